@@ -1,0 +1,8 @@
+//! Compiles `keyward.proto` with a protobuf compiler written in Rust, so that no `protoc` is needed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=keyward.proto");
+    let descriptors = protox::compile(["keyward.proto"], ["."])?;
+    prost_build::Config::new().compile_fds(descriptors)?;
+    Ok(())
+}

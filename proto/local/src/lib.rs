@@ -1,0 +1,26 @@
+//! The Unix socket protocol between TLS servers and the Keyward daemon.
+//!
+//! Messages are described in `keyward.proto` and travel in length-prefixed [frames](frame). Beside them
+//! stand the words that both ends share: labels, key types, schemes, uses, and the reference PEM that a
+//! server is given instead of a key file. Nothing here does I/O or reads a clock.
+
+#![forbid(unsafe_code)]
+
+pub mod frame;
+mod label;
+mod outcome;
+mod public_key;
+mod reference;
+mod words;
+
+/// The protobuf messages, generated from `keyward.proto`; each is documented there.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod message {
+    include!(concat!(env!("OUT_DIR"), "/keyward.v1.rs"));
+}
+
+pub use label::{InvalidLabel, Label};
+pub use message::Outcome;
+pub use public_key::{Curve, InvalidPublicKey, PublicKey};
+pub use reference::{InvalidReference, Reference};
+pub use words::{Hash, KeyType, Scheme, SchemeFamily, UnknownWord, Use};

@@ -1,0 +1,30 @@
+use crate::message::Outcome;
+
+impl Outcome {
+    /// What the outcome means for the person who reads the log of the server, and where to look next.
+    ///
+    /// Reads as the end of a sentence that names the key: `key "shop" refused: <reason>`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Malformed => "the daemon could not make sense of the request",
+            Self::NotSupported => "the daemon does not support this operation with this key",
+            Self::NoGrant => {
+                "no grant lets this user use this key; add one to keyward.toml and reload the daemon"
+            }
+            Self::UnknownKey => "no such key; see: keyward key list",
+            Self::UnknownVersion => {
+                "the key has no such version; make a new reference: keyward key reference"
+            }
+            Self::KeyDisabled => "the key is disabled; see: keyward key enable",
+            Self::UseRefused => "the uses of the key do not include messages of this kind",
+            Self::UseNotGranted => "the grant of this user does not include messages of this kind",
+            Self::OtherMasterKey => "the key is wrapped by another master key than that of the crypto unit",
+            Self::BlobDamaged => "the stored key is damaged; restore the key store from a backup",
+            Self::DeadlineExceeded => "the daemon had no answer in time",
+            Self::Overloaded => "the daemon is overloaded",
+            Self::UnitUnavailable => "the crypto unit is not available; see the log of the daemon",
+            Self::Internal | Self::Unspecified => "the daemon failed; see its log",
+        }
+    }
+}

@@ -1,0 +1,257 @@
+use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, UintRef};
+use der::{Decode, Reader, SliceReader};
+use thiserror::Error;
+
+use crate::KeyType;
+
+/// A public key, taken out of a SubjectPublicKeyInfo (RFC 5280, 4.1).
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum PublicKey {
+    /// RSA (RFC 3279, 2.3.1), as unsigned big-endian numbers without leading zeros.
+    Rsa {
+        /// The modulus.
+        modulus: Vec<u8>,
+        /// The public exponent.
+        exponent: Vec<u8>,
+    },
+    /// A point on a NIST curve (RFC 5480), uncompressed: 0x04, X, Y.
+    Ec {
+        /// The curve.
+        curve: Curve,
+        /// The point.
+        point: Vec<u8>,
+    },
+    /// Ed25519 (RFC 8410): 32 bytes.
+    Ed25519(Vec<u8>),
+}
+
+impl PublicKey {
+    /// Reads a SubjectPublicKeyInfo in DER.
+    ///
+    /// # Errors
+    /// [`InvalidPublicKey`] if it is not exactly one, or not of a kind that Keyward knows.
+    pub fn from_spki(spki: &[u8]) -> Result<Self, InvalidPublicKey> {
+        Self::parse(spki).map_err(|_| InvalidPublicKey)?.ok_or(InvalidPublicKey)
+    }
+
+    fn parse(spki: &[u8]) -> der::Result<Option<Self>> {
+        let (algorithm, parameters, bits) = SliceReader::new(spki)?.sequence_all()?;
+        let Some(bits) = BitStringRef::as_bytes(&bits) else { return Ok(None) };
+        Ok(match algorithm {
+            RSA_ENCRYPTION => Self::rsa(bits)?,
+            EC_PUBLIC_KEY => match parameters {
+                Some(curve) => Self::ec(curve.decode_as()?, bits),
+                None => None,
+            },
+            ED25519 => (bits.len() == 32 && parameters.is_none()).then(|| Self::Ed25519(bits.to_vec())),
+            _ => None,
+        })
+    }
+
+    fn rsa(bits: &[u8]) -> der::Result<Option<Self>> {
+        let mut reader = SliceReader::new(bits)?;
+        let (modulus, exponent) = reader
+            .sequence(|fields| Ok::<_, der::Error>((UintRef::decode(fields)?, UintRef::decode(fields)?)))?;
+        reader.finish()?;
+        let (modulus, exponent) = (modulus.as_bytes(), exponent.as_bytes());
+        // Sizes that the unit can hold: 2048 to 8192 bits; exponents of at most 64 bits.
+        let sound = (256..=1024).contains(&modulus.len()) && (1..=8).contains(&exponent.len());
+        Ok(sound.then(|| Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() }))
+    }
+
+    fn ec(curve: ObjectIdentifier, bits: &[u8]) -> Option<Self> {
+        let curve = Curve::ALL.into_iter().find(|known| known.oid() == curve)?;
+        let uncompressed = bits.len() == 1 + 2 * curve.field_bytes() && bits.first() == Some(&4);
+        uncompressed.then(|| Self::Ec { curve, point: bits.to_vec() })
+    }
+
+    /// The type of the key.
+    pub fn key_type(&self) -> KeyType {
+        match self {
+            Self::Rsa { .. } => KeyType::Rsa(u16::try_from(self.bits()).unwrap_or(u16::MAX)),
+            Self::Ec { curve, .. } => curve.key_type(),
+            Self::Ed25519(_) => KeyType::Ed25519,
+        }
+    }
+
+    /// Size of the modulus or of the field, in bits; 253 for Ed25519, as OpenSSL counts it.
+    pub fn bits(&self) -> usize {
+        match self {
+            Self::Rsa { modulus, .. } => {
+                let zeros = modulus.first().map_or(0, |byte| byte.leading_zeros());
+                modulus.len() * 8 - zeros as usize
+            }
+            Self::Ec { curve, .. } => curve.bits(),
+            Self::Ed25519(_) => 253,
+        }
+    }
+
+    /// Security in bits: NIST SP 800-57 part 1, table 2, for the sizes that occur.
+    pub fn security_bits(&self) -> usize {
+        match self {
+            Self::Rsa { .. } => match self.bits() {
+                7680.. => 192,
+                4096.. => 152,
+                3072.. => 128,
+                _ => 112,
+            },
+            Self::Ec { curve, .. } => match curve {
+                Curve::P256 => 128,
+                Curve::P384 => 192,
+                Curve::P521 => 256,
+            },
+            Self::Ed25519(_) => 128,
+        }
+    }
+
+    /// Length of the longest signature, in bytes. An ECDSA signature in DER may be shorter.
+    pub fn max_signature(&self) -> usize {
+        match self {
+            Self::Rsa { modulus, .. } => modulus.len(),
+            Self::Ec { curve: Curve::P256, .. } => 72,
+            Self::Ec { curve: Curve::P384, .. } => 104,
+            Self::Ec { curve: Curve::P521, .. } => 139,
+            Self::Ed25519(_) => 64,
+        }
+    }
+}
+
+type Fields<'a> = (ObjectIdentifier, Option<AnyRef<'a>>, BitStringRef<'a>);
+
+trait SequenceAll<'a> {
+    /// Reads the two fields of a SubjectPublicKeyInfo and refuses anything behind them.
+    fn sequence_all(self) -> der::Result<Fields<'a>>;
+}
+
+impl<'a> SequenceAll<'a> for SliceReader<'a> {
+    fn sequence_all(mut self) -> der::Result<Fields<'a>> {
+        let fields = self.sequence(|spki| {
+            let (algorithm, parameters) = spki.sequence(|identifier| {
+                let oid = ObjectIdentifier::decode(identifier)?;
+                Ok::<_, der::Error>((oid, Option::<AnyRef<'a>>::decode(identifier)?))
+            })?;
+            Ok::<_, der::Error>((algorithm, parameters, BitStringRef::decode(spki)?))
+        })?;
+        self.finish()?;
+        Ok(fields)
+    }
+}
+
+/// A NIST curve (SEC 2).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Curve {
+    /// secp256r1.
+    P256,
+    /// secp384r1.
+    P384,
+    /// secp521r1.
+    P521,
+}
+
+impl Curve {
+    const ALL: [Self; 3] = [Self::P256, Self::P384, Self::P521];
+
+    /// The name by which OpenSSL knows the group, see EVP_PKEY-EC(7).
+    pub fn openssl_name(self) -> &'static str {
+        match self {
+            Self::P256 => "prime256v1",
+            Self::P384 => "secp384r1",
+            Self::P521 => "secp521r1",
+        }
+    }
+
+    fn bits(self) -> usize {
+        match self {
+            Self::P256 => 256,
+            Self::P384 => 384,
+            Self::P521 => 521,
+        }
+    }
+
+    fn field_bytes(self) -> usize {
+        self.bits().div_ceil(8)
+    }
+
+    fn key_type(self) -> KeyType {
+        match self {
+            Self::P256 => KeyType::P256,
+            Self::P384 => KeyType::P384,
+            Self::P521 => KeyType::P521,
+        }
+    }
+
+    fn oid(self) -> ObjectIdentifier {
+        match self {
+            Self::P256 => SECP256R1,
+            Self::P384 => SECP384R1,
+            Self::P521 => SECP521R1,
+        }
+    }
+}
+
+/// Bytes that are not the SubjectPublicKeyInfo of a key that Keyward can hold.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+#[error("not a public key of a supported type (RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519)")]
+pub struct InvalidPublicKey;
+
+// RFC 3279, 2.3.1.
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+// RFC 5480, 2.1.1.
+const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const SECP256R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const SECP521R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
+// RFC 8410, 3.
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// SubjectPublicKeyInfo of an Ed25519 key (RFC 8410, 10.1).
+    pub(crate) fn ed25519_spki() -> Vec<u8> {
+        let mut spki = vec![0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+        spki.extend_from_slice(&[0x19; 32]);
+        spki
+    }
+
+    fn p256_spki() -> Vec<u8> {
+        let mut spki = vec![0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+        spki.extend_from_slice(&[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42]);
+        spki.extend_from_slice(&[0x00, 0x04]);
+        spki.extend_from_slice(&[0x5a; 64]);
+        spki
+    }
+
+    #[test]
+    fn known_forms() {
+        let ed25519 = PublicKey::from_spki(&ed25519_spki()).unwrap();
+        assert_eq!(ed25519, PublicKey::Ed25519(vec![0x19; 32]));
+        let p256 = PublicKey::from_spki(&p256_spki()).unwrap();
+        assert_eq!((p256.key_type(), p256.bits(), p256.max_signature()), (KeyType::P256, 256, 72));
+    }
+
+    #[test]
+    fn damage_is_refused() {
+        let good = p256_spki();
+        for end in 0..good.len() {
+            assert!(PublicKey::from_spki(&good[..end]).is_err(), "cut at {end}");
+        }
+        let mut trailing = good.clone();
+        trailing.push(0);
+        assert!(PublicKey::from_spki(&trailing).is_err());
+        let mut compressed = good;
+        compressed[26] = 2;
+        assert!(PublicKey::from_spki(&compressed).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = PublicKey::from_spki(&bytes);
+        }
+    }
+}

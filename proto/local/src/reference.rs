@@ -1,0 +1,204 @@
+use core::str;
+
+use der::asn1::{AnyRef, Utf8StringRef};
+use der::{Decode, Encode, Reader, SliceReader, Tag};
+use pem_rfc7468::LineEnding;
+use thiserror::Error;
+
+use crate::{InvalidPublicKey, Label, PublicKey};
+
+/// What a server is given instead of a key file: which key to ask the daemon for, and its public half.
+///
+/// As a file it is PEM (RFC 7468) with the label `KEYWARD KEY` around
+///
+/// ```text
+/// KeywardReference ::= SEQUENCE {
+///     marker   UTF8String,              -- "keyward reference 1"
+///     label    UTF8String,
+///     version  INTEGER (1..4294967295), -- of the key
+///     public   SubjectPublicKeyInfo }
+/// ```
+///
+/// The marker comes first so that no decoder of a standard structure takes the body for its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reference {
+    label: Label,
+    version: u32,
+    spki: Vec<u8>,
+    public_key: PublicKey,
+}
+
+impl Reference {
+    /// The PEM label, as in `-----BEGIN KEYWARD KEY-----`.
+    pub const PEM_LABEL: &str = "KEYWARD KEY";
+
+    /// Longest reference, in bytes of PEM (16 KiB): an RSA key of 8192 bits takes about 1.6 KiB.
+    pub const MAX_PEM: usize = 16 * 1024;
+
+    /// A reference to a version of a key, of which `spki` is the SubjectPublicKeyInfo.
+    ///
+    /// # Errors
+    /// [`InvalidPublicKey`] if `spki` is none.
+    pub fn new(label: Label, version: u32, spki: Vec<u8>) -> Result<Self, InvalidPublicKey> {
+        let public_key = PublicKey::from_spki(&spki)?;
+        Ok(Self { label, version, spki, public_key })
+    }
+
+    /// Reads the first PEM block of `text`, whatever stands before it.
+    ///
+    /// # Errors
+    /// [`InvalidReference`] says what is wrong with it.
+    pub fn from_pem(text: &str) -> Result<Self, InvalidReference> {
+        if text.len() > Self::MAX_PEM {
+            return Err(InvalidReference::TooLong);
+        }
+        let (label, der) = pem_rfc7468::decode_vec(text.as_bytes()).map_err(|_| InvalidReference::Pem)?;
+        if label != Self::PEM_LABEL {
+            return Err(InvalidReference::OtherPem);
+        }
+        Self::from_der(&der)
+    }
+
+    /// Reads the body of the PEM block.
+    ///
+    /// # Errors
+    /// [`InvalidReference`] says what is wrong with it.
+    pub fn from_der(der: &[u8]) -> Result<Self, InvalidReference> {
+        let (marker, label, version, spki) = Self::fields(der).map_err(|_| InvalidReference::Body)?;
+        if marker != MARKER {
+            return Err(InvalidReference::Body);
+        }
+        let label = label.parse().map_err(|_| InvalidReference::Body)?;
+        let version = Some(version).filter(|version| *version > 0).ok_or(InvalidReference::Body)?;
+        Self::new(label, version, spki).map_err(|_| InvalidReference::PublicKey)
+    }
+
+    fn fields(der: &[u8]) -> der::Result<(String, String, u32, Vec<u8>)> {
+        let mut reader = SliceReader::new(der)?;
+        let fields = reader.sequence(|fields| {
+            let marker = Utf8StringRef::decode(fields)?;
+            let label = Utf8StringRef::decode(fields)?;
+            let version = u32::decode(fields)?;
+            let spki = AnyRef::decode(fields)?.to_der()?;
+            Ok::<_, der::Error>((marker.to_string(), label.to_string(), version, spki))
+        })?;
+        reader.finish()?;
+        Ok(fields)
+    }
+
+    /// The reference as a file, with a line ahead that says what it is and that it holds no secret.
+    pub fn to_pem(&self) -> String {
+        let pem = self
+            .to_der()
+            .ok()
+            .and_then(|der| pem_rfc7468::encode_string(Self::PEM_LABEL, LineEnding::LF, &der).ok());
+        // Both encoders fail only for lengths beyond 256 MiB; `new` bounds what is encoded here to a few KiB.
+        let pem = pem.unwrap_or_default();
+        format!(
+            "# Keyward reference to key {} version {} ({}). It holds no secret: the private key is with the daemon.\n{pem}",
+            self.label,
+            self.version,
+            self.public_key.key_type(),
+        )
+    }
+
+    fn to_der(&self) -> der::Result<Vec<u8>> {
+        let mut body = Utf8StringRef::new(MARKER)?.to_der()?;
+        body.extend(Utf8StringRef::new(self.label.as_str())?.to_der()?);
+        body.extend(self.version.to_der()?);
+        body.extend_from_slice(&self.spki);
+        AnyRef::new(Tag::Sequence, &body)?.to_der()
+    }
+
+    /// The label of the key.
+    pub fn label(&self) -> &Label {
+        &self.label
+    }
+
+    /// The version of the key, from 1.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The public key as SubjectPublicKeyInfo in DER.
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// The public key.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+}
+
+/// Why a text is not a reference.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum InvalidReference {
+    /// The PEM is sound and its body is not ours.
+    #[error("the body of the reference is damaged; make a new one: keyward key reference")]
+    Body,
+    /// A PEM block with another label.
+    #[error("not a reference: the PEM label is not {}", Reference::PEM_LABEL)]
+    OtherPem,
+    /// No PEM block, or one that is cut off or garbled.
+    #[error("the PEM of the reference is damaged; make a new one: keyward key reference")]
+    Pem,
+    /// The public key in it is damaged, or of a type that this version does not know.
+    #[error("the public key in the reference is damaged or of an unknown type")]
+    PublicKey,
+    /// Longer than [`Reference::MAX_PEM`].
+    #[error("longer than a reference can be ({} bytes)", Reference::MAX_PEM)]
+    TooLong,
+}
+
+const MARKER: &str = "keyward reference 1";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::public_key::tests::ed25519_spki;
+
+    fn reference() -> Reference {
+        Reference::new("shop".parse().unwrap(), 3, ed25519_spki()).unwrap()
+    }
+
+    #[test]
+    fn pem_round_trip() {
+        let pem = reference().to_pem();
+        assert!(pem.contains("-----BEGIN KEYWARD KEY-----\n"), "{pem}");
+        assert_eq!(Reference::from_pem(&pem), Ok(reference()));
+        assert_eq!(Reference::from_pem(&pem.replace('\n', "\r\n")), Ok(reference()));
+    }
+
+    #[test]
+    fn no_standard_structure_starts_like_it() {
+        let der = reference().to_der().unwrap();
+        // SEQUENCE, then a UTF8String: PKCS#8 and SEC1 have an INTEGER there, SPKI a SEQUENCE.
+        assert_eq!((der[0], der[2]), (0x30, 0x0c));
+    }
+
+    #[test]
+    fn each_damage_has_its_word() {
+        let pem = reference().to_pem();
+        let refused = |text: &str| Reference::from_pem(text).unwrap_err();
+        assert_eq!(refused(""), InvalidReference::Pem);
+        assert_eq!(refused(&pem[..pem.len() - 20]), InvalidReference::Pem);
+        assert_eq!(refused(&pem.replace("KEYWARD KEY", "PUBLIC KEY")), InvalidReference::OtherPem);
+        assert_eq!(refused(&"x".repeat(Reference::MAX_PEM + 1)), InvalidReference::TooLong);
+        let der = reference().to_der().unwrap();
+        for end in 0..der.len() {
+            assert_eq!(Reference::from_der(&der[..end]), Err(InvalidReference::Body), "cut at {end}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic(bytes: Vec<u8>, text: String) {
+            let _ = Reference::from_der(&bytes);
+            let _ = Reference::from_pem(&text);
+        }
+    }
+}

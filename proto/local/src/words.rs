@@ -1,0 +1,296 @@
+use core::fmt;
+use core::str::FromStr;
+
+use thiserror::Error;
+
+/// What kind of key a key is.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum KeyType {
+    /// ECDSA on NIST P-256.
+    P256,
+    /// ECDSA on NIST P-384.
+    P384,
+    /// ECDSA on NIST P-521.
+    P521,
+    /// Ed25519 (RFC 8032).
+    Ed25519,
+    /// RSA with a modulus of so many bits.
+    Rsa(u16),
+}
+
+impl KeyType {
+    /// The types that a unit generates. Imported RSA keys may have other sizes.
+    pub const GENERATED: [Self; 7] = [
+        Self::P256,
+        Self::P384,
+        Self::P521,
+        Self::Ed25519,
+        Self::Rsa(2048),
+        Self::Rsa(3072),
+        Self::Rsa(4096),
+    ];
+
+    /// The schemes that a key of this type can sign with, the preferred one first.
+    pub fn schemes(self) -> &'static [Scheme] {
+        const ECDSA: &[Scheme] =
+            &[Scheme::EcdsaSecp256r1Sha256, Scheme::EcdsaSecp384r1Sha384, Scheme::EcdsaSecp521r1Sha512];
+        match self {
+            Self::P256 | Self::P384 | Self::P521 => ECDSA,
+            Self::Ed25519 => &[Scheme::Ed25519],
+            Self::Rsa(_) => &[
+                Scheme::RsaPssRsaeSha256,
+                Scheme::RsaPssRsaeSha384,
+                Scheme::RsaPssRsaeSha512,
+                Scheme::RsaPkcs1Sha256,
+                Scheme::RsaPkcs1Sha384,
+                Scheme::RsaPkcs1Sha512,
+            ],
+        }
+    }
+}
+
+impl fmt::Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::P256 => f.pad("p256"),
+            Self::P384 => f.pad("p384"),
+            Self::P521 => f.pad("p521"),
+            Self::Ed25519 => f.pad("ed25519"),
+            Self::Rsa(bits) => f.pad(&format!("rsa{bits}")),
+        }
+    }
+}
+
+impl FromStr for KeyType {
+    type Err = UnknownWord;
+
+    /// Reads the name of a type, as in `p256` or `rsa2048`.
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let rsa = |bits: &str| bits.parse().ok().filter(|bits| (2048..=8192).contains(bits)).map(Self::Rsa);
+        match text {
+            "p256" => Ok(Self::P256),
+            "p384" => Ok(Self::P384),
+            "p521" => Ok(Self::P521),
+            "ed25519" => Ok(Self::Ed25519),
+            _ => text.strip_prefix("rsa").and_then(rsa).ok_or(UnknownWord("key type")),
+        }
+    }
+}
+
+/// A TLS SignatureScheme (RFC 8446, 4.2.3): the name of every signing algorithm here.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+#[repr(u16)]
+pub enum Scheme {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    RsaPkcs1Sha256 = 0x0401,
+    /// RSASSA-PKCS1-v1_5 with SHA-384.
+    RsaPkcs1Sha384 = 0x0501,
+    /// RSASSA-PKCS1-v1_5 with SHA-512.
+    RsaPkcs1Sha512 = 0x0601,
+    /// ECDSA with SHA-256; on P-256 in TLS 1.3, on the curve of the key elsewhere.
+    EcdsaSecp256r1Sha256 = 0x0403,
+    /// ECDSA with SHA-384; on P-384 in TLS 1.3, on the curve of the key elsewhere.
+    EcdsaSecp384r1Sha384 = 0x0503,
+    /// ECDSA with SHA-512; on P-521 in TLS 1.3, on the curve of the key elsewhere.
+    EcdsaSecp521r1Sha512 = 0x0603,
+    /// RSASSA-PSS with SHA-256, MGF1 with SHA-256 and a salt of 32 bytes.
+    RsaPssRsaeSha256 = 0x0804,
+    /// RSASSA-PSS with SHA-384, MGF1 with SHA-384 and a salt of 48 bytes.
+    RsaPssRsaeSha384 = 0x0805,
+    /// RSASSA-PSS with SHA-512, MGF1 with SHA-512 and a salt of 64 bytes.
+    RsaPssRsaeSha512 = 0x0806,
+    /// Ed25519 (RFC 8032), over the whole message.
+    Ed25519 = 0x0807,
+}
+
+impl Scheme {
+    const ALL: [Self; 10] = [
+        Self::RsaPkcs1Sha256,
+        Self::RsaPkcs1Sha384,
+        Self::RsaPkcs1Sha512,
+        Self::EcdsaSecp256r1Sha256,
+        Self::EcdsaSecp384r1Sha384,
+        Self::EcdsaSecp521r1Sha512,
+        Self::RsaPssRsaeSha256,
+        Self::RsaPssRsaeSha384,
+        Self::RsaPssRsaeSha512,
+        Self::Ed25519,
+    ];
+
+    /// The code point on the wire.
+    pub fn code(self) -> u16 {
+        self as u16
+    }
+
+    /// The scheme of a family with a hash; `None` for the hash of [`SchemeFamily::Ed25519`], which has none.
+    pub fn of(family: SchemeFamily, hash: Option<Hash>) -> Option<Self> {
+        Self::ALL.into_iter().find(|scheme| scheme.family() == family && scheme.hash() == hash)
+    }
+
+    /// The algorithm and padding, without the hash.
+    pub fn family(self) -> SchemeFamily {
+        match self {
+            Self::RsaPkcs1Sha256 | Self::RsaPkcs1Sha384 | Self::RsaPkcs1Sha512 => SchemeFamily::RsaPkcs1,
+            Self::RsaPssRsaeSha256 | Self::RsaPssRsaeSha384 | Self::RsaPssRsaeSha512 => SchemeFamily::RsaPss,
+            Self::EcdsaSecp256r1Sha256 | Self::EcdsaSecp384r1Sha384 | Self::EcdsaSecp521r1Sha512 => {
+                SchemeFamily::Ecdsa
+            }
+            Self::Ed25519 => SchemeFamily::Ed25519,
+        }
+    }
+
+    /// The hash that is applied to the message first; `None` where the algorithm takes the message whole.
+    pub fn hash(self) -> Option<Hash> {
+        match self {
+            Self::RsaPkcs1Sha256 | Self::RsaPssRsaeSha256 | Self::EcdsaSecp256r1Sha256 => Some(Hash::Sha256),
+            Self::RsaPkcs1Sha384 | Self::RsaPssRsaeSha384 | Self::EcdsaSecp384r1Sha384 => Some(Hash::Sha384),
+            Self::RsaPkcs1Sha512 | Self::RsaPssRsaeSha512 | Self::EcdsaSecp521r1Sha512 => Some(Hash::Sha512),
+            Self::Ed25519 => None,
+        }
+    }
+
+    /// The name in RFC 8446, 4.2.3.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RsaPkcs1Sha256 => "rsa_pkcs1_sha256",
+            Self::RsaPkcs1Sha384 => "rsa_pkcs1_sha384",
+            Self::RsaPkcs1Sha512 => "rsa_pkcs1_sha512",
+            Self::EcdsaSecp256r1Sha256 => "ecdsa_secp256r1_sha256",
+            Self::EcdsaSecp384r1Sha384 => "ecdsa_secp384r1_sha384",
+            Self::EcdsaSecp521r1Sha512 => "ecdsa_secp521r1_sha512",
+            Self::RsaPssRsaeSha256 => "rsa_pss_rsae_sha256",
+            Self::RsaPssRsaeSha384 => "rsa_pss_rsae_sha384",
+            Self::RsaPssRsaeSha512 => "rsa_pss_rsae_sha512",
+            Self::Ed25519 => "ed25519",
+        }
+    }
+}
+
+impl TryFrom<u32> for Scheme {
+    type Error = UnknownWord;
+
+    fn try_from(code: u32) -> Result<Self, UnknownWord> {
+        let known = |scheme: &Self| u32::from(scheme.code()) == code;
+        Self::ALL.into_iter().find(known).ok_or(UnknownWord("signature scheme"))
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A signing algorithm with its padding, whatever the hash.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum SchemeFamily {
+    /// ECDSA.
+    Ecdsa,
+    /// Ed25519.
+    Ed25519,
+    /// RSASSA-PKCS1-v1_5.
+    RsaPkcs1,
+    /// RSASSA-PSS with an rsaEncryption key, salt as long as the hash.
+    RsaPss,
+}
+
+/// A hash function of the SHA-2 family.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Hash {
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Hash {
+    /// Length of a digest, in bytes.
+    pub fn length(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
+        }
+    }
+}
+
+/// What a key may be used for, and what a peer may ask for.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[non_exhaustive]
+pub enum Use {
+    /// The server's side of TLS 1.2 and 1.3 handshakes.
+    TlsServer,
+    /// The client's side of TLS 1.2 and 1.3 handshakes.
+    TlsClient,
+    /// Certificate requests for the key itself.
+    Csr,
+    /// RSA key exchange of TLS 1.2.
+    RsaKeyExchange,
+    /// Any message and any digest: the key is a signing oracle for those who hold the grant.
+    Any,
+}
+
+impl Use {
+    /// Every use there is.
+    pub const ALL: [Self; 5] = [Self::TlsServer, Self::TlsClient, Self::Csr, Self::RsaKeyExchange, Self::Any];
+
+    /// The word for it on the command line, in the configuration and on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TlsServer => "tls-server",
+            Self::TlsClient => "tls-client",
+            Self::Csr => "csr",
+            Self::RsaKeyExchange => "rsa-key-exchange",
+            Self::Any => "any",
+        }
+    }
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Use {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        Self::ALL.into_iter().find(|u| u.name() == text).ok_or(UnknownWord("use"))
+    }
+}
+
+/// A word that is none of its kind.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+#[error("unknown {0}")]
+pub struct UnknownWord(&'static str);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_what_they_name() {
+        for key_type in KeyType::GENERATED {
+            assert_eq!(key_type.to_string().parse(), Ok(key_type));
+        }
+        for u in Use::ALL {
+            assert_eq!(u.name().parse(), Ok(u));
+        }
+        for scheme in Scheme::ALL {
+            assert_eq!(Scheme::try_from(u32::from(scheme.code())), Ok(scheme));
+            assert_eq!(Scheme::of(scheme.family(), scheme.hash()), Some(scheme));
+        }
+        for bad in ["", "P256", "rsa", "rsa1024", "rsa99999", "rsa-2048", "ed448"] {
+            assert!(bad.parse::<KeyType>().is_err(), "{bad}");
+        }
+        assert!(Scheme::try_from(0x0201).is_err());
+        assert!(Scheme::try_from(0x1_0403).is_err());
+    }
+}
