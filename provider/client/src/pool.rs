@@ -1,0 +1,112 @@
+//! Connections between requests, kept without a lock so that a fork at any moment leaves nothing held.
+
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::os::fd::{IntoRawFd, OwnedFd};
+
+use rustix::process::getpid;
+
+use crate::connection::Connection;
+use crate::descriptor;
+
+/// The id of this process, asked of the kernel each time: after a fork it is another.
+pub(crate) fn current_process() -> u32 {
+    getpid().as_raw_nonzero().get().unsigned_abs()
+}
+
+/// At most [`SLOTS`] idle connections.
+///
+/// A slot remembers the process that filled it. A slot that a fork caught while it was being filled or
+/// emptied stays closed in the child: one slot less, and nothing that waits.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    slots: [Slot; SLOTS],
+}
+
+impl Pool {
+    pub(crate) const fn new() -> Self {
+        Self { slots: [const { Slot::new() }; SLOTS] }
+    }
+
+    /// A kept connection of process `pid`, if there is one. Those of other processes are let go on the way.
+    pub(crate) fn take(&self, pid: u32) -> Option<Connection> {
+        self.slots.iter().find_map(|slot| slot.take(pid))
+    }
+
+    /// Keeps a connection of process `pid` for the next request, or closes it if there are enough.
+    pub(crate) fn put(&self, pid: u32, connection: Connection) {
+        let mut connection = Some(connection);
+        for slot in &self.slots {
+            connection = match connection.take() {
+                Some(connection) => slot.put(pid, connection).err(),
+                None => return,
+            };
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: AtomicU32,
+    // The rest is written and read only by the thread that moved `state` to BUSY.
+    pid: AtomicU32,
+    descriptor: AtomicI32,
+    cookie: AtomicU64,
+}
+
+impl Slot {
+    const fn new() -> Self {
+        Self {
+            state: AtomicU32::new(EMPTY),
+            pid: AtomicU32::new(0),
+            descriptor: AtomicI32::new(-1),
+            cookie: AtomicU64::new(0),
+        }
+    }
+
+    fn claim(&self, from: u32) -> bool {
+        // The cheap look first: most slots are empty most of the time.
+        self.state.load(Ordering::Relaxed) == from
+            && self.state.compare_exchange(from, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    fn take(&self, pid: u32) -> Option<Connection> {
+        if !self.claim(FULL) {
+            return None;
+        }
+        let descriptor = self.descriptor.load(Ordering::Relaxed);
+        let cookie = self.cookie.load(Ordering::Relaxed);
+        let kept = if self.pid.load(Ordering::Relaxed) == pid {
+            Some(Connection::from_kept(descriptor::take_back(descriptor), cookie))
+        } else {
+            descriptor::close_inherited(descriptor, cookie);
+            None
+        };
+        self.state.store(EMPTY, Ordering::Release);
+        kept
+    }
+
+    fn put(&self, pid: u32, connection: Connection) -> Result<(), Connection> {
+        if !self.claim(EMPTY) {
+            return Err(connection);
+        }
+        let (socket, cookie): (OwnedFd, u64) = connection.into_kept();
+        self.pid.store(pid, Ordering::Relaxed);
+        self.cookie.store(cookie, Ordering::Relaxed);
+        self.descriptor.store(socket.into_raw_fd(), Ordering::Relaxed);
+        self.state.store(FULL, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        drop(self.take(current_process()));
+    }
+}
+
+const EMPTY: u32 = 0;
+const BUSY: u32 = 1;
+const FULL: u32 = 2;
+
+/// More threads than this sign at once only on large machines; the rest of them connect anew each time.
+const SLOTS: usize = 64;
