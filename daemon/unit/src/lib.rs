@@ -1,1 +1,19 @@
-//! .
+//! The software crypto unit: the only place where a private key exists in the clear.
+//!
+//! A [`Unit`] generates or imports a private key and hands it out as a *blob*, wrapped by the master key;
+//! it signs for whoever brings the blob back. It keeps no store and knows neither labels nor peers: what
+//! may be signed, and for whom, is settled before it is asked. It never hands out a private key.
+
+#![forbid(unsafe_code)]
+
+mod blob;
+mod import;
+mod key;
+mod master_key;
+#[cfg(test)]
+mod openssl;
+mod unit;
+
+pub use import::ImportError;
+pub use master_key::{InvalidMasterKey, MasterKey, Wkid};
+pub use unit::{Input, NewKey, Unit, UnitError};

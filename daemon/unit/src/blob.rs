@@ -1,0 +1,251 @@
+//! The form of a blob: a private key, wrapped by the master key of a unit.
+//!
+//! ```text
+//! offset  bytes
+//!      0     32  session: zeros, for a key that outlives sessions
+//!     32     16  WKID: the name of the master key
+//!     48      8  attributes, a bit field, big-endian
+//!     56      8  mode: zeros, for no mode of compliance is claimed
+//!     64      2  version of the layout: 0x1234
+//!     66     14  IV, random
+//!     80    16n  PKCS#8 of the private key, padded as in PKCS#7, AES-256-CTR from counter block IV || 0x0000
+//! 80+16n     32  HMAC-SHA-256 of all that stands before it
+//! ```
+//!
+//! These are the fields of the key blobs of EP11 crypto units, so that tools which read their clear header
+//! read ours. How a hardware unit encrypts is not public; the encryption here is our own.
+
+use aws_lc_rs::cipher::{AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext};
+use aws_lc_rs::cipher::{AES_CTR_IV_LEN, UnboundCipherKey};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::{hmac, rand};
+use zeroize::Zeroizing;
+
+use crate::UnitError;
+use crate::master_key::{Wkid, WrappingKeys};
+
+/// What a key may do and where it came from: bits of the boolean attributes of EP11.
+#[derive(Clone, Copy)]
+pub(crate) struct Attributes(u64);
+
+impl Attributes {
+    const NEVER_EXTRACTABLE: u64 = 0x2;
+    const MODIFIABLE: u64 = 0x4;
+    const LOCAL: u64 = 0x20;
+    const SIGN: u64 = 0x100;
+    const PROTECTED_KEY_NEVER_EXTRACTABLE: u64 = 0x40_0000;
+
+    /// A private key that the unit made: it signs, and cannot be taken out.
+    pub(crate) const GENERATED: Self = Self(
+        Self::NEVER_EXTRACTABLE
+            | Self::MODIFIABLE
+            | Self::LOCAL
+            | Self::SIGN
+            | Self::PROTECTED_KEY_NEVER_EXTRACTABLE,
+    );
+
+    /// A private key that came from a file: it signs, and cannot be taken out again.
+    pub(crate) const IMPORTED: Self = Self(Self::MODIFIABLE | Self::SIGN);
+}
+
+/// Wraps a private key, given as PKCS#8.
+///
+/// # Errors
+/// [`UnitError::Crypto`] if the key is too long for a blob, or the library gives up.
+pub(crate) fn wrap(keys: &WrappingKeys, attributes: Attributes, pkcs8: &[u8]) -> Result<Vec<u8>, UnitError> {
+    seal(keys, attributes, pkcs8).map_err(|_| UnitError::Crypto("wrap the private key"))
+}
+
+fn seal(keys: &WrappingKeys, attributes: Attributes, pkcs8: &[u8]) -> Result<Vec<u8>, Unspecified> {
+    let padding = BLOCK - pkcs8.len() % BLOCK;
+    let length = HEADER + pkcs8.len() + padding + MAC;
+    if length > MAX_BLOB {
+        return Err(Unspecified);
+    }
+    // Sized at once, so that growing leaves no copy of the private key behind.
+    let mut plain = Zeroizing::new(Vec::with_capacity(pkcs8.len() + padding));
+    plain.extend_from_slice(pkcs8);
+    plain.resize(pkcs8.len() + padding, u8::try_from(padding)?);
+
+    let mut iv = [0; IV];
+    rand::fill(&mut iv)?;
+    let key = UnboundCipherKey::new(&AES_256, keys.encryption.as_slice())?;
+    let start = EncryptionContext::Iv128(counter_block(&iv));
+    EncryptingKey::ctr(key)?.less_safe_encrypt(&mut plain, start)?;
+    let encrypted = plain;
+
+    let mut blob = Vec::with_capacity(length);
+    blob.extend_from_slice(&[0; SESSION]);
+    blob.extend_from_slice(keys.wkid.as_bytes());
+    blob.extend_from_slice(&attributes.0.to_be_bytes());
+    blob.extend_from_slice(&MODE.to_be_bytes());
+    blob.extend_from_slice(&VERSION.to_be_bytes());
+    blob.extend_from_slice(&iv);
+    blob.extend_from_slice(&encrypted);
+    let mac = hmac::sign(&keys.mac, &blob);
+    blob.extend_from_slice(mac.as_ref());
+    Ok(blob)
+}
+
+/// Unwraps a private key: its PKCS#8.
+///
+/// # Errors
+/// [`UnitError::OtherMasterKey`] if the blob names another master key, [`UnitError::BlobDamaged`] if it is
+/// anything but what [`wrap`] gave.
+pub(crate) fn unwrap(keys: &WrappingKeys, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
+    let fields = Fields::of(blob).ok_or(UnitError::BlobDamaged)?;
+    // Not yet authenticated, but then it is only for the message: a blob of another unit is not "damaged".
+    if fields.wkid != keys.wkid {
+        return Err(UnitError::OtherMasterKey { blob: fields.wkid, unit: keys.wkid });
+    }
+    open(keys, &fields).map_err(|_| UnitError::BlobDamaged)
+}
+
+fn open(keys: &WrappingKeys, fields: &Fields<'_>) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
+    hmac::verify(&keys.mac, fields.authenticated, fields.mac)?;
+    let mut plain = Zeroizing::new(fields.encrypted.to_vec());
+    let key = UnboundCipherKey::new(&AES_256, keys.encryption.as_slice())?;
+    let start = DecryptionContext::Iv128(counter_block(fields.iv));
+    DecryptingKey::ctr(key)?.decrypt(&mut plain, start)?;
+
+    let padding = usize::from(*plain.last().ok_or(Unspecified)?);
+    let end = plain.len().checked_sub(padding).filter(|_| (1..=BLOCK).contains(&padding));
+    let end = end.ok_or(Unspecified)?;
+    if plain[end..].iter().any(|byte| usize::from(*byte) != padding) {
+        return Err(Unspecified);
+    }
+    plain.truncate(end);
+    Ok(plain)
+}
+
+/// The counter takes the last two bytes: 65,536 blocks, of which the longest blob uses 1,024.
+fn counter_block(iv: &[u8; IV]) -> FixedLength<AES_CTR_IV_LEN> {
+    let mut block = [0; AES_CTR_IV_LEN];
+    block[..IV].copy_from_slice(iv);
+    block.into()
+}
+
+struct Fields<'a> {
+    wkid: Wkid,
+    iv: &'a [u8; IV],
+    encrypted: &'a [u8],
+    authenticated: &'a [u8],
+    mac: &'a [u8; MAC],
+}
+
+impl<'a> Fields<'a> {
+    /// Takes a blob apart if its lengths and the fields that have one value only are right.
+    fn of(blob: &'a [u8]) -> Option<Self> {
+        if blob.len() > MAX_BLOB {
+            return None;
+        }
+        let (authenticated, mac) = blob.split_last_chunk::<MAC>()?;
+        let (session, rest) = authenticated.split_first_chunk::<SESSION>()?;
+        let (wkid, rest) = rest.split_first_chunk::<{ Wkid::LENGTH }>()?;
+        let (_attributes, rest) = rest.split_first_chunk::<8>()?;
+        let (mode, rest) = rest.split_first_chunk::<8>()?;
+        let (version, rest) = rest.split_first_chunk::<2>()?;
+        let (iv, encrypted) = rest.split_first_chunk::<IV>()?;
+        let known = *session == [0; SESSION]
+            && u64::from_be_bytes(*mode) == MODE
+            && u16::from_be_bytes(*version) == VERSION;
+        let whole = !encrypted.is_empty() && encrypted.len().is_multiple_of(BLOCK);
+        (known && whole).then(|| Self { wkid: Wkid::from_bytes(*wkid), iv, encrypted, authenticated, mac })
+    }
+}
+
+/// Longest blob, in bytes (16 KiB): that of an RSA key of 8192 bits takes less than 5 KiB.
+const MAX_BLOB: usize = 16 * 1024;
+
+const SESSION: usize = 32;
+const MODE: u64 = 0;
+const VERSION: u16 = 0x1234;
+const IV: usize = 14;
+const HEADER: usize = SESSION + Wkid::LENGTH + 8 + 8 + 2 + IV;
+const BLOCK: usize = 16;
+/// Length of an HMAC-SHA-256, in bytes.
+pub(crate) const MAC: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MasterKey;
+
+    fn keys() -> WrappingKeys {
+        WrappingKeys::derive(MasterKey::generate().unwrap())
+    }
+
+    #[test]
+    fn every_length_round_trips() {
+        let keys = keys();
+        for length in 0..70 {
+            let secret = vec![0x30; length];
+            let blob = wrap(&keys, Attributes::GENERATED, &secret).unwrap();
+            assert_eq!(blob.len() % BLOCK, 0);
+            assert_eq!(*unwrap(&keys, &blob).unwrap(), secret);
+        }
+    }
+
+    #[test]
+    fn header_is_that_of_ep11() {
+        let keys = keys();
+        let blob = wrap(&keys, Attributes::GENERATED, &[1; 100]).unwrap();
+        assert_eq!(blob[..32], [0; 32]);
+        assert_eq!(&blob[32..48], keys.wkid.as_bytes());
+        assert_eq!(blob[48..56], 0x40_0126_u64.to_be_bytes());
+        assert_eq!(blob[56..64], [0; 8]);
+        assert_eq!(blob[64..66], [0x12, 0x34]);
+        assert_eq!(blob.len(), 80 + 112 + 32);
+        let imported = wrap(&keys, Attributes::IMPORTED, &[1; 100]).unwrap();
+        assert_eq!(imported[48..56], 0x104_u64.to_be_bytes());
+        assert_ne!(imported[66..], blob[66..], "the IV is fresh, so the same key never encrypts alike");
+    }
+
+    #[test]
+    fn every_tampered_bit_is_refused() {
+        let keys = keys();
+        let blob = wrap(&keys, Attributes::GENERATED, &[7; 40]).unwrap();
+        for position in 0..blob.len() {
+            for bit in 0..8 {
+                let mut tampered = blob.clone();
+                tampered[position] ^= 1 << bit;
+                let error = unwrap(&keys, &tampered).unwrap_err();
+                match position {
+                    32..48 => assert!(matches!(error, UnitError::OtherMasterKey { .. }), "byte {position}"),
+                    _ => assert_eq!(error, UnitError::BlobDamaged, "byte {position}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_other_length_is_refused() {
+        let keys = keys();
+        let blob = wrap(&keys, Attributes::GENERATED, &[7; 40]).unwrap();
+        for end in 0..blob.len() {
+            assert_eq!(unwrap(&keys, &blob[..end]).unwrap_err(), UnitError::BlobDamaged, "cut at {end}");
+        }
+        for more in 1..40 {
+            let mut longer = blob.clone();
+            longer.resize(blob.len() + more, 0);
+            assert_eq!(unwrap(&keys, &longer).unwrap_err(), UnitError::BlobDamaged);
+        }
+        assert_eq!(unwrap(&keys, &vec![0; MAX_BLOB + 16]).unwrap_err(), UnitError::BlobDamaged);
+        assert!(wrap(&keys, Attributes::GENERATED, &vec![0; MAX_BLOB - HEADER - MAC]).is_err());
+        assert!(wrap(&keys, Attributes::GENERATED, &vec![0; MAX_BLOB - HEADER - MAC - 1]).is_ok());
+    }
+
+    #[test]
+    fn another_master_key_is_named() {
+        let (mine, other) = (keys(), keys());
+        let blob = wrap(&other, Attributes::GENERATED, &[7; 40]).unwrap();
+        let error = unwrap(&mine, &blob).unwrap_err();
+        assert_eq!(error, UnitError::OtherMasterKey { blob: other.wkid, unit: mine.wkid });
+        let message = error.to_string();
+        assert!(
+            message.contains(&mine.wkid.to_string()) && message.contains(&other.wkid.to_string()),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,297 @@
+use aws_lc_rs::digest::{self, Digest};
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::error::{KeyRejected, Unspecified};
+use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaEncoding};
+use aws_lc_rs::signature::{RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm};
+use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
+use der::{Decode, Reader, SliceReader};
+use keyward_proto::{Curve, Hash, KeyType, PublicKey, Scheme, SchemeFamily};
+use zeroize::Zeroizing;
+
+use crate::{Input, UnitError};
+
+/// A private key in the clear, ready to sign. Neither cloned nor printed.
+pub(crate) struct Key {
+    key_type: KeyType,
+    spki: Vec<u8>,
+    pair: Pair,
+}
+
+impl Key {
+    /// Makes a new key.
+    ///
+    /// # Errors
+    /// [`UnitError::KeyTypeNotSupported`] for a type that is none of [`KeyType::GENERATED`].
+    pub(crate) fn generate(key_type: KeyType) -> Result<Self, UnitError> {
+        let ec = |curve| EcdsaKeyPair::generate(native(curve).signing).map(|pair| Pair::Ec(curve, pair));
+        let rsa = |size| RsaKeyPair::generate(size).map(Pair::Rsa);
+        let pair = match key_type {
+            KeyType::P256 => ec(Curve::P256),
+            KeyType::P384 => ec(Curve::P384),
+            KeyType::P521 => ec(Curve::P521),
+            KeyType::Ed25519 => Ed25519KeyPair::generate().map(Pair::Ed25519),
+            KeyType::Rsa(2048) => rsa(KeySize::Rsa2048),
+            KeyType::Rsa(3072) => rsa(KeySize::Rsa3072),
+            KeyType::Rsa(4096) => rsa(KeySize::Rsa4096),
+            _ => return Err(UnitError::KeyTypeNotSupported(key_type)),
+        };
+        pair.and_then(Self::new).map_err(|_| UnitError::Crypto("generate a key"))
+    }
+
+    /// Reads a PKCS#8 (RFC 5958) that [`Self::to_pkcs8`] wrote, or one of a file. The library checks that
+    /// the parts of the key belong together.
+    pub(crate) fn from_pkcs8(algorithm: Algorithm, pkcs8: &[u8]) -> Result<Self, KeyRejected> {
+        Self::new(match algorithm {
+            Algorithm::Ec(curve) => Pair::Ec(curve, EcdsaKeyPair::from_pkcs8(native(curve).signing, pkcs8)?),
+            Algorithm::Ed25519 => Pair::Ed25519(Ed25519KeyPair::from_pkcs8(pkcs8)?),
+            Algorithm::Rsa => Pair::Rsa(RsaKeyPair::from_pkcs8(pkcs8)?),
+        })
+        .map_err(KeyRejected::from)
+    }
+
+    /// Reads an ECPrivateKey (RFC 5915, once SEC 1).
+    pub(crate) fn from_sec1(curve: Curve, der: &[u8]) -> Result<Self, KeyRejected> {
+        let pair = EcdsaKeyPair::from_private_key_der(native(curve).signing, der)?;
+        Self::new(Pair::Ec(curve, pair)).map_err(KeyRejected::from)
+    }
+
+    /// Reads an RSAPrivateKey (RFC 8017, A.1.2).
+    pub(crate) fn from_pkcs1(der: &[u8]) -> Result<Self, KeyRejected> {
+        Self::new(Pair::Rsa(RsaKeyPair::from_der(der)?)).map_err(KeyRejected::from)
+    }
+
+    fn new(pair: Pair) -> Result<Self, Unspecified> {
+        let spki = pair.spki()?;
+        let key_type = PublicKey::from_spki(&spki).map_err(|_| Unspecified)?.key_type();
+        Ok(Self { key_type, spki, pair })
+    }
+
+    /// The key as PKCS#8.
+    pub(crate) fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
+        let copy = |der: &[u8]| Zeroizing::new(der.to_vec());
+        Ok(match &self.pair {
+            Pair::Ec(_, pair) => copy(pair.to_pkcs8v1()?.as_ref()),
+            Pair::Ed25519(pair) => copy(pair.to_pkcs8v1()?.as_ref()),
+            Pair::Rsa(pair) => copy(AsDer::<Pkcs8V1Der<'_>>::as_der(pair)?.as_ref()),
+        })
+    }
+
+    pub(crate) fn key_type(&self) -> KeyType {
+        self.key_type
+    }
+
+    /// The public key as SubjectPublicKeyInfo in DER.
+    pub(crate) fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// Signs a message or a digest.
+    pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, UnitError> {
+        let mismatch = UnitError::SchemeNotSupported { scheme, key_type: self.key_type };
+        match (&self.pair, scheme.family(), scheme.hash()) {
+            (Pair::Ec(curve, pair), SchemeFamily::Ecdsa, Some(hash)) => {
+                let digest = fit(&digest_of(hash, input)?, native(*curve).digest)?;
+                pair.sign_digest(&digest).map(|signature| signature.as_ref().to_vec())
+            }
+            (Pair::Ed25519(pair), SchemeFamily::Ed25519, None) => match input {
+                Input::Message(message) => {
+                    pair.try_sign(message).map(|signature| signature.as_ref().to_vec())
+                }
+                Input::Digest(_) => return Err(UnitError::WholeMessageNeeded(scheme)),
+            },
+            (Pair::Rsa(pair), family, Some(hash)) => {
+                let padding = padding(family, hash).ok_or(mismatch)?;
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign_digest(padding, &digest_of(hash, input)?, &mut signature).map(|()| signature)
+            }
+            _ => return Err(mismatch),
+        }
+        .map_err(|_| UnitError::Crypto("sign"))
+    }
+
+    /// Signs a message and verifies the signature: proof, before anyone relies on it, that the private and
+    /// the public half belong together.
+    pub(crate) fn prove(&self) -> Result<(), UnitError> {
+        const MESSAGE: &[u8] = b"keyward: first signature of a key";
+        let broken = UnitError::Crypto("verify the first signature of the key");
+        let (scheme, verification, public): (_, &'static dyn VerificationAlgorithm, &[u8]) = match &self.pair
+        {
+            Pair::Ec(curve, pair) => {
+                let native = native(*curve);
+                (native.scheme, native.verification, pair.public_key().as_ref())
+            }
+            Pair::Ed25519(pair) => (Scheme::Ed25519, &signature::ED25519, pair.public_key().as_ref()),
+            Pair::Rsa(pair) => {
+                let verification = &signature::RSA_PSS_2048_8192_SHA256;
+                (Scheme::RsaPssRsaeSha256, verification, pair.public_key().as_ref())
+            }
+        };
+        let signature = self.sign(scheme, Input::Message(MESSAGE))?;
+        UnparsedPublicKey::new(verification, public).verify(MESSAGE, &signature).map_err(|_| broken)
+    }
+}
+
+enum Pair {
+    Ec(Curve, EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+    Rsa(RsaKeyPair),
+}
+
+impl Pair {
+    fn spki(&self) -> Result<Vec<u8>, Unspecified> {
+        let spki: PublicKeyX509Der<'_> = match self {
+            Self::Ec(_, pair) => pair.public_key().as_der()?,
+            Self::Ed25519(pair) => pair.public_key().as_der()?,
+            Self::Rsa(pair) => pair.public_key().as_der()?,
+        };
+        Ok(spki.as_ref().to_vec())
+    }
+}
+
+/// What the AlgorithmIdentifier of a private key says.
+#[derive(Clone, Copy)]
+pub(crate) enum Algorithm {
+    Ec(Curve),
+    Ed25519,
+    Rsa,
+}
+
+impl Algorithm {
+    /// Finds the algorithm of an AlgorithmIdentifier (RFC 5280, 4.1.1.2).
+    ///
+    /// # Errors
+    /// The identifier that is not supported: of the algorithm, or of the curve where there is one.
+    pub(crate) fn of(identifier: AnyRef<'_>) -> Result<Self, Unsupported> {
+        let fields = identifier.sequence(|fields| {
+            let algorithm = ObjectIdentifier::decode(fields)?;
+            Ok::<_, der::Error>((algorithm, Option::<AnyRef<'_>>::decode(fields)?))
+        });
+        let (algorithm, parameters) = fields.map_err(|_| Unsupported::Malformed)?;
+        match algorithm {
+            RSA_ENCRYPTION => Ok(Self::Rsa),
+            ED25519 => Ok(Self::Ed25519),
+            EC_PUBLIC_KEY => {
+                let curve = parameters.ok_or(Unsupported::Malformed)?;
+                // Instead of naming a curve, a key may carry the numbers that define one (RFC 3279, 2.3.5).
+                let curve = curve.decode_as().map_err(|_| Unsupported::ExplicitCurve)?;
+                Self::of_curve(curve)
+            }
+            other => Err(Unsupported::Algorithm(other)),
+        }
+    }
+
+    /// Finds the algorithm of a curve.
+    pub(crate) fn of_curve(curve: ObjectIdentifier) -> Result<Self, Unsupported> {
+        let known = [(SECP256R1, Curve::P256), (SECP384R1, Curve::P384), (SECP521R1, Curve::P521)];
+        let found = known.into_iter().find(|(oid, _)| *oid == curve);
+        found.map(|(_, curve)| Self::Ec(curve)).ok_or(Unsupported::Algorithm(curve))
+    }
+
+    /// Finds the algorithm of a PKCS#8.
+    pub(crate) fn of_pkcs8(pkcs8: &[u8]) -> Result<Self, Unsupported> {
+        let identifier = || -> der::Result<AnyRef<'_>> {
+            SliceReader::new(pkcs8)?.sequence(|fields| {
+                u8::decode(fields)?;
+                let identifier = AnyRef::decode(fields)?;
+                <&OctetStringRef>::decode(fields)?;
+                while !fields.is_finished() {
+                    AnyRef::decode(fields)?;
+                }
+                Ok(identifier)
+            })
+        };
+        Self::of(identifier().map_err(|_| Unsupported::Malformed)?)
+    }
+}
+
+/// Why an AlgorithmIdentifier names no algorithm of ours.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unsupported {
+    Algorithm(ObjectIdentifier),
+    ExplicitCurve,
+    Malformed,
+}
+
+/// The digest of a message, or the one that was handed in.
+fn digest_of(hash: Hash, input: Input<'_>) -> Result<Digest, UnitError> {
+    let algorithm = match hash {
+        Hash::Sha256 => &digest::SHA256,
+        Hash::Sha384 => &digest::SHA384,
+        _ => &digest::SHA512,
+    };
+    match input {
+        Input::Message(message) => Ok(digest::digest(algorithm, message)),
+        Input::Digest(digest) => Digest::import_less_safe(digest, algorithm)
+            .map_err(|_| UnitError::DigestLength { needed: hash.length(), given: digest.len() }),
+    }
+}
+
+/// Gives a digest the length that the library insists on for a curve, without changing the signature.
+///
+/// ECDSA takes a digest as a number, of which only the leftmost bits count, as many as the order of the curve
+/// has (FIPS 186-5, 6.4.1): 256, 384 or 521. What is cut off on the right would not have counted, for the
+/// native digest is as long as the order or shorter only where no digest of ours reaches it (P-521); and
+/// zeros on the left do not change a number.
+fn fit(digest: &Digest, native: &'static digest::Algorithm) -> Result<Digest, UnitError> {
+    let (from, length) = (digest.as_ref(), native.output_len());
+    let mut fitted = [0; digest::MAX_OUTPUT_LEN];
+    let fitted = &mut fitted[..length];
+    let kept = from.len().min(length);
+    fitted[length - kept..].copy_from_slice(&from[..kept]);
+    Digest::import_less_safe(fitted, native).map_err(|_| UnitError::Crypto("sign"))
+}
+
+/// What the library ties to a curve.
+struct Native {
+    scheme: Scheme,
+    digest: &'static digest::Algorithm,
+    signing: &'static EcdsaSigningAlgorithm,
+    verification: &'static dyn VerificationAlgorithm,
+}
+
+fn native(curve: Curve) -> Native {
+    match curve {
+        Curve::P256 => Native {
+            scheme: Scheme::EcdsaSecp256r1Sha256,
+            digest: &digest::SHA256,
+            signing: &signature::ECDSA_P256_SHA256_ASN1_SIGNING,
+            verification: &signature::ECDSA_P256_SHA256_ASN1,
+        },
+        Curve::P384 => Native {
+            scheme: Scheme::EcdsaSecp384r1Sha384,
+            digest: &digest::SHA384,
+            signing: &signature::ECDSA_P384_SHA384_ASN1_SIGNING,
+            verification: &signature::ECDSA_P384_SHA384_ASN1,
+        },
+        Curve::P521 => Native {
+            scheme: Scheme::EcdsaSecp521r1Sha512,
+            digest: &digest::SHA512,
+            signing: &signature::ECDSA_P521_SHA512_ASN1_SIGNING,
+            verification: &signature::ECDSA_P521_SHA512_ASN1,
+        },
+    }
+}
+
+/// The library's salt for PSS is as long as the hash, as TLS asks (RFC 8446, 4.2.3).
+fn padding(family: SchemeFamily, hash: Hash) -> Option<&'static dyn RsaEncoding> {
+    Some(match (family, hash) {
+        (SchemeFamily::RsaPkcs1, Hash::Sha256) => &signature::RSA_PKCS1_SHA256,
+        (SchemeFamily::RsaPkcs1, Hash::Sha384) => &signature::RSA_PKCS1_SHA384,
+        (SchemeFamily::RsaPkcs1, Hash::Sha512) => &signature::RSA_PKCS1_SHA512,
+        (SchemeFamily::RsaPss, Hash::Sha256) => &signature::RSA_PSS_SHA256,
+        (SchemeFamily::RsaPss, Hash::Sha384) => &signature::RSA_PSS_SHA384,
+        (SchemeFamily::RsaPss, Hash::Sha512) => &signature::RSA_PSS_SHA512,
+        _ => return None,
+    })
+}
+
+// RFC 3279, 2.3.1.
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+// RFC 5480, 2.1.1.
+const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+const SECP256R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+const SECP521R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
+// RFC 8410, 3.
+const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");

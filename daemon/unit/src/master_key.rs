@@ -1,0 +1,177 @@
+use core::fmt;
+
+use aws_lc_rs::{hkdf, hmac, rand};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::UnitError;
+
+/// The master key of a unit: 32 random bytes from which everything that wraps its blobs is derived.
+///
+/// It is wiped when dropped, cannot be cloned, and shows nothing of itself when printed for debugging.
+// Boxed, so that moving it leaves no copies behind.
+pub struct MasterKey(Box<Zeroizing<[u8; MasterKey::LENGTH]>>);
+
+impl MasterKey {
+    const LENGTH: usize = 32;
+
+    /// Makes a new master key at random.
+    ///
+    /// # Errors
+    /// [`UnitError::Crypto`] if the system gives no random bytes.
+    pub fn generate() -> Result<Self, UnitError> {
+        let mut key = Self::zeros();
+        rand::fill(key.0.as_mut_slice()).map_err(|_| UnitError::Crypto("generate a master key"))?;
+        Ok(key)
+    }
+
+    /// Reads a master key from 64 hexadecimal digits, with white space around them or none.
+    ///
+    /// # Errors
+    /// [`InvalidMasterKey`] if `text` is anything else.
+    pub fn from_hex(text: &str) -> Result<Self, InvalidMasterKey> {
+        let (pairs, rest) = text.trim().as_bytes().as_chunks::<2>();
+        if pairs.len() != Self::LENGTH || !rest.is_empty() {
+            return Err(InvalidMasterKey);
+        }
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let mut key = Self::zeros();
+        for (byte, [high, low]) in key.0.iter_mut().zip(pairs) {
+            let (high, low) = digit(*high).zip(digit(*low)).ok_or(InvalidMasterKey)?;
+            *byte = high << 4 | low;
+        }
+        Ok(key)
+    }
+
+    /// The master key as 64 hexadecimal digits: for the file of a state directory, and nothing else.
+    pub fn to_hex(&self) -> Zeroizing<String> {
+        // The capacity is what is needed: growing would leave a copy behind.
+        let mut text = Zeroizing::new(String::with_capacity(2 * Self::LENGTH));
+        let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
+        for byte in self.0.iter() {
+            text.push(digit(byte >> 4));
+            text.push(digit(byte & 0x0f));
+        }
+        text
+    }
+
+    fn zeros() -> Self {
+        Self(Box::new(Zeroizing::new([0; Self::LENGTH])))
+    }
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterKey")
+    }
+}
+
+/// A text that is not a master key. It says nothing about what the text was.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+#[error("not a master key: 64 hexadecimal digits are needed")]
+pub struct InvalidMasterKey;
+
+/// Names a master key without giving it away, and stands in every blob that it wraps.
+///
+/// It is the first 16 bytes of the verification pattern of the master key.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct Wkid([u8; Wkid::LENGTH]);
+
+impl Wkid {
+    pub(crate) const LENGTH: usize = 16;
+
+    pub(crate) fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; Self::LENGTH] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Wkid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Wkid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wkid({self})")
+    }
+}
+
+/// What is derived from a master key to wrap blobs: one key for each purpose, and the name.
+pub(crate) struct WrappingKeys {
+    pub(crate) encryption: Box<Zeroizing<[u8; 32]>>,
+    pub(crate) mac: hmac::Key,
+    pub(crate) wkid: Wkid,
+}
+
+impl WrappingKeys {
+    /// Derives them with HKDF-SHA-256 (RFC 5869), each under an info string of its own. The master key
+    /// itself is wiped.
+    pub(crate) fn derive(master_key: MasterKey) -> Self {
+        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(master_key.0.as_slice());
+        let mut encryption = Box::new(Zeroizing::new([0; 32]));
+        expand(&root, b"encryption", &mut encryption);
+        let mut mac = Zeroizing::new([0; 32]);
+        expand(&root, b"authentication", &mut mac);
+        let mut pattern = [0; 32];
+        expand(&root, b"verification pattern", &mut pattern);
+        let mut wkid = [0; Wkid::LENGTH];
+        wkid.copy_from_slice(&pattern[..Wkid::LENGTH]);
+        Self { encryption, mac: hmac::Key::new(hmac::HMAC_SHA256, mac.as_slice()), wkid: Wkid(wkid) }
+    }
+}
+
+#[expect(clippy::expect_used)]
+fn expand(root: &hkdf::Prk, info: &[u8], into: &mut [u8; 32]) {
+    // HKDF-SHA-256 gives up to 8160 bytes and refuses only to give more, or into a buffer of another
+    // length than was asked for. Going on with a key of zeros would be worse than a panic at the start.
+    root.expand(&[info], hkdf::HKDF_SHA256).and_then(|okm| okm.fill(into)).expect("32 bytes of HKDF-SHA-256");
+}
+
+/// Sets what is derived here apart from what anything else may derive from the same 32 bytes.
+const SALT: &[u8] = b"keyward software crypto unit 1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_round_trip() {
+        let key = MasterKey::generate().unwrap();
+        let text = key.to_hex();
+        assert_eq!(text.len(), 64);
+        let again = MasterKey::from_hex(&format!("  {}\n", text.to_uppercase())).unwrap();
+        assert_eq!(again.to_hex(), text);
+        assert_ne!(MasterKey::generate().unwrap().to_hex(), text);
+        assert_eq!(format!("{key:?}"), "MasterKey");
+    }
+
+    #[test]
+    fn only_64_digits_are_a_master_key() {
+        let digits = "0123456789abcdef".repeat(4);
+        assert!(MasterKey::from_hex(&digits).is_ok());
+        for bad in
+            ["", "00", &digits[1..], &format!("{digits}0"), &digits.replace('f', "g"), &"\u{e9}".repeat(32)]
+        {
+            assert_eq!(MasterKey::from_hex(bad).unwrap_err(), InvalidMasterKey, "{bad}");
+        }
+        assert_eq!(MasterKey::from_hex(&digits.replacen("01", " 1", 1)).unwrap_err(), InvalidMasterKey);
+    }
+
+    #[test]
+    fn derived_keys_differ_from_each_other_and_never_change() {
+        let keys = WrappingKeys::derive(MasterKey::from_hex(&"5a".repeat(32)).unwrap());
+        // HKDF as in RFC 5869, worked out apart from this code. A change of this name would make every blob
+        // of every installation unreadable.
+        assert_eq!(keys.wkid.to_string(), "2be781505e2decbfac71fc4ea64e6b81");
+        assert_ne!(&keys.encryption[..16], keys.wkid.as_bytes());
+        assert_ne!(
+            hmac::sign(&keys.mac, b"").as_ref(),
+            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, keys.encryption.as_slice()), b"").as_ref()
+        );
+    }
+}

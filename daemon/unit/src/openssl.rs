@@ -1,0 +1,88 @@
+//! The `openssl` command, as the other opinion in tests.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use keyward_proto::{Hash, Scheme, SchemeFamily};
+use tempfile::TempDir;
+
+/// Runs the command with `args`, split at spaces, and gives what it prints.
+pub(crate) fn run(args: &str, input: &[u8]) -> Vec<u8> {
+    let (output, success, complaint) = try_run(args, input);
+    assert!(success, "openssl {args}: {complaint}");
+    output
+}
+
+fn try_run(args: &str, input: &[u8]) -> (Vec<u8>, bool, String) {
+    let mut child = Command::new("openssl")
+        .args(args.split(' '))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("these tests need the openssl command");
+    // Inputs are shorter than the buffer of a pipe; a command that needs none may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    let output = child.wait_with_output().unwrap();
+    (output.stdout, output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Whether a signature of a message is right.
+pub(crate) fn verifies(spki: &[u8], scheme: Scheme, message: &[u8], signature: &[u8]) -> bool {
+    let files = Files::new();
+    let (key, signature) = (files.write("key", spki), files.write("signature", signature));
+    let (key, signature) = (key.display(), signature.display());
+    let Some(hash) = scheme.hash() else {
+        let message = files.write("message", message);
+        let message = message.display();
+        let raw = "pkeyutl -verify -rawin -pubin -keyform DER";
+        return try_run(&format!("{raw} -inkey {key} -in {message} -sigfile {signature}"), &[]).1;
+    };
+    let padding = match scheme.family() {
+        SchemeFamily::RsaPss => " -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest",
+        _ => "",
+    };
+    let hash = name(hash);
+    try_run(&format!("dgst -{hash} -keyform DER -verify {key} -signature {signature}{padding}"), message).1
+}
+
+/// Whether an ECDSA signature of a digest is right.
+pub(crate) fn verifies_digest(spki: &[u8], digest: &[u8], signature: &[u8]) -> bool {
+    let files = Files::new();
+    let key = files.write("key", spki);
+    let (digest, signature) = (files.write("digest", digest), files.write("signature", signature));
+    let (key, digest, signature) = (key.display(), digest.display(), signature.display());
+    try_run(
+        &format!("pkeyutl -verify -pubin -keyform DER -inkey {key} -in {digest} -sigfile {signature}"),
+        &[],
+    )
+    .1
+}
+
+/// The digest of a message.
+pub(crate) fn digest(hash: Hash, message: &[u8]) -> Vec<u8> {
+    run(&format!("dgst -{} -binary", name(hash)), message)
+}
+
+fn name(hash: Hash) -> &'static str {
+    match hash {
+        Hash::Sha256 => "sha256",
+        Hash::Sha384 => "sha384",
+        _ => "sha512",
+    }
+}
+
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = Path::join(self.0.path(), name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+}

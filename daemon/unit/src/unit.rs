@@ -1,0 +1,360 @@
+use core::fmt;
+use core::hash::{BuildHasherDefault, Hasher};
+use core::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use keyward_proto::{KeyType, Scheme};
+use lru::LruCache;
+use thiserror::Error;
+
+use crate::blob::{self, Attributes};
+use crate::key::{Algorithm, Key};
+use crate::master_key::WrappingKeys;
+use crate::{ImportError, MasterKey, Wkid, import};
+
+/// The software crypto unit. Shared by reference between threads; each signs in its own.
+pub struct Unit {
+    keys: WrappingKeys,
+    cache: Mutex<Cache>,
+}
+
+impl Unit {
+    /// A unit with a master key, which keeps up to `cached_keys` unwrapped private keys at hand.
+    pub fn new(master_key: MasterKey, cached_keys: NonZeroUsize) -> Self {
+        let cache = LruCache::with_hasher(cached_keys, BuildHasherDefault::default());
+        Self { keys: WrappingKeys::derive(master_key), cache: Mutex::new(cache) }
+    }
+
+    /// The name of the master key.
+    pub fn wkid(&self) -> Wkid {
+        self.keys.wkid
+    }
+
+    /// Makes a new private key.
+    ///
+    /// # Errors
+    /// [`UnitError::KeyTypeNotSupported`] for a type that is none of [`KeyType::GENERATED`].
+    pub fn generate(&self, key_type: KeyType) -> Result<NewKey, UnitError> {
+        self.hand_out(&Key::generate(key_type)?, Attributes::GENERATED)
+    }
+
+    /// Takes in the private key of a file: PKCS#8, PKCS#1 or SEC1, as PEM or DER. The first private key of
+    /// a PEM file counts, whatever stands before and after it.
+    ///
+    /// # Errors
+    /// [`ImportError`] says what the file is instead, and what to do.
+    pub fn import(&self, file: &[u8]) -> Result<NewKey, ImportError> {
+        Ok(self.hand_out(&import::read(file)?, Attributes::IMPORTED)?)
+    }
+
+    /// Signs with the private key in a blob that this unit, or one with the same master key, handed out.
+    ///
+    /// The hash of `scheme` is applied to a message; a digest is taken as it is. For ECDSA the curve is that of
+    /// the key and the signature is in DER (RFC 3279, 2.2.3); the other signatures are the plain bytes.
+    ///
+    /// # Errors
+    /// [`UnitError`] says what does not fit.
+    pub fn sign(&self, blob: &[u8], scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, UnitError> {
+        self.unwrapped(blob)?.sign(scheme, input)
+    }
+
+    fn hand_out(&self, key: &Key, attributes: Attributes) -> Result<NewKey, UnitError> {
+        key.prove()?;
+        let pkcs8 = key.to_pkcs8().map_err(|_| UnitError::Crypto("encode the private key"))?;
+        let blob = blob::wrap(&self.keys, attributes, &pkcs8)?;
+        Ok(NewKey { blob, spki: key.spki().to_vec(), key_type: key.key_type() })
+    }
+
+    /// The key of a blob, from the cache if it is there.
+    ///
+    /// A blob comes into the cache only after its MAC was verified, and is found there only by a blob that is
+    /// equal to it in every byte. So what is found needs no second look.
+    fn unwrapped(&self, blob: &[u8]) -> Result<Arc<Key>, UnitError> {
+        if let Some(key) = self.with_cache(|cache| cache.get(blob).map(Arc::clone)) {
+            return Ok(key);
+        }
+        let pkcs8 = blob::unwrap(&self.keys, blob)?;
+        // What the MAC vouches for was made by `hand_out`, so neither fails but for a lack of memory.
+        let algorithm = Algorithm::of_pkcs8(&pkcs8).map_err(|_| UnitError::BlobDamaged)?;
+        let key = Key::from_pkcs8(algorithm, &pkcs8).map_err(|_| UnitError::BlobDamaged)?;
+        let key = Arc::new(key);
+        let put_out = self.with_cache(|cache| cache.push(blob.into(), Arc::clone(&key)));
+        // Wiping a key takes a moment; others need not wait for it.
+        drop(put_out);
+        Ok(key)
+    }
+
+    /// Holds the lock for a look-up or an insertion, never for a signature.
+    fn with_cache<T>(&self, f: impl FnOnce(&mut Cache) -> T) -> T {
+        f(&mut self.cache.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A key that the unit made or took in.
+#[derive(Clone, Eq, PartialEq)]
+pub struct NewKey {
+    /// The private key, wrapped by the master key.
+    pub blob: Vec<u8>,
+    /// The public key as SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
+    pub spki: Vec<u8>,
+    /// The type of the key.
+    pub key_type: KeyType,
+}
+
+impl fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewKey").field("key_type", &self.key_type).finish_non_exhaustive()
+    }
+}
+
+/// What is to be signed.
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    /// A whole message, which the unit hashes.
+    Message(&'a [u8]),
+    /// A digest, made with the hash of the scheme.
+    Digest(&'a [u8]),
+}
+
+/// Why a unit did not do what it was asked.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum UnitError {
+    /// The blob was altered or cut off, or never was one.
+    #[error(
+        "cannot unwrap the key: its blob is damaged or not one of a software crypto unit; restore it from a backup"
+    )]
+    BlobDamaged,
+    /// The crypto library gave up, which it has no reason to but a lack of memory or a broken machine.
+    #[error("the crypto library could not {0}")]
+    Crypto(&'static str),
+    /// The digest is not as long as the hash of the scheme gives: the caller is at fault.
+    #[error("cannot sign a digest of {given} bytes: the scheme needs one of {needed}")]
+    DigestLength {
+        /// What the hash gives, in bytes.
+        needed: usize,
+        /// What the caller gave, in bytes.
+        given: usize,
+    },
+    /// Keys of this type are not made here.
+    #[error(
+        "cannot generate a key of type {0}: p256, p384, p521, ed25519, rsa2048, rsa3072 and rsa4096 can be"
+    )]
+    KeyTypeNotSupported(KeyType),
+    /// The blob belongs to a unit with another master key.
+    #[error(
+        "cannot unwrap the key: its blob was wrapped by master key {blob}, this unit has {unit}; start it with that master key"
+    )]
+    OtherMasterKey {
+        /// The master key that wrapped the blob.
+        blob: Wkid,
+        /// The master key of this unit.
+        unit: Wkid,
+    },
+    /// The key is of another type than the scheme.
+    #[error("a {key_type} key cannot sign with {scheme}")]
+    SchemeNotSupported {
+        /// The scheme that was asked for.
+        scheme: Scheme,
+        /// The type of the key.
+        key_type: KeyType,
+    },
+    /// The scheme takes no digest.
+    #[error("{0} signs whole messages, not digests")]
+    WholeMessageNeeded(Scheme),
+}
+
+/// By blob.
+type Cache = LruCache<Box<[u8]>, Arc<Key>, BuildHasherDefault<MacTail>>;
+
+/// Hashes a blob to the last eight bytes of its MAC.
+///
+/// They are as good as random for every blob in the cache, and nobody can choose them without the master
+/// key. Whoever looks for a made-up blob compares it once and finds nothing.
+#[derive(Default)]
+struct MacTail(u64);
+
+impl Hasher for MacTail {
+    fn write(&mut self, blob: &[u8]) {
+        if let Some(tail) = blob.last_chunk() {
+            self.0 = u64::from_ne_bytes(*tail);
+        }
+    }
+
+    // The length, which the slice hashes first.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use keyward_proto::PublicKey;
+
+    use super::*;
+    use crate::openssl;
+
+    fn unit() -> Unit {
+        Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::new(2).unwrap())
+    }
+
+    fn cached(unit: &Unit) -> usize {
+        unit.with_cache(|cache| cache.len())
+    }
+
+    #[test]
+    fn every_type_and_scheme_signs_what_openssl_verifies() {
+        const MESSAGE: &[u8] = b"signed by the unit, verified by another library";
+        let unit = unit();
+        for key_type in KeyType::GENERATED {
+            let key = unit.generate(key_type).unwrap();
+            assert_eq!(key.key_type, key_type);
+            assert_eq!(PublicKey::from_spki(&key.spki).unwrap().key_type(), key_type);
+            for &scheme in key_type.schemes() {
+                let signature = unit.sign(&key.blob, scheme, Input::Message(MESSAGE)).unwrap();
+                assert!(openssl::verifies(&key.spki, scheme, MESSAGE, &signature), "{key_type} {scheme}");
+                assert!(!openssl::verifies(&key.spki, scheme, b"another", &signature), "{key_type} {scheme}");
+                let Some(hash) = scheme.hash() else { continue };
+                let digest = openssl::digest(hash, MESSAGE);
+                let signature = unit.sign(&key.blob, scheme, Input::Digest(&digest)).unwrap();
+                assert!(
+                    openssl::verifies(&key.spki, scheme, MESSAGE, &signature),
+                    "digest, {key_type} {scheme}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn digests_that_begin_with_zeros_or_ones_are_fitted_to_the_curve() {
+        let unit = unit();
+        for key_type in [KeyType::P256, KeyType::P384, KeyType::P521] {
+            let key = unit.generate(key_type).unwrap();
+            for &scheme in key_type.schemes() {
+                let length = scheme.hash().unwrap().length();
+                for first in [0x00, 0xff] {
+                    let mut digest: Vec<u8> = (1..=length).map(|byte| byte as u8).collect();
+                    digest[0] = first;
+                    let signature = unit.sign(&key.blob, scheme, Input::Digest(&digest)).unwrap();
+                    assert!(openssl::verifies_digest(&key.spki, &digest, &signature), "{key_type} {scheme}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scheme_of_another_type_is_refused() {
+        let unit = unit();
+        let types = [KeyType::P256, KeyType::Ed25519, KeyType::Rsa(2048)];
+        for key_type in types {
+            let key = unit.generate(key_type).unwrap();
+            for &scheme in types.iter().filter(|other| **other != key_type).flat_map(|other| other.schemes())
+            {
+                let refused = unit.sign(&key.blob, scheme, Input::Message(b"")).unwrap_err();
+                assert_eq!(refused, UnitError::SchemeNotSupported { scheme, key_type });
+            }
+        }
+    }
+
+    #[test]
+    fn digest_of_another_length_is_refused() {
+        let unit = unit();
+        for key_type in [KeyType::P384, KeyType::Rsa(2048)] {
+            let key = unit.generate(key_type).unwrap();
+            for &scheme in key_type.schemes() {
+                let needed = scheme.hash().unwrap().length();
+                for given in [0, needed - 1, needed + 1, 1000] {
+                    let refused = unit.sign(&key.blob, scheme, Input::Digest(&vec![1; given])).unwrap_err();
+                    assert_eq!(refused, UnitError::DigestLength { needed, given });
+                }
+            }
+        }
+        let key = unit.generate(KeyType::Ed25519).unwrap();
+        let refused = unit.sign(&key.blob, Scheme::Ed25519, Input::Digest(&[1; 64])).unwrap_err();
+        assert_eq!(refused, UnitError::WholeMessageNeeded(Scheme::Ed25519));
+    }
+
+    #[test]
+    fn only_the_listed_types_are_generated() {
+        for bits in [1024, 2047, 2049, 8192, 0, u16::MAX] {
+            let refused = unit().generate(KeyType::Rsa(bits)).unwrap_err();
+            assert_eq!(refused, UnitError::KeyTypeNotSupported(KeyType::Rsa(bits)));
+        }
+    }
+
+    #[test]
+    fn blob_outlives_the_unit_and_not_the_master_key() {
+        let text = MasterKey::generate().unwrap().to_hex();
+        let with = |text: &str| Unit::new(MasterKey::from_hex(text).unwrap(), NonZeroUsize::MIN);
+        let (first, second, other) = (with(&text), with(&text), unit());
+        assert_eq!(first.wkid(), second.wkid());
+        let key = first.generate(KeyType::P256).unwrap();
+        let scheme = Scheme::EcdsaSecp256r1Sha256;
+        let signature = second.sign(&key.blob, scheme, Input::Message(b"m")).unwrap();
+        assert!(openssl::verifies(&key.spki, scheme, b"m", &signature));
+        let refused = other.sign(&key.blob, scheme, Input::Message(b"m")).unwrap_err();
+        assert_eq!(refused, UnitError::OtherMasterKey { blob: first.wkid(), unit: other.wkid() });
+    }
+
+    #[test]
+    fn a_cached_key_does_not_answer_for_a_tampered_blob() {
+        let unit = unit();
+        let key = unit.generate(KeyType::Ed25519).unwrap();
+        let sign = |blob: &[u8]| unit.sign(blob, Scheme::Ed25519, Input::Message(b"m"));
+        let signature = sign(&key.blob).unwrap();
+        assert_eq!(sign(&key.blob).unwrap(), signature, "Ed25519 signs alike from the cache");
+        for position in 0..key.blob.len() {
+            let mut tampered = key.blob.clone();
+            tampered[position] ^= 1;
+            assert!(sign(&tampered).is_err(), "byte {position}");
+        }
+        for end in 0..key.blob.len() {
+            assert_eq!(sign(&key.blob[..end]), Err(UnitError::BlobDamaged), "cut at {end}");
+            assert!(sign(&key.blob[end + 1..]).is_err(), "cut up to {end}");
+        }
+        assert_eq!(cached(&unit), 1);
+    }
+
+    #[test]
+    fn cache_keeps_to_its_bound_and_forgets_the_least_used() {
+        let unit = unit();
+        let blobs = [0; 3].map(|_| unit.generate(KeyType::Ed25519).unwrap().blob);
+        let sign = |blob: &[u8]| unit.sign(blob, Scheme::Ed25519, Input::Message(b"m")).unwrap();
+        let held = |blob: &[u8]| unit.with_cache(|cache| cache.contains(blob));
+        sign(&blobs[0]);
+        sign(&blobs[1]);
+        sign(&blobs[0]);
+        sign(&blobs[2]);
+        assert_eq!(cached(&unit), 2);
+        assert!(held(&blobs[0]) && held(&blobs[2]) && !held(&blobs[1]));
+        sign(&blobs[1]);
+    }
+
+    #[test]
+    fn threads_share_a_unit() {
+        let unit = unit();
+        let keys = [KeyType::P256, KeyType::P384, KeyType::Ed25519].map(|t| unit.generate(t).unwrap());
+        thread::scope(|scope| {
+            for round in 0..4 {
+                let (unit, keys) = (&unit, &keys);
+                scope.spawn(move || {
+                    for turn in 0..50 {
+                        let key = &keys[(round + turn) % keys.len()];
+                        unit.sign(&key.blob, key.key_type.schemes()[0], Input::Message(b"m")).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(cached(&unit), 2);
+    }
+
+    #[test]
+    fn nothing_of_a_blob_is_printed() {
+        let key = unit().generate(KeyType::P256).unwrap();
+        assert_eq!(format!("{key:?}"), "NewKey { key_type: P256, .. }");
+    }
+}
