@@ -150,7 +150,17 @@ pub enum Curve {
 }
 
 impl Curve {
-    const ALL: [Self; 3] = [Self::P256, Self::P384, Self::P521];
+    /// Every curve there is here.
+    pub const ALL: [Self; 3] = [Self::P256, Self::P384, Self::P521];
+
+    /// The name in FIPS 186-5, which OpenSSL accepts too.
+    pub fn nist_name(self) -> &'static str {
+        match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+            Self::P521 => "P-521",
+        }
+    }
 
     /// The name by which OpenSSL knows the group, see EVP_PKEY-EC(7).
     pub fn openssl_name(self) -> &'static str {

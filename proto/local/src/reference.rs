@@ -88,11 +88,8 @@ impl Reference {
 
     /// The reference as a file, with a line ahead that says what it is and that it holds no secret.
     pub fn to_pem(&self) -> String {
-        let pem = self
-            .to_der()
-            .ok()
-            .and_then(|der| pem_rfc7468::encode_string(Self::PEM_LABEL, LineEnding::LF, &der).ok());
-        // Both encoders fail only for lengths beyond 256 MiB; `new` bounds what is encoded here to a few KiB.
+        // The encoder fails only for lengths near the end of memory; a reference has a few KiB.
+        let pem = pem_rfc7468::encode_string(Self::PEM_LABEL, LineEnding::LF, &self.to_der());
         let pem = pem.unwrap_or_default();
         format!(
             "# Keyward reference to key {} version {} ({}). It holds no secret: the private key is with the daemon.\n{pem}",
@@ -102,7 +99,13 @@ impl Reference {
         )
     }
 
-    fn to_der(&self) -> der::Result<Vec<u8>> {
+    /// The body of the PEM block.
+    pub fn to_der(&self) -> Vec<u8> {
+        // The encoder fails only for lengths beyond 256 MiB; `new` bounds what is encoded here to a few KiB.
+        self.encode().unwrap_or_default()
+    }
+
+    fn encode(&self) -> der::Result<Vec<u8>> {
         let mut body = Utf8StringRef::new(MARKER)?.to_der()?;
         body.extend(Utf8StringRef::new(self.label.as_str())?.to_der()?);
         body.extend(self.version.to_der()?);
@@ -175,7 +178,7 @@ mod tests {
 
     #[test]
     fn no_standard_structure_starts_like_it() {
-        let der = reference().to_der().unwrap();
+        let der = reference().to_der();
         // SEQUENCE, then a UTF8String: PKCS#8 and SEC1 have an INTEGER there, SPKI a SEQUENCE.
         assert_eq!((der[0], der[2]), (0x30, 0x0c));
     }
@@ -188,7 +191,7 @@ mod tests {
         assert_eq!(refused(&pem[..pem.len() - 20]), InvalidReference::Pem);
         assert_eq!(refused(&pem.replace("KEYWARD KEY", "PUBLIC KEY")), InvalidReference::OtherPem);
         assert_eq!(refused(&"x".repeat(Reference::MAX_PEM + 1)), InvalidReference::TooLong);
-        let der = reference().to_der().unwrap();
+        let der = reference().to_der();
         for end in 0..der.len() {
             assert_eq!(Reference::from_der(&der[..end]), Err(InvalidReference::Body), "cut at {end}");
         }

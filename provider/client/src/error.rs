@@ -3,8 +3,6 @@ use core::time::Duration;
 use keyward_proto::Outcome;
 use thiserror::Error;
 
-use crate::Address;
-
 /// Why a request got no answer, or not the one that was hoped for.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -17,7 +15,7 @@ pub enum Error {
     Garbled,
     /// The connection broke twice: the daemon was stopped, or closes connections because it has too many.
     #[error("the keyward daemon at {0} closed the connection; see its log")]
-    Lost(Address),
+    Lost(String),
     /// The daemon refused; see [`Outcome::reason`].
     #[error("{}", .0.reason())]
     Refused(Outcome),
@@ -31,7 +29,7 @@ pub enum Error {
     #[error("cannot reach the keyward daemon at {address}: {}; is it running, and may this user go there?", text(*reason))]
     Unreachable {
         /// Where it was expected.
-        address: Address,
+        address: String,
         /// What the system said.
         reason: rustix::io::Errno,
     },

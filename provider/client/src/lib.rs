@@ -141,14 +141,14 @@ impl Client {
                 Ok(answer)
             }
             Err(Broken::Late) => Err(Error::DeadlineExceeded(self.timeout)),
-            Err(Broken::Lost) => Err(Error::Lost(self.address.clone())),
+            Err(Broken::Lost) => Err(Error::Lost(self.address.to_string())),
             Err(Broken::Garbled) => Err(Error::Garbled),
         }
     }
 
     fn connect(&self, deadline: Instant) -> Result<Connection, Error> {
         Connection::open(&self.address, self.timeout, deadline)
-            .map_err(|reason| Error::Unreachable { address: self.address.clone(), reason })
+            .map_err(|reason| Error::Unreachable { address: self.address.to_string(), reason })
     }
 }
 

@@ -1,1 +1,175 @@
-//! .
+//! OpenSSL 3 provider `keyward`: it signs with keys that the Keyward daemon holds.
+//!
+//! A server loads a reference PEM instead of a key file ([`decoder`]), or a `keyward:LABEL` URI ([`store`]).
+//! OpenSSL then sees a private key ([`keymgmt`]) whose signatures come from the daemon ([`signature`]): one
+//! request on the Unix socket each. Everything that needs only the public half is left to OpenSSL's default
+//! provider, which gets it by export.
+//!
+//! The module starts no thread and does no I/O before the first signature (but for `keyward:` URIs, which
+//! must ask the daemon for the public key). Everything OpenSSL calls is defined by one macro ([`entry`]) that
+//! lets no panic out; see provider(7) for the contract with OpenSSL.
+
+// This crate is the boundary with C: pointers are its business. One operation per block.
+#![allow(unsafe_code)]
+
+mod abi;
+mod decoder;
+mod entry;
+mod error;
+mod key;
+mod keymgmt;
+mod params;
+mod settings;
+mod signature;
+mod store;
+
+use core::ffi::{CStr, c_int, c_void};
+use std::sync::Arc;
+
+use keyward_client::Client;
+
+use crate::abi::{Algorithm, BioGets, BioReadEx, CoreGetParams, Dispatch, Known};
+use crate::entry::{dispatch, entry_points};
+use crate::error::{Error, fence};
+use crate::params::Params;
+
+/// The provider as loaded into one library context.
+pub(crate) struct Provider {
+    /// The way to the daemon, or what is wrong with its configuration: told when a key is first used, since
+    /// a provider that fails to start is skipped by OpenSSL without a word.
+    pub(crate) client: Result<Arc<Client>, String>,
+    pub(crate) bio: Bio,
+}
+
+/// How to read what the core hands to a decoder.
+#[derive(Clone, Copy)]
+pub(crate) struct Bio {
+    pub(crate) gets: BioGets,
+    pub(crate) read_ex: BioReadEx,
+}
+
+/// The one exported symbol, called by OpenSSL when the module is activated; see provider-base(7).
+///
+/// # Safety
+/// As that page says: `upcalls` is an array that ends with id 0, and the other two may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn OSSL_provider_init(
+    handle: *const c_void,
+    upcalls: *const c_void,
+    table: Option<&mut *const c_void>,
+    context: Option<&mut *mut c_void>,
+) -> c_int {
+    fence(|| {
+        let (Some(table), Some(context)) = (table, context) else { return Err(Error::null()) };
+        let core = Core::read(upcalls.cast());
+        let (Some(gets), Some(read_ex)) = (core.gets, core.read_ex) else { return Err(Error::null()) };
+        let client =
+            settings::read(handle, core.get_params).map(|s| Arc::new(Client::new(s.socket, s.timeout)));
+        let provider = Provider { client, bio: Bio { gets, read_ex } };
+        *context = Box::into_raw(Box::new(provider)).cast();
+        *table = PROVIDER.as_ptr().cast();
+        Ok(1)
+    })
+}
+
+/// The functions of the core that we use.
+#[derive(Default)]
+struct Core {
+    get_params: Option<CoreGetParams>,
+    gets: Option<BioGets>,
+    read_ex: Option<BioReadEx>,
+}
+
+impl Core {
+    fn read(upcalls: *const Dispatch) -> Self {
+        let mut core = Self::default();
+        let mut next = upcalls;
+        while !next.is_null() {
+            // SAFETY: the core passes an array that ends with id 0, and the loop stops there.
+            let upcall = unsafe { next.read() };
+            let Some(function) = upcall.function.filter(|_| upcall.id != 0) else { break };
+            match upcall.id {
+                abi::CORE_GET_PARAMS => {
+                    // SAFETY: the id says that the function has this type.
+                    core.get_params =
+                        Some(unsafe { core::mem::transmute::<abi::Function, CoreGetParams>(function) });
+                }
+                abi::BIO_GETS => {
+                    // SAFETY: the id says that the function has this type.
+                    core.gets = Some(unsafe { core::mem::transmute::<abi::Function, BioGets>(function) });
+                }
+                abi::BIO_READ_EX => {
+                    // SAFETY: the id says that the function has this type.
+                    core.read_ex =
+                        Some(unsafe { core::mem::transmute::<abi::Function, BioReadEx>(function) });
+                }
+                _ => {}
+            }
+            // SAFETY: this entry was not the last one.
+            next = unsafe { next.add(1) };
+        }
+        core
+    }
+}
+
+entry_points! {
+    /// Releases the provider: closes idle connections, waits for nothing.
+    fn teardown(provider: Option<Box<Provider>>) {
+        drop(provider);
+        Ok(())
+    }
+
+    fn gettable_params(_provider: *const c_void) -> *const Known {
+        Ok(PARAMS.as_ptr())
+    }
+
+    fn get_params(_provider: *const c_void, params: Params<'_>) -> c_int {
+        let texts = [(NAME_PARAM, NAME), (VERSION_PARAM, VERSION), (BUILD_PARAM, VERSION)];
+        let texts = texts.into_iter().all(|(key, text)| params.find(key).is_none_or(|p| p.answer_utf8(text)));
+        let status = params.find(STATUS_PARAM).is_none_or(|p| p.answer_integer(1));
+        Ok(c_int::from(texts && status))
+    }
+
+    fn query_operation(_provider: *const c_void, operation: c_int, no_cache: Option<&mut c_int>) -> *const Algorithm {
+        if let Some(no_cache) = no_cache {
+            *no_cache = 0;
+        }
+        match operation {
+            abi::OP_KEYMGMT => Ok(keymgmt::ALGORITHMS.as_ptr()),
+            abi::OP_SIGNATURE => Ok(signature::ALGORITHMS.as_ptr()),
+            abi::OP_DECODER => Ok(decoder::ALGORITHMS.as_ptr()),
+            abi::OP_STORE => Ok(store::ALGORITHMS.as_ptr()),
+            _ => Err(Error::silent()),
+        }
+    }
+}
+
+static PROVIDER: &[Dispatch] = dispatch! {
+    abi::PROVIDER_TEARDOWN => teardown,
+    abi::PROVIDER_GETTABLE_PARAMS => gettable_params,
+    abi::PROVIDER_GET_PARAMS => get_params,
+    abi::PROVIDER_QUERY_OPERATION => query_operation,
+};
+
+static PARAMS: &[Known] = &[
+    Known::new(NAME_PARAM, abi::UTF8_PTR),
+    Known::new(VERSION_PARAM, abi::UTF8_PTR),
+    Known::new(BUILD_PARAM, abi::UTF8_PTR),
+    Known::new(STATUS_PARAM, abi::INTEGER),
+    Known::END,
+];
+
+/// How our algorithms are told from others in a property query.
+pub(crate) const PROPERTIES: &CStr = c"provider=keyward";
+
+const NAME: &CStr = c"Keyward, TLS keys held by a daemon";
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => c"",
+};
+
+// OSSL_PROV_PARAM_*, provider-base(7).
+const NAME_PARAM: &CStr = c"name";
+const VERSION_PARAM: &CStr = c"version";
+const BUILD_PARAM: &CStr = c"buildinfo";
+const STATUS_PARAM: &CStr = c"status";

@@ -1,0 +1,243 @@
+//! C layouts and numbers of the interface between OpenSSL 3 and its providers.
+//!
+//! From `openssl/core.h`, `openssl/core_dispatch.h` and `openssl/core_names.h`; see provider(7). Numbers are
+//! only ever added there, so these hold for every OpenSSL from 3.0 on. The test below compares
+//! them with the installed headers.
+
+use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use core::ptr;
+
+/// Any function in a dispatch table; its true type follows from the id beside it.
+pub(crate) type Function = unsafe extern "C" fn();
+
+/// `OSSL_DISPATCH`: one function; a table ends with id 0.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Dispatch {
+    pub(crate) id: c_int,
+    pub(crate) function: Option<Function>,
+}
+
+impl Dispatch {
+    pub(crate) const END: Self = Self { id: 0, function: None };
+}
+
+/// `OSSL_ALGORITHM`: names and table of one algorithm; a list ends with null names.
+#[repr(C)]
+pub(crate) struct Algorithm {
+    names: *const c_char,
+    properties: *const c_char,
+    dispatch: *const Dispatch,
+    description: *const c_char,
+}
+
+impl Algorithm {
+    pub(crate) const END: Self =
+        Self { names: ptr::null(), properties: ptr::null(), dispatch: ptr::null(), description: ptr::null() };
+
+    pub(crate) const fn new(
+        names: &'static CStr,
+        properties: &'static CStr,
+        dispatch: &'static [Dispatch],
+        description: &'static CStr,
+    ) -> Self {
+        Self {
+            names: names.as_ptr(),
+            properties: properties.as_ptr(),
+            dispatch: dispatch.as_ptr(),
+            description: description.as_ptr(),
+        }
+    }
+}
+
+// SAFETY: `new` takes only 'static data, and nothing writes through these pointers.
+unsafe impl Sync for Algorithm {}
+
+/// `OSSL_PARAM`: one typed value, see OSSL_PARAM(3); an array ends with a null key.
+#[repr(C)]
+pub(crate) struct Param {
+    pub(crate) key: *const c_char,
+    pub(crate) data_type: c_uint,
+    pub(crate) data: *mut c_void,
+    pub(crate) data_size: usize,
+    pub(crate) return_size: usize,
+}
+
+impl Param {
+    pub(crate) const END: Self =
+        Self { key: ptr::null(), data_type: 0, data: ptr::null_mut(), data_size: 0, return_size: 0 };
+}
+
+/// `OSSL_PARAM_UNMODIFIED`.
+pub(crate) const UNMODIFIED: usize = usize::MAX;
+
+/// An entry of a list that announces which parameters a function knows.
+#[repr(transparent)]
+pub(crate) struct Known(Param);
+
+impl Known {
+    pub(crate) const END: Self = Self(Param::END);
+
+    pub(crate) const fn new(key: &'static CStr, data_type: c_uint) -> Self {
+        Self(Param { key: key.as_ptr(), data_type, ..Param::END })
+    }
+}
+
+// SAFETY: the key is 'static and the other pointer null; OpenSSL only reads such lists.
+unsafe impl Sync for Known {}
+
+/// `OSSL_CALLBACK`.
+pub(crate) type Callback = unsafe extern "C" fn(params: *const Param, arg: *mut c_void) -> c_int;
+
+/// `OSSL_FUNC_core_get_params`.
+pub(crate) type CoreGetParams = unsafe extern "C" fn(handle: *const c_void, params: *mut Param) -> c_int;
+
+/// `OSSL_FUNC_BIO_gets`.
+pub(crate) type BioGets = unsafe extern "C" fn(bio: *mut c_void, buffer: *mut c_char, size: c_int) -> c_int;
+
+/// `OSSL_FUNC_BIO_read_ex`.
+pub(crate) type BioReadEx =
+    unsafe extern "C" fn(bio: *mut c_void, data: *mut c_void, length: usize, read: *mut usize) -> c_int;
+
+/// Declares the numbers and, for the test, a list of them with the names that they have in the headers.
+macro_rules! numbers {
+    ($($name:ident = $value:literal: $header:literal,)*) => {
+        $(pub(crate) const $name: c_int = $value;)*
+
+        /// Every number here, with its name in the headers of OpenSSL.
+        #[cfg(test)]
+        pub(crate) const NUMBERS: &[(&str, c_int)] = &[$(($header, $value),)*];
+    };
+}
+
+numbers! {
+    OP_KEYMGMT = 10: "OSSL_OP_KEYMGMT",
+    OP_SIGNATURE = 12: "OSSL_OP_SIGNATURE",
+    OP_DECODER = 21: "OSSL_OP_DECODER",
+    OP_STORE = 22: "OSSL_OP_STORE",
+
+    CORE_GET_PARAMS = 2: "OSSL_FUNC_CORE_GET_PARAMS",
+    BIO_READ_EX = 42: "OSSL_FUNC_BIO_READ_EX",
+    BIO_GETS = 49: "OSSL_FUNC_BIO_GETS",
+
+    PROVIDER_TEARDOWN = 1024: "OSSL_FUNC_PROVIDER_TEARDOWN",
+    PROVIDER_GETTABLE_PARAMS = 1025: "OSSL_FUNC_PROVIDER_GETTABLE_PARAMS",
+    PROVIDER_GET_PARAMS = 1026: "OSSL_FUNC_PROVIDER_GET_PARAMS",
+    PROVIDER_QUERY_OPERATION = 1027: "OSSL_FUNC_PROVIDER_QUERY_OPERATION",
+
+    KEYMGMT_NEW = 1: "OSSL_FUNC_KEYMGMT_NEW",
+    KEYMGMT_LOAD = 8: "OSSL_FUNC_KEYMGMT_LOAD",
+    KEYMGMT_FREE = 10: "OSSL_FUNC_KEYMGMT_FREE",
+    KEYMGMT_GET_PARAMS = 11: "OSSL_FUNC_KEYMGMT_GET_PARAMS",
+    KEYMGMT_GETTABLE_PARAMS = 12: "OSSL_FUNC_KEYMGMT_GETTABLE_PARAMS",
+    KEYMGMT_QUERY_OPERATION_NAME = 20: "OSSL_FUNC_KEYMGMT_QUERY_OPERATION_NAME",
+    KEYMGMT_HAS = 21: "OSSL_FUNC_KEYMGMT_HAS",
+    KEYMGMT_MATCH = 23: "OSSL_FUNC_KEYMGMT_MATCH",
+    KEYMGMT_IMPORT = 40: "OSSL_FUNC_KEYMGMT_IMPORT",
+    KEYMGMT_IMPORT_TYPES = 41: "OSSL_FUNC_KEYMGMT_IMPORT_TYPES",
+    KEYMGMT_EXPORT = 42: "OSSL_FUNC_KEYMGMT_EXPORT",
+    KEYMGMT_EXPORT_TYPES = 43: "OSSL_FUNC_KEYMGMT_EXPORT_TYPES",
+    KEYMGMT_DUP = 44: "OSSL_FUNC_KEYMGMT_DUP",
+
+    SELECT_PRIVATE_KEY = 0x01: "OSSL_KEYMGMT_SELECT_PRIVATE_KEY",
+    SELECT_PUBLIC_KEY = 0x02: "OSSL_KEYMGMT_SELECT_PUBLIC_KEY",
+    SELECT_DOMAIN_PARAMETERS = 0x04: "OSSL_KEYMGMT_SELECT_DOMAIN_PARAMETERS",
+
+    SIGNATURE_NEWCTX = 1: "OSSL_FUNC_SIGNATURE_NEWCTX",
+    SIGNATURE_SIGN_INIT = 2: "OSSL_FUNC_SIGNATURE_SIGN_INIT",
+    SIGNATURE_SIGN = 3: "OSSL_FUNC_SIGNATURE_SIGN",
+    SIGNATURE_DIGEST_SIGN_INIT = 8: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN_INIT",
+    SIGNATURE_DIGEST_SIGN_UPDATE = 9: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN_UPDATE",
+    SIGNATURE_DIGEST_SIGN_FINAL = 10: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN_FINAL",
+    SIGNATURE_DIGEST_SIGN = 11: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN",
+    SIGNATURE_FREECTX = 16: "OSSL_FUNC_SIGNATURE_FREECTX",
+    SIGNATURE_DUPCTX = 17: "OSSL_FUNC_SIGNATURE_DUPCTX",
+    SIGNATURE_GET_CTX_PARAMS = 18: "OSSL_FUNC_SIGNATURE_GET_CTX_PARAMS",
+    SIGNATURE_GETTABLE_CTX_PARAMS = 19: "OSSL_FUNC_SIGNATURE_GETTABLE_CTX_PARAMS",
+    SIGNATURE_SET_CTX_PARAMS = 20: "OSSL_FUNC_SIGNATURE_SET_CTX_PARAMS",
+    SIGNATURE_SETTABLE_CTX_PARAMS = 21: "OSSL_FUNC_SIGNATURE_SETTABLE_CTX_PARAMS",
+
+    DECODER_NEWCTX = 1: "OSSL_FUNC_DECODER_NEWCTX",
+    DECODER_FREECTX = 2: "OSSL_FUNC_DECODER_FREECTX",
+    DECODER_DOES_SELECTION = 10: "OSSL_FUNC_DECODER_DOES_SELECTION",
+    DECODER_DECODE = 11: "OSSL_FUNC_DECODER_DECODE",
+
+    STORE_OPEN = 1: "OSSL_FUNC_STORE_OPEN",
+    STORE_SETTABLE_CTX_PARAMS = 3: "OSSL_FUNC_STORE_SETTABLE_CTX_PARAMS",
+    STORE_SET_CTX_PARAMS = 4: "OSSL_FUNC_STORE_SET_CTX_PARAMS",
+    STORE_LOAD = 5: "OSSL_FUNC_STORE_LOAD",
+    STORE_EOF = 6: "OSSL_FUNC_STORE_EOF",
+    STORE_CLOSE = 7: "OSSL_FUNC_STORE_CLOSE",
+
+    OBJECT_PKEY = 2: "OSSL_OBJECT_PKEY",
+    STORE_INFO_PKEY = 4: "OSSL_STORE_INFO_PKEY",
+
+    RSA_PKCS1_PADDING = 1: "RSA_PKCS1_PADDING",
+    RSA_PKCS1_PSS_PADDING = 6: "RSA_PKCS1_PSS_PADDING",
+    RSA_PSS_SALTLEN_DIGEST = -1: "RSA_PSS_SALTLEN_DIGEST",
+    RSA_PSS_SALTLEN_AUTO = -2: "RSA_PSS_SALTLEN_AUTO",
+}
+
+/// Data types of parameters.
+pub(crate) const INTEGER: c_uint = 1;
+pub(crate) const UNSIGNED_INTEGER: c_uint = 2;
+pub(crate) const UTF8_STRING: c_uint = 4;
+pub(crate) const OCTET_STRING: c_uint = 5;
+pub(crate) const UTF8_PTR: c_uint = 6;
+
+#[cfg(test)]
+mod tests {
+    use core::mem::offset_of;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Lets the C compiler compare every number and layout with the headers of the installed OpenSSL.
+    #[test]
+    fn numbers_and_layouts_are_those_of_the_installed_headers() {
+        let mut source = String::from(
+            "#include <stddef.h>\n#include <openssl/core.h>\n#include <openssl/core_dispatch.h>\n\
+             #include <openssl/core_object.h>\n#include <openssl/store.h>\n#include <openssl/rsa.h>\n",
+        );
+        let mut assert_equal = |expression: &str, value: i64| {
+            source.push_str(&format!("_Static_assert({expression} == {value}, \"{expression}\");\n"));
+        };
+        for (name, value) in NUMBERS {
+            assert_equal(name, i64::from(*value));
+        }
+        for (name, value) in [
+            ("OSSL_PARAM_INTEGER", INTEGER),
+            ("OSSL_PARAM_UNSIGNED_INTEGER", UNSIGNED_INTEGER),
+            ("OSSL_PARAM_UTF8_STRING", UTF8_STRING),
+            ("OSSL_PARAM_OCTET_STRING", OCTET_STRING),
+            ("OSSL_PARAM_UTF8_PTR", UTF8_PTR),
+        ] {
+            assert_equal(name, i64::from(value));
+        }
+        for (name, value) in [
+            ("sizeof(OSSL_DISPATCH)", size_of::<Dispatch>()),
+            ("offsetof(OSSL_DISPATCH, function)", offset_of!(Dispatch, function)),
+            ("sizeof(OSSL_ALGORITHM)", size_of::<Algorithm>()),
+            ("offsetof(OSSL_ALGORITHM, property_definition)", offset_of!(Algorithm, properties)),
+            ("offsetof(OSSL_ALGORITHM, implementation)", offset_of!(Algorithm, dispatch)),
+            ("offsetof(OSSL_ALGORITHM, algorithm_description)", offset_of!(Algorithm, description)),
+            ("sizeof(OSSL_PARAM)", size_of::<Param>()),
+            ("offsetof(OSSL_PARAM, data_type)", offset_of!(Param, data_type)),
+            ("offsetof(OSSL_PARAM, data)", offset_of!(Param, data)),
+            ("offsetof(OSSL_PARAM, data_size)", offset_of!(Param, data_size)),
+            ("offsetof(OSSL_PARAM, return_size)", offset_of!(Param, return_size)),
+        ] {
+            assert_equal(name, value as i64);
+        }
+        source.push_str("_Static_assert(OSSL_PARAM_UNMODIFIED == (size_t)-1, \"unmodified\");\n");
+
+        let mut compiler = Command::new("cc")
+            .args(["-x", "c", "-fsyntax-only", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("the C compiler that Rust links with");
+        compiler.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
+        assert!(compiler.wait().unwrap().success(), "see the compiler's messages above");
+    }
+}

@@ -1,0 +1,221 @@
+//! Decoders, see provider-decoder(7): a reference PEM becomes a key, wherever OpenSSL reads key files.
+//!
+//! Two steps, since OpenSSL decodes in chains: `DER` with input `pem` recognises our PEM label, and one
+//! decoder per key type turns the body into a key. They are called for every key that any part of the
+//! program loads, so they must see quickly that something is not theirs, and then say nothing: returning 1
+//! without having produced anything lets the search go on.
+
+use core::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::Arc;
+
+use keyward_proto::{KeyType, Reference};
+
+use crate::abi::{self, Algorithm, Callback, Dispatch, SELECT_PRIVATE_KEY};
+use crate::entry::{dispatch, entry_points};
+use crate::error::{Error, Reason};
+use crate::key::{Held, Key};
+use crate::params::Lent;
+use crate::{Bio, Provider};
+
+entry_points! {
+    /// The context of a decoder is the provider's own, which outlives it.
+    fn new_context(provider: Option<&Provider>) -> Option<&Provider> {
+        Ok(provider)
+    }
+
+    fn free_context(_provider: Option<&Provider>) {
+        Ok(())
+    }
+
+    fn does_selection(_provider: *const c_void, selection: c_int) -> c_int {
+        Ok(c_int::from(wanted(selection)))
+    }
+
+    /// PEM to DER, for our label alone.
+    fn decode_pem(
+        provider: Option<&Provider>,
+        input: *mut c_void,
+        selection: c_int,
+        callback: Option<Callback>,
+        arg: *mut c_void,
+        _passphrase: *const c_void,
+        _passphrase_arg: *mut c_void,
+    ) -> c_int {
+        let (Some(provider), Some(callback)) = (provider, callback) else { return Err(Error::null()) };
+        if !wanted(selection) {
+            return Ok(1);
+        }
+        let Some(block) = read_block(provider.bio, input)? else { return Ok(1) };
+        let reference = Reference::from_pem(&block).map_err(|error| {
+            Error::new(Reason::Reference, format_args!("cannot read key reference: {error}"))
+        })?;
+        let lent = Lent::default()
+            .utf8(DATA_TYPE, type_name(reference.public_key().key_type()).unwrap_or_default())
+            .utf8(DATA_STRUCTURE, STRUCTURE)
+            .octets(DATA, &reference.to_der());
+        // SAFETY: provider-decoder(7): the callback takes the array and the argument that came with it.
+        Ok(lent.hand_to(|params| unsafe { callback(params, arg) }))
+    }
+
+    /// DER to a key of one type.
+    fn decode_der<const TYPE: usize>(
+        provider: Option<&Provider>,
+        input: *mut c_void,
+        selection: c_int,
+        callback: Option<Callback>,
+        arg: *mut c_void,
+        _passphrase: *const c_void,
+        _passphrase_arg: *mut c_void,
+    ) -> c_int {
+        let (Some(provider), Some(callback)) = (provider, callback) else { return Err(Error::null()) };
+        if !wanted(selection) {
+            return Ok(1);
+        }
+        let Some(body) = read_all(provider.bio, input) else { return Ok(1) };
+        let Ok(reference) = Reference::from_der(&body) else { return Ok(1) };
+        if type_name(reference.public_key().key_type()) != TYPES.get(TYPE).copied() {
+            return Ok(1);
+        }
+        // SAFETY: provider-decoder(7): the callback takes the array and the argument that came with it.
+        hand_over(provider, reference, |params| unsafe { callback(params, arg) })
+    }
+}
+
+/// Gives a key to OpenSSL as an object reference: the bytes of a pointer that keymgmt load takes over.
+pub(crate) fn hand_over(
+    provider: &Provider,
+    reference: Reference,
+    callback: impl FnOnce(*const abi::Param) -> c_int,
+) -> Result<c_int, Error> {
+    let client = provider.client.as_ref().map_err(|text| {
+        Error::new(
+            Reason::Configuration,
+            format_args!("cannot use the configuration of the provider: {text}"),
+        )
+    })?;
+    let Some(name) = type_name(reference.public_key().key_type()) else { return Ok(1) };
+    let key = Key::Held(Arc::new(Held { reference, client: Arc::clone(client) }));
+    let mut key: *mut Key = Box::into_raw(Box::new(key));
+    let answer = Lent::default()
+        .integer(TYPE, abi::OBJECT_PKEY)
+        .utf8(DATA_TYPE, name)
+        .hand_reference_to(REFERENCE, &mut key, callback);
+    if !key.is_null() {
+        // SAFETY: keymgmt load clears the pointer when it takes the key, so this one is still ours.
+        drop(unsafe { Box::from_raw(key) });
+    }
+    Ok(answer)
+}
+
+/// A reference stands for a private key: searches for parameters or certificates must not find one.
+fn wanted(selection: c_int) -> bool {
+    selection == 0 || selection & SELECT_PRIVATE_KEY != 0
+}
+
+/// Reads up to the first PEM block, and returns its text if it has our label.
+fn read_block(bio: Bio, input: *mut c_void) -> Result<Option<String>, Error> {
+    let mut scanned = 0;
+    let mut block = Vec::new();
+    while scanned < LONGEST_PREAMBLE {
+        let mut line = [0u8; LINE];
+        let room = c_int::try_from(line.len()).unwrap_or(c_int::MAX);
+        // SAFETY: BIO_gets(3): writes at most `room` bytes, a NUL among them.
+        let got = unsafe { (bio.gets)(input, line.as_mut_ptr().cast::<c_char>(), room) };
+        let Some(line) = usize::try_from(got).ok().filter(|got| *got > 0).and_then(|got| line.get(..got))
+        else {
+            break;
+        };
+        scanned += line.len();
+        if block.is_empty() {
+            if line.starts_with(BEGIN_OURS) {
+                block.extend_from_slice(line);
+            } else if line.starts_with(b"-----BEGIN ") {
+                return Ok(None);
+            }
+            continue;
+        }
+        block.extend_from_slice(line);
+        if line.starts_with(b"-----END ") || block.len() > Reference::MAX_PEM {
+            break;
+        }
+    }
+    if block.is_empty() {
+        return Ok(None);
+    }
+    let text = String::from_utf8(block);
+    text.map(Some).map_err(|_| Error::new(Reason::Reference, "cannot read key reference: it is not text"))
+}
+
+/// Reads the whole input, unless it is longer than any reference.
+fn read_all(bio: Bio, input: *mut c_void) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut part = [0u8; LINE];
+        let mut got = 0;
+        // SAFETY: BIO_read_ex(3): writes at most the given number of bytes, and says how many.
+        let more = unsafe { (bio.read_ex)(input, part.as_mut_ptr().cast(), part.len(), &raw mut got) };
+        if more == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(part.get(..got)?);
+        if body.len() > Reference::MAX_PEM {
+            return None;
+        }
+    }
+}
+
+/// The name of the key management that a type belongs to.
+fn type_name(key_type: KeyType) -> Option<&'static str> {
+    match key_type {
+        KeyType::Rsa(_) => Some("RSA"),
+        KeyType::P256 | KeyType::P384 | KeyType::P521 => Some("EC"),
+        KeyType::Ed25519 => Some("ED25519"),
+        _ => None,
+    }
+}
+
+pub(crate) static ALGORITHMS: &[Algorithm] = &[
+    Algorithm::new(c"DER", c"provider=keyward,input=pem", FROM_PEM, c"Keyward reference PEM"),
+    Algorithm::new(c"RSA", FROM_BODY, RSA, c"Keyward reference to an RSA key"),
+    Algorithm::new(c"EC", FROM_BODY, EC, c"Keyward reference to an EC key"),
+    Algorithm::new(c"ED25519", FROM_BODY, ED25519, c"Keyward reference to an Ed25519 key"),
+    Algorithm::END,
+];
+
+macro_rules! table {
+    ($decode:expr) => {
+        dispatch! {
+            abi::DECODER_NEWCTX => new_context,
+            abi::DECODER_FREECTX => free_context,
+            abi::DECODER_DOES_SELECTION => does_selection,
+            abi::DECODER_DECODE => $decode,
+        }
+    };
+}
+
+static FROM_PEM: &[Dispatch] = table!(decode_pem);
+static RSA: &[Dispatch] = table!(decode_der::<0>);
+static EC: &[Dispatch] = table!(decode_der::<1>);
+static ED25519: &[Dispatch] = table!(decode_der::<2>);
+
+/// The key types by the numbers in the tables above.
+const TYPES: [&str; 3] = ["RSA", "EC", "ED25519"];
+
+/// A name of our own for the structure, so that no other decoder is offered the body.
+const STRUCTURE: &str = "keyward";
+const FROM_BODY: &CStr = c"provider=keyward,input=der,structure=keyward";
+
+const BEGIN_OURS: &[u8] = b"-----BEGIN KEYWARD KEY-----";
+
+/// Bytes that are read at a time.
+const LINE: usize = 512;
+
+/// How much of a file is searched for a PEM block, in bytes.
+const LONGEST_PREAMBLE: usize = 1 << 20;
+
+// OSSL_OBJECT_PARAM_*, provider-object(7).
+const TYPE: &CStr = c"type";
+const DATA: &CStr = c"data";
+const DATA_TYPE: &CStr = c"data-type";
+const DATA_STRUCTURE: &CStr = c"data-structure";
+const REFERENCE: &CStr = c"reference";

@@ -1,0 +1,35 @@
+//! The one way to define a function that OpenSSL calls, and the tables that list such functions.
+
+/// Defines entry points: `unsafe extern "C"` functions whose body runs behind the panic fence and ends in a
+/// `Result`, of which an error goes to the OpenSSL error queue.
+///
+/// Pointers to our own objects arrive as `Option<&T>`, `Option<&mut T>` or `Option<Box<T>>`, which have the
+/// layout of a nullable pointer; the caller's duty is the same for all of them: OpenSSL passes only what it
+/// was given by this provider, and frees each object once (provider-keymgmt(7) and its siblings).
+macro_rules! entry_points {
+    ($($(#[$meta:meta])* fn $name:ident$(<const $generic:ident: $kind:ty>)?($($arg:ident: $type:ty),* $(,)?)
+        $(-> $return:ty)? $body:block)*) => {$(
+        $(#[$meta])*
+        pub(crate) unsafe extern "C" fn $name$(<const $generic: $kind>)?($($arg: $type),*) $(-> $return)? {
+            $crate::error::fence(move || $body)
+        }
+    )*};
+}
+
+/// A dispatch table for OpenSSL: `ID => function` pairs.
+macro_rules! dispatch {
+    ($($id:expr => $function:expr),* $(,)?) => {
+        &[
+            $($crate::abi::Dispatch {
+                id: $id,
+                // SAFETY: OpenSSL casts the function back to the type that belongs to the id.
+                function: Some(unsafe {
+                    core::mem::transmute::<*const (), $crate::abi::Function>($function as *const ())
+                }),
+            },)*
+            $crate::abi::Dispatch::END,
+        ]
+    };
+}
+
+pub(crate) use {dispatch, entry_points};

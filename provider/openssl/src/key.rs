@@ -1,0 +1,64 @@
+//! What OpenSSL sees as a private key: a reference to one, and its public half.
+
+use std::sync::Arc;
+
+use keyward_client::{Client, Error as ClientError, Input};
+use keyward_proto::{PublicKey, Reference, Scheme};
+
+use crate::error::{Error, Reason};
+
+/// A key object, owned by OpenSSL. Immutable once it is filled, so any number of threads may sign with it.
+#[derive(Clone)]
+pub(crate) enum Key {
+    /// Fresh from keymgmt new, before import.
+    Empty,
+    /// Imported to be compared with; it cannot sign.
+    Public(PublicKey),
+    /// A key that the daemon holds.
+    Held(Arc<Held>),
+}
+
+/// A key that the daemon holds, and the way to it.
+pub(crate) struct Held {
+    pub(crate) reference: Reference,
+    pub(crate) client: Arc<Client>,
+}
+
+impl Key {
+    pub(crate) fn public(&self) -> Option<&PublicKey> {
+        match self {
+            Self::Empty => None,
+            Self::Public(public_key) => Some(public_key),
+            Self::Held(held) => Some(held.reference.public_key()),
+        }
+    }
+
+    pub(crate) fn held(&self) -> Option<&Arc<Held>> {
+        match self {
+            Self::Held(held) => Some(held),
+            Self::Empty | Self::Public(_) => None,
+        }
+    }
+}
+
+impl Held {
+    /// The one request of a handshake.
+    pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, Error> {
+        let label = self.reference.label();
+        let signature = self.client.sign(label, self.reference.version(), scheme, input);
+        let signature = signature.map_err(|error| match error {
+            ClientError::Refused(_) => {
+                Error::new(Reason::Refused, format_args!("key \"{label}\" refused: {error}"))
+            }
+            _ => Error::new(Reason::Unavailable, format_args!("cannot sign with key \"{label}\": {error}")),
+        })?;
+        // The host gave us a buffer of the longest length; more would be a fault of the daemon.
+        if signature.len() > self.reference.public_key().max_signature() {
+            let text = format_args!(
+                "cannot sign with key \"{label}\": the daemon answered with too long a signature"
+            );
+            return Err(Error::new(Reason::Internal, text));
+        }
+        Ok(signature)
+    }
+}

@@ -1,0 +1,251 @@
+//! Key management, see provider-keymgmt(7): the objects behind OpenSSL's EVP_PKEY.
+//!
+//! Two answers matter most. Export of the private part fails, which is what makes OpenSSL sign with us
+//! rather than with its default provider; export of the public part succeeds, so that everything else is
+//! done there. Import takes public keys alone, to compare them with ours.
+
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::{mem, ptr};
+
+use keyward_proto::{Curve, PublicKey};
+
+use crate::PROPERTIES;
+use crate::abi::{
+    self, Algorithm, Callback, Dispatch, INTEGER, Known, OCTET_STRING, SELECT_DOMAIN_PARAMETERS,
+    SELECT_PRIVATE_KEY, SELECT_PUBLIC_KEY, UNSIGNED_INTEGER, UTF8_STRING,
+};
+use crate::entry::{dispatch, entry_points};
+use crate::error::Error;
+use crate::key::Key;
+use crate::params::{Lent, Params};
+
+entry_points! {
+    fn new(_provider: *const c_void) -> Option<Box<Key>> {
+        Ok(Some(Box::new(Key::Empty)))
+    }
+
+    fn free(key: Option<Box<Key>>) {
+        drop(key);
+        Ok(())
+    }
+
+    /// Takes over the key behind the reference that our decoder or store made, and clears it there.
+    fn load(reference: Option<&mut *mut Key>, size: usize) -> *const Key {
+        match reference {
+            Some(reference) if size == size_of::<*mut Key>() => {
+                Ok(mem::replace(reference, ptr::null_mut()).cast_const())
+            }
+            _ => Err(Error::null()),
+        }
+    }
+
+    /// The key is immutable behind a count, so its duplicate is the same key.
+    fn dup(key: Option<&Key>, _selection: c_int) -> Option<Box<Key>> {
+        Ok(Some(Box::new(key.ok_or(Error::null())?.clone())))
+    }
+
+    fn has(key: Option<&Key>, selection: c_int) -> c_int {
+        let key = key.ok_or(Error::null())?;
+        let private = selection & SELECT_PRIVATE_KEY == 0 || key.held().is_some();
+        let public = selection & SELECT_PUBLIC_KEY == 0 || key.public().is_some();
+        Ok(c_int::from(private && public))
+    }
+
+    /// Named `match` in the manual: whether two keys of ours are halves of the same.
+    fn matches(one: Option<&Key>, other: Option<&Key>, selection: c_int) -> c_int {
+        let (Some(one), Some(other)) = (one.and_then(Key::public), other.and_then(Key::public)) else {
+            return Err(Error::silent());
+        };
+        let keys = selection & (SELECT_PRIVATE_KEY | SELECT_PUBLIC_KEY) == 0 || one == other;
+        let groups = selection & SELECT_DOMAIN_PARAMETERS == 0 || group(one) == group(other);
+        Ok(c_int::from(keys && groups))
+    }
+
+    fn import(key: Option<&mut Key>, selection: c_int, params: Params<'_>) -> c_int {
+        let key = key.ok_or(Error::null())?;
+        // Never let something claim to sign that did not come from a reference.
+        if selection & SELECT_PRIVATE_KEY != 0 || selection & SELECT_PUBLIC_KEY == 0 {
+            return Err(Error::silent());
+        }
+        *key = Key::Public(public_key(params).ok_or(Error::silent())?);
+        Ok(1)
+    }
+
+    fn import_types(selection: c_int) -> *const Known {
+        Ok(exchanged(selection))
+    }
+
+    fn export(key: Option<&Key>, selection: c_int, callback: Option<Callback>, arg: *mut c_void) -> c_int {
+        if selection & SELECT_PRIVATE_KEY != 0 {
+            return Err(Error::silent());
+        }
+        let public = key.and_then(Key::public).ok_or(Error::silent())?;
+        let callback = callback.ok_or(Error::null())?;
+        let whole = selection & SELECT_PUBLIC_KEY != 0;
+        let mut lent = Lent::default();
+        match public {
+            PublicKey::Rsa { modulus, exponent } if whole => {
+                lent = lent.unsigned(N, modulus).unsigned(E, exponent);
+            }
+            PublicKey::Ec { curve, point } => {
+                lent = lent.utf8(GROUP, curve.openssl_name());
+                if whole {
+                    lent = lent.octets(PUB, point);
+                }
+            }
+            PublicKey::Ed25519(public) if whole => lent = lent.octets(PUB, public),
+            _ => {}
+        }
+        // SAFETY: provider-keymgmt(7): the callback takes the array and the argument that came with it.
+        Ok(lent.hand_to(|params| unsafe { callback(params, arg) }))
+    }
+
+    fn export_types(selection: c_int) -> *const Known {
+        Ok(exchanged(selection))
+    }
+
+    fn gettable_params(_provider: *const c_void) -> *const Known {
+        Ok(GETTABLE.as_ptr())
+    }
+
+    fn get_params(key: Option<&Key>, params: Params<'_>) -> c_int {
+        let public = key.and_then(Key::public).ok_or(Error::silent())?;
+        let integers = [
+            (BITS, public.bits()),
+            (SECURITY_BITS, public.security_bits()),
+            (MAX_SIZE, public.max_signature()),
+        ];
+        let mut fitted = integers.into_iter().all(|(key, value)| {
+            let value = u32::try_from(value).unwrap_or(u32::MAX);
+            params.find(key).is_none_or(|p| p.answer_integer(value))
+        });
+        let mut octets = |key, value| fitted &= params.find(key).is_none_or(|p| p.answer_octets(value));
+        match public {
+            PublicKey::Rsa { modulus, exponent } => {
+                fitted &= params.find(N).is_none_or(|p| p.answer_unsigned(modulus));
+                fitted &= params.find(E).is_none_or(|p| p.answer_unsigned(exponent));
+            }
+            PublicKey::Ec { curve, point } => {
+                octets(PUB, point);
+                octets(ENCODED_PUB, point);
+                fitted &= params.find(GROUP).is_none_or(|p| p.answer_utf8(group_name(*curve)));
+            }
+            PublicKey::Ed25519(public) => {
+                octets(PUB, public);
+                octets(ENCODED_PUB, public);
+                // Empty: no digest may be named, the algorithm hashes for itself (EVP_SIGNATURE-ED25519(7)).
+                fitted &= params.find(MANDATORY_DIGEST).is_none_or(|p| p.answer_utf8(c""));
+                return Ok(c_int::from(fitted));
+            }
+            _ => return Err(Error::silent()),
+        }
+        fitted &= params.find(DEFAULT_DIGEST).is_none_or(|p| p.answer_utf8(c"SHA256"));
+        Ok(c_int::from(fitted))
+    }
+
+    /// EC keys sign with the algorithm `ECDSA`; the others with one that has the name of the key.
+    fn ec_operation_name(_operation: c_int) -> *const c_char {
+        Ok(c"ECDSA".as_ptr())
+    }
+}
+
+/// Reads a public key out of what another provider exported; the fields tell its type.
+fn public_key(params: Params<'_>) -> Option<PublicKey> {
+    if let (Some(n), Some(e)) = (params.find(N), params.find(E)) {
+        return Some(PublicKey::Rsa { modulus: n.unsigned()?, exponent: e.unsigned()? });
+    }
+    let public = params.find(PUB)?.octets()?.to_vec();
+    match params.find(GROUP) {
+        Some(group) => {
+            let group = group.utf8()?;
+            let named = |curve: &Curve| curve.openssl_name() == group || curve.nist_name() == group;
+            Some(PublicKey::Ec { curve: Curve::ALL.into_iter().find(named)?, point: public })
+        }
+        None => Some(PublicKey::Ed25519(public)),
+    }
+}
+
+/// What stands for domain parameters: the group, which only EC keys have.
+fn group(key: &PublicKey) -> Option<Curve> {
+    match key {
+        PublicKey::Ec { curve, .. } => Some(*curve),
+        _ => None,
+    }
+}
+
+fn group_name(curve: Curve) -> &'static CStr {
+    match curve {
+        Curve::P256 => c"prime256v1",
+        Curve::P384 => c"secp384r1",
+        Curve::P521 => c"secp521r1",
+    }
+}
+
+fn exchanged(selection: c_int) -> *const Known {
+    if selection & SELECT_PRIVATE_KEY != 0 { ptr::null() } else { EXCHANGED.as_ptr() }
+}
+
+/// The key types, under all the names by which libssl may ask for them.
+pub(crate) static ALGORITHMS: &[Algorithm] = &[
+    Algorithm::new(c"RSA:rsaEncryption:1.2.840.113549.1.1.1", PROPERTIES, COMMON, c"RSA key held by Keyward"),
+    Algorithm::new(c"EC:id-ecPublicKey:1.2.840.10045.2.1", PROPERTIES, EC, c"EC key held by Keyward"),
+    Algorithm::new(c"ED25519:1.3.101.112", PROPERTIES, COMMON, c"Ed25519 key held by Keyward"),
+    Algorithm::END,
+];
+
+macro_rules! table {
+    ($($id:expr => $function:expr),* $(,)?) => {
+        dispatch! {
+            abi::KEYMGMT_NEW => new,
+            abi::KEYMGMT_FREE => free,
+            abi::KEYMGMT_LOAD => load,
+            abi::KEYMGMT_DUP => dup,
+            abi::KEYMGMT_HAS => has,
+            abi::KEYMGMT_MATCH => matches,
+            abi::KEYMGMT_IMPORT => import,
+            abi::KEYMGMT_IMPORT_TYPES => import_types,
+            abi::KEYMGMT_EXPORT => export,
+            abi::KEYMGMT_EXPORT_TYPES => export_types,
+            abi::KEYMGMT_GET_PARAMS => get_params,
+            abi::KEYMGMT_GETTABLE_PARAMS => gettable_params,
+            $($id => $function,)*
+        }
+    };
+}
+
+static COMMON: &[Dispatch] = table! {};
+static EC: &[Dispatch] = table! { abi::KEYMGMT_QUERY_OPERATION_NAME => ec_operation_name };
+
+static EXCHANGED: &[Known] = &[
+    Known::new(N, UNSIGNED_INTEGER),
+    Known::new(E, UNSIGNED_INTEGER),
+    Known::new(GROUP, UTF8_STRING),
+    Known::new(PUB, OCTET_STRING),
+    Known::END,
+];
+
+static GETTABLE: &[Known] = &[
+    Known::new(BITS, INTEGER),
+    Known::new(SECURITY_BITS, INTEGER),
+    Known::new(MAX_SIZE, INTEGER),
+    Known::new(DEFAULT_DIGEST, UTF8_STRING),
+    Known::new(MANDATORY_DIGEST, UTF8_STRING),
+    Known::new(N, UNSIGNED_INTEGER),
+    Known::new(E, UNSIGNED_INTEGER),
+    Known::new(GROUP, UTF8_STRING),
+    Known::new(PUB, OCTET_STRING),
+    Known::new(ENCODED_PUB, OCTET_STRING),
+    Known::END,
+];
+
+// OSSL_PKEY_PARAM_*, provider-keymgmt(7).
+const BITS: &CStr = c"bits";
+const SECURITY_BITS: &CStr = c"security-bits";
+const MAX_SIZE: &CStr = c"max-size";
+const DEFAULT_DIGEST: &CStr = c"default-digest";
+const MANDATORY_DIGEST: &CStr = c"mandatory-digest";
+const N: &CStr = c"n";
+const E: &CStr = c"e";
+const GROUP: &CStr = c"group";
+const PUB: &CStr = c"pub";
+const ENCODED_PUB: &CStr = c"encoded-pub-key";

@@ -1,0 +1,91 @@
+//! What openssl.cnf and the environment say to the provider. Read once, when OpenSSL loads it.
+
+use core::ffi::{CStr, c_char, c_void};
+use core::ptr;
+use core::time::Duration;
+use std::env;
+
+use keyward_client::{Address, Client};
+
+use crate::abi::{CoreGetParams, Param, UNMODIFIED, UTF8_PTR};
+
+/// Checked settings.
+pub(crate) struct Settings {
+    pub(crate) socket: Address,
+    pub(crate) timeout: Duration,
+}
+
+/// Reads the keys `socket` and `timeout` of our section, and `KEYWARD_SOCKET`, which goes before `socket`.
+///
+/// # Errors
+/// A text that says which setting is wrong, and why.
+pub(crate) fn read(handle: *const c_void, get_params: Option<CoreGetParams>) -> Result<Settings, String> {
+    let configured = |key| get_params.and_then(|get_params| configured(handle, get_params, key));
+    let socket = match environment("KEYWARD_SOCKET") {
+        Some(socket) => socket,
+        None => configured(c"socket").unwrap_or_else(|| Address::DEFAULT.to_owned()),
+    };
+    let socket = socket.parse().map_err(|error| format!("setting socket: {error}"))?;
+    let timeout = match configured(c"timeout") {
+        Some(text) => {
+            duration(&text).ok_or(format!("setting timeout: {text:?} is not a time like 5s or 500ms"))?
+        }
+        None => Client::DEFAULT_TIMEOUT,
+    };
+    Ok(Settings { socket, timeout })
+}
+
+/// The value of a variable of the environment; none in a set-user-ID program, whose environment is not to be
+/// trusted (secure_getenv(3)).
+fn environment(name: &str) -> Option<String> {
+    // SAFETY: getauxval(3) only reads what the kernel gave to the process.
+    let set_user_id = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+    env::var(name).ok().filter(|_| !set_user_id)
+}
+
+/// The value of a key in the section of openssl.cnf that activated us.
+fn configured(handle: *const c_void, get_params: CoreGetParams, key: &'static CStr) -> Option<String> {
+    let mut text: *const c_char = ptr::null();
+    let mut params = [
+        Param {
+            key: key.as_ptr(),
+            data_type: UTF8_PTR,
+            data: (&raw mut text).cast(),
+            data_size: size_of::<*const c_char>(),
+            return_size: UNMODIFIED,
+        },
+        Param::END,
+    ];
+    // SAFETY: provider-base(7): the core answers by setting the pointer that `data` points to.
+    let answered = unsafe { get_params(handle, params.as_mut_ptr()) };
+    if answered == 0 || text.is_null() {
+        return None;
+    }
+    // SAFETY: the core's text is NUL-terminated and lives as long as the provider.
+    Some(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+}
+
+/// Reads `5s` or `500ms`, from 1 ms to an hour.
+fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('s')?, 1000),
+    };
+    let number: u64 = number.trim().parse().ok()?;
+    let millis = number.checked_mul(unit).filter(|millis| (1..=3_600_000).contains(millis))?;
+    Some(Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("5s"), Some(Duration::from_secs(5)));
+        assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
+        for bad in ["", "5", "s", "0s", "-1s", "1h", "99999999999999999999s", "3601s"] {
+            assert_eq!(duration(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,518 @@
+//! Signatures, see provider-signature(7): what a handshake calls.
+//!
+//! TLS hands over the whole message in one call, which becomes one request to the daemon. Init only takes
+//! notes: it is called as a probe, and a failure there would be reported by servers as "no suitable signature
+//! algorithm", often unseen. So whatever is wrong is said when the signature is asked for. Tools that feed a
+//! message in parts, or bring a digest, are served too; a message too long for a frame is hashed here.
+
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::{ptr, slice};
+use std::sync::Arc;
+
+use keyward_client::Input;
+use keyward_proto::frame::MAX_WHOLE_MESSAGE;
+use keyward_proto::{Hash, PublicKey, Scheme, SchemeFamily};
+use sha2::{Digest, Sha256, Sha384, Sha512};
+
+use crate::PROPERTIES;
+use crate::abi::{self, Algorithm, Dispatch, INTEGER, Known, OCTET_STRING, UTF8_STRING};
+use crate::entry::{dispatch, entry_points};
+use crate::error::{Error, Reason};
+use crate::key::{Held, Key};
+use crate::params::{Params, Value};
+
+/// One signature operation.
+#[derive(Clone, Default)]
+pub(crate) struct Operation {
+    key: Option<Arc<Held>>,
+    digest: Option<DigestName>,
+    padding: Padding,
+    /// Salt length that was asked for, as it was asked for; `None`: as long as the digest.
+    salt: Option<i64>,
+    message: Message,
+}
+
+/// A digest by the name that OpenSSL gave.
+#[derive(Clone, Copy, PartialEq)]
+enum DigestName {
+    Known(Hash),
+    /// One that no scheme of ours uses: refused when the signature is asked for.
+    Unknown,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Padding {
+    #[default]
+    Pkcs1,
+    Pss,
+}
+
+/// A message that arrives in parts.
+#[derive(Clone)]
+enum Message {
+    Whole(Vec<u8>),
+    Long(Hasher),
+}
+
+#[derive(Clone)]
+enum Hasher {
+    Sha256(Sha256),
+    Sha384(Sha384),
+    Sha512(Sha512),
+}
+
+entry_points! {
+    fn new_context(_provider: *const c_void, _properties: *const c_char) -> Option<Box<Operation>> {
+        Ok(Some(Box::default()))
+    }
+
+    fn free_context(operation: Option<Box<Operation>>) {
+        drop(operation);
+        Ok(())
+    }
+
+    fn dup_context(operation: Option<&Operation>) -> Option<Box<Operation>> {
+        Ok(Some(Box::new(operation.ok_or(Error::null())?.clone())))
+    }
+
+    /// For a digest that the caller has already: EVP_PKEY_sign_init(3).
+    fn sign_init(operation: Option<&mut Operation>, key: Option<&Key>, params: Params<'_>) -> c_int {
+        operation.ok_or(Error::null())?.start(key, None, params)
+    }
+
+    /// For a message: EVP_DigestSignInit(3).
+    fn digest_sign_init(
+        operation: Option<&mut Operation>,
+        digest: *const c_char,
+        key: Option<&Key>,
+        params: Params<'_>,
+    ) -> c_int {
+        let name = if digest.is_null() {
+            None
+        } else {
+            // SAFETY: provider-signature(7): the name is a NUL-terminated text.
+            Some(unsafe { CStr::from_ptr(digest) })
+        };
+        operation.ok_or(Error::null())?.start(key, name, params)
+    }
+
+    fn sign(
+        operation: Option<&mut Operation>,
+        signature: *mut u8,
+        length: Option<&mut usize>,
+        room: usize,
+        digest: *const u8,
+        digest_length: usize,
+    ) -> c_int {
+        let mut out = Out { signature, length: length.ok_or(Error::null())?, room };
+        let operation = operation.ok_or(Error::null())?;
+        if out.only_length(operation)? {
+            return Ok(1);
+        }
+        // SAFETY: provider-signature(7): `digest` has `digest_length` readable bytes.
+        let digest = unsafe { bytes(digest, digest_length) };
+        out.fill(&operation.sign_digest(digest)?)
+    }
+
+    fn digest_sign(
+        operation: Option<&mut Operation>,
+        signature: *mut u8,
+        length: Option<&mut usize>,
+        room: usize,
+        message: *const u8,
+        message_length: usize,
+    ) -> c_int {
+        let mut out = Out { signature, length: length.ok_or(Error::null())?, room };
+        let operation = operation.ok_or(Error::null())?;
+        if out.only_length(operation)? {
+            return Ok(1);
+        }
+        // SAFETY: provider-signature(7): `message` has `message_length` readable bytes.
+        let message = unsafe { bytes(message, message_length) };
+        out.fill(&operation.sign_message(message)?)
+    }
+
+    fn digest_sign_update(operation: Option<&mut Operation>, part: *const u8, length: usize) -> c_int {
+        // SAFETY: provider-signature(7): `part` has `length` readable bytes.
+        let part = unsafe { bytes(part, length) };
+        operation.ok_or(Error::null())?.add(part)?;
+        Ok(1)
+    }
+
+    fn digest_sign_final(
+        operation: Option<&mut Operation>,
+        signature: *mut u8,
+        length: Option<&mut usize>,
+        room: usize,
+    ) -> c_int {
+        let mut out = Out { signature, length: length.ok_or(Error::null())?, room };
+        let operation = operation.ok_or(Error::null())?;
+        if out.only_length(operation)? {
+            return Ok(1);
+        }
+        out.fill(&operation.finish()?)
+    }
+
+    fn set_ctx_params(operation: Option<&mut Operation>, params: Params<'_>) -> c_int {
+        operation.ok_or(Error::null())?.set(params)?;
+        Ok(1)
+    }
+
+    fn settable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const Known {
+        Ok(SETTABLE.as_ptr())
+    }
+
+    /// Only tools that write certificates and requests ask, for the AlgorithmIdentifier to put in.
+    fn get_ctx_params(operation: Option<&Operation>, params: Params<'_>) -> c_int {
+        let operation = operation.ok_or(Error::null())?;
+        let Some(param) = params.find(ALGORITHM_ID) else { return Ok(1) };
+        let identifier = algorithm_identifier(operation.scheme()?);
+        Ok(c_int::from(param.answer_octets(&identifier)))
+    }
+
+    fn gettable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const Known {
+        Ok(GETTABLE.as_ptr())
+    }
+}
+
+impl Operation {
+    fn start(
+        &mut self,
+        key: Option<&Key>,
+        digest: Option<&CStr>,
+        params: Params<'_>,
+    ) -> Result<c_int, Error> {
+        // A null key means the one of the init before (provider-signature(7)).
+        if let Some(key) = key {
+            let held = key.held().ok_or_else(|| {
+                Error::new(Reason::NotSupported, "cannot sign with a public key; load a key reference")
+            })?;
+            self.key = Some(Arc::clone(held));
+        }
+        self.digest = digest.map(CStr::to_bytes).filter(|name| !name.is_empty()).map(DigestName::from_name);
+        self.message = Message::default();
+        self.set(params)?;
+        Ok(1)
+    }
+
+    fn set(&mut self, params: Params<'_>) -> Result<(), Error> {
+        if let Some(padding) = params.find(PAD_MODE) {
+            self.padding = Padding::read(&padding).ok_or_else(|| {
+                Error::new(Reason::NotSupported, "cannot sign with a padding other than pkcs1 and pss")
+            })?;
+        }
+        if let Some(salt) = params.find(SALT_LENGTH) {
+            self.salt = Some(salt_length(&salt).ok_or_else(|| {
+                Error::new(Reason::NotSupported, "cannot sign with a salt that is not as long as the digest")
+            })?);
+        }
+        if let Some(digest) = params.find(DIGEST).and_then(|param| param.utf8()) {
+            self.digest = Some(DigestName::from_name(digest.as_bytes()));
+        }
+        if let Some(mgf1) = params.find(MGF1_DIGEST).and_then(|param| param.utf8()) {
+            let same = self.digest.is_none_or(|digest| digest == DigestName::from_name(mgf1.as_bytes()));
+            if !same {
+                let text = "cannot sign with an MGF1 digest that is not the digest of the message";
+                return Err(Error::new(Reason::NotSupported, text));
+            }
+        }
+        Ok(())
+    }
+
+    fn key(&self) -> Result<&Arc<Held>, Error> {
+        self.key.as_ref().ok_or_else(|| Error::new(Reason::Internal, "cannot sign before a key is set"))
+    }
+
+    /// The scheme that key, padding, salt and digest add up to.
+    fn scheme(&self) -> Result<Scheme, Error> {
+        let hash = match self.digest {
+            Some(DigestName::Known(hash)) => Some(hash),
+            None => None,
+            Some(DigestName::Unknown) => {
+                let text = "cannot sign with this digest; SHA-256, SHA-384 and SHA-512 are supported, \
+                            so TLS 1.0 and 1.1 are not";
+                return Err(Error::new(Reason::NotSupported, text));
+            }
+        };
+        let scheme = match self.key()?.reference.public_key() {
+            PublicKey::Ed25519(_) => Scheme::of(SchemeFamily::Ed25519, hash),
+            PublicKey::Ec { .. } => Scheme::of(SchemeFamily::Ecdsa, Some(hash.unwrap_or(Hash::Sha256))),
+            PublicKey::Rsa { .. } => {
+                let hash = hash.unwrap_or(Hash::Sha256);
+                let family = match self.padding {
+                    Padding::Pkcs1 => SchemeFamily::RsaPkcs1,
+                    Padding::Pss => SchemeFamily::RsaPss,
+                };
+                let as_digest = |salt: i64| salt < 0 || usize::try_from(salt) == Ok(hash.length());
+                Scheme::of(family, Some(hash)).filter(|_| self.salt.is_none_or(as_digest))
+            }
+            _ => None,
+        };
+        scheme.ok_or_else(|| {
+            Error::new(Reason::NotSupported, "cannot sign with this combination of key, digest and salt")
+        })
+    }
+
+    fn sign_message(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
+        let scheme = self.scheme()?;
+        match scheme.hash() {
+            Some(hash) if message.len() > MAX_WHOLE_MESSAGE => {
+                let mut hasher = Hasher::new(hash);
+                hasher.update(message);
+                self.key()?.sign(scheme, Input::Digest(&hasher.finish()))
+            }
+            _ => self.key()?.sign(scheme, Input::Message(message)),
+        }
+    }
+
+    /// Signs a digest. Without the name of one, its length tells which it is; not for RSA with PKCS#1
+    /// padding, where the caller would expect the bytes to be padded as they are.
+    fn sign_digest(&self, digest: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut named = self.clone();
+        if self.digest.is_none() && (self.padding == Padding::Pss || self.is_ec()?) {
+            let of_length = |hash: &Hash| hash.length() == digest.len();
+            named.digest =
+                [Hash::Sha256, Hash::Sha384, Hash::Sha512].into_iter().find(of_length).map(DigestName::Known);
+        }
+        let known = matches!(named.digest, Some(DigestName::Known(hash)) if hash.length() == digest.len());
+        if !known && named.digest != Some(DigestName::Unknown) {
+            let text = "cannot sign these bytes: they are not a SHA-256, SHA-384 or SHA-512 digest that is named as such";
+            return Err(Error::new(Reason::NotSupported, text));
+        }
+        self.key()?.sign(named.scheme()?, Input::Digest(digest))
+    }
+
+    fn is_ec(&self) -> Result<bool, Error> {
+        Ok(matches!(self.key()?.reference.public_key(), PublicKey::Ec { .. }))
+    }
+
+    fn add(&mut self, part: &[u8]) -> Result<(), Error> {
+        if let Message::Whole(message) = &mut self.message {
+            if message.len() + part.len() <= MAX_WHOLE_MESSAGE {
+                message.extend_from_slice(part);
+                return Ok(());
+            }
+            let message = core::mem::take(message);
+            let hash = self.scheme()?.hash().ok_or_else(|| {
+                Error::new(
+                    Reason::NotSupported,
+                    "cannot sign so long a message with Ed25519, which takes it whole",
+                )
+            })?;
+            let mut hasher = Hasher::new(hash);
+            hasher.update(&message);
+            self.message = Message::Long(hasher);
+        }
+        if let Message::Long(hasher) = &mut self.message {
+            hasher.update(part);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Vec<u8>, Error> {
+        match core::mem::take(&mut self.message) {
+            Message::Whole(message) => self.sign_message(&message),
+            Message::Long(hasher) => self.key()?.sign(self.scheme()?, Input::Digest(&hasher.finish())),
+        }
+    }
+}
+
+impl DigestName {
+    /// OpenSSL uses several spellings, two of them within one handshake.
+    fn from_name(name: &[u8]) -> Self {
+        let is = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
+        if is(&["SHA256", "SHA2-256", "SHA-256", "2.16.840.1.101.3.4.2.1"]) {
+            Self::Known(Hash::Sha256)
+        } else if is(&["SHA384", "SHA2-384", "SHA-384", "2.16.840.1.101.3.4.2.2"]) {
+            Self::Known(Hash::Sha384)
+        } else if is(&["SHA512", "SHA2-512", "SHA-512", "2.16.840.1.101.3.4.2.3"]) {
+            Self::Known(Hash::Sha512)
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
+impl Padding {
+    /// Arrives as a number or as a word.
+    fn read(param: &Value<'_>) -> Option<Self> {
+        match (param.integer(), param.utf8()) {
+            (Some(number), _) if number == i64::from(abi::RSA_PKCS1_PADDING) => Some(Self::Pkcs1),
+            (Some(number), _) if number == i64::from(abi::RSA_PKCS1_PSS_PADDING) => Some(Self::Pss),
+            (_, Some("pkcs1")) => Some(Self::Pkcs1),
+            (_, Some("pss")) => Some(Self::Pss),
+            _ => None,
+        }
+    }
+}
+
+/// Arrives as a number or as a word. For "auto" any length is right, and ours is that of the digest; "max"
+/// is not, since clients refuse such signatures in TLS (RFC 8446, 4.2.3).
+fn salt_length(param: &Value<'_>) -> Option<i64> {
+    let number = match param.utf8() {
+        Some("digest") => abi::RSA_PSS_SALTLEN_DIGEST.into(),
+        Some("auto") => abi::RSA_PSS_SALTLEN_AUTO.into(),
+        Some("auto-digestmax") => RSA_PSS_SALTLEN_AUTO_DIGEST_MAX,
+        Some(text) => text.parse().ok()?,
+        None => param.integer()?,
+    };
+    let named = [
+        abi::RSA_PSS_SALTLEN_DIGEST.into(),
+        abi::RSA_PSS_SALTLEN_AUTO.into(),
+        RSA_PSS_SALTLEN_AUTO_DIGEST_MAX,
+    ];
+    (number >= 0 || named.contains(&number)).then_some(number)
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        Self::Whole(Vec::new())
+    }
+}
+
+impl Hasher {
+    fn new(hash: Hash) -> Self {
+        match hash {
+            Hash::Sha384 => Self::Sha384(Sha384::new()),
+            Hash::Sha512 => Self::Sha512(Sha512::new()),
+            _ => Self::Sha256(Sha256::new()),
+        }
+    }
+
+    fn update(&mut self, part: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(part),
+            Self::Sha384(hasher) => hasher.update(part),
+            Self::Sha512(hasher) => hasher.update(part),
+        }
+    }
+
+    fn finish(self) -> Vec<u8> {
+        match self {
+            Self::Sha256(hasher) => hasher.finalize().to_vec(),
+            Self::Sha384(hasher) => hasher.finalize().to_vec(),
+            Self::Sha512(hasher) => hasher.finalize().to_vec(),
+        }
+    }
+}
+
+/// Where OpenSSL wants a signature, or only its greatest length if there is no place for it.
+struct Out<'a> {
+    signature: *mut u8,
+    length: &'a mut usize,
+    room: usize,
+}
+
+impl Out<'_> {
+    fn only_length(&mut self, operation: &Operation) -> Result<bool, Error> {
+        if self.signature.is_null() {
+            *self.length = operation.key()?.reference.public_key().max_signature();
+        }
+        Ok(self.signature.is_null())
+    }
+
+    fn fill(&mut self, signature: &[u8]) -> Result<c_int, Error> {
+        if signature.len() > self.room {
+            return Err(Error::new(Reason::Internal, "the program has too little room for the signature"));
+        }
+        // SAFETY: provider-signature(7): `signature` has `room` writable bytes, and ours are not more.
+        unsafe { ptr::copy_nonoverlapping(signature.as_ptr(), self.signature, signature.len()) };
+        *self.length = signature.len();
+        Ok(1)
+    }
+}
+
+/// # Safety
+/// `data` is null or has `length` readable bytes for as long as the result is used.
+unsafe fn bytes<'a>(data: *const u8, length: usize) -> &'a [u8] {
+    if data.is_null() || length == 0 {
+        return &[];
+    }
+    // SAFETY: the caller vouches for the bytes.
+    unsafe { slice::from_raw_parts(data, length) }
+}
+
+/// AlgorithmIdentifier in DER, as OpenSSL's default provider writes it.
+fn algorithm_identifier(scheme: Scheme) -> Vec<u8> {
+    // RFC 5758, 3.2 and RFC 4055, 5: the last arc of each object identifier.
+    let (ecdsa, pkcs1, sha2) = match scheme.hash() {
+        Some(Hash::Sha512) => (4, 13, 3),
+        Some(Hash::Sha384) => (3, 12, 2),
+        _ => (2, 11, 1),
+    };
+    match scheme.family() {
+        SchemeFamily::Ecdsa => {
+            vec![0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, ecdsa]
+        }
+        SchemeFamily::RsaPkcs1 => {
+            vec![0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, pkcs1, 0x05, 0x00]
+        }
+        // RFC 8410, 3.
+        SchemeFamily::Ed25519 => vec![0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70],
+        // RFC 4055, 3.1: hash, MGF1 with the same hash, salt as long as the hash.
+        SchemeFamily::RsaPss => {
+            let salt = scheme.hash().map_or(32, Hash::length) as u8;
+            let hash = [
+                &[0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, sha2][..],
+                &[0x05, 0x00],
+            ]
+            .concat();
+            [
+                &[0x30, 0x41, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a][..],
+                &[0x30, 0x34, 0xa0, 0x0f],
+                &hash,
+                &[0xa1, 0x1c, 0x30, 0x1a, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x08],
+                &hash,
+                &[0xa2, 0x03, 0x02, 0x01, salt],
+            ]
+            .concat()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The signature algorithms, under the names by which OpenSSL asks for them.
+pub(crate) static ALGORITHMS: &[Algorithm] = &[
+    Algorithm::new(c"RSA:rsaEncryption:1.2.840.113549.1.1.1", PROPERTIES, TABLE, c"RSA signature by Keyward"),
+    Algorithm::new(c"ECDSA", PROPERTIES, TABLE, c"ECDSA signature by Keyward"),
+    Algorithm::new(c"ED25519:1.3.101.112", PROPERTIES, TABLE, c"Ed25519 signature by Keyward"),
+    Algorithm::END,
+];
+
+static TABLE: &[Dispatch] = dispatch! {
+    abi::SIGNATURE_NEWCTX => new_context,
+    abi::SIGNATURE_FREECTX => free_context,
+    abi::SIGNATURE_DUPCTX => dup_context,
+    abi::SIGNATURE_SIGN_INIT => sign_init,
+    abi::SIGNATURE_SIGN => sign,
+    abi::SIGNATURE_DIGEST_SIGN_INIT => digest_sign_init,
+    abi::SIGNATURE_DIGEST_SIGN_UPDATE => digest_sign_update,
+    abi::SIGNATURE_DIGEST_SIGN_FINAL => digest_sign_final,
+    abi::SIGNATURE_DIGEST_SIGN => digest_sign,
+    abi::SIGNATURE_SET_CTX_PARAMS => set_ctx_params,
+    abi::SIGNATURE_SETTABLE_CTX_PARAMS => settable_ctx_params,
+    abi::SIGNATURE_GET_CTX_PARAMS => get_ctx_params,
+    abi::SIGNATURE_GETTABLE_CTX_PARAMS => gettable_ctx_params,
+};
+
+static SETTABLE: &[Known] = &[
+    Known::new(DIGEST, UTF8_STRING),
+    Known::new(PAD_MODE, UTF8_STRING),
+    Known::new(PAD_MODE, INTEGER),
+    Known::new(SALT_LENGTH, UTF8_STRING),
+    Known::new(SALT_LENGTH, INTEGER),
+    Known::new(MGF1_DIGEST, UTF8_STRING),
+    Known::END,
+];
+
+static GETTABLE: &[Known] = &[Known::new(ALGORITHM_ID, OCTET_STRING), Known::END];
+
+// OSSL_SIGNATURE_PARAM_*, provider-signature(7).
+const ALGORITHM_ID: &CStr = c"algorithm-id";
+const DIGEST: &CStr = c"digest";
+const MGF1_DIGEST: &CStr = c"mgf1-digest";
+const PAD_MODE: &CStr = c"pad-mode";
+const SALT_LENGTH: &CStr = c"saltlen";
+
+/// `RSA_PSS_SALTLEN_AUTO_DIGEST_MAX`, since OpenSSL 3.1.
+const RSA_PSS_SALTLEN_AUTO_DIGEST_MAX: i64 = -4;
