@@ -175,17 +175,17 @@ impl Algorithm {
                 let curve = parameters.ok_or(Unsupported::Malformed)?;
                 // Instead of naming a curve, a key may carry the numbers that define one (RFC 3279, 2.3.5).
                 let curve = curve.decode_as().map_err(|_| Unsupported::ExplicitCurve)?;
-                Self::of_curve(curve)
+                Self::curve(curve).map(Self::Ec)
             }
             other => Err(Unsupported::Algorithm(other)),
         }
     }
 
-    /// Finds the algorithm of a curve.
-    pub(crate) fn of_curve(curve: ObjectIdentifier) -> Result<Self, Unsupported> {
+    /// Finds the curve of a name (RFC 5480, 2.1.1.1).
+    pub(crate) fn curve(name: ObjectIdentifier) -> Result<Curve, Unsupported> {
         let known = [(SECP256R1, Curve::P256), (SECP384R1, Curve::P384), (SECP521R1, Curve::P521)];
-        let found = known.into_iter().find(|(oid, _)| *oid == curve);
-        found.map(|(_, curve)| Self::Ec(curve)).ok_or(Unsupported::Algorithm(curve))
+        let found = known.into_iter().find(|(oid, _)| *oid == name);
+        found.map(|(_, curve)| curve).ok_or(Unsupported::Algorithm(name))
     }
 
     /// Finds the algorithm of a PKCS#8.
@@ -229,9 +229,9 @@ fn digest_of(hash: Hash, input: Input<'_>) -> Result<Digest, UnitError> {
 
 /// Gives a digest the length that the library insists on for a curve, without changing the signature.
 ///
-/// ECDSA takes a digest as a number, of which only the leftmost bits count, as many as the order of the curve
-/// has (FIPS 186-5, 6.4.1): 256, 384 or 521. What is cut off on the right would not have counted, for the
-/// native digest is as long as the order or shorter only where no digest of ours reaches it (P-521); and
+/// ECDSA reads a digest as a number and takes as many of its leftmost bits as the order of the curve has
+/// (FIPS 186-5, 6.4.1): 256, 384 or 521. On P-256 and P-384 the native digest is exactly that long, so what
+/// is cut off on the right never counted. On P-521 no digest reaches 521 bits, so nothing is cut off. And
 /// zeros on the left do not change a number.
 fn fit(digest: &Digest, native: &'static digest::Algorithm) -> Result<Digest, UnitError> {
     let (from, length) = (digest.as_ref(), native.output_len());

@@ -12,8 +12,9 @@ mod key;
 mod master_key;
 #[cfg(test)]
 mod openssl;
+mod pem;
 mod unit;
 
-pub use import::ImportError;
+pub use import::{Form, ImportError, KeyName};
 pub use master_key::{InvalidMasterKey, MasterKey, Wkid};
 pub use unit::{Input, NewKey, Unit, UnitError};

@@ -152,7 +152,7 @@ pub enum UnitError {
         unit: Wkid,
     },
     /// The key is of another type than the scheme.
-    #[error("a {key_type} key cannot sign with {scheme}")]
+    #[error("a key of type {key_type} cannot sign with {scheme}")]
     SchemeNotSupported {
         /// The scheme that was asked for.
         scheme: Scheme,
