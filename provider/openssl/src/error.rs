@@ -1,6 +1,7 @@
 //! One error, the OpenSSL error queue, and the fence that no panic crosses.
 
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{CStr, c_char, c_int, c_ulong};
+use core::panic::Location;
 use core::ptr;
 use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -49,13 +50,22 @@ impl<T> Failure for *const T {
 #[derive(Debug)]
 pub(crate) struct Error {
     /// `None`: OpenSSL asked a question of which "no" is an ordinary answer; nothing is queued.
-    report: Option<(Reason, String)>,
+    report: Option<Report>,
+}
+
+#[derive(Debug)]
+struct Report {
+    reason: Reason,
+    text: String,
+    location: &'static Location<'static>,
 }
 
 impl Error {
     /// An error for the queue. The text is for the person who reads the log of the server.
+    #[track_caller]
     pub(crate) fn new(reason: Reason, text: impl core::fmt::Display) -> Self {
-        Self { report: Some((reason, format!("keyward: {text}"))) }
+        let report = Report { reason, text: format!("keyward: {text}"), location: Location::caller() };
+        Self { report: Some(report) }
     }
 
     /// A "no" that is no fault.
@@ -64,15 +74,20 @@ impl Error {
     }
 
     /// A pointer that must not be null is.
+    #[track_caller]
     pub(crate) fn null() -> Self {
         Self::new(Reason::Internal, "the program passed a null pointer where the provider needs an object")
     }
 
     fn push(&self) {
-        let Some((reason, text)) = &self.report else { return };
+        let Some(Report { reason, text, location }) = &self.report else { return };
         let text = CString::new(text.replace('\0', "?")).unwrap_or_default();
+        let file = CString::new(location.file()).unwrap_or_default();
+        let line = c_int::try_from(location.line()).unwrap_or_default();
         // SAFETY: ERR_new(3) takes no arguments and may be called at any time.
         unsafe { openssl_sys::ERR_new() };
+        // SAFETY: ERR_set_debug(3): both texts are NUL-terminated and copied.
+        unsafe { openssl_sys::ERR_set_debug(file.as_ptr(), line, c"".as_ptr()) };
         // SAFETY: ERR_set_error(3): the format takes one string, and both are NUL-terminated and copied.
         unsafe { openssl_sys::ERR_set_error(library(), *reason as c_int, c"%s".as_ptr(), text.as_ptr()) };
     }
@@ -107,20 +122,22 @@ fn library() -> c_int {
     *LIBRARY.get_or_init(|| {
         // SAFETY: ERR_get_next_error_library(3) takes no arguments and may be called at any time.
         let library = unsafe { openssl_sys::ERR_get_next_error_library() };
-        let mut strings: Vec<openssl_sys::ERR_STRING_DATA> =
-            Reason::ALL.iter().map(|(reason, words)| entry(*reason as u32, words)).collect();
-        // Number 0 of a library is its name; the second 0 ends the list.
-        strings.insert(0, entry(0, c"keyward"));
+        // Number 0 of a library is its name.
+        let name = core::iter::once((0, c"keyward"));
+        let words = Reason::ALL.iter().map(|(reason, words)| (*reason as c_int, *words));
+        let mut strings: Vec<_> =
+            name.chain(words).map(|(number, words)| entry(library, number, words)).collect();
         strings.push(openssl_sys::ERR_STRING_DATA { error: 0, string: ptr::null::<c_char>() });
-        // SAFETY: ERR_load_strings(3) writes the library number into the entries and keeps pointers to them,
-        // so they are leaked, once in a process.
+        // SAFETY: ERR_load_strings(3) keeps pointers to the entries, so they are leaked, once in a process.
         unsafe { openssl_sys::ERR_load_strings(library, strings.leak().as_mut_ptr()) };
         library
     })
 }
 
-fn entry(reason: u32, words: &'static CStr) -> openssl_sys::ERR_STRING_DATA {
-    openssl_sys::ERR_STRING_DATA { error: reason.into(), string: words.as_ptr() }
+/// Number and words of one reason, packed as ERR_PACK in `openssl/err.h` does it.
+fn entry(library: c_int, reason: c_int, words: &'static CStr) -> openssl_sys::ERR_STRING_DATA {
+    let packed = (library & 0xff) << 23 | (reason & 0x7f_ffff);
+    openssl_sys::ERR_STRING_DATA { error: c_ulong::from(packed.unsigned_abs()), string: words.as_ptr() }
 }
 
 #[cfg(test)]
