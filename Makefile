@@ -1,0 +1,39 @@
+# The two commands of a fresh machine are `make demo` and `make test`; each installs what it needs.
+
+CARGO ?= cargo
+DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
+TEST_PACKAGES = $(DEMO_PACKAGES) haproxy
+
+.PHONY: all demo test bench lint install-demo install-test
+
+all:
+	$(CARGO) build --release --workspace
+
+# nginx serves TLS with a key that it never had; ends with nothing running.
+demo: install-demo
+	$(CARGO) build --release -p keyward -p keyward-openssl
+	conf/demo
+
+# Everything that CI runs.
+test: install-test lint
+	$(CARGO) build --release --workspace
+	$(CARGO) test --release --workspace
+	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: privilege drop of nginx and HAProxy," \
+		"users that are refused, a full disk"
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
+	conf/check-dependencies
+
+# CPU time per handshake, key in the daemon against key in a file. Not a test: machines differ.
+bench: install-test
+	$(CARGO) build --release --workspace
+	$(CARGO) run --release -p keyward-tests --bin bench
+
+install-demo:
+	@conf/install-packages $(DEMO_PACKAGES)
+
+install-test:
+	@conf/install-packages $(TEST_PACKAGES)

@@ -1,0 +1,166 @@
+//! Clients: single handshakes by the openssl program, curl and rustls, and a load of them.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
+
+use crate::Pki;
+use crate::tool::succeed;
+
+/// What a client wants of a handshake.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// `1.2` or `1.3`.
+    pub version: &'static str,
+    /// `P-256` or `X25519`.
+    pub group: &'static str,
+}
+
+/// Both versions with both groups.
+pub const WISHES: [Wish; 4] = [
+    Wish { version: "1.2", group: "P-256" },
+    Wish { version: "1.2", group: "X25519" },
+    Wish { version: "1.3", group: "P-256" },
+    Wish { version: "1.3", group: "X25519" },
+];
+
+/// Makes a handshake with `openssl s_client`, which must verify the certificate and get what it wishes.
+pub fn s_client(pki: &Pki, address: SocketAddr, wish: Wish) {
+    let version = format!("-tls{}", wish.version.replace('.', "_"));
+    let mut command = crate::pki::openssl(&["s_client", "-brief", "-verify_return_error", &version]);
+    command.args(["-groups", wish.group, "-servername", "localhost", "-connect", &address.to_string()]);
+    command.arg("-CAfile").arg(pki.ca());
+    let output = crate::tool::run(&mut command);
+    let text = crate::tool::stderr(&output);
+    let version = format!("Protocol version: TLSv{}", wish.version);
+    let complete = output.status.success() && text.contains(&version) && text.contains("Verification: OK");
+    assert!(complete, "{wish:?} at {address}:\n{text}");
+}
+
+/// Gets a page with curl, which must verify the certificate.
+pub fn curl(pki: &Pki, address: SocketAddr, wish: Wish) -> String {
+    let version = format!("--tlsv{}", wish.version);
+    let mut command = Command::new("curl");
+    command.args([
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--max-time",
+        "10",
+        &version,
+        "--tls-max",
+        wish.version,
+    ]);
+    command.args(["--curves", wish.group]).arg("--cacert").arg(pki.ca());
+    command.arg(format!("https://localhost:{}/", address.port())).args(["--resolve"]);
+    command.arg(format!("localhost:{}:127.0.0.1", address.port())).env_remove("OPENSSL_CONF");
+    succeed(&mut command)
+}
+
+/// A client that makes full handshakes, never resuming.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    config: Arc<ClientConfig>,
+    address: SocketAddr,
+    patience: Duration,
+}
+
+impl Handshake {
+    /// A TLS 1.3 client with X25519.
+    pub fn new(pki: &Pki, address: SocketAddr) -> Self {
+        Self::with_version(pki, address, &rustls::version::TLS13)
+    }
+
+    /// As [`Handshake::new`], with another version.
+    pub fn with_version(pki: &Pki, address: SocketAddr, version: &'static SupportedProtocolVersion) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(pki.ca_der()).expect("an authority");
+        let mut provider = aws_lc_rs::default_provider();
+        provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+        let mut config = ClientConfig::builder_with_provider(provider.into())
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        Self { config: config.into(), address, patience: Duration::from_secs(10) }
+    }
+
+    /// Connects, shakes hands, and gets an answer to a request.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the way.
+    pub fn make(&self) -> io::Result<ProtocolVersion> {
+        let mut socket = TcpStream::connect_timeout(&self.address, self.patience)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(self.patience))?;
+        socket.set_write_timeout(Some(self.patience))?;
+        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+        let mut connection =
+            ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
+        let mut stream = rustls::Stream::new(&mut connection, &mut socket);
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut first = [0; 12];
+        stream.read_exact(&mut first)?;
+        connection.protocol_version().ok_or_else(|| io::Error::other("no version"))
+    }
+}
+
+/// Threads that make handshakes one after the other until they are told to stop.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Vec<Attempt>>>,
+}
+
+/// One handshake of a load.
+#[derive(Debug)]
+pub struct Attempt {
+    /// When it began.
+    pub began: Instant,
+    /// When it ended.
+    pub ended: Instant,
+    /// How.
+    pub result: io::Result<()>,
+}
+
+impl Load {
+    /// Starts `threads` threads.
+    pub fn start(handshake: &Handshake, threads: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = (0..threads)
+            .map(|_| {
+                let (stop, handshake) = (Arc::clone(&stop), handshake.clone());
+                std::thread::spawn(move || {
+                    let mut attempts = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let began = Instant::now();
+                        let result = handshake.make().map(drop);
+                        if result.is_err() {
+                            // A refused client comes again; it does not spin.
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                        attempts.push(Attempt { began, ended: Instant::now(), result });
+                    }
+                    attempts
+                })
+            })
+            .collect();
+        Self { stop, threads }
+    }
+
+    /// Ends the load and returns every attempt.
+    pub fn stop(self) -> Vec<Attempt> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().expect("a client thread")).collect()
+    }
+}

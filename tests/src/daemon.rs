@@ -1,0 +1,170 @@
+//! A real daemon.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::tool::{self, Process};
+use crate::{built, scratch};
+
+/// A daemon with a state, a runtime directory and a configuration of its own.
+#[derive(Debug)]
+pub struct Daemon {
+    directory: TempDir,
+    process: Option<Process>,
+}
+
+impl Daemon {
+    /// Starts one in which the users that servers run as may use every key as TLS servers.
+    pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// As [`Daemon::start`], with more lines at the end of the configuration.
+    pub fn start_with(configuration: &str) -> Self {
+        let mut daemon = Self::prepare(configuration);
+        daemon.resume();
+        daemon
+    }
+
+    /// A daemon that is set up and does not run yet.
+    pub fn prepare(configuration: &str) -> Self {
+        let daemon = Self { directory: scratch(), process: None };
+        let users: String = crate::server::users()
+            .iter()
+            .map(|uid| format!("[[grant]]\nuid = {uid}\nkeys = [\"*\"]\nuses = [\"tls-server\"]\n"))
+            .collect();
+        daemon.configure(&format!("log = \"debug\"\n{users}{configuration}"));
+        daemon
+    }
+
+    /// Writes the configuration file anew.
+    pub fn configure(&self, text: &str) {
+        fs::write(self.path("keyward.toml"), text).expect("the configuration");
+    }
+
+    /// Starts the daemon on what is there, and waits until it says that it is ready.
+    pub fn resume(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let notify = self.path("notify.sock");
+        let _ = fs::remove_file(&notify);
+        let ready = UnixDatagram::bind(&notify).expect("a socket for the readiness message");
+        ready.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        let mut command = Command::new(built("keyward"));
+        command.args(["serve", "--dev", "--config"]).arg(self.path("keyward.toml"));
+        command.arg("--state-dir").arg(self.path("state")).arg("--runtime-dir").arg(self.path("run"));
+        command.env("NOTIFY_SOCKET", &notify);
+        let process = Process::start(&mut command, &self.path("daemon.log"));
+        let mut message = [0; 4096];
+        loop {
+            let got = ready.recv(&mut message).unwrap_or_else(|_| panic!("not ready:\n{}", self.log()));
+            if message[..got].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
+                break;
+            }
+        }
+        self.process = Some(process);
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("a running daemon");
+        process.signal(Signal::KILL);
+        process.wait();
+    }
+
+    /// Ends it as an operator would, and waits for that.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("a running daemon");
+        process.signal(Signal::TERM);
+        process.wait()
+    }
+
+    /// Sends a signal to the running daemon.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("a running daemon").signal(signal);
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("a running daemon").id()
+    }
+
+    /// A path in its directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The socket for peers.
+    pub fn socket(&self) -> PathBuf {
+        self.path("run/keyward.sock")
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
+    }
+
+    /// How many lines of the log contain all of `words`.
+    pub fn logged(&self, words: &[&str]) -> usize {
+        self.log().lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
+    /// The command line, pointed at this daemon.
+    pub fn keyward(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(built("keyward"));
+        command.args(words).arg("--runtime-dir").arg(self.path("run"));
+        command
+    }
+
+    /// Generates a key for TLS servers.
+    pub fn generate(&self, label: &str, key_type: &str) {
+        tool::succeed(&mut self.keyward(&["key", "generate", label, "--type", key_type]));
+    }
+
+    /// Writes the reference to a key into a file.
+    pub fn reference(&self, label: &str) -> PathBuf {
+        let pem = tool::succeed(&mut self.keyward(&["key", "reference", label]));
+        let path = self.path(&format!("{label}.ref.pem"));
+        fs::write(&path, pem).expect("the reference");
+        path
+    }
+
+    /// An openssl.cnf that activates the provider for this daemon.
+    pub fn openssl_conf(&self) -> PathBuf {
+        // Copied, so that users of servers can reach it wherever the build lies.
+        let module = self.path("keyward.so");
+        if !module.exists() {
+            fs::copy(built("libkeyward_openssl.so"), &module).expect("the provider");
+        }
+        let path = self.path("openssl.cnf");
+        let text = format!(
+            "openssl_conf = openssl_init\n\
+             [openssl_init]\nproviders = providers\n\
+             [providers]\ndefault = default\nkeyward = keyward\n\
+             [default]\nactivate = 1\n\
+             [keyward]\nactivate = 1\nmodule = {}\nsocket = {}\n\
+             [req]\ndistinguished_name = name\n[name]\n",
+            module.display(),
+            self.socket().display(),
+        );
+        fs::write(&path, text).expect("openssl.cnf");
+        path
+    }
+
+    /// The openssl program with the provider.
+    pub fn openssl(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("openssl");
+        command.args(words).env("OPENSSL_CONF", self.openssl_conf());
+        command
+    }
+}

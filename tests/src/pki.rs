@@ -1,0 +1,81 @@
+//! A certificate authority for tests, made with the openssl program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::Daemon;
+use crate::tool::succeed;
+
+/// An authority with a plain key file; what it certifies is held elsewhere.
+#[derive(Debug)]
+pub struct Pki {
+    directory: PathBuf,
+}
+
+impl Pki {
+    /// Makes an authority in a directory.
+    pub fn new(directory: &Path) -> Self {
+        let pki = Self { directory: directory.to_owned() };
+        succeed(
+            openssl(&["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+                .args(["-subj", "/CN=Test CA", "-days", "2", "-addext", "basicConstraints=critical,CA:true"])
+                .arg("-keyout")
+                .arg(pki.path("ca.key"))
+                .arg("-out")
+                .arg(pki.ca()),
+        );
+        fs::write(pki.path("leaf.ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").expect("extensions");
+        pki
+    }
+
+    /// The certificate of the authority.
+    pub fn ca(&self) -> PathBuf {
+        self.path("ca.pem")
+    }
+
+    /// The certificate of the authority, for rustls.
+    pub fn ca_der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_file(self.ca()).expect("the certificate of the authority")
+    }
+
+    /// Certifies the public key of a reference for `localhost`, without any use of the private key.
+    pub fn certify(&self, daemon: &Daemon, reference: &Path) -> PathBuf {
+        let public = reference.with_extension("pub");
+        succeed(daemon.openssl(&["pkey", "-pubout", "-in"]).arg(reference).arg("-out").arg(&public));
+        self.certify_public(&public)
+    }
+
+    /// Certifies a public key in PEM for `localhost`.
+    pub fn certify_public(&self, public: &Path) -> PathBuf {
+        let certificate = public.with_extension("crt");
+        succeed(
+            openssl(&["x509", "-new", "-subj", "/CN=localhost", "-days", "2"])
+                .arg("-force_pubkey")
+                .arg(public)
+                .arg("-CA")
+                .arg(self.ca())
+                .arg("-CAkey")
+                .arg(self.path("ca.key"))
+                .arg("-extfile")
+                .arg(self.path("leaf.ext"))
+                .arg("-out")
+                .arg(&certificate),
+        );
+        certificate
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+/// The system's openssl program, without the provider.
+pub fn openssl(words: &[&str]) -> Command {
+    let mut command = Command::new("openssl");
+    command.args(words).env_remove("OPENSSL_CONF");
+    command
+}

@@ -1,0 +1,113 @@
+//! Programs that are run to their end, and processes that are ended with the value that stands for them.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Runs a program to its end and returns what it printed, whatever its status.
+pub fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
+}
+
+/// Runs a program that must succeed and returns its standard output.
+pub fn succeed(command: &mut Command) -> String {
+    let output = run(command);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {}\n{text}{}", output.status, stderr(&output));
+    text
+}
+
+/// Runs a program that must fail and returns its status and error output.
+pub fn fail(command: &mut Command) -> (ExitStatus, String) {
+    let output = run(command);
+    assert!(!output.status.success(), "{command:?} succeeded:\n{}", String::from_utf8_lossy(&output.stdout));
+    (output.status, stderr(&output))
+}
+
+/// The error output as text.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+/// After ten seconds, naming what was awaited.
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A running program, ended when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts a program with its output in `log`.
+    pub fn start(command: &mut Command, log: &Path) -> Self {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
+        let errors = log.try_clone().expect("a second handle");
+        let child = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
+        let child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self { child, name: format!("{command:?}") }
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");
+        kill_process(pid, signal).unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
+    }
+
+    /// Whether it runs still.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for(&format!("the end of {}", self.name), || self.child.try_wait().expect("wait"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.is_running() {
+            self.signal(Signal::TERM);
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while self.is_running() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if self.is_running() {
+                self.signal(Signal::KILL);
+                let _ = self.child.wait();
+            }
+        }
+    }
+}
+
+/// The processes whose parent is `parent`.
+pub fn children(parent: u32) -> Vec<u32> {
+    let list = format!("/proc/{parent}/task/{parent}/children");
+    let mut text = String::new();
+    if let Ok(mut file) = std::fs::File::open(list) {
+        let _ = file.read_to_string(&mut text);
+    }
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}

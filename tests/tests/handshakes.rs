@@ -1,0 +1,66 @@
+//! Every key type, TLS 1.2 and 1.3, P-256 and X25519, in the servers that people run.
+
+use keyward_tests::client::{WISHES, curl, s_client};
+use keyward_tests::server::Site;
+use keyward_tests::{Daemon, Haproxy, KEY_TYPES, Nginx, Pki, SServer};
+
+/// A daemon with a key of each type, and a site for each.
+fn scene() -> (Daemon, Pki, Vec<Site>) {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let sites = KEY_TYPES
+        .iter()
+        .map(|key_type| {
+            daemon.generate(key_type, key_type);
+            let reference = daemon.reference(key_type);
+            Site::new(pki.certify(&daemon, &reference), reference)
+        })
+        .collect();
+    (daemon, pki, sites)
+}
+
+/// How many requests the daemon has answered with a signature for a TLS server.
+fn signatures(daemon: &Daemon) -> usize {
+    daemon.logged(&["outcome=done", "purpose=tls1"])
+}
+
+#[test]
+fn nginx_with_openssl_and_curl_as_clients() {
+    let (daemon, pki, sites) = scene();
+    let _nginx = Nginx::start(&daemon, &sites);
+    for site in &sites {
+        for wish in WISHES {
+            s_client(&pki, site.address, wish);
+            assert_eq!(curl(&pki, site.address, wish), "served\n");
+        }
+    }
+    let handshakes = sites.len() * WISHES.len() * 2;
+    assert_eq!(signatures(&daemon), handshakes, "one request for each handshake:\n{}", daemon.log());
+}
+
+#[test]
+fn haproxy() {
+    let (daemon, pki, sites) = scene();
+    let _haproxy = Haproxy::start(&daemon, &sites);
+    for site in &sites {
+        for wish in WISHES {
+            s_client(&pki, site.address, wish);
+        }
+        assert_eq!(curl(&pki, site.address, WISHES[3]), "served");
+    }
+    let handshakes = sites.len() * (WISHES.len() + 1);
+    assert_eq!(signatures(&daemon), handshakes, "one request for each handshake:\n{}", daemon.log());
+}
+
+#[test]
+fn openssl_s_server() {
+    let (daemon, pki, sites) = scene();
+    for site in &sites {
+        let _server = SServer::start(&daemon, site);
+        for wish in WISHES {
+            s_client(&pki, site.address, wish);
+        }
+    }
+    let handshakes = sites.len() * WISHES.len();
+    assert_eq!(signatures(&daemon), handshakes, "one request for each handshake:\n{}", daemon.log());
+}

@@ -1,0 +1,158 @@
+//! Daemons that are not there, come back, and go away under load; servers that reload.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use keyward_tests::client::{Attempt, WISHES, s_client};
+use keyward_tests::server::{Site, configure_nginx, nginx};
+use keyward_tests::tool::succeed;
+use keyward_tests::{Daemon, Handshake, Load, Nginx, Pki};
+
+fn scene() -> (Daemon, Pki, Site) {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let reference = daemon.reference("shop");
+    let site = Site::new(pki.certify(&daemon, &reference), reference);
+    (daemon, pki, site)
+}
+
+/// Lets a load run until `count` more handshakes could have been made one after the other.
+fn let_run(handshake: &Handshake, count: usize) {
+    for _ in 0..count {
+        let _ = handshake.make();
+    }
+}
+
+fn failed(attempts: &[Attempt]) -> Vec<&Attempt> {
+    attempts.iter().filter(|attempt| attempt.result.is_err()).collect()
+}
+
+/// No handshake failed but those that touched the time in which the daemon was away.
+fn assert_failures_within(attempts: &[Attempt], away: &[(Instant, Instant)]) {
+    for attempt in failed(attempts) {
+        let touches = |(gone, back): &(Instant, Instant)| attempt.ended >= *gone && attempt.began <= *back;
+        assert!(away.iter().any(touches), "failed while the daemon was there: {attempt:?}");
+    }
+    let longest = attempts.iter().map(|attempt| attempt.ended - attempt.began).max().unwrap_or_default();
+    assert!(longest < Duration::from_secs(2), "a handshake hung for {longest:?}");
+}
+
+#[test]
+fn nginx_starts_without_the_daemon_and_recovers_by_itself() {
+    let (mut daemon, pki, site) = scene();
+    assert!(daemon.stop().success());
+
+    let directory = configure_nginx(&daemon, std::slice::from_ref(&site), 2);
+    succeed(nginx(&daemon, &directory).arg("-t"));
+    let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let handshake = Handshake::new(&pki, site.address);
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert!(handshake.make().is_err());
+        let took = began.elapsed();
+        assert!(took < Duration::from_millis(100), "failed only after {took:?}");
+    }
+    let log = nginx.log();
+    let line =
+        log.lines().find(|line| line.contains("keyward: ")).unwrap_or_else(|| panic!("nothing in:\n{log}"));
+    assert!(line.contains("[crit]") && line.contains("cannot reach the keyward daemon"), "{line}");
+
+    daemon.resume();
+    handshake.make().expect("a handshake with the daemon up");
+    for wish in WISHES {
+        s_client(&pki, site.address, wish);
+    }
+}
+
+#[test]
+fn a_disabled_key_says_so_in_the_log_of_nginx() {
+    let (daemon, pki, site) = scene();
+    let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let handshake = Handshake::new(&pki, site.address);
+    handshake.make().expect("a handshake");
+    succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
+    assert!(handshake.make().is_err());
+    let log = nginx.log();
+    let told = log.lines().any(|line| {
+        line.contains("[crit]") && line.contains("keyward: key \"shop\" refused: the key is disabled")
+    });
+    assert!(told, "{log}");
+    succeed(&mut daemon.keyward(&["key", "enable", "shop"]));
+    handshake.make().expect("a handshake after it was enabled");
+}
+
+#[test]
+fn daemon_restarts_and_crashes_under_load() {
+    let (mut daemon, pki, site) = scene();
+    let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let handshake = Handshake::new(&pki, site.address);
+    handshake.make().expect("a handshake");
+
+    let load = Load::start(&handshake, 8);
+    let mut away = Vec::new();
+    for crash in [false, true, false, true] {
+        let_run(&handshake, 100);
+        let gone = Instant::now();
+        if crash {
+            daemon.kill();
+        } else {
+            assert!(daemon.stop().success());
+        }
+        daemon.resume();
+        away.push((gone, Instant::now()));
+    }
+    let_run(&handshake, 100);
+    let attempts = load.stop();
+    let done = attempts.len() - failed(&attempts).len();
+    assert!(done > 400, "only {done} of {} handshakes", attempts.len());
+    assert_failures_within(&attempts, &away);
+}
+
+#[test]
+fn reloads_of_nginx_lose_nothing() {
+    let (daemon, pki, site) = scene();
+    let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let handshake = Handshake::new(&pki, site.address);
+    handshake.make().expect("a handshake");
+    let master = nginx.id();
+
+    let load = Load::start(&handshake, 8);
+    for _ in 0..2 {
+        let_run(&handshake, 100);
+        nginx.reload();
+    }
+    let_run(&handshake, 100);
+    let attempts = load.stop();
+    assert!(attempts.len() > 300, "only {} handshakes", attempts.len());
+    let failed = failed(&attempts);
+    assert!(
+        failed.is_empty(),
+        "{} of {} failed: {:?}\n{}",
+        failed.len(),
+        attempts.len(),
+        failed[0],
+        nginx.log()
+    );
+    assert_eq!(nginx.id(), master);
+}
+
+#[test]
+fn a_broken_reference_keeps_nginx_from_starting_and_says_why() {
+    let (daemon, _pki, site) = scene();
+    let pem = fs::read_to_string(&site.key).unwrap();
+    let line = pem.lines().nth(2).unwrap();
+    for (damaged, expected) in [
+        (
+            pem.replace(line, &line.replace(|c: char| c.is_ascii_lowercase(), "A")),
+            "keyward: cannot read key reference",
+        ),
+        (pem.replace("-----END KEYWARD KEY-----", ""), "keyward: cannot read key reference"),
+        (pem[..pem.len() / 2].to_owned(), "keyward: cannot read key reference"),
+    ] {
+        fs::write(&site.key, damaged).unwrap();
+        let directory = configure_nginx(&daemon, std::slice::from_ref(&site), 2);
+        let (_, text) = keyward_tests::tool::fail(nginx(&daemon, &directory).arg("-t"));
+        assert!(text.contains(expected), "{text}");
+    }
+}
