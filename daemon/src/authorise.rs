@@ -1,0 +1,325 @@
+//! Who may use which key for what: a pure function over data. Without a grant nobody may do anything.
+
+use core::str::FromStr;
+
+use keyward_proto::{Label, Outcome, Use};
+use thiserror::Error;
+
+use crate::purpose::Purpose;
+
+/// A local process at the other end of the socket, as the kernel knows it (SO_PEERCRED, unix(7)).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Peer {
+    /// Effective user id at the time it connected.
+    pub uid: u32,
+    /// Effective group id at the time it connected.
+    pub gid: u32,
+    /// Process id.
+    pub pid: i32,
+}
+
+/// Everything that is granted, to all peers.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Grants(Vec<Grant>);
+
+/// What some peers may do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Grant {
+    /// To whom it is given.
+    pub who: Who,
+    /// The keys that it covers.
+    pub keys: Vec<Pattern>,
+    /// What they may be used for.
+    pub uses: Vec<Use>,
+}
+
+/// Peers that a grant is given to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Who {
+    /// Processes of one user.
+    Uid(u32),
+    /// Processes that run in a group, and those of users that the group database lists as its members.
+    Group {
+        /// The group.
+        gid: u32,
+        /// User ids of its members.
+        members: Vec<u32>,
+    },
+}
+
+impl Grant {
+    /// Every key, for everything, RSA key exchange included.
+    pub fn everything(who: Who) -> Self {
+        Self { who, keys: vec![Pattern("*".to_owned())], uses: Use::ALL.to_vec() }
+    }
+}
+
+impl Grants {
+    /// Grants from a list.
+    pub fn new(grants: Vec<Grant>) -> Self {
+        Self(grants)
+    }
+
+    /// Every grant, in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Grant> {
+        self.0.iter()
+    }
+
+    /// Whether any grant lets the peer know of a key with this label.
+    pub fn covers(&self, peer: &Peer, label: &Label) -> bool {
+        self.of(peer, label).next().is_some()
+    }
+
+    /// Decides whether the peer may have a message of this purpose signed by a key with these uses.
+    ///
+    /// # Errors
+    /// [`Refusal`] says on whose side it fails.
+    pub fn authorise(
+        &self,
+        peer: &Peer,
+        label: &Label,
+        key_uses: &[Use],
+        purpose: Purpose,
+    ) -> Result<(), Refusal> {
+        let needed = purpose.required_use();
+        let mut grants = self.of(peer, label).peekable();
+        if grants.peek().is_none() {
+            return Err(Refusal::NoGrant);
+        }
+        if !includes(key_uses, needed) {
+            return Err(Refusal::UseRefused);
+        }
+        if grants.any(|grant| includes(&grant.uses, needed)) { Ok(()) } else { Err(Refusal::UseNotGranted) }
+    }
+
+    fn of(&self, peer: &Peer, label: &Label) -> impl Iterator<Item = &Grant> {
+        self.0.iter().filter(|grant| {
+            grant.who.is(peer) && grant.keys.iter().any(|pattern| pattern.matches(label.as_str()))
+        })
+    }
+}
+
+impl Extend<Grant> for Grants {
+    fn extend<T: IntoIterator<Item = Grant>>(&mut self, grants: T) {
+        self.0.extend(grants);
+    }
+}
+
+impl Who {
+    fn is(&self, peer: &Peer) -> bool {
+        match self {
+            Self::Uid(uid) => *uid == peer.uid,
+            Self::Group { gid, members } => *gid == peer.gid || members.contains(&peer.uid),
+        }
+    }
+}
+
+/// `any` stands for every kind of signature. Decryption is another thing, and always named by itself.
+fn includes(uses: &[Use], needed: Use) -> bool {
+    uses.contains(&needed) || (uses.contains(&Use::Any) && needed != Use::RsaKeyExchange)
+}
+
+/// Labels by a pattern: `*` stands for any run of characters, everything else for itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// The pattern as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a label fits. Takes at most the product of both lengths in steps.
+    pub fn matches(&self, label: &str) -> bool {
+        let (pattern, label) = (self.0.as_bytes(), label.as_bytes());
+        let (mut p, mut l) = (0, 0);
+        // Where the last star stood, and how much of the label it has swallowed so far.
+        let mut star = None;
+        while l < label.len() {
+            match pattern.get(p) {
+                Some(b'*') => {
+                    star = Some((p, l));
+                    p += 1;
+                }
+                Some(byte) if label.get(l) == Some(byte) => {
+                    p += 1;
+                    l += 1;
+                }
+                _ => {
+                    let Some((at, swallowed)) = star else { return false };
+                    star = Some((at, swallowed + 1));
+                    p = at + 1;
+                    l = swallowed + 1;
+                }
+            }
+        }
+        pattern.get(p..).unwrap_or_default().iter().all(|byte| *byte == b'*')
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = InvalidPattern;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+        let allowed = |c: u8| c.is_ascii_alphanumeric() || b"._-@+*".contains(&c);
+        let sound = (1..=Label::MAX).contains(&text.len()) && text.bytes().all(allowed);
+        if sound { Ok(Self(text.to_owned())) } else { Err(InvalidPattern) }
+    }
+}
+
+/// A text that cannot be a pattern of labels.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+#[error(
+    "not a pattern of key labels: use 1 to {} letters, digits, '.', '_', '-', '@', '+' and '*'",
+    Label::MAX
+)]
+pub struct InvalidPattern;
+
+/// Why a peer may not.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+pub enum Refusal {
+    /// No grant covers the peer and the key.
+    #[error("no grant covers this peer and this key")]
+    NoGrant,
+    /// The key may not be used for this, by anyone.
+    #[error("the uses of the key do not include this")]
+    UseRefused,
+    /// The key may be used for this, and this peer may not ask for it.
+    #[error("the grants of the peer do not include this use")]
+    UseNotGranted,
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoGrant => Self::NoGrant,
+            Refusal::UseRefused => Self::UseRefused,
+            Refusal::UseNotGranted => Self::UseNotGranted,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn peer(uid: u32, gid: u32) -> Peer {
+        Peer { uid, gid, pid: 1 }
+    }
+
+    fn label(text: &str) -> Label {
+        text.parse().unwrap()
+    }
+
+    fn grants() -> Grants {
+        let grant = |who, keys: &[&str], uses: &[Use]| Grant {
+            who,
+            keys: keys.iter().map(|key| key.parse().unwrap()).collect(),
+            uses: uses.to_vec(),
+        };
+        Grants::new(vec![
+            grant(Who::Uid(33), &["shop", "*.example.com"], &[Use::TlsServer]),
+            grant(Who::Uid(33), &["shop"], &[Use::Csr]),
+            grant(Who::Group { gid: 500, members: vec![1000] }, &["*"], &[Use::Any]),
+        ])
+    }
+
+    #[test]
+    fn nothing_without_a_grant() {
+        let none = Grants::default();
+        for purpose in Purpose::ALL {
+            let refusal = none.authorise(&peer(0, 0), &label("shop"), &Use::ALL, purpose);
+            assert_eq!(refusal, Err(Refusal::NoGrant), "not even root");
+        }
+        assert!(!none.covers(&peer(0, 0), &label("shop")));
+    }
+
+    #[test]
+    fn peers_by_user_group_and_membership() {
+        let grants = grants();
+        assert!(grants.covers(&peer(33, 33), &label("shop")));
+        assert!(!grants.covers(&peer(34, 33), &label("shop")));
+        assert!(grants.covers(&peer(34, 500), &label("shop")), "runs in the group");
+        assert!(grants.covers(&peer(1000, 1000), &label("shop")), "is a member");
+        assert!(!grants.covers(&peer(33, 33), &label("mail")));
+        assert!(grants.covers(&peer(33, 33), &label("www.example.com")));
+        assert!(!grants.covers(&peer(33, 33), &label("example.com")));
+    }
+
+    #[test]
+    fn key_and_grant_must_both_allow_the_use() {
+        let grants = grants();
+        let www = peer(33, 33);
+        let ask = |peer, label_text: &str, uses: &[Use], purpose| {
+            grants.authorise(peer, &label(label_text), uses, purpose)
+        };
+        let server = Purpose::Tls13ServerCertificateVerify;
+        assert_eq!(ask(&www, "shop", &[Use::TlsServer], server), Ok(()));
+        assert_eq!(ask(&www, "shop", &[Use::TlsServer], Purpose::Tls12ServerKeyExchange), Ok(()));
+        assert_eq!(ask(&www, "shop", &[Use::TlsServer, Use::Csr], Purpose::CertificateRequest), Ok(()));
+        assert_eq!(
+            ask(&www, "shop", &[Use::TlsServer], Purpose::CertificateRequest),
+            Err(Refusal::UseRefused)
+        );
+        let other = ask(&www, "a.example.com", &[Use::TlsServer, Use::Csr], Purpose::CertificateRequest);
+        assert_eq!(other, Err(Refusal::UseNotGranted));
+        assert_eq!(ask(&www, "shop", &[Use::Any], Purpose::Other), Err(Refusal::UseNotGranted));
+        assert_eq!(
+            ask(&www, "shop", &[Use::TlsServer], Purpose::Tls13ClientCertificateVerify),
+            Err(Refusal::UseRefused)
+        );
+        let member = peer(1000, 1000);
+        assert_eq!(ask(&member, "shop", &[Use::Any], Purpose::Other), Ok(()));
+        assert_eq!(ask(&member, "shop", &[Use::Any], server), Ok(()), "any includes the rest");
+        assert_eq!(ask(&member, "shop", &[Use::TlsServer], Purpose::Other), Err(Refusal::UseRefused));
+    }
+
+    #[test]
+    fn any_is_never_rsa_key_exchange() {
+        assert!(!includes(&[Use::Any], Use::RsaKeyExchange));
+        assert!(includes(&[Use::RsaKeyExchange], Use::RsaKeyExchange));
+        assert!(!includes(&[Use::RsaKeyExchange], Use::TlsServer));
+    }
+
+    #[test]
+    fn patterns() {
+        let fits = |pattern: &str, label: &str| pattern.parse::<Pattern>().unwrap().matches(label);
+        for (pattern, label) in [
+            ("*", "a"),
+            ("a*", "a"),
+            ("*a", "bca"),
+            ("a*c*e", "abcde"),
+            ("**", "x"),
+            ("*.b.*", "a.b.b.c"),
+            ("a", "a"),
+        ] {
+            assert!(fits(pattern, label), "{pattern} {label}");
+        }
+        for (pattern, label) in
+            [("a", "b"), ("a", "ab"), ("a*", "ba"), ("*a", "ab"), ("a*c*e", "abcd"), ("a**b", "a")]
+        {
+            assert!(!fits(pattern, label), "{pattern} {label}");
+        }
+        for bad in ["", "a b", "a/b", "[a]", &"*".repeat(129)] {
+            assert_eq!(bad.parse::<Pattern>(), Err(InvalidPattern), "{bad:?}");
+        }
+        // Would take for ever with naive backtracking.
+        assert!(!fits(&"*a".repeat(64), &format!("{}b", "a".repeat(127))));
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_without_stars_is_its_label(text in "[A-Za-z0-9][A-Za-z0-9._@+-]{0,20}") {
+            prop_assert!(text.parse::<Pattern>().unwrap().matches(&text));
+        }
+
+        #[test]
+        fn stars_in_a_label_s_place_fit_it(a in "[a-c]{0,6}", b in "[a-c]{0,6}", c in "[a-c]{0,6}") {
+            let pattern = format!("{a}*{c}");
+            let label = format!("{a}{b}{c}");
+            prop_assert!(pattern.parse::<Pattern>().unwrap().matches(&label));
+        }
+    }
+}

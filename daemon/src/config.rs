@@ -1,0 +1,540 @@
+//! `keyward.toml`: read as text, checked once, and from then on a value of checked types.
+
+use core::num::NonZeroUsize;
+use core::time::Duration;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use keyward_client::Address;
+use keyward_proto::Use;
+use nix::unistd::{Group, User};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::authorise::{Grant, Grants, Pattern, Who};
+
+/// Checked settings of the daemon.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Config {
+    /// What is logged. At `debug`: one line for each signature, with peer, key and purpose.
+    pub log: LevelFilter,
+    /// The sockets for peers.
+    pub socket: SocketSettings,
+    /// How long a request may take, and a frame may be on its way.
+    pub request_timeout: Duration,
+    /// How long the requests that are under way at SIGTERM may take.
+    pub drain_timeout: Duration,
+    /// How many keys' records are kept in memory.
+    pub cached_records: NonZeroUsize,
+    /// The software crypto unit.
+    pub embedded: Embedded,
+    /// Who may do what.
+    pub grants: Grants,
+}
+
+/// The sockets for peers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SocketSettings {
+    /// Sockets beside the one in the runtime directory, for example inside a chroot.
+    pub extra: Vec<Address>,
+    /// Most connections at a time.
+    pub connections: usize,
+    /// Most connections of one user at a time.
+    pub connections_per_user: usize,
+}
+
+/// The software crypto unit.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Embedded {
+    /// The file that holds the master key.
+    pub master_key: Option<PathBuf>,
+    /// How many unwrapped keys are kept in memory.
+    pub cached_keys: NonZeroUsize,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, and the line where there is one.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
+        let mut text = String::new();
+        let mut file = File::open(path).map_err(failed)?.take(MAX_FILE + 1);
+        file.read_to_string(&mut text).map_err(failed)?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(failed(io::Error::other("it is longer than 1 MiB")));
+        }
+        Self::parse(&text, path)
+    }
+
+    /// Checks the text of a configuration; `origin` is named in errors.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the origin, and the line where there is one.
+    pub fn parse(text: &str, origin: &Path) -> Result<Self, ConfigError> {
+        let raw: Raw = toml::from_str(text).map_err(|error| {
+            let line =
+                error.span().map(|span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
+            ConfigError::Syntax { path: origin.to_owned(), line, reason: one_line(error.message()) }
+        })?;
+        let wrong =
+            |setting: String, reason: String| ConfigError::Value { path: origin.to_owned(), setting, reason };
+        raw.check().map_err(|(setting, reason)| wrong(setting, reason))
+    }
+
+    /// What is legal and looks like a mistake: one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for grant in self.grants.iter() {
+            let keys: Vec<_> = grant.keys.iter().map(Pattern::as_str).collect();
+            if grant.uses.contains(&Use::Any) {
+                warnings.push(format!(
+                    "the grant for keys {} includes \"any\": whoever holds it can have any text signed",
+                    keys.join(", ")
+                ));
+            }
+            if grant.who == Who::Uid(0) && keys.contains(&"*") {
+                warnings
+                    .push("a grant lets root use every key: grant the user that the server drops to".into());
+            }
+        }
+        if self.request_timeout < Duration::from_millis(100) {
+            warnings.push("request-timeout is below 100ms: a busy machine may refuse handshakes".into());
+        }
+        warnings
+    }
+
+    /// The configuration with every default spelled out, as a file that says the same.
+    pub fn to_effective_toml(&self) -> String {
+        let grants = self.grants.iter().map(|grant| {
+            let (uid, group) = match &grant.who {
+                Who::Uid(uid) => (Some(*uid), None),
+                Who::Group { gid, .. } => (None, Some(group_name(*gid))),
+            };
+            RawGrant {
+                user: None,
+                group,
+                uid,
+                keys: grant.keys.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+                uses: grant.uses.iter().map(|u| u.name().to_owned()).collect(),
+            }
+        });
+        let raw = Raw {
+            log: self.log.to_string(),
+            socket: RawSocket {
+                also: self.socket.extra.iter().map(Address::to_string).collect(),
+                connections: self.socket.connections,
+                connections_per_user: self.socket.connections_per_user,
+            },
+            limits: RawLimits {
+                request_timeout: duration(self.request_timeout),
+                drain_timeout: duration(self.drain_timeout),
+                cached_records: self.cached_records,
+            },
+            embedded: RawEmbedded {
+                master_key: self.embedded.master_key.clone(),
+                cached_keys: self.embedded.cached_keys,
+            },
+            grant: grants.collect(),
+        };
+        // Fails only for types that TOML cannot express, of which `Raw` has none.
+        toml::to_string(&raw).unwrap_or_default()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            log: LevelFilter::INFO,
+            socket: SocketSettings { extra: Vec::new(), connections: 4096, connections_per_user: 1024 },
+            request_timeout: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(10),
+            cached_records: CACHED_RECORDS,
+            embedded: Embedded { master_key: None, cached_keys: CACHED_KEYS },
+            grants: Grants::default(),
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read configuration {}: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: io::Error,
+    },
+    /// It is not TOML, or has keys or types that there are not.
+    #[error("configuration {}{}: {reason}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where, from 1.
+        line: Option<usize>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A value makes no sense.
+    #[error("configuration {}: {setting}: {reason}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which setting.
+        setting: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct Raw {
+    log: String,
+    socket: RawSocket,
+    limits: RawLimits,
+    embedded: RawEmbedded,
+    grant: Vec<RawGrant>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct RawSocket {
+    also: Vec<String>,
+    connections: usize,
+    connections_per_user: usize,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct RawLimits {
+    request_timeout: String,
+    drain_timeout: String,
+    cached_records: NonZeroUsize,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct RawEmbedded {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    master_key: Option<PathBuf>,
+    cached_keys: NonZeroUsize,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawGrant {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    keys: Vec<String>,
+    #[serde(default = "default_uses")]
+    uses: Vec<String>,
+}
+
+/// Which setting, and what is wrong with it.
+type Wrong = (String, String);
+
+impl Raw {
+    fn check(self) -> Result<Config, Wrong> {
+        let grants: Result<Vec<_>, _> =
+            self.grant.into_iter().enumerate().map(|(index, grant)| grant.check(index + 1)).collect();
+        Ok(Config {
+            log: level(&self.log)?,
+            socket: self.socket.check()?,
+            request_timeout: timeout("limits.request-timeout", &self.limits.request_timeout)?,
+            drain_timeout: timeout("limits.drain-timeout", &self.limits.drain_timeout)?,
+            cached_records: self.limits.cached_records,
+            embedded: self.embedded.check()?,
+            grants: Grants::new(grants?),
+        })
+    }
+}
+
+impl RawSocket {
+    fn check(self) -> Result<SocketSettings, Wrong> {
+        let address =
+            |text: &String| text.parse().map_err(|error| ("socket.also".to_owned(), format!("{error}")));
+        for (name, value) in
+            [("connections", self.connections), ("connections-per-user", self.connections_per_user)]
+        {
+            if !(1..=MAX_CONNECTIONS).contains(&value) {
+                return Err((
+                    format!("socket.{name}"),
+                    format!("{value} is not between 1 and {MAX_CONNECTIONS}"),
+                ));
+            }
+        }
+        Ok(SocketSettings {
+            extra: self.also.iter().map(address).collect::<Result<_, _>>()?,
+            connections: self.connections,
+            connections_per_user: self.connections_per_user,
+        })
+    }
+}
+
+impl RawEmbedded {
+    fn check(self) -> Result<Embedded, Wrong> {
+        if let Some(path) = self.master_key.as_ref().filter(|path| !path.is_absolute()) {
+            let reason = format!("{} is not an absolute path", path.display());
+            return Err(("embedded.master-key".into(), reason));
+        }
+        Ok(Embedded { master_key: self.master_key, cached_keys: self.cached_keys })
+    }
+}
+
+impl RawGrant {
+    fn check(self, number: usize) -> Result<Grant, Wrong> {
+        let wrong = |reason: String| (format!("grant number {number}"), reason);
+        let who = match (self.user, self.group, self.uid) {
+            (Some(user), None, None) => Who::Uid(uid_of(&user).map_err(wrong)?),
+            (None, Some(group), None) => group_of(&group).map_err(wrong)?,
+            (None, None, Some(uid)) => Who::Uid(uid),
+            _ => return Err(wrong("name exactly one of user, group and uid".into())),
+        };
+        if self.keys.is_empty() || self.uses.is_empty() {
+            return Err(wrong("keys and uses must not be empty".into()));
+        }
+        let pattern =
+            |key: &String| key.parse::<Pattern>().map_err(|error| wrong(format!("{key:?} is {error}")));
+        let one_use = |u: &String| {
+            let known = Use::ALL.map(Use::name).join(", ");
+            u.parse::<Use>().map_err(|error| wrong(format!("{error} {u:?}; there are {known}")))
+        };
+        Ok(Grant {
+            who,
+            keys: self.keys.iter().map(pattern).collect::<Result<_, _>>()?,
+            uses: self.uses.iter().map(one_use).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            log: "info".into(),
+            socket: RawSocket::default(),
+            limits: RawLimits::default(),
+            embedded: RawEmbedded::default(),
+            grant: Vec::new(),
+        }
+    }
+}
+
+impl Default for RawSocket {
+    fn default() -> Self {
+        let socket = Config::default().socket;
+        Self {
+            also: Vec::new(),
+            connections: socket.connections,
+            connections_per_user: socket.connections_per_user,
+        }
+    }
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        let config = Config::default();
+        Self {
+            request_timeout: duration(config.request_timeout),
+            drain_timeout: duration(config.drain_timeout),
+            cached_records: config.cached_records,
+        }
+    }
+}
+
+impl Default for RawEmbedded {
+    fn default() -> Self {
+        Self { master_key: None, cached_keys: CACHED_KEYS }
+    }
+}
+
+fn default_uses() -> Vec<String> {
+    vec![Use::TlsServer.name().into()]
+}
+
+fn level(text: &str) -> Result<LevelFilter, Wrong> {
+    text.parse().map_err(|_| {
+        ("log".to_owned(), format!("{text:?} is not one of error, warn, info, debug, trace and off"))
+    })
+}
+
+/// Reads a time like `5s` or `500ms`, from 1 ms to an hour.
+fn timeout(setting: &str, text: &str) -> Result<Duration, Wrong> {
+    let range = Duration::from_millis(1)..=Duration::from_secs(3600);
+    humantime::parse_duration(text).ok().filter(|duration| range.contains(duration)).ok_or_else(|| {
+        (setting.to_owned(), format!("{text:?} is not a time between 1ms and 1h, like 5s or 500ms"))
+    })
+}
+
+fn duration(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+fn uid_of(user: &str) -> Result<u32, String> {
+    match User::from_name(user) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        Ok(None) => Err(format!("there is no user {user:?} on this machine")),
+        Err(error) => Err(format!("cannot look up user {user:?}: {}", error.desc())),
+    }
+}
+
+fn group_of(group: &str) -> Result<Who, String> {
+    match Group::from_name(group) {
+        Ok(Some(found)) => {
+            // A member without an account cannot run a process.
+            let uid = |member: &String| User::from_name(member).ok().flatten().map(|user| user.uid.as_raw());
+            Ok(Who::Group { gid: found.gid.as_raw(), members: found.mem.iter().filter_map(uid).collect() })
+        }
+        Ok(None) => Err(format!("there is no group {group:?} on this machine")),
+        Err(error) => Err(format!("cannot look up group {group:?}: {}", error.desc())),
+    }
+}
+
+fn group_name(gid: u32) -> String {
+    Group::from_gid(gid.into()).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Longest file, in bytes (1 MiB).
+const MAX_FILE: u64 = 1 << 20;
+
+/// More connections than this need more descriptors than Linux gives to a process by default with systemd.
+const MAX_CONNECTIONS: usize = 500_000;
+
+const CACHED_KEYS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+const CACHED_RECORDS: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("k.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(parse(""), Ok(Config::default()));
+    }
+
+    #[test]
+    fn every_setting() {
+        let config = parse(
+            r#"
+            log = "debug"
+            [socket]
+            also = ["/var/lib/haproxy/keyward.sock", "@keyward"]
+            connections = 10
+            connections-per-user = 5
+            [limits]
+            request-timeout = "500ms"
+            drain-timeout = "1m"
+            cached-records = 7
+            [embedded]
+            master-key = "/etc/keyward/master.key"
+            cached-keys = 9
+            [[grant]]
+            user = "root"
+            keys = ["shop", "*.example.com"]
+            [[grant]]
+            group = "root"
+            keys = ["*"]
+            uses = ["tls-client", "csr"]
+            [[grant]]
+            uid = 4711
+            keys = ["a"]
+            uses = ["any"]
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.log, LevelFilter::DEBUG);
+        assert_eq!(config.socket.extra[1].to_string(), "@keyward");
+        assert_eq!((config.socket.connections, config.socket.connections_per_user), (10, 5));
+        assert_eq!(config.request_timeout, Duration::from_millis(500));
+        assert_eq!(config.drain_timeout, Duration::from_secs(60));
+        assert_eq!((config.cached_records.get(), config.embedded.cached_keys.get()), (7, 9));
+        let grants: Vec<_> = config.grants.iter().collect();
+        assert_eq!((&grants[0].who, &grants[0].uses[..]), (&Who::Uid(0), &[Use::TlsServer][..]));
+        assert!(matches!(grants[1].who, Who::Group { gid: 0, .. }));
+        assert_eq!(grants[2].who, Who::Uid(4711));
+        assert_eq!(config.warnings().len(), 1, "{:?}", config.warnings());
+        assert_eq!(parse(&config.to_effective_toml()), Ok(config));
+    }
+
+    #[test]
+    fn the_default_says_itself() {
+        assert_eq!(parse(&Config::default().to_effective_toml()), Ok(Config::default()));
+    }
+
+    #[test]
+    fn the_shipped_example_is_sound() {
+        let example = include_str!("../../conf/keyward.toml");
+        parse(example).unwrap();
+        // With its examples switched on, but for the user, who may not exist here.
+        let on: String =
+            example.lines().map(|line| format!("{}\n", line.strip_prefix("#: ").unwrap_or(line))).collect();
+        let config = parse(&on.replace("\"www-data\"", "\"root\"")).unwrap();
+        assert_eq!(config.grants.iter().count(), 1);
+    }
+
+    #[test]
+    fn each_mistake_has_one_clear_line() {
+        for (text, words) in [
+            ("lgo = \"info\"", &["k.toml, line 1", "unknown field `lgo`", "expected one of"][..]),
+            ("[socket]\n\nconections = 1", &["line 3", "unknown field `conections`"]),
+            ("log = 1", &["line 1", "invalid type"]),
+            ("log = ", &["line 1"]),
+            ("log = \"loud\"", &["log", "loud", "debug"]),
+            ("[limits]\nrequest-timeout = \"5\"", &["limits.request-timeout", "5s"]),
+            ("[limits]\nrequest-timeout = \"0s\"", &["limits.request-timeout"]),
+            ("[limits]\ndrain-timeout = \"2h\"", &["limits.drain-timeout"]),
+            ("[limits]\ncached-records = 0", &["line 2", "nonzero"]),
+            ("[socket]\nconnections = 0", &["socket.connections"]),
+            ("[socket]\nalso = [\"keyward.sock\"]", &["socket.also", "absolute path"]),
+            ("[embedded]\nmaster-key = \"key\"", &["embedded.master-key", "absolute"]),
+            ("[[grant]]\nkeys = [\"a\"]", &["grant number 1", "exactly one of user, group and uid"]),
+            ("[[grant]]\nuid = 1\nuser = \"root\"\nkeys = [\"a\"]", &["grant number 1", "exactly one"]),
+            ("[[grant]]\nuid = 1", &["line 1", "missing field `keys`"]),
+            ("[[grant]]\nuid = 1\nkeys = []", &["grant number 1", "must not be empty"]),
+            ("[[grant]]\nuid = 1\nkeys = [\"a b\"]", &["grant number 1", "pattern"]),
+            ("[[grant]]\nuid = 1\nkeys = [\"a\"]\nuses = [\"tls\"]", &["unknown use \"tls\"", "tls-server"]),
+            ("[[grant]]\nuser = \"no-such-user\"\nkeys = [\"a\"]", &["no user \"no-such-user\""]),
+            ("[[grant]]\ngroup = \"no-such-group\"\nkeys = [\"a\"]", &["no group \"no-such-group\""]),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(error.lines().count(), 1, "{error}");
+            for word in words {
+                assert!(error.contains(word), "{text:?}: {error:?} lacks {word:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_read() {
+        let error = Config::load(Path::new("/no/such/keyward.toml")).unwrap_err().to_string();
+        assert!(error.contains("/no/such/keyward.toml") && error.contains("No such file"), "{error}");
+        assert!(Config::load(Path::new("/dev/zero")).unwrap_err().to_string().contains("longer than 1 MiB"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text: String) {
+            let _ = parse(&text);
+        }
+    }
+}
