@@ -1,0 +1,177 @@
+//! What a server sees when the daemon is gone, goes away, is stuck, or answers nonsense.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keyward_client::{Client, Error};
+use keyward_proto::message::{Request, Response, Status, response};
+use keyward_proto::{Outcome, frame};
+
+/// Serves each connection with `serve`, which gets its number from 0, until the client is dropped.
+fn scene(
+    timeout: Duration,
+    serve: impl Fn(usize, UnixStream) + Send + Sync + 'static,
+) -> (Client, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keyward.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let serve = std::sync::Arc::new(serve);
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let serve = std::sync::Arc::clone(&serve);
+            thread::spawn(move || serve(number, stream.unwrap()));
+        }
+    });
+    (Client::new(path.to_str().unwrap().parse().unwrap(), timeout), directory)
+}
+
+fn read_request(stream: &mut UnixStream) -> Option<Request> {
+    let mut header = [0; frame::HEADER];
+    stream.read_exact(&mut header).ok()?;
+    let mut body = vec![0; frame::body_length(header).unwrap()];
+    stream.read_exact(&mut body).ok()?;
+    Some(frame::decode(&body).unwrap())
+}
+
+/// A status answer in which `peer_uid` says on which connection it was given.
+fn answer(id: u64, number: usize) -> Vec<u8> {
+    let status = Status { version: "test".into(), peer_uid: number as u32 };
+    let body = Some(response::Body::Status(status));
+    frame::encode(&Response { id, outcome: Outcome::Done.into(), body }).unwrap()
+}
+
+#[test]
+fn a_connection_is_kept_between_requests() {
+    let (client, _directory) = scene(Duration::from_secs(5), |number, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            stream.write_all(&answer(request.id, number)).unwrap();
+        }
+    });
+    for _ in 0..5 {
+        assert_eq!(client.status().unwrap().peer_uid, 0);
+    }
+}
+
+#[test]
+fn a_dead_connection_costs_one_second_attempt() {
+    let (client, _directory) = scene(Duration::from_secs(5), |number, mut stream| {
+        let request = read_request(&mut stream).unwrap();
+        stream.write_all(&answer(request.id, number)).unwrap();
+    });
+    for expected in 0..5 {
+        assert_eq!(client.status().unwrap().peer_uid, expected);
+    }
+}
+
+#[test]
+fn a_daemon_that_dies_in_the_middle_is_asked_once_more_and_not_twice() {
+    let (asked, count) = mpsc::channel();
+    let (client, _directory) = scene(Duration::from_secs(5), move |number, mut stream| {
+        let _ = read_request(&mut stream);
+        asked.send(number).unwrap();
+    });
+    let error = client.status().unwrap_err();
+    assert!(matches!(error, Error::Lost(_)), "{error}");
+    assert_eq!(count.try_iter().collect::<Vec<_>>(), [0, 1]);
+}
+
+#[test]
+fn nobody_there_is_said_at_once() {
+    let (client, directory) = scene(Duration::from_secs(5), |_, _| ());
+    let path = directory.path().join("keyward.sock");
+    std::fs::remove_file(&path).unwrap();
+    let began = Instant::now();
+    let error = client.status().unwrap_err().to_string();
+    assert!(began.elapsed() < Duration::from_millis(100));
+    let expected =
+        format!("cannot reach the keyward daemon at {}: no such file or directory", path.display());
+    assert!(error.starts_with(&expected), "{error}");
+}
+
+#[test]
+fn a_stuck_daemon_costs_the_deadline_and_its_late_answer_reaches_nobody() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let (client, _directory) = scene(Duration::from_millis(200), move |number, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            if number == 0 {
+                let _ = released.lock().unwrap().recv();
+            }
+            let _ = stream.write_all(&answer(request.id, number));
+        }
+    });
+    let began = Instant::now();
+    let error = client.status().unwrap_err();
+    let took = began.elapsed();
+    assert!(matches!(error, Error::DeadlineExceeded(_)), "{error}");
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(600), "{took:?}");
+    release.send(()).unwrap();
+    assert_eq!(client.status().unwrap().peer_uid, 1, "on a connection of its own");
+}
+
+#[test]
+fn the_deadline_holds_for_an_answer_that_trickles() {
+    let (client, _directory) = scene(Duration::from_millis(200), |number, mut stream| {
+        let request = read_request(&mut stream).unwrap();
+        for byte in answer(request.id, number) {
+            if stream.write_all(&[byte]).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(60));
+        }
+    });
+    let began = Instant::now();
+    let error = client.status().unwrap_err();
+    assert!(matches!(error, Error::DeadlineExceeded(_)), "{error}");
+    assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+}
+
+#[test]
+fn an_answer_in_pieces_is_put_together() {
+    let (client, _directory) = scene(Duration::from_secs(5), |number, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            for byte in answer(request.id, number) {
+                stream.write_all(&[byte]).unwrap();
+            }
+        }
+    });
+    assert_eq!(client.status().unwrap().version, "test");
+    assert_eq!(client.status().unwrap().peer_uid, 0, "the connection was kept");
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let nonsense: [fn(u64) -> Vec<u8>; 5] = [
+        |_| vec![0xff; 64],
+        |_| vec![0, 0, 0, 3, 0xff, 0xff, 0xff],
+        |id| answer(id + 1, 0),
+        |id| [answer(id, 0), vec![0]].concat(),
+        |id| frame::encode(&Response { id, outcome: Outcome::Done.into(), body: None }).unwrap(),
+    ];
+    for make in nonsense {
+        let (client, _directory) = scene(Duration::from_secs(5), move |_, mut stream| {
+            let request = read_request(&mut stream).unwrap();
+            stream.write_all(&make(request.id)).unwrap();
+        });
+        let error = client.status().unwrap_err();
+        assert!(matches!(error, Error::Garbled), "{error}");
+    }
+}
+
+#[test]
+fn many_threads_at_once_each_get_their_own_answer() {
+    let (client, _directory) = scene(Duration::from_secs(5), |_, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            stream.write_all(&answer(request.id, request.id as usize)).unwrap();
+        }
+    });
+    // An answer for another request would be refused as garbled.
+    thread::scope(|scope| {
+        for _ in 0..80 {
+            scope.spawn(|| (0..50).for_each(|_| drop(client.status().unwrap())));
+        }
+    });
+}
