@@ -1,1 +1,32 @@
-//! .
+//! The Keyward daemon and its command line.
+//!
+//! The way of one signature: [`listener`] accepts a peer and takes its credentials from the kernel,
+//! [`session`] cuts what arrives into requests, [`answer`] decides each: [`purpose`] says what the message
+//! is, [`authorise`] whether this peer may have it signed, [`keys`] finds the blob, [`backend`] has the unit
+//! sign with it. [`run`] starts all that and takes it down, [`config`] says how; [`admin`] makes and changes
+//! keys, and [`cli`] is its client.
+
+#![forbid(unsafe_code)]
+#![allow(rustdoc::private_intra_doc_links)]
+
+mod admin;
+mod admin_client;
+mod answer;
+mod api;
+pub mod authorise;
+pub mod backend;
+pub mod cli;
+pub mod config;
+mod counters;
+mod daemon;
+mod exit;
+mod hardening;
+pub mod keys;
+mod listener;
+mod log;
+mod master_key;
+pub mod purpose;
+pub mod run;
+mod session;
+mod sockets;
+mod throttle;

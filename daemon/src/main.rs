@@ -1,1 +1,9 @@
-fn main() {}
+//! The `keyward` program.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyward::cli::main()
+}

@@ -1,0 +1,166 @@
+//! The command line's end of the administrators' socket.
+
+use core::time::Duration;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+
+use crate::api::{Change, KeyView, MAX_PAGE, NewKey, Page, Refusal, StatusView};
+use crate::sockets::ADMIN;
+
+/// A daemon, as its administrator sees it. Waits for each answer.
+pub(crate) struct AdminClient {
+    socket: PathBuf,
+    runtime: Runtime,
+}
+
+impl AdminClient {
+    /// A client of the daemon with a runtime directory; connects when it is used.
+    pub(crate) fn new(runtime_dir: &Path) -> Result<Self, AdminClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Ok(Self { socket: runtime_dir.join(ADMIN), runtime: runtime.map_err(AdminClientError::Runtime)? })
+    }
+
+    pub(crate) fn status(&self) -> Result<StatusView, AdminClientError> {
+        self.call(Method::GET, "/v1/status", Bytes::new())
+    }
+
+    pub(crate) fn generate(&self, key: &NewKey) -> Result<KeyView, AdminClientError> {
+        self.call(Method::POST, "/v1/keys", json(key))
+    }
+
+    /// Imports the key in `file`, which is wiped by whoever gave it.
+    pub(crate) fn import(
+        &self,
+        label: &str,
+        uses: &[String],
+        file: &[u8],
+    ) -> Result<KeyView, AdminClientError> {
+        let uses: Vec<_> = uses.iter().map(|u| format!("use={}", in_query(u))).collect();
+        let path = format!("{}/import?{}", key_path(label), uses.join("&"));
+        self.call(Method::POST, &path, Bytes::copy_from_slice(file))
+    }
+
+    pub(crate) fn show(&self, label: &str) -> Result<KeyView, AdminClientError> {
+        self.call(Method::GET, &key_path(label), Bytes::new())
+    }
+
+    pub(crate) fn change(&self, label: &str, change: &Change) -> Result<KeyView, AdminClientError> {
+        self.call(Method::PATCH, &key_path(label), json(change))
+    }
+
+    pub(crate) fn delete(&self, label: &str) -> Result<(), AdminClientError> {
+        self.send(Method::DELETE, &key_path(label), Bytes::new()).map(drop)
+    }
+
+    /// Every key, in the order of the labels.
+    pub(crate) fn list(&self) -> Result<Vec<KeyView>, AdminClientError> {
+        let mut keys: Vec<KeyView> = Vec::new();
+        loop {
+            let after = keys.last().map(|key| format!("&after={}", in_query(&key.label))).unwrap_or_default();
+            let path = format!("/v1/keys?limit={MAX_PAGE}{after}");
+            let page: Page = self.call(Method::GET, &path, Bytes::new())?;
+            let more = page.more && !page.keys.is_empty();
+            keys.extend(page.keys);
+            if !more {
+                return Ok(keys);
+            }
+        }
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, AdminClientError> {
+        let answer = self.send(method, path, body)?;
+        serde_json::from_slice(&answer).map_err(|_| AdminClientError::Garbled(self.socket.clone()))
+    }
+
+    fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, AdminClientError> {
+        self.runtime.block_on(async {
+            let answer = tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await;
+            answer.map_err(|_| AdminClientError::Late(self.socket.clone()))?
+        })
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, AdminClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|reason| AdminClientError::Unreachable { socket: self.socket.clone(), reason })?;
+        let lost = |reason| AdminClientError::Lost { socket: self.socket.clone(), reason };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path).header("host", "keyward");
+        let request =
+            request.body(Full::new(body)).map_err(|_| AdminClientError::Garbled(self.socket.clone()))?;
+        let response = sender.send_request(request).await.map_err(lost)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|_| AdminClientError::Garbled(self.socket.clone()))?.to_bytes();
+        connection.abort();
+        if status.is_success() {
+            return Ok(body);
+        }
+        match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => Err(AdminClientError::Refused { status, reason: refusal.error }),
+            Err(_) => Err(AdminClientError::Garbled(self.socket.clone())),
+        }
+    }
+}
+
+/// Why an administrator's request was not answered.
+#[derive(Debug, Error)]
+pub(crate) enum AdminClientError {
+    #[error("what answers on {} is not a keyward daemon of this version", .0.display())]
+    Garbled(PathBuf),
+    #[error("no answer from the daemon on {} within {PATIENCE:?}", .0.display())]
+    Late(PathBuf),
+    #[error("the daemon on {} closed the connection; see its log: {reason}", socket.display())]
+    Lost { socket: PathBuf, reason: hyper::Error },
+    #[error("{reason}")]
+    Refused { status: StatusCode, reason: String },
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+    #[error("cannot reach the daemon on {}: {reason}{}", socket.display(), hint(reason))]
+    Unreachable { socket: PathBuf, reason: io::Error },
+}
+
+fn hint(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::PermissionDenied => "; only root and the user that it runs as may administer it",
+        _ => "; is keyward serve running?",
+    }
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    // Strings and lists of strings always have a JSON form.
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+/// The command line has parsed the label, whose characters stand in a path as they are.
+fn key_path(label: &str) -> String {
+    format!("/v1/keys/{label}")
+}
+
+/// In a query a plus sign stands for a space.
+fn in_query(text: &str) -> String {
+    text.replace('+', "%2B")
+}
+
+/// Making an RSA key of 4096 bits can take some seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Longest answer that is read, in bytes (16 MiB); a page of keys has less than 2.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;

@@ -1,0 +1,136 @@
+//! One request of a peer and its answer.
+//!
+//! The order of the checks is part of the contract: a peer learns nothing of keys that no grant covers, not
+//! even whether they exist.
+
+use core::time::Duration;
+use std::time::Instant;
+
+use keyward_proto::message::{
+    Describe, Description, Request, Response, Sign, Signature, Status, request, response, sign,
+};
+use keyward_proto::{Label, Outcome, Scheme};
+
+use crate::authorise::Peer;
+use crate::backend::Input;
+use crate::daemon::Daemon;
+use crate::keys::{Key, State};
+use crate::purpose::{Purpose, classify};
+use std::sync::Arc;
+
+/// Answers a request that had arrived completely at `arrived`.
+pub(crate) async fn answer(daemon: &Daemon, peer: &Peer, request: Request, arrived: Instant) -> Response {
+    let deadline = deadline(daemon, &request, arrived);
+    let answer = match request.body {
+        Some(request::Body::Sign(sign)) => {
+            self::sign(daemon, peer, &sign, deadline).await.map(response::Body::Signature)
+        }
+        Some(request::Body::Describe(describe)) => {
+            self::describe(daemon, peer, &describe).await.map(response::Body::Description)
+        }
+        Some(request::Body::GetStatus(_)) => Ok(response::Body::Status(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            peer_uid: peer.uid,
+        })),
+        Some(request::Body::Decrypt(_)) => Err(Outcome::NotSupported),
+        None => Err(Outcome::Malformed),
+    };
+    let (outcome, body) = match answer {
+        Ok(body) => (Outcome::Done, Some(body)),
+        Err(outcome) => (outcome, None),
+    };
+    Response { id: request.id, outcome: outcome.into(), body }
+}
+
+fn deadline(daemon: &Daemon, request: &Request, arrived: Instant) -> Instant {
+    let ours = daemon.config().request_timeout;
+    let patience = match request.deadline_ms {
+        0 => ours,
+        theirs => ours.min(Duration::from_millis(theirs.into())),
+    };
+    arrived + patience
+}
+
+async fn describe(daemon: &Daemon, peer: &Peer, describe: &Describe) -> Result<Description, Outcome> {
+    let key = find(daemon, peer, &describe.label).await?;
+    let version = key.version(describe.version).ok_or(Outcome::UnknownVersion)?;
+    Ok(Description {
+        label: describe.label.clone(),
+        version: version.number,
+        r#type: version.key_type.to_string(),
+        public_key: version.spki.clone(),
+        versions: key.versions.iter().map(|version| version.number).collect(),
+        uses: key.uses.iter().map(|u| u.name().into()).collect(),
+    })
+}
+
+async fn sign(daemon: &Daemon, peer: &Peer, sign: &Sign, deadline: Instant) -> Result<Signature, Outcome> {
+    let mut purpose = None;
+    let signature = signature(daemon, peer, sign, deadline, &mut purpose).await;
+    let outcome = signature.as_ref().err().copied().unwrap_or(Outcome::Done);
+    daemon.counters.signature(outcome, purpose);
+    tracing::debug!(
+        key = sign.label,
+        version = sign.version,
+        scheme = Scheme::try_from(sign.scheme).map_or("unknown", Scheme::name),
+        purpose = purpose.map_or("unknown", Purpose::name),
+        uid = peer.uid,
+        pid = peer.pid,
+        outcome = outcome.as_str_name(),
+        "signature"
+    );
+    signature.map(|signature| Signature { signature })
+}
+
+async fn signature(
+    daemon: &Daemon,
+    peer: &Peer,
+    sign: &Sign,
+    deadline: Instant,
+    seen: &mut Option<Purpose>,
+) -> Result<Vec<u8>, Outcome> {
+    let key = find(daemon, peer, &sign.label).await?;
+    let version = key.version(sign.version).ok_or(Outcome::UnknownVersion)?;
+    if key.state == State::Disabled {
+        return Err(Outcome::KeyDisabled);
+    }
+    let scheme = Scheme::try_from(sign.scheme).map_err(|_| Outcome::NotSupported)?;
+    let (input, purpose) = match &sign.input {
+        Some(sign::Input::Message(message)) => (Input::Message(message), classify(message, &version.spki)),
+        Some(sign::Input::Digest(digest)) => (Input::Digest(digest), Purpose::Other),
+        None => return Err(Outcome::Malformed),
+    };
+    *seen = Some(purpose);
+    daemon.config().grants.authorise(peer, &key.label, &key.uses, purpose)?;
+    if Instant::now() >= deadline {
+        return Err(Outcome::DeadlineExceeded);
+    }
+    daemon.backend.sign(&version.blob, scheme, input).map_err(|error| {
+        let outcome = error.outcome();
+        if matches!(outcome, Outcome::BlobDamaged | Outcome::Internal | Outcome::OtherMasterKey) {
+            fault(daemon, &sign.label, &error);
+        }
+        outcome
+    })
+}
+
+/// The key with a label, if the peer may know of it.
+async fn find(daemon: &Daemon, peer: &Peer, label: &str) -> Result<Arc<Key>, Outcome> {
+    let label: Label = label.parse().map_err(|_| Outcome::Malformed)?;
+    if !daemon.config().grants.covers(peer, &label) {
+        return Err(Outcome::NoGrant);
+    }
+    match daemon.keys.get(&label).await {
+        Ok(key) => key.ok_or(Outcome::UnknownKey),
+        Err(error) => {
+            fault(daemon, label.as_str(), &error);
+            Err(Outcome::Internal)
+        }
+    }
+}
+
+fn fault(daemon: &Daemon, label: &str, error: &dyn core::error::Error) {
+    if let Some(times) = daemon.lines.faults.admit() {
+        tracing::warn!(key = label, times, "cannot sign: {error}");
+    }
+}

@@ -1,0 +1,256 @@
+//! `keyward key`: the keys of a daemon.
+
+use std::fs::File;
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Args, Subcommand};
+use keyward_proto::{KeyType, Label, Use};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::Client;
+use super::failure::Failure;
+use super::output::{print, print_json, print_table, table};
+use crate::admin_client::AdminClient;
+use crate::api::{Change, KeyView, MAX_KEY_FILE, NewKey};
+use crate::exit;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a new key in the crypto unit
+    Generate(Generate),
+    /// Take in a private key from a file
+    Import(Import),
+    /// List the keys
+    List(#[command(flatten)] Client),
+    /// Show a key
+    Show(Named),
+    /// Print the reference that a server is given instead of a key file
+    Reference(Named),
+    /// Let a disabled key sign again
+    Enable(Named),
+    /// Keep a key from signing; it can be enabled again
+    Disable(Named),
+    /// Delete a key; it cannot be brought back
+    Delete(Named),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Named {
+    /// Label of the key
+    #[arg(value_name = "LABEL")]
+    label: Label,
+    #[command(flatten)]
+    client: Client,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Generate {
+    #[command(flatten)]
+    key: Named,
+    /// p256, p384, p521, ed25519, rsa2048, rsa3072 or rsa4096
+    #[arg(long = "type", value_name = "TYPE")]
+    key_type: KeyType,
+    /// What the key may be used for: tls-server, tls-client, csr, any [default: tls-server]
+    #[arg(long = "use", value_name = "USE")]
+    uses: Vec<Use>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Import {
+    #[command(flatten)]
+    key: Named,
+    /// Private key: PKCS#8, PKCS#1 or SEC1 in PEM or DER; - for standard input
+    #[arg(long = "in", value_name = "FILE")]
+    file: PathBuf,
+    /// What the key may be used for: tls-server, tls-client, csr, any [default: tls-server]
+    #[arg(long = "use", value_name = "USE")]
+    uses: Vec<Use>,
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Generate(generate) => generate.run(),
+            Self::Import(import) => import.run(),
+            Self::List(client) => list(&client),
+            Self::Show(key) => key.run("show", AdminClient::show),
+            Self::Reference(key) => key.reference(),
+            Self::Enable(key) => key.set_state("enable", "enabled"),
+            Self::Disable(key) => key.set_state("disable", "disabled"),
+            Self::Delete(key) => key.delete(),
+        }
+        .map(drop)
+    }
+}
+
+impl Generate {
+    fn run(self) -> Result<(), Failure> {
+        let Self { key, key_type, uses } = self;
+        key.run("generate", |admin, label| {
+            admin.generate(&NewKey {
+                label: label.into(),
+                key_type: key_type.to_string(),
+                uses: names(&uses),
+            })
+        })
+    }
+}
+
+impl Import {
+    fn run(self) -> Result<(), Failure> {
+        let Self { key, file, uses } = self;
+        let plain = read_key_file(&file)?;
+        key.run("import", |admin, label| admin.import(label, &names(&uses), &plain))
+    }
+}
+
+impl Named {
+    /// Does something with a key that yields the key, and shows that.
+    fn run(
+        &self,
+        verb: &str,
+        f: impl FnOnce(&AdminClient, &str) -> Result<KeyView, crate::admin_client::AdminClientError>,
+    ) -> Result<(), Failure> {
+        let key = self.call(verb, f)?;
+        if self.client.json { print_json(&key) } else { print_key(&key) }
+    }
+
+    fn reference(&self) -> Result<(), Failure> {
+        let key = self.call("make a reference to", AdminClient::show)?;
+        let reference = key.reference().ok_or_else(|| {
+            Failure::new(
+                exit::SOFTWARE,
+                format_args!(
+                    "cannot make a reference to key {}: the daemon sent an unknown public key",
+                    self.label
+                ),
+            )
+        })?;
+        let pem = reference.to_pem();
+        if self.client.json {
+            return print_json(&json!({ "label": key.label, "version": key.current, "reference": pem }));
+        }
+        print(&pem)
+    }
+
+    fn set_state(&self, verb: &str, state: &str) -> Result<(), Failure> {
+        let change = Change { state: Some(state.into()), ..Change::default() };
+        self.run(verb, |admin, label| admin.change(label, &change))
+    }
+
+    fn delete(&self) -> Result<(), Failure> {
+        if io::stdin().is_terminal() && !confirmed(&self.label)? {
+            return Err(Failure::new(exit::USAGE, format_args!("key {} was not deleted", self.label)));
+        }
+        self.call("delete", |admin, label| admin.delete(label))?;
+        if self.client.json {
+            return print_json(&json!({ "label": self.label.as_str(), "deleted": true }));
+        }
+        Ok(())
+    }
+
+    fn call<T>(
+        &self,
+        verb: &str,
+        f: impl FnOnce(&AdminClient, &str) -> Result<T, crate::admin_client::AdminClientError>,
+    ) -> Result<T, Failure> {
+        let attempt = format!("cannot {verb} key {}", self.label);
+        AdminClient::new(&self.client.runtime_dir)
+            .and_then(|admin| f(&admin, self.label.as_str()))
+            .map_err(|error| Failure::from(error).while_trying(attempt))
+    }
+}
+
+fn list(client: &Client) -> Result<(), Failure> {
+    let keys = AdminClient::new(&client.runtime_dir)
+        .and_then(|admin| admin.list())
+        .map_err(|error| Failure::from(error).while_trying("cannot list keys"))?;
+    if client.json {
+        return print_json(&keys);
+    }
+    let mut rows = table(&["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND"]);
+    for key in &keys {
+        rows.add_row([
+            key.label.as_str(),
+            &key.key_type,
+            &key.current.to_string(),
+            &key.state,
+            &key.uses.join(", "),
+            &key.backend,
+        ]);
+    }
+    print_table(&rows)
+}
+
+fn print_key(key: &KeyView) -> Result<(), Failure> {
+    let mut text = format!(
+        "label       {}\nstate       {}\ntype        {}\nuses        {}\nbackend     {} ({})\n",
+        key.label,
+        key.state,
+        key.key_type,
+        key.uses.join(", "),
+        key.backend,
+        key.unit
+    );
+    for version in &key.versions {
+        let created = humantime::format_rfc3339_seconds(
+            std::time::UNIX_EPOCH + core::time::Duration::from_secs(version.created.min(MAX_TIME)),
+        );
+        let current = if version.number == key.current { ", current" } else { "" };
+        text += &format!(
+            "version {:<3} {}, since {created}{current}\n            public key SHA-256 {}\n",
+            version.number,
+            version.key_type,
+            fingerprint(&version.public_key)
+        );
+    }
+    print(&text)
+}
+
+/// SHA-256 of the SubjectPublicKeyInfo, which `openssl pkey -pubin -outform DER | sha256sum` gives too.
+fn fingerprint(public_key: &str) -> String {
+    let spki = STANDARD.decode(public_key).unwrap_or_default();
+    Sha256::digest(spki).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read_key_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    // As large as it can become, so that growing leaves no copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE + 2));
+    let most = MAX_KEY_FILE as u64 + 1;
+    let read = if path == Path::new("-") {
+        io::stdin().lock().take(most).read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| Failure::reading(path, &error))?;
+    if bytes.len() > MAX_KEY_FILE {
+        let path = path.display();
+        return Err(Failure::new(
+            exit::DATA,
+            format_args!("cannot import {path}: longer than {MAX_KEY_FILE} bytes"),
+        ));
+    }
+    Ok(bytes)
+}
+
+fn confirmed(label: &Label) -> Result<bool, Failure> {
+    let mut answer = String::new();
+    eprint!("Delete key {label} for ever? Type its label to confirm: ");
+    io::stderr()
+        .flush()
+        .and_then(|()| io::stdin().lock().read_line(&mut answer))
+        .map_err(|error| Failure::new(exit::IO, format_args!("cannot read the answer: {error}")))?;
+    Ok(answer.trim() == label.as_str())
+}
+
+fn names(uses: &[Use]) -> Vec<String> {
+    uses.iter().map(|u| u.name().into()).collect()
+}
+
+/// The end of the year 9999, the last that can be printed.
+const MAX_TIME: u64 = 253_402_300_799;

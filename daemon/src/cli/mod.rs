@@ -1,0 +1,113 @@
+//! The command line: what can be asked for, and how a failure is told.
+//!
+//! Results go to standard output, as tables or as JSON; a failure is one line on standard error that begins
+//! with the name of the program, and a status of sysexits(3).
+
+mod failure;
+mod key;
+mod output;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit;
+use crate::run::{self, Options};
+use failure::Failure;
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    let command = match CommandLine::try_parse() {
+        Ok(line) => line.command,
+        Err(error) => {
+            // Help and version, too, come as errors.
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if asked { ExitCode::SUCCESS } else { exit::USAGE.into() };
+        }
+    };
+    match command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+/// Keeps TLS private keys out of TLS servers.
+#[derive(Debug, Parser)]
+#[command(name = "keyward", version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Serve(Serve),
+    /// Make, import, show and change keys.
+    #[command(subcommand)]
+    Key(key::Command),
+}
+
+impl Command {
+    fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Serve(serve) => serve.run(),
+            Self::Key(command) => command.run(),
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+struct Serve {
+    /// Configuration file [default: /etc/keyward/keyward.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the keys are stored
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/keyward")]
+    state_dir: PathBuf,
+    /// Where the sockets are
+    #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
+    runtime_dir: PathBuf,
+    /// Try things out: make a master key, and let the user who starts this do everything
+    #[arg(long)]
+    dev: bool,
+    /// Check the configuration, print it with all defaults, and exit
+    #[arg(long)]
+    check_config: bool,
+}
+
+impl Serve {
+    fn run(self) -> Result<(), Failure> {
+        if self.check_config {
+            let config = run::read_config(self.config.as_deref())
+                .map_err(|error| Failure::new(exit::CONFIG, error))?;
+            for warning in config.warnings() {
+                eprintln!("keyward: warning: {warning}");
+            }
+            return output::print(&config.to_effective_toml());
+        }
+        let options = Options {
+            config: self.config,
+            state_dir: self.state_dir,
+            runtime_dir: self.runtime_dir,
+            dev: self.dev,
+        };
+        run::serve(&options).map_err(|error| Failure::new(error.status(), error))
+    }
+}
+
+/// Which daemon a command talks to, and how it prints.
+#[derive(Args, Debug)]
+struct Client {
+    /// Where the sockets of the daemon are
+    #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
+    runtime_dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const RUNTIME_DIR: &str = "/run/keyward";

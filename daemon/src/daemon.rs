@@ -1,0 +1,72 @@
+//! What all connections of a running daemon share.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::authorise::Grant;
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::keys::{Keys, Store};
+use crate::throttle::Throttle;
+
+/// A running daemon, without its sockets. Shared by reference between tasks.
+pub(crate) struct Daemon {
+    pub(crate) keys: Keys,
+    pub(crate) backend: Backend,
+    pub(crate) counters: Counters,
+    pub(crate) lines: Lines,
+    pub(crate) started: Instant,
+    /// Whether it was started with `--dev`.
+    pub(crate) dev: bool,
+    config: ArcSwap<Config>,
+    /// Given by `--dev`, whatever the configuration says.
+    extra_grants: Vec<Grant>,
+}
+
+impl Daemon {
+    pub(crate) fn new(
+        config: Config,
+        extra_grants: Vec<Grant>,
+        dev: bool,
+        store: Store,
+        backend: Backend,
+    ) -> Self {
+        let daemon = Self {
+            keys: Keys::new(store, config.cached_records),
+            backend,
+            counters: Counters::default(),
+            lines: Lines::default(),
+            started: Instant::now(),
+            dev,
+            config: ArcSwap::from_pointee(Config::default()),
+            extra_grants,
+        };
+        daemon.set_config(config);
+        daemon
+    }
+
+    /// The configuration as it is now.
+    pub(crate) fn config(&self) -> arc_swap::Guard<Arc<Config>> {
+        self.config.load()
+    }
+
+    /// From now on `config` holds, for connections that are open, too.
+    pub(crate) fn set_config(&self, mut config: Config) {
+        config.grants.extend(self.extra_grants.iter().cloned());
+        self.config.store(Arc::new(config));
+    }
+}
+
+/// The log lines that peers can cause.
+#[derive(Default)]
+pub(crate) struct Lines {
+    /// Connections that were closed for what came over them.
+    pub(crate) garbage: Throttle,
+    /// Connections that were closed for being too many.
+    pub(crate) crowded: Throttle,
+    /// Signatures that failed for a reason that an operator must look after.
+    pub(crate) faults: Throttle,
+}

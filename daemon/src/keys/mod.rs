@@ -1,0 +1,282 @@
+//! From a label to the key: a store on disk, and the keys in use in memory.
+//!
+//! Keys come out of here as they were at one moment. A change is on disk before it is answered, and whoever
+//! asks after the answer sees it.
+
+mod record;
+mod store;
+
+use core::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use keyward_proto::{KeyType, Label, Use};
+use lru::LruCache;
+
+pub(crate) use store::Meta;
+pub use store::{Store, StoreError};
+
+/// A key: what is known of it, and the blob of each version.
+#[derive(Clone)]
+pub struct Key {
+    /// Its name.
+    pub label: Label,
+    /// Whether it may be used at all.
+    pub state: State,
+    /// What it may be used for, each once.
+    pub uses: Vec<Use>,
+    /// The backend whose unit can unwrap its blobs.
+    pub backend: String,
+    /// Number of the version that is used where none is named.
+    pub current: u32,
+    /// Ascending by number, never empty.
+    pub versions: Vec<Version>,
+    /// Grows with every change; 0 for a key that was not stored yet.
+    pub revision: u64,
+}
+
+impl Key {
+    /// A version of the key by its number; 0 is the current one.
+    pub fn version(&self, number: u32) -> Option<&Version> {
+        let number = if number == 0 { self.current } else { number };
+        self.versions.iter().find(|version| version.number == number)
+    }
+}
+
+/// Whether a key may be used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum State {
+    /// It signs for whoever has a grant.
+    Enabled,
+    /// It signs for nobody.
+    Disabled,
+}
+
+impl State {
+    /// The word for it in the store, in the admin interface and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    /// The state that a word names.
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::Enabled, Self::Disabled].into_iter().find(|state| state.name() == name)
+    }
+}
+
+/// One version of a key.
+#[derive(Clone)]
+pub struct Version {
+    /// From 1.
+    pub number: u32,
+    /// The type of the key.
+    pub key_type: KeyType,
+    /// The private key, wrapped by the unit.
+    pub blob: Vec<u8>,
+    /// The public key as SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
+    pub spki: Vec<u8>,
+    /// When it was made or imported, in seconds since 1970.
+    pub created: u64,
+}
+
+/// The keys of the daemon. Shared by reference between tasks.
+pub struct Keys {
+    store: Arc<Store>,
+    cache: Mutex<Cache>,
+}
+
+impl Keys {
+    /// The keys of a store, of which up to `cached` are kept in memory.
+    pub fn new(store: Store, cached: NonZeroUsize) -> Self {
+        let cache = Cache { keys: LruCache::new(cached), changes: 0 };
+        Self { store: Arc::new(store), cache: Mutex::new(cache) }
+    }
+
+    /// A key that is in memory. Never waits for the disk.
+    pub fn cached(&self, label: &str) -> Option<Arc<Key>> {
+        self.with_cache(|cache| cache.keys.get(label).cloned())
+    }
+
+    /// A key, wherever it is.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub async fn get(&self, label: &Label) -> Result<Option<Arc<Key>>, StoreError> {
+        if let Some(key) = self.cached(label.as_str()) {
+            return Ok(Some(key));
+        }
+        let changes = self.with_cache(|cache| cache.changes);
+        let wanted = label.clone();
+        let Some(key) = self.in_store(move |store| store.get(&wanted)).await? else {
+            return Ok(None);
+        };
+        let key = Arc::new(key);
+        self.with_cache(|cache| {
+            // What was read may be old by now: a change that was answered in between must not be undone.
+            if cache.changes == changes {
+                cache.keys.put(label.to_string(), Arc::clone(&key));
+            }
+        });
+        Ok(Some(key))
+    }
+
+    /// Stores a key whose revision is still that of `key`; revision 0 stands for a key that does not exist yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] or [`StoreError::Changed`] if someone was faster; other errors of the store.
+    pub async fn put(&self, key: Key) -> Result<Arc<Key>, StoreError> {
+        let label = key.label.clone();
+        let stored = self.in_store(move |store| store.put(key)).await;
+        self.forget(&label);
+        stored.map(Arc::new)
+    }
+
+    /// Deletes a key with all its versions.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] if there is none; other errors of the store.
+    pub async fn delete(&self, label: &Label) -> Result<(), StoreError> {
+        let wanted = label.clone();
+        let deleted = self.in_store(move |store| store.delete(&wanted)).await;
+        self.forget(label);
+        deleted
+    }
+
+    /// Up to `limit` keys in the order of their labels, from the first one behind `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub async fn list(&self, after: Option<String>, limit: usize) -> Result<Vec<Key>, StoreError> {
+        self.in_store(move |store| store.list(after.as_deref(), limit)).await
+    }
+
+    /// How many keys there are.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub async fn count(&self) -> Result<u64, StoreError> {
+        self.in_store(Store::count).await
+    }
+
+    async fn in_store<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || f(&store)).await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Damaged(self.store.path().to_owned())),
+        }
+    }
+
+    fn forget(&self, label: &Label) {
+        self.with_cache(|cache| {
+            cache.changes += 1;
+            cache.keys.pop(label.as_str());
+        });
+    }
+
+    /// Holds the lock for a look-up or an insertion, never longer.
+    fn with_cache<T>(&self, f: impl FnOnce(&mut Cache) -> T) -> T {
+        f(&mut self.cache.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct Cache {
+    keys: LruCache<String, Arc<Key>>,
+    /// How many changes there were, of whatever key.
+    changes: u64,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn key(label: &str) -> Key {
+        let version = Version {
+            number: 1,
+            key_type: KeyType::P256,
+            blob: vec![1, 2, 3],
+            spki: vec![4, 5],
+            created: 1_700_000_000,
+        };
+        Key {
+            label: label.parse().unwrap(),
+            state: State::Enabled,
+            uses: vec![Use::TlsServer],
+            backend: "embedded".into(),
+            current: 1,
+            versions: vec![version],
+            revision: 0,
+        }
+    }
+
+    fn keys(dir: &tempfile::TempDir, cached: usize) -> Keys {
+        let store = Store::open(dir.path()).unwrap();
+        Keys::new(store, NonZeroUsize::new(cached).unwrap())
+    }
+
+    #[test]
+    fn version_zero_is_the_current_one() {
+        let mut key = key("shop");
+        key.versions.push(Version { number: 2, ..key.versions[0].clone() });
+        key.current = 2;
+        assert_eq!(key.version(0).unwrap().number, 2);
+        assert_eq!(key.version(1).unwrap().number, 1);
+        assert!(key.version(3).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_change_is_seen_by_whoever_asks_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = keys(&dir, 2);
+        let label = "shop".parse().unwrap();
+        assert!(keys.get(&label).await.unwrap().is_none());
+        let stored = keys.put(key("shop")).await.unwrap();
+        assert_eq!(keys.get(&label).await.unwrap().unwrap().revision, stored.revision);
+        assert!(keys.cached("shop").is_some());
+
+        keys.put(Key { state: State::Disabled, ..(*stored).clone() }).await.unwrap();
+        assert_eq!(keys.get(&label).await.unwrap().unwrap().state, State::Disabled);
+        keys.delete(&label).await.unwrap();
+        assert!(keys.get(&label).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn memory_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = keys(&dir, 2);
+        for label in ["a", "b", "c"] {
+            keys.put(key(label)).await.unwrap();
+            keys.get(&label.parse().unwrap()).await.unwrap();
+        }
+        assert!(keys.cached("a").is_none());
+        assert!(keys.cached("c").is_some());
+        assert!(keys.get(&"a".parse().unwrap()).await.unwrap().is_some());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_disabled_key_never_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Arc::new(keys(&dir, 2));
+        let label: Label = "shop".parse().unwrap();
+        let mut latest = (*keys.put(key("shop")).await.unwrap()).clone();
+        let reader = tokio::spawn({
+            let (keys, label) = (Arc::clone(&keys), label.clone());
+            async move {
+                loop {
+                    let _ = keys.get(&label).await;
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        for round in 0..50 {
+            let state = if round % 2 == 0 { State::Disabled } else { State::Enabled };
+            latest = (*keys.put(Key { state, ..latest }).await.unwrap()).clone();
+            assert_eq!(keys.get(&label).await.unwrap().unwrap().state, state, "round {round}");
+        }
+        reader.abort();
+    }
+}

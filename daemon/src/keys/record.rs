@@ -1,0 +1,102 @@
+//! A key as it stands in the store: JSON, with binary fields in base64.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keyward_proto::Label;
+use serde::{Deserialize, Serialize};
+
+use super::{Key, State, Version};
+
+/// Writes a key down; its label is not part of it.
+pub(super) fn encode(key: &Key) -> Option<Vec<u8>> {
+    let record = Record {
+        revision: key.revision,
+        state: key.state.name().into(),
+        uses: key.uses.iter().map(|u| u.name().into()).collect(),
+        backend: key.backend.clone(),
+        current: key.current,
+        versions: key.versions.iter().map(VersionRecord::of).collect(),
+    };
+    serde_json::to_vec(&record).ok()
+}
+
+/// Reads what [`encode`] wrote; `None` if it is anything else.
+pub(super) fn decode(label: Label, bytes: &[u8]) -> Option<Key> {
+    let record: Record = serde_json::from_slice(bytes).ok()?;
+    let versions: Vec<_> = record.versions.into_iter().map(VersionRecord::read).collect::<Option<_>>()?;
+    let ascending = versions.is_sorted_by(|a, b| a.number < b.number);
+    let key = Key {
+        label,
+        state: State::of_name(&record.state)?,
+        uses: record.uses.iter().map(|u| u.parse().ok()).collect::<Option<_>>()?,
+        backend: record.backend,
+        current: record.current,
+        versions,
+        revision: record.revision,
+    };
+    (ascending && key.version(0).is_some()).then_some(key)
+}
+
+#[derive(Deserialize, Serialize)]
+struct Record {
+    revision: u64,
+    state: String,
+    uses: Vec<String>,
+    backend: String,
+    current: u32,
+    versions: Vec<VersionRecord>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct VersionRecord {
+    number: u32,
+    #[serde(rename = "type")]
+    key_type: String,
+    blob: String,
+    public_key: String,
+    created: u64,
+}
+
+impl VersionRecord {
+    fn of(version: &Version) -> Self {
+        Self {
+            number: version.number,
+            key_type: version.key_type.to_string(),
+            blob: STANDARD.encode(&version.blob),
+            public_key: STANDARD.encode(&version.spki),
+            created: version.created,
+        }
+    }
+
+    fn read(self) -> Option<Version> {
+        Some(Version {
+            number: self.number,
+            key_type: self.key_type.parse().ok()?,
+            blob: STANDARD.decode(self.blob).ok()?,
+            spki: STANDARD.decode(self.public_key).ok()?,
+            created: self.created,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::key;
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let key = Key { revision: 9, state: State::Disabled, ..key("shop") };
+        let read = decode(key.label.clone(), &encode(&key).unwrap()).unwrap();
+        assert_eq!((read.revision, read.state, &read.uses), (9, State::Disabled, &key.uses));
+        assert_eq!(read.versions[0].blob, key.versions[0].blob);
+        assert_eq!(read.versions[0].spki, key.versions[0].spki);
+    }
+
+    #[test]
+    fn a_record_without_its_current_version_is_refused() {
+        let key = Key { current: 2, ..key("shop") };
+        assert!(decode(key.label.clone(), &encode(&key).unwrap()).is_none());
+        assert!(decode(key.label, b"{}").is_none());
+    }
+}

@@ -1,0 +1,27 @@
+//! Log lines on standard error.
+
+use std::io;
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, reload};
+
+/// The log of this process.
+pub(crate) struct Log(reload::Handle<LevelFilter, Registry>);
+
+impl Log {
+    /// Starts to log, from level info; a second log in a process logs nothing.
+    pub(crate) fn start() -> Self {
+        let (level, handle) = reload::Layer::new(LevelFilter::INFO);
+        let lines = fmt::layer().with_writer(io::stderr).with_ansi(false).with_target(false);
+        let _ = tracing_subscriber::registry().with(level).with(lines).try_init();
+        Self(handle)
+    }
+
+    /// Changes what is logged.
+    pub(crate) fn set_level(&self, level: LevelFilter) {
+        // Fails only where there is no log.
+        let _ = self.0.reload(level);
+    }
+}

@@ -1,0 +1,129 @@
+//! Where the master key of the embedded unit comes from.
+
+use std::env;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use keyward_unit::{InvalidMasterKey, MasterKey, UnitError};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// Reads the master key from the file of the configuration, or else from a credential of systemd.exec(5).
+///
+/// # Errors
+/// [`MasterKeyError`] says what is missing and how to make it.
+pub(crate) fn load(configured: Option<&Path>) -> Result<MasterKey, MasterKeyError> {
+    if let Some(path) = configured {
+        return read(path, Guard::Mode);
+    }
+    let credential = env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(CREDENTIAL));
+    match credential.filter(|path| path.exists()) {
+        // systemd opens credentials to the service by an access control list, which shows as a group's mode.
+        Some(path) => read(&path, Guard::Systemd),
+        None => Err(MasterKeyError::NotConfigured),
+    }
+}
+
+/// Reads the master key that `--dev` keeps in the state directory; makes it if `fresh`.
+///
+/// # Errors
+/// [`MasterKeyError`] says what is missing.
+pub(crate) fn load_dev(state_dir: &Path, fresh: bool) -> Result<MasterKey, MasterKeyError> {
+    let path = state_dir.join(DEV_FILE);
+    if fresh && !path.exists() {
+        let master_key = MasterKey::generate()?;
+        let failed = |reason| MasterKeyError::Write { path: path.clone(), reason };
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+        let text = Zeroizing::new(format!("{}\n", &*master_key.to_hex()));
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    }
+    read(&path, Guard::Mode)
+}
+
+/// Why there is no master key.
+#[derive(Debug, Error)]
+pub(crate) enum MasterKeyError {
+    #[error(transparent)]
+    Generate(#[from] UnitError),
+    #[error("cannot use the master key in {}: {reason}", path.display())]
+    Invalid { path: PathBuf, reason: InvalidMasterKey },
+    #[error(
+        "no master key: set master-key in section [embedded] of the configuration to a file made with (umask 077; openssl rand -hex 32 > FILE), or start with --dev to try things out"
+    )]
+    NotConfigured,
+    #[error("refused the master key in {}: others than its owner can read it; run: chmod 600 {}", .0.display(), .0.display())]
+    Open(PathBuf),
+    #[error("cannot read the master key in {}: {reason}; make one with: (umask 077; openssl rand -hex 32 > FILE)", path.display())]
+    Read { path: PathBuf, reason: io::Error },
+    #[error("cannot write the master key to {}: {reason}", path.display())]
+    Write { path: PathBuf, reason: io::Error },
+}
+
+/// Who sees to it that nobody else can read a file.
+#[derive(PartialEq)]
+enum Guard {
+    Mode,
+    Systemd,
+}
+
+fn read(path: &Path, guard: Guard) -> Result<MasterKey, MasterKeyError> {
+    let failed = |reason| MasterKeyError::Read { path: path.to_owned(), reason };
+    let file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.mode();
+    if guard == Guard::Mode && mode & 0o077 != 0 {
+        return Err(MasterKeyError::Open(path.to_owned()));
+    }
+    // As large as it can become, so that growing leaves no copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE + 1));
+    file.take(MAX_FILE as u64).read_to_end(&mut bytes).map_err(failed)?;
+    let text = str::from_utf8(&bytes).unwrap_or_default().trim();
+    MasterKey::from_hex(text).map_err(|reason| MasterKeyError::Invalid { path: path.to_owned(), reason })
+}
+
+const DEV_FILE: &str = "dev-master.key";
+const CREDENTIAL: &str = "master-key";
+
+/// More than 64 digits and a line end, in bytes.
+const MAX_FILE: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_dev_key_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(load_dev(dir.path(), false), Err(MasterKeyError::Read { .. })));
+        let first = load_dev(dir.path(), true).unwrap().to_hex();
+        assert_eq!(*load_dev(dir.path(), true).unwrap().to_hex(), *first);
+        assert_eq!(fs::metadata(dir.path().join(DEV_FILE)).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        load_dev(dir.path(), true).unwrap();
+        let path = dir.path().join(DEV_FILE);
+        assert!(load(Some(&path)).is_ok());
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(load(Some(&path)), Err(MasterKeyError::Open(_))));
+    }
+
+    #[test]
+    fn damage_is_told_from_absence() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        assert!(matches!(load(Some(&path)), Err(MasterKeyError::Read { .. })));
+        fs::write(&path, "0123").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let error = load(Some(&path)).err().unwrap();
+        assert!(matches!(error, MasterKeyError::Invalid { .. }));
+        assert!(!error.to_string().contains("0123"));
+    }
+}

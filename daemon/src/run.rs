@@ -1,0 +1,316 @@
+//! Start-up, reload and drain: the only place that knows every module.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keyward_proto::Use;
+use sd_notify::NotifyState;
+use thiserror::Error;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authorise::{Grant, Who};
+use crate::backend::Backend;
+use crate::config::{Config, ConfigError};
+use crate::daemon::Daemon;
+use crate::keys::{Meta, Store, StoreError};
+use crate::listener::{self, Crowd};
+use crate::log::Log;
+use crate::master_key::{self, MasterKeyError};
+use crate::sockets::{SocketError, Sockets};
+use crate::{admin, exit, hardening};
+
+/// What `keyward serve` is told on the command line.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file; without one, [`DEFAULT_CONFIG`] if that exists, or else no configuration.
+    pub config: Option<PathBuf>,
+    /// Where the keys are stored.
+    pub state_dir: PathBuf,
+    /// Where the sockets are.
+    pub runtime_dir: PathBuf,
+    /// Make a master key for trying things out, and let the user who started the daemon do everything.
+    pub dev: bool,
+}
+
+/// Where the configuration is looked for if no other file is named.
+pub const DEFAULT_CONFIG: &str = "/etc/keyward/keyward.toml";
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`ServeError`] says what kept it from starting.
+pub fn serve(options: &Options) -> Result<(), ServeError> {
+    let log = Log::start();
+    let config = load_config(options.config.as_deref())?;
+    log.set_level(config.log);
+    hardening::harden().map_err(ServeError::Hardening)?;
+    hardening::raise_descriptor_limit();
+    make_state_dir(&options.state_dir)?;
+    let store = Store::open(&options.state_dir)?;
+    let backend = open_backend(options, &config, &store)?;
+    let mut sockets = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
+    let daemon = Arc::new(Daemon::new(config, dev_grants(options.dev), options.dev, store, backend));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    let served = runtime.block_on(async {
+        let mut signals = Signals::new().map_err(ServeError::Runtime)?;
+        let stop = CancellationToken::new();
+        let tasks = spawn(&daemon, &mut sockets, &stop).map_err(ServeError::Runtime)?;
+        notify(&[NotifyState::Ready]);
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            wkid = %daemon.backend.wkid(),
+            runtime_dir = %options.runtime_dir.display(),
+            "ready"
+        );
+        while signals.next().await == Asked::Reload {
+            notify_reloading();
+            reload(&daemon, options, &log);
+            notify(&[NotifyState::Ready]);
+        }
+        notify(&[NotifyState::Stopping]);
+        drain(&daemon, &tasks, &stop).await;
+        Ok(())
+    });
+    // Whatever still computes, such as a large RSA key, has nobody to answer.
+    runtime.shutdown_background();
+    served
+}
+
+/// Reads the configuration that `--config` names, or else [`DEFAULT_CONFIG`] if there is one.
+///
+/// # Errors
+/// [`ConfigError`] says where it is wrong.
+pub fn read_config(path: Option<&Path>) -> Result<Config, ConfigError> {
+    let default = Path::new(DEFAULT_CONFIG);
+    match path.or_else(|| default.exists().then_some(default)) {
+        Some(path) => Config::load(path),
+        None => Ok(Config::default()),
+    }
+}
+
+/// Why the daemon did not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The state directory was made the other way.
+    #[error("{}", dev_mismatch(.0, *.1))]
+    Dev(PathBuf, bool),
+    /// The kernel refused to close the process off.
+    #[error("cannot switch off core dumps and debugging: {0}")]
+    Hardening(#[source] io::Error),
+    /// There is no master key.
+    #[error("{0}")]
+    MasterKey(String),
+    /// Threads, signals or descriptors cannot be had.
+    #[error("cannot start the runtime: {0}")]
+    Runtime(#[source] io::Error),
+    /// A socket cannot be had.
+    #[error("{0}")]
+    Socket(String),
+    /// The state directory cannot be had.
+    #[error("cannot use the state directory {}: {}", .0.display(), .1)]
+    StateDir(PathBuf, #[source] io::Error),
+    /// The key store cannot be had.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ServeError {
+    /// The status that the process ends with, from sysexits(3).
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Dev(..) | Self::MasterKey(_) => exit::CONFIG,
+            Self::Hardening(_) | Self::Runtime(_) => exit::OS,
+            Self::Socket(_) => exit::UNAVAILABLE,
+            Self::StateDir(..) => exit::CANNOT_CREATE,
+            Self::Store(StoreError::Damaged(_) | StoreError::Format(..)) => exit::DATA,
+            Self::Store(StoreError::InUse(_)) => exit::UNAVAILABLE,
+            Self::Store(_) => exit::IO,
+        }
+    }
+}
+
+impl From<MasterKeyError> for ServeError {
+    fn from(error: MasterKeyError) -> Self {
+        Self::MasterKey(error.to_string())
+    }
+}
+
+impl From<SocketError> for ServeError {
+    fn from(error: SocketError) -> Self {
+        Self::Socket(error.to_string())
+    }
+}
+
+fn dev_mismatch(state_dir: &Path, made_with_dev: bool) -> String {
+    let state_dir = state_dir.display();
+    match made_with_dev {
+        true => format!(
+            "the state directory {state_dir} was made with --dev, its keys are not for production; name another one with --state-dir"
+        ),
+        false => format!(
+            "refused --dev: the state directory {state_dir} was made without it and may hold keys of production; name another one with --state-dir"
+        ),
+    }
+}
+
+/// Reads the configuration, and logs what is doubtful in it.
+fn load_config(path: Option<&Path>) -> Result<Config, ConfigError> {
+    let config = read_config(path)?;
+    for warning in config.warnings() {
+        tracing::warn!("configuration: {warning}");
+    }
+    Ok(config)
+}
+
+fn make_state_dir(path: &Path) -> Result<(), ServeError> {
+    let failed = |reason| ServeError::StateDir(path.to_owned(), reason);
+    if !path.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    }
+    let mode = fs::metadata(path).map_err(failed)?.mode();
+    if mode & 0o022 != 0 {
+        return Err(failed(io::Error::other("other users can write to it; run: chmod go-w on it")));
+    }
+    Ok(())
+}
+
+fn open_backend(options: &Options, config: &Config, store: &Store) -> Result<Backend, ServeError> {
+    let meta = store.meta()?;
+    if let Some(meta) = meta.as_ref().filter(|meta| meta.dev != options.dev) {
+        return Err(ServeError::Dev(options.state_dir.clone(), meta.dev));
+    }
+    let master_key = match options.dev {
+        true => master_key::load_dev(&options.state_dir, meta.is_none())?,
+        false => master_key::load(config.embedded.master_key.as_deref())?,
+    };
+    let backend = Backend::embedded(master_key, config.embedded.cached_keys);
+    let wkid = backend.wkid().to_string();
+    match meta {
+        None => store.initialise(&Meta { wkid, dev: options.dev })?,
+        Some(meta) if meta.wkid != wkid => tracing::warn!(
+            "the master key is {wkid}, the key store was made with {}: keys wrapped by that one will not sign",
+            meta.wkid
+        ),
+        Some(_) => {}
+    }
+    Ok(backend)
+}
+
+fn dev_grants(dev: bool) -> Vec<Grant> {
+    if !dev {
+        return Vec::new();
+    }
+    let uid = rustix::process::getuid().as_raw();
+    tracing::warn!(
+        "DEVELOPMENT MODE (--dev): user id {uid} may sign anything with every key, and the master key lies beside the keys; not for production"
+    );
+    vec![Grant { who: Who::Uid(uid), keys: "*".parse().into_iter().collect(), uses: Use::ALL.to_vec() }]
+}
+
+/// Starts one task for each socket.
+fn spawn(daemon: &Arc<Daemon>, sockets: &mut Sockets, stop: &CancellationToken) -> io::Result<TaskTracker> {
+    let tasks = TaskTracker::new();
+    let crowd = Arc::new(Crowd::default());
+    for listener in sockets.peers.drain(..) {
+        let listener = to_tokio(listener)?;
+        let (daemon, crowd, stop) = (Arc::clone(daemon), Arc::clone(&crowd), stop.clone());
+        tasks.spawn(listener::accept(daemon, listener, crowd, tasks.clone(), stop));
+    }
+    for listener in sockets.admin.drain(..) {
+        let listener = to_tokio(listener)?;
+        tasks.spawn(admin::serve(Arc::clone(daemon), Arc::clone(&crowd), listener, stop.clone()));
+    }
+    Ok(tasks)
+}
+
+fn to_tokio(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Takes over a new configuration if it is sound; else everything stays as it is.
+fn reload(daemon: &Daemon, options: &Options, log: &Log) {
+    let config = match load_config(options.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!("not reloaded, the old configuration stays in force: {error}");
+            return;
+        }
+    };
+    let old = daemon.config();
+    if config.socket.extra != old.socket.extra
+        || config.embedded != old.embedded
+        || config.cached_records != old.cached_records
+    {
+        tracing::warn!("sockets, master key and cache sizes have changed: they take effect with a restart");
+    }
+    log.set_level(config.log);
+    daemon.set_config(config);
+    tracing::info!("configuration reloaded");
+}
+
+/// Answers what has arrived, and accepts nothing more.
+async fn drain(daemon: &Daemon, tasks: &TaskTracker, stop: &CancellationToken) {
+    let patience = daemon.config().drain_timeout;
+    stop.cancel();
+    tasks.close();
+    match tokio::time::timeout(patience, tasks.wait()).await {
+        Ok(()) => tracing::info!("stopped"),
+        Err(_) => tracing::warn!("stopped with requests unanswered after {patience:?}"),
+    }
+}
+
+struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+#[derive(Eq, PartialEq)]
+enum Asked {
+    Reload,
+    Stop,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+        }
+    }
+}
+
+fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(_) => notify(&[NotifyState::Reloading]),
+    }
+}
+
+/// Tells systemd, if that started us.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("cannot notify the service manager: {error}");
+    }
+}

@@ -1,0 +1,186 @@
+//! One connection of a peer: frames in, answers out, in order.
+//!
+//! Whatever the peer sends, it costs at most one buffer of the size of a frame, and never another peer.
+
+use core::pin::pin;
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use keyward_proto::frame::{self, FrameError};
+use keyward_proto::message::Request;
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::answer;
+use crate::authorise::Peer;
+use crate::daemon::Daemon;
+
+/// Serves a peer until it hangs up, sends garbage, or `stop` is cancelled.
+///
+/// Requests that have arrived by then are answered.
+pub(crate) async fn serve(daemon: Arc<Daemon>, peer: Peer, stream: UnixStream, stop: CancellationToken) {
+    let session = Session {
+        daemon: &daemon,
+        peer: &peer,
+        stream,
+        input: Vec::with_capacity(SMALL),
+        output: Vec::with_capacity(SMALL),
+        frame: Vec::new(),
+    };
+    let Err(end) = session.run(stop).await else { return };
+    if matches!(end, End::Lost(_)) {
+        tracing::debug!(uid = peer.uid, pid = peer.pid, "peer is gone: {end}");
+        return;
+    }
+    daemon.counters.garbage();
+    if let Some(times) = daemon.lines.garbage.admit() {
+        tracing::warn!(uid = peer.uid, pid = peer.pid, times, "closed the connection of a peer: {end}");
+    }
+}
+
+struct Session<'a> {
+    daemon: &'a Daemon,
+    peer: &'a Peer,
+    stream: UnixStream,
+    /// What has arrived and is not answered.
+    input: Vec<u8>,
+    /// Answers that are not sent.
+    output: Vec<u8>,
+    /// One answer, on its way to `output`.
+    frame: Vec<u8>,
+}
+
+impl Session<'_> {
+    async fn run(mut self, stop: CancellationToken) -> Result<(), End> {
+        let mut stopped = pin!(stop.cancelled());
+        // When the frame that has begun to arrive must be there.
+        let mut due: Option<Instant> = None;
+        loop {
+            self.make_room();
+            let read = async {
+                tokio::select! {
+                    biased;
+                    read = self.stream.read_buf(&mut self.input) => Ok::<_, End>(Some(read?)),
+                    () = &mut stopped => Ok(None),
+                }
+            };
+            let read = match due {
+                None => read.await?,
+                Some(due) => timeout_at(due.into(), read).await.map_err(|_| End::Stalled)??,
+            };
+            let arrived = Instant::now();
+            match read {
+                None => return Ok(()),
+                Some(0) if self.input.is_empty() => return Ok(()),
+                Some(0) => return Err(End::Truncated),
+                Some(_) => {}
+            }
+            let used = self.answer_all(arrived).await?;
+            self.input.drain(..used);
+            if self.input.is_empty() {
+                due = None;
+            } else if used > 0 || due.is_none() {
+                due = Some(arrived + self.daemon.config().request_timeout);
+            }
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Answers the complete frames that have arrived; returns how many bytes they took.
+    async fn answer_all(&mut self, arrived: Instant) -> Result<usize, End> {
+        let mut used = 0;
+        let mut since = arrived;
+        while let Some((body, length)) = frame::split(self.input.get(used..).unwrap_or_default())? {
+            let request: Request = frame::decode(body)?;
+            used += length;
+            let response = answer(self.daemon, self.peer, request, arrived).await;
+            if frame::encode_into(&response, &mut self.frame).is_ok() {
+                self.output.extend_from_slice(&self.frame);
+            }
+            let more = self.input.len() > used;
+            // A peer that sends many requests at once must not keep the others from this thread.
+            if more && (self.output.len() >= MAX_OUTPUT || since.elapsed() >= TURN) {
+                self.send().await?;
+                tokio::task::yield_now().await;
+                since = Instant::now();
+            }
+        }
+        self.send().await?;
+        Ok(used)
+    }
+
+    async fn send(&mut self) -> Result<(), End> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        // Nearly always the socket takes it at once, and no timer is needed.
+        let sent = match self.stream.try_write(&self.output) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(rest) = self.output.get(sent..).filter(|rest| !rest.is_empty()) {
+            let patience = self.daemon.config().request_timeout;
+            tokio::time::timeout(patience, self.stream.write_all(rest))
+                .await
+                .map_err(|_| End::Deaf(patience))??;
+        }
+        self.output.clear();
+        self.output.shrink_to(MAX_IDLE);
+        Ok(())
+    }
+
+    /// Makes room for what comes next: a little at first, then as much as the frame has brought so far again,
+    /// and never more than it announced.
+    fn make_room(&mut self) {
+        if self.input.is_empty() {
+            if self.input.capacity() > MAX_IDLE {
+                self.input = Vec::with_capacity(SMALL);
+            }
+            return;
+        }
+        // `answer_all` has refused lengths beyond the limit.
+        let announced = match self.input.first_chunk() {
+            Some(header) => frame::HEADER + frame::body_length(*header).unwrap_or(0),
+            None => frame::HEADER,
+        };
+        let missing = announced.saturating_sub(self.input.len());
+        if missing > 0 && self.input.capacity() == self.input.len() {
+            self.input.reserve_exact(missing.min(self.input.len().max(SMALL)));
+        }
+    }
+}
+
+/// Why a connection came to an end that was not the peer's plan.
+#[derive(Debug, Error)]
+enum End {
+    #[error("it did not take its answers for {0:?}")]
+    Deaf(Duration),
+    #[error(transparent)]
+    Garbage(#[from] FrameError),
+    #[error(transparent)]
+    Lost(#[from] io::Error),
+    #[error("it did not complete a frame in time")]
+    Stalled,
+    #[error("it hung up in the middle of a frame")]
+    Truncated,
+}
+
+/// Room for what comes over a connection, in bytes: a request for a signature has 150 to 400.
+const SMALL: usize = 1024;
+
+/// A buffer larger than this is given back when it is empty, in bytes.
+const MAX_IDLE: usize = 4096;
+
+/// Answers are sent at the latest when there are so many bytes of them (64 KiB).
+const MAX_OUTPUT: usize = 64 * 1024;
+
+/// How long requests that arrived together are worked on at a stretch.
+const TURN: Duration = Duration::from_millis(1);
