@@ -3,6 +3,8 @@
 //! Results go to standard output, as tables or as JSON; a failure is one line on standard error that begins
 //! with the name of the program, and a status of sysexits(3).
 
+mod bench;
+mod doctor;
 mod failure;
 mod key;
 mod output;
@@ -49,6 +51,10 @@ enum Command {
     /// Make, import, show and change keys.
     #[command(subcommand)]
     Key(key::Command),
+    /// Find the usual misconfigurations and say how to mend each.
+    Doctor(doctor::Doctor),
+    /// Measure signatures per second and their latency through the socket.
+    Bench(bench::Bench),
 }
 
 impl Command {
@@ -56,6 +62,8 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(),
             Self::Key(command) => command.run(),
+            Self::Doctor(doctor) => doctor.run(),
+            Self::Bench(bench) => bench.run(),
         }
     }
 }

@@ -1,0 +1,240 @@
+//! `keyward doctor`: finds the usual misconfigurations and says how to mend each.
+
+mod openssl;
+mod reach;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use keyward_client::{Address, Client, Error};
+use keyward_proto::Reference;
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::output::{print, print_json};
+use crate::admin_client::{AdminClient, AdminClientError};
+use crate::api::StatusView;
+use crate::exit;
+use crate::sockets::PEERS;
+
+#[derive(Args, Debug)]
+pub(super) struct Doctor {
+    /// Check whether this user, as which a TLS server runs, can reach the socket
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Check whether the system's OpenSSL can load this provider [default: the installed one, if there is one]
+    #[arg(long, value_name = "FILE")]
+    module: Option<PathBuf>,
+    /// Check that this openssl.cnf activates the providers, and in the right order
+    #[arg(long, value_name = "FILE")]
+    openssl_conf: Option<PathBuf>,
+    /// Check that the daemon has the key of this reference
+    #[arg(long, value_name = "FILE")]
+    reference: Option<PathBuf>,
+    /// Check that this certificate belongs to the key of --reference
+    #[arg(long, value_name = "FILE", requires = "reference")]
+    cert: Option<PathBuf>,
+    #[command(flatten)]
+    client: super::Client,
+}
+
+impl Doctor {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let runtime_dir = std::path::absolute(&self.client.runtime_dir).map_err(|error| {
+            Failure::new(exit::USAGE, format_args!("cannot use the runtime directory: {error}"))
+        })?;
+        let socket = runtime_dir.join(PEERS);
+        let admin = AdminClient::new(&runtime_dir)?;
+        let mut findings = daemon(&admin);
+        findings.push(peers_socket(&socket));
+        if let Some(user) = &self.user {
+            findings.push(reach::check(user, &socket));
+        }
+        match &self.module {
+            Some(module) => findings.push(openssl::module(module)),
+            None if Path::new(openssl::INSTALLED).exists() => {
+                findings.push(openssl::module(Path::new(openssl::INSTALLED)));
+            }
+            None => {}
+        }
+        if let Some(conf) = &self.openssl_conf {
+            findings.push(openssl::conf(conf));
+        }
+        if let Some(path) = &self.reference {
+            match read_reference(path) {
+                Ok(reference) => {
+                    findings.push(known(&admin, &reference));
+                    findings.extend(self.cert.as_ref().map(|cert| openssl::certificate(cert, &reference)));
+                }
+                Err(finding) => findings.push(finding),
+            }
+        }
+        self.report(&findings)
+    }
+
+    fn report(&self, findings: &[Finding]) -> Result<(), Failure> {
+        if self.client.json {
+            print_json(&findings)?;
+        } else {
+            print(&findings.iter().map(Finding::lines).collect::<String>())?;
+        }
+        match findings.iter().any(|finding| finding.verdict == Verdict::Fail) {
+            true => Err(Failure::silent(exit::CONFIG)),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What one check found.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warn,
+    Fail,
+}
+
+impl Finding {
+    fn ok(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Ok, detail: detail.into(), mend: None }
+    }
+
+    fn warn(check: &'static str, detail: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Warn, detail: detail.into(), mend: Some(mend.into()) }
+    }
+
+    fn fail(check: &'static str, detail: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Fail, detail: detail.into(), mend: Some(mend.into()) }
+    }
+
+    fn lines(&self) -> String {
+        let verdict = match self.verdict {
+            Verdict::Ok => "ok  ",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+        };
+        let mend = self.mend.as_ref().map(|mend| format!("      mend: {mend}\n")).unwrap_or_default();
+        format!("{verdict}  {}: {}\n{mend}", self.check, self.detail)
+    }
+}
+
+fn daemon(admin: &AdminClient) -> Vec<Finding> {
+    const CHECK: &str = "daemon";
+    let status = match admin.status() {
+        Ok(status) => status,
+        Err(AdminClientError::Unreachable { reason, .. })
+            if reason.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            return vec![Finding::warn(
+                CHECK,
+                "this user may not ask the administrators' socket",
+                "run keyward doctor as root or as the user of the daemon for all checks",
+            )];
+        }
+        Err(error) => {
+            return vec![Finding::fail(
+                CHECK,
+                error.to_string(),
+                "start it (systemctl start keyward), or name its directory with --runtime-dir",
+            )];
+        }
+    };
+    let mut findings = vec![Finding::ok(
+        CHECK,
+        format!(
+            "version {}, pid {}, {} keys, backend {} ({})",
+            status.version, status.pid, status.keys, status.backend, status.unit
+        ),
+    )];
+    if status.dev {
+        findings.push(Finding::warn(
+            "mode",
+            "the daemon runs with --dev: its master key lies beside the keys",
+            "start it without --dev on a new state directory before it serves anyone",
+        ));
+    }
+    findings.extend(refusals(&status));
+    findings
+}
+
+/// What the daemon refused since it started, if that hints at a mistake.
+fn refusals(status: &StatusView) -> Vec<Finding> {
+    let hints = [
+        ("no_grant", Verdict::Warn, "add a [[grant]] for the user of the server to keyward.toml and reload"),
+        ("use_refused", Verdict::Warn, "look at the uses of the key: keyward key show LABEL"),
+        ("use_not_granted", Verdict::Warn, "look at the uses of the grant in keyward.toml"),
+        ("unknown_key", Verdict::Warn, "compare the labels in the references with: keyward key list"),
+        ("other_master_key", Verdict::Fail, "start the daemon with the master key that its log names"),
+        ("blob_damaged", Verdict::Fail, "restore the key store from a backup"),
+        ("internal", Verdict::Fail, "see the log of the daemon"),
+    ];
+    let finding = |(outcome, verdict, mend): (&str, Verdict, &str)| {
+        let count = status.outcomes.get(outcome)?;
+        let detail = format!("{count} since the start ended with {}", outcome.replace('_', " "));
+        Some(Finding { check: "signatures", verdict, detail, mend: Some(mend.into()) })
+    };
+    hints.into_iter().filter_map(finding).collect()
+}
+
+fn peers_socket(socket: &Path) -> Finding {
+    const CHECK: &str = "socket";
+    let status = Address::from_path(socket).map_err(|error| error.to_string()).and_then(|address| {
+        Client::new(address, Client::DEFAULT_TIMEOUT).status().map_err(|error: Error| error.to_string())
+    });
+    match status {
+        Ok(status) => {
+            Finding::ok(CHECK, format!("{} answers, to user id {}", socket.display(), status.peer_uid))
+        }
+        Err(error) => Finding::fail(CHECK, error, "start the daemon, or look at its log if it runs"),
+    }
+}
+
+fn read_reference(path: &Path) -> Result<Reference, Finding> {
+    const CHECK: &str = "reference";
+    let again = "make it again: keyward key reference LABEL > FILE";
+    let text = fs::read_to_string(path)
+        .map_err(|error| Finding::fail(CHECK, format!("cannot read {}: {error}", path.display()), again))?;
+    Reference::from_pem(&text)
+        .map_err(|error| Finding::fail(CHECK, format!("{}: {error}", path.display()), again))
+}
+
+fn known(admin: &AdminClient, reference: &Reference) -> Finding {
+    const CHECK: &str = "reference";
+    let label = reference.label();
+    let again = format!("make it again: keyward key reference {label} > FILE");
+    let key = match admin.show(label.as_str()) {
+        Ok(key) => key,
+        Err(AdminClientError::Refused { reason, .. }) => {
+            return Finding::fail(CHECK, reason, "generate or import the key, or name another one");
+        }
+        Err(error) => {
+            return Finding::warn(CHECK, format!("not compared: {error}"), "run as root, with the daemon up");
+        }
+    };
+    let same = key.reference().is_some_and(|current| current.spki() == reference.spki());
+    let old = key.versions.iter().any(|version| version.number == reference.version());
+    match (same, old) {
+        _ if key.state != "enabled" => Finding::fail(
+            CHECK,
+            format!("key {label} is {}", key.state),
+            format!("keyward key enable {label}"),
+        ),
+        (true, _) => {
+            Finding::ok(CHECK, format!("key {label} version {} is with the daemon", reference.version()))
+        }
+        (false, true) if reference.version() != key.current => {
+            Finding::warn(CHECK, format!("key {label} has a newer version {}", key.current), again)
+        }
+        _ => Finding::fail(CHECK, format!("key {label} of the daemon has another public key"), again),
+    }
+}
