@@ -116,6 +116,8 @@ fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     };
     let private = parent.join(format!(".{}", process::id()));
+    // A process of the same number, as there are in containers, may have been killed between two of these steps.
+    let _ = fs::remove_dir_all(&private);
     DirBuilder::new().mode(0o700).create(&private).map_err(failed)?;
     let bound = (|| {
         let inside = private.join(name);
@@ -124,7 +126,6 @@ fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
         fs::rename(&inside, path)?;
         Ok(listener)
     })();
-    // Left behind it would do no harm, but for the next process of the same number.
     let _ = fs::remove_dir_all(&private);
     bound.map_err(failed)
 }
@@ -163,6 +164,7 @@ mod tests {
         let listener = bind(&path, 0o666).unwrap();
         assert!(matches!(bind(&path, 0o666), Err(SocketError::InUse(_))));
         drop(listener);
+        fs::create_dir(dir.path().join(format!(".{}", process::id()))).unwrap();
         let _listener = bind(&path, 0o666).unwrap();
         UnixStream::connect(&path).unwrap();
     }
