@@ -81,6 +81,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         outcomes: daemon.counters.outcomes(),
         purposes: daemon.counters.purposes(),
         closed_for_garbage,
+        requests: daemon.counters.requests(),
         closed_for_crowding,
     }))
 }
@@ -113,7 +114,8 @@ async fn generate(
     let wanted: api::NewKey = parse(&body?)?;
     let label = label(&wanted.label)?;
     let uses = uses(&wanted.uses)?;
-    let key_type: KeyType = wanted.key_type.parse().map_err(|_| {
+    let key_type = wanted.key_type.parse().ok().filter(|known| KeyType::GENERATED.contains(known));
+    let key_type = key_type.ok_or_else(|| {
         AdminError::Invalid(format!(
             "cannot generate a key of type {:?}: the types are {}",
             wanted.key_type,
@@ -177,8 +179,9 @@ async fn change(
         };
         match admin.daemon.keys.put(key).await {
             Ok(key) => {
-                tracing::info!(key = %label, state = key.state.name(), uses = ?key.uses, uid = who.uid, "key changed");
-                return Ok(Json(KeyView::of(&key, &admin.daemon.backend)));
+                let view = KeyView::of(&key, &admin.daemon.backend);
+                tracing::info!(key = view.label, state = view.state, uses = ?view.uses, uid = who.uid, "key changed");
+                return Ok(Json(view));
             }
             // Someone else changed it in between; every round means that one change succeeded.
             Err(StoreError::Changed(_)) => {}
@@ -194,7 +197,7 @@ async fn delete(
 ) -> Result<StatusCode, AdminError> {
     let label = label(&text)?;
     admin.daemon.keys.delete(&label).await?;
-    tracing::info!(key = %label, uid = who.uid, "key deleted");
+    tracing::info!(key = label.as_str(), uid = who.uid, "key deleted");
     Ok(StatusCode::NO_CONTENT)
 }
 

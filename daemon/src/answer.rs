@@ -4,6 +4,7 @@
 //! even whether they exist.
 
 use core::time::Duration;
+use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_proto::message::{
@@ -16,10 +17,10 @@ use crate::backend::Input;
 use crate::daemon::Daemon;
 use crate::keys::{Key, State};
 use crate::purpose::{Purpose, classify};
-use std::sync::Arc;
 
 /// Answers a request that had arrived completely at `arrived`.
 pub(crate) async fn answer(daemon: &Daemon, peer: &Peer, request: Request, arrived: Instant) -> Response {
+    daemon.counters.request();
     let deadline = deadline(daemon, &request, arrived);
     let answer = match request.body {
         Some(request::Body::Sign(sign)) => {
@@ -72,11 +73,11 @@ async fn sign(daemon: &Daemon, peer: &Peer, sign: &Sign, deadline: Instant) -> R
     tracing::debug!(
         key = sign.label,
         version = sign.version,
-        scheme = Scheme::try_from(sign.scheme).map_or("unknown", Scheme::name),
-        purpose = purpose.map_or("unknown", Purpose::name),
+        scheme = %Scheme::try_from(sign.scheme).map_or("unknown", Scheme::name),
+        purpose = %purpose.map_or("unknown", Purpose::name),
         uid = peer.uid,
         pid = peer.pid,
-        outcome = outcome.as_str_name(),
+        outcome = %outcome.name(),
         "signature"
     );
     signature.map(|signature| Signature { signature })

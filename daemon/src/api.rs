@@ -112,6 +112,8 @@ pub(crate) struct StatusView {
     pub(crate) wkid: String,
     pub(crate) keys: u64,
     pub(crate) connections: usize,
+    /// Requests of every kind on the peers' sockets, since the start.
+    pub(crate) requests: u64,
     /// Requests for signatures by outcome, since the start.
     pub(crate) outcomes: BTreeMap<String, u64>,
     /// Requests for signatures by the purpose of the message, since the start.

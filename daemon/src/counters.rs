@@ -10,6 +10,7 @@ use crate::purpose::Purpose;
 /// Numbers since the start of the daemon.
 #[derive(Default)]
 pub(crate) struct Counters {
+    requests: AtomicU64,
     outcomes: [AtomicU64; OUTCOMES],
     purposes: [AtomicU64; Purpose::ALL.len()],
     garbage: AtomicU64,
@@ -17,6 +18,16 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// A request of any kind arrived.
+    pub(crate) fn request(&self) {
+        add(&self.requests);
+    }
+
+    /// Requests of every kind.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// A request for a signature came to an end; `purpose` if it came as far as knowing it.
     pub(crate) fn signature(&self, outcome: Outcome, purpose: Option<Purpose>) {
         if let Some(count) = usize::try_from(i32::from(outcome)).ok().and_then(|i| self.outcomes.get(i)) {
@@ -42,8 +53,7 @@ impl Counters {
     pub(crate) fn outcomes(&self) -> BTreeMap<String, u64> {
         let name = |i: usize| {
             let outcome = i32::try_from(i).ok().and_then(|i| Outcome::try_from(i).ok());
-            let name = outcome.unwrap_or_default().as_str_name();
-            name.trim_start_matches("OUTCOME_").to_ascii_lowercase()
+            outcome.unwrap_or_default().name().to_owned()
         };
         occurred(self.outcomes.iter().enumerate().map(|(i, count)| (name(i), count)))
     }

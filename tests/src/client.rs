@@ -25,6 +25,19 @@ pub struct Wish {
     pub group: &'static str,
 }
 
+impl Wish {
+    /// The groups to offer: the wished one first, and the curves of the certificates, since TLS 1.2 has one
+    /// list for both (RFC 8422, 4).
+    fn groups(self) -> &'static str {
+        if self.group == "P-256" { "P-256:P-384:P-521" } else { "X25519:P-256:P-384:P-521" }
+    }
+
+    /// How s_client tells that it got the group.
+    fn temporary_key(self) -> &'static str {
+        if self.group == "P-256" { "Server Temp Key: ECDH, prime256v1" } else { "Server Temp Key: X25519" }
+    }
+}
+
 /// Both versions with both groups.
 pub const WISHES: [Wish; 4] = [
     Wish { version: "1.2", group: "P-256" },
@@ -37,12 +50,13 @@ pub const WISHES: [Wish; 4] = [
 pub fn s_client(pki: &Pki, address: SocketAddr, wish: Wish) {
     let version = format!("-tls{}", wish.version.replace('.', "_"));
     let mut command = crate::pki::openssl(&["s_client", "-brief", "-verify_return_error", &version]);
-    command.args(["-groups", wish.group, "-servername", "localhost", "-connect", &address.to_string()]);
+    command.args(["-groups", wish.groups(), "-servername", "localhost", "-connect", &address.to_string()]);
     command.arg("-CAfile").arg(pki.ca());
     let output = crate::tool::run(&mut command);
     let text = crate::tool::stderr(&output);
     let version = format!("Protocol version: TLSv{}", wish.version);
-    let complete = output.status.success() && text.contains(&version) && text.contains("Verification: OK");
+    let expected = [version.as_str(), wish.temporary_key(), "Verification: OK"];
+    let complete = output.status.success() && expected.iter().all(|words| text.contains(words));
     assert!(complete, "{wish:?} at {address}:\n{text}");
 }
 
@@ -60,7 +74,7 @@ pub fn curl(pki: &Pki, address: SocketAddr, wish: Wish) -> String {
         "--tls-max",
         wish.version,
     ]);
-    command.args(["--curves", wish.group]).arg("--cacert").arg(pki.ca());
+    command.args(["--curves", wish.groups()]).arg("--cacert").arg(pki.ca());
     command.arg(format!("https://localhost:{}/", address.port())).args(["--resolve"]);
     command.arg(format!("localhost:{}:127.0.0.1", address.port())).env_remove("OPENSSL_CONF");
     succeed(&mut command)

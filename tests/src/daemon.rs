@@ -126,6 +126,16 @@ impl Daemon {
         command
     }
 
+    /// What the daemon says about itself over the administrators' socket.
+    pub fn status(&self) -> serde_json::Value {
+        let mut command = Command::new("curl");
+        command
+            .args(["--silent", "--show-error", "--fail", "--unix-socket"])
+            .arg(self.path("run/admin.sock"));
+        let text = tool::succeed(command.arg("http://localhost/v1/status"));
+        serde_json::from_str(&text).expect("JSON")
+    }
+
     /// Generates a key for TLS servers.
     pub fn generate(&self, label: &str, key_type: &str) {
         tool::succeed(&mut self.keyward(&["key", "generate", label, "--type", key_type]));
@@ -150,9 +160,9 @@ impl Daemon {
         let text = format!(
             "openssl_conf = openssl_init\n\
              [openssl_init]\nproviders = providers\n\
-             [providers]\ndefault = default\nkeyward = keyward\n\
-             [default]\nactivate = 1\n\
-             [keyward]\nactivate = 1\nmodule = {}\nsocket = {}\n\
+             [providers]\ndefault = default_provider\nkeyward = keyward_provider\n\
+             [default_provider]\nactivate = 1\n\
+             [keyward_provider]\nactivate = 1\nmodule = {}\nsocket = {}\n\
              [req]\ndistinguished_name = name\n[name]\n",
             module.display(),
             self.socket().display(),

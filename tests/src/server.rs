@@ -123,7 +123,7 @@ pub fn configure_nginx(daemon: &Daemon, sites: &[Site], workers: usize) -> PathB
          events {{ worker_connections 4096; }}\n\
          http {{ access_log off; {temp}\n\
          ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off; ssl_session_tickets off;\n\
-         ssl_ecdh_curve X25519:prime256v1;\n\
+         ssl_ecdh_curve X25519:prime256v1:secp384r1:secp521r1;\n\
          {servers} }}\n",
         pid = directory.join("nginx.pid").display(),
         log = directory.join("error.log").display(),

@@ -19,15 +19,17 @@ fn scene() -> (Daemon, Pki, Vec<Site>) {
     (daemon, pki, sites)
 }
 
-/// How many requests the daemon has answered with a signature for a TLS server.
-fn signatures(daemon: &Daemon) -> usize {
-    daemon.logged(&["outcome=done", "purpose=tls1"])
+/// Every request that came over the peers' socket was the one signature of a handshake.
+fn assert_one_request_each(daemon: &Daemon, handshakes: usize) {
+    let signatures = daemon.logged(&["outcome=done", "purpose=tls1"]);
+    assert_eq!(signatures, handshakes, "{}", daemon.log());
+    assert_eq!(daemon.status()["requests"], handshakes, "requests of every kind");
 }
 
 #[test]
 fn nginx_with_openssl_and_curl_as_clients() {
     let (daemon, pki, sites) = scene();
-    let _nginx = Nginx::start(&daemon, &sites);
+    let nginx = Nginx::start(&daemon, &sites);
     for site in &sites {
         for wish in WISHES {
             s_client(&pki, site.address, wish);
@@ -35,7 +37,12 @@ fn nginx_with_openssl_and_curl_as_clients() {
         }
     }
     let handshakes = sites.len() * WISHES.len() * 2;
-    assert_eq!(signatures(&daemon), handshakes, "one request for each handshake:\n{}", daemon.log());
+    // The workers asked, each with a connection and the credentials of its own, not the master for them.
+    let workers = nginx.workers();
+    let by_workers: usize =
+        workers.iter().map(|pid| daemon.logged(&["signature", &format!("pid={pid} ")])).sum();
+    assert_eq!((workers.len(), by_workers), (2, handshakes));
+    assert_one_request_each(&daemon, handshakes);
 }
 
 #[test]
@@ -49,7 +56,7 @@ fn haproxy() {
         assert_eq!(curl(&pki, site.address, WISHES[3]), "served");
     }
     let handshakes = sites.len() * (WISHES.len() + 1);
-    assert_eq!(signatures(&daemon), handshakes, "one request for each handshake:\n{}", daemon.log());
+    assert_one_request_each(&daemon, handshakes);
 }
 
 #[test]
@@ -62,5 +69,5 @@ fn openssl_s_server() {
         }
     }
     let handshakes = sites.len() * WISHES.len();
-    assert_eq!(signatures(&daemon), handshakes, "one request for each handshake:\n{}", daemon.log());
+    assert_one_request_each(&daemon, handshakes);
 }

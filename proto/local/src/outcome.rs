@@ -1,6 +1,28 @@
 use crate::message::Outcome;
 
 impl Outcome {
+    /// A short name, for logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::Done => "done",
+            Self::Malformed => "malformed",
+            Self::NotSupported => "not-supported",
+            Self::NoGrant => "no-grant",
+            Self::UnknownKey => "unknown-key",
+            Self::UnknownVersion => "unknown-version",
+            Self::KeyDisabled => "key-disabled",
+            Self::UseRefused => "use-refused",
+            Self::UseNotGranted => "use-not-granted",
+            Self::OtherMasterKey => "other-master-key",
+            Self::BlobDamaged => "blob-damaged",
+            Self::DeadlineExceeded => "deadline-exceeded",
+            Self::Overloaded => "overloaded",
+            Self::UnitUnavailable => "unit-unavailable",
+            Self::Internal => "internal",
+        }
+    }
+
     /// What the outcome means for the person who reads the log of the server, and where to look next.
     ///
     /// Reads as the end of a sentence that names the key: `key "shop" refused: <reason>`.
