@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use keyward_client::{Address, Client, Error};
-use keyward_proto::Reference;
+use keyward_proto::{Outcome, Reference};
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -170,17 +170,21 @@ fn daemon(admin: &AdminClient) -> Vec<Finding> {
 /// What the daemon refused since it started, if that hints at a mistake.
 fn refusals(status: &StatusView) -> Vec<Finding> {
     let hints = [
-        ("no_grant", Verdict::Warn, "add a [[grant]] for the user of the server to keyward.toml and reload"),
-        ("use_refused", Verdict::Warn, "look at the uses of the key: keyward key show LABEL"),
-        ("use_not_granted", Verdict::Warn, "look at the uses of the grant in keyward.toml"),
-        ("unknown_key", Verdict::Warn, "compare the labels in the references with: keyward key list"),
-        ("other_master_key", Verdict::Fail, "start the daemon with the master key that its log names"),
-        ("blob_damaged", Verdict::Fail, "restore the key store from a backup"),
-        ("internal", Verdict::Fail, "see the log of the daemon"),
+        (
+            Outcome::NoGrant,
+            Verdict::Warn,
+            "add a [[grant]] for the user of the server to keyward.toml and reload",
+        ),
+        (Outcome::UseRefused, Verdict::Warn, "look at the uses of the key: keyward key show LABEL"),
+        (Outcome::UseNotGranted, Verdict::Warn, "look at the uses of the grant in keyward.toml"),
+        (Outcome::UnknownKey, Verdict::Warn, "compare the labels in the references with: keyward key list"),
+        (Outcome::OtherMasterKey, Verdict::Fail, "start the daemon with the master key that its log names"),
+        (Outcome::BlobDamaged, Verdict::Fail, "restore the key store from a backup"),
+        (Outcome::Internal, Verdict::Fail, "see the log of the daemon"),
     ];
-    let finding = |(outcome, verdict, mend): (&str, Verdict, &str)| {
-        let count = status.outcomes.get(outcome)?;
-        let detail = format!("{count} since the start ended with {}", outcome.replace('_', " "));
+    let finding = |(outcome, verdict, mend): (Outcome, Verdict, &str)| {
+        let count = status.outcomes.get(outcome.name())?;
+        let detail = format!("{count} since the start ended with {}", outcome.name());
         Some(Finding { check: "signatures", verdict, detail, mend: Some(mend.into()) })
     };
     hints.into_iter().filter_map(finding).collect()
