@@ -1,0 +1,238 @@
+//! A daemon with directories of its own.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use keyward_client::{Address, Client, Error, Input};
+use keyward_proto::message::{Request, Response};
+use keyward_proto::{Label, Outcome, Scheme, frame};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+pub(crate) struct Daemon {
+    directory: TempDir,
+    child: Option<Child>,
+    notify: UnixDatagram,
+}
+
+impl Daemon {
+    /// A daemon that is not started.
+    pub(crate) fn prepare(configuration: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let notify = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        notify.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let daemon = Self { directory, child: None, notify };
+        daemon.configure(configuration);
+        daemon
+    }
+
+    /// A daemon that runs with `--dev`.
+    pub(crate) fn dev(configuration: &str) -> Self {
+        let mut daemon = Self::prepare(configuration);
+        daemon.start(&["--dev"]);
+        daemon
+    }
+
+    /// A daemon with a master key, and grants for the user who runs the test.
+    pub(crate) fn production(grants: &[(&str, &str)]) -> Self {
+        let mut daemon = Self::prepare("");
+        daemon.new_master_key();
+        daemon.configure(&daemon.production_configuration(grants));
+        daemon.start(&[]);
+        daemon
+    }
+
+    pub(crate) fn production_configuration(&self, grants: &[(&str, &str)]) -> String {
+        let uid = rustix::process::getuid().as_raw();
+        let mut text = format!("[embedded]\nmaster-key = {:?}\n", self.path("master.key"));
+        for (keys, uses) in grants {
+            text += &format!("[[grant]]\nuid = {uid}\nkeys = [{keys:?}]\nuses = [{uses:?}]\n");
+        }
+        text
+    }
+
+    pub(crate) fn new_master_key(&self) {
+        let path = self.path("master.key");
+        let _ = fs::remove_file(&path);
+        let mut random = [0; 32];
+        File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();
+        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(path).unwrap();
+        writeln!(file, "{hex}").unwrap();
+    }
+
+    pub(crate) fn configure(&self, text: &str) {
+        fs::write(self.path("keyward.toml"), text).unwrap();
+    }
+
+    /// The command that starts it.
+    pub(crate) fn serve(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg("--config").arg(self.path("keyward.toml"));
+        command.arg("--state-dir").arg(self.path("state")).arg("--runtime-dir").arg(self.path("run"));
+        command.args(more);
+        command
+    }
+
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(&mut self, more: &[&str]) {
+        self.start_as(&mut self.serve(more));
+    }
+
+    pub(crate) fn start_as(&mut self, command: &mut Command) {
+        let log = File::options().append(true).create(true).open(self.path("log")).unwrap();
+        command.env("NOTIFY_SOCKET", self.path("notify")).stderr(log).stdin(Stdio::null());
+        self.child = Some(command.spawn().unwrap());
+        self.await_ready();
+    }
+
+    /// Waits until it says that it is ready.
+    pub(crate) fn await_ready(&self) {
+        let mut message = [0; 1024];
+        loop {
+            let length =
+                self.notify.recv(&mut message).unwrap_or_else(|_| panic!("not ready:\n{}", self.log()));
+            if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().unwrap())
+    }
+
+    pub(crate) fn end(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        self.child.take().unwrap().wait().unwrap()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Runs a command of the command line.
+    pub(crate) fn keyward(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(words).arg("--runtime-dir").arg(self.path("run")).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    /// Runs a command that succeeds; returns what it prints.
+    pub(crate) fn succeed(&self, words: &[&str]) -> String {
+        let output = self.keyward(words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command that fails; returns its status and its line.
+    pub(crate) fn fail(&self, words: &[&str]) -> (i32, String) {
+        told(&self.keyward(words))
+    }
+
+    /// A request to the administrators' socket; returns the status and the body.
+    pub(crate) fn http(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
+        let mut stream = UnixStream::connect(self.path("run/admin.sock"))?;
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: k\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        Ok((status, answer.split_once("\r\n\r\n").unwrap_or_default().1.to_owned()))
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        let address = Address::from_path(&self.path("run/keyward.sock")).unwrap();
+        Client::new(address, Duration::from_secs(10))
+    }
+
+    /// Signs a message with a P-256 key.
+    pub(crate) fn sign(&self, label: &str, message: &[u8]) -> Result<Vec<u8>, Error> {
+        self.client().sign(&label_of(label), 0, Scheme::EcdsaSecp256r1Sha256, Input::Message(message))
+    }
+
+    /// The outcome of signing a message with a P-256 key.
+    pub(crate) fn outcome(&self, label: &str, message: &[u8]) -> Outcome {
+        outcome(self.sign(label, message))
+    }
+
+    /// A connection for frames.
+    pub(crate) fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.path("run/keyward.sock")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_keyward");
+
+/// The status and the line of a program that failed.
+pub(crate) fn told(output: &Output) -> (i32, String) {
+    assert!(!output.status.success());
+    let line = String::from_utf8(output.stderr.clone()).unwrap();
+    (output.status.code().unwrap(), line)
+}
+
+pub(crate) fn outcome(signed: Result<Vec<u8>, Error>) -> Outcome {
+    match signed {
+        Ok(_) => Outcome::Done,
+        Err(Error::Refused(outcome)) => outcome,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+pub(crate) fn label_of(text: &str) -> Label {
+    text.parse().unwrap()
+}
+
+/// What a server signs in TLS 1.3.
+pub(crate) fn certificate_verify() -> Vec<u8> {
+    [&[b' '; 64][..], b"TLS 1.3, server CertificateVerify", &[0], &[7; 32]].concat()
+}
+
+pub(crate) fn send(stream: &mut UnixStream, request: &Request) {
+    stream.write_all(&frame::encode(request).unwrap()).unwrap();
+}
+
+pub(crate) fn receive(stream: &mut UnixStream) -> Response {
+    let mut header = [0; frame::HEADER];
+    stream.read_exact(&mut header).unwrap();
+    let mut body = vec![0; frame::body_length(header).unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    frame::decode(&body).unwrap()
+}
+
+/// Whether the daemon has closed a connection, without another word.
+pub(crate) fn is_closed(stream: &mut UnixStream) -> bool {
+    match stream.read(&mut [0]) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    }
+}

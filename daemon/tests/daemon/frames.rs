@@ -1,0 +1,149 @@
+//! What peers may put on the wire.
+
+use std::io::Write;
+use std::net::Shutdown;
+
+use keyward_proto::message::{Decrypt, Describe, GetStatus, Request, Sign, request, response, sign};
+use keyward_proto::{Outcome, frame};
+
+use crate::fixture::{Daemon, certificate_verify, is_closed, receive, send};
+
+fn status(id: u64) -> Request {
+    Request { id, deadline_ms: 0, body: Some(request::Body::GetStatus(GetStatus {})) }
+}
+
+fn sign_request(id: u64, label: &str) -> Request {
+    let sign = Sign {
+        label: label.into(),
+        version: 0,
+        scheme: 0x0403,
+        input: Some(sign::Input::Message(certificate_verify())),
+    };
+    Request { id, deadline_ms: 5000, body: Some(request::Body::Sign(sign)) }
+}
+
+#[test]
+fn requests_sent_together_are_answered_in_order() {
+    let daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let mut stream = daemon.connect();
+    let mut frames = Vec::new();
+    for id in 0..1000 {
+        let request = if id % 3 == 0 { status(id) } else { sign_request(id, "shop") };
+        frames.extend(frame::encode(&request).unwrap());
+    }
+    let mut writer = stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || writer.write_all(&frames).unwrap());
+    for id in 0..1000 {
+        let response = receive(&mut stream);
+        assert_eq!((response.id, response.outcome()), (id, Outcome::Done));
+    }
+    sender.join().unwrap();
+}
+
+#[test]
+fn a_frame_may_come_byte_by_byte_and_be_of_the_largest_size() {
+    let daemon = Daemon::dev("");
+    let mut stream = daemon.connect();
+    for byte in frame::encode(&status(1)).unwrap() {
+        stream.write_all(&[byte]).unwrap();
+    }
+    assert_eq!(receive(&mut stream).outcome(), Outcome::Done);
+    let mut request = sign_request(2, "shop");
+    if let Some(request::Body::Sign(sign)) = &mut request.body {
+        sign.input = Some(sign::Input::Message(vec![0; frame::MAX_BODY - 40]));
+    }
+    send(&mut stream, &request);
+    assert_eq!(receive(&mut stream).outcome(), Outcome::UnknownKey);
+    send(&mut stream, &status(3));
+    assert_eq!(receive(&mut stream).id, 3);
+}
+
+#[test]
+fn garbage_ends_its_connection_and_no_other() {
+    let daemon = Daemon::dev("[limits]\nrequest-timeout = \"300ms\"\n");
+    let mut bystander = daemon.connect();
+    let mut garbage = vec![
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![0xff; 4],
+        (frame::MAX_BODY as u32 + 1).to_be_bytes().to_vec(),
+        [&4u32.to_be_bytes()[..], &[0xff; 4]].concat(),
+    ];
+    let half = frame::encode(&status(1)).unwrap();
+    garbage.push(half[..half.len() - 1].to_vec());
+    for (number, bytes) in garbage.iter().enumerate() {
+        let mut stream = daemon.connect();
+        stream.write_all(bytes).unwrap();
+        // The last one stalls: its time runs out.
+        assert!(is_closed(&mut stream), "garbage {number}");
+    }
+    let mut stream = daemon.connect();
+    stream.write_all(&half[..half.len() - 1]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert!(is_closed(&mut stream), "hung up in the middle");
+
+    send(&mut bystander, &status(9));
+    assert_eq!(receive(&mut bystander).id, 9);
+    let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["closed_for_garbage"], garbage.len() + 1);
+    let lines = daemon.log().matches("closed the connection of a peer").count();
+    assert!((1..=3).contains(&lines), "{lines} lines for {} connections", garbage.len() + 1);
+}
+
+#[test]
+fn requests_that_make_no_sense_are_answered() {
+    let daemon = Daemon::dev("");
+    let mut stream = daemon.connect();
+    let mut ask = |body| {
+        send(&mut stream, &Request { id: 4, deadline_ms: 0, body });
+        receive(&mut stream)
+    };
+    assert_eq!(ask(None).outcome(), Outcome::Malformed);
+    let describe = Describe { label: "no/label".into(), version: 0 };
+    assert_eq!(ask(Some(request::Body::Describe(describe))).outcome(), Outcome::Malformed);
+    assert_eq!(ask(Some(request::Body::Decrypt(Decrypt::default()))).outcome(), Outcome::NotSupported);
+    let answer = ask(Some(request::Body::GetStatus(GetStatus {})));
+    let Some(response::Body::Status(status)) = answer.body else { panic!("{answer:?}") };
+    assert_eq!(status.peer_uid, rustix::process::getuid().as_raw());
+}
+
+#[test]
+fn too_many_connections_are_closed() {
+    let daemon = Daemon::dev("[socket]\nconnections-per-user = 2\n");
+    let mut first = daemon.connect();
+    send(&mut first, &status(1));
+    receive(&mut first);
+    let mut second = daemon.connect();
+    send(&mut second, &status(2));
+    receive(&mut second);
+    assert!(is_closed(&mut daemon.connect()));
+    send(&mut first, &status(3));
+    assert_eq!(receive(&mut first).id, 3);
+    // Whoever leaves makes room; the daemon notices in its own time.
+    drop(second);
+    let again = (0..1000).any(|_| {
+        let mut third = daemon.connect();
+        let sent = third.write_all(&frame::encode(&status(4)).unwrap());
+        sent.is_ok() && !is_closed(&mut third)
+    });
+    assert!(again);
+}
+
+#[test]
+fn answers_wait_for_a_peer_that_reads_late() {
+    let daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "ed25519"]);
+    let describe = Describe { label: "shop".into(), version: 0 };
+    let request = Request { id: 5, deadline_ms: 0, body: Some(request::Body::Describe(describe)) };
+    let many = frame::encode(&request).unwrap().repeat(20_000);
+    let mut stream = daemon.connect();
+    let mut writer = stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || writer.write_all(&many));
+    // Meanwhile the daemon has more answers than the socket takes, and serves the others.
+    send(&mut daemon.connect(), &status(1));
+    for _ in 0..20_000 {
+        assert_eq!(receive(&mut stream).outcome(), Outcome::Done);
+    }
+    sender.join().unwrap().unwrap();
+}

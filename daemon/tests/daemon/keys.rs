@@ -1,0 +1,203 @@
+//! The life of a key, from the command line.
+
+use std::fs;
+use std::process::Command;
+
+use keyward_proto::{Outcome, Reference};
+
+use crate::fixture::{Daemon, certificate_verify, label_of};
+
+#[test]
+fn a_key_is_made_shown_used_disabled_and_deleted() {
+    let daemon = Daemon::dev("");
+    let shown = daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    assert!(shown.contains("software crypto unit") && shown.contains("tls-server"), "{shown}");
+    assert!(daemon.succeed(&["key", "list"]).lines().any(|line| line.starts_with("shop ")));
+    let pem = daemon.succeed(&["key", "reference", "shop"]);
+    let reference = Reference::from_pem(&pem).unwrap();
+    assert_eq!((reference.label().as_str(), reference.version()), ("shop", 1));
+
+    let message = certificate_verify();
+    let signature = daemon.sign("shop", &message).unwrap();
+    assert!(openssl_verifies(&daemon, reference.spki(), &message, &signature));
+    assert!(!openssl_verifies(&daemon, reference.spki(), b"another", &signature));
+
+    daemon.succeed(&["key", "disable", "shop"]);
+    assert_eq!(daemon.outcome("shop", &message), Outcome::KeyDisabled);
+    daemon.succeed(&["key", "enable", "shop"]);
+    assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
+    daemon.succeed(&["key", "delete", "shop"]);
+    assert_eq!(daemon.outcome("shop", &message), Outcome::UnknownKey);
+}
+
+#[test]
+fn keys_are_imported_and_described() {
+    let daemon = Daemon::dev("");
+    let file = daemon.path("key.pem");
+    openssl(&["genpkey", "-algorithm", "ED25519", "-out", file.to_str().unwrap()]);
+    let shown = daemon.succeed(&[
+        "key",
+        "import",
+        "mail",
+        "--use",
+        "csr",
+        "--use",
+        "tls-server",
+        "--use",
+        "csr",
+        "--json",
+        "--in",
+        file.to_str().unwrap(),
+    ]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["uses"], serde_json::json!(["csr", "tls-server"]));
+    let described = daemon.client().describe(&label_of("mail"), 0).unwrap();
+    assert_eq!(
+        (described.r#type.as_str(), described.version, &described.versions[..]),
+        ("ed25519", 1, &[1][..])
+    );
+    let spki = openssl(&["pkey", "-in", file.to_str().unwrap(), "-pubout", "-outform", "DER"]);
+    assert_eq!(described.public_key, spki);
+}
+
+#[test]
+fn each_mistake_has_its_status() {
+    let daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    fs::write(daemon.path("junk"), "junk").unwrap();
+    let junk = daemon.path("junk");
+    let long = daemon.path("long");
+    fs::write(&long, vec![b'x'; 70_000]).unwrap();
+    for (words, status, part) in [
+        (&["key", "generate", "shop", "--type", "p256"][..], 73, "already"),
+        (&["key", "generate", "a/b", "--type", "p256"], 64, "label"),
+        (&["key", "generate", "a", "--type", "p255"], 64, "p255"),
+        (&["key", "generate", "a", "--type", "rsa2056"], 64, "rsa2056"),
+        (&["key", "generate", "a", "--type", "p256", "--use", "tls"], 64, "use"),
+        (&["key", "show", "nope"], 66, "nope"),
+        (&["key", "reference", "nope"], 66, "nope"),
+        (&["key", "disable", "nope"], 66, "nope"),
+        (&["key", "delete", "nope"], 66, "nope"),
+        (&["key", "import", "a", "--in", junk.to_str().unwrap()], 65, "neither PEM nor DER"),
+        (&["key", "import", "a", "--in", long.to_str().unwrap()], 65, "longer"),
+        (&["key", "import", "a", "--in", "/no/such/file"], 66, "/no/such/file"),
+    ] {
+        let (code, line) = daemon.fail(words);
+        assert_eq!(code, status, "{words:?}: {line}");
+        assert!(line.contains(part), "{words:?}: {line}");
+    }
+    let no_daemon = Daemon::prepare("");
+    let (code, line) = no_daemon.fail(&["key", "list"]);
+    assert_eq!(code, 69);
+    assert!(line.contains("admin.sock") && line.contains("is keyward serve running?"), "{line}");
+}
+
+#[test]
+fn http_errors_are_json_with_a_status() {
+    let daemon = Daemon::dev("");
+    for (method, path, body, status) in [
+        ("GET", "/v1/nope", "", 404),
+        ("PUT", "/v1/keys", "", 404),
+        ("POST", "/v1/keys", "{", 400),
+        ("POST", "/v1/keys", r#"{"label":"a","type":"p256","uses":[],"more":1}"#, 400),
+        ("POST", "/v1/keys", r#"{"label":"a","type":"p256","uses":["rsa-key-exchange"]}"#, 400),
+        ("GET", "/v1/keys?limit=-1", "", 400),
+        ("GET", "/v1/keys/..%2f..", "", 400),
+        ("PATCH", "/v1/keys/nope", "{}", 404),
+        ("POST", "/v1/keys/a/import", &"x".repeat(70_000), 413),
+        ("POST", "/v1/keys/a/import", "x", 422),
+    ] {
+        let (got, answer) = daemon.http(method, path, body).unwrap();
+        assert_eq!(got, status, "{method} {path}: {answer}");
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert!(answer["error"].is_string(), "{method} {path}");
+    }
+}
+
+#[test]
+fn lists_of_many_keys_come_in_pages() {
+    let daemon = Daemon::dev("");
+    let labels = ["a", "a+b", "b", "c@d"];
+    for label in labels {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    let mut after = String::new();
+    let mut seen = Vec::new();
+    loop {
+        let (_, page) = daemon.http("GET", &format!("/v1/keys?limit=1{after}"), "").unwrap();
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        let label = page["keys"][0]["label"].as_str().unwrap().to_owned();
+        after = format!("&after={}", label.replace('+', "%2B"));
+        seen.push(label);
+        if page["more"] == false {
+            break;
+        }
+    }
+    assert_eq!(seen, labels);
+}
+
+#[test]
+fn a_benchmark_leaves_no_key_behind() {
+    let daemon = Daemon::dev("");
+    let words = ["bench", "--seconds", "1", "--connections", "2", "--type", "p256", "--json"];
+    let results: serde_json::Value = serde_json::from_str(&daemon.succeed(&words)).unwrap();
+    assert!(results[0]["signatures"].as_u64().unwrap() > 0);
+    let keys: serde_json::Value = serde_json::from_str(&daemon.succeed(&["key", "list", "--json"])).unwrap();
+    assert_eq!(keys, serde_json::json!([]));
+}
+
+#[test]
+fn the_doctor_tells_what_is_wrong() {
+    let daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let reference = daemon.path("shop.pem");
+    fs::write(&reference, daemon.succeed(&["key", "reference", "shop"])).unwrap();
+    let reference = reference.to_str().unwrap();
+    assert!(
+        daemon
+            .succeed(&["doctor", "--reference", reference])
+            .contains("key shop version 1 is with the daemon")
+    );
+    let cert = daemon.path("cert.pem");
+    let cert = cert.to_str().unwrap();
+    let key = daemon.path("other.key");
+    openssl(&[
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=x",
+        "-out",
+        cert,
+        "-keyout",
+        key.to_str().unwrap(),
+    ]);
+    let output = daemon.keyward(&["doctor", "--reference", reference, "--cert", cert, "--json"]);
+    assert_eq!(output.status.code(), Some(78));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let failed: Vec<_> =
+        findings.as_array().unwrap().iter().filter(|finding| finding["verdict"] == "fail").collect();
+    assert_eq!(failed.len(), 1, "{findings}");
+    assert_eq!(failed[0]["check"], "certificate");
+    assert!(failed[0]["mend"].is_string());
+}
+
+fn openssl_verifies(daemon: &Daemon, spki: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = daemon.path(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let mut command = Command::new("openssl");
+    command.args(["dgst", "-sha256", "-keyform", "DER", "-verify"]).arg(write("spki", spki));
+    command.arg("-signature").arg(write("signature", signature)).arg(write("message", message));
+    command.output().unwrap().status.success()
+}
+
+fn openssl(words: &[&str]) -> Vec<u8> {
+    let output = Command::new("openssl").args(words).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}

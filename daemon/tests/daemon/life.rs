@@ -1,0 +1,165 @@
+//! Starting, reloading and stopping.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use keyward_client::Client;
+use keyward_proto::Outcome;
+use keyward_proto::message::{GetStatus, Request, request};
+use rustix::process::Signal;
+
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, is_closed, receive, send, told};
+
+#[test]
+fn sighup_takes_over_a_sound_configuration_and_no_other() {
+    let daemon = Daemon::production(&[]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let message = certificate_verify();
+    assert_eq!(daemon.outcome("shop", &message), Outcome::NoGrant);
+    let client = daemon.client();
+    client.status().unwrap();
+
+    daemon.configure(&daemon.production_configuration(&[("shop", "tls-server")]));
+    daemon.signal(Signal::HUP);
+    daemon.await_ready();
+    assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
+    client.status().unwrap();
+
+    daemon.configure("gant = []");
+    daemon.signal(Signal::HUP);
+    daemon.await_ready();
+    assert_eq!(daemon.outcome("shop", &message), Outcome::Done, "the old one stays in force");
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains("ERROR")).unwrap();
+    assert!(line.contains("not reloaded") && line.contains("unknown field `gant`"), "{line}");
+}
+
+#[test]
+fn sigterm_ends_it_with_success_and_closes_connections() {
+    let mut daemon = Daemon::dev("");
+    let mut stream = daemon.connect();
+    send(&mut stream, &Request { id: 1, deadline_ms: 0, body: Some(request::Body::GetStatus(GetStatus {})) });
+    receive(&mut stream);
+    assert!(daemon.end(Signal::TERM).success());
+    assert!(is_closed(&mut stream));
+    daemon.start(&["--dev"]);
+    assert!(daemon.end(Signal::INT).success());
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_told_at_start() {
+    let daemon = Daemon::prepare("[socket]\nconections = 7\n");
+    for more in [&["--dev"][..], &["--check-config"]] {
+        let (status, line) = told(&daemon.serve(more).output().unwrap());
+        assert_eq!(status, 78);
+        assert!(line.contains("line 2") && line.contains("conections"), "{line}");
+    }
+    assert!(!daemon.path("state").exists());
+}
+
+#[test]
+fn check_config_prints_what_is_in_force() {
+    let daemon = Daemon::prepare("[limits]\nrequest-timeout = \"700ms\"\n");
+    let output = daemon.serve(&["--check-config"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(text.contains("request-timeout = \"700ms\"") && text.contains("drain-timeout"), "{text}");
+}
+
+#[test]
+fn one_daemon_for_each_directory() {
+    let daemon = Daemon::dev("");
+    let (status, line) = told(&daemon.serve(&["--dev"]).output().unwrap());
+    assert_eq!(status, 69);
+    assert!(line.contains("in use") && line.contains("keys.redb"), "{line}");
+
+    let other = Daemon::prepare("");
+    let mut serve = Command::new(PROGRAM);
+    serve.args(["serve", "--dev", "--config"]).arg(other.path("keyward.toml"));
+    serve.arg("--state-dir").arg(other.path("state")).arg("--runtime-dir").arg(daemon.path("run"));
+    let (status, line) = told(&serve.output().unwrap());
+    assert_eq!(status, 69);
+    assert!(line.contains("another daemon answers there"), "{line}");
+    daemon.client().status().unwrap();
+}
+
+#[test]
+fn the_sockets_of_a_dead_daemon_are_taken_over() {
+    let mut daemon = Daemon::dev("");
+    daemon.end(Signal::KILL);
+    assert!(daemon.path("run/keyward.sock").exists());
+    daemon.start(&["--dev"]);
+    daemon.client().status().unwrap();
+}
+
+#[test]
+fn development_and_production_are_not_mixed() {
+    let mut daemon = Daemon::dev("");
+    assert!(daemon.log().contains("DEVELOPMENT MODE"));
+    daemon.end(Signal::TERM);
+    let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+    assert_eq!(status, 78);
+    assert!(line.contains("was made with --dev"), "{line}");
+
+    let mut daemon = Daemon::production(&[]);
+    daemon.end(Signal::TERM);
+    let (status, line) = told(&daemon.serve(&["--dev"]).output().unwrap());
+    assert_eq!(status, 78);
+    assert!(line.contains("refused --dev"), "{line}");
+}
+
+#[test]
+fn without_a_master_key_it_says_how_to_make_one() {
+    let daemon = Daemon::prepare("");
+    let mut serve = daemon.serve(&[]);
+    let (status, line) = told(&serve.env_remove("CREDENTIALS_DIRECTORY").output().unwrap());
+    assert_eq!(status, 78);
+    assert!(line.contains("openssl rand -hex 32"), "{line}");
+
+    daemon.new_master_key();
+    daemon.configure(&daemon.production_configuration(&[]));
+    fs::set_permissions(daemon.path("master.key"), Permissions::from_mode(0o644)).unwrap();
+    let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+    assert_eq!(status, 78);
+    assert!(line.contains("chmod 600"), "{line}");
+}
+
+#[test]
+fn a_master_key_may_come_as_a_credential() {
+    let mut daemon = Daemon::prepare("");
+    daemon.new_master_key();
+    fs::create_dir(daemon.path("credentials")).unwrap();
+    fs::rename(daemon.path("master.key"), daemon.path("credentials/master-key")).unwrap();
+    let mut serve = daemon.serve(&[]);
+    serve.env("CREDENTIALS_DIRECTORY", daemon.path("credentials"));
+    daemon.start_as(&mut serve);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+}
+
+#[test]
+fn extra_sockets_are_served() {
+    let name = format!("@keyward-test-{}", std::process::id());
+    let daemon = Daemon::prepare("");
+    let path = daemon.path("chroot.sock");
+    daemon.configure(&format!("[socket]\nalso = [{path:?}, {name:?}]\n"));
+    let mut daemon = daemon;
+    daemon.start(&["--dev"]);
+    for address in [path.to_str().unwrap(), &name] {
+        let client = Client::new(address.parse().unwrap(), Duration::from_secs(5));
+        client.status().unwrap();
+    }
+}
+
+#[test]
+fn no_memory_of_the_daemon_is_for_others() {
+    let daemon = Daemon::dev("");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    for entry in fs::read_dir(daemon.path("state")).unwrap() {
+        let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0);
+    }
+}

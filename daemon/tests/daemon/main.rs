@@ -1,0 +1,10 @@
+//! The program as its users meet it: the command line, the sockets, the signals, the disk.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod fixture;
+mod frames;
+mod keys;
+mod life;
+mod refusals;
+mod store;
