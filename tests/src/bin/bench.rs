@@ -50,7 +50,7 @@ fn main() {
         [("p256", 1.05), ("rsa2048", 1.05), ("ed25519", 1.00), ("p384", 0.50), ("rsa3072", 0.50)]
     {
         let file = generate_file(&daemon, key_type);
-        succeed(daemon.keyward(&["key", "import", key_type, "--in"]).arg(&file));
+        succeed(&mut daemon.keyward(&["key", "import", key_type, "--in", file.to_str().unwrap()]));
         let reference = daemon.reference(key_type);
         let certificate = pki.certify(&daemon, &reference);
         let in_file = Site::new(certificate.clone(), file);
