@@ -1,5 +1,7 @@
 //! What a server sees when the daemon is gone, goes away, is stuck, or answers nonsense.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
