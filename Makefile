@@ -24,7 +24,7 @@ test: install-test lint
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --workspace --no-deps --document-private-items
 	conf/check-dependencies
 
 # CPU time per handshake, key in the daemon against key in a file. Not a test: machines differ.

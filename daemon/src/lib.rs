@@ -7,7 +7,6 @@
 //! keys, and [`cli`] is its client.
 
 #![forbid(unsafe_code)]
-#![allow(rustdoc::private_intra_doc_links)]
 
 mod admin;
 mod admin_client;

@@ -141,8 +141,8 @@ fn dhe(rest: &mut Bytes<'_>) -> Option<()> {
 }
 
 /// A handshake of TLS 1.2 as it stands when the client proves its key (RFC 5246, 7.3): ClientHello,
-/// ServerHello, Certificate, [CertificateStatus], [ServerKeyExchange], CertificateRequest, ServerHelloDone,
-/// Certificate, ClientKeyExchange.
+/// ServerHello, Certificate, CertificateStatus if any, ServerKeyExchange if any, CertificateRequest,
+/// ServerHelloDone, Certificate, ClientKeyExchange.
 fn is_tls12_transcript(message: &[u8]) -> Option<()> {
     if message.len() > keyward_proto::frame::MAX_WHOLE_MESSAGE {
         return None;
@@ -198,7 +198,7 @@ fn hello(body: &[u8], client: bool) -> Option<()> {
     rest.0.is_empty().then_some(())
 }
 
-/// SEQUENCE { INTEGER 0, Name, this very SubjectPublicKeyInfo, [0] attributes } (RFC 2986, 4.1).
+/// `SEQUENCE { INTEGER 0, Name, this very SubjectPublicKeyInfo, [0] attributes }` (RFC 2986, 4.1).
 fn is_certification_request_info(message: &[u8], spki: &[u8]) -> Option<()> {
     let mut outer = Bytes(message);
     let (tag, content, _) = outer.der()?;
