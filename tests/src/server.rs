@@ -93,6 +93,14 @@ impl Nginx {
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("error.log")).unwrap_or_default()
     }
+
+    /// Waits for a line of the error log that has `words` in it: nginx writes it after the client has its
+    /// alert.
+    pub fn wait_for_log(&self, words: &str) -> String {
+        wait_for(&format!("{words:?} in the log of nginx"), || {
+            self.log().lines().find(|line| line.contains(words)).map(str::to_owned)
+        })
+    }
 }
 
 /// Writes a configuration and returns its directory.

@@ -47,15 +47,15 @@ fn nginx_starts_without_the_daemon_and_recovers_by_itself() {
     succeed(nginx(&daemon, &directory).arg("-t"));
     let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
     let handshake = Handshake::new(&pki, site.address);
-    for _ in 0..3 {
+    // The median: one of them may have waited for a processor that other tests had.
+    let mut took = [(); 5].map(|()| {
         let began = Instant::now();
         assert!(handshake.make().is_err());
-        let took = began.elapsed();
-        assert!(took < Duration::from_millis(100), "failed only after {took:?}");
-    }
-    let log = nginx.log();
-    let line =
-        log.lines().find(|line| line.contains("keyward: ")).unwrap_or_else(|| panic!("nothing in:\n{log}"));
+        began.elapsed()
+    });
+    took.sort_unstable();
+    assert!(took[2] < Duration::from_millis(100), "failed only after {took:?}");
+    let line = nginx.wait_for_log("keyward: ");
     assert!(line.contains("[crit]") && line.contains("cannot reach the keyward daemon"), "{line}");
 
     daemon.resume();
@@ -73,11 +73,8 @@ fn a_disabled_key_says_so_in_the_log_of_nginx() {
     handshake.make().expect("a handshake");
     succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
     assert!(handshake.make().is_err());
-    let log = nginx.log();
-    let told = log.lines().any(|line| {
-        line.contains("[crit]") && line.contains("keyward: key \"shop\" refused: the key is disabled")
-    });
-    assert!(told, "{log}");
+    let line = nginx.wait_for_log("keyward: key \"shop\" refused: the key is disabled");
+    assert!(line.contains("[crit]"), "{line}");
     succeed(&mut daemon.keyward(&["key", "enable", "shop"]));
     handshake.make().expect("a handshake after it was enabled");
 }
