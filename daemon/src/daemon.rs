@@ -10,12 +10,14 @@ use crate::backend::Backend;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::keys::{Keys, Store};
+use crate::reactors::Reactors;
 use crate::throttle::Throttle;
 
 /// A running daemon, without its sockets. Shared by reference between tasks.
 pub(crate) struct Daemon {
     pub(crate) keys: Keys,
     pub(crate) backend: Backend,
+    pub(crate) reactors: Reactors,
     pub(crate) counters: Counters,
     pub(crate) lines: Lines,
     pub(crate) started: Instant,
@@ -33,10 +35,12 @@ impl Daemon {
         dev: bool,
         store: Store,
         backend: Backend,
+        reactors: Reactors,
     ) -> Self {
         let daemon = Self {
             keys: Keys::new(store, config.cached_records),
             backend,
+            reactors,
             counters: Counters::default(),
             lines: Lines::default(),
             started: Instant::now(),

@@ -6,7 +6,7 @@
 //! sign with it. [`run`] starts all that and takes it down, [`config`] says how; [`admin`] makes and changes
 //! keys, and [`cli`] is its client.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod admin;
 mod admin_client;
@@ -25,7 +25,9 @@ mod listener;
 mod log;
 mod master_key;
 pub mod purpose;
+mod reactors;
 pub mod run;
 mod session;
 mod sockets;
+mod stream;
 mod throttle;

@@ -3,15 +3,18 @@
 use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authorise::Peer;
 use crate::daemon::Daemon;
+use crate::reactors::Reactor;
 use crate::session;
+use crate::stream::Stream;
 
 /// Accepts peers until `stop` is cancelled; each is served by a task of its own, of which `tasks` keeps track.
 pub(crate) async fn accept(
@@ -52,16 +55,47 @@ pub(crate) async fn accept(
             }
             continue;
         };
-        let (daemon, stop) = (Arc::clone(&daemon), stop.clone());
-        tasks.spawn(async move {
-            let _place = place;
-            session::serve(daemon, peer, stream, stop).await;
-        });
+        // Away from this runtime, to one of a reactor.
+        let Ok(stream) = stream.into_std() else { continue };
+        let visit = Visit {
+            daemon: Arc::clone(&daemon),
+            peer,
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+            _place: place,
+        };
+        visit.settle(stream, daemon.reactors.any());
+    }
+}
+
+/// A peer with its connection, wherever that is served.
+struct Visit {
+    daemon: Arc<Daemon>,
+    peer: Peer,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    _place: Place,
+}
+
+impl Visit {
+    /// Serves the peer by a task on a reactor, and on others if it asks from there.
+    fn settle(self, stream: UnixStream, reactor: &Reactor) {
+        let (tasks, here) = (self.tasks.clone(), reactor.processor);
+        let serve = async move {
+            let Ok(stream) = Stream::new(stream) else { return };
+            let moved = session::serve(&self.daemon, &self.peer, stream, here, &self.stop).await;
+            let Some((stream, there)) = moved else { return };
+            let daemon = Arc::clone(&self.daemon);
+            if let Some(reactor) = daemon.reactors.on(there) {
+                self.settle(stream.into_inner(), reactor);
+            }
+        };
+        drop(tasks.spawn_on(serve, &reactor.handle));
     }
 }
 
 /// Who is on the other end, by the word of the kernel.
-pub(crate) fn credentials(stream: &UnixStream) -> Option<Peer> {
+pub(crate) fn credentials(stream: &tokio::net::UnixStream) -> Option<Peer> {
     let credentials = stream.peer_cred().ok()?;
     Some(Peer { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid().unwrap_or(0) })
 }

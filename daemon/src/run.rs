@@ -22,6 +22,7 @@ use crate::keys::{Meta, Store, StoreError};
 use crate::listener::{self, Crowd};
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
+use crate::reactors::Reactors;
 use crate::sockets::{SocketError, Sockets};
 use crate::{admin, exit, hardening};
 
@@ -55,9 +56,11 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let store = Store::open(&options.state_dir)?;
     let backend = open_backend(options, &config, &store)?;
     let mut sockets = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
-    let daemon = Arc::new(Daemon::new(config, dev_grants(options.dev), options.dev, store, backend));
+    let reactors = Reactors::start().map_err(ServeError::Runtime)?;
+    let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backend, reactors);
+    let daemon = Arc::new(daemon);
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Runtime)?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let served = runtime.block_on(async {
         let mut signals = Signals::new().map_err(ServeError::Runtime)?;
         let stop = CancellationToken::new();

@@ -5,58 +5,74 @@
 use core::pin::pin;
 use core::time::Duration;
 use std::io;
-use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_proto::frame::{self, FrameError};
 use keyward_proto::message::Request;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::answer;
 use crate::authorise::Peer;
 use crate::daemon::Daemon;
+use crate::stream::Stream;
 
-/// Serves a peer until it hangs up, sends garbage, or `stop` is cancelled.
+/// Serves a peer until it hangs up, sends garbage, `stop` is cancelled, or it has come to ask from another
+/// processor than `here`: then the connection and that processor are returned.
 ///
 /// Requests that have arrived by then are answered.
-pub(crate) async fn serve(daemon: Arc<Daemon>, peer: Peer, stream: UnixStream, stop: CancellationToken) {
-    let session = Session {
-        daemon: &daemon,
-        peer: &peer,
+pub(crate) async fn serve(
+    daemon: &Daemon,
+    peer: &Peer,
+    stream: Stream,
+    here: u32,
+    stop: &CancellationToken,
+) -> Option<(Stream, u32)> {
+    let mut session = Session {
+        daemon,
+        peer,
         stream,
         input: Vec::with_capacity(SMALL),
         output: Vec::with_capacity(SMALL),
         frame: Vec::new(),
+        here,
+        asked_from: here,
     };
-    let Err(end) = session.run(stop).await else { return };
+    let end = match session.run(stop).await {
+        Ok(moved) => return moved.map(|there| (session.stream, there)),
+        Err(end) => end,
+    };
     if matches!(end, End::Lost(_)) {
         tracing::debug!(uid = peer.uid, pid = peer.pid, "peer is gone: {end}");
-        return;
+        return None;
     }
     daemon.counters.garbage();
     if let Some(times) = daemon.lines.garbage.admit() {
         tracing::warn!(uid = peer.uid, pid = peer.pid, times, "closed the connection of a peer: {end}");
     }
+    None
 }
 
 struct Session<'a> {
     daemon: &'a Daemon,
     peer: &'a Peer,
-    stream: UnixStream,
+    stream: Stream,
     /// What has arrived and is not answered.
     input: Vec<u8>,
     /// Answers that are not sent.
     output: Vec<u8>,
     /// One answer, on its way to `output`.
     frame: Vec<u8>,
+    /// The processor of this thread.
+    here: u32,
+    /// The processor that the last request came from, as far as its peer said.
+    asked_from: u32,
 }
 
 impl Session<'_> {
-    async fn run(mut self, stop: CancellationToken) -> Result<(), End> {
+    /// Returns the processor to move to, if any.
+    async fn run(&mut self, stop: &CancellationToken) -> Result<Option<u32>, End> {
         let mut stopped = pin!(stop.cancelled());
         // When the frame that has begun to arrive must be there.
         let mut due: Option<Instant> = None;
@@ -65,7 +81,7 @@ impl Session<'_> {
             let read = async {
                 tokio::select! {
                     biased;
-                    read = self.stream.read_buf(&mut self.input) => Ok::<_, End>(Some(read?)),
+                    read = self.stream.read(&mut self.input) => Ok::<_, End>(Some(read?)),
                     () = &mut stopped => Ok(None),
                 }
             };
@@ -75,20 +91,28 @@ impl Session<'_> {
             };
             let arrived = Instant::now();
             match read {
-                None => return Ok(()),
-                Some(0) if self.input.is_empty() => return Ok(()),
+                None => return Ok(None),
+                Some(0) if self.input.is_empty() => return Ok(None),
                 Some(0) => return Err(End::Truncated),
                 Some(_) => {}
             }
+            let before = self.asked_from;
             let used = self.answer_all(arrived).await?;
             self.input.drain(..used);
-            if self.input.is_empty() {
-                due = None;
-            } else if used > 0 || due.is_none() {
-                due = Some(arrived + self.daemon.config().request_timeout);
-            }
             if stop.is_cancelled() {
-                return Ok(());
+                return Ok(None);
+            }
+            if !self.input.is_empty() {
+                if used > 0 || due.is_none() {
+                    due = Some(arrived + self.daemon.config().request_timeout);
+                }
+                continue;
+            }
+            due = None;
+            // Twice in a row: a peer that goes back and forth is not worth following.
+            let there = self.asked_from;
+            if there != self.here && there == before && self.daemon.reactors.on(there).is_some() {
+                return Ok(Some(there));
             }
         }
     }
@@ -100,6 +124,7 @@ impl Session<'_> {
         while let Some((body, length)) = frame::split(self.input.get(used..).unwrap_or_default())? {
             let request: Request = frame::decode(body)?;
             used += length;
+            self.asked_from = request.processor.unwrap_or(self.here);
             let response = answer(self.daemon, self.peer, request, arrived).await;
             if frame::encode_into(&response, &mut self.frame).is_ok() {
                 self.output.extend_from_slice(&self.frame);
@@ -121,16 +146,11 @@ impl Session<'_> {
             return Ok(());
         }
         // Nearly always the socket takes it at once, and no timer is needed.
-        let sent = match self.stream.try_write(&self.output) {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error.into()),
-        };
+        let sent = self.stream.write_now(&self.output)?;
         if let Some(rest) = self.output.get(sent..).filter(|rest| !rest.is_empty()) {
             let patience = self.daemon.config().request_timeout;
-            tokio::time::timeout(patience, self.stream.write_all(rest))
-                .await
-                .map_err(|_| End::Deaf(patience))??;
+            let deaf = tokio::time::timeout(patience, self.stream.write_all(rest)).await;
+            deaf.map_err(|_| End::Deaf(patience))??;
         }
         self.output.clear();
         self.output.shrink_to(MAX_IDLE);

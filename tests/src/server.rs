@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::process::Signal;
 
@@ -24,9 +25,14 @@ pub struct Site {
 impl Site {
     /// A site on a free port of loopback.
     pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let address = listener.local_addr().expect("its address");
-        Self { address, certificate, key }
+        // Below the range from which the kernel takes ports for clients (ip_local_port_range, ip(7)): one of
+        // those could be gone by the time the server wants it.
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let start = 10_000 + u16::try_from(std::process::id() % 20_000).unwrap_or(0);
+        let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed));
+        let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let port = ports.by_ref().take(1000).find(free).expect("a free port");
+        Self { address: SocketAddr::from(([127, 0, 0, 1], port)), certificate, key }
     }
 
     fn wait_until_open(&self) {
@@ -105,7 +111,7 @@ impl Nginx {
 
 /// Writes a configuration and returns its directory.
 pub fn configure_nginx(daemon: &Daemon, sites: &[Site], workers: usize) -> PathBuf {
-    let directory = daemon.path("nginx");
+    let directory = daemon.path(&format!("nginx-{}", sites[0].address.port()));
     fs::create_dir_all(directory.join("temp")).expect("a directory for nginx");
     let user = if is_root() { "user www-data;" } else { "" };
     let servers: String = sites

@@ -173,6 +173,16 @@ impl Daemon {
         outcome(self.sign(label, message))
     }
 
+    /// How often the thread of a processor has waited for something to do.
+    pub(crate) fn switches(&self, processor: u32) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero())).unwrap();
+        let status = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+        let name = format!("Name:\tpeers-{processor}\n");
+        let status = status.filter(|status| status.starts_with(&name)).last().unwrap();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:\t"));
+        count.unwrap().parse().unwrap()
+    }
+
     /// A connection for frames.
     pub(crate) fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.path("run/keyward.sock")).unwrap();

@@ -9,7 +9,7 @@ use keyward_proto::{Outcome, frame};
 use crate::fixture::{Daemon, certificate_verify, is_closed, receive, send};
 
 fn status(id: u64) -> Request {
-    Request { id, deadline_ms: 0, body: Some(request::Body::GetStatus(GetStatus {})) }
+    Request { id, deadline_ms: 0, body: Some(request::Body::GetStatus(GetStatus {})), processor: None }
 }
 
 fn sign_request(id: u64, label: &str) -> Request {
@@ -19,7 +19,7 @@ fn sign_request(id: u64, label: &str) -> Request {
         scheme: 0x0403,
         input: Some(sign::Input::Message(certificate_verify())),
     };
-    Request { id, deadline_ms: 5000, body: Some(request::Body::Sign(sign)) }
+    Request { id, deadline_ms: 5000, body: Some(request::Body::Sign(sign)), processor: None }
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn requests_that_make_no_sense_are_answered() {
     let daemon = Daemon::dev("");
     let mut stream = daemon.connect();
     let mut ask = |body| {
-        send(&mut stream, &Request { id: 4, deadline_ms: 0, body });
+        send(&mut stream, &Request { id: 4, body, ..Request::default() });
         receive(&mut stream)
     };
     assert_eq!(ask(None).outcome(), Outcome::Malformed);
@@ -135,7 +135,7 @@ fn answers_wait_for_a_peer_that_reads_late() {
     let daemon = Daemon::dev("");
     daemon.succeed(&["key", "generate", "shop", "--type", "ed25519"]);
     let describe = Describe { label: "shop".into(), version: 0 };
-    let request = Request { id: 5, deadline_ms: 0, body: Some(request::Body::Describe(describe)) };
+    let request = Request { id: 5, body: Some(request::Body::Describe(describe)), ..Request::default() };
     let many = frame::encode(&request).unwrap().repeat(20_000);
     let mut stream = daemon.connect();
     let mut writer = stream.try_clone().unwrap();
@@ -146,4 +146,27 @@ fn answers_wait_for_a_peer_that_reads_late() {
         assert_eq!(receive(&mut stream).outcome(), Outcome::Done);
     }
     sender.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_connection_is_served_on_the_processor_of_its_peer() {
+    let daemon = Daemon::dev("");
+    let mut stream = daemon.connect();
+    let mut ask = |processor, times| {
+        for id in 0..times {
+            send(&mut stream, &Request { processor: Some(processor), ..status(id) });
+            assert_eq!(receive(&mut stream).id, id);
+        }
+    };
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    for processor in (0..1024).filter(|processor| allowed.is_set(*processor)) {
+        let processor = u32::try_from(processor).unwrap();
+        ask(processor, 3);
+        let before = daemon.switches(processor);
+        ask(processor, 100);
+        let served = daemon.switches(processor) - before;
+        assert!(served > 50, "{served} of 100 requests were served on processor {processor}");
+    }
+    // One that is not there is no reason to go anywhere.
+    ask(100_000, 10);
 }

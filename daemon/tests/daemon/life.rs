@@ -40,7 +40,10 @@ fn sighup_takes_over_a_sound_configuration_and_no_other() {
 fn sigterm_ends_it_with_success_and_closes_connections() {
     let mut daemon = Daemon::dev("");
     let mut stream = daemon.connect();
-    send(&mut stream, &Request { id: 1, deadline_ms: 0, body: Some(request::Body::GetStatus(GetStatus {})) });
+    send(
+        &mut stream,
+        &Request { id: 1, body: Some(request::Body::GetStatus(GetStatus {})), ..Request::default() },
+    );
     receive(&mut stream);
     assert!(daemon.end(Signal::TERM).success());
     assert!(is_closed(&mut stream));

@@ -101,6 +101,7 @@ mod tests {
                 scheme: 0x0403,
                 input: Some(sign::Input::Message(message)),
             })),
+            processor: None,
         }
     }
 

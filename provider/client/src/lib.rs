@@ -106,10 +106,11 @@ impl Client {
         let deadline = Instant::now() + self.timeout;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let deadline_ms = u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX);
-        let frame = frame::encode(&Request { id, deadline_ms, body: Some(body) })
-            .map_err(|_| Error::TooLong { limit: frame::MAX_BODY })?;
+        let processor = pool::current_processor();
+        let request = Request { id, deadline_ms, body: Some(body), processor: Some(processor) };
+        let frame = frame::encode(&request).map_err(|_| Error::TooLong { limit: frame::MAX_BODY })?;
 
-        let answer = self.exchange(&frame, deadline)?;
+        let answer = self.exchange(&frame, processor, deadline)?;
         let answer: Response = frame::decode(&answer).map_err(|_| Error::Garbled)?;
         if answer.id != id {
             return Err(Error::Garbled);
@@ -122,9 +123,9 @@ impl Client {
     }
 
     /// Sends a frame and waits for the body of the answer, on a kept connection if there is one.
-    fn exchange(&self, frame: &[u8], deadline: Instant) -> Result<Vec<u8>, Error> {
+    fn exchange(&self, frame: &[u8], processor: u32, deadline: Instant) -> Result<Vec<u8>, Error> {
         let pid = pool::current_process();
-        let mut connection = match self.pool.take(pid) {
+        let mut connection = match self.pool.take(pid, processor) {
             Some(kept) => kept,
             None => self.connect(deadline)?,
         };
@@ -137,7 +138,7 @@ impl Client {
         };
         match answer {
             Ok(answer) => {
-                self.pool.put(pid, connection);
+                self.pool.put(pid, processor, connection);
                 Ok(answer)
             }
             Err(Broken::Late) => Err(Error::DeadlineExceeded(self.timeout)),

@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::os::fd::{IntoRawFd, OwnedFd};
 
 use rustix::process::getpid;
+use rustix::thread::sched_getcpu;
 
 use crate::connection::Connection;
 use crate::descriptor;
@@ -11,6 +12,11 @@ use crate::descriptor;
 /// The id of this process, asked of the kernel each time: after a fork it is another.
 pub(crate) fn current_process() -> u32 {
     getpid().as_raw_nonzero().get().unsigned_abs()
+}
+
+/// The processor that this thread runs on, for now. Asks the kernel without entering it (vdso(7)).
+pub(crate) fn current_processor() -> u32 {
+    u32::try_from(sched_getcpu()).unwrap_or(0)
 }
 
 /// At most [`SLOTS`] idle connections.
@@ -27,20 +33,26 @@ impl Pool {
         Self { slots: [const { Slot::new() }; SLOTS] }
     }
 
-    /// A kept connection of process `pid`, if there is one. Those of other processes are let go on the way.
-    pub(crate) fn take(&self, pid: u32) -> Option<Connection> {
-        self.slots.iter().find_map(|slot| slot.take(pid))
+    /// A kept connection of process `pid`, if there is one: first of all one that was used on the same
+    /// processor. Those of other processes are let go on the way.
+    pub(crate) fn take(&self, pid: u32, processor: u32) -> Option<Connection> {
+        self.slots_from(processor).find_map(|slot| slot.take(pid))
     }
 
     /// Keeps a connection of process `pid` for the next request, or closes it if there are enough.
-    pub(crate) fn put(&self, pid: u32, connection: Connection) {
+    pub(crate) fn put(&self, pid: u32, processor: u32, connection: Connection) {
         let mut connection = Some(connection);
-        for slot in &self.slots {
+        for slot in self.slots_from(processor) {
             connection = match connection.take() {
                 Some(connection) => slot.put(pid, connection).err(),
                 None => return,
             };
         }
+    }
+
+    fn slots_from(&self, processor: u32) -> impl Iterator<Item = &Slot> {
+        let (before, from) = self.slots.split_at(processor as usize % SLOTS);
+        from.iter().chain(before)
     }
 }
 

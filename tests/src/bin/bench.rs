@@ -1,49 +1,41 @@
 //! CPU time of the server and the daemon together per full handshake: key in the daemon against the same key
-//! in a file, by the same nginx, in turn. TLS 1.3, X25519, no resumption.
+//! in a file. TLS 1.3, X25519, no resumption.
 //!
-//! Absolute times say little on a shared machine; the ratio of two medians taken in turn says more.
+//! Two nginx, alike but for the key, with one worker each, are kept busy by clients that go to the one and to
+//! the other in turn. So whatever else disturbs the machine disturbs both, and the ratio says more than the
+//! times.
 
 #![forbid(unsafe_code)]
 // A benchmark that cannot set up its scene has nothing better to do than to stop.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use keyward_tests::server::{Nginx, Site};
 use keyward_tests::tool::succeed;
 use keyward_tests::{Daemon, Handshake, Pki, pki::openssl};
 
-/// What a round costs, in microseconds of CPU time per handshake.
-#[derive(Clone, Copy)]
-struct Cost {
-    server: f64,
-    daemon: f64,
-}
-
-impl Cost {
-    fn total(&self) -> f64 {
-        self.server + self.daemon
-    }
-}
-
 fn main() {
     let quick = std::env::args().any(|word| word == "--quick");
-    let (rounds, handshakes) = if quick { (3, 60) } else { (9, 400) };
+    let (rounds, time) =
+        if quick { (5, Duration::from_millis(300)) } else { (31, Duration::from_millis(500)) };
     println!("{}", succeed(&mut openssl(&["version"])).trim());
     println!("nginx {}", nginx_version());
     println!("{}", cpu_model());
-    println!("{rounds} rounds of {handshakes} handshakes each way; medians, CPU time in us per handshake\n");
+    println!("{CLIENTS} clients, {rounds} rounds of {time:?}; medians, CPU time in us per handshake\n");
     println!(
-        "{:<9}{:>11}{:>11}{:>11}{:>11}{:>8}{:>8}",
+        "{:<9}{:>9}{:>11}{:>11}{:>11}{:>8}{:>8}  middle half of the ratios",
         "key", "file", "keyward", "of nginx", "of daemon", "ratio", "goal"
     );
 
     // As an operator runs it: info level, which logs nothing per request.
-    let daemon = Daemon::prepare("");
+    let mut daemon = Daemon::prepare("");
     let quiet = fs::read_to_string(daemon.path("keyward.toml")).unwrap().replace("\"debug\"", "\"info\"");
     daemon.configure(&quiet);
-    let mut daemon = daemon;
     daemon.resume();
     let pki = Pki::new(daemon.directory());
     for (key_type, goal) in
@@ -53,39 +45,75 @@ fn main() {
         succeed(&mut daemon.keyward(&["key", "import", key_type, "--in", file.to_str().unwrap()]));
         let reference = daemon.reference(key_type);
         let certificate = pki.certify(&daemon, &reference);
-        let in_file = Site::new(certificate.clone(), file);
-        let in_daemon = Site::new(certificate, reference);
-        let nginx = Nginx::start_with(&daemon, &[in_file.clone(), in_daemon.clone()], 1);
-        let measure = |site: &Site| round(&daemon, &nginx, &Handshake::new(&pki, site.address), handshakes);
-        measure(&in_file);
-        measure(&in_daemon);
-        let (mut file, mut ours) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            file.push(measure(&in_file));
-            ours.push(measure(&in_daemon));
-        }
-        let file = median(&file, Cost::total);
-        let total = median(&ours, Cost::total);
-        let (server, own) = (median(&ours, |cost| cost.server), median(&ours, |cost| cost.daemon));
+        let servers = [file, reference].map(|key| Server::start(&daemon, &pki, &certificate, key));
+        round(&daemon, &servers, time);
+        let rounds: Vec<Round> = (0..rounds).map(|_| round(&daemon, &servers, time)).collect();
+        let file = percentile(50, &rounds, |round| round.file);
+        let ratio = |percent| percentile(percent, &rounds, |round| (round.nginx + round.daemon) / round.file);
         println!(
-            "{key_type:<9}{file:>11.0}{total:>11.0}{server:>11.0}{own:>11.0}{:>8.2}{goal:>8.2}",
-            total / file
+            "{key_type:<9}{file:>9.0}{:>11.0}{:>11.0}{:>11.0}{:>8.2}{goal:>8.2}  {:.2} to {:.2}",
+            percentile(50, &rounds, |round| round.nginx + round.daemon),
+            percentile(50, &rounds, |round| round.nginx),
+            percentile(50, &rounds, |round| round.daemon),
+            ratio(50),
+            ratio(25),
+            ratio(75),
         );
     }
 }
 
-fn round(daemon: &Daemon, nginx: &Nginx, handshake: &Handshake, count: usize) -> Cost {
-    let workers = nginx.workers();
-    let server = || workers.iter().map(|worker| cpu_time(*worker)).sum::<f64>();
-    let before = (server(), cpu_time(daemon.id()));
-    for _ in 0..count {
-        handshake.make().expect("a handshake");
+/// An nginx with one worker, and a client for it.
+struct Server {
+    nginx: Nginx,
+    handshake: Handshake,
+}
+
+impl Server {
+    fn start(daemon: &Daemon, pki: &Pki, certificate: &Path, key: PathBuf) -> Self {
+        let site = Site::new(certificate.to_owned(), key);
+        let nginx = Nginx::start_with(daemon, std::slice::from_ref(&site), 1);
+        Self { nginx, handshake: Handshake::new(pki, site.address) }
     }
-    let per_handshake = |spent: f64| spent / count as f64;
-    Cost {
-        server: per_handshake(server() - before.0),
-        daemon: per_handshake(cpu_time(daemon.id()) - before.1),
+
+    fn cpu_time(&self) -> f64 {
+        self.nginx.workers().into_iter().map(cpu_time).sum()
     }
+}
+
+/// What a round cost, in microseconds of CPU time per handshake.
+struct Round {
+    /// nginx, with the key in a file.
+    file: f64,
+    /// nginx, with the key in the daemon.
+    nginx: f64,
+    /// The daemon.
+    daemon: f64,
+}
+
+fn round(daemon: &Daemon, servers: &[Server; 2], time: Duration) -> Round {
+    let spent = || [servers[0].cpu_time(), servers[1].cpu_time(), cpu_time(daemon.id())];
+    let before = spent();
+    let end = Instant::now() + time;
+    let client = || {
+        let mut pairs = 0;
+        while Instant::now() < end {
+            for server in servers {
+                server.handshake.make().expect("a handshake");
+            }
+            pairs += 1;
+        }
+        pairs
+    };
+    let handshakes: u32 = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().map(|client| client.join().expect("a client")).sum()
+    });
+    let mut cost = spent();
+    for (after, before) in cost.iter_mut().zip(before) {
+        *after = (*after - before) / f64::from(handshakes);
+    }
+    let [file, nginx, daemon] = cost;
+    Round { file, nginx, daemon }
 }
 
 /// CPU time that all threads of a process have used, in microseconds: the first number of `schedstat`, see
@@ -99,13 +127,13 @@ fn cpu_time(pid: u32) -> f64 {
     nanoseconds as f64 / 1000.0
 }
 
-fn median(costs: &[Cost], part: impl Fn(&Cost) -> f64) -> f64 {
-    let mut values: Vec<f64> = costs.iter().map(part).collect();
+fn percentile(percent: usize, rounds: &[Round], part: impl Fn(&Round) -> f64) -> f64 {
+    let mut values: Vec<f64> = rounds.iter().map(part).collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values[values.len() * percent / 100]
 }
 
-fn generate_file(daemon: &Daemon, key_type: &str) -> std::path::PathBuf {
+fn generate_file(daemon: &Daemon, key_type: &str) -> PathBuf {
     let file = daemon.path(&format!("{key_type}.key"));
     let algorithm: &[&str] = match key_type {
         "p256" => &["EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
@@ -130,3 +158,6 @@ fn cpu_model() -> String {
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     model.map_or_else(String::new, |(_, name)| format!("CPU {}", name.trim()))
 }
+
+/// Enough to keep a worker busy.
+const CLIENTS: usize = 4;

@@ -1,0 +1,69 @@
+//! The connection of a peer as sessions use it: waited for in reading alone.
+//!
+//! tokio's own stream waits for reading and writing, and the kernel finds a socket writable again, and wakes
+//! its thread, each time the peer takes an answer out of it: one wake-up too many for each signature.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncWriteExt, Interest};
+
+/// A connection, bound to the runtime in which it was made.
+pub(crate) struct Stream(AsyncFd<UnixStream>);
+
+impl Stream {
+    /// Takes over a connection that does not block.
+    pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
+        // SAFETY: AsyncFd asks for a descriptor that stays open and the same until it is dropped; a
+        // UnixStream owns its descriptor, and nothing here replaces it.
+        #[allow(unsafe_code, reason = "the safe constructor of AsyncFd is deprecated")]
+        let registered = unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE) };
+        Ok(Self(registered?))
+    }
+
+    /// Gives the connection away, for another runtime to serve.
+    pub(crate) fn into_inner(self) -> UnixStream {
+        self.0.into_inner()
+    }
+
+    /// Waits for bytes and reads as many as `input` has room for; 0 are the end.
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub(crate) async fn read(&self, input: &mut Vec<u8>) -> io::Result<usize> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            let room = input.capacity() - input.len();
+            match rustix::io::read(self.0.get_ref(), spare_capacity(input)) {
+                Ok(count) => {
+                    // Less than there was room for: nothing more is there until epoll(7) says so again.
+                    if count < room {
+                        ready.clear_ready();
+                    }
+                    return Ok(count);
+                }
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes what the socket takes at once, and returns how many bytes that were.
+    pub(crate) fn write_now(&self, output: &[u8]) -> io::Result<usize> {
+        match send(self.0.get_ref(), output, SendFlags::NOSIGNAL) {
+            Ok(sent) => Ok(sent),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes everything, and waits where the socket is full.
+    pub(crate) async fn write_all(&self, output: &[u8]) -> io::Result<()> {
+        let mut writer = tokio::net::UnixStream::from_std(self.0.get_ref().try_clone()?)?;
+        writer.write_all(output).await
+    }
+}
