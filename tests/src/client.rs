@@ -62,6 +62,11 @@ pub fn s_client(pki: &Pki, address: SocketAddr, wish: Wish) {
 
 /// Gets a page with curl, which must verify the certificate.
 pub fn curl(pki: &Pki, address: SocketAddr, wish: Wish) -> String {
+    succeed(&mut curl_command(pki, address, wish))
+}
+
+/// The command of [`curl`].
+pub fn curl_command(pki: &Pki, address: SocketAddr, wish: Wish) -> Command {
     let version = format!("--tlsv{}", wish.version);
     let mut command = Command::new("curl");
     command.args([
@@ -77,7 +82,7 @@ pub fn curl(pki: &Pki, address: SocketAddr, wish: Wish) -> String {
     command.args(["--curves", wish.groups()]).arg("--cacert").arg(pki.ca());
     command.arg(format!("https://localhost:{}/", address.port())).args(["--resolve"]);
     command.arg(format!("localhost:{}:127.0.0.1", address.port())).env_remove("OPENSSL_CONF");
-    succeed(&mut command)
+    command
 }
 
 /// A client that makes full handshakes, never resuming.

@@ -1,9 +1,11 @@
 //! A real daemon.
 
-use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::fs::{self, Permissions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -17,6 +19,8 @@ use crate::{built, scratch};
 pub struct Daemon {
     directory: TempDir,
     process: Option<Process>,
+    /// The peers' socket, where the daemon does not bind it itself.
+    socket: Option<UnixListener>,
 }
 
 impl Daemon {
@@ -34,7 +38,7 @@ impl Daemon {
 
     /// A daemon that is set up and does not run yet.
     pub fn prepare(configuration: &str) -> Self {
-        let daemon = Self { directory: scratch(), process: None };
+        let daemon = Self { directory: scratch(), process: None, socket: None };
         let users: String = crate::server::users()
             .iter()
             .map(|uid| format!("[[grant]]\nuid = {uid}\nkeys = [\"*\"]\nuses = [\"tls-server\"]\n"))
@@ -48,6 +52,14 @@ impl Daemon {
         fs::write(self.path("keyward.toml"), text).expect("the configuration");
     }
 
+    /// Holds the peers' socket, as systemd does, and passes it to each daemon that is started from now on.
+    pub fn hold_socket(&mut self) {
+        fs::create_dir_all(self.path("run")).expect("the runtime directory");
+        let listener = UnixListener::bind(self.socket()).expect("the peers' socket");
+        fs::set_permissions(self.socket(), Permissions::from_mode(0o666)).expect("chmod");
+        self.socket = Some(listener);
+    }
+
     /// Starts the daemon on what is there, and waits until it says that it is ready.
     pub fn resume(&mut self) {
         assert!(self.process.is_none(), "it runs already");
@@ -55,11 +67,23 @@ impl Daemon {
         let _ = fs::remove_file(&notify);
         let ready = UnixDatagram::bind(&notify).expect("a socket for the readiness message");
         ready.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-        let mut command = Command::new(built("keyward"));
+        let mut command = match &self.socket {
+            None => Command::new(built("keyward")),
+            // sd_listen_fds(3): descriptor 3, and the id of the process that it is meant for.
+            Some(_) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "sh"]);
+                shell.arg(built("keyward"));
+                shell
+            }
+        };
+        let input = self.socket.as_ref().map_or_else(Stdio::null, |socket| {
+            OwnedFd::from(socket.try_clone().expect("a second handle")).into()
+        });
         command.args(["serve", "--dev", "--config"]).arg(self.path("keyward.toml"));
         command.arg("--state-dir").arg(self.path("state")).arg("--runtime-dir").arg(self.path("run"));
         command.env("NOTIFY_SOCKET", &notify);
-        let process = Process::start(&mut command, &self.path("daemon.log"));
+        let process = Process::start_with(&mut command, input, &self.path("daemon.log"));
         let mut message = [0; 4096];
         loop {
             let got = ready.recv(&mut message).unwrap_or_else(|_| panic!("not ready:\n{}", self.log()));

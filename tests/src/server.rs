@@ -20,6 +20,8 @@ pub struct Site {
     pub certificate: PathBuf,
     /// Reference or key file in PEM.
     pub key: PathBuf,
+    /// Who must have certified the clients, where clients need a certificate.
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Site {
@@ -32,7 +34,7 @@ impl Site {
         let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed));
         let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
         let port = ports.by_ref().take(1000).find(free).expect("a free port");
-        Self { address: SocketAddr::from(([127, 0, 0, 1], port)), certificate, key }
+        Self { address: SocketAddr::from(([127, 0, 0, 1], port)), certificate, key, client_ca: None }
     }
 
     fn wait_until_open(&self) {
@@ -117,8 +119,11 @@ pub fn configure_nginx(daemon: &Daemon, sites: &[Site], workers: usize) -> PathB
     let servers: String = sites
         .iter()
         .map(|site| {
+            let clients = site.client_ca.as_ref().map_or_else(String::new, |ca| {
+                format!("ssl_verify_client on; ssl_client_certificate {};", ca.display())
+            });
             format!(
-                "server {{ listen {} ssl backlog=1024; ssl_certificate {}; ssl_certificate_key {}; \
+                "server {{ listen {} ssl backlog=1024; ssl_certificate {}; ssl_certificate_key {}; {clients} \
                  location / {{ return 200 \"served\\n\"; }} }}\n",
                 site.address,
                 site.certificate.display(),

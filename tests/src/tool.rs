@@ -27,6 +27,20 @@ pub fn fail(command: &mut Command) -> (ExitStatus, String) {
     (output.status, stderr(&output))
 }
 
+/// The same command, run as another user, of whose groups it keeps none but the first.
+pub fn as_user(user: &str, command: &Command) -> Command {
+    let mut other = Command::new("setpriv");
+    other.args(["--reuid", user, "--regid", user, "--clear-groups", "--"]);
+    other.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
+}
+
 /// The error output as text.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -57,9 +71,14 @@ pub struct Process {
 impl Process {
     /// Starts a program with its output in `log`.
     pub fn start(command: &mut Command, log: &Path) -> Self {
+        Self::start_with(command, Stdio::null(), log)
+    }
+
+    /// As [`Process::start`], with something to read.
+    pub fn start_with(command: &mut Command, input: Stdio, log: &Path) -> Self {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
         let errors = log.try_clone().expect("a second handle");
-        let child = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
+        let child = command.stdin(input).stdout(log).stderr(errors).spawn();
         let child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Self { child, name: format!("{command:?}") }
     }

@@ -11,10 +11,14 @@ use keyward_tests::{Daemon, Handshake, Load, Nginx, Pki};
 fn scene() -> (Daemon, Pki, Site) {
     let daemon = Daemon::start();
     let pki = Pki::new(daemon.directory());
+    let site = site(&daemon, &pki);
+    (daemon, pki, site)
+}
+
+fn site(daemon: &Daemon, pki: &Pki) -> Site {
     daemon.generate("shop", "p256");
     let reference = daemon.reference("shop");
-    let site = Site::new(pki.certify(&daemon, &reference), reference);
-    (daemon, pki, site)
+    Site::new(pki.certify(daemon, &reference), reference)
 }
 
 /// Lets a load run until `count` more handshakes could have been made one after the other.
@@ -104,6 +108,30 @@ fn daemon_restarts_and_crashes_under_load() {
     let done = attempts.len() - failed(&attempts).len();
     assert!(done > 400, "only {done} of {} handshakes", attempts.len());
     assert_failures_within(&attempts, &away);
+}
+
+#[test]
+fn planned_restarts_lose_nothing_where_the_socket_is_held() {
+    let mut daemon = Daemon::prepare("");
+    daemon.hold_socket();
+    daemon.resume();
+    let pki = Pki::new(daemon.directory());
+    let site = site(&daemon, &pki);
+    let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let handshake = Handshake::new(&pki, site.address);
+    handshake.make().expect("a handshake");
+
+    let load = Load::start(&handshake, 8);
+    for _ in 0..3 {
+        let_run(&handshake, 100);
+        assert!(daemon.stop().success());
+        daemon.resume();
+    }
+    let_run(&handshake, 100);
+    let attempts = load.stop();
+    assert!(attempts.len() > 400, "only {} handshakes", attempts.len());
+    let failed = failed(&attempts);
+    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
 }
 
 #[test]
