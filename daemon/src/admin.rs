@@ -20,12 +20,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::body::Bytes;
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::{IncomingStream, Listener};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::{ImportError, NewKey};
 use serde::de::DeserializeOwned;
@@ -57,11 +58,28 @@ pub(crate) async fn serve(
         .fallback(async || AdminError::NoRoute)
         .method_not_allowed_fallback(async || AdminError::NoRoute)
         .layer(DefaultBodyLimit::max(MAX_KEY_FILE))
+        .layer(middleware::from_fn(administrators_only))
         .with_state(Admin { daemon, crowd });
-    let service = routes.into_make_service_with_connect_info::<Administrator>();
+    let service = routes.into_make_service_with_connect_info::<Caller>();
     let served = axum::serve(Gate(listener), service).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!("the administrators' socket is closed: {error}");
+    }
+}
+
+/// Lets in root and the user that the daemon runs as. The mode of the socket says the same; but modes change.
+async fn administrators_only(
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let own = rustix::process::geteuid().as_raw();
+    match caller {
+        Some(peer) if [0, own].contains(&peer.uid) => {
+            request.extensions_mut().insert(Administrator(peer));
+            next.run(request).await
+        }
+        _ => AdminError::NotAnAdministrator.into_response(),
     }
 }
 
@@ -108,7 +126,7 @@ async fn list(State(admin): State<Admin>, Query(query): Query<Vec<(String, Strin
 
 async fn generate(
     State(admin): State<Admin>,
-    ConnectInfo(Administrator(who)): ConnectInfo<Administrator>,
+    Extension(Administrator(who)): Extension<Administrator>,
     body: Body,
 ) -> Result<(StatusCode, Json<KeyView>), AdminError> {
     let wanted: api::NewKey = parse(&body?)?;
@@ -132,7 +150,7 @@ async fn generate(
 
 async fn import(
     State(admin): State<Admin>,
-    ConnectInfo(Administrator(who)): ConnectInfo<Administrator>,
+    Extension(Administrator(who)): Extension<Administrator>,
     Path(text): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
     body: Body,
@@ -159,7 +177,7 @@ async fn show(State(admin): State<Admin>, Path(text): Path<String>) -> Answer<Ke
 
 async fn change(
     State(admin): State<Admin>,
-    ConnectInfo(Administrator(who)): ConnectInfo<Administrator>,
+    Extension(Administrator(who)): Extension<Administrator>,
     Path(text): Path<String>,
     body: Body,
 ) -> Answer<KeyView> {
@@ -192,7 +210,7 @@ async fn change(
 
 async fn delete(
     State(admin): State<Admin>,
-    ConnectInfo(Administrator(who)): ConnectInfo<Administrator>,
+    Extension(Administrator(who)): Extension<Administrator>,
     Path(text): Path<String>,
 ) -> Result<StatusCode, AdminError> {
     let label = label(&text)?;
@@ -296,6 +314,8 @@ enum AdminError {
     Invalid(String),
     #[error("there is no such thing here")]
     NoRoute,
+    #[error("only root and the user that the daemon runs as may do this")]
+    NotAnAdministrator,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -309,6 +329,7 @@ impl IntoResponse for AdminError {
             Self::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NotAnAdministrator => StatusCode::FORBIDDEN,
             Self::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,
             Self::Store(StoreError::Exists(_) | StoreError::Changed(_)) => StatusCode::CONFLICT,
             Self::Store(StoreError::Io(..)) => StatusCode::INSUFFICIENT_STORAGE,
@@ -321,42 +342,43 @@ impl IntoResponse for AdminError {
     }
 }
 
-/// Lets in root and the user that the daemon runs as. The mode of the socket says the same; but modes change.
+/// The socket, for which axum has no listener that notes who is calling.
 struct Gate(UnixListener);
 
 impl Listener for Gate {
     type Io = UnixStream;
-    type Addr = Administrator;
+    type Addr = Caller;
 
-    async fn accept(&mut self) -> (UnixStream, Administrator) {
-        let own = rustix::process::geteuid().as_raw();
+    async fn accept(&mut self) -> (UnixStream, Caller) {
         loop {
-            let stream = match self.0.accept().await {
-                Ok((stream, _)) => stream,
+            match self.0.accept().await {
+                Ok((stream, _)) => {
+                    let caller = credentials(&stream);
+                    return (stream, Caller(caller));
+                }
                 Err(error) => {
                     tracing::debug!("cannot accept an administrator: {error}");
                     tokio::time::sleep(listener::PAUSE).await;
-                    continue;
                 }
-            };
-            match credentials(&stream) {
-                Some(peer) if [0, own].contains(&peer.uid) => return (stream, Administrator(peer)),
-                Some(peer) => tracing::debug!(uid = peer.uid, pid = peer.pid, "not an administrator"),
-                None => {}
             }
         }
     }
 
-    fn local_addr(&self) -> io::Result<Administrator> {
+    fn local_addr(&self) -> io::Result<Caller> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
 
+/// Who is on the other end, if the kernel says so.
 #[derive(Clone, Debug)]
-struct Administrator(Peer);
+struct Caller(Option<Peer>);
 
-impl Connected<IncomingStream<'_, Gate>> for Administrator {
+impl Connected<IncomingStream<'_, Gate>> for Caller {
     fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
         stream.remote_addr().clone()
     }
 }
+
+/// A caller who may do everything here.
+#[derive(Clone, Debug)]
+struct Administrator(Peer);

@@ -108,9 +108,12 @@ impl Daemon {
         process.wait()
     }
 
-    /// Sends a signal to the running daemon.
-    pub fn signal(&self, signal: Signal) {
-        self.process.as_ref().expect("a running daemon").signal(signal);
+    /// Has it read its configuration again, and waits for that.
+    pub fn reload(&self) {
+        let reloaded = || self.logged(&["configuration reloaded"]);
+        let before = reloaded();
+        self.process.as_ref().expect("a running daemon").signal(Signal::HUP);
+        tool::wait_for("a reload", || (reloaded() > before).then_some(()));
     }
 
     /// Its process id.

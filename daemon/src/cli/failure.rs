@@ -59,6 +59,7 @@ impl From<AdminClientError> for Failure {
             AdminClientError::Late(_) | AdminClientError::Lost { .. } => exit::UNAVAILABLE,
             AdminClientError::Refused { status, .. } => match *status {
                 StatusCode::BAD_REQUEST => exit::USAGE,
+                StatusCode::FORBIDDEN => exit::NO_PERMISSION,
                 StatusCode::NOT_FOUND => exit::NO_INPUT,
                 StatusCode::CONFLICT => exit::CANNOT_CREATE,
                 StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => exit::DATA,

@@ -5,6 +5,7 @@ use std::net::Shutdown;
 
 use keyward_proto::message::{Decrypt, Describe, GetStatus, Request, Sign, request, response, sign};
 use keyward_proto::{Outcome, frame};
+use rustix::process::Signal;
 
 use crate::fixture::{Daemon, certificate_verify, is_closed, receive, send};
 
@@ -146,6 +147,49 @@ fn answers_wait_for_a_peer_that_reads_late() {
         assert_eq!(receive(&mut stream).outcome(), Outcome::Done);
     }
     sender.join().unwrap().unwrap();
+}
+
+/// Two requests for signatures that take their time, in one piece.
+fn two_slow_requests(daemon: &Daemon, deadline_ms: u32) -> Vec<u8> {
+    daemon.succeed(&["key", "generate", "slow", "--type", "rsa4096"]);
+    let slow = |id| {
+        let mut request = Request { deadline_ms, ..sign_request(id, "slow") };
+        if let Some(request::Body::Sign(sign)) = &mut request.body {
+            // rsa_pss_rsae_sha256
+            sign.scheme = 0x0804;
+        }
+        frame::encode(&request).unwrap()
+    };
+    [slow(1), slow(2)].concat()
+}
+
+#[test]
+fn a_request_that_waited_too_long_is_not_signed() {
+    let daemon = Daemon::dev("");
+    let both = two_slow_requests(&daemon, 1);
+    let mut stream = daemon.connect();
+    stream.write_all(&both).unwrap();
+    receive(&mut stream);
+    // The first took longer than both had.
+    assert_eq!(receive(&mut stream).outcome(), Outcome::DeadlineExceeded);
+    stream.write_all(&frame::encode(&sign_request(3, "slow")).unwrap()).unwrap();
+    assert_eq!(receive(&mut stream).outcome(), Outcome::NotSupported, "another scheme than the key's");
+}
+
+#[test]
+fn what_has_arrived_is_answered_before_the_end() {
+    let mut daemon = Daemon::dev("");
+    let both = two_slow_requests(&daemon, 0);
+    let mut stream = daemon.connect();
+    send(&mut stream, &status(0));
+    receive(&mut stream);
+    stream.write_all(&both).unwrap();
+    assert!(daemon.end(Signal::TERM).success());
+    for id in [1, 2] {
+        let response = receive(&mut stream);
+        assert_eq!((response.id, response.outcome()), (id, Outcome::Done));
+    }
+    assert!(is_closed(&mut stream));
 }
 
 #[test]

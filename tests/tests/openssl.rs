@@ -1,0 +1,205 @@
+//! The openssl program and the key: what it reads of it, what it may have signed, what it never gets.
+
+use std::fs;
+
+use keyward_tests::client::{WISHES, s_client};
+use keyward_tests::pki::openssl;
+use keyward_tests::server::Site;
+use keyward_tests::tool::{Process, fail, run, stderr, succeed, wait_for};
+use keyward_tests::{Daemon, KEY_TYPES, Nginx, Pki};
+
+#[test]
+fn a_uri_names_the_same_key_as_the_reference() {
+    let daemon = Daemon::start();
+    for key_type in KEY_TYPES {
+        daemon.generate(key_type, key_type);
+        let reference = daemon.reference(key_type);
+        let of_file = succeed(daemon.openssl(&["pkey", "-pubout", "-in"]).arg(&reference));
+        assert!(of_file.starts_with("-----BEGIN PUBLIC KEY-----"), "{of_file}");
+        for uri in [format!("keyward:{key_type}"), format!("keyward:{key_type}?version=1")] {
+            assert_eq!(succeed(&mut daemon.openssl(&["pkey", "-pubout", "-in", &uri])), of_file, "{uri}");
+        }
+        // The default provider reads it too, and takes it for the same type.
+        let public = daemon.path("public.pem");
+        fs::write(&public, &of_file).unwrap();
+        succeed(openssl(&["pkey", "-pubin", "-pubcheck", "-noout", "-in"]).arg(&public));
+        let private = run(daemon.openssl(&["pkey", "-in"]).arg(&reference));
+        assert!(private.stdout.is_empty(), "{}", String::from_utf8_lossy(&private.stdout));
+    }
+    for (uri, expected) in [
+        ("keyward:p256?version=7", "keyward: key \"p256\" refused: the key has no such version"),
+        ("keyward:nowhere", "keyward: key \"nowhere\" refused: no such key"),
+        ("keyward:p256?versoin=1", "keyward: cannot read key URI"),
+    ] {
+        let (_, text) = fail(&mut daemon.openssl(&["pkey", "-pubout", "-in", uri]));
+        assert!(text.contains(expected), "{uri}: {text}");
+    }
+}
+
+#[test]
+fn requests_are_signed_as_the_default_provider_signs_them() {
+    let daemon = Daemon::start();
+    for key_type in KEY_TYPES {
+        succeed(&mut daemon.keyward(&["key", "generate", key_type, "--type", key_type, "--use", "csr"]));
+        let reference = daemon.reference(key_type);
+        let request = daemon.path("request.pem");
+        succeed(
+            daemon
+                .openssl(&["req", "-new", "-subj", "/CN=shop", "-key"])
+                .arg(&reference)
+                .arg("-out")
+                .arg(&request),
+        );
+        let text = succeed(openssl(&["req", "-verify", "-text", "-noout", "-in"]).arg(&request));
+        let (algorithm, plain): (_, &[&str]) = match key_type {
+            "p256" => ("ecdsa-with-SHA256", &["EC", "-pkeyopt", "ec_paramgen_curve:P-256"]),
+            "p384" => ("ecdsa-with-SHA256", &["EC", "-pkeyopt", "ec_paramgen_curve:P-384"]),
+            "p521" => ("ecdsa-with-SHA256", &["EC", "-pkeyopt", "ec_paramgen_curve:P-521"]),
+            "ed25519" => ("ED25519", &["ED25519"]),
+            _ => ("sha256WithRSAEncryption", &["RSA"]),
+        };
+        assert!(text.contains(&format!("Signature Algorithm: {algorithm}")), "{text}");
+        // The bytes of the algorithm identifier are those that the default provider writes.
+        let file = daemon.path("plain.key");
+        succeed(openssl(&["genpkey", "-algorithm"]).args(plain).arg("-out").arg(&file));
+        let theirs = daemon.path("plain.pem");
+        succeed(
+            openssl(&["req", "-new", "-subj", "/CN=shop", "-config"])
+                .arg(daemon.openssl_conf())
+                .arg("-key")
+                .arg(&file)
+                .arg("-out")
+                .arg(&theirs),
+        );
+        let identifier = |request| {
+            let listing = succeed(openssl(&["asn1parse", "-in"]).arg(request));
+            let outer = |line: &&str| line.contains(":d=1 ") || line.contains(":d=2 ");
+            let lines: Vec<_> = listing.lines().filter(outer).collect();
+            let from =
+                lines.iter().rposition(|line| line.contains("d=1 ") && line.contains("SEQUENCE")).unwrap();
+            // Without the offsets, which depend on the length of the key.
+            lines[from..]
+                .iter()
+                .filter(|line| !line.contains("BIT STRING"))
+                .map(|line| line.split_once(':').unwrap().1.to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(identifier(&request), identifier(&theirs), "{key_type}");
+    }
+    assert_eq!(daemon.logged(&["outcome=done", "purpose=csr"]), KEY_TYPES.len());
+}
+
+#[test]
+fn the_key_of_a_server_signs_nothing_else() {
+    let daemon = Daemon::start();
+    let header_and_claims = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJyb290In0";
+    let message = daemon.path("message");
+    fs::write(&message, header_and_claims).unwrap();
+    let digest = daemon.path("digest");
+    succeed(openssl(&["dgst", "-sha256", "-binary", "-out"]).arg(&digest).arg(&message));
+    for key_type in ["p256", "rsa2048"] {
+        daemon.generate(key_type, key_type);
+        let reference = daemon.reference(key_type);
+        let jwt = fail(daemon.openssl(&["dgst", "-sha256", "-sign"]).arg(&reference).arg(&message));
+        let csr = fail(daemon.openssl(&["req", "-new", "-subj", "/CN=shop", "-key"]).arg(&reference));
+        let bare = fail(
+            daemon
+                .openssl(&["pkeyutl", "-sign", "-pkeyopt", "digest:sha256", "-inkey"])
+                .arg(&reference)
+                .arg("-in")
+                .arg(&digest),
+        );
+        let expected =
+            format!("keyward: key \"{key_type}\" refused: the uses of the key do not include messages");
+        for (what, (_, text)) in [("JWT", jwt), ("CSR", csr), ("digest", bare)] {
+            assert!(text.contains(&expected), "{what}: {text}");
+        }
+    }
+    assert_eq!(daemon.logged(&["outcome=use-refused", "purpose=other"]), 4, "{}", daemon.log());
+    assert_eq!(daemon.logged(&["outcome=use-refused", "purpose=csr"]), 2, "{}", daemon.log());
+    assert_eq!(daemon.logged(&["outcome=done", "signature"]), 0);
+}
+
+#[test]
+fn a_key_for_anything_signs_a_file() {
+    let daemon = Daemon::start();
+    let message = daemon.path("message");
+    // Longer than what is sent whole.
+    fs::write(&message, vec![b'k'; 300_000]).unwrap();
+    for key_type in ["p256", "p384", "rsa2048"] {
+        succeed(&mut daemon.keyward(&["key", "generate", key_type, "--type", key_type, "--use", "any"]));
+        let reference = daemon.reference(key_type);
+        let (signature, public) = (daemon.path("signature"), daemon.path("public.pem"));
+        succeed(daemon.openssl(&["pkey", "-pubout", "-in"]).arg(&reference).arg("-out").arg(&public));
+        for hash in ["-sha256", "-sha384", "-sha512"] {
+            let sign = ["dgst", hash, "-sign"];
+            succeed(daemon.openssl(&sign).arg(&reference).arg("-out").arg(&signature).arg(&message));
+            let verify = ["dgst", hash, "-verify"];
+            succeed(openssl(&verify).arg(&public).arg("-signature").arg(&signature).arg(&message));
+        }
+    }
+}
+
+/// Another provider that is looked up by its name makes OpenSSL sort them all by name.
+#[test]
+fn another_provider_by_name_leaves_the_default_one_in_charge() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let reference = daemon.reference("shop");
+    let site = Site::new(pki.certify(&daemon, &reference), reference);
+    let mut command =
+        daemon.openssl(&["s_server", "-provider", "legacy", "-provider", "default", "-provider"]);
+    command.args(["keyward", "-www", "-quiet", "-accept"]).arg(site.address.to_string());
+    command.arg("-cert").arg(&site.certificate).arg("-key").arg(&site.key);
+    let _server = Process::start(&mut command, &daemon.path("s_server.log"));
+    wait_for("s_server", || std::net::TcpStream::connect(site.address).ok());
+    for wish in WISHES {
+        s_client(&pki, site.address, wish);
+    }
+}
+
+#[test]
+fn certificate_and_reference_may_share_a_file_in_any_order() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let reference = daemon.reference("shop");
+    let certificate = fs::read_to_string(pki.certify(&daemon, &reference)).unwrap();
+    let reference = fs::read_to_string(reference).unwrap();
+    let authority = fs::read_to_string(pki.ca()).unwrap();
+    let sites: Vec<_> = [
+        [&certificate, &reference].map(String::as_str).concat(),
+        [&reference, &certificate].map(String::as_str).concat(),
+        [&certificate, &authority, &reference].map(String::as_str).concat(),
+        [&reference, &certificate, &authority].map(String::as_str).concat(),
+        format!("the key of the shop\n\n{certificate}\nand this\n{reference}\nis all"),
+        format!("{certificate}{reference}").replace('\n', "\r\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    .map(|(number, text)| {
+        let path = daemon.path(&format!("both-{number}.pem"));
+        fs::write(&path, text).unwrap();
+        Site::new(path.clone(), path)
+    })
+    .collect();
+    let _nginx = Nginx::start(&daemon, &sites);
+    for site in &sites {
+        s_client(&pki, site.address, WISHES[3]);
+    }
+}
+
+#[test]
+fn a_certificate_of_another_key_is_noticed() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    daemon.generate("mail", "p256");
+    let certificate = pki.certify(&daemon, &daemon.reference("shop"));
+    let other = daemon.reference("mail");
+    let mut command = daemon.openssl(&["s_server", "-accept", "127.0.0.1:1", "-cert"]);
+    let output = run(command.arg(&certificate).arg("-key").arg(&other));
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("key values mismatch"), "{}", stderr(&output));
+}

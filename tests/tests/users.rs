@@ -1,0 +1,81 @@
+//! Users who are not those of the test: only root can play them.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use keyward_tests::tool::{as_user, fail, run, succeed};
+use keyward_tests::{Daemon, is_root};
+
+const OTHER: &str = "daemon";
+
+#[test]
+fn another_user_is_refused_until_a_grant_names_him() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    succeed(&mut daemon.keyward(&["key", "generate", "shop", "--type", "p256", "--use", "any"]));
+    let reference = daemon.reference("shop");
+    let message = daemon.path("message");
+    fs::write(&message, "text").unwrap();
+    let signature = daemon.path("signature");
+    fs::write(&signature, "").unwrap();
+    fs::set_permissions(&signature, Permissions::from_mode(0o666)).unwrap();
+    let sign = || {
+        let mut command = daemon.openssl(&["dgst", "-sha256", "-sign"]);
+        command.arg(&reference).arg("-out").arg(&signature).arg(&message);
+        as_user(OTHER, &command)
+    };
+    let (_, text) = fail(&mut sign());
+    assert!(text.contains("keyward: key \"shop\" refused: "), "{text}");
+    assert_eq!(daemon.logged(&["signature", "outcome=no-grant"]), 1, "{}", daemon.log());
+
+    for who in [format!("user = {OTHER:?}"), format!("group = {OTHER:?}")] {
+        let grant =
+            |keys| format!("log = \"debug\"\n[[grant]]\n{who}\nkeys = [{keys:?}]\nuses = [\"any\"]\n");
+        for (keys, granted) in [("mail", false), ("sh*", true)] {
+            daemon.configure(&grant(keys));
+            daemon.reload();
+            match granted {
+                true => drop(succeed(&mut sign())),
+                false => drop(fail(&mut sign())),
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.generate("shop", "p256");
+    for words in
+        [&["key", "list"][..], &["key", "disable", "shop"], &["key", "generate", "mine", "--type", "p256"]]
+    {
+        let (_, text) = fail(&mut as_user(OTHER, &daemon.keyward(words)));
+        assert!(text.starts_with("keyward: cannot ") && text.lines().count() == 1, "{text}");
+        assert!(text.contains("ermission denied"), "{text}");
+    }
+    // Whoever may open the socket by its mode is asked by the daemon who he is.
+    fs::set_permissions(daemon.path("run/admin.sock"), Permissions::from_mode(0o666)).unwrap();
+    let (_, text) = fail(&mut as_user(OTHER, &daemon.keyward(&["key", "list"])));
+    assert!(text.lines().count() == 1 && text.contains("only root and the user"), "{text}");
+    assert!(succeed(&mut daemon.keyward(&["key", "list"])).contains("shop"));
+}
+
+#[test]
+fn the_doctor_sees_the_socket_as_the_user_of_the_server_does() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let doctor = || daemon.keyward(&["doctor", "--user", OTHER]);
+    let text = String::from_utf8_lossy(&run(&mut doctor()).stdout).into_owned();
+    assert!(text.contains("daemon can reach"), "{text}");
+    fs::set_permissions(daemon.path("run/keyward.sock"), Permissions::from_mode(0o600)).unwrap();
+    let output = run(&mut doctor());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success() && text.contains("daemon may not write to"), "{text}");
+}
