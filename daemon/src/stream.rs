@@ -18,9 +18,9 @@ pub(crate) struct Stream(AsyncFd<UnixStream>);
 impl Stream {
     /// Takes over a connection that does not block.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
+        #[allow(unsafe_code, reason = "the safe constructor of AsyncFd is deprecated")]
         // SAFETY: AsyncFd asks for a descriptor that stays open and the same until it is dropped; a
         // UnixStream owns its descriptor, and nothing here replaces it.
-        #[allow(unsafe_code, reason = "the safe constructor of AsyncFd is deprecated")]
         let registered = unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE) };
         Ok(Self(registered?))
     }

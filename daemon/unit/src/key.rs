@@ -6,6 +6,7 @@ use aws_lc_rs::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519Key
 use aws_lc_rs::signature::{RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm};
 use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
 use der::{Decode, Reader, SliceReader};
+use keyward_proto::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, SECP256R1, SECP384R1, SECP521R1};
 use keyward_proto::{Curve, Hash, KeyType, PublicKey, Scheme, SchemeFamily};
 use zeroize::Zeroizing;
 
@@ -285,13 +286,3 @@ fn padding(family: SchemeFamily, hash: Hash) -> Option<&'static dyn RsaEncoding>
         _ => return None,
     })
 }
-
-// RFC 3279, 2.3.1.
-const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-// RFC 5480, 2.1.1.
-const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-const SECP256R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-const SECP521R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
-// RFC 8410, 3.
-const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");

@@ -8,6 +8,7 @@
 
 pub mod frame;
 mod label;
+pub mod oid;
 mod outcome;
 mod public_key;
 mod reference;

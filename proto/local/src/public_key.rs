@@ -3,6 +3,7 @@ use der::{Decode, Reader, SliceReader};
 use thiserror::Error;
 
 use crate::KeyType;
+use crate::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, SECP256R1, SECP384R1, SECP521R1};
 
 /// A public key, taken out of a SubjectPublicKeyInfo (RFC 5280, 4.1).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -204,16 +205,6 @@ impl Curve {
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
 #[error("not a public key of a supported type (RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519)")]
 pub struct InvalidPublicKey;
-
-// RFC 3279, 2.3.1.
-const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-// RFC 5480, 2.1.1.
-const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-const SECP256R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-const SECP521R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
-// RFC 8410, 3.
-const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 #[cfg(test)]
 pub(crate) mod tests {
