@@ -26,10 +26,13 @@ impl Reactors {
     /// # Errors
     /// There are no threads or no descriptors to be had.
     pub(crate) fn start() -> io::Result<Self> {
-        let allowed = sched_getaffinity(None)?;
-        let processors = (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor));
+        let processors: Vec<_> = match sched_getaffinity(None) {
+            Ok(allowed) => (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)).collect(),
+            // The machine has more than fit into the set.
+            Err(_) => (0..thread::available_parallelism()?.get().min(CpuSet::MAX_CPU)).collect(),
+        };
         let stop = CancellationToken::new();
-        let reactors = processors.map(|processor| Reactor::start(processor, stop.clone()));
+        let reactors = processors.into_iter().map(|processor| Reactor::start(processor, stop.clone()));
         Ok(Self {
             reactors: reactors.collect::<io::Result<_>>()?,
             turn: AtomicUsize::new(0),
