@@ -3,8 +3,10 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
+use keyward_tests::client::{WISHES, s_client};
+use keyward_tests::server::Site;
 use keyward_tests::tool::{as_user, fail, run, succeed};
-use keyward_tests::{Daemon, is_root};
+use keyward_tests::{Daemon, Haproxy, Pki, is_root};
 
 const OTHER: &str = "daemon";
 
@@ -63,6 +65,27 @@ fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone() {
     let (_, text) = fail(&mut as_user(OTHER, &daemon.keyward(&["key", "list"])));
     assert!(text.lines().count() == 1 && text.contains("only root and the user"), "{text}");
     assert!(succeed(&mut daemon.keyward(&["key", "list"])).contains("shop"));
+}
+
+#[test]
+fn haproxy_signs_from_within_its_chroot() {
+    if !is_root() {
+        return;
+    }
+    let mut daemon = Daemon::prepare("");
+    let root = daemon.path("chroot");
+    fs::create_dir(&root).unwrap();
+    let settings = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
+    daemon.configure(&format!("{settings}[socket]\nalso = [{:?}]\n", root.join("keyward.sock")));
+    daemon.resume();
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let reference = daemon.reference("shop");
+    let site = Site::new(pki.certify(&daemon, &reference), reference);
+    let _haproxy = Haproxy::start_in_chroot(&daemon, std::slice::from_ref(&site), &root, "keyward.sock");
+    for wish in WISHES {
+        s_client(&pki, site.address, wish);
+    }
 }
 
 #[test]
