@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
-TEST_PACKAGES = $(DEMO_PACKAGES) haproxy
+TEST_PACKAGES = $(DEMO_PACKAGES) haproxy valgrind
 
 .PHONY: all demo test bench lint install-demo install-test
 

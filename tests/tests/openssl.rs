@@ -1,6 +1,7 @@
 //! The openssl program and the key: what it reads of it, what it may have signed, what it never gets.
 
 use std::fs;
+use std::process::Command;
 
 use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::pki::openssl;
@@ -137,6 +138,32 @@ fn a_key_for_anything_signs_a_file() {
             let verify = ["dgst", hash, "-verify"];
             succeed(openssl(&verify).arg(&public).arg("-signature").arg(&signature).arg(&message));
         }
+    }
+}
+
+/// No read or write out of place, nothing lost, in a host program from its start to its end.
+#[test]
+fn valgrind_finds_nothing() {
+    let daemon = Daemon::start();
+    let valgrind = |command: &Command| {
+        let mut checked = Command::new("valgrind");
+        checked.args([
+            "--quiet",
+            "--leak-check=full",
+            "--errors-for-leak-kinds=definite",
+            "--error-exitcode=99",
+        ]);
+        checked
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env("OPENSSL_CONF", daemon.openssl_conf());
+        succeed(&mut checked);
+    };
+    for key_type in ["p256", "ed25519", "rsa2048"] {
+        succeed(&mut daemon.keyward(&["key", "generate", key_type, "--type", key_type, "--use", "csr"]));
+        let reference = daemon.reference(key_type);
+        valgrind(daemon.openssl(&["req", "-new", "-subj", "/CN=shop", "-key"]).arg(&reference));
+        valgrind(&daemon.openssl(&["pkey", "-pubout", "-in", &format!("keyward:{key_type}")]));
     }
 }
 

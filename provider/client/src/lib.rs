@@ -10,9 +10,9 @@
 
 mod address;
 mod connection;
-mod descriptor;
 mod error;
 mod pool;
+mod system;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -106,7 +106,7 @@ impl Client {
         let deadline = Instant::now() + self.timeout;
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let deadline_ms = u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX);
-        let processor = pool::current_processor();
+        let processor = system::processor();
         let request = Request { id, deadline_ms, body: Some(body), processor: Some(processor) };
         let frame = frame::encode(&request).map_err(|_| Error::TooLong { limit: frame::MAX_BODY })?;
 

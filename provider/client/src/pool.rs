@@ -4,19 +4,13 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::os::fd::{IntoRawFd, OwnedFd};
 
 use rustix::process::getpid;
-use rustix::thread::sched_getcpu;
 
 use crate::connection::Connection;
-use crate::descriptor;
+use crate::system;
 
 /// The id of this process, asked of the kernel each time: after a fork it is another.
 pub(crate) fn current_process() -> u32 {
     getpid().as_raw_nonzero().get().unsigned_abs()
-}
-
-/// The processor that this thread runs on, for now. Asks the kernel without entering it (vdso(7)).
-pub(crate) fn current_processor() -> u32 {
-    u32::try_from(sched_getcpu()).unwrap_or(0)
 }
 
 /// At most [`SLOTS`] idle connections.
@@ -88,9 +82,9 @@ impl Slot {
         let descriptor = self.descriptor.load(Ordering::Relaxed);
         let cookie = self.cookie.load(Ordering::Relaxed);
         let kept = if self.pid.load(Ordering::Relaxed) == pid {
-            Some(Connection::from_kept(descriptor::take_back(descriptor), cookie))
+            Some(Connection::from_kept(system::take_back(descriptor), cookie))
         } else {
-            descriptor::close_inherited(descriptor, cookie);
+            system::close_inherited(descriptor, cookie);
             None
         };
         self.state.store(EMPTY, Ordering::Release);

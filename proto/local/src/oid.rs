@@ -1,0 +1,21 @@
+//! Object identifiers of keys, as they stand in SubjectPublicKeyInfo and in PKCS#8.
+
+use der::asn1::ObjectIdentifier;
+
+/// rsaEncryption (RFC 3279, 2.3.1).
+pub const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+
+/// id-ecPublicKey (RFC 5480, 2.1.1).
+pub const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+
+/// secp256r1 (RFC 5480, 2.1.1.1): P-256.
+pub const SECP256R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+
+/// secp384r1 (RFC 5480, 2.1.1.1): P-384.
+pub const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+
+/// secp521r1 (RFC 5480, 2.1.1.1): P-521.
+pub const SECP521R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
+
+/// id-Ed25519 (RFC 8410, 3).
+pub const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
