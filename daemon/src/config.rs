@@ -96,9 +96,10 @@ impl Config {
                     keys.join(", ")
                 ));
             }
-            if grant.who == Who::Uid(0) && keys.contains(&"*") {
-                warnings
-                    .push("a grant lets root use every key: grant the user that the server drops to".into());
+            if grant.who == Who::Uid(0) && keys.contains(&"*") && grant.uses.contains(&Use::TlsServer) {
+                warnings.push(
+                    "a grant lets root serve with every key: grant the user that the server drops to".into(),
+                );
             }
         }
         if self.request_timeout < Duration::from_millis(100) {

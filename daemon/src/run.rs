@@ -179,7 +179,9 @@ fn load_config(path: Option<&Path>) -> Result<Config, ConfigError> {
 fn make_state_dir(path: &Path) -> Result<(), ServeError> {
     let failed = |reason| ServeError::StateDir(path.to_owned(), reason);
     if !path.is_dir() {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        // Closed is the directory itself; the ones above it may lead elsewhere, too.
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+        DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
     }
     let mode = fs::metadata(path).map_err(failed)?.mode();
     if mode & 0o022 != 0 {

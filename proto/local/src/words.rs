@@ -73,7 +73,10 @@ impl FromStr for KeyType {
             "p384" => Ok(Self::P384),
             "p521" => Ok(Self::P521),
             "ed25519" => Ok(Self::Ed25519),
-            _ => text.strip_prefix("rsa").and_then(rsa).ok_or(UnknownWord("key type")),
+            _ => text
+                .strip_prefix("rsa")
+                .and_then(rsa)
+                .ok_or(UnknownWord("key type; known are p256, p384, p521, ed25519, and rsa2048 to rsa8192")),
         }
     }
 }
@@ -262,7 +265,10 @@ impl FromStr for Use {
     type Err = UnknownWord;
 
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        Self::ALL.into_iter().find(|u| u.name() == text).ok_or(UnknownWord("use"))
+        Self::ALL
+            .into_iter()
+            .find(|u| u.name() == text)
+            .ok_or(UnknownWord("use; known are tls-server, tls-client, csr, rsa-key-exchange and any"))
     }
 }
 

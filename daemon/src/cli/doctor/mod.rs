@@ -152,7 +152,7 @@ fn daemon(admin: &AdminClient) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(
         CHECK,
         format!(
-            "version {}, pid {}, {} keys, backend {} ({})",
+            "version {}, pid {}, keys: {}, backend {} ({})",
             status.version, status.pid, status.keys, status.backend, status.unit
         ),
     )];
