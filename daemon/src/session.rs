@@ -90,6 +90,11 @@ impl Session<'_> {
                 Some(due) => timeout_at(due.into(), read).await.map_err(|_| End::Stalled)??,
             };
             let arrived = Instant::now();
+            // Told to stop, it may not have been told yet of what has arrived before.
+            let read = match read {
+                None => self.stream.read_now(&mut self.input)?,
+                some => some,
+            };
             match read {
                 None => return Ok(None),
                 Some(0) if self.input.is_empty() => return Ok(None),
@@ -99,9 +104,6 @@ impl Session<'_> {
             let before = self.asked_from;
             let used = self.answer_all(arrived).await?;
             self.input.drain(..used);
-            if stop.is_cancelled() {
-                return Ok(None);
-            }
             if !self.input.is_empty() {
                 if used > 0 || due.is_none() {
                     due = Some(arrived + self.daemon.config().request_timeout);

@@ -37,15 +37,23 @@ impl Stream {
         loop {
             let mut ready = self.0.readable().await?;
             let room = input.capacity() - input.len();
+            let read = self.read_now(input)?;
+            // Less than there was room for: nothing more is there until epoll(7) says so again.
+            if read.is_none_or(|count| count < room) {
+                ready.clear_ready();
+            }
+            if let Some(count) = read {
+                return Ok(count);
+            }
+        }
+    }
+
+    /// As [`Self::read`], with what is there; `None` if that is nothing.
+    pub(crate) fn read_now(&self, input: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        loop {
             match rustix::io::read(self.0.get_ref(), spare_capacity(input)) {
-                Ok(count) => {
-                    // Less than there was room for: nothing more is there until epoll(7) says so again.
-                    if count < room {
-                        ready.clear_ready();
-                    }
-                    return Ok(count);
-                }
-                Err(Errno::AGAIN) => ready.clear_ready(),
+                Ok(count) => return Ok(Some(count)),
+                Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -23,17 +23,39 @@ use failure::Failure;
 pub fn main() -> ExitCode {
     let command = match CommandLine::try_parse() {
         Ok(line) => line.command,
-        Err(error) => {
-            // Help and version, too, come as errors.
-            let _ = error.print();
-            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return if asked { ExitCode::SUCCESS } else { exit::USAGE.into() };
-        }
+        Err(error) => return not_run(&error),
     };
     match command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
     }
+}
+
+/// Shows what was asked for instead of a command, or says in one line what is wrong with it.
+fn not_run(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            exit::USAGE.into()
+        }
+        _ => Failure::new(exit::USAGE, one_line(&error.to_string())).tell(),
+    }
+}
+
+/// The paragraphs of a message of clap that say what is wrong, without those that come with every message.
+fn one_line(message: &str) -> String {
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let paragraphs = message.split("\n\n").map(|lines| {
+        let lines: Vec<_> = lines.lines().map(str::trim).collect();
+        lines.join(" ")
+    });
+    let told: Vec<_> =
+        paragraphs.take_while(|text| !text.starts_with("Usage:") && !text.starts_with("For more")).collect();
+    format!("{}; try --help", told.join("; "))
 }
 
 /// Keeps TLS private keys out of TLS servers.

@@ -74,6 +74,8 @@ fn each_mistake_has_its_status() {
         (&["key", "generate", "a", "--type", "p255"], 64, "p255"),
         (&["key", "generate", "a", "--type", "rsa2056"], 64, "rsa2056"),
         (&["key", "generate", "a", "--type", "p256", "--use", "tls"], 64, "use"),
+        (&["key", "generate", "a"], 64, "--type"),
+        (&["key", "genrate", "a"], 64, "generate"),
         (&["key", "show", "nope"], 66, "nope"),
         (&["key", "reference", "nope"], 66, "nope"),
         (&["key", "disable", "nope"], 66, "nope"),
@@ -85,6 +87,7 @@ fn each_mistake_has_its_status() {
         let (code, line) = daemon.fail(words);
         assert_eq!(code, status, "{words:?}: {line}");
         assert!(line.contains(part), "{words:?}: {line}");
+        assert!(line.starts_with("keyward: ") && line.lines().count() == 1, "{words:?}: {line}");
     }
     let no_daemon = Daemon::prepare("");
     let (code, line) = no_daemon.fail(&["key", "list"]);
