@@ -74,7 +74,9 @@ fn a_disabled_key_says_so_in_the_log_of_nginx() {
     let (daemon, pki, site) = scene();
     let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
     let handshake = Handshake::new(&pki, site.address);
-    handshake.make().expect("a handshake");
+    if let Err(error) = handshake.make() {
+        panic!("{error:?}\n{}\n{}", nginx.log(), daemon.log());
+    }
     succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
     assert!(handshake.make().is_err());
     let line = nginx.wait_for_log("keyward: key \"shop\" refused: the key is disabled");
