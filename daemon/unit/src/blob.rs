@@ -1,4 +1,4 @@
-//! The form of a blob: a private key, wrapped by the master key of a unit.
+//! The form of a blob: a key, wrapped by the master key of a unit.
 //!
 //! ```text
 //! offset  bytes
@@ -8,7 +8,7 @@
 //!     56      8  mode: zeros, for no mode of compliance is claimed
 //!     64      2  version of the layout: 0x1234
 //!     66     14  IV, random
-//!     80    16n  PKCS#8 of the private key, padded as in PKCS#7, AES-256-CTR from counter block IV || 0x0000
+//!     80    16n  the key, padded as in PKCS#7, AES-256-CTR from counter block IV || 0x0000
 //! 80+16n     32  HMAC-SHA-256 of all that stands before it
 //! ```
 //!
@@ -23,18 +23,32 @@ use aws_lc_rs::{hmac, rand};
 use zeroize::Zeroizing;
 
 use crate::UnitError;
-use crate::master_key::{Wkid, WrappingKeys};
+use crate::master_key::{SealingKeys, Wkid, WrappingKeys};
 
 /// What a key may do and where it came from: bits of the boolean attributes of EP11.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Attributes(u64);
 
 impl Attributes {
-    const NEVER_EXTRACTABLE: u64 = 0x2;
-    const MODIFIABLE: u64 = 0x4;
-    const LOCAL: u64 = 0x20;
-    const SIGN: u64 = 0x100;
-    const PROTECTED_KEY_NEVER_EXTRACTABLE: u64 = 0x40_0000;
+    pub(crate) const EXTRACTABLE: u64 = 0x1;
+    pub(crate) const NEVER_EXTRACTABLE: u64 = 0x2;
+    pub(crate) const MODIFIABLE: u64 = 0x4;
+    pub(crate) const RESTRICTABLE: u64 = 0x10;
+    pub(crate) const LOCAL: u64 = 0x20;
+    pub(crate) const USE_AS_DATA: u64 = 0x80;
+    pub(crate) const SIGN: u64 = 0x100;
+    pub(crate) const DECRYPT: u64 = 0x400;
+    pub(crate) const ENCRYPT: u64 = 0x800;
+    pub(crate) const DERIVE: u64 = 0x1000;
+    pub(crate) const UNWRAP: u64 = 0x2000;
+    pub(crate) const WRAP: u64 = 0x4000;
+    pub(crate) const VERIFY: u64 = 0x8000;
+    pub(crate) const TRUSTED: u64 = 0x2_0000;
+    pub(crate) const WRAP_WITH_TRUSTED: u64 = 0x4_0000;
+    pub(crate) const PROTECTED_KEY_NEVER_EXTRACTABLE: u64 = 0x40_0000;
+
+    /// None at all.
+    pub(crate) const NONE: Self = Self(0);
 
     /// A private key that the unit made: it signs, and cannot be taken out.
     pub(crate) const GENERATED: Self = Self(
@@ -47,37 +61,69 @@ impl Attributes {
 
     /// A private key that came from a file: it signs, and cannot be taken out again.
     pub(crate) const IMPORTED: Self = Self(Self::MODIFIABLE | Self::SIGN);
+
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Whether all of `bits` are set.
+    pub(crate) const fn has(self, bits: u64) -> bool {
+        self.0 & bits == bits
+    }
+
+    /// The same with `bits` set or cleared.
+    pub(crate) const fn with(self, bits: u64, set: bool) -> Self {
+        Self(if set { self.0 | bits } else { self.0 & !bits })
+    }
 }
 
-/// Wraps a private key, given as PKCS#8.
+/// Wraps a private or secret key.
 ///
 /// # Errors
 /// [`UnitError::Crypto`] if the key is too long for a blob, or the library gives up.
-pub(crate) fn wrap(keys: &WrappingKeys, attributes: Attributes, pkcs8: &[u8]) -> Result<Vec<u8>, UnitError> {
-    seal(keys, attributes, pkcs8).map_err(|_| UnitError::Crypto("wrap the private key"))
+pub(crate) fn wrap(keys: &WrappingKeys, attributes: Attributes, key: &[u8]) -> Result<Vec<u8>, UnitError> {
+    seal(&keys.blobs, keys.wkid, attributes, key).map_err(|_| UnitError::Crypto("wrap the key"))
 }
 
-fn seal(keys: &WrappingKeys, attributes: Attributes, pkcs8: &[u8]) -> Result<Vec<u8>, Unspecified> {
-    let padding = BLOCK - pkcs8.len() % BLOCK;
-    let length = HEADER + pkcs8.len() + padding + MAC;
+/// Wraps the state of an operation. It has the layout of a blob, under keys of its own, so neither is ever
+/// taken for the other.
+///
+/// # Errors
+/// [`UnitError::Crypto`] if the state is too long, or the library gives up.
+pub(crate) fn wrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Vec<u8>, UnitError> {
+    seal(&keys.states, keys.wkid, Attributes::NONE, state).map_err(|_| UnitError::Crypto("wrap the state"))
+}
+
+fn seal(
+    keys: &SealingKeys,
+    wkid: Wkid,
+    attributes: Attributes,
+    plain: &[u8],
+) -> Result<Vec<u8>, Unspecified> {
+    let padding = BLOCK - plain.len() % BLOCK;
+    let length = HEADER + plain.len() + padding + MAC;
     if length > MAX_BLOB {
         return Err(Unspecified);
     }
-    // Sized at once, so that growing leaves no copy of the private key behind.
-    let mut plain = Zeroizing::new(Vec::with_capacity(pkcs8.len() + padding));
-    plain.extend_from_slice(pkcs8);
-    plain.resize(pkcs8.len() + padding, u8::try_from(padding)?);
+    // Sized at once, so that growing leaves no copy of the key behind.
+    let mut padded = Zeroizing::new(Vec::with_capacity(plain.len() + padding));
+    padded.extend_from_slice(plain);
+    padded.resize(plain.len() + padding, u8::try_from(padding)?);
 
     let mut iv = [0; IV];
     rand::fill(&mut iv)?;
     let key = UnboundCipherKey::new(&AES_256, keys.encryption.as_slice())?;
     let start = EncryptionContext::Iv128(counter_block(&iv));
-    EncryptingKey::ctr(key)?.less_safe_encrypt(&mut plain, start)?;
-    let encrypted = plain;
+    EncryptingKey::ctr(key)?.less_safe_encrypt(&mut padded, start)?;
+    let encrypted = padded;
 
     let mut blob = Vec::with_capacity(length);
     blob.extend_from_slice(&[0; SESSION]);
-    blob.extend_from_slice(keys.wkid.as_bytes());
+    blob.extend_from_slice(wkid.as_bytes());
     blob.extend_from_slice(&attributes.0.to_be_bytes());
     blob.extend_from_slice(&MODE.to_be_bytes());
     blob.extend_from_slice(&VERSION.to_be_bytes());
@@ -88,21 +134,30 @@ fn seal(keys: &WrappingKeys, attributes: Attributes, pkcs8: &[u8]) -> Result<Vec
     Ok(blob)
 }
 
-/// Unwraps a private key: its PKCS#8.
+/// Unwraps a key, and tells what it may do.
 ///
 /// # Errors
 /// [`UnitError::OtherMasterKey`] if the blob names another master key, [`UnitError::BlobDamaged`] if it is
 /// anything but what [`wrap`] gave.
-pub(crate) fn unwrap(keys: &WrappingKeys, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
-    let fields = Fields::of(blob).ok_or(UnitError::BlobDamaged)?;
-    // Not yet authenticated, but then it is only for the message: a blob of another unit is not "damaged".
-    if fields.wkid != keys.wkid {
-        return Err(UnitError::OtherMasterKey { blob: fields.wkid, unit: keys.wkid });
-    }
-    open(keys, &fields).map_err(|_| UnitError::BlobDamaged)
+pub(crate) fn unwrap(
+    keys: &WrappingKeys,
+    blob: &[u8],
+) -> Result<(Attributes, Zeroizing<Vec<u8>>), UnitError> {
+    let fields = Fields::of(blob, keys.wkid)?;
+    let key = open(&keys.blobs, &fields).map_err(|_| UnitError::BlobDamaged)?;
+    Ok((Attributes(fields.attributes), key))
 }
 
-fn open(keys: &WrappingKeys, fields: &Fields<'_>) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
+/// Unwraps the state of an operation.
+///
+/// # Errors
+/// As [`unwrap`] for what [`wrap_state`] gave.
+pub(crate) fn unwrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
+    let fields = Fields::of(state, keys.wkid)?;
+    open(&keys.states, &fields).map_err(|_| UnitError::BlobDamaged)
+}
+
+fn open(keys: &SealingKeys, fields: &Fields<'_>) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
     hmac::verify(&keys.mac, fields.authenticated, fields.mac)?;
     let mut plain = Zeroizing::new(fields.encrypted.to_vec());
     let key = UnboundCipherKey::new(&AES_256, keys.encryption.as_slice())?;
@@ -127,7 +182,7 @@ fn counter_block(iv: &[u8; IV]) -> FixedLength<AES_CTR_IV_LEN> {
 }
 
 struct Fields<'a> {
-    wkid: Wkid,
+    attributes: u64,
     iv: &'a [u8; IV],
     encrypted: &'a [u8],
     authenticated: &'a [u8],
@@ -136,14 +191,23 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// Takes a blob apart if its lengths and the fields that have one value only are right.
-    fn of(blob: &'a [u8]) -> Option<Self> {
+    fn of(blob: &'a [u8], unit: Wkid) -> Result<Self, UnitError> {
+        let (wkid, fields) = Self::split(blob).ok_or(UnitError::BlobDamaged)?;
+        // Not yet authenticated, but then it is only for the message: a blob of another unit is not "damaged".
+        if wkid != unit {
+            return Err(UnitError::OtherMasterKey { blob: wkid, unit });
+        }
+        Ok(fields)
+    }
+
+    fn split(blob: &'a [u8]) -> Option<(Wkid, Self)> {
         if blob.len() > MAX_BLOB {
             return None;
         }
         let (authenticated, mac) = blob.split_last_chunk::<MAC>()?;
         let (session, rest) = authenticated.split_first_chunk::<SESSION>()?;
         let (wkid, rest) = rest.split_first_chunk::<{ Wkid::LENGTH }>()?;
-        let (_attributes, rest) = rest.split_first_chunk::<8>()?;
+        let (attributes, rest) = rest.split_first_chunk::<8>()?;
         let (mode, rest) = rest.split_first_chunk::<8>()?;
         let (version, rest) = rest.split_first_chunk::<2>()?;
         let (iv, encrypted) = rest.split_first_chunk::<IV>()?;
@@ -151,7 +215,9 @@ impl<'a> Fields<'a> {
             && u64::from_be_bytes(*mode) == MODE
             && u16::from_be_bytes(*version) == VERSION;
         let whole = !encrypted.is_empty() && encrypted.len().is_multiple_of(BLOCK);
-        (known && whole).then(|| Self { wkid: Wkid::from_bytes(*wkid), iv, encrypted, authenticated, mac })
+        let attributes = u64::from_be_bytes(*attributes);
+        (known && whole)
+            .then(|| (Wkid::from_bytes(*wkid), Self { attributes, iv, encrypted, authenticated, mac }))
     }
 }
 
@@ -183,7 +249,8 @@ mod tests {
             let secret = vec![0x30; length];
             let blob = wrap(&keys, Attributes::GENERATED, &secret).unwrap();
             assert_eq!(blob.len() % BLOCK, 0);
-            assert_eq!(*unwrap(&keys, &blob).unwrap(), secret);
+            let (attributes, unwrapped) = unwrap(&keys, &blob).unwrap();
+            assert_eq!((attributes, &*unwrapped), (Attributes::GENERATED, &secret));
         }
     }
 
@@ -234,6 +301,16 @@ mod tests {
         assert_eq!(unwrap(&keys, &vec![0; MAX_BLOB + 16]).unwrap_err(), UnitError::BlobDamaged);
         assert!(wrap(&keys, Attributes::GENERATED, &vec![0; MAX_BLOB - HEADER - MAC]).is_err());
         assert!(wrap(&keys, Attributes::GENERATED, &vec![0; MAX_BLOB - HEADER - MAC - 1]).is_ok());
+    }
+
+    #[test]
+    fn a_state_is_no_blob_and_a_blob_no_state() {
+        let keys = keys();
+        let state = wrap_state(&keys, b"state").unwrap();
+        assert_eq!(*unwrap_state(&keys, &state).unwrap(), b"state");
+        assert_eq!(unwrap(&keys, &state).unwrap_err(), UnitError::BlobDamaged);
+        let blob = wrap(&keys, Attributes::NONE, b"key").unwrap();
+        assert_eq!(unwrap_state(&keys, &blob).unwrap_err(), UnitError::BlobDamaged);
     }
 
     #[test]

@@ -62,6 +62,11 @@ impl Key {
         Self::new(Pair::Rsa(RsaKeyPair::from_der(der)?)).map_err(KeyRejected::from)
     }
 
+    /// Takes an RSA key that the library has.
+    pub(crate) fn from_rsa(pair: RsaKeyPair) -> Result<Self, Unspecified> {
+        Self::new(Pair::Rsa(pair))
+    }
+
     fn new(pair: Pair) -> Result<Self, Unspecified> {
         let spki = pair.spki()?;
         let key_type = PublicKey::from_spki(&spki).map_err(|_| Unspecified)?.key_type();
@@ -78,6 +83,10 @@ impl Key {
         })
     }
 
+    pub(crate) fn pair(&self) -> &Pair {
+        &self.pair
+    }
+
     pub(crate) fn key_type(&self) -> KeyType {
         self.key_type
     }
@@ -92,7 +101,8 @@ impl Key {
         let mismatch = UnitError::SchemeNotSupported { scheme, key_type: self.key_type };
         match (&self.pair, scheme.family(), scheme.hash()) {
             (Pair::Ec(curve, pair), SchemeFamily::Ecdsa, Some(hash)) => {
-                let digest = fit(&digest_of(hash, input)?, native(*curve).digest)?;
+                let digest = fit(digest_of(hash, input)?.as_ref(), native(*curve).digest);
+                let digest = digest.map_err(|_| UnitError::Crypto("sign"))?;
                 pair.sign_digest(&digest).map(|signature| signature.as_ref().to_vec())
             }
             (Pair::Ed25519(pair), SchemeFamily::Ed25519, None) => match input {
@@ -133,7 +143,8 @@ impl Key {
     }
 }
 
-enum Pair {
+/// The key as the library has it.
+pub(crate) enum Pair {
     Ec(Curve, EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
     Rsa(RsaKeyPair),
@@ -232,26 +243,32 @@ fn digest_of(hash: Hash, input: Input<'_>) -> Result<Digest, UnitError> {
 ///
 /// ECDSA reads a digest as a number and takes as many of its leftmost bits as the order of the curve has
 /// (FIPS 186-5, 6.4.1): 256, 384 or 521. On P-256 and P-384 the native digest is exactly that long, so what
-/// is cut off on the right never counted. On P-521 no digest reaches 521 bits, so nothing is cut off. And
-/// zeros on the left do not change a number.
-fn fit(digest: &Digest, native: &'static digest::Algorithm) -> Result<Digest, UnitError> {
-    let (from, length) = (digest.as_ref(), native.output_len());
+/// is cut off on the right never counted. On P-521 the native digest has 512 bits, so a longer one is refused
+/// rather than cut. And zeros on the left do not change a number.
+///
+/// # Errors
+/// For a digest of more than 64 bytes on P-521.
+pub(crate) fn fit(digest: &[u8], native: &'static digest::Algorithm) -> Result<Digest, Unspecified> {
+    let length = native.output_len();
+    if length == digest::SHA512_OUTPUT_LEN && digest.len() > length {
+        return Err(Unspecified);
+    }
     let mut fitted = [0; digest::MAX_OUTPUT_LEN];
     let fitted = &mut fitted[..length];
-    let kept = from.len().min(length);
-    fitted[length - kept..].copy_from_slice(&from[..kept]);
-    Digest::import_less_safe(fitted, native).map_err(|_| UnitError::Crypto("sign"))
+    let kept = digest.len().min(length);
+    fitted[length - kept..].copy_from_slice(&digest[..kept]);
+    Digest::import_less_safe(fitted, native)
 }
 
 /// What the library ties to a curve.
-struct Native {
+pub(crate) struct Native {
     scheme: Scheme,
-    digest: &'static digest::Algorithm,
+    pub(crate) digest: &'static digest::Algorithm,
     signing: &'static EcdsaSigningAlgorithm,
     verification: &'static dyn VerificationAlgorithm,
 }
 
-fn native(curve: Curve) -> Native {
+pub(crate) fn native(curve: Curve) -> Native {
     match curve {
         Curve::P256 => Native {
             scheme: Scheme::EcdsaSecp256r1Sha256,

@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+pub mod grep11;
 mod import;
 mod key;
 mod master_key;
+mod object;
 #[cfg(test)]
 mod openssl;
 mod pem;

@@ -101,11 +101,21 @@ impl fmt::Debug for Wkid {
     }
 }
 
-/// What is derived from a master key to wrap blobs: one key for each purpose, and the name.
+/// What is derived from a master key: one key for each purpose, and the name.
 pub(crate) struct WrappingKeys {
+    /// Wraps private and secret keys.
+    pub(crate) blobs: SealingKeys,
+    /// Wraps the states of operations in several parts.
+    pub(crate) states: SealingKeys,
+    /// Authenticates public keys.
+    pub(crate) public_keys: hmac::Key,
+    pub(crate) wkid: Wkid,
+}
+
+/// Encrypts and authenticates.
+pub(crate) struct SealingKeys {
     pub(crate) encryption: Box<Zeroizing<[u8; 32]>>,
     pub(crate) mac: hmac::Key,
-    pub(crate) wkid: Wkid,
 }
 
 impl WrappingKeys {
@@ -113,23 +123,30 @@ impl WrappingKeys {
     /// itself is wiped.
     pub(crate) fn derive(master_key: MasterKey) -> Self {
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(master_key.0.as_slice());
-        let mut encryption = Box::new(Zeroizing::new([0; 32]));
-        expand(&root, b"encryption", &mut encryption);
-        let mut mac = Zeroizing::new([0; 32]);
-        expand(&root, b"authentication", &mut mac);
-        let mut pattern = [0; 32];
-        expand(&root, b"verification pattern", &mut pattern);
+        let sealing = |encryption, authentication| SealingKeys {
+            encryption: expand(&root, encryption),
+            mac: hmac::Key::new(hmac::HMAC_SHA256, expand(&root, authentication).as_slice()),
+        };
+        let pattern = expand(&root, b"verification pattern");
         let mut wkid = [0; Wkid::LENGTH];
         wkid.copy_from_slice(&pattern[..Wkid::LENGTH]);
-        Self { encryption, mac: hmac::Key::new(hmac::HMAC_SHA256, mac.as_slice()), wkid: Wkid(wkid) }
+        Self {
+            blobs: sealing(b"encryption", b"authentication"),
+            states: sealing(b"state encryption", b"state authentication"),
+            public_keys: hmac::Key::new(hmac::HMAC_SHA256, expand(&root, b"public keys").as_slice()),
+            wkid: Wkid(wkid),
+        }
     }
 }
 
 #[expect(clippy::expect_used)]
-fn expand(root: &hkdf::Prk, info: &[u8], into: &mut [u8; 32]) {
+fn expand(root: &hkdf::Prk, info: &[u8]) -> Box<Zeroizing<[u8; 32]>> {
+    let mut key = Box::new(Zeroizing::new([0; 32]));
     // HKDF-SHA-256 gives up to 8160 bytes and refuses only to give more, or into a buffer of another
     // length than was asked for. Going on with a key of zeros would be worse than a panic at the start.
-    root.expand(&[info], hkdf::HKDF_SHA256).and_then(|okm| okm.fill(into)).expect("32 bytes of HKDF-SHA-256");
+    let filled = root.expand(&[info], hkdf::HKDF_SHA256).and_then(|okm| okm.fill(key.as_mut_slice()));
+    filled.expect("32 bytes of HKDF-SHA-256");
+    key
 }
 
 /// Sets what is derived here apart from what anything else may derive from the same 32 bytes.
@@ -168,10 +185,15 @@ mod tests {
         // HKDF as in RFC 5869, worked out apart from this code. A change of this name would make every blob
         // of every installation unreadable.
         assert_eq!(keys.wkid.to_string(), "2be781505e2decbfac71fc4ea64e6b81");
-        assert_ne!(&keys.encryption[..16], keys.wkid.as_bytes());
-        assert_ne!(
-            hmac::sign(&keys.mac, b"").as_ref(),
-            hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, keys.encryption.as_slice()), b"").as_ref()
-        );
+        // Of the empty message.
+        let macs = [&keys.blobs.mac, &keys.states.mac, &keys.public_keys].map(|key| hmac::sign(key, b""));
+        for (index, mac) in macs.iter().enumerate() {
+            assert!(macs[..index].iter().all(|other| other.as_ref() != mac.as_ref()));
+        }
+        assert_ne!(**keys.blobs.encryption, **keys.states.encryption);
+        assert_ne!(&keys.blobs.encryption[..16], keys.wkid.as_bytes());
+        let blob = "08c7f064c6c70dedfcd009a0b0478f9c31929978b483971e30fe41350bc95284";
+        let told: String = macs[0].as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(told, blob);
     }
 }

@@ -8,13 +8,16 @@ use lru::LruCache;
 use thiserror::Error;
 
 use crate::blob::{self, Attributes};
-use crate::key::{Algorithm, Key};
+use crate::key::Key;
 use crate::master_key::WrappingKeys;
+use crate::object::{Material, Object};
 use crate::{ImportError, MasterKey, Wkid, import};
 
 /// The software crypto unit. Shared by reference between threads; each signs in its own.
 pub struct Unit {
-    keys: WrappingKeys,
+    pub(crate) keys: WrappingKeys,
+    /// Those of the master key that is to come.
+    pub(crate) next_keys: Option<WrappingKeys>,
     cache: Mutex<Cache>,
 }
 
@@ -22,7 +25,13 @@ impl Unit {
     /// A unit with a master key, which keeps up to `cached_keys` unwrapped private keys at hand.
     pub fn new(master_key: MasterKey, cached_keys: NonZeroUsize) -> Self {
         let cache = LruCache::with_hasher(cached_keys, BuildHasherDefault::default());
-        Self { keys: WrappingKeys::derive(master_key), cache: Mutex::new(cache) }
+        Self { keys: WrappingKeys::derive(master_key), next_keys: None, cache: Mutex::new(cache) }
+    }
+
+    /// The same unit, with a master key that blobs can be wrapped with before it is put in force.
+    #[must_use]
+    pub fn with_next_master_key(self, next: MasterKey) -> Self {
+        Self { next_keys: Some(WrappingKeys::derive(next)), ..self }
     }
 
     /// The name of the master key.
@@ -35,7 +44,7 @@ impl Unit {
     /// # Errors
     /// [`UnitError::KeyTypeNotSupported`] for a type that is none of [`KeyType::GENERATED`].
     pub fn generate(&self, key_type: KeyType) -> Result<NewKey, UnitError> {
-        self.hand_out(&Key::generate(key_type)?, Attributes::GENERATED)
+        self.hand_out(Key::generate(key_type)?, Attributes::GENERATED)
     }
 
     /// Takes in the private key of a file: PKCS#8, PKCS#1 or SEC1, as PEM or DER. The first private key of
@@ -44,7 +53,7 @@ impl Unit {
     /// # Errors
     /// [`ImportError`] says what the file is instead, and what to do.
     pub fn import(&self, file: &[u8]) -> Result<NewKey, ImportError> {
-        Ok(self.hand_out(&import::read(file)?, Attributes::IMPORTED)?)
+        Ok(self.hand_out(import::read(file)?, Attributes::IMPORTED)?)
     }
 
     /// Signs with the private key in a blob that this unit, or one with the same master key, handed out.
@@ -55,33 +64,42 @@ impl Unit {
     /// # Errors
     /// [`UnitError`] says what does not fit.
     pub fn sign(&self, blob: &[u8], scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, UnitError> {
-        self.unwrapped(blob)?.sign(scheme, input)
+        let object = self.unwrapped(blob)?;
+        match &object.material {
+            Material::Key(key) if object.attributes.has(Attributes::SIGN) => key.sign(scheme, input),
+            _ => Err(UnitError::KeyCannotSign),
+        }
     }
 
-    fn hand_out(&self, key: &Key, attributes: Attributes) -> Result<NewKey, UnitError> {
-        key.prove()?;
-        let pkcs8 = key.to_pkcs8().map_err(|_| UnitError::Crypto("encode the private key"))?;
-        let blob = blob::wrap(&self.keys, attributes, &pkcs8)?;
-        Ok(NewKey { blob, spki: key.spki().to_vec(), key_type: key.key_type() })
+    fn hand_out(&self, key: Key, attributes: Attributes) -> Result<NewKey, UnitError> {
+        let (spki, key_type) = (key.spki().to_vec(), key.key_type());
+        let blob = self.wrap(&Object { attributes, material: Material::Key(key) })?;
+        Ok(NewKey { blob, spki, key_type })
+    }
+
+    /// Makes the blob of a new key.
+    pub(crate) fn wrap(&self, object: &Object) -> Result<Vec<u8>, UnitError> {
+        object.material.prove()?;
+        let plain = object.material.to_plain().map_err(|_| UnitError::Crypto("encode the key"))?;
+        blob::wrap(&self.keys, object.attributes, &plain)
     }
 
     /// The key of a blob, from the cache if it is there.
     ///
     /// A blob comes into the cache only after its MAC was verified, and is found there only by a blob that is
     /// equal to it in every byte. So what is found needs no second look.
-    fn unwrapped(&self, blob: &[u8]) -> Result<Arc<Key>, UnitError> {
-        if let Some(key) = self.with_cache(|cache| cache.get(blob).map(Arc::clone)) {
-            return Ok(key);
+    pub(crate) fn unwrapped(&self, blob: &[u8]) -> Result<Arc<Object>, UnitError> {
+        if let Some(object) = self.with_cache(|cache| cache.get(blob).map(Arc::clone)) {
+            return Ok(object);
         }
-        let pkcs8 = blob::unwrap(&self.keys, blob)?;
-        // What the MAC vouches for was made by `hand_out`, so neither fails but for a lack of memory.
-        let algorithm = Algorithm::of_pkcs8(&pkcs8).map_err(|_| UnitError::BlobDamaged)?;
-        let key = Key::from_pkcs8(algorithm, &pkcs8).map_err(|_| UnitError::BlobDamaged)?;
-        let key = Arc::new(key);
-        let put_out = self.with_cache(|cache| cache.push(blob.into(), Arc::clone(&key)));
+        let (attributes, plain) = blob::unwrap(&self.keys, blob)?;
+        // What the MAC vouches for was made by `wrap`, so this fails but for a lack of memory.
+        let material = Material::from_plain(&plain).map_err(|_| UnitError::BlobDamaged)?;
+        let object = Arc::new(Object { attributes, material });
+        let put_out = self.with_cache(|cache| cache.push(blob.into(), Arc::clone(&object)));
         // Wiping a key takes a moment; others need not wait for it.
         drop(put_out);
-        Ok(key)
+        Ok(object)
     }
 
     /// Holds the lock for a look-up or an insertion, never for a signature.
@@ -136,6 +154,9 @@ pub enum UnitError {
         /// What the caller gave, in bytes.
         given: usize,
     },
+    /// TLS signs with no such key, or the attributes of the key do not allow it to sign.
+    #[error("the key cannot sign: it is not one that TLS signs with, or its attributes do not allow it")]
+    KeyCannotSign,
     /// Keys of this type are not made here.
     #[error(
         "cannot generate a key of type {0}: p256, p384, p521, ed25519, rsa2048, rsa3072 and rsa4096 can be"
@@ -165,7 +186,7 @@ pub enum UnitError {
 }
 
 /// By blob.
-type Cache = LruCache<Box<[u8]>, Arc<Key>, BuildHasherDefault<MacTail>>;
+type Cache = LruCache<Box<[u8]>, Arc<Object>, BuildHasherDefault<MacTail>>;
 
 /// Hashes a blob to the last eight bytes of its MAC.
 ///

@@ -180,7 +180,8 @@ impl Curve {
         }
     }
 
-    fn field_bytes(self) -> usize {
+    /// How many bytes a coordinate of a point takes, and each half of a signature.
+    pub fn field_bytes(self) -> usize {
         self.bits().div_ceil(8)
     }
 

@@ -1,0 +1,251 @@
+//! Attributes of keys: what they are told, and what may be changed.
+
+use der::Encode;
+use keyward_grep11::attribute_value::OneAttr;
+use keyward_grep11::{
+    AttributeValue, GetAttributeValueRequest, GetAttributeValueResponse, SetAttributeValueRequest,
+    SetAttributeValueResponse, cka, ckk, cko, ckr,
+};
+use keyward_proto as words;
+
+use super::Crypto;
+use super::Error;
+use super::generate::public_attributes;
+use super::public_key::PublicMaterial;
+use super::template::{NOT_OFFERED, READ_ONLY, SETTABLE, Template, apply, name, unknown};
+use crate::blob::{self, Attributes};
+use crate::key::Pair;
+use crate::object::{Material, SecretKind};
+
+impl Crypto {
+    /// Tells attributes of a key: those whose numbers are in the request, in the form in which they are there.
+    ///
+    /// # Errors
+    /// `CKR_ATTRIBUTE_SENSITIVE` for what makes up a private or secret key, `CKR_ATTRIBUTE_TYPE_INVALID` for
+    /// what the key does not have.
+    pub fn get_attribute_value(
+        &self,
+        request: GetAttributeValueRequest,
+    ) -> Result<GetAttributeValueResponse, Error> {
+        if request.attributes.len().max(request.attributes_bytes.len()) > MAX_ATTRIBUTES {
+            let detail = format!("more than {MAX_ATTRIBUTES} attributes were asked for");
+            return Err(Error::new(ckr::CKR_ARGUMENTS_BAD, detail));
+        }
+        let key = self.described(&request.object)?;
+        let mut response = GetAttributeValueResponse::default();
+        for number in request.attributes.into_keys() {
+            let value = AttributeValue { one_attr: Some(self.tell(&key, number)?) };
+            response.attributes.insert(number, value);
+        }
+        for number in request.attributes_bytes.into_keys() {
+            let value = match self.tell(&key, number)? {
+                OneAttr::AttributeB(bytes) => bytes,
+                OneAttr::AttributeTf(value) => vec![value.into()],
+                OneAttr::AttributeI(value) => value.to_be_bytes().to_vec(),
+            };
+            response.attributes_bytes.insert(number, value);
+        }
+        Ok(response)
+    }
+
+    /// Changes boolean attributes of a key, which gives another blob. The old one stays as good as it was.
+    ///
+    /// # Errors
+    /// `CKR_ATTRIBUTE_READ_ONLY` for what cannot be changed.
+    pub fn set_attribute_value(
+        &self,
+        request: SetAttributeValueRequest,
+    ) -> Result<SetAttributeValueResponse, Error> {
+        let changes = Template::read(request.attributes, request.attributes_bytes)?;
+        if changes.has_more_than_booleans() {
+            return Err(Error::new(ckr::CKR_ATTRIBUTE_READ_ONLY, "only boolean attributes can be changed"));
+        }
+        if is_public(&request.object) {
+            let key = self.public_key(&request.object)?;
+            let attributes = key.attributes.ok_or_else(bare)?;
+            let attributes = changed(attributes, &changes)?;
+            return Ok(SetAttributeValueResponse { object: self.wrap_public(&key.spki, attributes)? });
+        }
+        let (attributes, plain) = blob::unwrap(&self.unit.keys, &request.object)?;
+        let object = blob::wrap(&self.unit.keys, changed(attributes, &changes)?, &plain)?;
+        Ok(SetAttributeValueResponse { object })
+    }
+
+    fn described(&self, object: &[u8]) -> Result<Described, Error> {
+        if is_public(object) {
+            let key = self.public_key(object)?;
+            return Ok(Described {
+                class: cko::CKO_PUBLIC_KEY,
+                attributes: key.attributes.ok_or_else(bare)?,
+                key_type: key.material.key_type(),
+                length: None,
+                check_value: None,
+                public: Some((key.material, key.spki)),
+            });
+        }
+        let object = self.unit.unwrapped(object)?;
+        let (class, length, check_value) = match &object.material {
+            Material::Secret(secret) => {
+                (cko::CKO_SECRET_KEY, Some(secret.value.len()), Some(super::cipher::check_value(secret)?))
+            }
+            _ => (cko::CKO_PRIVATE_KEY, None, None),
+        };
+        let public = match object.material.spki() {
+            Some(spki) => Some((self.public_key(spki)?.material, spki.to_vec())),
+            None => None,
+        };
+        let key_type = key_type(&object.material);
+        Ok(Described { class, attributes: object.attributes, key_type, length, check_value, public })
+    }
+
+    fn tell(&self, key: &Described, number: u64) -> Result<OneAttr, Error> {
+        let none = || unknown(number);
+        let integer = |value: u64| i64::try_from(value).map(OneAttr::AttributeI).map_err(|_| none());
+        let bit = |list: &[(u64, u64)]| list.iter().find(|(known, _)| *known == number).map(|(_, bit)| *bit);
+        if let Some(bit) = bit(SETTABLE).or_else(|| bit(READ_ONLY)) {
+            return Ok(OneAttr::AttributeTf(key.attributes.has(bit)));
+        }
+        if NOT_OFFERED.contains(&number) {
+            return Ok(OneAttr::AttributeTf(false));
+        }
+        let secret = key.class != cko::CKO_PUBLIC_KEY;
+        match number {
+            cka::CKA_CLASS => integer(key.class),
+            cka::CKA_KEY_TYPE => integer(key.key_type),
+            cka::CKA_TOKEN => Ok(OneAttr::AttributeTf(false)),
+            cka::CKA_PRIVATE | cka::CKA_SENSITIVE | cka::CKA_ALWAYS_SENSITIVE => {
+                Ok(OneAttr::AttributeTf(secret))
+            }
+            cka::CKA_VALUE | cka::CKA_PRIVATE_EXPONENT if secret => Err(Error::new(
+                ckr::CKR_ATTRIBUTE_SENSITIVE,
+                format!("{} of a private or secret key is not told to anybody", name(number)),
+            )),
+            cka::CKA_VALUE_LEN => integer(key.length.ok_or_else(none)? as u64),
+            cka::CKA_CHECK_VALUE => key.check_value.clone().map(OneAttr::AttributeB).ok_or_else(none),
+            cka::CKA_GREP11_WKID => Ok(OneAttr::AttributeB(self.unit.keys.wkid.as_bytes().to_vec())),
+            _ => {
+                let (material, spki) = key.public.as_ref().ok_or_else(none)?;
+                match (number, material) {
+                    (cka::CKA_PUBLIC_KEY_INFO, _) => Ok(OneAttr::AttributeB(spki.clone())),
+                    (cka::CKA_IBM_MACED_PUBLIC_KEY_INFO, _) => {
+                        let attributes = match secret {
+                            true => public_attributes(key.attributes),
+                            false => key.attributes,
+                        };
+                        Ok(OneAttr::AttributeB(self.wrap_public(spki, attributes)?))
+                    }
+                    (cka::CKA_EC_PARAMS, material) => {
+                        let curve = material.curve().ok_or_else(none)?;
+                        curve.to_der().map(OneAttr::AttributeB).map_err(|_| none())
+                    }
+                    (
+                        cka::CKA_EC_POINT,
+                        PublicMaterial::Ec(_, point)
+                        | PublicMaterial::Koblitz(point)
+                        | PublicMaterial::Ed25519(point)
+                        | PublicMaterial::X25519(point),
+                    ) => Ok(OneAttr::AttributeB(point.clone())),
+                    (cka::CKA_MODULUS, PublicMaterial::Rsa { modulus, .. }) => {
+                        Ok(OneAttr::AttributeB(modulus.clone()))
+                    }
+                    (cka::CKA_MODULUS_BITS, PublicMaterial::Rsa { modulus, .. }) => {
+                        integer(bit_length(modulus) as u64)
+                    }
+                    (cka::CKA_PUBLIC_EXPONENT, PublicMaterial::Rsa { exponent, .. }) => {
+                        Ok(OneAttr::AttributeB(exponent.clone()))
+                    }
+                    (cka::CKA_IBM_PARAMETER_SET, PublicMaterial::MlDsa(parameters, _)) => {
+                        integer(parameters.number())
+                    }
+                    _ => Err(none()),
+                }
+            }
+        }
+    }
+}
+
+/// What there is to tell of a key.
+struct Described {
+    class: u64,
+    attributes: Attributes,
+    key_type: u64,
+    length: Option<usize>,
+    check_value: Option<Vec<u8>>,
+    public: Option<(PublicMaterial, Vec<u8>)>,
+}
+
+/// A blob begins with zeros, a public key with the tag of a SEQUENCE.
+fn is_public(object: &[u8]) -> bool {
+    object.first() == Some(&0x30)
+}
+
+fn bare() -> Error {
+    let detail = "a bare public key has no attributes; UnwrapKey with CKM_IBM_TRANSPORTKEY takes it in";
+    Error::new(ckr::CKR_OBJECT_HANDLE_INVALID, detail)
+}
+
+fn changed(from: Attributes, changes: &Template) -> Result<Attributes, Error> {
+    let mut to = from;
+    for (number, value) in changes.booleans() {
+        let after = apply(to, number, value)?;
+        if after == to {
+            continue;
+        }
+        let refuse = |why: &str| {
+            let detail = format!("{} cannot be changed to {value}: {why}", name(number));
+            Err(Error::new(ckr::CKR_ATTRIBUTE_READ_ONLY, detail))
+        };
+        // A key that may be restricted can lose what it may do even when nothing else of it may change.
+        let modifiable = from.has(Attributes::MODIFIABLE) || (from.has(Attributes::RESTRICTABLE) && !value);
+        if !modifiable {
+            return refuse("the key is not modifiable");
+        }
+        // PKCS #11 2.40, table 27: these lead one way only.
+        match (number, value) {
+            (cka::CKA_EXTRACTABLE, true) => return refuse("what was kept in stays in"),
+            (cka::CKA_WRAP_WITH_TRUSTED, false) => return refuse("it leads one way only"),
+            _ => to = after,
+        }
+    }
+    Ok(to)
+}
+
+/// The number of PKCS #11 for the type of a key.
+pub(crate) fn key_type(material: &Material) -> u64 {
+    match material {
+        Material::Key(key) => match key.pair() {
+            Pair::Rsa(_) => ckk::CKK_RSA,
+            Pair::Ec(..) | Pair::Ed25519(_) => ckk::CKK_EC,
+        },
+        Material::Koblitz(_) | Material::X25519(_) => ckk::CKK_EC,
+        Material::MlDsa(_) => ckk::CKK_IBM_ML_DSA,
+        Material::Secret(secret) => match secret.kind {
+            SecretKind::Aes => ckk::CKK_AES,
+            SecretKind::Generic => ckk::CKK_GENERIC_SECRET,
+        },
+    }
+}
+
+/// The size of a key in bits: of the modulus, of the order of the curve, of the value.
+pub(crate) fn bits(material: &Material) -> usize {
+    match material {
+        Material::Key(key) => match key.key_type() {
+            words::KeyType::P256 => 256,
+            words::KeyType::P384 => 384,
+            words::KeyType::P521 => 521,
+            words::KeyType::Rsa(bits) => bits.into(),
+            _ => 255,
+        },
+        Material::Koblitz(_) => 256,
+        Material::X25519(_) => 255,
+        Material::MlDsa(key) => key.parameters.public_length() * 8,
+        Material::Secret(secret) => secret.value.len() * 8,
+    }
+}
+
+/// Of a number without leading zeros.
+fn bit_length(number: &[u8]) -> usize {
+    number.len() * 8 - number.first().map_or(0, |first| first.leading_zeros() as usize)
+}
+
+const MAX_ATTRIBUTES: usize = 64;

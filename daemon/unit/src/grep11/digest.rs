@@ -1,0 +1,130 @@
+//! Digests, and random bytes.
+
+use aws_lc_rs::rand;
+use keyward_grep11::{
+    DigestFinalRequest, DigestFinalResponse, DigestInitRequest, DigestInitResponse, DigestKeyRequest,
+    DigestKeyResponse, DigestRequest, DigestResponse, DigestSingleRequest, DigestSingleResponse,
+    DigestUpdateRequest, DigestUpdateResponse, GenerateRandomRequest, GenerateRandomResponse, Mechanism, ckf,
+    ckr,
+};
+
+use super::Crypto;
+use super::hash::{HashFunction, Hashing};
+use super::mechanism::{no_parameter, not_offered, offered};
+use super::state::{Operation, State, damaged};
+use super::{Error, key_argument};
+use crate::object::Material;
+
+impl Crypto {
+    /// Random bytes.
+    ///
+    /// # Errors
+    /// `CKR_ARGUMENTS_BAD` unless 1 to 1,000,000 are asked for.
+    pub fn generate_random(&self, request: GenerateRandomRequest) -> Result<GenerateRandomResponse, Error> {
+        let length = usize::try_from(request.len).ok().filter(|length| (1..=MAX_RANDOM).contains(length));
+        let length = length.ok_or_else(|| {
+            Error::new(
+                ckr::CKR_ARGUMENTS_BAD,
+                format!("{} random bytes were asked for: 1 to {MAX_RANDOM} can be", request.len),
+            )
+        })?;
+        let mut rnd = vec![0; length];
+        rand::fill(&mut rnd)?;
+        Ok(GenerateRandomResponse { rnd })
+    }
+
+    /// Begins a digest.
+    ///
+    /// # Errors
+    /// As for all calls: see [`Error`].
+    pub fn digest_init(&self, request: DigestInitRequest) -> Result<DigestInitResponse, Error> {
+        let mechanism = offered(request.mech, ckf::CKF_DIGEST)?;
+        function(&mechanism)?;
+        let state = State::new(Operation::Digest, mechanism, Vec::new());
+        Ok(DigestInitResponse { state: self.wrap_state(&state)? })
+    }
+
+    /// Digests data in one piece.
+    ///
+    /// # Errors
+    /// As for all calls: see [`Error`].
+    pub fn digest(&self, request: DigestRequest) -> Result<DigestResponse, Error> {
+        let state = self.state(&request.state, Operation::Digest)?;
+        state.not_started()?;
+        not_empty(&request.data)?;
+        Ok(DigestResponse { digest: function(&state.mechanism()?)?.of(&request.data) })
+    }
+
+    /// Adds data to a digest.
+    ///
+    /// # Errors
+    /// As for all calls: see [`Error`].
+    pub fn digest_update(&self, request: DigestUpdateRequest) -> Result<DigestUpdateResponse, Error> {
+        let state = self.state(&request.state, Operation::Digest)?;
+        not_empty(&request.data)?;
+        Ok(DigestUpdateResponse { state: self.digest_more(state, &request.data)? })
+    }
+
+    /// Adds the value of a secret key to a digest.
+    ///
+    /// # Errors
+    /// `CKR_KEY_INDIGESTIBLE` for a private key.
+    pub fn digest_key(&self, request: DigestKeyRequest) -> Result<DigestKeyResponse, Error> {
+        let state = self.state(&request.state, Operation::Digest)?;
+        let object = self.unit.unwrapped(&key_argument(request.key, request.key_bytes)?)?;
+        let Material::Secret(secret) = &object.material else {
+            return Err(Error::new(ckr::CKR_KEY_INDIGESTIBLE, "only secret keys can be digested"));
+        };
+        Ok(DigestKeyResponse { state: self.digest_more(state, &secret.value)? })
+    }
+
+    /// Ends a digest.
+    ///
+    /// # Errors
+    /// As for all calls: see [`Error`].
+    pub fn digest_final(&self, request: DigestFinalRequest) -> Result<DigestFinalResponse, Error> {
+        let state = self.state(&request.state, Operation::Digest)?;
+        Ok(DigestFinalResponse { digest: hashing(function(&state.mechanism()?)?, &state)?.finish() })
+    }
+
+    /// Digests data in one call.
+    ///
+    /// # Errors
+    /// As for all calls: see [`Error`].
+    pub fn digest_single(&self, request: DigestSingleRequest) -> Result<DigestSingleResponse, Error> {
+        let mechanism = offered(request.mech, ckf::CKF_DIGEST)?;
+        not_empty(&request.data)?;
+        Ok(DigestSingleResponse { digest: function(&mechanism)?.of(&request.data) })
+    }
+
+    fn digest_more(&self, mut state: State, data: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut hashing = hashing(function(&state.mechanism()?)?, &state)?;
+        hashing.update(data);
+        state.midstate = hashing.save().to_vec();
+        state.started = true;
+        self.wrap_state(&state)
+    }
+}
+
+fn function(mechanism: &Mechanism) -> Result<HashFunction, Error> {
+    no_parameter(mechanism)?;
+    HashFunction::from_number(mechanism.mechanism).ok_or_else(|| not_offered(mechanism.mechanism))
+}
+
+/// The hash so far.
+pub(crate) fn hashing(function: HashFunction, state: &State) -> Result<Hashing, Error> {
+    match state.started {
+        false => Ok(Hashing::new(function)),
+        true => Hashing::restore(function, &state.midstate).ok_or_else(damaged),
+    }
+}
+
+fn not_empty(data: &[u8]) -> Result<(), Error> {
+    match data {
+        [] => Err(Error::new(ckr::CKR_ARGUMENTS_BAD, "there are no data to digest")),
+        _ => Ok(()),
+    }
+}
+
+/// In bytes.
+const MAX_RANDOM: usize = 1_000_000;

@@ -1,0 +1,239 @@
+//! The mechanisms on offer, and their parameters.
+
+use std::sync::LazyLock;
+
+use keyward_grep11::mechanism::Parameter;
+use keyward_grep11::{self as proto, MechanismInfo, ckf, ckm, ckr};
+use keyward_grep11::{
+    GetMechanismInfoRequest, GetMechanismInfoResponse, GetMechanismListRequest, GetMechanismListResponse,
+};
+
+use super::Crypto;
+use super::Error;
+use super::hash::HashFunction;
+use crate::object::Secret;
+
+impl Crypto {
+    /// The mechanisms on offer.
+    ///
+    /// # Errors
+    /// None.
+    pub fn get_mechanism_list(&self, _: GetMechanismListRequest) -> Result<GetMechanismListResponse, Error> {
+        Ok(GetMechanismListResponse { mechs: OFFERS.iter().map(|offer| offer.number).collect() })
+    }
+
+    /// Key sizes and uses of a mechanism.
+    ///
+    /// # Errors
+    /// `CKR_MECHANISM_INVALID` for one that is not on offer.
+    pub fn get_mechanism_info(
+        &self,
+        request: GetMechanismInfoRequest,
+    ) -> Result<GetMechanismInfoResponse, Error> {
+        let offer = OFFERS.iter().find(|offer| offer.number == request.mech);
+        let offer = offer.ok_or_else(|| not_offered(request.mech))?;
+        let (min_key_size, max_key_size) = offer.sizes;
+        let info = MechanismInfo { min_key_size, max_key_size, flags: offer.flags };
+        Ok(GetMechanismInfoResponse { mech_info: Some(info) })
+    }
+}
+
+/// A mechanism on offer.
+pub(crate) struct Offer {
+    pub(crate) number: u64,
+    /// Smallest and largest key: in bits, but for AES, where PKCS #11 counts bytes; zeros where there is no key.
+    sizes: (u64, u64),
+    /// What it does: flags of [`ckf`].
+    pub(crate) flags: u64,
+}
+
+/// In the order that clients are told. `CKM_RSA_PKCS` is the first: there are clients that count on it.
+pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
+    const CRYPT: u64 = ckf::CKF_ENCRYPT | ckf::CKF_DECRYPT;
+    const SIGN: u64 = ckf::CKF_SIGN | ckf::CKF_VERIFY;
+    const TRANSPORT: u64 = ckf::CKF_WRAP | ckf::CKF_UNWRAP;
+    const RSA: (u64, u64) = (2048, 4096);
+    const EC: (u64, u64) = (256, 521);
+    const CURVE25519: (u64, u64) = (256, 256);
+    const AES: (u64, u64) = (16, 32);
+    const GENERIC: (u64, u64) = (8, Secret::MAX_GENERIC as u64 * 8);
+
+    let mut offers = Vec::new();
+    let mut offer = |number, sizes, flags| offers.push(Offer { number, sizes, flags });
+    offer(ckm::CKM_RSA_PKCS, RSA, CRYPT | SIGN | TRANSPORT);
+    for number in [ckm::CKM_SHA256_RSA_PKCS, ckm::CKM_SHA384_RSA_PKCS, ckm::CKM_SHA512_RSA_PKCS] {
+        offer(number, RSA, SIGN);
+    }
+    for number in [
+        ckm::CKM_RSA_PKCS_PSS,
+        ckm::CKM_SHA256_RSA_PKCS_PSS,
+        ckm::CKM_SHA384_RSA_PKCS_PSS,
+        ckm::CKM_SHA512_RSA_PKCS_PSS,
+    ] {
+        offer(number, RSA, SIGN);
+    }
+    offer(ckm::CKM_RSA_PKCS_OAEP, RSA, CRYPT | TRANSPORT);
+    offer(ckm::CKM_RSA_PKCS_KEY_PAIR_GEN, RSA, ckf::CKF_GENERATE_KEY_PAIR);
+    offer(ckm::CKM_EC_KEY_PAIR_GEN, EC, ckf::CKF_GENERATE_KEY_PAIR);
+    for number in [
+        ckm::CKM_ECDSA,
+        ckm::CKM_ECDSA_SHA1,
+        ckm::CKM_ECDSA_SHA224,
+        ckm::CKM_ECDSA_SHA256,
+        ckm::CKM_ECDSA_SHA384,
+        ckm::CKM_ECDSA_SHA512,
+        ckm::CKM_IBM_ECDSA_SHA224,
+        ckm::CKM_IBM_ECDSA_SHA256,
+        ckm::CKM_IBM_ECDSA_SHA384,
+        ckm::CKM_IBM_ECDSA_SHA512,
+    ] {
+        offer(number, EC, SIGN);
+    }
+    offer(ckm::CKM_IBM_ED25519_SHA512, CURVE25519, SIGN);
+    offer(ckm::CKM_ECDH1_DERIVE, EC, ckf::CKF_DERIVE);
+    offer(ckm::CKM_IBM_EC_X25519, CURVE25519, ckf::CKF_DERIVE);
+    // The size of the public key, which FIPS 204 gives in bytes: 1312 to 2592.
+    const ML_DSA: (u64, u64) = (1312 * 8, 2592 * 8);
+    offer(ckm::CKM_IBM_ML_DSA_KEY_PAIR_GEN, ML_DSA, ckf::CKF_GENERATE_KEY_PAIR);
+    offer(ckm::CKM_IBM_ML_DSA, ML_DSA, SIGN);
+    offer(ckm::CKM_AES_KEY_GEN, AES, ckf::CKF_GENERATE);
+    for number in [ckm::CKM_AES_ECB, ckm::CKM_AES_CBC, ckm::CKM_AES_CBC_PAD] {
+        offer(number, AES, CRYPT | TRANSPORT);
+    }
+    offer(ckm::CKM_GENERIC_SECRET_KEY_GEN, GENERIC, ckf::CKF_GENERATE);
+    offer(ckm::CKM_IBM_TRANSPORTKEY, (256, 4096), ckf::CKF_UNWRAP);
+    for function in HashFunction::ALL {
+        for number in function.digest_numbers() {
+            offer(*number, (0, 0), ckf::CKF_DIGEST);
+        }
+        for number in function.hmac_numbers() {
+            offer(*number, GENERIC, SIGN);
+        }
+    }
+    offers
+});
+
+/// The mechanism of a request, if it is on offer for a use, a flag of [`ckf`].
+///
+/// # Errors
+/// `CKR_ARGUMENTS_BAD` if there is none, `CKR_MECHANISM_INVALID` if it is not on offer.
+pub(crate) fn offered(mechanism: Option<proto::Mechanism>, flag: u64) -> Result<proto::Mechanism, Error> {
+    let mechanism = mechanism
+        .ok_or_else(|| Error::new(ckr::CKR_ARGUMENTS_BAD, "the request has no mechanism in field Mech"))?;
+    let found = OFFERS.iter().find(|offer| offer.number == mechanism.mechanism);
+    match found {
+        Some(offer) if offer.flags & flag != 0 => Ok(mechanism),
+        Some(_) => {
+            let name = name(mechanism.mechanism);
+            Err(Error::new(ckr::CKR_MECHANISM_INVALID, format!("{name} is not a mechanism for this call")))
+        }
+        None => Err(not_offered(mechanism.mechanism)),
+    }
+}
+
+pub(crate) fn not_offered(number: u64) -> Error {
+    Error::new(ckr::CKR_MECHANISM_INVALID, format!("{} is not offered here", name(number)))
+}
+
+/// The name of a mechanism, or its number.
+pub(crate) fn name(number: u64) -> String {
+    ckm::name(number).map_or_else(|| format!("mechanism {number:#x}"), str::to_owned)
+}
+
+/// A parameter that does not fit its mechanism.
+pub(crate) fn bad_parameter(mechanism: &proto::Mechanism, needed: &str) -> Error {
+    let name = name(mechanism.mechanism);
+    Error::new(ckr::CKR_MECHANISM_PARAM_INVALID, format!("the parameter of {name} must be {needed}"))
+}
+
+/// # Errors
+/// `CKR_MECHANISM_PARAM_INVALID` if there is a parameter.
+pub(crate) fn no_parameter(mechanism: &proto::Mechanism) -> Result<(), Error> {
+    match &mechanism.parameter {
+        None => Ok(()),
+        Some(Parameter::ParameterB(bytes)) if bytes.is_empty() => Ok(()),
+        Some(_) => Err(bad_parameter(mechanism, "absent")),
+    }
+}
+
+/// The IV of a block cipher with blocks of 16 bytes.
+pub(crate) fn iv(mechanism: &proto::Mechanism) -> Result<[u8; 16], Error> {
+    match &mechanism.parameter {
+        Some(Parameter::ParameterB(iv)) => iv.as_slice().try_into().ok(),
+        _ => None,
+    }
+    .ok_or_else(|| bad_parameter(mechanism, "an IV of 16 bytes in ParameterB"))
+}
+
+/// What PSS takes beside the message (RFC 8017, 8.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Pss {
+    pub(crate) hash: HashFunction,
+    /// Hash of the mask.
+    pub(crate) mask: HashFunction,
+    /// Length of the salt, in bytes.
+    pub(crate) salt: usize,
+}
+
+/// The parameter of PSS. `hash` is that of the mechanism, if it has one.
+pub(crate) fn pss(mechanism: &proto::Mechanism, hash: Option<HashFunction>) -> Result<Pss, Error> {
+    let Some(Parameter::RsapssParameter(parameter)) = &mechanism.parameter else {
+        return Err(bad_parameter(mechanism, "an RSAPSSParm"));
+    };
+    let named = HashFunction::from_number(parameter.hash_mech)
+        .filter(|named| hash.is_none_or(|needed| needed == *named))
+        .ok_or_else(|| bad_parameter(mechanism, "one with the digest of the mechanism as HashMech"))?;
+    let mask = mask(parameter.mgf)
+        .ok_or_else(|| bad_parameter(mechanism, "one with a known mask generation function"))?;
+    let salt = match parameter.salt_byte_count {
+        // XCP_PSS_DEFAULT_VALUE of EP11.
+        0xffff_ffff => named.length(),
+        given => usize::try_from(given).unwrap_or(usize::MAX),
+    };
+    if salt > named.length() {
+        return Err(bad_parameter(mechanism, "one with a salt not longer than the digest"));
+    }
+    Ok(Pss { hash: named, mask, salt })
+}
+
+/// The parameter of OAEP: digest, digest of the mask, label (RFC 8017, 7.1).
+pub(crate) fn oaep(mechanism: &proto::Mechanism) -> Result<(HashFunction, HashFunction, Vec<u8>), Error> {
+    use proto::rsaoaep_parm::ParmType;
+
+    let Some(Parameter::RsaoaepParameter(parameter)) = &mechanism.parameter else {
+        return Err(bad_parameter(mechanism, "an RSAOAEPParm"));
+    };
+    let hash = HashFunction::from_number(parameter.hash_mech)
+        .ok_or_else(|| bad_parameter(mechanism, "one with a digest as HashMech"))?;
+    let mask = mask(parameter.mgf)
+        .ok_or_else(|| bad_parameter(mechanism, "one with a known mask generation function"))?;
+    let label = match ParmType::try_from(parameter.encoding_parm_type) {
+        Ok(ParmType::CkzNoDataSpecified) => Vec::new(),
+        Ok(ParmType::CkzDataSpecifiied) if parameter.encoding_parm.len() <= MAX_LABEL => {
+            parameter.encoding_parm.clone()
+        }
+        _ => return Err(bad_parameter(mechanism, "one with a label of at most 4096 bytes, or none")),
+    };
+    Ok((hash, mask, label))
+}
+
+/// The hash of a mask generation function. The numbers of PSS and OAEP are the same.
+fn mask(number: i32) -> Option<HashFunction> {
+    use proto::rsapss_parm::Mask;
+
+    Some(match Mask::try_from(number).ok()? {
+        Mask::CkgMgf1None => return None,
+        Mask::CkgMgf1Sha1 => HashFunction::Sha1,
+        Mask::CkgMgf1Sha224 => HashFunction::Sha224,
+        Mask::CkgMgf1Sha256 => HashFunction::Sha256,
+        Mask::CkgMgf1Sha384 => HashFunction::Sha384,
+        Mask::CkgMgf1Sha512 => HashFunction::Sha512,
+        Mask::CkgIbmMgf1Sha3224 => HashFunction::Sha3_224,
+        Mask::CkgIbmMgf1Sha3256 => HashFunction::Sha3_256,
+        Mask::CkgIbmMgf1Sha3384 => HashFunction::Sha3_384,
+        Mask::CkgIbmMgf1Sha3512 => HashFunction::Sha3_512,
+    })
+}
+
+/// Longest label of OAEP, in bytes.
+const MAX_LABEL: usize = 4096;

@@ -1,0 +1,236 @@
+//! Public keys as EP11 hands them out: a SubjectPublicKeyInfo, followed by who vouches for it.
+//!
+//! ```text
+//! SEQUENCE        SubjectPublicKeyInfo
+//! OCTET STRING    16  WKID
+//! OCTET STRING    32  session: zeros
+//! OCTET STRING     8  salt, random
+//! OCTET STRING     8  mode: zeros
+//! OCTET STRING   12n  attributes: a word 0x10nn0000 with the number nn of further attributes, the boolean
+//!                     attributes twice, then number and value of each further one; all big-endian
+//! OCTET STRING    32  HMAC-SHA-256 of all that stands before it
+//! ```
+//!
+//! Ed25519 and X25519 stand in it as EP11 has them: as id-ecPublicKey with the algorithm in place of the curve.
+//! For verification, which needs no secret and no permission, the plain SubjectPublicKeyInfo does as well.
+
+use aws_lc_rs::{hmac, rand};
+use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef};
+use der::{Decode, Encode, Header, Reader, SliceReader, Tag};
+use keyward_grep11::{ckk, ckr};
+use keyward_proto::oid::{EC_PUBLIC_KEY, ED25519};
+use keyward_proto::{self as words, Curve};
+
+use super::Crypto;
+use super::Error;
+use crate::UnitError;
+use crate::blob::Attributes;
+use crate::master_key::{Wkid, WrappingKeys};
+use crate::object::{MlDsaParameters, SECP256K1, X25519_OID};
+
+/// A public key, and what it may be used for.
+#[derive(Debug)]
+pub(crate) struct PublicKey {
+    /// None for a bare SubjectPublicKeyInfo, for which nobody vouches.
+    pub(crate) attributes: Option<Attributes>,
+    pub(crate) material: PublicMaterial,
+    /// The SubjectPublicKeyInfo as the standards have it.
+    pub(crate) spki: Vec<u8>,
+}
+
+/// The numbers of a public key.
+#[derive(Debug)]
+pub(crate) enum PublicMaterial {
+    Rsa {
+        /// Big-endian, without leading zeros.
+        modulus: Vec<u8>,
+        /// Big-endian, without leading zeros.
+        exponent: Vec<u8>,
+    },
+    /// A point, uncompressed.
+    Ec(Curve, Vec<u8>),
+    /// A point on secp256k1, uncompressed.
+    Koblitz(Vec<u8>),
+    Ed25519(Vec<u8>),
+    X25519(Vec<u8>),
+    MlDsa(MlDsaParameters, Vec<u8>),
+}
+
+impl PublicMaterial {
+    /// The number of PKCS #11 for the type.
+    pub(crate) fn key_type(&self) -> u64 {
+        match self {
+            Self::Rsa { .. } => ckk::CKK_RSA,
+            Self::Ec(..) | Self::Koblitz(_) | Self::Ed25519(_) | Self::X25519(_) => ckk::CKK_EC,
+            Self::MlDsa(..) => ckk::CKK_IBM_ML_DSA,
+        }
+    }
+
+    /// The curve, where there is one.
+    pub(crate) fn curve(&self) -> Option<ObjectIdentifier> {
+        match self {
+            Self::Rsa { .. } | Self::MlDsa(..) => None,
+            Self::Ec(Curve::P256, _) => Some(words::oid::SECP256R1),
+            Self::Ec(Curve::P384, _) => Some(words::oid::SECP384R1),
+            Self::Ec(Curve::P521, _) => Some(words::oid::SECP521R1),
+            Self::Koblitz(_) => Some(SECP256K1),
+            Self::Ed25519(_) => Some(ED25519),
+            Self::X25519(_) => Some(X25519_OID),
+        }
+    }
+
+    /// Reads a SubjectPublicKeyInfo, in the form of the standards or of EP11.
+    fn read(spki: &[u8]) -> Option<Self> {
+        let mut reader = SliceReader::new(spki).ok()?;
+        let (algorithm, parameters, bits) = reader
+            .sequence(|fields| {
+                let (algorithm, parameters) = fields.sequence(|fields| {
+                    let algorithm = ObjectIdentifier::decode(fields)?;
+                    Ok::<_, der::Error>((algorithm, Option::<AnyRef<'_>>::decode(fields)?))
+                })?;
+                Ok::<_, der::Error>((algorithm, parameters, BitStringRef::decode(fields)?))
+            })
+            .ok()?;
+        reader.finish().ok()?;
+        let bits = bits.as_bytes()?;
+        let raw = |length: usize| (bits.len() == length).then(|| bits.to_vec());
+        let algorithm = match (algorithm, parameters) {
+            (EC_PUBLIC_KEY, Some(curve)) => curve.decode_as::<ObjectIdentifier>().ok()?,
+            (algorithm, _) => algorithm,
+        };
+        match algorithm {
+            ED25519 => raw(32).map(Self::Ed25519),
+            X25519_OID => raw(32).map(Self::X25519),
+            SECP256K1 => raw(65).filter(|point| point[0] == 4).map(Self::Koblitz),
+            other => {
+                if let Some(parameters) = MlDsaParameters::ALL.into_iter().find(|known| known.oid() == other)
+                {
+                    return raw(parameters.public_length()).map(|key| Self::MlDsa(parameters, key));
+                }
+                match words::PublicKey::from_spki(spki).ok()? {
+                    words::PublicKey::Rsa { modulus, exponent } => Some(Self::Rsa { modulus, exponent }),
+                    words::PublicKey::Ec { curve, point } => Some(Self::Ec(curve, point)),
+                    _ => None,
+                }
+            }
+        }
+    }
+}
+
+impl Crypto {
+    /// Hands out a public key, given as SubjectPublicKeyInfo.
+    pub(crate) fn wrap_public(&self, spki: &[u8], attributes: Attributes) -> Result<Vec<u8>, Error> {
+        seal(&self.unit.keys, spki, attributes)
+            .ok_or(UnitError::Crypto("encode the public key"))
+            .map_err(Error::from)
+    }
+
+    /// Reads a public key: one that a unit with this master key handed out, or a bare SubjectPublicKeyInfo.
+    ///
+    /// # Errors
+    /// `CKR_IBM_WKID_MISMATCH`, `CKR_IBM_BLOB_ERROR`, and `CKR_PUBLIC_KEY_INVALID` for what is neither.
+    pub(crate) fn public_key(&self, bytes: &[u8]) -> Result<PublicKey, Error> {
+        let invalid = || {
+            let detail =
+                "the public key is not a SubjectPublicKeyInfo of a known type, nor one with a MAC behind";
+            Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
+        };
+        if bytes.len() > MAX_PUBLIC {
+            return Err(invalid());
+        }
+        let (spki, seal) = bytes.split_at(first_element(bytes).ok_or_else(invalid)?);
+        let attributes = match seal {
+            [] => None,
+            _ => Some(verify(&self.unit.keys, bytes, seal)?),
+        };
+        let material = PublicMaterial::read(spki).ok_or_else(invalid)?;
+        let spki = to_standard(spki);
+        Ok(PublicKey { attributes, material, spki })
+    }
+}
+
+fn seal(keys: &WrappingKeys, spki: &[u8], attributes: Attributes) -> Option<Vec<u8>> {
+    let mut salt = [0; 8];
+    rand::fill(&mut salt).ok()?;
+    let mut packed = Vec::new();
+    // The lower word holds all that a public key can have.
+    let word = u32::try_from(attributes.bits() & 0xffff_ffff).ok()?.to_be_bytes();
+    if attributes.has(Attributes::LOCAL) {
+        packed.extend_from_slice(&0x1001_0000_u32.to_be_bytes());
+        packed.extend_from_slice(&[word, word].concat());
+        packed.extend_from_slice(&0x8001_000a_u32.to_be_bytes());
+        packed.extend_from_slice(&1_u32.to_be_bytes());
+    } else {
+        packed.extend_from_slice(&0x1000_0000_u32.to_be_bytes());
+        packed.extend_from_slice(&[word, word].concat());
+    }
+    let mut sealed = to_ep11(spki);
+    for part in [keys.wkid.as_bytes().as_slice(), &[0; 32], &salt, &[0; 8], &packed] {
+        OctetStringRef::new(part).ok()?.encode_to_vec(&mut sealed).ok()?;
+    }
+    let mac = hmac::sign(&keys.public_keys, &sealed);
+    OctetStringRef::new(mac.as_ref()).ok()?.encode_to_vec(&mut sealed).ok()?;
+    Some(sealed)
+}
+
+/// Checks what stands behind the SubjectPublicKeyInfo of `bytes`.
+fn verify(keys: &WrappingKeys, bytes: &[u8], seal: &[u8]) -> Result<Attributes, Error> {
+    let damaged = || {
+        let detail = "the public key is followed by something that no crypto unit with this master key wrote";
+        Error::new(ckr::CKR_IBM_BLOB_ERROR, detail)
+    };
+    let parts = || -> der::Result<[&[u8]; 6]> {
+        let mut reader = SliceReader::new(seal)?;
+        let mut parts = [&[][..]; 6];
+        for part in &mut parts {
+            *part = <&OctetStringRef>::decode(&mut reader)?.as_bytes();
+        }
+        reader.finish()?;
+        Ok(parts)
+    };
+    let [wkid, _session, _salt, _mode, packed, mac] = parts().map_err(|_| damaged())?;
+    let wkid = Wkid::from_bytes(wkid.try_into().map_err(|_| damaged())?);
+    if wkid != keys.wkid {
+        let detail = format!("the public key is of master key {wkid}, this unit has {}", keys.wkid);
+        return Err(Error::new(ckr::CKR_IBM_WKID_MISMATCH, detail));
+    }
+    // The tag and the length of the MAC take two bytes.
+    let authenticated = bytes.len().checked_sub(mac.len() + 2).ok_or_else(damaged)?;
+    hmac::verify(&keys.public_keys, &bytes[..authenticated], mac).map_err(|_| damaged())?;
+    let word = packed.get(4..).and_then(<[u8]>::first_chunk).ok_or_else(damaged)?;
+    Ok(Attributes::from_bits(u32::from_be_bytes(*word).into()))
+}
+
+/// How long the first element is, with its header.
+fn first_element(bytes: &[u8]) -> Option<usize> {
+    let mut reader = SliceReader::new(bytes).ok()?;
+    let header = Header::decode(&mut reader).ok()?;
+    let start = usize::try_from(reader.position()).ok()?;
+    let end = start.checked_add(usize::try_from(header.length()).ok()?)?;
+    (header.tag() == Tag::Sequence && end <= bytes.len()).then_some(end)
+}
+
+/// The forms that the standards and EP11 give the head of the same SubjectPublicKeyInfo, up to the raw key.
+const FORMS: &[(&[u8], &[u8])] = &[
+    (
+        &[0x30, 42, 0x30, 5, 6, 3, 43, 101, 112, 3, 33, 0],
+        &[0x30, 51, 0x30, 14, 6, 7, 42, 134, 72, 206, 61, 2, 1, 6, 3, 43, 101, 112, 3, 33, 0],
+    ),
+    (
+        &[0x30, 42, 0x30, 5, 6, 3, 43, 101, 110, 3, 33, 0],
+        &[0x30, 51, 0x30, 14, 6, 7, 42, 134, 72, 206, 61, 2, 1, 6, 3, 43, 101, 110, 3, 33, 0],
+    ),
+];
+
+fn to_ep11(spki: &[u8]) -> Vec<u8> {
+    let replaced = FORMS.iter().find_map(|(from, to)| spki.strip_prefix(*from).map(|raw| [to, raw].concat()));
+    replaced.unwrap_or_else(|| spki.to_vec())
+}
+
+fn to_standard(spki: &[u8]) -> Vec<u8> {
+    let replaced = FORMS.iter().find_map(|(to, from)| spki.strip_prefix(*from).map(|raw| [to, raw].concat()));
+    replaced.unwrap_or_else(|| spki.to_vec())
+}
+
+/// Longest public key, in bytes (8 KiB): one of ML-DSA-87 takes less than 3 KiB.
+const MAX_PUBLIC: usize = 8 * 1024;

@@ -1,0 +1,120 @@
+//! The state of an operation in several parts, which the client keeps and hands back.
+//!
+//! It has the layout of a blob, under keys of its own; any unit with the same master key can go on with it.
+
+use keyward_grep11::{self as proto, ckr};
+use prost::Message;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::Crypto;
+use super::Error;
+use crate::UnitError;
+use crate::blob;
+
+/// What there is to know of an operation between two parts of it.
+///
+/// The key is in it as the blob that the client sent: a state shows no more than the blob does, and what the
+/// key may do is looked up again with every part.
+#[derive(Clone, Eq, Message, PartialEq)]
+pub(crate) struct State {
+    /// An [`Operation`], by number.
+    #[prost(uint32, tag = "1")]
+    operation: u32,
+    #[prost(message, optional, tag = "2")]
+    mechanism: Option<proto::Mechanism>,
+    /// Blob or public key; empty for a digest.
+    #[prost(bytes = "vec", tag = "3")]
+    pub(crate) key: Vec<u8>,
+    /// Whether a part went in.
+    #[prost(bool, tag = "4")]
+    pub(crate) started: bool,
+    /// The hash so far.
+    #[prost(bytes = "vec", tag = "5")]
+    pub(crate) midstate: Vec<u8>,
+    /// What is chained to the next block.
+    #[prost(bytes = "vec", tag = "6")]
+    pub(crate) chain: Vec<u8>,
+    /// What has not filled a block yet.
+    #[prost(bytes = "vec", tag = "7")]
+    pub(crate) rest: Vec<u8>,
+}
+
+/// What a state is of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Operation {
+    Digest = 1,
+    Encrypt = 2,
+    Decrypt = 3,
+    Sign = 4,
+    Verify = 5,
+}
+
+impl State {
+    pub(crate) fn new(operation: Operation, mechanism: proto::Mechanism, key: Vec<u8>) -> Self {
+        let mut state = Self::default();
+        state.operation = operation as u32;
+        state.mechanism = Some(mechanism);
+        state.key = key;
+        state
+    }
+
+    /// The mechanism of the operation.
+    pub(crate) fn mechanism(&self) -> Result<proto::Mechanism, Error> {
+        self.mechanism.clone().ok_or_else(damaged)
+    }
+
+    /// Checks that no part went in, for a call that does the whole in one piece.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_ACTIVE`.
+    pub(crate) fn not_started(&self) -> Result<(), Error> {
+        match self.started {
+            false => Ok(()),
+            true => Err(Error::new(
+                ckr::CKR_OPERATION_ACTIVE,
+                "the operation has taken parts already: it can only be continued by Update or ended by Final",
+            )),
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.midstate.zeroize();
+        self.rest.zeroize();
+    }
+}
+
+impl Crypto {
+    pub(crate) fn wrap_state(&self, state: &State) -> Result<Vec<u8>, Error> {
+        let plain = Zeroizing::new(state.encode_to_vec());
+        Ok(blob::wrap_state(&self.unit.keys, &plain)?)
+    }
+
+    /// Unwraps a state, which must be of `operation`.
+    ///
+    /// # Errors
+    /// `CKR_OPERATION_NOT_INITIALIZED` if there is none or one of another operation,
+    /// `CKR_IBM_WKID_MISMATCH`, and `CKR_SAVED_STATE_INVALID` if it was altered.
+    pub(crate) fn state(&self, state: &[u8], operation: Operation) -> Result<State, Error> {
+        if state.is_empty() {
+            return Err(Error::new(ckr::CKR_OPERATION_NOT_INITIALIZED, "the request has no state"));
+        }
+        let plain = blob::unwrap_state(&self.unit.keys, state).map_err(|error| match error {
+            UnitError::BlobDamaged => damaged(),
+            other => other.into(),
+        })?;
+        let state = State::decode(plain.as_slice()).map_err(|_| damaged())?;
+        if state.operation != operation as u32 {
+            return Err(Error::new(
+                ckr::CKR_OPERATION_NOT_INITIALIZED,
+                "the state is that of another operation",
+            ));
+        }
+        Ok(state)
+    }
+}
+
+pub(crate) fn damaged() -> Error {
+    Error::new(ckr::CKR_SAVED_STATE_INVALID, "the state was altered, or never was one")
+}

@@ -1,0 +1,186 @@
+//! Keys on the way: wrapped by another key to leave a unit, and taken in; wrapped by the next master key.
+
+use keyward_grep11::{
+    RewrapKeyBlobRequest, RewrapKeyBlobResponse, UnwrapKeyRequest, UnwrapKeyResponse, WrapKeyRequest,
+    WrapKeyResponse, cka, ckf, ckk, ckm, cko, ckr,
+};
+use zeroize::Zeroizing;
+
+use super::Crypto;
+use super::attributes::{bits, key_type};
+use super::cipher::TRANSPORT;
+use super::mechanism::{no_parameter, offered};
+use super::template::Template;
+use super::{Error, key_argument, key_blob};
+use crate::UnitError;
+use crate::blob::{self, Attributes};
+use crate::object::{Material, Object, Secret, SecretKind};
+
+impl Crypto {
+    /// Encrypts an extractable key with another.
+    ///
+    /// A secret key goes as its value, filled up with zeros where the mechanism takes whole blocks only; a
+    /// private key goes as PKCS#8, and only with `CKM_AES_CBC_PAD`.
+    ///
+    /// # Errors
+    /// As for all calls: see [`Error`].
+    pub fn wrap_key(&self, request: WrapKeyRequest) -> Result<WrapKeyResponse, Error> {
+        let mechanism = offered(request.mech, ckf::CKF_WRAP)?;
+        let object = self.unit.unwrapped(&key_argument(request.key, request.key_bytes)?)?;
+        let wrapping_key = key_argument(request.ke_k, request.ke_k_bytes)?;
+        if !object.attributes.has(Attributes::EXTRACTABLE) {
+            return Err(Error::new(
+                ckr::CKR_KEY_UNEXTRACTABLE,
+                "the key may not leave the unit: its attribute CKA_EXTRACTABLE is false",
+            ));
+        }
+        if object.attributes.has(Attributes::WRAP_WITH_TRUSTED) {
+            return Err(Error::new(
+                ckr::CKR_KEY_NOT_WRAPPABLE,
+                "the key may be wrapped by a trusted key only, and no key here is",
+            ));
+        }
+        let whole_blocks = matches!(mechanism.mechanism, ckm::CKM_AES_ECB | ckm::CKM_AES_CBC);
+        let plain = match &object.material {
+            Material::Secret(secret) => {
+                let length = secret.value.len();
+                let padded = if whole_blocks { length.next_multiple_of(16) } else { length };
+                let mut plain = Zeroizing::new(Vec::with_capacity(padded));
+                plain.extend_from_slice(&secret.value);
+                plain.resize(padded, 0);
+                plain
+            }
+            private if mechanism.mechanism == ckm::CKM_AES_CBC_PAD => private.to_pkcs8()?,
+            _ => {
+                return Err(Error::new(
+                    ckr::CKR_KEY_NOT_WRAPPABLE,
+                    "a private key can be wrapped with CKM_AES_CBC_PAD only",
+                ));
+            }
+        };
+        let wrapped = self.encrypt_whole(&mechanism, &wrapping_key, &plain, TRANSPORT);
+        let wrapped = wrapped.map_err(|error| match error.code() {
+            ckr::CKR_KEY_TYPE_INCONSISTENT => recode(&error, ckr::CKR_WRAPPING_KEY_TYPE_INCONSISTENT),
+            ckr::CKR_DATA_LEN_RANGE => recode(&error, ckr::CKR_KEY_SIZE_RANGE),
+            _ => error,
+        })?;
+        Ok(WrapKeyResponse { wrapped })
+    }
+
+    /// Takes in a key that another one encrypted, or with `CKM_IBM_TRANSPORTKEY` a bare public key.
+    ///
+    /// The key may do what the template says, and nothing else.
+    ///
+    /// # Errors
+    /// As for all calls: see [`Error`].
+    pub fn unwrap_key(&self, request: UnwrapKeyRequest) -> Result<UnwrapKeyResponse, Error> {
+        let mechanism = offered(request.mech, ckf::CKF_UNWRAP)?;
+        let template = Template::read(request.template, request.template_bytes)?;
+        let attributes = template.attributes(Attributes::NONE.with(Attributes::MODIFIABLE, true))?;
+        if mechanism.mechanism == ckm::CKM_IBM_TRANSPORTKEY {
+            no_parameter(&mechanism)?;
+            return self.import_public(&request.wrapped, &template, attributes);
+        }
+        let wrapping_key = key_argument(request.ke_k, request.ke_k_bytes)?;
+        let key_type = template.needed_integer(cka::CKA_KEY_TYPE)?;
+        let plain = self.decrypt_whole(&mechanism, &wrapping_key, &request.wrapped, TRANSPORT);
+        let plain = plain.map_err(|error| match error.code() {
+            ckr::CKR_KEY_TYPE_INCONSISTENT => recode(&error, ckr::CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT),
+            ckr::CKR_ENCRYPTED_DATA_LEN_RANGE => recode(&error, ckr::CKR_WRAPPED_KEY_LEN_RANGE),
+            ckr::CKR_ENCRYPTED_DATA_INVALID => recode(&error, ckr::CKR_WRAPPED_KEY_INVALID),
+            _ => error,
+        })?;
+        let material = match key_type {
+            ckk::CKK_AES => secret(SecretKind::Aes, &plain, &template)?,
+            ckk::CKK_GENERIC_SECRET => secret(SecretKind::Generic, &plain, &template)?,
+            _ => private(key_type, &plain, &template)?,
+        };
+        let object = Object { attributes, material };
+        let blob = self.unit.wrap(&object).map_err(|error| match error {
+            // The parts of the key do not belong together.
+            UnitError::Crypto(_) => invalid(),
+            other => other.into(),
+        })?;
+        Ok(UnwrapKeyResponse {
+            unwrapped: key_blob(&blob),
+            unwrapped_bytes: blob,
+            check_sum: self.check_sum(&object)?,
+        })
+    }
+
+    /// Wraps a key with the master key that is to come. The blob works as soon as that one is in force.
+    ///
+    /// # Errors
+    /// `CKR_IBM_WK_NOT_INITIALIZED` if there is no next master key.
+    pub fn rewrap_key_blob(&self, request: RewrapKeyBlobRequest) -> Result<RewrapKeyBlobResponse, Error> {
+        let next = self.unit.next_keys.as_ref().ok_or_else(|| {
+            Error::new(
+                ckr::CKR_IBM_WK_NOT_INITIALIZED,
+                "this unit was not told the master key that is to come",
+            )
+        })?;
+        let current = key_argument(request.wrapped_key, request.wrapped_key_bytes)?;
+        let (attributes, plain) = blob::unwrap(&self.unit.keys, &current)?;
+        let blob = blob::wrap(next, attributes, &plain)?;
+        Ok(RewrapKeyBlobResponse { rewrapped_key: key_blob(&blob), rewrapped_key_bytes: blob })
+    }
+
+    fn import_public(
+        &self,
+        bytes: &[u8],
+        template: &Template,
+        attributes: Attributes,
+    ) -> Result<UnwrapKeyResponse, Error> {
+        let key = self.public_key(bytes)?;
+        if key.attributes.is_some() {
+            return Err(Error::new(ckr::CKR_WRAPPED_KEY_INVALID, "the public key has been taken in already"));
+        }
+        template.expect(cko::CKO_PUBLIC_KEY, key.material.key_type())?;
+        // There is no use for the answer of who may extract a public key.
+        let attributes = attributes.with(Attributes::EXTRACTABLE, false);
+        let public = self.wrap_public(&key.spki, attributes)?;
+        Ok(UnwrapKeyResponse { unwrapped: key_blob(&public), unwrapped_bytes: public, check_sum: Vec::new() })
+    }
+}
+
+fn secret(kind: SecretKind, plain: &[u8], template: &Template) -> Result<Material, Error> {
+    template.expect(cko::CKO_SECRET_KEY, template.needed_integer(cka::CKA_KEY_TYPE)?)?;
+    let out_of_range = |detail: String| Error::new(ckr::CKR_WRAPPED_KEY_LEN_RANGE, detail);
+    let length = template.value_length()?.unwrap_or(plain.len());
+    // Beyond its length a value can only have been filled up to a block.
+    let value = plain
+        .split_at_checked(length)
+        .filter(|(_, rest)| rest.len() < 16 && rest.iter().all(|byte| *byte == 0))
+        .map(|(value, _)| value)
+        .ok_or_else(|| {
+            out_of_range(format!("the wrapped key has {} bytes, the template says {length}", plain.len()))
+        })?;
+    let secret = Secret::new(kind, value.to_vec())
+        .map_err(|_| out_of_range(format!("a key of this type cannot have {length} bytes")))?;
+    Ok(Material::Secret(secret))
+}
+
+fn private(wanted: u64, plain: &[u8], template: &Template) -> Result<Material, Error> {
+    template.expect(cko::CKO_PRIVATE_KEY, wanted)?;
+    let material = Material::from_pkcs8(plain).map_err(|_| invalid())?;
+    if key_type(&material) != wanted {
+        let detail = "the wrapped key is not of the type that the template says";
+        return Err(Error::new(ckr::CKR_TEMPLATE_INCONSISTENT, detail));
+    }
+    if wanted == ckk::CKK_RSA && bits(&material) > 4096 {
+        let detail = "RSA keys of 2048 to 4096 bits are offered";
+        return Err(Error::new(ckr::CKR_KEY_SIZE_RANGE, detail));
+    }
+    Ok(material)
+}
+
+fn invalid() -> Error {
+    Error::new(
+        ckr::CKR_WRAPPED_KEY_INVALID,
+        "what was unwrapped is not the PKCS#8 of a private key of a type that is offered",
+    )
+}
+
+fn recode(error: &Error, code: u64) -> Error {
+    Error::new(code, error.detail())
+}

@@ -1,0 +1,336 @@
+use aws_lc_rs::agreement;
+use aws_lc_rs::encoding::{AsBigEndian, AsDer, Curve25519SeedBin, PublicKeyX509Der};
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::signature::{self, EcdsaKeyPair, KeyPair, PqdsaKeyPair, PqdsaSigningAlgorithm};
+use aws_lc_rs::signature::{UnparsedPublicKey, VerificationAlgorithm};
+use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
+use der::{Decode, Reader, SliceReader};
+use zeroize::Zeroizing;
+
+use crate::UnitError;
+use crate::blob::Attributes;
+use crate::key::{Algorithm, Key, Unsupported};
+
+/// What a blob holds, in the clear: a key, and what it may do.
+pub(crate) struct Object {
+    pub(crate) attributes: Attributes,
+    pub(crate) material: Material,
+}
+
+/// A key in the clear. Neither cloned nor printed.
+pub(crate) enum Material {
+    /// A key that TLS signs with.
+    Key(Key),
+    /// A key on secp256k1.
+    Koblitz(Koblitz),
+    /// A key of ML-DSA (FIPS 204).
+    MlDsa(MlDsa),
+    /// A secret key.
+    Secret(Secret),
+    /// A key for agreement (RFC 7748).
+    X25519(X25519),
+}
+
+impl Material {
+    /// Reads what [`Self::to_plain`] wrote.
+    ///
+    /// # Errors
+    /// For anything else, and for a private key whose parts do not belong together.
+    pub(crate) fn from_plain(plain: &[u8]) -> Result<Self, Unspecified> {
+        match plain.split_first().ok_or(Unspecified)? {
+            (&Secret::AES, value) => Secret::new(SecretKind::Aes, value.to_vec()).map(Self::Secret),
+            (&Secret::GENERIC, value) => Secret::new(SecretKind::Generic, value.to_vec()).map(Self::Secret),
+            _ => Self::from_pkcs8(plain),
+        }
+    }
+
+    /// Reads a private key in PKCS#8 (RFC 5958).
+    ///
+    /// # Errors
+    /// If it is none, or not of a type that is known.
+    pub(crate) fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, Unspecified> {
+        match Algorithm::of_pkcs8(pkcs8) {
+            Ok(algorithm) => Ok(Self::Key(Key::from_pkcs8(algorithm, pkcs8)?)),
+            Err(Unsupported::Algorithm(SECP256K1)) => Koblitz::from_pkcs8(pkcs8).map(Self::Koblitz),
+            Err(Unsupported::Algorithm(X25519_OID)) => X25519::from_pkcs8(pkcs8).map(Self::X25519),
+            Err(Unsupported::Algorithm(other)) => {
+                let parameters = MlDsaParameters::ALL.into_iter().find(|known| known.oid() == other);
+                MlDsa::from_pkcs8(parameters.ok_or(Unspecified)?, pkcs8).map(Self::MlDsa)
+            }
+            Err(_) => Err(Unspecified),
+        }
+    }
+
+    /// The key as it stands in a blob: a private key as PKCS#8, a secret key as its value behind a byte that
+    /// says which kind it is.
+    pub(crate) fn to_plain(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
+        match self {
+            Self::Secret(secret) => {
+                let mut plain = Zeroizing::new(Vec::with_capacity(1 + secret.value.len()));
+                plain.push(secret.tag());
+                plain.extend_from_slice(&secret.value);
+                Ok(plain)
+            }
+            private => private.to_pkcs8(),
+        }
+    }
+
+    /// A private key as PKCS#8.
+    pub(crate) fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
+        match self {
+            Self::Key(key) => key.to_pkcs8(),
+            Self::Koblitz(key) => Ok(Zeroizing::new(key.pair.to_pkcs8v1()?.as_ref().to_vec())),
+            Self::MlDsa(key) => Ok(Zeroizing::new(key.pair.to_pkcs8v1()?.as_ref().to_vec())),
+            Self::X25519(key) => key.to_pkcs8(),
+            Self::Secret(_) => Err(Unspecified),
+        }
+    }
+
+    /// The public key of a private key, as SubjectPublicKeyInfo.
+    pub(crate) fn spki(&self) -> Option<&[u8]> {
+        match self {
+            Self::Key(key) => Some(key.spki()),
+            Self::Koblitz(key) => Some(&key.spki),
+            Self::MlDsa(key) => Some(&key.spki),
+            Self::X25519(key) => Some(&key.spki),
+            Self::Secret(_) => None,
+        }
+    }
+
+    /// Uses a key once and checks the outcome: proof, before anyone relies on it, that the private and the
+    /// public half belong together.
+    pub(crate) fn prove(&self) -> Result<(), UnitError> {
+        const MESSAGE: &[u8] = b"keyward: first signature of a key";
+        let proof = |verification: &'static dyn VerificationAlgorithm, public: &[u8], signature: &[u8]| {
+            UnparsedPublicKey::new(verification, public).verify(MESSAGE, signature)
+        };
+        match self {
+            Self::Key(key) => return key.prove(),
+            Self::Koblitz(Koblitz { pair, .. }) => {
+                let signature = pair.sign(&aws_lc_rs::rand::SystemRandom::new(), MESSAGE);
+                signature.and_then(|signature| {
+                    proof(
+                        &signature::ECDSA_P256K1_SHA256_FIXED,
+                        pair.public_key().as_ref(),
+                        signature.as_ref(),
+                    )
+                })
+            }
+            Self::MlDsa(key) => key.sign(MESSAGE).and_then(|signature| {
+                proof(key.parameters.verification(), key.pair.public_key().as_ref(), &signature)
+            }),
+            // The public half was just worked out of the private one, and a secret key has none.
+            Self::Secret(_) | Self::X25519(_) => Ok(()),
+        }
+        .map_err(|_| UnitError::Crypto("verify the first signature of the key"))
+    }
+}
+
+/// A private key on secp256k1 (SEC 2, 2.4.1).
+pub(crate) struct Koblitz {
+    pub(crate) pair: EcdsaKeyPair,
+    spki: Vec<u8>,
+}
+
+impl Koblitz {
+    pub(crate) fn generate() -> Result<Self, Unspecified> {
+        Self::new(EcdsaKeyPair::generate(&signature::ECDSA_P256K1_SHA256_FIXED_SIGNING)?)
+    }
+
+    fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, Unspecified> {
+        Self::new(EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256K1_SHA256_FIXED_SIGNING, pkcs8)?)
+    }
+
+    fn new(pair: EcdsaKeyPair) -> Result<Self, Unspecified> {
+        let spki: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
+        Ok(Self { spki: spki.as_ref().to_vec(), pair })
+    }
+}
+
+/// A private key of ML-DSA.
+pub(crate) struct MlDsa {
+    pub(crate) parameters: MlDsaParameters,
+    pair: PqdsaKeyPair,
+    spki: Vec<u8>,
+}
+
+impl MlDsa {
+    pub(crate) fn generate(parameters: MlDsaParameters) -> Result<Self, Unspecified> {
+        Self::new(parameters, PqdsaKeyPair::generate(parameters.signing())?)
+    }
+
+    fn from_pkcs8(parameters: MlDsaParameters, pkcs8: &[u8]) -> Result<Self, Unspecified> {
+        Self::new(parameters, PqdsaKeyPair::from_pkcs8(parameters.signing(), pkcs8)?)
+    }
+
+    fn new(parameters: MlDsaParameters, pair: PqdsaKeyPair) -> Result<Self, Unspecified> {
+        let spki: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
+        Ok(Self { parameters, spki: spki.as_ref().to_vec(), pair })
+    }
+
+    /// Signs a message, with an empty context (FIPS 204, 5.2).
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Unspecified> {
+        let mut signature = vec![0; self.parameters.signature_length()];
+        let length = self.pair.sign(message, &mut signature)?;
+        signature.truncate(length);
+        Ok(signature)
+    }
+}
+
+/// The parameter sets of ML-DSA (FIPS 204, 4).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum MlDsaParameters {
+    MlDsa44,
+    MlDsa65,
+    MlDsa87,
+}
+
+impl MlDsaParameters {
+    /// In the order of their numbers (CKP_ML_DSA_44 and so on of PKCS #11 3.2), which begin with 1.
+    pub(crate) const ALL: [Self; 3] = [Self::MlDsa44, Self::MlDsa65, Self::MlDsa87];
+
+    /// RFC 9881, 2.
+    pub(crate) fn oid(self) -> ObjectIdentifier {
+        ObjectIdentifier::new_unwrap(match self {
+            Self::MlDsa44 => "2.16.840.1.101.3.4.3.17",
+            Self::MlDsa65 => "2.16.840.1.101.3.4.3.18",
+            Self::MlDsa87 => "2.16.840.1.101.3.4.3.19",
+        })
+    }
+
+    /// Its number.
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::MlDsa44 => 1,
+            Self::MlDsa65 => 2,
+            Self::MlDsa87 => 3,
+        }
+    }
+
+    /// Length of a public key, in bytes (FIPS 204, table 2).
+    pub(crate) fn public_length(self) -> usize {
+        match self {
+            Self::MlDsa44 => 1312,
+            Self::MlDsa65 => 1952,
+            Self::MlDsa87 => 2592,
+        }
+    }
+
+    /// Length of a signature, in bytes.
+    pub(crate) fn signature_length(self) -> usize {
+        self.signing().signature_len()
+    }
+
+    fn signing(self) -> &'static PqdsaSigningAlgorithm {
+        match self {
+            Self::MlDsa44 => &signature::ML_DSA_44_SIGNING,
+            Self::MlDsa65 => &signature::ML_DSA_65_SIGNING,
+            Self::MlDsa87 => &signature::ML_DSA_87_SIGNING,
+        }
+    }
+
+    pub(crate) fn verification(self) -> &'static dyn VerificationAlgorithm {
+        match self {
+            Self::MlDsa44 => &signature::ML_DSA_44,
+            Self::MlDsa65 => &signature::ML_DSA_65,
+            Self::MlDsa87 => &signature::ML_DSA_87,
+        }
+    }
+}
+
+/// A private key of X25519.
+pub(crate) struct X25519 {
+    key: agreement::PrivateKey,
+    spki: Vec<u8>,
+}
+
+impl X25519 {
+    pub(crate) fn generate() -> Result<Self, Unspecified> {
+        Self::new(agreement::PrivateKey::generate(&agreement::X25519)?)
+    }
+
+    /// RFC 8410, 7: an OCTET STRING within the OCTET STRING.
+    fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, Unspecified> {
+        let inner = SliceReader::new(pkcs8).and_then(|mut reader| {
+            reader.sequence(|fields| {
+                u8::decode(fields)?;
+                AnyRef::decode(fields)?;
+                let inner = <&OctetStringRef>::decode(fields)?;
+                while !fields.is_finished() {
+                    AnyRef::decode(fields)?;
+                }
+                Ok::<_, der::Error>(inner)
+            })
+        });
+        let inner = inner.map_err(|_| Unspecified)?;
+        let seed = <&OctetStringRef>::from_der(inner.as_bytes()).map_err(|_| Unspecified)?;
+        Self::new(agreement::PrivateKey::from_private_key(&agreement::X25519, seed.as_bytes())?)
+    }
+
+    fn new(key: agreement::PrivateKey) -> Result<Self, Unspecified> {
+        let spki: PublicKeyX509Der<'_> = key.compute_public_key()?.as_der()?;
+        Ok(Self { spki: spki.as_ref().to_vec(), key })
+    }
+
+    /// The 32 bytes of the private key.
+    pub(crate) fn seed(&self) -> Result<Curve25519SeedBin<'static>, Unspecified> {
+        self.key.as_be_bytes()
+    }
+
+    fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
+        let seed = self.seed()?;
+        let mut pkcs8 = Zeroizing::new(Vec::with_capacity(X25519_PKCS8.len() + 32));
+        pkcs8.extend_from_slice(X25519_PKCS8);
+        pkcs8.extend_from_slice(seed.as_ref());
+        Ok(pkcs8)
+    }
+}
+
+/// A secret key.
+pub(crate) struct Secret {
+    pub(crate) kind: SecretKind,
+    pub(crate) value: Zeroizing<Vec<u8>>,
+}
+
+impl Secret {
+    // The numbers that PKCS #11 has for the types, CKK_AES and CKK_GENERIC_SECRET. A PKCS#8 begins with 0x30.
+    const AES: u8 = 0x1f;
+    const GENERIC: u8 = 0x10;
+
+    /// # Errors
+    /// If a key of that kind cannot be so long.
+    pub(crate) fn new(kind: SecretKind, value: Vec<u8>) -> Result<Self, Unspecified> {
+        let value = Zeroizing::new(value);
+        let fits = match kind {
+            SecretKind::Aes => [16, 24, 32].contains(&value.len()),
+            SecretKind::Generic => (1..=Self::MAX_GENERIC).contains(&value.len()),
+        };
+        fits.then_some(Self { kind, value }).ok_or(Unspecified)
+    }
+
+    /// Longest generic secret, in bytes.
+    pub(crate) const MAX_GENERIC: usize = 4096;
+
+    fn tag(&self) -> u8 {
+        match self.kind {
+            SecretKind::Aes => Self::AES,
+            SecretKind::Generic => Self::GENERIC,
+        }
+    }
+}
+
+/// What a secret key is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SecretKind {
+    Aes,
+    /// For MACs and derivations.
+    Generic,
+}
+
+/// SEC 2, A.2.1.
+pub(crate) const SECP256K1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.10");
+/// RFC 8410, 3.
+pub(crate) const X25519_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.110");
+
+/// The PKCS#8 of an X25519 key up to the 32 bytes of the key (RFC 8410, 7).
+const X25519_PKCS8: &[u8] = &[0x30, 46, 2, 1, 0, 0x30, 5, 6, 3, 43, 101, 110, 4, 34, 4, 32];
