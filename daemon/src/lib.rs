@@ -4,7 +4,7 @@
 //! [`session`] cuts what arrives into requests, [`answer`] decides each: [`purpose`] says what the message
 //! is, [`authorise`] whether this peer may have it signed, [`keys`] finds the blob, [`backend`] has the unit
 //! sign with it. [`run`] starts all that and takes it down, [`config`] says how; [`admin`] makes and changes
-//! keys, and [`cli`] is its client.
+//! keys, and [`cli`] is its client. [`unit_server`] is apart from all that: the software crypto unit alone.
 
 #![deny(unsafe_code)]
 
@@ -31,3 +31,4 @@ mod session;
 mod sockets;
 mod stream;
 mod throttle;
+mod unit_server;

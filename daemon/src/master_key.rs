@@ -26,6 +26,17 @@ pub(crate) fn load(configured: Option<&Path>) -> Result<MasterKey, MasterKeyErro
     }
 }
 
+/// Reads the master key of a unit that runs alone, from the file of its command line, or else as [`load`].
+///
+/// # Errors
+/// [`MasterKeyError`] says what is missing and how to make it.
+pub(crate) fn load_for_unit(file: Option<&Path>) -> Result<MasterKey, MasterKeyError> {
+    load(file).map_err(|error| match error {
+        MasterKeyError::NotConfigured => MasterKeyError::NotNamed,
+        other => other,
+    })
+}
+
 /// Reads the master key that `--dev` keeps in the state directory; makes it if `fresh`.
 ///
 /// # Errors
@@ -54,6 +65,10 @@ pub(crate) enum MasterKeyError {
         "no master key: set master-key in section [embedded] of the configuration to a file made with (umask 077; openssl rand -hex 32 > FILE), or start with --dev to try things out"
     )]
     NotConfigured,
+    #[error(
+        "no master key: name a file made with (umask 077; openssl rand -hex 32 > FILE) by --master-key, or start with --dev to try things out"
+    )]
+    NotNamed,
     #[error("refused the master key in {}: others than its owner can read it; run: chmod 600 {}", .0.display(), .0.display())]
     Open(PathBuf),
     #[error("cannot read the master key in {}: {reason}; make one with: (umask 077; openssl rand -hex 32 > FILE)", path.display())]

@@ -176,7 +176,8 @@ fn load_config(path: Option<&Path>) -> Result<Config, ConfigError> {
     Ok(config)
 }
 
-fn make_state_dir(path: &Path) -> Result<(), ServeError> {
+/// Makes a state directory that only its owner can enter, if there is none.
+pub(crate) fn make_state_dir(path: &Path) -> Result<(), ServeError> {
     let failed = |reason| ServeError::StateDir(path.to_owned(), reason);
     if !path.is_dir() {
         // Closed is the directory itself; the ones above it may lead elsewhere, too.
@@ -276,20 +277,22 @@ async fn drain(daemon: &Daemon, tasks: &TaskTracker, stop: &CancellationToken) {
     }
 }
 
-struct Signals {
+/// The signals that a server heeds.
+pub(crate) struct Signals {
     hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
 
+/// What a signal asks for.
 #[derive(Eq, PartialEq)]
-enum Asked {
+pub(crate) enum Asked {
     Reload,
     Stop,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -297,7 +300,8 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    /// Waits for the next.
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.hangup.recv() => Asked::Reload,
             _ = self.interrupt.recv() => Asked::Stop,
@@ -314,7 +318,7 @@ fn notify_reloading() {
 }
 
 /// Tells systemd, if that started us.
-fn notify(states: &[NotifyState<'_>]) {
+pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("cannot notify the service manager: {error}");
     }

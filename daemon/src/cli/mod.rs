@@ -8,6 +8,7 @@ mod doctor;
 mod failure;
 mod key;
 mod output;
+mod unit;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +74,9 @@ enum Command {
     /// Make, import, show and change keys.
     #[command(subcommand)]
     Key(key::Command),
+    /// Run crypto units.
+    #[command(subcommand)]
+    Unit(unit::Command),
     /// Find the usual misconfigurations and say how to mend each.
     Doctor(doctor::Doctor),
     /// Measure signatures per second and their latency through the socket.
@@ -84,6 +88,7 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(),
             Self::Key(command) => command.run(),
+            Self::Unit(command) => command.run(),
             Self::Doctor(doctor) => doctor.run(),
             Self::Bench(bench) => bench.run(),
         }

@@ -1,0 +1,110 @@
+//! `keyward unit`: the software crypto unit alone.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand};
+
+use super::failure::Failure;
+use crate::unit_server::{self, Chance, Options, Simulation, Transport};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the software crypto unit as a GREP11 server.
+    Serve(Box<Serve>),
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Serve(serve) => serve.run(),
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("transport").required(true).args(["plaintext", "tls_cert"]))]
+pub(super) struct Serve {
+    /// Where to listen; port 0 takes a free one, which the log tells
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: SocketAddr,
+    /// Without TLS, on loopback only
+    #[arg(long)]
+    plaintext: bool,
+    /// Certificate chain, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, as PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Let in those only who have a certificate of one of these CAs
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    client_ca: Option<PathBuf>,
+    /// Let in those only who bring one of these bearer tokens, one a line
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// File of the master key [default: the systemd credential master-key]
+    #[arg(long, value_name = "FILE", conflicts_with = "dev")]
+    master_key: Option<PathBuf>,
+    /// File of the master key that is to come, for RewrapKeyBlob
+    #[arg(long, value_name = "FILE")]
+    next_master_key: Option<PathBuf>,
+    /// Where --dev keeps its master key
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/keyward")]
+    state_dir: PathBuf,
+    /// Try things out: make a master key
+    #[arg(long)]
+    dev: bool,
+    /// Describe the service to clients that ask (gRPC server reflection)
+    #[arg(long)]
+    reflection: bool,
+    /// Let every call take that much longer
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s", help_heading = "Simulation")]
+    simulate_latency: Duration,
+    /// And up to that much more at random
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s", help_heading = "Simulation")]
+    simulate_jitter: Duration,
+    /// Answer no more calls in a second than that
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true,
+        help_heading = "Simulation"
+    )]
+    simulate_rate: u32,
+    /// Fail calls with CKR_DEVICE_ERROR, as in SignSingle=0.01 or *=0.01; any number of times
+    #[arg(long, value_name = "RPC=PROBABILITY", help_heading = "Simulation")]
+    simulate_errors: Vec<Chance>,
+    /// Cut the connection in calls, as above
+    #[arg(long, value_name = "RPC=PROBABILITY", help_heading = "Simulation")]
+    simulate_disconnects: Vec<Chance>,
+}
+
+impl Serve {
+    fn run(self) -> Result<(), Failure> {
+        let transport = match (self.tls_cert, self.tls_key) {
+            (Some(certificate), Some(key)) => Transport::Tls { certificate, key, client_ca: self.client_ca },
+            _ => Transport::Plaintext,
+        };
+        let options = Options {
+            listen: self.listen,
+            transport,
+            master_key: self.master_key,
+            next_master_key: self.next_master_key,
+            state_dir: self.state_dir,
+            dev: self.dev,
+            tokens: self.token_file,
+            reflection: self.reflection,
+            simulation: Simulation {
+                latency: self.simulate_latency,
+                jitter: self.simulate_jitter,
+                rate: self.simulate_rate,
+                errors: self.simulate_errors,
+                disconnects: self.simulate_disconnects,
+            },
+        };
+        unit_server::serve(&options).map_err(|error| Failure::new(error.status(), error))
+    }
+}

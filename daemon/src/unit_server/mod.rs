@@ -1,0 +1,255 @@
+//! The software crypto unit alone, as a GREP11 server: `keyward unit serve`.
+//!
+//! [`service`] answers the calls, [`connection`] is what they come in on, [`tokens`] says who may call,
+//! [`simulator`] makes it as slow and unreliable as somebody wants to see it.
+
+mod connection;
+mod service;
+mod simulator;
+mod tokens;
+
+use core::net::SocketAddr;
+use core::num::NonZeroUsize;
+use core::time::Duration;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keyward_grep11::DESCRIPTORS;
+use keyward_grep11::crypto_server::CryptoServer;
+use keyward_unit::grep11::Crypto;
+use keyward_unit::{MasterKey, Unit};
+use sd_notify::NotifyState;
+use thiserror::Error;
+use tokio_stream::StreamExt;
+use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use crate::log::Log;
+use crate::master_key::{self, MasterKeyError};
+use crate::run::{self, Asked, ServeError, Signals};
+use crate::{exit, hardening};
+use connection::Connection;
+use service::Service;
+use tokens::Tokens;
+
+pub(crate) use simulator::{Chance, Simulation};
+
+/// What `keyward unit serve` is told on the command line.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) listen: SocketAddr,
+    pub(crate) transport: Transport,
+    /// The file of the master key; without one, a credential of systemd.exec(5).
+    pub(crate) master_key: Option<PathBuf>,
+    /// The file of the master key that is to come.
+    pub(crate) next_master_key: Option<PathBuf>,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) dev: bool,
+    /// A file of bearer tokens, one a line.
+    pub(crate) tokens: Option<PathBuf>,
+    pub(crate) reflection: bool,
+    pub(crate) simulation: Simulation,
+}
+
+/// What the connections are.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    /// HTTP/2 without TLS, on loopback only.
+    Plaintext,
+    /// TLS, and with a file of client CAs mutual TLS. All are PEM files.
+    Tls { certificate: PathBuf, key: PathBuf, client_ca: Option<PathBuf> },
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`UnitServerError`] says what kept it from starting.
+pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
+    let _log = Log::start();
+    hardening::harden().map_err(ServeError::Hardening)?;
+    hardening::raise_descriptor_limit();
+    let tls = tls(options)?;
+    let tokens = options.tokens.as_deref().map(Tokens::read).transpose();
+    let tokens = tokens.map_err(UnitServerError::Tokens)?.map(Arc::new);
+    let unit = open_unit(options)?;
+    let wkid = unit.wkid();
+    warn(options);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    let served = runtime.block_on(async {
+        let mut signals = Signals::new().map_err(ServeError::Runtime)?;
+        let failed = |reason| UnitServerError::Listen(options.listen, reason);
+        let incoming = TcpIncoming::bind(options.listen).map_err(failed)?.with_nodelay(Some(true));
+        let address = incoming.local_addr().map_err(failed)?;
+        let incoming = incoming.map(|stream| stream.and_then(Connection::new));
+
+        let mut server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(MAX_CONCURRENT_CALLS);
+        if let Some(tls) = tls {
+            server = server.tls_config(tls).map_err(|error| UnitServerError::Tls(chain(&error)))?;
+        }
+        let service = Service::new(Crypto::new(unit), &options.simulation);
+        let crypto = CryptoServer::new(service)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(usize::MAX);
+        let crypto =
+            InterceptedService::new(crypto, move |request| tokens::check(tokens.as_deref(), request));
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<CryptoServer<Service>>().await;
+        // Tools are divided on the version.
+        let describe = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let reflection = options.reflection.then(|| describe().build_v1()).transpose()?;
+        let old_reflection = options.reflection.then(|| describe().build_v1alpha()).transpose()?;
+        let stop = CancellationToken::new();
+        let router = server.add_service(health_service).add_service(crypto);
+        let router = router.add_optional_service(reflection).add_optional_service(old_reflection);
+        let serving =
+            tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
+
+        run::notify(&[NotifyState::Ready]);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), %wkid, listen = %address, "ready");
+        while signals.next().await != Asked::Stop {}
+        run::notify(&[NotifyState::Stopping]);
+        stop.cancel();
+        match tokio::time::timeout(DRAIN, serving).await {
+            Ok(_) => tracing::info!("stopped"),
+            Err(_) => tracing::warn!("stopped with calls unanswered after {DRAIN:?}"),
+        }
+        Ok(())
+    });
+    // Whatever still computes, such as a large RSA key, has nobody to answer.
+    runtime.shutdown_background();
+    served
+}
+
+/// Why the server did not start.
+#[derive(Debug, Error)]
+pub(crate) enum UnitServerError {
+    #[error("cannot listen on {}: {}", .0, .1)]
+    Listen(SocketAddr, #[source] io::Error),
+    #[error(transparent)]
+    MasterKey(#[from] MasterKeyError),
+    #[error(
+        "refused --plaintext on {0}: keys and signatures would cross the network in the clear; listen on 127.0.0.1 or [::1], or use --tls-cert and --tls-key"
+    )]
+    PlaintextOutside(SocketAddr),
+    #[error("cannot read {}: {}", .0.display(), .1)]
+    Read(PathBuf, #[source] io::Error),
+    #[error("cannot offer reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error(transparent)]
+    Start(#[from] ServeError),
+    #[error(
+        "cannot use the certificate, its key or the client CA: {0}; each must be a PEM file, and the key that of the certificate"
+    )]
+    Tls(String),
+    #[error("{0}")]
+    Tokens(String),
+}
+
+impl UnitServerError {
+    /// The status that the process ends with, from sysexits(3).
+    pub(crate) fn status(&self) -> u8 {
+        match self {
+            Self::Listen(_, reason) => match reason.kind() {
+                io::ErrorKind::PermissionDenied => exit::NO_PERMISSION,
+                _ => exit::UNAVAILABLE,
+            },
+            Self::MasterKey(_) | Self::Tls(_) | Self::Tokens(_) => exit::CONFIG,
+            Self::PlaintextOutside(_) => exit::USAGE,
+            Self::Read(..) => exit::NO_INPUT,
+            Self::Reflection(_) => exit::SOFTWARE,
+            Self::Start(error) => error.status(),
+        }
+    }
+}
+
+fn tls(options: &Options) -> Result<Option<ServerTlsConfig>, UnitServerError> {
+    let (certificate, key, client_ca) = match &options.transport {
+        Transport::Plaintext if options.listen.ip().is_loopback() => return Ok(None),
+        Transport::Plaintext => return Err(UnitServerError::PlaintextOutside(options.listen)),
+        Transport::Tls { certificate, key, client_ca } => (certificate, key, client_ca),
+    };
+    let read = |path: &Path| fs::read(path).map_err(|reason| UnitServerError::Read(path.to_owned(), reason));
+    let mut config = ServerTlsConfig::new()
+        .identity(Identity::from_pem(read(certificate)?, read(key)?))
+        .timeout(HANDSHAKE_TIMEOUT);
+    if let Some(client_ca) = client_ca {
+        config = config.client_ca_root(Certificate::from_pem(read(client_ca)?));
+    }
+    Ok(Some(config))
+}
+
+fn open_unit(options: &Options) -> Result<Unit, UnitServerError> {
+    let master_key = match options.dev {
+        true => {
+            run::make_state_dir(&options.state_dir)?;
+            // A directory with keys has had its master key.
+            let fresh = !options.state_dir.join(crate::keys::Store::FILE).exists();
+            master_key::load_dev(&options.state_dir, fresh)?
+        }
+        false => master_key::load_for_unit(options.master_key.as_deref())?,
+    };
+    let unit = Unit::new(master_key, CACHED_KEYS);
+    Ok(match &options.next_master_key {
+        Some(path) => unit.with_next_master_key(next_master_key(path)?),
+        None => unit,
+    })
+}
+
+fn next_master_key(path: &Path) -> Result<MasterKey, MasterKeyError> {
+    master_key::load_for_unit(Some(path))
+}
+
+fn warn(options: &Options) {
+    if options.dev {
+        tracing::warn!(
+            "DEVELOPMENT MODE (--dev): the master key lies in {}; not for production",
+            options.state_dir.display()
+        );
+    }
+    let mutual = matches!(&options.transport, Transport::Tls { client_ca: Some(_), .. });
+    if options.tokens.is_none() && !mutual {
+        tracing::warn!(
+            "whoever reaches {} may use every key whose blob they have: there is neither --client-ca nor --token-file",
+            options.listen
+        );
+    }
+    for line in options.simulation.described() {
+        tracing::warn!("SIMULATION: {line}");
+    }
+}
+
+/// An error with everything that led to it.
+fn chain(error: &dyn core::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// As IBM's server has it: a ping after 30 seconds without a word, and 5 seconds to answer it.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest request, in bytes, as IBM's server has it (64 MiB).
+const MAX_MESSAGE: usize = 64 << 20;
+/// On one connection.
+const MAX_CONCURRENT_CALLS: u32 = 256;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long calls may take to end when the server stops.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Unwrapped keys that are kept at hand.
+const CACHED_KEYS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();

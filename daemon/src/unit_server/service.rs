@@ -1,0 +1,153 @@
+//! The service `grep11.Crypto`: hands each call to the unit, and turns an error into the status of a call.
+
+use std::sync::Arc;
+
+use keyward_grep11::{self as proto, ERROR_TYPE_URL, Grep11Error, ckr, crypto_server};
+use keyward_unit::grep11::{Crypto, Error};
+use prost::Message;
+use tonic::{Code, Request, Response, Status};
+
+use super::simulator::{Simulation, Simulator};
+
+/// The service on a unit.
+pub(crate) struct Service {
+    crypto: Arc<Crypto>,
+    simulator: Option<Simulator>,
+}
+
+impl Service {
+    pub(crate) fn new(crypto: Crypto, simulation: &Simulation) -> Self {
+        Self { crypto: Arc::new(crypto), simulator: Simulator::new(simulation) }
+    }
+
+    /// Answers a call where it is, or on a thread apart if it takes long.
+    async fn call<Q: Send + 'static, R: Send + 'static>(
+        &self,
+        rpc: &'static str,
+        request: Request<Q>,
+        answer: fn(&Crypto, Q) -> Result<R, Error>,
+    ) -> Result<Response<R>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        if let Some(simulator) = &self.simulator {
+            simulator.before(rpc, &extensions).await.map_err(|error| status(&error))?;
+        }
+        let answered = if rpc == LONG {
+            let crypto = Arc::clone(&self.crypto);
+            let answered = tokio::task::spawn_blocking(move || answer(&crypto, request)).await;
+            answered.unwrap_or_else(|_| Err(Error::new(ckr::CKR_GENERAL_ERROR, "the call was given up")))
+        } else {
+            answer(&self.crypto, request)
+        };
+        answered.map(Response::new).map_err(|error| {
+            tracing::debug!(rpc, %error, "refused");
+            status(&error)
+        })
+    }
+}
+
+/// Hands each rpc to the method of [`Crypto`] of the same name.
+macro_rules! rpcs {
+    ($($method:ident: $rpc:literal, $request:ident -> $response:ident;)+) => {
+        #[tonic::async_trait]
+        impl crypto_server::Crypto for Service {
+            $(
+                async fn $method(
+                    &self,
+                    request: Request<proto::$request>,
+                ) -> Result<Response<proto::$response>, Status> {
+                    self.call($rpc, request, Crypto::$method).await
+                }
+            )+
+        }
+
+        /// The names of all rpcs.
+        pub(crate) const RPCS: &[&str] = &[$($rpc),+];
+    };
+}
+
+rpcs! {
+    generate_random: "GenerateRandom", GenerateRandomRequest -> GenerateRandomResponse;
+    digest_init: "DigestInit", DigestInitRequest -> DigestInitResponse;
+    digest: "Digest", DigestRequest -> DigestResponse;
+    digest_update: "DigestUpdate", DigestUpdateRequest -> DigestUpdateResponse;
+    digest_key: "DigestKey", DigestKeyRequest -> DigestKeyResponse;
+    digest_final: "DigestFinal", DigestFinalRequest -> DigestFinalResponse;
+    digest_single: "DigestSingle", DigestSingleRequest -> DigestSingleResponse;
+    encrypt_init: "EncryptInit", EncryptInitRequest -> EncryptInitResponse;
+    decrypt_init: "DecryptInit", DecryptInitRequest -> DecryptInitResponse;
+    encrypt_update: "EncryptUpdate", EncryptUpdateRequest -> EncryptUpdateResponse;
+    decrypt_update: "DecryptUpdate", DecryptUpdateRequest -> DecryptUpdateResponse;
+    encrypt: "Encrypt", EncryptRequest -> EncryptResponse;
+    decrypt: "Decrypt", DecryptRequest -> DecryptResponse;
+    encrypt_final: "EncryptFinal", EncryptFinalRequest -> EncryptFinalResponse;
+    decrypt_final: "DecryptFinal", DecryptFinalRequest -> DecryptFinalResponse;
+    encrypt_single: "EncryptSingle", EncryptSingleRequest -> EncryptSingleResponse;
+    decrypt_single: "DecryptSingle", DecryptSingleRequest -> DecryptSingleResponse;
+    sign_init: "SignInit", SignInitRequest -> SignInitResponse;
+    verify_init: "VerifyInit", VerifyInitRequest -> VerifyInitResponse;
+    sign_update: "SignUpdate", SignUpdateRequest -> SignUpdateResponse;
+    verify_update: "VerifyUpdate", VerifyUpdateRequest -> VerifyUpdateResponse;
+    sign_final: "SignFinal", SignFinalRequest -> SignFinalResponse;
+    verify_final: "VerifyFinal", VerifyFinalRequest -> VerifyFinalResponse;
+    sign: "Sign", SignRequest -> SignResponse;
+    verify: "Verify", VerifyRequest -> VerifyResponse;
+    sign_single: "SignSingle", SignSingleRequest -> SignSingleResponse;
+    verify_single: "VerifySingle", VerifySingleRequest -> VerifySingleResponse;
+    reencrypt_single: "ReencryptSingle", ReencryptSingleRequest -> ReencryptSingleResponse;
+    generate_key: "GenerateKey", GenerateKeyRequest -> GenerateKeyResponse;
+    generate_key_pair: "GenerateKeyPair", GenerateKeyPairRequest -> GenerateKeyPairResponse;
+    wrap_key: "WrapKey", WrapKeyRequest -> WrapKeyResponse;
+    unwrap_key: "UnwrapKey", UnwrapKeyRequest -> UnwrapKeyResponse;
+    derive_key: "DeriveKey", DeriveKeyRequest -> DeriveKeyResponse;
+    get_mechanism_list: "GetMechanismList", GetMechanismListRequest -> GetMechanismListResponse;
+    get_mechanism_info: "GetMechanismInfo", GetMechanismInfoRequest -> GetMechanismInfoResponse;
+    get_attribute_value: "GetAttributeValue", GetAttributeValueRequest -> GetAttributeValueResponse;
+    set_attribute_value: "SetAttributeValue", SetAttributeValueRequest -> SetAttributeValueResponse;
+    login: "Login", LoginRequest -> LoginResponse;
+    logout: "Logout", LogoutRequest -> LogoutResponse;
+    rewrap_key_blob: "RewrapKeyBlob", RewrapKeyBlobRequest -> RewrapKeyBlobResponse;
+}
+
+/// RSA keys take up to seconds to make.
+const LONG: &str = "GenerateKeyPair";
+
+/// The status of a call that failed: the number in a detail, its name in the message.
+pub(crate) fn status(error: &Error) -> Status {
+    let code = match error.code() {
+        ckr::CKR_IBM_GREP11_NOT_AUTHENTICATED => Code::Unauthenticated,
+        ckr::CKR_DEVICE_ERROR => Code::Unavailable,
+        ckr::CKR_FUNCTION_NOT_SUPPORTED | ckr::CKR_MECHANISM_INVALID => Code::Unimplemented,
+        ckr::CKR_FUNCTION_FAILED | ckr::CKR_GENERAL_ERROR => Code::Internal,
+        ckr::CKR_KEY_FUNCTION_NOT_PERMITTED | ckr::CKR_KEY_UNEXTRACTABLE => Code::PermissionDenied,
+        _ => Code::InvalidArgument,
+    };
+    let retry = error.code() == ckr::CKR_DEVICE_ERROR;
+    let detail = Grep11Error { code: error.code(), detail: error.detail().into(), retry };
+    let message = error.to_string();
+    let details = RpcStatus {
+        code: code.into(),
+        message: message.clone(),
+        details: vec![Any { type_url: ERROR_TYPE_URL.into(), value: detail.encode_to_vec() }],
+    };
+    Status::with_details(code, message, details.encode_to_vec().into())
+}
+
+/// google.rpc.Status, which a gRPC status carries in `grpc-status-details-bin`.
+#[derive(Clone, Eq, Message, PartialEq)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// google.protobuf.Any.
+#[derive(Clone, Eq, Message, PartialEq)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}

@@ -1,0 +1,70 @@
+//! Bearer tokens: who may call, where that is not settled by certificates.
+
+use std::fs;
+use std::path::Path;
+
+use keyward_grep11::ckr;
+use keyward_unit::grep11::Error;
+use rustix::fs::Mode;
+use sha2::{Digest, Sha256};
+use tonic::{Request, Status};
+
+use super::service::status;
+
+/// The tokens that are let in, as digests: comparing those tells nobody how much of a token was right.
+pub(crate) struct Tokens(Vec<[u8; 32]>);
+
+impl Tokens {
+    /// Reads a file of tokens, one a line; empty lines and those that begin with `#` do not count.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the file.
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        let shown = path.display();
+        let text = fs::read_to_string(path)
+            .map_err(|reason| format!("cannot read the tokens in {shown}: {reason}"))?;
+        let mode = rustix::fs::stat(path).map(|stat| Mode::from_raw_mode(stat.st_mode));
+        if mode.is_ok_and(|mode| mode.intersects(Mode::RWXO)) {
+            return Err(format!(
+                "refused the tokens in {shown}: everybody can read them; run: chmod o= {shown}"
+            ));
+        }
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let tokens: Vec<&str> = lines.collect();
+        match tokens.iter().find(|token| token.len() < SHORTEST) {
+            _ if tokens.is_empty() => {
+                Err(format!("there is no token in {shown}; make one with: openssl rand -hex 32"))
+            }
+            Some(_) => Err(format!(
+                "a token in {shown} has fewer than {SHORTEST} characters; make one with: openssl rand -hex 32"
+            )),
+            None => Ok(Self(tokens.into_iter().map(digest).collect())),
+        }
+    }
+
+    fn admits<T>(&self, request: &Request<T>) -> bool {
+        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token = header
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        token.is_some_and(|(_, token)| self.0.contains(&digest(token.trim())))
+    }
+}
+
+/// Lets calls in, all of them if there are no tokens.
+pub(crate) fn check(tokens: Option<&Tokens>, request: Request<()>) -> Result<Request<()>, Status> {
+    match tokens {
+        Some(tokens) if !tokens.admits(&request) => Err(status(&Error::new(
+            ckr::CKR_IBM_GREP11_NOT_AUTHENTICATED,
+            "the call has no bearer token that this server knows, in its metadata as authorization",
+        ))),
+        _ => Ok(request),
+    }
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+/// In characters.
+const SHORTEST: usize = 16;
