@@ -11,11 +11,13 @@ pub mod daemon;
 pub mod pki;
 pub mod server;
 pub mod tool;
+pub mod unit_server;
 
 pub use client::{Handshake, Load};
 pub use daemon::Daemon;
 pub use pki::Pki;
 pub use server::{Haproxy, Nginx, SServer};
+pub use unit_server::UnitServer;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

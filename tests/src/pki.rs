@@ -68,6 +68,17 @@ impl Pki {
         certificate
     }
 
+    /// Certifies a new plain key for `localhost`: certificate and private key, as PEM files.
+    pub fn leaf(&self, name: &str) -> (PathBuf, PathBuf) {
+        let (key, public) = (self.path(&format!("{name}.key")), self.path(&format!("{name}.pub")));
+        succeed(
+            openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"])
+                .arg(&key),
+        );
+        succeed(openssl(&["pkey", "-pubout", "-in"]).arg(&key).arg("-out").arg(&public));
+        (self.certify_public(&public), key)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }

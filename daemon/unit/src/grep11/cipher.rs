@@ -218,8 +218,9 @@ impl Crypto {
         data: &[u8],
     ) -> Result<(Vec<u8>, Vec<u8>), Error> {
         let mut state = self.state(state, operation)?;
+        let mode = block_mode(&state)?;
         let object = self.unit.unwrapped(&state.key)?;
-        let mut blocks = Blocks::of(&state, operation, &object)?;
+        let mut blocks = Blocks::of(mode, &state, operation, &object)?;
         let out = match operation {
             Operation::Encrypt => blocks.encrypt(data)?,
             _ => blocks.decrypt(data)?,
@@ -233,8 +234,9 @@ impl Crypto {
 
     fn last_part(&self, operation: Operation, state: &[u8]) -> Result<Vec<u8>, Error> {
         let state = self.state(state, operation)?;
+        let mode = block_mode(&state)?;
         let object = self.unit.unwrapped(&state.key)?;
-        let mut blocks = Blocks::of(&state, operation, &object)?;
+        let mut blocks = Blocks::of(mode, &state, operation, &object)?;
         match operation {
             Operation::Encrypt => blocks.finish_encryption(),
             _ => blocks.finish_decryption(),
@@ -323,6 +325,17 @@ fn rsa_key(object: &Object, (bit, attribute): (u64, &str)) -> Result<Zeroizing<V
     Ok(key.to_pkcs8()?)
 }
 
+/// The mode of an operation in parts.
+fn block_mode(state: &State) -> Result<Mode, Error> {
+    match Cipher::of(&state.mechanism()?)? {
+        Cipher::Aes(mode, _) => Ok(mode),
+        Cipher::Rsa(_) => Err(Error::new(
+            ckr::CKR_FUNCTION_NOT_SUPPORTED,
+            "RSA takes its data in one piece: use Single, or Init and the call without Update",
+        )),
+    }
+}
+
 /// AES, block after block: whatever the parts, the same comes out.
 struct Blocks<'k> {
     mode: Mode,
@@ -334,13 +347,7 @@ struct Blocks<'k> {
 }
 
 impl<'k> Blocks<'k> {
-    fn of(state: &State, operation: Operation, object: &'k Object) -> Result<Self, Error> {
-        let Cipher::Aes(mode, _) = Cipher::of(&state.mechanism()?)? else {
-            return Err(Error::new(
-                ckr::CKR_FUNCTION_NOT_SUPPORTED,
-                "RSA takes its data in one piece: use Single, or Init and the call without Update",
-            ));
-        };
+    fn of(mode: Mode, state: &State, operation: Operation, object: &'k Object) -> Result<Self, Error> {
         let needed = if operation == Operation::Encrypt { USE.encryption } else { USE.decryption };
         let chain = state.chain.as_slice().try_into().map_err(|_| damaged())?;
         Ok(Self { mode, key: aes_key(object, needed)?, chain, rest: Zeroizing::new(state.rest.clone()) })

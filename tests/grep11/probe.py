@@ -1,0 +1,56 @@
+"""One call to a GREP11 server, for the tests of the server itself; prints what came of it in a line.
+
+usage: probe.py ADDRESS CALL [--ca FILE] [--cert FILE --key FILE] [--token TOKEN]
+Without --ca it speaks plaintext. CALL is list, health, reflection, or digest=BYTES.
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+
+import client
+from client import Refused, mech
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("address")
+    parser.add_argument("call")
+    for option in ("--ca", "--cert", "--key", "--token"):
+        parser.add_argument(option)
+    options = parser.parse_args()
+    read = lambda path: open(path, "rb").read() if path else None
+    credentials = None
+    if options.ca:
+        credentials = grpc.ssl_channel_credentials(read(options.ca), read(options.key), read(options.cert))
+    server = client.Client(options.address, credentials, "keyblob", options.token)
+    try:
+        print(answer(server, options.call))
+    except Refused as refused:
+        print(f"refused, retry {refused.retry}: {refused.message}")
+    except grpc.RpcError as error:
+        print(f"failed: {error.code().name}: {error.details()}")
+    except AssertionError as error:
+        print(f"failed: {error}")
+
+
+def answer(server, call):
+    raw = dict(request_serializer=bytes, response_deserializer=bytes)
+    if call == "list":
+        return f"{len(server.call('GetMechanismList').Mechs)} mechanisms"
+    if call == "health":
+        check = server.channel.unary_unary("/grpc.health.v1.Health/Check", **raw)
+        return {b"\x08\x01": "serving"}.get(check(b"\x0a\x0dgrep11.Crypto", timeout=20), "not serving")
+    if call == "reflection":
+        rpc = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+        (services,) = server.channel.stream_stream(rpc, **raw)(iter([b"\x3a\x00"]), timeout=20)
+        return "describes grep11.Crypto" if b"grep11.Crypto" in services else "describes something else"
+    length = int(call.removeprefix("digest="))
+    digest = server.call("DigestSingle", Mech=mech("CKM_SHA256"), Data=bytes(length)).Digest
+    return f"digest of {len(digest)} bytes"
+
+
+main()

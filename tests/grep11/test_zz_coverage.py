@@ -1,0 +1,16 @@
+"""Runs last: whether the others left out an rpc or a mechanism."""
+
+import client
+from client import number
+from suite import Suite, c
+
+
+class Coverage(Suite):
+    def test_every_rpc_was_called(self):
+        self.assertEqual(set(client.rpcs_of_the_service()) - client.called, set())
+
+    def test_every_mechanism_was_used(self):
+        offered = set(c().call("GetMechanismList").Mechs)
+        left_out = {hex(mechanism) for mechanism in offered - client.mechanisms}
+        # Verified by an implementation in Rust: see the tests of the unit.
+        self.assertEqual(left_out - {hex(number("CKM_IBM_ML_DSA"))}, set())

@@ -1,0 +1,102 @@
+//! A software crypto unit as a GREP11 server, and clients in Python.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use rustix::process::Signal;
+
+use crate::built;
+use crate::tool::{Process, run, succeed, wait_for};
+
+/// A server on a free port of loopback.
+#[derive(Debug)]
+pub struct UnitServer {
+    process: Process,
+    log: PathBuf,
+    port: u16,
+}
+
+impl UnitServer {
+    /// Starts one with these arguments, its log in a directory under a name.
+    pub fn start(directory: &Path, name: &str, arguments: &[&str]) -> Self {
+        let log = directory.join(format!("{name}.log"));
+        let process = Process::start(Self::command("127.0.0.1:0").args(arguments), &log);
+        let port = wait_for(&format!("{name} to be ready: {}", log.display()), || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            let address = text.split("listen=127.0.0.1:").nth(1)?;
+            address.split_whitespace().next()?.parse().ok()
+        });
+        Self { process, log, port }
+    }
+
+    /// The command that starts one, but for transport and master key.
+    pub fn command(listen: &str) -> Command {
+        let mut command = Command::new(built("keyward"));
+        command.args(["unit", "serve", "--listen", listen]);
+        command
+    }
+
+    /// Where it listens, by the name in its certificate.
+    pub fn address(&self) -> String {
+        format!("localhost:{}", self.port)
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("a log")
+    }
+
+    /// Ends it as an operator would, and waits for that.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.process.signal(Signal::TERM);
+        self.process.wait()
+    }
+}
+
+/// Clients that are generated from the project's own .proto.
+#[derive(Debug)]
+pub struct Python {
+    generated: PathBuf,
+}
+
+impl Python {
+    /// Generates them into a directory.
+    pub fn generate(directory: &Path) -> Self {
+        let generated = directory.join("generated");
+        fs::create_dir(&generated).expect("a directory");
+        for file in ["proto/grep11/grep11.proto", "tests/grep11/status.proto"] {
+            let file = root(file);
+            let folder = file.parent().expect("a folder");
+            succeed(
+                Command::new("protoc").arg("-I").arg(folder).arg("--python_out").arg(&generated).arg(&file),
+            );
+        }
+        Self { generated }
+    }
+
+    /// Debian's Python, which has the packages, with the clients on its path.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new("/usr/bin/python3");
+        let paths = [self.generated.clone(), root("tests/grep11")];
+        command.env("PYTHONPATH", std::env::join_paths(paths).expect("a path"));
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        // A proxy must not come between a client and loopback.
+        command.env("no_proxy", "*");
+        command
+    }
+
+    /// What came of one call: see tests/grep11/probe.py.
+    pub fn probe(&self, server: &UnitServer, arguments: &[&str]) -> String {
+        let mut command = self.command();
+        command.arg(root("tests/grep11/probe.py")).arg(server.address()).args(arguments);
+        let output = run(&mut command);
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        assert!(output.status.success(), "{command:?}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+}
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path).canonicalize().expect("a file of the project")
+}

@@ -1,0 +1,246 @@
+//! The software crypto unit as a GREP11 server, with clients in Python over TLS.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use keyward_tests::tool::{fail, run, succeed};
+use keyward_tests::unit_server::Python;
+use keyward_tests::{Pki, UnitServer, scratch};
+use tempfile::TempDir;
+
+/// What servers and clients of one test share.
+struct Scene {
+    directory: TempDir,
+    pki: Pki,
+    certificate: PathBuf,
+    key: PathBuf,
+    python: Python,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let directory = scratch();
+        let pki = Pki::new(directory.path());
+        let (certificate, key) = pki.leaf("server");
+        let python = Python::generate(directory.path());
+        Self { directory, pki, certificate, key, python }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn master_key(&self, name: &str) -> String {
+        let path = self.path(name);
+        succeed(Command::new("openssl").args(["rand", "-hex", "-out", &path, "32"]));
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    fn tls(&self) -> [&str; 4] {
+        ["--tls-cert", text(&self.certificate), "--tls-key", text(&self.key)]
+    }
+
+    fn start(&self, name: &str, arguments: &[&str]) -> UnitServer {
+        UnitServer::start(self.directory.path(), name, arguments)
+    }
+
+    /// A server with TLS.
+    fn start_with(&self, name: &str, more: &[&str]) -> UnitServer {
+        self.start(name, &[&self.tls()[..], more].concat())
+    }
+
+    /// A server with TLS and a master key of its own.
+    fn start_tls(&self, more: &[&str]) -> UnitServer {
+        let state = self.path("state");
+        self.start_with("server", &[&["--dev", "--state-dir", &state], more].concat())
+    }
+
+    fn ca(&self) -> String {
+        text(&self.pki.ca()).to_owned()
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Runs the whole suite in one dialect.
+fn suite(dialect: &str) {
+    let scene = Scene::new();
+    let (current, next) = (scene.master_key("current"), scene.master_key("next"));
+    let server = scene.start_with("server", &["--master-key", &current, "--next-master-key", &next]);
+    let other = scene.start_with("other", &["--master-key", &current]);
+    let after = scene.start_with("after", &["--master-key", &next]);
+    let mut command = scene.python.command();
+    command.args(["-m", "unittest", "discover", "-s"]);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("grep11")).arg("--failfast");
+    command.env("KEYWARD_CA", scene.ca()).env("KEYWARD_DIALECT", dialect);
+    command.env("KEYWARD_ADDRESS", server.address());
+    command.env("KEYWARD_OTHER_ADDRESS", other.address());
+    command.env("KEYWARD_NEXT_ADDRESS", after.address());
+    let output = run(&mut command);
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{report}\n{}", server.log());
+    let ran = report.split("\nRan ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
+    assert!(ran.is_some_and(|ran| ran >= 60), "{report}");
+    assert!(!report.contains("skipped"), "{report}");
+}
+
+#[test]
+fn clients_that_send_key_blobs() {
+    suite("keyblob");
+}
+
+#[test]
+fn clients_that_send_bytes() {
+    suite("bytes");
+}
+
+#[test]
+fn certificates_of_clients() {
+    let scene = Scene::new();
+    let ca = scene.ca();
+    let server = scene.start_tls(&["--client-ca", &ca]);
+    let (certificate, key) = scene.pki.leaf("client");
+    let probe = |more: &[&str]| scene.python.probe(&server, &[&["list", "--ca", &ca][..], more].concat());
+    assert!(probe(&["--cert", text(&certificate), "--key", text(&key)]).ends_with(" mechanisms"));
+    assert!(probe(&[]).starts_with("failed: "), "without a certificate");
+    let strangers = scratch();
+    let (certificate, key) = Pki::new(strangers.path()).leaf("client");
+    let refused = probe(&["--cert", text(&certificate), "--key", text(&key)]);
+    assert!(refused.starts_with("failed: "), "{refused}");
+    assert!(!server.log().contains("whoever reaches"), "{}", server.log());
+}
+
+#[test]
+fn bearer_tokens() {
+    let scene = Scene::new();
+    let (ca, tokens) = (scene.ca(), scene.path("tokens"));
+    fs::write(&tokens, "# a comment\n\n0123456789abcdef-first\n0123456789abcdef-second\n").unwrap();
+    fs::set_permissions(&tokens, Permissions::from_mode(0o600)).unwrap();
+    let server = scene.start_tls(&["--token-file", &tokens]);
+    let probe = |arguments: &[&str]| scene.python.probe(&server, &[arguments, &["--ca", &ca]].concat());
+    for token in ["0123456789abcdef-first", "0123456789abcdef-second"] {
+        assert!(probe(&["list", "--token", token]).ends_with(" mechanisms"));
+    }
+    for wrong in
+        [&["list"][..], &["list", "--token", "0123456789abcdef"], &["list", "--token", "# a comment"]]
+    {
+        let refused = probe(wrong);
+        assert!(refused.starts_with("refused, retry False: CKR_IBM_GREP11_NOT_AUTHENTICATED: "), "{refused}");
+    }
+    assert_eq!(probe(&["health"]), "serving");
+    assert!(!server.log().contains("0123456789abcdef"), "{}", server.log());
+}
+
+#[test]
+fn health_and_reflection() {
+    let scene = Scene::new();
+    let state = scene.path("state");
+    let dev = ["--plaintext", "--dev", "--state-dir", &state];
+    let mut server = scene.start("plain", &dev);
+    assert!(server.log().contains("DEVELOPMENT MODE"), "{}", server.log());
+    assert!(server.log().contains("whoever reaches"), "{}", server.log());
+    assert_eq!(scene.python.probe(&server, &["health"]), "serving");
+    let refused = scene.python.probe(&server, &["reflection"]);
+    assert!(refused.starts_with("failed: UNIMPLEMENTED"), "{refused}");
+    assert!(server.stop().success());
+    let server = scene.start("reflecting", &[&dev[..], &["--reflection"]].concat());
+    assert_eq!(scene.python.probe(&server, &["reflection"]), "describes grep11.Crypto");
+}
+
+#[test]
+fn messages_up_to_64_mib() {
+    let scene = Scene::new();
+    let ca = scene.ca();
+    let server = scene.start_tls(&[]);
+    let probe = |call: &str| scene.python.probe(&server, &[call, "--ca", &ca]);
+    assert_eq!(probe(&format!("digest={}", (64 << 20) - 1000)), "digest of 32 bytes");
+    let refused = probe(&format!("digest={}", 64 << 20));
+    assert!(refused.starts_with("failed: ") && refused.contains("OUT_OF_RANGE"), "{refused}");
+    assert_eq!(probe("digest=1"), "digest of 32 bytes");
+}
+
+#[test]
+fn a_simulated_unit_far_away() {
+    let scene = Scene::new();
+    let ca = scene.ca();
+    let server = scene.start_tls(&[
+        "--simulate-latency",
+        "300ms",
+        "--simulate-errors",
+        "GetMechanismList=1",
+        "--simulate-disconnects",
+        "DigestSingle=1",
+    ]);
+    let log = server.log();
+    for line in ["takes 300ms longer", "CKR_DEVICE_ERROR with probability 1 in GetMechanismList", "cut"] {
+        assert!(
+            log.lines().any(|logged| logged.contains("WARN SIMULATION: ") && logged.contains(line)),
+            "{log}"
+        );
+    }
+    let probe = |call: &str| scene.python.probe(&server, &[call, "--ca", &ca]);
+    let start = std::time::Instant::now();
+    let refused = probe("list");
+    assert!(start.elapsed().as_millis() >= 300);
+    assert!(refused.starts_with("refused, retry True: CKR_DEVICE_ERROR: "), "{refused}");
+    let cut = probe("digest=1");
+    assert!(cut.starts_with("failed: ") && cut.contains("UNAVAILABLE"), "{cut}");
+    assert_eq!(probe("health"), "serving");
+}
+
+#[test]
+fn what_keeps_it_from_starting() {
+    let scene = Scene::new();
+    let master_key = scene.master_key("master");
+    let open = scene.path("open");
+    fs::write(&open, "0123456789abcdef\n").unwrap();
+    fs::set_permissions(&open, Permissions::from_mode(0o644)).unwrap();
+    let short = scene.path("short");
+    fs::write(&short, "short\n").unwrap();
+    fs::set_permissions(&short, Permissions::from_mode(0o600)).unwrap();
+    let tls = scene.tls();
+    let (ca, missing) = (scene.ca(), scene.path("missing"));
+    let swapped = ["--tls-cert", tls[1], "--tls-key", &ca, "--master-key", &master_key];
+    let cases: [(&str, Vec<&str>, i32, &str); 10] = [
+        ("127.0.0.1:0", vec![], 64, "--plaintext"),
+        ("127.0.0.1:0", vec!["--tls-cert", tls[1]], 64, "--tls-key"),
+        ("0.0.0.0:0", vec!["--plaintext", "--dev"], 64, "in the clear"),
+        ("[::]:0", vec!["--plaintext", "--dev"], 64, "in the clear"),
+        ("127.0.0.1:0", tls.to_vec(), 78, "no master key"),
+        ("127.0.0.1:0", vec!["--plaintext", "--master-key", &missing], 78, "missing"),
+        ("127.0.0.1:0", swapped.to_vec(), 78, "cannot use the certificate"),
+        ("127.0.0.1:0", vec!["--plaintext", "--master-key", &master_key, "--token-file", &open], 78, "chmod"),
+        (
+            "127.0.0.1:0",
+            vec!["--plaintext", "--master-key", &master_key, "--token-file", &short],
+            78,
+            "fewer",
+        ),
+        (
+            "127.0.0.1:1",
+            vec!["--plaintext", "--master-key", &master_key, "--simulate-errors", "Sing=1"],
+            64,
+            "no rpc",
+        ),
+    ];
+    for (listen, arguments, status, told) in cases {
+        let (ended, message) = fail(UnitServer::command(listen).args(&arguments));
+        assert_eq!(ended.code(), Some(status), "{arguments:?}: {message}");
+        let last = message.lines().last().unwrap_or_default();
+        assert!(last.starts_with("keyward: ") && last.contains(told), "{arguments:?}: {message}");
+    }
+    // A port that is taken.
+    let server = scene.start("first", &["--plaintext", "--master-key", &master_key]);
+    let address = server.address().replace("localhost", "127.0.0.1");
+    let (ended, message) =
+        fail(UnitServer::command(&address).args(["--plaintext", "--master-key", &master_key]));
+    assert_eq!(ended.code(), Some(69), "{message}");
+    assert!(message.contains(&format!("cannot listen on {address}")), "{message}");
+}
