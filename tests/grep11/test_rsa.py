@@ -7,10 +7,16 @@ from client import mech, number, oaep, pss, standard
 from suite import MESSAGE, HASHES, Suite, c, digest, public
 
 DIGEST_INFO = {
+    "SHA_1": bytes.fromhex("3021300906052b0e03021a05000414"),
+    "SHA224": bytes.fromhex("302d300d06096086480165030402040500041c"),
     "SHA256": bytes.fromhex("3031300d060960864801650304020105000420"),
     "SHA384": bytes.fromhex("3041300d060960864801650304020205000430"),
     "SHA512": bytes.fromhex("3051300d060960864801650304020305000440"),
 }
+
+
+def hashed(name):
+    return "CKM_SHA1_RSA_PKCS" if name == "SHA_1" else f"CKM_{name}_RSA_PKCS"
 
 
 class Signatures(Suite):
@@ -21,7 +27,7 @@ class Signatures(Suite):
     def test_pkcs1(self):
         for private, key in self.keys:
             for name in DIGEST_INFO:
-                mechanism = mech(f"CKM_{name}_RSA_PKCS")
+                mechanism = mech(hashed(name))
                 with self.subTest(f"{public(key).key_size} {name}"):
                     signature = c().sign(mechanism, private, MESSAGE)
                     public(key).verify(signature, MESSAGE, padding.PKCS1v15(), HASHES[name]())
@@ -43,7 +49,7 @@ class Signatures(Suite):
                 length = len(digest(name, b""))
                 for salt in (0, 1, length):
                     with self.subTest(f"{name} {salt}"):
-                        mechanism = pss(f"CKM_{name}_RSA_PKCS_PSS", name, salt)
+                        mechanism = pss(hashed(name) + "_PSS", name, salt)
                         signature = c().sign(mechanism, private, MESSAGE)
                         scheme = padding.PSS(padding.MGF1(HASHES[name]()), salt)
                         public(key).verify(signature, MESSAGE, scheme, HASHES[name]())
@@ -53,7 +59,7 @@ class Signatures(Suite):
                         c().verify(bare, key, digest(name, MESSAGE), signature)
                         self.verified(mechanism, key, signature)
                         # Another length of salt is another signature.
-                        more = pss(f"CKM_{name}_RSA_PKCS_PSS", name, salt ^ 1 if salt != length else 2)
+                        more = pss(hashed(name) + "_PSS", name, salt ^ 1 if salt != length else 2)
                         self.refused("CKR_SIGNATURE_INVALID", c().verify, more, key, MESSAGE, signature)
         private, key = self.keys[0]
         default = pss("CKM_SHA256_RSA_PKCS_PSS", "SHA256", 0xFFFFFFFF)
@@ -64,6 +70,40 @@ class Signatures(Suite):
         self.refused("CKR_DATA_LEN_RANGE", c().sign, bare, private, bytes(31))
         state = c().call("SignInit", Mech=bare, PrivKey=private).State
         self.refused("CKR_FUNCTION_NOT_SUPPORTED", c().call, "SignUpdate", State=state, Data=bytes(32))
+
+    def test_pss_with_another_mask(self):
+        private, key = self.keys[0]
+        for name, mask in (("SHA256", "SHA_1"), ("SHA_1", "SHA512"), ("SHA512", "SHA224")):
+            mechanism = pss(hashed(name) + "_PSS", name, 20, mask)
+            signature = c().sign(mechanism, private, MESSAGE)
+            scheme = padding.PSS(padding.MGF1(HASHES[mask]()), 20)
+            public(key).verify(signature, MESSAGE, scheme, HASHES[name]())
+            self.verified(mechanism, key, signature)
+
+    def test_data_that_the_caller_prepared(self):
+        for private, key in self.keys:
+            longest = public(key).key_size // 8 - 11
+            # TLS 1.0 and 1.1 sign MD5 and SHA-1 side by side: 36 bytes.
+            for data in (b"", b"x", bytes(36), bytes(range(200)), b"\xff" * longest):
+                signature = c().sign("CKM_RSA_PKCS", private, data)
+                recovered = public(key).recover_data_from_signature(signature, padding.PKCS1v15(), None)
+                self.assertEqual(recovered, data)
+                c().verify("CKM_RSA_PKCS", key, data, signature)
+                self.refused("CKR_SIGNATURE_INVALID", c().verify, "CKM_RSA_PKCS", key, data[1:] + b"y", signature)
+            self.refused("CKR_DATA_LEN_RANGE", c().sign, "CKM_RSA_PKCS", private, bytes(longest + 1))
+
+    def test_other_exponents(self):
+        for exponent in (17, 257, 0xFFFFFFFF):
+            private, key = c().rsa(exponent=exponent, CKA_SIGN=True, CKA_DECRYPT=True)
+            self.assertEqual(public(key).public_numbers().e, exponent)
+            for name in ("SHA256", "SHA_1"):
+                signature = c().sign(hashed(name), private, MESSAGE)
+                public(key).verify(signature, MESSAGE, padding.PKCS1v15(), HASHES[name]())
+                c().verify(hashed(name), key, MESSAGE, signature)
+            theirs = public(key).encrypt(b"plain", padding.PKCS1v15())
+            self.assertEqual(c().decrypt("CKM_RSA_PKCS", private, theirs), b"plain")
+        for exponent in (0, 1, 2, 3, 15, 16, 65536, 1 << 32, (1 << 32) + 1):
+            self.refused("CKR_ATTRIBUTE_VALUE_INVALID", c().rsa, exponent=exponent)
 
     def verified(self, mechanism, key, signature):
         c().verify(mechanism, key, MESSAGE, signature)

@@ -244,7 +244,7 @@ pub(crate) fn bits(material: &Material) -> usize {
 }
 
 /// Of a number without leading zeros.
-fn bit_length(number: &[u8]) -> usize {
+pub(crate) fn bit_length(number: &[u8]) -> usize {
     number.len() * 8 - number.first().map_or(0, |first| first.leading_zeros() as usize)
 }
 

@@ -1,5 +1,7 @@
 //! New keys.
 
+use core::ops::RangeInclusive;
+
 use aws_lc_rs::rand;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::RsaKeyPair;
@@ -14,6 +16,7 @@ use keyward_proto::oid::{ED25519, SECP256R1, SECP384R1, SECP521R1};
 
 use super::Crypto;
 use super::mechanism::{no_parameter, not_offered, offered};
+use super::rsa_numbers::with_exponent;
 use super::template::{Template, missing};
 use super::{Error, key_blob};
 use crate::blob::Attributes;
@@ -144,11 +147,22 @@ fn rsa(public: &Template) -> Result<Material, Error> {
         }
     };
     let exponent = public.integer(cka::CKA_PUBLIC_EXPONENT).unwrap_or(USUAL_EXPONENT);
-    if exponent != USUAL_EXPONENT {
-        let detail = format!("the public exponent can only be 65537 here, not {exponent}");
+    if exponent.is_multiple_of(2) || !EXPONENTS.contains(&exponent) {
+        let detail = format!("the public exponent must be odd, from 17 to 2^32 - 1, not {exponent}");
         return Err(Error::new(ckr::CKR_ATTRIBUTE_VALUE_INVALID, detail));
     }
-    Ok(Material::Key(Key::from_rsa(RsaKeyPair::generate(size)?)?))
+    let pair = if exponent == USUAL_EXPONENT {
+        RsaKeyPair::generate(size)?
+    } else {
+        // The library makes primes for the usual exponent only. Most of them are as good for another.
+        loop {
+            let made = Key::from_rsa(RsaKeyPair::generate(size)?)?.to_pkcs8()?;
+            if let Some(pair) = with_exponent(&made, exponent)? {
+                break pair;
+            }
+        }
+    };
+    Ok(Material::Key(Key::from_rsa(pair)?))
 }
 
 fn ec(public: &Template, private: &Template) -> Result<Material, Error> {
@@ -210,3 +224,5 @@ fn ml_dsa(public: &Template, private: &Template) -> Result<Material, Error> {
 }
 
 const USUAL_EXPONENT: u64 = 65537;
+/// 17 is the least that EP11 takes; the crypto library takes 33 bits at most.
+const EXPONENTS: RangeInclusive<u64> = 17..=0xffff_ffff;

@@ -61,11 +61,19 @@ pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
     let mut offers = Vec::new();
     let mut offer = |number, sizes, flags| offers.push(Offer { number, sizes, flags });
     offer(ckm::CKM_RSA_PKCS, RSA, CRYPT | SIGN | TRANSPORT);
-    for number in [ckm::CKM_SHA256_RSA_PKCS, ckm::CKM_SHA384_RSA_PKCS, ckm::CKM_SHA512_RSA_PKCS] {
+    for number in [
+        ckm::CKM_SHA1_RSA_PKCS,
+        ckm::CKM_SHA224_RSA_PKCS,
+        ckm::CKM_SHA256_RSA_PKCS,
+        ckm::CKM_SHA384_RSA_PKCS,
+        ckm::CKM_SHA512_RSA_PKCS,
+    ] {
         offer(number, RSA, SIGN);
     }
     for number in [
         ckm::CKM_RSA_PKCS_PSS,
+        ckm::CKM_SHA1_RSA_PKCS_PSS,
+        ckm::CKM_SHA224_RSA_PKCS_PSS,
         ckm::CKM_SHA256_RSA_PKCS_PSS,
         ckm::CKM_SHA384_RSA_PKCS_PSS,
         ckm::CKM_SHA512_RSA_PKCS_PSS,

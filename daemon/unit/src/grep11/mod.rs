@@ -14,6 +14,8 @@ mod hash;
 mod mechanism;
 mod public_key;
 mod rsa;
+mod rsa_numbers;
+mod rsa_padding;
 mod session;
 mod sign;
 mod state;

@@ -15,25 +15,50 @@ use aws_lc_rs::signature::{
     VerificationAlgorithm,
 };
 use keyward_grep11::ckr;
+use keyward_proto::KeyType;
 
 use super::Error;
+use super::attributes::bit_length;
 use super::hash::HashFunction;
 use super::mechanism::Pss;
+use super::rsa_numbers::{PrivateNumbers, PublicNumbers};
+use super::rsa_padding;
+use crate::key::Key;
 
 /// Signs a digest with the padding of PKCS #1 v1.5 (RFC 8017, 8.2).
-pub(crate) fn sign_pkcs1(pair: &RsaKeyPair, hash: HashFunction, digest: &[u8]) -> Result<Vec<u8>, Error> {
-    let encoding: &'static dyn RsaEncoding = match hash {
-        HashFunction::Sha256 => &signature::RSA_PKCS1_SHA256,
-        HashFunction::Sha384 => &signature::RSA_PKCS1_SHA384,
-        HashFunction::Sha512 => &signature::RSA_PKCS1_SHA512,
-        _ => return Err(hash_not_offered()),
-    };
-    sign(pair, encoding, hash, digest)
+pub(crate) fn sign_pkcs1(
+    key: &Key,
+    pair: &RsaKeyPair,
+    hash: HashFunction,
+    digest: &[u8],
+) -> Result<Vec<u8>, Error> {
+    match library_pkcs1(hash) {
+        Some((encoding, _)) => sign(pair, encoding, hash, digest),
+        None => sign_bare(key, pair, &digest_info(hash, digest)?),
+    }
+}
+
+/// Signs data with the padding of PKCS #1 v1.5, as they are: a DigestInfo, or whatever else the caller made.
+pub(crate) fn sign_bare(key: &Key, pair: &RsaKeyPair, data: &[u8]) -> Result<Vec<u8>, Error> {
+    if let Some((hash, digest)) = library_digest_info(data) {
+        return sign_pkcs1(key, pair, hash, digest);
+    }
+    let length = pair.public_modulus_len();
+    let padded = rsa_padding::pkcs1(data, length).map_err(|_| too_long(data.len(), length - 11))?;
+    Ok(PrivateNumbers::read(&key.to_pkcs8()?)?.apply(&padded)?)
 }
 
 /// Signs a digest with the padding of PSS (RFC 8017, 8.1).
-pub(crate) fn sign_pss(pair: &RsaKeyPair, pss: Pss, digest: &[u8]) -> Result<Vec<u8>, Error> {
-    sign(pair, &salted(pss)?.0, pss.hash, digest)
+pub(crate) fn sign_pss(key: &Key, pair: &RsaKeyPair, pss: Pss, digest: &[u8]) -> Result<Vec<u8>, Error> {
+    check_digest(pss.hash, digest)?;
+    match library_pss(pss) {
+        Some((encoding, _)) => sign(pair, encoding, pss.hash, digest),
+        None => {
+            let KeyType::Rsa(bits) = key.key_type() else { return Err(Unspecified.into()) };
+            let padded = rsa_padding::pss(pss, digest, bits.into())?;
+            Ok(PrivateNumbers::read(&key.to_pkcs8()?)?.apply(&padded)?)
+        }
+    }
 }
 
 fn sign(
@@ -47,57 +72,94 @@ fn sign(
     Ok(signature)
 }
 
-/// Verifies a signature with the padding of PKCS #1 v1.5, by a public key in SubjectPublicKeyInfo.
+/// The public key that a signature is verified with.
+pub(crate) struct Verifying<'k> {
+    pub(crate) spki: &'k [u8],
+    /// Big-endian, without leading zeros.
+    pub(crate) modulus: &'k [u8],
+    /// Big-endian, without leading zeros.
+    pub(crate) exponent: &'k [u8],
+}
+
+/// Verifies a signature with the padding of PKCS #1 v1.5.
 pub(crate) fn verify_pkcs1(
-    spki: &[u8],
+    key: &Verifying<'_>,
     hash: HashFunction,
     digest: &[u8],
     signature: &[u8],
 ) -> Result<(), Error> {
-    let parameters: &'static dyn VerificationAlgorithm = match hash {
-        HashFunction::Sha256 => &signature::RSA_PKCS1_2048_8192_SHA256,
-        HashFunction::Sha384 => &signature::RSA_PKCS1_2048_8192_SHA384,
-        HashFunction::Sha512 => &signature::RSA_PKCS1_2048_8192_SHA512,
-        _ => return Err(hash_not_offered()),
-    };
-    verify(spki, parameters, hash, digest, signature)
+    match library_pkcs1(hash) {
+        Some((_, parameters)) => verify(key, parameters, hash, digest, signature),
+        None => verify_bare(key, &digest_info(hash, digest)?, signature),
+    }
 }
 
-/// Verifies a signature with the padding of PSS, by a public key in SubjectPublicKeyInfo.
-pub(crate) fn verify_pss(spki: &[u8], pss: Pss, digest: &[u8], signature: &[u8]) -> Result<(), Error> {
-    verify(spki, &salted(pss)?.1, pss.hash, digest, signature)
+/// Verifies a signature with the padding of PKCS #1 v1.5 over data as they are.
+pub(crate) fn verify_bare(key: &Verifying<'_>, data: &[u8], signature: &[u8]) -> Result<(), Error> {
+    if let Some((hash, digest)) = library_digest_info(data) {
+        return verify_pkcs1(key, hash, digest, signature);
+    }
+    let length = key.modulus.len();
+    let padded = rsa_padding::pkcs1(data, length).map_err(|_| too_long(data.len(), length - 11))?;
+    let opened = PublicNumbers::new(key.modulus, key.exponent)?.apply(signature);
+    match opened.is_ok_and(|opened| opened == padded) {
+        true => Ok(()),
+        false => Err(super::sign::invalid()),
+    }
+}
+
+/// Verifies a signature with the padding of PSS.
+pub(crate) fn verify_pss(
+    key: &Verifying<'_>,
+    pss: Pss,
+    digest: &[u8],
+    signature: &[u8],
+) -> Result<(), Error> {
+    check_digest(pss.hash, digest)?;
+    if let Some((_, parameters)) = library_pss(pss) {
+        return verify(key, parameters, pss.hash, digest, signature);
+    }
+    let opened = PublicNumbers::new(key.modulus, key.exponent)?.apply(signature);
+    opened
+        .and_then(|opened| rsa_padding::verify_pss(pss, digest, bit_length(key.modulus), &opened))
+        .map_err(|_| super::sign::invalid())
 }
 
 fn verify(
-    spki: &[u8],
+    key: &Verifying<'_>,
     parameters: &'static dyn VerificationAlgorithm,
     hash: HashFunction,
     digest: &[u8],
     signature: &[u8],
 ) -> Result<(), Error> {
-    UnparsedPublicKey::new(parameters, spki)
+    UnparsedPublicKey::new(parameters, key.spki)
         .verify_digest(&imported(hash, digest)?, signature)
         .map_err(|_| super::sign::invalid())
 }
 
-/// Takes a DigestInfo (RFC 8017, A.2.4) apart.
-pub(crate) fn digest_info(data: &[u8]) -> Option<(HashFunction, &[u8])> {
-    DIGEST_INFOS.iter().find_map(|(hash, head)| {
-        let digest = data.strip_prefix(head.as_slice())?;
-        (digest.len() == hash.length()).then_some((*hash, digest))
+/// Puts a digest into a DigestInfo (RFC 8017, A.2.4).
+fn digest_info(hash: HashFunction, digest: &[u8]) -> Result<Vec<u8>, Error> {
+    let head = rsa_padding::digest_info_head(hash).ok_or(Unspecified)?;
+    Ok([head.as_slice(), digest].concat())
+}
+
+/// Takes a DigestInfo apart if it is of a hash that the library signs with.
+fn library_digest_info(data: &[u8]) -> Option<(HashFunction, &[u8])> {
+    [HashFunction::Sha256, HashFunction::Sha384, HashFunction::Sha512].into_iter().find_map(|hash| {
+        let digest = data.strip_prefix(rsa_padding::digest_info_head(hash)?.as_slice())?;
+        (digest.len() == hash.length()).then_some((hash, digest))
     })
 }
 
-/// What stands before the digest in a DigestInfo (RFC 8017, 9.2, note 1).
-const DIGEST_INFOS: [(HashFunction, [u8; 19]); 3] = [
-    (HashFunction::Sha256, digest_info_head(1, 32)),
-    (HashFunction::Sha384, digest_info_head(2, 48)),
-    (HashFunction::Sha512, digest_info_head(3, 64)),
-];
-
-/// The head for the hash with the object identifier 2.16.840.1.101.3.4.2.`arc`.
-const fn digest_info_head(arc: u8, length: u8) -> [u8; 19] {
-    [0x30, length + 17, 0x30, 13, 6, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, arc, 5, 0, 4, length]
+fn check_digest(hash: HashFunction, digest: &[u8]) -> Result<(), Error> {
+    match digest.len() == hash.length() {
+        true => Ok(()),
+        false => {
+            let detail =
+                format!("the digest has {} bytes where the hash gives {}", digest.len(), hash.length());
+            Err(Error::new(ckr::CKR_DATA_LEN_RANGE, detail))
+        }
+    }
 }
 
 fn imported(hash: HashFunction, digest: &[u8]) -> Result<Digest, Error> {
@@ -105,38 +167,42 @@ fn imported(hash: HashFunction, digest: &[u8]) -> Result<Digest, Error> {
         HashFunction::Sha256 => &digest::SHA256,
         HashFunction::Sha384 => &digest::SHA384,
         HashFunction::Sha512 => &digest::SHA512,
-        _ => return Err(hash_not_offered()),
+        _ => return Err(Unspecified.into()),
     };
-    Digest::import_less_safe(digest, algorithm).map_err(|_| {
-        let detail = format!("the digest has {} bytes where the hash gives {}", digest.len(), hash.length());
-        Error::new(ckr::CKR_DATA_LEN_RANGE, detail)
+    Ok(Digest::import_less_safe(digest, algorithm)?)
+}
+
+/// How the library signs and verifies with PKCS #1 v1.5 and a hash, if it does.
+fn library_pkcs1(
+    hash: HashFunction,
+) -> Option<(&'static dyn RsaEncoding, &'static dyn VerificationAlgorithm)> {
+    Some(match hash {
+        HashFunction::Sha256 => (&signature::RSA_PKCS1_SHA256, &signature::RSA_PKCS1_2048_8192_SHA256),
+        HashFunction::Sha384 => (&signature::RSA_PKCS1_SHA384, &signature::RSA_PKCS1_2048_8192_SHA384),
+        HashFunction::Sha512 => (&signature::RSA_PKCS1_SHA512, &signature::RSA_PKCS1_2048_8192_SHA512),
+        _ => return None,
     })
 }
 
 /// How the library signs and verifies with a hash and a length of salt.
 type Salted = (RsaSignatureEncoding, RsaParameters);
 
-fn salted(pss: Pss) -> Result<&'static Salted, Error> {
-    // The library takes nothing else than a value that lives as long as the program.
+/// How the library signs and verifies with PSS, if it does.
+fn library_pss(pss: Pss) -> Option<&'static Salted> {
+    // It takes nothing else than a value that lives as long as the program.
     static SHA256: LazyLock<[Salted; 33]> =
         LazyLock::new(|| salts(|| (signature::RSA_PSS_SHA256, signature::RSA_PSS_2048_8192_SHA256)));
     static SHA384: LazyLock<[Salted; 49]> =
         LazyLock::new(|| salts(|| (signature::RSA_PSS_SHA384, signature::RSA_PSS_2048_8192_SHA384)));
     static SHA512: LazyLock<[Salted; 65]> =
         LazyLock::new(|| salts(|| (signature::RSA_PSS_SHA512, signature::RSA_PSS_2048_8192_SHA512)));
-    if pss.mask != pss.hash {
-        return Err(Error::new(
-            ckr::CKR_MECHANISM_PARAM_INVALID,
-            "the hash of the mask must be that of the message",
-        ));
-    }
-    let table: &[Salted] = match pss.hash {
-        HashFunction::Sha256 => &*SHA256,
-        HashFunction::Sha384 => &*SHA384,
-        HashFunction::Sha512 => &*SHA512,
-        _ => return Err(hash_not_offered()),
+    let table: &[Salted] = match (pss.hash, pss.mask) {
+        (HashFunction::Sha256, HashFunction::Sha256) => &*SHA256,
+        (HashFunction::Sha384, HashFunction::Sha384) => &*SHA384,
+        (HashFunction::Sha512, HashFunction::Sha512) => &*SHA512,
+        _ => return None,
     };
-    table.get(pss.salt).ok_or_else(hash_not_offered)
+    table.get(pss.salt)
 }
 
 fn salts<const N: usize>(of: impl Fn() -> Salted) -> [Salted; N] {
@@ -146,10 +212,6 @@ fn salts<const N: usize>(of: impl Fn() -> Salted) -> [Salted; N] {
         let length = RsaPssSaltLength::Custom(u16::try_from(length).unwrap_or_default());
         (signing.with_pss_salt_length(length), verification.with_pss_salt_length(length))
     })
-}
-
-fn hash_not_offered() -> Error {
-    Error::new(ckr::CKR_MECHANISM_PARAM_INVALID, "RSA is offered with SHA-256, SHA-384 and SHA-512 only")
 }
 
 /// How a plaintext is padded for encryption.
@@ -223,11 +285,9 @@ fn oaep(hash: HashFunction, mask: HashFunction) -> Result<&'static OaepAlgorithm
 }
 
 fn check_length(plain: &[u8], longest: usize) -> Result<(), Error> {
-    match plain.len() <= longest {
-        true => Ok(()),
-        false => {
-            let detail = format!("there are {} bytes to encrypt, the key takes {longest}", plain.len());
-            Err(Error::new(ckr::CKR_DATA_LEN_RANGE, detail))
-        }
-    }
+    (plain.len() <= longest).then_some(()).ok_or_else(|| too_long(plain.len(), longest))
+}
+
+fn too_long(length: usize, longest: usize) -> Error {
+    Error::new(ckr::CKR_DATA_LEN_RANGE, format!("there are {length} bytes of data, the key takes {longest}"))
 }

@@ -20,6 +20,7 @@ use super::digest::hashing;
 use super::hash::{HashFunction, Hmac};
 use super::mechanism::{Pss, no_parameter, not_offered, offered, pss};
 use super::public_key::{PublicKey, PublicMaterial};
+use super::rsa::Verifying;
 use super::state::{Operation, State};
 use super::{Error, key_argument, permitted, rsa, wrong_type};
 use crate::blob::Attributes;
@@ -198,7 +199,7 @@ impl Crypto {
 /// How to sign.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Scheme {
-    /// Without a hash of its own it takes a DigestInfo.
+    /// Without a hash of its own it takes data as they are, such as a DigestInfo.
     RsaPkcs(Option<HashFunction>),
     /// Takes a digest or, if it is to hash itself, a message.
     RsaPss {
@@ -222,10 +223,14 @@ impl Scheme {
         };
         let scheme = match number {
             ckm::CKM_RSA_PKCS => Self::RsaPkcs(None),
+            ckm::CKM_SHA1_RSA_PKCS => Self::RsaPkcs(Some(Sha1)),
+            ckm::CKM_SHA224_RSA_PKCS => Self::RsaPkcs(Some(Sha224)),
             ckm::CKM_SHA256_RSA_PKCS => Self::RsaPkcs(Some(Sha256)),
             ckm::CKM_SHA384_RSA_PKCS => Self::RsaPkcs(Some(Sha384)),
             ckm::CKM_SHA512_RSA_PKCS => Self::RsaPkcs(Some(Sha512)),
             ckm::CKM_RSA_PKCS_PSS => return salted(None),
+            ckm::CKM_SHA1_RSA_PKCS_PSS => return salted(Some(Sha1)),
+            ckm::CKM_SHA224_RSA_PKCS_PSS => return salted(Some(Sha224)),
             ckm::CKM_SHA256_RSA_PKCS_PSS => return salted(Some(Sha256)),
             ckm::CKM_SHA384_RSA_PKCS_PSS => return salted(Some(Sha384)),
             ckm::CKM_SHA512_RSA_PKCS_PSS => return salted(Some(Sha512)),
@@ -358,12 +363,9 @@ impl Signer {
                     fixed(signature.as_ref(), curve.field_bytes())
                 }
                 (Scheme::Ed25519, Pair::Ed25519(pair)) => Ok(pair.try_sign(input)?.as_ref().to_vec()),
-                (Scheme::RsaPkcs(Some(hash)), Pair::Rsa(pair)) => rsa::sign_pkcs1(pair, hash, input),
-                (Scheme::RsaPkcs(None), Pair::Rsa(pair)) => {
-                    let (hash, digest) = digest_info(input)?;
-                    rsa::sign_pkcs1(pair, hash, digest)
-                }
-                (Scheme::RsaPss { pss, .. }, Pair::Rsa(pair)) => rsa::sign_pss(pair, pss, input),
+                (Scheme::RsaPkcs(Some(hash)), Pair::Rsa(pair)) => rsa::sign_pkcs1(key, pair, hash, input),
+                (Scheme::RsaPkcs(None), Pair::Rsa(pair)) => rsa::sign_bare(key, pair, input),
+                (Scheme::RsaPss { pss, .. }, Pair::Rsa(pair)) => rsa::sign_pss(key, pair, pss, input),
                 _ => Err(wrong_type(scheme.private_key())),
             },
             (scheme, _) => Err(wrong_type(scheme.private_key())),
@@ -447,15 +449,13 @@ impl Verifier {
                 length(parameters.signature_length())?;
                 check(parameters.verification(), public)
             }
-            (scheme, PublicMaterial::Rsa { modulus, .. }) => {
+            (scheme, PublicMaterial::Rsa { modulus, exponent }) => {
                 length(modulus.len())?;
+                let key = Verifying { spki: &key.spki, modulus, exponent };
                 match scheme {
-                    Scheme::RsaPkcs(Some(hash)) => rsa::verify_pkcs1(&key.spki, hash, input, signature),
-                    Scheme::RsaPkcs(None) => {
-                        let (hash, digest) = digest_info(input)?;
-                        rsa::verify_pkcs1(&key.spki, hash, digest, signature)
-                    }
-                    Scheme::RsaPss { pss, .. } => rsa::verify_pss(&key.spki, pss, input, signature),
+                    Scheme::RsaPkcs(Some(hash)) => rsa::verify_pkcs1(&key, hash, input, signature),
+                    Scheme::RsaPkcs(None) => rsa::verify_bare(&key, input, signature),
+                    Scheme::RsaPss { pss, .. } => rsa::verify_pss(&key, pss, input, signature),
                     _ => Err(wrong_type(scheme.public_key())),
                 }
             }
@@ -476,15 +476,6 @@ fn fitted(digest: &[u8], native: &'static library::Algorithm) -> Result<library:
     fit(digest, native).map_err(|_| {
         let detail = format!("the digest has {} bytes: on P-521 at most 64 are offered", digest.len());
         Error::new(ckr::CKR_DATA_LEN_RANGE, detail)
-    })
-}
-
-fn digest_info(data: &[u8]) -> Result<(HashFunction, &[u8]), Error> {
-    rsa::digest_info(data).ok_or_else(|| {
-        Error::new(
-            ckr::CKR_DATA_INVALID,
-            "CKM_RSA_PKCS signs a DigestInfo of SHA-256, SHA-384 or SHA-512, and these data are none",
-        )
     })
 }
 

@@ -1,0 +1,211 @@
+//! RSA by its numbers (RFC 8017, 5), for what aws-lc-rs does not offer: signatures over whatever the caller padded
+//! or hashed with SHA-1 and SHA-224, which are still asked for outside of TLS, and public exponents but 65537.
+//!
+//! The arithmetic is that of crypto-bigint, whose operations on secrets take a time that does not depend on
+//! their values. What goes in is blinded, and what comes out is checked with the public key before anyone sees
+//! it, so that a fault of the machine gives nothing away. It is several times slower than aws-lc-rs.
+
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::rand;
+use aws_lc_rs::rsa::{KeyPairComponents, PublicKeyComponents};
+use aws_lc_rs::signature::RsaKeyPair;
+use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
+use crypto_bigint::{BoxedUint, ConcatenatingMul, NonZero, Odd, Resize};
+use der::asn1::{AnyRef, OctetStringRef, UintRef};
+use der::{Decode, Reader, SliceReader};
+use zeroize::Zeroizing;
+
+/// The numbers of a private key.
+pub(crate) struct PrivateNumbers {
+    public: PublicNumbers,
+    p: Prime,
+    q: Prime,
+    /// The inverse of q modulo p.
+    q_inverse: Zeroizing<BoxedUint>,
+}
+
+struct Prime {
+    modulus: BoxedMontyParams,
+    /// The private exponent, reduced for this prime.
+    exponent: Zeroizing<BoxedUint>,
+}
+
+impl PrivateNumbers {
+    /// Reads a PKCS#8, which must be sound: this checks nothing.
+    pub(crate) fn read(pkcs8: &[u8]) -> Result<Self, Unspecified> {
+        let [n, e, _, p, q, d_p, d_q, q_inverse] = numbers(pkcs8)?;
+        let prime = |prime: &[u8], exponent: &[u8]| -> Result<Prime, Unspecified> {
+            let modulus = BoxedMontyParams::new(odd(secret(prime, prime.len())?)?);
+            Ok(Prime { modulus, exponent: Zeroizing::new(secret(exponent, prime.len())?) })
+        };
+        Ok(Self {
+            public: PublicNumbers::new(n, e)?,
+            q_inverse: Zeroizing::new(secret(q_inverse, p.len())?),
+            p: prime(p, d_p)?,
+            q: prime(q, d_q)?,
+        })
+    }
+
+    /// RSASP1 and RSADP (RFC 8017, 5.1.2): raises a number below the modulus, as long as that, to the private
+    /// exponent.
+    pub(crate) fn apply(&self, input: &[u8]) -> Result<Vec<u8>, Unspecified> {
+        let modulus = &self.public.modulus;
+        let input = self.public.number(input)?;
+        let blind = self.public.random()?;
+        let blinded = &input * &self.public.raise(&blind);
+        let unblind = Option::<BoxedMontyForm>::from(blind.invert()).ok_or(Unspecified)?;
+
+        let blinded = Zeroizing::new(blinded.retrieve());
+        let (m_p, m_q) = (self.p.raise(&blinded), self.q.raise(&blinded));
+        // The two halves are put together by Garner's formula (RFC 8017, 5.1.2, 2b).
+        let m_q = Zeroizing::new(m_q.retrieve());
+        let difference = &m_p - &self.p.number(&m_q);
+        let h = Zeroizing::new((&difference * &self.p.number(&self.q_inverse)).retrieve());
+        let product = Zeroizing::new(h.concatenating_mul(self.q.modulus.modulus().as_ref()));
+        let sum = Zeroizing::new(product.wrapping_add(&*m_q));
+        let sum = (&*sum).resize(modulus.bits_precision());
+
+        let output = &BoxedMontyForm::new(sum, modulus) * &unblind;
+        if self.public.raise(&output).retrieve() != input.retrieve() {
+            return Err(Unspecified);
+        }
+        self.public.bytes(&output.retrieve())
+    }
+}
+
+impl Prime {
+    fn number(&self, number: &BoxedUint) -> BoxedMontyForm {
+        let modulus = self.modulus.modulus().as_nz_ref();
+        BoxedMontyForm::new(number.rem(modulus), &self.modulus)
+    }
+
+    fn raise(&self, number: &BoxedUint) -> BoxedMontyForm {
+        self.number(number).pow(&self.exponent)
+    }
+}
+
+/// The numbers of a public key.
+pub(crate) struct PublicNumbers {
+    modulus: BoxedMontyParams,
+    exponent: BoxedUint,
+    /// Of the modulus, in bytes.
+    length: usize,
+}
+
+impl PublicNumbers {
+    /// Takes modulus and exponent, big-endian, without leading zeros.
+    pub(crate) fn new(modulus: &[u8], exponent: &[u8]) -> Result<Self, Unspecified> {
+        Ok(Self {
+            length: modulus.len(),
+            modulus: BoxedMontyParams::new_vartime(odd(BoxedUint::from_be_slice_vartime(modulus))?),
+            exponent: BoxedUint::from_be_slice_vartime(exponent),
+        })
+    }
+
+    /// RSAVP1 and RSAEP (RFC 8017, 5.2.2): raises a number below the modulus, as long as that, to the public
+    /// exponent.
+    pub(crate) fn apply(&self, input: &[u8]) -> Result<Vec<u8>, Unspecified> {
+        self.bytes(&self.raise(&self.number(input)?).retrieve())
+    }
+
+    fn number(&self, input: &[u8]) -> Result<BoxedMontyForm, Unspecified> {
+        let number = secret(input, self.length)?;
+        match input.len() == self.length && number < *self.modulus.modulus().as_ref() {
+            true => Ok(BoxedMontyForm::new(number, &self.modulus)),
+            false => Err(Unspecified),
+        }
+    }
+
+    fn raise(&self, number: &BoxedMontyForm) -> BoxedMontyForm {
+        number.pow_bounded_exp(&self.exponent, self.exponent.bit_width_vartime())
+    }
+
+    /// A number below the modulus, all of them alike to within 2^-64.
+    fn random(&self) -> Result<BoxedMontyForm, Unspecified> {
+        let mut bytes = Zeroizing::new(vec![0; self.length + 8]);
+        rand::fill(&mut bytes)?;
+        let wide = Zeroizing::new(secret(&bytes, bytes.len())?);
+        let number = wide.rem(self.modulus.modulus().as_nz_ref());
+        Ok(BoxedMontyForm::new(number.resize(self.modulus.bits_precision()), &self.modulus))
+    }
+
+    fn bytes(&self, number: &BoxedUint) -> Result<Vec<u8>, Unspecified> {
+        let bytes = number.to_be_bytes();
+        let start = bytes.len().checked_sub(self.length).ok_or(Unspecified)?;
+        Ok(bytes[start..].to_vec())
+    }
+}
+
+/// The same primes with another public exponent; none if that has no inverse for them.
+///
+/// # Errors
+/// If the PKCS#8 cannot be read, or the library does not accept the outcome.
+pub(crate) fn with_exponent(pkcs8: &[u8], exponent: u64) -> Result<Option<RsaKeyPair>, Unspecified> {
+    let [n, _, _, p, q, _, _, q_inverse] = numbers(pkcs8)?;
+    let exponent = exponent.to_be_bytes();
+    let not_zero = |number: BoxedUint| -> Result<Zeroizing<NonZero<BoxedUint>>, Unspecified> {
+        Option::from(NonZero::new(number)).map(Zeroizing::new).ok_or(Unspecified)
+    };
+    let minus_one = |prime: &[u8]| {
+        not_zero(secret(prime, n.len())?.wrapping_sub(BoxedUint::one_with_precision(64)))
+    };
+    let (p_1, q_1) = (minus_one(p)?, minus_one(q)?);
+    let totient = not_zero(p_1.wrapping_mul(&**q_1))?;
+    let inverse: Option<BoxedUint> = secret(&exponent, n.len())?.invert_mod(&totient).into();
+    let Some(d) = inverse.map(Zeroizing::new) else { return Ok(None) };
+    let bytes = |number: &BoxedUint| {
+        let bytes = Zeroizing::new(number.to_be_bytes().to_vec());
+        Zeroizing::new(trimmed(&bytes).to_vec())
+    };
+    let d_p = bytes(&Zeroizing::new(d.rem(&*p_1)));
+    let d_q = bytes(&Zeroizing::new(d.rem(&*q_1)));
+    let d = bytes(&d);
+    let pair = RsaKeyPair::from_components(&KeyPairComponents {
+        public_key: PublicKeyComponents { n, e: trimmed(&exponent) },
+        d: d.as_slice(),
+        p,
+        q,
+        dP: d_p.as_slice(),
+        dQ: d_q.as_slice(),
+        qInv: q_inverse,
+    })?;
+    Ok(Some(pair))
+}
+
+/// The numbers of an RSAPrivateKey (RFC 8017, A.1.2) within a PKCS#8: n, e, d, p, q, dP, dQ, qInv.
+fn numbers(pkcs8: &[u8]) -> Result<[&[u8]; 8], Unspecified> {
+    let read = || -> der::Result<[&[u8]; 8]> {
+        let key = SliceReader::new(pkcs8)?.sequence(|fields| {
+            u8::decode(fields)?;
+            AnyRef::decode(fields)?;
+            let key = <&OctetStringRef>::decode(fields)?;
+            while !fields.is_finished() {
+                AnyRef::decode(fields)?;
+            }
+            Ok::<_, der::Error>(key)
+        })?;
+        SliceReader::new(key.as_bytes())?.sequence(|fields| {
+            u8::decode(fields)?;
+            let mut numbers = [&[][..]; 8];
+            for number in &mut numbers {
+                *number = UintRef::decode(fields)?.as_bytes();
+            }
+            Ok(numbers)
+        })
+    };
+    read().map_err(|_| Unspecified)
+}
+
+/// A number with room for `length` bytes, whatever its own length.
+fn secret(bytes: &[u8], length: usize) -> Result<BoxedUint, Unspecified> {
+    let bits = u32::try_from(length * 8)?;
+    BoxedUint::from_be_slice(bytes, bits).map_err(|_| Unspecified)
+}
+
+fn odd(number: BoxedUint) -> Result<Odd<BoxedUint>, Unspecified> {
+    Option::from(Odd::new(number)).ok_or(Unspecified)
+}
+
+fn trimmed(bytes: &[u8]) -> &[u8] {
+    &bytes[bytes.iter().take_while(|byte| **byte == 0).count()..]
+}
