@@ -146,9 +146,8 @@ pub(crate) fn with_exponent(pkcs8: &[u8], exponent: u64) -> Result<Option<RsaKey
     let not_zero = |number: BoxedUint| -> Result<Zeroizing<NonZero<BoxedUint>>, Unspecified> {
         Option::from(NonZero::new(number)).map(Zeroizing::new).ok_or(Unspecified)
     };
-    let minus_one = |prime: &[u8]| {
-        not_zero(secret(prime, n.len())?.wrapping_sub(BoxedUint::one_with_precision(64)))
-    };
+    let minus_one =
+        |prime: &[u8]| not_zero(secret(prime, n.len())?.wrapping_sub(BoxedUint::one_with_precision(64)));
     let (p_1, q_1) = (minus_one(p)?, minus_one(q)?);
     let totient = not_zero(p_1.wrapping_mul(&**q_1))?;
     let inverse: Option<BoxedUint> = secret(&exponent, n.len())?.invert_mod(&totient).into();
@@ -208,4 +207,71 @@ fn odd(number: BoxedUint) -> Result<Odd<BoxedUint>, Unspecified> {
 
 fn trimmed(bytes: &[u8]) -> &[u8] {
     &bytes[bytes.iter().take_while(|byte| **byte == 0).count()..]
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rsa::KeySize;
+    use keyward_proto::PublicKey;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::key::Key;
+
+    fn numbers_of(pair: RsaKeyPair) -> PrivateNumbers {
+        PrivateNumbers::read(&Key::from_rsa(pair).unwrap().to_pkcs8().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_private_undoes_the_public_exponent() {
+        let numbers = numbers_of(RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
+        let modulus = numbers.public.bytes(numbers.public.modulus.modulus().as_ref()).unwrap();
+        let (mut one, mut last) = ([0; 256], modulus.clone());
+        one[255] = 1;
+        last[255] -= 1;
+        let mut middle = [0x55; 256];
+        middle[0] = 0;
+        for input in [[0; 256].as_slice(), &one, &middle, &last] {
+            // Zero has no inverse, so only it would show a blinding that is not undone.
+            let output = numbers.apply(input).unwrap();
+            assert_eq!(numbers.public.apply(&output).unwrap(), input);
+        }
+        for wrong in [modulus.as_slice(), &[0xff; 256], &one[1..], &[0; 257], &[]] {
+            assert!(numbers.apply(wrong).is_err());
+            assert!(numbers.public.apply(wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn a_fault_gives_nothing_away() {
+        let mut numbers = numbers_of(RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
+        // One wrong bit in one half of the computation, as a fault of the machine would make it.
+        let flipped = numbers.p.exponent.wrapping_add(BoxedUint::one_with_precision(64));
+        numbers.p.exponent = Zeroizing::new(flipped);
+        assert!(numbers.apply(&[1; 256]).is_err());
+    }
+
+    #[test]
+    fn another_exponent_keeps_the_modulus() {
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let pkcs8 = Key::from_rsa(pair.clone()).unwrap().to_pkcs8().unwrap();
+        // A prime of 32 bits divides neither p - 1 nor q - 1 but once in a billion times.
+        let other = with_exponent(&pkcs8, 4_294_967_291).unwrap().unwrap();
+        let public = |pair| match PublicKey::from_spki(Key::from_rsa(pair).unwrap().spki()).unwrap() {
+            PublicKey::Rsa { modulus, exponent } => (modulus, exponent),
+            other => panic!("{other:?}"),
+        };
+        let ((modulus, _), (same, exponent)) = (public(pair), public(other));
+        assert_eq!(same, modulus);
+        assert_eq!(exponent, [0xff, 0xff, 0xff, 0xfb]);
+        // Both p - 1 and q - 1 are even.
+        assert!(with_exponent(&pkcs8, 65_536).unwrap().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_no_key(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert!(PrivateNumbers::read(&bytes).is_err());
+        }
+    }
 }

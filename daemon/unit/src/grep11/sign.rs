@@ -496,3 +496,57 @@ fn fixed(signature: &[u8], length: usize) -> Result<Vec<u8>, Error> {
     }
     Ok(joined)
 }
+
+#[cfg(test)]
+mod tests {
+    use core::num::NonZeroUsize;
+
+    use keyward_grep11::attribute_value::OneAttr;
+    use keyward_grep11::{AttributeValue, GenerateKeyPairRequest, cka};
+    use ml_dsa::{EncodedVerifyingKey, MlDsa44, MlDsa65, MlDsa87, MlDsaParams, VerifyingKey};
+
+    use super::*;
+    use crate::{MasterKey, Unit};
+
+    fn verifies<P: MlDsaParams>(public: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        let public = EncodedVerifyingKey::<P>::try_from(public).unwrap();
+        let signature = ml_dsa::Signature::<P>::try_from(signature).unwrap();
+        VerifyingKey::<P>::decode(&public).verify_with_context(message, &[], &signature)
+    }
+
+    #[test]
+    fn another_library_verifies_ml_dsa() {
+        let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
+        let crypto = Crypto::new(unit);
+        let mechanism = |number| Some(Mechanism { mechanism: number, parameter: None });
+        for parameters in 1..=3 {
+            let set = AttributeValue { one_attr: Some(OneAttr::AttributeI(parameters)) };
+            let pair = crypto
+                .generate_key_pair(GenerateKeyPairRequest {
+                    mech: mechanism(ckm::CKM_IBM_ML_DSA_KEY_PAIR_GEN),
+                    pub_key_template: [(cka::CKA_IBM_PARAMETER_SET, set)].into(),
+                    ..GenerateKeyPairRequest::default()
+                })
+                .unwrap();
+            let signed = crypto
+                .sign_single(SignSingleRequest {
+                    mech: mechanism(ckm::CKM_IBM_ML_DSA),
+                    data: b"message".to_vec(),
+                    priv_key: pair.priv_key,
+                    ..SignSingleRequest::default()
+                })
+                .unwrap();
+            let PublicMaterial::MlDsa(_, public) = crypto.public_key(&pair.pub_key_bytes).unwrap().material
+            else {
+                panic!("not a public key of ML-DSA")
+            };
+            let verifies = match parameters {
+                1 => verifies::<MlDsa44>,
+                2 => verifies::<MlDsa65>,
+                _ => verifies::<MlDsa87>,
+            };
+            assert!(verifies(&public, b"message", &signed.signature), "set {parameters}");
+            assert!(!verifies(&public, b"another", &signed.signature), "set {parameters}");
+        }
+    }
+}
