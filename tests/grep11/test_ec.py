@@ -219,6 +219,13 @@ class Agreement(Suite):
                     mech("CKM_ECDH1_DERIVE", iv=point[:-1] + bytes([point[-1] ^ 1])),
                     private,
                 )
+                unused = pb.ECDH1DeriveParm(Kdf=1, PublicData=point, SharedData=b"unused")
+                self.refused(
+                    "CKR_MECHANISM_PARAM_INVALID",
+                    self.agreed,
+                    mech("CKM_ECDH1_DERIVE", ECDH1DeriveParameter=unused),
+                    private,
+                )
                 self.refused(
                     "CKR_KEY_SIZE_RANGE",
                     self.agreed,
@@ -226,6 +233,30 @@ class Agreement(Suite):
                     private,
                     CKA_VALUE_LEN=67,
                 )
+
+    def test_points_that_look_like_something_else(self):
+        # Each begins as an OCTET STRING of the length that it has would.
+        for curve, second in (("P-256", 0x3F), ("P-384", 0x5F)):
+            private, public_key = c().ec(OIDS[curve], CKA_DERIVE=True)
+            point = b"\x04"
+            while point[1:2] != bytes([second]):
+                peer = ec.generate_private_key(CURVES[curve][0]())
+                point = peer.public_key().public_bytes(
+                    serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+                )
+            shared = peer.exchange(ec.ECDH(), public(public_key))
+            for sent in (point, bytes([4, len(point)]) + point):
+                self.assertEqual(self.agreed(mech("CKM_ECDH1_DERIVE", iv=sent), private), shared)
+        private = bytes(range(32))
+        key, _ = c().take_in(
+            bytes.fromhex("302e020100300506032b656e04220420") + private, "CKK_EC", CKA_DERIVE=True
+        )
+        point = bytes([4, 30]) + bytes(range(30))
+        shared = x25519.X25519PrivateKey.from_private_bytes(private).exchange(
+            x25519.X25519PublicKey.from_public_bytes(point)
+        )
+        for sent in (point, bytes([4, 32]) + point):
+            self.assertEqual(self.agreed(mech("CKM_IBM_EC_X25519", iv=sent), key), shared)
 
     def x963(self, private, point, shared):
         for kdf, hash_type in (

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import grep11_pb2 as pb
 from client import OIDS, first_element, mech, number, oaep, standard
-from suite import MESSAGE, Suite, after, c, other, public
+from suite import MESSAGE, Suite, after, c, digest, other, public
 
 CBC = mech("CKM_AES_CBC_PAD", iv=bytes(range(16)))
 ECB = mech("CKM_AES_ECB")
@@ -47,9 +47,13 @@ class Generate(Suite):
             key, check_sum = c().generate_key("CKM_AES_KEY_GEN", CKA_VALUE_LEN=length)
             zeros = c().encrypt(ECB, key, bytes(16))
             self.assertEqual(check_sum, zeros[:3] + (8 * length).to_bytes(4, "big"))
-        for length in (1, 20, 4096):
+        for length in (1, 7, 8, 20, 4096):
             _, check_sum = c().generate_key("CKM_GENERIC_SECRET_KEY_GEN", CKA_VALUE_LEN=length)
             self.assertEqual(check_sum[3:], (8 * length).to_bytes(4, "big"))
+            if length < 8:
+                self.assertEqual(check_sum[:3], bytes(3))
+        _, check_sum = c().take_in(b"secret value", "CKK_GENERIC_SECRET")
+        self.assertEqual(check_sum[:3], digest("SHA_1", b"secret value")[:3])
 
     def test_sizes_that_do_not_exist(self):
         for length in (1, 15, 17, 33, 1 << 40):
@@ -85,8 +89,16 @@ class Generate(Suite):
         self.refused("CKR_ATTRIBUTE_TYPE_INVALID", aes, CKA_VALUE=bytes(32))
         self.refused("CKR_ATTRIBUTE_VALUE_INVALID", aes, CKA_SIGN=b"yes")
         self.refused("CKR_ATTRIBUTE_VALUE_INVALID", aes, CKA_IBM_ATTRBOUND=True)
-        for name in ("CKA_LOCAL", "CKA_NEVER_EXTRACTABLE", "CKA_TRUSTED"):
-            self.refused("CKR_ATTRIBUTE_READ_ONLY", aes, **{name: True})
+        self.refused("CKR_ATTRIBUTE_READ_ONLY", aes, CKA_LOCAL=False)
+        self.refused("CKR_ATTRIBUTE_READ_ONLY", aes, CKA_TRUSTED=True)
+        self.refused("CKR_ATTRIBUTE_READ_ONLY", aes, CKA_NEVER_EXTRACTABLE=False)
+        self.refused("CKR_ATTRIBUTE_READ_ONLY", aes, CKA_NEVER_EXTRACTABLE=True, CKA_EXTRACTABLE=True)
+        # They may be there if they are right.
+        aes(CKA_LOCAL=True, CKA_NEVER_EXTRACTABLE=True, CKA_TRUSTED=False)
+        self.refused("CKR_ATTRIBUTE_READ_ONLY", c().take_in, bytes(16), "CKK_AES", CKA_LOCAL=True)
+        c().take_in(bytes(16), "CKK_AES", CKA_LOCAL=False)
+        self.refused("CKR_CURVE_NOT_SUPPORTED", c().ec, b"x" * 64)
+        self.assertNotIn("xxx", self.refused("CKR_DOMAIN_PARAMS_INVALID", c().ec, b"x" * 65))
         too_many = {number("CKA_SIGN") if i == 0 else 0x9000_0000 + i: True for i in range(100)}
         self.refused(
             "CKR_TEMPLATE_INCONSISTENT",
@@ -312,8 +324,11 @@ class Attributes(Suite):
         kept = self.changed(key, CKA_EXTRACTABLE=False)
         self.refused("CKR_KEY_UNEXTRACTABLE", c().call, "WrapKey", Mech=CBC, Key=kept, KeK=c().kek())
         self.refused("CKR_ATTRIBUTE_READ_ONLY", self.changed, kept, CKA_EXTRACTABLE=True)
-        self.refused("CKR_ATTRIBUTE_READ_ONLY", self.changed, key, CKA_LOCAL=True)
+        self.refused("CKR_ATTRIBUTE_READ_ONLY", self.changed, key, CKA_LOCAL=False)
+        self.refused("CKR_ATTRIBUTE_READ_ONLY", self.changed, key, CKA_TRUSTED=True)
         self.refused("CKR_ATTRIBUTE_READ_ONLY", self.changed, key, CKA_VALUE_LEN=16)
+        for name, value in (("CKA_SENSITIVE", False), ("CKA_TOKEN", True), ("CKA_LABEL", b"name")):
+            self.refused("CKR_ATTRIBUTE_READ_ONLY", self.changed, key, **{name: value})
         fixed = self.changed(key, CKA_MODIFIABLE=False)
         self.refused("CKR_ATTRIBUTE_READ_ONLY", self.changed, fixed, CKA_ENCRYPT=False)
         self.refused("CKR_ATTRIBUTE_READ_ONLY", self.changed, fixed, CKA_MODIFIABLE=True)

@@ -15,6 +15,10 @@ class Mechanisms(Suite):
             self.assertLessEqual(info.MinKeySize, info.MaxKeySize)
         info = c().call("GetMechanismInfo", Mech=number("CKM_AES_KEY_GEN")).MechInfo
         self.assertEqual((info.MinKeySize, info.MaxKeySize, info.Flags), (16, 32, 32768))
+        # Clients compare these two things with what IBM's server says.
+        info = c().call("GetMechanismInfo", Mech=number("CKM_RSA_PKCS")).MechInfo
+        self.assertEqual((info.MinKeySize, info.MaxKeySize), (512, 4096))
+        self.assertEqual(c().call("GetMechanismList").Mechs[0], number("CKM_RSA_PKCS"))
 
     def test_what_is_not_offered_is_absent_and_refused(self):
         offered = set(c().call("GetMechanismList").Mechs)

@@ -19,6 +19,20 @@ def hashed(name):
     return "CKM_SHA1_RSA_PKCS" if name == "SHA_1" else f"CKM_{name}_RSA_PKCS"
 
 
+def der(tag, content):
+    length = len(content)
+    if length < 128:
+        return bytes([tag, length]) + content
+    return bytes([tag, 0x82]) + length.to_bytes(2, "big") + content
+
+
+def spki(n, e):
+    """A SubjectPublicKeyInfo of RSA with numbers that no library would take."""
+    numbers = b"".join(der(2, number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in (n, e))
+    algorithm = bytes.fromhex("300d06092a864886f70d0101010500")
+    return der(0x30, algorithm + der(3, b"\0" + der(0x30, numbers)))
+
+
 class Signatures(Suite):
     @classmethod
     def setUpClass(cls):
@@ -118,6 +132,24 @@ class Signatures(Suite):
         self.refused("CKR_SIGNATURE_INVALID", c().call, "VerifyFinal", State=state, Signature=wrong)
         self.refused("CKR_SIGNATURE_INVALID", c().verify, mechanism, key, b"another", signature)
         self.refused("CKR_SIGNATURE_LEN_RANGE", c().verify, mechanism, key, MESSAGE, signature[1:])
+
+    def test_old_signatures_are_verified(self):
+        for bits in (512, 1024, 1536):
+            private = rsa.generate_private_key(65537, bits)
+            key = private.public_key().public_bytes(
+                serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+            signature = private.sign(MESSAGE, padding.PKCS1v15(), hashes.SHA256())
+            info = DIGEST_INFO["SHA256"] + digest("SHA256", MESSAGE)
+            c().verify("CKM_RSA_PKCS", key, info, signature)
+            self.refused("CKR_SIGNATURE_INVALID", c().verify, "CKM_RSA_PKCS", key, info, bytes(bits // 8))
+            self.refused("CKR_KEY_SIZE_RANGE", c().verify, "CKM_SHA256_RSA_PKCS", key, MESSAGE, signature)
+            self.refused("CKR_KEY_SIZE_RANGE", c().call, "UnwrapKey", Mech=mech("CKM_IBM_TRANSPORTKEY"), Wrapped=key)
+
+    def test_public_keys_that_are_none(self):
+        modulus = rsa.generate_private_key(65537, 2048).public_key().public_numbers().n
+        for n, e in ((modulus + 1, 65537), (modulus, 65536), (modulus, 1), (modulus >> 1800 | 1, 65537)):
+            self.refused("CKR_PUBLIC_KEY_INVALID", c().verify, "CKM_RSA_PKCS", spki(n, e), b"x", bytes(256))
 
     def test_permission_and_type(self):
         private, key = c().rsa(CKA_SIGN=False)

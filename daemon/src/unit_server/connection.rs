@@ -1,28 +1,58 @@
-//! A connection that can be cut from within a call.
+//! Connections: how many, for how long, and that one can be cut from within a call.
 
+use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
+use core::time::Duration;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::net::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::transport::server::Connected;
 
-/// A TCP connection of a client.
+/// Accepts connections until nobody takes them any more. While there are as many as may be, others wait.
+pub(crate) async fn accept(listener: TcpListener, connections: mpsc::Sender<io::Result<Connection>>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = connections.closed() => return,
+        };
+        match accepted.and_then(|(stream, _)| Connection::new(stream, place)) {
+            Ok(connection) => {
+                if connections.send(Ok(connection)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                // Most likely there are no descriptors, and there will not be any more in a microsecond.
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A TCP connection of a client. Ends if nothing was heard for [`SILENCE`].
 pub(crate) struct Connection {
     stream: TcpStream,
     cut: Cut,
+    silence: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
     /// # Errors
     /// If there is no descriptor left for the handle to cut it by.
-    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
+    fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
         let cut = Cut(Arc::new(stream.as_fd().try_clone_to_owned()?));
-        Ok(Self { stream, cut })
+        Ok(Self { stream, cut, silence: Box::pin(sleep(SILENCE)), _place: place })
     }
 }
 
@@ -52,7 +82,13 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_ready() {
+            self.silence.as_mut().reset(Instant::now() + SILENCE);
+        } else if self.silence.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 
@@ -85,3 +121,9 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+const MAX_CONNECTIONS: usize = 1024;
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long nothing may be heard from a client. Once HTTP/2 is spoken a live one answers a ping every 30 seconds, so
+/// this ends the others.
+const SILENCE: Duration = Duration::from_secs(60);

@@ -22,17 +22,18 @@ use keyward_unit::grep11::Crypto;
 use keyward_unit::{MasterKey, Unit};
 use sd_notify::NotifyState;
 use thiserror::Error;
-use tokio_stream::StreamExt;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinError;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
 use crate::run::{self, Asked, ServeError, Signals};
 use crate::{exit, hardening};
-use connection::Connection;
 use service::Service;
 use tokens::Tokens;
 
@@ -83,9 +84,10 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
     let served = runtime.block_on(async {
         let mut signals = Signals::new().map_err(ServeError::Runtime)?;
         let failed = |reason| UnitServerError::Listen(options.listen, reason);
-        let incoming = TcpIncoming::bind(options.listen).map_err(failed)?.with_nodelay(Some(true));
-        let address = incoming.local_addr().map_err(failed)?;
-        let incoming = incoming.map(|stream| stream.and_then(Connection::new));
+        let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (connections, incoming) = mpsc::channel(1);
+        tokio::spawn(connection::accept(listener, connections));
 
         let mut server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -98,8 +100,8 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let crypto = CryptoServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);
-        let crypto =
-            InterceptedService::new(crypto, move |request| tokens::check(tokens.as_deref(), request));
+        let admission = move |request| tokens::check(tokens.as_deref(), request);
+        let crypto = InterceptedService::new(crypto, admission.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<CryptoServer<Service>>().await;
         // Tools are divided on the version.
@@ -112,17 +114,29 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let old_reflection = options.reflection.then(|| describe().build_v1alpha()).transpose()?;
         let stop = CancellationToken::new();
         let router = server.add_service(health_service).add_service(crypto);
-        let router = router.add_optional_service(reflection).add_optional_service(old_reflection);
-        let serving =
-            tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
+        let router = router
+            .add_optional_service(
+                reflection.map(|service| InterceptedService::new(service, admission.clone())),
+            )
+            .add_optional_service(old_reflection.map(|service| InterceptedService::new(service, admission)));
+        let incoming = ReceiverStream::new(incoming);
+        let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let mut serving = tokio::spawn(serving);
 
         run::notify(&[NotifyState::Ready]);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), %wkid, listen = %address, "ready");
-        while signals.next().await != Asked::Stop {}
+        loop {
+            tokio::select! {
+                asked = signals.next() => if asked == Asked::Stop { break },
+                ended = &mut serving => return Err(UnitServerError::ended(ended)),
+            }
+        }
         run::notify(&[NotifyState::Stopping]);
+        health.set_not_serving::<CryptoServer<Service>>().await;
         stop.cancel();
         match tokio::time::timeout(DRAIN, serving).await {
-            Ok(_) => tracing::info!("stopped"),
+            Ok(Ok(Ok(()))) => tracing::info!("stopped"),
+            Ok(ended) => return Err(UnitServerError::ended(ended)),
             Err(_) => tracing::warn!("stopped with calls unanswered after {DRAIN:?}"),
         }
         Ok(())
@@ -135,6 +149,8 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
 /// Why the server did not start.
 #[derive(Debug, Error)]
 pub(crate) enum UnitServerError {
+    #[error("the server ended: {0}")]
+    Ended(String),
     #[error("cannot listen on {}: {}", .0, .1)]
     Listen(SocketAddr, #[source] io::Error),
     #[error(transparent)]
@@ -158,6 +174,15 @@ pub(crate) enum UnitServerError {
 }
 
 impl UnitServerError {
+    /// The server ended, and not because it was asked to.
+    fn ended(ended: Result<Result<(), tonic::transport::Error>, JoinError>) -> Self {
+        Self::Ended(match ended {
+            Ok(Ok(())) => "it accepts no more connections".into(),
+            Ok(Err(error)) => chain(&error),
+            Err(error) => error.to_string(),
+        })
+    }
+
     /// The status that the process ends with, from sysexits(3).
     pub(crate) fn status(&self) -> u8 {
         match self {
@@ -168,7 +193,7 @@ impl UnitServerError {
             Self::MasterKey(_) | Self::Tls(_) | Self::Tokens(_) => exit::CONFIG,
             Self::PlaintextOutside(_) => exit::USAGE,
             Self::Read(..) => exit::NO_INPUT,
-            Self::Reflection(_) => exit::SOFTWARE,
+            Self::Ended(_) | Self::Reflection(_) => exit::SOFTWARE,
             Self::Start(error) => error.status(),
         }
     }

@@ -1,10 +1,13 @@
 //! The service `grep11.Crypto`: hands each call to the unit, and turns an error into the status of a call.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread;
 
 use keyward_grep11::{self as proto, ERROR_TYPE_URL, Grep11Error, ckr, crypto_server};
 use keyward_unit::grep11::{Crypto, Error};
 use prost::Message;
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 
 use super::simulator::{Simulation, Simulator};
@@ -13,30 +16,44 @@ use super::simulator::{Simulation, Simulator};
 pub(crate) struct Service {
     crypto: Arc<Crypto>,
     simulator: Option<Simulator>,
+    /// One place for each long call that may be at work at a time.
+    long_calls: Semaphore,
 }
 
 impl Service {
     pub(crate) fn new(crypto: Crypto, simulation: &Simulation) -> Self {
-        Self { crypto: Arc::new(crypto), simulator: Simulator::new(simulation) }
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            crypto: Arc::new(crypto),
+            simulator: Simulator::new(simulation),
+            long_calls: Semaphore::new(processors),
+        }
     }
 
     /// Answers a call where it is, or on a thread apart if it takes long.
-    async fn call<Q: Send + 'static, R: Send + 'static>(
+    async fn call<Q: Message + 'static, R: Send + 'static>(
         &self,
         rpc: &'static str,
         request: Request<Q>,
         answer: fn(&Crypto, Q) -> Result<R, Error>,
     ) -> Result<Response<R>, Status> {
         let (_, extensions, request) = request.into_parts();
+        let length = request.encoded_len();
         if let Some(simulator) = &self.simulator {
             simulator.before(rpc, &extensions).await.map_err(|error| status(&error))?;
         }
-        let answered = if rpc == LONG {
+        // A mistake in one call must not take the connection down, and with it all others.
+        let fenced = move |crypto: &Crypto| {
+            catch_unwind(AssertUnwindSafe(|| answer(crypto, request))).unwrap_or_else(|_| Err(given_up()))
+        };
+        let answered = if LONG.contains(&rpc) || length > LONG_REQUEST {
             let crypto = Arc::clone(&self.crypto);
-            let answered = tokio::task::spawn_blocking(move || answer(&crypto, request)).await;
-            answered.unwrap_or_else(|_| Err(Error::new(ckr::CKR_GENERAL_ERROR, "the call was given up")))
+            let place = self.long_calls.acquire().await;
+            let answered = tokio::task::spawn_blocking(move || fenced(&crypto)).await;
+            drop(place);
+            answered.unwrap_or_else(|_| Err(given_up()))
         } else {
-            answer(&self.crypto, request)
+            fenced(&self.crypto)
         };
         answered.map(Response::new).map_err(|error| {
             tracing::debug!(rpc, %error, "refused");
@@ -108,8 +125,14 @@ rpcs! {
     rewrap_key_blob: "RewrapKeyBlob", RewrapKeyBlobRequest -> RewrapKeyBlobResponse;
 }
 
-/// RSA keys take up to seconds to make.
-const LONG: &str = "GenerateKeyPair";
+/// Calls that take long: RSA keys take up to seconds to make, and milliseconds to check.
+const LONG: &[&str] = &["GenerateKeyPair", "UnwrapKey"];
+/// Length of requests of which much is to be hashed, encrypted or decrypted, in bytes.
+const LONG_REQUEST: usize = 128 * 1024;
+
+fn given_up() -> Error {
+    Error::new(ckr::CKR_GENERAL_ERROR, "the call was given up, which should never happen; please report it")
+}
 
 /// The status of a call that failed: the number in a detail, its name in the message.
 pub(crate) fn status(error: &Error) -> Status {

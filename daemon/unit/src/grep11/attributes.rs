@@ -58,7 +58,8 @@ impl Crypto {
     ) -> Result<SetAttributeValueResponse, Error> {
         let changes = Template::read(request.attributes, request.attributes_bytes)?;
         if changes.has_more_than_booleans() {
-            return Err(Error::new(ckr::CKR_ATTRIBUTE_READ_ONLY, "only boolean attributes can be changed"));
+            let detail = "only boolean attributes that say what a key may do can be changed";
+            return Err(Error::new(ckr::CKR_ATTRIBUTE_READ_ONLY, detail));
         }
         if is_public(&request.object) {
             let key = self.public_key(&request.object)?;
@@ -113,9 +114,13 @@ impl Crypto {
             cka::CKA_CLASS => integer(key.class),
             cka::CKA_KEY_TYPE => integer(key.key_type),
             cka::CKA_TOKEN => Ok(OneAttr::AttributeTf(false)),
-            cka::CKA_PRIVATE | cka::CKA_SENSITIVE | cka::CKA_ALWAYS_SENSITIVE => {
-                Ok(OneAttr::AttributeTf(secret))
-            }
+            cka::CKA_PRIVATE | cka::CKA_SENSITIVE => Ok(OneAttr::AttributeTf(secret)),
+            // A key that was taken in has been elsewhere (PKCS #11 2.40, 4.10.2).
+            cka::CKA_ALWAYS_SENSITIVE => Ok(OneAttr::AttributeTf(
+                secret
+                    && (key.attributes.has(Attributes::LOCAL)
+                        || key.attributes.has(Attributes::NEVER_EXTRACTABLE)),
+            )),
             cka::CKA_VALUE | cka::CKA_PRIVATE_EXPONENT if secret => Err(Error::new(
                 ckr::CKR_ATTRIBUTE_SENSITIVE,
                 format!("{} of a private or secret key is not told to anybody", name(number)),
@@ -185,6 +190,7 @@ fn bare() -> Error {
 }
 
 fn changed(from: Attributes, changes: &Template) -> Result<Attributes, Error> {
+    changes.agrees(from)?;
     let mut to = from;
     for (number, value) in changes.booleans() {
         let after = apply(to, number, value)?;

@@ -13,7 +13,7 @@ use keyward_grep11::{
     EncryptUpdateRequest, EncryptUpdateResponse, Mechanism, ReencryptSingleRequest, ReencryptSingleResponse,
     ckf, ckm, ckr,
 };
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::Crypto;
 use super::hash::HashFunction;
@@ -173,7 +173,7 @@ impl Crypto {
         match Cipher::of(mechanism)? {
             Cipher::Rsa(padding) => {
                 let pkcs8 = rsa_key(&object, uses.decryption)?;
-                Ok(Zeroizing::new(rsa::decrypt(&pkcs8, &padding, encrypted)?))
+                rsa::decrypt(&pkcs8, &padding, encrypted)
             }
             Cipher::Aes(mode, iv) => {
                 let key = aes_key(&object, uses.decryption)?;
@@ -225,10 +225,11 @@ impl Crypto {
             Operation::Encrypt => blocks.encrypt(data)?,
             _ => blocks.decrypt(data)?,
         };
-        let (chain, rest) = (blocks.chain.to_vec(), blocks.rest.to_vec());
+        let (chain, rest) = (blocks.chain.to_vec(), Zeroizing::new(blocks.rest.to_vec()));
         state.chain = chain;
-        state.rest = rest;
-        state.started = true;
+        state.rest.zeroize();
+        state.rest.extend_from_slice(&rest);
+        state.started |= !data.is_empty();
         Ok((self.wrap_state(&state)?, out))
     }
 
@@ -464,7 +465,8 @@ fn algorithm(key: &[u8]) -> Result<&'static Algorithm, Error> {
     }
 }
 
-/// The check value of a secret key: three bytes.
+/// The check value of a secret key: three bytes. That of a generic secret of fewer than eight bytes is zeros, for
+/// such a secret could be found by trying them all.
 pub(crate) fn check_value(secret: &Secret) -> Result<Vec<u8>, Error> {
     let mut value = match secret.kind {
         SecretKind::Aes => {
@@ -473,6 +475,7 @@ pub(crate) fn check_value(secret: &Secret) -> Result<Vec<u8>, Error> {
             EncryptingKey::ecb(key)?.less_safe_encrypt(&mut block, EncryptionContext::None)?;
             block
         }
+        SecretKind::Generic if secret.value.len() < 8 => vec![0; 3],
         SecretKind::Generic => HashFunction::Sha1.of(&secret.value),
     };
     value.truncate(3);

@@ -45,6 +45,7 @@ impl Crypto {
         let never =
             base.attributes.has(Attributes::NEVER_EXTRACTABLE) && !attributes.has(Attributes::EXTRACTABLE);
         let attributes = attributes.with(Attributes::NEVER_EXTRACTABLE, never);
+        template.agrees(attributes)?;
 
         let parameter = Agreement::of(&mechanism)?;
         let shared = agree(&private, parameter.peer)?;
@@ -82,11 +83,18 @@ impl Crypto {
 }
 
 /// The private key of an agreement, as the library takes it.
-fn private_key(mechanism: &Mechanism, base: &Object) -> Result<PrivateKey, Error> {
+struct Private {
+    key: PrivateKey,
+    /// Length of the points of its curve, in bytes.
+    point: usize,
+}
+
+fn private_key(mechanism: &Mechanism, base: &Object) -> Result<Private, Error> {
     match &base.material {
         Material::X25519(key) => {
             let seed = key.seed()?;
-            Ok(PrivateKey::from_private_key(&agreement::X25519, seed.as_ref())?)
+            let key = PrivateKey::from_private_key(&agreement::X25519, seed.as_ref())?;
+            Ok(Private { key, point: 32 })
         }
         Material::Key(key) if mechanism.mechanism == ckm::CKM_ECDH1_DERIVE => {
             let Pair::Ec(curve, _) = key.pair() else {
@@ -97,7 +105,8 @@ fn private_key(mechanism: &Mechanism, base: &Object) -> Result<PrivateKey, Error
                 Curve::P384 => &agreement::ECDH_P384,
                 Curve::P521 => &agreement::ECDH_P521,
             };
-            Ok(PrivateKey::from_private_key_der(algorithm, &key.to_pkcs8()?)?)
+            let key = PrivateKey::from_private_key_der(algorithm, &key.to_pkcs8()?)?;
+            Ok(Private { key, point: 1 + 2 * curve.field_bytes() })
         }
         Material::Koblitz(_) if mechanism.mechanism == ckm::CKM_ECDH1_DERIVE => Err(Error::new(
             ckr::CKR_CURVE_NOT_SUPPORTED,
@@ -133,6 +142,12 @@ impl<'m> Agreement<'m> {
             Ok(KeyDerivationFunction::CkdSha512Kdf) => Some(HashFunction::Sha512),
             _ => return Err(bad_parameter(mechanism, "one with the null, SHA-1 or a SHA-2 derivation")),
         };
+        if function.is_none() && !parameter.shared_data.is_empty() {
+            return Err(bad_parameter(
+                mechanism,
+                "one without shared data, which the null derivation has no use for",
+            ));
+        }
         if parameter.shared_data.len() > MAX_SHARED_DATA {
             return Err(bad_parameter(mechanism, "one with at most 4096 bytes of shared data"));
         }
@@ -140,19 +155,24 @@ impl<'m> Agreement<'m> {
     }
 }
 
-fn agree(private: &PrivateKey, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+fn agree(private: &Private, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
     let invalid = || {
         let detail = "the public key of the other side is not a point of the curve of the private key";
         Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
     };
-    // PKCS #11 has the point in an OCTET STRING or as it is (2.40, 2.3.6).
-    let peer = <&OctetStringRef>::from_der(peer).map_or(peer, OctetStringRef::as_bytes);
-    let peer = UnparsedPublicKey::new(private.algorithm(), peer);
-    agreement::agree(private, peer, invalid(), |shared| Ok(Zeroizing::new(shared.to_vec())))
+    // PKCS #11 has the point in an OCTET STRING or as it is (2.40, 2.3.6). The length tells which: by its first
+    // bytes a point may look like the one as well as the other.
+    let peer = match peer.len() == private.point {
+        true => peer,
+        false => <&OctetStringRef>::from_der(peer).map_err(|_| invalid())?.as_bytes(),
+    };
+    let peer = UnparsedPublicKey::new(private.key.algorithm(), peer);
+    agreement::agree(&private.key, peer, invalid(), |shared| Ok(Zeroizing::new(shared.to_vec())))
 }
 
 /// The key derivation of ANSI X9.63 (SEC 1, 3.6.1).
 fn x963(function: HashFunction, shared: &[u8], shared_data: &[u8], length: usize) -> Vec<u8> {
+    // Sized at once, so that growing leaves no copy of the key behind.
     let mut key = Vec::with_capacity(length + function.length());
     let mut counter = 1_u32;
     while key.len() < length {
@@ -160,7 +180,7 @@ fn x963(function: HashFunction, shared: &[u8], shared_data: &[u8], length: usize
         hashing.update(shared);
         hashing.update(&counter.to_be_bytes());
         hashing.update(shared_data);
-        key.extend_from_slice(&hashing.finish());
+        key.extend_from_slice(&Zeroizing::new(hashing.finish()));
         counter += 1;
     }
     key.truncate(length);

@@ -13,6 +13,7 @@ use super::hash::{HashFunction, Hashing};
 use super::mechanism::{no_parameter, not_offered, offered};
 use super::state::{Operation, State, damaged};
 use super::{Error, key_argument};
+use crate::blob::Attributes;
 use crate::object::Material;
 
 impl Crypto {
@@ -51,7 +52,6 @@ impl Crypto {
     pub fn digest(&self, request: DigestRequest) -> Result<DigestResponse, Error> {
         let state = self.state(&request.state, Operation::Digest)?;
         state.not_started()?;
-        not_empty(&request.data)?;
         Ok(DigestResponse { digest: function(&state.mechanism()?)?.of(&request.data) })
     }
 
@@ -61,20 +61,24 @@ impl Crypto {
     /// As for all calls: see [`Error`].
     pub fn digest_update(&self, request: DigestUpdateRequest) -> Result<DigestUpdateResponse, Error> {
         let state = self.state(&request.state, Operation::Digest)?;
-        not_empty(&request.data)?;
         Ok(DigestUpdateResponse { state: self.digest_more(state, &request.data)? })
     }
 
     /// Adds the value of a secret key to a digest.
     ///
     /// # Errors
-    /// `CKR_KEY_INDIGESTIBLE` for a private key.
+    /// `CKR_KEY_INDIGESTIBLE` for a private key, and for a secret one whose attribute `CKA_IBM_USE_AS_DATA` is
+    /// false: the digest of a key can be as good as the key, as it is for an HMAC with a long one.
     pub fn digest_key(&self, request: DigestKeyRequest) -> Result<DigestKeyResponse, Error> {
         let state = self.state(&request.state, Operation::Digest)?;
         let object = self.unit.unwrapped(&key_argument(request.key, request.key_bytes)?)?;
         let Material::Secret(secret) = &object.material else {
             return Err(Error::new(ckr::CKR_KEY_INDIGESTIBLE, "only secret keys can be digested"));
         };
+        if !object.attributes.has(Attributes::USE_AS_DATA) {
+            let detail = "the key may not be used as data: its attribute CKA_IBM_USE_AS_DATA is false";
+            return Err(Error::new(ckr::CKR_KEY_INDIGESTIBLE, detail));
+        }
         Ok(DigestKeyResponse { state: self.digest_more(state, &secret.value)? })
     }
 
@@ -93,15 +97,13 @@ impl Crypto {
     /// As for all calls: see [`Error`].
     pub fn digest_single(&self, request: DigestSingleRequest) -> Result<DigestSingleResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_DIGEST)?;
-        not_empty(&request.data)?;
         Ok(DigestSingleResponse { digest: function(&mechanism)?.of(&request.data) })
     }
 
     fn digest_more(&self, mut state: State, data: &[u8]) -> Result<Vec<u8>, Error> {
         let mut hashing = hashing(function(&state.mechanism()?)?, &state)?;
         hashing.update(data);
-        state.midstate = hashing.save().to_vec();
-        state.started = true;
+        state.take(&hashing.save(), data);
         self.wrap_state(&state)
     }
 }
@@ -116,13 +118,6 @@ pub(crate) fn hashing(function: HashFunction, state: &State) -> Result<Hashing, 
     match state.started {
         false => Ok(Hashing::new(function)),
         true => Hashing::restore(function, &state.midstate).ok_or_else(damaged),
-    }
-}
-
-fn not_empty(data: &[u8]) -> Result<(), Error> {
-    match data {
-        [] => Err(Error::new(ckr::CKR_ARGUMENTS_BAD, "there are no data to digest")),
-        _ => Ok(()),
     }
 }
 

@@ -42,6 +42,7 @@ impl Crypto {
         template.expect(cko::CKO_SECRET_KEY, key_type)?;
         let length = template.value_length()?.ok_or_else(|| missing(cka::CKA_VALUE_LEN))?;
         let attributes = generated(template.attributes(SECRET_DEFAULTS)?);
+        template.agrees(attributes)?;
         let mut value = vec![0; length.min(Secret::MAX_GENERIC + 1)];
         rand::fill(&mut value)?;
         let secret = Secret::new(kind, value).map_err(|_| {
@@ -74,7 +75,12 @@ impl Crypto {
         public.expect(cko::CKO_PUBLIC_KEY, key_type)?;
         private.expect(cko::CKO_PRIVATE_KEY, key_type)?;
         let attributes = generated(private.attributes(private_defaults)?);
+        private.agrees(attributes)?;
+        // There is no use for the answer of who may extract a public key.
         let public_attributes = public.attributes(public_defaults)?;
+        let public_attributes =
+            public_attributes.with(Attributes::EXTRACTABLE, false).with(Attributes::LOCAL, true);
+        public.agrees(public_attributes)?;
         let material = match mechanism.mechanism {
             ckm::CKM_RSA_PKCS_KEY_PAIR_GEN => rsa(&public)?,
             ckm::CKM_EC_KEY_PAIR_GEN => ec(&public, &private)?,
@@ -82,9 +88,6 @@ impl Crypto {
         };
         let object = Object { attributes, material };
         let private_blob = self.unit.wrap(&object)?;
-        // There is no use for the answer of who may extract a public key.
-        let public_attributes =
-            public_attributes.with(Attributes::EXTRACTABLE, false).with(Attributes::LOCAL, true);
         let public = self.wrap_public(object.material.spki().unwrap_or_default(), public_attributes)?;
         Ok(GenerateKeyPairResponse {
             priv_key: key_blob(&private_blob),
@@ -154,13 +157,16 @@ fn rsa(public: &Template) -> Result<Material, Error> {
     let pair = if exponent == USUAL_EXPONENT {
         RsaKeyPair::generate(size)?
     } else {
-        // The library makes primes for the usual exponent only. Most of them are as good for another.
-        loop {
+        // The library makes primes for the usual exponent only. Most of them are as good for another one.
+        let mut made = (0..MAX_ATTEMPTS).map(|_| {
             let made = Key::from_rsa(RsaKeyPair::generate(size)?)?.to_pkcs8()?;
-            if let Some(pair) = with_exponent(&made, exponent)? {
-                break pair;
-            }
-        }
+            Ok(with_exponent(&made, exponent)?)
+        });
+        made.find_map(Result::<_, Error>::transpose).unwrap_or_else(|| {
+            let detail =
+                format!("no primes were found for the public exponent {exponent}; choose a prime number");
+            Err(Error::new(ckr::CKR_FUNCTION_FAILED, detail))
+        })?
     };
     Ok(Material::Key(Key::from_rsa(pair)?))
 }
@@ -190,7 +196,7 @@ fn curve(parameters: &[u8]) -> Result<ObjectIdentifier, Error> {
         _ => ObjectIdentifier::from_der(parameters).map_err(|_| {
             let name =
                 str::from_utf8(parameters).ok().filter(|name| name.bytes().all(|c| c.is_ascii_graphic()));
-            match name {
+            match name.filter(|name| name.len() <= LONGEST_NAME) {
                 Some(name) => curve_not_offered(name),
                 None => Error::new(
                     ckr::CKR_DOMAIN_PARAMS_INVALID,
@@ -200,6 +206,9 @@ fn curve(parameters: &[u8]) -> Result<ObjectIdentifier, Error> {
         }),
     }
 }
+
+/// Of a curve, in characters, to be worth repeating.
+const LONGEST_NAME: usize = 64;
 
 fn curve_not_offered(name: &str) -> Error {
     let detail = format!(
@@ -223,6 +232,8 @@ fn ml_dsa(public: &Template, private: &Template) -> Result<Material, Error> {
     Ok(Material::MlDsa(MlDsa::generate(*parameters)?))
 }
 
+/// How many pairs of primes are made for an exponent. A prime one needs hardly ever more than two.
+const MAX_ATTEMPTS: usize = 32;
 const USUAL_EXPONENT: u64 = 65537;
 /// 17 is the least that EP11 takes; the crypto library takes 33 bits at most.
 const EXPONENTS: RangeInclusive<u64> = 17..=0xffff_ffff;

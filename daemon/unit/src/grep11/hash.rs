@@ -172,7 +172,7 @@ fn padded(function: HashFunction, key: &[u8], pad: u8) -> Zeroizing<Vec<u8>> {
     let block = function.block();
     let mut padded = Zeroizing::new(Vec::with_capacity(block));
     if key.len() > block {
-        padded.extend_from_slice(&function.of(key));
+        padded.extend_from_slice(&Zeroizing::new(function.of(key)));
     } else {
         padded.extend_from_slice(key);
     }

@@ -11,6 +11,7 @@ use keyward_grep11::{
 use super::Crypto;
 use super::Error;
 use super::hash::HashFunction;
+use super::public_key::RSA_BITS;
 use crate::object::Secret;
 
 impl Crypto {
@@ -60,7 +61,8 @@ pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
 
     let mut offers = Vec::new();
     let mut offer = |number, sizes, flags| offers.push(Offer { number, sizes, flags });
-    offer(ckm::CKM_RSA_PKCS, RSA, CRYPT | SIGN | TRANSPORT);
+    let verified = (*RSA_BITS.start() as u64, *RSA_BITS.end() as u64);
+    offer(ckm::CKM_RSA_PKCS, verified, CRYPT | SIGN | TRANSPORT);
     for number in [
         ckm::CKM_SHA1_RSA_PKCS,
         ckm::CKM_SHA224_RSA_PKCS,
@@ -216,7 +218,7 @@ pub(crate) fn oaep(mechanism: &proto::Mechanism) -> Result<(HashFunction, HashFu
     let mask = mask(parameter.mgf)
         .ok_or_else(|| bad_parameter(mechanism, "one with a known mask generation function"))?;
     let label = match ParmType::try_from(parameter.encoding_parm_type) {
-        Ok(ParmType::CkzNoDataSpecified) => Vec::new(),
+        Ok(ParmType::CkzNoDataSpecified) if parameter.encoding_parm.is_empty() => Vec::new(),
         Ok(ParmType::CkzDataSpecifiied) if parameter.encoding_parm.len() <= MAX_LABEL => {
             parameter.encoding_parm.clone()
         }

@@ -14,15 +14,18 @@
 //! Ed25519 and X25519 stand in it as EP11 has them: as id-ecPublicKey with the algorithm in place of the curve.
 //! For verification, which needs no secret and no permission, the plain SubjectPublicKeyInfo does as well.
 
+use core::ops::RangeInclusive;
+
 use aws_lc_rs::{hmac, rand};
-use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef};
+use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, UintRef};
 use der::{Decode, Encode, Header, Reader, SliceReader, Tag};
 use keyward_grep11::{ckk, ckr};
-use keyward_proto::oid::{EC_PUBLIC_KEY, ED25519};
+use keyward_proto::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION};
 use keyward_proto::{self as words, Curve};
 
 use super::Crypto;
 use super::Error;
+use super::attributes::bit_length;
 use crate::UnitError;
 use crate::blob::Attributes;
 use crate::master_key::{Wkid, WrappingKeys};
@@ -99,6 +102,7 @@ impl PublicMaterial {
             (algorithm, _) => algorithm,
         };
         match algorithm {
+            RSA_ENCRYPTION => Self::rsa(bits),
             ED25519 => raw(32).map(Self::Ed25519),
             X25519_OID => raw(32).map(Self::X25519),
             SECP256K1 => raw(65).filter(|point| point[0] == 4).map(Self::Koblitz),
@@ -108,12 +112,29 @@ impl PublicMaterial {
                     return raw(parameters.public_length()).map(|key| Self::MlDsa(parameters, key));
                 }
                 match words::PublicKey::from_spki(spki).ok()? {
-                    words::PublicKey::Rsa { modulus, exponent } => Some(Self::Rsa { modulus, exponent }),
                     words::PublicKey::Ec { curve, point } => Some(Self::Ec(curve, point)),
                     _ => None,
                 }
             }
         }
+    }
+
+    /// Reads an RSAPublicKey (RFC 8017, A.1.1).
+    fn rsa(bits: &[u8]) -> Option<Self> {
+        let mut reader = SliceReader::new(bits).ok()?;
+        let (modulus, exponent) = reader
+            .sequence(|fields| Ok::<_, der::Error>((UintRef::decode(fields)?, UintRef::decode(fields)?)))
+            .ok()?;
+        reader.finish().ok()?;
+        let (modulus, exponent) = (modulus.as_bytes(), exponent.as_bytes());
+        let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
+        // Any exponent that fits 64 bits, but for 1, which would be no encryption at all.
+        let sound = RSA_BITS.contains(&bit_length(modulus))
+            && odd(modulus)
+            && odd(exponent)
+            && exponent.len() <= 8
+            && exponent != [1];
+        sound.then(|| Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() })
     }
 }
 
@@ -231,6 +252,10 @@ fn to_standard(spki: &[u8]) -> Vec<u8> {
     let replaced = FORMS.iter().find_map(|(to, from)| spki.strip_prefix(*from).map(|raw| [to, raw].concat()));
     replaced.unwrap_or_else(|| spki.to_vec())
 }
+
+/// Sizes of RSA keys. Those below 2048 bits are there to verify old signatures with `CKM_RSA_PKCS`, for which EP11
+/// has that range, and for nothing else.
+pub(crate) const RSA_BITS: RangeInclusive<usize> = 512..=4096;
 
 /// Longest public key, in bytes (8 KiB): one of ML-DSA-87 takes less than 3 KiB.
 const MAX_PUBLIC: usize = 8 * 1024;

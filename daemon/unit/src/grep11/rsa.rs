@@ -16,6 +16,7 @@ use aws_lc_rs::signature::{
 };
 use keyward_grep11::ckr;
 use keyward_proto::KeyType;
+use zeroize::Zeroizing;
 
 use super::Error;
 use super::attributes::bit_length;
@@ -81,6 +82,13 @@ pub(crate) struct Verifying<'k> {
     pub(crate) exponent: &'k [u8],
 }
 
+impl Verifying<'_> {
+    /// Whether the library refuses it for its size.
+    pub(crate) fn is_small(&self) -> bool {
+        bit_length(self.modulus) < 2048
+    }
+}
+
 /// Verifies a signature with the padding of PKCS #1 v1.5.
 pub(crate) fn verify_pkcs1(
     key: &Verifying<'_>,
@@ -96,7 +104,7 @@ pub(crate) fn verify_pkcs1(
 
 /// Verifies a signature with the padding of PKCS #1 v1.5 over data as they are.
 pub(crate) fn verify_bare(key: &Verifying<'_>, data: &[u8], signature: &[u8]) -> Result<(), Error> {
-    if let Some((hash, digest)) = library_digest_info(data) {
+    if let Some((hash, digest)) = library_digest_info(data).filter(|_| !key.is_small()) {
         return verify_pkcs1(key, hash, digest, signature);
     }
     let length = key.modulus.len();
@@ -243,14 +251,18 @@ pub(crate) fn encrypt(spki: &[u8], padding: &Padding, plain: &[u8]) -> Result<Ve
 }
 
 /// Decrypts with a private key in PKCS#8.
-pub(crate) fn decrypt(pkcs8: &[u8], padding: &Padding, encrypted: &[u8]) -> Result<Vec<u8>, Error> {
+pub(crate) fn decrypt(
+    pkcs8: &[u8],
+    padding: &Padding,
+    encrypted: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Error> {
     let key = PrivateDecryptingKey::from_pkcs8(pkcs8)?;
     if encrypted.len() != key.key_size_bytes() {
         let detail =
             format!("the ciphertext has {} bytes, the modulus {}", encrypted.len(), key.key_size_bytes());
         return Err(Error::new(ckr::CKR_ENCRYPTED_DATA_LEN_RANGE, detail));
     }
-    let mut plain = vec![0; key.key_size_bytes()];
+    let mut plain = Zeroizing::new(vec![0; key.key_size_bytes()]);
     let length = match padding {
         Padding::Pkcs1 => {
             let key = Pkcs1PrivateDecryptingKey::new(key)?;
@@ -286,6 +298,12 @@ fn oaep(hash: HashFunction, mask: HashFunction) -> Result<&'static OaepAlgorithm
 
 fn check_length(plain: &[u8], longest: usize) -> Result<(), Error> {
     (plain.len() <= longest).then_some(()).ok_or_else(|| too_long(plain.len(), longest))
+}
+
+pub(crate) fn rsa_size() -> Error {
+    let detail = "RSA keys of 2048 to 4096 bits are offered, and smaller ones for nothing but to verify with \
+                  CKM_RSA_PKCS";
+    Error::new(ckr::CKR_KEY_SIZE_RANGE, detail)
 }
 
 fn too_long(length: usize, longest: usize) -> Error {

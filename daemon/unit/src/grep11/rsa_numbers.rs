@@ -4,6 +4,9 @@
 //! The arithmetic is that of crypto-bigint, whose operations on secrets take a time that does not depend on
 //! their values. What goes in is blinded, and what comes out is checked with the public key before anyone sees
 //! it, so that a fault of the machine gives nothing away. It is several times slower than aws-lc-rs.
+//!
+//! What is computed with is wiped afterwards, but for the primes: crypto-bigint keeps a modulus in a place that
+//! cannot be wiped from here, so memory that was given back may hold them until it is used again.
 
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
@@ -56,11 +59,12 @@ impl PrivateNumbers {
         let unblind = Option::<BoxedMontyForm>::from(blind.invert()).ok_or(Unspecified)?;
 
         let blinded = Zeroizing::new(blinded.retrieve());
-        let (m_p, m_q) = (self.p.raise(&blinded), self.q.raise(&blinded));
+        let m_p = Zeroizing::new(self.p.raise(&blinded));
+        let m_q = Zeroizing::new(Zeroizing::new(self.q.raise(&blinded)).retrieve());
         // The two halves are put together by Garner's formula (RFC 8017, 5.1.2, 2b).
-        let m_q = Zeroizing::new(m_q.retrieve());
-        let difference = &m_p - &self.p.number(&m_q);
-        let h = Zeroizing::new((&difference * &self.p.number(&self.q_inverse)).retrieve());
+        let difference = Zeroizing::new(&*m_p - &*Zeroizing::new(self.p.number(&m_q)));
+        let q_inverse = Zeroizing::new(self.p.number(&self.q_inverse));
+        let h = Zeroizing::new(Zeroizing::new(&*difference * &*q_inverse).retrieve());
         let product = Zeroizing::new(h.concatenating_mul(self.q.modulus.modulus().as_ref()));
         let sum = Zeroizing::new(product.wrapping_add(&*m_q));
         let sum = (&*sum).resize(modulus.bits_precision());

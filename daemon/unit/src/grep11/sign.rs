@@ -20,7 +20,7 @@ use super::digest::hashing;
 use super::hash::{HashFunction, Hmac};
 use super::mechanism::{Pss, no_parameter, not_offered, offered, pss};
 use super::public_key::{PublicKey, PublicMaterial};
-use super::rsa::Verifying;
+use super::rsa::{Verifying, rsa_size};
 use super::state::{Operation, State};
 use super::{Error, key_argument, permitted, rsa, wrong_type};
 use crate::blob::Attributes;
@@ -283,19 +283,19 @@ impl Scheme {
 
 /// Takes another part into the hash or MAC of a state.
 fn update(scheme: Scheme, secret: Option<&[u8]>, state: &mut State, data: &[u8]) -> Result<(), Error> {
-    state.midstate = match (scheme, secret) {
+    let midstate = match (scheme, secret) {
         (Scheme::Hmac(function), Some(secret)) => {
             let mut hmac = resumed(function, secret, state)?;
             hmac.update(data);
-            hmac.save().to_vec()
+            hmac.save()
         }
         _ => {
             let mut hashing = hashing(scheme.hash().ok_or_else(in_one_piece)?, state)?;
             hashing.update(data);
-            hashing.save().to_vec()
+            hashing.save()
         }
     };
-    state.started = true;
+    state.take(&midstate, data);
     Ok(())
 }
 
@@ -453,8 +453,9 @@ impl Verifier {
                 length(modulus.len())?;
                 let key = Verifying { spki: &key.spki, modulus, exponent };
                 match scheme {
-                    Scheme::RsaPkcs(Some(hash)) => rsa::verify_pkcs1(&key, hash, input, signature),
                     Scheme::RsaPkcs(None) => rsa::verify_bare(&key, input, signature),
+                    _ if key.is_small() => Err(rsa_size()),
+                    Scheme::RsaPkcs(Some(hash)) => rsa::verify_pkcs1(&key, hash, input, signature),
                     Scheme::RsaPss { pss, .. } => rsa::verify_pss(&key, pss, input, signature),
                     _ => Err(wrong_type(scheme.public_key())),
                 }

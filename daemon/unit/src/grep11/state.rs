@@ -63,6 +63,16 @@ impl State {
         self.mechanism.clone().ok_or_else(damaged)
     }
 
+    /// Takes a part: keeps the hash so far in the place of the one before, which is wiped. A part of no bytes is
+    /// none.
+    pub(crate) fn take(&mut self, midstate: &[u8], part: &[u8]) {
+        if !part.is_empty() {
+            self.midstate.zeroize();
+            self.midstate.extend_from_slice(midstate);
+            self.started = true;
+        }
+    }
+
     /// Checks that no part went in, for a call that does the whole in one piece.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ pub(crate) struct Template {
     booleans: BTreeMap<u64, bool>,
     integers: BTreeMap<u64, u64>,
     bytes: BTreeMap<u64, Vec<u8>>,
+    /// Whether there were attributes that are taken and not kept.
+    ignored: bool,
 }
 
 impl Template {
@@ -29,8 +31,12 @@ impl Template {
             let detail = format!("the template has more than {MAX_ATTRIBUTES} attributes");
             return Err(Error::new(ckr::CKR_TEMPLATE_INCONSISTENT, detail));
         }
-        let mut template =
-            Self { booleans: BTreeMap::new(), integers: BTreeMap::new(), bytes: BTreeMap::new() };
+        let mut template = Self {
+            booleans: BTreeMap::new(),
+            integers: BTreeMap::new(),
+            bytes: BTreeMap::new(),
+            ignored: false,
+        };
         let plain = plain.into_iter().map(|(number, value)| (number, Some(OneAttr::AttributeB(value))));
         let typed = typed.into_iter().map(|(number, value)| (number, value.one_attr));
         for (number, value) in plain.chain(typed) {
@@ -70,7 +76,7 @@ impl Template {
                 }
                 _ => return Err(wrong(&format!("a string of at most {MAX_VALUE} bytes"))),
             },
-            Kind::Ignored => {}
+            Kind::Ignored => self.ignored = true,
         }
         Ok(())
     }
@@ -116,8 +122,7 @@ impl Template {
     /// The attributes of a new key: `defaults`, changed by what the template says.
     ///
     /// # Errors
-    /// `CKR_ATTRIBUTE_READ_ONLY` for what only the unit may set, `CKR_ATTRIBUTE_VALUE_INVALID` for what is not
-    /// offered.
+    /// `CKR_ATTRIBUTE_VALUE_INVALID` for what is not offered.
     pub(crate) fn attributes(&self, defaults: Attributes) -> Result<Attributes, Error> {
         let mut attributes = defaults;
         for (number, value) in &self.booleans {
@@ -126,14 +131,32 @@ impl Template {
         Ok(attributes)
     }
 
+    /// Checks that the attributes that only the unit sets are what the template says they are.
+    ///
+    /// # Errors
+    /// `CKR_ATTRIBUTE_READ_ONLY`.
+    pub(crate) fn agrees(&self, attributes: Attributes) -> Result<(), Error> {
+        let differs = |(number, bit): &&(u64, u64)| {
+            self.booleans.get(number).is_some_and(|given| *given != attributes.has(*bit))
+        };
+        match READ_ONLY.iter().find(differs) {
+            None => Ok(()),
+            Some((number, bit)) => {
+                let (name, value) = (name(*number), attributes.has(*bit));
+                let detail = format!("{name} is set by the crypto unit only, and is {value}");
+                Err(Error::new(ckr::CKR_ATTRIBUTE_READ_ONLY, detail))
+            }
+        }
+    }
+
     /// The booleans that it sets.
     pub(crate) fn booleans(&self) -> impl Iterator<Item = (u64, bool)> {
         self.booleans.iter().map(|(number, value)| (*number, *value))
     }
 
-    /// Whether it has anything but booleans.
+    /// Whether it has anything but booleans that keys keep.
     pub(crate) fn has_more_than_booleans(&self) -> bool {
-        !self.integers.is_empty() || !self.bytes.is_empty()
+        !self.integers.is_empty() || !self.bytes.is_empty() || self.ignored
     }
 }
 
@@ -142,18 +165,13 @@ pub(crate) fn apply(attributes: Attributes, number: u64, value: bool) -> Result<
     if let Some((_, bit)) = SETTABLE.iter().find(|(known, _)| *known == number) {
         return Ok(attributes.with(*bit, value));
     }
-    // Nobody here could make a key trusted, and what the others ask for is not offered: they can be refused
-    // only by being false, as they are.
     match value {
-        false => Ok(attributes),
         true if NOT_OFFERED.contains(&number) => Err(Error::new(
             ckr::CKR_ATTRIBUTE_VALUE_INVALID,
             format!("{} cannot be true here: it is not offered", name(number)),
         )),
-        true => Err(Error::new(
-            ckr::CKR_ATTRIBUTE_READ_ONLY,
-            format!("{} is set by the crypto unit only", name(number)),
-        )),
+        // Whether a value that only the unit sets is the right one, Template::agrees tells.
+        _ => Ok(attributes),
     }
 }
 

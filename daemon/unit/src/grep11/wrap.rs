@@ -7,9 +7,12 @@ use keyward_grep11::{
 use zeroize::Zeroizing;
 
 use super::Crypto;
-use super::attributes::{bits, key_type};
+use super::attributes::{bit_length, bits, key_type};
 use super::cipher::TRANSPORT;
 use super::mechanism::{no_parameter, offered};
+use super::public_key::PublicMaterial;
+use super::rsa::rsa_size;
+use super::rsa_numbers::PrivateNumbers;
 use super::template::Template;
 use super::{Error, key_argument, key_blob};
 use crate::UnitError;
@@ -77,6 +80,7 @@ impl Crypto {
         let mechanism = offered(request.mech, ckf::CKF_UNWRAP)?;
         let template = Template::read(request.template, request.template_bytes)?;
         let attributes = template.attributes(Attributes::NONE.with(Attributes::MODIFIABLE, true))?;
+        template.agrees(attributes)?;
         if mechanism.mechanism == ckm::CKM_IBM_TRANSPORTKEY {
             no_parameter(&mechanism)?;
             return self.import_public(&request.wrapped, &template, attributes);
@@ -136,6 +140,10 @@ impl Crypto {
             return Err(Error::new(ckr::CKR_WRAPPED_KEY_INVALID, "the public key has been taken in already"));
         }
         template.expect(cko::CKO_PUBLIC_KEY, key.material.key_type())?;
+        if matches!(&key.material, PublicMaterial::Rsa { modulus, .. } if !(2048..=4096).contains(&bit_length(modulus)))
+        {
+            return Err(rsa_size());
+        }
         // There is no use for the answer of who may extract a public key.
         let attributes = attributes.with(Attributes::EXTRACTABLE, false);
         let public = self.wrap_public(&key.spki, attributes)?;
@@ -168,8 +176,11 @@ fn private(wanted: u64, plain: &[u8], template: &Template) -> Result<Material, E
         return Err(Error::new(ckr::CKR_TEMPLATE_INCONSISTENT, detail));
     }
     if wanted == ckk::CKK_RSA && bits(&material) > 4096 {
-        let detail = "RSA keys of 2048 to 4096 bits are offered";
-        return Err(Error::new(ckr::CKR_KEY_SIZE_RANGE, detail));
+        return Err(rsa_size());
+    }
+    if wanted == ckk::CKK_RSA {
+        // A key without its primes would do for some mechanisms only.
+        PrivateNumbers::read(plain).map_err(|_| invalid())?;
     }
     Ok(material)
 }
