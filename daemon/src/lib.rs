@@ -14,6 +14,7 @@ mod answer;
 mod api;
 pub mod authorise;
 pub mod backend;
+mod causes;
 pub mod cli;
 pub mod config;
 mod counters;

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use crate::causes::causes;
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
 use crate::run::{self, Asked, ServeError, Signals};
@@ -94,7 +95,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(MAX_CONCURRENT_CALLS);
         if let Some(tls) = tls {
-            server = server.tls_config(tls).map_err(|error| UnitServerError::Tls(chain(&error)))?;
+            server = server.tls_config(tls).map_err(|error| UnitServerError::Tls(causes(&error)))?;
         }
         let service = Service::new(Crypto::new(unit), &options.simulation);
         let crypto = CryptoServer::new(service)
@@ -178,7 +179,7 @@ impl UnitServerError {
     fn ended(ended: Result<Result<(), tonic::transport::Error>, JoinError>) -> Self {
         Self::Ended(match ended {
             Ok(Ok(())) => "it accepts no more connections".into(),
-            Ok(Err(error)) => chain(&error),
+            Ok(Err(error)) => causes(&error),
             Err(error) => error.to_string(),
         })
     }
@@ -253,17 +254,6 @@ fn warn(options: &Options) {
     for line in options.simulation.described() {
         tracing::warn!("SIMULATION: {line}");
     }
-}
-
-/// An error with everything that led to it.
-fn chain(error: &dyn core::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// As IBM's server has it: a ping after 30 seconds without a word, and 5 seconds to answer it.

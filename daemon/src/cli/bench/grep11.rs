@@ -1,0 +1,269 @@
+//! A crypto unit, over GREP11.
+
+use core::num::NonZeroUsize;
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use aws_lc_rs::digest;
+use keyward_grep11::attribute_value::OneAttr;
+use keyward_grep11::crypto_client::CryptoClient;
+use keyward_grep11::mechanism::Parameter;
+use keyward_grep11::{
+    AttributeValue, GenerateKeyPairRequest, KeyBlob, Mechanism, RsapssParm, SignSingleRequest, cka, ckm,
+    rsapss_parm,
+};
+use keyward_proto::{KeyType, oid};
+use keyward_unit::{Input, MasterKey, Unit};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status};
+
+use super::{
+    Bench, Interrupt, Latencies, Load, Measured, certificate_verify, interrupted, no_latencies, record,
+    scheme, vary,
+};
+use crate::causes::causes;
+use crate::cli::failure::Failure;
+use crate::exit;
+
+/// A GREP11 server, and how to reach it.
+pub(super) struct RemoteUnit {
+    endpoint: Endpoint,
+    address: String,
+    token: Option<MetadataValue<Ascii>>,
+    /// Calls under way on each connection.
+    calls: usize,
+}
+
+impl RemoteUnit {
+    pub(super) fn new(address: &str, options: &Bench) -> Result<Self, Failure> {
+        let protocol = if options.plaintext { "http" } else { "https" };
+        let unusable = |error: tonic::transport::Error| {
+            Failure::new(exit::USAGE, causes(&error)).while_trying(format_args!("cannot use {address}"))
+        };
+        let mut endpoint = Endpoint::from_shared(format!("{protocol}://{address}"))
+            .map_err(unusable)?
+            .connect_timeout(CONNECT)
+            .timeout(CALL)
+            .tcp_nodelay(true);
+        if let Some(ca) = &options.tls_ca {
+            let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?));
+            if let (Some(certificate), Some(key)) = (&options.tls_cert, &options.tls_key) {
+                tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+            }
+            endpoint = endpoint.tls_config(tls).map_err(unusable)?;
+        }
+        let token = options.token_file.as_deref().map(token).transpose()?;
+        Ok(Self { endpoint, address: address.to_owned(), token, calls: options.calls.into() })
+    }
+
+    pub(super) fn measure(
+        &self,
+        key_type: KeyType,
+        load: Load,
+        interrupt: &mut Interrupt,
+    ) -> Result<Measured, Failure> {
+        let bare = bare(key_type)?;
+        let signer = Arc::new(runtime()?.block_on(self.signer(key_type))?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let start = Instant::now();
+        let mut latencies = no_latencies()?;
+        let was_interrupted = thread::scope(|scope| {
+            let connections: Vec<_> =
+                (0..load.connections).map(|_| scope.spawn(|| self.sign(&signer, &stop))).collect();
+            let over = || connections.iter().any(thread::ScopedJoinHandle::is_finished);
+            let was_interrupted = interrupt.within(load.duration, over);
+            stop.store(true, Ordering::Relaxed);
+            for connection in connections {
+                let signed = connection
+                    .join()
+                    .map_err(|_| Failure::new(exit::SOFTWARE, "a thread of the benchmark died"))?;
+                let _ = latencies.add(signed?);
+            }
+            Ok::<_, Failure>(was_interrupted)
+        })?;
+        if was_interrupted {
+            return Err(interrupted());
+        }
+        let measured = Measured::new(key_type, load, load.connections * self.calls, start, &latencies);
+        Ok(Measured { bare_us: Some(bare), ..measured })
+    }
+
+    /// Signs over one connection until told to stop.
+    fn sign(&self, signer: &Arc<Signer>, stop: &Arc<AtomicBool>) -> Result<Latencies, Failure> {
+        runtime()?.block_on(async {
+            let client = self.connect().await?;
+            let mut calls = JoinSet::new();
+            for _ in 0..self.calls {
+                calls.spawn(Arc::clone(signer).sign(client.clone(), Arc::clone(stop)));
+            }
+            let mut latencies = no_latencies()?;
+            while let Some(signed) = calls.join_next().await {
+                let signed =
+                    signed.map_err(|_| Failure::new(exit::SOFTWARE, "a task of the benchmark died"))?;
+                let signed = signed.map_err(|failure| {
+                    failure.while_trying(format_args!("cannot sign at {}", self.address))
+                })?;
+                let _ = latencies.add(signed);
+            }
+            Ok(latencies)
+        })
+    }
+
+    async fn connect(&self) -> Result<CryptoClient<Channel>, Failure> {
+        let channel = self.endpoint.connect().await.map_err(|error| {
+            Failure::new(exit::UNAVAILABLE, causes(&error))
+                .while_trying(format_args!("cannot connect to {}", self.address))
+        })?;
+        Ok(CryptoClient::new(channel))
+    }
+
+    /// Has a key made. It is nowhere but here: the server keeps none.
+    async fn signer(&self, key_type: KeyType) -> Result<Signer, Failure> {
+        let (mechanism, number, value) = making(key_type);
+        let value = AttributeValue { one_attr: Some(value) };
+        let sign = AttributeValue { one_attr: Some(OneAttr::AttributeTf(true)) };
+        let request = GenerateKeyPairRequest {
+            mech: Some(Mechanism { mechanism, parameter: None }),
+            pub_key_template: [(number, value)].into(),
+            priv_key_template: [(cka::CKA_SIGN, sign)].into(),
+            ..GenerateKeyPairRequest::default()
+        };
+        let mut request = Request::new(request);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        let pair = self.connect().await?.generate_key_pair(request).await.map_err(|error| {
+            refused(&error)
+                .while_trying(format_args!("cannot have a {key_type} key made at {}", self.address))
+        })?;
+        let pair = pair.into_inner();
+        let key = match pair.priv_key.and_then(|key| key.key_blobs.into_iter().next()) {
+            Some(blob) => blob,
+            None => pair.priv_key_bytes,
+        };
+        Ok(Signer { key_type, key, token: self.token.clone() })
+    }
+}
+
+/// What signs, and how.
+struct Signer {
+    key_type: KeyType,
+    key: Vec<u8>,
+    token: Option<MetadataValue<Ascii>>,
+}
+
+impl Signer {
+    fn request(&self, message: &[u8]) -> Request<SignSingleRequest> {
+        let digest = |algorithm| digest::digest(algorithm, message).as_ref().to_vec();
+        let (mechanism, parameter, data) = match self.key_type {
+            KeyType::P384 => (ckm::CKM_ECDSA, None, digest(&digest::SHA384)),
+            KeyType::P521 => (ckm::CKM_ECDSA, None, digest(&digest::SHA512)),
+            KeyType::Ed25519 => (ckm::CKM_IBM_ED25519_SHA512, None, message.to_vec()),
+            KeyType::Rsa(_) => {
+                let pss = RsapssParm {
+                    hash_mech: ckm::CKM_SHA256,
+                    mgf: rsapss_parm::Mask::CkgMgf1Sha256.into(),
+                    salt_byte_count: 32,
+                };
+                (ckm::CKM_RSA_PKCS_PSS, Some(Parameter::RsapssParameter(pss)), digest(&digest::SHA256))
+            }
+            _ => (ckm::CKM_ECDSA, None, digest(&digest::SHA256)),
+        };
+        let mut request = Request::new(SignSingleRequest {
+            priv_key: Some(KeyBlob { key_blobs: vec![self.key.clone()], ..KeyBlob::default() }),
+            mech: Some(Mechanism { mechanism, parameter }),
+            data,
+            ..SignSingleRequest::default()
+        });
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        request
+    }
+
+    /// Signs, one call after the other, until told to stop.
+    async fn sign(
+        self: Arc<Self>,
+        mut client: CryptoClient<Channel>,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Latencies, Failure> {
+        let mut latencies = no_latencies()?;
+        let mut message = certificate_verify();
+        // The first one has the unit unwrap the key.
+        client.sign_single(self.request(&message)).await.map_err(|error| refused(&error))?;
+        while !stop.load(Ordering::Relaxed) {
+            vary(&mut message);
+            let begin = Instant::now();
+            client.sign_single(self.request(&message)).await.map_err(|error| refused(&error))?;
+            record(&mut latencies, begin);
+        }
+        Ok(latencies)
+    }
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(exit::OS, format_args!("cannot start the benchmark: {error}")))
+}
+
+/// How a key is made: mechanism, and the attribute that says which.
+fn making(key_type: KeyType) -> (u64, u64, OneAttr) {
+    let curve = match key_type {
+        KeyType::Rsa(bits) => {
+            let bits = OneAttr::AttributeI(bits.into());
+            return (ckm::CKM_RSA_PKCS_KEY_PAIR_GEN, cka::CKA_MODULUS_BITS, bits);
+        }
+        KeyType::P384 => oid::SECP384R1,
+        KeyType::P521 => oid::SECP521R1,
+        KeyType::Ed25519 => oid::ED25519,
+        _ => oid::SECP256R1,
+    };
+    // An OBJECT IDENTIFIER in DER; none of these takes more than 127 bytes.
+    let mut parameters = vec![6, u8::try_from(curve.as_bytes().len()).unwrap_or_default()];
+    parameters.extend_from_slice(curve.as_bytes());
+    (ckm::CKM_EC_KEY_PAIR_GEN, cka::CKA_EC_PARAMS, OneAttr::AttributeB(parameters))
+}
+
+/// How long one signature takes in this process, by the software crypto unit, in microseconds.
+fn bare(key_type: KeyType) -> Result<f64, Failure> {
+    let failed = |error: keyward_unit::UnitError| Failure::new(exit::SOFTWARE, error);
+    let unit = Unit::new(MasterKey::generate().map_err(failed)?, NonZeroUsize::MIN);
+    let key = unit.generate(key_type).map_err(failed)?;
+    let mut message = certificate_verify();
+    let (begin, mut signatures) = (Instant::now(), 0_u32);
+    while begin.elapsed() < BARE {
+        vary(&mut message);
+        unit.sign(&key.blob, scheme(key_type), Input::Message(&message)).map_err(failed)?;
+        signatures += 1;
+    }
+    Ok(begin.elapsed().as_secs_f64() * 1e6 / f64::from(signatures))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(|reason| Failure::reading(path, &reason))
+}
+
+/// The first token of a file like that of `keyward unit serve`.
+fn token(path: &Path) -> Result<MetadataValue<Ascii>, Failure> {
+    let text = fs::read_to_string(path).map_err(|reason| Failure::reading(path, &reason))?;
+    let token = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    let token = token.and_then(|token| format!("Bearer {token}").parse().ok());
+    token.ok_or_else(|| Failure::new(exit::CONFIG, format_args!("there is no token in {}", path.display())))
+}
+
+fn refused(status: &Status) -> Failure {
+    Failure::new(exit::UNAVAILABLE, format_args!("{}: {}", status.code(), status.message()))
+}
+
+const CONNECT: Duration = Duration::from_secs(5);
+const CALL: Duration = Duration::from_secs(30);
+/// How long to sign in this process.
+const BARE: Duration = Duration::from_millis(300);

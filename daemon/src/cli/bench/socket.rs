@@ -1,0 +1,118 @@
+//! The daemon, over its socket.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
+
+use keyward_client::{Address, Client, Input};
+use keyward_proto::{KeyType, Label, Use};
+
+use super::{
+    Interrupt, Latencies, Load, Measured, certificate_verify, interrupted, no_latencies, record, scheme, vary,
+};
+use crate::admin_client::AdminClient;
+use crate::api::NewKey;
+use crate::cli::failure::Failure;
+use crate::exit;
+use crate::sockets::PEERS;
+
+/// The daemon with its sockets in a directory.
+pub(super) struct Daemon {
+    runtime_dir: PathBuf,
+}
+
+impl Daemon {
+    pub(super) fn new(runtime_dir: &Path) -> Result<Self, Failure> {
+        let runtime_dir = std::path::absolute(runtime_dir).map_err(|error| {
+            Failure::new(exit::USAGE, format_args!("cannot use the runtime directory: {error}"))
+        })?;
+        Ok(Self { runtime_dir })
+    }
+
+    pub(super) fn measure(
+        &self,
+        key_type: KeyType,
+        load: Load,
+        interrupt: &mut Interrupt,
+    ) -> Result<Measured, Failure> {
+        let runtime_dir = self.runtime_dir.as_path();
+        let key = TemporaryKey::make(runtime_dir, key_type)?;
+        let stop = AtomicBool::new(false);
+        let start = Instant::now();
+        let mut latencies = no_latencies()?;
+        let was_interrupted = thread::scope(|scope| {
+            let signers: Vec<_> =
+                (0..load.connections).map(|_| scope.spawn(|| sign(runtime_dir, &key, &stop))).collect();
+            let over = || signers.iter().any(thread::ScopedJoinHandle::is_finished);
+            let was_interrupted = interrupt.within(load.duration, over);
+            stop.store(true, Ordering::Relaxed);
+            for signer in signers {
+                let signed = signer
+                    .join()
+                    .map_err(|_| Failure::new(exit::SOFTWARE, "a thread of the benchmark died"))?;
+                let _ = latencies.add(signed?);
+            }
+            Ok::<_, Failure>(was_interrupted)
+        })?;
+        match was_interrupted {
+            true => Err(interrupted()),
+            false => Ok(Measured::new(key_type, load, load.connections, start, &latencies)),
+        }
+    }
+}
+
+/// Signs over one connection until told to stop.
+fn sign(runtime_dir: &Path, key: &TemporaryKey, stop: &AtomicBool) -> Result<Latencies, Failure> {
+    let failed = |error| {
+        Failure::new(exit::UNAVAILABLE, error)
+            .while_trying(format_args!("cannot sign with key {}", key.label))
+    };
+    let address =
+        Address::from_path(&runtime_dir.join(PEERS)).map_err(|error| Failure::new(exit::USAGE, error))?;
+    let client = Client::new(address, Client::DEFAULT_TIMEOUT);
+    let mut latencies = no_latencies()?;
+    let scheme = scheme(key.key_type);
+    let mut message = certificate_verify();
+    // The first one opens the connection and has the unit unwrap the key.
+    client.sign(&key.label, 0, scheme, Input::Message(&message)).map_err(failed)?;
+    while !stop.load(Ordering::Relaxed) {
+        vary(&mut message);
+        let begin = Instant::now();
+        client.sign(&key.label, 0, scheme, Input::Message(&message)).map_err(failed)?;
+        record(&mut latencies, begin);
+    }
+    Ok(latencies)
+}
+
+/// A key that exists as long as this does.
+struct TemporaryKey {
+    admin: AdminClient,
+    label: Label,
+    key_type: KeyType,
+}
+
+impl TemporaryKey {
+    fn make(runtime_dir: &Path, key_type: KeyType) -> Result<Self, Failure> {
+        let label = format!("keyward-bench-{key_type}-{}", std::process::id());
+        let label: Label = label.parse().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+        let admin = AdminClient::new(runtime_dir)?;
+        let wanted = NewKey {
+            label: label.to_string(),
+            key_type: key_type.to_string(),
+            uses: vec![Use::TlsServer.name().into()],
+        };
+        admin.generate(&wanted).map_err(|error| {
+            Failure::from(error).while_trying(format_args!("cannot generate key {label}"))
+        })?;
+        Ok(Self { admin, label, key_type })
+    }
+}
+
+impl Drop for TemporaryKey {
+    fn drop(&mut self) {
+        if let Err(error) = self.admin.delete(self.label.as_str()) {
+            eprintln!("keyward: cannot delete key {}: {error}", self.label);
+        }
+    }
+}
