@@ -86,8 +86,21 @@ class Ecdsa(Suite):
             private, public_key = c().ec(OIDS[curve], CKA_SIGN=True)
             value = bytes(range(200))
             verifies_number(public(public_key), value, c().sign("CKM_ECDSA", private, value))
-        private, _ = c().ec(OIDS["P-521"], CKA_SIGN=True)
-        self.refused("CKR_DATA_LEN_RANGE", c().sign, "CKM_ECDSA", private, bytes(65))
+
+    def test_long_digests_on_p521(self):
+        # Its order has 521 bits: of 66 bytes the last seven bits do not count.
+        private, public_key = c().ec(OIDS["P-521"], CKA_SIGN=True)
+        for length in (65, 66, 67, 200):
+            value = bytes([0x85]) + bytes(range(1, length))
+            signature = c().sign("CKM_ECDSA", private, value)
+            self.assertEqual(len(signature), 132)
+            self.assertTrue(verifies_on_p521(public(public_key), value, signature))
+            c().verify("CKM_ECDSA", public_key, value, signature)
+            counted = value[:64] + bytes([value[64] ^ 1]) + value[65:]
+            self.assertFalse(verifies_on_p521(public(public_key), counted, signature))
+            self.refused("CKR_SIGNATURE_INVALID", c().verify, "CKM_ECDSA", public_key, counted, signature)
+            if length >= 66:
+                c().verify("CKM_ECDSA", public_key, value[:65] + bytes([value[65] ^ 0x7F]) + b"more", signature)
 
     def test_raw_takes_one_piece_only(self):
         private, public_key = c().ec(OIDS["P-256"], CKA_SIGN=True)
@@ -113,6 +126,44 @@ class Ecdsa(Suite):
         self.refused("CKR_SIGNATURE_INVALID", c().verify, "CKM_ECDSA_SHA256", spki, b"Sample", signature)
 
 
+def verifies_on_p521(key, value, signature):
+    """Verifies by the definition alone (FIPS 186-5, 6.4.2), since no library at hand takes more than 64 bytes."""
+    p, order = 2**521 - 1, ORDERS["secp521r1"]
+
+    def add(first, second):
+        if first is None or second is None:
+            return first or second
+        (x1, y1), (x2, y2) = first, second
+        if x1 == x2 and (y1 + y2) % p == 0:
+            return None
+        if first == second:
+            slope = 3 * (x1 * x1 - 1) * pow(2 * y1, -1, p)
+        else:
+            slope = (y2 - y1) * pow(x2 - x1, -1, p)
+        x = (slope * slope - x1 - x2) % p
+        return x, (slope * (x1 - x) - y1) % p
+
+    def times(number, point):
+        result = None
+        for bit in bin(number)[2:]:
+            result = add(result, result)
+            if bit == "1":
+                result = add(result, point)
+        return result
+
+    r, s = int.from_bytes(signature[:66], "big"), int.from_bytes(signature[66:], "big")
+    assert 0 < r < order and 0 < s < order
+    e = int.from_bytes(value, "big") >> max(0, 8 * len(value) - 521)
+    inverse = pow(s, -1, order)
+    base = ec.derive_private_key(1, ec.SECP521R1()).public_key().public_numbers()
+    public_numbers = key.public_numbers()
+    point = add(
+        times(e * inverse % order, (base.x, base.y)),
+        times(r * inverse % order, (public_numbers.x, public_numbers.y)),
+    )
+    return point is not None and point[0] % order == r
+
+
 def verifies_number(key, value, signature):
     """Verifies by the definition (FIPS 186-5, 6.4.2): the library at hand takes digests of fixed lengths only."""
     curve = key.curve
@@ -122,7 +173,7 @@ def verifies_number(key, value, signature):
     # A digest of the length that the library insists on, and with the same number.
     fitted = e.to_bytes((bits + 7) // 8, "big")
     if len(fitted) == 66:
-        # P-521: at most 64 bytes have been signed, so nothing is lost.
+        # P-521: longer ones have a test of their own.
         assert fitted[:2] == b"\0\0"
         fitted = fitted[2:]
     hash_type = {32: hashes.SHA256, 48: hashes.SHA384, 64: hashes.SHA512}[len(fitted)]

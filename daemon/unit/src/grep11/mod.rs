@@ -11,6 +11,7 @@ mod digest;
 mod error;
 mod generate;
 mod hash;
+mod long_digest;
 mod mechanism;
 mod public_key;
 mod rsa;

@@ -22,7 +22,7 @@ use super::mechanism::{Pss, no_parameter, not_offered, offered, pss};
 use super::public_key::{PublicKey, PublicMaterial};
 use super::rsa::{Verifying, rsa_size};
 use super::state::{Operation, State};
-use super::{Error, key_argument, permitted, rsa, wrong_type};
+use super::{Error, key_argument, long_digest, permitted, rsa, wrong_type};
 use crate::blob::Attributes;
 use crate::key::{Pair, fit, native};
 use crate::object::{Material, Object};
@@ -358,6 +358,9 @@ impl Signer {
                 Ok(key.pair.sign_digest(&digest)?.as_ref().to_vec())
             }
             (scheme, Material::Key(key)) => match (scheme, key.pair()) {
+                (Scheme::Ecdsa(_), Pair::Ec(Curve::P521, _)) if long_digest::is_long(input) => {
+                    Ok(long_digest::sign(&key.to_pkcs8()?, input)?)
+                }
                 (Scheme::Ecdsa(_), Pair::Ec(curve, pair)) => {
                     let signature = pair.sign_digest(&fitted(input, native(*curve).digest)?)?;
                     fixed(signature.as_ref(), curve.field_bytes())
@@ -425,6 +428,9 @@ impl Verifier {
         match (scheme, &key.material) {
             (Scheme::Ecdsa(_), PublicMaterial::Ec(curve, point)) => {
                 length(2 * curve.field_bytes())?;
+                if *curve == Curve::P521 && long_digest::is_long(input) {
+                    return long_digest::verify(point, input, signature).map_err(|_| invalid());
+                }
                 let algorithm: &'static dyn VerificationAlgorithm = match curve {
                     Curve::P256 => &signature::ECDSA_P256_SHA256_FIXED,
                     Curve::P384 => &signature::ECDSA_P384_SHA384_FIXED,
@@ -469,15 +475,12 @@ pub(crate) fn invalid() -> Error {
     Error::new(ckr::CKR_SIGNATURE_INVALID, "the signature is not that of these data by this key")
 }
 
-/// A digest for ECDSA, which may have any length, but for what the library cannot do.
+/// A digest for ECDSA, which may have any length but none; a long one on P-521 is for [`long_digest`].
 fn fitted(digest: &[u8], native: &'static library::Algorithm) -> Result<library::Digest, Error> {
     if digest.is_empty() {
         return Err(Error::new(ckr::CKR_DATA_LEN_RANGE, "there is no digest to sign or verify"));
     }
-    fit(digest, native).map_err(|_| {
-        let detail = format!("the digest has {} bytes: on P-521 at most 64 are offered", digest.len());
-        Error::new(ckr::CKR_DATA_LEN_RANGE, detail)
-    })
+    Ok(fit(digest, native)?)
 }
 
 /// Turns an ECDSA signature from DER (RFC 3279, 2.2.3) into r and s side by side, each as long as the order.
