@@ -20,8 +20,13 @@ pub struct UnitServer {
 impl UnitServer {
     /// Starts one with these arguments, its log in a directory under a name.
     pub fn start(directory: &Path, name: &str, arguments: &[&str]) -> Self {
+        Self::start_command(Self::command("127.0.0.1:0").args(arguments), directory, name)
+    }
+
+    /// Starts one by a command that lets it listen on a free port of loopback.
+    pub fn start_command(command: &mut Command, directory: &Path, name: &str) -> Self {
         let log = directory.join(format!("{name}.log"));
-        let process = Process::start(Self::command("127.0.0.1:0").args(arguments), &log);
+        let process = Process::start(command, &log);
         let port = wait_for(&format!("{name} to be ready: {}", log.display()), || {
             let text = fs::read_to_string(&log).unwrap_or_default();
             let address = text.split("listen=127.0.0.1:").nth(1)?;
@@ -40,6 +45,11 @@ impl UnitServer {
     /// Where it listens, by the name in its certificate.
     pub fn address(&self) -> String {
         format!("localhost:{}", self.port)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// What it logged.

@@ -15,9 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, Sleep, sleep};
 use tonic::transport::server::Connected;
 
-/// Accepts connections until nobody takes them any more. While there are as many as may be, others wait.
-pub(crate) async fn accept(listener: TcpListener, connections: mpsc::Sender<io::Result<Connection>>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// Accepts connections until nobody takes them any more. While there are `most` of them, others wait.
+pub(crate) async fn accept(
+    listener: TcpListener,
+    most: usize,
+    connections: mpsc::Sender<io::Result<Connection>>,
+) {
+    let places = Arc::new(Semaphore::new(most));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -122,8 +126,49 @@ impl AsyncWrite for Connection {
     }
 }
 
-const MAX_CONNECTIONS: usize = 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long nothing may be heard from a client. Once HTTP/2 is spoken a live one answers a ping every 30 seconds, so
 /// this ends the others.
 const SILENCE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn accepting(most: usize) -> (core::net::SocketAddr, mpsc::Receiver<io::Result<Connection>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (connections, accepted) = mpsc::channel(1);
+        tokio::spawn(accept(listener, most, connections));
+        (address, accepted)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_ends_a_connection() {
+        let (address, mut accepted) = accepting(1).await;
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut connection = accepted.recv().await.unwrap().unwrap();
+        client.write_all(b"word").await.unwrap();
+        let mut word = [0; 4];
+        connection.read_exact(&mut word).await.unwrap();
+        let start = Instant::now();
+        let error = connection.read_exact(&mut word).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() >= SILENCE, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn the_next_one_waits_for_a_place() {
+        let (address, mut accepted) = accepting(1).await;
+        let _first_client = TcpStream::connect(address).await.unwrap();
+        let first = accepted.recv().await.unwrap().unwrap();
+        let _second_client = TcpStream::connect(address).await.unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(100), accepted.recv());
+        assert!(early.await.is_err(), "accepted while there was no place");
+        first.cut.now();
+        drop(first);
+        accepted.recv().await.unwrap().unwrap();
+    }
+}

@@ -1,9 +1,10 @@
 //! The software crypto unit alone, as a GREP11 server: `keyward unit serve`.
 //!
-//! [`service`] answers the calls, [`connection`] is what they come in on, [`tokens`] says who may call,
-//! [`simulator`] makes it as slow and unreliable as somebody wants to see it.
+//! [`connection`] is what calls come in on, [`tokens`] says who may call, [`memory`] how much all of them may send,
+//! [`service`] answers, [`simulator`] makes it as slow and unreliable as somebody wants to see it.
 
 mod connection;
+mod memory;
 mod service;
 mod simulator;
 mod tokens;
@@ -35,6 +36,7 @@ use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
 use crate::run::{self, Asked, ServeError, Signals};
 use crate::{exit, hardening};
+use memory::Bounded;
 use service::Service;
 use tokens::Tokens;
 
@@ -88,7 +90,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (connections, incoming) = mpsc::channel(1);
-        tokio::spawn(connection::accept(listener, connections));
+        tokio::spawn(connection::accept(listener, MAX_CONNECTIONS, connections));
 
         let mut server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -102,7 +104,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);
         let admission = move |request| tokens::check(tokens.as_deref(), request);
-        let crypto = InterceptedService::new(crypto, admission.clone());
+        let crypto = InterceptedService::new(Bounded::new(crypto, MAX_MEMORY), admission.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<CryptoServer<Service>>().await;
         // Tools are divided on the version.
@@ -261,8 +263,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest request, in bytes, as IBM's server has it (64 MiB).
 const MAX_MESSAGE: usize = 64 << 20;
+/// What the requests of all connections may take at a time, in KiB (1 GiB).
+const MAX_MEMORY: usize = 1 << 20;
 /// On one connection.
 const MAX_CONCURRENT_CALLS: u32 = 256;
+const MAX_CONNECTIONS: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long calls may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);

@@ -37,6 +37,7 @@ impl Service {
         request: Request<Q>,
         answer: fn(&Crypto, Q) -> Result<R, Error>,
     ) -> Result<Response<R>, Status> {
+        // They hold the memory that the request was counted for.
         let (_, extensions, request) = request.into_parts();
         let length = request.encoded_len();
         if let Some(simulator) = &self.simulator {
@@ -139,12 +140,13 @@ pub(crate) fn status(error: &Error) -> Status {
     let code = match error.code() {
         ckr::CKR_IBM_GREP11_NOT_AUTHENTICATED => Code::Unauthenticated,
         ckr::CKR_DEVICE_ERROR => Code::Unavailable,
+        ckr::CKR_HOST_MEMORY => Code::ResourceExhausted,
         ckr::CKR_FUNCTION_NOT_SUPPORTED | ckr::CKR_MECHANISM_INVALID => Code::Unimplemented,
         ckr::CKR_FUNCTION_FAILED | ckr::CKR_GENERAL_ERROR => Code::Internal,
         ckr::CKR_KEY_FUNCTION_NOT_PERMITTED | ckr::CKR_KEY_UNEXTRACTABLE => Code::PermissionDenied,
         _ => Code::InvalidArgument,
     };
-    let retry = error.code() == ckr::CKR_DEVICE_ERROR;
+    let retry = matches!(error.code(), ckr::CKR_DEVICE_ERROR | ckr::CKR_HOST_MEMORY);
     let detail = Grep11Error { code: error.code(), detail: error.detail().into(), retry };
     let message = error.to_string();
     let details = RpcStatus {

@@ -38,7 +38,10 @@ fuzz_target!(|bytes: &[u8]| {
             let outcome: Result<(), Error> = match which {
                 0 => scene.crypto.digest_final(DigestFinalRequest { state }).map(drop),
                 1 => scene.crypto.sign_final(SignFinalRequest { state }).map(drop),
-                _ => scene.crypto.decrypt_update(DecryptUpdateRequest { state, ciphered: vec![0; 16] }).map(drop),
+                _ => scene
+                    .crypto
+                    .decrypt_update(DecryptUpdateRequest { state, ciphered: vec![0; 16] })
+                    .map(drop),
             };
             outcome.as_ref().inspect_err(|error| check(error)).is_ok()
         };

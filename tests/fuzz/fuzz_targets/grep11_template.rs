@@ -19,16 +19,43 @@ static SCENE: LazyLock<Scene> = LazyLock::new(Scene::new);
 
 /// What a template may well have.
 const NUMBERS: &[u64] = &[
-    cka::CKA_CLASS, cka::CKA_TOKEN, cka::CKA_PRIVATE, cka::CKA_LABEL, cka::CKA_TRUSTED, cka::CKA_KEY_TYPE,
-    cka::CKA_ID, cka::CKA_SENSITIVE, cka::CKA_ENCRYPT, cka::CKA_DECRYPT, cka::CKA_WRAP, cka::CKA_UNWRAP,
-    cka::CKA_SIGN, cka::CKA_VERIFY, cka::CKA_DERIVE, cka::CKA_VALUE_LEN, cka::CKA_EXTRACTABLE, cka::CKA_LOCAL,
-    cka::CKA_NEVER_EXTRACTABLE, cka::CKA_MODIFIABLE, cka::CKA_EC_PARAMS, cka::CKA_WRAP_WITH_TRUSTED,
-    cka::CKA_IBM_RESTRICTABLE, cka::CKA_IBM_USE_AS_DATA, cka::CKA_IBM_ATTRBOUND, cka::CKA_MODULUS_BITS,
+    cka::CKA_CLASS,
+    cka::CKA_TOKEN,
+    cka::CKA_PRIVATE,
+    cka::CKA_LABEL,
+    cka::CKA_TRUSTED,
+    cka::CKA_KEY_TYPE,
+    cka::CKA_ID,
+    cka::CKA_SENSITIVE,
+    cka::CKA_ENCRYPT,
+    cka::CKA_DECRYPT,
+    cka::CKA_WRAP,
+    cka::CKA_UNWRAP,
+    cka::CKA_SIGN,
+    cka::CKA_VERIFY,
+    cka::CKA_DERIVE,
+    cka::CKA_VALUE_LEN,
+    cka::CKA_EXTRACTABLE,
+    cka::CKA_LOCAL,
+    cka::CKA_NEVER_EXTRACTABLE,
+    cka::CKA_MODIFIABLE,
+    cka::CKA_EC_PARAMS,
+    cka::CKA_WRAP_WITH_TRUSTED,
+    cka::CKA_IBM_RESTRICTABLE,
+    cka::CKA_IBM_USE_AS_DATA,
+    cka::CKA_IBM_ATTRBOUND,
+    cka::CKA_MODULUS_BITS,
 ];
 
 const NO_BOOLEANS: &[u64] = &[
-    cka::CKA_CLASS, cka::CKA_KEY_TYPE, cka::CKA_VALUE_LEN, cka::CKA_MODULUS_BITS, cka::CKA_PUBLIC_EXPONENT,
-    cka::CKA_IBM_PARAMETER_SET, cka::CKA_EC_PARAMS, cka::CKA_IBM_PQC_PARAMS,
+    cka::CKA_CLASS,
+    cka::CKA_KEY_TYPE,
+    cka::CKA_VALUE_LEN,
+    cka::CKA_MODULUS_BITS,
+    cka::CKA_PUBLIC_EXPONENT,
+    cka::CKA_IBM_PARAMETER_SET,
+    cka::CKA_EC_PARAMS,
+    cka::CKA_IBM_PQC_PARAMS,
 ];
 
 fuzz_target!(|input: &[u8]| {
@@ -108,7 +135,9 @@ fn told(object: &[u8], template: &BTreeMap<u64, AttributeValue>) {
     for (number, value) in template {
         let Some(OneAttr::AttributeTf(_)) = value.one_attr else { continue };
         // Keys here are always private and sensitive, and stored nowhere.
-        if [cka::CKA_TOKEN, cka::CKA_PRIVATE, cka::CKA_SENSITIVE, cka::CKA_LABEL, cka::CKA_ID].contains(number) {
+        if [cka::CKA_TOKEN, cka::CKA_PRIVATE, cka::CKA_SENSITIVE, cka::CKA_LABEL, cka::CKA_ID]
+            .contains(number)
+        {
             continue;
         }
         let response = SCENE.crypto.get_attribute_value(GetAttributeValueRequest {

@@ -6,9 +6,7 @@ use std::num::NonZeroUsize;
 
 use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::mechanism::Parameter;
-use keyward_grep11::{
-    AttributeValue, GenerateKeyPairRequest, GenerateKeyRequest, Mechanism, cka, ckm, ckr,
-};
+use keyward_grep11::{AttributeValue, GenerateKeyPairRequest, GenerateKeyRequest, Mechanism, cka, ckm, ckr};
 use keyward_unit::grep11::{Crypto, Error};
 use keyward_unit::{MasterKey, Unit};
 
@@ -25,7 +23,10 @@ pub const P256: usize = 2;
 
 impl Scene {
     pub fn new() -> Self {
-        let unit = Unit::new(MasterKey::generate().expect("random bytes"), NonZeroUsize::new(32).expect("more than 0"));
+        let unit = Unit::new(
+            MasterKey::generate().expect("random bytes"),
+            NonZeroUsize::new(32).expect("more than 0"),
+        );
         let unit = unit.with_next_master_key(MasterKey::generate().expect("random bytes"));
         let crypto = Crypto::new(unit);
         let mut objects = Vec::new();
@@ -39,7 +40,8 @@ impl Scene {
             });
             objects.push(made.expect("a key").key_bytes);
         }
-        let curve = |oid: &[u8]| (ckm::CKM_EC_KEY_PAIR_GEN, cka::CKA_EC_PARAMS, OneAttr::AttributeB(oid.to_vec()));
+        let curve =
+            |oid: &[u8]| (ckm::CKM_EC_KEY_PAIR_GEN, cka::CKA_EC_PARAMS, OneAttr::AttributeB(oid.to_vec()));
         for (mechanism, which, value) in [
             curve(b"P-256"),
             curve(&[6, 3, 43, 101, 112]),

@@ -5,27 +5,21 @@
 //! the other in turn. So whatever else disturbs the machine disturbs both, and the ratio says more than the
 //! times.
 
-#![forbid(unsafe_code)]
-// A benchmark that cannot set up its scene has nothing better to do than to stop.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::cpu_time;
 use keyward_tests::server::{Nginx, Site};
 use keyward_tests::tool::succeed;
 use keyward_tests::{Daemon, Handshake, Pki, pki::openssl};
 
-fn main() {
-    let quick = std::env::args().any(|word| word == "--quick");
+pub(super) fn run(quick: bool) {
     let (rounds, time) =
         if quick { (5, Duration::from_millis(300)) } else { (31, Duration::from_millis(500)) };
-    println!("{}", succeed(&mut openssl(&["version"])).trim());
-    println!("nginx {}", nginx_version());
-    println!("{}", cpu_model());
+    println!("Full handshakes, nginx {}, {}", nginx_version(), succeed(&mut openssl(&["version"])).trim());
     println!("{CLIENTS} clients, {rounds} rounds of {time:?}; medians, CPU time in us per handshake\n");
     println!(
         "{:<9}{:>9}{:>11}{:>11}{:>11}{:>8}{:>8}  middle half of the ratios",
@@ -116,17 +110,6 @@ fn round(daemon: &Daemon, servers: &[Server; 2], time: Duration) -> Round {
     Round { file, nginx, daemon }
 }
 
-/// CPU time that all threads of a process have used, in microseconds: the first number of `schedstat`, see
-/// the kernel's documentation of sched-stats.
-fn cpu_time(pid: u32) -> f64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a running process");
-    let nanoseconds: u64 = tasks
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-        .filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok())
-        .sum();
-    nanoseconds as f64 / 1000.0
-}
-
 fn percentile(percent: usize, rounds: &[Round], part: impl Fn(&Round) -> f64) -> f64 {
     let mut values: Vec<f64> = rounds.iter().map(part).collect();
     values.sort_by(f64::total_cmp);
@@ -151,12 +134,6 @@ fn nginx_version() -> String {
     let output = Command::new("nginx").arg("-v").output().expect("nginx");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     text.trim().trim_start_matches("nginx version: nginx/").to_owned()
-}
-
-fn cpu_model() -> String {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    model.map_or_else(String::new, |(_, name)| format!("CPU {}", name.trim()))
 }
 
 /// Enough to keep a worker busy.
