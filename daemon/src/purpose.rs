@@ -6,10 +6,12 @@
 //! What remains open to someone who drives a server process that holds a `tls-server` grant: signatures that
 //! some TLS client somewhere would accept in a handshake, for as long as the process is driven. The TLS 1.3
 //! form (RFC 8446, 4.4.3) begins with 64 spaces and a context string, made so that it is nothing else. The TLS
-//! 1.2 form begins with 64 bytes of the attacker's choice; what follows them is short, binary and of a fixed
-//! shape, which rules out text formats (JWT, SSH signatures, DNSSEC records over names), and what is at the
-//! same time well-formed DER (certificates, revocation lists, OCSP, CMS) is refused although it may have the
-//! shape.
+//! 1.2 form begins with 64 bytes of the attacker's choice; what follows them is binary and of a fixed shape, which
+//! rules out text (JWT and the like). With the numbers of a finite-field key exchange there is room enough to hide
+//! in it what another binary format signs. So what is at the same time a structure of ASN.1 (certificates,
+//! revocation lists, OCSP, CMS), in DER or in whatever a lenient reader takes for it, or begins as what SSH signs,
+//! is refused although it has the shape. Other binary formats with room for bytes of one's choice are not looked
+//! for: do not use the key of a TLS server for them.
 
 use keyward_proto::Use;
 
@@ -75,7 +77,8 @@ pub fn classify(message: &[u8], spki: &[u8]) -> Purpose {
     if is_tls12_transcript(message).is_some() {
         return Purpose::Tls12ClientCertificateVerify;
     }
-    if is_server_key_exchange(message).is_some() && !is_der_structure(message) {
+    let else_too = || is_signed_structure(message) || is_of_ssh(message);
+    if is_server_key_exchange(message).is_some() && !else_too() {
         return Purpose::Tls12ServerKeyExchange;
     }
     Purpose::Other
@@ -220,23 +223,41 @@ fn is_certification_request_info(message: &[u8], spki: &[u8]) -> Option<()> {
     (public_key == spki && complete).then_some(())
 }
 
-/// Whether the whole message is one DER SEQUENCE or SET whose content is again DER, beginning as signed
+/// Whether the whole message is one SEQUENCE or SET whose content is again a row of values, beginning as signed
 /// structures do (TBSCertificate, CertificationRequestInfo, TBSCertList, ResponseData, SignedAttributes, ...).
 ///
-/// A ServerKeyExchange that is refused for this would need random bytes that say so: tag and length of the
-/// outer value fit by chance in less than one of 2^15 handshakes (X25519, where the length has one byte), the
-/// first inner tag in one of 50, and the inner lengths tile the rest to the byte in about one of 200: together
-/// less than one in 10^8, and only in TLS 1.2. The client's next attempt has other randoms.
-fn is_der_structure(message: &[u8]) -> bool {
+/// It is read as leniently as the most lenient of those that verify such signatures: BER with lengths of any form,
+/// and tags of more bytes than they need. An indefinite length counts as if it was right.
+///
+/// A ServerKeyExchange that is refused for this would need random bytes that say so: tag and length of the outer
+/// value fit by chance in one of 16,000 handshakes (X25519, where the length has one byte), and what is inside in
+/// about one of 600 (counted over a million random messages): together one in 10^7, and only in TLS 1.2. The
+/// client's next attempt has other randoms.
+fn is_signed_structure(message: &[u8]) -> bool {
     let mut outer = Bytes(message);
-    match outer.der() {
-        Some((SEQUENCE | SET, content, _)) if outer.0.is_empty() => {
-            let begins =
-                content.first().is_some_and(|tag| matches!(*tag, INTEGER | OID | SEQUENCE | SET | CONTEXT_0));
-            begins && tiles(content)
-        }
+    let content = match outer.ber() {
+        Some((Tag { class: UNIVERSAL, number: 16 | 17 }, content)) if outer.0.is_empty() => content,
+        _ => return false,
+    };
+    let begins = match Bytes(content).ber() {
+        // INTEGER, OBJECT IDENTIFIER, ENUMERATED, SEQUENCE, SET.
+        Some((Tag { class: UNIVERSAL, number }, _)) => matches!(number, 2 | 6 | 10 | 16 | 17),
+        Some((Tag { class: CONTEXT, number }, _)) => number <= 3,
         _ => false,
+    };
+    let mut values = Bytes(content);
+    while begins && !values.0.is_empty() {
+        if values.ber().is_none() {
+            return false;
+        }
     }
+    begins
+}
+
+/// Whether the message begins as what SSH signs: with a string of fewer than 256 bytes (RFC 4252, 7 and the
+/// certificates of OpenSSH), or as a signature of a file does. By chance a random begins so once in 10^7.
+fn is_of_ssh(message: &[u8]) -> bool {
+    message.starts_with(&[0, 0, 0]) || message.starts_with(b"SSHSIG")
 }
 
 /// Whether bytes are a row of DER values without a rest.
@@ -266,6 +287,35 @@ impl<'a> Bytes<'a> {
         self.take(length)
     }
 
+    /// A value of BER, as leniently as anybody reads it: tag and content (X.690, 8.1). One with an indefinite length
+    /// takes all there is.
+    fn ber(&mut self) -> Option<(Tag, &'a [u8])> {
+        let [first] = *self.take(1)?.first_chunk()?;
+        let mut number = u32::from(first & 0x1f);
+        if number == 0x1f {
+            number = 0;
+            loop {
+                let [byte] = *self.take(1)?.first_chunk()?;
+                number = number.saturating_mul(128).saturating_add(u32::from(byte & 0x7f));
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+        }
+        let [length] = *self.take(1)?.first_chunk()?;
+        let length = match length {
+            0..=0x7f => usize::from(length),
+            0x80 => self.0.len(),
+            _ => {
+                let bytes = self.take(usize::from(length & 0x7f))?;
+                bytes.iter().try_fold(0usize, |length, byte| {
+                    length.checked_mul(256).map(|length| length | usize::from(*byte))
+                })?
+            }
+        };
+        Some((Tag { class: first >> 6, number }, self.take(length)?))
+    }
+
     /// A value of DER: tag, content, and both with the length between them (X.690, 8.1 and 10.1). Only tags of
     /// one byte and minimal definite lengths.
     fn der(&mut self) -> Option<(u8, &'a [u8], &'a [u8])> {
@@ -289,6 +339,15 @@ impl<'a> Bytes<'a> {
     }
 }
 
+/// A tag of BER (X.690, 8.1.2).
+struct Tag {
+    class: u8,
+    number: u32,
+}
+
+const UNIVERSAL: u8 = 0;
+const CONTEXT: u8 = 2;
+
 // ECCurveType, RFC 8422, 5.4.
 const NAMED_CURVE: u8 = 3;
 
@@ -304,9 +363,7 @@ const CERTIFICATE_STATUS: u8 = 22;
 
 // Tags, X.690, 8.
 const INTEGER: u8 = 0x02;
-const OID: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
 const CONTEXT_0: u8 = 0xa0;
 
 #[cfg(test)]
@@ -316,6 +373,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const OID: u8 = 0x06;
+    const SET: u8 = 0x31;
 
     fn tls13(context: &str, hash: usize) -> Vec<u8> {
         [&[0x20; 64][..], context.as_bytes(), &[0], &vec![0xab; hash]].concat()
@@ -484,15 +544,55 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_has_the_shape_of_dhe_is_refused() {
-        // Whoever drives a server chooses the first 64 bytes and all three numbers: enough to build DER around
-        // them, with a key exchange inside of an OCTET STRING (in a certificate: an extension's).
+    fn a_structure_that_has_the_shape_of_dhe_is_refused() {
+        // Whoever drives a server chooses the first 64 bytes and all three numbers: enough to build a structure
+        // around them, with a key exchange inside of an OCTET STRING (in a certificate: an extension's).
         let parameters = dh(&[0xff; 256], &[2], &[1; 256]).split_off(64);
-        let serial = tlv(INTEGER, &[1; 54]);
-        let message = tlv(SEQUENCE, &[serial, tlv(0x04, &parameters)].concat());
-        assert_eq!(message.len(), 64 + parameters.len());
-        assert!(is_server_key_exchange(&message).is_some(), "the shape is right");
-        assert_eq!(kind(&message), Purpose::Other);
+        let length = |length: usize, form: &[u8]| match form {
+            [0x80] => vec![0x80],
+            [first, zeros @ ..] => [&[*first][..], zeros, &(length as u16).to_be_bytes()].concat(),
+            [] => panic!("no form"),
+        };
+        // Minimal, with zeros before it, and indefinite.
+        let forms: &[&[u8]] = &[&[0x82], &[0x83, 0], &[0x84, 0, 0], &[0x88, 0, 0, 0, 0, 0, 0], &[0x80]];
+        let sequences: &[&[u8]] = &[&[0x30], &[0x31], &[0x3f, 0x10], &[0x3f, 0x80, 0x11]];
+        // As TBSCertificate, TBSCertList and ResponseData begin, and the first with its tag in two bytes.
+        let begins: &[&[u8]] = &[&[2], &[0xa0], &[0xa1], &[0xa2], &[0x30], &[0xbf, 0], &[0x1f, 2]];
+        for sequence in sequences {
+            for outer in forms {
+                for inner in forms {
+                    for first in begins {
+                        let content = |filled: usize| {
+                            let filling = [first, &[filled as u8][..], &vec![1; filled]].concat();
+                            let octets = [&[4][..], &length(parameters.len(), inner), &parameters].concat();
+                            [filling, octets].concat()
+                        };
+                        let message = |filled: usize| {
+                            let content = content(filled);
+                            [sequence, length(content.len(), outer).as_slice(), &content].concat()
+                        };
+                        let filled = 64 - (message(0).len() - parameters.len());
+                        let message = message(filled);
+                        assert_eq!(message.len(), 64 + parameters.len());
+                        assert!(is_server_key_exchange(&message).is_some(), "the shape is right");
+                        assert_eq!(kind(&message), Purpose::Other, "{:x?}", &message[..16]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_ssh_signs_is_refused_though_it_has_the_shape_of_dhe() {
+        let prime = [&[0xff][..], &[0x13; 127]].concat();
+        let shaped = dh(&prime, &[2], &[1; 128]);
+        for begin in [&b"\0\0\0\x28ecdsa-sha2-nistp256-cert-v01@openssh.com"[..], b"\0\0\0\x20", b"SSHSIG"] {
+            let mut message = shaped.clone();
+            message[..begin.len()].copy_from_slice(begin);
+            assert!(is_server_key_exchange(&message).is_some(), "the shape is right");
+            assert_eq!(kind(&message), Purpose::Other);
+        }
+        assert_eq!(kind(&shaped), Purpose::Tls12ServerKeyExchange);
     }
 
     #[test]
