@@ -64,7 +64,9 @@ impl Connection {
         patience: Duration,
         deadline: Instant,
     ) -> Result<Vec<u8>, Broken> {
+        self.hurry_if_late(patience, deadline)?;
         self.send(frame, deadline)?;
+        self.hurry_if_late(patience, deadline)?;
         let answer = self.receive(deadline)?;
         if self.hurried {
             wait_at_most(&self.socket, patience).map_err(|_| Broken::Lost)?;
@@ -120,6 +122,15 @@ impl Connection {
             Errno::INTR => self.shrink_patience(deadline),
             Errno::AGAIN => Err(Broken::Late),
             _ => Err(Broken::Lost),
+        }
+    }
+
+    /// Lets the next call wait only for what is left, if what came before took a noticeable part of the time: another
+    /// attempt, a daemon that was slow to accept or to take the request.
+    fn hurry_if_late(&mut self, patience: Duration, deadline: Instant) -> Result<(), Broken> {
+        match remaining(deadline) {
+            Some(left) if left >= patience - patience / 16 => Ok(()),
+            _ => self.shrink_patience(deadline),
         }
     }
 

@@ -24,7 +24,7 @@ use keyward_proto::message::{self, Request, Response, request, response};
 use keyward_proto::{Label, Outcome, Scheme, frame};
 
 use crate::connection::{Broken, Connection};
-use crate::pool::Pool;
+use crate::pool::{Owner, Pool};
 
 /// The daemon, as seen by one program. Shared by reference between threads.
 #[derive(Debug)]
@@ -110,11 +110,14 @@ impl Client {
         let request = Request { id, deadline_ms, body: Some(body), processor: Some(processor) };
         let frame = frame::encode(&request).map_err(|_| Error::TooLong { limit: frame::MAX_BODY })?;
 
-        let answer = self.exchange(&frame, processor, deadline)?;
+        let owner = Owner::current();
+        let (answer, connection) = self.exchange(&frame, owner, processor, deadline)?;
         let answer: Response = frame::decode(&answer).map_err(|_| Error::Garbled)?;
         if answer.id != id {
             return Err(Error::Garbled);
         }
+        // Only one that has kept in step is worth keeping.
+        self.pool.put(owner, processor, connection);
         match (answer.outcome(), answer.body) {
             (Outcome::Done, Some(body)) => Ok(body),
             (Outcome::Done, None) => Err(Error::Garbled),
@@ -123,9 +126,14 @@ impl Client {
     }
 
     /// Sends a frame and waits for the body of the answer, on a kept connection if there is one.
-    fn exchange(&self, frame: &[u8], processor: u32, deadline: Instant) -> Result<Vec<u8>, Error> {
-        let pid = pool::current_process();
-        let mut connection = match self.pool.take(pid, processor) {
+    fn exchange(
+        &self,
+        frame: &[u8],
+        owner: Owner,
+        processor: u32,
+        deadline: Instant,
+    ) -> Result<(Vec<u8>, Connection), Error> {
+        let mut connection = match self.pool.take(owner, processor) {
             Some(kept) => kept,
             None => self.connect(deadline)?,
         };
@@ -137,10 +145,7 @@ impl Client {
             first => first,
         };
         match answer {
-            Ok(answer) => {
-                self.pool.put(pid, processor, connection);
-                Ok(answer)
-            }
+            Ok(answer) => Ok((answer, connection)),
             Err(Broken::Late) => Err(Error::DeadlineExceeded(self.timeout)),
             Err(Broken::Lost) => Err(Error::Lost(self.address.to_string())),
             Err(Broken::Garbled) => Err(Error::Garbled),

@@ -3,19 +3,33 @@
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::os::fd::{IntoRawFd, OwnedFd};
 
-use rustix::process::getpid;
+use rustix::process::{getegid, geteuid, getpid};
 
 use crate::connection::Connection;
 use crate::system;
 
-/// The id of this process, asked of the kernel each time: after a fork it is another.
-pub(crate) fn current_process() -> u32 {
-    getpid().as_raw_nonzero().get().unsigned_abs()
+/// Whose connections they are, asked of the kernel each time: after a fork the process is another, and it may have
+/// become another user, whom the daemon knows only by the user who connected (SO_PEERCRED, unix(7)).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Owner {
+    pid: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Owner {
+    pub(crate) fn current() -> Self {
+        Self {
+            pid: getpid().as_raw_nonzero().get().unsigned_abs(),
+            uid: geteuid().as_raw(),
+            gid: getegid().as_raw(),
+        }
+    }
 }
 
 /// At most [`SLOTS`] idle connections.
 ///
-/// A slot remembers the process that filled it. A slot that a fork caught while it was being filled or
+/// A slot remembers who filled it. A slot that a fork caught while it was being filled or
 /// emptied stays closed in the child: one slot less, and nothing that waits.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -27,18 +41,18 @@ impl Pool {
         Self { slots: [const { Slot::new() }; SLOTS] }
     }
 
-    /// A kept connection of process `pid`, if there is one: first of all one that was used on the same
-    /// processor. Those of other processes are let go on the way.
-    pub(crate) fn take(&self, pid: u32, processor: u32) -> Option<Connection> {
-        self.slots_from(processor).find_map(|slot| slot.take(pid))
+    /// A kept connection of `owner`, if there is one: first of all one that was used on the same processor. Those
+    /// of others are let go on the way.
+    pub(crate) fn take(&self, owner: Owner, processor: u32) -> Option<Connection> {
+        self.slots_from(processor).find_map(|slot| slot.take(owner))
     }
 
-    /// Keeps a connection of process `pid` for the next request, or closes it if there are enough.
-    pub(crate) fn put(&self, pid: u32, processor: u32, connection: Connection) {
+    /// Keeps a connection of `owner` for the next request, or closes it if there are enough.
+    pub(crate) fn put(&self, owner: Owner, processor: u32, connection: Connection) {
         let mut connection = Some(connection);
         for slot in self.slots_from(processor) {
             connection = match connection.take() {
-                Some(connection) => slot.put(pid, connection).err(),
+                Some(connection) => slot.put(owner, connection).err(),
                 None => return,
             };
         }
@@ -55,6 +69,8 @@ struct Slot {
     state: AtomicU32,
     // The rest is written and read only by the thread that moved `state` to BUSY.
     pid: AtomicU32,
+    uid: AtomicU32,
+    gid: AtomicU32,
     descriptor: AtomicI32,
     cookie: AtomicU64,
 }
@@ -64,6 +80,8 @@ impl Slot {
         Self {
             state: AtomicU32::new(EMPTY),
             pid: AtomicU32::new(0),
+            uid: AtomicU32::new(0),
+            gid: AtomicU32::new(0),
             descriptor: AtomicI32::new(-1),
             cookie: AtomicU64::new(0),
         }
@@ -75,14 +93,20 @@ impl Slot {
             && self.state.compare_exchange(from, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    fn take(&self, pid: u32) -> Option<Connection> {
+    fn take(&self, owner: Owner) -> Option<Connection> {
         if !self.claim(FULL) {
             return None;
         }
         let descriptor = self.descriptor.load(Ordering::Relaxed);
         let cookie = self.cookie.load(Ordering::Relaxed);
-        let kept = if self.pid.load(Ordering::Relaxed) == pid {
-            Some(Connection::from_kept(system::take_back(descriptor), cookie))
+        let filled_by = Owner {
+            pid: self.pid.load(Ordering::Relaxed),
+            uid: self.uid.load(Ordering::Relaxed),
+            gid: self.gid.load(Ordering::Relaxed),
+        };
+        let kept = if filled_by.pid == owner.pid {
+            let connection = Connection::from_kept(system::take_back(descriptor), cookie);
+            Some(connection).filter(|_| filled_by == owner)
         } else {
             system::close_inherited(descriptor, cookie);
             None
@@ -91,12 +115,14 @@ impl Slot {
         kept
     }
 
-    fn put(&self, pid: u32, connection: Connection) -> Result<(), Connection> {
+    fn put(&self, owner: Owner, connection: Connection) -> Result<(), Connection> {
         if !self.claim(EMPTY) {
             return Err(connection);
         }
         let (socket, cookie): (OwnedFd, u64) = connection.into_kept();
-        self.pid.store(pid, Ordering::Relaxed);
+        self.pid.store(owner.pid, Ordering::Relaxed);
+        self.uid.store(owner.uid, Ordering::Relaxed);
+        self.gid.store(owner.gid, Ordering::Relaxed);
         self.cookie.store(cookie, Ordering::Relaxed);
         self.descriptor.store(socket.into_raw_fd(), Ordering::Relaxed);
         self.state.store(FULL, Ordering::Release);
@@ -106,7 +132,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        drop(self.take(current_process()));
+        drop(self.take(Owner::current()));
     }
 }
 

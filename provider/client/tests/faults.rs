@@ -115,6 +115,36 @@ fn a_stuck_daemon_costs_the_deadline_and_its_late_answer_reaches_nobody() {
 }
 
 #[test]
+fn the_deadline_holds_for_both_attempts_together() {
+    let (client, _directory) = scene(Duration::from_millis(400), |number, mut stream| {
+        let _request = read_request(&mut stream);
+        if number == 0 {
+            thread::sleep(Duration::from_millis(350));
+        } else {
+            // Silent until the client hangs up.
+            let _ = read_request(&mut stream);
+        }
+    });
+    let began = Instant::now();
+    let error = client.status().unwrap_err();
+    let took = began.elapsed();
+    assert!(matches!(error, Error::DeadlineExceeded(_)), "{error}");
+    assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(650), "{took:?}");
+}
+
+#[test]
+fn a_connection_that_is_out_of_step_is_not_kept() {
+    let (client, _directory) = scene(Duration::from_secs(5), |number, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            let id = if number == 0 { request.id + 1 } else { request.id };
+            let _ = stream.write_all(&answer(id, number));
+        }
+    });
+    assert!(matches!(client.status(), Err(Error::Garbled)));
+    assert_eq!(client.status().unwrap().peer_uid, 1);
+}
+
+#[test]
 fn the_deadline_holds_for_an_answer_that_trickles() {
     let (client, _directory) = scene(Duration::from_millis(200), |number, mut stream| {
         let request = read_request(&mut stream).unwrap();
