@@ -7,7 +7,7 @@ TEST_PACKAGES = $(DEMO_PACKAGES) haproxy valgrind protobuf-compiler \
 
 .PHONY: all demo test bench lint install-demo install-test
 
-all:
+all: install-demo
 	$(CARGO) build --release --workspace
 
 # nginx serves TLS with a key that it never had; ends with nothing running.

@@ -58,6 +58,7 @@ pub(crate) async fn serve(
         .fallback(async || AdminError::NoRoute)
         .method_not_allowed_fallback(async || AdminError::NoRoute)
         .layer(DefaultBodyLimit::max(MAX_KEY_FILE))
+        .layer(middleware::from_fn(to_the_end))
         .layer(middleware::from_fn(administrators_only))
         .with_state(Admin { daemon, crowd });
     let service = routes.into_make_service_with_connect_info::<Caller>();
@@ -102,6 +103,12 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         requests: daemon.counters.requests(),
         closed_for_crowding,
     }))
+}
+
+/// Lets a request run to its end, its line in the log included, even if whoever asked hangs up.
+async fn to_the_end(request: Request, next: Next) -> Response {
+    let answered = tokio::spawn(next.run(request)).await;
+    answered.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
 async fn list(State(admin): State<Admin>, Query(query): Query<Vec<(String, String)>>) -> Answer<Page> {

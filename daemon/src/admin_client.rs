@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use zeroize::Zeroizing;
 
 use crate::api::{Change, KeyView, MAX_PAGE, NewKey, Page, Refusal, StatusView};
 use crate::sockets::ADMIN;
@@ -39,16 +40,16 @@ impl AdminClient {
         self.call(Method::POST, "/v1/keys", json(key))
     }
 
-    /// Imports the key in `file`, which is wiped by whoever gave it.
+    /// Imports the key in `file`, which is wiped as soon as it is sent.
     pub(crate) fn import(
         &self,
         label: &str,
         uses: &[String],
-        file: &[u8],
+        file: Zeroizing<Vec<u8>>,
     ) -> Result<KeyView, AdminClientError> {
         let uses: Vec<_> = uses.iter().map(|u| format!("use={}", in_query(u))).collect();
         let path = format!("{}/import?{}", key_path(label), uses.join("&"));
-        self.call(Method::POST, &path, Bytes::copy_from_slice(file))
+        self.call(Method::POST, &path, Bytes::from_owner(file))
     }
 
     pub(crate) fn show(&self, label: &str) -> Result<KeyView, AdminClientError> {

@@ -71,7 +71,7 @@ async fn sign(daemon: &Daemon, peer: &Peer, sign: &Sign, deadline: Instant) -> R
     let outcome = signature.as_ref().err().copied().unwrap_or(Outcome::Done);
     daemon.counters.signature(outcome, purpose);
     tracing::debug!(
-        key = sign.label,
+        key = if sign.label.len() > Label::MAX { "(too long)" } else { &sign.label },
         version = sign.version,
         scheme = %Scheme::try_from(sign.scheme).map_or("unknown", Scheme::name),
         purpose = %purpose.map_or("unknown", Purpose::name),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -181,14 +181,29 @@ pub(crate) fn make_state_dir(path: &Path) -> Result<(), ServeError> {
     let failed = |reason| ServeError::StateDir(path.to_owned(), reason);
     if !path.is_dir() {
         // Closed is the directory itself; the ones above it may lead elsewhere, too.
-        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+        path.parent().map_or(Ok(()), make_open_dirs).map_err(failed)?;
         DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
     }
-    let mode = fs::metadata(path).map_err(failed)?.mode();
-    if mode & 0o022 != 0 {
+    let found = fs::metadata(path).map_err(failed)?;
+    if found.mode() & 0o022 != 0 {
         return Err(failed(io::Error::other("other users can write to it; run: chmod go-w on it")));
     }
+    // Whoever owns it can put another one in its place.
+    if found.uid() != 0 && found.uid() != rustix::process::geteuid().as_raw() {
+        let text = format!("it belongs to user id {}; run as that user, or name another one", found.uid());
+        return Err(failed(io::Error::other(text)));
+    }
     Ok(())
+}
+
+/// Makes the directories of a path that do not exist, open to every user, whatever the umask is.
+pub(crate) fn make_open_dirs(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), make_open_dirs)?;
+    fs::create_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
 }
 
 fn open_backend(options: &Options, config: &Config, store: &Store) -> Result<Backend, ServeError> {

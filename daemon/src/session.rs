@@ -119,8 +119,15 @@ impl Session<'_> {
         }
     }
 
-    /// Answers the complete frames that have arrived; returns how many bytes they took.
+    /// Answers the complete frames that have arrived; returns how many bytes they took. Those before one that is
+    /// garbage get their answers, too.
     async fn answer_all(&mut self, arrived: Instant) -> Result<usize, End> {
+        let used = self.answer_frames(arrived).await;
+        self.send().await?;
+        used
+    }
+
+    async fn answer_frames(&mut self, arrived: Instant) -> Result<usize, End> {
         let mut used = 0;
         let mut since = arrived;
         while let Some((body, length)) = frame::split(self.input.get(used..).unwrap_or_default())? {
@@ -139,7 +146,6 @@ impl Session<'_> {
                 since = Instant::now();
             }
         }
-        self.send().await?;
         Ok(used)
     }
 

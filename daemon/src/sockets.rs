@@ -8,13 +8,17 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process;
 
 use keyward_client::Address;
 use listenfd::ListenFd;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
+
+use crate::run::make_open_dirs;
 
 /// What the daemon listens on.
 pub(crate) struct Sockets {
@@ -32,7 +36,8 @@ impl Sockets {
     pub(crate) fn open(runtime_dir: &Path, extra: &[Address]) -> Result<Self, SocketError> {
         let mut sockets = Self::inherited()?;
         if sockets.peers.is_empty() || sockets.admin.is_empty() {
-            make_runtime_dir(runtime_dir)
+            // Peers of every user must get through.
+            make_open_dirs(runtime_dir)
                 .map_err(|reason| SocketError::RuntimeDir { path: runtime_dir.to_owned(), reason })?;
         }
         if sockets.peers.is_empty() {
@@ -91,13 +96,14 @@ pub(crate) enum SocketError {
     RuntimeDir { path: PathBuf, reason: io::Error },
 }
 
-fn make_runtime_dir(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    DirBuilder::new().recursive(true).mode(0o755).create(path)?;
-    // Peers of every user must get through, whatever the umask was.
-    fs::set_permissions(path, Permissions::from_mode(0o755))
+/// Does not wait for somebody who is too busy to accept.
+fn somebody_listens(path: &Path) -> bool {
+    let connected = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    connected() != Err(Errno::CONNREFUSED)
 }
 
 fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
@@ -105,10 +111,8 @@ fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
         // Only a socket that nobody listens on refuses; whatever else happens, somebody is there.
-        Ok(_) => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            _ => return Err(SocketError::InUse(path.to_owned())),
-        },
+        Ok(_) if somebody_listens(path) => return Err(SocketError::InUse(path.to_owned())),
+        Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }
@@ -166,7 +170,7 @@ mod tests {
         drop(listener);
         fs::create_dir(dir.path().join(format!(".{}", process::id()))).unwrap();
         let _listener = bind(&path, 0o666).unwrap();
-        UnixStream::connect(&path).unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::output::{print, print_json, print_table, table};
 use crate::admin_client::AdminClient;
 use crate::api::{Change, KeyView, MAX_KEY_FILE, NewKey};
-use crate::exit;
+use crate::{exit, hardening};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -104,8 +104,11 @@ impl Generate {
 impl Import {
     fn run(self) -> Result<(), Failure> {
         let Self { key, file, uses } = self;
+        hardening::harden().map_err(|error| {
+            Failure::new(exit::OS, format_args!("cannot keep the key out of core dumps: {error}"))
+        })?;
         let plain = read_key_file(&file)?;
-        key.run("import", |admin, label| admin.import(label, &names(&uses), &plain))
+        key.run("import", |admin, label| admin.import(label, &names(&uses), plain))
     }
 }
 

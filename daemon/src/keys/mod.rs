@@ -84,14 +84,14 @@ pub struct Version {
 /// The keys of the daemon. Shared by reference between tasks.
 pub struct Keys {
     store: Arc<Store>,
-    cache: Mutex<Cache>,
+    cache: Arc<Mutex<Cache>>,
 }
 
 impl Keys {
     /// The keys of a store, of which up to `cached` are kept in memory.
     pub fn new(store: Store, cached: NonZeroUsize) -> Self {
         let cache = Cache { keys: LruCache::new(cached), changes: 0 };
-        Self { store: Arc::new(store), cache: Mutex::new(cache) }
+        Self { store: Arc::new(store), cache: Arc::new(Mutex::new(cache)) }
     }
 
     /// A key that is in memory. Never waits for the disk.
@@ -127,10 +127,13 @@ impl Keys {
     /// # Errors
     /// [`StoreError::Exists`] or [`StoreError::Changed`] if someone was faster; other errors of the store.
     pub async fn put(&self, key: Key) -> Result<Arc<Key>, StoreError> {
-        let label = key.label.clone();
-        let stored = self.in_store(move |store| store.put(key)).await;
-        self.forget(&label);
-        stored.map(Arc::new)
+        let (label, cache) = (key.label.clone(), Arc::clone(&self.cache));
+        let stored = self.in_store(move |store| {
+            let stored = store.put(key);
+            forget(&cache, &label);
+            stored
+        });
+        stored.await.map(Arc::new)
     }
 
     /// Deletes a key with all its versions.
@@ -138,10 +141,13 @@ impl Keys {
     /// # Errors
     /// [`StoreError::Unknown`] if there is none; other errors of the store.
     pub async fn delete(&self, label: &Label) -> Result<(), StoreError> {
-        let wanted = label.clone();
-        let deleted = self.in_store(move |store| store.delete(&wanted)).await;
-        self.forget(label);
-        deleted
+        let (label, cache) = (label.clone(), Arc::clone(&self.cache));
+        let deleted = self.in_store(move |store| {
+            let deleted = store.delete(&label);
+            forget(&cache, &label);
+            deleted
+        });
+        deleted.await
     }
 
     /// Up to `limit` keys in the order of their labels, from the first one behind `after`.
@@ -171,17 +177,23 @@ impl Keys {
         }
     }
 
-    fn forget(&self, label: &Label) {
-        self.with_cache(|cache| {
-            cache.changes += 1;
-            cache.keys.pop(label.as_str());
-        });
-    }
-
-    /// Holds the lock for a look-up or an insertion, never longer.
     fn with_cache<T>(&self, f: impl FnOnce(&mut Cache) -> T) -> T {
-        f(&mut self.cache.lock().unwrap_or_else(PoisonError::into_inner))
+        with(&self.cache, f)
     }
+}
+
+/// Lets go of a key that was changed. Done where the change is, not where it is waited for: whoever asked may be
+/// gone by then.
+fn forget(cache: &Mutex<Cache>, label: &Label) {
+    with(cache, |cache| {
+        cache.changes += 1;
+        cache.keys.pop(label.as_str());
+    });
+}
+
+/// Holds the lock for a look-up or an insertion, never longer.
+fn with<T>(cache: &Mutex<Cache>, f: impl FnOnce(&mut Cache) -> T) -> T {
+    f(&mut cache.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 struct Cache {
@@ -242,6 +254,29 @@ pub(crate) mod tests {
         assert_eq!(keys.get(&label).await.unwrap().unwrap().state, State::Disabled);
         keys.delete(&label).await.unwrap();
         assert!(keys.get(&label).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_change_counts_even_if_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = keys(&dir, 2);
+        let label = "shop".parse().unwrap();
+        let stored = keys.put(key("shop")).await.unwrap();
+        keys.get(&label).await.unwrap();
+        let change = keys.put(Key { state: State::Disabled, ..(*stored).clone() });
+        tokio::select! {
+            biased;
+            // Begins, and is dropped before it ends.
+            done = change => panic!("done at once: {}", done.is_ok()),
+            () = core::future::ready(()) => {}
+        }
+        let seen = async {
+            while keys.get(&label).await.unwrap().unwrap().state != State::Disabled {
+                tokio::task::yield_now().await;
+            }
+        };
+        let limit = core::time::Duration::from_secs(10);
+        tokio::time::timeout(limit, seen).await.expect("the key in memory is the one on the disk");
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use core::ffi::{CStr, c_char, c_void};
 use core::ptr;
 use core::time::Duration;
 use std::env;
+use std::ffi::OsString;
 
 use keyward_client::{Address, Client};
 
@@ -21,7 +22,7 @@ pub(crate) struct Settings {
 /// A text that says which setting is wrong, and why.
 pub(crate) fn read(handle: *const c_void, get_params: Option<CoreGetParams>) -> Result<Settings, String> {
     let configured = |key| get_params.and_then(|get_params| configured(handle, get_params, key));
-    let socket = match environment("KEYWARD_SOCKET") {
+    let socket = match environment("KEYWARD_SOCKET")? {
         Some(socket) => socket,
         None => configured(c"socket").unwrap_or_else(|| Address::DEFAULT.to_owned()),
     };
@@ -37,10 +38,11 @@ pub(crate) fn read(handle: *const c_void, get_params: Option<CoreGetParams>) -> 
 
 /// The value of a variable of the environment; none in a set-user-ID program, whose environment is not to be
 /// trusted (secure_getenv(3)).
-fn environment(name: &str) -> Option<String> {
+fn environment(name: &str) -> Result<Option<String>, String> {
     // SAFETY: getauxval(3) only reads what the kernel gave to the process.
     let set_user_id = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
-    env::var(name).ok().filter(|_| !set_user_id)
+    let value = env::var_os(name).filter(|_| !set_user_id).map(OsString::into_string);
+    value.transpose().map_err(|value| format!("{name}: {} is not UTF-8", value.display()))
 }
 
 /// The value of a key in the section of openssl.cnf that activated us.

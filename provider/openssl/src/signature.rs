@@ -27,6 +27,8 @@ pub(crate) struct Operation {
     key: Option<Arc<Held>>,
     digest: Option<DigestName>,
     padding: Padding,
+    /// Digest of the mask of PSS, if it was set.
+    mgf1: Option<DigestName>,
     /// Salt length that was asked for, as it was asked for; `None`: as long as the digest.
     salt: Option<i64>,
     message: Message,
@@ -190,6 +192,7 @@ impl Operation {
             self.key = Some(Arc::clone(held));
         }
         self.digest = digest.map(CStr::to_bytes).filter(|name| !name.is_empty()).map(DigestName::from_name);
+        self.mgf1 = None;
         self.message = Message::default();
         self.set(params)?;
         Ok(1)
@@ -210,11 +213,7 @@ impl Operation {
             self.digest = Some(DigestName::from_name(digest.as_bytes()));
         }
         if let Some(mgf1) = params.find(MGF1_DIGEST).and_then(|param| param.utf8()) {
-            let same = self.digest.is_none_or(|digest| digest == DigestName::from_name(mgf1.as_bytes()));
-            if !same {
-                let text = "cannot sign with an MGF1 digest that is not the digest of the message";
-                return Err(Error::new(Reason::NotSupported, text));
-            }
+            self.mgf1 = Some(DigestName::from_name(mgf1.as_bytes()));
         }
         Ok(())
     }
@@ -239,6 +238,12 @@ impl Operation {
             PublicKey::Ec { .. } => Scheme::of(SchemeFamily::Ecdsa, Some(hash.unwrap_or(Hash::Sha256))),
             PublicKey::Rsa { .. } => {
                 let hash = hash.unwrap_or(Hash::Sha256);
+                if self.padding == Padding::Pss
+                    && self.mgf1.is_some_and(|mgf1| mgf1 != DigestName::Known(hash))
+                {
+                    let text = "cannot sign with an MGF1 digest that is not the digest of the message";
+                    return Err(Error::new(Reason::NotSupported, text));
+                }
                 let family = match self.padding {
                     Padding::Pkcs1 => SchemeFamily::RsaPkcs1,
                     Padding::Pss => SchemeFamily::RsaPss,

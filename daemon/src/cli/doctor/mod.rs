@@ -170,22 +170,19 @@ fn daemon(admin: &AdminClient) -> Vec<Finding> {
 /// What the daemon refused since it started, if that hints at a mistake.
 fn refusals(status: &StatusView) -> Vec<Finding> {
     let hints = [
-        (
-            Outcome::NoGrant,
-            Verdict::Warn,
-            "add a [[grant]] for the user of the server to keyward.toml and reload",
-        ),
-        (Outcome::UseRefused, Verdict::Warn, "look at the uses of the key: keyward key show LABEL"),
-        (Outcome::UseNotGranted, Verdict::Warn, "look at the uses of the grant in keyward.toml"),
-        (Outcome::UnknownKey, Verdict::Warn, "compare the labels in the references with: keyward key list"),
-        (Outcome::OtherMasterKey, Verdict::Fail, "start the daemon with the master key that its log names"),
-        (Outcome::BlobDamaged, Verdict::Fail, "restore the key store from a backup"),
-        (Outcome::Internal, Verdict::Fail, "see the log of the daemon"),
+        (Outcome::NoGrant, "add a [[grant]] for the user of the server to keyward.toml and reload"),
+        (Outcome::UseRefused, "look at the uses of the key: keyward key show LABEL"),
+        (Outcome::UseNotGranted, "look at the uses of the grant in keyward.toml"),
+        (Outcome::UnknownKey, "compare the labels in the references with: keyward key list"),
+        (Outcome::OtherMasterKey, "start the daemon with the master key that its log names"),
+        (Outcome::BlobDamaged, "restore the key store from a backup"),
+        (Outcome::Internal, "see the log of the daemon"),
     ];
-    let finding = |(outcome, verdict, mend): (Outcome, Verdict, &str)| {
+    let finding = |(outcome, mend): (Outcome, &str)| {
         let count = status.outcomes.get(outcome.name())?;
         let detail = format!("{count} since the start ended with {}", outcome.name());
-        Some(Finding { check: "signatures", verdict, detail, mend: Some(mend.into()) })
+        // They may be over by now, so this is no failure.
+        Some(Finding::warn("signatures", detail, mend))
     };
     hints.into_iter().filter_map(finding).collect()
 }
@@ -208,7 +205,11 @@ fn read_reference(path: &Path) -> Result<Reference, Finding> {
     let again = "make it again: keyward key reference LABEL > FILE";
     let text = fs::read_to_string(path)
         .map_err(|error| Finding::fail(CHECK, format!("cannot read {}: {error}", path.display()), again))?;
-    Reference::from_pem(&text)
+    // Certificates may stand in the same file, before it and after it.
+    let block = text.find("-----BEGIN KEYWARD KEY-----").map_or("", |start| &text[start..]);
+    const END: &str = "-----END KEYWARD KEY-----";
+    let block = block.find(END).map_or(block, |end| &block[..end + END.len()]);
+    Reference::from_pem(block)
         .map_err(|error| Finding::fail(CHECK, format!("{}: {error}", path.display()), again))
 }
 
