@@ -93,6 +93,18 @@ fn garbage_ends_its_connection_and_no_other() {
 }
 
 #[test]
+fn what_came_before_garbage_is_answered() {
+    let daemon = Daemon::dev("");
+    let mut stream = daemon.connect();
+    let together = [frame::encode(&status(1)).unwrap(), frame::encode(&status(2)).unwrap(), vec![0xff; 4]];
+    stream.write_all(&together.concat()).unwrap();
+    for id in 1..=2 {
+        assert_eq!(receive(&mut stream).id, id);
+    }
+    assert!(is_closed(&mut stream));
+}
+
+#[test]
 fn requests_that_make_no_sense_are_answered() {
     let daemon = Daemon::dev("");
     let mut stream = daemon.connect();

@@ -177,6 +177,14 @@ fn the_doctor_tells_what_is_wrong() {
         "-keyout",
         key.to_str().unwrap(),
     ]);
+    let both = daemon.path("both.pem");
+    let parts = [fs::read(cert).unwrap(), fs::read(reference).unwrap()];
+    fs::write(&both, [&parts[0][..], &parts[1], &parts[0]].concat()).unwrap();
+    assert!(
+        daemon
+            .succeed(&["doctor", "--reference", both.to_str().unwrap()])
+            .contains("key shop version 1 is with the daemon")
+    );
     let output = daemon.keyward(&["doctor", "--reference", reference, "--cert", cert, "--json"]);
     assert_eq!(output.status.code(), Some(78));
     let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

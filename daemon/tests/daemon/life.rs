@@ -89,6 +89,34 @@ fn one_daemon_for_each_directory() {
 }
 
 #[test]
+fn directories_above_its_own_are_open_to_others() {
+    let mut daemon = Daemon::prepare("");
+    let mut serve = Command::new(PROGRAM);
+    serve.args(["serve", "--dev", "--config"]).arg(daemon.path("keyward.toml"));
+    serve.arg("--state-dir").arg(daemon.path("lib/keyward/state"));
+    serve.arg("--runtime-dir").arg(daemon.path("run/keyward/run"));
+    daemon.start_as(&mut serve);
+    let mode = |path| fs::metadata(daemon.path(path)).unwrap().permissions().mode() & 0o777;
+    for open in ["lib", "lib/keyward", "run", "run/keyward", "run/keyward/run"] {
+        assert_eq!(mode(open), 0o755, "{open}");
+    }
+    assert_eq!(mode("lib/keyward/state"), 0o700);
+}
+
+#[test]
+fn a_state_directory_of_another_user_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let daemon = Daemon::prepare("");
+    fs::create_dir(daemon.path("state")).unwrap();
+    std::os::unix::fs::chown(daemon.path("state"), Some(12345), None).unwrap();
+    let (status, line) = told(&daemon.serve(&["--dev"]).output().unwrap());
+    assert_ne!(status, 0);
+    assert!(line.contains("it belongs to user id 12345"), "{line}");
+}
+
+#[test]
 fn the_sockets_of_a_dead_daemon_are_taken_over() {
     let mut daemon = Daemon::dev("");
     daemon.end(Signal::KILL);
