@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 use std::thread;
@@ -130,6 +131,30 @@ fn the_deadline_holds_for_both_attempts_together() {
     let took = began.elapsed();
     assert!(matches!(error, Error::DeadlineExceeded(_)), "{error}");
     assert!(took >= Duration::from_millis(400) && took < Duration::from_millis(650), "{took:?}");
+}
+
+#[test]
+fn a_connection_is_not_kept_for_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (client, directory) = scene(Duration::from_secs(5), |number, mut stream| {
+        while let Some(request) = read_request(&mut stream) {
+            stream.write_all(&answer(request.id, number)).unwrap();
+        }
+    });
+    for (path, mode) in [(directory.path().to_owned(), 0o755), (directory.path().join("keyward.sock"), 0o666)]
+    {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    assert_eq!(client.status().unwrap().peer_uid, 0);
+    // The kernel has users for each thread; this one ends with its own.
+    let changed = thread::spawn(move || {
+        let somebody = rustix::process::Uid::from_raw(12345);
+        rustix::thread::set_thread_res_uid(None, Some(somebody), None).unwrap();
+        [client.status().unwrap().peer_uid, client.status().unwrap().peer_uid]
+    });
+    assert_eq!(changed.join().unwrap(), [1, 1], "the connection of root is left alone");
 }
 
 #[test]
