@@ -260,7 +260,11 @@ fn token(path: &Path) -> Result<MetadataValue<Ascii>, Failure> {
 }
 
 fn refused(status: &Status) -> Failure {
-    Failure::new(exit::UNAVAILABLE, format_args!("{}: {}", status.code(), status.message()))
+    // That of a GREP11 server begins with the name of a number, and says all there is to say.
+    match status.message() {
+        message if message.starts_with("CKR_") => Failure::new(exit::UNAVAILABLE, message),
+        message => Failure::new(exit::UNAVAILABLE, format_args!("{}: {message}", status.code())),
+    }
 }
 
 const CONNECT: Duration = Duration::from_secs(5);
