@@ -1,5 +1,5 @@
 use aws_lc_rs::digest::{self, Digest};
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::encoding::{AsBigEndian, AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::error::{KeyRejected, Unspecified};
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaEncoding};
@@ -73,11 +73,11 @@ impl Key {
         Ok(Self { key_type, spki, pair })
     }
 
-    /// The key as PKCS#8.
+    /// The key as PKCS#8, an EC key with its public key.
     pub(crate) fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
         let copy = |der: &[u8]| Zeroizing::new(der.to_vec());
         Ok(match &self.pair {
-            Pair::Ec(_, pair) => copy(pair.to_pkcs8v1()?.as_ref()),
+            Pair::Ec(_, pair) => ec_to_pkcs8(pair)?,
             Pair::Ed25519(pair) => copy(pair.to_pkcs8v1()?.as_ref()),
             Pair::Rsa(pair) => copy(AsDer::<Pkcs8V1Der<'_>>::as_der(pair)?.as_ref()),
         })
@@ -159,6 +159,18 @@ impl Pair {
         };
         Ok(spki.as_ref().to_vec())
     }
+}
+
+/// Writes an EC key as PKCS#8 with its public key, uncompressed.
+///
+/// EP11 units write it so, where the standard leaves the choice (RFC 5915, 3), and may take nothing less. The
+/// library remembers how the public key stood in the file that it read the key from, if it did, and would write
+/// it the same way.
+pub(crate) fn ec_to_pkcs8(pair: &EcdsaKeyPair) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
+    let (private, public) = (pair.private_key().as_be_bytes()?, pair.public_key());
+    let whole =
+        EcdsaKeyPair::from_private_key_and_public_key(pair.algorithm(), private.as_ref(), public.as_ref())?;
+    Ok(Zeroizing::new(whole.to_pkcs8v1()?.as_ref().to_vec()))
 }
 
 /// What the AlgorithmIdentifier of a private key says.
@@ -302,4 +314,23 @@ fn padding(family: SchemeFamily, hash: Hash) -> Option<&'static dyn RsaEncoding>
         (SchemeFamily::RsaPss, Hash::Sha512) => &signature::RSA_PSS_SHA512,
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::import;
+    use crate::openssl::run;
+
+    #[test]
+    fn pkcs8_has_the_public_key_whatever_the_file_had() {
+        for curve in ["P-256", "P-384", "P-521"] {
+            let pem = run(&format!("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:{curve}"), &[]);
+            let pkcs8 = |file: &[u8]| run("pkcs8 -topk8 -nocrypt -outform DER", file);
+            let (bare, short) = (run("ec -no_public", &pem), run("ec -conv_form compressed", &pem));
+            for file in [&pem, &bare, &short, &pkcs8(&bare), &pkcs8(&short)] {
+                let written = import::read(file).unwrap().to_pkcs8().unwrap();
+                assert!(*written == pkcs8(&pem), "{curve}");
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::UnitError;
 use crate::blob::Attributes;
-use crate::key::{Algorithm, Key, Unsupported};
+use crate::key::{Algorithm, Key, Unsupported, ec_to_pkcs8};
 
 /// What a blob holds, in the clear: a key, and what it may do.
 pub(crate) struct Object {
@@ -79,7 +79,7 @@ impl Material {
     pub(crate) fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
         match self {
             Self::Key(key) => key.to_pkcs8(),
-            Self::Koblitz(key) => Ok(Zeroizing::new(key.pair.to_pkcs8v1()?.as_ref().to_vec())),
+            Self::Koblitz(key) => ec_to_pkcs8(&key.pair),
             Self::MlDsa(key) => Ok(Zeroizing::new(key.pair.to_pkcs8v1()?.as_ref().to_vec())),
             Self::X25519(key) => key.to_pkcs8(),
             Self::Secret(_) => Err(Unspecified),
