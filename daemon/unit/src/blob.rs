@@ -224,12 +224,16 @@ impl<'a> Fields<'a> {
 /// Longest blob, in bytes (16 KiB): that of an RSA key of 8192 bits takes less than 5 KiB.
 const MAX_BLOB: usize = 16 * 1024;
 
-const SESSION: usize = 32;
+/// Length of the name of a session, in bytes.
+pub(crate) const SESSION: usize = 32;
 const MODE: u64 = 0;
-const VERSION: u16 = 0x1234;
+/// Version of the layout.
+pub(crate) const VERSION: u16 = 0x1234;
 const IV: usize = 14;
-const HEADER: usize = SESSION + Wkid::LENGTH + 8 + 8 + 2 + IV;
-const BLOCK: usize = 16;
+/// Length of what stands before the encrypted key, in bytes.
+pub(crate) const HEADER: usize = SESSION + Wkid::LENGTH + 8 + 8 + 2 + IV;
+/// Length of a block of AES, in bytes.
+pub(crate) const BLOCK: usize = 16;
 /// Length of an HMAC-SHA-256, in bytes.
 pub(crate) const MAC: usize = 32;
 

@@ -8,6 +8,7 @@
 
 mod blob;
 pub mod grep11;
+mod header;
 mod import;
 mod key;
 mod master_key;
@@ -17,6 +18,8 @@ mod openssl;
 mod pem;
 mod unit;
 
+pub use grep11::spki_of_public_key_blob;
+pub use header::Header;
 pub use import::{Form, ImportError, KeyName};
 pub use master_key::{InvalidMasterKey, MasterKey, Wkid};
 pub use unit::{Input, NewKey, Unit, UnitError};

@@ -78,9 +78,11 @@ pub struct InvalidMasterKey;
 pub struct Wkid([u8; Wkid::LENGTH]);
 
 impl Wkid {
-    pub(crate) const LENGTH: usize = 16;
+    /// Its length in bytes.
+    pub const LENGTH: usize = 16;
 
-    pub(crate) fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
+    /// Takes the name as it stands in a blob.
+    pub fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
         Self(bytes)
     }
 

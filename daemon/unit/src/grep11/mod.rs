@@ -24,6 +24,7 @@ mod template;
 mod wrap;
 
 pub use error::Error;
+pub use public_key::spki_of_public_key_blob;
 
 use keyward_grep11::{KeyBlob, ckr};
 

@@ -138,6 +138,15 @@ impl PublicMaterial {
     }
 }
 
+/// The SubjectPublicKeyInfo at the head of a public key as any EP11 unit hands it out, in the form of the
+/// standards (RFC 8410 for Ed25519 and X25519).
+///
+/// Whatever follows it is passed over, and what it says of the key is not looked at. `None` if it does not begin
+/// with a whole SEQUENCE.
+pub fn spki_of_public_key_blob(bytes: &[u8]) -> Option<Vec<u8>> {
+    first_element(bytes).map(|end| to_standard(&bytes[..end]))
+}
+
 impl Crypto {
     /// Hands out a public key, given as SubjectPublicKeyInfo.
     pub(crate) fn wrap_public(&self, spki: &[u8], attributes: Attributes) -> Result<Vec<u8>, Error> {
@@ -259,3 +268,66 @@ pub(crate) const RSA_BITS: RangeInclusive<usize> = 512..=4096;
 
 /// Longest public key, in bytes (8 KiB): one of ML-DSA-87 takes less than 3 KiB.
 const MAX_PUBLIC: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use core::num::NonZeroUsize;
+
+    use keyward_proto::KeyType;
+
+    use super::*;
+    use crate::{MasterKey, Unit};
+
+    /// What a hardware unit puts behind the SubjectPublicKeyInfo of a key that it generated.
+    fn seal() -> Vec<u8> {
+        let packed = [
+            &[0x10, 0x01, 0, 0][..],
+            &[0, 0, 0x80, 0x24],
+            &[0, 0, 0x80, 0x24],
+            &[0x80, 0x01, 0, 0x0a],
+            &[0, 0, 0, 1],
+        ];
+        let parts =
+            [&[0x9a; 16][..], &[0; 32], &[0x51; 8], &1_u64.to_be_bytes(), &packed.concat(), &[0xe7; 32]];
+        let part = |part: &[u8]| [&[4, u8::try_from(part.len()).unwrap()], part].concat();
+        parts.map(part).concat()
+    }
+
+    #[test]
+    fn the_public_key_of_every_type_is_found() {
+        let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
+        for key_type in KeyType::GENERATED {
+            let spki = unit.generate(key_type).unwrap().spki;
+            let of_hardware = [to_ep11(&spki), seal()].concat();
+            let of_this = super::seal(&unit.keys, &spki, Attributes::NONE).unwrap();
+            for blob in [&of_hardware, &of_this, &to_ep11(&spki), &spki] {
+                assert_eq!(spki_of_public_key_blob(blob), Some(spki.clone()), "{key_type}");
+            }
+        }
+    }
+
+    #[test]
+    fn ed25519_and_x25519_are_rewritten() {
+        for last in [112, 110] {
+            let raw = [0xd7; 32];
+            let head = [0x30, 51, 0x30, 14, 6, 7, 42, 134, 72, 206, 61, 2, 1, 6, 3, 43, 101, last, 3, 33, 0];
+            let standard = [&[0x30, 42, 0x30, 5, 6, 3, 43, 101, last, 3, 33, 0][..], &raw].concat();
+            let blob = [&head[..], &raw, &seal()].concat();
+            assert_eq!(spki_of_public_key_blob(&blob), Some(standard));
+        }
+    }
+
+    #[test]
+    fn what_does_not_begin_with_a_whole_sequence_has_no_public_key() {
+        let spki = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN)
+            .generate(KeyType::P256)
+            .unwrap()
+            .spki;
+        for end in 0..spki.len() {
+            assert_eq!(spki_of_public_key_blob(&spki[..end]), None, "cut at {end}");
+        }
+        for bad in [&seal()[..], &[0; 128], &[0x30, 0x80, 0, 0], &[0x30, 0x84, 0xff, 0xff, 0xff, 0xff]] {
+            assert_eq!(spki_of_public_key_blob(bad), None);
+        }
+    }
+}
