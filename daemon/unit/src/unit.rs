@@ -180,6 +180,11 @@ pub enum UnitError {
         /// The type of the key.
         key_type: KeyType,
     },
+    /// A private key was to be wrapped for another unit by a public key that will not do.
+    #[error(
+        "cannot wrap the key for another unit: the public key that came from there is not an RSA key of 2048 to 4096 bits; check what answers at its address"
+    )]
+    TransportKey,
     /// The scheme takes no digest.
     #[error("{0} signs whole messages, not digests")]
     WholeMessageNeeded(Scheme),
