@@ -22,6 +22,6 @@ mod unit;
 pub use grep11::spki_of_public_key_blob;
 pub use header::Header;
 pub use import::{Form, ImportError, KeyName};
-pub use master_key::{InvalidMasterKey, MasterKey, Wkid};
+pub use master_key::{InvalidMasterKey, InvalidWkid, MasterKey, Wkid};
 pub use transport::{Transported, transport};
 pub use unit::{Input, NewKey, Unit, UnitError};
