@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use keyward_grep11::{self as proto, ERROR_TYPE_URL, Grep11Error, ckr, crypto_server};
+use keyward_grep11::{self as proto, Any, ERROR_TYPE_URL, Grep11Error, RpcStatus, ckr, crypto_server};
 use keyward_unit::grep11::{Crypto, Error};
 use prost::Message;
 use tokio::sync::Semaphore;
@@ -155,24 +155,4 @@ pub(crate) fn status(error: &Error) -> Status {
         details: vec![Any { type_url: ERROR_TYPE_URL.into(), value: detail.encode_to_vec() }],
     };
     Status::with_details(code, message, details.encode_to_vec().into())
-}
-
-/// google.rpc.Status, which a gRPC status carries in `grpc-status-details-bin`.
-#[derive(Clone, Eq, Message, PartialEq)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-/// google.protobuf.Any.
-#[derive(Clone, Eq, Message, PartialEq)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
 }

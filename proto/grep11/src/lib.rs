@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod numbers;
+mod status;
 
 pub use generated::*;
 pub use numbers::{cka, ckf, ckk, ckm, cko, ckr};
+pub use status::{Any, RpcStatus};
 
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 mod generated {
