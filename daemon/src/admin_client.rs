@@ -16,7 +16,9 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
-use crate::api::{Change, KeyView, MAX_PAGE, NewKey, Page, Refusal, StatusView};
+use crate::api::{
+    Adopted, Change, Finished, KeyView, MAX_PAGE, NewKey, Page, Refusal, Rewrapped, StatusView, UnitView,
+};
 use crate::sockets::ADMIN;
 
 /// A daemon, as its administrator sees it. Waits for each answer.
@@ -45,11 +47,32 @@ impl AdminClient {
         &self,
         label: &str,
         uses: &[String],
+        backend: Option<&str>,
         file: Zeroizing<Vec<u8>>,
     ) -> Result<KeyView, AdminClientError> {
-        let uses: Vec<_> = uses.iter().map(|u| format!("use={}", in_query(u))).collect();
-        let path = format!("{}/import?{}", key_path(label), uses.join("&"));
+        let uses = uses.iter().map(|u| format!("use={}", in_query(u)));
+        let backend = backend.map(|name| format!("backend={}", in_query(name)));
+        let query: Vec<_> = uses.chain(backend).collect();
+        let path = format!("{}/import?{}", key_path(label), query.join("&"));
         self.call(Method::POST, &path, Bytes::from_owner(file))
+    }
+
+    pub(crate) fn adopt(&self, label: &str, key: &Adopted) -> Result<KeyView, AdminClientError> {
+        self.call(Method::POST, &format!("{}/adopt", key_path(label)), json(key))
+    }
+
+    pub(crate) fn units(&self) -> Result<Vec<UnitView>, AdminClientError> {
+        self.call(Method::GET, "/v1/units", Bytes::new())
+    }
+
+    /// Has some more keys wrapped by the master key that is to come, behind a label or from the first.
+    pub(crate) fn rewrap(&self, backend: &str, after: Option<&str>) -> Result<Rewrapped, AdminClientError> {
+        let after = after.map(|label| format!("?after={}", in_query(label))).unwrap_or_default();
+        self.call(Method::POST, &format!("/v1/backends/{}/rewrap{after}", in_query(backend)), Bytes::new())
+    }
+
+    pub(crate) fn finish_rewrap(&self, backend: &str) -> Result<Finished, AdminClientError> {
+        self.call(Method::POST, &format!("/v1/backends/{}/rewrap/finish", in_query(backend)), Bytes::new())
     }
 
     pub(crate) fn show(&self, label: &str) -> Result<KeyView, AdminClientError> {
@@ -155,13 +178,19 @@ fn key_path(label: &str) -> String {
     format!("/v1/keys/{label}")
 }
 
-/// In a query a plus sign stands for a space.
+/// In a query a plus sign stands for a space, and there are others that stand for something.
 fn in_query(text: &str) -> String {
-    text.replace('+', "%2B")
+    text.bytes().fold(String::new(), |mut written, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => written.push(byte.into()),
+            _ => written += &format!("%{byte:02X}"),
+        }
+        written
+    })
 }
 
-/// Making an RSA key of 4096 bits can take some seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Making an RSA key of 4096 bits can take some seconds; the daemon gives a unit a minute.
+const PATIENCE: Duration = Duration::from_secs(70);
 
 /// Longest answer that is read, in bytes (16 MiB); a page of keys has less than 2.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;

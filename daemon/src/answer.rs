@@ -13,18 +13,25 @@ use keyward_proto::message::{
 use keyward_proto::{Label, Outcome, Scheme};
 
 use crate::authorise::Peer;
-use crate::backend::Input;
+use crate::backend::grep11::Trace;
+use crate::backend::{Asked, BackendError, Input, Times};
 use crate::daemon::Daemon;
 use crate::keys::{Key, State};
 use crate::purpose::{Purpose, classify};
 
 /// Answers a request that had arrived completely at `arrived`.
-pub(crate) async fn answer(daemon: &Daemon, peer: &Peer, request: Request, arrived: Instant) -> Response {
-    daemon.counters.request();
-    let deadline = deadline(daemon, &request, arrived);
+pub(crate) async fn answer(
+    daemon: &Daemon,
+    peer: &Peer,
+    request: Request,
+    arrived: Instant,
+    trace: Trace,
+) -> Response {
+    daemon.metrics.request();
+    let asked = Asked { deadline: deadline(daemon, &request, arrived), trace };
     let answer = match request.body {
         Some(request::Body::Sign(sign)) => {
-            self::sign(daemon, peer, &sign, deadline).await.map(response::Body::Signature)
+            self::sign(daemon, peer, &sign, &asked).await.map(response::Body::Signature)
         }
         Some(request::Body::Describe(describe)) => {
             self::describe(daemon, peer, &describe).await.map(response::Body::Description)
@@ -65,11 +72,11 @@ async fn describe(daemon: &Daemon, peer: &Peer, describe: &Describe) -> Result<D
     })
 }
 
-async fn sign(daemon: &Daemon, peer: &Peer, sign: &Sign, deadline: Instant) -> Result<Signature, Outcome> {
+async fn sign(daemon: &Daemon, peer: &Peer, sign: &Sign, asked: &Asked) -> Result<Signature, Outcome> {
     let mut purpose = None;
-    let signature = signature(daemon, peer, sign, deadline, &mut purpose).await;
+    let signature = signature(daemon, peer, sign, asked, &mut purpose).await;
     let outcome = signature.as_ref().err().copied().unwrap_or(Outcome::Done);
-    daemon.counters.signature(outcome, purpose);
+    daemon.metrics.signature(outcome, purpose);
     tracing::debug!(
         key = if sign.label.len() > Label::MAX { "(too long)" } else { &sign.label },
         version = sign.version,
@@ -78,6 +85,7 @@ async fn sign(daemon: &Daemon, peer: &Peer, sign: &Sign, deadline: Instant) -> R
         uid = peer.uid,
         pid = peer.pid,
         outcome = %outcome.name(),
+        trace = %asked.trace.id(),
         "signature"
     );
     signature.map(|signature| Signature { signature })
@@ -87,7 +95,7 @@ async fn signature(
     daemon: &Daemon,
     peer: &Peer,
     sign: &Sign,
-    deadline: Instant,
+    asked: &Asked,
     seen: &mut Option<Purpose>,
 ) -> Result<Vec<u8>, Outcome> {
     let key = find(daemon, peer, &sign.label).await?;
@@ -103,12 +111,20 @@ async fn signature(
     };
     *seen = Some(purpose);
     daemon.config().grants.authorise(peer, &key.label, &key.uses, purpose)?;
-    if Instant::now() >= deadline {
+    if Instant::now() >= asked.deadline {
         return Err(Outcome::DeadlineExceeded);
     }
-    daemon.backend.sign(&version.blob, scheme, input).map_err(|error| {
-        let outcome = error.outcome();
-        if matches!(outcome, Outcome::BlobDamaged | Outcome::Internal | Outcome::OtherMasterKey) {
+    let Some(backend) = daemon.backends.get(&key.backend) else {
+        fault(daemon, &sign.label, &format_args!("its backend {} is not configured", key.backend));
+        return Err(Outcome::UnitUnavailable);
+    };
+    let mut times = Times::default();
+    let signed = backend.sign(version, scheme, input, asked, &mut times).await;
+    let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
+    daemon.metrics.times(backend, scheme, outcome, &times);
+    signed.map_err(|error| {
+        // The others are of the peer's making.
+        if !matches!(outcome, Outcome::Malformed | Outcome::NotSupported) {
             fault(daemon, &sign.label, &error);
         }
         outcome
@@ -130,7 +146,7 @@ async fn find(daemon: &Daemon, peer: &Peer, label: &str) -> Result<Arc<Key>, Out
     }
 }
 
-fn fault(daemon: &Daemon, label: &str, error: &dyn core::error::Error) {
+fn fault(daemon: &Daemon, label: &str, error: &dyn core::fmt::Display) {
     if let Some(times) = daemon.lines.faults.admit() {
         tracing::warn!(key = label, times, "cannot sign: {error}");
     }

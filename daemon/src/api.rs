@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Reference;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Backends};
 use crate::keys::{Key, Version};
 
 /// A request for a new key.
@@ -18,6 +18,22 @@ pub(crate) struct NewKey {
     #[serde(rename = "type")]
     pub(crate) key_type: String,
     pub(crate) uses: Vec<String>,
+    /// Where it is made; may be left out where there is only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backend: Option<String>,
+}
+
+/// A request to take over a key that a unit has wrapped for somebody else.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Adopted {
+    /// In base64.
+    pub(crate) blob: String,
+    /// SubjectPublicKeyInfo in DER, or what the unit gave, in base64.
+    pub(crate) public_key: String,
+    pub(crate) uses: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backend: Option<String>,
 }
 
 /// A request to change a key.
@@ -46,14 +62,14 @@ pub(crate) struct KeyView {
 }
 
 impl KeyView {
-    pub(crate) fn of(key: &Key, backend: &Backend) -> Self {
+    pub(crate) fn of(key: &Key, backends: &Backends) -> Self {
         Self {
             label: key.label.to_string(),
             state: key.state.name().into(),
             key_type: key.version(0).map(|version| version.key_type.to_string()).unwrap_or_default(),
             uses: key.uses.iter().map(|u| u.name().into()).collect(),
             backend: key.backend.clone(),
-            unit: if key.backend == backend.name() { backend.kind() } else { "unknown unit" }.into(),
+            unit: backends.get(&key.backend).map_or("backend not configured", Backend::kind).into(),
             current: key.current,
             versions: key.versions.iter().map(VersionView::of).collect(),
         }
@@ -106,10 +122,7 @@ pub(crate) struct StatusView {
     pub(crate) uptime_seconds: u64,
     /// Whether it runs with `--dev`.
     pub(crate) dev: bool,
-    pub(crate) backend: String,
-    pub(crate) unit: String,
-    /// Name of the master key.
-    pub(crate) wkid: String,
+    pub(crate) backends: Vec<BackendView>,
     pub(crate) keys: u64,
     pub(crate) connections: usize,
     /// Requests of every kind on the peers' sockets, since the start.
@@ -122,6 +135,68 @@ pub(crate) struct StatusView {
     pub(crate) closed_for_garbage: u64,
     /// Connections closed because there were too many, since the start.
     pub(crate) closed_for_crowding: u64,
+}
+
+/// A backend.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct BackendView {
+    pub(crate) name: String,
+    /// What kind of unit it has.
+    pub(crate) unit: String,
+    /// Name of the master key that its keys are wrapped by, if it has any.
+    pub(crate) wkid: Option<String>,
+    /// Whether it could sign now.
+    pub(crate) ready: bool,
+}
+
+/// A unit of a backend.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct UnitView {
+    pub(crate) backend: String,
+    /// Where it is; `in this process` for the embedded one.
+    pub(crate) address: String,
+    /// `up`, `trying` after a probe has found it in order again, or `down`.
+    pub(crate) health: String,
+    /// Of the breaker: `closed`, `half-open` or `open`; none for the embedded unit.
+    pub(crate) breaker: Option<String>,
+    /// What a call is expected to take, in microseconds.
+    pub(crate) latency_us: Option<u64>,
+    /// Calls under way.
+    pub(crate) in_flight: Option<usize>,
+    /// Since the start.
+    pub(crate) calls: Option<u64>,
+    /// Since the start.
+    pub(crate) failures: Option<u64>,
+    /// Name of its master key.
+    pub(crate) wkid: Option<String>,
+    /// Whether the keys of the backend are wrapped by another master key.
+    pub(crate) other_master_key: bool,
+    /// Names of the mechanisms that it offers.
+    pub(crate) mechanisms: Vec<String>,
+    /// What is wrong with it.
+    pub(crate) problem: Option<String>,
+}
+
+/// How far the keys of a backend are on their way to another master key.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Rewrapped {
+    /// Keys that were looked at by this request, whatever their backend.
+    pub(crate) looked_at: u64,
+    /// Those of the backend among them.
+    pub(crate) keys: u64,
+    /// Blobs that were wrapped by this request.
+    pub(crate) wrapped: u64,
+    /// Whom to go on behind; none if these were the last.
+    pub(crate) next: Option<String>,
+}
+
+/// The master key that a backend has now.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Finished {
+    pub(crate) backend: String,
+    pub(crate) wkid: String,
+    /// Keys whose old blobs were given up.
+    pub(crate) keys: u64,
 }
 
 /// Why a request was refused.

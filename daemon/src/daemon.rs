@@ -6,19 +6,19 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use crate::authorise::Grant;
-use crate::backend::Backend;
+use crate::backend::Backends;
 use crate::config::Config;
-use crate::counters::Counters;
 use crate::keys::{Keys, Store};
+use crate::metrics::Metrics;
 use crate::reactors::Reactors;
 use crate::throttle::Throttle;
 
 /// A running daemon, without its sockets. Shared by reference between tasks.
 pub(crate) struct Daemon {
     pub(crate) keys: Keys,
-    pub(crate) backend: Backend,
+    pub(crate) backends: Backends,
     pub(crate) reactors: Reactors,
-    pub(crate) counters: Counters,
+    pub(crate) metrics: Metrics,
     pub(crate) lines: Lines,
     pub(crate) started: Instant,
     /// Whether it was started with `--dev`.
@@ -34,14 +34,14 @@ impl Daemon {
         extra_grants: Vec<Grant>,
         dev: bool,
         store: Store,
-        backend: Backend,
+        backends: Backends,
         reactors: Reactors,
     ) -> Self {
         let daemon = Self {
             keys: Keys::new(store, config.cached_records),
-            backend,
+            backends,
             reactors,
-            counters: Counters::default(),
+            metrics: Metrics::new(),
             lines: Lines::default(),
             started: Instant::now(),
             dev,

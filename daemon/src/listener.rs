@@ -44,7 +44,7 @@ pub(crate) async fn accept(
         };
         let Some(peer) = credentials(&stream) else { continue };
         let Some(place) = crowd.enter(&daemon, peer.uid) else {
-            daemon.counters.crowded();
+            daemon.metrics.crowded();
             if let Some(times) = daemon.lines.crowded.admit() {
                 tracing::warn!(
                     uid = peer.uid,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyward_proto::Use;
+use keyward_unit::Unit;
 use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -15,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::authorise::{Grant, Who};
-use crate::backend::Backend;
-use crate::config::{Config, ConfigError};
+use crate::backend::grep11::{Grep11, SetupError};
+use crate::backend::{Backend, Backends};
+use crate::config::{Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
-use crate::keys::{Meta, Store, StoreError};
+use crate::keys::{Store, StoreError};
 use crate::listener::{self, Crowd};
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
@@ -54,21 +56,27 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     hardening::raise_descriptor_limit();
     make_state_dir(&options.state_dir)?;
     let store = Store::open(&options.state_dir)?;
-    let backend = open_backend(options, &config, &store)?;
+    let backends = open_backends(options, &config, &store)?;
     let mut sockets = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
-    let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backend, reactors);
+    let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends, reactors);
     let daemon = Arc::new(daemon);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let served = runtime.block_on(async {
         let mut signals = Signals::new().map_err(ServeError::Runtime)?;
         let stop = CancellationToken::new();
+        let started = start_units(&daemon);
+        tokio::select! {
+            () = started => {}
+            // A unit that hangs must not keep the daemon from being stopped.
+            Asked::Stop = signals.next() => return Ok(()),
+        }
         let tasks = spawn(&daemon, &mut sockets, &stop).map_err(ServeError::Runtime)?;
         notify(&[NotifyState::Ready]);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
-            wkid = %daemon.backend.wkid(),
+            backends = daemon.backends.iter().map(Backend::name).collect::<Vec<_>>().join(","),
             runtime_dir = %options.runtime_dir.display(),
             "ready"
         );
@@ -108,6 +116,9 @@ pub enum ServeError {
     /// The state directory was made the other way.
     #[error("{}", dev_mismatch(.0, *.1))]
     Dev(PathBuf, bool),
+    /// A backend cannot be used as configured.
+    #[error(transparent)]
+    Backend(#[from] SetupError),
     /// The kernel refused to close the process off.
     #[error("cannot switch off core dumps and debugging: {0}")]
     Hardening(#[source] io::Error),
@@ -132,7 +143,7 @@ impl ServeError {
     /// The status that the process ends with, from sysexits(3).
     pub fn status(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Dev(..) | Self::MasterKey(_) => exit::CONFIG,
+            Self::Backend(_) | Self::Config(_) | Self::Dev(..) | Self::MasterKey(_) => exit::CONFIG,
             Self::Hardening(_) | Self::Runtime(_) => exit::OS,
             Self::Socket(_) => exit::UNAVAILABLE,
             Self::StateDir(..) => exit::CANNOT_CREATE,
@@ -206,26 +217,49 @@ pub(crate) fn make_open_dirs(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
 }
 
-fn open_backend(options: &Options, config: &Config, store: &Store) -> Result<Backend, ServeError> {
-    let meta = store.meta()?;
-    if let Some(meta) = meta.as_ref().filter(|meta| meta.dev != options.dev) {
-        return Err(ServeError::Dev(options.state_dir.clone(), meta.dev));
+/// Opens the embedded unit, if there is a master key for it, and prepares the backends that are elsewhere.
+fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Backends, ServeError> {
+    let made_with_dev = store.is_dev()?;
+    if let Some(made_with_dev) = made_with_dev.filter(|dev| *dev != options.dev) {
+        return Err(ServeError::Dev(options.state_dir.clone(), made_with_dev));
     }
     let master_key = match options.dev {
-        true => master_key::load_dev(&options.state_dir, meta.is_none())?,
-        false => master_key::load(config.embedded.master_key.as_deref())?,
+        true => Some(master_key::load_dev(&options.state_dir, made_with_dev.is_none())?),
+        false => match master_key::load(config.embedded.master_key.as_deref()) {
+            // Who has units elsewhere needs none here.
+            Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => None,
+            loaded => Some(loaded?),
+        },
     };
-    let backend = Backend::embedded(master_key, config.embedded.cached_keys);
-    let wkid = backend.wkid().to_string();
-    match meta {
-        None => store.initialise(&Meta { wkid, dev: options.dev })?,
-        Some(meta) if meta.wkid != wkid => tracing::warn!(
-            "the master key is {wkid}, the key store was made with {}: keys wrapped by that one will not sign",
-            meta.wkid
-        ),
-        Some(_) => {}
+    let mut backends = Vec::new();
+    if let Some(master_key) = master_key {
+        let unit = Unit::new(master_key, config.embedded.cached_keys);
+        let wkid = unit.wkid().to_string();
+        match store.wkid(EMBEDDED)? {
+            None => store.set_wkid(EMBEDDED, &wkid)?,
+            Some(stored) if stored != wkid => tracing::warn!(
+                "the master key is {wkid}, the key store was made with {stored}: keys wrapped by that one will not sign"
+            ),
+            Some(_) => {}
+        }
+        backends.push(Backend::Embedded(Arc::new(unit)));
     }
-    Ok(backend)
+    for (name, settings) in &config.grep11 {
+        backends.push(Backend::Grep11(Arc::new(Grep11::new(name, settings)?)));
+    }
+    if made_with_dev.is_none() {
+        store.set_dev(options.dev)?;
+    }
+    Ok(Backends::new(backends))
+}
+
+/// Begins to watch over the units that are elsewhere, and waits until each was found in order or not.
+async fn start_units(daemon: &Daemon) {
+    for backend in daemon.backends.iter() {
+        if let Backend::Grep11(grep11) = backend {
+            grep11.start().await;
+        }
+    }
 }
 
 fn dev_grants(dev: bool) -> Vec<Grant> {
@@ -272,9 +306,12 @@ fn reload(daemon: &Daemon, options: &Options, log: &Log) {
     let old = daemon.config();
     if config.socket.extra != old.socket.extra
         || config.embedded != old.embedded
+        || config.grep11 != old.grep11
         || config.cached_records != old.cached_records
     {
-        tracing::warn!("sockets, master key and cache sizes have changed: they take effect with a restart");
+        tracing::warn!(
+            "sockets, master key, backends or cache sizes have changed: they take effect with a restart"
+        );
     }
     log.set_level(config.log);
     daemon.set_config(config);

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::answer;
 use crate::authorise::Peer;
+use crate::backend::grep11::{Trace, random};
 use crate::daemon::Daemon;
 use crate::stream::Stream;
 
@@ -38,6 +39,7 @@ pub(crate) async fn serve(
         frame: Vec::new(),
         here,
         asked_from: here,
+        number: random(),
     };
     let end = match session.run(stop).await {
         Ok(moved) => return moved.map(|there| (session.stream, there)),
@@ -47,7 +49,7 @@ pub(crate) async fn serve(
         tracing::debug!(uid = peer.uid, pid = peer.pid, "peer is gone: {end}");
         return None;
     }
-    daemon.counters.garbage();
+    daemon.metrics.garbage();
     if let Some(times) = daemon.lines.garbage.admit() {
         tracing::warn!(uid = peer.uid, pid = peer.pid, times, "closed the connection of a peer: {end}");
     }
@@ -68,6 +70,8 @@ struct Session<'a> {
     here: u32,
     /// The processor that the last request came from, as far as its peer said.
     asked_from: u32,
+    /// Names this connection in traces.
+    number: u64,
 }
 
 impl Session<'_> {
@@ -134,7 +138,8 @@ impl Session<'_> {
             let request: Request = frame::decode(body)?;
             used += length;
             self.asked_from = request.processor.unwrap_or(self.here);
-            let response = answer(self.daemon, self.peer, request, arrived).await;
+            let trace = Trace::new(self.number, request.id);
+            let response = answer(self.daemon, self.peer, request, arrived, trace).await;
             if frame::encode_into(&response, &mut self.frame).is_ok() {
                 self.output.extend_from_slice(&self.frame);
             }

@@ -1,80 +1,208 @@
-//! How the daemon reaches a crypto unit.
+//! How the daemon reaches crypto units.
 
-use core::num::NonZeroUsize;
+pub(crate) mod grep11;
+mod verify;
+
+use core::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use keyward_proto::{KeyType, Outcome, Scheme};
-use keyward_unit::{ImportError, MasterKey, NewKey, Unit, UnitError, Wkid};
+use keyward_unit::{ImportError, NewKey, Unit, UnitError, Wkid};
 use thiserror::Error;
 
-pub use keyward_unit::Input;
+use crate::config::EMBEDDED;
+use crate::keys::Version;
+use grep11::{Grep11, Grep11Error, Trace};
 
-/// The crypto unit behind the daemon. Shared by reference between tasks.
-pub struct Backend {
-    unit: Unit,
+pub(crate) use keyward_unit::Input;
+
+/// The backends of a daemon, each of which keys name. Shared by reference between tasks.
+pub(crate) struct Backends(Vec<Backend>);
+
+/// A way to units that have one master key.
+pub(crate) enum Backend {
+    /// The software crypto unit in this process.
+    Embedded(Arc<Unit>),
+    /// Units elsewhere.
+    Grep11(Arc<Grep11>),
+}
+
+/// What a signature is asked for with, beside the key and the message.
+pub(crate) struct Asked {
+    /// When nobody waits for it any more.
+    pub(crate) deadline: Instant,
+    /// Names the request.
+    pub(crate) trace: Trace,
+}
+
+/// What a signature took, part by part.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// Waiting for a unit.
+    pub(crate) queue: Duration,
+    /// To the unit and back.
+    pub(crate) network: Duration,
+    /// At the unit.
+    pub(crate) unit: Duration,
+    /// Verifying the signature.
+    pub(crate) verify: Duration,
+}
+
+impl Backends {
+    /// Some backends, at least one, and no two of a name.
+    pub(crate) fn new(backends: Vec<Backend>) -> Self {
+        Self(backends)
+    }
+
+    /// The backend of a name, if it is configured.
+    pub(crate) fn get(&self, name: &str) -> Option<&Backend> {
+        self.0.iter().find(|backend| backend.name() == name)
+    }
+
+    /// The only one, if there are no others: it needs not be named.
+    pub(crate) fn only(&self) -> Option<&Backend> {
+        match self.0.as_slice() {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Backend> {
+        self.0.iter()
+    }
 }
 
 impl Backend {
-    /// The software crypto unit in this process, which keeps up to `cached_keys` unwrapped keys at hand.
-    pub fn embedded(master_key: MasterKey, cached_keys: NonZeroUsize) -> Self {
-        Self { unit: Unit::new(master_key, cached_keys) }
-    }
-
     /// Its name, under which keys are stored.
-    pub fn name(&self) -> &'static str {
-        "embedded"
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Embedded(_) => EMBEDDED,
+            Self::Grep11(grep11) => grep11.name(),
+        }
     }
 
-    /// What kind of unit it is, for people.
-    pub fn kind(&self) -> &'static str {
-        "software crypto unit"
+    /// Its name, for many to have.
+    pub(crate) fn label(&self) -> Arc<str> {
+        match self {
+            Self::Embedded(_) => EMBEDDED_LABEL.clone(),
+            Self::Grep11(grep11) => grep11.label(),
+        }
     }
 
-    /// The name of the master key.
-    pub fn wkid(&self) -> Wkid {
-        self.unit.wkid()
+    /// What kind of unit it has, for people.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Embedded(_) => "software crypto unit",
+            Self::Grep11(_) => "crypto unit over GREP11",
+        }
     }
 
-    /// Makes a new private key. Takes up to seconds for RSA.
+    /// Makes a new private key, by a master key where one is named. Takes up to seconds for RSA.
     ///
     /// # Errors
     /// [`BackendError`] says why not.
-    pub fn generate(&self, key_type: KeyType) -> Result<NewKey, BackendError> {
-        Ok(self.unit.generate(key_type)?)
+    pub(crate) async fn generate(
+        &self,
+        key_type: KeyType,
+        wkid: Option<Wkid>,
+    ) -> Result<NewKey, BackendError> {
+        match self {
+            Self::Embedded(unit) => {
+                let unit = Arc::clone(unit);
+                Ok(in_background(move || unit.generate(key_type)).await??)
+            }
+            Self::Grep11(grep11) => Ok(grep11.generate(key_type, wkid).await?),
+        }
     }
 
-    /// Takes in the private key of a file.
+    /// Takes in the private key of a file, which is wiped when it is done.
     ///
     /// # Errors
-    /// [`ImportError`] says what the file is instead.
-    pub fn import(&self, file: &[u8]) -> Result<NewKey, ImportError> {
-        self.unit.import(file)
+    /// [`BackendError`] says what the file is instead, or why no unit took the key.
+    pub(crate) async fn import(
+        &self,
+        file: impl AsRef<[u8]> + Send + 'static,
+        wkid: Option<Wkid>,
+    ) -> Result<NewKey, BackendError> {
+        match self {
+            Self::Embedded(unit) => {
+                let unit = Arc::clone(unit);
+                Ok(in_background(move || unit.import(file.as_ref())).await??)
+            }
+            Self::Grep11(grep11) => Ok(grep11.import(file.as_ref(), wkid).await??),
+        }
     }
 
-    /// Signs with the key in a blob, on the caller's thread: a hop to another costs more than most signatures.
+    /// Signs with a version of a key.
+    ///
+    /// The embedded unit signs on the caller's thread: a hop to another costs more than most signatures.
     ///
     /// # Errors
     /// [`BackendError`] says why not.
-    pub fn sign(&self, blob: &[u8], scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, BackendError> {
-        Ok(self.unit.sign(blob, scheme, input)?)
+    pub(crate) async fn sign(
+        &self,
+        version: &Version,
+        scheme: Scheme,
+        input: Input<'_>,
+        asked: &Asked,
+        times: &mut Times,
+    ) -> Result<Vec<u8>, BackendError> {
+        match self {
+            Self::Embedded(unit) => {
+                let begin = Instant::now();
+                let signature = unit.sign(&version.blob, scheme, input);
+                times.unit = begin.elapsed();
+                Ok(signature?)
+            }
+            // Boxed: what it takes to ask a remote unit is not for every request to have room for.
+            Self::Grep11(grep11) => Ok(Box::pin(grep11.sign(version, scheme, input, asked, times)).await?),
+        }
     }
+
+    /// Whether it could sign now.
+    pub(crate) fn is_ready(&self) -> bool {
+        match self {
+            Self::Embedded(_) => true,
+            Self::Grep11(grep11) => grep11.is_ready(),
+        }
+    }
+}
+
+static EMBEDDED_LABEL: LazyLock<Arc<str>> = LazyLock::new(|| EMBEDDED.into());
+
+async fn in_background<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, BackendError> {
+    tokio::task::spawn_blocking(f).await.map_err(|_| BackendError::GivenUp)
 }
 
 /// Why a unit did not do what it was asked.
 #[derive(Debug, Error)]
-#[error(transparent)]
-pub struct BackendError(#[from] UnitError);
+pub(crate) enum BackendError {
+    #[error("the unit gave up; see the log")]
+    GivenUp,
+    #[error(transparent)]
+    Grep11(#[from] Grep11Error),
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+}
 
 impl BackendError {
     /// What a peer is told.
-    pub fn outcome(&self) -> Outcome {
-        match self.0 {
-            UnitError::BlobDamaged => Outcome::BlobDamaged,
-            UnitError::DigestLength { .. } => Outcome::Malformed,
-            UnitError::KeyTypeNotSupported(_)
-            | UnitError::SchemeNotSupported { .. }
-            | UnitError::WholeMessageNeeded(_) => Outcome::NotSupported,
-            UnitError::OtherMasterKey { .. } => Outcome::OtherMasterKey,
-            _ => Outcome::Internal,
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::GivenUp | Self::Import(_) => Outcome::Internal,
+            Self::Grep11(error) => error.outcome(),
+            Self::Unit(error) => match error {
+                UnitError::BlobDamaged => Outcome::BlobDamaged,
+                UnitError::DigestLength { .. } => Outcome::Malformed,
+                UnitError::KeyTypeNotSupported(_)
+                | UnitError::SchemeNotSupported { .. }
+                | UnitError::WholeMessageNeeded(_) => Outcome::NotSupported,
+                UnitError::OtherMasterKey { .. } => Outcome::OtherMasterKey,
+                _ => Outcome::Internal,
+            },
         }
     }
 }

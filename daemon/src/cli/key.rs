@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use keyward_proto::{KeyType, Label, Use};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -15,8 +16,8 @@ use zeroize::Zeroizing;
 use super::Client;
 use super::failure::Failure;
 use super::output::{print, print_json, print_table, table};
-use crate::admin_client::AdminClient;
-use crate::api::{Change, KeyView, MAX_KEY_FILE, NewKey};
+use crate::admin_client::{AdminClient, AdminClientError};
+use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey};
 use crate::{exit, hardening};
 
 #[derive(Debug, Subcommand)]
@@ -25,6 +26,8 @@ pub(super) enum Command {
     Generate(Generate),
     /// Take in a private key from a file
     Import(Import),
+    /// Take over a key that a GREP11 unit has wrapped already
+    Adopt(Adopt),
     /// List the keys
     List(#[command(flatten)] Client),
     /// Show a key
@@ -37,6 +40,8 @@ pub(super) enum Command {
     Disable(Named),
     /// Delete a key; it cannot be brought back
     Delete(Named),
+    /// Wrap the keys of a backend by the master key that is to come
+    Rewrap(Rewrap),
 }
 
 #[derive(Args, Debug)]
@@ -58,6 +63,9 @@ pub(super) struct Generate {
     /// What the key may be used for: tls-server, tls-client, csr, any [default: tls-server]
     #[arg(long = "use", value_name = "USE")]
     uses: Vec<Use>,
+    /// The backend whose unit is to hold it [default: the only one there is]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -70,6 +78,39 @@ pub(super) struct Import {
     /// What the key may be used for: tls-server, tls-client, csr, any [default: tls-server]
     #[arg(long = "use", value_name = "USE")]
     uses: Vec<Use>,
+    /// The backend whose unit is to hold it [default: the only one there is]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Adopt {
+    #[command(flatten)]
+    key: Named,
+    /// The private key, wrapped by a unit: the bytes that it gave
+    #[arg(long, value_name = "FILE")]
+    blob: PathBuf,
+    /// Its public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit gave
+    #[arg(long, value_name = "FILE")]
+    public: PathBuf,
+    /// What the key may be used for: tls-server, tls-client, csr, any [default: tls-server]
+    #[arg(long = "use", value_name = "USE")]
+    uses: Vec<Use>,
+    /// The backend whose units can unwrap it [default: the only one there is]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Rewrap {
+    /// The backend whose units get another master key
+    #[arg(long, value_name = "NAME")]
+    backend: String,
+    /// The new master key is in force at every unit: give up what the old one has wrapped
+    #[arg(long)]
+    finish: bool,
+    #[command(flatten)]
+    client: Client,
 }
 
 impl Command {
@@ -77,12 +118,14 @@ impl Command {
         match self {
             Self::Generate(generate) => generate.run(),
             Self::Import(import) => import.run(),
+            Self::Adopt(adopt) => adopt.run(),
             Self::List(client) => list(&client),
             Self::Show(key) => key.run("show", AdminClient::show),
             Self::Reference(key) => key.reference(),
             Self::Enable(key) => key.set_state("enable", "enabled"),
             Self::Disable(key) => key.set_state("disable", "disabled"),
             Self::Delete(key) => key.delete(),
+            Self::Rewrap(rewrap) => rewrap.run(),
         }
         .map(drop)
     }
@@ -90,12 +133,13 @@ impl Command {
 
 impl Generate {
     fn run(self) -> Result<(), Failure> {
-        let Self { key, key_type, uses } = self;
+        let Self { key, key_type, uses, backend } = self;
         key.run("generate", |admin, label| {
             admin.generate(&NewKey {
                 label: label.into(),
                 key_type: key_type.to_string(),
                 uses: names(&uses),
+                backend,
             })
         })
     }
@@ -103,13 +147,84 @@ impl Generate {
 
 impl Import {
     fn run(self) -> Result<(), Failure> {
-        let Self { key, file, uses } = self;
+        let Self { key, file, uses, backend } = self;
         hardening::harden().map_err(|error| {
             Failure::new(exit::OS, format_args!("cannot keep the key out of core dumps: {error}"))
         })?;
         let plain = read_key_file(&file)?;
-        key.run("import", |admin, label| admin.import(label, &names(&uses), plain))
+        key.run("import", |admin, label| admin.import(label, &names(&uses), backend.as_deref(), plain))
     }
+}
+
+impl Adopt {
+    fn run(self) -> Result<(), Failure> {
+        let Self { key, blob, public, uses, backend } = self;
+        let blob = read_file(&blob)?;
+        let public = read_file(&public)?;
+        let public = match pem_rfc7468::decode_vec(&public) {
+            Ok(("PUBLIC KEY", der)) => der,
+            _ => public,
+        };
+        let adopted = Adopted {
+            blob: STANDARD.encode(blob),
+            public_key: STANDARD.encode(public),
+            uses: names(&uses),
+            backend,
+        };
+        key.run("adopt", |admin, label| admin.adopt(label, &adopted))
+    }
+}
+
+impl Rewrap {
+    fn run(self) -> Result<(), Failure> {
+        let Self { backend, finish, client } = self;
+        let failed = |error: AdminClientError| {
+            let attempt = if finish { "finish rewrapping" } else { "rewrap" };
+            Failure::from(error).while_trying(format_args!("cannot {attempt} the keys of backend {backend}"))
+        };
+        let admin = AdminClient::new(&client.runtime_dir).map_err(failed)?;
+        if finish {
+            let finished = admin.finish_rewrap(&backend).map_err(failed)?;
+            return match client.json {
+                true => print_json(&finished),
+                false => print(&format!(
+                    "{} keys of backend {} have the master key {}\n",
+                    finished.keys, finished.backend, finished.wkid
+                )),
+            };
+        }
+        // Shown on a terminal only.
+        let bar = ProgressBar::new(admin.status().map_err(failed)?.keys);
+        bar.set_style(bar_style());
+        let (mut keys, mut wrapped, mut after) = (0, 0, None);
+        loop {
+            let done = admin.rewrap(&backend, after.as_deref()).map_err(|error| {
+                bar.abandon();
+                failed(error)
+            })?;
+            keys += done.keys;
+            wrapped += done.wrapped;
+            bar.set_position(bar.position() + done.looked_at);
+            bar.set_message(format!("{wrapped} blobs wrapped"));
+            after = done.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        bar.finish_and_clear();
+        if client.json {
+            return print_json(&json!({ "backend": backend, "keys": keys, "wrapped": wrapped }));
+        }
+        print(&format!(
+            "{wrapped} blobs wrapped, {keys} keys of backend {backend} are ready for the new master key.\n\
+             Put that in force at the units, then run: keyward key rewrap --backend {backend} --finish\n"
+        ))
+    }
+}
+
+fn bar_style() -> ProgressStyle {
+    ProgressStyle::with_template("{bar:40} {pos} of {len} keys, {msg}, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 impl Named {
@@ -117,7 +232,7 @@ impl Named {
     fn run(
         &self,
         verb: &str,
-        f: impl FnOnce(&AdminClient, &str) -> Result<KeyView, crate::admin_client::AdminClientError>,
+        f: impl FnOnce(&AdminClient, &str) -> Result<KeyView, AdminClientError>,
     ) -> Result<(), Failure> {
         let key = self.call(verb, f)?;
         if self.client.json { print_json(&key) } else { print_key(&key) }
@@ -160,7 +275,7 @@ impl Named {
     fn call<T>(
         &self,
         verb: &str,
-        f: impl FnOnce(&AdminClient, &str) -> Result<T, crate::admin_client::AdminClientError>,
+        f: impl FnOnce(&AdminClient, &str) -> Result<T, AdminClientError>,
     ) -> Result<T, Failure> {
         let attempt = format!("cannot {verb} key {}", self.label);
         AdminClient::new(&self.client.runtime_dir)
@@ -239,6 +354,12 @@ fn read_key_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
         ));
     }
     Ok(bytes)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_KEY_FILE as u64 / 2).read_to_end(&mut bytes));
+    read.map(|_| bytes).map_err(|error| Failure::reading(path, &error))
 }
 
 fn confirmed(label: &Label) -> Result<bool, Failure> {

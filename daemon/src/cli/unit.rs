@@ -1,4 +1,4 @@
-//! `keyward unit`: the software crypto unit alone.
+//! `keyward unit`: the units behind a daemon, and the software crypto unit alone.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -6,21 +6,60 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 
+use super::Client;
 use super::failure::Failure;
+use super::output::{print, print_json, print_table, table};
+use crate::admin_client::AdminClient;
+use crate::api::UnitView;
 use crate::unit_server::{self, Chance, Options, Simulation, Transport};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Run the software crypto unit as a GREP11 server.
+    /// List the units behind the daemon and how they are
+    List(#[command(flatten)] Client),
+    /// Run the software crypto unit as a GREP11 server
     Serve(Box<Serve>),
 }
 
 impl Command {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
+            Self::List(client) => list(&client),
             Self::Serve(serve) => serve.run(),
         }
     }
+}
+
+fn list(client: &Client) -> Result<(), Failure> {
+    let units = AdminClient::new(&client.runtime_dir)
+        .and_then(|admin| admin.units())
+        .map_err(|error| Failure::from(error).while_trying("cannot list units"))?;
+    if client.json {
+        return print_json(&units);
+    }
+    let titles = ["BACKEND", "UNIT", "HEALTH", "BREAKER", "LATENCY", "IN FLIGHT", "MASTER KEY", "MECHANISMS"];
+    let mut rows = table(&titles);
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    for unit in &units {
+        // As much of the name as tells one from another.
+        let wkid = or_dash(unit.wkid.as_ref().map(|wkid| wkid.chars().take(8).collect()));
+        rows.add_row([
+            unit.backend.clone(),
+            unit.address.clone(),
+            unit.health.clone(),
+            or_dash(unit.breaker.clone()),
+            or_dash(unit.latency_us.map(|us| format!("{:.1} ms", us as f64 / 1000.0))),
+            or_dash(unit.in_flight.map(|calls| calls.to_string())),
+            if unit.other_master_key { format!("{wkid}, wrong") } else { wkid },
+            or_dash(unit.breaker.as_ref().map(|_| unit.mechanisms.len().to_string())),
+        ]);
+    }
+    print_table(&rows)?;
+    let told = |unit: &UnitView| {
+        let problem = unit.problem.as_ref()?;
+        Some(format!("{} of {}: {problem}\n", unit.address, unit.backend))
+    };
+    print(&units.iter().filter_map(told).collect::<String>())
 }
 
 #[derive(Args, Debug)]

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use keyward_proto::{KeyType, Label, Use};
 use lru::LruCache;
 
-pub(crate) use store::Meta;
 pub use store::{Store, StoreError};
 
 /// A key: what is known of it, and the blob of each version.
@@ -75,6 +74,8 @@ pub struct Version {
     pub key_type: KeyType,
     /// The private key, wrapped by the unit.
     pub blob: Vec<u8>,
+    /// The same, wrapped by the master key that is to come.
+    pub next_blob: Option<Vec<u8>>,
     /// The public key as SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
     pub spki: Vec<u8>,
     /// When it was made or imported, in seconds since 1970.
@@ -166,6 +167,24 @@ impl Keys {
         self.in_store(Store::count).await
     }
 
+    /// The master key that the blobs of a backend are wrapped by, if there was one yet.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub(crate) async fn wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
+        let backend = backend.to_owned();
+        self.in_store(move |store| store.wkid(&backend)).await
+    }
+
+    /// Settles the master key of a backend.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be written.
+    pub(crate) async fn set_wkid(&self, backend: &str, wkid: String) -> Result<(), StoreError> {
+        let backend = backend.to_owned();
+        self.in_store(move |store| store.set_wkid(&backend, &wkid)).await
+    }
+
     async fn in_store<T: Send + 'static>(
         &self,
         f: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
@@ -211,6 +230,7 @@ pub(crate) mod tests {
             number: 1,
             key_type: KeyType::P256,
             blob: vec![1, 2, 3],
+            next_blob: None,
             spki: vec![4, 5],
             created: 1_700_000_000,
         };

@@ -53,6 +53,8 @@ struct VersionRecord {
     #[serde(rename = "type")]
     key_type: String,
     blob: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_blob: Option<String>,
     public_key: String,
     created: u64,
 }
@@ -63,6 +65,7 @@ impl VersionRecord {
             number: version.number,
             key_type: version.key_type.to_string(),
             blob: STANDARD.encode(&version.blob),
+            next_blob: version.next_blob.as_ref().map(|blob| STANDARD.encode(blob)),
             public_key: STANDARD.encode(&version.spki),
             created: version.created,
         }
@@ -73,6 +76,7 @@ impl VersionRecord {
             number: self.number,
             key_type: self.key_type.parse().ok()?,
             blob: STANDARD.decode(self.blob).ok()?,
+            next_blob: self.next_blob.map(|blob| STANDARD.decode(blob)).transpose().ok()?,
             spki: STANDARD.decode(self.public_key).ok()?,
             created: self.created,
         })
@@ -86,10 +90,12 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let key = Key { revision: 9, state: State::Disabled, ..key("shop") };
+        let mut key = Key { revision: 9, state: State::Disabled, ..key("shop") };
+        key.versions[0].next_blob = Some(vec![9]);
         let read = decode(key.label.clone(), &encode(&key).unwrap()).unwrap();
         assert_eq!((read.revision, read.state, &read.uses), (9, State::Disabled, &key.uses));
         assert_eq!(read.versions[0].blob, key.versions[0].blob);
+        assert_eq!(read.versions[0].next_blob, key.versions[0].next_blob);
         assert_eq!(read.versions[0].spki, key.versions[0].spki);
     }
 

@@ -16,6 +16,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Tab
 use thiserror::Error;
 
 use super::{Key, record};
+use crate::config::EMBEDDED;
 
 /// The store on disk. Its operations wait for the disk: not for the tasks that serve peers.
 pub struct Store {
@@ -50,23 +51,36 @@ impl Store {
         &self.path
     }
 
-    /// What was settled when the store was made; `None` for an empty one.
-    pub(crate) fn meta(&self) -> Result<Option<Meta>, StoreError> {
+    /// Whether the store belongs to a daemon that runs with `--dev`; `None` for an empty one.
+    pub(crate) fn is_dev(&self) -> Result<Option<bool>, StoreError> {
+        Ok(self.text(DEV)?.map(|dev| dev == YES))
+    }
+
+    /// Settles, when the store is made, whom it belongs to.
+    pub(crate) fn set_dev(&self, dev: bool) -> Result<(), StoreError> {
+        self.set_text(DEV, if dev { YES } else { NO })
+    }
+
+    /// The master key that the blobs of a backend are wrapped by, if there was one yet.
+    pub(crate) fn wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
+        self.text(&wkid_of(backend))
+    }
+
+    /// Settles the master key of a backend.
+    pub(crate) fn set_wkid(&self, backend: &str, wkid: &str) -> Result<(), StoreError> {
+        self.set_text(&wkid_of(backend), wkid)
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>, StoreError> {
         self.with(|database| {
             let table = database.begin_read()?.open_table(META)?;
-            let text = |name| Ok::<_, redb::Error>(table.get(name)?.map(|value| value.value().to_owned()));
-            Ok(Ok(match (text(WKID)?, text(DEV)?) {
-                (Some(wkid), Some(dev)) => Some(Meta { wkid, dev: dev == YES }),
-                _ => None,
-            }))
+            Ok(Ok(table.get(name)?.map(|value| value.value().to_owned())))
         })
     }
 
-    /// Settles what is settled when a store is made.
-    pub(crate) fn initialise(&self, meta: &Meta) -> Result<(), StoreError> {
+    fn set_text(&self, name: &str, text: &str) -> Result<(), StoreError> {
         self.change(|_, table| {
-            table.insert(WKID, meta.wkid.as_str())?;
-            table.insert(DEV, if meta.dev { YES } else { NO })?;
+            table.insert(name, text)?;
             Ok(Ok(()))
         })
     }
@@ -228,15 +242,6 @@ impl Store {
     }
 }
 
-/// What was settled when a store was made.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Meta {
-    /// The master key of the unit that wrapped its first blobs.
-    pub(crate) wkid: String,
-    /// Whether it belongs to a daemon that runs with `--dev`.
-    pub(crate) dev: bool,
-}
-
 /// Why the store did not do what it was asked.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -299,6 +304,14 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
     }
 }
 
+/// The embedded unit was there first, and alone.
+fn wkid_of(backend: &str) -> String {
+    match backend {
+        EMBEDDED => WKID.to_owned(),
+        other => format!("{WKID}:{other}"),
+    }
+}
+
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 
@@ -328,11 +341,16 @@ mod tests {
     #[test]
     fn a_key_survives_closing_and_opening() {
         let (dir, store) = store();
-        store.initialise(&Meta { wkid: "ab".into(), dev: true }).unwrap();
+        store.set_dev(true).unwrap();
+        store.set_wkid("embedded", "ab").unwrap();
+        store.set_wkid("hsm", "cd").unwrap();
         let stored = store.put(key("shop")).unwrap();
         drop(store);
         let store = Store::open(dir.path()).unwrap();
-        assert_eq!(store.meta().unwrap(), Some(Meta { wkid: "ab".into(), dev: true }));
+        assert_eq!(store.is_dev().unwrap(), Some(true));
+        let wkid = |backend| store.wkid(backend).unwrap();
+        assert_eq!((wkid("embedded"), wkid("hsm")), (Some("ab".into()), Some("cd".into())));
+        assert_eq!(wkid("other"), None);
         assert_eq!(store.get(&stored.label).unwrap().unwrap().revision, stored.revision);
         assert_eq!(store.count().unwrap(), 1);
     }

@@ -137,14 +137,14 @@ fn a_damaged_blob_is_told_from_one_of_another_master_key() {
 
     let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    let old = status["wkid"].as_str().unwrap().to_owned();
+    let old = status["backends"][0]["wkid"].as_str().unwrap().to_owned();
     daemon.end(Signal::TERM);
     daemon.new_master_key();
     daemon.start(&[]);
     assert_eq!(daemon.outcome("sound", &message), Outcome::OtherMasterKey);
     let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    let new = status["wkid"].as_str().unwrap();
+    let new = status["backends"][0]["wkid"].as_str().unwrap();
     assert!(
         daemon.log().lines().any(|line| line.contains("WARN") && line.contains(&old) && line.contains(new)),
         "{}",

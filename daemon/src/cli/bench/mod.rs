@@ -34,6 +34,9 @@ pub(super) struct Bench {
     /// How many connections to sign over at a time [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     connections: Option<u16>,
+    /// The backend to sign with [default: the only one there is]
+    #[arg(long, value_name = "NAME", conflicts_with = "grep11")]
+    backend: Option<String>,
     /// Measure a GREP11 server instead of the daemon
     #[arg(long, value_name = "HOST:PORT", requires = "transport", help_heading = "GREP11")]
     grep11: Option<String>,
@@ -80,7 +83,7 @@ impl Bench {
             None => {
                 let daemon = Daemon::new(&self.client.runtime_dir)?;
                 for key_type in types {
-                    results.push(daemon.measure(*key_type, load, &mut interrupt)?);
+                    results.push(daemon.measure(*key_type, self.backend.as_deref(), load, &mut interrupt)?);
                 }
             }
             Some(address) => {

@@ -33,11 +33,12 @@ impl Daemon {
     pub(super) fn measure(
         &self,
         key_type: KeyType,
+        backend: Option<&str>,
         load: Load,
         interrupt: &mut Interrupt,
     ) -> Result<Measured, Failure> {
         let runtime_dir = self.runtime_dir.as_path();
-        let key = TemporaryKey::make(runtime_dir, key_type)?;
+        let key = TemporaryKey::make(runtime_dir, key_type, backend)?;
         let stop = AtomicBool::new(false);
         let start = Instant::now();
         let mut latencies = no_latencies()?;
@@ -93,7 +94,7 @@ struct TemporaryKey {
 }
 
 impl TemporaryKey {
-    fn make(runtime_dir: &Path, key_type: KeyType) -> Result<Self, Failure> {
+    fn make(runtime_dir: &Path, key_type: KeyType, backend: Option<&str>) -> Result<Self, Failure> {
         let label = format!("keyward-bench-{key_type}-{}", std::process::id());
         let label: Label = label.parse().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let admin = AdminClient::new(runtime_dir)?;
@@ -101,6 +102,7 @@ impl TemporaryKey {
             label: label.to_string(),
             key_type: key_type.to_string(),
             uses: vec![Use::TlsServer.name().into()],
+            backend: backend.map(str::to_owned),
         };
         admin.generate(&wanted).map_err(|error| {
             Failure::from(error).while_trying(format_args!("cannot generate key {label}"))

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::output::{print, print_json};
 use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::StatusView;
+use crate::api::{StatusView, UnitView};
 use crate::exit;
 use crate::sockets::PEERS;
 
@@ -152,10 +152,19 @@ fn daemon(admin: &AdminClient) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(
         CHECK,
         format!(
-            "version {}, pid {}, keys: {}, backend {} ({})",
-            status.version, status.pid, status.keys, status.backend, status.unit
+            "version {}, pid {}, keys: {}, backends: {}",
+            status.version,
+            status.pid,
+            status.keys,
+            status
+                .backends
+                .iter()
+                .map(|one| format!("{} ({})", one.name, one.unit))
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
     )];
+    findings.extend(units(admin));
     if status.dev {
         findings.push(Finding::warn(
             "mode",
@@ -167,6 +176,37 @@ fn daemon(admin: &AdminClient) -> Vec<Finding> {
     findings
 }
 
+/// The units that are elsewhere.
+fn units(admin: &AdminClient) -> Vec<Finding> {
+    const CHECK: &str = "unit";
+    let units = match admin.units() {
+        Ok(units) => units,
+        Err(error) => return vec![Finding::fail(CHECK, error.to_string(), "see the log of the daemon")],
+    };
+    let finding = |unit: UnitView| {
+        let name = format!("{} of backend {}", unit.address, unit.backend);
+        match (unit.health.as_str(), unit.problem) {
+            ("down", problem) => Finding::fail(
+                CHECK,
+                format!("{name} is out of order: {}", problem.unwrap_or_default()),
+                "look after the unit, the way there, and its section in keyward.toml",
+            ),
+            (_, Some(problem)) => {
+                Finding::warn(CHECK, format!("{name}: {problem}"), "see the log of the daemon")
+            }
+            _ if unit.other_master_key => Finding::fail(
+                CHECK,
+                format!(
+                    "{name} has another master key than its backend's keys, so it signs for none of them"
+                ),
+                "give it the right master key, or see keyward key rewrap if that is being changed",
+            ),
+            _ => Finding::ok(CHECK, format!("{name} is {}", unit.health)),
+        }
+    };
+    units.into_iter().filter(|unit| unit.breaker.is_some()).map(finding).collect()
+}
+
 /// What the daemon refused since it started, if that hints at a mistake.
 fn refusals(status: &StatusView) -> Vec<Finding> {
     let hints = [
@@ -174,7 +214,9 @@ fn refusals(status: &StatusView) -> Vec<Finding> {
         (Outcome::UseRefused, "look at the uses of the key: keyward key show LABEL"),
         (Outcome::UseNotGranted, "look at the uses of the grant in keyward.toml"),
         (Outcome::UnknownKey, "compare the labels in the references with: keyward key list"),
-        (Outcome::OtherMasterKey, "start the daemon with the master key that its log names"),
+        (Outcome::OtherMasterKey, "give the unit the master key that the log of the daemon names"),
+        (Outcome::Overloaded, "see keyward unit list; more units, or fewer handshakes, are needed"),
+        (Outcome::UnitUnavailable, "see keyward unit list, and the log of the daemon"),
         (Outcome::BlobDamaged, "restore the key store from a backup"),
         (Outcome::Internal, "see the log of the daemon"),
     ];

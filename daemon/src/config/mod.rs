@@ -1,7 +1,10 @@
 //! `keyward.toml`: read as text, checked once, and from then on a value of checked types.
 
+mod grep11;
+
 use core::num::NonZeroUsize;
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -14,6 +17,10 @@ use thiserror::Error;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::authorise::{Grant, Grants, Pattern, Who};
+use grep11::RawGrep11;
+
+pub(crate) use grep11::EMBEDDED;
+pub use grep11::{Auth, Dialect, Endpoint, Grep11, Tls};
 
 /// Checked settings of the daemon.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -30,6 +37,8 @@ pub struct Config {
     pub cached_records: NonZeroUsize,
     /// The software crypto unit.
     pub embedded: Embedded,
+    /// The backends that reach their units over GREP11, by name.
+    pub grep11: BTreeMap<String, Grep11>,
     /// Who may do what.
     pub grants: Grants,
 }
@@ -139,6 +148,7 @@ impl Config {
                 master_key: self.embedded.master_key.clone(),
                 cached_keys: self.embedded.cached_keys,
             },
+            grep11: self.grep11.iter().map(|(name, grep11)| (name.clone(), RawGrep11::of(grep11))).collect(),
             grant: grants.collect(),
         };
         // Fails only for types that TOML cannot express, of which `Raw` has none.
@@ -155,6 +165,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(10),
             cached_records: CACHED_RECORDS,
             embedded: Embedded { master_key: None, cached_keys: CACHED_KEYS },
+            grep11: BTreeMap::new(),
             grants: Grants::default(),
         }
     }
@@ -201,6 +212,7 @@ struct Raw {
     socket: RawSocket,
     limits: RawLimits,
     embedded: RawEmbedded,
+    grep11: BTreeMap<String, RawGrep11>,
     grant: Vec<RawGrant>,
 }
 
@@ -256,6 +268,7 @@ impl Raw {
             drain_timeout: timeout("limits.drain-timeout", &self.limits.drain_timeout)?,
             cached_records: self.limits.cached_records,
             embedded: self.embedded.check()?,
+            grep11: grep11::check(self.grep11)?,
             grants: Grants::new(grants?),
         })
     }
@@ -323,6 +336,7 @@ impl Default for Raw {
             socket: RawSocket::default(),
             limits: RawLimits::default(),
             embedded: RawEmbedded::default(),
+            grep11: BTreeMap::new(),
             grant: Vec::new(),
         }
     }
@@ -481,7 +495,7 @@ mod tests {
 
     #[test]
     fn the_shipped_example_is_sound() {
-        let example = include_str!("../../conf/keyward.toml");
+        let example = include_str!("../../../conf/keyward.toml");
         parse(example).unwrap();
         // With its examples switched on, but for the user, who may not exist here.
         let on: String =

@@ -1,0 +1,280 @@
+//! Keys: made, taken in, listed, changed, deleted.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keyward_proto::{KeyType, Label, Use};
+use keyward_unit::{Header, NewKey, Wkid};
+use zeroize::Zeroize;
+
+use super::{Admin, AdminError, Administrator, Answer, Body, parse};
+use crate::api::{self, Change, KeyView, MAX_PAGE, Page};
+use crate::backend::{Backend, BackendError};
+use crate::keys::{self, Key, StoreError, Version};
+
+pub(super) async fn list(
+    State(admin): State<Admin>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Answer<Page> {
+    let mut after = None;
+    let mut limit = MAX_PAGE;
+    for (name, value) in query {
+        match name.as_str() {
+            "after" => after = Some(value),
+            "limit" => {
+                limit = value.parse().map_err(|_| AdminError::Invalid("limit is not a number".into()))?
+            }
+            _ => return Err(AdminError::Invalid(format!("unknown parameter {name}"))),
+        }
+    }
+    let limit = limit.clamp(1, MAX_PAGE);
+    let mut keys = admin.daemon.keys.list(after, limit + 1).await?;
+    let more = keys.len() > limit;
+    keys.truncate(limit);
+    let keys = keys.iter().map(|key| KeyView::of(key, &admin.daemon.backends)).collect();
+    Ok(Json(Page { keys, more }))
+}
+
+pub(super) async fn generate(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+    body: Body,
+) -> Result<(StatusCode, Json<KeyView>), AdminError> {
+    let wanted: api::NewKey = parse(&body?)?;
+    let label = label(&wanted.label)?;
+    let uses = uses(&wanted.uses)?;
+    let key_type = wanted.key_type.parse().ok().filter(|known| KeyType::GENERATED.contains(known));
+    let key_type = key_type.ok_or_else(|| {
+        AdminError::Invalid(format!(
+            "cannot generate a key of type {:?}: the types are {}",
+            wanted.key_type,
+            KeyType::GENERATED.map(|key_type| key_type.to_string()).join(", ")
+        ))
+    })?;
+    let home = Home::of(&admin, wanted.backend.as_deref()).await?;
+    refuse_existing(&admin, &label).await?;
+    let made = home.backend.generate(key_type, home.wkid).await?;
+    let view = add(&admin, label, uses, &home, made).await?;
+    tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key generated");
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+pub(super) async fn import(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+    Path(text): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+    body: Body,
+) -> Result<(StatusCode, Json<KeyView>), AdminError> {
+    let file = PlainKey(body?);
+    let label = label(&text)?;
+    let (mut words, mut backend) = (Vec::new(), None);
+    for (name, value) in query {
+        match name.as_str() {
+            "use" => words.push(value),
+            "backend" => backend = Some(value),
+            _ => return Err(AdminError::Invalid(format!("unknown parameter {name}"))),
+        }
+    }
+    let uses = uses(&words)?;
+    let home = Home::of(&admin, backend.as_deref()).await?;
+    refuse_existing(&admin, &label).await?;
+    let made = home.backend.import(file, home.wkid).await?;
+    let view = add(&admin, label, uses, &home, made).await?;
+    tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key imported");
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+pub(super) async fn adopt(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+    Path(text): Path<String>,
+    body: Body,
+) -> Result<(StatusCode, Json<KeyView>), AdminError> {
+    let label = label(&text)?;
+    let adopted: api::Adopted = parse(&body?)?;
+    let uses = uses(&adopted.uses)?;
+    let home = Home::of(&admin, adopted.backend.as_deref()).await?;
+    let Backend::Grep11(grep11) = home.backend else {
+        let reason = "blobs are adopted by backends over GREP11; name one with --backend";
+        return Err(AdminError::Invalid(reason.into()));
+    };
+    refuse_existing(&admin, &label).await?;
+    let decode = |text: &str, what: &str| {
+        STANDARD.decode(text).map_err(|_| AdminError::Invalid(format!("the {what} is not base64")))
+    };
+    let (blob, public) = (decode(&adopted.blob, "blob")?, decode(&adopted.public_key, "public key")?);
+    let made = grep11.adopt(blob, &public).await.map_err(BackendError::from)?;
+    let view = add(&admin, label, uses, &home, made).await?;
+    tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key adopted");
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+pub(super) async fn show(State(admin): State<Admin>, Path(text): Path<String>) -> Answer<KeyView> {
+    let label = label(&text)?;
+    let key = admin.daemon.keys.get(&label).await?.ok_or(StoreError::Unknown(label))?;
+    Ok(Json(KeyView::of(&key, &admin.daemon.backends)))
+}
+
+pub(super) async fn change(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+    Path(text): Path<String>,
+    body: Body,
+) -> Answer<KeyView> {
+    let label = label(&text)?;
+    let change: Change = parse(&body?)?;
+    let state = change.state.map(|name| {
+        keys::State::of_name(&name).ok_or_else(|| AdminError::Invalid(format!("no such state: {name:?}")))
+    });
+    let state = state.transpose()?;
+    let uses = change.uses.map(|words| uses(&words)).transpose()?;
+    loop {
+        let old = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+        let key = Key {
+            state: state.unwrap_or(old.state),
+            uses: uses.clone().unwrap_or_else(|| old.uses.clone()),
+            ..(*old).clone()
+        };
+        match admin.daemon.keys.put(key).await {
+            Ok(key) => {
+                let view = KeyView::of(&key, &admin.daemon.backends);
+                tracing::info!(key = view.label, state = view.state, uses = ?view.uses, uid = who.uid, "key changed");
+                return Ok(Json(view));
+            }
+            // Someone else changed it in between; every round means that one change succeeded.
+            Err(StoreError::Changed(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+pub(super) async fn delete(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+    Path(text): Path<String>,
+) -> Result<StatusCode, AdminError> {
+    let label = label(&text)?;
+    admin.daemon.keys.delete(&label).await?;
+    tracing::info!(key = label.as_str(), uid = who.uid, "key deleted");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Refuses a label in use before time is spent on a key; [`add`] makes sure of it.
+async fn refuse_existing(admin: &Admin, label: &Label) -> Result<(), AdminError> {
+    match admin.daemon.keys.get(label).await? {
+        Some(_) => Err(StoreError::Exists(label.clone()).into()),
+        None => Ok(()),
+    }
+}
+
+/// Where a new key is to live.
+struct Home<'a> {
+    backend: &'a Backend,
+    /// The master key that its other keys are wrapped by, if there are any.
+    wkid: Option<Wkid>,
+}
+
+impl<'a> Home<'a> {
+    /// The backend of that name, or the only one.
+    async fn of(admin: &'a Admin, name: Option<&str>) -> Result<Self, AdminError> {
+        let backends = &admin.daemon.backends;
+        let known = || backends.iter().map(Backend::name).collect::<Vec<_>>().join(", ");
+        let backend = match name {
+            Some(name) => backends.get(name).ok_or_else(|| {
+                AdminError::Invalid(format!("there is no backend {name:?}; there are {}", known()))
+            })?,
+            None => backends.only().ok_or_else(|| {
+                AdminError::Invalid(format!(
+                    "there are several backends; name one with --backend: {}",
+                    known()
+                ))
+            })?,
+        };
+        let wkid = admin.daemon.keys.wkid(backend.name()).await?;
+        Ok(Self { backend, wkid: wkid.and_then(|wkid| wkid.parse().ok()) })
+    }
+}
+
+async fn add(
+    admin: &Admin,
+    label: Label,
+    uses: Vec<Use>,
+    home: &Home<'_>,
+    made: NewKey,
+) -> Result<KeyView, AdminError> {
+    let Home { backend, wkid } = home;
+    if let (None, Some(header)) = (wkid, Header::read(&made.blob)) {
+        admin.daemon.keys.set_wkid(backend.name(), header.wkid().to_string()).await?;
+    }
+
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let version = Version {
+        number: 1,
+        key_type: made.key_type,
+        blob: made.blob,
+        next_blob: None,
+        spki: made.spki,
+        created,
+    };
+    let key = Key {
+        label,
+        state: keys::State::Enabled,
+        uses,
+        backend: backend.name().into(),
+        current: version.number,
+        versions: vec![version],
+        revision: 0,
+    };
+    let key = admin.daemon.keys.put(key).await?;
+    Ok(KeyView::of(&key, &admin.daemon.backends))
+}
+
+fn label(text: &str) -> Result<Label, AdminError> {
+    text.parse().map_err(|error| AdminError::Invalid(format!("{text:?} is {error}")))
+}
+
+/// Uses, each once; `tls-server` if there is none.
+fn uses(words: &[String]) -> Result<Vec<Use>, AdminError> {
+    let mut uses = Vec::new();
+    for word in words {
+        match word.parse() {
+            Ok(Use::RsaKeyExchange) => {
+                let reason = "the use rsa-key-exchange is not supported by this version";
+                return Err(AdminError::Invalid(reason.into()));
+            }
+            Ok(u) if uses.contains(&u) => {}
+            Ok(u) => uses.push(u),
+            Err(_) => {
+                let known = Use::ALL.map(Use::name).join(", ");
+                return Err(AdminError::Invalid(format!("no such use: {word:?}; the uses are {known}")));
+            }
+        }
+    }
+    if uses.is_empty() {
+        uses.push(Use::TlsServer);
+    }
+    Ok(uses)
+}
+
+/// A private key in the clear on its way to the unit, wiped as far as it is ours alone.
+struct PlainKey(Bytes);
+
+impl Drop for PlainKey {
+    fn drop(&mut self) {
+        if let Ok(mut bytes) = core::mem::take(&mut self.0).try_into_mut() {
+            bytes.zeroize();
+        }
+    }
+}
+
+impl AsRef<[u8]> for PlainKey {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}

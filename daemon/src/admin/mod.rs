@@ -1,0 +1,242 @@
+//! The administrators' socket: HTTP, for root and the daemon's own user alone.
+//!
+//! | Route | |
+//! |---|---|
+//! | `GET /live` | 200 as long as the daemon answers |
+//! | `GET /ready` | 200 if every backend has a unit in order, else 503; says which have none |
+//! | `GET /metrics` | metrics, see docs/metrics.md |
+//! | `GET /v1/status` | the daemon as it is |
+//! | `GET /v1/units` | the units of every backend |
+//! | `POST /v1/backends/NAME/rewrap?after=LABEL` | wrap some more keys by the master key that is to come |
+//! | `POST /v1/backends/NAME/rewrap/finish` | put the master key in force that is to come |
+//! | `GET /v1/keys?after=LABEL&limit=N` | keys in the order of their labels |
+//! | `POST /v1/keys` | generate a key: `{"label", "type", "uses", "backend"}` |
+//! | `POST /v1/keys/LABEL/import?use=U&use=U&backend=NAME` | import a key; the body is the key file |
+//! | `POST /v1/keys/LABEL/adopt` | adopt a blob: `{"blob", "public_key", "uses", "backend"}`, in base64 |
+//! | `GET /v1/keys/LABEL` | one key |
+//! | `PATCH /v1/keys/LABEL` | change a key: `{"state"}`, `{"uses"}` |
+//! | `DELETE /v1/keys/LABEL` | delete a key |
+//!
+//! Errors are `{"error": "..."}`.
+
+mod keys;
+mod units;
+
+use std::io;
+use std::process;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::{IncomingStream, Listener};
+use axum::{Json, Router};
+use keyward_proto::Outcome;
+use keyward_unit::ImportError;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::net::{UnixListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{MAX_KEY_FILE, Refusal, StatusView};
+use crate::authorise::Peer;
+use crate::backend::BackendError;
+use crate::daemon::Daemon;
+use crate::keys::StoreError;
+use crate::listener;
+use crate::listener::{Crowd, credentials};
+use crate::metrics::Metrics;
+
+/// Serves administrators until `stop` is cancelled.
+pub(crate) async fn serve(
+    daemon: Arc<Daemon>,
+    crowd: Arc<Crowd>,
+    listener: UnixListener,
+    stop: CancellationToken,
+) {
+    let routes = Router::new()
+        .route("/live", get(async || "live\n"))
+        .route("/ready", get(units::ready))
+        .route("/metrics", get(metrics))
+        .route("/v1/status", get(status))
+        .route("/v1/units", get(units::list))
+        .route("/v1/backends/{name}/rewrap", post(units::rewrap))
+        .route("/v1/backends/{name}/rewrap/finish", post(units::finish_rewrap))
+        .route("/v1/keys", get(keys::list).post(keys::generate))
+        .route("/v1/keys/{label}/import", post(keys::import))
+        .route("/v1/keys/{label}/adopt", post(keys::adopt))
+        .route("/v1/keys/{label}", get(keys::show).patch(keys::change).delete(keys::delete))
+        .fallback(async || AdminError::NoRoute)
+        .method_not_allowed_fallback(async || AdminError::NoRoute)
+        .layer(DefaultBodyLimit::max(MAX_KEY_FILE))
+        .layer(middleware::from_fn(to_the_end))
+        .layer(middleware::from_fn(administrators_only))
+        .with_state(Admin { daemon, crowd });
+    let service = routes.into_make_service_with_connect_info::<Caller>();
+    let served = axum::serve(Gate(listener), service).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!("the administrators' socket is closed: {error}");
+    }
+}
+
+/// Lets in root and the user that the daemon runs as. The mode of the socket says the same; but modes change.
+async fn administrators_only(
+    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let own = rustix::process::geteuid().as_raw();
+    match caller {
+        Some(peer) if [0, own].contains(&peer.uid) => {
+            request.extensions_mut().insert(Administrator(peer));
+            next.run(request).await
+        }
+        _ => AdminError::NotAnAdministrator.into_response(),
+    }
+}
+
+async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
+    let Admin { daemon, crowd } = admin;
+    let (closed_for_garbage, closed_for_crowding) = daemon.metrics.closed();
+    Ok(Json(StatusView {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: process::id(),
+        uptime_seconds: daemon.started.elapsed().as_secs(),
+        dev: daemon.dev,
+        backends: units::backends(&daemon).await?,
+        keys: daemon.keys.count().await?,
+        connections: crowd.size(),
+        outcomes: daemon.metrics.outcomes(),
+        purposes: daemon.metrics.purposes(),
+        closed_for_garbage,
+        requests: daemon.metrics.requests(),
+        closed_for_crowding,
+    }))
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    let text = admin.daemon.metrics.text(&admin.daemon, admin.crowd.size());
+    ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response()
+}
+
+/// Lets a request run to its end, its line in the log included, even if whoever asked hangs up.
+async fn to_the_end(request: Request, next: Next) -> Response {
+    let answered = tokio::spawn(next.run(request)).await;
+    answered.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, AdminError> {
+    serde_json::from_slice(body)
+        .map_err(|error| AdminError::Invalid(format!("not the JSON expected: {error}")))
+}
+
+#[derive(Clone)]
+struct Admin {
+    daemon: Arc<Daemon>,
+    crowd: Arc<Crowd>,
+}
+
+type Answer<T> = Result<Json<T>, AdminError>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// Why a request was refused.
+#[derive(Debug, Error)]
+enum AdminError {
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error("the body cannot be read: {}", .0.body_text())]
+    Body(#[from] BytesRejection),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    LeftBehind(String),
+    #[error("there is no such thing here")]
+    NoRoute,
+    #[error("only root and the user that the daemon runs as may do this")]
+    NotAnAdministrator,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::Backend(error) => backend_status(error),
+            Self::Body(rejection) => rejection.status(),
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::LeftBehind(_) => StatusCode::CONFLICT,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NotAnAdministrator => StatusCode::FORBIDDEN,
+            Self::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,
+            Self::Store(StoreError::Exists(_) | StoreError::Changed(_)) => StatusCode::CONFLICT,
+            Self::Store(StoreError::Io(..)) => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        if status.is_server_error() {
+            tracing::error!("administrator's request failed: {self}");
+        }
+        (status, Json(Refusal { error: self.to_string() })).into_response()
+    }
+}
+
+fn backend_status(error: &BackendError) -> StatusCode {
+    match error {
+        BackendError::Import(ImportError::Unit(_)) | BackendError::GivenUp | BackendError::Unit(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        BackendError::Grep11(error) => match error.outcome() {
+            Outcome::UnitUnavailable | Outcome::DeadlineExceeded | Outcome::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        },
+    }
+}
+
+/// The socket, for which axum has no listener that notes who is calling.
+struct Gate(UnixListener);
+
+impl Listener for Gate {
+    type Io = UnixStream;
+    type Addr = Caller;
+
+    async fn accept(&mut self) -> (UnixStream, Caller) {
+        loop {
+            match self.0.accept().await {
+                Ok((stream, _)) => {
+                    let caller = credentials(&stream);
+                    return (stream, Caller(caller));
+                }
+                Err(error) => {
+                    tracing::debug!("cannot accept an administrator: {error}");
+                    tokio::time::sleep(listener::PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Caller> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Who is on the other end, if the kernel says so.
+#[derive(Clone, Debug)]
+struct Caller(Option<Peer>);
+
+impl Connected<IncomingStream<'_, Gate>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
+        stream.remote_addr().clone()
+    }
+}
+
+/// A caller who may do everything here.
+#[derive(Clone, Debug)]
+struct Administrator(Peer);

@@ -1,0 +1,227 @@
+//! One connection to a unit, which belongs to the thread that opened it.
+
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll};
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use keyward_grep11::attribute_value::OneAttr;
+use keyward_grep11::crypto_client::CryptoClient;
+use keyward_grep11::{AttributeValue, GenerateKeyRequest, GetMechanismListRequest, Mechanism, cka, ckm};
+use keyward_unit::{Header, Wkid};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::{Request, Status};
+
+use super::failure::Failure;
+use super::network::{self, TlsClient};
+use super::token::{Token, Tokens};
+use super::trace::Trace;
+use crate::config::{Dialect, Endpoint};
+
+/// What all connections of a backend have in common.
+pub(crate) struct Line {
+    pub(crate) tls: Option<TlsClient>,
+    pub(crate) tokens: Tokens,
+    pub(crate) dialect: Dialect,
+    pub(crate) keepalive: Duration,
+}
+
+/// A connection whose other end has proved to be a unit.
+pub(crate) struct Connection {
+    line: Arc<Line>,
+    client: CryptoClient<Sender>,
+    sender: Sender,
+    /// The master key of the unit.
+    pub(super) wkid: Wkid,
+    /// How long connecting took: a packet there, and one back.
+    pub(super) round_trip: Duration,
+    /// Whether its loss has been told.
+    mourned: AtomicBool,
+}
+
+impl Connection {
+    /// Connects, and asks for a fresh blob, which names the master key of the unit: GREP11 has no other way to ask.
+    ///
+    /// # Errors
+    /// [`Failure`] says how far it came.
+    pub(super) async fn open(endpoint: &Endpoint, line: &Arc<Line>) -> Result<Self, Failure> {
+        let (stream, round_trip) =
+            network::connect(endpoint).await.map_err(|error| unreachable("connect", &error))?;
+        let sender = match &line.tls {
+            None => speak(stream, line.keepalive).await?,
+            Some(tls) => {
+                let stream = tls.connect(&endpoint.host, stream).await;
+                speak(stream.map_err(|error| unreachable("agree on TLS", &error))?, line.keepalive).await?
+            }
+        };
+        let scheme = if line.tls.is_some() { "https" } else { "http" };
+        let origin = http::Uri::builder().scheme(scheme).authority(endpoint.to_string()).path_and_query("/");
+        let origin = origin.build().map_err(Failure::severe)?;
+        let client = CryptoClient::with_origin(sender.clone(), origin);
+        let mut connection = Self {
+            line: Arc::clone(line),
+            client,
+            sender,
+            wkid: Wkid::from_bytes([0; 16]),
+            round_trip,
+            mourned: AtomicBool::new(false),
+        };
+        connection.wkid = connection.ask_for_wkid().await?;
+        Ok(connection)
+    }
+
+    /// Calls a unit; with another token if it refuses the one that there is.
+    ///
+    /// # Errors
+    /// [`Failure`] says why there is no answer.
+    pub(super) async fn call<Q: Clone, A, F>(
+        &self,
+        message: Q,
+        trace: Option<&Trace>,
+        rpc: impl Fn(CryptoClient<Sender>, Request<Q>) -> F,
+    ) -> Result<A, Failure>
+    where
+        F: Future<Output = Result<tonic::Response<A>, Status>>,
+    {
+        let traceparent = trace.and_then(Trace::header);
+        let request = |message: Q, token: &Option<Arc<Token>>| {
+            let mut request = Request::new(message);
+            let metadata = request.metadata_mut();
+            if let Some(token) = token {
+                metadata.insert("authorization", token.header.clone());
+            }
+            if let Some(traceparent) = &traceparent {
+                metadata.insert("traceparent", traceparent.clone());
+            }
+            request
+        };
+        let token = self.line.tokens.current();
+        // Only where a token may turn out to be old is the message needed twice.
+        let (token, again) = match token {
+            Ok(None) => (None, None),
+            Ok(token) => (token, Some(message.clone())),
+            Err(_) => {
+                self.line.tokens.replace(None).await.map_err(|error| Failure::Token(error.to_string()))?;
+                let token = self.line.tokens.current();
+                (token.map_err(|error| Failure::Token(error.to_string()))?, None)
+            }
+        };
+        let failed = match rpc(self.client.clone(), request(message, &token)).await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => Failure::of(&status),
+        };
+        match (failed, again) {
+            (Failure::Token(reason), Some(message)) => {
+                let replaced = self.line.tokens.replace(token.as_ref()).await;
+                replaced.map_err(|error| Failure::Token(format!("{reason}; {error}")))?;
+                let token = self.line.tokens.current();
+                let token = token.map_err(|error| Failure::Token(error.to_string()))?;
+                let answer = rpc(self.client.clone(), request(message, &token)).await;
+                answer.map(tonic::Response::into_inner).map_err(|status| Failure::of(&status))
+            }
+            (failed, _) => Err(failed),
+        }
+    }
+
+    /// The mechanisms that the unit offers.
+    ///
+    /// # Errors
+    /// As for [`Self::call`].
+    pub(super) async fn mechanisms(&self) -> Result<Vec<u64>, Failure> {
+        let list = |mut client: CryptoClient<Sender>, request| async move {
+            client.get_mechanism_list(request).await
+        };
+        let mut mechanisms = self.call(GetMechanismListRequest {}, None, list).await?.mechs;
+        mechanisms.sort_unstable();
+        Ok(mechanisms)
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        self.line.dialect
+    }
+
+    /// Whether it is of no use any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.0.is_closed()
+    }
+
+    /// Whether it is closed and this is the first to be told of it.
+    pub(super) fn mourn(&self) -> bool {
+        self.is_closed() && !self.mourned.swap(true, Ordering::Relaxed)
+    }
+
+    async fn ask_for_wkid(&self) -> Result<Wkid, Failure> {
+        let length = AttributeValue { one_attr: Some(OneAttr::AttributeI(32)) };
+        let request = GenerateKeyRequest {
+            mech: Some(Mechanism { mechanism: ckm::CKM_AES_KEY_GEN, parameter: None }),
+            template: [(cka::CKA_VALUE_LEN, length)].into(),
+            ..GenerateKeyRequest::default()
+        };
+        let generate =
+            |mut client: CryptoClient<Sender>, request| async move { client.generate_key(request).await };
+        let made = self.call(request, None, generate).await.map_err(|failure| match failure {
+            // Whatever it has against a key of AES, it is of no use.
+            Failure::Refused { reason, .. } | Failure::NotOffered(reason) => Failure::severe(reason),
+            other => other,
+        })?;
+        let blob = super::key::blob_of(made.key, made.key_bytes);
+        let header = Header::read(&blob);
+        header.map(|header| header.wkid()).ok_or_else(|| {
+            Failure::severe(
+                "what it makes are no blobs of Enterprise PKCS #11, so its master key is not known",
+            )
+        })
+    }
+}
+
+/// Sends requests over a connection.
+#[derive(Clone)]
+pub(crate) struct Sender(http2::SendRequest<Body>);
+
+impl Service<http::Request<Body>> for Sender {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
+
+/// Begins to speak HTTP/2, and goes on in a task of this thread until the connection ends.
+async fn speak<S>(stream: S, keepalive: Duration) -> Result<Sender, Failure>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let handshake = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(keepalive)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .handshake(TokioIo::new(stream));
+    let (sender, connection) = handshake.await.map_err(|error| {
+        Failure::severe(format_args!("it speaks no HTTP/2: {}", crate::causes::causes(&error)))
+    })?;
+    // It ends with an error that those learn who have calls under way.
+    tokio::spawn(connection);
+    Ok(Sender(sender))
+}
+
+fn unreachable(attempt: &str, error: &io::Error) -> Failure {
+    Failure::severe(format_args!("cannot {attempt}: {}", crate::causes::causes(error)))
+}
+
+/// How long the other end may take to say that it is still there.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);

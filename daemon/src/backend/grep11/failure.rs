@@ -1,0 +1,156 @@
+//! Why a unit did not do what it was asked, and whether another one may.
+
+use keyward_grep11::{ERROR_TYPE_URL, Grep11Error, RpcStatus, ckr};
+use keyward_unit::Wkid;
+use prost::Message;
+use tonic::{Code, Status};
+
+/// What became of one attempt at one unit.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    /// The unit is busy; it says so itself.
+    Busy(String),
+    /// It gave no answer in time.
+    Late,
+    /// It has another master key than the key.
+    OtherMasterKey(Option<Wkid>),
+    /// It does not offer the mechanism, or not with this parameter.
+    NotOffered(String),
+    /// It cannot do what was asked with this key, and no other unit could.
+    Refused { code: u64, reason: String },
+    /// It refused the token, or there is none.
+    Token(String),
+    /// It is out of order, or what leads to it is; `severe` if there is no point in asking again.
+    Unit { reason: String, severe: bool },
+}
+
+impl Failure {
+    /// A unit that cannot be reached or understood.
+    pub(super) fn severe(reason: impl ToString) -> Self {
+        Self::Unit { reason: reason.to_string(), severe: true }
+    }
+
+    /// What a status means.
+    pub(super) fn of(status: &Status) -> Self {
+        let Some(error) = detail(status) else { return Self::without_detail(status) };
+        // Its text begins with the name of the number where a person is to read it.
+        let reason = match ckr::name(error.code) {
+            Some(name) if !status.message().starts_with(name) => {
+                format!("{name}: {}", one_line(&error.detail))
+            }
+            Some(_) => one_line(status.message()),
+            None => format!("{:#x}: {}", error.code, one_line(&error.detail)),
+        };
+        match error.code {
+            ckr::CKR_IBM_GREP11_NOT_AUTHENTICATED | ckr::CKR_USER_NOT_LOGGED_IN => Self::Token(reason),
+            ckr::CKR_IBM_WKID_MISMATCH => Self::OtherMasterKey(None),
+            ckr::CKR_MECHANISM_INVALID
+            | ckr::CKR_MECHANISM_PARAM_INVALID
+            | ckr::CKR_FUNCTION_NOT_SUPPORTED => Self::NotOffered(reason),
+            ckr::CKR_HOST_MEMORY | ckr::CKR_DEVICE_MEMORY => Self::Busy(reason),
+            ckr::CKR_GENERAL_ERROR
+            | ckr::CKR_FUNCTION_FAILED
+            | ckr::CKR_DEVICE_ERROR
+            | ckr::CKR_DEVICE_REMOVED
+            | ckr::CKR_FUNCTION_CANCELED
+            | ckr::CKR_IBM_INTERNAL_ERROR
+            | ckr::CKR_IBM_TRANSPORT_ERROR
+            | ckr::CKR_IBM_OA_API_ERROR
+            | ckr::CKR_IBM_REQ_TIMEOUT
+            | ckr::CKR_IBM_ERROR_STATE => Self::Unit { reason, severe: false },
+            ckr::CKR_IBM_WK_NOT_INITIALIZED => Self::Unit { reason, severe: true },
+            _ if error.retry => Self::Unit { reason, severe: false },
+            code => Self::Refused { code, reason },
+        }
+    }
+
+    /// Not from a unit that speaks GREP11, or not from a unit at all.
+    fn without_detail(status: &Status) -> Self {
+        let reason = match core::error::Error::source(status) {
+            Some(source) => crate::causes::causes(source),
+            None => one_line(&format!("{}: {}", status.code(), status.message())),
+        };
+        match status.code() {
+            Code::Unauthenticated | Code::PermissionDenied => Self::Token(reason),
+            Code::ResourceExhausted => Self::Busy(reason),
+            Code::DeadlineExceeded => Self::Late,
+            Code::Unimplemented | Code::NotFound => {
+                Self::severe(format_args!("it speaks no GREP11: {reason}"))
+            }
+            _ => Self::Unit { reason, severe: false },
+        }
+    }
+
+    /// Whether another unit, or the same one over another connection, may do better.
+    pub(super) fn is_worth_another_attempt(&self) -> bool {
+        !matches!(self, Self::Refused { .. })
+    }
+}
+
+impl core::fmt::Display for Failure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Late => f.write_str("it gave no answer in time"),
+            Self::OtherMasterKey(Some(wkid)) => write!(f, "it has another master key: {wkid}"),
+            Self::OtherMasterKey(None) => f.write_str("it has another master key"),
+            Self::Busy(reason)
+            | Self::NotOffered(reason)
+            | Self::Refused { reason, .. }
+            | Self::Token(reason)
+            | Self::Unit { reason, .. } => f.write_str(reason),
+        }
+    }
+}
+
+/// The error of GREP11 in a status: exactly one detail, which is of that type.
+fn detail(status: &Status) -> Option<Grep11Error> {
+    let told = RpcStatus::decode(status.details()).ok()?;
+    let [detail] = told.details.as_slice() else { return None };
+    if detail.type_url != ERROR_TYPE_URL {
+        return None;
+    }
+    Grep11Error::decode(detail.value.as_slice()).ok()
+}
+
+/// Text of somebody else, for a line of ours.
+fn one_line(text: &str) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
+    text.trim().to_owned()
+}
+
+/// In characters.
+const LONGEST: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: u64, retry: bool) -> Status {
+        let detail = Grep11Error { code, detail: "why\nso".into(), retry };
+        let any = keyward_grep11::Any { type_url: ERROR_TYPE_URL.into(), value: detail.encode_to_vec() };
+        let told = RpcStatus { code: 13, message: "m".into(), details: vec![any] };
+        Status::with_details(Code::Internal, "m", told.encode_to_vec().into())
+    }
+
+    #[test]
+    fn errors_of_units_are_told_from_errors_of_requests() {
+        let of = |code, retry| Failure::of(&status(code, retry));
+        assert!(matches!(of(ckr::CKR_DEVICE_ERROR, false), Failure::Unit { severe: false, .. }));
+        assert!(matches!(of(ckr::CKR_IBM_WKID_MISMATCH, false), Failure::OtherMasterKey(None)));
+        assert!(matches!(of(ckr::CKR_IBM_GREP11_NOT_AUTHENTICATED, false), Failure::Token(_)));
+        assert!(matches!(of(ckr::CKR_MECHANISM_INVALID, false), Failure::NotOffered(_)));
+        assert!(matches!(of(ckr::CKR_KEY_SIZE_RANGE, true), Failure::Unit { .. }), "it says: try again");
+        let refused = of(ckr::CKR_KEY_FUNCTION_NOT_PERMITTED, false);
+        assert!(!refused.is_worth_another_attempt());
+        assert_eq!(refused.to_string(), "CKR_KEY_FUNCTION_NOT_PERMITTED: why so");
+    }
+
+    #[test]
+    fn what_is_no_error_of_grep11_is_a_fault_of_the_unit() {
+        assert!(matches!(Failure::of(&Status::unavailable("gone")), Failure::Unit { severe: false, .. }));
+        assert!(matches!(Failure::of(&Status::unimplemented("")), Failure::Unit { severe: true, .. }));
+        assert!(matches!(Failure::of(&Status::unauthenticated("")), Failure::Token(_)));
+        let garbage = Status::with_details(Code::Internal, "", vec![0xff; 10].into());
+        assert!(matches!(Failure::of(&garbage), Failure::Unit { .. }));
+    }
+}

@@ -1,0 +1,101 @@
+//! How long units take.
+
+use core::time::Duration;
+use std::time::Instant;
+
+/// What a unit is expected to take: the worst of late, which is forgotten as time goes by.
+///
+/// This is the "peak EWMA" of load balancers: a unit that has become slow is found out by one call, and tried again
+/// when what was seen is old.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Latency {
+    /// In seconds.
+    mean: f64,
+    at: Instant,
+}
+
+impl Latency {
+    /// Nothing is known.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { mean: 0.0, at: now }
+    }
+
+    /// A call took so long.
+    pub(super) fn observe(&mut self, took: Duration, now: Instant) {
+        let took = took.as_secs_f64();
+        self.mean = if took >= self.mean {
+            took
+        } else {
+            let old = self.weight(now);
+            self.mean * old + took * (1.0 - old)
+        };
+        self.at = now;
+    }
+
+    /// What the next call is expected to take, in seconds, with so many under way.
+    pub(super) fn cost(&self, in_flight: usize, now: Instant) -> f64 {
+        let calls = u32::try_from(in_flight).unwrap_or(u32::MAX).saturating_add(1);
+        // Nobody is there to observe anything where nobody is sent.
+        (self.mean * self.weight(now)).max(LEAST) * f64::from(calls)
+    }
+
+    fn weight(&self, now: Instant) -> f64 {
+        (-now.saturating_duration_since(self.at).as_secs_f64() / MEMORY.as_secs_f64()).exp()
+    }
+}
+
+/// The time that 95 of 100 calls stay below, as it is of late.
+///
+/// Each call moves it: up by 19 parts if it took longer, down by one part if it did not. So it comes to rest where 19
+/// of 20 take less.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Percentile95(Duration);
+
+impl Percentile95 {
+    pub(super) fn new() -> Self {
+        Self(Duration::from_millis(20))
+    }
+
+    pub(super) fn observe(&mut self, took: Duration) {
+        let part = self.0 / 400;
+        self.0 = if took > self.0 { self.0 + part * 19 } else { self.0 - part };
+        self.0 = self.0.clamp(Duration::from_millis(1), Duration::from_secs(10));
+    }
+
+    pub(super) fn get(self) -> Duration {
+        self.0
+    }
+}
+
+/// After so long about a third of the weight of an observation is left.
+const MEMORY: Duration = Duration::from_secs(5);
+/// So that units of which nothing is known are chosen by the calls they have under way, in seconds.
+const LEAST: f64 = 0.000_05;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_slow_call_is_noticed_and_forgotten() {
+        let start = Instant::now();
+        let mut latency = Latency::new(start);
+        latency.observe(Duration::from_millis(5), start);
+        let usual = latency.cost(0, start);
+        latency.observe(Duration::from_millis(200), start);
+        assert!(latency.cost(0, start) > 30.0 * usual);
+        assert!(latency.cost(0, start + Duration::from_secs(30)) < usual);
+        assert!((latency.cost(3, start) / latency.cost(0, start) - 4.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_percentile_finds_its_place() {
+        let mut percentile = Percentile95::new();
+        // From 0 to 100 ms, evenly, in an order without order.
+        for number in 0..40_000_u64 {
+            percentile.observe(Duration::from_micros(number * 7919 % 1000 * 100));
+        }
+        let found = percentile.get();
+        assert!((90..=98).contains(&found.as_millis()), "{found:?}");
+    }
+}

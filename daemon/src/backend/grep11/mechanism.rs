@@ -1,0 +1,182 @@
+//! From TLS signature schemes to mechanisms of PKCS #11, and back from what units answer.
+
+use aws_lc_rs::digest;
+use der::Encode;
+use der::asn1::UintRef;
+use keyward_grep11::mechanism::Parameter;
+use keyward_grep11::{Mechanism, RsapssParm, ckm, rsapss_parm};
+use keyward_proto::{Curve, Hash, PublicKey, Scheme, SchemeFamily};
+
+/// What a unit is given to sign.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Form {
+    /// The digest, or what PKCS#1 makes of it.
+    Digest,
+    /// The whole message.
+    Message,
+}
+
+/// The number of the mechanism for a scheme; `None` where there is none, for Ed25519 takes no digest.
+///
+/// The digest goes with every mechanism that takes one: it is short however long the message is.
+pub(super) fn number(scheme: Scheme, form: Form) -> Option<u64> {
+    Some(match (scheme.family(), form, scheme.hash()) {
+        (SchemeFamily::Ecdsa, Form::Digest, _) => ckm::CKM_ECDSA,
+        (SchemeFamily::Ecdsa, Form::Message, Some(Hash::Sha256)) => ckm::CKM_ECDSA_SHA256,
+        (SchemeFamily::Ecdsa, Form::Message, Some(Hash::Sha384)) => ckm::CKM_ECDSA_SHA384,
+        (SchemeFamily::Ecdsa, Form::Message, Some(Hash::Sha512)) => ckm::CKM_ECDSA_SHA512,
+        (SchemeFamily::RsaPkcs1, Form::Digest, _) => ckm::CKM_RSA_PKCS,
+        (SchemeFamily::RsaPkcs1, Form::Message, Some(Hash::Sha256)) => ckm::CKM_SHA256_RSA_PKCS,
+        (SchemeFamily::RsaPkcs1, Form::Message, Some(Hash::Sha384)) => ckm::CKM_SHA384_RSA_PKCS,
+        (SchemeFamily::RsaPkcs1, Form::Message, Some(Hash::Sha512)) => ckm::CKM_SHA512_RSA_PKCS,
+        (SchemeFamily::RsaPss, Form::Digest, _) => ckm::CKM_RSA_PKCS_PSS,
+        (SchemeFamily::RsaPss, Form::Message, Some(Hash::Sha256)) => ckm::CKM_SHA256_RSA_PKCS_PSS,
+        (SchemeFamily::RsaPss, Form::Message, Some(Hash::Sha384)) => ckm::CKM_SHA384_RSA_PKCS_PSS,
+        (SchemeFamily::RsaPss, Form::Message, Some(Hash::Sha512)) => ckm::CKM_SHA512_RSA_PKCS_PSS,
+        (SchemeFamily::Ed25519, Form::Message, _) => ckm::CKM_IBM_ED25519_SHA512,
+        _ => return None,
+    })
+}
+
+/// A mechanism with its parameter, which only PSS has: there the salt is as long as the digest (RFC 8446, 4.2.3), and
+/// a parameter without a length would stand for none.
+pub(super) fn mechanism(scheme: Scheme, number: u64) -> Mechanism {
+    let parameter = match (scheme.family(), scheme.hash()) {
+        (SchemeFamily::RsaPss, Some(hash)) => {
+            let (hash_mech, mgf) = match hash {
+                Hash::Sha256 => (ckm::CKM_SHA256, rsapss_parm::Mask::CkgMgf1Sha256),
+                Hash::Sha384 => (ckm::CKM_SHA384, rsapss_parm::Mask::CkgMgf1Sha384),
+                _ => (ckm::CKM_SHA512, rsapss_parm::Mask::CkgMgf1Sha512),
+            };
+            let salt_byte_count = hash.length() as u64;
+            Some(Parameter::RsapssParameter(RsapssParm { hash_mech, mgf: mgf.into(), salt_byte_count }))
+        }
+        _ => None,
+    };
+    Mechanism { mechanism: number, parameter }
+}
+
+/// What is sent for a digest: the digest, and for PKCS#1 v1.5 its DigestInfo (RFC 8017, 9.2, note 1).
+pub(super) fn data(scheme: Scheme, digest: &[u8]) -> Vec<u8> {
+    let prefix: &[u8] = match (scheme.family(), scheme.hash()) {
+        (SchemeFamily::RsaPkcs1, Some(Hash::Sha256)) => &DIGEST_INFO_SHA256,
+        (SchemeFamily::RsaPkcs1, Some(Hash::Sha384)) => &DIGEST_INFO_SHA384,
+        (SchemeFamily::RsaPkcs1, Some(Hash::Sha512)) => &DIGEST_INFO_SHA512,
+        _ => &[],
+    };
+    [prefix, digest].concat()
+}
+
+/// The hash of a scheme as the crypto library has it.
+pub(crate) fn algorithm(hash: Hash) -> &'static digest::Algorithm {
+    match hash {
+        Hash::Sha256 => &digest::SHA256,
+        Hash::Sha384 => &digest::SHA384,
+        _ => &digest::SHA512,
+    }
+}
+
+/// The signature as TLS has it; `None` if it is none.
+///
+/// ECDSA comes as r and s, each as long as the order of the curve, and goes as DER (RFC 3279, 2.2.3).
+pub(super) fn signature(key: &PublicKey, raw: Vec<u8>) -> Option<Vec<u8>> {
+    match key {
+        PublicKey::Ec { curve, .. } => to_der(*curve, &raw),
+        PublicKey::Rsa { modulus, .. } => (raw.len() == modulus.len()).then_some(raw),
+        PublicKey::Ed25519(_) => (raw.len() == 64).then_some(raw),
+        _ => None,
+    }
+}
+
+fn to_der(curve: Curve, raw: &[u8]) -> Option<Vec<u8>> {
+    let half = curve.field_bytes();
+    let (r, s) = raw.split_at_checked(half)?;
+    if s.len() != half {
+        return None;
+    }
+    let (r, s) = (UintRef::new(r).ok()?, UintRef::new(s).ok()?);
+    let mut numbers = Vec::with_capacity(raw.len() + 16);
+    r.encode_to_vec(&mut numbers).ok()?;
+    s.encode_to_vec(&mut numbers).ok()?;
+    let header = der::Header::new(der::Tag::Sequence, der::Length::try_from(numbers.len()).ok()?);
+    let mut signature = Vec::with_capacity(numbers.len() + 3);
+    header.encode_to_vec(&mut signature).ok()?;
+    signature.extend_from_slice(&numbers);
+    Some(signature)
+}
+
+const DIGEST_INFO_SHA256: [u8; 19] = digest_info([1, 32]);
+const DIGEST_INFO_SHA384: [u8; 19] = digest_info([2, 48]);
+const DIGEST_INFO_SHA512: [u8; 19] = digest_info([3, 64]);
+
+/// Everything of a DigestInfo but the digest: the last arc of the hash's identifier below 2.16.840.1.101.3.4.2, and
+/// the length of the digest.
+const fn digest_info([arc, length]: [u8; 2]) -> [u8; 19] {
+    let (oid, whole) = ([0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02], 17 + length);
+    [
+        0x30, whole, 0x30, 13, 0x06, 9, oid[0], oid[1], oid[2], oid[3], oid[4], oid[5], oid[6], oid[7], arc,
+        0x05, 0x00, 0x04, length,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_proto::KeyType;
+
+    use super::*;
+
+    #[test]
+    fn every_scheme_has_a_mechanism_for_messages_and_all_but_one_for_digests() {
+        for key_type in KeyType::GENERATED {
+            for &scheme in key_type.schemes() {
+                assert!(number(scheme, Form::Message).is_some(), "{scheme}");
+                assert_eq!(number(scheme, Form::Digest).is_some(), scheme != Scheme::Ed25519, "{scheme}");
+            }
+        }
+    }
+
+    #[test]
+    fn digest_infos_are_those_of_the_standard() {
+        // RFC 8017, 9.2, note 1: SHA-256 and SHA-512.
+        let info = data(Scheme::RsaPkcs1Sha256, &[7; 32]);
+        let expected = [
+            0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05,
+            0x00, 0x04, 0x20,
+        ];
+        assert_eq!(info, [&expected[..], &[7; 32]].concat());
+        let info = data(Scheme::RsaPkcs1Sha512, &[]);
+        let expected = [
+            0x30, 0x51, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03, 0x05,
+            0x00, 0x04, 0x40,
+        ];
+        assert_eq!(info, expected);
+        assert_eq!(data(Scheme::RsaPssRsaeSha256, &[7; 32]), [7; 32]);
+    }
+
+    #[test]
+    fn the_salt_is_as_long_as_the_digest() {
+        for (scheme, length) in
+            [(Scheme::RsaPssRsaeSha256, 32), (Scheme::RsaPssRsaeSha384, 48), (Scheme::RsaPssRsaeSha512, 64)]
+        {
+            let Some(Parameter::RsapssParameter(pss)) = mechanism(scheme, 13).parameter else {
+                panic!("{scheme}")
+            };
+            assert_eq!(pss.salt_byte_count, length);
+        }
+        assert_eq!(mechanism(Scheme::RsaPkcs1Sha256, 1).parameter, None);
+    }
+
+    #[test]
+    fn raw_signatures_become_der() {
+        let mut raw = vec![0; 64];
+        (raw[31], raw[32]) = (1, 0x80);
+        let der = to_der(Curve::P256, &raw).unwrap();
+        assert_eq!(der[..8], [0x30, 38, 2, 1, 1, 2, 33, 0]);
+        // P-521: 132 bytes, and a SEQUENCE whose length takes two bytes.
+        let der = to_der(Curve::P521, &[0x7f; 132]).unwrap();
+        assert_eq!(der[..6], [0x30, 0x81, 136, 2, 66, 0x7f]);
+        for length in [0, 1, 63, 65, 128] {
+            assert_eq!(to_der(Curve::P256, &vec![1; length]), None, "{length}");
+        }
+    }
+}

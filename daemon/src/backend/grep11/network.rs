@@ -1,0 +1,133 @@
+//! TCP and TLS, to units and to whoever gives tokens for them.
+
+use core::time::Duration;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, pem};
+use rustls::{ClientConfig, RootCertStore};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::config::{Endpoint, Tls};
+
+/// How to speak TLS to somebody.
+#[derive(Clone)]
+pub(crate) struct TlsClient {
+    connector: TlsConnector,
+    /// In the place of the host's name.
+    name: Option<ServerName<'static>>,
+}
+
+impl TlsClient {
+    /// Reads the files of the settings; `protocol` is what is spoken inside (ALPN, RFC 7301).
+    ///
+    /// # Errors
+    /// [`TlsError`] says which file is wrong.
+    pub(crate) fn new(settings: &Tls, protocol: &[u8]) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        match &settings.ca {
+            Some(path) => {
+                for certificate in certificates(path)? {
+                    roots.add(certificate).map_err(|error| TlsError::Certificate(path.clone(), error))?;
+                }
+            }
+            None => {
+                let found = rustls_native_certs::load_native_certs();
+                roots.add_parsable_certificates(found.certs);
+                if roots.is_empty() {
+                    return Err(TlsError::NoSystemRoots);
+                }
+            }
+        }
+        let builder = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Setup)?
+            .with_root_certificates(roots);
+        let mut config = match &settings.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = certificates(certificate)?;
+                let bytes = read(key)?;
+                let secret = PrivateKeyDer::from_pem_slice(&bytes)
+                    .map_err(|error| TlsError::Pem(key.clone(), error))?;
+                builder
+                    .with_client_auth_cert(chain, secret)
+                    .map_err(|error| TlsError::Certificate(certificate.clone(), error))?
+            }
+        };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let name = settings.server_name.clone().map(ServerName::try_from).transpose()?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
+    }
+
+    /// Speaks TLS over a connection to `host`.
+    ///
+    /// # Errors
+    /// What went wrong, in the words of rustls.
+    pub(crate) async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
+        };
+        self.connector.connect(name, stream).await
+    }
+}
+
+/// Connects, and tells how long a packet takes there and back: connecting is one there and one back.
+pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Duration)> {
+    // One after the other: which of them was slow must not count.
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await? {
+        let begin = Instant::now();
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                let round_trip = begin.elapsed();
+                stream.set_nodelay(true)?;
+                return Ok((stream, round_trip));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Why TLS cannot be spoken as the settings say.
+#[derive(Debug, Error)]
+pub(crate) enum TlsError {
+    #[error("cannot use the certificate in {}: {}", .0.display(), .1)]
+    Certificate(PathBuf, #[source] rustls::Error),
+    #[error("there is no certificate in {}", .0.display())]
+    Empty(PathBuf),
+    #[error("the system has no certificate authorities; install ca-certificates, or name a file with ca")]
+    NoSystemRoots,
+    #[error("cannot read {} as PEM: {}", .0.display(), .1)]
+    Pem(PathBuf, #[source] pem::Error),
+    #[error("cannot read {}: {}", .0.display(), .1)]
+    Read(PathBuf, #[source] io::Error),
+    #[error("server-name is not the name of a host: {0}")]
+    ServerName(#[from] InvalidDnsNameError),
+    #[error("cannot set up TLS: {0}")]
+    Setup(#[source] rustls::Error),
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = read(path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let certificates = certificates.map_err(|error| TlsError::Pem(path.to_owned(), error))?;
+    if certificates.is_empty() {
+        return Err(TlsError::Empty(path.to_owned()));
+    }
+    Ok(certificates)
+}
+
+fn read(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, TlsError> {
+    fs::read(path).map(zeroize::Zeroizing::new).map_err(|reason| TlsError::Read(path.to_owned(), reason))
+}

@@ -1,0 +1,70 @@
+//! How many calls a second a unit is asked for.
+
+use core::num::NonZeroU32;
+use core::time::Duration;
+use std::time::Instant;
+
+/// A rate, kept by the generic cell rate algorithm (ITU-T I.371, annex A): what was missed is caught up with, but no
+/// more than [`BURST`] of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    interval: Duration,
+    /// When the next call would be due if all were spaced evenly.
+    due: Instant,
+}
+
+impl Pace {
+    pub(super) fn new(rate: NonZeroU32, now: Instant) -> Self {
+        Self { interval: Duration::from_secs(1) / rate.get(), due: now }
+    }
+
+    /// When the next call may go; in the past if it may now.
+    pub(super) fn next(&self) -> Instant {
+        self.due.checked_sub(BURST).unwrap_or(self.due)
+    }
+
+    /// A call goes.
+    pub(super) fn take(&mut self, now: Instant) {
+        self.due = self.due.max(now) + self.interval;
+    }
+}
+
+/// Timers come up to a few milliseconds late, on a busy machine more.
+const BURST: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_kept_even_if_every_timer_is_late() {
+        let start = Instant::now();
+        let mut pace = Pace::new(NonZeroU32::new(500).unwrap(), start);
+        let (mut now, mut calls) = (start, 0);
+        while now < start + Duration::from_secs(1) {
+            if pace.next() <= now {
+                pace.take(now);
+                calls += 1;
+            } else {
+                now = pace.next() + Duration::from_millis(3);
+            }
+        }
+        assert!((495..=506).contains(&calls), "{calls}");
+    }
+
+    #[test]
+    fn idleness_is_not_saved_up() {
+        let start = Instant::now();
+        let mut pace = Pace::new(NonZeroU32::new(100).unwrap(), start);
+        let later = start + Duration::from_secs(60);
+        let burst = (0..100)
+            .take_while(|_| {
+                pace.next() <= later && {
+                    pace.take(later);
+                    true
+                }
+            })
+            .count();
+        assert_eq!(burst, 2);
+    }
+}

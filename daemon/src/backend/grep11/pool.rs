@@ -1,0 +1,190 @@
+//! The units of a backend: which one a request goes to, and who waits for how long.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Instant;
+
+use keyward_unit::Wkid;
+use tokio::sync::{Mutex, Notify};
+
+use super::unit::{Offer, Seat, Unit};
+
+/// Units, and a line of requests that wait for one.
+pub(super) struct Pool {
+    pub(super) units: Vec<Arc<Unit>>,
+    /// Held by the first in the line; the others wait for it in the order in which they came.
+    line: Mutex<()>,
+    waiting: AtomicUsize,
+    most_waiting: usize,
+    freed: Arc<Notify>,
+}
+
+/// Why a request gets no unit.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum NoSeat {
+    /// Not before its deadline.
+    Late,
+    /// None is in order.
+    Down,
+    /// None that is in order has the master key of the key.
+    OtherMasterKey,
+    /// Too many wait already.
+    Overloaded,
+}
+
+/// Units that a request has been to, a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tried(u64);
+
+impl Tried {
+    pub(super) fn add(&mut self, number: usize) {
+        self.0 |= 1 << (number % 64);
+    }
+
+    fn has(self, number: usize) -> bool {
+        self.0 & 1 << (number % 64) != 0
+    }
+}
+
+enum Choice {
+    Seat(Seat),
+    Later(Option<Instant>),
+    None(NoSeat),
+}
+
+impl Pool {
+    pub(super) fn new(units: Vec<Arc<Unit>>, most_waiting: usize, freed: Arc<Notify>) -> Self {
+        Self { units, line: Mutex::new(()), waiting: AtomicUsize::new(0), most_waiting, freed }
+    }
+
+    /// A place at the unit that will be done first, among those not tried yet if there are any.
+    ///
+    /// # Errors
+    /// [`NoSeat`].
+    pub(super) async fn seat(&self, wkids: &[Wkid], tried: Tried, deadline: Instant) -> Result<Seat, NoSeat> {
+        // Who has waited before does not wait again at the end.
+        let first_in_line = self.waiting.load(Ordering::Relaxed) == 0 || tried.0 != 0;
+        if first_in_line {
+            match self.choose(wkids, tried) {
+                Choice::Seat(seat) => return Ok(seat),
+                Choice::None(why) => return Err(why),
+                Choice::Later(_) => {}
+            }
+        }
+        let _place = self.join()?;
+        let line = tokio::time::timeout_at(deadline.into(), self.line.lock()).await;
+        let _first = line.map_err(|_| NoSeat::Late)?;
+        loop {
+            let freed = self.freed.notified();
+            match self.choose(wkids, tried) {
+                Choice::Seat(seat) => return Ok(seat),
+                Choice::None(why) => return Err(why),
+                Choice::Later(at) => {
+                    let until = at.map_or(deadline, |at| at.min(deadline));
+                    tokio::select! {
+                        () = freed => {}
+                        () = tokio::time::sleep_until(until.into()) => {}
+                    }
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(NoSeat::Late);
+            }
+        }
+    }
+
+    /// A place at another unit, if there is one without waiting.
+    pub(super) fn seat_now(&self, wkids: &[Wkid], tried: Tried) -> Option<Seat> {
+        let now = Instant::now();
+        let untried = |number: &usize| !tried.has(*number);
+        match self.best((0..self.units.len()).filter(untried), wkids, now) {
+            Best::Free(number) => self.units[number].enter(now),
+            _ => None,
+        }
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn number(&self, unit: &Arc<Unit>) -> usize {
+        self.units.iter().position(|one| Arc::ptr_eq(one, unit)).unwrap_or_default()
+    }
+
+    fn join(&self) -> Result<Place<'_>, NoSeat> {
+        let more = |waiting| (waiting < self.most_waiting).then_some(waiting + 1);
+        match self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Place(&self.waiting)),
+            Err(_) => Err(NoSeat::Overloaded),
+        }
+    }
+
+    fn choose(&self, wkids: &[Wkid], tried: Tried) -> Choice {
+        loop {
+            let now = Instant::now();
+            let all = 0..self.units.len();
+            let untried = all.clone().filter(|number| !tried.has(*number));
+            let best = match self.best(untried, wkids, now) {
+                // Better the same one again than none.
+                Best::None(_) if tried.0 != 0 => self.best(all, wkids, now),
+                best => best,
+            };
+            match best {
+                // Unless somebody else was faster.
+                Best::Free(number) => {
+                    if let Some(seat) = self.units[number].enter(now) {
+                        return Choice::Seat(seat);
+                    }
+                }
+                Best::Busy(at) => return Choice::Later(at),
+                Best::None(why) => return Choice::None(why),
+            }
+        }
+    }
+
+    fn best(&self, numbers: impl Iterator<Item = usize>, wkids: &[Wkid], now: Instant) -> Best {
+        let (mut free, mut busy, mut next, mut unfit) = (None, false, None, false);
+        for number in numbers {
+            match self.units[number].offer(wkids, now) {
+                Offer::Free(cost) => {
+                    if free.is_none_or(|(_, least)| cost < least) {
+                        free = Some((number, cost));
+                    }
+                }
+                Offer::Busy(at) => {
+                    busy = true;
+                    next = match (next, at) {
+                        (Some(next), Some(at)) if at < next => Some(at),
+                        (None, at) => at,
+                        (next, _) => next,
+                    };
+                }
+                Offer::Unfit => unfit = true,
+                Offer::Down => {}
+            }
+        }
+        match free {
+            Some((number, _)) => Best::Free(number),
+            None if busy => Best::Busy(next),
+            None if unfit => Best::None(NoSeat::OtherMasterKey),
+            None => Best::None(NoSeat::Down),
+        }
+    }
+}
+
+enum Best {
+    Free(usize),
+    /// Until then, or until another request is done.
+    Busy(Option<Instant>),
+    None(NoSeat),
+}
+
+/// A place in the line, which is left when this is dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

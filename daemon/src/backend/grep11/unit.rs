@@ -1,0 +1,452 @@
+//! One unit: whether it may be asked now, what is known of it, and the connections to it.
+
+use core::fmt;
+use core::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::Instant;
+
+use keyward_proto::{Scheme, SchemeFamily};
+use keyward_unit::Wkid;
+use tokio::sync::{Notify, OnceCell};
+use tokio::task::JoinSet;
+
+use super::breaker::{Admits, Breaker};
+use super::connection::{Connection, Line};
+use super::failure::Failure;
+use super::latency::Latency;
+use super::mechanism::{self, Form};
+use super::pace::Pace;
+use crate::config::{self, Endpoint};
+
+/// A unit. Shared between threads.
+pub(crate) struct Unit {
+    pub(crate) endpoint: Endpoint,
+    backend: String,
+    line: Arc<Line>,
+    in_flight_limit: usize,
+    connect_timeout: Duration,
+    state: Mutex<State>,
+    /// A thread waits for the answers that come over its own connection, so no other one has to be woken.
+    connections: Mutex<HashMap<ThreadId, Arc<OnceCell<Arc<Connection>>>>>,
+    /// Told when the breaker opens.
+    opened: Notify,
+    /// Told when there may be room at a unit of the backend.
+    freed: Arc<Notify>,
+}
+
+struct State {
+    breaker: Breaker,
+    pace: Option<Pace>,
+    latency: Latency,
+    in_flight: usize,
+    wkid: Option<Wkid>,
+    mechanisms: Arc<[u64]>,
+    /// Whether it signs digests with PSS: so until it has refused to.
+    digest_pss: bool,
+    /// How long a packet takes there and back: the shortest that was seen, since the others waited for a processor.
+    round_trip: Duration,
+    /// What was wrong with it last, while it is out of order.
+    problem: Option<String>,
+    /// When it last did what it was asked.
+    succeeded: Option<Instant>,
+    calls: u64,
+    failures: u64,
+}
+
+/// A unit as it is, for people and metrics.
+#[derive(Clone, Debug)]
+pub(crate) struct Status {
+    pub(crate) breaker: Breaker,
+    pub(crate) in_flight: usize,
+    pub(crate) latency: Duration,
+    pub(crate) wkid: Option<Wkid>,
+    pub(crate) mechanisms: Arc<[u64]>,
+    pub(crate) problem: Option<String>,
+    pub(crate) calls: u64,
+    pub(crate) failures: u64,
+}
+
+/// Whether a unit can take a request.
+#[derive(Debug)]
+pub(super) enum Offer {
+    /// At this cost: the least is the best.
+    Free(f64),
+    /// Not now; at that time, or when another request is done.
+    Busy(Option<Instant>),
+    /// It has another master key.
+    Unfit,
+    Down,
+}
+
+impl Unit {
+    pub(super) fn new(
+        backend: &str,
+        endpoint: Endpoint,
+        settings: &config::Grep11,
+        line: Arc<Line>,
+        freed: Arc<Notify>,
+    ) -> Self {
+        let now = Instant::now();
+        let state = State {
+            // Until it was found in order.
+            breaker: Breaker::Open,
+            pace: settings.rate.map(|rate| Pace::new(rate, now)),
+            latency: Latency::new(now),
+            in_flight: 0,
+            wkid: None,
+            mechanisms: Arc::default(),
+            digest_pss: true,
+            round_trip: Duration::MAX,
+            problem: None,
+            succeeded: None,
+            calls: 0,
+            failures: 0,
+        };
+        Self {
+            endpoint,
+            backend: backend.to_owned(),
+            line,
+            in_flight_limit: settings.in_flight.get(),
+            connect_timeout: settings.connect_timeout,
+            state: Mutex::new(state),
+            connections: Mutex::default(),
+            opened: Notify::new(),
+            freed,
+        }
+    }
+
+    /// Whether it can take a request for a key that is wrapped by one of these master keys; none stands for any.
+    pub(super) fn offer(&self, wkids: &[Wkid], now: Instant) -> Offer {
+        self.with(|state| {
+            let fits = state.wkid.is_some_and(|own| wkids.is_empty() || wkids.contains(&own));
+            match state.breaker.admits() {
+                Admits::Never => Offer::Down,
+                _ if !fits => Offer::Unfit,
+                Admits::Later => Offer::Busy(None),
+                Admits::Now if state.in_flight >= self.in_flight_limit => Offer::Busy(None),
+                Admits::Now => match state.pace.map(|pace| pace.next()).filter(|next| *next > now) {
+                    Some(next) => Offer::Busy(Some(next)),
+                    None => Offer::Free(state.latency.cost(state.in_flight, now)),
+                },
+            }
+        })
+    }
+
+    /// Takes a place, if there is one still.
+    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Option<Seat> {
+        let entered = self.with(|state| {
+            let free = state.breaker.admits() == Admits::Now
+                && state.in_flight < self.in_flight_limit
+                && state.pace.is_none_or(|pace| pace.next() <= now);
+            if free {
+                state.breaker.enter();
+                state.in_flight += 1;
+                state.calls += 1;
+                if let Some(pace) = &mut state.pace {
+                    pace.take(now);
+                }
+            }
+            free
+        });
+        entered.then(|| Seat { unit: Arc::clone(self), begin: now, settled: false })
+    }
+
+    /// This thread's connection to it.
+    ///
+    /// # Errors
+    /// [`Failure`] says why there is none to be had.
+    pub(super) async fn connection(&self) -> Result<Arc<Connection>, Failure> {
+        let place = {
+            let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = connections.entry(thread::current().id()).or_default();
+            if place.get().is_some_and(|connection| connection.is_closed()) {
+                *place = Arc::default();
+            }
+            Arc::clone(place)
+        };
+        place.get_or_try_init(|| self.open()).await.map(Arc::clone)
+    }
+
+    async fn open(&self) -> Result<Arc<Connection>, Failure> {
+        let opened = Connection::open(&self.endpoint, &self.line);
+        let Ok(opened) = tokio::time::timeout(self.connect_timeout, opened).await else {
+            return Err(Failure::severe(format_args!("no connection within {:?}", self.connect_timeout)));
+        };
+        let connection = Arc::new(opened?);
+        self.connected(&connection);
+        Ok(connection)
+    }
+
+    /// Notes what a connection has found.
+    fn connected(&self, connection: &Connection) {
+        let wkid = connection.wkid;
+        let before = self.with(|state| {
+            state.round_trip = state.round_trip.min(connection.round_trip);
+            state.wkid.replace(wkid)
+        });
+        if before.is_some_and(|before| before != wkid) {
+            self.forget_connections();
+            tracing::warn!(backend = self.backend, unit = %self.endpoint, %wkid, "unit has another master key now");
+        }
+    }
+
+    /// Has every thread connect anew.
+    fn forget_connections(&self) {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// How long a packet takes there and back.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.with(|state| state.round_trip)
+    }
+
+    /// What to send it for a scheme: a digest where it takes one, or else the message.
+    pub(super) fn form(&self, scheme: Scheme) -> Option<Form> {
+        self.with(|state| {
+            let pss = scheme.family() == SchemeFamily::RsaPss;
+            [Form::Digest, Form::Message].into_iter().find(|form| {
+                let number = mechanism::number(scheme, *form);
+                number.is_some_and(|number| state.mechanisms.binary_search(&number).is_ok())
+                    && (*form == Form::Message || !pss || state.digest_pss)
+            })
+        })
+    }
+
+    /// It has refused to sign a digest with PSS.
+    pub(super) fn refused_digest_pss(&self) {
+        self.with(|state| state.digest_pss = false);
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let now = Instant::now();
+        self.with(|state| Status {
+            breaker: state.breaker,
+            in_flight: state.in_flight,
+            latency: Duration::from_secs_f64(state.latency.cost(0, now)),
+            wkid: state.wkid,
+            mechanisms: Arc::clone(&state.mechanisms),
+            problem: state.problem.clone(),
+            calls: state.calls,
+            failures: state.failures,
+        })
+    }
+
+    /// Watches over it: probes it while it is out of order, and looks after it while nobody asks.
+    pub(super) async fn watch(&self, first: &Notify) {
+        let mut told_first = false;
+        loop {
+            match self.probe_once_or_again(told_first).await {
+                Ok((connection, mechanisms)) => self.is_back(connection, mechanisms),
+                // Only the first probe comes back with this.
+                Err(failure) => self.problem(&failure),
+            }
+            if !told_first {
+                first.notify_one();
+                told_first = true;
+            }
+            while self.with(|state| state.breaker) != Breaker::Open {
+                tokio::select! {
+                    () = self.opened.notified() => {}
+                    () = tokio::time::sleep(self.line.keepalive) => self.look_after().await,
+                }
+            }
+        }
+    }
+
+    /// Probes until it is in order. Probes that hang do not keep others from being tried, so it is found in order
+    /// soon after it is.
+    async fn probe_once_or_again(&self, again: bool) -> Result<(Arc<Connection>, Vec<u64>), Failure> {
+        if !again {
+            return self.probe().await;
+        }
+        let mut probes = JoinSet::new();
+        loop {
+            let probe =
+                Connection::probe(self.endpoint.clone(), Arc::clone(&self.line), self.connect_timeout);
+            probes.spawn(probe);
+            let pause = tokio::time::sleep(PROBE);
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    Some(probed) = probes.join_next() => match probed {
+                        Ok(Ok(found)) => return Ok(found),
+                        Ok(Err(failure)) => self.problem(&failure),
+                        Err(_) => {}
+                    },
+                }
+            }
+        }
+    }
+
+    async fn probe(&self) -> Result<(Arc<Connection>, Vec<u64>), Failure> {
+        Connection::probe(self.endpoint.clone(), Arc::clone(&self.line), self.connect_timeout).await
+    }
+
+    fn is_back(&self, connection: Arc<Connection>, mechanisms: Vec<u64>) {
+        let wkid = connection.wkid;
+        self.connected(&connection);
+        let place = Arc::new(OnceCell::new_with(Some(connection)));
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).insert(thread::current().id(), place);
+        self.with(|state| {
+            state.breaker.probed();
+            state.mechanisms = mechanisms.into();
+            state.digest_pss = true;
+            state.problem = None;
+            state.succeeded = Some(Instant::now());
+        });
+        self.freed.notify_one();
+        tracing::info!(backend = self.backend, unit = %self.endpoint, %wkid, "unit is in order");
+    }
+
+    fn problem(&self, failure: &Failure) {
+        let text = failure.to_string();
+        let news = self.with(|state| {
+            let news = state.problem.as_ref() != Some(&text);
+            state.problem = Some(text.clone());
+            news
+        });
+        if news {
+            tracing::warn!(backend = self.backend, unit = %self.endpoint, "unit is out of order: {text}");
+        }
+    }
+
+    /// Finds out whether it is in order, if nobody else did of late.
+    async fn look_after(&self) {
+        let idle = |state: &mut State| state.succeeded.is_none_or(|at| at.elapsed() >= self.line.keepalive);
+        if !self.with(idle) {
+            return;
+        }
+        match self.probe().await {
+            // Over a connection of its own, so that a new master key is noticed.
+            Ok((connection, mechanisms)) => {
+                self.with(|state| {
+                    state.succeeded = Some(Instant::now());
+                    state.mechanisms = mechanisms.into();
+                });
+                self.connected(&connection);
+            }
+            Err(failure) => self.failed(&failure, true),
+        }
+    }
+
+    fn failed(&self, failure: &Failure, severe: bool) {
+        let opened = self.with(|state| {
+            state.failures += 1;
+            state.breaker.failed(severe)
+        });
+        if opened {
+            self.problem(failure);
+            self.forget_connections();
+            self.opened.notify_one();
+        }
+    }
+
+    /// Holds the lock for a look or a change, never while waiting.
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Unit({})", self.endpoint)
+    }
+}
+
+impl Connection {
+    /// Opens a connection, and asks what the unit can do.
+    async fn probe(
+        endpoint: Endpoint,
+        line: Arc<Line>,
+        patience: Duration,
+    ) -> Result<(Arc<Self>, Vec<u64>), Failure> {
+        let probe = async {
+            let connection = Self::open(&endpoint, &line).await?;
+            let mechanisms = connection.mechanisms().await?;
+            Ok((Arc::new(connection), mechanisms))
+        };
+        let late = || Failure::severe(format_args!("no connection within {patience:?}"));
+        tokio::time::timeout(patience, probe).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+/// A request's place at a unit, which it leaves when this is dropped.
+pub(super) struct Seat {
+    pub(super) unit: Arc<Unit>,
+    begin: Instant,
+    settled: bool,
+}
+
+impl Seat {
+    /// The unit signed.
+    pub(super) fn signed(self) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.begin);
+        self.unit.with(|state| state.latency.observe(took, now));
+        self.succeeded();
+    }
+
+    /// The unit did what it was asked, which takes longer than to sign, or not so long.
+    pub(super) fn succeeded(mut self) {
+        self.settled = true;
+        self.unit.with(|state| {
+            state.breaker.succeeded();
+            state.succeeded = Some(Instant::now());
+        });
+    }
+
+    /// The unit did not. `connection` is the one that it was asked over.
+    pub(super) fn failed(mut self, failure: &Failure, connection: Option<&Connection>) {
+        let unit = &self.unit;
+        match failure {
+            // A connection that breaks takes everything along that is under way; it counts once. A new one will tell.
+            Failure::Unit { severe: false, .. } if connection.is_some_and(Connection::is_closed) => {
+                if connection.is_some_and(Connection::mourn) {
+                    unit.failed(failure, false);
+                    self.settled = true;
+                }
+            }
+            Failure::Unit { severe, .. } => {
+                unit.failed(failure, *severe);
+                self.settled = true;
+            }
+            Failure::Token(_) => {
+                unit.failed(failure, true);
+                self.settled = true;
+            }
+            Failure::Late => {
+                unit.failed(failure, false);
+                self.settled = true;
+                let now = Instant::now();
+                unit.with(|state| state.latency.observe(now.saturating_duration_since(self.begin), now));
+            }
+            // It may have another one since this thread connected, and other threads know.
+            Failure::OtherMasterKey(_) => unit.forget_connections(),
+            Failure::Busy(_) | Failure::NotOffered(_) | Failure::Refused { .. } => {}
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.unit.with(|state| {
+            state.in_flight = state.in_flight.saturating_sub(1);
+            if !self.settled {
+                state.breaker.leave();
+                // Given up by whoever asked: it took at least so long.
+                let took = now.saturating_duration_since(self.begin);
+                if took.as_secs_f64() > state.latency.cost(0, now) {
+                    state.latency.observe(took, now);
+                }
+            }
+        });
+        self.unit.freed.notify_one();
+    }
+}
+
+/// How often a unit that is out of order is probed.
+const PROBE: Duration = Duration::from_millis(250);

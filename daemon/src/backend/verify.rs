@@ -1,0 +1,88 @@
+//! Whether a signature belongs to a public key: asked before a signature from elsewhere is passed on.
+
+use aws_lc_rs::digest::Digest;
+use aws_lc_rs::signature::{self as lc, UnparsedPublicKey, VerificationAlgorithm};
+use keyward_proto::{Curve, PublicKey, Scheme};
+
+/// What was signed: a message by schemes that hash nothing first, a digest by the others.
+pub(crate) enum Signed<'a> {
+    Message(&'a [u8]),
+    Digest(Digest),
+}
+
+/// Verifies a signature in the form that TLS has. `spki` is the SubjectPublicKeyInfo that `key` came from.
+pub(crate) fn verifies(
+    key: &PublicKey,
+    spki: &[u8],
+    scheme: Scheme,
+    signed: &Signed<'_>,
+    signature: &[u8],
+) -> bool {
+    let Some(algorithm) = algorithm(key, scheme) else { return false };
+    let key = UnparsedPublicKey::new(algorithm, spki);
+    match signed {
+        Signed::Message(message) => key.verify(message, signature).is_ok(),
+        Signed::Digest(digest) => key.verify_digest(digest, signature).is_ok(),
+    }
+}
+
+fn algorithm(key: &PublicKey, scheme: Scheme) -> Option<&'static dyn VerificationAlgorithm> {
+    Some(match (key, scheme) {
+        // The schemes of TLS 1.2 name a hash and leave the curve to the key (RFC 5246, 7.4.1.4.1).
+        (PublicKey::Ec { curve, .. }, scheme) => match (curve, scheme) {
+            (Curve::P256, Scheme::EcdsaSecp256r1Sha256) => &lc::ECDSA_P256_SHA256_ASN1,
+            (Curve::P256, Scheme::EcdsaSecp384r1Sha384) => &lc::ECDSA_P256_SHA384_ASN1,
+            (Curve::P256, Scheme::EcdsaSecp521r1Sha512) => &lc::ECDSA_P256_SHA512_ASN1,
+            (Curve::P384, Scheme::EcdsaSecp256r1Sha256) => &lc::ECDSA_P384_SHA256_ASN1,
+            (Curve::P384, Scheme::EcdsaSecp384r1Sha384) => &lc::ECDSA_P384_SHA384_ASN1,
+            (Curve::P384, Scheme::EcdsaSecp521r1Sha512) => &lc::ECDSA_P384_SHA512_ASN1,
+            (Curve::P521, Scheme::EcdsaSecp256r1Sha256) => &lc::ECDSA_P521_SHA256_ASN1,
+            (Curve::P521, Scheme::EcdsaSecp384r1Sha384) => &lc::ECDSA_P521_SHA384_ASN1,
+            (Curve::P521, Scheme::EcdsaSecp521r1Sha512) => &lc::ECDSA_P521_SHA512_ASN1,
+            _ => return None,
+        },
+        (PublicKey::Rsa { .. }, Scheme::RsaPssRsaeSha256) => &lc::RSA_PSS_2048_8192_SHA256,
+        (PublicKey::Rsa { .. }, Scheme::RsaPssRsaeSha384) => &lc::RSA_PSS_2048_8192_SHA384,
+        (PublicKey::Rsa { .. }, Scheme::RsaPssRsaeSha512) => &lc::RSA_PSS_2048_8192_SHA512,
+        (PublicKey::Rsa { .. }, Scheme::RsaPkcs1Sha256) => &lc::RSA_PKCS1_2048_8192_SHA256,
+        (PublicKey::Rsa { .. }, Scheme::RsaPkcs1Sha384) => &lc::RSA_PKCS1_2048_8192_SHA384,
+        (PublicKey::Rsa { .. }, Scheme::RsaPkcs1Sha512) => &lc::RSA_PKCS1_2048_8192_SHA512,
+        (PublicKey::Ed25519(_), Scheme::Ed25519) => &lc::ED25519,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use core::num::NonZeroUsize;
+
+    use aws_lc_rs::digest;
+    use keyward_proto::KeyType;
+    use keyward_unit::{Input, MasterKey, Unit};
+
+    use super::*;
+    use crate::backend::grep11::mechanism;
+
+    #[test]
+    fn every_type_and_scheme() {
+        let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
+        for key_type in KeyType::GENERATED {
+            let made = unit.generate(key_type).unwrap();
+            let key = PublicKey::from_spki(&made.spki).unwrap();
+            for &scheme in key_type.schemes() {
+                let signed = |message: &'static [u8]| match scheme.hash() {
+                    Some(hash) => Signed::Digest(digest::digest(mechanism::algorithm(hash), message)),
+                    None => Signed::Message(message),
+                };
+                let signature = unit.sign(&made.blob, scheme, Input::Message(b"text")).unwrap();
+                let check = |signed: &Signed<'_>, signature: &[u8]| {
+                    verifies(&key, &made.spki, scheme, signed, signature)
+                };
+                assert!(check(&signed(b"text"), &signature), "{key_type} {scheme}");
+                assert!(!check(&signed(b"another"), &signature), "{key_type} {scheme}");
+                assert!(!check(&signed(b"text"), &signature[1..]), "{key_type} {scheme}");
+                assert!(!check(&signed(b"text"), &[]), "{key_type} {scheme}");
+            }
+        }
+    }
+}

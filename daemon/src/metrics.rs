@@ -1,0 +1,269 @@
+//! What the daemon counts and measures. Every name is declared here; docs/metrics.md explains them.
+
+use core::fmt;
+use core::sync::atomic::AtomicU64;
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use keyward_proto::{Outcome, Scheme};
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::backend::grep11::Breaker;
+use crate::backend::{Backend, Times};
+use crate::daemon::Daemon;
+use crate::purpose::Purpose;
+
+/// Numbers since the start of the daemon. Shared by reference between tasks.
+pub(crate) struct Metrics {
+    registry: Registry,
+    requests: Counter,
+    signatures: Family<SignatureLabels, Counter>,
+    times: Family<TimeLabels, Histogram>,
+    closed: Family<ClosedLabels, Counter>,
+    /// Those that follow are set when somebody asks.
+    connections: Gauge,
+    ready: Family<BackendLabels, Gauge>,
+    waiting: Family<BackendLabels, Gauge>,
+    token: Family<BackendLabels, Gauge<f64, AtomicU64>>,
+    up: Family<UnitLabels, Gauge>,
+    in_flight: Family<UnitLabels, Gauge>,
+    latency: Family<UnitLabels, Gauge<f64, AtomicU64>>,
+    calls: Family<UnitLabels, Counter>,
+    failures: Family<UnitLabels, Counter>,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct SignatureLabels {
+    outcome: &'static str,
+    purpose: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct TimeLabels {
+    backend: Arc<str>,
+    scheme: &'static str,
+    outcome: &'static str,
+    phase: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ClosedLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct BackendLabels {
+    backend: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct UnitLabels {
+    backend: String,
+    unit: String,
+}
+
+impl Metrics {
+    /// What [`Self::text`] is (OpenMetrics 1.0, which Prometheus reads).
+    pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("keyward");
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "Version of the daemon", version);
+        let started = Gauge::<f64, AtomicU64>::default();
+        started.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
+        let help = "When the daemon was started, since 1970";
+        registry.register_with_unit("start_time", help, Unit::Seconds, started);
+        let mut metrics = Self {
+            registry,
+            requests: Counter::default(),
+            signatures: Family::default(),
+            times: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            closed: Family::default(),
+            connections: Gauge::default(),
+            ready: Family::default(),
+            waiting: Family::default(),
+            token: Family::default(),
+            up: Family::default(),
+            in_flight: Family::default(),
+            latency: Family::default(),
+            calls: Family::default(),
+            failures: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("requests", "Requests of every kind on the peers' sockets", self.requests.clone());
+        let help = "Requests for signatures, by what came of them and by the purpose of the message";
+        registry.register("signatures", help, self.signatures.clone());
+        let help = "Time of signatures by phase: queue (waiting for a unit), network, unit, verify";
+        registry.register_with_unit("signature", help, Unit::Seconds, self.times.clone());
+        registry.register("connections", "Open connections of peers", self.connections.clone());
+        let help = "Connections of peers that the daemon closed: garbage came, or there were too many";
+        registry.register("connections_closed", help, self.closed.clone());
+        let help = "Whether a unit of the backend can be asked";
+        registry.register("backend_ready", help, self.ready.clone());
+        let help = "Requests that wait for a unit of the backend";
+        registry.register("backend_waiting", help, self.waiting.clone());
+        let help = "How long the access token of the backend still holds";
+        registry.register_with_unit("backend_token", help, Unit::Seconds, self.token.clone());
+        let help = "Whether the unit is asked: 0 while its breaker is open";
+        registry.register("unit_up", help, self.up.clone());
+        registry.register("unit_in_flight", "Calls under way at the unit", self.in_flight.clone());
+        let help = "What a call of the unit is expected to take";
+        registry.register_with_unit("unit_latency", help, Unit::Seconds, self.latency.clone());
+        registry.register("unit_calls", "Calls of the unit", self.calls.clone());
+        registry.register("unit_failures", "Failures of the unit", self.failures.clone());
+    }
+
+    /// A request of any kind arrived.
+    pub(crate) fn request(&self) {
+        self.requests.inc();
+    }
+
+    /// A request for a signature came to an end; `purpose` if it came as far as knowing it.
+    pub(crate) fn signature(&self, outcome: Outcome, purpose: Option<Purpose>) {
+        let labels =
+            SignatureLabels { outcome: outcome.name(), purpose: purpose.map_or(UNKNOWN, Purpose::name) };
+        self.signatures.get_or_create(&labels).inc();
+    }
+
+    /// What a unit, or the lack of one, took for a signature.
+    pub(crate) fn times(&self, backend: &Backend, scheme: Scheme, outcome: Outcome, times: &Times) {
+        let observe = |phase, time: Duration| {
+            let labels = TimeLabels {
+                backend: backend.label(),
+                scheme: scheme.name(),
+                outcome: outcome.name(),
+                phase,
+            };
+            self.times.get_or_create(&labels).observe(time.as_secs_f64());
+        };
+        observe("unit", times.unit);
+        if let Backend::Grep11(_) = backend {
+            observe("queue", times.queue);
+            observe("network", times.network);
+            observe("verify", times.verify);
+        }
+    }
+
+    /// A connection was closed for what came over it.
+    pub(crate) fn garbage(&self) {
+        self.closed.get_or_create(&GARBAGE).inc();
+    }
+
+    /// A connection was closed for being one too many.
+    pub(crate) fn crowded(&self) {
+        self.closed.get_or_create(&CROWDED).inc();
+    }
+
+    /// Requests of every kind.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Signatures by outcome, those that occurred.
+    pub(crate) fn outcomes(&self) -> BTreeMap<String, u64> {
+        self.sums(|outcome, _| outcome)
+    }
+
+    /// Signatures by purpose, those that occurred.
+    pub(crate) fn purposes(&self) -> BTreeMap<String, u64> {
+        let mut purposes = self.sums(|_, purpose| purpose);
+        purposes.remove(UNKNOWN);
+        purposes
+    }
+
+    /// Connections closed for garbage, and for being too many.
+    pub(crate) fn closed(&self) -> (u64, u64) {
+        let count = |labels| self.closed.get(labels).map_or(0, |count| count.get());
+        (count(&GARBAGE), count(&CROWDED))
+    }
+
+    /// The page for whoever collects metrics.
+    pub(crate) fn text(&self, daemon: &Daemon, connections: usize) -> String {
+        self.connections.set(i64::try_from(connections).unwrap_or(i64::MAX));
+        for backend in daemon.backends.iter() {
+            self.update(backend);
+        }
+        let mut text = String::new();
+        // Fails only if the text does, which has room for everything.
+        let _: fmt::Result = text::encode(&mut text, &self.registry);
+        text
+    }
+
+    fn update(&self, backend: &Backend) {
+        let labels = BackendLabels { backend: backend.name().into() };
+        self.ready.get_or_create(&labels).set(backend.is_ready().into());
+        let Backend::Grep11(grep11) = backend else { return };
+        self.waiting.get_or_create(&labels).set(i64::try_from(grep11.waiting()).unwrap_or(i64::MAX));
+        if let Some(holds) = grep11.tokens().holds_for() {
+            self.token.get_or_create(&labels).set(holds.as_secs_f64());
+        }
+        for unit in grep11.units() {
+            let labels = UnitLabels { backend: backend.name().into(), unit: unit.endpoint.to_string() };
+            let status = unit.status();
+            self.up.get_or_create(&labels).set((status.breaker != Breaker::Open).into());
+            self.in_flight.get_or_create(&labels).set(i64::try_from(status.in_flight).unwrap_or(i64::MAX));
+            self.latency.get_or_create(&labels).set(status.latency.as_secs_f64());
+            let catch_up =
+                |counter: &Counter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
+            catch_up(&self.calls.get_or_create(&labels), status.calls);
+            catch_up(&self.failures.get_or_create(&labels), status.failures);
+        }
+    }
+
+    /// Signatures by one of their labels.
+    fn sums(&self, by: impl Fn(&'static str, &'static str) -> &'static str) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        // There are fewer than 32 outcomes in keyward.proto.
+        let outcomes = (0..32).filter_map(|number| Outcome::try_from(number).ok()).map(Outcome::name);
+        for outcome in outcomes {
+            let purposes = Purpose::ALL.iter().map(|purpose| purpose.name()).chain([UNKNOWN]);
+            for purpose in purposes {
+                if let Some(count) = self.signatures.get(&SignatureLabels { outcome, purpose }) {
+                    *sums.entry(by(outcome, purpose).to_owned()).or_default() += count.get();
+                }
+            }
+        }
+        sums
+    }
+}
+
+const UNKNOWN: &str = "unknown";
+const GARBAGE: ClosedLabels = ClosedLabels { reason: "garbage" };
+const CROWDED: ClosedLabels = ClosedLabels { reason: "crowded" };
+
+/// Upper bounds in seconds: from what a software unit takes to what nobody waits for.
+const BUCKETS: [f64; 17] = [
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    0.5, 1.0, 2.5, 5.0,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_are_summed_up_both_ways() {
+        let metrics = Metrics::new();
+        metrics.signature(Outcome::Done, Some(Purpose::Other));
+        metrics.signature(Outcome::Done, Some(Purpose::CertificateRequest));
+        metrics.signature(Outcome::NoGrant, None);
+        let outcomes = metrics.outcomes();
+        assert_eq!((outcomes["done"], outcomes["no-grant"], outcomes.len()), (2, 1, 2));
+        let purposes = metrics.purposes();
+        assert_eq!((purposes["other"], purposes["csr"], purposes.len()), (1, 1, 2));
+    }
+}
