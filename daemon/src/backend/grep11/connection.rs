@@ -1,41 +1,36 @@
 //! One connection to a unit, which belongs to the thread that opened it.
 
 use core::future::Future;
-use core::pin::Pin;
-use core::task::{Context, Poll};
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::crypto_client::CryptoClient;
 use keyward_grep11::{AttributeValue, GenerateKeyRequest, GetMechanismListRequest, Mechanism, cka, ckm};
 use keyward_unit::{Header, Wkid};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::body::Body;
-use tonic::codegen::{Service, http};
+use tonic::codegen::http;
 use tonic::{Request, Status};
 
 use super::failure::Failure;
+use super::http2::{self, Sender};
 use super::network::{self, TlsClient};
 use super::token::{Token, Tokens};
 use super::trace::Trace;
+use crate::causes::causes;
 use crate::config::{Dialect, Endpoint};
 
 /// What all connections of a backend have in common.
-pub(crate) struct Line {
-    pub(crate) tls: Option<TlsClient>,
-    pub(crate) tokens: Tokens,
-    pub(crate) dialect: Dialect,
-    pub(crate) keepalive: Duration,
+pub(super) struct Line {
+    pub(super) tls: Option<TlsClient>,
+    pub(super) tokens: Tokens,
+    pub(super) dialect: Dialect,
+    pub(super) keepalive: Duration,
 }
 
 /// A connection whose other end has proved to be a unit.
-pub(crate) struct Connection {
+pub(super) struct Connection {
     line: Arc<Line>,
     client: CryptoClient<Sender>,
     sender: Sender,
@@ -56,12 +51,15 @@ impl Connection {
         let (stream, round_trip) =
             network::connect(endpoint).await.map_err(|error| unreachable("connect", &error))?;
         let sender = match &line.tls {
-            None => speak(stream, line.keepalive).await?,
+            None => http2::speak(stream, line.keepalive).await,
             Some(tls) => {
                 let stream = tls.connect(&endpoint.host, stream).await;
-                speak(stream.map_err(|error| unreachable("agree on TLS", &error))?, line.keepalive).await?
+                let stream = stream.map_err(|error| unreachable("agree on TLS", &error))?;
+                http2::speak(stream, line.keepalive).await
             }
         };
+        let sender = sender
+            .map_err(|error| Failure::severe(format_args!("it speaks no HTTP/2: {}", causes(&error))))?;
         let scheme = if line.tls.is_some() { "https" } else { "http" };
         let origin = http::Uri::builder().scheme(scheme).authority(endpoint.to_string()).path_and_query("/");
         let origin = origin.build().map_err(Failure::severe)?;
@@ -150,7 +148,7 @@ impl Connection {
 
     /// Whether it is of no use any more.
     pub(super) fn is_closed(&self) -> bool {
-        self.sender.0.is_closed()
+        self.sender.is_closed()
     }
 
     /// Whether it is closed and this is the first to be told of it.
@@ -182,46 +180,6 @@ impl Connection {
     }
 }
 
-/// Sends requests over a connection.
-#[derive(Clone)]
-pub(crate) struct Sender(http2::SendRequest<Body>);
-
-impl Service<http::Request<Body>> for Sender {
-    type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
-}
-
-/// Begins to speak HTTP/2, and goes on in a task of this thread until the connection ends.
-async fn speak<S>(stream: S, keepalive: Duration) -> Result<Sender, Failure>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let handshake = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(keepalive)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .handshake(TokioIo::new(stream));
-    let (sender, connection) = handshake.await.map_err(|error| {
-        Failure::severe(format_args!("it speaks no HTTP/2: {}", crate::causes::causes(&error)))
-    })?;
-    // It ends with an error that those learn who have calls under way.
-    tokio::spawn(connection);
-    Ok(Sender(sender))
-}
-
 fn unreachable(attempt: &str, error: &io::Error) -> Failure {
-    Failure::severe(format_args!("cannot {attempt}: {}", crate::causes::causes(error)))
+    Failure::severe(format_args!("cannot {attempt}: {}", causes(error)))
 }
-
-/// How long the other end may take to say that it is still there.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -11,8 +11,9 @@ use keyward_proto::{KeyType, PublicKey, oid};
 use keyward_unit::{Header, Transported};
 use std::collections::BTreeMap;
 
-use super::connection::{Connection, Sender};
+use super::connection::Connection;
 use super::failure::Failure;
+use super::http2::Sender;
 use super::trace::Trace;
 use crate::config::Dialect;
 
@@ -175,7 +176,7 @@ pub(super) fn blob_of(newer: Option<KeyBlob>, older: Vec<u8>) -> Vec<u8> {
 }
 
 /// How a key is made: mechanism, and the attribute that says which.
-fn making(key_type: KeyType) -> (u64, u64, OneAttr) {
+pub(crate) fn making(key_type: KeyType) -> (u64, u64, OneAttr) {
     let curve = match key_type {
         KeyType::Rsa(bits) => {
             let bits = OneAttr::AttributeI(bits.into());

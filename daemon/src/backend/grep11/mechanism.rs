@@ -9,7 +9,7 @@ use keyward_proto::{Curve, Hash, PublicKey, Scheme, SchemeFamily};
 
 /// What a unit is given to sign.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// The digest, or what PKCS#1 makes of it.
     Digest,
     /// The whole message.
@@ -19,7 +19,7 @@ pub(super) enum Form {
 /// The number of the mechanism for a scheme; `None` where there is none, for Ed25519 takes no digest.
 ///
 /// The digest goes with every mechanism that takes one: it is short however long the message is.
-pub(super) fn number(scheme: Scheme, form: Form) -> Option<u64> {
+pub(crate) fn number(scheme: Scheme, form: Form) -> Option<u64> {
     Some(match (scheme.family(), form, scheme.hash()) {
         (SchemeFamily::Ecdsa, Form::Digest, _) => ckm::CKM_ECDSA,
         (SchemeFamily::Ecdsa, Form::Message, Some(Hash::Sha256)) => ckm::CKM_ECDSA_SHA256,
@@ -40,7 +40,7 @@ pub(super) fn number(scheme: Scheme, form: Form) -> Option<u64> {
 
 /// A mechanism with its parameter, which only PSS has: there the salt is as long as the digest (RFC 8446, 4.2.3), and
 /// a parameter without a length would stand for none.
-pub(super) fn mechanism(scheme: Scheme, number: u64) -> Mechanism {
+pub(crate) fn mechanism(scheme: Scheme, number: u64) -> Mechanism {
     let parameter = match (scheme.family(), scheme.hash()) {
         (SchemeFamily::RsaPss, Some(hash)) => {
             let (hash_mech, mgf) = match hash {
@@ -57,7 +57,7 @@ pub(super) fn mechanism(scheme: Scheme, number: u64) -> Mechanism {
 }
 
 /// What is sent for a digest: the digest, and for PKCS#1 v1.5 its DigestInfo (RFC 8017, 9.2, note 1).
-pub(super) fn data(scheme: Scheme, digest: &[u8]) -> Vec<u8> {
+pub(crate) fn data(scheme: Scheme, digest: &[u8]) -> Vec<u8> {
     let prefix: &[u8] = match (scheme.family(), scheme.hash()) {
         (SchemeFamily::RsaPkcs1, Some(Hash::Sha256)) => &DIGEST_INFO_SHA256,
         (SchemeFamily::RsaPkcs1, Some(Hash::Sha384)) => &DIGEST_INFO_SHA384,

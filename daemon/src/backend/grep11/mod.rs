@@ -8,6 +8,7 @@
 mod breaker;
 mod connection;
 mod failure;
+mod http2;
 mod key;
 mod latency;
 pub(crate) mod mechanism;
@@ -35,13 +36,14 @@ use crate::keys::Version;
 use connection::{Connection, Line};
 use failure::Failure;
 use latency::Percentile95;
-use mechanism::Form;
 use network::TlsClient;
 use pool::{NoSeat, Pool, Tried};
 use token::Tokens;
 use unit::{Seat, Unit};
 
 pub(crate) use breaker::Breaker;
+pub(crate) use key::making;
+pub(crate) use mechanism::Form;
 pub(crate) use trace::{Trace, random};
 
 /// A backend: units with one master key, reached over GREP11. Shared between threads.

@@ -12,12 +12,8 @@ use std::time::Instant;
 use aws_lc_rs::digest;
 use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::crypto_client::CryptoClient;
-use keyward_grep11::mechanism::Parameter;
-use keyward_grep11::{
-    AttributeValue, GenerateKeyPairRequest, KeyBlob, Mechanism, RsapssParm, SignSingleRequest, cka, ckm,
-    rsapss_parm,
-};
-use keyward_proto::{KeyType, oid};
+use keyward_grep11::{AttributeValue, GenerateKeyPairRequest, KeyBlob, Mechanism, SignSingleRequest, cka};
+use keyward_proto::KeyType;
 use keyward_unit::{Input, MasterKey, Unit};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -29,6 +25,7 @@ use super::{
     Bench, Interrupt, Latencies, Load, Measured, certificate_verify, interrupted, no_latencies, record,
     scheme, vary,
 };
+use crate::backend::grep11::{Form, making, mechanism};
 use crate::causes::causes;
 use crate::cli::failure::Failure;
 use crate::exit;
@@ -162,24 +159,18 @@ struct Signer {
 
 impl Signer {
     fn request(&self, message: &[u8]) -> Request<SignSingleRequest> {
-        let digest = |algorithm| digest::digest(algorithm, message).as_ref().to_vec();
-        let (mechanism, parameter, data) = match self.key_type {
-            KeyType::P384 => (ckm::CKM_ECDSA, None, digest(&digest::SHA384)),
-            KeyType::P521 => (ckm::CKM_ECDSA, None, digest(&digest::SHA512)),
-            KeyType::Ed25519 => (ckm::CKM_IBM_ED25519_SHA512, None, message.to_vec()),
-            KeyType::Rsa(_) => {
-                let pss = RsapssParm {
-                    hash_mech: ckm::CKM_SHA256,
-                    mgf: rsapss_parm::Mask::CkgMgf1Sha256.into(),
-                    salt_byte_count: 32,
-                };
-                (ckm::CKM_RSA_PKCS_PSS, Some(Parameter::RsapssParameter(pss)), digest(&digest::SHA256))
+        let scheme = scheme(self.key_type);
+        let (form, data) = match scheme.hash() {
+            Some(hash) => {
+                let digest = digest::digest(mechanism::algorithm(hash), message);
+                (Form::Digest, mechanism::data(scheme, digest.as_ref()))
             }
-            _ => (ckm::CKM_ECDSA, None, digest(&digest::SHA256)),
+            None => (Form::Message, message.to_vec()),
         };
+        let mechanism = mechanism::number(scheme, form).map(|number| mechanism::mechanism(scheme, number));
         let mut request = Request::new(SignSingleRequest {
             priv_key: Some(KeyBlob { key_blobs: vec![self.key.clone()], ..KeyBlob::default() }),
-            mech: Some(Mechanism { mechanism, parameter }),
+            mech: mechanism,
             data,
             ..SignSingleRequest::default()
         });
@@ -212,24 +203,6 @@ impl Signer {
 fn runtime() -> Result<Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::new(exit::OS, format_args!("cannot start the benchmark: {error}")))
-}
-
-/// How a key is made: mechanism, and the attribute that says which.
-fn making(key_type: KeyType) -> (u64, u64, OneAttr) {
-    let curve = match key_type {
-        KeyType::Rsa(bits) => {
-            let bits = OneAttr::AttributeI(bits.into());
-            return (ckm::CKM_RSA_PKCS_KEY_PAIR_GEN, cka::CKA_MODULUS_BITS, bits);
-        }
-        KeyType::P384 => oid::SECP384R1,
-        KeyType::P521 => oid::SECP521R1,
-        KeyType::Ed25519 => oid::ED25519,
-        _ => oid::SECP256R1,
-    };
-    // An OBJECT IDENTIFIER in DER; none of these takes more than 127 bytes.
-    let mut parameters = vec![6, u8::try_from(curve.as_bytes().len()).unwrap_or_default()];
-    parameters.extend_from_slice(curve.as_bytes());
-    (ckm::CKM_EC_KEY_PAIR_GEN, cka::CKA_EC_PARAMS, OneAttr::AttributeB(parameters))
 }
 
 /// How long one signature takes in this process, by the software crypto unit, in microseconds.
