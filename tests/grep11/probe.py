@@ -1,7 +1,7 @@
 """One call to a GREP11 server, for the tests of the server itself; prints what came of it in a line.
 
 usage: probe.py ADDRESS CALL [--ca FILE] [--cert FILE --key FILE] [--token TOKEN]
-Without --ca it speaks plaintext. CALL is list, health, reflection, or digest=BYTES.
+Without --ca it speaks plaintext. CALL is list, info=MECHANISM, health, reflection, sign, or digest=BYTES.
 """
 
 import argparse
@@ -12,7 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 import client
-from client import Refused, mech
+from client import OIDS, Refused, mech, number
 
 
 def main():
@@ -41,6 +41,14 @@ def answer(server, call):
     raw = dict(request_serializer=bytes, response_deserializer=bytes)
     if call == "list":
         return f"{len(server.call('GetMechanismList').Mechs)} mechanisms"
+    if call.startswith("info="):
+        server.call("GetMechanismInfo", Mech=number(call.removeprefix("info=")))
+        return "offered"
+    if call == "sign":
+        private, public = server.ec(OIDS["P-256"])
+        signature = server.sign("CKM_ECDSA_SHA256", private, b"message")
+        server.verify("CKM_ECDSA_SHA256", public, b"message", signature)
+        return f"signature of {len(signature)} bytes"
     if call == "health":
         check = server.channel.unary_unary("/grpc.health.v1.Health/Check", **raw)
         return {b"\x08\x01": "serving"}.get(check(b"\x0a\x0dgrep11.Crypto", timeout=20), "not serving")

@@ -196,6 +196,44 @@ fn a_simulated_unit_far_away() {
 }
 
 #[test]
+fn a_simulated_unit_that_is_broken_and_old() {
+    let scene = Scene::new();
+    let ca = scene.ca();
+    let server = scene.start_tls(&[
+        "--simulate-corruption",
+        "SignSingle=1",
+        "--simulate-without",
+        "CKM_RSA_PKCS_PSS",
+        "--simulate-without",
+        "0x250",
+    ]);
+    let log = server.log();
+    for line in [
+        "a bit of the signature is wrong with probability 1 in SignSingle",
+        "CKM_RSA_PKCS_PSS is not offered",
+        "CKM_SHA256 is not offered",
+    ] {
+        assert!(
+            log.lines().any(|logged| logged.contains("WARN SIMULATION: ") && logged.contains(line)),
+            "{log}"
+        );
+    }
+    let probe = |server: &UnitServer, call: &str| scene.python.probe(server, &[call, "--ca", &ca]);
+    let wrong = probe(&server, "sign");
+    assert!(wrong.starts_with("refused, retry False: CKR_SIGNATURE_INVALID: "), "{wrong}");
+    for call in ["info=CKM_RSA_PKCS_PSS", "info=CKM_SHA256", "digest=1"] {
+        let refused = probe(&server, call);
+        assert!(refused.starts_with("refused, retry False: CKR_MECHANISM_INVALID: simulated: "), "{refused}");
+    }
+    assert_eq!(probe(&server, "info=CKM_RSA_PKCS"), "offered");
+
+    let whole = scene.start_with("whole", &["--dev", "--state-dir", &scene.path("state")]);
+    assert_eq!(probe(&whole, "sign"), "signature of 64 bytes");
+    let offered = |server| probe(server, "list").trim_end_matches(" mechanisms").parse::<u32>().unwrap();
+    assert_eq!(offered(&server), offered(&whole) - 2);
+}
+
+#[test]
 fn what_keeps_it_from_starting() {
     let scene = Scene::new();
     let master_key = scene.master_key("master");
@@ -208,7 +246,7 @@ fn what_keeps_it_from_starting() {
     let tls = scene.tls();
     let (ca, missing) = (scene.ca(), scene.path("missing"));
     let swapped = ["--tls-cert", tls[1], "--tls-key", &ca, "--master-key", &master_key];
-    let cases: [(&str, Vec<&str>, i32, &str); 10] = [
+    let cases: [(&str, Vec<&str>, i32, &str); 12] = [
         ("127.0.0.1:0", vec![], 64, "--plaintext"),
         ("127.0.0.1:0", vec!["--tls-cert", tls[1]], 64, "--tls-key"),
         ("0.0.0.0:0", vec!["--plaintext", "--dev"], 64, "in the clear"),
@@ -228,6 +266,18 @@ fn what_keeps_it_from_starting() {
             vec!["--plaintext", "--master-key", &master_key, "--simulate-errors", "Sing=1"],
             64,
             "no rpc",
+        ),
+        (
+            "127.0.0.1:1",
+            vec!["--plaintext", "--dev", "--simulate-corruption", "DigestSingle=1"],
+            64,
+            "SignSingle, Sign, SignFinal",
+        ),
+        (
+            "127.0.0.1:1",
+            vec!["--plaintext", "--dev", "--simulate-without", "CKM_NONE"],
+            64,
+            "name of a mechanism",
         ),
     ];
     for (listen, arguments, status, told) in cases {

@@ -119,6 +119,12 @@ pub(super) struct Serve {
     /// Cut the connection in calls, as above
     #[arg(long, value_name = "RPC=PROBABILITY", help_heading = "Simulation")]
     simulate_disconnects: Vec<Chance>,
+    /// Answer with a signature of which a bit is wrong, for SignSingle, Sign or SignFinal; any number of times
+    #[arg(long, value_name = "RPC=PROBABILITY", value_parser = Chance::of_signature, help_heading = "Simulation")]
+    simulate_corruption: Vec<Chance>,
+    /// Do without a mechanism, as in CKM_RSA_PKCS_PSS or 0xd; any number of times
+    #[arg(long, value_name = "MECHANISM", value_parser = unit_server::mechanism, help_heading = "Simulation")]
+    simulate_without: Vec<u64>,
 }
 
 impl Serve {
@@ -142,6 +148,8 @@ impl Serve {
                 rate: self.simulate_rate,
                 errors: self.simulate_errors,
                 disconnects: self.simulate_disconnects,
+                corruption: self.simulate_corruption,
+                without: self.simulate_without,
             },
         };
         unit_server::serve(&options).map_err(|error| Failure::new(error.status(), error))

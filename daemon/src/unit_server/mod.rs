@@ -40,7 +40,7 @@ use memory::Bounded;
 use service::Service;
 use tokens::Tokens;
 
-pub(crate) use simulator::{Chance, Simulation};
+pub(crate) use simulator::{Chance, Simulation, mechanism};
 
 /// What `keyward unit serve` is told on the command line.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 
-use super::simulator::{Simulation, Simulator};
+use super::simulator::{Named, Simulation, Simulator};
 
 /// The service on a unit.
 pub(crate) struct Service {
@@ -30,10 +30,11 @@ impl Service {
         }
     }
 
-    /// Answers a call where it is, or on a thread apart if it takes long.
+    /// Answers a call where it is, or on a thread apart if it takes long. `mechanisms` are those that it names.
     async fn call<Q: Message + 'static, R: Send + 'static>(
         &self,
         rpc: &'static str,
+        mechanisms: &[Option<u64>],
         request: Request<Q>,
         answer: fn(&Crypto, Q) -> Result<R, Error>,
     ) -> Result<Response<R>, Status> {
@@ -41,7 +42,7 @@ impl Service {
         let (_, extensions, request) = request.into_parts();
         let length = request.encoded_len();
         if let Some(simulator) = &self.simulator {
-            simulator.before(rpc, &extensions).await.map_err(|error| status(&error))?;
+            simulator.before(rpc, mechanisms, &extensions).await.map_err(|error| status(&error))?;
         }
         // A mistake in one call must not take the connection down, and with it all others.
         let fenced = move |crypto: &Crypto| {
@@ -56,16 +57,21 @@ impl Service {
         } else {
             fenced(&self.crypto)
         };
-        answered.map(Response::new).map_err(|error| {
+        let mut answer = answered.map_err(|error| {
             tracing::debug!(rpc, %error, "refused");
             status(&error)
-        })
+        })?;
+        if let Some(simulator) = &self.simulator {
+            simulator.after(rpc, &mut answer);
+        }
+        Ok(Response::new(answer))
     }
 }
 
-/// Hands each rpc to the method of [`Crypto`] of the same name.
+/// Hands each rpc to the method of [`Crypto`] of the same name. In brackets stand the fields of its request that
+/// name mechanisms.
 macro_rules! rpcs {
-    ($($method:ident: $rpc:literal, $request:ident -> $response:ident;)+) => {
+    ($($method:ident: $rpc:literal, $request:ident$([$($mechanism:ident),+])? -> $response:ident;)+) => {
         #[tonic::async_trait]
         impl crypto_server::Crypto for Service {
             $(
@@ -73,7 +79,8 @@ macro_rules! rpcs {
                     &self,
                     request: Request<proto::$request>,
                 ) -> Result<Response<proto::$response>, Status> {
-                    self.call($rpc, request, Crypto::$method).await
+                    let mechanisms: &[_] = &[$($(request.get_ref().$mechanism.number()),+)?];
+                    self.call($rpc, mechanisms, request, Crypto::$method).await
                 }
             )+
         }
@@ -85,40 +92,40 @@ macro_rules! rpcs {
 
 rpcs! {
     generate_random: "GenerateRandom", GenerateRandomRequest -> GenerateRandomResponse;
-    digest_init: "DigestInit", DigestInitRequest -> DigestInitResponse;
+    digest_init: "DigestInit", DigestInitRequest[mech] -> DigestInitResponse;
     digest: "Digest", DigestRequest -> DigestResponse;
     digest_update: "DigestUpdate", DigestUpdateRequest -> DigestUpdateResponse;
     digest_key: "DigestKey", DigestKeyRequest -> DigestKeyResponse;
     digest_final: "DigestFinal", DigestFinalRequest -> DigestFinalResponse;
-    digest_single: "DigestSingle", DigestSingleRequest -> DigestSingleResponse;
-    encrypt_init: "EncryptInit", EncryptInitRequest -> EncryptInitResponse;
-    decrypt_init: "DecryptInit", DecryptInitRequest -> DecryptInitResponse;
+    digest_single: "DigestSingle", DigestSingleRequest[mech] -> DigestSingleResponse;
+    encrypt_init: "EncryptInit", EncryptInitRequest[mech] -> EncryptInitResponse;
+    decrypt_init: "DecryptInit", DecryptInitRequest[mech] -> DecryptInitResponse;
     encrypt_update: "EncryptUpdate", EncryptUpdateRequest -> EncryptUpdateResponse;
     decrypt_update: "DecryptUpdate", DecryptUpdateRequest -> DecryptUpdateResponse;
     encrypt: "Encrypt", EncryptRequest -> EncryptResponse;
     decrypt: "Decrypt", DecryptRequest -> DecryptResponse;
     encrypt_final: "EncryptFinal", EncryptFinalRequest -> EncryptFinalResponse;
     decrypt_final: "DecryptFinal", DecryptFinalRequest -> DecryptFinalResponse;
-    encrypt_single: "EncryptSingle", EncryptSingleRequest -> EncryptSingleResponse;
-    decrypt_single: "DecryptSingle", DecryptSingleRequest -> DecryptSingleResponse;
-    sign_init: "SignInit", SignInitRequest -> SignInitResponse;
-    verify_init: "VerifyInit", VerifyInitRequest -> VerifyInitResponse;
+    encrypt_single: "EncryptSingle", EncryptSingleRequest[mech] -> EncryptSingleResponse;
+    decrypt_single: "DecryptSingle", DecryptSingleRequest[mech] -> DecryptSingleResponse;
+    sign_init: "SignInit", SignInitRequest[mech] -> SignInitResponse;
+    verify_init: "VerifyInit", VerifyInitRequest[mech] -> VerifyInitResponse;
     sign_update: "SignUpdate", SignUpdateRequest -> SignUpdateResponse;
     verify_update: "VerifyUpdate", VerifyUpdateRequest -> VerifyUpdateResponse;
     sign_final: "SignFinal", SignFinalRequest -> SignFinalResponse;
     verify_final: "VerifyFinal", VerifyFinalRequest -> VerifyFinalResponse;
     sign: "Sign", SignRequest -> SignResponse;
     verify: "Verify", VerifyRequest -> VerifyResponse;
-    sign_single: "SignSingle", SignSingleRequest -> SignSingleResponse;
-    verify_single: "VerifySingle", VerifySingleRequest -> VerifySingleResponse;
-    reencrypt_single: "ReencryptSingle", ReencryptSingleRequest -> ReencryptSingleResponse;
-    generate_key: "GenerateKey", GenerateKeyRequest -> GenerateKeyResponse;
-    generate_key_pair: "GenerateKeyPair", GenerateKeyPairRequest -> GenerateKeyPairResponse;
-    wrap_key: "WrapKey", WrapKeyRequest -> WrapKeyResponse;
-    unwrap_key: "UnwrapKey", UnwrapKeyRequest -> UnwrapKeyResponse;
-    derive_key: "DeriveKey", DeriveKeyRequest -> DeriveKeyResponse;
+    sign_single: "SignSingle", SignSingleRequest[mech] -> SignSingleResponse;
+    verify_single: "VerifySingle", VerifySingleRequest[mech] -> VerifySingleResponse;
+    reencrypt_single: "ReencryptSingle", ReencryptSingleRequest[dec_mech, enc_mech] -> ReencryptSingleResponse;
+    generate_key: "GenerateKey", GenerateKeyRequest[mech] -> GenerateKeyResponse;
+    generate_key_pair: "GenerateKeyPair", GenerateKeyPairRequest[mech] -> GenerateKeyPairResponse;
+    wrap_key: "WrapKey", WrapKeyRequest[mech] -> WrapKeyResponse;
+    unwrap_key: "UnwrapKey", UnwrapKeyRequest[mech] -> UnwrapKeyResponse;
+    derive_key: "DeriveKey", DeriveKeyRequest[mech] -> DeriveKeyResponse;
     get_mechanism_list: "GetMechanismList", GetMechanismListRequest -> GetMechanismListResponse;
-    get_mechanism_info: "GetMechanismInfo", GetMechanismInfoRequest -> GetMechanismInfoResponse;
+    get_mechanism_info: "GetMechanismInfo", GetMechanismInfoRequest[mech] -> GetMechanismInfoResponse;
     get_attribute_value: "GetAttributeValue", GetAttributeValueRequest -> GetAttributeValueResponse;
     set_attribute_value: "SetAttributeValue", SetAttributeValueRequest -> SetAttributeValueResponse;
     login: "Login", LoginRequest -> LoginResponse;

@@ -1,11 +1,15 @@
-//! What a crypto unit far away is like: slow, limited, and gone now and then.
+//! What a crypto unit far away is like: slow, limited, gone now and then, broken, or of an older kind.
 
+use core::any::Any;
 use core::str::FromStr;
 use core::time::Duration;
 use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::rand;
-use keyward_grep11::ckr;
+use keyward_grep11::{
+    GetMechanismListResponse, Mechanism, SignFinalResponse, SignResponse, SignSingleResponse,
+};
+use keyward_grep11::{ckm, ckr};
 use keyward_unit::grep11::Error;
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Extensions;
@@ -26,6 +30,10 @@ pub(crate) struct Simulation {
     pub(crate) errors: Vec<Chance>,
     /// Calls in which the connection is cut.
     pub(crate) disconnects: Vec<Chance>,
+    /// Calls that are answered with a signature of which one bit is wrong.
+    pub(crate) corruption: Vec<Chance>,
+    /// Mechanisms that are not there, by number.
+    pub(crate) without: Vec<u64>,
 }
 
 impl Simulation {
@@ -48,6 +56,8 @@ impl Simulation {
         };
         lines.extend(chances(&self.errors, "CKR_DEVICE_ERROR"));
         lines.extend(chances(&self.disconnects, "the connection is cut"));
+        lines.extend(chances(&self.corruption, "a bit of the signature is wrong"));
+        lines.extend(self.without.iter().map(|number| format!("{} is not offered", name(*number))));
         lines
     }
 }
@@ -62,6 +72,18 @@ pub(crate) struct Chance {
 }
 
 impl Chance {
+    /// Reads `RPC=PROBABILITY`, where the rpc must be one that answers with a signature.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with the text.
+    pub(crate) fn of_signature(text: &str) -> Result<Self, String> {
+        let chance: Self = text.parse()?;
+        match chance.rpc {
+            Some(rpc) if SIGNING.contains(&rpc) => Ok(chance),
+            _ => Err(format!("the rpc must be one that answers with a signature: {}", SIGNING.join(", "))),
+        }
+    }
+
     fn calls(&self) -> &'static str {
         self.rpc.unwrap_or("every call")
     }
@@ -93,6 +115,29 @@ impl FromStr for Chance {
     }
 }
 
+/// Reads a mechanism: its name, as in `CKM_RSA_PKCS_PSS`, or its number, as in `0xd` or `13`.
+///
+/// # Errors
+/// A sentence that says what is wrong with the text.
+pub(crate) fn mechanism(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    if let Ok(number) = number {
+        return Ok(number);
+    }
+    let named = ckm::ALL.iter().find(|(name, _)| *name == text);
+    named.map(|(_, number)| *number).ok_or_else(|| {
+        "it must be the name of a mechanism, as in CKM_RSA_PKCS_PSS, or a number, as in 0xd".into()
+    })
+}
+
+/// The name of a mechanism, or its number.
+fn name(number: u64) -> String {
+    ckm::name(number).map_or_else(|| format!("mechanism {number:#x}"), str::to_owned)
+}
+
 /// Simulates, where there is something to simulate.
 pub(crate) struct Simulator {
     simulation: Simulation,
@@ -106,9 +151,14 @@ impl Simulator {
         (!simulation.described().is_empty()).then(|| Self { simulation: simulation.clone(), free })
     }
 
-    /// What happens before a call is answered, or instead.
-    pub(crate) async fn before(&self, rpc: &'static str, extensions: &Extensions) -> Result<(), Error> {
-        let Simulation { latency, jitter, rate, errors, disconnects } = &self.simulation;
+    /// What happens before a call is answered, or instead. `mechanisms` are those that the call names.
+    pub(crate) async fn before(
+        &self,
+        rpc: &'static str,
+        mechanisms: &[Option<u64>],
+        extensions: &Extensions,
+    ) -> Result<(), Error> {
+        let Simulation { latency, jitter, rate, errors, disconnects, without, .. } = &self.simulation;
         if let Some(turn) = Duration::from_secs(1).checked_div(*rate) {
             let start = {
                 let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +181,64 @@ impl Simulator {
         if errors.iter().any(|chance| chance.hits(rpc)) {
             return Err(Error::new(ckr::CKR_DEVICE_ERROR, "simulated: the device failed"));
         }
+        if let Some(number) = mechanisms.iter().flatten().find(|number| without.contains(number)) {
+            let detail = format!("simulated: {} is not offered here", name(*number));
+            return Err(Error::new(ckr::CKR_MECHANISM_INVALID, detail));
+        }
         Ok(())
+    }
+
+    /// What becomes of an answer.
+    pub(crate) fn after(&self, rpc: &'static str, answer: &mut dyn Any) {
+        if let Some(list) = answer.downcast_mut::<GetMechanismListResponse>() {
+            list.mechs.retain(|number| !self.simulation.without.contains(number));
+        }
+        if let Some(signature) = signature(answer)
+            && self.simulation.corruption.iter().any(|chance| chance.hits(rpc))
+        {
+            flip_a_bit(signature);
+        }
+    }
+}
+
+/// What a field of a request says of the mechanism.
+pub(crate) trait Named {
+    /// The number of the mechanism, if there is one.
+    fn number(&self) -> Option<u64>;
+}
+
+impl Named for Option<Mechanism> {
+    fn number(&self) -> Option<u64> {
+        self.as_ref().map(|mechanism| mechanism.mechanism)
+    }
+}
+
+impl Named for u64 {
+    fn number(&self) -> Option<u64> {
+        Some(*self)
+    }
+}
+
+/// The rpcs that answer with a signature.
+const SIGNING: [&str; 3] = ["SignSingle", "Sign", "SignFinal"];
+
+/// The signature in the answer of one of [`SIGNING`].
+fn signature(answer: &mut dyn Any) -> Option<&mut Vec<u8>> {
+    if answer.is::<SignSingleResponse>() {
+        return answer.downcast_mut().map(|answer: &mut SignSingleResponse| &mut answer.signature);
+    }
+    if answer.is::<SignResponse>() {
+        return answer.downcast_mut().map(|answer: &mut SignResponse| &mut answer.signature);
+    }
+    answer.downcast_mut().map(|answer: &mut SignFinalResponse| &mut answer.signature)
+}
+
+/// Makes one bit wrong, at random which.
+fn flip_a_bit(bytes: &mut [u8]) {
+    // Below the number of bits, for a random number is below one; a signature has a few thousand at most.
+    let bit = (random() * (bytes.len() * 8) as f64) as usize;
+    if let Some(byte) = bytes.get_mut(bit / 8) {
+        *byte ^= 1 << (bit % 8);
     }
 }
 
@@ -169,10 +276,76 @@ mod tests {
         let simulator = Simulator::new(&simulation).unwrap();
         let start = Instant::now();
         for _ in 0..1000 {
-            simulator.before("SignSingle", &Extensions::new()).await.unwrap();
+            simulator.before("SignSingle", &[], &Extensions::new()).await.unwrap();
         }
         let took = start.elapsed();
         assert!((Duration::from_millis(1990)..Duration::from_millis(2010)).contains(&took), "{took:?}");
+    }
+
+    #[test]
+    fn signatures_alone_are_corrupted() {
+        assert_eq!(Chance::of_signature("SignFinal=0.5"), "SignFinal=0.5".parse());
+        for bad in ["*=1", "DigestSingle=1", "SignInit=1", "VerifySingle=1", "Sing=1", "Sign=2", "Sign"] {
+            assert!(Chance::of_signature(bad).is_err(), "{bad}");
+        }
+        let corruption =
+            ["SignSingle=1", "Sign=1", "SignFinal=0"].map(|text| Chance::of_signature(text).unwrap());
+        let simulator =
+            Simulator::new(&Simulation { corruption: corruption.to_vec(), ..Simulation::default() }).unwrap();
+        let mut bits = [false; 64];
+        for _ in 0..2000 {
+            let mut answer = SignSingleResponse { signature: vec![0; 8] };
+            simulator.after("SignSingle", &mut answer);
+            let flipped = u64::from_be_bytes(answer.signature.try_into().unwrap());
+            assert_eq!(flipped.count_ones(), 1);
+            bits[flipped.trailing_zeros() as usize] = true;
+        }
+        assert_eq!(bits, [true; 64], "every bit has its turn");
+
+        let mut answer = SignResponse { signature: vec![0; 8] };
+        simulator.after("Sign", &mut answer);
+        assert_ne!(answer.signature, [0; 8]);
+        let mut answer = SignFinalResponse { signature: vec![0; 8] };
+        simulator.after("SignFinal", &mut answer);
+        assert_eq!(answer.signature, [0; 8]);
+        let mut empty = SignSingleResponse::default();
+        simulator.after("SignSingle", &mut empty);
+        assert!(empty.signature.is_empty());
+    }
+
+    #[tokio::test]
+    async fn mechanisms_that_are_not_there_are_neither_listed_nor_used() {
+        let without = vec![ckm::CKM_RSA_PKCS_PSS, 0x99];
+        let simulation = Simulation { without, ..Simulation::default() };
+        assert_eq!(
+            simulation.described(),
+            ["CKM_RSA_PKCS_PSS is not offered", "mechanism 0x99 is not offered"]
+        );
+        let simulator = Simulator::new(&simulation).unwrap();
+        let mut list = GetMechanismListResponse { mechs: vec![ckm::CKM_RSA_PKCS, ckm::CKM_RSA_PKCS_PSS] };
+        simulator.after("GetMechanismList", &mut list);
+        assert_eq!(list.mechs, [ckm::CKM_RSA_PKCS]);
+
+        let extensions = Extensions::new();
+        let used =
+            async |mechanisms: &[Option<u64>]| simulator.before("SignSingle", mechanisms, &extensions).await;
+        for fine in [&[][..], &[None], &[Some(ckm::CKM_RSA_PKCS)]] {
+            used(fine).await.unwrap();
+        }
+        for absent in [&[Some(0xd)][..], &[Some(1), Some(0x99)]] {
+            assert_eq!(used(absent).await.unwrap_err().code(), ckr::CKR_MECHANISM_INVALID);
+        }
+    }
+
+    #[test]
+    fn mechanisms_are_read() {
+        assert_eq!(mechanism("CKM_RSA_PKCS_PSS"), Ok(0xd));
+        assert_eq!(mechanism("0xd"), Ok(0xd));
+        assert_eq!(mechanism("13"), Ok(0xd));
+        assert_eq!(mechanism("0x8001001c"), Ok(ckm::CKM_IBM_ED25519_SHA512));
+        for bad in ["", "CKM_RSA", "ckm_rsa_pkcs", "0x", "-1", "0x10000000000000000", "d"] {
+            assert!(mechanism(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
