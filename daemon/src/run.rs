@@ -362,7 +362,8 @@ impl Signals {
     }
 }
 
-fn notify_reloading() {
+/// Tells systemd, if that started us, that what can be read again is: until it is told that we are ready.
+pub(crate) fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(_) => notify(&[NotifyState::Reloading]),

@@ -57,6 +57,14 @@ impl UnitServer {
         fs::read_to_string(&self.log).expect("a log")
     }
 
+    /// Has it read its tokens again, and waits until a new line of the log says what came of that.
+    pub fn reload(&self, told: &str) {
+        let lines = || self.log().lines().filter(|line| line.contains(told)).count();
+        let before = lines();
+        self.process.signal(Signal::HUP);
+        wait_for(&format!("the log to say {told}"), || (lines() > before).then_some(()));
+    }
+
     /// Ends it as an operator would, and waits for that.
     pub fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::TERM);

@@ -139,6 +139,46 @@ fn bearer_tokens() {
 }
 
 #[test]
+fn bearer_tokens_are_read_again() {
+    let scene = Scene::new();
+    let (ca, tokens) = (scene.ca(), scene.path("tokens"));
+    let write = |text: &str| fs::write(&tokens, text).unwrap();
+    let open = |mode: u32| fs::set_permissions(&tokens, Permissions::from_mode(mode)).unwrap();
+    write("0123456789abcdef-first\n0123456789abcdef-second\n");
+    open(0o600);
+    let server = scene.start_tls(&["--token-file", &tokens]);
+    let admitted = |token: &str| {
+        let token = format!("0123456789abcdef-{token}");
+        let answer = scene.python.probe(&server, &["list", "--token", &token, "--ca", &ca]);
+        let refused = answer.starts_with("refused, retry False: CKR_IBM_GREP11_NOT_AUTHENTICATED: ");
+        assert!(refused || answer.ends_with(" mechanisms"), "{answer}");
+        !refused
+    };
+    write("0123456789abcdef-second\n0123456789abcdef-third\n");
+    assert!(admitted("first") && !admitted("third"), "nobody asked for the file to be read");
+    server.reload("tokens read again");
+    assert!(!admitted("first") && admitted("second") && admitted("third"));
+
+    let stays = "ERROR the old tokens stay in force: ";
+    write("0123456789abcdef-first\nshort\n");
+    server.reload(&format!("{stays}a token in {tokens} has fewer"));
+    write("\n");
+    server.reload(&format!("{stays}there is no token in {tokens}"));
+    write("0123456789abcdef-first\n");
+    open(0o644);
+    server.reload(&format!("{stays}refused the tokens in {tokens}"));
+    fs::remove_file(&tokens).unwrap();
+    server.reload(&format!("{stays}cannot read the tokens in {tokens}"));
+    assert!(!admitted("first") && admitted("second"));
+
+    write("0123456789abcdef-first\n");
+    open(0o600);
+    server.reload("tokens read again");
+    assert!(admitted("first") && !admitted("second"));
+    assert!(!server.log().contains("0123456789abcdef"), "{}", server.log());
+}
+
+#[test]
 fn health_and_reflection() {
     let scene = Scene::new();
     let state = scene.path("state");

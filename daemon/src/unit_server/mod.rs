@@ -68,7 +68,7 @@ pub(crate) enum Transport {
     Tls { certificate: PathBuf, key: PathBuf, client_ca: Option<PathBuf> },
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT; reads the tokens again at SIGHUP.
 ///
 /// # Errors
 /// [`UnitServerError`] says what kept it from starting.
@@ -103,7 +103,8 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let crypto = CryptoServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);
-        let admission = move |request| tokens::check(tokens.as_deref(), request);
+        let admitted = tokens.clone();
+        let admission = move |request| tokens::check(admitted.as_deref(), request);
         let crypto = InterceptedService::new(Bounded::new(crypto, MAX_MEMORY), admission.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<CryptoServer<Service>>().await;
@@ -130,7 +131,10 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), %wkid, listen = %address, "ready");
         loop {
             tokio::select! {
-                asked = signals.next() => if asked == Asked::Stop { break },
+                asked = signals.next() => match asked {
+                    Asked::Reload => reload(tokens.as_deref()),
+                    Asked::Stop => break,
+                },
                 ended = &mut serving => return Err(UnitServerError::ended(ended)),
             }
         }
@@ -200,6 +204,17 @@ impl UnitServerError {
             Self::Start(error) => error.status(),
         }
     }
+}
+
+/// Reads the tokens again, if there are any. Everything else takes effect with a restart.
+fn reload(tokens: Option<&Tokens>) {
+    run::notify_reloading();
+    match tokens.map(Tokens::read_again) {
+        Some(Ok(())) => tracing::info!("tokens read again"),
+        Some(Err(error)) => tracing::error!("the old tokens stay in force: {error}"),
+        None => tracing::info!("nothing to read again: there is no --token-file"),
+    }
+    run::notify(&[NotifyState::Ready]);
 }
 
 fn tls(options: &Options) -> Result<Option<ServerTlsConfig>, UnitServerError> {
