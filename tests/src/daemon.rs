@@ -1,8 +1,9 @@
 //! A real daemon.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -11,22 +12,30 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::pki::plain_key;
 use crate::tool::{self, Process};
-use crate::{built, scratch};
+use crate::{Backend, UnitServer, Units, built, scratch};
 
 /// A daemon with a state, a runtime directory and a configuration of its own.
+///
+/// Its fields are dropped in this order: the daemon ends before the unit that it uses, and the directory last.
 #[derive(Debug)]
 pub struct Daemon {
-    directory: TempDir,
     process: Option<Process>,
+    /// The remote unit that was started for this daemon.
+    unit: Option<UnitServer>,
     /// The peers' socket, where the daemon does not bind it itself.
     socket: Option<UnixListener>,
+    backend: Backend,
+    /// The section of the backend, where there is one: a part of every configuration.
+    section: String,
+    directory: TempDir,
 }
 
 impl Daemon {
     /// Starts one in which the users that servers run as may use every key as TLS servers.
     pub fn start() -> Self {
-        Self::start_with("")
+        Self::start_on(Backend::Embedded)
     }
 
     /// As [`Daemon::start`], with more lines at the end of the configuration.
@@ -36,9 +45,46 @@ impl Daemon {
         daemon
     }
 
+    /// As [`Daemon::start`], on a backend: a remote unit is started too, and stays there as long as this value.
+    pub fn start_on(backend: Backend) -> Self {
+        let mut daemon = Self::prepare_on(backend, "");
+        daemon.resume();
+        daemon
+    }
+
     /// A daemon that is set up and does not run yet.
     pub fn prepare(configuration: &str) -> Self {
-        let daemon = Self { directory: scratch(), process: None, socket: None };
+        Self::prepare_on(Backend::Embedded, configuration)
+    }
+
+    /// As [`Daemon::prepare`], on a backend, whose remote unit runs already.
+    pub fn prepare_on(backend: Backend, configuration: &str) -> Self {
+        let directory = scratch();
+        let (unit, section) = match backend {
+            Backend::Embedded => (None, String::new()),
+            Backend::Grep11 => {
+                let units = Units::new(&directory.path().join("units"));
+                let unit = units.start("unit", &[]);
+                let section = units.section(&[unit.address()], "");
+                (Some(unit), section)
+            }
+        };
+        Self::assemble(directory, backend, unit, section, configuration)
+    }
+
+    /// As [`Daemon::prepare`], with its keys in units that the test starts and stops; see [`Units::section`].
+    pub fn prepare_for_units(section: String, configuration: &str) -> Self {
+        Self::assemble(scratch(), Backend::Grep11, None, section, configuration)
+    }
+
+    fn assemble(
+        directory: TempDir,
+        backend: Backend,
+        unit: Option<UnitServer>,
+        section: String,
+        configuration: &str,
+    ) -> Self {
+        let daemon = Self { process: None, unit, socket: None, backend, section, directory };
         let users: String = crate::server::users()
             .iter()
             .map(|uid| format!("[[grant]]\nuid = {uid}\nkeys = [\"*\"]\nuses = [\"tls-server\"]\n"))
@@ -47,9 +93,15 @@ impl Daemon {
         daemon
     }
 
-    /// Writes the configuration file anew.
+    /// Writes the configuration file anew; the section of the backend comes last.
     pub fn configure(&self, text: &str) {
-        fs::write(self.path("keyward.toml"), text).expect("the configuration");
+        fs::write(self.path("keyward.toml"), format!("{text}{}", self.section)).expect("the configuration");
+    }
+
+    /// Adds lines to the configuration file.
+    pub fn configure_more(&self, text: &str) {
+        let file = OpenOptions::new().append(true).open(self.path("keyward.toml"));
+        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the configuration");
     }
 
     /// Holds the peers' socket, as systemd does, and passes it to each daemon that is started from now on.
@@ -121,6 +173,11 @@ impl Daemon {
         self.process.as_ref().expect("a running daemon").id()
     }
 
+    /// The remote unit that was started for it.
+    pub fn unit(&self) -> Option<&UnitServer> {
+        self.unit.as_ref()
+    }
+
     /// A path in its directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -163,9 +220,40 @@ impl Daemon {
         serde_json::from_str(&text).expect("JSON")
     }
 
+    /// The command line that makes a key on the backend: `key generate` or `key import` with more words.
+    pub fn new_key(&self, words: &[&str]) -> Command {
+        let mut command = self.keyward(&[&["key"], words].concat());
+        command.args(self.backend.words());
+        command
+    }
+
     /// Generates a key for TLS servers.
     pub fn generate(&self, label: &str, key_type: &str) {
-        tool::succeed(&mut self.keyward(&["key", "generate", label, "--type", key_type]));
+        tool::succeed(&mut self.new_key(&["generate", label, "--type", key_type]));
+    }
+
+    /// Generates a key for one use.
+    pub fn generate_for(&self, label: &str, key_type: &str, usage: &str) {
+        tool::succeed(&mut self.new_key(&["generate", label, "--type", key_type, "--use", usage]));
+    }
+
+    /// Imports a plain key for TLS servers, and returns its file. All keys of a type are the same one here.
+    pub fn import(&self, label: &str, key_type: &str) -> PathBuf {
+        self.import_with(label, key_type, &[])
+    }
+
+    /// As [`Daemon::import`], for one use.
+    pub fn import_for(&self, label: &str, key_type: &str, usage: &str) -> PathBuf {
+        self.import_with(label, key_type, &["--use", usage])
+    }
+
+    fn import_with(&self, label: &str, key_type: &str, more: &[&str]) -> PathBuf {
+        let path = self.path(&format!("{label}.key"));
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(plain_key(key_type).as_bytes())).expect("a key file");
+        let words = ["import", label, "--in", path.to_str().expect("a path in UTF-8")];
+        tool::succeed(&mut self.new_key(&[&words, more].concat()));
+        path
     }
 
     /// Writes the reference to a key into a file.

@@ -6,6 +6,7 @@
 // A test that cannot set up its scene has nothing better to do than to stop.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod backend;
 pub mod client;
 pub mod daemon;
 pub mod pki;
@@ -13,6 +14,7 @@ pub mod server;
 pub mod tool;
 pub mod unit_server;
 
+pub use backend::{Backend, Units};
 pub use client::{Handshake, Load};
 pub use daemon::Daemon;
 pub use pki::Pki;

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::Daemon;
 use crate::tool::succeed;
+use crate::{Daemon, KEY_TYPES};
 
 /// An authority with a plain key file; what it certifies is held elsewhere.
 #[derive(Debug)]
@@ -82,6 +83,24 @@ impl Pki {
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
+}
+
+/// A plain private key of one of [`KEY_TYPES`], in PEM. It is made once in a process: RSA takes its time.
+pub fn plain_key(key_type: &str) -> &'static str {
+    static MADE: [OnceLock<String>; KEY_TYPES.len()] = [const { OnceLock::new() }; KEY_TYPES.len()];
+    let number = KEY_TYPES.iter().position(|known| *known == key_type).expect("a known key type");
+    MADE[number].get_or_init(|| {
+        let mut command = openssl(&["genpkey", "-algorithm"]);
+        match key_type.strip_prefix("rsa") {
+            Some(bits) => command.args(["RSA", "-pkeyopt", &format!("rsa_keygen_bits:{bits}")]),
+            None if key_type == "ed25519" => command.arg("ED25519"),
+            None => {
+                let curve = key_type.replace('p', "P-");
+                command.args(["EC", "-pkeyopt", &format!("ec_paramgen_curve:{curve}")])
+            }
+        };
+        succeed(&mut command)
+    })
 }
 
 /// The system's openssl program, without the provider.

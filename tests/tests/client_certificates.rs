@@ -6,7 +6,12 @@ use keyward_tests::client::{WISHES, Wish, curl_command};
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{fail, succeed};
-use keyward_tests::{Daemon, KEY_TYPES, Nginx, Pki};
+use keyward_tests::{Backend, Daemon, KEY_TYPES, Nginx, Pki, on_both_backends};
+
+on_both_backends!(
+    curl_and_s_client_prove_themselves_with_every_key_type,
+    a_key_of_a_server_is_no_key_of_a_client,
+);
 
 /// nginx with a key in a file, which lets nobody in without a certificate of the authority.
 fn server(daemon: &Daemon, pki: &Pki) -> (Nginx, Site) {
@@ -27,15 +32,14 @@ fn curl(daemon: &Daemon, pki: &Pki, site: &Site, client: &Site, wish: Wish) -> C
     command
 }
 
-fn client(daemon: &Daemon, pki: &Pki, label: &str, key_type: &str, use_: &str) -> Site {
-    succeed(&mut daemon.keyward(&["key", "generate", label, "--type", key_type, "--use", use_]));
+/// The certificate and the reference of a client's key.
+fn client(daemon: &Daemon, pki: &Pki, label: &str) -> Site {
     let reference = daemon.reference(label);
     Site::new(pki.certify(daemon, &reference), reference)
 }
 
-#[test]
-fn curl_and_s_client_prove_themselves_with_every_key_type() {
-    let daemon = Daemon::start();
+fn curl_and_s_client_prove_themselves_with_every_key_type(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
     let (_nginx, site) = server(&daemon, &pki);
     assert!(
@@ -43,7 +47,8 @@ fn curl_and_s_client_prove_themselves_with_every_key_type() {
         "without a certificate"
     );
     for key_type in KEY_TYPES {
-        let client = client(&daemon, &pki, key_type, key_type, "tls-client");
+        daemon.import_for(key_type, key_type, "tls-client");
+        let client = client(&daemon, &pki, key_type);
         for wish in WISHES {
             assert_eq!(succeed(&mut curl(&daemon, &pki, &site, &client, wish)), "served\n");
         }
@@ -61,12 +66,12 @@ fn curl_and_s_client_prove_themselves_with_every_key_type() {
     assert_eq!(daemon.status()["requests"], 2 * each, "requests of every kind");
 }
 
-#[test]
-fn a_key_of_a_server_is_no_key_of_a_client() {
-    let daemon = Daemon::start();
+fn a_key_of_a_server_is_no_key_of_a_client(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
     let (_nginx, site) = server(&daemon, &pki);
-    let client = client(&daemon, &pki, "shop", "p256", "tls-server");
+    daemon.generate_for("shop", "p256", "tls-server");
+    let client = client(&daemon, &pki, "shop");
     for wish in WISHES {
         let mut command = curl(&daemon, &pki, &site, &client, wish);
         let (_, text) = fail(command.arg("--verbose"));

@@ -2,16 +2,28 @@
 
 use keyward_tests::client::{WISHES, curl, s_client};
 use keyward_tests::server::Site;
-use keyward_tests::{Daemon, Haproxy, KEY_TYPES, Nginx, Pki, SServer};
+use keyward_tests::{Backend, Daemon, Haproxy, KEY_TYPES, Nginx, Pki, SServer, on_both_backends};
+
+on_both_backends!(nginx_with_openssl_and_curl_as_clients, haproxy, openssl_s_server);
+
+/// How a scene comes by its keys.
+#[derive(Clone, Copy)]
+enum Keys {
+    Generated,
+    Imported,
+}
 
 /// A daemon with a key of each type, and a site for each.
-fn scene() -> (Daemon, Pki, Vec<Site>) {
-    let daemon = Daemon::start();
+fn scene(backend: Backend, keys: Keys) -> (Daemon, Pki, Vec<Site>) {
+    let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
     let sites = KEY_TYPES
         .iter()
         .map(|key_type| {
-            daemon.generate(key_type, key_type);
+            match keys {
+                Keys::Generated => daemon.generate(key_type, key_type),
+                Keys::Imported => drop(daemon.import(key_type, key_type)),
+            }
             let reference = daemon.reference(key_type);
             Site::new(pki.certify(&daemon, &reference), reference)
         })
@@ -26,9 +38,8 @@ fn assert_one_request_each(daemon: &Daemon, handshakes: usize) {
     assert_eq!(daemon.status()["requests"], handshakes, "requests of every kind");
 }
 
-#[test]
-fn nginx_with_openssl_and_curl_as_clients() {
-    let (daemon, pki, sites) = scene();
+fn nginx_with_openssl_and_curl_as_clients(backend: Backend) {
+    let (daemon, pki, sites) = scene(backend, Keys::Generated);
     let nginx = Nginx::start(&daemon, &sites);
     for site in &sites {
         for wish in WISHES {
@@ -45,9 +56,8 @@ fn nginx_with_openssl_and_curl_as_clients() {
     assert_one_request_each(&daemon, handshakes);
 }
 
-#[test]
-fn haproxy() {
-    let (daemon, pki, sites) = scene();
+fn haproxy(backend: Backend) {
+    let (daemon, pki, sites) = scene(backend, Keys::Imported);
     let _haproxy = Haproxy::start(&daemon, &sites);
     for site in &sites {
         for wish in WISHES {
@@ -59,9 +69,8 @@ fn haproxy() {
     assert_one_request_each(&daemon, handshakes);
 }
 
-#[test]
-fn openssl_s_server() {
-    let (daemon, pki, sites) = scene();
+fn openssl_s_server(backend: Backend) {
+    let (daemon, pki, sites) = scene(backend, Keys::Imported);
     for site in &sites {
         let _server = SServer::start(&daemon, site);
         for wish in WISHES {

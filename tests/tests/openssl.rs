@@ -1,5 +1,7 @@
 //! The openssl program and the key: what it reads of it, what it may have signed, what it never gets.
 
+#![allow(clippy::unwrap_used, reason = "bodies of tests")]
+
 use std::fs;
 use std::process::Command;
 
@@ -7,11 +9,17 @@ use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{Process, fail, run, stderr, succeed, wait_for};
-use keyward_tests::{Daemon, KEY_TYPES, Nginx, Pki};
+use keyward_tests::{Backend, Daemon, KEY_TYPES, Nginx, Pki, on_both_backends};
 
-#[test]
-fn a_uri_names_the_same_key_as_the_reference() {
-    let daemon = Daemon::start();
+on_both_backends!(
+    a_uri_names_the_same_key_as_the_reference,
+    requests_are_signed_as_the_default_provider_signs_them,
+    the_key_of_a_server_signs_nothing_else,
+    a_key_for_anything_signs_a_file,
+);
+
+fn a_uri_names_the_same_key_as_the_reference(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
     for key_type in KEY_TYPES {
         daemon.generate(key_type, key_type);
         let reference = daemon.reference(key_type);
@@ -37,11 +45,10 @@ fn a_uri_names_the_same_key_as_the_reference() {
     }
 }
 
-#[test]
-fn requests_are_signed_as_the_default_provider_signs_them() {
-    let daemon = Daemon::start();
+fn requests_are_signed_as_the_default_provider_signs_them(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
     for key_type in KEY_TYPES {
-        succeed(&mut daemon.keyward(&["key", "generate", key_type, "--type", key_type, "--use", "csr"]));
+        let plain = daemon.import_for(key_type, key_type, "csr");
         let reference = daemon.reference(key_type);
         let request = daemon.path("request.pem");
         succeed(
@@ -52,23 +59,19 @@ fn requests_are_signed_as_the_default_provider_signs_them() {
                 .arg(&request),
         );
         let text = succeed(openssl(&["req", "-verify", "-text", "-noout", "-in"]).arg(&request));
-        let (algorithm, plain): (_, &[&str]) = match key_type {
-            "p256" => ("ecdsa-with-SHA256", &["EC", "-pkeyopt", "ec_paramgen_curve:P-256"]),
-            "p384" => ("ecdsa-with-SHA256", &["EC", "-pkeyopt", "ec_paramgen_curve:P-384"]),
-            "p521" => ("ecdsa-with-SHA256", &["EC", "-pkeyopt", "ec_paramgen_curve:P-521"]),
-            "ed25519" => ("ED25519", &["ED25519"]),
-            _ => ("sha256WithRSAEncryption", &["RSA"]),
+        let algorithm = match key_type {
+            "p256" | "p384" | "p521" => "ecdsa-with-SHA256",
+            "ed25519" => "ED25519",
+            _ => "sha256WithRSAEncryption",
         };
         assert!(text.contains(&format!("Signature Algorithm: {algorithm}")), "{text}");
         // The bytes of the algorithm identifier are those that the default provider writes.
-        let file = daemon.path("plain.key");
-        succeed(openssl(&["genpkey", "-algorithm"]).args(plain).arg("-out").arg(&file));
         let theirs = daemon.path("plain.pem");
         succeed(
             openssl(&["req", "-new", "-subj", "/CN=shop", "-config"])
                 .arg(daemon.openssl_conf())
                 .arg("-key")
-                .arg(&file)
+                .arg(&plain)
                 .arg("-out")
                 .arg(&theirs),
         );
@@ -90,9 +93,8 @@ fn requests_are_signed_as_the_default_provider_signs_them() {
     assert_eq!(daemon.logged(&["outcome=done", "purpose=csr"]), KEY_TYPES.len());
 }
 
-#[test]
-fn the_key_of_a_server_signs_nothing_else() {
-    let daemon = Daemon::start();
+fn the_key_of_a_server_signs_nothing_else(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
     let header_and_claims = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJyb290In0";
     let message = daemon.path("message");
     fs::write(&message, header_and_claims).unwrap();
@@ -121,14 +123,13 @@ fn the_key_of_a_server_signs_nothing_else() {
     assert_eq!(daemon.logged(&["outcome=done", "signature"]), 0);
 }
 
-#[test]
-fn a_key_for_anything_signs_a_file() {
-    let daemon = Daemon::start();
+fn a_key_for_anything_signs_a_file(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
     let message = daemon.path("message");
     // Longer than what is sent whole.
     fs::write(&message, vec![b'k'; 300_000]).unwrap();
     for key_type in ["p256", "p384", "rsa2048"] {
-        succeed(&mut daemon.keyward(&["key", "generate", key_type, "--type", key_type, "--use", "any"]));
+        daemon.generate_for(key_type, key_type, "any");
         let reference = daemon.reference(key_type);
         let (signature, public) = (daemon.path("signature"), daemon.path("public.pem"));
         succeed(daemon.openssl(&["pkey", "-pubout", "-in"]).arg(&reference).arg("-out").arg(&public));
@@ -160,7 +161,7 @@ fn valgrind_finds_nothing() {
         succeed(&mut checked);
     };
     for key_type in ["p256", "ed25519", "rsa2048"] {
-        succeed(&mut daemon.keyward(&["key", "generate", key_type, "--type", key_type, "--use", "csr"]));
+        daemon.generate_for(key_type, key_type, "csr");
         let reference = daemon.reference(key_type);
         valgrind(daemon.openssl(&["req", "-new", "-subj", "/CN=shop", "-key"]).arg(&reference));
         valgrind(&daemon.openssl(&["pkey", "-pubout", "-in", &format!("keyward:{key_type}")]));

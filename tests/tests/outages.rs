@@ -1,15 +1,25 @@
 //! Daemons that are not there, come back, and go away under load; servers that reload.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "bodies of tests")]
+
 use std::fs;
 use std::time::{Duration, Instant};
 
 use keyward_tests::client::{Attempt, WISHES, s_client};
 use keyward_tests::server::{Site, configure_nginx, nginx};
 use keyward_tests::tool::succeed;
-use keyward_tests::{Daemon, Handshake, Load, Nginx, Pki};
+use keyward_tests::{Backend, Daemon, Handshake, Load, Nginx, Pki, on_both_backends};
 
-fn scene() -> (Daemon, Pki, Site) {
-    let daemon = Daemon::start();
+on_both_backends!(
+    nginx_starts_without_the_daemon_and_recovers_by_itself,
+    a_disabled_key_says_so_in_the_log_of_nginx,
+    daemon_restarts_and_crashes_under_load,
+    planned_restarts_lose_nothing_where_the_socket_is_held,
+    reloads_of_nginx_lose_nothing,
+);
+
+fn scene(backend: Backend) -> (Daemon, Pki, Site) {
+    let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
     let site = site(&daemon, &pki);
     (daemon, pki, site)
@@ -42,9 +52,8 @@ fn assert_failures_within(attempts: &[Attempt], away: &[(Instant, Instant)]) {
     assert!(longest < Duration::from_secs(2), "a handshake hung for {longest:?}");
 }
 
-#[test]
-fn nginx_starts_without_the_daemon_and_recovers_by_itself() {
-    let (mut daemon, pki, site) = scene();
+fn nginx_starts_without_the_daemon_and_recovers_by_itself(backend: Backend) {
+    let (mut daemon, pki, site) = scene(backend);
     assert!(daemon.stop().success());
 
     let directory = configure_nginx(&daemon, std::slice::from_ref(&site), 2);
@@ -69,9 +78,8 @@ fn nginx_starts_without_the_daemon_and_recovers_by_itself() {
     }
 }
 
-#[test]
-fn a_disabled_key_says_so_in_the_log_of_nginx() {
-    let (daemon, pki, site) = scene();
+fn a_disabled_key_says_so_in_the_log_of_nginx(backend: Backend) {
+    let (daemon, pki, site) = scene(backend);
     let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
     let handshake = Handshake::new(&pki, site.address);
     if let Err(error) = handshake.make() {
@@ -85,9 +93,8 @@ fn a_disabled_key_says_so_in_the_log_of_nginx() {
     handshake.make().expect("a handshake after it was enabled");
 }
 
-#[test]
-fn daemon_restarts_and_crashes_under_load() {
-    let (mut daemon, pki, site) = scene();
+fn daemon_restarts_and_crashes_under_load(backend: Backend) {
+    let (mut daemon, pki, site) = scene(backend);
     let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
     let handshake = Handshake::new(&pki, site.address);
     handshake.make().expect("a handshake");
@@ -112,9 +119,8 @@ fn daemon_restarts_and_crashes_under_load() {
     assert_failures_within(&attempts, &away);
 }
 
-#[test]
-fn planned_restarts_lose_nothing_where_the_socket_is_held() {
-    let mut daemon = Daemon::prepare("");
+fn planned_restarts_lose_nothing_where_the_socket_is_held(backend: Backend) {
+    let mut daemon = Daemon::prepare_on(backend, "");
     daemon.hold_socket();
     daemon.resume();
     let pki = Pki::new(daemon.directory());
@@ -136,9 +142,8 @@ fn planned_restarts_lose_nothing_where_the_socket_is_held() {
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
 }
 
-#[test]
-fn reloads_of_nginx_lose_nothing() {
-    let (daemon, pki, site) = scene();
+fn reloads_of_nginx_lose_nothing(backend: Backend) {
+    let (daemon, pki, site) = scene(backend);
     let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
     let handshake = Handshake::new(&pki, site.address);
     handshake.make().expect("a handshake");
@@ -166,7 +171,7 @@ fn reloads_of_nginx_lose_nothing() {
 
 #[test]
 fn a_broken_reference_keeps_nginx_from_starting_and_says_why() {
-    let (daemon, _pki, site) = scene();
+    let (daemon, _pki, site) = scene(Backend::Embedded);
     let pem = fs::read_to_string(&site.key).unwrap();
     let line = pem.lines().nth(2).unwrap();
     for (damaged, expected) in [

@@ -1,22 +1,29 @@
 //! Users who are not those of the test: only root can play them.
 
+#![allow(clippy::unwrap_used, reason = "bodies of tests")]
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::server::Site;
 use keyward_tests::tool::{as_user, fail, run, succeed};
-use keyward_tests::{Daemon, Haproxy, Pki, is_root};
+use keyward_tests::{Backend, Daemon, Haproxy, Pki, is_root, on_both_backends};
+
+on_both_backends!(
+    another_user_is_refused_until_a_grant_names_him,
+    keys_are_made_and_changed_by_the_owner_of_the_daemon_alone,
+    haproxy_signs_from_within_its_chroot,
+);
 
 const OTHER: &str = "daemon";
 
-#[test]
-fn another_user_is_refused_until_a_grant_names_him() {
+fn another_user_is_refused_until_a_grant_names_him(backend: Backend) {
     if !is_root() {
         return;
     }
-    let daemon = Daemon::start();
-    succeed(&mut daemon.keyward(&["key", "generate", "shop", "--type", "p256", "--use", "any"]));
+    let daemon = Daemon::start_on(backend);
+    daemon.generate_for("shop", "p256", "any");
     let reference = daemon.reference("shop");
     let message = daemon.path("message");
     fs::write(&message, "text").unwrap();
@@ -46,17 +53,18 @@ fn another_user_is_refused_until_a_grant_names_him() {
     }
 }
 
-#[test]
-fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone() {
+fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone(backend: Backend) {
     if !is_root() {
         return;
     }
-    let daemon = Daemon::start();
+    let daemon = Daemon::start_on(backend);
     daemon.generate("shop", "p256");
-    for words in
-        [&["key", "list"][..], &["key", "disable", "shop"], &["key", "generate", "mine", "--type", "p256"]]
-    {
-        let (_, text) = fail(&mut as_user(OTHER, &daemon.keyward(words)));
+    for command in [
+        daemon.keyward(&["key", "list"]),
+        daemon.keyward(&["key", "disable", "shop"]),
+        daemon.new_key(&["generate", "mine", "--type", "p256"]),
+    ] {
+        let (_, text) = fail(&mut as_user(OTHER, &command));
         assert!(text.starts_with("keyward: cannot ") && text.lines().count() == 1, "{text}");
         assert!(text.contains("ermission denied"), "{text}");
     }
@@ -67,16 +75,14 @@ fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone() {
     assert!(succeed(&mut daemon.keyward(&["key", "list"])).contains("shop"));
 }
 
-#[test]
-fn haproxy_signs_from_within_its_chroot() {
+fn haproxy_signs_from_within_its_chroot(backend: Backend) {
     if !is_root() {
         return;
     }
-    let mut daemon = Daemon::prepare("");
+    let mut daemon = Daemon::prepare_on(backend, "");
     let root = daemon.path("chroot");
     fs::create_dir(&root).unwrap();
-    let settings = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
-    daemon.configure(&format!("{settings}[socket]\nalso = [{:?}]\n", root.join("keyward.sock")));
+    daemon.configure_more(&format!("[socket]\nalso = [{:?}]\n", root.join("keyward.sock")));
     daemon.resume();
     let pki = Pki::new(daemon.directory());
     daemon.generate("shop", "p256");

@@ -35,8 +35,7 @@ pub(super) fn run(quick: bool) {
     for (key_type, goal) in
         [("p256", 1.05), ("rsa2048", 1.05), ("ed25519", 1.00), ("p384", 0.50), ("rsa3072", 0.50)]
     {
-        let file = generate_file(&daemon, key_type);
-        succeed(&mut daemon.keyward(&["key", "import", key_type, "--in", file.to_str().unwrap()]));
+        let file = daemon.import(key_type, key_type);
         let reference = daemon.reference(key_type);
         let certificate = pki.certify(&daemon, &reference);
         let servers = [file, reference].map(|key| Server::start(&daemon, &pki, &certificate, key));
@@ -114,20 +113,6 @@ fn percentile(percent: usize, rounds: &[Round], part: impl Fn(&Round) -> f64) ->
     let mut values: Vec<f64> = rounds.iter().map(part).collect();
     values.sort_by(f64::total_cmp);
     values[values.len() * percent / 100]
-}
-
-fn generate_file(daemon: &Daemon, key_type: &str) -> PathBuf {
-    let file = daemon.path(&format!("{key_type}.key"));
-    let algorithm: &[&str] = match key_type {
-        "p256" => &["EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
-        "p384" => &["EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
-        "ed25519" => &["ED25519"],
-        "rsa2048" => &["RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
-        "rsa3072" => &["RSA", "-pkeyopt", "rsa_keygen_bits:3072"],
-        other => panic!("no recipe for {other}"),
-    };
-    succeed(openssl(&["genpkey", "-algorithm"]).args(algorithm).arg("-out").arg(&file));
-    file
 }
 
 fn nginx_version() -> String {

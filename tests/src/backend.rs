@@ -1,0 +1,129 @@
+//! What signs behind the daemon: one test body, run on each backend.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::{Pki, UnitServer};
+
+/// Where the keys of a test's daemon are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Backend {
+    /// The software crypto unit in the daemon itself.
+    Embedded,
+    /// A remote unit, over mutual TLS.
+    Grep11,
+}
+
+impl Backend {
+    /// What `key generate` and `key import` are told for the key to be made there.
+    pub fn words(self) -> &'static [&'static str] {
+        match self {
+            // The only one there is, which need not be named.
+            Self::Embedded => &[],
+            Self::Grep11 => &["--backend", Units::BACKEND],
+        }
+    }
+}
+
+/// Makes a test for each backend out of functions that take a [`Backend`]: `embedded::NAME` and `grep11::NAME`.
+#[macro_export]
+macro_rules! on_both_backends {
+    ($($name:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[test]
+            fn $name() {
+                super::$name($crate::Backend::Embedded);
+            })+
+        }
+
+        mod grep11 {
+            $(#[test]
+            fn $name() {
+                super::$name($crate::Backend::Grep11);
+            })+
+        }
+    };
+}
+
+/// Remote units with one master key, and what it takes to reach them: mutual TLS with an authority of their own.
+#[derive(Debug)]
+pub struct Units {
+    directory: PathBuf,
+    pki: Pki,
+    /// Certificate and key of every unit.
+    server: [PathBuf; 2],
+    /// Certificate and key of the daemon as their client.
+    client: [PathBuf; 2],
+}
+
+impl Units {
+    /// The name of the backend in the configuration of the daemon.
+    pub const BACKEND: &str = "hsm";
+
+    /// Makes what they share, in a directory that is new.
+    pub fn new(directory: &Path) -> Self {
+        fs::create_dir(directory).expect("a directory for units");
+        let pki = Pki::new(directory);
+        let [server, client] = ["server", "client"].map(|name| <[PathBuf; 2]>::from(pki.leaf(name)));
+        Self { directory: directory.to_owned(), pki, server, client }
+    }
+
+    /// Starts one of them, its log under a name, with more arguments, and waits until it is ready. The first one
+    /// makes the master key, so it must be ready before there is a second one.
+    pub fn start(&self, name: &str, more: &[&str]) -> UnitServer {
+        let mut command = UnitServer::command("127.0.0.1:0");
+        command.arg("--tls-cert").arg(&self.server[0]).arg("--tls-key").arg(&self.server[1]);
+        command.arg("--client-ca").arg(self.pki.ca());
+        command.arg("--dev").arg("--state-dir").arg(self.directory.join("state")).args(more);
+        UnitServer::start_command(&mut command, &self.directory, name)
+    }
+
+    /// The section of keyward.toml for the daemon to find them at these endpoints, with more settings.
+    pub fn section(&self, endpoints: &[String], more: &str) -> String {
+        let [certificate, key] = &self.client;
+        format!(
+            "[grep11.{}]\nendpoints = {endpoints:?}\nca = {:?}\ncertificate = {certificate:?}\nkey = {key:?}\n{more}",
+            Self::BACKEND,
+            self.pki.ca(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Daemon, scratch};
+
+    /// The lines of the backend are there whatever else is written, once, and name files that exist.
+    #[test]
+    fn a_configuration_always_has_its_backend() {
+        let daemon = Daemon::prepare_on(Backend::Grep11, "[socket]\nconnections = 9\n");
+        let text = || fs::read_to_string(daemon.path("keyward.toml")).unwrap();
+        let section = text().split_once("[grep11.hsm]\n").expect("a section").1.to_owned();
+        assert!(text().contains("[socket]\nconnections = 9\n[grep11.hsm]\n"), "{}", text());
+        daemon.configure("log = \"info\"\n");
+        assert_eq!(text(), format!("log = \"info\"\n[grep11.hsm]\n{section}"));
+        daemon.configure_more("[socket]\nconnections = 7\n");
+        assert!(text().ends_with("[socket]\nconnections = 7\n"), "{}", text());
+        let settings: Vec<_> = section.lines().map(|line| line.split_once(" = ").unwrap()).collect();
+        assert_eq!(settings[0], ("endpoints", &*format!("[{:?}]", daemon.unit().unwrap().address())));
+        assert_eq!(
+            settings[1..].iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            ["ca", "certificate", "key"]
+        );
+        assert!(
+            settings[1..].iter().all(|(_, path)| Path::new(path.trim_matches('"')).is_file()),
+            "{section}"
+        );
+    }
+
+    #[test]
+    fn units_of_one_master_key() {
+        let directory = scratch();
+        let units = Units::new(&directory.path().join("units"));
+        let logs = ["first", "second"].map(|name| units.start(name, &[]).log());
+        let wkid =
+            |log: &String| log.split("wkid=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+        assert_eq!(wkid(&logs[0]), wkid(&logs[1]));
+    }
+}
