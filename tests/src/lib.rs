@@ -21,8 +21,10 @@ pub use pki::Pki;
 pub use server::{Haproxy, Nginx, SServer};
 pub use unit_server::UnitServer;
 
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The key types of the test matrix, as the command line names them.
 pub const KEY_TYPES: [&str; 7] = ["p256", "p384", "p521", "ed25519", "rsa2048", "rsa3072", "rsa4096"];
@@ -33,6 +35,17 @@ pub fn scratch() -> tempfile::TempDir {
         tempfile::Builder::new().prefix("keyward-test-").tempdir().expect("a temporary directory");
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).expect("chmod");
     directory
+}
+
+/// A port of loopback on which nobody listens.
+pub fn free_port() -> u16 {
+    // Below the range from which the kernel takes ports for clients (ip_local_port_range, ip(7)): one of
+    // those could be gone by the time the server wants it.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 10_000 + u16::try_from(std::process::id() % 20_000).unwrap_or(0);
+    let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed));
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.by_ref().take(1000).find(free).expect("a free port")
 }
 
 /// Whether the tests run as root, and so can play with other users.

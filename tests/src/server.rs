@@ -1,15 +1,14 @@
 //! The real servers, started with a certificate and a reference for each port.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::process::Signal;
 
 use crate::tool::{Process, wait_for};
-use crate::{Daemon, is_root};
+use crate::{Daemon, free_port, is_root};
 
 /// One server name's worth of TLS: where to listen and what to present.
 #[derive(Clone, Debug)]
@@ -27,14 +26,7 @@ pub struct Site {
 impl Site {
     /// A site on a free port of loopback.
     pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
-        // Below the range from which the kernel takes ports for clients (ip_local_port_range, ip(7)): one of
-        // those could be gone by the time the server wants it.
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let start = 10_000 + u16::try_from(std::process::id() % 20_000).unwrap_or(0);
-        let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed));
-        let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-        let port = ports.by_ref().take(1000).find(free).expect("a free port");
-        Self { address: SocketAddr::from(([127, 0, 0, 1], port)), certificate, key, client_ca: None }
+        Self { address: SocketAddr::from(([127, 0, 0, 1], free_port())), certificate, key, client_ca: None }
     }
 
     fn wait_until_open(&self) {
