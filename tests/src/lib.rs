@@ -10,6 +10,7 @@ pub mod backend;
 pub mod client;
 pub mod daemon;
 pub mod pki;
+pub mod proxy;
 pub mod server;
 pub mod tool;
 pub mod unit_server;
@@ -18,6 +19,7 @@ pub use backend::{Backend, Units};
 pub use client::{Handshake, Load};
 pub use daemon::Daemon;
 pub use pki::Pki;
+pub use proxy::{Fault, Proxy};
 pub use server::{Haproxy, Nginx, SServer};
 pub use unit_server::UnitServer;
 

@@ -1,6 +1,7 @@
 //! A software crypto unit as a GREP11 server, and clients in Python.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -45,6 +46,11 @@ impl UnitServer {
     /// Where it listens, by the name in its certificate.
     pub fn address(&self) -> String {
         format!("localhost:{}", self.port)
+    }
+
+    /// Where it listens, for a [`Proxy`](crate::Proxy) in between.
+    pub fn socket_address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
     /// Its process id.
