@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod pki;
 pub mod proxy;
 pub mod server;
+pub mod signers;
 pub mod tool;
 pub mod unit_server;
 
@@ -21,6 +22,7 @@ pub use daemon::Daemon;
 pub use pki::Pki;
 pub use proxy::{Fault, Proxy};
 pub use server::{Haproxy, Nginx, SServer};
+pub use signers::Signers;
 pub use unit_server::UnitServer;
 
 use std::net::TcpListener;
