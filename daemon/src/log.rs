@@ -2,18 +2,18 @@
 
 use std::io;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
 /// The log of this process.
-pub(crate) struct Log(reload::Handle<LevelFilter, Registry>);
+pub(crate) struct Log(reload::Handle<Targets, Registry>);
 
 impl Log {
     /// Starts to log, from level info; a second log in a process logs nothing.
     pub(crate) fn start() -> Self {
-        let (level, handle) = reload::Layer::new(LevelFilter::INFO);
+        let (level, handle) = reload::Layer::new(targets(LevelFilter::INFO));
         let lines = fmt::layer().with_writer(io::stderr).with_ansi(false).with_target(false);
         let _ = tracing_subscriber::registry().with(level).with(lines).try_init();
         Self(handle)
@@ -22,6 +22,11 @@ impl Log {
     /// Changes what is logged.
     pub(crate) fn set_level(&self, level: LevelFilter) {
         // Fails only where there is no log.
-        let _ = self.0.reload(level);
+        let _ = self.0.reload(targets(level));
     }
+}
+
+/// What we say ourselves; of what the libraries say, warnings alone.
+fn targets(level: LevelFilter) -> Targets {
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_CRATE_NAME"), level)
 }

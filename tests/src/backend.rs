@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::{Pki, UnitServer};
 
@@ -71,11 +72,33 @@ impl Units {
     /// Starts one of them, its log under a name, with more arguments, and waits until it is ready. The first one
     /// makes the master key, so it must be ready before there is a second one.
     pub fn start(&self, name: &str, more: &[&str]) -> UnitServer {
+        let mut command = self.command();
+        command.arg("--dev").arg("--state-dir").arg(self.directory.join("state")).args(more);
+        UnitServer::start_command(&mut command, &self.directory, name)
+    }
+
+    /// As [`Units::start`], with the master key in a file.
+    pub fn start_with_master_key(&self, name: &str, master_key: &Path, more: &[&str]) -> UnitServer {
+        let mut command = self.command();
+        command.arg("--master-key").arg(master_key).args(more);
+        UnitServer::start_command(&mut command, &self.directory, name)
+    }
+
+    /// The certificate of their authority.
+    pub fn ca(&self) -> PathBuf {
+        self.pki.ca()
+    }
+
+    /// Certificate and key of a server for `localhost`.
+    pub fn server(&self) -> &[PathBuf; 2] {
+        &self.server
+    }
+
+    fn command(&self) -> Command {
         let mut command = UnitServer::command("127.0.0.1:0");
         command.arg("--tls-cert").arg(&self.server[0]).arg("--tls-key").arg(&self.server[1]);
         command.arg("--client-ca").arg(self.pki.ca());
-        command.arg("--dev").arg("--state-dir").arg(self.directory.join("state")).args(more);
-        UnitServer::start_command(&mut command, &self.directory, name)
+        command
     }
 
     /// The section of keyward.toml for the daemon to find them at these endpoints, with more settings.

@@ -29,6 +29,8 @@ pub struct Daemon {
     backend: Backend,
     /// The section of the backend, where there is one: a part of every configuration.
     section: String,
+    /// More variables of the environment.
+    environment: Vec<(String, PathBuf)>,
     directory: TempDir,
 }
 
@@ -84,13 +86,19 @@ impl Daemon {
         section: String,
         configuration: &str,
     ) -> Self {
-        let daemon = Self { process: None, unit, socket: None, backend, section, directory };
+        let daemon =
+            Self { process: None, unit, socket: None, backend, section, environment: Vec::new(), directory };
         let users: String = crate::server::users()
             .iter()
             .map(|uid| format!("[[grant]]\nuid = {uid}\nkeys = [\"*\"]\nuses = [\"tls-server\"]\n"))
             .collect();
         daemon.configure(&format!("log = \"debug\"\n{users}{configuration}"));
         daemon
+    }
+
+    /// Gives each daemon that is started from now on a variable of the environment.
+    pub fn set_variable(&mut self, name: &str, path: PathBuf) {
+        self.environment.push((name.to_owned(), path));
     }
 
     /// Writes the configuration file anew; the section of the backend comes last.
@@ -135,6 +143,7 @@ impl Daemon {
         command.args(["serve", "--dev", "--config"]).arg(self.path("keyward.toml"));
         command.arg("--state-dir").arg(self.path("state")).arg("--runtime-dir").arg(self.path("run"));
         command.env("NOTIFY_SOCKET", &notify);
+        command.envs(self.environment.iter().map(|(name, path)| (name, path)));
         let process = Process::start_with(&mut command, input, &self.path("daemon.log"));
         let mut message = [0; 4096];
         loop {

@@ -71,6 +71,12 @@ impl UnitServer {
         wait_for(&format!("the log to say {told}"), || (lines() > before).then_some(()));
     }
 
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) {
+        self.process.signal(Signal::KILL);
+        self.process.wait();
+    }
+
     /// Ends it as an operator would, and waits for that.
     pub fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::TERM);

@@ -91,7 +91,7 @@ impl Grep11 {
     /// Begins to watch over the units, in tasks of this thread, and waits until each was probed once.
     pub(crate) async fn start(self: &Arc<Self>) {
         let this = Arc::clone(self);
-        tokio::spawn(async move { this.line.tokens.keep_fresh(&this.name).await });
+        tokio::spawn(async move { this.line.tokens.keep_fresh().await });
         let probed: Vec<_> = (self.pool.units.iter())
             .map(|unit| {
                 let (unit, probed) = (Arc::clone(unit), Arc::new(Notify::new()));

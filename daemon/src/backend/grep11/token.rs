@@ -29,10 +29,20 @@ use crate::config::{Auth, Endpoint, Tls};
 pub(crate) struct Tokens {
     source: Source,
     current: ArcSwapOption<Token>,
+    backend: String,
     /// Held by whoever is fetching one.
     fetching: tokio::sync::Mutex<()>,
-    /// Why there is no newer one.
-    problem: Mutex<Option<String>>,
+    trouble: Mutex<Trouble>,
+}
+
+/// Attempts that failed since the last one that did not.
+#[derive(Default)]
+struct Trouble {
+    failures: u32,
+    /// Why the last one failed.
+    problem: Option<String>,
+    /// Until then nobody tries again.
+    pause: Option<Instant>,
 }
 
 /// A token, as it stands in metadata.
@@ -69,8 +79,13 @@ impl Tokens {
                 Source::Iam { api_key, server, path: uri.path().to_owned(), tls }
             }
         };
-        let (fetching, problem) = (tokio::sync::Mutex::new(()), Mutex::new(None));
-        Ok(Self { source, current: ArcSwapOption::empty(), fetching, problem })
+        Ok(Self {
+            source,
+            current: ArcSwapOption::empty(),
+            backend: backend.to_owned(),
+            fetching: tokio::sync::Mutex::new(()),
+            trouble: Mutex::default(),
+        })
     }
 
     /// The token to send now; `None` if none is needed.
@@ -102,6 +117,9 @@ impl Tokens {
         if other {
             return Ok(());
         }
+        if self.with(|trouble| trouble.pause.is_some_and(|until| Instant::now() < until)) {
+            return Err(TokenError::Missing(self.problem().unwrap_or_default()));
+        }
         let fetched = match &self.source {
             Source::None => return Err(TokenError::NotNeeded),
             Source::File(path) => read_token(path),
@@ -112,53 +130,53 @@ impl Tokens {
         };
         match fetched {
             Ok(token) if current.is_some_and(|current| current.header == token.header) => {
-                // There is a limit to how often the same is worth trying.
-                let error = TokenError::Unchanged;
-                self.set_problem(Some(error.to_string()));
-                Err(error)
+                Err(self.failed(TokenError::Unchanged))
             }
             Ok(token) => {
                 self.current.store(Some(Arc::new(token)));
-                self.set_problem(None);
+                if self.with(core::mem::take).failures > 0 {
+                    tracing::info!(backend = self.backend, "there is an access token again");
+                }
                 Ok(())
             }
-            Err(error) => {
-                self.set_problem(Some(error.to_string()));
-                Err(error)
-            }
+            Err(error) => Err(self.failed(error)),
         }
     }
 
+    /// Notes a failure, and says it, though not every time.
+    fn failed(&self, error: TokenError) -> TokenError {
+        let text = error.to_string();
+        let longest = if matches!(self.source, Source::Iam { .. }) { LONGEST_PAUSE } else { FIRST_PAUSE };
+        let (failures, news) = self.with(|trouble| {
+            let pause = FIRST_PAUSE * 2_u32.saturating_pow(trouble.failures.min(16));
+            trouble.pause = Some(Instant::now() + pause.min(longest));
+            trouble.failures += 1;
+            let news = trouble.problem.as_ref() != Some(&text);
+            trouble.problem = Some(text);
+            (trouble.failures, news)
+        });
+        if news || failures.is_power_of_two() {
+            tracing::error!(backend = self.backend, failures, "cannot get an access token: {error}");
+        }
+        error
+    }
+
     /// Sees to it that there is always a token that holds.
-    pub(super) async fn keep_fresh(&self, backend: &str) {
-        let mut failures = 0;
+    pub(super) async fn keep_fresh(&self) {
+        if matches!(self.source, Source::None) {
+            return;
+        }
         loop {
             let current = self.current.load_full();
-            let due = match &current {
-                Some(token) => token.renew,
-                None => Some(Instant::now()),
-            };
+            let due = current.as_ref().map_or_else(|| Some(Instant::now()), |token| token.renew);
+            let pause = self.with(|trouble| trouble.pause);
             match due {
-                Some(due) if !matches!(self.source, Source::None) => {
-                    tokio::time::sleep_until(due.into()).await
-                }
-                // Nothing to do, ever or until it is refused.
-                _ => core::future::pending().await,
+                Some(due) => tokio::time::sleep_until(due.max(pause.unwrap_or(due)).into()).await,
+                // Until it is refused, which others notice.
+                None => return,
             }
-            match self.replace(current.as_ref()).await {
-                Ok(()) => {
-                    if failures > 0 {
-                        tracing::info!(backend, "there is an access token again");
-                    }
-                    failures = 0;
-                }
-                Err(error) => {
-                    failures += 1;
-                    tracing::error!(backend, failures, "cannot get an access token: {error}");
-                    let pause = FIRST_PAUSE * 2_u32.saturating_pow(failures - 1);
-                    tokio::time::sleep(pause.min(LONGEST_PAUSE)).await;
-                }
-            }
+            // What goes wrong is said there.
+            let _ = self.replace(current.as_ref()).await;
         }
     }
 
@@ -170,11 +188,11 @@ impl Tokens {
 
     /// Why there is no newer token, if something is wrong.
     pub(crate) fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with(|trouble| trouble.problem.clone())
     }
 
-    fn set_problem(&self, problem: Option<String>) {
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    fn with<T>(&self, f: impl FnOnce(&mut Trouble) -> T) -> T {
+        f(&mut self.trouble.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -331,7 +349,8 @@ impl AsRef<[u8]> for Secret {
 const RENEW: f64 = 0.8;
 /// How long a request for a token may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// How long nobody tries again after a failure: twice as long after each further one. A file is not worth waiting for.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Longest answer that is read, in bytes (64 KiB): tokens have less than 4.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -382,7 +401,6 @@ mod tests {
         assert!(matches!(tokens.current(), Err(TokenError::Missing(_))));
         tokens.replace(None).await.unwrap();
         let first = tokens.current().unwrap().unwrap();
-        assert!(matches!(tokens.replace(Some(&first)).await, Err(TokenError::Unchanged)));
         fs::write(&path, "second").unwrap();
         tokens.replace(Some(&first)).await.unwrap();
         let second = tokens.current().unwrap().unwrap();
@@ -391,6 +409,22 @@ mod tests {
         fs::write(&path, "third").unwrap();
         tokens.replace(Some(&first)).await.unwrap();
         assert!(Arc::ptr_eq(&second, &tokens.current().unwrap().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_not_repeated_by_everybody() {
+        let (_directory, path) = file("same", 0o600);
+        let tokens = Tokens::new("hsm", &Auth::Token { file: Some(path.clone()) }).unwrap();
+        tokens.replace(None).await.unwrap();
+        let first = tokens.current().unwrap();
+        assert!(matches!(tokens.replace(first.as_ref()).await, Err(TokenError::Unchanged)));
+        // What is in the file now is not looked at before the pause is over.
+        fs::write(&path, "other").unwrap();
+        assert!(matches!(tokens.replace(first.as_ref()).await, Err(TokenError::Missing(_))));
+        assert!(tokens.problem().unwrap().contains("no other one"));
+        tokio::time::sleep(FIRST_PAUSE).await;
+        tokens.replace(first.as_ref()).await.unwrap();
+        assert_eq!(tokens.problem(), None);
     }
 
     #[test]
