@@ -201,7 +201,9 @@ fn signatures_that_do_not_verify_go_nowhere() {
     let load = Signers::start(&daemon, "shop", SCHEME, 200.0, 16);
     load.let_sign(300);
     none_failed(&load.stop(), &daemon.log());
-    assert!(daemon.logged(&["unit is out of order", "does not verify"]) >= 1, "{}", daemon.log());
+    let found_out = daemon.logged(&["unit is out of order", "does not verify"]);
+    // Probes find it in order each time, and are believed less and less.
+    assert!((1..6).contains(&found_out), "{}", daemon.log());
 
     // Alone, it has nothing signed, and no key made.
     daemon.stop();

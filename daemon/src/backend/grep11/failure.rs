@@ -123,6 +123,8 @@ const LONGEST: usize = 300;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn status(code: u64, retry: bool) -> Status {
@@ -152,5 +154,19 @@ mod tests {
         assert!(matches!(Failure::of(&Status::unauthenticated("")), Failure::Token(_)));
         let garbage = Status::with_details(Code::Internal, "", vec![0xff; 10].into());
         assert!(matches!(Failure::of(&garbage), Failure::Unit { .. }));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_unit_says_is_one_short_line(code: i32, text: String, number: u64, detail: String, rest: Vec<u8>) {
+            let error = Grep11Error { code: number, detail, retry: false }.encode_to_vec();
+            let any = keyward_grep11::Any { type_url: ERROR_TYPE_URL.into(), value: error };
+            let told = RpcStatus { code, message: text.clone(), details: vec![any] }.encode_to_vec();
+            for details in [told, rest] {
+                let failure = Failure::of(&Status::with_details(code.into(), text.clone(), details.into()));
+                let line = failure.to_string();
+                prop_assert!(line.lines().count() <= 1 && line.chars().count() < 400, "{line}");
+            }
+        }
     }
 }

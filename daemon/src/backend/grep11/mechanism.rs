@@ -122,6 +122,7 @@ const fn digest_info([arc, length]: [u8; 2]) -> [u8; 19] {
 #[cfg(test)]
 mod tests {
     use keyward_proto::KeyType;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -177,6 +178,18 @@ mod tests {
         assert_eq!(der[..6], [0x30, 0x81, 136, 2, 66, 0x7f]);
         for length in [0, 1, 63, 65, 128] {
             assert_eq!(to_der(Curve::P256, &vec![1; length]), None, "{length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_unit_answers_is_a_signature_or_none(raw: Vec<u8>, length in prop::sample::select(vec![64, 96, 132])) {
+            for curve in Curve::ALL {
+                let _ = to_der(curve, &raw);
+                let raw: Vec<u8> = raw.iter().copied().cycle().take(length).collect();
+                let fits = raw.len() == 2 * curve.field_bytes();
+                prop_assert_eq!(to_der(curve, &raw).is_some(), fits);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::fs::Mode;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, pem};
@@ -55,6 +56,7 @@ impl TlsClient {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let chain = certificates(certificate)?;
+                refuse_open(key)?;
                 let bytes = read(key)?;
                 let secret = PrivateKeyDer::from_pem_slice(&bytes)
                     .map_err(|error| TlsError::Pem(key.clone(), error))?;
@@ -108,6 +110,8 @@ pub(crate) enum TlsError {
     Empty(PathBuf),
     #[error("the system has no certificate authorities; install ca-certificates, or name a file with ca")]
     NoSystemRoots,
+    #[error("refused the private key in {}: others can read it; run: chmod o= {}", .0.display(), .0.display())]
+    Open(PathBuf),
     #[error("cannot read {} as PEM: {}", .0.display(), .1)]
     Pem(PathBuf, #[source] pem::Error),
     #[error("cannot read {}: {}", .0.display(), .1)]
@@ -116,6 +120,14 @@ pub(crate) enum TlsError {
     ServerName(#[from] InvalidDnsNameError),
     #[error("cannot set up TLS: {0}")]
     Setup(#[source] rustls::Error),
+}
+
+fn refuse_open(key: &Path) -> Result<(), TlsError> {
+    let stat = rustix::fs::stat(key).map_err(|error| TlsError::Read(key.to_owned(), error.into()))?;
+    match Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXO) {
+        true => Err(TlsError::Open(key.to_owned())),
+        false => Ok(()),
+    }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -49,6 +49,8 @@ struct State {
     round_trip: Duration,
     /// What was wrong with it last, while it is out of order.
     problem: Option<String>,
+    /// How often in a row a probe found it in order and a request did not.
+    relapses: u32,
     /// When it last did what it was asked.
     succeeded: Option<Instant>,
     calls: u64,
@@ -100,6 +102,7 @@ impl Unit {
             digest_pss: true,
             round_trip: Duration::MAX,
             problem: None,
+            relapses: 0,
             succeeded: None,
             calls: 0,
             failures: 0,
@@ -252,6 +255,11 @@ impl Unit {
                     () = tokio::time::sleep(self.line.keepalive) => self.look_after().await,
                 }
             }
+            // One that only probes find in order is tried out by fewer and fewer requests.
+            let relapses = self.with(|state| state.relapses);
+            if relapses > 0 {
+                tokio::time::sleep((PROBE * 2_u32.saturating_pow(relapses.min(16))).min(LONGEST_PAUSE)).await;
+            }
         }
     }
 
@@ -335,6 +343,9 @@ impl Unit {
     fn failed(&self, failure: &Failure, severe: bool) {
         let opened = self.with(|state| {
             state.failures += 1;
+            if let Breaker::HalfOpen(_) = state.breaker {
+                state.relapses += 1;
+            }
             state.breaker.failed(severe)
         });
         if opened {
@@ -394,6 +405,7 @@ impl Seat {
         self.settled = true;
         self.unit.with(|state| {
             state.breaker.succeeded();
+            state.relapses = 0;
             state.succeeded = Some(Instant::now());
         });
     }
@@ -450,3 +462,5 @@ impl Drop for Seat {
 
 /// How often a unit that is out of order is probed.
 const PROBE: Duration = Duration::from_millis(250);
+/// How long a unit is left alone at most that answers probes and nothing else.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
