@@ -363,8 +363,9 @@ impl Iam {
         Self { directory, _process: process }
     }
 
+    /// The settings for a daemon that has the API key in a file, which is the credential of that name, too.
     fn settings(&self, api_key: &str) -> String {
-        let file = self.directory.path().join("api-key");
+        let file = self.directory.path().join(format!("{}.api-key", Units::BACKEND));
         fs::write(&file, api_key).unwrap();
         fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
         let port = fs::read_to_string(self.directory.path().join("port")).unwrap();
@@ -396,8 +397,15 @@ fn tokens_of_iam_are_fetched_ahead_of_their_end_and_once_for_all() {
     fs::set_permissions(&known, Permissions::from_mode(0o600)).unwrap();
     let server = units.start("unit", &["--token-file", path(&known)]);
     let iam = Iam::start(&units, "2");
-    let section = units.section(&[server.address()], &iam.settings(API_KEY));
-    let mut daemon = Daemon::prepare_for_units(section, "");
+    // As a service of systemd gets it.
+    let settings = iam.settings(API_KEY);
+    let settings: String = settings
+        .lines()
+        .filter(|line| !line.starts_with("api-key-file"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let mut daemon = Daemon::prepare_for_units(units.section(&[server.address()], &settings), "");
+    daemon.set_variable("CREDENTIALS_DIRECTORY", iam.directory.path().to_owned());
     daemon.set_variable("SSL_CERT_FILE", units.ca());
     daemon.resume();
     daemon.generate("shop", "p256");
@@ -422,6 +430,30 @@ fn tokens_of_iam_are_fetched_ahead_of_their_end_and_once_for_all() {
     for secret in [API_KEY, "token-number"] {
         assert!(!daemon.log().contains(secret), "{secret} in the log");
     }
+}
+
+#[test]
+fn a_token_that_iam_gives_and_units_refuse_is_not_asked_for_again_and_again() {
+    let directory = scratch();
+    let units = Units::new(&directory.path().join("units"));
+    let known = directory.path().join("known");
+    fs::write(&known, "a-token-of-somebody-else\n").unwrap();
+    fs::set_permissions(&known, Permissions::from_mode(0o600)).unwrap();
+    let server = units.start("unit", &["--token-file", path(&known)]);
+    let iam = Iam::start(&units, "600");
+    let section = units.section(&[server.address()], &iam.settings(API_KEY));
+    let mut daemon = Daemon::prepare_for_units(section, "");
+    daemon.set_variable("SSL_CERT_FILE", units.ca());
+    daemon.resume();
+    for _ in 0..20 {
+        fail(&mut daemon.new_key(&["generate", "shop", "--type", "p256"]));
+    }
+    assert_eq!(iam.answered("200"), 1, "{}", daemon.log());
+    assert!(
+        daemon.logged(&["ERROR", "refused the token, and there is no other one"]) > 0,
+        "{}",
+        daemon.log()
+    );
 }
 
 #[test]

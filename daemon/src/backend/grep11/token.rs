@@ -48,6 +48,7 @@ struct Trouble {
 /// A token, as it stands in metadata.
 pub(super) struct Token {
     pub(super) header: MetadataValue<Ascii>,
+    since: Instant,
     /// `None` for one that nothing is known of.
     pub(super) expires: Option<Instant>,
     /// When to look for a newer one.
@@ -107,6 +108,20 @@ impl Tokens {
     /// # Errors
     /// [`TokenError`] says why there is no other one.
     pub(super) async fn replace(&self, refused: Option<&Arc<Token>>) -> Result<(), TokenError> {
+        // One that was made a moment ago is not refused for its age, and IAM would make another one each time.
+        let fresh = |token: &Arc<Token>| token.renew.is_some() && token.since.elapsed() < FRESH;
+        if refused.is_some_and(|token| fresh(token) && self.is_current(token)) {
+            return Err(self.failed(TokenError::Unchanged));
+        }
+        self.fetch_after(refused).await
+    }
+
+    fn is_current(&self, token: &Arc<Token>) -> bool {
+        self.current.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, token))
+    }
+
+    /// Gets a token in the place of this one, unless someone else has already.
+    async fn fetch_after(&self, refused: Option<&Arc<Token>>) -> Result<(), TokenError> {
         let _fetching = self.fetching.lock().await;
         let current = self.current.load_full();
         let other = match (&current, refused) {
@@ -176,7 +191,7 @@ impl Tokens {
                 None => return,
             }
             // What goes wrong is said there.
-            let _ = self.replace(current.as_ref()).await;
+            let _ = self.fetch_after(current.as_ref()).await;
         }
     }
 
@@ -279,7 +294,7 @@ async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -
     let token = Zeroizing::new(granted.access_token);
     let header = header(&token).ok_or_else(garbled)?;
     // From when it was asked for, so that the time on the way shortens it.
-    Ok(Token { header, expires: Some(begin + life), renew: Some(begin + life.mul_f64(RENEW)) })
+    Ok(Token { header, since: begin, expires: Some(begin + life), renew: Some(begin + life.mul_f64(RENEW)) })
 }
 
 fn header(token: &str) -> Option<MetadataValue<Ascii>> {
@@ -292,7 +307,7 @@ fn header(token: &str) -> Option<MetadataValue<Ascii>> {
 
 fn read_token(path: &Path) -> Result<Token, TokenError> {
     let header = header(&read_line(path)?).ok_or_else(|| TokenError::Unusable(path.to_owned()))?;
-    Ok(Token { header, expires: None, renew: None })
+    Ok(Token { header, since: Instant::now(), expires: None, renew: None })
 }
 
 /// The first line of a secret file that is neither empty nor a comment.
@@ -352,6 +367,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long nobody tries again after a failure: twice as long after each further one. A file is not worth waiting for.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// So long a token of IAM is not exchanged for another one because a unit refuses it.
+const FRESH: Duration = Duration::from_secs(30);
 /// Longest answer that is read, in bytes (64 KiB): tokens have less than 4.
 const MAX_ANSWER: usize = 64 * 1024;
 /// Longest file of a secret, in bytes (16 KiB).
