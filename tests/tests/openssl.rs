@@ -16,6 +16,9 @@ on_both_backends!(
     requests_are_signed_as_the_default_provider_signs_them,
     the_key_of_a_server_signs_nothing_else,
     a_key_for_anything_signs_a_file,
+    another_provider_by_name_leaves_the_default_one_in_charge,
+    certificate_and_reference_may_share_a_file_in_any_order,
+    a_certificate_of_another_key_is_noticed,
 );
 
 fn a_uri_names_the_same_key_as_the_reference(backend: Backend) {
@@ -169,9 +172,8 @@ fn valgrind_finds_nothing() {
 }
 
 /// Another provider that is looked up by its name makes OpenSSL sort them all by name.
-#[test]
-fn another_provider_by_name_leaves_the_default_one_in_charge() {
-    let daemon = Daemon::start();
+fn another_provider_by_name_leaves_the_default_one_in_charge(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
     daemon.generate("shop", "p256");
     let reference = daemon.reference("shop");
@@ -187,9 +189,8 @@ fn another_provider_by_name_leaves_the_default_one_in_charge() {
     }
 }
 
-#[test]
-fn certificate_and_reference_may_share_a_file_in_any_order() {
-    let daemon = Daemon::start();
+fn certificate_and_reference_may_share_a_file_in_any_order(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
     daemon.generate("shop", "p256");
     let reference = daemon.reference("shop");
@@ -218,9 +219,8 @@ fn certificate_and_reference_may_share_a_file_in_any_order() {
     }
 }
 
-#[test]
-fn a_certificate_of_another_key_is_noticed() {
-    let daemon = Daemon::start();
+fn a_certificate_of_another_key_is_noticed(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
     daemon.generate("shop", "p256");
     daemon.generate("mail", "p256");
