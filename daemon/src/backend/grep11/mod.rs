@@ -145,7 +145,10 @@ impl Grep11 {
         asked: &Asked,
         times: &mut Times,
     ) -> Result<Vec<u8>, Grep11Error> {
-        let job = Job::new(version, scheme, input)?;
+        self.do_job(&Job::new(version, scheme, input)?, asked, times).await
+    }
+
+    async fn do_job(&self, job: &Job<'_>, asked: &Asked, times: &mut Times) -> Result<Vec<u8>, Grep11Error> {
         let mut tried = Tried::default();
         let mut attempts = 0;
         loop {
@@ -156,7 +159,7 @@ impl Grep11 {
             attempts += 1;
             tried.add(self.pool.number(&seat.unit));
             let begin = Instant::now();
-            match self.with_hedge(seat, &job, asked, &mut tried).await {
+            match self.with_hedge(seat, job, asked, &mut tried).await {
                 Ok(answer) => {
                     times.network += answer.network;
                     times.unit += answer.unit;
@@ -244,7 +247,7 @@ impl Grep11 {
     ) -> Result<NewKey, Grep11Error> {
         let pair =
             self.at_some_unit(wkid, async move |connection| connection.generate(key_type).await).await?;
-        self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }).await
+        self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }, Pairing::OfUnit).await
     }
 
     /// Takes in the private key of a file: it is wrapped here for a key that a unit has made for that alone.
@@ -273,7 +276,7 @@ impl Grep11 {
             Ok(pair) => {
                 seat.succeeded();
                 let key = NewKey { blob: pair.blob, spki: pair.spki, key_type };
-                Ok(self.proved(key).await)
+                Ok(self.proved(key, Pairing::OfUnit).await)
             }
             Err(Ok(failure)) => {
                 seat.failed(&failure, connection.as_deref());
@@ -295,7 +298,7 @@ impl Grep11 {
         if !header.signs() {
             return Err(Grep11Error::CannotSign);
         }
-        self.proved(NewKey { blob, spki, key_type: key.key_type() }).await
+        self.proved(NewKey { blob, spki, key_type: key.key_type() }, Pairing::Claimed).await
     }
 
     /// Wraps a blob by the master key that is to come, at a unit that has the present one.
@@ -315,7 +318,7 @@ impl Grep11 {
 
     /// Signs with a key and verifies the signature: proof, before anyone relies on it, that the unit has the private
     /// half of the public key.
-    async fn proved(&self, key: NewKey) -> Result<NewKey, Grep11Error> {
+    async fn proved(&self, key: NewKey, pairing: Pairing) -> Result<NewKey, Grep11Error> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
         let scheme = key.key_type.schemes().first().copied().ok_or(Grep11Error::CannotSign)?;
         let version = Version {
@@ -327,7 +330,8 @@ impl Grep11 {
             created: 0,
         };
         let asked = Asked { deadline: Instant::now() + MAKING, trace: Trace::new(random(), 0) };
-        self.sign(&version, scheme, Input::Message(MESSAGE), &asked, &mut Times::default()).await?;
+        let job = Job { pairing, ..Job::new(&version, scheme, Input::Message(MESSAGE))? };
+        self.do_job(&job, &asked, &mut Times::default()).await?;
         Ok(key)
     }
 
@@ -381,6 +385,7 @@ impl Grep11 {
         match failure {
             Failure::Refused { code, reason } => Grep11Error::Refused { backend, code, reason },
             Failure::NotOffered(reason) => Grep11Error::NotOffered { backend, reason },
+            Failure::OtherPublicKey => Grep11Error::OtherPublicKey,
             _ if late => Grep11Error::Late { backend },
             Failure::Busy(_) => Grep11Error::Overloaded { backend },
             Failure::OtherMasterKey(_) => self.no_seat(NoSeat::OtherMasterKey, wkids),
@@ -402,6 +407,7 @@ impl Grep11 {
 struct Job<'a> {
     version: &'a Version,
     key: PublicKey,
+    pairing: Pairing,
     scheme: Scheme,
     message: Option<&'a [u8]>,
     digest: Option<Digest>,
@@ -434,7 +440,7 @@ impl<'a> Job<'a> {
         if wkids.is_empty() {
             return Err(Grep11Error::NoBlob);
         }
-        Ok(Self { version, key, scheme, message, digest, wkids })
+        Ok(Self { version, key, pairing: Pairing::OfUnit, scheme, message, digest, wkids })
     }
 
     /// Has a unit sign, in a form that it can.
@@ -491,8 +497,20 @@ impl<'a> Job<'a> {
         };
         mechanism::signature(&self.key, raw)
             .filter(|signature| verifies(&self.key, &self.version.spki, self.scheme, &signed, signature))
-            .ok_or_else(|| Failure::severe("it answered with a signature that does not verify"))
+            .ok_or_else(|| match self.pairing {
+                Pairing::Claimed => Failure::OtherPublicKey,
+                Pairing::OfUnit => Failure::severe("it answered with a signature that does not verify"),
+            })
     }
+}
+
+/// How it is known that the halves of a pair belong together, and so whose fault it is if they do not.
+#[derive(Clone, Copy)]
+enum Pairing {
+    /// Somebody says so.
+    Claimed,
+    /// A unit has said so, or has proved it already.
+    OfUnit,
 }
 
 /// A signature, and what it took.
@@ -569,6 +587,11 @@ pub(crate) enum Grep11Error {
         /// What each unit has.
         units: String,
     },
+    /// The halves of a pair do not belong together.
+    #[error(
+        "the public key is that of another private key: what a unit signs with the blob does not verify by it"
+    )]
+    OtherPublicKey,
     /// More than the units can do.
     #[error("the units of backend {backend} have more to do than they can")]
     Overloaded {
@@ -623,7 +646,7 @@ impl Grep11Error {
                 | ckr::CKR_IBM_STATIC_POLICY => Outcome::NotSupported,
                 _ => Outcome::Internal,
             },
-            Self::NoPublicKey | Self::NotRewrapped { .. } => Outcome::Internal,
+            Self::NoPublicKey | Self::NotRewrapped { .. } | Self::OtherPublicKey => Outcome::Internal,
         }
     }
 }

@@ -437,7 +437,8 @@ impl Seat {
             }
             // It may have another one since this thread connected, and other threads know.
             Failure::OtherMasterKey(_) => unit.forget_connections(),
-            Failure::Busy(_) | Failure::NotOffered(_) | Failure::Refused { .. } => {}
+            Failure::Busy(_) | Failure::NotOffered(_) | Failure::OtherPublicKey | Failure::Refused { .. } => {
+            }
         }
     }
 }
