@@ -160,11 +160,7 @@ impl Adopt {
     fn run(self) -> Result<(), Failure> {
         let Self { key, blob, public, uses, backend } = self;
         let blob = read_file(&blob)?;
-        let public = read_file(&public)?;
-        let public = match pem_rfc7468::decode_vec(&public) {
-            Ok(("PUBLIC KEY", der)) => der,
-            _ => public,
-        };
+        let public = keyward_unit::public_key_of_file(&read_file(&public)?);
         let adopted = Adopted {
             blob: STANDARD.encode(blob),
             public_key: STANDARD.encode(public),

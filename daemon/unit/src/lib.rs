@@ -23,5 +23,6 @@ pub use grep11::spki_of_public_key_blob;
 pub use header::Header;
 pub use import::{Form, ImportError, KeyName};
 pub use master_key::{InvalidMasterKey, InvalidWkid, MasterKey, Wkid};
+pub use pem::public_key_of_file;
 pub use transport::{Transported, transport};
 pub use unit::{Input, NewKey, Unit, UnitError};
