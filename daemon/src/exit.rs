@@ -6,7 +6,7 @@ pub(crate) const USAGE: u8 = 64;
 pub(crate) const DATA: u8 = 65;
 /// A file or key that was named does not exist.
 pub(crate) const NO_INPUT: u8 = 66;
-/// The daemon cannot be reached.
+/// The daemon cannot be reached, or no unit by the daemon.
 pub(crate) const UNAVAILABLE: u8 = 69;
 /// A fault of the program itself.
 pub(crate) const SOFTWARE: u8 = 70;

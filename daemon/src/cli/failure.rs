@@ -63,6 +63,7 @@ impl From<AdminClientError> for Failure {
                 StatusCode::NOT_FOUND => exit::NO_INPUT,
                 StatusCode::CONFLICT => exit::CANNOT_CREATE,
                 StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => exit::DATA,
+                StatusCode::SERVICE_UNAVAILABLE => exit::UNAVAILABLE,
                 StatusCode::INSUFFICIENT_STORAGE => exit::IO,
                 _ => exit::SOFTWARE,
             },
