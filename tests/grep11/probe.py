@@ -1,10 +1,13 @@
 """One call to a GREP11 server, for the tests of the server itself; prints what came of it in a line.
 
 usage: probe.py ADDRESS CALL [--ca FILE] [--cert FILE --key FILE] [--token TOKEN]
-Without --ca it speaks plaintext. CALL is list, info=MECHANISM, health, reflection, sign, or digest=BYTES.
+Without --ca it speaks plaintext. CALL is list, info=MECHANISM, health, reflection, sign, digest=BYTES, or
+pair=TYPE[,ATTRIBUTE=0|1]...,FILES: makes a key pair of RSA-BITS or on a curve, and writes what the unit gave to
+FILES.blob and FILES.public, and the public key as everybody else writes it to FILES.pem.
 """
 
 import argparse
+import base64
 import os
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -12,7 +15,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 import client
-from client import OIDS, Refused, mech, number
+from client import OIDS, Refused, mech, number, standard
 
 
 def main():
@@ -49,6 +52,19 @@ def answer(server, call):
         signature = server.sign("CKM_ECDSA_SHA256", private, b"message")
         server.verify("CKM_ECDSA_SHA256", public, b"message", signature)
         return f"signature of {len(signature)} bytes"
+    if call.startswith("pair="):
+        kind, *attributes, files = call.removeprefix("pair=").split(",")
+        template = {name: value == "1" for name, value in (one.split("=") for one in attributes)}
+        if kind.startswith("RSA-"):
+            pair = server.rsa(int(kind.removeprefix("RSA-")), **template)
+        else:
+            pair = server.ec(OIDS[kind], **template)
+        text = base64.encodebytes(standard(pair[1])).decode()
+        pem = f"-----BEGIN PUBLIC KEY-----\n{text}-----END PUBLIC KEY-----\n"
+        for suffix, content in (("blob", pair[0]), ("public", pair[1]), ("pem", pem.encode())):
+            with open(f"{files}.{suffix}", "wb") as file:
+                file.write(content)
+        return "written"
     if call == "health":
         check = server.channel.unary_unary("/grpc.health.v1.Health/Check", **raw)
         return {b"\x08\x01": "serving"}.get(check(b"\x0a\x0dgrep11.Crypto", timeout=20), "not serving")

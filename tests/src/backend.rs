@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::unit_server::{Python, master_key};
 use crate::{Pki, UnitServer};
 
 /// Where the keys of a test's daemon are.
@@ -46,7 +47,8 @@ macro_rules! on_both_backends {
     };
 }
 
-/// Remote units with one master key, and what it takes to reach them: mutual TLS with an authority of their own.
+/// Remote units, of one master key where nothing else is said, and what it takes to reach them: mutual TLS with an
+/// authority of their own.
 #[derive(Debug)]
 pub struct Units {
     directory: PathBuf,
@@ -84,6 +86,13 @@ impl Units {
         UnitServer::start_command(&mut command, &self.directory, name)
     }
 
+    /// A new master key, in a file.
+    pub fn master_key(&self, name: &str) -> PathBuf {
+        let path = self.directory.join(name);
+        master_key(&path);
+        path
+    }
+
     /// The certificate of their authority.
     pub fn ca(&self) -> PathBuf {
         self.pki.ca()
@@ -103,12 +112,24 @@ impl Units {
 
     /// The section of keyward.toml for the daemon to find them at these endpoints, with more settings.
     pub fn section(&self, endpoints: &[String], more: &str) -> String {
+        self.section_of(Self::BACKEND, endpoints, more)
+    }
+
+    /// As [`Units::section`], for a backend of another name.
+    pub fn section_of(&self, backend: &str, endpoints: &[String], more: &str) -> String {
         let [certificate, key] = &self.client;
         format!(
-            "[grep11.{}]\nendpoints = {endpoints:?}\nca = {:?}\ncertificate = {certificate:?}\nkey = {key:?}\n{more}",
-            Self::BACKEND,
+            "[grep11.{backend}]\nendpoints = {endpoints:?}\nca = {:?}\ncertificate = {certificate:?}\nkey = {key:?}\n{more}",
             self.pki.ca(),
         )
+    }
+
+    /// What came of one call of a client in Python to one of them: see tests/grep11/probe.py.
+    pub fn probe(&self, python: &Python, unit: &UnitServer, arguments: &[&str]) -> String {
+        let [certificate, key] = &self.client;
+        let files = [("--ca", &self.pki.ca()), ("--cert", certificate), ("--key", key)];
+        let tls = files.iter().flat_map(|(option, file)| [*option, file.to_str().expect("a path in UTF-8")]);
+        python.probe(unit, &arguments.iter().copied().chain(tls).collect::<Vec<_>>())
     }
 }
 
@@ -144,9 +165,9 @@ mod tests {
     fn units_of_one_master_key() {
         let directory = scratch();
         let units = Units::new(&directory.path().join("units"));
-        let logs = ["first", "second"].map(|name| units.start(name, &[]).log());
-        let wkid =
-            |log: &String| log.split("wkid=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
-        assert_eq!(wkid(&logs[0]), wkid(&logs[1]));
+        let [first, second] = ["first", "second"].map(|name| units.start(name, &[]).wkid());
+        assert_eq!(first, second);
+        let other = units.start_with_master_key("other", &units.master_key("other.key"), &[]);
+        assert_ne!(other.wkid(), first);
     }
 }

@@ -221,12 +221,25 @@ impl Daemon {
 
     /// What the daemon says about itself over the administrators' socket.
     pub fn status(&self) -> serde_json::Value {
-        let mut command = Command::new("curl");
-        command
-            .args(["--silent", "--show-error", "--fail", "--unix-socket"])
-            .arg(self.path("run/admin.sock"));
-        let text = tool::succeed(command.arg("http://localhost/v1/status"));
+        let (status, text) = self.get("/v1/status");
+        assert_eq!(status, 200, "{text}");
         serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// Gets something over the administrators' socket: the status of HTTP and the body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let answer = tool::succeed(
+            self.curl().args(["--write-out", "\n%{http_code}"]).arg(format!("http://localhost{path}")),
+        );
+        let (body, status) = answer.rsplit_once('\n').expect("a status behind the body");
+        (status.parse().expect("a status"), body.to_owned())
+    }
+
+    /// curl, pointed at the administrators' socket.
+    pub fn curl(&self) -> Command {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--unix-socket"]).arg(self.path("run/admin.sock"));
+        command
     }
 
     /// The command line that makes a key on the backend: `key generate` or `key import` with more words.

@@ -1,7 +1,8 @@
 //! A software crypto unit as a GREP11 server, and clients in Python.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -58,6 +59,13 @@ impl UnitServer {
         self.process.id()
     }
 
+    /// The name of its master key.
+    pub fn wkid(&self) -> String {
+        let log = self.log();
+        let wkid = log.split("wkid=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        wkid.expect("a line that names the master key").to_owned()
+    }
+
     /// What it logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("a log")
@@ -82,6 +90,12 @@ impl UnitServer {
         self.process.signal(Signal::TERM);
         self.process.wait()
     }
+}
+
+/// Makes a master key for units, in a file that only its owner can read.
+pub fn master_key(path: &Path) {
+    succeed(Command::new("openssl").args(["rand", "-hex", "-out"]).arg(path).arg("32"));
+    fs::set_permissions(path, Permissions::from_mode(0o600)).expect("chmod");
 }
 
 /// Clients that are generated from the project's own .proto.

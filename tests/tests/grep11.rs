@@ -5,10 +5,9 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use keyward_tests::tool::{fail, run, succeed};
-use keyward_tests::unit_server::Python;
+use keyward_tests::tool::{fail, run};
+use keyward_tests::unit_server::{Python, master_key};
 use keyward_tests::{Pki, UnitServer, scratch};
 use tempfile::TempDir;
 
@@ -36,8 +35,7 @@ impl Scene {
 
     fn master_key(&self, name: &str) -> String {
         let path = self.path(name);
-        succeed(Command::new("openssl").args(["rand", "-hex", "-out", &path, "32"]));
-        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        master_key(Path::new(&path));
         path
     }
 
