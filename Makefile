@@ -28,10 +28,10 @@ lint:
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --workspace --no-deps --document-private-items
 	conf/check-dependencies
 
-# CPU time per handshake, key in the daemon against key in a file. Not a test: machines differ.
+# Speed and cost, all of it or PARTS="--quick handshakes"; see tests/src/bin/bench/main.rs. Not a test: machines differ.
 bench: install-test
 	$(CARGO) build --release --workspace
-	$(CARGO) run --release -p keyward-tests --bin bench
+	$(CARGO) run --release -p keyward-tests --bin bench -- $(PARTS)
 
 install-demo:
 	@conf/install-packages $(DEMO_PACKAGES)

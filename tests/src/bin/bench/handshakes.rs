@@ -5,32 +5,28 @@
 //! the other in turn. So whatever else disturbs the machine disturbs both, and the ratio says more than the
 //! times.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::cpu_time;
 use keyward_tests::server::{Nginx, Site};
-use keyward_tests::tool::succeed;
-use keyward_tests::{Daemon, Handshake, Pki, pki::openssl};
+use keyward_tests::{Daemon, Handshake, Pki};
+
+use super::{cpu_time, percentile, start_quiet};
 
 pub(super) fn run(quick: bool) {
     let (rounds, time) =
         if quick { (5, Duration::from_millis(300)) } else { (31, Duration::from_millis(500)) };
-    println!("Full handshakes, nginx {}, {}", nginx_version(), succeed(&mut openssl(&["version"])).trim());
-    println!("{CLIENTS} clients, {rounds} rounds of {time:?}; medians, CPU time in us per handshake\n");
+    println!(
+        "Full handshakes: {CLIENTS} clients, {rounds} rounds of {time:?}; medians, CPU time in us per handshake\n"
+    );
     println!(
         "{:<9}{:>9}{:>11}{:>11}{:>11}{:>8}{:>8}  middle half of the ratios",
         "key", "file", "keyward", "of nginx", "of daemon", "ratio", "goal"
     );
 
-    // As an operator runs it: info level, which logs nothing per request.
     let mut daemon = Daemon::prepare("");
-    let quiet = fs::read_to_string(daemon.path("keyward.toml")).unwrap().replace("\"debug\"", "\"info\"");
-    daemon.configure(&quiet);
-    daemon.resume();
+    start_quiet(&mut daemon);
     let pki = Pki::new(daemon.directory());
     for (key_type, goal) in
         [("p256", 1.05), ("rsa2048", 1.05), ("ed25519", 1.00), ("p384", 0.50), ("rsa3072", 0.50)]
@@ -107,18 +103,6 @@ fn round(daemon: &Daemon, servers: &[Server; 2], time: Duration) -> Round {
     }
     let [file, nginx, daemon] = cost;
     Round { file, nginx, daemon }
-}
-
-fn percentile(percent: usize, rounds: &[Round], part: impl Fn(&Round) -> f64) -> f64 {
-    let mut values: Vec<f64> = rounds.iter().map(part).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() * percent / 100]
-}
-
-fn nginx_version() -> String {
-    let output = Command::new("nginx").arg("-v").output().expect("nginx");
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    text.trim().trim_start_matches("nginx version: nginx/").to_owned()
 }
 
 /// Enough to keep a worker busy.

@@ -1,4 +1,15 @@
-//! What `make bench` measures: TLS handshakes with the key in the daemon, and the crypto unit as a GREP11 server.
+//! What `make bench` measures, part by part. Figures of one machine and one moment: no test.
+//!
+//! ```text
+//! cargo run --release -p keyward-tests --bin bench -- [--quick] [PART]...
+//!
+//! handshakes   CPU time of a handshake, key in the daemon against key in a file
+//! unit         the crypto unit as a GREP11 server
+//!
+//! --quick      short rounds, which show that it works and little else
+//! ```
+//!
+//! Without a PART all of them are measured, in this order. The workspace must have been built for release.
 
 #![forbid(unsafe_code)]
 // A benchmark that cannot set up its scene has nothing better to do than to stop.
@@ -8,19 +19,68 @@ mod handshakes;
 mod unit;
 
 use std::fs;
+use std::process::{Command, ExitCode};
 
-fn main() {
-    let quick = std::env::args().any(|word| word == "--quick");
-    println!("{}\n", cpu_model());
-    handshakes::run(quick);
-    println!();
-    unit::run(quick);
+use keyward_tests::Daemon;
+use keyward_tests::pki::openssl;
+use keyward_tests::tool::succeed;
+
+fn main() -> ExitCode {
+    let (mut quick, mut chosen) = (false, Vec::new());
+    for word in std::env::args().skip(1) {
+        match PARTS.iter().find(|(name, _)| *name == word) {
+            Some(part) => chosen.push(part),
+            None if word == "--quick" => quick = true,
+            None => {
+                let parts = PARTS.map(|(name, _)| name).join(", ");
+                eprintln!("bench: there is no {word}; say --quick, or a part: {parts}");
+                return ExitCode::from(USAGE);
+            }
+        }
+    }
+    if chosen.is_empty() {
+        chosen.extend(&PARTS);
+    }
+    println!("{}, nginx {}, {}", cpu_model(), nginx_version(), openssl_version());
+    for (_, run) in chosen {
+        println!();
+        run(quick);
+    }
+    ExitCode::SUCCESS
 }
+
+/// A name, and what measures: quickly or not.
+type Part = (&'static str, fn(bool));
+
+/// In the order in which they are measured.
+const PARTS: [Part; 2] = [("handshakes", handshakes::run), ("unit", unit::run)];
+
+/// EX_USAGE of sysexits.h.
+const USAGE: u8 = 64;
 
 fn cpu_model() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    model.map_or_else(String::new, |(_, name)| format!("CPU {}", name.trim()))
+    let models = || text.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    models().next().map_or_else(String::new, |(_, name)| format!("{} x {}", models().count(), name.trim()))
+}
+
+fn nginx_version() -> String {
+    let output = Command::new("nginx").arg("-v").output().expect("nginx");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    text.trim().trim_start_matches("nginx version: nginx/").to_owned()
+}
+
+fn openssl_version() -> String {
+    let text = succeed(&mut openssl(&["version"]));
+    text.split(" (").next().unwrap_or_default().trim().to_owned()
+}
+
+/// Starts a daemon as an operator runs it: at info level, which logs nothing for each request.
+fn start_quiet(daemon: &mut Daemon) {
+    let path = daemon.path("keyward.toml");
+    let text = fs::read_to_string(&path).unwrap().replacen("\"debug\"", "\"info\"", 1);
+    fs::write(path, text).unwrap();
+    daemon.resume();
 }
 
 /// CPU time that all threads of a process have used, in microseconds: the first number of `schedstat`, see
@@ -32,4 +92,11 @@ fn cpu_time(pid: u32) -> f64 {
         .filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok())
         .sum();
     nanoseconds as f64 / 1000.0
+}
+
+/// What a share of the rounds did not exceed in one of the things that were measured.
+fn percentile<T>(percent: usize, rounds: &[T], part: impl Fn(&T) -> f64) -> f64 {
+    let mut values: Vec<f64> = rounds.iter().map(part).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() * percent / 100]
 }

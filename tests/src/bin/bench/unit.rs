@@ -7,7 +7,7 @@ use keyward_tests::tool::succeed;
 use keyward_tests::{Pki, UnitServer, built, scratch};
 use serde_json::Value;
 
-use super::cpu_time;
+use super::{cpu_time, percentile};
 
 pub(super) fn run(quick: bool) {
     let (rounds, seconds) = if quick { (1, "1") } else { (5, "2") };
@@ -52,11 +52,7 @@ pub(super) fn run(quick: bool) {
                 ]
             };
             let measured: Vec<_> = (0..rounds).map(|_| round()).collect();
-            let median = |which: usize| {
-                let mut values: Vec<f64> = measured.iter().map(|round| round[which]).collect();
-                values.sort_by(f64::total_cmp);
-                values[values.len() / 2]
-            };
+            let median = |which: usize| percentile(50, &measured, |round| round[which]);
             let goal = if connections == "1" { "" } else { goal };
             println!(
                 "{key_type:<9}{:>6.0}{:>14.0}{goal:>8}{:>8.0}{:>8.0}{:>12.1}{:>8.1}{:>8.1}",
