@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::unit_server::{Python, master_key};
-use crate::{Pki, UnitServer};
+use crate::{Pki, UnitServer, built};
 
 /// Where the keys of a test's daemon are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -130,6 +130,14 @@ impl Units {
         let files = [("--ca", &self.pki.ca()), ("--cert", certificate), ("--key", key)];
         let tls = files.iter().flat_map(|(option, file)| [*option, file.to_str().expect("a path in UTF-8")]);
         python.probe(unit, &arguments.iter().copied().chain(tls).collect::<Vec<_>>())
+    }
+
+    /// `keyward bench` of one of them, with no daemon in between.
+    pub fn bench(&self, unit: &UnitServer) -> Command {
+        let mut command = Command::new(built("keyward"));
+        command.args(["bench", "--grep11", &unit.address()]).arg("--tls-ca").arg(self.pki.ca());
+        command.arg("--tls-cert").arg(&self.client[0]).arg("--tls-key").arg(&self.client[1]);
+        command
     }
 }
 

@@ -226,6 +226,17 @@ impl Daemon {
         serde_json::from_str(&text).expect("JSON")
     }
 
+    /// The sum of what a metric says under all sets of labels that have each of `labels`, as in `phase="unit"`.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let (_, page) = self.get("/metrics");
+        let values = page.lines().filter_map(|line| {
+            let (those, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
+            let wanted = labels.iter().all(|label| those.split(',').any(|one| one == *label));
+            wanted.then(|| value.parse::<f64>().expect("a number"))
+        });
+        values.sum()
+    }
+
     /// Gets something over the administrators' socket: the status of HTTP and the body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let answer = tool::succeed(

@@ -5,6 +5,7 @@
 //!
 //! handshakes   CPU time of a handshake, key in the daemon against key in a file
 //! unit         the crypto unit as a GREP11 server
+//! overhead     what the daemon costs beside a bare GREP11 call
 //!
 //! --quick      short rounds, which show that it works and little else
 //! ```
@@ -16,6 +17,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod handshakes;
+mod overhead;
 mod unit;
 
 use std::fs;
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
 type Part = (&'static str, fn(bool));
 
 /// In the order in which they are measured.
-const PARTS: [Part; 2] = [("handshakes", handshakes::run), ("unit", unit::run)];
+const PARTS: [Part; 3] = [("handshakes", handshakes::run), ("unit", unit::run), ("overhead", overhead::run)];
 
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
