@@ -6,6 +6,8 @@
 //! handshakes   CPU time of a handshake, key in the daemon against key in a file
 //! unit         the crypto unit as a GREP11 server
 //! overhead     what the daemon costs beside a bare GREP11 call
+//! capacity     remote units that are asked for more than they can do
+//! nginx        handshakes with keys at remote units, far away and near
 //!
 //! --quick      short rounds, which show that it works and little else
 //! ```
@@ -16,12 +18,15 @@
 // A benchmark that cannot set up its scene has nothing better to do than to stop.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod capacity;
 mod handshakes;
+mod nginx;
 mod overhead;
 mod unit;
 
 use std::fs;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use keyward_tests::Daemon;
 use keyward_tests::pki::openssl;
@@ -55,7 +60,13 @@ fn main() -> ExitCode {
 type Part = (&'static str, fn(bool));
 
 /// In the order in which they are measured.
-const PARTS: [Part; 3] = [("handshakes", handshakes::run), ("unit", unit::run), ("overhead", overhead::run)];
+const PARTS: [Part; 5] = [
+    ("handshakes", handshakes::run),
+    ("unit", unit::run),
+    ("overhead", overhead::run),
+    ("capacity", capacity::run),
+    ("nginx", nginx::run),
+];
 
 /// EX_USAGE of sysexits.h.
 const USAGE: u8 = 64;
@@ -96,9 +107,15 @@ fn cpu_time(pid: u32) -> f64 {
     nanoseconds as f64 / 1000.0
 }
 
-/// What a share of the rounds did not exceed in one of the things that were measured.
-fn percentile<T>(percent: usize, rounds: &[T], part: impl Fn(&T) -> f64) -> f64 {
-    let mut values: Vec<f64> = rounds.iter().map(part).collect();
+/// What so many of a hundred measurements did not exceed in one of the things that were measured; zero if there are
+/// none.
+fn percentile<T>(percent: usize, measured: &[T], part: impl Fn(&T) -> f64) -> f64 {
+    let mut values: Vec<f64> = measured.iter().map(part).collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() * percent / 100]
+    let rank = (values.len() * percent / 100).min(values.len().saturating_sub(1));
+    values.get(rank).copied().unwrap_or_default()
+}
+
+fn in_ms(time: &Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }

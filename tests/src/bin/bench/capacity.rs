@@ -1,0 +1,126 @@
+//! What the daemon makes of units that sign so many times a second and no more: how much of that it gets out of them,
+//! and what becomes of requests when there are more than they can take.
+//!
+//! The load is open: requests come evenly spaced whatever became of those before, as clients of a web site do.
+
+use std::time::{Duration, Instant};
+
+use keyward_proto::{Outcome, Scheme};
+use keyward_tests::signers::{Signed, due_within};
+use keyward_tests::{Daemon, Signers, UnitServer, Units, scratch};
+
+use super::{in_ms, percentile, start_quiet};
+
+pub(super) fn run(quick: bool) {
+    let time = Duration::from_secs(if quick { 2 } else { 10 });
+    println!(
+        "Two units of {RATE} P-256 signatures/s, {LATENCY} each, over mutual TLS; {time:?} of each load"
+    );
+    println!("times in ms from when a request was due; a request that finds the queue full is refused\n");
+    println!(
+        "{:>7}{:>14}{:>8}{:>8}{:>8}{:>8}{:>11}{:>8}{:>8}{:>8}{:>8}{:>7}",
+        "load/s",
+        "signatures/s",
+        "goal",
+        "p50",
+        "p99",
+        "goal",
+        "refused/s",
+        "p50",
+        "p99",
+        "max",
+        "goal",
+        "failed"
+    );
+    let directory = scratch();
+    let units = Units::new(&directory.path().join("units"));
+    let rate = RATE.to_string();
+    let arguments = ["--simulate-rate", &rate, "--simulate-latency", LATENCY];
+    let servers = ["first", "second"].map(|name| units.start(name, &arguments));
+    let section = units.section(&servers.each_ref().map(UnitServer::address), &format!("rate = {RATE}\n"));
+    let mut daemon = Daemon::prepare_for_units(section, "");
+    start_quiet(&mut daemon);
+    daemon.generate("shop", "p256");
+    for load in [Load::SATURATION, Load::HEAVY] {
+        let served = load.serve(&daemon, time);
+        println!(
+            "{:>7}{:>14.0}{:>8}{:>8.1}{:>8.1}{:>8}{:>11.0}{:>8.1}{:>8.1}{:>8.1}{:>8}{:>7}",
+            load.rate,
+            served.signed.len() as f64 / time.as_secs_f64(),
+            load.throughput_goal,
+            percentile(50, &served.signed, in_ms),
+            percentile(99, &served.signed, in_ms),
+            load.latency_goal,
+            served.refused.len() as f64 / time.as_secs_f64(),
+            percentile(50, &served.refused, in_ms),
+            percentile(99, &served.refused, in_ms),
+            percentile(100, &served.refused, in_ms),
+            load.refusal_goal,
+            served.failed.len(),
+        );
+        if let Some(failed) = served.failed.first() {
+            println!("{:>7}failed: {failed}", "");
+        }
+    }
+}
+
+/// Requests that come, and what we want to become of them.
+struct Load {
+    /// In a second.
+    rate: u32,
+    throughput_goal: &'static str,
+    latency_goal: &'static str,
+    refusal_goal: &'static str,
+}
+
+impl Load {
+    /// A fifth more than the units can do.
+    const SATURATION: Self =
+        Self { rate: 1200, throughput_goal: ">= 950", latency_goal: "", refusal_goal: "< 10" };
+    /// Nine tenths of what the units can do.
+    const HEAVY: Self =
+        Self { rate: 900, throughput_goal: "900", latency_goal: "< 50", refusal_goal: "none" };
+
+    fn serve(&self, daemon: &Daemon, time: Duration) -> Served {
+        let signers = Signers::start(daemon, "shop", Scheme::EcdsaSecp256r1Sha256, self.rate.into(), THREADS);
+        signers.let_run(LEAD);
+        let begin = Instant::now();
+        signers.let_run(time);
+        let window = begin..Instant::now();
+        // So that the end of the load is not a part of what is measured.
+        signers.let_run(LEAD);
+        Served::new(due_within(&signers.stop(), window))
+    }
+}
+
+/// What became of the requests: latencies, and the texts of failures that are no refusals.
+#[derive(Default)]
+struct Served {
+    signed: Vec<Duration>,
+    refused: Vec<Duration>,
+    failed: Vec<String>,
+}
+
+impl Served {
+    fn new(requests: &[Signed]) -> Self {
+        let mut served = Self::default();
+        for request in requests {
+            match &request.outcome {
+                Ok(_) => served.signed.push(request.latency()),
+                Err(failure) if failure.outcome == Some(Outcome::Overloaded) => {
+                    served.refused.push(request.latency());
+                }
+                Err(failure) => served.failed.push(failure.text.clone()),
+            }
+        }
+        served
+    }
+}
+
+/// Signatures per second of each unit: what IBM gives for its service.
+const RATE: u32 = 500;
+const LATENCY: &str = "5ms";
+/// More than can be under way at the units and in the queue together.
+const THREADS: usize = 128;
+/// For connections and the queue to settle.
+const LEAD: Duration = Duration::from_millis(500);
