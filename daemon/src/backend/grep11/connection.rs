@@ -151,6 +151,11 @@ impl Connection {
         self.sender.is_closed()
     }
 
+    /// Waits until it is of no use any more.
+    pub(super) async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
     /// Whether it is closed and this is the first to be told of it.
     pub(super) fn mourn(&self) -> bool {
         self.is_closed() && !self.mourned.swap(true, Ordering::Relaxed)

@@ -4,7 +4,7 @@
 //! comes. Here all is known: it goes in one piece, which spares the unit being woken three times for one call.
 
 use core::future::Future;
-use core::pin::Pin;
+use core::pin::{Pin, pin};
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::task::{Context, Poll, ready};
 use core::time::Duration;
@@ -16,6 +16,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tonic::codegen::{Service, http};
 
@@ -28,8 +29,8 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (sender, mut connection) = Builder::new().enable_push(false).handshake(stream).await?;
-    let closed = Arc::new(AtomicBool::new(false));
-    let (pings, ended) = (connection.ping_pong(), Arc::clone(&closed));
+    let end = Arc::new(End::default());
+    let (pings, ended) = (connection.ping_pong(), Arc::clone(&end));
     tokio::spawn(async move {
         let silent = async {
             match pings {
@@ -42,9 +43,9 @@ where
             _ = connection => {}
             () = silent => {}
         }
-        ended.store(true, Ordering::Relaxed);
+        ended.tell();
     });
-    Ok(Sender { sender, closed })
+    Ok(Sender { sender, end })
 }
 
 /// Asks the other end again and again whether it is still there; returns when it is not.
@@ -62,13 +63,18 @@ async fn until_silent(mut pings: PingPong, keepalive: Duration) {
 #[derive(Clone)]
 pub(super) struct Sender {
     sender: SendRequest<Bytes>,
-    closed: Arc<AtomicBool>,
+    end: Arc<End>,
 }
 
 impl Sender {
     /// Whether it takes no more requests.
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.end.has_come()
+    }
+
+    /// Waits until it takes no more requests.
+    pub(super) async fn closed(&self) {
+        self.end.wait().await;
     }
 
     async fn send(
@@ -78,10 +84,10 @@ impl Sender {
         let (head, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| HttpError::Body)?.to_bytes();
         let head = http::Request::from_parts(head, ());
-        let closed = Arc::clone(&self.closed);
+        let end = Arc::clone(&self.end);
         let end = |error| {
             // It may live on for those who have calls under way, and is of no use to others.
-            closed.store(true, Ordering::Relaxed);
+            end.tell();
             HttpError::Http(error)
         };
         let mut sender = self.sender.ready().await.map_err(end)?;
@@ -102,6 +108,33 @@ impl Service<http::Request<tonic::body::Body>> for Sender {
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         Box::pin(self.clone().send(request))
+    }
+}
+
+/// The end of a connection, for those who wait for it.
+#[derive(Default)]
+struct End {
+    come: AtomicBool,
+    told: Notify,
+}
+
+impl End {
+    fn tell(&self) {
+        self.come.store(true, Ordering::Release);
+        self.told.notify_waiters();
+    }
+
+    fn has_come(&self) -> bool {
+        self.come.load(Ordering::Acquire)
+    }
+
+    async fn wait(&self) {
+        let mut told = pin!(self.told.notified());
+        // From here on it is not missed.
+        told.as_mut().enable();
+        if !self.has_come() {
+            told.await;
+        }
     }
 }
 

@@ -253,6 +253,11 @@ impl Unit {
                 tokio::select! {
                     () = self.opened.notified() => {}
                     () = tokio::time::sleep(self.line.keepalive) => self.look_after().await,
+                    // Whoever hangs up may go for good, or come back with another master key.
+                    () = self.hung_up() => {
+                        self.look().await;
+                        tokio::time::sleep(PROBE).await;
+                    }
                 }
             }
             // One that only probes find in order is tried out by fewer and fewer requests.
@@ -296,8 +301,7 @@ impl Unit {
     fn is_back(&self, connection: Arc<Connection>, mechanisms: Vec<u64>) {
         let wkid = connection.wkid;
         self.connected(&connection);
-        let place = Arc::new(OnceCell::new_with(Some(connection)));
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner).insert(thread::current().id(), place);
+        self.keep(connection);
         self.with(|state| {
             state.breaker.probed();
             state.mechanisms = mechanisms.into();
@@ -327,6 +331,11 @@ impl Unit {
         if !self.with(idle) {
             return;
         }
+        self.look().await;
+    }
+
+    /// Finds out how it is now.
+    pub(super) async fn look(&self) {
         match self.probe().await {
             // Over a connection of its own, so that a new master key is noticed.
             Ok((connection, mechanisms)) => {
@@ -335,8 +344,30 @@ impl Unit {
                     state.mechanisms = mechanisms.into();
                 });
                 self.connected(&connection);
+                self.keep(connection);
             }
             Err(failure) => self.failed(&failure, true),
+        }
+    }
+
+    /// Makes a connection that of this thread, unless that has a better one.
+    fn keep(&self, connection: Arc<Connection>) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = connections.entry(thread::current().id()).or_default();
+        if place.get().is_none_or(|old| old.is_closed()) {
+            *place = Arc::new(OnceCell::new_with(Some(connection)));
+        }
+    }
+
+    /// Waits until this thread's connection ends.
+    async fn hung_up(&self) {
+        let place = {
+            let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            connections.get(&thread::current().id()).and_then(|place| place.get().cloned())
+        };
+        match place {
+            Some(connection) => connection.closed().await,
+            None => core::future::pending().await,
         }
     }
 
