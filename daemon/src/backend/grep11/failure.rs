@@ -12,6 +12,8 @@ pub(super) enum Failure {
     Busy(String),
     /// It gave no answer in time.
     Late,
+    /// It has no master key at all.
+    NoMasterKey(String),
     /// It has another master key than the key.
     OtherMasterKey(Option<Wkid>),
     /// It does not offer the mechanism, or not with this parameter.
@@ -60,7 +62,7 @@ impl Failure {
             | ckr::CKR_IBM_OA_API_ERROR
             | ckr::CKR_IBM_REQ_TIMEOUT
             | ckr::CKR_IBM_ERROR_STATE => Self::Unit { reason, severe: false },
-            ckr::CKR_IBM_WK_NOT_INITIALIZED => Self::Unit { reason, severe: true },
+            ckr::CKR_IBM_WK_NOT_INITIALIZED => Self::NoMasterKey(reason),
             _ if error.retry => Self::Unit { reason, severe: false },
             code => Self::Refused { code, reason },
         }
@@ -97,6 +99,7 @@ impl core::fmt::Display for Failure {
             Self::OtherMasterKey(None) => f.write_str("it has another master key"),
             Self::OtherPublicKey => f.write_str("it has signed by another key than the public key is of"),
             Self::Busy(reason)
+            | Self::NoMasterKey(reason)
             | Self::NotOffered(reason)
             | Self::Refused { reason, .. }
             | Self::Token(reason)

@@ -5,7 +5,7 @@ use keyward_grep11::crypto_client::CryptoClient;
 use keyward_grep11::mechanism::Parameter;
 use keyward_grep11::{
     AttributeValue, GenerateKeyPairRequest, KeyBlob, Mechanism, RewrapKeyBlobRequest, RsaoaepParm,
-    SignSingleRequest, UnwrapKeyRequest, cka, ckk, ckm, cko, rsaoaep_parm,
+    SignSingleRequest, UnwrapKeyRequest, cka, ckk, ckm, cko, ckr, rsaoaep_parm,
 };
 use keyward_proto::{KeyType, PublicKey, oid};
 use keyward_unit::{Header, Transported};
@@ -155,7 +155,13 @@ impl Connection {
         let request = RewrapKeyBlobRequest { wrapped_key, wrapped_key_bytes };
         let rewrap =
             |mut client: CryptoClient<Sender>, request| async move { client.rewrap_key_blob(request).await };
-        let made = self.call(request, None, rewrap).await?;
+        let made = self.call(request, None, rewrap).await.map_err(|failure| match failure {
+            // It has the present one, or it could not have been asked.
+            Failure::NoMasterKey(reason) => {
+                Failure::Refused { code: ckr::CKR_IBM_WK_NOT_INITIALIZED, reason }
+            }
+            other => other,
+        })?;
         Ok(blob_of(made.rewrapped_key, made.rewrapped_key_bytes))
     }
 }

@@ -456,7 +456,7 @@ impl Seat {
                 unit.failed(failure, *severe);
                 self.settled = true;
             }
-            Failure::Token(_) => {
+            Failure::NoMasterKey(_) | Failure::Token(_) => {
                 unit.failed(failure, true);
                 self.settled = true;
             }
