@@ -8,7 +8,7 @@ use keyward_grep11::{
     SignSingleRequest, UnwrapKeyRequest, cka, ckk, ckm, cko, ckr, rsaoaep_parm,
 };
 use keyward_proto::{KeyType, PublicKey, oid};
-use keyward_unit::{Header, Transported};
+use keyward_unit::{Header, Transported, Wkid};
 use std::collections::BTreeMap;
 
 use super::connection::Connection;
@@ -22,6 +22,19 @@ use crate::config::Dialect;
 pub(super) struct Pair {
     pub(super) blob: Vec<u8>,
     pub(super) spki: Vec<u8>,
+}
+
+impl Pair {
+    /// The same, if it is wrapped by that master key, where one is asked for.
+    ///
+    /// # Errors
+    /// [`Failure::OtherMasterKey`]: the unit was given another one since it was connected to.
+    pub(super) fn wrapped_by(self, wanted: Option<Wkid>) -> Result<Self, Failure> {
+        match (wanted, Header::read(&self.blob).map(|header| header.wkid())) {
+            (Some(wanted), Some(wkid)) if wkid != wanted => Err(Failure::OtherMasterKey(Some(wkid))),
+            _ => Ok(self),
+        }
+    }
 }
 
 impl Connection {

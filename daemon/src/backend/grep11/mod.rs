@@ -245,8 +245,10 @@ impl Grep11 {
         key_type: KeyType,
         wkid: Option<Wkid>,
     ) -> Result<NewKey, Grep11Error> {
-        let pair =
-            self.at_some_unit(wkid, async move |connection| connection.generate(key_type).await).await?;
+        let generate = |connection: Arc<Connection>| async move {
+            connection.generate(key_type).await?.wrapped_by(wkid)
+        };
+        let pair = self.at_some_unit(wkid, generate).await.map_err(|error| self.while_making(error))?;
         self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }, Pairing::OfUnit).await
     }
 
@@ -259,35 +261,20 @@ impl Grep11 {
         file: &[u8],
         wkid: Option<Wkid>,
     ) -> Result<Result<NewKey, Grep11Error>, ImportError> {
-        let seat = match self.some_seat(wkid).await {
-            Ok(seat) => seat,
-            Err(error) => return Ok(Err(error)),
+        let import = |connection: Arc<Connection>| async move {
+            let transport_key = connection.generate_transport_key().await?.wrapped_by(wkid)?;
+            let wrapped = match keyward_unit::transport(file, &transport_key.spki) {
+                Ok(wrapped) => wrapped,
+                // The unit has done its part.
+                Err(unreadable) => return Ok(Err(unreadable)),
+            };
+            let pair = connection.import(&transport_key, &wrapped).await?;
+            Ok(Ok(NewKey { blob: pair.blob, spki: pair.spki, key_type: wrapped.key_type }))
         };
-        let (mut connection, mut key_type) = (None, KeyType::P256);
-        let import = async {
-            let connection = connection.insert(seat.unit.connection().await.map_err(Ok)?);
-            let transport_key = connection.generate_transport_key().await.map_err(Ok)?;
-            let wrapped = keyward_unit::transport(file, &transport_key.spki).map_err(Err)?;
-            key_type = wrapped.key_type;
-            connection.import(&transport_key, &wrapped).await.map_err(Ok)
-        };
-        let imported = tokio::time::timeout(MAKING, import).await.unwrap_or(Err(Ok(Failure::Late)));
-        match imported {
-            Ok(pair) => {
-                seat.succeeded();
-                let key = NewKey { blob: pair.blob, spki: pair.spki, key_type };
-                Ok(self.proved(key, Pairing::OfUnit).await)
-            }
-            Err(Ok(failure)) => {
-                seat.failed(&failure, connection.as_deref());
-                let wkids: Vec<_> = wkid.into_iter().collect();
-                Ok(Err(self.failed(failure, false, &wkids)))
-            }
-            Err(Err(unreadable)) => {
-                // The unit did its part, and that it took long to make a key says nothing of signatures.
-                seat.succeeded();
-                Err(unreadable)
-            }
+        match self.at_some_unit(wkid, import).await {
+            Ok(Ok(key)) => Ok(self.proved(key, Pairing::OfUnit).await),
+            Ok(Err(unreadable)) => Err(unreadable),
+            Err(error) => Ok(Err(self.while_making(error))),
         }
     }
 
@@ -311,9 +298,8 @@ impl Grep11 {
     /// [`Grep11Error`] says why not.
     pub(crate) async fn rewrap(&self, blob: &[u8]) -> Result<Vec<u8>, Grep11Error> {
         let wkid = Header::read(blob).ok_or(Grep11Error::NoBlob)?.wkid();
-        let old = blob.to_vec();
-        let new =
-            self.at_some_unit(Some(wkid), async move |connection| connection.rewrap(&old).await).await?;
+        let rewrap = |connection: Arc<Connection>| async move { connection.rewrap(blob).await };
+        let new = self.at_some_unit(Some(wkid), rewrap).await?;
         match Header::read(&new) {
             Some(header) if header.wkid() != wkid => Ok(new),
             _ => Err(Grep11Error::NotRewrapped { backend: self.name.to_string() }),
@@ -340,32 +326,40 @@ impl Grep11 {
     }
 
     /// Does something at a unit with a master key, or with any.
-    async fn at_some_unit<T>(
+    async fn at_some_unit<T, F>(
         &self,
         wkid: Option<Wkid>,
-        f: impl AsyncFn(&Connection) -> Result<T, Failure>,
-    ) -> Result<T, Grep11Error> {
-        let seat = self.some_seat(wkid).await?;
-        let mut connection = None;
-        let done = async { f(connection.insert(seat.unit.connection().await?)).await };
-        let done = tokio::time::timeout(MAKING, done).await.unwrap_or(Err(Failure::Late));
-        match done {
-            Ok(done) => {
-                seat.succeeded();
-                Ok(done)
-            }
-            Err(failure) => {
-                seat.failed(&failure, connection.as_deref());
-                Err(self.failed(failure, false, &wkid.into_iter().collect::<Vec<_>>()))
-            }
-        }
-    }
-
-    async fn some_seat(&self, wkid: Option<Wkid>) -> Result<Seat, Grep11Error> {
+        f: impl Fn(Arc<Connection>) -> F,
+    ) -> Result<T, Grep11Error>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         let wkids: Vec<_> = wkid.into_iter().collect();
         let deadline = Instant::now() + MAKING;
-        let seat = self.pool.seat(&wkids, Tried::default(), deadline).await;
-        seat.map_err(|why| self.no_seat(why, &wkids))
+        let (mut tried, mut attempts) = (Tried::default(), 0);
+        loop {
+            let seat = self.pool.seat(&wkids, tried, deadline).await;
+            let seat = seat.map_err(|why| self.no_seat(why, &wkids))?;
+            attempts += 1;
+            tried.add(self.pool.number(&seat.unit));
+            let mut connection = None;
+            let done = async { f(connection.insert(seat.unit.connection().await?).clone()).await };
+            let done = tokio::time::timeout_at(deadline.into(), done).await.unwrap_or(Err(Failure::Late));
+            let failure = match done {
+                Ok(done) => {
+                    seat.succeeded();
+                    return Ok(done);
+                }
+                Err(failure) => failure,
+            };
+            // Nothing has begun at a unit that was not reached, and what another master key has wrapped counts for
+            // nothing.
+            let again = connection.is_none() || matches!(failure, Failure::OtherMasterKey(_));
+            seat.failed(&failure, connection.as_deref());
+            if !again || attempts >= ATTEMPTS {
+                return Err(self.failed(failure, false, &wkids));
+            }
+        }
     }
 
     fn no_seat(&self, why: NoSeat, wkids: &[Wkid]) -> Grep11Error {
@@ -381,6 +375,16 @@ impl Grep11 {
                     .filter_map(|unit| Some(format!("{} has {}", unit.endpoint, unit.status().wkid?)));
                 Grep11Error::OtherMasterKey { key, units: units.collect::<Vec<_>>().join(", ") }
             }
+        }
+    }
+
+    /// The same error, of a key that is yet to be made.
+    fn while_making(&self, error: Grep11Error) -> Grep11Error {
+        match error {
+            Grep11Error::OtherMasterKey { key, units } => {
+                Grep11Error::NoHome { backend: self.name.to_string(), key, units }
+            }
+            other => other,
         }
     }
 
@@ -562,6 +566,18 @@ pub(crate) enum Grep11Error {
     /// It is not a blob.
     #[error("this is no key blob of Enterprise PKCS #11; it must be the bytes that a unit gave, as they are")]
     NoBlob,
+    /// No unit has the master key of the other keys.
+    #[error(
+        "the keys of backend {backend} are wrapped by master key {key}, and no unit that is in order has that: {units}; if it was changed, run: keyward key rewrap --backend {backend} --finish"
+    )]
+    NoHome {
+        /// The backend.
+        backend: String,
+        /// By which the other keys are wrapped.
+        key: String,
+        /// What each unit has.
+        units: String,
+    },
     /// It is not a public key.
     #[error(
         "this is no public key of a type that TLS signs with; give its SubjectPublicKeyInfo, or the public key that the unit gave"
@@ -633,7 +649,7 @@ impl Grep11Error {
             Self::DigestLength { .. } => Outcome::Malformed,
             Self::Down { .. } => Outcome::UnitUnavailable,
             Self::Late { .. } => Outcome::DeadlineExceeded,
-            Self::OtherMasterKey { .. } => Outcome::OtherMasterKey,
+            Self::NoHome { .. } | Self::OtherMasterKey { .. } => Outcome::OtherMasterKey,
             Self::Overloaded { .. } => Outcome::Overloaded,
             Self::CannotSign
             | Self::NotOffered { .. }
@@ -655,7 +671,7 @@ impl Grep11Error {
     }
 }
 
-/// How many units are asked for one signature, one after the other.
+/// How many units are asked for one thing, one after the other.
 const ATTEMPTS: u32 = 3;
 /// How long it may take to make a key or take one in: RSA keys of 4096 bits take seconds.
 const MAKING: Duration = Duration::from_secs(60);
