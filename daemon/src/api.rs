@@ -171,6 +171,8 @@ pub(crate) struct UnitView {
     pub(crate) wkid: Option<String>,
     /// Whether the keys of the backend are wrapped by another master key.
     pub(crate) other_master_key: bool,
+    /// Whether it has the one that is to come, by which they are wrapped as well.
+    pub(crate) next_master_key: bool,
     /// Names of the mechanisms that it offers.
     pub(crate) mechanisms: Vec<String>,
     /// What is wrong with it.

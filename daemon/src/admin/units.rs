@@ -9,10 +9,10 @@ use keyward_unit::{Header, Wkid};
 
 use super::{Admin, AdminError, Administrator, Answer};
 use crate::api::{BackendView, Finished, Rewrapped, UnitView};
-use crate::backend::grep11::{Breaker, Grep11};
+use crate::backend::grep11::{Breaker, Grep11, Grep11Error, Status};
 use crate::backend::{Backend, BackendError};
 use crate::daemon::Daemon;
-use crate::keys::{Key, StoreError};
+use crate::keys::{Key, StoreError, Version};
 
 /// 200 if every backend could sign now.
 pub(super) async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
@@ -57,14 +57,18 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
                 failures: None,
                 wkid: Some(unit.wkid().to_string()),
                 other_master_key: false,
+                next_master_key: false,
                 mechanisms: Vec::new(),
                 problem: None,
             }),
             Backend::Grep11(grep11) => {
                 let settled = admin.daemon.keys.wkid(backend.name()).await?;
+                let next = admin.daemon.keys.next_wkid(backend.name()).await?;
                 views.extend(grep11.units().map(|unit| {
                     let status = unit.status();
                     let wkid = status.wkid.map(|wkid| wkid.to_string());
+                    let other = settled.is_some() && wkid.is_some() && settled != wkid;
+                    let next_master_key = other && next == wkid;
                     UnitView {
                         backend: backend.name().into(),
                         address: unit.endpoint.to_string(),
@@ -79,7 +83,8 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
                         in_flight: Some(status.in_flight),
                         calls: Some(status.calls),
                         failures: Some(status.failures),
-                        other_master_key: settled.is_some() && wkid.is_some() && settled != wkid,
+                        other_master_key: other && !next_master_key,
+                        next_master_key,
                         wkid,
                         mechanisms: status.mechanisms.iter().map(|number| mechanism(*number)).collect(),
                         problem: status.problem.or_else(|| grep11.tokens().problem()),
@@ -111,19 +116,26 @@ pub(super) async fn rewrap(
         }
     }
     let old = settled(&admin, &name).await?;
-    let keys = admin.daemon.keys.list(after, BATCH).await?;
+    let mut keys = admin.daemon.keys.list(after, BATCH).await?;
     let next = (keys.len() == BATCH).then(|| keys.last().map(|key| key.label.to_string())).flatten();
-    let mut done = Rewrapped { looked_at: keys.len() as u64, keys: 0, wrapped: 0, next };
-    for mut key in keys.into_iter().filter(|key| key.backend == name) {
-        done.keys += 1;
+    let looked_at = keys.len() as u64;
+    keys.retain(|key| key.backend == name);
+    let coming = coming(grep11, &keys, &old).await.map_err(BackendError::from)?;
+    if coming.is_some() && coming != admin.daemon.keys.next_wkid(&name).await? {
+        admin.daemon.keys.set_next_wkid(&name, coming.clone().unwrap_or_default()).await?;
+    }
+    let is_ready = |version: &Version| {
+        let by_coming = |blob| coming.as_ref().is_none_or(|coming| is_wrapped_by(blob, coming));
+        !is_wrapped_by(&version.blob, &old) || version.next_blob.as_deref().is_some_and(by_coming)
+    };
+    let mut done = Rewrapped { looked_at, keys: keys.len() as u64, wrapped: 0, next };
+    for mut key in keys {
         loop {
             let mut wrapped = 0;
-            for version in &mut key.versions {
-                if version.next_blob.is_none() && is_wrapped_by(&version.blob, &old) {
-                    let blob = grep11.rewrap(&version.blob).await.map_err(BackendError::from)?;
-                    version.next_blob = Some(blob);
-                    wrapped += 1;
-                }
+            for version in key.versions.iter_mut().filter(|version| !is_ready(version)) {
+                let blob = grep11.rewrap(&version.blob).await.map_err(BackendError::from)?;
+                version.next_blob = Some(blob);
+                wrapped += 1;
             }
             if wrapped == 0 {
                 break;
@@ -148,7 +160,21 @@ pub(super) async fn rewrap(
     Ok(Json(done))
 }
 
-/// Puts the master key in force that is to come: refuses while a blob or a unit is left behind, then gives up the old
+/// The master key that is to come, which a blob must be wrapped to find out: it may be another one than when some of
+/// the keys were. `None` if there is nothing to wrap.
+async fn coming(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Option<String>, Grep11Error> {
+    let versions = keys.iter().flat_map(|key| &key.versions);
+    let by_old: Vec<_> = versions.filter(|version| is_wrapped_by(&version.blob, old)).collect();
+    let Some(first) = by_old.first() else { return Ok(None) };
+    match grep11.rewrap(&first.blob).await {
+        Ok(blob) => Ok(Header::read(&blob).map(|header| header.wkid().to_string())),
+        // It is in force already, and no unit can wrap anything by it any more.
+        Err(_) if by_old.iter().all(|version| version.next_blob.is_some()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts the master key in force that is to come: refuses while a key or a unit is left behind, then gives up the old
 /// blobs.
 pub(super) async fn finish_rewrap(
     State(admin): State<Admin>,
@@ -157,52 +183,56 @@ pub(super) async fn finish_rewrap(
 ) -> Answer<Finished> {
     let grep11 = remote(&admin, &name)?;
     let old = settled(&admin, &name).await?;
-    let behind: Vec<String> = (grep11.units())
-        .filter(|unit| unit.status().wkid.is_some_and(|wkid| wkid.to_string() == old))
-        .map(|unit| unit.endpoint.to_string())
+    let keys = keys_of(&admin, &name).await?;
+    grep11.look().await;
+    let units: Vec<_> = grep11.units().map(|unit| (&unit.endpoint, unit.status())).collect();
+    let in_force = |status: &Status| {
+        let wkid = status.wkid.filter(|_| status.breaker != Breaker::Open)?.to_string();
+        (wkid != old).then_some(wkid)
+    };
+    // Where all keys have been settled, or there are none, the units say what it is.
+    let blobs = keys.iter().flat_map(|key| &key.versions).filter_map(|version| version.next_blob.as_deref());
+    let wrapped_by = |blob| Header::read(blob).map(|header| header.wkid().to_string());
+    let new =
+        blobs.filter_map(wrapped_by).next().or_else(|| units.iter().find_map(|(_, status)| in_force(status)));
+    let Some(new) = new else {
+        return Err(AdminError::LeftBehind(format!(
+            "nothing is wrapped by another master key than {old}, and no unit has one; begin with: keyward key rewrap --backend {name}"
+        )));
+    };
+
+    // First the keys, for they can only be wrapped as long as a unit has the old master key.
+    let is_ready = |version: &Version| {
+        let blob = version.next_blob.as_ref().unwrap_or(&version.blob);
+        is_wrapped_by(blob, &new)
+    };
+    let left: Vec<_> = (keys.iter())
+        .filter(|key| !key.versions.iter().all(is_ready))
+        .map(|key| key.label.as_str())
+        .collect();
+    if !left.is_empty() {
+        let more =
+            if left.len() > SHOWN { format!(" and {} more", left.len() - SHOWN) } else { String::new() };
+        return Err(AdminError::LeftBehind(format!(
+            "not wrapped by the new master key: {}{more}; have that done by a unit that has the old one: keyward key rewrap --backend {name}",
+            left[..left.len().min(SHOWN)].join(", ")
+        )));
+    }
+    let other = |status: &Status| status.wkid.map(|wkid| wkid.to_string()).filter(|wkid| *wkid != new);
+    let behind: Vec<_> = (units.iter())
+        .filter_map(|(endpoint, status)| Some(format!("{endpoint} has {}", other(status)?)))
         .collect();
     if !behind.is_empty() {
         return Err(AdminError::LeftBehind(format!(
-            "units still have the old master key {old}: {}; put the new one in force there first",
+            "units do not have the new master key {new}: {}; put it in force there first",
             behind.join(", ")
         )));
     }
-    // First look at everything, then change anything.
-    let mut new: Option<String> = None;
-    let mut left = Vec::new();
-    let mut keys = Vec::new();
-    let mut after = None;
-    loop {
-        let page = admin.daemon.keys.list(after, BATCH).await?;
-        after = page.last().map(|key| key.label.to_string());
-        let last = page.len() < BATCH;
-        for key in page.into_iter().filter(|key| key.backend == name) {
-            for version in &key.versions {
-                match master_key_after(version.next_blob.as_deref(), &version.blob, &old) {
-                    Some(wkid) if new.as_ref().is_none_or(|new| *new == wkid) => new = Some(wkid),
-                    _ => left.push(key.label.to_string()),
-                }
-            }
-            keys.push(key);
-        }
-        if last {
-            break;
-        }
-    }
-    left.dedup();
-    if !left.is_empty() {
-        let more = if left.len() > 5 { ", ..." } else { "" };
+    if !units.iter().any(|(_, status)| in_force(status).as_ref() == Some(&new)) {
         return Err(AdminError::LeftBehind(format!(
-            "{} keys are not wrapped by the new master key: {}{more}; run: keyward key rewrap --backend {name}",
-            left.len(),
-            left[..left.len().min(5)].join(", ")
+            "no unit of backend {name} is in order, so it is not known to have the new master key {new}"
         )));
     }
-    let Some(new) = new.filter(|new| *new != old) else {
-        return Err(AdminError::LeftBehind(format!(
-            "no key of backend {name} is wrapped by a new master key"
-        )));
-    };
     let count = keys.len() as u64;
     for key in keys {
         settle_on_next(&admin, key).await?;
@@ -210,6 +240,21 @@ pub(super) async fn finish_rewrap(
     admin.daemon.keys.set_wkid(&name, new.clone()).await?;
     tracing::info!(backend = name, wkid = new, keys = count, uid = who.uid, "keys have another master key");
     Ok(Json(Finished { backend: name, wkid: new, keys: count }))
+}
+
+/// All keys of a backend.
+async fn keys_of(admin: &Admin, backend: &str) -> Result<Vec<Key>, StoreError> {
+    let mut keys = Vec::new();
+    let mut after = None;
+    loop {
+        let page = admin.daemon.keys.list(after, BATCH).await?;
+        after = page.last().map(|key| key.label.to_string());
+        let last = page.len() < BATCH;
+        keys.extend(page.into_iter().filter(|key| key.backend == backend));
+        if last {
+            return Ok(keys);
+        }
+    }
 }
 
 async fn settle_on_next(admin: &Admin, mut key: Key) -> Result<(), StoreError> {
@@ -238,12 +283,6 @@ async fn settle_on_next(admin: &Admin, mut key: Key) -> Result<(), StoreError> {
     }
 }
 
-/// The master key that a version will be wrapped by when the old one is no more; `None` if by none.
-fn master_key_after(next: Option<&[u8]>, blob: &[u8], old: &str) -> Option<String> {
-    let wkid = Header::read(next.unwrap_or(blob))?.wkid().to_string();
-    (wkid != old).then_some(wkid)
-}
-
 fn is_wrapped_by(blob: &[u8], wkid: &str) -> bool {
     Header::read(blob).is_some_and(|header| header.wkid().to_string() == wkid)
 }
@@ -265,5 +304,7 @@ async fn settled(admin: &Admin, name: &str) -> Result<String, AdminError> {
     wkid.ok_or_else(|| AdminError::Invalid(format!("backend {name} has no keys")))
 }
 
+/// So many labels are told of those that are left behind.
+const SHOWN: usize = 5;
 /// So many keys are looked at by one request, which is answered before anybody loses patience.
 const BATCH: usize = 50;

@@ -50,7 +50,11 @@ fn list(client: &Client) -> Result<(), Failure> {
             or_dash(unit.breaker.clone()),
             or_dash(unit.latency_us.map(|us| format!("{:.1} ms", us as f64 / 1000.0))),
             or_dash(unit.in_flight.map(|calls| calls.to_string())),
-            if unit.other_master_key { format!("{wkid}, wrong") } else { wkid },
+            match (unit.other_master_key, unit.next_master_key) {
+                (true, _) => format!("{wkid}, wrong"),
+                (false, true) => format!("{wkid}, next"),
+                (false, false) => wkid,
+            },
             or_dash(unit.breaker.as_ref().map(|_| unit.mechanisms.len().to_string())),
         ]);
     }

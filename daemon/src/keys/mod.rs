@@ -176,7 +176,25 @@ impl Keys {
         self.in_store(move |store| store.wkid(&backend)).await
     }
 
-    /// Settles the master key of a backend.
+    /// The master key that is to come, by which blobs of a backend are wrapped as well.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub(crate) async fn next_wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
+        let backend = backend.to_owned();
+        self.in_store(move |store| store.next_wkid(&backend)).await
+    }
+
+    /// Notes the master key that is to come.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be written.
+    pub(crate) async fn set_next_wkid(&self, backend: &str, wkid: String) -> Result<(), StoreError> {
+        let backend = backend.to_owned();
+        self.in_store(move |store| store.set_next_wkid(&backend, &wkid)).await
+    }
+
+    /// Settles the master key of a backend; none is to come any more.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be written.

@@ -66,9 +66,23 @@ impl Store {
         self.text(&wkid_of(backend))
     }
 
-    /// Settles the master key of a backend.
+    /// Settles the master key of a backend; none is to come any more.
     pub(crate) fn set_wkid(&self, backend: &str, wkid: &str) -> Result<(), StoreError> {
-        self.set_text(&wkid_of(backend), wkid)
+        self.change(|_, table| {
+            table.insert(wkid_of(backend).as_str(), wkid)?;
+            table.remove(next_wkid_of(backend).as_str())?;
+            Ok(Ok(()))
+        })
+    }
+
+    /// The master key that is to come, by which blobs of a backend are wrapped as well.
+    pub(crate) fn next_wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
+        self.text(&next_wkid_of(backend))
+    }
+
+    /// Notes the master key that is to come.
+    pub(crate) fn set_next_wkid(&self, backend: &str, wkid: &str) -> Result<(), StoreError> {
+        self.set_text(&next_wkid_of(backend), wkid)
     }
 
     fn text(&self, name: &str) -> Result<Option<String>, StoreError> {
@@ -312,12 +326,17 @@ fn wkid_of(backend: &str) -> String {
     }
 }
 
+fn next_wkid_of(backend: &str) -> String {
+    format!("{NEXT_WKID}:{backend}")
+}
+
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 
 const FORMAT: &str = "format";
 const THIS_FORMAT: &str = "1";
 const WKID: &str = "wkid";
+const NEXT_WKID: &str = "next-wkid";
 const DEV: &str = "dev";
 const YES: &str = "yes";
 const NO: &str = "no";
@@ -351,6 +370,10 @@ mod tests {
         let wkid = |backend| store.wkid(backend).unwrap();
         assert_eq!((wkid("embedded"), wkid("hsm")), (Some("ab".into()), Some("cd".into())));
         assert_eq!(wkid("other"), None);
+        store.set_next_wkid("hsm", "ef").unwrap();
+        assert_eq!(store.next_wkid("hsm").unwrap().as_deref(), Some("ef"));
+        store.set_wkid("hsm", "ef").unwrap();
+        assert_eq!((wkid("hsm").as_deref(), store.next_wkid("hsm").unwrap()), (Some("ef"), None));
         assert_eq!(store.get(&stored.label).unwrap().unwrap().revision, stored.revision);
         assert_eq!(store.count().unwrap(), 1);
     }

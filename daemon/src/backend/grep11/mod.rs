@@ -28,6 +28,7 @@ use keyward_proto::{KeyType, Outcome, PublicKey, Scheme, SchemeFamily};
 use keyward_unit::{Header, ImportError, Input, NewKey, Wkid};
 use thiserror::Error;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::verify::{Signed, verifies};
 use super::{Asked, Times};
@@ -45,6 +46,7 @@ pub(crate) use breaker::Breaker;
 pub(crate) use key::making;
 pub(crate) use mechanism::Form;
 pub(crate) use trace::{Trace, random};
+pub(crate) use unit::Status;
 
 /// A backend: units with one master key, reached over GREP11. Shared between threads.
 pub(crate) struct Grep11 {
@@ -122,6 +124,16 @@ impl Grep11 {
     /// The units, in the order of the configuration.
     pub(crate) fn units(&self) -> impl Iterator<Item = &Unit> {
         self.pool.units.iter().map(|unit| &**unit)
+    }
+
+    /// Finds out how each unit is now.
+    pub(crate) async fn look(&self) {
+        let mut looks = JoinSet::new();
+        for unit in &self.pool.units {
+            let unit = Arc::clone(unit);
+            looks.spawn(async move { unit.look().await });
+        }
+        looks.join_all().await;
     }
 
     /// How many requests wait for a unit.

@@ -199,8 +199,12 @@ fn units(admin: &AdminClient) -> Vec<Finding> {
                 format!(
                     "{name} has another master key than its backend's keys, so it signs for none of them"
                 ),
-                "give it the right master key, or see keyward key rewrap if that is being changed",
+                "give it the master key of the others, or see keyward key rewrap if that is being changed",
             ),
+            _ if unit.next_master_key => {
+                let detail = format!("{name} is {}, with the master key that is to come", unit.health);
+                Finding::ok(CHECK, detail)
+            }
             _ => Finding::ok(CHECK, format!("{name} is {}", unit.health)),
         }
     };
