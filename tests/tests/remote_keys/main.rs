@@ -4,6 +4,7 @@
 
 mod adoption;
 mod imports;
+mod rewrap;
 
 use std::fs;
 use std::path::{Path, PathBuf};
