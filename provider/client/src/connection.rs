@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use keyward_proto::frame;
 use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_cookie};
 use rustix::net::{
@@ -20,12 +21,12 @@ pub(crate) struct Connection {
     socket: OwnedFd,
     /// The kernel's own name for this socket (SO_COOKIE, socket(7)); 0 if it gives none.
     cookie: u64,
-    /// Whether a single call may wait for less than the full time on this socket.
+    /// Whether sending may wait for less than the full time on this socket.
     hurried: bool,
 }
 
 impl Connection {
-    /// Connects before the deadline. Later each call on the connection waits at most `patience`.
+    /// Connects before the deadline. Later each attempt to send waits at most `patience`.
     pub(crate) fn open(address: &Address, patience: Duration, deadline: Instant) -> Result<Self, Errno> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let socket = above_standard_streams(socket)?;
@@ -66,7 +67,6 @@ impl Connection {
     ) -> Result<Vec<u8>, Broken> {
         self.hurry_if_late(patience, deadline)?;
         self.send(frame, deadline)?;
-        self.hurry_if_late(patience, deadline)?;
         let answer = self.receive(deadline)?;
         if self.hurried {
             wait_at_most(&self.socket, patience).map_err(|_| Broken::Lost)?;
@@ -85,16 +85,15 @@ impl Connection {
         Ok(())
     }
 
-    fn receive(&mut self, deadline: Instant) -> Result<Vec<u8>, Broken> {
+    fn receive(&self, deadline: Instant) -> Result<Vec<u8>, Broken> {
         let mut buffer = Vec::with_capacity(FIRST_READ);
         loop {
-            match recv(&self.socket, spare_capacity(&mut buffer), RecvFlags::empty()) {
+            self.wait_for_answer(deadline)?;
+            match recv(&self.socket, spare_capacity(&mut buffer), RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(Broken::Lost),
                 Ok(_) => {}
-                Err(error) => {
-                    self.go_on_after(error, deadline)?;
-                    continue;
-                }
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                Err(_) => return Err(Broken::Lost),
             }
             match frame::split(&buffer).map_err(|_| Broken::Garbled)? {
                 Some((_, used)) if used == buffer.len() => {
@@ -110,8 +109,21 @@ impl Connection {
                         None => FIRST_READ,
                     };
                     buffer.reserve(wanted.saturating_sub(buffer.len()).max(1));
-                    self.shrink_patience(deadline)?;
                 }
+            }
+        }
+    }
+
+    /// Waits until there is something to receive. In recv itself one would be woken twice: as soon as the daemon takes
+    /// the request, since the kernel then tells all who sleep on the socket that there is room to send.
+    fn wait_for_answer(&self, deadline: Instant) -> Result<(), Broken> {
+        loop {
+            let left = remaining(deadline).and_then(|left| Timespec::try_from(left).ok());
+            let left = left.ok_or(Broken::Late)?;
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&left)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(_) => return Err(Broken::Lost),
             }
         }
     }
@@ -125,8 +137,8 @@ impl Connection {
         }
     }
 
-    /// Lets the next call wait only for what is left, if what came before took a noticeable part of the time: another
-    /// attempt, a daemon that was slow to accept or to take the request.
+    /// Lets sending wait only for what is left, if what came before took a noticeable part of the time: another attempt,
+    /// or a daemon that was slow to accept.
     fn hurry_if_late(&mut self, patience: Duration, deadline: Instant) -> Result<(), Broken> {
         match remaining(deadline) {
             Some(left) if left >= patience - patience / 16 => Ok(()),
@@ -134,8 +146,8 @@ impl Connection {
         }
     }
 
-    /// Lets the next call wait only for what is left. Costs a system call, so it is left out on the straight
-    /// road, where the time that the kernel was given at first is the time that is left.
+    /// Lets sending wait only for what is left. Costs a system call, so it is left out on the straight road, where the
+    /// time that the kernel was given at first is the time that is left.
     fn shrink_patience(&mut self, deadline: Instant) -> Result<(), Broken> {
         let remaining = remaining(deadline).ok_or(Broken::Late)?;
         self.hurried = true;
@@ -162,7 +174,6 @@ fn above_standard_streams(socket: OwnedFd) -> Result<OwnedFd, Errno> {
 fn wait_at_most(socket: &OwnedFd, patience: Duration) -> Result<(), Errno> {
     // The kernel takes zero for "for ever".
     let patience = patience.max(Duration::from_millis(1));
-    set_socket_timeout(socket, Timeout::Recv, Some(patience))?;
     set_socket_timeout(socket, Timeout::Send, Some(patience))
 }
 
