@@ -47,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{MAX_KEY_FILE, Refusal, StatusView};
 use crate::authorise::Peer;
 use crate::backend::BackendError;
+use crate::backend::grep11::Grep11Error;
 use crate::daemon::Daemon;
 use crate::keys::StoreError;
 use crate::listener;
@@ -191,6 +192,8 @@ fn backend_status(error: &BackendError) -> StatusCode {
             StatusCode::INTERNAL_SERVER_ERROR
         }
         BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        // Most likely the public key that came with an adoption is of another key.
+        BackendError::Grep11(Grep11Error::WrongSignature { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
         BackendError::Grep11(error) => match error.outcome() {
             Outcome::UnitUnavailable | Outcome::DeadlineExceeded | Outcome::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE

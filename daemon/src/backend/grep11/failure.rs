@@ -18,12 +18,12 @@ pub(super) enum Failure {
     OtherMasterKey(Option<Wkid>),
     /// It does not offer the mechanism, or not with this parameter.
     NotOffered(String),
-    /// Its signature does not verify by a public key that somebody has brought along with the blob.
-    OtherPublicKey,
     /// It cannot do what was asked with this key, and no other unit could.
     Refused { code: u64, reason: String },
     /// It refused the token, or there is none.
     Token(String),
+    /// It answered with what is no signature by the public key: it errs, or the public key is of another key.
+    WrongSignature,
     /// It is out of order, or what leads to it is; `severe` if there is no point in asking again.
     Unit { reason: String, severe: bool },
 }
@@ -97,7 +97,7 @@ impl core::fmt::Display for Failure {
             Self::Late => f.write_str("it gave no answer in time"),
             Self::OtherMasterKey(Some(wkid)) => write!(f, "it has another master key: {wkid}"),
             Self::OtherMasterKey(None) => f.write_str("it has another master key"),
-            Self::OtherPublicKey => f.write_str("it has signed by another key than the public key is of"),
+            Self::WrongSignature => f.write_str("it answered with a signature that does not verify"),
             Self::Busy(reason)
             | Self::NoMasterKey(reason)
             | Self::NotOffered(reason)

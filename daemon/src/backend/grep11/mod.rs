@@ -7,8 +7,10 @@
 
 mod breaker;
 mod connection;
+mod error;
 mod failure;
 mod http2;
+mod job;
 mod key;
 mod latency;
 pub(crate) mod mechanism;
@@ -23,19 +25,17 @@ use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use aws_lc_rs::digest::{self, Digest};
-use keyward_proto::{KeyType, Outcome, PublicKey, Scheme, SchemeFamily};
+use keyward_proto::{KeyType, PublicKey, Scheme};
 use keyward_unit::{Header, ImportError, Input, NewKey, Wkid};
-use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::verify::{Signed, verifies};
 use super::{Asked, Times};
 use crate::config;
 use crate::keys::Version;
 use connection::{Connection, Line};
 use failure::Failure;
+use job::{Answer, Job};
 use latency::Percentile95;
 use network::TlsClient;
 use pool::{NoSeat, Pool, Tried};
@@ -43,6 +43,7 @@ use token::Tokens;
 use unit::{Seat, Unit};
 
 pub(crate) use breaker::Breaker;
+pub(crate) use error::{Grep11Error, SetupError};
 pub(crate) use key::making;
 pub(crate) use mechanism::Form;
 pub(crate) use trace::{Trace, random};
@@ -157,10 +158,7 @@ impl Grep11 {
         asked: &Asked,
         times: &mut Times,
     ) -> Result<Vec<u8>, Grep11Error> {
-        self.do_job(&Job::new(version, scheme, input)?, asked, times).await
-    }
-
-    async fn do_job(&self, job: &Job<'_>, asked: &Asked, times: &mut Times) -> Result<Vec<u8>, Grep11Error> {
+        let job = Job::new(version, scheme, input)?;
         let mut tried = Tried::default();
         let mut attempts = 0;
         loop {
@@ -171,7 +169,7 @@ impl Grep11 {
             attempts += 1;
             tried.add(self.pool.number(&seat.unit));
             let begin = Instant::now();
-            match self.with_hedge(seat, job, asked, &mut tried).await {
+            match self.with_hedge(seat, &job, asked, &mut tried).await {
                 Ok(answer) => {
                     times.network += answer.network;
                     times.unit += answer.unit;
@@ -183,6 +181,12 @@ impl Grep11 {
                 Err(failure) => {
                     times.unit += begin.elapsed();
                     let late = Instant::now() >= asked.deadline;
+                    if job.is_unsound() {
+                        return Err(Grep11Error::WrongSignature {
+                            backend: self.name.to_string(),
+                            agreed: true,
+                        });
+                    }
                     if late || attempts >= ATTEMPTS || !failure.is_worth_another_attempt() {
                         return Err(self.failed(failure, late, &job.wkids));
                     }
@@ -239,8 +243,14 @@ impl Grep11 {
         };
         let answer = tokio::time::timeout_at(due.into(), attempt).await.unwrap_or(Err(Failure::Late));
         match &answer {
-            Ok(_) => seat.signed(),
+            Ok(_) => {
+                job.signed_by(&seat.unit);
+                seat.signed();
+            }
             Err(failure) => {
+                if let Failure::WrongSignature = failure {
+                    job.suspect(&seat.unit);
+                }
                 tracing::debug!(backend = &*self.name, unit = %seat.unit.endpoint, "attempt failed: {failure}");
                 seat.failed(failure, connection.as_deref());
             }
@@ -261,7 +271,7 @@ impl Grep11 {
             connection.generate(key_type).await?.wrapped_by(wkid)
         };
         let pair = self.at_some_unit(wkid, generate).await.map_err(|error| self.while_making(error))?;
-        self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }, Pairing::OfUnit).await
+        self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }).await
     }
 
     /// Takes in the private key of a file: it is wrapped here for a key that a unit has made for that alone.
@@ -284,7 +294,7 @@ impl Grep11 {
             Ok(Ok(NewKey { blob: pair.blob, spki: pair.spki, key_type: wrapped.key_type }))
         };
         match self.at_some_unit(wkid, import).await {
-            Ok(Ok(key)) => Ok(self.proved(key, Pairing::OfUnit).await),
+            Ok(Ok(key)) => Ok(self.proved(key).await),
             Ok(Err(unreadable)) => Err(unreadable),
             Err(error) => Ok(Err(self.while_making(error))),
         }
@@ -301,7 +311,7 @@ impl Grep11 {
         if !header.signs() {
             return Err(Grep11Error::CannotSign);
         }
-        self.proved(NewKey { blob, spki, key_type: key.key_type() }, Pairing::Claimed).await
+        self.proved(NewKey { blob, spki, key_type: key.key_type() }).await
     }
 
     /// Wraps a blob by the master key that is to come, at a unit that has the present one.
@@ -320,7 +330,7 @@ impl Grep11 {
 
     /// Signs with a key and verifies the signature: proof, before anyone relies on it, that the unit has the private
     /// half of the public key.
-    async fn proved(&self, key: NewKey, pairing: Pairing) -> Result<NewKey, Grep11Error> {
+    async fn proved(&self, key: NewKey) -> Result<NewKey, Grep11Error> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
         let scheme = key.key_type.schemes().first().copied().ok_or(Grep11Error::CannotSign)?;
         let version = Version {
@@ -332,8 +342,7 @@ impl Grep11 {
             created: 0,
         };
         let asked = Asked { deadline: Instant::now() + MAKING, trace: Trace::new(random(), 0) };
-        let job = Job { pairing, ..Job::new(&version, scheme, Input::Message(MESSAGE))? };
-        self.do_job(&job, &asked, &mut Times::default()).await?;
+        self.sign(&version, scheme, Input::Message(MESSAGE), &asked, &mut Times::default()).await?;
         Ok(key)
     }
 
@@ -405,7 +414,7 @@ impl Grep11 {
         match failure {
             Failure::Refused { code, reason } => Grep11Error::Refused { backend, code, reason },
             Failure::NotOffered(reason) => Grep11Error::NotOffered { backend, reason },
-            Failure::OtherPublicKey => Grep11Error::OtherPublicKey,
+            Failure::WrongSignature => Grep11Error::WrongSignature { backend, agreed: false },
             _ if late => Grep11Error::Late { backend },
             Failure::Busy(_) => Grep11Error::Overloaded { backend },
             Failure::OtherMasterKey(_) => self.no_seat(NoSeat::OtherMasterKey, wkids),
@@ -420,266 +429,6 @@ impl Grep11 {
             format!("{}: {}", unit.endpoint, problem.unwrap_or_else(|| "not connected yet".into()))
         };
         self.units().map(problem).collect::<Vec<_>>().join("; ")
-    }
-}
-
-/// What is to be signed, with everything that does not depend on the unit.
-struct Job<'a> {
-    version: &'a Version,
-    key: PublicKey,
-    pairing: Pairing,
-    scheme: Scheme,
-    message: Option<&'a [u8]>,
-    digest: Option<Digest>,
-    /// The master keys by which the key is wrapped.
-    wkids: Vec<Wkid>,
-}
-
-impl<'a> Job<'a> {
-    fn new(version: &'a Version, scheme: Scheme, input: Input<'a>) -> Result<Self, Grep11Error> {
-        let key = PublicKey::from_spki(&version.spki).map_err(|_| Grep11Error::NoPublicKey)?;
-        let key_type = version.key_type;
-        if !key_type.schemes().contains(&scheme) {
-            return Err(Grep11Error::SchemeNotSupported { scheme, key_type });
-        }
-        let (message, digest) = match (input, scheme.hash()) {
-            (Input::Message(message), Some(hash)) => {
-                (Some(message), Some(digest::digest(mechanism::algorithm(hash), message)))
-            }
-            (Input::Message(message), None) => (Some(message), None),
-            (Input::Digest(_), None) => return Err(Grep11Error::WholeMessageNeeded(scheme)),
-            (Input::Digest(digest), Some(hash)) => {
-                let given = digest.len();
-                let digest = Digest::import_less_safe(digest, mechanism::algorithm(hash));
-                let wrong = |_| Grep11Error::DigestLength { needed: hash.length(), given };
-                (None, Some(digest.map_err(wrong)?))
-            }
-        };
-        let blobs = core::iter::once(&version.blob).chain(&version.next_blob);
-        let wkids: Vec<_> = blobs.filter_map(|blob| Some(Header::read(blob)?.wkid())).collect();
-        if wkids.is_empty() {
-            return Err(Grep11Error::NoBlob);
-        }
-        Ok(Self { version, key, pairing: Pairing::OfUnit, scheme, message, digest, wkids })
-    }
-
-    /// Has a unit sign, in a form that it can.
-    async fn sign_over(
-        &self,
-        connection: &Connection,
-        unit: &Unit,
-        trace: &Trace,
-    ) -> Result<Vec<u8>, Failure> {
-        let blobs = core::iter::once(&self.version.blob).chain(&self.version.next_blob);
-        let wrapped_by_its_key =
-            |blob: &&Vec<u8>| Header::read(blob).is_some_and(|header| header.wkid() == connection.wkid);
-        let blob = blobs.into_iter().find(wrapped_by_its_key);
-        let blob = blob.ok_or(Failure::OtherMasterKey(Some(connection.wkid)))?;
-        let not_offered = || Failure::NotOffered(format!("it has no mechanism for {}", self.scheme));
-        let form = unit.form(self.scheme).ok_or_else(not_offered)?;
-        let signed = self.sign_as(form, connection, blob, trace).await;
-        match signed {
-            Err(Failure::NotOffered(_))
-                if form == Form::Digest && self.scheme.family() == SchemeFamily::RsaPss =>
-            {
-                unit.refused_digest_pss();
-                match unit.form(self.scheme) {
-                    Some(Form::Message) => self.sign_as(Form::Message, connection, blob, trace).await,
-                    _ => signed,
-                }
-            }
-            signed => signed,
-        }
-    }
-
-    async fn sign_as(
-        &self,
-        form: Form,
-        connection: &Connection,
-        blob: &[u8],
-        trace: &Trace,
-    ) -> Result<Vec<u8>, Failure> {
-        let not_offered = || Failure::NotOffered(format!("it signs digests with {} no way", self.scheme));
-        let data = match (form, &self.digest, self.message) {
-            (Form::Digest, Some(digest), _) => mechanism::data(self.scheme, digest.as_ref()),
-            (Form::Message, _, Some(message)) => message.to_vec(),
-            _ => return Err(not_offered()),
-        };
-        let number = mechanism::number(self.scheme, form).ok_or_else(not_offered)?;
-        connection.sign(blob, mechanism::mechanism(self.scheme, number), data, trace).await
-    }
-
-    /// The signature as TLS has it, if it is one of this message by this key.
-    fn checked(&self, raw: Vec<u8>) -> Result<Vec<u8>, Failure> {
-        let signed = match (self.digest, self.message) {
-            (Some(digest), _) => Signed::Digest(digest),
-            (None, message) => Signed::Message(message.unwrap_or_default()),
-        };
-        mechanism::signature(&self.key, raw)
-            .filter(|signature| verifies(&self.key, &self.version.spki, self.scheme, &signed, signature))
-            .ok_or_else(|| match self.pairing {
-                Pairing::Claimed => Failure::OtherPublicKey,
-                Pairing::OfUnit => Failure::severe("it answered with a signature that does not verify"),
-            })
-    }
-}
-
-/// How it is known that the halves of a pair belong together, and so whose fault it is if they do not.
-#[derive(Clone, Copy)]
-enum Pairing {
-    /// Somebody says so.
-    Claimed,
-    /// A unit has said so, or has proved it already.
-    OfUnit,
-}
-
-/// A signature, and what it took.
-struct Answer {
-    signature: Vec<u8>,
-    network: Duration,
-    unit: Duration,
-    verify: Duration,
-}
-
-/// A backend that cannot be used as configured.
-#[derive(Debug, Error)]
-#[error("cannot use backend {0}: {1}")]
-pub struct SetupError(String, String);
-
-/// Why no unit did what was asked.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub(crate) enum Grep11Error {
-    /// The attributes of the key do not allow it to sign.
-    #[error("the key cannot sign: its attributes do not allow it")]
-    CannotSign,
-    /// The caller's digest is of another length than the hash gives.
-    #[error("cannot sign a digest of {given} bytes: the scheme needs one of {needed}")]
-    DigestLength {
-        /// In bytes.
-        needed: usize,
-        /// In bytes.
-        given: usize,
-    },
-    /// No unit is in order.
-    #[error("no unit of backend {backend} is in order: {units}")]
-    Down {
-        /// The backend.
-        backend: String,
-        /// What is wrong with each.
-        units: String,
-    },
-    /// The deadline passed.
-    #[error("no unit of backend {backend} gave an answer in time")]
-    Late {
-        /// The backend.
-        backend: String,
-    },
-    /// It is not a blob.
-    #[error("this is no key blob of Enterprise PKCS #11; it must be the bytes that a unit gave, as they are")]
-    NoBlob,
-    /// No unit has the master key of the other keys.
-    #[error(
-        "the keys of backend {backend} are wrapped by master key {key}, and no unit that is in order has that: {units}; if it was changed, run: keyward key rewrap --backend {backend} --finish"
-    )]
-    NoHome {
-        /// The backend.
-        backend: String,
-        /// By which the other keys are wrapped.
-        key: String,
-        /// What each unit has.
-        units: String,
-    },
-    /// It is not a public key.
-    #[error(
-        "this is no public key of a type that TLS signs with; give its SubjectPublicKeyInfo, or the public key that the unit gave"
-    )]
-    NoPublicKey,
-    /// No unit has the mechanism.
-    #[error("the units of backend {backend} cannot do this: {reason}")]
-    NotOffered {
-        /// The backend.
-        backend: String,
-        /// What a unit said.
-        reason: String,
-    },
-    /// There is no master key to come.
-    #[error(
-        "a unit of backend {backend} rewrapped a key by the same master key; is a new one committed there?"
-    )]
-    NotRewrapped {
-        /// The backend.
-        backend: String,
-    },
-    /// The key is wrapped by another master key.
-    #[error("the key is wrapped by master key {key}, and no unit that is in order has that: {units}")]
-    OtherMasterKey {
-        /// By which the key is wrapped.
-        key: String,
-        /// What each unit has.
-        units: String,
-    },
-    /// The halves of a pair do not belong together.
-    #[error(
-        "the public key is that of another private key: what a unit signs with the blob does not verify by it"
-    )]
-    OtherPublicKey,
-    /// More than the units can do.
-    #[error("the units of backend {backend} have more to do than they can")]
-    Overloaded {
-        /// The backend.
-        backend: String,
-    },
-    /// A unit said no, and so would the others.
-    #[error("a unit of backend {backend} refused: {reason}")]
-    Refused {
-        /// The backend.
-        backend: String,
-        /// The number of PKCS #11.
-        code: u64,
-        /// What the unit said.
-        reason: String,
-    },
-    /// The key is of another type than the scheme.
-    #[error("a key of type {key_type} cannot sign with {scheme}")]
-    SchemeNotSupported {
-        /// The scheme.
-        scheme: Scheme,
-        /// The type of the key.
-        key_type: KeyType,
-    },
-    /// The scheme takes no digest.
-    #[error("{0} signs whole messages, not digests")]
-    WholeMessageNeeded(Scheme),
-}
-
-impl Grep11Error {
-    /// What a peer is told.
-    pub(crate) fn outcome(&self) -> Outcome {
-        use keyward_grep11::ckr;
-        match self {
-            Self::DigestLength { .. } => Outcome::Malformed,
-            Self::Down { .. } => Outcome::UnitUnavailable,
-            Self::Late { .. } => Outcome::DeadlineExceeded,
-            Self::NoHome { .. } | Self::OtherMasterKey { .. } => Outcome::OtherMasterKey,
-            Self::Overloaded { .. } => Outcome::Overloaded,
-            Self::CannotSign
-            | Self::NotOffered { .. }
-            | Self::SchemeNotSupported { .. }
-            | Self::WholeMessageNeeded(_) => Outcome::NotSupported,
-            Self::NoBlob => Outcome::BlobDamaged,
-            Self::Refused { code, .. } => match *code {
-                ckr::CKR_IBM_BLOB_ERROR | ckr::CKR_KEY_HANDLE_INVALID | ckr::CKR_OBJECT_HANDLE_INVALID => {
-                    Outcome::BlobDamaged
-                }
-                ckr::CKR_KEY_FUNCTION_NOT_PERMITTED
-                | ckr::CKR_KEY_TYPE_INCONSISTENT
-                | ckr::CKR_KEY_SIZE_RANGE
-                | ckr::CKR_IBM_STATIC_POLICY => Outcome::NotSupported,
-                _ => Outcome::Internal,
-            },
-            Self::NoPublicKey | Self::NotRewrapped { .. } | Self::OtherPublicKey => Outcome::Internal,
-        }
     }
 }
 

@@ -371,7 +371,8 @@ impl Unit {
         }
     }
 
-    fn failed(&self, failure: &Failure, severe: bool) {
+    /// It did not do what it was asked; `severe` if once is enough to ask it no more.
+    pub(super) fn failed(&self, failure: &Failure, severe: bool) {
         let opened = self.with(|state| {
             state.failures += 1;
             if let Breaker::HalfOpen(_) = state.breaker {
@@ -468,7 +469,8 @@ impl Seat {
             }
             // It may have another one since this thread connected, and other threads know.
             Failure::OtherMasterKey(_) => unit.forget_connections(),
-            Failure::Busy(_) | Failure::NotOffered(_) | Failure::OtherPublicKey | Failure::Refused { .. } => {
+            // Whose fault a wrong signature is the next attempt will tell.
+            Failure::Busy(_) | Failure::NotOffered(_) | Failure::Refused { .. } | Failure::WrongSignature => {
             }
         }
     }

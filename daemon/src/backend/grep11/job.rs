@@ -1,0 +1,149 @@
+//! One signature, as it is asked for: what is sent to a unit, and what of its answer is passed on.
+
+use core::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::digest::{self, Digest};
+use keyward_proto::{PublicKey, Scheme, SchemeFamily};
+use keyward_unit::{Header, Input, Wkid};
+
+use super::connection::Connection;
+use super::error::Grep11Error;
+use super::failure::Failure;
+use super::mechanism::{self, Form};
+use super::trace::Trace;
+use super::unit::Unit;
+use crate::backend::verify::{Signed, verifies};
+use crate::keys::Version;
+
+/// What is to be signed, with everything that does not depend on the unit.
+pub(super) struct Job<'a> {
+    version: &'a Version,
+    key: PublicKey,
+    scheme: Scheme,
+    message: Option<&'a [u8]>,
+    digest: Option<Digest>,
+    /// The master keys by which the key is wrapped.
+    pub(super) wkids: Vec<Wkid>,
+    /// Units that have answered with signatures that do not verify.
+    suspects: Mutex<Vec<Arc<Unit>>>,
+}
+
+impl<'a> Job<'a> {
+    pub(super) fn new(version: &'a Version, scheme: Scheme, input: Input<'a>) -> Result<Self, Grep11Error> {
+        let key = PublicKey::from_spki(&version.spki).map_err(|_| Grep11Error::NoPublicKey)?;
+        let key_type = version.key_type;
+        if !key_type.schemes().contains(&scheme) {
+            return Err(Grep11Error::SchemeNotSupported { scheme, key_type });
+        }
+        let (message, digest) = match (input, scheme.hash()) {
+            (Input::Message(message), Some(hash)) => {
+                (Some(message), Some(digest::digest(mechanism::algorithm(hash), message)))
+            }
+            (Input::Message(message), None) => (Some(message), None),
+            (Input::Digest(_), None) => return Err(Grep11Error::WholeMessageNeeded(scheme)),
+            (Input::Digest(digest), Some(hash)) => {
+                let given = digest.len();
+                let digest = Digest::import_less_safe(digest, mechanism::algorithm(hash));
+                let wrong = |_| Grep11Error::DigestLength { needed: hash.length(), given };
+                (None, Some(digest.map_err(wrong)?))
+            }
+        };
+        let blobs = core::iter::once(&version.blob).chain(&version.next_blob);
+        let wkids: Vec<_> = blobs.filter_map(|blob| Some(Header::read(blob)?.wkid())).collect();
+        if wkids.is_empty() {
+            return Err(Grep11Error::NoBlob);
+        }
+        Ok(Self { version, key, scheme, message, digest, wkids, suspects: Mutex::default() })
+    }
+
+    /// Has a unit sign, in a form that it can.
+    pub(super) async fn sign_over(
+        &self,
+        connection: &Connection,
+        unit: &Unit,
+        trace: &Trace,
+    ) -> Result<Vec<u8>, Failure> {
+        let blobs = core::iter::once(&self.version.blob).chain(&self.version.next_blob);
+        let wrapped_by_its_key =
+            |blob: &&Vec<u8>| Header::read(blob).is_some_and(|header| header.wkid() == connection.wkid);
+        let blob = blobs.into_iter().find(wrapped_by_its_key);
+        let blob = blob.ok_or(Failure::OtherMasterKey(Some(connection.wkid)))?;
+        let not_offered = || Failure::NotOffered(format!("it has no mechanism for {}", self.scheme));
+        let form = unit.form(self.scheme).ok_or_else(not_offered)?;
+        let signed = self.sign_as(form, connection, blob, trace).await;
+        match signed {
+            Err(Failure::NotOffered(_))
+                if form == Form::Digest && self.scheme.family() == SchemeFamily::RsaPss =>
+            {
+                unit.refused_digest_pss();
+                match unit.form(self.scheme) {
+                    Some(Form::Message) => self.sign_as(Form::Message, connection, blob, trace).await,
+                    _ => signed,
+                }
+            }
+            signed => signed,
+        }
+    }
+
+    async fn sign_as(
+        &self,
+        form: Form,
+        connection: &Connection,
+        blob: &[u8],
+        trace: &Trace,
+    ) -> Result<Vec<u8>, Failure> {
+        let not_offered =
+            || Failure::NotOffered(format!("for {} it takes whole messages only, no digests", self.scheme));
+        let data = match (form, &self.digest, self.message) {
+            (Form::Digest, Some(digest), _) => mechanism::data(self.scheme, digest.as_ref()),
+            (Form::Message, _, Some(message)) => message.to_vec(),
+            _ => return Err(not_offered()),
+        };
+        let number = mechanism::number(self.scheme, form).ok_or_else(not_offered)?;
+        connection.sign(blob, mechanism::mechanism(self.scheme, number), data, trace).await
+    }
+
+    /// The signature as TLS has it, if it is one of this message by this key.
+    pub(super) fn checked(&self, raw: Vec<u8>) -> Result<Vec<u8>, Failure> {
+        let signed = match (self.digest, self.message) {
+            (Some(digest), _) => Signed::Digest(digest),
+            (None, message) => Signed::Message(message.unwrap_or_default()),
+        };
+        mechanism::signature(&self.key, raw)
+            .filter(|signature| verifies(&self.key, &self.version.spki, self.scheme, &signed, signature))
+            .ok_or(Failure::WrongSignature)
+    }
+
+    /// Notes a unit whose signature does not verify. Whose fault that is, its own or that of the key, which may have
+    /// come with the public key of another, is not known before another attempt.
+    pub(super) fn suspect(&self, unit: &Arc<Unit>) {
+        self.suspects().push(Arc::clone(unit));
+    }
+
+    /// A unit has signed as it should, so the key is sound, and the suspects are not.
+    pub(super) fn signed_by(&self, unit: &Arc<Unit>) {
+        for suspect in self.suspects().drain(..) {
+            // One that was right the second time may be right again.
+            suspect.failed(&Failure::WrongSignature, !Arc::ptr_eq(&suspect, unit));
+        }
+    }
+
+    /// Whether different units agree that the key is not sound.
+    pub(super) fn is_unsound(&self) -> bool {
+        let suspects = self.suspects();
+        suspects.iter().any(|suspect| !Arc::ptr_eq(suspect, &suspects[0]))
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, Vec<Arc<Unit>>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A signature, and what it took.
+pub(super) struct Answer {
+    pub(super) signature: Vec<u8>,
+    pub(super) network: Duration,
+    pub(super) unit: Duration,
+    pub(super) verify: Duration,
+}
