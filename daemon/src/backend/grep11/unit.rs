@@ -337,6 +337,9 @@ impl Unit {
     /// Finds out how it is now.
     pub(super) async fn look(&self) {
         match self.probe().await {
+            Ok((connection, mechanisms)) if self.with(|state| state.breaker) == Breaker::Open => {
+                self.is_back(connection, mechanisms);
+            }
             // Over a connection of its own, so that a new master key is noticed.
             Ok((connection, mechanisms)) => {
                 self.with(|state| {
