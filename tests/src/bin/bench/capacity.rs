@@ -1,7 +1,7 @@
 //! What the daemon makes of units that sign so many times a second and no more: how much of that it gets out of them,
 //! and what becomes of requests when there are more than they can take.
 //!
-//! The load is open: requests come evenly spaced whatever became of those before, as clients of a web site do.
+//! Requests are due evenly spaced, whatever became of those before.
 
 use std::time::{Duration, Instant};
 

@@ -4,22 +4,25 @@
 //! the unit would fit into it. There are always more clients than workers, so that these never wait for work; what
 //! clients see is therefore mostly the wait for their turn.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keyward_tests::server::{Nginx, Site};
-use keyward_tests::{Daemon, Handshake, Load, Pki, Units, scratch};
+use keyward_tests::{Daemon, Handshake, Load, Pki, UnitServer, Units, scratch};
 
-use super::{in_ms, percentile, start_quiet};
+use super::{cpu_time, in_ms, percentile, start_quiet};
 
 pub(super) fn run(quick: bool) {
     let time = Duration::from_secs(if quick { 1 } else { 3 });
     println!(
         "Full handshakes of nginx, key at a remote unit over mutual TLS: TLS 1.3, X25519, P-256, {time:?} of each"
     );
-    println!("{CLIENTS} clients for each worker; a call is what the daemon waits for the unit, on average\n");
-    println!("| unit takes | a call | workers | at most | handshakes/s | p50 | p99 | processors busy |");
+    println!(
+        "{CLIENTS} clients for each worker; a call is what the daemon waits for the unit, on average; \
+         all of this runs on {} processors\n",
+        processors()
+    );
+    println!("| unit takes | a call | workers | at most | handshakes/s | p50 | p99 | processors used |");
     println!("|---|---|---|---|---|---|---|---|");
     for latency in ["1ms", "5ms", "20ms", "50ms"] {
         let directory = scratch();
@@ -33,7 +36,7 @@ pub(super) fn run(quick: bool) {
         let certificate = pki.certify(&daemon, &reference);
         for workers in [1, 4, 16] {
             let site = Site::new(certificate.clone(), reference.clone());
-            let seen = Seen::of(&daemon, &pki, &site, workers, time);
+            let seen = Seen::of(&daemon, &unit, &pki, &site, workers, time);
             println!(
                 "| {latency} | {:.1} ms | {workers} | {:.0}/s | {:.0} | {:.1} ms | {:.1} ms | {:.0} % |",
                 seen.call * 1e3,
@@ -55,20 +58,25 @@ struct Seen {
     rate: f64,
     /// What they took.
     latencies: Vec<Duration>,
-    /// The share of the time that the processors of the machine were at work.
+    /// The share of the time of all processors that was spent on these handshakes, by clients, too.
     busy: f64,
 }
 
 impl Seen {
-    fn of(daemon: &Daemon, pki: &Pki, site: &Site, workers: usize, time: Duration) -> Self {
-        let _nginx = Nginx::start_with(daemon, std::slice::from_ref(site), workers);
+    fn of(
+        daemon: &Daemon,
+        unit: &UnitServer,
+        pki: &Pki,
+        site: &Site,
+        workers: usize,
+        time: Duration,
+    ) -> Self {
+        let nginx = Nginx::start_with(daemon, std::slice::from_ref(site), workers);
         let load = Load::start(&Handshake::new(pki, site.address), CLIENTS * workers);
         thread::sleep(LEAD);
-        let before = Counters::now(daemon);
-        let begin = Instant::now();
+        let (before, begin) = (Counters::now(daemon, unit, &nginx), Instant::now());
         thread::sleep(time);
-        let end = Instant::now();
-        let after = Counters::now(daemon);
+        let (after, end) = (Counters::now(daemon, unit, &nginx), Instant::now());
         let attempts = load.stop();
         if let Some(error) = attempts.iter().find_map(|attempt| attempt.result.as_ref().err()) {
             panic!("a handshake failed: {error}");
@@ -79,40 +87,37 @@ impl Seen {
             call: (after.called - before.called) / (after.calls - before.calls),
             rate: latencies.len() as f64 / (end - begin).as_secs_f64(),
             latencies,
-            busy: (after.at_work - before.at_work) / (after.passed - before.passed),
+            busy: (after.at_work - before.at_work) / (end - begin).as_secs_f64() / processors() as f64,
         }
     }
 }
 
-/// What has been counted since the daemon, or the machine, was started.
+/// What has been counted since each of them was started.
 struct Counters {
     /// Signatures by units.
     calls: f64,
     /// How long these took, in seconds.
     called: f64,
-    /// Time of all processors, in units of the kernel.
-    passed: f64,
-    /// The part of it in which they were not idle.
+    /// CPU time of the unit, the daemon, the workers of nginx, and the clients, in seconds.
     at_work: f64,
 }
 
 impl Counters {
-    fn now(daemon: &Daemon) -> Self {
+    fn now(daemon: &Daemon, unit: &UnitServer, nginx: &Nginx) -> Self {
         let metric =
             |name: &str, phase| daemon.metric(&format!("keyward_signature_seconds_{name}"), &[phase]);
-        let [unit, network] = ["phase=\"unit\"", "phase=\"network\""];
-        // user, nice, system, idle, iowait and others: proc(5).
-        let text = fs::read_to_string("/proc/stat").expect("/proc/stat");
-        let times = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
-        let times: Vec<f64> = times.filter_map(|time| time.parse().ok()).collect();
-        let passed = times.iter().sum();
+        let [at_unit, network] = ["phase=\"unit\"", "phase=\"network\""];
+        let processes = nginx.workers().into_iter().chain([unit.id(), daemon.id(), std::process::id()]);
         Self {
-            calls: metric("count", unit),
-            called: metric("sum", unit) + metric("sum", network),
-            passed,
-            at_work: passed - times[3] - times[4],
+            calls: metric("count", at_unit),
+            called: metric("sum", at_unit) + metric("sum", network),
+            at_work: processes.map(cpu_time).sum::<f64>() / 1e6,
         }
     }
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// For each worker: enough for it never to wait for one.
