@@ -378,7 +378,8 @@ impl Unit {
     pub(super) fn failed(&self, failure: &Failure, severe: bool) {
         let opened = self.with(|state| {
             state.failures += 1;
-            if let Breaker::HalfOpen(_) = state.breaker {
+            // A request has tried it out; that it went while nobody asked says nothing of what it answers.
+            if let Breaker::HalfOpen(true) = state.breaker {
                 state.relapses += 1;
             }
             state.breaker.failed(severe)
