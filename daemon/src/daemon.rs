@@ -6,7 +6,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use crate::authorise::Grant;
-use crate::backend::Backends;
+use crate::backend::{Backend, Backends};
 use crate::config::Config;
 use crate::keys::{Keys, Store};
 use crate::metrics::Metrics;
@@ -55,6 +55,15 @@ impl Daemon {
     /// The configuration as it is now.
     pub(crate) fn config(&self) -> arc_swap::Guard<Arc<Config>> {
         self.config.load()
+    }
+
+    /// Whether a backend could sign with its keys now.
+    pub(crate) async fn is_ready(&self, backend: &Backend) -> bool {
+        let Backend::Grep11(grep11) = backend else { return true };
+        // If the store cannot be read, keys in memory may sign still.
+        let settled = self.keys.wkid(grep11.name()).await.ok().flatten();
+        let next = self.keys.next_wkid(grep11.name()).await.ok().flatten();
+        grep11.is_ready(&settled.into_iter().chain(next).collect::<Vec<_>>())
     }
 
     /// From now on `config` holds, for connections that are open, too.

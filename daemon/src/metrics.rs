@@ -112,7 +112,7 @@ impl Metrics {
         registry.register("connections", "Open connections of peers", self.connections.clone());
         let help = "Connections of peers that the daemon closed: garbage came, or there were too many";
         registry.register("connections_closed", help, self.closed.clone());
-        let help = "Whether a unit of the backend can be asked";
+        let help = "Whether a unit of the backend can be asked and has the master key of its keys";
         registry.register("backend_ready", help, self.ready.clone());
         let help = "Requests that wait for a unit of the backend";
         registry.register("backend_waiting", help, self.waiting.clone());
@@ -192,10 +192,10 @@ impl Metrics {
     }
 
     /// The page for whoever collects metrics.
-    pub(crate) fn text(&self, daemon: &Daemon, connections: usize) -> String {
+    pub(crate) async fn text(&self, daemon: &Daemon, connections: usize) -> String {
         self.connections.set(i64::try_from(connections).unwrap_or(i64::MAX));
         for backend in daemon.backends.iter() {
-            self.update(backend);
+            self.update(backend, daemon.is_ready(backend).await);
         }
         let mut text = String::new();
         // Fails only if the text does, which has room for everything.
@@ -203,9 +203,9 @@ impl Metrics {
         text
     }
 
-    fn update(&self, backend: &Backend) {
+    fn update(&self, backend: &Backend, ready: bool) {
         let labels = BackendLabels { backend: backend.name().into() };
-        self.ready.get_or_create(&labels).set(backend.is_ready().into());
+        self.ready.get_or_create(&labels).set(ready.into());
         let Backend::Grep11(grep11) = backend else { return };
         self.waiting.get_or_create(&labels).set(i64::try_from(grep11.waiting()).unwrap_or(i64::MAX));
         if let Some(holds) = grep11.tokens().holds_for() {

@@ -3,7 +3,7 @@
 //! | Route | |
 //! |---|---|
 //! | `GET /live` | 200 as long as the daemon answers |
-//! | `GET /ready` | 200 if every backend has a unit in order, else 503; says which have none |
+//! | `GET /ready` | 200 if every backend could sign with its keys, else 503; says which could not |
 //! | `GET /metrics` | metrics, see docs/metrics.md |
 //! | `GET /v1/status` | the daemon as it is |
 //! | `GET /v1/units` | the units of every backend |
@@ -122,7 +122,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let text = admin.daemon.metrics.text(&admin.daemon, admin.crowd.size());
+    let text = admin.daemon.metrics.text(&admin.daemon, admin.crowd.size()).await;
     ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response()
 }
 

@@ -16,12 +16,15 @@ use crate::keys::{Key, StoreError, Version};
 
 /// 200 if every backend could sign now.
 pub(super) async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
-    let unready = admin.daemon.backends.iter().filter(|backend| !backend.is_ready());
-    let unready: Vec<_> =
-        unready.map(|backend| format!("no unit of backend {} is in order\n", backend.name())).collect();
+    let mut unready = String::new();
+    for backend in admin.daemon.backends.iter() {
+        if !admin.daemon.is_ready(backend).await {
+            unready += &format!("no unit of backend {} can sign with its keys\n", backend.name());
+        }
+    }
     match unready.is_empty() {
         true => (StatusCode::OK, "ready\n".into()),
-        false => (StatusCode::SERVICE_UNAVAILABLE, unready.concat()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, unready),
     }
 }
 
@@ -36,7 +39,7 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
                 Backend::Embedded(unit) => Some(unit.wkid().to_string()),
                 Backend::Grep11(_) => daemon.keys.wkid(backend.name()).await?,
             },
-            ready: backend.is_ready(),
+            ready: daemon.is_ready(backend).await,
         });
     }
     Ok(views)

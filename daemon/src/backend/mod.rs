@@ -159,14 +159,6 @@ impl Backend {
             Self::Grep11(grep11) => Ok(Box::pin(grep11.sign(version, scheme, input, asked, times)).await?),
         }
     }
-
-    /// Whether it could sign now.
-    pub(crate) fn is_ready(&self) -> bool {
-        match self {
-            Self::Embedded(_) => true,
-            Self::Grep11(grep11) => grep11.is_ready(),
-        }
-    }
 }
 
 static EMBEDDED_LABEL: LazyLock<Arc<str>> = LazyLock::new(|| EMBEDDED.into());

@@ -117,9 +117,12 @@ impl Grep11 {
         Arc::clone(&self.name)
     }
 
-    /// Whether any unit may be asked.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.units().any(|unit| unit.status().breaker != Breaker::Open)
+    /// Whether a unit that may be asked has one of these master keys; none stands for any.
+    pub(crate) fn is_ready(&self, wkids: &[String]) -> bool {
+        let fits = |wkid: Wkid| wkids.is_empty() || wkids.contains(&wkid.to_string());
+        self.units()
+            .map(Unit::status)
+            .any(|status| status.breaker != Breaker::Open && status.wkid.is_some_and(fits))
     }
 
     /// The units, in the order of the configuration.
