@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod adoption;
+mod backends;
+mod health;
 mod imports;
+mod mechanisms;
 mod rewrap;
 
 use std::fs;
@@ -84,6 +87,17 @@ fn unit_list(daemon: &Daemon) -> Vec<Value> {
     let Value::Array(mut units) = json(&mut daemon.keyward(&["unit", "list", "--json"])) else { panic!() };
     units.retain(|unit| unit["backend"] != "embedded");
     units
+}
+
+/// All units are up, and nothing that was asked of them was taken for their fault.
+fn assert_in_order(daemon: &Daemon) {
+    for unit in unit_list(daemon) {
+        let state = ["health", "breaker"].map(|field| unit[field].as_str().unwrap());
+        assert!(
+            matches!(state, ["up", "closed"] | ["trying", "half-open"]) && unit["failures"] == 0,
+            "{unit}"
+        );
+    }
 }
 
 /// The command fails with a status and one line for people, which has all of these words.
