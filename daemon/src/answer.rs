@@ -123,8 +123,7 @@ async fn signature(
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
     daemon.metrics.times(backend, scheme, outcome, &times);
     signed.map_err(|error| {
-        // The others are of the peer's making.
-        if !matches!(outcome, Outcome::Malformed | Outcome::NotSupported) {
+        if !error.is_of_the_peer() {
             fault(daemon, &sign.label, &error);
         }
         outcome

@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::{Header, NewKey, Wkid};
+use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 use zeroize::Zeroize;
 
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
@@ -109,6 +110,17 @@ pub(super) async fn adopt(
         STANDARD.decode(text).map_err(|_| AdminError::Invalid(format!("the {what} is not base64")))
     };
     let (blob, public) = (decode(&adopted.blob, "blob")?, decode(&adopted.public_key, "public key")?);
+    let next = admin.daemon.keys.next_wkid(home.backend.name()).await?;
+    if let (Some(wkid), Some(header)) = (home.wkid, Header::read(&blob))
+        && header.wkid() != wkid
+        && next != Some(header.wkid().to_string())
+    {
+        return Err(AdminError::Unfit(format!(
+            "the blob is wrapped by master key {}, the keys of backend {} by {wkid}",
+            header.wkid(),
+            home.backend.name()
+        )));
+    }
     let made = grep11.adopt(blob, &public).await.map_err(BackendError::from)?;
     let view = add(&admin, label, uses, &home, made).await?;
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key adopted");
@@ -178,6 +190,14 @@ struct Home<'a> {
     backend: &'a Backend,
     /// The master key that its other keys are wrapped by, if there are any.
     wkid: Option<Wkid>,
+    /// Keeps the master key from being changed until the key is stored.
+    _settled: Option<Settled<'a>>,
+}
+
+/// Many may make keys of one master key; the first one, which settles it, is alone.
+enum Settled<'a> {
+    First(#[allow(dead_code, reason = "held")] RwLockWriteGuard<'a, ()>),
+    Other(#[allow(dead_code, reason = "held")] RwLockReadGuard<'a, ()>),
 }
 
 impl<'a> Home<'a> {
@@ -196,8 +216,20 @@ impl<'a> Home<'a> {
                 ))
             })?,
         };
-        let wkid = admin.daemon.keys.wkid(backend.name()).await?;
-        Ok(Self { backend, wkid: wkid.and_then(|wkid| wkid.parse().ok()) })
+        let Backend::Grep11(grep11) = backend else {
+            return Ok(Self { backend, wkid: None, _settled: None });
+        };
+        let read = async || -> Result<Option<Wkid>, StoreError> {
+            let wkid = admin.daemon.keys.wkid(backend.name()).await?;
+            Ok(wkid.and_then(|wkid| wkid.parse().ok()))
+        };
+        let other = grep11.settling.read().await;
+        if let Some(wkid) = read().await? {
+            return Ok(Self { backend, wkid: Some(wkid), _settled: Some(Settled::Other(other)) });
+        }
+        drop(other);
+        let first = grep11.settling.write().await;
+        Ok(Self { backend, wkid: read().await?, _settled: Some(Settled::First(first)) })
     }
 }
 
@@ -208,8 +240,8 @@ async fn add(
     home: &Home<'_>,
     made: NewKey,
 ) -> Result<KeyView, AdminError> {
-    let Home { backend, wkid } = home;
-    if let (None, Some(header)) = (wkid, Header::read(&made.blob)) {
+    let Home { backend, wkid, .. } = home;
+    if let (Backend::Grep11(_), None, Some(header)) = (backend, wkid, Header::read(&made.blob)) {
         admin.daemon.keys.set_wkid(backend.name(), header.wkid().to_string()).await?;
     }
 

@@ -163,6 +163,8 @@ enum AdminError {
     NotAnAdministrator,
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("{0}")]
+    Unfit(String),
 }
 
 impl IntoResponse for AdminError {
@@ -172,6 +174,7 @@ impl IntoResponse for AdminError {
             Self::Body(rejection) => rejection.status(),
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::LeftBehind(_) => StatusCode::CONFLICT,
+            Self::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NotAnAdministrator => StatusCode::FORBIDDEN,
             Self::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,

@@ -1,15 +1,18 @@
 //! Units: how they are, and the keys of a backend on their way to another master key.
 
 use axum::Extension;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use keyward_grep11::ckm;
 use keyward_unit::{Header, Wkid};
+use tokio::task::JoinSet;
 
 use super::{Admin, AdminError, Administrator, Answer};
 use crate::api::{BackendView, Finished, Rewrapped, UnitView};
-use crate::backend::grep11::{Breaker, Grep11, Grep11Error, Status};
+use crate::backend::grep11::{Breaker, Grep11, Grep11Error, Status, Unit};
 use crate::backend::{Backend, BackendError};
 use crate::daemon::Daemon;
 use crate::keys::{Key, StoreError, Version};
@@ -171,9 +174,24 @@ async fn coming(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Option<Strin
     let Some(first) = by_old.first() else { return Ok(None) };
     match grep11.rewrap(&first.blob).await {
         Ok(blob) => Ok(Header::read(&blob).map(|header| header.wkid().to_string())),
-        // It is in force already, and no unit can wrap anything by it any more.
-        Err(_) if by_old.iter().all(|version| version.next_blob.is_some()) => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => {
+            // It may be in force already, so that no unit can wrap anything by it any more.
+            let in_force = |wkid: &str| {
+                grep11.units().map(Unit::status).any(|status| {
+                    status.breaker != Breaker::Open && status.wkid.is_some_and(|own| own.to_string() == wkid)
+                })
+            };
+            let next = by_old
+                .first()
+                .and_then(|version| Some(Header::read(version.next_blob.as_ref()?)?.wkid().to_string()));
+            let next = next.filter(|next| in_force(next));
+            let done = |version: &&&Version| {
+                next.as_ref().is_some_and(|next| {
+                    version.next_blob.as_ref().is_some_and(|blob| is_wrapped_by(blob, next))
+                })
+            };
+            if by_old.iter().filter(done).count() == by_old.len() { Ok(next) } else { Err(error) }
+        }
     }
 }
 
@@ -185,6 +203,8 @@ pub(super) async fn finish_rewrap(
     Path(name): Path<String>,
 ) -> Answer<Finished> {
     let grep11 = remote(&admin, &name)?;
+    // From here on no key is made that nobody has looked at.
+    let _settling = grep11.settling.write().await;
     let old = settled(&admin, &name).await?;
     let keys = keys_of(&admin, &name).await?;
     grep11.look().await;
@@ -236,9 +256,11 @@ pub(super) async fn finish_rewrap(
             "no unit of backend {name} is in order, so it is not known to have the new master key {new}"
         )));
     }
+    // The old blobs go only when the new ones have signed.
+    prove_next(grep11, &keys).await?;
     let count = keys.len() as u64;
     for key in keys {
-        settle_on_next(&admin, key).await?;
+        settle_on_next(&admin, key, &new).await?;
     }
     admin.daemon.keys.set_wkid(&name, new.clone()).await?;
     tracing::info!(backend = name, wkid = new, keys = count, uid = who.uid, "keys have another master key");
@@ -260,11 +282,38 @@ async fn keys_of(admin: &Admin, backend: &str) -> Result<Vec<Key>, StoreError> {
     }
 }
 
-async fn settle_on_next(admin: &Admin, mut key: Key) -> Result<(), StoreError> {
+/// Has each key sign with the blob that it is to have, some at a time.
+async fn prove_next(grep11: &Arc<Grep11>, keys: &[Key]) -> Result<(), AdminError> {
+    let mut proofs = JoinSet::new();
+    let mut waiting = Vec::new();
+    for key in keys {
+        waiting.extend(key.versions.iter().map(|version| (key.label.clone(), version.clone())));
+    }
+    loop {
+        while proofs.len() < PROOFS {
+            let Some((label, version)) = waiting.pop() else { break };
+            let grep11 = Arc::clone(grep11);
+            proofs.spawn(async move { (label, grep11.prove_next(&version).await) });
+        }
+        match proofs.join_next().await {
+            None => return Ok(()),
+            Some(Ok((_, Ok(())))) => {}
+            Some(Ok((label, Err(error)))) => {
+                return Err(AdminError::LeftBehind(format!(
+                    "key {label} does not sign with what the new master key has wrapped, so the old is kept: {error}"
+                )));
+            }
+            Some(Err(_)) => return Err(AdminError::LeftBehind("a proof was given up; run it again".into())),
+        }
+    }
+}
+
+async fn settle_on_next(admin: &Admin, mut key: Key, new: &str) -> Result<(), StoreError> {
     loop {
         let mut changed = false;
         for version in &mut key.versions {
-            if let Some(next) = version.next_blob.take() {
+            // One that somebody has brought in meanwhile stays what it is.
+            if let Some(next) = version.next_blob.take_if(|next| is_wrapped_by(next, new)) {
                 version.blob = next;
                 changed = true;
             }
@@ -290,7 +339,7 @@ fn is_wrapped_by(blob: &[u8], wkid: &str) -> bool {
     Header::read(blob).is_some_and(|header| header.wkid().to_string() == wkid)
 }
 
-fn remote<'a>(admin: &'a Admin, name: &str) -> Result<&'a Grep11, AdminError> {
+fn remote<'a>(admin: &'a Admin, name: &str) -> Result<&'a Arc<Grep11>, AdminError> {
     match admin.daemon.backends.get(name) {
         Some(Backend::Grep11(grep11)) => Ok(grep11),
         Some(Backend::Embedded(_)) => Err(AdminError::Invalid(
@@ -307,6 +356,8 @@ async fn settled(admin: &Admin, name: &str) -> Result<String, AdminError> {
     wkid.ok_or_else(|| AdminError::Invalid(format!("backend {name} has no keys")))
 }
 
+/// So many keys are proved at a time.
+const PROOFS: usize = 16;
 /// So many labels are told of those that are left behind.
 const SHOWN: usize = 5;
 /// So many keys are looked at by one request, which is answered before anybody loses patience.

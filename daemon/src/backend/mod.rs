@@ -181,6 +181,23 @@ pub(crate) enum BackendError {
 }
 
 impl BackendError {
+    /// Whether whoever asked is at fault, and nobody has to look after anything.
+    pub(crate) fn is_of_the_peer(&self) -> bool {
+        matches!(
+            self,
+            Self::Unit(
+                UnitError::DigestLength { .. }
+                    | UnitError::KeyTypeNotSupported(_)
+                    | UnitError::SchemeNotSupported { .. }
+                    | UnitError::WholeMessageNeeded(_)
+            ) | Self::Grep11(
+                Grep11Error::DigestLength { .. }
+                    | Grep11Error::SchemeNotSupported { .. }
+                    | Grep11Error::WholeMessageNeeded(_)
+            )
+        )
+    }
+
     /// What a peer is told.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {

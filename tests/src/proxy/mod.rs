@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
 use crate::free_port;
+use crate::tool::wait_for;
 use link::{Fate, Link, reset};
 
 /// What a [`Proxy`] does to its connections, those that exist and those to come.
@@ -225,9 +226,12 @@ impl Relay {
 fn reserve(port: u16) -> OwnedFd {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
-    let bound = sockopt::set_socket_reuseaddr(&socket, true)
-        .and_then(|()| bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
-    bound.map_err(io::Error::from).unwrap_or_else(|error| panic!("port {port} of a proxy: {error}"));
+    sockopt::set_socket_reuseaddr(&socket, true).expect("SO_REUSEADDR");
+    // A listener that was closed here lives on in a process that another thread is about to start, until that has come as
+    // far as its program (execve(2)).
+    wait_for(&format!("port {port} of a proxy"), || {
+        bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok()
+    });
     socket
 }
 

@@ -24,7 +24,7 @@ use crate::config::{Dialect, Endpoint};
 /// What all connections of a backend have in common.
 pub(super) struct Line {
     pub(super) tls: Option<TlsClient>,
-    pub(super) tokens: Tokens,
+    pub(super) tokens: Arc<Tokens>,
     pub(super) dialect: Dialect,
     pub(super) keepalive: Duration,
 }

@@ -10,6 +10,8 @@ use tonic::{Code, Status};
 pub(super) enum Failure {
     /// The unit is busy; it says so itself.
     Busy(String),
+    /// The peer's time was over before that of the unit.
+    Hurried,
     /// It gave no answer in time.
     Late,
     /// It has no master key at all.
@@ -71,11 +73,12 @@ impl Failure {
     /// Not from a unit that speaks GREP11, or not from a unit at all.
     fn without_detail(status: &Status) -> Self {
         let reason = match core::error::Error::source(status) {
-            Some(source) => crate::causes::causes(source),
+            Some(source) => one_line(&crate::causes::causes(source)),
             None => one_line(&format!("{}: {}", status.code(), status.message())),
         };
         match status.code() {
-            Code::Unauthenticated | Code::PermissionDenied => Self::Token(reason),
+            Code::Unauthenticated => Self::Token(reason),
+            Code::PermissionDenied => Self::Refused { code: ckr::CKR_ACTION_PROHIBITED, reason },
             Code::ResourceExhausted => Self::Busy(reason),
             Code::DeadlineExceeded => Self::Late,
             Code::Unimplemented | Code::NotFound => {
@@ -94,6 +97,7 @@ impl Failure {
 impl core::fmt::Display for Failure {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
+            Self::Hurried => f.write_str("it was not given its time"),
             Self::Late => f.write_str("it gave no answer in time"),
             Self::OtherMasterKey(Some(wkid)) => write!(f, "it has another master key: {wkid}"),
             Self::OtherMasterKey(None) => f.write_str("it has another master key"),

@@ -125,7 +125,7 @@ impl<'a> Job<'a> {
     pub(super) fn signed_by(&self, unit: &Arc<Unit>) {
         for suspect in self.suspects().drain(..) {
             // One that was right the second time may be right again.
-            suspect.failed(&Failure::WrongSignature, !Arc::ptr_eq(&suspect, unit));
+            suspect.failed(&Failure::WrongSignature, !Arc::ptr_eq(&suspect, unit), None);
         }
     }
 

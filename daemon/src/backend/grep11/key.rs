@@ -134,8 +134,12 @@ impl Connection {
         };
         let (blob, check_sum) = self.unwrap_key(&aes, mechanism, &wrapped.wrapped_key, template).await?;
         // The unit tells the public key, followed by a length.
-        match keyward_unit::spki_of_public_key_blob(&check_sum) {
-            Some(spki) if spki == wrapped.spki => Ok(Pair { blob, spki }),
+        match (keyward_unit::spki_of_public_key_blob(&check_sum), Header::read(&blob)) {
+            (_, None) => Err(Failure::severe("what it makes are no blobs of Enterprise PKCS #11")),
+            (_, Some(header)) if header.extractable() || !header.signs() => Err(Failure::severe(
+                "asked to take in a key that signs and cannot be taken out, it made another one",
+            )),
+            (Some(spki), _) if spki == wrapped.spki => Ok(Pair { blob, spki }),
             _ => Err(Failure::severe("it took in a key, and tells a public key that is not of that")),
         }
     }
@@ -214,13 +218,15 @@ pub(crate) fn making(key_type: KeyType) -> (u64, u64, OneAttr) {
 
 /// What a key may do: this, and nothing else; and it cannot be taken out.
 fn only(what: u64) -> BTreeMap<u64, AttributeValue> {
-    const ALL: [u64; 6] = [
+    const ALL: [u64; 7] = [
         cka::CKA_SIGN,
         cka::CKA_DECRYPT,
         cka::CKA_DERIVE,
         cka::CKA_UNWRAP,
         cka::CKA_WRAP,
         cka::CKA_EXTRACTABLE,
+        // So that nobody switches on later what is off now.
+        cka::CKA_MODIFIABLE,
     ];
     let no = ALL.map(|attribute| (attribute, OneAttr::AttributeTf(attribute == what)));
     attributes(&no)

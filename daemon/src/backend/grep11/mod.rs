@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use keyward_proto::{KeyType, PublicKey, Scheme};
 use keyward_unit::{Header, ImportError, Input, NewKey, Wkid};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 use tokio::task::JoinSet;
 
 use super::{Asked, Times};
@@ -40,14 +40,14 @@ use latency::Percentile95;
 use network::TlsClient;
 use pool::{NoSeat, Pool, Tried};
 use token::Tokens;
-use unit::{Seat, Unit};
+use unit::Seat;
 
 pub(crate) use breaker::Breaker;
 pub(crate) use error::{Grep11Error, SetupError};
 pub(crate) use key::making;
 pub(crate) use mechanism::Form;
 pub(crate) use trace::{Trace, random};
-pub(crate) use unit::Status;
+pub(crate) use unit::{Status, Unit};
 
 /// A backend: units with one master key, reached over GREP11. Shared between threads.
 pub(crate) struct Grep11 {
@@ -57,6 +57,8 @@ pub(crate) struct Grep11 {
     timeout: Duration,
     hedge: bool,
     p95: Mutex<Percentile95>,
+    /// Held to read by who makes keys, to write by who settles their master key.
+    pub(crate) settling: RwLock<()>,
 }
 
 impl Grep11 {
@@ -71,7 +73,7 @@ impl Grep11 {
         let tokens = Tokens::new(name, &settings.auth).map_err(|error| failed(&error))?;
         let line = Arc::new(Line {
             tls: tls.map_err(|error| failed(&error))?,
-            tokens,
+            tokens: Arc::new(tokens),
             dialect: settings.dialect,
             keepalive: settings.keepalive,
         });
@@ -88,6 +90,7 @@ impl Grep11 {
             timeout: settings.timeout,
             hedge: settings.hedge,
             p95: Mutex::new(Percentile95::new()),
+            settling: RwLock::new(()),
         })
     }
 
@@ -166,7 +169,7 @@ impl Grep11 {
         let mut attempts = 0;
         loop {
             let begin = Instant::now();
-            let seat = self.pool.seat(&job.wkids, tried, asked.deadline).await;
+            let seat = self.pool.seat(&job.wkids, tried, asked.deadline, true).await;
             times.queue += begin.elapsed();
             let seat = seat.map_err(|why| self.no_seat(why, &job.wkids))?;
             attempts += 1;
@@ -184,14 +187,13 @@ impl Grep11 {
                 Err(failure) => {
                     times.unit += begin.elapsed();
                     let late = Instant::now() >= asked.deadline;
-                    if job.is_unsound() {
-                        return Err(Grep11Error::WrongSignature {
-                            backend: self.name.to_string(),
-                            agreed: true,
-                        });
-                    }
                     if late || attempts >= ATTEMPTS || !failure.is_worth_another_attempt() {
-                        return Err(self.failed(failure, late, &job.wkids));
+                        return Err(match self.failed(failure, late, &job.wkids) {
+                            Grep11Error::WrongSignature { backend, .. } => {
+                                Grep11Error::WrongSignature { backend, agreed: job.is_unsound() }
+                            }
+                            other => other,
+                        });
                     }
                 }
             }
@@ -201,15 +203,15 @@ impl Grep11 {
     /// One attempt, and a second one at another unit if the first takes longer than most.
     async fn with_hedge(
         &self,
-        seat: Seat,
+        mut seat: Seat,
         job: &Job<'_>,
         asked: &Asked,
         tried: &mut Tried,
     ) -> Result<Answer, Failure> {
-        let first = self.attempt(seat, job, asked);
-        if !self.hedge || self.pool.units.len() < 2 {
-            return first.await;
+        if !self.hedge || self.pool.units.len() < 2 || seat.is_to_find_out() {
+            return self.attempt(seat, job, asked).await;
         }
+        let first = self.attempt(seat, job, asked);
         tokio::pin!(first);
         let p95 = self.p95.lock().unwrap_or_else(PoisonError::into_inner).get();
         if let Ok(answer) = tokio::time::timeout(p95, &mut first).await {
@@ -232,7 +234,9 @@ impl Grep11 {
     }
 
     async fn attempt(&self, seat: Seat, job: &Job<'_>, asked: &Asked) -> Result<Answer, Failure> {
-        let due = asked.deadline.min(Instant::now() + self.timeout);
+        let full = Instant::now() + self.timeout;
+        let due = asked.deadline.min(full);
+        let late = if due < full { Failure::Hurried } else { Failure::Late };
         let mut connection = None;
         let attempt = async {
             let connection = connection.insert(seat.unit.connection().await?);
@@ -244,7 +248,7 @@ impl Grep11 {
             let signature = job.checked(raw)?;
             Ok(Answer { signature, network, unit: took - network, verify: begin.elapsed() })
         };
-        let answer = tokio::time::timeout_at(due.into(), attempt).await.unwrap_or(Err(Failure::Late));
+        let answer = tokio::time::timeout_at(due.into(), attempt).await.unwrap_or(Err(late));
         match &answer {
             Ok(_) => {
                 job.signed_by(&seat.unit);
@@ -331,6 +335,15 @@ impl Grep11 {
         }
     }
 
+    /// Signs with the blob that a version of a key is to have, and verifies the signature.
+    ///
+    /// # Errors
+    /// [`Grep11Error`] says why it cannot take the place of the present one.
+    pub(crate) async fn prove_next(&self, version: &Version) -> Result<(), Grep11Error> {
+        let Some(blob) = version.next_blob.clone() else { return Ok(()) };
+        self.proved(NewKey { blob, spki: version.spki.clone(), key_type: version.key_type }).await.map(drop)
+    }
+
     /// Signs with a key and verifies the signature: proof, before anyone relies on it, that the unit has the private
     /// half of the public key.
     async fn proved(&self, key: NewKey) -> Result<NewKey, Grep11Error> {
@@ -362,7 +375,7 @@ impl Grep11 {
         let deadline = Instant::now() + MAKING;
         let (mut tried, mut attempts) = (Tried::default(), 0);
         loop {
-            let seat = self.pool.seat(&wkids, tried, deadline).await;
+            let seat = self.pool.seat(&wkids, tried, deadline, false).await;
             let seat = seat.map_err(|why| self.no_seat(why, &wkids))?;
             attempts += 1;
             tried.add(self.pool.number(&seat.unit));
@@ -421,7 +434,7 @@ impl Grep11 {
             _ if late => Grep11Error::Late { backend },
             Failure::Busy(_) => Grep11Error::Overloaded { backend },
             Failure::OtherMasterKey(_) => self.no_seat(NoSeat::OtherMasterKey, wkids),
-            Failure::Late => Grep11Error::Late { backend },
+            Failure::Hurried | Failure::Late => Grep11Error::Late { backend },
             other => Grep11Error::Down { backend, units: other.to_string() },
         }
     }

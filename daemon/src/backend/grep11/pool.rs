@@ -57,15 +57,22 @@ impl Pool {
         Self { units, line: Mutex::new(()), waiting: AtomicUsize::new(0), most_waiting, freed }
     }
 
-    /// A place at the unit that will be done first, among those not tried yet if there are any.
+    /// A place at the unit that will be done first, among those not tried yet if there are any. A unit that is half open
+    /// is tried out by it if `trial`.
     ///
     /// # Errors
     /// [`NoSeat`].
-    pub(super) async fn seat(&self, wkids: &[Wkid], tried: Tried, deadline: Instant) -> Result<Seat, NoSeat> {
+    pub(super) async fn seat(
+        &self,
+        wkids: &[Wkid],
+        tried: Tried,
+        deadline: Instant,
+        trial: bool,
+    ) -> Result<Seat, NoSeat> {
         // Who has waited before does not wait again at the end.
         let first_in_line = self.waiting.load(Ordering::Relaxed) == 0 || tried.0 != 0;
         if first_in_line {
-            match self.choose(wkids, tried) {
+            match self.choose(wkids, tried, trial) {
                 Choice::Seat(seat) => return Ok(seat),
                 Choice::None(why) => return Err(why),
                 Choice::Later(_) => {}
@@ -76,7 +83,7 @@ impl Pool {
         let _first = line.map_err(|_| NoSeat::Late)?;
         loop {
             let freed = self.freed.notified();
-            match self.choose(wkids, tried) {
+            match self.choose(wkids, tried, trial) {
                 Choice::Seat(seat) => return Ok(seat),
                 Choice::None(why) => return Err(why),
                 Choice::Later(at) => {
@@ -98,7 +105,7 @@ impl Pool {
         let now = Instant::now();
         let untried = |number: &usize| !tried.has(*number);
         match self.best((0..self.units.len()).filter(untried), wkids, now) {
-            Best::Free(number) => self.units[number].enter(now),
+            Best::Free(number) => self.units[number].enter(now, true),
             _ => None,
         }
     }
@@ -120,7 +127,7 @@ impl Pool {
         }
     }
 
-    fn choose(&self, wkids: &[Wkid], tried: Tried) -> Choice {
+    fn choose(&self, wkids: &[Wkid], tried: Tried, trial: bool) -> Choice {
         loop {
             let now = Instant::now();
             let all = 0..self.units.len();
@@ -133,7 +140,7 @@ impl Pool {
             match best {
                 // Unless somebody else was faster.
                 Best::Free(number) => {
-                    if let Some(seat) = self.units[number].enter(now) {
+                    if let Some(seat) = self.units[number].enter(now, trial) {
                         return Choice::Seat(seat);
                     }
                 }

@@ -107,13 +107,16 @@ impl Tokens {
     ///
     /// # Errors
     /// [`TokenError`] says why there is no other one.
-    pub(super) async fn replace(&self, refused: Option<&Arc<Token>>) -> Result<(), TokenError> {
+    pub(super) async fn replace(self: &Arc<Self>, refused: Option<&Arc<Token>>) -> Result<(), TokenError> {
         // One that was made a moment ago is not refused for its age, and IAM would make another one each time.
         let fresh = |token: &Arc<Token>| token.renew.is_some() && token.since.elapsed() < FRESH;
         if refused.is_some_and(|token| fresh(token) && self.is_current(token)) {
             return Err(self.failed(TokenError::Unchanged));
         }
-        self.fetch_after(refused).await
+        // In a task of its own: whoever asks first may lose patience, and others wait for the same token.
+        let (tokens, refused) = (Arc::clone(self), refused.cloned());
+        let fetched = tokio::spawn(async move { tokens.fetch_after(refused.as_ref()).await }).await;
+        fetched.unwrap_or_else(|_| Err(TokenError::Missing("fetching one was given up".into())))
     }
 
     fn is_current(&self, token: &Arc<Token>) -> bool {
@@ -123,7 +126,8 @@ impl Tokens {
     /// Gets a token in the place of this one, unless someone else has already.
     async fn fetch_after(&self, refused: Option<&Arc<Token>>) -> Result<(), TokenError> {
         let _fetching = self.fetching.lock().await;
-        let current = self.current.load_full();
+        let holds = |token: &Arc<Token>| token.expires.is_none_or(|expires| Instant::now() < expires);
+        let current = self.current.load_full().filter(holds);
         let other = match (&current, refused) {
             (Some(current), Some(refused)) => !Arc::ptr_eq(current, refused),
             (Some(_), None) => true,
@@ -294,7 +298,12 @@ async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -
     let token = Zeroizing::new(granted.access_token);
     let header = header(&token).ok_or_else(garbled)?;
     // From when it was asked for, so that the time on the way shortens it.
-    Ok(Token { header, since: begin, expires: Some(begin + life), renew: Some(begin + life.mul_f64(RENEW)) })
+    Ok(Token {
+        header,
+        since: begin,
+        expires: Some(begin + life),
+        renew: Some(begin + life.mul_f64(RENEW).max(FIRST_PAUSE)),
+    })
 }
 
 fn header(token: &str) -> Option<MetadataValue<Ascii>> {
@@ -414,7 +423,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_token_is_replaced_once_for_all() {
         let (_directory, path) = file("first", 0o600);
-        let tokens = Tokens::new("hsm", &Auth::Token { file: Some(path.clone()) }).unwrap();
+        let tokens = Arc::new(Tokens::new("hsm", &Auth::Token { file: Some(path.clone()) }).unwrap());
         assert!(matches!(tokens.current(), Err(TokenError::Missing(_))));
         tokens.replace(None).await.unwrap();
         let first = tokens.current().unwrap().unwrap();
@@ -431,7 +440,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_is_not_repeated_by_everybody() {
         let (_directory, path) = file("same", 0o600);
-        let tokens = Tokens::new("hsm", &Auth::Token { file: Some(path.clone()) }).unwrap();
+        let tokens = Arc::new(Tokens::new("hsm", &Auth::Token { file: Some(path.clone()) }).unwrap());
         tokens.replace(None).await.unwrap();
         let first = tokens.current().unwrap();
         assert!(matches!(tokens.replace(first.as_ref()).await, Err(TokenError::Unchanged)));

@@ -19,6 +19,7 @@ use super::latency::Latency;
 use super::mechanism::{self, Form};
 use super::pace::Pace;
 use crate::config::{self, Endpoint};
+use crate::throttle::Throttle;
 
 /// A unit. Shared between threads.
 pub(crate) struct Unit {
@@ -27,6 +28,9 @@ pub(crate) struct Unit {
     line: Arc<Line>,
     in_flight_limit: usize,
     connect_timeout: Duration,
+    timeout: Duration,
+    /// That it is in order, that it is not, that it has another master key.
+    lines: [Throttle; 3],
     state: Mutex<State>,
     /// A thread waits for the answers that come over its own connection, so no other one has to be woken.
     connections: Mutex<HashMap<ThreadId, Arc<OnceCell<Arc<Connection>>>>>,
@@ -51,6 +55,10 @@ struct State {
     problem: Option<String>,
     /// How often in a row a probe found it in order and a request did not.
     relapses: u32,
+    /// How often it was found in order: what was asked before that says nothing of how it is now.
+    epoch: u64,
+    /// Since when all requests there were given up for another unit's answer.
+    unanswered: Option<Instant>,
     /// When it last did what it was asked.
     succeeded: Option<Instant>,
     calls: u64,
@@ -103,6 +111,8 @@ impl Unit {
             round_trip: Duration::MAX,
             problem: None,
             relapses: 0,
+            epoch: 0,
+            unanswered: None,
             succeeded: None,
             calls: 0,
             failures: 0,
@@ -113,6 +123,8 @@ impl Unit {
             line,
             in_flight_limit: settings.in_flight.get(),
             connect_timeout: settings.connect_timeout,
+            timeout: settings.timeout,
+            lines: [Throttle::default(), Throttle::default(), Throttle::default()],
             state: Mutex::new(state),
             connections: Mutex::default(),
             opened: Notify::new(),
@@ -138,29 +150,41 @@ impl Unit {
     }
 
     /// Takes a place, if there is one still.
-    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Option<Seat> {
+    ///
+    /// Where it is half open, the request tries it out if `trial`: one that takes long had better not.
+    pub(super) fn enter(self: &Arc<Self>, now: Instant, trial: bool) -> Option<Seat> {
         let entered = self.with(|state| {
             let free = state.breaker.admits() == Admits::Now
                 && state.in_flight < self.in_flight_limit
                 && state.pace.is_none_or(|pace| pace.next() <= now);
             if free {
-                state.breaker.enter();
+                if trial {
+                    state.breaker.enter();
+                }
                 state.in_flight += 1;
                 state.calls += 1;
                 if let Some(pace) = &mut state.pace {
                     pace.take(now);
                 }
             }
-            free
+            free.then_some(state.epoch)
         });
-        entered.then(|| Seat { unit: Arc::clone(self), begin: now, settled: false })
+        entered.map(|epoch| Seat {
+            unit: Arc::clone(self),
+            begin: now,
+            epoch,
+            trial,
+            doubt: false,
+            told: false,
+            settled: false,
+        })
     }
 
     /// This thread's connection to it.
     ///
     /// # Errors
     /// [`Failure`] says why there is none to be had.
-    pub(super) async fn connection(&self) -> Result<Arc<Connection>, Failure> {
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, Failure> {
         let place = {
             let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
             let place = connections.entry(thread::current().id()).or_default();
@@ -169,10 +193,20 @@ impl Unit {
             }
             Arc::clone(place)
         };
-        place.get_or_try_init(|| self.open()).await.map(Arc::clone)
+        if let Some(connection) = place.get() {
+            return Ok(Arc::clone(connection));
+        }
+        // In a task of its own: whoever asks first may lose patience, and others wait for the same connection.
+        let unit = Arc::clone(self);
+        let open = async move { place.get_or_try_init(|| unit.open()).await.map(Arc::clone) };
+        tokio::spawn(open).await.unwrap_or_else(|_| Err(Failure::severe("connecting was given up")))
     }
 
     async fn open(&self) -> Result<Arc<Connection>, Failure> {
+        // Those who waited while another one tried in vain need not try again.
+        if self.with(|state| state.breaker) == Breaker::Open {
+            return Err(Failure::severe(self.with(|state| state.problem.clone()).unwrap_or_default()));
+        }
         let opened = Connection::open(&self.endpoint, &self.line);
         let Ok(opened) = tokio::time::timeout(self.connect_timeout, opened).await else {
             return Err(Failure::severe(format_args!("no connection within {:?}", self.connect_timeout)));
@@ -189,10 +223,19 @@ impl Unit {
             state.round_trip = state.round_trip.min(connection.round_trip);
             state.wkid.replace(wkid)
         });
-        if before.is_some_and(|before| before != wkid) {
-            self.forget_connections();
-            tracing::warn!(backend = self.backend, unit = %self.endpoint, %wkid, "unit has another master key now");
+        // The connections of other threads will find out by themselves.
+        if before.is_some_and(|before| before != wkid)
+            && let Some(times) = self.lines[2].admit()
+        {
+            tracing::warn!(backend = self.backend, unit = %self.endpoint, %wkid, times, "unit has another master key now");
         }
+    }
+
+    /// Has the thread of a connection connect anew.
+    fn forget(&self, connection: &Connection) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections
+            .retain(|_, place| !place.get().is_some_and(|one| core::ptr::eq(&raw const **one, connection)));
     }
 
     /// Has every thread connect anew.
@@ -304,13 +347,16 @@ impl Unit {
         self.keep(connection);
         self.with(|state| {
             state.breaker.probed();
+            state.epoch += 1;
             state.mechanisms = mechanisms.into();
             state.digest_pss = true;
             state.problem = None;
             state.succeeded = Some(Instant::now());
         });
         self.freed.notify_one();
-        tracing::info!(backend = self.backend, unit = %self.endpoint, %wkid, "unit is in order");
+        if let Some(times) = self.lines[0].admit() {
+            tracing::info!(backend = self.backend, unit = %self.endpoint, %wkid, times, "unit is in order");
+        }
     }
 
     fn problem(&self, failure: &Failure) {
@@ -320,8 +366,8 @@ impl Unit {
             state.problem = Some(text.clone());
             news
         });
-        if news {
-            tracing::warn!(backend = self.backend, unit = %self.endpoint, "unit is out of order: {text}");
+        if news && let Some(times) = self.lines[1].admit() {
+            tracing::warn!(backend = self.backend, unit = %self.endpoint, times, "unit is out of order: {text}");
         }
     }
 
@@ -349,7 +395,7 @@ impl Unit {
                 self.connected(&connection);
                 self.keep(connection);
             }
-            Err(failure) => self.failed(&failure, true),
+            Err(failure) => self.failed(&failure, true, None),
         }
     }
 
@@ -375,9 +421,15 @@ impl Unit {
     }
 
     /// It did not do what it was asked; `severe` if once is enough to ask it no more.
-    pub(super) fn failed(&self, failure: &Failure, severe: bool) {
+    ///
+    /// `epoch` is that of the request, if it was asked only once.
+    pub(super) fn failed(&self, failure: &Failure, severe: bool, epoch: Option<u64>) {
         let opened = self.with(|state| {
             state.failures += 1;
+            state.unanswered = None;
+            if epoch.is_some_and(|epoch| epoch != state.epoch) {
+                return false;
+            }
             // A request has tried it out; that it went while nobody asked says nothing of what it answers.
             if let Breaker::HalfOpen(true) = state.breaker {
                 state.relapses += 1;
@@ -424,10 +476,34 @@ impl Connection {
 pub(super) struct Seat {
     pub(super) unit: Arc<Unit>,
     begin: Instant,
+    epoch: u64,
+    /// Whether it tries out a unit that is half open.
+    trial: bool,
+    /// Whether the request is to find out if the unit answers at all.
+    doubt: bool,
+    /// Whether it was told how the request ended.
+    told: bool,
+    /// Whether that counts for the unit or against it.
     settled: bool,
 }
 
 impl Seat {
+    /// Whether the unit must be given its time now: so long nobody has waited for its answers, since others were faster,
+    /// that it may give none at all.
+    pub(super) fn is_to_find_out(&mut self) -> bool {
+        let (unit, now) = (&self.unit, Instant::now());
+        self.doubt = unit.with(|state| {
+            let long = |since| now.saturating_duration_since(since) >= unit.timeout;
+            let doubt = state.unanswered.is_some_and(long);
+            if doubt {
+                // One request at a time is enough.
+                state.unanswered = Some(now);
+            }
+            doubt
+        });
+        self.doubt
+    }
+
     /// The unit signed.
     pub(super) fn signed(self) {
         let now = Instant::now();
@@ -438,44 +514,57 @@ impl Seat {
 
     /// The unit did what it was asked, which takes longer than to sign, or not so long.
     pub(super) fn succeeded(mut self) {
-        self.settled = true;
+        (self.told, self.settled) = (true, true);
         self.unit.with(|state| {
             state.breaker.succeeded();
             state.relapses = 0;
+            state.unanswered = None;
             state.succeeded = Some(Instant::now());
         });
     }
 
     /// The unit did not. `connection` is the one that it was asked over.
     pub(super) fn failed(mut self, failure: &Failure, connection: Option<&Connection>) {
-        let unit = &self.unit;
+        self.told = true;
+        let (unit, epoch) = (&self.unit, Some(self.epoch));
         match failure {
             // A connection that breaks takes everything along that is under way; it counts once. A new one will tell.
             Failure::Unit { severe: false, .. } if connection.is_some_and(Connection::is_closed) => {
                 if connection.is_some_and(Connection::mourn) {
-                    unit.failed(failure, false);
+                    unit.failed(failure, false, epoch);
                     self.settled = true;
                 }
             }
             Failure::Unit { severe, .. } => {
-                unit.failed(failure, *severe);
+                unit.failed(failure, *severe, epoch);
                 self.settled = true;
             }
             Failure::NoMasterKey(_) | Failure::Token(_) => {
-                unit.failed(failure, true);
+                unit.failed(failure, true, epoch);
                 self.settled = true;
             }
             Failure::Late => {
-                unit.failed(failure, false);
+                unit.failed(failure, self.doubt, epoch);
                 self.settled = true;
+                // It may be the connection that is dead, for this thread alone.
+                if let Some(connection) = connection {
+                    unit.forget(connection);
+                }
                 let now = Instant::now();
                 unit.with(|state| state.latency.observe(now.saturating_duration_since(self.begin), now));
             }
-            // It may have another one since this thread connected, and other threads know.
-            Failure::OtherMasterKey(_) => unit.forget_connections(),
-            // Whose fault a wrong signature is the next attempt will tell.
-            Failure::Busy(_) | Failure::NotOffered(_) | Failure::Refused { .. } | Failure::WrongSignature => {
+            // It may have another one since this thread connected.
+            Failure::OtherMasterKey(_) => {
+                if let Some(connection) = connection {
+                    unit.forget(connection);
+                }
             }
+            // Whose fault a wrong signature is the next attempt will tell; and a peer in a hurry is not the unit's.
+            Failure::Busy(_)
+            | Failure::Hurried
+            | Failure::NotOffered(_)
+            | Failure::Refused { .. }
+            | Failure::WrongSignature => {}
         }
     }
 }
@@ -486,12 +575,18 @@ impl Drop for Seat {
         self.unit.with(|state| {
             state.in_flight = state.in_flight.saturating_sub(1);
             if !self.settled {
-                state.breaker.leave();
+                if self.trial {
+                    state.breaker.leave();
+                }
                 // Given up by whoever asked: it took at least so long.
                 let took = now.saturating_duration_since(self.begin);
                 if took.as_secs_f64() > state.latency.cost(0, now) {
                     state.latency.observe(took, now);
                 }
+            }
+            if !self.told {
+                // Another unit was faster, as it happens.
+                state.unanswered.get_or_insert(self.begin);
             }
         });
         self.unit.freed.notify_one();
