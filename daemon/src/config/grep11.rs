@@ -338,7 +338,7 @@ impl Default for RawGrep11 {
             keepalive: "30s".into(),
             in_flight: IN_FLIGHT,
             rate: None,
-            queue: 32,
+            queue: QUEUE,
             hedge: false,
         }
     }
@@ -357,6 +357,8 @@ const MAX_NAME: usize = 32;
 const MAX_UNITS: usize = 64;
 /// Calls under way on one connection are bounded by the server, too: usually to 100 or 256.
 const MAX_IN_FLIGHT: usize = 1024;
+/// More than most servers have workers: one that waits is better off than one that is refused.
+const QUEUE: usize = 128;
 const MAX_QUEUE: usize = 100_000;
 
 #[cfg(test)]

@@ -395,7 +395,7 @@ impl Unit {
                 self.connected(&connection);
                 self.keep(connection);
             }
-            Err(failure) => self.failed(&failure, true, None),
+            Err(failure) => self.fault(&failure, true),
         }
     }
 
@@ -424,16 +424,25 @@ impl Unit {
     ///
     /// `epoch` is that of the request, if it was asked only once.
     pub(super) fn failed(&self, failure: &Failure, severe: bool, epoch: Option<u64>) {
+        let counts = self.with(|state| {
+            state.unanswered = None;
+            let counts = epoch.is_none_or(|epoch| epoch == state.epoch);
+            match state.breaker {
+                Breaker::HalfOpen(_) if counts => state.relapses += 1,
+                _ if counts => {}
+                _ => state.failures += 1,
+            }
+            counts
+        });
+        if counts {
+            self.fault(failure, severe);
+        }
+    }
+
+    /// It is not as it should be, whether or not it was asked for anything.
+    fn fault(&self, failure: &Failure, severe: bool) {
         let opened = self.with(|state| {
             state.failures += 1;
-            state.unanswered = None;
-            if epoch.is_some_and(|epoch| epoch != state.epoch) {
-                return false;
-            }
-            // A request has tried it out; that it went while nobody asked says nothing of what it answers.
-            if let Breaker::HalfOpen(true) = state.breaker {
-                state.relapses += 1;
-            }
             state.breaker.failed(severe)
         });
         if opened {
