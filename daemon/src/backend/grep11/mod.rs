@@ -1,7 +1,7 @@
 //! Remote crypto units, reached over GREP11.
 //!
 //! A request for a signature comes to [`Grep11::sign`]. The [`pool`] gives it a place at the unit that will be done
-//! first; [`unit`] knows what each can do and whether it may be asked ([`breaker`], [`pace`], [`latency`]), and has a
+//! first; [`mod@unit`] knows what each can do and whether it may be asked ([`breaker`], [`pace`], [`latency`]), and has a
 //! [`connection`] to it; [`mechanism`] says what to send and what the answer means. The signature is verified before
 //! it is passed on. If the unit fails, another one is asked, as long as the peer waits.
 
