@@ -226,10 +226,13 @@ fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Ba
     let master_key = match options.dev {
         true => Some(master_key::load_dev(&options.state_dir, made_with_dev.is_none())?),
         false => match master_key::load(config.embedded.master_key.as_deref()) {
-            // Who has units elsewhere, and no key here, needs none.
-            Err(MasterKeyError::NotConfigured)
-                if !config.grep11.is_empty() && store.wkid(EMBEDDED)?.is_none() =>
-            {
+            // Who has units elsewhere needs none here.
+            Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => {
+                if let Some(wkid) = store.wkid(EMBEDDED)? {
+                    tracing::warn!(
+                        "no master key is configured, the key store was made with {wkid}: keys of the embedded unit will not sign"
+                    );
+                }
                 None
             }
             loaded => Some(loaded?),

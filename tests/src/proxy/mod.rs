@@ -242,7 +242,7 @@ fn open(socket: OwnedFd) -> TcpListener {
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
+    use std::io::{self, ErrorKind};
     use std::net::{Shutdown, TcpStream};
 
     use super::*;
