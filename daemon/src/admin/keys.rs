@@ -121,6 +121,12 @@ pub(super) async fn adopt(
             home.backend.name()
         )));
     }
+    if Header::read(&blob).is_some_and(|header| header.extractable()) {
+        tracing::warn!(
+            key = label.as_str(),
+            "the key that is adopted can be taken out of its unit: CKA_EXTRACTABLE is true"
+        );
+    }
     let made = grep11.adopt(blob, &public).await.map_err(BackendError::from)?;
     let view = add(&admin, label, uses, &home, made).await?;
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key adopted");

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
+use crate::backend::grep11::Grep11;
 use crate::exit;
 use crate::run::{self, Options};
 use failure::Failure;
@@ -121,6 +122,9 @@ impl Serve {
                 .map_err(|error| Failure::new(exit::CONFIG, error))?;
             for warning in config.warnings() {
                 eprintln!("keyward: warning: {warning}");
+            }
+            for (name, settings) in &config.grep11 {
+                Grep11::new(name, settings).map_err(|error| Failure::new(exit::CONFIG, error))?;
             }
             return output::print(&config.to_effective_toml());
         }

@@ -53,6 +53,8 @@ struct State {
     round_trip: Duration,
     /// What was wrong with it last, while it is out of order.
     problem: Option<String>,
+    /// When that was last said.
+    said: Option<Instant>,
     /// How often in a row a probe found it in order and a request did not.
     relapses: u32,
     /// How often it was found in order: what was asked before that says nothing of how it is now.
@@ -110,6 +112,7 @@ impl Unit {
             digest_pss: true,
             round_trip: Duration::MAX,
             problem: None,
+            said: None,
             relapses: 0,
             epoch: 0,
             unanswered: None,
@@ -350,7 +353,7 @@ impl Unit {
             state.epoch += 1;
             state.mechanisms = mechanisms.into();
             state.digest_pss = true;
-            state.problem = None;
+            (state.problem, state.said) = (None, None);
             state.succeeded = Some(Instant::now());
         });
         self.freed.notify_one();
@@ -359,10 +362,15 @@ impl Unit {
         }
     }
 
+    /// Notes what is wrong, and says it: at first, and if it is something else now and then.
     fn problem(&self, failure: &Failure) {
         let text = failure.to_string();
         let news = self.with(|state| {
-            let news = state.problem.as_ref() != Some(&text);
+            let other = state.problem.as_ref() != Some(&text);
+            let news = other && state.said.is_none_or(|said| said.elapsed() >= SAID);
+            if news {
+                state.said = Some(Instant::now());
+            }
             state.problem = Some(text.clone());
             news
         });
@@ -602,6 +610,8 @@ impl Drop for Seat {
     }
 }
 
+/// How long nothing more is said of a unit that is out of order, whatever its probes find.
+const SAID: Duration = Duration::from_secs(30);
 /// How often a unit that is out of order is probed.
 const PROBE: Duration = Duration::from_millis(250);
 /// How long a unit is left alone at most that answers probes and nothing else.
