@@ -17,6 +17,7 @@ pub(crate) mod mechanism;
 mod network;
 mod pace;
 mod pool;
+mod seat;
 mod token;
 mod trace;
 mod unit;
@@ -39,8 +40,8 @@ use job::{Answer, Job};
 use latency::Percentile95;
 use network::TlsClient;
 use pool::{NoSeat, Pool, Tried};
+use seat::Seat;
 use token::Tokens;
-use unit::Seat;
 
 pub(crate) use breaker::Breaker;
 pub(crate) use error::{Grep11Error, SetupError};

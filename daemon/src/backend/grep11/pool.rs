@@ -7,7 +7,8 @@ use std::time::Instant;
 use keyward_unit::Wkid;
 use tokio::sync::{Mutex, Notify};
 
-use super::unit::{Offer, Seat, Unit};
+use super::seat::Seat;
+use super::unit::{Offer, Unit};
 
 /// Units, and a line of requests that wait for one.
 pub(super) struct Pool {

@@ -18,6 +18,7 @@ use super::failure::Failure;
 use super::latency::Latency;
 use super::mechanism::{self, Form};
 use super::pace::Pace;
+use super::seat::Seat;
 use crate::config::{self, Endpoint};
 use crate::throttle::Throttle;
 
@@ -28,7 +29,7 @@ pub(crate) struct Unit {
     line: Arc<Line>,
     in_flight_limit: usize,
     connect_timeout: Duration,
-    timeout: Duration,
+    pub(super) timeout: Duration,
     /// That it is in order, that it is not, that it has another master key.
     lines: [Throttle; 3],
     state: Mutex<State>,
@@ -37,34 +38,35 @@ pub(crate) struct Unit {
     /// Told when the breaker opens.
     opened: Notify,
     /// Told when there may be room at a unit of the backend.
-    freed: Arc<Notify>,
+    pub(super) freed: Arc<Notify>,
 }
 
-struct State {
-    breaker: Breaker,
-    pace: Option<Pace>,
-    latency: Latency,
-    in_flight: usize,
-    wkid: Option<Wkid>,
-    mechanisms: Arc<[u64]>,
+/// What is known of a unit.
+pub(super) struct State {
+    pub(super) breaker: Breaker,
+    pub(super) pace: Option<Pace>,
+    pub(super) latency: Latency,
+    pub(super) in_flight: usize,
+    pub(super) wkid: Option<Wkid>,
+    pub(super) mechanisms: Arc<[u64]>,
     /// Whether it signs digests with PSS: so until it has refused to.
-    digest_pss: bool,
+    pub(super) digest_pss: bool,
     /// How long a packet takes there and back: the shortest that was seen, since the others waited for a processor.
-    round_trip: Duration,
+    pub(super) round_trip: Duration,
     /// What was wrong with it last, while it is out of order.
-    problem: Option<String>,
+    pub(super) problem: Option<String>,
     /// When that was last said.
-    said: Option<Instant>,
+    pub(super) said: Option<Instant>,
     /// How often in a row a probe found it in order and a request did not.
-    relapses: u32,
+    pub(super) relapses: u32,
     /// How often it was found in order: what was asked before that says nothing of how it is now.
-    epoch: u64,
+    pub(super) epoch: u64,
     /// Since when all requests there were given up for another unit's answer.
-    unanswered: Option<Instant>,
+    pub(super) unanswered: Option<Instant>,
     /// When it last did what it was asked.
-    succeeded: Option<Instant>,
-    calls: u64,
-    failures: u64,
+    pub(super) succeeded: Option<Instant>,
+    pub(super) calls: u64,
+    pub(super) failures: u64,
 }
 
 /// A unit as it is, for people and metrics.
@@ -172,15 +174,7 @@ impl Unit {
             }
             free.then_some(state.epoch)
         });
-        entered.map(|epoch| Seat {
-            unit: Arc::clone(self),
-            begin: now,
-            epoch,
-            trial,
-            doubt: false,
-            told: false,
-            settled: false,
-        })
+        entered.map(|epoch| Seat::new(self, epoch, trial, now))
     }
 
     /// This thread's connection to it.
@@ -235,7 +229,7 @@ impl Unit {
     }
 
     /// Has the thread of a connection connect anew.
-    fn forget(&self, connection: &Connection) {
+    pub(super) fn forget(&self, connection: &Connection) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections
             .retain(|_, place| !place.get().is_some_and(|one| core::ptr::eq(&raw const **one, connection)));
@@ -461,7 +455,7 @@ impl Unit {
     }
 
     /// Holds the lock for a look or a change, never while waiting.
-    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -486,127 +480,6 @@ impl Connection {
         };
         let late = || Failure::severe(format_args!("no connection within {patience:?}"));
         tokio::time::timeout(patience, probe).await.unwrap_or_else(|_| Err(late()))
-    }
-}
-
-/// A request's place at a unit, which it leaves when this is dropped.
-pub(super) struct Seat {
-    pub(super) unit: Arc<Unit>,
-    begin: Instant,
-    epoch: u64,
-    /// Whether it tries out a unit that is half open.
-    trial: bool,
-    /// Whether the request is to find out if the unit answers at all.
-    doubt: bool,
-    /// Whether it was told how the request ended.
-    told: bool,
-    /// Whether that counts for the unit or against it.
-    settled: bool,
-}
-
-impl Seat {
-    /// Whether the unit must be given its time now: so long nobody has waited for its answers, since others were faster,
-    /// that it may give none at all.
-    pub(super) fn is_to_find_out(&mut self) -> bool {
-        let (unit, now) = (&self.unit, Instant::now());
-        self.doubt = unit.with(|state| {
-            let long = |since| now.saturating_duration_since(since) >= unit.timeout;
-            let doubt = state.unanswered.is_some_and(long);
-            if doubt {
-                // One request at a time is enough.
-                state.unanswered = Some(now);
-            }
-            doubt
-        });
-        self.doubt
-    }
-
-    /// The unit signed.
-    pub(super) fn signed(self) {
-        let now = Instant::now();
-        let took = now.saturating_duration_since(self.begin);
-        self.unit.with(|state| state.latency.observe(took, now));
-        self.succeeded();
-    }
-
-    /// The unit did what it was asked, which takes longer than to sign, or not so long.
-    pub(super) fn succeeded(mut self) {
-        (self.told, self.settled) = (true, true);
-        self.unit.with(|state| {
-            state.breaker.succeeded();
-            state.relapses = 0;
-            state.unanswered = None;
-            state.succeeded = Some(Instant::now());
-        });
-    }
-
-    /// The unit did not. `connection` is the one that it was asked over.
-    pub(super) fn failed(mut self, failure: &Failure, connection: Option<&Connection>) {
-        self.told = true;
-        let (unit, epoch) = (&self.unit, Some(self.epoch));
-        match failure {
-            // A connection that breaks takes everything along that is under way; it counts once. A new one will tell.
-            Failure::Unit { severe: false, .. } if connection.is_some_and(Connection::is_closed) => {
-                if connection.is_some_and(Connection::mourn) {
-                    unit.failed(failure, false, epoch);
-                    self.settled = true;
-                }
-            }
-            Failure::Unit { severe, .. } => {
-                unit.failed(failure, *severe, epoch);
-                self.settled = true;
-            }
-            Failure::NoMasterKey(_) | Failure::Token(_) => {
-                unit.failed(failure, true, epoch);
-                self.settled = true;
-            }
-            Failure::Late => {
-                unit.failed(failure, self.doubt, epoch);
-                self.settled = true;
-                // It may be the connection that is dead, for this thread alone.
-                if let Some(connection) = connection {
-                    unit.forget(connection);
-                }
-                let now = Instant::now();
-                unit.with(|state| state.latency.observe(now.saturating_duration_since(self.begin), now));
-            }
-            // It may have another one since this thread connected.
-            Failure::OtherMasterKey(_) => {
-                if let Some(connection) = connection {
-                    unit.forget(connection);
-                }
-            }
-            // Whose fault a wrong signature is the next attempt will tell; and a peer in a hurry is not the unit's.
-            Failure::Busy(_)
-            | Failure::Hurried
-            | Failure::NotOffered(_)
-            | Failure::Refused { .. }
-            | Failure::WrongSignature => {}
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let now = Instant::now();
-        self.unit.with(|state| {
-            state.in_flight = state.in_flight.saturating_sub(1);
-            if !self.settled {
-                if self.trial {
-                    state.breaker.leave();
-                }
-                // Given up by whoever asked: it took at least so long.
-                let took = now.saturating_duration_since(self.begin);
-                if took.as_secs_f64() > state.latency.cost(0, now) {
-                    state.latency.observe(took, now);
-                }
-            }
-            if !self.told {
-                // Another unit was faster, as it happens.
-                state.unanswered.get_or_insert(self.begin);
-            }
-        });
-        self.unit.freed.notify_one();
     }
 }
 
