@@ -39,9 +39,9 @@ impl Daemon {
     ) -> Self {
         let daemon = Self {
             keys: Keys::new(store, config.cached_records),
+            metrics: Metrics::new(&backends),
             backends,
             reactors,
-            metrics: Metrics::new(),
             lines: Lines::default(),
             started: Instant::now(),
             dev,

@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::AtomicU64;
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward_proto::{Outcome, Scheme};
@@ -17,7 +17,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::backend::grep11::Breaker;
-use crate::backend::{Backend, Times};
+use crate::backend::{Backend, Backends, Times};
 use crate::daemon::Daemon;
 use crate::purpose::Purpose;
 
@@ -27,6 +27,10 @@ pub(crate) struct Metrics {
     requests: Counter,
     signatures: Family<SignatureLabels, Counter>,
     times: Family<TimeLabels, Histogram>,
+    /// Of [`Self::signatures`], those of messages that were signed: each by its purpose.
+    signed: [OnceLock<Counter>; Purpose::ALL.len()],
+    /// Of [`Self::times`], the unit's for signatures that were made: by backend and scheme.
+    unit_times: Vec<(Arc<str>, [OnceLock<Histogram>; Scheme::ALL.len()])>,
     closed: Family<ClosedLabels, Counter>,
     /// Those that follow are set when somebody asks.
     connections: Gauge,
@@ -74,7 +78,7 @@ impl Metrics {
     /// What [`Self::text`] is (OpenMetrics 1.0, which Prometheus reads).
     pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(backends: &Backends) -> Self {
         let mut registry = Registry::with_prefix("keyward");
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Version of the daemon", version);
@@ -87,6 +91,8 @@ impl Metrics {
             requests: Counter::default(),
             signatures: Family::default(),
             times: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            signed: Default::default(),
+            unit_times: backends.iter().map(|backend| (backend.label(), Default::default())).collect(),
             closed: Family::default(),
             connections: Gauge::default(),
             ready: Family::default(),
@@ -134,28 +140,42 @@ impl Metrics {
 
     /// A request for a signature came to an end; `purpose` if it came as far as knowing it.
     pub(crate) fn signature(&self, outcome: Outcome, purpose: Option<Purpose>) {
-        let labels =
-            SignatureLabels { outcome: outcome.name(), purpose: purpose.map_or(UNKNOWN, Purpose::name) };
-        self.signatures.get_or_create(&labels).inc();
+        let counter = || {
+            let purpose = purpose.map_or(UNKNOWN, Purpose::name);
+            let labels = SignatureLabels { outcome: outcome.name(), purpose };
+            self.signatures.get_or_create_owned(&labels)
+        };
+        match purpose
+            .filter(|_| outcome == Outcome::Done)
+            .and_then(|purpose| self.signed.get(purpose as usize))
+        {
+            Some(found) => found.get_or_init(counter).inc(),
+            None => counter().inc(),
+        };
     }
 
     /// What a unit, or the lack of one, took for a signature.
     pub(crate) fn times(&self, backend: &Backend, scheme: Scheme, outcome: Outcome, times: &Times) {
-        let observe = |phase, time: Duration| {
-            let labels = TimeLabels {
-                backend: backend.label(),
-                scheme: scheme.name(),
-                outcome: outcome.name(),
-                phase,
-            };
-            self.times.get_or_create(&labels).observe(time.as_secs_f64());
+        let histogram = |phase| {
+            let (scheme, outcome) = (scheme.name(), outcome.name());
+            let labels = TimeLabels { backend: backend.label(), scheme, outcome, phase };
+            self.times.get_or_create_owned(&labels)
         };
-        observe("unit", times.unit);
+        let observe = |phase, time: Duration| histogram(phase).observe(time.as_secs_f64());
+        match self.unit_time(backend, scheme).filter(|_| outcome == Outcome::Done) {
+            Some(found) => found.get_or_init(|| histogram("unit")).observe(times.unit.as_secs_f64()),
+            None => observe("unit", times.unit),
+        }
         if let Backend::Grep11(_) = backend {
             observe("queue", times.queue);
             observe("network", times.network);
             observe("verify", times.verify);
         }
+    }
+
+    fn unit_time(&self, backend: &Backend, scheme: Scheme) -> Option<&OnceLock<Histogram>> {
+        let (_, by_scheme) = self.unit_times.iter().find(|(name, _)| **name == *backend.name())?;
+        by_scheme.get(Scheme::ALL.iter().position(|one| *one == scheme)?)
     }
 
     /// A connection was closed for what came over it.
@@ -257,7 +277,7 @@ mod tests {
 
     #[test]
     fn signatures_are_summed_up_both_ways() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(&Backends::new(Vec::new()));
         metrics.signature(Outcome::Done, Some(Purpose::Other));
         metrics.signature(Outcome::Done, Some(Purpose::CertificateRequest));
         metrics.signature(Outcome::NoGrant, None);

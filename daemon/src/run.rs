@@ -254,6 +254,11 @@ fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Ba
     for (name, settings) in &config.grep11 {
         backends.push(Backend::Grep11(Arc::new(Grep11::new(name, settings)?)));
     }
+    for gone in store.remote_backends()?.iter().filter(|name| !config.grep11.contains_key(*name)) {
+        tracing::warn!(
+            "there is no section [grep11.{gone}] in the configuration: keys of that backend will not sign"
+        );
+    }
     if made_with_dev.is_none() {
         store.set_dev(options.dev)?;
     }

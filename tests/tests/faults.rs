@@ -212,6 +212,9 @@ fn signatures_that_do_not_verify_go_nowhere() {
     daemon.resume();
     let refused = client(&daemon).sign(&"shop".parse().unwrap(), 0, SCHEME, Input::Message(&message()));
     assert!(matches!(refused, Err(Error::Refused(Outcome::UnitUnavailable))), "{refused:?}");
+    wait_for("the liar to be found out", || {
+        (daemon.logged(&["unit is out of order", "does not verify"]) > found_out).then_some(())
+    });
     let (_, text) = fail(&mut daemon.new_key(&["generate", "mail", "--type", "p256"]));
     assert!(text.lines().count() == 1 && text.contains("cannot generate key mail"), "{text}");
 }
@@ -416,6 +419,8 @@ fn tokens_of_iam_are_fetched_ahead_of_their_end_and_once_for_all() {
     wait_for("three tokens", || (iam.answered("200") >= 3).then_some(()));
     none_failed(&load.stop(), &daemon.log());
     assert!(iam.answered("200") <= 5, "{} tokens", iam.answered("200"));
+    let holds = daemon.metric("keyward_backend_token_seconds", &["backend=\"hsm\""]);
+    assert!(holds > 0.0 && holds <= 2.0, "{holds}");
 
     // The service is away, longer than a token holds: loud, and then as before.
     iam.set("refuse");

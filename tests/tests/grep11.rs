@@ -244,12 +244,15 @@ fn a_simulated_unit_that_is_broken_and_old() {
         "CKM_RSA_PKCS_PSS",
         "--simulate-without",
         "0x250",
+        "--simulate-refused",
+        "CKM_ECDSA_SHA384",
     ]);
     let log = server.log();
     for line in [
         "a bit of the signature is wrong with probability 1 in SignSingle",
         "CKM_RSA_PKCS_PSS is not offered",
         "CKM_SHA256 is not offered",
+        "CKM_ECDSA_SHA384 is listed, and refused",
     ] {
         assert!(
             log.lines().any(|logged| logged.contains("WARN SIMULATION: ") && logged.contains(line)),

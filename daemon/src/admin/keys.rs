@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::{Header, NewKey, Wkid};
-use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::RwLockReadGuard;
 use zeroize::Zeroize;
 
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
@@ -197,13 +197,7 @@ struct Home<'a> {
     /// The master key that its other keys are wrapped by, if there are any.
     wkid: Option<Wkid>,
     /// Keeps the master key from being changed until the key is stored.
-    _settled: Option<Settled<'a>>,
-}
-
-/// Many may make keys of one master key; the first one, which settles it, is alone.
-enum Settled<'a> {
-    First(#[allow(dead_code, reason = "held")] RwLockWriteGuard<'a, ()>),
-    Other(#[allow(dead_code, reason = "held")] RwLockReadGuard<'a, ()>),
+    _settling: Option<RwLockReadGuard<'a, ()>>,
 }
 
 impl<'a> Home<'a> {
@@ -223,7 +217,7 @@ impl<'a> Home<'a> {
             })?,
         };
         let Backend::Grep11(grep11) = backend else {
-            return Ok(Self { backend, wkid: None, _settled: None });
+            return Ok(Self { backend, wkid: None, _settling: None });
         };
         let read = async || -> Result<Option<Wkid>, StoreError> {
             let wkid = admin.daemon.keys.wkid(backend.name()).await?;
@@ -231,11 +225,12 @@ impl<'a> Home<'a> {
         };
         let other = grep11.settling.read().await;
         if let Some(wkid) = read().await? {
-            return Ok(Self { backend, wkid: Some(wkid), _settled: Some(Settled::Other(other)) });
+            return Ok(Self { backend, wkid: Some(wkid), _settling: Some(other) });
         }
         drop(other);
+        // The first key settles the master key: whoever finds none waits here until that key is stored.
         let first = grep11.settling.write().await;
-        Ok(Self { backend, wkid: read().await?, _settled: Some(Settled::First(first)) })
+        Ok(Self { backend, wkid: read().await?, _settling: Some(first.downgrade()) })
     }
 }
 

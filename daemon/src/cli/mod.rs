@@ -124,7 +124,9 @@ impl Serve {
                 eprintln!("keyward: warning: {warning}");
             }
             for (name, settings) in &config.grep11 {
-                Grep11::new(name, settings).map_err(|error| Failure::new(exit::CONFIG, error))?;
+                Grep11::new(name, settings)
+                    .and_then(|backend| backend.check())
+                    .map_err(|error| Failure::new(exit::CONFIG, error))?;
             }
             return output::print(&config.to_effective_toml());
         }

@@ -37,7 +37,7 @@ fn list(client: &Client) -> Result<(), Failure> {
     if client.json {
         return print_json(&units);
     }
-    let titles = ["BACKEND", "UNIT", "HEALTH", "BREAKER", "LATENCY", "IN FLIGHT", "MASTER KEY", "MECHANISMS"];
+    let titles = ["BACKEND", "UNIT", "HEALTH", "LATENCY", "IN FLIGHT", "MASTER KEY", "MECHS"];
     let mut rows = table(&titles);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     for unit in &units {
@@ -47,7 +47,6 @@ fn list(client: &Client) -> Result<(), Failure> {
             unit.backend.clone(),
             unit.address.clone(),
             unit.health.clone(),
-            or_dash(unit.breaker.clone()),
             or_dash(unit.latency_us.map(|us| format!("{:.1} ms", us as f64 / 1000.0))),
             or_dash(unit.in_flight.map(|calls| calls.to_string())),
             match (unit.other_master_key, unit.next_master_key) {
@@ -129,6 +128,9 @@ pub(super) struct Serve {
     /// Do without a mechanism, as in CKM_RSA_PKCS_PSS or 0xd; any number of times
     #[arg(long, value_name = "MECHANISM", value_parser = unit_server::mechanism, help_heading = "Simulation")]
     simulate_without: Vec<u64>,
+    /// List a mechanism and refuse it with CKR_MECHANISM_PARAM_INVALID; any number of times
+    #[arg(long, value_name = "MECHANISM", value_parser = unit_server::mechanism, help_heading = "Simulation")]
+    simulate_refused: Vec<u64>,
 }
 
 impl Serve {
@@ -154,6 +156,7 @@ impl Serve {
                 disconnects: self.simulate_disconnects,
                 corruption: self.simulate_corruption,
                 without: self.simulate_without,
+                refused: self.simulate_refused,
             },
         };
         unit_server::serve(&options).map_err(|error| Failure::new(error.status(), error))

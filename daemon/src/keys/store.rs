@@ -66,6 +66,20 @@ impl Store {
         self.text(&wkid_of(backend))
     }
 
+    /// The remote backends that have keys, or had some.
+    pub(crate) fn remote_backends(&self) -> Result<Vec<String>, StoreError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(META)?;
+            let mut names = Vec::new();
+            for row in table.range(REMOTE_WKID..)? {
+                let (name, _) = row?;
+                let Some(name) = name.value().strip_prefix(REMOTE_WKID) else { break };
+                names.push(name.to_owned());
+            }
+            Ok(Ok(names))
+        })
+    }
+
     /// Settles the master key of a backend; none is to come any more.
     pub(crate) fn set_wkid(&self, backend: &str, wkid: &str) -> Result<(), StoreError> {
         self.change(|_, table| {
@@ -322,7 +336,7 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
 fn wkid_of(backend: &str) -> String {
     match backend {
         EMBEDDED => WKID.to_owned(),
-        other => format!("{WKID}:{other}"),
+        other => format!("{REMOTE_WKID}{other}"),
     }
 }
 
@@ -336,6 +350,7 @@ const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 const FORMAT: &str = "format";
 const THIS_FORMAT: &str = "1";
 const WKID: &str = "wkid";
+const REMOTE_WKID: &str = "wkid:";
 const NEXT_WKID: &str = "next-wkid";
 const DEV: &str = "dev";
 const YES: &str = "yes";
@@ -370,6 +385,7 @@ mod tests {
         let wkid = |backend| store.wkid(backend).unwrap();
         assert_eq!((wkid("embedded"), wkid("hsm")), (Some("ab".into()), Some("cd".into())));
         assert_eq!(wkid("other"), None);
+        assert_eq!(store.remote_backends().unwrap(), ["hsm"]);
         store.set_next_wkid("hsm", "ef").unwrap();
         assert_eq!(store.next_wkid("hsm").unwrap().as_deref(), Some("ef"));
         store.set_wkid("hsm", "ef").unwrap();

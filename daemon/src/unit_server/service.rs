@@ -8,9 +8,10 @@ use keyward_grep11::{self as proto, Any, ERROR_TYPE_URL, Grep11Error, RpcStatus,
 use keyward_unit::grep11::{Crypto, Error};
 use prost::Message;
 use tokio::sync::Semaphore;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Extensions, Request, Response, Status};
 
 use super::simulator::{Named, Simulation, Simulator};
+use crate::throttle::Throttle;
 
 /// The service on a unit.
 pub(crate) struct Service {
@@ -18,6 +19,7 @@ pub(crate) struct Service {
     simulator: Option<Simulator>,
     /// One place for each long call that may be at work at a time.
     long_calls: Semaphore,
+    refusals: Throttle,
 }
 
 impl Service {
@@ -27,6 +29,7 @@ impl Service {
             crypto: Arc::new(crypto),
             simulator: Simulator::new(simulation),
             long_calls: Semaphore::new(processors),
+            refusals: Throttle::default(),
         }
     }
 
@@ -39,10 +42,30 @@ impl Service {
         answer: fn(&Crypto, Q) -> Result<R, Error>,
     ) -> Result<Response<R>, Status> {
         // They hold the memory that the request was counted for.
-        let (_, extensions, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let answered = self.answered(rpc, mechanisms, &extensions, request, answer).await;
+        answered.map(Response::new).map_err(|error| {
+            if let Some(times) = self.refusals.admit() {
+                // W3C Trace Context, 3.2: what the client calls this.
+                let trace =
+                    metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or("none");
+                tracing::info!(rpc, trace, times, "call refused: {error}");
+            }
+            status(&error)
+        })
+    }
+
+    async fn answered<Q: Message + 'static, R: Send + 'static>(
+        &self,
+        rpc: &'static str,
+        mechanisms: &[Option<u64>],
+        extensions: &Extensions,
+        request: Q,
+        answer: fn(&Crypto, Q) -> Result<R, Error>,
+    ) -> Result<R, Error> {
         let length = request.encoded_len();
         if let Some(simulator) = &self.simulator {
-            simulator.before(rpc, mechanisms, &extensions).await.map_err(|error| status(&error))?;
+            simulator.before(rpc, mechanisms, extensions).await?;
         }
         // A mistake in one call must not take the connection down, and with it all others.
         let fenced = move |crypto: &Crypto| {
@@ -57,14 +80,11 @@ impl Service {
         } else {
             fenced(&self.crypto)
         };
-        let mut answer = answered.map_err(|error| {
-            tracing::debug!(rpc, %error, "refused");
-            status(&error)
-        })?;
+        let mut answer = answered?;
         if let Some(simulator) = &self.simulator {
             simulator.after(rpc, &mut answer);
         }
-        Ok(Response::new(answer))
+        Ok(answer)
     }
 }
 

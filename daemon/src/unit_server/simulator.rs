@@ -34,6 +34,8 @@ pub(crate) struct Simulation {
     pub(crate) corruption: Vec<Chance>,
     /// Mechanisms that are not there, by number.
     pub(crate) without: Vec<u64>,
+    /// Mechanisms that are listed and then refused, by number.
+    pub(crate) refused: Vec<u64>,
 }
 
 impl Simulation {
@@ -58,6 +60,7 @@ impl Simulation {
         lines.extend(chances(&self.disconnects, "the connection is cut"));
         lines.extend(chances(&self.corruption, "a bit of the signature is wrong"));
         lines.extend(self.without.iter().map(|number| format!("{} is not offered", name(*number))));
+        lines.extend(self.refused.iter().map(|number| format!("{} is listed, and refused", name(*number))));
         lines
     }
 }
@@ -158,7 +161,8 @@ impl Simulator {
         mechanisms: &[Option<u64>],
         extensions: &Extensions,
     ) -> Result<(), Error> {
-        let Simulation { latency, jitter, rate, errors, disconnects, without, .. } = &self.simulation;
+        let Simulation { latency, jitter, rate, errors, disconnects, without, refused, .. } =
+            &self.simulation;
         if let Some(turn) = Duration::from_secs(1).checked_div(*rate) {
             let start = {
                 let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -184,6 +188,10 @@ impl Simulator {
         if let Some(number) = mechanisms.iter().flatten().find(|number| without.contains(number)) {
             let detail = format!("simulated: {} is not offered here", name(*number));
             return Err(Error::new(ckr::CKR_MECHANISM_INVALID, detail));
+        }
+        if let Some(number) = mechanisms.iter().flatten().find(|number| refused.contains(number)) {
+            let detail = format!("simulated: {} is not for this", name(*number));
+            return Err(Error::new(ckr::CKR_MECHANISM_PARAM_INVALID, detail));
         }
         Ok(())
     }

@@ -12,12 +12,14 @@ use sha2::{Digest, Sha256};
 use tonic::{Request, Status};
 
 use super::service::status;
+use crate::throttle::Throttle;
 
 /// The tokens in a file: those that are let in.
 pub(crate) struct Tokens {
     path: PathBuf,
     /// As digests: comparing those tells nobody how much of a token was right.
     digests: ArcSwap<Vec<[u8; 32]>>,
+    refusals: Throttle,
 }
 
 impl Tokens {
@@ -26,7 +28,8 @@ impl Tokens {
     /// # Errors
     /// A sentence that says what is wrong with the file.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
-        Ok(Self { path: path.to_owned(), digests: ArcSwap::from_pointee(digests(path)?) })
+        let digests = ArcSwap::from_pointee(digests(path)?);
+        Ok(Self { path: path.to_owned(), digests, refusals: Throttle::default() })
     }
 
     /// Reads the file again. What is in it now counts from the next call on, those of open connections too.
@@ -50,10 +53,15 @@ impl Tokens {
 /// Lets calls in, all of them if there are no tokens.
 pub(crate) fn check(tokens: Option<&Tokens>, request: Request<()>) -> Result<Request<()>, Status> {
     match tokens {
-        Some(tokens) if !tokens.admits(&request) => Err(status(&Error::new(
-            ckr::CKR_IBM_GREP11_NOT_AUTHENTICATED,
-            "the call has no bearer token that this server knows, in its metadata as authorization",
-        ))),
+        Some(tokens) if !tokens.admits(&request) => {
+            if let Some(times) = tokens.refusals.admit() {
+                tracing::warn!(times, "call refused: it has no bearer token of {}", tokens.path.display());
+            }
+            Err(status(&Error::new(
+                ckr::CKR_IBM_GREP11_NOT_AUTHENTICATED,
+                "the call has no bearer token that this server knows, in its metadata as authorization",
+            )))
+        }
         _ => Ok(request),
     }
 }

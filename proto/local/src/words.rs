@@ -109,7 +109,8 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    const ALL: [Self; 10] = [
+    /// Every scheme there is.
+    pub const ALL: [Self; 10] = [
         Self::RsaPkcs1Sha256,
         Self::RsaPkcs1Sha384,
         Self::RsaPkcs1Sha512,

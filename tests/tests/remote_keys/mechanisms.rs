@@ -97,6 +97,21 @@ fn digests_go_where_messages_do_not() {
     assert_in_order(&daemon);
 }
 
+/// A unit that lists PSS and takes no digests for it is found out by the first signature, which succeeds.
+#[test]
+fn pss_that_is_listed_and_takes_no_digests() {
+    let (daemon, servers, _directory) = scene(&[&["--simulate-refused", "CKM_RSA_PKCS_PSS"]]);
+    daemon.generate_for("shop", "rsa2048", "any");
+    assert_signs(&daemon, "shop");
+    assert_in_order(&daemon);
+    let refusals = servers[0].log().matches("call refused").count();
+    assert_eq!(refusals, 1, "it is asked once: {}", servers[0].log());
+    let pss = refused(&daemon, "shop", Scheme::RsaPssRsaeSha256, Input::Digest(&[7; 32]));
+    assert_eq!(pss, Outcome::NotSupported);
+    sign(&daemon, "shop", Scheme::RsaPkcs1Sha256, Input::Digest(&[7; 32])).unwrap();
+    assert_in_order(&daemon);
+}
+
 #[test]
 fn what_a_unit_cannot_do_at_all_is_refused_unless_another_one_can() {
     let without = ["--simulate-without", "CKM_ECDSA", "--simulate-without", "CKM_ECDSA_SHA256"];

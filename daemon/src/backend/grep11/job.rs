@@ -129,6 +129,11 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Nobody has signed as it should, so each suspect is to show by another key what it can.
+    pub(super) fn examine_suspects(&self) {
+        self.suspects().iter().for_each(Unit::examine);
+    }
+
     /// Whether different units agree that the key is not sound.
     pub(super) fn is_unsound(&self) -> bool {
         let suspects = self.suspects();

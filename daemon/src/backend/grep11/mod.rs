@@ -8,6 +8,7 @@
 mod breaker;
 mod connection;
 mod error;
+mod examine;
 mod failure;
 mod http2;
 mod job;
@@ -17,6 +18,7 @@ pub(crate) mod mechanism;
 mod network;
 mod pace;
 mod pool;
+mod queue;
 mod seat;
 mod token;
 mod trace;
@@ -93,6 +95,15 @@ impl Grep11 {
             p95: Mutex::new(Percentile95::new()),
             settling: RwLock::new(()),
         })
+    }
+
+    /// Whether there is what it proves itself with. A daemon that runs waits for it.
+    ///
+    /// # Errors
+    /// [`SetupError`] says what is wrong with a token or an API key.
+    pub(crate) fn check(&self) -> Result<(), SetupError> {
+        let failed = |error| SetupError(self.name.to_string(), crate::causes::causes(&error));
+        self.line.tokens.check().map_err(failed)
     }
 
     /// Begins to watch over the units, in tasks of this thread, and waits until each was probed once.
@@ -191,6 +202,7 @@ impl Grep11 {
                     if late || attempts >= ATTEMPTS || !failure.is_worth_another_attempt() {
                         return Err(match self.failed(failure, late, &job.wkids) {
                             Grep11Error::WrongSignature { backend, .. } => {
+                                job.examine_suspects();
                                 Grep11Error::WrongSignature { backend, agreed: job.is_unsound() }
                             }
                             other => other,

@@ -1,22 +1,19 @@
 //! The units of a backend: which one a request goes to, and who waits for how long.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_unit::Wkid;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Notify;
 
+use super::queue::Queue;
 use super::seat::Seat;
 use super::unit::{Offer, Unit};
 
-/// Units, and a line of requests that wait for one.
+/// Units, and the requests that wait for one.
 pub(super) struct Pool {
     pub(super) units: Vec<Arc<Unit>>,
-    /// Held by the first in the line; the others wait for it in the order in which they came.
-    line: Mutex<()>,
-    waiting: AtomicUsize,
-    most_waiting: usize,
+    queue: Queue,
     freed: Arc<Notify>,
 }
 
@@ -55,7 +52,7 @@ enum Choice {
 
 impl Pool {
     pub(super) fn new(units: Vec<Arc<Unit>>, most_waiting: usize, freed: Arc<Notify>) -> Self {
-        Self { units, line: Mutex::new(()), waiting: AtomicUsize::new(0), most_waiting, freed }
+        Self { units, queue: Queue::new(most_waiting), freed }
     }
 
     /// A place at the unit that will be done first, among those not tried yet if there are any. A unit that is half open
@@ -71,18 +68,18 @@ impl Pool {
         trial: bool,
     ) -> Result<Seat, NoSeat> {
         // Who has waited before does not wait again at the end.
-        let first_in_line = self.waiting.load(Ordering::Relaxed) == 0 || tried.0 != 0;
-        if first_in_line {
+        if tried.0 != 0 || !self.queue.has_line(wkids) {
             match self.choose(wkids, tried, trial) {
                 Choice::Seat(seat) => return Ok(seat),
                 Choice::None(why) => return Err(why),
                 Choice::Later(_) => {}
             }
         }
-        let _place = self.join()?;
-        let line = tokio::time::timeout_at(deadline.into(), self.line.lock()).await;
-        let _first = line.map_err(|_| NoSeat::Late)?;
+        let place = self.queue.join(wkids).ok_or(NoSeat::Overloaded)?;
+        let first = tokio::time::timeout_at(deadline.into(), place.first.lock()).await;
+        let _first = first.map_err(|_| NoSeat::Late)?;
         loop {
+            // Before the look: from here on nothing is missed.
             let freed = self.freed.notified();
             match self.choose(wkids, tried, trial) {
                 Choice::Seat(seat) => return Ok(seat),
@@ -113,19 +110,11 @@ impl Pool {
 
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.queue.waiting()
     }
 
     pub(super) fn number(&self, unit: &Arc<Unit>) -> usize {
         self.units.iter().position(|one| Arc::ptr_eq(one, unit)).unwrap_or_default()
-    }
-
-    fn join(&self) -> Result<Place<'_>, NoSeat> {
-        let more = |waiting| (waiting < self.most_waiting).then_some(waiting + 1);
-        match self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
-            Ok(_) => Ok(Place(&self.waiting)),
-            Err(_) => Err(NoSeat::Overloaded),
-        }
     }
 
     fn choose(&self, wkids: &[Wkid], tried: Tried, trial: bool) -> Choice {
@@ -186,13 +175,4 @@ enum Best {
     /// Until then, or until another request is done.
     Busy(Option<Instant>),
     None(NoSeat),
-}
-
-/// A place in the line, which is left when this is dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -130,6 +130,6 @@ impl Drop for Seat {
                 state.unanswered.get_or_insert(self.begin);
             }
         });
-        self.unit.freed.notify_one();
+        self.unit.freed.notify_waiters();
     }
 }

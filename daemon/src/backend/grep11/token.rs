@@ -89,6 +89,18 @@ impl Tokens {
         })
     }
 
+    /// Reads what is in a file, and keeps nothing of it.
+    ///
+    /// # Errors
+    /// [`TokenError`] says what is wrong with the file.
+    pub(super) fn check(&self) -> Result<(), TokenError> {
+        match &self.source {
+            Source::None => Ok(()),
+            Source::File(path) => read_token(path).map(drop),
+            Source::Iam { api_key, .. } => read_line(api_key).map(drop),
+        }
+    }
+
     /// The token to send now; `None` if none is needed.
     ///
     /// # Errors

@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) epoch: u64,
     /// Since when all requests there were given up for another unit's answer.
     pub(super) unanswered: Option<Instant>,
+    /// When it last had to show whether it signs as it should.
+    pub(super) examined: Option<Instant>,
     /// When it last did what it was asked.
     pub(super) succeeded: Option<Instant>,
     pub(super) calls: u64,
@@ -118,6 +120,7 @@ impl Unit {
             relapses: 0,
             epoch: 0,
             unanswered: None,
+            examined: None,
             succeeded: None,
             calls: 0,
             failures: 0,
@@ -350,7 +353,7 @@ impl Unit {
             (state.problem, state.said) = (None, None);
             state.succeeded = Some(Instant::now());
         });
-        self.freed.notify_one();
+        self.freed.notify_waiters();
         if let Some(times) = self.lines[0].admit() {
             tracing::info!(backend = self.backend, unit = %self.endpoint, %wkid, times, "unit is in order");
         }
