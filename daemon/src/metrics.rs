@@ -29,8 +29,8 @@ pub(crate) struct Metrics {
     times: Family<TimeLabels, Histogram>,
     /// Of [`Self::signatures`], those of messages that were signed: each by its purpose.
     signed: [OnceLock<Counter>; Purpose::ALL.len()],
-    /// Of [`Self::times`], the unit's for signatures that were made: by backend and scheme.
-    unit_times: Vec<(Arc<str>, [OnceLock<Histogram>; Scheme::ALL.len()])>,
+    /// Of [`Self::times`], those of signatures that were made: by backend and scheme.
+    quick_times: Vec<(Arc<str>, [QuickTimes; Scheme::ALL.len()])>,
     closed: Family<ClosedLabels, Counter>,
     /// Those that follow are set when somebody asks.
     connections: Gauge,
@@ -43,6 +43,9 @@ pub(crate) struct Metrics {
     calls: Family<UnitLabels, Counter>,
     failures: Family<UnitLabels, Counter>,
 }
+
+/// The histograms of one kind of signature: what is looked up by labels only once.
+type QuickTimes = [OnceLock<Histogram>; PHASES.len()];
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct SignatureLabels {
@@ -92,7 +95,7 @@ impl Metrics {
             signatures: Family::default(),
             times: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             signed: Default::default(),
-            unit_times: backends.iter().map(|backend| (backend.label(), Default::default())).collect(),
+            quick_times: backends.iter().map(|backend| (backend.label(), Default::default())).collect(),
             closed: Family::default(),
             connections: Gauge::default(),
             ready: Family::default(),
@@ -156,25 +159,28 @@ impl Metrics {
 
     /// What a unit, or the lack of one, took for a signature.
     pub(crate) fn times(&self, backend: &Backend, scheme: Scheme, outcome: Outcome, times: &Times) {
-        let histogram = |phase| {
-            let (scheme, outcome) = (scheme.name(), outcome.name());
-            let labels = TimeLabels { backend: backend.label(), scheme, outcome, phase };
-            self.times.get_or_create_owned(&labels)
+        let quick = self.quick_times(backend, scheme).filter(|_| outcome == Outcome::Done);
+        let observe = |phase: usize, time: Duration| {
+            let histogram = || {
+                let (scheme, outcome, phase) = (scheme.name(), outcome.name(), PHASES[phase]);
+                let labels = TimeLabels { backend: backend.label(), scheme, outcome, phase };
+                self.times.get_or_create_owned(&labels)
+            };
+            match quick {
+                Some(quick) => quick[phase].get_or_init(histogram).observe(time.as_secs_f64()),
+                None => histogram().observe(time.as_secs_f64()),
+            }
         };
-        let observe = |phase, time: Duration| histogram(phase).observe(time.as_secs_f64());
-        match self.unit_time(backend, scheme).filter(|_| outcome == Outcome::Done) {
-            Some(found) => found.get_or_init(|| histogram("unit")).observe(times.unit.as_secs_f64()),
-            None => observe("unit", times.unit),
-        }
+        observe(0, times.unit);
         if let Backend::Grep11(_) = backend {
-            observe("queue", times.queue);
-            observe("network", times.network);
-            observe("verify", times.verify);
+            observe(1, times.queue);
+            observe(2, times.network);
+            observe(3, times.verify);
         }
     }
 
-    fn unit_time(&self, backend: &Backend, scheme: Scheme) -> Option<&OnceLock<Histogram>> {
-        let (_, by_scheme) = self.unit_times.iter().find(|(name, _)| **name == *backend.name())?;
+    fn quick_times(&self, backend: &Backend, scheme: Scheme) -> Option<&QuickTimes> {
+        let (_, by_scheme) = self.quick_times.iter().find(|(name, _)| **name == *backend.name())?;
         by_scheme.get(Scheme::ALL.iter().position(|one| *one == scheme)?)
     }
 
@@ -261,6 +267,8 @@ impl Metrics {
     }
 }
 
+/// Parts of what a signature takes; the embedded unit has the first alone.
+const PHASES: [&str; 4] = ["unit", "queue", "network", "verify"];
 const UNKNOWN: &str = "unknown";
 const GARBAGE: ClosedLabels = ClosedLabels { reason: "garbage" };
 const CROWDED: ClosedLabels = ClosedLabels { reason: "crowded" };
