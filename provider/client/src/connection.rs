@@ -1,7 +1,7 @@
 //! One connection, on which one request at a time is under way.
 
 use core::time::Duration;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use keyward_proto::frame;
@@ -55,71 +55,53 @@ impl Connection {
         (self.socket, self.cookie)
     }
 
-    /// Sends one frame and receives the body of the frame that answers it.
-    ///
-    /// `patience` is what [`Connection::open`] was given. The connection must not be used again after an
+    /// Sends one frame. `patience` is what [`Connection::open`] was given. The connection must not be used again after an
     /// error.
-    pub(crate) fn exchange(
-        &mut self,
-        frame: &[u8],
-        patience: Duration,
-        deadline: Instant,
-    ) -> Result<Vec<u8>, Broken> {
+    pub(crate) fn send(&mut self, frame: &[u8], patience: Duration, deadline: Instant) -> Result<(), Broken> {
         self.hurry_if_late(patience, deadline)?;
-        self.send(frame, deadline)?;
-        let answer = self.receive(deadline)?;
-        if self.hurried {
-            wait_at_most(&self.socket, patience).map_err(|_| Broken::Lost)?;
-            self.hurried = false;
-        }
-        Ok(answer)
-    }
-
-    fn send(&mut self, mut rest: &[u8], deadline: Instant) -> Result<(), Broken> {
+        let mut rest = frame;
         while !rest.is_empty() {
             match send(&self.socket, rest, SendFlags::NOSIGNAL) {
                 Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
                 Err(error) => self.go_on_after(error, deadline)?,
             }
         }
+        if self.hurried {
+            wait_at_most(&self.socket, patience).map_err(|_| Broken::Lost)?;
+            self.hurried = false;
+        }
         Ok(())
     }
 
-    fn receive(&self, deadline: Instant) -> Result<Vec<u8>, Broken> {
-        let mut buffer = Vec::with_capacity(FIRST_READ);
+    /// Takes what has arrived, without waiting. Returns whether `buffer` holds one whole frame.
+    pub(crate) fn receive(&self, buffer: &mut Vec<u8>) -> Result<bool, Broken> {
         loop {
-            self.wait_for_answer(deadline)?;
-            match recv(&self.socket, spare_capacity(&mut buffer), RecvFlags::DONTWAIT) {
+            let wanted = match buffer.first_chunk() {
+                Some(header) => frame::HEADER + frame::body_length(*header).map_err(|_| Broken::Garbled)?,
+                None => FIRST_READ,
+            };
+            buffer.reserve(wanted.saturating_sub(buffer.len()).max(1));
+            match recv(&self.socket, spare_capacity(buffer), RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(Broken::Lost),
                 Ok(_) => {}
-                Err(Errno::AGAIN | Errno::INTR) => continue,
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::INTR) => continue,
                 Err(_) => return Err(Broken::Lost),
             }
-            match frame::split(&buffer).map_err(|_| Broken::Garbled)? {
-                Some((_, used)) if used == buffer.len() => {
-                    buffer.drain(..frame::HEADER);
-                    return Ok(buffer);
-                }
+            match frame::split(buffer).map_err(|_| Broken::Garbled)? {
+                Some((_, used)) if used == buffer.len() => return Ok(true),
                 Some(_) => return Err(Broken::Garbled),
-                None => {
-                    let wanted = match buffer.first_chunk() {
-                        Some(header) => {
-                            frame::HEADER + frame::body_length(*header).map_err(|_| Broken::Garbled)?
-                        }
-                        None => FIRST_READ,
-                    };
-                    buffer.reserve(wanted.saturating_sub(buffer.len()).max(1));
-                }
+                None => {}
             }
         }
     }
 
-    /// Waits until there is something to receive. In recv itself one would be woken twice: as soon as the daemon takes
-    /// the request, since the kernel then tells all who sleep on the socket that there is room to send.
-    fn wait_for_answer(&self, deadline: Instant) -> Result<(), Broken> {
+    /// Waits until there is something to receive, or that time has come. In recv itself one would be woken twice: as
+    /// soon as the daemon takes the request, since the kernel then tells all who sleep on the socket that there is room to send.
+    pub(crate) fn wait_for_answer(&self, until: Instant) -> Result<(), Broken> {
         loop {
-            let left = remaining(deadline).and_then(|left| Timespec::try_from(left).ok());
-            let left = left.ok_or(Broken::Late)?;
+            let left = remaining(until).and_then(|left| Timespec::try_from(left).ok());
+            let Some(left) = left else { return Ok(()) };
             match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&left)) {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return Ok(()),
@@ -152,6 +134,12 @@ impl Connection {
         let remaining = remaining(deadline).ok_or(Broken::Late)?;
         self.hurried = true;
         wait_at_most(&self.socket, remaining).map_err(|_| Broken::Lost)
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 mod address;
+mod call;
 mod connection;
 mod error;
 mod pool;
@@ -16,15 +17,14 @@ mod system;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
-use std::time::Instant;
 
 pub use address::{Address, InvalidAddress};
+pub use call::Call;
 pub use error::Error;
-use keyward_proto::message::{self, Request, Response, request, response};
-use keyward_proto::{Label, Outcome, Scheme, frame};
+use keyward_proto::message::{self, request, response};
+use keyward_proto::{Label, Scheme};
 
-use crate::connection::{Broken, Connection};
-use crate::pool::{Owner, Pool};
+use crate::pool::Pool;
 
 /// The daemon, as seen by one program. Shared by reference between threads.
 #[derive(Debug)]
@@ -63,6 +63,20 @@ impl Client {
         scheme: Scheme,
         input: Input<'_>,
     ) -> Result<Vec<u8>, Error> {
+        signature_of(self.finish(self.start_to_sign(label, version, scheme, input)?)?)
+    }
+
+    /// As [`Client::sign`], without waiting for the signature; see [`Call`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn start_to_sign(
+        &self,
+        label: &Label,
+        version: u32,
+        scheme: Scheme,
+        input: Input<'_>,
+    ) -> Result<Call, Error> {
         let input = match input {
             Input::Message(message) => message::sign::Input::Message(message.to_vec()),
             Input::Digest(digest) => message::sign::Input::Digest(digest.to_vec()),
@@ -73,10 +87,7 @@ impl Client {
             scheme: u32::from(scheme.code()),
             input: Some(input),
         };
-        match self.call(request::Body::Sign(body))? {
-            response::Body::Signature(answer) => Ok(answer.signature),
-            _ => Err(Error::Garbled),
-        }
+        self.send(request::Body::Sign(body))
     }
 
     /// Asks for the public half of a version of a key; version 0 is the current one.
@@ -103,65 +114,42 @@ impl Client {
     }
 
     fn call(&self, body: request::Body) -> Result<response::Body, Error> {
-        let deadline = Instant::now() + self.timeout;
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let deadline_ms = u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX);
-        let processor = system::processor();
-        let request = Request { id, deadline_ms, body: Some(body), processor: Some(processor) };
-        let frame = frame::encode(&request).map_err(|_| Error::TooLong { limit: frame::MAX_BODY })?;
-
-        let owner = Owner::current();
-        let (answer, connection) = self.exchange(&frame, owner, processor, deadline)?;
-        let answer: Response = frame::decode(&answer).map_err(|_| Error::Garbled)?;
-        if answer.id != id {
-            return Err(Error::Garbled);
-        }
-        // Only one that has kept in step is worth keeping.
-        self.pool.put(owner, processor, connection);
-        match (answer.outcome(), answer.body) {
-            (Outcome::Done, Some(body)) => Ok(body),
-            (Outcome::Done, None) => Err(Error::Garbled),
-            (outcome, _) => Err(Error::Refused(outcome)),
-        }
+        self.finish(self.send(body)?)
     }
 
-    /// Sends a frame and waits for the body of the answer, on a kept connection if there is one.
-    fn exchange(
-        &self,
-        frame: &[u8],
-        owner: Owner,
-        processor: u32,
-        deadline: Instant,
-    ) -> Result<(Vec<u8>, Connection), Error> {
-        let mut connection = match self.pool.take(owner, processor) {
-            Some(kept) => kept,
-            None => self.connect(deadline)?,
-        };
-        let answer = match connection.exchange(frame, self.timeout, deadline) {
-            Err(Broken::Lost) => {
-                connection = self.connect(deadline)?;
-                connection.exchange(frame, self.timeout, deadline)
+    /// Waits for the answer to a call where we are.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn finish(&self, mut call: Call) -> Result<response::Body, Error> {
+        loop {
+            self.wait(&call, self.timeout)?;
+            if let Some(answer) = self.take(&mut call)? {
+                return Ok(answer);
             }
-            first => first,
-        };
-        match answer {
-            Ok(answer) => Ok((answer, connection)),
-            Err(Broken::Late) => Err(Error::DeadlineExceeded(self.timeout)),
-            Err(Broken::Lost) => Err(Error::Lost(self.address.to_string())),
-            Err(Broken::Garbled) => Err(Error::Garbled),
         }
     }
 
-    fn connect(&self, deadline: Instant) -> Result<Connection, Error> {
-        Connection::open(&self.address, self.timeout, deadline)
-            .map_err(|reason| Error::Unreachable { address: self.address.to_string(), reason })
+    fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The signature in the answer to [`Client::start_to_sign`].
+///
+/// # Errors
+/// [`Error::Garbled`] if it is another answer.
+pub fn signature_of(answer: response::Body) -> Result<Vec<u8>, Error> {
+    match answer {
+        response::Body::Signature(answer) => Ok(answer.signature),
+        _ => Err(Error::Garbled),
     }
 }
 
 /// What is to be signed.
 #[derive(Clone, Copy)]
 pub enum Input<'a> {
-    /// The whole message, unhashed; at most [`frame::MAX_WHOLE_MESSAGE`] bytes make sense.
+    /// The whole message, unhashed; at most [`keyward_proto::frame::MAX_WHOLE_MESSAGE`] bytes make sense.
     Message(&'a [u8]),
     /// The digest of a message, by the hash of the scheme.
     Digest(&'a [u8]),

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use keyward_client::{Client, Error as ClientError, Input};
+use keyward_client::{Client, Error as ClientError, Input, signature_of};
 use keyward_proto::{PublicKey, Reference, Scheme};
 
 use crate::error::{Error, Reason};
+use crate::job;
 
 /// A key object, owned by OpenSSL. Immutable once it is filled, so any number of threads may sign with it.
 #[derive(Clone)]
@@ -45,8 +46,9 @@ impl Held {
     /// The one request of a handshake.
     pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, Error> {
         let label = self.reference.label();
-        let signature = self.client.sign(label, self.reference.version(), scheme, input);
-        let signature = signature.map_err(|error| match error {
+        let call = self.client.start_to_sign(label, self.reference.version(), scheme, input);
+        let answer = call.and_then(|call| job::finish(&self.client, call));
+        let signature = answer.and_then(signature_of).map_err(|error| match error {
             ClientError::Refused(_) => {
                 Error::new(Reason::Refused, format_args!("key \"{label}\" refused: {error}"))
             }

@@ -3,7 +3,7 @@
 //! A server loads a reference PEM instead of a key file ([`decoder`]), or a `keyward:LABEL` URI ([`store`]).
 //! OpenSSL then sees a private key ([`keymgmt`]) whose signatures come from the daemon ([`signature`]): one
 //! request on the Unix socket each. Everything that needs only the public half is left to OpenSSL's default
-//! provider, which gets it by export.
+//! provider, which gets it by export. A host that runs handshakes in asynchronous jobs is not kept waiting ([`job`]).
 //!
 //! The module starts no thread and does no I/O before the first signature (but for `keyward:` URIs, which
 //! must ask the daemon for the public key). Everything OpenSSL calls is defined by one macro ([`entry`]) that
@@ -16,6 +16,7 @@ mod abi;
 mod decoder;
 mod entry;
 mod error;
+mod job;
 mod key;
 mod keymgmt;
 mod params;
