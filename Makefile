@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
 TEST_PACKAGES = $(DEMO_PACKAGES) haproxy valgrind protobuf-compiler \
-	python3-cryptography python3-grpcio python3-protobuf
+	perl python3-cryptography python3-grpcio python3-protobuf
 
 .PHONY: all demo test bench lint install-demo install-test
 
@@ -18,6 +18,7 @@ demo: install-demo
 # Everything that CI runs.
 test: install-test lint
 	$(CARGO) build --release --workspace
+	tests/openssl/build 3.5 >/dev/null
 	$(CARGO) test --release --workspace
 	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: privilege drop of nginx and HAProxy," \
 		"users that are refused, a full disk"

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::pki::plain_key;
 use crate::tool::{self, Process};
-use crate::{Backend, UnitServer, Units, built, scratch};
+use crate::{Backend, OpenSsl, UnitServer, Units, built, scratch};
 
 /// A daemon with a state, a runtime directory and a configuration of its own.
 ///
@@ -72,6 +72,22 @@ impl Daemon {
             }
         };
         Self::assemble(directory, backend, unit, section, configuration)
+    }
+
+    /// A daemon that runs, and whose unit takes so long for each call.
+    pub fn start_slow(latency: &str) -> Self {
+        let mut daemon = Self::prepare_slow(latency);
+        daemon.resume();
+        daemon
+    }
+
+    /// The same, not started yet.
+    pub fn prepare_slow(latency: &str) -> Self {
+        let directory = scratch();
+        let units = Units::new(&directory.path().join("units"));
+        let unit = units.start("unit", &["--simulate-latency", latency]);
+        let section = units.section(&[unit.address()], "in-flight = 256\n");
+        Self::assemble(directory, Backend::Grep11, Some(unit), section, "")
     }
 
     /// As [`Daemon::prepare`], with its keys in units that the test starts and stops; see [`Units::section`].
@@ -319,7 +335,14 @@ impl Daemon {
         path
     }
 
-    /// The openssl program with the provider.
+    /// The program of an OpenSSL with the provider.
+    pub fn openssl_of(&self, openssl: OpenSsl, words: &[&str]) -> Command {
+        let mut command = openssl.program(words);
+        command.env("OPENSSL_CONF", self.openssl_conf());
+        command
+    }
+
+    /// The openssl program of the system with the provider.
     pub fn openssl(&self, words: &[&str]) -> Command {
         let mut command = Command::new("openssl");
         command.args(words).env("OPENSSL_CONF", self.openssl_conf());

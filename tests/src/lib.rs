@@ -9,6 +9,8 @@
 pub mod backend;
 pub mod client;
 pub mod daemon;
+pub mod host;
+pub mod openssl;
 pub mod pki;
 pub mod proxy;
 pub mod server;
@@ -19,6 +21,8 @@ pub mod unit_server;
 pub use backend::{Backend, Units};
 pub use client::{Handshake, Load};
 pub use daemon::Daemon;
+pub use host::Host;
+pub use openssl::OpenSsl;
 pub use pki::Pki;
 pub use proxy::{Fault, Proxy};
 pub use server::{Haproxy, Nginx, SServer};
@@ -59,6 +63,11 @@ pub fn is_root() -> bool {
 
 /// A file that the release build makes.
 pub fn built(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release").join(name);
+    let path = target().join("release").join(name);
     path.canonicalize().unwrap_or_else(|_| panic!("{} is missing: cargo build --release", path.display()))
+}
+
+/// Where builds go.
+pub fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
 }

@@ -1,0 +1,526 @@
+/*
+ * A program that uses OpenSSL as servers do, and does to the provider what servers do on a bad day.
+ *
+ *     host MODE CERTIFICATE REFERENCE [NUMBER]
+ *
+ * Prints one line of results and ends with 0 if all went as it should; what each MODE does stands beside its function.
+ */
+#include <fcntl.h>
+#include <openssl/async.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char *certificate, *reference;
+static int number;
+
+#define REQUIRE(what) \
+    do { \
+        if (!(what)) { \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #what); \
+            ERR_print_errors_fp(stderr); \
+            exit(1); \
+        } \
+    } while (0)
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+static int open_descriptors(void) {
+    int open = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        open += fcntl(fd, F_GETFD) != -1;
+    return open;
+}
+
+static SSL_CTX *server_context(void) {
+    SSL_CTX *context = SSL_CTX_new(TLS_server_method());
+    REQUIRE(context);
+    REQUIRE(SSL_CTX_use_certificate_chain_file(context, certificate) == 1);
+    REQUIRE(SSL_CTX_use_PrivateKey_file(context, reference, SSL_FILETYPE_PEM) == 1);
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
+    return context;
+}
+
+static EVP_PKEY *load_key(void) {
+    BIO *file = BIO_new_file(reference, "r");
+    REQUIRE(file);
+    EVP_PKEY *key = PEM_read_bio_PrivateKey(file, NULL, NULL, NULL);
+    REQUIRE(key);
+    BIO_free(file);
+    return key;
+}
+
+/* What a server signs in TLS 1.3 (RFC 8446, 4.4.3), over a transcript of nothing but `fill`. */
+static size_t certificate_verify(unsigned char message[130], int fill) {
+    memset(message, 0x20, 64);
+    memcpy(message + 64, "TLS 1.3, server CertificateVerify", 34);
+    memset(message + 98, fill, 32);
+    return 130;
+}
+
+/* The public half as a key of its own, which OpenSSL's own provider verifies with. */
+static EVP_PKEY *public_half(EVP_PKEY *key) {
+    unsigned char *der = NULL;
+    int length = i2d_PUBKEY(key, &der);
+    if (length <= 0)
+        return NULL;
+    const unsigned char *start = der;
+    EVP_PKEY *public = d2i_PUBKEY(NULL, &start, length);
+    OPENSSL_free(der);
+    return public;
+}
+
+/* Signs as TLS does, and verifies; returns whether both succeeded. */
+static int sign(EVP_PKEY *key, int fill) {
+    unsigned char message[130], signature[8192];
+    size_t length = sizeof(signature), size = certificate_verify(message, fill);
+    const EVP_MD *digest = EVP_PKEY_is_a(key, "RSA") || EVP_PKEY_is_a(key, "EC") ? EVP_sha256() : NULL;
+    EVP_PKEY *public = public_half(key);
+    int done = public != NULL;
+    for (int verify = 0; verify < 2 && done; verify++) {
+        EVP_MD_CTX *context = EVP_MD_CTX_new();
+        EVP_PKEY_CTX *details = NULL;
+        done = verify ? EVP_DigestVerifyInit(context, &details, digest, NULL, public) == 1
+                      : EVP_DigestSignInit(context, &details, digest, NULL, key) == 1;
+        if (done && EVP_PKEY_is_a(key, "RSA"))
+            done = EVP_PKEY_CTX_set_rsa_padding(details, RSA_PKCS1_PSS_PADDING) == 1;
+        if (done)
+            done = verify ? EVP_DigestVerify(context, signature, length, message, size) == 1
+                          : EVP_DigestSign(context, signature, &length, message, size) == 1;
+        EVP_MD_CTX_free(context);
+    }
+    EVP_PKEY_free(public);
+    return done;
+}
+
+/* A handshake between two ends in memory. */
+struct pair {
+    SSL *server, *client;
+};
+
+static struct pair make_pair(SSL_CTX *server, SSL_CTX *client, int async) {
+    struct pair pair = {SSL_new(server), SSL_new(client)};
+    BIO *one, *other;
+    REQUIRE(pair.server && pair.client && BIO_new_bio_pair(&one, 0, &other, 0));
+    SSL_set_bio(pair.server, one, one);
+    SSL_set_bio(pair.client, other, other);
+    SSL_set_accept_state(pair.server);
+    SSL_set_connect_state(pair.client);
+    if (async)
+        SSL_set_mode(pair.server, SSL_MODE_ASYNC);
+    return pair;
+}
+
+static void free_pair(struct pair pair) {
+    SSL_free(pair.server);
+    SSL_free(pair.client);
+}
+
+enum progress { FAILED, DONE, PAUSED };
+
+static enum progress failed(void) {
+    ERR_print_errors_fp(stderr);
+    return FAILED;
+}
+
+/* Goes on as far as it goes without waiting. */
+static enum progress go_on(struct pair pair) {
+    for (;;) {
+        int client = SSL_do_handshake(pair.client);
+        if (client != 1 && SSL_get_error(pair.client, client) != SSL_ERROR_WANT_READ)
+            return failed();
+        int server = SSL_do_handshake(pair.server);
+        if (server == 1 && client == 1)
+            return DONE;
+        int error = server == 1 ? SSL_ERROR_NONE : SSL_get_error(pair.server, server);
+        if (error == SSL_ERROR_WANT_ASYNC)
+            return PAUSED;
+        if (error != SSL_ERROR_NONE && error != SSL_ERROR_WANT_READ)
+            return failed();
+    }
+}
+
+/* The descriptors that a paused server waits for. */
+static int add_descriptors(struct pair pair, struct pollfd *polls) {
+    OSSL_ASYNC_FD descriptors[32];
+    size_t count = 32;
+    REQUIRE(SSL_get_all_async_fds(pair.server, NULL, &count) && count <= 32);
+    REQUIRE(SSL_get_all_async_fds(pair.server, descriptors, &count));
+    for (size_t i = 0; i < count; i++)
+        polls[i] = (struct pollfd){.fd = descriptors[i], .events = POLLIN};
+    return (int)count;
+}
+
+/* NUMBER handshakes at once in one thread; tells the time they took and how many were paused at the same time. */
+static int async(void) {
+    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    struct pair *pairs = calloc(number, sizeof(*pairs));
+    struct pollfd *polls = calloc(number, 32 * sizeof(*polls));
+    enum progress *states = calloc(number, sizeof(*states));
+    int lost = 0, most = 0, left = number, resumed = 0;
+    double begin = now();
+    for (int i = 0; i < number; i++) {
+        pairs[i] = make_pair(server, client, 1);
+        states[i] = go_on(pairs[i]);
+    }
+    for (;;) {
+        int waiting = 0, watched = 0;
+        left = 0;
+        for (int i = 0; i < number; i++)
+            if (states[i] == PAUSED) {
+                int count = add_descriptors(pairs[i], polls + watched);
+                REQUIRE(count > 0);
+                watched += count;
+                waiting++;
+                left++;
+            }
+        if (left == 0)
+            break;
+        most = waiting > most ? waiting : most;
+        REQUIRE(poll(polls, watched, 20000) > 0);
+        for (int i = 0; i < number; i++)
+            if (states[i] == PAUSED) {
+                struct pollfd own[32];
+                int count = add_descriptors(pairs[i], own);
+                if (poll(own, count, 0) > 0) {
+                    resumed++;
+                    states[i] = go_on(pairs[i]);
+                }
+            }
+    }
+    double took = now() - begin;
+    for (int i = 0; i < number; i++) {
+        lost += states[i] != DONE;
+        free_pair(pairs[i]);
+    }
+    free(pairs);
+    free(polls);
+    free(states);
+    SSL_CTX_free(server);
+    SSL_CTX_free(client);
+    printf("failed=%d paused=%d resumed=%d seconds=%.4f\n", lost, most, resumed, took);
+    return lost > 0;
+}
+
+/* NUMBER handshakes that are given up while they are paused: nothing of ours may be left open. */
+static int abandon(void) {
+    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    int before = 0, after = 0;
+    for (int i = 0; i < number; i++) {
+        struct pair pair = make_pair(server, client, 1);
+        REQUIRE(go_on(pair) == PAUSED);
+        free_pair(pair);
+        after = open_descriptors();
+        if (i == 0)
+            before = after;
+    }
+    SSL_CTX_free(server);
+    SSL_CTX_free(client);
+    printf("left=%d\n", after - before);
+    return after != before;
+}
+
+/* A host that resumes a paused handshake without looking whether there is any point. */
+static int eager(void) {
+    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    struct rusage usage;
+    int resumed = 0;
+    for (int i = 0; i < number; i++) {
+        struct pair pair = make_pair(server, client, 1);
+        enum progress state;
+        while ((state = go_on(pair)) == PAUSED)
+            resumed++;
+        REQUIRE(state == DONE);
+        free_pair(pair);
+    }
+    REQUIRE(getrusage(RUSAGE_SELF, &usage) == 0);
+    SSL_CTX_free(server);
+    SSL_CTX_free(client);
+    printf("resumed=%d\n", resumed);
+    return 0;
+}
+
+static int sign_in_job(void *argument) {
+    EVP_PKEY *key = *(EVP_PKEY **)argument;
+    ASYNC_block_pause();
+    int done = sign(key, 1);
+    ASYNC_unblock_pause();
+    return done;
+}
+
+/* A job that must not be paused. */
+static int blocked(void) {
+    EVP_PKEY *key = load_key();
+    ASYNC_WAIT_CTX *context = ASYNC_WAIT_CTX_new();
+    ASYNC_JOB *job = NULL;
+    int done = 0;
+    REQUIRE(ASYNC_start_job(&job, context, &done, sign_in_job, &key, sizeof(key)) == ASYNC_FINISH);
+    size_t descriptors = 0;
+    REQUIRE(ASYNC_WAIT_CTX_get_all_fds(context, NULL, &descriptors) && descriptors == 0);
+    ASYNC_WAIT_CTX_free(context);
+    EVP_PKEY_free(key);
+    printf("done=%d\n", done);
+    return !done;
+}
+
+/* The stacks of jobs, painted: what is still paint afterwards was not used. */
+enum { STACK = 32768, PAINT = 0xa5, MOST_STACKS = 64 };
+static unsigned char *stacks[MOST_STACKS];
+static int stack_count;
+
+static void *painted(size_t size, const char *file, int line) {
+    (void)file, (void)line;
+    unsigned char *memory = malloc(size);
+    if (size == STACK && memory && stack_count < MOST_STACKS) {
+        memset(memory, PAINT, size);
+        stacks[stack_count++] = memory;
+    }
+    return memory;
+}
+
+static void *plain_realloc(void *old, size_t size, const char *file, int line) {
+    (void)file, (void)line;
+    return realloc(old, size);
+}
+
+static void plain_free(void *old, const char *file, int line) {
+    (void)file, (void)line;
+    free(old);
+}
+
+/* How deep the stack of a job is used in whole handshakes. Must come before OpenSSL allocates anything. */
+static int stack(void) {
+    REQUIRE(CRYPTO_set_mem_functions(painted, plain_realloc, plain_free));
+    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    int most = 0;
+    for (int i = 0; i < number; i++) {
+        struct pair pair = make_pair(server, client, 1);
+        while (go_on(pair) == PAUSED) {
+            struct pollfd polls[32];
+            REQUIRE(poll(polls, add_descriptors(pair, polls), 20000) > 0);
+        }
+        for (int j = 0; j < stack_count; j++) {
+            int clean = 0;
+            while (clean < STACK && stacks[j][clean] == PAINT)
+                clean++;
+            most = STACK - clean > most ? STACK - clean : most;
+        }
+        free_pair(pair);
+    }
+    REQUIRE(stack_count > 0);
+    printf("stacks=%d used=%d\n", stack_count, most);
+    return 0;
+}
+
+/* Waits for a child, which must end well. */
+static int ended_well(pid_t child) {
+    int status;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/* A child that signs NUMBER times with a key that may be its parent's, and ends as programs end. */
+static pid_t signing_child(EVP_PKEY *key) {
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        if (!key)
+            key = load_key();
+        for (int i = 0; i < number; i++)
+            REQUIRE(sign(key, i));
+        EVP_PKEY_free(key);
+        exit(0);
+    }
+    return child;
+}
+
+/* Forks before the key is loaded, after it is, and after it has signed; parent and children sign at the same time. */
+static int forks(void) {
+    pid_t before = signing_child(NULL);
+    EVP_PKEY *key = load_key();
+    pid_t loaded = signing_child(key);
+    REQUIRE(sign(key, 0));
+    pid_t used = signing_child(key), again = signing_child(key);
+    for (int i = 0; i < number; i++)
+        REQUIRE(sign(key, i));
+    EVP_PKEY_free(key);
+    int well = ended_well(before) + ended_well(loaded) + ended_well(used) + ended_well(again);
+    printf("well=%d\n", well);
+    return well != 4;
+}
+
+static EVP_PKEY *shared;
+static int wrong;
+
+static void *signing_thread(void *fill) {
+    for (int i = 0; i < number; i++)
+        if (!sign(shared, (int)(long)fill + i)) {
+            ERR_print_errors_fp(stderr);
+            __atomic_fetch_add(&wrong, 1, __ATOMIC_RELAXED);
+        }
+    return NULL;
+}
+
+enum { THREADS = 64 };
+
+/* 64 threads that sign NUMBER times each with one key. */
+static int threads(void) {
+    pthread_t all[THREADS];
+    shared = load_key();
+    for (long i = 0; i < THREADS; i++)
+        REQUIRE(pthread_create(&all[i], NULL, signing_thread, (void *)i) == 0);
+    for (int i = 0; i < THREADS; i++)
+        REQUIRE(pthread_join(all[i], NULL) == 0);
+    EVP_PKEY_free(shared);
+    printf("wrong=%d\n", wrong);
+    return wrong > 0;
+}
+
+/* Whether a thread is in the kernel, waiting for a descriptor. */
+static int is_polling(pid_t thread) {
+    char path[64], text[32] = "";
+    snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", thread);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return 0;
+    int read = fgets(text, sizeof(text), file) != NULL;
+    fclose(file);
+    long call = strtol(text, NULL, 10);
+    return read && call == SYS_ppoll;
+}
+
+enum { WAITING = 8 };
+static pthread_t waiting[WAITING];
+static pid_t waiting_ids[WAITING];
+
+static void *waiting_thread(void *place) {
+    __atomic_store_n((pid_t *)place, (pid_t)syscall(SYS_gettid), __ATOMIC_RELEASE);
+    return signing_thread(0);
+}
+
+/* Starts threads that sign once each, and returns when each waits for its answer: nobody holds a lock of OpenSSL then,
+   which no child and no exit would survive. The daemon must be slow for that. */
+static void start_waiting(void) {
+    shared = load_key();
+    REQUIRE(sign(shared, 0));
+    number = 1;
+    for (int i = 0; i < WAITING; i++)
+        REQUIRE(pthread_create(&waiting[i], NULL, waiting_thread, &waiting_ids[i]) == 0);
+    for (int i = 0; i < WAITING; i++) {
+        pid_t thread;
+        while ((thread = __atomic_load_n(&waiting_ids[i], __ATOMIC_ACQUIRE)) == 0 || !is_polling(thread))
+            sched_yield();
+    }
+    for (int i = 0; i < WAITING; i++)
+        REQUIRE(is_polling(waiting_ids[i]));
+}
+
+/* Forks while other threads have requests under way. */
+static int fork_mid_request(void) {
+    start_waiting();
+    int well = 0;
+    pid_t children[2] = {signing_child(shared), signing_child(NULL)};
+    for (int i = 0; i < 2; i++)
+        well += ended_well(children[i]);
+    for (int i = 0; i < WAITING; i++)
+        REQUIRE(pthread_join(waiting[i], NULL) == 0);
+    EVP_PKEY_free(shared);
+    printf("well=%d wrong=%d\n", well, wrong);
+    return well != 2 || wrong > 0;
+}
+
+/* Forks while a handshake is paused: the child goes on with it, and so does the parent with its own. */
+static int fork_paused(void) {
+    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    struct pair pair = make_pair(server, client, 1);
+    REQUIRE(go_on(pair) == PAUSED);
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    enum progress state;
+    while ((state = go_on(pair)) == PAUSED) {
+        struct pollfd polls[32];
+        REQUIRE(poll(polls, add_descriptors(pair, polls), 20000) > 0);
+    }
+    REQUIRE(state == DONE);
+    free_pair(pair);
+    SSL_CTX_free(server);
+    SSL_CTX_free(client);
+    if (child == 0)
+        exit(0);
+    int well = ended_well(child);
+    printf("well=%d\n", well);
+    return !well;
+}
+
+/* Ends while other threads have requests under way. */
+static int exit_mid_request(void) {
+    start_waiting();
+    printf("waiting=%d\n", WAITING);
+    return 0;
+}
+
+/* Loads a plain key file NUMBER times. */
+static int loads(void) {
+    double begin = now();
+    for (int i = 0; i < number; i++)
+        EVP_PKEY_free(load_key());
+    printf("seconds=%.6f\n", now() - begin);
+    return 0;
+}
+
+/* Signs NUMBER times. */
+static int signs(void) {
+    EVP_PKEY *key = load_key();
+    for (int i = 0; i < number; i++)
+        REQUIRE(sign(key, i));
+    EVP_PKEY_free(key);
+    printf("signed=%d\n", number);
+    return 0;
+}
+
+static const struct {
+    const char *name;
+    int (*run)(void);
+} MODES[] = {
+    {"async", async},
+    {"abandon", abandon},
+    {"eager", eager},
+    {"blocked", blocked},
+    {"stack", stack},
+    {"forks", forks},
+    {"fork-mid-request", fork_mid_request},
+    {"fork-paused", fork_paused},
+    {"threads", threads},
+    {"exit-mid-request", exit_mid_request},
+    {"loads", loads},
+    {"signs", signs},
+};
+
+int main(int argc, char **argv) {
+    if (argc >= 4) {
+        certificate = argv[2];
+        reference = argv[3];
+        number = argc > 4 ? atoi(argv[4]) : 1;
+        for (size_t i = 0; i < sizeof(MODES) / sizeof(*MODES); i++)
+            if (strcmp(argv[1], MODES[i].name) == 0)
+                return MODES[i].run();
+    }
+    fprintf(stderr, "usage: host MODE CERTIFICATE REFERENCE [NUMBER]\n");
+    return 64;
+}

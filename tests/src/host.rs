@@ -1,0 +1,78 @@
+//! `tests/host/host.c`: a program that uses OpenSSL as servers do on a bad day.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::Daemon;
+use crate::openssl::OpenSsl;
+use crate::tool::succeed;
+
+/// The program in one of its modes, on a key.
+#[derive(Debug)]
+pub struct Host {
+    /// How it is run.
+    pub command: Command,
+}
+
+/// What it printed: numbers by name.
+pub type Results = BTreeMap<String, f64>;
+
+impl Host {
+    /// The program that the system links, with the provider for a daemon.
+    pub fn new(daemon: &Daemon, openssl: OpenSsl) -> Self {
+        let mut command = Command::new(program("host", &["-lssl", "-lcrypto"]));
+        command.env("OPENSSL_CONF", daemon.openssl_conf());
+        openssl.load_into(&mut command);
+        Self { command }
+    }
+
+    /// The same with an OpenSSL of its own inside: the provider brings the system's along.
+    pub fn with_static_openssl(daemon: &Daemon) -> Self {
+        let libraries = ["-l:libssl.a", "-l:libcrypto.a", "-ldl"];
+        let mut command = Command::new(program("static-host", &libraries));
+        command.env("OPENSSL_CONF", daemon.openssl_conf());
+        Self { command }
+    }
+
+    /// Says what it is to do: a mode, certificate and key, and how often.
+    #[must_use]
+    pub fn mode(mut self, mode: &str, certificate: &Path, key: &Path, number: u32) -> Self {
+        self.command.arg(mode).arg(certificate).arg(key).arg(number.to_string());
+        self
+    }
+
+    /// Runs it; it must succeed.
+    pub fn run(&mut self) -> Results {
+        results(&succeed(&mut self.command))
+    }
+}
+
+/// Reads `name=number ...`.
+pub fn results(text: &str) -> Results {
+    let pair = |word: &str| {
+        let (name, number) = word.split_once('=')?;
+        Some((name.to_owned(), number.parse().ok()?))
+    };
+    text.split_whitespace().filter_map(pair).collect()
+}
+
+/// Compiles the program, once for each process of tests.
+fn program(name: &'static str, libraries: &[&str]) -> PathBuf {
+    static DIRECTORY: OnceLock<TempDir> = OnceLock::new();
+    let directory = DIRECTORY.get_or_init(crate::scratch);
+    static BUILT: std::sync::Mutex<BTreeMap<&str, PathBuf>> = std::sync::Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let path = built.entry(name).or_insert_with(|| {
+        let path = directory.path().join(name);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("host/host.c");
+        let mut compile = Command::new("cc");
+        compile.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-pthread", "-o"]);
+        succeed(compile.arg(&path).arg(source).args(libraries));
+        path
+    });
+    path.clone()
+}

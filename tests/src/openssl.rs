@@ -1,0 +1,47 @@
+//! The versions of OpenSSL that the provider is loaded into.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::target;
+
+/// An OpenSSL.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OpenSsl {
+    /// That of the system, with all programs that use it.
+    System,
+    /// 3.5, which `tests/openssl/build` has built.
+    V3_5,
+}
+
+impl OpenSsl {
+    /// Those that every test of the provider itself runs on.
+    pub const ALL: [Self; 2] = [Self::System, Self::V3_5];
+
+    /// Its program, with arguments. Without a configuration it needs none.
+    pub fn program(self, words: &[&str]) -> Command {
+        let name = self.home().map_or_else(|| "openssl".into(), |home| home.join("bin/openssl"));
+        let mut command = Command::new(name);
+        command.args(words).env("OPENSSL_CONF", "/dev/null");
+        self.load_into(&mut command);
+        command
+    }
+
+    /// Has a program use this one, whatever it was linked with.
+    pub fn load_into(self, command: &mut Command) {
+        if let Some(home) = self.home() {
+            command.env("LD_LIBRARY_PATH", home.join("lib"));
+        }
+    }
+
+    fn home(self) -> Option<PathBuf> {
+        match self {
+            Self::System => None,
+            Self::V3_5 => {
+                let home = target().join("openssl-3.5");
+                assert!(home.join("built-from").exists(), "first run: tests/openssl/build 3.5");
+                Some(home)
+            }
+        }
+    }
+}
