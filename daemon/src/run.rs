@@ -256,7 +256,7 @@ fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Ba
     }
     for gone in store.remote_backends()?.iter().filter(|name| !config.grep11.contains_key(*name)) {
         tracing::warn!(
-            "there is no section [grep11.{gone}] in the configuration: keys of that backend will not sign"
+            "there is no section [grep11.{gone}] in the configuration: keys of that backend, if there are any, will not sign"
         );
     }
     if made_with_dev.is_none() {

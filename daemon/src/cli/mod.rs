@@ -124,9 +124,12 @@ impl Serve {
                 eprintln!("keyward: warning: {warning}");
             }
             for (name, settings) in &config.grep11 {
-                Grep11::new(name, settings)
-                    .and_then(|backend| backend.check())
-                    .map_err(|error| Failure::new(exit::CONFIG, error))?;
+                let backend = Grep11::new(name, settings);
+                let backend = backend.map_err(|error| Failure::new(exit::CONFIG, error))?;
+                // A daemon starts without, and waits for it.
+                if let Err(warning) = backend.check() {
+                    eprintln!("keyward: warning: {warning}");
+                }
             }
             return output::print(&config.to_effective_toml());
         }

@@ -71,6 +71,17 @@ fn check_config_prints_what_is_in_force() {
     assert!(text.contains("request-timeout = \"700ms\"") && text.contains("drain-timeout"), "{text}");
 }
 
+/// A token may come later than the daemon; who checks the configuration wants to know.
+#[test]
+fn check_config_looks_for_secrets() {
+    let unit = "[grep11.hsm]\nendpoints = [\"localhost:1\"]\nplaintext = true\nauth = \"token\"\n";
+    let daemon = Daemon::prepare(&format!("{unit}token-file = \"/no/such/token\"\n"));
+    let output = daemon.serve(&["--check-config"]).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && told.starts_with("keyward: warning: "), "{told}");
+    assert!(told.contains("hsm") && told.contains("/no/such/token"), "{told}");
+}
+
 #[test]
 fn one_daemon_for_each_directory() {
     let daemon = Daemon::dev("");

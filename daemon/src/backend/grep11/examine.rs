@@ -14,27 +14,35 @@ use super::unit::Unit;
 use crate::keys::Version;
 
 impl Unit {
-    /// Has the unit make a key and sign with it, unless it was examined a moment ago. If that signature does not verify
-    /// either, the unit is out of order.
+    /// Has the unit make a key and sign with it, unless it was examined of late. If that signature does not verify either,
+    /// the unit is out of order.
     pub(super) fn examine(self: &Arc<Self>) {
         let now = Instant::now();
-        let due = self.with(|state| {
-            let due = state.examined.is_none_or(|at| now.saturating_duration_since(at) >= INTERVAL);
+        let epoch = self.with(|state| {
+            let due = state.examined.is_none_or(|until| now >= until);
             if due {
-                state.examined = Some(now);
+                state.examined = Some(now + INTERVAL);
             }
-            due
+            due.then_some(state.epoch)
         });
-        if due {
-            // Whoever asked has the answer already.
-            let unit = Arc::clone(self);
-            tokio::spawn(async move {
-                let signed = tokio::time::timeout(unit.timeout, unit.sign_with_a_new_key()).await;
-                if let Ok(Err(failure @ Failure::WrongSignature)) = signed {
-                    unit.failed(&failure, true, None);
+        let Some(epoch) = epoch else { return };
+        // Whoever asked has the answer already.
+        let unit = Arc::clone(self);
+        tokio::spawn(async move {
+            let signed = tokio::time::timeout(PATIENCE, unit.sign_with_a_new_key()).await;
+            let found = match signed.unwrap_or(Err(Failure::Late)) {
+                Ok(()) => {
+                    unit.with(|state| state.examined = Some(Instant::now() + LONG_INTERVAL));
+                    "it signs with a new key as it should, so the key is damaged".into()
                 }
-            });
-        }
+                Err(failure @ Failure::WrongSignature) => {
+                    unit.failed(&failure, true, Some(epoch));
+                    return;
+                }
+                Err(failure) => format!("whether it or the key is damaged cannot be found out: {failure}"),
+            };
+            tracing::warn!(backend = unit.backend, unit = %unit.endpoint, "a signature did not verify; {found}");
+        });
     }
 
     async fn sign_with_a_new_key(self: &Arc<Self>) -> Result<(), Failure> {
@@ -58,5 +66,9 @@ impl Unit {
 /// The type that is made fastest, and its scheme.
 const KEY_TYPE: KeyType = KeyType::P256;
 const SCHEME: Scheme = Scheme::EcdsaSecp256r1Sha256;
+/// How long it may take: longer than a signature, since a key is made and a connection may have to be.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long nobody examines a unit again: it has better things to do.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The same for one that has passed.
+const LONG_INTERVAL: Duration = Duration::from_secs(60);

@@ -129,7 +129,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Nobody has signed as it should, so each suspect is to show by another key what it can.
+    /// Nobody has signed, so each suspect is to show by another key what it can.
     pub(super) fn examine_suspects(&self) {
         self.suspects().iter().for_each(Unit::examine);
     }

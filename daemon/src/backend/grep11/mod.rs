@@ -60,7 +60,7 @@ pub(crate) struct Grep11 {
     timeout: Duration,
     hedge: bool,
     p95: Mutex<Percentile95>,
-    /// Held to read by who makes keys, to write by who settles their master key.
+    /// Held to read by who makes keys, to write by who changes their master key or finds that it is to be settled.
     pub(crate) settling: RwLock<()>,
 }
 
@@ -177,6 +177,19 @@ impl Grep11 {
         times: &mut Times,
     ) -> Result<Vec<u8>, Grep11Error> {
         let job = Job::new(version, scheme, input)?;
+        let signed = self.sign_somewhere(&job, asked, times).await;
+        if signed.is_err() {
+            job.examine_suspects();
+        }
+        signed
+    }
+
+    async fn sign_somewhere(
+        &self,
+        job: &Job<'_>,
+        asked: &Asked,
+        times: &mut Times,
+    ) -> Result<Vec<u8>, Grep11Error> {
         let mut tried = Tried::default();
         let mut attempts = 0;
         loop {
@@ -187,7 +200,7 @@ impl Grep11 {
             attempts += 1;
             tried.add(self.pool.number(&seat.unit));
             let begin = Instant::now();
-            match self.with_hedge(seat, &job, asked, &mut tried).await {
+            match self.with_hedge(seat, job, asked, &mut tried).await {
                 Ok(answer) => {
                     times.network += answer.network;
                     times.unit += answer.unit;
@@ -202,7 +215,6 @@ impl Grep11 {
                     if late || attempts >= ATTEMPTS || !failure.is_worth_another_attempt() {
                         return Err(match self.failed(failure, late, &job.wkids) {
                             Grep11Error::WrongSignature { backend, .. } => {
-                                job.examine_suspects();
                                 Grep11Error::WrongSignature { backend, agreed: job.is_unsound() }
                             }
                             other => other,

@@ -76,8 +76,14 @@ impl Pool {
             }
         }
         let place = self.queue.join(wkids).ok_or(NoSeat::Overloaded)?;
-        let first = tokio::time::timeout_at(deadline.into(), place.first.lock()).await;
-        let _first = first.map_err(|_| NoSeat::Late)?;
+        let _first = match tried.0 {
+            0 => {
+                let first = tokio::time::timeout_at(deadline.into(), place.first.lock()).await;
+                Some(first.map_err(|_| NoSeat::Late)?)
+            }
+            // It waits for a unit that it has not been to, which is no reason for others to wait.
+            _ => None,
+        };
         loop {
             // Before the look: from here on nothing is missed.
             let freed = self.freed.notified();
@@ -175,4 +181,65 @@ enum Best {
     /// Until then, or until another request is done.
     Busy(Option<Instant>),
     None(NoSeat),
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn wkid(byte: u8) -> Wkid {
+        Wkid::from_bytes([byte; 16])
+    }
+
+    /// Units in order, each with a master key, that take one call at a time.
+    fn pool(wkids: &[Wkid]) -> Pool {
+        let endpoints: Vec<_> =
+            (0..wkids.len()).map(|number| format!("\"localhost:{}\"", 1 + number)).collect();
+        let text = format!(
+            "[grep11.hsm]\nplaintext = true\nin-flight = 1\nendpoints = [{}]\n",
+            endpoints.join(", ")
+        );
+        let settings = Config::parse(&text, "test".as_ref()).unwrap().grep11.remove("hsm").unwrap();
+        let backend = crate::backend::grep11::Grep11::new("hsm", &settings).unwrap();
+        for (unit, wkid) in backend.pool.units.iter().zip(wkids) {
+            unit.with(|state| (state.breaker, state.wkid) = (super::super::Breaker::Closed(0), Some(*wkid)));
+        }
+        backend.pool
+    }
+
+    #[tokio::test]
+    async fn requests_that_need_another_master_key_do_not_stand_in_the_way() {
+        let pool = pool(&[wkid(1), wkid(2)]);
+        let (old, new) = ([wkid(1)], [wkid(2)]);
+        let soon = || Instant::now() + Duration::from_secs(1);
+        let held = pool.seat(&old, Tried::default(), soon(), true).await.unwrap();
+        let waiting = pool.seat(&old, Tried::default(), soon(), true);
+        tokio::pin!(waiting);
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut waiting).await.is_err());
+        assert_eq!(pool.waiting(), 1);
+        let other = pool.seat(&new, Tried::default(), soon(), true).await.unwrap();
+        assert_eq!(pool.number(&other.unit), 1);
+        drop(held);
+        assert_eq!(pool.number(&waiting.await.unwrap().unit), 0);
+        assert_eq!(pool.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_another_unit_does_not_stand_in_the_way_of_those_who_take_any() {
+        let pool = pool(&[wkid(1), wkid(1)]);
+        let keys = [wkid(1)];
+        let soon = || Instant::now() + Duration::from_secs(1);
+        let mut tried = Tried::default();
+        tried.add(0);
+        let _stuck = pool.seat(&keys, tried, soon(), true).await.unwrap();
+        let again = pool.seat(&keys, tried, soon(), true);
+        tokio::pin!(again);
+        assert!(tokio::time::timeout(Duration::from_millis(1), &mut again).await.is_err());
+        // It stands in the line, so this one does, too; but it is not its turn that is waited for.
+        let any = pool.seat(&keys, Tried::default(), soon(), true).await.unwrap();
+        assert_eq!(pool.number(&any.unit), 0);
+    }
 }

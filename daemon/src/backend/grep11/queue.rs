@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyward_unit::Wkid;
 
-/// Requests in lines: one for each choice of master keys, so that those which no free unit can serve hold up nobody
-/// but their like.
+/// Requests in lines: one for each choice of master keys, so that those which no free unit can serve are no others' turn.
+/// The room is for all of them together.
 pub(super) struct Queue {
     lines: Mutex<Lines>,
     most: usize,

@@ -25,7 +25,7 @@ use crate::throttle::Throttle;
 /// A unit. Shared between threads.
 pub(crate) struct Unit {
     pub(crate) endpoint: Endpoint,
-    backend: String,
+    pub(super) backend: String,
     line: Arc<Line>,
     in_flight_limit: usize,
     connect_timeout: Duration,
@@ -63,7 +63,7 @@ pub(super) struct State {
     pub(super) epoch: u64,
     /// Since when all requests there were given up for another unit's answer.
     pub(super) unanswered: Option<Instant>,
-    /// When it last had to show whether it signs as it should.
+    /// Until then it need not show again whether it signs as it should.
     pub(super) examined: Option<Instant>,
     /// When it last did what it was asked.
     pub(super) succeeded: Option<Instant>,
