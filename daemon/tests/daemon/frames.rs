@@ -223,7 +223,9 @@ fn a_connection_is_served_on_the_processor_of_its_peer() {
             || processors.iter().filter(|there| *there != here).map(|there| daemon.switches(*there));
         let before: u64 = elsewhere().sum();
         ask(*here, 100);
-        assert_eq!(elsewhere().sum::<u64>(), before, "wake-ups elsewhere while processor {here} asked");
+        // Its thread there may not have gone to sleep yet after the last round; requests would wake it a hundred times.
+        let more = elsewhere().sum::<u64>() - before;
+        assert!(more < 10, "{more} wake-ups elsewhere while processor {here} asked");
     }
     // One that is not there is no reason to go anywhere.
     ask(100_000, 10);
