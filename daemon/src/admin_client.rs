@@ -47,12 +47,14 @@ impl AdminClient {
         &self,
         label: &str,
         uses: &[String],
+        sign_and_decrypt: bool,
         backend: Option<&str>,
         file: Zeroizing<Vec<u8>>,
     ) -> Result<KeyView, AdminClientError> {
         let uses = uses.iter().map(|u| format!("use={}", in_query(u)));
         let backend = backend.map(|name| format!("backend={}", in_query(name)));
-        let query: Vec<_> = uses.chain(backend).collect();
+        let accepted = sign_and_decrypt.then(|| "sign-and-decrypt=true".to_owned());
+        let query: Vec<_> = uses.chain(backend).chain(accepted).collect();
         let path = format!("{}/import?{}", key_path(label), query.join("&"));
         self.call(Method::POST, &path, Bytes::from_owner(file))
     }

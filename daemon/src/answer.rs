@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_proto::message::{
-    Describe, Description, Request, Response, Sign, Signature, Status, request, response, sign,
+    Decrypt, Describe, Description, Plaintext, Request, Response, Sign, Signature, Status, request, response,
+    sign,
 };
-use keyward_proto::{Label, Outcome, Scheme};
+use keyward_proto::{Label, Outcome, Scheme, Use};
 
 use crate::authorise::Peer;
 use crate::backend::grep11::Trace;
@@ -40,7 +41,9 @@ pub(crate) async fn answer(
             version: env!("CARGO_PKG_VERSION").into(),
             peer_uid: peer.uid,
         })),
-        Some(request::Body::Decrypt(_)) => Err(Outcome::NotSupported),
+        Some(request::Body::Decrypt(decrypt)) => {
+            self::decrypt(daemon, peer, &decrypt, &asked).await.map(response::Body::Plaintext)
+        }
         None => Err(Outcome::Malformed),
     };
     let (outcome, body) = match answer {
@@ -110,7 +113,7 @@ async fn signature(
         None => return Err(Outcome::Malformed),
     };
     *seen = Some(purpose);
-    daemon.config().grants.authorise(peer, &key.label, &key.uses, purpose)?;
+    daemon.config().grants.authorise(peer, &key.label, &key.uses, purpose.required_use())?;
     if Instant::now() >= asked.deadline {
         return Err(Outcome::DeadlineExceeded);
     }
@@ -127,6 +130,59 @@ async fn signature(
             fault(daemon, &sign.label, &error);
         }
         outcome
+    })
+}
+
+/// RSA key exchange.
+async fn decrypt(
+    daemon: &Daemon,
+    peer: &Peer,
+    decrypt: &Decrypt,
+    asked: &Asked,
+) -> Result<Plaintext, Outcome> {
+    let plaintext = premaster(daemon, peer, decrypt, asked).await;
+    let outcome = plaintext.as_ref().err().copied().unwrap_or(Outcome::Done);
+    daemon.metrics.decryption(outcome);
+    tracing::debug!(
+        key = if decrypt.label.len() > Label::MAX { "(too long)" } else { &decrypt.label },
+        version = decrypt.version,
+        uid = peer.uid,
+        pid = peer.pid,
+        outcome = %outcome.name(),
+        trace = %asked.trace.id(),
+        "decryption"
+    );
+    plaintext
+}
+
+async fn premaster(
+    daemon: &Daemon,
+    peer: &Peer,
+    decrypt: &Decrypt,
+    asked: &Asked,
+) -> Result<Plaintext, Outcome> {
+    let key = find(daemon, peer, &decrypt.label).await?;
+    let version = key.version(decrypt.version).ok_or(Outcome::UnknownVersion)?;
+    if key.state == State::Disabled {
+        return Err(Outcome::KeyDisabled);
+    }
+    daemon.config().grants.authorise(peer, &key.label, &key.uses, Use::RsaKeyExchange)?;
+    if Instant::now() >= asked.deadline {
+        return Err(Outcome::DeadlineExceeded);
+    }
+    let Some(backend) = daemon.backends.get(&key.backend) else {
+        fault(daemon, &decrypt.label, &format_args!("its backend {} is not configured", key.backend));
+        return Err(Outcome::UnitUnavailable);
+    };
+    let known = |version: u32| u16::try_from(version).ok().filter(|version| *version != 0);
+    let versions =
+        [decrypt.client_version, decrypt.negotiated_version].into_iter().filter_map(known).collect();
+    let premaster = backend.decrypt_premaster(version, decrypt.ciphertext.clone(), versions).await;
+    premaster.map(|premaster| Plaintext { plaintext: premaster.to_vec() }).map_err(|error| {
+        if !error.is_of_the_peer() {
+            fault(daemon, &decrypt.label, &error);
+        }
+        error.outcome()
     })
 }
 
@@ -147,6 +203,6 @@ async fn find(daemon: &Daemon, peer: &Peer, label: &str) -> Result<Arc<Key>, Out
 
 fn fault(daemon: &Daemon, label: &str, error: &dyn core::fmt::Display) {
     if let Some(times) = daemon.lines.faults.admit() {
-        tracing::warn!(key = label, times, "cannot sign: {error}");
+        tracing::warn!(key = label, times, "cannot use the key: {error}");
     }
 }

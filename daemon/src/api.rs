@@ -18,6 +18,9 @@ pub(crate) struct NewKey {
     #[serde(rename = "type")]
     pub(crate) key_type: String,
     pub(crate) uses: Vec<String>,
+    /// Whether it is accepted that one RSA key signs and decrypts.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) sign_and_decrypt: bool,
     /// Where it is made; may be left out where there is only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) backend: Option<String>,
@@ -44,6 +47,9 @@ pub(crate) struct Change {
     pub(crate) state: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) uses: Option<Vec<String>>,
+    /// Whether it is accepted that one RSA key signs and decrypts.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) sign_and_decrypt: bool,
 }
 
 /// A key, without its blobs.

@@ -5,8 +5,6 @@ use core::str::FromStr;
 use keyward_proto::{Label, Outcome, Use};
 use thiserror::Error;
 
-use crate::purpose::Purpose;
-
 /// A local process at the other end of the socket, as the kernel knows it (SO_PEERCRED, unix(7)).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Peer {
@@ -70,7 +68,7 @@ impl Grants {
         self.of(peer, label).next().is_some()
     }
 
-    /// Decides whether the peer may have a message of this purpose signed by a key with these uses.
+    /// Decides whether the peer may put a key with these uses to the needed one.
     ///
     /// # Errors
     /// [`Refusal`] says on whose side it fails.
@@ -79,9 +77,8 @@ impl Grants {
         peer: &Peer,
         label: &Label,
         key_uses: &[Use],
-        purpose: Purpose,
+        needed: Use,
     ) -> Result<(), Refusal> {
-        let needed = purpose.required_use();
         let mut grants = self.of(peer, label).peekable();
         if grants.peek().is_none() {
             return Err(Refusal::NoGrant);
@@ -204,6 +201,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::purpose::Purpose;
 
     fn peer(uid: u32, gid: u32) -> Peer {
         Peer { uid, gid, pid: 1 }
@@ -230,7 +228,7 @@ mod tests {
     fn nothing_without_a_grant() {
         let none = Grants::default();
         for purpose in Purpose::ALL {
-            let refusal = none.authorise(&peer(0, 0), &label("shop"), &Use::ALL, purpose);
+            let refusal = none.authorise(&peer(0, 0), &label("shop"), &Use::ALL, purpose.required_use());
             assert_eq!(refusal, Err(Refusal::NoGrant), "not even root");
         }
         assert!(!none.covers(&peer(0, 0), &label("shop")));
@@ -252,8 +250,8 @@ mod tests {
     fn key_and_grant_must_both_allow_the_use() {
         let grants = grants();
         let www = peer(33, 33);
-        let ask = |peer, label_text: &str, uses: &[Use], purpose| {
-            grants.authorise(peer, &label(label_text), uses, purpose)
+        let ask = |peer, label_text: &str, uses: &[Use], purpose: Purpose| {
+            grants.authorise(peer, &label(label_text), uses, purpose.required_use())
         };
         let server = Purpose::Tls13ServerCertificateVerify;
         assert_eq!(ask(&www, "shop", &[Use::TlsServer], server), Ok(()));

@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Counter,
     signatures: Family<SignatureLabels, Counter>,
+    decryptions: Family<DecryptionLabels, Counter>,
     times: Family<TimeLabels, Histogram>,
     /// Of [`Self::signatures`], those of messages that were signed: each by its purpose.
     signed: [OnceLock<Counter>; Purpose::ALL.len()],
@@ -51,6 +52,11 @@ type QuickTimes = [OnceLock<Histogram>; PHASES.len()];
 struct SignatureLabels {
     outcome: &'static str,
     purpose: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DecryptionLabels {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -93,6 +99,7 @@ impl Metrics {
             registry,
             requests: Counter::default(),
             signatures: Family::default(),
+            decryptions: Family::default(),
             times: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             signed: Default::default(),
             quick_times: backends.iter().map(|backend| (backend.label(), Default::default())).collect(),
@@ -116,6 +123,8 @@ impl Metrics {
         registry.register("requests", "Requests of every kind on the peers' sockets", self.requests.clone());
         let help = "Requests for signatures, by what came of them and by the purpose of the message";
         registry.register("signatures", help, self.signatures.clone());
+        let help = "Requests for premaster secrets of RSA key exchanges, by what came of them";
+        registry.register("decryptions", help, self.decryptions.clone());
         let help = "Time of signatures by phase: queue (waiting for a unit), network, unit, verify";
         registry.register_with_unit("signature", help, Unit::Seconds, self.times.clone());
         registry.register("connections", "Open connections of peers", self.connections.clone());
@@ -155,6 +164,11 @@ impl Metrics {
             Some(found) => found.get_or_init(counter).inc(),
             None => counter().inc(),
         };
+    }
+
+    /// A request for a premaster secret came to an end. Whether the secret was sound nobody knows.
+    pub(crate) fn decryption(&self, outcome: Outcome) {
+        self.decryptions.get_or_create(&DecryptionLabels { outcome: outcome.name() }).inc();
     }
 
     /// What a unit, or the lack of one, took for a signature.

@@ -16,6 +16,7 @@ use zeroize::Zeroize;
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
 use crate::api::{self, Change, KeyView, MAX_PAGE, Page};
 use crate::backend::{Backend, BackendError};
+use crate::config::EMBEDDED;
 use crate::keys::{self, Key, StoreError, Version};
 
 pub(super) async fn list(
@@ -58,6 +59,7 @@ pub(super) async fn generate(
         ))
     })?;
     let home = Home::of(&admin, wanted.backend.as_deref()).await?;
+    check_uses(&uses, key_type, home.backend.name(), wanted.sign_and_decrypt)?;
     refuse_existing(&admin, &label).await?;
     let made = home.backend.generate(key_type, home.wkid).await?;
     let view = add(&admin, label, uses, &home, made).await?;
@@ -74,11 +76,12 @@ pub(super) async fn import(
 ) -> Result<(StatusCode, Json<KeyView>), AdminError> {
     let file = PlainKey(body?);
     let label = label(&text)?;
-    let (mut words, mut backend) = (Vec::new(), None);
+    let (mut words, mut backend, mut sign_and_decrypt) = (Vec::new(), None, false);
     for (name, value) in query {
         match name.as_str() {
             "use" => words.push(value),
             "backend" => backend = Some(value),
+            "sign-and-decrypt" => sign_and_decrypt = value == "true",
             _ => return Err(AdminError::Invalid(format!("unknown parameter {name}"))),
         }
     }
@@ -86,6 +89,7 @@ pub(super) async fn import(
     let home = Home::of(&admin, backend.as_deref()).await?;
     refuse_existing(&admin, &label).await?;
     let made = home.backend.import(file, home.wkid).await?;
+    check_uses(&uses, made.key_type, home.backend.name(), sign_and_decrypt)?;
     let view = add(&admin, label, uses, &home, made).await?;
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key imported");
     Ok((StatusCode::CREATED, Json(view)))
@@ -128,6 +132,7 @@ pub(super) async fn adopt(
         );
     }
     let made = grep11.adopt(blob, &public).await.map_err(BackendError::from)?;
+    check_uses(&uses, made.key_type, home.backend.name(), false)?;
     let view = add(&admin, label, uses, &home, made).await?;
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key adopted");
     Ok((StatusCode::CREATED, Json(view)))
@@ -154,6 +159,9 @@ pub(super) async fn change(
     let uses = change.uses.map(|words| uses(&words)).transpose()?;
     loop {
         let old = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+        if let (Some(uses), Some(version)) = (&uses, old.version(0)) {
+            check_uses(uses, version.key_type, &old.backend, change.sign_and_decrypt)?;
+        }
         let key = Key {
             state: state.unwrap_or(old.state),
             uses: uses.clone().unwrap_or_else(|| old.uses.clone()),
@@ -277,10 +285,6 @@ fn uses(words: &[String]) -> Result<Vec<Use>, AdminError> {
     let mut uses = Vec::new();
     for word in words {
         match word.parse() {
-            Ok(Use::RsaKeyExchange) => {
-                let reason = "the use rsa-key-exchange is not supported by this version";
-                return Err(AdminError::Invalid(reason.into()));
-            }
             Ok(u) if uses.contains(&u) => {}
             Ok(u) => uses.push(u),
             Err(_) => {
@@ -293,6 +297,34 @@ fn uses(words: &[String]) -> Result<Vec<Use>, AdminError> {
         uses.push(Use::TlsServer);
     }
     Ok(uses)
+}
+
+/// Refuses RSA key exchange where it cannot be, or should not be: a flaw in the one use of a key would be a way to the
+/// other. Certificate requests are left out of that, since a key needs one to be of any use.
+fn check_uses(
+    uses: &[Use],
+    key_type: KeyType,
+    backend: &str,
+    sign_and_decrypt: bool,
+) -> Result<(), AdminError> {
+    if !uses.contains(&Use::RsaKeyExchange) {
+        return Ok(());
+    }
+    if !matches!(key_type, KeyType::Rsa(_)) {
+        return Err(AdminError::Invalid(format!("a key of type {key_type} has no use in rsa-key-exchange")));
+    }
+    if backend != EMBEDDED {
+        let reason =
+            format!("keys of backend {backend} only sign: rsa-key-exchange is for the embedded unit");
+        return Err(AdminError::Invalid(reason));
+    }
+    let signs = |u: &Use| !matches!(u, Use::RsaKeyExchange | Use::Csr);
+    match uses.iter().find(|u| signs(u)) {
+        Some(other) if !sign_and_decrypt => Err(AdminError::Invalid(format!(
+            "one key for both rsa-key-exchange and {other} is less safe than two; take two, or accept that with --sign-and-decrypt"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// A private key in the clear on its way to the unit, wiped as far as it is ours alone.

@@ -194,7 +194,7 @@ fn backend_status(error: &BackendError) -> StatusCode {
         BackendError::Import(ImportError::Unit(_)) | BackendError::GivenUp | BackendError::Unit(_) => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
-        BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        BackendError::Import(_) | BackendError::OnlySigns(_) => StatusCode::UNPROCESSABLE_ENTITY,
         // Most likely the public key that came with an adoption is of another key.
         BackendError::Grep11(Grep11Error::WrongSignature { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
         BackendError::Grep11(error) => match error.outcome() {

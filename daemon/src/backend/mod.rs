@@ -8,8 +8,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use keyward_proto::{KeyType, Outcome, Scheme};
-use keyward_unit::{ImportError, NewKey, Unit, UnitError, Wkid};
+use keyward_unit::{ImportError, NewKey, PREMASTER, Unit, UnitError, Wkid};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::config::EMBEDDED;
 use crate::keys::Version;
@@ -159,6 +160,28 @@ impl Backend {
             Self::Grep11(grep11) => Ok(Box::pin(grep11.sign(version, scheme, input, asked, times)).await?),
         }
     }
+
+    /// Decrypts the premaster secret of an RSA key exchange, which must begin with one of `versions`: random bytes stand for
+    /// one that is not sound.
+    ///
+    /// Apart from the caller's thread: it takes milliseconds.
+    ///
+    /// # Errors
+    /// [`BackendError`] says what everybody can see to be wrong.
+    pub(crate) async fn decrypt_premaster(
+        &self,
+        version: &Version,
+        ciphertext: Vec<u8>,
+        versions: Vec<u16>,
+    ) -> Result<Zeroizing<[u8; PREMASTER]>, BackendError> {
+        match self {
+            Self::Embedded(unit) => {
+                let (unit, blob) = (Arc::clone(unit), version.blob.clone());
+                Ok(in_background(move || unit.decrypt_premaster(&blob, &ciphertext, &versions)).await??)
+            }
+            Self::Grep11(grep11) => Err(BackendError::OnlySigns(grep11.name().into())),
+        }
+    }
 }
 
 static EMBEDDED_LABEL: LazyLock<Arc<str>> = LazyLock::new(|| EMBEDDED.into());
@@ -176,6 +199,8 @@ pub(crate) enum BackendError {
     Grep11(#[from] Grep11Error),
     #[error(transparent)]
     Import(#[from] ImportError),
+    #[error("keys of backend {0} only sign: RSA key exchange is for keys of the embedded unit")]
+    OnlySigns(String),
     #[error(transparent)]
     Unit(#[from] UnitError),
 }
@@ -186,7 +211,9 @@ impl BackendError {
         matches!(
             self,
             Self::Unit(
-                UnitError::DigestLength { .. }
+                UnitError::CiphertextLength
+                    | UnitError::DigestLength { .. }
+                    | UnitError::KeyCannotDecrypt
                     | UnitError::KeyTypeNotSupported(_)
                     | UnitError::SchemeNotSupported { .. }
                     | UnitError::WholeMessageNeeded(_)
@@ -203,10 +230,12 @@ impl BackendError {
         match self {
             Self::GivenUp | Self::Import(_) => Outcome::Internal,
             Self::Grep11(error) => error.outcome(),
+            Self::OnlySigns(_) => Outcome::NotSupported,
             Self::Unit(error) => match error {
                 UnitError::BlobDamaged => Outcome::BlobDamaged,
-                UnitError::DigestLength { .. } => Outcome::Malformed,
-                UnitError::KeyTypeNotSupported(_)
+                UnitError::CiphertextLength | UnitError::DigestLength { .. } => Outcome::Malformed,
+                UnitError::KeyCannotDecrypt
+                | UnitError::KeyTypeNotSupported(_)
                 | UnitError::SchemeNotSupported { .. }
                 | UnitError::WholeMessageNeeded(_) => Outcome::NotSupported,
                 UnitError::OtherMasterKey { .. } => Outcome::OtherMasterKey,

@@ -60,9 +60,12 @@ pub(super) struct Generate {
     /// p256, p384, p521, ed25519, rsa2048, rsa3072 or rsa4096
     #[arg(long = "type", value_name = "TYPE")]
     key_type: KeyType,
-    /// What the key may be used for: tls-server, tls-client, csr, any [default: tls-server]
+    /// What the key may be used for: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
     #[arg(long = "use", value_name = "USE")]
     uses: Vec<Use>,
+    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
+    #[arg(long)]
+    sign_and_decrypt: bool,
     /// The backend whose unit is to hold it [default: the only one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
@@ -75,9 +78,12 @@ pub(super) struct Import {
     /// Private key: PKCS#8, PKCS#1 or SEC1 in PEM or DER; - for standard input
     #[arg(long = "in", value_name = "FILE")]
     file: PathBuf,
-    /// What the key may be used for: tls-server, tls-client, csr, any [default: tls-server]
+    /// What the key may be used for: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
     #[arg(long = "use", value_name = "USE")]
     uses: Vec<Use>,
+    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
+    #[arg(long)]
+    sign_and_decrypt: bool,
     /// The backend whose unit is to hold it [default: the only one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
@@ -93,7 +99,7 @@ pub(super) struct Adopt {
     /// Its public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit gave
     #[arg(long, value_name = "FILE")]
     public: PathBuf,
-    /// What the key may be used for: tls-server, tls-client, csr, any [default: tls-server]
+    /// What the key may be used for: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
     #[arg(long = "use", value_name = "USE")]
     uses: Vec<Use>,
     /// The backend whose units can unwrap it [default: the only one there is]
@@ -133,12 +139,13 @@ impl Command {
 
 impl Generate {
     fn run(self) -> Result<(), Failure> {
-        let Self { key, key_type, uses, backend } = self;
+        let Self { key, key_type, uses, sign_and_decrypt, backend } = self;
         key.run("generate", |admin, label| {
             admin.generate(&NewKey {
                 label: label.into(),
                 key_type: key_type.to_string(),
                 uses: names(&uses),
+                sign_and_decrypt,
                 backend,
             })
         })
@@ -147,12 +154,14 @@ impl Generate {
 
 impl Import {
     fn run(self) -> Result<(), Failure> {
-        let Self { key, file, uses, backend } = self;
+        let Self { key, file, uses, sign_and_decrypt, backend } = self;
         hardening::harden().map_err(|error| {
             Failure::new(exit::OS, format_args!("cannot keep the key out of core dumps: {error}"))
         })?;
         let plain = read_key_file(&file)?;
-        key.run("import", |admin, label| admin.import(label, &names(&uses), backend.as_deref(), plain))
+        key.run("import", |admin, label| {
+            admin.import(label, &names(&uses), sign_and_decrypt, backend.as_deref(), plain)
+        })
     }
 }
 

@@ -16,6 +16,8 @@ mod object;
 #[cfg(test)]
 mod openssl;
 mod pem;
+mod premaster;
+mod rsa_numbers;
 mod transport;
 mod unit;
 
@@ -24,5 +26,6 @@ pub use header::Header;
 pub use import::{Form, ImportError, KeyName};
 pub use master_key::{InvalidMasterKey, InvalidWkid, MasterKey, Wkid};
 pub use pem::public_key_of_file;
+pub use premaster::PREMASTER;
 pub use transport::{Transported, transport};
 pub use unit::{Input, NewKey, Unit, UnitError};

@@ -143,6 +143,9 @@ pub enum UnitError {
         "cannot unwrap the key: its blob is damaged or not one of a software crypto unit; restore it from a backup"
     )]
     BlobDamaged,
+    /// The ciphertext does not fit the modulus of the key: the caller is at fault.
+    #[error("the ciphertext is not one of this key: it must be as long as the modulus, and below it")]
+    CiphertextLength,
     /// The crypto library gave up, which it has no reason to but a lack of memory or a broken machine.
     #[error("the crypto library could not {0}")]
     Crypto(&'static str),
@@ -154,6 +157,9 @@ pub enum UnitError {
         /// What the caller gave, in bytes.
         given: usize,
     },
+    /// Only RSA keys decrypt.
+    #[error("the key cannot decrypt: it is not an RSA key")]
+    KeyCannotDecrypt,
     /// TLS signs with no such key, or the attributes of the key do not allow it to sign.
     #[error("the key cannot sign: it is not one that TLS signs with, or its attributes do not allow it")]
     KeyCannotSign,

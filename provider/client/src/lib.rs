@@ -90,6 +90,28 @@ impl Client {
         self.send(request::Body::Sign(body))
     }
 
+    /// Asks for the premaster secret of an RSA key exchange (RFC 5246, 7.4.7.1), which must begin with the version of the
+    /// client, or with the negotiated one where that is given; without waiting for the answer, see [`Call`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn start_to_decrypt(
+        &self,
+        label: &Label,
+        version: u32,
+        ciphertext: &[u8],
+        client_version: u16,
+        negotiated_version: Option<u16>,
+    ) -> Result<Call, Error> {
+        self.send(request::Body::Decrypt(message::Decrypt {
+            label: label.to_string(),
+            version,
+            ciphertext: ciphertext.to_vec(),
+            client_version: client_version.into(),
+            negotiated_version: negotiated_version.unwrap_or(0).into(),
+        }))
+    }
+
     /// Asks for the public half of a version of a key; version 0 is the current one.
     ///
     /// # Errors
@@ -142,6 +164,17 @@ impl Client {
 pub fn signature_of(answer: response::Body) -> Result<Vec<u8>, Error> {
     match answer {
         response::Body::Signature(answer) => Ok(answer.signature),
+        _ => Err(Error::Garbled),
+    }
+}
+
+/// The premaster secret in the answer to [`Client::start_to_decrypt`].
+///
+/// # Errors
+/// [`Error::Garbled`] if it is another answer.
+pub fn premaster_of(answer: response::Body) -> Result<[u8; 48], Error> {
+    match answer {
+        response::Body::Plaintext(answer) => answer.plaintext.try_into().map_err(|_| Error::Garbled),
         _ => Err(Error::Garbled),
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use keyward_client::{Client, Error as ClientError, Input, signature_of};
+use keyward_client::{Call, Client, Error as ClientError, Input, premaster_of, signature_of};
+use keyward_proto::message::response;
 use keyward_proto::{PublicKey, Reference, Scheme};
 
 use crate::error::{Error, Reason};
@@ -43,17 +44,12 @@ impl Key {
 }
 
 impl Held {
-    /// The one request of a handshake.
+    /// The one request of a handshake that signs.
     pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, Error> {
         let label = self.reference.label();
         let call = self.client.start_to_sign(label, self.reference.version(), scheme, input);
-        let answer = call.and_then(|call| job::finish(&self.client, call));
-        let signature = answer.and_then(signature_of).map_err(|error| match error {
-            ClientError::Refused(_) => {
-                Error::new(Reason::Refused, format_args!("key \"{label}\" refused: {error}"))
-            }
-            _ => Error::new(Reason::Unavailable, format_args!("cannot sign with key \"{label}\": {error}")),
-        })?;
+        let signature =
+            self.answer(call).and_then(signature_of).map_err(|error| self.failed("sign", error))?;
         // The host gave us a buffer of the longest length; more would be a fault of the daemon.
         if signature.len() > self.reference.public_key().max_signature() {
             let text = format_args!(
@@ -63,4 +59,35 @@ impl Held {
         }
         Ok(signature)
     }
+
+    /// The one request of a handshake with RSA key exchange.
+    pub(crate) fn decrypt_premaster(
+        &self,
+        ciphertext: &[u8],
+        client_version: u16,
+        negotiated_version: Option<u16>,
+    ) -> Result<[u8; PREMASTER], Error> {
+        let (label, version) = (self.reference.label(), self.reference.version());
+        let call =
+            self.client.start_to_decrypt(label, version, ciphertext, client_version, negotiated_version);
+        self.answer(call).and_then(premaster_of).map_err(|error| self.failed("decrypt", error))
+    }
+
+    fn answer(&self, call: Result<Call, ClientError>) -> Result<response::Body, ClientError> {
+        job::finish(&self.client, call?)
+    }
+
+    #[track_caller]
+    fn failed(&self, what: &str, error: ClientError) -> Error {
+        let label = self.reference.label();
+        match error {
+            ClientError::Refused(_) => {
+                Error::new(Reason::Refused, format_args!("key \"{label}\" refused: {error}"))
+            }
+            _ => Error::new(Reason::Unavailable, format_args!("cannot {what} with key \"{label}\": {error}")),
+        }
+    }
 }
+
+/// A premaster secret, in bytes (RFC 5246, 7.4.7.1).
+pub(crate) const PREMASTER: usize = 48;

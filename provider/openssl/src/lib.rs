@@ -14,6 +14,7 @@
 
 mod abi;
 mod decoder;
+mod decrypt;
 mod entry;
 mod error;
 mod job;
@@ -138,6 +139,7 @@ entry_points! {
         match operation {
             abi::OP_KEYMGMT => Ok(keymgmt::ALGORITHMS.as_ptr()),
             abi::OP_SIGNATURE => Ok(signature::ALGORITHMS.as_ptr()),
+            abi::OP_ASYM_CIPHER => Ok(decrypt::ALGORITHMS.as_ptr()),
             abi::OP_DECODER => Ok(decoder::ALGORITHMS.as_ptr()),
             abi::OP_STORE => Ok(store::ALGORITHMS.as_ptr()),
             _ => Err(Error::silent()),

@@ -228,6 +228,18 @@ impl Lent {
     }
 }
 
+/// Bytes that OpenSSL lends for the length of one call.
+///
+/// # Safety
+/// `data` is null or has `length` readable bytes for as long as the result is used.
+pub(crate) unsafe fn bytes<'a>(data: *const u8, length: usize) -> &'a [u8] {
+    if data.is_null() || length == 0 {
+        return &[];
+    }
+    // SAFETY: the caller vouches for the bytes.
+    unsafe { slice::from_raw_parts(data, length) }
+}
+
 /// Turns the byte order of this machine into big-endian, and back.
 fn native_to_big_endian(bytes: &mut [u8]) {
     if cfg!(target_endian = "little") {

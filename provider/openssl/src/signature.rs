@@ -6,7 +6,7 @@
 //! message in parts, or bring a digest, are served too; a message too long for a frame is hashed here.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::{ptr, slice};
+use core::ptr;
 use std::sync::Arc;
 
 use keyward_client::Input;
@@ -19,7 +19,7 @@ use crate::abi::{self, Algorithm, Dispatch, INTEGER, Known, OCTET_STRING, UTF8_S
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
 use crate::key::{Held, Key};
-use crate::params::{Params, Value};
+use crate::params::{Params, Value, bytes};
 
 /// One signature operation.
 #[derive(Clone, Default)]
@@ -425,16 +425,6 @@ impl Out<'_> {
         *self.length = signature.len();
         Ok(1)
     }
-}
-
-/// # Safety
-/// `data` is null or has `length` readable bytes for as long as the result is used.
-unsafe fn bytes<'a>(data: *const u8, length: usize) -> &'a [u8] {
-    if data.is_null() || length == 0 {
-        return &[];
-    }
-    // SAFETY: the caller vouches for the bytes.
-    unsafe { slice::from_raw_parts(data, length) }
 }
 
 /// AlgorithmIdentifier in DER, as OpenSSL's default provider writes it.

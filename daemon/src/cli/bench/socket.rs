@@ -102,6 +102,7 @@ impl TemporaryKey {
             label: label.to_string(),
             key_type: key_type.to_string(),
             uses: vec![Use::TlsServer.name().into()],
+            sign_and_decrypt: false,
             backend: backend.map(str::to_owned),
         };
         admin.generate(&wanted).map_err(|error| {

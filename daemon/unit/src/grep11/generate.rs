@@ -16,7 +16,6 @@ use keyward_proto::oid::{ED25519, SECP256R1, SECP384R1, SECP521R1};
 
 use super::Crypto;
 use super::mechanism::{no_parameter, not_offered, offered};
-use super::rsa_numbers::with_exponent;
 use super::template::{Template, missing};
 use super::{Error, key_blob};
 use crate::blob::Attributes;
@@ -24,6 +23,7 @@ use crate::key::Key;
 use crate::object::{
     Koblitz, Material, MlDsa, MlDsaParameters, Object, SECP256K1, Secret, SecretKind, X25519, X25519_OID,
 };
+use crate::rsa_numbers::with_exponent;
 
 impl Crypto {
     /// Makes a secret key.

@@ -15,7 +15,6 @@ mod long_digest;
 mod mechanism;
 mod public_key;
 mod rsa;
-mod rsa_numbers;
 mod rsa_padding;
 mod session;
 mod sign;

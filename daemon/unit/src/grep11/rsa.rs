@@ -22,9 +22,9 @@ use super::Error;
 use super::attributes::bit_length;
 use super::hash::HashFunction;
 use super::mechanism::Pss;
-use super::rsa_numbers::{PrivateNumbers, PublicNumbers};
 use super::rsa_padding;
 use crate::key::Key;
+use crate::rsa_numbers::{PrivateNumbers, PublicNumbers};
 
 /// Signs a digest with the padding of PKCS #1 v1.5 (RFC 8017, 8.2).
 pub(crate) fn sign_pkcs1(

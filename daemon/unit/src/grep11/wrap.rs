@@ -12,12 +12,12 @@ use super::cipher::TRANSPORT;
 use super::mechanism::{no_parameter, offered};
 use super::public_key::PublicMaterial;
 use super::rsa::rsa_size;
-use super::rsa_numbers::PrivateNumbers;
 use super::template::Template;
 use super::{Error, key_argument, key_blob};
 use crate::UnitError;
 use crate::blob::{self, Attributes};
 use crate::object::{Material, Object, Secret, SecretKind};
+use crate::rsa_numbers::PrivateNumbers;
 
 impl Crypto {
     /// Encrypts an extractable key with another.

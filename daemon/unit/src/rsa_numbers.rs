@@ -1,4 +1,5 @@
-//! RSA by its numbers (RFC 8017, 5), for what aws-lc-rs does not offer: signatures over whatever the caller padded
+//! RSA by its numbers (RFC 8017, 5), for what aws-lc-rs does not offer: decryption that looks at the padding in constant
+//! time, signatures over whatever the caller padded
 //! or hashed with SHA-1 and SHA-224, which are still asked for outside of TLS, and public exponents but 65537.
 //!
 //! The arithmetic is that of crypto-bigint, whose operations on secrets take a time that does not depend on
@@ -47,6 +48,11 @@ impl PrivateNumbers {
             p: prime(p, d_p)?,
             q: prime(q, d_q)?,
         })
+    }
+
+    /// Whether a ciphertext is a number below the modulus, as long as that: anyone can tell.
+    pub(crate) fn is_below_modulus(&self, input: &[u8]) -> bool {
+        self.public.number(input).is_ok()
     }
 
     /// RSASP1 and RSADP (RFC 8017, 5.1.2): raises a number below the modulus, as long as that, to the private

@@ -1,0 +1,150 @@
+//! Decryption, see provider-asym_cipher(7): RSA key exchange of TLS 1.2 and nothing else.
+//!
+//! libssl asks with a padding of its own, RSA_PKCS1_WITH_TLS_PADDING, whose outcome is always 48 bytes. The daemon gives them
+//! whether or not the client's were right, so nothing here has to hide it. Other paddings would tell: they are refused.
+
+use core::ffi::{CStr, c_int, c_void};
+use core::ptr;
+use std::sync::Arc;
+
+use keyward_proto::PublicKey;
+
+use crate::PROPERTIES;
+use crate::abi::{self, Algorithm, Dispatch, INTEGER, Known, UNSIGNED_INTEGER, UTF8_STRING};
+use crate::entry::{dispatch, entry_points};
+use crate::error::{Error, Reason};
+use crate::key::{Held, Key, PREMASTER};
+use crate::params::{Params, bytes};
+
+/// One decryption.
+#[derive(Clone, Default)]
+pub(crate) struct Operation {
+    key: Option<Arc<Held>>,
+    /// Whether the padding is that of TLS.
+    of_tls: bool,
+    client_version: Option<u16>,
+    negotiated_version: Option<u16>,
+}
+
+entry_points! {
+    fn new_context(_provider: *const c_void) -> Option<Box<Operation>> {
+        Ok(Some(Box::default()))
+    }
+
+    fn free_context(operation: Option<Box<Operation>>) {
+        drop(operation);
+        Ok(())
+    }
+
+    fn dup_context(operation: Option<&Operation>) -> Option<Box<Operation>> {
+        Ok(Some(Box::new(operation.ok_or(Error::null())?.clone())))
+    }
+
+    fn decrypt_init(operation: Option<&mut Operation>, key: Option<&Key>, params: Params<'_>) -> c_int {
+        let operation = operation.ok_or(Error::null())?;
+        let held = key.and_then(Key::held).filter(|held| {
+            matches!(held.reference.public_key(), PublicKey::Rsa { .. })
+        });
+        let held = held.ok_or_else(|| {
+            Error::new(Reason::NotSupported, "cannot decrypt with this key; load the reference of an RSA key")
+        })?;
+        *operation = Operation { key: Some(Arc::clone(held)), ..Operation::default() };
+        operation.set(params)?;
+        Ok(1)
+    }
+
+    fn decrypt(
+        operation: Option<&mut Operation>,
+        out: *mut u8,
+        length: Option<&mut usize>,
+        room: usize,
+        ciphertext: *const u8,
+        ciphertext_length: usize,
+    ) -> c_int {
+        let (Some(operation), Some(length)) = (operation, length) else { return Err(Error::null()) };
+        if !operation.of_tls {
+            let text = "cannot decrypt with this padding: keys that the daemon holds take part in the RSA key exchange \
+                        of TLS and decrypt nothing else";
+            return Err(Error::new(Reason::NotSupported, text));
+        }
+        if out.is_null() {
+            *length = PREMASTER;
+            return Ok(1);
+        }
+        if room < PREMASTER {
+            return Err(Error::new(Reason::Internal, "the program has too little room for the premaster secret"));
+        }
+        let key = operation.key.as_ref().ok_or_else(|| {
+            Error::new(Reason::Internal, "cannot decrypt before a key is set")
+        })?;
+        let client_version = operation.client_version.ok_or_else(|| {
+            Error::new(Reason::NotSupported, "cannot decrypt a premaster secret without the version of the client")
+        })?;
+        // SAFETY: provider-asym_cipher(7): `ciphertext` has `ciphertext_length` readable bytes.
+        let ciphertext = unsafe { bytes(ciphertext, ciphertext_length) };
+        let premaster = key.decrypt_premaster(ciphertext, client_version, operation.negotiated_version)?;
+        // SAFETY: provider-asym_cipher(7): `out` has `room` writable bytes, and these are not more.
+        unsafe { ptr::copy_nonoverlapping(premaster.as_ptr(), out, premaster.len()) };
+        *length = premaster.len();
+        Ok(1)
+    }
+
+    fn set_ctx_params(operation: Option<&mut Operation>, params: Params<'_>) -> c_int {
+        operation.ok_or(Error::null())?.set(params)?;
+        Ok(1)
+    }
+
+    fn settable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const Known {
+        Ok(SETTABLE.as_ptr())
+    }
+}
+
+impl Operation {
+    fn set(&mut self, params: Params<'_>) -> Result<(), Error> {
+        if let Some(padding) = params.find(PAD_MODE) {
+            self.of_tls = padding.integer() == Some(abi::RSA_PKCS1_WITH_TLS_PADDING.into());
+        }
+        let version = |key| -> Result<Option<u16>, Error> {
+            let Some(param) = params.find(key) else { return Ok(None) };
+            let version = param.integer().and_then(|version| u16::try_from(version).ok());
+            version.map(Some).ok_or_else(|| Error::new(Reason::NotSupported, "no such version of TLS"))
+        };
+        self.client_version = version(CLIENT_VERSION)?.or(self.client_version);
+        self.negotiated_version = version(NEGOTIATED_VERSION)?.or(self.negotiated_version);
+        Ok(())
+    }
+}
+
+/// The decryption algorithm, under the names by which OpenSSL asks for it.
+pub(crate) static ALGORITHMS: &[Algorithm] = &[
+    Algorithm::new(
+        c"RSA:rsaEncryption:1.2.840.113549.1.1.1",
+        PROPERTIES,
+        TABLE,
+        c"RSA key exchange of TLS by Keyward",
+    ),
+    Algorithm::END,
+];
+
+static TABLE: &[Dispatch] = dispatch! {
+    abi::ASYM_CIPHER_NEWCTX => new_context,
+    abi::ASYM_CIPHER_FREECTX => free_context,
+    abi::ASYM_CIPHER_DUPCTX => dup_context,
+    abi::ASYM_CIPHER_DECRYPT_INIT => decrypt_init,
+    abi::ASYM_CIPHER_DECRYPT => decrypt,
+    abi::ASYM_CIPHER_SET_CTX_PARAMS => set_ctx_params,
+    abi::ASYM_CIPHER_SETTABLE_CTX_PARAMS => settable_ctx_params,
+};
+
+static SETTABLE: &[Known] = &[
+    Known::new(PAD_MODE, UTF8_STRING),
+    Known::new(PAD_MODE, INTEGER),
+    Known::new(CLIENT_VERSION, UNSIGNED_INTEGER),
+    Known::new(NEGOTIATED_VERSION, UNSIGNED_INTEGER),
+    Known::END,
+];
+
+// OSSL_ASYM_CIPHER_PARAM_*, provider-asym_cipher(7).
+const PAD_MODE: &CStr = c"pad-mode";
+const CLIENT_VERSION: &CStr = c"tls-client-version";
+const NEGOTIATED_VERSION: &CStr = c"tls-negotiated-version";
