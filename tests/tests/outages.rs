@@ -6,7 +6,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use keyward_tests::client::{Attempt, WISHES, s_client};
-use keyward_tests::server::{Site, nginx};
+use keyward_tests::server::{Server, Site, nginx};
 use keyward_tests::tool::succeed;
 use keyward_tests::{Backend, Daemon, Handshake, Load, Nginx, Pki, on_both_backends};
 

@@ -1,18 +1,21 @@
-//! The real servers, started with a certificate and a reference for each port.
+//! The real servers, started with a certificate and a reference for each port, and configured as their pages in conf/
+//! say.
 
 pub mod haproxy;
 pub mod nginx;
+pub mod page;
 pub mod s_server;
 
 pub use haproxy::Haproxy;
 pub use nginx::Nginx;
+pub use page::Page;
 pub use s_server::SServer;
 
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::tool::wait_for;
-use crate::{free_port, is_root};
+use crate::{Daemon, KEY_TYPES, Pki, free_port, is_root};
 
 /// One server name's worth of TLS: where to listen and what to present.
 #[derive(Clone, Debug)]
@@ -33,8 +36,40 @@ impl Site {
         Self { address: SocketAddr::from(([127, 0, 0, 1], free_port())), certificate, key, client_ca: None }
     }
 
+    /// A site with a key of the daemon.
+    pub fn with_key(daemon: &Daemon, pki: &Pki, label: &str) -> Self {
+        let reference = daemon.reference(label);
+        Self::new(pki.certify(daemon, &reference), reference)
+    }
+
+    /// A site for each key type, with keys that `make` makes in the daemon by label and type.
+    pub fn of_each_key_type(daemon: &Daemon, pki: &Pki, make: impl Fn(&str, &str)) -> Vec<Self> {
+        let site = |key_type: &&str| {
+            make(key_type, key_type);
+            Self::with_key(daemon, pki, key_type)
+        };
+        KEY_TYPES.iter().map(site).collect()
+    }
+
     fn wait_until_open(&self) {
         wait_for(&format!("a server on {}", self.address), || TcpStream::connect(self.address).ok());
+    }
+}
+
+/// A server that runs until it is dropped.
+pub trait Server {
+    /// What is written about it for administrators.
+    fn page(&self) -> Page;
+
+    /// What it logged so far.
+    fn log(&self) -> String;
+
+    /// Loads its configuration again and waits for that; does nothing where a server cannot.
+    fn reload(&self) {}
+
+    /// How many lines of the log have `words` in them.
+    fn logged(&self, words: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(words)).count()
     }
 }
 
@@ -44,7 +79,19 @@ pub fn users() -> Vec<u32> {
     let service = |name| nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw());
     let mut users = vec![own];
     if is_root() {
-        users.extend([service("www-data"), service("haproxy")].into_iter().flatten());
+        users.extend(["www-data", "haproxy"].into_iter().filter_map(service));
     }
     users
+}
+
+/// A new directory for a server that listens there, with a page to serve.
+fn directory(daemon: &Daemon, name: &str, sites: &[Site]) -> PathBuf {
+    let directory = daemon.path(&format!("{name}-{}", sites[0].address.port()));
+    std::fs::create_dir_all(directory.join("www")).expect("a directory for a server");
+    std::fs::write(directory.join("www/index.html"), "served\n").expect("a page to serve");
+    directory
+}
+
+fn read_log(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
 }

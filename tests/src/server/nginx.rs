@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use super::Site;
+use super::{Page, Server, Site};
 use crate::tool::{Process, wait_for};
 use crate::{Daemon, is_root};
 
@@ -34,16 +34,6 @@ impl Nginx {
         nginx
     }
 
-    /// Loads the configuration anew, and waits until the old workers are gone.
-    pub fn reload(&self) {
-        let before = self.workers();
-        self.process.signal(Signal::HUP);
-        wait_for("new workers of nginx", || {
-            let now = self.workers();
-            (!now.is_empty() && now.iter().all(|worker| !before.contains(worker))).then_some(())
-        });
-    }
-
     /// The process ids of the workers.
     pub fn workers(&self) -> Vec<u32> {
         crate::tool::children(self.process.id())
@@ -52,11 +42,6 @@ impl Nginx {
     /// The process id of the master.
     pub fn id(&self) -> u32 {
         self.process.id()
-    }
-
-    /// The error log.
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("error.log")).unwrap_or_default()
     }
 
     /// Waits for a line of the error log that has `words` in it: nginx writes it after the client has its
@@ -68,24 +53,41 @@ impl Nginx {
     }
 }
 
+impl Server for Nginx {
+    fn page(&self) -> Page {
+        Page::read("nginx")
+    }
+
+    fn log(&self) -> String {
+        super::read_log(&self.directory.join("error.log"))
+    }
+
+    /// Loads the configuration anew, and waits until the old workers are gone.
+    fn reload(&self) {
+        let before = self.workers();
+        self.process.signal(Signal::HUP);
+        wait_for("new workers of nginx", || {
+            let now = self.workers();
+            (!now.is_empty() && now.iter().all(|worker| !before.contains(worker))).then_some(())
+        });
+    }
+}
+
 /// Writes a configuration and returns its directory.
 pub fn configure(daemon: &Daemon, sites: &[Site], workers: usize) -> PathBuf {
     let directory = daemon.path(&format!("nginx-{}", sites[0].address.port()));
     fs::create_dir_all(directory.join("temp")).expect("a directory for nginx");
     let user = if is_root() { "user www-data;" } else { "" };
+    let page = Page::read("nginx");
     let servers: String = sites
         .iter()
         .map(|site| {
             let clients = site.client_ca.as_ref().map_or_else(String::new, |ca| {
                 format!("ssl_verify_client on; ssl_client_certificate {};", ca.display())
             });
-            format!(
-                "server {{ listen {} ssl backlog=1024; ssl_certificate {}; ssl_certificate_key {}; {clients} \
-                 location / {{ return 200 \"served\\n\"; }} }}\n",
-                site.address,
-                site.certificate.display(),
-                site.key.display(),
-            )
+            let server = page.site("ssl_certificate_key", "443", site).replace(" ssl;", " ssl backlog=1024;");
+            let open = server.trim_end().strip_suffix('}').expect("the end of the block");
+            format!("{open} {clients} location / {{ return 200 \"served\\n\"; }} }}\n")
         })
         .collect();
     let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -95,7 +97,7 @@ pub fn configure(daemon: &Daemon, sites: &[Site], workers: usize) -> PathBuf {
     let text = format!(
         "{user} daemon off; worker_processes {workers}; pid {pid};\n\
          error_log {log};\n\
-         env OPENSSL_CONF;\n\
+         {environment}\n\
          events {{ worker_connections 4096; }}\n\
          http {{ access_log off; {temp}\n\
          ssl_protocols TLSv1.2 TLSv1.3; ssl_session_cache off; ssl_session_tickets off;\n\
@@ -103,6 +105,7 @@ pub fn configure(daemon: &Daemon, sites: &[Site], workers: usize) -> PathBuf {
          {servers} }}\n",
         pid = directory.join("nginx.pid").display(),
         log = directory.join("error.log").display(),
+        environment = page.block("env OPENSSL_CONF"),
     );
     fs::write(directory.join("nginx.conf"), text).expect("nginx.conf");
     directory
@@ -112,6 +115,8 @@ pub fn configure(daemon: &Daemon, sites: &[Site], workers: usize) -> PathBuf {
 pub fn command(daemon: &Daemon, directory: &Path) -> Command {
     let mut command = Command::new("nginx");
     command.arg("-p").arg(directory).arg("-c").arg(directory.join("nginx.conf"));
-    command.arg("-e").arg(directory.join("error.log")).env("OPENSSL_CONF", daemon.openssl_conf());
+    command.arg("-e").arg(directory.join("error.log"));
+    let conf = daemon.openssl_conf();
+    Page::read("nginx").set_environment(&mut command, &[("/etc/keyward/openssl.cnf", &conf.display())]);
     command
 }
