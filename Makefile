@@ -2,8 +2,8 @@
 
 CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
-TEST_PACKAGES = $(DEMO_PACKAGES) haproxy valgrind protobuf-compiler \
-	python3-cryptography python3-grpcio python3-protobuf
+TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-mod-openssl valgrind \
+	protobuf-compiler python3-cryptography python3-grpcio python3-protobuf
 
 .PHONY: all demo test bench lint install-demo install-test
 

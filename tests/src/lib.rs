@@ -21,7 +21,7 @@ pub use client::{Handshake, Load};
 pub use daemon::Daemon;
 pub use pki::Pki;
 pub use proxy::{Fault, Proxy};
-pub use server::{Haproxy, Nginx, SServer};
+pub use server::{Apache, Haproxy, Lighttpd, Nginx, SServer, Stunnel};
 pub use signers::Signers;
 pub use unit_server::UnitServer;
 

@@ -1,15 +1,23 @@
 //! The real servers, started with a certificate and a reference for each port, and configured as their pages in conf/
 //! say.
 
+pub mod apache;
 pub mod haproxy;
+pub mod lighttpd;
 pub mod nginx;
 pub mod page;
+pub mod python;
 pub mod s_server;
+pub mod stunnel;
 
+pub use apache::Apache;
 pub use haproxy::Haproxy;
+pub use lighttpd::Lighttpd;
 pub use nginx::Nginx;
 pub use page::Page;
+pub use python::Python;
 pub use s_server::SServer;
+pub use stunnel::Stunnel;
 
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -79,7 +87,7 @@ pub fn users() -> Vec<u32> {
     let service = |name| nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw());
     let mut users = vec![own];
     if is_root() {
-        users.extend(["www-data", "haproxy"].into_iter().filter_map(service));
+        users.extend(["www-data", "haproxy", "stunnel4"].into_iter().filter_map(service));
     }
     users
 }
