@@ -19,7 +19,7 @@ demo: install-demo
 test: install-test lint
 	$(CARGO) build --release --workspace
 	$(CARGO) test --release --workspace
-	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: privilege drop of nginx and HAProxy," \
+	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: privilege drop of the servers," \
 		"users that are refused, a full disk"
 
 lint:
