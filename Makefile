@@ -2,8 +2,8 @@
 
 CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
-TEST_PACKAGES = $(DEMO_PACKAGES) haproxy valgrind protobuf-compiler \
-	perl python3-cryptography python3-grpcio python3-protobuf
+TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-mod-openssl valgrind \
+	protobuf-compiler perl python3-cryptography python3-grpcio python3-protobuf
 
 .PHONY: all demo test bench lint install-demo install-test
 
@@ -20,7 +20,7 @@ test: install-test lint
 	$(CARGO) build --release --workspace
 	tests/openssl/build 3.5 >/dev/null
 	$(CARGO) test --release --workspace
-	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: privilege drop of nginx and HAProxy," \
+	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: privilege drop of the servers," \
 		"users that are refused, a full disk"
 
 lint:

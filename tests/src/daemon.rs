@@ -193,6 +193,13 @@ impl Daemon {
         tool::wait_for("a reload", || (reloaded() > before).then_some(()));
     }
 
+    /// Every request that came over the peers' socket was the one signature of a handshake, and there were so many.
+    pub fn assert_one_request_each(&self, handshakes: usize) {
+        let signatures = self.logged(&["outcome=done", "purpose=tls1"]);
+        assert_eq!(signatures, handshakes, "{}", self.log());
+        assert_eq!(self.status()["requests"], handshakes, "requests of every kind");
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.process.as_ref().expect("a running daemon").id()
@@ -321,6 +328,10 @@ impl Daemon {
             fs::copy(built("libkeyward_openssl.so"), &module).expect("the provider");
         }
         let path = self.path("openssl.cnf");
+        // Written once: a program that was started before may be reading it.
+        if path.exists() {
+            return path;
+        }
         let text = format!(
             "openssl_conf = openssl_init\n\
              [openssl_init]\nproviders = providers\n\

@@ -1,12 +1,13 @@
 //! Clients that prove themselves with a key of the daemon.
 
+use std::fmt::Display;
 use std::process::Command;
 
 use keyward_tests::client::{WISHES, Wish, curl_command};
 use keyward_tests::pki::openssl;
-use keyward_tests::server::Site;
-use keyward_tests::tool::{fail, succeed};
-use keyward_tests::{Backend, Daemon, KEY_TYPES, Nginx, Pki, on_both_backends};
+use keyward_tests::server::{Page, Site};
+use keyward_tests::tool::{as_user, fail, succeed};
+use keyward_tests::{Backend, Daemon, KEY_TYPES, Nginx, Pki, is_root, on_both_backends};
 
 on_both_backends!(
     curl_and_s_client_prove_themselves_with_every_key_type,
@@ -24,18 +25,31 @@ fn server(daemon: &Daemon, pki: &Pki) -> (Nginx, Site) {
     (Nginx::start(daemon, std::slice::from_ref(&site)), site)
 }
 
+/// The command of the page that begins with these words, for a client and a site.
+fn command_of_the_page(begin: &str, host: &str, site: &Site, client: &Site) -> Vec<String> {
+    let places: [(&str, &dyn Display); 3] = [
+        ("/etc/ssl/robot.crt", &client.certificate.display()),
+        ("/etc/keyward/robot.pem", &client.key.display()),
+        (host, &site.address),
+    ];
+    Page::read("curl").filled(begin, &places).split_whitespace().map(str::to_owned).collect()
+}
+
 /// curl with the certificate and the reference of a key.
 fn curl(daemon: &Daemon, pki: &Pki, site: &Site, client: &Site, wish: Wish) -> Command {
+    let words = command_of_the_page("curl --cert", "shop.example", site, client);
     let mut command = curl_command(pki, site.address, wish);
-    command.arg("--cert").arg(&client.certificate).arg("--key").arg(&client.key);
-    command.env("OPENSSL_CONF", daemon.openssl_conf());
+    // Which has the address already.
+    command.args(&words[1..words.len() - 1]).env("OPENSSL_CONF", daemon.openssl_conf());
     command
 }
 
-/// The certificate and the reference of a client's key.
-fn client(daemon: &Daemon, pki: &Pki, label: &str) -> Site {
-    let reference = daemon.reference(label);
-    Site::new(pki.certify(daemon, &reference), reference)
+/// `openssl s_client` with the certificate and the reference of a key.
+fn s_client(daemon: &Daemon, pki: &Pki, site: &Site, client: &Site, version: &str) -> Command {
+    let words = command_of_the_page("openssl s_client", "shop.example:443", site, client);
+    let mut command = daemon.openssl(&[]);
+    command.args(&words[1..]).args(["-brief", version, "-CAfile"]).arg(pki.ca());
+    command
 }
 
 fn curl_and_s_client_prove_themselves_with_every_key_type(backend: Backend) {
@@ -48,15 +62,12 @@ fn curl_and_s_client_prove_themselves_with_every_key_type(backend: Backend) {
     );
     for key_type in KEY_TYPES {
         daemon.import_for(key_type, key_type, "tls-client");
-        let client = client(&daemon, &pki, key_type);
+        let client = Site::with_key(&daemon, &pki, key_type);
         for wish in WISHES {
             assert_eq!(succeed(&mut curl(&daemon, &pki, &site, &client, wish)), "served\n");
         }
         for version in ["-tls1_2", "-tls1_3"] {
-            let mut command = daemon.openssl(&["s_client", "-brief", version, "-connect"]);
-            command.arg(site.address.to_string()).arg("-CAfile").arg(pki.ca());
-            command.arg("-cert").arg(&client.certificate).arg("-key").arg(&client.key);
-            succeed(&mut command);
+            succeed(&mut s_client(&daemon, &pki, &site, &client, version));
         }
     }
     let each = KEY_TYPES.len() * (WISHES.len() / 2 + 1);
@@ -71,7 +82,7 @@ fn a_key_of_a_server_is_no_key_of_a_client(backend: Backend) {
     let pki = Pki::new(daemon.directory());
     let (_nginx, site) = server(&daemon, &pki);
     daemon.generate_for("shop", "p256", "tls-server");
-    let client = client(&daemon, &pki, "shop");
+    let client = Site::with_key(&daemon, &pki, "shop");
     for wish in WISHES {
         let mut command = curl(&daemon, &pki, &site, &client, wish);
         let (_, text) = fail(command.arg("--verbose"));
@@ -79,4 +90,36 @@ fn a_key_of_a_server_is_no_key_of_a_client(backend: Backend) {
     }
     assert_eq!(daemon.logged(&["outcome=use-refused", "purpose=tls12-client"]), 2, "{}", daemon.log());
     assert_eq!(daemon.logged(&["outcome=use-refused", "purpose=tls13-client"]), 2, "{}", daemon.log());
+}
+
+/// As the page says, with its grant where there is another user to give it to.
+#[test]
+fn a_client_says_why_it_fails_while_the_daemon_is_away() {
+    let mut daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let (_nginx, site) = server(&daemon, &pki);
+    daemon.generate_for("robot", "p256", "tls-client");
+    let client = Site::with_key(&daemon, &pki, "robot");
+    let page = Page::read("curl");
+    let as_client = |command: Command| if is_root() { as_user("www-data", &command) } else { command };
+    let curl = |wish| as_client(curl(&daemon, &pki, &site, &client, wish));
+    let s_client = |version| as_client(s_client(&daemon, &pki, &site, &client, version));
+    let (mut curls, mut s_clients) = ([WISHES[1], WISHES[3]].map(curl), ["-tls1_2", "-tls1_3"].map(s_client));
+
+    assert!(daemon.stop().success());
+    for command in &mut curls {
+        assert_eq!(fail(command).0.code(), Some(35));
+    }
+    for command in &mut s_clients {
+        let (_, text) = fail(command);
+        assert!(page.find_in_log(&text).is_some(), "{text}");
+    }
+    if is_root() {
+        let grant = page.filled("[[grant]]", &[("user = \"robot\"", &"user = \"www-data\"")]);
+        daemon.configure(&format!("log = \"debug\"\n{grant}"));
+    }
+    daemon.resume();
+    for command in curls.iter_mut().chain(&mut s_clients) {
+        succeed(command);
+    }
 }

@@ -2,44 +2,22 @@
 
 use keyward_tests::client::{WISHES, curl, s_client};
 use keyward_tests::server::Site;
-use keyward_tests::{Backend, Daemon, Haproxy, KEY_TYPES, Nginx, Pki, SServer, on_both_backends};
+use keyward_tests::{Backend, Daemon, Haproxy, Nginx, Pki, SServer, on_both_backends};
 
 on_both_backends!(nginx_with_openssl_and_curl_as_clients, haproxy, openssl_s_server);
 
-/// How a scene comes by its keys.
-#[derive(Clone, Copy)]
-enum Keys {
-    Generated,
-    Imported,
-}
-
-/// A daemon with a key of each type, and a site for each.
-fn scene(backend: Backend, keys: Keys) -> (Daemon, Pki, Vec<Site>) {
+/// A daemon with an imported key of each type, and a site for each.
+fn imported(backend: Backend) -> (Daemon, Pki, Vec<Site>) {
     let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
-    let sites = KEY_TYPES
-        .iter()
-        .map(|key_type| {
-            match keys {
-                Keys::Generated => daemon.generate(key_type, key_type),
-                Keys::Imported => drop(daemon.import(key_type, key_type)),
-            }
-            let reference = daemon.reference(key_type);
-            Site::new(pki.certify(&daemon, &reference), reference)
-        })
-        .collect();
+    let sites = Site::of_each_key_type(&daemon, &pki, |label, key_type| drop(daemon.import(label, key_type)));
     (daemon, pki, sites)
 }
 
-/// Every request that came over the peers' socket was the one signature of a handshake.
-fn assert_one_request_each(daemon: &Daemon, handshakes: usize) {
-    let signatures = daemon.logged(&["outcome=done", "purpose=tls1"]);
-    assert_eq!(signatures, handshakes, "{}", daemon.log());
-    assert_eq!(daemon.status()["requests"], handshakes, "requests of every kind");
-}
-
 fn nginx_with_openssl_and_curl_as_clients(backend: Backend) {
-    let (daemon, pki, sites) = scene(backend, Keys::Generated);
+    let daemon = Daemon::start_on(backend);
+    let pki = Pki::new(daemon.directory());
+    let sites = Site::of_each_key_type(&daemon, &pki, |label, key_type| daemon.generate(label, key_type));
     let nginx = Nginx::start(&daemon, &sites);
     for site in &sites {
         for wish in WISHES {
@@ -53,11 +31,11 @@ fn nginx_with_openssl_and_curl_as_clients(backend: Backend) {
     let by_workers: usize =
         workers.iter().map(|pid| daemon.logged(&["signature", &format!("pid={pid} ")])).sum();
     assert_eq!((workers.len(), by_workers), (2, handshakes));
-    assert_one_request_each(&daemon, handshakes);
+    daemon.assert_one_request_each(handshakes);
 }
 
 fn haproxy(backend: Backend) {
-    let (daemon, pki, sites) = scene(backend, Keys::Imported);
+    let (daemon, pki, sites) = imported(backend);
     let _haproxy = Haproxy::start(&daemon, &sites);
     for site in &sites {
         for wish in WISHES {
@@ -66,11 +44,11 @@ fn haproxy(backend: Backend) {
         assert_eq!(curl(&pki, site.address, WISHES[3]), "served");
     }
     let handshakes = sites.len() * (WISHES.len() + 1);
-    assert_one_request_each(&daemon, handshakes);
+    daemon.assert_one_request_each(handshakes);
 }
 
 fn openssl_s_server(backend: Backend) {
-    let (daemon, pki, sites) = scene(backend, Keys::Imported);
+    let (daemon, pki, sites) = imported(backend);
     for site in &sites {
         let _server = SServer::start(&daemon, site);
         for wish in WISHES {
@@ -78,5 +56,5 @@ fn openssl_s_server(backend: Backend) {
         }
     }
     let handshakes = sites.len() * WISHES.len();
-    assert_one_request_each(&daemon, handshakes);
+    daemon.assert_one_request_each(handshakes);
 }

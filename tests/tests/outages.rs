@@ -6,7 +6,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use keyward_tests::client::{Attempt, WISHES, s_client};
-use keyward_tests::server::{Site, configure_nginx, nginx};
+use keyward_tests::server::{Server, Site, nginx};
 use keyward_tests::tool::succeed;
 use keyward_tests::{Backend, Daemon, Handshake, Load, Nginx, Pki, on_both_backends};
 
@@ -56,8 +56,8 @@ fn nginx_starts_without_the_daemon_and_recovers_by_itself(backend: Backend) {
     let (mut daemon, pki, site) = scene(backend);
     assert!(daemon.stop().success());
 
-    let directory = configure_nginx(&daemon, std::slice::from_ref(&site), 2);
-    succeed(nginx(&daemon, &directory).arg("-t"));
+    let directory = nginx::configure(&daemon, std::slice::from_ref(&site), 2);
+    succeed(nginx::command(&daemon, &directory).arg("-t"));
     let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
     let handshake = Handshake::new(&pki, site.address);
     // The median: one of them may have waited for a processor that other tests had.
@@ -183,8 +183,8 @@ fn a_broken_reference_keeps_nginx_from_starting_and_says_why() {
         (pem[..pem.len() / 2].to_owned(), "keyward: cannot read key reference"),
     ] {
         fs::write(&site.key, damaged).unwrap();
-        let directory = configure_nginx(&daemon, std::slice::from_ref(&site), 2);
-        let (_, text) = keyward_tests::tool::fail(nginx(&daemon, &directory).arg("-t"));
+        let directory = nginx::configure(&daemon, std::slice::from_ref(&site), 2);
+        let (_, text) = keyward_tests::tool::fail(nginx::command(&daemon, &directory).arg("-t"));
         assert!(text.contains(expected), "{text}");
     }
 }

@@ -6,7 +6,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use keyward_tests::client::{WISHES, s_client};
-use keyward_tests::server::Site;
+use keyward_tests::server::{Page, Server, Site};
 use keyward_tests::tool::{as_user, fail, run, succeed};
 use keyward_tests::{Backend, Daemon, Haproxy, Pki, is_root, on_both_backends};
 
@@ -82,16 +82,18 @@ fn haproxy_signs_from_within_its_chroot(backend: Backend) {
     let mut daemon = Daemon::prepare_on(backend, "");
     let root = daemon.path("chroot");
     fs::create_dir(&root).unwrap();
-    daemon.configure_more(&format!("[socket]\nalso = [{:?}]\n", root.join("keyward.sock")));
+    let socket = Page::read("haproxy").filled("[socket]", &[("/var/lib/haproxy", &root.display())]);
+    daemon.configure_more(&socket);
     daemon.resume();
     let pki = Pki::new(daemon.directory());
     daemon.generate("shop", "p256");
-    let reference = daemon.reference("shop");
-    let site = Site::new(pki.certify(&daemon, &reference), reference);
-    let _haproxy = Haproxy::start_in_chroot(&daemon, std::slice::from_ref(&site), &root, "keyward.sock");
+    let site = Site::with_key(&daemon, &pki, "shop");
+    let haproxy = Haproxy::start_in_chroot(&daemon, std::slice::from_ref(&site), &root);
     for wish in WISHES {
         s_client(&pki, site.address, wish);
     }
+    haproxy.reload();
+    s_client(&pki, site.address, WISHES[3]);
 }
 
 #[test]

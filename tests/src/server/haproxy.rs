@@ -1,0 +1,131 @@
+//! HAProxy.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use super::{Page, Server, Site};
+use crate::tool::{Process, wait_for};
+use crate::{Daemon, is_root};
+
+/// HAProxy as Debian runs it, a master with a worker, the latter as a user of its own where the tests run as root.
+#[derive(Debug)]
+pub struct Haproxy {
+    process: Process,
+    log: PathBuf,
+}
+
+/// Where certificate and reference of a site lie.
+#[derive(Clone, Copy, Debug)]
+pub enum Files {
+    /// In one file, the certificate first.
+    Combined,
+    /// In one file, the reference first.
+    ReferenceFirst,
+    /// In two files, of which the second one has `.key` behind the name of the first one.
+    Split,
+}
+
+impl Haproxy {
+    /// Starts it with certificate and reference of each site in one file, and waits until all are open.
+    pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
+        Self::start_from(daemon, sites, Files::Combined)
+    }
+
+    /// As [`Haproxy::start`], from files like these.
+    pub fn start_from(daemon: &Daemon, sites: &[Site], files: Files) -> Self {
+        Self::start_with(daemon, sites, files, "", &daemon.socket())
+    }
+
+    /// As [`Haproxy::start`], from within a directory in which the daemon has the socket that the page names.
+    pub fn start_in_chroot(daemon: &Daemon, sites: &[Site], root: &Path) -> Self {
+        let chroot = format!("chroot {}\n", root.display());
+        Self::start_with(daemon, sites, Files::Combined, &chroot, Path::new(SOCKET_IN_CHROOT))
+    }
+
+    fn start_with(daemon: &Daemon, sites: &[Site], files: Files, global: &str, socket: &Path) -> Self {
+        let directory = super::directory(daemon, "haproxy", sites);
+        let page = Page::read("haproxy");
+        let user = if is_root() { "user haproxy\ngroup haproxy\n" } else { "" };
+        let mut text = format!(
+            "global\n{user}{global}log stdout format raw local0\ndefaults\nmode http\nlog global\noption httplog\n\
+             timeout client 10s\ntimeout server 10s\ntimeout connect 1s\n"
+        );
+        for (number, site) in sites.iter().enumerate() {
+            let file = directory.join(format!("{number}.pem"));
+            files.write(site, &file);
+            let places: [(&str, &dyn std::fmt::Display); 2] =
+                [(":443 ", &format_args!("{} ", site.address)), ("/etc/haproxy/shop.pem", &file.display())];
+            let frontend = page.filled("frontend", &places);
+            text.push_str(&frontend.replace("frontend shop", &format!("frontend shop{number}")));
+            text.push_str("http-request return status 200 content-type text/plain string served\n");
+        }
+        let path = directory.join("haproxy.cfg");
+        fs::write(&path, text).expect("haproxy.cfg");
+        let mut command = Command::new("haproxy");
+        command.args(["-W", "-db", "-f"]).arg(&path);
+        page.set_environment(
+            &mut command,
+            &[
+                ("/etc/keyward/openssl.cnf", &daemon.openssl_conf().display()),
+                (SOCKET_IN_CHROOT, &socket.display()),
+            ],
+        );
+        let log = directory.join("output.log");
+        let process = Process::start(&mut command, &log);
+        let haproxy = Self { process, log };
+        wait_for("HAProxy to heed signals", || haproxy.heeds(Signal::USR2).then_some(()));
+        for site in sites {
+            site.wait_until_open();
+        }
+        haproxy
+    }
+
+    /// Whether the master has a handler for a signal: it ignores some for a while, also when it has said that all is
+    /// loaded. The mask is in hexadecimal (proc(5), SigCgt).
+    fn heeds(&self, signal: Signal) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap_or_default();
+        let mask = status
+            .lines()
+            .find_map(|line| u64::from_str_radix(line.strip_prefix("SigCgt:")?.trim(), 16).ok());
+        mask.is_some_and(|mask| mask >> (signal.as_raw() - 1) & 1 == 1)
+    }
+}
+
+impl Server for Haproxy {
+    fn page(&self) -> Page {
+        Page::read("haproxy")
+    }
+
+    fn log(&self) -> String {
+        super::read_log(&self.log)
+    }
+
+    /// Has a new worker take over, and waits until the old one is gone.
+    fn reload(&self) {
+        let ends = self.logged("Former worker");
+        self.process.signal(Signal::USR2);
+        wait_for("a new worker of HAProxy", || (self.logged("Former worker") > ends).then_some(()));
+    }
+}
+
+impl Files {
+    fn write(self, site: &Site, file: &Path) {
+        let [certificate, reference] =
+            [&site.certificate, &site.key].map(|path| fs::read_to_string(path).expect("PEM"));
+        let text = match self {
+            Self::Combined => certificate + &reference,
+            Self::ReferenceFirst => reference + &certificate,
+            Self::Split => {
+                fs::write(file.with_extension("pem.key"), reference).expect("the reference");
+                certificate
+            }
+        };
+        fs::write(file, text).expect("the certificate");
+    }
+}
+
+/// The daemon's socket as HAProxy sees it on its page.
+const SOCKET_IN_CHROOT: &str = "/keyward.sock";

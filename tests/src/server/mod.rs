@@ -1,0 +1,105 @@
+//! The real servers, started with a certificate and a reference for each port, and configured as their pages in conf/
+//! say.
+
+pub mod apache;
+pub mod haproxy;
+pub mod lighttpd;
+pub mod nginx;
+pub mod page;
+pub mod python;
+pub mod s_server;
+pub mod stunnel;
+
+pub use apache::Apache;
+pub use haproxy::Haproxy;
+pub use lighttpd::Lighttpd;
+pub use nginx::Nginx;
+pub use page::Page;
+pub use python::Python;
+pub use s_server::SServer;
+pub use stunnel::Stunnel;
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+
+use crate::tool::wait_for;
+use crate::{Daemon, KEY_TYPES, Pki, free_port, is_root};
+
+/// One server name's worth of TLS: where to listen and what to present.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Where to listen, on loopback.
+    pub address: SocketAddr,
+    /// Certificate chain in PEM.
+    pub certificate: PathBuf,
+    /// Reference or key file in PEM.
+    pub key: PathBuf,
+    /// Who must have certified the clients, where clients need a certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Site {
+    /// A site on a free port of loopback.
+    pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
+        Self { address: SocketAddr::from(([127, 0, 0, 1], free_port())), certificate, key, client_ca: None }
+    }
+
+    /// A site with a key of the daemon.
+    pub fn with_key(daemon: &Daemon, pki: &Pki, label: &str) -> Self {
+        let reference = daemon.reference(label);
+        Self::new(pki.certify(daemon, &reference), reference)
+    }
+
+    /// A site for each key type, with keys that `make` makes in the daemon by label and type.
+    pub fn of_each_key_type(daemon: &Daemon, pki: &Pki, make: impl Fn(&str, &str)) -> Vec<Self> {
+        let site = |key_type: &&str| {
+            make(key_type, key_type);
+            Self::with_key(daemon, pki, key_type)
+        };
+        KEY_TYPES.iter().map(site).collect()
+    }
+
+    fn wait_until_open(&self) {
+        wait_for(&format!("a server on {}", self.address), || TcpStream::connect(self.address).ok());
+    }
+}
+
+/// A server that runs until it is dropped.
+pub trait Server {
+    /// What is written about it for administrators.
+    fn page(&self) -> Page;
+
+    /// What it logged so far.
+    fn log(&self) -> String;
+
+    /// Loads its configuration again and waits for that; does nothing where a server cannot.
+    fn reload(&self) {}
+
+    /// How many lines of the log have `words` in them.
+    fn logged(&self, words: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(words)).count()
+    }
+}
+
+/// The user ids under which the servers of the tests sign.
+pub fn users() -> Vec<u32> {
+    let own = rustix::process::getuid().as_raw();
+    let service = |name| nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw());
+    let mut users = vec![own];
+    if is_root() {
+        users.extend(["www-data", "haproxy", "stunnel4"].into_iter().filter_map(service));
+    }
+    users
+}
+
+/// A new directory for a server that listens there, with a page to serve.
+fn directory(daemon: &Daemon, name: &str, sites: &[Site]) -> PathBuf {
+    let directory = daemon.path(&format!("{name}-{}", sites[0].address.port()));
+    std::fs::create_dir_all(directory.join("www")).expect("a directory for a server");
+    std::fs::write(directory.join("www/index.html"), "served\n").expect("a page to serve");
+    directory
+}
+
+fn read_log(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
