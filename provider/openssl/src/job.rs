@@ -1,67 +1,130 @@
 //! Waiting for the daemon without keeping the host from other work: ASYNC_start_job(3).
 //!
 //! A host that runs its handshakes in asynchronous jobs (HAProxy with `ssl-mode-async`, `s_server -async`) gets control back
-//! while a request is under way: the job pauses, and the host watches the descriptors that we name until there may be
-//! an answer. Outside a job, or where pausing is blocked, we wait where we are.
+//! while a request is under way: the job pauses, and the host watches a descriptor until there may be an answer. Outside
+//! a job, or where pausing is blocked, we wait where we are.
+//!
+//! The descriptor is an epoll(7) of our own, one for each wait context and so for each TLS connection. It holds the
+//! connection to the daemon and a timer while there is a request, and nothing otherwise. It stays open until the host frees
+//! the wait context, since hosts keep tables by descriptor: HAProxy looks for those that came or went only now and then, and
+//! ends if it meets one under a number that it still knows.
 //!
 //! A job may never be resumed, when its connection is torn down meanwhile: what lies on its stack is lost then, and
-//! no destructor runs. So across a pause the stack holds a plain pointer and nothing that owns anything; the call is on
-//! the heap, and whoever comes first frees it: we at its end, or the host with the wait context.
+//! no destructor runs. So across a pause the stack holds a plain pointer and nothing that owns anything; everything else
+//! belongs to the wait context.
 
 use core::ffi::{c_int, c_void};
 use core::ptr::{self, NonNull};
 use core::time::Duration;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process;
 use std::time::Instant;
 
 use keyward_client::{Call, Client, Error};
 use keyward_proto::message::response;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use rustix::time::{timerfd_create, timerfd_settime};
 
 /// Waits for the answer to a call, as the host would have it.
-pub(crate) fn finish(client: &Client, call: Call) -> Result<response::Body, Error> {
-    match WaitContext::current() {
-        Some(context) => finish_in(context, client, call),
+pub(crate) fn finish(client: &Client, mut call: Call) -> Result<response::Body, Error> {
+    let Some(context) = WaitContext::current() else { return client.finish(call) };
+    if let Some(answer) = client.answer(&mut call)? {
+        return Ok(answer);
+    }
+    // Only now that there is something to wait for: a host gets to know of descriptors when a job pauses, and HAProxy
+    // ends over one that it was never told of.
+    match context.waiting() {
+        Some(waiting) => finish_in_job(waiting, client, call),
         None => client.finish(call),
+    }
+}
+
+fn finish_in_job(waiting: *mut Waiting, client: &Client, call: Call) -> Result<response::Body, Error> {
+    // SAFETY: the wait context of this job keeps it alive, and while the job runs nobody else uses it.
+    unsafe { &mut *waiting }.call = Some(call);
+    loop {
+        // SAFETY: as above.
+        if !unsafe { &mut *waiting }.watch() {
+            break;
+        }
+        // SAFETY: ASYNC_pause_job(3) takes nothing; nothing of ours is owned, borrowed or locked by the stack across it.
+        unsafe { ASYNC_pause_job() };
+        // SAFETY: as above.
+        let now = unsafe { &mut *waiting };
+        now.unwatch();
+        let Some(call) = &mut now.call else { break };
+        // A host that resumes without looking, or pausing is blocked: it must not go round and round. What goes wrong
+        // is told with the answer.
+        let _ = client.wait(call, SPIN);
+        if let Some(answer) = client.answer(call).transpose() {
+            now.end();
+            return answer;
+        }
+    }
+    // SAFETY: as above.
+    let call = unsafe { &mut *waiting }.end();
+    client.finish(call.ok_or(Error::Garbled)?)
+}
+
+/// What belongs to a wait context: a descriptor for the host, and the call that is under way, if there is one.
+struct Waiting {
+    /// The process that made it. A child shares the epoll with its parent, so it must leave it alone.
+    owner: u32,
+    epoll: OwnedFd,
+    call: Option<Call>,
+    /// Wakes the host at the deadline of the call, where the daemon does not.
+    timer: Option<OwnedFd>,
+    /// Whether the connection of the call is in the epoll.
+    watched: bool,
+}
+
+impl Waiting {
+    fn new() -> Result<Self, Errno> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        Ok(Self { owner: process::id(), epoll, call: None, timer: None, watched: false })
+    }
+
+    /// Has the host woken when there may be an answer, or none is to be waited for any more. Returns whether it will be.
+    fn watch(&mut self) -> bool {
+        if self.owner != process::id() {
+            return false;
+        }
+        let Some(call) = &self.call else { return false };
+        let Some(connection) = call.descriptor() else { return false };
+        self.watched = self.add(connection).is_ok();
+        if self.watched && self.timer.is_none() {
+            // Without one the daemon's own deadline must do.
+            self.timer = timer(call.deadline()).filter(|timer| self.add(timer.as_fd()).is_ok());
+        }
+        self.watched
+    }
+
+    /// Takes the connection out before anything is done with it: it may be given to another call, or closed.
+    fn unwatch(&mut self) {
+        let connection = self.call.as_ref().and_then(Call::descriptor);
+        if let Some(connection) = connection.filter(|_| self.watched && self.owner == process::id()) {
+            // It is in there.
+            let _ = epoll::delete(&self.epoll, connection);
+        }
+        self.watched = false;
+    }
+
+    /// Nothing is waited for any more. What is left of the call comes back.
+    fn end(&mut self) -> Option<Call> {
+        self.timer = None;
+        self.call.take()
+    }
+
+    fn add(&self, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+        epoll::add(&self.epoll, descriptor, EventData::new_u64(0), EventFlags::IN)
     }
 }
 
 /// The wait context of the asynchronous job that we run in (ASYNC_WAIT_CTX_new(3)).
 #[derive(Clone, Copy)]
 struct WaitContext(NonNull<c_void>);
-
-/// A call across pauses.
-struct Paused {
-    call: Call,
-    /// Wakes the host at the deadline, where the daemon does not.
-    timer: Option<OwnedFd>,
-    /// What the host watches for the call.
-    watched: Option<RawFd>,
-}
-
-fn finish_in(context: WaitContext, client: &Client, call: Call) -> Result<response::Body, Error> {
-    let timer = timer(call.deadline());
-    let paused = Box::into_raw(Box::new(Paused { call, timer, watched: None }));
-    loop {
-        // SAFETY: `paused` is ours until it is freed: here below, or by the host, which then never comes back to this stack.
-        let now = unsafe { &mut *paused };
-        let answer = client.answer(&mut now.call).transpose();
-        if answer.is_some() || !now.is_watched(context, paused) {
-            now.forget(context, paused);
-            // SAFETY: it came from `into_raw` above, and the host knows nothing of it any more.
-            let Paused { call, .. } = *unsafe { Box::from_raw(paused) };
-            return answer.unwrap_or_else(|| client.finish(call));
-        }
-        // SAFETY: ASYNC_pause_job(3) takes nothing; nothing of ours is borrowed or locked across it.
-        unsafe { ASYNC_pause_job() };
-        // SAFETY: as above.
-        let now = unsafe { &mut *paused };
-        // A host that resumes without looking, or pausing is blocked: it must not go round and round.
-        // What goes wrong is told with the answer.
-        let _ = client.wait(&now.call, SPIN);
-    }
-}
 
 impl WaitContext {
     fn current() -> Option<Self> {
@@ -74,73 +137,52 @@ impl WaitContext {
         NonNull::new(unsafe { ASYNC_get_wait_ctx(job) }).map(Self)
     }
 
-    fn watch(
-        self,
-        key: *const c_void,
-        descriptor: RawFd,
-        data: *mut c_void,
-        cleanup: Option<Cleanup>,
-    ) -> bool {
-        // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never followed; the data belongs to the cleanup.
-        unsafe { ASYNC_WAIT_CTX_set_wait_fd(self.0.as_ptr(), key, descriptor, data, cleanup) != 0 }
-    }
-
-    fn forget(self, key: *const c_void) {
-        // SAFETY: ASYNC_WAIT_CTX_new(3): a key that is not there is an error and no harm.
-        unsafe { ASYNC_WAIT_CTX_clear_fd(self.0.as_ptr(), key) };
-    }
-}
-
-impl Paused {
-    /// Has the host watch the descriptors of the call, unless it does. Returns whether it will.
-    fn is_watched(&mut self, context: WaitContext, this: *mut Self) -> bool {
-        let Some(descriptor) = self.call.descriptor().map(|descriptor| descriptor.as_raw_fd()) else {
-            return false;
+    /// What belongs to it, which it is given when it is first asked; `None` if it cannot have it.
+    fn waiting(self) -> Option<*mut Waiting> {
+        let (mut descriptor, mut data) = (0, ptr::null_mut());
+        // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never followed, and both places may be written.
+        let known =
+            unsafe { ASYNC_WAIT_CTX_get_fd(self.0.as_ptr(), key(), &raw mut descriptor, &raw mut data) };
+        if known != 0 {
+            return Some(data.cast());
+        }
+        let waiting = Waiting::new().ok()?;
+        let descriptor = waiting.epoll.as_raw_fd();
+        let waiting = Box::into_raw(Box::new(waiting));
+        // SAFETY: as above; the data belongs to the cleanup from here on.
+        let taken = unsafe {
+            ASYNC_WAIT_CTX_set_wait_fd(self.0.as_ptr(), key(), descriptor, waiting.cast(), Some(freed))
         };
-        if self.watched == Some(descriptor) {
-            return true;
+        if taken == 0 {
+            // SAFETY: it came from `into_raw` above, and the wait context did not take it.
+            drop(unsafe { Box::from_raw(waiting) });
+            return None;
         }
-        self.forget(context, this);
-        // Only one of the two has the cleanup, which frees both.
-        let watched = context.watch(this.cast(), descriptor, this.cast(), Some(abandoned));
-        self.watched = watched.then_some(descriptor);
-        if let Some(timer) = self.timer.as_ref().filter(|_| watched) {
-            context.watch(timer_key(this), timer.as_raw_fd(), ptr::null_mut(), None);
-        }
-        watched
-    }
-
-    fn forget(&mut self, context: WaitContext, this: *mut Self) {
-        if self.watched.take().is_some() {
-            context.forget(this.cast());
-            if self.timer.is_some() {
-                context.forget(timer_key(this));
-            }
-        }
+        Some(waiting)
     }
 }
 
-/// The host frees the wait context of a job that it will not resume.
-unsafe extern "C" fn abandoned(
+/// The host frees a wait context, with or without a call that is under way.
+unsafe extern "C" fn freed(
     _context: *mut c_void,
     _key: *const c_void,
     _descriptor: c_int,
     data: *mut c_void,
 ) {
     crate::error::fence(|| {
-        // SAFETY: the data is the `Paused` of a job that never comes back to it, and this is called once.
-        drop(unsafe { Box::from_raw(data.cast::<Paused>()) });
+        // SAFETY: the data is what the wait context was given with this function, and it calls it once.
+        drop(unsafe { Box::from_raw(data.cast::<Waiting>()) });
         Ok(())
     });
 }
 
-/// A key beside that of the call: an address within the same object.
-fn timer_key(this: *mut Paused) -> *const c_void {
-    this.cast::<u8>().wrapping_add(1).cast::<c_void>().cast_const()
+/// What tells our descriptor from those of others in a wait context: an address of ours.
+fn key() -> *const c_void {
+    static KEY: u8 = 0;
+    (&raw const KEY).cast()
 }
 
-/// A descriptor that becomes readable at the deadline; none if the system has none left, and the daemon's own deadline
-/// must do.
+/// A descriptor that becomes readable at the deadline; none if the system has none left.
 fn timer(deadline: Instant) -> Option<OwnedFd> {
     let timer =
         timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK).ok()?;
@@ -161,6 +203,12 @@ unsafe extern "C" {
     fn ASYNC_get_current_job() -> *mut c_void;
     fn ASYNC_get_wait_ctx(job: *mut c_void) -> *mut c_void;
     fn ASYNC_pause_job() -> c_int;
+    fn ASYNC_WAIT_CTX_get_fd(
+        context: *mut c_void,
+        key: *const c_void,
+        descriptor: *mut c_int,
+        data: *mut *mut c_void,
+    ) -> c_int;
     fn ASYNC_WAIT_CTX_set_wait_fd(
         context: *mut c_void,
         key: *const c_void,
@@ -168,5 +216,4 @@ unsafe extern "C" {
         data: *mut c_void,
         cleanup: Option<Cleanup>,
     ) -> c_int;
-    fn ASYNC_WAIT_CTX_clear_fd(context: *mut c_void, key: *const c_void) -> c_int;
 }

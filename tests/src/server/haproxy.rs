@@ -39,6 +39,19 @@ impl Haproxy {
         Self::start_with(daemon, sites, files, "", &daemon.socket())
     }
 
+    /// As [`Haproxy::start`], with one thread, which goes on while a handshake waits for its signature.
+    pub fn start_asynchronous(daemon: &Daemon, sites: &[Site]) -> Self {
+        let page = Page::read("haproxy");
+        let block = page.block("ssl-mode-async").trim();
+        let global = block.strip_prefix("global\n").expect("a section global");
+        Self::start_with(daemon, sites, Files::Combined, &format!("nbthread 1\n{global}\n"), &daemon.socket())
+    }
+
+    /// The process ids of the workers.
+    pub fn workers(&self) -> Vec<u32> {
+        crate::tool::children(self.process.id())
+    }
+
     /// As [`Haproxy::start`], from within a directory in which the daemon has the socket that the page names.
     pub fn start_in_chroot(daemon: &Daemon, sites: &[Site], root: &Path) -> Self {
         let chroot = format!("chroot {}\n", root.display());

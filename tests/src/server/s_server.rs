@@ -1,8 +1,8 @@
 //! The server of the openssl program.
 
 use super::Site;
-use crate::Daemon;
 use crate::tool::Process;
+use crate::{Daemon, OpenSsl};
 
 /// `openssl s_server`, which answers every request with a page about the connection.
 #[derive(Debug)]
@@ -13,7 +13,13 @@ pub struct SServer {
 impl SServer {
     /// Starts it for one site, and waits until that is open.
     pub fn start(daemon: &Daemon, site: &Site) -> Self {
-        let mut command = daemon.openssl(&["s_server", "-www", "-quiet", "-num_tickets", "0"]);
+        Self::start_of(daemon, site, OpenSsl::System, &[])
+    }
+
+    /// As [`SServer::start`], of an OpenSSL, with more arguments.
+    pub fn start_of(daemon: &Daemon, site: &Site, openssl: OpenSsl, more: &[&str]) -> Self {
+        let mut command = daemon.openssl_of(openssl, &["s_server", "-www", "-quiet", "-num_tickets", "0"]);
+        command.args(more);
         command.arg("-accept").arg(site.address.to_string());
         command.arg("-cert").arg(&site.certificate).arg("-key").arg(&site.key);
         let process = Process::start(&mut command, &daemon.path("s_server.log"));

@@ -8,6 +8,8 @@
 //! overhead     what the daemon costs beside a bare GREP11 call
 //! capacity     remote units that are asked for more than they can do
 //! nginx        handshakes with keys at remote units, far away and near
+//! async        handshakes of one thread that waits for many signatures at a time
+//! loads        plain key files, loaded in a process that has the provider, too
 //!
 //! --quick      short rounds, which show that it works and little else
 //! ```
@@ -18,8 +20,10 @@
 // A benchmark that cannot set up its scene has nothing better to do than to stop.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod asynchronous;
 mod capacity;
 mod handshakes;
+mod loads;
 mod nginx;
 mod overhead;
 mod unit;
@@ -60,12 +64,14 @@ fn main() -> ExitCode {
 type Part = (&'static str, fn(bool));
 
 /// In the order in which they are measured.
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 7] = [
     ("handshakes", handshakes::run),
     ("unit", unit::run),
     ("overhead", overhead::run),
     ("capacity", capacity::run),
     ("nginx", nginx::run),
+    ("async", asynchronous::run),
+    ("loads", loads::run),
 ];
 
 /// EX_USAGE of sysexits.h.

@@ -36,7 +36,9 @@ pub(super) fn run(quick: bool) {
         let certificate = pki.certify(&daemon, &reference);
         for workers in [1, 4, 16] {
             let site = Site::new(certificate.clone(), reference.clone());
-            let seen = Seen::of(&daemon, &unit, &pki, &site, workers, time);
+            let nginx = Nginx::start_with(&daemon, std::slice::from_ref(&site), workers);
+            let load = Load::start(&Handshake::new(&pki, site.address), CLIENTS * workers);
+            let seen = Seen::of(&daemon, &unit, &nginx.workers(), load, time);
             println!(
                 "| {latency} | {:.1} ms | {workers} | {:.0}/s | {:.0} | {:.1} ms | {:.1} ms | {:.0} % |",
                 seen.call * 1e3,
@@ -50,33 +52,25 @@ pub(super) fn run(quick: bool) {
     }
 }
 
-/// What was measured of an nginx.
-struct Seen {
+/// What was measured of a server under load.
+pub(super) struct Seen {
     /// What a call of the unit took on average, in seconds.
-    call: f64,
+    pub(super) call: f64,
     /// Handshakes in a second.
-    rate: f64,
+    pub(super) rate: f64,
     /// What they took.
-    latencies: Vec<Duration>,
+    pub(super) latencies: Vec<Duration>,
     /// The share of the time of all processors that was spent on these handshakes, by clients, too.
-    busy: f64,
+    pub(super) busy: f64,
 }
 
 impl Seen {
-    fn of(
-        daemon: &Daemon,
-        unit: &UnitServer,
-        pki: &Pki,
-        site: &Site,
-        workers: usize,
-        time: Duration,
-    ) -> Self {
-        let nginx = Nginx::start_with(daemon, std::slice::from_ref(site), workers);
-        let load = Load::start(&Handshake::new(pki, site.address), CLIENTS * workers);
+    /// Looks for a while at a load on a server, of which these are the processes at work.
+    pub(super) fn of(daemon: &Daemon, unit: &UnitServer, server: &[u32], load: Load, time: Duration) -> Self {
         thread::sleep(LEAD);
-        let (before, begin) = (Counters::now(daemon, unit, &nginx), Instant::now());
+        let (before, begin) = (Counters::now(daemon, unit, server), Instant::now());
         thread::sleep(time);
-        let (after, end) = (Counters::now(daemon, unit, &nginx), Instant::now());
+        let (after, end) = (Counters::now(daemon, unit, server), Instant::now());
         let attempts = load.stop();
         if let Some(error) = attempts.iter().find_map(|attempt| attempt.result.as_ref().err()) {
             panic!("a handshake failed: {error}");
@@ -98,16 +92,16 @@ struct Counters {
     calls: f64,
     /// How long these took, in seconds.
     called: f64,
-    /// CPU time of the unit, the daemon, the workers of nginx, and the clients, in seconds.
+    /// CPU time of the unit, the daemon, the server, and the clients, in seconds.
     at_work: f64,
 }
 
 impl Counters {
-    fn now(daemon: &Daemon, unit: &UnitServer, nginx: &Nginx) -> Self {
+    fn now(daemon: &Daemon, unit: &UnitServer, server: &[u32]) -> Self {
         let metric =
             |name: &str, phase| daemon.metric(&format!("keyward_signature_seconds_{name}"), &[phase]);
         let [at_unit, network] = ["phase=\"unit\"", "phase=\"network\""];
-        let processes = nginx.workers().into_iter().chain([unit.id(), daemon.id(), std::process::id()]);
+        let processes = server.iter().copied().chain([unit.id(), daemon.id(), std::process::id()]);
         Self {
             calls: metric("count", at_unit),
             called: metric("sum", at_unit) + metric("sum", network),
