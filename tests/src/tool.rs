@@ -114,8 +114,13 @@ impl Drop for Process {
                 std::thread::sleep(Duration::from_millis(2));
             }
             if self.is_running() {
+                // Killed like this it cannot end its children.
+                let children = children(self.id());
                 self.signal(Signal::KILL);
                 let _ = self.child.wait();
+                for child in children.into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+                    let _ = kill_process(child, Signal::KILL);
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "bodies of tests")]
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use keyward_tests::client::{WISHES, curl, s_client};
 use keyward_tests::server::haproxy::Files;
@@ -61,7 +62,10 @@ fn asks_nothing_until_there_is_a_handshake(start: Start) {
     let server = start(&daemon, std::slice::from_ref(&site));
     server.reload();
     let handshake = Handshake::new(&pki, site.address);
+    let began = Instant::now();
     assert!(handshake.make().is_err(), "without the daemon");
+    // Milliseconds, if other tests leave a processor to it.
+    assert!(began.elapsed() < Duration::from_secs(1), "failed only after {:?}", began.elapsed());
     let page = server.page();
     wait_for(&format!("a line as on the page in {}", server.log()), || {
         page.find_in_log(&server.log()).map(drop)
