@@ -53,12 +53,12 @@ fn every_key_type_in_haproxy_and_s_server() {
     }
     let mut handshakes = sites.len() * WISHES.len();
     for openssl in OpenSsl::ALL {
-        for site in &sites {
+        // s_server sleeps for a second each time that it has to wait, so not for all of them.
+        for (site, wish) in [(&sites[0], WISHES[3]), (&sites[4], WISHES[0])] {
             let site = Site::new(site.certificate.clone(), site.key.clone());
             let _server = SServer::start_of(&daemon, &site, openssl, &["-async"]);
-            s_client(&pki, site.address, WISHES[3]);
-            s_client(&pki, site.address, WISHES[0]);
-            handshakes += 2;
+            s_client(&pki, site.address, wish);
+            handshakes += 1;
         }
     }
     assert_eq!(daemon.status()["requests"], handshakes, "one for each handshake");

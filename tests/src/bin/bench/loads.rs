@@ -15,6 +15,8 @@ pub(super) fn run(quick: bool) {
     println!("| OpenSSL | key | without | with | ratio | goal |");
     println!("|---|---|---|---|---|---|");
     let daemon = Daemon::prepare("");
+    let without = daemon.path("without.cnf");
+    fs::write(&without, WITHOUT).unwrap();
     for openssl in OpenSsl::ALL {
         for key_type in ["p256", "rsa2048"] {
             let plain = daemon.path(&format!("{key_type}.pem"));
@@ -22,7 +24,7 @@ pub(super) fn run(quick: bool) {
             let load = |with: bool| {
                 let mut host = Host::new(&daemon, openssl).mode("loads", &plain, &plain, 1000);
                 if !with {
-                    host.command.env("OPENSSL_CONF", "/dev/null");
+                    host.command.env("OPENSSL_CONF", &without);
                 }
                 host.run()["seconds"]
             };
@@ -42,3 +44,7 @@ pub(super) fn run(quick: bool) {
         }
     }
 }
+
+/// The same configuration as with the provider, but for that.
+const WITHOUT: &str =
+    "openssl_conf = init\n[init]\nproviders = list\n[list]\ndefault = one\n[one]\nactivate = 1\n";
