@@ -167,6 +167,20 @@ static int add_descriptors(struct pair pair, struct pollfd *polls) {
     return (int)count;
 }
 
+/* NUMBER handshakes, one after the other. */
+static int handshakes(void) {
+    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    for (int i = 0; i < number; i++) {
+        struct pair pair = make_pair(server, client, 0);
+        REQUIRE(go_on(pair) == DONE);
+        free_pair(pair);
+    }
+    SSL_CTX_free(server);
+    SSL_CTX_free(client);
+    printf("done=%d\n", number);
+    return 0;
+}
+
 /* NUMBER handshakes at once in one thread; tells the time they took and how many were paused at the same time. */
 static int async(void) {
     SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
@@ -496,6 +510,7 @@ static const struct {
     const char *name;
     int (*run)(void);
 } MODES[] = {
+    {"handshakes", handshakes},
     {"async", async},
     {"abandon", abandon},
     {"eager", eager},

@@ -1,0 +1,269 @@
+//! Every version of OpenSSL that the provider is for: servers, clients, and the openssl program in all its trades.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use keyward_tests::client::{WISHES, s_client};
+use keyward_tests::server::Site;
+use keyward_tests::tool::{fail, run, stderr, succeed};
+use keyward_tests::{Daemon, Host, KEY_TYPES, Nginx, OpenSsl, Pki, SServer};
+
+/// The reference of a key that is made for a use, and its certificate.
+fn pair(daemon: &Daemon, pki: &Pki, key_type: &str, usage: &str) -> (PathBuf, PathBuf) {
+    daemon.generate_for(key_type, key_type, usage);
+    let reference = daemon.reference(key_type);
+    (pki.certify(daemon, &reference), reference)
+}
+
+#[test]
+fn servers_of_each_version_serve_clients_of_each() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let mut handshakes = 0;
+    for key_type in KEY_TYPES {
+        let (certificate, reference) = pair(&daemon, &pki, key_type, "tls-server");
+        for openssl in OpenSsl::ALL {
+            let site = Site::new(certificate.clone(), reference.clone());
+            let _server = SServer::start_of(&daemon, &site, openssl, &[]);
+            for wish in WISHES {
+                s_client(&pki, site.address, wish);
+            }
+            for version in ["-tls1_2", "-tls1_3"] {
+                let mut client =
+                    OpenSsl::V3_5.program(&["s_client", "-brief", "-verify_return_error", version]);
+                client.args(["-servername", "localhost", "-connect", &site.address.to_string(), "-CAfile"]);
+                let output = run(client.arg(pki.ca()));
+                assert!(output.status.success(), "{key_type}, {version}: {}", stderr(&output));
+            }
+            handshakes += WISHES.len() + 2;
+        }
+    }
+    daemon.assert_one_request_each(handshakes);
+}
+
+/// Clients prove themselves with keys of the daemon to an nginx whose own key is a plain one.
+#[test]
+fn clients_of_each_version_have_certificates() {
+    let daemon = Daemon::start_with("[[grant]]\nuser = \"root\"\nkeys = [\"*\"]\nuses = [\"tls-client\"]\n");
+    let pki = Pki::new(daemon.directory());
+    let [certificate, key] = <[PathBuf; 2]>::from(pki.leaf("server"));
+    let site = Site { client_ca: Some(pki.ca()), ..Site::new(certificate, key) };
+    let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let mut handshakes = 0;
+    for key_type in KEY_TYPES {
+        let (certificate, reference) = pair(&daemon, &pki, key_type, "tls-client");
+        for openssl in OpenSsl::ALL {
+            for version in ["-tls1_2", "-tls1_3"] {
+                let mut client =
+                    daemon.openssl_of(openssl, &["s_client", "-quiet", "-verify_return_error", version]);
+                client.args(["-servername", "localhost", "-connect", &site.address.to_string(), "-cert"]);
+                client.arg(&certificate).arg("-key").arg(&reference).arg("-CAfile").arg(pki.ca());
+                let asks = daemon.path("asks");
+                fs::write(&asks, "GET / HTTP/1.0\r\n\r\n").unwrap();
+                let output = client.stdin(fs::File::open(&asks).unwrap()).output().unwrap();
+                let text = String::from_utf8_lossy(&output.stdout);
+                assert!(text.contains("served"), "{key_type}, {openssl:?}, {version}: {}", stderr(&output));
+                handshakes += 1;
+            }
+        }
+    }
+    daemon.assert_one_request_each(handshakes);
+}
+
+/// What the program does with a key that may do anything, and what another version makes of it.
+#[test]
+fn the_program_signs_with_a_key_for_anything() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let message = daemon.path("message");
+    fs::write(&message, "text\n").unwrap();
+    let digest = daemon.path("digest");
+    succeed(OpenSsl::System.program(&["dgst", "-sha256", "-binary", "-out"]).arg(&digest).arg(&message));
+    for key_type in KEY_TYPES {
+        let (certificate, reference) = pair(&daemon, &pki, key_type, "any");
+        let public = daemon.path("public.pem");
+        succeed(daemon.openssl(&["pkey", "-pubout", "-in"]).arg(&reference).arg("-out").arg(&public));
+        for openssl in OpenSsl::ALL {
+            let signature = daemon.path("signature");
+            let shown =
+                succeed(daemon.openssl_of(openssl, &["pkey", "-text_pub", "-noout", "-in"]).arg(&reference));
+            let plain =
+                succeed(openssl.program(&["pkey", "-pubin", "-text_pub", "-noout", "-in"]).arg(&public));
+            assert_eq!(shown, plain, "{key_type}, {openssl:?}");
+
+            sign_and_verify(&daemon, openssl, key_type, [&reference, &public, &message, &digest, &signature]);
+
+            // A certificate that the key signs for itself, and a message in CMS.
+            let own = daemon.path("own.crt");
+            let mut req = daemon.openssl_of(openssl, &["req", "-x509", "-new", "-subj", "/CN=own", "-key"]);
+            succeed(req.arg(&reference).arg("-out").arg(&own));
+            for other in OpenSsl::ALL {
+                succeed(other.program(&["verify", "-CAfile"]).arg(&own).arg(&own));
+            }
+            // Neither does OpenSSL's own provider sign CMS with Ed25519: libcrypto names a digest, which that has no use for.
+            if key_type == "ed25519" {
+                continue;
+            }
+            let signed = daemon.path("signed.cms");
+            let mut cms = daemon.openssl_of(
+                openssl,
+                &["cms", "-sign", "-md", "sha512", "-outform", "DER", "-nodetach", "-signer"],
+            );
+            succeed(
+                cms.arg(&certificate)
+                    .arg("-inkey")
+                    .arg(&reference)
+                    .arg("-in")
+                    .arg(&message)
+                    .arg("-out")
+                    .arg(&signed),
+            );
+            for other in OpenSsl::ALL {
+                let mut verify =
+                    other.program(&["cms", "-verify", "-inform", "DER", "-purpose", "any", "-CAfile"]);
+                let text = succeed(verify.arg(pki.ca()).arg("-in").arg(&signed));
+                assert_eq!(text.trim_end(), "text", "{key_type}, {openssl:?}, {other:?}");
+            }
+        }
+    }
+}
+
+/// `dgst` and `pkeyutl`, over the message and over its digest.
+fn sign_and_verify(daemon: &Daemon, openssl: OpenSsl, key_type: &str, files: [&Path; 5]) {
+    let [reference, public, message, digest, signature] = files;
+    let whole = |sign: bool| -> Command {
+        let words: &[&str] =
+            if sign { &["pkeyutl", "-sign", "-rawin"] } else { &["pkeyutl", "-verify", "-rawin", "-pubin"] };
+        let mut command = if sign { daemon.openssl_of(openssl, words) } else { openssl.program(words) };
+        command.arg("-inkey").arg(if sign { reference } else { public }).arg("-in").arg(message);
+        if key_type != "ed25519" {
+            command.args(["-digest", "sha256"]);
+        }
+        command.arg(if sign { "-out" } else { "-sigfile" }).arg(signature);
+        command
+    };
+    succeed(&mut whole(true));
+    succeed(&mut whole(false));
+    if key_type == "ed25519" {
+        return;
+    }
+    let over_digest = |words: &[&str]| {
+        let mut command = daemon.openssl_of(openssl, &["pkeyutl", "-sign", "-inkey"]);
+        command.arg(reference).arg("-in").arg(digest).arg("-out").arg(signature);
+        succeed(command.args(["-pkeyopt", "digest:sha256"]).args(words));
+        let mut command = openssl.program(&["pkeyutl", "-verify", "-pubin", "-inkey"]);
+        command.arg(public).arg("-in").arg(digest).arg("-sigfile").arg(signature);
+        succeed(command.args(["-pkeyopt", "digest:sha256"]).args(words));
+    };
+    over_digest(&[]);
+    if key_type.starts_with("rsa") {
+        over_digest(&["-pkeyopt", "rsa_padding_mode:pss", "-pkeyopt", "rsa_pss_saltlen:digest"]);
+    }
+    for hash in ["-sha256", "-sha384", "-sha512"] {
+        let mut sign = daemon.openssl_of(openssl, &["dgst", hash, "-sign"]);
+        succeed(sign.arg(reference).arg("-out").arg(signature).arg(message));
+        let mut verify = openssl.program(&["dgst", hash, "-verify"]);
+        succeed(verify.arg(public).arg("-signature").arg(signature).arg(message));
+    }
+}
+
+/// All of it is refused with a key of a server, and each says so.
+#[test]
+fn the_program_is_refused_with_a_key_of_a_server() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let message = daemon.path("message");
+    fs::write(&message, "text\n").unwrap();
+    for key_type in ["p256", "rsa2048", "ed25519"] {
+        let (certificate, reference) = pair(&daemon, &pki, key_type, "tls-server");
+        let told = format!("keyward: key \"{key_type}\" refused: the uses of the key do not include");
+        for openssl in OpenSsl::ALL {
+            let of = |words: &[&str]| daemon.openssl_of(openssl, words);
+            let mut cms = of(&["cms", "-sign", "-signer"]);
+            cms.arg(&certificate).arg("-inkey").arg(&reference).arg("-in").arg(&message);
+            let mut raw = of(&["pkeyutl", "-sign", "-rawin", "-inkey"]);
+            raw.arg(&reference).arg("-in").arg(&message).arg("-out").arg(daemon.path("signature"));
+            let mut request = of(&["req", "-new", "-subj", "/CN=own", "-key"]);
+            request.arg(&reference);
+            let mut certificate = of(&["req", "-x509", "-new", "-subj", "/CN=own", "-key"]);
+            certificate.arg(&reference);
+            let commands = [cms, raw, request, certificate];
+            // See above.
+            for mut command in commands.into_iter().skip(usize::from(key_type == "ed25519")) {
+                let (_, text) = fail(&mut command);
+                assert!(text.contains(&told), "{command:?}: {text}");
+            }
+        }
+    }
+    assert_eq!(daemon.logged(&["outcome=done", "signature"]), 0);
+}
+
+/// How often libssl calls the provider for a handshake is what its cost rests on.
+#[test]
+fn a_handshake_is_two_inits_a_size_and_a_signature() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    for key_type in ["p256", "rsa2048", "ed25519"] {
+        let (certificate, reference) = pair(&daemon, &pki, key_type, "tls-server");
+        for openssl in OpenSsl::ALL {
+            let counts = [1, 3].map(|handshakes| {
+                let host =
+                    Host::new(&daemon, openssl).mode("handshakes", &certificate, &reference, handshakes);
+                let before = daemon.status()["requests"].as_u64().unwrap();
+                let calls = calls(&daemon, &host.command);
+                (calls, daemon.status()["requests"].as_u64().unwrap() - before)
+            });
+            let [(one, asked_once), (three, asked_thrice)] = counts;
+            let each = |name: &str| {
+                (three.iter().filter(|call| call.0 == name).map(|call| call.1).sum::<u64>()
+                    - one.iter().filter(|call| call.0 == name).map(|call| call.1).sum::<u64>())
+                    / 2
+            };
+            let names = [
+                "digest_sign_init",
+                "digest_sign",
+                "sign_init",
+                "sign",
+                "digest_sign_update",
+                "digest_sign_final",
+            ];
+            assert_eq!(names.map(each), [2, 2, 0, 0, 0, 0], "{key_type}, {openssl:?}: {three:?}");
+            assert_eq!((asked_once, asked_thrice), (1, 3), "{key_type}, {openssl:?}");
+        }
+    }
+}
+
+/// How often each entry point of signatures was called while a program ran, as callgrind counts it.
+fn calls(daemon: &Daemon, command: &Command) -> Vec<(String, u64)> {
+    let file = daemon.path("calls");
+    let mut counted = Command::new("valgrind");
+    counted.args(["--tool=callgrind", "--quiet"]).arg(format!("--callgrind-out-file={}", file.display()));
+    counted.arg(command.get_program()).args(command.get_args());
+    counted.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    succeed(&mut counted);
+    // Names stand once beside their number (Callgrind Format Specification): fn=(7) name, and from then on fn=(7).
+    let text = fs::read_to_string(&file).unwrap();
+    let mut names = std::collections::HashMap::new();
+    let (mut called, mut counts) = (String::new(), Vec::new());
+    for line in text.lines() {
+        let function = ["fn=", "cfn="].iter().find_map(|key| Some((*key, line.strip_prefix(key)?)));
+        if let Some((key, function)) = function {
+            let (number, name) = function.split_once(' ').unwrap_or((function, ""));
+            if !name.is_empty() {
+                names.insert(number.to_owned(), name.to_owned());
+            }
+            if key == "cfn=" {
+                called = names.get(number).cloned().unwrap_or_default();
+            }
+        } else if let Some(count) = line.strip_prefix("calls=")
+            && let Some((_, entry)) = called.split_once("keyward_openssl::signature::")
+        {
+            let count = count.split_whitespace().next().unwrap().parse().unwrap();
+            counts.push((entry.to_owned(), count));
+        }
+    }
+    counts
+}
