@@ -1,8 +1,10 @@
 //! `keyward doctor`: finds the usual misconfigurations and says how to mend each.
 
+mod conf;
 mod daemon;
 mod openssl;
 mod reach;
+mod settings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ use super::output::{print, print_json};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::exit;
 use crate::sockets::PEERS;
+use conf::Conf;
+use reach::Person;
 
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
@@ -26,7 +30,7 @@ pub(super) struct Doctor {
     /// Check whether the system's OpenSSL can load this provider [default: the installed one, if there is one]
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
-    /// Check that this openssl.cnf activates the providers, and in the right order
+    /// Check that this openssl.cnf activates the providers, and leaves everything but its keys to default
     #[arg(long, value_name = "FILE")]
     openssl_conf: Option<PathBuf>,
     /// Check that the daemon has the key of this reference
@@ -48,9 +52,14 @@ impl Doctor {
         let admin = AdminClient::new(&runtime_dir)?;
         let mut findings = daemon::check(&admin);
         findings.push(peers_socket(&socket));
-        if let Some(user) = &self.user {
-            findings.push(reach::check(user, &socket));
-        }
+        let person = match self.user.as_deref().map(Person::of_name).transpose() {
+            Ok(person) => person,
+            Err(finding) => {
+                findings.push(finding);
+                None
+            }
+        };
+        findings.extend(person.as_ref().map(|person| reach::check(person, &socket)));
         match &self.module {
             Some(module) => findings.push(openssl::module(module)),
             None if Path::new(openssl::INSTALLED).exists() => {
@@ -58,8 +67,10 @@ impl Doctor {
             }
             None => {}
         }
-        if let Some(conf) = &self.openssl_conf {
-            findings.push(openssl::conf(conf));
+        match self.openssl_conf.as_deref().map(Conf::open) {
+            Some(Ok(conf)) => findings.extend(conf.findings(person.as_ref())),
+            Some(Err(finding)) => findings.push(finding),
+            None => {}
         }
         if let Some(path) = &self.reference {
             match read_reference(path) {
