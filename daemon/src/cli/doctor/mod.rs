@@ -2,6 +2,7 @@
 
 mod conf;
 mod daemon;
+mod environment;
 mod openssl;
 mod reach;
 mod settings;
@@ -33,6 +34,12 @@ pub(super) struct Doctor {
     /// Check that this openssl.cnf activates the providers, and leaves everything but its keys to default
     #[arg(long, value_name = "FILE")]
     openssl_conf: Option<PathBuf>,
+    /// Check that this nginx.conf passes OPENSSL_CONF on
+    #[arg(long, value_name = "FILE")]
+    nginx_conf: Option<PathBuf>,
+    /// Check that this process has OPENSSL_CONF, and has loaded the provider
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
     /// Check that the daemon has the key of this reference
     #[arg(long, value_name = "FILE")]
     reference: Option<PathBuf>,
@@ -72,6 +79,9 @@ impl Doctor {
             Some(Err(finding)) => findings.push(finding),
             None => {}
         }
+        let conf = self.openssl_conf.as_deref();
+        findings.extend(self.nginx_conf.as_ref().map(|file| environment::nginx(file, conf)));
+        findings.extend(self.pid.map(|pid| environment::process(pid, conf)));
         if let Some(path) = &self.reference {
             match read_reference(path) {
                 Ok(reference) => {
