@@ -17,7 +17,8 @@ use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use crate::api::{
-    Adopted, Change, Finished, KeyView, MAX_PAGE, NewKey, Page, Refusal, Rewrapped, StatusView, UnitView,
+    Adopted, Change, Finished, KeyView, MAX_PAGE, NewKey, Page, Refusal, RequestSignature, Rewrapped,
+    StatusView, UnitView,
 };
 use crate::sockets::ADMIN;
 
@@ -79,6 +80,16 @@ impl AdminClient {
 
     pub(crate) fn show(&self, label: &str) -> Result<KeyView, AdminClientError> {
         self.call(Method::GET, &key_path(label), Bytes::new())
+    }
+
+    /// Has a CertificationRequestInfo signed by a version of a key.
+    pub(crate) fn sign_request(
+        &self,
+        label: &str,
+        version: u32,
+        info: Vec<u8>,
+    ) -> Result<RequestSignature, AdminClientError> {
+        self.call(Method::POST, &format!("{}/csr?version={version}", key_path(label)), info.into())
     }
 
     pub(crate) fn change(&self, label: &str, change: &Change) -> Result<KeyView, AdminClientError> {

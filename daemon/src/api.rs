@@ -112,6 +112,17 @@ impl VersionView {
     }
 }
 
+/// A certificate request is signed.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct RequestSignature {
+    /// The version of the key that signed.
+    pub(crate) version: u32,
+    /// The name of the scheme, as in RFC 8446, 4.2.3.
+    pub(crate) scheme: String,
+    /// In base64.
+    pub(crate) signature: String,
+}
+
 /// A page of the list of keys.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Page {

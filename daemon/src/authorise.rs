@@ -112,7 +112,7 @@ impl Who {
 }
 
 /// `any` stands for every kind of signature. Decryption is another thing, and always named by itself.
-fn includes(uses: &[Use], needed: Use) -> bool {
+pub(crate) fn includes(uses: &[Use], needed: Use) -> bool {
     uses.contains(&needed) || (uses.contains(&Use::Any) && needed != Use::RsaKeyExchange)
 }
 

@@ -276,7 +276,7 @@ async fn add(
     Ok(KeyView::of(&key, &admin.daemon.backends))
 }
 
-fn label(text: &str) -> Result<Label, AdminError> {
+pub(super) fn label(text: &str) -> Result<Label, AdminError> {
     text.parse().map_err(|error| AdminError::Invalid(format!("{text:?} is {error}")))
 }
 

@@ -13,12 +13,14 @@
 //! | `POST /v1/keys` | generate a key: `{"label", "type", "uses", "backend"}` |
 //! | `POST /v1/keys/LABEL/import?use=U&use=U&backend=NAME` | import a key; the body is the key file |
 //! | `POST /v1/keys/LABEL/adopt` | adopt a blob: `{"blob", "public_key", "uses", "backend"}`, in base64 |
+//! | `POST /v1/keys/LABEL/csr?version=N` | sign a certificate request; the body is its CertificationRequestInfo in DER |
 //! | `GET /v1/keys/LABEL` | one key |
 //! | `PATCH /v1/keys/LABEL` | change a key: `{"state"}`, `{"uses"}` |
 //! | `DELETE /v1/keys/LABEL` | delete a key |
 //!
 //! Errors are `{"error": "..."}`.
 
+mod csr;
 mod keys;
 mod units;
 
@@ -72,6 +74,7 @@ pub(crate) async fn serve(
         .route("/v1/keys", get(keys::list).post(keys::generate))
         .route("/v1/keys/{label}/import", post(keys::import))
         .route("/v1/keys/{label}/adopt", post(keys::adopt))
+        .route("/v1/keys/{label}/csr", post(csr::sign))
         .route("/v1/keys/{label}", get(keys::show).patch(keys::change).delete(keys::delete))
         .fallback(async || AdminError::NoRoute)
         .method_not_allowed_fallback(async || AdminError::NoRoute)
@@ -159,6 +162,10 @@ enum AdminError {
     LeftBehind(String),
     #[error("there is no such thing here")]
     NoRoute,
+    #[error("{0}")]
+    NoVersion(String),
+    #[error("{0}")]
+    NotAllowed(String),
     #[error("only root and the user that the daemon runs as may do this")]
     NotAnAdministrator,
     #[error(transparent)]
@@ -175,8 +182,8 @@ impl IntoResponse for AdminError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::LeftBehind(_) => StatusCode::CONFLICT,
             Self::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NotAnAdministrator => StatusCode::FORBIDDEN,
+            Self::NoRoute | Self::NoVersion(_) => StatusCode::NOT_FOUND,
+            Self::NotAllowed(_) | Self::NotAnAdministrator => StatusCode::FORBIDDEN,
             Self::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,
             Self::Store(StoreError::Exists(_) | StoreError::Changed(_)) => StatusCode::CONFLICT,
             Self::Store(StoreError::Io(..)) => StatusCode::INSUFFICIENT_STORAGE,

@@ -4,6 +4,7 @@
 //! with the name of the program, and a status of sysexits(3).
 
 mod bench;
+mod csr;
 mod doctor;
 mod failure;
 mod key;
@@ -75,6 +76,8 @@ enum Command {
     /// Make, import, show and change keys.
     #[command(subcommand)]
     Key(key::Command),
+    /// Make a certificate request, signed by the key where it is.
+    Csr(csr::Csr),
     /// Run crypto units.
     #[command(subcommand)]
     Unit(unit::Command),
@@ -89,6 +92,7 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(),
             Self::Key(command) => command.run(),
+            Self::Csr(csr) => csr.run(),
             Self::Unit(command) => command.run(),
             Self::Doctor(doctor) => doctor.run(),
             Self::Bench(bench) => bench.run(),

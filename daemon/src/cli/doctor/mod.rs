@@ -1,22 +1,27 @@
 //! `keyward doctor`: finds the usual misconfigurations and says how to mend each.
 
+mod conf;
+mod daemon;
+mod environment;
 mod openssl;
 mod reach;
+mod settings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use keyward_client::{Address, Client, Error};
-use keyward_proto::{Outcome, Reference};
+use keyward_proto::Reference;
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::output::{print, print_json};
 use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::{StatusView, UnitView};
 use crate::exit;
 use crate::sockets::PEERS;
+use conf::Conf;
+use reach::Person;
 
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
@@ -26,9 +31,15 @@ pub(super) struct Doctor {
     /// Check whether the system's OpenSSL can load this provider [default: the installed one, if there is one]
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
-    /// Check that this openssl.cnf activates the providers, and in the right order
+    /// Check that this openssl.cnf activates the providers, and leaves everything but its keys to default
     #[arg(long, value_name = "FILE")]
     openssl_conf: Option<PathBuf>,
+    /// Check that this nginx.conf passes OPENSSL_CONF on
+    #[arg(long, value_name = "FILE")]
+    nginx_conf: Option<PathBuf>,
+    /// Check that this process has OPENSSL_CONF, and has loaded the provider
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
     /// Check that the daemon has the key of this reference
     #[arg(long, value_name = "FILE")]
     reference: Option<PathBuf>,
@@ -46,11 +57,16 @@ impl Doctor {
         })?;
         let socket = runtime_dir.join(PEERS);
         let admin = AdminClient::new(&runtime_dir)?;
-        let mut findings = daemon(&admin);
+        let mut findings = daemon::check(&admin);
         findings.push(peers_socket(&socket));
-        if let Some(user) = &self.user {
-            findings.push(reach::check(user, &socket));
-        }
+        let person = match self.user.as_deref().map(Person::of_name).transpose() {
+            Ok(person) => person,
+            Err(finding) => {
+                findings.push(finding);
+                None
+            }
+        };
+        findings.extend(person.as_ref().map(|person| reach::check(person, &socket)));
         match &self.module {
             Some(module) => findings.push(openssl::module(module)),
             None if Path::new(openssl::INSTALLED).exists() => {
@@ -58,9 +74,14 @@ impl Doctor {
             }
             None => {}
         }
-        if let Some(conf) = &self.openssl_conf {
-            findings.push(openssl::conf(conf));
+        match self.openssl_conf.as_deref().map(Conf::open) {
+            Some(Ok(conf)) => findings.extend(conf.findings(person.as_ref())),
+            Some(Err(finding)) => findings.push(finding),
+            None => {}
         }
+        let conf = self.openssl_conf.as_deref();
+        findings.extend(self.nginx_conf.as_ref().map(|file| environment::nginx(file, conf)));
+        findings.extend(self.pid.map(|pid| environment::process(pid, conf)));
         if let Some(path) = &self.reference {
             match read_reference(path) {
                 Ok(reference) => {
@@ -126,111 +147,6 @@ impl Finding {
         let mend = self.mend.as_ref().map(|mend| format!("      mend: {mend}\n")).unwrap_or_default();
         format!("{verdict}  {}: {}\n{mend}", self.check, self.detail)
     }
-}
-
-fn daemon(admin: &AdminClient) -> Vec<Finding> {
-    const CHECK: &str = "daemon";
-    let status = match admin.status() {
-        Ok(status) => status,
-        Err(AdminClientError::Unreachable { reason, .. })
-            if reason.kind() == std::io::ErrorKind::PermissionDenied =>
-        {
-            return vec![Finding::warn(
-                CHECK,
-                "this user may not ask the administrators' socket",
-                "run keyward doctor as root or as the user of the daemon for all checks",
-            )];
-        }
-        Err(error) => {
-            return vec![Finding::fail(
-                CHECK,
-                error.to_string(),
-                "start it (systemctl start keyward), or name its directory with --runtime-dir",
-            )];
-        }
-    };
-    let mut findings = vec![Finding::ok(
-        CHECK,
-        format!(
-            "version {}, pid {}, keys: {}, backends: {}",
-            status.version,
-            status.pid,
-            status.keys,
-            status
-                .backends
-                .iter()
-                .map(|one| format!("{} ({})", one.name, one.unit))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
-    )];
-    findings.extend(units(admin));
-    if status.dev {
-        findings.push(Finding::warn(
-            "mode",
-            "the daemon runs with --dev: its master key lies beside the keys",
-            "start it without --dev on a new state directory before it serves anyone",
-        ));
-    }
-    findings.extend(refusals(&status));
-    findings
-}
-
-/// The units that are elsewhere.
-fn units(admin: &AdminClient) -> Vec<Finding> {
-    const CHECK: &str = "unit";
-    let units = match admin.units() {
-        Ok(units) => units,
-        Err(error) => return vec![Finding::fail(CHECK, error.to_string(), "see the log of the daemon")],
-    };
-    let finding = |unit: UnitView| {
-        let name = format!("{} of backend {}", unit.address, unit.backend);
-        match (unit.health.as_str(), unit.problem) {
-            ("down", problem) => Finding::fail(
-                CHECK,
-                format!("{name} is out of order: {}", problem.unwrap_or_default()),
-                "look after the unit, the way there, and its section in keyward.toml",
-            ),
-            (_, Some(problem)) => {
-                Finding::warn(CHECK, format!("{name}: {problem}"), "see the log of the daemon")
-            }
-            _ if unit.other_master_key => Finding::fail(
-                CHECK,
-                format!(
-                    "{name} has another master key than its backend's keys, so it signs for none of them"
-                ),
-                "give it the master key of the others, or see keyward key rewrap if that is being changed",
-            ),
-            _ if unit.next_master_key => {
-                let detail = format!("{name} is {}, with the master key that is to come", unit.health);
-                Finding::ok(CHECK, detail)
-            }
-            _ => Finding::ok(CHECK, format!("{name} is {}", unit.health)),
-        }
-    };
-    units.into_iter().filter(|unit| unit.breaker.is_some()).map(finding).collect()
-}
-
-/// What the daemon refused since it started, if that hints at a mistake.
-fn refusals(status: &StatusView) -> Vec<Finding> {
-    let hints = [
-        (Outcome::NoGrant, "add a [[grant]] for the user of the server to keyward.toml and reload"),
-        (Outcome::UseRefused, "look at the uses of the key: keyward key show LABEL"),
-        (Outcome::UseNotGranted, "look at the uses of the grant in keyward.toml"),
-        (Outcome::UnknownKey, "compare the labels in the references with: keyward key list"),
-        (Outcome::OtherMasterKey, "give the unit the master key that the log of the daemon names"),
-        (Outcome::Overloaded, "see keyward unit list; more units, or fewer handshakes, are needed"),
-        (Outcome::UnitUnavailable, "see keyward unit list, and the log of the daemon"),
-        (Outcome::BlobDamaged, "restore the key store from a backup"),
-        (Outcome::Internal, "see the log of the daemon"),
-    ];
-    let finding = |(outcome, mend): (Outcome, &str)| {
-        let count = status.outcomes.get(outcome.name())?;
-        let detail = format!("{count} since the start ended with {}", outcome.name());
-        // They may be over by now, so this is no failure.
-        Some(Finding::warn("signatures", detail, mend))
-    };
-    hints.into_iter().filter_map(finding).collect()
 }
 
 fn peers_socket(socket: &Path) -> Finding {

@@ -1,9 +1,8 @@
-//! What the system's OpenSSL makes of the provider, its configuration, and a certificate.
+//! What the system's OpenSSL makes of the provider, a configuration, and a certificate.
 
-use std::collections::HashMap;
-use std::fs;
+use std::env;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use base64::Engine;
@@ -26,68 +25,15 @@ pub(super) fn module(module: &Path) -> Finding {
          [first]\nactivate = 1\n[second]\nmodule = {path}\nactivate = 1\n"
     );
     match list_providers(Path::new("/dev/stdin"), &conf) {
-        Ok(output) if is_active(&output, "keyward") => Finding::ok(CHECK, format!("OpenSSL loads {path}")),
+        Ok(output) if active(&output, "keyward").is_some() => {
+            Finding::ok(CHECK, format!("OpenSSL loads {path}"))
+        }
         Ok(output) => Finding::fail(
             CHECK,
             format!("OpenSSL does not load {path}: {}", first_error(&output).unwrap_or_default()),
             "install the provider that was built for this OpenSSL; see: openssl version",
         ),
-        Err(error) => no_openssl(CHECK, &error),
-    }
-}
-
-/// Looks whether a configuration activates default and keyward, in this order.
-pub(super) fn conf(conf: &Path) -> Finding {
-    const CHECK: &str = "openssl.cnf";
-    let path = conf.display();
-    let fail = |detail: String, mend: &str| Finding::fail(CHECK, detail, mend);
-    let text = match fs::read_to_string(conf) {
-        Ok(text) => text,
-        Err(error) => {
-            return fail(format!("cannot read {path}: {error}"), "start from the one that keyward ships");
-        }
-    };
-    let settings = Settings::read(&text);
-    let order = settings.providers();
-    if order.iter().any(|(_, section)| *section == DEFAULT_SECTION) {
-        let mend = "give the section of the provider another name, for example [default_provider]";
-        return fail(
-            format!("the section [default] of {path} is also that of the settings at the top"),
-            mend,
-        );
-    }
-    let listed = match list_providers(conf, "") {
-        Ok(output) => output,
-        Err(error) => return no_openssl(CHECK, &error),
-    };
-    for (provider, mend) in [
-        ("default", "list it in the section of providers, and give it a section with activate = 1"),
-        ("keyward", "list it behind default, and give it a section with activate = 1 and module = its file"),
-    ] {
-        if !is_active(&listed, provider) {
-            let reason = match order.iter().any(|(name, _)| *name == provider) {
-                true => {
-                    first_error(&listed).unwrap_or("to see why, put config_diagnostics = 1 at its top".into())
-                }
-                false => "it does not list it".into(),
-            };
-            return fail(format!("{path} does not activate the provider {provider}: {reason}"), mend);
-        }
-    }
-    let place = |provider| order.iter().position(|(name, _)| *name == provider);
-    match (place("default"), place("keyward")) {
-        (Some(default), Some(keyward)) if default < keyward => {
-            Finding::ok(CHECK, format!("{path} activates default, then keyward"))
-        }
-        (Some(_), Some(_)) => fail(
-            format!("{path} lists keyward before default"),
-            "list default first: OpenSSL asks providers in this order",
-        ),
-        _ => Finding::warn(
-            CHECK,
-            format!("both providers are active, their order in {path} could not be told"),
-            "see that default is listed before keyward in the files that it includes",
-        ),
+        Err(error) => missing(CHECK, &error),
     }
 }
 
@@ -98,7 +44,7 @@ pub(super) fn certificate(cert: &Path, reference: &Reference) -> Finding {
     let printed = match run(Command::new("openssl").args(["x509", "-noout", "-pubkey", "-in"]).arg(cert), "")
     {
         Ok(output) => output,
-        Err(error) => return no_openssl(CHECK, &error),
+        Err(error) => return missing(CHECK, &error),
     };
     let pem = String::from_utf8_lossy(&printed.stdout);
     let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
@@ -120,57 +66,52 @@ pub(super) fn certificate(cert: &Path, reference: &Reference) -> Finding {
     }
 }
 
-/// The settings of an OpenSSL configuration (config(5)), without those of files that it includes.
-struct Settings<'a>(HashMap<&'a str, Vec<(&'a str, &'a str)>>);
-
-impl<'a> Settings<'a> {
-    fn read(text: &'a str) -> Self {
-        let mut sections: HashMap<_, Vec<_>> = HashMap::new();
-        let mut section = DEFAULT_SECTION;
-        for line in text.lines() {
-            let line = line.split('#').next().unwrap_or_default().trim();
-            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-                section = name.trim();
-            } else if let Some((name, value)) = line.split_once('=') {
-                sections.entry(section).or_default().push((name.trim(), value.trim()));
-            }
-        }
-        Self(sections)
-    }
-
-    /// Names and sections of the providers that are listed, in their order; empty if they stand elsewhere.
-    fn providers(&self) -> &[(&'a str, &'a str)] {
-        let init = self.value(DEFAULT_SECTION, "openssl_conf");
-        let list = init.and_then(|init| self.value(init, "providers"));
-        list.and_then(|list| self.0.get(list)).map_or(&[], Vec::as_slice)
-    }
-
-    /// Where a name is given twice, the last one counts.
-    fn value(&self, section: &str, name: &str) -> Option<&'a str> {
-        self.0.get(section)?.iter().rev().find(|(found, _)| *found == name).map(|(_, value)| *value)
+/// Where OpenSSL looks for modules that are named without a directory.
+pub(super) fn modules() -> Option<PathBuf> {
+    match env::var_os("OPENSSL_MODULES") {
+        Some(directory) => Some(directory.into()),
+        None => version("-m"),
     }
 }
 
-fn list_providers(conf: &Path, input: &str) -> io::Result<Output> {
+/// Where the openssl.cnf of the system is.
+pub(super) fn directory() -> Option<PathBuf> {
+    version("-d")
+}
+
+/// A directory that OpenSSL was built with, which it prints in quotes.
+fn version(option: &str) -> Option<PathBuf> {
+    let output = run(Command::new("openssl").args(["version", option]), "").ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    text.split('"').nth(1).map(PathBuf::from)
+}
+
+/// What `openssl list -providers` says with a configuration.
+///
+/// # Errors
+/// If there is no openssl program.
+pub(super) fn list_providers(conf: &Path, input: &str) -> io::Result<Output> {
     run(Command::new("openssl").args(["list", "-providers"]).env("OPENSSL_CONF", conf), input)
 }
 
-/// Whether `openssl list -providers` shows a provider as active.
-fn is_active(output: &Output, provider: &str) -> bool {
+/// What a provider calls itself that `openssl list -providers` shows as active.
+pub(super) fn active(output: &Output, provider: &str) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stdout);
-    let lines = text.lines().map(str::trim).skip_while(|line| *line != provider).skip(1);
+    let mut lines = text.lines().map(str::trim).skip_while(|line| *line != provider).skip(1);
     // Name, version and status follow.
-    lines.take(3).any(|line| line == "status: active")
+    let product = lines.next()?.strip_prefix("name: ")?.to_owned();
+    lines.take(2).any(|line| line == "status: active").then_some(product)
 }
 
 /// The line in which OpenSSL says what went wrong.
-fn first_error(output: &Output) -> Option<String> {
+pub(super) fn first_error(output: &Output) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().find(|line| line.contains(":error:")).or(text.lines().next());
     line.map(|line| line.trim().into())
 }
 
-fn no_openssl(check: &'static str, error: &io::Error) -> Finding {
+/// That there is no openssl program.
+pub(super) fn missing(check: &'static str, error: &io::Error) -> Finding {
     Finding::fail(check, format!("cannot run the openssl program: {error}"), "install openssl")
 }
 
@@ -184,9 +125,6 @@ fn run(command: &mut Command, input: &str) -> io::Result<Output> {
     child.wait_with_output()
 }
 
-/// What stands before the first section belongs to a section of this name.
-const DEFAULT_SECTION: &str = "default";
-
 /// Where packages put the provider on Debian.
 #[cfg(target_arch = "x86_64")]
 pub(super) const INSTALLED: &str = "/usr/lib/x86_64-linux-gnu/ossl-modules/keyward.so";
@@ -197,36 +135,6 @@ pub(super) const INSTALLED: &str = "/usr/lib/aarch64-linux-gnu/ossl-modules/keyw
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check(text: &str) -> Finding {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("openssl.cnf");
-        fs::write(&path, text).unwrap();
-        conf(&path)
-    }
-
-    #[test]
-    fn order_of_providers() {
-        let settings = Settings::read(
-            "openssl_conf = init # comment\n[ init ]\nproviders=p\n[p]\ndefault = d\nkeyward = k\n[d]\nactivate = 1\n",
-        );
-        assert_eq!(settings.providers(), [("default", "d"), ("keyward", "k")]);
-        assert!(Settings::read("[p]\ndefault = d\n").providers().is_empty());
-        assert!(Settings::read(".include /etc/ssl/other.cnf").providers().is_empty());
-    }
-
-    #[test]
-    fn a_configuration_without_the_provider_is_told() {
-        let finding = check("openssl_conf = i\n[i]\nproviders = p\n[p]\ndefault = d\n[d]\nactivate = 1\n");
-        assert!(finding.detail.contains("does not activate the provider keyward"), "{finding:?}");
-    }
-
-    #[test]
-    fn a_section_called_default_is_a_trap() {
-        let finding =
-            check("openssl_conf = i\n[i]\nproviders = p\n[p]\ndefault = default\n[default]\nactivate = 1\n");
-        assert!(finding.detail.contains("the settings at the top"), "{finding:?}");
-    }
 
     #[test]
     fn a_file_that_is_no_provider_is_told() {

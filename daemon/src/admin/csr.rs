@@ -1,0 +1,94 @@
+//! Certificate requests, signed for administrators: the one kind of message that is signed over this socket.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Extension, Path, Query, State};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keyward_proto::{KeyType, Outcome, Scheme, Use};
+
+use super::keys::label;
+use super::{Admin, AdminError, Administrator, Answer, Body};
+use crate::api::RequestSignature;
+use crate::authorise::includes;
+use crate::backend::grep11::{Trace, random};
+use crate::backend::{Asked, BackendError, Input, Times};
+use crate::keys::{self, StoreError};
+use crate::purpose::{Purpose, classify};
+
+/// Signs the CertificationRequestInfo that is the body. No grant is asked for: who may call here may change the uses
+/// of the key, and those must include requests.
+pub(super) async fn sign(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+    Path(text): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+    body: Body,
+) -> Answer<RequestSignature> {
+    let info = body?;
+    let label = label(&text)?;
+    let mut number = 0;
+    for (name, value) in query {
+        match name.as_str() {
+            "version" => {
+                number = value.parse().map_err(|_| AdminError::Invalid("version is not a number".into()))?;
+            }
+            _ => return Err(AdminError::Invalid(format!("unknown parameter {name}"))),
+        }
+    }
+    let daemon = &admin.daemon;
+    let key = daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+    let version = key
+        .version(number)
+        .ok_or_else(|| AdminError::NoVersion(format!("key {label} has no version {number}")))?;
+    if key.state == keys::State::Disabled {
+        let reason = format!("key {label} is disabled; enable it first: keyward key enable {label}");
+        return Err(AdminError::NotAllowed(reason));
+    }
+    if !includes(&key.uses, Use::Csr) {
+        let uses = key.uses.iter().map(|u| u.name()).collect::<Vec<_>>().join(", ");
+        let reason = format!(
+            "the uses of key {label} are {uses}, without csr; change them with PATCH /v1/keys/{label} first"
+        );
+        return Err(AdminError::NotAllowed(reason));
+    }
+    if classify(&info, &version.spki) != Purpose::CertificateRequest {
+        let number = version.number;
+        return Err(AdminError::Unfit(format!(
+            "what is to be signed is no CertificationRequestInfo for the public key of key {label} version {number}"
+        )));
+    }
+    let backend = daemon.backends.get(&key.backend).ok_or_else(|| {
+        AdminError::Unfit(format!("the backend {} of key {label} is not configured", key.backend))
+    })?;
+    let scheme = scheme(version.key_type);
+    let asked =
+        Asked { deadline: Instant::now() + daemon.config().request_timeout, trace: Trace::new(random(), 0) };
+    let mut times = Times::default();
+    let signed = backend.sign(version, scheme, Input::Message(&info), &asked, &mut times).await;
+    let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
+    daemon.metrics.signature(outcome, Some(Purpose::CertificateRequest));
+    daemon.metrics.times(backend, scheme, outcome, &times);
+    let signature = signed?;
+    tracing::info!(
+        key = label.as_str(),
+        version = version.number,
+        scheme = scheme.name(),
+        uid = who.uid,
+        "certificate request signed"
+    );
+    Ok(Json(RequestSignature {
+        version: version.number,
+        scheme: scheme.name().into(),
+        signature: STANDARD.encode(signature),
+    }))
+}
+
+/// The preferred scheme of a type of keys, except for RSA: not every authority takes RSASSA-PSS.
+fn scheme(key_type: KeyType) -> Scheme {
+    match (key_type, key_type.schemes().first()) {
+        (KeyType::Rsa(_), _) | (_, None) => Scheme::RsaPkcs1Sha256,
+        (_, Some(preferred)) => *preferred,
+    }
+}

@@ -1,0 +1,113 @@
+//! `keyward csr`: a certificate request, signed by the key where it is.
+
+mod request;
+mod san;
+mod subject;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use keyward_proto::{Label, PublicKey, Scheme, Use};
+use pem_rfc7468::LineEnding;
+use serde_json::json;
+
+use super::Client;
+use super::failure::Failure;
+use super::output::{print, print_json};
+use crate::admin_client::AdminClient;
+use crate::api::{KeyView, MAX_KEY_FILE};
+use crate::exit;
+use crate::sockets::ADMIN;
+use san::San;
+use subject::Subject;
+
+#[derive(Args, Debug)]
+pub(super) struct Csr {
+    /// Label of the key
+    #[arg(value_name = "LABEL")]
+    label: Label,
+    /// Whom the certificate is to be for: CN=shop.example,O=Shop or /O=Shop/CN=shop.example
+    #[arg(long, value_name = "DN")]
+    subject: Option<Subject>,
+    /// Its other names: DNS names and IP addresses, or DNS:, IP:, email: or URI: and a name
+    #[arg(long = "san", value_name = "NAME", num_args = 1..)]
+    names: Vec<San>,
+    /// Which version of the key [default: the current one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    version: Option<u32>,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Csr {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let label = &self.label;
+        let (version, pem) = self.make().map_err(|failure| {
+            failure.while_trying(format_args!("cannot make a certificate request for key {label}"))
+        })?;
+        if self.client.json {
+            return print_json(&json!({ "label": label.as_str(), "version": version, "pem": pem }));
+        }
+        print(&pem)
+    }
+
+    fn make(&self) -> Result<(u32, String), Failure> {
+        if self.subject.is_none() && self.names.is_empty() {
+            return Err(Failure::new(exit::USAGE, "it has no name; give --subject, --san or both"));
+        }
+        let admin = AdminClient::new(&self.client.runtime_dir)?;
+        let key = admin.show(self.label.as_str())?;
+        self.refuse_other_uses(&key)?;
+        let number = self.version.unwrap_or(key.current);
+        let version = key.versions.iter().find(|version| version.number == number).ok_or_else(|| {
+            Failure::new(exit::NO_INPUT, format_args!("it has no version {number}, see: keyward key show"))
+        })?;
+        let spki =
+            STANDARD.decode(&version.public_key).ok().filter(|spki| PublicKey::from_spki(spki).is_ok());
+        let spki =
+            spki.ok_or_else(|| Failure::new(exit::SOFTWARE, "the daemon sent an unknown public key"))?;
+
+        let too_long = |_| Failure::new(exit::DATA, "it would be too long; give fewer names");
+        let info = request::info(self.subject.as_ref(), &self.names, &spki).map_err(too_long)?;
+        if info.len() > MAX_KEY_FILE {
+            let length = info.len();
+            return Err(Failure::new(
+                exit::DATA,
+                format_args!("it would have {length} bytes, of {MAX_KEY_FILE} at most; give fewer names"),
+            ));
+        }
+        let signed = admin.sign_request(self.label.as_str(), number, info.clone())?;
+        let scheme = Scheme::ALL.into_iter().find(|scheme| scheme.name() == signed.scheme);
+        let whole = scheme
+            .zip(STANDARD.decode(&signed.signature).ok())
+            .and_then(|(scheme, signature)| request::whole(info, scheme, &signature));
+        let whole = whole.ok_or_else(|| {
+            Failure::new(
+                exit::SOFTWARE,
+                "the daemon signed in an unknown way; use the keyward of the same version",
+            )
+        })?;
+        let pem = pem_rfc7468::encode_string("CERTIFICATE REQUEST", LineEnding::LF, &whole);
+        Ok((number, pem.map_err(|error| Failure::new(exit::SOFTWARE, error))?))
+    }
+
+    /// The daemon refuses these too; but here it is known which socket mends it.
+    fn refuse_other_uses(&self, key: &KeyView) -> Result<(), Failure> {
+        let has = |wanted: Use| key.uses.iter().any(|u| u == wanted.name());
+        if has(Use::Csr) || has(Use::Any) {
+            return Ok(());
+        }
+        let wanted: Vec<_> = key.uses.iter().map(String::as_str).chain([Use::Csr.name()]).collect();
+        let socket = self.client.runtime_dir.join(ADMIN);
+        Err(Failure::new(
+            exit::NO_PERMISSION,
+            format_args!(
+                "its uses are {}, without csr; allow it: curl --unix-socket {} -X PATCH -d '{}' http://keyward/v1/keys/{}",
+                key.uses.join(", "),
+                socket.display(),
+                json!({ "uses": wanted }),
+                self.label
+            ),
+        ))
+    }
+}

@@ -1,0 +1,237 @@
+//! The names that a certificate is to be valid for (RFC 5280, 4.2.1.6).
+
+use core::net::IpAddr;
+use core::str::FromStr;
+
+use thiserror::Error;
+
+use super::request::{context, value};
+
+/// One of these names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum San {
+    /// A host by its name, or all hosts of a domain.
+    Dns(String),
+    /// A mailbox.
+    Email(String),
+    /// A host by its address.
+    Ip(IpAddr),
+    /// Anything else that has a URI.
+    Uri(String),
+}
+
+impl San {
+    /// GeneralName (RFC 5280, 4.2.1.6).
+    ///
+    /// # Errors
+    /// None for names as short as they are here.
+    pub(super) fn to_der(&self) -> der::Result<Vec<u8>> {
+        let (number, content) = match self {
+            Self::Email(text) => (1, text.as_bytes().to_vec()),
+            Self::Dns(text) => (2, text.as_bytes().to_vec()),
+            Self::Uri(text) => (6, text.as_bytes().to_vec()),
+            Self::Ip(IpAddr::V4(address)) => (7, address.octets().to_vec()),
+            Self::Ip(IpAddr::V6(address)) => (7, address.octets().to_vec()),
+        };
+        value(context(number, false), content)
+    }
+}
+
+impl FromStr for San {
+    type Err = InvalidSan;
+
+    /// Reads a name with its kind before it, as in `DNS:shop.example`; without it, an IP address or a DNS name.
+    fn from_str(text: &str) -> Result<Self, InvalidSan> {
+        if text.len() > LONGEST {
+            return Err(InvalidSan::TooLong);
+        }
+        let (kind, name) = text.split_once(':').unwrap_or_default();
+        match kind.to_ascii_lowercase().as_str() {
+            "dns" => dns(name, true),
+            "email" => email(name),
+            "ip" => name.parse().map(Self::Ip).map_err(|_| InvalidSan::Ip),
+            "uri" => uri(name),
+            _ if text.contains("://") => Err(InvalidSan::KindNeeded("URI")),
+            _ => match text.parse() {
+                Ok(address) => Ok(Self::Ip(address)),
+                Err(_) if text.contains(':') => Err(InvalidSan::Kind),
+                Err(_) if text.contains('@') => Err(InvalidSan::KindNeeded("email")),
+                Err(_) => dns(text, true),
+            },
+        }
+    }
+}
+
+/// A name in the preferred syntax (RFC 1034, 3.5), with the underscores that people use all the same, whose first
+/// label may be a star.
+fn dns(name: &str, wildcard: bool) -> Result<San, InvalidSan> {
+    let fixed = match name.strip_prefix("*.") {
+        Some(rest) if wildcard => rest,
+        _ => name,
+    };
+    if !name.is_ascii() {
+        return Err(InvalidSan::NotAscii);
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if name.len() > 253 || !fixed.split('.').all(label) {
+        return Err(InvalidSan::Dns);
+    }
+    // No domain at the top has a number for its name: it is meant as an address.
+    match fixed.rsplit('.').next() {
+        Some(last) if last.bytes().all(|byte| byte.is_ascii_digit()) => Err(InvalidSan::Ip),
+        _ => Ok(San::Dns(name.into())),
+    }
+}
+
+/// A Mailbox of RFC 5321, 4.1.2, without quotes: local part, at sign, domain.
+fn email(text: &str) -> Result<San, InvalidSan> {
+    let (local, domain) = text.split_once('@').ok_or(InvalidSan::Email)?;
+    // atext, RFC 5322, 3.2.3.
+    let atext = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
+    let sound = local.len() <= 64 && local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(atext));
+    match dns(domain, false) {
+        Ok(_) if sound => Ok(San::Email(text.into())),
+        _ => Err(InvalidSan::Email),
+    }
+}
+
+/// A URI of RFC 3986 as far as that goes by characters: a scheme, and something behind it.
+fn uri(text: &str) -> Result<San, InvalidSan> {
+    let (scheme, rest) = text.split_once(':').ok_or(InvalidSan::Uri)?;
+    let sound = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+        && !rest.is_empty()
+        && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte));
+    if sound { Ok(San::Uri(text.into())) } else { Err(InvalidSan::Uri) }
+}
+
+/// Longest name, in bytes with its kind; a SPIFFE ID may have 2048.
+const LONGEST: usize = 2052;
+
+/// A text that is no such name.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+pub(super) enum InvalidSan {
+    #[error(
+        "not a DNS name: use letters, digits and hyphens between single dots, 253 at most, and * only as the first label"
+    )]
+    Dns,
+    #[error("not a mailbox such as admin@shop.example")]
+    Email,
+    #[error("not an IP address such as 192.0.2.1 or 2001:db8::1")]
+    Ip,
+    #[error("unknown kind of name; write DNS:, IP:, email: or URI: before it")]
+    Kind,
+    #[error("write {0}: before a name of this kind")]
+    KindNeeded(&'static str),
+    #[error("not a DNS name: write names with other letters as they stand in DNS, beginning with xn--")]
+    NotAscii,
+    #[error("longer than {LONGEST} bytes")]
+    TooLong,
+    #[error("not a URI such as spiffe://shop.example/web, of ASCII without spaces")]
+    Uri,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_of_every_kind() {
+        for name in [
+            "shop.example",
+            "*.shop.example",
+            "localhost",
+            "a-b.c_d.example",
+            "1.example",
+            "xn--bcher-kva.example",
+        ] {
+            assert_eq!(name.parse(), Ok(San::Dns(name.into())), "{name}");
+            assert_eq!(format!("DNS:{name}").parse(), Ok(San::Dns(name.into())), "{name}");
+        }
+        for address in ["192.0.2.1", "2001:db8::1", "::1"] {
+            let ip = San::Ip(address.parse().unwrap());
+            assert_eq!(address.parse().as_ref(), Ok(&ip), "{address}");
+            assert_eq!(format!("IP:{address}").parse().as_ref(), Ok(&ip), "{address}");
+        }
+        assert_eq!("email:a.b+c@shop.example".parse(), Ok(San::Email("a.b+c@shop.example".into())));
+        let spiffe = "spiffe://shop.example/web";
+        assert_eq!(format!("uri:{spiffe}").parse(), Ok(San::Uri(spiffe.into())));
+        assert_eq!("URI:urn:uuid:1".parse(), Ok(San::Uri("urn:uuid:1".into())));
+    }
+
+    #[test]
+    fn other_texts_are_told_from_names() {
+        for (text, reason) in [
+            ("", InvalidSan::Dns),
+            ("a..b", InvalidSan::Dns),
+            ("shop.example.", InvalidSan::Dns),
+            ("-a.example", InvalidSan::Dns),
+            ("a b", InvalidSan::Dns),
+            ("*", InvalidSan::Dns),
+            ("a.*.example", InvalidSan::Dns),
+            ("*.*.example", InvalidSan::Dns),
+            ("*.", InvalidSan::Dns),
+            ("DNS:", InvalidSan::Dns),
+            ("bücher.example", InvalidSan::NotAscii),
+            ("300.1.1.1", InvalidSan::Ip),
+            ("192.0.2", InvalidSan::Ip),
+            ("IP:shop.example", InvalidSan::Ip),
+            ("IP:192.0.2.1/24", InvalidSan::Ip),
+            ("shop.example:443", InvalidSan::Kind),
+            ("otherName:1", InvalidSan::Kind),
+            ("admin@shop.example", InvalidSan::KindNeeded("email")),
+            ("https://shop.example", InvalidSan::KindNeeded("URI")),
+            ("email:shop.example", InvalidSan::Email),
+            ("email:@shop.example", InvalidSan::Email),
+            ("email:a@*.example", InvalidSan::Email),
+            ("email:a..b@shop.example", InvalidSan::Email),
+            ("URI:/relative", InvalidSan::Uri),
+            ("URI:1a:b", InvalidSan::Uri),
+            ("URI:https://a b", InvalidSan::Uri),
+        ] {
+            assert_eq!(text.parse::<San>(), Err(reason), "{text:?}");
+        }
+        assert_eq!(format!("{}.example", "a".repeat(64)).parse::<San>(), Err(InvalidSan::Dns));
+        assert_eq!("a.".repeat(127).parse::<San>(), Err(InvalidSan::Dns));
+        assert_eq!("a".repeat(LONGEST + 1).parse::<San>(), Err(InvalidSan::TooLong));
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let der = |text: &str| text.parse::<San>().unwrap().to_der().unwrap();
+        assert_eq!(der("a.b"), b"\x82\x03a.b");
+        assert_eq!(der("192.0.2.1"), [0x87, 4, 192, 0, 2, 1]);
+        assert_eq!(der("email:a@b"), b"\x81\x03a@b");
+        assert_eq!(der("URI:a:b"), b"\x86\x03a:b");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_ascii_and_bounded(text in "(DNS:|IP:|email:|URI:)?[ -~ü]{0,300}") {
+            if let Ok(San::Dns(name) | San::Email(name) | San::Uri(name)) = text.parse::<San>() {
+                prop_assert!(name.bytes().all(|byte| byte.is_ascii_graphic()));
+                prop_assert!(!name.is_empty() && name.len() <= LONGEST && text.ends_with(&name));
+            }
+        }
+
+        #[test]
+        fn every_address_is_taken(v4: [u8; 4], v6: [u8; 16]) {
+            for address in [IpAddr::from(v4), IpAddr::from(v6)] {
+                prop_assert_eq!(address.to_string().parse::<San>(), Ok(San::Ip(address)));
+            }
+        }
+
+        #[test]
+        fn every_host_name_is_taken(labels in prop::collection::vec("[a-z]([a-z0-9-]{0,8}[a-z0-9])?", 1..8)) {
+            let name = labels.join(".");
+            prop_assert_eq!(name.parse::<San>(), Ok(San::Dns(name)));
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Whether a server is told which openssl.cnf to read: by what nginx.conf passes on, and by what a process has.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::Finding;
+use super::settings::read_text;
+
+/// Looks whether an nginx.conf passes `OPENSSL_CONF` on. nginx loads keys before it makes its workers, which inherit
+/// what is loaded; a new binary, for an upgrade, inherits nothing but the environment that is passed on.
+pub(super) fn nginx(nginx_conf: &Path, openssl_conf: Option<&Path>) -> Finding {
+    const CHECK: &str = "nginx.conf";
+    let path = nginx_conf.display();
+    let text = match read_text(nginx_conf) {
+        Ok(text) => text,
+        Err(error) => {
+            let detail = format!("cannot read {path}: {error}");
+            return Finding::fail(CHECK, detail, "name the file that nginx -T shows first");
+        }
+    };
+    let directives = directives(&text);
+    let passed = |words: &Vec<String>| match words.as_slice() {
+        [env, variable] if env == "env" => variable.strip_prefix(VARIABLE).map(str::to_owned),
+        _ => None,
+    };
+    let mend = format!("put env {VARIABLE}; at the top of {path}, outside of all braces");
+    match directives.iter().find_map(passed).filter(|rest| rest.is_empty() || rest.starts_with('=')) {
+        Some(rest) => match rest.strip_prefix('=') {
+            None => Finding::ok(CHECK, format!("{path} passes {VARIABLE} on")),
+            Some(value) if openssl_conf.is_some_and(|conf| !same(conf, Path::new(value))) => {
+                let detail = format!("{path} sets {VARIABLE} to {value}, which is another file");
+                Finding::fail(CHECK, detail, mend)
+            }
+            Some(value) => Finding::warn(
+                CHECK,
+                format!(
+                    "{path} sets {VARIABLE} to {value} for workers and new binaries, not for nginx itself, which has \
+                     loaded OpenSSL by then"
+                ),
+                format!("set {SERVICE}={value} for the service of nginx, and {mend}"),
+            ),
+        },
+        None => {
+            let has_includes =
+                directives.iter().any(|words| words.first().is_some_and(|one| one == "include"));
+            let unread = if has_includes { "; include is not followed" } else { "" };
+            Finding::warn(
+                CHECK,
+                format!(
+                    "{path} does not pass {VARIABLE} on: nginx clears the environment, so workers are without it, and a \
+                     new binary (USR2) cannot load the keys{unread}"
+                ),
+                mend,
+            )
+        }
+    }
+}
+
+/// Looks whether a process has `OPENSSL_CONF` in its environment, and has the provider loaded.
+pub(super) fn process(pid: u32, openssl_conf: Option<&Path>) -> Finding {
+    const CHECK: &str = "process";
+    let environment = match read(pid, "environ") {
+        Ok(environment) => environment,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let detail = format!("this user may not see the environment of process {pid}");
+            return Finding::warn(CHECK, detail, "run keyward doctor as root");
+        }
+        Err(error) => {
+            let detail = format!("cannot see the environment of process {pid}: {error}");
+            return Finding::fail(CHECK, detail, "name a process that runs, for example of: pgrep nginx");
+        }
+    };
+    let maps = read(pid, "maps").unwrap_or_default();
+    let maps = String::from_utf8_lossy(&maps);
+    let provider = loaded(&maps);
+    let has = match &provider {
+        Some(provider) => format!("it has loaded {provider}"),
+        None => "it has not loaded keyward".to_owned(),
+    };
+    let file = openssl_conf.map_or("/etc/keyward/openssl.cnf".to_owned(), |conf| conf.display().to_string());
+    let mend = format!(
+        "set {SERVICE}={file} for the service, and restart it: OpenSSL reads its configuration once, at the start"
+    );
+    let environment = String::from_utf8_lossy(&environment);
+    let mut variables = environment.split('\0').filter_map(|variable| variable.split_once('='));
+    if let Some((_, value)) = variables.clone().find(|(name, _)| *name == VARIABLE) {
+        let detail = format!("process {pid} has {VARIABLE}={value}; {has}");
+        return match openssl_conf {
+            Some(conf) if !same(conf, Path::new(value)) => {
+                Finding::fail(CHECK, format!("{detail}; that is not {file}"), mend)
+            }
+            _ if provider.is_none() => Finding::warn(CHECK, detail, mend),
+            _ => Finding::ok(CHECK, detail),
+        };
+    }
+    // nginx puts its title there, and blanks behind it.
+    let overwritten = variables.next().is_none();
+    let detail = match overwritten {
+        true => format!("process {pid} has written over its environment, as nginx does; {has}"),
+        false => format!("process {pid} has no {VARIABLE}; {has}"),
+    };
+    match provider {
+        None => Finding::fail(CHECK, detail, mend),
+        Some(_) if overwritten => Finding::ok(CHECK, detail),
+        Some(_) => Finding::warn(CHECK, format!("{detail}, by another configuration"), mend),
+    }
+}
+
+/// The file of our provider among those that a process has mapped (proc_pid_maps(5)).
+fn loaded(maps: &str) -> Option<&str> {
+    let mut files = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    files.find(|file| {
+        let name = file.rsplit('/').next().unwrap_or_default();
+        name.contains("keyward") && name.contains(".so")
+    })
+}
+
+/// What the kernel tells of a process.
+fn read(pid: u32, what: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(format!("/proc/{pid}/{what}"))?.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Whether two paths lead to one file.
+fn same(one: &Path, other: &Path) -> bool {
+    one == other
+        || fs::canonicalize(one).is_ok_and(|one| fs::canonicalize(other).is_ok_and(|other| one == other))
+}
+
+/// The directives of an nginx.conf that stand outside of all braces, word by word.
+fn directives(text: &str) -> Vec<Vec<String>> {
+    let (mut found, mut words, mut word) = (Vec::new(), Vec::new(), String::new());
+    let mut depth = 0_usize;
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => word.extend(rest.next()),
+            '#' if word.is_empty() => {
+                rest.find(|c| *c == '\n');
+            }
+            '"' | '\'' if word.is_empty() => {
+                while let Some(inner) = rest.next().filter(|inner| *inner != c) {
+                    word.extend(if inner == '\\' { rest.next() } else { Some(inner) });
+                }
+            }
+            // A variable, as in ${name}.
+            '{' if word.ends_with('$') => {
+                rest.find(|c| *c == '}');
+            }
+            ';' | '{' | '}' => {
+                words.extend(Some(core::mem::take(&mut word)).filter(|word| !word.is_empty()));
+                let words = core::mem::take(&mut words);
+                match c {
+                    ';' if depth == 0 => found.push(words),
+                    '{' => depth += 1,
+                    '}' => depth = depth.saturating_sub(1),
+                    _ => {}
+                }
+            }
+            c if c.is_whitespace() => {
+                words.extend(Some(core::mem::take(&mut word)).filter(|word| !word.is_empty()));
+            }
+            c => word.push(c),
+        }
+    }
+    found
+}
+
+const VARIABLE: &str = "OPENSSL_CONF";
+/// What a service of systemd needs, without its value.
+const SERVICE: &str = "Environment=OPENSSL_CONF";
+/// Most that is read of what the kernel tells, in bytes (4 MiB).
+const LONGEST: u64 = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn directives_of_nginx_outside_of_braces() {
+        let text = "user www-data; # env A;\nenv 'OPENSSL_CONF';env \"B=a;b\" ;\n\
+                    http { env C; server { set $x ${y}; return 200 \"}\"; } }\nenv D;events{}env\nE;\n";
+        let expected: [&[&str]; 5] = [
+            &["user", "www-data"],
+            &["env", "OPENSSL_CONF"],
+            &["env", "B=a;b"],
+            &["env", "D"],
+            &["env", "E"],
+        ];
+        assert_eq!(directives(text), expected);
+    }
+
+    #[test]
+    fn the_provider_among_what_is_mapped() {
+        let maps = "7f00-7f01 r--p 00000000 fe:00 1  /usr/lib/libcrypto.so.3\n7f01-7f02 rw-p 00000000 00:00 0\n\
+                    7f02-7f03 r-xp 00000000 fe:00 2  /usr/lib/ossl-modules/keyward.so\n";
+        assert_eq!(loaded(maps), Some("/usr/lib/ossl-modules/keyward.so"));
+        assert_eq!(loaded("7f00-7f01 r--p 0 fe:00 1  /home/keyward/server\n"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read(text in "[ -~\n\\\\\"'{};#$]{0,200}") {
+            directives(&text);
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! What `keyward doctor` finds: one test for each trap between a server and its keys.
+
+#![allow(clippy::unwrap_used, reason = "bodies of tests")]
+
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use keyward_tests::pki::openssl;
+use keyward_tests::server::Site;
+use keyward_tests::tool::{Process, as_user, run, stderr, wait_for};
+use keyward_tests::{Daemon, Nginx, Pki, free_port, is_root};
+
+const OTHER: &str = "daemon";
+
+/// One finding: verdict, detail and what to do.
+type Finding = [String; 3];
+
+/// What the doctor finds by one check, run with more arguments.
+fn doctor(daemon: &Daemon, check: &str, arguments: &[&dyn AsRef<OsStr>]) -> Vec<Finding> {
+    let mut command = daemon.keyward(&["doctor", "--json"]);
+    let output = run(command.args(arguments));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let findings: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", stderr(&output)));
+    let findings = findings.as_array().unwrap();
+    let fails = findings.iter().any(|finding| finding["verdict"] == "fail");
+    assert_eq!(output.status.code(), Some(if fails { 78 } else { 0 }), "{text}");
+    let field =
+        |finding: &serde_json::Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+    let of_check = findings.iter().filter(|finding| finding["check"] == check);
+    of_check.map(|finding| ["verdict", "detail", "mend"].map(|name| field(finding, name))).collect()
+}
+
+/// A daemon, and an openssl.cnf that tests spoil.
+struct Scene {
+    daemon: Daemon,
+    good: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let daemon = Daemon::start();
+        let good = fs::read_to_string(daemon.openssl_conf()).unwrap();
+        Self { daemon, good }
+    }
+
+    /// The openssl.cnf with a part of it replaced.
+    fn conf(&self, part: &str, by: &str) -> PathBuf {
+        assert!(self.good.contains(part), "{part:?} in {}", self.good);
+        let path = self.daemon.path("spoilt.cnf");
+        fs::write(&path, self.good.replacen(part, by, 1)).unwrap();
+        path
+    }
+
+    /// Has the doctor look at an openssl.cnf, who finds one thing: its verdict, the detail and what to do.
+    fn find(&self, conf: &Path) -> Finding {
+        let mut found = doctor(&self.daemon, "openssl.cnf", &[&"--openssl-conf", &conf]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    }
+
+    /// That one trap is found, and how to mend it.
+    fn trap(&self, part: &str, by: &str, detail: &str, mend: &str) {
+        let [verdict, told, mends] = self.find(&self.conf(part, by));
+        assert_eq!(verdict, "fail", "{told}");
+        assert!(told.contains(detail), "{detail:?} in {told:?}");
+        assert!(mends.contains(mend), "{mend:?} in {mends:?}");
+    }
+
+    fn module(&self) -> PathBuf {
+        self.daemon.path("keyward.so")
+    }
+}
+
+#[test]
+fn a_good_configuration_is_good() {
+    let scene = Scene::new();
+    let [verdict, detail, _] = scene.find(&scene.conf("", ""));
+    assert_eq!(verdict, "ok");
+    assert!(detail.contains("activates default, then keyward"), "{detail}");
+    // Written in another way.
+    let module = format!("module = {}", scene.module().display());
+    let quoted = format!("module = \"{}\" # here", scene.module().display());
+    assert_eq!(scene.find(&scene.conf(&module, &quoted))[0], "ok");
+    assert_eq!(scene.find(&scene.conf("keyward = k", "tls.keyward = k"))[0], "ok");
+}
+
+#[test]
+fn the_default_provider_is_missing() {
+    let scene = Scene::new();
+    scene.trap(
+        "default = default_provider\n",
+        "",
+        "does not activate the provider default: it does not list it",
+        "list default = default_provider first",
+    );
+    let mend = "add [default_provider] with activate = 1";
+    scene.trap("[default_provider]\nactivate = 1\n", "", "there is no section [default_provider]", mend);
+}
+
+#[test]
+fn the_provider_is_missing() {
+    let scene = Scene::new();
+    scene.trap(
+        "keyward = keyward_provider\n",
+        "",
+        "does not activate the provider keyward: it does not list it",
+        "list it behind default",
+    );
+}
+
+#[test]
+fn the_provider_stands_before_default() {
+    let scene = Scene::new();
+    scene.trap(
+        "default = default_provider\nkeyward = keyward_provider\n",
+        "keyward = keyward_provider\ndefault = default_provider\n",
+        "lists keyward before default",
+        "list default first",
+    );
+}
+
+#[test]
+fn the_provider_sorts_before_default() {
+    let scene = Scene::new();
+    let (detail, mend) = ("\"aaa\", which sorts before \"default\"", "call it keyward");
+    scene.trap("keyward = keyward_provider", "aaa = keyward_provider", detail, mend);
+    scene.trap("[keyward_provider]\n", "[keyward_provider]\nidentity = aaa\n", detail, mend);
+    // A name behind it does no harm.
+    assert_eq!(scene.find(&scene.conf("keyward = keyward_provider", "tls = keyward_provider"))[0], "ok");
+}
+
+#[test]
+fn the_module_is_missing() {
+    let scene = Scene::new();
+    let module = scene.module().display().to_string();
+    let mend = "or name in module where it is";
+    scene.trap(&module, "/nowhere/keyward.so", "cannot read /nowhere/keyward.so: No such file", mend);
+    // Without a directory it is looked for among the modules of OpenSSL.
+    scene.trap(&module, "keyward-elsewhere.so", "ossl-modules/keyward-elsewhere.so: No such file", mend);
+    let whole = format!("write it whole: module = {module}");
+    scene.trap(&module, module.trim_end_matches(".so"), "No such file", &whole);
+    scene.trap(
+        &module,
+        scene.daemon.directory().to_str().unwrap(),
+        "is not a file",
+        "name the file keyward.so",
+    );
+}
+
+#[test]
+fn the_module_cannot_be_read() {
+    let scene = Scene::new();
+    let good = scene.conf("", "");
+    fs::set_permissions(scene.module(), Permissions::from_mode(0o600)).unwrap();
+    if is_root() {
+        // Which may read it; the user of a server that does not start as root may not.
+        assert_eq!(scene.find(&good)[0], "ok");
+        let found = doctor(&scene.daemon, "openssl.cnf", &[&"--openssl-conf", &good, &"--user", &OTHER]);
+        let [[verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+        assert_eq!(verdict, "warn");
+        assert!(detail.contains("daemon may not read") && detail.contains("keyward.so"), "{detail}");
+        assert!(mend.contains("chmod a+r"), "{mend}");
+    } else {
+        fs::set_permissions(scene.module(), Permissions::from_mode(0o0)).unwrap();
+        let [verdict, detail, mend] = scene.find(&good);
+        assert!(verdict == "fail" && detail.contains("ermission denied"), "{detail}");
+        assert!(mend.contains("chmod a+r"), "{mend}");
+    }
+}
+
+#[test]
+fn the_module_is_no_provider() {
+    let scene = Scene::new();
+    let module = scene.module().display().to_string();
+    let other = scene.daemon.path("other.so");
+    fs::write(&other, "not a library").unwrap();
+    scene.trap(&module, other.to_str().unwrap(), "OpenSSL does not load", "built for this OpenSSL");
+    scene.trap(
+        &module,
+        "legacy.so",
+        "loads another provider as keyward: \"OpenSSL Legacy",
+        "name the file keyward.so",
+    );
+}
+
+#[test]
+fn activate_is_missing_or_not_one() {
+    let scene = Scene::new();
+    let section = "[keyward_provider]\nactivate = 1\n";
+    let mend = "put activate = 1 into [keyward_provider]";
+    scene.trap(section, "[keyward_provider]\n", "[keyward_provider] has no activate = 1", mend);
+    for value in ["0", "no", "perhaps"] {
+        let spoilt = format!("[keyward_provider]\nactivate = {value}\n");
+        let detail =
+            format!("activate = {value}: OpenSSL 3.0 to 3.2 activates the provider keyward whatever");
+        scene.trap(section, &spoilt, &detail, mend);
+    }
+    let section = "[default_provider]\nactivate = 1\n";
+    let mend = "put activate = 1 into [default_provider]";
+    scene.trap(
+        section,
+        "[default_provider]\nactivate = 0\n",
+        "activates the provider default whatever",
+        mend,
+    );
+    let conf = scene.conf(section, "[default_provider]\nactivate = yes\n");
+    assert_eq!(scene.find(&conf)[0], "ok");
+}
+
+#[test]
+fn properties_choose_providers() {
+    let scene = Scene::new();
+    let init = "providers = providers\n";
+    let with = |setting: &str| format!("{init}alg_section = evp_properties\n[evp_properties]\n{setting}\n");
+    let mend = "take default_properties out of [evp_properties]";
+    for (setting, detail) in [
+        ("default_properties = ?provider=keyward", "so OpenSSL asks keyward first"),
+        ("default_properties = fips=yes", "so its keys cannot sign"),
+        ("default_properties = \"?fips=yes, provider=default\"", "so its keys cannot sign"),
+    ] {
+        scene.trap(init, &with(setting), detail, mend);
+    }
+    scene.trap(init, &with("fips_mode = yes"), "fips_mode = yes", "take fips_mode out");
+    let [verdict, detail, mends] = scene.find(&scene.conf(init, &with("default_properties = ?fips=yes")));
+    assert!(verdict == "warn" && mends.contains(mend), "{verdict}: {detail}");
+    let query = "activate = 1\npropquery = ?provider=keyward\n";
+    scene.trap(
+        "activate = 1\n",
+        query,
+        "propquery = ?provider=keyward",
+        "take propquery out of [default_provider]",
+    );
+}
+
+#[test]
+fn openssl_conf_is_missing_at_the_top() {
+    let scene = Scene::new();
+    let line = "openssl_conf = openssl_init\n";
+    let mend = "put openssl_conf = openssl_init above the first section";
+    scene.trap(line, "", "openssl_conf is missing in", mend);
+    let below = "[openssl_init]\nopenssl_conf = openssl_init\n";
+    let spoilt = format!("{line}[openssl_init]\n");
+    scene.trap(&spoilt, below, "openssl_conf stands in section [openssl_init]", mend);
+    scene.trap(
+        line,
+        "openssl_conf = elsewhere\n",
+        "names section [elsewhere], which has no providers",
+        "[elsewhere]",
+    );
+    scene.trap("providers = providers\n", "providers = list\n", "there is no section [list]", "add [list]");
+    let spoilt = "default = default\n";
+    scene.trap(
+        "default = default_provider\n",
+        spoilt,
+        "also that of the settings at the top",
+        "another name",
+    );
+}
+
+#[test]
+fn the_configuration_cannot_be_read() {
+    let scene = Scene::new();
+    let [verdict, detail, mend] = scene.find(Path::new("/nowhere/openssl.cnf"));
+    assert!(verdict == "fail" && detail.contains("No such file"), "{detail}");
+    assert!(mend.contains("the one that keyward ships"), "{mend}");
+    let long = scene.daemon.path("long.cnf");
+    fs::write(&long, "#".repeat(2 * 1024 * 1024)).unwrap();
+    assert!(scene.find(&long)[1].contains("longer than 1048576 bytes"));
+}
+
+#[test]
+fn includes_are_not_followed_and_openssl_is_asked() {
+    let scene = Scene::new();
+    let good = scene.conf("", "");
+    let path = scene.daemon.path("including.cnf");
+    fs::write(&path, format!(".include {}\n", good.display())).unwrap();
+    let [verdict, detail, _] = scene.find(&path);
+    assert!(verdict == "warn" && detail.contains(".include is not followed"), "{verdict}: {detail}");
+    fs::write(&path, ".include /nowhere.cnf\n").unwrap();
+    let [verdict, detail, _] = scene.find(&path);
+    assert!(verdict == "fail" && detail.contains("does not activate the provider keyward"), "{detail}");
+}
+
+#[test]
+fn the_file_of_the_system_is_for_everything() {
+    let scene = Scene::new();
+    let system = Path::new("/etc/ssl/openssl.cnf");
+    if !system.exists() {
+        return;
+    }
+    let found = doctor(&scene.daemon, "openssl.cnf", &[&"--openssl-conf", &system]);
+    let told = found.iter().find(|[_, detail, _]| detail.contains("is the file of the system"));
+    assert!(
+        told.is_some_and(|[verdict, _, mend]| verdict == "warn" && mend.contains("OPENSSL_CONF")),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn nginx_conf_does_not_pass_the_variable_on() {
+    let scene = Scene::new();
+    let conf = scene.conf("", "");
+    let path = scene.daemon.path("nginx.conf");
+    let find = |text: &str| {
+        fs::write(
+            &path,
+            format!("user www-data;\n{text}\nevents {{ }}\nhttp {{ server {{ listen 1; }} }}\n"),
+        )
+        .unwrap();
+        let mut found =
+            doctor(&scene.daemon, "nginx.conf", &[&"--openssl-conf", &conf, &"--nginx-conf", &path]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    };
+    assert_eq!(find("env OPENSSL_CONF;")[0], "ok");
+    for (text, verdict, told) in [
+        ("", "warn", "does not pass OPENSSL_CONF on"),
+        ("# env OPENSSL_CONF;", "warn", "does not pass OPENSSL_CONF on"),
+        ("env OPENSSL_CONF_OTHER;", "warn", "does not pass OPENSSL_CONF on"),
+        ("include modules/*.conf;", "warn", "include is not followed"),
+        ("env OPENSSL_CONF=/etc/other.cnf;", "fail", "another file"),
+        (&format!("env OPENSSL_CONF={};", conf.display()), "warn", "not for nginx itself"),
+    ] {
+        let [found, detail, mend] = find(text);
+        assert!(found == verdict && detail.contains(told), "{text}: {found}: {detail}");
+        assert!(mend.contains("put env OPENSSL_CONF; at the top"), "{text}: {mend}");
+    }
+}
+
+#[test]
+fn a_process_is_without_the_variable() {
+    let scene = Scene::new();
+    let conf = scene.daemon.openssl_conf();
+    let find = |pid: u32| {
+        let pid = pid.to_string();
+        let mut found = doctor(&scene.daemon, "process", &[&"--openssl-conf", &conf, &"--pid", &pid]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    };
+    // A server that has loaded OpenSSL as soon as it listens.
+    let pki = Pki::new(scene.daemon.directory());
+    let (certificate, key) = pki.leaf("plain");
+    let server = |number: u8, variable: Option<&Path>| {
+        let mut command = openssl(&["s_server", "-quiet"]);
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        command.arg("-accept").arg(address.to_string()).arg("-cert").arg(&certificate).arg("-key").arg(&key);
+        command.envs(variable.map(|path| ("OPENSSL_CONF", path)));
+        let process = Process::start(&mut command, &scene.daemon.path(&format!("s_server-{number}.log")));
+        wait_for("s_server", || TcpStream::connect(address).ok());
+        process
+    };
+    let mends = format!("OPENSSL_CONF={} for the service, and restart it", conf.display());
+
+    let right = server(1, Some(&conf));
+    let [verdict, detail, _] = find(right.id());
+    assert!(verdict == "ok" && detail.contains("keyward.so"), "{verdict}: {detail}");
+
+    let other = scene.daemon.path("other.cnf");
+    fs::write(&other, "").unwrap();
+    let wrong = server(2, Some(&other));
+    let [verdict, detail, mend] = find(wrong.id());
+    assert!(verdict == "fail" && detail.contains("that is not"), "{verdict}: {detail}");
+    assert!(mend.contains(&mends), "{mend}");
+
+    let without = server(3, None);
+    let [verdict, detail, mend] = find(without.id());
+    assert!(verdict == "fail" && detail.contains("has no OPENSSL_CONF; it has not loaded"), "{detail}");
+    assert!(mend.contains(&mends), "{mend}");
+
+    // nginx writes over its environment; what it has loaded is seen all the same.
+    let site = Site::new(certificate, key);
+    let nginx = Nginx::start(&scene.daemon, &[site]);
+    for pid in nginx.workers().into_iter().chain([nginx.id()]) {
+        let [verdict, detail, _] = find(pid);
+        assert!(verdict == "ok" && detail.contains("keyward.so"), "{verdict}: {detail}");
+    }
+
+    let [verdict, detail, _] = find(u32::MAX / 4);
+    assert!(verdict == "fail" && detail.contains("No such file"), "{detail}");
+    if is_root() {
+        let mut doctor = scene.daemon.keyward(&["doctor"]);
+        let output = run(&mut as_user(OTHER, doctor.arg("--pid").arg(right.id().to_string())));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("may not see the environment of process"), "{text}");
+    }
+}
