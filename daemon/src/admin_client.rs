@@ -17,8 +17,8 @@ use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use crate::api::{
-    Adopted, Change, Finished, KeyView, MAX_PAGE, NewKey, Page, Refusal, RequestSignature, Rewrapped,
-    StatusView, UnitView,
+    AccessView, Adopted, Change, Finished, KeyView, MAX_PAGE, NewKey, Page, Refusal, RequestSignature,
+    Rewrapped, StatusView, UnitView,
 };
 use crate::sockets::ADMIN;
 
@@ -80,6 +80,11 @@ impl AdminClient {
 
     pub(crate) fn show(&self, label: &str) -> Result<KeyView, AdminClientError> {
         self.call(Method::GET, &key_path(label), Bytes::new())
+    }
+
+    /// Whether a user with a group may use a key for TLS servers.
+    pub(crate) fn access(&self, label: &str, uid: u32, gid: u32) -> Result<AccessView, AdminClientError> {
+        self.call(Method::GET, &format!("{}/access?uid={uid}&gid={gid}", key_path(label)), Bytes::new())
     }
 
     /// Has a CertificationRequestInfo signed by a version of a key.

@@ -118,7 +118,7 @@ async fn signature(
         return Err(Outcome::DeadlineExceeded);
     }
     let Some(backend) = daemon.backends.get(&key.backend) else {
-        fault(daemon, &sign.label, &format_args!("its backend {} is not configured", key.backend));
+        fault(daemon, "sign", &sign.label, &format_args!("its backend {} is not configured", key.backend));
         return Err(Outcome::UnitUnavailable);
     };
     let mut times = Times::default();
@@ -127,7 +127,7 @@ async fn signature(
     daemon.metrics.times(backend, scheme, outcome, &times);
     signed.map_err(|error| {
         if !error.is_of_the_peer() {
-            fault(daemon, &sign.label, &error);
+            fault(daemon, "sign", &sign.label, &error);
         }
         outcome
     })
@@ -171,7 +171,12 @@ async fn premaster(
         return Err(Outcome::DeadlineExceeded);
     }
     let Some(backend) = daemon.backends.get(&key.backend) else {
-        fault(daemon, &decrypt.label, &format_args!("its backend {} is not configured", key.backend));
+        fault(
+            daemon,
+            "decrypt",
+            &decrypt.label,
+            &format_args!("its backend {} is not configured", key.backend),
+        );
         return Err(Outcome::UnitUnavailable);
     };
     let known = |version: u32| u16::try_from(version).ok().filter(|version| *version != 0);
@@ -180,7 +185,7 @@ async fn premaster(
     let premaster = backend.decrypt_premaster(version, decrypt.ciphertext.clone(), versions).await;
     premaster.map(|premaster| Plaintext { plaintext: premaster.to_vec() }).map_err(|error| {
         if !error.is_of_the_peer() {
-            fault(daemon, &decrypt.label, &error);
+            fault(daemon, "decrypt", &decrypt.label, &error);
         }
         error.outcome()
     })
@@ -195,14 +200,14 @@ async fn find(daemon: &Daemon, peer: &Peer, label: &str) -> Result<Arc<Key>, Out
     match daemon.keys.get(&label).await {
         Ok(key) => key.ok_or(Outcome::UnknownKey),
         Err(error) => {
-            fault(daemon, label.as_str(), &error);
+            fault(daemon, "look up the key", label.as_str(), &error);
             Err(Outcome::Internal)
         }
     }
 }
 
-fn fault(daemon: &Daemon, label: &str, error: &dyn core::fmt::Display) {
+fn fault(daemon: &Daemon, what: &str, label: &str, error: &dyn core::fmt::Display) {
     if let Some(times) = daemon.lines.faults.admit() {
-        tracing::warn!(key = label, times, "cannot use the key: {error}");
+        tracing::warn!(key = label, times, "cannot {what}: {error}");
     }
 }

@@ -112,6 +112,13 @@ impl VersionView {
     }
 }
 
+/// Whether a user may use a key for TLS servers.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct AccessView {
+    /// The name of the outcome that a handshake would have; none if it would be signed.
+    pub(crate) refusal: Option<String>,
+}
+
 /// A certificate request is signed.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RequestSignature {

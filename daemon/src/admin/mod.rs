@@ -14,12 +14,14 @@
 //! | `POST /v1/keys/LABEL/import?use=U&use=U&backend=NAME` | import a key; the body is the key file |
 //! | `POST /v1/keys/LABEL/adopt` | adopt a blob: `{"blob", "public_key", "uses", "backend"}`, in base64 |
 //! | `POST /v1/keys/LABEL/csr?version=N` | sign a certificate request; the body is its CertificationRequestInfo in DER |
+//! | `GET /v1/keys/LABEL/access?uid=N&gid=N` | whether grants let a user have TLS handshakes signed, as a server |
 //! | `GET /v1/keys/LABEL` | one key |
 //! | `PATCH /v1/keys/LABEL` | change a key: `{"state"}`, `{"uses"}` |
 //! | `DELETE /v1/keys/LABEL` | delete a key |
 //!
 //! Errors are `{"error": "..."}`.
 
+mod access;
 mod csr;
 mod keys;
 mod units;
@@ -75,6 +77,7 @@ pub(crate) async fn serve(
         .route("/v1/keys/{label}/import", post(keys::import))
         .route("/v1/keys/{label}/adopt", post(keys::adopt))
         .route("/v1/keys/{label}/csr", post(csr::sign))
+        .route("/v1/keys/{label}/access", get(access::show))
         .route("/v1/keys/{label}", get(keys::show).patch(keys::change).delete(keys::delete))
         .fallback(async || AdminError::NoRoute)
         .method_not_allowed_fallback(async || AdminError::NoRoute)

@@ -289,6 +289,17 @@ impl Named {
     }
 }
 
+/// The command that adds a use to those of a key, for which the command line has no word.
+pub(super) fn how_to_allow(admin_socket: &Path, key: &KeyView, wanted: Use) -> String {
+    let uses: Vec<_> = key.uses.iter().map(String::as_str).chain([wanted.name()]).collect();
+    format!(
+        "curl --unix-socket {} -X PATCH -d '{}' http://keyward/v1/keys/{}",
+        admin_socket.display(),
+        json!({ "uses": uses }),
+        key.label
+    )
+}
+
 fn list(client: &Client) -> Result<(), Failure> {
     let keys = AdminClient::new(&client.runtime_dir)
         .and_then(|admin| admin.list())

@@ -115,7 +115,7 @@ fn requests_that_make_no_sense_are_answered() {
     assert_eq!(ask(None).outcome(), Outcome::Malformed);
     let describe = Describe { label: "no/label".into(), version: 0 };
     assert_eq!(ask(Some(request::Body::Describe(describe))).outcome(), Outcome::Malformed);
-    assert_eq!(ask(Some(request::Body::Decrypt(Decrypt::default()))).outcome(), Outcome::NotSupported);
+    assert_eq!(ask(Some(request::Body::Decrypt(Decrypt::default()))).outcome(), Outcome::Malformed);
     let answer = ask(Some(request::Body::GetStatus(GetStatus {})));
     let Some(response::Body::Status(status)) = answer.body else { panic!("{answer:?}") };
     assert_eq!(status.peer_uid, rustix::process::getuid().as_raw());

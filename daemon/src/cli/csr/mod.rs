@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::Client;
 use super::failure::Failure;
+use super::key::how_to_allow;
 use super::output::{print, print_json};
 use crate::admin_client::AdminClient;
 use crate::api::{KeyView, MAX_KEY_FILE};
@@ -97,17 +98,11 @@ impl Csr {
         if has(Use::Csr) || has(Use::Any) {
             return Ok(());
         }
-        let wanted: Vec<_> = key.uses.iter().map(String::as_str).chain([Use::Csr.name()]).collect();
-        let socket = self.client.runtime_dir.join(ADMIN);
+        let how = how_to_allow(&self.client.runtime_dir.join(ADMIN), key, Use::Csr);
+        let uses = key.uses.join(", ");
         Err(Failure::new(
             exit::NO_PERMISSION,
-            format_args!(
-                "its uses are {}, without csr; allow it: curl --unix-socket {} -X PATCH -d '{}' http://keyward/v1/keys/{}",
-                key.uses.join(", "),
-                socket.display(),
-                json!({ "uses": wanted }),
-                self.label
-            ),
+            format_args!("its uses are {uses}, without csr; allow it: {how}"),
         ))
     }
 }

@@ -37,6 +37,13 @@ impl<'a> Conf<'a> {
         Ok(Self { path, settings: Settings::open(path).map_err(failed)? })
     }
 
+    /// What the section of our provider calls `socket`.
+    pub(super) fn socket(&self) -> Option<&str> {
+        let list = self.providers().ok()?;
+        let section = self.ours(&list)?.section.to_owned();
+        self.settings.value(&section, "socket").filter(|socket| !socket.contains('$'))
+    }
+
     /// Every trap in it; or that there is none.
     pub(super) fn findings(&self, user: Option<&Person>) -> Vec<Finding> {
         let mut findings = match self.providers() {

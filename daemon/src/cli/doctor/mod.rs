@@ -3,6 +3,7 @@
 mod conf;
 mod daemon;
 mod environment;
+mod grants;
 mod openssl;
 mod reach;
 mod settings;
@@ -11,7 +12,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use keyward_client::{Address, Client, Error};
 use keyward_proto::Reference;
 use serde::Serialize;
 
@@ -19,15 +19,18 @@ use super::failure::Failure;
 use super::output::{print, print_json};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::exit;
-use crate::sockets::PEERS;
+use crate::sockets::{ADMIN, PEERS};
 use conf::Conf;
 use reach::Person;
 
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
-    /// Check whether this user, as which a TLS server runs, can reach the socket
+    /// Check whether this user, as which a TLS server runs, can reach the socket, and may use the key of --reference
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
+    /// Check whether a server in this chroot can reach the socket: that of --openssl-conf, seen from there
+    #[arg(long, value_name = "DIR")]
+    chroot: Option<PathBuf>,
     /// Check whether the system's OpenSSL can load this provider [default: the installed one, if there is one]
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
@@ -55,18 +58,13 @@ impl Doctor {
         let runtime_dir = std::path::absolute(&self.client.runtime_dir).map_err(|error| {
             Failure::new(exit::USAGE, format_args!("cannot use the runtime directory: {error}"))
         })?;
-        let socket = runtime_dir.join(PEERS);
         let admin = AdminClient::new(&runtime_dir)?;
         let mut findings = daemon::check(&admin);
-        findings.push(peers_socket(&socket));
-        let person = match self.user.as_deref().map(Person::of_name).transpose() {
-            Ok(person) => person,
-            Err(finding) => {
-                findings.push(finding);
-                None
-            }
-        };
-        findings.extend(person.as_ref().map(|person| reach::check(person, &socket)));
+        let person = or_tell(&mut findings, self.user.as_deref().map(Person::of_name));
+        let conf = or_tell(&mut findings, self.openssl_conf.as_deref().map(Conf::open));
+        let socket = runtime_dir.join(PEERS);
+        let told = conf.as_ref().and_then(Conf::socket);
+        findings.extend(reach::sockets(&socket, told, self.chroot.as_deref(), person.as_ref()));
         match &self.module {
             Some(module) => findings.push(openssl::module(module)),
             None if Path::new(openssl::INSTALLED).exists() => {
@@ -74,11 +72,7 @@ impl Doctor {
             }
             None => {}
         }
-        match self.openssl_conf.as_deref().map(Conf::open) {
-            Some(Ok(conf)) => findings.extend(conf.findings(person.as_ref())),
-            Some(Err(finding)) => findings.push(finding),
-            None => {}
-        }
+        findings.extend(conf.iter().flat_map(|conf| conf.findings(person.as_ref())));
         let conf = self.openssl_conf.as_deref();
         findings.extend(self.nginx_conf.as_ref().map(|file| environment::nginx(file, conf)));
         findings.extend(self.pid.map(|pid| environment::process(pid, conf)));
@@ -86,6 +80,8 @@ impl Doctor {
             match read_reference(path) {
                 Ok(reference) => {
                     findings.push(known(&admin, &reference));
+                    let grant = |person| grants::check(&admin, &runtime_dir.join(ADMIN), person, &reference);
+                    findings.extend(person.as_ref().and_then(grant));
                     findings.extend(self.cert.as_ref().map(|cert| openssl::certificate(cert, &reference)));
                 }
                 Err(finding) => findings.push(finding),
@@ -149,17 +145,9 @@ impl Finding {
     }
 }
 
-fn peers_socket(socket: &Path) -> Finding {
-    const CHECK: &str = "socket";
-    let status = Address::from_path(socket).map_err(|error| error.to_string()).and_then(|address| {
-        Client::new(address, Client::DEFAULT_TIMEOUT).status().map_err(|error: Error| error.to_string())
-    });
-    match status {
-        Ok(status) => {
-            Finding::ok(CHECK, format!("{} answers, to user id {}", socket.display(), status.peer_uid))
-        }
-        Err(error) => Finding::fail(CHECK, error, "start the daemon, or look at its log if it runs"),
-    }
+/// What is there to go on with; if there was something wrong with it, that is a finding.
+fn or_tell<T>(findings: &mut Vec<Finding>, asked: Option<Result<T, Finding>>) -> Option<T> {
+    asked?.map_err(|finding| findings.push(finding)).ok()
 }
 
 fn read_reference(path: &Path) -> Result<Reference, Finding> {

@@ -1,19 +1,100 @@
-//! Whether a user can reach the socket.
+//! Whether servers can reach the socket: from where they are, and as the user that they run as.
 
 use std::ffi::CString;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use keyward_client::{Address, Client, Error};
 use nix::unistd::{User, getgrouplist};
 
-use super::Finding;
+use super::{Finding, Verdict};
 
-/// Follows the path to the socket as the user would, by owners and modes.
-pub(super) fn check(person: &Person, socket: &Path) -> Finding {
+/// Whether the sockets answer: that in the runtime directory, and that which servers are told to use, with the eyes of
+/// the user of a server where one is named.
+pub(super) fn sockets(
+    own: &Path,
+    told: Option<&str>,
+    chroot: Option<&Path>,
+    person: Option<&Person>,
+) -> Vec<Finding> {
+    let own = own.display().to_string();
+    let told = told.unwrap_or(&own);
+    let mut findings = vec![answers(&own, "start the daemon, or look at its log if it runs")];
+    let elsewhere =
+        || answers(told, "let socket in openssl.cnf name a socket of the daemon, or add it to [socket] also");
+    match chroot {
+        // A name in the abstract namespace stands in no directory (unix(7)).
+        _ if told.starts_with('@') => findings.push(elsewhere()),
+        Some(root) => findings.push(inside(root, told, person)),
+        None => {
+            if told != own {
+                findings.push(elsewhere());
+            }
+            findings.extend(person.map(|person| check(person, Path::new(told), Path::new("/"))));
+        }
+    }
+    findings
+}
+
+/// Whether a daemon is on the other end of a socket.
+fn answers(address: &str, mend: &str) -> Finding {
+    const CHECK: &str = "socket";
+    let status = address.parse::<Address>().map_err(|error| error.to_string()).and_then(|address| {
+        Client::new(address, Client::DEFAULT_TIMEOUT).status().map_err(|error: Error| error.to_string())
+    });
+    match status {
+        Ok(status) => Finding::ok(CHECK, format!("{address} answers, to user id {}", status.peer_uid)),
+        Err(error) => Finding::fail(CHECK, error, mend),
+    }
+}
+
+/// Whether a process that has gone into a chroot finds a socket there.
+fn inside(root: &Path, socket: &str, person: Option<&Person>) -> Finding {
+    const CHECK: &str = "chroot";
+    let outside = root.join(socket.trim_start_matches('/'));
+    let shown = outside.display();
+    let fail = |why: String| {
+        Finding::fail(
+            CHECK,
+            format!("from inside {} the socket {socket} cannot be reached: {why}", root.display()),
+            format!(
+                "give the daemon one there: also = [\"{shown}\"] under [socket] of keyward.toml, or with systemd \
+                 ListenStream={shown} for keyward.socket; and put socket = {socket} into the openssl.cnf of the server"
+            ),
+        )
+    };
+    let found = match fs::metadata(&outside) {
+        Ok(found) => found,
+        Err(error) => return fail(format!("cannot look at {shown}: {error}")),
+    };
+    if !found.file_type().is_socket() {
+        return fail(format!("{shown} is no socket"));
+    }
+    let within = |path: &Path| path.canonicalize().ok().zip(root.canonicalize().ok());
+    if !within(&outside).is_some_and(|(path, root)| path.starts_with(root)) {
+        return fail(format!("{shown} leads out of it, by a symbolic link"));
+    }
+    if let Some(person) = person {
+        let finding = check(person, &outside, root);
+        if finding.verdict == Verdict::Fail {
+            return finding;
+        }
+    }
+    let finding = answers(&outside.display().to_string(), "");
+    match finding.verdict {
+        Verdict::Ok => {
+            Finding::ok(CHECK, format!("from inside {} the socket {socket} answers", root.display()))
+        }
+        _ => fail(finding.detail),
+    }
+}
+
+/// Follows the path to the socket as the user would, by owners and modes, from a directory on.
+fn check(person: &Person, socket: &Path, from: &Path) -> Finding {
     let name = &person.name;
-    match person.passes(socket) {
+    match person.passes(socket, from) {
         Ok(()) => {}
         Err(Obstacle::Closed(directory, mode)) => {
             let directory = directory.display();
@@ -47,6 +128,7 @@ pub(super) fn check(person: &Person, socket: &Path) -> Finding {
 pub(super) struct Person {
     name: String,
     uid: u32,
+    gid: u32,
     groups: Vec<u32>,
 }
 
@@ -80,23 +162,40 @@ impl Person {
         Ok(Self {
             name: name.into(),
             uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
             groups: groups.iter().map(|gid| gid.as_raw()).chain([user.gid.as_raw()]).collect(),
         })
+    }
+
+    /// What they are called.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Their number.
+    pub(super) fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The number of their first group.
+    pub(super) fn gid(&self) -> u32 {
+        self.gid
     }
 
     /// Why the user cannot read a file that is there; `None` if they can.
     pub(super) fn cannot_read(&self, file: &Path) -> Option<String> {
         let (name, shown) = (&self.name, file.display());
-        if let Err(Obstacle::Closed(directory, mode)) = self.passes(file) {
+        if let Err(Obstacle::Closed(directory, mode)) = self.passes(file, Path::new("/")) {
             return Some(format!("{name} cannot pass {} (mode {mode:o})", directory.display()));
         }
         let found = fs::metadata(file).ok().filter(|found| !self.may(found, READ))?;
         Some(format!("{name} may not read {shown} (mode {:o})", found.mode() & 0o7777))
     }
 
-    /// Whether the user may pass every directory on the way to a file.
-    fn passes<'a>(&self, file: &'a Path) -> Result<(), Obstacle<'a>> {
-        let mut directories: Vec<_> = file.ancestors().skip(1).collect();
+    /// Whether the user may pass every directory on the way to a file, from one of them on.
+    fn passes<'a>(&self, file: &'a Path, from: &Path) -> Result<(), Obstacle<'a>> {
+        let mut directories: Vec<_> =
+            file.ancestors().skip(1).filter(|directory| directory.starts_with(from)).collect();
         directories.reverse();
         for directory in directories {
             let found = fs::metadata(directory).map_err(|error| Obstacle::Unknown(directory, error))?;
@@ -136,14 +235,14 @@ mod tests {
 
     #[test]
     fn the_first_class_that_fits_decides() {
-        let person = Person { name: "www".into(), uid: 33, groups: vec![33, 50] };
+        let person = Person { name: "www".into(), uid: 33, gid: 33, groups: vec![33, 50] };
         assert!(person.may_by(33, 0, 0o100, EXECUTE));
         assert!(!person.may_by(33, 0, 0o011, EXECUTE), "the owner has no part in what others may");
         assert!(person.may_by(0, 50, 0o010, EXECUTE));
         assert!(!person.may_by(0, 50, 0o001, EXECUTE));
         assert!(person.may_by(0, 0, 0o666, WRITE));
         assert!(!person.may_by(0, 0, 0o660, WRITE));
-        let root = Person { name: "root".into(), uid: 0, groups: vec![0] };
+        let root = Person { name: "root".into(), uid: 0, gid: 0, groups: vec![0] };
         assert!(root.may_by(33, 33, 0, WRITE));
     }
 }

@@ -1,79 +1,12 @@
-//! What `keyward doctor` finds: one test for each trap between a server and its keys.
+//! Traps of an openssl.cnf.
 
-#![allow(clippy::unwrap_used, reason = "bodies of tests")]
-
-use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use keyward_tests::pki::openssl;
-use keyward_tests::server::Site;
-use keyward_tests::tool::{Process, as_user, run, stderr, wait_for};
-use keyward_tests::{Daemon, Nginx, Pki, free_port, is_root};
+use keyward_tests::is_root;
 
-const OTHER: &str = "daemon";
-
-/// One finding: verdict, detail and what to do.
-type Finding = [String; 3];
-
-/// What the doctor finds by one check, run with more arguments.
-fn doctor(daemon: &Daemon, check: &str, arguments: &[&dyn AsRef<OsStr>]) -> Vec<Finding> {
-    let mut command = daemon.keyward(&["doctor", "--json"]);
-    let output = run(command.args(arguments));
-    let text = String::from_utf8_lossy(&output.stdout);
-    let findings: serde_json::Value =
-        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", stderr(&output)));
-    let findings = findings.as_array().unwrap();
-    let fails = findings.iter().any(|finding| finding["verdict"] == "fail");
-    assert_eq!(output.status.code(), Some(if fails { 78 } else { 0 }), "{text}");
-    let field =
-        |finding: &serde_json::Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
-    let of_check = findings.iter().filter(|finding| finding["check"] == check);
-    of_check.map(|finding| ["verdict", "detail", "mend"].map(|name| field(finding, name))).collect()
-}
-
-/// A daemon, and an openssl.cnf that tests spoil.
-struct Scene {
-    daemon: Daemon,
-    good: String,
-}
-
-impl Scene {
-    fn new() -> Self {
-        let daemon = Daemon::start();
-        let good = fs::read_to_string(daemon.openssl_conf()).unwrap();
-        Self { daemon, good }
-    }
-
-    /// The openssl.cnf with a part of it replaced.
-    fn conf(&self, part: &str, by: &str) -> PathBuf {
-        assert!(self.good.contains(part), "{part:?} in {}", self.good);
-        let path = self.daemon.path("spoilt.cnf");
-        fs::write(&path, self.good.replacen(part, by, 1)).unwrap();
-        path
-    }
-
-    /// Has the doctor look at an openssl.cnf, who finds one thing: its verdict, the detail and what to do.
-    fn find(&self, conf: &Path) -> Finding {
-        let mut found = doctor(&self.daemon, "openssl.cnf", &[&"--openssl-conf", &conf]);
-        assert_eq!(found.len(), 1, "{found:#?}");
-        found.remove(0)
-    }
-
-    /// That one trap is found, and how to mend it.
-    fn trap(&self, part: &str, by: &str, detail: &str, mend: &str) {
-        let [verdict, told, mends] = self.find(&self.conf(part, by));
-        assert_eq!(verdict, "fail", "{told}");
-        assert!(told.contains(detail), "{detail:?} in {told:?}");
-        assert!(mends.contains(mend), "{mend:?} in {mends:?}");
-    }
-
-    fn module(&self) -> PathBuf {
-        self.daemon.path("keyward.so")
-    }
-}
+use super::{OTHER, Scene, doctor};
 
 #[test]
 fn a_good_configuration_is_good() {
@@ -298,93 +231,4 @@ fn the_file_of_the_system_is_for_everything() {
         told.is_some_and(|[verdict, _, mend]| verdict == "warn" && mend.contains("OPENSSL_CONF")),
         "{found:#?}"
     );
-}
-
-#[test]
-fn nginx_conf_does_not_pass_the_variable_on() {
-    let scene = Scene::new();
-    let conf = scene.conf("", "");
-    let path = scene.daemon.path("nginx.conf");
-    let find = |text: &str| {
-        fs::write(
-            &path,
-            format!("user www-data;\n{text}\nevents {{ }}\nhttp {{ server {{ listen 1; }} }}\n"),
-        )
-        .unwrap();
-        let mut found =
-            doctor(&scene.daemon, "nginx.conf", &[&"--openssl-conf", &conf, &"--nginx-conf", &path]);
-        assert_eq!(found.len(), 1, "{found:#?}");
-        found.remove(0)
-    };
-    assert_eq!(find("env OPENSSL_CONF;")[0], "ok");
-    for (text, verdict, told) in [
-        ("", "warn", "does not pass OPENSSL_CONF on"),
-        ("# env OPENSSL_CONF;", "warn", "does not pass OPENSSL_CONF on"),
-        ("env OPENSSL_CONF_OTHER;", "warn", "does not pass OPENSSL_CONF on"),
-        ("include modules/*.conf;", "warn", "include is not followed"),
-        ("env OPENSSL_CONF=/etc/other.cnf;", "fail", "another file"),
-        (&format!("env OPENSSL_CONF={};", conf.display()), "warn", "not for nginx itself"),
-    ] {
-        let [found, detail, mend] = find(text);
-        assert!(found == verdict && detail.contains(told), "{text}: {found}: {detail}");
-        assert!(mend.contains("put env OPENSSL_CONF; at the top"), "{text}: {mend}");
-    }
-}
-
-#[test]
-fn a_process_is_without_the_variable() {
-    let scene = Scene::new();
-    let conf = scene.daemon.openssl_conf();
-    let find = |pid: u32| {
-        let pid = pid.to_string();
-        let mut found = doctor(&scene.daemon, "process", &[&"--openssl-conf", &conf, &"--pid", &pid]);
-        assert_eq!(found.len(), 1, "{found:#?}");
-        found.remove(0)
-    };
-    // A server that has loaded OpenSSL as soon as it listens.
-    let pki = Pki::new(scene.daemon.directory());
-    let (certificate, key) = pki.leaf("plain");
-    let server = |number: u8, variable: Option<&Path>| {
-        let mut command = openssl(&["s_server", "-quiet"]);
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        command.arg("-accept").arg(address.to_string()).arg("-cert").arg(&certificate).arg("-key").arg(&key);
-        command.envs(variable.map(|path| ("OPENSSL_CONF", path)));
-        let process = Process::start(&mut command, &scene.daemon.path(&format!("s_server-{number}.log")));
-        wait_for("s_server", || TcpStream::connect(address).ok());
-        process
-    };
-    let mends = format!("OPENSSL_CONF={} for the service, and restart it", conf.display());
-
-    let right = server(1, Some(&conf));
-    let [verdict, detail, _] = find(right.id());
-    assert!(verdict == "ok" && detail.contains("keyward.so"), "{verdict}: {detail}");
-
-    let other = scene.daemon.path("other.cnf");
-    fs::write(&other, "").unwrap();
-    let wrong = server(2, Some(&other));
-    let [verdict, detail, mend] = find(wrong.id());
-    assert!(verdict == "fail" && detail.contains("that is not"), "{verdict}: {detail}");
-    assert!(mend.contains(&mends), "{mend}");
-
-    let without = server(3, None);
-    let [verdict, detail, mend] = find(without.id());
-    assert!(verdict == "fail" && detail.contains("has no OPENSSL_CONF; it has not loaded"), "{detail}");
-    assert!(mend.contains(&mends), "{mend}");
-
-    // nginx writes over its environment; what it has loaded is seen all the same.
-    let site = Site::new(certificate, key);
-    let nginx = Nginx::start(&scene.daemon, &[site]);
-    for pid in nginx.workers().into_iter().chain([nginx.id()]) {
-        let [verdict, detail, _] = find(pid);
-        assert!(verdict == "ok" && detail.contains("keyward.so"), "{verdict}: {detail}");
-    }
-
-    let [verdict, detail, _] = find(u32::MAX / 4);
-    assert!(verdict == "fail" && detail.contains("No such file"), "{detail}");
-    if is_root() {
-        let mut doctor = scene.daemon.keyward(&["doctor"]);
-        let output = run(&mut as_user(OTHER, doctor.arg("--pid").arg(right.id().to_string())));
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(text.contains("may not see the environment of process"), "{text}");
-    }
 }

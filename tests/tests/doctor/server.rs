@@ -1,0 +1,256 @@
+//! Traps between a server that runs and its key: environment, socket, grants, certificate.
+
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use keyward_tests::pki::openssl;
+use keyward_tests::server::Site;
+use keyward_tests::tool::{Process, as_user, run, succeed, wait_for};
+use keyward_tests::{Daemon, Nginx, Pki, free_port, is_root};
+
+use super::{Finding, OTHER, Scene, doctor};
+
+#[test]
+fn nginx_conf_does_not_pass_the_variable_on() {
+    let scene = Scene::new();
+    let conf = scene.conf("", "");
+    let path = scene.daemon.path("nginx.conf");
+    let find = |text: &str| {
+        fs::write(
+            &path,
+            format!("user www-data;\n{text}\nevents {{ }}\nhttp {{ server {{ listen 1; }} }}\n"),
+        )
+        .unwrap();
+        let mut found =
+            doctor(&scene.daemon, "nginx.conf", &[&"--openssl-conf", &conf, &"--nginx-conf", &path]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    };
+    assert_eq!(find("env OPENSSL_CONF;")[0], "ok");
+    for (text, verdict, told) in [
+        ("", "warn", "does not pass OPENSSL_CONF on"),
+        ("# env OPENSSL_CONF;", "warn", "does not pass OPENSSL_CONF on"),
+        ("env OPENSSL_CONF_OTHER;", "warn", "does not pass OPENSSL_CONF on"),
+        ("include modules/*.conf;", "warn", "include is not followed"),
+        ("env OPENSSL_CONF=/etc/other.cnf;", "fail", "another file"),
+        (&format!("env OPENSSL_CONF={};", conf.display()), "warn", "not for nginx itself"),
+    ] {
+        let [found, detail, mend] = find(text);
+        assert!(found == verdict && detail.contains(told), "{text}: {found}: {detail}");
+        assert!(mend.contains("put env OPENSSL_CONF; at the top"), "{text}: {mend}");
+    }
+}
+
+#[test]
+fn a_process_is_without_the_variable() {
+    let scene = Scene::new();
+    let conf = scene.daemon.openssl_conf();
+    let find = |pid: u32| {
+        let pid = pid.to_string();
+        let mut found = doctor(&scene.daemon, "process", &[&"--openssl-conf", &conf, &"--pid", &pid]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    };
+    // A server that has loaded OpenSSL as soon as it listens.
+    let pki = Pki::new(scene.daemon.directory());
+    let (certificate, key) = pki.leaf("plain");
+    let server = |number: u8, variable: Option<&Path>| {
+        let mut command = openssl(&["s_server", "-quiet"]);
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        command.arg("-accept").arg(address.to_string()).arg("-cert").arg(&certificate).arg("-key").arg(&key);
+        command.envs(variable.map(|path| ("OPENSSL_CONF", path)));
+        let process = Process::start(&mut command, &scene.daemon.path(&format!("s_server-{number}.log")));
+        wait_for("s_server", || TcpStream::connect(address).ok());
+        process
+    };
+    let mends = format!("OPENSSL_CONF={} for the service, and restart it", conf.display());
+
+    let right = server(1, Some(&conf));
+    let [verdict, detail, _] = find(right.id());
+    assert!(verdict == "ok" && detail.contains("keyward.so"), "{verdict}: {detail}");
+
+    let other = scene.daemon.path("other.cnf");
+    fs::write(&other, "").unwrap();
+    let wrong = server(2, Some(&other));
+    let [verdict, detail, mend] = find(wrong.id());
+    assert!(verdict == "fail" && detail.contains("that is not"), "{verdict}: {detail}");
+    assert!(mend.contains(&mends), "{mend}");
+
+    let without = server(3, None);
+    let [verdict, detail, mend] = find(without.id());
+    assert!(verdict == "fail" && detail.contains("has no OPENSSL_CONF; it has not loaded"), "{detail}");
+    assert!(mend.contains(&mends), "{mend}");
+
+    // nginx writes over its environment; what it has loaded is seen all the same.
+    let site = Site::new(certificate, key);
+    let nginx = Nginx::start(&scene.daemon, &[site]);
+    for pid in nginx.workers().into_iter().chain([nginx.id()]) {
+        let [verdict, detail, _] = find(pid);
+        assert!(verdict == "ok" && detail.contains("keyward.so"), "{verdict}: {detail}");
+    }
+
+    let [verdict, detail, _] = find(u32::MAX / 4);
+    assert!(verdict == "fail" && detail.contains("No such file"), "{detail}");
+    if is_root() {
+        let mut doctor = scene.daemon.keyward(&["doctor"]);
+        let output = run(&mut as_user(OTHER, doctor.arg("--pid").arg(right.id().to_string())));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("may not see the environment of process"), "{text}");
+    }
+}
+
+#[test]
+fn the_socket_of_the_configuration_is_no_socket_of_the_daemon() {
+    let scene = Scene::new();
+    let socket = scene.daemon.socket().display().to_string();
+    let find = |conf: &Path| doctor(&scene.daemon, "socket", &[&"--openssl-conf", &conf]);
+    assert_eq!(find(&scene.conf("", "")).len(), 1);
+    for elsewhere in ["/nowhere/keyward.sock", "@keyward-nowhere"] {
+        let found = find(&scene.conf(&socket, elsewhere));
+        let [[own, ..], [verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+        assert!(own == "ok" && verdict == "fail" && detail.contains(elsewhere), "{detail}");
+        assert!(mend.contains("let socket in openssl.cnf name a socket of the daemon"), "{mend}");
+    }
+}
+
+#[test]
+fn the_socket_is_out_of_reach_from_a_chroot() {
+    let mut daemon = Daemon::prepare("");
+    let root = daemon.path("chroot");
+    fs::create_dir(&root).unwrap();
+    let inside = root.join("keyward.sock");
+    daemon.configure_more(&format!("[socket]\nalso = [{inside:?}]\n"));
+    daemon.resume();
+    let good = fs::read_to_string(daemon.openssl_conf()).unwrap();
+    let scene = Scene { daemon, good };
+    let socket = format!("socket = {}", scene.daemon.socket().display());
+    let find = |conf: &Path, more: &[&dyn AsRef<OsStr>]| {
+        let arguments =
+            [&[&"--openssl-conf" as &dyn AsRef<OsStr>, &conf, &"--chroot", &root][..], more].concat();
+        ["chroot", "user"]
+            .into_iter()
+            .flat_map(|check| doctor(&scene.daemon, check, &arguments))
+            .collect::<Vec<_>>()
+    };
+    let one = |found: Vec<Finding>, verdict: &str, told: &str, mend: &str| {
+        let [[got, detail, mends]] = &found[..] else { panic!("{found:#?}") };
+        assert!(got == verdict && detail.contains(told), "{told:?} in {got}: {detail}");
+        assert!(mends.contains(mend), "{mend:?} in {mends:?}");
+    };
+    // The path from outside is none from inside.
+    let also = format!("also = [\"{}", root.display());
+    one(find(&scene.conf("", ""), &[]), "fail", "cannot be reached: cannot look at", &also);
+    let good = scene.conf(&socket, "socket = /keyward.sock");
+    one(find(&good, &[]), "ok", "the socket /keyward.sock answers", "");
+    fs::write(root.join("file"), "").unwrap();
+    one(find(&scene.conf(&socket, "socket = /file"), &[]), "fail", "is no socket", &also);
+    std::os::unix::fs::symlink(scene.daemon.socket(), root.join("link")).unwrap();
+    one(find(&scene.conf(&socket, "socket = /link"), &[]), "fail", "leads out of it", &also);
+    // What nobody listens on any more.
+    drop(std::os::unix::net::UnixListener::bind(root.join("left")).unwrap());
+    one(find(&scene.conf(&socket, "socket = /left"), &[]), "fail", "cannot be reached: ", &also);
+
+    let good = scene.conf(&socket, "socket = /keyward.sock");
+    one(find(&good, &[&"--user", &OTHER]), "ok", "the socket /keyward.sock answers", "");
+    if is_root() {
+        fs::set_permissions(&inside, Permissions::from_mode(0o600)).unwrap();
+        one(find(&good, &[&"--user", &OTHER]), "fail", "daemon may not write to", "chmod a+w");
+        fs::set_permissions(&inside, Permissions::from_mode(0o666)).unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(0o700)).unwrap();
+        one(find(&good, &[&"--user", &OTHER]), "fail", "daemon cannot pass", "chmod a+x");
+        // Who goes into a chroot as root need not pass the directories above it.
+        fs::set_permissions(&root, Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(scene.daemon.directory(), Permissions::from_mode(0o700)).unwrap();
+        let found = find(&good, &[&"--user", &OTHER]);
+        assert!(found[0][0] == "ok", "{found:#?}");
+    }
+}
+
+#[test]
+fn no_grant_lets_the_user_use_the_key() {
+    let daemon = Daemon::start();
+    daemon.generate("shop", "p256");
+    let reference = daemon.reference("shop");
+    let find = || {
+        let mut found = doctor(&daemon, "grant", &[&"--user", &OTHER, &"--reference", &reference]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    };
+    let configure = |grant: &str| {
+        daemon.configure(&format!("log = \"debug\"\n{grant}"));
+        daemon.reload();
+    };
+    let by = |keys: &str, uses: &str| {
+        format!("[[grant]]\nuser = {OTHER:?}\nkeys = [{keys:?}]\nuses = [{uses:?}]\n")
+    };
+    for grant in [String::new(), by("mail", "tls-server")] {
+        configure(&grant);
+        let [verdict, detail, mend] = find();
+        assert!(verdict == "fail" && detail.contains("no grant covers daemon and this key"), "{detail}");
+        assert!(mend.contains("user = \"daemon\" and keys = [\"shop\"]"), "{mend}");
+    }
+    configure(&by("shop", "csr"));
+    let [verdict, detail, mend] = find();
+    assert!(verdict == "fail" && detail.contains("do not include tls-server"), "{detail}");
+    assert!(mend.contains("add tls-server to the uses of the grant"), "{mend}");
+
+    for grant in [by("sh*", "tls-server"), by("shop", "any").replace("user", "group")] {
+        configure(&grant);
+        let [verdict, detail, _] = find();
+        assert!(verdict == "ok" && detail.contains("daemon may use key shop for TLS servers"), "{detail}");
+    }
+
+    let mut patch = daemon.curl();
+    patch.args(["-X", "PATCH", "-d", r#"{"uses":["csr"]}"#, "http://localhost/v1/keys/shop"]);
+    succeed(&mut patch);
+    let [verdict, detail, mend] = find();
+    assert!(
+        verdict == "fail" && detail.contains("the uses of the key do not include tls-server"),
+        "{detail}"
+    );
+    // What it says to do works as it stands.
+    let told = mend.strip_prefix("allow it: ").unwrap();
+    succeed(Command::new("sh").args(["-c", &format!("{told} --silent")]));
+    assert_eq!(find()[0], "ok");
+
+    for (path, status) in [
+        ("shop/access?uid=1&gid=1", 200),
+        ("shop/access?uid=1", 400),
+        ("shop/access?uid=1&gid=x", 400),
+        ("shop/access?uid=1&gid=1&pid=1", 400),
+        ("nowhere/access?uid=1&gid=1", 404),
+    ] {
+        assert_eq!(daemon.get(&format!("/v1/keys/{path}")).0, status, "{path}");
+    }
+}
+
+#[test]
+fn the_certificate_is_of_another_key() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let reference = daemon.reference("shop");
+    let find = |certificate: &Path| {
+        let mut found =
+            doctor(&daemon, "certificate", &[&"--cert", &certificate, &"--reference", &reference]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    };
+    assert_eq!(find(&pki.certify(&daemon, &reference))[0], "ok");
+    let [verdict, detail, mend] = find(&pki.leaf("other").0);
+    assert!(verdict == "fail" && detail.contains("another public key than key shop"), "{detail}");
+    assert!(mend.contains("put the certificate of the server itself first"), "{mend}");
+}
+
+#[test]
+fn the_user_does_not_exist() {
+    let daemon = Daemon::start();
+    let found = doctor(&daemon, "user", &[&"--user", &"nobody-of-that-name"]);
+    let [[verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+    assert!(verdict == "fail" && detail.contains("there is no user"), "{detail}");
+    assert!(mend.contains("the user that the server runs as"), "{mend}");
+}
