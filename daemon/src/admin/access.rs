@@ -33,6 +33,7 @@ pub(super) async fn show(
     let key = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
     let peer = Peer { uid, gid, pid: 0 };
     let purpose = Purpose::Tls13ServerCertificateVerify;
-    let refusal = admin.daemon.config().grants.authorise(&peer, &label, &key.uses, purpose).err();
+    let refusal =
+        admin.daemon.config().grants.authorise(&peer, &label, &key.uses, purpose.required_use()).err();
     Ok(Json(AccessView { refusal: refusal.map(|refusal| Outcome::from(refusal).name().into()) }))
 }
