@@ -179,10 +179,9 @@ async fn premaster(
         );
         return Err(Outcome::UnitUnavailable);
     };
-    let known = |version: u32| u16::try_from(version).ok().filter(|version| *version != 0);
-    let versions =
-        [decrypt.client_version, decrypt.negotiated_version].into_iter().filter_map(known).collect();
-    let premaster = backend.decrypt_premaster(version, decrypt.ciphertext.clone(), versions).await;
+    let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
+    let client_version = client_version.ok_or(Outcome::Malformed)?;
+    let premaster = backend.decrypt_premaster(version, &decrypt.ciphertext, client_version);
     premaster.map(|premaster| Plaintext { plaintext: premaster.to_vec() }).map_err(|error| {
         if !error.is_of_the_peer() {
             fault(daemon, "decrypt", &decrypt.label, &error);

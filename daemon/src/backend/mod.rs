@@ -161,24 +161,20 @@ impl Backend {
         }
     }
 
-    /// Decrypts the premaster secret of an RSA key exchange, which must begin with one of `versions`: random bytes stand for
-    /// one that is not sound.
+    /// Decrypts the premaster secret of an RSA key exchange; see [`Unit::decrypt_premaster`].
     ///
-    /// Apart from the caller's thread: it takes milliseconds.
+    /// On the caller's thread, as a signature, which with the same key takes half as long.
     ///
     /// # Errors
     /// [`BackendError`] says what everybody can see to be wrong.
-    pub(crate) async fn decrypt_premaster(
+    pub(crate) fn decrypt_premaster(
         &self,
         version: &Version,
-        ciphertext: Vec<u8>,
-        versions: Vec<u16>,
+        ciphertext: &[u8],
+        client_version: u16,
     ) -> Result<Zeroizing<[u8; PREMASTER]>, BackendError> {
         match self {
-            Self::Embedded(unit) => {
-                let (unit, blob) = (Arc::clone(unit), version.blob.clone());
-                Ok(in_background(move || unit.decrypt_premaster(&blob, &ciphertext, &versions)).await??)
-            }
+            Self::Embedded(unit) => Ok(unit.decrypt_premaster(&version.blob, ciphertext, client_version)?),
             Self::Grep11(grep11) => Err(BackendError::OnlySigns(grep11.name().into())),
         }
     }

@@ -80,7 +80,9 @@ impl Client {
     /// See [`Error`].
     pub fn answer(&self, call: &mut Call) -> Result<Option<response::Body>, Error> {
         if call.owner != Owner::current() {
-            // A child took the call along in a fork: the connection, and the answer, are its parent's.
+            // A child took the call along in a fork: the connection, and the answer, are its parent's. Whatever it was to
+            // be woken by was shared, too, so it may be late for that.
+            call.deadline = Instant::now() + self.timeout;
             self.send_again(call)?;
         }
         self.take(call)

@@ -154,9 +154,13 @@ pub(crate) enum Broken {
     Lost,
 }
 
-/// Hosts that run with a standard stream closed must not get our socket in its place.
-fn above_standard_streams(socket: OwnedFd) -> Result<OwnedFd, Errno> {
-    if socket.as_raw_fd() > 2 { Ok(socket) } else { fcntl_dupfd_cloexec(&socket, 3) }
+/// The same under another number than those of the standard streams: hosts that run with one of them closed must not get
+/// a descriptor of ours in its place.
+///
+/// # Errors
+/// If there is no descriptor left.
+pub fn above_standard_streams(descriptor: OwnedFd) -> Result<OwnedFd, Errno> {
+    if descriptor.as_raw_fd() > 2 { Ok(descriptor) } else { fcntl_dupfd_cloexec(&descriptor, 3) }
 }
 
 fn wait_at_most(socket: &OwnedFd, patience: Duration) -> Result<(), Errno> {

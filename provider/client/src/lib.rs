@@ -20,6 +20,7 @@ use core::time::Duration;
 
 pub use address::{Address, InvalidAddress};
 pub use call::Call;
+pub use connection::above_standard_streams;
 pub use error::Error;
 use keyward_proto::message::{self, request, response};
 use keyward_proto::{Label, Scheme};
@@ -90,8 +91,8 @@ impl Client {
         self.send(request::Body::Sign(body))
     }
 
-    /// Asks for the premaster secret of an RSA key exchange (RFC 5246, 7.4.7.1), which must begin with the version of the
-    /// client, or with the negotiated one where that is given; without waiting for the answer, see [`Call`].
+    /// Asks for the premaster secret of an RSA key exchange (RFC 5246, 7.4.7.1), which begins with the version of the
+    /// client whatever that encrypted; without waiting for the answer, see [`Call`].
     ///
     /// # Errors
     /// See [`Error`].
@@ -101,14 +102,12 @@ impl Client {
         version: u32,
         ciphertext: &[u8],
         client_version: u16,
-        negotiated_version: Option<u16>,
     ) -> Result<Call, Error> {
         self.send(request::Body::Decrypt(message::Decrypt {
             label: label.to_string(),
             version,
             ciphertext: ciphertext.to_vec(),
             client_version: client_version.into(),
-            negotiated_version: negotiated_version.unwrap_or(0).into(),
         }))
     }
 

@@ -140,5 +140,5 @@ const EMPTY: u32 = 0;
 const BUSY: u32 = 1;
 const FULL: u32 = 2;
 
-/// More threads than this sign at once only on large machines; the rest of them connect anew each time.
+/// More than this sign at once only on large machines, or in asynchronous jobs; the rest of them connect anew each time.
 const SLOTS: usize = 64;

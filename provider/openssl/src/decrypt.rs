@@ -23,7 +23,6 @@ pub(crate) struct Operation {
     /// Whether the padding is that of TLS.
     of_tls: bool,
     client_version: Option<u16>,
-    negotiated_version: Option<u16>,
 }
 
 entry_points! {
@@ -82,7 +81,7 @@ entry_points! {
         })?;
         // SAFETY: provider-asym_cipher(7): `ciphertext` has `ciphertext_length` readable bytes.
         let ciphertext = unsafe { bytes(ciphertext, ciphertext_length) };
-        let premaster = key.decrypt_premaster(ciphertext, client_version, operation.negotiated_version)?;
+        let premaster = key.decrypt_premaster(ciphertext, client_version)?;
         // SAFETY: provider-asym_cipher(7): `out` has `room` writable bytes, and these are not more.
         unsafe { ptr::copy_nonoverlapping(premaster.as_ptr(), out, premaster.len()) };
         *length = premaster.len();
@@ -104,13 +103,11 @@ impl Operation {
         if let Some(padding) = params.find(PAD_MODE) {
             self.of_tls = padding.integer() == Some(abi::RSA_PKCS1_WITH_TLS_PADDING.into());
         }
-        let version = |key| -> Result<Option<u16>, Error> {
-            let Some(param) = params.find(key) else { return Ok(None) };
-            let version = param.integer().and_then(|version| u16::try_from(version).ok());
-            version.map(Some).ok_or_else(|| Error::new(Reason::NotSupported, "no such version of TLS"))
-        };
-        self.client_version = version(CLIENT_VERSION)?.or(self.client_version);
-        self.negotiated_version = version(NEGOTIATED_VERSION)?.or(self.negotiated_version);
+        if let Some(version) = params.find(CLIENT_VERSION) {
+            let version = version.integer().and_then(|version| u16::try_from(version).ok());
+            self.client_version =
+                Some(version.ok_or_else(|| Error::new(Reason::NotSupported, "no such version of TLS"))?);
+        }
         Ok(())
     }
 }
@@ -140,11 +137,9 @@ static SETTABLE: &[Known] = &[
     Known::new(PAD_MODE, UTF8_STRING),
     Known::new(PAD_MODE, INTEGER),
     Known::new(CLIENT_VERSION, UNSIGNED_INTEGER),
-    Known::new(NEGOTIATED_VERSION, UNSIGNED_INTEGER),
     Known::END,
 ];
 
 // OSSL_ASYM_CIPHER_PARAM_*, provider-asym_cipher(7).
 const PAD_MODE: &CStr = c"pad-mode";
 const CLIENT_VERSION: &CStr = c"tls-client-version";
-const NEGOTIATED_VERSION: &CStr = c"tls-negotiated-version";

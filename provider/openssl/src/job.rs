@@ -10,8 +10,8 @@
 //! ends if it meets one under a number that it still knows.
 //!
 //! A job may never be resumed, when its connection is torn down meanwhile: what lies on its stack is lost then, and
-//! no destructor runs. So across a pause the stack holds a plain pointer and nothing that owns anything; everything else
-//! belongs to the wait context.
+//! no destructor runs. So across a pause this module's part of it is a plain pointer, and everything else belongs to the wait
+//! context. (Tools that sign a message in parts, or a digest, have a copy of that on the stack; TLS does not.)
 
 use core::ffi::{c_int, c_void};
 use core::ptr::{self, NonNull};
@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process;
 use std::time::Instant;
 
-use keyward_client::{Call, Client, Error};
+use keyward_client::{Call, Client, Error, above_standard_streams};
 use keyward_proto::message::response;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
@@ -35,23 +35,18 @@ pub(crate) fn finish(client: &Client, mut call: Call) -> Result<response::Body, 
     }
     // Only now that there is something to wait for: a host gets to know of descriptors when a job pauses, and HAProxy
     // ends over one that it was never told of.
-    match context.waiting() {
-        Some(waiting) => finish_in_job(waiting, client, call),
-        None => client.finish(call),
+    match context.wait_for(call) {
+        Ok(waiting) => finish_in_job(waiting, client),
+        Err(call) => client.finish(call.ok_or(Error::Garbled)?),
     }
 }
 
-fn finish_in_job(waiting: *mut Waiting, client: &Client, call: Call) -> Result<response::Body, Error> {
-    // SAFETY: the wait context of this job keeps it alive, and while the job runs nobody else uses it.
-    unsafe { &mut *waiting }.call = Some(call);
+/// Pauses until the call that `waiting` has been given is answered.
+fn finish_in_job(waiting: *mut Waiting, client: &Client) -> Result<response::Body, Error> {
     loop {
-        // SAFETY: as above.
-        if !unsafe { &mut *waiting }.watch() {
-            break;
-        }
         // SAFETY: ASYNC_pause_job(3) takes nothing; nothing of ours is owned, borrowed or locked by the stack across it.
         unsafe { ASYNC_pause_job() };
-        // SAFETY: as above.
+        // SAFETY: the wait context of this job keeps it alive, and while the job runs nobody else uses it.
         let now = unsafe { &mut *waiting };
         now.unwatch();
         let Some(call) = &mut now.call else { break };
@@ -61,6 +56,9 @@ fn finish_in_job(waiting: *mut Waiting, client: &Client, call: Call) -> Result<r
         if let Some(answer) = client.answer(call).transpose() {
             now.end();
             return answer;
+        }
+        if !now.watch() {
+            break;
         }
     }
     // SAFETY: as above.
@@ -82,8 +80,21 @@ struct Waiting {
 
 impl Waiting {
     fn new() -> Result<Self, Errno> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let epoll = above_standard_streams(epoll::create(CreateFlags::CLOEXEC)?)?;
         Ok(Self { owner: process::id(), epoll, call: None, timer: None, watched: false })
+    }
+
+    /// Begins to watch for a call, or gives it back.
+    fn begin(&mut self, call: Call) -> Result<(), Option<Call>> {
+        // A host may use the wait context of a job that it gave up again.
+        self.unwatch();
+        self.end();
+        self.call = Some(call);
+        if self.watch() {
+            return Ok(());
+        }
+        self.unwatch();
+        Err(self.end())
     }
 
     /// Has the host woken when there may be an answer, or none is to be waited for any more. Returns whether it will be.
@@ -93,11 +104,11 @@ impl Waiting {
         }
         let Some(call) = &self.call else { return false };
         let Some(connection) = call.descriptor() else { return false };
-        self.watched = self.add(connection).is_ok();
-        if self.watched && self.timer.is_none() {
-            // Without one the daemon's own deadline must do.
+        if self.timer.is_none() {
+            // Without one a daemon that is stuck would keep the host waiting for ever.
             self.timer = timer(call.deadline()).filter(|timer| self.add(timer.as_fd()).is_ok());
         }
+        self.watched = self.timer.is_some() && self.add(connection).is_ok();
         self.watched
     }
 
@@ -137,16 +148,21 @@ impl WaitContext {
         NonNull::new(unsafe { ASYNC_get_wait_ctx(job) }).map(Self)
     }
 
-    /// What belongs to it, which it is given when it is first asked; `None` if it cannot have it.
-    fn waiting(self) -> Option<*mut Waiting> {
+    /// Gives it a call to wait for; what belongs to it comes back, which it is given when it is first asked. The call comes
+    /// back if it cannot be waited for here.
+    fn wait_for(self, call: Call) -> Result<*mut Waiting, Option<Call>> {
         let (mut descriptor, mut data) = (0, ptr::null_mut());
         // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never followed, and both places may be written.
         let known =
             unsafe { ASYNC_WAIT_CTX_get_fd(self.0.as_ptr(), key(), &raw mut descriptor, &raw mut data) };
         if known != 0 {
-            return Some(data.cast());
+            let waiting = data.cast::<Waiting>();
+            // SAFETY: what was given under our key is ours, lives as long as the wait context, and while the job runs
+            // nobody else uses it.
+            return unsafe { &mut *waiting }.begin(call).map(|()| waiting);
         }
-        let waiting = Waiting::new().ok()?;
+        let Ok(mut waiting) = Waiting::new() else { return Err(Some(call)) };
+        waiting.begin(call)?;
         let descriptor = waiting.epoll.as_raw_fd();
         let waiting = Box::into_raw(Box::new(waiting));
         // SAFETY: as above; the data belongs to the cleanup from here on.
@@ -155,10 +171,11 @@ impl WaitContext {
         };
         if taken == 0 {
             // SAFETY: it came from `into_raw` above, and the wait context did not take it.
-            drop(unsafe { Box::from_raw(waiting) });
-            return None;
+            let mut waiting = *unsafe { Box::from_raw(waiting) };
+            waiting.unwatch();
+            return Err(waiting.end());
         }
-        Some(waiting)
+        Ok(waiting)
     }
 }
 
@@ -184,8 +201,8 @@ fn key() -> *const c_void {
 
 /// A descriptor that becomes readable at the deadline; none if the system has none left.
 fn timer(deadline: Instant) -> Option<OwnedFd> {
-    let timer =
-        timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK).ok()?;
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK);
+    let timer = above_standard_streams(timer.ok()?).ok()?;
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
     let value = Itimerspec { it_interval: zero, it_value: Timespec::try_from(left).ok()? };

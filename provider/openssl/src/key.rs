@@ -65,11 +65,9 @@ impl Held {
         &self,
         ciphertext: &[u8],
         client_version: u16,
-        negotiated_version: Option<u16>,
     ) -> Result<[u8; PREMASTER], Error> {
         let (label, version) = (self.reference.label(), self.reference.version());
-        let call =
-            self.client.start_to_decrypt(label, version, ciphertext, client_version, negotiated_version);
+        let call = self.client.start_to_decrypt(label, version, ciphertext, client_version);
         self.answer(call).and_then(premaster_of).map_err(|error| self.failed("decrypt", error))
     }
 
