@@ -1,9 +1,14 @@
 //! Decoders, see provider-decoder(7): a reference PEM becomes a key, wherever OpenSSL reads key files.
 //!
-//! Two steps, since OpenSSL decodes in chains: `DER` with input `pem` recognises our PEM label, and one
-//! decoder per key type turns the body into a key. They are called for every key that any part of the
-//! program loads, so they must see quickly that something is not theirs, and then say nothing: returning 1
-//! without having produced anything lets the search go on.
+//! Two steps, since OpenSSL decodes in chains: `DER` with input `pem` recognises our PEM label, and a second
+//! decoder turns the body into a key. They are called for every key that any part of the program loads, so
+//! they must see quickly that something is not theirs, and then say nothing: returning 1 without having
+//! produced anything lets the search go on.
+//!
+//! The second decoder makes keys of every type, though it has the name of one, which it needs to be found at
+//! all: each further decoder would make the loading of any key slower, in every program that has us loaded.
+//! So a program that reads PEM and insists on a type beforehand, which none that we know of does, finds our
+//! keys only if that is RSA.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
@@ -50,15 +55,14 @@ entry_points! {
             Error::new(Reason::Reference, format_args!("cannot read key reference: {error}"))
         })?;
         let lent = Lent::default()
-            .utf8(DATA_TYPE, type_name(reference.public_key().key_type()).unwrap_or_default())
             .utf8(DATA_STRUCTURE, STRUCTURE)
             .octets(DATA, &reference.to_der());
         // SAFETY: provider-decoder(7): the callback takes the array and the argument that came with it.
         Ok(lent.hand_to(|params| unsafe { callback(params, arg) }))
     }
 
-    /// DER to a key of one type.
-    fn decode_der<const TYPE: usize>(
+    /// The body of a reference to a key.
+    fn decode_body(
         provider: Option<&Provider>,
         input: *mut c_void,
         selection: c_int,
@@ -73,9 +77,6 @@ entry_points! {
         }
         let Some(body) = read_all(provider.bio, input) else { return Ok(1) };
         let Ok(reference) = Reference::from_der(&body) else { return Ok(1) };
-        if type_name(reference.public_key().key_type()) != TYPES.get(TYPE).copied() {
-            return Ok(1);
-        }
         // SAFETY: provider-decoder(7): the callback takes the array and the argument that came with it.
         hand_over(provider, reference, |params| unsafe { callback(params, arg) })
     }
@@ -176,9 +177,12 @@ fn type_name(key_type: KeyType) -> Option<&'static str> {
 
 pub(crate) static ALGORITHMS: &[Algorithm] = &[
     Algorithm::new(c"DER", c"provider=keyward,input=pem", FROM_PEM, c"Keyward reference PEM"),
-    Algorithm::new(c"RSA", FROM_BODY, RSA, c"Keyward reference to an RSA key"),
-    Algorithm::new(c"EC", FROM_BODY, EC, c"Keyward reference to an EC key"),
-    Algorithm::new(c"ED25519", FROM_BODY, ED25519, c"Keyward reference to an Ed25519 key"),
+    Algorithm::new(
+        c"RSA",
+        c"provider=keyward,input=der,structure=keyward",
+        FROM_BODY,
+        c"Keyward reference to a key",
+    ),
     Algorithm::END,
 ];
 
@@ -194,16 +198,10 @@ macro_rules! table {
 }
 
 static FROM_PEM: &[Dispatch] = table!(decode_pem);
-static RSA: &[Dispatch] = table!(decode_der::<0>);
-static EC: &[Dispatch] = table!(decode_der::<1>);
-static ED25519: &[Dispatch] = table!(decode_der::<2>);
-
-/// The key types by the numbers in the tables above.
-const TYPES: [&str; 3] = ["RSA", "EC", "ED25519"];
+static FROM_BODY: &[Dispatch] = table!(decode_body);
 
 /// A name of our own for the structure, so that no other decoder is offered the body.
 const STRUCTURE: &str = "keyward";
-const FROM_BODY: &CStr = c"provider=keyward,input=der,structure=keyward";
 
 const BEGIN_OURS: &[u8] = b"-----BEGIN KEYWARD KEY-----";
 
