@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::target;
+use crate::{KEY_TYPES, ML_DSA, target};
 
 /// An OpenSSL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -17,6 +17,17 @@ pub enum OpenSsl {
 impl OpenSsl {
     /// Those that every test of the provider itself runs on.
     pub const ALL: [Self; 2] = [Self::System, Self::V3_5];
+
+    /// The key types that it knows.
+    pub fn key_types(self) -> impl Iterator<Item = &'static str> {
+        let newer = if self == Self::System { &[][..] } else { &ML_DSA };
+        KEY_TYPES.iter().chain(newer).copied()
+    }
+
+    /// Those of [`Self::ALL`] that know a key type.
+    pub fn that_know(key_type: &str) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |openssl| openssl.key_types().any(|known| known == key_type))
+    }
 
     /// Its program, with arguments. Without a configuration it needs none.
     pub fn program(self, words: &[&str]) -> Command {

@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::tool::succeed;
-use crate::{Daemon, KEY_TYPES};
+use crate::{Daemon, KEY_TYPES, OpenSsl};
 
 /// An authority with a plain key file; what it certifies is held elsewhere.
 #[derive(Debug)]
@@ -45,16 +45,27 @@ impl Pki {
 
     /// Certifies the public key of a reference for `localhost`, without any use of the private key.
     pub fn certify(&self, daemon: &Daemon, reference: &Path) -> PathBuf {
+        self.certify_with(OpenSsl::System, daemon, reference)
+    }
+
+    /// As [`Pki::certify`], with the programs of a version of OpenSSL, which must know the type of the key.
+    pub fn certify_with(&self, openssl: OpenSsl, daemon: &Daemon, reference: &Path) -> PathBuf {
         let public = reference.with_extension("pub");
-        succeed(daemon.openssl(&["pkey", "-pubout", "-in"]).arg(reference).arg("-out").arg(&public));
-        self.certify_public(&public)
+        let mut pkey = daemon.openssl_of(openssl, &["pkey", "-pubout", "-in"]);
+        succeed(pkey.arg(reference).arg("-out").arg(&public));
+        self.certify_public_with(openssl, &public)
     }
 
     /// Certifies a public key in PEM for `localhost`.
     pub fn certify_public(&self, public: &Path) -> PathBuf {
+        self.certify_public_with(OpenSsl::System, public)
+    }
+
+    fn certify_public_with(&self, openssl: OpenSsl, public: &Path) -> PathBuf {
         let certificate = public.with_extension("crt");
         succeed(
-            openssl(&["x509", "-new", "-subj", "/CN=localhost", "-days", "2"])
+            openssl
+                .program(&["x509", "-new", "-subj", "/CN=localhost", "-days", "2"])
                 .arg("-force_pubkey")
                 .arg(public)
                 .arg("-CA")

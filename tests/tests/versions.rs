@@ -9,13 +9,13 @@ use std::process::Command;
 use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::server::Site;
 use keyward_tests::tool::{fail, run, stderr, succeed};
-use keyward_tests::{Daemon, Host, KEY_TYPES, Nginx, OpenSsl, Pki, SServer};
+use keyward_tests::{Daemon, Host, KEY_TYPES, ML_DSA, Nginx, OpenSsl, Pki, SServer};
 
 /// The reference of a key that is made for a use, and its certificate.
 fn pair(daemon: &Daemon, pki: &Pki, key_type: &str, usage: &str) -> (PathBuf, PathBuf) {
     daemon.generate_for(key_type, key_type, usage);
     let reference = daemon.reference(key_type);
-    (pki.certify(daemon, &reference), reference)
+    (pki.certify_with(OpenSsl::V3_5, daemon, &reference), reference)
 }
 
 #[test]
@@ -23,22 +23,27 @@ fn servers_of_each_version_serve_clients_of_each() {
     let daemon = Daemon::start();
     let pki = Pki::new(daemon.directory());
     let mut handshakes = 0;
-    for key_type in KEY_TYPES {
+    for key_type in OpenSsl::V3_5.key_types() {
         let (certificate, reference) = pair(&daemon, &pki, key_type, "tls-server");
-        for openssl in OpenSsl::ALL {
+        for openssl in OpenSsl::that_know(key_type) {
             let site = Site::new(certificate.clone(), reference.clone());
             let _server = SServer::start_of(&daemon, &site, openssl, &[]);
-            for wish in WISHES {
-                s_client(&pki, site.address, wish);
+            let (wishes, versions) = match ML_DSA.contains(&key_type) {
+                false => (&WISHES[..], &["-tls1_2", "-tls1_3"][..]),
+                // Not for TLS 1.2, and not known to the system's client.
+                true => (&[][..], &["-tls1_3"][..]),
+            };
+            for wish in wishes {
+                s_client(&pki, site.address, *wish);
             }
-            for version in ["-tls1_2", "-tls1_3"] {
+            for version in versions {
                 let mut client =
                     OpenSsl::V3_5.program(&["s_client", "-brief", "-verify_return_error", version]);
                 client.args(["-servername", "localhost", "-connect", &site.address.to_string(), "-CAfile"]);
                 let output = run(client.arg(pki.ca()));
                 assert!(output.status.success(), "{key_type}, {version}: {}", stderr(&output));
             }
-            handshakes += WISHES.len() + 2;
+            handshakes += wishes.len() + versions.len();
         }
     }
     daemon.assert_one_request_each(handshakes);
@@ -82,11 +87,10 @@ fn the_program_signs_with_a_key_for_anything() {
     fs::write(&message, "text\n").unwrap();
     let digest = daemon.path("digest");
     succeed(OpenSsl::System.program(&["dgst", "-sha256", "-binary", "-out"]).arg(&digest).arg(&message));
-    for key_type in KEY_TYPES {
+    for key_type in OpenSsl::V3_5.key_types() {
         let (certificate, reference) = pair(&daemon, &pki, key_type, "any");
-        let public = daemon.path("public.pem");
-        succeed(daemon.openssl(&["pkey", "-pubout", "-in"]).arg(&reference).arg("-out").arg(&public));
-        for openssl in OpenSsl::ALL {
+        let public = reference.with_extension("pub");
+        for openssl in OpenSsl::that_know(key_type) {
             let signature = daemon.path("signature");
             let shown =
                 succeed(daemon.openssl_of(openssl, &["pkey", "-text_pub", "-noout", "-in"]).arg(&reference));
@@ -100,11 +104,11 @@ fn the_program_signs_with_a_key_for_anything() {
             let own = daemon.path("own.crt");
             let mut req = daemon.openssl_of(openssl, &["req", "-x509", "-new", "-subj", "/CN=own", "-key"]);
             succeed(req.arg(&reference).arg("-out").arg(&own));
-            for other in OpenSsl::ALL {
+            for other in OpenSsl::that_know(key_type) {
                 succeed(other.program(&["verify", "-CAfile"]).arg(&own).arg(&own));
             }
-            // Neither does OpenSSL's own provider sign CMS with Ed25519: libcrypto names a digest, which that has no use for.
-            if key_type == "ed25519" {
+            // Neither does OpenSSL's own provider sign CMS with these: libcrypto names a digest, which they have no use for.
+            if hashes_for_itself(key_type) {
                 continue;
             }
             let signed = daemon.path("signed.cms");
@@ -131,6 +135,11 @@ fn the_program_signs_with_a_key_for_anything() {
     }
 }
 
+/// Whether keys of a type take whole messages only.
+fn hashes_for_itself(key_type: &str) -> bool {
+    key_type == "ed25519" || ML_DSA.contains(&key_type)
+}
+
 /// `dgst` and `pkeyutl`, over the message and over its digest.
 fn sign_and_verify(daemon: &Daemon, openssl: OpenSsl, key_type: &str, files: [&Path; 5]) {
     let [reference, public, message, digest, signature] = files;
@@ -139,7 +148,7 @@ fn sign_and_verify(daemon: &Daemon, openssl: OpenSsl, key_type: &str, files: [&P
             if sign { &["pkeyutl", "-sign", "-rawin"] } else { &["pkeyutl", "-verify", "-rawin", "-pubin"] };
         let mut command = if sign { daemon.openssl_of(openssl, words) } else { openssl.program(words) };
         command.arg("-inkey").arg(if sign { reference } else { public }).arg("-in").arg(message);
-        if key_type != "ed25519" {
+        if !hashes_for_itself(key_type) {
             command.args(["-digest", "sha256"]);
         }
         command.arg(if sign { "-out" } else { "-sigfile" }).arg(signature);
@@ -147,7 +156,7 @@ fn sign_and_verify(daemon: &Daemon, openssl: OpenSsl, key_type: &str, files: [&P
     };
     succeed(&mut whole(true));
     succeed(&mut whole(false));
-    if key_type == "ed25519" {
+    if hashes_for_itself(key_type) {
         return;
     }
     let over_digest = |words: &[&str]| {
@@ -177,10 +186,10 @@ fn the_program_is_refused_with_a_key_of_a_server() {
     let pki = Pki::new(daemon.directory());
     let message = daemon.path("message");
     fs::write(&message, "text\n").unwrap();
-    for key_type in ["p256", "rsa2048", "ed25519"] {
+    for key_type in ["p256", "rsa2048", "ed25519", "ml-dsa-65"] {
         let (certificate, reference) = pair(&daemon, &pki, key_type, "tls-server");
         let told = format!("keyward: key \"{key_type}\" refused: the uses of the key do not include");
-        for openssl in OpenSsl::ALL {
+        for openssl in OpenSsl::that_know(key_type) {
             let of = |words: &[&str]| daemon.openssl_of(openssl, words);
             let mut cms = of(&["cms", "-sign", "-signer"]);
             cms.arg(&certificate).arg("-inkey").arg(&reference).arg("-in").arg(&message);
@@ -192,7 +201,7 @@ fn the_program_is_refused_with_a_key_of_a_server() {
             certificate.arg(&reference);
             let commands = [cms, raw, request, certificate];
             // See above.
-            for mut command in commands.into_iter().skip(usize::from(key_type == "ed25519")) {
+            for mut command in commands.into_iter().skip(usize::from(hashes_for_itself(key_type))) {
                 let (_, text) = fail(&mut command);
                 assert!(text.contains(&told), "{command:?}: {text}");
             }
@@ -206,9 +215,9 @@ fn the_program_is_refused_with_a_key_of_a_server() {
 fn a_handshake_is_two_inits_a_size_and_a_signature() {
     let daemon = Daemon::start();
     let pki = Pki::new(daemon.directory());
-    for key_type in ["p256", "rsa2048", "ed25519"] {
+    for key_type in ["p256", "rsa2048", "ed25519", "ml-dsa-65"] {
         let (certificate, reference) = pair(&daemon, &pki, key_type, "tls-server");
-        for openssl in OpenSsl::ALL {
+        for openssl in OpenSsl::that_know(key_type) {
             let counts = [1, 3].map(|handshakes| {
                 let host =
                     Host::new(&daemon, openssl).mode("handshakes", &certificate, &reference, handshakes);

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::Digest;
 use aws_lc_rs::signature::{self as lc, UnparsedPublicKey, VerificationAlgorithm};
-use keyward_proto::{Curve, PublicKey, Scheme};
+use keyward_proto::{Curve, MlDsa, PublicKey, Scheme};
 
 /// What was signed: a message by schemes that hash nothing first, a digest by the others.
 pub(crate) enum Signed<'a> {
@@ -48,6 +48,9 @@ fn algorithm(key: &PublicKey, scheme: Scheme) -> Option<&'static dyn Verificatio
         (PublicKey::Rsa { .. }, Scheme::RsaPkcs1Sha384) => &lc::RSA_PKCS1_2048_8192_SHA384,
         (PublicKey::Rsa { .. }, Scheme::RsaPkcs1Sha512) => &lc::RSA_PKCS1_2048_8192_SHA512,
         (PublicKey::Ed25519(_), Scheme::Ed25519) => &lc::ED25519,
+        (PublicKey::MlDsa(MlDsa::MlDsa44, _), Scheme::MlDsa44) => &lc::ML_DSA_44,
+        (PublicKey::MlDsa(MlDsa::MlDsa65, _), Scheme::MlDsa65) => &lc::ML_DSA_65,
+        (PublicKey::MlDsa(MlDsa::MlDsa87, _), Scheme::MlDsa87) => &lc::ML_DSA_87,
         _ => return None,
     })
 }

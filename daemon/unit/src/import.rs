@@ -67,6 +67,11 @@ fn read_der(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<Key, Import
                 let inner = self::fields(fields[2].value()).map_err(|_| ImportError::Damaged(form))?;
                 check_size(&inner, form)?;
             }
+            if let Algorithm::MlDsa(_) = algorithm {
+                // The other choice is the expanded key alone, of which a library makes no PKCS#8 again.
+                let seed = fields[2].value().first().is_some_and(|tag| ML_DSA_WITH_SEED.contains(tag));
+                seed.then_some(()).ok_or(ImportError::SeedMissing)?;
+            }
             Key::from_pkcs8(algorithm, der)
         }
         // ECPrivateKey (RFC 5915).
@@ -154,6 +159,11 @@ pub enum ImportError {
     /// Certificates, public keys and the like, named by the text.
     #[error("the file holds {0}, not a private key")]
     NotPrivateKey(&'static str),
+    /// A key of ML-DSA without the seed that it is made of.
+    #[error(
+        "the ML-DSA key in the file has no seed in the form of RFC 9881; if it has one, export it again with OpenSSL 3.5: openssl pkey -in FILE -provparam ml-dsa.output_formats=seed-only -out NEW"
+    )]
+    SeedMissing,
     /// The format of OpenSSH.
     #[error(
         "the private key in the file is in the format of OpenSSH; write it as PKCS#8 first: ssh-keygen -p -m PKCS8 -f FILE"
@@ -180,7 +190,9 @@ pub enum ImportError {
     #[error("the file is not a key file: neither PEM nor DER of a private key")]
     Unknown,
     /// A private key of another type.
-    #[error("the file holds {0}: supported are P-256, P-384, P-521, Ed25519 and RSA of 2048 to 8192 bits")]
+    #[error(
+        "the file holds {0}: supported are P-256, P-384, P-521, Ed25519, ML-DSA and RSA of 2048 to 8192 bits"
+    )]
     Unsupported(KeyName),
 }
 
@@ -238,6 +250,9 @@ const DER_START: u8 = 0x30;
 // RFC 5915, 3.
 const EC_PARAMETERS: Tag = Tag::ContextSpecific { number: TagNumber(0), constructed: true };
 
+/// Tags of the choices of ML-DSA-PrivateKey (RFC 9881, 6) with a seed: that alone, and both.
+const ML_DSA_WITH_SEED: [u8; 2] = [0x80, 0x30];
+
 // RFC 3279, 2.3.2.
 const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");
 
@@ -264,10 +279,6 @@ const NAMES: &[(ObjectIdentifier, &str)] = &[
     (ObjectIdentifier::new_unwrap("1.3.36.3.3.2.8.1.1.13"), "EC on brainpoolP512r1"),
     // GM/T 0006-2012.
     (ObjectIdentifier::new_unwrap("1.2.156.10197.1.301"), "EC on SM2"),
-    // FIPS 204, RFC 9881.
-    (ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.3.17"), "ML-DSA-44"),
-    (ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.3.18"), "ML-DSA-65"),
-    (ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.3.19"), "ML-DSA-87"),
 ];
 
 #[cfg(test)]

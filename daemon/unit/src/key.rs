@@ -2,12 +2,13 @@ use aws_lc_rs::digest::{self, Digest};
 use aws_lc_rs::encoding::{AsBigEndian, AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::error::{KeyRejected, Unspecified};
 use aws_lc_rs::rsa::KeySize;
+use aws_lc_rs::signature::VerificationAlgorithm;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaEncoding};
-use aws_lc_rs::signature::{RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm};
+use aws_lc_rs::signature::{PqdsaKeyPair, PqdsaSigningAlgorithm, RsaKeyPair, UnparsedPublicKey};
 use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
 use der::{Decode, Reader, SliceReader};
 use keyward_proto::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, SECP256R1, SECP384R1, SECP521R1};
-use keyward_proto::{Curve, Hash, KeyType, PublicKey, Scheme, SchemeFamily};
+use keyward_proto::{Curve, Hash, KeyType, MlDsa, PublicKey, Scheme, SchemeFamily};
 use zeroize::Zeroizing;
 
 use crate::{Input, UnitError};
@@ -35,6 +36,9 @@ impl Key {
             KeyType::Rsa(2048) => rsa(KeySize::Rsa2048),
             KeyType::Rsa(3072) => rsa(KeySize::Rsa3072),
             KeyType::Rsa(4096) => rsa(KeySize::Rsa4096),
+            KeyType::MlDsa(parameters) => {
+                PqdsaKeyPair::generate(ml_dsa(parameters)).map(|pair| Pair::MlDsa(parameters, pair))
+            }
             _ => return Err(UnitError::KeyTypeNotSupported(key_type)),
         };
         pair.and_then(Self::new).map_err(|_| UnitError::Crypto("generate a key"))
@@ -47,6 +51,9 @@ impl Key {
             Algorithm::Ec(curve) => Pair::Ec(curve, EcdsaKeyPair::from_pkcs8(native(curve).signing, pkcs8)?),
             Algorithm::Ed25519 => Pair::Ed25519(Ed25519KeyPair::from_pkcs8(pkcs8)?),
             Algorithm::Rsa => Pair::Rsa(RsaKeyPair::from_pkcs8(pkcs8)?),
+            Algorithm::MlDsa(parameters) => {
+                Pair::MlDsa(parameters, PqdsaKeyPair::from_pkcs8(ml_dsa(parameters), pkcs8)?)
+            }
         })
         .map_err(KeyRejected::from)
     }
@@ -73,13 +80,17 @@ impl Key {
         Ok(Self { key_type, spki, pair })
     }
 
-    /// The key as PKCS#8, an EC key with its public key.
+    /// The key as PKCS#8, an EC key with its public key, one of ML-DSA as its seed (RFC 9881, 6).
+    ///
+    /// # Errors
+    /// For a key of ML-DSA whose seed is not known.
     pub(crate) fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
         let copy = |der: &[u8]| Zeroizing::new(der.to_vec());
         Ok(match &self.pair {
             Pair::Ec(_, pair) => ec_to_pkcs8(pair)?,
             Pair::Ed25519(pair) => copy(pair.to_pkcs8v1()?.as_ref()),
             Pair::Rsa(pair) => copy(AsDer::<Pkcs8V1Der<'_>>::as_der(pair)?.as_ref()),
+            Pair::MlDsa(_, pair) => copy(pair.to_pkcs8v1()?.as_ref()),
         })
     }
 
@@ -111,6 +122,12 @@ impl Key {
                 }
                 Input::Digest(_) => return Err(UnitError::WholeMessageNeeded(scheme)),
             },
+            (Pair::MlDsa(parameters, pair), SchemeFamily::MlDsa(asked), None) if *parameters == asked => {
+                let Input::Message(message) = input else {
+                    return Err(UnitError::WholeMessageNeeded(scheme));
+                };
+                sign_ml_dsa(pair, message)
+            }
             (Pair::Rsa(pair), family, Some(hash)) => {
                 let padding = padding(family, hash).ok_or(mismatch)?;
                 let mut signature = vec![0; pair.public_modulus_len()];
@@ -137,6 +154,10 @@ impl Key {
                 let verification = &signature::RSA_PSS_2048_8192_SHA256;
                 (Scheme::RsaPssRsaeSha256, verification, pair.public_key().as_ref())
             }
+            Pair::MlDsa(parameters, pair) => {
+                let scheme = KeyType::MlDsa(*parameters).schemes().first().copied().ok_or(broken)?;
+                (scheme, verifying_ml_dsa(*parameters), pair.public_key().as_ref())
+            }
         };
         let signature = self.sign(scheme, Input::Message(MESSAGE))?;
         UnparsedPublicKey::new(verification, public).verify(MESSAGE, &signature).map_err(|_| broken)
@@ -147,6 +168,7 @@ impl Key {
 pub(crate) enum Pair {
     Ec(Curve, EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
+    MlDsa(MlDsa, PqdsaKeyPair),
     Rsa(RsaKeyPair),
 }
 
@@ -155,6 +177,7 @@ impl Pair {
         let spki: PublicKeyX509Der<'_> = match self {
             Self::Ec(_, pair) => pair.public_key().as_der()?,
             Self::Ed25519(pair) => pair.public_key().as_der()?,
+            Self::MlDsa(_, pair) => pair.public_key().as_der()?,
             Self::Rsa(pair) => pair.public_key().as_der()?,
         };
         Ok(spki.as_ref().to_vec())
@@ -178,6 +201,7 @@ pub(crate) fn ec_to_pkcs8(pair: &EcdsaKeyPair) -> Result<Zeroizing<Vec<u8>>, Uns
 pub(crate) enum Algorithm {
     Ec(Curve),
     Ed25519,
+    MlDsa(MlDsa),
     Rsa,
 }
 
@@ -201,7 +225,7 @@ impl Algorithm {
                 let curve = curve.decode_as().map_err(|_| Unsupported::ExplicitCurve)?;
                 Self::curve(curve).map(Self::Ec)
             }
-            other => Err(Unsupported::Algorithm(other)),
+            other => MlDsa::of_oid(other).map(Self::MlDsa).ok_or(Unsupported::Algorithm(other)),
         }
     }
 
@@ -235,6 +259,30 @@ pub(crate) enum Unsupported {
     Algorithm(ObjectIdentifier),
     ExplicitCurve,
     Malformed,
+}
+
+/// Signs a message with an empty context (FIPS 204, 5.2).
+pub(crate) fn sign_ml_dsa(pair: &PqdsaKeyPair, message: &[u8]) -> Result<Vec<u8>, Unspecified> {
+    let mut signature = vec![0; pair.algorithm().signature_len()];
+    let length = pair.sign(message, &mut signature)?;
+    signature.truncate(length);
+    Ok(signature)
+}
+
+fn ml_dsa(parameters: MlDsa) -> &'static PqdsaSigningAlgorithm {
+    match parameters {
+        MlDsa::MlDsa44 => &signature::ML_DSA_44_SIGNING,
+        MlDsa::MlDsa65 => &signature::ML_DSA_65_SIGNING,
+        MlDsa::MlDsa87 => &signature::ML_DSA_87_SIGNING,
+    }
+}
+
+pub(crate) fn verifying_ml_dsa(parameters: MlDsa) -> &'static dyn VerificationAlgorithm {
+    match parameters {
+        MlDsa::MlDsa44 => &signature::ML_DSA_44,
+        MlDsa::MlDsa65 => &signature::ML_DSA_65,
+        MlDsa::MlDsa87 => &signature::ML_DSA_87,
+    }
 }
 
 /// The digest of a message, or the one that was handed in.

@@ -21,7 +21,7 @@ mod rsa_numbers;
 mod transport;
 mod unit;
 
-pub use grep11::spki_of_public_key_blob;
+pub use grep11::{parameter_set, spki_of_public_key_blob};
 pub use header::Header;
 pub use import::{Form, ImportError, KeyName};
 pub use master_key::{InvalidMasterKey, InvalidWkid, MasterKey, Wkid};

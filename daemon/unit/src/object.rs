@@ -1,8 +1,7 @@
 use aws_lc_rs::agreement;
 use aws_lc_rs::encoding::{AsBigEndian, AsDer, Curve25519SeedBin, PublicKeyX509Der};
 use aws_lc_rs::error::Unspecified;
-use aws_lc_rs::signature::{self, EcdsaKeyPair, KeyPair, PqdsaKeyPair, PqdsaSigningAlgorithm};
-use aws_lc_rs::signature::{UnparsedPublicKey, VerificationAlgorithm};
+use aws_lc_rs::signature::{self, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
 use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
 use der::{Decode, Reader, SliceReader};
 use zeroize::Zeroizing;
@@ -23,8 +22,6 @@ pub(crate) enum Material {
     Key(Key),
     /// A key on secp256k1.
     Koblitz(Koblitz),
-    /// A key of ML-DSA (FIPS 204).
-    MlDsa(MlDsa),
     /// A secret key.
     Secret(Secret),
     /// A key for agreement (RFC 7748).
@@ -53,10 +50,6 @@ impl Material {
             Ok(algorithm) => Ok(Self::Key(Key::from_pkcs8(algorithm, pkcs8)?)),
             Err(Unsupported::Algorithm(SECP256K1)) => Koblitz::from_pkcs8(pkcs8).map(Self::Koblitz),
             Err(Unsupported::Algorithm(X25519_OID)) => X25519::from_pkcs8(pkcs8).map(Self::X25519),
-            Err(Unsupported::Algorithm(other)) => {
-                let parameters = MlDsaParameters::ALL.into_iter().find(|known| known.oid() == other);
-                MlDsa::from_pkcs8(parameters.ok_or(Unspecified)?, pkcs8).map(Self::MlDsa)
-            }
             Err(_) => Err(Unspecified),
         }
     }
@@ -80,7 +73,6 @@ impl Material {
         match self {
             Self::Key(key) => key.to_pkcs8(),
             Self::Koblitz(key) => ec_to_pkcs8(&key.pair),
-            Self::MlDsa(key) => Ok(Zeroizing::new(key.pair.to_pkcs8v1()?.as_ref().to_vec())),
             Self::X25519(key) => key.to_pkcs8(),
             Self::Secret(_) => Err(Unspecified),
         }
@@ -91,7 +83,6 @@ impl Material {
         match self {
             Self::Key(key) => Some(key.spki()),
             Self::Koblitz(key) => Some(&key.spki),
-            Self::MlDsa(key) => Some(&key.spki),
             Self::X25519(key) => Some(&key.spki),
             Self::Secret(_) => None,
         }
@@ -101,24 +92,16 @@ impl Material {
     /// public half belong together.
     pub(crate) fn prove(&self) -> Result<(), UnitError> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
-        let proof = |verification: &'static dyn VerificationAlgorithm, public: &[u8], signature: &[u8]| {
-            UnparsedPublicKey::new(verification, public).verify(MESSAGE, signature)
-        };
         match self {
             Self::Key(key) => return key.prove(),
             Self::Koblitz(Koblitz { pair, .. }) => {
                 let signature = pair.sign(&aws_lc_rs::rand::SystemRandom::new(), MESSAGE);
                 signature.and_then(|signature| {
-                    proof(
-                        &signature::ECDSA_P256K1_SHA256_FIXED,
-                        pair.public_key().as_ref(),
-                        signature.as_ref(),
-                    )
+                    let public = pair.public_key().as_ref();
+                    UnparsedPublicKey::new(&signature::ECDSA_P256K1_SHA256_FIXED, public)
+                        .verify(MESSAGE, signature.as_ref())
                 })
             }
-            Self::MlDsa(key) => key.sign(MESSAGE).and_then(|signature| {
-                proof(key.parameters.verification(), key.pair.public_key().as_ref(), &signature)
-            }),
             // The public half was just worked out of the private one, and a secret key has none.
             Self::Secret(_) | Self::X25519(_) => Ok(()),
         }
@@ -144,97 +127,6 @@ impl Koblitz {
     fn new(pair: EcdsaKeyPair) -> Result<Self, Unspecified> {
         let spki: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
         Ok(Self { spki: spki.as_ref().to_vec(), pair })
-    }
-}
-
-/// A private key of ML-DSA.
-pub(crate) struct MlDsa {
-    pub(crate) parameters: MlDsaParameters,
-    pair: PqdsaKeyPair,
-    spki: Vec<u8>,
-}
-
-impl MlDsa {
-    pub(crate) fn generate(parameters: MlDsaParameters) -> Result<Self, Unspecified> {
-        Self::new(parameters, PqdsaKeyPair::generate(parameters.signing())?)
-    }
-
-    fn from_pkcs8(parameters: MlDsaParameters, pkcs8: &[u8]) -> Result<Self, Unspecified> {
-        Self::new(parameters, PqdsaKeyPair::from_pkcs8(parameters.signing(), pkcs8)?)
-    }
-
-    fn new(parameters: MlDsaParameters, pair: PqdsaKeyPair) -> Result<Self, Unspecified> {
-        let spki: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
-        Ok(Self { parameters, spki: spki.as_ref().to_vec(), pair })
-    }
-
-    /// Signs a message, with an empty context (FIPS 204, 5.2).
-    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Unspecified> {
-        let mut signature = vec![0; self.parameters.signature_length()];
-        let length = self.pair.sign(message, &mut signature)?;
-        signature.truncate(length);
-        Ok(signature)
-    }
-}
-
-/// The parameter sets of ML-DSA (FIPS 204, 4).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum MlDsaParameters {
-    MlDsa44,
-    MlDsa65,
-    MlDsa87,
-}
-
-impl MlDsaParameters {
-    /// In the order of their numbers (CKP_ML_DSA_44 and so on of PKCS #11 3.2), which begin with 1.
-    pub(crate) const ALL: [Self; 3] = [Self::MlDsa44, Self::MlDsa65, Self::MlDsa87];
-
-    /// RFC 9881, 2.
-    pub(crate) fn oid(self) -> ObjectIdentifier {
-        ObjectIdentifier::new_unwrap(match self {
-            Self::MlDsa44 => "2.16.840.1.101.3.4.3.17",
-            Self::MlDsa65 => "2.16.840.1.101.3.4.3.18",
-            Self::MlDsa87 => "2.16.840.1.101.3.4.3.19",
-        })
-    }
-
-    /// Its number.
-    pub(crate) fn number(self) -> u64 {
-        match self {
-            Self::MlDsa44 => 1,
-            Self::MlDsa65 => 2,
-            Self::MlDsa87 => 3,
-        }
-    }
-
-    /// Length of a public key, in bytes (FIPS 204, table 2).
-    pub(crate) fn public_length(self) -> usize {
-        match self {
-            Self::MlDsa44 => 1312,
-            Self::MlDsa65 => 1952,
-            Self::MlDsa87 => 2592,
-        }
-    }
-
-    /// Length of a signature, in bytes.
-    pub(crate) fn signature_length(self) -> usize {
-        self.signing().signature_len()
-    }
-
-    fn signing(self) -> &'static PqdsaSigningAlgorithm {
-        match self {
-            Self::MlDsa44 => &signature::ML_DSA_44_SIGNING,
-            Self::MlDsa65 => &signature::ML_DSA_65_SIGNING,
-            Self::MlDsa87 => &signature::ML_DSA_87_SIGNING,
-        }
-    }
-
-    pub(crate) fn verification(self) -> &'static dyn VerificationAlgorithm {
-        match self {
-            Self::MlDsa44 => &signature::ML_DSA_44,
-            Self::MlDsa65 => &signature::ML_DSA_65,
-            Self::MlDsa87 => &signature::ML_DSA_87,
-        }
     }
 }
 

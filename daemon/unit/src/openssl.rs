@@ -1,10 +1,10 @@
-//! The `openssl` command, as the other opinion in tests.
+//! Another opinion in tests: the `openssl` command, and for ML-DSA, which OpenSSL 3.0 does not know, a library.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use keyward_proto::{Hash, Scheme, SchemeFamily};
+use keyward_proto::{Hash, MlDsa, PublicKey, Scheme, SchemeFamily};
 use tempfile::TempDir;
 
 /// Runs the command with `args`, split at spaces, and gives what it prints.
@@ -30,6 +30,14 @@ fn try_run(args: &str, input: &[u8]) -> (Vec<u8>, bool, String) {
 
 /// Whether a signature of a message is right.
 pub(crate) fn verifies(spki: &[u8], scheme: Scheme, message: &[u8], signature: &[u8]) -> bool {
+    if let Ok(PublicKey::MlDsa(parameters, public)) = PublicKey::from_spki(spki) {
+        let verifies = match parameters {
+            MlDsa::MlDsa44 => verifies_ml_dsa::<ml_dsa::MlDsa44>,
+            MlDsa::MlDsa65 => verifies_ml_dsa::<ml_dsa::MlDsa65>,
+            MlDsa::MlDsa87 => verifies_ml_dsa::<ml_dsa::MlDsa87>,
+        };
+        return verifies(&public, message, signature);
+    }
     let files = Files::new();
     let (key, signature) = (files.write("key", spki), files.write("signature", signature));
     let (key, signature) = (key.display(), signature.display());
@@ -45,6 +53,13 @@ pub(crate) fn verifies(spki: &[u8], scheme: Scheme, message: &[u8], signature: &
     };
     let hash = name(hash);
     try_run(&format!("dgst -{hash} -keyform DER -verify {key} -signature {signature}{padding}"), message).1
+}
+
+/// Whether a signature of ML-DSA is right.
+fn verifies_ml_dsa<P: ml_dsa::MlDsaParams>(public: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let key = ml_dsa::VerifyingKey::<P>::decode(&ml_dsa::EncodedVerifyingKey::<P>::try_from(public).unwrap());
+    let signature = ml_dsa::Signature::<P>::try_from(signature).unwrap();
+    key.verify_with_context(message, &[], &signature)
 }
 
 /// Whether an ECDSA signature of a digest is right.

@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::grep11::{Crypto, Error};
-    use crate::key::Key;
+    use crate::key::{Key, verifying_ml_dsa};
     use crate::openssl::run;
     use crate::{Header, MasterKey, Unit, spki_of_public_key_blob};
 
@@ -159,7 +159,11 @@ mod tests {
                     (cka::CKA_EXTRACTABLE, FALSE),
                 ],
             )?;
-            let key_type = if let KeyType::Rsa(_) = key.key_type { ckk::CKK_RSA } else { ckk::CKK_EC };
+            let key_type = match key.key_type {
+                KeyType::Rsa(_) => ckk::CKK_RSA,
+                KeyType::MlDsa(_) => ckk::CKK_IBM_ML_DSA,
+                _ => ckk::CKK_EC,
+            };
             self.unwrap_key(
                 mechanism(ckm::CKM_AES_CBC_PAD, Some(Parameter::ParameterB(key.iv.to_vec()))),
                 &aes.unwrapped_bytes,
@@ -226,6 +230,7 @@ mod tests {
             KeyType::P384 => (ckm::CKM_ECDSA_SHA384, None, &signature::ECDSA_P384_SHA384_FIXED),
             KeyType::P521 => (ckm::CKM_ECDSA_SHA512, None, &signature::ECDSA_P521_SHA512_FIXED),
             KeyType::Ed25519 => (ckm::CKM_IBM_ED25519_SHA512, None, &signature::ED25519),
+            KeyType::MlDsa(parameters) => (ckm::CKM_IBM_ML_DSA, None, verifying_ml_dsa(parameters)),
             _ => (ckm::CKM_SHA256_RSA_PKCS_PSS, Some(pss), &signature::RSA_PSS_2048_8192_SHA256),
         };
         (mechanism(number, parameter), verification)

@@ -1,4 +1,4 @@
-//! The numbers of PKCS #11 2.40 and of IBM's vendor ranges that GREP11 uses, with their names.
+//! The numbers of PKCS #11 2.40, few of 3.2, and of IBM's vendor ranges that GREP11 uses, with their names.
 
 /// Defines a module of numbers, and the way back from a number to its name.
 macro_rules! numbers {
@@ -214,6 +214,15 @@ numbers! {
         CKK_IBM_PQC_KYBER = 0x8001_0024,
         CKK_IBM_ML_DSA = 0x8001_0025,
         CKK_IBM_ML_KEM = 0x8001_0026,
+    }
+}
+
+numbers! {
+    /// Parameter sets of ML-DSA, of PKCS #11 3.2 (CKP_ numbers).
+    ckp {
+        CKP_ML_DSA_44 = 1,
+        CKP_ML_DSA_65 = 2,
+        CKP_ML_DSA_87 = 3,
     }
 }
 

@@ -8,6 +8,7 @@
 
 pub mod frame;
 mod label;
+mod ml_dsa;
 pub mod oid;
 mod outcome;
 mod public_key;
@@ -22,6 +23,7 @@ pub mod message {
 
 pub use label::{InvalidLabel, Label};
 pub use message::Outcome;
+pub use ml_dsa::MlDsa;
 pub use public_key::{Curve, InvalidPublicKey, PublicKey};
 pub use reference::{InvalidReference, Reference};
 pub use words::{Hash, KeyType, Scheme, SchemeFamily, UnknownWord, Use};

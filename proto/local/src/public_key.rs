@@ -2,8 +2,8 @@ use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, UintRef};
 use der::{Decode, Reader, SliceReader};
 use thiserror::Error;
 
-use crate::KeyType;
 use crate::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, SECP256R1, SECP384R1, SECP521R1};
+use crate::{KeyType, MlDsa};
 
 /// A public key, taken out of a SubjectPublicKeyInfo (RFC 5280, 4.1).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,6 +25,8 @@ pub enum PublicKey {
     },
     /// Ed25519 (RFC 8410): 32 bytes.
     Ed25519(Vec<u8>),
+    /// ML-DSA (RFC 9881), as long as the parameter set has it.
+    MlDsa(MlDsa, Vec<u8>),
 }
 
 impl PublicKey {
@@ -46,7 +48,9 @@ impl PublicKey {
                 None => None,
             },
             ED25519 => (bits.len() == 32 && parameters.is_none()).then(|| Self::Ed25519(bits.to_vec())),
-            _ => None,
+            other => MlDsa::of_oid(other)
+                .filter(|known| known.public_length() == bits.len() && parameters.is_none())
+                .map(|known| Self::MlDsa(known, bits.to_vec())),
         })
     }
 
@@ -73,10 +77,12 @@ impl PublicKey {
             Self::Rsa { .. } => KeyType::Rsa(u16::try_from(self.bits()).unwrap_or(u16::MAX)),
             Self::Ec { curve, .. } => curve.key_type(),
             Self::Ed25519(_) => KeyType::Ed25519,
+            Self::MlDsa(parameters, _) => KeyType::MlDsa(*parameters),
         }
     }
 
-    /// Size of the modulus or of the field, in bits; 253 for Ed25519, as OpenSSL counts it.
+    /// Size of the modulus or of the field, in bits; 253 for Ed25519 and the whole public key for ML-DSA, as OpenSSL
+    /// counts them.
     pub fn bits(&self) -> usize {
         match self {
             Self::Rsa { modulus, .. } => {
@@ -85,6 +91,7 @@ impl PublicKey {
             }
             Self::Ec { curve, .. } => curve.bits(),
             Self::Ed25519(_) => 253,
+            Self::MlDsa(_, key) => key.len() * 8,
         }
     }
 
@@ -103,6 +110,7 @@ impl PublicKey {
                 Curve::P521 => 256,
             },
             Self::Ed25519(_) => 128,
+            Self::MlDsa(parameters, _) => parameters.security_bits(),
         }
     }
 
@@ -114,6 +122,7 @@ impl PublicKey {
             Self::Ec { curve: Curve::P384, .. } => 104,
             Self::Ec { curve: Curve::P521, .. } => 139,
             Self::Ed25519(_) => 64,
+            Self::MlDsa(parameters, _) => parameters.signature_length(),
         }
     }
 }
@@ -204,7 +213,9 @@ impl Curve {
 
 /// Bytes that are not the SubjectPublicKeyInfo of a key that Keyward can hold.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
-#[error("not a public key of a supported type (RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519)")]
+#[error(
+    "not a public key of a supported type (RSA of 2048 to 8192 bits, P-256, P-384, P-521, Ed25519, ML-DSA)"
+)]
 pub struct InvalidPublicKey;
 
 #[cfg(test)]
@@ -234,6 +245,17 @@ pub(crate) mod tests {
         assert_eq!(ed25519, PublicKey::Ed25519(vec![0x19; 32]));
         let p256 = PublicKey::from_spki(&p256_spki()).unwrap();
         assert_eq!((p256.key_type(), p256.bits(), p256.max_signature()), (KeyType::P256, 256, 72));
+        // RFC 9881, 4: the algorithm without parameters.
+        let mut spki =
+            vec![0x30, 0x82, 0x05, 0x32, 0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03];
+        spki.extend_from_slice(&[0x04, 0x03, 0x11, 0x03, 0x82, 0x05, 0x21, 0x00]);
+        spki.extend_from_slice(&[7; 1312]);
+        let ml_dsa = PublicKey::from_spki(&spki).unwrap();
+        assert_eq!(ml_dsa, PublicKey::MlDsa(MlDsa::MlDsa44, vec![7; 1312]));
+        assert_eq!((ml_dsa.bits(), ml_dsa.max_signature()), (10496, 2420));
+        // The key of one set under the name of another.
+        spki[16] = 0x12;
+        assert!(PublicKey::from_spki(&spki).is_err());
     }
 
     #[test]

@@ -3,6 +3,8 @@ use core::str::FromStr;
 
 use thiserror::Error;
 
+use crate::MlDsa;
+
 /// What kind of key a key is.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
@@ -17,11 +19,13 @@ pub enum KeyType {
     Ed25519,
     /// RSA with a modulus of so many bits.
     Rsa(u16),
+    /// ML-DSA (FIPS 204).
+    MlDsa(MlDsa),
 }
 
 impl KeyType {
     /// The types that a unit generates. Imported RSA keys may have other sizes.
-    pub const GENERATED: [Self; 7] = [
+    pub const GENERATED: [Self; 10] = [
         Self::P256,
         Self::P384,
         Self::P521,
@@ -29,6 +33,9 @@ impl KeyType {
         Self::Rsa(2048),
         Self::Rsa(3072),
         Self::Rsa(4096),
+        Self::MlDsa(MlDsa::MlDsa44),
+        Self::MlDsa(MlDsa::MlDsa65),
+        Self::MlDsa(MlDsa::MlDsa87),
     ];
 
     /// The schemes that a key of this type can sign with, the preferred one first.
@@ -46,6 +53,9 @@ impl KeyType {
                 Scheme::RsaPkcs1Sha384,
                 Scheme::RsaPkcs1Sha512,
             ],
+            Self::MlDsa(MlDsa::MlDsa44) => &[Scheme::MlDsa44],
+            Self::MlDsa(MlDsa::MlDsa65) => &[Scheme::MlDsa65],
+            Self::MlDsa(MlDsa::MlDsa87) => &[Scheme::MlDsa87],
         }
     }
 }
@@ -58,6 +68,7 @@ impl fmt::Display for KeyType {
             Self::P521 => f.pad("p521"),
             Self::Ed25519 => f.pad("ed25519"),
             Self::Rsa(bits) => f.pad(&format!("rsa{bits}")),
+            Self::MlDsa(parameters) => f.pad(&parameters.name().to_ascii_lowercase()),
         }
     }
 }
@@ -65,7 +76,7 @@ impl fmt::Display for KeyType {
 impl FromStr for KeyType {
     type Err = UnknownWord;
 
-    /// Reads the name of a type, as in `p256` or `rsa2048`.
+    /// Reads the name of a type, as in `p256`, `rsa2048` or `ml-dsa-65`.
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
         let rsa = |bits: &str| bits.parse().ok().filter(|bits| (2048..=8192).contains(bits)).map(Self::Rsa);
         match text {
@@ -73,10 +84,15 @@ impl FromStr for KeyType {
             "p384" => Ok(Self::P384),
             "p521" => Ok(Self::P521),
             "ed25519" => Ok(Self::Ed25519),
+            "ml-dsa-44" => Ok(Self::MlDsa(MlDsa::MlDsa44)),
+            "ml-dsa-65" => Ok(Self::MlDsa(MlDsa::MlDsa65)),
+            "ml-dsa-87" => Ok(Self::MlDsa(MlDsa::MlDsa87)),
             _ => text
                 .strip_prefix("rsa")
                 .and_then(rsa)
-                .ok_or(UnknownWord("key type; known are p256, p384, p521, ed25519, and rsa2048 to rsa8192")),
+                .ok_or(UnknownWord(
+                    "key type; known are p256, p384, p521, ed25519, rsa2048 to rsa8192, ml-dsa-44, ml-dsa-65 and ml-dsa-87",
+                )),
         }
     }
 }
@@ -106,11 +122,17 @@ pub enum Scheme {
     RsaPssRsaeSha512 = 0x0806,
     /// Ed25519 (RFC 8032), over the whole message.
     Ed25519 = 0x0807,
+    /// ML-DSA-44 (FIPS 204), over the whole message, with an empty context; TLS 1.3 only (draft-ietf-tls-mldsa).
+    MlDsa44 = 0x0904,
+    /// ML-DSA-65, likewise.
+    MlDsa65 = 0x0905,
+    /// ML-DSA-87, likewise.
+    MlDsa87 = 0x0906,
 }
 
 impl Scheme {
     /// Every scheme there is.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::RsaPkcs1Sha256,
         Self::RsaPkcs1Sha384,
         Self::RsaPkcs1Sha512,
@@ -121,6 +143,9 @@ impl Scheme {
         Self::RsaPssRsaeSha384,
         Self::RsaPssRsaeSha512,
         Self::Ed25519,
+        Self::MlDsa44,
+        Self::MlDsa65,
+        Self::MlDsa87,
     ];
 
     /// The code point on the wire.
@@ -128,7 +153,8 @@ impl Scheme {
         self as u16
     }
 
-    /// The scheme of a family with a hash; `None` for the hash of [`SchemeFamily::Ed25519`], which has none.
+    /// The scheme of a family with a hash; `None` for those that have none: [`SchemeFamily::Ed25519`] and
+    /// [`SchemeFamily::MlDsa`].
     pub fn of(family: SchemeFamily, hash: Option<Hash>) -> Option<Self> {
         Self::ALL.into_iter().find(|scheme| scheme.family() == family && scheme.hash() == hash)
     }
@@ -142,6 +168,9 @@ impl Scheme {
                 SchemeFamily::Ecdsa
             }
             Self::Ed25519 => SchemeFamily::Ed25519,
+            Self::MlDsa44 => SchemeFamily::MlDsa(MlDsa::MlDsa44),
+            Self::MlDsa65 => SchemeFamily::MlDsa(MlDsa::MlDsa65),
+            Self::MlDsa87 => SchemeFamily::MlDsa(MlDsa::MlDsa87),
         }
     }
 
@@ -151,11 +180,11 @@ impl Scheme {
             Self::RsaPkcs1Sha256 | Self::RsaPssRsaeSha256 | Self::EcdsaSecp256r1Sha256 => Some(Hash::Sha256),
             Self::RsaPkcs1Sha384 | Self::RsaPssRsaeSha384 | Self::EcdsaSecp384r1Sha384 => Some(Hash::Sha384),
             Self::RsaPkcs1Sha512 | Self::RsaPssRsaeSha512 | Self::EcdsaSecp521r1Sha512 => Some(Hash::Sha512),
-            Self::Ed25519 => None,
+            Self::Ed25519 | Self::MlDsa44 | Self::MlDsa65 | Self::MlDsa87 => None,
         }
     }
 
-    /// The name in RFC 8446, 4.2.3.
+    /// The name in the registry of TLS SignatureSchemes: that of RFC 8446, 4.2.3.
     pub fn name(self) -> &'static str {
         match self {
             Self::RsaPkcs1Sha256 => "rsa_pkcs1_sha256",
@@ -168,6 +197,9 @@ impl Scheme {
             Self::RsaPssRsaeSha384 => "rsa_pss_rsae_sha384",
             Self::RsaPssRsaeSha512 => "rsa_pss_rsae_sha512",
             Self::Ed25519 => "ed25519",
+            Self::MlDsa44 => "mldsa44",
+            Self::MlDsa65 => "mldsa65",
+            Self::MlDsa87 => "mldsa87",
         }
     }
 }
@@ -195,6 +227,8 @@ pub enum SchemeFamily {
     Ecdsa,
     /// Ed25519.
     Ed25519,
+    /// ML-DSA with a parameter set.
+    MlDsa(MlDsa),
     /// RSASSA-PKCS1-v1_5.
     RsaPkcs1,
     /// RSASSA-PSS with an rsaEncryption key, salt as long as the hash.

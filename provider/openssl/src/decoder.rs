@@ -54,6 +54,11 @@ entry_points! {
         let reference = Reference::from_pem(&block).map_err(|error| {
             Error::new(Reason::Reference, format_args!("cannot read key reference: {error}"))
         })?;
+        if matches!(reference.public_key().key_type(), KeyType::MlDsa(_)) && !provider.ml_dsa {
+            let label = reference.label();
+            let text = format_args!("cannot load key \"{label}\": this OpenSSL does not know ML-DSA; 3.5 and later do");
+            return Err(Error::new(Reason::NotSupported, text));
+        }
         let lent = Lent::default()
             .utf8(DATA_STRUCTURE, STRUCTURE)
             .octets(DATA, &reference.to_der());
@@ -171,6 +176,7 @@ fn type_name(key_type: KeyType) -> Option<&'static str> {
         KeyType::Rsa(_) => Some("RSA"),
         KeyType::P256 | KeyType::P384 | KeyType::P521 => Some("EC"),
         KeyType::Ed25519 => Some("ED25519"),
+        KeyType::MlDsa(parameters) => Some(parameters.name()),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::{mem, ptr};
 
-use keyward_proto::{Curve, PublicKey};
+use keyward_proto::{Curve, MlDsa, PublicKey};
 
 use crate::PROPERTIES;
 use crate::abi::{
@@ -93,7 +93,7 @@ entry_points! {
                     lent = lent.octets(PUB, point);
                 }
             }
-            PublicKey::Ed25519(public) if whole => lent = lent.octets(PUB, public),
+            PublicKey::Ed25519(public) | PublicKey::MlDsa(_, public) if whole => lent = lent.octets(PUB, public),
             _ => {}
         }
         // SAFETY: provider-keymgmt(7): the callback takes the array and the argument that came with it.
@@ -130,6 +130,11 @@ entry_points! {
                 octets(ENCODED_PUB, point);
                 fitted &= params.find(GROUP).is_none_or(|p| p.answer_utf8(group_name(*curve)));
             }
+            PublicKey::MlDsa(_, public) => {
+                octets(PUB, public);
+                fitted &= params.find(MANDATORY_DIGEST).is_none_or(|p| p.answer_utf8(c""));
+                return Ok(c_int::from(fitted));
+            }
             PublicKey::Ed25519(public) => {
                 octets(PUB, public);
                 octets(ENCODED_PUB, public);
@@ -161,7 +166,11 @@ fn public_key(params: Params<'_>) -> Option<PublicKey> {
             let named = |curve: &Curve| curve.openssl_name() == group || curve.nist_name() == group;
             Some(PublicKey::Ec { curve: Curve::ALL.into_iter().find(named)?, point: public })
         }
-        None => Some(PublicKey::Ed25519(public)),
+        // The length tells them apart.
+        None => match MlDsa::ALL.into_iter().find(|known| known.public_length() == public.len()) {
+            Some(parameters) => Some(PublicKey::MlDsa(parameters, public)),
+            None => Some(PublicKey::Ed25519(public)),
+        },
     }
 }
 
@@ -186,12 +195,25 @@ fn exchanged(selection: c_int) -> *const Known {
 }
 
 /// The key types, under all the names by which libssl may ask for them.
-pub(crate) static ALGORITHMS: &[Algorithm] = &[
+pub(crate) fn algorithms(ml_dsa: bool) -> &'static [Algorithm] {
+    if ml_dsa { ALGORITHMS } else { &ALGORITHMS[MlDsa::ALL.len()..] }
+}
+
+/// Those of ML-DSA stand first, so that what follows them is a list, too.
+static ALGORITHMS: &[Algorithm] = &[
+    Algorithm::new(ML_DSA_44, PROPERTIES, COMMON, c"ML-DSA-44 key held by Keyward"),
+    Algorithm::new(ML_DSA_65, PROPERTIES, COMMON, c"ML-DSA-65 key held by Keyward"),
+    Algorithm::new(ML_DSA_87, PROPERTIES, COMMON, c"ML-DSA-87 key held by Keyward"),
     Algorithm::new(c"RSA:rsaEncryption:1.2.840.113549.1.1.1", PROPERTIES, COMMON, c"RSA key held by Keyward"),
     Algorithm::new(c"EC:id-ecPublicKey:1.2.840.10045.2.1", PROPERTIES, EC, c"EC key held by Keyward"),
     Algorithm::new(c"ED25519:1.3.101.112", PROPERTIES, COMMON, c"Ed25519 key held by Keyward"),
     Algorithm::END,
 ];
+
+// EVP_PKEY-ML-DSA(7).
+pub(crate) const ML_DSA_44: &CStr = c"ML-DSA-44:MLDSA44:2.16.840.1.101.3.4.3.17:id-ml-dsa-44";
+pub(crate) const ML_DSA_65: &CStr = c"ML-DSA-65:MLDSA65:2.16.840.1.101.3.4.3.18:id-ml-dsa-65";
+pub(crate) const ML_DSA_87: &CStr = c"ML-DSA-87:MLDSA87:2.16.840.1.101.3.4.3.19:id-ml-dsa-87";
 
 macro_rules! table {
     ($($id:expr => $function:expr),* $(,)?) => {

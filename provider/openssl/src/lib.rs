@@ -41,6 +41,8 @@ pub(crate) struct Provider {
     /// a provider that fails to start is skipped by OpenSSL without a word.
     pub(crate) client: Result<Arc<Client>, String>,
     pub(crate) bio: Bio,
+    /// Whether this OpenSSL knows ML-DSA.
+    pub(crate) ml_dsa: bool,
 }
 
 /// How to read what the core hands to a decoder.
@@ -67,7 +69,8 @@ pub unsafe extern "C" fn OSSL_provider_init(
         let (Some(gets), Some(read_ex)) = (core.gets, core.read_ex) else { return Err(Error::null()) };
         let client =
             settings::read(handle, core.get_params).map(|s| Arc::new(Client::new(s.socket, s.timeout)));
-        let provider = Provider { client, bio: Bio { gets, read_ex } };
+        let ml_dsa = settings::knows_ml_dsa(handle, core.get_params);
+        let provider = Provider { client, bio: Bio { gets, read_ex }, ml_dsa };
         *context = Box::into_raw(Box::new(provider)).cast();
         *table = PROVIDER.as_ptr().cast();
         Ok(1)
@@ -132,13 +135,14 @@ entry_points! {
         Ok(c_int::from(texts && status))
     }
 
-    fn query_operation(_provider: *const c_void, operation: c_int, no_cache: Option<&mut c_int>) -> *const Algorithm {
+    fn query_operation(provider: Option<&Provider>, operation: c_int, no_cache: Option<&mut c_int>) -> *const Algorithm {
+        let ml_dsa = provider.is_some_and(|provider| provider.ml_dsa);
         if let Some(no_cache) = no_cache {
             *no_cache = 0;
         }
         match operation {
-            abi::OP_KEYMGMT => Ok(keymgmt::ALGORITHMS.as_ptr()),
-            abi::OP_SIGNATURE => Ok(signature::ALGORITHMS.as_ptr()),
+            abi::OP_KEYMGMT => Ok(keymgmt::algorithms(ml_dsa).as_ptr()),
+            abi::OP_SIGNATURE => Ok(signature::algorithms(ml_dsa).as_ptr()),
             abi::OP_ASYM_CIPHER => Ok(decrypt::ALGORITHMS.as_ptr()),
             abi::OP_DECODER => Ok(decoder::ALGORITHMS.as_ptr()),
             abi::OP_STORE => Ok(store::ALGORITHMS.as_ptr()),

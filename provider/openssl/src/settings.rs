@@ -36,6 +36,20 @@ pub(crate) fn read(handle: *const c_void, get_params: Option<CoreGetParams>) -> 
     Ok(Settings { socket, timeout })
 }
 
+/// Whether the OpenSSL that loads us knows ML-DSA, which it does since 3.5. To others our own would be of no use, and
+/// make the loading of every other key slower.
+pub(crate) fn knows_ml_dsa(handle: *const c_void, get_params: Option<CoreGetParams>) -> bool {
+    // OSSL_PROV_PARAM_CORE_VERSION, provider-base(7): as in "3.5.4".
+    let version = get_params.and_then(|get_params| configured(handle, get_params, c"openssl-version"));
+    version.is_some_and(|version| version_of(&version).is_some_and(|version| version >= (3, 5)))
+}
+
+/// Major and minor number.
+fn version_of(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 /// The value of a variable of the environment; none in a set-user-ID program, whose environment is not to be
 /// trusted (secure_getenv(3)).
 fn environment(name: &str) -> Result<Option<String>, String> {
@@ -81,6 +95,16 @@ fn duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(version_of("3.5.4"), Some((3, 5)));
+        assert_eq!(version_of("4.0.0-alpha1"), Some((4, 0)));
+        assert_eq!(version_of("3.10.1+quic"), Some((3, 10)));
+        for bad in ["", "3", "three.five", "-3.5"] {
+            assert_eq!(version_of(bad), None, "{bad:?}");
+        }
+    }
 
     #[test]
     fn durations() {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use keyward_client::Input;
 use keyward_proto::frame::MAX_WHOLE_MESSAGE;
-use keyward_proto::{Hash, PublicKey, Scheme, SchemeFamily};
+use keyward_proto::{Hash, MlDsa, PublicKey, Scheme, SchemeFamily};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use crate::PROPERTIES;
@@ -19,6 +19,7 @@ use crate::abi::{self, Algorithm, Dispatch, INTEGER, Known, OCTET_STRING, UTF8_S
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
 use crate::key::{Held, Key};
+use crate::keymgmt::{ML_DSA_44, ML_DSA_65, ML_DSA_87};
 use crate::params::{Params, Value, bytes};
 
 /// One signature operation.
@@ -235,6 +236,7 @@ impl Operation {
         };
         let scheme = match self.key()?.reference.public_key() {
             PublicKey::Ed25519(_) => Scheme::of(SchemeFamily::Ed25519, hash),
+            PublicKey::MlDsa(parameters, _) => Scheme::of(SchemeFamily::MlDsa(*parameters), hash),
             PublicKey::Ec { .. } => Scheme::of(SchemeFamily::Ecdsa, Some(hash.unwrap_or(Hash::Sha256))),
             PublicKey::Rsa { .. } => {
                 let hash = hash.unwrap_or(Hash::Sha256);
@@ -301,7 +303,7 @@ impl Operation {
             let hash = self.scheme()?.hash().ok_or_else(|| {
                 Error::new(
                     Reason::NotSupported,
-                    "cannot sign so long a message with Ed25519, which takes it whole",
+                    "cannot sign so long a message with Ed25519 or ML-DSA, which take it whole",
                 )
             })?;
             let mut hasher = Hasher::new(hash);
@@ -444,6 +446,15 @@ fn algorithm_identifier(scheme: Scheme) -> Vec<u8> {
         }
         // RFC 8410, 3.
         SchemeFamily::Ed25519 => vec![0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70],
+        // RFC 9881, 3: the last arc tells the parameter set.
+        SchemeFamily::MlDsa(parameters) => {
+            let arc = match parameters {
+                MlDsa::MlDsa44 => 17,
+                MlDsa::MlDsa65 => 18,
+                MlDsa::MlDsa87 => 19,
+            };
+            vec![0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x03, arc]
+        }
         // RFC 4055, 3.1: hash, MGF1 with the same hash, salt as long as the hash.
         SchemeFamily::RsaPss => {
             let salt = scheme.hash().map_or(32, Hash::length) as u8;
@@ -467,7 +478,15 @@ fn algorithm_identifier(scheme: Scheme) -> Vec<u8> {
 }
 
 /// The signature algorithms, under the names by which OpenSSL asks for them.
-pub(crate) static ALGORITHMS: &[Algorithm] = &[
+pub(crate) fn algorithms(ml_dsa: bool) -> &'static [Algorithm] {
+    if ml_dsa { ALGORITHMS } else { &ALGORITHMS[MlDsa::ALL.len()..] }
+}
+
+/// Those of ML-DSA stand first, so that what follows them is a list, too.
+static ALGORITHMS: &[Algorithm] = &[
+    Algorithm::new(ML_DSA_44, PROPERTIES, TABLE, c"ML-DSA-44 signature by Keyward"),
+    Algorithm::new(ML_DSA_65, PROPERTIES, TABLE, c"ML-DSA-65 signature by Keyward"),
+    Algorithm::new(ML_DSA_87, PROPERTIES, TABLE, c"ML-DSA-87 signature by Keyward"),
     Algorithm::new(c"RSA:rsaEncryption:1.2.840.113549.1.1.1", PROPERTIES, TABLE, c"RSA signature by Keyward"),
     Algorithm::new(c"ECDSA", PROPERTIES, TABLE, c"ECDSA signature by Keyward"),
     Algorithm::new(c"ED25519:1.3.101.112", PROPERTIES, TABLE, c"Ed25519 signature by Keyward"),

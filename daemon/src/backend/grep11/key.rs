@@ -121,6 +121,7 @@ impl Connection {
 
         let key_type = match wrapped.key_type {
             KeyType::Rsa(_) => ckk::CKK_RSA,
+            KeyType::MlDsa(_) => ckk::CKK_IBM_ML_DSA,
             _ => ckk::CKK_EC,
         };
         let mut template = only(cka::CKA_SIGN);
@@ -204,6 +205,10 @@ pub(crate) fn making(key_type: KeyType) -> (u64, u64, OneAttr) {
         KeyType::Rsa(bits) => {
             let bits = OneAttr::AttributeI(bits.into());
             return (ckm::CKM_RSA_PKCS_KEY_PAIR_GEN, cka::CKA_MODULUS_BITS, bits);
+        }
+        KeyType::MlDsa(parameters) => {
+            let set = integer(keyward_unit::parameter_set(parameters));
+            return (ckm::CKM_IBM_ML_DSA_KEY_PAIR_GEN, cka::CKA_IBM_PARAMETER_SET, set);
         }
         KeyType::P384 => oid::SECP384R1,
         KeyType::P521 => oid::SECP521R1,

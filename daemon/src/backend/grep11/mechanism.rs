@@ -16,7 +16,7 @@ pub(crate) enum Form {
     Message,
 }
 
-/// The number of the mechanism for a scheme; `None` where there is none, for Ed25519 takes no digest.
+/// The number of the mechanism for a scheme; `None` where there is none: Ed25519 and ML-DSA take no digest.
 ///
 /// The digest goes with every mechanism that takes one: it is short however long the message is.
 pub(crate) fn number(scheme: Scheme, form: Form) -> Option<u64> {
@@ -34,6 +34,7 @@ pub(crate) fn number(scheme: Scheme, form: Form) -> Option<u64> {
         (SchemeFamily::RsaPss, Form::Message, Some(Hash::Sha384)) => ckm::CKM_SHA384_RSA_PKCS_PSS,
         (SchemeFamily::RsaPss, Form::Message, Some(Hash::Sha512)) => ckm::CKM_SHA512_RSA_PKCS_PSS,
         (SchemeFamily::Ed25519, Form::Message, _) => ckm::CKM_IBM_ED25519_SHA512,
+        (SchemeFamily::MlDsa(_), Form::Message, _) => ckm::CKM_IBM_ML_DSA,
         _ => return None,
     })
 }
@@ -83,7 +84,7 @@ pub(super) fn signature(key: &PublicKey, raw: Vec<u8>) -> Option<Vec<u8>> {
     match key {
         PublicKey::Ec { curve, .. } => to_der(*curve, &raw),
         PublicKey::Rsa { modulus, .. } => (raw.len() == modulus.len()).then_some(raw),
-        PublicKey::Ed25519(_) => (raw.len() == 64).then_some(raw),
+        PublicKey::Ed25519(_) | PublicKey::MlDsa(..) => (raw.len() == key.max_signature()).then_some(raw),
         _ => None,
     }
 }
@@ -127,11 +128,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scheme_has_a_mechanism_for_messages_and_all_but_one_for_digests() {
+    fn every_scheme_has_a_mechanism_for_messages_and_those_that_hash_for_digests() {
         for key_type in KeyType::GENERATED {
             for &scheme in key_type.schemes() {
                 assert!(number(scheme, Form::Message).is_some(), "{scheme}");
-                assert_eq!(number(scheme, Form::Digest).is_some(), scheme != Scheme::Ed25519, "{scheme}");
+                assert_eq!(number(scheme, Form::Digest).is_some(), scheme.hash().is_some(), "{scheme}");
             }
         }
     }

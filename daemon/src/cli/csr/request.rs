@@ -2,7 +2,7 @@
 
 use der::asn1::{Any, BitString, ObjectIdentifier};
 use der::{Encode, Tag, TagNumber};
-use keyward_proto::Scheme;
+use keyward_proto::{MlDsa, Scheme};
 
 use super::san::San;
 use super::subject::Subject;
@@ -35,6 +35,10 @@ pub(super) fn whole(info: Vec<u8>, scheme: Scheme, signature: &[u8]) -> Option<V
         }
         // The parameters are absent (RFC 8410, 3).
         Scheme::Ed25519 => keyward_proto::oid::ED25519.to_der().ok()?,
+        // As for Ed25519 (RFC 9881, 3).
+        Scheme::MlDsa44 => MlDsa::MlDsa44.oid().to_der().ok()?,
+        Scheme::MlDsa65 => MlDsa::MlDsa65.oid().to_der().ok()?,
+        Scheme::MlDsa87 => MlDsa::MlDsa87.oid().to_der().ok()?,
         _ => return None,
     };
     let signature = BitString::from_bytes(signature).and_then(|bits| bits.to_der()).ok()?;

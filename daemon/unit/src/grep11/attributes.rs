@@ -4,9 +4,9 @@ use der::Encode;
 use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::{
     AttributeValue, GetAttributeValueRequest, GetAttributeValueResponse, SetAttributeValueRequest,
-    SetAttributeValueResponse, cka, ckk, cko, ckr,
+    SetAttributeValueResponse, cka, ckk, cko, ckp, ckr,
 };
-use keyward_proto as words;
+use keyward_proto::{self as words, MlDsa};
 
 use super::Crypto;
 use super::Error;
@@ -160,7 +160,7 @@ impl Crypto {
                         Ok(OneAttr::AttributeB(exponent.clone()))
                     }
                     (cka::CKA_IBM_PARAMETER_SET, PublicMaterial::MlDsa(parameters, _)) => {
-                        integer(parameters.number())
+                        integer(parameter_set(*parameters))
                     }
                     _ => Err(none()),
                 }
@@ -222,13 +222,22 @@ pub(crate) fn key_type(material: &Material) -> u64 {
         Material::Key(key) => match key.pair() {
             Pair::Rsa(_) => ckk::CKK_RSA,
             Pair::Ec(..) | Pair::Ed25519(_) => ckk::CKK_EC,
+            Pair::MlDsa(..) => ckk::CKK_IBM_ML_DSA,
         },
         Material::Koblitz(_) | Material::X25519(_) => ckk::CKK_EC,
-        Material::MlDsa(_) => ckk::CKK_IBM_ML_DSA,
         Material::Secret(secret) => match secret.kind {
             SecretKind::Aes => ckk::CKK_AES,
             SecretKind::Generic => ckk::CKK_GENERIC_SECRET,
         },
+    }
+}
+
+/// The number of PKCS #11 for a parameter set of ML-DSA, as `CKA_IBM_PARAMETER_SET` has it.
+pub fn parameter_set(parameters: MlDsa) -> u64 {
+    match parameters {
+        MlDsa::MlDsa44 => ckp::CKP_ML_DSA_44,
+        MlDsa::MlDsa65 => ckp::CKP_ML_DSA_65,
+        MlDsa::MlDsa87 => ckp::CKP_ML_DSA_87,
     }
 }
 
@@ -240,11 +249,11 @@ pub(crate) fn bits(material: &Material) -> usize {
             words::KeyType::P384 => 384,
             words::KeyType::P521 => 521,
             words::KeyType::Rsa(bits) => bits.into(),
+            words::KeyType::MlDsa(parameters) => parameters.public_length() * 8,
             _ => 255,
         },
         Material::Koblitz(_) => 256,
         Material::X25519(_) => 255,
-        Material::MlDsa(key) => key.parameters.public_length() * 8,
         Material::Secret(secret) => secret.value.len() * 8,
     }
 }

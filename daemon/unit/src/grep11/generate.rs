@@ -11,18 +11,17 @@ use keyward_grep11::{
     GenerateKeyPairRequest, GenerateKeyPairResponse, GenerateKeyRequest, GenerateKeyResponse, Mechanism, cka,
     ckf, ckk, ckm, cko, ckr,
 };
-use keyward_proto::KeyType;
 use keyward_proto::oid::{ED25519, SECP256R1, SECP384R1, SECP521R1};
+use keyward_proto::{KeyType, MlDsa};
 
 use super::Crypto;
+use super::attributes::parameter_set;
 use super::mechanism::{no_parameter, not_offered, offered};
 use super::template::{Template, missing};
 use super::{Error, key_blob};
 use crate::blob::Attributes;
 use crate::key::Key;
-use crate::object::{
-    Koblitz, Material, MlDsa, MlDsaParameters, Object, SECP256K1, Secret, SecretKind, X25519, X25519_OID,
-};
+use crate::object::{Koblitz, Material, Object, SECP256K1, Secret, SecretKind, X25519, X25519_OID};
 use crate::rsa_numbers::with_exponent;
 
 impl Crypto {
@@ -222,14 +221,13 @@ fn ml_dsa(public: &Template, private: &Template) -> Result<Material, Error> {
         .integer(cka::CKA_IBM_PARAMETER_SET)
         .or_else(|| private.integer(cka::CKA_IBM_PARAMETER_SET))
         .ok_or_else(|| missing(cka::CKA_IBM_PARAMETER_SET))?;
-    let parameters = usize::try_from(number)
-        .ok()
-        .and_then(|number| MlDsaParameters::ALL.get(number.checked_sub(1)?))
-        .ok_or_else(|| {
+    let parameters =
+        MlDsa::ALL.into_iter().find(|known| parameter_set(*known) == number).ok_or_else(|| {
             let detail = format!("the parameter set {number} is none of ML-DSA: 1 to 3 are");
             Error::new(ckr::CKR_ATTRIBUTE_VALUE_INVALID, detail)
         })?;
-    Ok(Material::MlDsa(MlDsa::generate(*parameters)?))
+    let key = Key::generate(KeyType::MlDsa(parameters))?;
+    Ok(Material::Key(key))
 }
 
 /// How many pairs of primes are made for an exponent. A prime one needs hardly ever more than two.

@@ -22,6 +22,7 @@ mod state;
 mod template;
 mod wrap;
 
+pub use attributes::parameter_set;
 pub use error::Error;
 pub use public_key::spki_of_public_key_blob;
 

@@ -21,7 +21,7 @@ use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, UintRef}
 use der::{Decode, Encode, Header, Reader, SliceReader, Tag};
 use keyward_grep11::{ckk, ckr};
 use keyward_proto::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION};
-use keyward_proto::{self as words, Curve};
+use keyward_proto::{self as words, Curve, MlDsa};
 
 use super::Crypto;
 use super::Error;
@@ -29,7 +29,7 @@ use super::attributes::bit_length;
 use crate::UnitError;
 use crate::blob::Attributes;
 use crate::master_key::{Wkid, WrappingKeys};
-use crate::object::{MlDsaParameters, SECP256K1, X25519_OID};
+use crate::object::{SECP256K1, X25519_OID};
 
 /// A public key, and what it may be used for.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(crate) enum PublicMaterial {
     Koblitz(Vec<u8>),
     Ed25519(Vec<u8>),
     X25519(Vec<u8>),
-    MlDsa(MlDsaParameters, Vec<u8>),
+    MlDsa(MlDsa, Vec<u8>),
 }
 
 impl PublicMaterial {
@@ -106,16 +106,11 @@ impl PublicMaterial {
             ED25519 => raw(32).map(Self::Ed25519),
             X25519_OID => raw(32).map(Self::X25519),
             SECP256K1 => raw(65).filter(|point| point[0] == 4).map(Self::Koblitz),
-            other => {
-                if let Some(parameters) = MlDsaParameters::ALL.into_iter().find(|known| known.oid() == other)
-                {
-                    return raw(parameters.public_length()).map(|key| Self::MlDsa(parameters, key));
-                }
-                match words::PublicKey::from_spki(spki).ok()? {
-                    words::PublicKey::Ec { curve, point } => Some(Self::Ec(curve, point)),
-                    _ => None,
-                }
-            }
+            _ => match words::PublicKey::from_spki(spki).ok()? {
+                words::PublicKey::Ec { curve, point } => Some(Self::Ec(curve, point)),
+                words::PublicKey::MlDsa(parameters, key) => Some(Self::MlDsa(parameters, key)),
+                _ => None,
+            },
         }
     }
 

@@ -24,7 +24,7 @@ use super::rsa::{Verifying, rsa_size};
 use super::state::{Operation, State};
 use super::{Error, key_argument, long_digest, permitted, rsa, wrong_type};
 use crate::blob::Attributes;
-use crate::key::{Pair, fit, native};
+use crate::key::{Pair, fit, native, sign_ml_dsa, verifying_ml_dsa};
 use crate::object::{Material, Object};
 
 impl Crypto {
@@ -156,9 +156,8 @@ impl Crypto {
             }
             (Scheme::Ecdsa(_), Material::Key(key)) => matches!(key.pair(), Pair::Ec(..)),
             (Scheme::Ed25519, Material::Key(key)) => matches!(key.pair(), Pair::Ed25519(_)),
-            (Scheme::Ecdsa(_), Material::Koblitz(_))
-            | (Scheme::MlDsa, Material::MlDsa(_))
-            | (Scheme::Hmac(_), Material::Secret(_)) => true,
+            (Scheme::MlDsa, Material::Key(key)) => matches!(key.pair(), Pair::MlDsa(..)),
+            (Scheme::Ecdsa(_), Material::Koblitz(_)) | (Scheme::Hmac(_), Material::Secret(_)) => true,
             _ => false,
         };
         if !fits {
@@ -352,7 +351,6 @@ impl Signer {
     fn sign_prepared(&self, input: &[u8]) -> Result<Vec<u8>, Error> {
         match (self.scheme, &self.object.material) {
             (Scheme::Hmac(_), _) => Ok(input.to_vec()),
-            (Scheme::MlDsa, Material::MlDsa(key)) => Ok(key.sign(input)?),
             (Scheme::Ecdsa(_), Material::Koblitz(key)) => {
                 let digest = fitted(input, &library::SHA256)?;
                 Ok(key.pair.sign_digest(&digest)?.as_ref().to_vec())
@@ -366,6 +364,7 @@ impl Signer {
                     fixed(signature.as_ref(), curve.field_bytes())
                 }
                 (Scheme::Ed25519, Pair::Ed25519(pair)) => Ok(pair.try_sign(input)?.as_ref().to_vec()),
+                (Scheme::MlDsa, Pair::MlDsa(_, pair)) => Ok(sign_ml_dsa(pair, input)?),
                 (Scheme::RsaPkcs(Some(hash)), Pair::Rsa(pair)) => rsa::sign_pkcs1(key, pair, hash, input),
                 (Scheme::RsaPkcs(None), Pair::Rsa(pair)) => rsa::sign_bare(key, pair, input),
                 (Scheme::RsaPss { pss, .. }, Pair::Rsa(pair)) => rsa::sign_pss(key, pair, pss, input),
@@ -453,7 +452,7 @@ impl Verifier {
             }
             (Scheme::MlDsa, PublicMaterial::MlDsa(parameters, public)) => {
                 length(parameters.signature_length())?;
-                check(parameters.verification(), public)
+                check(verifying_ml_dsa(*parameters), public)
             }
             (scheme, PublicMaterial::Rsa { modulus, exponent }) => {
                 length(modulus.len())?;
@@ -507,23 +506,18 @@ mod tests {
 
     use keyward_grep11::attribute_value::OneAttr;
     use keyward_grep11::{AttributeValue, GenerateKeyPairRequest, cka};
-    use ml_dsa::{EncodedVerifyingKey, MlDsa44, MlDsa65, MlDsa87, MlDsaParams, VerifyingKey};
+    use keyward_proto::Scheme as TlsScheme;
 
     use super::*;
+    use crate::openssl::verifies;
     use crate::{MasterKey, Unit};
-
-    fn verifies<P: MlDsaParams>(public: &[u8], message: &[u8], signature: &[u8]) -> bool {
-        let public = EncodedVerifyingKey::<P>::try_from(public).unwrap();
-        let signature = ml_dsa::Signature::<P>::try_from(signature).unwrap();
-        VerifyingKey::<P>::decode(&public).verify_with_context(message, &[], &signature)
-    }
 
     #[test]
     fn another_library_verifies_ml_dsa() {
         let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
         let crypto = Crypto::new(unit);
         let mechanism = |number| Some(Mechanism { mechanism: number, parameter: None });
-        for parameters in 1..=3 {
+        for (parameters, scheme) in (1..).zip([TlsScheme::MlDsa44, TlsScheme::MlDsa65, TlsScheme::MlDsa87]) {
             let set = AttributeValue { one_attr: Some(OneAttr::AttributeI(parameters)) };
             let pair = crypto
                 .generate_key_pair(GenerateKeyPairRequest {
@@ -540,17 +534,9 @@ mod tests {
                     ..SignSingleRequest::default()
                 })
                 .unwrap();
-            let PublicMaterial::MlDsa(_, public) = crypto.public_key(&pair.pub_key_bytes).unwrap().material
-            else {
-                panic!("not a public key of ML-DSA")
-            };
-            let verifies = match parameters {
-                1 => verifies::<MlDsa44>,
-                2 => verifies::<MlDsa65>,
-                _ => verifies::<MlDsa87>,
-            };
-            assert!(verifies(&public, b"message", &signed.signature), "set {parameters}");
-            assert!(!verifies(&public, b"another", &signed.signature), "set {parameters}");
+            let key = crypto.public_key(&pair.pub_key_bytes).unwrap();
+            assert!(verifies(&key.spki, scheme, b"message", &signed.signature), "set {parameters}");
+            assert!(!verifies(&key.spki, scheme, b"another", &signed.signature), "set {parameters}");
         }
     }
 }

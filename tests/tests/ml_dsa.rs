@@ -1,0 +1,118 @@
+//! ML-DSA, which OpenSSL knows since 3.5: keys made and taken in, servers, clients and requests.
+
+#![allow(clippy::unwrap_used, reason = "bodies of tests")]
+
+use std::fs;
+use std::path::Path;
+
+use keyward_tests::server::Site;
+use keyward_tests::tool::{fail, stderr, succeed};
+use keyward_tests::{Backend, Daemon, ML_DSA, OpenSsl, Pki, SServer, on_both_backends};
+
+on_both_backends!(servers_and_clients_of_newer_versions, files_of_every_form_are_imported, requests);
+
+/// A server with a key of the daemon, which insists on a certificate of the client, also with one of the daemon.
+fn servers_and_clients_of_newer_versions(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
+    daemon.configure_more(
+        "[[grant]]\nuser = \"root\"\nkeys = [\"*\"]\nuses = [\"tls-server\", \"tls-client\"]\n",
+    );
+    let pki = Pki::new(daemon.directory());
+    for key_type in ML_DSA {
+        let [server, client] = ["server", "client"].map(|side| {
+            let label = format!("{side}-{key_type}");
+            daemon.generate_for(&label, key_type, &format!("tls-{side}"));
+            let reference = daemon.reference(&label);
+            (pki.certify_with(OpenSsl::V3_5, &daemon, &reference), reference)
+        });
+        let site = Site::new(server.0, server.1);
+        let ca = pki.ca();
+        let words = ["-Verify", "1", "-verify_return_error", "-CAfile", ca.to_str().unwrap()];
+        let _server = SServer::start_of(&daemon, &site, OpenSsl::V3_5, &words);
+        let asks = daemon.path("asks");
+        fs::write(&asks, "GET / HTTP/1.0\r\n\r\n").unwrap();
+        let page = |with_certificate: bool| {
+            let mut s_client =
+                daemon.openssl_of(OpenSsl::V3_5, &["s_client", "-ign_eof", "-verify_return_error"]);
+            s_client.args(["-servername", "localhost", "-connect", &site.address.to_string(), "-CAfile"]);
+            s_client.arg(&ca).stdin(fs::File::open(&asks).unwrap());
+            if with_certificate {
+                s_client.arg("-cert").arg(&client.0).arg("-key").arg(&client.1);
+            }
+            let output = s_client.output().unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output)
+        };
+        let text = page(true);
+        let scheme = format!("Peer signature type: {}", key_type.replace('-', ""));
+        for expected in ["Verification: OK", "HTTP/1.0 200 ok", "Client certificate", &scheme] {
+            assert!(text.contains(expected), "{key_type}: no {expected}: {text}");
+        }
+        let text = page(false);
+        assert!(!text.contains("HTTP/1.0 200 ok"), "{key_type}: {text}");
+    }
+    // Two for each handshake, and the server's for the client that had none.
+    daemon.assert_one_request_each(ML_DSA.len() * 3);
+}
+
+/// OpenSSL writes the seed, the expanded key or both (RFC 9881, 6), and what came before that was settled.
+fn files_of_every_form_are_imported(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
+    for key_type in ML_DSA {
+        let import = |label: &str, file: &Path| {
+            let mut import = daemon.keyward(&["key", "import", label, "--in", file.to_str().unwrap()]);
+            import.args(backend.words());
+            import
+        };
+        for form in ["seed-priv", "seed-only", "priv-only", "bare-seed", "bare-priv"] {
+            let file = daemon.path("file.pem");
+            let mut genpkey = OpenSsl::V3_5.program(&["genpkey", "-algorithm", key_type, "-provparam"]);
+            succeed(genpkey.arg(format!("ml-dsa.output_formats={form}")).arg("-out").arg(&file));
+            let label = format!("{key_type}-{form}");
+            if form.starts_with("seed") {
+                succeed(&mut import(&label, &file));
+                let mut pkey = daemon.openssl_of(OpenSsl::V3_5, &["pkey", "-pubout", "-in"]);
+                let shown = succeed(pkey.arg(daemon.reference(&label)));
+                let plain = succeed(OpenSsl::V3_5.program(&["pkey", "-pubout", "-in"]).arg(&file));
+                assert_eq!(shown, plain, "{label}");
+                continue;
+            }
+            let (_, text) = fail(&mut import(&label, &file));
+            assert!(text.contains("the ML-DSA key in the file has no seed"), "{label}: {text}");
+            if form == "bare-seed" {
+                // As the message says.
+                let new = daemon.path("new.pem");
+                let words = ["pkey", "-provparam", "ml-dsa.output_formats=seed-only", "-in"];
+                succeed(OpenSsl::V3_5.program(&words).arg(&file).arg("-out").arg(&new));
+                succeed(&mut import(&label, &new));
+            }
+        }
+    }
+}
+
+fn requests(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
+    for key_type in ML_DSA {
+        daemon.generate_for(key_type, key_type, "csr");
+        let request = daemon.path("request.pem");
+        fs::write(&request, succeed(&mut daemon.keyward(&["csr", key_type, "--subject", "/CN=shop"])))
+            .unwrap();
+        let mut req = OpenSsl::V3_5.program(&["req", "-verify", "-noout", "-text", "-in"]);
+        let text = succeed(req.arg(&request));
+        let algorithm = format!("Signature Algorithm: {}", key_type.to_uppercase());
+        assert!(text.contains(&algorithm), "{text}");
+        // The provider's, whose algorithm identifier is that of OpenSSL's own.
+        let mut req = daemon.openssl_of(OpenSsl::V3_5, &["req", "-new", "-subj", "/CN=shop", "-key"]);
+        succeed(req.arg(daemon.reference(key_type)).arg("-out").arg(&request));
+        let mut req = OpenSsl::V3_5.program(&["req", "-verify", "-noout", "-text", "-in"]);
+        assert!(succeed(req.arg(&request)).contains(&algorithm), "{key_type}");
+    }
+}
+
+#[test]
+fn older_versions_say_that_they_do_not_know_it() {
+    let daemon = Daemon::start();
+    daemon.generate("shop", "ml-dsa-65");
+    let (_, text) = fail(daemon.openssl(&["pkey", "-pubout", "-in"]).arg(daemon.reference("shop")));
+    let told = "cannot load key \"shop\": this OpenSSL does not know ML-DSA; 3.5 and later do";
+    assert!(text.contains(told), "{text}");
+}
