@@ -25,7 +25,15 @@ impl Nginx {
 
     /// As [`Nginx::start`], with a number of workers.
     pub fn start_with(daemon: &Daemon, sites: &[Site], workers: usize) -> Self {
-        let directory = configure(daemon, sites, workers);
+        Self::start_in(daemon, sites, configure(daemon, sites, workers))
+    }
+
+    /// As [`Nginx::start`], with more directives for each server.
+    pub fn start_with_directives(daemon: &Daemon, sites: &[Site], directives: &str) -> Self {
+        Self::start_in(daemon, sites, configure_with(daemon, sites, 2, directives))
+    }
+
+    fn start_in(daemon: &Daemon, sites: &[Site], directory: PathBuf) -> Self {
         let process = Process::start(&mut command(daemon, &directory), &directory.join("output.log"));
         let nginx = Self { process, directory };
         for site in sites {
@@ -75,6 +83,11 @@ impl Server for Nginx {
 
 /// Writes a configuration and returns its directory.
 pub fn configure(daemon: &Daemon, sites: &[Site], workers: usize) -> PathBuf {
+    configure_with(daemon, sites, workers, "")
+}
+
+/// As [`configure`], with more directives for each server.
+fn configure_with(daemon: &Daemon, sites: &[Site], workers: usize, directives: &str) -> PathBuf {
     let directory = daemon.path(&format!("nginx-{}", sites[0].address.port()));
     fs::create_dir_all(directory.join("temp")).expect("a directory for nginx");
     let user = if is_root() { "user www-data;" } else { "" };
@@ -87,7 +100,7 @@ pub fn configure(daemon: &Daemon, sites: &[Site], workers: usize) -> PathBuf {
             });
             let server = page.site("ssl_certificate_key", "443", site).replace(" ssl;", " ssl backlog=1024;");
             let open = server.trim_end().strip_suffix('}').expect("the end of the block");
-            format!("{open} {clients} location / {{ return 200 \"served\\n\"; }} }}\n")
+            format!("{open} {clients} {directives} location / {{ return 200 \"served\\n\"; }} }}\n")
         })
         .collect();
     let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -111,9 +124,9 @@ pub fn configure(daemon: &Daemon, sites: &[Site], workers: usize) -> PathBuf {
     directory
 }
 
-/// The nginx program on a configuration of [`configure`].
+/// The nginx program on a configuration of [`configure`], by its whole path, as the service of Debian has it.
 pub fn command(daemon: &Daemon, directory: &Path) -> Command {
-    let mut command = Command::new("nginx");
+    let mut command = Command::new("/usr/sbin/nginx");
     command.arg("-p").arg(directory).arg("-c").arg(directory.join("nginx.conf"));
     command.arg("-e").arg(directory.join("error.log"));
     let conf = daemon.openssl_conf();
