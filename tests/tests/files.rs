@@ -1,0 +1,128 @@
+//! What may stand in the file that a server takes for its key, and what it says of the rest.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use keyward_tests::tool::{run, stderr};
+use keyward_tests::{Daemon, Host, OpenSsl, Pki};
+
+/// A key, its certificate, and its reference, to be spoilt.
+struct Scene {
+    daemon: Daemon,
+    certificate: PathBuf,
+    reference: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let daemon = Daemon::start();
+        daemon.generate("shop", "p256");
+        let reference = daemon.reference("shop");
+        let certificate = Pki::new(daemon.directory()).certify(&daemon, &reference);
+        Self { daemon, certificate, reference: fs::read_to_string(reference).unwrap() }
+    }
+
+    fn write(&self, content: &[u8]) -> PathBuf {
+        let path = self.daemon.path("spoilt.pem");
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Loads a file as servers do, and signs, with 32 MiB of address space.
+    fn server(&self, openssl: OpenSsl, content: &[u8]) -> Output {
+        let host = Host::new(&self.daemon, openssl);
+        let host = host.mode("signs", &self.certificate, &self.write(content), 1).command;
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--as={}", 32 * MIB)).arg(host.get_program()).args(host.get_args());
+        limited.envs(host.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        run(&mut limited)
+    }
+
+    /// Loads a file as the program does, which goes another way through OpenSSL.
+    fn program(&self, openssl: OpenSsl, content: &[u8]) -> Output {
+        run(self.daemon.openssl_of(openssl, &["pkey", "-pubout", "-in"]).arg(self.write(content)))
+    }
+
+    /// The reference without a number of lines at its end.
+    fn without_last_lines(&self, count: usize) -> String {
+        let lines: Vec<_> = self.reference.lines().collect();
+        lines[..lines.len() - count].join("\n")
+    }
+}
+
+/// It loads nothing, and says why in this many words.
+fn assert_refused(output: &Output, told: &str) {
+    assert_eq!(output.status.code(), Some(1), "{}: {}", output.status, stderr(output));
+    assert!(stderr(output).contains(told), "{told:?} in {}", stderr(output));
+}
+
+#[test]
+fn references_that_are_cut_short() {
+    let scene = Scene::new();
+    let end = "-----END KEYWARD KEY-----\n";
+    for openssl in OpenSsl::ALL {
+        for cut in [
+            scene.without_last_lines(1),
+            scene.without_last_lines(2),
+            scene.reference[..scene.reference.len() - 10].to_owned(),
+            format!("{}\n{end}", scene.without_last_lines(2)),
+            format!("-----BEGIN KEYWARD KEY-----\n{end}"),
+            "-----BEGIN KEYWARD KEY-----".to_owned(),
+        ] {
+            for output in [scene.server(openssl, cut.as_bytes()), scene.program(openssl, cut.as_bytes())] {
+                assert_refused(&output, "keyward: cannot read key reference: ");
+            }
+        }
+        // Not even its name is left of it: then nobody knows whose it was.
+        for cut in ["", "-----BEGIN KEYWA"] {
+            for output in [scene.server(openssl, cut.as_bytes()), scene.program(openssl, cut.as_bytes())] {
+                assert_refused(&output, "");
+                assert!(!stderr(&output).contains("keyward:"), "{}", stderr(&output));
+            }
+        }
+    }
+}
+
+/// Memory does not suffice to read any of them whole.
+#[test]
+fn files_that_are_huge() {
+    let scene = Scene::new();
+    let begin: &[u8] = b"-----BEGIN KEYWARD KEY-----\n";
+    let lines = b"0123456789abcde\n".repeat(32 * MIB / 16);
+    let line = vec![b'A'; 32 * MIB];
+    let too_long = "keyward: cannot read key reference: longer than a reference can be";
+    for openssl in OpenSsl::ALL {
+        assert_refused(&scene.server(openssl, &lines), "unsupported");
+        assert_refused(&scene.server(openssl, &[begin, &lines].concat()), too_long);
+        assert_refused(&scene.server(openssl, &[begin, &line].concat()), too_long);
+        let output = scene.server(openssl, &[scene.reference.as_bytes(), &lines].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+}
+
+/// The first mebibyte of a file is searched.
+#[test]
+fn references_among_junk() {
+    let scene = Scene::new();
+    let reference = scene.reference.as_bytes();
+    let lines = b"0123456789abcde\n".repeat(MIB / 32);
+    for openssl in OpenSsl::ALL {
+        for content in [
+            [&lines, reference].concat(),
+            [b"\0\xff\x80\n\n-----BEGIN\n", reference].concat(),
+            [reference, b"\0\xff\x80\n-----BEGIN PRIVATE KEY-----\n", &lines].concat(),
+            [reference, reference].concat(),
+        ] {
+            for output in [scene.server(openssl, &content), scene.program(openssl, &content)] {
+                assert!(output.status.success(), "{}", stderr(&output));
+            }
+        }
+        let far = [&*lines, &lines, &lines, reference].concat();
+        assert_refused(&scene.server(openssl, &far), "unsupported");
+    }
+}
+
+const MIB: usize = 1 << 20;
