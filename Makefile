@@ -4,8 +4,9 @@ CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
 TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-mod-openssl valgrind \
 	protobuf-compiler perl python3-cryptography python3-grpcio python3-protobuf
+OPENSSL_TESTS = versions hosts asynchronous configurations files finite_fields resumption rsa_key_exchange
 
-.PHONY: all demo test bench lint install-demo install-test
+.PHONY: all demo test test-openssl-4 bench lint install-demo install-test
 
 all: install-demo
 	$(CARGO) build --release --workspace
@@ -22,6 +23,16 @@ test: install-test lint
 	$(CARGO) test --release --workspace
 	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: privilege drop of the servers," \
 		"users that are refused, a full disk"
+
+# The tests of the provider on OpenSSL 4.0 too, which is built for that, and a provider for it. The first time it takes
+# minutes, so it is no part of `make test`.
+test-openssl-4: install-test
+	$(CARGO) build --release -p keyward -p keyward-openssl
+	tests/openssl/build 3.5 >/dev/null
+	home=$$(tests/openssl/build 4.0) && export OPENSSL_DIR=$$home C_INCLUDE_PATH=$$home/include LD_LIBRARY_PATH=$$home/lib && \
+	$(CARGO) build --release -p keyward-openssl --target-dir target/for-openssl-4.0 && \
+	$(CARGO) test --release -p keyward-openssl --target-dir target/for-openssl-4.0
+	$(CARGO) test --release -p keyward-tests --features openssl-4 $(patsubst %,--test %,$(OPENSSL_TESTS))
 
 lint:
 	$(CARGO) fmt --all --check

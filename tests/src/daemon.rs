@@ -320,14 +320,23 @@ impl Daemon {
         path
     }
 
-    /// An openssl.cnf that activates the provider for this daemon.
+    /// An openssl.cnf that activates the provider for this daemon in the system's OpenSSL.
     pub fn openssl_conf(&self) -> PathBuf {
+        self.openssl_conf_of(OpenSsl::System)
+    }
+
+    /// The same for an OpenSSL; those of one major version share it.
+    pub fn openssl_conf_of(&self, openssl: OpenSsl) -> PathBuf {
+        let [module, conf] = match openssl.major() {
+            3 => ["keyward.so", "openssl.cnf"],
+            _ => ["keyward-4.so", "openssl-4.cnf"],
+        };
         // Copied, so that users of servers can reach it wherever the build lies.
-        let module = self.path("keyward.so");
+        let module = self.path(module);
         if !module.exists() {
-            fs::copy(built("libkeyward_openssl.so"), &module).expect("the provider");
+            fs::copy(openssl.provider(), &module).expect("the provider");
         }
-        let path = self.path("openssl.cnf");
+        let path = self.path(conf);
         // Written once: a program that was started before may be reading it.
         if path.exists() {
             return path;
@@ -349,7 +358,7 @@ impl Daemon {
     /// The program of an OpenSSL with the provider.
     pub fn openssl_of(&self, openssl: OpenSsl, words: &[&str]) -> Command {
         let mut command = openssl.program(words);
-        command.env("OPENSSL_CONF", self.openssl_conf());
+        command.env("OPENSSL_CONF", self.openssl_conf_of(openssl));
         command
     }
 

@@ -22,18 +22,28 @@ pub struct Host {
 pub type Results = BTreeMap<String, f64>;
 
 impl Host {
-    /// The program that the system links, with the provider for a daemon.
+    /// The program on an OpenSSL, linked with the system's where that is of the same major version, and with the provider
+    /// for a daemon.
     pub fn new(daemon: &Daemon, openssl: OpenSsl) -> Self {
-        let mut command = Command::new(program("host", &["-lssl", "-lcrypto"]));
-        command.env("OPENSSL_CONF", daemon.openssl_conf());
+        let mut words = vec!["-lssl".to_owned(), "-lcrypto".to_owned()];
+        let name = match (openssl.major(), openssl.home()) {
+            (4, Some(home)) => {
+                words.push(format!("-I{}", home.join("include").display()));
+                words.push(format!("-L{}", home.join("lib").display()));
+                "host-4"
+            }
+            _ => "host",
+        };
+        let mut command = Command::new(program(name, &words));
+        command.env("OPENSSL_CONF", daemon.openssl_conf_of(openssl));
         openssl.load_into(&mut command);
         Self { command }
     }
 
     /// The same with an OpenSSL of its own inside: the provider brings the system's along.
     pub fn with_static_openssl(daemon: &Daemon) -> Self {
-        let libraries = ["-l:libssl.a", "-l:libcrypto.a", "-ldl"];
-        let mut command = Command::new(program("static-host", &libraries));
+        let words = ["-l:libssl.a", "-l:libcrypto.a", "-ldl"].map(str::to_owned);
+        let mut command = Command::new(program("static-host", &words));
         command.env("OPENSSL_CONF", daemon.openssl_conf());
         Self { command }
     }
@@ -61,7 +71,7 @@ pub fn results(text: &str) -> Results {
 }
 
 /// Compiles the program, once for each process of tests.
-fn program(name: &'static str, libraries: &[&str]) -> PathBuf {
+fn program(name: &'static str, words: &[String]) -> PathBuf {
     static DIRECTORY: OnceLock<TempDir> = OnceLock::new();
     let directory = DIRECTORY.get_or_init(crate::scratch);
     static BUILT: std::sync::Mutex<BTreeMap<&str, PathBuf>> = std::sync::Mutex::new(BTreeMap::new());
@@ -71,7 +81,7 @@ fn program(name: &'static str, libraries: &[&str]) -> PathBuf {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("host/host.c");
         let mut compile = Command::new("cc");
         compile.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O1", "-g", "-pthread", "-o"]);
-        succeed(compile.arg(&path).arg(source).args(libraries));
+        succeed(compile.arg(&path).arg(source).args(words));
         path
     });
     path.clone()

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::{KEY_TYPES, ML_DSA, target};
+use crate::{KEY_TYPES, ML_DSA, built, target};
 
 /// An OpenSSL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -12,11 +12,17 @@ pub enum OpenSsl {
     System,
     /// 3.5, which `tests/openssl/build` has built.
     V3_5,
+    /// 4.0, which needs a provider of its own, since its libraries have other names: `make test-openssl-4`.
+    V4_0,
 }
 
 impl OpenSsl {
     /// Those that every test of the provider itself runs on.
+    #[cfg(not(feature = "openssl-4"))]
     pub const ALL: [Self; 2] = [Self::System, Self::V3_5];
+    /// Those that every test of the provider itself runs on.
+    #[cfg(feature = "openssl-4")]
+    pub const ALL: [Self; 3] = [Self::System, Self::V3_5, Self::V4_0];
 
     /// The key types that it knows.
     pub fn key_types(self) -> impl Iterator<Item = &'static str> {
@@ -45,14 +51,31 @@ impl OpenSsl {
         }
     }
 
-    fn home(self) -> Option<PathBuf> {
+    /// The provider for it.
+    pub fn provider(self) -> PathBuf {
         match self {
-            Self::System => None,
-            Self::V3_5 => {
-                let home = target().join("openssl-3.5");
-                assert!(home.join("built-from").exists(), "first run: tests/openssl/build 3.5");
-                Some(home)
-            }
+            Self::System | Self::V3_5 => built("libkeyward_openssl.so"),
+            Self::V4_0 => built("../for-openssl-4.0/release/libkeyward_openssl.so"),
         }
+    }
+
+    /// The major version, by which its libraries are named.
+    pub fn major(self) -> u8 {
+        match self {
+            Self::System | Self::V3_5 => 3,
+            Self::V4_0 => 4,
+        }
+    }
+
+    /// Its directory, with `lib` and `include` in it, if it is not where the system has it.
+    pub fn home(self) -> Option<PathBuf> {
+        let version = match self {
+            Self::System => return None,
+            Self::V3_5 => "3.5",
+            Self::V4_0 => "4.0",
+        };
+        let home = target().join(format!("openssl-{version}"));
+        assert!(home.join("built-from").exists(), "first run: tests/openssl/build {version}");
+        Some(home)
     }
 }

@@ -13,7 +13,6 @@ struct Scene {
     daemon: Daemon,
     certificate: PathBuf,
     reference: PathBuf,
-    good: String,
 }
 
 impl Scene {
@@ -22,15 +21,15 @@ impl Scene {
         daemon.generate("shop", "p256");
         let reference = daemon.reference("shop");
         let certificate = Pki::new(daemon.directory()).certify(&daemon, &reference);
-        let good = fs::read_to_string(daemon.openssl_conf()).unwrap();
-        Self { daemon, certificate, reference, good }
+        Self { daemon, certificate, reference }
     }
 
-    /// The openssl.cnf with a part of it replaced.
-    fn conf(&self, part: &str, by: &str) -> PathBuf {
-        assert!(self.good.contains(part), "{part:?} in {}", self.good);
+    /// The openssl.cnf for an OpenSSL with a part of it replaced.
+    fn conf(&self, openssl: OpenSsl, part: &str, by: &str) -> PathBuf {
+        let good = fs::read_to_string(self.daemon.openssl_conf_of(openssl)).unwrap();
+        assert!(good.contains(part), "{part:?} in {good}");
         let path = self.daemon.path("spoilt.cnf");
-        fs::write(&path, self.good.replacen(part, by, 1)).unwrap();
+        fs::write(&path, good.replacen(part, by, 1)).unwrap();
         path
     }
 
@@ -38,7 +37,7 @@ impl Scene {
     fn failure(&self, openssl: OpenSsl, part: &str, by: &str) -> Option<String> {
         let mut host =
             Host::new(&self.daemon, openssl).mode("handshakes", &self.certificate, &self.reference, 1);
-        let output = run(host.command.env("OPENSSL_CONF", self.conf(part, by)));
+        let output = run(host.command.env("OPENSSL_CONF", self.conf(openssl, part, by)));
         let text = stderr(&output);
         let failed = !output.status.success();
         assert!(
@@ -76,7 +75,7 @@ fn before_the_default_provider_ours_is_in_the_way() {
     for openssl in OpenSsl::ALL {
         let generate = |list| {
             let mut command = openssl.program(&["genpkey", "-algorithm", "EC", "-pkeyopt"]);
-            run(command.arg("ec_paramgen_curve:P-256").env("OPENSSL_CONF", scene.conf(LIST, list)))
+            run(command.arg("ec_paramgen_curve:P-256").env("OPENSSL_CONF", scene.conf(openssl, LIST, list)))
         };
         assert!(generate(LIST).status.success(), "{openssl:?}");
         let output = generate(first);
@@ -87,12 +86,12 @@ fn before_the_default_provider_ours_is_in_the_way() {
 #[test]
 fn providers_that_are_missing() {
     let scene = Scene::new();
-    let module = scene.daemon.path("keyward.so").display().to_string();
+    let directory = format!("module = {}", scene.daemon.directory().display());
     for openssl in OpenSsl::ALL {
         for (part, by, told) in [
             (LIST, "keyward = keyward_provider\n", "library has no ciphers"),
             (LIST, "default = default_provider\n", "unsupported"),
-            (module.as_str(), "/nowhere/keyward.so", "unsupported"),
+            (&directory, "module = /nowhere", "unsupported"),
         ] {
             let text = scene.failure(openssl, part, by).unwrap_or_default();
             assert!(text.contains(told), "{by:?} on {openssl:?}: {text}");
@@ -117,7 +116,7 @@ fn properties_that_nobody_has() {
         assert!(text.contains("library has no ciphers"), "{openssl:?}: {text}");
         let mut sign =
             Host::new(&scene.daemon, openssl).mode("signs", &scene.certificate, &scene.reference, 1);
-        let output = run(sign.command.env("OPENSSL_CONF", scene.conf(init, &with("fips=yes"))));
+        let output = run(sign.command.env("OPENSSL_CONF", scene.conf(openssl, init, &with("fips=yes"))));
         assert_eq!(output.status.code(), Some(1), "{openssl:?}: {}", output.status);
         let told = "operation not supported for this keytype";
         assert!(stderr(&output).contains(told), "{openssl:?}: {}", stderr(&output));
@@ -145,7 +144,7 @@ fn settings_that_make_no_sense() {
             assert!(text.contains(&told), "{openssl:?}: {text}");
         }
         // Nobody else is bothered with it.
-        let conf = scene.conf(OURS, &format!("{OURS}timeout = soon\n"));
+        let conf = scene.conf(openssl, OURS, &format!("{OURS}timeout = soon\n"));
         succeed(openssl.program(&["genpkey", "-algorithm", "ED25519"]).env("OPENSSL_CONF", conf));
     }
 }

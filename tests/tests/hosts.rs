@@ -189,9 +189,8 @@ fn the_daemon_is_restarted_while_handshakes_are_paused() {
 #[test]
 fn a_daemon_that_is_stuck_costs_paused_handshakes_their_deadline() {
     let scene = Scene::new(Daemon::start(), "p256");
-    let conf = scene.daemon.openssl_conf();
-    let text = fs::read_to_string(&conf).unwrap();
     for openssl in OpenSsl::ALL {
+        let text = fs::read_to_string(scene.daemon.openssl_conf_of(openssl)).unwrap();
         let mut host = scene.host(openssl, "async", 20);
         let hurried = scene.daemon.path("hurried.cnf");
         fs::write(&hurried, text.replace("socket = ", "timeout = 500ms\nsocket = ")).unwrap();
