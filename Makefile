@@ -4,7 +4,7 @@ CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
 TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-mod-openssl valgrind \
 	protobuf-compiler perl python3-cryptography python3-grpcio python3-protobuf
-OPENSSL_TESTS = versions hosts asynchronous configurations files finite_fields resumption rsa_key_exchange
+OPENSSL_TESTS = versions hosts asynchronous configurations files finite_fields resumption rsa_key_exchange signature_algorithms
 
 .PHONY: all demo test test-openssl-4 bench lint install-demo install-test
 

@@ -1,0 +1,54 @@
+//! What a client may ask to have handshakes signed with, beside what it asks for by itself.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use keyward_tests::server::Site;
+use keyward_tests::tool::{run, stderr};
+use keyward_tests::{Daemon, OpenSsl, Pki, SServer};
+
+/// Key type, version, signature algorithm, and how the client tells of it.
+const ALGORITHMS: [(&str, &str, &str, &str); 15] = [
+    ("rsa2048", "-tls1_2", "rsa_pkcs1_sha256", "Hash used: SHA256\nSignature type: RSA\n"),
+    ("rsa2048", "-tls1_2", "rsa_pkcs1_sha384", "Hash used: SHA384\nSignature type: RSA\n"),
+    ("rsa2048", "-tls1_2", "rsa_pkcs1_sha512", "Hash used: SHA512\nSignature type: RSA\n"),
+    ("rsa2048", "-tls1_2", "rsa_pss_rsae_sha256", "Hash used: SHA256\nSignature type: RSA-PSS\n"),
+    ("rsa2048", "-tls1_2", "rsa_pss_rsae_sha512", "Hash used: SHA512\nSignature type: RSA-PSS\n"),
+    ("rsa2048", "-tls1_3", "rsa_pss_rsae_sha256", "Hash used: SHA256\nSignature type: RSA-PSS\n"),
+    ("rsa2048", "-tls1_3", "rsa_pss_rsae_sha384", "Hash used: SHA384\nSignature type: RSA-PSS\n"),
+    ("rsa2048", "-tls1_3", "rsa_pss_rsae_sha512", "Hash used: SHA512\nSignature type: RSA-PSS\n"),
+    ("p256", "-tls1_2", "ECDSA+SHA256", "Hash used: SHA256\nSignature type: ECDSA\n"),
+    // The curve is a matter of TLS 1.3 alone (RFC 8446, 4.2.3).
+    ("p256", "-tls1_2", "ECDSA+SHA384", "Hash used: SHA384\nSignature type: ECDSA\n"),
+    ("p256", "-tls1_2", "ECDSA+SHA512", "Hash used: SHA512\nSignature type: ECDSA\n"),
+    ("p256", "-tls1_3", "ecdsa_secp256r1_sha256", "Hash used: SHA256\nSignature type: ECDSA\n"),
+    ("p384", "-tls1_2", "ECDSA+SHA256", "Hash used: SHA256\nSignature type: ECDSA\n"),
+    ("ed25519", "-tls1_2", "ed25519", "Signature type: ed25519\n"),
+    ("ed25519", "-tls1_3", "ed25519", "Signature type: ed25519\n"),
+];
+
+#[test]
+fn clients_choose_among_all_that_a_key_can() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let mut handshakes = 0;
+    for key_type in ["rsa2048", "p256", "p384", "ed25519"] {
+        daemon.generate(key_type, key_type);
+        let site = Site::with_key(&daemon, &pki, key_type);
+        for openssl in OpenSsl::ALL {
+            let site = Site::new(site.certificate.clone(), site.key.clone());
+            let _server = SServer::start_of(&daemon, &site, openssl, &[]);
+            for (_, version, algorithm, told) in ALGORITHMS.iter().filter(|row| row.0 == key_type) {
+                let mut client =
+                    OpenSsl::System.program(&["s_client", "-brief", "-verify_return_error", version]);
+                client.args(["-sigalgs", algorithm, "-servername", "localhost", "-connect"]);
+                let output = run(client.arg(site.address.to_string()).arg("-CAfile").arg(pki.ca()));
+                let text = stderr(&output);
+                let complete = output.status.success() && text.contains(told);
+                assert!(complete, "{key_type}, {openssl:?}, {version}, {algorithm}: {text}");
+                handshakes += 1;
+            }
+        }
+    }
+    assert_eq!(handshakes, ALGORITHMS.len() * OpenSsl::ALL.len());
+    daemon.assert_one_request_each(handshakes);
+}
