@@ -1,10 +1,15 @@
 //! Every key type, TLS 1.2 and 1.3, P-256 and X25519, in the servers that people run.
 
+#![allow(clippy::expect_used, reason = "bodies of tests")]
+
+use std::sync::Barrier;
+use std::thread;
+
 use keyward_tests::client::{WISHES, curl, s_client};
 use keyward_tests::server::Site;
-use keyward_tests::{Backend, Daemon, Haproxy, Nginx, Pki, SServer, on_both_backends};
+use keyward_tests::{Backend, Daemon, Handshake, Haproxy, Nginx, Pki, SServer, on_both_backends};
 
-on_both_backends!(nginx_with_openssl_and_curl_as_clients, haproxy, openssl_s_server);
+on_both_backends!(nginx_with_openssl_and_curl_as_clients, haproxy, openssl_s_server, two_hundred_at_once);
 
 /// A daemon with an imported key of each type, and a site for each.
 fn imported(backend: Backend) -> (Daemon, Pki, Vec<Site>) {
@@ -45,6 +50,27 @@ fn haproxy(backend: Backend) {
     }
     let handshakes = sites.len() * (WISHES.len() + 1);
     daemon.assert_one_request_each(handshakes);
+}
+
+fn two_hundred_at_once(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let site = Site::with_key(&daemon, &pki, "shop");
+    let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let handshake = Handshake::new(&pki, site.address);
+    let together = Barrier::new(200);
+    let results: Vec<_> = thread::scope(|scope| {
+        let client = || {
+            together.wait();
+            handshake.make().map(drop)
+        };
+        let clients: Vec<_> = (0..200).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().map(|client| client.join().expect("a client")).collect()
+    });
+    let failed: Vec<_> = results.iter().filter(|result| result.is_err()).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    daemon.assert_one_request_each(200);
 }
 
 fn openssl_s_server(backend: Backend) {
