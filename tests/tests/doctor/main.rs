@@ -8,6 +8,7 @@ mod server;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use keyward_tests::Daemon;
 use keyward_tests::tool::{run, stderr};
@@ -20,7 +21,12 @@ type Finding = [String; 3];
 /// What the doctor finds by one check, run with more arguments.
 fn doctor(daemon: &Daemon, check: &str, arguments: &[&dyn AsRef<OsStr>]) -> Vec<Finding> {
     let mut command = daemon.keyward(&["doctor", "--json"]);
-    let output = run(command.args(arguments));
+    findings(command.env_remove("KEYWARD_SOCKET").args(arguments), check)
+}
+
+/// What such a command finds by one check.
+fn findings(command: &mut Command, check: &str) -> Vec<Finding> {
+    let output = run(command);
     let text = String::from_utf8_lossy(&output.stdout);
     let findings: serde_json::Value =
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", stderr(&output)));

@@ -12,7 +12,7 @@ use keyward_tests::server::Site;
 use keyward_tests::tool::{Process, as_user, run, succeed, wait_for};
 use keyward_tests::{Daemon, Nginx, Pki, free_port, is_root};
 
-use super::{Finding, OTHER, Scene, doctor};
+use super::{Finding, OTHER, Scene, doctor, findings};
 
 #[test]
 fn nginx_conf_does_not_pass_the_variable_on() {
@@ -168,6 +168,52 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
         let found = find(&good, &[&"--user", &OTHER]);
         assert!(found[0][0] == "ok", "{found:#?}");
     }
+}
+
+/// As conf/haproxy.md sets it up: the socket is that of the environment, whatever openssl.cnf says.
+#[test]
+fn the_environment_says_where_the_socket_is() {
+    let mut daemon = Daemon::prepare("");
+    let root = daemon.path("chroot");
+    fs::create_dir(&root).unwrap();
+    daemon.configure_more(&format!("[socket]\nalso = [{:?}]\n", root.join("keyward.sock")));
+    daemon.resume();
+    let conf = daemon.openssl_conf();
+    let find = |check: &str, variable: Option<&str>, more: &[&dyn AsRef<OsStr>]| {
+        let mut command = daemon.keyward(&["doctor", "--json"]);
+        command.env_remove("KEYWARD_SOCKET").envs(variable.map(|socket| ("KEYWARD_SOCKET", socket)));
+        command.arg("--openssl-conf").arg(&conf).args(more);
+        let mut found = findings(&mut command, check);
+        assert!(!found.is_empty(), "no finding about {check}");
+        found.remove(found.len() - 1)
+    };
+    let in_chroot: [&dyn AsRef<OsStr>; 2] = [&"--chroot", &root];
+
+    let [verdict, detail, _] = find("chroot", Some("/keyward.sock"), &in_chroot);
+    let told = "the socket /keyward.sock answers (KEYWARD_SOCKET of this environment)";
+    assert!(verdict == "ok" && detail.contains(told), "{detail}");
+    let [verdict, detail, _] = find("chroot", None, &in_chroot);
+    let told = format!("(socket of {}) cannot be reached", conf.display());
+    assert!(verdict == "fail" && detail.contains(&told), "{detail}");
+    let [verdict, detail, mend] = find("socket", Some("/keyward.sock"), &[]);
+    assert!(verdict == "fail" && detail.ends_with("(KEYWARD_SOCKET of this environment)"), "{detail}");
+    assert!(mend.contains("let KEYWARD_SOCKET name a socket") && mend.contains("--chroot DIR"), "{mend}");
+    let [verdict, detail, _] = find("socket", Some("keyward.sock"), &[]);
+    assert!(verdict == "fail" && detail.contains("keyward.sock"), "{detail}");
+
+    // With a process it is that one's environment which counts.
+    let mut server = Command::new("sleep");
+    let server =
+        Process::start(server.arg("60").env("KEYWARD_SOCKET", "/keyward.sock"), &daemon.path("sleep.log"));
+    let pid = server.id().to_string();
+    let of_process = [&in_chroot[..], &[&"--pid", &pid]].concat();
+    wait_for("the process", || {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
+        String::from_utf8_lossy(&environment).contains("KEYWARD_SOCKET=").then_some(())
+    });
+    let [verdict, detail, _] = find("chroot", Some("/nowhere"), &of_process);
+    let told = format!("(KEYWARD_SOCKET of process {pid})");
+    assert!(verdict == "ok" && detail.ends_with(&told), "{detail}");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::reach::Person;
+use super::reach::{Person, Told};
 use super::settings::Settings;
 use super::{Finding, Verdict, openssl};
 
@@ -38,10 +38,15 @@ impl<'a> Conf<'a> {
     }
 
     /// What the section of our provider calls `socket`.
-    pub(super) fn socket(&self) -> Option<&str> {
+    pub(super) fn socket(&self) -> Option<Told> {
         let list = self.providers().ok()?;
         let section = self.ours(&list)?.section.to_owned();
-        self.settings.value(&section, "socket").filter(|socket| !socket.contains('$'))
+        let socket = self.settings.value(&section, "socket").filter(|socket| !socket.contains('$'))?;
+        Some(Told {
+            socket: socket.to_owned(),
+            setting: "socket in openssl.cnf",
+            source: format!("socket of {}", self.path.display()),
+        })
     }
 
     /// Every trap in it; or that there is none.

@@ -1,10 +1,13 @@
-//! Whether a server is told which openssl.cnf to read: by what nginx.conf passes on, and by what a process has.
+//! What a server is told by its environment: which openssl.cnf to read, by what nginx.conf passes on and by what a process
+//! has, and where the socket is.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
 use super::Finding;
+use super::reach::Told;
 use super::settings::read_text;
 
 /// Looks whether an nginx.conf passes `OPENSSL_CONF` on. nginx loads keys before it makes its workers, which inherit
@@ -107,6 +110,22 @@ pub(super) fn process(pid: u32, openssl_conf: Option<&Path>) -> Finding {
     }
 }
 
+/// Where `KEYWARD_SOCKET` has the provider look for the socket, whatever openssl.cnf says: that of a process or, where none
+/// is named, our own. That a process cannot be looked at is told by [`process`].
+pub(super) fn socket(pid: Option<u32>) -> Option<Told> {
+    let (socket, source) = match pid {
+        None => (env::var(SOCKET).ok()?, format!("{SOCKET} of this environment")),
+        Some(pid) => {
+            let environment = read(pid, "environ").ok()?;
+            let environment = String::from_utf8_lossy(&environment);
+            let mut variables = environment.split('\0').filter_map(|variable| variable.split_once('='));
+            let (_, socket) = variables.find(|(name, _)| *name == SOCKET)?;
+            (socket.to_owned(), format!("{SOCKET} of process {pid}"))
+        }
+    };
+    Some(Told { socket, setting: SOCKET, source })
+}
+
 /// The file of our provider among those that a process has mapped (proc_pid_maps(5)).
 fn loaded(maps: &str) -> Option<&str> {
     let mut files = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
@@ -169,6 +188,7 @@ fn directives(text: &str) -> Vec<Vec<String>> {
 }
 
 const VARIABLE: &str = "OPENSSL_CONF";
+const SOCKET: &str = "KEYWARD_SOCKET";
 /// What a service of systemd needs, without its value.
 const SERVICE: &str = "Environment=OPENSSL_CONF";
 /// Most that is read of what the kernel tells, in bytes (4 MiB).

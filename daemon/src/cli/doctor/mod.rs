@@ -28,7 +28,7 @@ pub(super) struct Doctor {
     /// Check whether this user, as which a TLS server runs, can reach the socket, and may use the key of --reference
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Check whether a server in this chroot can reach the socket: that of --openssl-conf, seen from there
+    /// Check whether a server in this chroot can reach the socket: that of KEYWARD_SOCKET or --openssl-conf, seen from there
     #[arg(long, value_name = "DIR")]
     chroot: Option<PathBuf>,
     /// Check whether the system's OpenSSL can load this provider [default: the installed one, if there is one]
@@ -40,7 +40,7 @@ pub(super) struct Doctor {
     /// Check that this nginx.conf passes OPENSSL_CONF on
     #[arg(long, value_name = "FILE")]
     nginx_conf: Option<PathBuf>,
-    /// Check that this process has OPENSSL_CONF, and has loaded the provider
+    /// Check that this process has OPENSSL_CONF, and has loaded the provider; its KEYWARD_SOCKET counts in the place of ours
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
     /// Check that the daemon has the key of this reference
@@ -63,8 +63,8 @@ impl Doctor {
         let person = or_tell(&mut findings, self.user.as_deref().map(Person::of_name));
         let conf = or_tell(&mut findings, self.openssl_conf.as_deref().map(Conf::open));
         let socket = runtime_dir.join(PEERS);
-        let told = conf.as_ref().and_then(Conf::socket);
-        findings.extend(reach::sockets(&socket, told, self.chroot.as_deref(), person.as_ref()));
+        let told = environment::socket(self.pid).or_else(|| conf.as_ref().and_then(Conf::socket));
+        findings.extend(reach::sockets(&socket, told.as_ref(), self.chroot.as_deref(), person.as_ref()));
         match &self.module {
             Some(module) => findings.push(openssl::module(module)),
             None if Path::new(openssl::INSTALLED).exists() => {

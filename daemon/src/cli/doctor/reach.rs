@@ -6,62 +6,81 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use keyward_client::{Address, Client, Error};
+use keyward_client::{Address, Client, Error, InvalidAddress};
 use nix::unistd::{User, getgrouplist};
 
 use super::{Finding, Verdict};
+
+/// Where servers are told that the socket is.
+pub(super) struct Told {
+    /// An address, as the provider takes it.
+    pub(super) socket: String,
+    /// The setting that says so.
+    pub(super) setting: &'static str,
+    /// The same, and where it stands.
+    pub(super) source: String,
+}
 
 /// Whether the sockets answer: that in the runtime directory, and that which servers are told to use, with the eyes of
 /// the user of a server where one is named.
 pub(super) fn sockets(
     own: &Path,
-    told: Option<&str>,
+    told: Option<&Told>,
     chroot: Option<&Path>,
     person: Option<&Person>,
 ) -> Vec<Finding> {
+    const CHECK: &str = "socket";
     let own = own.display().to_string();
-    let told = told.unwrap_or(&own);
-    let mut findings = vec![answers(&own, "start the daemon, or look at its log if it runs")];
-    let elsewhere =
-        || answers(told, "let socket in openssl.cnf name a socket of the daemon, or add it to [socket] also");
+    let socket = told.map_or(&*own, |told| &told.socket);
+    let source = told.map_or(String::new(), |told| format!(" ({})", told.source));
+    let answer = |address: &str, source: &str, mend: &str| match answers(address) {
+        Ok(uid) => Finding::ok(CHECK, format!("{address} answers, to user id {uid}{source}")),
+        Err(error) => Finding::fail(CHECK, format!("{error}{source}"), mend),
+    };
+    let same = if socket == own { &*source } else { "" };
+    let mut findings = vec![answer(&own, same, "start the daemon, or look at its log if it runs")];
+    let elsewhere = || {
+        let setting = told.map_or("socket in openssl.cnf", |told| told.setting);
+        let mend = format!(
+            "let {setting} name a socket of the daemon, or add it to [socket] also; if the server is in a chroot, \
+             say in which: --chroot DIR"
+        );
+        answer(socket, &source, &mend)
+    };
     match chroot {
         // A name in the abstract namespace stands in no directory (unix(7)).
-        _ if told.starts_with('@') => findings.push(elsewhere()),
-        Some(root) => findings.push(inside(root, told, person)),
+        _ if socket.starts_with('@') => findings.push(elsewhere()),
+        Some(root) => findings.push(inside(root, socket, &source, person)),
         None => {
-            if told != own {
+            if socket != own {
                 findings.push(elsewhere());
             }
-            findings.extend(person.map(|person| check(person, Path::new(told), Path::new("/"))));
+            findings.extend(person.map(|person| check(person, Path::new(socket), Path::new("/"))));
         }
     }
     findings
 }
 
-/// Whether a daemon is on the other end of a socket.
-fn answers(address: &str, mend: &str) -> Finding {
-    const CHECK: &str = "socket";
-    let status = address.parse::<Address>().map_err(|error| error.to_string()).and_then(|address| {
-        Client::new(address, Client::DEFAULT_TIMEOUT).status().map_err(|error: Error| error.to_string())
-    });
-    match status {
-        Ok(status) => Finding::ok(CHECK, format!("{address} answers, to user id {}", status.peer_uid)),
-        Err(error) => Finding::fail(CHECK, error, mend),
-    }
+/// Whether a daemon is on the other end of a socket, and as which user it sees us; otherwise why not.
+fn answers(address: &str) -> Result<u32, String> {
+    let address: Address = address.parse().map_err(|error: InvalidAddress| error.to_string())?;
+    let status = Client::new(address, Client::DEFAULT_TIMEOUT).status();
+    status.map(|status| status.peer_uid).map_err(|error: Error| error.to_string())
 }
 
-/// Whether a process that has gone into a chroot finds a socket there.
-fn inside(root: &Path, socket: &str, person: Option<&Person>) -> Finding {
+/// Whether a process that has gone into a chroot finds a socket there. `source` says who told it to look for this one.
+fn inside(root: &Path, socket: &str, source: &str, person: Option<&Person>) -> Finding {
     const CHECK: &str = "chroot";
     let outside = root.join(socket.trim_start_matches('/'));
     let shown = outside.display();
     let fail = |why: String| {
         Finding::fail(
             CHECK,
-            format!("from inside {} the socket {socket} cannot be reached: {why}", root.display()),
+            format!("from inside {} the socket {socket}{source} cannot be reached: {why}", root.display()),
             format!(
                 "give the daemon one there: also = [\"{shown}\"] under [socket] of keyward.toml, or with systemd \
-                 ListenStream={shown} for keyward.socket; and put socket = {socket} into the openssl.cnf of the server"
+                 ListenStream={shown} for keyward.socket; and have the server look for it: socket = {socket} in its \
+                 openssl.cnf, or KEYWARD_SOCKET={socket} in its environment"
             ),
         )
     };
@@ -82,12 +101,11 @@ fn inside(root: &Path, socket: &str, person: Option<&Person>) -> Finding {
             return finding;
         }
     }
-    let finding = answers(&outside.display().to_string(), "");
-    match finding.verdict {
-        Verdict::Ok => {
-            Finding::ok(CHECK, format!("from inside {} the socket {socket} answers", root.display()))
+    match answers(&outside.display().to_string()) {
+        Ok(_) => {
+            Finding::ok(CHECK, format!("from inside {} the socket {socket} answers{source}", root.display()))
         }
-        _ => fail(finding.detail),
+        Err(error) => fail(error),
     }
 }
 
