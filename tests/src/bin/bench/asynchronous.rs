@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyward_tests::server::Site;
 use keyward_tests::{Daemon, Handshake, Haproxy, Load, Pki, Units, scratch};
 
-use super::nginx::Seen;
+use super::seen::Seen;
 use super::{in_ms, percentile, start_quiet};
 
 pub(super) fn run(quick: bool) {

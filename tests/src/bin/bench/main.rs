@@ -26,6 +26,7 @@ mod handshakes;
 mod loads;
 mod nginx;
 mod overhead;
+mod seen;
 mod unit;
 
 use std::fs;

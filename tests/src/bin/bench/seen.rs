@@ -1,0 +1,74 @@
+//! A server under load whose keys are at a remote unit: what its clients see, and what the machine spends on it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use keyward_tests::{Daemon, Load, UnitServer};
+
+use super::cpu_time;
+
+/// What was measured of a server under load.
+pub(super) struct Seen {
+    /// What a call of the unit took on average, in seconds.
+    pub(super) call: f64,
+    /// Handshakes in a second.
+    pub(super) rate: f64,
+    /// What they took.
+    pub(super) latencies: Vec<Duration>,
+    /// The share of the time of all processors that was spent on these handshakes, by clients, too.
+    pub(super) busy: f64,
+}
+
+impl Seen {
+    /// Looks for a while at a load on a server, of which these are the processes at work.
+    pub(super) fn of(daemon: &Daemon, unit: &UnitServer, server: &[u32], load: Load, time: Duration) -> Self {
+        thread::sleep(LEAD);
+        let (before, begin) = (Counters::now(daemon, unit, server), Instant::now());
+        thread::sleep(time);
+        let (after, end) = (Counters::now(daemon, unit, server), Instant::now());
+        let attempts = load.stop();
+        if let Some(error) = attempts.iter().find_map(|attempt| attempt.result.as_ref().err()) {
+            panic!("a handshake failed: {error}");
+        }
+        let meanwhile = attempts.iter().filter(|attempt| (begin..end).contains(&attempt.ended));
+        let latencies: Vec<_> = meanwhile.map(|attempt| attempt.ended - attempt.began).collect();
+        Self {
+            call: (after.called - before.called) / (after.calls - before.calls),
+            rate: latencies.len() as f64 / (end - begin).as_secs_f64(),
+            latencies,
+            busy: (after.at_work - before.at_work) / (end - begin).as_secs_f64() / processors() as f64,
+        }
+    }
+}
+
+/// What has been counted since each of them was started.
+struct Counters {
+    /// Signatures by units.
+    calls: f64,
+    /// How long these took, in seconds.
+    called: f64,
+    /// CPU time of the unit, the daemon, the server, and the clients, in seconds.
+    at_work: f64,
+}
+
+impl Counters {
+    fn now(daemon: &Daemon, unit: &UnitServer, server: &[u32]) -> Self {
+        let metric =
+            |name: &str, phase| daemon.metric(&format!("keyward_signature_seconds_{name}"), &[phase]);
+        let [at_unit, network] = ["phase=\"unit\"", "phase=\"network\""];
+        let processes = server.iter().copied().chain([unit.id(), daemon.id(), std::process::id()]);
+        Self {
+            calls: metric("count", at_unit),
+            called: metric("sum", at_unit) + metric("sum", network),
+            at_work: processes.map(cpu_time).sum::<f64>() / 1e6,
+        }
+    }
+}
+
+/// How many processors there are.
+pub(super) fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// For connections to be made and workers to be busy.
+const LEAD: Duration = Duration::from_millis(500);
