@@ -112,10 +112,12 @@ impl VersionView {
     }
 }
 
-/// Whether a user may use a key for TLS servers.
+/// Whether a user may put a key to a use.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct AccessView {
-    /// The name of the outcome that a handshake would have; none if it would be signed.
+    /// The name of the use.
+    pub(crate) r#use: String,
+    /// The name of the outcome that a handshake would have; none if it would succeed.
     pub(crate) refusal: Option<String>,
 }
 

@@ -116,6 +116,13 @@ pub(crate) fn includes(uses: &[Use], needed: Use) -> bool {
     uses.contains(&needed) || (uses.contains(&Use::Any) && needed != Use::RsaKeyExchange)
 }
 
+/// The use by which a key that decrypts would sign as well, if there is one: a flaw in the one use of a key would be a way
+/// to the other, so that must be accepted. Certificate requests are left out, since a key needs one to be of any use.
+pub(crate) fn signs_and_decrypts(uses: &[Use]) -> Option<Use> {
+    let signs = |u: &&Use| !matches!(u, Use::RsaKeyExchange | Use::Csr);
+    uses.iter().find(signs).copied().filter(|_| uses.contains(&Use::RsaKeyExchange))
+}
+
 /// Labels by a pattern: `*` stands for any run of characters, everything else for itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pattern(String);
@@ -279,6 +286,16 @@ mod tests {
         assert!(!includes(&[Use::Any], Use::RsaKeyExchange));
         assert!(includes(&[Use::RsaKeyExchange], Use::RsaKeyExchange));
         assert!(!includes(&[Use::RsaKeyExchange], Use::TlsServer));
+    }
+
+    #[test]
+    fn a_key_that_signs_and_decrypts_must_be_accepted() {
+        let exchange = Use::RsaKeyExchange;
+        assert_eq!(signs_and_decrypts(&[exchange, Use::Csr, Use::TlsClient]), Some(Use::TlsClient));
+        assert_eq!(signs_and_decrypts(&[Use::Any, exchange]), Some(Use::Any));
+        for uses in [&[exchange][..], &[exchange, Use::Csr], &[Use::TlsServer, Use::Any, Use::Csr], &[]] {
+            assert_eq!(signs_and_decrypts(uses), None, "{uses:?}");
+        }
     }
 
     #[test]

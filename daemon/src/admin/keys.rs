@@ -15,6 +15,7 @@ use zeroize::Zeroize;
 
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
 use crate::api::{self, Change, KeyView, MAX_PAGE, Page};
+use crate::authorise::signs_and_decrypts;
 use crate::backend::{Backend, BackendError};
 use crate::config::EMBEDDED;
 use crate::keys::{self, Key, StoreError, Version};
@@ -299,8 +300,7 @@ fn uses(words: &[String]) -> Result<Vec<Use>, AdminError> {
     Ok(uses)
 }
 
-/// Refuses RSA key exchange where it cannot be, or should not be: a flaw in the one use of a key would be a way to the
-/// other. Certificate requests are left out of that, since a key needs one to be of any use.
+/// Refuses RSA key exchange where it cannot be, or should not be.
 fn check_uses(
     uses: &[Use],
     key_type: KeyType,
@@ -318,8 +318,7 @@ fn check_uses(
             format!("keys of backend {backend} only sign: rsa-key-exchange is for the embedded unit");
         return Err(AdminError::Invalid(reason));
     }
-    let signs = |u: &Use| !matches!(u, Use::RsaKeyExchange | Use::Csr);
-    match uses.iter().find(|u| signs(u)) {
+    match signs_and_decrypts(uses) {
         Some(other) if !sign_and_decrypt => Err(AdminError::Invalid(format!(
             "one key for both rsa-key-exchange and {other} is less safe than two; take two, or accept that with --sign-and-decrypt"
         ))),

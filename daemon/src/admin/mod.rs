@@ -14,7 +14,7 @@
 //! | `POST /v1/keys/LABEL/import?use=U&use=U&backend=NAME` | import a key; the body is the key file |
 //! | `POST /v1/keys/LABEL/adopt` | adopt a blob: `{"blob", "public_key", "uses", "backend"}`, in base64 |
 //! | `POST /v1/keys/LABEL/csr?version=N` | sign a certificate request; the body is its CertificationRequestInfo in DER |
-//! | `GET /v1/keys/LABEL/access?uid=N&gid=N` | whether grants let a user have TLS handshakes signed, as a server |
+//! | `GET /v1/keys/LABEL/access?uid=N&gid=N` | for each kind of handshake that a key is for, whether grants let a user take part |
 //! | `GET /v1/keys/LABEL` | one key |
 //! | `PATCH /v1/keys/LABEL` | change a key: `{"state"}`, `{"uses"}` |
 //! | `DELETE /v1/keys/LABEL` | delete a key |

@@ -18,6 +18,7 @@ use super::failure::Failure;
 use super::output::{print, print_json, print_table, table};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey};
+use crate::authorise::signs_and_decrypts;
 use crate::{exit, hardening};
 
 #[derive(Debug, Subcommand)]
@@ -291,11 +292,16 @@ impl Named {
 
 /// The command that adds a use to those of a key, for which the command line has no word.
 pub(super) fn how_to_allow(admin_socket: &Path, key: &KeyView, wanted: Use) -> String {
-    let uses: Vec<_> = key.uses.iter().map(String::as_str).chain([wanted.name()]).collect();
+    let uses: Vec<Use> = key.uses.iter().filter_map(|u| u.parse().ok()).chain([wanted]).collect();
+    let change = Change {
+        uses: Some(names(&uses)),
+        sign_and_decrypt: signs_and_decrypts(&uses).is_some(),
+        ..Change::default()
+    };
     format!(
         "curl --unix-socket {} -X PATCH -d '{}' http://keyward/v1/keys/{}",
         admin_socket.display(),
-        json!({ "uses": uses }),
+        json!(change),
         key.label
     )
 }

@@ -237,7 +237,10 @@ fn no_grant_lets_the_user_use_the_key() {
         configure(&grant);
         let [verdict, detail, mend] = find();
         assert!(verdict == "fail" && detail.contains("no grant covers daemon and this key"), "{detail}");
-        assert!(mend.contains("user = \"daemon\" and keys = [\"shop\"]"), "{mend}");
+        assert!(
+            mend.contains("user = \"daemon\" and keys = [\"shop\"] and uses = [\"tls-server\"]"),
+            "{mend}"
+        );
     }
     configure(&by("shop", "csr"));
     let [verdict, detail, mend] = find();
@@ -247,7 +250,7 @@ fn no_grant_lets_the_user_use_the_key() {
     for grant in [by("sh*", "tls-server"), by("shop", "any").replace("user", "group")] {
         configure(&grant);
         let [verdict, detail, _] = find();
-        assert!(verdict == "ok" && detail.contains("daemon may use key shop for TLS servers"), "{detail}");
+        assert!(verdict == "ok" && detail.ends_with("daemon may use key shop for tls-server"), "{detail}");
     }
 
     let mut patch = daemon.curl();
@@ -262,6 +265,32 @@ fn no_grant_lets_the_user_use_the_key() {
     let told = mend.strip_prefix("allow it: ").unwrap();
     succeed(Command::new("sh").args(["-c", &format!("{told} --silent")]));
     assert_eq!(find()[0], "ok");
+
+    // What is asked is what the key is for.
+    let configure_and_find = |key: &str, uses: &str| {
+        let grant = by("*", "tls-server").replace(r#"["tls-server"]"#, uses);
+        daemon.configure(&format!("log = \"debug\"\n{grant}"));
+        daemon.reload();
+        let path = daemon.reference(key);
+        doctor(&daemon, "grant", &[&"--user", &OTHER, &"--reference", &path]).remove(0)
+    };
+    daemon.generate_for("old", "rsa2048", "rsa-key-exchange");
+    daemon.generate_for("client", "p256", "tls-client");
+    daemon.generate_for("all", "p256", "any");
+    for (key, needed, others) in [
+        ("old", "rsa-key-exchange", r#"["any", "tls-server"]"#),
+        ("client", "tls-client", r#"["tls-server"]"#),
+    ] {
+        let [verdict, detail, mend] = configure_and_find(key, others);
+        let told =
+            format!("may not use key {key} for {needed}: the grants of daemon do not include {needed}");
+        assert!(verdict == "fail" && detail.contains(&told), "{detail}");
+        assert!(mend.contains(&format!("add {needed} to the uses of the grant")), "{mend}");
+        let [verdict, detail, _] = configure_and_find(key, &format!("[{needed:?}]"));
+        assert!(verdict == "ok" && detail.ends_with(&format!("key {key} for {needed}")), "{detail}");
+    }
+    let [verdict, detail, _] = configure_and_find("all", r#"["tls-client"]"#);
+    assert!(verdict == "ok" && detail.ends_with("key all for tls-client, not for tls-server"), "{detail}");
 
     for (path, status) in [
         ("shop/access?uid=1&gid=1", 200),
