@@ -15,9 +15,9 @@ use keyward_proto::{Label, Outcome, Scheme, Use};
 
 use crate::authorise::Peer;
 use crate::backend::grep11::Trace;
-use crate::backend::{Asked, BackendError, Input, Times};
+use crate::backend::{Asked, Backend, BackendError, Input, Times};
 use crate::daemon::Daemon;
-use crate::keys::{Key, State};
+use crate::keys::{Key, State, Version};
 use crate::purpose::{Purpose, classify};
 
 /// Answers a request that had arrived completely at `arrived`.
@@ -102,10 +102,7 @@ async fn signature(
     seen: &mut Option<Purpose>,
 ) -> Result<Vec<u8>, Outcome> {
     let key = find(daemon, peer, &sign.label).await?;
-    let version = key.version(sign.version).ok_or(Outcome::UnknownVersion)?;
-    if key.state == State::Disabled {
-        return Err(Outcome::KeyDisabled);
-    }
+    let version = usable(&key, sign.version)?;
     let scheme = Scheme::try_from(sign.scheme).map_err(|_| Outcome::NotSupported)?;
     let (input, purpose) = match &sign.input {
         Some(sign::Input::Message(message)) => (Input::Message(message), classify(message, &version.spki)),
@@ -113,14 +110,7 @@ async fn signature(
         None => return Err(Outcome::Malformed),
     };
     *seen = Some(purpose);
-    daemon.config().grants.authorise(peer, &key.label, &key.uses, purpose.required_use())?;
-    if Instant::now() >= asked.deadline {
-        return Err(Outcome::DeadlineExceeded);
-    }
-    let Some(backend) = daemon.backends.get(&key.backend) else {
-        fault(daemon, "sign", &sign.label, &format_args!("its backend {} is not configured", key.backend));
-        return Err(Outcome::UnitUnavailable);
-    };
+    let backend = backend(daemon, peer, &key, purpose.required_use(), asked)?;
     let mut times = Times::default();
     let signed = backend.sign(version, scheme, input, asked, &mut times).await;
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
@@ -162,23 +152,8 @@ async fn premaster(
     asked: &Asked,
 ) -> Result<Plaintext, Outcome> {
     let key = find(daemon, peer, &decrypt.label).await?;
-    let version = key.version(decrypt.version).ok_or(Outcome::UnknownVersion)?;
-    if key.state == State::Disabled {
-        return Err(Outcome::KeyDisabled);
-    }
-    daemon.config().grants.authorise(peer, &key.label, &key.uses, Use::RsaKeyExchange)?;
-    if Instant::now() >= asked.deadline {
-        return Err(Outcome::DeadlineExceeded);
-    }
-    let Some(backend) = daemon.backends.get(&key.backend) else {
-        fault(
-            daemon,
-            "decrypt",
-            &decrypt.label,
-            &format_args!("its backend {} is not configured", key.backend),
-        );
-        return Err(Outcome::UnitUnavailable);
-    };
+    let version = usable(&key, decrypt.version)?;
+    let backend = backend(daemon, peer, &key, Use::RsaKeyExchange, asked)?;
     let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
     let client_version = client_version.ok_or(Outcome::Malformed)?;
     let premaster = backend.decrypt_premaster(version, &decrypt.ciphertext, client_version);
@@ -203,6 +178,35 @@ async fn find(daemon: &Daemon, peer: &Peer, label: &str) -> Result<Arc<Key>, Out
             Err(Outcome::Internal)
         }
     }
+}
+
+/// A version of a key, if the key may be used at all.
+fn usable(key: &Key, version: u32) -> Result<&Version, Outcome> {
+    let version = key.version(version).ok_or(Outcome::UnknownVersion)?;
+    match key.state {
+        State::Enabled => Ok(version),
+        State::Disabled => Err(Outcome::KeyDisabled),
+    }
+}
+
+/// The backend of a key, if the peer may put the key to this use, and still waits for it.
+fn backend<'d>(
+    daemon: &'d Daemon,
+    peer: &Peer,
+    key: &Key,
+    needed: Use,
+    asked: &Asked,
+) -> Result<&'d Backend, Outcome> {
+    daemon.config().grants.authorise(peer, &key.label, &key.uses, needed)?;
+    if Instant::now() >= asked.deadline {
+        return Err(Outcome::DeadlineExceeded);
+    }
+    daemon.backends.get(&key.backend).ok_or_else(|| {
+        let what = if needed == Use::RsaKeyExchange { "decrypt" } else { "sign" };
+        let reason = format_args!("its backend {} is not configured", key.backend);
+        fault(daemon, what, key.label.as_str(), &reason);
+        Outcome::UnitUnavailable
+    })
 }
 
 fn fault(daemon: &Daemon, what: &str, label: &str, error: &dyn core::fmt::Display) {
