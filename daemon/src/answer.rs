@@ -157,6 +157,7 @@ async fn premaster(
     let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
     let client_version = client_version.ok_or(Outcome::Malformed)?;
     let premaster = backend.decrypt_premaster(version, &decrypt.ciphertext, client_version);
+    // Whoever sends the answer wipes it.
     premaster.map(|premaster| Plaintext { plaintext: premaster.to_vec() }).map_err(|error| {
         if !error.is_of_the_peer() {
             fault(daemon, "decrypt", &decrypt.label, &error);

@@ -8,10 +8,11 @@ use std::io;
 use std::time::Instant;
 
 use keyward_proto::frame::{self, FrameError};
-use keyward_proto::message::Request;
+use keyward_proto::message::{Request, response};
 use thiserror::Error;
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::answer::answer;
 use crate::authorise::Peer;
@@ -35,7 +36,8 @@ pub(crate) async fn serve(
         peer,
         stream,
         input: Vec::with_capacity(SMALL),
-        output: Vec::with_capacity(SMALL),
+        output: Zeroizing::new(Vec::with_capacity(SMALL)),
+        is_secret: false,
         frame: Vec::new(),
         here,
         asked_from: here,
@@ -62,8 +64,10 @@ struct Session<'a> {
     stream: Stream,
     /// What has arrived and is not answered.
     input: Vec<u8>,
-    /// Answers that are not sent.
-    output: Vec<u8>,
+    /// Answers that are not sent. Wiped at the end, should it come before they are.
+    output: Zeroizing<Vec<u8>>,
+    /// Whether there is a premaster secret among them, or was since they were sent last.
+    is_secret: bool,
     /// One answer, on its way to `output`.
     frame: Vec<u8>,
     /// The processor of this thread.
@@ -139,9 +143,18 @@ impl Session<'_> {
             used += length;
             self.asked_from = request.processor.unwrap_or(self.here);
             let trace = Trace::new(self.number, request.id);
-            let response = answer(self.daemon, self.peer, request, arrived, trace).await;
+            let mut response = answer(self.daemon, self.peer, request, arrived, trace).await;
             if frame::encode_into(&response, &mut self.frame).is_ok() {
+                // A buffer that has to move leaves behind what it held.
+                if self.is_secret && self.output.capacity() - self.output.len() < self.frame.len() {
+                    self.send().await?;
+                }
                 self.output.extend_from_slice(&self.frame);
+            }
+            if let Some(response::Body::Plaintext(secret)) = &mut response.body {
+                secret.plaintext.zeroize();
+                self.frame.zeroize();
+                self.is_secret = true;
             }
             let more = self.input.len() > used;
             // A peer that sends many requests at once must not keep the others from this thread.
@@ -164,6 +177,9 @@ impl Session<'_> {
             let patience = self.daemon.config().request_timeout;
             let deaf = tokio::time::timeout(patience, self.stream.write_all(rest)).await;
             deaf.map_err(|_| End::Deaf(patience))??;
+        }
+        if core::mem::take(&mut self.is_secret) {
+            self.output.zeroize();
         }
         self.output.clear();
         self.output.shrink_to(MAX_IDLE);

@@ -107,7 +107,7 @@ fn nothing_tells_a_sound_secret_from_another() {
     let client = Client::new(Address::from_path(&daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
     let ask = |ciphertext: &[u8]| {
         let call = client.start_to_decrypt(&"shop".parse().unwrap(), 0, ciphertext, 0x0303)?;
-        client.finish(call).and_then(premaster_of)
+        client.finish(call).and_then(premaster_of).map(|premaster| *premaster)
     };
     let secret = daemon.path("secret");
     let public = daemon.path("shop.pub");

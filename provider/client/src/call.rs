@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use keyward_proto::message::{Request, Response, request, response};
 use keyward_proto::{Outcome, frame};
+use zeroize::Zeroize;
 
 use crate::connection::{Broken, Connection};
 use crate::pool::Owner;
@@ -100,6 +101,9 @@ impl Client {
         }
         let answer = call.received.get(frame::HEADER..).and_then(|body| frame::decode(body).ok());
         let answer: Response = answer.ok_or(Error::Garbled)?;
+        if let Some(response::Body::Plaintext(_)) = answer.body {
+            call.received.zeroize();
+        }
         if answer.id != call.id {
             return Err(Error::Garbled);
         }

@@ -24,6 +24,7 @@ pub use connection::above_standard_streams;
 pub use error::Error;
 use keyward_proto::message::{self, request, response};
 use keyward_proto::{Label, Scheme};
+use zeroize::Zeroizing;
 
 use crate::pool::Pool;
 
@@ -167,15 +168,19 @@ pub fn signature_of(answer: response::Body) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// The premaster secret in the answer to [`Client::start_to_decrypt`].
+/// The premaster secret in the answer to [`Client::start_to_decrypt`]. What it was copied from is wiped.
 ///
 /// # Errors
 /// [`Error::Garbled`] if it is another answer.
-pub fn premaster_of(answer: response::Body) -> Result<[u8; 48], Error> {
-    match answer {
-        response::Body::Plaintext(answer) => answer.plaintext.try_into().map_err(|_| Error::Garbled),
-        _ => Err(Error::Garbled),
+pub fn premaster_of(answer: response::Body) -> Result<Zeroizing<[u8; 48]>, Error> {
+    let response::Body::Plaintext(answer) = answer else { return Err(Error::Garbled) };
+    let plaintext = Zeroizing::new(answer.plaintext);
+    let mut premaster = Zeroizing::new([0; 48]);
+    if plaintext.len() != premaster.len() {
+        return Err(Error::Garbled);
     }
+    premaster.copy_from_slice(&plaintext);
+    Ok(premaster)
 }
 
 /// What is to be signed.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use keyward_client::{Call, Client, Error as ClientError, Input, premaster_of, signature_of};
 use keyward_proto::message::response;
 use keyward_proto::{PublicKey, Reference, Scheme};
+use zeroize::Zeroizing;
 
 use crate::error::{Error, Reason};
 use crate::job;
@@ -65,7 +66,7 @@ impl Held {
         &self,
         ciphertext: &[u8],
         client_version: u16,
-    ) -> Result<[u8; PREMASTER], Error> {
+    ) -> Result<Zeroizing<[u8; PREMASTER]>, Error> {
         let (label, version) = (self.reference.label(), self.reference.version());
         let call = self.client.start_to_decrypt(label, version, ciphertext, client_version);
         self.answer(call).and_then(premaster_of).map_err(|error| self.failed("decrypt", error))
