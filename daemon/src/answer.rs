@@ -156,7 +156,8 @@ async fn premaster(
     let backend = backend(daemon, peer, &key, Use::RsaKeyExchange, asked)?;
     let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
     let client_version = client_version.ok_or(Outcome::Malformed)?;
-    let premaster = backend.decrypt_premaster(version, &decrypt.ciphertext, client_version);
+    let premaster =
+        backend.decrypt_premaster(version, &decrypt.ciphertext, client_version, &daemon.keys, asked).await;
     // Whoever sends the answer wipes it.
     premaster.map(|premaster| Plaintext { plaintext: premaster.to_vec() }).map_err(|error| {
         if !error.is_of_the_peer() {

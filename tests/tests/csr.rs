@@ -125,15 +125,13 @@ fn a_key_that_may_not_sign_requests_does_not(backend: Backend) {
     succeed(&mut csr(&daemon, "shop"));
 
     // It is accepted already that this one signs and decrypts.
-    if backend == Backend::Embedded {
-        let words = ["key", "generate", "both", "--type", "rsa2048", "--sign-and-decrypt"];
-        let uses = ["--use", "tls-server", "--use", "rsa-key-exchange"];
-        succeed(daemon.keyward(&words).args(uses));
-        let text = refused(&mut csr(&daemon, "both"), 77, &["its uses are tls-server, rsa-key-exchange"]);
-        let told = text.split_once("allow it: ").unwrap().1.replace('\n', "");
-        let changed = succeed(Command::new("sh").args(["-c", &format!("{told} --silent")]));
-        assert!(changed.contains(r#""uses":["tls-server","rsa-key-exchange","csr"]"#), "{changed}");
-    }
+    let words = ["generate", "both", "--type", "rsa2048", "--sign-and-decrypt"];
+    let uses = ["--use", "tls-server", "--use", "rsa-key-exchange"];
+    succeed(daemon.new_key(&words).args(uses));
+    let text = refused(&mut csr(&daemon, "both"), 77, &["its uses are tls-server, rsa-key-exchange"]);
+    let told = text.split_once("allow it: ").unwrap().1.replace('\n', "");
+    let changed = succeed(Command::new("sh").args(["-c", &format!("{told} --silent")]));
+    assert!(changed.contains(r#""uses":["tls-server","rsa-key-exchange","csr"]"#), "{changed}");
 
     succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
     refused(&mut csr(&daemon, "shop"), 77, &["key shop is disabled", "keyward key enable shop"]);

@@ -10,12 +10,18 @@ use keyward_client::{Address, Client, Error, premaster_of};
 use keyward_proto::Outcome;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{fail, run, stderr, succeed};
-use keyward_tests::{Daemon, Haproxy, Nginx, OpenSsl, Pki};
+use keyward_tests::{Backend, Daemon, Haproxy, Nginx, OpenSsl, Pki, Units, on_both_backends, scratch};
+
+on_both_backends!(
+    servers_take_part_with_one_request_each,
+    a_key_is_for_the_one_or_the_other,
+    nothing_tells_a_sound_secret_from_another,
+);
 
 const KEY_EXCHANGE: [&str; 2] = ["--use", "rsa-key-exchange"];
 
 fn generate(daemon: &Daemon, label: &str, key_type: &str, words: &[&str]) -> Command {
-    let mut command = daemon.keyward(&["key", "generate", label, "--type", key_type]);
+    let mut command = daemon.new_key(&["generate", label, "--type", key_type]);
     command.args(words);
     command
 }
@@ -32,9 +38,33 @@ fn site(daemon: &Daemon, pki: &Pki, label: &str) -> Site {
     Site::new(pki.certify(daemon, &reference), reference)
 }
 
-#[test]
-fn servers_take_part_with_one_request_each() {
-    let daemon = Daemon::start_with(&grants());
+/// A daemon whose grants let the workers of servers do it.
+fn start(backend: Backend) -> Daemon {
+    let mut daemon = Daemon::prepare_on(backend, &grants());
+    daemon.resume();
+    daemon
+}
+
+/// Asks for a premaster secret as a server does, of a client that speaks TLS 1.2.
+fn ask(daemon: &Daemon, label: &str, ciphertext: &[u8]) -> Result<[u8; 48], Error> {
+    let client = Client::new(Address::from_path(&daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
+    let call = client.start_to_decrypt(&label.parse().unwrap(), 0, ciphertext, 0x0303)?;
+    client.finish(call).and_then(premaster_of).map(|premaster| *premaster)
+}
+
+/// Something as the openssl program encrypts it for a key.
+fn encrypted(daemon: &Daemon, label: &str, plain: &[u8]) -> Vec<u8> {
+    let [secret, public, ciphertext] = ["secret", "public", "ciphertext"].map(|name| daemon.path(name));
+    fs::write(&secret, plain).unwrap();
+    let mut command = daemon.openssl(&["pkey", "-pubout", "-in"]);
+    succeed(command.arg(daemon.reference(label)).arg("-out").arg(&public));
+    let mut command = OpenSsl::System.program(&["pkeyutl", "-encrypt", "-pubin", "-inkey"]);
+    succeed(command.arg(&public).arg("-in").arg(&secret).arg("-out").arg(&ciphertext));
+    fs::read(&ciphertext).unwrap()
+}
+
+fn servers_take_part_with_one_request_each(backend: Backend) {
+    let daemon = start(backend);
     let pki = Pki::new(daemon.directory());
     for key_type in ["rsa2048", "rsa3072"] {
         succeed(&mut generate(&daemon, key_type, key_type, &KEY_EXCHANGE));
@@ -71,9 +101,8 @@ fn grants() -> String {
 }
 
 /// A key that signs does not decrypt, one that decrypts does not sign, and that is said.
-#[test]
-fn a_key_is_for_the_one_or_the_other() {
-    let daemon = Daemon::start_with(&grants());
+fn a_key_is_for_the_one_or_the_other(backend: Backend) {
+    let daemon = start(backend);
     let pki = Pki::new(daemon.directory());
     daemon.generate("signs", "rsa2048");
     succeed(&mut generate(&daemon, "decrypts", "rsa2048", &KEY_EXCHANGE));
@@ -100,44 +129,113 @@ fn a_key_is_for_the_one_or_the_other() {
 }
 
 /// Whoever sends garbage gets what everybody gets.
-#[test]
-fn nothing_tells_a_sound_secret_from_another() {
-    let daemon = Daemon::start();
+fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
+    let mut daemon = Daemon::start_on(backend);
     succeed(&mut generate(&daemon, "shop", "rsa2048", &KEY_EXCHANGE));
-    let client = Client::new(Address::from_path(&daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
-    let ask = |ciphertext: &[u8]| {
-        let call = client.start_to_decrypt(&"shop".parse().unwrap(), 0, ciphertext, 0x0303)?;
-        client.finish(call).and_then(premaster_of).map(|premaster| *premaster)
-    };
-    let secret = daemon.path("secret");
-    let public = daemon.path("shop.pub");
-    succeed(
-        daemon.openssl(&["pkey", "-pubout", "-in"]).arg(daemon.reference("shop")).arg("-out").arg(&public),
-    );
     let mut premaster = [9; 48];
     premaster[..2].copy_from_slice(&[3, 3]);
-    fs::write(&secret, premaster).unwrap();
-    let encrypt = ["pkeyutl", "-encrypt", "-pubin", "-inkey"];
-    let ciphertext = daemon.path("ciphertext");
-    let mut command = OpenSsl::System.program(&encrypt);
-    succeed(command.arg(&public).arg("-in").arg(&secret).arg("-out").arg(&ciphertext));
-    let sound = fs::read(&ciphertext).unwrap();
-    assert_eq!(ask(&sound).unwrap(), premaster);
+    let sound = encrypted(&daemon, "shop", &premaster);
+    assert_eq!(ask(&daemon, "shop", &sound).unwrap(), premaster);
     let mut garbage = sound.clone();
     garbage[100] ^= 1;
-    let (one, other) = (ask(&garbage).unwrap(), ask(&garbage).unwrap());
-    assert!(one == other && one != premaster && one[..2] == premaster[..2], "{one:?}");
+    // The padding is right, and what it pads is no secret.
+    let [shorter, longer] = [47, 49].map(|length| encrypted(&daemon, "shop", &vec![9; length]));
+    let wrong = [&garbage, &shorter, &longer];
+    let answers = wrong.map(|ciphertext| ask(&daemon, "shop", ciphertext).unwrap());
+    for answer in &answers {
+        assert!(
+            answer[..2] == [3, 3] && answer[2..] != premaster[2..] && answer[2..] != [9; 46],
+            "{answer:?}"
+        );
+    }
+    assert!(answers[0] != answers[1] && answers[1] != answers[2], "{answers:?}");
     for wrong in [&sound[1..], &[0xff; 256]] {
-        assert!(matches!(ask(wrong), Err(Error::Refused(Outcome::Malformed))));
+        assert!(matches!(ask(&daemon, "shop", wrong), Err(Error::Refused(Outcome::Malformed))));
     }
     let lines = |words: &[&str]| daemon.logged(words);
-    assert_eq!((lines(&["decryption", "outcome=done"]), lines(&["decryption", "malformed"])), (3, 2));
+    assert_eq!((lines(&["decryption", "outcome=done"]), lines(&["decryption", "malformed"])), (4, 2));
 
     // Paddings that tell are not offered to anybody.
+    let ciphertext = daemon.path("ciphertext");
     for padding in ["pkcs1", "oaep", "none"] {
         let option = format!("rsa_padding_mode:{padding}");
         let mut command = daemon.openssl(&["pkeyutl", "-decrypt", "-pkeyopt", &option, "-inkey"]);
         let (_, text) = fail(command.arg(daemon.reference("shop")).arg("-in").arg(&ciphertext));
         assert!(text.contains("keyward: cannot decrypt with this padding"), "{padding}: {text}");
     }
+
+    // Nor does asking again, another time.
+    assert!(daemon.stop().success());
+    daemon.resume();
+    let again = wrong.map(|ciphertext| ask(&daemon, "shop", ciphertext).unwrap());
+    assert_eq!(again, answers);
+}
+
+/// What `keyward unit list` says of the remote units.
+fn units(daemon: &Daemon) -> Vec<serde_json::Value> {
+    let text = succeed(&mut daemon.keyward(&["unit", "list", "--json"]));
+    let units: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    units.into_iter().filter(|unit| unit["backend"] == Units::BACKEND).collect()
+}
+
+/// A wrong padding is no failure of a unit, and the same at each; that there is no unit is told.
+#[test]
+fn remote_units_are_asked_once_whatever_the_client_sent() {
+    let directory = scratch();
+    let remote = Units::new(&directory.path().join("units"));
+    let mut servers = ["first", "second"].map(|name| remote.start(name, &[]));
+    let endpoints: Vec<_> = servers.iter().map(keyward_tests::UnitServer::address).collect();
+    let mut daemon = Daemon::prepare_for_units(remote.section(&endpoints, ""), "");
+    daemon.resume();
+    succeed(&mut generate(&daemon, "shop", "rsa2048", &KEY_EXCHANGE));
+    let calls = || units(&daemon).iter().map(|unit| unit["calls"].as_u64().unwrap()).sum::<u64>();
+    let mut garbage = encrypted(&daemon, "shop", &[9; 48]);
+    garbage[100] ^= 1;
+    let before = calls();
+    let answers: Vec<_> = (0..10).map(|_| ask(&daemon, "shop", &garbage).unwrap()).collect();
+    assert_eq!(calls(), before + 10, "one call for each");
+    for unit in units(&daemon) {
+        assert!(unit["failures"] == 0 && unit["breaker"] != "open", "{unit}");
+    }
+    servers[0].kill();
+    assert_eq!(ask(&daemon, "shop", &garbage).unwrap(), answers[0], "from the other unit");
+    assert!(answers.iter().all(|answer| *answer == answers[0]));
+    servers[1].kill();
+    let refused = ask(&daemon, "shop", &garbage);
+    assert!(matches!(refused, Err(Error::Refused(Outcome::UnitUnavailable))), "{refused:?}");
+}
+
+/// What a key at a remote unit is able to do is settled when it is made or taken in, and no more than it needs.
+#[test]
+fn remote_units_make_keys_for_the_one_or_the_other() {
+    let daemon = Daemon::start_on(Backend::Grep11);
+    succeed(&mut generate(&daemon, "decrypts", "rsa2048", &KEY_EXCHANGE));
+    daemon.import_for("imported", "rsa2048", "rsa-key-exchange");
+    daemon.generate("signs", "rsa2048");
+    for label in ["decrypts", "imported"] {
+        let ciphertext = encrypted(&daemon, label, &[9; 48]);
+        assert_eq!(ask(&daemon, label, &ciphertext).unwrap()[2..], [9; 46], "{label}");
+    }
+    let patch = |label: &str, uses: &str| {
+        let mut command = daemon.curl();
+        let change = format!(r#"{{"uses":[{uses:?}]}}"#);
+        succeed(command.args(["-X", "PATCH", "-d", &change, &format!("http://localhost/v1/keys/{label}")]))
+    };
+    for (label, uses, told) in [
+        ("signs", "rsa-key-exchange", "does not let the key decrypt"),
+        ("decrypts", "csr", "does not let the key sign"),
+        ("imported", "any", "does not let the key sign"),
+    ] {
+        let answer = patch(label, uses);
+        assert!(answer.contains(told) && answer.contains("make another one"), "{answer}");
+    }
+    assert!(patch("signs", "csr").contains(r#""uses":["csr"]"#));
+
+    // The type of this one is known only once it is taken in.
+    let mut command = OpenSsl::System.program(&["genpkey", "-algorithm", "EC", "-pkeyopt"]);
+    let ec = daemon.path("ec.key");
+    succeed(command.arg("ec_paramgen_curve:P-256").arg("-out").arg(&ec));
+    let mut command = daemon.new_key(&["import", "ec", "--use", "rsa-key-exchange"]);
+    let (_, text) = fail(command.arg("--in").arg(&ec));
+    assert!(text.contains("a key of type p256 has no use in rsa-key-exchange"), "{text}");
 }

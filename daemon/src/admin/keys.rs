@@ -16,6 +16,7 @@ use zeroize::Zeroize;
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
 use crate::api::{self, Change, KeyView, MAX_PAGE, Page};
 use crate::authorise::signs_and_decrypts;
+use crate::backend::grep11::Abilities;
 use crate::backend::{Backend, BackendError};
 use crate::config::EMBEDDED;
 use crate::keys::{self, Key, StoreError, Version};
@@ -60,9 +61,9 @@ pub(super) async fn generate(
         ))
     })?;
     let home = Home::of(&admin, wanted.backend.as_deref()).await?;
-    check_uses(&uses, key_type, home.backend.name(), wanted.sign_and_decrypt)?;
+    check_uses(&uses, key_type, wanted.sign_and_decrypt)?;
     refuse_existing(&admin, &label).await?;
-    let made = home.backend.generate(key_type, home.wkid).await?;
+    let made = home.backend.generate(key_type, &uses, home.wkid).await?;
     let view = add(&admin, label, uses, &home, made).await?;
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key generated");
     Ok((StatusCode::CREATED, Json(view)))
@@ -89,8 +90,8 @@ pub(super) async fn import(
     let uses = uses(&words)?;
     let home = Home::of(&admin, backend.as_deref()).await?;
     refuse_existing(&admin, &label).await?;
-    let made = home.backend.import(file, home.wkid).await?;
-    check_uses(&uses, made.key_type, home.backend.name(), sign_and_decrypt)?;
+    let made = home.backend.import(file, &uses, home.wkid).await?;
+    check_uses(&uses, made.key_type, sign_and_decrypt)?;
     let view = add(&admin, label, uses, &home, made).await?;
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key imported");
     Ok((StatusCode::CREATED, Json(view)))
@@ -132,8 +133,8 @@ pub(super) async fn adopt(
             "the key that is adopted can be taken out of its unit: CKA_EXTRACTABLE is true"
         );
     }
-    let made = grep11.adopt(blob, &public).await.map_err(BackendError::from)?;
-    check_uses(&uses, made.key_type, home.backend.name(), false)?;
+    let made = grep11.adopt(blob, &public, Abilities::needed_for(&uses)).await.map_err(BackendError::from)?;
+    check_uses(&uses, made.key_type, false)?;
     let view = add(&admin, label, uses, &home, made).await?;
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key adopted");
     Ok((StatusCode::CREATED, Json(view)))
@@ -161,8 +162,10 @@ pub(super) async fn change(
     loop {
         let old = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
         if let (Some(uses), Some(version)) = (&uses, old.version(0)) {
-            check_uses(uses, version.key_type, &old.backend, change.sign_and_decrypt)?;
+            check_uses(uses, version.key_type, change.sign_and_decrypt)?;
+            check_abilities(uses, &old.backend, version)?;
         }
+        prepare(&admin, uses.as_deref().unwrap_or_default(), &old.backend).await?;
         let key = Key {
             state: state.unwrap_or(old.state),
             uses: uses.clone().unwrap_or_else(|| old.uses.clone()),
@@ -251,6 +254,7 @@ async fn add(
     made: NewKey,
 ) -> Result<KeyView, AdminError> {
     let Home { backend, wkid, .. } = home;
+    prepare(admin, &uses, backend.name()).await?;
     if let (Backend::Grep11(_), None, Some(header)) = (backend, wkid, Header::read(&made.blob)) {
         admin.daemon.keys.set_wkid(backend.name(), header.wkid().to_string()).await?;
     }
@@ -277,6 +281,15 @@ async fn add(
     Ok(KeyView::of(&key, &admin.daemon.backends))
 }
 
+/// Sees to it that there is what handshakes by these uses need beside the key, while somebody is there to be told that it
+/// cannot be stored.
+async fn prepare(admin: &Admin, uses: &[Use], backend: &str) -> Result<(), StoreError> {
+    if backend != EMBEDDED && uses.contains(&Use::RsaKeyExchange) {
+        admin.daemon.keys.rejection_secret().await?;
+    }
+    Ok(())
+}
+
 pub(super) fn label(text: &str) -> Result<Label, AdminError> {
     text.parse().map_err(|error| AdminError::Invalid(format!("{text:?} is {error}")))
 }
@@ -301,22 +314,12 @@ fn uses(words: &[String]) -> Result<Vec<Use>, AdminError> {
 }
 
 /// Refuses RSA key exchange where it cannot be, or should not be.
-fn check_uses(
-    uses: &[Use],
-    key_type: KeyType,
-    backend: &str,
-    sign_and_decrypt: bool,
-) -> Result<(), AdminError> {
+fn check_uses(uses: &[Use], key_type: KeyType, sign_and_decrypt: bool) -> Result<(), AdminError> {
     if !uses.contains(&Use::RsaKeyExchange) {
         return Ok(());
     }
     if !matches!(key_type, KeyType::Rsa(_)) {
         return Err(AdminError::Invalid(format!("a key of type {key_type} has no use in rsa-key-exchange")));
-    }
-    if backend != EMBEDDED {
-        let reason =
-            format!("keys of backend {backend} only sign: rsa-key-exchange is for the embedded unit");
-        return Err(AdminError::Invalid(reason));
     }
     match signs_and_decrypts(uses) {
         Some(other) if !sign_and_decrypt => Err(AdminError::Invalid(format!(
@@ -324,6 +327,21 @@ fn check_uses(
         ))),
         _ => Ok(()),
     }
+}
+
+/// Refuses uses that a unit elsewhere would refuse in each handshake: what a key is able to do there is settled when it is
+/// made.
+fn check_abilities(uses: &[Use], backend: &str, version: &Version) -> Result<(), AdminError> {
+    let Some(header) = Header::read(&version.blob).filter(|_| backend != EMBEDDED) else { return Ok(()) };
+    let needed = Abilities::needed_for(uses);
+    let (verb, with) = match (needed.signs && !header.signs(), needed.decrypts && !header.decrypts()) {
+        (true, _) => ("sign", "the use that is wanted"),
+        (_, true) => ("decrypt", "rsa-key-exchange"),
+        (false, false) => return Ok(()),
+    };
+    Err(AdminError::Invalid(format!(
+        "the unit of backend {backend} does not let the key {verb}, which was settled when it was made; make another one with {with}"
+    )))
 }
 
 /// A private key in the clear on its way to the unit, wiped as far as it is ours alone.

@@ -201,10 +201,11 @@ impl IntoResponse for AdminError {
 
 fn backend_status(error: &BackendError) -> StatusCode {
     match error {
-        BackendError::Import(ImportError::Unit(_)) | BackendError::GivenUp | BackendError::Unit(_) => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
-        BackendError::Import(_) | BackendError::OnlySigns(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        BackendError::Import(ImportError::Unit(_))
+        | BackendError::GivenUp
+        | BackendError::Store(_)
+        | BackendError::Unit(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
         // Most likely the public key that came with an adoption is of another key.
         BackendError::Grep11(Grep11Error::WrongSignature { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
         BackendError::Grep11(error) => match error.outcome() {

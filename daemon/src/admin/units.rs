@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::{Admin, AdminError, Administrator, Answer};
 use crate::api::{BackendView, Finished, Rewrapped, UnitView};
-use crate::backend::grep11::{Breaker, Grep11, Grep11Error, Status, Unit};
+use crate::backend::grep11::{Abilities, Breaker, Grep11, Grep11Error, Status, Unit};
 use crate::backend::{Backend, BackendError};
 use crate::daemon::Daemon;
 use crate::keys::{Key, StoreError, Version};
@@ -282,18 +282,19 @@ async fn keys_of(admin: &Admin, backend: &str) -> Result<Vec<Key>, StoreError> {
     }
 }
 
-/// Has each key sign with the blob that it is to have, some at a time.
+/// Has each key prove the blob that it is to have, some at a time.
 async fn prove_next(grep11: &Arc<Grep11>, keys: &[Key]) -> Result<(), AdminError> {
     let mut proofs = JoinSet::new();
     let mut waiting = Vec::new();
     for key in keys {
-        waiting.extend(key.versions.iter().map(|version| (key.label.clone(), version.clone())));
+        let abilities = Abilities::needed_for(&key.uses);
+        waiting.extend(key.versions.iter().map(|version| (key.label.clone(), version.clone(), abilities)));
     }
     loop {
         while proofs.len() < PROOFS {
-            let Some((label, version)) = waiting.pop() else { break };
+            let Some((label, version, abilities)) = waiting.pop() else { break };
             let grep11 = Arc::clone(grep11);
-            proofs.spawn(async move { (label, grep11.prove_next(&version).await) });
+            proofs.spawn(async move { (label, grep11.prove_next(&version, abilities).await) });
         }
         match proofs.join_next().await {
             None => return Ok(()),

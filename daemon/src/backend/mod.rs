@@ -7,14 +7,14 @@ use core::time::Duration;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use keyward_proto::{KeyType, Outcome, Scheme};
+use keyward_proto::{KeyType, Outcome, Scheme, Use};
 use keyward_unit::{ImportError, NewKey, PREMASTER, Unit, UnitError, Wkid};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::config::EMBEDDED;
-use crate::keys::Version;
-use grep11::{Grep11, Grep11Error, Trace};
+use crate::keys::{Keys, StoreError, Version};
+use grep11::{Abilities, Grep11, Grep11Error, Trace};
 
 pub(crate) use keyward_unit::Input;
 
@@ -99,13 +99,14 @@ impl Backend {
         }
     }
 
-    /// Makes a new private key, by a master key where one is named. Takes up to seconds for RSA.
+    /// Makes a new private key for these uses, by a master key where one is named. Takes up to seconds for RSA.
     ///
     /// # Errors
     /// [`BackendError`] says why not.
     pub(crate) async fn generate(
         &self,
         key_type: KeyType,
+        uses: &[Use],
         wkid: Option<Wkid>,
     ) -> Result<NewKey, BackendError> {
         match self {
@@ -113,17 +114,18 @@ impl Backend {
                 let unit = Arc::clone(unit);
                 Ok(in_background(move || unit.generate(key_type)).await??)
             }
-            Self::Grep11(grep11) => Ok(grep11.generate(key_type, wkid).await?),
+            Self::Grep11(grep11) => Ok(grep11.generate(key_type, Abilities::needed_for(uses), wkid).await?),
         }
     }
 
-    /// Takes in the private key of a file, which is wiped when it is done.
+    /// Takes in the private key of a file, which is wiped when it is done, for these uses.
     ///
     /// # Errors
     /// [`BackendError`] says what the file is instead, or why no unit took the key.
     pub(crate) async fn import(
         &self,
         file: impl AsRef<[u8]> + Send + 'static,
+        uses: &[Use],
         wkid: Option<Wkid>,
     ) -> Result<NewKey, BackendError> {
         match self {
@@ -131,7 +133,9 @@ impl Backend {
                 let unit = Arc::clone(unit);
                 Ok(in_background(move || unit.import(file.as_ref())).await??)
             }
-            Self::Grep11(grep11) => Ok(grep11.import(file.as_ref(), wkid).await??),
+            Self::Grep11(grep11) => {
+                Ok(grep11.import(file.as_ref(), Abilities::needed_for(uses), wkid).await??)
+            }
         }
     }
 
@@ -163,19 +167,27 @@ impl Backend {
 
     /// Decrypts the premaster secret of an RSA key exchange; see [`Unit::decrypt_premaster`].
     ///
-    /// On the caller's thread, as a signature, which with the same key takes half as long.
+    /// The embedded unit does it on the caller's thread, as a signature, which with the same key takes half as long. `keys`
+    /// have the secret that hides what other units tell.
     ///
     /// # Errors
-    /// [`BackendError`] says what everybody can see to be wrong.
-    pub(crate) fn decrypt_premaster(
+    /// [`BackendError`] says what everybody can see to be wrong, or why no unit has answered.
+    pub(crate) async fn decrypt_premaster(
         &self,
         version: &Version,
         ciphertext: &[u8],
         client_version: u16,
+        keys: &Keys,
+        asked: &Asked,
     ) -> Result<Zeroizing<[u8; PREMASTER]>, BackendError> {
         match self {
             Self::Embedded(unit) => Ok(unit.decrypt_premaster(&version.blob, ciphertext, client_version)?),
-            Self::Grep11(grep11) => Err(BackendError::OnlySigns(grep11.name().into())),
+            Self::Grep11(grep11) => {
+                let secret = keys.rejection_secret().await?;
+                let decrypt = grep11.decrypt_premaster(version, ciphertext, client_version, secret, asked);
+                // Boxed as signatures are.
+                Ok(Box::pin(decrypt).await?)
+            }
         }
     }
 }
@@ -195,8 +207,8 @@ pub(crate) enum BackendError {
     Grep11(#[from] Grep11Error),
     #[error(transparent)]
     Import(#[from] ImportError),
-    #[error("keys of backend {0} only sign: RSA key exchange is for keys of the embedded unit")]
-    OnlySigns(String),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error(transparent)]
     Unit(#[from] UnitError),
 }
@@ -214,7 +226,8 @@ impl BackendError {
                     | UnitError::SchemeNotSupported { .. }
                     | UnitError::WholeMessageNeeded(_)
             ) | Self::Grep11(
-                Grep11Error::DigestLength { .. }
+                Grep11Error::CiphertextLength
+                    | Grep11Error::DigestLength { .. }
                     | Grep11Error::SchemeNotSupported { .. }
                     | Grep11Error::WholeMessageNeeded(_)
             )
@@ -224,9 +237,8 @@ impl BackendError {
     /// What a peer is told.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
-            Self::GivenUp | Self::Import(_) => Outcome::Internal,
+            Self::GivenUp | Self::Import(_) | Self::Store(_) => Outcome::Internal,
             Self::Grep11(error) => error.outcome(),
-            Self::OnlySigns(_) => Outcome::NotSupported,
             Self::Unit(error) => match error {
                 UnitError::BlobDamaged => Outcome::BlobDamaged,
                 UnitError::CiphertextLength | UnitError::DigestLength { .. } => Outcome::Malformed,

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward_proto::{KeyType, Label, Use};
 use lru::LruCache;
+use tokio::sync::OnceCell;
 
+use store::RejectionSecret;
 pub use store::{Store, StoreError};
 
 /// A key: what is known of it, and the blob of each version.
@@ -86,13 +88,14 @@ pub struct Version {
 pub struct Keys {
     store: Arc<Store>,
     cache: Arc<Mutex<Cache>>,
+    rejection_secret: OnceCell<RejectionSecret>,
 }
 
 impl Keys {
     /// The keys of a store, of which up to `cached` are kept in memory.
     pub fn new(store: Store, cached: NonZeroUsize) -> Self {
         let cache = Cache { keys: LruCache::new(cached), changes: 0 };
-        Self { store: Arc::new(store), cache: Arc::new(Mutex::new(cache)) }
+        Self { store: Arc::new(store), cache: Arc::new(Mutex::new(cache)), rejection_secret: OnceCell::new() }
     }
 
     /// A key that is in memory. Never waits for the disk.
@@ -201,6 +204,18 @@ impl Keys {
     pub(crate) async fn set_wkid(&self, backend: &str, wkid: String) -> Result<(), StoreError> {
         let backend = backend.to_owned();
         self.in_store(move |store| store.set_wkid(&backend, &wkid)).await
+    }
+
+    /// What the answers to premaster secrets that are not sound are derived from, where the unit has the key and nothing
+    /// else could serve: peers must not know it, and it must be the same after a restart, at every unit, and after a change of
+    /// the master key, which changes blobs. So it is kept beside the keys, made when it is first needed. Whoever has a copy
+    /// of the store has it, and if they may also ask for premaster secrets could tell which ciphertexts are sound.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read, or not be written the first time.
+    pub(crate) async fn rejection_secret(&self) -> Result<&[u8], StoreError> {
+        let secret = self.rejection_secret.get_or_try_init(|| self.in_store(Store::rejection_secret)).await?;
+        Ok(secret.as_slice())
     }
 
     async fn in_store<T: Send + 'static>(

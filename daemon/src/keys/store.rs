@@ -11,9 +11,12 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Label;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::{Key, record};
 use crate::config::EMBEDDED;
@@ -97,6 +100,31 @@ impl Store {
     /// Notes the master key that is to come.
     pub(crate) fn set_next_wkid(&self, backend: &str, wkid: &str) -> Result<(), StoreError> {
         self.set_text(&next_wkid_of(backend), wkid)
+    }
+
+    /// The secret that stands behind answers to premaster secrets that are not sound; made if there is none.
+    pub(crate) fn rejection_secret(&self) -> Result<RejectionSecret, StoreError> {
+        let read = |text: &str| -> Option<RejectionSecret> {
+            let mut secret = RejectionSecret::new([0; 32]);
+            let length = STANDARD.decode_slice(text, &mut *secret).ok()?;
+            (length == secret.len()).then_some(secret)
+        };
+        if let Some(text) = self.text(REJECTION)?.map(Zeroizing::new) {
+            return read(&text).ok_or_else(|| self.damaged());
+        }
+        self.change(|_, meta| {
+            // Somebody else may have made it by now.
+            let found = meta.get(REJECTION)?.map(|text| Zeroizing::new(text.value().to_owned()));
+            if let Some(text) = found {
+                return Ok(read(&text).ok_or_else(|| self.damaged()));
+            }
+            let mut secret = RejectionSecret::new([0; 32]);
+            if aws_lc_rs::rand::fill(&mut *secret).is_err() {
+                return Ok(Err(StoreError::NoRandomness));
+            }
+            meta.insert(REJECTION, Zeroizing::new(STANDARD.encode(*secret)).as_str())?;
+            Ok(Ok(secret))
+        })
     }
 
     fn text(&self, name: &str) -> Result<Option<String>, StoreError> {
@@ -292,10 +320,16 @@ pub enum StoreError {
     /// The disk is full, gone or broken.
     #[error("cannot read or write the key store {}: {}", .0.display(), .1)]
     Io(PathBuf, #[source] io::Error),
+    /// The system gives no random numbers.
+    #[error("the system gave no random numbers, which a secret of the key store is made of")]
+    NoRandomness,
     /// There is no such key.
     #[error("there is no key {0}")]
     Unknown(Label),
 }
+
+/// Wiped when it is dropped.
+pub(super) type RejectionSecret = Zeroizing<[u8; 32]>;
 
 /// The outer error is a fault of the database, the inner one an answer.
 type Attempt<T> = Result<Result<T, StoreError>, redb::Error>;
@@ -356,6 +390,7 @@ const DEV: &str = "dev";
 const YES: &str = "yes";
 const NO: &str = "no";
 const REVISION: &str = "revision";
+const REJECTION: &str = "rejection-secret";
 
 /// Memory for pages of the file, in bytes (32 MiB). The keys in use are kept outside of it.
 const CACHE: usize = 32 * 1024 * 1024;

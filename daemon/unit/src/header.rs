@@ -38,6 +38,11 @@ impl Header {
         self.attributes.has(Attributes::EXTRACTABLE)
     }
 
+    /// Whether the key may decrypt: `CKA_DECRYPT`.
+    pub fn decrypts(&self) -> bool {
+        self.attributes.has(Attributes::DECRYPT)
+    }
+
     /// Whether the key may sign: `CKA_SIGN`.
     pub fn signs(&self) -> bool {
         self.attributes.has(Attributes::SIGN)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use keyward_client::{Error, Input};
+use keyward_client::{Address, Client, Error, Input, premaster_of};
 use keyward_proto::{Outcome, Scheme};
 use keyward_tests::signers::failures;
 use keyward_tests::tool::{Process, fail, succeed, wait_for};
@@ -106,6 +106,27 @@ impl Scene {
     fn calls(&self) -> u64 {
         unit_list(&self.daemon)[0]["calls"].as_u64().unwrap()
     }
+}
+
+/// A key for RSA key exchange proves its new blob as it can, and whoever asks cannot tell that there is one.
+#[test]
+fn premaster_secrets_outlive_the_master_key() {
+    let mut scene = Scene::new(1, "", &[]);
+    let new = scene.new.clone();
+    scene.daemon.generate_for("old", "rsa2048", "rsa-key-exchange");
+    let ask = |scene: &Scene| {
+        let client =
+            Client::new(Address::from_path(&scene.daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
+        // Below every modulus, and no ciphertext of anything sound.
+        let call = client.start_to_decrypt(&"old".parse().unwrap(), 0, &[1; 256], 0x0303);
+        *call.and_then(|call| client.finish(call)).and_then(premaster_of).unwrap()
+    };
+    let before = ask(&scene);
+    scene.assert_wraps(1, 1);
+    scene.restart(0, &new, &[]);
+    assert_eq!(ask(&scene), before);
+    scene.assert_finishes(&scene.wkid(0), 1);
+    assert_eq!(ask(&scene), before);
 }
 
 #[test]

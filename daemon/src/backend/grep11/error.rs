@@ -13,9 +13,15 @@ pub struct SetupError(pub(super) String, pub(super) String);
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub(crate) enum Grep11Error {
+    /// The key is none of RSA, or its attributes do not allow it to decrypt.
+    #[error("the key cannot decrypt: it is not an RSA key, or its attributes do not allow it")]
+    CannotDecrypt,
     /// The attributes of the key do not allow it to sign.
     #[error("the key cannot sign: its attributes do not allow it")]
     CannotSign,
+    /// Anyone can see that it is no ciphertext of the key.
+    #[error("the ciphertext is not one of this key: it must be as long as the modulus, and below it")]
+    CiphertextLength,
     /// The caller's digest is of another length than the hash gives.
     #[error("cannot sign a digest of {given} bytes: the scheme needs one of {needed}")]
     DigestLength {
@@ -106,6 +112,14 @@ pub(crate) enum Grep11Error {
         /// The type of the key.
         key_type: KeyType,
     },
+    /// A unit did not find what was encrypted with the public key.
+    #[error(
+        "what a unit of backend {backend} decrypts with the blob is not what was encrypted by the public key: that is of another key, or the unit errs"
+    )]
+    WrongPlaintext {
+        /// The backend.
+        backend: String,
+    },
     /// Every unit that was asked has answered with something that is no signature by the public key.
     #[error(
         "what units of backend {backend} sign with the blob does not verify by the public key: that is of another key, or the units err"
@@ -125,12 +139,13 @@ impl Grep11Error {
     /// What a peer is told.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
-            Self::DigestLength { .. } => Outcome::Malformed,
+            Self::CiphertextLength | Self::DigestLength { .. } => Outcome::Malformed,
             Self::Down { .. } => Outcome::UnitUnavailable,
             Self::Late { .. } => Outcome::DeadlineExceeded,
             Self::NoHome { .. } | Self::OtherMasterKey { .. } => Outcome::OtherMasterKey,
             Self::Overloaded { .. } => Outcome::Overloaded,
-            Self::CannotSign
+            Self::CannotDecrypt
+            | Self::CannotSign
             | Self::NotOffered { .. }
             | Self::SchemeNotSupported { .. }
             | Self::WholeMessageNeeded(_) => Outcome::NotSupported,
@@ -147,7 +162,7 @@ impl Grep11Error {
             },
             Self::WrongSignature { agreed: true, .. } => Outcome::BlobDamaged,
             Self::WrongSignature { agreed: false, .. } => Outcome::UnitUnavailable,
-            Self::NoPublicKey | Self::NotRewrapped { .. } => Outcome::Internal,
+            Self::NoPublicKey | Self::NotRewrapped { .. } | Self::WrongPlaintext { .. } => Outcome::Internal,
         }
     }
 }

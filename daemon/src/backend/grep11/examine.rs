@@ -9,6 +9,7 @@ use keyward_unit::Input;
 
 use super::failure::Failure;
 use super::job::Job;
+use super::key::Abilities;
 use super::trace::{Trace, random};
 use super::unit::Unit;
 use crate::keys::Version;
@@ -47,7 +48,7 @@ impl Unit {
 
     async fn sign_with_a_new_key(self: &Arc<Self>) -> Result<(), Failure> {
         let connection = self.connection().await?;
-        let pair = connection.generate(KEY_TYPE).await?;
+        let pair = connection.generate(KEY_TYPE, Abilities::SIGNS).await?;
         let version = Version {
             number: 1,
             key_type: KEY_TYPE,
@@ -57,8 +58,8 @@ impl Unit {
             created: 0,
         };
         let message = Input::Message(b"keyward: signature of a unit in doubt");
-        let job = Job::new(&version, SCHEME, message).map_err(Failure::severe)?;
-        let raw = job.sign_over(&connection, self, &Trace::new(random(), 0)).await?;
+        let job = Job::to_sign(&version, SCHEME, message).map_err(Failure::severe)?;
+        let raw = job.ask(&connection, self, &Trace::new(random(), 0)).await?;
         job.checked(raw).map(drop)
     }
 }

@@ -65,9 +65,16 @@ impl Failure {
             | ckr::CKR_IBM_REQ_TIMEOUT
             | ckr::CKR_IBM_ERROR_STATE => Self::Unit { reason, severe: false },
             ckr::CKR_IBM_WK_NOT_INITIALIZED => Self::NoMasterKey(reason),
+            // Of the data: whatever else the unit says, another attempt would end in the same way.
+            code if BAD_DATA.contains(&code) => Self::Refused { code, reason },
             _ if error.retry => Self::Unit { reason, severe: false },
             code => Self::Refused { code, reason },
         }
+    }
+
+    /// Whether a ciphertext has no plaintext under this key, as far as the unit can tell: its padding is wrong.
+    pub(super) fn is_of_the_padding(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if BAD_DATA.contains(code))
     }
 
     /// Not from a unit that speaks GREP11, or not from a unit at all.
@@ -128,6 +135,15 @@ fn one_line(text: &str) -> String {
     text.trim().to_owned()
 }
 
+/// Errors by which units say that what they were given does not fit the key; of a ciphertext that is as long as the
+/// modulus, that its padding is wrong.
+const BAD_DATA: [u64; 4] = [
+    ckr::CKR_DATA_INVALID,
+    ckr::CKR_DATA_LEN_RANGE,
+    ckr::CKR_ENCRYPTED_DATA_INVALID,
+    ckr::CKR_ENCRYPTED_DATA_LEN_RANGE,
+];
+
 /// In characters.
 const LONGEST: usize = 300;
 
@@ -155,6 +171,21 @@ mod tests {
         let refused = of(ckr::CKR_KEY_FUNCTION_NOT_PERMITTED, false);
         assert!(!refused.is_worth_another_attempt());
         assert_eq!(refused.to_string(), "CKR_KEY_FUNCTION_NOT_PERMITTED: why so");
+    }
+
+    #[test]
+    fn a_wrong_padding_is_no_fault_of_the_unit() {
+        for code in
+            [ckr::CKR_ENCRYPTED_DATA_INVALID, ckr::CKR_ENCRYPTED_DATA_LEN_RANGE, ckr::CKR_DATA_INVALID]
+        {
+            for retry in [false, true] {
+                let failure = Failure::of(&status(code, retry));
+                assert!(failure.is_of_the_padding() && !failure.is_worth_another_attempt(), "{failure}");
+            }
+        }
+        for code in [ckr::CKR_DEVICE_ERROR, ckr::CKR_KEY_FUNCTION_NOT_PERMITTED, ckr::CKR_IBM_WKID_MISMATCH] {
+            assert!(!Failure::of(&status(code, false)).is_of_the_padding(), "{code:#x}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One signature, as it is asked for: what is sent to a unit, and what of its answer is passed on.
+//! One signature or decryption, as it is asked for: what is sent to a unit, and what of its answer is passed on.
 
 use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,27 +11,43 @@ use super::connection::Connection;
 use super::error::Grep11Error;
 use super::failure::Failure;
 use super::mechanism::{self, Form};
+use super::premaster;
 use super::trace::Trace;
 use super::unit::Unit;
 use crate::backend::verify::{Signed, verifies};
 use crate::keys::Version;
 
-/// What is to be signed, with everything that does not depend on the unit.
+/// What is to be done with a key, with everything that does not depend on the unit.
 pub(super) struct Job<'a> {
     version: &'a Version,
     key: PublicKey,
-    scheme: Scheme,
-    message: Option<&'a [u8]>,
-    digest: Option<Digest>,
+    task: Task<'a>,
     /// The master keys by which the key is wrapped.
     pub(super) wkids: Vec<Wkid>,
     /// Units that have answered with signatures that do not verify.
     suspects: Mutex<Vec<Arc<Unit>>>,
 }
 
+enum Task<'a> {
+    Sign(ToSign<'a>),
+    /// Decrypt a ciphertext with the padding of PKCS #1 v1.5.
+    Decrypt(&'a [u8]),
+}
+
+#[derive(Clone, Copy)]
+struct ToSign<'a> {
+    scheme: Scheme,
+    message: Option<&'a [u8]>,
+    digest: Option<Digest>,
+}
+
 impl<'a> Job<'a> {
-    pub(super) fn new(version: &'a Version, scheme: Scheme, input: Input<'a>) -> Result<Self, Grep11Error> {
-        let key = PublicKey::from_spki(&version.spki).map_err(|_| Grep11Error::NoPublicKey)?;
+    /// A signature.
+    pub(super) fn to_sign(
+        version: &'a Version,
+        scheme: Scheme,
+        input: Input<'a>,
+    ) -> Result<Self, Grep11Error> {
         let key_type = version.key_type;
         if !key_type.schemes().contains(&scheme) {
             return Err(Grep11Error::SchemeNotSupported { scheme, key_type });
@@ -49,16 +65,28 @@ impl<'a> Job<'a> {
                 (None, Some(digest.map_err(wrong)?))
             }
         };
+        Self::new(version, Task::Sign(ToSign { scheme, message, digest }))
+    }
+
+    /// A decryption.
+    pub(super) fn to_decrypt(version: &'a Version, ciphertext: &'a [u8]) -> Result<Self, Grep11Error> {
+        let job = Self::new(version, Task::Decrypt(ciphertext))?;
+        premaster::check(&job.key, ciphertext)?;
+        Ok(job)
+    }
+
+    fn new(version: &'a Version, task: Task<'a>) -> Result<Self, Grep11Error> {
+        let key = PublicKey::from_spki(&version.spki).map_err(|_| Grep11Error::NoPublicKey)?;
         let blobs = core::iter::once(&version.blob).chain(&version.next_blob);
         let wkids: Vec<_> = blobs.filter_map(|blob| Some(Header::read(blob)?.wkid())).collect();
         if wkids.is_empty() {
             return Err(Grep11Error::NoBlob);
         }
-        Ok(Self { version, key, scheme, message, digest, wkids, suspects: Mutex::default() })
+        Ok(Self { version, key, task, wkids, suspects: Mutex::default() })
     }
 
-    /// Has a unit sign, in a form that it can.
-    pub(super) async fn sign_over(
+    /// Has a unit do it.
+    pub(super) async fn ask(
         &self,
         connection: &Connection,
         unit: &Unit,
@@ -69,6 +97,63 @@ impl<'a> Job<'a> {
             |blob: &&Vec<u8>| Header::read(blob).is_some_and(|header| header.wkid() == connection.wkid);
         let blob = blobs.into_iter().find(wrapped_by_its_key);
         let blob = blob.ok_or(Failure::OtherMasterKey(Some(connection.wkid)))?;
+        match &self.task {
+            Task::Sign(task) => task.sign_over(connection, unit, blob, trace).await,
+            Task::Decrypt(ciphertext) => connection.decrypt(blob, ciphertext, trace).await,
+        }
+    }
+
+    /// The signature as TLS has it, if it is one of this message by this key. Of what was decrypted nobody can tell.
+    pub(super) fn checked(&self, raw: Vec<u8>) -> Result<Vec<u8>, Failure> {
+        let Task::Sign(task) = self.task else { return Ok(raw) };
+        let signed = match (task.digest, task.message) {
+            (Some(digest), _) => Signed::Digest(digest),
+            (None, message) => Signed::Message(message.unwrap_or_default()),
+        };
+        mechanism::signature(&self.key, raw)
+            .filter(|signature| verifies(&self.key, &self.version.spki, task.scheme, &signed, signature))
+            .ok_or(Failure::WrongSignature)
+    }
+
+    /// Notes a unit whose signature does not verify. Whose fault that is, its own or that of the key, which may have
+    /// come with the public key of another, is not known before another attempt.
+    pub(super) fn suspect(&self, unit: &Arc<Unit>) {
+        self.suspects().push(Arc::clone(unit));
+    }
+
+    /// A unit has signed as it should, so the key is sound, and the suspects are not.
+    pub(super) fn signed_by(&self, unit: &Arc<Unit>) {
+        for suspect in self.suspects().drain(..) {
+            // One that was right the second time may be right again.
+            suspect.failed(&Failure::WrongSignature, !Arc::ptr_eq(&suspect, unit), None);
+        }
+    }
+
+    /// Nobody has signed, so each suspect is to show by another key what it can.
+    pub(super) fn examine_suspects(&self) {
+        self.suspects().iter().for_each(Unit::examine);
+    }
+
+    /// Whether different units agree that the key is not sound.
+    pub(super) fn is_unsound(&self) -> bool {
+        let suspects = self.suspects();
+        suspects.iter().any(|suspect| !Arc::ptr_eq(suspect, &suspects[0]))
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, Vec<Arc<Unit>>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ToSign<'_> {
+    /// Has a unit sign, in a form that it can.
+    async fn sign_over(
+        &self,
+        connection: &Connection,
+        unit: &Unit,
+        blob: &[u8],
+        trace: &Trace,
+    ) -> Result<Vec<u8>, Failure> {
         let not_offered = || Failure::NotOffered(format!("it has no mechanism for {}", self.scheme));
         let form = unit.form(self.scheme).ok_or_else(not_offered)?;
         let signed = self.sign_as(form, connection, blob, trace).await;
@@ -103,51 +188,11 @@ impl<'a> Job<'a> {
         let number = mechanism::number(self.scheme, form).ok_or_else(not_offered)?;
         connection.sign(blob, mechanism::mechanism(self.scheme, number), data, trace).await
     }
-
-    /// The signature as TLS has it, if it is one of this message by this key.
-    pub(super) fn checked(&self, raw: Vec<u8>) -> Result<Vec<u8>, Failure> {
-        let signed = match (self.digest, self.message) {
-            (Some(digest), _) => Signed::Digest(digest),
-            (None, message) => Signed::Message(message.unwrap_or_default()),
-        };
-        mechanism::signature(&self.key, raw)
-            .filter(|signature| verifies(&self.key, &self.version.spki, self.scheme, &signed, signature))
-            .ok_or(Failure::WrongSignature)
-    }
-
-    /// Notes a unit whose signature does not verify. Whose fault that is, its own or that of the key, which may have
-    /// come with the public key of another, is not known before another attempt.
-    pub(super) fn suspect(&self, unit: &Arc<Unit>) {
-        self.suspects().push(Arc::clone(unit));
-    }
-
-    /// A unit has signed as it should, so the key is sound, and the suspects are not.
-    pub(super) fn signed_by(&self, unit: &Arc<Unit>) {
-        for suspect in self.suspects().drain(..) {
-            // One that was right the second time may be right again.
-            suspect.failed(&Failure::WrongSignature, !Arc::ptr_eq(&suspect, unit), None);
-        }
-    }
-
-    /// Nobody has signed, so each suspect is to show by another key what it can.
-    pub(super) fn examine_suspects(&self) {
-        self.suspects().iter().for_each(Unit::examine);
-    }
-
-    /// Whether different units agree that the key is not sound.
-    pub(super) fn is_unsound(&self) -> bool {
-        let suspects = self.suspects();
-        suspects.iter().any(|suspect| !Arc::ptr_eq(suspect, &suspects[0]))
-    }
-
-    fn suspects(&self) -> MutexGuard<'_, Vec<Arc<Unit>>> {
-        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// A signature, and what it took.
+/// A signature, or what was decrypted, and what it took.
 pub(super) struct Answer {
-    pub(super) signature: Vec<u8>,
+    pub(super) outcome: Vec<u8>,
     pub(super) network: Duration,
     pub(super) unit: Duration,
     pub(super) verify: Duration,

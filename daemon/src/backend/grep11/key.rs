@@ -4,10 +4,10 @@ use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::crypto_client::CryptoClient;
 use keyward_grep11::mechanism::Parameter;
 use keyward_grep11::{
-    AttributeValue, GenerateKeyPairRequest, KeyBlob, Mechanism, RewrapKeyBlobRequest, RsaoaepParm,
-    SignSingleRequest, UnwrapKeyRequest, cka, ckk, ckm, cko, ckr, rsaoaep_parm,
+    AttributeValue, DecryptSingleRequest, GenerateKeyPairRequest, KeyBlob, Mechanism, RewrapKeyBlobRequest,
+    RsaoaepParm, SignSingleRequest, UnwrapKeyRequest, cka, ckk, ckm, cko, ckr, rsaoaep_parm,
 };
-use keyward_proto::{KeyType, PublicKey, oid};
+use keyward_proto::{KeyType, PublicKey, Use, oid};
 use keyward_unit::{Header, Transported, Wkid};
 use std::collections::BTreeMap;
 
@@ -16,6 +16,52 @@ use super::failure::Failure;
 use super::http2::Sender;
 use super::trace::Trace;
 use crate::config::Dialect;
+
+/// What a key at a unit is for. Its attributes allow that and nothing else, for good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Abilities {
+    /// `CKA_SIGN`.
+    pub(crate) signs: bool,
+    /// `CKA_DECRYPT`: RSA key exchange.
+    pub(crate) decrypts: bool,
+}
+
+impl Abilities {
+    /// Those of a key for signatures alone.
+    pub(crate) const SIGNS: Self = Self { signs: true, decrypts: false };
+
+    /// Those that a key needs to be put to these uses.
+    pub(crate) fn needed_for(uses: &[Use]) -> Self {
+        Self {
+            signs: uses.iter().any(|u| *u != Use::RsaKeyExchange),
+            decrypts: uses.contains(&Use::RsaKeyExchange),
+        }
+    }
+
+    /// The same without decryption where that is nothing for keys of a type. Whoever asked for it is told so when the uses
+    /// are checked, for which the type must be known.
+    pub(crate) fn for_type(self, key_type: KeyType) -> Self {
+        Self { decrypts: self.decrypts && matches!(key_type, KeyType::Rsa(_)), ..self }
+    }
+
+    /// Whether a key with this header has them.
+    pub(crate) fn are_of(self, header: &Header) -> bool {
+        (header.signs() || !self.signs) && (header.decrypts() || !self.decrypts)
+    }
+
+    fn attributes(self, [sign, decrypt]: [u64; 2]) -> Vec<u64> {
+        let all = [(self.signs, sign), (self.decrypts, decrypt)];
+        all.into_iter().filter_map(|(wanted, attribute)| wanted.then_some(attribute)).collect()
+    }
+
+    fn private(self) -> Vec<u64> {
+        self.attributes([cka::CKA_SIGN, cka::CKA_DECRYPT])
+    }
+
+    fn public(self) -> Vec<u64> {
+        self.attributes([cka::CKA_VERIFY, cka::CKA_ENCRYPT])
+    }
+}
 
 /// A private key that a unit has wrapped, and its public key as SubjectPublicKeyInfo.
 #[derive(Clone)]
@@ -53,9 +99,30 @@ impl Connection {
         Ok(self.call(request, Some(trace), sign).await?.signature)
     }
 
-    /// Has a key pair made that signs and cannot be taken out.
-    pub(super) async fn generate(&self, key_type: KeyType) -> Result<Pair, Failure> {
-        let pair = self.generate_pair(key_type, cka::CKA_VERIFY, cka::CKA_SIGN).await?;
+    /// Decrypts with the padding of PKCS #1 v1.5. That a unit finds the padding wrong is an answer like any other: nothing,
+    /// so that what follows cannot tell it from what newer firmware makes up.
+    pub(super) async fn decrypt(
+        &self,
+        blob: &[u8],
+        ciphertext: &[u8],
+        trace: &Trace,
+    ) -> Result<Vec<u8>, Failure> {
+        let (key, key_bytes) = argument(self.dialect(), blob);
+        let mechanism = Mechanism { mechanism: ckm::CKM_RSA_PKCS, parameter: None };
+        let request =
+            DecryptSingleRequest { key, key_bytes, mech: Some(mechanism), ciphered: ciphertext.to_vec() };
+        let decrypt =
+            |mut client: CryptoClient<Sender>, request| async move { client.decrypt_single(request).await };
+        match self.call(request, Some(trace), decrypt).await {
+            Ok(answer) => Ok(answer.plain),
+            Err(failure) if failure.is_of_the_padding() => Ok(Vec::new()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Has a key pair made that is able to do this and cannot be taken out.
+    pub(super) async fn generate(&self, key_type: KeyType, abilities: Abilities) -> Result<Pair, Failure> {
+        let pair = self.generate_pair(key_type, &abilities.public(), &abilities.private()).await?;
         let made = PublicKey::from_spki(&pair.spki).ok().map(|key| key.key_type());
         match Header::read(&pair.blob) {
             Some(_) if made != Some(key_type) => {
@@ -64,6 +131,9 @@ impl Connection {
             Some(header) if header.extractable() => {
                 Err(Failure::severe("asked for a key that cannot be taken out, it made one that can"))
             }
+            Some(header) if !abilities.are_of(&header) => {
+                Err(Failure::severe("it made a key that does not do what was asked for"))
+            }
             Some(_) => Ok(pair),
             None => Err(Failure::severe("what it makes are no blobs of Enterprise PKCS #11")),
         }
@@ -71,12 +141,20 @@ impl Connection {
 
     /// Has a pair made for one import: whoever has the public half can wrap keys, and only the unit unwrap them.
     pub(super) async fn generate_transport_key(&self) -> Result<Pair, Failure> {
-        self.generate_pair(TRANSPORT_KEY, cka::CKA_WRAP, cka::CKA_UNWRAP).await
+        self.generate_pair(TRANSPORT_KEY, &[cka::CKA_WRAP], &[cka::CKA_UNWRAP]).await
     }
 
-    async fn generate_pair(&self, key_type: KeyType, public: u64, private: u64) -> Result<Pair, Failure> {
+    async fn generate_pair(
+        &self,
+        key_type: KeyType,
+        public: &[u64],
+        private: &[u64],
+    ) -> Result<Pair, Failure> {
         let (mechanism, number, value) = making(key_type);
-        let mut pub_key_template = attributes(&[(public, OneAttr::AttributeTf(true)), (number, value)]);
+        let mut pub_key_template = attributes(&[(number, value)]);
+        for attribute in public {
+            pub_key_template.extend(attributes(&[(*attribute, OneAttr::AttributeTf(true))]));
+        }
         if let KeyType::Rsa(_) = key_type {
             pub_key_template.extend(attributes(&[(cka::CKA_PUBLIC_EXPONENT, OneAttr::AttributeI(65537))]));
         }
@@ -99,14 +177,19 @@ impl Connection {
     }
 
     /// Takes in a private key that was wrapped for `transport_key`.
-    pub(super) async fn import(&self, transport_key: &Pair, wrapped: &Transported) -> Result<Pair, Failure> {
+    pub(super) async fn import(
+        &self,
+        transport_key: &Pair,
+        wrapped: &Transported,
+        abilities: Abilities,
+    ) -> Result<Pair, Failure> {
         let oaep = RsaoaepParm {
             hash_mech: ckm::CKM_SHA_1,
             mgf: rsaoaep_parm::Mask::CkgMgf1Sha1.into(),
             encoding_parm_type: rsaoaep_parm::ParmType::CkzNoDataSpecified.into(),
             encoding_parm: Vec::new(),
         };
-        let mut template = only(cka::CKA_UNWRAP);
+        let mut template = only(&[cka::CKA_UNWRAP]);
         template.extend(attributes(&[
             (cka::CKA_CLASS, integer(cko::CKO_SECRET_KEY)),
             (cka::CKA_KEY_TYPE, integer(ckk::CKK_AES)),
@@ -124,7 +207,7 @@ impl Connection {
             KeyType::MlDsa(_) => ckk::CKK_IBM_ML_DSA,
             _ => ckk::CKK_EC,
         };
-        let mut template = only(cka::CKA_SIGN);
+        let mut template = only(&abilities.private());
         template.extend(attributes(&[
             (cka::CKA_CLASS, integer(cko::CKO_PRIVATE_KEY)),
             (cka::CKA_KEY_TYPE, integer(key_type)),
@@ -137,8 +220,8 @@ impl Connection {
         // The unit tells the public key, followed by a length.
         match (keyward_unit::spki_of_public_key_blob(&check_sum), Header::read(&blob)) {
             (_, None) => Err(Failure::severe("what it makes are no blobs of Enterprise PKCS #11")),
-            (_, Some(header)) if header.extractable() || !header.signs() => Err(Failure::severe(
-                "asked to take in a key that signs and cannot be taken out, it made another one",
+            (_, Some(header)) if header.extractable() || !abilities.are_of(&header) => Err(Failure::severe(
+                "asked to take in a key that cannot be taken out, for certain uses, it made another one",
             )),
             (Some(spki), _) if spki == wrapped.spki => Ok(Pair { blob, spki }),
             _ => Err(Failure::severe("it took in a key, and tells a public key that is not of that")),
@@ -222,7 +305,7 @@ pub(crate) fn making(key_type: KeyType) -> (u64, u64, OneAttr) {
 }
 
 /// What a key may do: this, and nothing else; and it cannot be taken out.
-fn only(what: u64) -> BTreeMap<u64, AttributeValue> {
+fn only(what: &[u64]) -> BTreeMap<u64, AttributeValue> {
     const ALL: [u64; 7] = [
         cka::CKA_SIGN,
         cka::CKA_DECRYPT,
@@ -233,7 +316,7 @@ fn only(what: u64) -> BTreeMap<u64, AttributeValue> {
         // So that nobody switches on later what is off now.
         cka::CKA_MODIFIABLE,
     ];
-    let no = ALL.map(|attribute| (attribute, OneAttr::AttributeTf(attribute == what)));
+    let no = ALL.map(|attribute| (attribute, OneAttr::AttributeTf(what.contains(&attribute))));
     attributes(&no)
 }
 

@@ -1,6 +1,6 @@
 //! Remote crypto units, reached over GREP11.
 //!
-//! A request for a signature comes to [`Grep11::sign`]. The [`pool`] gives it a place at the unit that will be done
+//! A request for a signature comes to [`Grep11::sign`], one for a premaster secret to [`Grep11::decrypt_premaster`]. The [`pool`] gives it a place at the unit that will be done
 //! first; [`mod@unit`] knows what each can do and whether it may be asked ([`breaker`], [`pace`], [`latency`]), and has a
 //! [`connection`] to it; [`mechanism`] says what to send and what the answer means. The signature is verified before
 //! it is passed on. If the unit fails, another one is asked, as long as the peer waits.
@@ -18,6 +18,7 @@ pub(crate) mod mechanism;
 mod network;
 mod pace;
 mod pool;
+mod premaster;
 mod queue;
 mod seat;
 mod token;
@@ -28,10 +29,13 @@ use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey};
 use keyward_proto::{KeyType, PublicKey, Scheme};
-use keyward_unit::{Header, ImportError, Input, NewKey, Wkid};
+use keyward_unit::{Header, ImportError, Input, NewKey, PREMASTER, Wkid};
 use tokio::sync::{Notify, RwLock};
 use tokio::task::JoinSet;
+use zeroize::Zeroizing;
 
 use super::{Asked, Times};
 use crate::config;
@@ -47,7 +51,7 @@ use token::Tokens;
 
 pub(crate) use breaker::Breaker;
 pub(crate) use error::{Grep11Error, SetupError};
-pub(crate) use key::making;
+pub(crate) use key::{Abilities, making};
 pub(crate) use mechanism::Form;
 pub(crate) use trace::{Trace, random};
 pub(crate) use unit::{Status, Unit};
@@ -176,15 +180,45 @@ impl Grep11 {
         asked: &Asked,
         times: &mut Times,
     ) -> Result<Vec<u8>, Grep11Error> {
-        let job = Job::new(version, scheme, input)?;
-        let signed = self.sign_somewhere(&job, asked, times).await;
+        let job = Job::to_sign(version, scheme, input)?;
+        let signed = self.ask_some_unit(&job, asked, times).await;
         if signed.is_err() {
             job.examine_suspects();
         }
         signed
     }
 
-    async fn sign_somewhere(
+    /// Has the premaster secret of an RSA key exchange decrypted, on the road of signatures. Whatever a unit makes of the
+    /// ciphertext, the answer has the same form, and is the same for the same one as long as `secret` is: one that lasts, and
+    /// that peers do not know. It does not depend on the unit, nor on the blob, which a new master key changes.
+    ///
+    /// # Errors
+    /// [`Grep11Error`] says why no unit has answered, or what everybody can see to be wrong.
+    pub(crate) async fn decrypt_premaster(
+        &self,
+        version: &Version,
+        ciphertext: &[u8],
+        client_version: u16,
+        secret: &[u8],
+        asked: &Asked,
+    ) -> Result<Zeroizing<[u8; PREMASTER]>, Grep11Error> {
+        let found = self.decrypt(version, ciphertext, asked).await?;
+        Ok(premaster::settle(secret, &version.spki, ciphertext, &found, client_version))
+    }
+
+    /// Decrypts at a unit; nothing is found where it says that the padding is wrong.
+    async fn decrypt(
+        &self,
+        version: &Version,
+        ciphertext: &[u8],
+        asked: &Asked,
+    ) -> Result<Zeroizing<Vec<u8>>, Grep11Error> {
+        let job = Job::to_decrypt(version, ciphertext)?;
+        let found = self.ask_some_unit(&job, asked, &mut Times::default()).await;
+        found.map(Zeroizing::new)
+    }
+
+    async fn ask_some_unit(
         &self,
         job: &Job<'_>,
         asked: &Asked,
@@ -207,7 +241,7 @@ impl Grep11 {
                     times.verify += answer.verify;
                     let mut p95 = self.p95.lock().unwrap_or_else(PoisonError::into_inner);
                     p95.observe(answer.network + answer.unit);
-                    return Ok(answer.signature);
+                    return Ok(answer.outcome);
                 }
                 Err(failure) => {
                     times.unit += begin.elapsed();
@@ -266,12 +300,12 @@ impl Grep11 {
         let attempt = async {
             let connection = connection.insert(seat.unit.connection().await?);
             let begin = Instant::now();
-            let raw = job.sign_over(connection, &seat.unit, &asked.trace).await?;
+            let raw = job.ask(connection, &seat.unit, &asked.trace).await?;
             let took = begin.elapsed();
             let network = seat.unit.round_trip().min(took);
             let begin = Instant::now();
-            let signature = job.checked(raw)?;
-            Ok(Answer { signature, network, unit: took - network, verify: begin.elapsed() })
+            let outcome = job.checked(raw)?;
+            Ok(Answer { outcome, network, unit: took - network, verify: begin.elapsed() })
         };
         let answer = tokio::time::timeout_at(due.into(), attempt).await.unwrap_or(Err(late));
         match &answer {
@@ -290,20 +324,21 @@ impl Grep11 {
         answer
     }
 
-    /// Makes a new private key at a unit with that master key, which signs and cannot be taken out.
+    /// Makes a new private key at a unit with that master key, which is able to do this and cannot be taken out.
     ///
     /// # Errors
     /// [`Grep11Error`] says why not.
     pub(crate) async fn generate(
         &self,
         key_type: KeyType,
+        abilities: Abilities,
         wkid: Option<Wkid>,
     ) -> Result<NewKey, Grep11Error> {
         let generate = |connection: Arc<Connection>| async move {
-            connection.generate(key_type).await?.wrapped_by(wkid)
+            connection.generate(key_type, abilities).await?.wrapped_by(wkid)
         };
         let pair = self.at_some_unit(wkid, generate).await.map_err(|error| self.while_making(error))?;
-        self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }).await
+        self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }, abilities).await
     }
 
     /// Takes in the private key of a file: it is wrapped here for a key that a unit has made for that alone.
@@ -313,6 +348,7 @@ impl Grep11 {
     pub(crate) async fn import(
         &self,
         file: &[u8],
+        abilities: Abilities,
         wkid: Option<Wkid>,
     ) -> Result<Result<NewKey, Grep11Error>, ImportError> {
         let import = |connection: Arc<Connection>| async move {
@@ -322,11 +358,15 @@ impl Grep11 {
                 // The unit has done its part.
                 Err(unreadable) => return Ok(Err(unreadable)),
             };
-            let pair = connection.import(&transport_key, &wrapped).await?;
+            let abilities = abilities.for_type(wrapped.key_type);
+            let pair = connection.import(&transport_key, &wrapped, abilities).await?;
             Ok(Ok(NewKey { blob: pair.blob, spki: pair.spki, key_type: wrapped.key_type }))
         };
         match self.at_some_unit(wkid, import).await {
-            Ok(Ok(key)) => Ok(self.proved(key).await),
+            Ok(Ok(key)) => {
+                let abilities = abilities.for_type(key.key_type);
+                Ok(self.proved(key, abilities).await)
+            }
             Ok(Err(unreadable)) => Err(unreadable),
             Err(error) => Ok(Err(self.while_making(error))),
         }
@@ -336,14 +376,22 @@ impl Grep11 {
     ///
     /// # Errors
     /// [`Grep11Error`] says what does not fit.
-    pub(crate) async fn adopt(&self, blob: Vec<u8>, public: &[u8]) -> Result<NewKey, Grep11Error> {
+    pub(crate) async fn adopt(
+        &self,
+        blob: Vec<u8>,
+        public: &[u8],
+        abilities: Abilities,
+    ) -> Result<NewKey, Grep11Error> {
         let spki = keyward_unit::spki_of_public_key_blob(public).ok_or(Grep11Error::NoPublicKey)?;
         let key = PublicKey::from_spki(&spki).map_err(|_| Grep11Error::NoPublicKey)?;
         let header = Header::read(&blob).ok_or(Grep11Error::NoBlob)?;
-        if !header.signs() {
+        if abilities.signs && !header.signs() {
             return Err(Grep11Error::CannotSign);
         }
-        self.proved(NewKey { blob, spki, key_type: key.key_type() }).await
+        if abilities.decrypts && !header.decrypts() {
+            return Err(Grep11Error::CannotDecrypt);
+        }
+        self.proved(NewKey { blob, spki, key_type: key.key_type() }, abilities).await
     }
 
     /// Wraps a blob by the master key that is to come, at a unit that has the present one.
@@ -360,20 +408,24 @@ impl Grep11 {
         }
     }
 
-    /// Signs with the blob that a version of a key is to have, and verifies the signature.
+    /// Proves the blob that a version of a key is to have, as a new one.
     ///
     /// # Errors
     /// [`Grep11Error`] says why it cannot take the place of the present one.
-    pub(crate) async fn prove_next(&self, version: &Version) -> Result<(), Grep11Error> {
+    pub(crate) async fn prove_next(
+        &self,
+        version: &Version,
+        abilities: Abilities,
+    ) -> Result<(), Grep11Error> {
         let Some(blob) = version.next_blob.clone() else { return Ok(()) };
-        self.proved(NewKey { blob, spki: version.spki.clone(), key_type: version.key_type }).await.map(drop)
+        let key = NewKey { blob, spki: version.spki.clone(), key_type: version.key_type };
+        self.proved(key, abilities).await.map(drop)
     }
 
-    /// Signs with a key and verifies the signature: proof, before anyone relies on it, that the unit has the private
-    /// half of the public key.
-    async fn proved(&self, key: NewKey) -> Result<NewKey, Grep11Error> {
+    /// Signs with a key and verifies the signature, or has decrypted what was encrypted here, or both: proof, before anyone
+    /// relies on it, that the unit has the private half of the public key.
+    async fn proved(&self, key: NewKey, abilities: Abilities) -> Result<NewKey, Grep11Error> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
-        let scheme = key.key_type.schemes().first().copied().ok_or(Grep11Error::CannotSign)?;
         let version = Version {
             number: 1,
             key_type: key.key_type,
@@ -383,7 +435,16 @@ impl Grep11 {
             created: 0,
         };
         let asked = Asked { deadline: Instant::now() + MAKING, trace: Trace::new(random(), 0) };
-        self.sign(&version, scheme, Input::Message(MESSAGE), &asked, &mut Times::default()).await?;
+        if abilities.signs {
+            let scheme = key.key_type.schemes().first().copied().ok_or(Grep11Error::CannotSign)?;
+            self.sign(&version, scheme, Input::Message(MESSAGE), &asked, &mut Times::default()).await?;
+        }
+        if abilities.decrypts {
+            let (plain, ciphertext) = encrypted(&key.spki).map_err(|_| Grep11Error::CannotDecrypt)?;
+            if *self.decrypt(&version, &ciphertext, &asked).await? != plain {
+                return Err(Grep11Error::WrongPlaintext { backend: self.name.to_string() });
+            }
+        }
         Ok(key)
     }
 
@@ -471,6 +532,16 @@ impl Grep11 {
         };
         self.units().map(problem).collect::<Vec<_>>().join("; ")
     }
+}
+
+/// Something that nobody can guess, and the same encrypted by a public key.
+fn encrypted(spki: &[u8]) -> Result<([u8; PREMASTER], Vec<u8>), Unspecified> {
+    let mut plain = [0; PREMASTER];
+    aws_lc_rs::rand::fill(&mut plain)?;
+    let key = PublicEncryptingKey::from_der(spki).map_err(|_| Unspecified)?;
+    let mut ciphertext = vec![0; key.key_size_bytes()];
+    Pkcs1PublicEncryptingKey::new(key)?.encrypt(&plain, &mut ciphertext)?;
+    Ok((plain, ciphertext))
 }
 
 /// How many units are asked for one thing, one after the other.
