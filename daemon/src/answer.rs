@@ -159,12 +159,14 @@ async fn premaster(
     let premaster =
         backend.decrypt_premaster(version, &decrypt.ciphertext, client_version, &daemon.keys, asked).await;
     // Whoever sends the answer wipes it.
-    premaster.map(|premaster| Plaintext { plaintext: premaster.to_vec() }).map_err(|error| {
-        if !error.is_of_the_peer() {
-            fault(daemon, "decrypt", &decrypt.label, &error);
-        }
-        error.outcome()
-    })
+    premaster.map(|mut premaster| Plaintext { plaintext: core::mem::take(&mut *premaster) }).map_err(
+        |error| {
+            if !error.is_of_the_peer() {
+                fault(daemon, "decrypt", &decrypt.label, &error);
+            }
+            error.outcome()
+        },
+    )
 }
 
 /// The key with a label, if the peer may know of it.

@@ -3,14 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
+use std::io::Read;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use keyward_client::{Address, Client, Error, premaster_of};
 use keyward_proto::Outcome;
 use keyward_tests::server::Site;
-use keyward_tests::tool::{fail, run, stderr, succeed};
-use keyward_tests::{Backend, Daemon, Haproxy, Nginx, OpenSsl, Pki, Units, on_both_backends, scratch};
+use keyward_tests::tool::{fail, run, stderr, succeed, wait_for};
+use keyward_tests::{
+    Backend, Daemon, Haproxy, Nginx, OpenSsl, Pki, Units, is_root, on_both_backends, scratch,
+};
 
 on_both_backends!(
     servers_take_part_with_one_request_each,
@@ -49,7 +53,7 @@ fn start(backend: Backend) -> Daemon {
 fn ask(daemon: &Daemon, label: &str, ciphertext: &[u8]) -> Result<[u8; 48], Error> {
     let client = Client::new(Address::from_path(&daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
     let call = client.start_to_decrypt(&label.parse().unwrap(), 0, ciphertext, 0x0303)?;
-    client.finish(call).and_then(premaster_of).map(|premaster| *premaster)
+    client.finish(call).and_then(premaster_of).map(|premaster| premaster.as_slice().try_into().unwrap())
 }
 
 /// Something as the openssl program encrypts it for a key.
@@ -169,6 +173,49 @@ fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
     daemon.resume();
     let again = wrong.map(|ciphertext| ask(&daemon, "shop", ciphertext).unwrap());
     assert_eq!(again, answers);
+}
+
+/// How often some bytes stand in the memory of a process that may be written to, in either order.
+fn in_memory(process: u32, wanted: &[u8]) -> usize {
+    let reversed: Vec<_> = wanted.iter().rev().copied().collect();
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{process}/mem")).unwrap();
+    let mut found = 0;
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+        // Some of what is mapped cannot be read.
+        let Ok(read) = memory.read_at(&mut bytes, start) else { continue };
+        let windows = bytes[..read].windows(wanted.len());
+        found += windows.filter(|window| *window == wanted || *window == reversed).count();
+    }
+    found
+}
+
+/// What has been passed on is wiped, wherever it was on its way.
+#[test]
+fn no_secret_stays_in_the_memory_of_the_daemon() {
+    // Nobody else may look.
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let label = "a-label-that-is-looked-for";
+    succeed(&mut generate(&daemon, label, "rsa2048", &KEY_EXCHANGE));
+    for round in 0..3 {
+        let mut premaster = [0; 48];
+        fs::File::open("/dev/urandom").unwrap().read_exact(&mut premaster[2..]).unwrap();
+        let ciphertext = encrypted(&daemon, label, &premaster);
+        assert_eq!(ask(&daemon, label, &ciphertext).unwrap()[2..], premaster[2..]);
+        // The answer is here a moment before the daemon wipes it.
+        wait_for(&format!("the daemon to wipe secret {round}"), || {
+            let parts = [&premaster[8..24], &premaster[32..]];
+            parts.iter().all(|part| in_memory(daemon.id(), part) == 0).then_some(())
+        });
+    }
+    assert!(in_memory(daemon.id(), label.as_bytes()) > 0, "nothing at all is found");
 }
 
 /// What `keyward unit list` says of the remote units.

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use keyward_proto::{KeyType, Outcome, Scheme, Use};
-use keyward_unit::{ImportError, NewKey, PREMASTER, Unit, UnitError, Wkid};
+use keyward_unit::{ImportError, NewKey, Unit, UnitError, Wkid};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -179,7 +179,7 @@ impl Backend {
         client_version: u16,
         keys: &Keys,
         asked: &Asked,
-    ) -> Result<Zeroizing<[u8; PREMASTER]>, BackendError> {
+    ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         match self {
             Self::Embedded(unit) => Ok(unit.decrypt_premaster(&version.blob, ciphertext, client_version)?),
             Self::Grep11(grep11) => {

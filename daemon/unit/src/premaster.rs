@@ -25,7 +25,8 @@ impl Unit {
     /// Decrypts a premaster secret with the RSA key in a blob. Whatever the ciphertext holds, the answer begins with the
     /// version of the client, as that RFC recommends: if the client wrote another one, the handshake fails at its end.
     ///
-    /// Takes milliseconds. What the key may be used for is up to whoever keeps the blob.
+    /// Takes milliseconds. What the key may be used for is up to whoever keeps the blob. The answer has [`PREMASTER`] bytes,
+    /// where they stay until they are wiped: an array would leave copies behind wherever it is moved.
     ///
     /// # Errors
     /// [`UnitError::CiphertextLength`] for a ciphertext of another length than the modulus, or above it, which anyone can
@@ -35,7 +36,7 @@ impl Unit {
         blob: &[u8],
         ciphertext: &[u8],
         client_version: u16,
-    ) -> Result<Zeroizing<[u8; PREMASTER]>, UnitError> {
+    ) -> Result<Zeroizing<Vec<u8>>, UnitError> {
         let object = self.unwrapped(blob)?;
         let Material::Key(key) = &object.material else { return Err(UnitError::KeyCannotDecrypt) };
         let Pair::Rsa(pair) = key.pair() else { return Err(UnitError::KeyCannotDecrypt) };
@@ -57,19 +58,17 @@ impl Unit {
 }
 
 /// What stands for a secret that is not sound: nobody without the key can tell it from one.
-fn rejection(pkcs8: &[u8], ciphertext: &[u8]) -> Zeroizing<[u8; PREMASTER]> {
+fn rejection(pkcs8: &[u8], ciphertext: &[u8]) -> Zeroizing<Vec<u8>> {
     const PURPOSE: &[u8] = b"keyward: premaster secrets that are not sound";
     let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, pkcs8), PURPOSE);
     // A digest of SHA-384 is as long as the secret.
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, key.as_ref()), ciphertext);
-    let mut secret = Zeroizing::new([0; PREMASTER]);
-    secret.copy_from_slice(tag.as_ref());
-    secret
+    Zeroizing::new(tag.as_ref().to_vec())
 }
 
 /// Copies the premaster secret out of its padding (RFC 8017, 7.2.2: 00 02, bytes but zero, 00) if that is as it should be.
 /// Always does the same, whatever it finds.
-fn take_if_sound(padded: &[u8], premaster: &mut [u8; PREMASTER]) {
+fn take_if_sound(padded: &[u8], premaster: &mut [u8]) {
     let Some((padding, found)) = padded.split_last_chunk::<PREMASTER>() else { return };
     let [zero, two, filling @ .., end] = padding else { return };
     let mut sound = zero.ct_eq(&0) & two.ct_eq(&2) & end.ct_eq(&0);
@@ -152,7 +151,7 @@ mod tests {
         let wrong =
             [at(1, 1), at(1, 0), at(2, 0), at(100, 0), at(256 - PREMASTER - 1, 1), longer, [0; 256], one];
         let decrypt = |block: &[u8], version| {
-            *unit.decrypt_premaster(&key.blob, &encrypted(&key, block), version).unwrap()
+            unit.decrypt_premaster(&key.blob, &encrypted(&key, block), version).unwrap().to_vec()
         };
         assert_eq!(decrypt(&good, TLS12), secret);
         let mut seen = vec![secret.to_vec()];

@@ -75,11 +75,11 @@ impl PrivateNumbers {
         let sum = Zeroizing::new(product.wrapping_add(&*m_q));
         let sum = (&*sum).resize(modulus.bits_precision());
 
-        let output = &BoxedMontyForm::new(sum, modulus) * &unblind;
+        let output = Zeroizing::new(&BoxedMontyForm::new(sum, modulus) * &unblind);
         if self.public.raise(&output).retrieve() != input.retrieve() {
             return Err(Unspecified);
         }
-        self.public.bytes(&output.retrieve())
+        self.public.bytes(&Zeroizing::new(output.retrieve()))
     }
 }
 
@@ -140,7 +140,7 @@ impl PublicNumbers {
     }
 
     fn bytes(&self, number: &BoxedUint) -> Result<Vec<u8>, Unspecified> {
-        let bytes = number.to_be_bytes();
+        let bytes = Zeroizing::new(number.to_be_bytes());
         let start = bytes.len().checked_sub(self.length).ok_or(Unspecified)?;
         Ok(bytes[start..].to_vec())
     }

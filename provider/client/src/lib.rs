@@ -168,19 +168,14 @@ pub fn signature_of(answer: response::Body) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// The premaster secret in the answer to [`Client::start_to_decrypt`]. What it was copied from is wiped.
+/// The premaster secret in the answer to [`Client::start_to_decrypt`]: 48 bytes.
 ///
 /// # Errors
 /// [`Error::Garbled`] if it is another answer.
-pub fn premaster_of(answer: response::Body) -> Result<Zeroizing<[u8; 48]>, Error> {
+pub fn premaster_of(answer: response::Body) -> Result<Zeroizing<Vec<u8>>, Error> {
     let response::Body::Plaintext(answer) = answer else { return Err(Error::Garbled) };
-    let plaintext = Zeroizing::new(answer.plaintext);
-    let mut premaster = Zeroizing::new([0; 48]);
-    if plaintext.len() != premaster.len() {
-        return Err(Error::Garbled);
-    }
-    premaster.copy_from_slice(&plaintext);
-    Ok(premaster)
+    let premaster = Zeroizing::new(answer.plaintext);
+    if premaster.len() == 48 { Ok(premaster) } else { Err(Error::Garbled) }
 }
 
 /// What is to be signed.

@@ -82,7 +82,8 @@ entry_points! {
         // SAFETY: provider-asym_cipher(7): `ciphertext` has `ciphertext_length` readable bytes.
         let ciphertext = unsafe { bytes(ciphertext, ciphertext_length) };
         let premaster = key.decrypt_premaster(ciphertext, client_version)?;
-        // SAFETY: provider-asym_cipher(7): `out` has `room` writable bytes, and these are not more.
+        // SAFETY: provider-asym_cipher(7): `out` has `room` writable bytes, at least PREMASTER, which is how long the client
+        // has found the secret to be.
         unsafe { ptr::copy_nonoverlapping(premaster.as_ptr(), out, premaster.len()) };
         *length = premaster.len();
         Ok(1)

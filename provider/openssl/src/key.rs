@@ -66,7 +66,7 @@ impl Held {
         &self,
         ciphertext: &[u8],
         client_version: u16,
-    ) -> Result<Zeroizing<[u8; PREMASTER]>, Error> {
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let (label, version) = (self.reference.label(), self.reference.version());
         let call = self.client.start_to_decrypt(label, version, ciphertext, client_version);
         self.answer(call).and_then(premaster_of).map_err(|error| self.failed("decrypt", error))

@@ -119,7 +119,7 @@ fn premaster_secrets_outlive_the_master_key() {
             Client::new(Address::from_path(&scene.daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
         // Below every modulus, and no ciphertext of anything sound.
         let call = client.start_to_decrypt(&"old".parse().unwrap(), 0, &[1; 256], 0x0303);
-        *call.and_then(|call| client.finish(call)).and_then(premaster_of).unwrap()
+        call.and_then(|call| client.finish(call)).and_then(premaster_of).unwrap()
     };
     let before = ask(&scene);
     scene.assert_wraps(1, 1);

@@ -201,7 +201,7 @@ impl Grep11 {
         client_version: u16,
         secret: &[u8],
         asked: &Asked,
-    ) -> Result<Zeroizing<[u8; PREMASTER]>, Grep11Error> {
+    ) -> Result<Zeroizing<Vec<u8>>, Grep11Error> {
         let found = self.decrypt(version, ciphertext, asked).await?;
         Ok(premaster::settle(secret, &version.spki, ciphertext, &found, client_version))
     }

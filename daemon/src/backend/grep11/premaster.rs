@@ -32,9 +32,9 @@ pub(super) fn settle(
     ciphertext: &[u8],
     found: &[u8],
     client_version: u16,
-) -> Zeroizing<[u8; PREMASTER]> {
+) -> Zeroizing<Vec<u8>> {
     let mut premaster = rejection(secret, spki, ciphertext);
-    let mut candidate = Zeroizing::new([0; PREMASTER]);
+    let mut candidate = Zeroizing::new(vec![0; PREMASTER]);
     for (byte, found) in candidate.iter_mut().zip(found) {
         *byte = *found;
     }
@@ -47,13 +47,11 @@ pub(super) fn settle(
 }
 
 /// What stands for a secret that is not sound: nobody without the secret of the store can tell it from one.
-fn rejection(secret: &[u8], spki: &[u8], ciphertext: &[u8]) -> Zeroizing<[u8; PREMASTER]> {
+fn rejection(secret: &[u8], spki: &[u8], ciphertext: &[u8]) -> Zeroizing<Vec<u8>> {
     let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), spki);
     // A digest of SHA-384 is as long as the secret.
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, key.as_ref()), ciphertext);
-    let mut secret = Zeroizing::new([0; PREMASTER]);
-    secret.copy_from_slice(tag.as_ref());
-    secret
+    Zeroizing::new(tag.as_ref().to_vec())
 }
 
 #[cfg(test)]
@@ -62,8 +60,8 @@ mod tests {
 
     const TLS12: u16 = 0x0303;
 
-    fn settled(found: &[u8]) -> [u8; PREMASTER] {
-        *settle(&[1; 32], b"key", b"ciphertext", found, TLS12)
+    fn settled(found: &[u8]) -> Vec<u8> {
+        settle(&[1; 32], b"key", b"ciphertext", found, TLS12).to_vec()
     }
 
     #[test]
@@ -82,9 +80,9 @@ mod tests {
         }
         assert_eq!(none[..2], [3, 3]);
         let others = [
-            *settle(&[2; 32], b"key", b"ciphertext", &[], TLS12),
-            *settle(&[1; 32], b"another", b"ciphertext", &[], TLS12),
-            *settle(&[1; 32], b"key", b"another", &[], TLS12),
+            settle(&[2; 32], b"key", b"ciphertext", &[], TLS12),
+            settle(&[1; 32], b"another", b"ciphertext", &[], TLS12),
+            settle(&[1; 32], b"key", b"another", &[], TLS12),
         ];
         assert!(others.iter().all(|other| other[2..] != none[2..]), "{none:?} {others:?}");
         let later = settle(&[1; 32], b"key", b"ciphertext", &[], 0x0302);
