@@ -220,7 +220,12 @@ class Encryption(Suite):
                 ciphertext[:length] if length < 256 else bytes(length),
             )
         wrong = ciphertext[:100] + bytes([ciphertext[100] ^ 1]) + ciphertext[101:]
-        self.refused("CKR_ENCRYPTED_DATA_INVALID", c().decrypt, "CKM_RSA_PKCS", self.private, wrong)
+        # That the padding is wrong is not told: what comes out is made up, and the same each time.
+        made_up = [c().decrypt("CKM_RSA_PKCS", self.private, wrong) for _ in range(2)]
+        self.assertEqual(made_up[0], made_up[1])
+        self.assertNotEqual(made_up[0], b"plain")
+        above = b"\xff" * 256
+        self.refused("CKR_ENCRYPTED_DATA_INVALID", c().decrypt, "CKM_RSA_PKCS", self.private, above)
         self.refused("CKR_ENCRYPTED_DATA_INVALID", c().decrypt, oaep("SHA256"), self.private, ciphertext)
 
     def test_permission_type_and_origin(self):

@@ -228,9 +228,19 @@ fn units(daemon: &Daemon) -> Vec<serde_json::Value> {
 /// A wrong padding is no failure of a unit, and the same at each; that there is no unit is told.
 #[test]
 fn remote_units_are_asked_once_whatever_the_client_sent() {
+    ask_two_units(&[]);
+}
+
+/// Nor where the firmware is so old that a wrong padding is an error.
+#[test]
+fn remote_units_that_tell_of_the_padding_are_asked_once() {
+    ask_two_units(&["--simulate-padding-errors"]);
+}
+
+fn ask_two_units(arguments: &[&str]) {
     let directory = scratch();
     let remote = Units::new(&directory.path().join("units"));
-    let mut servers = ["first", "second"].map(|name| remote.start(name, &[]));
+    let mut servers = ["first", "second"].map(|name| remote.start(name, arguments));
     let endpoints: Vec<_> = servers.iter().map(keyward_tests::UnitServer::address).collect();
     let mut daemon = Daemon::prepare_for_units(remote.section(&endpoints, ""), "");
     daemon.resume();

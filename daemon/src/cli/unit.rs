@@ -131,6 +131,9 @@ pub(super) struct Serve {
     /// List a mechanism and refuse it with CKR_MECHANISM_PARAM_INVALID; any number of times
     #[arg(long, value_name = "MECHANISM", value_parser = unit_server::mechanism, help_heading = "Simulation")]
     simulate_refused: Vec<u64>,
+    /// Fail decryption with CKM_RSA_PKCS where the padding is wrong, as older firmware does
+    #[arg(long, help_heading = "Simulation")]
+    simulate_padding_errors: bool,
 }
 
 impl Serve {
@@ -157,6 +160,7 @@ impl Serve {
                 corruption: self.simulate_corruption,
                 without: self.simulate_without,
                 refused: self.simulate_refused,
+                padding_errors: self.simulate_padding_errors,
             },
         };
         unit_server::serve(&options).map_err(|error| Failure::new(error.status(), error))

@@ -99,7 +99,11 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         if let Some(tls) = tls {
             server = server.tls_config(tls).map_err(|error| UnitServerError::Tls(causes(&error)))?;
         }
-        let service = Service::new(Crypto::new(unit), &options.simulation);
+        let mut crypto = Crypto::new(unit);
+        if options.simulation.padding_errors {
+            crypto = crypto.with_padding_errors();
+        }
+        let service = Service::new(crypto, &options.simulation);
         let crypto = CryptoServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);

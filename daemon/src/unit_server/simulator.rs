@@ -36,6 +36,8 @@ pub(crate) struct Simulation {
     pub(crate) without: Vec<u64>,
     /// Mechanisms that are listed and then refused, by number.
     pub(crate) refused: Vec<u64>,
+    /// Whether decryption tells that a padding of PKCS #1 v1.5 is wrong.
+    pub(crate) padding_errors: bool,
 }
 
 impl Simulation {
@@ -61,6 +63,7 @@ impl Simulation {
         lines.extend(chances(&self.corruption, "a bit of the signature is wrong"));
         lines.extend(self.without.iter().map(|number| format!("{} is not offered", name(*number))));
         lines.extend(self.refused.iter().map(|number| format!("{} is listed, and refused", name(*number))));
+        lines.extend(self.padding_errors.then(|| "decryption tells that a padding is wrong".to_owned()));
         lines
     }
 }

@@ -173,7 +173,9 @@ impl Crypto {
         match Cipher::of(mechanism)? {
             Cipher::Rsa(padding) => {
                 let pkcs8 = rsa_key(&object, uses.decryption)?;
-                rsa::decrypt(&pkcs8, &padding, encrypted)
+                // A key that was made up in the place of one that is unwrapped would be of use to nobody.
+                let tells = self.padding_errors || uses.decryption != USE.decryption;
+                rsa::decrypt(&pkcs8, &padding, encrypted, tells)
             }
             Cipher::Aes(mode, iv) => {
                 let key = aes_key(&object, uses.decryption)?;

@@ -11,6 +11,7 @@ mod digest;
 mod error;
 mod generate;
 mod hash;
+mod implicit_rejection;
 mod long_digest;
 mod mechanism;
 mod public_key;
@@ -35,12 +36,19 @@ use crate::object::{Material, Object};
 /// A crypto unit, as the service `grep11.Crypto` has it.
 pub struct Crypto {
     unit: Unit,
+    /// Whether it is an error of decryption that a padding of PKCS #1 v1.5 is wrong.
+    padding_errors: bool,
 }
 
 impl Crypto {
     /// Serves a unit.
     pub fn new(unit: Unit) -> Self {
-        Self { unit }
+        Self { unit, padding_errors: false }
+    }
+
+    /// The same with older firmware, which tells in decryption that a padding of PKCS #1 v1.5 is wrong.
+    pub fn with_padding_errors(self) -> Self {
+        Self { padding_errors: true, ..self }
     }
 }
 

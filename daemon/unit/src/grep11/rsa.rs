@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::Error;
 use super::attributes::bit_length;
 use super::hash::HashFunction;
+use super::implicit_rejection;
 use super::mechanism::Pss;
 use super::rsa_padding;
 use crate::key::Key;
@@ -250,11 +251,12 @@ pub(crate) fn encrypt(spki: &[u8], padding: &Padding, plain: &[u8]) -> Result<Ve
     Ok(encrypted)
 }
 
-/// Decrypts with a private key in PKCS#8.
+/// Decrypts with a private key in PKCS#8. Whether a padding of PKCS #1 v1.5 is wrong it only tells if it may.
 pub(crate) fn decrypt(
     pkcs8: &[u8],
     padding: &Padding,
     encrypted: &[u8],
+    tells: bool,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     let key = PrivateDecryptingKey::from_pkcs8(pkcs8)?;
     if encrypted.len() != key.key_size_bytes() {
@@ -264,6 +266,7 @@ pub(crate) fn decrypt(
     }
     let mut plain = Zeroizing::new(vec![0; key.key_size_bytes()]);
     let length = match padding {
+        Padding::Pkcs1 if !tells => return implicit_rejection::decrypt(pkcs8, encrypted),
         Padding::Pkcs1 => {
             let key = Pkcs1PrivateDecryptingKey::new(key)?;
             key.decrypt(encrypted, &mut plain).map(|plain| plain.len())
