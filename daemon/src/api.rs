@@ -35,6 +35,9 @@ pub(crate) struct Adopted {
     /// SubjectPublicKeyInfo in DER, or what the unit gave, in base64.
     pub(crate) public_key: String,
     pub(crate) uses: Vec<String>,
+    /// Whether it is accepted that one RSA key signs and decrypts.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) sign_and_decrypt: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) backend: Option<String>,
 }

@@ -134,7 +134,7 @@ pub(super) async fn adopt(
         );
     }
     let made = grep11.adopt(blob, &public, Abilities::needed_for(&uses)).await.map_err(BackendError::from)?;
-    check_uses(&uses, made.key_type, false)?;
+    check_uses(&uses, made.key_type, adopted.sign_and_decrypt)?;
     let view = add(&admin, label, uses, &home, made).await?;
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key adopted");
     Ok((StatusCode::CREATED, Json(view)))

@@ -103,6 +103,9 @@ pub(super) struct Adopt {
     /// What the key may be used for: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
     #[arg(long = "use", value_name = "USE")]
     uses: Vec<Use>,
+    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
+    #[arg(long)]
+    sign_and_decrypt: bool,
     /// The backend whose units can unwrap it [default: the only one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
@@ -168,13 +171,14 @@ impl Import {
 
 impl Adopt {
     fn run(self) -> Result<(), Failure> {
-        let Self { key, blob, public, uses, backend } = self;
+        let Self { key, blob, public, uses, sign_and_decrypt, backend } = self;
         let blob = read_file(&blob)?;
         let public = keyward_unit::public_key_of_file(&read_file(&public)?);
         let adopted = Adopted {
             blob: STANDARD.encode(blob),
             public_key: STANDARD.encode(public),
             uses: names(&uses),
+            sign_and_decrypt,
             backend,
         };
         key.run("adopt", |admin, label| admin.adopt(label, &adopted))

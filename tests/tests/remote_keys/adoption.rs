@@ -69,6 +69,31 @@ fn public_keys_in_the_form_of_the_unit_and_in_everybody_elses() {
     assert_refused(&mut { again }, 73, &["adopt key P-256-pem: ", "already"]);
 }
 
+/// Those for RSA key exchange prove themselves by decrypting.
+#[test]
+fn keys_that_decrypt_are_taken_over_for_that() {
+    let scene = Scene::new();
+    let adopt = |label: &str, files: &str, more: &[&str]| {
+        let [blob, public] = [".blob", ".public"].map(|suffix| format!("{files}{suffix}"));
+        let mut command = scene.daemon.new_key(&["adopt", label, "--blob", &blob, "--public", &public]);
+        command.args(["--use", "rsa-key-exchange"]).args(more);
+        command
+    };
+    let old = scene.pair(&scene.unit, "RSA-2048,CKA_SIGN=0,CKA_DECRYPT=1", "old");
+    let both = scene.pair(&scene.unit, "RSA-2048,CKA_SIGN=1,CKA_DECRYPT=1", "both");
+    let signs = scene.pair(&scene.unit, "RSA-2048,CKA_SIGN=1,CKA_DECRYPT=0", "signs");
+    succeed(&mut adopt("old", &old, &[]));
+    let and_signs = ["--use", "tls-server"];
+    assert_refused(&mut adopt("both", &both, &and_signs), 64, &["--sign-and-decrypt"]);
+    succeed(adopt("both", &both, &and_signs).arg("--sign-and-decrypt"));
+    assert_refused(&mut adopt("signs", &signs, &[]), 65, &["cannot decrypt", "attributes"]);
+    assert_refused(&mut adopt("old-signs", &old, &and_signs), 65, &["cannot sign", "attributes"]);
+    // The halves of two pairs.
+    fs::copy(format!("{both}.public"), format!("{old}.public")).unwrap();
+    assert_refused(&mut adopt("mixed", &old, &[]), 65, &["of another key, or the unit errs"]);
+    assert_eq!(unit_list(&scene.daemon)[0]["failures"], 0);
+}
+
 #[test]
 fn what_does_not_fit_is_refused_and_no_unit_is_blamed() {
     let scene = Scene::new();
