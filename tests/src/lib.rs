@@ -35,7 +35,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// The key types of the test matrix, as the command line names them.
-pub const KEY_TYPES: [&str; 7] = ["p256", "p384", "p521", "ed25519", "rsa2048", "rsa3072", "rsa4096"];
+pub const KEY_TYPES: [&str; 8] =
+    ["p256", "p384", "p521", "ed25519", "rsa2048", "rsa3072", "rsa4096", "rsa-pss2048"];
 
 /// Those that OpenSSL knows since 3.5.
 pub const ML_DSA: [&str; 3] = ["ml-dsa-44", "ml-dsa-65", "ml-dsa-87"];

@@ -102,8 +102,11 @@ pub fn plain_key(key_type: &str) -> &'static str {
     let number = KEY_TYPES.iter().position(|known| *known == key_type).expect("a known key type");
     MADE[number].get_or_init(|| {
         let mut command = openssl(&["genpkey", "-algorithm"]);
-        match key_type.strip_prefix("rsa") {
-            Some(bits) => command.args(["RSA", "-pkeyopt", &format!("rsa_keygen_bits:{bits}")]),
+        let bound = key_type.strip_prefix("rsa-pss").map(|bits| ("RSA-PSS", bits));
+        match bound.or(key_type.strip_prefix("rsa").map(|bits| ("RSA", bits))) {
+            Some((algorithm, bits)) => {
+                command.args([algorithm, "-pkeyopt", &format!("rsa_keygen_bits:{bits}")])
+            }
             None if key_type == "ed25519" => command.arg("ED25519"),
             None => {
                 let curve = key_type.replace('p', "P-");

@@ -54,6 +54,7 @@ fn the_request_is_for_the_key_and_the_names(backend: Backend) {
         let algorithm = match key_type {
             "p256" | "p384" | "p521" => "ecdsa-with-SHA256",
             "ed25519" => "ED25519",
+            "rsa-pss2048" => "rsassaPss",
             _ => "sha256WithRSAEncryption",
         };
         assert!(text.contains(&format!("Signature Algorithm: {algorithm}")), "{text}");

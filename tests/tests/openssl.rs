@@ -3,17 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "bodies of tests")]
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{Process, fail, run, stderr, succeed, wait_for};
-use keyward_tests::{Backend, Daemon, KEY_TYPES, Nginx, Pki, on_both_backends};
+use keyward_tests::{Backend, Daemon, KEY_TYPES, Nginx, Pki, SServer, on_both_backends};
 
 on_both_backends!(
     a_uri_names_the_same_key_as_the_reference,
     requests_are_signed_as_the_default_provider_signs_them,
+    keys_that_are_restricted_to_one_hash_of_pss,
     the_key_of_a_server_signs_nothing_else,
     a_key_for_anything_signs_a_file,
     another_provider_by_name_leaves_the_default_one_in_charge,
@@ -54,9 +56,16 @@ fn requests_are_signed_as_the_default_provider_signs_them(backend: Backend) {
         let plain = daemon.import_for(key_type, key_type, "csr");
         let reference = daemon.reference(key_type);
         let request = daemon.path("request.pem");
+        // OpenSSL's own provider would take the longest salt, which the identifier tells.
+        let salt = match key_type {
+            "rsa-pss2048" => &["-sigopt", "rsa_pss_saltlen:digest"][..],
+            _ => &[],
+        };
         succeed(
             daemon
-                .openssl(&["req", "-new", "-subj", "/CN=shop", "-key"])
+                .openssl(&["req", "-new", "-subj", "/CN=shop"])
+                .args(salt)
+                .arg("-key")
                 .arg(&reference)
                 .arg("-out")
                 .arg(&request),
@@ -65,13 +74,16 @@ fn requests_are_signed_as_the_default_provider_signs_them(backend: Backend) {
         let algorithm = match key_type {
             "p256" | "p384" | "p521" => "ecdsa-with-SHA256",
             "ed25519" => "ED25519",
+            "rsa-pss2048" => "rsassaPss",
             _ => "sha256WithRSAEncryption",
         };
         assert!(text.contains(&format!("Signature Algorithm: {algorithm}")), "{text}");
         // The bytes of the algorithm identifier are those that the default provider writes.
         let theirs = daemon.path("plain.pem");
         succeed(
-            openssl(&["req", "-new", "-subj", "/CN=shop", "-config"])
+            openssl(&["req", "-new", "-subj", "/CN=shop"])
+                .args(salt)
+                .arg("-config")
                 .arg(daemon.openssl_conf())
                 .arg("-key")
                 .arg(&plain)
@@ -94,6 +106,63 @@ fn requests_are_signed_as_the_default_provider_signs_them(backend: Backend) {
         assert_eq!(identifier(&request), identifier(&theirs), "{key_type}");
     }
     assert_eq!(daemon.logged(&["outcome=done", "purpose=csr"]), KEY_TYPES.len());
+}
+
+fn keys_that_are_restricted_to_one_hash_of_pss(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
+    let pki = Pki::new(daemon.directory());
+    let plain = daemon.path("plain.pem");
+    let mut genpkey = openssl(&["genpkey", "-algorithm", "RSA-PSS", "-out", plain.to_str().unwrap()]);
+    for option in ["rsa_keygen_bits:2048", "rsa_pss_keygen_md:sha384", "rsa_pss_keygen_mgf1_md:sha384"] {
+        genpkey.args(["-pkeyopt", option]);
+    }
+    succeed(genpkey.args(["-pkeyopt", "rsa_pss_keygen_saltlen:24"]));
+    let words = ["key", "import", "shop", "--in", plain.to_str().unwrap(), "--use", "any"];
+    succeed(daemon.keyward(&words).args(backend.words()));
+    let reference = daemon.reference("shop");
+    let public = |key: &Path| succeed(daemon.openssl(&["pkey", "-pubout", "-text_pub", "-in"]).arg(key));
+    assert_eq!(public(&reference), public(&plain));
+
+    let site = Site::new(pki.certify(&daemon, &reference), reference.clone());
+    let _server = SServer::start(&daemon, &site);
+    for wish in WISHES {
+        s_client(&pki, site.address, wish);
+    }
+    daemon.assert_one_request_each(WISHES.len());
+
+    // A request by whoever may not choose the hash, and one by `keyward csr`.
+    let request = daemon.path("request.pem");
+    succeed(
+        daemon
+            .openssl(&["req", "-new", "-subj", "/CN=shop", "-key"])
+            .arg(&reference)
+            .arg("-out")
+            .arg(&request),
+    );
+    let verify = || succeed(openssl(&["req", "-verify", "-noout", "-text", "-in"]).arg(&request));
+    assert!(verify().contains("Hash Algorithm: sha384"));
+    fs::write(&request, succeed(&mut daemon.keyward(&["csr", "shop", "--subject", "/CN=shop"]))).unwrap();
+    assert!(verify().contains("Hash Algorithm: sha384"));
+
+    let sign = |words: &[&str]| {
+        let mut command = daemon.openssl(&["dgst"]);
+        command
+            .args(words)
+            .arg("-sign")
+            .arg(&reference)
+            .arg("-out")
+            .arg(daemon.path("signature"))
+            .arg(&plain);
+        command
+    };
+    succeed(&mut sign(&["-sha384"]));
+    for (words, told) in [
+        (&["-sha256"][..], "cannot sign with this digest: the key is restricted to another one"),
+        (&["-sha384", "-sigopt", "rsa_padding_mode:pkcs1"], "the key is bound to RSASSA-PSS"),
+    ] {
+        let (_, text) = fail(&mut sign(words));
+        assert!(text.contains(told), "{words:?}: {text}");
+    }
 }
 
 fn the_key_of_a_server_signs_nothing_else(backend: Backend) {

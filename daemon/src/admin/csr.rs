@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_proto::{KeyType, Outcome, Scheme, Use};
+use keyward_proto::{KeyType, Outcome, PublicKey, Scheme, Use};
 
 use super::keys::label;
 use super::{Admin, AdminError, Administrator, Answer, Body};
@@ -14,7 +14,7 @@ use crate::api::RequestSignature;
 use crate::authorise::includes;
 use crate::backend::grep11::{Trace, random};
 use crate::backend::{Asked, BackendError, Input, Times};
-use crate::keys::{self, StoreError};
+use crate::keys::{self, StoreError, Version};
 use crate::purpose::{Purpose, classify};
 
 /// Signs the CertificationRequestInfo that is the body. No grant is asked for: who may call here may change the uses
@@ -62,7 +62,7 @@ pub(super) async fn sign(
     let backend = daemon.backends.get(&key.backend).ok_or_else(|| {
         AdminError::Unfit(format!("the backend {} of key {label} is not configured", key.backend))
     })?;
-    let scheme = scheme(version.key_type);
+    let scheme = scheme(version);
     let asked =
         Asked { deadline: Instant::now() + daemon.config().request_timeout, trace: Trace::new(random(), 0) };
     let mut times = Times::default();
@@ -85,9 +85,10 @@ pub(super) async fn sign(
     }))
 }
 
-/// The preferred scheme of a type of keys, except for RSA: not every authority takes RSASSA-PSS.
-fn scheme(key_type: KeyType) -> Scheme {
-    match (key_type, key_type.schemes().first()) {
+/// The preferred scheme of a key, except for RSA that is not bound to RSASSA-PSS: not every authority takes that.
+fn scheme(version: &Version) -> Scheme {
+    let schemes = PublicKey::from_spki(&version.spki).map_or(version.key_type.schemes(), |key| key.schemes());
+    match (version.key_type, schemes.first()) {
         (KeyType::Rsa(_), _) | (_, None) => Scheme::RsaPkcs1Sha256,
         (_, Some(preferred)) => *preferred,
     }

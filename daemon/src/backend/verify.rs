@@ -19,7 +19,12 @@ pub(crate) fn verifies(
     signature: &[u8],
 ) -> bool {
     let Some(algorithm) = algorithm(key, scheme) else { return false };
-    let key = UnparsedPublicKey::new(algorithm, spki);
+    let key = match key {
+        // The library knows no such SubjectPublicKeyInfo, but what is in it.
+        PublicKey::RsaPss { .. } => PublicKey::bits_of(spki).unwrap_or_default(),
+        _ => spki,
+    };
+    let key = UnparsedPublicKey::new(algorithm, key);
     match signed {
         Signed::Message(message) => key.verify(message, signature).is_ok(),
         Signed::Digest(digest) => key.verify_digest(digest, signature).is_ok(),
@@ -44,6 +49,9 @@ fn algorithm(key: &PublicKey, scheme: Scheme) -> Option<&'static dyn Verificatio
         (PublicKey::Rsa { .. }, Scheme::RsaPssRsaeSha256) => &lc::RSA_PSS_2048_8192_SHA256,
         (PublicKey::Rsa { .. }, Scheme::RsaPssRsaeSha384) => &lc::RSA_PSS_2048_8192_SHA384,
         (PublicKey::Rsa { .. }, Scheme::RsaPssRsaeSha512) => &lc::RSA_PSS_2048_8192_SHA512,
+        (PublicKey::RsaPss { .. }, Scheme::RsaPssPssSha256) => &lc::RSA_PSS_2048_8192_SHA256,
+        (PublicKey::RsaPss { .. }, Scheme::RsaPssPssSha384) => &lc::RSA_PSS_2048_8192_SHA384,
+        (PublicKey::RsaPss { .. }, Scheme::RsaPssPssSha512) => &lc::RSA_PSS_2048_8192_SHA512,
         (PublicKey::Rsa { .. }, Scheme::RsaPkcs1Sha256) => &lc::RSA_PKCS1_2048_8192_SHA256,
         (PublicKey::Rsa { .. }, Scheme::RsaPkcs1Sha384) => &lc::RSA_PKCS1_2048_8192_SHA384,
         (PublicKey::Rsa { .. }, Scheme::RsaPkcs1Sha512) => &lc::RSA_PKCS1_2048_8192_SHA512,

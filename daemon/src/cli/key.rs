@@ -58,7 +58,7 @@ pub(super) struct Named {
 pub(super) struct Generate {
     #[command(flatten)]
     key: Named,
-    /// p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, ml-dsa-44, ml-dsa-65 or ml-dsa-87
+    /// p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096, ml-dsa-44, ml-dsa-65 or ml-dsa-87
     #[arg(long = "type", value_name = "TYPE")]
     key_type: KeyType,
     /// What the key may be used for: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]

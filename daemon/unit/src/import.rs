@@ -56,6 +56,7 @@ fn read_der(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<Key, Import
     let unsupported = |unsupported| match unsupported {
         Unsupported::Algorithm(oid) => ImportError::Unsupported(KeyName(oid)),
         Unsupported::ExplicitCurve => ImportError::ExplicitCurve,
+        Unsupported::PssParameters => ImportError::PssParameters,
         Unsupported::Malformed => ImportError::Damaged(form),
     };
     let tags: Vec<Tag> = fields.iter().map(Tagged::tag).collect();
@@ -63,7 +64,7 @@ fn read_der(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<Key, Import
         // PrivateKeyInfo (RFC 5958).
         [INTEGER, Tag::Sequence, Tag::OctetString, ..] => {
             let algorithm = Algorithm::of(fields[1]).map_err(unsupported)?;
-            if let Algorithm::Rsa = algorithm {
+            if let Algorithm::Rsa | Algorithm::RsaPss(_) = algorithm {
                 let inner = self::fields(fields[2].value()).map_err(|_| ImportError::Damaged(form))?;
                 check_size(&inner, form)?;
             }
@@ -169,6 +170,11 @@ pub enum ImportError {
         "the private key in the file is in the format of OpenSSH; write it as PKCS#8 first: ssh-keygen -p -m PKCS8 -f FILE"
     )]
     OpenSsh,
+    /// An RSA key that is bound to RSASSA-PSS in a way of its own.
+    #[error(
+        "the RSA key in the file is restricted to RSASSA-PSS with parameters that are not supported: SHA-256, SHA-384 or SHA-512 for both hash and mask, and a salt that is no longer, are"
+    )]
+    PssParameters,
     /// A PKCS#12 archive.
     #[error(
         "the file is a PKCS#12 archive; take the key out first: openssl pkcs12 -in FILE -nocerts -nodes -out NEW"
@@ -261,7 +267,6 @@ const NAMES: &[(ObjectIdentifier, &str)] = &[
     (DSA, "DSA"),
     // RFC 4055.
     (ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.7"), "RSA bound to OAEP"),
-    (ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10"), "RSA bound to PSS"),
     // PKCS #3 and RFC 3279, 2.3.3.
     (ObjectIdentifier::new_unwrap("1.2.840.113549.1.3.1"), "DH"),
     (ObjectIdentifier::new_unwrap("1.2.840.10046.2.1"), "DH"),
@@ -285,7 +290,7 @@ const NAMES: &[(ObjectIdentifier, &str)] = &[
 mod tests {
     use core::num::NonZeroUsize;
 
-    use keyward_proto::KeyType;
+    use keyward_proto::{KeyType, Scheme};
     use proptest::prelude::*;
 
     use super::*;
@@ -324,6 +329,7 @@ mod tests {
             KeyType::P384 => "EC -pkeyopt ec_paramgen_curve:P-384".to_owned(),
             KeyType::P521 => "EC -pkeyopt ec_paramgen_curve:P-521".to_owned(),
             KeyType::Rsa(bits) => format!("RSA -pkeyopt rsa_keygen_bits:{bits}"),
+            KeyType::RsaPss(bits) => format!("RSA-PSS -pkeyopt rsa_keygen_bits:{bits}"),
             _ => "ED25519".to_owned(),
         };
         run(&format!("genpkey -algorithm {algorithm}"), &[])
@@ -354,6 +360,44 @@ mod tests {
             assert!(pkcs1.starts_with(b"-----BEGIN RSA PRIVATE KEY"));
             accepted(&pkcs1, key_type);
             accepted(&run("rsa -traditional -outform DER", &pem), key_type);
+        }
+    }
+
+    #[test]
+    fn keys_that_are_bound_to_pss_are_imported_with_their_restrictions() {
+        let restricted = |hash: &str, mask: &str, salt: u8| {
+            run(
+                &format!(
+                    "genpkey -algorithm RSA-PSS -pkeyopt rsa_keygen_bits:2048 -pkeyopt rsa_pss_keygen_md:{hash} \
+                     -pkeyopt rsa_pss_keygen_mgf1_md:{mask} -pkeyopt rsa_pss_keygen_saltlen:{salt}"
+                ),
+                &[],
+            )
+        };
+        accepted(&genpkey(KeyType::RsaPss(2048)), KeyType::RsaPss(2048));
+        accepted(&run("pkey -outform DER", &genpkey(KeyType::RsaPss(2056))), KeyType::RsaPss(2056));
+        for (hash, salt, scheme) in [
+            ("sha256", 32, Scheme::RsaPssPssSha256),
+            ("sha384", 20, Scheme::RsaPssPssSha384),
+            ("sha512", 0, Scheme::RsaPssPssSha512),
+        ] {
+            let pem = restricted(hash, hash, salt);
+            let unit = unit();
+            let key = unit.import(&pem).unwrap();
+            assert_eq!(key.spki, run("pkey -pubout -outform DER", &pem), "{hash}");
+            for other in KeyType::RsaPss(2048).schemes() {
+                let signed = unit.sign(&key.blob, *other, Input::Message(b"m"));
+                assert_eq!(signed.is_ok(), *other == scheme, "{hash} {other}");
+            }
+            let signature = unit.sign(&key.blob, scheme, Input::Message(b"m")).unwrap();
+            assert!(verifies(&key.spki, scheme, b"m", &signature), "{hash}");
+        }
+        for (hash, mask, salt) in [("sha256", "sha1", 32), ("sha1", "sha1", 20), ("sha256", "sha256", 33)] {
+            assert_eq!(
+                refused(&restricted(hash, mask, salt)),
+                ImportError::PssParameters,
+                "{hash} {mask} {salt}"
+            );
         }
     }
 
@@ -438,7 +482,6 @@ mod tests {
         for (args, name) in [
             ("genpkey -algorithm ED448", "Ed448"),
             ("genpkey -algorithm X25519", "X25519"),
-            ("genpkey -algorithm RSA-PSS -pkeyopt rsa_keygen_bits:2048", "RSA bound to PSS"),
             ("ecparam -name secp256k1 -genkey -noout", "EC on secp256k1"),
             ("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:brainpoolP256r1", "EC on brainpoolP256r1"),
             ("ecparam -name wap-wsg-idm-ecid-wtls7 -genkey -noout", "an unknown type (2.23.43.1.4.7)"),

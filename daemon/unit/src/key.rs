@@ -6,9 +6,11 @@ use aws_lc_rs::signature::VerificationAlgorithm;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaEncoding};
 use aws_lc_rs::signature::{PqdsaKeyPair, PqdsaSigningAlgorithm, RsaKeyPair, UnparsedPublicKey};
 use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
-use der::{Decode, Reader, SliceReader};
-use keyward_proto::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, SECP256R1, SECP384R1, SECP521R1};
-use keyward_proto::{Curve, Hash, KeyType, MlDsa, PublicKey, Scheme, SchemeFamily};
+use der::{Decode, Encode, Reader, SliceReader, Tag};
+use keyward_proto::oid::{
+    EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, RSASSA_PSS, SECP256R1, SECP384R1, SECP521R1,
+};
+use keyward_proto::{Curve, Hash, KeyType, MlDsa, PssParameters, PublicKey, Scheme, SchemeFamily};
 use zeroize::Zeroizing;
 
 use crate::{Input, UnitError};
@@ -28,6 +30,7 @@ impl Key {
     pub(crate) fn generate(key_type: KeyType) -> Result<Self, UnitError> {
         let ec = |curve| EcdsaKeyPair::generate(native(curve).signing).map(|pair| Pair::Ec(curve, pair));
         let rsa = |size| RsaKeyPair::generate(size).map(Pair::Rsa);
+        let rsa_pss = |size| RsaKeyPair::generate(size).map(|pair| Pair::RsaPss(None, pair));
         let pair = match key_type {
             KeyType::P256 => ec(Curve::P256),
             KeyType::P384 => ec(Curve::P384),
@@ -36,6 +39,9 @@ impl Key {
             KeyType::Rsa(2048) => rsa(KeySize::Rsa2048),
             KeyType::Rsa(3072) => rsa(KeySize::Rsa3072),
             KeyType::Rsa(4096) => rsa(KeySize::Rsa4096),
+            KeyType::RsaPss(2048) => rsa_pss(KeySize::Rsa2048),
+            KeyType::RsaPss(3072) => rsa_pss(KeySize::Rsa3072),
+            KeyType::RsaPss(4096) => rsa_pss(KeySize::Rsa4096),
             KeyType::MlDsa(parameters) => {
                 PqdsaKeyPair::generate(ml_dsa(parameters)).map(|pair| Pair::MlDsa(parameters, pair))
             }
@@ -51,6 +57,10 @@ impl Key {
             Algorithm::Ec(curve) => Pair::Ec(curve, EcdsaKeyPair::from_pkcs8(native(curve).signing, pkcs8)?),
             Algorithm::Ed25519 => Pair::Ed25519(Ed25519KeyPair::from_pkcs8(pkcs8)?),
             Algorithm::Rsa => Pair::Rsa(RsaKeyPair::from_pkcs8(pkcs8)?),
+            Algorithm::RsaPss(parameters) => {
+                let key = pkcs8_fields(pkcs8).map_err(|_| Unspecified)?.1;
+                Pair::RsaPss(parameters, RsaKeyPair::from_der(key.as_bytes())?)
+            }
             Algorithm::MlDsa(parameters) => {
                 Pair::MlDsa(parameters, PqdsaKeyPair::from_pkcs8(ml_dsa(parameters), pkcs8)?)
             }
@@ -85,11 +95,20 @@ impl Key {
     /// # Errors
     /// For a key of ML-DSA whose seed is not known.
     pub(crate) fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
+        let pkcs8 = self.to_unbound_pkcs8()?;
+        match &self.pair {
+            Pair::RsaPss(parameters, _) => bind_to_pss(&pkcs8, *parameters).map_err(|_| Unspecified),
+            _ => Ok(pkcs8),
+        }
+    }
+
+    /// The same, but that an RSA key that is bound to RSASSA-PSS is as any RSA key: EP11 units know no such bond.
+    pub(crate) fn to_unbound_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
         let copy = |der: &[u8]| Zeroizing::new(der.to_vec());
         Ok(match &self.pair {
             Pair::Ec(_, pair) => ec_to_pkcs8(pair)?,
             Pair::Ed25519(pair) => copy(pair.to_pkcs8v1()?.as_ref()),
-            Pair::Rsa(pair) => copy(AsDer::<Pkcs8V1Der<'_>>::as_der(pair)?.as_ref()),
+            Pair::Rsa(pair) | Pair::RsaPss(_, pair) => copy(AsDer::<Pkcs8V1Der<'_>>::as_der(pair)?.as_ref()),
             Pair::MlDsa(_, pair) => copy(pair.to_pkcs8v1()?.as_ref()),
         })
     }
@@ -128,7 +147,7 @@ impl Key {
                 };
                 sign_ml_dsa(pair, message)
             }
-            (Pair::Rsa(pair), family, Some(hash)) => {
+            (Pair::Rsa(pair) | Pair::RsaPss(_, pair), family, Some(hash)) if self.signs_with(scheme) => {
                 let padding = padding(family, hash).ok_or(mismatch)?;
                 let mut signature = vec![0; pair.public_modulus_len()];
                 pair.sign_digest(padding, &digest_of(hash, input)?, &mut signature).map(|()| signature)
@@ -136,6 +155,17 @@ impl Key {
             _ => return Err(mismatch),
         }
         .map_err(|_| UnitError::Crypto("sign"))
+    }
+
+    /// Whether an RSA key may sign with a scheme: a key that is bound to RSASSA-PSS with nothing else, and others not as
+    /// if they were.
+    fn signs_with(&self, scheme: Scheme) -> bool {
+        match &self.pair {
+            Pair::RsaPss(Some(parameters), _) => {
+                Scheme::of(SchemeFamily::RsaPssPss, Some(parameters.hash())) == Some(scheme)
+            }
+            _ => self.key_type.schemes().contains(&scheme),
+        }
     }
 
     /// Signs a message and verifies the signature: proof, before anyone relies on it, that the private and
@@ -154,6 +184,16 @@ impl Key {
                 let verification = &signature::RSA_PSS_2048_8192_SHA256;
                 (Scheme::RsaPssRsaeSha256, verification, pair.public_key().as_ref())
             }
+            Pair::RsaPss(parameters, pair) => {
+                let hash = parameters.map_or(Hash::Sha256, PssParameters::hash);
+                let verification = match hash {
+                    Hash::Sha256 => &signature::RSA_PSS_2048_8192_SHA256,
+                    Hash::Sha384 => &signature::RSA_PSS_2048_8192_SHA384,
+                    _ => &signature::RSA_PSS_2048_8192_SHA512,
+                };
+                let scheme = Scheme::of(SchemeFamily::RsaPssPss, Some(hash)).ok_or(broken)?;
+                (scheme, verification, pair.public_key().as_ref())
+            }
             Pair::MlDsa(parameters, pair) => {
                 let scheme = KeyType::MlDsa(*parameters).schemes().first().copied().ok_or(broken)?;
                 (scheme, verifying_ml_dsa(*parameters), pair.public_key().as_ref())
@@ -170,6 +210,8 @@ pub(crate) enum Pair {
     Ed25519(Ed25519KeyPair),
     MlDsa(MlDsa, PqdsaKeyPair),
     Rsa(RsaKeyPair),
+    /// Bound to RSASSA-PSS (RFC 4055, 1.2).
+    RsaPss(Option<PssParameters>, RsaKeyPair),
 }
 
 impl Pair {
@@ -179,6 +221,10 @@ impl Pair {
             Self::Ed25519(pair) => pair.public_key().as_der()?,
             Self::MlDsa(_, pair) => pair.public_key().as_der()?,
             Self::Rsa(pair) => pair.public_key().as_der()?,
+            Self::RsaPss(parameters, pair) => {
+                let spki: PublicKeyX509Der<'_> = pair.public_key().as_der()?;
+                return PublicKey::bind_to_pss(spki.as_ref(), *parameters).ok_or(Unspecified);
+            }
         };
         Ok(spki.as_ref().to_vec())
     }
@@ -203,6 +249,7 @@ pub(crate) enum Algorithm {
     Ed25519,
     MlDsa(MlDsa),
     Rsa,
+    RsaPss(Option<PssParameters>),
 }
 
 impl Algorithm {
@@ -218,6 +265,10 @@ impl Algorithm {
         let (algorithm, parameters) = fields.map_err(|_| Unsupported::Malformed)?;
         match algorithm {
             RSA_ENCRYPTION => Ok(Self::Rsa),
+            RSASSA_PSS => match parameters.map(PssParameters::read) {
+                Some(None) => Err(Unsupported::PssParameters),
+                parameters => Ok(Self::RsaPss(parameters.flatten())),
+            },
             ED25519 => Ok(Self::Ed25519),
             EC_PUBLIC_KEY => {
                 let curve = parameters.ok_or(Unsupported::Malformed)?;
@@ -238,18 +289,7 @@ impl Algorithm {
 
     /// Finds the algorithm of a PKCS#8.
     pub(crate) fn of_pkcs8(pkcs8: &[u8]) -> Result<Self, Unsupported> {
-        let identifier = || -> der::Result<AnyRef<'_>> {
-            SliceReader::new(pkcs8)?.sequence(|fields| {
-                u8::decode(fields)?;
-                let identifier = AnyRef::decode(fields)?;
-                <&OctetStringRef>::decode(fields)?;
-                while !fields.is_finished() {
-                    AnyRef::decode(fields)?;
-                }
-                Ok(identifier)
-            })
-        };
-        Self::of(identifier().map_err(|_| Unsupported::Malformed)?)
+        Self::of(pkcs8_fields(pkcs8).map_err(|_| Unsupported::Malformed)?.0)
     }
 }
 
@@ -259,6 +299,36 @@ pub(crate) enum Unsupported {
     Algorithm(ObjectIdentifier),
     ExplicitCurve,
     Malformed,
+    PssParameters,
+}
+
+/// The algorithm and the private key of a PKCS#8 (RFC 5958, 2).
+fn pkcs8_fields(pkcs8: &[u8]) -> der::Result<(AnyRef<'_>, &OctetStringRef)> {
+    SliceReader::new(pkcs8)?.sequence(|fields| {
+        u8::decode(fields)?;
+        let identifier = AnyRef::decode(fields)?;
+        let key = <&OctetStringRef>::decode(fields)?;
+        while !fields.is_finished() {
+            AnyRef::decode(fields)?;
+        }
+        Ok::<_, der::Error>((identifier, key))
+    })
+}
+
+/// The PKCS#8 of an RSA key with another algorithm in its place.
+fn bind_to_pss(pkcs8: &[u8], parameters: Option<PssParameters>) -> der::Result<Zeroizing<Vec<u8>>> {
+    let key = pkcs8_fields(pkcs8)?.1;
+    let identifier = PssParameters::algorithm_identifier(parameters);
+    // Sized at once, so that growing leaves no copy of the key behind: the version takes 3 bytes.
+    let length = der::Length::try_from(3 + identifier.len())? + key.encoded_len()?;
+    let length = length?;
+    let header = der::Header::new(Tag::Sequence, length);
+    let mut bound = Zeroizing::new(Vec::with_capacity(usize::try_from((length + header.encoded_len()?)?)?));
+    header.encode_to_vec(&mut bound)?;
+    0u8.encode_to_vec(&mut bound)?;
+    bound.extend_from_slice(&identifier);
+    key.encode_to_vec(&mut bound)?;
+    Ok(bound)
 }
 
 /// Signs a message with an empty context (FIPS 204, 5.2).
@@ -357,9 +427,9 @@ fn padding(family: SchemeFamily, hash: Hash) -> Option<&'static dyn RsaEncoding>
         (SchemeFamily::RsaPkcs1, Hash::Sha256) => &signature::RSA_PKCS1_SHA256,
         (SchemeFamily::RsaPkcs1, Hash::Sha384) => &signature::RSA_PKCS1_SHA384,
         (SchemeFamily::RsaPkcs1, Hash::Sha512) => &signature::RSA_PKCS1_SHA512,
-        (SchemeFamily::RsaPss, Hash::Sha256) => &signature::RSA_PSS_SHA256,
-        (SchemeFamily::RsaPss, Hash::Sha384) => &signature::RSA_PSS_SHA384,
-        (SchemeFamily::RsaPss, Hash::Sha512) => &signature::RSA_PSS_SHA512,
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Hash::Sha256) => &signature::RSA_PSS_SHA256,
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Hash::Sha384) => &signature::RSA_PSS_SHA384,
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Hash::Sha512) => &signature::RSA_PSS_SHA512,
         _ => return None,
     })
 }

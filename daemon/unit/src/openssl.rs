@@ -48,7 +48,9 @@ pub(crate) fn verifies(spki: &[u8], scheme: Scheme, message: &[u8], signature: &
         return try_run(&format!("{raw} -inkey {key} -in {message} -sigfile {signature}"), &[]).1;
     };
     let padding = match scheme.family() {
-        SchemeFamily::RsaPss => " -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest",
+        SchemeFamily::RsaPss | SchemeFamily::RsaPssPss => {
+            " -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest"
+        }
         _ => "",
     };
     let hash = name(hash);

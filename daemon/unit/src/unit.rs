@@ -165,7 +165,7 @@ pub enum UnitError {
     KeyCannotSign,
     /// Keys of this type are not made here.
     #[error(
-        "cannot generate a key of type {0}: p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096 and ml-dsa-44, 65 and 87 can be"
+        "cannot generate a key of type {0}: p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048 to 4096, and ml-dsa-44, 65 and 87 can be"
     )]
     KeyTypeNotSupported(KeyType),
     /// The blob belongs to a unit with another master key.

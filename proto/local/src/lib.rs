@@ -11,6 +11,7 @@ mod label;
 mod ml_dsa;
 pub mod oid;
 mod outcome;
+mod pss;
 mod public_key;
 mod reference;
 mod words;
@@ -24,6 +25,7 @@ pub mod message {
 pub use label::{InvalidLabel, Label};
 pub use message::Outcome;
 pub use ml_dsa::MlDsa;
+pub use pss::PssParameters;
 pub use public_key::{Curve, InvalidPublicKey, PublicKey};
 pub use reference::{InvalidReference, Reference};
 pub use words::{Hash, KeyType, Scheme, SchemeFamily, UnknownWord, Use};

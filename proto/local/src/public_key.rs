@@ -2,8 +2,8 @@ use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, UintRef};
 use der::{Decode, Reader, SliceReader};
 use thiserror::Error;
 
-use crate::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, SECP256R1, SECP384R1, SECP521R1};
-use crate::{KeyType, MlDsa};
+use crate::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, RSASSA_PSS, SECP256R1, SECP384R1, SECP521R1};
+use crate::{Hash, KeyType, MlDsa, PssParameters, Scheme, pss};
 
 /// A public key, taken out of a SubjectPublicKeyInfo (RFC 5280, 4.1).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -15,6 +15,15 @@ pub enum PublicKey {
         modulus: Vec<u8>,
         /// The public exponent.
         exponent: Vec<u8>,
+    },
+    /// RSA bound to RSASSA-PSS (RFC 4055, 1.2), numbers as above.
+    RsaPss {
+        /// The modulus.
+        modulus: Vec<u8>,
+        /// The public exponent.
+        exponent: Vec<u8>,
+        /// What signatures are restricted to, if to anything.
+        parameters: Option<PssParameters>,
     },
     /// A point on a NIST curve (RFC 5480), uncompressed: 0x04, X, Y.
     Ec {
@@ -43,6 +52,14 @@ impl PublicKey {
         let Some(bits) = BitStringRef::as_bytes(&bits) else { return Ok(None) };
         Ok(match algorithm {
             RSA_ENCRYPTION => Self::rsa(bits)?,
+            RSASSA_PSS => match (Self::rsa(bits)?, parameters.map(PssParameters::read)) {
+                // Parameters that are not supported.
+                (_, Some(None)) => None,
+                (Some(Self::Rsa { modulus, exponent }), parameters) => {
+                    Some(Self::RsaPss { modulus, exponent, parameters: parameters.flatten() })
+                }
+                _ => None,
+            },
             EC_PUBLIC_KEY => match parameters {
                 Some(curve) => Self::ec(curve.decode_as()?, bits),
                 None => None,
@@ -75,17 +92,44 @@ impl PublicKey {
     pub fn key_type(&self) -> KeyType {
         match self {
             Self::Rsa { .. } => KeyType::Rsa(u16::try_from(self.bits()).unwrap_or(u16::MAX)),
+            Self::RsaPss { .. } => KeyType::RsaPss(u16::try_from(self.bits()).unwrap_or(u16::MAX)),
             Self::Ec { curve, .. } => curve.key_type(),
             Self::Ed25519(_) => KeyType::Ed25519,
             Self::MlDsa(parameters, _) => KeyType::MlDsa(*parameters),
         }
     }
 
+    /// The schemes that the key can sign with, the preferred one first: those of its type, or the one that it is restricted
+    /// to.
+    pub fn schemes(&self) -> &'static [Scheme] {
+        match self {
+            Self::RsaPss { parameters: Some(parameters), .. } => match parameters.hash() {
+                Hash::Sha256 => &[Scheme::RsaPssPssSha256],
+                Hash::Sha384 => &[Scheme::RsaPssPssSha384],
+                Hash::Sha512 => &[Scheme::RsaPssPssSha512],
+            },
+            _ => self.key_type().schemes(),
+        }
+    }
+
+    /// Binds the SubjectPublicKeyInfo of an RSA key to RSASSA-PSS; `None` if it is of no RSA key.
+    pub fn bind_to_pss(spki: &[u8], parameters: Option<PssParameters>) -> Option<Vec<u8>> {
+        match Self::from_spki(spki).ok()? {
+            Self::Rsa { .. } => pss::bound(Self::bits_of(spki)?, parameters),
+            _ => None,
+        }
+    }
+
+    /// What a SubjectPublicKeyInfo has for the key alone, as for RSA an RSAPublicKey (RFC 8017, A.1.1).
+    pub fn bits_of(spki: &[u8]) -> Option<&[u8]> {
+        SliceReader::new(spki).ok()?.sequence_all().ok()?.2.as_bytes()
+    }
+
     /// Size of the modulus or of the field, in bits; 253 for Ed25519 and the whole public key for ML-DSA, as OpenSSL
     /// counts them.
     pub fn bits(&self) -> usize {
         match self {
-            Self::Rsa { modulus, .. } => {
+            Self::Rsa { modulus, .. } | Self::RsaPss { modulus, .. } => {
                 let zeros = modulus.first().map_or(0, |byte| byte.leading_zeros());
                 modulus.len() * 8 - zeros as usize
             }
@@ -98,7 +142,7 @@ impl PublicKey {
     /// Security in bits: NIST SP 800-57 part 1, table 2, for the sizes that occur.
     pub fn security_bits(&self) -> usize {
         match self {
-            Self::Rsa { .. } => match self.bits() {
+            Self::Rsa { .. } | Self::RsaPss { .. } => match self.bits() {
                 7680.. => 192,
                 4096.. => 152,
                 3072.. => 128,
@@ -117,7 +161,7 @@ impl PublicKey {
     /// Length of the longest signature, in bytes. An ECDSA signature in DER may be shorter.
     pub fn max_signature(&self) -> usize {
         match self {
-            Self::Rsa { modulus, .. } => modulus.len(),
+            Self::Rsa { modulus, .. } | Self::RsaPss { modulus, .. } => modulus.len(),
             Self::Ec { curve: Curve::P256, .. } => 72,
             Self::Ec { curve: Curve::P384, .. } => 104,
             Self::Ec { curve: Curve::P521, .. } => 139,

@@ -19,13 +19,15 @@ pub enum KeyType {
     Ed25519,
     /// RSA with a modulus of so many bits.
     Rsa(u16),
+    /// RSA with a modulus of so many bits, bound to RSASSA-PSS (RFC 4055, 1.2).
+    RsaPss(u16),
     /// ML-DSA (FIPS 204).
     MlDsa(MlDsa),
 }
 
 impl KeyType {
     /// The types that a unit generates. Imported RSA keys may have other sizes.
-    pub const GENERATED: [Self; 10] = [
+    pub const GENERATED: [Self; 13] = [
         Self::P256,
         Self::P384,
         Self::P521,
@@ -33,6 +35,9 @@ impl KeyType {
         Self::Rsa(2048),
         Self::Rsa(3072),
         Self::Rsa(4096),
+        Self::RsaPss(2048),
+        Self::RsaPss(3072),
+        Self::RsaPss(4096),
         Self::MlDsa(MlDsa::MlDsa44),
         Self::MlDsa(MlDsa::MlDsa65),
         Self::MlDsa(MlDsa::MlDsa87),
@@ -53,6 +58,7 @@ impl KeyType {
                 Scheme::RsaPkcs1Sha384,
                 Scheme::RsaPkcs1Sha512,
             ],
+            Self::RsaPss(_) => &[Scheme::RsaPssPssSha256, Scheme::RsaPssPssSha384, Scheme::RsaPssPssSha512],
             Self::MlDsa(MlDsa::MlDsa44) => &[Scheme::MlDsa44],
             Self::MlDsa(MlDsa::MlDsa65) => &[Scheme::MlDsa65],
             Self::MlDsa(MlDsa::MlDsa87) => &[Scheme::MlDsa87],
@@ -68,6 +74,7 @@ impl fmt::Display for KeyType {
             Self::P521 => f.pad("p521"),
             Self::Ed25519 => f.pad("ed25519"),
             Self::Rsa(bits) => f.pad(&format!("rsa{bits}")),
+            Self::RsaPss(bits) => f.pad(&format!("rsa-pss{bits}")),
             Self::MlDsa(parameters) => f.pad(&parameters.name().to_ascii_lowercase()),
         }
     }
@@ -78,7 +85,10 @@ impl FromStr for KeyType {
 
     /// Reads the name of a type, as in `p256`, `rsa2048` or `ml-dsa-65`.
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        let rsa = |bits: &str| bits.parse().ok().filter(|bits| (2048..=8192).contains(bits)).map(Self::Rsa);
+        let rsa = |bits: &str| bits.parse().ok().filter(|bits| (2048..=8192).contains(bits));
+        if let Some(bits) = text.strip_prefix("rsa-pss").and_then(rsa) {
+            return Ok(Self::RsaPss(bits));
+        }
         match text {
             "p256" => Ok(Self::P256),
             "p384" => Ok(Self::P384),
@@ -90,8 +100,9 @@ impl FromStr for KeyType {
             _ => text
                 .strip_prefix("rsa")
                 .and_then(rsa)
+                .map(Self::Rsa)
                 .ok_or(UnknownWord(
-                    "key type; known are p256, p384, p521, ed25519, rsa2048 to rsa8192, ml-dsa-44, ml-dsa-65 and ml-dsa-87",
+                    "key type; known are p256, p384, p521, ed25519, rsa2048 to rsa8192, rsa-pss2048 to rsa-pss8192, ml-dsa-44, ml-dsa-65 and ml-dsa-87",
                 )),
         }
     }
@@ -122,6 +133,12 @@ pub enum Scheme {
     RsaPssRsaeSha512 = 0x0806,
     /// Ed25519 (RFC 8032), over the whole message.
     Ed25519 = 0x0807,
+    /// As [`Scheme::RsaPssRsaeSha256`], for keys that are bound to RSASSA-PSS.
+    RsaPssPssSha256 = 0x0809,
+    /// As [`Scheme::RsaPssRsaeSha384`], for keys that are bound to RSASSA-PSS.
+    RsaPssPssSha384 = 0x080a,
+    /// As [`Scheme::RsaPssRsaeSha512`], for keys that are bound to RSASSA-PSS.
+    RsaPssPssSha512 = 0x080b,
     /// ML-DSA-44 (FIPS 204), over the whole message, with an empty context; TLS 1.3 only (draft-ietf-tls-mldsa).
     MlDsa44 = 0x0904,
     /// ML-DSA-65, likewise.
@@ -132,7 +149,7 @@ pub enum Scheme {
 
 impl Scheme {
     /// Every scheme there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::RsaPkcs1Sha256,
         Self::RsaPkcs1Sha384,
         Self::RsaPkcs1Sha512,
@@ -143,6 +160,9 @@ impl Scheme {
         Self::RsaPssRsaeSha384,
         Self::RsaPssRsaeSha512,
         Self::Ed25519,
+        Self::RsaPssPssSha256,
+        Self::RsaPssPssSha384,
+        Self::RsaPssPssSha512,
         Self::MlDsa44,
         Self::MlDsa65,
         Self::MlDsa87,
@@ -168,18 +188,33 @@ impl Scheme {
                 SchemeFamily::Ecdsa
             }
             Self::Ed25519 => SchemeFamily::Ed25519,
+            Self::RsaPssPssSha256 | Self::RsaPssPssSha384 | Self::RsaPssPssSha512 => SchemeFamily::RsaPssPss,
             Self::MlDsa44 => SchemeFamily::MlDsa(MlDsa::MlDsa44),
             Self::MlDsa65 => SchemeFamily::MlDsa(MlDsa::MlDsa65),
             Self::MlDsa87 => SchemeFamily::MlDsa(MlDsa::MlDsa87),
         }
     }
 
+    /// Whether it is RSASSA-PSS, for keys that are bound to that or for others.
+    pub fn is_pss(self) -> bool {
+        matches!(self.family(), SchemeFamily::RsaPss | SchemeFamily::RsaPssPss)
+    }
+
     /// The hash that is applied to the message first; `None` where the algorithm takes the message whole.
     pub fn hash(self) -> Option<Hash> {
         match self {
-            Self::RsaPkcs1Sha256 | Self::RsaPssRsaeSha256 | Self::EcdsaSecp256r1Sha256 => Some(Hash::Sha256),
-            Self::RsaPkcs1Sha384 | Self::RsaPssRsaeSha384 | Self::EcdsaSecp384r1Sha384 => Some(Hash::Sha384),
-            Self::RsaPkcs1Sha512 | Self::RsaPssRsaeSha512 | Self::EcdsaSecp521r1Sha512 => Some(Hash::Sha512),
+            Self::RsaPkcs1Sha256
+            | Self::RsaPssRsaeSha256
+            | Self::RsaPssPssSha256
+            | Self::EcdsaSecp256r1Sha256 => Some(Hash::Sha256),
+            Self::RsaPkcs1Sha384
+            | Self::RsaPssRsaeSha384
+            | Self::RsaPssPssSha384
+            | Self::EcdsaSecp384r1Sha384 => Some(Hash::Sha384),
+            Self::RsaPkcs1Sha512
+            | Self::RsaPssRsaeSha512
+            | Self::RsaPssPssSha512
+            | Self::EcdsaSecp521r1Sha512 => Some(Hash::Sha512),
             Self::Ed25519 | Self::MlDsa44 | Self::MlDsa65 | Self::MlDsa87 => None,
         }
     }
@@ -197,6 +232,9 @@ impl Scheme {
             Self::RsaPssRsaeSha384 => "rsa_pss_rsae_sha384",
             Self::RsaPssRsaeSha512 => "rsa_pss_rsae_sha512",
             Self::Ed25519 => "ed25519",
+            Self::RsaPssPssSha256 => "rsa_pss_pss_sha256",
+            Self::RsaPssPssSha384 => "rsa_pss_pss_sha384",
+            Self::RsaPssPssSha512 => "rsa_pss_pss_sha512",
             Self::MlDsa44 => "mldsa44",
             Self::MlDsa65 => "mldsa65",
             Self::MlDsa87 => "mldsa87",
@@ -233,6 +271,8 @@ pub enum SchemeFamily {
     RsaPkcs1,
     /// RSASSA-PSS with an rsaEncryption key, salt as long as the hash.
     RsaPss,
+    /// The same with a key that is bound to RSASSA-PSS.
+    RsaPssPss,
 }
 
 /// A hash function of the SHA-2 family.

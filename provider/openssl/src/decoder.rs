@@ -174,6 +174,7 @@ fn read_all(bio: Bio, input: *mut c_void) -> Option<Vec<u8>> {
 fn type_name(key_type: KeyType) -> Option<&'static str> {
     match key_type {
         KeyType::Rsa(_) => Some("RSA"),
+        KeyType::RsaPss(_) => Some("RSA-PSS"),
         KeyType::P256 | KeyType::P384 | KeyType::P521 => Some("EC"),
         KeyType::Ed25519 => Some("ED25519"),
         KeyType::MlDsa(parameters) => Some(parameters.name()),

@@ -7,7 +7,7 @@
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::{mem, ptr};
 
-use keyward_proto::{Curve, MlDsa, PublicKey};
+use keyward_proto::{Curve, Hash, MlDsa, PublicKey};
 
 use crate::PROPERTIES;
 use crate::abi::{
@@ -56,7 +56,7 @@ entry_points! {
         let (Some(one), Some(other)) = (one.and_then(Key::public), other.and_then(Key::public)) else {
             return Err(Error::silent());
         };
-        let keys = selection & (SELECT_PRIVATE_KEY | SELECT_PUBLIC_KEY) == 0 || one == other;
+        let keys = selection & (SELECT_PRIVATE_KEY | SELECT_PUBLIC_KEY) == 0 || same(one, other);
         let groups = selection & SELECT_DOMAIN_PARAMETERS == 0 || group(one) == group(other);
         Ok(c_int::from(keys && groups))
     }
@@ -86,6 +86,16 @@ entry_points! {
         match public {
             PublicKey::Rsa { modulus, exponent } if whole => {
                 lent = lent.unsigned(N, modulus).unsigned(E, exponent);
+            }
+            PublicKey::RsaPss { modulus, exponent, parameters } => {
+                if whole {
+                    lent = lent.unsigned(N, modulus).unsigned(E, exponent);
+                }
+                if let Some(parameters) = parameters {
+                    let hash = hash_name(parameters.hash()).to_str().unwrap_or_default();
+                    lent = lent.utf8(DIGEST, hash).utf8(MGF1_DIGEST, hash);
+                    lent = lent.integer(SALT_LENGTH, c_int::from(parameters.salt()));
+                }
             }
             PublicKey::Ec { curve, point } => {
                 lent = lent.utf8(GROUP, curve.openssl_name());
@@ -121,7 +131,7 @@ entry_points! {
         });
         let mut octets = |key, value| fitted &= params.find(key).is_none_or(|p| p.answer_octets(value));
         match public {
-            PublicKey::Rsa { modulus, exponent } => {
+            PublicKey::Rsa { modulus, exponent } | PublicKey::RsaPss { modulus, exponent, .. } => {
                 fitted &= params.find(N).is_none_or(|p| p.answer_unsigned(modulus));
                 fitted &= params.find(E).is_none_or(|p| p.answer_unsigned(exponent));
             }
@@ -144,11 +154,22 @@ entry_points! {
             }
             _ => return Err(Error::silent()),
         }
+        if let PublicKey::RsaPss { parameters: Some(parameters), .. } = public {
+            // Instead of a default: there is no other (EVP_PKEY_get_default_digest_nid(3)).
+            let hash = hash_name(parameters.hash());
+            fitted &= params.find(MANDATORY_DIGEST).is_none_or(|p| p.answer_utf8(hash));
+            return Ok(c_int::from(fitted));
+        }
         fitted &= params.find(DEFAULT_DIGEST).is_none_or(|p| p.answer_utf8(c"SHA256"));
         Ok(c_int::from(fitted))
     }
 
-    /// EC keys sign with the algorithm `ECDSA`; the others with one that has the name of the key.
+    /// RSA keys that are bound to RSASSA-PSS sign with the algorithm of all RSA keys.
+    fn rsa_pss_operation_name(_operation: c_int) -> *const c_char {
+        Ok(c"RSA".as_ptr())
+    }
+
+    /// EC keys sign with the algorithm `ECDSA`; those without such a function with one that has the name of the key.
     fn ec_operation_name(_operation: c_int) -> *const c_char {
         Ok(c"ECDSA".as_ptr())
     }
@@ -174,6 +195,24 @@ fn public_key(params: Params<'_>) -> Option<PublicKey> {
     }
 }
 
+/// Whether two public keys are the same, whatever an RSA key is restricted to: that is not asked when one is compared with
+/// the key of a certificate, and is not there in what was imported.
+fn same(one: &PublicKey, other: &PublicKey) -> bool {
+    match (rsa_numbers(one), rsa_numbers(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+fn rsa_numbers(key: &PublicKey) -> Option<[&[u8]; 2]> {
+    match key {
+        PublicKey::Rsa { modulus, exponent } | PublicKey::RsaPss { modulus, exponent, .. } => {
+            Some([modulus, exponent])
+        }
+        _ => None,
+    }
+}
+
 /// What stands for domain parameters: the group, which only EC keys have.
 fn group(key: &PublicKey) -> Option<Curve> {
     match key {
@@ -187,6 +226,14 @@ fn group_name(curve: Curve) -> &'static CStr {
         Curve::P256 => c"prime256v1",
         Curve::P384 => c"secp384r1",
         Curve::P521 => c"secp521r1",
+    }
+}
+
+fn hash_name(hash: Hash) -> &'static CStr {
+    match hash {
+        Hash::Sha384 => c"SHA384",
+        Hash::Sha512 => c"SHA512",
+        _ => c"SHA256",
     }
 }
 
@@ -205,6 +252,12 @@ static ALGORITHMS: &[Algorithm] = &[
     Algorithm::new(ML_DSA_65, PROPERTIES, COMMON, c"ML-DSA-65 key held by Keyward"),
     Algorithm::new(ML_DSA_87, PROPERTIES, COMMON, c"ML-DSA-87 key held by Keyward"),
     Algorithm::new(c"RSA:rsaEncryption:1.2.840.113549.1.1.1", PROPERTIES, COMMON, c"RSA key held by Keyward"),
+    Algorithm::new(
+        c"RSA-PSS:RSASSA-PSS:1.2.840.113549.1.1.10",
+        PROPERTIES,
+        RSA_PSS,
+        c"RSA key for RSASSA-PSS held by Keyward",
+    ),
     Algorithm::new(c"EC:id-ecPublicKey:1.2.840.10045.2.1", PROPERTIES, EC, c"EC key held by Keyward"),
     Algorithm::new(c"ED25519:1.3.101.112", PROPERTIES, COMMON, c"Ed25519 key held by Keyward"),
     Algorithm::END,
@@ -236,11 +289,15 @@ macro_rules! table {
 }
 
 static COMMON: &[Dispatch] = table! {};
+static RSA_PSS: &[Dispatch] = table! { abi::KEYMGMT_QUERY_OPERATION_NAME => rsa_pss_operation_name };
 static EC: &[Dispatch] = table! { abi::KEYMGMT_QUERY_OPERATION_NAME => ec_operation_name };
 
 static EXCHANGED: &[Known] = &[
     Known::new(N, UNSIGNED_INTEGER),
     Known::new(E, UNSIGNED_INTEGER),
+    Known::new(DIGEST, UTF8_STRING),
+    Known::new(MGF1_DIGEST, UTF8_STRING),
+    Known::new(SALT_LENGTH, INTEGER),
     Known::new(GROUP, UTF8_STRING),
     Known::new(PUB, OCTET_STRING),
     Known::END,
@@ -268,6 +325,9 @@ const DEFAULT_DIGEST: &CStr = c"default-digest";
 const MANDATORY_DIGEST: &CStr = c"mandatory-digest";
 const N: &CStr = c"n";
 const E: &CStr = c"e";
+const DIGEST: &CStr = c"digest";
+const MGF1_DIGEST: &CStr = c"mgf1-digest";
+const SALT_LENGTH: &CStr = c"saltlen";
 const GROUP: &CStr = c"group";
 const PUB: &CStr = c"pub";
 const ENCODED_PUB: &CStr = c"encoded-pub-key";

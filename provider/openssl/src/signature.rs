@@ -2,8 +2,9 @@
 //!
 //! TLS hands over the whole message in one call, which becomes one request to the daemon. Init only takes
 //! notes: it is called as a probe, and a failure there would be reported by servers as "no suitable signature
-//! algorithm", often unseen. So whatever is wrong is said when the signature is asked for. Tools that feed a
-//! message in parts, or bring a digest, are served too; a message too long for a frame is hashed here.
+//! algorithm", often unseen. So whatever is wrong is said when the signature is asked for, but for the hash of a
+//! key that is restricted to another one, which libssl asks about. Tools that feed a message in parts, or bring
+//! a digest, are served too; a message too long for a frame is hashed here.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use keyward_client::Input;
 use keyward_proto::frame::MAX_WHOLE_MESSAGE;
-use keyward_proto::{Hash, MlDsa, PublicKey, Scheme, SchemeFamily};
+use keyward_proto::{Hash, MlDsa, PssParameters, PublicKey, Scheme, SchemeFamily};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use crate::PROPERTIES;
@@ -27,7 +28,8 @@ use crate::params::{Params, Value, bytes};
 pub(crate) struct Operation {
     key: Option<Arc<Held>>,
     digest: Option<DigestName>,
-    padding: Padding,
+    /// As it was asked for; otherwise that of the key.
+    padding: Option<Padding>,
     /// Digest of the mask of PSS, if it was set.
     mgf1: Option<DigestName>,
     /// Salt length that was asked for, as it was asked for; `None`: as long as the digest.
@@ -43,9 +45,8 @@ enum DigestName {
     Unknown,
 }
 
-#[derive(Clone, Copy, Default, PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Padding {
-    #[default]
     Pkcs1,
     Pss,
 }
@@ -165,12 +166,22 @@ entry_points! {
         Ok(SETTABLE.as_ptr())
     }
 
-    /// Only tools that write certificates and requests ask, for the AlgorithmIdentifier to put in.
+    /// Only tools that write certificates, requests and CMS ask: for the AlgorithmIdentifier to put in, and whether it is
+    /// to be that of PSS.
     fn get_ctx_params(operation: Option<&Operation>, params: Params<'_>) -> c_int {
         let operation = operation.ok_or(Error::null())?;
-        let Some(param) = params.find(ALGORITHM_ID) else { return Ok(1) };
-        let identifier = algorithm_identifier(operation.scheme()?);
-        Ok(c_int::from(param.answer_octets(&identifier)))
+        let mut fitted = true;
+        if let Some(param) = params.find(ALGORITHM_ID) {
+            fitted &= param.answer_octets(&algorithm_identifier(operation.scheme()?));
+        }
+        if let Some(param) = params.find(PAD_MODE) {
+            let (number, word) = match operation.padding()? {
+                Padding::Pkcs1 => (abi::RSA_PKCS1_PADDING, c"pkcs1"),
+                Padding::Pss => (abi::RSA_PKCS1_PSS_PADDING, c"pss"),
+            };
+            fitted &= param.answer_integer(number.unsigned_abs()) || param.answer_utf8(word);
+        }
+        Ok(c_int::from(fitted))
     }
 
     fn gettable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const Known {
@@ -196,14 +207,28 @@ impl Operation {
         self.mgf1 = None;
         self.message = Message::default();
         self.set(params)?;
+        self.refuse_other_hash()?;
         Ok(1)
+    }
+
+    /// The one thing that is said as early as here: libssl finds out by it which hash a key is restricted to.
+    fn refuse_other_hash(&self) -> Result<(), Error> {
+        match (self.key()?.reference.public_key(), self.digest) {
+            (PublicKey::RsaPss { parameters: Some(parameters), .. }, Some(digest))
+                if digest != DigestName::Known(parameters.hash()) =>
+            {
+                let text = "cannot sign with this digest: the key is restricted to another one";
+                Err(Error::new(Reason::NotSupported, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn set(&mut self, params: Params<'_>) -> Result<(), Error> {
         if let Some(padding) = params.find(PAD_MODE) {
-            self.padding = Padding::read(&padding).ok_or_else(|| {
+            self.padding = Some(Padding::read(&padding).ok_or_else(|| {
                 Error::new(Reason::NotSupported, "cannot sign with a padding other than pkcs1 and pss")
-            })?;
+            })?);
         }
         if let Some(salt) = params.find(SALT_LENGTH) {
             self.salt = Some(salt_length(&salt).ok_or_else(|| {
@@ -234,30 +259,48 @@ impl Operation {
                 return Err(Error::new(Reason::NotSupported, text));
             }
         };
-        let scheme = match self.key()?.reference.public_key() {
+        let key = self.key()?.reference.public_key();
+        let scheme = match key {
             PublicKey::Ed25519(_) => Scheme::of(SchemeFamily::Ed25519, hash),
             PublicKey::MlDsa(parameters, _) => Scheme::of(SchemeFamily::MlDsa(*parameters), hash),
             PublicKey::Ec { .. } => Scheme::of(SchemeFamily::Ecdsa, Some(hash.unwrap_or(Hash::Sha256))),
-            PublicKey::Rsa { .. } => {
-                let hash = hash.unwrap_or(Hash::Sha256);
-                if self.padding == Padding::Pss
-                    && self.mgf1.is_some_and(|mgf1| mgf1 != DigestName::Known(hash))
-                {
+            key @ (PublicKey::Rsa { .. } | PublicKey::RsaPss { .. }) => {
+                let restricted = match key {
+                    PublicKey::RsaPss { parameters, .. } => parameters.map(PssParameters::hash),
+                    _ => None,
+                };
+                let hash = hash.or(restricted).unwrap_or(Hash::Sha256);
+                let padding = self.padding()?;
+                if padding == Padding::Pss && self.mgf1.is_some_and(|mgf1| mgf1 != DigestName::Known(hash)) {
                     let text = "cannot sign with an MGF1 digest that is not the digest of the message";
                     return Err(Error::new(Reason::NotSupported, text));
                 }
-                let family = match self.padding {
-                    Padding::Pkcs1 => SchemeFamily::RsaPkcs1,
-                    Padding::Pss => SchemeFamily::RsaPss,
+                let family = match (key, padding) {
+                    (PublicKey::RsaPss { .. }, _) => SchemeFamily::RsaPssPss,
+                    (_, Padding::Pkcs1) => SchemeFamily::RsaPkcs1,
+                    (_, Padding::Pss) => SchemeFamily::RsaPss,
                 };
                 let as_digest = |salt: i64| salt < 0 || usize::try_from(salt) == Ok(hash.length());
                 Scheme::of(family, Some(hash)).filter(|_| self.salt.is_none_or(as_digest))
             }
             _ => None,
         };
+        let scheme = scheme.filter(|scheme| key.schemes().contains(scheme));
         scheme.ok_or_else(|| {
             Error::new(Reason::NotSupported, "cannot sign with this combination of key, digest and salt")
         })
+    }
+
+    /// The padding of an RSA signature: PKCS #1 where nothing else is asked for, but for keys that are bound to PSS.
+    fn padding(&self) -> Result<Padding, Error> {
+        match (self.key()?.reference.public_key(), self.padding) {
+            (PublicKey::RsaPss { .. }, Some(Padding::Pkcs1)) => {
+                let text = "cannot sign with PKCS #1 v1.5: the key is bound to RSASSA-PSS";
+                Err(Error::new(Reason::NotSupported, text))
+            }
+            (PublicKey::RsaPss { .. }, _) => Ok(Padding::Pss),
+            (_, asked) => Ok(asked.unwrap_or(Padding::Pkcs1)),
+        }
     }
 
     fn sign_message(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
@@ -276,7 +319,7 @@ impl Operation {
     /// padding, where the caller would expect the bytes to be padded as they are.
     fn sign_digest(&self, digest: &[u8]) -> Result<Vec<u8>, Error> {
         let mut named = self.clone();
-        if self.digest.is_none() && (self.padding == Padding::Pss || self.is_ec()?) {
+        if self.digest.is_none() && (self.is_ec()? || self.padding()? == Padding::Pss) {
             let of_length = |hash: &Hash| hash.length() == digest.len();
             named.digest =
                 [Hash::Sha256, Hash::Sha384, Hash::Sha512].into_iter().find(of_length).map(DigestName::Known);
@@ -432,10 +475,10 @@ impl Out<'_> {
 /// AlgorithmIdentifier in DER, as OpenSSL's default provider writes it.
 fn algorithm_identifier(scheme: Scheme) -> Vec<u8> {
     // RFC 5758, 3.2 and RFC 4055, 5: the last arc of each object identifier.
-    let (ecdsa, pkcs1, sha2) = match scheme.hash() {
-        Some(Hash::Sha512) => (4, 13, 3),
-        Some(Hash::Sha384) => (3, 12, 2),
-        _ => (2, 11, 1),
+    let (ecdsa, pkcs1) = match scheme.hash() {
+        Some(Hash::Sha512) => (4, 13),
+        Some(Hash::Sha384) => (3, 12),
+        _ => (2, 11),
     };
     match scheme.family() {
         SchemeFamily::Ecdsa => {
@@ -455,23 +498,8 @@ fn algorithm_identifier(scheme: Scheme) -> Vec<u8> {
             };
             vec![0x30, 0x0b, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x03, arc]
         }
-        // RFC 4055, 3.1: hash, MGF1 with the same hash, salt as long as the hash.
-        SchemeFamily::RsaPss => {
-            let salt = scheme.hash().map_or(32, Hash::length) as u8;
-            let hash = [
-                &[0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, sha2][..],
-                &[0x05, 0x00],
-            ]
-            .concat();
-            [
-                &[0x30, 0x41, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a][..],
-                &[0x30, 0x34, 0xa0, 0x0f],
-                &hash,
-                &[0xa1, 0x1c, 0x30, 0x1a, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x08],
-                &hash,
-                &[0xa2, 0x03, 0x02, 0x01, salt],
-            ]
-            .concat()
+        SchemeFamily::RsaPss | SchemeFamily::RsaPssPss => {
+            PssParameters::algorithm_identifier(scheme.hash().map(PssParameters::of))
         }
         _ => Vec::new(),
     }
@@ -519,7 +547,12 @@ static SETTABLE: &[Known] = &[
     Known::END,
 ];
 
-static GETTABLE: &[Known] = &[Known::new(ALGORITHM_ID, OCTET_STRING), Known::END];
+static GETTABLE: &[Known] = &[
+    Known::new(ALGORITHM_ID, OCTET_STRING),
+    Known::new(PAD_MODE, INTEGER),
+    Known::new(PAD_MODE, UTF8_STRING),
+    Known::END,
+];
 
 // OSSL_SIGNATURE_PARAM_*, provider-signature(7).
 const ALGORITHM_ID: &CStr = c"algorithm-id";

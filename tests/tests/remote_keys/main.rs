@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use keyward_client::{Address, Client, Error, Input};
-use keyward_proto::{Hash, KeyType, Scheme, SchemeFamily};
+use keyward_proto::{Hash, KeyType, Scheme};
 use keyward_tests::Daemon;
 use keyward_tests::pki::openssl;
 use keyward_tests::tool::{fail, succeed};
@@ -54,7 +54,7 @@ fn assert_verifies(daemon: &Daemon, public: &Path, scheme: Scheme, message: &[u8
         Some(Hash::Sha512) => drop(command.args(["-digest", "sha512"])),
         _ => {}
     }
-    if scheme.family() == SchemeFamily::RsaPss {
+    if scheme.is_pss() {
         command.args(["-pkeyopt", "rsa_padding_mode:pss", "-pkeyopt", "rsa_pss_saltlen:digest"]);
     }
     assert!(succeed(&mut command).contains("Verified"), "{scheme}\n{}", daemon.log());

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{self, Digest};
-use keyward_proto::{PublicKey, Scheme, SchemeFamily};
+use keyward_proto::{PublicKey, Scheme};
 use keyward_unit::{Header, Input, Wkid};
 
 use super::connection::Connection;
@@ -48,8 +48,8 @@ impl<'a> Job<'a> {
         scheme: Scheme,
         input: Input<'a>,
     ) -> Result<Self, Grep11Error> {
-        let key_type = version.key_type;
-        if !key_type.schemes().contains(&scheme) {
+        let (key, key_type) = (public_key(version)?, version.key_type);
+        if !key.schemes().contains(&scheme) {
             return Err(Grep11Error::SchemeNotSupported { scheme, key_type });
         }
         let (message, digest) = match (input, scheme.hash()) {
@@ -65,18 +65,17 @@ impl<'a> Job<'a> {
                 (None, Some(digest.map_err(wrong)?))
             }
         };
-        Self::new(version, Task::Sign(ToSign { scheme, message, digest }))
+        Self::new(version, key, Task::Sign(ToSign { scheme, message, digest }))
     }
 
     /// A decryption.
     pub(super) fn to_decrypt(version: &'a Version, ciphertext: &'a [u8]) -> Result<Self, Grep11Error> {
-        let job = Self::new(version, Task::Decrypt(ciphertext))?;
-        premaster::check(&job.key, ciphertext)?;
-        Ok(job)
+        let key = public_key(version)?;
+        premaster::check(&key, ciphertext)?;
+        Self::new(version, key, Task::Decrypt(ciphertext))
     }
 
-    fn new(version: &'a Version, task: Task<'a>) -> Result<Self, Grep11Error> {
-        let key = PublicKey::from_spki(&version.spki).map_err(|_| Grep11Error::NoPublicKey)?;
+    fn new(version: &'a Version, key: PublicKey, task: Task<'a>) -> Result<Self, Grep11Error> {
         let blobs = core::iter::once(&version.blob).chain(&version.next_blob);
         let wkids: Vec<_> = blobs.filter_map(|blob| Some(Header::read(blob)?.wkid())).collect();
         if wkids.is_empty() {
@@ -158,9 +157,7 @@ impl ToSign<'_> {
         let form = unit.form(self.scheme).ok_or_else(not_offered)?;
         let signed = self.sign_as(form, connection, blob, trace).await;
         match signed {
-            Err(Failure::NotOffered(_))
-                if form == Form::Digest && self.scheme.family() == SchemeFamily::RsaPss =>
-            {
+            Err(Failure::NotOffered(_)) if form == Form::Digest && self.scheme.is_pss() => {
                 unit.refused_digest_pss();
                 match unit.form(self.scheme) {
                     Some(Form::Message) => self.sign_as(Form::Message, connection, blob, trace).await,
@@ -196,4 +193,8 @@ pub(super) struct Answer {
     pub(super) network: Duration,
     pub(super) unit: Duration,
     pub(super) verify: Duration,
+}
+
+fn public_key(version: &Version) -> Result<PublicKey, Grep11Error> {
+    PublicKey::from_spki(&version.spki).map_err(|_| Grep11Error::NoPublicKey)
 }

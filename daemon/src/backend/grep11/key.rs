@@ -122,7 +122,12 @@ impl Connection {
 
     /// Has a key pair made that is able to do this and cannot be taken out.
     pub(super) async fn generate(&self, key_type: KeyType, abilities: Abilities) -> Result<Pair, Failure> {
-        let pair = self.generate_pair(key_type, &abilities.public(), &abilities.private()).await?;
+        let mut pair = self.generate_pair(key_type, &abilities.public(), &abilities.private()).await?;
+        if let KeyType::RsaPss(_) = key_type {
+            // Units know no such bond: it is in the public key, and kept by the daemon.
+            let bound = PublicKey::bind_to_pss(&pair.spki, None);
+            pair.spki = bound.ok_or_else(|| Failure::severe("asked for an RSA key, it made another one"))?;
+        }
         let made = PublicKey::from_spki(&pair.spki).ok().map(|key| key.key_type());
         match Header::read(&pair.blob) {
             Some(_) if made != Some(key_type) => {
@@ -155,7 +160,7 @@ impl Connection {
         for attribute in public {
             pub_key_template.extend(attributes(&[(*attribute, OneAttr::AttributeTf(true))]));
         }
-        if let KeyType::Rsa(_) = key_type {
+        if let KeyType::Rsa(_) | KeyType::RsaPss(_) = key_type {
             pub_key_template.extend(attributes(&[(cka::CKA_PUBLIC_EXPONENT, OneAttr::AttributeI(65537))]));
         }
         let request = GenerateKeyPairRequest {
@@ -203,7 +208,7 @@ impl Connection {
             self.unwrap_key(&transport_key.blob, mechanism, &wrapped.wrapped_aes_key, template).await?;
 
         let key_type = match wrapped.key_type {
-            KeyType::Rsa(_) => ckk::CKK_RSA,
+            KeyType::Rsa(_) | KeyType::RsaPss(_) => ckk::CKK_RSA,
             KeyType::MlDsa(_) => ckk::CKK_IBM_ML_DSA,
             _ => ckk::CKK_EC,
         };
@@ -223,7 +228,7 @@ impl Connection {
             (_, Some(header)) if header.extractable() || !abilities.are_of(&header) => Err(Failure::severe(
                 "asked to take in a key that cannot be taken out, for certain uses, it made another one",
             )),
-            (Some(spki), _) if spki == wrapped.spki => Ok(Pair { blob, spki }),
+            (Some(spki), _) if is_of(&spki, &wrapped.spki) => Ok(Pair { blob, spki: wrapped.spki.clone() }),
             _ => Err(Failure::severe("it took in a key, and tells a public key that is not of that")),
         }
     }
@@ -267,6 +272,16 @@ impl Connection {
     }
 }
 
+/// Whether a unit tells the public key that it was to take in: it knows no RSA keys that are bound to RSASSA-PSS.
+fn is_of(told: &[u8], wanted: &[u8]) -> bool {
+    match PublicKey::from_spki(wanted) {
+        Ok(PublicKey::RsaPss { parameters, .. }) => {
+            PublicKey::bind_to_pss(told, parameters).as_deref() == Some(wanted)
+        }
+        _ => told == wanted,
+    }
+}
+
 /// A key as an argument: in one form and not in the other.
 fn argument(dialect: Dialect, blob: &[u8]) -> (Option<KeyBlob>, Vec<u8>) {
     match dialect {
@@ -285,7 +300,7 @@ pub(super) fn blob_of(newer: Option<KeyBlob>, older: Vec<u8>) -> Vec<u8> {
 /// How a key is made: mechanism, and the attribute that says which.
 pub(crate) fn making(key_type: KeyType) -> (u64, u64, OneAttr) {
     let curve = match key_type {
-        KeyType::Rsa(bits) => {
+        KeyType::Rsa(bits) | KeyType::RsaPss(bits) => {
             let bits = OneAttr::AttributeI(bits.into());
             return (ckm::CKM_RSA_PKCS_KEY_PAIR_GEN, cka::CKA_MODULUS_BITS, bits);
         }

@@ -29,10 +29,16 @@ pub(crate) fn number(scheme: Scheme, form: Form) -> Option<u64> {
         (SchemeFamily::RsaPkcs1, Form::Message, Some(Hash::Sha256)) => ckm::CKM_SHA256_RSA_PKCS,
         (SchemeFamily::RsaPkcs1, Form::Message, Some(Hash::Sha384)) => ckm::CKM_SHA384_RSA_PKCS,
         (SchemeFamily::RsaPkcs1, Form::Message, Some(Hash::Sha512)) => ckm::CKM_SHA512_RSA_PKCS,
-        (SchemeFamily::RsaPss, Form::Digest, _) => ckm::CKM_RSA_PKCS_PSS,
-        (SchemeFamily::RsaPss, Form::Message, Some(Hash::Sha256)) => ckm::CKM_SHA256_RSA_PKCS_PSS,
-        (SchemeFamily::RsaPss, Form::Message, Some(Hash::Sha384)) => ckm::CKM_SHA384_RSA_PKCS_PSS,
-        (SchemeFamily::RsaPss, Form::Message, Some(Hash::Sha512)) => ckm::CKM_SHA512_RSA_PKCS_PSS,
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Form::Digest, _) => ckm::CKM_RSA_PKCS_PSS,
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Form::Message, Some(Hash::Sha256)) => {
+            ckm::CKM_SHA256_RSA_PKCS_PSS
+        }
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Form::Message, Some(Hash::Sha384)) => {
+            ckm::CKM_SHA384_RSA_PKCS_PSS
+        }
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Form::Message, Some(Hash::Sha512)) => {
+            ckm::CKM_SHA512_RSA_PKCS_PSS
+        }
         (SchemeFamily::Ed25519, Form::Message, _) => ckm::CKM_IBM_ED25519_SHA512,
         (SchemeFamily::MlDsa(_), Form::Message, _) => ckm::CKM_IBM_ML_DSA,
         _ => return None,
@@ -43,7 +49,7 @@ pub(crate) fn number(scheme: Scheme, form: Form) -> Option<u64> {
 /// a parameter without a length would stand for none.
 pub(crate) fn mechanism(scheme: Scheme, number: u64) -> Mechanism {
     let parameter = match (scheme.family(), scheme.hash()) {
-        (SchemeFamily::RsaPss, Some(hash)) => {
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Some(hash)) => {
             let (hash_mech, mgf) = match hash {
                 Hash::Sha256 => (ckm::CKM_SHA256, rsapss_parm::Mask::CkgMgf1Sha256),
                 Hash::Sha384 => (ckm::CKM_SHA384, rsapss_parm::Mask::CkgMgf1Sha384),
@@ -83,9 +89,7 @@ pub(crate) fn algorithm(hash: Hash) -> &'static digest::Algorithm {
 pub(super) fn signature(key: &PublicKey, raw: Vec<u8>) -> Option<Vec<u8>> {
     match key {
         PublicKey::Ec { curve, .. } => to_der(*curve, &raw),
-        PublicKey::Rsa { modulus, .. } => (raw.len() == modulus.len()).then_some(raw),
-        PublicKey::Ed25519(_) | PublicKey::MlDsa(..) => (raw.len() == key.max_signature()).then_some(raw),
-        _ => None,
+        key => (raw.len() == key.max_signature()).then_some(raw),
     }
 }
 

@@ -436,7 +436,8 @@ impl Grep11 {
         };
         let asked = Asked { deadline: Instant::now() + MAKING, trace: Trace::new(random(), 0) };
         if abilities.signs {
-            let scheme = key.key_type.schemes().first().copied().ok_or(Grep11Error::CannotSign)?;
+            let public = PublicKey::from_spki(&key.spki).map_err(|_| Grep11Error::NoPublicKey)?;
+            let scheme = public.schemes().first().copied().ok_or(Grep11Error::CannotSign)?;
             self.sign(&version, scheme, Input::Message(MESSAGE), &asked, &mut Times::default()).await?;
         }
         if abilities.decrypts {

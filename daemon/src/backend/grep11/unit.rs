@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Instant;
 
-use keyward_proto::{Scheme, SchemeFamily};
+use keyward_proto::Scheme;
 use keyward_unit::Wkid;
 use tokio::sync::{Notify, OnceCell};
 use tokio::task::JoinSet;
@@ -251,7 +251,7 @@ impl Unit {
     /// What to send it for a scheme: a digest where it takes one, or else the message.
     pub(super) fn form(&self, scheme: Scheme) -> Option<Form> {
         self.with(|state| {
-            let pss = scheme.family() == SchemeFamily::RsaPss;
+            let pss = scheme.is_pss();
             [Form::Digest, Form::Message].into_iter().find(|form| {
                 let number = mechanism::number(scheme, *form);
                 number.is_some_and(|number| state.mechanisms.binary_search(&number).is_ok())

@@ -1,8 +1,8 @@
 //! The bytes of a certificate request (PKCS #10, RFC 2986).
 
-use der::asn1::{Any, BitString, ObjectIdentifier};
-use der::{Encode, Tag, TagNumber};
-use keyward_proto::{MlDsa, Scheme};
+use der::asn1::{Any, AnyRef, BitString, ObjectIdentifier};
+use der::{Decode, Encode, Tag, TagNumber};
+use keyward_proto::{MlDsa, PssParameters, Scheme};
 
 use super::san::San;
 use super::subject::Subject;
@@ -32,6 +32,10 @@ pub(super) fn whole(info: Vec<u8>, scheme: Scheme, signature: &[u8]) -> Option<V
         // The parameters are NULL (RFC 4055, 5).
         Scheme::RsaPkcs1Sha256 => {
             [SHA256_WITH_RSA.to_der().ok()?, value(Tag::Null, Vec::new()).ok()?].concat()
+        }
+        Scheme::RsaPssPssSha256 | Scheme::RsaPssPssSha384 | Scheme::RsaPssPssSha512 => {
+            let identifier = PssParameters::algorithm_identifier(scheme.hash().map(PssParameters::of));
+            AnyRef::from_der(&identifier).ok()?.value().to_vec()
         }
         // The parameters are absent (RFC 8410, 3).
         Scheme::Ed25519 => keyward_proto::oid::ED25519.to_der().ok()?,

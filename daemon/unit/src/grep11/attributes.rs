@@ -220,7 +220,7 @@ fn changed(from: Attributes, changes: &Template) -> Result<Attributes, Error> {
 pub(crate) fn key_type(material: &Material) -> u64 {
     match material {
         Material::Key(key) => match key.pair() {
-            Pair::Rsa(_) => ckk::CKK_RSA,
+            Pair::Rsa(_) | Pair::RsaPss(..) => ckk::CKK_RSA,
             Pair::Ec(..) | Pair::Ed25519(_) => ckk::CKK_EC,
             Pair::MlDsa(..) => ckk::CKK_IBM_ML_DSA,
         },
@@ -248,7 +248,7 @@ pub(crate) fn bits(material: &Material) -> usize {
             words::KeyType::P256 => 256,
             words::KeyType::P384 => 384,
             words::KeyType::P521 => 521,
-            words::KeyType::Rsa(bits) => bits.into(),
+            words::KeyType::Rsa(bits) | words::KeyType::RsaPss(bits) => bits.into(),
             words::KeyType::MlDsa(parameters) => parameters.public_length() * 8,
             _ => 255,
         },

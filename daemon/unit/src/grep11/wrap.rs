@@ -16,6 +16,7 @@ use super::template::Template;
 use super::{Error, key_argument, key_blob};
 use crate::UnitError;
 use crate::blob::{self, Attributes};
+use crate::key::Pair;
 use crate::object::{Material, Object, Secret, SecretKind};
 use crate::rsa_numbers::PrivateNumbers;
 
@@ -171,6 +172,10 @@ fn secret(kind: SecretKind, plain: &[u8], template: &Template) -> Result<Materia
 fn private(wanted: u64, plain: &[u8], template: &Template) -> Result<Material, Error> {
     template.expect(cko::CKO_PRIVATE_KEY, wanted)?;
     let material = Material::from_pkcs8(plain).map_err(|_| invalid())?;
+    // PKCS #11 has no keys that are bound to a padding.
+    if matches!(&material, Material::Key(key) if matches!(key.pair(), Pair::RsaPss(..))) {
+        return Err(invalid());
+    }
     if key_type(&material) != wanted {
         let detail = "the wrapped key is not of the type that the template says";
         return Err(Error::new(ckr::CKR_TEMPLATE_INCONSISTENT, detail));

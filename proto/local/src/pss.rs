@@ -1,0 +1,185 @@
+use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier};
+use der::{Decode, Encode, Reader, SliceReader, Tag, TagNumber};
+
+use crate::Hash;
+use crate::oid::{MGF1, RSASSA_PSS, SHA256, SHA384, SHA512};
+
+/// What an RSA key that is bound to RSASSA-PSS may sign with, if it is restricted any further (RFC 4055, 1.2): one hash,
+/// which is that of MGF1, too, and a salt of at least so many bytes.
+///
+/// Also how a signature was made, where its AlgorithmIdentifier has to tell (RFC 4055, 3.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PssParameters {
+    hash: Hash,
+    salt: u8,
+}
+
+impl PssParameters {
+    /// Those of TLS: a salt as long as the hash (RFC 8446, 4.2.3).
+    pub fn of(hash: Hash) -> Self {
+        Self { hash, salt: hash.length() as u8 }
+    }
+
+    /// The hash.
+    pub fn hash(self) -> Hash {
+        self.hash
+    }
+
+    /// Length of the salt, in bytes: at most that of the hash.
+    pub fn salt(self) -> u8 {
+        self.salt
+    }
+
+    /// An AlgorithmIdentifier in DER for keys with this restriction, or without any, and for signatures; in the form of
+    /// OpenSSL, where RFC 4055 leaves a choice: the hash has NULL for parameters.
+    pub fn algorithm_identifier(parameters: Option<Self>) -> Vec<u8> {
+        // The encoder fails only for lengths near the end of memory; this has 67 bytes.
+        Self::encode(parameters).unwrap_or_default()
+    }
+
+    fn encode(parameters: Option<Self>) -> der::Result<Vec<u8>> {
+        let mut identifier = RSASSA_PSS.to_der()?;
+        if let Some(Self { hash, salt }) = parameters {
+            let hash = match hash {
+                Hash::Sha256 => SHA256,
+                Hash::Sha384 => SHA384,
+                Hash::Sha512 => SHA512,
+            };
+            let hash = value(Tag::Sequence, &[hash.to_der()?, value(Tag::Null, &[])?].concat())?;
+            let mask = value(Tag::Sequence, &[MGF1.to_der()?, hash.clone()].concat())?;
+            let mut fields = [value(field(0), &hash)?, value(field(1), &mask)?].concat();
+            // What is as it would be by default must be left out (X.690, 11.5).
+            if salt != DEFAULT_SALT {
+                fields.extend(value(field(2), &salt.to_der()?)?);
+            }
+            identifier.extend(value(Tag::Sequence, &fields)?);
+        }
+        value(Tag::Sequence, &identifier)
+    }
+
+    /// Reads the parameters of an AlgorithmIdentifier. `None` for what is not supported here: SHA-1, which is what an
+    /// empty SEQUENCE means, two hashes, a salt longer than the hash.
+    pub fn read(parameters: AnyRef<'_>) -> Option<Self> {
+        let mut fields = [None; 4];
+        let read = parameters.sequence(|reader| {
+            while !reader.is_finished() {
+                let next = AnyRef::decode(reader)?;
+                let place = (0..4).find(|number| field(*number) == der::Tagged::tag(&next));
+                // Each once, and in this order.
+                let free = place.filter(|place| fields.iter().skip(*place as usize).all(Option::is_none));
+                let place = free.ok_or(der::ErrorKind::Failed)? as usize;
+                fields[place] = Some(next);
+            }
+            Ok::<_, der::Error>(())
+        });
+        read.ok()?;
+        let [hash, mask, salt, trailer] = fields;
+        let hash = hash_of(hash?.value())?;
+        let (algorithm, of_mask) = algorithm(mask?.value())?;
+        let salt = match salt {
+            Some(salt) => u8::from_der(salt.value()).ok()?,
+            None => DEFAULT_SALT,
+        };
+        let trailer = trailer.is_none_or(|trailer| u8::from_der(trailer.value()) == Ok(1));
+        let same = algorithm == MGF1 && hash_of(&of_mask?.to_der().ok()?) == Some(hash);
+        (same && trailer && usize::from(salt) <= hash.length()).then_some(Self { hash, salt })
+    }
+}
+
+/// The SubjectPublicKeyInfo of an RSA key, bound to RSASSA-PSS. `None` if that is of no RSA key.
+pub(crate) fn bound(rsa_public_key: &[u8], parameters: Option<PssParameters>) -> Option<Vec<u8>> {
+    let bits = BitStringRef::from_bytes(rsa_public_key).and_then(|bits| bits.to_der()).ok()?;
+    let identifier = PssParameters::algorithm_identifier(parameters);
+    value(Tag::Sequence, &[identifier, bits].concat()).ok()
+}
+
+fn hash_of(identifier: &[u8]) -> Option<Hash> {
+    let (hash, parameters) = algorithm(identifier)?;
+    // Without parameters or with NULL (RFC 4055, 2.1).
+    if parameters.is_some_and(|parameters| parameters != AnyRef::NULL) {
+        return None;
+    }
+    match hash {
+        SHA256 => Some(Hash::Sha256),
+        SHA384 => Some(Hash::Sha384),
+        SHA512 => Some(Hash::Sha512),
+        _ => None,
+    }
+}
+
+fn algorithm(identifier: &[u8]) -> Option<(ObjectIdentifier, Option<AnyRef<'_>>)> {
+    let mut reader = SliceReader::new(identifier).ok()?;
+    let fields = reader.sequence(|fields| {
+        Ok::<_, der::Error>((ObjectIdentifier::decode(fields)?, Option::<AnyRef<'_>>::decode(fields)?))
+    });
+    reader.finish().ok()?;
+    fields.ok()
+}
+
+fn value(tag: Tag, bytes: &[u8]) -> der::Result<Vec<u8>> {
+    AnyRef::new(tag, bytes)?.to_der()
+}
+
+const fn field(number: u32) -> Tag {
+    Tag::ContextSpecific { number: TagNumber(number), constructed: true }
+}
+
+/// RFC 4055, 3.1: that of SHA-1.
+const DEFAULT_SALT: u8 = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(identifier: &[u8]) -> Option<PssParameters> {
+        let (oid, parameters) = algorithm(identifier).unwrap();
+        assert_eq!(oid, RSASSA_PSS);
+        PssParameters::read(parameters?)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for hash in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
+            for salt in [0, 20, hash.length() as u8] {
+                let parameters = PssParameters { hash, salt };
+                assert_eq!(read(&PssParameters::algorithm_identifier(Some(parameters))), Some(parameters));
+            }
+        }
+        assert_eq!(PssParameters::algorithm_identifier(None).len(), 13);
+    }
+
+    #[test]
+    fn the_form_is_that_of_openssl() {
+        // Signature algorithm of `openssl req -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest -sha256`.
+        let expected = concat!(
+            "304106092a864886f70d01010a3034a00f300d06096086480165030402010500",
+            "a11c301a06092a864886f70d010108300d06096086480165030402010500a203020120"
+        );
+        let written = PssParameters::algorithm_identifier(Some(PssParameters::of(Hash::Sha256)));
+        assert_eq!(written.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), expected);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused() {
+        let good = PssParameters::algorithm_identifier(Some(PssParameters::of(Hash::Sha256)));
+        let with = |position: usize, byte: u8| {
+            let mut changed = good.clone();
+            changed[position] = byte;
+            read(&changed)
+        };
+        let last = good.len() - 1;
+        assert!(with(last, 32).is_some());
+        // A salt of 33 bytes, another hash in the mask, SHA-224 for the hash.
+        for (position, byte) in [(last, 33), (last - 7, 2), (last - 37, 4)] {
+            assert_eq!(with(position, byte), None, "{position}");
+        }
+        // The defaults, which are SHA-1.
+        let mut empty = PssParameters::algorithm_identifier(None);
+        empty.extend([0x30, 0]);
+        empty[1] += 2;
+        assert_eq!(read(&empty), None);
+        for end in 0..good.len() {
+            assert!(algorithm(&good[..end]).is_none(), "cut at {end}");
+        }
+    }
+}
