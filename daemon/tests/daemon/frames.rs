@@ -217,6 +217,11 @@ fn a_connection_is_served_on_the_processor_of_its_peer() {
     let allowed = rustix::thread::sched_getaffinity(None).unwrap();
     let processors = (0..1024).filter(|processor| allowed.is_set(*processor));
     let processors: Vec<_> = processors.map(|processor| u32::try_from(processor).unwrap()).collect();
+    // The daemon is ready when it listens, which may be before each of its threads runs and has its name: one that has
+    // answered has both.
+    for processor in &processors {
+        ask(*processor, 3);
+    }
     for here in &processors {
         ask(*here, 3);
         let elsewhere =
