@@ -10,7 +10,7 @@ use std::process::Command;
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{Process, as_user, run, succeed, wait_for};
-use keyward_tests::{Daemon, Nginx, Pki, free_port, is_root};
+use keyward_tests::{Daemon, Haproxy, Nginx, Pki, free_port, is_root};
 
 use super::{Finding, OTHER, Scene, doctor, findings};
 
@@ -168,6 +168,68 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
         let found = find(&good, &[&"--user", &OTHER]);
         assert!(found[0][0] == "ok", "{found:#?}");
     }
+}
+
+/// HAProxy as conf/haproxy.md sets it up, and then a process that knows the socket by its openssl.cnf alone.
+#[test]
+fn the_chroot_is_that_of_the_process() {
+    if !is_root() {
+        return;
+    }
+    let mut daemon = Daemon::prepare("");
+    let root = daemon.path("chroot");
+    fs::create_dir(&root).unwrap();
+    daemon.configure_more(&format!("[socket]\nalso = [{:?}]\n", root.join("keyward.sock")));
+    daemon.resume();
+    daemon.generate("shop", "p256");
+    let pki = Pki::new(daemon.directory());
+    let site = Site::with_key(&daemon, &pki, "shop");
+    let good = fs::read_to_string(daemon.openssl_conf()).unwrap();
+    let scene = Scene { daemon, good };
+    let daemon = &scene.daemon;
+    let find = |pid: u32, more: &[&dyn AsRef<OsStr>]| {
+        let pid = pid.to_string();
+        doctor(daemon, "chroot", &[&[&"--pid", &pid as &dyn AsRef<OsStr>], more].concat())
+    };
+    let is_told = |found: &[Finding], pid: u32, socket: &str| {
+        let [[first, place, _], [second, answer, _]] = found else { panic!("{found:#?}") };
+        assert_eq!([first, second], ["ok", "ok"], "{found:#?}");
+        assert_eq!(*place, format!("process {pid} has {} for its root", root.display()));
+        let told = format!("from inside {} the socket /keyward.sock answers ({socket})", root.display());
+        assert_eq!(*answer, told);
+    };
+
+    let haproxy = Haproxy::start_in_chroot(daemon, &[site], &root);
+    let workers = haproxy.workers();
+    assert!(!workers.is_empty());
+    for pid in workers {
+        is_told(&find(pid, &[]), pid, &format!("KEYWARD_SOCKET of process {pid}"));
+        let found = doctor(daemon, "process", &[&"--pid", &pid.to_string()]);
+        assert!(found.iter().all(|[verdict, ..]| verdict == "ok"), "{found:#?}");
+        // What is said counts more than what is found.
+        let found = find(pid, &[&"--chroot", &daemon.directory()]);
+        let [[verdict, detail, _]] = &found[..] else { panic!("{found:#?}") };
+        let inside = format!("from inside {} the socket", daemon.directory().display());
+        assert!(verdict == "fail" && detail.starts_with(&inside), "{detail}");
+    }
+
+    let conf = scene.conf(&format!("socket = {}", daemon.socket().display()), "socket = /keyward.sock");
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", "import os, sys, time; os.chroot(sys.argv[1]); time.sleep(600)"]).arg(&root);
+    command.env_remove("KEYWARD_SOCKET").env("OPENSSL_CONF", &conf);
+    let server = Process::start(&mut command, &daemon.path("server.log"));
+    let link = format!("/proc/{}/root", server.id());
+    wait_for("the process in its chroot", || (fs::read_link(&link).ok()? == root).then_some(()));
+    is_told(&find(server.id(), &[]), server.id(), &format!("socket of {}", conf.display()));
+    assert!(find(std::process::id(), &[]).is_empty(), "our root is that of the doctor");
+
+    // A root that no path leads to, as if it were in a container.
+    drop(haproxy);
+    fs::remove_dir_all(&root).unwrap();
+    let found = find(server.id(), &[]);
+    let [[verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+    assert!(verdict == "warn" && detail.contains("sees other files than we do"), "{detail}");
+    assert!(mend.contains("--chroot DIR"), "{mend}");
 }
 
 /// As conf/haproxy.md sets it up: the socket is that of the environment, whatever openssl.cnf says.

@@ -1,13 +1,14 @@
 //! What a server is told by its environment: which openssl.cnf to read, by what nginx.conf passes on and by what a process
-//! has, and where the socket is.
+//! has, where the socket is, and what it sees of the files of the machine.
 
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use super::Finding;
-use super::reach::Told;
+use super::reach::{CHROOT, Told};
 use super::settings::read_text;
 
 /// Looks whether an nginx.conf passes `OPENSSL_CONF` on. nginx loads keys before it makes its workers, which inherit
@@ -115,15 +116,42 @@ pub(super) fn process(pid: u32, openssl_conf: Option<&Path>) -> Finding {
 pub(super) fn socket(pid: Option<u32>) -> Option<Told> {
     let (socket, source) = match pid {
         None => (env::var(SOCKET).ok()?, format!("{SOCKET} of this environment")),
-        Some(pid) => {
-            let environment = read(pid, "environ").ok()?;
-            let environment = String::from_utf8_lossy(&environment);
-            let mut variables = environment.split('\0').filter_map(|variable| variable.split_once('='));
-            let (_, socket) = variables.find(|(name, _)| *name == SOCKET)?;
-            (socket.to_owned(), format!("{SOCKET} of process {pid}"))
-        }
+        Some(pid) => (variable(pid, SOCKET)?, format!("{SOCKET} of process {pid}")),
     };
     Some(Told { socket, setting: SOCKET, source })
+}
+
+/// The openssl.cnf that a process has been told to read, if it is a file whose name says where it is.
+pub(super) fn openssl_conf(pid: u32) -> Option<PathBuf> {
+    variable(pid, VARIABLE).map(PathBuf::from).filter(|path| path.is_absolute() && path.is_file())
+}
+
+/// The chroot that a process has gone into; `None` if its root is ours, or cannot be looked at, which [`process`] tells.
+///
+/// # Errors
+/// As a finding, that it sees other files than we do, where no path of ours leads.
+pub(super) fn chroot(pid: u32) -> Option<Result<PathBuf, Finding>> {
+    let link = PathBuf::from(format!("/proc/{pid}/root"));
+    let (root, path) = (fs::metadata(&link).ok()?, fs::read_link(&link).ok()?);
+    let is_root = |path: &Path| {
+        fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (root.dev(), root.ino()))
+    };
+    if is_root(Path::new("/")) {
+        return None;
+    }
+    // With mounts of its own, as in a container, its root has another name there, or none here.
+    Some(is_root(&path).then_some(path).ok_or_else(|| {
+        let detail = format!("process {pid} sees other files than we do, as in a container");
+        Finding::warn(CHROOT, detail, "run keyward doctor in there, or say where its root is: --chroot DIR")
+    }))
+}
+
+/// A variable of the environment that a process was started with.
+fn variable(pid: u32, name: &str) -> Option<String> {
+    let environment = read(pid, "environ").ok()?;
+    let environment = String::from_utf8_lossy(&environment);
+    let mut variables = environment.split('\0').filter_map(|variable| variable.split_once('='));
+    variables.find(|(known, _)| *known == name).map(|(_, value)| value.to_owned())
 }
 
 /// The file of our provider among those that a process has mapped (proc_pid_maps(5)).

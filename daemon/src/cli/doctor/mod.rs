@@ -29,6 +29,7 @@ pub(super) struct Doctor {
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// Check whether a server in this chroot can reach the socket: that of KEYWARD_SOCKET or --openssl-conf, seen from there
+    /// [default: that of --pid, if it is in one]
     #[arg(long, value_name = "DIR")]
     chroot: Option<PathBuf>,
     /// Check whether the system's OpenSSL can load this provider [default: the installed one, if there is one]
@@ -63,8 +64,12 @@ impl Doctor {
         let person = or_tell(&mut findings, self.user.as_deref().map(Person::of_name));
         let conf = or_tell(&mut findings, self.openssl_conf.as_deref().map(Conf::open));
         let socket = runtime_dir.join(PEERS);
-        let told = environment::socket(self.pid).or_else(|| conf.as_ref().and_then(Conf::socket));
-        findings.extend(reach::sockets(&socket, told.as_ref(), self.chroot.as_deref(), person.as_ref()));
+        let told = environment::socket(self.pid).or_else(|| match (&conf, self.pid) {
+            (None, Some(pid)) => Conf::open(&environment::openssl_conf(pid)?).ok()?.socket(),
+            (conf, _) => conf.as_ref()?.socket(),
+        });
+        let chroot = self.chroot.clone().or_else(|| self.chroot_of_process(&mut findings));
+        findings.extend(reach::sockets(&socket, told.as_ref(), chroot.as_deref(), person.as_ref()));
         match &self.module {
             Some(module) => findings.push(openssl::module(module)),
             None if Path::new(openssl::INSTALLED).exists() => {
@@ -88,6 +93,15 @@ impl Doctor {
             }
         }
         self.report(&findings)
+    }
+
+    /// The chroot of the process that is named, if it is in one; what there is to say of that is a finding.
+    fn chroot_of_process(&self, findings: &mut Vec<Finding>) -> Option<PathBuf> {
+        let pid = self.pid?;
+        let chroot = or_tell(findings, environment::chroot(pid))?;
+        let detail = format!("process {pid} has {} for its root", chroot.display());
+        findings.push(Finding::ok(reach::CHROOT, detail));
+        Some(chroot)
     }
 
     fn report(&self, findings: &[Finding]) -> Result<(), Failure> {

@@ -70,12 +70,11 @@ fn answers(address: &str) -> Result<u32, String> {
 
 /// Whether a process that has gone into a chroot finds a socket there. `source` says who told it to look for this one.
 fn inside(root: &Path, socket: &str, source: &str, person: Option<&Person>) -> Finding {
-    const CHECK: &str = "chroot";
     let outside = root.join(socket.trim_start_matches('/'));
     let shown = outside.display();
     let fail = |why: String| {
         Finding::fail(
-            CHECK,
+            CHROOT,
             format!("from inside {} the socket {socket}{source} cannot be reached: {why}", root.display()),
             format!(
                 "give the daemon one there: also = [\"{shown}\"] under [socket] of keyward.toml, or with systemd \
@@ -103,7 +102,7 @@ fn inside(root: &Path, socket: &str, source: &str, person: Option<&Person>) -> F
     }
     match answers(&outside.display().to_string()) {
         Ok(_) => {
-            Finding::ok(CHECK, format!("from inside {} the socket {socket} answers{source}", root.display()))
+            Finding::ok(CHROOT, format!("from inside {} the socket {socket} answers{source}", root.display()))
         }
         Err(error) => fail(error),
     }
@@ -242,6 +241,7 @@ impl Person {
 }
 
 const CHECK: &str = "user";
+pub(super) const CHROOT: &str = "chroot";
 
 const READ: u32 = 0o4;
 const WRITE: u32 = 0o2;
