@@ -2,7 +2,7 @@
 //!
 //! Files that it includes are not followed, and variables are left as they are written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -10,8 +10,15 @@ use std::path::Path;
 /// Sections with their settings, of which a name stands once, where it was given last.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
-    sections: HashMap<String, Vec<(String, String)>>,
+    sections: HashMap<String, Section>,
     includes: bool,
+}
+
+#[derive(Debug, Default)]
+struct Section {
+    settings: Vec<(String, String)>,
+    /// Where each name stands among them.
+    places: HashMap<String, usize>,
 }
 
 impl Settings {
@@ -21,23 +28,16 @@ impl Settings {
     /// Reads a file.
     ///
     /// # Errors
-    /// If it cannot be read, is not text, or is longer than a configuration can be.
+    /// If it cannot be read, or is longer than a configuration can be.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         read_text(path).map(|text| Self::read(&text))
     }
 
-    fn read(text: &str) -> Self {
+    pub(super) fn read(text: &str) -> Self {
         let mut settings = Self::default();
         let mut section = Self::TOP.to_owned();
-        let mut begun = String::new();
-        for line in text.lines() {
-            let line = [&begun, without_comment(line)].concat();
-            begun.clear();
-            if let Some(start) = line.strip_suffix('\\').filter(|start| !start.ends_with('\\')) {
-                begun = start.into();
-                continue;
-            }
-            let line = line.trim();
+        for line in lines(text.strip_prefix(MARK).unwrap_or(text)) {
+            let line = without_comment(&line).trim();
             if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 section = name.trim().into();
             } else if line.starts_with(".include") {
@@ -45,11 +45,11 @@ impl Settings {
             } else if let Some((name, value)) = line.split_once('=') {
                 // A name can have its section before it.
                 let (of, name) = name.trim().split_once("::").unwrap_or((&section, name.trim()));
-                let values = settings.sections.entry(of.to_owned()).or_default();
-                values.retain(|(known, _)| known != name);
+                let values = &mut settings.sections.entry(of.to_owned()).or_default().settings;
                 values.push((name.to_owned(), plain(value.trim())));
             }
         }
+        settings.sections.values_mut().for_each(Section::keep_the_last);
         settings
     }
 
@@ -60,13 +60,14 @@ impl Settings {
 
     /// The settings of a section in their order; `None` if there are none.
     pub(super) fn section(&self, name: &str) -> Option<&[(String, String)]> {
-        self.sections.get(name).map(Vec::as_slice)
+        self.sections.get(name).map(|section| section.settings.as_slice())
     }
 
     /// A setting.
     pub(super) fn value(&self, section: &str, name: &str) -> Option<&str> {
-        let found = self.section(section)?.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| value.as_str())
+        let section = self.sections.get(section)?;
+        let (_, value) = section.settings.get(*section.places.get(name)?)?;
+        Some(value)
     }
 
     /// Every section that has a setting, with that, in the order of the sections' names.
@@ -81,17 +82,46 @@ impl Settings {
     }
 }
 
-/// The text of a file that is no longer than a configuration can be.
+impl Section {
+    /// Of each name, leaves the setting that was given last.
+    fn keep_the_last(&mut self) {
+        let mut known = HashSet::new();
+        self.settings.reverse();
+        self.settings.retain(|(name, _)| known.insert(name.clone()));
+        self.settings.reverse();
+        let places = self.settings.iter().enumerate().map(|(place, (name, _))| (name.clone(), place));
+        self.places = places.collect();
+    }
+}
+
+/// The text of a file that is no longer than a configuration can be. A comment may be in any encoding: what is not UTF-8
+/// is replaced.
 ///
 /// # Errors
-/// If it is longer, cannot be read, or is no text.
+/// If it is longer, or cannot be read.
 pub(super) fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;
-    match text.len() as u64 > LONGEST {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > LONGEST {
         true => Err(io::Error::other(format!("longer than {LONGEST} bytes"))),
-        false => Ok(text),
+        false => Ok(String::from_utf8_lossy(&bytes).into_owned()),
     }
+}
+
+/// The lines, where one ends that goes on behind a backslash; comments go on, too.
+fn lines(text: &str) -> Vec<String> {
+    let (mut lines, mut begun) = (Vec::new(), String::new());
+    for line in text.lines() {
+        match line.strip_suffix('\\').filter(|start| !start.ends_with('\\')) {
+            Some(start) => begun.push_str(start),
+            None => {
+                begun.push_str(line);
+                lines.push(core::mem::take(&mut begun));
+            }
+        }
+    }
+    lines.push(begun);
+    lines
 }
 
 /// The part of a line before a number sign that is neither quoted nor behind a backslash.
@@ -133,6 +163,9 @@ fn plain(value: &str) -> String {
 
 const QUOTES: [char; 3] = ['"', '\'', '`'];
 
+/// What some editors put before a text, and OpenSSL passes over: the byte order mark.
+const MARK: char = '\u{feff}';
+
 /// Longest configuration, in bytes (1 MiB).
 const LONGEST: u64 = 1024 * 1024;
 
@@ -173,10 +206,88 @@ mod tests {
         assert_eq!(list, [("default".into(), "d".into()), ("keyward".into(), "k".into())]);
     }
 
+    #[test]
+    fn what_openssl_reads_is_read_as_it_does() {
+        for (text, read) in [
+            ("a = 1\n", Some("1")),
+            ("\u{feff}a = 1\n", Some("1")),
+            ("# goes on \\\na = 1\n", None),
+            ("# does not \\\\\na = 1\n", Some("1")),
+            ("b = '\\\n# no comment'\na = 1\n", Some("1")),
+            ("a = 1\\", Some("1")),
+            ("a = \\\r\n1\r\n", Some("1")),
+        ] {
+            assert_eq!(Settings::read(text).value(Settings::TOP, "a"), read, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_a_length_in_any_encoding() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = b"a = 1 # f\xfcr\n".to_vec();
+        // One long line, and as many names as there is room for: no more work than for others of that length.
+        bytes.extend(b"long = \\\n".iter().chain(b"x\\\n".repeat(100_000).iter()).chain(b"\n"));
+        for number in 0..60_000 {
+            bytes.extend(format!("{number}={number}\n").bytes());
+        }
+        assert!(bytes.len() as u64 <= LONGEST, "{}", bytes.len());
+        bytes.resize(LONGEST as usize, b'\n');
+        std::fs::write(&file, &bytes).unwrap();
+        let settings = Settings::open(file.path()).unwrap();
+        assert_eq!(settings.value(Settings::TOP, "a"), Some("1"));
+        assert_eq!(settings.value(Settings::TOP, "long").map(str::len), Some(100_000));
+        for number in (0..60_000).map(|number| number.to_string()) {
+            assert_eq!(settings.value(Settings::TOP, &number), Some(&*number));
+        }
+
+        bytes.push(b'\n');
+        std::fs::write(&file, &bytes).unwrap();
+        assert!(Settings::open(file.path()).unwrap_err().to_string().contains("longer than"));
+        assert!(Settings::open(Path::new("/dev/zero")).is_err());
+    }
+
     proptest! {
         #[test]
-        fn any_text_is_read(text in "[ -~\n\\\\\"'=#\\[\\]]{0,200}") {
-            Settings::read(&text);
+        fn any_bytes_are_read(bytes in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..300),
+            "([a-c]{0,2}(::|=|\\[|\\]|#|\\\\|['\"`]|\\$|\r|\n|\\.include| ){0,2}){0,60}".prop_map(String::into_bytes),
+        ]) {
+            let text = String::from_utf8_lossy(&bytes);
+            let settings = Settings::read(&text);
+            let mut length = 0;
+            for section in settings.sections.keys() {
+                let list = settings.section(section).unwrap();
+                prop_assert!(!list.is_empty());
+                for (name, value) in list {
+                    prop_assert_eq!(settings.value(section, name), Some(value.as_str()));
+                    prop_assert!(!name.contains('\n') && !value.contains('\n'));
+                    length += name.len() + value.len();
+                }
+            }
+            prop_assert!(length <= text.len());
+        }
+
+        #[test]
+        fn what_is_written_is_read(
+            written in prop::collection::vec(("[a-c]", "[d-f]", "[ -~]{0,20}", 0..4_usize), 0..30)
+        ) {
+            let (mut text, mut expected) = (String::new(), HashMap::new());
+            for (section, name, value, form) in written {
+                let escaped: String = value.chars().flat_map(|c| ['\\', c]).collect();
+                text += &match form {
+                    0 => format!("[{section}]\n{name} = '{escaped}' # [x] y = z\n"),
+                    1 => format!("[ {section} ]\r\n\t{name}='{escaped}'\r\n"),
+                    2 => format!("{section}::{name} = \\\n'{escaped}'\n"),
+                    _ => format!("# {name} = x\n[{section}] # \\\n y = z\n\n{name} = \"{escaped}\"\n"),
+                };
+                expected.insert((section, name), value);
+            }
+            let settings = Settings::read(&text);
+            for ((section, name), value) in &expected {
+                prop_assert_eq!(settings.value(section, name), Some(value.as_str()), "{}", text);
+            }
+            let count: usize = settings.sections.values().map(|section| section.settings.len()).sum();
+            prop_assert_eq!(count, expected.len(), "{}", text);
         }
     }
 }
