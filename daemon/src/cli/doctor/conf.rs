@@ -389,3 +389,50 @@ const OURS: &str = "keyward";
 const PRODUCT: &str = "Keyward";
 /// What OpenSSL 3.3 and later take for yes, in capital or small letters.
 const TRUE: [&str; 4] = ["1", "yes", "true", "on"];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A line of an openssl.cnf, in its place or not.
+    fn line() -> impl Strategy<Value = String> {
+        let section = "init|list|a|b|default|keyward|";
+        let setting = "openssl_conf|providers|default|keyward|x\\.keyward|identity|activate|module|socket|\
+                       default_properties|propquery|fips_mode|";
+        let value = "init|list|a|b|default|keyward|1|no|/keyward\\.so|\\$x|\\?provider=keyward|fips=yes,,-x|";
+        prop_oneof![
+            section.prop_map(|section| format!("[{section}]\n")),
+            (setting, value).prop_map(|(setting, value)| format!("{setting} = {value}\n")),
+            (section, setting, value)
+                .prop_map(|(section, setting, value)| format!("{section}::{setting} = {value}\n")),
+            "(\\.include x|[ -~\u{1b}\u{fc}]{0,20}\\\\?)\n",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_settings_are_judged(lines in prop::collection::vec(line(), 0..40), starts: bool) {
+            let start = if starts { "openssl_conf = init\n[init]\nproviders = list\n[list]\n" } else { "" };
+            let settings = Settings::read(&[start, &lines.concat()].concat());
+            let conf = Conf { path: Path::new("/openssl.cnf"), settings };
+            let mut findings = conf.properties();
+            match conf.providers() {
+                Ok(list) => {
+                    prop_assert!(list.len() <= lines.len());
+                    findings.extend(list.iter().filter_map(|provider| conf.section(provider)));
+                    prop_assert!(conf.socket().is_none() || conf.ours(&list).is_some());
+                }
+                Err(finding) => {
+                    prop_assert!(conf.socket().is_none());
+                    findings.push(finding);
+                }
+            }
+            for finding in findings {
+                prop_assert!(finding.verdict != Verdict::Ok && finding.mend.is_some(), "{finding:?}");
+                prop_assert_eq!(finding.detail.lines().count(), 1, "{:?}", finding);
+            }
+        }
+    }
+}
