@@ -91,6 +91,7 @@ async fn sign(daemon: &Daemon, peer: &Peer, sign: &Sign, asked: &Asked) -> Resul
         trace = %asked.trace.id(),
         "signature"
     );
+    refused(daemon, peer, &sign.label, outcome, purpose.map_or("unknown", Purpose::name));
     signature.map(|signature| Signature { signature })
 }
 
@@ -142,6 +143,7 @@ async fn decrypt(
         trace = %asked.trace.id(),
         "decryption"
     );
+    refused(daemon, peer, &decrypt.label, outcome, Use::RsaKeyExchange.name());
     plaintext
 }
 
@@ -211,6 +213,24 @@ fn backend<'d>(
         fault(daemon, what, key.label.as_str(), &reason);
         Outcome::UnitUnavailable
     })
+}
+
+/// Tells the operator of what only they can allow; a peer may see as little of it as a server logs.
+fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose: &str) {
+    let is_refusal = matches!(
+        outcome,
+        Outcome::NoGrant
+            | Outcome::UnknownKey
+            | Outcome::UnknownVersion
+            | Outcome::KeyDisabled
+            | Outcome::UseRefused
+            | Outcome::UseNotGranted
+    );
+    if let Some(times) = is_refusal.then(|| daemon.lines.refusals.admit()).flatten() {
+        let key = if label.len() > Label::MAX { "(too long)" } else { label };
+        let reason = outcome.name();
+        tracing::info!(key, purpose, uid = peer.uid, pid = peer.pid, reason, times, "refused a peer");
+    }
 }
 
 fn fault(daemon: &Daemon, what: &str, label: &str, error: &dyn core::fmt::Display) {

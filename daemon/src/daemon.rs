@@ -82,4 +82,6 @@ pub(crate) struct Lines {
     pub(crate) crowded: Throttle,
     /// Signatures that failed for a reason that an operator must look after.
     pub(crate) faults: Throttle,
+    /// Requests that were refused for want of a grant, a use or a key.
+    pub(crate) refusals: Throttle,
 }

@@ -157,8 +157,9 @@ impl Session<'_> {
                 self.is_secret = true;
             }
             let more = self.input.len() > used;
-            // A peer that sends many requests at once must not keep the others from this thread.
-            if more && (self.output.len() >= MAX_OUTPUT || since.elapsed() >= TURN) {
+            // A peer that sends many requests at once, or one that takes long as soon as the one before is answered, must not
+            // keep the others from this thread.
+            if since.elapsed() >= TURN || more && self.output.len() >= MAX_OUTPUT {
                 self.send().await?;
                 tokio::task::yield_now().await;
                 since = Instant::now();

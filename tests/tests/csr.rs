@@ -52,7 +52,9 @@ fn the_request_is_for_the_key_and_the_names(backend: Backend) {
         let pem = succeed(daemon.keyward(&["csr", key_type, "--subject", subject]).args(names));
         let (path, text) = shown(&daemon, &pem);
         let algorithm = match key_type {
-            "p256" | "p384" | "p521" => "ecdsa-with-SHA256",
+            "p256" => "ecdsa-with-SHA256",
+            "p384" => "ecdsa-with-SHA384",
+            "p521" => "ecdsa-with-SHA512",
             "ed25519" => "ED25519",
             "rsa-pss2048" => "rsassaPss",
             _ => "sha256WithRSAEncryption",

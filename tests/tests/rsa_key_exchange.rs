@@ -10,6 +10,7 @@ use std::process::Command;
 
 use keyward_client::{Address, Client, Error, premaster_of};
 use keyward_proto::Outcome;
+use keyward_tests::pki::plain_key;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{fail, run, stderr, succeed, wait_for};
 use keyward_tests::{
@@ -173,6 +174,26 @@ fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
     daemon.resume();
     let again = wrong.map(|ciphertext| ask(&daemon, "shop", ciphertext).unwrap());
     assert_eq!(again, answers);
+}
+
+/// Two answers to one ciphertext would tell that it is not sound.
+#[test]
+fn a_key_at_two_backends_has_one_answer() {
+    let daemon = Daemon::start_on(Backend::Grep11);
+    let file = daemon.path("plain.pem");
+    fs::write(&file, plain_key("rsa2048")).unwrap();
+    for backend in ["embedded", Units::BACKEND] {
+        let mut import = daemon.keyward(&["key", "import", backend, "--in", file.to_str().unwrap()]);
+        succeed(import.args(KEY_EXCHANGE).args(["--backend", backend]));
+    }
+    let sound = encrypted(&daemon, "embedded", &[9; 48]);
+    let mut garbage = sound.clone();
+    garbage[100] ^= 1;
+    let shorter = encrypted(&daemon, "embedded", &[9; 47]);
+    for ciphertext in [sound, garbage, shorter] {
+        let answers = ["embedded", Units::BACKEND].map(|label| ask(&daemon, label, &ciphertext).unwrap());
+        assert_eq!(answers[0], answers[1]);
+    }
 }
 
 /// How often some bytes stand in the memory of a process that may be written to, in either order.

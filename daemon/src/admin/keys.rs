@@ -83,7 +83,11 @@ pub(super) async fn import(
         match name.as_str() {
             "use" => words.push(value),
             "backend" => backend = Some(value),
-            "sign-and-decrypt" => sign_and_decrypt = value == "true",
+            "sign-and-decrypt" => {
+                sign_and_decrypt = value
+                    .parse()
+                    .map_err(|_| AdminError::Invalid("sign-and-decrypt is neither true nor false".into()))?;
+            }
             _ => return Err(AdminError::Invalid(format!("unknown parameter {name}"))),
         }
     }
@@ -165,7 +169,7 @@ pub(super) async fn change(
             check_uses(uses, version.key_type, change.sign_and_decrypt)?;
             check_abilities(uses, &old.backend, version)?;
         }
-        prepare(&admin, uses.as_deref().unwrap_or_default(), &old.backend).await?;
+        prepare(&admin, uses.as_deref().unwrap_or_default()).await?;
         let key = Key {
             state: state.unwrap_or(old.state),
             uses: uses.clone().unwrap_or_else(|| old.uses.clone()),
@@ -254,7 +258,7 @@ async fn add(
     made: NewKey,
 ) -> Result<KeyView, AdminError> {
     let Home { backend, wkid, .. } = home;
-    prepare(admin, &uses, backend.name()).await?;
+    prepare(admin, &uses).await?;
     if let (Backend::Grep11(_), None, Some(header)) = (backend, wkid, Header::read(&made.blob)) {
         admin.daemon.keys.set_wkid(backend.name(), header.wkid().to_string()).await?;
     }
@@ -283,8 +287,8 @@ async fn add(
 
 /// Sees to it that there is what handshakes by these uses need beside the key, while somebody is there to be told that it
 /// cannot be stored.
-async fn prepare(admin: &Admin, uses: &[Use], backend: &str) -> Result<(), StoreError> {
-    if backend != EMBEDDED && uses.contains(&Use::RsaKeyExchange) {
+async fn prepare(admin: &Admin, uses: &[Use]) -> Result<(), StoreError> {
+    if uses.contains(&Use::RsaKeyExchange) {
         admin.daemon.keys.rejection_secret().await?;
     }
     Ok(())
@@ -323,7 +327,7 @@ fn check_uses(uses: &[Use], key_type: KeyType, sign_and_decrypt: bool) -> Result
     }
     match signs_and_decrypts(uses) {
         Some(other) if !sign_and_decrypt => Err(AdminError::Invalid(format!(
-            "one key for both rsa-key-exchange and {other} is less safe than two; take two, or accept that with --sign-and-decrypt"
+            "one key for both rsa-key-exchange and {other} is less safe than two; take two, or accept that with --sign-and-decrypt, which is \"sign_and_decrypt\": true in a change of uses"
         ))),
         _ => Ok(()),
     }

@@ -203,6 +203,7 @@ fn backend_status(error: &BackendError) -> StatusCode {
     match error {
         BackendError::Import(ImportError::Unit(_))
         | BackendError::GivenUp
+        | BackendError::Late
         | BackendError::Store(_)
         | BackendError::Unit(_) => StatusCode::INTERNAL_SERVER_ERROR,
         BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,

@@ -1,8 +1,10 @@
 //! How the daemon reaches crypto units.
 
 pub(crate) mod grep11;
+mod rejection;
 mod verify;
 
+use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -10,6 +12,7 @@ use std::time::Instant;
 use keyward_proto::{KeyType, Outcome, Scheme, Use};
 use keyward_unit::{ImportError, NewKey, Unit, UnitError, Wkid};
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::config::EMBEDDED;
@@ -167,8 +170,9 @@ impl Backend {
 
     /// Decrypts the premaster secret of an RSA key exchange; see [`Unit::decrypt_premaster`].
     ///
-    /// The embedded unit does it on the caller's thread, as a signature, which with the same key takes half as long. `keys`
-    /// have the secret that hides what other units tell.
+    /// The embedded unit does it on a thread of its own: it takes some three times as long as a signature by the same key, 2 ms
+    /// with RSA 2048 and 12 with RSA 4096 where that was measured, which others on the caller's thread would have to wait.
+    /// `keys` have the secret behind what stands for a secret that is not sound.
     ///
     /// # Errors
     /// [`BackendError`] says what everybody can see to be wrong, or why no unit has answered.
@@ -180,17 +184,28 @@ impl Backend {
         keys: &Keys,
         asked: &Asked,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
+        let substitute = rejection::substitute(keys.rejection_secret().await?, &version.spki, ciphertext);
         match self {
-            Self::Embedded(unit) => Ok(unit.decrypt_premaster(&version.blob, ciphertext, client_version)?),
+            Self::Embedded(unit) => {
+                let place = tokio::time::timeout_at(asked.deadline.into(), DECRYPTIONS.acquire()).await;
+                let _place = place.map_err(|_| BackendError::Late)?;
+                let (unit, blob, ciphertext) = (Arc::clone(unit), version.blob.clone(), ciphertext.to_vec());
+                let decrypt = move || unit.decrypt_premaster(&blob, &ciphertext, client_version, substitute);
+                Ok(in_background(decrypt).await??)
+            }
             Self::Grep11(grep11) => {
-                let secret = keys.rejection_secret().await?;
-                let decrypt = grep11.decrypt_premaster(version, ciphertext, client_version, secret, asked);
+                let decrypt =
+                    grep11.decrypt_premaster(version, ciphertext, client_version, substitute, asked);
                 // Boxed as signatures are.
                 Ok(Box::pin(decrypt).await?)
             }
         }
     }
 }
+
+/// One for each processor: more would only take turns.
+static DECRYPTIONS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)));
 
 static EMBEDDED_LABEL: LazyLock<Arc<str>> = LazyLock::new(|| EMBEDDED.into());
 
@@ -207,6 +222,8 @@ pub(crate) enum BackendError {
     Grep11(#[from] Grep11Error),
     #[error(transparent)]
     Import(#[from] ImportError),
+    #[error("the deadline passed before it was this request's turn")]
+    Late,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -238,6 +255,7 @@ impl BackendError {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::GivenUp | Self::Import(_) | Self::Store(_) => Outcome::Internal,
+            Self::Late => Outcome::DeadlineExceeded,
             Self::Grep11(error) => error.outcome(),
             Self::Unit(error) => match error {
                 UnitError::BlobDamaged => Outcome::BlobDamaged,

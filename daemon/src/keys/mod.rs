@@ -206,9 +206,8 @@ impl Keys {
         self.in_store(move |store| store.set_wkid(&backend, &wkid)).await
     }
 
-    /// What the answers to premaster secrets that are not sound are derived from, where the unit has the key and nothing
-    /// else could serve: peers must not know it, and it must be the same after a restart, at every unit, and after a change of
-    /// the master key, which changes blobs. So it is kept beside the keys, made when it is first needed. Whoever has a copy
+    /// What the answers to premaster secrets that are not sound are derived from: peers must not know it, and it must be the
+    /// same after a restart, at every backend and unit, and after a change of the master key, which changes blobs. So it is kept beside the keys, made when it is first needed. Whoever has a copy
     /// of the store has it, and if they may also ask for premaster secrets could tell which ciphertexts are sound.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use keyward_proto::message::{Decrypt, Describe, GetStatus, Request, Sign, request, response, sign};
 use keyward_proto::{Outcome, frame};
@@ -40,6 +41,44 @@ fn requests_sent_together_are_answered_in_order() {
         assert_eq!((response.id, response.outcome()), (id, Outcome::Done));
     }
     sender.join().unwrap();
+}
+
+/// Nobody waits for more than a few of the slow requests of others, though there is always another one.
+#[test]
+fn slow_requests_one_after_the_other_leave_others_their_turn() {
+    let daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.succeed(&["key", "generate", "slow", "--type", "rsa4096", "--use", "any"]);
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut stream = daemon.connect();
+                let mut request = sign_request(1, "slow");
+                if let Some(request::Body::Sign(sign)) = &mut request.body {
+                    // Longer than what the daemon reads at a time at first, and RSASSA-PSS with SHA-256.
+                    (sign.scheme, sign.input) = (0x0804, Some(sign::Input::Message(vec![7; 1500])));
+                }
+                while !stop.load(Ordering::Relaxed) {
+                    send(&mut stream, &request);
+                    assert_eq!(receive(&mut stream).outcome(), Outcome::Done);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let most = (0..20)
+            .map(|_| {
+                let before = answered.load(Ordering::Relaxed);
+                let mut stream = daemon.connect();
+                send(&mut stream, &sign_request(1, "shop"));
+                let outcome = receive(&mut stream).outcome();
+                (answered.load(Ordering::Relaxed) - before, outcome)
+            })
+            .max_by_key(|(waited, _)| *waited);
+        stop.store(true, Ordering::Relaxed);
+        let (most, outcome) = most.unwrap();
+        assert!(most <= 40 && outcome == Outcome::Done, "{outcome:?} after {most} answers to others");
+    });
 }
 
 #[test]

@@ -172,7 +172,7 @@ pub enum ImportError {
     OpenSsh,
     /// An RSA key that is bound to RSASSA-PSS in a way of its own.
     #[error(
-        "the RSA key in the file is restricted to RSASSA-PSS with parameters that are not supported: SHA-256, SHA-384 or SHA-512 for both hash and mask, and a salt that is no longer, are"
+        "the RSA key in the file is restricted to RSASSA-PSS with parameters that are not supported: SHA-256, SHA-384 or SHA-512 for both hash and mask, and a salt that is as long, are"
     )]
     PssParameters,
     /// A PKCS#12 archive.
@@ -378,8 +378,8 @@ mod tests {
         accepted(&run("pkey -outform DER", &genpkey(KeyType::RsaPss(2056))), KeyType::RsaPss(2056));
         for (hash, salt, scheme) in [
             ("sha256", 32, Scheme::RsaPssPssSha256),
-            ("sha384", 20, Scheme::RsaPssPssSha384),
-            ("sha512", 0, Scheme::RsaPssPssSha512),
+            ("sha384", 48, Scheme::RsaPssPssSha384),
+            ("sha512", 64, Scheme::RsaPssPssSha512),
         ] {
             let pem = restricted(hash, hash, salt);
             let unit = unit();
@@ -392,7 +392,9 @@ mod tests {
             let signature = unit.sign(&key.blob, scheme, Input::Message(b"m")).unwrap();
             assert!(verifies(&key.spki, scheme, b"m", &signature), "{hash}");
         }
-        for (hash, mask, salt) in [("sha256", "sha1", 32), ("sha1", "sha1", 20), ("sha256", "sha256", 33)] {
+        for (hash, mask, salt) in
+            [("sha256", "sha1", 32), ("sha1", "sha1", 20), ("sha256", "sha256", 33), ("sha384", "sha384", 20)]
+        {
             assert_eq!(
                 refused(&restricted(hash, mask, salt)),
                 ImportError::PssParameters,

@@ -5,19 +5,18 @@ use crate::Hash;
 use crate::oid::{MGF1, RSASSA_PSS, SHA256, SHA384, SHA512};
 
 /// What an RSA key that is bound to RSASSA-PSS may sign with, if it is restricted any further (RFC 4055, 1.2): one hash,
-/// which is that of MGF1, too, and a salt of at least so many bytes.
+/// which is that of MGF1, too, and a salt that is as long as it, as in TLS (RFC 8446, 4.2.3).
 ///
 /// Also how a signature was made, where its AlgorithmIdentifier has to tell (RFC 4055, 3.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PssParameters {
     hash: Hash,
-    salt: u8,
 }
 
 impl PssParameters {
-    /// Those of TLS: a salt as long as the hash (RFC 8446, 4.2.3).
+    /// Those of a hash.
     pub fn of(hash: Hash) -> Self {
-        Self { hash, salt: hash.length() as u8 }
+        Self { hash }
     }
 
     /// The hash.
@@ -25,9 +24,9 @@ impl PssParameters {
         self.hash
     }
 
-    /// Length of the salt, in bytes: at most that of the hash.
+    /// Length of the salt, in bytes.
     pub fn salt(self) -> u8 {
-        self.salt
+        self.hash.length() as u8
     }
 
     /// An AlgorithmIdentifier in DER for keys with this restriction, or without any, and for signatures; in the form of
@@ -39,26 +38,24 @@ impl PssParameters {
 
     fn encode(parameters: Option<Self>) -> der::Result<Vec<u8>> {
         let mut identifier = RSASSA_PSS.to_der()?;
-        if let Some(Self { hash, salt }) = parameters {
-            let hash = match hash {
+        if let Some(parameters) = parameters {
+            let hash = match parameters.hash {
                 Hash::Sha256 => SHA256,
                 Hash::Sha384 => SHA384,
                 Hash::Sha512 => SHA512,
             };
             let hash = value(Tag::Sequence, &[hash.to_der()?, value(Tag::Null, &[])?].concat())?;
             let mask = value(Tag::Sequence, &[MGF1.to_der()?, hash.clone()].concat())?;
-            let mut fields = [value(field(0), &hash)?, value(field(1), &mask)?].concat();
-            // What is as it would be by default must be left out (X.690, 11.5).
-            if salt != DEFAULT_SALT {
-                fields.extend(value(field(2), &salt.to_der()?)?);
-            }
+            let salt = parameters.salt().to_der()?;
+            let fields = [value(field(0), &hash)?, value(field(1), &mask)?, value(field(2), &salt)?].concat();
             identifier.extend(value(Tag::Sequence, &fields)?);
         }
         value(Tag::Sequence, &identifier)
     }
 
     /// Reads the parameters of an AlgorithmIdentifier. `None` for what is not supported here: SHA-1, which is what an
-    /// empty SEQUENCE means, two hashes, a salt longer than the hash.
+    /// empty SEQUENCE means, two hashes, a salt of another length than the hash. OpenSSL signs with exactly the salt that a key
+    /// has for the least.
     pub fn read(parameters: AnyRef<'_>) -> Option<Self> {
         let mut fields = [None; 4];
         let read = parameters.sequence(|reader| {
@@ -76,13 +73,11 @@ impl PssParameters {
         let [hash, mask, salt, trailer] = fields;
         let hash = hash_of(hash?.value())?;
         let (algorithm, of_mask) = algorithm(mask?.value())?;
-        let salt = match salt {
-            Some(salt) => u8::from_der(salt.value()).ok()?,
-            None => DEFAULT_SALT,
-        };
+        // Left out, it is that of SHA-1.
+        let salt = u8::from_der(salt?.value()).ok()?;
         let trailer = trailer.is_none_or(|trailer| u8::from_der(trailer.value()) == Ok(1));
         let same = algorithm == MGF1 && hash_of(&of_mask?.to_der().ok()?) == Some(hash);
-        (same && trailer && usize::from(salt) <= hash.length()).then_some(Self { hash, salt })
+        (same && trailer && usize::from(salt) == hash.length()).then_some(Self { hash })
     }
 }
 
@@ -124,9 +119,6 @@ const fn field(number: u32) -> Tag {
     Tag::ContextSpecific { number: TagNumber(number), constructed: true }
 }
 
-/// RFC 4055, 3.1: that of SHA-1.
-const DEFAULT_SALT: u8 = 20;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,10 +132,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for hash in [Hash::Sha256, Hash::Sha384, Hash::Sha512] {
-            for salt in [0, 20, hash.length() as u8] {
-                let parameters = PssParameters { hash, salt };
-                assert_eq!(read(&PssParameters::algorithm_identifier(Some(parameters))), Some(parameters));
-            }
+            let parameters = PssParameters::of(hash);
+            assert_eq!(read(&PssParameters::algorithm_identifier(Some(parameters))), Some(parameters));
         }
         assert_eq!(PssParameters::algorithm_identifier(None).len(), 13);
     }
@@ -169,8 +159,8 @@ mod tests {
         };
         let last = good.len() - 1;
         assert!(with(last, 32).is_some());
-        // A salt of 33 bytes, another hash in the mask, SHA-224 for the hash.
-        for (position, byte) in [(last, 33), (last - 7, 2), (last - 37, 4)] {
+        // Salts of 33 and 20 bytes, another hash in the mask, SHA-224 for the hash.
+        for (position, byte) in [(last, 33), (last, 20), (last - 7, 2), (last - 37, 4)] {
             assert_eq!(with(position, byte), None, "{position}");
         }
         // The defaults, which are SHA-1.

@@ -45,10 +45,13 @@ impl KeyType {
 
     /// The schemes that a key of this type can sign with, the preferred one first.
     pub fn schemes(self) -> &'static [Scheme] {
-        const ECDSA: &[Scheme] =
-            &[Scheme::EcdsaSecp256r1Sha256, Scheme::EcdsaSecp384r1Sha384, Scheme::EcdsaSecp521r1Sha512];
+        const SHA256: Scheme = Scheme::EcdsaSecp256r1Sha256;
+        const SHA384: Scheme = Scheme::EcdsaSecp384r1Sha384;
+        const SHA512: Scheme = Scheme::EcdsaSecp521r1Sha512;
         match self {
-            Self::P256 | Self::P384 | Self::P521 => ECDSA,
+            Self::P256 => &[SHA256, SHA384, SHA512],
+            Self::P384 => &[SHA384, SHA512, SHA256],
+            Self::P521 => &[SHA512, SHA384, SHA256],
             Self::Ed25519 => &[Scheme::Ed25519],
             Self::Rsa(_) => &[
                 Scheme::RsaPssRsaeSha256,

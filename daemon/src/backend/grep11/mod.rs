@@ -189,8 +189,7 @@ impl Grep11 {
     }
 
     /// Has the premaster secret of an RSA key exchange decrypted, on the road of signatures. Whatever a unit makes of the
-    /// ciphertext, the answer has the same form, and is the same for the same one as long as `secret` is: one that lasts, and
-    /// that peers do not know. It does not depend on the unit, nor on the blob, which a new master key changes.
+    /// ciphertext, the answer has the same form: `substitute` stands for what is not sound.
     ///
     /// # Errors
     /// [`Grep11Error`] says why no unit has answered, or what everybody can see to be wrong.
@@ -199,11 +198,11 @@ impl Grep11 {
         version: &Version,
         ciphertext: &[u8],
         client_version: u16,
-        secret: &[u8],
+        substitute: Zeroizing<Vec<u8>>,
         asked: &Asked,
     ) -> Result<Zeroizing<Vec<u8>>, Grep11Error> {
         let found = self.decrypt(version, ciphertext, asked).await?;
-        Ok(premaster::settle(secret, &version.spki, ciphertext, &found, client_version))
+        Ok(premaster::settle(substitute, &found, client_version))
     }
 
     /// Decrypts at a unit; nothing is found where it says that the padding is wrong.

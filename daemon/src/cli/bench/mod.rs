@@ -186,11 +186,7 @@ fn vary(message: &mut [u8]) {
 
 /// The scheme that TLS 1.3 uses with a type of key.
 fn scheme(key_type: KeyType) -> Scheme {
-    match key_type {
-        KeyType::P384 => Scheme::EcdsaSecp384r1Sha384,
-        KeyType::P521 => Scheme::EcdsaSecp521r1Sha512,
-        other => other.schemes().first().copied().unwrap_or(Scheme::EcdsaSecp256r1Sha256),
-    }
+    key_type.schemes().first().copied().unwrap_or(Scheme::EcdsaSecp256r1Sha256)
 }
 
 /// SIGINT and SIGTERM, which end a measurement instead of the process, so that its key is deleted.

@@ -29,6 +29,8 @@ pub(super) fn whole(info: Vec<u8>, scheme: Scheme, signature: &[u8]) -> Option<V
     let algorithm = match scheme {
         // The parameters are absent (RFC 5758, 3.2).
         Scheme::EcdsaSecp256r1Sha256 => ECDSA_WITH_SHA256.to_der().ok()?,
+        Scheme::EcdsaSecp384r1Sha384 => ECDSA_WITH_SHA384.to_der().ok()?,
+        Scheme::EcdsaSecp521r1Sha512 => ECDSA_WITH_SHA512.to_der().ok()?,
         // The parameters are NULL (RFC 4055, 5).
         Scheme::RsaPkcs1Sha256 => {
             [SHA256_WITH_RSA.to_der().ok()?, value(Tag::Null, Vec::new()).ok()?].concat()
@@ -84,6 +86,10 @@ pub(super) fn context(number: u32, constructed: bool) -> Tag {
 
 /// ecdsa-with-SHA256 (RFC 5758, 3.2).
 const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
+/// ecdsa-with-SHA384 (RFC 5758, 3.2).
+const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
+/// ecdsa-with-SHA512 (RFC 5758, 3.2).
+const ECDSA_WITH_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.4");
 /// sha256WithRSAEncryption (RFC 4055, 5).
 const SHA256_WITH_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
 /// pkcs-9-at-extensionRequest (RFC 2985, 5.4.2).
