@@ -19,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::backend::grep11::Grep11;
 use crate::exit;
+use crate::master_key::{self, MasterKeyError};
 use crate::run::{self, Options};
 use failure::Failure;
 
@@ -126,6 +127,18 @@ impl Serve {
                 .map_err(|error| Failure::new(exit::CONFIG, error))?;
             for warning in config.warnings() {
                 eprintln!("keyward: warning: {warning}");
+            }
+            // With --dev there is another one.
+            if !self.dev {
+                match master_key::load(config.embedded.master_key.as_deref()) {
+                    Ok(_) => {}
+                    // The service may get it from systemd, and who has units elsewhere needs none.
+                    Err(missing @ MasterKeyError::NotConfigured) if config.grep11.is_empty() => {
+                        eprintln!("keyward: warning: {missing}");
+                    }
+                    Err(MasterKeyError::NotConfigured) => {}
+                    Err(error) => return Err(Failure::new(exit::CONFIG, error)),
+                }
             }
             for (name, settings) in &config.grep11 {
                 let backend = Grep11::new(name, settings);

@@ -77,9 +77,20 @@ fn check_config_looks_for_secrets() {
     let unit = "[grep11.hsm]\nendpoints = [\"localhost:1\"]\nplaintext = true\nauth = \"token\"\n";
     let daemon = Daemon::prepare(&format!("{unit}token-file = \"/no/such/token\"\n"));
     let output = daemon.serve(&["--check-config"]).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && told.starts_with("keyward: warning: "), "{told}");
-    assert!(told.contains("hsm") && told.contains("/no/such/token"), "{told}");
+    let warning = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && warning.starts_with("keyward: warning: "), "{warning}");
+    assert!(warning.contains("hsm") && warning.contains("/no/such/token"), "{warning}");
+
+    // Nor is a daemon without a master key of any use; but systemd may bring that.
+    daemon.configure("");
+    let output = daemon.serve(&["--check-config"]).output().unwrap();
+    let warning = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && warning.contains("warning: no master key"), "{warning}");
+    for file in ["/no/such/key", "/etc/passwd"] {
+        daemon.configure(&format!("[embedded]\nmaster-key = {file:?}\n"));
+        let (status, line) = told(&daemon.serve(&["--check-config"]).output().unwrap());
+        assert!(status == 78 && line.contains(file), "{status} {line}");
+    }
 }
 
 #[test]
