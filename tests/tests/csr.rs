@@ -144,6 +144,11 @@ fn a_key_that_may_not_sign_requests_does_not(backend: Backend) {
     refused(&mut daemon.keyward(&["csr", "shop"]), 64, &["give --subject, --san or both"]);
     refused(&mut daemon.keyward(&["csr", "shop", "--subject", "shop"]), 64, &["TYPE=VALUE"]);
     refused(&mut daemon.keyward(&["csr", "shop", "--san", "a..b"]), 64, &["not a DNS name"]);
+    refused(&mut daemon.keyward(&["csr", "shop", "--san", "a.b:443"]), 64, &["leave out the port"]);
+    refused(&mut daemon.keyward(&["csr", "shop", "--san", "a.b,c.d"]), 64, &["one name for each --san"]);
+    let words = ["csr", "--san", "a.example", "b.example", "shop"];
+    refused(&mut daemon.keyward(&words), 64, &["without a label", "keyward csr LABEL --san NAME..."]);
+    refused(&mut daemon.keyward(&["csr", "--subject", "CN=a"]), 64, &["LABEL"]);
     let many = (0..1500).map(|n| format!("a-name-that-is-rather-long-{n}.shop.example"));
     refused(csr(&daemon, "shop").arg("--san").args(many), 65, &["give fewer names"]);
     assert_eq!(daemon.logged(&["certificate request signed"]), 1, "{}", daemon.log());

@@ -23,14 +23,16 @@ use san::San;
 use subject::Subject;
 
 #[derive(Args, Debug)]
+#[command(override_usage = "keyward csr <LABEL> [OPTIONS]")]
 pub(super) struct Csr {
     /// Label of the key
-    #[arg(value_name = "LABEL")]
-    label: Label,
-    /// Whom the certificate is to be for: CN=shop.example,O=Shop or /O=Shop/CN=shop.example
+    #[arg(value_name = "LABEL", required_unless_present = "names")]
+    label: Option<Label>,
+    /// Whom the certificate is to be for: /O=Shop/CN=shop.example, encoded in this order, or CN=shop.example,O=Shop, which
+    /// is the same: that form, of RFC 4514, is encoded from its end to its beginning
     #[arg(long, value_name = "DN")]
     subject: Option<Subject>,
-    /// Its other names: DNS names and IP addresses, or DNS:, IP:, email: or URI: and a name
+    /// Its other names, behind LABEL, any number: DNS names and IP addresses, or DNS:, IP:, email: or URI: and a name
     #[arg(long = "san", value_name = "NAME", num_args = 1..)]
     names: Vec<San>,
     /// Which version of the key [default: the current one]
@@ -42,8 +44,14 @@ pub(super) struct Csr {
 
 impl Csr {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let label = &self.label;
-        let (version, pem) = self.make().map_err(|failure| {
+        let label = self.label.as_ref().ok_or_else(|| {
+            Failure::new(
+                exit::USAGE,
+                "cannot make a certificate request without a label: --san takes all words behind it for names; write \
+                 keyward csr LABEL --san NAME...",
+            )
+        })?;
+        let (version, pem) = self.make(label).map_err(|failure| {
             failure.while_trying(format_args!("cannot make a certificate request for key {label}"))
         })?;
         if self.client.json {
@@ -52,12 +60,12 @@ impl Csr {
         print(&pem)
     }
 
-    fn make(&self) -> Result<(u32, String), Failure> {
+    fn make(&self, label: &Label) -> Result<(u32, String), Failure> {
         if self.subject.is_none() && self.names.is_empty() {
             return Err(Failure::new(exit::USAGE, "it has no name; give --subject, --san or both"));
         }
         let admin = AdminClient::new(&self.client.runtime_dir)?;
-        let key = admin.show(self.label.as_str())?;
+        let key = admin.show(label.as_str())?;
         self.refuse_other_uses(&key)?;
         let number = self.version.unwrap_or(key.current);
         let version = key.versions.iter().find(|version| version.number == number).ok_or_else(|| {
@@ -77,7 +85,7 @@ impl Csr {
                 format_args!("it would have {length} bytes, of {MAX_KEY_FILE} at most; give fewer names"),
             ));
         }
-        let signed = admin.sign_request(self.label.as_str(), number, info.clone())?;
+        let signed = admin.sign_request(label.as_str(), number, info.clone())?;
         let scheme = Scheme::ALL.into_iter().find(|scheme| scheme.name() == signed.scheme);
         let whole = scheme
             .zip(STANDARD.decode(&signed.signature).ok())

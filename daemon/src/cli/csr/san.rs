@@ -47,13 +47,17 @@ impl FromStr for San {
         }
         let (kind, name) = text.split_once(':').unwrap_or_default();
         match kind.to_ascii_lowercase().as_str() {
+            "uri" => uri(name),
+            // Only a URI can have a comma.
+            _ if text.contains(',') && !text.contains("://") => Err(InvalidSan::Several),
             "dns" => dns(name, true),
             "email" => email(name),
+            "ip" if has_port(name) => Err(InvalidSan::Port),
             "ip" => name.parse().map(Self::Ip).map_err(|_| InvalidSan::Ip),
-            "uri" => uri(name),
             _ if text.contains("://") => Err(InvalidSan::KindNeeded("URI")),
             _ => match text.parse() {
                 Ok(address) => Ok(Self::Ip(address)),
+                Err(_) if has_port(text) => Err(InvalidSan::Port),
                 Err(_) if text.contains(':') => Err(InvalidSan::Kind),
                 Err(_) if text.contains('@') => Err(InvalidSan::KindNeeded("email")),
                 Err(_) => dns(text, true),
@@ -65,6 +69,9 @@ impl FromStr for San {
 /// A name in the preferred syntax (RFC 1034, 3.5), with the underscores that people use all the same, whose first
 /// label may be a star.
 fn dns(name: &str, wildcard: bool) -> Result<San, InvalidSan> {
+    if has_port(name) {
+        return Err(InvalidSan::Port);
+    }
     let fixed = match name.strip_prefix("*.") {
         Some(rest) if wildcard => rest,
         _ => name,
@@ -86,6 +93,17 @@ fn dns(name: &str, wildcard: bool) -> Result<San, InvalidSan> {
         Some(last) if last.bytes().all(|byte| byte.is_ascii_digit()) => Err(InvalidSan::Ip),
         _ => Ok(San::Dns(name.into())),
     }
+}
+
+/// Whether a host is followed by a port. One in brackets is an IPv6 address; others have a dot, but for one.
+fn has_port(text: &str) -> bool {
+    let is_host = |host: &str| {
+        host.eq_ignore_ascii_case("localhost")
+            || host.starts_with('[') && host.ends_with(']')
+            || host.contains('.') && !host.contains(':')
+    };
+    let number = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    text.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && number(port))
 }
 
 /// A Mailbox of RFC 5321, 4.1.2, without quotes: local part, at sign, domain.
@@ -130,6 +148,10 @@ pub(super) enum InvalidSan {
     KindNeeded(&'static str),
     #[error("not a DNS name: write names with other letters as they stand in DNS, beginning with xn--")]
     NotAscii,
+    #[error("leave out the port: a certificate is for a host, whatever the port")]
+    Port,
+    #[error("write one name for each --san: --san a.example --san b.example")]
+    Several,
     #[error("longer than {LONGEST} bytes")]
     TooLong,
     #[error("not a URI such as spiffe://shop.example/web, of ASCII without spaces")]
@@ -164,6 +186,7 @@ mod tests {
         let spiffe = "spiffe://shop.example/web";
         assert_eq!(format!("uri:{spiffe}").parse(), Ok(San::Uri(spiffe.into())));
         assert_eq!("URI:urn:uuid:1".parse(), Ok(San::Uri("urn:uuid:1".into())));
+        assert_eq!("URI:https://a:443/b,c".parse(), Ok(San::Uri("https://a:443/b,c".into())));
     }
 
     #[test]
@@ -184,7 +207,19 @@ mod tests {
             ("192.0.2", InvalidSan::Ip),
             ("IP:shop.example", InvalidSan::Ip),
             ("IP:192.0.2.1/24", InvalidSan::Ip),
-            ("shop.example:443", InvalidSan::Kind),
+            ("shop.example:443", InvalidSan::Port),
+            ("DNS:shop.example:443", InvalidSan::Port),
+            ("*.shop.example:443", InvalidSan::Port),
+            ("localhost:8443", InvalidSan::Port),
+            ("192.0.2.1:443", InvalidSan::Port),
+            ("IP:192.0.2.1:443", InvalidSan::Port),
+            ("[2001:db8::1]:443", InvalidSan::Port),
+            ("IP:[2001:db8::1]:443", InvalidSan::Port),
+            ("shop.example:x", InvalidSan::Kind),
+            ("a.example,b.example", InvalidSan::Several),
+            ("DNS:a.example,DNS:b.example", InvalidSan::Several),
+            ("192.0.2.1,192.0.2.2", InvalidSan::Several),
+            ("email:a@b.example,email:c@b.example", InvalidSan::Several),
             ("otherName:1", InvalidSan::Kind),
             ("admin@shop.example", InvalidSan::KindNeeded("email")),
             ("https://shop.example", InvalidSan::KindNeeded("URI")),

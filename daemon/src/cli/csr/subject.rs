@@ -150,7 +150,10 @@ impl Attribute {
         }
         let (least, most) = kind.lengths;
         if !(least..=most).contains(&value.chars().count()) {
-            return Err(InvalidSubject::Length { kind: kind.name, least, most });
+            return Err(match kind.name {
+                "C" => InvalidSubject::Country,
+                kind => InvalidSubject::Length { kind, least, most },
+            });
         }
         Ok(Self { kind, value })
     }
@@ -214,6 +217,8 @@ pub(super) enum InvalidSubject {
         known = KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
     )]
     Kind(String),
+    #[error("the value of C must have the two letters of a country, such as DE")]
+    Country,
     #[error("the value of {kind} must have {least} to {most} characters")]
     Length { kind: &'static str, least: usize, most: usize },
     #[error("{0:?} is not of the form TYPE=VALUE; write CN=shop.example,O=Shop or /O=Shop/CN=shop.example")]
@@ -276,8 +281,8 @@ mod tests {
             ("/CN=a/2.5.4.3=b", InvalidSubject::Kind("2.5.4.3".into())),
             ("CN=", length("CN", 1, 64)),
             ("CN=  ,O=b", length("CN", 1, 64)),
-            ("C=Germany", length("C", 2, 2)),
-            ("C=D", length("C", 2, 2)),
+            ("C=Germany", InvalidSubject::Country),
+            ("C=D", InvalidSubject::Country),
             ("C=ÄÖ", InvalidSubject::Alphabet("C")),
             ("serialNumber=a_b", InvalidSubject::Alphabet("serialNumber")),
             ("emailAddress=ä@b", InvalidSubject::Alphabet("emailAddress")),
