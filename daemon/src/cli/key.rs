@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use keyward_proto::{KeyType, Label, Use};
+use keyward_proto::{KeyType, Label, UnknownWord, Use};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -59,10 +59,10 @@ pub(super) struct Generate {
     #[command(flatten)]
     key: Named,
     /// p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096, ml-dsa-44, ml-dsa-65 or ml-dsa-87
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = generated)]
     key_type: KeyType,
-    /// What the key may be used for: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
-    #[arg(long = "use", value_name = "USE")]
+    /// What the key may be used for, any number of times: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
+    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
     uses: Vec<Use>,
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
@@ -79,8 +79,8 @@ pub(super) struct Import {
     /// Private key: PKCS#8, PKCS#1 or SEC1 in PEM or DER; - for standard input
     #[arg(long = "in", value_name = "FILE")]
     file: PathBuf,
-    /// What the key may be used for: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
-    #[arg(long = "use", value_name = "USE")]
+    /// What the key may be used for, any number of times: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
+    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
     uses: Vec<Use>,
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
@@ -100,8 +100,8 @@ pub(super) struct Adopt {
     /// Its public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit gave
     #[arg(long, value_name = "FILE")]
     public: PathBuf,
-    /// What the key may be used for: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
-    #[arg(long = "use", value_name = "USE")]
+    /// What the key may be used for, any number of times: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
+    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
     uses: Vec<Use>,
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
@@ -396,6 +396,23 @@ fn confirmed(label: &Label) -> Result<bool, Failure> {
         .and_then(|()| io::stdin().lock().read_line(&mut answer))
         .map_err(|error| Failure::new(exit::IO, format_args!("cannot read the answer: {error}")))?;
     Ok(answer.trim() == label.as_str())
+}
+
+/// A use; several in one word are told apart from an unknown one.
+fn one_use(text: &str) -> Result<Use, String> {
+    match text.contains(',') {
+        true => Err("write one use for each --use: --use tls-server --use csr".into()),
+        false => text.parse().map_err(|error: UnknownWord| error.to_string()),
+    }
+}
+
+/// A type of which keys can be made; others can be imported.
+fn generated(text: &str) -> Result<KeyType, String> {
+    let found = text.parse().ok().filter(|known| KeyType::GENERATED.contains(known));
+    found.ok_or_else(|| {
+        let known = KeyType::GENERATED.map(|key_type| key_type.to_string()).join(", ");
+        format!("no key of this type can be made; those that can are {known}")
+    })
 }
 
 fn names(uses: &[Use]) -> Vec<String> {
