@@ -3,8 +3,10 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use keyward_tests::is_root;
+use keyward_tests::tool::{Process, wait_for};
 
 use super::{OTHER, Scene, doctor};
 
@@ -199,7 +201,10 @@ fn the_configuration_cannot_be_read() {
     let scene = Scene::new();
     let [verdict, detail, mend] = scene.find(Path::new("/nowhere/openssl.cnf"));
     assert!(verdict == "fail" && detail.contains("No such file"), "{detail}");
-    assert!(mend.contains("the one that keyward ships"), "{mend}");
+    assert!(
+        mend.contains("the one that keyward ships: /etc/keyward/openssl.cnf, conf/openssl.cnf in"),
+        "{mend}"
+    );
     let long = scene.daemon.path("long.cnf");
     fs::write(&long, "#".repeat(2 * 1024 * 1024)).unwrap();
     assert!(scene.find(&long)[1].contains("longer than 1048576 bytes"));
@@ -231,4 +236,25 @@ fn the_file_of_the_system_is_for_everything() {
         told.is_some_and(|[verdict, _, mend]| verdict == "warn" && mend.contains("OPENSSL_CONF")),
         "{found:#?}"
     );
+    // No other finding says to give it to a service.
+    let find = |variable: Option<&Path>| {
+        let mut server = Command::new("sleep");
+        server.arg("60").env_remove("OPENSSL_CONF").env("STARTED", "yes");
+        server.envs(variable.map(|path| ("OPENSSL_CONF", path)));
+        let server = Process::start(&mut server, &scene.daemon.path("sleep.log"));
+        let environment = format!("/proc/{}/environ", server.id());
+        wait_for("the process", || {
+            let text = fs::read_to_string(&environment).unwrap();
+            text.contains("STARTED=").then_some(())
+        });
+        let pid = server.id().to_string();
+        doctor(&scene.daemon, "process", &[&"--openssl-conf", &system, &"--pid", &pid]).remove(0)
+    };
+    let [verdict, detail, mend] = find(None);
+    assert!(verdict == "fail" && detail.contains("has no OPENSSL_CONF"), "{detail}");
+    assert!(mend.starts_with("set Environment=OPENSSL_CONF=/etc/keyward/openssl.cnf for"), "{mend}");
+    let [verdict, detail, mend] = find(Some(&scene.daemon.openssl_conf()));
+    assert!(verdict == "fail" && detail.ends_with("that is not /etc/ssl/openssl.cnf"), "{detail}");
+    let told = format!("keyward doctor --openssl-conf {}", scene.daemon.openssl_conf().display());
+    assert!(mend.ends_with(&told), "{mend}");
 }

@@ -32,7 +32,11 @@ impl<'a> Conf<'a> {
     pub(super) fn open(path: &'a Path) -> Result<Self, Finding> {
         let failed = |error| {
             let detail = format!("cannot read {}: {error}", path.display());
-            Finding::fail(CHECK, detail, "start from the one that keyward ships")
+            let mend = format!(
+                "start from the one that keyward ships: {}, conf/openssl.cnf in its source",
+                openssl::CONF
+            );
+            Finding::fail(CHECK, detail, mend)
         };
         Ok(Self { path, settings: Settings::open(path).map_err(failed)? })
     }
@@ -365,13 +369,17 @@ impl<'a> Conf<'a> {
 
     /// That it is the file which everything on the machine reads.
     fn for_everything(&self) -> Option<Finding> {
-        let system = openssl::directory()?.join("openssl.cnf").canonicalize().ok()?;
-        let same = self.path.canonicalize().is_ok_and(|path| path == system);
-        same.then(|| {
+        openssl::is_of_system(self.path).then(|| {
             Finding::warn(
                 CHECK,
-                format!("{} is the file of the system: sshd, curl and all others load keyward too", self.path.display()),
-                "give the server a file of its own: Environment=OPENSSL_CONF=/etc/keyward/openssl.cnf for its service",
+                format!(
+                    "{} is the file of the system: sshd, curl and all others load keyward too",
+                    self.path.display()
+                ),
+                format!(
+                    "give the server a file of its own: Environment=OPENSSL_CONF={} for its service",
+                    openssl::CONF
+                ),
             )
         })
     }

@@ -7,9 +7,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::Finding;
+use nix::unistd::geteuid;
+
 use super::reach::{CHROOT, Told};
 use super::settings::read_text;
+use super::{Finding, openssl};
 
 /// Looks whether an nginx.conf passes `OPENSSL_CONF` on. nginx loads keys before it makes its workers, which inherit
 /// what is loaded; a new binary, for an upgrade, inherits nothing but the environment that is passed on.
@@ -67,6 +69,12 @@ pub(super) fn process(pid: u32, openssl_conf: Option<&Path>) -> Finding {
     let environment = match read(pid, "environ") {
         Ok(environment) => environment,
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            if geteuid().is_root() {
+                let detail =
+                    format!("the kernel does not show the environment of process {pid}, not even to root");
+                let mend = "if this is a container, run keyward doctor outside; if not, name the process of a server";
+                return Finding::warn(CHECK, detail, mend);
+            }
             let detail = format!("this user may not see the environment of process {pid}");
             return Finding::warn(CHECK, detail, "run keyward doctor as root");
         }
@@ -82,7 +90,11 @@ pub(super) fn process(pid: u32, openssl_conf: Option<&Path>) -> Finding {
         Some(provider) => format!("it has loaded {provider}"),
         None => "it has not loaded keyward".to_owned(),
     };
-    let file = openssl_conf.map_or("/etc/keyward/openssl.cnf".to_owned(), |conf| conf.display().to_string());
+    // Which is for everything on the machine, as a finding of its own tells: no service is to be given it.
+    let of_system = openssl_conf.is_some_and(openssl::is_of_system);
+    let file = openssl_conf
+        .filter(|_| !of_system)
+        .map_or(openssl::CONF.to_owned(), |conf| conf.display().to_string());
     let mend = format!(
         "set {SERVICE}={file} for the service, and restart it: OpenSSL reads its configuration once, at the start"
     );
@@ -92,7 +104,11 @@ pub(super) fn process(pid: u32, openssl_conf: Option<&Path>) -> Finding {
         let detail = format!("process {pid} has {VARIABLE}={value}; {has}");
         return match openssl_conf {
             Some(conf) if !same(conf, Path::new(value)) => {
-                Finding::fail(CHECK, format!("{detail}; that is not {file}"), mend)
+                let mend = match of_system {
+                    true => format!("look at that one instead: keyward doctor --openssl-conf {value}"),
+                    false => mend,
+                };
+                Finding::fail(CHECK, format!("{detail}; that is not {}", conf.display()), mend)
             }
             _ if provider.is_none() => Finding::warn(CHECK, detail, mend),
             _ => Finding::ok(CHECK, detail),
@@ -106,7 +122,7 @@ pub(super) fn process(pid: u32, openssl_conf: Option<&Path>) -> Finding {
     };
     match provider {
         None => Finding::fail(CHECK, detail, mend),
-        Some(_) if overwritten => Finding::ok(CHECK, detail),
+        Some(_) if overwritten || of_system => Finding::ok(CHECK, detail),
         Some(_) => Finding::warn(CHECK, format!("{detail}, by another configuration"), mend),
     }
 }

@@ -1,6 +1,7 @@
 //! What the system's OpenSSL makes of the provider, a configuration, and a certificate.
 
 use std::env;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -39,8 +40,11 @@ pub(super) fn module(module: &Path) -> Finding {
 
 /// Compares the public key of a certificate with that of a reference.
 pub(super) fn certificate(cert: &Path, reference: &Reference) -> Finding {
-    const CHECK: &str = "certificate";
+    const CHECK: &str = CERTIFICATE;
     let path = cert.display();
+    if let Err(error) = File::open(cert) {
+        return Finding::fail(CHECK, format!("cannot read {path}: {error}"), "give the chain in PEM");
+    }
     let printed = match run(Command::new("openssl").args(["x509", "-noout", "-pubkey", "-in"]).arg(cert), "")
     {
         Ok(output) => output,
@@ -60,7 +64,7 @@ pub(super) fn certificate(cert: &Path, reference: &Reference) -> Finding {
         ),
         _ => Finding::fail(
             CHECK,
-            format!("{path} holds no certificate: {}", first_error(&printed).unwrap_or_default()),
+            format!("{path} holds no certificate that OpenSSL can read"),
             "give the chain in PEM",
         ),
     }
@@ -74,9 +78,10 @@ pub(super) fn modules() -> Option<PathBuf> {
     }
 }
 
-/// Where the openssl.cnf of the system is.
-pub(super) fn directory() -> Option<PathBuf> {
-    version("-d")
+/// Whether a file is the openssl.cnf of the system.
+pub(super) fn is_of_system(conf: &Path) -> bool {
+    let system = version("-d").and_then(|directory| directory.join("openssl.cnf").canonicalize().ok());
+    system.is_some_and(|system| conf.canonicalize().is_ok_and(|conf| conf == system))
 }
 
 /// A directory that OpenSSL was built with, which it prints in quotes.
@@ -124,6 +129,10 @@ fn run(command: &mut Command, input: &str) -> io::Result<Output> {
     }
     child.wait_with_output()
 }
+
+/// Where `conf/openssl.cnf` is once it is installed.
+pub(super) const CONF: &str = "/etc/keyward/openssl.cnf";
+pub(super) const CERTIFICATE: &str = "certificate";
 
 /// Where packages put the provider on Debian.
 #[cfg(target_arch = "x86_64")]
