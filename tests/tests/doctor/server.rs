@@ -100,6 +100,13 @@ fn a_process_is_without_the_variable() {
         let output = run(&mut as_user(OTHER, doctor.arg("--pid").arg(right.id().to_string())));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(text.contains("may not see the environment of process"), "{text}");
+        // As in a container: root without what the kernel asks for.
+        let mut lesser = Command::new("setpriv");
+        lesser.args(["--bounding-set", "-all", "--inh-caps", "-all", "--"]).arg(doctor.get_program());
+        lesser.args(doctor.get_args());
+        let text = String::from_utf8_lossy(&run(&mut lesser).stdout).into_owned();
+        let told = format!("the kernel does not show the environment of process {}, not even", right.id());
+        assert!(text.contains(&told) && !text.contains("doctor as root\n"), "{text}");
     }
 }
 
@@ -141,6 +148,8 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
         assert!(got == verdict && detail.contains(told), "{told:?} in {got}: {detail}");
         assert!(mends.contains(mend), "{mend:?} in {mends:?}");
     };
+    let found = doctor(&scene.daemon, "chroot", &[&"--chroot", &"/nowhere"]);
+    one(found, "fail", "there is no directory /nowhere", "--chroot DIR");
     // The path from outside is none from inside.
     let also = format!("also = [\"{}", root.display());
     one(find(&scene.conf("", ""), &[]), "fail", "cannot be reached: cannot look at", &also);
@@ -381,6 +390,69 @@ fn the_certificate_is_of_another_key() {
     let [verdict, detail, mend] = find(&pki.leaf("other").0);
     assert!(verdict == "fail" && detail.contains("another public key than key shop"), "{detail}");
     assert!(mend.contains("put the certificate of the server itself first"), "{mend}");
+    let [verdict, detail, mend] = find(&pki.leaf("other").1);
+    assert!(
+        verdict == "fail" && detail.ends_with("other.key holds no certificate that OpenSSL can read"),
+        "{detail}"
+    );
+    assert!(mend.contains("give the chain in PEM"), "{mend}");
+    let [verdict, detail, _] = find(Path::new("/nowhere.crt"));
+    assert!(verdict == "fail" && detail.contains("cannot read /nowhere.crt: No such file"), "{detail}");
+}
+
+#[test]
+fn the_reference_is_none() {
+    let daemon = Daemon::start();
+    let (certificate, key) = Pki::new(daemon.directory()).leaf("old");
+    let find = |check: &str, path: &Path| {
+        let arguments: [&dyn AsRef<OsStr>; 6] =
+            [&"--reference", &path, &"--cert", &certificate, &"--user", &OTHER];
+        let mut found = doctor(&daemon, check, &arguments);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    };
+    for (path, told, mends) in [
+        (&*key, "old.key holds a private key, not a reference to one", "keyward key import LABEL --in"),
+        (&certificate, "old.crt holds no reference", "keyward key reference LABEL"),
+        (Path::new("/nowhere.pem"), "cannot read /nowhere.pem: No such file", "keyward key reference LABEL"),
+    ] {
+        let [verdict, detail, mend] = find("reference", path);
+        assert!(verdict == "fail" && detail.contains(told), "{detail}");
+        assert!(mend.contains(mends), "{mend}");
+        for check in ["certificate", "grant"] {
+            let [verdict, detail, _] = find(check, path);
+            assert!(verdict == "warn" && detail.contains("for want of the reference"), "{check}: {detail}");
+        }
+    }
+}
+
+#[test]
+fn the_user_cannot_read_the_reference() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.generate("shop", "p256");
+    let path = daemon.reference("shop");
+    let find = |mode: u32| {
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        doctor(&daemon, "reference", &[&"--reference", &path, &"--user", &OTHER])
+    };
+    let found = find(0o644);
+    assert!(found.len() == 1 && found[0][0] == "ok", "{found:#?}");
+    let found = find(0o600);
+    let [[known, ..], [verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+    assert!(known == "ok" && verdict == "warn", "{found:#?}");
+    assert!(detail.contains("daemon may not read") && detail.contains("(mode 600)"), "{detail}");
+    assert!(mend.contains("chmod a+r"), "{mend}");
+    // A name without its directory, which is closed.
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(daemon.directory(), Permissions::from_mode(0o700)).unwrap();
+    let mut command = daemon.keyward(&["doctor", "--json", "--user", OTHER]);
+    command.arg("--reference").arg(path.file_name().unwrap()).current_dir(daemon.directory());
+    let found = findings(&mut command, "reference");
+    let [_, [verdict, detail, _]] = &found[..] else { panic!("{found:#?}") };
+    assert!(verdict == "warn" && detail.contains("daemon cannot pass"), "{detail}");
 }
 
 #[test]

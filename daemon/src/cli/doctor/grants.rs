@@ -17,7 +17,6 @@ pub(super) fn check(
     person: &Person,
     reference: &Reference,
 ) -> Option<Finding> {
-    const CHECK: &str = "grant";
     let (label, name) = (reference.label(), person.name());
     let access = match admin.access(label.as_str(), person.uid(), person.gid()) {
         Ok(access) => access,
@@ -64,3 +63,5 @@ pub(super) fn check(
     };
     Some(Finding::fail(CHECK, format!("{name} may not use key {label} for {may_not}: {why}"), mend))
 }
+
+pub(super) const CHECK: &str = "grant";

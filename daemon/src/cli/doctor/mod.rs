@@ -8,7 +8,6 @@ mod openssl;
 mod reach;
 mod settings;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -22,10 +21,11 @@ use crate::exit;
 use crate::sockets::{ADMIN, PEERS};
 use conf::Conf;
 use reach::Person;
+use settings::read_text;
 
 #[derive(Args, Debug)]
 pub(super) struct Doctor {
-    /// Check whether this user, as which a TLS server runs, can reach the socket, and may use the key of --reference
+    /// Check whether this user, as which a TLS server runs, can reach the socket, and may read --reference and use its key
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
     /// Check whether a server in this chroot can reach the socket: that of KEYWARD_SOCKET or --openssl-conf, seen from there
@@ -85,11 +85,16 @@ impl Doctor {
             match read_reference(path) {
                 Ok(reference) => {
                     findings.push(known(&admin, &reference));
+                    findings.extend(person.as_ref().and_then(|person| readable(person, path)));
                     let grant = |person| grants::check(&admin, &runtime_dir.join(ADMIN), person, &reference);
                     findings.extend(person.as_ref().and_then(grant));
                     findings.extend(self.cert.as_ref().map(|cert| openssl::certificate(cert, &reference)));
                 }
-                Err(finding) => findings.push(finding),
+                Err(finding) => {
+                    findings.push(finding);
+                    findings.extend(person.as_ref().map(|_| no_reference(grants::CHECK)));
+                    findings.extend(self.cert.as_ref().map(|_| no_reference(openssl::CERTIFICATE)));
+                }
             }
         }
         self.report(&findings)
@@ -165,20 +170,57 @@ fn or_tell<T>(findings: &mut Vec<Finding>, asked: Option<Result<T, Finding>>) ->
 }
 
 fn read_reference(path: &Path) -> Result<Reference, Finding> {
-    const CHECK: &str = "reference";
+    let shown = path.display();
     let again = "make it again: keyward key reference LABEL > FILE";
-    let text = fs::read_to_string(path)
-        .map_err(|error| Finding::fail(CHECK, format!("cannot read {}: {error}", path.display()), again))?;
+    let text = read_text(path)
+        .map_err(|error| Finding::fail(REFERENCE, format!("cannot read {shown}: {error}"), again))?;
     // Certificates may stand in the same file, before it and after it.
-    let block = text.find("-----BEGIN KEYWARD KEY-----").map_or("", |start| &text[start..]);
+    let Some(start) = text.find("-----BEGIN KEYWARD KEY-----") else {
+        return Err(match holds_private_key(&text) {
+            true => Finding::fail(
+                REFERENCE,
+                format!("{shown} holds a private key, not a reference to one"),
+                format!(
+                    "take it in: keyward key import LABEL --in {shown}; then make the reference: keyward key \
+                     reference LABEL > FILE"
+                ),
+            ),
+            false => Finding::fail(REFERENCE, format!("{shown} holds no reference"), again),
+        });
+    };
     const END: &str = "-----END KEYWARD KEY-----";
+    let block = &text[start..];
     let block = block.find(END).map_or(block, |end| &block[..end + END.len()]);
-    Reference::from_pem(block)
-        .map_err(|error| Finding::fail(CHECK, format!("{}: {error}", path.display()), again))
+    Reference::from_pem(block).map_err(|error| Finding::fail(REFERENCE, format!("{shown}: {error}"), again))
+}
+
+/// Whether there is a private key of any kind in a text, in PEM.
+fn holds_private_key(text: &str) -> bool {
+    text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with("PRIVATE KEY-----"))
+}
+
+/// That the user of a server cannot read the file. One that loads its keys as root, before it changes its user, can.
+fn readable(person: &Person, path: &Path) -> Option<Finding> {
+    let reason = person.cannot_read(path)?;
+    Some(Finding::warn(
+        REFERENCE,
+        format!(
+            "{reason}: servers that load keys as that user cannot, as stunnel, or lighttpd when it reloads"
+        ),
+        format!(
+            "let everyone read {}, there is no secret in it: chmod a+r, and a+x for the directories",
+            path.display()
+        ),
+    ))
+}
+
+/// That a check needs the reference which could not be read.
+fn no_reference(check: &'static str) -> Finding {
+    Finding::warn(check, "not checked, for want of the reference", "mend that first")
 }
 
 fn known(admin: &AdminClient, reference: &Reference) -> Finding {
-    const CHECK: &str = "reference";
+    const CHECK: &str = REFERENCE;
     let label = reference.label();
     let again = format!("make it again: keyward key reference {label} > FILE");
     let key = match admin.show(label.as_str()) {
@@ -207,3 +249,5 @@ fn known(admin: &AdminClient, reference: &Reference) -> Finding {
         _ => Finding::fail(CHECK, format!("key {label} of the daemon has another public key"), again),
     }
 }
+
+const REFERENCE: &str = "reference";

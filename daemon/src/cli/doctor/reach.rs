@@ -70,6 +70,14 @@ fn answers(address: &str) -> Result<u32, String> {
 
 /// Whether a process that has gone into a chroot finds a socket there. `source` says who told it to look for this one.
 fn inside(root: &Path, socket: &str, source: &str, person: Option<&Person>) -> Finding {
+    let there_is_none = match fs::metadata(root) {
+        Ok(found) => !found.is_dir(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if there_is_none {
+        let detail = format!("there is no directory {}", root.display());
+        return Finding::fail(CHROOT, detail, "name the one that the server goes into: --chroot DIR");
+    }
     let outside = root.join(socket.trim_start_matches('/'));
     let shown = outside.display();
     let fail = |why: String| {
@@ -202,7 +210,8 @@ impl Person {
     /// Why the user cannot read a file that is there; `None` if they can.
     pub(super) fn cannot_read(&self, file: &Path) -> Option<String> {
         let (name, shown) = (&self.name, file.display());
-        if let Err(Obstacle::Closed(directory, mode)) = self.passes(file, Path::new("/")) {
+        let whole = std::path::absolute(file).ok()?;
+        if let Err(Obstacle::Closed(directory, mode)) = self.passes(&whole, Path::new("/")) {
             return Some(format!("{name} cannot pass {} (mode {mode:o})", directory.display()));
         }
         let found = fs::metadata(file).ok().filter(|found| !self.may(found, READ))?;
