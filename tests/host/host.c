@@ -3,7 +3,8 @@
  *
  *     host MODE CERTIFICATE REFERENCE [NUMBER]
  *
- * Prints one line of results and ends with 0 if all went as it should; what each MODE does stands beside its function.
+ * Prints one line of results and ends with 0 if all went as it should; what each MODE does stands beside its function. With
+ * TLS12_CIPHERS in the environment, handshakes are made with TLS 1.2 and one of these.
  */
 #include <fcntl.h>
 #include <openssl/async.h>
@@ -53,6 +54,17 @@ static SSL_CTX *server_context(void) {
     REQUIRE(SSL_CTX_use_PrivateKey_file(context, reference, SSL_FILETYPE_PEM) == 1);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
+    return context;
+}
+
+static SSL_CTX *client_context(void) {
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    const char *ciphers = getenv("TLS12_CIPHERS");
+    REQUIRE(context);
+    if (ciphers) {
+        REQUIRE(SSL_CTX_set_max_proto_version(context, TLS1_2_VERSION) == 1);
+        REQUIRE(SSL_CTX_set_cipher_list(context, ciphers) == 1);
+    }
     return context;
 }
 
@@ -168,7 +180,7 @@ static int add_descriptors(struct pair pair, struct pollfd *polls) {
 
 /* NUMBER handshakes, one after the other. */
 static int handshakes(void) {
-    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    SSL_CTX *server = server_context(), *client = client_context();
     for (int i = 0; i < number; i++) {
         struct pair pair = make_pair(server, client, 0);
         REQUIRE(go_on(pair) == DONE);
@@ -182,7 +194,7 @@ static int handshakes(void) {
 
 /* NUMBER handshakes at once in one thread; tells the time they took and how many were paused at the same time. */
 static int async(void) {
-    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    SSL_CTX *server = server_context(), *client = client_context();
     struct pair *pairs = calloc(number, sizeof(*pairs));
     struct pollfd *polls = calloc(number, 32 * sizeof(*polls));
     enum progress *states = calloc(number, sizeof(*states));
@@ -233,7 +245,7 @@ static int async(void) {
 
 /* NUMBER handshakes that are given up while they are paused: nothing of ours may be left open. */
 static int abandon(void) {
-    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    SSL_CTX *server = server_context(), *client = client_context();
     int before = 0, after = 0;
     for (int i = 0; i < number; i++) {
         struct pair pair = make_pair(server, client, 1);
@@ -251,7 +263,7 @@ static int abandon(void) {
 
 /* A host that resumes a paused handshake without looking whether there is any point. */
 static int eager(void) {
-    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    SSL_CTX *server = server_context(), *client = client_context();
     int resumed = 0;
     for (int i = 0; i < number; i++) {
         struct pair pair = make_pair(server, client, 1);
@@ -316,7 +328,7 @@ static void plain_free(void *old, const char *file, int line) {
 /* How deep the stack of a job is used in whole handshakes. Must come before OpenSSL allocates anything. */
 static int stack(void) {
     REQUIRE(CRYPTO_set_mem_functions(painted, plain_realloc, plain_free));
-    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    SSL_CTX *server = server_context(), *client = client_context();
     int most = 0;
     for (int i = 0; i < number; i++) {
         struct pair pair = make_pair(server, client, 1);
@@ -456,7 +468,7 @@ static int fork_mid_request(void) {
 
 /* Forks while a handshake is paused: the child goes on with it, and so does the parent with its own. */
 static int fork_paused(void) {
-    SSL_CTX *server = server_context(), *client = SSL_CTX_new(TLS_client_method());
+    SSL_CTX *server = server_context(), *client = client_context();
     struct pair pair = make_pair(server, client, 1);
     REQUIRE(go_on(pair) == PAUSED);
     pid_t child = fork();

@@ -55,6 +55,13 @@ impl Host {
         self
     }
 
+    /// Has handshakes made with TLS 1.2 and one of these ciphers.
+    #[must_use]
+    pub fn tls12(mut self, ciphers: &str) -> Self {
+        self.command.env("TLS12_CIPHERS", ciphers);
+        self
+    }
+
     /// Runs it; it must succeed.
     pub fn run(&mut self) -> Results {
         results(&succeed(&mut self.command))
