@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::server::{Server, Site};
@@ -19,26 +19,31 @@ fn site(daemon: &Daemon, pki: &Pki, key_type: &str) -> Site {
     Site::new(pki.certify(daemon, &reference), reference)
 }
 
-/// One thread, and a unit that takes 100 ms: twenty handshakes take two seconds one after the other.
+/// One thread, and a unit that takes 400 ms: ten clients with three handshakes each take 1.2 seconds at best, and ten times
+/// that one after the other.
 #[test]
 fn one_thread_of_haproxy_has_many_handshakes_under_way() {
-    let daemon = Daemon::start_slow("100ms");
+    let daemon = Daemon::start_slow("400ms");
     let pki = Pki::new(daemon.directory());
     let sites = ["p256", "rsa2048"].map(|key_type| site(&daemon, &pki, key_type));
     let _haproxy = Haproxy::start_asynchronous(&daemon, &sites);
-    for site in &sites {
+    let ten_clients = |site: &Site, handshakes: usize| {
         let handshake = Handshake::new(&pki, site.address);
-        handshake.make().unwrap();
-        let begin = Instant::now();
-        let clients: Vec<_> = (0..20)
+        let clients: Vec<_> = (0..10)
             .map(|_| {
                 let handshake = handshake.clone();
-                thread::spawn(move || handshake.make().map(drop))
+                thread::spawn(move || (0..handshakes).try_for_each(|_| handshake.make().map(drop)))
             })
             .collect();
         clients.into_iter().for_each(|client| client.join().unwrap().unwrap());
-        let took = begin.elapsed();
-        assert!(took < Duration::from_secs(1), "{took:?}");
+    };
+    // The first time, the daemon has connections to open to the unit.
+    ten_clients(&sites[0], 1);
+    for site in &sites {
+        let begin = Instant::now();
+        ten_clients(site, 3);
+        let ratio = 1.2 / begin.elapsed().as_secs_f64();
+        assert!((0.7..=1.0).contains(&ratio), "{ratio} of what is possible");
     }
 }
 
