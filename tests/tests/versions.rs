@@ -203,6 +203,8 @@ fn the_program_is_refused_with_a_key_of_a_server() {
     let pki = Pki::new(daemon.directory());
     let message = daemon.path("message");
     fs::write(&message, "text\n").unwrap();
+    let digest = daemon.path("digest");
+    fs::write(&digest, [7; 32]).unwrap();
     for key_type in ["p256", "rsa2048", "ed25519", "ml-dsa-65"] {
         let (certificate, reference) = pair(&daemon, &pki, key_type, "tls-server");
         let told = format!("keyward: key \"{key_type}\" refused: the uses of the key do not include");
@@ -216,9 +218,13 @@ fn the_program_is_refused_with_a_key_of_a_server() {
             request.arg(&reference);
             let mut certificate = of(&["req", "-x509", "-new", "-subj", "/CN=own", "-key"]);
             certificate.arg(&reference);
-            let commands = [cms, raw, request, certificate];
+            let mut hashed = of(&["dgst", "-sha256", "-sign"]);
+            hashed.arg(&reference).arg("-out").arg(daemon.path("signature")).arg(&message);
+            let mut digested = of(&["pkeyutl", "-sign", "-pkeyopt", "digest:sha256", "-inkey"]);
+            digested.arg(&reference).arg("-in").arg(&digest).arg("-out").arg(daemon.path("signature"));
+            let commands = [cms, hashed, digested, raw, request, certificate];
             // See above.
-            for mut command in commands.into_iter().skip(usize::from(hashes_for_itself(key_type))) {
+            for mut command in commands.into_iter().skip(if hashes_for_itself(key_type) { 3 } else { 0 }) {
                 let (_, text) = fail(&mut command);
                 assert!(text.contains(&told), "{command:?}: {text}");
             }
@@ -230,39 +236,74 @@ fn the_program_is_refused_with_a_key_of_a_server() {
 /// How often libssl calls the provider for a handshake is what its cost rests on.
 #[test]
 fn a_handshake_is_two_inits_a_size_and_a_signature() {
-    let daemon = Daemon::start();
-    let pki = Pki::new(daemon.directory());
-    for key_type in ["p256", "rsa2048", "ed25519", "ml-dsa-65"] {
-        let (certificate, reference) = pair(&daemon, &pki, key_type, "tls-server");
-        for openssl in OpenSsl::that_know(key_type) {
-            let counts = [1, 3].map(|handshakes| {
-                let host =
-                    Host::new(&daemon, openssl).mode("handshakes", &certificate, &reference, handshakes);
-                let before = daemon.status()["requests"].as_u64().unwrap();
-                let calls = calls(&daemon, &host.command);
-                (calls, daemon.status()["requests"].as_u64().unwrap() - before)
-            });
-            let [(one, asked_once), (three, asked_thrice)] = counts;
-            let each = |name: &str| {
-                (three.iter().filter(|call| call.0 == name).map(|call| call.1).sum::<u64>()
-                    - one.iter().filter(|call| call.0 == name).map(|call| call.1).sum::<u64>())
-                    / 2
-            };
-            let names = [
-                "digest_sign_init",
-                "digest_sign",
-                "sign_init",
-                "sign",
-                "digest_sign_update",
-                "digest_sign_final",
-            ];
-            assert_eq!(names.map(each), [2, 2, 0, 0, 0, 0], "{key_type}, {openssl:?}: {three:?}");
-            assert_eq!((asked_once, asked_thrice), (1, 3), "{key_type}, {openssl:?}");
-        }
+    for key_type in ["p256", "rsa2048", "rsa-pss2048", "ed25519", "ml-dsa-65"] {
+        assert_calls(key_type, "tls-server", None, &SIGNATURE);
     }
 }
 
-/// How often each entry point of signatures was called while a program ran, as callgrind counts it.
+#[test]
+fn a_handshake_of_tls_1_2_is_the_same() {
+    for key_type in ["p256", "rsa2048", "rsa-pss2048"] {
+        assert_calls(key_type, "tls-server", Some("ECDHE"), &SIGNATURE);
+    }
+}
+
+/// Before libssl knows which it will be, it looks whether the key signs.
+#[test]
+fn a_handshake_with_rsa_key_exchange_is_two_inits_and_a_decryption() {
+    let expected = [
+        ("signature::digest_sign_init", 1),
+        ("decrypt::decrypt_init", 1),
+        ("decrypt::decrypt", 1),
+        ("key::Held::decrypt_premaster", 1),
+    ];
+    assert_calls("rsa2048", "rsa-key-exchange", Some("AES128-SHA256"), &expected);
+}
+
+/// What a handshake calls that signs. One of the two calls of `digest_sign` asks for the size only.
+const SIGNATURE: [(&str, u64); 3] = [
+    ("signature::digest_sign_init", 2),
+    ("signature::digest_sign", 2),
+    ("signature::Operation::sign_message", 1),
+];
+
+/// All that does something for a handshake.
+const WATCHED: [&str; 10] = [
+    "signature::digest_sign_init",
+    "signature::digest_sign",
+    "signature::digest_sign_update",
+    "signature::digest_sign_final",
+    "signature::sign_init",
+    "signature::sign",
+    "signature::Operation::sign_message",
+    "decrypt::decrypt_init",
+    "decrypt::decrypt",
+    "key::Held::decrypt_premaster",
+];
+
+/// Of these, each handshake makes the expected calls and no others, and one request. To load the key takes none of them.
+fn assert_calls(key_type: &str, usage: &str, tls12: Option<&str>, expected: &[(&str, u64)]) {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let (certificate, reference) = pair(&daemon, &pki, key_type, usage);
+    for openssl in OpenSsl::that_know(key_type) {
+        let mut host = Host::new(&daemon, openssl).mode("handshakes", &certificate, &reference, 3);
+        if let Some(ciphers) = tls12 {
+            host = host.tls12(ciphers);
+        }
+        let before = daemon.status()["requests"].as_u64().unwrap();
+        let calls = calls(&daemon, &host.command);
+        let asked = daemon.status()["requests"].as_u64().unwrap() - before;
+        let sum = |name| calls.iter().filter(|call| call.0 == name).map(|call| call.1).sum::<u64>();
+        let made = WATCHED.map(|name| (name, sum(name)));
+        let of = |name| expected.iter().find(|call| call.0 == name).map_or(0, |call| call.1);
+        let wanted = WATCHED.map(|name| (name, 3 * of(name)));
+        assert_eq!(made, wanted, "three handshakes, {key_type}, {openssl:?}: {calls:?}");
+        assert_eq!(asked, 3, "{key_type}, {openssl:?}");
+    }
+}
+
+/// How often each function of the provider was called while a program ran, as callgrind counts it.
 fn calls(daemon: &Daemon, command: &Command) -> Vec<(String, u64)> {
     let file = daemon.path("calls");
     let mut counted = Command::new("valgrind");
@@ -285,10 +326,10 @@ fn calls(daemon: &Daemon, command: &Command) -> Vec<(String, u64)> {
                 called = names.get(number).cloned().unwrap_or_default();
             }
         } else if let Some(count) = line.strip_prefix("calls=")
-            && let Some((_, entry)) = called.split_once("keyward_openssl::signature::")
+            && let Some((_, function)) = called.split_once("keyward_openssl::")
         {
             let count = count.split_whitespace().next().unwrap().parse().unwrap();
-            counts.push((entry.to_owned(), count));
+            counts.push((function.to_owned(), count));
         }
     }
     counts
