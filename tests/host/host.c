@@ -300,6 +300,41 @@ static int blocked(void) {
     return !done;
 }
 
+struct signing {
+    EVP_PKEY *key;
+    int fill;
+};
+
+static int sign_in_shared_context(void *argument) {
+    struct signing *signing = argument;
+    int done = sign(signing->key, signing->fill);
+    if (!done)
+        ERR_print_errors_fp(stderr);
+    return done;
+}
+
+/* Two jobs with one wait context, which libssl never does: neither may get what is the other's. */
+static int shared_context(void) {
+    ASYNC_WAIT_CTX *context = ASYNC_WAIT_CTX_new();
+    ASYNC_JOB *jobs[2] = {NULL, NULL};
+    struct signing signings[2] = {{load_key(), 1}, {NULL, 2}};
+    int done[2] = {-1, -1};
+    signings[1].key = signings[0].key;
+    for (int i = 0; i < 2; i++)
+        REQUIRE(ASYNC_start_job(&jobs[i], context, &done[i], sign_in_shared_context, &signings[i],
+                                sizeof(*signings)) == ASYNC_PAUSE);
+    for (int i = 0; i < 2; i++) {
+        int state;
+        while ((state = ASYNC_start_job(&jobs[i], context, &done[i], sign_in_shared_context, NULL, 0)) == ASYNC_PAUSE)
+            ;
+        REQUIRE(state == ASYNC_FINISH);
+    }
+    ASYNC_WAIT_CTX_free(context);
+    EVP_PKEY_free(signings[0].key);
+    printf("first=%d second=%d\n", done[0], done[1]);
+    return 0;
+}
+
 /* The stacks of jobs, painted: what is still paint afterwards was not used. */
 enum { STACK = 32768, PAINT = 0xa5, MOST_STACKS = 64 };
 static unsigned char *stacks[MOST_STACKS];
@@ -524,6 +559,7 @@ static const struct {
     {"abandon", abandon},
     {"eager", eager},
     {"blocked", blocked},
+    {"shared-context", shared_context},
     {"stack", stack},
     {"forks", forks},
     {"fork-mid-request", fork_mid_request},

@@ -214,6 +214,20 @@ fn jobs_that_are_forked_resumed_for_nothing_or_must_not_pause() {
     }
 }
 
+/// Of two jobs with one wait context the second one is served, and the first one is told.
+#[test]
+fn jobs_with_one_wait_context_do_not_get_the_answers_of_each_other() {
+    let scene = Scene::new(Daemon::start_slow("50ms"), "p256");
+    for openssl in OpenSsl::ALL {
+        let output = run(&mut scene.host(openssl, "shared-context", 1).command);
+        let done = results(&String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{openssl:?}: {}", stderr(&output));
+        assert_eq!((done["first"], done["second"]), (0.0, 1.0), "{openssl:?}: {}", stderr(&output));
+        let told = "cannot sign with key \"p256\": the program has run another job with the wait context of this one";
+        assert_eq!(stderr(&output).matches(told).count(), 1, "{}", stderr(&output));
+    }
+}
+
 #[test]
 fn the_daemon_is_restarted_while_handshakes_are_paused() {
     let mut daemon = Daemon::prepare_slow("300ms");

@@ -20,34 +20,51 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process;
 use std::time::Instant;
 
-use keyward_client::{Call, Client, Error, above_standard_streams};
+use keyward_client::{Call, Client, Error as ClientError, above_standard_streams};
 use keyward_proto::message::response;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use rustix::time::{timerfd_create, timerfd_settime};
 
+/// Why there is no answer.
+pub(crate) enum Error {
+    Client(ClientError),
+    /// The host ran another job with the wait context of one that it resumed afterwards. The first one's call is gone, and
+    /// what may be there is the answer to the other's.
+    Shared,
+}
+
+impl From<ClientError> for Error {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
 /// Waits for the answer to a call, as the host would have it.
 pub(crate) fn finish(client: &Client, mut call: Call) -> Result<response::Body, Error> {
-    let Some(context) = WaitContext::current() else { return client.finish(call) };
+    let Some(context) = WaitContext::current() else { return Ok(client.finish(call)?) };
     if let Some(answer) = client.answer(&mut call)? {
         return Ok(answer);
     }
     // Only now that there is something to wait for: a host gets to know of descriptors when a job pauses, and HAProxy
     // ends over one that it was never told of.
     match context.wait_for(call) {
-        Ok(waiting) => finish_in_job(waiting, client),
-        Err(call) => client.finish(call.ok_or(Error::Garbled)?),
+        Ok((waiting, turn)) => finish_in_job(waiting, turn, client),
+        Err(call) => Ok(client.finish(call.ok_or(ClientError::Garbled)?)?),
     }
 }
 
-/// Pauses until the call that `waiting` has been given is answered.
-fn finish_in_job(waiting: *mut Waiting, client: &Client) -> Result<response::Body, Error> {
+/// Pauses until the call that `waiting` has been given, as the one of this turn, is answered.
+fn finish_in_job(waiting: *mut Waiting, turn: u64, client: &Client) -> Result<response::Body, Error> {
     loop {
         // SAFETY: ASYNC_pause_job(3) takes nothing; nothing of ours is owned, borrowed or locked by the stack across it.
         unsafe { ASYNC_pause_job() };
         // SAFETY: the wait context of this job keeps it alive, and while the job runs nobody else uses it.
         let now = unsafe { &mut *waiting };
+        if now.turn != turn {
+            return Err(Error::Shared);
+        }
         now.unwatch();
         let Some(call) = &mut now.call else { break };
         // A host that resumes without looking, or pausing is blocked: it must not go round and round. What goes wrong
@@ -55,7 +72,7 @@ fn finish_in_job(waiting: *mut Waiting, client: &Client) -> Result<response::Bod
         let _ = client.wait(call, SPIN);
         if let Some(answer) = client.answer(call).transpose() {
             now.end();
-            return answer;
+            return Ok(answer?);
         }
         if !now.watch() {
             break;
@@ -63,7 +80,7 @@ fn finish_in_job(waiting: *mut Waiting, client: &Client) -> Result<response::Bod
     }
     // SAFETY: as above.
     let call = unsafe { &mut *waiting }.end();
-    client.finish(call.ok_or(Error::Garbled)?)
+    Ok(client.finish(call.ok_or(ClientError::Garbled)?)?)
 }
 
 /// What belongs to a wait context: a descriptor for the host, and the call that is under way, if there is one.
@@ -72,6 +89,8 @@ struct Waiting {
     owner: u32,
     epoll: OwnedFd,
     call: Option<Call>,
+    /// Counts the calls that it was given, so that a job can tell whether this is still its own.
+    turn: u64,
     /// Wakes the host at the deadline of the call, where the daemon does not.
     timer: Option<OwnedFd>,
     /// Whether the connection of the call is in the epoll.
@@ -81,17 +100,18 @@ struct Waiting {
 impl Waiting {
     fn new() -> Result<Self, Errno> {
         let epoll = above_standard_streams(epoll::create(CreateFlags::CLOEXEC)?)?;
-        Ok(Self { owner: process::id(), epoll, call: None, timer: None, watched: false })
+        Ok(Self { owner: process::id(), epoll, call: None, turn: 0, timer: None, watched: false })
     }
 
-    /// Begins to watch for a call, or gives it back.
-    fn begin(&mut self, call: Call) -> Result<(), Option<Call>> {
+    /// Begins to watch for a call, and tells which turn it is, or gives it back.
+    fn begin(&mut self, call: Call) -> Result<u64, Option<Call>> {
         // A host may use the wait context of a job that it gave up again.
         self.unwatch();
         self.end();
         self.call = Some(call);
+        self.turn += 1;
         if self.watch() {
-            return Ok(());
+            return Ok(self.turn);
         }
         self.unwatch();
         Err(self.end())
@@ -148,9 +168,9 @@ impl WaitContext {
         NonNull::new(unsafe { ASYNC_get_wait_ctx(job) }).map(Self)
     }
 
-    /// Gives it a call to wait for; what belongs to it comes back, which it is given when it is first asked. The call comes
-    /// back if it cannot be waited for here.
-    fn wait_for(self, call: Call) -> Result<*mut Waiting, Option<Call>> {
+    /// Gives it a call to wait for; what belongs to it comes back, which it is given when it is first asked, and the turn of
+    /// the call. The call comes back if it cannot be waited for here.
+    fn wait_for(self, call: Call) -> Result<(*mut Waiting, u64), Option<Call>> {
         let (mut descriptor, mut data) = (0, ptr::null_mut());
         // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never followed, and both places may be written.
         let known =
@@ -159,10 +179,10 @@ impl WaitContext {
             let waiting = data.cast::<Waiting>();
             // SAFETY: what was given under our key is ours, lives as long as the wait context, and while the job runs
             // nobody else uses it.
-            return unsafe { &mut *waiting }.begin(call).map(|()| waiting);
+            return unsafe { &mut *waiting }.begin(call).map(|turn| (waiting, turn));
         }
         let Ok(mut waiting) = Waiting::new() else { return Err(Some(call)) };
-        waiting.begin(call)?;
+        let turn = waiting.begin(call)?;
         let descriptor = waiting.epoll.as_raw_fd();
         let waiting = Box::into_raw(Box::new(waiting));
         // SAFETY: as above; the data belongs to the cleanup from here on.
@@ -175,7 +195,7 @@ impl WaitContext {
             waiting.unwatch();
             return Err(waiting.end());
         }
-        Ok(waiting)
+        Ok((waiting, turn))
     }
 }
 

@@ -49,8 +49,7 @@ impl Held {
     pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, Error> {
         let label = self.reference.label();
         let call = self.client.start_to_sign(label, self.reference.version(), scheme, input);
-        let signature =
-            self.answer(call).and_then(signature_of).map_err(|error| self.failed("sign", error))?;
+        let signature = self.answer(call, signature_of).map_err(|error| self.failed("sign", error))?;
         // The host gave us a buffer of the longest length; more would be a fault of the daemon.
         if signature.len() > self.reference.public_key().max_signature() {
             let text = format_args!(
@@ -69,21 +68,32 @@ impl Held {
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let (label, version) = (self.reference.label(), self.reference.version());
         let call = self.client.start_to_decrypt(label, version, ciphertext, client_version);
-        self.answer(call).and_then(premaster_of).map_err(|error| self.failed("decrypt", error))
+        self.answer(call, premaster_of).map_err(|error| self.failed("decrypt", error))
     }
 
-    fn answer(&self, call: Result<Call, ClientError>) -> Result<response::Body, ClientError> {
-        job::finish(&self.client, call?)
+    /// The answer to a call, and what is wanted of it.
+    fn answer<T>(
+        &self,
+        call: Result<Call, ClientError>,
+        wanted: impl FnOnce(response::Body) -> Result<T, ClientError>,
+    ) -> Result<T, job::Error> {
+        Ok(wanted(job::finish(&self.client, call?)?)?)
     }
 
     #[track_caller]
-    fn failed(&self, what: &str, error: ClientError) -> Error {
+    fn failed(&self, what: &str, error: job::Error) -> Error {
         let label = self.reference.label();
         match error {
-            ClientError::Refused(_) => {
+            job::Error::Client(error @ ClientError::Refused(_)) => {
                 Error::new(Reason::Refused, format_args!("key \"{label}\" refused: {error}"))
             }
-            _ => Error::new(Reason::Unavailable, format_args!("cannot {what} with key \"{label}\": {error}")),
+            job::Error::Client(error) => {
+                Error::new(Reason::Unavailable, format_args!("cannot {what} with key \"{label}\": {error}"))
+            }
+            job::Error::Shared => {
+                let why = "the program has run another job with the wait context of this one";
+                Error::new(Reason::Internal, format_args!("cannot {what} with key \"{label}\": {why}"))
+            }
         }
     }
 }
