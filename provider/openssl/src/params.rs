@@ -12,6 +12,10 @@ use crate::abi::{INTEGER, OCTET_STRING, Param, UNMODIFIED, UNSIGNED_INTEGER, UTF
 pub(crate) struct Params<'a>(*mut Param, PhantomData<&'a Param>);
 
 impl<'a> Params<'a> {
+    /// As OpenSSL passes none.
+    #[cfg(test)]
+    pub(crate) const NONE: Self = Self(ptr::null_mut(), PhantomData);
+
     /// The parameter with this key, if it is among them.
     pub(crate) fn find(self, key: &CStr) -> Option<Value<'a>> {
         let mut next = self.0;

@@ -201,7 +201,8 @@ impl Operation {
             let held = key.held().ok_or_else(|| {
                 Error::new(Reason::NotSupported, "cannot sign with a public key; load a key reference")
             })?;
-            self.key = Some(Arc::clone(held));
+            // What was asked for with another key has no say in what this one signs.
+            *self = Self { key: Some(Arc::clone(held)), ..Self::default() };
         }
         self.digest = digest.map(CStr::to_bytes).filter(|name| !name.is_empty()).map(DigestName::from_name);
         self.mgf1 = None;
@@ -563,3 +564,36 @@ const SALT_LENGTH: &CStr = c"saltlen";
 
 /// `RSA_PSS_SALTLEN_AUTO_DIGEST_MAX`, since OpenSSL 3.1.
 const RSA_PSS_SALTLEN_AUTO_DIGEST_MAX: i64 = -4;
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use keyward_client::{Address, Client};
+    use keyward_proto::Reference;
+
+    use super::*;
+
+    /// The public key of RFC 8032, 7.1, test 1.
+    const ED25519: [u8; 44] = [
+        0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00, 0xd7, 0x5a, 0x98, 0x01, 0x82,
+        0xb1, 0x0a, 0xb7, 0xd5, 0x4b, 0xfe, 0xd3, 0xc9, 0x64, 0x07, 0x3a, 0x0e, 0xe1, 0x72, 0xf3, 0xda, 0xa6,
+        0x23, 0x25, 0xaf, 0x02, 0x1a, 0x68, 0xf7, 0x07, 0x51, 0x1a,
+    ];
+
+    #[test]
+    fn what_was_asked_for_with_a_key_is_kept_for_that_key_alone() {
+        let reference = Reference::new("shop".parse().unwrap(), 1, ED25519.to_vec()).unwrap();
+        let address: Address = "/nowhere".parse().unwrap();
+        let client = Arc::new(Client::new(address, Duration::from_secs(1)));
+        let key = Key::Held(Arc::new(Held { reference, client }));
+        let mut operation = Operation::default();
+        assert!(operation.start(Some(&key), None, Params::NONE).is_ok());
+        operation.padding = Some(Padding::Pss);
+        operation.salt = Some(20);
+        assert!(operation.start(None, None, Params::NONE).is_ok());
+        assert!(operation.padding == Some(Padding::Pss) && operation.salt == Some(20));
+        assert!(operation.start(Some(&key), None, Params::NONE).is_ok());
+        assert!(operation.padding.is_none() && operation.salt.is_none());
+    }
+}
