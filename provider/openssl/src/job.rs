@@ -171,10 +171,9 @@ impl WaitContext {
     /// Gives it a call to wait for; what belongs to it comes back, which it is given when it is first asked, and the turn of
     /// the call. The call comes back if it cannot be waited for here.
     fn wait_for(self, call: Call) -> Result<(*mut Waiting, u64), Option<Call>> {
-        let (mut descriptor, mut data) = (0, ptr::null_mut());
+        let (context, mut descriptor, mut data) = (self.0.as_ptr(), 0, ptr::null_mut());
         // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never followed, and both places may be written.
-        let known =
-            unsafe { ASYNC_WAIT_CTX_get_fd(self.0.as_ptr(), key(), &raw mut descriptor, &raw mut data) };
+        let known = unsafe { ASYNC_WAIT_CTX_get_fd(context, key(), &raw mut descriptor, &raw mut data) };
         if known != 0 {
             let waiting = data.cast::<Waiting>();
             // SAFETY: what was given under our key is ours, lives as long as the wait context, and while the job runs

@@ -96,8 +96,9 @@ impl Core {
             match upcall.id {
                 abi::CORE_GET_PARAMS => {
                     // SAFETY: the id says that the function has this type.
-                    core.get_params =
-                        Some(unsafe { core::mem::transmute::<abi::Function, CoreGetParams>(function) });
+                    let get_params =
+                        unsafe { core::mem::transmute::<abi::Function, CoreGetParams>(function) };
+                    core.get_params = Some(get_params);
                 }
                 abi::BIO_GETS => {
                     // SAFETY: the id says that the function has this type.
@@ -105,8 +106,8 @@ impl Core {
                 }
                 abi::BIO_READ_EX => {
                     // SAFETY: the id says that the function has this type.
-                    core.read_ex =
-                        Some(unsafe { core::mem::transmute::<abi::Function, BioReadEx>(function) });
+                    let read_ex = unsafe { core::mem::transmute::<abi::Function, BioReadEx>(function) };
+                    core.read_ex = Some(read_ex);
                 }
                 _ => {}
             }
