@@ -81,7 +81,7 @@ async fn sign(daemon: &Daemon, peer: &Peer, sign: &Sign, asked: &Asked) -> Resul
     let outcome = signature.as_ref().err().copied().unwrap_or(Outcome::Done);
     daemon.metrics.signature(outcome, purpose);
     tracing::debug!(
-        key = if sign.label.len() > Label::MAX { "(too long)" } else { &sign.label },
+        key = shown(&sign.label),
         version = sign.version,
         scheme = %Scheme::try_from(sign.scheme).map_or("unknown", Scheme::name),
         purpose = %purpose.map_or("unknown", Purpose::name),
@@ -135,7 +135,7 @@ async fn decrypt(
     let outcome = plaintext.as_ref().err().copied().unwrap_or(Outcome::Done);
     daemon.metrics.decryption(outcome);
     tracing::debug!(
-        key = if decrypt.label.len() > Label::MAX { "(too long)" } else { &decrypt.label },
+        key = shown(&decrypt.label),
         version = decrypt.version,
         uid = peer.uid,
         pid = peer.pid,
@@ -215,6 +215,11 @@ fn backend<'d>(
     })
 }
 
+/// What a peer gave for a label, as far as it belongs into the log.
+fn shown(label: &str) -> &str {
+    if label.len() > Label::MAX { "(too long)" } else { label }
+}
+
 /// Tells the operator of what only they can allow; a peer may see as little of it as a server logs.
 fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose: &str) {
     let is_refusal = matches!(
@@ -227,8 +232,7 @@ fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose:
             | Outcome::UseNotGranted
     );
     if let Some(times) = is_refusal.then(|| daemon.lines.refusals.admit()).flatten() {
-        let key = if label.len() > Label::MAX { "(too long)" } else { label };
-        let reason = outcome.name();
+        let (key, reason) = (shown(label), outcome.name());
         tracing::info!(key, purpose, uid = peer.uid, pid = peer.pid, reason, times, "refused a peer");
     }
 }
