@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod algorithm_identifier;
 pub mod frame;
 mod label;
 mod ml_dsa;

@@ -1,8 +1,8 @@
 //! The bytes of a certificate request (PKCS #10, RFC 2986).
 
-use der::asn1::{Any, AnyRef, BitString, ObjectIdentifier};
-use der::{Decode, Encode, Tag, TagNumber};
-use keyward_proto::{MlDsa, PssParameters, Scheme};
+use der::asn1::{Any, BitString, ObjectIdentifier};
+use der::{Encode, Tag, TagNumber};
+use keyward_proto::{Scheme, SchemeFamily};
 
 use super::san::San;
 use super::subject::Subject;
@@ -26,29 +26,12 @@ pub(super) fn info(subject: Option<&Subject>, names: &[San], spki: &[u8]) -> der
 
 /// The whole request; `None` if it is signed with a scheme that is not used for requests.
 pub(super) fn whole(info: Vec<u8>, scheme: Scheme, signature: &[u8]) -> Option<Vec<u8>> {
-    let algorithm = match scheme {
-        // The parameters are absent (RFC 5758, 3.2).
-        Scheme::EcdsaSecp256r1Sha256 => ECDSA_WITH_SHA256.to_der().ok()?,
-        Scheme::EcdsaSecp384r1Sha384 => ECDSA_WITH_SHA384.to_der().ok()?,
-        Scheme::EcdsaSecp521r1Sha512 => ECDSA_WITH_SHA512.to_der().ok()?,
-        // The parameters are NULL (RFC 4055, 5).
-        Scheme::RsaPkcs1Sha256 => {
-            [SHA256_WITH_RSA.to_der().ok()?, value(Tag::Null, Vec::new()).ok()?].concat()
-        }
-        Scheme::RsaPssPssSha256 | Scheme::RsaPssPssSha384 | Scheme::RsaPssPssSha512 => {
-            let identifier = PssParameters::algorithm_identifier(scheme.hash().map(PssParameters::of));
-            AnyRef::from_der(&identifier).ok()?.value().to_vec()
-        }
-        // The parameters are absent (RFC 8410, 3).
-        Scheme::Ed25519 => keyward_proto::oid::ED25519.to_der().ok()?,
-        // As for Ed25519 (RFC 9881, 3).
-        Scheme::MlDsa44 => MlDsa::MlDsa44.oid().to_der().ok()?,
-        Scheme::MlDsa65 => MlDsa::MlDsa65.oid().to_der().ok()?,
-        Scheme::MlDsa87 => MlDsa::MlDsa87.oid().to_der().ok()?,
-        _ => return None,
-    };
+    // Not every authority takes RSASSA-PSS by keys that could do otherwise.
+    if scheme.family() == SchemeFamily::RsaPss {
+        return None;
+    }
     let signature = BitString::from_bytes(signature).and_then(|bits| bits.to_der()).ok()?;
-    value(Tag::Sequence, [info, value(Tag::Sequence, algorithm).ok()?, signature].concat()).ok()
+    value(Tag::Sequence, [info, scheme.algorithm_identifier(), signature].concat()).ok()
 }
 
 /// The attribute extensionRequest with one extension (RFC 2985, 5.4.2).
@@ -84,14 +67,6 @@ pub(super) fn context(number: u32, constructed: bool) -> Tag {
     Tag::ContextSpecific { constructed, number: TagNumber(number) }
 }
 
-/// ecdsa-with-SHA256 (RFC 5758, 3.2).
-const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
-/// ecdsa-with-SHA384 (RFC 5758, 3.2).
-const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
-/// ecdsa-with-SHA512 (RFC 5758, 3.2).
-const ECDSA_WITH_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.4");
-/// sha256WithRSAEncryption (RFC 4055, 5).
-const SHA256_WITH_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
 /// pkcs-9-at-extensionRequest (RFC 2985, 5.4.2).
 const EXTENSION_REQUEST: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.14");
 /// id-ce-subjectAltName (RFC 5280, 4.2.1.6).
