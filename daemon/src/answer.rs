@@ -44,6 +44,7 @@ pub(crate) async fn answer(
         Some(request::Body::Decrypt(decrypt)) => {
             self::decrypt(daemon, peer, &decrypt, &asked).await.map(response::Body::Plaintext)
         }
+        Some(request::Body::Watch(_)) => Err(Outcome::NotSupported),
         None => Err(Outcome::Malformed),
     };
     let (outcome, body) = match answer {
@@ -72,6 +73,8 @@ async fn describe(daemon: &Daemon, peer: &Peer, describe: &Describe) -> Result<D
         public_key: version.spki.clone(),
         versions: key.versions.iter().map(|version| version.number).collect(),
         uses: key.uses.iter().map(|u| u.name().into()).collect(),
+        certificates: Vec::new(),
+        state: key.state.name().into(),
     })
 }
 

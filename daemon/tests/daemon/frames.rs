@@ -152,7 +152,7 @@ fn requests_that_make_no_sense_are_answered() {
         receive(&mut stream)
     };
     assert_eq!(ask(None).outcome(), Outcome::Malformed);
-    let describe = Describe { label: "no/label".into(), version: 0 };
+    let describe = Describe { label: "no/label".into(), version: 0, certified: false };
     assert_eq!(ask(Some(request::Body::Describe(describe))).outcome(), Outcome::Malformed);
     assert_eq!(ask(Some(request::Body::Decrypt(Decrypt::default()))).outcome(), Outcome::Malformed);
     let answer = ask(Some(request::Body::GetStatus(GetStatus {})));
@@ -186,7 +186,7 @@ fn too_many_connections_are_closed() {
 fn answers_wait_for_a_peer_that_reads_late() {
     let daemon = Daemon::dev("");
     daemon.succeed(&["key", "generate", "shop", "--type", "ed25519"]);
-    let describe = Describe { label: "shop".into(), version: 0 };
+    let describe = Describe { label: "shop".into(), version: 0, certified: false };
     let request = Request { id: 5, body: Some(request::Body::Describe(describe)), ..Request::default() };
     let many = frame::encode(&request).unwrap().repeat(20_000);
     let mut stream = daemon.connect();

@@ -117,7 +117,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub fn describe(&self, label: &Label, version: u32) -> Result<message::Description, Error> {
-        let body = message::Describe { label: label.to_string(), version };
+        let body = message::Describe { label: label.to_string(), version, certified: false };
         match self.call(request::Body::Describe(body))? {
             response::Body::Description(answer) => Ok(answer),
             _ => Err(Error::Garbled),
