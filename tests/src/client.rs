@@ -13,8 +13,9 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
 
-use crate::Pki;
-use crate::tool::succeed;
+use crate::server::{Server, Site};
+use crate::tool::{fail, succeed};
+use crate::{KEY_TYPES, Pki};
 
 /// What a client wants of a handshake.
 #[derive(Clone, Copy, Debug)]
@@ -46,18 +47,39 @@ pub const WISHES: [Wish; 4] = [
     Wish { version: "1.3", group: "X25519" },
 ];
 
+/// Makes handshakes with every wish and curl as well as `openssl s_client`, at a site for each of [`KEY_TYPES`]. What the server cannot do must fail. Returns how many succeeded.
+pub fn every_key_type(pki: &Pki, server: &dyn Server, sites: &[Site]) -> usize {
+    let mut handshakes = 0;
+    for (site, key_type) in sites.iter().zip(KEY_TYPES) {
+        for wish in WISHES {
+            if !server.can_use(key_type, wish.version) {
+                fail(&mut s_client_command(pki, site.address, wish));
+                continue;
+            }
+            s_client(pki, site.address, wish);
+            assert_eq!(curl(pki, site.address, wish).trim_end(), "served", "{}", server.log());
+            handshakes += 2;
+        }
+    }
+    handshakes
+}
+
 /// Makes a handshake with `openssl s_client`, which must verify the certificate and get what it wishes.
 pub fn s_client(pki: &Pki, address: SocketAddr, wish: Wish) {
-    let version = format!("-tls{}", wish.version.replace('.', "_"));
-    let mut command = crate::pki::openssl(&["s_client", "-brief", "-verify_return_error", &version]);
-    command.args(["-groups", wish.groups(), "-servername", "localhost", "-connect", &address.to_string()]);
-    command.arg("-CAfile").arg(pki.ca());
-    let output = crate::tool::run(&mut command);
+    let output = crate::tool::run(&mut s_client_command(pki, address, wish));
     let text = crate::tool::stderr(&output);
     let version = format!("Protocol version: TLSv{}", wish.version);
     let expected = [version.as_str(), wish.temporary_key(), "Verification: OK"];
     let complete = output.status.success() && expected.iter().all(|words| text.contains(words));
     assert!(complete, "{wish:?} at {address}:\n{text}");
+}
+
+fn s_client_command(pki: &Pki, address: SocketAddr, wish: Wish) -> Command {
+    let version = format!("-tls{}", wish.version.replace('.', "_"));
+    let mut command = crate::pki::openssl(&["s_client", "-brief", "-verify_return_error", &version]);
+    command.args(["-groups", wish.groups(), "-servername", "localhost", "-connect", &address.to_string()]);
+    command.arg("-CAfile").arg(pki.ca());
+    command
 }
 
 /// Gets a page with curl, which must verify the certificate.

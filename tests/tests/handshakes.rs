@@ -5,11 +5,11 @@
 use std::sync::Barrier;
 use std::thread;
 
-use keyward_tests::client::{WISHES, curl, s_client};
+use keyward_tests::client::{WISHES, every_key_type, s_client};
 use keyward_tests::server::Site;
-use keyward_tests::{Backend, Daemon, Handshake, Haproxy, Nginx, Pki, SServer, on_both_backends};
+use keyward_tests::{Backend, Daemon, Handshake, Haproxy, Nginx, Pki, Rustls, SServer, on_both_backends};
 
-on_both_backends!(nginx_with_openssl_and_curl_as_clients, haproxy, openssl_s_server, two_hundred_at_once);
+on_both_backends!(nginx, haproxy, rustls, openssl_s_server, two_hundred_at_once);
 
 /// A daemon with an imported key of each type, and a site for each.
 fn imported(backend: Backend) -> (Daemon, Pki, Vec<Site>) {
@@ -19,18 +19,18 @@ fn imported(backend: Backend) -> (Daemon, Pki, Vec<Site>) {
     (daemon, pki, sites)
 }
 
-fn nginx_with_openssl_and_curl_as_clients(backend: Backend) {
+/// The same with keys that it has generated.
+fn generated(backend: Backend) -> (Daemon, Pki, Vec<Site>) {
     let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
     let sites = Site::of_each_key_type(&daemon, &pki, |label, key_type| daemon.generate(label, key_type));
+    (daemon, pki, sites)
+}
+
+fn nginx(backend: Backend) {
+    let (daemon, pki, sites) = generated(backend);
     let nginx = Nginx::start(&daemon, &sites);
-    for site in &sites {
-        for wish in WISHES {
-            s_client(&pki, site.address, wish);
-            assert_eq!(curl(&pki, site.address, wish), "served\n");
-        }
-    }
-    let handshakes = sites.len() * WISHES.len() * 2;
+    let handshakes = every_key_type(&pki, &nginx, &sites);
     // The workers asked, each with a connection and the credentials of its own, not the master for them.
     let workers = nginx.workers();
     let by_workers: usize =
@@ -41,15 +41,14 @@ fn nginx_with_openssl_and_curl_as_clients(backend: Backend) {
 
 fn haproxy(backend: Backend) {
     let (daemon, pki, sites) = imported(backend);
-    let _haproxy = Haproxy::start(&daemon, &sites);
-    for site in &sites {
-        for wish in WISHES {
-            s_client(&pki, site.address, wish);
-        }
-        assert_eq!(curl(&pki, site.address, WISHES[3]), "served");
-    }
-    let handshakes = sites.len() * (WISHES.len() + 1);
-    daemon.assert_one_request_each(handshakes);
+    let haproxy = Haproxy::start(&daemon, &sites);
+    daemon.assert_one_request_each(every_key_type(&pki, &haproxy, &sites));
+}
+
+fn rustls(backend: Backend) {
+    let (daemon, pki, sites) = generated(backend);
+    let rustls = Rustls::start(&daemon, &sites);
+    daemon.assert_one_request_each(every_key_type(&pki, &rustls, &sites));
 }
 
 fn two_hundred_at_once(backend: Backend) {

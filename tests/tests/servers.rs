@@ -5,11 +5,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use keyward_tests::client::{WISHES, curl, s_client};
+use keyward_tests::client::{WISHES, every_key_type, s_client};
 use keyward_tests::server::haproxy::Files;
 use keyward_tests::server::{Python, Server, Site};
 use keyward_tests::tool::wait_for;
-use keyward_tests::{Apache, Daemon, Handshake, Haproxy, Lighttpd, Load, Nginx, Pki, Stunnel, is_root};
+use keyward_tests::{
+    Apache, Daemon, Handshake, Haproxy, Lighttpd, Load, Nginx, Pki, Rustls, Stunnel, is_root,
+};
 
 /// Makes a module of tests for each server: the bodies below, given how it is started.
 macro_rules! on_every_server {
@@ -25,34 +27,28 @@ macro_rules! on_every_server {
     };
 }
 
-// nginx and HAProxy have every key type in handshakes.rs.
+// nginx, HAProxy and rustls have every key type in handshakes.rs.
 on_every_server! {
     nginx: Nginx::start, [asks_nothing_until_there_is_a_handshake];
     haproxy: Haproxy::start, [asks_nothing_until_there_is_a_handshake];
+    rustls: Rustls::start, [asks_nothing_until_there_is_a_handshake];
     apache_event: |daemon, sites| Apache::start(daemon, sites, "event"),
-        [every_key_type, asks_nothing_until_there_is_a_handshake];
+        [uses_every_key_type, asks_nothing_until_there_is_a_handshake];
     apache_prefork: |daemon, sites| Apache::start(daemon, sites, "prefork"),
-        [every_key_type, asks_nothing_until_there_is_a_handshake];
-    stunnel: Stunnel::start, [every_key_type, asks_nothing_until_there_is_a_handshake];
-    lighttpd: Lighttpd::start, [every_key_type, asks_nothing_until_there_is_a_handshake];
-    python: Python::start, [every_key_type, asks_nothing_until_there_is_a_handshake];
+        [uses_every_key_type, asks_nothing_until_there_is_a_handshake];
+    stunnel: Stunnel::start, [uses_every_key_type, asks_nothing_until_there_is_a_handshake];
+    lighttpd: Lighttpd::start, [uses_every_key_type, asks_nothing_until_there_is_a_handshake];
+    python: Python::start, [uses_every_key_type, asks_nothing_until_there_is_a_handshake];
 }
 
 type Start = fn(&Daemon, &[Site]) -> Box<dyn Server>;
 
-fn every_key_type(start: Start) {
+fn uses_every_key_type(start: Start) {
     let daemon = Daemon::start();
     let pki = Pki::new(daemon.directory());
     let sites = Site::of_each_key_type(&daemon, &pki, |label, key_type| drop(daemon.import(label, key_type)));
     let server = start(&daemon, &sites);
-    for site in &sites {
-        for wish in WISHES {
-            s_client(&pki, site.address, wish);
-        }
-        assert_eq!(curl(&pki, site.address, WISHES[1]).trim_end(), "served", "{}", server.log());
-        assert_eq!(curl(&pki, site.address, WISHES[3]).trim_end(), "served", "{}", server.log());
-    }
-    daemon.assert_one_request_each(sites.len() * (WISHES.len() + 2));
+    daemon.assert_one_request_each(every_key_type(&pki, &*server, &sites));
 }
 
 /// Starts and reloads of the server and of the daemon, in whatever order, with the grant of the page alone.

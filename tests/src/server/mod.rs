@@ -7,6 +7,7 @@ pub mod lighttpd;
 pub mod nginx;
 pub mod page;
 pub mod python;
+pub mod rustls;
 pub mod s_server;
 pub mod stunnel;
 
@@ -16,6 +17,7 @@ pub use lighttpd::Lighttpd;
 pub use nginx::Nginx;
 pub use page::Page;
 pub use python::Python;
+pub use rustls::Rustls;
 pub use s_server::SServer;
 pub use stunnel::Stunnel;
 
@@ -71,6 +73,11 @@ pub trait Server {
 
     /// What it logged so far.
     fn log(&self) -> String;
+
+    /// Whether it can use keys of a type in a version of TLS, `1.2` or `1.3`.
+    fn can_use(&self, _key_type: &str, _version: &str) -> bool {
+        true
+    }
 
     /// Loads its configuration again and waits for that; does nothing where a server cannot.
     fn reload(&self) {}

@@ -18,7 +18,12 @@ pub struct Page {
 impl Page {
     /// Reads the page about a server.
     pub fn read(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf").join(name).with_extension("md");
+        let path = match name {
+            // That of the crate.
+            "rustls" => "../provider/rustls/README.md".to_owned(),
+            _ => format!("../conf/{name}.md"),
+        };
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         Self { name: name.to_owned(), text }
     }

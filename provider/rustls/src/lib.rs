@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod daemon;
+mod error;
+mod key;
+#[cfg(feature = "tokio")]
+pub mod tokio;
+mod wait;
+
+pub use daemon::Daemon;
+pub use error::Error;
+pub use key::SigningKey;
+pub use keyward_client::{Error as RequestError, InvalidAddress};
+pub use keyward_proto::{InvalidLabel, InvalidReference, Outcome};

@@ -1,0 +1,144 @@
+//! Handshakes that do not keep a tokio runtime from its other work.
+//!
+//! rustls asks for a signature and waits for it, in the middle of a task. With a key in the daemon itself that takes as long
+//! as the signature does, and some tens of microseconds; with one in a unit elsewhere it can be many milliseconds, in which
+//! every other connection of that thread would wait too. [`Acceptor`] and [`Connector`] make handshakes as
+//! [`TlsAcceptor`] and [`TlsConnector`] do, in a task of their own: when a signature is slow, its thread is given up for the
+//! time ([`block_in_place`](::tokio::task::block_in_place)). On a current-thread runtime, which has no other thread, handshakes
+//! are made on one that this crate keeps for them.
+//!
+//! A signature under way takes one thread of those for blocking tasks, of which a runtime has 512
+//! ([`max_blocking_threads`](::tokio::runtime::Builder::max_blocking_threads)) if nothing else is said: as many can wait at once.
+
+use core::cell::Cell;
+use core::future::Future;
+use core::pin::pin;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use ::tokio::io::{AsyncRead, AsyncWrite};
+use ::tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use ::tokio::task::JoinSet;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+/// Makes the handshakes of a server. Cheap to clone.
+#[derive(Clone)]
+pub struct Acceptor(TlsAcceptor);
+
+impl Acceptor {
+    /// One for servers of a configuration.
+    pub fn new(config: Arc<ServerConfig>) -> Self {
+        Self(TlsAcceptor::from(config))
+    }
+
+    /// Shakes hands with a client that has connected. Dropping the future gives the handshake up.
+    ///
+    /// # Errors
+    /// Those of the stream, and those of rustls with [`io::ErrorKind::InvalidData`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn accept<IO>(&self, stream: IO) -> io::Result<server::TlsStream<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        out_of_the_way(self.0.accept(stream)).await
+    }
+}
+
+/// Makes the handshakes of a client. Cheap to clone.
+#[derive(Clone)]
+pub struct Connector(TlsConnector);
+
+impl Connector {
+    /// One for clients of a configuration.
+    pub fn new(config: Arc<ClientConfig>) -> Self {
+        Self(TlsConnector::from(config))
+    }
+
+    /// Shakes hands with the server of that name, to which `stream` is connected. Dropping the future gives the handshake up.
+    ///
+    /// # Errors
+    /// Those of the stream, and those of rustls with [`io::ErrorKind::InvalidData`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn connect<IO>(
+        &self,
+        name: ServerName<'static>,
+        stream: IO,
+    ) -> io::Result<client::TlsStream<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        out_of_the_way(self.0.connect(name, stream)).await
+    }
+}
+
+/// Runs a handshake as a task of a multi-thread runtime: in all of these, and only there, a task may block in place.
+async fn out_of_the_way<T: Send + 'static>(
+    handshake: impl Future<Output = io::Result<T>> + Send + 'static,
+) -> io::Result<T> {
+    let here = Handle::current();
+    let runtime = match here.runtime_flavor() {
+        RuntimeFlavor::CurrentThread => pool()?,
+        _ => &here,
+    };
+    // Ends the task when it is dropped.
+    let mut tasks = JoinSet::new();
+    tasks.spawn_on(marked(handshake), runtime);
+    match tasks.join_next().await {
+        Some(Ok(result)) => result,
+        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        _ => Err(io::Error::other("the runtime is shutting down")),
+    }
+}
+
+/// Polls a future where signatures may know that they may block in place.
+async fn marked<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    core::future::poll_fn(|context| {
+        let _mark = Mark::set();
+        future.as_mut().poll(context)
+    })
+    .await
+}
+
+/// Whether a signature on this thread may give it up: where we know, or where it was said and there is a runtime that can.
+pub(crate) fn may_block_in_place(said: bool) -> bool {
+    MARK.get()
+        || said
+            && Handle::try_current()
+                .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+}
+
+/// The runtime of the handshakes of current-thread runtimes. One thread, and those that wait.
+fn pool() -> io::Result<&'static Handle> {
+    static POOL: OnceLock<io::Result<Runtime>> = OnceLock::new();
+    let made = POOL.get_or_init(|| {
+        Builder::new_multi_thread().worker_threads(1).thread_name("keyward-handshakes").build()
+    });
+    made.as_ref().map(Runtime::handle).map_err(|error| io::Error::new(error.kind(), error.to_string()))
+}
+
+struct Mark {
+    before: bool,
+}
+
+impl Mark {
+    fn set() -> Self {
+        Self { before: MARK.replace(true) }
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        MARK.set(self.before);
+    }
+}
+
+thread_local! {
+    static MARK: Cell<bool> = const { Cell::new(false) };
+}
