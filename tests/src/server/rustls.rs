@@ -8,7 +8,7 @@ use super::{Page, Server, Site};
 use crate::tool::{Process, as_user};
 use crate::{Daemon, built, is_root};
 
-/// `rustls-server` with two workers, as www-data where the tests run as root.
+/// `rustls-server`.
 #[derive(Debug)]
 pub struct Rustls {
     process: Process,
@@ -16,26 +16,19 @@ pub struct Rustls {
 }
 
 impl Rustls {
-    /// Starts it, and waits until every site is open.
+    /// Starts it with two workers, as www-data where the tests run as root, and waits until every site is open.
     pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
-        Self::start_with(daemon, sites, 2)
+        let command = command(daemon, sites, 2);
+        Self::start_command(daemon, sites, if is_root() { as_user("www-data", &command) } else { command })
     }
 
-    /// As [`Rustls::start`], with a number of workers.
-    pub fn start_with(daemon: &Daemon, sites: &[Site], workers: usize) -> Self {
-        // Copied, so that its user can reach it wherever the build lies.
-        let program = daemon.path("rustls-server");
-        if !program.exists() {
-            fs::copy(built("rustls-server"), &program).expect("the program");
-        }
-        let mut command = Command::new(program);
-        command.arg(workers.to_string());
-        for site in sites {
-            command.arg(site.address.to_string()).arg(&site.certificate).arg(&site.key);
-            command.arg(site.client_ca.clone().unwrap_or_else(|| "-".into()));
-        }
-        command.env("KEYWARD_SOCKET", daemon.socket());
-        let mut command = if is_root() { as_user("www-data", &command) } else { command };
+    /// As [`Rustls::start`], with one worker, as the user of the tests, who can read plain keys.
+    pub fn start_single(daemon: &Daemon, site: &Site) -> Self {
+        let sites = std::slice::from_ref(site);
+        Self::start_command(daemon, sites, command(daemon, sites, 1))
+    }
+
+    fn start_command(daemon: &Daemon, sites: &[Site], mut command: Command) -> Self {
         let log = super::directory(daemon, "rustls", sites).join("output.log");
         let process = Process::start(&mut command, &log);
         for site in sites {
@@ -63,4 +56,19 @@ impl Server for Rustls {
     fn log(&self) -> String {
         super::read_log(&self.log)
     }
+}
+
+fn command(daemon: &Daemon, sites: &[Site], workers: usize) -> Command {
+    // Copied, so that its user can reach it wherever the build lies.
+    let program = daemon.path("rustls-server");
+    if !program.exists() {
+        fs::copy(built("rustls-server"), &program).expect("the program");
+    }
+    let mut command = Command::new(program);
+    command.arg(workers.to_string()).env("KEYWARD_SOCKET", daemon.socket());
+    for site in sites {
+        command.arg(site.address.to_string()).arg(&site.certificate).arg(&site.key);
+        command.arg(site.client_ca.clone().unwrap_or_else(|| "-".into()));
+    }
+    command
 }

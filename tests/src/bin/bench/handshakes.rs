@@ -1,48 +1,77 @@
 //! CPU time of the server and the daemon together per full handshake: key in the daemon against the same key
 //! in a file. TLS 1.3, X25519, no resumption.
 //!
-//! Two nginx, alike but for the key, with one worker each, are kept busy by clients that go to the one and to
+//! Two servers, alike but for the key, with one worker each, are kept busy by clients that go to the one and to
 //! the other in turn. So whatever else disturbs the machine disturbs both, and the ratio says more than the
 //! times.
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyward_tests::server::{Nginx, Site};
+use keyward_tests::server::{Nginx, Rustls, Site};
 use keyward_tests::{Daemon, Handshake, Pki};
 
 use super::{cpu_time, percentile, start_quiet};
 
+/// With nginx.
 pub(super) fn run(quick: bool) {
+    let keys = [("p256", 1.05), ("rsa2048", 1.05), ("ed25519", 1.00), ("p384", 0.50), ("rsa3072", 0.50)];
+    measure(quick, "nginx", &keys, |daemon, site| {
+        let nginx = Nginx::start_with(daemon, std::slice::from_ref(site), 1);
+        let workers = nginx.workers();
+        (Box::new(nginx), workers)
+    });
+}
+
+/// With a server on rustls, hyper and tokio, which has plain keys from rustls itself.
+pub(super) fn run_rustls(quick: bool) {
+    let keys = [("p256", 1.10), ("rsa2048", 1.10), ("ed25519", 1.10), ("p384", 1.10)];
+    measure(quick, "rustls", &keys, |daemon, site| {
+        let rustls = Rustls::start_single(daemon, site);
+        let process = rustls.id();
+        (Box::new(rustls), vec![process])
+    });
+}
+
+/// What runs until it is dropped, and the processes that do its work.
+type Running = (Box<dyn Any + Sync>, Vec<u32>);
+
+fn measure(quick: bool, name: &str, keys: &[(&str, f64)], start: fn(&Daemon, &Site) -> Running) {
     let (rounds, time) =
         if quick { (5, Duration::from_millis(300)) } else { (31, Duration::from_millis(500)) };
     println!(
-        "Full handshakes: {CLIENTS} clients, {rounds} rounds of {time:?}; medians, CPU time in us per handshake\n"
+        "Full handshakes of {name}: {CLIENTS} clients, {rounds} rounds of {time:?}; medians, CPU time in us per handshake\n"
     );
     println!(
         "{:<9}{:>9}{:>11}{:>11}{:>11}{:>8}{:>8}  middle half of the ratios",
-        "key", "file", "keyward", "of nginx", "of daemon", "ratio", "goal"
+        "key",
+        "file",
+        "keyward",
+        format!("of {name}"),
+        "of daemon",
+        "ratio",
+        "goal"
     );
 
     let mut daemon = Daemon::prepare("");
     start_quiet(&mut daemon);
     let pki = Pki::new(daemon.directory());
-    for (key_type, goal) in
-        [("p256", 1.05), ("rsa2048", 1.05), ("ed25519", 1.00), ("p384", 0.50), ("rsa3072", 0.50)]
-    {
+    for (key_type, goal) in keys {
         let file = daemon.import(key_type, key_type);
         let reference = daemon.reference(key_type);
         let certificate = pki.certify(&daemon, &reference);
-        let servers = [file, reference].map(|key| Server::start(&daemon, &pki, &certificate, key));
+        let servers = [file, reference].map(|key| Server::start(&daemon, &pki, &certificate, key, start));
         round(&daemon, &servers, time);
         let rounds: Vec<Round> = (0..rounds).map(|_| round(&daemon, &servers, time)).collect();
         let file = percentile(50, &rounds, |round| round.file);
-        let ratio = |percent| percentile(percent, &rounds, |round| (round.nginx + round.daemon) / round.file);
+        let ratio =
+            |percent| percentile(percent, &rounds, |round| (round.server + round.daemon) / round.file);
         println!(
             "{key_type:<9}{file:>9.0}{:>11.0}{:>11.0}{:>11.0}{:>8.2}{goal:>8.2}  {:.2} to {:.2}",
-            percentile(50, &rounds, |round| round.nginx + round.daemon),
-            percentile(50, &rounds, |round| round.nginx),
+            percentile(50, &rounds, |round| round.server + round.daemon),
+            percentile(50, &rounds, |round| round.server),
             percentile(50, &rounds, |round| round.daemon),
             ratio(50),
             ratio(25),
@@ -51,30 +80,37 @@ pub(super) fn run(quick: bool) {
     }
 }
 
-/// An nginx with one worker, and a client for it.
+/// A server with one worker, and a client for it.
 struct Server {
-    nginx: Nginx,
+    _running: Box<dyn Any + Sync>,
+    processes: Vec<u32>,
     handshake: Handshake,
 }
 
 impl Server {
-    fn start(daemon: &Daemon, pki: &Pki, certificate: &Path, key: PathBuf) -> Self {
+    fn start(
+        daemon: &Daemon,
+        pki: &Pki,
+        certificate: &Path,
+        key: PathBuf,
+        start: fn(&Daemon, &Site) -> Running,
+    ) -> Self {
         let site = Site::new(certificate.to_owned(), key);
-        let nginx = Nginx::start_with(daemon, std::slice::from_ref(&site), 1);
-        Self { nginx, handshake: Handshake::new(pki, site.address) }
+        let (running, processes) = start(daemon, &site);
+        Self { _running: running, processes, handshake: Handshake::new(pki, site.address) }
     }
 
     fn cpu_time(&self) -> f64 {
-        self.nginx.workers().into_iter().map(cpu_time).sum()
+        self.processes.iter().copied().map(cpu_time).sum()
     }
 }
 
 /// What a round cost, in microseconds of CPU time per handshake.
 struct Round {
-    /// nginx, with the key in a file.
+    /// The server, with the key in a file.
     file: f64,
-    /// nginx, with the key in the daemon.
-    nginx: f64,
+    /// The server, with the key in the daemon.
+    server: f64,
     /// The daemon.
     daemon: f64,
 }
@@ -101,8 +137,8 @@ fn round(daemon: &Daemon, servers: &[Server; 2], time: Duration) -> Round {
     for (after, before) in cost.iter_mut().zip(before) {
         *after = (*after - before) / f64::from(handshakes);
     }
-    let [file, nginx, daemon] = cost;
-    Round { file, nginx, daemon }
+    let [file, server, daemon] = cost;
+    Round { file, server, daemon }
 }
 
 /// Enough to keep a worker busy.

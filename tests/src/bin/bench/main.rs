@@ -4,6 +4,7 @@
 //! cargo run --release -p keyward-tests --bin bench -- [--quick] [PART]...
 //!
 //! handshakes   CPU time of a handshake, key in the daemon against key in a file
+//! rustls       the same with servers on rustls
 //! unit         the crypto unit as a GREP11 server
 //! overhead     what the daemon costs beside a bare GREP11 call
 //! capacity     remote units that are asked for more than they can do
@@ -65,8 +66,9 @@ fn main() -> ExitCode {
 type Part = (&'static str, fn(bool));
 
 /// In the order in which they are measured.
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("handshakes", handshakes::run),
+    ("rustls", handshakes::run_rustls),
     ("unit", unit::run),
     ("overhead", overhead::run),
     ("capacity", capacity::run),
