@@ -113,6 +113,7 @@ pub struct Handshake {
     config: Arc<ClientConfig>,
     address: SocketAddr,
     patience: Duration,
+    distance: Duration,
 }
 
 impl Handshake {
@@ -133,7 +134,13 @@ impl Handshake {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.resumption = Resumption::disabled();
-        Self { config: config.into(), address, patience: Duration::from_secs(10) }
+        Self { config: config.into(), address, patience: Duration::from_secs(10), distance: Duration::ZERO }
+    }
+
+    /// The same from far away: every flight but the first takes so long to arrive.
+    #[must_use]
+    pub fn from_far(self, distance: Duration) -> Self {
+        Self { distance, ..self }
     }
 
     /// Connects, shakes hands, and gets an answer to a request.
@@ -148,11 +155,38 @@ impl Handshake {
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
         let mut connection =
             ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
-        let mut stream = rustls::Stream::new(&mut connection, &mut socket);
+        let mut link = Link { socket: &mut socket, distance: self.distance, is_first: true };
+        let mut stream = rustls::Stream::new(&mut connection, &mut link);
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
         let mut first = [0; 12];
         stream.read_exact(&mut first)?;
         connection.protocol_version().ok_or_else(|| io::Error::other("no version"))
+    }
+}
+
+/// A connection on which what is written comes late.
+struct Link<'a> {
+    socket: &'a mut TcpStream,
+    distance: Duration,
+    is_first: bool,
+}
+
+impl Read for Link<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Link<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !std::mem::take(&mut self.is_first) && !self.distance.is_zero() {
+            std::thread::sleep(self.distance);
+        }
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 
 use ::tokio::io::{AsyncRead, AsyncWrite};
 use ::tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
-use ::tokio::task::JoinSet;
+use ::tokio::task::JoinHandle;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -86,13 +86,20 @@ async fn out_of_the_way<T: Send + 'static>(
         RuntimeFlavor::CurrentThread => pool()?,
         _ => &here,
     };
-    // Ends the task when it is dropped.
-    let mut tasks = JoinSet::new();
-    tasks.spawn_on(marked(handshake), runtime);
-    match tasks.join_next().await {
-        Some(Ok(result)) => result,
-        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        _ => Err(io::Error::other("the runtime is shutting down")),
+    let mut task = Task(runtime.spawn(marked(handshake)));
+    match (&mut task.0).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(io::Error::other("the runtime is shutting down")),
+    }
+}
+
+/// A task that ends when nobody waits for it any more.
+struct Task<T>(JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
