@@ -8,10 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs;
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519};
+use rustls::crypto::{SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+};
 
 use crate::server::{Server, Site};
 use crate::tool::{fail, succeed};
@@ -124,15 +128,39 @@ impl Handshake {
 
     /// As [`Handshake::new`], with another version.
     pub fn with_version(pki: &Pki, address: SocketAddr, version: &'static SupportedProtocolVersion) -> Self {
+        Self::with(pki, address, version, vec![X25519], Arc::new(NoCertificate))
+    }
+
+    /// A client that gets what it wishes, and proves itself with a key.
+    pub fn with_key(pki: &Pki, address: SocketAddr, wish: Wish, key: Arc<dyn ResolvesClientCert>) -> Self {
+        let version = match wish.version {
+            "1.2" => &rustls::version::TLS12,
+            _ => &rustls::version::TLS13,
+        };
+        // With the others behind: see [`Wish::groups`].
+        let groups: [&'static dyn SupportedKxGroup; 3] = match wish.group {
+            "P-256" => [SECP256R1, SECP384R1, X25519],
+            _ => [X25519, SECP256R1, SECP384R1],
+        };
+        Self::with(pki, address, version, groups.to_vec(), key)
+    }
+
+    fn with(
+        pki: &Pki,
+        address: SocketAddr,
+        version: &'static SupportedProtocolVersion,
+        groups: Vec<&'static dyn SupportedKxGroup>,
+        key: Arc<dyn ResolvesClientCert>,
+    ) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(pki.ca_der()).expect("an authority");
         let mut provider = aws_lc_rs::default_provider();
-        provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
+        provider.kx_groups = groups;
         let mut config = ClientConfig::builder_with_provider(provider.into())
             .with_protocol_versions(&[version])
             .expect("a version")
             .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_client_cert_resolver(key);
         config.resumption = Resumption::disabled();
         Self { config: config.into(), address, patience: Duration::from_secs(10), distance: Duration::ZERO }
     }
@@ -143,7 +171,7 @@ impl Handshake {
         Self { distance, ..self }
     }
 
-    /// Connects, shakes hands, and gets an answer to a request.
+    /// Connects, shakes hands, and gets an answer to a request, which must be a good one.
     ///
     /// # Errors
     /// Whatever went wrong on the way.
@@ -160,7 +188,24 @@ impl Handshake {
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
         let mut first = [0; 12];
         stream.read_exact(&mut first)?;
+        if &first[8..] != b" 200" {
+            return Err(io::Error::other(format!("answered {}", first.escape_ascii())));
+        }
         connection.protocol_version().ok_or_else(|| io::Error::other("no version"))
+    }
+}
+
+/// A client without a certificate.
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
     }
 }
 

@@ -7,12 +7,17 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::sign::SingleCertAndKey;
 use tempfile::TempDir;
 
 use crate::pki::plain_key;
+use crate::server::Site;
 use crate::tool::{self, Process};
 use crate::{Backend, OpenSsl, UnitServer, Units, built, scratch};
 
@@ -318,6 +323,20 @@ impl Daemon {
         let path = self.path(&format!("{label}.ref.pem"));
         fs::write(&path, pem).expect("the reference");
         path
+    }
+
+    /// This daemon, as programs on rustls know it.
+    pub fn for_rustls(&self) -> keyward_rustls::Daemon {
+        let socket = self.socket();
+        keyward_rustls::Daemon::at(socket.to_str().expect("a path in UTF-8")).expect("a socket")
+    }
+
+    /// A key of this daemon with its certificates, by the files of a site, as programs on rustls take it.
+    pub fn key_for_rustls(&self, site: &Site) -> Arc<SingleCertAndKey> {
+        let certificates = CertificateDer::pem_file_iter(&site.certificate).expect("certificates");
+        let certificates = certificates.collect::<Result<_, _>>().expect("certificates");
+        let key = self.for_rustls().key_from_pem_file(&site.key).expect("a reference");
+        key.with_certificates(certificates).expect("certificates of the key")
     }
 
     /// An openssl.cnf that activates the provider for this daemon in the system's OpenSSL.

@@ -4,11 +4,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keyward_rustls::tokio::Acceptor;
+use keyward_tests::server::Site;
 use keyward_tests::{Daemon, Handshake, Load, Pki};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -42,6 +43,9 @@ fn slow_signatures_leave_a_runtime_of_one_thread_to_others() {
 ///
 /// Threads that waited for the signatures would make fifty handshakes a second each.
 fn others_go_on(runtime: &mut Builder, kind: Kind) {
+    // They would take each other's time.
+    static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+    let _turn = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let daemon = Daemon::start_slow(LATENCY);
     let pki = Pki::new(daemon.directory());
     daemon.generate("shop", "p256");
@@ -88,7 +92,7 @@ enum AnyAcceptor {
 
 impl AnyAcceptor {
     fn new(daemon: &Daemon, pki: &Pki, kind: Kind) -> Self {
-        let keyward = keyward_rustls::Daemon::at(daemon.socket().to_str().unwrap()).unwrap();
+        let keyward = daemon.for_rustls();
         match kind {
             Kind::OfKeyward => Self::OfKeyward(Acceptor::new(configuration(keyward, daemon, pki))),
             Kind::OfTokioRustls => {
@@ -106,9 +110,9 @@ impl AnyAcceptor {
 }
 
 fn configuration(keyward: keyward_rustls::Daemon, daemon: &Daemon, pki: &Pki) -> Arc<ServerConfig> {
-    let reference = daemon.reference("shop");
-    let certificates = CertificateDer::pem_file_iter(pki.certify(daemon, &reference)).unwrap();
-    let key = keyward.key_from_pem_file(reference).unwrap();
+    let site = Site::with_key(daemon, pki, "shop");
+    let certificates = CertificateDer::pem_file_iter(site.certificate).unwrap();
+    let key = keyward.key_from_pem_file(site.key).unwrap();
     let resolver = key.with_certificates(certificates.collect::<Result<_, _>>().unwrap()).unwrap();
     let mut configuration = ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
     configuration.send_tls13_tickets = 0;
