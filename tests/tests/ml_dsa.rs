@@ -2,56 +2,78 @@
 
 #![allow(clippy::unwrap_used, reason = "bodies of tests")]
 
+use std::any::Any;
 use std::fs;
 use std::path::Path;
 
+use keyward_tests::client::WISHES;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{fail, stderr, succeed};
-use keyward_tests::{Backend, Daemon, ML_DSA, OpenSsl, Pki, SServer, on_both_backends};
+use keyward_tests::{Backend, Daemon, Handshake, ML_DSA, OpenSsl, Pki, Rustls, SServer, on_both_backends};
 
 on_both_backends!(servers_and_clients_of_newer_versions, files_of_every_form_are_imported, requests);
 
-/// A server with a key of the daemon, which insists on a certificate of the client, also with one of the daemon.
+/// Servers with a key of the daemon, which insist on a certificate of the client, also with one of the daemon.
 fn servers_and_clients_of_newer_versions(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     daemon.configure_more(
         "[[grant]]\nuser = \"root\"\nkeys = [\"*\"]\nuses = [\"tls-server\", \"tls-client\"]\n",
     );
     let pki = Pki::new(daemon.directory());
+    let mut signatures = 0;
     for key_type in ML_DSA {
         let [server, client] = ["server", "client"].map(|side| {
             let label = format!("{side}-{key_type}");
             daemon.generate_for(&label, key_type, &format!("tls-{side}"));
             let reference = daemon.reference(&label);
-            (pki.certify_with(OpenSsl::V3_5, &daemon, &reference), reference)
+            Site::new(pki.certify_with(OpenSsl::V3_5, &daemon, &reference), reference)
         });
-        let site = Site::new(server.0, server.1);
-        let ca = pki.ca();
-        let words = ["-Verify", "1", "-verify_return_error", "-CAfile", ca.to_str().unwrap()];
-        let _server = SServer::start_of(&daemon, &site, OpenSsl::V3_5, &words);
-        let asks = daemon.path("asks");
-        fs::write(&asks, "GET / HTTP/1.0\r\n\r\n").unwrap();
-        let page = |with_certificate: bool| {
-            let mut s_client =
-                daemon.openssl_of(OpenSsl::V3_5, &["s_client", "-ign_eof", "-verify_return_error"]);
-            s_client.args(["-servername", "localhost", "-connect", &site.address.to_string(), "-CAfile"]);
-            s_client.arg(&ca).stdin(fs::File::open(&asks).unwrap());
-            if with_certificate {
-                s_client.arg("-cert").arg(&client.0).arg("-key").arg(&client.1);
+        for start in [s_server, rustls_server] {
+            let site = Site {
+                client_ca: Some(pki.ca()),
+                ..Site::new(server.certificate.clone(), server.key.clone())
+            };
+            let server = start(&daemon, &site);
+            let text = page(&daemon, &pki, &site, Some(&client));
+            let scheme = format!("Peer signature type: {}", key_type.replace('-', ""));
+            for expected in ["Verification: OK", "200 ok", &scheme] {
+                assert!(text.contains(expected), "{key_type}: no {expected}: {text}");
             }
-            let output = s_client.output().unwrap();
-            String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output)
-        };
-        let text = page(true);
-        let scheme = format!("Peer signature type: {}", key_type.replace('-', ""));
-        for expected in ["Verification: OK", "HTTP/1.0 200 ok", "Client certificate", &scheme] {
-            assert!(text.contains(expected), "{key_type}: no {expected}: {text}");
+            let text = page(&daemon, &pki, &site, None);
+            assert!(!text.contains("200 ok"), "{key_type}: {text}");
+            let rustls = Handshake::with_key(&pki, site.address, WISHES[3], daemon.key_for_rustls(&client));
+            rustls.make().unwrap();
+            // Two for each handshake, and the server's for the client that had none.
+            signatures += 5;
+            drop(server);
         }
-        let text = page(false);
-        assert!(!text.contains("HTTP/1.0 200 ok"), "{key_type}: {text}");
     }
-    // Two for each handshake, and the server's for the client that had none.
-    daemon.assert_one_request_each(ML_DSA.len() * 3);
+    daemon.assert_one_request_each(signatures);
+}
+
+fn s_server(daemon: &Daemon, site: &Site) -> Box<dyn Any> {
+    let ca = site.client_ca.as_ref().unwrap().to_str().unwrap();
+    let words = ["-Verify", "1", "-verify_return_error", "-CAfile", ca];
+    Box::new(SServer::start_of(daemon, site, OpenSsl::V3_5, &words))
+}
+
+fn rustls_server(daemon: &Daemon, site: &Site) -> Box<dyn Any> {
+    Box::new(Rustls::start(daemon, std::slice::from_ref(site)))
+}
+
+/// What `openssl s_client` says of a connection, and what it is answered, in small letters behind its own words.
+fn page(daemon: &Daemon, pki: &Pki, site: &Site, client: Option<&Site>) -> String {
+    let asks = daemon.path("asks");
+    fs::write(&asks, "GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut s_client = daemon.openssl_of(OpenSsl::V3_5, &["s_client", "-ign_eof", "-verify_return_error"]);
+    s_client.args(["-servername", "localhost", "-connect", &site.address.to_string(), "-CAfile"]);
+    s_client.arg(pki.ca()).stdin(fs::File::open(&asks).unwrap());
+    if let Some(client) = client {
+        s_client.arg("-cert").arg(&client.certificate).arg("-key").arg(&client.key);
+    }
+    let output = s_client.output().unwrap();
+    let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+    answer.clone() + &stderr(&output) + &answer.to_lowercase()
 }
 
 /// OpenSSL writes the seed, the expanded key or both (RFC 9881, 6), and what came before that was settled.
