@@ -6,15 +6,18 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use keyward_tests::client::{Attempt, WISHES, s_client};
-use keyward_tests::server::{Server, Site, nginx};
-use keyward_tests::tool::succeed;
-use keyward_tests::{Backend, Daemon, Handshake, Load, Nginx, Pki, on_both_backends};
+use keyward_tests::server::{Server, Site, nginx as nginx_server};
+use keyward_tests::tool::{succeed, wait_for};
+use keyward_tests::{Backend, Daemon, Handshake, Load, Nginx, Pki, Rustls, on_both_backends};
 
 on_both_backends!(
     nginx_starts_without_the_daemon_and_recovers_by_itself,
     a_disabled_key_says_so_in_the_log_of_nginx,
-    daemon_restarts_and_crashes_under_load,
-    planned_restarts_lose_nothing_where_the_socket_is_held,
+    rustls_says_why_and_recovers_by_itself,
+    restarts_and_crashes_under_a_load_of_nginx,
+    restarts_and_crashes_under_a_load_of_rustls,
+    planned_restarts_lose_nothing_of_nginx_where_the_socket_is_held,
+    planned_restarts_lose_nothing_of_rustls_where_the_socket_is_held,
     reloads_of_nginx_lose_nothing,
 );
 
@@ -56,8 +59,8 @@ fn nginx_starts_without_the_daemon_and_recovers_by_itself(backend: Backend) {
     let (mut daemon, pki, site) = scene(backend);
     assert!(daemon.stop().success());
 
-    let directory = nginx::configure(&daemon, std::slice::from_ref(&site), 2);
-    succeed(nginx::command(&daemon, &directory).arg("-t"));
+    let directory = nginx_server::configure(&daemon, std::slice::from_ref(&site), 2);
+    succeed(nginx_server::command(&daemon, &directory).arg("-t"));
     let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
     let handshake = Handshake::new(&pki, site.address);
     // The median: one of them may have waited for a processor that other tests had.
@@ -93,9 +96,50 @@ fn a_disabled_key_says_so_in_the_log_of_nginx(backend: Backend) {
     handshake.make().expect("a handshake after it was enabled");
 }
 
-fn daemon_restarts_and_crashes_under_load(backend: Backend) {
+fn rustls_says_why_and_recovers_by_itself(backend: Backend) {
     let (mut daemon, pki, site) = scene(backend);
-    let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let rustls = Rustls::start(&daemon, std::slice::from_ref(&site));
+    let handshake = Handshake::new(&pki, site.address);
+    let fails = |expected: &str| {
+        assert!(handshake.make().is_err(), "{expected}");
+        wait_for(&format!("{expected:?} in the log"), || (rustls.logged(expected) > 0).then_some(()));
+    };
+    handshake.make().unwrap();
+    succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
+    fails("other error: key \"shop\" refused: the key is disabled; see: keyward key enable");
+    succeed(&mut daemon.keyward(&["key", "enable", "shop"]));
+    handshake.make().unwrap();
+    succeed(&mut daemon.keyward(&["key", "delete", "shop"]));
+    fails("other error: key \"shop\" refused: no such key; see: keyward key list");
+    assert!(daemon.stop().success());
+    fails("other error: cannot sign with key \"shop\": cannot reach the keyward daemon at ");
+    daemon.resume();
+    daemon.generate("shop", "p256");
+    // The same label, another key: no client takes its signatures.
+    assert!(handshake.make().is_err());
+}
+
+fn nginx(daemon: &Daemon, site: &Site) -> Box<dyn Server> {
+    Box::new(Nginx::start(daemon, std::slice::from_ref(site)))
+}
+
+fn rustls(daemon: &Daemon, site: &Site) -> Box<dyn Server> {
+    Box::new(Rustls::start(daemon, std::slice::from_ref(site)))
+}
+
+type Start = fn(&Daemon, &Site) -> Box<dyn Server>;
+
+fn restarts_and_crashes_under_a_load_of_nginx(backend: Backend) {
+    restarts_and_crashes_under_load(backend, nginx);
+}
+
+fn restarts_and_crashes_under_a_load_of_rustls(backend: Backend) {
+    restarts_and_crashes_under_load(backend, rustls);
+}
+
+fn restarts_and_crashes_under_load(backend: Backend, start: Start) {
+    let (mut daemon, pki, site) = scene(backend);
+    let _server = start(&daemon, &site);
     let handshake = Handshake::new(&pki, site.address);
     handshake.make().expect("a handshake");
 
@@ -119,13 +163,21 @@ fn daemon_restarts_and_crashes_under_load(backend: Backend) {
     assert_failures_within(&attempts, &away);
 }
 
-fn planned_restarts_lose_nothing_where_the_socket_is_held(backend: Backend) {
+fn planned_restarts_lose_nothing_of_nginx_where_the_socket_is_held(backend: Backend) {
+    planned_restarts_lose_nothing(backend, nginx);
+}
+
+fn planned_restarts_lose_nothing_of_rustls_where_the_socket_is_held(backend: Backend) {
+    planned_restarts_lose_nothing(backend, rustls);
+}
+
+fn planned_restarts_lose_nothing(backend: Backend, start: Start) {
     let mut daemon = Daemon::prepare_on(backend, "");
     daemon.hold_socket();
     daemon.resume();
     let pki = Pki::new(daemon.directory());
     let site = site(&daemon, &pki);
-    let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    let _server = start(&daemon, &site);
     let handshake = Handshake::new(&pki, site.address);
     handshake.make().expect("a handshake");
 
@@ -183,8 +235,8 @@ fn a_broken_reference_keeps_nginx_from_starting_and_says_why() {
         (pem[..pem.len() / 2].to_owned(), "keyward: cannot read key reference"),
     ] {
         fs::write(&site.key, damaged).unwrap();
-        let directory = nginx::configure(&daemon, std::slice::from_ref(&site), 2);
-        let (_, text) = keyward_tests::tool::fail(nginx::command(&daemon, &directory).arg("-t"));
+        let directory = nginx_server::configure(&daemon, std::slice::from_ref(&site), 2);
+        let (_, text) = keyward_tests::tool::fail(nginx_server::command(&daemon, &directory).arg("-t"));
         assert!(text.contains(expected), "{text}");
     }
 }

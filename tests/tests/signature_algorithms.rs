@@ -4,7 +4,7 @@
 
 use keyward_tests::server::Site;
 use keyward_tests::tool::{run, stderr};
-use keyward_tests::{Daemon, OpenSsl, Pki, SServer};
+use keyward_tests::{Daemon, OpenSsl, Pki, Rustls, SServer};
 
 /// Key type, version, signature algorithm, and how the client tells of it.
 const ALGORITHMS: [(&str, &str, &str, &str); 15] = [
@@ -38,17 +38,40 @@ fn clients_choose_among_all_that_a_key_can() {
             let site = Site::new(site.certificate.clone(), site.key.clone());
             let _server = SServer::start_of(&daemon, &site, openssl, &[]);
             for (_, version, algorithm, told) in ALGORITHMS.iter().filter(|row| row.0 == key_type) {
-                let mut client =
-                    OpenSsl::System.program(&["s_client", "-brief", "-verify_return_error", version]);
-                client.args(["-sigalgs", algorithm, "-servername", "localhost", "-connect"]);
-                let output = run(client.arg(site.address.to_string()).arg("-CAfile").arg(pki.ca()));
-                let text = stderr(&output);
-                let complete = output.status.success() && text.contains(told);
-                assert!(complete, "{key_type}, {openssl:?}, {version}, {algorithm}: {text}");
+                let text = s_client(&pki, &site, version, algorithm);
+                assert!(text.contains(told), "{key_type}, {openssl:?}, {version}, {algorithm}: {text}");
                 handshakes += 1;
             }
         }
     }
     assert_eq!(handshakes, ALGORITHMS.len() * OpenSsl::ALL.len());
     daemon.assert_one_request_each(handshakes);
+}
+
+/// rustls chooses the version and the scheme without a word to the key of which version it is, so a curve signs with the
+/// one hash only that is right in both.
+#[test]
+fn clients_of_rustls_choose_among_what_is_right_in_each_version() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let mut handshakes = 0;
+    for key_type in ["rsa2048", "p256", "p384", "ed25519"] {
+        daemon.generate(key_type, key_type);
+        let site = Site::with_key(&daemon, &pki, key_type);
+        let _server = Rustls::start(&daemon, std::slice::from_ref(&site));
+        for (_, version, algorithm, told) in ALGORITHMS.iter().filter(|row| row.0 == key_type) {
+            let text = s_client(&pki, &site, version, algorithm);
+            let other_hash = ["ECDSA+SHA384", "ECDSA+SHA512"].contains(algorithm) || key_type == "p384";
+            assert_eq!(text.contains(told), !other_hash, "{key_type}, {version}, {algorithm}: {text}");
+            handshakes += usize::from(!other_hash);
+        }
+    }
+    daemon.assert_one_request_each(handshakes);
+}
+
+/// What `openssl s_client` says that offers one signature algorithm.
+fn s_client(pki: &Pki, site: &Site, version: &str, algorithm: &str) -> String {
+    let mut client = OpenSsl::System.program(&["s_client", "-brief", "-verify_return_error", version]);
+    client.args(["-sigalgs", algorithm, "-servername", "localhost", "-connect"]);
+    stderr(&run(client.arg(site.address.to_string()).arg("-CAfile").arg(pki.ca())))
 }
