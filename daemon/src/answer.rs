@@ -3,19 +3,21 @@
 //! The order of the checks is part of the contract: a peer learns nothing of keys that no grant covers, not
 //! even whether they exist.
 
+use core::pin::pin;
 use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_proto::message::{
-    Decrypt, Describe, Description, Plaintext, Request, Response, Sign, Signature, Status, request, response,
-    sign,
+    Decrypt, Describe, Description, Plaintext, Request, Response, Sign, Signature, Status, Watch, request,
+    response, sign,
 };
 use keyward_proto::{Label, Outcome, Scheme, Use};
 
 use crate::authorise::Peer;
 use crate::backend::grep11::Trace;
 use crate::backend::{Asked, Backend, BackendError, Input, Times};
+use crate::changes::is_empty;
 use crate::daemon::Daemon;
 use crate::keys::{Key, State, Version};
 use crate::purpose::{Purpose, classify};
@@ -44,7 +46,8 @@ pub(crate) async fn answer(
         Some(request::Body::Decrypt(decrypt)) => {
             self::decrypt(daemon, peer, &decrypt, &asked).await.map(response::Body::Plaintext)
         }
-        Some(request::Body::Watch(_)) => Err(Outcome::NotSupported),
+        // Which the session answers: it alone knows what else arrives.
+        Some(request::Body::Watch(_)) => Err(Outcome::Malformed),
         None => Err(Outcome::Malformed),
     };
     let (outcome, body) = match answer {
@@ -52,6 +55,36 @@ pub(crate) async fn answer(
         Err(outcome) => (outcome, None),
     };
     Response { id: request.id, outcome: outcome.into(), body }
+}
+
+/// Answers a request to watch, when there are changes that the peer may know of or `end` comes.
+pub(crate) async fn watch(
+    daemon: &Daemon,
+    peer: &Peer,
+    id: u64,
+    watch: &Watch,
+    end: impl Future<Output = ()>,
+) -> Response {
+    daemon.metrics.request();
+    let mut end = pin!(end);
+    let mut revisions = daemon.keys.changes().subscribe();
+    let mut after = watch.after;
+    loop {
+        revisions.mark_unchanged();
+        let grants = &daemon.config().grants;
+        let changes = daemon.keys.changes().since(after, |label| grants.covers(peer, label));
+        after = changes.revision;
+        let is_over = !is_empty(&changes)
+            || tokio::select! {
+                biased;
+                () = &mut end => true,
+                _ = revisions.changed() => false,
+            };
+        if is_over {
+            let body = Some(response::Body::Changes(changes));
+            return Response { id, outcome: Outcome::Done.into(), body };
+        }
+    }
 }
 
 fn deadline(daemon: &Daemon, request: &Request, arrived: Instant) -> Instant {

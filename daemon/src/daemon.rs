@@ -70,6 +70,7 @@ impl Daemon {
     pub(crate) fn set_config(&self, mut config: Config) {
         config.grants.extend(self.extra_grants.iter().cloned());
         self.config.store(Arc::new(config));
+        self.keys.changes().of_grants();
     }
 }
 

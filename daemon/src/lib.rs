@@ -15,6 +15,7 @@ mod api;
 pub mod authorise;
 mod backend;
 mod causes;
+mod changes;
 pub mod cli;
 pub mod config;
 mod daemon;

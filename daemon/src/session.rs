@@ -2,19 +2,20 @@
 //!
 //! Whatever the peer sends, it costs at most one buffer of the size of a frame, and never another peer.
 
+use core::future::pending;
 use core::pin::pin;
 use core::time::Duration;
 use std::io;
 use std::time::Instant;
 
 use keyward_proto::frame::{self, FrameError};
-use keyward_proto::message::{Request, response};
+use keyward_proto::message::{Request, Response, Watch, request, response};
 use thiserror::Error;
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::answer::answer;
+use crate::answer::{self, answer};
 use crate::authorise::Peer;
 use crate::backend::grep11::{Trace, random};
 use crate::daemon::Daemon;
@@ -110,7 +111,7 @@ impl Session<'_> {
                 Some(_) => {}
             }
             let before = self.asked_from;
-            let used = self.answer_all(arrived).await?;
+            let used = self.answer_all(arrived, stop).await?;
             self.input.drain(..used);
             if !self.input.is_empty() {
                 if used > 0 || due.is_none() {
@@ -129,21 +130,29 @@ impl Session<'_> {
 
     /// Answers the complete frames that have arrived; returns how many bytes they took. Those before one that is
     /// garbage get their answers, too.
-    async fn answer_all(&mut self, arrived: Instant) -> Result<usize, End> {
-        let used = self.answer_frames(arrived).await;
+    async fn answer_all(&mut self, arrived: Instant, stop: &CancellationToken) -> Result<usize, End> {
+        let used = self.answer_frames(arrived, stop).await;
         self.send().await?;
         used
     }
 
-    async fn answer_frames(&mut self, arrived: Instant) -> Result<usize, End> {
+    async fn answer_frames(&mut self, arrived: Instant, stop: &CancellationToken) -> Result<usize, End> {
         let mut used = 0;
         let mut since = arrived;
         while let Some((body, length)) = frame::split(self.input.get(used..).unwrap_or_default())? {
             let request: Request = frame::decode(body)?;
             used += length;
             self.asked_from = request.processor.unwrap_or(self.here);
-            let trace = Trace::new(self.number, request.id);
-            let mut response = answer(self.daemon, self.peer, request, arrived, trace).await;
+            let mut response = match &request.body {
+                Some(request::Body::Watch(watch)) => {
+                    // Boxed, for the sake of all the sessions that never come here.
+                    Box::pin(self.watch(&request, watch, self.input.len() > used, stop)).await?
+                }
+                _ => {
+                    let trace = Trace::new(self.number, request.id);
+                    answer(self.daemon, self.peer, request, arrived, trace).await
+                }
+            };
             if frame::encode_into(&response, &mut self.frame).is_ok() {
                 // A buffer that has to move leaves behind what it held.
                 if self.is_secret && self.output.capacity() - self.output.len() < self.frame.len() {
@@ -166,6 +175,35 @@ impl Session<'_> {
             }
         }
         Ok(used)
+    }
+
+    /// Answers a request to watch: when there is something, its time is over, the daemon stops, or more arrives.
+    async fn watch(
+        &mut self,
+        request: &Request,
+        watch: &Watch,
+        more: bool,
+        stop: &CancellationToken,
+    ) -> Result<Response, End> {
+        self.send().await?;
+        let (daemon, peer, stream) = (self.daemon, self.peer, &self.stream);
+        let end = async {
+            if more {
+                return;
+            }
+            let time = async {
+                match request.deadline_ms {
+                    0 => pending().await,
+                    time => tokio::time::sleep(Duration::from_millis(time.into())).await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                _ = stream.wait() => {}
+                () = time => {}
+            }
+        };
+        Ok(answer::watch(daemon, peer, request.id, watch, end).await)
     }
 
     async fn send(&mut self) -> Result<(), End> {

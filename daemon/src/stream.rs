@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
-use rustix::net::{SendFlags, send};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt, Interest};
 
@@ -44,6 +44,19 @@ impl Stream {
             }
             if let Some(count) = read {
                 return Ok(count);
+            }
+        }
+    }
+
+    /// Waits until there are bytes, or the end, and leaves them there.
+    pub(crate) async fn wait(&self) -> io::Result<()> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            match recv(self.0.get_ref(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+                Ok(_) => return Ok(()),
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -13,6 +13,7 @@ use keyward_proto::{KeyType, Label, Use};
 use lru::LruCache;
 use tokio::sync::OnceCell;
 
+use crate::changes::Changes;
 use store::RejectionSecret;
 pub use store::{Store, StoreError};
 
@@ -88,6 +89,7 @@ pub struct Version {
 pub struct Keys {
     store: Arc<Store>,
     cache: Arc<Mutex<Cache>>,
+    changes: Arc<Changes>,
     rejection_secret: OnceCell<RejectionSecret>,
 }
 
@@ -95,7 +97,17 @@ impl Keys {
     /// The keys of a store, of which up to `cached` are kept in memory.
     pub fn new(store: Store, cached: NonZeroUsize) -> Self {
         let cache = Cache { keys: LruCache::new(cached), changes: 0 };
-        Self { store: Arc::new(store), cache: Arc::new(Mutex::new(cache)), rejection_secret: OnceCell::new() }
+        Self {
+            store: Arc::new(store),
+            cache: Arc::new(Mutex::new(cache)),
+            changes: Arc::new(Changes::new()),
+            rejection_secret: OnceCell::new(),
+        }
+    }
+
+    /// What has changed of late.
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// A key that is in memory. Never waits for the disk.
@@ -131,10 +143,10 @@ impl Keys {
     /// # Errors
     /// [`StoreError::Exists`] or [`StoreError::Changed`] if someone was faster; other errors of the store.
     pub async fn put(&self, key: Key) -> Result<Arc<Key>, StoreError> {
-        let (label, cache) = (key.label.clone(), Arc::clone(&self.cache));
+        let (label, cache, changes) = (key.label.clone(), Arc::clone(&self.cache), Arc::clone(&self.changes));
         let stored = self.in_store(move |store| {
             let stored = store.put(key);
-            forget(&cache, &label);
+            forget(&cache, &changes, label);
             stored
         });
         stored.await.map(Arc::new)
@@ -145,10 +157,10 @@ impl Keys {
     /// # Errors
     /// [`StoreError::Unknown`] if there is none; other errors of the store.
     pub async fn delete(&self, label: &Label) -> Result<(), StoreError> {
-        let (label, cache) = (label.clone(), Arc::clone(&self.cache));
+        let (label, cache, changes) = (label.clone(), Arc::clone(&self.cache), Arc::clone(&self.changes));
         let deleted = self.in_store(move |store| {
             let deleted = store.delete(&label);
-            forget(&cache, &label);
+            forget(&cache, &changes, label);
             deleted
         });
         deleted.await
@@ -233,13 +245,14 @@ impl Keys {
     }
 }
 
-/// Lets go of a key that was changed. Done where the change is, not where it is waited for: whoever asked may be
-/// gone by then.
-fn forget(cache: &Mutex<Cache>, label: &Label) {
+/// Lets go of a key that was changed, and then tells of it. Done where the change is, not where it is waited for: whoever
+/// asked may be gone by then. A change that failed is told of as well, since it may have come to pass on the disk.
+fn forget(cache: &Mutex<Cache>, changes: &Changes, label: Label) {
     with(cache, |cache| {
         cache.changes += 1;
         cache.keys.pop(label.as_str());
     });
+    changes.of_key(label);
 }
 
 /// Holds the lock for a look-up or an insertion, never longer.

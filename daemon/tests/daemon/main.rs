@@ -8,3 +8,4 @@ mod keys;
 mod life;
 mod refusals;
 mod store;
+mod watch;

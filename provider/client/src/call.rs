@@ -45,9 +45,18 @@ impl Call {
 impl Client {
     /// Sends a request, on a kept connection if there is one.
     pub(crate) fn send(&self, body: request::Body) -> Result<Call, Error> {
-        let deadline = Instant::now() + self.timeout;
+        self.send_for(body, self.timeout, Instant::now() + self.timeout)
+    }
+
+    /// As [`Client::send`], for the daemon to answer within `time`, and for the caller to wait until `deadline`.
+    pub(crate) fn send_for(
+        &self,
+        body: request::Body,
+        time: Duration,
+        deadline: Instant,
+    ) -> Result<Call, Error> {
         let id = self.next_id();
-        let deadline_ms = u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX);
+        let deadline_ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let processor = system::processor();
         let request = Request { id, deadline_ms, body: Some(body), processor: Some(processor) };
         let frame = frame::encode(&request).map_err(|_| Error::TooLong { limit: frame::MAX_BODY })?;

@@ -17,6 +17,7 @@ mod system;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
+use std::time::Instant;
 
 pub use address::{Address, InvalidAddress};
 pub use call::Call;
@@ -117,11 +118,33 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub fn describe(&self, label: &Label, version: u32) -> Result<message::Description, Error> {
-        let body = message::Describe { label: label.to_string(), version, certified: false };
+        self.description(message::Describe { label: label.to_string(), version, certified: false })
+    }
+
+    /// As [`Client::describe`], for the newest version that has certificates in the daemon; if none has, for the current one.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn describe_certified(&self, label: &Label) -> Result<message::Description, Error> {
+        self.description(message::Describe { label: label.to_string(), version: 0, certified: true })
+    }
+
+    fn description(&self, body: message::Describe) -> Result<message::Description, Error> {
         match self.call(request::Body::Describe(body))? {
             response::Body::Description(answer) => Ok(answer),
             _ => Err(Error::Garbled),
         }
+    }
+
+    /// Asks to be told when keys change behind a revision, 0 for the first time; without waiting for the answer, see [`Call`]
+    /// and [`changes_of`]. It comes when there are changes, after `time` without any, and when the daemon stops.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn start_to_watch(&self, after: u64, time: Duration) -> Result<Call, Error> {
+        // The daemon is given the time of a request for an answer that is due then.
+        let deadline = Instant::now() + time + self.timeout;
+        self.send_for(request::Body::Watch(message::Watch { after }), time, deadline)
     }
 
     /// Asks the daemon who it is, and as whom it sees this process.
@@ -164,6 +187,17 @@ impl Client {
 pub fn signature_of(answer: response::Body) -> Result<Vec<u8>, Error> {
     match answer {
         response::Body::Signature(answer) => Ok(answer.signature),
+        _ => Err(Error::Garbled),
+    }
+}
+
+/// The changes in the answer to [`Client::start_to_watch`].
+///
+/// # Errors
+/// [`Error::Garbled`] if it is another answer.
+pub fn changes_of(answer: response::Body) -> Result<message::Changes, Error> {
+    match answer {
+        response::Body::Changes(answer) => Ok(answer),
         _ => Err(Error::Garbled),
     }
 }
