@@ -17,8 +17,8 @@ use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use crate::api::{
-    AccessView, Adopted, Change, Finished, KeyView, MAX_PAGE, NewKey, Page, Refusal, RequestSignature,
-    Rewrapped, StatusView, UnitView,
+    AccessView, Adopted, Certified, Change, Finished, KeyView, MAX_PAGE, NewKey, Page, Refusal,
+    RequestSignature, Rewrapped, StatusView, UnitView,
 };
 use crate::sockets::ADMIN;
 
@@ -104,6 +104,16 @@ impl AdminClient {
 
     pub(crate) fn change(&self, label: &str, change: &Change) -> Result<KeyView, AdminClientError> {
         self.call(Method::PATCH, &key_path(label), json(change))
+    }
+
+    /// Has a new version made.
+    pub(crate) fn rotate(&self, label: &str) -> Result<KeyView, AdminClientError> {
+        self.call(Method::POST, &format!("{}/rotate", key_path(label)), Bytes::new())
+    }
+
+    /// Attaches the certificates in a PEM file.
+    pub(crate) fn attach(&self, label: &str, pem: Bytes) -> Result<Certified, AdminClientError> {
+        self.call(Method::PUT, &format!("{}/certificates", key_path(label)), pem)
     }
 
     pub(crate) fn delete(&self, label: &str) -> Result<(), AdminClientError> {

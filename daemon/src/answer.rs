@@ -98,7 +98,11 @@ fn deadline(daemon: &Daemon, request: &Request, arrived: Instant) -> Instant {
 
 async fn describe(daemon: &Daemon, peer: &Peer, describe: &Describe) -> Result<Description, Outcome> {
     let key = find(daemon, peer, &describe.label).await?;
-    let version = key.version(describe.version).ok_or(Outcome::UnknownVersion)?;
+    let version = match (describe.version, describe.certified) {
+        (0, true) => key.certified(),
+        (number, _) => key.version(number),
+    };
+    let version = version.ok_or(Outcome::UnknownVersion)?;
     Ok(Description {
         label: describe.label.clone(),
         version: version.number,
@@ -106,7 +110,7 @@ async fn describe(daemon: &Daemon, peer: &Peer, describe: &Describe) -> Result<D
         public_key: version.spki.clone(),
         versions: key.versions.iter().map(|version| version.number).collect(),
         uses: key.uses.iter().map(|u| u.name().into()).collect(),
-        certificates: Vec::new(),
+        certificates: version.certificates.clone(),
         state: key.state.name().into(),
     })
 }

@@ -8,6 +8,7 @@ use keyward_proto::Reference;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Backends};
+use crate::certificates::Certificate;
 use crate::keys::{Key, Version};
 
 /// A request for a new key.
@@ -102,6 +103,9 @@ pub(crate) struct VersionView {
     pub(crate) created: u64,
     /// SubjectPublicKeyInfo in DER, in base64.
     pub(crate) public_key: String,
+    /// None where none is attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate: Option<CertificateView>,
 }
 
 impl VersionView {
@@ -111,7 +115,73 @@ impl VersionView {
             key_type: version.key_type.to_string(),
             created: version.created,
             public_key: STANDARD.encode(&version.spki),
+            certificate: CertificateView::of(version),
         }
+    }
+}
+
+/// A version of a key that has a certificate.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Certified {
+    pub(crate) label: String,
+    pub(crate) version: u32,
+    /// Whether it is the current one.
+    pub(crate) current: bool,
+    #[serde(flatten)]
+    pub(crate) certificate: CertificateView,
+}
+
+impl Certified {
+    /// Those of a key.
+    pub(crate) fn all_of(key: KeyView) -> impl Iterator<Item = Self> {
+        let (label, current) = (key.label, key.current);
+        key.versions.into_iter().filter_map(move |version| {
+            Some(Self {
+                label: label.clone(),
+                version: version.number,
+                current: version.number == current,
+                certificate: version.certificate?,
+            })
+        })
+    }
+}
+
+/// The certificate of a version of a key.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct CertificateView {
+    /// In the form of RFC 4514.
+    pub(crate) subject: String,
+    /// In the form of RFC 4514.
+    pub(crate) issuer: String,
+    /// Of its SubjectAltName.
+    pub(crate) names: Vec<String>,
+    /// In seconds since 1970.
+    pub(crate) not_before: u64,
+    /// In seconds since 1970.
+    pub(crate) not_after: u64,
+    /// SHA-256 of it, in hexadecimal digits.
+    pub(crate) fingerprint: String,
+    /// How many certificates are sent, with itself.
+    pub(crate) chain: usize,
+}
+
+impl CertificateView {
+    /// Whom it is for, for a person.
+    pub(crate) fn names_or_subject(&self) -> String {
+        if self.names.is_empty() { self.subject.clone() } else { self.names.join(", ") }
+    }
+
+    fn of(version: &Version) -> Option<Self> {
+        let certificate = Certificate::from_der(version.certificates.first()?).ok()?;
+        Some(Self {
+            subject: certificate.subject(),
+            issuer: certificate.issuer(),
+            names: certificate.names().to_vec(),
+            not_before: certificate.not_before(),
+            not_after: certificate.not_after(),
+            fingerprint: certificate.fingerprint(),
+            chain: version.certificates.len(),
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod api;
 pub mod authorise;
 mod backend;
 mod causes;
+pub mod certificates;
 mod changes;
 pub mod cli;
 pub mod config;

@@ -188,6 +188,51 @@ pub(super) async fn change(
     }
 }
 
+/// Makes a new version, which becomes the current one.
+pub(super) async fn rotate(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+    Path(text): Path<String>,
+) -> Answer<KeyView> {
+    let label = label(&text)?;
+    let key = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+    let key_type = key.version(0).map(|version| version.key_type);
+    let key_type = key_type.filter(|known| KeyType::GENERATED.contains(known)).ok_or_else(|| {
+        AdminError::Unfit(format!(
+            "no key of the type of key {label} can be made; import one under another label"
+        ))
+    })?;
+    let home = Home::of(&admin, Some(&key.backend)).await?;
+    let made = home.backend.generate(key_type, &key.uses, home.wkid).await?;
+    loop {
+        let old = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+        let is_the_same = old.versions.first().map(|version| &version.blob)
+            == key.versions.first().map(|version| &version.blob);
+        let last = old.versions.last().map_or(0, |version| version.number);
+        if !is_the_same {
+            return Err(StoreError::Changed(label).into());
+        }
+        if old.versions.len() >= MAX_VERSIONS {
+            let reason =
+                format!("key {label} has {MAX_VERSIONS} versions, and cannot have more; make another key");
+            return Err(AdminError::Unfit(reason));
+        }
+        let mut key = (*old).clone();
+        key.current = last + 1;
+        key.versions.push(version(key.current, &made));
+        match admin.daemon.keys.put(key).await {
+            Ok(key) => {
+                let view = KeyView::of(&key, &admin.daemon.backends);
+                tracing::info!(key = view.label, version = view.current, uid = who.uid, "key rotated");
+                return Ok(Json(view));
+            }
+            // Someone else changed it in between; every round means that one change succeeded.
+            Err(StoreError::Changed(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 pub(super) async fn delete(
     State(admin): State<Admin>,
     Extension(Administrator(who)): Extension<Administrator>,
@@ -263,15 +308,7 @@ async fn add(
         admin.daemon.keys.set_wkid(backend.name(), header.wkid().to_string()).await?;
     }
 
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let version = Version {
-        number: 1,
-        key_type: made.key_type,
-        blob: made.blob,
-        next_blob: None,
-        spki: made.spki,
-        created,
-    };
+    let version = version(1, &made);
     let key = Key {
         label,
         state: keys::State::Enabled,
@@ -283,6 +320,20 @@ async fn add(
     };
     let key = admin.daemon.keys.put(key).await?;
     Ok(KeyView::of(&key, &admin.daemon.backends))
+}
+
+/// A version that was made just now.
+fn version(number: u32, made: &NewKey) -> Version {
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Version {
+        number,
+        key_type: made.key_type,
+        blob: made.blob.clone(),
+        next_blob: None,
+        spki: made.spki.clone(),
+        created,
+        certificates: Vec::new(),
+    }
 }
 
 /// Sees to it that there is what handshakes by these uses need beside the key, while somebody is there to be told that it
@@ -364,3 +415,6 @@ impl AsRef<[u8]> for PlainKey {
         &self.0
     }
 }
+
+/// Most versions of a key, which are all in memory when it is used.
+const MAX_VERSIONS: usize = 1000;

@@ -14,6 +14,8 @@
 //! | `POST /v1/keys/LABEL/import?use=U&use=U&backend=NAME` | import a key; the body is the key file |
 //! | `POST /v1/keys/LABEL/adopt` | adopt a blob: `{"blob", "public_key", "uses", "backend"}`, in base64 |
 //! | `POST /v1/keys/LABEL/csr?version=N` | sign a certificate request; the body is its CertificationRequestInfo in DER |
+//! | `POST /v1/keys/LABEL/rotate` | make a new version of a key, which becomes the current one |
+//! | `PUT /v1/keys/LABEL/certificates` | attach certificates to the version that they are for; the body is PEM |
 //! | `GET /v1/keys/LABEL/access?uid=N&gid=N` | for each kind of handshake that a key is for, whether grants let a user take part |
 //! | `GET /v1/keys/LABEL` | one key |
 //! | `PATCH /v1/keys/LABEL` | change a key: `{"state"}`, `{"uses"}` |
@@ -22,6 +24,7 @@
 //! Errors are `{"error": "..."}`.
 
 mod access;
+mod certificates;
 mod csr;
 mod keys;
 mod units;
@@ -38,7 +41,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use keyward_proto::Outcome;
@@ -77,6 +80,8 @@ pub(crate) async fn serve(
         .route("/v1/keys/{label}/import", post(keys::import))
         .route("/v1/keys/{label}/adopt", post(keys::adopt))
         .route("/v1/keys/{label}/csr", post(csr::sign))
+        .route("/v1/keys/{label}/rotate", post(keys::rotate))
+        .route("/v1/keys/{label}/certificates", put(certificates::attach))
         .route("/v1/keys/{label}/access", get(access::show))
         .route("/v1/keys/{label}", get(keys::show).patch(keys::change).delete(keys::delete))
         .fallback(async || AdminError::NoRoute)

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::Client;
 use super::failure::Failure;
-use super::output::{print, print_json, print_table, table};
+use super::output::{from_now, print, print_json, print_table, table, time};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey};
 use crate::authorise::signs_and_decrypts;
@@ -35,6 +35,8 @@ pub(super) enum Command {
     Show(Named),
     /// Print the reference that a server is given instead of a key file
     Reference(Named),
+    /// Make a new version of a key; older ones go on signing for references that name them
+    Rotate(Named),
     /// Let a disabled key sign again
     Enable(Named),
     /// Keep a key from signing; it can be enabled again
@@ -132,6 +134,7 @@ impl Command {
             Self::List(client) => list(&client),
             Self::Show(key) => key.run("show", AdminClient::show),
             Self::Reference(key) => key.reference(),
+            Self::Rotate(key) => key.run("rotate", AdminClient::rotate),
             Self::Enable(key) => key.set_state("enable", "enabled"),
             Self::Disable(key) => key.set_state("disable", "disabled"),
             Self::Delete(key) => key.delete(),
@@ -162,7 +165,7 @@ impl Import {
         hardening::harden().map_err(|error| {
             Failure::new(exit::OS, format_args!("cannot keep the key out of core dumps: {error}"))
         })?;
-        let plain = read_key_file(&file)?;
+        let plain = read_input(&file)?;
         key.run("import", |admin, label| {
             admin.import(label, &names(&uses), sign_and_decrypt, backend.as_deref(), plain)
         })
@@ -342,9 +345,7 @@ fn print_key(key: &KeyView) -> Result<(), Failure> {
         key.unit
     );
     for version in &key.versions {
-        let created = humantime::format_rfc3339_seconds(
-            std::time::UNIX_EPOCH + core::time::Duration::from_secs(version.created.min(MAX_TIME)),
-        );
+        let created = time(version.created);
         let current = if version.number == key.current { ", current" } else { "" };
         text += &format!(
             "version {:<3} {}, since {created}{current}\n            public key SHA-256 {}\n",
@@ -352,6 +353,14 @@ fn print_key(key: &KeyView) -> Result<(), Failure> {
             version.key_type,
             fingerprint(&version.public_key)
         );
+        if let Some(certificate) = &version.certificate {
+            text += &format!(
+                "            certificate for {} until {} ({})\n",
+                certificate.names_or_subject(),
+                time(certificate.not_after),
+                from_now(certificate.not_after),
+            );
+        }
     }
     print(&text)
 }
@@ -362,7 +371,8 @@ fn fingerprint(public_key: &str) -> String {
     Sha256::digest(spki).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read_key_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+/// Reads a file, or standard input for `-`: at most as much as the daemon takes. It may hold a private key.
+pub(super) fn read_input(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     // As large as it can become, so that growing leaves no copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE + 2));
     let most = MAX_KEY_FILE as u64 + 1;
@@ -376,7 +386,7 @@ fn read_key_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let path = path.display();
         return Err(Failure::new(
             exit::DATA,
-            format_args!("cannot import {path}: longer than {MAX_KEY_FILE} bytes"),
+            format_args!("cannot read {path}: longer than {MAX_KEY_FILE} bytes"),
         ));
     }
     Ok(bytes)
@@ -418,6 +428,3 @@ fn generated(text: &str) -> Result<KeyType, String> {
 fn names(uses: &[Use]) -> Vec<String> {
     uses.iter().map(|u| u.name().into()).collect()
 }
-
-/// The end of the year 9999, the last that can be printed.
-const MAX_TIME: u64 = 253_402_300_799;

@@ -4,6 +4,7 @@
 //! with the name of the program, and a status of sysexits(3).
 
 mod bench;
+mod cert;
 mod csr;
 mod doctor;
 mod failure;
@@ -77,6 +78,9 @@ enum Command {
     /// Make, import, show and change keys.
     #[command(subcommand)]
     Key(key::Command),
+    /// Attach certificates to keys and list them.
+    #[command(subcommand)]
+    Cert(cert::Command),
     /// Make a certificate request, signed by the key where it is.
     Csr(csr::Csr),
     /// Run crypto units.
@@ -93,6 +97,7 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(),
             Self::Key(command) => command.run(),
+            Self::Cert(command) => command.run(),
             Self::Csr(csr) => csr.run(),
             Self::Unit(command) => command.run(),
             Self::Doctor(doctor) => doctor.run(),

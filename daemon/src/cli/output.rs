@@ -1,6 +1,8 @@
 //! Standard output.
 
+use core::time::Duration;
 use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -49,8 +51,56 @@ pub(crate) fn print_table(table: &Table) -> Result<(), Failure> {
     print(&lines)
 }
 
+/// A time in seconds since 1970, in the form of RFC 3339.
+pub(crate) fn time(seconds: u64) -> String {
+    let since = Duration::from_secs(seconds.min(MAX_TIME));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+}
+
+/// How far away a time in seconds since 1970 is, as in `in 41 days` and `3 hours ago`.
+pub(crate) fn from_now(seconds: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    between(now, seconds)
+}
+
+fn between(now: u64, then: u64) -> String {
+    let apart = now.abs_diff(then);
+    let (count, unit) = match apart {
+        ..7200 => (apart / 60, "minute"),
+        7200..172_800 => (apart / 3600, "hour"),
+        _ => (apart / 86_400, "day"),
+    };
+    let s = if count == 1 { "" } else { "s" };
+    if then >= now { format!("in {count} {unit}{s}") } else { format!("{count} {unit}{s} ago") }
+}
+
 /// How wide the terminal is, if there is one.
 fn columns() -> Option<u16> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     Some(size.ws_col).filter(|columns| *columns > 0)
+}
+
+/// The end of the year 9999, the last that can be printed.
+const MAX_TIME: u64 = 253_402_300_799;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_how_far_away_they_are() {
+        assert_eq!(time(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(time(u64::MAX), "9999-12-31T23:59:59Z");
+        for (then, expected) in [
+            (1_000_000, "in 0 minutes"),
+            (1_000_060, "in 1 minute"),
+            (1_007_199, "in 119 minutes"),
+            (1_007_200, "in 2 hours"),
+            (1_172_800, "in 2 days"),
+            (999_000, "16 minutes ago"),
+            (0, "11 days ago"),
+        ] {
+            assert_eq!(between(1_000_000, then), expected);
+        }
+    }
 }

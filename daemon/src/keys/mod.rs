@@ -42,6 +42,12 @@ impl Key {
         let number = if number == 0 { self.current } else { number };
         self.versions.iter().find(|version| version.number == number)
     }
+
+    /// The newest version that has certificates; if none has, the current one.
+    pub fn certified(&self) -> Option<&Version> {
+        let certified = self.versions.iter().rfind(|version| !version.certificates.is_empty());
+        certified.or_else(|| self.version(0))
+    }
 }
 
 /// Whether a key may be used.
@@ -83,6 +89,8 @@ pub struct Version {
     pub spki: Vec<u8>,
     /// When it was made or imported, in seconds since 1970.
     pub created: u64,
+    /// Its certificate and those that certify it, each in DER (RFC 5280, 4.1), as TLS sends them; none where none are attached.
+    pub certificates: Vec<Vec<u8>>,
 }
 
 /// The keys of the daemon. Shared by reference between tasks.
@@ -278,6 +286,7 @@ pub(crate) mod tests {
             next_blob: None,
             spki: vec![4, 5],
             created: 1_700_000_000,
+            certificates: Vec::new(),
         };
         Key {
             label: label.parse().unwrap(),
@@ -303,6 +312,21 @@ pub(crate) mod tests {
         assert_eq!(key.version(0).unwrap().number, 2);
         assert_eq!(key.version(1).unwrap().number, 1);
         assert!(key.version(3).is_none());
+    }
+
+    #[test]
+    fn the_newest_version_that_has_certificates() {
+        let mut key = key("shop");
+        for number in [2, 3] {
+            key.versions.push(Version { number, ..key.versions[0].clone() });
+        }
+        key.current = 3;
+        let certified = |key: &Key| key.certified().unwrap().number;
+        assert_eq!(certified(&key), 3, "the current one");
+        for number in [1, 2] {
+            key.versions[number - 1].certificates.push(vec![7]);
+            assert_eq!(certified(&key), number as u32);
+        }
     }
 
     #[tokio::test]

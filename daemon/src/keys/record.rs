@@ -57,6 +57,8 @@ struct VersionRecord {
     next_blob: Option<String>,
     public_key: String,
     created: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    certificates: Vec<String>,
 }
 
 impl VersionRecord {
@@ -68,6 +70,11 @@ impl VersionRecord {
             next_blob: version.next_blob.as_ref().map(|blob| STANDARD.encode(blob)),
             public_key: STANDARD.encode(&version.spki),
             created: version.created,
+            certificates: version
+                .certificates
+                .iter()
+                .map(|certificate| STANDARD.encode(certificate))
+                .collect(),
         }
     }
 
@@ -79,6 +86,11 @@ impl VersionRecord {
             next_blob: self.next_blob.map(|blob| STANDARD.decode(blob)).transpose().ok()?,
             spki: STANDARD.decode(self.public_key).ok()?,
             created: self.created,
+            certificates: self
+                .certificates
+                .iter()
+                .map(|text| STANDARD.decode(text).ok())
+                .collect::<Option<_>>()?,
         })
     }
 }
@@ -92,11 +104,13 @@ mod tests {
     fn what_is_written_is_read() {
         let mut key = Key { revision: 9, state: State::Disabled, ..key("shop") };
         key.versions[0].next_blob = Some(vec![9]);
+        key.versions[0].certificates = vec![vec![1], vec![2, 3]];
         let read = decode(key.label.clone(), &encode(&key).unwrap()).unwrap();
         assert_eq!((read.revision, read.state, &read.uses), (9, State::Disabled, &key.uses));
         assert_eq!(read.versions[0].blob, key.versions[0].blob);
         assert_eq!(read.versions[0].next_blob, key.versions[0].next_blob);
         assert_eq!(read.versions[0].spki, key.versions[0].spki);
+        assert_eq!(read.versions[0].certificates, key.versions[0].certificates);
     }
 
     #[test]

@@ -56,6 +56,7 @@ impl Unit {
             next_blob: None,
             spki: pair.spki,
             created: 0,
+            certificates: Vec::new(),
         };
         let message = Input::Message(b"keyward: signature of a unit in doubt");
         let job = Job::to_sign(&version, SCHEME, message).map_err(Failure::severe)?;

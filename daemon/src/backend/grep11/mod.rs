@@ -432,6 +432,7 @@ impl Grep11 {
             next_blob: None,
             spki: key.spki.clone(),
             created: 0,
+            certificates: Vec::new(),
         };
         let asked = Asked { deadline: Instant::now() + MAKING, trace: Trace::new(random(), 0) };
         if abilities.signs {

@@ -1,0 +1,73 @@
+//! Certificates, attached to the versions of keys that they are for.
+
+use axum::Json;
+use axum::extract::{Extension, Path, State};
+
+use super::keys::label;
+use super::{Admin, AdminError, Administrator, Answer, Body};
+use crate::api::{Certified, KeyView};
+use crate::certificates::{Certificate, chain_of_pem};
+use crate::keys::{Key, StoreError};
+
+/// Attaches the certificates in the body, in the place of those that were there. The version is the one that has the public
+/// key of the first certificate.
+pub(super) async fn attach(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+    Path(text): Path<String>,
+    body: Body,
+) -> Answer<Certified> {
+    let label = label(&text)?;
+    let chain = chain_of_pem(&body?).map_err(|error| AdminError::Unfit(error.to_string()))?;
+    loop {
+        let mut key = admin
+            .daemon
+            .keys
+            .get(&label)
+            .await?
+            .map(|key| (*key).clone())
+            .ok_or_else(|| StoreError::Unknown(label.clone()))?;
+        let number = of_version(&mut key, &chain)?;
+        match admin.daemon.keys.put(key).await {
+            Ok(key) => {
+                let not_after = chain.first().map_or(0, Certificate::not_after);
+                tracing::info!(
+                    key = label.as_str(),
+                    version = number,
+                    not_after,
+                    uid = who.uid,
+                    "certificate attached"
+                );
+                let view = KeyView::of(&key, &admin.daemon.backends);
+                let attached = Certified::all_of(view).find(|certified| certified.version == number);
+                return attached.map(Json).ok_or_else(|| StoreError::Changed(label).into());
+            }
+            // Someone else changed it in between; every round means that one change succeeded.
+            Err(StoreError::Changed(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Puts a chain where it belongs, and returns which version that is.
+fn of_version(key: &mut Key, chain: &[Certificate]) -> Result<u32, AdminError> {
+    let spkis: Vec<_> = chain.iter().map(Certificate::spki).collect();
+    let at = key.versions.iter().position(|version| spkis.first() == Some(&version.spki.as_slice()));
+    let Some(version) = at.and_then(|at| key.versions.get_mut(at)) else {
+        let label = &key.label;
+        let is_ours = |spki: &&[u8]| key.versions.iter().any(|version| version.spki == **spki);
+        return Err(AdminError::Unfit(match spkis.iter().position(is_ours) {
+            Some(at) => {
+                format!(
+                    "the certificate of key {label} is number {} in the file, and has to come first",
+                    at + 1
+                )
+            }
+            None => {
+                format!("no version of key {label} has the public key of the first certificate in the file")
+            }
+        }));
+    };
+    version.certificates = chain.iter().map(|certificate| certificate.der().to_vec()).collect();
+    Ok(version.number)
+}

@@ -1,0 +1,100 @@
+//! `keyward cert`: the certificates that the daemon hands out with its keys.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use hyper::body::Bytes;
+use keyward_proto::Label;
+
+use super::Client;
+use super::failure::Failure;
+use super::key::read_input;
+use super::output::{from_now, print_json, print_table, table, time};
+use crate::admin_client::AdminClient;
+use crate::api::{CertificateView, Certified};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Attach certificates to the version of a key that they are for, in the place of older ones
+    Attach(Attach),
+    /// List the certificates of all keys, those that expire first at the top
+    List(#[command(flatten)] Client),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Attach {
+    /// Label of the key
+    #[arg(value_name = "LABEL")]
+    label: Label,
+    /// PEM file: the certificate of the key, then each that certifies the one before; - for standard input
+    #[arg(long = "in", value_name = "CHAIN")]
+    file: PathBuf,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Attach(attach) => attach.run(),
+            Self::List(client) => list(&client),
+        }
+    }
+}
+
+impl Attach {
+    fn run(self) -> Result<(), Failure> {
+        let Self { label, file, client } = self;
+        let pem = Bytes::from_owner(read_input(&file)?);
+        let attached =
+            AdminClient::new(&client.runtime_dir).and_then(|admin| admin.attach(label.as_str(), pem));
+        let attached = attached.map_err(|error| {
+            let file =
+                if file == Path::new("-") { "standard input".into() } else { file.display().to_string() };
+            Failure::from(error).while_trying(format_args!("cannot attach {file} to key {label}"))
+        })?;
+        if let Some(warning) = warning(&attached.certificate) {
+            eprintln!("keyward: warning: {warning}");
+        }
+        if client.json { print_json(&attached) } else { print_certificates(&[attached]) }
+    }
+}
+
+/// What is wrong with the times of a certificate, if anything is.
+fn warning(certificate: &CertificateView) -> Option<String> {
+    let CertificateView { not_before, not_after, .. } = *certificate;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    if now < not_before {
+        return Some(format!(
+            "the certificate is not valid before {}, {}",
+            time(not_before),
+            from_now(not_before)
+        ));
+    }
+    (now > not_after)
+        .then(|| format!("the certificate has expired on {}, {}", time(not_after), from_now(not_after)))
+}
+
+fn list(client: &Client) -> Result<(), Failure> {
+    let keys = AdminClient::new(&client.runtime_dir).and_then(|admin| admin.list());
+    let keys = keys.map_err(|error| Failure::from(error).while_trying("cannot list certificates"))?;
+    let mut certified: Vec<_> = keys.into_iter().flat_map(Certified::all_of).collect();
+    certified.sort_by_key(|certified| certified.certificate.not_after);
+    if client.json { print_json(&certified) } else { print_certificates(&certified) }
+}
+
+fn print_certificates(certified: &[Certified]) -> Result<(), Failure> {
+    let mut rows = table(&["LABEL", "VERSION", "NAMES", "ISSUER", "EXPIRES", ""]);
+    for Certified { label, version, current, certificate } in certified {
+        rows.add_row([
+            label.clone(),
+            format!("{version}{}", if *current { ", current" } else { "" }),
+            certificate.names_or_subject(),
+            certificate.issuer.clone(),
+            time(certificate.not_after),
+            from_now(certificate.not_after),
+        ]);
+    }
+    print_table(&rows)
+}
