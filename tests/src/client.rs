@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519};
 use rustls::crypto::{SupportedKxGroup, aws_lc_rs};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{
     ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, SignatureScheme, SupportedProtocolVersion,
@@ -118,6 +118,7 @@ pub struct Handshake {
     address: SocketAddr,
     patience: Duration,
     distance: Duration,
+    name: ServerName<'static>,
 }
 
 impl Handshake {
@@ -162,7 +163,19 @@ impl Handshake {
             .with_root_certificates(roots)
             .with_client_cert_resolver(key);
         config.resumption = Resumption::disabled();
-        Self { config: config.into(), address, patience: Duration::from_secs(10), distance: Duration::ZERO }
+        Self {
+            config: config.into(),
+            address,
+            patience: Duration::from_secs(10),
+            distance: Duration::ZERO,
+            name: ServerName::try_from("localhost").expect("a name"),
+        }
+    }
+
+    /// The same for another name than `localhost`: a DNS name, or an address, with which no name is sent.
+    #[must_use]
+    pub fn asking_for(self, name: &'static str) -> Self {
+        Self { name: ServerName::try_from(name).expect("a name"), ..self }
     }
 
     /// The same from far away: every flight but the first takes so long to arrive.
@@ -176,13 +189,26 @@ impl Handshake {
     /// # Errors
     /// Whatever went wrong on the way.
     pub fn make(&self) -> io::Result<ProtocolVersion> {
+        self.converse()?.protocol_version().ok_or_else(|| io::Error::other("no version"))
+    }
+
+    /// As [`Handshake::make`], for the certificate of the server.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the way.
+    pub fn certificate(&self) -> io::Result<CertificateDer<'static>> {
+        let connection = self.converse()?;
+        let certificate = connection.peer_certificates().and_then(|chain| chain.first());
+        certificate.cloned().ok_or_else(|| io::Error::other("no certificate"))
+    }
+
+    fn converse(&self) -> io::Result<ClientConnection> {
         let mut socket = TcpStream::connect_timeout(&self.address, self.patience)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(self.patience))?;
         socket.set_write_timeout(Some(self.patience))?;
-        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
         let mut connection =
-            ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
+            ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(io::Error::other)?;
         let mut link = Link { socket: &mut socket, distance: self.distance, is_first: true };
         let mut stream = rustls::Stream::new(&mut connection, &mut link);
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
@@ -191,7 +217,7 @@ impl Handshake {
         if &first[8..] != b" 200" {
             return Err(io::Error::other(format!("answered {}", first.escape_ascii())));
         }
-        connection.protocol_version().ok_or_else(|| io::Error::other("no version"))
+        Ok(connection)
     }
 }
 

@@ -25,7 +25,7 @@ pub use host::Host;
 pub use openssl::OpenSsl;
 pub use pki::Pki;
 pub use proxy::{Fault, Proxy};
-pub use server::{Apache, Haproxy, Lighttpd, Nginx, Rustls, SServer, Stunnel};
+pub use server::{Apache, Haproxy, Lighttpd, Nginx, Rustls, RustlsThread, SServer, Stunnel};
 pub use signers::Signers;
 pub use unit_server::UnitServer;
 

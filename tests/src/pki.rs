@@ -56,16 +56,36 @@ impl Pki {
         self.certify_public_with(openssl, &public)
     }
 
+    /// As [`Pki::certify`], for a DNS name, valid for so many days.
+    pub fn certify_as(&self, daemon: &Daemon, reference: &Path, name: &str, days: i32) -> PathBuf {
+        let extensions = self.path("name.ext");
+        fs::write(&extensions, format!("subjectAltName=DNS:{name}\n")).expect("extensions");
+        let public = reference.with_extension("pub");
+        succeed(daemon.openssl(&["pkey", "-pubout", "-in"]).arg(reference).arg("-out").arg(&public));
+        self.certified(OpenSsl::System, &public, name, &extensions, days)
+    }
+
     /// Certifies a public key in PEM for `localhost`.
     pub fn certify_public(&self, public: &Path) -> PathBuf {
         self.certify_public_with(OpenSsl::System, public)
     }
 
     fn certify_public_with(&self, openssl: OpenSsl, public: &Path) -> PathBuf {
+        self.certified(openssl, public, "localhost", &self.path("leaf.ext"), 2)
+    }
+
+    fn certified(
+        &self,
+        openssl: OpenSsl,
+        public: &Path,
+        name: &str,
+        extensions: &Path,
+        days: i32,
+    ) -> PathBuf {
         let certificate = public.with_extension("crt");
         succeed(
             openssl
-                .program(&["x509", "-new", "-subj", "/CN=localhost", "-days", "2"])
+                .program(&["x509", "-new", "-subj", &format!("/CN={name}"), "-days", &days.to_string()])
                 .arg("-force_pubkey")
                 .arg(public)
                 .arg("-CA")
@@ -73,7 +93,7 @@ impl Pki {
                 .arg("-CAkey")
                 .arg(self.path("ca.key"))
                 .arg("-extfile")
-                .arg(self.path("leaf.ext"))
+                .arg(extensions)
                 .arg("-out")
                 .arg(&certificate),
         );

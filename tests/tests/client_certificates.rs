@@ -1,5 +1,7 @@
 //! Clients that prove themselves with a key of the daemon.
 
+#![allow(clippy::unwrap_used, reason = "bodies of tests")]
+
 use std::fmt::Display;
 use std::process::Command;
 

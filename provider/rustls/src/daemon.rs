@@ -10,7 +10,7 @@ use keyward_client::{Address, Client};
 use keyward_proto::message::Description;
 use keyward_proto::{Label, Reference};
 
-use crate::{Error, SigningKey};
+use crate::{Error, Resolver, ResolverBuilder, SigningKey};
 
 /// The daemon that holds the keys. Cheap to clone; clones and the keys that come from them share their connections.
 ///
@@ -98,6 +98,20 @@ impl Daemon {
         let described = self.client.describe(&label, 0);
         let described = described.map_err(|reason| Error::of_request("ask for", &label, reason))?;
         self.described(&label, described)
+    }
+
+    /// The start of a [`Resolver`], for several names, or for certificates that change.
+    pub fn resolver(&self) -> ResolverBuilder {
+        ResolverBuilder::new(self.clone())
+    }
+
+    /// A key with the certificates that the daemon holds for it, for whatever name clients ask, or for a client; new ones are
+    /// taken as they are attached. The short form of [`ResolverBuilder::otherwise`] and [`ResolverBuilder::follow`].
+    ///
+    /// # Errors
+    /// As [`ResolverBuilder::follow`].
+    pub fn follow(&self, label: &str) -> Result<Arc<Resolver>, Error> {
+        self.resolver().otherwise(label).follow()
     }
 
     /// The version of a key that the daemon has described.

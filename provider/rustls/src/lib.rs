@@ -4,7 +4,9 @@
 
 mod daemon;
 mod error;
+mod follow;
 mod key;
+mod resolver;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 mod wait;
@@ -14,3 +16,4 @@ pub use error::Error;
 pub use key::SigningKey;
 pub use keyward_client::{Error as RequestError, InvalidAddress};
 pub use keyward_proto::{InvalidLabel, InvalidReference, Outcome};
+pub use resolver::{KeyStatus, Resolver, ResolverBuilder};

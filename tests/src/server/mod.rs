@@ -17,7 +17,7 @@ pub use lighttpd::Lighttpd;
 pub use nginx::Nginx;
 pub use page::Page;
 pub use python::Python;
-pub use rustls::Rustls;
+pub use rustls::{Rustls, RustlsThread};
 pub use s_server::SServer;
 pub use stunnel::Stunnel;
 

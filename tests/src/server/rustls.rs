@@ -1,11 +1,20 @@
 //! A server on rustls.
 
 use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustls::server::ResolvesServerCert;
+use rustls::{ServerConfig, ServerConnection, Stream};
 
 use super::{Page, Server, Site};
-use crate::tool::{Process, as_user};
+use crate::tool::{Process, as_user, wait_for};
 use crate::{Daemon, built, is_root};
 
 /// `rustls-server`.
@@ -71,4 +80,72 @@ fn command(daemon: &Daemon, sites: &[Site], workers: usize) -> Command {
         command.arg(site.client_ca.clone().unwrap_or_else(|| "-".into()));
     }
     command
+}
+
+/// A server on rustls in this process, without any runtime: one connection after the other, each with one page.
+#[derive(Debug)]
+pub struct RustlsThread {
+    address: SocketAddr,
+    failures: Arc<Mutex<Vec<io::Error>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RustlsThread {
+    /// Starts it with its certificates.
+    pub fn start(resolver: Arc<dyn ResolvesServerCert>) -> Self {
+        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
+        config.send_tls13_tickets = 0;
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let (failures, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let thread = thread::spawn({
+            let (failures, stop) = (Arc::<Mutex<Vec<io::Error>>>::clone(&failures), Arc::clone(&stop));
+            move || {
+                while let Ok((socket, _)) = listener.accept() {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    if let Err(error) = serve(&config, socket) {
+                        failures.lock().unwrap_or_else(PoisonError::into_inner).push(error);
+                    }
+                }
+            }
+        });
+        Self { address, failures, stop, thread: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next failure, as soon as there is one.
+    pub fn failure(&self) -> io::Error {
+        wait_for("a failure of the server", || {
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            (!failures.is_empty()).then(|| failures.remove(0))
+        })
+    }
+}
+
+impl Drop for RustlsThread {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes it.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(config: &Arc<ServerConfig>, mut socket: TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+    let mut stream = Stream::new(&mut connection, &mut socket);
+    let _ = stream.read(&mut [0; 64])?;
+    stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nserved\n")
 }

@@ -1,0 +1,112 @@
+//! A thread that hears from the daemon when keys change.
+
+use core::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use keyward_client::{Call, changes_of};
+use keyward_proto::Label;
+use keyward_proto::message::Changes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::resolver::Shared;
+use crate::{Error, RequestError};
+
+/// Lets the thread go on until it is dropped. Nobody waits for its end, which may take as long as a request to the daemon.
+pub(crate) struct Follower {
+    /// Its other end is at the thread, which sees this one close.
+    _end: UnixStream,
+}
+
+impl Follower {
+    pub(crate) fn start(shared: Arc<Shared>) -> Result<Self, Error> {
+        let (end, ended) = UnixStream::pair().map_err(Error::Follow)?;
+        let thread = thread::Builder::new().name("keyward-follow".into());
+        thread.spawn(move || Thread { shared, ended }.run()).map_err(Error::Follow)?;
+        Ok(Self { _end: end })
+    }
+}
+
+struct Thread {
+    shared: Arc<Shared>,
+    ended: UnixStream,
+}
+
+impl Thread {
+    fn run(self) {
+        let mut revision = 0;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.changes(revision) {
+                Ok(None) => return,
+                Ok(Some(changes)) => {
+                    let told = |label: &&Label| {
+                        changes.everything || changes.labels.iter().any(|told| told == label.as_str())
+                    };
+                    // The daemon goes away while it is asked: what is missed so is asked for when it is back.
+                    let done = self.shared.labels().filter(told).all(|label| self.is_asked_for(label));
+                    if done {
+                        (revision, pause) = (changes.revision, FIRST_PAUSE);
+                        continue;
+                    }
+                }
+                Err(_) => {}
+            }
+            if self.sleeps(pause) {
+                return;
+            }
+            pause = LAST_PAUSE.min(pause * 2);
+        }
+    }
+
+    /// Whether the daemon has said something of a key, be it a refusal.
+    fn is_asked_for(&self, label: &Label) -> bool {
+        !matches!(self.shared.ask_for(label), Err(Error::Unavailable { .. }))
+    }
+
+    /// The changes behind a revision, as soon as there are some; none at the end of the thread.
+    fn changes(&self, after: u64) -> Result<Option<Changes>, RequestError> {
+        let client = &self.shared.daemon.client;
+        let mut call = client.start_to_watch(after, WATCH)?;
+        loop {
+            if self.ends_while_waiting(&call) {
+                return Ok(None);
+            }
+            if let Some(answer) = client.answer(&mut call)? {
+                return changes_of(answer).map(Some);
+            }
+        }
+    }
+
+    /// Waits for the answer to a call, until its deadline, or for the end of the thread: whether that has come.
+    fn ends_while_waiting(&self, call: &Call) -> bool {
+        let Some(descriptor) = call.descriptor() else { return false };
+        let left = call.deadline().saturating_duration_since(Instant::now());
+        let mut either =
+            [PollFd::new(&self.ended, PollFlags::IN), PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+        wait(&mut either, left);
+        either.first().is_some_and(|ended| !ended.revents().is_empty())
+    }
+
+    /// Sleeps: whether the end of the thread has come meanwhile.
+    fn sleeps(&self, time: Duration) -> bool {
+        let mut ended = [PollFd::new(&self.ended, PollFlags::IN)];
+        wait(&mut ended, time);
+        ended.first().is_some_and(|ended| !ended.revents().is_empty())
+    }
+}
+
+/// Waits for descriptors at most for a time; a signal may cut that short.
+fn wait(descriptors: &mut [PollFd<'_>], time: Duration) {
+    let time = Timespec::try_from(time).ok();
+    let _ = poll(descriptors, time.as_ref());
+}
+
+/// How long the daemon may leave a watch unanswered: as a check that it is still there.
+const WATCH: Duration = Duration::from_secs(60);
+
+/// How long to wait before a daemon that does not answer is asked again: twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(2);

@@ -1,0 +1,285 @@
+use core::fmt;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use keyward_proto::{Label, Outcome};
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::daemon::parse;
+use crate::follow::Follower;
+use crate::{Daemon, Error};
+
+/// Keys with the certificates that the daemon holds for them, by the names that clients ask for (SNI, RFC 6066, 3); made by
+/// [`Daemon::resolver`].
+///
+/// Of each key it takes the newest version that has certificates: those that `keyward cert attach` has attached. To resolve
+/// is to look into memory, and never waits.
+///
+/// A client that proves itself has the key of [`ResolverBuilder::otherwise`].
+pub struct Resolver {
+    shared: Arc<Shared>,
+    /// Ends with the resolver.
+    _follower: Option<Follower>,
+}
+
+/// What a resolver and the thread that keeps it up to date have in common.
+pub(crate) struct Shared {
+    pub(crate) daemon: Daemon,
+    labels: HashSet<Label>,
+    names: Names,
+    keys: ArcSwap<HashMap<Label, Known>>,
+}
+
+/// What is known of a key.
+#[derive(Clone, Default)]
+struct Known {
+    /// None as long as it has none.
+    certified: Option<Arc<CertifiedKey>>,
+    version: Option<u32>,
+    problem: Option<String>,
+}
+
+/// A key of a [`Resolver`], as the daemon described it last.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct KeyStatus {
+    /// Its label.
+    pub label: String,
+    /// The version that handshakes use, from 1; none if they fail for want of a certificate.
+    pub version: Option<u32>,
+    /// Why handshakes fail, or may soon, for a person: the key is disabled, the daemon does not answer, and so on.
+    pub problem: Option<String>,
+}
+
+/// Which key for which name.
+#[derive(Debug, Default)]
+struct Names {
+    exact: HashMap<String, Label>,
+    /// By what is behind the star, without the dot.
+    wildcards: HashMap<String, Label>,
+    otherwise: Option<Label>,
+}
+
+impl Names {
+    fn label(&self, name: Option<&str>) -> Option<&Label> {
+        let named = name.and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            let below = || name.split_once('.').and_then(|(_, domain)| self.wildcards.get(domain));
+            self.exact.get(&name).or_else(below)
+        });
+        named.or(self.otherwise.as_ref())
+    }
+}
+
+/// Says which keys a [`Resolver`] has, and for which names.
+#[derive(Debug)]
+#[must_use]
+pub struct ResolverBuilder {
+    daemon: Daemon,
+    names: Names,
+    labels: HashSet<Label>,
+    wrong: Option<Error>,
+}
+
+impl ResolverBuilder {
+    pub(crate) fn new(daemon: Daemon) -> Self {
+        Self { daemon, names: Names::default(), labels: HashSet::new(), wrong: None }
+    }
+
+    /// Has the key of that label for clients that ask for a DNS name: that very one, or, for `*.example.com`, each with
+    /// one more word in the place of the star.
+    pub fn name(mut self, name: &str, label: &str) -> Self {
+        if let Some(label) = self.label(label) {
+            let name = name.to_ascii_lowercase();
+            match name.strip_prefix("*.") {
+                Some(domain) => self.names.wildcards.insert(domain.to_owned(), label),
+                None => self.names.exact.insert(name, label),
+            };
+        }
+        self
+    }
+
+    /// Has the key of that label for clients that ask for no name, or for one that is none of the others. Without it they
+    /// are refused.
+    pub fn otherwise(mut self, label: &str) -> Self {
+        self.names.otherwise = self.label(label);
+        self
+    }
+
+    fn label(&mut self, label: &str) -> Option<Label> {
+        match parse(label) {
+            Ok(label) => {
+                self.labels.insert(label.clone());
+                Some(label)
+            }
+            Err(error) => {
+                self.wrong.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// Asks the daemon for the certificates, and keeps those for good.
+    ///
+    /// # Errors
+    /// [`Error::Label`] if a label cannot be one; for the first key that cannot be had [`Error::NoCertificates`],
+    /// [`Error::Certificates`], [`Error::Refused`], [`Error::Unavailable`] or [`Error::UnknownType`].
+    pub fn load(self) -> Result<Arc<Resolver>, Error> {
+        let shared = self.shared()?;
+        for label in &shared.labels {
+            shared.ask_for(label)?;
+        }
+        Ok(Arc::new(Resolver { shared, _follower: None }))
+    }
+
+    /// Asks the daemon for the certificates, and goes on to: new certificates, and new versions as soon as they have some, are
+    /// taken from the next handshake on. A thread of its own waits for the daemon to tell, for as long as the resolver lives.
+    ///
+    /// It comes to be even while the daemon is away, and has keys that it does not get at first as soon as it does. Until then
+    /// their handshakes fail; [`Resolver::status`] tells of them. What it had before it keeps through times without a daemon.
+    ///
+    /// # Errors
+    /// [`Error::Label`] if a label cannot be one, [`Error::Follow`] if the system gives no thread.
+    pub fn follow(self) -> Result<Arc<Resolver>, Error> {
+        let shared = self.shared()?;
+        for label in &shared.labels {
+            // One that does not answer is asked once, not for each key.
+            if let Err(Error::Unavailable { .. }) = shared.ask_for(label) {
+                break;
+            }
+        }
+        let follower = Follower::start(Arc::clone(&shared))?;
+        Ok(Arc::new(Resolver { shared, _follower: Some(follower) }))
+    }
+
+    fn shared(self) -> Result<Arc<Shared>, Error> {
+        let Self { daemon, names, labels, wrong } = self;
+        match wrong {
+            Some(error) => Err(error),
+            None => Ok(Arc::new(Shared { daemon, labels, names, keys: ArcSwap::default() })),
+        }
+    }
+}
+
+impl Shared {
+    /// Every key, in no order.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = &Label> {
+        self.labels.iter()
+    }
+
+    /// Has the daemon describe a key, and takes what it says.
+    pub(crate) fn ask_for(&self, label: &Label) -> Result<(), Error> {
+        let mut keys = HashMap::clone(&self.keys.load());
+        let described = self.described(label);
+        let known = match &described {
+            Ok(known) => known.clone(),
+            // What the daemon says holds; where it says nothing, things stay as they are.
+            Err(error @ Error::Unavailable { .. }) => {
+                Known { problem: Some(error.to_string()), ..keys.get(label).cloned().unwrap_or_default() }
+            }
+            Err(error) => Known { problem: Some(error.to_string()), ..Known::default() },
+        };
+        keys.insert(label.clone(), known);
+        self.keys.store(Arc::new(keys));
+        described.map(drop)
+    }
+
+    fn described(&self, label: &Label) -> Result<Known, Error> {
+        let described = self.daemon.client.describe_certified(label);
+        let mut described = described.map_err(|reason| Error::of_request("ask for", label, reason))?;
+        let certificates = core::mem::take(&mut described.certificates);
+        if certificates.is_empty() {
+            return Err(Error::NoCertificates(label.to_string()));
+        }
+        // It is offered all the same: that its signatures are refused says more to the server than to have none.
+        let disabled = Error::Refused { label: label.to_string(), outcome: Outcome::KeyDisabled };
+        let problem = (described.state != "enabled").then(|| disabled.to_string());
+        let version = Some(described.version);
+        let certificates = certificates.into_iter().map(CertificateDer::from).collect();
+        let certified = self.daemon.described(label, described)?.certified(certificates)?;
+        Ok(Known { certified: Some(certified.into()), version, problem })
+    }
+
+    fn certified(&self, label: &Label) -> Option<Arc<CertifiedKey>> {
+        self.keys.load().get(label)?.certified.clone()
+    }
+}
+
+impl Resolver {
+    /// How things are with each key, in the order of the labels: for a page about the health of a server.
+    pub fn status(&self) -> Vec<KeyStatus> {
+        let keys = self.shared.keys.load();
+        let status = |label: &Label| {
+            let known = keys.get(label).cloned();
+            let unknown = || "the daemon has not been asked yet".to_owned();
+            KeyStatus {
+                label: label.to_string(),
+                version: known.as_ref().and_then(|known| known.version),
+                problem: known.map_or_else(|| Some(unknown()), |known| known.problem),
+            }
+        };
+        let mut all: Vec<_> = self.shared.labels().map(status).collect();
+        all.sort_unstable_by(|a, b| a.label.cmp(&b.label));
+        all
+    }
+
+    fn otherwise(&self) -> Option<Arc<CertifiedKey>> {
+        self.shared.certified(self.shared.names.otherwise.as_ref()?)
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.shared.certified(self.shared.names.label(client_hello.server_name())?)
+    }
+}
+
+impl ResolvesClientCert for Resolver {
+    fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.otherwise().filter(|certified| certified.key.choose_scheme(schemes).is_some())
+    }
+
+    fn has_certs(&self) -> bool {
+        self.otherwise().is_some()
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("names", &self.shared.names).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_exact_before_wildcards_before_the_rest() {
+        let daemon = Daemon::at("/nowhere").unwrap();
+        let builder = ResolverBuilder::new(daemon.clone())
+            .name("Shop.example.com", "shop")
+            .name("*.example.com", "wild")
+            .name("*.shop.example.com", "below");
+        let label = |name: Option<&str>| builder.names.label(name).map(Label::as_str);
+        assert_eq!(label(Some("shop.example.com")), Some("shop"));
+        assert_eq!(label(Some("SHOP.example.COM")), Some("shop"));
+        assert_eq!(label(Some("mail.example.com")), Some("wild"));
+        assert_eq!(label(Some("a.shop.example.com")), Some("below"));
+        for none in [Some("example.com"), Some("a.b.example.com"), Some("com"), Some(""), None] {
+            assert_eq!(label(none), None, "{none:?}");
+        }
+        let builder = builder.otherwise("rest");
+        for none in [Some("example.com"), None] {
+            assert_eq!(builder.names.label(none).map(Label::as_str), Some("rest"));
+        }
+        assert_eq!(builder.labels.len(), 4);
+        let error = ResolverBuilder::new(daemon).name("a", "no label").otherwise("b").load().unwrap_err();
+        assert!(error.to_string().starts_with("\"no label\" is not a key label"), "{error}");
+    }
+}

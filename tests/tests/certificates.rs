@@ -1,0 +1,364 @@
+//! Certificates that lie with their keys in the daemon, and servers and clients on rustls that take them from there.
+
+#![allow(clippy::unwrap_used, reason = "bodies of tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use keyward_rustls::{Error, Resolver};
+use keyward_tests::client::{WISHES, s_client};
+use keyward_tests::pki::openssl;
+use keyward_tests::server::Site;
+use keyward_tests::tool::{fail, succeed, wait_for};
+use keyward_tests::{
+    Backend, Daemon, Handshake, KEY_TYPES, ML_DSA, Nginx, OpenSsl, Pki, RustlsThread, on_both_backends,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::Value;
+
+on_both_backends!(certificates_are_attached_and_listed, rotated_keys_are_followed);
+
+fn scene(backend: Backend) -> (Daemon, Pki) {
+    let daemon = Daemon::start_on(backend);
+    let pki = Pki::new(daemon.directory());
+    (daemon, pki)
+}
+
+/// A certificate for the current version of a key.
+fn certify(daemon: &Daemon, pki: &Pki, label: &str) -> PathBuf {
+    pki.certify(daemon, &daemon.reference(label))
+}
+
+fn attach(daemon: &Daemon, label: &str, file: &Path) -> Value {
+    let words = ["cert", "attach", label, "--json", "--in", file.to_str().unwrap()];
+    serde_json::from_str(&succeed(&mut daemon.keyward(&words))).unwrap()
+}
+
+/// Label and version of each certificate, in the order of the list.
+fn listed(daemon: &Daemon) -> Vec<(String, u64)> {
+    let list = succeed(&mut daemon.keyward(&["cert", "list", "--json"]));
+    let list: Vec<Value> = serde_json::from_str(&list).unwrap();
+    let row = |row: &Value| (row["label"].as_str().unwrap().to_owned(), row["version"].as_u64().unwrap());
+    list.iter().map(row).collect()
+}
+
+fn certificates_are_attached_and_listed(backend: Backend) {
+    let (mut daemon, pki) = scene(backend);
+    assert!(listed(&daemon).is_empty());
+    daemon.generate("shop", "p256");
+    daemon.generate("mail", "rsa-pss2048");
+    daemon.generate("bare", "p256");
+    let chain = daemon.path("chain.pem");
+    let leaf = fs::read_to_string(certify(&daemon, &pki, "shop")).unwrap();
+    fs::write(&chain, format!("{leaf}{}", fs::read_to_string(pki.ca()).unwrap())).unwrap();
+    let attached = attach(&daemon, "shop", &chain);
+    assert_eq!(
+        (&attached["version"], &attached["chain"], &attached["current"]),
+        (&1.into(), &2.into(), &true.into())
+    );
+    assert_eq!((&attached["subject"], &attached["issuer"]), (&"CN=localhost".into(), &"CN=Test CA".into()));
+    assert_eq!(attached["names"], serde_json::json!(["localhost", "127.0.0.1"]));
+    let days = |value: &Value| value["not_after"].as_u64().unwrap() - value["not_before"].as_u64().unwrap();
+    assert_eq!(days(&attached), 2 * 24 * 3600);
+    let mut fingerprint = openssl(&["x509", "-noout", "-fingerprint", "-sha256", "-in"]);
+    let fingerprint = succeed(fingerprint.arg(&chain)).trim().replace(':', "").to_lowercase();
+    assert!(fingerprint.ends_with(attached["fingerprint"].as_str().unwrap()), "{fingerprint}");
+
+    // A certificate that expires sooner comes first.
+    let short = pki.certify_as(&daemon, &daemon.reference("mail"), "localhost", 1);
+    attach(&daemon, "mail", &short);
+    let both = [("mail".to_owned(), 1), ("shop".to_owned(), 1)];
+    assert_eq!(listed(&daemon), both);
+    let table = succeed(&mut daemon.keyward(&["cert", "list"]));
+    let rows: Vec<_> = table.lines().collect();
+    assert!(
+        rows[0].starts_with("LABEL") && rows[1].starts_with("mail") && rows[2].starts_with("shop"),
+        "{table}"
+    );
+    assert!(rows[2].contains("localhost, 127.0.0.1") && rows[2].contains("CN=Test CA"), "{table}");
+    assert!(rows[1].contains(" in 2") && rows[1].ends_with(" hours"), "{table}");
+    let shown = succeed(&mut daemon.keyward(&["key", "show", "shop"]));
+    assert!(shown.contains("certificate for localhost, 127.0.0.1 until 20"), "{shown}");
+    assert!(!succeed(&mut daemon.keyward(&["key", "show", "bare"])).contains("certificate"));
+
+    // From standard input, in the place of the old one.
+    let again = certify(&daemon, &pki, "shop");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "exec \"$@\" < \"$0\""]).arg(&again);
+    let command = daemon.keyward(&["cert", "attach", "shop", "--in", "-"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    assert!(succeed(&mut shell).contains("1, current"));
+    let list = succeed(&mut daemon.keyward(&["cert", "list", "--json"]));
+    let list: Vec<Value> = serde_json::from_str(&list).unwrap();
+    assert_eq!(list[1]["chain"], 1);
+    assert_ne!(list[1]["fingerprint"], attached["fingerprint"]);
+
+    assert!(daemon.stop().success());
+    daemon.resume();
+    assert_eq!(listed(&daemon), both);
+}
+
+#[test]
+fn what_cannot_be_attached_says_why_and_changes_nothing() {
+    let (daemon, pki) = scene(Backend::Embedded);
+    daemon.generate("shop", "p256");
+    daemon.generate("mail", "p256");
+    let shop = fs::read_to_string(certify(&daemon, &pki, "shop")).unwrap();
+    let mail = fs::read_to_string(certify(&daemon, &pki, "mail")).unwrap();
+    let ca = fs::read_to_string(pki.ca()).unwrap();
+    let (_, key) = pki.leaf("other");
+    let key = fs::read_to_string(key).unwrap();
+    let file = daemon.path("file.pem");
+    for (text, expected) in [
+        (String::new(), "there is no certificate in the file"),
+        ("no PEM at all\n".repeat(1000), "there is no certificate in the file"),
+        (shop[..shop.len() - 50].to_owned(), "the PEM in the file is damaged"),
+        (shop.replacen("MII", "AAA", 1), "certificate 1 in the file is damaged"),
+        (format!("{shop}{key}"), "there is a private key in the file; give the certificates alone"),
+        (mail.clone(), "no version of key shop has the public key of the first certificate in the file"),
+        (ca.clone(), "no version of key shop has the public key of the first certificate in the file"),
+        (format!("{shop}{mail}"), "number 1 is certified by \"CN=Test CA\", so that one has to follow it"),
+        (ca.repeat(11), "there are more than 10 certificates in the file"),
+        ("x".repeat(70_000), "longer than 65536 bytes"),
+    ] {
+        fs::write(&file, &text).unwrap();
+        let words = ["cert", "attach", "shop", "--in", file.to_str().unwrap()];
+        let (status, line) = fail(&mut daemon.keyward(&words));
+        assert_eq!((status.code(), line.lines().count()), (Some(65), 1), "{line}");
+        assert!(line.starts_with("keyward: cannot ") && line.contains(expected), "{line}");
+        assert!(!daemon.log().contains(key.lines().nth(1).unwrap()), "a private key in the log");
+    }
+    // The authority signs itself, so this is in order but for the first place.
+    fs::write(&file, format!("{ca}{ca}")).unwrap();
+    let words = ["cert", "attach", "nobody", "--in", file.to_str().unwrap()];
+    let (status, line) = fail(&mut daemon.keyward(&words));
+    assert!(status.code() == Some(66) && line.contains("there is no key nobody"), "{line}");
+    let missing = daemon.path("missing.pem");
+    let (status, line) =
+        fail(&mut daemon.keyward(&["cert", "attach", "shop", "--in", missing.to_str().unwrap()]));
+    assert!(
+        status.code() == Some(66) && line.contains("cannot read") && line.contains("missing.pem"),
+        "{line}"
+    );
+    assert!(listed(&daemon).is_empty());
+}
+
+#[test]
+fn an_expired_certificate_is_attached_with_a_warning() {
+    let (daemon, pki) = scene(Backend::Embedded);
+    daemon.generate("shop", "p256");
+    let expired = pki.certify_as(&daemon, &daemon.reference("shop"), "localhost", -1);
+    let mut attach = daemon.keyward(&["cert", "attach", "shop", "--in", expired.to_str().unwrap()]);
+    let output = attach.output().unwrap();
+    let warning = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && warning.starts_with("keyward: warning: the certificate has expired on 20"),
+        "{warning}"
+    );
+    assert!(succeed(&mut daemon.keyward(&["cert", "list"])).contains("24 hours ago"));
+}
+
+/// The certificate that a server presents for the label, with a resolver that follows it.
+fn presented(server: &RustlsThread, pki: &Pki) -> CertificateDer<'static> {
+    Handshake::new(pki, server.address()).certificate().unwrap()
+}
+
+fn der(file: &Path) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(file).unwrap()
+}
+
+/// Waits until it is known of a key that there is a problem with these words, or none.
+fn wait_for_problem(resolver: &Resolver, words: Option<&str>) -> Option<u32> {
+    wait_for(&format!("{words:?} in {:?}", resolver.status()), || {
+        let [key] = &resolver.status()[..] else { panic!("one key") };
+        let found = match (words, &key.problem) {
+            (Some(words), Some(problem)) => problem.contains(words),
+            (words, problem) => words.is_none() && problem.is_none(),
+        };
+        found.then_some(key.version)
+    })
+}
+
+/// Everything that can happen to a key while a server has it.
+fn rotated_keys_are_followed(backend: Backend) {
+    let (mut daemon, pki) = scene(backend);
+    daemon.generate("shop", "p256");
+    let resolver = daemon.for_rustls().follow("shop").unwrap();
+    let server = RustlsThread::start(Arc::clone(&resolver) as _);
+    let handshake = Handshake::new(&pki, server.address());
+    assert_eq!(wait_for_problem(&resolver, Some("has no certificates in the daemon; attach them")), None);
+    assert!(handshake.make().is_err());
+    assert!(server.failure().to_string().contains("no server certificate chain resolved"));
+
+    let first = certify(&daemon, &pki, "shop");
+    let first_reference = fs::read_to_string(daemon.reference("shop")).unwrap();
+    attach(&daemon, "shop", &first);
+    assert_eq!(wait_for_problem(&resolver, None), Some(1));
+    let first = der(&first);
+    assert_eq!(presented(&server, &pki), first);
+
+    // A new version is of no use without a certificate; the old one goes on.
+    let rotated = succeed(&mut daemon.keyward(&["key", "rotate", "shop", "--json"]));
+    assert_eq!(serde_json::from_str::<Value>(&rotated).unwrap()["current"], 2);
+    assert_eq!(presented(&server, &pki), first);
+    let second = certify(&daemon, &pki, "shop");
+    assert_eq!(attach(&daemon, "shop", &second)["version"], 2);
+    let second = der(&second);
+    wait_for("the second version", || (presented(&server, &pki) == second).then_some(()));
+    // What had the first one by its reference keeps it.
+    let pinned = daemon.for_rustls().key_from_pem(&first_reference).unwrap();
+    let pinned = RustlsThread::start(pinned.with_certificates(vec![first.clone()]).unwrap());
+    assert_eq!(presented(&pinned, &pki), first);
+    assert_eq!(daemon.for_rustls().key("shop").unwrap().version(), 2);
+
+    // Another certificate for the same version.
+    let renewed = certify(&daemon, &pki, "shop");
+    attach(&daemon, "shop", &renewed);
+    let renewed = der(&renewed);
+    assert_ne!(renewed, second);
+    wait_for("the new certificate", || (presented(&server, &pki) == renewed).then_some(()));
+
+    succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
+    assert_eq!(wait_for_problem(&resolver, Some("the key is disabled")), Some(2));
+    assert!(handshake.make().is_err());
+    assert!(server.failure().to_string().contains("key \"shop\" refused: the key is disabled"));
+    succeed(&mut daemon.keyward(&["key", "enable", "shop"]));
+    assert_eq!(wait_for_problem(&resolver, None), Some(2));
+    assert_eq!(presented(&server, &pki), renewed);
+
+    // What happens while the daemon is away is found out when it is back, and what there was is kept meanwhile.
+    assert!(daemon.stop().success());
+    assert!(handshake.make().is_err());
+    let failure = server.failure();
+    assert!(
+        failure.to_string().contains("cannot sign with key \"shop\": cannot reach the keyward daemon"),
+        "{failure}"
+    );
+    daemon.resume();
+    assert_eq!(presented(&server, &pki), renewed);
+    assert_eq!(wait_for_problem(&resolver, None), Some(2));
+    succeed(&mut daemon.keyward(&["key", "delete", "shop"]));
+    assert_eq!(wait_for_problem(&resolver, Some("no such key")), None);
+    daemon.generate("shop", "ed25519");
+    let other = certify(&daemon, &pki, "shop");
+    attach(&daemon, "shop", &other);
+    assert_eq!(wait_for_problem(&resolver, None), Some(1));
+    assert_eq!(presented(&server, &pki), der(&other));
+}
+
+#[test]
+fn what_cannot_be_rotated_says_why() {
+    let (daemon, _) = scene(Backend::Embedded);
+    let odd = daemon.path("odd.key");
+    succeed(openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2560", "-out"]).arg(&odd));
+    succeed(&mut daemon.keyward(&["key", "import", "odd", "--in", odd.to_str().unwrap()]));
+    let (status, line) = fail(&mut daemon.keyward(&["key", "rotate", "odd"]));
+    let expected = "keyward: cannot rotate key odd: no key of the type of key odd can be made; import one under another label\n";
+    assert_eq!((status.code(), &*line), (Some(65), expected));
+    let (status, line) = fail(&mut daemon.keyward(&["key", "rotate", "nobody"]));
+    assert!(status.code() == Some(66) && line.contains("there is no key nobody"), "{line}");
+
+    // Many at once make as many versions.
+    daemon.generate("shop", "p256");
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| succeed(&mut daemon.keyward(&["key", "rotate", "shop"])));
+        }
+    });
+    let shown = succeed(&mut daemon.keyward(&["key", "show", "shop", "--json"]));
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let numbers =
+        shown["versions"].as_array().unwrap().iter().map(|version| version["number"].as_u64().unwrap());
+    assert_eq!(numbers.collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
+    assert_eq!(shown["current"], 9);
+}
+
+#[test]
+fn a_server_starts_without_the_daemon_and_has_its_keys_when_that_is_up() {
+    let (mut daemon, pki) = scene(Backend::Embedded);
+    daemon.generate("shop", "p256");
+    let certificate = certify(&daemon, &pki, "shop");
+    attach(&daemon, "shop", &certificate);
+    assert!(daemon.stop().success());
+    let Err(error) = daemon.for_rustls().resolver().otherwise("shop").load() else { panic!("loaded") };
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    let resolver = daemon.for_rustls().follow("shop").unwrap();
+    let server = RustlsThread::start(Arc::clone(&resolver) as _);
+    assert!(Handshake::new(&pki, server.address()).make().is_err());
+    wait_for_problem(&resolver, Some("cannot ask for key \"shop\": cannot reach the keyward daemon"));
+    daemon.resume();
+    assert_eq!(wait_for_problem(&resolver, None), Some(1));
+    assert_eq!(presented(&server, &pki), der(&certificate));
+}
+
+#[test]
+fn names_lead_to_keys() {
+    let (daemon, pki) = scene(Backend::Embedded);
+    let keys = [("shop", "shop.example"), ("wild", "*.wild.example"), ("rest", "127.0.0.1.example")];
+    let certificates = keys.map(|(label, name)| {
+        daemon.generate(label, "p256");
+        let certificate = pki.certify_as(&daemon, &daemon.reference(label), name, 2);
+        attach(&daemon, label, &certificate);
+        der(&certificate)
+    });
+    let builder =
+        || daemon.for_rustls().resolver().name("shop.example", "shop").name("*.wild.example", "wild");
+    let server = RustlsThread::start(builder().load().unwrap());
+    let asked = |name| Handshake::new(&pki, server.address()).asking_for(name).certificate();
+    assert_eq!(asked("shop.example").unwrap(), certificates[0]);
+    assert_eq!(asked("a.wild.example").unwrap(), certificates[1]);
+    for name in ["wild.example", "a.b.wild.example", "other.example", "127.0.0.1"] {
+        let error = asked(name).unwrap_err().to_string();
+        assert!(error.contains("AccessDenied"), "{name}: {error}");
+    }
+    let server = RustlsThread::start(builder().otherwise("rest").load().unwrap());
+    let rest = Handshake::new(&pki, server.address()).asking_for("127.0.0.1.example").certificate();
+    assert_eq!(rest.unwrap(), certificates[2]);
+
+    let refused = |label: &str| match builder().otherwise(label).load() {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("{label} was loaded"),
+    };
+    assert_eq!(refused("nobody"), "key \"nobody\" refused: no such key; see: keyward key list");
+    daemon.generate("bare", "p256");
+    let expected =
+        "key \"bare\" has no certificates in the daemon; attach them: keyward cert attach bare --in CHAIN";
+    assert_eq!(refused("bare"), expected);
+}
+
+#[test]
+fn a_client_follows_its_key_too() {
+    let (daemon, pki) = scene(Backend::Embedded);
+    daemon.configure_more("[[grant]]\nuser = \"root\"\nkeys = [\"*\"]\nuses = [\"tls-client\"]\n");
+    let (certificate, key) = pki.leaf("server");
+    let mut site = Site::new(certificate, key);
+    site.client_ca = Some(pki.ca());
+    let _nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
+    daemon.generate_for("robot", "p256", "tls-client");
+    let resolver = daemon.for_rustls().follow("robot").unwrap();
+    let client = Handshake::with_key(&pki, site.address, WISHES[3], Arc::clone(&resolver) as _);
+    assert!(client.make().unwrap_err().to_string().contains("400"), "without a certificate");
+    attach(&daemon, "robot", &certify(&daemon, &pki, "robot"));
+    wait_for_problem(&resolver, None);
+    client.make().unwrap();
+}
+
+/// Certificates of kinds that rustls and OpenSSL 3.0 know little of are none the less attached, handed out and used.
+#[test]
+fn every_type_of_key_has_certificates() {
+    let (daemon, pki) = scene(Backend::Embedded);
+    for key_type in KEY_TYPES.into_iter().chain(ML_DSA) {
+        daemon.generate(key_type, key_type);
+        let certificate = pki.certify_with(OpenSsl::V3_5, &daemon, &daemon.reference(key_type));
+        attach(&daemon, key_type, &certificate);
+        let resolver = daemon.for_rustls().resolver().otherwise(key_type).load().unwrap();
+        let server = RustlsThread::start(resolver);
+        if key_type.starts_with("rsa-pss") {
+            s_client(&pki, server.address(), WISHES[3]);
+        } else {
+            assert_eq!(presented(&server, &pki), der(&certificate), "{key_type}");
+        }
+    }
+}
