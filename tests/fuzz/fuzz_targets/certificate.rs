@@ -1,0 +1,19 @@
+//! Certificates as administrators attach them, in PEM and DER. What is read of one is read again from what is stored of it.
+
+#![no_main]
+
+use keyward::certificates::{Certificate, MAX_CHAIN, chain_of_pem};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(certificate) = Certificate::from_der(bytes) {
+        assert_eq!(certificate.der(), bytes);
+        let _ = (certificate.subject(), certificate.issuer(), certificate.fingerprint());
+    }
+    if let Ok(chain) = chain_of_pem(bytes) {
+        assert!((1..=MAX_CHAIN).contains(&chain.len()));
+        for certificate in &chain {
+            assert_eq!(Certificate::from_der(certificate.der()).as_ref(), Ok(certificate));
+        }
+    }
+});
