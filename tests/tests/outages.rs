@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "bodies of tests")]
 
-use std::fs;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
+use keyward_rustls::{Error, Outcome, RequestError};
 use keyward_tests::client::{Attempt, WISHES, s_client};
 use keyward_tests::server::{Server, Site, nginx as nginx_server};
 use keyward_tests::tool::{succeed, wait_for};
-use keyward_tests::{Backend, Daemon, Handshake, Load, Nginx, Pki, Rustls, on_both_backends};
+use keyward_tests::{Backend, Daemon, Handshake, Load, Nginx, Pki, Rustls, RustlsThread, on_both_backends};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 on_both_backends!(
     nginx_starts_without_the_daemon_and_recovers_by_itself,
@@ -219,6 +222,47 @@ fn reloads_of_nginx_lose_nothing(backend: Backend) {
         nginx.log()
     );
     assert_eq!(nginx.id(), master);
+}
+
+/// What a program on rustls can tell apart, and does without a look at the text.
+#[test]
+fn rustls_has_an_error_for_each_trouble() {
+    let mut daemon = Daemon::start_slow("300ms");
+    let pki = Pki::new(daemon.directory());
+    let site = site(&daemon, &pki);
+    let handshake = |keyward: keyward_rustls::Daemon| {
+        let certificates = vec![CertificateDer::from_pem_file(&site.certificate).unwrap()];
+        let key = keyward.key_from_pem_file(&site.key).unwrap();
+        let server = RustlsThread::start(key.with_certificates(certificates).unwrap());
+        assert!(Handshake::new(&pki, server.address()).make().is_err());
+        server.failure()
+    };
+    let outcome = |failure: &io::Error| match ours(failure) {
+        Error::Refused { label, outcome } => {
+            assert_eq!(label, "shop");
+            Some(*outcome)
+        }
+        Error::Unavailable { .. } => None,
+        other => panic!("{other}"),
+    };
+    let hurried = handshake(daemon.for_rustls().with_timeout(Duration::from_millis(100)));
+    // Whoever looks at the clock first.
+    assert!([None, Some(Outcome::DeadlineExceeded)].contains(&outcome(&hurried)), "{hurried}");
+    succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
+    assert_eq!(outcome(&handshake(daemon.for_rustls())), Some(Outcome::KeyDisabled));
+    daemon.stop();
+    let failure = handshake(daemon.for_rustls());
+    let Error::Unavailable { reason: RequestError::Unreachable { address, .. }, .. } = ours(&failure) else {
+        panic!("{failure}")
+    };
+    assert_eq!(*address, daemon.socket().display().to_string());
+}
+
+/// The error of keyward-rustls in what a stream of rustls failed with.
+fn ours(failure: &io::Error) -> &Error {
+    let error = failure.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::Other(other)) = error else { panic!("{failure:?}") };
+    other.0.downcast_ref().unwrap()
 }
 
 #[test]

@@ -168,11 +168,20 @@ impl Client {
     /// See [`Error`].
     pub fn finish(&self, mut call: Call) -> Result<response::Body, Error> {
         loop {
-            self.wait(&call, self.timeout)?;
-            if let Some(answer) = self.take(&mut call)? {
+            if let Some(answer) = self.finish_soon(&mut call, self.timeout)? {
                 return Ok(answer);
             }
         }
+    }
+
+    /// As [`Client::finish`], for a time at most: `None` if there is no answer by then. The call must have been made by this
+    /// very process, and not be asked for again after an end, good or bad.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn finish_soon(&self, call: &mut Call, at_most: Duration) -> Result<Option<response::Body>, Error> {
+        self.wait(call, at_most)?;
+        self.take(call)
     }
 
     fn next_id(&self) -> u64 {

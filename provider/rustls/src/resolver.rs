@@ -124,7 +124,7 @@ impl ResolverBuilder {
         }
     }
 
-    /// Asks the daemon for the certificates, and keeps those for good.
+    /// Asks the daemon for the certificates, waits for them, and keeps those for good.
     ///
     /// # Errors
     /// [`Error::Label`] if a label cannot be one; for the first key that cannot be had [`Error::NoCertificates`],
@@ -139,6 +139,7 @@ impl ResolverBuilder {
 
     /// Asks the daemon for the certificates, and goes on to: new certificates, and new versions as soon as they have some, are
     /// taken from the next handshake on. A thread of its own waits for the daemon to tell, for as long as the resolver lives.
+    /// This waits for the first answers only, or for one that does not come in time.
     ///
     /// It comes to be even while the daemon is away, and has keys that it does not get at first as soon as it does. Until then
     /// their handshakes fail; [`Resolver::status`] tells of them. What it had before it keeps through times without a daemon.

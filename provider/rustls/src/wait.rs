@@ -32,8 +32,7 @@ pub(crate) fn finish(daemon: &Daemon, pace: &Pace, mut call: Call) -> Result<res
         return daemon.client.finish(call);
     }
     if !pace.is_slow.load(Relaxed) {
-        daemon.client.wait(&call, SHORT)?;
-        if let Some(answer) = daemon.client.answer(&mut call)? {
+        if let Some(answer) = daemon.client.finish_soon(&mut call, SHORT)? {
             return Ok(answer);
         }
         pace.is_slow.store(true, Relaxed);
