@@ -236,6 +236,8 @@ fn rotated_keys_are_followed(backend: Backend) {
         failure.to_string().contains("cannot sign with key \"shop\": cannot reach the keyward daemon"),
         "{failure}"
     );
+    let away = "cannot follow changes: cannot reach the keyward daemon";
+    assert_eq!(wait_for_problem(&resolver, Some(away)), Some(2));
     daemon.resume();
     assert_eq!(presented(&server, &pki), renewed);
     assert_eq!(wait_for_problem(&resolver, None), Some(2));

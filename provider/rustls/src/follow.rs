@@ -42,6 +42,7 @@ impl Thread {
             match self.changes(revision) {
                 Ok(None) => return,
                 Ok(Some(changes)) => {
+                    self.shared.set_silence(None);
                     let told = |label: &&Label| {
                         changes.everything || changes.labels.iter().any(|told| told == label.as_str())
                     };
@@ -52,7 +53,7 @@ impl Thread {
                         continue;
                     }
                 }
-                Err(_) => {}
+                Err(error) => self.shared.set_silence(Some(&error)),
             }
             if self.sleeps(pause) {
                 return;

@@ -2,7 +2,7 @@ use core::fmt;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use keyward_proto::{Label, Outcome};
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::daemon::parse;
 use crate::follow::Follower;
-use crate::{Daemon, Error};
+use crate::{Daemon, Error, RequestError};
 
 /// Keys with the certificates that the daemon holds for them, by the names that clients ask for (SNI, RFC 6066, 3); made by
 /// [`Daemon::resolver`].
@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     labels: HashSet<Label>,
     names: Names,
     keys: ArcSwap<HashMap<Label, Known>>,
+    /// Why nothing is heard of the daemon, if so.
+    silence: ArcSwapOption<String>,
 }
 
 /// What is known of a key.
@@ -162,7 +164,13 @@ impl ResolverBuilder {
         let Self { daemon, names, labels, wrong } = self;
         match wrong {
             Some(error) => Err(error),
-            None => Ok(Arc::new(Shared { daemon, labels, names, keys: ArcSwap::default() })),
+            None => Ok(Arc::new(Shared {
+                daemon,
+                labels,
+                names,
+                keys: ArcSwap::default(),
+                silence: ArcSwapOption::empty(),
+            })),
         }
     }
 }
@@ -171,6 +179,11 @@ impl Shared {
     /// Every key, in no order.
     pub(crate) fn labels(&self) -> impl Iterator<Item = &Label> {
         self.labels.iter()
+    }
+
+    /// Notes whether anything is heard of the daemon.
+    pub(crate) fn set_silence(&self, why: Option<&RequestError>) {
+        self.silence.store(why.map(|why| Arc::new(format!("cannot follow changes: {why}"))));
     }
 
     /// Has the daemon describe a key, and takes what it says.
@@ -215,14 +228,12 @@ impl Resolver {
     /// How things are with each key, in the order of the labels: for a page about the health of a server.
     pub fn status(&self) -> Vec<KeyStatus> {
         let keys = self.shared.keys.load();
+        let silence = self.shared.silence.load_full().map(|why| String::clone(&why));
         let status = |label: &Label| {
-            let known = keys.get(label).cloned();
-            let unknown = || "the daemon has not been asked yet".to_owned();
-            KeyStatus {
-                label: label.to_string(),
-                version: known.as_ref().and_then(|known| known.version),
-                problem: known.map_or_else(|| Some(unknown()), |known| known.problem),
-            }
+            let unknown =
+                || Known { problem: Some("the daemon has not been asked yet".into()), ..Known::default() };
+            let Known { version, problem, .. } = keys.get(label).cloned().unwrap_or_else(unknown);
+            KeyStatus { label: label.to_string(), version, problem: problem.or_else(|| silence.clone()) }
         };
         let mut all: Vec<_> = self.shared.labels().map(status).collect();
         all.sort_unstable_by(|a, b| a.label.cmp(&b.label));

@@ -11,6 +11,7 @@
 //! ([`max_blocking_threads`](::tokio::runtime::Builder::max_blocking_threads)) if nothing else is said: as many can wait at once.
 
 use core::cell::Cell;
+use core::fmt;
 use core::future::Future;
 use core::pin::pin;
 use std::io;
@@ -48,6 +49,12 @@ impl Acceptor {
     }
 }
 
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acceptor").finish_non_exhaustive()
+    }
+}
+
 /// Makes the handshakes of a client. Cheap to clone.
 #[derive(Clone)]
 pub struct Connector(TlsConnector);
@@ -74,6 +81,12 @@ impl Connector {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         out_of_the_way(self.0.connect(name, stream)).await
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").finish_non_exhaustive()
     }
 }
 
