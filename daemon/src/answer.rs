@@ -71,8 +71,11 @@ pub(crate) async fn watch(
     let mut after = watch.after;
     loop {
         revisions.mark_unchanged();
-        let grants = &daemon.config().grants;
-        let changes = daemon.keys.changes().since(after, |label| grants.covers(peer, label));
+        let changes = {
+            // Not held while waiting: others look at it for each signature.
+            let config = daemon.config();
+            daemon.keys.changes().since(after, |label| config.grants.covers(peer, label))
+        };
         after = changes.revision;
         let is_over = !is_empty(&changes)
             || tokio::select! {
