@@ -242,8 +242,11 @@ fn rotated_keys_are_followed(backend: Backend) {
     assert_eq!(presented(&server, &pki), renewed);
     assert_eq!(wait_for_problem(&resolver, None), Some(2));
     succeed(&mut daemon.keyward(&["key", "delete", "shop"]));
-    assert_eq!(wait_for_problem(&resolver, Some("no such key")), None);
+    assert_eq!(wait_for_problem(&resolver, Some("no such key")), Some(2));
+    assert!(handshake.make().is_err());
+    assert!(server.failure().to_string().contains("key \"shop\" refused: no such key"));
     daemon.generate("shop", "ed25519");
+    assert_eq!(wait_for_problem(&resolver, Some("has no certificates")), None);
     let other = certify(&daemon, &pki, "shop");
     attach(&daemon, "shop", &other);
     assert_eq!(wait_for_problem(&resolver, None), Some(1));

@@ -87,6 +87,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the same request may go well in a moment, without anybody having decided anything.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::Refused { outcome, .. } => {
+                matches!(outcome, Outcome::DeadlineExceeded | Outcome::Internal | Outcome::Overloaded)
+            }
+            _ => false,
+        }
+    }
+
     /// What a request about a key came to nothing for.
     pub(crate) fn of_request(attempt: &'static str, label: &Label, reason: RequestError) -> Self {
         let label = label.to_string();

@@ -62,9 +62,9 @@ impl Thread {
         }
     }
 
-    /// Whether the daemon has said something of a key, be it a refusal.
+    /// Whether the daemon has said something of a key that will hold, be it a refusal.
     fn is_asked_for(&self, label: &Label) -> bool {
-        !matches!(self.shared.ask_for(label), Err(Error::Unavailable { .. }))
+        !self.shared.ask_for(label).is_err_and(|error| error.may_pass())
     }
 
     /// The changes behind a revision, as soon as there are some; none at the end of the thread.

@@ -151,8 +151,8 @@ impl ResolverBuilder {
     pub fn follow(self) -> Result<Arc<Resolver>, Error> {
         let shared = self.shared()?;
         for label in &shared.labels {
-            // One that does not answer is asked once, not for each key.
-            if let Err(Error::Unavailable { .. }) = shared.ask_for(label) {
+            // A daemon that does not answer is asked once, not for each key.
+            if shared.ask_for(label).is_err_and(|error| error.may_pass()) {
                 break;
             }
         }
@@ -192,11 +192,14 @@ impl Shared {
         let described = self.described(label);
         let known = match &described {
             Ok(known) => known.clone(),
-            // What the daemon says holds; where it says nothing, things stay as they are.
-            Err(error @ Error::Unavailable { .. }) => {
+            // Another key under the same label: what there was is of no use with it.
+            Err(error @ Error::NoCertificates(_)) => {
+                Known { problem: Some(error.to_string()), ..Known::default() }
+            }
+            // It may come right again. Until then signatures are refused with a reason, if the daemon refuses them.
+            Err(error) => {
                 Known { problem: Some(error.to_string()), ..keys.get(label).cloned().unwrap_or_default() }
             }
-            Err(error) => Known { problem: Some(error.to_string()), ..Known::default() },
         };
         keys.insert(label.clone(), known);
         self.keys.store(Arc::new(keys));
@@ -210,7 +213,7 @@ impl Shared {
         if certificates.is_empty() {
             return Err(Error::NoCertificates(label.to_string()));
         }
-        // It is offered all the same: that its signatures are refused says more to the server than to have none.
+        // It is offered all the same: the refusal of its signatures says more to the server than to have none.
         let disabled = Error::Refused { label: label.to_string(), outcome: Outcome::KeyDisabled };
         let problem = (described.state != "enabled").then(|| disabled.to_string());
         let version = Some(described.version);
