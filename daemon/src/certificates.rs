@@ -55,12 +55,12 @@ impl Certificate {
 
     /// Whom it is for, in the form of RFC 4514.
     pub fn subject(&self) -> String {
-        self.subject.to_string()
+        printable(&self.subject.to_string())
     }
 
     /// Who has signed it, in the form of RFC 4514.
     pub fn issuer(&self) -> String {
-        self.issuer.to_string()
+        printable(&self.issuer.to_string())
     }
 
     /// The DNS names, IP addresses, mailboxes and URIs of its SubjectAltName, in their order.
@@ -94,7 +94,7 @@ fn text_of(name: &GeneralName) -> Option<String> {
     match name {
         GeneralName::DnsName(text)
         | GeneralName::Rfc822Name(text)
-        | GeneralName::UniformResourceIdentifier(text) => Some(text.to_string()),
+        | GeneralName::UniformResourceIdentifier(text) => Some(printable(text.as_ref())),
         GeneralName::IpAddress(octets) => match octets.as_bytes() {
             bytes if bytes.len() == 4 => {
                 <[u8; 4]>::try_from(bytes).ok().map(|four| IpAddr::from(four).to_string())
@@ -105,12 +105,22 @@ fn text_of(name: &GeneralName) -> Option<String> {
     }
 }
 
+/// The same without what a terminal would obey rather than show.
+fn printable(text: &str) -> String {
+    let is_order = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.replace(is_order, "\u{fffd}")
+}
+
 /// Reads a file of certificates in PEM (RFC 7468), each certified by the one behind it, as TLS sends them. Whatever stands
 /// around the blocks does not matter.
 ///
 /// # Errors
 /// [`InvalidChain`] says what is wrong with it.
 pub fn chain_of_pem(pem: &[u8]) -> Result<Vec<Certificate>, InvalidChain> {
+    // Of whatever kind, encrypted or cut off: it should not have been sent here.
+    if pem.windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY) {
+        return Err(InvalidChain::PrivateKey);
+    }
     let mut chain: Vec<Certificate> = Vec::new();
     for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(pem) {
         let (kind, body) = section.map_err(|_| InvalidChain::Pem)?;
@@ -121,9 +131,6 @@ pub fn chain_of_pem(pem: &[u8]) -> Result<Vec<Certificate>, InvalidChain> {
                 let certificate =
                     Certificate::from_der(&body).map_err(|_| InvalidChain::Certificate(number))?;
                 chain.push(certificate);
-            }
-            SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
-                return Err(InvalidChain::PrivateKey);
             }
             _ => {}
         }
@@ -179,6 +186,9 @@ pub enum InvalidChain {
     TooMany,
 }
 
+/// The end of the first line of a private key in PEM.
+const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
+
 /// Most certificates of one key: real chains have two to four.
 pub const MAX_CHAIN: usize = 10;
 
@@ -217,6 +227,18 @@ mod tests {
     }
 
     #[test]
+    fn names_are_safe_to_show() {
+        let pem = made("/CN=a\u{1b}[2Jb\u{202e}c", "DNS:d\u{7f}");
+        let certificate = chain_of_pem(pem.as_bytes()).unwrap().remove(0);
+        for text in [certificate.subject(), certificate.issuer(), certificate.names().concat()] {
+            assert!(
+                text.contains('\u{fffd}') && !text.contains(['\u{1b}', '\u{7f}', '\u{202e}']),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_wrong_with_a_file() {
         let (a, b) = (made("/CN=a", "DNS:a"), made("/CN=b", "DNS:b"));
         let refused = |text: &str| chain_of_pem(text.as_bytes()).unwrap_err();
@@ -227,8 +249,10 @@ mod tests {
             refused(&format!("{a}-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")),
             InvalidChain::Certificate(2)
         );
-        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-        assert_eq!(refused(&format!("{a}{key}")), InvalidChain::PrivateKey);
+        for kind in ["", "RSA ", "ENCRYPTED ", "OPENSSH "] {
+            let key = format!("-----BEGIN {kind}PRIVATE KEY-----\nAAAA\n");
+            assert_eq!(refused(&format!("{a}{key}")), InvalidChain::PrivateKey, "{kind}");
+        }
         assert_eq!(refused(&format!("{a}{b}")), InvalidChain::Order { number: 1, issuer: "CN=a".into() });
         assert_eq!(chain_of_pem(a.repeat(MAX_CHAIN).as_bytes()).unwrap().len(), MAX_CHAIN);
         assert_eq!(refused(&a.repeat(MAX_CHAIN + 1)), InvalidChain::TooMany);
