@@ -147,12 +147,17 @@ impl Daemon {
     pub(crate) fn http(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
         let mut stream = UnixStream::connect(self.path("run/admin.sock"))?;
         let length = body.len();
-        write!(
-            stream,
+        let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: k\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        );
+        // A body that is too long is refused before it is there; then writing fails, or reading behind the answer.
+        let _ = stream.write_all(request.as_bytes());
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        if answer.is_empty() {
+            read?;
+        }
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or(std::io::ErrorKind::UnexpectedEof)?;
         Ok((status, answer.split_once("\r\n\r\n").unwrap_or_default().1.to_owned()))
