@@ -160,7 +160,9 @@ pub enum InvalidChain {
     #[error("certificate {0} in the file is damaged")]
     Certificate(usize),
     /// There is no PEM block of a certificate.
-    #[error("there is no certificate in the file, which has to be PEM: -----BEGIN CERTIFICATE-----")]
+    #[error(
+        "there is no certificate in the file, which has to be PEM; openssl x509 -inform DER makes that of DER"
+    )]
     Empty,
     /// One is not certified by the one behind it.
     #[error(

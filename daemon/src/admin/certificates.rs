@@ -64,7 +64,9 @@ fn of_version(key: &mut Key, chain: &[Certificate]) -> Result<u32, AdminError> {
                 )
             }
             None => {
-                format!("no version of key {label} has the public key of the first certificate in the file")
+                format!(
+                    "no version of key {label} has the public key of the first certificate in the file; have one issued for it: keyward csr {label}"
+                )
             }
         }));
     };

@@ -38,10 +38,20 @@ pub(super) async fn list(
     }
     let limit = limit.clamp(1, MAX_PAGE);
     let mut keys = admin.daemon.keys.list(after, limit + 1).await?;
-    let more = keys.len() > limit;
-    keys.truncate(limit);
+    let fitting = fitting(&keys, limit);
+    let more = keys.len() > fitting;
+    keys.truncate(fitting);
     let keys = keys.iter().map(|key| KeyView::of(key, &admin.daemon.backends)).collect();
     Ok(Json(Page { keys, more }))
+}
+
+/// How many keys make a page: of those with many versions fewer than others, and always one.
+fn fitting(keys: &[Key], limit: usize) -> usize {
+    let versions = keys.iter().scan(0, |versions, key| {
+        *versions += key.versions.len();
+        Some(*versions)
+    });
+    versions.take(limit).take_while(|versions| *versions <= MAX_VERSIONS_OF_PAGE).count().max(1)
 }
 
 pub(super) async fn generate(
@@ -416,5 +426,28 @@ impl AsRef<[u8]> for PlainKey {
     }
 }
 
+/// Most versions of all keys on a page, which takes up to 1 KiB for each.
+const MAX_VERSIONS_OF_PAGE: usize = 4000;
+
 /// Most versions of a key, which are all in memory when it is used.
 const MAX_VERSIONS: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::tests::key;
+
+    #[test]
+    fn pages_are_bounded_by_keys_and_versions() {
+        let with = |versions: usize| {
+            let mut key = key("shop");
+            key.versions = vec![key.versions[0].clone(); versions];
+            key
+        };
+        let few = vec![with(1); 10];
+        assert_eq!((fitting(&few, 4), fitting(&few, 100)), (4, 10));
+        let many = vec![with(MAX_VERSIONS_OF_PAGE / 2 - 1); 10];
+        assert_eq!(fitting(&many, 100), 2);
+        assert_eq!(fitting(&[with(MAX_VERSIONS_OF_PAGE + 1)], 100), 1);
+    }
+}
