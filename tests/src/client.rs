@@ -211,7 +211,8 @@ impl Handshake {
             ClientConnection::new(Arc::clone(&self.config), self.name.clone()).map_err(io::Error::other)?;
         let mut link = Link { socket: &mut socket, distance: self.distance, is_first: true };
         let mut stream = rustls::Stream::new(&mut connection, &mut link);
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        // Apache asks for the name twice.
+        stream.write_all(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
         let mut first = [0; 12];
         stream.read_exact(&mut first)?;
         if &first[8..] != b" 200" {
