@@ -95,12 +95,12 @@ fn text_of(name: &GeneralName) -> Option<String> {
         GeneralName::DnsName(text)
         | GeneralName::Rfc822Name(text)
         | GeneralName::UniformResourceIdentifier(text) => Some(printable(text.as_ref())),
-        GeneralName::IpAddress(octets) => match octets.as_bytes() {
-            bytes if bytes.len() == 4 => {
-                <[u8; 4]>::try_from(bytes).ok().map(|four| IpAddr::from(four).to_string())
-            }
-            bytes => <[u8; 16]>::try_from(bytes).ok().map(|sixteen| IpAddr::from(sixteen).to_string()),
-        },
+        GeneralName::IpAddress(octets) => {
+            let bytes = octets.as_bytes();
+            let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+            let address = four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from));
+            address.ok().map(|address| address.to_string())
+        }
         _ => None,
     }
 }
