@@ -51,7 +51,8 @@ pub const WISHES: [Wish; 4] = [
     Wish { version: "1.3", group: "X25519" },
 ];
 
-/// Makes handshakes with every wish and curl as well as `openssl s_client`, at a site for each of [`KEY_TYPES`]. What the server cannot do must fail. Returns how many succeeded.
+/// Makes handshakes with every wish, by curl and by `openssl s_client`, at a site for each of [`KEY_TYPES`]. What the server
+/// cannot do must fail. Returns how many succeeded.
 pub fn every_key_type(pki: &Pki, server: &dyn Server, sites: &[Site]) -> usize {
     let mut handshakes = 0;
     for (site, key_type) in sites.iter().zip(KEY_TYPES) {
