@@ -95,8 +95,8 @@ impl Core {
             let Some(function) = upcall.function.filter(|_| upcall.id != 0) else { break };
             match upcall.id {
                 abi::CORE_GET_PARAMS => {
-                    // SAFETY: the id says that the function has this type.
                     let get_params =
+                        // SAFETY: the id says that the function has this type.
                         unsafe { core::mem::transmute::<abi::Function, CoreGetParams>(function) };
                     core.get_params = Some(get_params);
                 }
