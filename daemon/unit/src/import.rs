@@ -50,6 +50,16 @@ fn read_pem(file: &[u8]) -> Result<Key, ImportError> {
     Err(instead.unwrap_or(ImportError::Damaged(Form::Pem)))
 }
 
+/// Whether an ML-DSA-PrivateKey is one of the choices with a seed (RFC 9881, 6): that alone, or with the expanded key. What
+/// was written before that was settled is random bytes, and may begin as either does.
+fn has_seed(key: &[u8]) -> bool {
+    let is_seed = |value: AnyRef<'_>, tag| value.tag() == tag && value.value().len() == ML_DSA_SEED_LENGTH;
+    AnyRef::from_der(key).is_ok_and(|key| is_seed(key, ML_DSA_SEED))
+        || fields(key).is_ok_and(|both| {
+            matches!(both[..], [seed, expanded] if is_seed(seed, Tag::OctetString) && expanded.tag() == Tag::OctetString)
+        })
+}
+
 /// Recognises a structure by the tags of its fields and reads it.
 fn read_der(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<Key, ImportError> {
     const INTEGER: Tag = Tag::Integer;
@@ -70,8 +80,7 @@ fn read_der(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<Key, Import
             }
             if let Algorithm::MlDsa(_) = algorithm {
                 // The other choice is the expanded key alone, of which a library makes no PKCS#8 again.
-                let seed = fields[2].value().first().is_some_and(|tag| ML_DSA_WITH_SEED.contains(tag));
-                seed.then_some(()).ok_or(ImportError::SeedMissing)?;
+                has_seed(fields[2].value()).then_some(()).ok_or(ImportError::SeedMissing)?;
             }
             Key::from_pkcs8(algorithm, der)
         }
@@ -256,8 +265,10 @@ const DER_START: u8 = 0x30;
 // RFC 5915, 3.
 const EC_PARAMETERS: Tag = Tag::ContextSpecific { number: TagNumber(0), constructed: true };
 
-/// Tags of the choices of ML-DSA-PrivateKey (RFC 9881, 6) with a seed: that alone, and both.
-const ML_DSA_WITH_SEED: [u8; 2] = [0x80, 0x30];
+/// The choice of ML-DSA-PrivateKey that is the seed alone (RFC 9881, 6).
+const ML_DSA_SEED: Tag = Tag::ContextSpecific { number: TagNumber(0), constructed: false };
+/// In bytes (FIPS 204, 3.6.1).
+const ML_DSA_SEED_LENGTH: usize = 32;
 
 // RFC 3279, 2.3.2.
 const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");
@@ -536,6 +547,22 @@ mod tests {
                 altered[position] ^= 1;
                 refused(&altered);
             }
+        }
+    }
+
+    #[test]
+    fn random_bytes_are_no_seed_however_they_begin() {
+        let with = |start: &[u8], length: usize| [start, &vec![7; length - start.len()]].concat();
+        assert!(has_seed(&with(&[0x80, 32], 34)), "the seed alone");
+        let both =
+            [&with(&[0x30, 0x82, 0x0a, 0x26, 0x04, 32], 38)[..], &with(&[0x04, 0x82, 0x0a, 0x00], 2564)];
+        assert!(has_seed(&both.concat()), "and with the expanded key");
+        assert!(!has_seed(&with(&[0x04, 0x82, 0x0a, 0x00], 2564)), "the expanded key alone");
+        for start in
+            [&[0x80, 30][..], &[0x80, 32], &[0x30, 30], &[0x30, 30, 0x04, 28], &[0x30, 30, 0x04, 26, 0x04, 0]]
+        {
+            assert!(!has_seed(&with(start, 32)), "{start:?} in a bare seed");
+            assert!(!has_seed(&with(start, 2560)), "{start:?} in a bare expanded key");
         }
     }
 
