@@ -212,6 +212,7 @@ pub(super) async fn rotate(
             "no key of the type of key {label} can be made; import one under another label"
         ))
     })?;
+    refuse_full(&key)?;
     let home = Home::of(&admin, Some(&key.backend)).await?;
     let made = home.backend.generate(key_type, &key.uses, home.wkid).await?;
     loop {
@@ -222,11 +223,7 @@ pub(super) async fn rotate(
         if !is_the_same {
             return Err(StoreError::Changed(label).into());
         }
-        if old.versions.len() >= MAX_VERSIONS {
-            let reason =
-                format!("key {label} has {MAX_VERSIONS} versions, and cannot have more; make another key");
-            return Err(AdminError::Unfit(reason));
-        }
+        refuse_full(&old)?;
         let mut key = (*old).clone();
         key.current = last + 1;
         key.versions.push(version(key.current, &made));
@@ -260,6 +257,17 @@ async fn refuse_existing(admin: &Admin, label: &Label) -> Result<(), AdminError>
         Some(_) => Err(StoreError::Exists(label.clone()).into()),
         None => Ok(()),
     }
+}
+
+/// Refuses another version of a key that has as many as it can have.
+fn refuse_full(key: &Key) -> Result<(), AdminError> {
+    if key.versions.len() < MAX_VERSIONS {
+        return Ok(());
+    }
+    let label = &key.label;
+    Err(AdminError::Unfit(format!(
+        "key {label} has {MAX_VERSIONS} versions, and cannot have more; make another key"
+    )))
 }
 
 /// Where a new key is to live.
