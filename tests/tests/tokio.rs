@@ -12,11 +12,10 @@ use keyward_rustls::tokio::Acceptor;
 use keyward_tests::server::Site;
 use keyward_tests::{Daemon, Handshake, Load, Pki};
 use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
+use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -36,6 +35,38 @@ fn slow_signatures_leave_a_runtime_whoever_makes_the_handshakes() {
 #[test]
 fn slow_signatures_leave_a_runtime_of_one_thread_to_others() {
     others_go_on(&mut Builder::new_current_thread(), Kind::OfKeyward);
+}
+
+/// tokio panics where something blocks in place on these threads.
+#[test]
+fn slow_signatures_succeed_where_nothing_may_block_in_place() {
+    let daemon = Daemon::start_slow(LATENCY);
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for kind in [Kind::OfKeyward, Kind::OfTokioRustls] {
+        let acceptor = AnyAcceptor::new(&daemon, &pki, kind);
+        for is_local in [true, false] {
+            let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+            let handshake = Handshake::new(&pki, listener.local_addr().unwrap());
+            let acceptor = acceptor.clone();
+            // From the second one on the key is known to be slow.
+            let clients = thread::spawn(move || (0..3).try_for_each(|_| handshake.make().map(drop)));
+            let serving = async move {
+                for _ in 0..3 {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    serve(stream, acceptor.clone()).await;
+                }
+            };
+            if is_local {
+                let local = async { spawn_local(serving).await.unwrap() };
+                LocalSet::new().block_on(&runtime, local);
+            } else {
+                runtime.block_on(serving);
+            }
+            clients.join().unwrap().unwrap();
+        }
+    }
 }
 
 /// Two hundred handshakes are always under way, of clients far away that have all come at once, and somebody near wants to
@@ -92,12 +123,10 @@ enum AnyAcceptor {
 
 impl AnyAcceptor {
     fn new(daemon: &Daemon, pki: &Pki, kind: Kind) -> Self {
-        let keyward = daemon.for_rustls();
+        let configuration = configuration(daemon, pki);
         match kind {
-            Kind::OfKeyward => Self::OfKeyward(Acceptor::new(configuration(keyward, daemon, pki))),
-            Kind::OfTokioRustls => {
-                Self::OfTokioRustls(configuration(keyward.with_block_in_place(), daemon, pki).into())
-            }
+            Kind::OfKeyward => Self::OfKeyward(Acceptor::new(configuration)),
+            Kind::OfTokioRustls => Self::OfTokioRustls(configuration.into()),
         }
     }
 
@@ -109,12 +138,9 @@ impl AnyAcceptor {
     }
 }
 
-fn configuration(keyward: keyward_rustls::Daemon, daemon: &Daemon, pki: &Pki) -> Arc<ServerConfig> {
-    let site = Site::with_key(daemon, pki, "shop");
-    let certificates = CertificateDer::pem_file_iter(site.certificate).unwrap();
-    let key = keyward.key_from_pem_file(site.key).unwrap();
-    let resolver = key.with_certificates(certificates.collect::<Result<_, _>>().unwrap()).unwrap();
-    let mut configuration = ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
+fn configuration(daemon: &Daemon, pki: &Pki) -> Arc<ServerConfig> {
+    let key = daemon.key_for_rustls(&Site::with_key(daemon, pki, "shop"));
+    let mut configuration = ServerConfig::builder().with_no_client_auth().with_cert_resolver(key);
     configuration.send_tls13_tickets = 0;
     configuration.into()
 }
@@ -122,15 +148,16 @@ fn configuration(keyward: keyward_rustls::Daemon, daemon: &Daemon, pki: &Pki) ->
 async fn shake_hands(listener: TcpListener, acceptor: AnyAcceptor) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let acceptor = acceptor.clone();
-        tokio::spawn(async move {
-            let Ok(mut stream) = acceptor.accept(stream).await else { return };
-            let mut request = [0; 64];
-            let _ = stream.read(&mut request).await;
-            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await;
-            let _ = stream.shutdown().await;
-        });
+        tokio::spawn(serve(stream, acceptor.clone()));
     }
+}
+
+async fn serve(stream: TcpStream, acceptor: AnyAcceptor) {
+    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+    let mut request = [0; 64];
+    let _ = stream.read(&mut request).await;
+    let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").await;
+    let _ = stream.shutdown().await;
 }
 
 async fn give_back(listener: TcpListener) {

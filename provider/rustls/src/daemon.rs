@@ -19,7 +19,6 @@ use crate::{Error, Resolver, ResolverBuilder, SigningKey};
 #[derive(Clone)]
 pub struct Daemon {
     pub(crate) client: Arc<Client>,
-    pub(crate) block_in_place: bool,
 }
 
 impl Daemon {
@@ -51,21 +50,7 @@ impl Daemon {
     /// has not come by then.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
-        Self { block_in_place: self.block_in_place, ..Self::of(self.client.address().clone(), timeout) }
-    }
-
-    /// Has signatures that take longer than 2 ms leave the thread of a multi-thread tokio runtime to other tasks
-    /// ([`block_in_place`](::tokio::task::block_in_place)), wherever they are made. [`Acceptor`](crate::tokio::Acceptor) and
-    /// [`Connector`](crate::tokio::Connector) see to that by themselves; this is for handshakes that something else makes,
-    /// such as an HTTP client. On a current-thread runtime, and outside of any, signatures wait where they are all the same.
-    ///
-    /// # Panics
-    /// Such a signature panics in a [`LocalSet`](::tokio::task::LocalSet) on a multi-thread runtime, where tokio does not allow
-    /// that.
-    #[cfg(feature = "tokio")]
-    #[must_use]
-    pub fn with_block_in_place(self) -> Self {
-        Self { block_in_place: true, ..self }
+        Self::of(self.client.address().clone(), timeout)
     }
 
     /// A key by its reference, which `keyward key reference LABEL` prints. Does no I/O, since the reference has the public
@@ -122,7 +107,7 @@ impl Daemon {
     }
 
     fn of(address: Address, timeout: Duration) -> Self {
-        Self { client: Arc::new(Client::new(address, timeout)), block_in_place: false }
+        Self { client: Arc::new(Client::new(address, timeout)) }
     }
 }
 

@@ -2,23 +2,25 @@
 //!
 //! rustls asks for a signature and waits for it, in the middle of a task. With a key in the daemon itself that takes as long
 //! as the signature does, and some tens of microseconds; with one in a unit elsewhere it can be many milliseconds, in which
-//! every other connection of that thread would wait too. [`Acceptor`] and [`Connector`] make handshakes as
-//! [`TlsAcceptor`] and [`TlsConnector`] do, in a task of their own: when a signature is slow, its thread is given up for the
-//! time ([`block_in_place`](::tokio::task::block_in_place)). On a current-thread runtime, which has no other thread, handshakes
-//! are made on one that this crate keeps for them.
+//! every other connection of that thread would wait too.
+//!
+//! On the worker threads of a multi-thread runtime such a signature therefore gives its thread up for the time
+//! ([`block_in_place`](::tokio::task::block_in_place)), whoever makes the handshake: at once if the signature before by this
+//! key took more than 2 ms, otherwise after 5 ms. Everywhere else, that is on a current-thread runtime, in a
+//! [`LocalSet`](::tokio::task::LocalSet) and in the future that [`block_on`](::tokio::runtime::Runtime::block_on) is given, it
+//! cannot. [`Acceptor`] and [`Connector`] make handshakes as [`TlsAcceptor`] and [`TlsConnector`] do, and from there as a task
+//! on a worker thread: of the same runtime if it has some, otherwise of one that this crate keeps for them.
 //!
 //! A signature under way takes one thread of those for blocking tasks, of which a runtime has 512
 //! ([`max_blocking_threads`](::tokio::runtime::Builder::max_blocking_threads)) if nothing else is said: as many can wait at once.
 
-use core::cell::Cell;
 use core::fmt;
 use core::future::Future;
-use core::pin::pin;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 use ::tokio::io::{AsyncRead, AsyncWrite};
-use ::tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
+use ::tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor, worker_index};
 use ::tokio::task::JoinHandle;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
@@ -90,16 +92,19 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// Runs a handshake as a task of a multi-thread runtime: in all of these, and only there, a task may block in place.
+/// Runs a handshake on a worker thread of a multi-thread runtime, where signatures may block in place. Most are there already.
 async fn out_of_the_way<T: Send + 'static>(
     handshake: impl Future<Output = io::Result<T>> + Send + 'static,
 ) -> io::Result<T> {
+    if is_on_worker() {
+        return handshake.await;
+    }
     let here = Handle::current();
     let runtime = match here.runtime_flavor() {
         RuntimeFlavor::CurrentThread => pool()?,
         _ => &here,
     };
-    let mut task = Task(runtime.spawn(marked(handshake)));
+    let mut task = Task(runtime.spawn(handshake));
     match (&mut task.0).await {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -116,22 +121,12 @@ impl<T> Drop for Task<T> {
     }
 }
 
-/// Polls a future where signatures may know that they may block in place.
-async fn marked<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    core::future::poll_fn(|context| {
-        let _mark = Mark::set();
-        future.as_mut().poll(context)
-    })
-    .await
-}
-
-/// Whether a signature on this thread may give it up: where we know, or where it was said and there is a runtime that can.
-pub(crate) fn may_block_in_place(said: bool) -> bool {
-    MARK.get()
-        || said
-            && Handle::try_current()
-                .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+/// Whether this is a worker thread of a multi-thread runtime. Tasks on it may block in place, those of a
+/// [`LocalSet`](::tokio::task::LocalSet) are never there.
+pub(crate) fn is_on_worker() -> bool {
+    // A current-thread runtime calls its only thread a worker, too.
+    worker_index().is_some()
+        && Handle::try_current().is_ok_and(|here| here.runtime_flavor() == RuntimeFlavor::MultiThread)
 }
 
 /// The runtime of the handshakes of current-thread runtimes. One thread, and those that wait.
@@ -141,24 +136,4 @@ fn pool() -> io::Result<&'static Handle> {
         Builder::new_multi_thread().worker_threads(1).thread_name("keyward-handshakes").build()
     });
     made.as_ref().map(Runtime::handle).map_err(|error| io::Error::new(error.kind(), error.to_string()))
-}
-
-struct Mark {
-    before: bool,
-}
-
-impl Mark {
-    fn set() -> Self {
-        Self { before: MARK.replace(true) }
-    }
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        MARK.set(self.before);
-    }
-}
-
-thread_local! {
-    static MARK: Cell<bool> = const { Cell::new(false) };
 }

@@ -28,7 +28,7 @@ pub(crate) fn finish(daemon: &Daemon, pace: &Pace, mut call: Call) -> Result<res
     use core::sync::atomic::Ordering::Relaxed;
     use std::time::Instant;
 
-    if !crate::tokio::may_block_in_place(daemon.block_in_place) {
+    if !crate::tokio::is_on_worker() {
         return daemon.client.finish(call);
     }
     if !pace.is_slow.load(Relaxed) {
