@@ -21,8 +21,8 @@ pub(crate) fn finish(daemon: &Daemon, _: &Pace, call: Call) -> Result<response::
 /// Waits for the answer to a call. Where it is slow and the thread belongs to a runtime that can do without it, the other
 /// tasks of the thread go on meanwhile.
 ///
-/// A thread that is given back costs some 20 us, more than a fast unit takes to sign: so the first 2 ms are waited for
-/// here, unless the signature before took longer than that.
+/// A thread that is given back costs some 20 us, more than a fast unit takes to sign: so where the signature before was not
+/// slow, this one is waited for here at first.
 #[cfg(feature = "tokio")]
 pub(crate) fn finish(daemon: &Daemon, pace: &Pace, mut call: Call) -> Result<response::Body, RequestError> {
     use core::sync::atomic::Ordering::Relaxed;
@@ -31,20 +31,30 @@ pub(crate) fn finish(daemon: &Daemon, pace: &Pace, mut call: Call) -> Result<res
     if !crate::tokio::is_on_worker() {
         return daemon.client.finish(call);
     }
-    if !pace.is_slow.load(Relaxed) {
-        if let Some(answer) = daemon.client.finish_soon(&mut call, SHORT)? {
-            return Ok(answer);
-        }
-        pace.is_slow.store(true, Relaxed);
-    }
     let began = Instant::now();
-    let answer = ::tokio::task::block_in_place(|| daemon.client.finish(call));
-    if began.elapsed() < SHORT {
-        pace.is_slow.store(false, Relaxed);
+    let answer = if pace.is_slow.load(Relaxed) {
+        ::tokio::task::block_in_place(|| daemon.client.finish(call))
+    } else {
+        match daemon.client.finish_soon(&mut call, HERE) {
+            Ok(None) => ::tokio::task::block_in_place(|| daemon.client.finish(call)),
+            Ok(Some(answer)) => Ok(answer),
+            Err(error) => Err(error),
+        }
+    };
+    let is_slow = began.elapsed() > SLOW;
+    // Written only when it changes: all threads that sign read it.
+    if pace.is_slow.load(Relaxed) != is_slow {
+        pace.is_slow.store(is_slow, Relaxed);
     }
     answer
 }
 
-/// How long others can wait.
+/// What others cannot wait for.
 #[cfg(feature = "tokio")]
-const SHORT: core::time::Duration = core::time::Duration::from_millis(2);
+const SLOW: core::time::Duration = core::time::Duration::from_millis(2);
+
+/// How long a signature is waited for without giving back the thread. Longer than a tick of the kernel, which is 4 ms on most
+/// machines: for a time that ends before the next one it sets the timer of the processor, and sets it back, for each
+/// signature, which takes more than 5 us on a virtual machine.
+#[cfg(feature = "tokio")]
+const HERE: core::time::Duration = core::time::Duration::from_millis(5);
