@@ -111,8 +111,8 @@ fn printable(text: &str) -> String {
     text.replace(is_order, "\u{fffd}")
 }
 
-/// Reads a file of certificates in PEM (RFC 7468), each certified by the one behind it, as TLS sends them. Whatever stands
-/// around the blocks does not matter.
+/// Reads a file of certificates in PEM (RFC 7468), in whatever order; see [`in_order`]. Whatever stands around the blocks does
+/// not matter.
 ///
 /// # Errors
 /// [`InvalidChain`] says what is wrong with it.
@@ -142,13 +142,18 @@ pub fn chain_of_pem(pem: &[u8]) -> Result<Vec<Certificate>, InvalidChain> {
     if chain.iter().map(|certificate| certificate.der.len()).sum::<usize>() > MAX_WHOLE_MESSAGE {
         return Err(InvalidChain::TooLong);
     }
-    let pairs = chain.iter().zip(chain.iter().skip(1));
-    match pairs.clone().position(|(lower, upper)| lower.issuer != upper.subject) {
-        Some(number) => Err(InvalidChain::Order {
-            number: number + 1,
-            issuer: chain.get(number).map(Certificate::issuer).unwrap_or_default(),
-        }),
-        None => Ok(chain),
+    Ok(chain)
+}
+
+/// Checks that each certificate is certified by the one behind it, as TLS sends them (RFC 5246, 7.4.2).
+///
+/// # Errors
+/// [`InvalidChain::Order`] if one is not.
+pub fn in_order(chain: &[Certificate]) -> Result<(), InvalidChain> {
+    let mut pairs = chain.iter().zip(chain.iter().skip(1)).zip(1..);
+    match pairs.find(|((lower, upper), _)| lower.issuer != upper.subject) {
+        Some(((lower, _), number)) => Err(InvalidChain::Order { number, issuer: lower.issuer() }),
+        None => Ok(()),
     }
 }
 
@@ -255,7 +260,13 @@ mod tests {
             let key = format!("-----BEGIN {kind}PRIVATE KEY-----\nAAAA\n");
             assert_eq!(refused(&format!("{a}{key}")), InvalidChain::PrivateKey, "{kind}");
         }
-        assert_eq!(refused(&format!("{a}{b}")), InvalidChain::Order { number: 1, issuer: "CN=a".into() });
+        let order = |text: String| in_order(&chain_of_pem(text.as_bytes()).unwrap());
+        assert_eq!(order(format!("{a}{b}")), Err(InvalidChain::Order { number: 1, issuer: "CN=a".into() }));
+        assert_eq!(
+            order(format!("{a}{a}{b}")),
+            Err(InvalidChain::Order { number: 2, issuer: "CN=a".into() })
+        );
+        assert_eq!(order(format!("{a}{a}")), Ok(()));
         assert_eq!(chain_of_pem(a.repeat(MAX_CHAIN).as_bytes()).unwrap().len(), MAX_CHAIN);
         assert_eq!(refused(&a.repeat(MAX_CHAIN + 1)), InvalidChain::TooMany);
     }

@@ -120,6 +120,7 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
         (mail.clone(), "no version of key shop has the public key of the first certificate in the file"),
         (ca.clone(), "no version of key shop has the public key of the first certificate in the file"),
         (format!("{shop}{mail}"), "number 1 is certified by \"CN=Test CA\", so that one has to follow it"),
+        (format!("{ca}{shop}"), "the certificate of key shop is number 2 in the file, and has to come first"),
         (ca.repeat(11), "there are more than 10 certificates in the file"),
         ("x".repeat(70_000), "longer than 65536 bytes"),
     ] {
@@ -130,7 +131,6 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
         assert!(line.starts_with("keyward: cannot ") && line.contains(expected), "{line}");
         assert!(!daemon.log().contains(key.lines().nth(1).unwrap()), "a private key in the log");
     }
-    // The authority signs itself, so this is in order but for the first place.
     fs::write(&file, format!("{ca}{ca}")).unwrap();
     let words = ["cert", "attach", "nobody", "--in", file.to_str().unwrap()];
     let (status, line) = fail(&mut daemon.keyward(&words));

@@ -6,7 +6,7 @@ use axum::extract::{Extension, Path, State};
 use super::keys::label;
 use super::{Admin, AdminError, Administrator, Answer, Body};
 use crate::api::{Certified, KeyView};
-use crate::certificates::{Certificate, chain_of_pem};
+use crate::certificates::{Certificate, chain_of_pem, in_order};
 use crate::keys::{Key, StoreError};
 
 /// Attaches the certificates in the body, in the place of those that were there. The version is the one that has the public
@@ -70,6 +70,7 @@ fn of_version(key: &mut Key, chain: &[Certificate]) -> Result<u32, AdminError> {
             }
         }));
     };
+    in_order(chain).map_err(|error| AdminError::Unfit(error.to_string()))?;
     version.certificates = chain.iter().map(|certificate| certificate.der().to_vec()).collect();
     Ok(version.number)
 }
