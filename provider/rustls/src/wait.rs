@@ -12,34 +12,43 @@ pub(crate) struct Pace {
     is_slow: core::sync::atomic::AtomicBool,
 }
 
-/// Waits for the answer to a call.
+/// Makes a call and waits for its answer.
 #[cfg(not(feature = "tokio"))]
-pub(crate) fn finish(daemon: &Daemon, _: &Pace, call: Call) -> Result<response::Body, RequestError> {
-    daemon.client.finish(call)
+pub(crate) fn answer(
+    daemon: &Daemon,
+    _: &Pace,
+    start: impl FnOnce() -> Result<Call, RequestError>,
+) -> Result<response::Body, RequestError> {
+    daemon.client.finish(start()?)
 }
 
-/// Waits for the answer to a call. Where it is slow and the thread belongs to a runtime that can do without it, the other
+/// Makes a call and waits for its answer. Where it is slow and the thread belongs to a runtime that can do without it, the other
 /// tasks of the thread go on meanwhile.
 ///
 /// A thread that is given back costs some 20 us, more than a fast unit takes to sign: so where the signature before was not
 /// slow, this one is waited for here at first.
 #[cfg(feature = "tokio")]
-pub(crate) fn finish(daemon: &Daemon, pace: &Pace, mut call: Call) -> Result<response::Body, RequestError> {
+pub(crate) fn answer(
+    daemon: &Daemon,
+    pace: &Pace,
+    start: impl FnOnce() -> Result<Call, RequestError>,
+) -> Result<response::Body, RequestError> {
     use core::sync::atomic::Ordering::Relaxed;
     use std::time::Instant;
 
+    use ::tokio::task::block_in_place;
+
     if !crate::tokio::is_on_worker() {
-        return daemon.client.finish(call);
+        return daemon.client.finish(start()?);
     }
     let began = Instant::now();
     let answer = if pace.is_slow.load(Relaxed) {
-        ::tokio::task::block_in_place(|| daemon.client.finish(call))
+        block_in_place(|| daemon.client.finish(start()?))
     } else {
-        match daemon.client.finish_soon(&mut call, HERE) {
-            Ok(None) => ::tokio::task::block_in_place(|| daemon.client.finish(call)),
-            Ok(Some(answer)) => Ok(answer),
-            Err(error) => Err(error),
-        }
+        start().and_then(|mut call| match daemon.client.finish_soon(&mut call, HERE)? {
+            Some(answer) => Ok(answer),
+            None => block_in_place(|| daemon.client.finish(call)),
+        })
     };
     let is_slow = began.elapsed() > SLOW;
     // Written only when it changes: all threads that sign read it.
