@@ -42,9 +42,13 @@ impl Client {
     /// How long a request may take where nothing else is said.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
+    const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+
     /// A client that will connect to `address` when it is first used, and waits at most `timeout` for each
-    /// answer, connecting included.
+    /// answer, connecting included, and an hour at most.
     pub fn new(address: Address, timeout: Duration) -> Self {
+        // A deadline must be a moment that the clock can show.
+        let timeout = timeout.min(Self::MAX_TIMEOUT);
         Self { address, timeout, pool: Pool::new(), next_id: AtomicU64::new(1) }
     }
 

@@ -46,8 +46,8 @@ impl Daemon {
         Ok(Self::of(socket.parse()?, Client::DEFAULT_TIMEOUT))
     }
 
-    /// The same daemon, with another limit on the time of one request, connecting included. A handshake fails if its signature
-    /// has not come by then.
+    /// The same daemon, with another limit on the time of one request, connecting included: an hour at most. A handshake fails
+    /// if its signature has not come by then.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self::of(self.client.address().clone(), timeout)
@@ -65,11 +65,13 @@ impl Daemon {
     /// As [`Daemon::key_from_pem`], from a file.
     ///
     /// # Errors
-    /// [`Error::File`] if it cannot be read, [`Error::Reference`] if it holds none.
+    /// [`Error::File`] if it cannot be read or holds none.
     pub fn key_from_pem_file(&self, path: impl AsRef<Path>) -> Result<SigningKey, Error> {
         let path = path.as_ref();
-        let pem = read(path).map_err(|reason| Error::File { path: path.to_owned(), reason })?;
-        self.key_from_pem(&pem)
+        let file = |reason| Error::File { path: path.to_owned(), reason };
+        let pem = read(path).map_err(file)?;
+        let invalid = |reason| file(io::Error::new(io::ErrorKind::InvalidData, reason));
+        Ok(SigningKey::new(self.clone(), Reference::from_pem(&pem).map_err(invalid)?))
     }
 
     /// The current version of a key, for good: when another version becomes the current one, this one goes on to sign.

@@ -38,7 +38,7 @@ pub enum Error {
         /// What rustls says of them.
         reason: rustls::Error,
     },
-    /// A file cannot be read.
+    /// A file cannot be read, or holds no reference.
     #[error("cannot read {}: {reason}", path.display())]
     File {
         /// The file.
@@ -54,10 +54,13 @@ pub enum Error {
         /// What is wrong with it.
         reason: InvalidLabel,
     },
+    /// A text that clients cannot ask for as the name of a server.
+    #[error("{0:?} is no DNS name, nor *. in front of one")]
+    Name(String),
     /// No version of the key has certificates in the daemon.
     #[error("key \"{0}\" has no certificates in the daemon; attach them: keyward cert attach {0} --in CHAIN")]
     NoCertificates(String),
-    /// A file or a text that should be a reference is none.
+    /// A text that should be a reference is none.
     #[error("cannot read key reference: {0}")]
     Reference(#[from] InvalidReference),
     /// The daemon refused: the key is disabled, no grant covers this program, a unit is not available, and so on.

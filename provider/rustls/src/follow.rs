@@ -1,6 +1,7 @@
 //! A thread that hears from the daemon when keys change.
 
 use core::time::Duration;
+use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
@@ -38,39 +39,39 @@ impl Thread {
     fn run(self) {
         let mut revision = 0;
         let mut pause = FIRST_PAUSE;
+        // Those of which the daemon has not said anything yet that will hold.
+        let mut owed: HashSet<&Label> = HashSet::new();
         loop {
-            match self.changes(revision) {
+            let time = if owed.is_empty() { WATCH } else { pause };
+            match self.changes(revision, time) {
                 Ok(None) => return,
                 Ok(Some(changes)) => {
                     self.shared.set_silence(None);
+                    revision = changes.revision;
                     let told = |label: &&Label| {
                         changes.everything || changes.labels.iter().any(|told| told == label.as_str())
                     };
-                    // The daemon goes away while it is asked: what is missed so is asked for when it is back.
-                    let done = self.shared.labels().filter(told).all(|label| self.is_asked_for(label));
-                    if done {
-                        (revision, pause) = (changes.revision, FIRST_PAUSE);
-                        continue;
-                    }
+                    owed.extend(self.shared.labels().filter(told));
+                    owed = self.shared.ask_for_all(owed);
+                    pause = if owed.is_empty() { FIRST_PAUSE } else { LAST_PAUSE.min(pause * 2) };
                 }
-                Err(error) => self.shared.set_silence(Some(&error)),
+                Err(error) => {
+                    self.shared.set_silence(Some(&error));
+                    // So that the next answer comes at once, and says that there is one.
+                    revision = 0;
+                    if self.sleeps(pause) {
+                        return;
+                    }
+                    pause = LAST_PAUSE.min(pause * 2);
+                }
             }
-            if self.sleeps(pause) {
-                return;
-            }
-            pause = LAST_PAUSE.min(pause * 2);
         }
     }
 
-    /// Whether the daemon has said something of a key that will hold, be it a refusal.
-    fn is_asked_for(&self, label: &Label) -> bool {
-        !self.shared.ask_for(label).is_err_and(|error| error.may_pass())
-    }
-
-    /// The changes behind a revision, as soon as there are some; none at the end of the thread.
-    fn changes(&self, after: u64) -> Result<Option<Changes>, RequestError> {
+    /// The changes behind a revision, as soon as there are some or that time is over; none at the end of the thread.
+    fn changes(&self, after: u64, time: Duration) -> Result<Option<Changes>, RequestError> {
         let client = &self.shared.daemon.client;
-        let mut call = client.start_to_watch(after, WATCH)?;
+        let mut call = client.start_to_watch(after, time)?;
         loop {
             if self.ends_while_waiting(&call) {
                 return Ok(None);
@@ -108,6 +109,7 @@ fn wait(descriptors: &mut [PollFd<'_>], time: Duration) {
 /// How long the daemon may leave a watch unanswered: as a check that it is still there.
 const WATCH: Duration = Duration::from_secs(60);
 
-/// How long to wait before a daemon that does not answer is asked again: twice as long each time.
+/// How long to wait before a daemon that does not answer, or of a key nothing that will hold, is asked again: twice as long
+/// each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use keyward_proto::{Label, Outcome};
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, DnsName};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -21,6 +21,8 @@ use crate::{Daemon, Error, RequestError};
 /// is to look into memory, and never waits.
 ///
 /// A client that proves itself has the key of [`ResolverBuilder::otherwise`].
+///
+/// It is made by the process that uses it: the child of a fork has no thread that follows changes.
 pub struct Resolver {
     shared: Arc<Shared>,
     /// Ends with the resolver.
@@ -96,12 +98,15 @@ impl ResolverBuilder {
     /// Has the key of that label for clients that ask for a DNS name: that very one, or, for `*.example.com`, each with
     /// one more word in the place of the star.
     pub fn name(mut self, name: &str, label: &str) -> Self {
-        if let Some(label) = self.label(label) {
-            let name = name.to_ascii_lowercase();
-            match name.strip_prefix("*.") {
-                Some(domain) => self.names.wildcards.insert(domain.to_owned(), label),
-                None => self.names.exact.insert(name, label),
-            };
+        let Some(label) = self.label(label) else { return self };
+        let (names, bare) = match name.strip_prefix("*.") {
+            Some(domain) => (&mut self.names.wildcards, domain),
+            None => (&mut self.names.exact, name),
+        };
+        // As clients send them, without the dot that may end them (RFC 6066, 3).
+        match DnsName::try_from(bare.strip_suffix('.').unwrap_or(bare)) {
+            Ok(bare) => drop(names.insert(bare.as_ref().to_ascii_lowercase(), label)),
+            Err(_) => drop(self.wrong.get_or_insert_with(|| Error::Name(name.to_owned()))),
         }
         self
     }
@@ -129,7 +134,7 @@ impl ResolverBuilder {
     /// Asks the daemon for the certificates, waits for them, and keeps those for good.
     ///
     /// # Errors
-    /// [`Error::Label`] if a label cannot be one; for the first key that cannot be had [`Error::NoCertificates`],
+    /// [`Error::Label`] or [`Error::Name`] if a label or a name cannot be one; for the first key that cannot be had [`Error::NoCertificates`],
     /// [`Error::Certificates`], [`Error::Refused`], [`Error::Unavailable`] or [`Error::UnknownType`].
     pub fn load(self) -> Result<Arc<Resolver>, Error> {
         let shared = self.shared()?;
@@ -147,15 +152,10 @@ impl ResolverBuilder {
     /// their handshakes fail; [`Resolver::status`] tells of them. What it had before it keeps through times without a daemon.
     ///
     /// # Errors
-    /// [`Error::Label`] if a label cannot be one, [`Error::Follow`] if the system gives no thread.
+    /// [`Error::Label`] or [`Error::Name`] if a label or a name cannot be one, [`Error::Follow`] if the system gives no thread.
     pub fn follow(self) -> Result<Arc<Resolver>, Error> {
         let shared = self.shared()?;
-        for label in &shared.labels {
-            // A daemon that does not answer is asked once, not for each key.
-            if shared.ask_for(label).is_err_and(|error| error.may_pass()) {
-                break;
-            }
-        }
+        shared.ask_for_all(shared.labels());
         let follower = Follower::start(Arc::clone(&shared))?;
         Ok(Arc::new(Resolver { shared, _follower: Some(follower) }))
     }
@@ -184,6 +184,23 @@ impl Shared {
     /// Notes whether anything is heard of the daemon.
     pub(crate) fn set_silence(&self, why: Option<&RequestError>) {
         self.silence.store(why.map(|why| Arc::new(format!("cannot follow changes: {why}"))));
+    }
+
+    /// As [`Shared::ask_for`], of some keys; returns those of which the daemon has said nothing that will hold. A daemon that
+    /// does not answer is not asked for the rest.
+    pub(crate) fn ask_for_all<'a>(&self, labels: impl IntoIterator<Item = &'a Label>) -> HashSet<&'a Label> {
+        let mut owed = HashSet::new();
+        let mut is_gone = false;
+        for label in labels {
+            if !is_gone {
+                match self.ask_for(label) {
+                    Err(error) if error.may_pass() => is_gone = matches!(error, Error::Unavailable { .. }),
+                    _ => continue,
+                }
+            }
+            owed.insert(label);
+        }
+        owed
     }
 
     /// Has the daemon describe a key, and takes what it says.
@@ -272,7 +289,69 @@ impl fmt::Debug for Resolver {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::thread;
+
+    use keyward_proto::frame;
+    use keyward_proto::message::{Description, Request, Response, request, response};
+
     use super::*;
+
+    /// A record that cannot be read is nothing that a daemon can be brought to from outside, so this stands for one.
+    fn answer_as_a_daemon_with_a_sick_key(mut peer: UnixStream) {
+        let mut input = Vec::new();
+        let mut part = [0; 1024];
+        while let Ok(count @ 1..) = peer.read(&mut part) {
+            input.extend_from_slice(&part[..count]);
+            let Ok(Some((body, used))) = frame::split(&input) else { continue };
+            let request: Request = frame::decode(body).unwrap();
+            input.drain(..used);
+            let Some(request::Body::Describe(describe)) = request.body else { continue };
+            let (outcome, body) = match describe.label.as_str() {
+                "sick" => (Outcome::Internal, None),
+                _ => (Outcome::Done, Some(response::Body::Description(Description::default()))),
+            };
+            let response = Response { id: request.id, outcome: outcome.into(), body };
+            peer.write_all(&frame::encode(&response).unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_described_is_the_only_one_that_is_not() {
+        let name = format!("keyward-rustls-{}", std::process::id());
+        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        thread::spawn(move || {
+            for peer in listener.incoming() {
+                thread::spawn(move || answer_as_a_daemon_with_a_sick_key(peer.unwrap()));
+            }
+        });
+        let well: Vec<_> = ('a'..='p').map(String::from).collect();
+        let mut builder = Daemon::at(&format!("@{name}")).unwrap().resolver().otherwise("sick");
+        for label in &well {
+            builder = builder.name(&format!("{label}.example"), label);
+        }
+        let resolver = builder.follow().unwrap();
+        let problem = |label: &str| {
+            let status = resolver.status().into_iter().find(|status| status.label == label);
+            status.and_then(|status| status.problem).unwrap()
+        };
+        assert!(problem("sick").contains("refused"), "{}", problem("sick"));
+        for label in &well {
+            assert!(
+                problem(label).contains("has no certificates in the daemon"),
+                "{label}: {}",
+                problem(label)
+            );
+        }
+    }
+
+    #[test]
+    fn no_time_is_too_long() {
+        let daemon = Daemon::at("/nowhere").unwrap().with_timeout(core::time::Duration::MAX);
+        assert!(matches!(daemon.key("a"), Err(Error::Unavailable { .. })));
+    }
 
     #[test]
     fn names_exact_before_wildcards_before_the_rest() {
@@ -294,6 +373,12 @@ mod tests {
             assert_eq!(builder.names.label(none).map(Label::as_str), Some("rest"));
         }
         assert_eq!(builder.labels.len(), 4);
+        let daemon_of = || ResolverBuilder::new(daemon.clone());
+        assert!(daemon_of().name("a.example.", "a").names.exact.contains_key("a.example"));
+        for wrong in ["*", "*.", "", "a b", "10.0.0.1", "https://a.example", "*.*.example", "a..example"] {
+            let error = daemon_of().name(wrong, "a").follow().unwrap_err();
+            assert!(matches!(&error, Error::Name(name) if name == wrong), "{wrong:?}: {error}");
+        }
         let error = ResolverBuilder::new(daemon).name("a", "no label").otherwise("b").load().unwrap_err();
         assert!(error.to_string().starts_with("\"no label\" is not a key label"), "{error}");
     }
