@@ -226,4 +226,4 @@ fn in_query(text: &str) -> String {
 const PATIENCE: Duration = Duration::from_secs(70);
 
 /// Longest answer that is read, in bytes (16 MiB); a page of keys has less than 2.
-const MAX_ANSWER: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_ANSWER: usize = 16 * 1024 * 1024;

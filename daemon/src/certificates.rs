@@ -5,7 +5,6 @@
 use core::time::Duration;
 
 use der::{Decode, Encode};
-use keyward_proto::frame::MAX_WHOLE_MESSAGE;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
@@ -138,10 +137,6 @@ pub fn chain_of_pem(pem: &[u8]) -> Result<Vec<Certificate>, InvalidChain> {
     if chain.is_empty() {
         return Err(InvalidChain::Empty);
     }
-    // As large as a whole chain may become on its way to peers.
-    if chain.iter().map(|certificate| certificate.der.len()).sum::<usize>() > MAX_WHOLE_MESSAGE {
-        return Err(InvalidChain::TooLong);
-    }
     Ok(chain)
 }
 
@@ -185,9 +180,6 @@ pub enum InvalidChain {
     /// A file that should not have been given away.
     #[error("there is a private key in the file; give the certificates alone")]
     PrivateKey,
-    /// More bytes than fit.
-    #[error("the certificates in the file are longer than {MAX_WHOLE_MESSAGE} bytes together")]
-    TooLong,
     /// More than [`MAX_CHAIN`].
     #[error("there are more than {MAX_CHAIN} certificates in the file")]
     TooMany,

@@ -82,21 +82,26 @@ impl Pki {
         extensions: &Path,
         days: i32,
     ) -> PathBuf {
+        let days = days.to_string();
+        let mut x509 = openssl.program(&["x509", "-new", "-subj", &format!("/CN={name}"), "-days", &days]);
+        x509.arg("-extfile").arg(extensions);
+        self.made_by(x509, public)
+    }
+
+    /// Certifies a public key in PEM without any extensions, so in version 1 of X.509.
+    pub fn certify_bare(&self, public: &Path) -> PathBuf {
+        self.made_by(openssl(&["x509", "-new", "-subj", "/CN=localhost"]), public)
+    }
+
+    fn made_by(&self, mut x509: Command, public: &Path) -> PathBuf {
         let certificate = public.with_extension("crt");
-        succeed(
-            openssl
-                .program(&["x509", "-new", "-subj", &format!("/CN={name}"), "-days", &days.to_string()])
-                .arg("-force_pubkey")
-                .arg(public)
-                .arg("-CA")
-                .arg(self.ca())
-                .arg("-CAkey")
-                .arg(self.path("ca.key"))
-                .arg("-extfile")
-                .arg(extensions)
-                .arg("-out")
-                .arg(&certificate),
-        );
+        x509.arg("-force_pubkey")
+            .arg(public)
+            .arg("-CA")
+            .arg(self.ca())
+            .arg("-CAkey")
+            .arg(self.path("ca.key"));
+        succeed(x509.arg("-out").arg(&certificate));
         certificate
     }
 

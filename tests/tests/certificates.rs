@@ -108,6 +108,7 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
     let shop = fs::read_to_string(certify(&daemon, &pki, "shop")).unwrap();
     let mail = fs::read_to_string(certify(&daemon, &pki, "mail")).unwrap();
     let ca = fs::read_to_string(pki.ca()).unwrap();
+    let bare = fs::read_to_string(pki.certify_bare(&daemon.reference("shop").with_extension("pub"))).unwrap();
     let (_, key) = pki.leaf("other");
     let key = fs::read_to_string(key).unwrap();
     let file = daemon.path("file.pem");
@@ -121,6 +122,7 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
         (ca.clone(), "no version of key shop has the public key of the first certificate in the file"),
         (format!("{shop}{mail}"), "number 1 is certified by \"CN=Test CA\", so that one has to follow it"),
         (format!("{ca}{shop}"), "the certificate of key shop is number 2 in the file, and has to come first"),
+        (bare, "rustls does not take the first certificate in the file"),
         (ca.repeat(11), "there are more than 10 certificates in the file"),
         ("x".repeat(70_000), "longer than 65536 bytes"),
     ] {
@@ -202,6 +204,11 @@ fn rotated_keys_are_followed(backend: Backend) {
     // A new version is of no use without a certificate; the old one goes on.
     let rotated = succeed(&mut daemon.keyward(&["key", "rotate", "shop", "--json"]));
     assert_eq!(serde_json::from_str::<Value>(&rotated).unwrap()["current"], 2);
+    // By the time that it has heard of this, it has heard of that.
+    succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
+    assert_eq!(wait_for_problem(&resolver, Some("the key is disabled")), Some(1));
+    succeed(&mut daemon.keyward(&["key", "enable", "shop"]));
+    assert_eq!(wait_for_problem(&resolver, None), Some(1));
     assert_eq!(presented(&server, &pki), first);
     let second = certify(&daemon, &pki, "shop");
     assert_eq!(attach(&daemon, "shop", &second)["version"], 2);
@@ -336,7 +343,6 @@ fn names_lead_to_keys() {
 #[test]
 fn a_client_follows_its_key_too() {
     let (daemon, pki) = scene(Backend::Embedded);
-    daemon.configure_more("[[grant]]\nuser = \"root\"\nkeys = [\"*\"]\nuses = [\"tls-client\"]\n");
     let (certificate, key) = pki.leaf("server");
     let mut site = Site::new(certificate, key);
     site.client_ca = Some(pki.ca());

@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
+use rustls::pki_types::CertificateDer;
+use rustls::server::ParsedCertificate;
 
 use super::keys::label;
 use super::{Admin, AdminError, Administrator, Answer, Body};
@@ -71,6 +73,13 @@ fn of_version(key: &mut Key, chain: &[Certificate]) -> Result<u32, AdminError> {
         }));
     };
     in_order(chain).map_err(|error| AdminError::Unfit(error.to_string()))?;
+    let first = chain.first().map(Certificate::der).unwrap_or_default();
+    // Who takes it from here would refuse it, and have none.
+    if let Err(reason) = ParsedCertificate::try_from(&CertificateDer::from(first)) {
+        return Err(AdminError::Unfit(format!(
+            "rustls does not take the first certificate in the file ({reason}); it has to be of version 3 of X.509, as with a SubjectAltName"
+        )));
+    }
     version.certificates = chain.iter().map(|certificate| certificate.der().to_vec()).collect();
     Ok(version.number)
 }

@@ -14,6 +14,7 @@ use tokio::sync::RwLockReadGuard;
 use zeroize::Zeroize;
 
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
+use crate::admin_client::MAX_ANSWER;
 use crate::api::{self, Change, KeyView, MAX_PAGE, Page};
 use crate::authorise::signs_and_decrypts;
 use crate::backend::grep11::Abilities;
@@ -45,13 +46,19 @@ pub(super) async fn list(
     Ok(Json(Page { keys, more }))
 }
 
-/// How many keys make a page: of those with many versions fewer than others, and always one.
+/// How many keys make a page: of those with many versions or long certificates fewer than others, and always one.
 fn fitting(keys: &[Key], limit: usize) -> usize {
-    let versions = keys.iter().scan(0, |versions, key| {
-        *versions += key.versions.len();
-        Some(*versions)
+    let lengths = keys.iter().scan(0, |length, key| {
+        *length += key.versions.iter().map(length_on_page).sum::<usize>();
+        Some(*length)
     });
-    versions.take(limit).take_while(|versions| *versions <= MAX_VERSIONS_OF_PAGE).count().max(1)
+    lengths.take(limit).take_while(|length| *length <= MAX_PAGE_LENGTH).count().max(1)
+}
+
+/// As long as a version may become in JSON: the public key in base64, and the names of its certificate, of which each byte
+/// may take three.
+fn length_on_page(version: &Version) -> usize {
+    1024 + 2 * version.spki.len() + 3 * version.certificates.first().map_or(0, Vec::len)
 }
 
 pub(super) async fn generate(
@@ -217,8 +224,10 @@ pub(super) async fn rotate(
     let made = home.backend.generate(key_type, &key.uses, home.wkid).await?;
     loop {
         let old = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
-        let is_the_same = old.versions.first().map(|version| &version.blob)
-            == key.versions.first().map(|version| &version.blob);
+        // With other uses, another kind of key would have been made.
+        let is_the_same = old.uses == key.uses
+            && old.versions.first().map(|version| &version.blob)
+                == key.versions.first().map(|version| &version.blob);
         let last = old.versions.last().map_or(0, |version| version.number);
         if !is_the_same {
             return Err(StoreError::Changed(label).into());
@@ -434,8 +443,8 @@ impl AsRef<[u8]> for PlainKey {
     }
 }
 
-/// Most versions of all keys on a page, which takes up to 1 KiB for each.
-const MAX_VERSIONS_OF_PAGE: usize = 4000;
+/// Longest page of more than one key, in bytes: three quarters of what the command line takes.
+const MAX_PAGE_LENGTH: usize = MAX_ANSWER / 4 * 3;
 
 /// Most versions of a key, which are all in memory when it is used.
 const MAX_VERSIONS: usize = 1000;
@@ -446,7 +455,7 @@ mod tests {
     use crate::keys::tests::key;
 
     #[test]
-    fn pages_are_bounded_by_keys_and_versions() {
+    fn pages_are_bounded_by_keys_and_their_length() {
         let with = |versions: usize| {
             let mut key = key("shop");
             key.versions = vec![key.versions[0].clone(); versions];
@@ -454,8 +463,12 @@ mod tests {
         };
         let few = vec![with(1); 10];
         assert_eq!((fitting(&few, 4), fitting(&few, 100)), (4, 10));
-        let many = vec![with(MAX_VERSIONS_OF_PAGE / 2 - 1); 10];
+        let most = MAX_PAGE_LENGTH / length_on_page(&with(1).versions[0]);
+        let many = vec![with(most / 2); 10];
         assert_eq!(fitting(&many, 100), 2);
-        assert_eq!(fitting(&[with(MAX_VERSIONS_OF_PAGE + 1)], 100), 1);
+        assert_eq!(fitting(&[with(most + 1)], 100), 1);
+        let mut long = with(100);
+        long.versions[0].certificates.push(vec![0; MAX_PAGE_LENGTH / 6]);
+        assert_eq!(fitting(&vec![long; 10], 100), 1);
     }
 }
