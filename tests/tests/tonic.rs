@@ -9,6 +9,7 @@ use keyward_rustls::tokio::{Acceptor, Connector};
 use keyward_tests::server::Site;
 use keyward_tests::tool::succeed;
 use keyward_tests::{Daemon, Pki};
+use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -45,8 +46,11 @@ async fn server_and_client_prove_themselves() {
     let address = serve(shop, roots.clone()).await;
 
     let config = ClientConfig::builder().with_root_certificates(roots.clone());
-    let mut health =
-        HealthClient::new(connect(&address, config.clone().with_client_cert_resolver(robot)).await.unwrap());
+    let stranger = config.clone().with_no_client_auth();
+    let mut robot = config.with_client_cert_resolver(robot);
+    // Which would do without a signature.
+    robot.resumption = Resumption::disabled();
+    let mut health = HealthClient::new(connect(&address, robot.clone()).await.unwrap());
     for _ in 0..3 {
         let answer = health.check(HealthCheckRequest { service: String::new() }).await.unwrap();
         assert_eq!(answer.into_inner().status, 1, "serving");
@@ -55,10 +59,19 @@ async fn server_and_client_prove_themselves() {
     assert_eq!(daemon.logged(&["outcome=done", "key=\"shop\"", "tls13-server"]), 1, "{}", daemon.log());
     assert_eq!(daemon.logged(&["outcome=done", "key=\"robot\"", "tls13-client"]), 1, "{}", daemon.log());
 
+    // In TLS 1.3 a client may learn only behind its handshake that it is refused.
+    let refused = match connect(&address, stranger).await {
+        Ok(channel) => {
+            let request = HealthCheckRequest { service: String::new() };
+            HealthClient::new(channel).check(request).await.is_err()
+        }
+        Err(_) => true,
+    };
+    assert!(refused, "a client without a certificate");
+
     succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
     health.check(HealthCheckRequest { service: String::new() }).await.unwrap();
-    let stranger = connect(&address, config.with_no_client_auth()).await;
-    assert!(stranger.is_err(), "a disabled key");
+    assert!(connect(&address, robot).await.is_err(), "a disabled key");
 }
 
 /// The health service of tonic behind TLS, for clients of the authority alone. Returns where it listens.
