@@ -1,7 +1,7 @@
 //! A real daemon.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -168,7 +168,12 @@ impl Daemon {
         let process = Process::start_with(&mut command, input, &self.path("daemon.log"));
         let mut message = [0; 4096];
         loop {
-            let got = ready.recv(&mut message).unwrap_or_else(|_| panic!("not ready:\n{}", self.log()));
+            let got = match ready.recv(&mut message) {
+                Ok(got) => got,
+                // As when the processes of a machine are stopped and go on (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("not ready, {error}:\n{}", self.log()),
+            };
             if message[..got].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
                 break;
             }
