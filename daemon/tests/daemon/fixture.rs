@@ -1,7 +1,7 @@
 //! A daemon with directories of its own.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
@@ -95,8 +95,12 @@ impl Daemon {
     pub(crate) fn await_ready(&self) {
         let mut message = [0; 1024];
         loop {
-            let length =
-                self.notify.recv(&mut message).unwrap_or_else(|_| panic!("not ready:\n{}", self.log()));
+            let length = match self.notify.recv(&mut message) {
+                Ok(length) => length,
+                // As when the processes of a machine are stopped and go on (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("not ready, {error}:\n{}", self.log()),
+            };
             if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
                 return;
             }
@@ -159,7 +163,7 @@ impl Daemon {
             read?;
         }
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let status = status.ok_or(ErrorKind::UnexpectedEof)?;
         Ok((status, answer.split_once("\r\n\r\n").unwrap_or_default().1.to_owned()))
     }
 
@@ -248,6 +252,6 @@ pub(crate) fn is_closed(stream: &mut UnixStream) -> bool {
     match stream.read(&mut [0]) {
         Ok(0) => true,
         Ok(_) => false,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }
 }
