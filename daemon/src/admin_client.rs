@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use crate::api::{
-    AccessView, Adopted, Certified, Change, Finished, KeyView, MAX_PAGE, NewKey, Page, Refusal,
+    AccessView, Adopted, Certified, Change, Finished, KeyView, MAX_ANSWER, MAX_PAGE, NewKey, Page, Refusal,
     RequestSignature, Rewrapped, StatusView, UnitView,
 };
 use crate::sockets::ADMIN;
@@ -224,6 +224,3 @@ fn in_query(text: &str) -> String {
 
 /// Making an RSA key of 4096 bits can take some seconds; the daemon gives a unit a minute.
 const PATIENCE: Duration = Duration::from_secs(70);
-
-/// Longest answer that is read, in bytes (16 MiB); a page of keys has less than 2.
-pub(crate) const MAX_ANSWER: usize = 16 * 1024 * 1024;

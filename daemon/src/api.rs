@@ -309,5 +309,11 @@ pub(crate) struct Refusal {
 /// Longest key file that is taken, in bytes (64 KiB): an RSA key of 8192 bits in PEM has 6 KiB.
 pub(crate) const MAX_KEY_FILE: usize = 64 * 1024;
 
+/// Longest answer that a client reads, in bytes (16 MiB).
+pub(crate) const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// Longest page of more than one key, in bytes (12 MiB).
+pub(crate) const MAX_PAGE_LENGTH: usize = MAX_ANSWER / 4 * 3;
+
 /// Most keys on one page.
 pub(crate) const MAX_PAGE: usize = 1000;

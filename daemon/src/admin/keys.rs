@@ -14,8 +14,7 @@ use tokio::sync::RwLockReadGuard;
 use zeroize::Zeroize;
 
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
-use crate::admin_client::MAX_ANSWER;
-use crate::api::{self, Change, KeyView, MAX_PAGE, Page};
+use crate::api::{self, Change, KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page};
 use crate::authorise::signs_and_decrypts;
 use crate::backend::grep11::Abilities;
 use crate::backend::{Backend, BackendError};
@@ -442,9 +441,6 @@ impl AsRef<[u8]> for PlainKey {
         &self.0
     }
 }
-
-/// Longest page of more than one key, in bytes: three quarters of what the command line takes.
-const MAX_PAGE_LENGTH: usize = MAX_ANSWER / 4 * 3;
 
 /// Most versions of a key, which are all in memory when it is used.
 const MAX_VERSIONS: usize = 1000;
