@@ -204,7 +204,7 @@ impl Shared {
     }
 
     /// Has the daemon describe a key, and takes what it says.
-    pub(crate) fn ask_for(&self, label: &Label) -> Result<(), Error> {
+    fn ask_for(&self, label: &Label) -> Result<(), Error> {
         let mut keys = HashMap::clone(&self.keys.load());
         let described = self.described(label);
         let known = match &described {
