@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use crate::authorise::Grant;
 use crate::backend::{Backend, Backends};
 use crate::config::Config;
 use crate::keys::{Keys, Store};
 use crate::metrics::Metrics;
-use crate::reactors::Reactors;
+use crate::peers::reactors::Reactors;
+use crate::policy::authorise::Grant;
 use crate::throttle::Throttle;
 
 /// A running daemon, without its sockets. Shared by reference between tasks.

@@ -1,18 +1,16 @@
 //! The Keyward daemon and its command line.
 //!
-//! The way of one signature: [`listener`] accepts a peer and takes its credentials from the kernel,
-//! [`session`] cuts what arrives into requests, [`answer`] decides each: [`purpose`] says what the message
-//! is, [`authorise`] whether this peer may have it signed, [`keys`] finds the blob, [`backend`] has the unit
-//! sign with it. [`run`] starts all that and takes it down, [`config`] says how; [`admin`] makes and changes
-//! keys, and [`cli`] is its client. [`unit_server`] is apart from all that: the software crypto unit alone.
+//! The path of one signature: [`peers`] accepts a peer, takes its credentials from the kernel, cuts what
+//! arrives into requests and decides each. [`policy`] says what the message is and whether this peer may have
+//! it signed, [`keys`] finds the blob, [`backend`] has the unit sign with it. [`run`] starts all that and takes
+//! it down, [`config`] says how; [`admin`] makes and changes keys, and [`cli`] is its client. [`unit_server`]
+//! is apart from all that: the software crypto unit alone.
 
 #![deny(unsafe_code)]
 
 mod admin;
 mod admin_client;
-mod answer;
 mod api;
-pub mod authorise;
 mod backend;
 mod causes;
 pub mod certificates;
@@ -23,15 +21,12 @@ mod daemon;
 mod exit;
 mod hardening;
 pub mod keys;
-mod listener;
 mod log;
 mod master_key;
 mod metrics;
-pub mod purpose;
-mod reactors;
+mod peers;
+pub mod policy;
 pub mod run;
-mod session;
 mod sockets;
-mod stream;
 mod throttle;
 mod unit_server;

@@ -19,7 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::backend::grep11::Breaker;
 use crate::backend::{Backend, Backends, Times};
 use crate::daemon::Daemon;
-use crate::purpose::Purpose;
+use crate::policy::purpose::Purpose;
 
 /// Numbers since the start of the daemon. Shared by reference between tasks.
 pub(crate) struct Metrics {

@@ -15,16 +15,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authorise::{Grant, Who};
 use crate::backend::grep11::{Grep11, SetupError};
 use crate::backend::{Backend, Backends};
 use crate::config::{Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::keys::{Store, StoreError};
-use crate::listener::{self, Crowd};
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
-use crate::reactors::Reactors;
+use crate::peers::listener::{self, Crowd};
+use crate::peers::reactors::Reactors;
+use crate::policy::authorise::{Grant, Who};
 use crate::sockets::{SocketError, Sockets};
 use crate::{admin, exit, hardening};
 

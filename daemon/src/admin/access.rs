@@ -7,8 +7,8 @@ use keyward_proto::{Outcome, Use};
 use super::keys::label;
 use super::{Admin, AdminError, Answer};
 use crate::api::AccessView;
-use crate::authorise::{Peer, includes};
 use crate::keys::StoreError;
+use crate::policy::authorise::{Peer, includes};
 
 /// Decides as it is decided for handshakes of a process that runs as that user and in that group: for each kind of
 /// handshake that the uses of the key allow and, if they allow none, for that of a TLS server.

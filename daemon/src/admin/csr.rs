@@ -11,11 +11,11 @@ use keyward_proto::{KeyType, Outcome, PublicKey, Scheme, Use};
 use super::keys::label;
 use super::{Admin, AdminError, Administrator, Answer, Body};
 use crate::api::RequestSignature;
-use crate::authorise::includes;
 use crate::backend::grep11::{Trace, random};
 use crate::backend::{Asked, BackendError, Input, Times};
 use crate::keys::{self, StoreError, Version};
-use crate::purpose::{Purpose, classify};
+use crate::policy::authorise::includes;
+use crate::policy::purpose::{Purpose, classify};
 
 /// Signs the CertificationRequestInfo that is the body. No grant is asked for: who may call here may change the uses
 /// of the key, and those must include requests.

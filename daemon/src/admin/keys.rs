@@ -15,11 +15,11 @@ use zeroize::Zeroize;
 
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
 use crate::api::{self, Change, KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page};
-use crate::authorise::signs_and_decrypts;
 use crate::backend::grep11::Abilities;
 use crate::backend::{Backend, BackendError};
 use crate::config::EMBEDDED;
 use crate::keys::{self, Key, StoreError, Version};
+use crate::policy::authorise::signs_and_decrypts;
 
 pub(super) async fn list(
     State(admin): State<Admin>,

@@ -52,14 +52,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{MAX_KEY_FILE, Refusal, StatusView};
-use crate::authorise::Peer;
 use crate::backend::BackendError;
 use crate::backend::grep11::Grep11Error;
 use crate::daemon::Daemon;
 use crate::keys::StoreError;
-use crate::listener;
-use crate::listener::{Crowd, credentials};
 use crate::metrics::Metrics;
+use crate::peers::listener;
+use crate::peers::listener::{Crowd, credentials};
+use crate::policy::authorise::Peer;
 
 /// Serves administrators until `stop` is cancelled.
 pub(crate) async fn serve(

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::authorise::{Grant, Grants, Pattern, Who};
+use crate::policy::authorise::{Grant, Grants, Pattern, Who};
 use grep11::RawGrep11;
 
 pub(crate) use grep11::EMBEDDED;

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use keyward::purpose::{Purpose, classify};
+use keyward::policy::purpose::{Purpose, classify};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

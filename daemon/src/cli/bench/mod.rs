@@ -229,7 +229,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::purpose::{Purpose, classify};
+    use crate::policy::purpose::{Purpose, classify};
 
     #[test]
     fn what_is_signed_is_what_a_tls_server_signs() {

@@ -75,7 +75,7 @@ const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::purpose::{Purpose, classify};
+    use crate::policy::purpose::{Purpose, classify};
 
     /// Ed25519, any point.
     fn spki() -> Vec<u8> {

@@ -15,11 +15,11 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::answer::{self, answer};
-use crate::authorise::Peer;
 use crate::backend::grep11::{Trace, random};
 use crate::daemon::Daemon;
-use crate::stream::Stream;
+use crate::peers::answer::{self, answer};
+use crate::peers::stream::Stream;
+use crate::policy::authorise::Peer;
 
 /// Serves a peer until it hangs up, sends garbage, `stop` is cancelled, or it has come to ask from another
 /// processor than `here`: then the connection and that processor are returned.

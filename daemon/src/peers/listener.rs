@@ -10,11 +10,11 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::authorise::Peer;
 use crate::daemon::Daemon;
-use crate::reactors::Reactor;
-use crate::session;
-use crate::stream::Stream;
+use crate::peers::reactors::Reactor;
+use crate::peers::session;
+use crate::peers::stream::Stream;
+use crate::policy::authorise::Peer;
 
 /// Accepts peers until `stop` is cancelled; each is served by a task of its own, of which `tasks` keeps track.
 pub(crate) async fn accept(

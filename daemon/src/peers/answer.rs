@@ -14,13 +14,13 @@ use keyward_proto::message::{
 };
 use keyward_proto::{Label, Outcome, Scheme, Use};
 
-use crate::authorise::Peer;
 use crate::backend::grep11::Trace;
 use crate::backend::{Asked, Backend, BackendError, Input, Times};
 use crate::changes::is_empty;
 use crate::daemon::Daemon;
 use crate::keys::{Key, State, Version};
-use crate::purpose::{Purpose, classify};
+use crate::policy::authorise::Peer;
+use crate::policy::purpose::{Purpose, classify};
 
 /// Answers a request that had arrived completely at `arrived`.
 pub(crate) async fn answer(

@@ -208,7 +208,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::purpose::Purpose;
+    use crate::policy::purpose::Purpose;
 
     fn peer(uid: u32, gid: u32) -> Peer {
         Peer { uid, gid, pid: 1 }

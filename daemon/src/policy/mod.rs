@@ -1,0 +1,4 @@
+//! Who may do what: pure functions over data, without a clock, a socket or a file.
+
+pub mod authorise;
+pub mod purpose;
