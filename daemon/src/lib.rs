@@ -19,6 +19,7 @@ pub mod cli;
 pub mod config;
 mod daemon;
 mod exit;
+mod fair;
 mod hardening;
 pub mod keys;
 mod log;
