@@ -9,6 +9,7 @@ use crate::backend::{Backend, Backends};
 use crate::config::Config;
 use crate::keys::{Keys, Store};
 use crate::metrics::Metrics;
+use crate::peers::connections::Connections;
 use crate::peers::reactors::Reactors;
 use crate::policy::authorise::Grant;
 use crate::throttle::Throttle;
@@ -18,11 +19,14 @@ pub(crate) struct Daemon {
     pub(crate) keys: Keys,
     pub(crate) backends: Backends,
     pub(crate) reactors: Reactors,
+    pub(crate) connections: Arc<Connections>,
     pub(crate) metrics: Metrics,
     pub(crate) lines: Lines,
     pub(crate) started: Instant,
     /// Whether it was started with `--dev`.
     pub(crate) dev: bool,
+    /// How many descriptors the process may have.
+    descriptors: usize,
     config: ArcSwap<Config>,
     /// Given by `--dev`, whatever the configuration says.
     extra_grants: Vec<Grant>,
@@ -42,13 +46,28 @@ impl Daemon {
             metrics: Metrics::new(&backends),
             backends,
             reactors,
+            connections: Arc::new(Connections::new()),
             lines: Lines::default(),
             started: Instant::now(),
             dev,
+            descriptors: usize::MAX,
             config: ArcSwap::from_pointee(Config::default()),
             extra_grants,
         };
         daemon.set_config(config);
+        daemon
+    }
+
+    /// The same, where the process may have so many descriptors.
+    #[must_use]
+    pub(crate) fn with_descriptors(self, descriptors: usize) -> Self {
+        let daemon = Self { descriptors, ..self };
+        let (configured, most) = (daemon.config().socket.connections, daemon.most_connections());
+        if most < configured {
+            tracing::warn!(
+                "this process may have {descriptors} descriptors: at most {most} connections instead of {configured}; raise LimitNOFILE of the service, or ulimit -Hn"
+            );
+        }
         daemon
     }
 
@@ -66,11 +85,19 @@ impl Daemon {
         grep11.is_ready(&settled.into_iter().chain(next).collect::<Vec<_>>())
     }
 
+    /// Most connections of all peers: as many as are configured, if there are descriptors for them.
+    pub(crate) fn most_connections(&self) -> usize {
+        self.config().socket.connections.min(self.descriptors.saturating_sub(RESERVED).max(1))
+    }
+
     /// From now on `config` holds, for connections that are open, too.
     pub(crate) fn set_config(&self, mut config: Config) {
         config.grants.extend(self.extra_grants.iter().cloned());
-        self.config.store(Arc::new(config));
-        self.keys.changes().of_grants();
+        let old = self.config.swap(Arc::new(config));
+        if old.grants != self.config().grants {
+            self.keys.changes().of_grants();
+            self.connections.review(&self.config().grants);
+        }
     }
 }
 
@@ -86,3 +113,7 @@ pub(crate) struct Lines {
     /// Requests that were refused for want of a grant, a use or a key.
     pub(crate) refusals: Throttle,
 }
+
+/// Descriptors that are kept for all but the connections of peers: administrators, units, the store, and
+/// connections that are closed for others and have requests under way.
+const RESERVED: usize = 256;

@@ -14,6 +14,9 @@ use tokio::sync::oneshot;
 /// Names a user. The owner of the queue gives out the numbers.
 pub(crate) type User = u32;
 
+/// The user that administrators are, and the daemon itself.
+pub(crate) const NOBODY: User = 0;
+
 /// Requests that wait, by user.
 pub(crate) struct Queue<T> {
     users: HashMap<User, Line<T>>,

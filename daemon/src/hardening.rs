@@ -19,9 +19,11 @@ pub(crate) fn harden() -> io::Result<()> {
     Ok(())
 }
 
-/// Allows as many open connections as the system lets this process have.
-pub(crate) fn raise_descriptor_limit() {
+/// Allows as many open descriptors as the system lets this process have, and returns how many those are.
+pub(crate) fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    // Without it there is less room, and the listener says so when it is used up.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    // Without it there is less room.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let most = if raised.is_ok() { limit.maximum } else { limit.current };
+    most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
 }

@@ -186,7 +186,11 @@ impl Metrics {
             }
         };
         observe(0, times.unit);
-        if let Backend::Grep11(_) = backend {
+        if let Backend::Embedded(_) = backend {
+            if !times.queue.is_zero() {
+                observe(1, times.queue);
+            }
+        } else {
             observe(1, times.queue);
             observe(2, times.network);
             observe(3, times.verify);
@@ -232,8 +236,8 @@ impl Metrics {
     }
 
     /// The page for whoever collects metrics.
-    pub(crate) async fn text(&self, daemon: &Daemon, connections: usize) -> String {
-        self.connections.set(i64::try_from(connections).unwrap_or(i64::MAX));
+    pub(crate) async fn text(&self, daemon: &Daemon) -> String {
+        self.connections.set(i64::try_from(daemon.connections.total()).unwrap_or(i64::MAX));
         for backend in daemon.backends.iter() {
             self.update(backend, daemon.is_ready(backend).await);
         }
@@ -281,7 +285,7 @@ impl Metrics {
     }
 }
 
-/// Parts of what a signature takes; the embedded unit has the first alone.
+/// Parts of what a signature takes; the embedded unit has the first, and the second where there was a queue.
 const PHASES: [&str; 4] = ["unit", "queue", "network", "verify"];
 const UNKNOWN: &str = "unknown";
 const GARBAGE: ClosedLabels = ClosedLabels { reason: "garbage" };

@@ -6,7 +6,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyward_proto::Use;
 use keyward_unit::Unit;
 use sd_notify::NotifyState;
 use thiserror::Error;
@@ -16,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::grep11::{Grep11, SetupError};
-use crate::backend::{Backend, Backends};
+use crate::backend::{Backend, Backends, Embedded};
 use crate::config::{Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::keys::{Store, StoreError};
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
-use crate::peers::listener::{self, Crowd};
 use crate::peers::reactors::Reactors;
+use crate::peers::{listener, service};
 use crate::policy::authorise::{Grant, Who};
 use crate::sockets::{SocketError, Sockets};
 use crate::{admin, exit, hardening};
@@ -53,14 +52,14 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let config = load_config(options.config.as_deref())?;
     log.set_level(config.log);
     hardening::harden().map_err(ServeError::Hardening)?;
-    hardening::raise_descriptor_limit();
+    let descriptors = hardening::raise_descriptor_limit();
     make_state_dir(&options.state_dir)?;
     let store = Store::open(&options.state_dir)?;
     let backends = open_backends(options, &config, &store)?;
     let mut sockets = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends, reactors);
-    let daemon = Arc::new(daemon);
+    let daemon = Arc::new(daemon.with_descriptors(descriptors));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let served = runtime.block_on(async {
@@ -184,6 +183,13 @@ fn load_config(path: Option<&Path>) -> Result<Config, ConfigError> {
     for warning in config.warnings() {
         tracing::warn!("configuration: {warning}");
     }
+    if let Some(why) =
+        service::obstacle().filter(|_| config.grants.iter().any(|grant| grant.who.service.is_some()))
+    {
+        tracing::warn!(
+            "configuration: no grant with unit = ... holds, since services are known by their cgroup: {why}"
+        );
+    }
     Ok(config)
 }
 
@@ -249,7 +255,7 @@ fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Ba
             ),
             Some(_) => {}
         }
-        backends.push(Backend::Embedded(Arc::new(unit)));
+        backends.push(Backend::Embedded(Embedded::new(unit).map_err(ServeError::Runtime)?));
     }
     for (name, settings) in &config.grep11 {
         backends.push(Backend::Grep11(Arc::new(Grep11::new(name, settings)?)));
@@ -282,21 +288,21 @@ fn dev_grants(dev: bool) -> Vec<Grant> {
     tracing::warn!(
         "DEVELOPMENT MODE (--dev): user id {uid} may sign anything with every key, and the master key lies beside the keys; not for production"
     );
-    vec![Grant { who: Who::Uid(uid), keys: "*".parse().into_iter().collect(), uses: Use::ALL.to_vec() }]
+    vec![Grant::everything(Who::user(uid))]
 }
 
 /// Starts one task for each socket.
 fn spawn(daemon: &Arc<Daemon>, sockets: &mut Sockets, stop: &CancellationToken) -> io::Result<TaskTracker> {
     let tasks = TaskTracker::new();
-    let crowd = Arc::new(Crowd::default());
+    let connections = Arc::clone(&daemon.connections);
     for listener in sockets.peers.drain(..) {
         let listener = to_tokio(listener)?;
-        let (daemon, crowd, stop) = (Arc::clone(daemon), Arc::clone(&crowd), stop.clone());
-        tasks.spawn(listener::accept(daemon, listener, crowd, tasks.clone(), stop));
+        let (daemon, connections, stop) = (Arc::clone(daemon), Arc::clone(&connections), stop.clone());
+        tasks.spawn(listener::accept(daemon, listener, connections, tasks.clone(), stop));
     }
     for listener in sockets.admin.drain(..) {
         let listener = to_tokio(listener)?;
-        tasks.spawn(admin::serve(Arc::clone(daemon), Arc::clone(&crowd), listener, stop.clone()));
+        tasks.spawn(admin::serve(Arc::clone(daemon), listener, stop.clone()));
     }
     Ok(tasks)
 }

@@ -31,7 +31,7 @@ pub(super) async fn show(
         return Err(AdminError::Invalid("uid and gid are needed".into()));
     };
     let key = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
-    let peer = Peer { uid, gid, pid: 0 };
+    let peer = Peer { uid, gid, ..Peer::default() };
     let config = admin.daemon.config();
     let mut asked: Vec<_> = HANDSHAKES.into_iter().filter(|u| includes(&key.uses, *u)).collect();
     if asked.is_empty() {

@@ -13,6 +13,7 @@ use super::{Admin, AdminError, Administrator, Answer, Body};
 use crate::api::RequestSignature;
 use crate::backend::grep11::{Trace, random};
 use crate::backend::{Asked, BackendError, Input, Times};
+use crate::fair::NOBODY;
 use crate::keys::{self, StoreError, Version};
 use crate::policy::authorise::includes;
 use crate::policy::purpose::{Purpose, classify};
@@ -63,8 +64,11 @@ pub(super) async fn sign(
         AdminError::Unfit(format!("the backend {} of key {label} is not configured", key.backend))
     })?;
     let scheme = scheme(version);
-    let asked =
-        Asked { deadline: Instant::now() + daemon.config().request_timeout, trace: Trace::new(random(), 0) };
+    let asked = Asked {
+        deadline: Instant::now() + daemon.config().request_timeout,
+        trace: Trace::new(random(), 0),
+        user: NOBODY,
+    };
     let mut times = Times::default();
     let signed = backend.sign(version, scheme, Input::Message(&info), &asked, &mut times).await;
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);

@@ -58,16 +58,11 @@ use crate::daemon::Daemon;
 use crate::keys::StoreError;
 use crate::metrics::Metrics;
 use crate::peers::listener;
-use crate::peers::listener::{Crowd, credentials};
+use crate::peers::listener::credentials;
 use crate::policy::authorise::Peer;
 
 /// Serves administrators until `stop` is cancelled.
-pub(crate) async fn serve(
-    daemon: Arc<Daemon>,
-    crowd: Arc<Crowd>,
-    listener: UnixListener,
-    stop: CancellationToken,
-) {
+pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: CancellationToken) {
     let routes = Router::new()
         .route("/live", get(async || "live\n"))
         .route("/ready", get(units::ready))
@@ -89,7 +84,7 @@ pub(crate) async fn serve(
         .layer(DefaultBodyLimit::max(MAX_KEY_FILE))
         .layer(middleware::from_fn(to_the_end))
         .layer(middleware::from_fn(administrators_only))
-        .with_state(Admin { daemon, crowd });
+        .with_state(Admin { daemon });
     let service = routes.into_make_service_with_connect_info::<Caller>();
     let served = axum::serve(Gate(listener), service).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
@@ -114,7 +109,7 @@ async fn administrators_only(
 }
 
 async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
-    let Admin { daemon, crowd } = admin;
+    let Admin { daemon } = admin;
     let (closed_for_garbage, closed_for_crowding) = daemon.metrics.closed();
     Ok(Json(StatusView {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -123,7 +118,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         dev: daemon.dev,
         backends: units::backends(&daemon).await?,
         keys: daemon.keys.count().await?,
-        connections: crowd.size(),
+        connections: daemon.connections.total(),
         outcomes: daemon.metrics.outcomes(),
         purposes: daemon.metrics.purposes(),
         closed_for_garbage,
@@ -133,7 +128,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let text = admin.daemon.metrics.text(&admin.daemon, admin.crowd.size()).await;
+    let text = admin.daemon.metrics.text(&admin.daemon).await;
     ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response()
 }
 
@@ -151,7 +146,6 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, AdminError> {
 #[derive(Clone)]
 struct Admin {
     daemon: Arc<Daemon>,
-    crowd: Arc<Crowd>,
 }
 
 type Answer<T> = Result<Json<T>, AdminError>;
@@ -211,6 +205,7 @@ fn backend_status(error: &BackendError) -> StatusCode {
         | BackendError::Late
         | BackendError::Store(_)
         | BackendError::Unit(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        BackendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
         // Most likely the public key that came with an adoption is of another key.
         BackendError::Grep11(Grep11Error::WrongSignature { .. }) => StatusCode::UNPROCESSABLE_ENTITY,

@@ -39,7 +39,7 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
             name: backend.name().into(),
             unit: backend.kind().into(),
             wkid: match backend {
-                Backend::Embedded(unit) => Some(unit.wkid().to_string()),
+                Backend::Embedded(embedded) => Some(embedded.unit.wkid().to_string()),
                 Backend::Grep11(_) => daemon.keys.wkid(backend.name()).await?,
             },
             ready: daemon.is_ready(backend).await,
@@ -52,7 +52,7 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
     let mut views = Vec::new();
     for backend in admin.daemon.backends.iter() {
         match backend {
-            Backend::Embedded(unit) => views.push(UnitView {
+            Backend::Embedded(embedded) => views.push(UnitView {
                 backend: backend.name().into(),
                 address: "in this process".into(),
                 health: "up".into(),
@@ -61,7 +61,7 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
                 in_flight: None,
                 calls: None,
                 failures: None,
-                wkid: Some(unit.wkid().to_string()),
+                wkid: Some(embedded.unit.wkid().to_string()),
                 other_master_key: false,
                 next_master_key: false,
                 mechanisms: Vec::new(),

@@ -1,24 +1,25 @@
 //! How the daemon reaches crypto units.
 
+mod embedded;
 pub(crate) mod grep11;
 mod rejection;
 mod verify;
 
-use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use keyward_proto::{KeyType, Outcome, Scheme, Use};
-use keyward_unit::{ImportError, NewKey, Unit, UnitError, Wkid};
+use keyward_unit::{ImportError, NewKey, UnitError, Wkid};
 use thiserror::Error;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::config::EMBEDDED;
+use crate::fair::User;
 use crate::keys::{Keys, StoreError, Version};
 use grep11::{Abilities, Grep11, Grep11Error, Trace};
 
+pub(crate) use embedded::Embedded;
 pub(crate) use keyward_unit::Input;
 
 /// The backends of a daemon, each of which keys name. Shared by reference between tasks.
@@ -27,7 +28,7 @@ pub(crate) struct Backends(Vec<Backend>);
 /// A way to units that have one master key.
 pub(crate) enum Backend {
     /// The software crypto unit in this process.
-    Embedded(Arc<Unit>),
+    Embedded(Embedded),
     /// Units elsewhere.
     Grep11(Arc<Grep11>),
 }
@@ -38,6 +39,8 @@ pub(crate) struct Asked {
     pub(crate) deadline: Instant,
     /// Names the request.
     pub(crate) trace: Trace,
+    /// Whose turn it takes where there is more to do than can be done.
+    pub(crate) user: User,
 }
 
 /// What a signature took, part by part.
@@ -113,8 +116,8 @@ impl Backend {
         wkid: Option<Wkid>,
     ) -> Result<NewKey, BackendError> {
         match self {
-            Self::Embedded(unit) => {
-                let unit = Arc::clone(unit);
+            Self::Embedded(embedded) => {
+                let unit = Arc::clone(&embedded.unit);
                 Ok(in_background(move || unit.generate(key_type)).await??)
             }
             Self::Grep11(grep11) => Ok(grep11.generate(key_type, Abilities::needed_for(uses), wkid).await?),
@@ -132,8 +135,8 @@ impl Backend {
         wkid: Option<Wkid>,
     ) -> Result<NewKey, BackendError> {
         match self {
-            Self::Embedded(unit) => {
-                let unit = Arc::clone(unit);
+            Self::Embedded(embedded) => {
+                let unit = Arc::clone(&embedded.unit);
                 Ok(in_background(move || unit.import(file.as_ref())).await??)
             }
             Self::Grep11(grep11) => {
@@ -143,8 +146,6 @@ impl Backend {
     }
 
     /// Signs with a version of a key.
-    ///
-    /// The embedded unit signs on the caller's thread: a hop to another costs more than most signatures.
     ///
     /// # Errors
     /// [`BackendError`] says why not.
@@ -157,12 +158,7 @@ impl Backend {
         times: &mut Times,
     ) -> Result<Vec<u8>, BackendError> {
         match self {
-            Self::Embedded(unit) => {
-                let begin = Instant::now();
-                let signature = unit.sign(&version.blob, scheme, input);
-                times.unit = begin.elapsed();
-                Ok(signature?)
-            }
+            Self::Embedded(embedded) => embedded.sign(version, scheme, input, asked, times).await,
             // Boxed: what it takes to ask a remote unit is not for every request to have room for.
             Self::Grep11(grep11) => Ok(Box::pin(grep11.sign(version, scheme, input, asked, times)).await?),
         }
@@ -170,8 +166,6 @@ impl Backend {
 
     /// Decrypts the premaster secret of an RSA key exchange; see [`Unit::decrypt_premaster`].
     ///
-    /// The embedded unit does it on a thread of its own: it takes some three times as long as a signature by the same key, 2 ms
-    /// with RSA 2048 and 12 with RSA 4096 where that was measured, which others on the caller's thread would have to wait.
     /// `keys` have the secret behind what stands for a secret that is not sound.
     ///
     /// # Errors
@@ -186,12 +180,8 @@ impl Backend {
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         let substitute = rejection::substitute(keys.rejection_secret().await?, &version.spki, ciphertext);
         match self {
-            Self::Embedded(unit) => {
-                let place = tokio::time::timeout_at(asked.deadline.into(), DECRYPTIONS.acquire()).await;
-                let _place = place.map_err(|_| BackendError::Late)?;
-                let (unit, blob, ciphertext) = (Arc::clone(unit), version.blob.clone(), ciphertext.to_vec());
-                let decrypt = move || unit.decrypt_premaster(&blob, &ciphertext, client_version, substitute);
-                Ok(in_background(decrypt).await??)
+            Self::Embedded(embedded) => {
+                embedded.decrypt_premaster(version, ciphertext, client_version, substitute, asked).await
             }
             Self::Grep11(grep11) => {
                 let decrypt =
@@ -202,10 +192,6 @@ impl Backend {
         }
     }
 }
-
-/// One for each processor: more would only take turns.
-static DECRYPTIONS: LazyLock<Semaphore> =
-    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)));
 
 static EMBEDDED_LABEL: LazyLock<Arc<str>> = LazyLock::new(|| EMBEDDED.into());
 
@@ -224,6 +210,8 @@ pub(crate) enum BackendError {
     Import(#[from] ImportError),
     #[error("the deadline passed before it was this request's turn")]
     Late,
+    #[error("more requests of this user wait than can be done before the deadline")]
+    Overloaded,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -235,19 +223,22 @@ impl BackendError {
     pub(crate) fn is_of_the_peer(&self) -> bool {
         matches!(
             self,
-            Self::Unit(
-                UnitError::CiphertextLength
-                    | UnitError::DigestLength { .. }
-                    | UnitError::KeyCannotDecrypt
-                    | UnitError::KeyTypeNotSupported(_)
-                    | UnitError::SchemeNotSupported { .. }
-                    | UnitError::WholeMessageNeeded(_)
-            ) | Self::Grep11(
-                Grep11Error::CiphertextLength
-                    | Grep11Error::DigestLength { .. }
-                    | Grep11Error::SchemeNotSupported { .. }
-                    | Grep11Error::WholeMessageNeeded(_)
-            )
+            Self::Late
+                | Self::Overloaded
+                | Self::Unit(
+                    UnitError::CiphertextLength
+                        | UnitError::DigestLength { .. }
+                        | UnitError::KeyCannotDecrypt
+                        | UnitError::KeyTypeNotSupported(_)
+                        | UnitError::SchemeNotSupported { .. }
+                        | UnitError::WholeMessageNeeded(_)
+                )
+                | Self::Grep11(
+                    Grep11Error::CiphertextLength
+                        | Grep11Error::DigestLength { .. }
+                        | Grep11Error::SchemeNotSupported { .. }
+                        | Grep11Error::WholeMessageNeeded(_)
+                )
         )
     }
 
@@ -256,6 +247,7 @@ impl BackendError {
         match self {
             Self::GivenUp | Self::Import(_) | Self::Store(_) => Outcome::Internal,
             Self::Late => Outcome::DeadlineExceeded,
+            Self::Overloaded => Outcome::Overloaded,
             Self::Grep11(error) => error.outcome(),
             Self::Unit(error) => match error {
                 UnitError::BlobDamaged => Outcome::BlobDamaged,

@@ -2,12 +2,13 @@
 
 mod grep11;
 
-use core::num::NonZeroUsize;
+use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use keyward_client::Address;
 use keyward_proto::Use;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::policy::authorise::{Grant, Grants, Pattern, Who};
+use crate::policy::authorise::{Grant, Grants, Limits, Pattern, Who};
 use grep11::RawGrep11;
 
 pub(crate) use grep11::EMBEDDED;
@@ -105,7 +106,7 @@ impl Config {
                     keys.join(", ")
                 ));
             }
-            if grant.who == Who::Uid(0) && keys.contains(&"*") && grant.uses.contains(&Use::TlsServer) {
+            if grant.who.uid == Some(0) && keys.contains(&"*") && grant.uses.contains(&Use::TlsServer) {
                 warnings.push(
                     "a grant lets root serve with every key: grant the user that the server drops to".into(),
                 );
@@ -119,18 +120,15 @@ impl Config {
 
     /// The configuration with every default spelled out, as a file that says the same.
     pub fn to_effective_toml(&self) -> String {
-        let grants = self.grants.iter().map(|grant| {
-            let (uid, group) = match &grant.who {
-                Who::Uid(uid) => (Some(*uid), None),
-                Who::Group { gid, .. } => (None, Some(group_name(*gid))),
-            };
-            RawGrant {
-                user: None,
-                group,
-                uid,
-                keys: grant.keys.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
-                uses: grant.uses.iter().map(|u| u.name().to_owned()).collect(),
-            }
+        let grants = self.grants.iter().map(|grant| RawGrant {
+            user: None,
+            group: grant.who.gid.map(group_name),
+            uid: grant.who.uid,
+            unit: grant.who.service.as_deref().map(str::to_owned),
+            keys: grant.keys.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+            uses: grant.uses.iter().map(|u| u.name().to_owned()).collect(),
+            rate: grant.limits.rate,
+            in_flight: grant.limits.in_flight,
         });
         let raw = Raw {
             log: self.log.to_string(),
@@ -249,9 +247,15 @@ struct RawGrant {
     group: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
     keys: Vec<String>,
     #[serde(default = "default_uses")]
     uses: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<NonZeroU32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_flight: Option<NonZeroU32>,
 }
 
 /// Which setting, and what is wrong with it.
@@ -309,12 +313,17 @@ impl RawEmbedded {
 impl RawGrant {
     fn check(self, number: usize) -> Result<Grant, Wrong> {
         let wrong = |reason: String| (format!("grant number {number}"), reason);
-        let who = match (self.user, self.group, self.uid) {
-            (Some(user), None, None) => Who::Uid(uid_of(&user).map_err(wrong)?),
-            (None, Some(group), None) => group_of(&group).map_err(wrong)?,
-            (None, None, Some(uid)) => Who::Uid(uid),
-            _ => return Err(wrong("name exactly one of user, group and uid".into())),
+        let uid = match (self.user, self.uid) {
+            (Some(_), Some(_)) => return Err(wrong("name the user by user or by uid, not by both".into())),
+            (Some(user), None) => Some(uid_of(&user).map_err(wrong)?),
+            (None, uid) => uid,
         };
+        let gid = self.group.map(|group| gid_of(&group)).transpose().map_err(wrong)?;
+        let service = self.unit.map(service).transpose().map_err(wrong)?;
+        let who = Who { uid, gid, service };
+        if who == Who::default() {
+            return Err(wrong("name at least one of user, uid, group and unit".into()));
+        }
         if self.keys.is_empty() || self.uses.is_empty() {
             return Err(wrong("keys and uses must not be empty".into()));
         }
@@ -325,6 +334,7 @@ impl RawGrant {
             who,
             keys: self.keys.iter().map(pattern).collect::<Result<_, _>>()?,
             uses: self.uses.iter().map(one_use).collect::<Result<_, _>>()?,
+            limits: Limits { rate: self.rate, in_flight: self.in_flight },
         })
     }
 }
@@ -400,15 +410,20 @@ fn uid_of(user: &str) -> Result<u32, String> {
     }
 }
 
-fn group_of(group: &str) -> Result<Who, String> {
+fn gid_of(group: &str) -> Result<u32, String> {
     match Group::from_name(group) {
-        Ok(Some(found)) => {
-            // A member without an account cannot run a process.
-            let uid = |member: &String| User::from_name(member).ok().flatten().map(|user| user.uid.as_raw());
-            Ok(Who::Group { gid: found.gid.as_raw(), members: found.mem.iter().filter_map(uid).collect() })
-        }
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
         Ok(None) => Err(format!("there is no group {group:?} on this machine")),
         Err(error) => Err(format!("cannot look up group {group:?}: {}", error.desc())),
+    }
+}
+
+/// The name of a service as it stands in the path of its cgroup (systemd.unit(5)).
+fn service(name: String) -> Result<Arc<str>, String> {
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || b":-_.\\@".contains(&c);
+    match name.strip_suffix(".service") {
+        Some(stem) if !stem.is_empty() && name.len() <= 255 && name.bytes().all(allowed) => Ok(name.into()),
+        _ => Err(format!("unit {name:?} is not the name of a service, like \"nginx.service\"")),
     }
 }
 
@@ -471,6 +486,12 @@ mod tests {
             uid = 4711
             keys = ["a"]
             uses = ["any"]
+            [[grant]]
+            uid = 33
+            unit = "app@1.service"
+            keys = ["a"]
+            rate = 500
+            in-flight = 64
             "#,
         )
         .unwrap();
@@ -481,9 +502,12 @@ mod tests {
         assert_eq!(config.drain_timeout, Duration::from_secs(60));
         assert_eq!((config.cached_records.get(), config.embedded.cached_keys.get()), (7, 9));
         let grants: Vec<_> = config.grants.iter().collect();
-        assert_eq!((&grants[0].who, &grants[0].uses[..]), (&Who::Uid(0), &[Use::TlsServer][..]));
-        assert!(matches!(grants[1].who, Who::Group { gid: 0, .. }));
-        assert_eq!(grants[2].who, Who::Uid(4711));
+        assert_eq!((&grants[0].who, &grants[0].uses[..]), (&Who::user(0), &[Use::TlsServer][..]));
+        assert_eq!(grants[1].who, Who { gid: Some(0), ..Who::default() });
+        assert_eq!(grants[2].who, Who::user(4711));
+        assert_eq!(grants[3].who, Who { service: Some("app@1.service".into()), ..Who::user(33) });
+        let limits = Limits { rate: NonZeroU32::new(500), in_flight: NonZeroU32::new(64) };
+        assert_eq!((grants[2].limits, grants[3].limits), (Limits::default(), limits));
         assert_eq!(config.warnings().len(), 1, "{:?}", config.warnings());
         assert_eq!(parse(&config.to_effective_toml()), Ok(config));
     }
@@ -519,8 +543,11 @@ mod tests {
             ("[socket]\nconnections = 0", &["socket.connections"]),
             ("[socket]\nalso = [\"keyward.sock\"]", &["socket.also", "absolute path"]),
             ("[embedded]\nmaster-key = \"key\"", &["embedded.master-key", "absolute"]),
-            ("[[grant]]\nkeys = [\"a\"]", &["grant number 1", "exactly one of user, group and uid"]),
-            ("[[grant]]\nuid = 1\nuser = \"root\"\nkeys = [\"a\"]", &["grant number 1", "exactly one"]),
+            ("[[grant]]\nkeys = [\"a\"]", &["grant number 1", "at least one of user, uid, group and unit"]),
+            ("[[grant]]\nuid = 1\nuser = \"root\"\nkeys = [\"a\"]", &["grant number 1", "not by both"]),
+            ("[[grant]]\nunit = \"nginx\"\nkeys = [\"a\"]", &["grant number 1", "nginx.service"]),
+            ("[[grant]]\nunit = \"a/b.service\"\nkeys = [\"a\"]", &["grant number 1", "name of a service"]),
+            ("[[grant]]\nuid = 1\nkeys = [\"a\"]\nrate = 0", &["line 4", "nonzero"]),
             ("[[grant]]\nuid = 1", &["line 1", "missing field `keys`"]),
             ("[[grant]]\nuid = 1\nkeys = []", &["grant number 1", "must not be empty"]),
             ("[[grant]]\nuid = 1\nkeys = [\"a b\"]", &["grant number 1", "pattern"]),

@@ -19,22 +19,24 @@ use crate::backend::{Asked, Backend, BackendError, Input, Times};
 use crate::changes::is_empty;
 use crate::daemon::Daemon;
 use crate::keys::{Key, State, Version};
+use crate::peers::users::{Account, Admitted};
 use crate::policy::authorise::Peer;
 use crate::policy::purpose::{Purpose, classify};
 
 /// Answers a request that had arrived completely at `arrived`.
-pub(crate) async fn answer(
+pub(super) async fn answer(
     daemon: &Daemon,
     peer: &Peer,
+    account: &Arc<Account>,
     request: Request,
     arrived: Instant,
     trace: Trace,
 ) -> Response {
     daemon.metrics.request();
-    let asked = Asked { deadline: deadline(daemon, &request, arrived), trace };
+    let asked = Asked { deadline: deadline(daemon, &request, arrived), trace, user: account.id };
     let answer = match request.body {
         Some(request::Body::Sign(sign)) => {
-            self::sign(daemon, peer, &sign, &asked).await.map(response::Body::Signature)
+            self::sign(daemon, peer, account, &sign, &asked).await.map(response::Body::Signature)
         }
         Some(request::Body::Describe(describe)) => {
             self::describe(daemon, peer, &describe).await.map(response::Body::Description)
@@ -44,7 +46,7 @@ pub(crate) async fn answer(
             peer_uid: peer.uid,
         })),
         Some(request::Body::Decrypt(decrypt)) => {
-            self::decrypt(daemon, peer, &decrypt, &asked).await.map(response::Body::Plaintext)
+            self::decrypt(daemon, peer, account, &decrypt, &asked).await.map(response::Body::Plaintext)
         }
         // Which the session answers: it alone knows what else arrives.
         Some(request::Body::Watch(_)) => Err(Outcome::Malformed),
@@ -57,8 +59,20 @@ pub(crate) async fn answer(
     Response { id: request.id, outcome: outcome.into(), body }
 }
 
+/// Answers a request that is refused unseen, since too many others of its user wait.
+pub(super) fn overloaded(daemon: &Daemon, peer: &Peer, request: &Request) -> Response {
+    daemon.metrics.request();
+    match request.body {
+        Some(request::Body::Sign(_)) => daemon.metrics.signature(Outcome::Overloaded, None),
+        Some(request::Body::Decrypt(_)) => daemon.metrics.decryption(Outcome::Overloaded),
+        _ => {}
+    }
+    refused(daemon, peer, "", Outcome::Overloaded, "unknown");
+    Response { id: request.id, outcome: Outcome::Overloaded.into(), body: None }
+}
+
 /// Answers a request to watch, when there are changes that the peer may know of or `end` comes.
-pub(crate) async fn watch(
+pub(super) async fn watch(
     daemon: &Daemon,
     peer: &Peer,
     id: u64,
@@ -69,6 +83,7 @@ pub(crate) async fn watch(
     let mut end = pin!(end);
     let mut revisions = daemon.keys.changes().subscribe();
     let mut after = watch.after;
+    let mut is_ended = false;
     loop {
         revisions.mark_unchanged();
         let changes = {
@@ -77,13 +92,15 @@ pub(crate) async fn watch(
             daemon.keys.changes().since(after, |label| config.grants.covers(peer, label))
         };
         after = changes.revision;
-        let is_over = !is_empty(&changes)
-            || tokio::select! {
+        let is_over = !is_empty(&changes) || is_ended;
+        if !is_over {
+            tokio::select! {
                 biased;
-                () = &mut end => true,
-                _ = revisions.changed() => false,
-            };
-        if is_over {
+                // Looks once more: a change may be the reason of the end.
+                () = &mut end => is_ended = true,
+                _ = revisions.changed() => {}
+            }
+        } else {
             let body = Some(response::Body::Changes(changes));
             return Response { id, outcome: Outcome::Done.into(), body };
         }
@@ -118,9 +135,15 @@ async fn describe(daemon: &Daemon, peer: &Peer, describe: &Describe) -> Result<D
     })
 }
 
-async fn sign(daemon: &Daemon, peer: &Peer, sign: &Sign, asked: &Asked) -> Result<Signature, Outcome> {
+async fn sign(
+    daemon: &Daemon,
+    peer: &Peer,
+    account: &Arc<Account>,
+    sign: &Sign,
+    asked: &Asked,
+) -> Result<Signature, Outcome> {
     let mut purpose = None;
-    let signature = signature(daemon, peer, sign, asked, &mut purpose).await;
+    let signature = signature(daemon, peer, account, sign, asked, &mut purpose).await;
     let outcome = signature.as_ref().err().copied().unwrap_or(Outcome::Done);
     daemon.metrics.signature(outcome, purpose);
     tracing::debug!(
@@ -141,6 +164,7 @@ async fn sign(daemon: &Daemon, peer: &Peer, sign: &Sign, asked: &Asked) -> Resul
 async fn signature(
     daemon: &Daemon,
     peer: &Peer,
+    account: &Arc<Account>,
     sign: &Sign,
     asked: &Asked,
     seen: &mut Option<Purpose>,
@@ -154,7 +178,7 @@ async fn signature(
         None => return Err(Outcome::Malformed),
     };
     *seen = Some(purpose);
-    let backend = backend(daemon, peer, &key, purpose.required_use(), asked)?;
+    let (backend, _admitted) = backend(daemon, peer, account, &key, purpose.required_use(), asked)?;
     let mut times = Times::default();
     let signed = backend.sign(version, scheme, input, asked, &mut times).await;
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
@@ -171,10 +195,11 @@ async fn signature(
 async fn decrypt(
     daemon: &Daemon,
     peer: &Peer,
+    account: &Arc<Account>,
     decrypt: &Decrypt,
     asked: &Asked,
 ) -> Result<Plaintext, Outcome> {
-    let plaintext = premaster(daemon, peer, decrypt, asked).await;
+    let plaintext = premaster(daemon, peer, account, decrypt, asked).await;
     let outcome = plaintext.as_ref().err().copied().unwrap_or(Outcome::Done);
     daemon.metrics.decryption(outcome);
     tracing::debug!(
@@ -193,12 +218,13 @@ async fn decrypt(
 async fn premaster(
     daemon: &Daemon,
     peer: &Peer,
+    account: &Arc<Account>,
     decrypt: &Decrypt,
     asked: &Asked,
 ) -> Result<Plaintext, Outcome> {
     let key = find(daemon, peer, &decrypt.label).await?;
     let version = usable(&key, decrypt.version)?;
-    let backend = backend(daemon, peer, &key, Use::RsaKeyExchange, asked)?;
+    let (backend, _admitted) = backend(daemon, peer, account, &key, Use::RsaKeyExchange, asked)?;
     let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
     let client_version = client_version.ok_or(Outcome::Malformed)?;
     let premaster =
@@ -238,24 +264,28 @@ fn usable(key: &Key, version: u32) -> Result<&Version, Outcome> {
     }
 }
 
-/// The backend of a key, if the peer may put the key to this use, and still waits for it.
+/// The backend of a key, if the peer may put the key to this use, may do so now, and still waits for it.
 fn backend<'d>(
     daemon: &'d Daemon,
     peer: &Peer,
+    account: &Arc<Account>,
     key: &Key,
     needed: Use,
     asked: &Asked,
-) -> Result<&'d Backend, Outcome> {
-    daemon.config().grants.authorise(peer, &key.label, &key.uses, needed)?;
+) -> Result<(&'d Backend, Admitted), Outcome> {
+    let config = daemon.config();
+    let grants = config.grants.authorise(peer, &key.label, &key.uses, needed)?;
     if Instant::now() >= asked.deadline {
         return Err(Outcome::DeadlineExceeded);
     }
-    daemon.backends.get(&key.backend).ok_or_else(|| {
+    let admitted = account.admit(&config, grants).ok_or(Outcome::Overloaded)?;
+    let backend = daemon.backends.get(&key.backend).ok_or_else(|| {
         let what = if needed == Use::RsaKeyExchange { "decrypt" } else { "sign" };
         let reason = format_args!("its backend {} is not configured", key.backend);
         fault(daemon, what, key.label.as_str(), &reason);
         Outcome::UnitUnavailable
-    })
+    })?;
+    Ok((backend, admitted))
 }
 
 /// What a peer gave for a label, as far as it belongs into the log.
@@ -273,6 +303,7 @@ fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose:
             | Outcome::KeyDisabled
             | Outcome::UseRefused
             | Outcome::UseNotGranted
+            | Outcome::Overloaded
     );
     if let Some(times) = is_refusal.then(|| daemon.lines.refusals.admit()).flatten() {
         let (key, reason) = (shown(label), outcome.name());

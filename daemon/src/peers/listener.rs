@@ -1,26 +1,28 @@
 //! Accepts peers, as many as the configuration allows.
 
 use core::time::Duration;
-use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::daemon::Daemon;
+use crate::peers::connections::{Connections, Entry, Limits, Name, Place};
 use crate::peers::reactors::Reactor;
-use crate::peers::session;
 use crate::peers::stream::Stream;
+use crate::peers::system::peer_groups;
+use crate::peers::{service, session};
 use crate::policy::authorise::Peer;
 
 /// Accepts peers until `stop` is cancelled; each is served by a task of its own, of which `tasks` keeps track.
 pub(crate) async fn accept(
     daemon: Arc<Daemon>,
     listener: UnixListener,
-    crowd: Arc<Crowd>,
+    connections: Arc<Connections>,
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
@@ -42,48 +44,60 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let Some(peer) = credentials(&stream) else { continue };
-        let Some(place) = crowd.enter(&daemon, peer.uid) else {
-            daemon.metrics.crowded();
-            if let Some(times) = daemon.lines.crowded.admit() {
-                tracing::warn!(
-                    uid = peer.uid,
-                    pid = peer.pid,
-                    times,
-                    "too many connections: closed the new one"
-                );
-            }
-            continue;
-        };
+        let Some(peer) = identify(&stream, &daemon) else { continue };
+        let Some(place) = enter(&daemon, &connections, &peer, &stop) else { continue };
         // Away from this runtime, to one of a reactor.
         let Ok(stream) = stream.into_std() else { continue };
-        let visit = Visit {
-            daemon: Arc::clone(&daemon),
-            peer,
-            stop: stop.clone(),
-            tasks: tasks.clone(),
-            _place: place,
-        };
+        let visit = Visit { daemon: Arc::clone(&daemon), peer, tasks: tasks.clone(), place };
         visit.settle(stream, daemon.reactors.any());
     }
+}
+
+/// A place for a new connection, if there is one.
+fn enter(
+    daemon: &Daemon,
+    connections: &Arc<Connections>,
+    peer: &Peer,
+    stop: &CancellationToken,
+) -> Option<Place> {
+    let config = daemon.config();
+    let limits = Limits { total: daemon.most_connections(), per_user: config.socket.connections_per_user };
+    let (place, whose) = match connections.enter(peer, &config.grants, limits, stop) {
+        Entry::Admitted(place) => return Some(place),
+        Entry::InPlaceOf(whose, place) => (Some(place), Some(whose)),
+        Entry::Refused => (None, None),
+    };
+    daemon.metrics.crowded();
+    if let Some(times) = daemon.lines.crowded.admit() {
+        let what = match &whose {
+            None => "too many connections: closed the new one".to_owned(),
+            Some(Name::Stranger) => {
+                "too many connections: closed an idle one of a user whom no grant names".to_owned()
+            }
+            Some(Name::User { uid, .. }) => {
+                format!("too many connections: closed an idle one of user id {uid}")
+            }
+        };
+        tracing::warn!(uid = peer.uid, pid = peer.pid, times, "{what}");
+    }
+    place
 }
 
 /// A peer with its connection, wherever that is served.
 struct Visit {
     daemon: Arc<Daemon>,
     peer: Peer,
-    stop: CancellationToken,
     tasks: TaskTracker,
-    _place: Place,
+    place: Place,
 }
 
 impl Visit {
     /// Serves the peer by a task on a reactor, and on others if it asks from there.
     fn settle(self, stream: UnixStream, reactor: &Reactor) {
-        let (tasks, here) = (self.tasks.clone(), reactor.processor);
+        let (tasks, here, turns) = (self.tasks.clone(), reactor.processor, Arc::clone(&reactor.turns));
         let serve = async move {
             let Ok(stream) = Stream::new(stream) else { return };
-            let moved = session::serve(&self.daemon, &self.peer, stream, here, &self.stop).await;
+            let moved = session::serve(&self.daemon, &self.peer, &self.place, &turns, stream, here).await;
             let Some((stream, there)) = moved else { return };
             let daemon = Arc::clone(&self.daemon);
             if let Some(reactor) = daemon.reactors.on(there) {
@@ -94,84 +108,22 @@ impl Visit {
     }
 }
 
+/// Who is on the other end, with all that grants ask for.
+fn identify(stream: &tokio::net::UnixStream, daemon: &Daemon) -> Option<Peer> {
+    let mut peer = credentials(stream)?;
+    peer.groups = peer_groups(stream.as_fd()).unwrap_or_default().into();
+    if daemon.config().grants.depend_on_service(peer.uid) {
+        peer.service = service::of_peer(stream, peer.pid);
+    }
+    Some(peer)
+}
+
 /// Who is on the other end, by the word of the kernel.
 pub(crate) fn credentials(stream: &tokio::net::UnixStream) -> Option<Peer> {
     let credentials = stream.peer_cred().ok()?;
-    Some(Peer { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid().unwrap_or(0) })
-}
-
-/// The peers that are connected.
-#[derive(Default)]
-pub(crate) struct Crowd(Mutex<Heads>);
-
-impl Crowd {
-    /// How many connections are open.
-    pub(crate) fn size(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).total
-    }
-
-    fn enter(self: &Arc<Self>, daemon: &Daemon, uid: u32) -> Option<Place> {
-        let config = daemon.config();
-        self.admit(uid, config.socket.connections, config.socket.connections_per_user)
-    }
-
-    fn admit(self: &Arc<Self>, uid: u32, most: usize, most_per_user: usize) -> Option<Place> {
-        let mut heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_user = heads.by_user.get(&uid).copied().unwrap_or(0);
-        if heads.total >= most || of_user >= most_per_user {
-            return None;
-        }
-        heads.total += 1;
-        heads.by_user.insert(uid, of_user + 1);
-        Some(Place { crowd: Arc::clone(self), uid })
-    }
-
-    fn leave(&self, uid: u32) {
-        let mut heads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heads.total = heads.total.saturating_sub(1);
-        match heads.by_user.get_mut(&uid) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(heads.by_user.remove(&uid)),
-        }
-    }
-}
-
-#[derive(Default)]
-struct Heads {
-    total: usize,
-    /// No entry stands for zero.
-    by_user: HashMap<u32, usize>,
-}
-
-/// A peer's place in the crowd, which it leaves when this is dropped.
-struct Place {
-    crowd: Arc<Crowd>,
-    uid: u32,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.crowd.leave(self.uid);
-    }
+    let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid().unwrap_or(0));
+    Some(Peer { uid, gid, pid, ..Peer::default() })
 }
 
 /// How long to wait for descriptors to come free.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_user_cannot_take_every_place() {
-        let crowd = Arc::new(Crowd::default());
-        let first = crowd.admit(7, 3, 2).unwrap();
-        let _second = crowd.admit(7, 3, 2).unwrap();
-        assert!(crowd.admit(7, 3, 2).is_none());
-        let _other = crowd.admit(8, 3, 2).unwrap();
-        assert!(crowd.admit(9, 3, 2).is_none(), "the house is full");
-        drop(first);
-        assert!(crowd.admit(7, 3, 2).is_some());
-        assert_eq!(crowd.size(), 2);
-    }
-}

@@ -1,8 +1,16 @@
 //! The path of one signature: [`listener`] accepts a peer, [`session`] cuts what arrives into requests,
 //! [`answer`] decides each of them. [`reactors`] are the threads on which all this runs.
+//!
+//! Users do not disturb each other: [`connections`] says who may stay connected, [`users`] how much may wait
+//! for each, [`turns`] whose request is next. [`service`] tells the services of one user from each other.
 
 pub(crate) mod answer;
+pub(crate) mod connections;
 pub(crate) mod listener;
 pub(crate) mod reactors;
+pub(crate) mod service;
 mod session;
 mod stream;
+mod system;
+mod turns;
+pub(crate) mod users;

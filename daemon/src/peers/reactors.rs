@@ -7,11 +7,14 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
+use std::sync::Arc;
 use std::thread;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::peers::turns::Turns;
 
 /// The running threads; they end when this is dropped.
 pub(crate) struct Reactors {
@@ -56,12 +59,16 @@ impl Reactors {
 pub(crate) struct Reactor {
     pub(crate) processor: u32,
     pub(crate) handle: Handle,
+    pub(crate) turns: Arc<Turns>,
 }
 
 impl Reactor {
     fn start(processor: usize, stop: CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
+        let turns = Arc::new(Turns::new());
+        let giving = Arc::clone(&turns);
+        handle.spawn(async move { giving.run().await });
         thread::Builder::new().name(format!("peers-{processor}")).spawn(move || {
             let mut here = CpuSet::new();
             here.set(processor);
@@ -70,6 +77,6 @@ impl Reactor {
             runtime.block_on(stop.cancelled());
             runtime.shutdown_background();
         })?;
-        Ok(Self { processor: u32::try_from(processor).unwrap_or(u32::MAX), handle })
+        Ok(Self { processor: u32::try_from(processor).unwrap_or(u32::MAX), handle, turns })
     }
 }

@@ -1,42 +1,55 @@
 //! One connection of a peer: frames in, answers out, in order.
 //!
-//! Whatever the peer sends, it costs at most one buffer of the size of a frame, and never another peer.
+//! Frames are read as they come, also while an answer is being made: the time at which a request arrived counts
+//! for its deadline, and requests beyond those that a user may have waiting are refused, not left in the socket.
+//! Whatever the peer sends costs another user nothing but the turn that [`Turns`] gives.
 
-use core::future::pending;
+use core::future::{pending, poll_fn};
 use core::pin::pin;
+use core::task::Poll;
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_proto::frame::{self, FrameError};
 use keyward_proto::message::{Request, Response, Watch, request, response};
 use thiserror::Error;
-use tokio::time::timeout_at;
-use tokio_util::sync::CancellationToken;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::backend::grep11::{Trace, random};
 use crate::daemon::Daemon;
 use crate::peers::answer::{self, answer};
+use crate::peers::connections::Place;
 use crate::peers::stream::Stream;
+use crate::peers::turns::{Turn, Turns};
+use crate::peers::users::{Account, Held, NoRoom, Waiting};
 use crate::policy::authorise::Peer;
 
-/// Serves a peer until it hangs up, sends garbage, `stop` is cancelled, or it has come to ask from another
-/// processor than `here`: then the connection and that processor are returned.
+/// Serves a peer until it hangs up, sends garbage, its place is to be given up, or it has come to ask from
+/// another processor than `here`: then the connection and that processor are returned.
 ///
 /// Requests that have arrived by then are answered.
-pub(crate) async fn serve(
+pub(super) async fn serve(
     daemon: &Daemon,
     peer: &Peer,
+    place: &Place,
+    turns: &Turns,
     stream: Stream,
     here: u32,
-    stop: &CancellationToken,
 ) -> Option<(Stream, u32)> {
     let mut session = Session {
         daemon,
         peer,
+        place,
+        turns,
         stream,
         input: Vec::with_capacity(SMALL),
+        long: None,
+        due: None,
+        arrived: VecDeque::new(),
+        reading: Reading::On,
         output: Zeroizing::new(Vec::with_capacity(SMALL)),
         is_secret: false,
         frame: Vec::new(),
@@ -44,17 +57,24 @@ pub(crate) async fn serve(
         asked_from: here,
         number: random(),
     };
-    let end = match session.run(stop).await {
+    let end = match session.run().await {
         Ok(moved) => return moved.map(|there| (session.stream, there)),
         Err(end) => end,
     };
-    if matches!(end, End::Lost(_)) {
-        tracing::debug!(uid = peer.uid, pid = peer.pid, "peer is gone: {end}");
-        return None;
-    }
-    daemon.metrics.garbage();
-    if let Some(times) = daemon.lines.garbage.admit() {
-        tracing::warn!(uid = peer.uid, pid = peer.pid, times, "closed the connection of a peer: {end}");
+    match end {
+        End::Closed | End::Idle => {}
+        End::Lost(_) => tracing::debug!(uid = peer.uid, pid = peer.pid, "peer is gone: {end}"),
+        _ => {
+            daemon.metrics.garbage();
+            if let Some(times) = daemon.lines.garbage.admit() {
+                tracing::warn!(
+                    uid = peer.uid,
+                    pid = peer.pid,
+                    times,
+                    "closed the connection of a peer: {end}"
+                );
+            }
+        }
     }
     None
 }
@@ -62,9 +82,18 @@ pub(crate) async fn serve(
 struct Session<'a> {
     daemon: &'a Daemon,
     peer: &'a Peer,
+    place: &'a Place,
+    turns: &'a Turns,
     stream: Stream,
-    /// What has arrived and is not answered.
+    /// Bytes that have been read and are not a whole frame yet, or are not taken in.
     input: Vec<u8>,
+    /// The memory of the frame that is arriving, if that is a long one.
+    long: Option<Held>,
+    /// When the frame that has begun to arrive must be there.
+    due: Option<Instant>,
+    /// Requests that have arrived and are not answered.
+    arrived: VecDeque<Arrived>,
+    reading: Reading,
     /// Answers that are not sent. Wiped at the end, should it come before they are.
     output: Zeroizing<Vec<u8>>,
     /// Whether there is a premaster secret among them, or was since they were sent last.
@@ -79,114 +108,222 @@ struct Session<'a> {
     number: u64,
 }
 
-impl Session<'_> {
+/// A request that has arrived.
+enum Arrived {
+    /// To be answered.
+    Taken { request: Request, at: Instant, waiting: Waiting, _long: Option<Held> },
+    /// To be refused, since too many others of its user wait.
+    Refused(Request),
+}
+
+/// Whether more is read from the socket.
+enum Reading {
+    On,
+    /// Not until fewer requests of the user wait.
+    Parked,
+    /// Not any more, for this reason.
+    Over(End),
+}
+
+impl<'a> Session<'a> {
     /// Returns the processor to move to, if any.
-    async fn run(&mut self, stop: &CancellationToken) -> Result<Option<u32>, End> {
-        let mut stopped = pin!(stop.cancelled());
-        // When the frame that has begun to arrive must be there.
-        let mut due: Option<Instant> = None;
+    async fn run(&mut self) -> Result<Option<u32>, End> {
+        let place = self.place;
+        let mut stopped = pin!(place.close().cancelled());
         loop {
-            self.make_room();
-            let read = async {
-                tokio::select! {
-                    biased;
-                    read = self.stream.read(&mut self.input) => Ok::<_, End>(Some(read?)),
-                    () = &mut stopped => Ok(None),
-                }
-            };
-            let read = match due {
-                None => read.await?,
-                Some(due) => timeout_at(due.into(), read).await.map_err(|_| End::Stalled)??,
-            };
-            let arrived = Instant::now();
-            // Told to stop, it may not have been told yet of what has arrived before.
-            let read = match read {
-                None => self.stream.read_now(&mut self.input)?,
-                some => some,
-            };
-            match read {
-                None => return Ok(None),
-                Some(0) if self.input.is_empty() => return Ok(None),
-                Some(0) => return Err(End::Truncated),
-                Some(_) => {}
-            }
             let before = self.asked_from;
-            let used = self.answer_all(arrived, stop).await?;
-            self.input.drain(..used);
-            if !self.input.is_empty() {
-                if used > 0 || due.is_none() {
-                    due = Some(arrived + self.daemon.config().request_timeout);
+            while let Some(next) = self.arrived.pop_front() {
+                place.busy();
+                self.answer(next).await?;
+                if self.arrived.is_empty() {
+                    self.take_in(Instant::now());
                 }
-                continue;
-            }
-            due = None;
-            // Twice in a row: a peer that goes back and forth is not worth following.
-            let there = self.asked_from;
-            if there != self.here && there == before && self.daemon.reactors.on(there).is_some() {
-                return Ok(Some(there));
-            }
-        }
-    }
-
-    /// Answers the complete frames that have arrived; returns how many bytes they took. Those before one that is
-    /// garbage get their answers, too.
-    async fn answer_all(&mut self, arrived: Instant, stop: &CancellationToken) -> Result<usize, End> {
-        let used = self.answer_frames(arrived, stop).await;
-        self.send().await?;
-        used
-    }
-
-    async fn answer_frames(&mut self, arrived: Instant, stop: &CancellationToken) -> Result<usize, End> {
-        let mut used = 0;
-        let mut since = arrived;
-        while let Some((body, length)) = frame::split(self.input.get(used..).unwrap_or_default())? {
-            let request: Request = frame::decode(body)?;
-            used += length;
-            self.asked_from = request.processor.unwrap_or(self.here);
-            let mut response = match &request.body {
-                Some(request::Body::Watch(watch)) => {
-                    // Boxed, for the sake of all the sessions that never come here.
-                    Box::pin(self.watch(&request, watch, self.input.len() > used, stop)).await?
-                }
-                _ => {
-                    let trace = Trace::new(self.number, request.id);
-                    answer(self.daemon, self.peer, request, arrived, trace).await
-                }
-            };
-            if frame::encode_into(&response, &mut self.frame).is_ok() {
-                // A buffer that has to move leaves behind what it held.
-                if self.is_secret && self.output.capacity() - self.output.len() < self.frame.len() {
+                if self.arrived.is_empty() || self.output.len() >= MAX_OUTPUT {
                     self.send().await?;
                 }
-                self.output.extend_from_slice(&self.frame);
             }
-            if let Some(response::Body::Plaintext(secret)) = &mut response.body {
-                secret.plaintext.zeroize();
-                self.frame.zeroize();
-                self.is_secret = true;
+            if let Reading::Over(_) = self.reading
+                && let Reading::Over(end) = core::mem::replace(&mut self.reading, Reading::On)
+            {
+                return Err(end);
             }
-            let more = self.input.len() > used;
-            // A peer that sends many requests at once, or one that takes long as soon as the one before is answered, must not
-            // keep the others from this thread.
-            if since.elapsed() >= TURN || more && self.output.len() >= MAX_OUTPUT {
-                self.send().await?;
-                tokio::task::yield_now().await;
-                since = Instant::now();
+            // Twice in a row: a peer that goes back and forth is not worth following.
+            let there = self.asked_from;
+            let is_quiet = self.input.is_empty() && matches!(self.reading, Reading::On);
+            if there != self.here && there == before && is_quiet && self.daemon.reactors.on(there).is_some() {
+                return Ok(Some(there));
+            }
+            place.idle();
+            let due = self.due.or_else(|| Some(Instant::now() + place.patience()?));
+            let until = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                more = self.more() => more?,
+                () = &mut stopped => return self.answer_the_rest().await,
+                () = until => return Err(if self.due.is_some() { End::Stalled } else { End::Idle }),
             }
         }
-        Ok(used)
     }
 
-    /// Answers a request to watch: when there is something, its time is over, the daemon stops, or more arrives.
-    async fn watch(
-        &mut self,
-        request: &Request,
-        watch: &Watch,
-        more: bool,
-        stop: &CancellationToken,
-    ) -> Result<Response, End> {
+    /// Told to stop, it may not have been told yet of what has arrived before.
+    async fn answer_the_rest(&mut self) -> Result<Option<u32>, End> {
+        while self.make_room() && self.stream.read_now(&mut self.input)?.is_some_and(|read| read > 0) {
+            self.take_in(Instant::now());
+        }
+        while let Some(next) = self.arrived.pop_front() {
+            self.answer(next).await?;
+        }
         self.send().await?;
-        let (daemon, peer, stream) = (self.daemon, self.peer, &self.stream);
+        Ok(None)
+    }
+
+    /// Waits for bytes, and takes in the requests that they complete. Nothing is lost if the future is dropped.
+    async fn more(&mut self) -> Result<(), End> {
+        match self.reading {
+            // The rest may wait in the socket: the peer has enough under way.
+            Reading::On if self.arrived.len() >= MOST_AHEAD => pending().await,
+            Reading::On => {}
+            Reading::Parked => {
+                self.place.account().room().await;
+                self.reading = Reading::On;
+                self.take_in(Instant::now());
+                return Ok(());
+            }
+            Reading::Over(_) => pending().await,
+        }
+        while !self.make_room() {
+            // Nobody tells when there is memory again; the frame is given up when it is due.
+            tokio::time::sleep(RETRY).await;
+        }
+        let read = self.stream.read(&mut self.input).await?;
+        if read == 0 {
+            let whole = self.input.is_empty();
+            self.reading = Reading::Over(if whole { End::Closed } else { End::Truncated });
+        }
+        self.take_in(Instant::now());
+        Ok(())
+    }
+
+    /// Makes requests of the complete frames that have been read.
+    fn take_in(&mut self, now: Instant) {
+        if self.input.is_empty() {
+            return;
+        }
+        let (mut used, mut is_partial) = (0, false);
+        while self.arrived.len() < MOST_AHEAD {
+            let (request, length) = match self.next_frame(used) {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    is_partial = used < self.input.len();
+                    break;
+                }
+                Err(error) => {
+                    self.reading = Reading::Over(error.into());
+                    break;
+                }
+            };
+            self.arrived.push_back(match self.place.account().arrive() {
+                Ok(waiting) => Arrived::Taken { request, at: now, waiting, _long: self.long.take() },
+                Err(NoRoom::Refuse) => Arrived::Refused(without_body(request)),
+                Err(NoRoom::Leave) => {
+                    self.reading = Reading::Parked;
+                    break;
+                }
+            });
+            self.long = None;
+            used += length;
+        }
+        self.input.drain(..used);
+        if !is_partial {
+            self.due = None;
+        } else if used > 0 || self.due.is_none() {
+            self.due = Some(now + self.daemon.config().request_timeout);
+        }
+    }
+
+    fn next_frame(&self, from: usize) -> Result<Option<(Request, usize)>, FrameError> {
+        let Some((body, length)) = frame::split(self.input.get(from..).unwrap_or_default())? else {
+            return Ok(None);
+        };
+        Ok(Some((frame::decode(body)?, length)))
+    }
+
+    /// Answers one request; reads on meanwhile, if that takes time.
+    async fn answer(&mut self, next: Arrived) -> Result<(), End> {
+        let (request, at, waiting) = match next {
+            Arrived::Taken { request, at, waiting, .. } => (request, at, waiting),
+            Arrived::Refused(request) => {
+                self.append(answer::overloaded(self.daemon, self.peer, &request));
+                return Ok(());
+            }
+        };
+        self.asked_from = request.processor.unwrap_or(self.here);
+        if let Some(request::Body::Watch(watch)) = &request.body {
+            // Whoever watches waits for nothing that others could have.
+            drop(waiting);
+            // Boxed, for the sake of all the sessions that never come here.
+            let response = Box::pin(self.watch(&request, watch)).await?;
+            self.append(response);
+            return Ok(());
+        }
+        let trace = Trace::new(self.number, request.id);
+        let (daemon, peer, account, turns) = (self.daemon, self.peer, self.place.account(), self.turns);
+        let mut work = pin!(work(daemon, peer, account, turns, request, at, trace));
+        let mut first = pin!(poll_fn(|context| Poll::Ready(work.as_mut().poll(context))));
+        let response = match first.as_mut().await {
+            Poll::Ready(response) => response,
+            Poll::Pending => {
+                // The answers so far need not wait for this one. Nor may this one wait for a peer that does not
+                // take them: it may have a place by now that others want.
+                self.send_now()?;
+                loop {
+                    tokio::select! {
+                        biased;
+                        response = &mut work => break response,
+                        more = self.more() => more?,
+                    }
+                    if matches!(self.reading, Reading::Over(_)) && self.stream.is_hung_up() {
+                        // Nobody is there to take the answer.
+                        return Err(End::Closed);
+                    }
+                }
+            }
+        };
+        drop(waiting);
+        self.append(response);
+        Ok(())
+    }
+
+    fn append(&mut self, mut response: Response) {
+        if frame::encode_into(&response, &mut self.frame).is_ok() {
+            // A buffer that has to move leaves behind what it held.
+            if self.is_secret && self.output.capacity() - self.output.len() < self.frame.len() {
+                let mut moved = Zeroizing::new(Vec::with_capacity(self.output.len() + self.frame.len()));
+                moved.extend_from_slice(&self.output);
+                // The old one is wiped.
+                self.output = moved;
+            }
+            self.output.extend_from_slice(&self.frame);
+        }
+        if let Some(response::Body::Plaintext(secret)) = &mut response.body {
+            secret.plaintext.zeroize();
+            self.frame.zeroize();
+            self.is_secret = true;
+        }
+    }
+
+    /// Answers a request to watch: when there is something, its time is over, the place is to be given up, or more
+    /// arrives.
+    async fn watch(&mut self, request: &Request, watch: &Watch) -> Result<Response, End> {
+        self.send().await?;
+        self.place.idle();
+        let more = !self.arrived.is_empty() || !self.input.is_empty();
+        let (daemon, peer, stream, close) = (self.daemon, self.peer, &self.stream, self.place.close());
         let end = async {
             if more {
                 return;
@@ -198,7 +335,7 @@ impl Session<'_> {
                 }
             };
             tokio::select! {
-                () = stop.cancelled() => {}
+                () = close.cancelled() => {}
                 _ = stream.wait() => {}
                 () = time => {}
             }
@@ -207,52 +344,117 @@ impl Session<'_> {
     }
 
     async fn send(&mut self) -> Result<(), End> {
+        // Nearly always the socket takes it at once, and no timer is needed.
+        self.send_now()?;
         if self.output.is_empty() {
             return Ok(());
         }
-        // Nearly always the socket takes it at once, and no timer is needed.
-        let sent = self.stream.write_now(&self.output)?;
-        if let Some(rest) = self.output.get(sent..).filter(|rest| !rest.is_empty()) {
-            let patience = self.daemon.config().request_timeout;
-            let deaf = tokio::time::timeout(patience, self.stream.write_all(rest)).await;
-            deaf.map_err(|_| End::Deaf(patience))??;
+        let patience = self.daemon.config().request_timeout;
+        let deaf = tokio::time::timeout(patience, self.stream.write_all(&self.output)).await;
+        deaf.map_err(|_| End::Deaf(patience))??;
+        self.sent();
+        Ok(())
+    }
+
+    /// Sends as much as the socket takes.
+    fn send_now(&mut self) -> Result<(), End> {
+        if self.output.is_empty() {
+            return Ok(());
         }
+        let sent = self.stream.write_now(&self.output)?;
+        if sent == self.output.len() {
+            self.sent();
+        } else {
+            self.output.drain(..sent);
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self) {
         if core::mem::take(&mut self.is_secret) {
             self.output.zeroize();
         }
         self.output.clear();
         self.output.shrink_to(MAX_IDLE);
-        Ok(())
     }
 
     /// Makes room for what comes next: a little at first, then as much as the frame has brought so far again,
-    /// and never more than it announced.
-    fn make_room(&mut self) {
+    /// and never more than it announced. Fails if long frames have taken the memory that there is for them.
+    fn make_room(&mut self) -> bool {
         if self.input.is_empty() {
             if self.input.capacity() > MAX_IDLE {
                 self.input = Vec::with_capacity(SMALL);
             }
-            return;
+            return true;
         }
-        // `answer_all` has refused lengths beyond the limit.
+        // `take_in` has refused lengths beyond the limit.
         let announced = match self.input.first_chunk() {
             Some(header) => frame::HEADER + frame::body_length(*header).unwrap_or(0),
             None => frame::HEADER,
         };
         let missing = announced.saturating_sub(self.input.len());
         if missing > 0 && self.input.capacity() == self.input.len() {
+            if announced > MAX_IDLE && self.long.is_none() {
+                self.long = self.place.account().hold(announced);
+                if self.long.is_none() {
+                    return false;
+                }
+            }
             self.input.reserve_exact(missing.min(self.input.len().max(SMALL)));
         }
+        true
     }
+}
+
+/// Answers a request when it is its user's turn.
+async fn work(
+    daemon: &Daemon,
+    peer: &Peer,
+    account: &Arc<Account>,
+    turns: &Turns,
+    request: Request,
+    at: Instant,
+    trace: Trace,
+) -> Response {
+    let turn = match turns.now(account.id) {
+        Some(turn) => turn,
+        None => turns.wait(account.id).await,
+    };
+    let mut answer = pin!(answer(daemon, peer, account, request, at, trace));
+    let mut turn = turn;
+    poll_fn(|context| {
+        let begin = Instant::now();
+        let polled = answer.as_mut().poll(context);
+        turns.charge(account.id, turn, begin.elapsed());
+        // Whatever comes back from elsewhere is short.
+        turn = Turn::AtOnce;
+        polled
+    })
+    .await
+}
+
+/// A request as far as it matters that there was one of this kind.
+fn without_body(request: Request) -> Request {
+    let body = request.body.map(|body| match body {
+        request::Body::Sign(_) => request::Body::Sign(Default::default()),
+        request::Body::Decrypt(_) => request::Body::Decrypt(Default::default()),
+        request::Body::Describe(_) => request::Body::Describe(Default::default()),
+        other => other,
+    });
+    Request { body, ..request }
 }
 
 /// Why a connection came to an end that was not the peer's plan.
 #[derive(Debug, Error)]
 enum End {
+    #[error("it hung up")]
+    Closed,
     #[error("it did not take its answers for {0:?}")]
     Deaf(Duration),
     #[error(transparent)]
     Garbage(#[from] FrameError),
+    #[error("no grant names it, and it asked for nothing for some time")]
+    Idle,
     #[error(transparent)]
     Lost(#[from] io::Error),
     #[error("it did not complete a frame in time")]
@@ -264,11 +466,14 @@ enum End {
 /// Room for what comes over a connection, in bytes: a request for a signature has 150 to 400.
 const SMALL: usize = 1024;
 
-/// A buffer larger than this is given back when it is empty, in bytes.
+/// A buffer larger than this is given back when it is empty, and a frame longer than this is a long one, in bytes.
 const MAX_IDLE: usize = 4096;
 
-/// Answers are sent at the latest when there are so many bytes of them (64 KiB).
-const MAX_OUTPUT: usize = 64 * 1024;
+/// Answers are sent at the latest when there are so many bytes of them (16 KiB).
+const MAX_OUTPUT: usize = 16 * 1024;
 
-/// How long requests that arrived together are worked on at a stretch.
-const TURN: Duration = Duration::from_millis(1);
+/// Most requests of one connection that are taken in before the first of them is answered.
+const MOST_AHEAD: usize = 512;
+
+/// How long to wait for memory.
+const RETRY: Duration = Duration::from_millis(20);

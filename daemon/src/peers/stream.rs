@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 
 use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::unix::AsyncFd;
@@ -71,6 +72,13 @@ impl Stream {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Whether the peer has closed the connection, rather than only its own direction of it.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let mut state = [PollFd::new(self.0.get_ref(), PollFlags::empty())];
+        let _ = poll(&mut state, Some(&Timespec::default()));
+        state[0].revents().contains(PollFlags::HUP)
     }
 
     /// Writes what the socket takes at once, and returns how many bytes that were.

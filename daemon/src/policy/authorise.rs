@@ -1,12 +1,14 @@
 //! Who may use which key for what: a pure function over data. Without a grant nobody may do anything.
 
+use core::num::NonZeroU32;
 use core::str::FromStr;
+use std::sync::Arc;
 
 use keyward_proto::{Label, Outcome, Use};
 use thiserror::Error;
 
 /// A local process at the other end of the socket, as the kernel knows it (SO_PEERCRED, unix(7)).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Peer {
     /// Effective user id at the time it connected.
     pub uid: u32,
@@ -14,6 +16,11 @@ pub struct Peer {
     pub gid: u32,
     /// Process id.
     pub pid: i32,
+    /// Supplementary group ids at the time it connected (SO_PEERGROUPS).
+    pub groups: Arc<[u32]>,
+    /// The systemd service that it ran in when it connected, as in `nginx.service`; none where nothing asks
+    /// for it.
+    pub service: Option<Arc<str>>,
 }
 
 /// Everything that is granted, to all peers.
@@ -29,26 +36,34 @@ pub struct Grant {
     pub keys: Vec<Pattern>,
     /// What they may be used for.
     pub uses: Vec<Use>,
+    /// How much of that each user may ask for.
+    pub limits: Limits,
 }
 
-/// Peers that a grant is given to.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Who {
-    /// Processes of one user.
-    Uid(u32),
-    /// Processes that run in a group, and those of users that the group database lists as its members.
-    Group {
-        /// The group.
-        gid: u32,
-        /// User ids of its members.
-        members: Vec<u32>,
-    },
+/// Peers that a grant is given to: those for which every condition holds that is named.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Who {
+    /// They are processes of this user.
+    pub uid: Option<u32>,
+    /// They run in this group, as their own or as one of the supplementary groups.
+    pub gid: Option<u32>,
+    /// They run in this service of systemd.
+    pub service: Option<Arc<str>>,
+}
+
+/// How much a user may ask for under a grant.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Limits {
+    /// Private-key operations a second.
+    pub rate: Option<NonZeroU32>,
+    /// Private-key operations that are under way or wait.
+    pub in_flight: Option<NonZeroU32>,
 }
 
 impl Grant {
     /// Every key, for everything, RSA key exchange included.
     pub fn everything(who: Who) -> Self {
-        Self { who, keys: vec![Pattern("*".to_owned())], uses: Use::ALL.to_vec() }
+        Self { who, keys: vec![Pattern("*".to_owned())], uses: Use::ALL.to_vec(), limits: Limits::default() }
     }
 }
 
@@ -63,22 +78,34 @@ impl Grants {
         self.0.iter()
     }
 
+    /// Whether any grant is given to the peer, whatever for.
+    pub fn name(&self, peer: &Peer) -> bool {
+        self.0.iter().any(|grant| grant.who.is(peer))
+    }
+
+    /// Whether it depends on the service of a peer of that user, what it may do.
+    pub fn depend_on_service(&self, uid: u32) -> bool {
+        let of_user = |who: &Who| who.service.is_some() && who.uid.is_none_or(|one| one == uid);
+        self.0.iter().any(|grant| of_user(&grant.who))
+    }
+
     /// Whether any grant lets the peer know of a key with this label.
     pub fn covers(&self, peer: &Peer, label: &Label) -> bool {
         self.of(peer, label).next().is_some()
     }
 
-    /// Decides whether the peer may put a key with these uses to the needed one.
+    /// Decides whether the peer may put a key with these uses to the needed one. Returns the grants that let it,
+    /// at least one, each with its place in the configuration.
     ///
     /// # Errors
     /// [`Refusal`] says on whose side it fails.
-    pub fn authorise(
-        &self,
-        peer: &Peer,
-        label: &Label,
+    pub fn authorise<'g>(
+        &'g self,
+        peer: &'g Peer,
+        label: &'g Label,
         key_uses: &[Use],
         needed: Use,
-    ) -> Result<(), Refusal> {
+    ) -> Result<impl Iterator<Item = (usize, &'g Grant)>, Refusal> {
         let mut grants = self.of(peer, label).peekable();
         if grants.peek().is_none() {
             return Err(Refusal::NoGrant);
@@ -86,11 +113,12 @@ impl Grants {
         if !includes(key_uses, needed) {
             return Err(Refusal::UseRefused);
         }
-        if grants.any(|grant| includes(&grant.uses, needed)) { Ok(()) } else { Err(Refusal::UseNotGranted) }
+        let mut grants = grants.filter(move |(_, grant)| includes(&grant.uses, needed)).peekable();
+        if grants.peek().is_some() { Ok(grants) } else { Err(Refusal::UseNotGranted) }
     }
 
-    fn of(&self, peer: &Peer, label: &Label) -> impl Iterator<Item = &Grant> {
-        self.0.iter().filter(|grant| {
+    fn of<'g>(&'g self, peer: &'g Peer, label: &'g Label) -> impl Iterator<Item = (usize, &'g Grant)> {
+        self.0.iter().enumerate().filter(|(_, grant)| {
             grant.who.is(peer) && grant.keys.iter().any(|pattern| pattern.matches(label.as_str()))
         })
     }
@@ -103,11 +131,15 @@ impl Extend<Grant> for Grants {
 }
 
 impl Who {
+    /// Processes of one user.
+    pub fn user(uid: u32) -> Self {
+        Self { uid: Some(uid), ..Self::default() }
+    }
+
     fn is(&self, peer: &Peer) -> bool {
-        match self {
-            Self::Uid(uid) => *uid == peer.uid,
-            Self::Group { gid, members } => *gid == peer.gid || members.contains(&peer.uid),
-        }
+        self.uid.is_none_or(|uid| uid == peer.uid)
+            && self.gid.is_none_or(|gid| gid == peer.gid || peer.groups.contains(&gid))
+            && self.service.as_ref().is_none_or(|service| peer.service.as_ref() == Some(service))
     }
 }
 
@@ -211,7 +243,11 @@ mod tests {
     use crate::policy::purpose::Purpose;
 
     fn peer(uid: u32, gid: u32) -> Peer {
-        Peer { uid, gid, pid: 1 }
+        Peer { uid, gid, pid: 1, ..Peer::default() }
+    }
+
+    fn member() -> Peer {
+        Peer { groups: [7, 500].into(), ..peer(1000, 1000) }
     }
 
     fn label(text: &str) -> Label {
@@ -223,11 +259,12 @@ mod tests {
             who,
             keys: keys.iter().map(|key| key.parse().unwrap()).collect(),
             uses: uses.to_vec(),
+            limits: Limits::default(),
         };
         Grants::new(vec![
-            grant(Who::Uid(33), &["shop", "*.example.com"], &[Use::TlsServer]),
-            grant(Who::Uid(33), &["shop"], &[Use::Csr]),
-            grant(Who::Group { gid: 500, members: vec![1000] }, &["*"], &[Use::Any]),
+            grant(Who::user(33), &["shop", "*.example.com"], &[Use::TlsServer]),
+            grant(Who::user(33), &["shop"], &[Use::Csr]),
+            grant(Who { gid: Some(500), ..Who::default() }, &["*"], &[Use::Any]),
         ])
     }
 
@@ -235,19 +272,20 @@ mod tests {
     fn nothing_without_a_grant() {
         let none = Grants::default();
         for purpose in Purpose::ALL {
-            let refusal = none.authorise(&peer(0, 0), &label("shop"), &Use::ALL, purpose.required_use());
-            assert_eq!(refusal, Err(Refusal::NoGrant), "not even root");
+            let (root, label) = (peer(0, 0), label("shop"));
+            let refusal = none.authorise(&root, &label, &Use::ALL, purpose.required_use()).err();
+            assert_eq!(refusal, Some(Refusal::NoGrant), "not even root");
         }
         assert!(!none.covers(&peer(0, 0), &label("shop")));
     }
 
     #[test]
-    fn peers_by_user_group_and_membership() {
+    fn peers_by_user_and_group() {
         let grants = grants();
         assert!(grants.covers(&peer(33, 33), &label("shop")));
         assert!(!grants.covers(&peer(34, 33), &label("shop")));
         assert!(grants.covers(&peer(34, 500), &label("shop")), "runs in the group");
-        assert!(grants.covers(&peer(1000, 1000), &label("shop")), "is a member");
+        assert!(grants.covers(&member(), &label("shop")), "a supplementary group");
         assert!(!grants.covers(&peer(33, 33), &label("mail")));
         assert!(grants.covers(&peer(33, 33), &label("www.example.com")));
         assert!(!grants.covers(&peer(33, 33), &label("example.com")));
@@ -257,8 +295,10 @@ mod tests {
     fn key_and_grant_must_both_allow_the_use() {
         let grants = grants();
         let www = peer(33, 33);
-        let ask = |peer, label_text: &str, uses: &[Use], purpose: Purpose| {
-            grants.authorise(peer, &label(label_text), uses, purpose.required_use())
+        let ask = |peer: &Peer, label_text: &str, uses: &[Use], purpose: Purpose| {
+            grants.authorise(peer, &label(label_text), uses, purpose.required_use()).map(|allowed| {
+                assert_eq!(allowed.count(), 1);
+            })
         };
         let server = Purpose::Tls13ServerCertificateVerify;
         assert_eq!(ask(&www, "shop", &[Use::TlsServer], server), Ok(()));
@@ -275,7 +315,7 @@ mod tests {
             ask(&www, "shop", &[Use::TlsServer], Purpose::Tls13ClientCertificateVerify),
             Err(Refusal::UseRefused)
         );
-        let member = peer(1000, 1000);
+        let member = member();
         assert_eq!(ask(&member, "shop", &[Use::Any], Purpose::Other), Ok(()));
         assert_eq!(ask(&member, "shop", &[Use::Any], server), Ok(()), "any includes the rest");
         assert_eq!(ask(&member, "shop", &[Use::TlsServer], Purpose::Other), Err(Refusal::UseRefused));

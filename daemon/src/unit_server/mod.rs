@@ -75,7 +75,7 @@ pub(crate) enum Transport {
 pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
     let _log = Log::start();
     hardening::harden().map_err(ServeError::Hardening)?;
-    hardening::raise_descriptor_limit();
+    let _ = hardening::raise_descriptor_limit();
     let tls = tls(options)?;
     let tokens = options.tokens.as_deref().map(Tokens::read).transpose();
     let tokens = tokens.map_err(UnitServerError::Tokens)?.map(Arc::new);

@@ -39,6 +39,7 @@ use zeroize::Zeroizing;
 
 use super::{Asked, Times};
 use crate::config;
+use crate::fair::NOBODY;
 use crate::keys::Version;
 use connection::{Connection, Line};
 use failure::Failure;
@@ -227,7 +228,7 @@ impl Grep11 {
         let mut attempts = 0;
         loop {
             let begin = Instant::now();
-            let seat = self.pool.seat(&job.wkids, tried, asked.deadline, true).await;
+            let seat = self.pool.seat(&job.wkids, tried, asked.deadline, true, asked.user).await;
             times.queue += begin.elapsed();
             let seat = seat.map_err(|why| self.no_seat(why, &job.wkids))?;
             attempts += 1;
@@ -434,7 +435,7 @@ impl Grep11 {
             created: 0,
             certificates: Vec::new(),
         };
-        let asked = Asked { deadline: Instant::now() + MAKING, trace: Trace::new(random(), 0) };
+        let asked = Asked { deadline: Instant::now() + MAKING, trace: Trace::new(random(), 0), user: NOBODY };
         if abilities.signs {
             let public = PublicKey::from_spki(&key.spki).map_err(|_| Grep11Error::NoPublicKey)?;
             let scheme = public.schemes().first().copied().ok_or(Grep11Error::CannotSign)?;
@@ -462,7 +463,7 @@ impl Grep11 {
         let deadline = Instant::now() + MAKING;
         let (mut tried, mut attempts) = (Tried::default(), 0);
         loop {
-            let seat = self.pool.seat(&wkids, tried, deadline, false).await;
+            let seat = self.pool.seat(&wkids, tried, deadline, false, NOBODY).await;
             let seat = seat.map_err(|why| self.no_seat(why, &wkids))?;
             attempts += 1;
             tried.add(self.pool.number(&seat.unit));

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::queue::Queue;
 use super::seat::Seat;
 use super::unit::{Offer, Unit};
+use crate::fair::User;
 
 /// Units, and the requests that wait for one.
 pub(super) struct Pool {
@@ -66,6 +67,7 @@ impl Pool {
         tried: Tried,
         deadline: Instant,
         trial: bool,
+        user: User,
     ) -> Result<Seat, NoSeat> {
         // Who has waited before does not wait again at the end.
         if tried.0 != 0 || !self.queue.has_line(wkids) {
@@ -75,11 +77,11 @@ impl Pool {
                 Choice::Later(_) => {}
             }
         }
-        let place = self.queue.join(wkids).ok_or(NoSeat::Overloaded)?;
+        let place = self.queue.join(wkids);
         let _first = match tried.0 {
             0 => {
-                let first = tokio::time::timeout_at(deadline.into(), place.first.lock()).await;
-                Some(first.map_err(|_| NoSeat::Late)?)
+                let first = tokio::time::timeout_at(deadline.into(), place.first(user)).await;
+                Some(first.map_err(|_| NoSeat::Late)?.map_err(|_| NoSeat::Overloaded)?)
             }
             // It waits for a unit that it has not been to, which is no reason for others to wait.
             _ => None,
@@ -215,12 +217,12 @@ mod tests {
         let pool = pool(&[wkid(1), wkid(2)]);
         let (old, new) = ([wkid(1)], [wkid(2)]);
         let soon = || Instant::now() + Duration::from_secs(1);
-        let held = pool.seat(&old, Tried::default(), soon(), true).await.unwrap();
-        let waiting = pool.seat(&old, Tried::default(), soon(), true);
+        let held = pool.seat(&old, Tried::default(), soon(), true, 1).await.unwrap();
+        let waiting = pool.seat(&old, Tried::default(), soon(), true, 1);
         tokio::pin!(waiting);
         assert!(tokio::time::timeout(Duration::from_millis(1), &mut waiting).await.is_err());
         assert_eq!(pool.waiting(), 1);
-        let other = pool.seat(&new, Tried::default(), soon(), true).await.unwrap();
+        let other = pool.seat(&new, Tried::default(), soon(), true, 1).await.unwrap();
         assert_eq!(pool.number(&other.unit), 1);
         drop(held);
         assert_eq!(pool.number(&waiting.await.unwrap().unit), 0);
@@ -234,12 +236,12 @@ mod tests {
         let soon = || Instant::now() + Duration::from_secs(1);
         let mut tried = Tried::default();
         tried.add(0);
-        let _stuck = pool.seat(&keys, tried, soon(), true).await.unwrap();
-        let again = pool.seat(&keys, tried, soon(), true);
+        let _stuck = pool.seat(&keys, tried, soon(), true, 1).await.unwrap();
+        let again = pool.seat(&keys, tried, soon(), true, 1);
         tokio::pin!(again);
         assert!(tokio::time::timeout(Duration::from_millis(1), &mut again).await.is_err());
         // It stands in the line, so this one does, too; but it is not its turn that is waited for.
-        let any = pool.seat(&keys, Tried::default(), soon(), true).await.unwrap();
+        let any = pool.seat(&keys, Tried::default(), soon(), true, 1).await.unwrap();
         assert_eq!(pool.number(&any.unit), 0);
     }
 }

@@ -1,14 +1,18 @@
-//! Requests that wait for a unit, and whose turn it is.
+//! Requests that wait for a unit, and whose turn it is: users take turns, so that one who asks for more than the
+//! units can do leaves the others theirs.
 
+use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyward_unit::Wkid;
 
+use crate::fair::{self, Full, Gate, User};
+
 /// Requests in lines: one for each choice of master keys, so that those which no free unit can serve are no others' turn.
-/// The room is for all of them together.
 pub(super) struct Queue {
     lines: Mutex<Lines>,
+    /// Most requests in a line.
     most: usize,
 }
 
@@ -19,15 +23,14 @@ struct Lines {
     by_wkids: HashMap<Box<[Wkid]>, Line>,
 }
 
-#[derive(Default)]
 struct Line {
     length: usize,
-    /// Held by the first; the others wait for it in the order in which they came.
-    first: Arc<tokio::sync::Mutex<()>>,
+    /// Its only place is that of the first.
+    first: Arc<Gate>,
 }
 
 impl Queue {
-    /// A queue with room for so many requests.
+    /// A queue with room for so many requests in each line.
     pub(super) fn new(most: usize) -> Self {
         Self { lines: Mutex::default(), most }
     }
@@ -43,16 +46,16 @@ impl Queue {
         lines.waiting > 0 && lines.by_wkids.contains_key(wkids)
     }
 
-    /// A place at the end of a line; `None` if there is no room.
-    pub(super) fn join<'a>(&'a self, wkids: &'a [Wkid]) -> Option<Place<'a>> {
+    /// A place in a line.
+    pub(super) fn join<'a>(&'a self, wkids: &'a [Wkid]) -> Place<'a> {
         let mut lines = self.lines();
-        if lines.waiting >= self.most {
-            return None;
-        }
         lines.waiting += 1;
-        let line = lines.by_wkids.entry(wkids.into()).or_default();
+        let line = lines.by_wkids.entry(wkids.into()).or_insert_with(|| Line {
+            length: 0,
+            first: Arc::new(Gate::new(usize::from(self.most > 0), self.most.saturating_sub(1))),
+        });
         line.length += 1;
-        Some(Place { queue: self, wkids, first: Arc::clone(&line.first) })
+        Place { queue: self, wkids, first: Arc::clone(&line.first) }
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -64,8 +67,17 @@ impl Queue {
 pub(super) struct Place<'a> {
     queue: &'a Queue,
     wkids: &'a [Wkid],
-    /// Locked by whoever is first.
-    pub(super) first: Arc<tokio::sync::Mutex<()>>,
+    first: Arc<Gate>,
+}
+
+impl Place<'_> {
+    /// Waits to be the first of the line, which ends when the result is dropped.
+    ///
+    /// # Errors
+    /// [`Full`]: more requests wait than there is room for, and this is one of a user with the most of them.
+    pub(super) async fn first(&self, user: User) -> Result<fair::Place, Full> {
+        self.first.enter(user, CALL).await
+    }
 }
 
 impl Drop for Place<'_> {
@@ -81,6 +93,9 @@ impl Drop for Place<'_> {
     }
 }
 
+/// What a call counts for in taking turns. All count the same, since no one knows what they cost the unit.
+const CALL: Duration = Duration::from_millis(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_and_go_and_the_room_is_for_all_of_them() {
+    fn lines_come_and_go() {
         let (one, other) = ([wkid(1)], [wkid(1), wkid(2)]);
         let queue = Queue::new(3);
-        let first = queue.join(&one).unwrap();
-        let second = queue.join(&one).unwrap();
-        let third = queue.join(&other).unwrap();
-        assert!(queue.join(&other).is_none() && queue.waiting() == 3);
+        let first = queue.join(&one);
+        let second = queue.join(&one);
+        let third = queue.join(&other);
+        assert_eq!(queue.waiting(), 3);
         assert!(Arc::ptr_eq(&first.first, &second.first) && !Arc::ptr_eq(&first.first, &third.first));
         drop(first);
         assert!(queue.has_line(&one) && queue.has_line(&other));
@@ -104,5 +119,26 @@ mod tests {
         assert!(!queue.has_line(&one) && queue.has_line(&other));
         drop(third);
         assert!(queue.waiting() == 0 && queue.lines().by_wkids.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_user_with_few_requests_finds_room_in_a_full_line() {
+        let queue = Queue::new(3);
+        let keys = [wkid(1)];
+        let place = queue.join(&keys);
+        let first = place.first(1).await.unwrap();
+        let (second, third) = (place.first(1), place.first(1));
+        tokio::pin!(second, third);
+        for waits in [&mut second, &mut third] {
+            assert!(tokio::time::timeout(Duration::ZERO, waits).await.is_err());
+        }
+        assert!(place.first(1).await.is_err());
+        let other = place.first(2);
+        tokio::pin!(other);
+        assert!(tokio::time::timeout(Duration::ZERO, &mut other).await.is_err());
+        assert!(third.await.is_err(), "made room for the other user");
+        drop(first);
+        other.await.unwrap();
+        assert!(Queue::new(0).join(&keys).first(1).await.is_err());
     }
 }

@@ -1,0 +1,181 @@
+//! The software crypto unit in this process.
+//!
+//! A cheap signature is made on the caller's thread: a hop to another one costs more. Whatever takes milliseconds
+//! is done on threads of its own, as many as there are processors, for which users wait in turn.
+
+use core::num::NonZeroUsize;
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use keyward_proto::{KeyType, Scheme};
+use keyward_unit::{Unit, UnitError};
+use tokio::runtime::{Builder, Runtime};
+use zeroize::Zeroizing;
+
+use super::{Asked, BackendError, Input, Times};
+use crate::fair::{Full, Gate, Place};
+use crate::keys::Version;
+
+/// The unit, and the threads for what takes long.
+pub(crate) struct Embedded {
+    pub(crate) unit: Arc<Unit>,
+    places: usize,
+    gate: Gate,
+    /// Runs blocking work alone. Always there until this is dropped.
+    threads: Option<Runtime>,
+}
+
+impl Embedded {
+    /// # Errors
+    /// There are no descriptors to be had.
+    pub(crate) fn new(unit: Unit) -> io::Result<Self> {
+        let places = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let mut threads = Builder::new_current_thread();
+        threads.thread_name("unit").max_blocking_threads(places).on_thread_start(step_back);
+        Ok(Self {
+            unit: Arc::new(unit),
+            places,
+            gate: Gate::new(places, usize::MAX),
+            threads: Some(threads.build()?),
+        })
+    }
+
+    /// Signs with a version of a key.
+    ///
+    /// # Errors
+    /// [`BackendError`] says why not.
+    pub(super) async fn sign(
+        &self,
+        version: &Version,
+        scheme: Scheme,
+        input: Input<'_>,
+        asked: &Asked,
+        times: &mut Times,
+    ) -> Result<Vec<u8>, BackendError> {
+        let Some(cost) = cost_of_signature(version.key_type) else {
+            let begin = Instant::now();
+            let signature = self.unit.sign(&version.blob, scheme, input);
+            times.unit = begin.elapsed();
+            return Ok(signature?);
+        };
+        let (blob, message, is_digest) = match input {
+            Input::Message(message) => (version.blob.clone(), message.to_vec(), false),
+            Input::Digest(digest) => (version.blob.clone(), digest.to_vec(), true),
+        };
+        // Boxed: what it takes to wait is not for every request to have room for.
+        let signed = Box::pin(self.in_turn(cost, asked, times, move |unit| {
+            let input = if is_digest { Input::Digest(&message) } else { Input::Message(&message) };
+            unit.sign(&blob, scheme, input)
+        }));
+        signed.await
+    }
+
+    /// Decrypts the premaster secret of an RSA key exchange; see [`Unit::decrypt_premaster`].
+    ///
+    /// # Errors
+    /// [`BackendError`] says what everybody can see to be wrong, or why there was no answer in time.
+    pub(super) async fn decrypt_premaster(
+        &self,
+        version: &Version,
+        ciphertext: &[u8],
+        client_version: u16,
+        substitute: Zeroizing<Vec<u8>>,
+        asked: &Asked,
+    ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
+        // Some three times as long as a signature by the same key, 2 ms with RSA 2048 and 12 with RSA 4096
+        // where that was measured.
+        let cost = 3 * cost_of_signature(version.key_type).unwrap_or(SHORTEST);
+        let (blob, ciphertext) = (version.blob.clone(), ciphertext.to_vec());
+        let decrypt =
+            move |unit: &Unit| unit.decrypt_premaster(&blob, &ciphertext, client_version, substitute);
+        self.in_turn(cost, asked, &mut Times::default(), decrypt).await
+    }
+
+    /// Does on a thread apart what takes long, when it is the user's turn.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        cost: Duration,
+        asked: &Asked,
+        times: &mut Times,
+        f: impl FnOnce(&Unit) -> Result<T, UnitError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let begin = Instant::now();
+        let left = asked.deadline.saturating_duration_since(begin);
+        // Even if nobody else was there, the deadline would pass before.
+        let places = u32::try_from(self.places).unwrap_or(u32::MAX);
+        if self.gate.cost_of(asked.user) / places > left {
+            return Err(BackendError::Overloaded);
+        }
+        let place = tokio::time::timeout_at(asked.deadline.into(), self.gate.enter(asked.user, cost)).await;
+        let place: Place = place.map_err(|_| BackendError::Late)?.map_err(|Full| BackendError::Overloaded)?;
+        times.queue = begin.elapsed();
+        let (unit, deadline) = (Arc::clone(&self.unit), asked.deadline);
+        // The place goes along: it is free when the work is done, not when nobody waits for it any more.
+        let work = move || {
+            let mut place = place;
+            let begin = Instant::now();
+            if begin >= deadline {
+                place.charge(Duration::ZERO);
+                return Err(BackendError::Late);
+            }
+            let done = f(&unit);
+            let took = begin.elapsed();
+            place.charge(took);
+            Ok((done?, took))
+        };
+        let threads = self.threads.as_ref().ok_or(BackendError::GivenUp)?;
+        let (done, took) =
+            threads.handle().spawn_blocking(work).await.map_err(|_| BackendError::GivenUp)??;
+        times.unit = took;
+        Ok(done)
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        // What still computes has nobody to answer.
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+/// What a signature is expected to take, if that is too long for a thread that others wait for: RSA from 3,072
+/// bits on. The time grows with the third power of the length of the modulus.
+fn cost_of_signature(key_type: KeyType) -> Option<Duration> {
+    let (KeyType::Rsa(bits) | KeyType::RsaPss(bits)) = key_type else { return None };
+    let times = (u32::from(bits) / 1024).pow(3);
+    (bits >= 3072).then(|| SHORTEST / 8 * times)
+}
+
+/// Leaves the processor to the threads that answer peers, and to the servers, where these want it.
+fn step_back() {
+    // Where that is refused, the thread works as the others do.
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+}
+
+/// A private-key operation of RSA 2048 without AVX-512.
+const SHORTEST: Duration = Duration::from_micros(800);
+
+/// Nice value of the threads (nice(2)): a share of a tenth beside a thread with 0, and all of it beside none.
+const NICE: i32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rsa_from_3072_bits_is_expensive() {
+        for cheap in
+            [KeyType::P256, KeyType::P521, KeyType::Ed25519, KeyType::Rsa(2048), KeyType::RsaPss(2048)]
+        {
+            assert_eq!(cost_of_signature(cheap), None, "{cheap}");
+        }
+        let cost = |bits| cost_of_signature(KeyType::Rsa(bits)).unwrap();
+        assert!(cost(4096) == 8 * SHORTEST && cost(3072) < cost(4096));
+        assert!(cost_of_signature(KeyType::RsaPss(3072)).is_some());
+    }
+}

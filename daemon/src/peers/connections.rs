@@ -1,0 +1,375 @@
+//! Who may stay connected: each user has its share, and the longest idle connections make room for new ones.
+//!
+//! Users whom no grant names share a few places. When all places are taken, the user with the most of them gives
+//! one up, if it has more than the newcomer would have. So no user can keep another one out, however many
+//! connections the user opens.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::fair::User;
+use crate::peers::users::Account;
+use crate::policy::authorise::{Grants, Peer};
+
+/// The connections of peers.
+pub(crate) struct Connections {
+    state: Mutex<State>,
+    start: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    users: HashMap<Name, Share>,
+    total: usize,
+    next_place: u64,
+    next_user: User,
+}
+
+/// Whose connection it is.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Name {
+    /// A user whom a grant names; with the service, where that makes a difference.
+    User { uid: u32, service: Option<Arc<str>> },
+    /// A user whom no grant names.
+    Stranger,
+}
+
+impl Name {
+    fn of(peer: &Peer, grants: &Grants) -> Self {
+        match grants.name(peer) {
+            true => Self::User { uid: peer.uid, service: peer.service.clone() },
+            false => Self::Stranger,
+        }
+    }
+}
+
+/// The connections of a user.
+struct Share {
+    account: Arc<Account>,
+    places: BTreeMap<u64, Arc<Spot>>,
+    /// When the last connection was closed.
+    left: Instant,
+}
+
+/// What is known of a connection.
+struct Spot {
+    /// Milliseconds since the start at which the connection had become idle; [`BUSY`] while a request is under
+    /// way.
+    idle_since: AtomicU64,
+    close: CancellationToken,
+    peer: Peer,
+    /// Whether its service was looked for.
+    by_service: bool,
+}
+
+const BUSY: u64 = u64::MAX;
+
+/// Most connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Of all users.
+    pub(crate) total: usize,
+    /// Of one user.
+    pub(crate) per_user: usize,
+}
+
+/// What came of a new connection.
+pub(crate) enum Entry {
+    /// It may stay.
+    Admitted(Place),
+    /// It may stay, and an idle one of this user was closed for it.
+    InPlaceOf(Name, Place),
+    /// It may not.
+    Refused,
+}
+
+impl Connections {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::default(), start: Instant::now() }
+    }
+
+    /// How many connections are open.
+    pub(crate) fn total(&self) -> usize {
+        self.lock().total
+    }
+
+    /// Finds a place for a new connection. `stop` closes the connection as soon as its requests are answered;
+    /// so does another connection that needs the place.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        peer: &Peer,
+        grants: &Grants,
+        limits: Limits,
+        stop: &CancellationToken,
+    ) -> Entry {
+        let name = Name::of(peer, grants);
+        let mut state = self.lock();
+        let most = if name == Name::Stranger { STRANGERS.min(limits.per_user) } else { limits.per_user };
+        let own = state.users.get(&name).map_or(0, |share| share.places.len());
+        let from = if own >= most {
+            Some(name.clone())
+        } else if state.total >= limits.total {
+            let largest = state.users.iter().max_by_key(|(_, share)| share.places.len());
+            largest.map(|(largest, share)| match share.places.len() > own + 1 {
+                true => largest.clone(),
+                false => name.clone(),
+            })
+        } else {
+            None
+        };
+        if let Some(from) = &from
+            && !state.close_one(from, *from != name)
+        {
+            return Entry::Refused;
+        }
+        let close = stop.child_token();
+        let by_service = grants.depend_on_service(peer.uid);
+        let idle_since = AtomicU64::new(self.now());
+        let spot = Arc::new(Spot { idle_since, close, peer: peer.clone(), by_service });
+        let place = self.place(&mut state, &name, spot);
+        match from {
+            Some(from) => Entry::InPlaceOf(from, place),
+            None => Entry::Admitted(place),
+        }
+    }
+
+    fn place(self: &Arc<Self>, state: &mut State, name: &Name, spot: Arc<Spot>) -> Place {
+        let now = Instant::now();
+        if !state.users.contains_key(name) {
+            // What a user has used up must outlive its connections, or a new connection would make it good.
+            state.users.retain(|_, share| {
+                !share.places.is_empty() || now.saturating_duration_since(share.left) < REMEMBERED
+            });
+        }
+        state.total += 1;
+        state.next_place += 1;
+        let number = state.next_place;
+        let share = state.users.entry(name.clone()).or_insert_with(|| {
+            state.next_user = state.next_user.wrapping_add(1);
+            let account = Arc::new(Account::new(state.next_user));
+            Share { account, places: BTreeMap::new(), left: now }
+        });
+        share.places.insert(number, Arc::clone(&spot));
+        let account = Arc::clone(&share.account);
+        Place { connections: Arc::clone(self), name: name.clone(), number, spot, account }
+    }
+
+    /// Closes the connections that would be known otherwise by new grants, as soon as their requests are
+    /// answered. The peers connect anew.
+    pub(crate) fn review(&self, grants: &Grants) {
+        for (name, share) in &self.lock().users {
+            for spot in share.places.values() {
+                let lacks_service = grants.depend_on_service(spot.peer.uid) && !spot.by_service;
+                if lacks_service || Name::of(&spot.peer, grants) != *name {
+                    spot.close.cancel();
+                }
+            }
+        }
+    }
+
+    fn leave(&self, name: &Name, number: u64) {
+        let mut state = self.lock();
+        if let Some(share) = state.users.get_mut(name)
+            && share.places.remove(&number).is_some()
+        {
+            share.left = Instant::now();
+            state.total -= 1;
+        }
+    }
+
+    /// Milliseconds since the start.
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(BUSY - 1)
+    }
+
+    /// Held for a few steps.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Gives up a connection of a user: the one that has been idle longest, or if none is and `in_any_case` the
+    /// oldest. The place is free at once; the connection ends when its requests are answered.
+    fn close_one(&mut self, name: &Name, in_any_case: bool) -> bool {
+        let Some(share) = self.users.get_mut(name) else { return false };
+        let idle_since = |spot: &Spot| spot.idle_since.load(Ordering::Relaxed);
+        let longest = share.places.iter().min_by_key(|(number, spot)| (idle_since(spot), **number));
+        let Some((number, spot)) = longest.filter(|(_, spot)| in_any_case || idle_since(spot) != BUSY) else {
+            return false;
+        };
+        spot.close.cancel();
+        let number = *number;
+        share.places.remove(&number);
+        self.total -= 1;
+        true
+    }
+}
+
+/// The place of a connection, which is free again when this is dropped.
+pub(crate) struct Place {
+    connections: Arc<Connections>,
+    name: Name,
+    number: u64,
+    spot: Arc<Spot>,
+    account: Arc<Account>,
+}
+
+impl Place {
+    /// What the connection shares with the others of its user.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// Cancelled when the connection is to end.
+    pub(crate) fn close(&self) -> &CancellationToken {
+        &self.spot.close
+    }
+
+    /// How long the connection may be idle, if that is bounded.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        (self.name == Name::Stranger).then_some(PATIENCE)
+    }
+
+    /// A request is under way from now on.
+    pub(crate) fn busy(&self) {
+        self.spot.idle_since.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// No request is under way from now on.
+    pub(crate) fn idle(&self) {
+        self.spot.idle_since.store(self.connections.now(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.leave(&self.name, self.number);
+    }
+}
+
+/// Places of all users together whom no grant names.
+const STRANGERS: usize = 64;
+
+/// How long a connection of theirs may be idle.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long users without a connection are remembered. Their limits are all by the second.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::authorise::{Grant, Who};
+
+    const LIMITS: Limits = Limits { total: 10, per_user: 8 };
+
+    fn user(uid: u32) -> Name {
+        Name::User { uid, service: None }
+    }
+
+    fn grants(users: &[u32]) -> Grants {
+        Grants::new(users.iter().map(|uid| Grant::everything(Who::user(*uid))).collect())
+    }
+
+    fn enter(connections: &Arc<Connections>, name: Name) -> Entry {
+        let Name::User { uid, .. } = name else { panic!("not a user") };
+        let peer = Peer { uid, ..Peer::default() };
+        connections.enter(&peer, &grants(&[1, 2, 3]), LIMITS, &CancellationToken::new())
+    }
+
+    fn place(entry: Entry) -> Place {
+        match entry {
+            Entry::Admitted(place) | Entry::InPlaceOf(_, place) => place,
+            Entry::Refused => panic!("refused"),
+        }
+    }
+
+    #[test]
+    fn the_longest_idle_connection_of_a_full_user_makes_room() {
+        let connections = Arc::new(Connections::new());
+        let mut places: Vec<_> = (0..8).map(|_| place(enter(&connections, user(1)))).collect();
+        places[0].busy();
+        let new = enter(&connections, user(1));
+        assert!(matches!(&new, Entry::InPlaceOf(name, _) if *name == user(1)));
+        assert!(!places[0].close().is_cancelled() && places[1].close().is_cancelled());
+        places.push(place(new));
+        for place in &places {
+            place.busy();
+        }
+        assert!(matches!(enter(&connections, user(1)), Entry::Refused), "none is idle");
+        assert_eq!(connections.total(), 8);
+        drop(places);
+        assert_eq!(connections.total(), 0);
+    }
+
+    #[test]
+    fn a_user_with_many_gives_up_for_one_with_few() {
+        let connections = Arc::new(Connections::new());
+        let many: Vec<_> = (0..8).map(|_| place(enter(&connections, user(1)))).collect();
+        many.iter().for_each(Place::busy);
+        let mut few: Vec<_> = (0..2).map(|_| place(enter(&connections, user(2)))).collect();
+        for _ in 0..3 {
+            let new = enter(&connections, user(3));
+            assert!(matches!(&new, Entry::InPlaceOf(name, _) if *name == user(1)), "even busy ones");
+            few.push(place(new));
+        }
+        assert_eq!(many.iter().filter(|place| place.close().is_cancelled()).count(), 3);
+        assert_eq!(connections.total(), 10);
+        few.push(place(enter(&connections, user(3))));
+        // User 1 is left with 4, and user 3 has as many.
+        let new = enter(&connections, user(3));
+        assert!(matches!(&new, Entry::InPlaceOf(name, _) if *name == user(3)));
+    }
+
+    #[test]
+    fn strangers_share_their_places() {
+        let connections = Arc::new(Connections::new());
+        let limits = Limits { total: 4096, per_user: 1024 };
+        let stop = CancellationToken::new();
+        let uids = core::cell::Cell::new(1000);
+        let enter = || {
+            let peer = Peer { uid: uids.replace(uids.get() + 1), ..Peer::default() };
+            connections.enter(&peer, &grants(&[1]), limits, &stop)
+        };
+        let places: Vec<_> = (0..STRANGERS + 10).map(|_| place(enter())).collect();
+        assert_eq!(connections.total(), STRANGERS);
+        assert_eq!(places.iter().filter(|place| place.close().is_cancelled()).count(), 10);
+        assert!(places[0].patience().is_some());
+    }
+
+    #[test]
+    fn new_grants_close_the_connections_that_they_see_otherwise() {
+        let connections = Arc::new(Connections::new());
+        let stop = CancellationToken::new();
+        let before = grants(&[1]);
+        let enter = |uid| {
+            let peer = Peer { uid, ..Peer::default() };
+            place(connections.enter(&peer, &before, LIMITS, &stop))
+        };
+        let (one, two) = (enter(1), enter(2));
+        connections.review(&before);
+        assert!(!one.close().is_cancelled() && !two.close().is_cancelled());
+        connections.review(&grants(&[1, 2]));
+        assert!(!one.close().is_cancelled() && two.close().is_cancelled(), "no stranger any more");
+        let service = Who { service: Some("nginx.service".into()), ..Who::user(1) };
+        connections.review(&Grants::new(vec![Grant::everything(service)]));
+        assert!(one.close().is_cancelled(), "of what service?");
+    }
+
+    #[test]
+    fn a_user_who_comes_back_has_the_same_account() {
+        let connections = Arc::new(Connections::new());
+        let first = place(enter(&connections, user(1)));
+        let account = Arc::clone(first.account());
+        drop(first);
+        let again = place(enter(&connections, user(1)));
+        assert!(Arc::ptr_eq(again.account(), &account));
+        assert!(!Arc::ptr_eq(place(enter(&connections, user(2))).account(), &account));
+    }
+}

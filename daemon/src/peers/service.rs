@@ -1,0 +1,124 @@
+//! The systemd service that a peer runs in, by its cgroup (cgroups(7), version 2).
+//!
+//! systemd keeps the services of the system below `system.slice`, each in a group of its name, and moves
+//! nothing else there. Users can make groups of any name below `user.slice`, and services with delegation can
+//! below their own, so only the path from the root down to the first service counts.
+//!
+//! The process is held by a pidfd while its path is read: that of SO_PEERPIDFD (kernel 6.5), which is the
+//! process that connected. Without it, the process that has the process id now is asked: a peer that ends
+//! right after it has connected, and whose process id is then given to a process of the service, would be taken
+//! for that one.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, LazyLock};
+
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// The service of the process that connected; none if it runs in none, or if that cannot be known.
+pub(super) fn of_peer(socket: &impl AsFd, pid: i32) -> Option<Arc<str>> {
+    if obstacle().is_some() {
+        return None;
+    }
+    let process = match getsockopt(socket, sockopt::PeerPidfd) {
+        Ok(process) => process,
+        Err(_) => pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?,
+    };
+    let mut text = String::new();
+    File::open(format!("/proc/{pid}/cgroup")).ok()?.take(MAX_FILE).read_to_string(&mut text).ok()?;
+    // Alive after the reading: the id was not given to another process before.
+    is_alive(&process).then(|| service(path(&text)?).map(Arc::from)).flatten()
+}
+
+/// Why services cannot be told from each other on this system, if so.
+pub(crate) fn obstacle() -> Option<&'static str> {
+    static OBSTACLE: LazyLock<Option<&'static str>> = LazyLock::new(|| {
+        let namespace = fs::metadata("/proc/self/ns/cgroup").map(|found| found.ino());
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        match namespace {
+            Ok(FIRST_NAMESPACE) if path(&own).is_some() => None,
+            Ok(FIRST_NAMESPACE) => Some("this system has no cgroup v2"),
+            _ => Some("the daemon runs in a cgroup namespace, as in a container"),
+        }
+    });
+    *OBSTACLE
+}
+
+/// The path in the hierarchy of version 2, whose number is 0 and which has no controllers named.
+fn path(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+/// The first service on a path from `system.slice` down; between them are slices alone.
+fn service(path: &str) -> Option<&str> {
+    let mut below = path.strip_prefix("/system.slice/")?.split('/');
+    below.find(|part| !part.ends_with(".slice")).filter(|part| part.ends_with(".service"))
+}
+
+fn is_alive(process: &OwnedFd) -> bool {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0))
+}
+
+/// Number of the cgroup namespace that a system starts with (PROC_CGROUP_INIT_INO in the kernel's
+/// include/linux/proc_ns.h).
+const FIRST_NAMESPACE: u64 = 0xefff_fffb;
+
+/// Most bytes of /proc/PID/cgroup that are read: a path has at most 4096, and there are some 15 hierarchies.
+const MAX_FILE: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::process;
+
+    use super::*;
+
+    #[test]
+    fn the_first_service_below_the_slice_of_the_system() {
+        for (path, expected) in [
+            ("/system.slice/nginx.service", Some("nginx.service")),
+            ("/system.slice/system-app.slice/app@1.service", Some("app@1.service")),
+            ("/system.slice/php-fpm.service/nginx.service", Some("php-fpm.service")),
+            ("/system.slice/php-fpm.service/a/b", Some("php-fpm.service")),
+            ("/system.slice/run-1.scope/nginx.service", None),
+            ("/system.slice/docker-1.scope/system.slice/nginx.service", None),
+            ("/system.slice/x/nginx.service", None),
+            ("/system.slice", None),
+            ("/system.slice/", None),
+            ("/user.slice/user-33.slice/user@33.service/nginx.service", None),
+            ("/user.slice/system.slice/nginx.service", None),
+            ("/../system.slice/nginx.service", None),
+            ("/nginx.service", None),
+            ("system.slice/nginx.service", None),
+            ("/", None),
+        ] {
+            assert_eq!(service(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_path_is_that_of_version_2() {
+        let hybrid = "9:name=systemd:/system.slice/a.service\n1:cpu:/x\n0::/system.slice/b.service\n";
+        assert_eq!(path(hybrid), Some("/system.slice/b.service"));
+        assert_eq!(path("1:cpu:/system.slice/a.service\n"), None);
+    }
+
+    #[test]
+    fn a_process_is_alive_until_it_ends() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let own = i32::try_from(process::id()).unwrap();
+        // Tests run in no service.
+        assert_eq!(of_peer(&one, own), None);
+        let mut child = process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        let held = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        child.wait().unwrap();
+        assert!(!is_alive(&held));
+        assert!(is_alive(&pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap()));
+    }
+}

@@ -1,0 +1,61 @@
+//! Calls of the system that no library has.
+
+#![allow(unsafe_code, reason = "SO_PEERGROUPS is neither in rustix nor in nix")]
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// The supplementary groups of the process that connected, as they were then (SO_PEERGROUPS, Linux 4.13).
+///
+/// # Errors
+/// What the kernel said.
+pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0; FEW];
+    loop {
+        let room = groups.len() * size_of::<libc::gid_t>();
+        let mut length = libc::socklen_t::try_from(room).unwrap_or(libc::socklen_t::MAX);
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+        let buffer: *mut libc::gid_t = groups.as_mut_ptr();
+        // SAFETY: `buffer` points to `length` bytes that are ours until the call returns, and the kernel
+        // writes no more than that; any bytes make valid group ids.
+        let got =
+            unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, buffer.cast(), &raw mut length) };
+        let count = usize::try_from(length).unwrap_or(0) / size_of::<libc::gid_t>();
+        if got == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // The kernel says then how much room it takes.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > MOST {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
+/// More groups than most processes are in.
+const FEW: usize = 32;
+
+/// NGROUPS_MAX of Linux.
+const MOST: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn the_groups_of_this_process() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let mut found = peer_groups(one.as_fd()).unwrap();
+        let mut own: Vec<u32> =
+            rustix::process::getgroups().unwrap().into_iter().map(|group| group.as_raw()).collect();
+        found.sort_unstable();
+        own.sort_unstable();
+        assert_eq!(found, own);
+    }
+}
