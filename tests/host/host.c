@@ -550,6 +550,44 @@ static int signs(void) {
     return 0;
 }
 
+/* What a server signs in TLS 1.2 with X25519 (RFC 5246, 7.4.3, and RFC 8422, 5.4), if it offers TLS 1.3 as well (RFC 8446,
+   4.1.3): randoms and a public value of nothing but `fill`. */
+static size_t server_key_exchange(unsigned char message[130], int fill) {
+    static const unsigned char sentinel[] = {0x44, 0x4f, 0x57, 0x4e, 0x47, 0x52, 0x44, 0x01};
+    static const unsigned char x25519[] = {3, 0, 0x1d, 32};
+    memset(message, fill | 0x40, 100);
+    memcpy(message + 56, sentinel, sizeof(sentinel));
+    memcpy(message + 64, x25519, sizeof(x25519));
+    return 100;
+}
+
+/* Signs NUMBER times, and nothing else that would have to be told from it where instructions are counted. A daemon that is
+   counted must wait for each request, or it goes another way now and then: hence the pauses. */
+static int paced(size_t (*compose)(unsigned char[130], int)) {
+    const struct timespec pause = {.tv_nsec = 1000000};
+    EVP_PKEY *key = load_key();
+    for (int i = 0; i < number; i++) {
+        unsigned char message[130], signature[8192];
+        size_t length = sizeof(signature), size = compose(message, i & 0x3f);
+        EVP_MD_CTX *context = EVP_MD_CTX_new();
+        REQUIRE(EVP_DigestSignInit(context, NULL, EVP_sha256(), NULL, key) == 1);
+        REQUIRE(EVP_DigestSign(context, signature, &length, message, size) == 1);
+        EVP_MD_CTX_free(context);
+        nanosleep(&pause, NULL);
+    }
+    EVP_PKEY_free(key);
+    printf("signed=%d\n", number);
+    return 0;
+}
+
+static int paced_tls13(void) {
+    return paced(certificate_verify);
+}
+
+static int paced_tls12(void) {
+    return paced(server_key_exchange);
+}
+
 static const struct {
     const char *name;
     int (*run)(void);
@@ -568,6 +606,8 @@ static const struct {
     {"exit-mid-request", exit_mid_request},
     {"loads", loads},
     {"signs", signs},
+    {"paced-tls13", paced_tls13},
+    {"paced-tls12", paced_tls12},
 };
 
 int main(int argc, char **argv) {

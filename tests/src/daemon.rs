@@ -1,5 +1,6 @@
 //! A real daemon.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
@@ -36,6 +37,8 @@ pub struct Daemon {
     section: String,
     /// More variables of the environment.
     environment: Vec<(String, PathBuf)>,
+    /// The program that runs the daemon, with its arguments; empty where the daemon runs by itself.
+    runner: Vec<String>,
     directory: TempDir,
 }
 
@@ -107,8 +110,16 @@ impl Daemon {
         section: String,
         configuration: &str,
     ) -> Self {
-        let daemon =
-            Self { process: None, unit, socket: None, backend, section, environment: Vec::new(), directory };
+        let daemon = Self {
+            process: None,
+            unit,
+            socket: None,
+            backend,
+            section,
+            environment: Vec::new(),
+            runner: Vec::new(),
+            directory,
+        };
         let users: String = crate::server::users()
             .iter()
             .map(|uid| format!("[[grant]]\nuid = {uid}\nkeys = [\"*\"]\nuses = [\"tls-server\"]\n"))
@@ -120,6 +131,12 @@ impl Daemon {
     /// Gives each daemon that is started from now on a variable of the environment.
     pub fn set_variable(&mut self, name: &str, path: PathBuf) {
         self.environment.push((name.to_owned(), path));
+    }
+
+    /// Has each daemon that is started from now on run by another program, which is given its command: a debugger, for
+    /// example.
+    pub fn run_by(&mut self, runner: Vec<String>) {
+        self.runner = runner;
     }
 
     /// Writes the configuration file anew; the section of the backend comes last.
@@ -148,16 +165,15 @@ impl Daemon {
         let _ = fs::remove_file(&notify);
         let ready = UnixDatagram::bind(&notify).expect("a socket for the readiness message");
         ready.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-        let mut command = match &self.socket {
-            None => Command::new(built("keyward")),
+        let mut words: Vec<OsString> = self.runner.iter().map(OsString::from).collect();
+        if self.socket.is_some() {
             // sd_listen_fds(3): descriptor 3, and the id of the process that it is meant for.
-            Some(_) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "sh"]);
-                shell.arg(built("keyward"));
-                shell
-            }
-        };
+            let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+            words.extend(["sh", "-c", script, "sh"].map(OsString::from));
+        }
+        words.push(built("keyward").into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         let input = self.socket.as_ref().map_or_else(Stdio::null, |socket| {
             OwnedFd::from(socket.try_clone().expect("a second handle")).into()
         });

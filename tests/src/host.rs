@@ -62,6 +62,13 @@ impl Host {
         self
     }
 
+    /// Has it run by another program, which is given its command: a debugger, for example.
+    pub fn run_by(&mut self, runner: &[String]) {
+        let host = std::mem::replace(&mut self.command, Command::new(&runner[0]));
+        self.command.args(&runner[1..]).arg(host.get_program()).args(host.get_args());
+        self.command.envs(host.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    }
+
     /// Runs it; it must succeed.
     pub fn run(&mut self) -> Results {
         results(&succeed(&mut self.command))

@@ -11,11 +11,13 @@
 //! nginx        handshakes with keys at remote units, far away and near
 //! async        handshakes of one thread that waits for many signatures at a time
 //! loads        plain key files, loaded in a process that has the provider, too
+//! instructions what a signature executes in server and daemon, counted by valgrind
 //!
 //! --quick      short rounds, which show that it works and little else
 //! ```
 //!
-//! Without a PART all of them are measured, in this order. The workspace must have been built for release.
+//! Without a PART all of them are measured, in this order. The workspace must have been built for release. KEYWARD_BUILD names
+//! the directory of another build to measure, as in KEYWARD_BUILD=../older/target/release.
 
 #![forbid(unsafe_code)]
 // A benchmark that cannot set up its scene has nothing better to do than to stop.
@@ -24,6 +26,7 @@
 mod asynchronous;
 mod capacity;
 mod handshakes;
+mod instructions;
 mod loads;
 mod nginx;
 mod overhead;
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
 type Part = (&'static str, fn(bool));
 
 /// In the order in which they are measured.
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("handshakes", handshakes::run),
     ("rustls", handshakes::run_rustls),
     ("unit", unit::run),
@@ -75,6 +78,7 @@ const PARTS: [Part; 8] = [
     ("nginx", nginx::run),
     ("async", asynchronous::run),
     ("loads", loads::run),
+    ("instructions", instructions::run),
 ];
 
 /// EX_USAGE of sysexits.h.

@@ -1,0 +1,105 @@
+//! Instructions of a signature on its way from a server to the daemon and back, counted by callgrind: unlike times they are the
+//! same on a busy machine, so two builds can be told apart by a percent.
+//!
+//! Each side is counted while the other one runs by itself: once with few signatures, once with many. The difference has
+//! nothing of starting and ending in it. A P-256 key in the embedded unit, one connection, no other peer.
+
+use std::fs;
+use std::path::Path;
+
+use keyward_tests::{Daemon, Host, OpenSsl};
+
+use super::{percentile, start_quiet};
+
+pub(super) fn run(quick: bool) {
+    let (rounds, many) = if quick { (1, FEW + 200) } else { (3, FEW + 2000) };
+    println!(
+        "Instructions of a P-256 signature, embedded unit: callgrind, difference of {FEW} and {many} signatures, \
+         median of {rounds}\n"
+    );
+    println!("{:<20}{:>10}{:>10}{:>10}  spread of the sums", "message", "server", "daemon", "sum");
+    for (name, mode) in [("TLS 1.3", "paced-tls13"), ("TLS 1.2, X25519", "paced-tls12")] {
+        let rounds: Vec<_> = (0..rounds).map(|_| Round::count(mode, many)).collect();
+        let sums = |percent| percentile(percent, &rounds, |round| round.server + round.daemon);
+        println!(
+            "{name:<20}{:>10.0}{:>10.0}{:>10.0}  {:.0} to {:.0}",
+            percentile(50, &rounds, |round| round.server),
+            percentile(50, &rounds, |round| round.daemon),
+            sums(50),
+            sums(0),
+            sums(100),
+        );
+    }
+}
+
+/// Instructions for each signature.
+struct Round {
+    server: f64,
+    daemon: f64,
+}
+
+impl Round {
+    fn count(mode: &str, many: u32) -> Self {
+        let [fewer, more] = [FEW, many].map(|signatures| {
+            let server = Scene::new(Side::Server).count(mode, signatures);
+            let daemon = Scene::new(Side::Daemon).count(mode, signatures);
+            [server, daemon]
+        });
+        let each = |side: usize| (more[side] - fewer[side]) / f64::from(many - FEW);
+        Self { server: each(0), daemon: each(1) }
+    }
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Side {
+    Server,
+    Daemon,
+}
+
+/// A daemon with one key, and a program that has signatures made with it.
+struct Scene {
+    daemon: Daemon,
+    counted: Side,
+}
+
+impl Scene {
+    fn new(counted: Side) -> Self {
+        let mut daemon = Daemon::prepare("");
+        if counted == Side::Daemon {
+            daemon.run_by(callgrind(&daemon.path(COUNTS)));
+        }
+        start_quiet(&mut daemon);
+        Self { daemon, counted }
+    }
+
+    /// The instructions of one side in its whole life.
+    fn count(mut self, mode: &str, signatures: u32) -> f64 {
+        self.daemon.generate("shop", "p256");
+        let reference = self.daemon.reference("shop");
+        // It looks at no certificate to sign.
+        let mut host =
+            Host::new(&self.daemon, OpenSsl::System).mode(mode, &reference, &reference, signatures);
+        if self.counted == Side::Server {
+            host.run_by(&callgrind(&self.daemon.path(COUNTS)));
+        }
+        host.run();
+        assert!(self.daemon.stop().success(), "{}", self.daemon.log());
+        total(&self.daemon.path(COUNTS))
+    }
+}
+
+fn callgrind(counts: &Path) -> Vec<String> {
+    let out = format!("--callgrind-out-file={}", counts.display());
+    ["valgrind", "--quiet", "--tool=callgrind", &out].map(str::to_owned).into()
+}
+
+/// The sum in a file of callgrind, over all threads.
+fn total(counts: &Path) -> f64 {
+    let text = fs::read_to_string(counts).expect("a file of callgrind");
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
+    total.expect("a line with the sum")
+}
+
+const COUNTS: &str = "callgrind.out";
+/// Enough for everything that is done once to be done.
+const FEW: u32 = 100;
