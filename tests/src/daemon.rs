@@ -91,10 +91,15 @@ impl Daemon {
 
     /// The same, not started yet.
     pub fn prepare_slow(latency: &str) -> Self {
+        Self::prepare_slow_with(latency, "in-flight = 256\n")
+    }
+
+    /// The same with these settings of the backend.
+    pub fn prepare_slow_with(latency: &str, settings: &str) -> Self {
         let directory = scratch();
         let units = Units::new(&directory.path().join("units"));
         let unit = units.start("unit", &["--simulate-latency", latency]);
-        let section = units.section(&[unit.address()], "in-flight = 256\n");
+        let section = units.section(&[unit.address()], settings);
         Self::assemble(directory, Backend::Grep11, Some(unit), section, "")
     }
 

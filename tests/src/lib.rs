@@ -6,7 +6,9 @@
 // A test that cannot set up its scene has nothing better to do than to stop.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod attacker;
 pub mod backend;
+pub mod cgroup;
 pub mod client;
 pub mod daemon;
 pub mod host;
@@ -18,6 +20,7 @@ pub mod signers;
 pub mod tool;
 pub mod unit_server;
 
+pub use attacker::Attacker;
 pub use backend::{Backend, Units};
 pub use client::{Handshake, Load};
 pub use daemon::Daemon;

@@ -1,0 +1,96 @@
+//! The `attacker` program, started as a user of its choice; only root can do that.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::{Daemon, target};
+
+/// A running attacker, which is killed when this is dropped.
+#[derive(Debug)]
+pub struct Attacker {
+    child: Child,
+    /// Closed to end it.
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Attacker {
+    /// Starts one in a mode, with settings as its module doc has them, and waits until it is at work.
+    pub fn start(daemon: &Daemon, uid: u32, mode: &str, settings: &str) -> Self {
+        let mut attacker = Self::spawn(daemon, uid, mode, settings);
+        attacker.expect("ready");
+        attacker
+    }
+
+    /// As [`Attacker::start`], without going to work before [`Attacker::release`].
+    pub fn hold(daemon: &Daemon, uid: u32, mode: &str, settings: &str) -> Self {
+        let mut attacker = Self::spawn(daemon, uid, mode, &format!("hold=yes {settings}"));
+        attacker.expect("held");
+        attacker
+    }
+
+    /// Lets one go to work that was held.
+    pub fn release(&mut self) {
+        self.input.as_mut().and_then(|input| input.write_all(b"\n").ok()).expect("its input");
+        self.expect("ready");
+    }
+
+    fn spawn(daemon: &Daemon, uid: u32, mode: &str, settings: &str) -> Self {
+        // Made by this build, whichever build of the daemon is attacked.
+        let mut command = Command::new(target().join("release/attacker"));
+        command.arg(mode).arg(format!("uid={uid}")).arg(format!("socket={}", daemon.socket().display()));
+        command.args(settings.split_whitespace());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("an attacker");
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().expect("its output"));
+        Self { child, input, output }
+    }
+
+    fn expect(&mut self, expected: &str) {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("its output");
+        assert_eq!(line.trim_end(), expected);
+    }
+
+    /// Ends it, and returns its report.
+    pub fn stop(mut self) -> Value {
+        self.input = None;
+        self.wait()
+    }
+
+    /// Waits until it ends by itself, and returns its report.
+    pub fn wait(mut self) -> Value {
+        let mut text = String::new();
+        self.output.read_to_string(&mut text).expect("its output");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("no report, {error}: {text}"))
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// How many answers of a report have an outcome.
+pub fn outcomes(report: &Value, outcome: &str) -> u64 {
+    report["outcomes"][outcome].as_u64().unwrap_or(0)
+}
+
+/// The user id of a user of this machine.
+pub fn uid_of(user: &str) -> u32 {
+    nix::unistd::User::from_name(user).expect("users").expect("a user").uid.as_raw()
+}
+
+/// Whether the long forms of tests are to be run: `make soak`.
+pub fn is_soak() -> bool {
+    std::env::var_os("KEYWARD_SOAK").is_some()
+}

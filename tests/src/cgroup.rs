@@ -1,0 +1,54 @@
+//! Control groups of version 2, as systemd makes them for services and users.
+
+use std::cell::RefCell;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+/// The hierarchy of this machine, and the groups that the test has made in it, which are removed with this value.
+#[derive(Debug)]
+pub struct Cgroups {
+    /// A mount that is in no directory, so nothing has to be unmounted, however the test ends.
+    mount: OwnedFd,
+    made: RefCell<Vec<PathBuf>>,
+}
+
+impl Cgroups {
+    /// Mounts the hierarchy; none if the kernel does not let us.
+    pub fn mount() -> Option<Self> {
+        let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+        fsconfig_create(&context).ok()?;
+        let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).ok()?;
+        Some(Self { mount, made: RefCell::default() })
+    }
+
+    /// The directory of a group, which is made if there is none, with those above it. Other processes of root can use it, too.
+    pub fn group(&self, path: &str) -> PathBuf {
+        let mut directory =
+            PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.mount.as_raw_fd()));
+        for name in Path::new(path) {
+            directory.push(name);
+            if !directory.exists() {
+                fs::create_dir(&directory).expect("a control group");
+                self.made.borrow_mut().push(directory.clone());
+            }
+        }
+        directory
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for directory in self.made.borrow().iter().rev() {
+            let _ = fs::write(directory.join("cgroup.kill"), "1");
+            // A process that was killed stays for a moment.
+            let patience = Instant::now() + Duration::from_secs(5);
+            while fs::remove_dir(directory).is_err() && Instant::now() < patience {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+}
