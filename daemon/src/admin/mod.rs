@@ -26,15 +26,15 @@
 mod access;
 mod certificates;
 mod csr;
+mod gate;
 mod keys;
 mod units;
 
-use std::io;
 use std::process;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::connect_info::ConnectInfo;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
@@ -42,13 +42,12 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use keyward_proto::Outcome;
 use keyward_unit::ImportError;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{MAX_KEY_FILE, Refusal, StatusView};
@@ -57,9 +56,8 @@ use crate::backend::grep11::Grep11Error;
 use crate::daemon::Daemon;
 use crate::keys::StoreError;
 use crate::metrics::Metrics;
-use crate::peers::listener;
-use crate::peers::listener::credentials;
 use crate::policy::authorise::Peer;
+use gate::{Caller, Gate};
 
 /// Serves administrators until `stop` is cancelled.
 pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: CancellationToken) {
@@ -86,7 +84,8 @@ pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Can
         .layer(middleware::from_fn(administrators_only))
         .with_state(Admin { daemon });
     let service = routes.into_make_service_with_connect_info::<Caller>();
-    let served = axum::serve(Gate(listener), service).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let served =
+        axum::serve(Gate::new(listener), service).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!("the administrators' socket is closed: {error}");
     }
@@ -98,14 +97,17 @@ async fn administrators_only(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let own = rustix::process::geteuid().as_raw();
     match caller {
-        Some(peer) if [0, own].contains(&peer.uid) => {
+        Some(peer) if is_administrator(&peer) => {
             request.extensions_mut().insert(Administrator(peer));
             next.run(request).await
         }
         _ => AdminError::NotAnAdministrator.into_response(),
     }
+}
+
+fn is_administrator(peer: &Peer) -> bool {
+    [0, rustix::process::geteuid().as_raw()].contains(&peer.uid)
 }
 
 async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
@@ -215,43 +217,6 @@ fn backend_status(error: &BackendError) -> StatusCode {
             }
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         },
-    }
-}
-
-/// The socket, for which axum has no listener that notes who is calling.
-struct Gate(UnixListener);
-
-impl Listener for Gate {
-    type Io = UnixStream;
-    type Addr = Caller;
-
-    async fn accept(&mut self) -> (UnixStream, Caller) {
-        loop {
-            match self.0.accept().await {
-                Ok((stream, _)) => {
-                    let caller = credentials(&stream);
-                    return (stream, Caller(caller));
-                }
-                Err(error) => {
-                    tracing::debug!("cannot accept an administrator: {error}");
-                    tokio::time::sleep(listener::PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Caller> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
-/// Who is on the other end, if the kernel says so.
-#[derive(Clone, Debug)]
-struct Caller(Option<Peer>);
-
-impl Connected<IncomingStream<'_, Gate>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
-        stream.remote_addr().clone()
     }
 }
 

@@ -107,7 +107,19 @@ impl Connections {
         limits: Limits,
         stop: &CancellationToken,
     ) -> Entry {
-        let name = Name::of(peer, grants);
+        let by_service = grants.depend_on_service(peer.uid);
+        self.enter_as(Name::of(peer, grants), peer, by_service, limits, stop)
+    }
+
+    /// The same for a peer whose name does not depend on grants.
+    pub(crate) fn enter_as(
+        self: &Arc<Self>,
+        name: Name,
+        peer: &Peer,
+        by_service: bool,
+        limits: Limits,
+        stop: &CancellationToken,
+    ) -> Entry {
         let mut state = self.lock();
         let most = if name == Name::Stranger { STRANGERS.min(limits.per_user) } else { limits.per_user };
         let own = state.users.get(&name).map_or(0, |share| share.places.len());
@@ -128,7 +140,6 @@ impl Connections {
             return Entry::Refused;
         }
         let close = stop.child_token();
-        let by_service = grants.depend_on_service(peer.uid);
         let idle_since = AtomicU64::new(self.now());
         let spot = Arc::new(Spot { idle_since, close, peer: peer.clone(), by_service });
         let place = self.place(&mut state, &name, spot);
