@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519};
-use rustls::crypto::{SupportedKxGroup, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, SecureRandom, SupportedKxGroup, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{
@@ -147,6 +147,13 @@ impl Handshake {
         Self::with(pki, address, version, groups.to_vec(), key)
     }
 
+    /// A client of TLS 1.2 whose randoms come from this source, which is asked for 32 bytes for that of its ClientHello.
+    pub fn with_random(pki: &Pki, address: SocketAddr, random: &'static dyn SecureRandom) -> Self {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.secure_random = random;
+        Self::with_provider(pki, address, &rustls::version::TLS12, provider, Arc::new(NoCertificate))
+    }
+
     fn with(
         pki: &Pki,
         address: SocketAddr,
@@ -154,10 +161,20 @@ impl Handshake {
         groups: Vec<&'static dyn SupportedKxGroup>,
         key: Arc<dyn ResolvesClientCert>,
     ) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots.add(pki.ca_der()).expect("an authority");
         let mut provider = aws_lc_rs::default_provider();
         provider.kx_groups = groups;
+        Self::with_provider(pki, address, version, provider, key)
+    }
+
+    fn with_provider(
+        pki: &Pki,
+        address: SocketAddr,
+        version: &'static SupportedProtocolVersion,
+        provider: CryptoProvider,
+        key: Arc<dyn ResolvesClientCert>,
+    ) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(pki.ca_der()).expect("an authority");
         let mut config = ClientConfig::builder_with_provider(provider.into())
             .with_protocol_versions(&[version])
             .expect("a version")

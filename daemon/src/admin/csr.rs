@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_proto::{KeyType, Outcome, PublicKey, Scheme, Use};
+use keyward_proto::{KeyType, Outcome, PublicKey, Scheme};
 
 use super::keys::label;
 use super::{Admin, AdminError, Administrator, Answer, Body};
@@ -15,7 +15,7 @@ use crate::backend::grep11::{Trace, random};
 use crate::backend::{Asked, BackendError, Input, Times};
 use crate::fair::NOBODY;
 use crate::keys::{self, StoreError, Version};
-use crate::policy::authorise::includes;
+use crate::policy::act::Act;
 use crate::policy::purpose::{Purpose, classify};
 
 /// Signs the CertificationRequestInfo that is the body. No grant is asked for: who may call here may change the uses
@@ -47,7 +47,7 @@ pub(super) async fn sign(
         let reason = format!("key {label} is disabled; enable it first: keyward key enable {label}");
         return Err(AdminError::NotAllowed(reason));
     }
-    if !includes(&key.uses, Use::Csr) {
+    if !Act::Sign(Purpose::CertificateRequest).is_admitted_by(&key.uses) {
         let uses = key.uses.iter().map(|u| u.name()).collect::<Vec<_>>().join(", ");
         let reason = format!(
             "the uses of key {label} are {uses}, without csr; change them with PATCH /v1/keys/{label} first"

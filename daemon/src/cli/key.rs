@@ -63,7 +63,8 @@ pub(super) struct Generate {
     /// p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096, ml-dsa-44, ml-dsa-65 or ml-dsa-87
     #[arg(long = "type", value_name = "TYPE", value_parser = generated)]
     key_type: KeyType,
-    /// What the key may be used for, any number of times: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
+    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
+    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
     #[arg(long = "use", value_name = "USE", value_parser = one_use)]
     uses: Vec<Use>,
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
@@ -81,7 +82,8 @@ pub(super) struct Import {
     /// Private key: PKCS#8, PKCS#1 or SEC1 in PEM or DER; - for standard input
     #[arg(long = "in", value_name = "FILE")]
     file: PathBuf,
-    /// What the key may be used for, any number of times: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
+    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
+    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
     #[arg(long = "use", value_name = "USE", value_parser = one_use)]
     uses: Vec<Use>,
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
@@ -102,7 +104,8 @@ pub(super) struct Adopt {
     /// Its public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit gave
     #[arg(long, value_name = "FILE")]
     public: PathBuf,
-    /// What the key may be used for, any number of times: tls-server, tls-client, csr, rsa-key-exchange, any [default: tls-server]
+    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
+    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
     #[arg(long = "use", value_name = "USE", value_parser = one_use)]
     uses: Vec<Use>,
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys

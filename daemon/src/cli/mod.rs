@@ -133,6 +133,9 @@ impl Serve {
             for warning in config.warnings() {
                 eprintln!("keyward: warning: {warning}");
             }
+            for note in config.notes() {
+                eprintln!("keyward: note: {note}");
+            }
             // With --dev there is another one.
             if !self.dev {
                 match master_key::load(config.embedded.master_key.as_deref()) {

@@ -102,7 +102,7 @@ impl Config {
             let keys: Vec<_> = grant.keys.iter().map(Pattern::as_str).collect();
             if grant.uses.contains(&Use::Any) {
                 warnings.push(format!(
-                    "the grant for keys {} includes \"any\": whoever holds it can have any text signed",
+                    "the grant for keys {} includes \"any\": whoever holds it can have any text and any digest signed",
                     keys.join(", ")
                 ));
             }
@@ -116,6 +116,34 @@ impl Config {
             warnings.push("request-timeout is below 100ms: a busy machine may refuse handshakes".into());
         }
         warnings
+    }
+
+    /// What the uses that are granted open, and what they do not: one sentence each, for whoever checks a configuration.
+    pub fn notes(&self) -> Vec<String> {
+        let about = |one: Use, text: &str| {
+            let granted = self.grants.iter().filter(|grant| grant.uses.contains(&one));
+            let keys: Vec<_> = granted.flat_map(|grant| grant.keys.iter().map(Pattern::as_str)).collect();
+            (!keys.is_empty()).then(|| format!("{one} is granted for keys {}: {text}", keys.join(", ")))
+        };
+        let notes = [
+            about(
+                Use::TlsServer,
+                "it signs TLS 1.3, and TLS 1.2 with ECDHE where the server offers TLS 1.3 as well; a server with TLS 1.2 \
+                 alone, and DTLS 1.2, need tls12-server too, DHE needs tls12-dhe-server, in key and grant; for a server \
+                 with TLS 1.3 alone, tls13-server is enough and leaves less to whoever takes that server over",
+            ),
+            about(
+                Use::Tls12Server,
+                "it opens 64 bytes and the public value of what is signed to whoever drives the server; offer TLS 1.3 as \
+                 well and grant tls-server, or TLS 1.3 alone and grant tls13-server, where that is possible",
+            ),
+            about(
+                Use::Tls12DheServer,
+                "it opens 64 bytes and up to 1,024 more of what is signed to whoever drives the server; drop DHE and grant \
+                 tls-server, where that is possible",
+            ),
+        ];
+        notes.into_iter().flatten().collect()
     }
 
     /// The configuration with every default spelled out, as a file that says the same.
@@ -329,7 +357,16 @@ impl RawGrant {
         }
         let pattern =
             |key: &String| key.parse::<Pattern>().map_err(|error| wrong(format!("{key:?} is {error}")));
-        let one_use = |u: &String| u.parse::<Use>().map_err(|error| wrong(format!("{u:?}: {error}")));
+        let one_use = |u: &String| {
+            match u.parse::<Use>() {
+            Ok(Use::AcmeAccount) => Err(wrong(
+                "acme-account cannot be granted: the daemon makes the requests of an ACME account itself and signs none \
+                 for a peer; take it out of uses"
+                    .into(),
+            )),
+            parsed => parsed.map_err(|error| wrong(format!("{u:?}: {error}"))),
+        }
+        };
         Ok(Grant {
             who,
             keys: self.keys.iter().map(pattern).collect::<Result<_, _>>()?,
@@ -513,6 +550,28 @@ mod tests {
     }
 
     #[test]
+    fn notes_tell_what_uses_open_and_leave_out() {
+        assert_eq!(Config::default().notes(), Vec::<String>::new());
+        let grant =
+            |uses: &str| format!("[[grant]]\nuid = 1\nkeys = [\"shop\", \"mail\"]\nuses = [{uses}]\n");
+        for (uses, words) in [
+            (
+                "\"tls-server\"",
+                &["TLS 1.2 alone", "need tls12-server", "tls12-dhe-server", "tls13-server"][..],
+            ),
+            ("\"tls12-server\"", &["64 bytes", "offer TLS 1.3"]),
+            ("\"tls12-dhe-server\"", &["1,024", "drop DHE"]),
+        ] {
+            let notes = parse(&grant(uses)).unwrap().notes();
+            assert_eq!(notes.len(), 1, "{notes:?}");
+            for word in ["shop, mail"].iter().chain(words) {
+                assert!(notes[0].contains(word), "{notes:?} lacks {word:?}");
+            }
+        }
+        assert_eq!(parse(&grant("\"tls13-server\", \"csr\"")).unwrap().notes(), Vec::<String>::new());
+    }
+
+    #[test]
     fn the_default_says_itself() {
         assert_eq!(parse(&Config::default().to_effective_toml()), Ok(Config::default()));
     }
@@ -552,6 +611,10 @@ mod tests {
             ("[[grant]]\nuid = 1\nkeys = []", &["grant number 1", "must not be empty"]),
             ("[[grant]]\nuid = 1\nkeys = [\"a b\"]", &["grant number 1", "pattern"]),
             ("[[grant]]\nuid = 1\nkeys = [\"a\"]\nuses = [\"tls\"]", &["\"tls\": unknown use", "tls-server"]),
+            (
+                "[[grant]]\nuid = 1\nkeys = [\"a\"]\nuses = [\"csr\", \"acme-account\"]",
+                &["grant number 1", "acme-account cannot be granted", "take it out"],
+            ),
             ("[[grant]]\nuser = \"no-such-user\"\nkeys = [\"a\"]", &["no user \"no-such-user\""]),
             ("[[grant]]\ngroup = \"no-such-group\"\nkeys = [\"a\"]", &["no group \"no-such-group\""]),
         ] {

@@ -5,6 +5,7 @@
 
 use core::pin::pin;
 use core::time::Duration;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,8 +21,9 @@ use crate::changes::is_empty;
 use crate::daemon::Daemon;
 use crate::keys::{Key, State, Version};
 use crate::peers::users::{Account, Admitted};
+use crate::policy::act::Act;
 use crate::policy::authorise::Peer;
-use crate::policy::purpose::{Purpose, classify};
+use crate::policy::purpose::{Purpose, classify, other_format};
 
 /// Answers a request that had arrived completely at `arrived`.
 pub(super) async fn answer(
@@ -157,8 +159,18 @@ async fn sign(
         trace = %asked.trace.id(),
         "signature"
     );
-    refused(daemon, peer, &sign.label, outcome, purpose.map_or("unknown", Purpose::name));
+    refused(daemon, peer, &sign.label, outcome, &kind(sign, outcome, purpose));
     signature.map(|signature| Signature { signature })
+}
+
+/// What the message was, for the log of a refusal: of a handshake that is refused for having another format too, which.
+fn kind(sign: &Sign, outcome: Outcome, purpose: Option<Purpose>) -> Cow<'static, str> {
+    match (purpose, &sign.input) {
+        (Some(Purpose::Other), Some(sign::Input::Message(message))) if outcome != Outcome::Done => {
+            other_format(message).map_or("other".into(), |format| format!("other, as {format}").into())
+        }
+        _ => purpose.map_or("unknown", Purpose::name).into(),
+    }
 }
 
 async fn signature(
@@ -178,7 +190,7 @@ async fn signature(
         None => return Err(Outcome::Malformed),
     };
     *seen = Some(purpose);
-    let (backend, _admitted) = backend(daemon, peer, account, &key, purpose.required_use(), asked)?;
+    let (backend, _admitted) = backend(daemon, peer, account, &key, Act::Sign(purpose), asked)?;
     let mut times = Times::default();
     let signed = backend.sign(version, scheme, input, asked, &mut times).await;
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
@@ -224,7 +236,7 @@ async fn premaster(
 ) -> Result<Plaintext, Outcome> {
     let key = find(daemon, peer, &decrypt.label).await?;
     let version = usable(&key, decrypt.version)?;
-    let (backend, _admitted) = backend(daemon, peer, account, &key, Use::RsaKeyExchange, asked)?;
+    let (backend, _admitted) = backend(daemon, peer, account, &key, Act::DecryptPremaster, asked)?;
     let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
     let client_version = client_version.ok_or(Outcome::Malformed)?;
     let premaster =
@@ -264,23 +276,24 @@ fn usable(key: &Key, version: u32) -> Result<&Version, Outcome> {
     }
 }
 
-/// The backend of a key, if the peer may put the key to this use, may do so now, and still waits for it.
+/// The backend of a key, if the peer may have the key do this, may do so now, and still waits for it.
 fn backend<'d>(
     daemon: &'d Daemon,
     peer: &Peer,
     account: &Arc<Account>,
     key: &Key,
-    needed: Use,
+    act: Act,
     asked: &Asked,
 ) -> Result<(&'d Backend, Admitted), Outcome> {
     let config = daemon.config();
-    let grants = config.grants.authorise(peer, &key.label, &key.uses, needed)?;
+    let grants = config.grants.authorise(peer, &key.label, &key.uses, act);
+    let grants = grants.map_err(|refusal| act.refused_as(refusal))?;
     if Instant::now() >= asked.deadline {
         return Err(Outcome::DeadlineExceeded);
     }
     let admitted = account.admit(&config, grants).ok_or(Outcome::Overloaded)?;
     let backend = daemon.backends.get(&key.backend).ok_or_else(|| {
-        let what = if needed == Use::RsaKeyExchange { "decrypt" } else { "sign" };
+        let what = if act == Act::DecryptPremaster { "decrypt" } else { "sign" };
         let reason = format_args!("its backend {} is not configured", key.backend);
         fault(daemon, what, key.label.as_str(), &reason);
         Outcome::UnitUnavailable
@@ -304,6 +317,9 @@ fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose:
             | Outcome::UseRefused
             | Outcome::UseNotGranted
             | Outcome::Overloaded
+            | Outcome::NoDowngradeSentinel
+            | Outcome::DheRefused
+            | Outcome::OtherDhGroup
     );
     if let Some(times) = is_refusal.then(|| daemon.lines.refusals.admit()).flatten() {
         let (key, reason) = (shown(label), outcome.name());

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use keyward_proto::{Label, Outcome, Use};
 use thiserror::Error;
 
+use super::act::Act;
+
 /// A local process at the other end of the socket, as the kernel knows it (SO_PEERCRED, unix(7)).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Peer {
@@ -61,9 +63,10 @@ pub struct Limits {
 }
 
 impl Grant {
-    /// Every key, for everything, RSA key exchange included.
+    /// Every key, for everything that can be granted, RSA key exchange included.
     pub fn everything(who: Who) -> Self {
-        Self { who, keys: vec![Pattern("*".to_owned())], uses: Use::ALL.to_vec(), limits: Limits::default() }
+        let uses = vec![Use::Any, Use::RsaKeyExchange];
+        Self { who, keys: vec![Pattern("*".to_owned())], uses, limits: Limits::default() }
     }
 }
 
@@ -94,8 +97,8 @@ impl Grants {
         self.of(peer, label).next().is_some()
     }
 
-    /// Decides whether the peer may put a key with these uses to the needed one. Returns the grants that let it,
-    /// at least one, each with its place in the configuration.
+    /// Decides whether the peer may have a key with these uses do this: key and grant must each have a use that admits it,
+    /// which need not be the same. Returns the grants that let it, at least one, each with its place in the configuration.
     ///
     /// # Errors
     /// [`Refusal`] says on whose side it fails.
@@ -104,16 +107,16 @@ impl Grants {
         peer: &'g Peer,
         label: &'g Label,
         key_uses: &[Use],
-        needed: Use,
+        act: Act,
     ) -> Result<impl Iterator<Item = (usize, &'g Grant)>, Refusal> {
         let mut grants = self.of(peer, label).peekable();
         if grants.peek().is_none() {
             return Err(Refusal::NoGrant);
         }
-        if !includes(key_uses, needed) {
+        if !act.is_admitted_by(key_uses) {
             return Err(Refusal::UseRefused);
         }
-        let mut grants = grants.filter(move |(_, grant)| includes(&grant.uses, needed)).peekable();
+        let mut grants = grants.filter(move |(_, grant)| act.is_admitted_by(&grant.uses)).peekable();
         if grants.peek().is_some() { Ok(grants) } else { Err(Refusal::UseNotGranted) }
     }
 
@@ -141,11 +144,6 @@ impl Who {
             && self.gid.is_none_or(|gid| gid == peer.gid || peer.groups.contains(&gid))
             && self.service.as_ref().is_none_or(|service| peer.service.as_ref() == Some(service))
     }
-}
-
-/// `any` stands for every kind of signature. Decryption is another thing, and always named by itself.
-pub(crate) fn includes(uses: &[Use], needed: Use) -> bool {
-    uses.contains(&needed) || (uses.contains(&Use::Any) && needed != Use::RsaKeyExchange)
 }
 
 /// The use by which a key that decrypts would sign as well, if there is one: a flaw in the one use of a key would be a way
@@ -265,6 +263,7 @@ mod tests {
             grant(Who::user(33), &["shop", "*.example.com"], &[Use::TlsServer]),
             grant(Who::user(33), &["shop"], &[Use::Csr]),
             grant(Who { gid: Some(500), ..Who::default() }, &["*"], &[Use::Any]),
+            grant(Who::user(35), &["mixed"], &[Use::Tls13Server, Use::Tls12Server]),
         ])
     }
 
@@ -273,7 +272,7 @@ mod tests {
         let none = Grants::default();
         for purpose in Purpose::ALL {
             let (root, label) = (peer(0, 0), label("shop"));
-            let refusal = none.authorise(&root, &label, &Use::ALL, purpose.required_use()).err();
+            let refusal = none.authorise(&root, &label, &Use::ALL, Act::Sign(purpose)).err();
             assert_eq!(refusal, Some(Refusal::NoGrant), "not even root");
         }
         assert!(!none.covers(&peer(0, 0), &label("shop")));
@@ -296,7 +295,7 @@ mod tests {
         let grants = grants();
         let www = peer(33, 33);
         let ask = |peer: &Peer, label_text: &str, uses: &[Use], purpose: Purpose| {
-            grants.authorise(peer, &label(label_text), uses, purpose.required_use()).map(|allowed| {
+            grants.authorise(peer, &label(label_text), uses, Act::Sign(purpose)).map(|allowed| {
                 assert_eq!(allowed.count(), 1);
             })
         };
@@ -322,10 +321,20 @@ mod tests {
     }
 
     #[test]
-    fn any_is_never_rsa_key_exchange() {
-        assert!(!includes(&[Use::Any], Use::RsaKeyExchange));
-        assert!(includes(&[Use::RsaKeyExchange], Use::RsaKeyExchange));
-        assert!(!includes(&[Use::RsaKeyExchange], Use::TlsServer));
+    fn key_and_grant_need_not_name_the_same_use() {
+        let grants = grants();
+        let ask = |key_use, purpose| {
+            let (peer, label) = (peer(35, 35), label("mixed"));
+            grants.authorise(&peer, &label, &[key_use], Act::Sign(purpose)).map(|allowed| {
+                assert_eq!(allowed.count(), 1);
+            })
+        };
+        assert_eq!(ask(Use::TlsServer, Purpose::Tls13ServerCertificateVerify), Ok(()));
+        assert_eq!(ask(Use::TlsServer, Purpose::Tls12ServerKeyExchange), Ok(()));
+        assert_eq!(ask(Use::TlsServer, Purpose::Tls12OnlyServerKeyExchange), Err(Refusal::UseRefused));
+        assert_eq!(ask(Use::Any, Purpose::Tls12OnlyServerKeyExchange), Ok(()));
+        assert_eq!(ask(Use::Any, Purpose::Tls12DheServerKeyExchange), Err(Refusal::UseNotGranted));
+        assert_eq!(ask(Use::Tls13Server, Purpose::Tls12ServerKeyExchange), Err(Refusal::UseRefused));
     }
 
     #[test]

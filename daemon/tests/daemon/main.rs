@@ -4,8 +4,11 @@
 
 mod fixture;
 mod frames;
+mod free_bytes;
 mod keys;
 mod life;
+mod messages;
+mod purpose;
 mod refusals;
 mod store;
 mod watch;

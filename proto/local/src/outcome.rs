@@ -20,6 +20,9 @@ impl Outcome {
             Self::Overloaded => "overloaded",
             Self::UnitUnavailable => "unit-unavailable",
             Self::Internal => "internal",
+            Self::NoDowngradeSentinel => "no-downgrade-sentinel",
+            Self::DheRefused => "dhe-refused",
+            Self::OtherDhGroup => "other-dh-group",
         }
     }
 
@@ -47,6 +50,16 @@ impl Outcome {
             Self::Overloaded => "the daemon is overloaded",
             Self::UnitUnavailable => "the crypto unit is not available; see the log of the daemon",
             Self::Internal | Self::Unspecified => "the daemon failed; see its log",
+            Self::NoDowngradeSentinel => {
+                "this listener did not offer TLS 1.3 for this connection (DTLS 1.2 never does); offer it, or give key and \
+                 grant the use tls12-server"
+            }
+            Self::DheRefused => {
+                "key or grant do not include DHE; drop the DHE ciphers, or give key and grant the use tls12-dhe-server"
+            }
+            Self::OtherDhGroup => {
+                "the parameters for DHE are of no known group; use a group of RFC 7919, such as ffdhe2048, or drop DHE"
+            }
         }
     }
 }

@@ -305,29 +305,55 @@ impl Hash {
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum Use {
-    /// The server's side of TLS 1.2 and 1.3 handshakes.
+    /// The server's side of TLS 1.3, and of TLS 1.2 with ECDHE where the server offers TLS 1.3 as well.
     TlsServer,
-    /// The client's side of TLS 1.2 and 1.3 handshakes.
+    /// The server's side of TLS 1.3 alone.
+    Tls13Server,
+    /// The server's side of TLS 1.2 with ECDHE, also where the server does not offer TLS 1.3; DTLS 1.2.
+    Tls12Server,
+    /// The server's side of TLS 1.2 with DHE over a group of RFC 7919 or RFC 3526.
+    Tls12DheServer,
+    /// The client's side of TLS 1.2 and 1.3.
     TlsClient,
+    /// The client's side of TLS 1.3 alone.
+    Tls13Client,
     /// Certificate requests for the key itself.
     Csr,
     /// RSA key exchange of TLS 1.2.
     RsaKeyExchange,
+    /// Requests of an ACME account that the daemon makes itself. No grant can give it to a peer.
+    AcmeAccount,
     /// Any message and any digest: the key is a signing oracle for those who hold the grant.
     Any,
 }
 
 impl Use {
     /// Every use there is.
-    pub const ALL: [Self; 5] = [Self::TlsServer, Self::TlsClient, Self::Csr, Self::RsaKeyExchange, Self::Any];
+    pub const ALL: [Self; 10] = [
+        Self::TlsServer,
+        Self::Tls13Server,
+        Self::Tls12Server,
+        Self::Tls12DheServer,
+        Self::TlsClient,
+        Self::Tls13Client,
+        Self::Csr,
+        Self::RsaKeyExchange,
+        Self::AcmeAccount,
+        Self::Any,
+    ];
 
     /// The word for it on the command line, in the configuration and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::TlsServer => "tls-server",
+            Self::Tls13Server => "tls13-server",
+            Self::Tls12Server => "tls12-server",
+            Self::Tls12DheServer => "tls12-dhe-server",
             Self::TlsClient => "tls-client",
+            Self::Tls13Client => "tls13-client",
             Self::Csr => "csr",
             Self::RsaKeyExchange => "rsa-key-exchange",
+            Self::AcmeAccount => "acme-account",
             Self::Any => "any",
         }
     }
@@ -343,10 +369,10 @@ impl FromStr for Use {
     type Err = UnknownWord;
 
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
-        Self::ALL
-            .into_iter()
-            .find(|u| u.name() == text)
-            .ok_or(UnknownWord("use; known are tls-server, tls-client, csr, rsa-key-exchange and any"))
+        Self::ALL.into_iter().find(|u| u.name() == text).ok_or(UnknownWord(
+            "use; known are tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client, tls13-client, csr, \
+             rsa-key-exchange, acme-account and any",
+        ))
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use keyward::policy::purpose::{Purpose, classify};
+use keyward::policy::purpose::{Purpose, classify, other_format};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -17,6 +17,16 @@ fuzz_target!(|bytes: &[u8]| {
     let longer = [message, &[0]].concat();
     assert_eq!(classify(&longer, spki), Purpose::Other);
     assert_eq!(classify(&message[..message.len() - 1], spki), Purpose::Other);
+    // Nothing is a handshake and another format, which is told of handshakes of TLS 1.2 alone.
+    assert_eq!(other_format(message), None);
+    let has_sentinel = message.get(56..64) == Some(b"DOWNGRD\x01");
+    match purpose {
+        Purpose::Tls12ServerKeyExchange => assert!(has_sentinel && message.len() <= 201),
+        Purpose::Tls12OnlyServerKeyExchange => assert!(!has_sentinel && message.len() <= 201),
+        // The known groups have primes from 2,048 bits, with 64 ones before and behind.
+        Purpose::Tls12DheServerKeyExchange => assert!(message.len() > 64 + 256 && message[66..74] == [0xff; 8]),
+        _ => {}
+    }
     if purpose == Purpose::CertificateRequest {
         assert!(message.windows(spki.len()).any(|part| part == spki));
         assert_ne!(classify(message, b"the key of another"), Purpose::CertificateRequest);

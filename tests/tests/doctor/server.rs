@@ -46,6 +46,72 @@ fn nginx_conf_does_not_pass_the_variable_on() {
 }
 
 #[test]
+fn nginx_conf_tells_which_use_is_needed() {
+    let scene = Scene::new();
+    let path = scene.daemon.path("nginx.conf");
+    let find = |http: &str, server: &str| {
+        let text = format!(
+            "events {{ }}\nhttp {{ {http} server {{ listen 1 ssl; ssl_certificate a; {server} }} }}\n"
+        );
+        fs::write(&path, text).unwrap();
+        doctor(&scene.daemon, "nginx.conf uses", &[&"--nginx-conf", &path])
+    };
+    for (http, server, verdict, told, mends) in [
+        ("ssl_protocols TLSv1.2 TLSv1.3;", "", "ok", "tls-server signs", ""),
+        (
+            "ssl_protocols TLSv1.3;",
+            "ssl_protocols TLSv1.3;",
+            "ok",
+            "tls13-server is enough for key and grant",
+            "",
+        ),
+        ("", "", "warn", "has no ssl_protocols", "write ssl_protocols TLSv1.2 TLSv1.3;"),
+        (
+            "ssl_protocols TLSv1.2 TLSv1.3;",
+            "ssl_protocols TLSv1.2;",
+            "warn",
+            "without TLS 1.3",
+            "tls12-server",
+        ),
+    ] {
+        let found = find(http, server);
+        let [[found, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+        assert!(
+            found == verdict && detail.contains(told) && mend.contains(mends),
+            "{found}: {detail}: {mend}"
+        );
+    }
+    let found = find("ssl_protocols TLSv1.2 TLSv1.3;", "ssl_dhparam /etc/ssl/dh.pem;");
+    assert!(
+        found.len() == 2 && found[1][0] == "warn" && found[1][2].contains("tls12-dhe-server"),
+        "{found:#?}"
+    );
+    fs::write(&path, "events { }\nhttp { server { listen 1; } }\n").unwrap();
+    assert_eq!(doctor(&scene.daemon, "nginx.conf uses", &[&"--nginx-conf", &path]).len(), 0, "no TLS");
+}
+
+#[test]
+fn uses_of_a_key_that_open_more_are_told() {
+    let scene = Scene::new();
+    for (label, words) in [
+        ("tls-server", ""),
+        ("tls13-server", ""),
+        ("tls12-server", "chooses 64 bytes and the public value"),
+        ("tls12-dhe-server", "up to 1,024 more"),
+        ("any", "every text and every digest"),
+    ] {
+        scene.daemon.generate_for(label, "p256", label);
+        let reference = scene.daemon.reference(label);
+        let found = doctor(&scene.daemon, "uses", &[&"--reference", &reference]);
+        assert_eq!(found.len(), usize::from(!words.is_empty()), "{label}: {found:#?}");
+        assert!(
+            found.iter().all(|[verdict, detail, _]| verdict == "warn" && detail.contains(words)),
+            "{found:#?}"
+        );
+    }
+}
+
+#[test]
 fn a_process_is_without_the_variable() {
     let scene = Scene::new();
     let conf = scene.daemon.openssl_conf();

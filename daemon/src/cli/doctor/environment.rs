@@ -194,6 +194,12 @@ fn same(one: &Path, other: &Path) -> bool {
 
 /// The directives of an nginx.conf that stand outside of all braces, word by word.
 fn directives(text: &str) -> Vec<Vec<String>> {
+    let outside = all_directives(text).into_iter().filter(|(depth, _)| *depth == 0);
+    outside.map(|(_, words)| words).collect()
+}
+
+/// All directives of an nginx.conf, word by word, each with the number of braces around it.
+pub(super) fn all_directives(text: &str) -> Vec<(usize, Vec<String>)> {
     let (mut found, mut words, mut word) = (Vec::new(), Vec::new(), String::new());
     let mut depth = 0_usize;
     let mut rest = text.chars();
@@ -216,7 +222,7 @@ fn directives(text: &str) -> Vec<Vec<String>> {
                 words.extend(Some(core::mem::take(&mut word)).filter(|word| !word.is_empty()));
                 let words = core::mem::take(&mut words);
                 match c {
-                    ';' if depth == 0 => found.push(words),
+                    ';' => found.push((depth, words)),
                     '{' => depth += 1,
                     '}' => depth = depth.saturating_sub(1),
                     _ => {}

@@ -7,6 +7,7 @@ mod grants;
 mod openssl;
 mod reach;
 mod settings;
+mod uses;
 
 use std::path::{Path, PathBuf};
 
@@ -80,11 +81,13 @@ impl Doctor {
         findings.extend(conf.iter().flat_map(|conf| conf.findings(person.as_ref())));
         let conf = self.openssl_conf.as_deref();
         findings.extend(self.nginx_conf.as_ref().map(|file| environment::nginx(file, conf)));
+        findings.extend(self.nginx_conf.iter().flat_map(|file| uses::of_nginx(file)));
         findings.extend(self.pid.map(|pid| environment::process(pid, conf)));
         if let Some(path) = &self.reference {
             match read_reference(path) {
                 Ok(reference) => {
                     findings.push(known(&admin, &reference));
+                    findings.extend(uses::of_key(&admin, &reference));
                     findings.extend(person.as_ref().and_then(|person| readable(person, path)));
                     let grant = |person| grants::check(&admin, &runtime_dir.join(ADMIN), person, &reference);
                     findings.extend(person.as_ref().and_then(grant));

@@ -3,17 +3,29 @@
 //! Both OpenSSL and rustls hand over the whole message to be signed, so the daemon can look at it before it
 //! hashes it. A message is what exactly one form below says it is, to the last byte, or it is [`Purpose::Other`].
 //!
-//! What remains open to someone who drives a server process that holds a `tls-server` grant: signatures that
-//! some TLS client somewhere would accept in a handshake, for as long as the process is driven. The TLS 1.3
-//! form (RFC 8446, 4.4.3) begins with 64 spaces and a context string, made so that it is nothing else. The TLS
-//! 1.2 form begins with 64 bytes of the attacker's choice; what follows them is binary and of a fixed shape, which
-//! rules out text (JWT and the like). With the numbers of a finite-field key exchange there is room enough to hide
-//! in it what another binary format signs. So what is at the same time a structure of ASN.1 (certificates,
-//! revocation lists, OCSP, CMS), in DER or in whatever a lenient reader takes for it, or begins as what SSH signs,
-//! is refused although it has the shape. Other binary formats with room for bytes of one's choice are not looked
-//! for: do not use the key of a TLS server for them.
+//! What remains open to someone who drives a server process is what its grant and the key both admit:
+//!
+//! | Use | Bytes of the asker's choice |
+//! |---|---|
+//! | `tls13-server`, `tls13-client` | a hash of 32 or 48 bytes after 98 fixed ones, made so that it is nothing else (RFC 8446, 4.4.3) |
+//! | `tls-server` | those, and in TLS 1.2 56 bytes before the downgrade sentinel, and the public value: 32 bytes for X25519, 56 for X448, for the NIST curves x alone |
+//! | `tls12-server` | 64 bytes and the public value |
+//! | `tls12-dhe-server` | 64 bytes, and a number as long as the prime of a known group |
+//! | `tls-client` | much of a transcript of TLS 1.2 |
+//!
+//! So whoever drives a server can make signatures that some TLS client somewhere accepts in a handshake, in every protocol that
+//! has the same handshake: QUIC, EAP-TLS, STARTTLS. The bytes of TLS 1.2 leave room for other formats too. Those that people
+//! sign are told by `formats`, and refused although they have the shape; the same place names those that cannot be told.
+//! Where a server has TLS 1.3 alone, `tls13-server` leaves no such room.
+
+mod asn1;
+mod formats;
+mod groups;
+mod points;
+mod tls12;
 
 use keyward_proto::Use;
+use tls12::KeyExchange;
 
 /// What a message is.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -22,8 +34,15 @@ pub enum Purpose {
     Tls13ServerCertificateVerify,
     /// CertificateVerify of a client in TLS 1.3 (RFC 8446, 4.4.3).
     Tls13ClientCertificateVerify,
-    /// What ServerKeyExchange signs in TLS 1.2 (RFC 5246, 7.4.3 and RFC 8422, 5.4).
+    /// What ServerKeyExchange signs in TLS 1.2 with ECDHE (RFC 8422, 5.4), by a server that has TLS 1.3 as well: its random
+    /// ends in the downgrade sentinel (RFC 8446, 4.1.3).
     Tls12ServerKeyExchange,
+    /// The same without the sentinel: the server did not offer TLS 1.3.
+    Tls12OnlyServerKeyExchange,
+    /// What ServerKeyExchange signs in TLS 1.2 with DHE (RFC 5246, 7.4.3), over a group of RFC 7919 or RFC 3526.
+    Tls12DheServerKeyExchange,
+    /// The same over any other group.
+    Tls12DheOverOtherGroup,
     /// What CertificateVerify signs in TLS 1.2: the handshake so far (RFC 5246, 7.4.8).
     Tls12ClientCertificateVerify,
     /// CertificationRequestInfo for the very key that is to sign it (RFC 2986, 4.1).
@@ -34,22 +53,37 @@ pub enum Purpose {
 
 impl Purpose {
     /// Every purpose there is.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Tls13ServerCertificateVerify,
         Self::Tls13ClientCertificateVerify,
         Self::Tls12ServerKeyExchange,
+        Self::Tls12OnlyServerKeyExchange,
+        Self::Tls12DheServerKeyExchange,
+        Self::Tls12DheOverOtherGroup,
         Self::Tls12ClientCertificateVerify,
         Self::CertificateRequest,
         Self::Other,
     ];
 
-    /// The use that key and grant must include.
-    pub fn required_use(self) -> Use {
-        match self {
-            Self::Tls13ServerCertificateVerify | Self::Tls12ServerKeyExchange => Use::TlsServer,
-            Self::Tls13ClientCertificateVerify | Self::Tls12ClientCertificateVerify => Use::TlsClient,
-            Self::CertificateRequest => Use::Csr,
-            Self::Other => Use::Any,
+    /// Whether a use admits messages of this kind. Key and grant must each have one that does.
+    pub fn is_admitted_by(self, one: Use) -> bool {
+        match one {
+            Use::TlsServer => {
+                matches!(self, Self::Tls13ServerCertificateVerify | Self::Tls12ServerKeyExchange)
+            }
+            Use::Tls13Server => self == Self::Tls13ServerCertificateVerify,
+            Use::Tls12Server => {
+                matches!(self, Self::Tls12ServerKeyExchange | Self::Tls12OnlyServerKeyExchange)
+            }
+            Use::Tls12DheServer => self == Self::Tls12DheServerKeyExchange,
+            Use::TlsClient => {
+                matches!(self, Self::Tls13ClientCertificateVerify | Self::Tls12ClientCertificateVerify)
+            }
+            Use::Tls13Client => self == Self::Tls13ClientCertificateVerify,
+            Use::Csr => self == Self::CertificateRequest,
+            Use::Any => true,
+            // Which no message on a socket is for. Others may come with newer versions of the protocol.
+            Use::RsaKeyExchange | Use::AcmeAccount | _ => false,
         }
     }
 
@@ -59,6 +93,9 @@ impl Purpose {
             Self::Tls13ServerCertificateVerify => "tls13-server",
             Self::Tls13ClientCertificateVerify => "tls13-client",
             Self::Tls12ServerKeyExchange => "tls12-server",
+            Self::Tls12OnlyServerKeyExchange => "tls12-only-server",
+            Self::Tls12DheServerKeyExchange => "tls12-dhe-server",
+            Self::Tls12DheOverOtherGroup => "tls12-dhe-other-group",
             Self::Tls12ClientCertificateVerify => "tls12-client",
             Self::CertificateRequest => "csr",
             Self::Other => "other",
@@ -71,17 +108,29 @@ pub fn classify(message: &[u8], spki: &[u8]) -> Purpose {
     if let Some(side) = tls13_certificate_verify(message) {
         return side;
     }
-    if is_certification_request_info(message, spki).is_some() {
+    if asn1::is_certification_request_info(message, spki).is_some() {
         return Purpose::CertificateRequest;
     }
-    if is_tls12_transcript(message).is_some() {
-        return Purpose::Tls12ClientCertificateVerify;
+    let shape = match tls12::is_transcript(message) {
+        Some(()) => Purpose::Tls12ClientCertificateVerify,
+        None => match tls12::server_key_exchange(message) {
+            Some(KeyExchange::Ecdhe) => Purpose::Tls12ServerKeyExchange,
+            Some(KeyExchange::EcdheOfTls12Only) => Purpose::Tls12OnlyServerKeyExchange,
+            Some(KeyExchange::Dhe) => Purpose::Tls12DheServerKeyExchange,
+            Some(KeyExchange::DheOverOtherGroup) => Purpose::Tls12DheOverOtherGroup,
+            None => return Purpose::Other,
+        },
+    };
+    match formats::of(message) {
+        Some(_) => Purpose::Other,
+        None => shape,
     }
-    let else_too = || is_signed_structure(message) || is_of_ssh(message);
-    if is_server_key_exchange(message).is_some() && !else_too() {
-        return Purpose::Tls12ServerKeyExchange;
-    }
-    Purpose::Other
+}
+
+/// The format that a message of TLS 1.2 has the form of beside its own, and is refused for: what the log names.
+pub fn other_format(message: &[u8]) -> Option<&'static str> {
+    let has_shape = tls12::is_transcript(message).is_some() || tls12::server_key_exchange(message).is_some();
+    formats::of(message).filter(|_| has_shape)
 }
 
 /// RFC 8446, 4.4.3: 64 spaces, context string, one zero byte, transcript hash.
@@ -101,176 +150,6 @@ fn tls13_certificate_verify(message: &[u8]) -> Option<Purpose> {
     matches!(hash.len(), 32 | 48).then_some(side)
 }
 
-/// Two randoms of 32 bytes, then the parameters of the key exchange and nothing behind them.
-fn is_server_key_exchange(message: &[u8]) -> Option<()> {
-    let (_randoms, parameters) = message.split_first_chunk::<64>()?;
-    let mut rest = Bytes(parameters);
-    if parameters.first() == Some(&NAMED_CURVE) {
-        if let Some(()) = ecdhe(&mut rest) {
-            return Some(());
-        }
-        rest = Bytes(parameters);
-    }
-    dhe(&mut rest)
-}
-
-/// ServerECDHParams with a named curve (RFC 8422, 5.4).
-fn ecdhe(rest: &mut Bytes<'_>) -> Option<()> {
-    let [_named_curve, high, low] = *rest.take(3)?.first_chunk()?;
-    let point = rest.prefixed::<1>()?;
-    // RFC 8422, 5.1.1 and RFC 8446, 4.2.7, with the lengths of 4.2.8.2.
-    let (length, uncompressed) = match u16::from_be_bytes([high, low]) {
-        23 => (65, true),
-        24 => (97, true),
-        25 => (133, true),
-        29 => (32, false),
-        30 => (56, false),
-        _ => return None,
-    };
-    let form = !uncompressed || point.first() == Some(&4);
-    (point.len() == length && form && rest.0.is_empty()).then_some(())
-}
-
-/// ServerDHParams (RFC 5246, 7.4.3): a prime of 1024 to 8192 bits, generator and public value below it.
-fn dhe(rest: &mut Bytes<'_>) -> Option<()> {
-    let prime = rest.prefixed::<2>()?;
-    let generator = rest.prefixed::<2>()?;
-    let public = rest.prefixed::<2>()?;
-    let odd = prime.last().is_some_and(|byte| byte & 1 == 1) && prime.first().is_some_and(|byte| *byte != 0);
-    let sizes = (128..=1024).contains(&prime.len())
-        && (1..=prime.len()).contains(&generator.len())
-        && (1..=prime.len()).contains(&public.len());
-    (odd && sizes && rest.0.is_empty()).then_some(())
-}
-
-/// A handshake of TLS 1.2 as it stands when the client proves its key (RFC 5246, 7.3): ClientHello,
-/// ServerHello, Certificate, CertificateStatus if any, ServerKeyExchange if any, CertificateRequest,
-/// ServerHelloDone, Certificate, ClientKeyExchange.
-fn is_tls12_transcript(message: &[u8]) -> Option<()> {
-    if message.len() > keyward_proto::frame::MAX_WHOLE_MESSAGE {
-        return None;
-    }
-    let mut rest = Bytes(message);
-    let mut next = |kind: u8| -> Option<&[u8]> {
-        let body = rest.0.first().filter(|byte| **byte == kind).and_then(|_| {
-            let mut ahead = Bytes(rest.0.get(1..)?);
-            let body = ahead.prefixed::<3>()?;
-            rest = ahead;
-            Some(body)
-        })?;
-        Some(body)
-    };
-    hello(next(CLIENT_HELLO)?, true)?;
-    hello(next(SERVER_HELLO)?, false)?;
-    next(CERTIFICATE).filter(|body| !body.is_empty())?;
-    let _ = next(CERTIFICATE_STATUS);
-    let _ = next(SERVER_KEY_EXCHANGE);
-    next(CERTIFICATE_REQUEST).filter(|body| !body.is_empty())?;
-    next(SERVER_HELLO_DONE).filter(|body| body.is_empty())?;
-    next(CERTIFICATE).filter(|body| !body.is_empty())?;
-    next(CLIENT_KEY_EXCHANGE).filter(|body| !body.is_empty())?;
-    rest.0.is_empty().then_some(())
-}
-
-/// ClientHello or ServerHello (RFC 5246, 7.4.1), to the last byte.
-fn hello(body: &[u8], client: bool) -> Option<()> {
-    let mut rest = Bytes(body);
-    if rest.take(2)? != [3, 3] {
-        return None;
-    }
-    rest.take(32)?;
-    if rest.prefixed::<1>()?.len() > 32 {
-        return None;
-    }
-    if client {
-        let suites = rest.prefixed::<2>()?;
-        if suites.is_empty() || suites.len() % 2 != 0 || rest.prefixed::<1>()?.is_empty() {
-            return None;
-        }
-    } else {
-        rest.take(3)?;
-    }
-    if rest.0.is_empty() {
-        return Some(());
-    }
-    let mut extensions = Bytes(rest.prefixed::<2>()?);
-    while !extensions.0.is_empty() {
-        extensions.take(2)?;
-        extensions.prefixed::<2>()?;
-    }
-    rest.0.is_empty().then_some(())
-}
-
-/// `SEQUENCE { INTEGER 0, Name, this very SubjectPublicKeyInfo, [0] attributes }` (RFC 2986, 4.1).
-fn is_certification_request_info(message: &[u8], spki: &[u8]) -> Option<()> {
-    let mut outer = Bytes(message);
-    let (tag, content, _) = outer.der()?;
-    if tag != SEQUENCE || !outer.0.is_empty() {
-        return None;
-    }
-    let mut fields = Bytes(content);
-    let (tag, version, _) = fields.der()?;
-    if tag != INTEGER || version != [0] {
-        return None;
-    }
-    let (tag, name, _) = fields.der()?;
-    if tag != SEQUENCE || !tiles(name) {
-        return None;
-    }
-    let (_, _, public_key) = fields.der()?;
-    let (tag, attributes, _) = fields.der()?;
-    let complete = tag == CONTEXT_0 && tiles(attributes) && fields.0.is_empty();
-    (public_key == spki && complete).then_some(())
-}
-
-/// Whether the whole message is one SEQUENCE or SET whose content is again a row of values, beginning as signed
-/// structures do (TBSCertificate, CertificationRequestInfo, TBSCertList, ResponseData, SignedAttributes, ...).
-///
-/// It is read as leniently as the most lenient of those that verify such signatures: BER with lengths of any form,
-/// and tags of more bytes than they need. An indefinite length counts as if it was right.
-///
-/// A ServerKeyExchange that is refused for this would need random bytes that say so: tag and length of the outer
-/// value fit by chance in one of 16,000 handshakes (X25519, where the length has one byte), and what is inside in
-/// about one of 600 (counted over a million random messages): together one in 10^7, and only in TLS 1.2. The
-/// client's next attempt has other randoms.
-fn is_signed_structure(message: &[u8]) -> bool {
-    let mut outer = Bytes(message);
-    let content = match outer.ber() {
-        Some((Tag { class: UNIVERSAL, number: 16 | 17 }, content)) if outer.0.is_empty() => content,
-        _ => return false,
-    };
-    let begins = match Bytes(content).ber() {
-        // INTEGER, OBJECT IDENTIFIER, ENUMERATED, SEQUENCE, SET.
-        Some((Tag { class: UNIVERSAL, number }, _)) => matches!(number, 2 | 6 | 10 | 16 | 17),
-        Some((Tag { class: CONTEXT, number }, _)) => number <= 3,
-        _ => false,
-    };
-    let mut values = Bytes(content);
-    while begins && !values.0.is_empty() {
-        if values.ber().is_none() {
-            return false;
-        }
-    }
-    begins
-}
-
-/// Whether the message begins as what SSH signs: with a string of fewer than 256 bytes (RFC 4252, 7 and the
-/// certificates of OpenSSH), or as a signature of a file does. By chance a random begins so once in 10^7.
-fn is_of_ssh(message: &[u8]) -> bool {
-    message.starts_with(&[0, 0, 0]) || message.starts_with(b"SSHSIG")
-}
-
-/// Whether bytes are a row of DER values without a rest.
-fn tiles(content: &[u8]) -> bool {
-    let mut rest = Bytes(content);
-    while !rest.0.is_empty() {
-        if rest.der().is_none() {
-            return false;
-        }
-    }
-    true
-}
-
 /// What is still to be read of a message.
 struct Bytes<'a>(&'a [u8]);
 
@@ -286,85 +165,7 @@ impl<'a> Bytes<'a> {
         let length = self.take(N)?.iter().fold(0usize, |length, byte| length << 8 | usize::from(*byte));
         self.take(length)
     }
-
-    /// A value of BER, as leniently as anybody reads it: tag and content (X.690, 8.1). One with an indefinite length
-    /// takes all there is.
-    fn ber(&mut self) -> Option<(Tag, &'a [u8])> {
-        let [first] = *self.take(1)?.first_chunk()?;
-        let mut number = u32::from(first & 0x1f);
-        if number == 0x1f {
-            number = 0;
-            loop {
-                let [byte] = *self.take(1)?.first_chunk()?;
-                number = number.saturating_mul(128).saturating_add(u32::from(byte & 0x7f));
-                if byte & 0x80 == 0 {
-                    break;
-                }
-            }
-        }
-        let [length] = *self.take(1)?.first_chunk()?;
-        let length = match length {
-            0..=0x7f => usize::from(length),
-            0x80 => self.0.len(),
-            _ => {
-                let bytes = self.take(usize::from(length & 0x7f))?;
-                bytes.iter().try_fold(0usize, |length, byte| {
-                    length.checked_mul(256).map(|length| length | usize::from(*byte))
-                })?
-            }
-        };
-        Some((Tag { class: first >> 6, number }, self.take(length)?))
-    }
-
-    /// A value of DER: tag, content, and both with the length between them (X.690, 8.1 and 10.1). Only tags of
-    /// one byte and minimal definite lengths.
-    fn der(&mut self) -> Option<(u8, &'a [u8], &'a [u8])> {
-        let whole = self.0;
-        let [tag, first] = *self.take(2)?.first_chunk()?;
-        if tag & 0x1f == 0x1f || tag == 0 {
-            return None;
-        }
-        let length = match first {
-            0..=0x7f => usize::from(first),
-            0x81..=0x83 => {
-                let bytes = self.take(usize::from(first & 0x7f))?;
-                let length = bytes.iter().fold(0usize, |length, byte| length << 8 | usize::from(*byte));
-                let minimal = bytes.first().is_some_and(|byte| *byte != 0) && length > 0x7f;
-                Some(length).filter(|_| minimal)?
-            }
-            _ => return None,
-        };
-        let content = self.take(length)?;
-        Some((tag, content, whole.get(..whole.len() - self.0.len())?))
-    }
 }
-
-/// A tag of BER (X.690, 8.1.2).
-struct Tag {
-    class: u8,
-    number: u32,
-}
-
-const UNIVERSAL: u8 = 0;
-const CONTEXT: u8 = 2;
-
-// ECCurveType, RFC 8422, 5.4.
-const NAMED_CURVE: u8 = 3;
-
-// HandshakeType, RFC 5246, 7.4 and RFC 6066, 8.
-const CLIENT_HELLO: u8 = 1;
-const SERVER_HELLO: u8 = 2;
-const CERTIFICATE: u8 = 11;
-const SERVER_KEY_EXCHANGE: u8 = 12;
-const CERTIFICATE_REQUEST: u8 = 13;
-const SERVER_HELLO_DONE: u8 = 14;
-const CLIENT_KEY_EXCHANGE: u8 = 16;
-const CERTIFICATE_STATUS: u8 = 22;
-
-// Tags, X.690, 8.
-const INTEGER: u8 = 0x02;
-const SEQUENCE: u8 = 0x30;
-const CONTEXT_0: u8 = 0xa0;
 
 #[cfg(test)]
 mod tests {
@@ -372,9 +173,15 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::groups::tests::prime;
+    use super::points::tests::generators;
+    use super::tls12::*;
     use super::*;
 
+    const CONTEXT_0: u8 = 0xa0;
+    const INTEGER: u8 = 0x02;
     const OID: u8 = 0x06;
+    const SEQUENCE: u8 = 0x30;
     const SET: u8 = 0x31;
 
     fn tls13(context: &str, hash: usize) -> Vec<u8> {
@@ -382,20 +189,23 @@ mod tests {
     }
 
     fn ske(group: u16, point: &[u8]) -> Vec<u8> {
-        let mut message: Vec<u8> = (0..64u8).map(|byte| byte.wrapping_mul(37) | 1).collect();
-        message.push(NAMED_CURVE);
+        let mut message: Vec<u8> = (0..56u8).map(|byte| byte.wrapping_mul(37) | 1).collect();
+        message.extend_from_slice(b"DOWNGRD\x01\x03");
         message.extend_from_slice(&group.to_be_bytes());
         message.push(point.len() as u8);
         message.extend_from_slice(point);
         message
     }
 
-    fn uncompressed(length: usize) -> Vec<u8> {
-        [&[4][..], &vec![0x5a; length - 1]].concat()
+    /// The points that every key exchange of a curve may have, with the number of their group.
+    fn points() -> Vec<(u16, Vec<u8>)> {
+        let uncompressed = |(number, (_, point)): (u16, (_, Vec<u8>))| (number, [&[4][..], &point].concat());
+        let points = (23..).zip(generators()).map(uncompressed);
+        points.chain([(29, vec![9; 32]), (30, vec![9; 56])]).collect()
     }
 
     fn dh(prime: &[u8], generator: &[u8], public: &[u8]) -> Vec<u8> {
-        let mut message = vec![0xee; 64];
+        let mut message = vec![0xf5; 64];
         for part in [prime, generator, public] {
             message.extend_from_slice(&(part.len() as u16).to_be_bytes());
             message.extend_from_slice(part);
@@ -496,48 +306,99 @@ mod tests {
     }
 
     #[test]
-    fn ecdhe_with_the_exact_point_of_each_group() {
-        let good = [(23, 65), (24, 97), (25, 133)].map(|(group, length)| ske(group, &uncompressed(length)));
-        let good = good.into_iter().chain([ske(29, &[9; 32]), ske(30, &[9; 56])]);
-        for message in good {
-            assert_eq!(kind(&message), Purpose::Tls12ServerKeyExchange);
+    fn ecdhe_with_a_point_of_each_group() {
+        for (group, point) in points() {
+            let message = ske(group, &point);
+            assert_eq!(kind(&message), Purpose::Tls12ServerKeyExchange, "{group}");
             let longer = [&message[..], &[0]].concat();
             assert_eq!(kind(&longer), Purpose::Other);
             assert_eq!(kind(&message[..message.len() - 1]), Purpose::Other);
             assert_eq!(kind(&message[1..]), Purpose::Other);
+            for wrong in [[&point[..], &[0]].concat(), point[1..].to_vec(), vec![4; point.len()]] {
+                let expected = match wrong.len() == point.len() && group > 25 {
+                    true => Purpose::Tls12ServerKeyExchange,
+                    false => Purpose::Other,
+                };
+                assert_eq!(kind(&ske(group, &wrong)), expected, "{group}");
+            }
+            for other in [0, 22, 23, 24, 25, 26, 29, 30].into_iter().filter(|other| *other != group) {
+                assert_eq!(kind(&ske(other, &point)), Purpose::Other, "{group}, {other}");
+            }
         }
-        for wrong in [
-            ske(23, &uncompressed(64)),
-            ske(23, &uncompressed(97)),
-            ske(23, &[&[2][..], &[1; 64]].concat()),
-            ske(29, &[9; 33]),
-            ske(22, &uncompressed(65)),
-            ske(0, &[9; 32]),
-        ] {
-            assert_eq!(kind(&wrong), Purpose::Other);
-        }
+        let compressed = [&[2][..], &points()[0].1[1..33]].concat();
+        assert_eq!(kind(&ske(23, &compressed)), Purpose::Other);
         let mut explicit = ske(29, &[9; 32]);
         explicit[64] = 1;
         assert_eq!(kind(&explicit), Purpose::Other);
     }
 
     #[test]
-    fn dhe_with_sound_sizes() {
-        let prime = |length: usize| [&[0xff][..], &vec![0x13; length - 1]].concat();
-        for length in [128, 256, 384, 1024] {
-            assert_eq!(kind(&dh(&prime(length), &[2], &vec![1; length])), Purpose::Tls12ServerKeyExchange);
+    fn the_sentinel_tells_who_offers_tls13() {
+        for (group, point) in points() {
+            for at in 56..64 {
+                let mut message = ske(group, &point);
+                message[at] ^= 1;
+                assert_eq!(kind(&message), Purpose::Tls12OnlyServerKeyExchange, "{group}, byte {at}");
+            }
         }
-        let mut even = prime(256);
+    }
+
+    #[test]
+    fn dhe_over_known_groups() {
+        for length in [256, 384, 512, 768, 1024] {
+            for is_of_rfc_7919 in [true, false] {
+                let p = prime(length, is_of_rfc_7919);
+                let less = |by: u8| [&p[..length - 1], &[0xff - by]].concat();
+                let padded = |y: u8| [&vec![0; length - 1][..], &[y]].concat();
+                for y in [padded(2), vec![2], less(2), vec![0x5a; length], vec![0x5a; length - 1]] {
+                    assert_eq!(kind(&dh(&p, &[2], &y)), Purpose::Tls12DheServerKeyExchange);
+                }
+                let y = vec![0x5a; length];
+                for wrong in [
+                    dh(&p, &[2], &padded(1)),
+                    dh(&p, &[2], &padded(0)),
+                    dh(&p, &[2], &[1]),
+                    dh(&p, &[2], &[]),
+                    dh(&p, &[2], &less(1)),
+                    dh(&p, &[2], &less(0)),
+                    dh(&p, &[2], &[0, 2]),
+                    dh(&p, &[2], &[&[0][..], &y].concat()),
+                    dh(&p, &[5], &y),
+                    dh(&p, &[0, 2], &y),
+                    dh(&p, &[], &y),
+                    [&dh(&p, &[2], &y)[..], &[0]].concat(),
+                    dh(&p, &[2], &y)[1..].to_vec(),
+                ] {
+                    assert_eq!(kind(&wrong), Purpose::Other);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn dhe_over_other_groups() {
+        let p = |length: usize| [&[0xff][..], &vec![0x13; length - 1]].concat();
+        let mut changed = prime(256, true);
+        changed[128] ^= 1;
+        for message in [
+            dh(&p(128), &[2], &[1; 128]),
+            dh(&p(256), &[0], &[0]),
+            dh(&p(1024), &[2], &[1; 1024]),
+            dh(&changed, &[2], &[1; 256]),
+        ] {
+            assert_eq!(kind(&message), Purpose::Tls12DheOverOtherGroup);
+        }
+        let mut even = p(256);
         even[255] = 0x12;
         for wrong in [
-            dh(&prime(127), &[2], &[1; 127]),
-            dh(&prime(1025), &[2], &[1; 1025]),
+            dh(&p(127), &[2], &[1; 127]),
+            dh(&p(1025), &[2], &[1; 1025]),
             dh(&even, &[2], &[1; 256]),
-            dh(&[&[0][..], &prime(255)].concat(), &[2], &[1; 256]),
-            dh(&prime(256), &[], &[1; 256]),
-            dh(&prime(256), &[2], &[]),
-            dh(&prime(256), &[2], &[1; 257]),
-            [&dh(&prime(256), &[2], &[1; 256])[..], &[0]].concat(),
+            dh(&[&[0][..], &p(255)].concat(), &[2], &[1; 256]),
+            dh(&p(256), &[], &[1; 256]),
+            dh(&p(256), &[2], &[]),
+            dh(&p(256), &[2], &[1; 257]),
+            [&dh(&p(256), &[2], &[1; 256])[..], &[0]].concat(),
         ] {
             assert_eq!(kind(&wrong), Purpose::Other);
         }
@@ -545,9 +406,9 @@ mod tests {
 
     #[test]
     fn a_structure_that_has_the_shape_of_dhe_is_refused() {
-        // Whoever drives a server chooses the first 64 bytes and all three numbers: enough to build a structure
-        // around them, with a key exchange inside of an OCTET STRING (in a certificate: an extension's).
-        let parameters = dh(&[0xff; 256], &[2], &[1; 256]).split_off(64);
+        // Whoever drives a server chooses the first 64 bytes and the public value: enough to build a structure around them,
+        // with a key exchange inside of an OCTET STRING (in a certificate: an extension's).
+        let parameters = dh(&prime(256, true), &[2], &[1; 256]).split_off(64);
         let length = |length: usize, form: &[u8]| match form {
             [0x80] => vec![0x80],
             [first, zeros @ ..] => [&[*first][..], zeros, &(length as u16).to_be_bytes()].concat(),
@@ -574,25 +435,14 @@ mod tests {
                         let filled = 64 - (message(0).len() - parameters.len());
                         let message = message(filled);
                         assert_eq!(message.len(), 64 + parameters.len());
-                        assert!(is_server_key_exchange(&message).is_some(), "the shape is right");
+                        let shape = server_key_exchange(&message);
+                        assert_eq!(shape, Some(KeyExchange::Dhe), "the shape is right");
+                        assert_eq!(other_format(&message), Some("ASN.1"));
                         assert_eq!(kind(&message), Purpose::Other, "{:x?}", &message[..16]);
                     }
                 }
             }
         }
-    }
-
-    #[test]
-    fn what_ssh_signs_is_refused_though_it_has_the_shape_of_dhe() {
-        let prime = [&[0xff][..], &[0x13; 127]].concat();
-        let shaped = dh(&prime, &[2], &[1; 128]);
-        for begin in [&b"\0\0\0\x28ecdsa-sha2-nistp256-cert-v01@openssh.com"[..], b"\0\0\0\x20", b"SSHSIG"] {
-            let mut message = shaped.clone();
-            message[..begin.len()].copy_from_slice(begin);
-            assert!(is_server_key_exchange(&message).is_some(), "the shape is right");
-            assert_eq!(kind(&message), Purpose::Other);
-        }
-        assert_eq!(kind(&shaped), Purpose::Tls12ServerKeyExchange);
     }
 
     #[test]
@@ -621,6 +471,18 @@ mod tests {
         let mut old = whole;
         old[5] = 2;
         assert_eq!(kind(&old), Purpose::Other, "TLS 1.1");
+    }
+
+    /// The random of a client stands where IKEv2 has version, exchange and message id.
+    #[test]
+    fn a_transcript_that_begins_as_ike_does_is_refused() {
+        let mut whole = transcript().concat();
+        whole[8..16].fill(0);
+        whole[16..32].copy_from_slice(&[0x21, 0x20, 34, 8, 0, 0, 0, 0, 0, 0, 0, 90, 0, 0, 0, 50]);
+        assert!(is_transcript(&whole).is_some(), "the shape is right");
+        assert_eq!((kind(&whole), other_format(&whole)), (Purpose::Other, Some("IKEv2")));
+        whole[18] = 33;
+        assert_eq!(kind(&whole), Purpose::Tls12ClientCertificateVerify);
     }
 
     #[test]

@@ -1,0 +1,497 @@
+//! Other formats that people sign: what is or begins as one of them is never taken for a handshake of TLS 1.2.
+//!
+//! A message of TLS 1.2 has bytes of the asker's choice: 56 or 64 at its start, and the public value at its end, which for DHE
+//! is up to 1,024. A row of this table tells a format by what its real readers insist on, so that no row refuses what no reader
+//! would take. Each row says how likely a message of a real client has its form by chance; together these are below one in a
+//! million, also for clients whose random begins with a clock or zeros, or is text.
+//!
+//! Not told apart, since nothing marks them: text of fewer than 48 bytes before the rest, such as a line of shell without `#!`;
+//! content of CMS, OpenPGP of version 3 and minisign in a format of its own; U2F and WebAuthn; keys of Biscuit and C509.
+//! Formats whose fixed parts lie where a handshake has its own, such as tar and cpio, need no row.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::{Bytes, asn1};
+
+/// The format other than TLS that a message has the form of, by its name.
+pub(super) fn of(message: &[u8]) -> Option<&'static str> {
+    let first = usize::from(*message.first()?);
+    let marked = || MARKS.iter().find(|(_, mark)| message.starts_with(mark)).map(|(name, _)| *name);
+    let mark = if FIRST_OF_MARKS[first] { marked() } else { None };
+    mark.or_else(|| RULES.iter().find(|(_, is)| is(message)).map(|(name, _)| *name))
+}
+
+/// A name, and the bytes that messages in the format begin with.
+type Mark = (&'static str, &'static [u8]);
+
+/// A name, and whether a message is in the format.
+type Rule = (&'static str, fn(&[u8]) -> bool);
+
+/// Formats that begin with bytes of their own: four at least, so once in 2^32 by chance, and all together once in 10^8.
+const MARKS: &[Mark] = &[
+    // Programs. System V ABI, chapter 4; Apple, mach-o/loader.h and mach-o/fat.h; JVM specification, 4.1 (as fat Mach-O);
+    // WebAssembly core specification, 5.5.16; Android, dex format; LLVM, bitcode file format; Lua, lundump.h.
+    ("ELF", b"\x7fELF"),
+    ("Mach-O", b"\xfe\xed\xfa\xce"),
+    ("Mach-O", b"\xfe\xed\xfa\xcf"),
+    ("Mach-O", b"\xce\xfa\xed\xfe"),
+    ("Mach-O", b"\xcf\xfa\xed\xfe"),
+    ("Mach-O or Java class", b"\xca\xfe\xba\xbe"),
+    ("Mach-O", b"\xca\xfe\xba\xbf"),
+    ("Mach-O", b"\xbe\xba\xfe\xca"),
+    ("Mach-O", b"\xbf\xba\xfe\xca"),
+    ("Mach-O code directory", b"\xfa\xde\x0c\x02"),
+    ("WebAssembly", b"\0asm"),
+    ("Dalvik", b"dex\n"),
+    ("Dalvik", b"dey\n"),
+    ("LLVM bitcode", b"BC\xc0\xde"),
+    ("Lua", b"\x1bLua"),
+    // Firmware. U-Boot, image.h; Devicetree specification, 5.2; MCUboot, image.h; Android, bootimg.h, libavb and
+    // update_engine; Mozilla, MAR format.
+    ("U-Boot image", b"\x27\x05\x19\x56"),
+    ("device tree", b"\xd0\x0d\xfe\xed"),
+    ("MCUboot image", b"\x3d\xb8\xf3\x96"),
+    ("MCUboot image", b"\x3c\xb8\xf3\x96"),
+    ("Android boot image", b"ANDROID!"),
+    ("Android verified boot", b"AVB0"),
+    ("Android update", b"CrAU"),
+    ("Mozilla archive", b"MAR1"),
+    ("Chrome extension", b"CRX3 SignedData\0"),
+    // Archives and packages. PKWARE, APPNOTE 4.3; xz file format, 2.1.1; bzip2; RFC 8878, 3.1.1; LZ4 frame format; 7-Zip;
+    // RAR; ar(5), of which .deb is one; RPM, lead; MS-CAB, 2.1; squashfs; Python, marshal is not marked.
+    ("ZIP", b"PK\x03\x04"),
+    ("ZIP", b"PK\x05\x06"),
+    ("ZIP", b"PK\x07\x08"),
+    ("xz", b"\xfd7zXZ\0"),
+    ("bzip2", b"BZh11AY&SY"),
+    ("bzip2", b"BZh91AY&SY"),
+    ("Zstandard", b"\x28\xb5\x2f\xfd"),
+    ("LZ4", b"\x04\x22\x4d\x18"),
+    ("7z", b"7z\xbc\xaf\x27\x1c"),
+    ("RAR", b"Rar!\x1a\x07"),
+    ("ar or deb", b"!<arch>\n"),
+    ("RPM", b"\xed\xab\xee\xdb"),
+    ("cabinet", b"MSCF\0\0\0\0"),
+    ("squashfs", b"hsqs"),
+    // Documents. ISO 32000, 7.5.2; PostScript; MS-CFB, 2.2 (MSI and Office); PHP; XML 1.0, 2.8.
+    ("PDF", b"%PDF-"),
+    ("PostScript", b"%!PS-"),
+    ("compound file", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
+    ("PHP", b"<?php"),
+    ("XML", b"<?xml"),
+    // What protocols sign. OpenSSH, PROTOCOL.sshsig and PROTOCOL.krl; TPM 2.0 Library, part 2, 10.12.8 (TPMS_ATTEST); DSSE,
+    // protocol.md; RFC 3971, 5.2 (SEND); OPC UA, part 6, 7.1.2.2; Roughtime, 5.2; Channel ID, draft-balfanz-tls-channelid;
+    // kernel, fs-verity built-in signatures.
+    ("SSH signature", b"SSHSIG"),
+    ("SSH revocation list", b"SSHKRL\n\0"),
+    ("TPM attestation", b"\xffTCG"),
+    ("DSSE", b"DSSEv1 "),
+    ("SEND", b"\x08\x6f\xca\x5e\x10\xb2\x00\xc9\x9c\x8c\xe0\x01\x64\x27\x7c\x08"),
+    ("OPC UA", b"OPNF"),
+    ("Roughtime", b"RoughTime v1 "),
+    ("TLS Channel ID", b"TLS Channel ID signature\0"),
+    ("fs-verity", b"FSVerity"),
+];
+
+/// Formats that are told by more than their first bytes; the chance of each stands at its function.
+const RULES: &[Rule] = &[
+    // X.690; RFC 5280, 6960 and 5652.
+    ("ASN.1", asn1::is_signed_structure),
+    ("OPC UA", asn1::is_certificate_with_nonce),
+    ("SSH", is_ssh),
+    ("COSE", is_cose),
+    ("IKEv2", is_ike),
+    ("JWS", is_jws),
+    ("PE", is_pe),
+    ("script", is_script),
+    ("text", is_text),
+    ("MIME", is_mime),
+    ("OpenPGP", is_openpgp),
+    ("gzip", is_gzip),
+    ("ZIP", ends_as_zip),
+    ("PDF", holds_pdf),
+    ("DNSSEC", is_rrsig),
+    ("certificate transparency", is_sct),
+    ("HIP", is_hip),
+    ("marked inside", is_marked_inside),
+];
+
+/// Which bytes are the first of a mark: most messages need no closer look.
+static FIRST_OF_MARKS: [bool; 256] = {
+    let mut first = [false; 256];
+    let mut at = 0;
+    while at < MARKS.len() {
+        first[MARKS[at].1[0] as usize] = true;
+        at += 1;
+    }
+    first
+};
+
+/// SSH: user authentication, that is the session identifier (a hash), byte 50 and the user's name (RFC 4252, 7); and
+/// what begins with a name of OpenSSH, such as a certificate (PROTOCOL.certkeys) or a proof of host keys (PROTOCOL, 2.5).
+///
+/// Chance: 2^-24 for the zeros, then less than 2^-20. For a client whose random begins with zeros the latter alone.
+fn is_ssh(message: &[u8]) -> bool {
+    let Some(length) = message.strip_prefix(&[0, 0, 0]).and_then(<[u8]>::first) else { return false };
+    let mut rest = Bytes(message);
+    let Some(first) = rest.prefixed::<4>() else { return false };
+    match length {
+        20 | 32 | 48 | 64 if rest.0.first() == Some(&SSH_MSG_USERAUTH_REQUEST) => {
+            Bytes(&rest.0[1..]).prefixed::<4>().is_some()
+        }
+        8.. => first.iter().all(u8::is_ascii_graphic) && holds(first, b"@openssh.com"),
+        _ => false,
+    }
+}
+
+/// COSE: Sig_structure and Countersign_structure, arrays of CBOR that begin with a context (RFC 9052, 4.4; RFC 9338, 3.3).
+/// Readers make them themselves, so each has one form. Chance: 2^-80.
+fn is_cose(message: &[u8]) -> bool {
+    let Some((0x84..=0x86, text)) = message.split_first() else { return false };
+    let contexts: [&[u8]; 6] = [
+        b"\x69Signature",
+        b"\x6aSignature1",
+        b"\x70CounterSignature",
+        b"\x71CounterSignature0",
+        b"\x72CounterSignatureV2",
+        b"\x73CounterSignature0V2",
+    ];
+    contexts.iter().any(|context| text.starts_with(context))
+}
+
+/// IKEv2: the first message of an exchange, which begins the octets that AUTH signs, then the nonce of the other side and a MAC,
+/// each of 16 bytes or more (RFC 7296, 2.15). The message has version 2 at 17, IKE_SA_INIT or IKE_SESSION_RESUME at 18, message
+/// id 0 at 20, its length at 24, and a first payload that fits into it at 28 (RFC 7296, 3.1 and 3.2; RFC 5723).
+///
+/// Chance: 2^-70, and 10^-8 for a client whose random has zeros in just these places.
+fn is_ike(message: &[u8]) -> bool {
+    let Some(header) = message.first_chunk::<32>() else { return false };
+    let [version, exchange, _flags, id @ .., a, b, c, d, _next, _critical, high, low] = &header[17..] else {
+        return false;
+    };
+    let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
+    let payload = usize::from(u16::from_be_bytes([*high, *low]));
+    version >> 4 == 2
+        && matches!(exchange, 34 | 38)
+        && *id == [0; 4]
+        && length <= message.len().saturating_sub(16 + 16)
+        && (4..=length.saturating_sub(28)).contains(&payload)
+}
+
+/// JWS: a header in base64url, then a dot (RFC 7515, 5.1); with `b64` false any bytes follow (RFC 7797). Chance: 2^-40, and
+/// 10^-7 for a client whose random is text.
+fn is_jws(message: &[u8]) -> bool {
+    // An opening brace or the blanks that may stand before it.
+    if !matches!(message.first(), Some(b'e' | b'I' | b'C' | b'D')) {
+        return false;
+    }
+    let is_base64url = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let length = message.iter().take_while(|byte| is_base64url(byte)).count();
+    let (header, rest) = message.split_at(length);
+    rest.first() == Some(&b'.')
+        && URL_SAFE_NO_PAD.decode(header).is_ok_and(|header| {
+            let header = header.trim_ascii();
+            header.len() >= 2 && header.starts_with(b"{") && header.ends_with(b"}")
+        })
+}
+
+/// Programs for DOS and Windows: `MZ`, then either a new header inside the file (PE format, MS-DOS stub), or as many blocks
+/// of 512 bytes as the file has. Chance: 2^-33.
+fn is_pe(message: &[u8]) -> bool {
+    let Some(header) = message.strip_prefix(b"MZ").or(message.strip_prefix(b"ZM")) else { return false };
+    let word =
+        |at: usize| header.get(at..at + 2).map_or(0, |two| usize::from(u16::from_le_bytes([two[0], two[1]])));
+    let new_header = word(58) | word(60) << 16;
+    let (last_block, blocks) = (word(0), word(2));
+    new_header < message.len() || (last_block < 512 && (1..=message.len().div_ceil(512)).contains(&blocks))
+}
+
+/// Scripts with an interpreter: `#!`, blanks, the path, then a blank, zero or the end of the line (execve(2), Linux
+/// `fs/binfmt_script.c`). A path that is not absolute must end with its line. Chance: 2^-23, and 10^-6 for a client whose
+/// random is nothing but text.
+fn is_script(message: &[u8]) -> bool {
+    let Some(line) = message.strip_prefix(b"#!") else { return false };
+    let blanks = line.iter().take_while(|byte| is_blank(byte)).count();
+    let path = &line[blanks..];
+    let length = path.iter().take_while(|byte| byte.is_ascii_graphic()).count();
+    let end = path.get(length);
+    if path.first() == Some(&b'/') {
+        return matches!(end, Some(b' ' | b'\t' | b'\n' | b'\r' | 0));
+    }
+    let arguments = path.iter().take_while(|byte| byte.is_ascii_graphic() || is_blank(byte)).count();
+    length > 0 && path.get(arguments) == Some(&b'\n')
+}
+
+/// Text in UTF-8 of 48 bytes or more, whatever follows: a script for an interpreter that does not insist on `#!`, a mail, a
+/// program. Chance: 2^-50, and 10^-7 for a client whose random is text.
+fn is_text(message: &[u8]) -> bool {
+    let Some(start) = message.first_chunk::<48>() else { return false };
+    let may_be = |byte: &u8| *byte >= 0x20 && *byte != 0x7f || matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c);
+    start.iter().all(may_be)
+        && match core::str::from_utf8(start) {
+            Ok(_) => true,
+            // The last character goes on behind.
+            Err(error) => error.error_len().is_none(),
+        }
+}
+
+/// MIME: the header of an entity that S/MIME signs without attributes (RFC 8551, 3.1). Chance: 2^-50.
+fn is_mime(message: &[u8]) -> bool {
+    let begins =
+        |word: &[u8]| message.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    begins(b"content-") || begins(b"mime-version")
+}
+
+/// OpenPGP: whatever is signed ends in a trailer with the length of the part of the signature that is signed with it
+/// (RFC 9580, 5.2.4, versions 4 and 6; draft-koch-librepgp, 5.2.4, version 5). A signature of version 3 over a key begins with
+/// that key. Chance: 2^-36 for the trailer, 2^-27 for the key.
+fn is_openpgp(message: &[u8]) -> bool {
+    let trailer = |end: &[u8]| {
+        let length =
+            end[2..].iter().try_fold(0usize, |n, byte| n.checked_mul(256)?.checked_add((*byte).into()));
+        let start = length.and_then(|length| message.len().checked_sub(end.len())?.checked_sub(length));
+        start.and_then(|start| message.get(start)) == end.first()
+    };
+    let of_four =
+        message.last_chunk::<6>().is_some_and(|end| matches!(end, [4 | 6, 0xff, ..]) && trailer(end));
+    let of_eight = message.last_chunk::<10>().is_some_and(|end| matches!(end, [5, 0xff, ..]) && trailer(end));
+    let key = match message {
+        [0x99, high, low, 2..=4, _, _, _, _, algorithm, ..] => {
+            usize::from(u16::from_be_bytes([*high, *low])) + 3 <= message.len()
+                && matches!(algorithm, 1..=3 | 16..=19 | 22 | 25..=28)
+        }
+        _ => false,
+    };
+    of_four || of_eight || key
+}
+
+/// gzip, with the one method that there is and flags that are defined (RFC 1952, 2.3.1). Chance: 2^-27.
+fn is_gzip(message: &[u8]) -> bool {
+    matches!(message, [0x1f, 0x8b, 8, 0..=0x1f, ..])
+}
+
+/// ZIP, and with it JAR, APK and Office: found by its end, whatever stands before it (APPNOTE, 4.3.16). Only messages that have
+/// room for an entry. Chance: 2^-38.
+fn ends_as_zip(message: &[u8]) -> bool {
+    const END: usize = 22;
+    let Some(last) = message.len().checked_sub(END).filter(|_| message.len() > ROOMY) else { return false };
+    let from = last.saturating_sub(usize::from(u16::MAX));
+    (from..=last).rev().any(|at| {
+        message[at] == b'P'
+            && message[at..].starts_with(b"PK\x05\x06")
+            && usize::from(u16::from_le_bytes([message[at + 20], message[at + 21]])) == last - at
+    })
+}
+
+/// PDF, which may begin anywhere in the first 1,024 bytes for its readers (ISO 32000-1, implementation note 13). Chance: 2^-30.
+fn holds_pdf(message: &[u8]) -> bool {
+    message.len() > ROOMY && holds(&message[..message.len().min(1024)], b"%PDF-")
+}
+
+/// DNSSEC: RRSIG without its signature, then the records that it covers (RFC 4034, 3.1.8.1). Chance: 2^-60.
+fn is_rrsig(message: &[u8]) -> bool {
+    let name = |rest: &mut Bytes<'_>| -> Option<()> {
+        while !rest.prefixed::<1>().filter(|label| label.len() < 64)?.is_empty() {}
+        Some(())
+    };
+    let records = || -> Option<()> {
+        let mut rest = Bytes(message);
+        let fixed: &[u8; 18] = rest.take(18)?.first_chunk()?;
+        // The numbers of algorithms, RFC 8624, 3.1.
+        matches!(fixed[2], 1 | 3 | 5..=8 | 10 | 12..=17).then_some(())?;
+        name(&mut rest)?;
+        while !rest.0.is_empty() {
+            name(&mut rest)?;
+            let [type_high, type_low, _, class, ttl @ ..] = *rest.take(8)?.first_chunk::<8>()?;
+            let same = [type_high, type_low] == fixed[..2] && class == 1 && ttl == fixed[4..8];
+            rest.prefixed::<2>().filter(|_| same)?;
+        }
+        Some(())
+    };
+    message.get(2).is_some_and(|algorithm| *algorithm <= 17) && records().is_some()
+}
+
+/// Certificate transparency: what a log signs of a certificate (RFC 6962, 3.2). Chance: 2^-70; never for zeros alone.
+fn is_sct(message: &[u8]) -> bool {
+    let entry = || -> Option<()> {
+        let mut rest = Bytes(message.strip_prefix(&[0, 0])?);
+        rest.take(8)?;
+        match *rest.take(2)?.first_chunk()? {
+            [0, 0] => {}
+            [0, 1] => drop(rest.take(32)?),
+            _ => return None,
+        }
+        let certificate = rest.prefixed::<3>()?;
+        rest.prefixed::<2>()?;
+        (certificate.first() == Some(&0x30) && rest.0.is_empty()).then_some(())
+    };
+    entry().is_some()
+}
+
+/// HIP: a packet with its checksum set to zero (RFC 7401, 5.1 and 5.2.14). Chance: 2^-30.
+fn is_hip(message: &[u8]) -> bool {
+    matches!(message, [59, _, 0..=0x7f, 0x11 | 0x21, 0, 0, ..])
+}
+
+/// Formats with a mark that does not stand first: PASETO (PAE of version 1, 2 and 4), attestations of TPM 1.2 (TPM Main, part 2,
+/// 11.2 to 11.4), participants of DDS (DDS Security, 9.3.2.5). Chance: 2^-31.
+fn is_marked_inside(message: &[u8]) -> bool {
+    let at = |from: usize, mark: &[u8]| message.get(from..).is_some_and(|rest| rest.starts_with(mark));
+    (message.get(1..8) == Some(&[0; 7]) && at(18, b".public."))
+        || at(2, b"QUT2")
+        || (at(0, &[1, 1]) && at(4, b"QUOT"))
+        || (at(0, &[0, 5]) && at(2, b"SIGN"))
+        || at(8, b"hash_c")
+}
+
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+fn holds(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// RFC 4252, 6.
+const SSH_MSG_USERAUTH_REQUEST: u8 = 50;
+
+/// Longest ServerKeyExchange with an elliptic curve: 64 bytes, four, and a point of P-521.
+const ROOMY: usize = 64 + 4 + 133;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ServerKeyExchange over X25519 that begins like this, and ends like that.
+    fn shaped(start: &[u8], end: &[u8]) -> Vec<u8> {
+        let mut message = vec![0xa5; 100];
+        message[56..68].copy_from_slice(b"DOWNGRD\x01\x03\0\x1d\x20");
+        message[..start.len().min(56)].copy_from_slice(&start[..start.len().min(56)]);
+        message[100 - end.len()..].copy_from_slice(end);
+        message
+    }
+
+    #[test]
+    fn marks_are_long_and_told() {
+        for (name, mark) in MARKS {
+            assert!(mark.len() >= 4, "{name}: once in 2^32 at most");
+            assert_eq!(of(&shaped(mark, &[])), Some(*name));
+        }
+        assert_eq!(of(&shaped(&[], &[])), None);
+        assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn formats_are_told_in_the_room_that_a_handshake_leaves() {
+        let ssh = |length: u8| {
+            [&[0, 0, 0, length][..], &vec![7; length.into()], &[50, 0, 0, 0, 4], b"root"].concat()
+        };
+        let mut ike = vec![9; 16];
+        ike.extend([0x22, 0x20, 34, 0x20, 0, 0, 0, 0, 0, 0, 0, 68, 0, 0, 0, 40]);
+        let mut pe = b"MZ".to_vec();
+        pe.resize(64, 0x90);
+        pe.splice(60..64, [0x50, 0, 0, 0]);
+        let mut small_pe = vec![0xa5; 583];
+        small_pe[..6].copy_from_slice(b"MZ\x47\x00\x02\x00");
+        let mut certificate = vec![0x30, 0x82, 2, 36, 0x30, 0x82, 2, 20];
+        certificate.extend([2, 0x82, 2, 16]);
+        certificate.extend([1; 528]);
+        certificate.extend([3, 10]);
+        certificate.extend([2; 10]);
+        certificate.extend([7; 32]);
+        let zip = |behind: usize| {
+            let mut zip = vec![0xa5; 583];
+            let at = zip.len() - 22 - behind;
+            zip[at..at + 4].copy_from_slice(b"PK\x05\x06");
+            zip[at + 20..at + 22].copy_from_slice(&(behind as u16).to_le_bytes());
+            zip
+        };
+        let mut pdf = vec![0xa5; 583];
+        pdf[500..505].copy_from_slice(b"%PDF-");
+        let pgp = |version: u8, digits: usize| {
+            let hashed = [version, 0, 19, 8, 0, 6, 5, 2, 0x60, 0, 0, 0];
+            let mut end = [&hashed[..], &[version, 0xff]].concat();
+            end.extend(vec![0; digits - 1]);
+            end.push(hashed.len() as u8);
+            shaped(&[], &end)
+        };
+        let rrsig = [
+            &[0, 1, 13, 2, 0, 0, 14, 16, 0x70, 0, 0, 0, 0x60, 0, 0, 0, 1, 2][..],
+            b"\x07example\0",
+            b"\x03www\x07example\0\0\x01\0\x01\0\0\x0e\x10\0\x04\x7f\0\0\x01",
+        ]
+        .concat();
+        let sct = [&[0, 0, 0, 0, 1, 0x90, 1, 2, 3, 4, 0, 0, 0, 0, 3, 0x30, 1, 0, 0, 2, 9, 9][..]].concat();
+        for (name, message) in [
+            ("SSH", shaped(&ssh(20), &[])),
+            ("SSH", shaped(&ssh(32), &[])),
+            ("SSH", [ssh(48), vec![1; 100]].concat()),
+            ("SSH", [ssh(64), vec![1; 100]].concat()),
+            ("SSH", shaped(b"\0\0\0\x28ecdsa-sha2-nistp256-cert-v01@openssh.com", &[])),
+            ("SSH", shaped(b"\0\0\0\x1dhostkeys-prove-00@openssh.com", &[])),
+            ("COSE", shaped(b"\x84\x6aSignature1\x43\xa1\x01\x26\x40", &[])),
+            ("COSE", shaped(b"\x85\x69Signature", &[])),
+            ("COSE", shaped(b"\x85\x70CounterSignature", &[])),
+            ("COSE", shaped(b"\x84\x71CounterSignature0", &[])),
+            ("COSE", shaped(b"\x86\x72CounterSignatureV2", &[])),
+            ("IKEv2", shaped(&ike, &[])),
+            ("JWS", shaped(b"eyJhbGciOiJFUzI1NiJ9.eyJzdWI", &[])),
+            ("JWS", shaped(b"eyJiNjQiOmZhbHNlLCJjcml0IjpbImI2NCJdfQ.\x01", &[])),
+            ("JWS", shaped(b"IHsiYWxnIjoiRVMyNTYifQ.", &[])),
+            ("PE", [pe, vec![1; 100]].concat()),
+            ("PE", small_pe),
+            ("script", shaped(b"#!/bin/sh\nid>/tmp/x\nexit\n", &[])),
+            ("script", shaped(b"#! /usr/bin/env python3\n", &[])),
+            ("script", shaped(b"#!/bin/sh\0", &[])),
+            ("script", shaped(b"#!sh\n", &[])),
+            ("text", shaped(b"curl -s https://example.com/install.sh | sh; exit 0\n", &[])),
+            (
+                "text",
+                shaped("echo \u{fc}\u{2026}; touch /tmp/this-file-is-not-signed; exit\n".as_bytes(), &[]),
+            ),
+            ("MIME", shaped(b"Content-Type: text/plain\r\n\r\nPay\r\n", &[])),
+            ("MIME", shaped(b"MIME-Version: 1.0\r\n", &[])),
+            ("OpenPGP", pgp(4, 4)),
+            ("OpenPGP", pgp(6, 4)),
+            ("OpenPGP", pgp(5, 8)),
+            ("OpenPGP", shaped(&[0x99, 0, 0x33, 4, 0x60, 0, 0, 0, 19], &[])),
+            ("gzip", shaped(&[0x1f, 0x8b, 8, 0], &[])),
+            ("ZIP", zip(0)),
+            ("ZIP", zip(300)),
+            ("PDF", pdf),
+            ("OPC UA", certificate),
+            ("DNSSEC", rrsig),
+            ("certificate transparency", sct),
+            ("HIP", shaped(&[59, 10, 1, 0x21, 0, 0], &[])),
+            ("marked inside", shaped(b"\x04\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0v4.public.", &[])),
+            ("marked inside", shaped(b"\x01\x01\0\0QUOT", &[])),
+            ("marked inside", shaped(b"\0\0\0\x06\0\0\0\x08hash_c1\0", &[])),
+        ] {
+            assert_eq!(of(&message), Some(name), "{:x?}", &message[..32.min(message.len())]);
+        }
+    }
+
+    /// What a handshake may well begin with: a clock, zeros, text, and what has a part of a mark only.
+    #[test]
+    fn parts_of_a_form_are_no_form() {
+        for start in [
+            &[0; 32][..],
+            &[0, 0, 0, 32],
+            &[&[0, 0, 0, 32][..], &[7; 32], &[50, 1]].concat(),
+            &[&[0, 0, 0, 20][..], &[7; 20], &[50, 9, 9]].concat(),
+            b"#!",
+            b"#!/bin",
+            b"MZ",
+            b"PK",
+            b"eyJhbGciOiJFUzI1NiJ9",
+            b"0123456789abcdef0123456789abcdef",
+            b"GET / HTTP/1.1\r\nHost: shop.example",
+            &[0x84, 0x6a],
+            &[0x1f, 0x8b],
+            &[0x60, 0, 0, 0],
+        ] {
+            assert_eq!(of(&shaped(start, &[])), None, "{start:x?}");
+        }
+    }
+}

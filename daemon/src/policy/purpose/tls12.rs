@@ -1,0 +1,164 @@
+//! What is signed in TLS 1.2: the parameters of a key exchange, and the transcript of a client.
+
+use super::points::Curve;
+use super::{Bytes, groups};
+
+/// What a ServerKeyExchange is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum KeyExchange {
+    /// ECDHE, of a server that would have negotiated TLS 1.3 with a client that can.
+    Ecdhe,
+    /// ECDHE, without a word of TLS 1.3.
+    EcdheOfTls12Only,
+    /// DHE over a group of RFC 7919 or RFC 3526.
+    Dhe,
+    /// The same shape, over a group of nobody knows whom.
+    DheOverOtherGroup,
+}
+
+/// Two randoms of 32 bytes, then the parameters of the key exchange and nothing behind them (RFC 5246, 7.4.3).
+pub(super) fn server_key_exchange(message: &[u8]) -> Option<KeyExchange> {
+    let (randoms, parameters) = message.split_first_chunk::<64>()?;
+    if parameters.first() == Some(&NAMED_CURVE) && ecdhe(parameters).is_some() {
+        return Some(match randoms.ends_with(&SENTINEL) {
+            true => KeyExchange::Ecdhe,
+            false => KeyExchange::EcdheOfTls12Only,
+        });
+    }
+    dhe(parameters)
+}
+
+/// ServerECDHParams with a named curve (RFC 8422, 5.4), and a point that can be one: on its curve, or of the right length where
+/// every number is (RFC 7748, 5).
+fn ecdhe(parameters: &[u8]) -> Option<()> {
+    let mut rest = Bytes(parameters);
+    let [_named_curve, high, low] = *rest.take(3)?.first_chunk()?;
+    let point = rest.prefixed::<1>()?;
+    // RFC 8422, 5.1.1 and RFC 8446, 4.2.7, with the forms of 4.2.8.2.
+    let curve = match u16::from_be_bytes([high, low]) {
+        23 => Curve::P256,
+        24 => Curve::P384,
+        25 => Curve::P521,
+        29 => return (point.len() == 32 && rest.0.is_empty()).then_some(()),
+        30 => return (point.len() == 56 && rest.0.is_empty()).then_some(()),
+        _ => return None,
+    };
+    (rest.0.is_empty() && curve.has(point.strip_prefix(&[UNCOMPRESSED])?)).then_some(())
+}
+
+/// ServerDHParams (RFC 5246, 7.4.3).
+fn dhe(parameters: &[u8]) -> Option<KeyExchange> {
+    let mut rest = Bytes(parameters);
+    let prime = rest.prefixed::<2>()?;
+    let generator = rest.prefixed::<2>()?;
+    let public = rest.prefixed::<2>()?;
+    if !rest.0.is_empty() {
+        return None;
+    }
+    if groups::has_prime(prime) {
+        return (generator == [2] && is_public_value(public, prime)).then_some(KeyExchange::Dhe);
+    }
+    let odd = prime.last().is_some_and(|byte| byte & 1 == 1) && prime.first().is_some_and(|byte| *byte != 0);
+    let sizes = (128..=1024).contains(&prime.len())
+        && (1..=prime.len()).contains(&generator.len())
+        && (1..=prime.len()).contains(&public.len());
+    (odd && sizes).then_some(KeyExchange::DheOverOtherGroup)
+}
+
+/// 2 <= y <= p - 2 (RFC 7919, 5.1), for a p that ends in eight bytes of ones.
+///
+/// OpenSSL puts zeros before y, up to the length of p (3.0, 3.5 and 4.0, `tls_construct_server_key_exchange`); others write no
+/// zeros. Nobody writes some.
+fn is_public_value(y: &[u8], p: &[u8]) -> bool {
+    let padded = y.len() == p.len();
+    if !padded && (y.len() > p.len() || y.first() == Some(&0)) {
+        return false;
+    }
+    let at_least_two =
+        y.split_last().is_some_and(|(last, front)| *last > 1 || front.iter().any(|byte| *byte != 0));
+    // p - 1 and p differ in their last byte alone.
+    let below = match (y.split_last(), p.split_last()) {
+        (Some((y_last, y_front)), Some((p_last, p_front))) => {
+            !padded || y_front < p_front || (y_front == p_front && *y_last < p_last - 1)
+        }
+        _ => false,
+    };
+    at_least_two && below
+}
+
+/// A handshake of TLS 1.2 as it stands when the client proves its key (RFC 5246, 7.3): ClientHello,
+/// ServerHello, Certificate, CertificateStatus if any, ServerKeyExchange if any, CertificateRequest,
+/// ServerHelloDone, Certificate, ClientKeyExchange.
+pub(super) fn is_transcript(message: &[u8]) -> Option<()> {
+    if message.len() > keyward_proto::frame::MAX_WHOLE_MESSAGE {
+        return None;
+    }
+    let mut rest = Bytes(message);
+    let mut next = |kind: u8| -> Option<&[u8]> {
+        let body = rest.0.first().filter(|byte| **byte == kind).and_then(|_| {
+            let mut ahead = Bytes(rest.0.get(1..)?);
+            let body = ahead.prefixed::<3>()?;
+            rest = ahead;
+            Some(body)
+        })?;
+        Some(body)
+    };
+    hello(next(CLIENT_HELLO)?, true)?;
+    hello(next(SERVER_HELLO)?, false)?;
+    next(CERTIFICATE).filter(|body| !body.is_empty())?;
+    let _ = next(CERTIFICATE_STATUS);
+    let _ = next(SERVER_KEY_EXCHANGE);
+    next(CERTIFICATE_REQUEST).filter(|body| !body.is_empty())?;
+    next(SERVER_HELLO_DONE).filter(|body| body.is_empty())?;
+    next(CERTIFICATE).filter(|body| !body.is_empty())?;
+    next(CLIENT_KEY_EXCHANGE).filter(|body| !body.is_empty())?;
+    rest.0.is_empty().then_some(())
+}
+
+/// ClientHello or ServerHello (RFC 5246, 7.4.1), to the last byte.
+fn hello(body: &[u8], client: bool) -> Option<()> {
+    let mut rest = Bytes(body);
+    if rest.take(2)? != [3, 3] {
+        return None;
+    }
+    rest.take(32)?;
+    if rest.prefixed::<1>()?.len() > 32 {
+        return None;
+    }
+    if client {
+        let suites = rest.prefixed::<2>()?;
+        if suites.is_empty() || suites.len() % 2 != 0 || rest.prefixed::<1>()?.is_empty() {
+            return None;
+        }
+    } else {
+        rest.take(3)?;
+    }
+    if rest.0.is_empty() {
+        return Some(());
+    }
+    let mut extensions = Bytes(rest.prefixed::<2>()?);
+    while !extensions.0.is_empty() {
+        extensions.take(2)?;
+        extensions.prefixed::<2>()?;
+    }
+    rest.0.is_empty().then_some(())
+}
+
+/// How the random of a server ends that would have negotiated TLS 1.3, had the client offered it (RFC 8446, 4.1.3).
+const SENTINEL: [u8; 8] = *b"DOWNGRD\x01";
+
+/// ECCurveType, RFC 8422, 5.4.
+const NAMED_CURVE: u8 = 3;
+
+/// PointConversionForm, RFC 8422, 5.4.1.
+const UNCOMPRESSED: u8 = 4;
+
+// HandshakeType, RFC 5246, 7.4 and RFC 6066, 8.
+pub(super) const CLIENT_HELLO: u8 = 1;
+pub(super) const SERVER_HELLO: u8 = 2;
+pub(super) const CERTIFICATE: u8 = 11;
+pub(super) const SERVER_KEY_EXCHANGE: u8 = 12;
+pub(super) const CERTIFICATE_REQUEST: u8 = 13;
+pub(super) const SERVER_HELLO_DONE: u8 = 14;
+pub(super) const CLIENT_KEY_EXCHANGE: u8 = 16;
+pub(super) const CERTIFICATE_STATUS: u8 = 22;

@@ -1,0 +1,334 @@
+//! Attacks on the check of what is signed, over the socket: messages that have the shape of a handshake and are something
+//! else to another verifier. And what the daemon says of handshakes that key or grant do not admit.
+
+use std::process::Command;
+
+use keyward_client::Input;
+use keyward_proto::{Outcome, Scheme};
+
+use crate::fixture::{Daemon, label_of, outcome};
+use crate::messages::{SENTINEL, dhe, ecdhe, point, prime, randoms, tls13, transcript};
+
+/// The uses for handshakes, each of which a web server or a client may have.
+const USES: [&str; 6] =
+    ["tls-server", "tls13-server", "tls12-server", "tls12-dhe-server", "tls-client", "tls13-client"];
+
+/// A daemon with a key for each of these uses, which this user is granted, all of them.
+fn daemon() -> Daemon {
+    let daemon = Daemon::production(&USES.map(|one| ("*", one)));
+    for one in USES {
+        daemon.succeed(&["key", "generate", one, "--type", "p256", "--use", one]);
+    }
+    daemon
+}
+
+/// The same shape over X25519: up to 56 bytes, with the sentinel behind them, and up to 32 at the end.
+fn over_x25519(start: &[u8], end: &[u8]) -> Vec<u8> {
+    let mut randoms = filled(start, 64, b'#');
+    randoms[56..].copy_from_slice(SENTINEL);
+    ecdhe(&randoms, 29, &[vec![b'#'; 32 - end.len()], end.to_vec()].concat())
+}
+
+/// The same shape over X25519 without the sentinel: up to 64 bytes, and up to 32 at the end.
+fn without_sentinel(start: &[u8], end: &[u8]) -> Vec<u8> {
+    ecdhe(&filled(start, 64, b'#'), 29, &[vec![b'#'; 32 - end.len()], end.to_vec()].concat())
+}
+
+fn filled(start: &[u8], length: usize, filling: u8) -> Vec<u8> {
+    assert!(start.len() <= length, "{} bytes", start.len());
+    [start, &vec![filling; length - start.len()]].concat()
+}
+
+/// A number of one's own in the place of a prime.
+fn own_prime(length: usize) -> Vec<u8> {
+    let mut prime = vec![0x33; length];
+    prime[0] = 0xff;
+    prime
+}
+
+/// A message of IKE_SA_INIT, the nonce of the other side, and prf(SK_p, ID) (RFC 7296, 2.15): laid round
+/// whatever stands before the last `free` bytes of a message, in a payload with a vendor id.
+fn ike_auth(identifiers: &[u8], flags: u8, message: &mut [u8], free: usize) {
+    const VENDOR_ID: u8 = 43;
+    let payload =
+        |next: u8, body: &[u8]| [&[next, 0][..], &(body.len() as u16 + 4).to_be_bytes(), body].concat();
+    // Proposal: AES-GCM-16-256, PRF-HMAC-SHA-256, Curve25519.
+    let transforms = [
+        &[3, 0, 0, 12, 1, 0, 0, 20, 0x80, 14, 1, 0][..],
+        &[3, 0, 0, 8, 2, 0, 0, 5],
+        &[0, 0, 0, 8, 4, 0, 0, 31],
+    ]
+    .concat();
+    let proposal = [&[0, 0, 0, 8 + transforms.len() as u8, 1, 1, 0, 3], &transforms[..]].concat();
+    let exchange = [&[0, 31, 0, 0][..], &[5; 32]].concat();
+    let chain = [payload(34, &proposal), payload(40, &exchange), payload(0, &[6; 20])].concat();
+    let (nonce, mac) = ([7; 20], [8; 32]);
+    let end = [&chain[..], &nonce, &mac].concat();
+    assert!(end.len() <= free, "{} bytes are too many", end.len());
+    let total = message.len();
+    message[..16].copy_from_slice(identifiers);
+    message[16..24].copy_from_slice(&[VENDOR_ID, 0x20, 34, flags, 0, 0, 0, 0]);
+    message[total - end.len()..].copy_from_slice(&end);
+    let length = (total - nonce.len() - mac.len()) as u32;
+    message[24..28].copy_from_slice(&length.to_be_bytes());
+    let vendor = (total - end.len() - 28) as u16;
+    message[28..32].copy_from_slice(&[33, 0, (vendor >> 8) as u8, vendor as u8]);
+    read_ike(message, nonce.len() + mac.len());
+}
+
+/// Reads it as a peer does: the header, then payloads up to the length that the header says, then nonce and MAC.
+fn read_ike(message: &[u8], behind: usize) {
+    let length = u32::from_be_bytes(message[24..28].try_into().unwrap()) as usize;
+    assert_eq!((message[17], message[18], &message[20..24]), (0x20, 34, &[0; 4][..]));
+    assert_eq!(length + behind, message.len());
+    let (mut kind, mut at, mut kinds) = (message[16], 28, Vec::new());
+    while kind != 0 {
+        kinds.push(kind);
+        kind = message[at];
+        at += usize::from(u16::from_be_bytes([message[at + 2], message[at + 3]]));
+    }
+    assert_eq!((at, &kinds[..]), (length, &[43, 33, 34, 40][..]), "vendor id, SA, KE, nonce");
+}
+
+fn ike_gateway(prime: &[u8], y: usize) -> Vec<u8> {
+    let mut message = dhe(&[1; 64], prime, &[2], &vec![2; y]);
+    ike_auth(&[[0xaa; 8], [0xbb; 8]].concat(), 0x20, &mut message, y);
+    assert_eq!(message[64..66], (prime.len() as u16).to_be_bytes());
+    message
+}
+
+/// In the shape of a client: the random of its ClientHello stands where IKE has version, exchange and message id.
+fn ike_initiator() -> Vec<u8> {
+    let mut message = transcript([0; 32], &[9; 256]);
+    let start = [&message[..8], &[0; 8]].concat();
+    ike_auth(&start, 0x08, &mut message, 256);
+    message
+}
+
+/// A program for Linux that ends with status 42: its header stands in the randoms, the rest in the public value.
+fn elf(prime: &[u8], y: usize) -> Vec<u8> {
+    let at = 64 + 2 + prime.len() + 3 + 2;
+    let total = (at + y) as u64;
+    let base = 0x40_0000_u64;
+    let mut header = b"\x7fELF\x02\x01\x01".to_vec();
+    header.resize(16, 0);
+    header.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    header.extend((base + at as u64 + 1 + 56).to_le_bytes());
+    header.extend((at as u64 + 1).to_le_bytes());
+    header.extend([0; 8]);
+    header.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    let mut program = vec![1];
+    program.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    for number in [0, base, base, total, total, 0x1000] {
+        program.extend(number.to_le_bytes());
+    }
+    program.extend(b"\xbf\x2a\0\0\0\xb8\x3c\0\0\0\x0f\x05");
+    dhe(&header, prime, &[2], &filled(&program, y, 0x90))
+}
+
+/// A script for the shell of `length` bytes, in which the prime is a text that is not read.
+fn script(prime: &[u8], y: usize) -> Vec<u8> {
+    let value = filled(b"\nPRIME\necho owned\nexit 0\n", y, b'#');
+    dhe(&filled(b"#!/bin/sh\n: <<'PRIME'\n", 64, b'#'), prime, &[2], &value)
+}
+
+/// A program for macOS, Windows or Java, or whatever else begins like this.
+fn begins(start: &[u8], prime: &[u8]) -> Vec<u8> {
+    dhe(&filled(start, 64, 0x11), prime, &[2], &vec![0x55; prime.len()])
+}
+
+/// What was signed by f220efe with a grant of `tls-server` or `tls-client`, or is of the same kind.
+fn attacks() -> Vec<(&'static str, Vec<u8>)> {
+    let [known, large] = ["ffdhe2048", "ffdhe4096"].map(prime);
+    let mime = b"Content-Type: text/plain\r\n\r\nPay 1,000 to Mallory.\r\n";
+    let cose = {
+        let claims = b"\xa2\x01\x68attacker\x02\x78\x3csubject";
+        let start = [&b"\x84\x6aSignature1\x43\xa1\x01\x26\x40\x58\x51"[..], claims].concat();
+        over_x25519(&start, &[])
+    };
+    let mut pgp = vec![4, 0, 19, 8, 0, 6, 5, 2, 0x60, 0, 0, 0];
+    pgp.extend([4, 0xff, 0, 0, 0, 12]);
+    let mut off_curve = vec![0x5a; 133];
+    (off_curve[0], off_curve[1], off_curve[67]) = (4, 0, 0);
+    let mut zip = begins(&[0x11; 64], &known);
+    let at = zip.len() - 22;
+    zip[at..].copy_from_slice(b"PK\x05\x06\0\0\0\0\x01\0\x01\0\x2f\0\0\0\x10\0\0\0\0\0");
+    let mut pe = filled(b"MZ", 64, 0);
+    pe[60..62].copy_from_slice(&[0x50, 1]);
+    let ssh = [&[0, 0, 0, 32][..], &[7; 32], &[50, 0, 0, 0, 4], b"root"].concat();
+    let unencoded = br#"eyJiNjQiOmZhbHNlLCJjcml0IjpbImI2NCJdfQ."#;
+    vec![
+        ("IKEv2 gateway, own prime of 399 bytes in all", ike_gateway(&own_prime(164), 164)),
+        ("IKEv2 gateway, known group", ike_gateway(&known, 256)),
+        ("IKEv2 initiator", ike_initiator()),
+        ("script of 100 bytes", over_x25519(b"#!/bin/sh\necho owned\nexit 0\n", b"")),
+        ("script of 100 bytes, no sentinel", without_sentinel(b"#!/bin/sh\necho owned\nexit 0\n", b"")),
+        ("script of 1,500 bytes", script(&own_prime(720), 709)),
+        ("script, known group", script(&large, 512)),
+        ("ELF of 1,400 bytes", elf(&own_prime(670), 659)),
+        ("ELF, known group", elf(&large, 512)),
+        ("CMS without signed attributes", dhe(&filled(mime, 64, b'\n'), &own_prime(256), &[2], &[b'x'; 256])),
+        (
+            "CMS without signed attributes, known group",
+            dhe(&filled(mime, 64, b'\n'), &known, &[2], &[b'x'; 256]),
+        ),
+        ("CMS without signed attributes, X25519", over_x25519(mime, b"")),
+        ("CBOR Web Token", cose),
+        ("COSE_Sign", over_x25519(b"\x85\x69Signature\x40\x40\x40\x58\x51", &[])),
+        ("P-521, 132 bytes off the curve", ecdhe(&randoms(), 25, &off_curve)),
+        ("P-256, 64 bytes off the curve", ecdhe(&randoms(), 23, &[&[4][..], &[0x5a; 64]].concat())),
+        ("composite prime, g = 0, y = 0", dhe(&[1; 64], &own_prime(256), &[0], &[0])),
+        ("JWS with a payload that is not encoded", over_x25519(unencoded, &[])),
+        ("OpenPGP", over_x25519(b"a document", &pgp)),
+        ("Mach-O", begins(b"\xcf\xfa\xed\xfe\x07\0\0\x01", &known)),
+        ("PE", begins(&pe, &known)),
+        ("ZIP", zip),
+        ("SSH", over_x25519(&ssh, &[])),
+        ("SSH signature of a file", over_x25519(b"SSHSIG\0\0\0\x03git\0\0\0\0\0\0\0\x06sha512", &[])),
+    ]
+}
+
+#[test]
+fn what_else_is_signed_in_the_world_is_refused_in_the_shape_of_a_handshake() {
+    let daemon = daemon();
+    let mut signed = Vec::new();
+    for (name, message) in attacks() {
+        for one in USES {
+            if daemon.outcome(one, &message) == Outcome::Done {
+                signed.push((name, one));
+            }
+        }
+    }
+    assert!(signed.is_empty(), "{signed:#?}");
+}
+
+/// So that the test above is not passed by a check that refuses everything.
+#[test]
+fn handshakes_are_signed_by_the_uses_that_admit_them() {
+    let daemon = daemon();
+    let known = prime("ffdhe2048");
+    let without = [&randoms()[..56], &[7; 8]].concat();
+    let y = [&[0x5a], &vec![0x11; 255][..]].concat();
+    for (message, admitted) in [
+        (tls13("server", 32), &["tls-server", "tls13-server"][..]),
+        (tls13("server", 48), &["tls-server", "tls13-server"]),
+        (tls13("client", 32), &["tls-client", "tls13-client"]),
+        (transcript([7; 32], &[9; 256]), &["tls-client"]),
+        (ecdhe(&randoms(), 23, &point(23)), &["tls-server", "tls12-server"]),
+        (ecdhe(&randoms(), 24, &point(24)), &["tls-server", "tls12-server"]),
+        (ecdhe(&randoms(), 25, &point(25)), &["tls-server", "tls12-server"]),
+        (ecdhe(&randoms(), 29, &point(29)), &["tls-server", "tls12-server"]),
+        (ecdhe(&randoms(), 30, &point(30)), &["tls-server", "tls12-server"]),
+        (ecdhe(&without, 23, &point(23)), &["tls12-server"]),
+        (ecdhe(&without, 29, &point(29)), &["tls12-server"]),
+        (dhe(&without, &known, &[2], &y), &["tls12-dhe-server"]),
+        (dhe(&randoms(), &prime("modp_2048"), &[2], &y), &["tls12-dhe-server"]),
+    ] {
+        for one in USES {
+            let done = daemon.outcome(one, &message) == Outcome::Done;
+            assert_eq!(done, admitted.contains(&one), "{one}: {:x?}", &message[56..70]);
+        }
+    }
+}
+
+/// Key and grant must each admit a message, by whichever use.
+#[test]
+fn refusals_say_what_would_help() {
+    let daemon = Daemon::production(&[
+        ("shop", "tls-server"),
+        ("other", "any"),
+        ("open", "tls-server"),
+        ("thirteen", "tls13-server"),
+        ("finite", "tls12-dhe-server"),
+        ("account", "any"),
+    ]);
+    for (label, one) in [
+        ("shop", "tls-server"),
+        ("other", "tls13-server"),
+        ("open", "any"),
+        ("thirteen", "tls-server"),
+        ("finite", "tls12-dhe-server"),
+        ("account", "acme-account"),
+    ] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256", "--use", one]);
+    }
+    let without = ecdhe(&[7; 64], 29, &point(29));
+    let with = ecdhe(&randoms(), 29, &point(29));
+    let finite = dhe(&[7; 64], &prime("ffdhe2048"), &[2], &[0x5a; 256]);
+    let own = dhe(&[7; 64], &own_prime(256), &[2], &[0x5a; 256]);
+    let (server, client) = (tls13("server", 32), tls13("client", 32));
+    for (label, message, expected) in [
+        ("shop", &without, Outcome::NoDowngradeSentinel),
+        ("shop", &with, Outcome::Done),
+        ("shop", &finite, Outcome::DheRefused),
+        ("shop", &own, Outcome::OtherDhGroup),
+        ("shop", &client, Outcome::UseRefused),
+        ("other", &without, Outcome::NoDowngradeSentinel),
+        ("other", &with, Outcome::UseRefused),
+        ("other", &server, Outcome::Done),
+        ("open", &without, Outcome::NoDowngradeSentinel),
+        ("open", &finite, Outcome::DheRefused),
+        ("open", &own, Outcome::OtherDhGroup),
+        ("open", &client, Outcome::UseNotGranted),
+        ("thirteen", &server, Outcome::Done),
+        ("thirteen", &with, Outcome::UseNotGranted),
+        ("finite", &finite, Outcome::Done),
+        ("finite", &own, Outcome::OtherDhGroup),
+        ("finite", &with, Outcome::UseRefused),
+        ("account", &server, Outcome::UseRefused),
+        ("account", &b"eyJhbGciOiJFUzI1NiJ9.eyJ9".to_vec(), Outcome::UseRefused),
+    ] {
+        assert_eq!(daemon.outcome(label, message), expected, "{label}: {:x?}", &message[..10]);
+    }
+    let digest =
+        daemon.client().sign(&label_of("account"), 0, Scheme::EcdsaSecp256r1Sha256, Input::Digest(&[7; 32]));
+    assert_eq!(outcome(digest), Outcome::UseRefused);
+    for (refusal, words) in [
+        (Outcome::NoDowngradeSentinel, &["did not offer TLS 1.3", "DTLS 1.2", "tls12-server"][..]),
+        (Outcome::DheRefused, &["tls12-dhe-server"]),
+        (Outcome::OtherDhGroup, &["RFC 7919", "drop DHE"]),
+    ] {
+        for word in words {
+            assert!(refusal.reason().contains(word), "{refusal:?}");
+        }
+    }
+    let line = "purpose=\"tls12-only-server\"";
+    let log = daemon.log();
+    assert!(log.contains(line) && log.contains("reason=\"no-downgrade-sentinel\""), "{log}");
+}
+
+#[test]
+fn the_log_names_the_other_format() {
+    let daemon = Daemon::production(&[("shop", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    assert_eq!(daemon.outcome("shop", &over_x25519(b"#!/bin/sh\nid\n", b"")), Outcome::UseRefused);
+    let log = daemon.log();
+    assert!(log.contains("purpose=\"other, as script\""), "{log}");
+}
+
+#[test]
+fn check_config_tells_what_uses_admit_and_refuses_a_grant_for_acme() {
+    let daemon = Daemon::prepare("");
+    daemon.new_master_key();
+    let check = |grants: &[(&str, &str)]| {
+        daemon.configure(&daemon.production_configuration(grants));
+        let mut command: Command = daemon.serve(&["--check-config"]);
+        command.output().unwrap()
+    };
+    let output = check(&[("shop", "tls-server"), ("old", "tls12-server")]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    for words in [
+        "note: tls-server is granted for keys shop:",
+        "a server with TLS 1.2 alone, and DTLS 1.2, need tls12-server too",
+        "DHE needs tls12-dhe-server",
+        "tls13-server is enough",
+        "note: tls12-server is granted for keys old:",
+    ] {
+        assert!(text.contains(words), "{text}");
+    }
+    let output = check(&[("shop", "acme-account")]);
+    assert_eq!(output.status.code(), Some(78));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("acme-account cannot be granted") && text.lines().count() == 1, "{text}");
+}
