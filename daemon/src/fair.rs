@@ -149,11 +149,6 @@ impl Gate {
         };
         waits.await.map_err(|_| Full)
     }
-
-    /// The cost of the requests of a user that wait.
-    pub(crate) fn cost_of(&self, user: User) -> Duration {
-        self.0.lock().queue.cost_of(user)
-    }
 }
 
 impl Shared {
@@ -281,7 +276,7 @@ mod tests {
         }
         let mut other = Box::pin(gate.enter(2, MS));
         assert!(futures_poll(other.as_mut()).await.is_none());
-        assert_eq!(gate.cost_of(1), 10 * MS);
+        assert_eq!(gate.0.lock().queue.cost_of(1), 10 * MS);
         drop(first);
         let place = futures_poll(other.as_mut()).await.expect("its turn").unwrap();
         // Those who have left are passed over.

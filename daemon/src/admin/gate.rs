@@ -7,6 +7,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
@@ -90,7 +91,7 @@ impl AsyncRead for Conversation {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
-            self.place.idle();
+            self.place.idle(Instant::now());
         } else if self.closed.as_mut().poll(context).is_ready() {
             // As if the caller had closed it.
             return Poll::Ready(Ok(()));

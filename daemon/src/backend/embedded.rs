@@ -22,7 +22,6 @@ use crate::keys::Version;
 /// The unit, and the threads for what takes long.
 pub(crate) struct Embedded {
     pub(crate) unit: Arc<Unit>,
-    places: usize,
     gate: Gate,
     /// Runs blocking work alone. Always there until this is dropped.
     threads: Option<Runtime>,
@@ -37,7 +36,6 @@ impl Embedded {
         threads.thread_name("unit").max_blocking_threads(places).on_thread_start(step_back);
         Ok(Self {
             unit: Arc::new(unit),
-            places,
             gate: Gate::new(places, usize::MAX),
             threads: Some(threads.build()?),
         })
@@ -103,12 +101,6 @@ impl Embedded {
         f: impl FnOnce(&Unit) -> Result<T, UnitError> + Send + 'static,
     ) -> Result<T, BackendError> {
         let begin = Instant::now();
-        let left = asked.deadline.saturating_duration_since(begin);
-        // Even if nobody else was there, the deadline would pass before.
-        let places = u32::try_from(self.places).unwrap_or(u32::MAX);
-        if self.gate.cost_of(asked.user) / places > left {
-            return Err(BackendError::Overloaded);
-        }
         let place = tokio::time::timeout_at(asked.deadline.into(), self.gate.enter(asked.user, cost)).await;
         let place: Place = place.map_err(|_| BackendError::Late)?.map_err(|Full| BackendError::Overloaded)?;
         times.queue = begin.elapsed();

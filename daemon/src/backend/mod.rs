@@ -210,7 +210,7 @@ pub(crate) enum BackendError {
     Import(#[from] ImportError),
     #[error("the deadline passed before it was this request's turn")]
     Late,
-    #[error("more requests of this user wait than can be done before the deadline")]
+    #[error("more requests wait than there is room for, and most of them are of this user")]
     Overloaded,
     #[error(transparent)]
     Store(#[from] StoreError),

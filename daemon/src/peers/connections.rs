@@ -140,7 +140,7 @@ impl Connections {
             return Entry::Refused;
         }
         let close = stop.child_token();
-        let idle_since = AtomicU64::new(self.now());
+        let idle_since = AtomicU64::new(self.since_start(Instant::now()));
         let spot = Arc::new(Spot { idle_since, close, peer: peer.clone(), by_service });
         let place = self.place(&mut state, &name, spot);
         match from {
@@ -193,9 +193,9 @@ impl Connections {
         }
     }
 
-    /// Milliseconds since the start.
-    fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(BUSY - 1)
+    /// In milliseconds.
+    fn since_start(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(BUSY - 1)
     }
 
     /// Held for a few steps.
@@ -252,9 +252,9 @@ impl Place {
         self.spot.idle_since.store(BUSY, Ordering::Relaxed);
     }
 
-    /// No request is under way from now on.
-    pub(crate) fn idle(&self) {
-        self.spot.idle_since.store(self.connections.now(), Ordering::Relaxed);
+    /// No request is under way since `now`.
+    pub(crate) fn idle(&self, now: Instant) {
+        self.spot.idle_since.store(self.connections.since_start(now), Ordering::Relaxed);
     }
 }
 

@@ -10,9 +10,9 @@ use core::task::Poll;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::time::Instant;
 
+use keyward_proto::Outcome;
 use keyward_proto::frame::{self, FrameError};
 use keyward_proto::message::{Request, Response, Watch, request, response};
 use thiserror::Error;
@@ -56,6 +56,7 @@ pub(super) async fn serve(
         here,
         asked_from: here,
         number: random(),
+        now: Instant::now(),
     };
     let end = match session.run().await {
         Ok(moved) => return moved.map(|there| (session.stream, there)),
@@ -92,7 +93,7 @@ struct Session<'a> {
     /// When the frame that has begun to arrive must be there.
     due: Option<Instant>,
     /// Requests that have arrived and are not answered.
-    arrived: VecDeque<Arrived>,
+    arrived: VecDeque<Arrived<'a>>,
     reading: Reading,
     /// Answers that are not sent. Wiped at the end, should it come before they are.
     output: Zeroizing<Vec<u8>>,
@@ -106,12 +107,14 @@ struct Session<'a> {
     asked_from: u32,
     /// Names this connection in traces.
     number: u64,
+    /// When the last thing happened: a clock that is looked at once for all who need it.
+    now: Instant,
 }
 
 /// A request that has arrived.
-enum Arrived {
+enum Arrived<'a> {
     /// To be answered.
-    Taken { request: Request, at: Instant, waiting: Waiting, _long: Option<Held> },
+    Taken { request: Request, at: Instant, waiting: Waiting<'a>, _long: Option<Held> },
     /// To be refused, since too many others of its user wait.
     Refused(Request),
 }
@@ -136,7 +139,7 @@ impl<'a> Session<'a> {
                 place.busy();
                 self.answer(next).await?;
                 if self.arrived.is_empty() {
-                    self.take_in(Instant::now());
+                    self.take_in();
                 }
                 if self.arrived.is_empty() || self.output.len() >= MAX_OUTPUT {
                     self.send().await?;
@@ -153,8 +156,8 @@ impl<'a> Session<'a> {
             if there != self.here && there == before && is_quiet && self.daemon.reactors.on(there).is_some() {
                 return Ok(Some(there));
             }
-            place.idle();
-            let due = self.due.or_else(|| Some(Instant::now() + place.patience()?));
+            place.idle(self.now);
+            let due = self.due.or_else(|| Some(self.now + place.patience()?));
             let until = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -173,7 +176,8 @@ impl<'a> Session<'a> {
     /// Told to stop, it may not have been told yet of what has arrived before.
     async fn answer_the_rest(&mut self) -> Result<Option<u32>, End> {
         while self.make_room() && self.stream.read_now(&mut self.input)?.is_some_and(|read| read > 0) {
-            self.take_in(Instant::now());
+            self.now = Instant::now();
+            self.take_in();
         }
         while let Some(next) = self.arrived.pop_front() {
             self.answer(next).await?;
@@ -191,7 +195,8 @@ impl<'a> Session<'a> {
             Reading::Parked => {
                 self.place.account().room().await;
                 self.reading = Reading::On;
-                self.take_in(Instant::now());
+                self.now = Instant::now();
+                self.take_in();
                 return Ok(());
             }
             Reading::Over(_) => pending().await,
@@ -205,12 +210,14 @@ impl<'a> Session<'a> {
             let whole = self.input.is_empty();
             self.reading = Reading::Over(if whole { End::Closed } else { End::Truncated });
         }
-        self.take_in(Instant::now());
+        self.now = Instant::now();
+        self.take_in();
         Ok(())
     }
 
     /// Makes requests of the complete frames that have been read.
-    fn take_in(&mut self, now: Instant) {
+    fn take_in(&mut self) {
+        let (place, now) = (self.place, self.now);
         if self.input.is_empty() {
             return;
         }
@@ -227,7 +234,7 @@ impl<'a> Session<'a> {
                     break;
                 }
             };
-            self.arrived.push_back(match self.place.account().arrive() {
+            self.arrived.push_back(match place.account().arrive() {
                 Ok(waiting) => Arrived::Taken { request, at: now, waiting, _long: self.long.take() },
                 Err(NoRoom::Refuse) => Arrived::Refused(without_body(request)),
                 Err(NoRoom::Leave) => {
@@ -254,7 +261,7 @@ impl<'a> Session<'a> {
     }
 
     /// Answers one request; reads on meanwhile, if that takes time.
-    async fn answer(&mut self, next: Arrived) -> Result<(), End> {
+    async fn answer(&mut self, next: Arrived<'a>) -> Result<(), End> {
         let (request, at, waiting) = match next {
             Arrived::Taken { request, at, waiting, .. } => (request, at, waiting),
             Arrived::Refused(request) => {
@@ -273,10 +280,11 @@ impl<'a> Session<'a> {
         }
         let trace = Trace::new(self.number, request.id);
         let (daemon, peer, account, turns) = (self.daemon, self.peer, self.place.account(), self.turns);
-        let mut work = pin!(work(daemon, peer, account, turns, request, at, trace));
+        let answer = answer(daemon, peer, account, request, at, trace);
+        let mut work = pin!(in_turn(turns, account, self.now, answer));
         let mut first = pin!(poll_fn(|context| Poll::Ready(work.as_mut().poll(context))));
-        let response = match first.as_mut().await {
-            Poll::Ready(response) => response,
+        let (response, ended) = match first.as_mut().await {
+            Poll::Ready(done) => done,
             Poll::Pending => {
                 // The answers so far need not wait for this one. Nor may this one wait for a peer that does not
                 // take them: it may have a place by now that others want.
@@ -284,7 +292,7 @@ impl<'a> Session<'a> {
                 loop {
                     tokio::select! {
                         biased;
-                        response = &mut work => break response,
+                        done = &mut work => break done,
                         more = self.more() => more?,
                     }
                     if matches!(self.reading, Reading::Over(_)) && self.stream.is_hung_up() {
@@ -294,7 +302,11 @@ impl<'a> Session<'a> {
                 }
             }
         };
+        self.now = ended;
         drop(waiting);
+        if response.outcome() == Outcome::Overloaded {
+            account.may_be_refused().await;
+        }
         self.append(response);
         Ok(())
     }
@@ -321,7 +333,7 @@ impl<'a> Session<'a> {
     /// arrives.
     async fn watch(&mut self, request: &Request, watch: &Watch) -> Result<Response, End> {
         self.send().await?;
-        self.place.idle();
+        self.place.idle(self.now);
         let more = !self.arrived.is_empty() || !self.input.is_empty();
         let (daemon, peer, stream, close) = (self.daemon, self.peer, &self.stream, self.place.close());
         let end = async {
@@ -340,7 +352,9 @@ impl<'a> Session<'a> {
                 () = time => {}
             }
         };
-        Ok(answer::watch(daemon, peer, request.id, watch, end).await)
+        let (account, turns) = (self.place.account(), self.turns);
+        let answer = answer::watch(daemon, peer, request.id, watch, end);
+        Ok(in_turn(turns, account, self.now, answer).await.0)
     }
 
     async fn send(&mut self) -> Result<(), End> {
@@ -406,29 +420,29 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Answers a request when it is its user's turn.
-async fn work(
-    daemon: &Daemon,
-    peer: &Peer,
-    account: &Arc<Account>,
+/// Makes an answer when it is the user's turn, and charges the user for it. `begin` is now; the time at which the
+/// answer was there comes with it.
+async fn in_turn<T>(
     turns: &Turns,
-    request: Request,
-    at: Instant,
-    trace: Trace,
-) -> Response {
-    let turn = match turns.now(account.id) {
-        Some(turn) => turn,
-        None => turns.wait(account.id).await,
+    account: &Account,
+    begin: Instant,
+    answer: impl Future<Output = T>,
+) -> (T, Instant) {
+    let (mut turn, mut begin) = match turns.now(account.id) {
+        Some(turn) => (turn, Some(begin)),
+        None => (turns.wait(account.id, account.typical()).await, None),
     };
-    let mut answer = pin!(answer(daemon, peer, account, request, at, trace));
-    let mut turn = turn;
+    let mut answer = pin!(answer);
     poll_fn(|context| {
-        let begin = Instant::now();
+        let begin = begin.take().unwrap_or_else(Instant::now);
         let polled = answer.as_mut().poll(context);
-        turns.charge(account.id, turn, begin.elapsed());
-        // Whatever comes back from elsewhere is short.
+        let end = Instant::now();
+        let time = end.saturating_duration_since(begin);
+        turns.charge(account.id, turn, time);
+        account.took(time);
+        // The rest of an answer that comes from elsewhere is short.
         turn = Turn::AtOnce;
-        polled
+        polled.map(|answer| (answer, end))
     })
     .await
 }

@@ -32,7 +32,8 @@ struct Round {
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Turn {
     AtOnce,
-    Waited,
+    /// It was charged this estimate already.
+    Waited(Duration),
 }
 
 impl Turns {
@@ -41,7 +42,7 @@ impl Turns {
         Self { round: Mutex::new(round), over: Notify::new() }
     }
 
-    /// A turn for a user, if there is one without waiting. The time that it takes is told to [`Self::charge`].
+    /// A turn for a user, if there is one without waiting. [`Self::charge`] is told how long it took.
     pub(crate) fn now(&self, user: User) -> Option<Turn> {
         let round = self.round();
         let has_worked = || round.taken.iter().any(|(one, _)| *one == user);
@@ -50,14 +51,16 @@ impl Turns {
             .then_some(Turn::AtOnce)
     }
 
-    /// Waits for a turn. Nothing is lost if the future is dropped.
-    pub(crate) async fn wait(&self, user: User) -> Turn {
+    /// Waits for a turn, which is expected to take as long as `estimate`. Nothing is lost if the future is
+    /// dropped.
+    pub(crate) async fn wait(&self, user: User, estimate: Duration) -> Turn {
         let (turn, waits) = oneshot::channel();
-        self.round().waiting.push(user, ESTIMATE, turn);
+        let estimate = estimate.max(SHORTEST);
+        self.round().waiting.push(user, estimate, turn);
         self.over.notify_one();
         // `run` ends with the reactor alone, and this task with it.
         let _ = waits.await;
-        Turn::Waited
+        Turn::Waited(estimate)
     }
 
     /// Charges a user for a turn.
@@ -65,7 +68,7 @@ impl Turns {
         let mut round = self.round();
         round.total += time;
         match turn {
-            Turn::Waited => round.waiting.charge(user, ESTIMATE, time),
+            Turn::Waited(estimate) => round.waiting.charge(user, estimate, time),
             Turn::AtOnce => match round.taken.iter_mut().find(|(one, _)| *one == user) {
                 Some((_, taken)) => *taken += time,
                 None => round.taken.push((user, time)),
@@ -117,14 +120,16 @@ impl Turns {
 /// How long users may work before the others are looked at.
 const ROUND: Duration = Duration::from_millis(1);
 
-/// How long a turn is expected to take: a P-256 signature and what belongs to it.
-const ESTIMATE: Duration = Duration::from_micros(40);
+/// The least that a turn is expected to take: reading a request, refusing it, and answering.
+const SHORTEST: Duration = Duration::from_micros(10);
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
+
+    const ESTIMATE: Duration = Duration::from_micros(40);
 
     #[tokio::test]
     async fn a_user_who_has_worked_waits_and_another_does_not() {
@@ -155,7 +160,7 @@ mod tests {
         for user in [1; 100].into_iter().chain([2; 10]) {
             let (turns, order) = (Arc::clone(&turns), Arc::clone(&order));
             tasks.push(tokio::spawn(async move {
-                let turn = turns.wait(user).await;
+                let turn = turns.wait(user, ESTIMATE).await;
                 order.lock().unwrap().push(user);
                 turns.charge(user, turn, ESTIMATE);
             }));
@@ -179,7 +184,7 @@ mod tests {
     async fn those_who_left_take_no_turn() {
         let turns = Turns::new();
         for _ in 0..100 {
-            let mut waits = Box::pin(turns.wait(1));
+            let mut waits = Box::pin(turns.wait(1, ESTIMATE));
             tokio::select! {
                 biased;
                 _ = &mut waits => panic!("nobody gives turns"),

@@ -1,6 +1,7 @@
 //! What the connections of one user share: how much may wait for it, and what it has used up.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -23,6 +24,8 @@ pub(crate) struct Account {
     room: Notify,
     /// Bytes of long frames, arriving or waiting.
     held: AtomicUsize,
+    /// How long a turn of this user takes, in nanoseconds: an average that the last ones count most for.
+    typical: AtomicU64,
     overloads: Mutex<Bucket>,
     under_grants: Mutex<UnderGrants>,
 }
@@ -44,19 +47,41 @@ impl Account {
             parked: AtomicUsize::new(0),
             room: Notify::new(),
             held: AtomicUsize::new(0),
-            overloads: Mutex::new(Bucket::full(MOST_REFUSED)),
+            typical: AtomicU64::new(0),
+            overloads: Mutex::new(Bucket::full(REFUSED_AT_ONCE)),
             under_grants: Mutex::default(),
         }
     }
 
     /// Takes a request in that has arrived.
-    pub(crate) fn arrive(self: &Arc<Self>) -> Result<Waiting, NoRoom> {
+    pub(crate) fn arrive(&self) -> Result<Waiting<'_>, NoRoom> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) < MOST_WAITING {
-            return Ok(Waiting(Arc::clone(self)));
+            return Ok(Waiting(self));
         }
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        let refuse = lock(&self.overloads).take(MOST_REFUSED, Instant::now());
+        let refuse = lock(&self.overloads).take(REFUSED, REFUSED_AT_ONCE, Instant::now());
         Err(if refuse { NoRoom::Refuse } else { NoRoom::Leave })
+    }
+
+    /// Waits until one more request of this user may be refused for being too many.
+    pub(crate) async fn may_be_refused(&self) {
+        let now = Instant::now();
+        let wait = lock(&self.overloads).reserve(REFUSED, REFUSED_AT_ONCE, now);
+        if !wait.is_zero() {
+            tokio::time::sleep_until((now + wait).into()).await;
+        }
+    }
+
+    /// How long a turn of this user may be expected to take.
+    pub(crate) fn typical(&self) -> Duration {
+        Duration::from_nanos(self.typical.load(Ordering::Relaxed))
+    }
+
+    /// A turn took so long.
+    pub(crate) fn took(&self, time: Duration) {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 8);
+        let typical = self.typical.load(Ordering::Relaxed);
+        self.typical.store(typical - typical / 8 + time / 8, Ordering::Relaxed);
     }
 
     /// Waits until fewer requests wait than may.
@@ -89,7 +114,6 @@ impl Account {
         config: &Arc<Config>,
         grants: impl Iterator<Item = (usize, &'g Grant)>,
     ) -> Option<Admitted> {
-        let now = Instant::now();
         let mut found = None;
         for (number, grant) in grants {
             let Limits { rate, in_flight } = grant.limits;
@@ -111,7 +135,7 @@ impl Account {
             if admitted.enter() > most {
                 continue;
             }
-            if rate.is_none_or(|rate| use_of.bucket.take(rate.get(), now)) {
+            if rate.is_none_or(|rate| use_of.bucket.take(rate.get(), rate.get(), Instant::now())) {
                 found = Some(admitted);
                 break;
             }
@@ -121,9 +145,9 @@ impl Account {
 }
 
 /// A request that has arrived and is not answered.
-pub(crate) struct Waiting(Arc<Account>);
+pub(crate) struct Waiting<'a>(&'a Account);
 
-impl Drop for Waiting {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
         if self.0.parked.load(Ordering::SeqCst) > 0 {
@@ -186,27 +210,39 @@ struct UnderGrant {
     in_flight: Arc<AtomicUsize>,
 }
 
-/// So many a second: a bucket of tokens that holds those of one second.
+/// So many a second, and so many at once: a bucket of tokens.
 struct Bucket {
+    /// Below zero: so many are reserved that are not there yet.
     tokens: f64,
     filled: Instant,
 }
 
 impl Bucket {
-    fn full(rate: u32) -> Self {
-        Self { tokens: rate.into(), filled: Instant::now() }
+    fn full(most: u32) -> Self {
+        Self { tokens: most.into(), filled: Instant::now() }
     }
 
-    fn take(&mut self, rate: u32, now: Instant) -> bool {
-        let rate = f64::from(rate);
-        let new = now.saturating_duration_since(self.filled).as_secs_f64() * rate;
-        self.tokens = (self.tokens + new).min(rate.max(1.0));
-        self.filled = self.filled.max(now);
-        if self.tokens < 1.0 {
-            return false;
+    /// Takes a token, if there is one.
+    fn take(&mut self, rate: u32, most: u32, now: Instant) -> bool {
+        self.fill(rate, most, now);
+        let found = self.tokens >= 1.0;
+        if found {
+            self.tokens -= 1.0;
         }
+        found
+    }
+
+    /// Takes a token, and tells how long it takes until it is there.
+    fn reserve(&mut self, rate: u32, most: u32, now: Instant) -> Duration {
+        self.fill(rate, most, now);
         self.tokens -= 1.0;
-        true
+        Duration::from_secs_f64((-self.tokens).max(0.0) / f64::from(rate.max(1)))
+    }
+
+    fn fill(&mut self, rate: u32, most: u32, now: Instant) {
+        let new = now.saturating_duration_since(self.filled).as_secs_f64() * f64::from(rate);
+        self.tokens = (self.tokens + new).min(f64::from(most.max(1)));
+        self.filled = self.filled.max(now);
     }
 }
 
@@ -217,8 +253,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Most requests of a user that wait. A server that asks for one signature a connection never has as many.
 const MOST_WAITING: usize = 1024;
 
-/// Most requests of a user that are refused a second for being too many.
-const MOST_REFUSED: u32 = 1000;
+/// How many requests of a user are refused for being too many: so many a second, and so many at once. Together
+/// they are a thousand in any second.
+const REFUSED: u32 = 900;
+const REFUSED_AT_ONCE: u32 = 100;
 
 /// Most bytes that the long frames of a user take, arriving or waiting (4 MiB).
 const MOST_HELD: usize = 4 << 20;
@@ -229,7 +267,6 @@ const MOST_HELD_BY_ALL: usize = 64 << 20;
 #[cfg(test)]
 mod tests {
     use core::num::NonZeroU32;
-    use core::time::Duration;
 
     use super::*;
     use crate::policy::authorise::Who;
@@ -238,9 +275,8 @@ mod tests {
     fn so_many_wait_some_are_refused_and_the_others_left_unread() {
         let account = Arc::new(Account::new(1));
         let mut waiting: Vec<_> = (0..MOST_WAITING).map(|_| account.arrive().ok().unwrap()).collect();
-        let refused =
-            (0..2 * MOST_REFUSED).filter(|_| account.arrive().err() == Some(NoRoom::Refuse)).count();
-        assert!((1000..1100).contains(&refused), "{refused}");
+        let refused = (0..2000).filter(|_| account.arrive().err() == Some(NoRoom::Refuse)).count();
+        assert!((100..200).contains(&refused), "{refused}");
         assert_eq!(account.arrive().err(), Some(NoRoom::Leave));
         waiting.pop();
         assert!(account.arrive().is_ok());
@@ -289,11 +325,15 @@ mod tests {
         let start = bucket.filled;
         let taken = |bucket: &mut Bucket, after: u64| {
             let now = start + Duration::from_millis(after);
-            (0..100).filter(|_| bucket.take(50, now)).count()
+            (0..100).filter(|_| bucket.take(50, 50, now)).count()
         };
         assert_eq!(taken(&mut bucket, 0), 50);
         assert_eq!(taken(&mut bucket, 100), 5);
         assert_eq!(taken(&mut bucket, 60_000), 50, "a pause saves up a second");
+        let now = start + Duration::from_secs(60);
+        let waits: Vec<_> = (0..3).map(|_| bucket.reserve(50, 50, now).as_millis()).collect();
+        assert_eq!(waits, [20, 40, 60]);
+        assert!(!bucket.take(50, 50, now + Duration::from_millis(60)), "reserved before");
     }
 
     #[test]
