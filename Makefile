@@ -6,7 +6,10 @@ TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-
 	protobuf-compiler perl python3-cryptography python3-grpcio python3-protobuf
 OPENSSL_TESTS = versions hosts asynchronous configurations files finite_fields resumption rsa_key_exchange signature_algorithms
 
-.PHONY: all demo test test-openssl-4 bench lint install-demo install-test
+# Tests with a long form beside the short one in `make test`.
+SOAK_TESTS = purpose fairness connections services
+
+.PHONY: all demo test test-openssl-4 soak bench lint install-demo install-test
 
 all: install-demo
 	$(CARGO) build --release --workspace
@@ -22,7 +25,7 @@ test: install-test lint
 	tests/openssl/build 3.5 >/dev/null
 	$(CARGO) test --release --workspace
 	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: privilege drop of the servers," \
-		"users that are refused, a full disk"
+		"users that are refused, attacks by other users, a full disk"
 
 # The tests of the provider on OpenSSL 4.0 too, which is built for that, and a provider for it. The first time it takes
 # minutes, so it is no part of `make test`.
@@ -33,6 +36,16 @@ test-openssl-4: install-test
 	$(CARGO) build --release -p keyward-openssl --target-dir target/for-openssl-4.0 && \
 	$(CARGO) test --release -p keyward-openssl --target-dir target/for-openssl-4.0
 	$(CARGO) test --release -p keyward-tests --features openssl-4 $(patsubst %,--test %,$(OPENSSL_TESTS))
+
+# The same tests as in `make test` for longer and with larger counts, one after another, with their figures. Takes about an hour.
+soak: install-test
+	$(CARGO) build --release --workspace
+	tests/openssl/build 3.5 >/dev/null
+	@set -e; for test in $(SOAK_TESTS); do \
+		echo "soak: $$test, since $$(date +%H:%M)"; \
+		KEYWARD_SOAK=1 $(CARGO) test --release -p keyward-tests --test $$test -- --nocapture --test-threads=1; \
+	done
+	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: attacks by other users"
 
 lint:
 	$(CARGO) fmt --all --check

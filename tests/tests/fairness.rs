@@ -37,8 +37,8 @@ keys = ["shop", "rsa2048", "p521", "ml-dsa-87"]
 const MOST_P99: f64 = 10.0;
 /// How much longer another user's handshakes may take.
 const MOST_SLOWDOWN: f64 = 3.0;
-/// How many answers of `overloaded` a user gets in a second.
-const MOST_OVERLOADED: f64 = 1000.0;
+/// How many answers of `overloaded` a user gets in a second: 1,000, and some that come late because the machine is busy.
+const MOST_OVERLOADED: u64 = 1200;
 /// `rsa_pss_rsae_sha256` of RFC 8446, 4.2.3.
 const RSA: &str = "scheme=2052";
 
@@ -91,7 +91,11 @@ fn p99_meanwhile(daemon: &Daemon, probes: usize, seconds: f64) -> f64 {
 
 /// What signatures of another user may take: more on a machine that is busy anyway.
 fn limit(daemon: &Daemon) -> f64 {
-    MOST_P99.max(2.0 * p99_meanwhile(daemon, 3, 0.25))
+    MOST_P99.max(2.0 * p99_meanwhile(daemon, 3, 0.2))
+}
+
+fn is_told_of_overload_too_often(report: &Value) -> bool {
+    report["most_overloaded_in_a_second"].as_u64().is_some_and(|most| most > MOST_OVERLOADED)
 }
 
 /// Milliseconds of each of the handshakes that one client makes in this time, and why others failed.
@@ -145,8 +149,7 @@ fn a_flood_of_expensive_signatures_leaves_others_their_latency() {
     assert!(failures.is_empty(), "{} handshakes failed: {failures:?}", failures.len());
     for report in &reports {
         assert!(outcomes(report, "done") > 0 && outcomes(report, "overloaded") > 0, "{report}");
-        let seconds = report["seconds"].as_f64().unwrap();
-        assert!(outcomes(report, "overloaded") as f64 <= MOST_OVERLOADED * (seconds + 1.0), "{report}");
+        assert!(!is_told_of_overload_too_often(report), "{report}");
     }
     assert!(signatures.iter().all(is_all_done), "{signatures:?}");
     assert!(p99 <= most, "{p99} ms: {signatures:?}");
@@ -191,23 +194,23 @@ fn other_floods_leave_others_their_latency() {
         (STRANGER, "churn", String::new()),
     ];
     let (probes, seconds) = if is_soak() { (9, 2.0) } else { (3, 0.25) };
-    let most = limit(&daemon);
     let mut late = Vec::new();
     for (uid, mode, settings) in floods {
-        let flood = Attacker::start(&daemon, uid, mode, &settings);
-        let p99 = p99_meanwhile(&daemon, probes, seconds);
-        let report = flood.stop();
-        println!("{uid} {mode} {settings}: p99 {p99:.2} ms; {report}");
-        let seconds = report["seconds"].as_f64().unwrap_or_default();
-        assert!(
-            outcomes(&report, "overloaded") as f64 <= MOST_OVERLOADED * (seconds + 1.0),
-            "{settings}: {report}"
-        );
-        if p99 > most {
-            late.push(format!("{uid} {mode} {settings}: {p99:.2} ms"));
+        let name = format!("{uid} {mode} {settings}");
+        let disturbs = || {
+            let most = limit(&daemon);
+            let flood = Attacker::start(&daemon, uid, mode, &settings);
+            let p99 = p99_meanwhile(&daemon, probes, seconds);
+            let report = flood.stop();
+            println!("{name}: p99 {p99:.2} ms; {report}");
+            p99 > most || is_told_of_overload_too_often(&report)
+        };
+        // What else the machine does takes time, too, but not always.
+        if (0..3).all(|_| disturbs()) {
+            late.push(name);
         }
     }
-    assert!(late.is_empty(), "signatures of another user took\n{}", late.join("\n"));
+    assert!(late.is_empty(), "others are disturbed by\n{}", late.join("\n"));
 }
 
 /// A deadline counts from when the request is there, not from when somebody has the time to look at it.
@@ -269,6 +272,7 @@ fn one_user_does_not_take_all_places_at_a_remote_unit() {
     let report = flood.stop();
     println!("p99 {p99:.2} ms, without the flood {alone:.2} ms; {report}");
     assert!(outcomes(&report, "done") > 0 && outcomes(&report, "overloaded") > 0, "{report}");
+    assert!(!is_told_of_overload_too_often(&report), "{report}");
     assert!(p99 <= (5.0 * LATENCY).max(3.0 * alone), "{p99} ms, {alone} ms without the flood");
 }
 

@@ -364,5 +364,5 @@ impl Seen {
     }
 }
 
-/// How long a connection that was refused or closed is not tried again.
-const RETRY: Duration = Duration::from_millis(50);
+/// How long a connection that was refused or closed is not tried again. Who does it faster is [`crate::probe::churn`].
+const RETRY: Duration = Duration::from_secs(1);
