@@ -5,9 +5,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use keyward_tests::attacker::{is_soak, outcomes, uid_of};
+use keyward_tests::attacker::{Turn, is_soak, outcomes, uid_of};
 use keyward_tests::tool::{succeed, wait_for};
-use keyward_tests::{Attacker, Daemon, is_root};
+use keyward_tests::{Attacker, Daemon, Pki};
 use serde_json::Value;
 
 /// Users with a grant each: five, and the first hundred of a range as /etc/subuid gives it away.
@@ -65,9 +65,7 @@ fn many(daemon: &Daemon, uids: impl IntoIterator<Item = u32>, settings: &str) ->
 
 #[test]
 fn idle_connections_of_users_without_a_grant_keep_nobody_out() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start();
     let _strangers = many(&daemon, STRANGERS, "connections=1024 reopen=yes");
     assert_gets_in(&daemon);
@@ -78,9 +76,7 @@ fn idle_connections_of_users_without_a_grant_keep_nobody_out() {
 
 #[test]
 fn idle_connections_of_users_with_a_grant_keep_nobody_out() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start();
     let attackers = many(&daemon, GRANTED, "connections=1024 reopen=yes");
     assert_gets_in(&daemon);
@@ -93,9 +89,7 @@ fn idle_connections_of_users_with_a_grant_keep_nobody_out() {
 
 #[test]
 fn the_users_of_a_subuid_range_keep_nobody_out() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start();
     let strangers = many(&daemon, SUBUIDS, "connections=64 reopen=yes");
     assert_gets_in(&daemon);
@@ -109,9 +103,7 @@ fn the_users_of_a_subuid_range_keep_nobody_out() {
 /// A program that runs as the user of the server and forgets to close what it opens.
 #[test]
 fn a_user_with_too_many_connections_of_its_own_gets_in() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start();
     let _leaky = Attacker::start(&daemon, uid_of("www-data"), "flood", "connections=1100");
     assert_gets_in(&daemon);
@@ -123,9 +115,7 @@ fn a_user_with_too_many_connections_of_its_own_gets_in() {
 
 #[test]
 fn users_without_a_grant_are_closed_when_they_ask_nothing() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start();
     let [silent, granted] = [STRANGERS.start, GRANTED.start]
         .map(|uid| Attacker::start(&daemon, uid, "flood", "connections=10 seconds=8"));
@@ -142,9 +132,7 @@ fn users_without_a_grant_are_closed_when_they_ask_nothing() {
 /// The daemon must not keep 256 KiB for each of them.
 #[test]
 fn half_frames_cost_little_memory() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start();
     assert_gets_in(&daemon);
     let before = resident(daemon.id());
@@ -172,9 +160,7 @@ fn resident(pid: u32) -> u64 {
 
 #[test]
 fn silent_connections_to_the_administrators_socket_keep_no_administrator_out() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start();
     let socket = daemon.path("run/admin.sock");
     let settings = |more: &str| format!("socket={} connections=200 reopen=yes {more}", socket.display());
@@ -191,10 +177,11 @@ fn silent_connections_to_the_administrators_socket_keep_no_administrator_out() {
 /// The connection of a follower is silent for a long time, and of use all the same.
 #[test]
 fn a_follower_learns_of_changes_although_its_user_has_too_many_connections() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start();
+    let pki = Pki::new(daemon.directory());
+    let certificate = pki.certify(&daemon, &daemon.reference("shop"));
+    succeed(daemon.keyward(&["cert", "attach", "shop", "--in"]).arg(certificate));
     let resolver = daemon.for_rustls().follow("shop").unwrap();
     let is_disabled = || {
         let [key] = &resolver.status()[..] else { panic!("one key") };

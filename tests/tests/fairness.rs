@@ -5,10 +5,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use keyward_tests::attacker::{is_soak, outcomes, uid_of};
+use keyward_tests::attacker::{Turn, is_soak, outcomes, uid_of};
 use keyward_tests::server::Site;
 use keyward_tests::tool::wait_for;
-use keyward_tests::{Attacker, Daemon, Handshake, Nginx, Pki, is_root};
+use keyward_tests::{Attacker, Daemon, Handshake, Nginx, Pki};
 use serde_json::Value;
 
 /// Users with grants of their own, and one without any.
@@ -112,9 +112,7 @@ fn handshakes(handshake: &Handshake, time: Duration, failures: &mut Vec<io::Erro
 
 #[test]
 fn a_flood_of_expensive_signatures_leaves_others_their_latency() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start(&[("shop", "p256"), ("big", "rsa4096")]);
     let pki = Pki::new(daemon.directory());
     let site = Site::with_key(&daemon, &pki, "shop");
@@ -159,9 +157,7 @@ fn a_flood_of_expensive_signatures_leaves_others_their_latency() {
 /// Whatever there is to ask for, with a grant or without.
 #[test]
 fn other_floods_leave_others_their_latency() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let keys = [
         ("shop", "p256"),
         ("big", "rsa4096"),
@@ -193,17 +189,16 @@ fn other_floods_leave_others_their_latency() {
         (STRANGER, "flood", "label=shop request=large connections=200 in-flight=4 reopen=yes".to_owned()),
         (STRANGER, "churn", String::new()),
     ];
-    let (probes, seconds) = if is_soak() { (9, 2.0) } else { (3, 0.25) };
+    let (probes, seconds) = if is_soak() { (9, 2.0) } else { (1, 0.4) };
     let mut late = Vec::new();
     for (uid, mode, settings) in floods {
         let name = format!("{uid} {mode} {settings}");
         let disturbs = || {
-            let most = limit(&daemon);
             let flood = Attacker::start(&daemon, uid, mode, &settings);
             let p99 = p99_meanwhile(&daemon, probes, seconds);
             let report = flood.stop();
             println!("{name}: p99 {p99:.2} ms; {report}");
-            p99 > most || is_told_of_overload_too_often(&report)
+            p99 > MOST_P99 && p99 > limit(&daemon) || is_told_of_overload_too_often(&report)
         };
         // What else the machine does takes time, too, but not always.
         if (0..3).all(|_| disturbs()) {
@@ -216,9 +211,7 @@ fn other_floods_leave_others_their_latency() {
 /// A deadline counts from when the request is there, not from when somebody has the time to look at it.
 #[test]
 fn requests_that_have_waited_past_their_deadline_are_not_signed() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start(&[("big", "rsa4096")]);
     let ask = |settings: &str| {
         Attacker::start(&daemon, FLOODER, "flood", &format!("label=big {RSA} connections=1 {settings}"))
@@ -237,9 +230,7 @@ fn requests_that_have_waited_past_their_deadline_are_not_signed() {
 
 #[test]
 fn nothing_is_signed_for_callers_that_have_left() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let daemon = start(&[("shop", "p256"), ("big", "rsa4096")]);
     let settings = format!("label=big {RSA} connections=64 in-flight=16");
     for _ in 0..10 {
@@ -257,9 +248,7 @@ fn nothing_is_signed_for_callers_that_have_left() {
 /// A unit far away has room for so many calls at a time, of which one user does not get all.
 #[test]
 fn one_user_does_not_take_all_places_at_a_remote_unit() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     const LATENCY: f64 = 20.0;
     let mut daemon = Daemon::prepare_slow_with(&format!("{LATENCY}ms"), "in-flight = 16\n");
     daemon.configure(&format!("log = \"info\"\n{GRANTS}"));
@@ -279,9 +268,7 @@ fn one_user_does_not_take_all_places_at_a_remote_unit() {
 /// `rate` and `in-flight` of a grant hold for each user that it names.
 #[test]
 fn a_grant_can_say_how_much_each_of_its_users_gets() {
-    if !is_root() {
-        return;
-    }
+    let Some(_turn) = Turn::take() else { return };
     let games = nix::unistd::Group::from_name("games").unwrap().unwrap().gid;
     let mut daemon = Daemon::prepare_slow_with("20ms", "in-flight = 256\n");
     daemon.configure(

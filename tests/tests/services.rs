@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use keyward_tests::attacker::{is_soak, outcomes, uid_of};
+use keyward_tests::attacker::{Turn, is_soak, outcomes, uid_of};
 use keyward_tests::cgroup::Cgroups;
 use keyward_tests::tool::succeed;
-use keyward_tests::{Attacker, Daemon, is_root};
+use keyward_tests::{Attacker, Daemon};
 use serde_json::Value;
 
 const OTHER: u32 = 7001;
@@ -21,14 +21,13 @@ struct Scene {
     daemon: Daemon,
     // Removed when nobody is in them any more.
     cgroups: Cgroups,
+    _turn: Turn,
 }
 
 impl Scene {
     /// None where the kernel does not let us play systemd: without root, and in most containers.
     fn start(runner: impl FnOnce(&Daemon, &Cgroups) -> Vec<String>) -> Option<Self> {
-        if !is_root() {
-            return None;
-        }
+        let turn = Turn::take()?;
         let Some(cgroups) = Cgroups::mount() else {
             eprintln!("left out: cgroup2 cannot be mounted here");
             return None;
@@ -47,7 +46,7 @@ impl Scene {
         daemon.generate("shop", "p256");
         daemon.generate("alone", "p256");
         daemon.import("php", "rsa4096");
-        Some(Self { daemon, cgroups })
+        Some(Self { daemon, cgroups, _turn: turn })
     }
 
     /// How a request for a signature ends that a user makes from within a control group.
