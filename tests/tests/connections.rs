@@ -181,7 +181,7 @@ fn a_follower_learns_of_changes_although_its_user_has_too_many_connections() {
     let daemon = start();
     let pki = Pki::new(daemon.directory());
     let certificate = pki.certify(&daemon, &daemon.reference("shop"));
-    succeed(daemon.keyward(&["cert", "attach", "shop", "--in"]).arg(certificate));
+    succeed(daemon.keyward(&["cert", "attach", "shop"]).arg("--in").arg(certificate));
     let resolver = daemon.for_rustls().follow("shop").unwrap();
     let is_disabled = || {
         let [key] = &resolver.status()[..] else { panic!("one key") };

@@ -207,7 +207,7 @@ impl<'a> Flood<'a> {
         connection.retry = None;
         let Some(stream) = connect_now(self.socket) else {
             self.seen.failed += 1;
-            connection.retry = Some(Instant::now() + RETRY);
+            connection.retry = Some(retry(number));
             return false;
         };
         let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
@@ -237,7 +237,7 @@ impl<'a> Flood<'a> {
                 self.seen.closed += 1;
                 let age = connection.opened.elapsed();
                 self.seen.first_closed = Some(self.seen.first_closed.map_or(age, |first| first.min(age)));
-                connection.retry = Some(Instant::now() + RETRY);
+                connection.retry = Some(retry(number));
             }
         }
     }
@@ -364,5 +364,8 @@ impl Seen {
     }
 }
 
-/// How long a connection that was refused or closed is not tried again. Who does it faster is [`crate::probe::churn`].
-const RETRY: Duration = Duration::from_secs(1);
+/// When a connection that was refused or closed is tried again: in a second or two, not all of them at a time. Who is faster is
+/// [`crate::probe::churn`].
+fn retry(number: usize) -> Instant {
+    Instant::now() + Duration::from_millis(1000 + (number as u64 * 7919) % 1000)
+}
