@@ -1,82 +1,103 @@
-//! Connections: how many, for how long, and that one can be cut from within a call.
+//! Connections: accepted at once, each proving itself on its own, and ended if nothing is heard.
 
-use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::net::{Shutdown, shutdown};
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
-/// Accepts connections until nobody takes them any more. While there are `most` of them, others wait.
+use super::admission::Admission;
+use super::limits::{Handle, Place};
+
+/// Accepts connections until nobody takes them any more. It waits for none of them.
 pub(crate) async fn accept(
     listener: TcpListener,
-    most: usize,
+    tls: Option<TlsAcceptor>,
+    admission: Arc<Admission>,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let places = Arc::new(Semaphore::new(most));
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = connections.closed() => return,
         };
-        match accepted.and_then(|(stream, _)| Connection::new(stream, place)) {
-            Ok(connection) => {
-                if connections.send(Ok(connection)).await.is_err() {
-                    return;
-                }
+        let entered = accepted.and_then(|(stream, address)| {
+            stream.set_nodelay(true)?;
+            let place = admission.limits.enter(&stream, address.ip())?;
+            Ok((stream, place))
+        });
+        match entered {
+            Ok((stream, place)) => {
+                let (tls, admission, connections) =
+                    (tls.clone(), Arc::clone(&admission), connections.clone());
+                tokio::spawn(async move {
+                    if let Some(connection) = open(stream, place, tls, &admission).await {
+                        // Fails only if the server stops.
+                        let _ = connections.send(Ok(connection)).await;
+                    }
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                // Most likely there are no descriptors, and there will not be any more in a microsecond.
+                // Most likely there are no descriptors.
+                admission.limits.make_room();
                 sleep(PAUSE).await;
             }
         }
     }
 }
 
-/// A TCP connection of a client. Ends if nothing was heard for [`SILENCE`].
-pub(crate) struct Connection {
+/// Does the handshake of TLS, if there is one to do. `None` if it came to nothing.
+async fn open(
     stream: TcpStream,
-    cut: Cut,
+    place: Place,
+    tls: Option<TlsAcceptor>,
+    admission: &Admission,
+) -> Option<Connection> {
+    let stream = match tls {
+        None => Either::Left(stream),
+        Some(tls) => match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+            Ok(Ok(stream)) => Either::Right(Box::new(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, from = %place.handle.source(), "the TLS handshake failed");
+                return None;
+            }
+            Err(_) => return None,
+        },
+    };
+    if let Either::Right(stream) = &stream
+        && let Some([certificate, ..]) = stream.get_ref().1.peer_certificates()
+    {
+        place.handle.set_certificate(Sha256::digest(certificate).into());
+        if !admission.connect(&place.handle) {
+            return None;
+        }
+    }
+    Some(Connection { stream, silence: Box::pin(sleep(SILENCE)), place })
+}
+
+/// A connection of a client. Ends if nothing was heard for [`SILENCE`].
+pub(crate) struct Connection {
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     silence: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Connection {
-    /// # Errors
-    /// If there is no descriptor left for the handle to cut it by.
-    fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        let cut = Cut(Arc::new(stream.as_fd().try_clone_to_owned()?));
-        Ok(Self { stream, cut, silence: Box::pin(sleep(SILENCE)), _place: place })
-    }
-}
-
-/// Cuts a connection. Every call has that of its connection among its extensions.
-#[derive(Clone)]
-pub(crate) struct Cut(Arc<OwnedFd>);
-
-impl Cut {
-    /// Ends the connection at once, in the middle of whatever it carries.
-    pub(crate) fn now(&self) {
-        // Fails only if the connection is no more.
-        let _ = shutdown(&*self.0, Shutdown::Both);
-    }
+    place: Place,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Cut;
+    type ConnectInfo = Handle;
 
-    fn connect_info(&self) -> Cut {
-        self.cut.clone()
+    fn connect_info(&self) -> Handle {
+        self.place.handle.clone()
     }
 }
 
@@ -127,6 +148,7 @@ impl AsyncWrite for Connection {
 }
 
 const PAUSE: Duration = Duration::from_millis(100);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long nothing may be heard from a client. Once HTTP/2 is spoken a live one answers a ping every 30 seconds, so
 /// this ends the others.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -137,17 +159,17 @@ mod tests {
 
     use super::*;
 
-    async fn accepting(most: usize) -> (core::net::SocketAddr, mpsc::Receiver<io::Result<Connection>>) {
+    async fn accepting() -> (core::net::SocketAddr, mpsc::Receiver<io::Result<Connection>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (connections, accepted) = mpsc::channel(1);
-        tokio::spawn(accept(listener, most, connections));
+        tokio::spawn(accept(listener, None, Arc::new(Admission::new(None)), connections));
         (address, accepted)
     }
 
     #[tokio::test(start_paused = true)]
     async fn silence_ends_a_connection() {
-        let (address, mut accepted) = accepting(1).await;
+        let (address, mut accepted) = accepting().await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut connection = accepted.recv().await.unwrap().unwrap();
         client.write_all(b"word").await.unwrap();
@@ -160,15 +182,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_one_waits_for_a_place() {
-        let (address, mut accepted) = accepting(1).await;
-        let _first_client = TcpStream::connect(address).await.unwrap();
+    async fn a_connection_is_cut_and_others_come() {
+        let (address, mut accepted) = accepting().await;
+        let mut first_client = TcpStream::connect(address).await.unwrap();
         let first = accepted.recv().await.unwrap().unwrap();
+        first.connect_info().cut();
+        assert_eq!(first_client.read(&mut [0]).await.unwrap(), 0);
         let _second_client = TcpStream::connect(address).await.unwrap();
-        let early = tokio::time::timeout(Duration::from_millis(100), accepted.recv());
-        assert!(early.await.is_err(), "accepted while there was no place");
-        first.cut.now();
-        drop(first);
         accepted.recv().await.unwrap().unwrap();
     }
 }

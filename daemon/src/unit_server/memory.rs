@@ -1,8 +1,12 @@
 //! A bound on the memory that requests take, all of them together, while they arrive and until they are answered.
+//!
+//! A client may take as much as it leaves free. So one client alone may have half of the memory, and each of n that
+//! want as much as they can get, the (n + 1)th part, and something is left for the next one.
 
 use core::pin::Pin;
+use core::sync::atomic::Ordering;
 use core::task::{Context, Poll, ready};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hyper::body::{Bytes, Frame, SizeHint};
 use keyward_grep11::ckr;
@@ -13,6 +17,8 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
 
+use super::admission::Caller;
+use super::clients::Client;
 use super::service::status;
 
 /// A service whose requests take no more memory than there is for them.
@@ -44,7 +50,8 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Bounded<S
     }
 
     fn call(&mut self, request: http::Request<Body>) -> S::Future {
-        let taken = Taken::default();
+        let client = request.extensions().get::<Caller>().map(|caller| Arc::clone(&caller.client));
+        let taken = Taken(Arc::new(Held { client, permit: Mutex::default() }));
         let mut request = request.map(|body| {
             Body::new(Counted { body, free: Arc::clone(&self.free), taken: taken.clone(), length: 0 })
         });
@@ -55,15 +62,43 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Bounded<S
 }
 
 /// What a request has taken, given back when the last of these goes.
-#[derive(Clone, Default)]
-struct Taken(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+#[derive(Clone)]
+struct Taken(Arc<Held>);
 
-impl Taken {
-    fn add(&self, more: OwnedSemaphorePermit) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+struct Held {
+    client: Option<Arc<Client>>,
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Held {
+    fn permit(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes as many KiB more. `None` if there are not as many, or the client would have more than it leaves.
+    fn take(&self, kib: usize, free: &Arc<Semaphore>) -> Option<()> {
+        let more = Arc::clone(free).try_acquire_many_owned(u32::try_from(kib).ok()?).ok()?;
+        if let Some(client) = &self.client {
+            let before = client.memory.fetch_add(kib, Ordering::Relaxed);
+            if before + kib > free.available_permits() {
+                client.memory.fetch_sub(kib, Ordering::Relaxed);
+                return None;
+            }
+        }
+        let mut held = self.permit();
         match held.as_mut() {
             Some(held) => held.merge(more),
             None => *held = Some(more),
+        }
+        Some(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let kib = self.permit().as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        if let Some(client) = &self.client {
+            client.memory.fetch_sub(kib, Ordering::Relaxed);
         }
     }
 }
@@ -81,14 +116,13 @@ impl Counted {
     fn count(&mut self, bytes: usize) -> Result<(), Status> {
         let before = self.length.div_ceil(1024);
         self.length += bytes;
-        let more = u32::try_from(self.length.div_ceil(1024) - before).unwrap_or(u32::MAX);
-        if more > 0 {
-            let permit = Arc::clone(&self.free).try_acquire_many_owned(more).map_err(|_| {
-                status(&Error::new(ckr::CKR_HOST_MEMORY, "there are too many large requests at a time"))
-            })?;
-            self.taken.add(permit);
+        let more = self.length.div_ceil(1024) - before;
+        if more == 0 {
+            return Ok(());
         }
-        Ok(())
+        self.taken.0.take(more, &self.free).ok_or_else(|| {
+            status(&Error::new(ckr::CKR_HOST_MEMORY, "there are too many large requests at a time"))
+        })
     }
 }
 
@@ -146,9 +180,16 @@ mod tests {
     }
 
     /// Sends that many bytes; holds what was taken until the outcome is dropped.
-    async fn send(service: &mut Bounded<Hold>, bytes: usize) -> Result<http::Extensions, Status> {
-        let body = Body::new(Full::new(Bytes::from(vec![0; bytes])));
-        let Ok(request) = service.call(http::Request::new(body)).await;
+    async fn send(
+        service: &mut Bounded<Hold>,
+        caller: Option<&Caller>,
+        bytes: usize,
+    ) -> Result<http::Extensions, Status> {
+        let mut request = http::Request::new(Body::new(Full::new(Bytes::from(vec![0; bytes]))));
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller.clone());
+        }
+        let Ok(request) = service.call(request).await;
         let (parts, body) = request.into_parts();
         body.collect().await?;
         Ok(parts.extensions)
@@ -157,14 +198,29 @@ mod tests {
     #[tokio::test]
     async fn what_is_held_is_bounded_and_given_back() {
         let mut service = Bounded::new(Hold, 10);
-        let first = send(&mut service, 6 * 1024).await.unwrap();
-        let second = send(&mut service, 3 * 1024 + 1).await.unwrap();
-        let refused = send(&mut service, 1).await.unwrap_err();
+        let first = send(&mut service, None, 6 * 1024).await.unwrap();
+        let second = send(&mut service, None, 3 * 1024 + 1).await.unwrap();
+        let refused = send(&mut service, None, 1).await.unwrap_err();
         assert!(refused.message().starts_with("CKR_HOST_MEMORY: "), "{refused}");
         drop(second);
-        let third = send(&mut service, 4 * 1024).await.unwrap();
-        assert!(send(&mut service, 1).await.is_err());
+        let third = send(&mut service, None, 4 * 1024).await.unwrap();
+        assert!(send(&mut service, None, 1).await.is_err());
         drop((first, third));
-        send(&mut service, 10 * 1024).await.unwrap();
+        send(&mut service, None, 10 * 1024).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_leaves_something_to_others() {
+        let mut service = Bounded::new(Hold, 12);
+        let (one, other) = (Caller::example(1), Caller::example(2));
+        let first = send(&mut service, Some(&one), 6 * 1024).await.unwrap();
+        assert!(send(&mut service, Some(&one), 1).await.is_err());
+        let second = send(&mut service, Some(&other), 3 * 1024).await.unwrap();
+        assert!(send(&mut service, Some(&other), 1).await.is_err());
+        assert!(send(&mut service, Some(&one), 1).await.is_err());
+        drop(second);
+        drop(first);
+        assert_eq!(one.client.memory.load(Ordering::Relaxed), 0);
+        send(&mut service, Some(&one), 6 * 1024).await.unwrap();
     }
 }

@@ -1,13 +1,18 @@
 //! The software crypto unit alone, as a GREP11 server: `keyward unit serve`.
 //!
-//! [`connection`] is what calls come in on, [`tokens`] says who may call, [`memory`] how much all of them may send,
+//! [`connection`] is what calls come in on, [`limits`] says how many there may be, [`admission`] with [`tokens`] who
+//! may call, and as which of the [`clients`], [`memory`] how much they may send, [`turns`] whose call is next,
 //! [`service`] answers, [`simulator`] makes it as slow and unreliable as somebody wants to see it.
 
+mod admission;
+mod clients;
 mod connection;
+mod limits;
 mod memory;
 mod service;
 mod simulator;
 mod tokens;
+mod turns;
 
 use core::net::SocketAddr;
 use core::num::NonZeroUsize;
@@ -21,21 +26,28 @@ use keyward_grep11::DESCRIPTORS;
 use keyward_grep11::crypto_server::CryptoServer;
 use keyward_unit::grep11::Crypto;
 use keyward_unit::{MasterKey, Unit};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 
 use crate::causes::causes;
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
 use crate::run::{self, Asked, ServeError, Signals};
 use crate::{exit, hardening};
+use admission::Admission;
 use memory::Bounded;
 use service::Service;
 use tokens::Tokens;
@@ -90,15 +102,13 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (connections, incoming) = mpsc::channel(1);
-        tokio::spawn(connection::accept(listener, MAX_CONNECTIONS, connections));
+        let admission = Arc::new(Admission::new(tokens.clone()));
+        tokio::spawn(connection::accept(listener, tls, Arc::clone(&admission), connections));
 
         let mut server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(MAX_CONCURRENT_CALLS);
-        if let Some(tls) = tls {
-            server = server.tls_config(tls).map_err(|error| UnitServerError::Tls(causes(&error)))?;
-        }
         let mut crypto = Crypto::new(unit);
         if options.simulation.padding_errors {
             crypto = crypto.with_padding_errors();
@@ -107,10 +117,14 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let crypto = CryptoServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);
-        let admitted = tokens.clone();
-        let admission = move |request| tokens::check(admitted.as_deref(), request);
+        let open = {
+            let admission = Arc::clone(&admission);
+            move |request| admission.check_open(request)
+        };
+        let admission = move |request| admission.check(request);
         let crypto = InterceptedService::new(Bounded::new(crypto, MAX_MEMORY), admission.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
+        let health_service = InterceptedService::new(health_service, open);
         health.set_serving::<CryptoServer<Service>>().await;
         // Tools are divided on the version.
         let describe = || {
@@ -221,20 +235,43 @@ fn reload(tokens: Option<&Tokens>) {
     run::notify(&[NotifyState::Ready]);
 }
 
-fn tls(options: &Options) -> Result<Option<ServerTlsConfig>, UnitServerError> {
+fn tls(options: &Options) -> Result<Option<TlsAcceptor>, UnitServerError> {
     let (certificate, key, client_ca) = match &options.transport {
         Transport::Plaintext if options.listen.ip().is_loopback() => return Ok(None),
         Transport::Plaintext => return Err(UnitServerError::PlaintextOutside(options.listen)),
         Transport::Tls { certificate, key, client_ca } => (certificate, key, client_ca),
     };
-    let read = |path: &Path| fs::read(path).map_err(|reason| UnitServerError::Read(path.to_owned(), reason));
-    let mut config = ServerTlsConfig::new()
-        .identity(Identity::from_pem(read(certificate)?, read(key)?))
-        .timeout(HANDSHAKE_TIMEOUT);
-    if let Some(client_ca) = client_ca {
-        config = config.client_ca_root(Certificate::from_pem(read(client_ca)?));
-    }
-    Ok(Some(config))
+    let failed = |error: &dyn core::error::Error| UnitServerError::Tls(causes(error));
+    let builder = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(&error))?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(certificates(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(
+                roots.into(),
+                aws_lc_rs::default_provider().into(),
+            );
+            builder.with_client_cert_verifier(verifier.build().map_err(|error| failed(&error))?)
+        }
+    };
+    let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| failed(&error))?;
+    let mut config =
+        builder.with_single_cert(certificates(certificate)?, secret).map_err(|error| failed(&error))?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+/// The certificates in a PEM file.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, UnitServerError> {
+    let certificates: Result<_, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+    certificates.map_err(|error| UnitServerError::Tls(causes(&error)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, UnitServerError> {
+    fs::read(path).map_err(|reason| UnitServerError::Read(path.to_owned(), reason))
 }
 
 fn open_unit(options: &Options) -> Result<Unit, UnitServerError> {
@@ -286,8 +323,6 @@ const MAX_MESSAGE: usize = 64 << 20;
 const MAX_MEMORY: usize = 1 << 20;
 /// On one connection.
 const MAX_CONCURRENT_CALLS: u32 = 256;
-const MAX_CONNECTIONS: usize = 1024;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long calls may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Unwrapped keys that are kept at hand.

@@ -1,39 +1,35 @@
 //! The service `grep11.Crypto`: hands each call to the unit, and turns an error into the status of a call.
 
+use core::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
 
-use keyward_grep11::{self as proto, Any, ERROR_TYPE_URL, Grep11Error, RpcStatus, ckr, crypto_server};
+use keyward_grep11::{
+    self as proto, DecryptSingleRequest, ERROR_TYPE_URL, Grep11Error, KeyBlob, RpcStatus, SignSingleRequest,
+    ckr, crypto_server,
+};
 use keyward_unit::grep11::{Crypto, Error};
 use prost::Message;
-use tokio::sync::Semaphore;
 use tonic::{Code, Extensions, Request, Response, Status};
 
+use super::admission::Caller;
+use super::clients::Client;
 use super::simulator::{Named, Simulation, Simulator};
-use crate::throttle::Throttle;
+use super::turns::Turns;
 
 /// The service on a unit.
 pub(crate) struct Service {
     crypto: Arc<Crypto>,
     simulator: Option<Simulator>,
-    /// One place for each long call that may be at work at a time.
-    long_calls: Semaphore,
-    refusals: Throttle,
+    turns: Turns,
 }
 
 impl Service {
     pub(crate) fn new(crypto: Crypto, simulation: &Simulation) -> Self {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            crypto: Arc::new(crypto),
-            simulator: Simulator::new(simulation),
-            long_calls: Semaphore::new(processors),
-            refusals: Throttle::default(),
-        }
+        Self { crypto: Arc::new(crypto), simulator: Simulator::new(simulation), turns: Turns::new() }
     }
 
-    /// Answers a call where it is, or on a thread apart if it takes long. `mechanisms` are those that it names.
+    /// Answers a call in its turn. `mechanisms` are those that it names.
     async fn call<Q: Message + 'static, R: Send + 'static>(
         &self,
         rpc: &'static str,
@@ -43,13 +39,14 @@ impl Service {
     ) -> Result<Response<R>, Status> {
         // They hold the memory that the request was counted for.
         let (metadata, extensions, request) = request.into_parts();
-        let answered = self.answered(rpc, mechanisms, &extensions, request, answer).await;
+        let Some(Caller { client, .. }) = extensions.get() else { return Err(status(&given_up())) };
+        let answered = self.answered(rpc, mechanisms, &extensions, client, request, answer).await;
         answered.map(Response::new).map_err(|error| {
-            if let Some(times) = self.refusals.admit() {
+            if let Some(times) = client.refusals.admit() {
                 // W3C Trace Context, 3.2: what the client calls this.
                 let trace =
                     metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or("none");
-                tracing::info!(rpc, trace, times, "call refused: {error}");
+                tracing::info!(rpc, trace, times, client = %client.name, "call refused: {error}");
             }
             status(&error)
         })
@@ -60,25 +57,26 @@ impl Service {
         rpc: &'static str,
         mechanisms: &[Option<u64>],
         extensions: &Extensions,
+        client: &Client,
         request: Q,
         answer: fn(&Crypto, Q) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let length = request.encoded_len();
         if let Some(simulator) = &self.simulator {
             simulator.before(rpc, mechanisms, extensions).await?;
         }
+        let long = is_long(rpc, &request);
         // A mistake in one call must not take the connection down, and with it all others.
         let fenced = move |crypto: &Crypto| {
             catch_unwind(AssertUnwindSafe(|| answer(crypto, request))).unwrap_or_else(|_| Err(given_up()))
         };
-        let answered = if LONG.contains(&rpc) || length > LONG_REQUEST {
+        let answered = if long {
+            let turn = self.turns.long(client).await?;
             let crypto = Arc::clone(&self.crypto);
-            let place = self.long_calls.acquire().await;
-            let answered = tokio::task::spawn_blocking(move || fenced(&crypto)).await;
-            drop(place);
+            // The turn ends with the work, even if nobody waits for that any more.
+            let answered = tokio::task::spawn_blocking(move || turn.work(|| fenced(&crypto))).await;
             answered.unwrap_or_else(|_| Err(given_up()))
         } else {
-            fenced(&self.crypto)
+            self.turns.short(client).await?.work(|| fenced(&self.crypto))
         };
         let mut answer = answered?;
         if let Some(simulator) = &self.simulator {
@@ -86,6 +84,23 @@ impl Service {
         }
         Ok(answer)
     }
+}
+
+/// Whether a call may take longer than to hand it to another thread is worth.
+fn is_long<Q: Message + 'static>(rpc: &str, request: &Q) -> bool {
+    let blob = match (request as &dyn Any).downcast_ref() {
+        Some(SignSingleRequest { priv_key, priv_key_bytes, .. }) => blob(priv_key.as_ref(), priv_key_bytes),
+        None => match (request as &dyn Any).downcast_ref() {
+            Some(DecryptSingleRequest { key, key_bytes, .. }) => blob(key.as_ref(), key_bytes),
+            None => &[],
+        },
+    };
+    blob.len() > LONG_KEY || LONG.contains(&rpc) || request.encoded_len() > LONG_REQUEST
+}
+
+/// The key of a request, in either dialect.
+fn blob<'a>(newer: Option<&'a KeyBlob>, older: &'a [u8]) -> &'a [u8] {
+    newer.and_then(|key| key.key_blobs.first()).map_or(older, Vec::as_slice)
 }
 
 /// Hands each rpc to the method of [`Crypto`] of the same name. In brackets stand the fields of its request that
@@ -153,8 +168,22 @@ rpcs! {
     rewrap_key_blob: "RewrapKeyBlob", RewrapKeyBlobRequest -> RewrapKeyBlobResponse;
 }
 
-/// Calls that take long: RSA keys take up to seconds to make, and milliseconds to check.
-const LONG: &[&str] = &["GenerateKeyPair", "UnwrapKey"];
+/// Calls that may take long whatever their length. Private keys of RSA take up to seconds to make, and milliseconds
+/// to check and to use; a state does not tell which key it has inside.
+const LONG: &[&str] = &[
+    "Decrypt",
+    "DecryptFinal",
+    "DecryptUpdate",
+    "GenerateKeyPair",
+    "GenerateRandom",
+    "ReencryptSingle",
+    "Sign",
+    "SignFinal",
+    "UnwrapKey",
+];
+/// Blobs that are longer are those of RSA keys, in bytes: a key on a curve has fewer than 600, one of RSA-2048 more
+/// than 1,200.
+const LONG_KEY: usize = 1000;
 /// Length of requests of which much is to be hashed, encrypted or decrypted, in bytes.
 const LONG_REQUEST: usize = 128 * 1024;
 
@@ -179,7 +208,7 @@ pub(crate) fn status(error: &Error) -> Status {
     let details = RpcStatus {
         code: code.into(),
         message: message.clone(),
-        details: vec![Any { type_url: ERROR_TYPE_URL.into(), value: detail.encode_to_vec() }],
+        details: vec![proto::Any { type_url: ERROR_TYPE_URL.into(), value: detail.encode_to_vec() }],
     };
     Status::with_details(code, message, details.encode_to_vec().into())
 }

@@ -14,7 +14,7 @@ use keyward_unit::grep11::Error;
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Extensions;
 
-use super::connection::Cut;
+use super::limits::Handle;
 use super::service::RPCS;
 
 /// What is to be simulated. The default is nothing.
@@ -180,8 +180,8 @@ impl Simulator {
             sleep(delay).await;
         }
         if disconnects.iter().any(|chance| chance.hits(rpc)) {
-            if let Some(cut) = extensions.get::<Cut>() {
-                cut.now();
+            if let Some(handle) = extensions.get::<Handle>() {
+                handle.cut();
             }
             return Err(Error::new(ckr::CKR_DEVICE_ERROR, "simulated: the connection is cut"));
         }

@@ -5,21 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use keyward_grep11::ckr;
-use keyward_unit::grep11::Error;
 use rustix::fs::Mode;
 use sha2::{Digest, Sha256};
-use tonic::{Request, Status};
+use tonic::metadata::MetadataMap;
 
-use super::service::status;
-use crate::throttle::Throttle;
+use super::clients::Name;
 
 /// The tokens in a file: those that are let in.
 pub(crate) struct Tokens {
-    path: PathBuf,
-    /// As digests: comparing those tells nobody how much of a token was right.
-    digests: ArcSwap<Vec<[u8; 32]>>,
-    refusals: Throttle,
+    pub(crate) path: PathBuf,
+    /// As digests, each with the number of its line: comparing those tells nobody how much of a token was right.
+    digests: ArcSwap<Vec<([u8; 32], usize)>>,
 }
 
 impl Tokens {
@@ -29,7 +25,7 @@ impl Tokens {
     /// A sentence that says what is wrong with the file.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let digests = ArcSwap::from_pointee(digests(path)?);
-        Ok(Self { path: path.to_owned(), digests, refusals: Throttle::default() })
+        Ok(Self { path: path.to_owned(), digests })
     }
 
     /// Reads the file again. What is in it now counts from the next call on, those of open connections too.
@@ -41,33 +37,19 @@ impl Tokens {
         Ok(())
     }
 
-    fn admits<T>(&self, request: &Request<T>) -> bool {
-        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let token = header
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        token.is_some_and(|(_, token)| self.digests.load().contains(&digest(token.trim())))
-    }
-}
-
-/// Lets calls in, all of them if there are no tokens.
-pub(crate) fn check(tokens: Option<&Tokens>, request: Request<()>) -> Result<Request<()>, Status> {
-    match tokens {
-        Some(tokens) if !tokens.admits(&request) => {
-            if let Some(times) = tokens.refusals.admit() {
-                tracing::warn!(times, "call refused: it has no bearer token of {}", tokens.path.display());
-            }
-            Err(status(&Error::new(
-                ckr::CKR_IBM_GREP11_NOT_AUTHENTICATED,
-                "the call has no bearer token that this server knows, in its metadata as authorization",
-            )))
-        }
-        _ => Ok(request),
+    /// The client whose token a call has, if there is one of the file.
+    pub(crate) fn client(&self, metadata: &MetadataMap) -> Option<Name> {
+        let header = metadata.get("authorization")?.to_str().ok()?;
+        let (_, token) =
+            header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))?;
+        let digest = digest(token.trim());
+        let digests = self.digests.load();
+        digests.iter().find(|known| known.0 == digest).map(|(digest, line)| Name::Token(*digest, *line))
     }
 }
 
 /// Reads a file of tokens.
-fn digests(path: &Path) -> Result<Vec<[u8; 32]>, String> {
+fn digests(path: &Path) -> Result<Vec<([u8; 32], usize)>, String> {
     let shown = path.display();
     let text =
         fs::read_to_string(path).map_err(|reason| format!("cannot read the tokens in {shown}: {reason}"))?;
@@ -75,16 +57,16 @@ fn digests(path: &Path) -> Result<Vec<[u8; 32]>, String> {
     if mode.is_ok_and(|mode| mode.intersects(Mode::RWXO)) {
         return Err(format!("refused the tokens in {shown}: everybody can read them; run: chmod o= {shown}"));
     }
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let tokens: Vec<&str> = lines.collect();
-    match tokens.iter().find(|token| token.len() < SHORTEST) {
+    let lines = text.lines().map(str::trim).zip(1..);
+    let tokens: Vec<_> = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#')).collect();
+    match tokens.iter().find(|(token, _)| token.len() < SHORTEST) {
         _ if tokens.is_empty() => {
             Err(format!("there is no token in {shown}; make one with: openssl rand -hex 32"))
         }
         Some(_) => Err(format!(
             "a token in {shown} has fewer than {SHORTEST} characters; make one with: openssl rand -hex 32"
         )),
-        None => Ok(tokens.into_iter().map(digest).collect()),
+        None => Ok(tokens.into_iter().map(|(token, line)| (digest(token), line)).collect()),
     }
 }
 

@@ -1,0 +1,128 @@
+//! Who may call, and as which client.
+
+use std::sync::Arc;
+
+use keyward_grep11::ckr;
+use keyward_unit::grep11::Error;
+use tonic::{Request, Status};
+
+use super::clients::{Client, Clients, Name};
+use super::limits::{Call, Handle, Limits};
+use super::service::status;
+use super::tokens::Tokens;
+
+/// Lets in connections and calls.
+pub(crate) struct Admission {
+    pub(crate) limits: Arc<Limits>,
+    clients: Clients,
+    /// If there are any, a call needs one.
+    tokens: Option<Arc<Tokens>>,
+}
+
+/// The client of a call. Every call that was let in has it among its extensions.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    pub(crate) client: Arc<Client>,
+    _call: Arc<Call>,
+}
+
+impl Admission {
+    pub(crate) fn new(tokens: Option<Arc<Tokens>>) -> Self {
+        let limits = Limits::new(MOST_NEWCOMERS, MOST_CONNECTIONS);
+        Self { limits, clients: Clients::default(), tokens }
+    }
+
+    /// Lets in a connection whose client has proved itself by a certificate, if that is all it needs. `false` if
+    /// there is no place for it.
+    pub(crate) fn connect(&self, handle: &Handle) -> bool {
+        match handle.certificate() {
+            Some(digest) if self.tokens.is_none() => {
+                handle.admit(&self.clients.get(Name::Certificate(digest)))
+            }
+            _ => true,
+        }
+    }
+
+    /// Lets a call in, if it has a token where one is needed.
+    ///
+    /// # Errors
+    /// The status for those that are refused.
+    pub(crate) fn check(&self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let handle = request.extensions().get::<Handle>().cloned();
+        let handle = handle.ok_or_else(|| Status::internal("a call without a connection"))?;
+        let token = match &self.tokens {
+            None => None,
+            Some(tokens) => match tokens.client(request.metadata()) {
+                Some(name) => Some(name),
+                None => return Err(self.unauthenticated(&handle, tokens)),
+            },
+        };
+        let client = self.client(&handle, token);
+        if !handle.admit(&client) {
+            return Err(refuse_connection(&client));
+        }
+        let call = Arc::new(handle.begin_call());
+        request.extensions_mut().insert(Caller { client, _call: call });
+        Ok(request)
+    }
+
+    /// Lets a call in that needs no token.
+    ///
+    /// # Errors
+    /// The status for those that are refused.
+    pub(crate) fn check_open(&self, request: Request<()>) -> Result<Request<()>, Status> {
+        // Without a token its connection stays one of those that have not shown who they are.
+        if self.tokens.is_some() { Ok(request) } else { self.check(request) }
+    }
+
+    fn client(&self, handle: &Handle, token: Option<Name>) -> Arc<Client> {
+        let name = match (handle.certificate(), token) {
+            (Some(digest), _) => Name::Certificate(digest),
+            (None, Some(token)) => token,
+            (None, None) => Name::Address(handle.source()),
+        };
+        match handle.client() {
+            Some(client) if client.name == name => Arc::clone(client),
+            _ => self.clients.get(name),
+        }
+    }
+
+    fn unauthenticated(&self, handle: &Handle, tokens: &Tokens) -> Status {
+        let stranger = self.clients.get(Name::Address(handle.source()));
+        if let Some(times) = stranger.refusals.admit() {
+            let (from, path) = (handle.source(), tokens.path.display());
+            tracing::warn!(times, %from, "call refused: it has no bearer token of {path}");
+        }
+        status(&Error::new(
+            ckr::CKR_IBM_GREP11_NOT_AUTHENTICATED,
+            "the call has no bearer token that this server knows, in its metadata as authorization",
+        ))
+    }
+}
+
+#[cfg(test)]
+impl Caller {
+    /// A client with a call on a connection of its own.
+    pub(crate) fn example(number: u8) -> Self {
+        let (end, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let place = Limits::new(1, 1).enter(end, core::net::Ipv4Addr::LOCALHOST.into()).unwrap();
+        let client = Clients::default().get(Name::Certificate([number; 32]));
+        Self { client, _call: Arc::new(place.handle.begin_call()) }
+    }
+}
+
+fn refuse_connection(client: &Client) -> Status {
+    let error = Error::new(
+        ckr::CKR_HOST_MEMORY,
+        "there are too many connections, and as many of this client as it can have now; close some and try again",
+    );
+    if let Some(times) = client.refusals.admit() {
+        tracing::warn!(times, client = %client.name, "call refused: {error}");
+    }
+    status(&error)
+}
+
+/// Connections that have not shown who they are.
+const MOST_NEWCOMERS: usize = 512;
+/// Connections of clients, of all together.
+const MOST_CONNECTIONS: usize = 1024;
