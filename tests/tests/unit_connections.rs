@@ -70,16 +70,18 @@ impl Scene {
         if let Some(ca) = &self.ca {
             endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(ca.clone())).unwrap();
         }
-        let channel = endpoint.connect().await.map_err(|error| Status::unavailable(format!("{error:?}")))?;
+        // The time for connecting does not count that of TLS.
+        let connected = tokio::time::timeout(PATIENCE, endpoint.connect()).await;
+        let connected = connected.map_err(|_| Status::unavailable("the server is closed"))?;
+        let channel = connected.map_err(|error| Status::unavailable(format!("{error:?}")))?;
         Ok(Client { calls: CryptoClient::new(channel), token: token.to_owned() })
     }
 
     /// How long a new client takes from its first packet to its first answer.
     fn newcomer(&self, token: &str) -> Duration {
         let begin = Instant::now();
-        let listed = async { self.connect(token).await?.list().await };
-        let listed = runtime().block_on(tokio::time::timeout(PATIENCE, listed));
-        listed.expect("the server is closed to a new client").unwrap();
+        let listed = runtime().block_on(async { self.connect(token).await?.list().await });
+        listed.expect("the server is closed to a new client");
         begin.elapsed()
     }
 
@@ -105,7 +107,8 @@ impl Client {
     }
 
     async fn list(&mut self) -> Result<(), Status> {
-        let request = self.request(GetMechanismListRequest::default());
+        let mut request = self.request(GetMechanismListRequest::default());
+        request.set_timeout(PATIENCE);
         self.calls.get_mechanism_list(request).await.map(drop)
     }
 

@@ -32,7 +32,6 @@ pub(crate) async fn accept(
             () = connections.closed() => return,
         };
         let entered = accepted.and_then(|(stream, address)| {
-            stream.set_nodelay(true)?;
             let place = admission.limits.enter(&stream, address.ip())?;
             Ok((stream, place))
         });
@@ -47,6 +46,8 @@ pub(crate) async fn accept(
                     }
                 });
             }
+            // Its client has given up already.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 // Most likely there are no descriptors.
@@ -64,6 +65,7 @@ async fn open(
     tls: Option<TlsAcceptor>,
     admission: &Admission,
 ) -> Option<Connection> {
+    stream.set_nodelay(true).ok()?;
     let stream = match tls {
         None => Either::Left(stream),
         Some(tls) => match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {

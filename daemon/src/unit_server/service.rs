@@ -73,7 +73,7 @@ impl Service {
             let turn = self.turns.long(client).await?;
             let crypto = Arc::clone(&self.crypto);
             // The turn ends with the work, even if nobody waits for that any more.
-            let answered = tokio::task::spawn_blocking(move || turn.work(|| fenced(&crypto))).await;
+            let answered = tokio::task::spawn_blocking(move || turn.work_apart(|| fenced(&crypto))).await;
             answered.unwrap_or_else(|_| Err(given_up()))
         } else {
             self.turns.short(client).await?.work(|| fenced(&self.crypto))

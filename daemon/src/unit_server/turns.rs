@@ -4,6 +4,7 @@
 //! Short ones are answered where they are. Their turn matters only while several clients call: then a call goes to
 //! the end of what its thread has to do, and of one client only a few do at a time.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use std::thread;
@@ -11,6 +12,8 @@ use std::time::Instant;
 
 use keyward_grep11::ckr;
 use keyward_unit::grep11::Error;
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::sleep_until;
 
@@ -72,6 +75,17 @@ async fn enter(gate: &Gate, client: &Client, cost: Duration) -> Result<Place, Er
 pub(crate) struct Turn(Option<Place>);
 
 impl Turn {
+    /// Does the work on a thread of its own, which leaves the processors to those that serve connections, and charges
+    /// the client for it.
+    pub(crate) fn work_apart<T>(self, work: impl FnOnce() -> T) -> T {
+        thread_local!(static NICED: Cell<bool> = const { Cell::new(false) });
+        if !NICED.replace(true) {
+            // Refused nowhere; without it short calls wait longer while the processors are busy.
+            let _ = setpriority_process(Some(gettid()), NICE);
+        }
+        self.work(work)
+    }
+
     /// Does the work, and charges the client for it.
     pub(crate) fn work<T>(self, work: impl FnOnce() -> T) -> T {
         let Self(Some(mut place)) = self else { return work() };
@@ -116,6 +130,9 @@ const LONG: Duration = Duration::from_millis(2);
 const SHORT: Duration = Duration::from_micros(100);
 /// What a call costs beside its work: TLS, HTTP/2, gRPC (docs/grep11.md, How fast it is).
 const TRANSPORT: Duration = Duration::from_micros(50);
+/// Nice value of the threads for long calls (nice(2)): a tenth of a processor beside a thread with 0, and all of it
+/// beside none.
+const NICE: i32 = 10;
 /// How long a client counts as one that calls, in milliseconds.
 const REMEMBERED: u64 = 1000;
 /// Calls of all clients that may wait.
