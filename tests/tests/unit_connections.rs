@@ -179,10 +179,7 @@ impl Silent {
             let mut again = 0;
             while !stopped.load(Ordering::Relaxed) {
                 for stream in &mut streams {
-                    let waits = |stream: &mut TcpStream| {
-                        stream.read(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
-                    };
-                    if !stream.as_mut().is_some_and(waits) {
+                    if !stream.as_mut().is_some_and(is_open) {
                         *stream = connect();
                         again += 1;
                         thread::sleep(Duration::from_millis(1));
@@ -193,6 +190,14 @@ impl Silent {
             again
         });
         Self { stop, thread: Some(thread) }
+    }
+}
+
+/// Whether the other side has left a connection open; it may have said something.
+fn is_open(stream: &mut TcpStream) -> bool {
+    match stream.read(&mut [0; 256]) {
+        Ok(length) => length > 0,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
     }
 }
 
@@ -351,9 +356,12 @@ fn calls_past_their_deadline_are_not_computed() {
     runtime.block_on(async {
         let mut client = scene.connect(FIRST).await.unwrap();
         let key = Arc::new(client.rsa4096().await);
-        let begin = Instant::now();
-        client.sign(&key, PATIENCE).await.unwrap();
-        let one = begin.elapsed();
+        let mut one = Duration::ZERO;
+        for _ in 0..3 {
+            let begin = Instant::now();
+            client.sign(&key, PATIENCE).await.unwrap();
+            one = one.max(begin.elapsed());
+        }
         let mut calls = JoinSet::new();
         for _ in 0..4 {
             let client = scene.connect(FIRST).await.unwrap();
@@ -372,7 +380,7 @@ fn calls_past_their_deadline_are_not_computed() {
         client.sign(&key, PATIENCE).await.unwrap();
         let next = begin.elapsed();
         println!("{late} of 800 were late; one signature {one:?}, the next one {next:?}");
-        assert!(next < 20 * one, "one {one:?}, the next one {next:?}");
+        assert!(next < 5 * one, "one {one:?}, the next one {next:?}");
     });
 }
 
@@ -420,4 +428,5 @@ const SECOND: &str = "0123456789abcdef-second";
 /// More connections than the server takes.
 const CROWD: usize = 1100;
 const PATIENCE: Duration = Duration::from_secs(10);
-const MOMENT: Duration = Duration::from_millis(500);
+/// Long for a client that gets through; one that is kept out waits for seconds.
+const MOMENT: Duration = Duration::from_secs(2);
