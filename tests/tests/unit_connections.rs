@@ -81,7 +81,7 @@ impl Scene {
     fn newcomer(&self, token: &str) -> Duration {
         let begin = Instant::now();
         let listed = runtime().block_on(async { self.connect(token).await?.list().await });
-        listed.expect("the server is closed to a new client");
+        listed.unwrap_or_else(|refused| panic!("the server is closed to a new client: {refused:?}"));
         begin.elapsed()
     }
 
