@@ -192,6 +192,8 @@ pub(crate) struct AccessView {
     pub(crate) r#use: String,
     /// The name of the outcome that a handshake would have; none if it would succeed.
     pub(crate) refusal: Option<String>,
+    /// The service of systemd outside of which no grant lets the user; none if the service does not matter.
+    pub(crate) service: Option<String>,
 }
 
 /// A certificate request is signed.

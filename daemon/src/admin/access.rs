@@ -1,8 +1,12 @@
 //! Who may use a key: what the grants say of a user, without that user asking.
 
+use std::ffi::CString;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use keyward_proto::{Label, Outcome, Use};
+use nix::unistd::{User, getgrouplist};
 
 use super::keys::label;
 use super::{Admin, AdminError, Answer};
@@ -33,8 +37,12 @@ pub(super) async fn show(
         return Err(AdminError::Invalid("uid and gid are needed".into()));
     };
     let key = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
-    let peer = Peer { uid, gid, ..Peer::default() };
     let config = admin.daemon.config();
+    // A process of the user outside of every service that grants name, and one in each of them.
+    let outside = Peer { uid, gid, groups: groups_of(uid, gid), ..Peer::default() };
+    let services = config.grants.iter().filter_map(|grant| grant.who.service.clone());
+    let inside = services.map(|service| Peer { service: Some(service), ..outside.clone() });
+    let peers: Vec<_> = core::iter::once(outside.clone()).chain(inside).collect();
     let names = |one: &Use| {
         key.uses.contains(one)
             || (key.uses.contains(&Use::Any) && matches!(one, Use::TlsServer | Use::TlsClient))
@@ -43,24 +51,38 @@ pub(super) async fn show(
     if asked.is_empty() {
         asked.push(Use::TlsServer);
     }
-    let refusal = |one| refusal(&config.grants, &peer, &label, &key.uses, one);
+    let refusal = |one| {
+        let of = |peer| refusal(&config.grants, peer, &label, &key.uses, one);
+        let allowed = peers.iter().find(|peer| of(peer).is_none());
+        let service = allowed.and_then(|peer| peer.service.as_deref()).map(str::to_owned);
+        (of(allowed.unwrap_or(&outside)), service)
+    };
     let mut views = Vec::new();
     for one in asked {
-        let refused = refusal(one);
+        let (refused, service) = refusal(one);
         views.push(AccessView {
             r#use: one.name().into(),
             refusal: refused.map(|refusal| Outcome::from(refusal).name().into()),
+            service,
         });
         let narrower = match one {
             Use::TlsServer => Use::Tls13Server,
             Use::TlsClient => Use::Tls13Client,
             _ => continue,
         };
-        if refused.is_some() && refusal(narrower).is_none() {
-            views.push(AccessView { r#use: narrower.name().into(), refusal: None });
+        if let (Some(_), (None, service)) = (refused, refusal(narrower)) {
+            views.push(AccessView { r#use: narrower.name().into(), refusal: None, service });
         }
     }
     Ok(Json(views))
+}
+
+/// The groups that a process of the user has, by the group database; none if there is no such user.
+fn groups_of(uid: u32, gid: u32) -> Arc<[u32]> {
+    let user = User::from_uid(uid.into()).ok().flatten();
+    let name = user.and_then(|user| CString::new(user.name).ok());
+    let groups = name.and_then(|name| getgrouplist(&name, gid.into()).ok());
+    groups.unwrap_or_default().into_iter().map(|group| group.as_raw()).collect()
 }
 
 /// Why a peer may not have all that a use admits, if it may not.

@@ -29,7 +29,11 @@ pub(super) fn check(
     };
     let allowed = |allowed: bool| {
         let uses = access.iter().filter(|one| one.refusal.is_none() == allowed);
-        uses.map(|one| &*one.r#use).collect::<Vec<_>>().join(", ")
+        let named = uses.map(|one| match &one.service {
+            Some(service) => format!("{} (in {service} alone)", one.r#use),
+            None => one.r#use.clone(),
+        });
+        named.collect::<Vec<_>>().join(", ")
     };
     let (may, may_not) = (allowed(true), allowed(false));
     if !may.is_empty() {
