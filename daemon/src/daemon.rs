@@ -8,11 +8,11 @@ use arc_swap::ArcSwap;
 use crate::backend::{Backend, Backends};
 use crate::config::Config;
 use crate::keys::{Keys, Store};
+use crate::lines::Lines;
 use crate::metrics::Metrics;
 use crate::peers::connections::Connections;
 use crate::peers::reactors::Reactors;
 use crate::policy::authorise::Grant;
-use crate::throttle::Throttle;
 
 /// A running daemon, without its sockets. Shared by reference between tasks.
 pub(crate) struct Daemon {
@@ -93,25 +93,13 @@ impl Daemon {
     /// From now on `config` holds, for connections that are open, too.
     pub(crate) fn set_config(&self, mut config: Config) {
         config.grants.extend(self.extra_grants.iter().cloned());
+        self.lines.set_named(&config.grants.users().collect());
         let old = self.config.swap(Arc::new(config));
         if old.grants != self.config().grants {
             self.keys.changes().of_grants();
             self.connections.review(&self.config().grants);
         }
     }
-}
-
-/// The log lines that peers can cause.
-#[derive(Default)]
-pub(crate) struct Lines {
-    /// Connections that were closed for what came over them.
-    pub(crate) garbage: Throttle,
-    /// Connections that were closed for being too many.
-    pub(crate) crowded: Throttle,
-    /// Signatures that failed for a reason that an operator must look after.
-    pub(crate) faults: Throttle,
-    /// Requests that were refused for want of a grant, a use or a key.
-    pub(crate) refusals: Throttle,
 }
 
 /// Descriptors that are kept for all but the connections of peers: administrators, units, the store, and

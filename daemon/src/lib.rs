@@ -22,6 +22,7 @@ mod exit;
 mod fair;
 mod hardening;
 pub mod keys;
+mod lines;
 mod log;
 mod master_key;
 mod metrics;

@@ -295,6 +295,9 @@ fn dev_grants(dev: bool) -> Vec<Grant> {
 fn spawn(daemon: &Arc<Daemon>, sockets: &mut Sockets, stop: &CancellationToken) -> io::Result<TaskTracker> {
     let tasks = TaskTracker::new();
     let connections = Arc::clone(&daemon.connections);
+    let teller = Arc::clone(daemon);
+    // Runs until the runtime ends; the rest is told when everything is drained.
+    drop(tokio::spawn(async move { teller.lines.tell_rests().await }));
     for listener in sockets.peers.drain(..) {
         let listener = to_tokio(listener)?;
         let (daemon, connections, stop) = (Arc::clone(daemon), Arc::clone(&connections), stop.clone());
@@ -341,7 +344,9 @@ async fn drain(daemon: &Daemon, tasks: &TaskTracker, stop: &CancellationToken) {
     let patience = daemon.config().drain_timeout;
     stop.cancel();
     tasks.close();
-    match tokio::time::timeout(patience, tasks.wait()).await {
+    let drained = tokio::time::timeout(patience, tasks.wait()).await;
+    daemon.lines.tell_all();
+    match drained {
         Ok(()) => tracing::info!("stopped"),
         Err(_) => tracing::warn!("stopped with requests unanswered after {patience:?}"),
     }

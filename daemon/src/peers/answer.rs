@@ -197,7 +197,7 @@ async fn signature(
     daemon.metrics.times(backend, scheme, outcome, &times);
     signed.map_err(|error| {
         if !error.is_of_the_peer() {
-            fault(daemon, "sign", &sign.label, &error);
+            fault(daemon, peer, "sign", &sign.label, &error, outcome);
         }
         outcome
     })
@@ -245,7 +245,7 @@ async fn premaster(
     premaster.map(|mut premaster| Plaintext { plaintext: core::mem::take(&mut *premaster) }).map_err(
         |error| {
             if !error.is_of_the_peer() {
-                fault(daemon, "decrypt", &decrypt.label, &error);
+                fault(daemon, peer, "decrypt", &decrypt.label, &error, error.outcome());
             }
             error.outcome()
         },
@@ -261,7 +261,7 @@ async fn find(daemon: &Daemon, peer: &Peer, label: &str) -> Result<Arc<Key>, Out
     match daemon.keys.get(&label).await {
         Ok(key) => key.ok_or(Outcome::UnknownKey),
         Err(error) => {
-            fault(daemon, "look up the key", label.as_str(), &error);
+            fault(daemon, peer, "look up the key", label.as_str(), &error, Outcome::Internal);
             Err(Outcome::Internal)
         }
     }
@@ -295,7 +295,7 @@ fn backend<'d>(
     let backend = daemon.backends.get(&key.backend).ok_or_else(|| {
         let what = if act == Act::DecryptPremaster { "decrypt" } else { "sign" };
         let reason = format_args!("its backend {} is not configured", key.backend);
-        fault(daemon, what, key.label.as_str(), &reason);
+        fault(daemon, peer, what, key.label.as_str(), &reason, Outcome::UnitUnavailable);
         Outcome::UnitUnavailable
     })?;
     Ok((backend, admitted))
@@ -321,14 +321,22 @@ fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose:
             | Outcome::DheRefused
             | Outcome::OtherDhGroup
     );
-    if let Some(times) = is_refusal.then(|| daemon.lines.refusals.admit()).flatten() {
-        let (key, reason) = (shown(label), outcome.name());
+    let reason = outcome.name();
+    if let Some(times) = is_refusal.then(|| daemon.lines.refusals.admit(peer.uid, reason)).flatten() {
+        let key = shown(label);
         tracing::info!(key, purpose, uid = peer.uid, pid = peer.pid, reason, times, "refused a peer");
     }
 }
 
-fn fault(daemon: &Daemon, what: &str, label: &str, error: &dyn core::fmt::Display) {
-    if let Some(times) = daemon.lines.faults.admit() {
-        tracing::warn!(key = label, times, "cannot {what}: {error}");
+fn fault(
+    daemon: &Daemon,
+    peer: &Peer,
+    what: &str,
+    label: &str,
+    error: &dyn core::fmt::Display,
+    outcome: Outcome,
+) {
+    if let Some(times) = daemon.lines.faults.admit(peer.uid, outcome.name()) {
+        tracing::warn!(key = label, uid = peer.uid, times, "cannot {what}: {error}");
     }
 }

@@ -36,7 +36,7 @@ pub(crate) async fn accept(
             // The peer has hung up already.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                if let Some(times) = daemon.lines.crowded.admit() {
+                if let Some(times) = daemon.lines.accepting.admit() {
                     tracing::error!(times, "cannot accept connections: {error}");
                 }
                 // Most likely out of descriptors: some will be closed.
@@ -68,7 +68,7 @@ fn enter(
         Entry::Refused => (None, None),
     };
     daemon.metrics.crowded();
-    if let Some(times) = daemon.lines.crowded.admit() {
+    if let Some(times) = daemon.lines.crowded.admit(peer.uid, "too-many") {
         let what = match &whose {
             None => "too many connections: closed the new one".to_owned(),
             Some(Name::Stranger) => {

@@ -67,7 +67,7 @@ pub(super) async fn serve(
         End::Lost(_) => tracing::debug!(uid = peer.uid, pid = peer.pid, "peer is gone: {end}"),
         _ => {
             daemon.metrics.garbage();
-            if let Some(times) = daemon.lines.garbage.admit() {
+            if let Some(times) = daemon.lines.garbage.admit(peer.uid, end.name()) {
                 tracing::warn!(
                     uid = peer.uid,
                     pid = peer.pid,
@@ -475,6 +475,21 @@ enum End {
     Stalled,
     #[error("it hung up in the middle of a frame")]
     Truncated,
+}
+
+impl End {
+    /// One word for the log.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Deaf(_) => "deaf",
+            Self::Garbage(_) => "garbage",
+            Self::Idle => "idle",
+            Self::Lost(_) => "lost",
+            Self::Stalled => "stalled",
+            Self::Truncated => "truncated",
+        }
+    }
 }
 
 /// Room for what comes over a connection, in bytes: a request for a signature has 150 to 400.

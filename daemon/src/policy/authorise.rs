@@ -92,6 +92,11 @@ impl Grants {
         self.0.iter().any(|grant| of_user(&grant.who))
     }
 
+    /// The users whom grants name by their ids.
+    pub fn users(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().filter_map(|grant| grant.who.uid)
+    }
+
     /// Whether any grant lets the peer know of a key with this label.
     pub fn covers(&self, peer: &Peer, label: &Label) -> bool {
         self.of(peer, label).next().is_some()
