@@ -20,7 +20,7 @@ pub mod config;
 mod daemon;
 mod exit;
 mod fair;
-mod hardening;
+mod ground;
 pub mod keys;
 mod lines;
 mod log;

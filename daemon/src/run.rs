@@ -1,8 +1,6 @@
 //! Start-up, reload and drain: the only place that knows every module.
 
-use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +16,8 @@ use crate::backend::grep11::{Grep11, SetupError};
 use crate::backend::{Backend, Backends, Embedded};
 use crate::config::{Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
+use crate::ground::hardening;
+use crate::ground::ownership::{self, Owners};
 use crate::keys::{Store, StoreError};
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
@@ -25,7 +25,7 @@ use crate::peers::reactors::Reactors;
 use crate::peers::{listener, service};
 use crate::policy::authorise::{Grant, Who};
 use crate::sockets::{SocketError, Sockets};
-use crate::{admin, exit, hardening};
+use crate::{admin, exit};
 
 /// What `keyward serve` is told on the command line.
 #[derive(Clone, Debug)]
@@ -195,32 +195,10 @@ fn load_config(path: Option<&Path>) -> Result<Config, ConfigError> {
 
 /// Makes a state directory that only its owner can enter, if there is none.
 pub(crate) fn make_state_dir(path: &Path) -> Result<(), ServeError> {
-    let failed = |reason| ServeError::StateDir(path.to_owned(), reason);
-    if !path.is_dir() {
-        // Closed is the directory itself; the ones above it may lead elsewhere, too.
-        path.parent().map_or(Ok(()), make_open_dirs).map_err(failed)?;
-        DirBuilder::new().mode(0o700).create(path).map_err(failed)?;
-    }
-    let found = fs::metadata(path).map_err(failed)?;
-    if found.mode() & 0o022 != 0 {
-        return Err(failed(io::Error::other("other users can write to it; run: chmod go-w on it")));
-    }
-    // Whoever owns it can put another one in its place.
-    if found.uid() != 0 && found.uid() != rustix::process::geteuid().as_raw() {
-        let text = format!("it belongs to user id {}; run as that user, or name another one", found.uid());
-        return Err(failed(io::Error::other(text)));
-    }
-    Ok(())
-}
-
-/// Makes the directories of a path that do not exist, open to every user, whatever the umask is.
-pub(crate) fn make_open_dirs(path: &Path) -> io::Result<()> {
-    if path.as_os_str().is_empty() || path.is_dir() {
-        return Ok(());
-    }
-    path.parent().map_or(Ok(()), make_open_dirs)?;
-    fs::create_dir(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+    let failed = |reason| ServeError::StateDir(path.to_owned(), io::Error::other(reason));
+    // Closed is the directory itself; the ones above it may lead elsewhere, too.
+    ownership::make_private_directory(path).map_err(failed)?;
+    ownership::check_directory(path, Owners::Own).map_err(failed)
 }
 
 /// Opens the embedded unit, if there is a master key for it, and prepares the backends that are elsewhere.

@@ -1,24 +1,28 @@
 //! The sockets of the daemon: passed by systemd, or bound here.
 //!
 //! A socket appears under its name with its final permissions, never for a moment with others: it is bound
-//! inside a directory that is closed to everyone else and moved from there.
+//! inside a directory that is closed to everyone else and moved from there. That directory is held by a
+//! descriptor all the time: who owns the directory around it, as with one that is the root of a server, can put
+//! links under its name, and nothing that we do is led astray.
 
 use std::env;
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process;
 
 use keyward_client::Address;
 use listenfd::ListenFd;
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 
-use crate::run::make_open_dirs;
+use crate::ground::ownership::{self, Owners, OwnershipError};
 
 /// What the daemon listens on.
 pub(crate) struct Sockets {
@@ -36,8 +40,9 @@ impl Sockets {
     pub(crate) fn open(runtime_dir: &Path, extra: &[Address]) -> Result<Self, SocketError> {
         let mut sockets = Self::inherited()?;
         if sockets.peers.is_empty() || sockets.admin.is_empty() {
-            // Peers of every user must get through.
-            make_open_dirs(runtime_dir)
+            // Peers of every user must get through, and none of them may put another socket in the place of ours.
+            ownership::make_directories(runtime_dir)
+                .and_then(|()| ownership::check_directory(runtime_dir, Owners::Own))
                 .map_err(|reason| SocketError::RuntimeDir { path: runtime_dir.to_owned(), reason })?;
         }
         if sockets.peers.is_empty() {
@@ -51,7 +56,7 @@ impl Sockets {
             let text = address.to_string();
             sockets.peers.push(match text.strip_prefix('@') {
                 Some(name) => bind_abstract(&text, name)?,
-                None => bind(Path::new(&text), 0o666)?,
+                None => bind_extra(Path::new(&text))?,
             });
         }
         Ok(sockets)
@@ -88,12 +93,14 @@ pub(crate) enum SocketError {
     Bind { path: PathBuf, reason: io::Error },
     #[error("cannot listen on {}: another daemon answers there", .0.display())]
     InUse(PathBuf),
+    #[error("cannot listen on {}: {reason}", path.display())]
+    Exposed { path: PathBuf, reason: OwnershipError },
     #[error("cannot listen on {}: there is something that is not a socket", .0.display())]
     NotASocket(PathBuf),
     #[error("cannot use a socket that was passed in LISTEN_FDS: {0}")]
     Passed(io::Error),
-    #[error("cannot make the runtime directory {}: {reason}", path.display())]
-    RuntimeDir { path: PathBuf, reason: io::Error },
+    #[error("cannot use the runtime directory {}: {reason}", path.display())]
+    RuntimeDir { path: PathBuf, reason: OwnershipError },
 }
 
 /// Does not wait for somebody who is too busy to accept.
@@ -104,6 +111,15 @@ fn somebody_listens(path: &Path) -> bool {
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
     };
     connected() != Err(Errno::CONNREFUSED)
+}
+
+/// Binds a socket in a directory that is meant for a server, and may be its own: that server can only deceive
+/// itself. Where every user can write, each could deceive it.
+fn bind_extra(path: &Path) -> Result<UnixListener, SocketError> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    ownership::check_path(parent, Owners::Any)
+        .map_err(|reason| SocketError::Exposed { path: path.to_owned(), reason })?;
+    bind(path, 0o666)
 }
 
 fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
@@ -119,19 +135,71 @@ fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     };
-    let private = parent.join(format!(".{}", process::id()));
-    // A process of the same number, as there are in containers, may have been killed between two of these steps.
-    let _ = fs::remove_dir_all(&private);
-    DirBuilder::new().mode(0o700).create(&private).map_err(failed)?;
-    let bound = (|| {
-        let inside = private.join(name);
-        let listener = UnixListener::bind(&inside)?;
-        fs::set_permissions(&inside, Permissions::from_mode(mode))?;
-        fs::rename(&inside, path)?;
+    let parent = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let parent = parent.map_err(|error| failed(error.into()))?;
+    let private = PrivateDirectory::make(parent.as_fd()).map_err(failed)?;
+    private.bind(Path::new(name), Mode::from_raw_mode(mode)).map_err(failed)
+}
+
+/// A directory inside of another one, closed to everyone else, that nobody can exchange.
+struct PrivateDirectory<'a> {
+    parent: BorrowedFd<'a>,
+    name: String,
+    directory: OwnedFd,
+}
+
+impl<'a> PrivateDirectory<'a> {
+    fn make(parent: BorrowedFd<'a>) -> io::Result<Self> {
+        let name = format!(".{}", process::id());
+        // A process of the same number, as there are in containers, may have been killed before it removed this.
+        if let Ok(directory) = Self::open(parent, &name) {
+            empty(&directory);
+            rustix::fs::unlinkat(parent, &name, AtFlags::REMOVEDIR)?;
+        }
+        rustix::fs::mkdirat(parent, &name, Mode::RWXU)?;
+        // Once it is open, it does not matter what its name leads to.
+        let directory = Self::open(parent, &name)?;
+        Ok(Self { parent, name, directory })
+    }
+
+    /// Opens one, if it is ours and closed.
+    fn open(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+        let found = rustix::fs::fstat(&directory)?;
+        let is_ours = found.st_uid == rustix::process::geteuid().as_raw();
+        match is_ours && !Mode::from_raw_mode(found.st_mode).intersects(Mode::RWXG | Mode::RWXO) {
+            true => Ok(directory),
+            false => Err(io::Error::other("somebody else makes directories there")),
+        }
+    }
+
+    /// Binds a socket and moves it to its name in the directory around this one.
+    fn bind(self, name: &Path, mode: Mode) -> io::Result<UnixListener> {
+        let listener = UnixListener::bind(path_of(&self.directory).join(name))?;
+        rustix::fs::chmodat(&self.directory, name, mode, AtFlags::empty())?;
+        rustix::fs::renameat(&self.directory, name, self.parent, name)?;
         Ok(listener)
-    })();
-    let _ = fs::remove_dir_all(&private);
-    bound.map_err(failed)
+    }
+}
+
+impl Drop for PrivateDirectory<'_> {
+    fn drop(&mut self) {
+        empty(&self.directory);
+        let _ = rustix::fs::unlinkat(self.parent, &self.name, AtFlags::REMOVEDIR);
+    }
+}
+
+/// Removes the socket that may be left in a directory.
+fn empty(directory: &OwnedFd) {
+    for entry in fs::read_dir(path_of(directory)).into_iter().flatten().flatten() {
+        let _ = rustix::fs::unlinkat(directory, entry.file_name(), AtFlags::empty());
+    }
+}
+
+/// A path to an open directory, whatever has become of its name.
+fn path_of(directory: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", directory.as_raw_fd()).into()
 }
 
 fn bind_abstract(address: &str, name: &str) -> Result<UnixListener, SocketError> {
@@ -144,6 +212,8 @@ fn bind_abstract(address: &str, name: &str) -> Result<UnixListener, SocketError>
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -168,7 +238,10 @@ mod tests {
         let listener = bind(&path, 0o666).unwrap();
         assert!(matches!(bind(&path, 0o666), Err(SocketError::InUse(_))));
         drop(listener);
-        fs::create_dir(dir.path().join(format!(".{}", process::id()))).unwrap();
+        // As a daemon leaves it that is killed in the middle of this.
+        let left = dir.path().join(format!(".{}", process::id()));
+        fs::DirBuilder::new().mode(0o700).create(&left).unwrap();
+        drop(UnixListener::bind(left.join("s")).unwrap());
         let _listener = bind(&path, 0o666).unwrap();
         std::os::unix::net::UnixStream::connect(&path).unwrap();
     }

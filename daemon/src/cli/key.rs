@@ -18,8 +18,9 @@ use super::failure::Failure;
 use super::output::{from_now, print, print_json, print_table, table, time};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey};
+use crate::exit;
+use crate::ground::hardening;
 use crate::policy::authorise::signs_and_decrypts;
-use crate::{exit, hardening};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

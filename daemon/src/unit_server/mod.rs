@@ -17,8 +17,8 @@ mod turns;
 use core::net::SocketAddr;
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,12 +41,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use zeroize::Zeroizing;
 
 use crate::causes::causes;
+use crate::exit;
+use crate::ground::hardening;
+use crate::ground::ownership::{self, OwnershipError};
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
 use crate::run::{self, Asked, ServeError, Signals};
-use crate::{exit, hardening};
 use admission::Admission;
 use memory::Bounded;
 use service::Service;
@@ -180,6 +183,10 @@ pub(crate) enum UnitServerError {
     Listen(SocketAddr, #[source] io::Error),
     #[error(transparent)]
     MasterKey(#[from] MasterKeyError),
+    #[error("refused a file: {0}")]
+    NotOurs(OwnershipError),
+    #[error("refused the private key in {}: others can read it; run: chmod o= {}", .0.display(), .0.display())]
+    Open(PathBuf),
     #[error(
         "refused --plaintext on {0}: keys and signatures would cross the network in the clear; listen on 127.0.0.1 or [::1], or use --tls-cert and --tls-key"
     )]
@@ -215,7 +222,9 @@ impl UnitServerError {
                 io::ErrorKind::PermissionDenied => exit::NO_PERMISSION,
                 _ => exit::UNAVAILABLE,
             },
-            Self::MasterKey(_) | Self::Tls(_) | Self::Tokens(_) => exit::CONFIG,
+            Self::MasterKey(_) | Self::NotOurs(_) | Self::Open(_) | Self::Tls(_) | Self::Tokens(_) => {
+                exit::CONFIG
+            }
             Self::PlaintextOutside(_) => exit::USAGE,
             Self::Read(..) => exit::NO_INPUT,
             Self::Ended(_) | Self::Reflection(_) => exit::SOFTWARE,
@@ -257,7 +266,7 @@ fn tls(options: &Options) -> Result<Option<TlsAcceptor>, UnitServerError> {
             builder.with_client_cert_verifier(verifier.build().map_err(|error| failed(&error))?)
         }
     };
-    let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| failed(&error))?;
+    let secret = PrivateKeyDer::from_pem_slice(&read_secret(key)?).map_err(|error| failed(&error))?;
     let mut config =
         builder.with_single_cert(certificates(certificate)?, secret).map_err(|error| failed(&error))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -271,7 +280,29 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, UnitServerE
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, UnitServerError> {
-    fs::read(path).map_err(|reason| UnitServerError::Read(path.to_owned(), reason))
+    read_all(open(path)?).map_err(|reason| UnitServerError::Read(path.to_owned(), reason))
+}
+
+fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, UnitServerError> {
+    let failed = |reason| UnitServerError::Read(path.to_owned(), reason);
+    let file = open(path)?;
+    match ownership::is_for_others(&file).map_err(failed)? {
+        true => Err(UnitServerError::Open(path.to_owned())),
+        false => read_all(file).map(Zeroizing::new).map_err(failed),
+    }
+}
+
+fn open(path: &Path) -> Result<File, UnitServerError> {
+    ownership::open(path).map_err(|error| match error.into_io() {
+        Ok(reason) => UnitServerError::Read(path.to_owned(), reason),
+        Err(error) => UnitServerError::NotOurs(error),
+    })
+}
+
+fn read_all(mut file: File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn open_unit(options: &Options) -> Result<Unit, UnitServerError> {

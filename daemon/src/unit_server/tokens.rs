@@ -1,15 +1,15 @@
 //! Bearer tokens: who may call, where that is not settled by certificates.
 
-use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustix::fs::Mode;
 use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataMap;
 
 use super::clients::Name;
+use crate::ground::ownership;
 
 /// The tokens in a file: those that are let in.
 pub(crate) struct Tokens {
@@ -51,12 +51,16 @@ impl Tokens {
 /// Reads a file of tokens.
 fn digests(path: &Path) -> Result<Vec<([u8; 32], usize)>, String> {
     let shown = path.display();
-    let text =
-        fs::read_to_string(path).map_err(|reason| format!("cannot read the tokens in {shown}: {reason}"))?;
-    let mode = rustix::fs::stat(path).map(|stat| Mode::from_raw_mode(stat.st_mode));
-    if mode.is_ok_and(|mode| mode.intersects(Mode::RWXO)) {
+    let failed = |reason: io::Error| format!("cannot read the tokens in {shown}: {reason}");
+    let mut file = ownership::open(path).map_err(|error| match error.into_io() {
+        Ok(reason) => failed(reason),
+        Err(error) => format!("refused the tokens: {error}"),
+    })?;
+    if ownership::is_for_others(&file).map_err(failed)? {
         return Err(format!("refused the tokens in {shown}: everybody can read them; run: chmod o= {shown}"));
     }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
     let lines = text.lines().map(str::trim).zip(1..);
     let tokens: Vec<_> = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#')).collect();
     match tokens.iter().find(|(token, _)| token.len() < SHORTEST) {

@@ -135,7 +135,7 @@ fn a_state_directory_of_another_user_is_refused() {
     std::os::unix::fs::chown(daemon.path("state"), Some(12345), None).unwrap();
     let (status, line) = told(&daemon.serve(&["--dev"]).output().unwrap());
     assert_ne!(status, 0);
-    assert!(line.contains("it belongs to user id 12345"), "{line}");
+    assert!(line.contains("belongs to user id 12345"), "{line}");
 }
 
 #[test]

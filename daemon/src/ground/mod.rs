@@ -1,0 +1,6 @@
+//! What the daemon and the command line stand on: [`ownership`] says which files and directories they may rely on, [`text`]
+//! what may be shown, [`hardening`] gives up what no process here needs.
+
+pub(crate) mod hardening;
+pub(crate) mod ownership;
+pub(crate) mod text;

@@ -1,0 +1,257 @@
+//! Whose files and directories are relied on: those that nobody but root and the user who runs this can change.
+//!
+//! A path is as good as each directory and each symbolic link on it, so all of them are looked at, from the
+//! root down. Once they are found in order, no other user can put something else in the place of what was
+//! looked at.
+
+use core::fmt;
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use nix::unistd::{Uid, User};
+use rustix::fs::{Mode, OFlags};
+use thiserror::Error;
+
+/// The users who may own what is relied on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Owners {
+    /// Anybody, as with a directory that is meant for one server and is its own.
+    Any,
+    /// Root, and the user who runs this.
+    Own,
+    /// These, and the user that the service runs as, as the package makes it.
+    OwnOrService,
+}
+
+impl Owners {
+    pub(crate) fn contains(self, uid: u32) -> bool {
+        let own = || [0, rustix::process::geteuid().as_raw()].contains(&uid);
+        let service =
+            || User::from_name(SERVICE).is_ok_and(|user| user.is_some_and(|u| u.uid.as_raw() == uid));
+        match self {
+            Self::Any => true,
+            Self::Own => own(),
+            Self::OwnOrService => own() || service(),
+        }
+    }
+}
+
+/// Checks a directory and the path to it.
+///
+/// # Errors
+/// [`OwnershipError`] if another user can change anything in it or on the way.
+pub(crate) fn check_directory(path: &Path, owners: Owners) -> Result<(), OwnershipError> {
+    let (found, metadata) = walk(path, owners)?;
+    match metadata.is_dir() {
+        // In a sticky directory nobody can remove what is there, but anybody can be there first.
+        true => refuse_writable(&found, &metadata),
+        false => Err(unreachable(&found, io::ErrorKind::NotADirectory.into())),
+    }
+}
+
+/// Checks the path to and including a directory in which anybody may make names, if it is sticky.
+///
+/// # Errors
+/// As [`check_directory`].
+pub(crate) fn check_path(path: &Path, owners: Owners) -> Result<(), OwnershipError> {
+    walk(path, owners).map(drop)
+}
+
+/// Makes those directories of a path that do not exist, open to every user, whatever the umask is.
+///
+/// # Errors
+/// [`OwnershipError`] if one cannot be made, or another user could put something else in its place meanwhile.
+pub(crate) fn make_directories(path: &Path) -> Result<(), OwnershipError> {
+    make_below(path, 0o755)
+}
+
+/// Makes a directory that its owner alone can enter, if it does not exist, and those above it as
+/// [`make_directories`] does.
+///
+/// # Errors
+/// As there.
+pub(crate) fn make_private_directory(path: &Path) -> Result<(), OwnershipError> {
+    make_below(path, 0o700)
+}
+
+fn make_below(path: &Path, mode: u32) -> Result<(), OwnershipError> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_below(parent, 0o755)?;
+    // Then what is made here is ours until the end, and can be changed by its name.
+    walk(parent, Owners::Own)?;
+    let made = DirBuilder::new().mode(0o700).create(path);
+    made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
+        .map_err(|reason| unreachable(path, reason))
+}
+
+/// Opens a file for reading that only root and the user who runs this can change.
+///
+/// # Errors
+/// [`OwnershipError`] if another user owns it, can write to it, or can put another one in its place.
+pub(crate) fn open(path: &Path) -> Result<File, OwnershipError> {
+    let (found, _) = walk(path, Owners::Own)?;
+    // Nobody waits for the other end of a pipe; and `found` has no link in it any more.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = rustix::fs::open(&found, flags, Mode::empty());
+    let file = File::from(file.map_err(|reason| unreachable(&found, reason.into()))?);
+    // The open file counts, and not what its name leads to.
+    let metadata = file.metadata().map_err(|reason| unreachable(&found, reason))?;
+    if metadata.is_dir() {
+        return Err(unreachable(&found, io::ErrorKind::IsADirectory.into()));
+    }
+    refuse_owner(&found, &metadata, Owners::Own)?;
+    // Writing to /dev/null does not change what is read from it.
+    if !metadata.file_type().is_char_device() {
+        refuse_writable(&found, &metadata)?;
+    }
+    Ok(file)
+}
+
+/// Whether users beside the owner and the group can read an open file.
+pub(crate) fn is_for_others(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.mode() & 0o007 != 0)
+}
+
+/// Why something is not relied on.
+#[derive(Debug, Error)]
+pub(crate) enum OwnershipError {
+    /// It belongs to somebody else.
+    #[error(
+        "{path} belongs to {owner}, who can change it, and only {own} may; as root, run: chown -h root {path}",
+        path = path.display(),
+        owner = Name(*uid),
+        own = own_name()
+    )]
+    Owner { path: PathBuf, uid: u32 },
+    #[error("cannot use {}: {reason}", path.display())]
+    Unreachable { path: PathBuf, reason: io::Error },
+    #[error("others than its owner can write to {path}; run: chmod go-w {path}", path = path.display())]
+    Writable { path: PathBuf },
+}
+
+impl OwnershipError {
+    /// What the system said, if it was that.
+    pub(crate) fn into_io(self) -> Result<io::Error, Self> {
+        match self {
+            Self::Unreachable { reason, .. } => Ok(reason),
+            other => Err(other),
+        }
+    }
+}
+
+fn own_name() -> String {
+    match rustix::process::geteuid().as_raw() {
+        0 => "root".into(),
+        own => format!("root and {}", Name(own)),
+    }
+}
+
+/// A user, for a person.
+pub(crate) struct Name(pub(crate) u32);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match User::from_uid(Uid::from_raw(self.0)) {
+            Ok(Some(user)) => write!(f, "user {} (id {})", user.name, self.0),
+            _ => write!(f, "user id {}", self.0),
+        }
+    }
+}
+
+/// Looks at everything on a path, links followed, a directory at its end included; returns where it ends, without
+/// a link, and what is there.
+fn walk(path: &Path, owners: Owners) -> Result<(PathBuf, Metadata), OwnershipError> {
+    let absolute = std::path::absolute(path).map_err(|reason| unreachable(path, reason))?;
+    let mut found = PathBuf::from("/");
+    let mut metadata = look(&found, owners)?;
+    let mut ahead: VecDeque<OsString> = names(&absolute).collect();
+    let mut links = 0;
+    while let Some(name) = ahead.pop_front() {
+        if !metadata.is_dir() {
+            return Err(unreachable(&found, io::ErrorKind::NotADirectory.into()));
+        }
+        refuse_exchange(&found, &metadata)?;
+        let next = if name == ".." { parent(&found) } else { found.join(name) };
+        let seen = look(&next, owners)?;
+        if !seen.is_symlink() {
+            (found, metadata) = (next, seen);
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(unreachable(path, rustix::io::Errno::LOOP.into()));
+        }
+        let target = fs::read_link(&next).map_err(|reason| unreachable(&next, reason))?;
+        if target.is_absolute() {
+            found = PathBuf::from("/");
+            metadata = look(&found, owners)?;
+        }
+        for name in names(&target).collect::<Vec<_>>().into_iter().rev() {
+            ahead.push_front(name);
+        }
+    }
+    refuse_exchange(&found, &metadata)?;
+    Ok((found, metadata))
+}
+
+fn look(path: &Path, owners: Owners) -> Result<Metadata, OwnershipError> {
+    let metadata = fs::symlink_metadata(path).map_err(|reason| unreachable(path, reason))?;
+    refuse_owner(path, &metadata, owners)?;
+    Ok(metadata)
+}
+
+fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::CurDir | Component::Prefix(_) | Component::RootDir => None,
+    })
+}
+
+/// As the kernel has it: above the root there is the root.
+fn parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(path).to_owned()
+}
+
+fn refuse_owner(path: &Path, metadata: &Metadata, owners: Owners) -> Result<(), OwnershipError> {
+    match owners.contains(metadata.uid()) {
+        true => Ok(()),
+        false => Err(OwnershipError::Owner { path: path.to_owned(), uid: metadata.uid() }),
+    }
+}
+
+/// Anybody may make names in a sticky directory, but nobody can take away those of others.
+fn refuse_exchange(path: &Path, metadata: &Metadata) -> Result<(), OwnershipError> {
+    match metadata.is_dir() && metadata.mode() & STICKY == 0 {
+        true => refuse_writable(path, metadata),
+        false => Ok(()),
+    }
+}
+
+/// An access control list that lets others write shows in the bits of the group (acl(5)).
+fn refuse_writable(path: &Path, metadata: &Metadata) -> Result<(), OwnershipError> {
+    match metadata.mode() & 0o022 {
+        0 => Ok(()),
+        _ => Err(OwnershipError::Writable { path: path.to_owned() }),
+    }
+}
+
+fn unreachable(path: &Path, reason: io::Error) -> OwnershipError {
+    OwnershipError::Unreachable { path: path.to_owned(), reason }
+}
+
+/// The user of conf/systemd/keyward.sysusers.
+pub(crate) const SERVICE: &str = "keyward";
+
+/// S_ISVTX (inode(7)).
+const STICKY: u32 = 0o1000;
+
+/// As many as the kernel follows (path_resolution(7)).
+const MAX_LINKS: usize = 40;
