@@ -1,7 +1,7 @@
 //! Where the master key of the embedded unit comes from.
 
 use std::env;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use keyward_unit::{InvalidMasterKey, MasterKey, UnitError};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+use crate::ground::ownership::{self, OwnershipError};
 
 /// Reads the master key from the file of the configuration, or else from a credential of systemd.exec(5).
 ///
@@ -73,11 +75,18 @@ pub(crate) enum MasterKeyError {
     Open(PathBuf),
     #[error("cannot read the master key in {}: {reason}; make one with: (umask 077; openssl rand -hex 32 > FILE)", path.display())]
     Read { path: PathBuf, reason: io::Error },
+    #[error("refused the master key: {0}")]
+    Refused(OwnershipError),
+    #[error(
+        "refused the master key in {}: its bytes follow a pattern, so it can be guessed; make one with: (umask 077; openssl rand -hex 32 > FILE)",
+        .0.display()
+    )]
+    Weak(PathBuf),
     #[error("cannot write the master key to {}: {reason}", path.display())]
     Write { path: PathBuf, reason: io::Error },
 }
 
-/// Who sees to it that nobody else can read a file.
+/// Who sees to it that nobody else can read a file. Nobody else may write to it, either way.
 #[derive(PartialEq)]
 enum Guard {
     Mode,
@@ -86,7 +95,10 @@ enum Guard {
 
 fn read(path: &Path, guard: Guard) -> Result<MasterKey, MasterKeyError> {
     let failed = |reason| MasterKeyError::Read { path: path.to_owned(), reason };
-    let file = File::open(path).map_err(failed)?;
+    let file = ownership::open(path).map_err(|error| match error.into_io() {
+        Ok(reason) => failed(reason),
+        Err(error) => MasterKeyError::Refused(error),
+    })?;
     let mode = file.metadata().map_err(failed)?.mode();
     if guard == Guard::Mode && mode & 0o077 != 0 {
         return Err(MasterKeyError::Open(path.to_owned()));
@@ -95,7 +107,12 @@ fn read(path: &Path, guard: Guard) -> Result<MasterKey, MasterKeyError> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE + 1));
     file.take(MAX_FILE as u64).read_to_end(&mut bytes).map_err(failed)?;
     let text = str::from_utf8(&bytes).unwrap_or_default().trim();
-    MasterKey::from_hex(text).map_err(|reason| MasterKeyError::Invalid { path: path.to_owned(), reason })
+    let master_key = MasterKey::from_hex(text)
+        .map_err(|reason| MasterKeyError::Invalid { path: path.to_owned(), reason })?;
+    match master_key.follows_a_pattern() {
+        true => Err(MasterKeyError::Weak(path.to_owned())),
+        false => Ok(master_key),
+    }
 }
 
 const DEV_FILE: &str = "dev-master.key";
@@ -128,6 +145,17 @@ mod tests {
         assert!(load(Some(&path)).is_ok());
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(load(Some(&path)), Err(MasterKeyError::Open(_))));
+    }
+
+    #[test]
+    fn a_file_with_a_pattern_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        for digits in ["00".repeat(32), "0123456789abcdef".repeat(4)] {
+            fs::write(&path, digits).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            assert!(matches!(load(Some(&path)), Err(MasterKeyError::Weak(_))));
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@ mod grep11;
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::ground::ownership;
 use crate::policy::authorise::{Grant, Grants, Limits, Pattern, Who};
 use grep11::RawGrep11;
 
@@ -72,7 +72,11 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let failed = |reason| ConfigError::Read { path: path.to_owned(), reason };
         let mut text = String::new();
-        let mut file = File::open(path).map_err(failed)?.take(MAX_FILE + 1);
+        let file = ownership::open(path).map_err(|error| match error.into_io() {
+            Ok(reason) => failed(reason),
+            Err(error) => ConfigError::Refused(error.to_string()),
+        })?;
+        let mut file = file.take(MAX_FILE + 1);
         file.read_to_string(&mut text).map_err(failed)?;
         if text.len() as u64 > MAX_FILE {
             return Err(failed(io::Error::other("it is longer than 1 MiB")));
@@ -209,6 +213,9 @@ pub enum ConfigError {
         /// What the system said.
         reason: io::Error,
     },
+    /// Others than root and the user who runs this can change the file.
+    #[error("refused the configuration: {0}")]
+    Refused(String),
     /// It is not TOML, or has keys or types that there are not.
     #[error("configuration {}{}: {reason}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
     Syntax {

@@ -56,6 +56,21 @@ impl MasterKey {
         text
     }
 
+    /// Whether somebody has made it up: zeros, the digits in their order, a word repeated. Fewer than 8 values
+    /// among the bytes, or among the differences from each byte to the next, or the same again after at most 16
+    /// bytes. A random key does that with a probability below 2^-115.
+    pub fn follows_a_pattern(&self) -> bool {
+        let key = self.0.as_slice();
+        let few = |values: &mut dyn Iterator<Item = u8>| {
+            let mut seen = [false; 256];
+            values.for_each(|value| seen[usize::from(value)] = true);
+            seen.iter().filter(|seen| **seen).count() < 8
+        };
+        let mut differences = key.iter().zip(&key[1..]).map(|(one, next)| next.wrapping_sub(*one));
+        let repeats = |period: usize| key.iter().zip(&key[period..]).all(|(one, other)| one == other);
+        few(&mut key.iter().copied()) || few(&mut differences) || (1..=16).any(repeats)
+    }
+
     fn zeros() -> Self {
         Self(Box::new(Zeroizing::new([0; Self::LENGTH])))
     }
@@ -204,6 +219,27 @@ mod tests {
             assert_eq!(MasterKey::from_hex(bad).unwrap_err(), InvalidMasterKey, "{bad}");
         }
         assert_eq!(MasterKey::from_hex(&digits.replacen("01", " 1", 1)).unwrap_err(), InvalidMasterKey);
+    }
+
+    #[test]
+    fn keys_that_somebody_made_up() {
+        let key = |bytes: [u8; 32]| MasterKey(Box::new(Zeroizing::new(bytes)));
+        let word = *b"correct horse ba";
+        for bytes in [
+            [0; 32],
+            [0xff; 32],
+            core::array::from_fn(|index| index as u8),
+            core::array::from_fn(|index| 255 - 3 * index as u8),
+            core::array::from_fn(|index| word[index % word.len()]),
+            core::array::from_fn(|index| word[index % 11]),
+            core::array::from_fn(|index| index.min(31 - index) as u8),
+            core::array::from_fn(|index| u8::from(index == 31)),
+        ] {
+            assert!(key(bytes).follows_a_pattern(), "{bytes:?}");
+        }
+        for _ in 0..100_000 {
+            assert!(!MasterKey::generate().unwrap().follows_a_pattern());
+        }
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! TCP and TLS, to units and to whoever gives tokens for them.
 
 use core::time::Duration;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::Mode;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, pem};
@@ -16,8 +15,10 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use zeroize::Zeroizing;
 
 use crate::config::{Endpoint, Tls};
+use crate::ground::ownership::{self, OwnershipError};
 
 /// How to speak TLS to somebody.
 #[derive(Clone)]
@@ -56,8 +57,7 @@ impl TlsClient {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let chain = certificates(certificate)?;
-                refuse_open(key)?;
-                let bytes = read(key)?;
+                let bytes = read_secret(key)?;
                 let secret = PrivateKeyDer::from_pem_slice(&bytes)
                     .map_err(|error| TlsError::Pem(key.clone(), error))?;
                 builder
@@ -110,6 +110,8 @@ pub(crate) enum TlsError {
     Empty(PathBuf),
     #[error("the system has no certificate authorities; install ca-certificates, or name a file with ca")]
     NoSystemRoots,
+    #[error("refused a file: {0}")]
+    NotOurs(OwnershipError),
     #[error("refused the private key in {}: others can read it; run: chmod o= {}", .0.display(), .0.display())]
     Open(PathBuf),
     #[error("cannot read {} as PEM: {}", .0.display(), .1)]
@@ -122,14 +124,6 @@ pub(crate) enum TlsError {
     Setup(#[source] rustls::Error),
 }
 
-fn refuse_open(key: &Path) -> Result<(), TlsError> {
-    let stat = rustix::fs::stat(key).map_err(|error| TlsError::Read(key.to_owned(), error.into()))?;
-    match Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXO) {
-        true => Err(TlsError::Open(key.to_owned())),
-        false => Ok(()),
-    }
-}
-
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(path)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
@@ -140,6 +134,28 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(certificates)
 }
 
-fn read(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>, TlsError> {
-    fs::read(path).map(zeroize::Zeroizing::new).map_err(|reason| TlsError::Read(path.to_owned(), reason))
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    read_all(open(path)?).map_err(|reason| TlsError::Read(path.to_owned(), reason))
+}
+
+fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let failed = |reason| TlsError::Read(path.to_owned(), reason);
+    let file = open(path)?;
+    match ownership::is_for_others(&file).map_err(failed)? {
+        true => Err(TlsError::Open(path.to_owned())),
+        false => read_all(file).map_err(failed),
+    }
+}
+
+fn open(path: &Path) -> Result<File, TlsError> {
+    ownership::open(path).map_err(|error| match error.into_io() {
+        Ok(reason) => TlsError::Read(path.to_owned(), reason),
+        Err(error) => TlsError::NotOurs(error),
+    })
+}
+
+fn read_all(mut file: File) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

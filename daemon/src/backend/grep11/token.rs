@@ -16,7 +16,6 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustix::fs::Mode;
 use serde::Deserialize;
 use thiserror::Error;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -24,6 +23,8 @@ use zeroize::Zeroizing;
 
 use super::network::{self, TlsClient, TlsError};
 use crate::config::{Auth, Endpoint, Tls};
+use crate::ground::ownership::{self, OwnershipError};
+use crate::ground::text::printable;
 
 /// Where the tokens of a backend come from, and the one in use.
 pub(crate) struct Tokens {
@@ -246,6 +247,8 @@ pub(crate) enum TokenError {
         "no {what} is configured: name a file with {setting}, or give the service the credential {credential}"
     )]
     NotConfigured { what: &'static str, setting: &'static str, credential: String },
+    #[error("refused the secret: {0}")]
+    NotOurs(OwnershipError),
     #[error("refused the secret in {}: others can read it; run: chmod o= {}", .0.display(), .0.display())]
     Open(PathBuf),
     #[error("cannot read {}: {}", .0.display(), .1)]
@@ -300,8 +303,7 @@ async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -
     let answer = answer.map_err(|_| TokenError::Garbled(server.clone()))?.to_bytes();
     if !status.is_success() {
         let reason = serde_json::from_slice::<NotGranted>(&answer).map(|told| told.message);
-        let reason: String =
-            reason.unwrap_or_default().chars().filter(|c| !c.is_control()).take(200).collect();
+        let reason = printable(&reason.unwrap_or_default()).chars().take(200).collect();
         return Err(TokenError::Refused { server: server.clone(), status, reason });
     }
     let garbled = || TokenError::Garbled(server.clone());
@@ -334,12 +336,14 @@ fn read_token(path: &Path) -> Result<Token, TokenError> {
 /// The first line of a secret file that is neither empty nor a comment.
 fn read_line(path: &Path) -> Result<Zeroizing<String>, TokenError> {
     let failed = |reason: io::Error| TokenError::Read(path.to_owned(), reason);
-    let stat = rustix::fs::stat(path).map_err(|error| failed(error.into()))?;
-    if Mode::from_raw_mode(stat.st_mode).intersects(Mode::RWXO) {
+    let file = ownership::open(path).map_err(|error| match error.into_io() {
+        Ok(reason) => failed(reason),
+        Err(error) => TokenError::NotOurs(error),
+    })?;
+    if ownership::is_for_others(&file).map_err(failed)? {
         return Err(TokenError::Open(path.to_owned()));
     }
     let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET as usize));
-    let file = std::fs::File::open(path).map_err(failed)?;
     file.take(MAX_SECRET).read_to_string(&mut text).map_err(failed)?;
     let line = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
     line.map(|line| Zeroizing::new(line.to_owned())).ok_or_else(|| TokenError::Unusable(path.to_owned()))
