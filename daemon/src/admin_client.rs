@@ -20,6 +20,7 @@ use crate::api::{
     AccessView, Adopted, Certified, Change, Finished, KeyView, MAX_ANSWER, MAX_PAGE, NewKey, Page, Refusal,
     RequestSignature, Rewrapped, StatusView, UnitView,
 };
+use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};
 use crate::sockets::ADMIN;
 
 /// A daemon, as its administrator sees it. Waits for each answer.
@@ -152,10 +153,28 @@ impl AdminClient {
         })
     }
 
+    /// Connects to a daemon that may be told everything: nobody else can have put the socket there, and nobody
+    /// else listens on it.
+    async fn connect(&self) -> Result<UnixStream, AdminClientError> {
+        let unreachable = |reason| AdminClientError::Unreachable { socket: self.socket.clone(), reason };
+        let directory = self.socket.parent().unwrap_or(Path::new("/"));
+        ownership::check_directory(directory, Owners::OwnOrService).map_err(|error| {
+            match error.into_io() {
+                Ok(reason) => unreachable(reason),
+                Err(reason) => AdminClientError::Exposed { socket: self.socket.clone(), reason },
+            }
+        })?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        // Those of the process that made it listen: for a socket of systemd, root's.
+        let server = stream.peer_cred().map_err(unreachable)?.uid();
+        match Owners::OwnOrService.contains(server) {
+            true => Ok(stream),
+            false => Err(AdminClientError::Impostor { socket: self.socket.clone(), uid: server }),
+        }
+    }
+
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, AdminClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|reason| AdminClientError::Unreachable { socket: self.socket.clone(), reason })?;
+        let stream = self.connect().await?;
         let lost = |reason| AdminClientError::Lost { socket: self.socket.clone(), reason };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let connection = tokio::spawn(connection);
@@ -180,8 +199,16 @@ impl AdminClient {
 /// Why an administrator's request was not answered.
 #[derive(Debug, Error)]
 pub(crate) enum AdminClientError {
+    #[error("refused to connect to {}: {reason}", socket.display())]
+    Exposed { socket: PathBuf, reason: OwnershipError },
     #[error("what answers on {} is not a keyward daemon of this version", .0.display())]
     Garbled(PathBuf),
+    #[error(
+        "refused what listens on {}: it runs as {name}, and not as root, {SERVICE} or the user who asks; if that is the daemon, run the command as that user: setpriv --reuid {uid} --clear-groups keyward ...",
+        socket.display(),
+        name = ownership::Name(*uid)
+    )]
+    Impostor { socket: PathBuf, uid: u32 },
     #[error("no answer from the daemon on {} within {PATIENCE:?}", .0.display())]
     Late(PathBuf),
     #[error("the daemon on {} closed the connection; see its log: {reason}", socket.display())]

@@ -9,6 +9,7 @@ use hyper::StatusCode;
 
 use crate::admin_client::AdminClientError;
 use crate::exit;
+use crate::ground::text::printable;
 
 /// Why a command failed, in one line, and the status that the process ends with.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl Failure {
     /// Says it on standard error.
     pub(crate) fn tell(self) -> ExitCode {
         if let Some(reason) = self.reason {
-            eprintln!("keyward: {reason}");
+            eprintln!("keyward: {}", printable(&reason));
         }
         self.status.into()
     }
@@ -56,6 +57,7 @@ impl From<AdminClientError> for Failure {
     fn from(error: AdminClientError) -> Self {
         let status = match &error {
             AdminClientError::Garbled(_) | AdminClientError::Runtime(_) => exit::SOFTWARE,
+            AdminClientError::Exposed { .. } | AdminClientError::Impostor { .. } => exit::NO_PERMISSION,
             AdminClientError::Late(_) | AdminClientError::Lost { .. } => exit::UNAVAILABLE,
             AdminClientError::Refused { status, .. } => match *status {
                 StatusCode::BAD_REQUEST => exit::USAGE,

@@ -20,6 +20,13 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
                 "run keyward doctor as root or as the user of the daemon for all checks",
             )];
         }
+        Err(error @ (AdminClientError::Exposed { .. } | AdminClientError::Impostor { .. })) => {
+            return vec![Finding::fail(
+                CHECK,
+                error.to_string(),
+                "see that nobody but root and the user of the daemon can make sockets there",
+            )];
+        }
         Err(error) => {
             return vec![Finding::fail(
                 CHECK,
