@@ -17,7 +17,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::is_administrator;
 use crate::peers::connections::{Connections, Entry, Limits, Name, Place};
-use crate::peers::listener::{PAUSE, credentials};
+use crate::peers::credentials::credentials;
+use crate::peers::listener::PAUSE;
 use crate::policy::authorise::Peer;
 
 /// The socket.

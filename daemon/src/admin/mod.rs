@@ -54,6 +54,7 @@ use crate::api::{MAX_KEY_FILE, Refusal, StatusView};
 use crate::backend::BackendError;
 use crate::backend::grep11::Grep11Error;
 use crate::daemon::Daemon;
+use crate::ground::text::printable;
 use crate::keys::StoreError;
 use crate::metrics::Metrics;
 use crate::policy::authorise::Peer;
@@ -196,7 +197,7 @@ impl IntoResponse for AdminError {
         if status.is_server_error() {
             tracing::error!("administrator's request failed: {self}");
         }
-        (status, Json(Refusal { error: self.to_string() })).into_response()
+        (status, Json(Refusal { error: printable(&self.to_string()) })).into_response()
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::daemon::Daemon;
 use crate::peers::connections::{Connections, Entry, Limits, Name, Place};
+use crate::peers::credentials::{credentials, known_groups};
 use crate::peers::reactors::Reactor;
 use crate::peers::stream::Stream;
 use crate::peers::system::peer_groups;
@@ -111,18 +112,11 @@ impl Visit {
 /// Who is on the other end, with all that grants ask for.
 fn identify(stream: &tokio::net::UnixStream, daemon: &Daemon) -> Option<Peer> {
     let mut peer = credentials(stream)?;
-    peer.groups = peer_groups(stream.as_fd()).unwrap_or_default().into();
+    peer.groups = known_groups(peer_groups(stream.as_fd()).unwrap_or_default()).into();
     if daemon.config().grants.depend_on_service(peer.uid) {
         peer.service = service::of_peer(stream, peer.pid);
     }
     Some(peer)
-}
-
-/// Who is on the other end, by the word of the kernel.
-pub(crate) fn credentials(stream: &tokio::net::UnixStream) -> Option<Peer> {
-    let credentials = stream.peer_cred().ok()?;
-    let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid().unwrap_or(0));
-    Some(Peer { uid, gid, pid, ..Peer::default() })
 }
 
 /// How long to wait for descriptors to come free.
