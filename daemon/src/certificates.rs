@@ -14,6 +14,8 @@ use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::name::Name;
 
+use crate::ground::text::printable;
+
 /// A certificate (RFC 5280, 4.1), as far as it matters for the key that it is for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Certificate {
@@ -102,12 +104,6 @@ fn text_of(name: &GeneralName) -> Option<String> {
         }
         _ => None,
     }
-}
-
-/// The same without what a terminal would obey rather than show.
-fn printable(text: &str) -> String {
-    let is_order = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.replace(is_order, "\u{fffd}")
 }
 
 /// Reads a file of certificates in PEM (RFC 7468), in whatever order; see [`in_order`]. Whatever stands around the blocks does

@@ -7,6 +7,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
+use crate::ground::text::PrintableLines;
+
 /// The log of this process.
 pub(crate) struct Log(reload::Handle<Targets, Registry>);
 
@@ -14,7 +16,8 @@ impl Log {
     /// Starts to log, from level info; a second log in a process logs nothing.
     pub(crate) fn start() -> Self {
         let (level, handle) = reload::Layer::new(targets(LevelFilter::INFO));
-        let lines = fmt::layer().with_writer(io::stderr).with_ansi(false).with_target(false);
+        let lines =
+            fmt::layer().with_writer(|| PrintableLines(io::stderr())).with_ansi(false).with_target(false);
         let _ = tracing_subscriber::registry().with(level).with(lines).try_init();
         Self(handle)
     }

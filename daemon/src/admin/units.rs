@@ -15,6 +15,7 @@ use crate::api::{BackendView, Finished, Rewrapped, UnitView};
 use crate::backend::grep11::{Abilities, Breaker, Grep11, Grep11Error, Status, Unit};
 use crate::backend::{Backend, BackendError};
 use crate::daemon::Daemon;
+use crate::ground::text::printable;
 use crate::keys::{Key, StoreError, Version};
 
 /// 200 if every backend could sign now.
@@ -93,7 +94,10 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
                         next_master_key,
                         wkid,
                         mechanisms: status.mechanisms.iter().map(|number| mechanism(*number)).collect(),
-                        problem: status.problem.or_else(|| grep11.tokens().problem()),
+                        problem: status
+                            .problem
+                            .or_else(|| grep11.tokens().problem())
+                            .map(|text| printable(&text)),
                     }
                 }));
             }

@@ -10,7 +10,7 @@ use keyward_proto::Label;
 use super::Client;
 use super::failure::Failure;
 use super::key::read_input;
-use super::output::{from_now, print_json, print_table, table, time};
+use super::output::{from_now, print_json, print_table, table, time, warn};
 use crate::admin_client::AdminClient;
 use crate::api::{CertificateView, Certified};
 
@@ -55,7 +55,7 @@ impl Attach {
             Failure::from(error).while_trying(format_args!("cannot attach {file} to key {label}"))
         })?;
         if let Some(warning) = warning(&attached.certificate) {
-            eprintln!("keyward: warning: {warning}");
+            warn(warning);
         }
         if client.json { print_json(&attached) } else { print_certificates(&[attached]) }
     }

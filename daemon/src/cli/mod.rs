@@ -131,7 +131,7 @@ impl Serve {
             let config = run::read_config(self.config.as_deref())
                 .map_err(|error| Failure::new(exit::CONFIG, error))?;
             for warning in config.warnings() {
-                eprintln!("keyward: warning: {warning}");
+                output::warn(warning);
             }
             for note in config.notes() {
                 eprintln!("keyward: note: {note}");
@@ -142,7 +142,7 @@ impl Serve {
                     Ok(_) => {}
                     // The service may get it from systemd, and who has units elsewhere needs none.
                     Err(missing @ MasterKeyError::NotConfigured) if config.grep11.is_empty() => {
-                        eprintln!("keyward: warning: {missing}");
+                        output::warn(missing);
                     }
                     Err(MasterKeyError::NotConfigured) => {}
                     Err(error) => return Err(Failure::new(exit::CONFIG, error)),
@@ -153,7 +153,7 @@ impl Serve {
                 let backend = backend.map_err(|error| Failure::new(exit::CONFIG, error))?;
                 // A daemon starts without, and waits for it.
                 if let Err(warning) = backend.check() {
-                    eprintln!("keyward: warning: {warning}");
+                    output::warn(warning);
                 }
             }
             return output::print(&config.to_effective_toml());

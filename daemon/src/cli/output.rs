@@ -1,5 +1,6 @@
 //! Standard output.
 
+use core::fmt::Display;
 use core::time::Duration;
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,9 +10,26 @@ use serde::Serialize;
 
 use super::failure::Failure;
 use crate::exit;
+use crate::ground::text::{printable, printable_json, printable_lines};
 
-/// Prints text. Whoever closes the pipe early has seen enough.
+/// Prints text of any number of lines.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    write(&printable_lines(text))
+}
+
+/// Prints a value as JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(exit::SOFTWARE, error))?;
+    write(&format!("{}\n", printable_json(&text)))
+}
+
+/// Says on standard error what is doubtful.
+pub(crate) fn warn(text: impl Display) {
+    eprintln!("keyward: warning: {}", printable(&text.to_string()));
+}
+
+/// Whoever closes the pipe early has seen enough.
+fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -19,12 +37,6 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-/// Prints a value as JSON.
-pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-    print(&format!("{text}\n"))
 }
 
 /// An empty table with a row of titles, and without lines around it.

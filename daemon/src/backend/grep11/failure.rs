@@ -5,6 +5,8 @@ use keyward_unit::Wkid;
 use prost::Message;
 use tonic::{Code, Status};
 
+use crate::ground::text::printable;
+
 /// What became of one attempt at one unit.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
@@ -132,7 +134,7 @@ fn detail(status: &Status) -> Option<Grep11Error> {
 /// Text of somebody else, for a line of ours.
 fn one_line(text: &str) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
-    text.trim().to_owned()
+    printable(text.trim())
 }
 
 /// Errors by which units say that what they were given does not fit the key; of a ciphertext that is as long as the

@@ -14,6 +14,7 @@ use super::{
 use crate::admin_client::AdminClient;
 use crate::api::NewKey;
 use crate::cli::failure::Failure;
+use crate::cli::output::warn;
 use crate::exit;
 use crate::sockets::PEERS;
 
@@ -115,7 +116,7 @@ impl TemporaryKey {
 impl Drop for TemporaryKey {
     fn drop(&mut self) {
         if let Err(error) = self.admin.delete(self.label.as_str()) {
-            eprintln!("keyward: cannot delete key {}: {error}", self.label);
+            warn(format_args!("cannot delete key {}: {error}", self.label));
         }
     }
 }
