@@ -8,6 +8,8 @@ mod free_bytes;
 mod keys;
 mod life;
 mod messages;
+mod outsiders;
+mod ownership;
 mod purpose;
 mod refusals;
 mod store;
