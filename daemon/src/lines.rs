@@ -6,11 +6,12 @@
 
 use core::time::Duration;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use crate::policy::authorise::Peer;
 use crate::throttle::Throttle;
 
 /// The log lines that peers can cause.
@@ -69,9 +70,12 @@ impl Lines {
             (&self.garbage, "closed connections of a peer"),
             (&self.refusals, "refused a peer"),
         ] {
-            for Rest { uid, reason, times } in lines.rests(now) {
-                match uid {
-                    Some(uid) => tracing::info!(uid, reason, times, "{what}, since the last such line"),
+            for Rest { whose, reason, times } in lines.rests(now) {
+                match whose {
+                    Some(Whose { uid, service }) => {
+                        let service = service.as_deref();
+                        tracing::info!(uid, service, reason, times, "{what}, since the last such line");
+                    }
                     None => tracing::info!(reason, times, "{what}, of many users"),
                 }
             }
@@ -89,12 +93,12 @@ pub(crate) struct PerUser {
 impl PerUser {
     /// How often this happened to the user since it was last let through, this time included; `None` if it is
     /// too soon to speak of it again, or if the user is one of too many. The count is told later, then.
-    pub(crate) fn admit(&self, uid: u32, reason: &'static str) -> Option<u64> {
-        self.admit_at(Instant::now(), uid, reason)
+    pub(crate) fn admit(&self, peer: &Peer, reason: &'static str) -> Option<u64> {
+        self.admit_at(Instant::now(), Whose { uid: peer.uid, service: peer.service.clone() }, reason)
     }
 
-    fn admit_at(&self, now: Instant, uid: u32, reason: &'static str) -> Option<u64> {
-        let times = self.lock().admit(now, uid, reason);
+    fn admit_at(&self, now: Instant, whose: Whose, reason: &'static str) -> Option<u64> {
+        let times = self.lock().admit(now, whose, reason);
         if times.is_none() {
             self.held_back.notify_one();
         }
@@ -105,13 +109,14 @@ impl PerUser {
     fn rests(&self, now: Option<Instant>) -> Vec<Rest> {
         let mut state = self.lock();
         let State { users, crowd, .. } = &mut *state;
-        let users = users.iter_mut().flat_map(|(uid, events)| events.iter_mut().map(|e| (Some(*uid), e)));
+        let users =
+            users.iter_mut().flat_map(|(whose, events)| events.iter_mut().map(|e| (Some(whose.clone()), e)));
         let all = users.chain(crowd.iter_mut().map(|event| (None, event)));
-        all.filter_map(|(uid, event)| {
+        all.filter_map(|(whose, event)| {
             let is_due = now.is_none_or(|now| now.duration_since(event.spoken) >= INTERVAL);
             let times = if is_due { core::mem::take(&mut event.count) } else { 0 };
             event.spoken = if times > 0 { now.unwrap_or(event.spoken) } else { event.spoken };
-            (times > 0).then_some(Rest { uid, reason: event.reason, times })
+            (times > 0).then_some(Rest { whose, reason: event.reason, times })
         })
         .collect()
     }
@@ -130,38 +135,47 @@ impl PerUser {
 #[derive(Debug, Eq, PartialEq)]
 struct Rest {
     /// The user; none for those that are counted together.
-    uid: Option<u32>,
+    whose: Option<Whose>,
     reason: &'static str,
     times: u64,
+}
+
+/// A user, in a service where grants name services.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+struct Whose {
+    uid: u32,
+    service: Option<Arc<str>>,
 }
 
 #[derive(Default)]
 struct State {
     named: HashSet<u32>,
-    users: HashMap<u32, Vec<Event>>,
+    users: HashMap<Whose, Vec<Event>>,
     /// Of the users that have no place of their own.
     crowd: Vec<Event>,
 }
 
 impl State {
-    fn admit(&mut self, now: Instant, uid: u32, reason: &'static str) -> Option<u64> {
-        if !self.users.contains_key(&uid) && !self.has_room(now, uid) {
+    fn admit(&mut self, now: Instant, whose: Whose, reason: &'static str) -> Option<u64> {
+        if !self.users.contains_key(&whose) && !self.has_room(now, whose.uid) {
             // No line can speak for all of them, so their count is told by itself.
             Event::of(&mut self.crowd, now, reason).count += 1;
             return None;
         }
-        Event::of(self.users.entry(uid).or_default(), now, reason).admit(now)
+        Event::of(self.users.entry(whose).or_default(), now, reason).admit(now)
     }
 
     fn has_room(&mut self, now: Instant, uid: u32) -> bool {
         let named = &self.named;
-        let strangers = |users: &HashMap<u32, _>| users.keys().filter(|uid| !named.contains(uid)).count();
+        let strangers =
+            |users: &HashMap<Whose, _>| users.keys().filter(|whose| !named.contains(&whose.uid)).count();
         if named.contains(&uid) || strangers(&self.users) < MAX_STRANGERS {
             return true;
         }
         // Users of whom everything is told make room; a user who is at it keeps the place.
-        self.users
-            .retain(|uid, events| named.contains(uid) || events.iter().any(|event| !event.is_over(now)));
+        self.users.retain(|whose, events| {
+            named.contains(&whose.uid) || events.iter().any(|event| !event.is_over(now))
+        });
         strangers(&self.users) < MAX_STRANGERS
     }
 }
@@ -212,6 +226,10 @@ const MAX_STRANGERS: usize = 16;
 mod tests {
     use super::*;
 
+    fn user(uid: u32) -> Whose {
+        Whose { uid, service: None }
+    }
+
     fn named(users: &[u32]) -> PerUser {
         let lines = PerUser::default();
         lines.lock().named = users.iter().copied().collect();
@@ -222,7 +240,8 @@ mod tests {
     fn one_a_second_for_each_user_and_reason_and_none_uncounted() {
         let lines = named(&[33]);
         let start = Instant::now();
-        let admit = |millis, uid, reason| lines.admit_at(start + Duration::from_millis(millis), uid, reason);
+        let admit =
+            |millis, uid, reason| lines.admit_at(start + Duration::from_millis(millis), user(uid), reason);
         assert_eq!(admit(0, 7, "a"), Some(1));
         for millis in 1..900 {
             assert_eq!(admit(millis, 7, "a"), None);
@@ -231,14 +250,16 @@ mod tests {
         assert_eq!(admit(900, 33, "a"), Some(1));
         assert_eq!(admit(900, 8, "a"), Some(1));
         assert_eq!(admit(900, 7, "b"), Some(1));
+        let service = Whose { service: Some("php-fpm.service".into()), ..user(7) };
+        assert_eq!(lines.admit_at(start + Duration::from_millis(900), service, "a"), Some(1));
         assert_eq!(admit(1000, 7, "a"), Some(900));
         assert_eq!(admit(1001, 7, "a"), None);
         let rests = |millis| lines.rests(Some(start + Duration::from_millis(millis)));
         assert_eq!(rests(1500), [], "the next event may tell more");
-        assert_eq!(rests(2000), [Rest { uid: Some(7), reason: "a", times: 1 }]);
+        assert_eq!(rests(2000), [Rest { whose: Some(user(7)), reason: "a", times: 1 }]);
         assert!(!lines.is_holding_back());
         assert_eq!(admit(2999, 7, "a"), None, "a rest is a line, too");
-        assert_eq!(lines.rests(None), [Rest { uid: Some(7), reason: "a", times: 1 }]);
+        assert_eq!(lines.rests(None), [Rest { whose: Some(user(7)), reason: "a", times: 1 }]);
     }
 
     #[test]
@@ -247,17 +268,17 @@ mod tests {
         let start = Instant::now();
         let mut told = 0;
         for uid in 100_000..110_000 {
-            told += lines.admit_at(start, uid, "no-grant").unwrap_or(0);
+            told += lines.admit_at(start, user(uid), "no-grant").unwrap_or(0);
         }
         assert_eq!(told, MAX_STRANGERS as u64);
         assert_eq!(lines.lock().users.len(), MAX_STRANGERS);
-        assert_eq!(lines.admit_at(start, 33, "use-refused"), Some(1));
-        assert_eq!(lines.admit_at(start, 100_000, "no-grant"), None, "whoever has a place keeps it");
+        assert_eq!(lines.admit_at(start, user(33), "use-refused"), Some(1));
+        assert_eq!(lines.admit_at(start, user(100_000), "no-grant"), None, "whoever has a place keeps it");
         let rests = lines.rests(Some(start + INTERVAL));
-        assert!(rests.contains(&Rest { uid: None, reason: "no-grant", times: 10_000 - told }), "{rests:?}");
+        assert!(rests.contains(&Rest { whose: None, reason: "no-grant", times: 10_000 - told }), "{rests:?}");
         assert_eq!(rests.iter().map(|rest| rest.times).sum::<u64>() + told, 10_001);
         let later = start + INTERVAL + QUIET;
-        assert_eq!(lines.admit_at(later, 5, "no-grant"), Some(1), "places come free");
+        assert_eq!(lines.admit_at(later, user(5), "no-grant"), Some(1), "places come free");
         assert_eq!(lines.lock().users.len(), 2);
     }
 }

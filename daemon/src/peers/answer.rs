@@ -322,7 +322,7 @@ fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose:
             | Outcome::OtherDhGroup
     );
     let reason = outcome.name();
-    if let Some(times) = is_refusal.then(|| daemon.lines.refusals.admit(peer.uid, reason)).flatten() {
+    if let Some(times) = is_refusal.then(|| daemon.lines.refusals.admit(peer, reason)).flatten() {
         let key = shown(label);
         tracing::info!(key, purpose, uid = peer.uid, pid = peer.pid, reason, times, "refused a peer");
     }
@@ -336,7 +336,7 @@ fn fault(
     error: &dyn core::fmt::Display,
     outcome: Outcome,
 ) {
-    if let Some(times) = daemon.lines.faults.admit(peer.uid, outcome.name()) {
+    if let Some(times) = daemon.lines.faults.admit(peer, outcome.name()) {
         tracing::warn!(key = label, uid = peer.uid, times, "cannot {what}: {error}");
     }
 }

@@ -69,7 +69,7 @@ fn enter(
         Entry::Refused => (None, None),
     };
     daemon.metrics.crowded();
-    if let Some(times) = daemon.lines.crowded.admit(peer.uid, "too-many") {
+    if let Some(times) = daemon.lines.crowded.admit(peer, "too-many") {
         let what = match &whose {
             None => "too many connections: closed the new one".to_owned(),
             Some(Name::Stranger) => {

@@ -67,7 +67,7 @@ pub(super) async fn serve(
         End::Lost(_) => tracing::debug!(uid = peer.uid, pid = peer.pid, "peer is gone: {end}"),
         _ => {
             daemon.metrics.garbage();
-            if let Some(times) = daemon.lines.garbage.admit(peer.uid, end.name()) {
+            if let Some(times) = daemon.lines.garbage.admit(peer, end.name()) {
                 tracing::warn!(
                     uid = peer.uid,
                     pid = peer.pid,
