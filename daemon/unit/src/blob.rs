@@ -98,6 +98,15 @@ pub(crate) fn wrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Vec<u8>, U
     seal(&keys.states, keys.wkid, Attributes::NONE, state).map_err(|_| UnitError::Crypto("wrap the state"))
 }
 
+/// Wraps the key of a key store, in the layout of a blob, under keys of its own.
+///
+/// # Errors
+/// [`UnitError::Crypto`] if the key is too long, or the library gives up.
+pub(crate) fn wrap_store_key(keys: &WrappingKeys, key: &[u8]) -> Result<Vec<u8>, UnitError> {
+    let sealed = seal(&keys.store_keys, keys.wkid, Attributes::NONE, key);
+    sealed.map_err(|_| UnitError::Crypto("wrap the store key"))
+}
+
 fn seal(
     keys: &SealingKeys,
     wkid: Wkid,
@@ -155,6 +164,15 @@ pub(crate) fn unwrap(
 pub(crate) fn unwrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
     let fields = Fields::of(state, keys.wkid)?;
     open(&keys.states, &fields).map_err(|_| UnitError::BlobDamaged)
+}
+
+/// Unwraps the key of a key store.
+///
+/// # Errors
+/// As [`unwrap`] for what [`wrap_store_key`] gave.
+pub(crate) fn unwrap_store_key(keys: &WrappingKeys, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
+    let fields = Fields::of(wrapped, keys.wkid)?;
+    open(&keys.store_keys, &fields).map_err(|_| UnitError::BlobDamaged)
 }
 
 fn open(keys: &SealingKeys, fields: &Fields<'_>) -> Result<Zeroizing<Vec<u8>>, Unspecified> {

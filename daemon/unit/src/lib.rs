@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+mod cache;
 pub mod grep11;
 mod header;
 mod import;

@@ -149,6 +149,8 @@ pub(crate) struct WrappingKeys {
     pub(crate) blobs: SealingKeys,
     /// Wraps the states of operations in several parts.
     pub(crate) states: SealingKeys,
+    /// Wraps the keys of key stores.
+    pub(crate) store_keys: SealingKeys,
     /// Authenticates public keys.
     pub(crate) public_keys: hmac::Key,
     pub(crate) wkid: Wkid,
@@ -175,6 +177,7 @@ impl WrappingKeys {
         Self {
             blobs: sealing(b"encryption", b"authentication"),
             states: sealing(b"state encryption", b"state authentication"),
+            store_keys: sealing(b"store key encryption", b"store key authentication"),
             public_keys: hmac::Key::new(hmac::HMAC_SHA256, expand(&root, b"public keys").as_slice()),
             wkid: Wkid(wkid),
         }
@@ -249,7 +252,8 @@ mod tests {
         // of every installation unreadable.
         assert_eq!(keys.wkid.to_string(), "2be781505e2decbfac71fc4ea64e6b81");
         // Of the empty message.
-        let macs = [&keys.blobs.mac, &keys.states.mac, &keys.public_keys].map(|key| hmac::sign(key, b""));
+        let macs = [&keys.blobs.mac, &keys.states.mac, &keys.store_keys.mac, &keys.public_keys];
+        let macs = macs.map(|key| hmac::sign(key, b""));
         for (index, mac) in macs.iter().enumerate() {
             assert!(macs[..index].iter().all(|other| other.as_ref() != mac.as_ref()));
         }

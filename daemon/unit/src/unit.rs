@@ -1,13 +1,14 @@
 use core::fmt;
-use core::hash::{BuildHasherDefault, Hasher};
 use core::num::NonZeroUsize;
+use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward_proto::{KeyType, Scheme};
-use lru::LruCache;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::blob::{self, Attributes};
+use crate::cache::Cache;
 use crate::key::Key;
 use crate::master_key::WrappingKeys;
 use crate::object::{Material, Object};
@@ -24,8 +25,8 @@ pub struct Unit {
 impl Unit {
     /// A unit with a master key, which keeps up to `cached_keys` unwrapped private keys at hand.
     pub fn new(master_key: MasterKey, cached_keys: NonZeroUsize) -> Self {
-        let cache = LruCache::with_hasher(cached_keys, BuildHasherDefault::default());
-        Self { keys: WrappingKeys::derive(master_key), next_keys: None, cache: Mutex::new(cache) }
+        let cache = Mutex::new(Cache::new(cached_keys));
+        Self { keys: WrappingKeys::derive(master_key), next_keys: None, cache }
     }
 
     /// The same unit, with a master key that blobs can be wrapped with before it is put in force.
@@ -71,6 +72,49 @@ impl Unit {
         }
     }
 
+    /// Forgets the private keys of blobs that nobody may use any more, and wipes them.
+    ///
+    /// A signature that is being made keeps its key until it is done. One that is asked for later, since the blob was
+    /// read earlier, is made as before, and its key is wiped at once.
+    pub fn retire<'b>(&self, blobs: impl IntoIterator<Item = &'b [u8]>) {
+        for blob in blobs {
+            let forgotten = self.with_cache(|cache| cache.retire(blob));
+            drop(forgotten);
+        }
+    }
+
+    /// Takes [`Self::retire`] back: the private keys of these blobs may be kept at hand again.
+    pub fn reinstate<'b>(&self, blobs: impl IntoIterator<Item = &'b [u8]>) {
+        self.with_cache(|cache| blobs.into_iter().for_each(|blob| cache.reinstate(blob)));
+    }
+
+    /// Forgets the private keys that nobody has used for 15 minutes, and wipes them, if it is called once in each
+    /// [`Self::SWEEP`].
+    pub fn sweep(&self) {
+        let forgotten = self.with_cache(Cache::sweep);
+        drop(forgotten);
+    }
+
+    /// How often [`Self::sweep`] is to be called.
+    pub const SWEEP: Duration = Duration::from_secs(60);
+
+    /// Wraps the key of a key store. What it wraps is no blob of a key, and no client of a unit can unwrap it.
+    ///
+    /// # Errors
+    /// [`UnitError::Crypto`] if the library gives up.
+    pub fn wrap_store_key(&self, key: &[u8]) -> Result<Vec<u8>, UnitError> {
+        blob::wrap_store_key(&self.keys, key)
+    }
+
+    /// Unwraps what [`Self::wrap_store_key`] gave.
+    ///
+    /// # Errors
+    /// [`UnitError::OtherMasterKey`] if another master key wrapped it, [`UnitError::BlobDamaged`] if it is
+    /// anything else.
+    pub fn unwrap_store_key(&self, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
+        blob::unwrap_store_key(&self.keys, wrapped)
+    }
+
     fn hand_out(&self, key: Key, attributes: Attributes) -> Result<NewKey, UnitError> {
         let (spki, key_type) = (key.spki().to_vec(), key.key_type());
         let blob = self.wrap(&Object { attributes, material: Material::Key(key) })?;
@@ -89,14 +133,14 @@ impl Unit {
     /// A blob comes into the cache only after its MAC was verified, and is found there only by a blob that is
     /// equal to it in every byte. So what is found needs no second look.
     pub(crate) fn unwrapped(&self, blob: &[u8]) -> Result<Arc<Object>, UnitError> {
-        if let Some(object) = self.with_cache(|cache| cache.get(blob).map(Arc::clone)) {
+        if let Some(object) = self.with_cache(|cache| cache.get(blob)) {
             return Ok(object);
         }
         let (attributes, plain) = blob::unwrap(&self.keys, blob)?;
         // What the MAC vouches for was made by `wrap`, so this fails but for a lack of memory.
         let material = Material::from_plain(&plain).map_err(|_| UnitError::BlobDamaged)?;
         let object = Arc::new(Object { attributes, material });
-        let put_out = self.with_cache(|cache| cache.push(blob.into(), Arc::clone(&object)));
+        let put_out = self.with_cache(|cache| cache.put(blob, &object));
         // Wiping a key takes a moment; others need not wait for it.
         drop(put_out);
         Ok(object)
@@ -194,31 +238,6 @@ pub enum UnitError {
     /// The scheme takes no digest.
     #[error("{0} signs whole messages, not digests")]
     WholeMessageNeeded(Scheme),
-}
-
-/// By blob.
-type Cache = LruCache<Box<[u8]>, Arc<Object>, BuildHasherDefault<MacTail>>;
-
-/// Hashes a blob to the last eight bytes of its MAC.
-///
-/// They are as good as random for every blob in the cache, and nobody can choose them without the master
-/// key. Whoever looks for a made-up blob compares it once and finds nothing.
-#[derive(Default)]
-struct MacTail(u64);
-
-impl Hasher for MacTail {
-    fn write(&mut self, blob: &[u8]) {
-        if let Some(tail) = blob.last_chunk() {
-            self.0 = u64::from_ne_bytes(*tail);
-        }
-    }
-
-    // The length, which the slice hashes first.
-    fn write_usize(&mut self, _: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 #[cfg(test)]
@@ -364,6 +383,80 @@ mod tests {
         assert_eq!(cached(&unit), 2);
         assert!(held(&blobs[0]) && held(&blobs[2]) && !held(&blobs[1]));
         sign(&blobs[1]);
+    }
+
+    #[test]
+    fn a_retired_key_is_wiped_and_does_not_come_back() {
+        let unit = unit();
+        let [blob, other] = [0; 2].map(|_| unit.generate(KeyType::P256).unwrap().blob);
+        let sign = |blob: &[u8]| unit.sign(blob, Scheme::EcdsaSecp256r1Sha256, Input::Message(b"m")).unwrap();
+        sign(&blob);
+        sign(&other);
+        let under_way = unit.unwrapped(&blob).unwrap();
+        let key = Arc::downgrade(&under_way);
+        unit.retire([&*blob]);
+        assert_eq!(cached(&unit), 1);
+        assert_eq!(key.strong_count(), 1, "the signature that is being made has it");
+        drop(under_way);
+        assert_eq!(key.strong_count(), 0);
+
+        sign(&blob);
+        assert!(
+            !unit.with_cache(|cache| cache.contains(&blob)),
+            "of a request that had read the blob before"
+        );
+        assert!(unit.with_cache(|cache| cache.contains(&other)));
+        unit.reinstate([&*blob]);
+        sign(&blob);
+        assert!(unit.with_cache(|cache| cache.contains(&blob)));
+    }
+
+    #[test]
+    fn a_key_that_is_not_used_is_wiped() {
+        let unit = unit();
+        let [used, idle] = [0; 2].map(|_| unit.generate(KeyType::Ed25519).unwrap().blob);
+        let key = Arc::downgrade(&unit.unwrapped(&idle).unwrap());
+        for minute in 0..=15 {
+            assert_eq!(key.strong_count(), 1, "after {minute} minutes");
+            unit.unwrapped(&used).unwrap();
+            unit.sweep();
+        }
+        assert_eq!((key.strong_count(), cached(&unit)), (0, 1));
+        unit.unwrapped(&idle).unwrap();
+        assert_eq!(cached(&unit), 2, "it comes back when it is used");
+    }
+
+    #[test]
+    fn a_blob_is_retired_for_as_long_as_a_request_may_last() {
+        let unit = unit();
+        let blob = unit.generate(KeyType::Ed25519).unwrap().blob;
+        unit.retire([&*blob]);
+        for _ in 0..120 {
+            unit.unwrapped(&blob).unwrap();
+            assert_eq!(cached(&unit), 0);
+            unit.sweep();
+        }
+        unit.sweep();
+        unit.unwrapped(&blob).unwrap();
+        assert_eq!(cached(&unit), 1, "nothing is remembered for ever");
+    }
+
+    #[test]
+    fn the_key_of_a_store_is_wrapped_by_the_master_key() {
+        let (mine, other) = (unit(), unit());
+        let wrapped = mine.wrap_store_key(&[7; 32]).unwrap();
+        assert_eq!(**mine.unwrap_store_key(&wrapped).unwrap(), [7; 32]);
+        let refused = other.unwrap_store_key(&wrapped).unwrap_err();
+        assert_eq!(refused, UnitError::OtherMasterKey { blob: mine.wkid(), unit: other.wkid() });
+        for position in 0..wrapped.len() {
+            let mut altered = wrapped.clone();
+            altered[position] ^= 1;
+            assert!(mine.unwrap_store_key(&altered).is_err(), "byte {position}");
+        }
+        // Neither stands for the other.
+        let blob = mine.generate(KeyType::P256).unwrap().blob;
+        assert_eq!(mine.unwrap_store_key(&blob).unwrap_err(), UnitError::BlobDamaged);
+        assert!(matches!(mine.unwrapped(&wrapped), Err(UnitError::BlobDamaged)));
     }
 
     #[test]
