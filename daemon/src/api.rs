@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_proto::Reference;
+use keyward_proto::{Label, Reference};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Backends};
 use crate::certificates::Certificate;
-use crate::keys::{Key, Version};
+use crate::keys::{Key, StoreError, Version};
 
 /// A request for a new key.
 #[derive(Debug, Deserialize, Serialize)]
@@ -69,6 +69,9 @@ pub(crate) struct KeyView {
     pub(crate) unit: String,
     pub(crate) current: u32,
     pub(crate) versions: Vec<VersionView>,
+    /// Why nothing is known of it but its label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) problem: Option<String>,
 }
 
 impl KeyView {
@@ -82,6 +85,22 @@ impl KeyView {
             unit: backends.get(&key.backend).map_or("backend not configured", Backend::kind).into(),
             current: key.current,
             versions: key.versions.iter().map(VersionView::of).collect(),
+            problem: None,
+        }
+    }
+
+    /// A key whose record was altered, so that nothing that stands in it counts.
+    pub(crate) fn altered(label: Label) -> Self {
+        Self {
+            label: label.to_string(),
+            state: "altered".into(),
+            key_type: String::new(),
+            uses: Vec::new(),
+            backend: String::new(),
+            unit: String::new(),
+            current: 0,
+            versions: Vec::new(),
+            problem: Some(StoreError::Altered(label).to_string()),
         }
     }
 

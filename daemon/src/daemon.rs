@@ -42,7 +42,7 @@ impl Daemon {
         reactors: Reactors,
     ) -> Self {
         let daemon = Self {
-            keys: Keys::new(store, config.cached_records),
+            keys: Keys::new(store, config.cached_records).with_unit(backends.embedded_unit()),
             metrics: Metrics::new(&backends),
             backends,
             reactors,

@@ -17,15 +17,23 @@ use crate::ground::ownership::{self, OwnershipError};
 /// # Errors
 /// [`MasterKeyError`] says what is missing and how to make it.
 pub(crate) fn load(configured: Option<&Path>) -> Result<MasterKey, MasterKeyError> {
+    load_named(configured, CREDENTIAL)?.ok_or(MasterKeyError::NotConfigured)
+}
+
+/// Reads a key from a file, or else from a credential of this name, if there is one.
+///
+/// # Errors
+/// [`MasterKeyError`] says what is wrong with the file.
+pub(crate) fn load_named(
+    configured: Option<&Path>,
+    credential: &str,
+) -> Result<Option<MasterKey>, MasterKeyError> {
     if let Some(path) = configured {
-        return read(path, Guard::Mode);
+        return read(path, Guard::Mode).map(Some);
     }
-    let credential = env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(CREDENTIAL));
-    match credential.filter(|path| path.exists()) {
-        // systemd opens credentials to the service by an access control list, which shows as a group's mode.
-        Some(path) => read(&path, Guard::Systemd),
-        None => Err(MasterKeyError::NotConfigured),
-    }
+    let credential = env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(credential));
+    // systemd opens credentials to the service by an access control list, which shows as a group's mode.
+    credential.filter(|path| path.exists()).map(|path| read(&path, Guard::Systemd)).transpose()
 }
 
 /// Reads the master key of a unit that runs alone, from the file of its command line, or else as [`load`].

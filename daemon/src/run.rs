@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyward_unit::Unit;
+use keyward_unit::{MasterKey, Unit};
 use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -18,13 +18,15 @@ use crate::config::{Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::ground::hardening;
 use crate::ground::ownership::{self, Owners};
-use crate::keys::{Store, StoreError};
+use crate::keys::{Store, StoreError, StoreKey};
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError};
+use crate::migration;
 use crate::peers::reactors::Reactors;
 use crate::peers::{listener, service};
 use crate::policy::authorise::{Grant, Who};
 use crate::sockets::{SocketError, Sockets};
+use crate::store_key::{self, StoreKeyError};
 use crate::{admin, exit};
 
 /// What `keyward serve` is told on the command line.
@@ -54,7 +56,10 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     hardening::harden().map_err(ServeError::Hardening)?;
     let descriptors = hardening::raise_descriptor_limit();
     make_state_dir(&options.state_dir)?;
-    let store = Store::open(&options.state_dir)?;
+    let store = Store::open(&options.state_dir).map_err(|error| match error {
+        StoreError::OldFormat(_) => ServeError::OldFormat(error, migration::command(options)),
+        error => error.into(),
+    })?;
     let backends = open_backends(options, &config, &store)?;
     let mut sockets = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
@@ -124,6 +129,9 @@ pub enum ServeError {
     /// There is no master key.
     #[error("{0}")]
     MasterKey(String),
+    /// The key store is to be migrated first, by this command.
+    #[error("{0}; migrate it, as the user that the daemon runs as: {1}")]
+    OldFormat(StoreError, String),
     /// Threads, signals or descriptors cannot be had.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
@@ -136,17 +144,28 @@ pub enum ServeError {
     /// The key store cannot be had.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The key store cannot be migrated.
+    #[error("{0}")]
+    Migration(String),
+    /// There is no key for the key store, or another one.
+    #[error("{0}")]
+    StoreKey(String),
 }
 
 impl ServeError {
     /// The status that the process ends with, from sysexits(3).
     pub fn status(&self) -> u8 {
         match self {
-            Self::Backend(_) | Self::Config(_) | Self::Dev(..) | Self::MasterKey(_) => exit::CONFIG,
+            Self::Backend(_) | Self::Config(_) | Self::Dev(..) => exit::CONFIG,
+            Self::MasterKey(_) | Self::OldFormat(..) | Self::StoreKey(_) => exit::CONFIG,
+            Self::Migration(_) => exit::DATA,
             Self::Hardening(_) | Self::Runtime(_) => exit::OS,
             Self::Socket(_) => exit::UNAVAILABLE,
             Self::StateDir(..) => exit::CANNOT_CREATE,
-            Self::Store(StoreError::Damaged(_) | StoreError::Format(..)) => exit::DATA,
+            Self::Store(StoreError::OtherStoreKey(_)) => exit::CONFIG,
+            Self::Store(StoreError::AlteredStore(_) | StoreError::Damaged(_) | StoreError::Format(..)) => {
+                exit::DATA
+            }
             Self::Store(StoreError::InUse(_)) => exit::UNAVAILABLE,
             Self::Store(_) => exit::IO,
         }
@@ -159,9 +178,49 @@ impl From<MasterKeyError> for ServeError {
     }
 }
 
+impl From<StoreKeyError> for ServeError {
+    fn from(error: StoreKeyError) -> Self {
+        match error {
+            StoreKeyError::Store(error) => error.into(),
+            error => Self::StoreKey(error.to_string()),
+        }
+    }
+}
+
 impl From<SocketError> for ServeError {
     fn from(error: SocketError) -> Self {
         Self::Socket(error.to_string())
+    }
+}
+
+/// Refuses a store that was made the other way.
+pub(crate) fn check_dev(options: &Options, made_with_dev: Option<bool>) -> Result<(), ServeError> {
+    match made_with_dev.filter(|dev| *dev != options.dev) {
+        Some(made_with_dev) => Err(ServeError::Dev(options.state_dir.clone(), made_with_dev)),
+        None => Ok(()),
+    }
+}
+
+/// The master key of the embedded unit; who has units elsewhere needs none here.
+pub(crate) fn master_key(
+    options: &Options,
+    config: &Config,
+    fresh: bool,
+) -> Result<Option<MasterKey>, MasterKeyError> {
+    if options.dev {
+        return master_key::load_dev(&options.state_dir, fresh).map(Some);
+    }
+    match master_key::load(config.embedded.master_key.as_deref()) {
+        Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => Ok(None),
+        loaded => loaded.map(Some),
+    }
+}
+
+/// The store key of a file, if there is one.
+pub(crate) fn store_key(options: &Options, config: &Config) -> Result<Option<StoreKey>, StoreKeyError> {
+    match options.dev {
+        true => Ok(None),
+        false => store_key::load(config.store_key.as_deref(), &options.state_dir),
     }
 }
 
@@ -204,27 +263,17 @@ pub(crate) fn make_state_dir(path: &Path) -> Result<(), ServeError> {
 /// Opens the embedded unit, if there is a master key for it, and prepares the backends that are elsewhere.
 fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Backends, ServeError> {
     let made_with_dev = store.is_dev()?;
-    if let Some(made_with_dev) = made_with_dev.filter(|dev| *dev != options.dev) {
-        return Err(ServeError::Dev(options.state_dir.clone(), made_with_dev));
+    check_dev(options, made_with_dev)?;
+    let master_key = master_key(options, config, made_with_dev.is_none())?;
+    let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
+    store_key::unlock(store, unit.as_ref(), store_key(options, config)?)?;
+    if let (None, Some(wkid)) = (&unit, store.wkid(EMBEDDED)?) {
+        tracing::warn!(
+            "no master key is configured, the key store was made with {wkid}: keys of the embedded unit will not sign"
+        );
     }
-    let master_key = match options.dev {
-        true => Some(master_key::load_dev(&options.state_dir, made_with_dev.is_none())?),
-        false => match master_key::load(config.embedded.master_key.as_deref()) {
-            // Who has units elsewhere needs none here.
-            Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => {
-                if let Some(wkid) = store.wkid(EMBEDDED)? {
-                    tracing::warn!(
-                        "no master key is configured, the key store was made with {wkid}: keys of the embedded unit will not sign"
-                    );
-                }
-                None
-            }
-            loaded => Some(loaded?),
-        },
-    };
     let mut backends = Vec::new();
-    if let Some(master_key) = master_key {
-        let unit = Unit::new(master_key, config.embedded.cached_keys);
+    if let Some(unit) = unit {
         let wkid = unit.wkid().to_string();
         match store.wkid(EMBEDDED)? {
             None => store.set_wkid(EMBEDDED, &wkid)?,
@@ -272,6 +321,10 @@ fn dev_grants(dev: bool) -> Vec<Grant> {
 /// Starts one task for each socket.
 fn spawn(daemon: &Arc<Daemon>, sockets: &mut Sockets, stop: &CancellationToken) -> io::Result<TaskTracker> {
     let tasks = TaskTracker::new();
+    if let Some(unit) = daemon.backends.embedded_unit() {
+        // Runs until the runtime ends.
+        drop(tokio::spawn(sweep(unit)));
+    }
     let connections = Arc::clone(&daemon.connections);
     let teller = Arc::clone(daemon);
     // Runs until the runtime ends; the rest is told when everything is drained.
@@ -286,6 +339,14 @@ fn spawn(daemon: &Arc<Daemon>, sockets: &mut Sockets, stop: &CancellationToken) 
         tasks.spawn(admin::serve(Arc::clone(daemon), listener, stop.clone()));
     }
     Ok(tasks)
+}
+
+/// Has a unit forget the private keys that nobody uses.
+pub(crate) async fn sweep(unit: Arc<Unit>) {
+    loop {
+        tokio::time::sleep(Unit::SWEEP).await;
+        unit.sweep();
+    }
 }
 
 fn to_tokio(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
@@ -306,10 +367,11 @@ fn reload(daemon: &Daemon, options: &Options, log: &Log) {
     if config.socket.extra != old.socket.extra
         || config.embedded != old.embedded
         || config.grep11 != old.grep11
+        || config.store_key != old.store_key
         || config.cached_records != old.cached_records
     {
         tracing::warn!(
-            "sockets, master key, backends or cache sizes have changed: they take effect with a restart"
+            "sockets, master key, store key, backends or cache sizes have changed: they take effect with a restart"
         );
     }
     log.set_level(config.log);

@@ -5,11 +5,11 @@
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use keyward_client::{Address, Client, Error, premaster_of};
 use keyward_proto::Outcome;
+use keyward_tests::memory;
 use keyward_tests::pki::plain_key;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{fail, run, stderr, succeed, wait_for};
@@ -196,25 +196,6 @@ fn a_key_at_two_backends_has_one_answer() {
     }
 }
 
-/// How often some bytes stand in the memory of a process that may be written to, in either order.
-fn in_memory(process: u32, wanted: &[u8]) -> usize {
-    let reversed: Vec<_> = wanted.iter().rev().copied().collect();
-    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
-    let memory = fs::File::open(format!("/proc/{process}/mem")).unwrap();
-    let mut found = 0;
-    for line in maps.lines().filter(|line| line.contains(" rw")) {
-        let (range, _) = line.split_once(' ').unwrap();
-        let (start, end) = range.split_once('-').unwrap();
-        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
-        let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
-        // Some of what is mapped cannot be read.
-        let Ok(read) = memory.read_at(&mut bytes, start) else { continue };
-        let windows = bytes[..read].windows(wanted.len());
-        found += windows.filter(|window| *window == wanted || *window == reversed).count();
-    }
-    found
-}
-
 /// What has been passed on is wiped, wherever it was on its way.
 #[test]
 fn no_secret_stays_in_the_memory_of_the_daemon() {
@@ -232,11 +213,11 @@ fn no_secret_stays_in_the_memory_of_the_daemon() {
         assert_eq!(ask(&daemon, label, &ciphertext).unwrap()[2..], premaster[2..]);
         // The answer is here a moment before the daemon wipes it.
         wait_for(&format!("the daemon to wipe secret {round}"), || {
-            let parts = [&premaster[8..24], &premaster[32..]];
-            parts.iter().all(|part| in_memory(daemon.id(), part) == 0).then_some(())
+            let found = memory::count(daemon.id(), &[&premaster[8..24], &premaster[32..]]);
+            (found == [0, 0]).then_some(())
         });
     }
-    assert!(in_memory(daemon.id(), label.as_bytes()) > 0, "nothing at all is found");
+    assert!(memory::count(daemon.id(), &[label.as_bytes()])[0] > 0, "nothing at all is found");
 }
 
 /// What `keyward unit list` says of the remote units.

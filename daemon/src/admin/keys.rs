@@ -18,7 +18,7 @@ use crate::api::{self, Change, KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page};
 use crate::backend::grep11::Abilities;
 use crate::backend::{Backend, BackendError};
 use crate::config::EMBEDDED;
-use crate::keys::{self, Key, StoreError, Version};
+use crate::keys::{self, Key, Listed, StoreError, Version};
 use crate::policy::authorise::signs_and_decrypts;
 
 pub(super) async fn list(
@@ -41,14 +41,21 @@ pub(super) async fn list(
     let fitting = fitting(&keys, limit);
     let more = keys.len() > fitting;
     keys.truncate(fitting);
-    let keys = keys.iter().map(|key| KeyView::of(key, &admin.daemon.backends)).collect();
+    let view = |listed| match listed {
+        Listed::Key(key) => KeyView::of(&key, &admin.daemon.backends),
+        Listed::Altered(label) => KeyView::altered(label),
+    };
+    let keys = keys.into_iter().map(view).collect();
     Ok(Json(Page { keys, more }))
 }
 
 /// How many keys make a page: of those with many versions or long certificates fewer than others, and always one.
-fn fitting(keys: &[Key], limit: usize) -> usize {
+fn fitting(keys: &[Listed], limit: usize) -> usize {
     let lengths = keys.iter().scan(0, |length, key| {
-        *length += key.versions.iter().map(length_on_page).sum::<usize>();
+        *length += match key {
+            Listed::Key(key) => key.versions.iter().map(length_on_page).sum(),
+            Listed::Altered(_) => 1024,
+        };
         Some(*length)
     });
     lengths.take(limit).take_while(|length| *length <= MAX_PAGE_LENGTH).count().max(1)
@@ -185,7 +192,6 @@ pub(super) async fn change(
             check_uses(uses, version.key_type, change.sign_and_decrypt)?;
             check_abilities(uses, &old.backend, version)?;
         }
-        prepare(&admin, uses.as_deref().unwrap_or_default()).await?;
         let key = Key {
             state: state.unwrap_or(old.state),
             uses: uses.clone().unwrap_or_else(|| old.uses.clone()),
@@ -329,7 +335,6 @@ async fn add(
     made: NewKey,
 ) -> Result<KeyView, AdminError> {
     let Home { backend, wkid, .. } = home;
-    prepare(admin, &uses).await?;
     if let (Backend::Grep11(_), None, Some(header)) = (backend, wkid, Header::read(&made.blob)) {
         admin.daemon.keys.set_wkid(backend.name(), header.wkid().to_string()).await?;
     }
@@ -360,15 +365,6 @@ fn version(number: u32, made: &NewKey) -> Version {
         created,
         certificates: Vec::new(),
     }
-}
-
-/// Sees to it that there is what handshakes by these uses need beside the key, while somebody is there to be told that it
-/// cannot be stored.
-async fn prepare(admin: &Admin, uses: &[Use]) -> Result<(), StoreError> {
-    if uses.contains(&Use::RsaKeyExchange) {
-        admin.daemon.keys.rejection_secret().await?;
-    }
-    Ok(())
 }
 
 pub(super) fn label(text: &str) -> Result<Label, AdminError> {
@@ -457,14 +453,15 @@ mod tests {
             key.versions = vec![key.versions[0].clone(); versions];
             key
         };
-        let few = vec![with(1); 10];
+        let page = |keys: Vec<Key>| keys.into_iter().map(Listed::Key).collect::<Vec<_>>();
+        let few = page(vec![with(1); 10]);
         assert_eq!((fitting(&few, 4), fitting(&few, 100)), (4, 10));
         let most = MAX_PAGE_LENGTH / length_on_page(&with(1).versions[0]);
-        let many = vec![with(most / 2); 10];
+        let many = page(vec![with(most / 2); 10]);
         assert_eq!(fitting(&many, 100), 2);
-        assert_eq!(fitting(&[with(most + 1)], 100), 1);
+        assert_eq!(fitting(&page(vec![with(most + 1)]), 100), 1);
         let mut long = with(100);
         long.versions[0].certificates.push(vec![0; MAX_PAGE_LENGTH / 6]);
-        assert_eq!(fitting(&vec![long; 10], 100), 1);
+        assert_eq!(fitting(&page(vec![long; 10]), 100), 1);
     }
 }

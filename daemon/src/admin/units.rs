@@ -126,9 +126,11 @@ pub(super) async fn rewrap(
         }
     }
     let old = settled(&admin, &name).await?;
-    let mut keys = admin.daemon.keys.list(after, BATCH).await?;
-    let next = (keys.len() == BATCH).then(|| keys.last().map(|key| key.label.to_string())).flatten();
-    let looked_at = keys.len() as u64;
+    let listed = admin.daemon.keys.list(after, BATCH).await?;
+    let next = (listed.len() == BATCH).then(|| listed.last().map(|key| key.label().to_string())).flatten();
+    let looked_at = listed.len() as u64;
+    // The others are found again when the rewrapping is to be finished.
+    let mut keys: Vec<_> = listed.into_iter().filter_map(|listed| listed.key().ok()).collect();
     keys.retain(|key| key.backend == name);
     let coming = coming(grep11, &keys, &old).await.map_err(BackendError::from)?;
     if coming.is_some() && coming != admin.daemon.keys.next_wkid(&name).await? {
@@ -271,15 +273,17 @@ pub(super) async fn finish_rewrap(
     Ok(Json(Finished { backend: name, wkid: new, keys: count }))
 }
 
-/// All keys of a backend.
+/// All keys of a backend. None of any backend may have been altered, for it could be of this one.
 async fn keys_of(admin: &Admin, backend: &str) -> Result<Vec<Key>, StoreError> {
     let mut keys = Vec::new();
     let mut after = None;
     loop {
         let page = admin.daemon.keys.list(after, BATCH).await?;
-        after = page.last().map(|key| key.label.to_string());
+        after = page.last().map(|listed| listed.label().to_string());
         let last = page.len() < BATCH;
-        keys.extend(page.into_iter().filter(|key| key.backend == backend));
+        for listed in page {
+            keys.extend(Some(listed.key()?).filter(|key| key.backend == backend));
+        }
         if last {
             return Ok(keys);
         }

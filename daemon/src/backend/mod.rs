@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use keyward_proto::{KeyType, Outcome, Scheme, Use};
-use keyward_unit::{ImportError, NewKey, UnitError, Wkid};
+use keyward_unit::{ImportError, NewKey, Unit, UnitError, Wkid};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -65,6 +65,14 @@ impl Backends {
     /// The backend of a name, if it is configured.
     pub(crate) fn get(&self, name: &str) -> Option<&Backend> {
         self.0.iter().find(|backend| backend.name() == name)
+    }
+
+    /// The software crypto unit in this process, if there is one.
+    pub(crate) fn embedded_unit(&self) -> Option<Arc<Unit>> {
+        self.0.iter().find_map(|backend| match backend {
+            Backend::Embedded(embedded) => Some(Arc::clone(&embedded.unit)),
+            Backend::Grep11(_) => None,
+        })
     }
 
     /// The only one, if there are no others: it needs not be named.
@@ -178,7 +186,7 @@ impl Backend {
         keys: &Keys,
         asked: &Asked,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
-        let substitute = rejection::substitute(keys.rejection_secret().await?, &version.spki, ciphertext);
+        let substitute = rejection::substitute(keys.rejection_secret()?, &version.spki, ciphertext);
         match self {
             Self::Embedded(embedded) => {
                 embedded.decrypt_premaster(version, ciphertext, client_version, substitute, asked).await

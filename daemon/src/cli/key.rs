@@ -329,11 +329,14 @@ fn list(client: &Client) -> Result<(), Failure> {
         rows.add_row([
             key.label.as_str(),
             &key.key_type,
-            &key.current.to_string(),
+            &if key.problem.is_none() { key.current.to_string() } else { String::new() },
             &key.state,
             &key.uses.join(", "),
             &key.backend,
         ]);
+    }
+    for problem in keys.iter().filter_map(|key| key.problem.as_ref()) {
+        eprintln!("keyward: warning: {problem}");
     }
     print_table(&rows)
 }

@@ -21,7 +21,9 @@ use clap::{Args, Parser, Subcommand};
 use crate::backend::grep11::Grep11;
 use crate::exit;
 use crate::master_key::{self, MasterKeyError};
+use crate::migration;
 use crate::run::{self, Options};
+use crate::store_key::{self, StoreKeyError};
 use failure::Failure;
 
 /// Runs the program with the arguments of this process.
@@ -120,6 +122,9 @@ struct Serve {
     /// Try things out: make a master key, and let the user who starts this do everything
     #[arg(long)]
     dev: bool,
+    /// Migrate the key store of an older version, after making a copy of it, and exit
+    #[arg(long, conflicts_with = "check_config")]
+    migrate_store: bool,
     /// Check the configuration, print it with all defaults, and exit
     #[arg(long)]
     check_config: bool,
@@ -136,15 +141,23 @@ impl Serve {
             for note in config.notes() {
                 eprintln!("keyward: note: {note}");
             }
-            // With --dev there is another one.
+            // With --dev there are others.
             if !self.dev {
+                let mut needs_store_key = false;
                 match master_key::load(config.embedded.master_key.as_deref()) {
                     Ok(_) => {}
                     // The service may get it from systemd, and who has units elsewhere needs none.
                     Err(missing @ MasterKeyError::NotConfigured) if config.grep11.is_empty() => {
                         output::warn(missing);
                     }
-                    Err(MasterKeyError::NotConfigured) => {}
+                    Err(MasterKeyError::NotConfigured) => needs_store_key = true,
+                    Err(error) => return Err(Failure::new(exit::CONFIG, error)),
+                }
+                match store_key::load(config.store_key.as_deref(), &self.state_dir) {
+                    Ok(None) if needs_store_key => {
+                        eprintln!("keyward: warning: {}", StoreKeyError::NotConfigured);
+                    }
+                    Ok(_) => {}
                     Err(error) => return Err(Failure::new(exit::CONFIG, error)),
                 }
             }
@@ -164,6 +177,10 @@ impl Serve {
             runtime_dir: self.runtime_dir,
             dev: self.dev,
         };
+        if self.migrate_store {
+            let told = migration::migrate(&options);
+            return output::print(&told.map_err(|error| Failure::new(error.status(), error))?);
+        }
         run::serve(&options).map_err(|error| Failure::new(error.status(), error))
     }
 }

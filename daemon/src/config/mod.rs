@@ -38,6 +38,8 @@ pub struct Config {
     pub cached_records: NonZeroUsize,
     /// The software crypto unit.
     pub embedded: Embedded,
+    /// The file that holds the store key, for a daemon without a software crypto unit.
+    pub store_key: Option<PathBuf>,
     /// The backends that reach their units over GREP11, by name.
     pub grep11: BTreeMap<String, Grep11>,
     /// Who may do what.
@@ -178,6 +180,7 @@ impl Config {
                 master_key: self.embedded.master_key.clone(),
                 cached_keys: self.embedded.cached_keys,
             },
+            store: RawStore { key: self.store_key.clone() },
             grep11: self.grep11.iter().map(|(name, grep11)| (name.clone(), RawGrep11::of(grep11))).collect(),
             grant: grants.collect(),
         };
@@ -195,6 +198,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(10),
             cached_records: CACHED_RECORDS,
             embedded: Embedded { master_key: None, cached_keys: CACHED_KEYS },
+            store_key: None,
             grep11: BTreeMap::new(),
             grants: Grants::default(),
         }
@@ -245,6 +249,7 @@ struct Raw {
     socket: RawSocket,
     limits: RawLimits,
     embedded: RawEmbedded,
+    store: RawStore,
     grep11: BTreeMap<String, RawGrep11>,
     grant: Vec<RawGrant>,
 }
@@ -271,6 +276,13 @@ struct RawEmbedded {
     #[serde(skip_serializing_if = "Option::is_none")]
     master_key: Option<PathBuf>,
     cached_keys: NonZeroUsize,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawStore {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -307,6 +319,7 @@ impl Raw {
             drain_timeout: timeout("limits.drain-timeout", &self.limits.drain_timeout)?,
             cached_records: self.limits.cached_records,
             embedded: self.embedded.check()?,
+            store_key: self.store.key.map(|path| absolute("store.key", path)).transpose()?,
             grep11: grep11::check(self.grep11)?,
             grants: Grants::new(grants?),
         })
@@ -337,11 +350,15 @@ impl RawSocket {
 
 impl RawEmbedded {
     fn check(self) -> Result<Embedded, Wrong> {
-        if let Some(path) = self.master_key.as_ref().filter(|path| !path.is_absolute()) {
-            let reason = format!("{} is not an absolute path", path.display());
-            return Err(("embedded.master-key".into(), reason));
-        }
-        Ok(Embedded { master_key: self.master_key, cached_keys: self.cached_keys })
+        let master_key = self.master_key.map(|path| absolute("embedded.master-key", path)).transpose()?;
+        Ok(Embedded { master_key, cached_keys: self.cached_keys })
+    }
+}
+
+fn absolute(setting: &str, path: PathBuf) -> Result<PathBuf, Wrong> {
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err((setting.into(), format!("{} is not an absolute path", path.display()))),
     }
 }
 
@@ -390,6 +407,7 @@ impl Default for Raw {
             socket: RawSocket::default(),
             limits: RawLimits::default(),
             embedded: RawEmbedded::default(),
+            store: RawStore::default(),
             grep11: BTreeMap::new(),
             grant: Vec::new(),
         }

@@ -3,19 +3,26 @@
 //! Keys come out of here as they were at one moment. A change is on disk before it is answered, and whoever
 //! asks after the answer sees it.
 
+mod index;
+mod migrate;
 mod record;
 mod store;
+mod store_key;
+mod tables;
 
 use core::num::NonZeroUsize;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward_proto::{KeyType, Label, Use};
+use keyward_unit::Unit;
 use lru::LruCache;
-use tokio::sync::OnceCell;
 
 use crate::changes::Changes;
-use store::RejectionSecret;
+use crate::config::EMBEDDED;
+pub(crate) use migrate::{MigrationError, OldStore};
 pub use store::{Store, StoreError};
+pub use store_key::StoreKey;
 
 /// A key: what is known of it, and the blob of each version.
 #[derive(Clone)]
@@ -47,6 +54,44 @@ impl Key {
     pub fn certified(&self) -> Option<&Version> {
         let certified = self.versions.iter().rfind(|version| !version.certificates.is_empty());
         certified.or_else(|| self.version(0))
+    }
+
+    /// The blobs that the embedded unit may be asked to use for this key.
+    fn embedded_blobs(&self) -> impl Iterator<Item = &[u8]> {
+        let versions = self.versions.iter().filter(|_| self.backend == EMBEDDED);
+        versions
+            .flat_map(|version| [Some(&version.blob), version.next_blob.as_ref()])
+            .flatten()
+            .map(Vec::as_slice)
+    }
+}
+
+/// An entry of the list of keys.
+pub enum Listed {
+    /// A key.
+    Key(Key),
+    /// A key whose record is not the one that was stored last: nothing is known of the key.
+    Altered(Label),
+}
+
+impl Listed {
+    /// The label of the key.
+    pub fn label(&self) -> &Label {
+        match self {
+            Self::Key(key) => &key.label,
+            Self::Altered(label) => label,
+        }
+    }
+
+    /// The key.
+    ///
+    /// # Errors
+    /// [`StoreError::Altered`] if its record was altered.
+    pub fn key(self) -> Result<Key, StoreError> {
+        match self {
+            Self::Key(key) => Ok(key),
+            Self::Altered(label) => Err(StoreError::Altered(label)),
+        }
     }
 }
 
@@ -98,7 +143,10 @@ pub struct Keys {
     store: Arc<Store>,
     cache: Arc<Mutex<Cache>>,
     changes: Arc<Changes>,
-    rejection_secret: OnceCell<RejectionSecret>,
+    /// Has private keys in memory that must go when keys are changed.
+    unit: Option<Arc<Unit>>,
+    /// Held for each change until the unit knows of it: the last change must be the last that the unit hears of.
+    changing: Arc<Mutex<()>>,
 }
 
 impl Keys {
@@ -109,8 +157,15 @@ impl Keys {
             store: Arc::new(store),
             cache: Arc::new(Mutex::new(cache)),
             changes: Arc::new(Changes::new()),
-            rejection_secret: OnceCell::new(),
+            unit: None,
+            changing: Arc::default(),
         }
+    }
+
+    /// The same, whose changes the embedded unit is told of: it forgets private keys that nobody may use any more.
+    #[must_use]
+    pub(crate) fn with_unit(self, unit: Option<Arc<Unit>>) -> Self {
+        Self { unit, ..self }
     }
 
     /// What has changed of late.
@@ -151,34 +206,24 @@ impl Keys {
     /// # Errors
     /// [`StoreError::Exists`] or [`StoreError::Changed`] if someone was faster; other errors of the store.
     pub async fn put(&self, key: Key) -> Result<Arc<Key>, StoreError> {
-        let (label, cache, changes) = (key.label.clone(), Arc::clone(&self.cache), Arc::clone(&self.changes));
-        let stored = self.in_store(move |store| {
-            let stored = store.put(key);
-            forget(&cache, &changes, label);
-            stored
-        });
-        stored.await.map(Arc::new)
+        let label = key.label.clone();
+        self.change(label, move |store| store.put(key)).await.map(Arc::new)
     }
 
-    /// Deletes a key with all its versions.
+    /// Deletes a key with all its versions, also one whose record was altered.
     ///
     /// # Errors
     /// [`StoreError::Unknown`] if there is none; other errors of the store.
     pub async fn delete(&self, label: &Label) -> Result<(), StoreError> {
-        let (label, cache, changes) = (label.clone(), Arc::clone(&self.cache), Arc::clone(&self.changes));
-        let deleted = self.in_store(move |store| {
-            let deleted = store.delete(&label);
-            forget(&cache, &changes, label);
-            deleted
-        });
-        deleted.await
+        let deleted = label.clone();
+        self.change(label.clone(), move |store| store.delete(&deleted)).await
     }
 
     /// Up to `limit` keys in the order of their labels, from the first one behind `after`.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
-    pub async fn list(&self, after: Option<String>, limit: usize) -> Result<Vec<Key>, StoreError> {
+    pub async fn list(&self, after: Option<String>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         self.in_store(move |store| store.list(after.as_deref(), limit)).await
     }
 
@@ -226,15 +271,36 @@ impl Keys {
         self.in_store(move |store| store.set_wkid(&backend, &wkid)).await
     }
 
-    /// What the answers to premaster secrets that are not sound are derived from: peers must not know it, and it must be the
-    /// same after a restart, at every backend and unit, and after a change of the master key, which changes blobs. So it is kept beside the keys, made when it is first needed. Whoever has a copy
-    /// of the store has it, and if they may also ask for premaster secrets could tell which ciphertexts are sound.
+    /// Secret for implicit rejection. Derives the replacement returned for an invalid RSA premaster. It is the same after
+    /// a restart, at every backend, and after a change of any master key.
     ///
     /// # Errors
-    /// [`StoreError`] if the store cannot be read, or not be written the first time.
-    pub(crate) async fn rejection_secret(&self) -> Result<&[u8], StoreError> {
-        let secret = self.rejection_secret.get_or_try_init(|| self.in_store(Store::rejection_secret)).await?;
-        Ok(secret.as_slice())
+    /// [`StoreError::Locked`] if the store key is not known.
+    pub(crate) fn rejection_secret(&self) -> Result<&[u8], StoreError> {
+        self.store.rejection_secret()
+    }
+
+    /// Changes the store, then lets go of the key in memory and of the private keys that nobody may use any more. All of
+    /// it is done where the change is, not where it is waited for: whoever asked may be gone by then.
+    async fn change<T: Send + 'static>(
+        &self,
+        label: Label,
+        f: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (cache, changes) = (Arc::clone(&self.cache), Arc::clone(&self.changes));
+        let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
+        let change = move |store: &Store| {
+            let _changing = changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = unit.as_ref().and_then(|_| store.get(&label).ok().flatten());
+            let done = f(store);
+            let in_memory = forget(&cache, &changes, label.clone());
+            if let Some(unit) = unit {
+                let before: Vec<_> = before.iter().chain(in_memory.as_deref()).collect();
+                settle(&unit, &before, store.get(&label));
+            }
+            done
+        };
+        self.in_store(change).await
     }
 
     async fn in_store<T: Send + 'static>(
@@ -253,14 +319,33 @@ impl Keys {
     }
 }
 
-/// Lets go of a key that was changed, and then tells of it. Done where the change is, not where it is waited for: whoever
-/// asked may be gone by then. A change that failed is told of as well, since it may have come to pass on the disk.
-fn forget(cache: &Mutex<Cache>, changes: &Changes, label: Label) {
-    with(cache, |cache| {
+/// Lets go of a key that was changed, and then tells of it. A change that failed is told of as well, since it may have
+/// come to pass on the disk.
+fn forget(cache: &Mutex<Cache>, changes: &Changes, label: Label) -> Option<Arc<Key>> {
+    let forgotten = with(cache, |cache| {
         cache.changes += 1;
-        cache.keys.pop(label.as_str());
+        cache.keys.pop(label.as_str())
     });
     changes.of_key(label);
+    forgotten
+}
+
+/// Has the unit forget the private keys of a key as it was, unless the key as it is now may use them.
+fn settle(unit: &Unit, before: &[&Key], now: Result<Option<Key>, StoreError>) {
+    let was = || before.iter().flat_map(|key| key.embedded_blobs());
+    match now {
+        Ok(now) => {
+            let now = now.as_ref().filter(|key| key.state == State::Enabled);
+            let usable: HashSet<_> = now.into_iter().flat_map(Key::embedded_blobs).collect();
+            unit.retire(was().filter(|blob| !usable.contains(blob)));
+            unit.reinstate(usable);
+        }
+        // Nobody knows whether the change has come to pass: forgotten now, they may come back.
+        Err(_) => {
+            unit.retire(was());
+            unit.reinstate(was());
+        }
+    }
 }
 
 /// Holds the lock for a look-up or an insertion, never longer.
@@ -276,6 +361,8 @@ struct Cache {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::path::Path;
+
     use super::*;
 
     pub(crate) fn key(label: &str) -> Key {
@@ -299,9 +386,15 @@ pub(crate) mod tests {
         }
     }
 
+    /// The store of a directory, with a store key that is always the same.
+    pub(crate) fn unlocked(state_dir: &Path) -> Store {
+        let store = Store::open(state_dir).unwrap();
+        store.unlock(&StoreKey::from_bytes(&[7; 32]).unwrap(), None).unwrap();
+        store
+    }
+
     fn keys(dir: &tempfile::TempDir, cached: usize) -> Keys {
-        let store = Store::open(dir.path()).unwrap();
-        Keys::new(store, NonZeroUsize::new(cached).unwrap())
+        Keys::new(unlocked(dir.path()), NonZeroUsize::new(cached).unwrap())
     }
 
     #[test]

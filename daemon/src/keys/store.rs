@@ -2,6 +2,11 @@
 //!
 //! A fault of the disk costs the operation that met it. redb refuses all work after one, so the file is
 //! opened anew then; keys in memory are served all the while.
+//!
+//! Every record is authenticated under the store key, and so is what the store says of itself: which records there are,
+//! the master keys, whether it belongs to `--dev`. A record that somebody else has written, an old copy put back, and a
+//! record that was removed are found out when the key is asked for. Only an old copy of the whole file cannot be told
+//! from the file.
 
 use core::panic::AssertUnwindSafe;
 use std::fs::{self, OpenOptions};
@@ -9,22 +14,27 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Label;
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use thiserror::Error;
-use zeroize::Zeroizing;
 
-use super::{Key, record};
+use super::index::Root;
+use super::store_key::{Seals, StoreKey};
+use super::tables::{FORMAT, Found, INDEX, KEYS, META, Reading, Writing};
+use super::{Key, Listed, record};
 use crate::config::EMBEDDED;
 
 /// The store on disk. Its operations wait for the disk: not for the tasks that serve peers.
+///
+/// Until it is unlocked it tells no more than whom it belongs to.
 pub struct Store {
     path: PathBuf,
     open: RwLock<Open>,
+    seals: OnceLock<Seals>,
 }
 
 impl Store {
@@ -44,7 +54,8 @@ impl Store {
         fs::File::open(state_dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|reason| StoreError::Io(path.clone(), reason))?;
-        let store = Self { path, open: RwLock::new(Open { database: Some(database), times: 0 }) };
+        let open = RwLock::new(Open { database: Some(database), times: 0 });
+        let store = Self { path, open, seals: OnceLock::new() };
         store.check_format()?;
         Ok(store)
     }
@@ -52,6 +63,54 @@ impl Store {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Opens the store for work with the key that it was made with, or settles the key of a new one. `wrapped` is the
+    /// key as the embedded unit wraps it, to be stored in the place of what is there.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if somebody else has changed
+    /// what the store says of itself.
+    pub(crate) fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<(), StoreError> {
+        let seals = Seals::derive(key);
+        let is_new = self.read(|tables| Ok(Ok(tables.is_new()?)))?;
+        if is_new {
+            self.write(|tables| {
+                tables.meta.insert(STORE_KEY_NAME, seals.name())?;
+                if let Some(wrapped) = wrapped {
+                    tables.meta.insert(STORE_KEY, STANDARD.encode(wrapped).as_str())?;
+                }
+                tables.seal(&seals, &Root::new())?;
+                Ok(Ok(()))
+            })?;
+        }
+        self.read(|tables| {
+            if tables.text(STORE_KEY_NAME)?.is_some_and(|name| name != seals.name()) {
+                return Ok(Err(StoreError::OtherStoreKey(self.path.clone())));
+            }
+            Ok(tables.root(&seals)?.map(|_| ()).ok_or_else(|| self.altered()))
+        })?;
+        let _ = self.seals.set(seals);
+        match wrapped {
+            Some(wrapped) if !is_new => self.set_wrapped_key(wrapped),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether nothing was ever stored.
+    pub(crate) fn is_new(&self) -> Result<bool, StoreError> {
+        self.read(|tables| Ok(Ok(tables.is_new()?)))
+    }
+
+    /// The store key as the embedded unit has wrapped it, if it did.
+    pub(crate) fn wrapped_key(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let text = self.text(STORE_KEY)?;
+        text.map(|text| STANDARD.decode(text).map_err(|_| self.altered())).transpose()
+    }
+
+    /// Stores the store key as another master key wraps it. No record is touched.
+    pub(crate) fn set_wrapped_key(&self, wrapped: &[u8]) -> Result<(), StoreError> {
+        self.set_text(STORE_KEY, &STANDARD.encode(wrapped))
     }
 
     /// Whether the store belongs to a daemon that runs with `--dev`; `None` for an empty one.
@@ -71,23 +130,17 @@ impl Store {
 
     /// The remote backends that have keys, or had some.
     pub(crate) fn remote_backends(&self) -> Result<Vec<String>, StoreError> {
-        self.with(|database| {
-            let table = database.begin_read()?.open_table(META)?;
-            let mut names = Vec::new();
-            for row in table.range(REMOTE_WKID..)? {
-                let (name, _) = row?;
-                let Some(name) = name.value().strip_prefix(REMOTE_WKID) else { break };
-                names.push(name.to_owned());
-            }
-            Ok(Ok(names))
+        self.read(|tables| {
+            let names = tables.facts()?.into_keys();
+            Ok(Ok(names.filter_map(|name| name.strip_prefix(REMOTE_WKID).map(str::to_owned)).collect()))
         })
     }
 
     /// Settles the master key of a backend; none is to come any more.
     pub(crate) fn set_wkid(&self, backend: &str, wkid: &str) -> Result<(), StoreError> {
-        self.change(|_, table| {
-            table.insert(wkid_of(backend).as_str(), wkid)?;
-            table.remove(next_wkid_of(backend).as_str())?;
+        self.change(|_, tables, _| {
+            tables.meta.insert(wkid_of(backend).as_str(), wkid)?;
+            tables.meta.remove(next_wkid_of(backend).as_str())?;
             Ok(Ok(()))
         })
     }
@@ -102,63 +155,41 @@ impl Store {
         self.set_text(&next_wkid_of(backend), wkid)
     }
 
-    /// The secret that stands behind answers to premaster secrets that are not sound; made if there is none.
-    pub(crate) fn rejection_secret(&self) -> Result<RejectionSecret, StoreError> {
-        let read = |text: &str| -> Option<RejectionSecret> {
-            let mut secret = RejectionSecret::new([0; 32]);
-            let length = STANDARD.decode_slice(text, &mut *secret).ok()?;
-            (length == secret.len()).then_some(secret)
-        };
-        if let Some(text) = self.text(REJECTION)?.map(Zeroizing::new) {
-            return read(&text).ok_or_else(|| self.damaged());
-        }
-        self.change(|_, meta| {
-            // Somebody else may have made it by now.
-            let found = meta.get(REJECTION)?.map(|text| Zeroizing::new(text.value().to_owned()));
-            if let Some(text) = found {
-                return Ok(read(&text).ok_or_else(|| self.damaged()));
-            }
-            let mut secret = RejectionSecret::new([0; 32]);
-            if aws_lc_rs::rand::fill(&mut *secret).is_err() {
-                return Ok(Err(StoreError::NoRandomness));
-            }
-            meta.insert(REJECTION, Zeroizing::new(STANDARD.encode(*secret)).as_str())?;
-            Ok(Ok(secret))
-        })
+    /// Secret for implicit rejection, derived from the store key: so it is in no copy of the file, and the same after a
+    /// restart and after a change of any master key.
+    pub(crate) fn rejection_secret(&self) -> Result<&[u8], StoreError> {
+        Ok(self.seals()?.rejection())
     }
 
     fn text(&self, name: &str) -> Result<Option<String>, StoreError> {
-        self.with(|database| {
-            let table = database.begin_read()?.open_table(META)?;
-            Ok(Ok(table.get(name)?.map(|value| value.value().to_owned())))
+        self.read(|tables| match self.seals.get() {
+            Some(seals) if tables.root(seals)?.is_none() => Ok(Err(self.altered())),
+            _ => Ok(Ok(tables.text(name)?)),
         })
     }
 
     fn set_text(&self, name: &str, text: &str) -> Result<(), StoreError> {
-        self.change(|_, table| {
-            table.insert(name, text)?;
+        self.change(|_, tables, _| {
+            tables.meta.insert(name, text)?;
             Ok(Ok(()))
         })
     }
 
     pub(crate) fn get(&self, label: &Label) -> Result<Option<Key>, StoreError> {
-        self.with(|database| {
-            let table = database.begin_read()?.open_table(KEYS)?;
-            let stored = table.get(label.as_str())?;
-            Ok(stored.map(|stored| self.decode(label.clone(), stored.value())).transpose())
+        let seals = self.seals()?;
+        self.read(|tables| {
+            let Some(root) = tables.root(seals)? else { return Ok(Err(self.altered())) };
+            Ok(self.decode(label, tables.find(seals, &root, label.as_str())?))
         })
     }
 
     /// Stores a key over the revision that it came from; revision 0: no such key may exist.
     pub(crate) fn put(&self, mut key: Key) -> Result<Key, StoreError> {
         let before = key.revision;
-        self.change(|keys, meta| {
-            let stored = match keys.get(key.label.as_str())? {
-                Some(stored) => match self.decode(key.label.clone(), stored.value()) {
-                    Ok(stored) => stored.revision,
-                    Err(damaged) => return Ok(Err(damaged)),
-                },
-                None => 0,
+        self.change(|seals, tables, root| {
+            let stored = match self.decode(&key.label, tables.find(seals, root, key.label.as_str())?) {
+                Ok(stored) => stored.map_or(0, |stored| stored.revision),
+                Err(damaged) => return Ok(Err(damaged)),
             };
             if stored != before {
                 return Ok(Err(match before {
@@ -167,69 +198,107 @@ impl Store {
                 }));
             }
             // Counted across all keys, so that a key made anew never meets a revision of its predecessor.
-            let last = meta.get(REVISION)?.and_then(|text| text.value().parse::<u64>().ok()).unwrap_or(0);
+            let last = tables.text(REVISION)?.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
             key.revision = last + 1;
-            meta.insert(REVISION, key.revision.to_string().as_str())?;
+            tables.meta.insert(REVISION, key.revision.to_string().as_str())?;
             let Some(bytes) = record::encode(&key) else { return Ok(Err(self.damaged())) };
-            keys.insert(key.label.as_str(), bytes.as_slice())?;
-            Ok(Ok(()))
+            let written = tables.write(seals, root, key.label.as_str(), Some(&bytes))?;
+            Ok(written.then_some(()).ok_or_else(|| StoreError::Altered(key.label.clone())))
         })?;
         Ok(key)
     }
 
+    /// Deletes a key, also one whose record was altered.
     pub(crate) fn delete(&self, label: &Label) -> Result<(), StoreError> {
-        self.change(|keys, _| {
-            let deleted = keys.remove(label.as_str())?.is_some();
-            Ok(deleted.then_some(()).ok_or_else(|| StoreError::Unknown(label.clone())))
+        self.change(|seals, tables, root| {
+            if let Found::Nothing = tables.find(seals, root, label.as_str())? {
+                return Ok(Err(StoreError::Unknown(label.clone())));
+            }
+            let written = tables.write(seals, root, label.as_str(), None)?;
+            Ok(written.then_some(()).ok_or_else(|| StoreError::Altered(label.clone())))
         })
     }
 
-    pub(crate) fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Key>, StoreError> {
-        use core::ops::Bound::{Excluded, Unbounded};
-        self.with(|database| {
-            let table = database.begin_read()?.open_table(KEYS)?;
-            let from = after.map_or(Unbounded, Excluded);
+    pub(crate) fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, StoreError> {
+        let seals = self.seals()?;
+        self.read(|tables| {
+            let Some(root) = tables.root(seals)? else { return Ok(Err(self.altered())) };
             let mut keys = Vec::new();
-            for entry in table.range::<&str>((from, Unbounded))?.take(limit) {
-                let (label, stored) = entry?;
-                let Ok(label) = label.value().parse() else { return Ok(Err(self.damaged())) };
-                match self.decode(label, stored.value()) {
-                    Ok(key) => keys.push(key),
-                    Err(damaged) => return Ok(Err(damaged)),
-                }
+            for (label, listed) in tables.labels(seals, &root, after, limit)? {
+                let found = match listed {
+                    Some(mac) => tables.find_listed(seals, label.as_str(), mac.as_ref())?,
+                    None => Found::Altered,
+                };
+                keys.push(match self.decode(&label, found) {
+                    Ok(Some(key)) => Listed::Key(key),
+                    Ok(None) => continue,
+                    Err(_) => Listed::Altered(label),
+                });
             }
             Ok(Ok(keys))
         })
     }
 
     pub(crate) fn count(&self) -> Result<u64, StoreError> {
-        self.with(|database| Ok(Ok(database.begin_read()?.open_table(KEYS)?.len()?)))
+        self.read(|tables| Ok(Ok(tables.keys.len()?)))
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
-        self.change(|_, meta| {
-            let format = meta.get(FORMAT)?.map(|value| value.value().to_owned());
-            match format.as_deref() {
-                Some(THIS_FORMAT) => Ok(Ok(())),
-                Some(other) => Ok(Err(StoreError::Format(self.path.clone(), other.to_owned()))),
-                None => {
+        self.with(|database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_quick_repair(true);
+            let format = {
+                let mut meta = transaction.open_table(META)?;
+                let format = meta.get(FORMAT)?.map(|value| value.value().to_owned());
+                if format.is_none() {
                     meta.insert(FORMAT, THIS_FORMAT)?;
-                    Ok(Ok(()))
+                    transaction.open_table(INDEX)?;
                 }
+                format
+            };
+            match format.as_deref() {
+                Some(THIS_FORMAT) => transaction.abort()?,
+                Some(OLD_FORMAT) => return Ok(Err(StoreError::OldFormat(self.path.clone()))),
+                Some(other) => return Ok(Err(StoreError::Format(self.path.clone(), other.to_owned()))),
+                None => transaction.commit()?,
             }
+            Ok(Ok(()))
+        })
+    }
+
+    fn seals(&self) -> Result<&Seals, StoreError> {
+        self.seals.get().ok_or_else(|| StoreError::Locked(self.path.clone()))
+    }
+
+    /// Runs a transaction that reads.
+    fn read<T>(&self, mut f: impl FnMut(&Reading) -> Attempt<T>) -> Result<T, StoreError> {
+        self.with(|database| f(&Reading::open(&database.begin_read()?)?))
+    }
+
+    /// Changes what is as it was written last, and authenticates it anew.
+    fn change<T>(
+        &self,
+        mut f: impl FnMut(&Seals, &mut Writing<'_>, &mut Root) -> Attempt<T>,
+    ) -> Result<T, StoreError> {
+        let seals = self.seals()?;
+        self.write(|tables| {
+            // Before anything else: a change must not vouch for what somebody else has written.
+            let Some(mut root) = tables.root(seals)? else { return Ok(Err(self.altered())) };
+            let done = f(seals, tables, &mut root)?;
+            if done.is_ok() {
+                tables.seal(seals, &root)?;
+            }
+            Ok(done)
         })
     }
 
     /// Runs a transaction that is on the disk when this returns `Ok`, and nowhere otherwise.
-    fn change<T>(
-        &self,
-        mut f: impl FnMut(&mut Table<'_, &'static [u8]>, &mut Table<'_, &'static str>) -> Attempt<T>,
-    ) -> Result<T, StoreError> {
+    fn write<T>(&self, mut f: impl FnMut(&mut Writing<'_>) -> Attempt<T>) -> Result<T, StoreError> {
         self.with(|database| {
             let mut transaction = database.begin_write()?;
             // Opening after a crash must not take time that grows with the number of keys.
             transaction.set_quick_repair(true);
-            let done = f(&mut transaction.open_table(KEYS)?, &mut transaction.open_table(META)?)?;
+            let done = f(&mut Writing::open(&transaction)?)?;
             match done {
                 Ok(_) => transaction.commit()?,
                 Err(_) => transaction.abort()?,
@@ -281,16 +350,22 @@ impl Store {
         Ok(())
     }
 
-    fn decode(&self, label: Label, bytes: &[u8]) -> Result<Key, StoreError> {
-        record::decode(label, bytes).ok_or_else(|| self.damaged())
+    fn decode(&self, label: &Label, found: Found) -> Result<Option<Key>, StoreError> {
+        match found {
+            Found::Nothing => Ok(None),
+            Found::Record(bytes) => {
+                record::decode(label.clone(), &bytes).map(Some).ok_or_else(|| self.damaged())
+            }
+            Found::Altered => Err(StoreError::Altered(label.clone())),
+        }
     }
 
     fn fault(&self, error: redb::Error) -> StoreError {
-        match error {
-            redb::Error::Io(reason) => StoreError::Io(self.path.clone(), reason),
-            redb::Error::Corrupted(_) => self.damaged(),
-            other => StoreError::Io(self.path.clone(), io::Error::other(other.to_string())),
-        }
+        fault(&self.path, error)
+    }
+
+    fn altered(&self) -> StoreError {
+        StoreError::AlteredStore(self.path.clone())
     }
 
     fn damaged(&self) -> StoreError {
@@ -302,6 +377,14 @@ impl Store {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// The record is not the one that this daemon wrote last.
+    #[error(
+        "the record of key {0} in the key store was altered, is an old copy, or is gone; restore the store from a backup, or give the key up with: keyward key delete {0}"
+    )]
+    Altered(Label),
+    /// What the store says of itself is not what this daemon wrote last.
+    #[error("the key store {} was altered by something else than keyward, or is in part an old copy; restore it from a backup", .0.display())]
+    AlteredStore(PathBuf),
     /// The key was changed since it was read.
     #[error("the key {0} was changed by someone else at the same time; try again")]
     Changed(Label),
@@ -320,21 +403,22 @@ pub enum StoreError {
     /// The disk is full, gone or broken.
     #[error("cannot read or write the key store {}: {}", .0.display(), .1)]
     Io(PathBuf, #[source] io::Error),
-    /// The system gives no random numbers.
-    #[error("the system gave no random numbers, which a secret of the key store is made of")]
-    NoRandomness,
+    /// It was not unlocked yet.
+    #[error("the key store {} is locked: its key is not known", .0.display())]
+    Locked(PathBuf),
+    /// Written by a version of Keyward that did not authenticate it.
+    #[error("the key store {} has the format of an older version of keyward", .0.display())]
+    OldFormat(PathBuf),
+    /// It was made with another store key.
+    #[error("the key store {} was made with another store key; name that one, or restore the store that belongs to this one", .0.display())]
+    OtherStoreKey(PathBuf),
     /// There is no such key.
     #[error("there is no key {0}")]
     Unknown(Label),
 }
 
-/// Wiped when it is dropped.
-pub(super) type RejectionSecret = Zeroizing<[u8; 32]>;
-
 /// The outer error is a fault of the database, the inner one an answer.
 type Attempt<T> = Result<Result<T, StoreError>, redb::Error>;
-
-type Table<'a, V> = redb::Table<'a, &'static str, V>;
 
 struct Open {
     /// `None` if it could not be opened again after a fault.
@@ -343,19 +427,31 @@ struct Open {
     times: u64,
 }
 
+/// Opens a file that is there.
+pub(super) fn open_existing(path: &Path) -> Result<Database, StoreError> {
+    open_by(path, || Ok(redb::Builder::new().set_cache_size(CACHE).open(path)?))
+}
+
 fn open_database(path: &Path) -> Result<Database, StoreError> {
-    let create = || -> Result<Database, redb::Error> {
+    open_by(path, || -> Result<Database, redb::Error> {
         let database = redb::Builder::new().set_cache_size(CACHE).create(path)?;
         if database.begin_read()?.open_table(META).is_err() {
             let mut transaction = database.begin_write()?;
             transaction.set_quick_repair(true);
             transaction.open_table(KEYS)?;
             transaction.open_table(META)?;
+            transaction.open_table(INDEX)?;
             transaction.commit()?;
         }
         Ok(database)
-    };
-    match catch_unwind(AssertUnwindSafe(create)) {
+    })
+}
+
+fn open_by(
+    path: &Path,
+    open: impl FnOnce() -> Result<Database, redb::Error>,
+) -> Result<Database, StoreError> {
+    match catch_unwind(AssertUnwindSafe(open)) {
         Ok(Ok(database)) => Ok(database),
         Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(StoreError::InUse(path.to_owned())),
         Ok(Err(redb::Error::Io(reason))) if reason.kind() != io::ErrorKind::InvalidData => {
@@ -363,6 +459,14 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
         }
         // An InvalidData stands for a file that is no database of redb.
         Ok(Err(_)) | Err(_) => Err(StoreError::Damaged(path.to_owned())),
+    }
+}
+
+pub(super) fn fault(path: &Path, error: redb::Error) -> StoreError {
+    match error {
+        redb::Error::Io(reason) => StoreError::Io(path.to_owned(), reason),
+        redb::Error::Corrupted(_) => StoreError::Damaged(path.to_owned()),
+        other => StoreError::Io(path.to_owned(), io::Error::other(other.to_string())),
     }
 }
 
@@ -378,32 +482,32 @@ fn next_wkid_of(backend: &str) -> String {
     format!("{NEXT_WKID}:{backend}")
 }
 
-const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
-const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
-
-const FORMAT: &str = "format";
-const THIS_FORMAT: &str = "1";
-const WKID: &str = "wkid";
+/// Without MACs.
+pub(super) const OLD_FORMAT: &str = "1";
+pub(super) const THIS_FORMAT: &str = "2";
+/// Wrapped by the master key of the embedded unit, in base64.
+pub(super) const STORE_KEY: &str = "store-key";
+pub(super) const STORE_KEY_NAME: &str = "store-key-name";
+pub(super) const WKID: &str = "wkid";
 const REMOTE_WKID: &str = "wkid:";
 const NEXT_WKID: &str = "next-wkid";
-const DEV: &str = "dev";
-const YES: &str = "yes";
+pub(super) const DEV: &str = "dev";
+pub(super) const YES: &str = "yes";
 const NO: &str = "no";
 const REVISION: &str = "revision";
-const REJECTION: &str = "rejection-secret";
 
 /// Memory for pages of the file, in bytes (32 MiB). The keys in use are kept outside of it.
 const CACHE: usize = 32 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
-    use super::super::tests::key;
+    use super::super::tests::{key, unlocked};
+    use super::super::{State, index};
     use super::*;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = unlocked(dir.path());
         (dir, store)
     }
 
@@ -415,7 +519,7 @@ mod tests {
         store.set_wkid("hsm", "cd").unwrap();
         let stored = store.put(key("shop")).unwrap();
         drop(store);
-        let store = Store::open(dir.path()).unwrap();
+        let store = unlocked(dir.path());
         assert_eq!(store.is_dev().unwrap(), Some(true));
         let wkid = |backend| store.wkid(backend).unwrap();
         assert_eq!((wkid("embedded"), wkid("hsm")), (Some("ab".into()), Some("cd".into())));
@@ -450,11 +554,233 @@ mod tests {
             store.put(key(label)).unwrap();
         }
         let labels = |after, limit| -> Vec<String> {
-            store.list(after, limit).unwrap().iter().map(|key| key.label.to_string()).collect()
+            store.list(after, limit).unwrap().iter().map(|key| key.label().to_string()).collect()
         };
         assert_eq!(labels(None, 3), ["a", "b", "c"]);
         assert_eq!(labels(Some("c"), 3), ["d"]);
         assert!(labels(Some("d"), 3).is_empty());
+    }
+
+    /// Does something to the file that the daemon did not do.
+    fn alter(dir: &Path, f: impl FnOnce(&mut Writing<'_>)) {
+        let database = open_existing(&dir.join(Store::FILE)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        f(&mut Writing::open(&transaction).unwrap());
+        transaction.commit().unwrap();
+    }
+
+    /// The rows of a store as they are.
+    struct Rows {
+        keys: Vec<(String, Vec<u8>)>,
+        index: Vec<(u32, Vec<u8>)>,
+        facts: Vec<(String, String)>,
+    }
+
+    fn rows(dir: &Path) -> Rows {
+        let database = open_existing(&dir.join(Store::FILE)).unwrap();
+        let tables = Reading::open(&database.begin_read().unwrap()).unwrap();
+        let keys = tables.keys.iter().unwrap().map(Result::unwrap);
+        let index = tables.index.iter().unwrap().map(Result::unwrap);
+        Rows {
+            keys: keys.map(|(label, row)| (label.value().into(), row.value().to_vec())).collect(),
+            index: index.map(|(number, row)| (number.value(), row.value().to_vec())).collect(),
+            facts: tables.facts().unwrap().into_iter().collect(),
+        }
+    }
+
+    /// Keys in different lists of the index, and one that was disabled after it had been copied.
+    fn scene() -> (tempfile::TempDir, Rows) {
+        let (dir, store) = store();
+        store.set_dev(false).unwrap();
+        for label in ["shop", "other", "third"] {
+            store.put(key(label)).unwrap();
+        }
+        drop(store);
+        let before = rows(dir.path());
+        let store = unlocked(dir.path());
+        let shop = store.get(&"shop".parse().unwrap()).unwrap().unwrap();
+        store.put(Key { state: State::Disabled, ..shop }).unwrap();
+        store.put(key("fourth")).unwrap();
+        (dir, before)
+    }
+
+    /// What is said of each key of [`scene`].
+    fn told(dir: &Path) -> Vec<(String, &'static str)> {
+        let store = unlocked(dir);
+        let listed = store.list(None, 10).unwrap();
+        let told = |listed: &Listed| match (listed, store.get(listed.label())) {
+            (Listed::Key(key), Ok(Some(found))) if key.revision == found.revision => key.state.name(),
+            (Listed::Altered(_), Err(StoreError::Altered(_))) => "altered",
+            _ => "the list and the key differ",
+        };
+        listed.iter().map(|listed| (listed.label().to_string(), told(listed))).collect()
+    }
+
+    fn expected(shop: &'static str) -> Vec<(String, &'static str)> {
+        [("fourth", "enabled"), ("other", "enabled"), ("shop", shop), ("third", "enabled")]
+            .map(|(label, state)| (label.to_owned(), state))
+            .to_vec()
+    }
+
+    /// Each of these is found out, and no other key suffers.
+    #[test]
+    fn a_record_that_was_altered_is_refused() {
+        let edit = |from: &'static str, to: &'static str| {
+            move |tables: &mut Writing<'_>| {
+                let row = tables.keys.get("shop").unwrap().unwrap().value().to_vec();
+                let (mac, record) = row.split_at(32);
+                let edited = str::from_utf8(record).unwrap().replace(from, to);
+                assert_ne!(edited.as_bytes(), record, "{from}");
+                tables.keys.insert("shop", [mac, edited.as_bytes()].concat().as_slice()).unwrap();
+            }
+        };
+        let copy = |from: &'static str| {
+            move |tables: &mut Writing<'_>| {
+                let row = tables.keys.get(from).unwrap().unwrap().value().to_vec();
+                tables.keys.insert("shop", row.as_slice()).unwrap();
+            }
+        };
+        type Alteration = Box<dyn Fn(&mut Writing<'_>)>;
+        let alterations: [(&str, Alteration); 10] = [
+            ("uses", Box::new(edit("tls-server", "any"))),
+            ("state", Box::new(edit("disabled", "enabled"))),
+            ("backend", Box::new(edit("embedded", "hsm"))),
+            ("blob", Box::new(edit("AQID", "AQIE"))),
+            ("next blob", Box::new(edit("\"public_key\"", "\"next_blob\":\"AQID\",\"public_key\""))),
+            ("certificates", Box::new(edit("1700000000", "1700000000,\"certificates\":[\"AQID\"]"))),
+            ("created", Box::new(edit("1700000000", "1700000001"))),
+            ("the record of another key", Box::new(copy("other"))),
+            ("removed", Box::new(|tables| drop(tables.keys.remove("shop").unwrap()))),
+            ("garbage", Box::new(|tables| drop(tables.keys.insert("shop", [7; 9].as_slice()).unwrap()))),
+        ];
+        for (what, alteration) in alterations {
+            let (dir, _) = scene();
+            assert_eq!(told(dir.path()), expected("disabled"));
+            alter(dir.path(), alteration);
+            assert_eq!(told(dir.path()), expected("altered"), "{what}");
+
+            let store = unlocked(dir.path());
+            let shop: Label = "shop".parse().unwrap();
+            assert!(matches!(store.put(key("shop")), Err(StoreError::Altered(_))), "{what}");
+            store.delete(&shop).unwrap();
+            assert!(store.get(&shop).unwrap().is_none());
+            store.put(key("shop")).unwrap();
+            drop(store);
+            assert_eq!(told(dir.path()), expected("enabled"), "{what}");
+        }
+    }
+
+    #[test]
+    fn an_old_copy_of_a_record_is_refused() {
+        let (dir, before) = scene();
+        let put_back = |tables: &mut Writing<'_>| {
+            let (label, old) = before.keys.iter().find(|(label, _)| label == "shop").unwrap();
+            tables.keys.insert(label.as_str(), old.as_slice()).unwrap();
+        };
+        alter(dir.path(), put_back);
+        assert_eq!(told(dir.path()), expected("altered"));
+        // With what the index said of it then.
+        let (dir, _) = scene();
+        let list = index::list_of("shop");
+        alter(dir.path(), |tables| {
+            put_back(tables);
+            let (_, old) = before.index.iter().find(|(number, _)| *number == list).unwrap();
+            tables.index.insert(list, old.as_slice()).unwrap();
+        });
+        assert_eq!(told(dir.path()), expected("altered"));
+        // And with all that the index said, but for the key that was made since.
+        let (dir, _) = scene();
+        alter(dir.path(), |tables| {
+            put_back(tables);
+            for (number, old) in &before.index {
+                tables.index.insert(number, old.as_slice()).unwrap();
+            }
+            for (name, value) in &before.facts {
+                tables.meta.insert(name.as_str(), value.as_str()).unwrap();
+            }
+        });
+        let told = told(dir.path());
+        assert!(told.contains(&("fourth".into(), "altered")), "{told:?}");
+    }
+
+    #[test]
+    fn a_record_that_was_deleted_does_not_come_back() {
+        let (dir, _) = scene();
+        let before = rows(dir.path());
+        unlocked(dir.path()).delete(&"shop".parse().unwrap()).unwrap();
+        alter(dir.path(), |tables| {
+            for (label, row) in &before.keys {
+                tables.keys.insert(label.as_str(), row.as_slice()).unwrap();
+            }
+            // Names that no key can have neither show nor hide the others.
+            for number in 0..20 {
+                tables.keys.insert(format!("!{number}").as_str(), [7; 50].as_slice()).unwrap();
+            }
+        });
+        assert_eq!(told(dir.path()), expected("altered"));
+    }
+
+    #[test]
+    fn what_the_store_says_of_itself_is_authenticated() {
+        type Alteration = Box<dyn Fn(&mut Writing<'_>)>;
+        let alterations: [(&str, Alteration); 7] = [
+            ("a store of --dev", Box::new(|tables| drop(tables.meta.insert("dev", "yes").unwrap()))),
+            ("nobody's", Box::new(|tables| drop(tables.meta.remove("dev").unwrap()))),
+            ("another master key", Box::new(|tables| drop(tables.meta.insert("wkid", "00").unwrap()))),
+            ("older", Box::new(|tables| drop(tables.meta.insert("revision", "1").unwrap()))),
+            ("no seal", Box::new(|tables| drop(tables.meta.remove("seal").unwrap()))),
+            ("no store key", Box::new(|tables| drop(tables.meta.remove("store-key-name").unwrap()))),
+            (
+                "another root",
+                Box::new(|tables| drop(tables.index.insert(256, [0; 8192].as_slice()).unwrap())),
+            ),
+        ];
+        for (what, alteration) in alterations {
+            let (dir, _) = scene();
+            alter(dir.path(), alteration);
+            let store = Store::open(dir.path()).unwrap();
+            let refused = store.unlock(&StoreKey::from_bytes(&[7; 32]).unwrap(), None);
+            assert!(matches!(refused, Err(StoreError::AlteredStore(_))), "{what}");
+            assert!(matches!(store.list(None, 1), Err(StoreError::Locked(_))), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_the_index_that_was_altered_costs_its_own_keys() {
+        let (dir, _) = scene();
+        alter(dir.path(), |tables| drop(tables.index.remove(index::list_of("shop")).unwrap()));
+        assert_eq!(told(dir.path()), expected("altered"));
+    }
+
+    #[test]
+    fn only_its_own_key_unlocks_a_store() {
+        let (dir, store) = store();
+        store.put(key("shop")).unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert!(matches!(store.get(&"shop".parse().unwrap()), Err(StoreError::Locked(_))));
+        let other = store.unlock(&StoreKey::from_bytes(&[8; 32]).unwrap(), None);
+        assert!(matches!(other, Err(StoreError::OtherStoreKey(_))));
+    }
+
+    #[test]
+    fn many_keys_are_listed_as_few_are() {
+        let (_dir, store) = store();
+        let labels: Vec<_> = (0..700).map(|number| format!("key-{number:03}")).collect();
+        for label in &labels {
+            store.put(key(label)).unwrap();
+        }
+        let mut after = None;
+        let mut seen = Vec::new();
+        loop {
+            let page = store.list(after.as_deref(), 64).unwrap();
+            seen.extend(page.into_iter().map(|listed| listed.key().unwrap().label.to_string()));
+            if after.as_ref() == seen.last() {
+                break;
+            }
+            after = seen.last().cloned();
+        }
+        assert_eq!(seen, labels);
     }
 
     #[test]

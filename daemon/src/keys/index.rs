@@ -1,0 +1,110 @@
+//! The index of the key store: which records there are, each by the MAC of its latest copy.
+//!
+//! A record has a MAC of its own; but an old copy of the record has one, too, and of a record that was removed
+//! nothing is left. So the index lists the MAC of each record. It is a tree of three levels, so that a change writes
+//! little however many keys there are: labels are spread over [`LISTS`] lists, the root has the MAC of each list,
+//! and the MAC of the root stands among the other facts about the store.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::store_key::Mac;
+
+/// The MACs of some records, by label.
+pub(super) type List = BTreeMap<String, Mac>;
+
+/// How many lists there are.
+pub(super) const LISTS: u32 = 256;
+
+/// Number of the row that has the root.
+pub(super) const ROOT: u32 = LISTS;
+
+/// Number of the list that a label is in.
+pub(super) fn list_of(label: &str) -> u32 {
+    Sha256::digest(label).first().copied().unwrap_or_default().into()
+}
+
+/// Writes a list down.
+pub(super) fn encode(list: &List) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (label, mac) in list {
+        // A label has at most 128 bytes.
+        bytes.push(u8::try_from(label.len()).unwrap_or(u8::MAX));
+        bytes.extend_from_slice(label.as_bytes());
+        bytes.extend_from_slice(mac);
+    }
+    bytes
+}
+
+/// Reads what [`encode`] wrote; `None` if it is anything else.
+pub(super) fn decode(mut bytes: &[u8]) -> Option<List> {
+    let mut list = List::new();
+    while let Some((length, rest)) = bytes.split_first() {
+        let (label, rest) = rest.split_at_checked(usize::from(*length))?;
+        let (mac, rest) = rest.split_first_chunk()?;
+        let label = str::from_utf8(label).ok()?;
+        let ascending = list.last_key_value().is_none_or(|(last, _)| last.as_str() < label);
+        ascending.then(|| list.insert(label.to_owned(), *mac))?;
+        bytes = rest;
+    }
+    Some(list)
+}
+
+/// The MAC of each list; zeros for one that was never written.
+pub(super) struct Root(Vec<Mac>);
+
+impl Root {
+    pub(super) fn new() -> Self {
+        Self(vec![Mac::default(); LISTS as usize])
+    }
+
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let (macs, rest) = bytes.as_chunks();
+        (rest.is_empty() && macs.len() == LISTS as usize).then(|| Self(macs.to_vec()))
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.0.as_flattened()
+    }
+
+    pub(super) fn get(&self, list: u32) -> Mac {
+        self.0.get(list as usize).copied().unwrap_or_default()
+    }
+
+    pub(super) fn set(&mut self, list: u32, mac: Mac) {
+        if let Some(place) = self.0.get_mut(list as usize) {
+            *place = mac;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut list = List::new();
+        for number in 0..20 {
+            assert_eq!(decode(&encode(&list)).unwrap(), list);
+            list.insert(format!("key-{number}"), [number; 32]);
+        }
+        list.insert("x".repeat(128), [7; 32]);
+        let bytes = encode(&list);
+        assert_eq!(decode(&bytes).unwrap(), list);
+        assert!(decode(&bytes[..bytes.len() - 1]).is_none());
+        let one = encode(&List::from([("b".into(), [0; 32])]));
+        assert!(decode(&[one.clone(), one].concat()).is_none(), "twice the same");
+    }
+
+    #[test]
+    fn the_root_has_a_place_for_each_list() {
+        let mut root = Root::new();
+        root.set(255, [9; 32]);
+        let read = Root::read(root.as_bytes()).unwrap();
+        assert_eq!((read.get(255), read.get(0)), ([9; 32], [0; 32]));
+        assert!(Root::read(&root.as_bytes()[32..]).is_none());
+        assert!((0..1000).map(|number| list_of(&format!("key-{number}"))).all(|list| list < LISTS));
+    }
+}

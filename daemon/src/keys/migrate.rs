@@ -1,0 +1,318 @@
+//! A store of the format before this one, which had no MACs.
+//!
+//! Migration vouches for what it finds, a forged store included: so it is asked for, and never done in passing. It copies
+//! the file first, and is one transaction: broken off at any point, it can be begun again.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keyward_proto::Label;
+use redb::{Database, ReadableDatabase, ReadableTable};
+use rustix::fs::OFlags;
+use thiserror::Error;
+
+use super::index::Root;
+use super::store::{self, OLD_FORMAT, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT};
+use super::store_key::Seals;
+use super::tables::{FORMAT, KEYS, META, Writing};
+use super::{Store, StoreError, StoreKey, record};
+
+/// A store of the format before this one.
+pub(crate) struct OldStore {
+    path: PathBuf,
+    database: Database,
+}
+
+/// What was done.
+pub(crate) struct Migrated {
+    /// How many keys there are.
+    pub(crate) keys: usize,
+    /// The file as it was.
+    pub(crate) copy: PathBuf,
+}
+
+impl OldStore {
+    /// Opens the store of a state directory; `None` if it has the format of this version already.
+    ///
+    /// # Errors
+    /// [`StoreError`] if there is none, or it has yet another format.
+    pub(crate) fn open(state_dir: &Path) -> Result<Option<Self>, StoreError> {
+        let path = state_dir.join(Store::FILE);
+        let database = store::open_existing(&path)?;
+        let store = Self { path, database };
+        match store.fact(FORMAT)?.as_deref() {
+            Some(OLD_FORMAT) => Ok(Some(store)),
+            Some(THIS_FORMAT) => Ok(None),
+            Some(other) => Err(StoreError::Format(store.path, other.to_owned())),
+            None => Err(StoreError::Damaged(store.path)),
+        }
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it belongs to a daemon that runs with `--dev`.
+    pub(crate) fn is_dev(&self) -> Result<Option<bool>, StoreError> {
+        Ok(self.fact(store::DEV)?.map(|dev| dev == store::YES))
+    }
+
+    /// The master key of the embedded unit, if it has keys there.
+    pub(crate) fn wkid(&self) -> Result<Option<String>, StoreError> {
+        self.fact(store::WKID)
+    }
+
+    /// Copies the file, then authenticates everything in it with a store key.
+    ///
+    /// # Errors
+    /// [`MigrationError`] says what is in the way; the store is as it was then.
+    pub(crate) fn migrate(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<Migrated, MigrationError> {
+        let copy = self.copy()?;
+        let keys = self.authenticate(key, wrapped)?;
+        Ok(Migrated { keys, copy })
+    }
+
+    /// Makes the copy, or finds the one that an attempt before this one has made.
+    fn copy(&self) -> Result<PathBuf, MigrationError> {
+        let copy = self.path.with_extension(COPY);
+        if copy.symlink_metadata().is_ok() {
+            return match self.is_copy(&copy) {
+                true => Ok(copy),
+                false => Err(MigrationError::CopyExists { store: self.path.clone(), copy }),
+            };
+        }
+        let part = self.path.with_extension(PART);
+        let failed = |reason| MigrationError::Copy { copy: copy.clone(), reason };
+        self.copy_to(&part).map_err(failed)?;
+        if !self.is_copy(&part) {
+            return Err(failed(io::Error::other("what was written is not what was read")));
+        }
+        // Never in the place of something else.
+        let linked = fs::hard_link(&part, &copy).and_then(|()| fs::remove_file(&part));
+        linked.and_then(|()| self.sync_directory()).map_err(failed)?;
+        Ok(copy)
+    }
+
+    /// Nobody writes meanwhile: the database is open here, and nowhere else.
+    fn copy_to(&self, part: &Path) -> io::Result<()> {
+        // What is left of an attempt before this one.
+        match fs::remove_file(part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        let mut file = options.open(part)?;
+        io::copy(&mut File::open(&self.path)?, &mut file)?;
+        file.sync_all()
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+    }
+
+    /// Whether a file is a store with the same rows.
+    fn is_copy(&self, path: &Path) -> bool {
+        let same = || -> Result<bool, redb::Error> {
+            let Ok(other) = store::open_existing(path) else { return Ok(false) };
+            let (mine, other) = (self.database.begin_read()?, other.begin_read()?);
+            Ok(same_rows(&mine.open_table(META)?, &other.open_table(META)?)?
+                && same_rows(&mine.open_table(KEYS)?, &other.open_table(KEYS)?)?)
+        };
+        same().unwrap_or(false)
+    }
+
+    fn authenticate(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<usize, MigrationError> {
+        let seals = Seals::derive(key);
+        let work = || -> Result<Result<usize, MigrationError>, redb::Error> {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_quick_repair(true);
+            let count = {
+                let (mut tables, mut root) = (Writing::open(&transaction)?, Root::new());
+                let labels = tables.keys.iter()?.map(|row| Ok(row?.0.value().to_owned()));
+                let labels = labels.collect::<Result<Vec<String>, redb::Error>>()?;
+                for label in &labels {
+                    let row = tables.keys.get(label.as_str())?.map(|row| row.value().to_vec());
+                    let row = row.unwrap_or_default();
+                    let known = label.parse::<Label>().ok().and_then(|label| record::decode(label, &row));
+                    if known.is_none() {
+                        let (store, label) = (self.path.clone(), label.clone());
+                        return Ok(Err(MigrationError::Record { store, label }));
+                    }
+                    // Cannot be refused: the list was begun by this transaction.
+                    tables.write(&seals, &mut root, label, Some(&row))?;
+                }
+                // The secret for implicit rejection is derived from the store key now.
+                tables.meta.remove(OLD_REJECTION)?;
+                tables.meta.insert(FORMAT, THIS_FORMAT)?;
+                tables.meta.insert(STORE_KEY_NAME, seals.name())?;
+                if let Some(wrapped) = wrapped {
+                    tables.meta.insert(STORE_KEY, STANDARD.encode(wrapped).as_str())?;
+                }
+                tables.seal(&seals, &root)?;
+                labels.len()
+            };
+            transaction.commit()?;
+            Ok(Ok(count))
+        };
+        work().map_err(|error| self.fault(error))?
+    }
+
+    fn fact(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let read = || -> Result<Option<String>, redb::Error> {
+            let table = self.database.begin_read()?.open_table(META)?;
+            Ok(table.get(name)?.map(|value| value.value().to_owned()))
+        };
+        read().map_err(|error| self.fault(error))
+    }
+
+    fn fault(&self, error: redb::Error) -> StoreError {
+        store::fault(&self.path, error)
+    }
+}
+
+fn same_rows<V: redb::Value + 'static>(
+    one: &impl ReadableTable<&'static str, V>,
+    other: &impl ReadableTable<&'static str, V>,
+) -> Result<bool, redb::Error> {
+    let (mut one, mut other) = (one.iter()?, other.iter()?);
+    loop {
+        let (Some(a), Some(b)) = (match (one.next().transpose()?, other.next().transpose()?) {
+            (None, None) => return Ok(true),
+            rows => rows,
+        }) else {
+            return Ok(false);
+        };
+        let (a_value, b_value) = (a.1.value(), b.1.value());
+        if a.0.value() != b.0.value() || V::as_bytes(&a_value).as_ref() != V::as_bytes(&b_value).as_ref() {
+            return Ok(false);
+        }
+    }
+}
+
+/// Why a store was not migrated.
+#[derive(Debug, Error)]
+pub(crate) enum MigrationError {
+    #[error("cannot migrate the key store: no copy of it can be made at {}: {reason}", copy.display())]
+    Copy { copy: PathBuf, reason: io::Error },
+    #[error(
+        "refused to migrate the key store {}: {} is there already, and is something else than a copy of it. If the store was migrated before, someone has put an old or a forged one in its place: restore a backup. Otherwise move that file away", store.display(), copy.display()
+    )]
+    CopyExists { store: PathBuf, copy: PathBuf },
+    #[error("cannot migrate the key store {}: the record of key {label:?} is damaged; restore the store from a backup, or delete that key with the version of keyward that made it", store.display())]
+    Record { store: PathBuf, label: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+const COPY: &str = "redb.before-format-2";
+const PART: &str = "redb.before-format-2.part";
+/// In clear.
+const OLD_REJECTION: &str = "rejection-secret";
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::key;
+    use super::*;
+    use crate::keys::Key;
+
+    /// A store as the version before this one wrote it.
+    fn old_store(dir: &Path, keys: &[Key]) {
+        let database = Database::create(dir.join(Store::FILE)).unwrap();
+        let transaction = database.begin_write().unwrap();
+        {
+            let mut table = transaction.open_table(KEYS).unwrap();
+            for key in keys {
+                table.insert(key.label.as_str(), record::encode(key).unwrap().as_slice()).unwrap();
+            }
+            let mut meta = transaction.open_table(META).unwrap();
+            for (name, value) in
+                [("format", "1"), ("dev", "no"), ("revision", "9"), ("rejection-secret", "x")]
+            {
+                meta.insert(name, value).unwrap();
+            }
+        }
+        transaction.commit().unwrap();
+    }
+
+    fn store_key() -> StoreKey {
+        StoreKey::from_bytes(&[7; 32]).unwrap()
+    }
+
+    fn migrate(dir: &Path) -> Result<Migrated, MigrationError> {
+        OldStore::open(dir).unwrap().unwrap().migrate(&store_key(), Some(b"wrapped"))
+    }
+
+    #[test]
+    fn every_key_is_the_same_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut other = Key { revision: 3, ..key("other") };
+        other.versions[0].next_blob = Some(vec![8]);
+        let keys = [Key { revision: 9, ..key("shop") }, other];
+        old_store(dir.path(), &keys);
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::OldFormat(_))));
+        let migrated = migrate(dir.path()).unwrap();
+        assert_eq!(migrated.keys, 2);
+        assert!(OldStore::open(dir.path()).unwrap().is_none());
+
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.wrapped_key().unwrap().unwrap(), b"wrapped");
+        store.unlock(&store_key(), None).unwrap();
+        for key in &keys {
+            let found = store.get(&key.label).unwrap().unwrap();
+            assert_eq!(record::encode(&found), record::encode(key));
+        }
+        assert_eq!(store.is_dev().unwrap(), Some(false));
+        assert_eq!(store.put(key("new")).unwrap().revision, 10);
+        let copy = store::open_existing(&migrated.copy).unwrap();
+        let meta = copy.begin_read().unwrap().open_table(META).unwrap();
+        assert_eq!(meta.get("format").unwrap().unwrap().value(), "1");
+    }
+
+    #[test]
+    fn what_was_broken_off_is_begun_again() {
+        let dir = tempfile::tempdir().unwrap();
+        old_store(dir.path(), &[key("shop")]);
+        let old = OldStore::open(dir.path()).unwrap().unwrap();
+        let copy = old.copy().unwrap();
+        assert_eq!(old.copy().unwrap(), copy, "found again");
+        fs::write(copy.with_extension("before-format-2.part"), "half of a copy").unwrap();
+        fs::remove_file(&copy).unwrap();
+        assert_eq!(old.copy().unwrap(), copy, "in the place of half a copy");
+        drop(old);
+        assert_eq!(migrate(dir.path()).unwrap().keys, 1);
+    }
+
+    #[test]
+    fn the_copy_takes_the_place_of_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        old_store(dir.path(), &[key("shop")]);
+        let copy = dir.path().join("keys.redb.before-format-2");
+        fs::write(&copy, "something of mine").unwrap();
+        let refused = migrate(dir.path()).err().unwrap();
+        assert!(matches!(refused, MigrationError::CopyExists { .. }));
+        assert!(refused.to_string().contains("before-format-2"), "{refused}");
+        assert_eq!(fs::read(&copy).unwrap(), b"something of mine");
+
+        // A store was migrated, and somebody puts an old one in its place.
+        fs::remove_file(&copy).unwrap();
+        migrate(dir.path()).unwrap();
+        fs::remove_file(dir.path().join(Store::FILE)).unwrap();
+        old_store(dir.path(), &[key("forged")]);
+        assert!(matches!(migrate(dir.path()), Err(MigrationError::CopyExists { .. })));
+    }
+
+    #[test]
+    fn a_damaged_record_is_named_and_nothing_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        old_store(dir.path(), &[key("shop"), Key { current: 7, ..key("hurt") }]);
+        let refused = migrate(dir.path()).err().unwrap();
+        assert!(refused.to_string().contains("\"hurt\""), "{refused}");
+        assert!(OldStore::open(dir.path()).unwrap().is_some());
+    }
+}

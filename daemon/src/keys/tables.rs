@@ -1,0 +1,231 @@
+//! The tables of the key store in one transaction: what is read is checked, what is written is authenticated.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keyward_proto::Label;
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use subtle::ConstantTimeEq;
+
+use super::index::{self, LISTS, List, ROOT, Root};
+use super::store_key::{Mac, Seals};
+
+/// What is found under a label.
+pub(super) enum Found {
+    Nothing,
+    /// The record, as it was written last.
+    Record(Vec<u8>),
+    /// Something else than was written last.
+    Altered,
+}
+
+/// The rows of a store, for reading or for writing.
+pub(super) struct Tables<K, M, I> {
+    pub(super) keys: K,
+    pub(super) meta: M,
+    pub(super) index: I,
+}
+
+/// The rows of a store in a transaction that reads.
+pub(super) type Reading = Tables<
+    redb::ReadOnlyTable<&'static str, &'static [u8]>,
+    redb::ReadOnlyTable<&'static str, &'static str>,
+    redb::ReadOnlyTable<u32, &'static [u8]>,
+>;
+
+/// The rows of a store in a transaction that writes.
+pub(super) type Writing<'t> = Tables<
+    Table<'t, &'static str, &'static [u8]>,
+    Table<'t, &'static str, &'static str>,
+    Table<'t, u32, &'static [u8]>,
+>;
+
+impl Reading {
+    pub(super) fn open(transaction: &ReadTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            keys: transaction.open_table(KEYS)?,
+            meta: transaction.open_table(META)?,
+            index: transaction.open_table(INDEX)?,
+        })
+    }
+}
+
+impl<K, M, I> Tables<K, M, I>
+where
+    K: ReadableTable<&'static str, &'static [u8]>,
+    M: ReadableTable<&'static str, &'static str>,
+    I: ReadableTable<u32, &'static [u8]>,
+{
+    pub(super) fn text(&self, name: &str) -> Result<Option<String>, redb::Error> {
+        Ok(self.meta.get(name)?.map(|value| value.value().to_owned()))
+    }
+
+    /// The facts about the store, by name.
+    pub(super) fn facts(&self) -> Result<BTreeMap<String, String>, redb::Error> {
+        let mut facts = BTreeMap::new();
+        for row in self.meta.iter()? {
+            let (name, value) = row?;
+            facts.insert(name.value().to_owned(), value.value().to_owned());
+        }
+        Ok(facts)
+    }
+
+    /// Whether nothing was ever stored.
+    pub(super) fn is_new(&self) -> Result<bool, redb::Error> {
+        let is_new = self.facts()?.keys().all(|name| name == FORMAT);
+        Ok(is_new && self.keys.is_empty()? && self.index.is_empty()?)
+    }
+
+    /// The root of the index, if that and the facts are as they were written last.
+    pub(super) fn root(&self, seals: &Seals) -> Result<Option<Root>, redb::Error> {
+        let mut facts = self.facts()?;
+        let seal = facts.remove(SEAL).and_then(|seal| STANDARD.decode(seal).ok()).unwrap_or_default();
+        let Some(root) = self.index.get(ROOT)?.and_then(|bytes| Root::read(bytes.value())) else {
+            return Ok(None);
+        };
+        let is_genuine: bool = seal.ct_eq(&mac_of(seals, &facts, &root)).into();
+        Ok(is_genuine.then_some(root))
+    }
+
+    /// A list of the index; `None` if it is not as it was written last.
+    pub(super) fn list(&self, seals: &Seals, root: &Root, number: u32) -> Result<Option<List>, redb::Error> {
+        let row = self.index.get(number)?;
+        let bytes = row.as_ref().map(|row| row.value());
+        let mac = bytes.map_or_else(Mac::default, |bytes| seals.of_list(number, bytes));
+        let is_genuine: bool = mac.ct_eq(&root.get(number)).into();
+        Ok(if is_genuine { index::decode(bytes.unwrap_or_default()) } else { None })
+    }
+
+    /// The record of a label.
+    pub(super) fn find(&self, seals: &Seals, root: &Root, label: &str) -> Result<Found, redb::Error> {
+        match self.list(seals, root, index::list_of(label))? {
+            Some(list) => self.find_listed(seals, label, list.get(label)),
+            None => Ok(Found::Altered),
+        }
+    }
+
+    /// The record of a label of which the index says this.
+    pub(super) fn find_listed(
+        &self,
+        seals: &Seals,
+        label: &str,
+        listed: Option<&Mac>,
+    ) -> Result<Found, redb::Error> {
+        let row = self.keys.get(label)?;
+        let (Some(row), Some(listed)) = (&row, listed) else {
+            return Ok(if row.is_none() && listed.is_none() { Found::Nothing } else { Found::Altered });
+        };
+        Ok(match open_record(seals, label, row.value()) {
+            Some((mac, record)) if bool::from(mac.ct_eq(listed)) => Found::Record(record.to_vec()),
+            _ => Found::Altered,
+        })
+    }
+
+    /// Up to `limit` labels in their order from the first one after `after`, each with what the index says of it, and
+    /// those that only the index or only the table of records has; `None` for all of a list that was altered.
+    #[expect(clippy::type_complexity)]
+    pub(super) fn labels(
+        &self,
+        seals: &Seals,
+        root: &Root,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Label, Option<Option<Mac>>)>, redb::Error> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        let from = (after.map_or(Unbounded, Excluded), Unbounded);
+        let mut lists = Vec::new();
+        for number in 0..LISTS {
+            lists.push(self.list(seals, root, number)?);
+        }
+        let mut labels = BTreeMap::new();
+        for (label, mac) in lists.iter().flatten().flatten() {
+            if after.is_none_or(|after| after < label.as_str()) {
+                labels.insert(label.clone(), Some(Some(*mac)));
+            }
+        }
+        let mut found = 0;
+        for row in self.keys.range::<&str>(from)? {
+            let row = row?.0;
+            // Nobody can ask for a key of another name, so it takes no place in the list either.
+            if row.value().parse::<Label>().is_err() {
+                continue;
+            }
+            if found == limit {
+                break;
+            }
+            found += 1;
+            let label = row.value().to_owned();
+            let is_listed = lists.get(index::list_of(&label) as usize).is_some_and(Option::is_some);
+            labels.entry(label).or_insert(is_listed.then_some(None));
+        }
+        let labels = labels.into_iter().filter_map(|(label, listed)| Some((label.parse().ok()?, listed)));
+        Ok(labels.take(limit).collect())
+    }
+}
+
+impl<'t> Writing<'t> {
+    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            keys: transaction.open_table(KEYS)?,
+            meta: transaction.open_table(META)?,
+            index: transaction.open_table(INDEX)?,
+        })
+    }
+
+    /// Writes or removes a record. False if its list in the index was altered: then nothing is changed.
+    pub(super) fn write(
+        &mut self,
+        seals: &Seals,
+        root: &mut Root,
+        label: &str,
+        record: Option<&[u8]>,
+    ) -> Result<bool, redb::Error> {
+        let number = index::list_of(label);
+        let Some(mut list) = self.list(seals, root, number)? else { return Ok(false) };
+        match record {
+            Some(record) => {
+                let mac = seals.of_record(label, record);
+                self.keys.insert(label, [&mac, record].concat().as_slice())?;
+                list.insert(label.to_owned(), mac);
+            }
+            None => {
+                self.keys.remove(label)?;
+                list.remove(label);
+            }
+        }
+        let bytes = index::encode(&list);
+        self.index.insert(number, bytes.as_slice())?;
+        root.set(number, seals.of_list(number, &bytes));
+        Ok(true)
+    }
+
+    /// Authenticates the facts and the root of the index as they are now.
+    pub(super) fn seal(&mut self, seals: &Seals, root: &Root) -> Result<(), redb::Error> {
+        let mut facts = self.facts()?;
+        facts.remove(SEAL);
+        self.index.insert(ROOT, root.as_bytes())?;
+        self.meta.insert(SEAL, STANDARD.encode(mac_of(seals, &facts, root)).as_str())?;
+        Ok(())
+    }
+}
+
+/// A row of the table of records: the MAC, and the record if that is of this label.
+pub(super) fn open_record<'r>(seals: &Seals, label: &str, row: &'r [u8]) -> Option<(Mac, &'r [u8])> {
+    let (mac, record) = row.split_first_chunk::<32>()?;
+    let is_genuine: bool = mac.ct_eq(&seals.of_record(label, record)).into();
+    is_genuine.then_some((*mac, record))
+}
+
+fn mac_of(seals: &Seals, facts: &BTreeMap<String, String>, root: &Root) -> Mac {
+    let facts = facts.iter().flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]);
+    seals.of_meta(&facts.chain([root.as_bytes()]).collect::<Vec<_>>())
+}
+
+pub(super) const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
+pub(super) const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+pub(super) const INDEX: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("index");
+
+pub(super) const FORMAT: &str = "format";
+/// The MAC of all other facts and the root of the index, in base64.
+const SEAL: &str = "seal";

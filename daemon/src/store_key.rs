@@ -1,0 +1,233 @@
+//! Where the key of the key store comes from.
+//!
+//! The master key of the embedded unit wraps it, and the store holds it in that form. A daemon without a master key, since
+//! it has remote units alone, reads it from a file or a credential.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use keyward_unit::{Unit, UnitError};
+use thiserror::Error;
+
+use crate::config::EMBEDDED;
+use crate::keys::{Store, StoreError, StoreKey};
+use crate::master_key::{self, MasterKeyError};
+
+/// Reads the store key from the file of the configuration, or else from the credential `store-key`, if there is one.
+///
+/// # Errors
+/// [`StoreKeyError`] says what is wrong with the file.
+pub(crate) fn load(configured: Option<&Path>, state_dir: &Path) -> Result<Option<StoreKey>, StoreKeyError> {
+    let found = master_key::load_named(configured, CREDENTIAL).map_err(StoreKeyError::of_file)?;
+    if let Some(path) = configured {
+        refuse_beside_the_store(path, state_dir)?;
+    }
+    Ok(found.and_then(|key| StoreKey::from_hex(&key.to_hex())))
+}
+
+/// Unlocks a store: with the key of a file where one is named, or else with the one that the embedded unit has wrapped. A
+/// new store gets a key of its own, where there is a unit to wrap it.
+///
+/// # Errors
+/// [`StoreKeyError`] says which key is missing or does not fit.
+pub(crate) fn unlock(
+    store: &Store,
+    unit: Option<&Unit>,
+    file: Option<StoreKey>,
+) -> Result<(), StoreKeyError> {
+    let wrapped = store.wrapped_key()?;
+    let own = unit.zip(wrapped.as_deref()).map(|(unit, wrapped)| unit.unwrap_store_key(wrapped));
+    let is_wrapped = matches!(own, Some(Ok(_)));
+    let key = match (file, own) {
+        (Some(key), _) => key,
+        (None, Some(own)) => {
+            let key = own.map_err(|reason| StoreKeyError::Unwrap(store.path().to_owned(), reason))?;
+            let damaged = StoreKeyError::Unwrap(store.path().to_owned(), UnitError::BlobDamaged);
+            StoreKey::from_bytes(&key).ok_or(damaged)?
+        }
+        (None, None) => match (unit, store.wkid(EMBEDDED)?) {
+            (Some(_), _) if store.is_new()? => StoreKey::generate().ok_or(StoreKeyError::NoRandomness)?,
+            (Some(_), _) => return Err(StoreKeyError::NotNamed(store.path().to_owned())),
+            (None, Some(wkid)) if wrapped.is_some() => {
+                return Err(StoreKeyError::NoMasterKey(store.path().to_owned(), wkid));
+            }
+            (None, _) => return Err(StoreKeyError::NotConfigured),
+        },
+    };
+    // So that the file may go, or a store of remote keys alone gets an embedded unit.
+    let wrapped = unit.filter(|_| !is_wrapped).map(|unit| wrap(unit, &key)).transpose()?;
+    Ok(store.unlock(&key, wrapped.as_deref())?)
+}
+
+/// Has a store key wrapped by another master key, of a store that is unlocked. No record is touched.
+///
+/// # Errors
+/// [`StoreKeyError`] if the old unit cannot unwrap it, or the store cannot be written.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the master key of the embedded unit cannot be changed yet")
+)]
+pub(crate) fn rewrap(store: &Store, old: &Unit, new: &Unit) -> Result<(), StoreKeyError> {
+    let wrapped = store.wrapped_key()?.ok_or_else(|| StoreKeyError::NotNamed(store.path().to_owned()))?;
+    let failed = |reason| StoreKeyError::Unwrap(store.path().to_owned(), reason);
+    let key = old.unwrap_store_key(&wrapped).map_err(failed)?;
+    Ok(store.set_wrapped_key(&new.wrap_store_key(&key).map_err(StoreKeyError::Wrap)?)?)
+}
+
+/// The store key as a unit wraps it.
+pub(crate) fn wrap(unit: &Unit, key: &StoreKey) -> Result<Vec<u8>, StoreKeyError> {
+    unit.wrap_store_key(key.as_bytes()).map_err(StoreKeyError::Wrap)
+}
+
+/// Why the key store cannot be unlocked.
+#[derive(Debug, Error)]
+pub(crate) enum StoreKeyError {
+    #[error(
+        "refused the store key in {}: it lies in the state directory, so that a copy of that has the store and its key; move it elsewhere, as to /etc/keyward/store.key, and name that in section [store]", .0.display()
+    )]
+    BesideTheStore(PathBuf),
+    #[error("{0}")]
+    File(String),
+    #[error(
+        "cannot unlock the key store {}: master key {} wraps its store key, and no master key is configured; set master-key in section [embedded] of the configuration", .0.display(), .1
+    )]
+    NoMasterKey(PathBuf, String),
+    #[error("the system gave no random numbers, which the key of the key store is made of")]
+    NoRandomness,
+    #[error(
+        "no store key: without a master key the key store is authenticated with a key of its own; set key in section [store] of the configuration to a file made with (umask 077; openssl rand -hex 32 > FILE), or pass that file as the credential store-key"
+    )]
+    NotConfigured,
+    #[error(
+        "cannot unlock the key store {}: it was made with a store key in a file; set key in section [store] of the configuration to that file", .0.display()
+    )]
+    NotNamed(PathBuf),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot unlock the key store {}: {}", .0.display(), of_store_key(.1))]
+    Unwrap(PathBuf, UnitError),
+    #[error("cannot wrap the store key: {0}")]
+    Wrap(UnitError),
+}
+
+impl StoreKeyError {
+    /// The rules for the file of the master key hold for this one, and so do the words.
+    fn of_file(error: MasterKeyError) -> Self {
+        Self::File(error.to_string().replace("master key", "store key"))
+    }
+}
+
+fn of_store_key(error: &UnitError) -> String {
+    match error {
+        UnitError::OtherMasterKey { blob, unit } => format!(
+            "it was made with master key {blob}, and the one that is configured is {unit}; configure the one that it was made with"
+        ),
+        _ => "its store key is damaged; restore the store from a backup".into(),
+    }
+}
+
+fn refuse_beside_the_store(path: &Path, state_dir: &Path) -> Result<(), StoreKeyError> {
+    let real = |path: &Path| path.canonicalize();
+    let is_beside = || -> io::Result<bool> { Ok(real(path)?.starts_with(real(state_dir)?)) };
+    // A state directory that is not there yet has nothing in it.
+    match is_beside().unwrap_or(false) {
+        true => Err(StoreKeyError::BesideTheStore(path.to_owned())),
+        false => Ok(()),
+    }
+}
+
+/// Its name among the credentials of systemd.exec(5).
+const CREDENTIAL: &str = "store-key";
+
+#[cfg(test)]
+mod tests {
+    use core::num::NonZeroUsize;
+
+    use keyward_unit::MasterKey;
+
+    use super::*;
+    use crate::keys::tests::key;
+
+    fn unit() -> Unit {
+        Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN)
+    }
+
+    fn file() -> Option<StoreKey> {
+        StoreKey::from_bytes(&[9; 32])
+    }
+
+    #[test]
+    fn the_master_key_opens_the_store_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mine, other) = (unit(), unit());
+        let open = || Store::open(dir.path()).unwrap();
+        let store = open();
+        unlock(&store, Some(&mine), None).unwrap();
+        store.set_wkid(EMBEDDED, &mine.wkid().to_string()).unwrap();
+        store.put(key("shop")).unwrap();
+        drop(store);
+        let error = unlock(&open(), Some(&other), None).unwrap_err().to_string();
+        assert!(
+            error.contains(&mine.wkid().to_string()) && error.contains(&other.wkid().to_string()),
+            "{error}"
+        );
+        let error = unlock(&open(), None, None).unwrap_err().to_string();
+        assert!(error.contains(&mine.wkid().to_string()) && error.contains("master-key"), "{error}");
+        assert!(matches!(
+            unlock(&open(), None, file()),
+            Err(StoreKeyError::Store(StoreError::OtherStoreKey(_)))
+        ));
+        let store = open();
+        unlock(&store, Some(&mine), None).unwrap();
+        assert!(store.get(&"shop".parse().unwrap()).unwrap().is_some());
+    }
+
+    #[test]
+    fn another_master_key_touches_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (unit(), unit());
+        let store = Store::open(dir.path()).unwrap();
+        unlock(&store, Some(&old), None).unwrap();
+        let stored = store.put(key("shop")).unwrap();
+        let secret = store.rejection_secret().unwrap().to_vec();
+        rewrap(&store, &old, &new).unwrap();
+        drop(store);
+
+        let store = Store::open(dir.path()).unwrap();
+        assert!(matches!(unlock(&store, Some(&old), None), Err(StoreKeyError::Unwrap(..))));
+        unlock(&store, Some(&new), None).unwrap();
+        assert_eq!(store.get(&stored.label).unwrap().unwrap().revision, stored.revision);
+        assert_eq!(store.rejection_secret().unwrap(), secret, "the answers stay as they were");
+    }
+
+    #[test]
+    fn a_daemon_without_a_master_key_has_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Store::open(dir.path()).unwrap();
+        assert!(matches!(unlock(&open(), None, None), Err(StoreKeyError::NotConfigured)));
+        unlock(&open(), None, file()).unwrap();
+        assert!(matches!(unlock(&open(), None, None), Err(StoreKeyError::NotConfigured)));
+        let unit = unit();
+        assert!(matches!(unlock(&open(), Some(&unit), None), Err(StoreKeyError::NotNamed(_))));
+        // From then on the unit is enough.
+        unlock(&open(), Some(&unit), file()).unwrap();
+        unlock(&open(), Some(&unit), None).unwrap();
+    }
+
+    #[test]
+    fn a_key_beside_the_store_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, elsewhere) = (dir.path().join("state"), dir.path().join("store.key"));
+        std::fs::create_dir(&state).unwrap();
+        let digits = "0f1e2d3c4b5a69788796a5b4c3d2e1f00112233445566778899aabbccddeeff7";
+        for path in [state.join("store.key"), elsewhere.clone()] {
+            std::fs::write(&path, digits).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        }
+        assert!(load(Some(&elsewhere), &state).unwrap().is_some());
+        let refused = load(Some(&state.join("store.key")), &state);
+        assert!(matches!(refused, Err(StoreKeyError::BesideTheStore(_))));
+        let error = load(Some(Path::new("/no/such/key")), &state).unwrap_err().to_string();
+        assert!(error.contains("cannot read the store key in /no/such/key"), "{error}");
+    }
+}
