@@ -7,8 +7,9 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::process::Command;
 
+use aws_lc_rs::hmac;
 use keyward_client::{Address, Client, Error, premaster_of};
-use keyward_proto::Outcome;
+use keyward_proto::{Outcome, Reference};
 use keyward_tests::memory;
 use keyward_tests::pki::plain_key;
 use keyward_tests::server::Site;
@@ -21,6 +22,7 @@ on_both_backends!(
     servers_take_part_with_one_request_each,
     a_key_is_for_the_one_or_the_other,
     nothing_tells_a_sound_secret_from_another,
+    a_copy_of_the_store_tells_nothing_of_a_padding,
 );
 
 const KEY_EXCHANGE: [&str; 2] = ["--use", "rsa-key-exchange"];
@@ -174,6 +176,46 @@ fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
     daemon.resume();
     let again = wrong.map(|ciphertext| ask(&daemon, "shop", ciphertext).unwrap());
     assert_eq!(again, answers);
+}
+
+/// With a copy of the store and a grant, nobody finds out which answers are substitutes: nothing in the file is the secret
+/// that they are derived from, whatever the place and the form.
+fn a_copy_of_the_store_tells_nothing_of_a_padding(backend: Backend) {
+    let mut daemon = Daemon::start_on(backend);
+    succeed(&mut generate(&daemon, "shop", "rsa2048", &KEY_EXCHANGE));
+    let mut garbage = encrypted(&daemon, "shop", &[9; 48]);
+    garbage[100] ^= 1;
+    let answer = ask(&daemon, "shop", &garbage).unwrap();
+    let reference = fs::read_to_string(daemon.reference("shop")).unwrap();
+    let reference = Reference::from_pem(&reference).unwrap();
+    assert!(daemon.stop().success());
+    let store = fs::read(daemon.path("state/keys.redb")).unwrap();
+
+    // What the daemon derives, from each secret that could be meant: the public key is known.
+    let is_secret = |secret: &[u8]| {
+        let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), reference.spki());
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, key.as_ref()), &garbage);
+        tag.as_ref()[2..] == answer[2..]
+    };
+    assert!(!store.windows(32).any(|bytes| bytes != [0; 32] && is_secret(bytes)));
+    // In base64, 32 bytes are 44 characters.
+    let text = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=".contains(byte);
+    for run in store.split(|byte| !text(byte)).filter(|run| run.len() >= 44) {
+        assert!(!run.windows(44).filter_map(from_base64).any(|bytes| is_secret(&bytes)));
+    }
+}
+
+/// 32 bytes out of 44 characters.
+fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let text = text.strip_suffix(b"=")?;
+    let digits = text.iter().map(|digit| DIGITS.iter().position(|known| known == digit));
+    let bits = digits.collect::<Option<Vec<_>>>()?;
+    let bytes = bits.chunks(4).flat_map(|group| {
+        let word = group.iter().fold(0, |word, digit| word << 6 | digit) << (6 * (4 - group.len()));
+        [(word >> 16) as u8, (word >> 8) as u8, word as u8]
+    });
+    Some(bytes.take(32).collect())
 }
 
 /// Two answers to one ciphertext would tell that it is not sound.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -36,8 +37,13 @@ impl Plain {
         };
         succeed(command.arg("-out").arg(&file));
         let mut command = OpenSsl::V3_5.program(&["pkey", "-noout", "-text", "-in"]);
-        let text = succeed(command.arg(&file));
-        Self { key_type: key_type.parse().unwrap(), file, values: private_values(&text) }
+        let mut values = private_values(&succeed(command.arg(&file)));
+        // The file as it is sent to the daemon: of a long one a line in the middle, where the private values are.
+        let pem = fs::read_to_string(&file).unwrap();
+        let lines: Vec<_> = pem.lines().collect();
+        let line = if lines.len() > 20 { lines[lines.len() / 2] } else { &lines[1][48..64] };
+        values.insert("PEM".into(), line.as_bytes().to_vec());
+        Self { key_type: key_type.parse().unwrap(), file, values }
     }
 
     /// Pieces of 16 bytes of each private value, from both of its ends: wherever the value was cut off, one is there.
@@ -116,6 +122,15 @@ fn key(daemon: &Daemon, verb: &str, label: &str) {
     succeed(&mut daemon.keyward(&["key", verb, label]));
 }
 
+/// Ends the threads of a test, one that fails too.
+struct AtTheEnd<'a>(&'a AtomicBool);
+
+impl Drop for AtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 const TYPES: [&str; 6] = ["p256", "p384", "p521", "ed25519", "rsa2048", "ml-dsa-44"];
 
 #[test]
@@ -157,6 +172,7 @@ fn requests_that_are_under_way_leave_nothing_behind() {
     succeed(&mut daemon.keyward(&["key", "import", "shop", "--use", "any", "--in", file]));
     let end = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _end = AtTheEnd(&end);
         for _ in 0..4 {
             scope.spawn(|| {
                 let address = Address::from_path(&daemon.socket()).unwrap();
@@ -172,6 +188,5 @@ fn requests_that_are_under_way_leave_nothing_behind() {
             key(&daemon, "enable", "shop");
             sign(&daemon, "shop", plain.key_type).unwrap();
         }
-        end.store(true, Ordering::Relaxed);
     });
 }

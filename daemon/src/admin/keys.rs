@@ -2,17 +2,17 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderName, StatusCode};
 use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::{Header, NewKey, Wkid};
 use tokio::sync::RwLockReadGuard;
-use zeroize::Zeroize;
 
+use super::plain_key::PlainKey;
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
 use crate::api::{self, Change, KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page};
 use crate::backend::grep11::Abilities;
@@ -97,9 +97,8 @@ pub(super) async fn import(
     Extension(Administrator(who)): Extension<Administrator>,
     Path(text): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
-    body: Body,
-) -> Result<(StatusCode, Json<KeyView>), AdminError> {
-    let file = PlainKey(body?);
+    file: PlainKey,
+) -> Result<(StatusCode, [(HeaderName, &'static str); 1], Json<KeyView>), AdminError> {
     let label = label(&text)?;
     let (mut words, mut backend, mut sign_and_decrypt) = (Vec::new(), None, false);
     for (name, value) in query {
@@ -121,7 +120,8 @@ pub(super) async fn import(
     check_uses(&uses, made.key_type, sign_and_decrypt)?;
     let view = add(&admin, label, uses, &home, made).await?;
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key imported");
-    Ok((StatusCode::CREATED, Json(view)))
+    // Its buffer, which holds the file, goes with the connection.
+    Ok((StatusCode::CREATED, [(CONNECTION, "close")], Json(view)))
 }
 
 pub(super) async fn adopt(
@@ -419,23 +419,6 @@ fn check_abilities(uses: &[Use], backend: &str, version: &Version) -> Result<(),
     Err(AdminError::Invalid(format!(
         "the unit of backend {backend} does not let the key {verb}, which was settled when it was made; make another one with {with}"
     )))
-}
-
-/// A private key in the clear on its way to the unit, wiped as far as it is ours alone.
-struct PlainKey(Bytes);
-
-impl Drop for PlainKey {
-    fn drop(&mut self) {
-        if let Ok(mut bytes) = core::mem::take(&mut self.0).try_into_mut() {
-            bytes.zeroize();
-        }
-    }
-}
-
-impl AsRef<[u8]> for PlainKey {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 /// Most versions of a key, which are all in memory when it is used.

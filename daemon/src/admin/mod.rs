@@ -28,6 +28,7 @@ mod certificates;
 mod csr;
 mod gate;
 mod keys;
+mod plain_key;
 mod units;
 
 use std::process;
@@ -175,6 +176,8 @@ enum AdminError {
     NotAnAdministrator,
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("the file is too long: a private key has at most {MAX_KEY_FILE} bytes")]
+    TooLong,
     #[error("{0}")]
     Unfit(String),
 }
@@ -185,12 +188,14 @@ impl IntoResponse for AdminError {
             Self::Backend(error) => backend_status(error),
             Self::Body(rejection) => rejection.status(),
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::LeftBehind(_) => StatusCode::CONFLICT,
             Self::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoRoute | Self::NoVersion(_) => StatusCode::NOT_FOUND,
             Self::NotAllowed(_) | Self::NotAnAdministrator => StatusCode::FORBIDDEN,
             Self::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,
             Self::Store(StoreError::Exists(_) | StoreError::Changed(_)) => StatusCode::CONFLICT,
+            Self::Store(StoreError::Altered(_)) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Store(StoreError::Io(..)) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

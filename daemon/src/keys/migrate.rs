@@ -3,6 +3,7 @@
 //! Migration vouches for what it finds, a forged store included: so it is asked for, and never done in passing. It copies
 //! the file first, and is one transaction: broken off at any point, it can be begun again.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,7 +16,7 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-use super::index::Root;
+use super::index::{self, List, Root};
 use super::store::{self, OLD_FORMAT, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT};
 use super::store_key::Seals;
 use super::tables::{FORMAT, KEYS, META, Writing};
@@ -134,6 +135,7 @@ impl OldStore {
             transaction.set_quick_repair(true);
             let count = {
                 let (mut tables, mut root) = (Writing::open(&transaction)?, Root::new());
+                let mut lists: BTreeMap<u32, List> = BTreeMap::new();
                 let labels = tables.keys.iter()?.map(|row| Ok(row?.0.value().to_owned()));
                 let labels = labels.collect::<Result<Vec<String>, redb::Error>>()?;
                 for label in &labels {
@@ -144,8 +146,12 @@ impl OldStore {
                         let (store, label) = (self.path.clone(), label.clone());
                         return Ok(Err(MigrationError::Record { store, label }));
                     }
-                    // Cannot be refused: the list was begun by this transaction.
-                    tables.write(&seals, &mut root, label, Some(&row))?;
+                    let mac = seals.of_record(label, &row);
+                    tables.keys.insert(label.as_str(), [&mac, &*row].concat().as_slice())?;
+                    lists.entry(index::list_of(label)).or_default().insert(label.clone(), mac);
+                }
+                for (number, list) in &lists {
+                    tables.write_list(&seals, &mut root, *number, list)?;
                 }
                 // The secret for implicit rejection is derived from the store key now.
                 tables.meta.remove(OLD_REJECTION)?;

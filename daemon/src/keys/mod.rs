@@ -6,6 +6,7 @@
 mod index;
 mod migrate;
 mod record;
+pub mod rows;
 mod store;
 mod store_key;
 mod tables;

@@ -194,10 +194,22 @@ impl<'t> Writing<'t> {
                 list.remove(label);
             }
         }
-        let bytes = index::encode(&list);
+        self.write_list(seals, root, number, &list)?;
+        Ok(true)
+    }
+
+    /// Writes a list of the index.
+    pub(super) fn write_list(
+        &mut self,
+        seals: &Seals,
+        root: &mut Root,
+        number: u32,
+        list: &List,
+    ) -> Result<(), redb::Error> {
+        let bytes = index::encode(list);
         self.index.insert(number, bytes.as_slice())?;
         root.set(number, seals.of_list(number, &bytes));
-        Ok(true)
+        Ok(())
     }
 
     /// Authenticates the facts and the root of the index as they are now.

@@ -19,7 +19,7 @@ use crate::backend::grep11::Trace;
 use crate::backend::{Asked, Backend, BackendError, Input, Times};
 use crate::changes::is_empty;
 use crate::daemon::Daemon;
-use crate::keys::{Key, State, Version};
+use crate::keys::{Key, State, StoreError, Version};
 use crate::peers::users::{Account, Admitted};
 use crate::policy::act::Act;
 use crate::policy::authorise::Peer;
@@ -261,8 +261,12 @@ async fn find(daemon: &Daemon, peer: &Peer, label: &str) -> Result<Arc<Key>, Out
     match daemon.keys.get(&label).await {
         Ok(key) => key.ok_or(Outcome::UnknownKey),
         Err(error) => {
-            fault(daemon, peer, "look up the key", label.as_str(), &error, Outcome::Internal);
-            Err(Outcome::Internal)
+            let outcome = match error {
+                StoreError::Altered(_) => Outcome::BlobDamaged,
+                _ => Outcome::Internal,
+            };
+            fault(daemon, peer, "look up the key", label.as_str(), &error, outcome);
+            Err(outcome)
         }
     }
 }

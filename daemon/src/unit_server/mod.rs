@@ -112,6 +112,9 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(MAX_CONCURRENT_CALLS);
+        let unit = Arc::new(unit);
+        // Runs until the runtime ends.
+        drop(tokio::spawn(run::sweep(Arc::clone(&unit))));
         let mut crypto = Crypto::new(unit);
         if options.simulation.padding_errors {
             crypto = crypto.with_padding_errors();

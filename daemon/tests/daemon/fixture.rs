@@ -57,7 +57,12 @@ impl Daemon {
     }
 
     pub(crate) fn new_master_key(&self) {
-        let path = self.path("master.key");
+        self.new_key("master.key");
+    }
+
+    /// 32 random bytes in a file for its owner alone.
+    pub(crate) fn new_key(&self, name: &str) {
+        let path = self.path(name);
         let _ = fs::remove_file(&path);
         let mut random = [0; 32];
         File::open("/dev/urandom").unwrap().read_exact(&mut random).unwrap();

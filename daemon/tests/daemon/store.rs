@@ -1,16 +1,19 @@
-//! What the disk can do to the keys.
+//! What the disk can do to the keys, and who can write to the file.
 
 use std::collections::HashSet;
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use keyward_proto::Outcome;
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Database, ReadableTable, Table, TableDefinition};
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
+use serde_json::Value;
 
-use crate::fixture::{Daemon, certificate_verify};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, told};
 
 #[test]
 fn every_key_that_was_acknowledged_survives_kill_9() {
@@ -121,54 +124,270 @@ fn fill(daemon: &Daemon, make_room: impl FnOnce()) {
     assert_eq!(count as u32, made + 2, "title and keys");
 }
 
+/// Who can write to the file, and does not have the master key, gets nothing signed by it.
 #[test]
-fn a_damaged_blob_is_told_from_one_of_another_master_key() {
-    let mut daemon = Daemon::production(&[("*", "tls-server")]);
-    for label in ["sound", "hurt"] {
+fn a_record_that_was_edited_is_refused_and_no_other() {
+    let mut daemon = Daemon::production(&[("*", "any")]);
+    for label in ["sound", "edited", "swapped", "other", "gone"] {
         daemon.succeed(&["key", "generate", label, "--type", "p256"]);
     }
+    daemon.succeed(&["key", "disable", "other"]);
     daemon.end(Signal::TERM);
-    damage(&daemon, "hurt");
+    alter(&daemon, |keys| {
+        let row = |label| keys.get(label).unwrap().unwrap().value().to_vec();
+        let (edited, swapped, other) = (row("edited"), row("swapped"), row("other"));
+        let blob = |row: &[u8]| record(row)["versions"][0]["blob"].clone();
+        let mut more = record(&edited);
+        more["uses"] = "any".split(' ').collect::<Vec<_>>().into();
+        keys.insert("edited", with_record(&edited, &more).as_slice()).unwrap();
+        let mut moved = record(&swapped);
+        moved["versions"][0]["blob"] = blob(&other);
+        keys.insert("swapped", with_record(&swapped, &moved).as_slice()).unwrap();
+        keys.remove("gone").unwrap();
+    });
     daemon.start(&[]);
-    let message = certificate_verify();
-    assert_eq!(daemon.outcome("sound", &message), Outcome::Done);
-    assert_eq!(daemon.outcome("hurt", &message), Outcome::BlobDamaged);
-    assert!(daemon.log().contains("its blob is damaged"), "{}", daemon.log());
-
-    let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
-    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    let old = status["backends"][0]["wkid"].as_str().unwrap().to_owned();
-    daemon.end(Signal::TERM);
-    daemon.new_master_key();
-    daemon.start(&[]);
-    assert_eq!(daemon.outcome("sound", &message), Outcome::OtherMasterKey);
-    let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
-    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    let new = status["backends"][0]["wkid"].as_str().unwrap();
+    assert_eq!(daemon.outcome("sound", &certificate_verify()), Outcome::Done);
+    for label in ["edited", "swapped", "gone"] {
+        for message in [&certificate_verify()[..], b"any text"] {
+            assert_eq!(daemon.outcome(label, message), Outcome::BlobDamaged, "{label}");
+        }
+        let (_, line) = daemon.fail(&["key", "show", label]);
+        assert!(line.contains(&format!("the record of key {label} in the key store was altered")), "{line}");
+        assert!(line.contains("restore the store from a backup"), "{line}");
+    }
     assert!(
-        daemon.log().lines().any(|line| line.contains("WARN") && line.contains(&old) && line.contains(new)),
+        daemon.log().contains("the record of key edited in the key store was altered"),
         "{}",
         daemon.log()
     );
-    daemon.succeed(&["key", "generate", "fresh", "--type", "p256"]);
-    assert_eq!(daemon.outcome("fresh", &message), Outcome::Done);
+
+    let listed = daemon.keyward(&["key", "list"]);
+    let text = String::from_utf8(listed.stdout).unwrap();
+    let state = |label: &str| {
+        let line = text.lines().find(|line| line.split_whitespace().next() == Some(label)).unwrap();
+        ["enabled", "disabled", "altered"].into_iter().find(|state| line.contains(state)).unwrap()
+    };
+    assert_eq!((state("sound"), state("other")), ("enabled", "disabled"));
+    assert_eq!((state("edited"), state("swapped"), state("gone")), ("altered", "altered", "altered"));
+    assert_eq!(String::from_utf8(listed.stderr).unwrap().lines().count(), 3);
+    // What the message says.
+    daemon.succeed(&["key", "delete", "edited"]);
+    daemon.succeed(&["key", "generate", "edited", "--type", "p256"]);
+    assert_eq!(daemon.outcome("edited", &certificate_verify()), Outcome::Done);
 }
 
-/// Changes one character in the middle of the blob of a key.
-fn damage(daemon: &Daemon, label: &str) {
-    const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
+#[test]
+fn an_old_copy_of_a_record_does_not_enable_a_key() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    for label in ["shop", "other"] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    daemon.end(Signal::TERM);
+    let mut old = Vec::new();
+    alter(&daemon, |keys| old = keys.get("shop").unwrap().unwrap().value().to_vec());
+    daemon.start(&[]);
+    daemon.succeed(&["key", "disable", "shop"]);
+    daemon.end(Signal::TERM);
+    alter(&daemon, |keys| drop(keys.insert("shop", old.as_slice()).unwrap()));
+    daemon.start(&[]);
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::BlobDamaged);
+    assert_eq!(daemon.outcome("other", &certificate_verify()), Outcome::Done);
+}
+
+#[test]
+fn a_store_of_development_is_none_of_production() {
+    let mut daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.end(Signal::TERM);
     let database = Database::open(daemon.path("state/keys.redb")).unwrap();
-    let stored = {
-        let table = database.begin_read().unwrap().open_table(KEYS).unwrap();
-        table.get(label).unwrap().unwrap().value().to_vec()
-    };
-    let mut record: serde_json::Value = serde_json::from_slice(&stored).unwrap();
-    let blob = record["versions"][0]["blob"].as_str().unwrap().to_owned();
-    let middle = blob.len() / 2;
-    let other = if blob.as_bytes()[middle] == b'A' { "B" } else { "A" };
-    record["versions"][0]["blob"] = format!("{}{other}{}", &blob[..middle], &blob[middle + 1..]).into();
     let transaction = database.begin_write().unwrap();
-    let bytes = serde_json::to_vec(&record).unwrap();
-    transaction.open_table(KEYS).unwrap().insert(label, bytes.as_slice()).unwrap();
+    transaction.open_table(META).unwrap().insert("dev", "no").unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    std::fs::copy(daemon.path("state/dev-master.key"), daemon.path("master.key")).unwrap();
+    daemon.configure(&daemon.production_configuration(&[("*", "any")]));
+    let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+    assert_eq!(status, 65, "{line}");
+    assert!(line.contains("keys.redb was altered by something else than keyward"), "{line}");
+}
+
+#[test]
+fn another_master_key_is_told_at_the_start() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let old = status["backends"][0]["wkid"].as_str().unwrap().to_owned();
+    daemon.end(Signal::TERM);
+    let kept = std::fs::read(daemon.path("master.key")).unwrap();
+    daemon.new_master_key();
+    let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+    assert_eq!(status, 78, "{line}");
+    assert!(line.contains(&old) && line.contains("configure the one that it was made with"), "{line}");
+    std::fs::write(daemon.path("master.key"), kept).unwrap();
+    daemon.start(&[]);
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+}
+
+#[test]
+fn without_a_master_key_the_store_has_a_key_of_its_own() {
+    let mut daemon = Daemon::prepare("");
+    let unit = "[grep11.hsm]\nendpoints = [\"localhost:1\"]\nplaintext = true\n";
+    let refused = |daemon: &Daemon, more: &str, part: &str| {
+        daemon.configure(&format!("{unit}{more}"));
+        let mut serve = daemon.serve(&[]);
+        let (status, line) = told(&serve.env_remove("CREDENTIALS_DIRECTORY").output().unwrap());
+        assert!(status == 78 && line.contains(part), "{status} {line}");
+    };
+    refused(&daemon, "", "set key in section [store] of the configuration to a file made with (umask 077;");
+    let output = daemon.serve(&["--check-config"]).output().unwrap();
+    let warning = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && warning.contains("warning: no store key"), "{warning}");
+
+    let store = |path: &str| format!("[store]\nkey = {:?}\n", daemon.path(path));
+    let (good, beside) = (store("store.key"), store("state/store.key"));
+    daemon.new_key("store.key");
+    refused(&daemon, &store("none.key"), "cannot read the store key");
+    daemon.configure(&format!("{unit}{good}"));
+    daemon.start(&[]);
+    daemon.end(Signal::TERM);
+    daemon.start(&[]);
+    daemon.end(Signal::TERM);
+    daemon.new_key("state/store.key");
+    refused(&daemon, &beside, "it lies in the state directory");
+    daemon.new_key("other.key");
+    refused(&daemon, &format!("[store]\nkey = {:?}\n", daemon.path("other.key")), "another store key");
+    refused(&daemon, "", "no store key");
+
+    // As systemd passes it.
+    std::fs::create_dir(daemon.path("credentials")).unwrap();
+    std::fs::rename(daemon.path("store.key"), daemon.path("credentials/store-key")).unwrap();
+    daemon.configure(unit);
+    let mut serve = daemon.serve(&[]);
+    serve.env("CREDENTIALS_DIRECTORY", daemon.path("credentials"));
+    daemon.start_as(&mut serve);
+}
+
+#[test]
+fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    for label in ["shop", "other", "off"] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    daemon.succeed(&["key", "disable", "off"]);
+    let listed = daemon.succeed(&["key", "list", "--json"]);
+    daemon.end(Signal::TERM);
+    make_old(&daemon, 0);
+    let old = std::fs::read(daemon.path("state/keys.redb")).unwrap();
+
+    let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+    assert_eq!(status, 78, "{line}");
+    let command = line.trim_end().rsplit_once("runs as: ").unwrap().1;
+    assert!(command.starts_with("keyward serve --migrate-store --state-dir"), "{line}");
+    // As it stands there.
+    let path = std::path::Path::new(PROGRAM).parent().unwrap();
+    let output = Command::new("/bin/sh").args(["-c", command]).env("PATH", path).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
+    let copy = daemon.path("state/keys.redb.before-format-2");
+    assert!(text.contains("its 3 keys") && text.contains(copy.to_str().unwrap()), "{text}");
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = daemon.serve(&["--migrate-store"]).output().unwrap();
+    assert!(String::from_utf8(again.stdout).unwrap().contains("already"));
+
+    daemon.start(&[]);
+    assert_eq!(daemon.succeed(&["key", "list", "--json"]), listed);
+    for label in ["shop", "other"] {
+        assert_eq!(daemon.outcome(label, &certificate_verify()), Outcome::Done);
+    }
+    assert_eq!(daemon.outcome("off", &certificate_verify()), Outcome::KeyDisabled);
+    daemon.end(Signal::TERM);
+
+    // Whoever puts an old store in the place of a migrated one has it refused, the command notwithstanding.
+    std::fs::write(daemon.path("state/keys.redb"), old).unwrap();
+    make_old(&daemon, 1);
+    let (status, line) = told(&daemon.serve(&["--migrate-store"]).output().unwrap());
+    assert!(status == 65 && line.contains("someone has put an old or a forged one in its place"), "{line}");
+}
+
+#[test]
+fn a_migration_that_is_killed_is_begun_again() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.end(Signal::TERM);
+    make_old(&daemon, 2000);
+    let old = std::fs::read(daemon.path("state/keys.redb")).unwrap();
+    // As long as it takes if nobody disturbs it.
+    let begin = Instant::now();
+    assert!(daemon.serve(&["--migrate-store"]).output().unwrap().status.success());
+    let whole = begin.elapsed();
+    std::fs::remove_file(daemon.path("state/keys.redb.before-format-2")).unwrap();
+    std::fs::write(daemon.path("state/keys.redb"), old).unwrap();
+    let mut kills = 0;
+    for part in 0..16 {
+        let mut migration = daemon.serve(&["--migrate-store"]).stdout(Stdio::null()).spawn().unwrap();
+        // The moment is what is tried out, not what is waited for.
+        thread::sleep(whole * part / 12);
+        kills += u32::from(migration.try_wait().unwrap().is_none());
+        migration.kill().unwrap();
+        migration.wait().unwrap();
+    }
+    assert!(kills > 3, "killed {kills} times");
+    assert!(daemon.serve(&["--migrate-store"]).output().unwrap().status.success());
+    daemon.start(&[]);
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+    assert_eq!(daemon.outcome("copy-1999", &certificate_verify()), Outcome::Done);
+    let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["keys"], 2001);
+}
+
+/// The record in a row: what stands after the MAC.
+fn record(row: &[u8]) -> Value {
+    serde_json::from_slice(&row[MAC..]).unwrap()
+}
+
+/// A row with the same MAC and another record.
+fn with_record(row: &[u8], record: &Value) -> Vec<u8> {
+    [&row[..MAC], &serde_json::to_vec(record).unwrap()].concat()
+}
+
+/// Does something to the records that the daemon does not do.
+fn alter(daemon: &Daemon, f: impl FnOnce(&mut Table<'_, &'static str, &'static [u8]>)) {
+    let database = Database::open(daemon.path("state/keys.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    f(&mut transaction.open_table(KEYS).unwrap());
     transaction.commit().unwrap();
 }
+
+/// Makes the store what the version before the MACs had written, with so many copies of the key `shop`.
+fn make_old(daemon: &Daemon, copies: u32) {
+    let database = Database::open(daemon.path("state/keys.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut keys = transaction.open_table(KEYS).unwrap();
+        let rows = keys.iter().unwrap().map(Result::unwrap);
+        let rows: Vec<_> = rows.map(|row| (row.0.value().to_owned(), row.1.value().to_vec())).collect();
+        for (label, row) in &rows {
+            let record = if row[0] == b'{' { row } else { &row[MAC..] };
+            keys.insert(label.as_str(), record).unwrap();
+        }
+        let shop = keys.get("shop").unwrap().unwrap().value().to_vec();
+        for number in 0..copies {
+            keys.insert(format!("copy-{number}").as_str(), shop.as_slice()).unwrap();
+        }
+        let mut meta = transaction.open_table(META).unwrap();
+        for name in ["seal", "store-key", "store-key-name"] {
+            meta.remove(name).unwrap();
+        }
+        meta.insert("format", "1").unwrap();
+        meta.insert("rejection-secret", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
+    }
+    transaction.delete_table(TableDefinition::<u32, &[u8]>::new("index")).unwrap();
+    transaction.commit().unwrap();
+}
+
+const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
+const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+/// Length of the MAC of a record.
+const MAC: usize = 32;

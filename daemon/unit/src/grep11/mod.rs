@@ -27,6 +27,8 @@ pub use attributes::parameter_set;
 pub use error::Error;
 pub use public_key::spki_of_public_key_blob;
 
+use std::sync::Arc;
+
 use keyward_grep11::{KeyBlob, ckr};
 
 use crate::Unit;
@@ -35,15 +37,15 @@ use crate::object::{Material, Object};
 
 /// A crypto unit, as the service `grep11.Crypto` has it.
 pub struct Crypto {
-    unit: Unit,
+    unit: Arc<Unit>,
     /// Whether it is an error of decryption that a padding of PKCS #1 v1.5 is wrong.
     padding_errors: bool,
 }
 
 impl Crypto {
     /// Serves a unit.
-    pub fn new(unit: Unit) -> Self {
-        Self { unit, padding_errors: false }
+    pub fn new(unit: impl Into<Arc<Unit>>) -> Self {
+        Self { unit: unit.into(), padding_errors: false }
     }
 
     /// The same with older firmware, which tells in decryption that a padding of PKCS #1 v1.5 is wrong.

@@ -1,0 +1,77 @@
+//! A private key in the clear on its way to the unit.
+
+use core::time::Duration;
+
+use axum::RequestExt;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use http_body_util::BodyExt;
+use tokio::runtime::Handle;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::AdminError;
+use crate::api::MAX_KEY_FILE;
+
+/// The key file in the body of a request. The copy here is wiped when it is dropped, and what the HTTP server has read a
+/// moment later: until the connection is closed, that shares its buffer.
+pub(super) struct PlainKey {
+    file: Zeroizing<Vec<u8>>,
+    read: Read,
+}
+
+impl<S: Sync> FromRequest<S> for PlainKey {
+    type Rejection = AdminError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, AdminError> {
+        let mut body = request.into_limited_body();
+        // As large as it can become, so that growing leaves no copies behind.
+        let file = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE));
+        let mut key = Self { file, read: Read { parts: Vec::new(), runtime: Handle::current() } };
+        while let Some(frame) = body.frame().await {
+            let Ok(part) = frame.map_err(|_| AdminError::TooLong)?.into_data() else { continue };
+            key.read.parts.push(part.clone());
+            if key.file.len() + part.len() > MAX_KEY_FILE {
+                return Err(AdminError::TooLong);
+            }
+            key.file.extend_from_slice(&part);
+        }
+        Ok(key)
+    }
+}
+
+impl AsRef<[u8]> for PlainKey {
+    fn as_ref(&self) -> &[u8] {
+        &self.file
+    }
+}
+
+/// What the HTTP server has read.
+struct Read {
+    parts: Vec<Bytes>,
+    /// Wipes them. Where the key is dropped there may be another one, or none.
+    runtime: Handle,
+}
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        let mut parts = core::mem::take(&mut self.parts);
+        drop(self.runtime.spawn(async move {
+            for _ in 0..ATTEMPTS {
+                parts = parts.into_iter().filter_map(wiped).collect();
+                if parts.is_empty() {
+                    return;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }));
+    }
+}
+
+/// Wipes some bytes if they are ours alone; gives them back if they are not.
+fn wiped(bytes: Bytes) -> Option<Bytes> {
+    bytes.try_into_mut().map(|mut bytes| bytes.zeroize()).err()
+}
+
+/// The answer says that the connection is closed after it, so this is soon.
+const PAUSE: Duration = Duration::from_millis(20);
+const ATTEMPTS: usize = 500;
