@@ -223,19 +223,12 @@ impl Store {
         let seals = self.seals()?;
         self.read(|tables| {
             let Some(root) = tables.root(seals)? else { return Ok(Err(self.altered())) };
-            let mut keys = Vec::new();
-            for (label, listed) in tables.labels(seals, &root, after, limit)? {
-                let found = match listed {
-                    Some(mac) => tables.find_listed(seals, label.as_str(), mac.as_ref())?,
-                    None => Found::Altered,
-                };
-                keys.push(match self.decode(&label, found) {
-                    Ok(Some(key)) => Listed::Key(key),
-                    Ok(None) => continue,
-                    Err(_) => Listed::Altered(label),
-                });
-            }
-            Ok(Ok(keys))
+            let page = tables.page(seals, &root, after, limit)?;
+            let listed = page.into_iter().filter_map(|(label, found)| match self.decode(&label, found) {
+                Ok(key) => key.map(Listed::Key),
+                Err(_) => Some(Listed::Altered(label)),
+            });
+            Ok(Ok(listed.collect()))
         })
     }
 

@@ -1,6 +1,6 @@
 //! The tables of the key store in one transaction: what is read is checked, what is written is authenticated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -106,12 +106,7 @@ where
     }
 
     /// The record of a label of which the index says this.
-    pub(super) fn find_listed(
-        &self,
-        seals: &Seals,
-        label: &str,
-        listed: Option<&Mac>,
-    ) -> Result<Found, redb::Error> {
+    fn find_listed(&self, seals: &Seals, label: &str, listed: Option<&Mac>) -> Result<Found, redb::Error> {
         let row = self.keys.get(label)?;
         let (Some(row), Some(listed)) = (&row, listed) else {
             return Ok(if row.is_none() && listed.is_none() { Found::Nothing } else { Found::Altered });
@@ -122,45 +117,45 @@ where
         })
     }
 
-    /// Up to `limit` labels in their order from the first one after `after`, each with what the index says of it, and
-    /// those that only the index or only the table of records has; `None` for all of a list that was altered.
-    #[expect(clippy::type_complexity)]
-    pub(super) fn labels(
+    /// Up to `limit` records in the order of their labels from the first one after `after`, with those that the index has
+    /// and the table of records has not, and the other way round.
+    pub(super) fn page(
         &self,
         seals: &Seals,
         root: &Root,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<(Label, Option<Option<Mac>>)>, redb::Error> {
+    ) -> Result<Vec<(Label, Found)>, redb::Error> {
         use core::ops::Bound::{Excluded, Unbounded};
-        let from = (after.map_or(Unbounded, Excluded), Unbounded);
         let mut lists = Vec::new();
         for number in 0..LISTS {
             lists.push(self.list(seals, root, number)?);
         }
-        let mut labels = BTreeMap::new();
-        for (label, mac) in lists.iter().flatten().flatten() {
-            if after.is_none_or(|after| after < label.as_str()) {
-                labels.insert(label.clone(), Some(Some(*mac)));
-            }
-        }
-        let mut found = 0;
-        for row in self.keys.range::<&str>(from)? {
+        let listed = lists.iter().flatten().flat_map(List::keys);
+        let listed = listed.filter(|label| after.is_none_or(|after| after < label.as_str()));
+        let mut labels: BTreeSet<String> = listed.cloned().collect();
+        let mut left = limit;
+        for row in self.keys.range::<&str>((after.map_or(Unbounded, Excluded), Unbounded))? {
             let row = row?.0;
-            // Nobody can ask for a key of another name, so it takes no place in the list either.
-            if row.value().parse::<Label>().is_err() {
-                continue;
-            }
-            if found == limit {
+            if left == 0 {
                 break;
             }
-            found += 1;
-            let label = row.value().to_owned();
-            let is_listed = lists.get(index::list_of(&label) as usize).is_some_and(Option::is_some);
-            labels.entry(label).or_insert(is_listed.then_some(None));
+            // Nobody can ask for a key of another name, so it takes no place in the list either.
+            if row.value().parse::<Label>().is_ok() {
+                labels.insert(row.value().to_owned());
+                left -= 1;
+            }
         }
-        let labels = labels.into_iter().filter_map(|(label, listed)| Some((label.parse().ok()?, listed)));
-        Ok(labels.take(limit).collect())
+        let mut page = Vec::new();
+        for text in labels.into_iter().take(limit) {
+            let Ok(label) = text.parse() else { continue };
+            let found = match lists.get(index::list_of(&text) as usize) {
+                Some(Some(list)) => self.find_listed(seals, &text, list.get(&text))?,
+                _ => Found::Altered,
+            };
+            page.push((label, found));
+        }
+        Ok(page)
     }
 }
 
