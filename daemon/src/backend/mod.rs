@@ -238,6 +238,7 @@ impl BackendError {
                         | UnitError::DigestLength { .. }
                         | UnitError::KeyCannotDecrypt
                         | UnitError::KeyTypeNotSupported(_)
+                        | UnitError::Retired
                         | UnitError::SchemeNotSupported { .. }
                         | UnitError::WholeMessageNeeded(_)
                 )
@@ -265,6 +266,7 @@ impl BackendError {
                 | UnitError::SchemeNotSupported { .. }
                 | UnitError::WholeMessageNeeded(_) => Outcome::NotSupported,
                 UnitError::OtherMasterKey { .. } => Outcome::OtherMasterKey,
+                UnitError::Retired => Outcome::KeyDisabled,
                 _ => Outcome::Internal,
             },
         }

@@ -10,9 +10,9 @@ use crate::object::Object;
 /// Private keys in the clear, by their blobs: a bounded number, and none for longer than it is used.
 pub(crate) struct Cache {
     keys: LruCache<Box<[u8]>, Entry, BuildHasherDefault<MacTail>>,
-    /// Blobs whose keys are not kept, by the tails of their MACs, each with the sweeps since it was retired.
+    /// Blobs that are not to be used, by the tails of their MACs, each with the sweeps since it was retired.
     ///
-    /// A request may have read a key just before the key was disabled, and bring the blob just after.
+    /// A request may have read a key before the key was disabled, and bring the blob afterwards.
     retired: HashMap<u64, u16, BuildHasherDefault<MacTail>>,
 }
 
@@ -33,11 +33,16 @@ impl Cache {
 
     /// Keeps a key, unless its blob is retired. Returns the key that had to make room.
     pub(crate) fn put(&mut self, blob: &[u8], key: &Arc<Object>) -> Option<Arc<Object>> {
-        if self.retired.contains_key(&tail(blob)) {
+        if self.is_retired(blob) {
             return None;
         }
         let entry = Entry { key: Arc::clone(key), idle: 0 };
         self.keys.push(blob.into(), entry).map(|(_, entry)| entry.key)
+    }
+
+    /// Whether a blob was retired, and not reinstated.
+    pub(crate) fn is_retired(&self, blob: &[u8]) -> bool {
+        self.retired.contains_key(&tail(blob))
     }
 
     /// Gives up the key of a blob, and keeps it no more until the blob is reinstated.

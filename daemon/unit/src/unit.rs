@@ -75,7 +75,7 @@ impl Unit {
     /// Forgets the private keys of blobs that nobody may use any more, and wipes them.
     ///
     /// A signature that is being made keeps its key until it is done. One that is asked for later, since the blob was
-    /// read earlier, is made as before, and its key is wiped at once.
+    /// read earlier, is refused with [`UnitError::Retired`].
     pub fn retire<'b>(&self, blobs: impl IntoIterator<Item = &'b [u8]>) {
         for blob in blobs {
             let forgotten = self.with_cache(|cache| cache.retire(blob));
@@ -83,7 +83,7 @@ impl Unit {
         }
     }
 
-    /// Takes [`Self::retire`] back: the private keys of these blobs may be kept at hand again.
+    /// Takes [`Self::retire`] back: these blobs may be used again.
     pub fn reinstate<'b>(&self, blobs: impl IntoIterator<Item = &'b [u8]>) {
         self.with_cache(|cache| blobs.into_iter().for_each(|blob| cache.reinstate(blob)));
     }
@@ -133,8 +133,10 @@ impl Unit {
     /// A blob comes into the cache only after its MAC was verified, and is found there only by a blob that is
     /// equal to it in every byte. So what is found needs no second look.
     pub(crate) fn unwrapped(&self, blob: &[u8]) -> Result<Arc<Object>, UnitError> {
-        if let Some(object) = self.with_cache(|cache| cache.get(blob)) {
-            return Ok(object);
+        match self.with_cache(|cache| cache.get(blob).ok_or_else(|| cache.is_retired(blob))) {
+            Ok(object) => return Ok(object),
+            Err(true) => return Err(UnitError::Retired),
+            Err(false) => {}
         }
         let (attributes, plain) = blob::unwrap(&self.keys, blob)?;
         // What the MAC vouches for was made by `wrap`, so this fails but for a lack of memory.
@@ -222,6 +224,9 @@ pub enum UnitError {
         /// The master key of this unit.
         unit: Wkid,
     },
+    /// The key may not be used any more, which was settled after the blob was read.
+    #[error("the key was disabled or deleted while the request waited")]
+    Retired,
     /// The key is of another type than the scheme.
     #[error("a key of type {key_type} cannot sign with {scheme}")]
     SchemeNotSupported {
@@ -389,26 +394,24 @@ mod tests {
     fn a_retired_key_is_wiped_and_does_not_come_back() {
         let unit = unit();
         let [blob, other] = [0; 2].map(|_| unit.generate(KeyType::P256).unwrap().blob);
-        let sign = |blob: &[u8]| unit.sign(blob, Scheme::EcdsaSecp256r1Sha256, Input::Message(b"m")).unwrap();
-        sign(&blob);
-        sign(&other);
+        let sign = |blob: &[u8]| unit.sign(blob, Scheme::EcdsaSecp256r1Sha256, Input::Message(b"m"));
+        let kept = |blob: &[u8]| unit.with_cache(|cache| cache.contains(blob));
+        sign(&blob).unwrap();
+        sign(&other).unwrap();
         let under_way = unit.unwrapped(&blob).unwrap();
         let key = Arc::downgrade(&under_way);
         unit.retire([&*blob]);
-        assert_eq!(cached(&unit), 1);
+        assert!(!kept(&blob) && kept(&other));
         assert_eq!(key.strong_count(), 1, "the signature that is being made has it");
+        // A request that found the blob usable and has unwrapped it just then.
+        unit.with_cache(|cache| cache.put(&blob, &under_way));
         drop(under_way);
         assert_eq!(key.strong_count(), 0);
 
-        sign(&blob);
-        assert!(
-            !unit.with_cache(|cache| cache.contains(&blob)),
-            "of a request that had read the blob before"
-        );
-        assert!(unit.with_cache(|cache| cache.contains(&other)));
+        assert_eq!(sign(&blob), Err(UnitError::Retired), "of a request that had read the blob before");
         unit.reinstate([&*blob]);
-        sign(&blob);
-        assert!(unit.with_cache(|cache| cache.contains(&blob)));
+        sign(&blob).unwrap();
+        assert!(kept(&blob));
     }
 
     #[test]
@@ -432,8 +435,7 @@ mod tests {
         let blob = unit.generate(KeyType::Ed25519).unwrap().blob;
         unit.retire([&*blob]);
         for _ in 0..120 {
-            unit.unwrapped(&blob).unwrap();
-            assert_eq!(cached(&unit), 0);
+            assert!(matches!(unit.unwrapped(&blob), Err(UnitError::Retired)));
             unit.sweep();
         }
         unit.sweep();
