@@ -32,7 +32,8 @@ pub(crate) fn load_named(
         return read(path, Guard::Mode).map(Some);
     }
     let credential = env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(credential));
-    // systemd opens credentials to the service by an access control list, which shows as a group's mode.
+    // systemd opens credentials to the service by an access control list, which shows as a group's
+    // mode.
     credential.filter(|path| path.exists()).map(|path| read(&path, Guard::Systemd)).transpose()
 }
 

@@ -1,7 +1,8 @@
 //! Where the key of the key store comes from.
 //!
-//! The master key of the embedded unit wraps it, and the store holds it in that form. A daemon without a master key, since
-//! it has remote units alone, reads it from a file or a credential.
+//! The master key of the embedded unit wraps the store key, and the store holds it in that form. A
+//! daemon that has remote units alone has no master key: it reads the store key from a file or a
+//! credential.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -136,7 +137,7 @@ fn refuse_beside_the_store(path: &Path, state_dir: &Path) -> Result<(), StoreKey
     }
 }
 
-/// Its name among the credentials of systemd.exec(5).
+/// The name of the store key among the credentials of systemd.exec(5).
 const CREDENTIAL: &str = "store-key";
 
 #[cfg(test)]

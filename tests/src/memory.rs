@@ -1,10 +1,11 @@
-//! What stands in the memory of a process.
+//! The memory of a process, searched for secrets.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-/// How often each of some byte strings stands in the memory that a process may write to, in either order of its bytes: a
-/// number may be kept with its lowest byte first. Only root may look. Each has at least two bytes.
+/// How often each of some byte strings stands in the memory that a process may write to, in either
+/// order of its bytes: a number may be kept with its lowest byte first. Only root may look. Each
+/// has at least two bytes.
 pub fn count(process: u32, wanted: &[&[u8]]) -> Vec<usize> {
     let reversed: Vec<Vec<u8>> = wanted.iter().map(|bytes| bytes.iter().rev().copied().collect()).collect();
     // By their first two bytes, so that memory is gone through once whatever their number.

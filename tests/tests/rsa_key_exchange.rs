@@ -178,8 +178,8 @@ fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
     assert_eq!(again, answers);
 }
 
-/// With a copy of the store and a grant, nobody finds out which answers are substitutes: nothing in the file is the secret
-/// that they are derived from, whatever the place and the form.
+/// With a copy of the store and a grant, nobody finds out which answers are substitutes: nothing in
+/// the file is the secret that they are derived from, whatever the place and the form.
 fn a_copy_of_the_store_tells_nothing_of_a_padding(backend: Backend) {
     let mut daemon = Daemon::start_on(backend);
     succeed(&mut generate(&daemon, "shop", "rsa2048", &KEY_EXCHANGE));
@@ -191,7 +191,8 @@ fn a_copy_of_the_store_tells_nothing_of_a_padding(backend: Backend) {
     assert!(daemon.stop().success());
     let store = fs::read(daemon.path("state/keys.redb")).unwrap();
 
-    // What the daemon derives, from each secret that could be meant: the public key is known.
+    // The daemon derives the answer so, from the right secret; the public key is known to
+    // everybody.
     let is_secret = |secret: &[u8]| {
         let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), reference.spki());
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA384, key.as_ref()), &garbage);

@@ -38,7 +38,8 @@ impl Plain {
         succeed(command.arg("-out").arg(&file));
         let mut command = OpenSsl::V3_5.program(&["pkey", "-noout", "-text", "-in"]);
         let mut values = private_values(&succeed(command.arg(&file)));
-        // The file as it is sent to the daemon: of a long one a line in the middle, where the private values are.
+        // The file as it is sent to the daemon: of a long one a line in the middle, where the
+        // private values are.
         let pem = fs::read_to_string(&file).unwrap();
         let lines: Vec<_> = pem.lines().collect();
         let line = if lines.len() > 20 { lines[lines.len() / 2] } else { &lines[1][48..64] };
@@ -46,7 +47,8 @@ impl Plain {
         Self { key_type: key_type.parse().unwrap(), file, values }
     }
 
-    /// Pieces of 16 bytes of each private value, from both of its ends: wherever the value was cut off, one is there.
+    /// Pieces of 16 bytes of each private value, from both of its ends: wherever the value was cut
+    /// off, one is there.
     fn pieces(&self) -> Vec<(&str, &[u8])> {
         let pieces = self.values.iter().flat_map(|(name, value)| {
             [(name.as_str(), &value[..16]), (name.as_str(), &value[value.len() - 16..])]
@@ -55,7 +57,8 @@ impl Plain {
     }
 }
 
-/// The private values in what `openssl pkey -text` prints: a name and a colon, then lines of hexadecimal digits.
+/// The private values in what `openssl pkey -text` prints: a name and a colon, then lines of
+/// hexadecimal digits.
 fn private_values(text: &str) -> BTreeMap<String, Vec<u8>> {
     const PUBLIC: [&str; 3] = ["pub", "modulus", "publicExponent"];
     let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
@@ -70,7 +73,8 @@ fn private_values(text: &str) -> BTreeMap<String, Vec<u8>> {
         }
     }
     values.retain(|name, _| !PUBLIC.contains(&name.as_str()));
-    // The private key of ML-DSA begins with a part of the public one (FIPS 204, algorithm 24), and the secret K.
+    // The private key of ML-DSA begins with a part of the public one (FIPS 204, algorithm 24), and
+    // the secret K.
     if values.contains_key("seed") {
         values.entry("priv".into()).and_modify(|value| *value = value[32..64].to_vec());
     }

@@ -120,7 +120,7 @@ pub(super) async fn import(
     check_uses(&uses, made.key_type, sign_and_decrypt)?;
     let view = add(&admin, label, uses, &home, made).await?;
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key imported");
-    // Its buffer, which holds the file, goes with the connection.
+    // The buffer of the connection holds the file, and goes with the connection.
     Ok((StatusCode::CREATED, [(CONNECTION, "close")], Json(view)))
 }
 

@@ -12,8 +12,9 @@ use zeroize::{Zeroize, Zeroizing};
 use super::AdminError;
 use crate::api::MAX_KEY_FILE;
 
-/// The key file in the body of a request. The copy here is wiped when it is dropped, and what the HTTP server has read a
-/// moment later: until the connection is closed, that shares its buffer.
+/// The key file in the body of a request. The copy here is wiped when it is dropped. The parts that
+/// the HTTP server has read are wiped a moment later: they share a buffer with the connection until
+/// that is closed.
 pub(super) struct PlainKey {
     file: Zeroizing<Vec<u8>>,
     read: Read,
@@ -45,7 +46,7 @@ impl AsRef<[u8]> for PlainKey {
     }
 }
 
-/// What the HTTP server has read.
+/// The parts of the body, as the HTTP server has read them.
 struct Read {
     parts: Vec<Bytes>,
     /// Wipes them. Where the key is dropped there may be another one, or none.

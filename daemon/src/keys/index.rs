@@ -1,9 +1,10 @@
 //! The index of the key store: which records there are, each by the MAC of its latest copy.
 //!
-//! A record has a MAC of its own; but an old copy of the record has one, too, and of a record that was removed
-//! nothing is left. So the index lists the MAC of each record. It is a tree of three levels, so that a change writes
-//! little however many keys there are: labels are spread over [`LISTS`] lists, the root has the MAC of each list,
-//! and the MAC of the root stands among the other facts about the store.
+//! A record has a MAC of its own; but an old copy of the record has one, too, and of a record that
+//! was removed nothing is left. So the index lists the MAC of each record. It is a tree of three
+//! levels, so that a change writes little however many keys there are: labels are spread over
+//! [`LISTS`] lists, the root has the MAC of each list, and the MAC of the root stands among the
+//! other facts about the store.
 
 use std::collections::BTreeMap;
 

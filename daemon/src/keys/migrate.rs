@@ -1,7 +1,8 @@
 //! A store of the format before this one, which had no MACs.
 //!
-//! Migration vouches for what it finds, a forged store included: so it is asked for, and never done in passing. It copies
-//! the file first, and is one transaction: broken off at any point, it can be begun again.
+//! Migration vouches for the store as it is, also for a forged one: so an administrator asks for
+//! it, and the daemon never does it in passing. The file is copied first. All changes are one
+//! transaction, so a migration that is broken off at any point can be begun again.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -28,7 +29,7 @@ pub(crate) struct OldStore {
     database: Database,
 }
 
-/// What was done.
+/// A migration that was done.
 pub(crate) struct Migrated {
     /// How many keys there are.
     pub(crate) keys: usize,
@@ -58,7 +59,7 @@ impl OldStore {
         &self.path
     }
 
-    /// Whether it belongs to a daemon that runs with `--dev`.
+    /// True if the store belongs to a daemon that runs with `--dev`.
     pub(crate) fn is_dev(&self) -> Result<Option<bool>, StoreError> {
         Ok(self.fact(store::DEV)?.map(|dev| dev == store::YES))
     }
@@ -101,7 +102,7 @@ impl OldStore {
 
     /// Nobody writes meanwhile: the database is open here, and nowhere else.
     fn copy_to(&self, part: &Path) -> io::Result<()> {
-        // What is left of an attempt before this one.
+        // The rest of an attempt before this one.
         match fs::remove_file(part) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -117,7 +118,7 @@ impl OldStore {
         self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
     }
 
-    /// Whether a file is a store with the same rows.
+    /// True if a file is a store with the same rows.
     fn is_copy(&self, path: &Path) -> bool {
         let same = || -> Result<bool, redb::Error> {
             let Ok(other) = store::open_existing(path) else { return Ok(false) };

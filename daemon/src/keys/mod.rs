@@ -146,7 +146,8 @@ pub struct Keys {
     changes: Arc<Changes>,
     /// Has private keys in memory that must go when keys are changed.
     unit: Option<Arc<Unit>>,
-    /// Held for each change until the unit knows of it: the last change must be the last that the unit hears of.
+    /// Held for each change until the unit knows of it: the last change must be the last that the
+    /// unit hears of.
     changing: Arc<Mutex<()>>,
 }
 
@@ -163,7 +164,8 @@ impl Keys {
         }
     }
 
-    /// The same, whose changes the embedded unit is told of: it forgets private keys that nobody may use any more.
+    /// The same, whose changes the embedded unit is told of: it forgets private keys that nobody
+    /// may use any more.
     #[must_use]
     pub(crate) fn with_unit(self, unit: Option<Arc<Unit>>) -> Self {
         Self { unit, ..self }
@@ -281,8 +283,9 @@ impl Keys {
         self.store.rejection_secret()
     }
 
-    /// Changes the store, then lets go of the key in memory and of the private keys that nobody may use any more. All of
-    /// it is done where the change is, not where it is waited for: whoever asked may be gone by then.
+    /// Changes the store, then lets go of the key in memory and of the private keys that nobody may
+    /// use any more. All of it is done where the change is, not where it is waited for: whoever
+    /// asked may be gone by then.
     async fn change<T: Send + 'static>(
         &self,
         label: Label,
@@ -320,8 +323,8 @@ impl Keys {
     }
 }
 
-/// Lets go of a key that was changed, and then tells of it. A change that failed is told of as well, since it may have
-/// come to pass on the disk.
+/// Lets go of a key that was changed, and then tells of it. A change that failed is told of as
+/// well, since it may have come to pass on the disk.
 fn forget(cache: &Mutex<Cache>, changes: &Changes, label: Label) -> Option<Arc<Key>> {
     let forgotten = with(cache, |cache| {
         cache.changes += 1;
@@ -331,7 +334,8 @@ fn forget(cache: &Mutex<Cache>, changes: &Changes, label: Label) -> Option<Arc<K
     forgotten
 }
 
-/// Has the unit forget the private keys of a key as it was, unless the key as it is now may use them.
+/// Has the unit forget the private keys of a key as it was, unless the key as it is now may use
+/// them.
 fn settle(unit: &Unit, before: &[&Key], now: Result<Option<Key>, StoreError>) {
     let was = || before.iter().flat_map(|key| key.embedded_blobs());
     match now {

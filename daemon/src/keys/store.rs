@@ -1,12 +1,12 @@
 //! The key store: one redb file, every change durable before it is answered.
 //!
-//! A fault of the disk costs the operation that met it. redb refuses all work after one, so the file is
-//! opened anew then; keys in memory are served all the while.
+//! A fault of the disk costs the operation that met it. redb refuses all work after one, so the
+//! file is opened anew then; keys in memory are served all the while.
 //!
-//! Every record is authenticated under the store key, and so is what the store says of itself: which records there are,
-//! the master keys, whether it belongs to `--dev`. A record that somebody else has written, an old copy put back, and a
-//! record that was removed are found out when the key is asked for. Only an old copy of the whole file cannot be told
-//! from the file.
+//! The store key authenticates every record, and the facts about the store: which records there
+//! are, the master keys, and whether the store belongs to `--dev`. The daemon refuses a record that
+//! somebody else has written, an old copy of a record, and a record that was removed. Only an old
+//! copy of the whole file looks like the file.
 
 use core::panic::AssertUnwindSafe;
 use std::fs::{self, OpenOptions};
@@ -69,8 +69,8 @@ impl Store {
     /// key as the embedded unit wraps it, to be stored in the place of what is there.
     ///
     /// # Errors
-    /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if somebody else has changed
-    /// what the store says of itself.
+    /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if somebody else has changed the
+    /// facts about the store.
     pub(crate) fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<(), StoreError> {
         let seals = Seals::derive(key);
         let is_new = self.read(|tables| Ok(Ok(tables.is_new()?)))?;
@@ -97,7 +97,7 @@ impl Store {
         }
     }
 
-    /// Whether nothing was ever stored.
+    /// True if nothing was ever stored.
     pub(crate) fn is_new(&self) -> Result<bool, StoreError> {
         self.read(|tables| Ok(Ok(tables.is_new()?)))
     }
@@ -155,8 +155,8 @@ impl Store {
         self.set_text(&next_wkid_of(backend), wkid)
     }
 
-    /// Secret for implicit rejection, derived from the store key: so it is in no copy of the file, and the same after a
-    /// restart and after a change of any master key.
+    /// Secret for implicit rejection, derived from the store key: so it is in no copy of the file,
+    /// and the same after a restart and after a change of any master key.
     pub(crate) fn rejection_secret(&self) -> Result<&[u8], StoreError> {
         Ok(self.seals()?.rejection())
     }
@@ -375,7 +375,7 @@ pub enum StoreError {
         "the record of key {0} in the key store was altered, is an old copy, or is gone; restore the store from a backup, or give the key up with: keyward key delete {0}"
     )]
     Altered(Label),
-    /// What the store says of itself is not what this daemon wrote last.
+    /// The facts about the store are not the ones that this daemon wrote last.
     #[error("the key store {} was altered by something else than keyward, or is in part an old copy; restore it from a backup", .0.display())]
     AlteredStore(PathBuf),
     /// The key was changed since it was read.
@@ -396,13 +396,13 @@ pub enum StoreError {
     /// The disk is full, gone or broken.
     #[error("cannot read or write the key store {}: {}", .0.display(), .1)]
     Io(PathBuf, #[source] io::Error),
-    /// It was not unlocked yet.
+    /// The store was not unlocked yet.
     #[error("the key store {} is locked: its key is not known", .0.display())]
     Locked(PathBuf),
     /// Written by a version of Keyward that did not authenticate it.
     #[error("the key store {} has the format of an older version of keyward", .0.display())]
     OldFormat(PathBuf),
-    /// It was made with another store key.
+    /// The store was made with another store key.
     #[error("the key store {} was made with another store key; name that one, or restore the store that belongs to this one", .0.display())]
     OtherStoreKey(PathBuf),
     /// There is no such key.
@@ -597,7 +597,7 @@ mod tests {
         (dir, before)
     }
 
-    /// What is said of each key of [`scene`].
+    /// The state of each key of [`scene`], or that it was altered.
     fn told(dir: &Path) -> Vec<(String, &'static str)> {
         let store = unlocked(dir);
         let listed = store.list(None, 10).unwrap();

@@ -1,4 +1,4 @@
-//! The key that a key store is authenticated with, and everything that is derived from it.
+//! The key that authenticates a key store, and the keys that are derived from it.
 
 use core::fmt;
 
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 pub struct StoreKey(Box<Zeroizing<[u8; StoreKey::LENGTH]>>);
 
 impl StoreKey {
-    /// Its length in bytes.
+    /// The length of a store key in bytes.
     pub const LENGTH: usize = 32;
 
     /// Makes one at random; `None` if the system gives no random bytes.
@@ -37,7 +37,7 @@ impl StoreKey {
         (pairs.len() == Self::LENGTH && rest.is_empty()).then_some(key)
     }
 
-    /// Its bytes: to be wrapped, and for nothing else.
+    /// The bytes of the key: to be wrapped, and for nothing else.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_slice()
     }
@@ -56,7 +56,7 @@ impl fmt::Debug for StoreKey {
 /// An HMAC-SHA-256.
 pub(super) type Mac = [u8; 32];
 
-/// What is derived from a store key, one key for each purpose.
+/// The keys that are derived from a store key, one for each purpose.
 pub(super) struct Seals {
     records: hmac::Key,
     lists: hmac::Key,
@@ -122,8 +122,9 @@ fn mac(key: &hmac::Key, parts: &[&[u8]]) -> Mac {
 #[expect(clippy::expect_used)]
 fn expand(root: &hkdf::Prk, info: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
-    // HKDF-SHA-256 gives up to 8160 bytes and refuses only to give more, or into a buffer of another
-    // length than was asked for. Going on with a key of zeros would be worse than a panic at the start.
+    // HKDF-SHA-256 gives up to 8160 bytes and refuses only to give more, or into a buffer of
+    // another length than was asked for. Going on with a key of zeros would be worse than a panic
+    // at the start.
     let filled = root.expand(&[info], hkdf::HKDF_SHA256).and_then(|okm| okm.fill(key.as_mut_slice()));
     filled.expect("32 bytes of HKDF-SHA-256");
     key
@@ -151,7 +152,8 @@ mod tests {
     #[test]
     fn what_is_derived_never_changes() {
         let seals = Seals::derive(&StoreKey::from_bytes(&[0x5a; 32]).unwrap());
-        // HKDF as in RFC 5869, worked out apart from this code. Every store of every installation is authenticated so.
+        // HKDF as in RFC 5869, worked out apart from this code. Every store of every installation
+        // is authenticated so.
         assert_eq!(seals.name(), "535ffb8b6f45aabd57be3c417edb6bb8");
         let hex = |mac: &[u8]| -> String { mac.iter().map(|byte| format!("{byte:02x}")).collect() };
         assert_eq!(

@@ -1,4 +1,5 @@
-//! The tables of the key store in one transaction: what is read is checked, what is written is authenticated.
+//! The tables of the key store in one transaction. Rows are checked when they are read, and
+//! authenticated when they are written.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,7 @@ use subtle::ConstantTimeEq;
 use super::index::{self, LISTS, List, ROOT, Root};
 use super::store_key::{Mac, Seals};
 
-/// What is found under a label.
+/// The record of a label, if there is one.
 pub(super) enum Found {
     Nothing,
     /// The record, as it was written last.
@@ -71,7 +72,7 @@ where
         Ok(facts)
     }
 
-    /// Whether nothing was ever stored.
+    /// True if nothing was ever stored.
     pub(super) fn is_new(&self) -> Result<bool, redb::Error> {
         let is_new = self.facts()?.keys().all(|name| name == FORMAT);
         Ok(is_new && self.keys.is_empty()? && self.index.is_empty()?)
@@ -117,8 +118,8 @@ where
         })
     }
 
-    /// Up to `limit` records in the order of their labels from the first one after `after`, with those that the index has
-    /// and the table of records has not, and the other way round.
+    /// Up to `limit` records in the order of their labels from the first one after `after`, with
+    /// those that the index has and the table of records has not, and the other way round.
     pub(super) fn page(
         &self,
         seals: &Seals,
@@ -168,7 +169,8 @@ impl<'t> Writing<'t> {
         })
     }
 
-    /// Writes or removes a record. False if its list in the index was altered: then nothing is changed.
+    /// Writes or removes a record. False if its list in the index was altered: then nothing is
+    /// changed.
     pub(super) fn write(
         &mut self,
         seals: &Seals,

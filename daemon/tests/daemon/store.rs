@@ -1,4 +1,4 @@
-//! What the disk can do to the keys, and who can write to the file.
+//! The key store: faults of the disk, a file that somebody else has written to, older formats.
 
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
@@ -124,7 +124,7 @@ fn fill(daemon: &Daemon, make_room: impl FnOnce()) {
     assert_eq!(count as u32, made + 2, "title and keys");
 }
 
-/// Who can write to the file, and does not have the master key, gets nothing signed by it.
+/// Write access to the file, without the master key, gets nothing signed.
 #[test]
 fn a_record_that_was_edited_is_refused_and_no_other() {
     let mut daemon = Daemon::production(&[("*", "any")]);
@@ -170,7 +170,7 @@ fn a_record_that_was_edited_is_refused_and_no_other() {
     assert_eq!((state("sound"), state("other")), ("enabled", "disabled"));
     assert_eq!((state("edited"), state("swapped"), state("gone")), ("altered", "altered", "altered"));
     assert_eq!(String::from_utf8(listed.stderr).unwrap().lines().count(), 3);
-    // What the message says.
+    // The message says so.
     daemon.succeed(&["key", "delete", "edited"]);
     daemon.succeed(&["key", "generate", "edited", "--type", "p256"]);
     assert_eq!(daemon.outcome("edited", &certificate_verify()), Outcome::Done);
@@ -284,7 +284,7 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
     assert_eq!(status, 78, "{line}");
     let command = line.trim_end().rsplit_once("runs as: ").unwrap().1;
     assert!(command.starts_with("keyward serve --migrate-store --state-dir"), "{line}");
-    // As it stands there.
+    // The command runs as it stands there.
     let path = std::path::Path::new(PROGRAM).parent().unwrap();
     let output = Command::new("/bin/sh").args(["-c", command]).env("PATH", path).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -303,7 +303,7 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
     assert_eq!(daemon.outcome("off", &certificate_verify()), Outcome::KeyDisabled);
     daemon.end(Signal::TERM);
 
-    // Whoever puts an old store in the place of a migrated one has it refused, the command notwithstanding.
+    // An old store in the place of a migrated one is refused, also by the command.
     std::fs::write(daemon.path("state/keys.redb"), old).unwrap();
     make_old(&daemon, 1);
     let (status, line) = told(&daemon.serve(&["--migrate-store"]).output().unwrap());
@@ -317,7 +317,7 @@ fn a_migration_that_is_killed_is_begun_again() {
     daemon.end(Signal::TERM);
     make_old(&daemon, 2000);
     let old = std::fs::read(daemon.path("state/keys.redb")).unwrap();
-    // As long as it takes if nobody disturbs it.
+    // The time of a migration that nobody disturbs.
     let begin = Instant::now();
     assert!(daemon.serve(&["--migrate-store"]).output().unwrap().status.success());
     let whole = begin.elapsed();
@@ -352,7 +352,7 @@ fn with_record(row: &[u8], record: &Value) -> Vec<u8> {
     [&row[..MAC], &serde_json::to_vec(record).unwrap()].concat()
 }
 
-/// Does something to the records that the daemon does not do.
+/// Changes the records behind the back of the daemon.
 fn alter(daemon: &Daemon, f: impl FnOnce(&mut Table<'_, &'static str, &'static [u8]>)) {
     let database = Database::open(daemon.path("state/keys.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -360,7 +360,8 @@ fn alter(daemon: &Daemon, f: impl FnOnce(&mut Table<'_, &'static str, &'static [
     transaction.commit().unwrap();
 }
 
-/// Makes the store what the version before the MACs had written, with so many copies of the key `shop`.
+/// Makes the store what the version before the MACs had written, with so many copies of the key
+/// `shop`.
 fn make_old(daemon: &Daemon, copies: u32) {
     let database = Database::open(daemon.path("state/keys.redb")).unwrap();
     let transaction = database.begin_write().unwrap();

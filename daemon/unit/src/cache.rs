@@ -7,10 +7,12 @@ use lru::LruCache;
 
 use crate::object::Object;
 
-/// Private keys in the clear, by their blobs: a bounded number, and none for longer than it is used.
+/// Private keys in the clear, by their blobs: a bounded number, and none for longer than it is
+/// used.
 pub(crate) struct Cache {
     keys: LruCache<Box<[u8]>, Entry, BuildHasherDefault<MacTail>>,
-    /// Blobs that are not to be used, by the tails of their MACs, each with the sweeps since it was retired.
+    /// Blobs that are not to be used, by the tails of their MACs, each with the sweeps since it was
+    /// retired.
     ///
     /// A request may have read a key before the key was disabled, and bring the blob afterwards.
     retired: HashMap<u64, u16, BuildHasherDefault<MacTail>>,
@@ -40,7 +42,7 @@ impl Cache {
         self.keys.push(blob.into(), entry).map(|(_, entry)| entry.key)
     }
 
-    /// Whether a blob was retired, and not reinstated.
+    /// True if a blob was retired, and not reinstated.
     pub(crate) fn is_retired(&self, blob: &[u8]) -> bool {
         self.retired.contains_key(&tail(blob))
     }
@@ -93,8 +95,8 @@ struct Entry {
 
 /// Hashes a blob to the last eight bytes of its MAC.
 ///
-/// They are as good as random for every blob in the cache, and nobody can choose them without the master
-/// key. Whoever looks for a made-up blob compares it once and finds nothing.
+/// They are as good as random for every blob in the cache, and nobody can choose them without the
+/// master key. Whoever looks for a made-up blob compares it once and finds nothing.
 #[derive(Default)]
 struct MacTail(u64);
 
@@ -125,5 +127,6 @@ fn tail(blob: &[u8]) -> u64 {
 /// Sweeps that a key stays for without being used: at one each minute, 15 minutes.
 const IDLE_SWEEPS: u16 = 15;
 
-/// Sweeps that a blob stays retired for: at one each minute, two hours. No request is that old: it has an hour at most.
+/// Sweeps that a blob stays retired for: at one each minute, two hours. No request is that old: it
+/// has an hour at most.
 const RETIRED_SWEEPS: u16 = 120;

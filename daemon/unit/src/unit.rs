@@ -74,8 +74,8 @@ impl Unit {
 
     /// Forgets the private keys of blobs that nobody may use any more, and wipes them.
     ///
-    /// A signature that is being made keeps its key until it is done. One that is asked for later, since the blob was
-    /// read earlier, is refused with [`UnitError::Retired`].
+    /// A signature that is being made keeps its key until it is done. One that is asked for later,
+    /// since the blob was read earlier, is refused with [`UnitError::Retired`].
     pub fn retire<'b>(&self, blobs: impl IntoIterator<Item = &'b [u8]>) {
         for blob in blobs {
             let forgotten = self.with_cache(|cache| cache.retire(blob));
@@ -88,8 +88,8 @@ impl Unit {
         self.with_cache(|cache| blobs.into_iter().for_each(|blob| cache.reinstate(blob)));
     }
 
-    /// Forgets the private keys that nobody has used for 15 minutes, and wipes them, if it is called once in each
-    /// [`Self::SWEEP`].
+    /// Forgets the private keys that nobody has used for 15 minutes, and wipes them, if it is
+    /// called once in each [`Self::SWEEP`].
     pub fn sweep(&self) {
         let forgotten = self.with_cache(Cache::sweep);
         drop(forgotten);

@@ -1,5 +1,6 @@
-//! Rows of the key store: records of keys, lists of the index, and the MACs that stand before records. What decodes
-//! encodes to the same again, and only the very row that the store wrote is a record.
+//! Rows of the key store: records of keys, lists of the index, and the MACs that stand before
+//! records. What decodes encodes to the same again, and only the very row that the store wrote is a
+//! record.
 
 #![no_main]
 
@@ -27,7 +28,8 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(written, bytes);
     }
 
-    // The input as a record, and then the genuine row with one byte changed, in a place that its first two bytes name.
+    // The input as a record, and then the genuine row with one byte changed, in a place that its
+    // first two bytes name.
     let row = rows::seal(key, label, bytes);
     assert_eq!(rows::open(key, label, &row), Some(bytes));
     let other = "other".parse().expect("a label");
