@@ -220,7 +220,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (state, elsewhere) = (dir.path().join("state"), dir.path().join("store.key"));
         std::fs::create_dir(&state).unwrap();
-        let digits = "0f1e2d3c4b5a69788796a5b4c3d2e1f00112233445566778899aabbccddeeff7";
+        let digits = "ed80f61978894497bc3289752200b8e364d33ad36391ae6f0f7c831d58be79fd";
         for path in [state.join("store.key"), elsewhere.clone()] {
             std::fs::write(&path, digits).unwrap();
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
