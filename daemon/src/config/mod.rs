@@ -609,7 +609,7 @@ mod tests {
         let on: String =
             example.lines().map(|line| format!("{}\n", line.strip_prefix("#: ").unwrap_or(line))).collect();
         let config = parse(&on.replace("\"www-data\"", "\"root\"")).unwrap();
-        assert_eq!(config.grants.iter().count(), 1);
+        assert_eq!(config.grants.iter().count(), 2);
     }
 
     #[test]
