@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use keyward_tests::server::{Server, Site};
+use keyward_tests::server::Site;
 use keyward_tests::{Apache, Daemon, Handshake, Haproxy, Nginx, OpenSsl, Pki, Rustls, SServer};
 use rustls::ProtocolVersion;
 use rustls::crypto::{GetRandomFailed, SecureRandom, aws_lc_rs};

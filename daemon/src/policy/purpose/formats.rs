@@ -5,7 +5,7 @@
 //! would take. Each row says how likely a message of a real client has its form by chance; together these are below one in a
 //! million, also for clients whose random begins with a clock or zeros, or is text.
 //!
-//! Not told apart, since nothing marks them: text of fewer than 48 bytes before the rest, such as a line of shell without `#!`;
+//! Not told apart, since nothing marks them: text of fewer than 56 bytes before the rest, such as a line of shell without `#!`;
 //! content of CMS, OpenPGP of version 3 and minisign in a format of its own; U2F and WebAuthn; keys of Biscuit and C509.
 //! Formats whose fixed parts lie where a handshake has its own, such as tar and cpio, need no row.
 
@@ -16,17 +16,28 @@ use super::{Bytes, asn1};
 
 /// The format other than TLS that a message has the form of, by its name.
 pub(super) fn of(message: &[u8]) -> Option<&'static str> {
-    let first = usize::from(*message.first()?);
-    let marked = || MARKS.iter().find(|(_, mark)| message.starts_with(mark)).map(|(name, _)| *name);
-    let mark = if FIRST_OF_MARKS[first] { marked() } else { None };
-    mark.or_else(|| RULES.iter().find(|(_, is)| is(message)).map(|(name, _)| *name))
+    let mut candidates = CANDIDATES[usize::from(*message.first()?)];
+    if candidates & MARKED != 0
+        && let Some((name, _)) = MARKS.iter().find(|(_, mark)| message.starts_with(mark))
+    {
+        return Some(name);
+    }
+    candidates &= !MARKED;
+    while candidates != 0 {
+        let (name, _, is) = &RULES[candidates.trailing_zeros() as usize];
+        if is(message) {
+            return Some(name);
+        }
+        candidates &= candidates - 1;
+    }
+    None
 }
 
 /// A name, and the bytes that messages in the format begin with.
 type Mark = (&'static str, &'static [u8]);
 
-/// A name, and whether a message is in the format.
-type Rule = (&'static str, fn(&[u8]) -> bool);
+/// A name, the first bytes that messages in the format can have (any, if there are none), and whether a message is in it.
+type Rule = (&'static str, &'static [u8], fn(&[u8]) -> bool);
 
 /// Formats that begin with bytes of their own: four at least, so once in 2^32 by chance, and all together once in 10^8.
 const MARKS: &[Mark] = &[
@@ -81,51 +92,70 @@ const MARKS: &[Mark] = &[
     ("PHP", b"<?php"),
     ("XML", b"<?xml"),
     // What protocols sign. OpenSSH, PROTOCOL.sshsig and PROTOCOL.krl; TPM 2.0 Library, part 2, 10.12.8 (TPMS_ATTEST); DSSE,
-    // protocol.md; RFC 3971, 5.2 (SEND); OPC UA, part 6, 7.1.2.2; Roughtime, 5.2; Channel ID, draft-balfanz-tls-channelid;
+    // protocol.md; RFC 3971, 5.2 (SEND); Roughtime, 5.2; Channel ID, draft-balfanz-tls-channelid;
     // kernel, fs-verity built-in signatures.
     ("SSH signature", b"SSHSIG"),
     ("SSH revocation list", b"SSHKRL\n\0"),
     ("TPM attestation", b"\xffTCG"),
     ("DSSE", b"DSSEv1 "),
     ("SEND", b"\x08\x6f\xca\x5e\x10\xb2\x00\xc9\x9c\x8c\xe0\x01\x64\x27\x7c\x08"),
-    ("OPC UA", b"OPNF"),
     ("Roughtime", b"RoughTime v1 "),
     ("TLS Channel ID", b"TLS Channel ID signature\0"),
     ("fs-verity", b"FSVerity"),
 ];
 
-/// Formats that are told by more than their first bytes; the chance of each stands at its function.
+/// Formats that are told by more than their first bytes; sources and chance stand at each function.
 const RULES: &[Rule] = &[
-    // X.690; RFC 5280, 6960 and 5652.
-    ("ASN.1", asn1::is_signed_structure),
-    ("OPC UA", asn1::is_certificate_with_nonce),
-    ("SSH", is_ssh),
-    ("COSE", is_cose),
-    ("IKEv2", is_ike),
-    ("JWS", is_jws),
-    ("PE", is_pe),
-    ("script", is_script),
-    ("text", is_text),
-    ("MIME", is_mime),
-    ("OpenPGP", is_openpgp),
-    ("gzip", is_gzip),
-    ("ZIP", ends_as_zip),
-    ("PDF", holds_pdf),
-    ("DNSSEC", is_rrsig),
-    ("certificate transparency", is_sct),
-    ("HIP", is_hip),
-    ("marked inside", is_marked_inside),
+    ("ASN.1", &[0x10, 0x11, 0x1f, 0x30, 0x31, 0x3f], asn1::is_signed_structure),
+    ("OPC UA", &[0x30], asn1::is_certificate_with_nonce),
+    ("SSH", &[0], is_ssh),
+    ("COSE", &[0x84, 0x85, 0x86], is_cose),
+    ("JWS", b"eICD", is_jws),
+    ("PE", b"MZ", is_pe),
+    ("script", b"#", is_script),
+    ("MIME", b"cCmM", is_mime),
+    ("gzip", &[0x1f], is_gzip),
+    ("HIP", &[59], is_hip),
+    ("certificate transparency", &[0], is_sct),
+    ("OpenPGP", &[0x99], is_openpgp_key),
+    ("PASETO", &[1, 2, 3, 4, 5, 6], is_paseto),
+    ("TPM 1.2 attestation", &[0, 1], is_tpm12),
+    ("DDS", &[0], is_dds),
+    ("IKEv2", &[], is_ike),
+    ("OpenPGP", &[], ends_as_openpgp),
+    ("DNSSEC", &[], is_rrsig),
+    ("text", &[], is_text),
+    ("ZIP", &[], ends_as_zip),
+    ("PDF", &[], holds_pdf),
 ];
 
-/// Which bytes are the first of a mark: most messages need no closer look.
-static FIRST_OF_MARKS: [bool; 256] = {
-    let mut first = [false; 256];
-    let mut at = 0;
-    while at < MARKS.len() {
-        first[MARKS[at].1[0] as usize] = true;
-        at += 1;
+/// The bit that says of a first byte that a mark begins with it.
+const MARKED: u32 = 1 << 31;
+
+/// For each first byte, the rules that messages with it can fulfil, as bits: most messages need a few of them alone.
+static CANDIDATES: [u32; 256] = {
+    let mut candidates = [0; 256];
+    let mut rule = 0;
+    while rule < RULES.len() {
+        let first = RULES[rule].1;
+        let mut at = 0;
+        while at < first.len() {
+            candidates[first[at] as usize] |= 1 << rule;
+            at += 1;
+        }
+        let mut any = 0;
+        while first.is_empty() && any < candidates.len() {
+            candidates[any] |= 1 << rule;
+            any += 1;
+        }
+        rule += 1;
     }
-    first
+    let mut mark = 0;
+    while mark < MARKS.len() {
+        candidates[MARKS[mark].1[0] as usize] |= MARKED;
+        mark += 1;
+    }
+    candidates
 };
 
 /// SSH: user authentication, that is the session identifier (a hash), byte 50 and the user's name (RFC 4252, 7); and
@@ -179,8 +209,8 @@ fn is_ike(message: &[u8]) -> bool {
         && (4..=length.saturating_sub(28)).contains(&payload)
 }
 
-/// JWS: a header in base64url, then a dot (RFC 7515, 5.1); with `b64` false any bytes follow (RFC 7797). Chance: 2^-40, and
-/// 10^-7 for a client whose random is text.
+/// JWS: a header in base64url, then a dot (RFC 7515, 5.1); with `b64` false any bytes follow (RFC 7797). Chance: 2^-50, and
+/// 10^-8 for a client whose random is text.
 fn is_jws(message: &[u8]) -> bool {
     // An opening brace or the blanks that may stand before it.
     if !matches!(message.first(), Some(b'e' | b'I' | b'C' | b'D')) {
@@ -192,7 +222,8 @@ fn is_jws(message: &[u8]) -> bool {
     rest.first() == Some(&b'.')
         && URL_SAFE_NO_PAD.decode(header).is_ok_and(|header| {
             let header = header.trim_ascii();
-            header.len() >= 2 && header.starts_with(b"{") && header.ends_with(b"}")
+            let members = header.strip_prefix(b"{").and_then(|header| header.strip_suffix(b"}"));
+            members.is_some_and(|members| matches!(members.trim_ascii().first(), None | Some(b'"')))
         })
 }
 
@@ -223,10 +254,10 @@ fn is_script(message: &[u8]) -> bool {
     length > 0 && path.get(arguments) == Some(&b'\n')
 }
 
-/// Text in UTF-8 of 48 bytes or more, whatever follows: a script for an interpreter that does not insist on `#!`, a mail, a
-/// program. Chance: 2^-50, and 10^-7 for a client whose random is text.
+/// Text in UTF-8 of 56 bytes or more, whatever follows: a script for an interpreter that does not insist on `#!`, a mail, a
+/// program. Chance: 2^-60, and 10^-7 for a client whose random is text: fewer bytes would be told too often.
 fn is_text(message: &[u8]) -> bool {
-    let Some(start) = message.first_chunk::<48>() else { return false };
+    let Some(start) = message.first_chunk::<56>() else { return false };
     let may_be = |byte: &u8| *byte >= 0x20 && *byte != 0x7f || matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c);
     start.iter().all(may_be)
         && match core::str::from_utf8(start) {
@@ -244,26 +275,23 @@ fn is_mime(message: &[u8]) -> bool {
 }
 
 /// OpenPGP: whatever is signed ends in a trailer with the length of the part of the signature that is signed with it
-/// (RFC 9580, 5.2.4, versions 4 and 6; draft-koch-librepgp, 5.2.4, version 5). A signature of version 3 over a key begins with
-/// that key. Chance: 2^-36 for the trailer, 2^-27 for the key.
-fn is_openpgp(message: &[u8]) -> bool {
+/// (RFC 9580, 5.2.4, versions 4 and 6; draft-koch-librepgp, 5.2.4, version 5). Chance: 2^-36.
+fn ends_as_openpgp(message: &[u8]) -> bool {
     let trailer = |end: &[u8]| {
         let length =
             end[2..].iter().try_fold(0usize, |n, byte| n.checked_mul(256)?.checked_add((*byte).into()));
         let start = length.and_then(|length| message.len().checked_sub(end.len())?.checked_sub(length));
         start.and_then(|start| message.get(start)) == end.first()
     };
-    let of_four =
-        message.last_chunk::<6>().is_some_and(|end| matches!(end, [4 | 6, 0xff, ..]) && trailer(end));
-    let of_eight = message.last_chunk::<10>().is_some_and(|end| matches!(end, [5, 0xff, ..]) && trailer(end));
-    let key = match message {
-        [0x99, high, low, 2..=4, _, _, _, _, algorithm, ..] => {
-            usize::from(u16::from_be_bytes([*high, *low])) + 3 <= message.len()
-                && matches!(algorithm, 1..=3 | 16..=19 | 22 | 25..=28)
-        }
-        _ => false,
-    };
-    of_four || of_eight || key
+    message.last_chunk::<6>().is_some_and(|end| matches!(end, [4 | 6, 0xff, ..]) && trailer(end))
+        || message.last_chunk::<10>().is_some_and(|end| matches!(end, [5, 0xff, ..]) && trailer(end))
+}
+
+/// OpenPGP: a signature of version 3 over a key, which has no such trailer, begins with that key (RFC 4880, 5.2.4). Chance: 2^-27.
+fn is_openpgp_key(message: &[u8]) -> bool {
+    let [0x99, high, low, 2..=4, _, _, _, _, algorithm, ..] = message else { return false };
+    usize::from(u16::from_be_bytes([*high, *low])) + 3 <= message.len()
+        && matches!(algorithm, 1..=3 | 16..=19 | 22 | 25..=28)
 }
 
 /// gzip, with the one method that there is and flags that are defined (RFC 1952, 2.3.1). Chance: 2^-27.
@@ -334,15 +362,25 @@ fn is_hip(message: &[u8]) -> bool {
     matches!(message, [59, _, 0..=0x7f, 0x11 | 0x21, 0, 0, ..])
 }
 
-/// Formats with a mark that does not stand first: PASETO (PAE of version 1, 2 and 4), attestations of TPM 1.2 (TPM Main, part 2,
-/// 11.2 to 11.4), participants of DDS (DDS Security, 9.3.2.5). Chance: 2^-31.
-fn is_marked_inside(message: &[u8]) -> bool {
-    let at = |from: usize, mark: &[u8]| message.get(from..).is_some_and(|rest| rest.starts_with(mark));
-    (message.get(1..8) == Some(&[0; 7]) && at(18, b".public."))
-        || at(2, b"QUT2")
-        || (at(0, &[1, 1]) && at(4, b"QUOT"))
-        || (at(0, &[0, 5]) && at(2, b"SIGN"))
-        || at(8, b"hash_c")
+/// PASETO, versions 1, 2 and 4: a count, then the header with its length before it (PASETO specification, PAE). Chance: 2^-120.
+fn is_paseto(message: &[u8]) -> bool {
+    message.get(1..8) == Some(&[0; 7]) && has_at(message, 18, b".public.")
+}
+
+/// Attestations of TPM 1.2: TPM_QUOTE_INFO2, TPM_QUOTE_INFO and TPM_SIGN_INFO (TPM Main, part 2, 11). Chance: 2^-40.
+fn is_tpm12(message: &[u8]) -> bool {
+    has_at(message, 0, b"\x00\x36QUT2")
+        || has_at(message, 0, b"\x00\x05SIGN")
+        || (has_at(message, 0, b"\x01\x01") && has_at(message, 4, b"QUOT"))
+}
+
+/// Participants of DDS: a row of properties, the first of which is a hash (DDS Security, 9.3.2.5). Chance: 2^-56.
+fn is_dds(message: &[u8]) -> bool {
+    has_at(message, 0, b"\0\0\0") && has_at(message, 8, b"hash_c")
+}
+
+fn has_at(message: &[u8], from: usize, mark: &[u8]) -> bool {
+    message.get(from..).is_some_and(|rest| rest.starts_with(mark))
 }
 
 fn is_blank(byte: &u8) -> bool {
@@ -445,10 +483,13 @@ mod tests {
             ("script", shaped(b"#! /usr/bin/env python3\n", &[])),
             ("script", shaped(b"#!/bin/sh\0", &[])),
             ("script", shaped(b"#!sh\n", &[])),
-            ("text", shaped(b"curl -s https://example.com/install.sh | sh; exit 0\n", &[])),
+            ("text", shaped(b"curl -s https://www.example.com/install.sh | sh; exit 0\n\n", &[])),
             (
                 "text",
-                shaped("echo \u{fc}\u{2026}; touch /tmp/this-file-is-not-signed; exit\n".as_bytes(), &[]),
+                shaped(
+                    "echo \u{fc}\u{2026}; touch /tmp/this-file-is-really-not-signed; exit\n".as_bytes(),
+                    &[],
+                ),
             ),
             ("MIME", shaped(b"Content-Type: text/plain\r\n\r\nPay\r\n", &[])),
             ("MIME", shaped(b"MIME-Version: 1.0\r\n", &[])),
@@ -464,9 +505,9 @@ mod tests {
             ("DNSSEC", rrsig),
             ("certificate transparency", sct),
             ("HIP", shaped(&[59, 10, 1, 0x21, 0, 0], &[])),
-            ("marked inside", shaped(b"\x04\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0v4.public.", &[])),
-            ("marked inside", shaped(b"\x01\x01\0\0QUOT", &[])),
-            ("marked inside", shaped(b"\0\0\0\x06\0\0\0\x08hash_c1\0", &[])),
+            ("PASETO", shaped(b"\x04\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0v4.public.", &[])),
+            ("TPM 1.2 attestation", shaped(b"\x01\x01\0\0QUOT", &[])),
+            ("DDS", shaped(b"\0\0\0\x06\0\0\0\x08hash_c1\0", &[])),
         ] {
             assert_eq!(of(&message), Some(name), "{:x?}", &message[..32.min(message.len())]);
         }
