@@ -1,4 +1,5 @@
-//! Private keys leave the memory of the daemon when nobody may use them any more.
+//! Private keys are where they belong: not in a server nor in the store, and in the memory of the daemon only as
+//! long as somebody may use them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -12,8 +13,9 @@ use std::time::{Duration, Instant};
 use keyward_client::{Address, Client, Error, Input};
 use keyward_proto::{KeyType, Outcome};
 use keyward_tests::pki::openssl;
+use keyward_tests::server::Site;
 use keyward_tests::tool::succeed;
-use keyward_tests::{Daemon, OpenSsl, is_root, memory};
+use keyward_tests::{Daemon, Handshake, Nginx, OpenSsl, Pki, is_root, memory};
 
 /// A key in a file, and each of its private values by name.
 struct Plain {
@@ -104,8 +106,13 @@ fn sign_with(client: &Client, label: &str, key_type: KeyType) -> Result<(), Outc
 
 /// The names of the private values of which something is in the memory of the daemon.
 fn in_memory<'p>(daemon: &Daemon, plain: &'p Plain) -> Vec<&'p str> {
+    in_memory_of(daemon.id(), plain)
+}
+
+/// The same for any process.
+fn in_memory_of(process: u32, plain: &Plain) -> Vec<&str> {
     let pieces = plain.pieces();
-    let found = memory::count(daemon.id(), &pieces.iter().map(|(_, piece)| *piece).collect::<Vec<_>>());
+    let found = memory::count(process, &pieces.iter().map(|(_, piece)| *piece).collect::<Vec<_>>());
     pieces.iter().zip(found).filter(|(_, found)| *found > 0).map(|((name, _), _)| *name).collect()
 }
 
@@ -161,6 +168,35 @@ fn a_key_that_nobody_may_use_is_in_no_memory() {
         assert!(!in_memory(&daemon, plain).is_empty(), "{label} is kept at hand again");
         key(&daemon, "delete", label);
         assert_forgotten(&daemon, plain, "after it was deleted");
+    }
+}
+
+#[test]
+fn a_server_that_is_read_out_and_a_stolen_store_have_no_key() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let plain = Plain::generate(daemon.directory(), "rsa2048");
+    succeed(&mut daemon.keyward(&["key", "import", "shop", "--in", plain.file.to_str().unwrap()]));
+    let site = Site::with_key(&daemon, &pki, "shop");
+    let with_key_file = Site::new(site.certificate.clone(), plain.file.clone());
+    let reference = fs::read(&site.key).unwrap();
+    for (site, has_key) in [(site, false), (with_key_file, true)] {
+        let sites = [site];
+        let nginx = Nginx::start(&daemon, &sites);
+        for _ in 0..20 {
+            Handshake::new(&pki, sites[0].address).make().unwrap();
+        }
+        let found: Vec<_> =
+            nginx.workers().into_iter().chain([nginx.id()]).flat_map(|id| in_memory_of(id, &plain)).collect();
+        assert_eq!(!found.is_empty(), has_key, "{found:?}");
+    }
+    let store = fs::read(daemon.path("state/keys.redb")).unwrap();
+    for (name, piece) in plain.pieces() {
+        let holds = |bytes: &[u8]| bytes.windows(piece.len()).any(|window| window == piece);
+        assert!(!holds(&store) && !holds(&reference), "{name}");
     }
 }
 
