@@ -239,19 +239,23 @@ fn is_pe(message: &[u8]) -> bool {
 }
 
 /// Scripts with an interpreter: `#!`, blanks, the path, then a blank, zero or the end of the line (execve(2), Linux
-/// `fs/binfmt_script.c`). A path that is not absolute must end with its line. Chance: 2^-23, and 10^-6 for a client whose
+/// `fs/binfmt_script.c`). A path that is not absolute must end with its line. Chance: 2^-24, and 10^-7 for a client whose
 /// random is nothing but text.
 fn is_script(message: &[u8]) -> bool {
     let Some(line) = message.strip_prefix(b"#!") else { return false };
     let blanks = line.iter().take_while(|byte| is_blank(byte)).count();
     let path = &line[blanks..];
-    let length = path.iter().take_while(|byte| byte.is_ascii_graphic()).count();
-    let end = path.get(length);
-    if path.first() == Some(&b'/') {
-        return matches!(end, Some(b' ' | b'\t' | b'\n' | b'\r' | 0));
+    let of_path = |byte: &&u8| byte.is_ascii_alphanumeric() || b"/._+-".contains(byte);
+    let length = path.iter().take_while(of_path).count();
+    let (path, rest) = path.split_at(length);
+    match (path.first(), rest.first()) {
+        (Some(b'/'), Some(b' ' | b'\t' | b'\n' | b'\r' | 0)) => true,
+        (Some(_), Some(b' ' | b'\t' | b'\n')) => {
+            let arguments = rest.iter().take_while(|byte| byte.is_ascii_graphic() || is_blank(byte)).count();
+            rest.get(arguments) == Some(&b'\n')
+        }
+        _ => false,
     }
-    let arguments = path.iter().take_while(|byte| byte.is_ascii_graphic() || is_blank(byte)).count();
-    length > 0 && path.get(arguments) == Some(&b'\n')
 }
 
 /// Text in UTF-8 of 56 bytes or more, whatever follows: a script for an interpreter that does not insist on `#!`, a mail, a
@@ -329,13 +333,16 @@ fn is_rrsig(message: &[u8]) -> bool {
         // The numbers of algorithms, RFC 8624, 3.1.
         matches!(fixed[2], 1 | 3 | 5..=8 | 10 | 12..=17).then_some(())?;
         name(&mut rest)?;
-        while !rest.0.is_empty() {
+        // One record at least.
+        loop {
             name(&mut rest)?;
             let [type_high, type_low, _, class, ttl @ ..] = *rest.take(8)?.first_chunk::<8>()?;
             let same = [type_high, type_low] == fixed[..2] && class == 1 && ttl == fixed[4..8];
             rest.prefixed::<2>().filter(|_| same)?;
+            if rest.0.is_empty() {
+                return Some(());
+            }
         }
-        Some(())
     };
     message.get(2).is_some_and(|algorithm| *algorithm <= 17) && records().is_some()
 }
@@ -357,9 +364,10 @@ fn is_sct(message: &[u8]) -> bool {
     entry().is_some()
 }
 
-/// HIP: a packet with its checksum set to zero (RFC 7401, 5.1 and 5.2.14). Chance: 2^-30.
+/// HIP: a packet with its checksum set to zero, and its length in units of eight bytes without the first (RFC 7401, 5.1 and
+/// 5.2.14). Chance: 2^-38.
 fn is_hip(message: &[u8]) -> bool {
-    matches!(message, [59, _, 0..=0x7f, 0x11 | 0x21, 0, 0, ..])
+    matches!(message, [59, length, 0..=0x7f, 0x11 | 0x21, 0, 0, ..] if usize::from(*length) * 8 + 8 == message.len())
 }
 
 /// PASETO, versions 1, 2 and 4: a count, then the header with its length before it (PASETO specification, PAE). Chance: 2^-120.
@@ -504,7 +512,7 @@ mod tests {
             ("OPC UA", certificate),
             ("DNSSEC", rrsig),
             ("certificate transparency", sct),
-            ("HIP", shaped(&[59, 10, 1, 0x21, 0, 0], &[])),
+            ("HIP", [&[59, 12, 1, 0x21, 0, 0][..], &[7; 98]].concat()),
             ("PASETO", shaped(b"\x04\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0v4.public.", &[])),
             ("TPM 1.2 attestation", shaped(b"\x01\x01\0\0QUOT", &[])),
             ("DDS", shaped(b"\0\0\0\x06\0\0\0\x08hash_c1\0", &[])),
@@ -523,6 +531,7 @@ mod tests {
             &[&[0, 0, 0, 20][..], &[7; 20], &[50, 9, 9]].concat(),
             b"#!",
             b"#!/bin",
+            b"#!(a) line of text\n",
             b"MZ",
             b"PK",
             b"eyJhbGciOiJFUzI1NiJ9",
