@@ -46,6 +46,7 @@ soak: install-test
 		echo "soak: $$test, since $$(date +%H:%M)"; \
 		KEYWARD_SOAK=1 $(CARGO) test --release -p keyward-tests --test $$test -- --nocapture --test-threads=1; \
 	done
+	KEYWARD_SOAK=1 $(CARGO) test --release -p keyward --test daemon real_key_exchanges -- --nocapture
 	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: attacks by other users"
 
 lint:

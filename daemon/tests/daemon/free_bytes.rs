@@ -85,7 +85,7 @@ fn no_byte_can_be_chosen_that_a_use_does_not_promise() {
 }
 
 proptest! {
-    /// Several bytes at once: whatever is admitted has every fixed byte, and whatever has them is admitted.
+    /// Several bytes at once: a message is admitted with any free bytes, and never with another fixed byte.
     #[test]
     fn only_free_bytes_differ(seed: u64, changes in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..20)) {
         let mut random = Random(seed);

@@ -90,12 +90,12 @@ pub(super) fn of_key(admin: &AdminClient, reference: &Reference) -> Vec<Finding>
     let findings = [
         opened(
             Use::Tls12Server,
-            "whoever drives the server chooses 64 bytes and the public value of what is signed",
+            "someone who drives the server chooses 64 bytes and the public value of what is signed",
             "offer TLS 1.3 as well and take tls-server, or TLS 1.3 alone and take tls13-server",
         ),
         opened(
             Use::Tls12DheServer,
-            "whoever drives the server chooses 64 bytes and up to 1,024 more of what is signed",
+            "someone who drives the server chooses 64 bytes and up to 1,024 more of what is signed",
             "drop the DHE ciphers and take tls-server",
         ),
         opened(

@@ -278,7 +278,7 @@ fn is_mime(message: &[u8]) -> bool {
     begins(b"content-") || begins(b"mime-version")
 }
 
-/// OpenPGP: whatever is signed ends in a trailer with the length of the part of the signature that is signed with it
+/// OpenPGP: the signed bytes end in a trailer with the length of the part of the signature that is signed with it
 /// (RFC 9580, 5.2.4, versions 4 and 6; draft-koch-librepgp, 5.2.4, version 5). Chance: 2^-36.
 fn ends_as_openpgp(message: &[u8]) -> bool {
     let trailer = |end: &[u8]| {

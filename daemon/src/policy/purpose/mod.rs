@@ -13,7 +13,7 @@
 //! | `tls12-dhe-server` | 64 bytes, and a number as long as the prime of a known group |
 //! | `tls-client` | much of a transcript of TLS 1.2 |
 //!
-//! So whoever drives a server can make signatures that some TLS client somewhere accepts in a handshake, in every protocol that
+//! So an attacker there can make signatures that some TLS client somewhere accepts in a handshake, in every protocol that
 //! has the same handshake: QUIC, EAP-TLS, STARTTLS. The bytes of TLS 1.2 leave room for other formats too. Those that people
 //! sign are told by `formats`, and refused although they have the shape; the same place names those that cannot be told.
 //! Where a server has TLS 1.3 alone, `tls13-server` leaves no such room.
