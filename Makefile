@@ -41,7 +41,6 @@ test-openssl-4: install-test
 soak: install-test
 	$(CARGO) build --release --workspace
 	tests/openssl/build 3.5 >/dev/null
-	KEYWARD_SOAK=1 $(CARGO) test --release -p keyward --test daemon real_key_exchanges -- --nocapture
 	@set -e; for test in $(SOAK_TESTS); do \
 		echo "soak: $$test, since $$(date +%H:%M)"; \
 		KEYWARD_SOAK=1 $(CARGO) test --release -p keyward-tests --test $$test -- --nocapture --test-threads=1; \
