@@ -62,6 +62,8 @@ struct Spot {
     /// way.
     idle_since: AtomicU64,
     close: CancellationToken,
+    /// Cancelled when the connection is to end at once, whatever is under way.
+    cut: CancellationToken,
     peer: Peer,
     /// Whether its service was looked for.
     by_service: bool,
@@ -141,7 +143,8 @@ impl Connections {
         }
         let close = stop.child_token();
         let idle_since = AtomicU64::new(self.since_start(Instant::now()));
-        let spot = Arc::new(Spot { idle_since, close, peer: peer.clone(), by_service });
+        let cut = CancellationToken::new();
+        let spot = Arc::new(Spot { idle_since, close, cut, peer: peer.clone(), by_service });
         let place = self.place(&mut state, &name, spot);
         match from {
             Some(from) => Entry::InPlaceOf(from, place),
@@ -206,7 +209,7 @@ impl Connections {
 
 impl State {
     /// Gives up a connection of a user: the one that has been idle longest, or if none is and `in_any_case` the
-    /// oldest. The place is free at once; the connection ends when its requests are answered.
+    /// oldest, whose requests are lost then. Either way the connection ends at once: descriptors are few.
     fn close_one(&mut self, name: &Name, in_any_case: bool) -> bool {
         let Some(share) = self.users.get_mut(name) else { return false };
         let idle_since = |spot: &Spot| spot.idle_since.load(Ordering::Relaxed);
@@ -215,6 +218,9 @@ impl State {
             return false;
         };
         spot.close.cancel();
+        if idle_since(spot) == BUSY {
+            spot.cut.cancel();
+        }
         let number = *number;
         share.places.remove(&number);
         self.total -= 1;
@@ -240,6 +246,11 @@ impl Place {
     /// Cancelled when the connection is to end.
     pub(crate) fn close(&self) -> &CancellationToken {
         &self.spot.close
+    }
+
+    /// Cancelled when the connection is to end at once.
+    pub(crate) fn cut(&self) -> &CancellationToken {
+        &self.spot.cut
     }
 
     /// How long the connection may be idle, if that is bounded.
@@ -330,7 +341,7 @@ mod tests {
             assert!(matches!(&new, Entry::InPlaceOf(name, _) if *name == user(1)), "even busy ones");
             few.push(place(new));
         }
-        assert_eq!(many.iter().filter(|place| place.close().is_cancelled()).count(), 3);
+        assert_eq!(many.iter().filter(|place| place.cut().is_cancelled()).count(), 3);
         assert_eq!(connections.total(), 10);
         few.push(place(enter(&connections, user(3))));
         // User 1 is left with 4, and user 3 has as many.

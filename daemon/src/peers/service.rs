@@ -40,7 +40,13 @@ pub(crate) fn obstacle() -> Option<&'static str> {
         let namespace = fs::metadata("/proc/self/ns/cgroup").map(|found| found.ino());
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         match namespace {
-            Ok(FIRST_NAMESPACE) if path(&own).is_some() => None,
+            // The first process of the system is somebody else's, so its path is as visible as any.
+            Ok(FIRST_NAMESPACE) if path(&own).is_some() => match fs::read_to_string("/proc/1/cgroup") {
+                Ok(_) => None,
+                Err(_) => {
+                    Some("/proc hides processes of other users (hidepid, or ProtectProc in the service)")
+                }
+            },
             Ok(FIRST_NAMESPACE) => Some("this system has no cgroup v2"),
             _ => Some("the daemon runs in a cgroup namespace, as in a container"),
         }

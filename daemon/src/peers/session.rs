@@ -58,7 +58,12 @@ pub(super) async fn serve(
         number: random(),
         now: Instant::now(),
     };
-    let end = match session.run().await {
+    let ended = tokio::select! {
+        biased;
+        ended = session.run() => ended,
+        () = place.cut().cancelled() => return None,
+    };
+    let end = match ended {
         Ok(moved) => return moved.map(|there| (session.stream, there)),
         Err(end) => end,
     };
