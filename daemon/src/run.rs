@@ -239,17 +239,19 @@ fn dev_mismatch(state_dir: &Path, made_with_dev: bool) -> String {
 /// Reads the configuration, and logs what is doubtful in it.
 fn load_config(path: Option<&Path>) -> Result<Config, ConfigError> {
     let config = read_config(path)?;
-    for warning in config.warnings() {
+    for warning in warnings(&config) {
         tracing::warn!("configuration: {warning}");
     }
-    if let Some(why) =
-        service::obstacle().filter(|_| config.grants.iter().any(|grant| grant.who.service.is_some()))
-    {
-        tracing::warn!(
-            "configuration: no grant with unit = ... holds, since services are known by their cgroup: {why}"
-        );
-    }
     Ok(config)
+}
+
+/// Whatever is legal in a configuration and looks like a mistake, or does not hold on this system.
+pub(crate) fn warnings(config: &Config) -> Vec<String> {
+    let by_service = config.grants.iter().any(|grant| grant.who.service.is_some());
+    let obstacle = service::obstacle().filter(|_| by_service).map(|why| {
+        format!("no grant with unit = ... holds, since services are known by their cgroup: {why}")
+    });
+    config.warnings().into_iter().chain(obstacle).collect()
 }
 
 /// Makes a state directory that only its owner can enter, if there is none.

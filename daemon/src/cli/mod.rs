@@ -135,7 +135,7 @@ impl Serve {
         if self.check_config {
             let config = run::read_config(self.config.as_deref())
                 .map_err(|error| Failure::new(exit::CONFIG, error))?;
-            for warning in config.warnings() {
+            for warning in run::warnings(&config) {
                 output::warn(warning);
             }
             for note in config.notes() {
