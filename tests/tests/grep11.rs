@@ -286,15 +286,19 @@ fn what_keeps_it_from_starting() {
     fs::set_permissions(&short, Permissions::from_mode(0o600)).unwrap();
     let tls = scene.tls();
     let (ca, missing) = (scene.ca(), scene.path("missing"));
-    let swapped = ["--tls-cert", tls[1], "--tls-key", &ca, "--master-key", &master_key];
-    let cases: [(&str, Vec<&str>, i32, &str); 12] = [
+    let other = scene.path("other");
+    fs::copy(&ca, &other).unwrap();
+    fs::set_permissions(&other, Permissions::from_mode(0o600)).unwrap();
+    let with_key = |key| vec!["--tls-cert", tls[1], "--tls-key", key, "--master-key", &master_key];
+    let cases: [(&str, Vec<&str>, i32, &str); 13] = [
         ("127.0.0.1:0", vec![], 64, "--plaintext"),
         ("127.0.0.1:0", vec!["--tls-cert", tls[1]], 64, "--tls-key"),
         ("0.0.0.0:0", vec!["--plaintext", "--dev"], 64, "in the clear"),
         ("[::]:0", vec!["--plaintext", "--dev"], 64, "in the clear"),
         ("127.0.0.1:0", tls.to_vec(), 78, "no master key"),
         ("127.0.0.1:0", vec!["--plaintext", "--master-key", &missing], 78, "missing"),
-        ("127.0.0.1:0", swapped.to_vec(), 78, "cannot use the certificate"),
+        ("127.0.0.1:0", with_key(&other), 78, "cannot use the certificate"),
+        ("127.0.0.1:0", with_key(&ca), 78, "others can read it"),
         ("127.0.0.1:0", vec!["--plaintext", "--master-key", &master_key, "--token-file", &open], 78, "chmod"),
         (
             "127.0.0.1:0",
