@@ -65,7 +65,7 @@ impl Lines {
 
     fn tell(&self, now: Option<Instant>) {
         for (lines, what) in [
-            (&self.crowded, "too many connections: closed the new ones"),
+            (&self.crowded, "too many connections: closed some"),
             (&self.faults, "requests failed"),
             (&self.garbage, "closed connections of a peer"),
             (&self.refusals, "refused a peer"),

@@ -128,7 +128,7 @@ impl Metrics {
         let help = "Time of signatures by phase: queue (waiting for a unit), network, unit, verify";
         registry.register_with_unit("signature", help, Unit::Seconds, self.times.clone());
         registry.register("connections", "Open connections of peers", self.connections.clone());
-        let help = "Connections of peers that the daemon closed: garbage came, or there were too many";
+        let help = "Connections of peers that the daemon closed: garbage came, there were too many, or a user without a grant asked nothing";
         registry.register("connections_closed", help, self.closed.clone());
         let help = "Whether a unit of the backend can be asked and has the master key of its keys";
         registry.register("backend_ready", help, self.ready.clone());
@@ -212,6 +212,11 @@ impl Metrics {
         self.closed.get_or_create(&CROWDED).inc();
     }
 
+    /// A connection of a user whom no grant names was closed for asking nothing.
+    pub(crate) fn idle(&self) {
+        self.closed.get_or_create(&IDLE).inc();
+    }
+
     /// Requests of every kind.
     pub(crate) fn requests(&self) -> u64 {
         self.requests.get()
@@ -290,6 +295,7 @@ const PHASES: [&str; 4] = ["unit", "queue", "network", "verify"];
 const UNKNOWN: &str = "unknown";
 const GARBAGE: ClosedLabels = ClosedLabels { reason: "garbage" };
 const CROWDED: ClosedLabels = ClosedLabels { reason: "crowded" };
+const IDLE: ClosedLabels = ClosedLabels { reason: "idle" };
 
 /// Upper bounds in seconds: from what a software unit takes to what nobody waits for.
 const BUCKETS: [f64; 17] = [

@@ -108,7 +108,7 @@ impl Config {
             let keys: Vec<_> = grant.keys.iter().map(Pattern::as_str).collect();
             if grant.uses.contains(&Use::Any) {
                 warnings.push(format!(
-                    "the grant for keys {} includes \"any\": whoever holds it can have any text and any digest signed",
+                    "the grant for keys {} includes \"any\": its holder can have any text and any digest signed",
                     keys.join(", ")
                 ));
             }
@@ -117,6 +117,11 @@ impl Config {
                     "a grant lets root serve with every key: grant the user that the server drops to".into(),
                 );
             }
+        }
+        for (number, narrow, wide) in self.grants.overruled() {
+            warnings.push(format!(
+                "grant number {number} is narrower than grant number {wide}, which lets the same processes use the same keys: one grant is enough for a peer, so {narrow} does nothing there"
+            ));
         }
         if self.request_timeout < Duration::from_millis(100) {
             warnings.push("request-timeout is below 100ms: a busy machine may refuse handshakes".into());
@@ -594,6 +599,29 @@ mod tests {
             }
         }
         assert_eq!(parse(&grant("\"tls13-server\", \"csr\"")).unwrap().notes(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_narrow_grant_beside_a_wide_one_is_told() {
+        let warnings = |more: &str| {
+            let text =
+                format!("[[grant]]\nuid = 33\nunit = \"nginx.service\"\nkeys = [\"shop\"]\nrate = 5\n{more}");
+            parse(&text).unwrap().warnings()
+        };
+        let wide = warnings("[[grant]]\nuid = 33\nkeys = [\"*\"]\n");
+        assert!(
+            wide.len() == 1 && wide[0].contains("grant number 1") && wide[0].contains("unit and rate"),
+            "{wide:?}"
+        );
+        for apart in [
+            "",
+            "[[grant]]\nuid = 34\nkeys = [\"*\"]\n",
+            "[[grant]]\nuid = 33\nkeys = [\"mail\"]\n",
+            "[[grant]]\nuid = 33\nkeys = [\"shop\"]\nuses = [\"csr\"]\n",
+            "[[grant]]\nuid = 33\nunit = \"php-fpm.service\"\nkeys = [\"shop\"]\n",
+        ] {
+            assert_eq!(warnings(apart), Vec::<String>::new(), "{apart}");
+        }
     }
 
     #[test]

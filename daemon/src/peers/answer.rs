@@ -69,7 +69,7 @@ pub(super) fn overloaded(daemon: &Daemon, peer: &Peer, request: &Request) -> Res
         Some(request::Body::Decrypt(_)) => daemon.metrics.decryption(Outcome::Overloaded),
         _ => {}
     }
-    refused(daemon, peer, "", Outcome::Overloaded, "unknown");
+    too_many(daemon, peer, "", "too many requests of this user wait");
     Response { id: request.id, outcome: Outcome::Overloaded.into(), body: None }
 }
 
@@ -295,7 +295,10 @@ fn backend<'d>(
     if Instant::now() >= asked.deadline {
         return Err(Outcome::DeadlineExceeded);
     }
-    let admitted = account.admit(&config, grants).ok_or(Outcome::Overloaded)?;
+    let admitted = account.admit(&config, grants).ok_or_else(|| {
+        too_many(daemon, peer, key.label.as_str(), "rate or in-flight of the grant is used up");
+        Outcome::Overloaded
+    })?;
     let backend = daemon.backends.get(&key.backend).ok_or_else(|| {
         let what = if act == Act::DecryptPremaster { "decrypt" } else { "sign" };
         let reason = format_args!("its backend {} is not configured", key.backend);
@@ -320,7 +323,7 @@ fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose:
             | Outcome::KeyDisabled
             | Outcome::UseRefused
             | Outcome::UseNotGranted
-            | Outcome::Overloaded
+            | Outcome::DeadlineExceeded
             | Outcome::NoDowngradeSentinel
             | Outcome::DheRefused
             | Outcome::OtherDhGroup
@@ -328,7 +331,18 @@ fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose:
     let reason = outcome.name();
     if let Some(times) = is_refusal.then(|| daemon.lines.refusals.admit(peer, reason)).flatten() {
         let key = shown(label);
-        tracing::info!(key, purpose, uid = peer.uid, pid = peer.pid, reason, times, "refused a peer");
+        let Peer { uid, pid, .. } = *peer;
+        let service = peer.service.as_deref();
+        tracing::info!(key, purpose, uid, service, pid, reason, times, "refused a peer");
+    }
+}
+
+/// Tells the operator of a user who asks for more than the daemon or a grant lets it.
+fn too_many(daemon: &Daemon, peer: &Peer, label: &str, why: &'static str) {
+    if let Some(times) = daemon.lines.refusals.admit(peer, why) {
+        let Peer { uid, pid, .. } = *peer;
+        let (key, service) = (shown(label), peer.service.as_deref());
+        tracing::info!(key, uid, service, pid, reason = "overloaded", times, "refused a peer: {why}");
     }
 }
 
@@ -341,6 +355,7 @@ fn fault(
     outcome: Outcome,
 ) {
     if let Some(times) = daemon.lines.faults.admit(peer, outcome.name()) {
-        tracing::warn!(key = label, uid = peer.uid, times, "cannot {what}: {error}");
+        let service = peer.service.as_deref();
+        tracing::warn!(key = label, uid = peer.uid, service, times, "cannot {what}: {error}");
     }
 }

@@ -79,7 +79,8 @@ fn enter(
                 format!("too many connections: closed an idle one of user id {uid}")
             }
         };
-        tracing::warn!(uid = peer.uid, pid = peer.pid, times, "{what}");
+        let service = peer.service.as_deref();
+        tracing::warn!(uid = peer.uid, service, pid = peer.pid, times, "{what}");
     }
     place
 }

@@ -68,13 +68,15 @@ pub(super) async fn serve(
         Err(end) => end,
     };
     match end {
-        End::Closed | End::Idle => {}
+        End::Closed => {}
+        End::Idle => daemon.metrics.idle(),
         End::Lost(_) => tracing::debug!(uid = peer.uid, pid = peer.pid, "peer is gone: {end}"),
         _ => {
             daemon.metrics.garbage();
             if let Some(times) = daemon.lines.garbage.admit(peer, end.name()) {
                 tracing::warn!(
                     uid = peer.uid,
+                    service = peer.service.as_deref(),
                     pid = peer.pid,
                     times,
                     "closed the connection of a peer: {end}"

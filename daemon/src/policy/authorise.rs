@@ -97,6 +97,31 @@ impl Grants {
         self.0.iter().filter_map(|grant| grant.who.uid)
     }
 
+    /// Grants whose service, rate or number in flight another grant makes void, for some key at least: their number,
+    /// which of these, and the number of the other one. Numbers are from 1.
+    pub(crate) fn overruled(&self) -> impl Iterator<Item = (usize, String, usize)> {
+        self.0.iter().enumerate().filter_map(|(number, narrow)| {
+            let wide = self.0.iter().enumerate().find(|(other, wide)| {
+                let same_peers = wide.who.uid.is_none_or(|uid| narrow.who.uid == Some(uid))
+                    && wide.who.gid.is_none_or(|gid| narrow.who.gid == Some(gid))
+                    && (wide.who.service.is_none() || wide.who.service == narrow.who.service);
+                let is_wider = wide.who.service != narrow.who.service || wide.limits == Limits::default();
+                let same_keys =
+                    narrow.keys.iter().any(|key| wide.keys.iter().any(|one| one.matches(key.as_str())));
+                let same_uses = narrow.uses.iter().any(|one| wide.uses.contains(one));
+                *other != number && same_peers && is_wider && same_keys && same_uses
+            });
+            let (wide_number, wide) = wide?;
+            let conditions = [
+                ("unit", narrow.who.service.is_some() && wide.who.service.is_none()),
+                ("rate", narrow.limits.rate.is_some() && wide.limits.rate.is_none()),
+                ("in-flight", narrow.limits.in_flight.is_some() && wide.limits.in_flight.is_none()),
+            ];
+            let void: Vec<_> = conditions.iter().filter(|(_, void)| *void).map(|(name, _)| *name).collect();
+            (!void.is_empty()).then(|| (number + 1, void.join(" and "), wide_number + 1))
+        })
+    }
+
     /// Whether any grant lets the peer know of a key with this label.
     pub fn covers(&self, peer: &Peer, label: &Label) -> bool {
         self.of(peer, label).next().is_some()
