@@ -93,7 +93,7 @@ impl Daemon {
     /// From now on `config` holds, for connections that are open, too.
     pub(crate) fn set_config(&self, mut config: Config) {
         config.grants.extend(self.extra_grants.iter().cloned());
-        self.lines.set_named(&config.grants.users().collect());
+        self.lines.set_grants(&config.grants);
         let old = self.config.swap(Arc::new(config));
         if old.grants != self.config().grants {
             self.keys.changes().of_grants();

@@ -1,17 +1,18 @@
 //! Log lines that peers can cause: at most one a second for each user and reason, and every event counted.
 //!
-//! A flood by one user hides nothing of another. Users whom a grant names always have a place of their own;
-//! of the others [`MAX_STRANGERS`] do, and all further ones are counted together, so that neither memory nor
-//! the log grows with the number of users that somebody can play.
+//! A flood by one user hides nothing of another. Users whom a grant names always have a place of their own. Of
+//! those whom grants know by a group or a service [`MAX_MEMBERS`] do, and of those without a grant
+//! [`MAX_STRANGERS`]. All further ones are counted together, so that neither memory nor the log grows with the
+//! number of users that somebody can play.
 
 use core::time::Duration;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::policy::authorise::Peer;
+use crate::policy::authorise::{Grants, Peer};
 use crate::throttle::Throttle;
 
 /// The log lines that peers can cause.
@@ -30,10 +31,10 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// Gives each of `users` a place of its own: those whom grants name.
-    pub(crate) fn set_named(&self, users: &HashSet<u32>) {
+    /// Who has a place is settled by these grants from now on.
+    pub(crate) fn set_grants(&self, grants: &Grants) {
         for lines in [&self.crowded, &self.faults, &self.garbage, &self.refusals] {
-            lines.lock().named.clone_from(users);
+            lines.lock().grants = grants.clone();
         }
     }
 
@@ -94,11 +95,11 @@ impl PerUser {
     /// How often this happened to the user since it was last let through, this time included; `None` if it is
     /// too soon to speak of it again, or if the user is one of too many. The count is told later, then.
     pub(crate) fn admit(&self, peer: &Peer, reason: &'static str) -> Option<u64> {
-        self.admit_at(Instant::now(), Whose { uid: peer.uid, service: peer.service.clone() }, reason)
+        self.admit_at(Instant::now(), peer, reason)
     }
 
-    fn admit_at(&self, now: Instant, whose: Whose, reason: &'static str) -> Option<u64> {
-        let times = self.lock().admit(now, whose, reason);
+    fn admit_at(&self, now: Instant, peer: &Peer, reason: &'static str) -> Option<u64> {
+        let times = self.lock().admit(now, peer, reason);
         if times.is_none() {
             self.held_back.notify_one();
         }
@@ -109,8 +110,9 @@ impl PerUser {
     fn rests(&self, now: Option<Instant>) -> Vec<Rest> {
         let mut state = self.lock();
         let State { users, crowd, .. } = &mut *state;
-        let users =
-            users.iter_mut().flat_map(|(whose, events)| events.iter_mut().map(|e| (Some(whose.clone()), e)));
+        let users = users
+            .iter_mut()
+            .flat_map(|(whose, place)| place.events.iter_mut().map(|e| (Some(whose.clone()), e)));
         let all = users.chain(crowd.iter_mut().map(|event| (None, event)));
         all.filter_map(|(whose, event)| {
             let is_due = now.is_none_or(|now| now.duration_since(event.spoken) >= INTERVAL);
@@ -123,7 +125,7 @@ impl PerUser {
 
     fn is_holding_back(&self) -> bool {
         let state = self.lock();
-        state.users.values().flatten().chain(&state.crowd).any(|event| event.count > 0)
+        state.users.values().flat_map(|place| &place.events).chain(&state.crowd).any(|event| event.count > 0)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -147,36 +149,62 @@ struct Whose {
     service: Option<Arc<str>>,
 }
 
+/// How grants know a user.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Known {
+    /// By its name.
+    User,
+    /// By a group or a service.
+    Member,
+    /// Not at all.
+    Stranger,
+}
+
+/// The place of a user.
+struct Place {
+    known: Known,
+    events: Vec<Event>,
+}
+
 #[derive(Default)]
 struct State {
-    named: HashSet<u32>,
-    users: HashMap<Whose, Vec<Event>>,
+    grants: Grants,
+    users: HashMap<Whose, Place>,
     /// Of the users that have no place of their own.
     crowd: Vec<Event>,
 }
 
 impl State {
-    fn admit(&mut self, now: Instant, whose: Whose, reason: &'static str) -> Option<u64> {
-        if !self.users.contains_key(&whose) && !self.has_room(now, whose.uid) {
+    fn admit(&mut self, now: Instant, peer: &Peer, reason: &'static str) -> Option<u64> {
+        let whose = Whose { uid: peer.uid, service: peer.service.clone() };
+        let known = match self.grants.name(peer) {
+            Some(who) if who.uid.is_some() => Known::User,
+            Some(_) => Known::Member,
+            None => Known::Stranger,
+        };
+        if !self.users.contains_key(&whose) && !self.has_room(now, known) {
             // No line can speak for all of them, so their count is told by itself.
             Event::of(&mut self.crowd, now, reason).count += 1;
             return None;
         }
-        Event::of(self.users.entry(whose).or_default(), now, reason).admit(now)
+        let place = self.users.entry(whose).or_insert_with(|| Place { known, events: Vec::new() });
+        Event::of(&mut place.events, now, reason).admit(now)
     }
 
-    fn has_room(&mut self, now: Instant, uid: u32) -> bool {
-        let named = &self.named;
-        let strangers =
-            |users: &HashMap<Whose, _>| users.keys().filter(|whose| !named.contains(&whose.uid)).count();
-        if named.contains(&uid) || strangers(&self.users) < MAX_STRANGERS {
+    fn has_room(&mut self, now: Instant, known: Known) -> bool {
+        let most = match known {
+            Known::User => return true,
+            Known::Member => MAX_MEMBERS,
+            Known::Stranger => MAX_STRANGERS,
+        };
+        let count = |users: &HashMap<_, Place>| users.values().filter(|place| place.known == known).count();
+        if count(&self.users) < most {
             return true;
         }
         // Users of whom everything is told make room; a user who is at it keeps the place.
-        self.users.retain(|whose, events| {
-            named.contains(&whose.uid) || events.iter().any(|event| !event.is_over(now))
-        });
-        strangers(&self.users) < MAX_STRANGERS
+        self.users
+            .retain(|_, place| place.known != known || place.events.iter().any(|event| !event.is_over(now)));
+        count(&self.users) < most
     }
 }
 
@@ -219,20 +247,31 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How long a stranger of whom everything is told keeps the place.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// Most users whom grants know by a group or a service that have a place of their own.
+const MAX_MEMBERS: usize = 64;
+
 /// Most users without a grant that have a place of their own.
 const MAX_STRANGERS: usize = 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::authorise::{Grant, Who};
 
     fn user(uid: u32) -> Whose {
         Whose { uid, service: None }
     }
 
+    fn peer(uid: u32) -> Peer {
+        Peer { uid, ..Peer::default() }
+    }
+
+    /// Where grants name users, and a group with the number 60.
     fn named(users: &[u32]) -> PerUser {
         let lines = PerUser::default();
-        lines.lock().named = users.iter().copied().collect();
+        let group = Who { gid: Some(60), ..Who::default() };
+        let all = users.iter().map(|uid| Who::user(*uid)).chain([group]);
+        lines.lock().grants = Grants::new(all.map(Grant::everything).collect());
         lines
     }
 
@@ -241,7 +280,7 @@ mod tests {
         let lines = named(&[33]);
         let start = Instant::now();
         let admit =
-            |millis, uid, reason| lines.admit_at(start + Duration::from_millis(millis), user(uid), reason);
+            |millis, uid, reason| lines.admit_at(start + Duration::from_millis(millis), &peer(uid), reason);
         assert_eq!(admit(0, 7, "a"), Some(1));
         for millis in 1..900 {
             assert_eq!(admit(millis, 7, "a"), None);
@@ -250,8 +289,8 @@ mod tests {
         assert_eq!(admit(900, 33, "a"), Some(1));
         assert_eq!(admit(900, 8, "a"), Some(1));
         assert_eq!(admit(900, 7, "b"), Some(1));
-        let service = Whose { service: Some("php-fpm.service".into()), ..user(7) };
-        assert_eq!(lines.admit_at(start + Duration::from_millis(900), service, "a"), Some(1));
+        let service = Peer { service: Some("php-fpm.service".into()), ..peer(7) };
+        assert_eq!(lines.admit_at(start + Duration::from_millis(900), &service, "a"), Some(1));
         assert_eq!(admit(1000, 7, "a"), Some(900));
         assert_eq!(admit(1001, 7, "a"), None);
         let rests = |millis| lines.rests(Some(start + Duration::from_millis(millis)));
@@ -268,17 +307,19 @@ mod tests {
         let start = Instant::now();
         let mut told = 0;
         for uid in 100_000..110_000 {
-            told += lines.admit_at(start, user(uid), "no-grant").unwrap_or(0);
+            told += lines.admit_at(start, &peer(uid), "no-grant").unwrap_or(0);
         }
         assert_eq!(told, MAX_STRANGERS as u64);
         assert_eq!(lines.lock().users.len(), MAX_STRANGERS);
-        assert_eq!(lines.admit_at(start, user(33), "use-refused"), Some(1));
-        assert_eq!(lines.admit_at(start, user(100_000), "no-grant"), None, "whoever has a place keeps it");
+        assert_eq!(lines.admit_at(start, &peer(33), "use-refused"), Some(1));
+        let member = Peer { gid: 60, ..peer(9000) };
+        assert_eq!(lines.admit_at(start, &member, "use-refused"), Some(1), "known by its group");
+        assert_eq!(lines.admit_at(start, &peer(100_000), "no-grant"), None, "whoever has a place keeps it");
         let rests = lines.rests(Some(start + INTERVAL));
         assert!(rests.contains(&Rest { whose: None, reason: "no-grant", times: 10_000 - told }), "{rests:?}");
         assert_eq!(rests.iter().map(|rest| rest.times).sum::<u64>() + told, 10_001);
         let later = start + INTERVAL + QUIET;
-        assert_eq!(lines.admit_at(later, user(5), "no-grant"), Some(1), "places come free");
-        assert_eq!(lines.lock().users.len(), 2);
+        assert_eq!(lines.admit_at(later, &peer(5), "no-grant"), Some(1), "places come free");
+        assert_eq!(lines.lock().users.len(), 3);
     }
 }

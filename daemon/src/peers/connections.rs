@@ -3,6 +3,10 @@
 //! Users whom no grant names share a few places. When all places are taken, the user with the most of them gives
 //! one up, if it has more than the newcomer would have. So no user can keep another one out, however many
 //! connections the user opens.
+//!
+//! A grant to a group or to a service may let in as many users as somebody can play, with a range of subordinate
+//! user ids for example. All of them together have the share of one user whom a grant names, and only some of
+//! them an account of their own.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -14,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fair::User;
 use crate::peers::users::Account;
-use crate::policy::authorise::{Grants, Peer};
+use crate::policy::authorise::{Grants, Peer, Who};
 
 /// The connections of peers.
 pub(crate) struct Connections {
@@ -35,6 +39,10 @@ struct State {
 pub(crate) enum Name {
     /// A user whom a grant names; with the service, where that makes a difference.
     User { uid: u32, service: Option<Arc<str>> },
+    /// A user whom grants know by a group or a service alone.
+    Member { of: Who, uid: u32 },
+    /// Further ones of these.
+    OtherMembers { of: Who },
     /// A user whom no grant names.
     Stranger,
 }
@@ -42,8 +50,20 @@ pub(crate) enum Name {
 impl Name {
     fn of(peer: &Peer, grants: &Grants) -> Self {
         match grants.name(peer) {
-            true => Self::User { uid: peer.uid, service: peer.service.clone() },
-            false => Self::Stranger,
+            Some(Who { uid: Some(uid), .. }) => Self::User { uid: *uid, service: peer.service.clone() },
+            Some(who) => Self::Member { of: who.clone(), uid: peer.uid },
+            None => Self::Stranger,
+        }
+    }
+
+    /// Whether both have one share of the places.
+    fn shares_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Member { of: one, .. } | Self::OtherMembers { of: one },
+                Self::Member { of: other, .. } | Self::OtherMembers { of: other },
+            ) => one == other,
+            _ => self == other,
         }
     }
 }
@@ -123,16 +143,12 @@ impl Connections {
         stop: &CancellationToken,
     ) -> Entry {
         let mut state = self.lock();
+        let name = state.account_of(name);
         let most = if name == Name::Stranger { STRANGERS.min(limits.per_user) } else { limits.per_user };
-        let own = state.users.get(&name).map_or(0, |share| share.places.len());
-        let from = if own >= most {
+        let from = if state.places_of(&name) >= most {
             Some(name.clone())
         } else if state.total >= limits.total {
-            let largest = state.users.iter().max_by_key(|(_, share)| share.places.len());
-            largest.map(|(largest, share)| match share.places.len() > own + 1 {
-                true => largest.clone(),
-                false => name.clone(),
-            })
+            Some(state.who_makes_room_for(&name))
         } else {
             None
         };
@@ -179,11 +195,18 @@ impl Connections {
         for (name, share) in &self.lock().users {
             for spot in share.places.values() {
                 let lacks_service = grants.depend_on_service(spot.peer.uid) && !spot.by_service;
-                if lacks_service || Name::of(&spot.peer, grants) != *name {
+                if lacks_service || !Name::of(&spot.peer, grants).shares_with(name) {
                     spot.close.cancel();
                 }
             }
         }
+    }
+
+    /// Closes the longest idle connection of the user with the most: there are no descriptors left.
+    pub(crate) fn make_room(&self) {
+        let mut state = self.lock();
+        let from = state.who_makes_room_for(&Name::Stranger);
+        state.close_one(&from, true);
     }
 
     fn leave(&self, name: &Name, number: u64) {
@@ -208,6 +231,46 @@ impl Connections {
 }
 
 impl State {
+    /// The name of the account of a user: of those whom grants know by a group or a service, the first ones have an
+    /// account of their own.
+    fn account_of(&self, name: Name) -> Name {
+        let Name::Member { of, .. } = &name else { return name };
+        let members = || {
+            self.users.iter().filter(|(other, share)| {
+                matches!(other, Name::Member { of: other, .. } if other == of) && !share.places.is_empty()
+            })
+        };
+        let is_known = self.users.get(&name).is_some_and(|share| !share.places.is_empty());
+        if is_known || members().count() < MEMBERS { name } else { Name::OtherMembers { of: of.clone() } }
+    }
+
+    fn places_of(&self, name: &Name) -> usize {
+        self.users.get(name).map_or(0, |share| share.places.len())
+    }
+
+    /// Who has the most of all places, or the newcomer, if that has about as many. Of those with one share, the one with
+    /// the most.
+    fn who_makes_room_for(&self, newcomer: &Name) -> Name {
+        let share_of = |name: &Name| -> usize {
+            let users = self.users.iter().filter(|(other, _)| other.shares_with(name));
+            users.map(|(_, share)| share.places.len()).sum()
+        };
+        let mut shares: Vec<(&Name, usize)> = Vec::new();
+        for (name, share) in &self.users {
+            match shares.iter_mut().find(|(one, _)| one.shares_with(name)) {
+                Some((_, count)) => *count += share.places.len(),
+                None => shares.push((name, share.places.len())),
+            }
+        }
+        let largest = shares.into_iter().max_by_key(|(_, count)| *count);
+        let largest = largest.filter(|(_, count)| *count > share_of(newcomer) + 1).map(|(name, _)| name);
+        let from = largest.unwrap_or(newcomer);
+        let users = self.users.iter().filter(|(name, _)| name.shares_with(from));
+        let user = users.max_by_key(|(_, share)| share.places.len());
+        // Among those with one share, a newcomer without a place takes that of somebody else.
+        user.filter(|(_, share)| !share.places.is_empty()).map_or(newcomer, |(name, _)| name).clone()
+    }
+
     /// Gives up a connection of a user: the one that has been idle longest, or if none is and `in_any_case` the
     /// oldest, whose requests are lost then. Either way the connection ends at once: descriptors are few.
     fn close_one(&mut self, name: &Name, in_any_case: bool) -> bool {
@@ -217,10 +280,9 @@ impl State {
         let Some((number, spot)) = longest.filter(|(_, spot)| in_any_case || idle_since(spot) != BUSY) else {
             return false;
         };
+        // At once, or descriptors would be held that nobody counts.
         spot.close.cancel();
-        if idle_since(spot) == BUSY {
-            spot.cut.cancel();
-        }
+        spot.cut.cancel();
         let number = *number;
         share.places.remove(&number);
         self.total -= 1;
@@ -275,6 +337,9 @@ impl Drop for Place {
     }
 }
 
+/// Most users with an account of their own, of those whom grants know by the same group or service.
+const MEMBERS: usize = 8;
+
 /// Places of all users together whom no grant names.
 const STRANGERS: usize = 64;
 
@@ -287,7 +352,7 @@ const REMEMBERED: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::authorise::{Grant, Who};
+    use crate::policy::authorise::Grant;
 
     const LIMITS: Limits = Limits { total: 10, per_user: 8 };
 
@@ -347,6 +412,29 @@ mod tests {
         // User 1 is left with 4, and user 3 has as many.
         let new = enter(&connections, user(3));
         assert!(matches!(&new, Entry::InPlaceOf(name, _) if *name == user(3)));
+    }
+
+    #[test]
+    fn the_members_of_a_group_have_one_share_however_many_they_are() {
+        let connections = Arc::new(Connections::new());
+        let stop = CancellationToken::new();
+        let group = Who { gid: Some(60), ..Who::default() };
+        let grants = Grants::new(vec![Grant::everything(Who::user(1)), Grant::everything(group)]);
+        let limits = Limits { total: 100, per_user: 80 };
+        let enter = |uid, gid| {
+            place(connections.enter(&Peer { uid, gid, ..Peer::default() }, &grants, limits, &stop))
+        };
+        let members: Vec<_> = (0..200).map(|number| enter(200_000 + number, 60)).collect();
+        assert_eq!(connections.total(), MEMBERS + 80);
+        let accounts: std::collections::HashSet<_> = members.iter().map(|place| place.account().id).collect();
+        assert_eq!(accounts.len(), MEMBERS + 1);
+        let mut users: Vec<_> = (0..50).map(|_| enter(1, 1)).collect();
+        assert!(users.iter().all(|place| !place.close().is_cancelled()), "half of the places");
+        users.push(enter(1, 1));
+        let _late = enter(300_000, 60);
+        let kept = users.iter().filter(|place| !place.close().is_cancelled()).count();
+        assert!((49..=50).contains(&kept), "{kept}");
+        assert_eq!(connections.total(), 100);
     }
 
     #[test]

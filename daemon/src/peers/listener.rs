@@ -40,7 +40,8 @@ pub(crate) async fn accept(
                 if let Some(times) = daemon.lines.accepting.admit() {
                     tracing::error!(times, "cannot accept connections: {error}");
                 }
-                // Most likely out of descriptors: some will be closed.
+                // Most likely out of descriptors.
+                connections.make_room();
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -73,10 +74,13 @@ fn enter(
         let what = match &whose {
             None => "too many connections: closed the new one".to_owned(),
             Some(Name::Stranger) => {
-                "too many connections: closed an idle one of a user whom no grant names".to_owned()
+                "too many connections: closed one of a user whom no grant names".to_owned()
             }
-            Some(Name::User { uid, .. }) => {
-                format!("too many connections: closed an idle one of user id {uid}")
+            Some(Name::User { uid, .. } | Name::Member { uid, .. }) => {
+                format!("too many connections: closed one of user id {uid}")
+            }
+            Some(Name::OtherMembers { .. }) => {
+                "too many connections: closed one of a user whom a grant knows by group or service".to_owned()
             }
         };
         let service = peer.service.as_deref();

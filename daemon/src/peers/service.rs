@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, LazyLock};
 
+use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -26,7 +27,9 @@ pub(super) fn of_peer(socket: &impl AsFd, pid: i32) -> Option<Arc<str>> {
     }
     let process = match getsockopt(socket, sockopt::PeerPidfd) {
         Ok(process) => process,
-        Err(_) => pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?,
+        Err(Errno::ENOPROTOOPT) => pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?,
+        // The process has ended, which kernels before 6.16 do not give a descriptor for.
+        Err(_) => return None,
     };
     let mut text = String::new();
     File::open(format!("/proc/{pid}/cgroup")).ok()?.take(MAX_FILE).read_to_string(&mut text).ok()?;

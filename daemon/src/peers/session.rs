@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use keyward_proto::Outcome;
 use keyward_proto::frame::{self, FrameError};
-use keyward_proto::message::{Request, Response, Watch, request, response};
+use keyward_proto::message::{Request, Response, request, response};
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -119,11 +119,22 @@ struct Session<'a> {
 }
 
 /// A request that has arrived.
-enum Arrived<'a> {
-    /// To be answered.
-    Taken { request: Request, at: Instant, waiting: Waiting<'a>, _long: Option<Held> },
-    /// To be refused, since too many others of its user wait.
-    Refused(Request),
+struct Arrived<'a> {
+    /// As it came.
+    body: Vec<u8>,
+    at: Instant,
+    /// None if it is to be refused, since too many others of its user wait.
+    waiting: Option<Waiting<'a>>,
+    _long: Option<Held>,
+}
+
+/// What came of a request.
+enum Answered {
+    With(Response),
+    /// It was taken in to be refused, and counted as such.
+    AsRefused(Response),
+    /// It asks to watch, which is no work of the user's.
+    NotYet(Request),
 }
 
 /// Whether more is read from the socket.
@@ -230,7 +241,7 @@ impl<'a> Session<'a> {
         }
         let (mut used, mut is_partial) = (0, false);
         while self.arrived.len() < MOST_AHEAD {
-            let (request, length) = match self.next_frame(used) {
+            let (body, length) = match frame::split(self.input.get(used..).unwrap_or_default()) {
                 Ok(Some(found)) => found,
                 Ok(None) => {
                     is_partial = used < self.input.len();
@@ -241,15 +252,21 @@ impl<'a> Session<'a> {
                     break;
                 }
             };
-            self.arrived.push_back(match place.account().arrive() {
-                Ok(waiting) => Arrived::Taken { request, at: now, waiting, _long: self.long.take() },
-                Err(NoRoom::Refuse) => Arrived::Refused(without_body(request)),
+            let waiting = match place.account().arrive() {
+                Ok(waiting) => Some(waiting),
+                Err(NoRoom::Refuse) => None,
                 Err(NoRoom::Leave) => {
                     self.reading = Reading::Parked;
                     break;
                 }
+            };
+            // Decoded later, in a turn of the user: some take long.
+            self.arrived.push_back(Arrived {
+                body: body.to_vec(),
+                at: now,
+                waiting,
+                _long: self.long.take(),
             });
-            self.long = None;
             used += length;
         }
         self.input.drain(..used);
@@ -260,37 +277,29 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn next_frame(&self, from: usize) -> Result<Option<(Request, usize)>, FrameError> {
-        let Some((body, length)) = frame::split(self.input.get(from..).unwrap_or_default())? else {
-            return Ok(None);
-        };
-        Ok(Some((frame::decode(body)?, length)))
-    }
-
     /// Answers one request; reads on meanwhile, if that takes time.
     async fn answer(&mut self, next: Arrived<'a>) -> Result<(), End> {
-        let (request, at, waiting) = match next {
-            Arrived::Taken { request, at, waiting, .. } => (request, at, waiting),
-            Arrived::Refused(request) => {
-                self.append(answer::overloaded(self.daemon, self.peer, &request));
-                return Ok(());
-            }
-        };
-        self.asked_from = request.processor.unwrap_or(self.here);
-        if let Some(request::Body::Watch(watch)) = &request.body {
-            // Whoever watches waits for nothing that others could have.
-            drop(waiting);
-            // Boxed, for the sake of all the sessions that never come here.
-            let response = Box::pin(self.watch(&request, watch)).await?;
-            self.append(response);
-            return Ok(());
-        }
-        let trace = Trace::new(self.number, request.id);
+        let Arrived { body, at, waiting, _long } = next;
         let (daemon, peer, account, turns) = (self.daemon, self.peer, self.place.account(), self.turns);
-        let answer = answer(daemon, peer, account, request, at, trace);
+        let (number, is_refused) = (self.number, waiting.is_none());
+        let answer = async move {
+            let request: Request = frame::decode(&body)?;
+            drop(body);
+            let processor = request.processor;
+            Ok::<_, FrameError>(match request.body {
+                _ if is_refused => {
+                    (processor, Answered::AsRefused(answer::overloaded(daemon, peer, &request)))
+                }
+                Some(request::Body::Watch(_)) => (processor, Answered::NotYet(request)),
+                _ => {
+                    let trace = Trace::new(number, request.id);
+                    (processor, Answered::With(answer(daemon, peer, account, request, at, trace).await))
+                }
+            })
+        };
         let mut work = pin!(in_turn(turns, account, self.now, answer));
         let mut first = pin!(poll_fn(|context| Poll::Ready(work.as_mut().poll(context))));
-        let (response, ended) = match first.as_mut().await {
+        let (answered, ended) = match first.as_mut().await {
             Poll::Ready(done) => done,
             Poll::Pending => {
                 // The answers so far need not wait for this one. Nor may this one wait for a peer that does not
@@ -311,9 +320,26 @@ impl<'a> Session<'a> {
         };
         self.now = ended;
         drop(waiting);
-        if response.outcome() == Outcome::Overloaded {
-            account.may_be_refused().await;
-        }
+        let (processor, answered) = match answered {
+            Ok(answered) => answered,
+            Err(garbage) => {
+                // Those before it get their answers.
+                self.send().await?;
+                return Err(garbage.into());
+            }
+        };
+        self.asked_from = processor.unwrap_or(self.here);
+        let response = match answered {
+            Answered::With(response) => {
+                if response.outcome() == Outcome::Overloaded {
+                    account.may_be_refused().await;
+                }
+                response
+            }
+            Answered::AsRefused(response) => response,
+            // Boxed, for the sake of all the sessions that never come here.
+            Answered::NotYet(request) => Box::pin(self.watch(&request)).await?,
+        };
         self.append(response);
         Ok(())
     }
@@ -338,19 +364,24 @@ impl<'a> Session<'a> {
 
     /// Answers a request to watch: when there is something, its time is over, the place is to be given up, or more
     /// arrives.
-    async fn watch(&mut self, request: &Request, watch: &Watch) -> Result<Response, End> {
+    async fn watch(&mut self, request: &Request) -> Result<Response, End> {
+        let Some(request::Body::Watch(watch)) = &request.body else {
+            return Err(FrameError::Malformed.into());
+        };
         self.send().await?;
         self.place.idle(self.now);
-        let more = !self.arrived.is_empty() || !self.input.is_empty();
+        let (more, patience) = (!self.arrived.is_empty() || !self.input.is_empty(), self.place.patience());
         let (daemon, peer, stream, close) = (self.daemon, self.peer, &self.stream, self.place.close());
         let end = async {
             if more {
                 return;
             }
+            let theirs =
+                Some(Duration::from_millis(request.deadline_ms.into())).filter(|time| !time.is_zero());
             let time = async {
-                match request.deadline_ms {
-                    0 => pending().await,
-                    time => tokio::time::sleep(Duration::from_millis(time.into())).await,
+                match theirs.into_iter().chain(patience).min() {
+                    Some(time) => tokio::time::sleep(time).await,
+                    None => pending().await,
                 }
             };
             tokio::select! {
@@ -452,17 +483,6 @@ async fn in_turn<T>(
         polled.map(|answer| (answer, end))
     })
     .await
-}
-
-/// A request as far as it matters that there was one of this kind.
-fn without_body(request: Request) -> Request {
-    let body = request.body.map(|body| match body {
-        request::Body::Sign(_) => request::Body::Sign(Default::default()),
-        request::Body::Decrypt(_) => request::Body::Decrypt(Default::default()),
-        request::Body::Describe(_) => request::Body::Describe(Default::default()),
-        other => other,
-    });
-    Request { body, ..request }
 }
 
 /// Why a connection came to an end that was not the peer's plan.

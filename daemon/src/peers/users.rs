@@ -24,7 +24,7 @@ pub(crate) struct Account {
     room: Notify,
     /// Bytes of long frames, arriving or waiting.
     held: AtomicUsize,
-    /// How long a turn of this user takes, in nanoseconds: an average that the last ones count most for.
+    /// How long a turn of this user takes, in nanoseconds: the longest of the last ones.
     typical: AtomicU64,
     overloads: Mutex<Bucket>,
     under_grants: Mutex<UnderGrants>,
@@ -81,7 +81,8 @@ impl Account {
     pub(crate) fn took(&self, time: Duration) {
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 8);
         let typical = self.typical.load(Ordering::Relaxed);
-        self.typical.store(typical - typical / 8 + time / 8, Ordering::Relaxed);
+        // Up at once and down slowly: who has been cheap for long is not expected to stay so.
+        self.typical.store(time.max(typical - typical / 8), Ordering::Relaxed);
     }
 
     /// Waits until fewer requests wait than may.

@@ -43,7 +43,7 @@ pub struct Grant {
 }
 
 /// Peers that a grant is given to: those for which every condition holds that is named.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Who {
     /// They are processes of this user.
     pub uid: Option<u32>,
@@ -81,20 +81,18 @@ impl Grants {
         self.0.iter()
     }
 
-    /// Whether any grant is given to the peer, whatever for.
-    pub fn name(&self, peer: &Peer) -> bool {
-        self.0.iter().any(|grant| grant.who.is(peer))
+    /// How the grants that are given to a peer name the peer: by its user, if one of them does, or else by what the
+    /// first of them asks for. None if no grant is given to it.
+    pub fn name(&self, peer: &Peer) -> Option<&Who> {
+        let mut given = self.0.iter().map(|grant| &grant.who).filter(|who| who.is(peer));
+        let first = given.next()?;
+        Some(if first.uid.is_some() { first } else { given.find(|who| who.uid.is_some()).unwrap_or(first) })
     }
 
     /// Whether it depends on the service of a peer of that user, what it may do.
     pub fn depend_on_service(&self, uid: u32) -> bool {
         let of_user = |who: &Who| who.service.is_some() && who.uid.is_none_or(|one| one == uid);
         self.0.iter().any(|grant| of_user(&grant.who))
-    }
-
-    /// The users whom grants name by their ids.
-    pub fn users(&self) -> impl Iterator<Item = u32> {
-        self.0.iter().filter_map(|grant| grant.who.uid)
     }
 
     /// Grants whose service, rate or number in flight another grant makes void, for some key at least: their number,
