@@ -84,12 +84,7 @@ impl AdminClient {
     }
 
     /// Whether a user with a group may use a key for TLS servers.
-    pub(crate) fn access(
-        &self,
-        label: &str,
-        uid: u32,
-        gid: u32,
-    ) -> Result<Vec<AccessView>, AdminClientError> {
+    pub(crate) fn access(&self, label: &str, uid: u32, gid: u32) -> Result<AccessView, AdminClientError> {
         self.call(Method::GET, &format!("{}/access?uid={uid}&gid={gid}", key_path(label)), Bytes::new())
     }
 

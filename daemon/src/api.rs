@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_proto::{Label, Reference};
+use keyward_proto::{Label, Reference, Use};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Backends};
 use crate::certificates::Certificate;
 use crate::keys::{Key, StoreError, Version};
+use crate::policy::authorise::signs_and_decrypts;
 
 /// A request for a new key.
 #[derive(Debug, Deserialize, Serialize)]
@@ -54,6 +55,13 @@ pub(crate) struct Change {
     /// Whether it is accepted that one RSA key signs and decrypts.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) sign_and_decrypt: bool,
+}
+
+/// The command that gives a key these uses.
+pub(crate) fn set_uses(label: &str, uses: &[Use]) -> String {
+    let named: String = uses.iter().map(|one| format!(" --use {one}")).collect();
+    let accepted = if signs_and_decrypts(uses).is_some() { " --sign-and-decrypt" } else { "" };
+    format!("keyward key set-uses {label}{named}{accepted}")
 }
 
 /// A key, without its blobs.
@@ -204,9 +212,18 @@ impl CertificateView {
     }
 }
 
-/// Whether a user may put a key to a use.
+/// Whether grants let a user use a key.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct AccessView {
+    /// Each kind of handshake that the key is for.
+    pub(crate) uses: Vec<UseAccessView>,
+    /// The names of the uses that grants for this user and key have, whatever those of the key.
+    pub(crate) granted: Vec<String>,
+}
+
+/// Whether a user may put a key to a use.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct UseAccessView {
     /// The name of the use.
     pub(crate) r#use: String,
     /// The name of the outcome that a handshake would have; none if it would succeed.

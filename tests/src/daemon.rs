@@ -273,6 +273,16 @@ impl Daemon {
         command
     }
 
+    /// A shell that runs a command line of an error message as it stands.
+    pub fn shell(&self, line: &str) -> Command {
+        let program = built("keyward");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let directory = program.parent().expect("a file has a directory").display();
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).env("PATH", format!("{directory}:{path}"));
+        command
+    }
+
     /// What the daemon says about itself over the administrators' socket.
     pub fn status(&self) -> serde_json::Value {
         let (status, text) = self.get("/v1/status");

@@ -10,7 +10,7 @@ use nix::unistd::{User, getgrouplist};
 
 use super::keys::label;
 use super::{Admin, AdminError, Answer};
-use crate::api::AccessView;
+use crate::api::{AccessView, UseAccessView};
 use crate::keys::StoreError;
 use crate::policy::act::Act;
 use crate::policy::authorise::{Grants, Peer, Refusal};
@@ -22,7 +22,7 @@ pub(super) async fn show(
     State(admin): State<Admin>,
     Path(text): Path<String>,
     Query(query): Query<Vec<(String, String)>>,
-) -> Answer<Vec<AccessView>> {
+) -> Answer<AccessView> {
     let label = label(&text)?;
     let (mut uid, mut gid) = (None, None);
     for (name, value) in query {
@@ -60,7 +60,7 @@ pub(super) async fn show(
     let mut views = Vec::new();
     for one in asked {
         let (refused, service) = refusal(one);
-        views.push(AccessView {
+        views.push(UseAccessView {
             r#use: one.name().into(),
             refusal: refused.map(|refusal| Outcome::from(refusal).name().into()),
             service,
@@ -71,10 +71,13 @@ pub(super) async fn show(
             _ => continue,
         };
         if let (Some(_), (None, service)) = (refused, refusal(narrower)) {
-            views.push(AccessView { r#use: narrower.name().into(), refusal: None, service });
+            views.push(UseAccessView { r#use: narrower.name().into(), refusal: None, service });
         }
     }
-    Ok(Json(views))
+    let granted =
+        |one: &Use| peers.iter().any(|peer| config.grants.uses(peer, &label).any(|granted| granted == *one));
+    let granted = Use::ALL.into_iter().filter(granted).map(|one| one.name().into()).collect();
+    Ok(Json(AccessView { uses: views, granted }))
 }
 
 /// The groups that a process of the user has, by the group database; none if there is no such user.

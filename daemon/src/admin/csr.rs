@@ -6,11 +6,11 @@ use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_proto::{KeyType, Outcome, PublicKey, Scheme};
+use keyward_proto::{KeyType, Outcome, PublicKey, Scheme, Use};
 
 use super::keys::label;
 use super::{Admin, AdminError, Administrator, Answer, Body};
-use crate::api::RequestSignature;
+use crate::api::{RequestSignature, set_uses};
 use crate::backend::grep11::{Trace, random};
 use crate::backend::{Asked, BackendError, Input, Times};
 use crate::fair::NOBODY;
@@ -50,7 +50,8 @@ pub(super) async fn sign(
     if !Act::Sign(Purpose::CertificateRequest).is_admitted_by(&key.uses) {
         let uses = key.uses.iter().map(|u| u.name()).collect::<Vec<_>>().join(", ");
         let reason = format!(
-            "the uses of key {label} are {uses}, without csr; change them with PATCH /v1/keys/{label} first"
+            "the uses of key {label} are {uses}, without csr; allow it first: {}",
+            set_uses(label.as_str(), &[&*key.uses, &[Use::Csr]].concat())
         );
         return Err(AdminError::NotAllowed(reason));
     }

@@ -400,7 +400,7 @@ fn check_uses(uses: &[Use], key_type: KeyType, sign_and_decrypt: bool) -> Result
     }
     match signs_and_decrypts(uses) {
         Some(other) if !sign_and_decrypt => Err(AdminError::Invalid(format!(
-            "one key for both rsa-key-exchange and {other} is less safe than two; take two, or accept that with --sign-and-decrypt, which is \"sign_and_decrypt\": true in a change of uses"
+            "one key for both rsa-key-exchange and {other} is less safe than two; take two, or accept that with --sign-and-decrypt"
         ))),
         _ => Ok(()),
     }

@@ -13,14 +13,13 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::Client;
 use super::failure::Failure;
 use super::output::{from_now, print, print_json, print_table, table, time};
+use super::{Client, RUNTIME_DIR};
 use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey};
+use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, set_uses};
 use crate::exit;
 use crate::ground::hardening;
-use crate::policy::authorise::signs_and_decrypts;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -38,6 +37,8 @@ pub(super) enum Command {
     Reference(Named),
     /// Make a new version of a key; older ones go on signing for references that name them
     Rotate(Named),
+    /// Replace the uses of a key
+    SetUses(SetUses),
     /// Let a disabled key sign again
     Enable(Named),
     /// Keep a key from signing; it can be enabled again
@@ -118,6 +119,19 @@ pub(super) struct Adopt {
 }
 
 #[derive(Args, Debug)]
+pub(super) struct SetUses {
+    #[command(flatten)]
+    key: Named,
+    /// Each use that the key is to have, in the place of all that it has: tls-server, tls13-server, tls12-server,
+    /// tls12-dhe-server, tls-client, tls13-client, csr, rsa-key-exchange, acme-account, any
+    #[arg(long = "use", value_name = "USE", value_parser = one_use, required = true)]
+    uses: Vec<Use>,
+    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
+    #[arg(long)]
+    sign_and_decrypt: bool,
+}
+
+#[derive(Args, Debug)]
 pub(super) struct Rewrap {
     /// The backend whose units get another master key
     #[arg(long, value_name = "NAME")]
@@ -139,6 +153,7 @@ impl Command {
             Self::Show(key) => key.run("show", AdminClient::show),
             Self::Reference(key) => key.reference(),
             Self::Rotate(key) => key.run("rotate", AdminClient::rotate),
+            Self::SetUses(set_uses) => set_uses.run(),
             Self::Enable(key) => key.set_state("enable", "enabled"),
             Self::Disable(key) => key.set_state("disable", "disabled"),
             Self::Delete(key) => key.delete(),
@@ -189,6 +204,14 @@ impl Adopt {
             backend,
         };
         key.run("adopt", |admin, label| admin.adopt(label, &adopted))
+    }
+}
+
+impl SetUses {
+    fn run(self) -> Result<(), Failure> {
+        let Self { key, uses, sign_and_decrypt } = self;
+        let change = Change { uses: Some(names(&uses)), sign_and_decrypt, ..Change::default() };
+        key.run("set the uses of", |admin, label| admin.change(label, &change))
     }
 }
 
@@ -301,20 +324,14 @@ impl Named {
     }
 }
 
-/// The command that adds a use to those of a key, for which the command line has no word.
-pub(super) fn how_to_allow(admin_socket: &Path, key: &KeyView, wanted: Use) -> String {
+/// The command that adds a use to those of a key of the daemon with this runtime directory.
+pub(super) fn how_to_allow(runtime_dir: &Path, key: &KeyView, wanted: Use) -> String {
     let uses: Vec<Use> = key.uses.iter().filter_map(|u| u.parse().ok()).chain([wanted]).collect();
-    let change = Change {
-        uses: Some(names(&uses)),
-        sign_and_decrypt: signs_and_decrypts(&uses).is_some(),
-        ..Change::default()
-    };
-    format!(
-        "curl --unix-socket {} -X PATCH -d '{}' http://keyward/v1/keys/{}",
-        admin_socket.display(),
-        json!(change),
-        key.label
-    )
+    let command = set_uses(&key.label, &uses);
+    match runtime_dir == Path::new(RUNTIME_DIR) {
+        true => command,
+        false => format!("{command} --runtime-dir '{}'", runtime_dir.display()),
+    }
 }
 
 fn list(client: &Client) -> Result<(), Failure> {

@@ -148,6 +148,11 @@ impl Grants {
         if grants.peek().is_some() { Ok(grants) } else { Err(Refusal::UseNotGranted) }
     }
 
+    /// The uses of the grants that are given to the peer and cover the key.
+    pub fn uses<'g>(&'g self, peer: &'g Peer, label: &'g Label) -> impl Iterator<Item = Use> {
+        self.of(peer, label).flat_map(|(_, grant)| grant.uses.iter().copied())
+    }
+
     fn of<'g>(&'g self, peer: &'g Peer, label: &'g Label) -> impl Iterator<Item = (usize, &'g Grant)> {
         self.0.iter().enumerate().filter(|(_, grant)| {
             grant.who.is(peer) && grant.keys.iter().any(|pattern| pattern.matches(label.as_str()))

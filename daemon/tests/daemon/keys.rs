@@ -31,6 +31,28 @@ fn a_key_is_made_shown_used_disabled_and_deleted() {
 }
 
 #[test]
+fn the_uses_of_a_key_are_replaced() {
+    let daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let message = certificate_verify();
+    let shown = daemon.succeed(&["key", "set-uses", "shop", "--use", "csr", "--use", "tls-client"]);
+    assert!(shown.contains("uses        csr, tls-client\n"), "{shown}");
+    assert_eq!(daemon.outcome("shop", &message), Outcome::UseRefused);
+    daemon.succeed(&["key", "set-uses", "shop", "--use", "tls13-server"]);
+    assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
+
+    daemon.succeed(&["key", "generate", "both", "--type", "rsa2048"]);
+    let uses = ["--use", "tls13-server", "--use", "rsa-key-exchange"];
+    let set_both = [&["key", "set-uses", "both", "--json"], &uses[..]].concat();
+    let (code, line) = daemon.fail(&set_both);
+    assert!(code == 64 && line.contains("cannot set the uses of key both: "), "{line}");
+    assert!(line.contains("--sign-and-decrypt"), "{line}");
+    let shown = daemon.succeed(&[&set_both[..], &["--sign-and-decrypt"]].concat());
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["uses"], serde_json::json!(["tls13-server", "rsa-key-exchange"]));
+}
+
+#[test]
 fn keys_are_imported_and_described() {
     let daemon = Daemon::dev("");
     let file = daemon.path("key.pem");
@@ -85,6 +107,9 @@ fn each_mistake_has_its_status() {
         (&["key", "show", "nope"], 66, "nope"),
         (&["key", "reference", "nope"], 66, "nope"),
         (&["key", "disable", "nope"], 66, "nope"),
+        (&["key", "set-uses", "nope", "--use", "csr"], 66, "nope"),
+        (&["key", "set-uses", "shop"], 64, "--use"),
+        (&["key", "set-uses", "shop", "--use", "tls"], 64, "unknown use"),
         (&["key", "delete", "nope"], 66, "nope"),
         (&["key", "import", "a", "--in", junk.to_str().unwrap()], 65, "neither PEM nor DER"),
         (&["key", "import", "a", "--in", long.to_str().unwrap()], 65, "longer"),

@@ -42,8 +42,12 @@ impl Outcome {
                 "the key has no such version; make a new reference: keyward key reference"
             }
             Self::KeyDisabled => "the key is disabled; see: keyward key enable",
-            Self::UseRefused => "the uses of the key do not include messages of this kind",
-            Self::UseNotGranted => "the grant of this user does not include messages of this kind",
+            Self::UseRefused => {
+                "the uses of the key do not include messages of this kind; see: keyward key set-uses --help"
+            }
+            Self::UseNotGranted => {
+                "the grant of this user does not include messages of this kind; see its uses in keyward.toml"
+            }
             Self::OtherMasterKey => "the key is wrapped by another master key than that of the crypto unit",
             Self::BlobDamaged => "the stored key is damaged; restore the key store from a backup",
             Self::DeadlineExceeded => "the daemon had no answer in time",
@@ -51,11 +55,12 @@ impl Outcome {
             Self::UnitUnavailable => "the crypto unit is not available; see the log of the daemon",
             Self::Internal | Self::Unspecified => "the daemon failed; see its log",
             Self::NoDowngradeSentinel => {
-                "this listener did not offer TLS 1.3 for this connection (DTLS 1.2 never does); offer it, or give key and \
-                 grant the use tls12-server"
+                "this listener did not offer TLS 1.3 for this connection (DTLS 1.2 never does); offer it, or give the \
+                 key (keyward key set-uses) and its grant the use tls12-server"
             }
             Self::DheRefused => {
-                "key or grant do not include DHE; drop the DHE ciphers, or give key and grant the use tls12-dhe-server"
+                "key or grant do not include DHE; drop the DHE ciphers, or give the key (keyward key set-uses) and its grant \
+                 the use tls12-dhe-server"
             }
             Self::OtherDhGroup => {
                 "the parameters for DHE are of no known group; use a group of RFC 7919, such as ffdhe2048, or drop DHE"

@@ -400,8 +400,18 @@ fn no_grant_lets_the_user_use_the_key() {
     );
     // What it says to do works as it stands.
     let told = mend.strip_prefix("allow it: ").unwrap();
-    succeed(Command::new("sh").args(["-c", &format!("{told} --silent")]));
+    succeed(&mut daemon.shell(told));
     assert_eq!(find()[0], "ok");
+
+    // A grant for a server with TLS 1.2 alone: the key is what lacks the use.
+    configure(&by("shop", "tls12-server"));
+    let [verdict, detail, mend] = find();
+    assert!(verdict == "fail" && detail.contains("do not include tls-server"), "{detail}");
+    assert!(mend.contains("if not, add tls-server to the uses of the grant"), "{mend}");
+    let told = mend.split_once("the key has not: ").unwrap().1.split_once(';').unwrap().0;
+    succeed(&mut daemon.shell(told));
+    let [verdict, detail, _] = find();
+    assert!(verdict == "ok" && detail.contains("may use key shop for tls12-server, not for"), "{detail}");
 
     // What is asked is what the key is for.
     let configure_and_find = |key: &str, uses: &str| {

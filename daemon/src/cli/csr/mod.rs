@@ -18,7 +18,6 @@ use super::output::{print, print_json};
 use crate::admin_client::AdminClient;
 use crate::api::{KeyView, MAX_KEY_FILE};
 use crate::exit;
-use crate::sockets::ADMIN;
 use san::San;
 use subject::Subject;
 
@@ -100,13 +99,13 @@ impl Csr {
         Ok((number, pem.map_err(|error| Failure::new(exit::SOFTWARE, error))?))
     }
 
-    /// The daemon refuses these too; but here it is known which socket mends it.
+    /// The daemon refuses these too; but here it is known which runtime directory the command needs.
     fn refuse_other_uses(&self, key: &KeyView) -> Result<(), Failure> {
         let has = |wanted: Use| key.uses.iter().any(|u| u == wanted.name());
         if has(Use::Csr) || has(Use::Any) {
             return Ok(());
         }
-        let how = how_to_allow(&self.client.runtime_dir.join(ADMIN), key, Use::Csr);
+        let how = how_to_allow(&self.client.runtime_dir, key, Use::Csr);
         let uses = key.uses.join(", ");
         Err(Failure::new(
             exit::NO_PERMISSION,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use keyward_proto::{Outcome, Reference};
+use keyward_proto::{Outcome, Reference, Use};
 
 use super::Finding;
 use super::reach::Person;
@@ -13,7 +13,7 @@ use crate::cli::key::how_to_allow;
 /// need not have all.
 pub(super) fn check(
     admin: &AdminClient,
-    admin_socket: &Path,
+    runtime_dir: &Path,
     person: &Person,
     reference: &Reference,
 ) -> Option<Finding> {
@@ -28,7 +28,7 @@ pub(super) fn check(
         }
     };
     let allowed = |allowed: bool| {
-        let uses = access.iter().filter(|one| one.refusal.is_none() == allowed);
+        let uses = access.uses.iter().filter(|one| one.refusal.is_none() == allowed);
         let named = uses.map(|one| match &one.service {
             Some(service) => format!("{} (in {service} alone)", one.r#use),
             None => one.r#use.clone(),
@@ -40,8 +40,18 @@ pub(super) fn check(
         let but = if may_not.is_empty() { String::new() } else { format!(", not for {may_not}") };
         return Some(Finding::ok(CHECK, format!("{name} may use key {label} for {may}{but}")));
     }
-    let refused = access.first()?;
+    let refused = access.uses.first()?;
     let (wanted, refusal) = (&*refused.r#use, refused.refusal.clone().unwrap_or_default());
+    // What the grants are for: any handshake where the key is for none, otherwise of the same side.
+    let side = |one: &str| one.rsplit('-').next().map(str::to_owned);
+    let is_near = |one: &str| refusal == Outcome::UseRefused.name() || side(one) == side(wanted);
+    let mut near = HANDSHAKES.iter().map(|one| one.name()).filter(|one| is_near(one));
+    let granted = near.find(|near| access.granted.iter().any(|one| one == near));
+    let allow = |wanted: &str| match (admin.show(label.as_str()), wanted.parse()) {
+        (Ok(key), Ok(wanted)) => how_to_allow(runtime_dir, &key, wanted),
+        (Err(error), _) => format!("look at its uses: {error}"),
+        (_, Err(error)) => error.to_string(),
+    };
     let (why, mend) = if refusal == Outcome::NoGrant.name() {
         (
             format!("no grant covers {name} and this key"),
@@ -51,21 +61,34 @@ pub(super) fn check(
             ),
         )
     } else if refusal == Outcome::UseNotGranted.name() {
-        (
-            format!("the grants of {name} do not include {wanted}"),
-            format!("add {wanted} to the uses of the grant in keyward.toml and reload"),
-        )
-    } else if refusal == Outcome::UseRefused.name() {
-        let mend = match (admin.show(label.as_str()), wanted.parse()) {
-            (Ok(key), Ok(wanted)) => format!("allow it: {}", how_to_allow(admin_socket, &key, wanted)),
-            (Err(error), _) => format!("look at its uses: {error}"),
-            (_, Err(error)) => error.to_string(),
+        let mend = format!("add {wanted} to the uses of the grant in keyward.toml and reload");
+        let mend = match granted {
+            Some(granted) => format!(
+                "if the server needs {granted}, which the grant has and the key has not: {}; if not, {mend}",
+                allow(granted)
+            ),
+            None => mend,
         };
+        (format!("the grants of {name} do not include {wanted}"), mend)
+    } else if refusal == Outcome::UseRefused.name() {
+        // The key is for no handshake; a use that the grant has lets one succeed at once.
+        let wanted = granted.unwrap_or(wanted);
+        let mend = format!("allow it: {}", allow(wanted));
         (format!("the uses of the key do not include {wanted}"), mend)
     } else {
         (refusal, "see the log of the daemon".into())
     };
     Some(Finding::fail(CHECK, format!("{name} may not use key {label} for {may_not}: {why}"), mend))
 }
+
+/// Uses of servers and clients that a grant can name, the narrowest first.
+const HANDSHAKES: [Use; 6] = [
+    Use::Tls13Server,
+    Use::TlsServer,
+    Use::Tls12Server,
+    Use::Tls12DheServer,
+    Use::Tls13Client,
+    Use::TlsClient,
+];
 
 pub(super) const CHECK: &str = "grant";

@@ -19,7 +19,7 @@ use super::failure::Failure;
 use super::output::{print, print_json};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::exit;
-use crate::sockets::{ADMIN, PEERS};
+use crate::sockets::PEERS;
 use conf::Conf;
 use reach::Person;
 use settings::read_text;
@@ -89,7 +89,7 @@ impl Doctor {
                     findings.push(known(&admin, &reference));
                     findings.extend(uses::of_key(&admin, &reference));
                     findings.extend(person.as_ref().and_then(|person| readable(person, path)));
-                    let grant = |person| grants::check(&admin, &runtime_dir.join(ADMIN), person, &reference);
+                    let grant = |person| grants::check(&admin, &runtime_dir, person, &reference);
                     findings.extend(person.as_ref().and_then(grant));
                     findings.extend(self.cert.as_ref().map(|cert| openssl::certificate(cert, &reference)));
                 }
