@@ -6,8 +6,11 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use keyward_tests::server::Site;
-use keyward_tests::{Apache, Daemon, Handshake, Haproxy, Nginx, OpenSsl, Pki, Rustls, SServer};
+use keyward_tests::server::{Server, Site};
+use keyward_tests::tool::{succeed, wait_for};
+use keyward_tests::{
+    Apache, Daemon, Handshake, Haproxy, Lighttpd, Nginx, OpenSsl, Pki, Rustls, SServer, Stunnel,
+};
 use rustls::ProtocolVersion;
 use rustls::crypto::{GetRandomFailed, SecureRandom, aws_lc_rs};
 
@@ -74,6 +77,36 @@ fn a_server_with_tls12_alone_is_told_which_use_it_needs() {
          give the key (keyward key set-uses) and its grant the use tls12-server",
     );
     assert_eq!(make(&sites[1]).unwrap(), ProtocolVersion::TLSv1_2);
+}
+
+/// These log the fixed words of a reason alone, without the text that names the key.
+#[test]
+fn servers_that_log_the_reason_alone_say_which_use_they_need() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let first = Site::with_key(&daemon, &pki, "shop");
+    type Start = fn(&Daemon, &[Site]) -> Box<dyn Server>;
+    let servers: [(&str, Start); 3] = [
+        ("HAProxy", |daemon, sites| Box::new(Haproxy::start_with_tls12_alone(daemon, sites))),
+        ("stunnel", |daemon, sites| Box::new(Stunnel::start_with_tls12_alone(daemon, sites))),
+        ("lighttpd", |daemon, sites| Box::new(Lighttpd::start_with_tls12_alone(daemon, sites))),
+    ];
+    for (name, start) in servers {
+        let site = Site::new(first.certificate.clone(), first.key.clone());
+        let server = start(&daemon, std::slice::from_ref(&site));
+        let make = || Handshake::with_random(&pki, site.address, UNIFORM).make();
+        assert!(make().is_err(), "{name}");
+        let told = "keyward::TLS 1.3 not offered; needs use tls12-server";
+        wait_for(&format!("{told} in the log of {name}"), || server.log().contains(told).then_some(()));
+        succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
+        assert!(make().is_err(), "{name}");
+        let told = "keyward::key disabled";
+        wait_for(&format!("{told} in the log of {name}"), || server.log().contains(told).then_some(()));
+        succeed(&mut daemon.keyward(&["key", "enable", "shop"]));
+    }
+    let lines = daemon.logged(&["refused a peer", "no-downgrade-sentinel", "needs=\"tls12-server\""]);
+    assert!(lines > 0, "the daemon names the use as well");
 }
 
 const UNIFORM: &dyn SecureRandom = &Uniform;

@@ -21,7 +21,7 @@ use crate::changes::is_empty;
 use crate::daemon::Daemon;
 use crate::keys::{Key, State, StoreError, Version};
 use crate::peers::users::{Account, Admitted};
-use crate::policy::act::Act;
+use crate::policy::act::{Act, lacking};
 use crate::policy::authorise::Peer;
 use crate::policy::purpose::{Purpose, classify, other_format};
 
@@ -333,7 +333,8 @@ fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose:
         let key = shown(label);
         let Peer { uid, pid, .. } = *peer;
         let service = peer.service.as_deref();
-        tracing::info!(key, purpose, uid, service, pid, reason, times, "refused a peer");
+        let needs = lacking(outcome, purpose).map(Use::name);
+        tracing::info!(key, purpose, uid, service, pid, reason, needs, times, "refused a peer");
     }
 }
 

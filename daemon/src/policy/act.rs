@@ -42,9 +42,55 @@ impl Act {
     }
 }
 
+/// The use that key and grant lack after a refusal, if one would help: the narrowest that admits the message. `purpose` is the
+/// name of what the message was.
+pub fn lacking(outcome: Outcome, purpose: &str) -> Option<Use> {
+    match outcome {
+        Outcome::NoDowngradeSentinel => return Some(Use::Tls12Server),
+        Outcome::DheRefused => return Some(Use::Tls12DheServer),
+        Outcome::UseRefused | Outcome::UseNotGranted => {}
+        _ => return None,
+    }
+    if purpose == Use::RsaKeyExchange.name() {
+        return Some(Use::RsaKeyExchange);
+    }
+    Some(match Purpose::ALL.into_iter().find(|known| known.name() == purpose)? {
+        Purpose::Tls13ServerCertificateVerify => Use::Tls13Server,
+        Purpose::Tls13ClientCertificateVerify => Use::Tls13Client,
+        Purpose::Tls12ServerKeyExchange => Use::TlsServer,
+        Purpose::Tls12OnlyServerKeyExchange => Use::Tls12Server,
+        Purpose::Tls12DheServerKeyExchange => Use::Tls12DheServer,
+        Purpose::Tls12ClientCertificateVerify => Use::TlsClient,
+        Purpose::CertificateRequest => Use::Csr,
+        // `any` admits them, and too much else to be advised.
+        Purpose::Tls12DheOverOtherGroup | Purpose::Other => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_use_that_is_lacking_admits_the_message() {
+        let refusals = [Refusal::UseRefused, Refusal::UseNotGranted];
+        for act in Purpose::ALL.into_iter().map(Act::Sign).chain([Act::DecryptPremaster]) {
+            let purpose = match act {
+                Act::Sign(purpose) => purpose.name(),
+                Act::DecryptPremaster => "rsa-key-exchange",
+            };
+            for refusal in refusals {
+                match lacking(act.refused_as(refusal), purpose) {
+                    Some(one) => assert!(act.is_admitted_by(&[one]), "{act:?}, {one}"),
+                    None => {
+                        assert!(matches!(act, Act::Sign(Purpose::Other | Purpose::Tls12DheOverOtherGroup)));
+                    }
+                }
+            }
+        }
+        assert_eq!(lacking(Outcome::UseRefused, "other, as JSON"), None);
+        assert_eq!(lacking(Outcome::NoGrant, "tls13-server"), None);
+    }
 
     /// The table of the uses, row by row.
     #[test]

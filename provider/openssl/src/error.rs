@@ -7,6 +7,8 @@ use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
+use keyward_proto::Outcome;
+
 /// Runs the body of an entry point. An error goes to the OpenSSL error queue of this thread, and the entry
 /// point returns what stands for failure. A panic ends here.
 pub(crate) fn fence<R: Failure>(body: impl FnOnce() -> Result<R, Error>) -> R {
@@ -89,31 +91,72 @@ impl Error {
         // SAFETY: ERR_set_debug(3): both texts are NUL-terminated and copied.
         unsafe { openssl_sys::ERR_set_debug(file.as_ptr(), line, c"".as_ptr()) };
         // SAFETY: ERR_set_error(3): the format takes one string, and both are NUL-terminated and copied.
-        unsafe { openssl_sys::ERR_set_error(library(), *reason as c_int, c"%s".as_ptr(), text.as_ptr()) };
+        unsafe { openssl_sys::ERR_set_error(library(), reason.number(), c"%s".as_ptr(), text.as_ptr()) };
     }
 }
 
-/// What went wrong, in the fixed words that OpenSSL prints beside the text of an error.
+/// What went wrong, in the fixed words that OpenSSL prints beside the text of an error. Many servers log these words alone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(i32)]
 pub(crate) enum Reason {
-    Configuration = 100,
-    Internal = 101,
-    NotSupported = 102,
-    Reference = 103,
-    Refused = 104,
-    Unavailable = 105,
+    Configuration,
+    Internal,
+    NotSupported,
+    Reference,
+    Unavailable,
+    /// The daemon refused, with this outcome.
+    Refused(Outcome),
 }
 
 impl Reason {
-    const ALL: [(Self, &CStr); 6] = [
-        (Self::Configuration, c"bad provider configuration"),
-        (Self::Internal, c"internal error"),
-        (Self::NotSupported, c"not supported"),
-        (Self::Reference, c"bad key reference"),
-        (Self::Refused, c"refused by the daemon"),
-        (Self::Unavailable, c"daemon unavailable"),
-    ];
+    /// Every reason there is: the daemon has its outcomes numbered without gaps.
+    fn all() -> impl Iterator<Item = Self> {
+        let ours =
+            [Self::Configuration, Self::Internal, Self::NotSupported, Self::Reference, Self::Unavailable];
+        let outcomes = (0..).map_while(|number| Outcome::try_from(number).ok());
+        ours.into_iter().chain(outcomes.map(Self::Refused))
+    }
+
+    /// The number of the reason, which stays the same between versions.
+    fn number(self) -> c_int {
+        match self {
+            Self::Configuration => 100,
+            Self::Internal => 101,
+            Self::NotSupported => 102,
+            Self::Reference => 103,
+            Self::Unavailable => 105,
+            Self::Refused(outcome) => 200 + outcome as c_int,
+        }
+    }
+
+    fn words(self) -> &'static CStr {
+        match self {
+            Self::Configuration => c"bad provider configuration",
+            Self::Internal => c"internal error",
+            Self::NotSupported => c"not supported",
+            Self::Reference => c"bad key reference",
+            Self::Unavailable => c"daemon unavailable",
+            Self::Refused(outcome) => match outcome {
+                Outcome::Unspecified | Outcome::Done => c"refused by the daemon",
+                Outcome::Malformed => c"request not understood by the daemon",
+                Outcome::NotSupported => c"operation not supported by the daemon",
+                Outcome::NoGrant => c"no grant for this user and key",
+                Outcome::UnknownKey => c"no such key",
+                Outcome::UnknownVersion => c"no such version of the key",
+                Outcome::KeyDisabled => c"key disabled",
+                Outcome::UseRefused => c"key lacks a use for this",
+                Outcome::UseNotGranted => c"grant lacks a use for this",
+                Outcome::OtherMasterKey => c"key wrapped by another master key",
+                Outcome::BlobDamaged => c"stored key damaged",
+                Outcome::DeadlineExceeded => c"no answer in time",
+                Outcome::Overloaded => c"daemon overloaded",
+                Outcome::UnitUnavailable => c"crypto unit unavailable",
+                Outcome::Internal => c"daemon failed",
+                Outcome::NoDowngradeSentinel => c"TLS 1.3 not offered; needs use tls12-server",
+                Outcome::DheRefused => c"DHE needs use tls12-dhe-server",
+                Outcome::OtherDhGroup => c"unknown DH group; take ffdhe2048",
+            },
+        }
+    }
 }
 
 /// The number under which our errors are queued, with our words registered on first use.
@@ -124,7 +167,7 @@ fn library() -> c_int {
         let library = unsafe { openssl_sys::ERR_get_next_error_library() };
         // Number 0 of a library is its name.
         let name = core::iter::once((0, c"keyward"));
-        let words = Reason::ALL.iter().map(|(reason, words)| (*reason as c_int, *words));
+        let words = Reason::all().map(|reason| (reason.number(), reason.words()));
         let mut strings: Vec<_> =
             name.chain(words).map(|(number, words)| entry(library, number, words)).collect();
         strings.push(openssl_sys::ERR_STRING_DATA { error: 0, string: ptr::null::<c_char>() });
@@ -142,12 +185,35 @@ fn entry(library: c_int, reason: c_int, words: &'static CStr) -> openssl_sys::ER
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn each_reason_has_its_own_number_and_words() {
+        let known: Vec<_> = Reason::all().collect();
+        assert!(
+            known.contains(&Reason::Refused(Outcome::OtherDhGroup)),
+            "outcomes are numbered without gaps"
+        );
+        let numbers: HashSet<_> = known.iter().map(|reason| reason.number()).collect();
+        let words: HashSet<_> = known.iter().map(|reason| reason.words()).collect();
+        // No request is refused with `done`, which shares the words of unknown outcomes.
+        assert_eq!((numbers.len(), words.len()), (known.len(), known.len() - 1));
+        // Lines of logs are cut at 256 bytes (ERR_error_string(3)).
+        assert!(words.iter().all(|words| words.count_bytes() < 50));
+    }
 
     #[test]
     fn a_panic_and_an_error_become_failures_with_a_text() {
         assert_eq!(fence::<c_int>(|| panic!("as a test")), 0);
-        assert_eq!(fence::<c_int>(|| Err(Error::new(Reason::Refused, "key \"shop\" refused: \0"))), 0);
+        assert_eq!(
+            fence::<c_int>(|| Err(Error::new(
+                Reason::Refused(Outcome::KeyDisabled),
+                "key \"shop\" refused: \0"
+            ))),
+            0
+        );
         assert_eq!(fence(|| Ok(7)), 7);
         let mut texts = Vec::new();
         loop {

@@ -84,8 +84,8 @@ impl Held {
     fn failed(&self, what: &str, error: job::Error) -> Error {
         let label = self.reference.label();
         match error {
-            job::Error::Client(error @ ClientError::Refused(_)) => {
-                Error::new(Reason::Refused, format_args!("key \"{label}\" refused: {error}"))
+            job::Error::Client(error @ ClientError::Refused(outcome)) => {
+                Error::new(Reason::Refused(outcome), format_args!("key \"{label}\" refused: {error}"))
             }
             job::Error::Client(error) => {
                 Error::new(Reason::Unavailable, format_args!("cannot {what} with key \"{label}\": {error}"))

@@ -87,8 +87,8 @@ impl Loader<'_> {
             )
         })?;
         let found = client.describe(label, self.version).map_err(|error| match error {
-            ClientError::Refused(_) => {
-                Error::new(Reason::Refused, format_args!("key \"{label}\" refused: {error}"))
+            ClientError::Refused(outcome) => {
+                Error::new(Reason::Refused(outcome), format_args!("key \"{label}\" refused: {error}"))
             }
             _ => Error::new(Reason::Unavailable, format_args!("cannot load key \"{label}\": {error}")),
         })?;

@@ -47,6 +47,12 @@ impl Haproxy {
         Self::start_with(daemon, sites, Files::Combined, &format!("nbthread 1\n{global}\n"), &daemon.socket())
     }
 
+    /// As [`Haproxy::start`], with TLS 1.2 alone, as the page says.
+    pub fn start_with_tls12_alone(daemon: &Daemon, sites: &[Site]) -> Self {
+        let option = "ssl-default-bind-options ssl-max-ver TLSv1.2\n";
+        Self::start_with(daemon, sites, Files::Combined, option, &daemon.socket())
+    }
+
     /// The process ids of the workers.
     pub fn workers(&self) -> Vec<u32> {
         crate::tool::children(self.process.id())

@@ -21,6 +21,16 @@ pub struct Lighttpd {
 impl Lighttpd {
     /// Starts it, and waits until every site is open.
     pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
+        Self::start_with(daemon, sites, "")
+    }
+
+    /// As [`Lighttpd::start`], with TLS 1.2 alone, as the page says.
+    pub fn start_with_tls12_alone(daemon: &Daemon, sites: &[Site]) -> Self {
+        let options = "ssl.openssl.ssl-conf-cmd = ( \"MaxProtocol\" => \"TLSv1.2\" )\n";
+        Self::start_with(daemon, sites, options)
+    }
+
+    fn start_with(daemon: &Daemon, sites: &[Site], options: &str) -> Self {
         let directory = super::directory(daemon, "lighttpd", sites);
         let page = Page::read("lighttpd");
         let log = directory.join("error.log");
@@ -30,6 +40,8 @@ impl Lighttpd {
         let user =
             if is_root() { "server.username = \"www-data\"\nserver.groupname = \"www-data\"\n" } else { "" };
         let sockets: String = sites.iter().map(|site| page.site("$SERVER", ":443", site)).collect();
+        let privkey = "    ssl.privkey";
+        let sockets = sockets.replace(privkey, &format!("{options}{privkey}"));
         let text = format!(
             "server.modules = ( \"mod_indexfile\", \"mod_staticfile\" )\nserver.document-root = \"{www}\"\n\
              index-file.names = ( \"index.html\" )\nserver.errorlog = \"{log}\"\n\

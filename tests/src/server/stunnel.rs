@@ -22,6 +22,15 @@ pub struct Stunnel {
 impl Stunnel {
     /// Starts both, and waits until every site is open.
     pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
+        Self::start_with(daemon, sites, "")
+    }
+
+    /// As [`Stunnel::start`], with TLS 1.2 alone, as the page says.
+    pub fn start_with_tls12_alone(daemon: &Daemon, sites: &[Site]) -> Self {
+        Self::start_with(daemon, sites, "sslVersionMax = TLSv1.2\n")
+    }
+
+    fn start_with(daemon: &Daemon, sites: &[Site], options: &str) -> Self {
         let directory = super::directory(daemon, "stunnel", sites);
         let port = free_port();
         let mut command = Command::new("/usr/bin/python3");
@@ -35,6 +44,7 @@ impl Stunnel {
             let service = page.site("[shop]", "443", site);
             let service = service.replace("[shop]", &format!("[shop{number}]"));
             text.push_str(&service.replace("127.0.0.1:80\n", &format!("127.0.0.1:{port}\n")));
+            text.push_str(options);
         }
         let path = directory.join("stunnel.conf");
         fs::write(&path, text).expect("stunnel.conf");
