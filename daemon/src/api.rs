@@ -266,6 +266,8 @@ pub(crate) struct StatusView {
     pub(crate) requests: u64,
     /// Requests for signatures by outcome, since the start.
     pub(crate) outcomes: BTreeMap<String, u64>,
+    /// Requests for the decryption of a premaster secret by outcome, since the start.
+    pub(crate) decryption_outcomes: BTreeMap<String, u64>,
     /// Requests for signatures by the purpose of the message, since the start.
     pub(crate) purposes: BTreeMap<String, u64>,
     /// Connections closed because of garbage, since the start.

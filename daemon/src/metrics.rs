@@ -227,6 +227,12 @@ impl Metrics {
         self.sums(|outcome, _| outcome)
     }
 
+    /// Decryptions by outcome, those that occurred.
+    pub(crate) fn decryption_outcomes(&self) -> BTreeMap<String, u64> {
+        let count = |outcome| Some((outcome, self.decryptions.get(&DecryptionLabels { outcome })?.get()));
+        outcomes().filter_map(count).map(|(outcome, count)| (outcome.to_owned(), count)).collect()
+    }
+
     /// Signatures by purpose, those that occurred.
     pub(crate) fn purposes(&self) -> BTreeMap<String, u64> {
         let mut purposes = self.sums(|_, purpose| purpose);
@@ -276,9 +282,7 @@ impl Metrics {
     /// Signatures by one of their labels.
     fn sums(&self, by: impl Fn(&'static str, &'static str) -> &'static str) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
-        // There are fewer than 32 outcomes in keyward.proto.
-        let outcomes = (0..32).filter_map(|number| Outcome::try_from(number).ok()).map(Outcome::name);
-        for outcome in outcomes {
+        for outcome in outcomes() {
             let purposes = Purpose::ALL.iter().map(|purpose| purpose.name()).chain([UNKNOWN]);
             for purpose in purposes {
                 if let Some(count) = self.signatures.get(&SignatureLabels { outcome, purpose }) {
@@ -288,6 +292,12 @@ impl Metrics {
         }
         sums
     }
+}
+
+/// The name of every outcome.
+fn outcomes() -> impl Iterator<Item = &'static str> {
+    // There are fewer than 32 outcomes in keyward.proto.
+    (0..32).filter_map(|number| Outcome::try_from(number).ok()).map(Outcome::name)
 }
 
 /// Parts of what a signature takes; the embedded unit has the first, and the second where there was a queue.

@@ -124,6 +124,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         keys: daemon.keys.count().await?,
         connections: daemon.connections.total(),
         outcomes: daemon.metrics.outcomes(),
+        decryption_outcomes: daemon.metrics.decryption_outcomes(),
         purposes: daemon.metrics.purposes(),
         closed_for_garbage,
         requests: daemon.metrics.requests(),

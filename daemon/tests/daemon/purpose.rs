@@ -297,6 +297,54 @@ fn refusals_say_what_would_help() {
     assert!(log.contains(line) && log.contains("reason=\"no-downgrade-sentinel\""), "{log}");
 }
 
+/// After refusals the doctor is not content, and says what would help.
+#[test]
+fn the_doctor_tells_of_refusals() {
+    let daemon = Daemon::production(&[("*", "tls-server"), ("*", "tls12-server"), ("*", "rsa-key-exchange")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let told = || {
+        let findings = daemon.keyward(&["doctor", "--json"]).stdout;
+        let findings: serde_json::Value = serde_json::from_slice(&findings).unwrap();
+        let found = findings.as_array().unwrap().iter().filter(|found| found["check"] == "signatures");
+        found
+            .map(|found| format!("{} {} {}", found["verdict"], found["detail"], found["mend"]))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(daemon.outcome("shop", &tls13("server", 32)), Outcome::Done);
+    assert_eq!(told(), [""; 0], "nothing to tell");
+    let finite = dhe(&[7; 64], &prime("ffdhe2048"), &[2], &[0x5a; 256]);
+    let own = dhe(&[7; 64], &own_prime(256), &[2], &[0x5a; 256]);
+    let refused = [
+        (ecdhe(&[7; 64], 29, &point(29)), Outcome::NoDowngradeSentinel, "add tls12-server to the uses"),
+        (finite, Outcome::DheRefused, "add tls12-dhe-server to the uses"),
+        (own, Outcome::OtherDhGroup, "group:ffdhe2048"),
+        (tls13("client", 32), Outcome::UseRefused, "keyward key set-uses LABEL"),
+    ];
+    for (message, outcome, _) in &refused {
+        assert_eq!(daemon.outcome("shop", message), *outcome);
+    }
+    let client = daemon.client();
+    let call = client.start_to_decrypt(&label_of("shop"), 0, &[7; 256], 0x0303).unwrap();
+    assert!(client.finish(call).is_err());
+    daemon.succeed(&["key", "disable", "shop"]);
+    assert_eq!(daemon.outcome("shop", &tls13("server", 32)), Outcome::KeyDisabled);
+    let told = told();
+    for (name, mend) in refused
+        .iter()
+        .map(|(_, outcome, mend)| (outcome.name(), *mend))
+        .chain([(Outcome::KeyDisabled.name(), "keyward key enable LABEL")])
+    {
+        let is_told = |line: &String| {
+            line.starts_with("\"warn\"")
+                && line.contains(&format!("ended with {name}"))
+                && line.contains(mend)
+        };
+        assert!(told.iter().any(is_told), "{name}: {told:#?}");
+    }
+    // One signature, and one decryption.
+    assert!(told.iter().any(|line| line.contains("2 since the start ended with use-refused")), "{told:#?}");
+}
+
 #[test]
 fn the_log_names_the_other_format() {
     let daemon = Daemon::production(&[("shop", "tls-server")]);

@@ -1,5 +1,7 @@
 //! The daemon as it says it is.
 
+use std::collections::BTreeMap;
+
 use keyward_proto::Outcome;
 
 use super::Finding;
@@ -99,22 +101,58 @@ fn units(admin: &AdminClient) -> Vec<Finding> {
 
 /// What the daemon refused since it started, if that hints at a mistake.
 fn refusals(status: &StatusView) -> Vec<Finding> {
-    let hints = [
-        (Outcome::NoGrant, "add a [[grant]] for the user of the server to keyward.toml and reload"),
-        (Outcome::UseRefused, "look at the uses of the key: keyward key show LABEL"),
-        (Outcome::UseNotGranted, "look at the uses of the grant in keyward.toml"),
-        (Outcome::UnknownKey, "compare the labels in the references with: keyward key list"),
-        (Outcome::OtherMasterKey, "give the unit the master key that the log of the daemon names"),
-        (Outcome::Overloaded, "see keyward unit list; more units, or fewer handshakes, are needed"),
-        (Outcome::UnitUnavailable, "see keyward unit list, and the log of the daemon"),
-        (Outcome::BlobDamaged, "restore the key store from a backup"),
-        (Outcome::Internal, "see the log of the daemon"),
-    ];
-    let finding = |(outcome, mend): (Outcome, &str)| {
-        let count = status.outcomes.get(outcome.name())?;
+    // There are fewer than 32 outcomes in keyward.proto.
+    let outcomes = (0..32).filter_map(|number| Outcome::try_from(number).ok());
+    let finding = |outcome: Outcome| {
+        let of = |counts: &BTreeMap<String, u64>| counts.get(outcome.name()).copied().unwrap_or_default();
+        let count = of(&status.outcomes) + of(&status.decryption_outcomes);
+        let mend = mend(outcome).filter(|_| count > 0)?;
         let detail = format!("{count} since the start ended with {}", outcome.name());
         // They may be over by now, so this is no failure.
         Some(Finding::warn("signatures", detail, mend))
     };
-    hints.into_iter().filter_map(finding).collect()
+    outcomes.filter_map(finding).collect()
+}
+
+/// Where to look after requests that ended so; `None` if there is nothing to mend.
+fn mend(outcome: Outcome) -> Option<&'static str> {
+    Some(match outcome {
+        Outcome::Unspecified | Outcome::Done => return None,
+        Outcome::Malformed => "install the provider of the version of the daemon, and restart the servers",
+        Outcome::NotSupported => {
+            "compare the signature algorithms of the server with the type of its key: keyward key show LABEL"
+        }
+        Outcome::NoGrant => "add a [[grant]] for the user of the server to keyward.toml and reload",
+        Outcome::UnknownKey => "compare the labels in the references with: keyward key list",
+        Outcome::UnknownVersion => "make the reference again: keyward key reference LABEL > FILE",
+        Outcome::KeyDisabled => {
+            "see which key is disabled: keyward key list; and enable it: keyward key enable LABEL"
+        }
+        Outcome::UseRefused => {
+            "look at the uses of the key: keyward key show LABEL; needs= in the log of the daemon names the one that it lacks, \
+             and keyward key set-uses LABEL sets them"
+        }
+        Outcome::UseNotGranted => {
+            "look at the uses of the grant in keyward.toml; needs= in the log of the daemon names the one that it lacks"
+        }
+        Outcome::OtherMasterKey => "give the unit the master key that the log of the daemon names",
+        Outcome::BlobDamaged => "restore the key store from a backup",
+        Outcome::DeadlineExceeded => {
+            "see keyward unit list; a slow unit, or more handshakes than it can take, keeps requests waiting"
+        }
+        Outcome::Overloaded => "see keyward unit list; more units, or fewer handshakes, are needed",
+        Outcome::UnitUnavailable => "see keyward unit list, and the log of the daemon",
+        Outcome::Internal => "see the log of the daemon",
+        Outcome::NoDowngradeSentinel => {
+            "have the server offer TLS 1.3 beside TLS 1.2; or, where it has TLS 1.2 alone, add tls12-server to the uses of its \
+             key (keyward key set-uses) and grant"
+        }
+        Outcome::DheRefused => {
+            "drop the DHE ciphers of the server; or add tls12-dhe-server to the uses of its key (keyward key set-uses) and grant"
+        }
+        Outcome::OtherDhGroup => {
+            "have the server use a group of RFC 7919, as from openssl genpkey -genparam -algorithm DH -pkeyopt group:ffdhe2048; \
+             or drop its DHE ciphers"
+        }
+    })
 }
