@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::api::{
     AccessView, Adopted, Certified, Change, Finished, KeyView, MAX_ANSWER, MAX_PAGE, NewKey, Page, Refusal,
-    RequestSignature, Rewrapped, StatusView, UnitView,
+    RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
 use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};
 use crate::sockets::ADMIN;
@@ -83,9 +83,17 @@ impl AdminClient {
         self.call(Method::GET, &key_path(label), Bytes::new())
     }
 
-    /// Whether a user with a group may use a key for TLS servers.
-    pub(crate) fn access(&self, label: &str, uid: u32, gid: u32) -> Result<AccessView, AdminClientError> {
-        self.call(Method::GET, &format!("{}/access?uid={uid}&gid={gid}", key_path(label)), Bytes::new())
+    /// Whether grants let a user use a key.
+    pub(crate) fn access(&self, label: &str, user: &User) -> Result<AccessView, AdminClientError> {
+        let mut path = format!("{}/access?uid={}&gid={}", key_path(label), user.uid, user.gid);
+        if let Some(groups) = &user.groups {
+            let groups: Vec<_> = groups.iter().map(u32::to_string).collect();
+            path += &format!("&groups={}", groups.join(","));
+        }
+        if let Some(service) = &user.service {
+            path += &format!("&service={}", in_query(service));
+        }
+        self.call(Method::GET, &path, Bytes::new())
     }
 
     /// Has a CertificationRequestInfo signed by a version of a key.

@@ -217,8 +217,21 @@ impl CertificateView {
 pub(crate) struct AccessView {
     /// Each kind of handshake that the key is for.
     pub(crate) uses: Vec<UseAccessView>,
+    /// Why the daemon cannot tell services from each other, if it cannot and there are grants by service.
+    pub(crate) obstacle: Option<String>,
     /// The names of the uses that grants for this user and key have, whatever those of the key.
     pub(crate) granted: Vec<String>,
+}
+
+/// The user whom [`AccessView`] is about.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The supplementary groups of a process; none to go by the group database.
+    pub(crate) groups: Option<Vec<u32>>,
+    /// The service of a process, empty if it runs in none; none to try each that grants name.
+    pub(crate) service: Option<String>,
 }
 
 /// Whether a user may put a key to a use.

@@ -12,6 +12,7 @@ use super::keys::label;
 use super::{Admin, AdminError, Answer};
 use crate::api::{AccessView, UseAccessView};
 use crate::keys::StoreError;
+use crate::peers::service;
 use crate::policy::act::Act;
 use crate::policy::authorise::{Grants, Peer, Refusal};
 
@@ -24,12 +25,19 @@ pub(super) async fn show(
     Query(query): Query<Vec<(String, String)>>,
 ) -> Answer<AccessView> {
     let label = label(&text)?;
-    let (mut uid, mut gid) = (None, None);
+    let (mut uid, mut gid, mut groups, mut named) = (None, None, None, None);
     for (name, value) in query {
-        let number = value.parse().map_err(|_| AdminError::Invalid(format!("{name} is not a number")))?;
+        let number = |text: &str| {
+            text.parse::<u32>().map_err(|_| AdminError::Invalid(format!("{name} is not a number")))
+        };
         match name.as_str() {
-            "uid" => uid = Some(number),
-            "gid" => gid = Some(number),
+            "uid" => uid = Some(number(&value)?),
+            "gid" => gid = Some(number(&value)?),
+            "groups" => {
+                let each = value.split(',').filter(|text| !text.is_empty()).map(number);
+                groups = Some(each.collect::<Result<Arc<[u32]>, _>>()?);
+            }
+            "service" => named = Some(value),
             _ => return Err(AdminError::Invalid(format!("unknown parameter {name}"))),
         }
     }
@@ -38,9 +46,18 @@ pub(super) async fn show(
     };
     let key = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
     let config = admin.daemon.config();
-    // A process of the user outside of every service that grants name, and one in each of them.
-    let outside = Peer { uid, gid, groups: groups_of(uid, gid), ..Peer::default() };
+    let obstacle = service::obstacle().filter(|_| config.grants.depend_on_service(uid));
+    let outside = Peer {
+        uid,
+        gid,
+        groups: groups.unwrap_or_else(|| groups_of(uid, gid)),
+        // Of a process that is known, the service does not have to be found out.
+        service: named.as_deref().filter(|name| !name.is_empty() && obstacle.is_none()).map(Arc::from),
+        ..Peer::default()
+    };
+    // If no process is known: one outside of every service that grants name, and one in each of them.
     let services = config.grants.iter().filter_map(|grant| grant.who.service.clone());
+    let services = services.filter(|_| named.is_none() && obstacle.is_none());
     let inside = services.map(|service| Peer { service: Some(service), ..outside.clone() });
     let peers: Vec<_> = core::iter::once(outside.clone()).chain(inside).collect();
     let names = |one: &Use| {
@@ -54,7 +71,8 @@ pub(super) async fn show(
     let refusal = |one| {
         let of = |peer| refusal(&config.grants, peer, &label, &key.uses, one);
         let allowed = peers.iter().find(|peer| of(peer).is_none());
-        let service = allowed.and_then(|peer| peer.service.as_deref()).map(str::to_owned);
+        let of_peer = allowed.and_then(|peer| peer.service.as_deref());
+        let service = of_peer.filter(|_| named.is_none()).map(str::to_owned);
         (of(allowed.unwrap_or(&outside)), service)
     };
     let mut views = Vec::new();
@@ -77,7 +95,7 @@ pub(super) async fn show(
     let granted =
         |one: &Use| peers.iter().any(|peer| config.grants.uses(peer, &label).any(|granted| granted == *one));
     let granted = Use::ALL.into_iter().filter(granted).map(|one| one.name().into()).collect();
-    Ok(Json(AccessView { uses: views, granted }))
+    Ok(Json(AccessView { uses: views, obstacle: obstacle.map(str::to_owned), granted }))
 }
 
 /// The groups that a process of the user has, by the group database; none if there is no such user.

@@ -16,7 +16,7 @@
 //! | `POST /v1/keys/LABEL/csr?version=N` | sign a certificate request; the body is its CertificationRequestInfo in DER |
 //! | `POST /v1/keys/LABEL/rotate` | make a new version of a key, which becomes the current one |
 //! | `PUT /v1/keys/LABEL/certificates` | attach certificates to the version that they are for; the body is PEM |
-//! | `GET /v1/keys/LABEL/access?uid=N&gid=N` | for each kind of handshake that a key is for, whether grants let a user take part; and the uses of these grants |
+//! | `GET /v1/keys/LABEL/access?uid=N&gid=N&groups=N,N&service=NAME` | for each kind of handshake that a key is for, whether grants let a user take part; and the uses of these grants. `groups` are those of a process, in the place of those of the user; `service` is the one that it runs in, empty for none |
 //! | `GET /v1/keys/LABEL` | one key |
 //! | `PATCH /v1/keys/LABEL` | change a key: `{"state"}`, `{"uses"}` |
 //! | `DELETE /v1/keys/LABEL` | delete a key |

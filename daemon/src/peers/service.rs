@@ -34,7 +34,7 @@ pub(super) fn of_peer(socket: &impl AsFd, pid: i32) -> Option<Arc<str>> {
     let mut text = String::new();
     File::open(format!("/proc/{pid}/cgroup")).ok()?.take(MAX_FILE).read_to_string(&mut text).ok()?;
     // Alive after the reading: the id was not given to another process before.
-    is_alive(&process).then(|| service(path(&text)?).map(Arc::from)).flatten()
+    is_alive(&process).then(|| of_cgroup(&text).map(Arc::from)).flatten()
 }
 
 /// Why services cannot be told from each other on this system, if so.
@@ -55,6 +55,11 @@ pub(crate) fn obstacle() -> Option<&'static str> {
         }
     });
     *OBSTACLE
+}
+
+/// The service of a process, by the text of its /proc/PID/cgroup.
+pub(crate) fn of_cgroup(text: &str) -> Option<&str> {
+    service(path(text)?)
 }
 
 /// The path in the hierarchy of version 2, whose number is 0 and which has no controllers named.

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use keyward_tests::cgroup::Cgroups;
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{Process, as_user, run, succeed, wait_for};
@@ -447,6 +448,90 @@ fn no_grant_lets_the_user_use_the_key() {
         ("nowhere/access?uid=1&gid=1", 404),
     ] {
         assert_eq!(daemon.get(&format!("/v1/keys/{path}")).0, status, "{path}");
+    }
+}
+
+/// The group database and a service that a grant names are what the process should have, not what it has.
+#[test]
+fn a_grant_holds_for_the_user_and_not_for_the_process() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.generate("shop", "p256");
+    let reference = daemon.reference("shop");
+    let cleared = ["setpriv", "--reuid", OTHER, "--regid", "nogroup", "--clear-groups", "sleep", "60"];
+    let server = Process::start(Command::new(cleared[0]).args(&cleared[1..]), &daemon.path("sleep.log"));
+    let pid = server.id().to_string();
+    wait_for("the process", || {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        (name.trim() == "sleep").then_some(())
+    });
+    let find = |more: &[&dyn AsRef<OsStr>]| {
+        let arguments: [&dyn AsRef<OsStr>; 4] = [&"--user", &OTHER, &"--reference", &reference];
+        let mut found = doctor(&daemon, "grant", &[&arguments[..], more].concat());
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    };
+    let service = format!("keyward-test-{}-doctor.service", std::process::id());
+    for (who, ok) in [
+        (format!("group = {OTHER:?}"), "may use key shop for tls-server".to_owned()),
+        (format!("unit = {service:?}"), format!("may use key shop for tls-server (in {service} alone)")),
+    ] {
+        daemon.configure(&format!("log = \"debug\"\n[[grant]]\n{who}\nkeys = [\"shop\"]\n"));
+        daemon.reload();
+        let [verdict, detail, _] = find(&[]);
+        // Where services cannot be told from each other, the doctor says that.
+        let is_told = detail.ends_with(&ok) || detail.contains("grants with unit do not hold: ");
+        assert!(is_told && (verdict == "ok") == detail.ends_with(&ok), "{who}: {detail}");
+        let [verdict, detail, _] = find(&[&"--pid", &pid]);
+        assert!(verdict == "fail" && detail.contains("no grant covers daemon (process "), "{who}: {detail}");
+        assert!(detail.contains("in groups [65534]"), "{who}: {detail}");
+    }
+    daemon.configure(&format!("log = \"debug\"\n[[grant]]\nuser = {OTHER:?}\nkeys = [\"shop\"]\n"));
+    daemon.reload();
+    assert_eq!(find(&[&"--pid", &pid])[0], "ok");
+    let [verdict, detail, _] = find(&[&"--pid", &"4294967295"]);
+    assert!(verdict == "fail" && detail.contains("cannot read /proc/4294967295/status"), "{detail}");
+
+    for (more, status) in
+        [("groups=", 200), ("groups=1,2&service=", 200), ("service=nginx.service", 200), ("groups=1,x", 400)]
+    {
+        let path = format!("/v1/keys/shop/access?uid=1&gid=1&{more}");
+        assert_eq!(daemon.get(&path).0, status, "{more}");
+    }
+
+    // In the service itself, where the kernel lets us play systemd.
+    if let Some(cgroups) = Cgroups::mount() {
+        daemon.configure(&format!("log = \"debug\"\n[[grant]]\nunit = {service:?}\nkeys = [\"shop\"]\n"));
+        daemon.reload();
+        let group = cgroups.group(&format!("system.slice/{service}"));
+        fs::write(group.join("cgroup.procs"), &pid).unwrap();
+        let [verdict, detail, _] = find(&[&"--pid", &pid]);
+        let is_told =
+            verdict == "ok" && detail.contains(&format!("in {service}) may use key shop for tls-server"));
+        assert!(is_told || detail.contains("grants with unit do not hold: "), "{detail}");
+    }
+}
+
+#[test]
+fn the_daemon_cannot_tell_services_from_each_other() {
+    if !is_root() {
+        return;
+    }
+    let mut daemon = Daemon::prepare("");
+    daemon.configure("[[grant]]\nunit = \"nginx.service\"\nkeys = [\"shop\"]\n");
+    daemon.run_by(["unshare", "--cgroup"].map(str::to_owned).into());
+    daemon.resume();
+    daemon.generate("shop", "p256");
+    let reference = daemon.reference("shop");
+    let pid = std::process::id().to_string();
+    let arguments: [&dyn AsRef<OsStr>; 6] = [&"--user", &OTHER, &"--reference", &reference, &"--pid", &pid];
+    for arguments in [&arguments[..4], &arguments] {
+        let found = doctor(&daemon, "grant", arguments);
+        let [[verdict, detail, _]] = &found[..] else { panic!("{found:#?}") };
+        let told = "grants with unit do not hold: the daemon runs in a cgroup namespace, as in a container";
+        assert!(verdict == "fail" && detail.contains(told), "{detail}");
     }
 }
 

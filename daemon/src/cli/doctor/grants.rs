@@ -1,5 +1,6 @@
 //! Whether the grants let the user of a server use the key of a reference.
 
+use std::fs;
 use std::path::Path;
 
 use keyward_proto::{Outcome, Reference, Use};
@@ -7,7 +8,9 @@ use keyward_proto::{Outcome, Reference, Use};
 use super::Finding;
 use super::reach::Person;
 use crate::admin_client::{AdminClient, AdminClientError};
+use crate::api::User;
 use crate::cli::key::how_to_allow;
+use crate::peers::service;
 
 /// Asks the daemon, which decides as for each kind of handshake that the key is for: one of them is enough, for a server
 /// need not have all.
@@ -15,10 +18,16 @@ pub(super) fn check(
     admin: &AdminClient,
     runtime_dir: &Path,
     person: &Person,
+    pid: Option<u32>,
     reference: &Reference,
 ) -> Option<Finding> {
-    let (label, name) = (reference.label(), person.name());
-    let access = match admin.access(label.as_str(), person.uid(), person.gid()) {
+    let label = reference.label();
+    let (user, name) = match pid.map(|pid| of_process(pid, person)) {
+        None => (User { uid: person.uid(), gid: person.gid(), ..User::default() }, person.name().to_owned()),
+        Some(Ok(known)) => known,
+        Some(Err(finding)) => return Some(finding),
+    };
+    let access = match admin.access(label.as_str(), &user) {
         Ok(access) => access,
         // That there is no such key is told of the reference.
         Err(AdminClientError::Refused { .. }) => return None,
@@ -54,10 +63,16 @@ pub(super) fn check(
     };
     let (why, mend) = if refusal == Outcome::NoGrant.name() {
         (
-            format!("no grant covers {name} and this key"),
+            match &access.obstacle {
+                Some(obstacle) => {
+                    format!("no grant covers {name} and this key; grants with unit do not hold: {obstacle}")
+                }
+                None => format!("no grant covers {name} and this key"),
+            },
             format!(
-                "add to keyward.toml and reload: [[grant]] with user = \"{name}\" and keys = [\"{label}\"] and uses = \
-                 [\"{wanted}\"]"
+                "add to keyward.toml and reload: [[grant]] with user = \"{user}\" and keys = [\"{label}\"] and uses = \
+                 [\"{wanted}\"]",
+                user = person.name()
             ),
         )
     } else if refusal == Outcome::UseNotGranted.name() {
@@ -79,6 +94,64 @@ pub(super) fn check(
         (refusal, "see the log of the daemon".into())
     };
     Some(Finding::fail(CHECK, format!("{name} may not use key {label} for {may_not}: {why}"), mend))
+}
+
+/// A process of a user as the daemon would see it, with words for it. Its group and groups count if it runs as that user:
+/// the first process of many servers is root's, and the workers have others.
+fn of_process(pid: u32, person: &Person) -> Result<(User, String), Finding> {
+    let read = |what: &str| {
+        fs::read_to_string(format!("/proc/{pid}/{what}")).map_err(|error| {
+            let detail = format!("cannot read /proc/{pid}/{what}: {error}");
+            Finding::fail(CHECK, detail, "name a process that runs, for example of: pgrep nginx")
+        })
+    };
+    let mut user = User { uid: person.uid(), gid: person.gid(), ..User::default() };
+    let mut words = Vec::new();
+    let status = read("status")?;
+    match Credentials::of_status(&status) {
+        Some(found) if found.uid == person.uid() => {
+            words.push(format!("in groups {:?}", [&[found.gid], &found.groups[..]].concat()));
+            (user.gid, user.groups) = (found.gid, Some(found.groups));
+        }
+        Some(found) => {
+            words.push(format!("which runs as user {}, so with the groups of the group database", found.uid))
+        }
+        None => {}
+    }
+    let cgroup = read("cgroup")?;
+    if let Some(obstacle) = service::obstacle() {
+        words.push(format!(
+            "its service is unknown here: {}",
+            obstacle.replace("the daemon", "keyward doctor")
+        ));
+    } else {
+        let found = service::of_cgroup(&cgroup);
+        words.push(found.map_or("in no service of systemd".into(), |service| format!("in {service}")));
+        user.service = Some(found.unwrap_or_default().to_owned());
+    }
+    Ok((user, format!("{} (process {pid}, {})", person.name(), words.join(", "))))
+}
+
+/// What the kernel would tell the daemon of a process.
+struct Credentials {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+}
+
+impl Credentials {
+    /// Effective ids and supplementary groups, by the text of /proc/PID/status (proc_pid_status(5)).
+    fn of_status(status: &str) -> Option<Self> {
+        let numbers = |name: &str| -> Option<Vec<u32>> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            line.split_whitespace().map(|number| number.parse().ok()).collect()
+        };
+        Some(Self {
+            uid: *numbers("Uid")?.get(1)?,
+            gid: *numbers("Gid")?.get(1)?,
+            groups: numbers("Groups")?,
+        })
+    }
 }
 
 /// Uses of servers and clients that a grant can name, the narrowest first.

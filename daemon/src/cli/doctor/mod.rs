@@ -42,7 +42,8 @@ pub(super) struct Doctor {
     /// Check that this nginx.conf passes OPENSSL_CONF on
     #[arg(long, value_name = "FILE")]
     nginx_conf: Option<PathBuf>,
-    /// Check that this process has OPENSSL_CONF, and has loaded the provider; its KEYWARD_SOCKET counts in the place of ours
+    /// Check that this process has OPENSSL_CONF, and has loaded the provider; its KEYWARD_SOCKET counts in the place of ours,
+    /// and for grants its groups and its service
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
     /// Check that the daemon has the key of this reference
@@ -89,7 +90,7 @@ impl Doctor {
                     findings.push(known(&admin, &reference));
                     findings.extend(uses::of_key(&admin, &reference));
                     findings.extend(person.as_ref().and_then(|person| readable(person, path)));
-                    let grant = |person| grants::check(&admin, &runtime_dir, person, &reference);
+                    let grant = |person| grants::check(&admin, &runtime_dir, person, self.pid, &reference);
                     findings.extend(person.as_ref().and_then(grant));
                     findings.extend(self.cert.as_ref().map(|cert| openssl::certificate(cert, &reference)));
                 }
