@@ -87,6 +87,47 @@ fn nginx_conf_tells_which_use_is_needed() {
         found.len() == 2 && found[1][0] == "warn" && found[1][2].contains("tls12-dhe-server"),
         "{found:#?}"
     );
+    let warned = |text: &str| -> Vec<Finding> {
+        fs::write(&path, format!("events {{ }}\n{text}\n")).unwrap();
+        let found = doctor(&scene.daemon, "nginx.conf uses", &[&"--nginx-conf", &path]);
+        assert!(found.iter().all(|[verdict, ..]| verdict == "warn"), "{text}: {found:#?}");
+        found
+    };
+    let both = "ssl_protocols TLSv1.2 TLSv1.3;";
+    let server = |more: &str| format!("server {{ listen 1 ssl; {more} location / {{ return 200; }} }}");
+    for (text, told) in [
+        // The first server is the default one, whose versions count before 1.29.2.
+        (format!("http {{ {} {} }}", server(""), server(both)), "a server without ssl_protocols"),
+        (format!("http {{ {} {} }}", server(both), server("")), "a server without ssl_protocols"),
+        (
+            format!("http {{ {both} {} }}", server("ssl_conf_command MaxProtocol TLSv1.2;")),
+            "without TLS 1.3 (ssl_conf_command MaxProtocol TLSv1.2)",
+        ),
+        (
+            format!("http {{ {both} ssl_conf_command Protocol -TLSv1.3; {} }}", server("")),
+            "Protocol -TLSv1.3",
+        ),
+        (
+            format!("http {{ ssl_protocols TLSv1.3; include site.conf; {} }}", server("")),
+            "includes site.conf, which is not looked into",
+        ),
+        (
+            format!(
+                "http {{ ssl_protocols TLSv1.3; include a; }}\n# configuration file a:\n{} {}",
+                server(""),
+                server("ssl_protocols TLSv1.2;")
+            ),
+            "without TLS 1.3 (ssl_protocols TLSv1.2)",
+        ),
+    ] {
+        let found = warned(&text);
+        assert!(found.len() == 1 && found[0][1].contains(told), "{text}: {found:#?}");
+    }
+    let found = warned("http { include mime.types; include sites/*; ssl_protocols TLSv1.2; }");
+    assert!(found.len() == 2 && found[0][1].contains("includes sites/*"), "{found:#?}");
+    assert!(found[0][2].contains("nginx -T > FILE; keyward doctor --nginx-conf FILE"), "{found:#?}");
+    assert!(found[1][1].contains("without TLS 1.3"), "{found:#?}");
+
     fs::write(&path, "events { }\nhttp { server { listen 1; } }\n").unwrap();
     assert_eq!(doctor(&scene.daemon, "nginx.conf uses", &[&"--nginx-conf", &path]).len(), 0, "no TLS");
 }

@@ -194,14 +194,21 @@ fn same(one: &Path, other: &Path) -> bool {
 
 /// The directives of an nginx.conf that stand outside of all braces, word by word.
 fn directives(text: &str) -> Vec<Vec<String>> {
-    let outside = all_directives(text).into_iter().filter(|(depth, _)| *depth == 0);
-    outside.map(|(_, words)| words).collect()
+    let outside = all_directives(text).0.into_iter().filter(|one| one.within.is_empty());
+    outside.map(|one| one.words).collect()
 }
 
-/// All directives of an nginx.conf, word by word, each with the number of braces around it.
-pub(super) fn all_directives(text: &str) -> Vec<(usize, Vec<String>)> {
+/// A directive of an nginx.conf.
+pub(super) struct Directive {
+    pub(super) words: Vec<String>,
+    /// The blocks around it, the outermost first, by their places among all blocks of the file.
+    pub(super) within: Vec<usize>,
+}
+
+/// All directives of an nginx.conf, and the words before the brace of each block.
+pub(super) fn all_directives(text: &str) -> (Vec<Directive>, Vec<Vec<String>>) {
     let (mut found, mut words, mut word) = (Vec::new(), Vec::new(), String::new());
-    let mut depth = 0_usize;
+    let (mut blocks, mut within) = (Vec::new(), Vec::new());
     let mut rest = text.chars();
     while let Some(c) = rest.next() {
         match c {
@@ -222,10 +229,12 @@ pub(super) fn all_directives(text: &str) -> Vec<(usize, Vec<String>)> {
                 words.extend(Some(core::mem::take(&mut word)).filter(|word| !word.is_empty()));
                 let words = core::mem::take(&mut words);
                 match c {
-                    ';' => found.push((depth, words)),
-                    '{' => depth += 1,
-                    '}' => depth = depth.saturating_sub(1),
-                    _ => {}
+                    ';' => found.push(Directive { words, within: within.clone() }),
+                    '{' => {
+                        within.push(blocks.len());
+                        blocks.push(words);
+                    }
+                    _ => drop(within.pop()),
                 }
             }
             c if c.is_whitespace() => {
@@ -234,7 +243,7 @@ pub(super) fn all_directives(text: &str) -> Vec<(usize, Vec<String>)> {
             c => word.push(c),
         }
     }
-    found
+    (found, blocks)
 }
 
 const VARIABLE: &str = "OPENSSL_CONF";
