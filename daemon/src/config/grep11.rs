@@ -443,7 +443,7 @@ mod tests {
                 &["x.iam-url", "https"],
             ),
             ("[grep11.x]\nendpoints = [\"a:1\"]\nauth = \"basic\"", &["line 3", "unknown variant"]),
-            ("[grep11.x]\nendpoints = [\"a:1\"]\nin-flight = 0", &["line 3", "nonzero"]),
+            ("[grep11.x]\nendpoints = [\"a:1\"]\nin-flight = 0", &["line 3: in-flight: ", "1 or more"]),
             ("[grep11.x]\nendpoints = [\"a:1\"]\nin-flight = 5000", &["x.in-flight", "1024"]),
             ("[grep11.x]\nendpoints = [\"a:1\"]\ntimeout = \"1\"", &["x.timeout", "500ms"]),
             ("[grep11.x]\nendpoints = [\"a:1\"]\ndialect = \"old\"", &["line 3", "keyblob"]),

@@ -92,9 +92,17 @@ impl Config {
     /// [`ConfigError`] names the origin, and the line where there is one.
     pub fn parse(text: &str, origin: &Path) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text).map_err(|error| {
-            let line =
-                error.span().map(|span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
-            ConfigError::Syntax { path: origin.to_owned(), line, reason: one_line(error.message()) }
+            let start = error.span().map(|span| span.start);
+            let line = start.map(|start| 1 + text.bytes().take(start).filter(|b| *b == b'\n').count());
+            let reason = one_line(error.message());
+            // As Rust's types say it: a number for which 0 has no meaning.
+            let reason = match reason.split_once("a nonzero ") {
+                Some((before, _)) => format!("{before}a whole number, 1 or more"),
+                None => reason,
+            };
+            let setting = start.and_then(|start| setting_before(text, start));
+            let reason = setting.map_or(reason.clone(), |setting| format!("{setting}: {reason}"));
+            ConfigError::Syntax { path: origin.to_owned(), line, reason }
         })?;
         let wrong =
             |setting: String, reason: String| ConfigError::Value { path: origin.to_owned(), setting, reason };
@@ -373,6 +381,8 @@ impl RawGrant {
         let uid = match (self.user, self.uid) {
             (Some(_), Some(_)) => return Err(wrong("name the user by user or by uid, not by both".into())),
             (Some(user), None) => Some(uid_of(&user).map_err(wrong)?),
+            // Which stands for no user in every call of the kernel (setreuid(2)).
+            (None, Some(u32::MAX)) => return Err(wrong(format!("uid {} is nobody's", u32::MAX))),
             (None, uid) => uid,
         };
         let gid = self.group.map(|group| gid_of(&group)).transpose().map_err(wrong)?;
@@ -489,6 +499,13 @@ fn gid_of(group: &str) -> Result<u32, String> {
 fn service(name: String) -> Result<Arc<str>, String> {
     let allowed = |c: u8| c.is_ascii_alphanumeric() || b":-_.\\@".contains(&c);
     match name.strip_suffix(".service") {
+        Some(stem) if stem.ends_with('@') => Err(format!(
+            "unit {name:?} is a template, which no process runs in; name an instance, like \"{stem}shop.service\""
+        )),
+        // Which systemd keeps below user.slice.
+        Some(stem) if stem.starts_with("user@") => Err(format!(
+            "unit {name:?} is a user's own, where that user makes services of any name; grant it by user alone"
+        )),
         Some(stem) if !stem.is_empty() && name.len() <= 255 && name.bytes().all(allowed) => Ok(name.into()),
         _ => Err(format!("unit {name:?} is not the name of a service, like \"nginx.service\"")),
     }
@@ -496,6 +513,14 @@ fn service(name: String) -> Result<Arc<str>, String> {
 
 fn group_name(gid: u32) -> String {
     Group::from_gid(gid.into()).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name)
+}
+
+/// The setting whose value stands at a place of a text, if its name is on the same line.
+fn setting_before(text: &str, at: usize) -> Option<&str> {
+    let line = text.get(..at)?.rsplit('\n').next()?;
+    let name = line.split_once('=')?.0.trim();
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
+    (!name.is_empty() && name.bytes().all(allowed)).then_some(name)
 }
 
 fn one_line(text: &str) -> String {
@@ -645,13 +670,13 @@ mod tests {
         for (text, words) in [
             ("lgo = \"info\"", &["k.toml, line 1", "unknown field `lgo`", "expected one of"][..]),
             ("[socket]\n\nconections = 1", &["line 3", "unknown field `conections`"]),
-            ("log = 1", &["line 1", "invalid type"]),
+            ("log = 1", &["line 1: log: invalid type"]),
             ("log = ", &["line 1"]),
             ("log = \"loud\"", &["log", "loud", "debug"]),
             ("[limits]\nrequest-timeout = \"5\"", &["limits.request-timeout", "5s"]),
             ("[limits]\nrequest-timeout = \"0s\"", &["limits.request-timeout"]),
             ("[limits]\ndrain-timeout = \"2h\"", &["limits.drain-timeout"]),
-            ("[limits]\ncached-records = 0", &["line 2", "nonzero"]),
+            ("[limits]\ncached-records = 0", &["line 2: cached-records: ", "1 or more"]),
             ("[socket]\nconnections = 0", &["socket.connections"]),
             ("[socket]\nalso = [\"keyward.sock\"]", &["socket.also", "absolute path"]),
             ("[embedded]\nmaster-key = \"key\"", &["embedded.master-key", "absolute"]),
@@ -659,7 +684,17 @@ mod tests {
             ("[[grant]]\nuid = 1\nuser = \"root\"\nkeys = [\"a\"]", &["grant number 1", "not by both"]),
             ("[[grant]]\nunit = \"nginx\"\nkeys = [\"a\"]", &["grant number 1", "nginx.service"]),
             ("[[grant]]\nunit = \"a/b.service\"\nkeys = [\"a\"]", &["grant number 1", "name of a service"]),
-            ("[[grant]]\nuid = 1\nkeys = [\"a\"]\nrate = 0", &["line 4", "nonzero"]),
+            (
+                "[[grant]]\nuid = 1\nkeys = [\"a\"]\nrate = 0",
+                &["line 4: rate: ", "a whole number, 1 or more"],
+            ),
+            ("[[grant]]\nuid = 1\nkeys = [\"a\"]\nin-flight = 0", &["line 4: in-flight: ", "1 or more"]),
+            (
+                "[[grant]]\nuid = 4294967295\nkeys = [\"a\"]",
+                &["grant number 1", "uid 4294967295 is nobody's"],
+            ),
+            ("[[grant]]\nunit = \"stunnel@.service\"\nkeys = [\"a\"]", &["template", "stunnel@shop.service"]),
+            ("[[grant]]\nunit = \"user@1000.service\"\nkeys = [\"a\"]", &["a user's own", "by user alone"]),
             ("[[grant]]\nuid = 1", &["line 1", "missing field `keys`"]),
             ("[[grant]]\nuid = 1\nkeys = []", &["grant number 1", "must not be empty"]),
             ("[[grant]]\nuid = 1\nkeys = [\"a b\"]", &["grant number 1", "pattern"]),
