@@ -202,14 +202,7 @@ impl AdminClient {
 /// Why an administrator's request was not answered.
 #[derive(Debug, Error)]
 pub(crate) enum AdminClientError {
-    #[error(
-        "refused to connect to {}: {reason}{hint}",
-        socket.display(),
-        hint = match reason {
-            OwnershipError::Owner { .. } => "; if the daemon runs as that user, run the command as that user",
-            _ => "",
-        }
-    )]
+    #[error("refused to connect to {}: {reason}", socket.display())]
     Exposed { socket: PathBuf, reason: OwnershipError },
     #[error("what answers on {} is not a keyward daemon of this version", .0.display())]
     Garbled(PathBuf),

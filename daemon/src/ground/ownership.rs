@@ -30,12 +30,10 @@ pub(crate) enum Owners {
 impl Owners {
     pub(crate) fn contains(self, uid: u32) -> bool {
         let own = || [0, rustix::process::geteuid().as_raw()].contains(&uid);
-        let service =
-            || User::from_name(SERVICE).is_ok_and(|user| user.is_some_and(|u| u.uid.as_raw() == uid));
         match self {
             Self::Any => true,
             Self::Own => own(),
-            Self::OwnOrService => own() || service(),
+            Self::OwnOrService => own() || is_service(uid),
         }
     }
 }
@@ -124,16 +122,28 @@ pub(crate) fn is_for_others(file: &File) -> io::Result<bool> {
 pub(crate) enum OwnershipError {
     /// It belongs to somebody else.
     #[error(
-        "{path} belongs to {owner}, who can change it, and only {own} may; as root, run: chown -h root {path}",
+        "{path} belongs to {owner}, who can change it, and only {own} may; {advice}",
         path = path.display(),
         owner = Name(*uid),
-        own = own_name()
+        own = own_name(),
+        advice = of_owner(path, *uid, *is_directory)
     )]
-    Owner { path: PathBuf, uid: u32 },
+    Owner { path: PathBuf, uid: u32, is_directory: bool },
+    /// Every user can make names in it.
+    #[error(
+        "every user can make files in {path}; name a directory of your own below it, such as {}",
+        path.join(SERVICE).display(),
+        path = path.display()
+    )]
+    Shared { path: PathBuf },
     #[error("cannot use {}: {reason}", path.display())]
     Unreachable { path: PathBuf, reason: io::Error },
-    #[error("others than its owner can write to {path}; run: chmod go-w {path}", path = path.display())]
-    Writable { path: PathBuf },
+    #[error(
+        "others than its owner can write to {path}; {}run: chmod go-w {path}",
+        if *is_directory { "name a directory elsewhere, or, if no other program needs that, " } else { "" },
+        path = path.display()
+    )]
+    Writable { path: PathBuf, is_directory: bool },
 }
 
 impl OwnershipError {
@@ -144,6 +154,26 @@ impl OwnershipError {
             other => Err(other),
         }
     }
+}
+
+/// Directories stay with their owner: the service and the other programs of that user need them.
+fn of_owner(path: &Path, uid: u32, is_directory: bool) -> String {
+    let own = rustix::process::geteuid().as_raw();
+    if is_service(uid) {
+        return format!("run this as user {SERVICE}, as the service does");
+    }
+    if is_directory {
+        let own = own_name();
+        return format!(
+            "if that is the user of the daemon, run this as that user, or else name a directory of {own}"
+        );
+    }
+    let name = User::from_uid(Uid::from_raw(own)).ok().flatten().map_or(own.to_string(), |user| user.name);
+    format!("look what is in it, then, as root, run: chown -h {name} {}", path.display())
+}
+
+fn is_service(uid: u32) -> bool {
+    User::from_name(SERVICE).is_ok_and(|user| user.is_some_and(|user| user.uid.as_raw() == uid))
 }
 
 fn own_name() -> String {
@@ -223,7 +253,11 @@ fn parent(path: &Path) -> PathBuf {
 fn refuse_owner(path: &Path, metadata: &Metadata, owners: Owners) -> Result<(), OwnershipError> {
     match owners.contains(metadata.uid()) {
         true => Ok(()),
-        false => Err(OwnershipError::Owner { path: path.to_owned(), uid: metadata.uid() }),
+        false => Err(OwnershipError::Owner {
+            path: path.to_owned(),
+            uid: metadata.uid(),
+            is_directory: metadata.is_dir(),
+        }),
     }
 }
 
@@ -239,7 +273,10 @@ fn refuse_exchange(path: &Path, metadata: &Metadata) -> Result<(), OwnershipErro
 fn refuse_writable(path: &Path, metadata: &Metadata) -> Result<(), OwnershipError> {
     match metadata.mode() & 0o022 {
         0 => Ok(()),
-        _ => Err(OwnershipError::Writable { path: path.to_owned() }),
+        _ if metadata.is_dir() && metadata.mode() & STICKY != 0 => {
+            Err(OwnershipError::Shared { path: path.to_owned() })
+        }
+        _ => Err(OwnershipError::Writable { path: path.to_owned(), is_directory: metadata.is_dir() }),
     }
 }
 

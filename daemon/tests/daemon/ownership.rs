@@ -69,6 +69,34 @@ fn a_directory_that_another_user_can_exchange_is_refused() {
     }
 }
 
+/// A command that an administrator copies from a refusal must not break what other programs need.
+#[test]
+fn no_refusal_says_to_change_a_directory_of_somebody_else() {
+    if !is_root() {
+        return;
+    }
+    for option in ["--runtime-dir", "--state-dir"] {
+        let refused = |change: &dyn Fn(&Path)| {
+            let daemon = Daemon::prepare("");
+            let directory = daemon.path("shared");
+            fs::create_dir(&directory).unwrap();
+            change(&directory);
+            let serve = daemon.serve(&["--dev"]);
+            let mut words: Vec<_> = serve.get_args().map(ToOwned::to_owned).collect();
+            let at = words.iter().position(|word| word == option).unwrap();
+            words[at + 1] = directory.into();
+            told(&in_time(Command::new(PROGRAM).args(words))).1
+        };
+        let line = refused(&|tmp| fs::set_permissions(tmp, Permissions::from_mode(0o1777)).unwrap());
+        assert!(line.contains("shared/keyward") && !line.contains("chmod"), "{line}");
+        let line = refused(&|home| chown(home, Some(MALLORY), None).unwrap());
+        assert!(line.contains("run this as that user") && !line.contains("chown"), "{line}");
+        let line = refused(&|open| fs::set_permissions(open, Permissions::from_mode(0o775)).unwrap());
+        let (elsewhere, chmod) = (line.find("name a directory elsewhere"), line.find("chmod go-w"));
+        assert!(elsewhere.is_some() && elsewhere < chmod, "{line}");
+    }
+}
+
 #[test]
 fn links_and_sticky_directories_that_are_in_order_are_used() {
     let mut daemon = Daemon::prepare("");
@@ -109,7 +137,7 @@ fn no_key_is_sent_to_a_server_that_is_somebody_else() {
     chown(daemon.path("run"), Some(MALLORY), None).unwrap();
     let socket = daemon.path("run/admin.sock");
     let listener = as_user(MALLORY, || UnixListener::bind(&socket).unwrap());
-    refused(listener, &["belongs to user id 7001", "chown"]);
+    refused(listener, &["belongs to user id 7001", "run this as that user"]);
     // The directory is, and the socket leads to one of root's that would log what it gets.
     let roots = UnixListener::bind(daemon.path("journal.sock")).unwrap();
     as_user(MALLORY, || symlink(daemon.path("journal.sock"), &socket).unwrap());
