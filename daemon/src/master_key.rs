@@ -80,9 +80,21 @@ pub(crate) enum MasterKeyError {
         "no master key: name a file made with (umask 077; openssl rand -hex 32 > FILE) by --master-key, or start with --dev to try things out"
     )]
     NotNamed,
+    #[error(
+        "cannot read the master key in {}: there is no such file, and the key store was made with it; restore the file from a backup, or name the place where it is: a new one opens nothing", .0.display()
+    )]
+    Lost(PathBuf),
+    #[error(
+        "cannot read the master key in {path}: there is no such file; if there are no keys yet that need it, make it with: (umask 077; openssl rand -hex 32 > {path})", path = .0.display()
+    )]
+    Missing(PathBuf),
+    #[error(
+        "no master key, and the key store was made with one: set master-key in section [embedded] of the configuration to the file of that, or pass it as the credential master-key"
+    )]
+    NotPassed,
     #[error("refused the master key in {}: others than its owner can read it; run: chmod 600 {}", .0.display(), .0.display())]
     Open(PathBuf),
-    #[error("cannot read the master key in {}: {reason}; make one with: (umask 077; openssl rand -hex 32 > FILE)", path.display())]
+    #[error("cannot read the master key in {}: {reason}{}", path.display(), of_reading(reason))]
     Read { path: PathBuf, reason: io::Error },
     #[error("refused the master key: {0}")]
     Refused(OwnershipError),
@@ -95,6 +107,26 @@ pub(crate) enum MasterKeyError {
     Write { path: PathBuf, reason: io::Error },
 }
 
+impl MasterKeyError {
+    /// The same of a key that a store was made with: nobody is told to make another one.
+    pub(crate) fn of_existing_store(self) -> Self {
+        match self {
+            Self::Missing(path) => Self::Lost(path),
+            Self::NotConfigured => Self::NotPassed,
+            other => other,
+        }
+    }
+}
+
+fn of_reading(reason: &io::Error) -> &'static str {
+    match reason.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; run this as a user who may read it, or have systemd pass it as a credential"
+        }
+        _ => "",
+    }
+}
+
 /// Who sees to it that nobody else can read a file. Nobody else may write to it, either way.
 #[derive(PartialEq)]
 enum Guard {
@@ -103,7 +135,10 @@ enum Guard {
 }
 
 fn read(path: &Path, guard: Guard) -> Result<MasterKey, MasterKeyError> {
-    let failed = |reason| MasterKeyError::Read { path: path.to_owned(), reason };
+    let failed = |reason: io::Error| match reason.kind() {
+        io::ErrorKind::NotFound => MasterKeyError::Missing(path.to_owned()),
+        _ => MasterKeyError::Read { path: path.to_owned(), reason },
+    };
     let file = ownership::open(path).map_err(|error| match error.into_io() {
         Ok(reason) => failed(reason),
         Err(error) => MasterKeyError::Refused(error),
@@ -140,7 +175,7 @@ mod tests {
     #[test]
     fn the_dev_key_is_made_once() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(load_dev(dir.path(), false), Err(MasterKeyError::Read { .. })));
+        assert!(matches!(load_dev(dir.path(), false), Err(MasterKeyError::Missing(_))));
         let first = load_dev(dir.path(), true).unwrap().to_hex();
         assert_eq!(*load_dev(dir.path(), true).unwrap().to_hex(), *first);
         assert_eq!(fs::metadata(dir.path().join(DEV_FILE)).unwrap().mode() & 0o777, 0o600);
@@ -171,7 +206,7 @@ mod tests {
     fn damage_is_told_from_absence() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        assert!(matches!(load(Some(&path)), Err(MasterKeyError::Read { .. })));
+        assert!(matches!(load(Some(&path)), Err(MasterKeyError::Missing(_))));
         fs::write(&path, "0123").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
         let error = load(Some(&path)).err().unwrap();

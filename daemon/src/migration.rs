@@ -1,12 +1,15 @@
 //! `keyward serve --migrate-store`: a key store of an older format becomes one of this format.
 
-use std::env;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::{env, fs};
 
 use keyward_unit::Unit;
-use nix::unistd::User;
+use nix::unistd::{Uid, User};
 
+use crate::config::Config;
 use crate::ground::hardening;
+use crate::ground::ownership::{Name, SERVICE};
 use crate::keys::{MigrationError, OldStore, Store, StoreKey};
 use crate::run::{self, Options, ServeError};
 use crate::store_key::{self, StoreKeyError};
@@ -18,13 +21,14 @@ use crate::store_key::{self, StoreKeyError};
 pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
     let config = run::read_config(options.config.as_deref())?;
     hardening::harden().map_err(ServeError::Hardening)?;
+    refuse_other_user(options, &config)?;
     run::make_state_dir(&options.state_dir)?;
     let Some(store) = OldStore::open(&options.state_dir)? else {
         let path = options.state_dir.join(Store::FILE);
         return Ok(format!("the key store {} has the format of this version already\n", path.display()));
     };
     run::check_dev(options, store.is_dev()?)?;
-    let unit = run::master_key(options, &config, false)?;
+    let unit = run::master_key(options, &config, store.wkid()?.is_none())?;
     let unit = unit.map(|key| Unit::new(key, config.embedded.cached_keys));
     if let (Some(unit), Some(wkid)) = (&unit, store.wkid()?)
         && unit.wkid().to_string() != wkid
@@ -35,7 +39,7 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
             unit.wkid()
         )));
     }
-    let key = match (run::store_key(options, &config)?, &unit) {
+    let key = match (run::store_key(options, &config, true)?, &unit) {
         (Some(key), _) => key,
         (None, Some(_)) => StoreKey::generate().ok_or(StoreKeyError::NoRandomness)?,
         (None, None) => return Err(StoreKeyError::NotConfigured.into()),
@@ -53,26 +57,59 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
     ))
 }
 
-/// The command that migrates the store of a daemon that was started with these options.
-pub(crate) fn command(options: &Options) -> String {
+/// How to migrate the store of a daemon that was started with these options.
+pub(crate) fn advice(options: &Options) -> String {
+    // A shell has no credentials: those of the service come from where its unit file says.
+    let credentials = env::var_os("CREDENTIALS_DIRECTORY").filter(|_| !options.dev);
+    let passed = CREDENTIALS
+        .into_iter()
+        .filter(|(name, _)| credentials.as_ref().is_some_and(|dir| Path::new(dir).join(name).exists()));
+    command(options, rustix::process::geteuid().as_raw(), &passed.collect::<Vec<_>>())
+}
+
+/// The command that migrates the store as the user whose store it is, for a shell.
+fn command(options: &Options, uid: u32, credentials: &[(&str, &str)]) -> String {
     let mut words = vec!["keyward serve --migrate-store".to_owned()];
     words.push(format!("--state-dir {}", quoted(&options.state_dir)));
     words.extend(options.config.as_ref().map(|config| format!("--config {}", quoted(config))));
     words.extend(options.dev.then(|| "--dev".to_owned()));
     let words = words.join(" ");
-    // A shell has no credentials: those of the service come from where its unit file says.
-    let credentials = env::var_os("CREDENTIALS_DIRECTORY").filter(|_| !options.dev);
-    let files = [("master-key", "/etc/keyward/master.key"), ("store-key", "/etc/keyward/store.key")];
-    let passed: Vec<_> = (credentials.iter())
-        .flat_map(|dir| files.iter().filter(|(name, _)| Path::new(dir).join(name).exists()))
-        .map(|(name, file)| format!("-p LoadCredential={name}:{file} "))
-        .collect();
-    match User::from_uid(nix::unistd::geteuid()) {
-        Ok(Some(user)) if !passed.is_empty() => {
-            format!("systemd-run --pipe --wait -p User={} {}{words}", user.name, passed.concat())
-        }
-        _ => words,
+    let passed = credentials.iter().map(|(name, file)| format!("-p LoadCredential={name}:{file} "));
+    let passed: Vec<_> = passed.collect();
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    let is_service = user.as_ref().is_some_and(|user| user.name == SERVICE);
+    if passed.is_empty() && !is_service {
+        return match rustix::process::geteuid().as_raw() == uid {
+            true => format!("run, as the user who ran this: {words}"),
+            false => format!("run, as {}: {words}", Name(uid)),
+        };
     }
+    let user = user.map_or(uid.to_string(), |user| user.name);
+    format!("run, as root: systemd-run --pipe --wait -p User={user} {}{words}", passed.concat())
+}
+
+/// Whoever else migrates a store takes it away from the daemon, which could not open it any more.
+fn refuse_other_user(options: &Options, config: &Config) -> Result<(), ServeError> {
+    let file = options.state_dir.join(Store::FILE);
+    let own = rustix::process::geteuid().as_raw();
+    for path in [&options.state_dir, &file] {
+        let Ok(found) = fs::symlink_metadata(path) else { continue };
+        if found.uid() == own {
+            continue;
+        }
+        let configured = [config.embedded.master_key.is_some(), config.store_key.is_some()];
+        let passed = CREDENTIALS.into_iter().zip(configured);
+        let passed = passed.filter(|((_, file), configured)| !configured && Path::new(file).exists());
+        let passed: Vec<_> = passed.map(|(credential, _)| credential).filter(|_| !options.dev).collect();
+        return Err(ServeError::OtherUser(format!(
+            "refused to migrate the key store {}: {} belongs to {}, and the daemon of that user could not open the store any more; stop the daemon, and {}",
+            file.display(),
+            path.display(),
+            Name(found.uid()),
+            command(options, found.uid(), &passed)
+        )));
+    }
+    Ok(())
 }
 
 /// A path as a shell takes it.
@@ -84,6 +121,10 @@ fn quoted(path: &Path) -> String {
         false => format!("'{}'", text.replace('\'', r"'\''")),
     }
 }
+
+/// As conf/systemd/keyward.service and remote-units.conf pass them.
+const CREDENTIALS: [(&str, &str); 2] =
+    [("master-key", "/etc/keyward/master.key"), ("store-key", "/etc/keyward/store.key")];
 
 #[cfg(test)]
 mod tests {
@@ -97,9 +138,14 @@ mod tests {
             runtime_dir: "/run/keyward".into(),
             dev: true,
         };
+        let words = "keyward serve --migrate-store --state-dir /var/lib/keyward --config '/etc/my keyward.toml' --dev";
+        assert!(advice(&options).ends_with(&format!(": {words}")), "{}", advice(&options));
+        assert_eq!(command(&options, 7001, &[]), format!("run, as user id 7001: {words}"));
         assert_eq!(
-            command(&options),
-            "keyward serve --migrate-store --state-dir /var/lib/keyward --config '/etc/my keyward.toml' --dev"
+            command(&options, 7001, &CREDENTIALS[..1]),
+            format!(
+                "run, as root: systemd-run --pipe --wait -p User=7001 -p LoadCredential=master-key:/etc/keyward/master.key {words}"
+            )
         );
     }
 }

@@ -57,7 +57,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let descriptors = hardening::raise_descriptor_limit();
     make_state_dir(&options.state_dir)?;
     let store = Store::open(&options.state_dir).map_err(|error| match error {
-        StoreError::OldFormat(_) => ServeError::OldFormat(error, migration::command(options)),
+        StoreError::OldFormat(_) => ServeError::OldFormat(error, migration::advice(options)),
         error => error.into(),
     })?;
     let backends = open_backends(options, &config, &store)?;
@@ -129,9 +129,12 @@ pub enum ServeError {
     /// There is no master key.
     #[error("{0}")]
     MasterKey(String),
-    /// The key store is to be migrated first, by this command.
-    #[error("{0}; migrate it, as the user that the daemon runs as: {1}")]
+    /// The key store is to be migrated first, in this way.
+    #[error("{0}; to migrate it, {1}")]
     OldFormat(StoreError, String),
+    /// The key store is not that of the user who asks.
+    #[error("{0}")]
+    OtherUser(String),
     /// Threads, signals or descriptors cannot be had.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
@@ -160,6 +163,7 @@ impl ServeError {
             Self::MasterKey(_) | Self::OldFormat(..) | Self::StoreKey(_) => exit::CONFIG,
             Self::Migration(_) => exit::DATA,
             Self::Hardening(_) | Self::Runtime(_) => exit::OS,
+            Self::OtherUser(_) => exit::NO_PERMISSION,
             Self::Socket(_) => exit::UNAVAILABLE,
             Self::StateDir(..) => exit::CANNOT_CREATE,
             Self::Store(StoreError::OtherStoreKey(_)) => exit::CONFIG,
@@ -201,26 +205,33 @@ pub(crate) fn check_dev(options: &Options, made_with_dev: Option<bool>) -> Resul
     }
 }
 
-/// The master key of the embedded unit; who has units elsewhere needs none here.
+/// The master key of the embedded unit; who has units elsewhere needs none here. `fresh` if the store was made
+/// without one.
 pub(crate) fn master_key(
     options: &Options,
     config: &Config,
     fresh: bool,
 ) -> Result<Option<MasterKey>, MasterKeyError> {
-    if options.dev {
-        return master_key::load_dev(&options.state_dir, fresh).map(Some);
-    }
-    match master_key::load(config.embedded.master_key.as_deref()) {
+    let loaded = match options.dev {
+        true => master_key::load_dev(&options.state_dir, fresh),
+        false => master_key::load(config.embedded.master_key.as_deref()),
+    };
+    match loaded {
         Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => Ok(None),
+        Err(error) if !fresh => Err(error.of_existing_store()),
         loaded => loaded.map(Some),
     }
 }
 
-/// The store key of a file, if there is one.
-pub(crate) fn store_key(options: &Options, config: &Config) -> Result<Option<StoreKey>, StoreKeyError> {
+/// The store key of a file, if there is one. `fresh` if the store has none yet.
+pub(crate) fn store_key(
+    options: &Options,
+    config: &Config,
+    fresh: bool,
+) -> Result<Option<StoreKey>, StoreKeyError> {
     match options.dev {
         true => Ok(None),
-        false => store_key::load(config.store_key.as_deref(), &options.state_dir),
+        false => store_key::load(config.store_key.as_deref(), &options.state_dir, fresh),
     }
 }
 
@@ -266,9 +277,9 @@ pub(crate) fn make_state_dir(path: &Path) -> Result<(), ServeError> {
 fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Backends, ServeError> {
     let made_with_dev = store.is_dev()?;
     check_dev(options, made_with_dev)?;
-    let master_key = master_key(options, config, made_with_dev.is_none())?;
+    let master_key = master_key(options, config, store.wkid(EMBEDDED)?.is_none())?;
     let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
-    store_key::unlock(store, unit.as_ref(), store_key(options, config)?)?;
+    store_key::unlock(store, unit.as_ref(), store_key(options, config, store.is_new()?)?)?;
     if let (None, Some(wkid)) = (&unit, store.wkid(EMBEDDED)?) {
         tracing::warn!(
             "no master key is configured, the key store was made with {wkid}: keys of the embedded unit will not sign"

@@ -15,11 +15,18 @@ use crate::keys::{Store, StoreError, StoreKey};
 use crate::master_key::{self, MasterKeyError};
 
 /// Reads the store key from the file of the configuration, or else from the credential `store-key`, if there is one.
+/// `fresh` if no store was made with it yet.
 ///
 /// # Errors
 /// [`StoreKeyError`] says what is wrong with the file.
-pub(crate) fn load(configured: Option<&Path>, state_dir: &Path) -> Result<Option<StoreKey>, StoreKeyError> {
-    let found = master_key::load_named(configured, CREDENTIAL).map_err(StoreKeyError::of_file)?;
+pub(crate) fn load(
+    configured: Option<&Path>,
+    state_dir: &Path,
+    fresh: bool,
+) -> Result<Option<StoreKey>, StoreKeyError> {
+    let found = master_key::load_named(configured, CREDENTIAL)
+        .map_err(|error| if fresh { error } else { error.of_existing_store() })
+        .map_err(StoreKeyError::of_file)?;
     if let Some(path) = configured {
         refuse_beside_the_store(path, state_dir)?;
     }
@@ -52,7 +59,8 @@ pub(crate) fn unlock(
             (None, Some(wkid)) if wrapped.is_some() => {
                 return Err(StoreKeyError::NoMasterKey(store.path().to_owned(), wkid));
             }
-            (None, _) => return Err(StoreKeyError::NotConfigured),
+            (None, _) if store.is_new()? => return Err(StoreKeyError::NotConfigured),
+            (None, _) => return Err(StoreKeyError::NotNamed(store.path().to_owned())),
         },
     };
     // So that the file may go, or a store of remote keys alone gets an embedded unit.
@@ -100,7 +108,7 @@ pub(crate) enum StoreKeyError {
     )]
     NotConfigured,
     #[error(
-        "cannot unlock the key store {}: it was made with a store key in a file; set key in section [store] of the configuration to that file", .0.display()
+        "cannot unlock the key store {}: it was made with a store key in a file; set key in section [store] of the configuration to that file, or pass it as the credential store-key", .0.display()
     )]
     NotNamed(PathBuf),
     #[error(transparent)]
@@ -207,7 +215,7 @@ mod tests {
         let open = || Store::open(dir.path()).unwrap();
         assert!(matches!(unlock(&open(), None, None), Err(StoreKeyError::NotConfigured)));
         unlock(&open(), None, file()).unwrap();
-        assert!(matches!(unlock(&open(), None, None), Err(StoreKeyError::NotConfigured)));
+        assert!(matches!(unlock(&open(), None, None), Err(StoreKeyError::NotNamed(_))));
         let unit = unit();
         assert!(matches!(unlock(&open(), Some(&unit), None), Err(StoreKeyError::NotNamed(_))));
         // From then on the unit is enough.
@@ -225,10 +233,11 @@ mod tests {
             std::fs::write(&path, digits).unwrap();
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         }
-        assert!(load(Some(&elsewhere), &state).unwrap().is_some());
-        let refused = load(Some(&state.join("store.key")), &state);
+        assert!(load(Some(&elsewhere), &state, true).unwrap().is_some());
+        let refused = load(Some(&state.join("store.key")), &state, true);
         assert!(matches!(refused, Err(StoreKeyError::BesideTheStore(_))));
-        let error = load(Some(Path::new("/no/such/key")), &state).unwrap_err().to_string();
-        assert!(error.contains("cannot read the store key in /no/such/key"), "{error}");
+        let missing = |fresh| load(Some(Path::new("/no/such/key")), &state, fresh).unwrap_err().to_string();
+        assert!(missing(true).contains("cannot read the store key in /no/such/key"), "{}", missing(true));
+        assert!(missing(true).contains("openssl rand") && !missing(false).contains("openssl rand"));
     }
 }

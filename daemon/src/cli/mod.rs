@@ -20,6 +20,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::backend::grep11::Grep11;
 use crate::exit;
+use crate::keys::{self, Look, Store};
 use crate::master_key::{self, MasterKeyError};
 use crate::migration;
 use crate::run::{self, Options};
@@ -144,18 +145,28 @@ impl Serve {
             // With --dev there are others.
             if !self.dev {
                 let mut needs_store_key = false;
+                let seen = keys::look(&self.state_dir);
+                let of_store = |error: MasterKeyError| match seen {
+                    Look::New => error,
+                    Look::Old | Look::Used => error.of_existing_store(),
+                };
                 match master_key::load(config.embedded.master_key.as_deref()) {
                     Ok(_) => {}
                     // The service may get it from systemd, and who has units elsewhere needs none.
                     Err(missing @ MasterKeyError::NotConfigured) if config.grep11.is_empty() => {
-                        output::warn(missing);
+                        output::warn(of_store(missing));
                     }
                     Err(MasterKeyError::NotConfigured) => needs_store_key = true,
-                    Err(error) => return Err(Failure::new(exit::CONFIG, error)),
+                    Err(error) => return Err(Failure::new(exit::CONFIG, of_store(error))),
                 }
-                match store_key::load(config.store_key.as_deref(), &self.state_dir) {
+                // A store of the old format has no store key yet.
+                let fresh = seen != Look::Used;
+                match store_key::load(config.store_key.as_deref(), &self.state_dir, fresh) {
                     Ok(None) if needs_store_key => {
-                        eprintln!("keyward: warning: {}", StoreKeyError::NotConfigured);
+                        output::warn(match fresh {
+                            true => StoreKeyError::NotConfigured,
+                            false => StoreKeyError::NotNamed(self.state_dir.join(Store::FILE)),
+                        });
                     }
                     Ok(_) => {}
                     Err(error) => return Err(Failure::new(exit::CONFIG, error)),

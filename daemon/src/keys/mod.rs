@@ -4,6 +4,7 @@
 //! asks after the answer sees it.
 
 mod index;
+mod look;
 mod migrate;
 mod record;
 pub mod rows;
@@ -21,6 +22,7 @@ use lru::LruCache;
 
 use crate::changes::Changes;
 use crate::config::EMBEDDED;
+pub(crate) use look::{Look, look};
 pub(crate) use migrate::{MigrationError, OldStore};
 pub use store::{Store, StoreError};
 pub use store_key::StoreKey;

@@ -257,7 +257,10 @@ fn without_a_master_key_the_store_has_a_key_of_its_own() {
     refused(&daemon, &beside, "it lies in the state directory");
     daemon.new_key("other.key");
     refused(&daemon, &format!("[store]\nkey = {:?}\n", daemon.path("other.key")), "another store key");
-    refused(&daemon, "", "no store key");
+    refused(&daemon, "", "it was made with a store key in a file");
+    let check = daemon.serve(&["--check-config"]).env_remove("CREDENTIALS_DIRECTORY").output().unwrap();
+    let warning = String::from_utf8(check.stderr).unwrap();
+    assert!(warning.contains("it was made with a store key in a file"), "{warning}");
 
     // As systemd passes it.
     std::fs::create_dir(daemon.path("credentials")).unwrap();
@@ -282,7 +285,7 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
 
     let (status, line) = told(&daemon.serve(&[]).output().unwrap());
     assert_eq!(status, 78, "{line}");
-    let command = line.trim_end().rsplit_once("runs as: ").unwrap().1;
+    let command = line.trim_end().rsplit_once("run, as the user who ran this: ").unwrap().1;
     assert!(command.starts_with("keyward serve --migrate-store --state-dir"), "{line}");
     // The command runs as it stands there.
     let path = std::path::Path::new(PROGRAM).parent().unwrap();
@@ -308,6 +311,79 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
     make_old(&daemon, 1);
     let (status, line) = told(&daemon.serve(&["--migrate-store"]).output().unwrap());
     assert!(status == 65 && line.contains("someone has put an old or a forged one in its place"), "{line}");
+}
+
+/// As the administrator does it who reads the pages: as root, in a shell without credentials.
+#[test]
+fn only_the_user_of_the_daemon_migrates_its_store() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let service = Some(7003);
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.end(Signal::TERM);
+    make_old(&daemon, 0);
+    let [state, store] = [daemon.path("state"), daemon.path("state/keys.redb")];
+    let old = std::fs::read(&store).unwrap();
+    let refused = |line: String| {
+        assert!(line.contains("belongs to user id 7003"), "{line}");
+        assert!(line.contains("run, as user id 7003: keyward serve --migrate-store"), "{line}");
+        assert!(!line.contains("chown") && !line.contains("openssl rand"), "{line}");
+        assert_eq!(std::fs::read(&store).unwrap(), old);
+        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1);
+    };
+    for path in [&state, &store] {
+        std::os::unix::fs::chown(path, service, None).unwrap();
+        let (status, line) = told(&daemon.serve(&["--migrate-store"]).output().unwrap());
+        assert_eq!(status, 77, "{line}");
+        refused(line);
+        std::os::unix::fs::chown(path, Some(0), None).unwrap();
+    }
+}
+
+/// A new master key in the place of the only one would lose every key.
+#[test]
+fn nobody_is_told_to_make_another_master_key_for_a_store_that_has_one() {
+    let mut daemon = Daemon::prepare("");
+    let unconfigured = || daemon.serve(&[]).output().unwrap();
+    let (_, line) = told(&unconfigured());
+    assert!(line.contains("openssl rand"), "{line}");
+    daemon.configure(&daemon.production_configuration(&[]));
+    for more in [&[][..], &["--check-config"]] {
+        let (status, line) = told(&daemon.serve(more).output().unwrap());
+        assert!(status == 78 && line.contains("openssl rand"), "{line}");
+    }
+    daemon.new_master_key();
+    daemon.start(&[]);
+    daemon.end(Signal::TERM);
+    let told_by = |daemon: &Daemon, old: bool| {
+        let more: &[&[&str]] =
+            if old { &[&["--migrate-store"], &["--check-config"]] } else { &[&[], &["--check-config"]] };
+        for more in more {
+            let (status, line) = told(&daemon.serve(more).output().unwrap());
+            assert_eq!(status, 78, "{line}");
+            assert!(line.contains("cannot read the master key in"), "{line}");
+            assert!(!line.contains("openssl rand"), "{line}");
+        }
+    };
+    let [key, away] = [daemon.path("master.key"), daemon.path("away")];
+    std::fs::rename(&key, &away).unwrap();
+    told_by(&daemon, false);
+    std::os::unix::fs::symlink("master.key", &key).unwrap();
+    let (_, line) = told(&daemon.serve(&[]).output().unwrap());
+    assert!(!line.contains("openssl rand"), "{line}");
+    std::fs::remove_file(&key).unwrap();
+    std::fs::rename(&away, &key).unwrap();
+    daemon.start(&[]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.end(Signal::TERM);
+    make_old(&daemon, 0);
+    std::fs::rename(&key, &away).unwrap();
+    told_by(&daemon, true);
+    daemon.configure("");
+    let (_, line) = told(&daemon.serve(&["--migrate-store"]).output().unwrap());
+    assert!(line.contains("no master key") && !line.contains("openssl rand"), "{line}");
 }
 
 #[test]

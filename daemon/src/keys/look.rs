@@ -1,0 +1,50 @@
+//! A look at the key store from outside, for those who do not start the daemon.
+
+use core::panic::AssertUnwindSafe;
+use std::io;
+use std::panic::catch_unwind;
+use std::path::Path;
+
+use redb::{ReadOnlyDatabase, ReadableDatabase, ReadableTable};
+
+use super::Store;
+use super::store::OLD_FORMAT;
+use super::tables::{FORMAT, META};
+
+/// What there is in a state directory, as far as somebody can see who may not change it.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Look {
+    /// No store, or none that the user who asks may look for, or one that was never used.
+    New,
+    /// A store of the format before this one.
+    Old,
+    /// Any other store, one that is in use or damaged among them.
+    Used,
+}
+
+/// Looks at the store of a state directory, and changes nothing.
+pub(crate) fn look(state_dir: &Path) -> Look {
+    let path = state_dir.join(Store::FILE);
+    match path.symlink_metadata() {
+        Err(error) => return if is_hidden(&error) { Look::New } else { Look::Used },
+        Ok(found) if found.len() == 0 => return Look::New,
+        Ok(found) if !found.is_file() => return Look::Used,
+        Ok(_) => {}
+    }
+    let facts = || -> Result<(Option<String>, bool), redb::Error> {
+        let meta = ReadOnlyDatabase::open(&path)?.begin_read()?.open_table(META)?;
+        let format = meta.get(FORMAT)?.map(|format| format.value().to_owned());
+        let others = meta.iter()?.filter_map(Result::ok).any(|(name, _)| name.value() != FORMAT);
+        Ok((format, others))
+    };
+    // redb panics on some kinds of damage.
+    match catch_unwind(AssertUnwindSafe(facts)) {
+        Ok(Ok((Some(format), _))) if format == OLD_FORMAT => Look::Old,
+        Ok(Ok((_, false))) => Look::New,
+        _ => Look::Used,
+    }
+}
+
+fn is_hidden(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+}
