@@ -10,7 +10,7 @@ use nix::unistd::{Uid, User};
 use crate::config::Config;
 use crate::ground::hardening;
 use crate::ground::ownership::{Name, SERVICE};
-use crate::keys::{MigrationError, OldStore, Store, StoreKey};
+use crate::keys::{self, MigrationError, OldStore, Store, StoreError, StoreKey};
 use crate::run::{self, Options, ServeError};
 use crate::store_key::{self, StoreKeyError};
 
@@ -25,6 +25,7 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
     run::make_state_dir(&options.state_dir)?;
     let Some(store) = OldStore::open(&options.state_dir)? else {
         let path = options.state_dir.join(Store::FILE);
+        finish(&path);
         return Ok(format!("the key store {} has the format of this version already\n", path.display()));
     };
     run::check_dev(options, store.is_dev()?)?;
@@ -57,8 +58,26 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
     ))
 }
 
+/// Ends a migration that was broken off at its very end.
+pub(crate) fn finish(store: &Path) {
+    if let Err(error) = keys::finish(store) {
+        tracing::warn!(
+            "the copy of the key store that was made for its migration cannot be renamed, so that a second migration would not be refused: {error}"
+        );
+    }
+}
+
+/// Why the daemon does not start with a store of the old format, and what to do.
+pub(crate) fn old_format(options: &Options) -> String {
+    let store = options.state_dir.join(Store::FILE);
+    match keys::was_migrated(&store) {
+        true => keys::migrated_before(&store),
+        false => format!("{}; to migrate it, {}", StoreError::OldFormat(store), advice(options)),
+    }
+}
+
 /// How to migrate the store of a daemon that was started with these options.
-pub(crate) fn advice(options: &Options) -> String {
+fn advice(options: &Options) -> String {
     // A shell has no credentials: those of the service come from where its unit file says.
     let credentials = env::var_os("CREDENTIALS_DIRECTORY").filter(|_| !options.dev);
     let passed = CREDENTIALS

@@ -57,10 +57,11 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let descriptors = hardening::raise_descriptor_limit();
     make_state_dir(&options.state_dir)?;
     let store = Store::open(&options.state_dir).map_err(|error| match error {
-        StoreError::OldFormat(_) => ServeError::OldFormat(error, migration::advice(options)),
+        StoreError::OldFormat(_) => ServeError::OldFormat(migration::old_format(options)),
         error => error.into(),
     })?;
     let backends = open_backends(options, &config, &store)?;
+    migration::finish(store.path());
     let mut sockets = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends, reactors);
@@ -129,9 +130,9 @@ pub enum ServeError {
     /// There is no master key.
     #[error("{0}")]
     MasterKey(String),
-    /// The key store is to be migrated first, in this way.
-    #[error("{0}; to migrate it, {1}")]
-    OldFormat(StoreError, String),
+    /// The key store is to be migrated first, or is an old one in the place of a migrated one.
+    #[error("{0}")]
+    OldFormat(String),
     /// The key store is not that of the user who asks.
     #[error("{0}")]
     OtherUser(String),
@@ -160,7 +161,7 @@ impl ServeError {
     pub fn status(&self) -> u8 {
         match self {
             Self::Backend(_) | Self::Config(_) | Self::Dev(..) => exit::CONFIG,
-            Self::MasterKey(_) | Self::OldFormat(..) | Self::StoreKey(_) => exit::CONFIG,
+            Self::MasterKey(_) | Self::OldFormat(_) | Self::StoreKey(_) => exit::CONFIG,
             Self::Migration(_) => exit::DATA,
             Self::Hardening(_) | Self::Runtime(_) => exit::OS,
             Self::OtherUser(_) => exit::NO_PERMISSION,

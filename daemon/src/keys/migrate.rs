@@ -2,7 +2,10 @@
 //!
 //! Migration vouches for the store as it is, also for a forged one: so an administrator asks for
 //! it, and the daemon never does it in passing. The file is copied first. All changes are one
-//! transaction, so a migration that is broken off at any point can be begun again.
+//! transaction, so a migration that is broken off at any point can be begun again. The copy gets
+//! its name after that transaction: where a file of that name is, the store was migrated before,
+//! and an old store is none to migrate. That is for accidents. Somebody who can write to the
+//! directory can remove the copy as well.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -14,7 +17,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Label;
 use redb::{Database, ReadableDatabase, ReadableTable};
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, OFlags, RenameFlags};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use super::index::{self, List, Root};
@@ -74,30 +78,21 @@ impl OldStore {
     /// # Errors
     /// [`MigrationError`] says what is in the way; the store is as it was then.
     pub(crate) fn migrate(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<Migrated, MigrationError> {
-        let copy = self.copy()?;
-        let keys = self.authenticate(key, wrapped)?;
-        Ok(Migrated { keys, copy })
-    }
-
-    /// Makes the copy, or finds the one that an attempt before this one has made.
-    fn copy(&self) -> Result<PathBuf, MigrationError> {
         let copy = self.path.with_extension(COPY);
-        if copy.symlink_metadata().is_ok() {
-            return match self.is_copy(&copy) {
-                true => Ok(copy),
-                false => Err(MigrationError::CopyExists { store: self.path.clone(), copy }),
-            };
+        if was_migrated(&self.path) {
+            return Err(MigrationError::Again { store: self.path.clone(), copy });
         }
         let part = self.path.with_extension(PART);
-        let failed = |reason| MigrationError::Copy { copy: copy.clone(), reason };
+        let failed = |reason| MigrationError::Copy { copy: part.clone(), reason };
         self.copy_to(&part).map_err(failed)?;
         if !self.is_copy(&part) {
             return Err(failed(io::Error::other("what was written is not what was read")));
         }
-        // Never in the place of something else.
-        let linked = fs::hard_link(&part, &copy).and_then(|()| fs::remove_file(&part));
-        linked.and_then(|()| self.sync_directory()).map_err(failed)?;
-        Ok(copy)
+        self.sync_directory().map_err(failed)?;
+        let keys = self.authenticate(key, wrapped)?;
+        // The store is migrated. Where this fails, the next one who opens the store will do it.
+        let copy = if finish(&self.path).is_ok() { copy } else { part };
+        Ok(Migrated { keys, copy })
     }
 
     /// Nobody writes meanwhile: the database is open here, and nowhere else.
@@ -115,7 +110,7 @@ impl OldStore {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        self.path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+        sync_directory_of(&self.path)
     }
 
     /// True if a file is a store with the same rows.
@@ -183,6 +178,27 @@ impl OldStore {
     }
 }
 
+/// True if there is something under the name that the copy of a migrated store has.
+pub(crate) fn was_migrated(store: &Path) -> bool {
+    store.with_extension(COPY).symlink_metadata().is_ok()
+}
+
+/// Gives the copy its name, after a migration that was broken off when the store had this format
+/// already. Does nothing where there is no such copy.
+pub(crate) fn finish(store: &Path) -> io::Result<()> {
+    let (part, copy) = (store.with_extension(PART), store.with_extension(COPY));
+    // Never in the place of something else.
+    match rustix::fs::renameat_with(CWD, &part, CWD, &copy, RenameFlags::NOREPLACE) {
+        Ok(()) => sync_directory_of(store),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
+}
+
 fn same_rows<V: redb::Value + 'static>(
     one: &impl ReadableTable<&'static str, V>,
     other: &impl ReadableTable<&'static str, V>,
@@ -207,14 +223,26 @@ fn same_rows<V: redb::Value + 'static>(
 pub(crate) enum MigrationError {
     #[error("cannot migrate the key store: no copy of it can be made at {}: {reason}", copy.display())]
     Copy { copy: PathBuf, reason: io::Error },
-    #[error(
-        "refused to migrate the key store {}: {} is there already, and is something else than a copy of it. If the store was migrated before, someone has put an old or a forged one in its place: restore a backup. Otherwise move that file away", store.display(), copy.display()
-    )]
-    CopyExists { store: PathBuf, copy: PathBuf },
+    #[error("{}", again(store, copy))]
+    Again { store: PathBuf, copy: PathBuf },
     #[error("cannot migrate the key store {}: the record of key {label:?} is damaged; restore the store from a backup, or delete that key with the version of keyward that made it", store.display())]
     Record { store: PathBuf, label: String },
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why an old store is refused where one was migrated.
+pub(crate) fn migrated_before(store: &Path) -> String {
+    again(store, &store.with_extension(COPY))
+}
+
+fn again(store: &Path, copy: &Path) -> String {
+    format!(
+        "refused to migrate the key store {}: it was migrated before, as {} shows, and an old or a forged one was put in its place since; in that one, keys that were disabled or deleted after the migration are enabled; restore a backup that was made after the migration, or, if the old store is the right one, move {} away and run this again",
+        store.display(),
+        copy.display(),
+        copy.display()
+    )
 }
 
 const COPY: &str = "redb.before-format-2";
@@ -285,14 +313,17 @@ mod tests {
     fn what_was_broken_off_is_begun_again() {
         let dir = tempfile::tempdir().unwrap();
         old_store(dir.path(), &[key("shop")]);
-        let old = OldStore::open(dir.path()).unwrap().unwrap();
-        let copy = old.copy().unwrap();
-        assert_eq!(old.copy().unwrap(), copy, "found again");
-        fs::write(copy.with_extension("before-format-2.part"), "half of a copy").unwrap();
-        fs::remove_file(&copy).unwrap();
-        assert_eq!(old.copy().unwrap(), copy, "in the place of half a copy");
-        drop(old);
-        assert_eq!(migrate(dir.path()).unwrap().keys, 1);
+        let part = dir.path().join("keys.redb.before-format-2.part");
+        fs::write(&part, "half of a copy").unwrap();
+        let copy = migrate(dir.path()).unwrap().copy;
+        assert!(!part.exists());
+        // Broken off after the last change to the store, and before the copy had its name.
+        fs::rename(&copy, &part).unwrap();
+        let store = dir.path().join(Store::FILE);
+        assert!(!was_migrated(&store));
+        finish(&store).unwrap();
+        finish(&store).unwrap();
+        assert!(was_migrated(&store) && !part.exists());
     }
 
     #[test]
@@ -302,16 +333,26 @@ mod tests {
         let copy = dir.path().join("keys.redb.before-format-2");
         fs::write(&copy, "something of mine").unwrap();
         let refused = migrate(dir.path()).err().unwrap();
-        assert!(matches!(refused, MigrationError::CopyExists { .. }));
+        assert!(matches!(refused, MigrationError::Again { .. }));
         assert!(refused.to_string().contains("before-format-2"), "{refused}");
         assert_eq!(fs::read(&copy).unwrap(), b"something of mine");
+    }
 
-        // A store was migrated, and somebody puts an old one in its place.
-        fs::remove_file(&copy).unwrap();
-        migrate(dir.path()).unwrap();
-        fs::remove_file(dir.path().join(Store::FILE)).unwrap();
+    #[test]
+    fn an_old_store_in_the_place_of_a_migrated_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        old_store(dir.path(), &[key("shop")]);
+        let copy = migrate(dir.path()).unwrap().copy;
+        let store = dir.path().join(Store::FILE);
+        // The very copy that the migration has made.
+        fs::copy(&copy, &store).unwrap();
+        assert!(matches!(migrate(dir.path()), Err(MigrationError::Again { .. })));
+        fs::remove_file(&store).unwrap();
         old_store(dir.path(), &[key("forged")]);
-        assert!(matches!(migrate(dir.path()), Err(MigrationError::CopyExists { .. })));
+        assert!(matches!(migrate(dir.path()), Err(MigrationError::Again { .. })));
+        // An administrator who wants it all the same.
+        fs::remove_file(&copy).unwrap();
+        assert_eq!(migrate(dir.path()).unwrap().keys, 1);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use lru::LruCache;
 use crate::changes::Changes;
 use crate::config::EMBEDDED;
 pub(crate) use look::{Look, look};
-pub(crate) use migrate::{MigrationError, OldStore};
+pub(crate) use migrate::{MigrationError, OldStore, finish, migrated_before, was_migrated};
 pub use store::{Store, StoreError};
 pub use store_key::StoreKey;
 

@@ -307,10 +307,18 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
     daemon.end(Signal::TERM);
 
     // An old store in the place of a migrated one is refused, also by the command.
+    let refused = |daemon: &Daemon| {
+        for (more, expected) in [(&["--migrate-store"][..], 65), (&[], 78)] {
+            let (status, line) = told(&daemon.serve(more).output().unwrap());
+            assert_eq!(status, expected, "{line}");
+            assert!(line.contains("it was migrated before") && !line.contains("--migrate-store"), "{line}");
+        }
+    };
+    std::fs::copy(&copy, daemon.path("state/keys.redb")).unwrap();
+    refused(&daemon);
     std::fs::write(daemon.path("state/keys.redb"), old).unwrap();
     make_old(&daemon, 1);
-    let (status, line) = told(&daemon.serve(&["--migrate-store"]).output().unwrap());
-    assert!(status == 65 && line.contains("someone has put an old or a forged one in its place"), "{line}");
+    refused(&daemon);
 }
 
 /// As the administrator does it who reads the pages: as root, in a shell without credentials.
@@ -416,6 +424,8 @@ fn a_migration_that_is_killed_is_begun_again() {
     let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
     let status: Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["keys"], 2001);
+    assert!(daemon.path("state/keys.redb.before-format-2").exists());
+    assert!(!daemon.path("state/keys.redb.before-format-2.part").exists());
 }
 
 /// The record in a row: what stands after the MAC.
