@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Backends};
 use crate::certificates::Certificate;
-use crate::keys::{Key, StoreError, Version};
+use crate::keys::{Altered, Key, StoreError, Version};
 use crate::policy::authorise::signs_and_decrypts;
 
 /// A request for a new key.
@@ -274,6 +274,9 @@ pub(crate) struct StatusView {
     pub(crate) dev: bool,
     pub(crate) backends: Vec<BackendView>,
     pub(crate) keys: u64,
+    /// Keys whose records in the key store were altered.
+    #[serde(default)]
+    pub(crate) altered: Altered,
     pub(crate) connections: usize,
     /// Requests of every kind on the peers' sockets, since the start.
     pub(crate) requests: u64,

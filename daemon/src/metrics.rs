@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     closed: Family<ClosedLabels, Counter>,
     /// Those that follow are set when somebody asks.
     connections: Gauge,
+    altered: Gauge,
     ready: Family<BackendLabels, Gauge>,
     waiting: Family<BackendLabels, Gauge>,
     token: Family<BackendLabels, Gauge<f64, AtomicU64>>,
@@ -105,6 +106,7 @@ impl Metrics {
             quick_times: backends.iter().map(|backend| (backend.label(), Default::default())).collect(),
             closed: Family::default(),
             connections: Gauge::default(),
+            altered: Gauge::default(),
             ready: Family::default(),
             waiting: Family::default(),
             token: Family::default(),
@@ -128,6 +130,8 @@ impl Metrics {
         let help = "Time of signatures by phase: queue (waiting for a unit), network, unit, verify";
         registry.register_with_unit("signature", help, Unit::Seconds, self.times.clone());
         registry.register("connections", "Open connections of peers", self.connections.clone());
+        let help = "Keys that do not sign since their records in the key store were altered";
+        registry.register("keys_altered", help, self.altered.clone());
         let help = "Connections of peers that the daemon closed: garbage came, there were too many, or a user without a grant asked nothing";
         registry.register("connections_closed", help, self.closed.clone());
         let help = "Whether a unit of the backend can be asked and has the master key of its keys";
@@ -249,6 +253,7 @@ impl Metrics {
     /// The page for whoever collects metrics.
     pub(crate) async fn text(&self, daemon: &Daemon) -> String {
         self.connections.set(i64::try_from(daemon.connections.total()).unwrap_or(i64::MAX));
+        self.altered.set(i64::try_from(daemon.keys.altered().count).unwrap_or(i64::MAX));
         for backend in daemon.backends.iter() {
             self.update(backend, daemon.is_ready(backend).await);
         }

@@ -62,6 +62,9 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     })?;
     let backends = open_backends(options, &config, &store)?;
     migration::finish(store.path());
+    if let Some((problem, advice)) = store.check()?.problem() {
+        tracing::error!("{problem}; {advice}");
+    }
     let mut sockets = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends, reactors);

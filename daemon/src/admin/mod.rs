@@ -122,6 +122,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         dev: daemon.dev,
         backends: units::backends(&daemon).await?,
         keys: daemon.keys.count().await?,
+        altered: daemon.keys.altered(),
         connections: daemon.connections.total(),
         outcomes: daemon.metrics.outcomes(),
         decryption_outcomes: daemon.metrics.decryption_outcomes(),

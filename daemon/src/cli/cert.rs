@@ -9,7 +9,7 @@ use keyward_proto::Label;
 
 use super::Client;
 use super::failure::Failure;
-use super::key::read_input;
+use super::key::{read_input, warn_of_problems};
 use super::output::{from_now, print_json, print_table, table, time, warn};
 use crate::admin_client::AdminClient;
 use crate::api::{CertificateView, Certified};
@@ -79,6 +79,9 @@ fn warning(certificate: &CertificateView) -> Option<String> {
 fn list(client: &Client) -> Result<(), Failure> {
     let keys = AdminClient::new(&client.runtime_dir).and_then(|admin| admin.list());
     let keys = keys.map_err(|error| Failure::from(error).while_trying("cannot list certificates"))?;
+    if !client.json {
+        warn_of_problems(&keys);
+    }
     let mut certified: Vec<_> = keys.into_iter().flat_map(Certified::all_of).collect();
     certified.sort_by_key(|certified| certified.certificate.not_after);
     if client.json { print_json(&certified) } else { print_certificates(&certified) }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use super::output::{from_now, print, print_json, print_table, table, time};
+use super::output::{self, from_now, print, print_json, print_table, table, time};
 use super::{Client, RUNTIME_DIR};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, set_uses};
@@ -352,10 +352,13 @@ fn list(client: &Client) -> Result<(), Failure> {
             &key.backend,
         ]);
     }
-    for problem in keys.iter().filter_map(|key| key.problem.as_ref()) {
-        eprintln!("keyward: warning: {problem}");
-    }
+    warn_of_problems(&keys);
     print_table(&rows)
+}
+
+/// Keys of which nothing is known but their labels.
+pub(super) fn warn_of_problems(keys: &[KeyView]) {
+    keys.iter().filter_map(|key| key.problem.as_ref()).for_each(output::warn);
 }
 
 fn print_key(key: &KeyView) -> Result<(), Failure> {

@@ -24,6 +24,7 @@ use crate::changes::Changes;
 use crate::config::EMBEDDED;
 pub(crate) use look::{Look, look};
 pub(crate) use migrate::{MigrationError, OldStore, finish, migrated_before, was_migrated};
+pub(crate) use store::Altered;
 pub use store::{Store, StoreError};
 pub use store_key::StoreKey;
 
@@ -238,6 +239,11 @@ impl Keys {
     /// [`StoreError`] if the store cannot be read.
     pub async fn count(&self) -> Result<u64, StoreError> {
         self.in_store(Store::count).await
+    }
+
+    /// The keys whose records are known to be altered. Never waits for the disk.
+    pub(crate) fn altered(&self) -> Altered {
+        self.store.altered_keys()
     }
 
     /// The master key that the blobs of a backend are wrapped by, if there was one yet.

@@ -9,17 +9,19 @@
 //! copy of the whole file looks like the file.
 
 use core::panic::AssertUnwindSafe;
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Label;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::index::Root;
@@ -35,6 +37,8 @@ pub struct Store {
     path: PathBuf,
     open: RwLock<Open>,
     seals: OnceLock<Seals>,
+    /// The keys whose records were found altered: by [`Store::check`], or in a list since.
+    altered: Mutex<BTreeSet<Label>>,
 }
 
 impl Store {
@@ -55,7 +59,7 @@ impl Store {
             .and_then(|dir| dir.sync_all())
             .map_err(|reason| StoreError::Io(path.clone(), reason))?;
         let open = RwLock::new(Open { database: Some(database), times: 0 });
-        let store = Self { path, open, seals: OnceLock::new() };
+        let store = Self { path, open, seals: OnceLock::new(), altered: Mutex::default() };
         store.check_format()?;
         Ok(store)
     }
@@ -95,6 +99,30 @@ impl Store {
             Some(wrapped) if !is_new => self.set_wrapped_key(wrapped),
             _ => Ok(()),
         }
+    }
+
+    /// Looks at every record, so that one that was altered is known before somebody needs it.
+    pub(crate) fn check(&self) -> Result<Altered, StoreError> {
+        let seals = self.seals()?;
+        let found = self.read(|tables| match tables.root(seals)? {
+            Some(root) => Ok(Ok(tables.altered(seals, &root)?)),
+            None => Ok(Err(self.altered())),
+        })?;
+        *self.found_altered() = found;
+        Ok(self.altered_keys())
+    }
+
+    /// The keys whose records are known to be altered.
+    pub(crate) fn altered_keys(&self) -> Altered {
+        let found = self.found_altered();
+        Altered {
+            count: found.len(),
+            first: found.iter().take(ALTERED_SHOWN).map(Label::to_string).collect(),
+        }
+    }
+
+    fn found_altered(&self) -> MutexGuard<'_, BTreeSet<Label>> {
+        self.altered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// True if nothing was ever stored.
@@ -216,12 +244,14 @@ impl Store {
             }
             let written = tables.write(seals, root, label.as_str(), None)?;
             Ok(written.then_some(()).ok_or_else(|| StoreError::Altered(label.clone())))
-        })
+        })?;
+        self.found_altered().remove(label);
+        Ok(())
     }
 
     pub(crate) fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         let seals = self.seals()?;
-        self.read(|tables| {
+        let listed: Vec<Listed> = self.read(|tables| {
             let Some(root) = tables.root(seals)? else { return Ok(Err(self.altered())) };
             let page = tables.page(seals, &root, after, limit)?;
             let listed = page.into_iter().filter_map(|(label, found)| match self.decode(&label, found) {
@@ -229,7 +259,10 @@ impl Store {
                 Err(_) => Some(Listed::Altered(label)),
             });
             Ok(Ok(listed.collect()))
-        })
+        })?;
+        let altered = listed.iter().filter(|listed| matches!(listed, Listed::Altered(_)));
+        self.found_altered().extend(altered.map(|listed| listed.label().clone()));
+        Ok(listed)
     }
 
     pub(crate) fn count(&self) -> Result<u64, StoreError> {
@@ -366,6 +399,27 @@ impl Store {
     }
 }
 
+/// Keys whose records are not the ones that this daemon wrote last.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Altered {
+    pub(crate) count: usize,
+    /// The first labels.
+    pub(crate) first: Vec<String>,
+}
+
+impl Altered {
+    /// The keys, and what to do; `None` if there are no such keys.
+    pub(crate) fn problem(&self) -> Option<(String, &'static str)> {
+        let first = self.first.join(", ");
+        let more = if self.count > self.first.len() { ", ..." } else { "" };
+        let told = format!(
+            "the records of {} keys in the key store were altered, are old copies, or are gone: {first}{more}",
+            self.count
+        );
+        (self.count > 0).then_some((told, ALTERED_ADVICE))
+    }
+}
+
 /// Why the store did not do what it was asked.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -489,6 +543,9 @@ pub(super) const YES: &str = "yes";
 const NO: &str = "no";
 const REVISION: &str = "revision";
 
+const ALTERED_SHOWN: usize = 5;
+const ALTERED_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or give each key up with: keyward key delete LABEL";
+
 /// Memory for pages of the file, in bytes (32 MiB). The keys in use are kept outside of it.
 const CACHE: usize = 32 * 1024 * 1024;
 
@@ -601,6 +658,8 @@ mod tests {
     fn told(dir: &Path) -> Vec<(String, &'static str)> {
         let store = unlocked(dir);
         let listed = store.list(None, 10).unwrap();
+        let altered = listed.iter().filter(|listed| matches!(listed, Listed::Altered(_))).count();
+        assert_eq!(store.check().unwrap().count, altered, "the check at the start and the list differ");
         let told = |listed: &Listed| match (listed, store.get(listed.label())) {
             (Listed::Key(key), Ok(Some(found))) if key.revision == found.revision => key.state.name(),
             (Listed::Altered(_), Err(StoreError::Altered(_))) => "altered",

@@ -118,6 +118,30 @@ where
         })
     }
 
+    /// The labels whose record is not the one that was written last, in order.
+    pub(super) fn altered(&self, seals: &Seals, root: &Root) -> Result<BTreeSet<Label>, redb::Error> {
+        let mut altered = BTreeSet::new();
+        let mut lists = Vec::new();
+        for number in 0..LISTS {
+            let list = self.list(seals, root, number)?;
+            for (label, mac) in list.iter().flatten() {
+                if let Found::Altered = self.find_listed(seals, label, Some(mac))? {
+                    altered.extend(label.parse::<Label>().ok());
+                }
+            }
+            lists.push(list);
+        }
+        for row in self.keys.iter()? {
+            let row = row?.0;
+            let label = row.value();
+            let list = lists.get(index::list_of(label) as usize).and_then(Option::as_ref);
+            if list.is_none_or(|list| !list.contains_key(label)) {
+                altered.extend(label.parse::<Label>().ok());
+            }
+        }
+        Ok(altered)
+    }
+
     /// Up to `limit` records in the order of their labels from the first one after `after`, with
     /// those that the index has and the table of records has not, and the other way round.
     pub(super) fn page(

@@ -132,6 +132,8 @@ fn a_record_that_was_edited_is_refused_and_no_other() {
         daemon.succeed(&["key", "generate", label, "--type", "p256"]);
     }
     daemon.succeed(&["key", "disable", "other"]);
+    let reference = daemon.path("edited.pem");
+    std::fs::write(&reference, daemon.succeed(&["key", "reference", "edited"])).unwrap();
     daemon.end(Signal::TERM);
     alter(&daemon, |keys| {
         let row = |label| keys.get(label).unwrap().unwrap().value().to_vec();
@@ -146,6 +148,18 @@ fn a_record_that_was_edited_is_refused_and_no_other() {
         keys.remove("gone").unwrap();
     });
     daemon.start(&[]);
+    // Before anybody asks.
+    assert!(daemon.log().contains("the records of 3 keys in the key store were altered"), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("edited, gone, swapped; find out who wrote to the store"),
+        "{}",
+        daemon.log()
+    );
+    let altered = |count: u32| {
+        let metrics = daemon.http("GET", "/metrics", "").unwrap().1;
+        assert!(metrics.lines().any(|line| line == format!("keyward_keys_altered {count}")), "{metrics}");
+    };
+    altered(3);
     assert_eq!(daemon.outcome("sound", &certificate_verify()), Outcome::Done);
     for label in ["edited", "swapped", "gone"] {
         for message in [&certificate_verify()[..], b"any text"] {
@@ -170,8 +184,20 @@ fn a_record_that_was_edited_is_refused_and_no_other() {
     assert_eq!((state("sound"), state("other")), ("enabled", "disabled"));
     assert_eq!((state("edited"), state("swapped"), state("gone")), ("altered", "altered", "altered"));
     assert_eq!(String::from_utf8(listed.stderr).unwrap().lines().count(), 3);
+    let certificates = daemon.keyward(&["cert", "list"]);
+    assert_eq!(String::from_utf8(certificates.stderr).unwrap().lines().count(), 3);
+    let doctor = daemon.keyward(&["doctor", "--reference", reference.to_str().unwrap()]);
+    let text = String::from_utf8(doctor.stdout).unwrap();
+    assert!(!doctor.status.success() && text.contains("edited, gone, swapped"), "{text}");
+    assert!(
+        text.contains("restore it from a backup, or give each key up with: keyward key delete"),
+        "{text}"
+    );
+    assert!(text.contains("find out who wrote to the key store before anything else"), "{text}");
+    assert!(!text.contains("generate or import"), "{text}");
     // The message says so.
     daemon.succeed(&["key", "delete", "edited"]);
+    altered(2);
     daemon.succeed(&["key", "generate", "edited", "--type", "p256"]);
     assert_eq!(daemon.outcome("edited", &certificate_verify()), Outcome::Done);
 }

@@ -52,6 +52,9 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
                 .join(", ")
         ),
     )];
+    if let Some((problem, advice)) = status.altered.problem() {
+        findings.push(Finding::fail("key store", problem, advice));
+    }
     findings.extend(units(admin));
     if status.dev {
         findings.push(Finding::warn(

@@ -12,6 +12,7 @@ mod uses;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use hyper::StatusCode;
 use keyward_proto::Reference;
 use serde::Serialize;
 
@@ -229,8 +230,15 @@ fn known(admin: &AdminClient, reference: &Reference) -> Finding {
     let again = format!("make it again: keyward key reference {label} > FILE");
     let key = match admin.show(label.as_str()) {
         Ok(key) => key,
-        Err(AdminClientError::Refused { reason, .. }) => {
+        Err(AdminClientError::Refused { status: StatusCode::NOT_FOUND, reason }) => {
             return Finding::fail(CHECK, reason, "generate or import the key, or name another one");
+        }
+        Err(AdminClientError::Refused { status: StatusCode::UNPROCESSABLE_ENTITY, reason }) => {
+            let mend = "find out who wrote to the key store before anything else";
+            return Finding::fail(CHECK, reason, mend);
+        }
+        Err(AdminClientError::Refused { reason, .. }) => {
+            return Finding::fail(CHECK, reason, "see the log of the daemon");
         }
         Err(error) => {
             return Finding::warn(CHECK, format!("not compared: {error}"), "run as root, with the daemon up");
