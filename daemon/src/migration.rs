@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::{env, fs};
+use std::{env, fs, io};
 
 use keyward_unit::Unit;
 use nix::unistd::{Uid, User};
@@ -21,12 +21,15 @@ use crate::store_key::{self, StoreKeyError};
 pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
     let config = run::read_config(options.config.as_deref())?;
     hardening::harden().map_err(ServeError::Hardening)?;
+    let file = options.state_dir.join(Store::FILE);
+    if file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Err(ServeError::NoStore(options.state_dir.clone()));
+    }
     refuse_other_user(options, &config)?;
-    run::make_state_dir(&options.state_dir)?;
+    run::check_state_dir(&options.state_dir)?;
     let Some(store) = OldStore::open(&options.state_dir)? else {
-        let path = options.state_dir.join(Store::FILE);
-        finish(&path);
-        return Ok(format!("the key store {} has the format of this version already\n", path.display()));
+        finish(&file);
+        return Ok(format!("the key store {} has the format of this version already\n", file.display()));
     };
     run::check_dev(options, store.is_dev()?)?;
     let unit = run::master_key(options, &config, store.wkid()?.is_none())?;

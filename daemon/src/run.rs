@@ -133,6 +133,11 @@ pub enum ServeError {
     /// There is no master key.
     #[error("{0}")]
     MasterKey(String),
+    /// There is no key store to migrate.
+    #[error(
+        "there is no key store in {}: name the state directory of the daemon with --state-dir", .0.display()
+    )]
+    NoStore(PathBuf),
     /// The key store is to be migrated first, or is an old one in the place of a migrated one.
     #[error("{0}")]
     OldFormat(String),
@@ -166,6 +171,7 @@ impl ServeError {
             Self::Backend(_) | Self::Config(_) | Self::Dev(..) => exit::CONFIG,
             Self::MasterKey(_) | Self::OldFormat(_) | Self::StoreKey(_) => exit::CONFIG,
             Self::Migration(_) => exit::DATA,
+            Self::NoStore(_) => exit::NO_INPUT,
             Self::Hardening(_) | Self::Runtime(_) => exit::OS,
             Self::OtherUser(_) => exit::NO_PERMISSION,
             Self::Socket(_) => exit::UNAVAILABLE,
@@ -271,10 +277,16 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
 
 /// Makes a state directory that only its owner can enter, if there is none.
 pub(crate) fn make_state_dir(path: &Path) -> Result<(), ServeError> {
-    let failed = |reason| ServeError::StateDir(path.to_owned(), io::Error::other(reason));
     // Closed is the directory itself; the ones above it may lead elsewhere, too.
-    ownership::make_private_directory(path).map_err(failed)?;
-    ownership::check_directory(path, Owners::Own).map_err(failed)
+    ownership::make_private_directory(path)
+        .map_err(|reason| ServeError::StateDir(path.to_owned(), io::Error::other(reason)))?;
+    check_state_dir(path)
+}
+
+/// Refuses a state directory that another user can change.
+pub(crate) fn check_state_dir(path: &Path) -> Result<(), ServeError> {
+    ownership::check_directory(path, Owners::Own)
+        .map_err(|reason| ServeError::StateDir(path.to_owned(), io::Error::other(reason)))
 }
 
 /// Opens the embedded unit, if there is a master key for it, and prepares the backends that are elsewhere.

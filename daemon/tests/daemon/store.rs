@@ -347,6 +347,24 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
     refused(&daemon);
 }
 
+#[test]
+fn where_there_is_no_store_none_is_made_for_the_migration() {
+    let daemon = Daemon::prepare("");
+    daemon.new_master_key();
+    daemon.configure(&daemon.production_configuration(&[]));
+    let refused = || {
+        let (status, line) = told(&daemon.serve(&["--migrate-store"]).output().unwrap());
+        assert_eq!(status, 66, "{line}");
+        let state = daemon.path("state");
+        assert!(line.contains(&format!("there is no key store in {}", state.display())), "{line}");
+    };
+    refused();
+    assert!(!daemon.path("state").exists());
+    std::fs::create_dir(daemon.path("state")).unwrap();
+    refused();
+    assert_eq!(std::fs::read_dir(daemon.path("state")).unwrap().count(), 0);
+}
+
 /// As the administrator does it who reads the pages: as root, in a shell without credentials.
 #[test]
 fn only_the_user_of_the_daemon_migrates_its_store() {
