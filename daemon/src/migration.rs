@@ -71,22 +71,30 @@ pub(crate) fn finish(store: &Path) {
 }
 
 /// Why the daemon does not start with a store of the old format, and what to do.
-pub(crate) fn old_format(options: &Options) -> String {
+pub(crate) fn old_format(options: &Options, config: &Config) -> String {
     let store = options.state_dir.join(Store::FILE);
-    match keys::was_migrated(&store) {
-        true => keys::migrated_before(&store),
-        false => format!("{}; to migrate it, {}", StoreError::OldFormat(store), advice(options)),
+    if keys::was_migrated(&store) {
+        return keys::migrated_before(&store);
     }
+    let own = rustix::process::geteuid().as_raw();
+    let owner = fs::symlink_metadata(&store).map_or(own, |found| found.uid());
+    let advice = command(options, owner, &credentials(options, config, owner));
+    format!("{}; to migrate it, {advice}", StoreError::OldFormat(store))
 }
 
-/// How to migrate the store of a daemon that was started with these options.
-fn advice(options: &Options) -> String {
-    // A shell has no credentials: those of the service come from where its unit file says.
-    let credentials = env::var_os("CREDENTIALS_DIRECTORY").filter(|_| !options.dev);
-    let passed = CREDENTIALS
-        .into_iter()
-        .filter(|(name, _)| credentials.as_ref().is_some_and(|dir| Path::new(dir).join(name).exists()));
-    command(options, rustix::process::geteuid().as_raw(), &passed.collect::<Vec<_>>())
+/// What a shell has to pass to the command: it has no credentials, and those of the service come
+/// from where its unit file says.
+fn credentials(options: &Options, config: &Config, owner: u32) -> Vec<(&'static str, &'static str)> {
+    let is_own = owner == rustix::process::geteuid().as_raw();
+    let directory = env::var_os("CREDENTIALS_DIRECTORY");
+    let is_passed = |name: &str, file: &str| match is_own {
+        true => directory.as_ref().is_some_and(|dir| Path::new(dir).join(name).exists()),
+        false => Path::new(file).exists(),
+    };
+    let configured = [config.embedded.master_key.is_some(), config.store_key.is_some()];
+    let needed =
+        CREDENTIALS.into_iter().zip(configured).filter(|(_, configured)| !configured && !options.dev);
+    needed.map(|(credential, _)| credential).filter(|(name, file)| is_passed(name, file)).collect()
 }
 
 /// The command that migrates the store as the user whose store it is, for a shell.
@@ -119,16 +127,12 @@ fn refuse_other_user(options: &Options, config: &Config) -> Result<(), ServeErro
         if found.uid() == own {
             continue;
         }
-        let configured = [config.embedded.master_key.is_some(), config.store_key.is_some()];
-        let passed = CREDENTIALS.into_iter().zip(configured);
-        let passed = passed.filter(|((_, file), configured)| !configured && Path::new(file).exists());
-        let passed: Vec<_> = passed.map(|(credential, _)| credential).filter(|_| !options.dev).collect();
         return Err(ServeError::OtherUser(format!(
             "refused to migrate the key store {}: {} belongs to {}, and the daemon of that user could not open the store any more; stop the daemon, and {}",
             file.display(),
             path.display(),
             Name(found.uid()),
-            command(options, found.uid(), &passed)
+            command(options, found.uid(), &credentials(options, config, found.uid()))
         )));
     }
     Ok(())
@@ -161,7 +165,8 @@ mod tests {
             dev: true,
         };
         let words = "keyward serve --migrate-store --state-dir /var/lib/keyward --config '/etc/my keyward.toml' --dev";
-        assert!(advice(&options).ends_with(&format!(": {words}")), "{}", advice(&options));
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(command(&options, own, &[]), format!("run, as the user who ran this: {words}"));
         assert_eq!(command(&options, 7001, &[]), format!("run, as user id 7001: {words}"));
         assert_eq!(
             command(&options, 7001, &CREDENTIALS[..1]),

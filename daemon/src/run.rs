@@ -57,7 +57,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let descriptors = hardening::raise_descriptor_limit();
     make_state_dir(&options.state_dir)?;
     let store = Store::open(&options.state_dir).map_err(|error| match error {
-        StoreError::OldFormat(_) => ServeError::OldFormat(migration::old_format(options)),
+        StoreError::OldFormat(_) => ServeError::OldFormat(migration::old_format(options, &config)),
         error => error.into(),
     })?;
     let backends = open_backends(options, &config, &store)?;
@@ -466,5 +466,18 @@ pub(crate) fn notify_reloading() {
 pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("cannot notify the service manager: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_is_not_started_again_before_somebody_has_changed_something() {
+        let unit = include_str!("../../conf/systemd/keyward.service");
+        assert!(unit.lines().any(|line| line == format!("RestartPreventExitStatus={}", exit::CONFIG)));
+        // systemd.service(5): it holds for the main process alone.
+        assert!(!unit.lines().any(|line| line.starts_with("ExecStartPre")));
     }
 }

@@ -133,8 +133,14 @@ struct Serve {
 
 impl Serve {
     fn run(self) -> Result<(), Failure> {
+        let options = Options {
+            config: self.config,
+            state_dir: self.state_dir,
+            runtime_dir: self.runtime_dir,
+            dev: self.dev,
+        };
         if self.check_config {
-            let config = run::read_config(self.config.as_deref())
+            let config = run::read_config(options.config.as_deref())
                 .map_err(|error| Failure::new(exit::CONFIG, error))?;
             for warning in run::warnings(&config) {
                 output::warn(warning);
@@ -142,13 +148,16 @@ impl Serve {
             for note in config.notes() {
                 eprintln!("keyward: note: {note}");
             }
+            let seen = keys::look(&options.state_dir);
+            if seen == Look::Old {
+                return Err(Failure::new(exit::CONFIG, migration::old_format(&options, &config)));
+            }
             // With --dev there are others.
-            if !self.dev {
+            if !options.dev {
                 let mut needs_store_key = false;
-                let seen = keys::look(&self.state_dir);
                 let of_store = |error: MasterKeyError| match seen {
                     Look::New => error,
-                    Look::Old | Look::Used => error.of_existing_store(),
+                    Look::Used | Look::Old => error.of_existing_store(),
                 };
                 match master_key::load(config.embedded.master_key.as_deref()) {
                     Ok(_) => {}
@@ -159,13 +168,12 @@ impl Serve {
                     Err(MasterKeyError::NotConfigured) => needs_store_key = true,
                     Err(error) => return Err(Failure::new(exit::CONFIG, of_store(error))),
                 }
-                // A store of the old format has no store key yet.
-                let fresh = seen != Look::Used;
-                match store_key::load(config.store_key.as_deref(), &self.state_dir, fresh) {
+                let fresh = seen == Look::New;
+                match store_key::load(config.store_key.as_deref(), &options.state_dir, fresh) {
                     Ok(None) if needs_store_key => {
                         output::warn(match fresh {
                             true => StoreKeyError::NotConfigured,
-                            false => StoreKeyError::NotNamed(self.state_dir.join(Store::FILE)),
+                            false => StoreKeyError::NotNamed(options.state_dir.join(Store::FILE)),
                         });
                     }
                     Ok(_) => {}
@@ -182,12 +190,6 @@ impl Serve {
             }
             return output::print(&config.to_effective_toml());
         }
-        let options = Options {
-            config: self.config,
-            state_dir: self.state_dir,
-            runtime_dir: self.runtime_dir,
-            dev: self.dev,
-        };
         if self.migrate_store {
             let told = migration::migrate(&options);
             return output::print(&told.map_err(|error| Failure::new(error.status(), error))?);
