@@ -114,10 +114,10 @@ fn somebody_listens(path: &Path) -> bool {
 }
 
 /// Binds a socket in a directory that is meant for a server, and may be its own: that server can only deceive
-/// itself. Where every user can write, each could deceive it.
+/// itself. Where every user can write, each could deceive it, and be there first in a sticky directory.
 fn bind_extra(path: &Path) -> Result<UnixListener, SocketError> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    ownership::check_path(parent, Owners::Any)
+    ownership::check_directory(parent, Owners::Any)
         .map_err(|reason| SocketError::Exposed { path: path.to_owned(), reason })?;
     bind(path, 0o666)
 }

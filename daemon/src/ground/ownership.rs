@@ -51,14 +51,6 @@ pub(crate) fn check_directory(path: &Path, owners: Owners) -> Result<(), Ownersh
     }
 }
 
-/// Checks the path to and including a directory in which anybody may make names, if it is sticky.
-///
-/// # Errors
-/// As [`check_directory`].
-pub(crate) fn check_path(path: &Path, owners: Owners) -> Result<(), OwnershipError> {
-    walk(path, owners).map(drop)
-}
-
 /// Makes those directories of a path that do not exist, open to every user, whatever the umask is.
 ///
 /// # Errors

@@ -310,6 +310,21 @@ fn files_that_decide_about_units_are_looked_at_like_the_configuration() {
     }
 }
 
+#[test]
+fn no_socket_is_bound_where_every_user_could_have_put_another_one() {
+    for mode in [0o777, 0o1777, 0o1775] {
+        let daemon = Daemon::prepare("");
+        let room = daemon.path("room");
+        fs::create_dir(&room).unwrap();
+        fs::set_permissions(&room, Permissions::from_mode(mode)).unwrap();
+        daemon.configure(&format!("[socket]\nalso = [{:?}]\n", room.join("s")));
+        let (status, line) = told(&in_time(&daemon.serve(&["--dev"])));
+        assert_eq!(status, 69, "{line}");
+        assert!(line.contains("cannot listen on") && line.contains("room"), "{line}");
+        assert_eq!(fs::read_dir(&room).unwrap().count(), 0);
+    }
+}
+
 /// Mallory puts a link in the place of a socket that root's daemon has just bound in a directory of hers, where it
 /// may hold one for her server, before the daemon gives it its mode. She must not open a file of root's that way.
 #[test]
