@@ -12,12 +12,26 @@ use zeroize::Zeroizing;
 
 use crate::ground::ownership::{self, OwnershipError};
 
-/// Reads the master key from the file of the configuration, or else from a credential of systemd.exec(5).
+/// Reads the master key from the file of the configuration, or else from a credential of systemd.exec(5). One that
+/// follows a pattern is only for a store that was made with it, for which `patterns` says so.
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is missing and how to make it.
-pub(crate) fn load(configured: Option<&Path>) -> Result<MasterKey, MasterKeyError> {
-    load_named(configured, CREDENTIAL)?.ok_or(MasterKeyError::NotConfigured)
+pub(crate) fn load(configured: Option<&Path>, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
+    load_named(configured, CREDENTIAL, patterns)?.ok_or(MasterKeyError::NotConfigured)
+}
+
+/// Whether a key is taken whose bytes follow a pattern.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Patterns {
+    /// It is: keys were wrapped by it before it was looked at, and nothing else unwraps them.
+    Accepted,
+    Refused,
+}
+
+/// What a person must know who goes on with such a key.
+pub(crate) fn warning(key: &MasterKey) -> Option<&'static str> {
+    key.follows_a_pattern().then_some(GUESSABLE)
 }
 
 /// Reads a key from a file, or else from a credential of this name, if there is one.
@@ -27,22 +41,23 @@ pub(crate) fn load(configured: Option<&Path>) -> Result<MasterKey, MasterKeyErro
 pub(crate) fn load_named(
     configured: Option<&Path>,
     credential: &str,
+    patterns: Patterns,
 ) -> Result<Option<MasterKey>, MasterKeyError> {
     if let Some(path) = configured {
-        return read(path, Guard::Mode).map(Some);
+        return read(path, Guard::Mode, patterns).map(Some);
     }
     let credential = env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(credential));
     // systemd opens credentials to the service by an access control list, which shows as a group's
     // mode.
-    credential.filter(|path| path.exists()).map(|path| read(&path, Guard::Systemd)).transpose()
+    credential.filter(|path| path.exists()).map(|path| read(&path, Guard::Systemd, patterns)).transpose()
 }
 
 /// Reads the master key of a unit that runs alone, from the file of its command line, or else as [`load`].
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is missing and how to make it.
-pub(crate) fn load_for_unit(file: Option<&Path>) -> Result<MasterKey, MasterKeyError> {
-    load(file).map_err(|error| match error {
+pub(crate) fn load_for_unit(file: Option<&Path>, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
+    load(file, patterns).map_err(|error| match error {
         MasterKeyError::NotConfigured => MasterKeyError::NotNamed,
         other => other,
     })
@@ -62,7 +77,7 @@ pub(crate) fn load_dev(state_dir: &Path, fresh: bool) -> Result<MasterKey, Maste
         let text = Zeroizing::new(format!("{}\n", &*master_key.to_hex()));
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     }
-    read(&path, Guard::Mode)
+    read(&path, Guard::Mode, Patterns::Refused)
 }
 
 /// Why there is no master key.
@@ -134,7 +149,7 @@ enum Guard {
     Systemd,
 }
 
-fn read(path: &Path, guard: Guard) -> Result<MasterKey, MasterKeyError> {
+fn read(path: &Path, guard: Guard, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
     let failed = |reason: io::Error| match reason.kind() {
         io::ErrorKind::NotFound => MasterKeyError::Missing(path.to_owned()),
         _ => MasterKeyError::Read { path: path.to_owned(), reason },
@@ -153,11 +168,13 @@ fn read(path: &Path, guard: Guard) -> Result<MasterKey, MasterKeyError> {
     let text = str::from_utf8(&bytes).unwrap_or_default().trim();
     let master_key = MasterKey::from_hex(text)
         .map_err(|reason| MasterKeyError::Invalid { path: path.to_owned(), reason })?;
-    match master_key.follows_a_pattern() {
+    match patterns == Patterns::Refused && master_key.follows_a_pattern() {
         true => Err(MasterKeyError::Weak(path.to_owned())),
         false => Ok(master_key),
     }
 }
+
+const GUESSABLE: &str = "THE MASTER KEY CAN BE GUESSED: its bytes follow a pattern, and whoever has a copy of the blobs and guesses it has the keys; it is used since they were made with it: make new keys with a master key at random, have certificates issued for them, and revoke those of the old ones";
 
 const DEV_FILE: &str = "dev-master.key";
 const CREDENTIAL: &str = "master-key";
@@ -186,9 +203,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         load_dev(dir.path(), true).unwrap();
         let path = dir.path().join(DEV_FILE);
-        assert!(load(Some(&path)).is_ok());
+        assert!(load(Some(&path), Patterns::Refused).is_ok());
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(load(Some(&path)), Err(MasterKeyError::Open(_))));
+        assert!(matches!(load(Some(&path), Patterns::Refused), Err(MasterKeyError::Open(_))));
     }
 
     #[test]
@@ -198,7 +215,9 @@ mod tests {
         for digits in ["00".repeat(32), "0123456789abcdef".repeat(4)] {
             fs::write(&path, digits).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-            assert!(matches!(load(Some(&path)), Err(MasterKeyError::Weak(_))));
+            assert!(matches!(load(Some(&path), Patterns::Refused), Err(MasterKeyError::Weak(_))));
+            let accepted = load(Some(&path), Patterns::Accepted).unwrap();
+            assert!(warning(&accepted).is_some());
         }
     }
 
@@ -206,10 +225,10 @@ mod tests {
     fn damage_is_told_from_absence() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        assert!(matches!(load(Some(&path)), Err(MasterKeyError::Missing(_))));
+        assert!(matches!(load(Some(&path), Patterns::Refused), Err(MasterKeyError::Missing(_))));
         fs::write(&path, "0123").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        let error = load(Some(&path)).err().unwrap();
+        let error = load(Some(&path), Patterns::Refused).err().unwrap();
         assert!(matches!(error, MasterKeyError::Invalid { .. }));
         assert!(!error.to_string().contains("0123"));
     }

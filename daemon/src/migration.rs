@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::ground::hardening;
 use crate::ground::ownership::{Name, SERVICE};
 use crate::keys::{self, MigrationError, OldStore, Store, StoreError, StoreKey};
+use crate::master_key;
 use crate::run::{self, Options, ServeError};
 use crate::store_key::{self, StoreKeyError};
 
@@ -32,8 +33,9 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         return Ok(format!("the key store {} has the format of this version already\n", file.display()));
     };
     run::check_dev(options, store.is_dev()?)?;
-    let unit = run::master_key(options, &config, store.wkid()?.is_none())?;
-    let unit = unit.map(|key| Unit::new(key, config.embedded.cached_keys));
+    let master_key = run::master_key(options, &config, store.wkid()?.is_none())?;
+    let warning = master_key.as_ref().and_then(master_key::warning).map(|text| format!("warning: {text}\n"));
+    let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
     if let (Some(unit), Some(wkid)) = (&unit, store.wkid()?)
         && unit.wkid().to_string() != wkid
     {
@@ -54,7 +56,8 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         error => ServeError::Migration(error.to_string()),
     })?;
     Ok(format!(
-        "migrated: the key store {} now authenticates its {} keys. A copy of it as it was is {}: keep that until the keys have signed, and away from whoever must not have an old store\n",
+        "{}migrated: the key store {} now authenticates its {} keys. A copy of it as it was is {}: keep that until the keys have signed, and away from whoever must not have an old store\n",
+        warning.unwrap_or_default(),
         store.path().display(),
         migrated.keys,
         migrated.copy.display()

@@ -20,7 +20,7 @@ use crate::ground::hardening;
 use crate::ground::ownership::{self, Owners};
 use crate::keys::{Store, StoreError, StoreKey};
 use crate::log::Log;
-use crate::master_key::{self, MasterKeyError};
+use crate::master_key::{self, MasterKeyError, Patterns};
 use crate::migration;
 use crate::peers::reactors::Reactors;
 use crate::peers::{listener, service};
@@ -222,9 +222,10 @@ pub(crate) fn master_key(
     config: &Config,
     fresh: bool,
 ) -> Result<Option<MasterKey>, MasterKeyError> {
+    let patterns = if fresh { Patterns::Refused } else { Patterns::Accepted };
     let loaded = match options.dev {
         true => master_key::load_dev(&options.state_dir, fresh),
-        false => master_key::load(config.embedded.master_key.as_deref()),
+        false => master_key::load(config.embedded.master_key.as_deref(), patterns),
     };
     match loaded {
         Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => Ok(None),
@@ -294,6 +295,9 @@ fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Ba
     let made_with_dev = store.is_dev()?;
     check_dev(options, made_with_dev)?;
     let master_key = master_key(options, config, store.wkid(EMBEDDED)?.is_none())?;
+    if let Some(warning) = master_key.as_ref().and_then(master_key::warning) {
+        tracing::error!("{warning}");
+    }
     let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
     store_key::unlock(store, unit.as_ref(), store_key(options, config, store.is_new()?)?)?;
     if let (None, Some(wkid)) = (&unit, store.wkid(EMBEDDED)?) {

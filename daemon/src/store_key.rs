@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::config::EMBEDDED;
 use crate::keys::{Store, StoreError, StoreKey};
-use crate::master_key::{self, MasterKeyError};
+use crate::master_key::{self, MasterKeyError, Patterns};
 
 /// Reads the store key from the file of the configuration, or else from the credential `store-key`, if there is one.
 /// `fresh` if no store was made with it yet.
@@ -24,7 +24,7 @@ pub(crate) fn load(
     state_dir: &Path,
     fresh: bool,
 ) -> Result<Option<StoreKey>, StoreKeyError> {
-    let found = master_key::load_named(configured, CREDENTIAL)
+    let found = master_key::load_named(configured, CREDENTIAL, Patterns::Refused)
         .map_err(|error| if fresh { error } else { error.of_existing_store() })
         .map_err(StoreKeyError::of_file)?;
     if let Some(path) = configured {

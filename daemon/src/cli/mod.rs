@@ -21,7 +21,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::backend::grep11::Grep11;
 use crate::exit;
 use crate::keys::{self, Look, Store};
-use crate::master_key::{self, MasterKeyError};
+use crate::master_key::{self, MasterKeyError, Patterns};
 use crate::migration;
 use crate::run::{self, Options};
 use crate::store_key::{self, StoreKeyError};
@@ -159,8 +159,9 @@ impl Serve {
                     Look::New => error,
                     Look::Used | Look::Old => error.of_existing_store(),
                 };
-                match master_key::load(config.embedded.master_key.as_deref()) {
-                    Ok(_) => {}
+                let patterns = if seen == Look::New { Patterns::Refused } else { Patterns::Accepted };
+                match master_key::load(config.embedded.master_key.as_deref(), patterns) {
+                    Ok(key) => master_key::warning(&key).into_iter().for_each(output::warn),
                     // The service may get it from systemd, and who has units elsewhere needs none.
                     Err(missing @ MasterKeyError::NotConfigured) if config.grep11.is_empty() => {
                         output::warn(of_store(missing));

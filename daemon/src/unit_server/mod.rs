@@ -48,7 +48,7 @@ use crate::exit;
 use crate::ground::hardening;
 use crate::ground::ownership::{self, OwnershipError};
 use crate::log::Log;
-use crate::master_key::{self, MasterKeyError};
+use crate::master_key::{self, MasterKeyError, Patterns};
 use crate::run::{self, Asked, ServeError, Signals};
 use admission::Admission;
 use memory::Bounded;
@@ -182,6 +182,10 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
 pub(crate) enum UnitServerError {
     #[error("the server ended: {0}")]
     Ended(String),
+    #[error(
+        "{0}; if keys were wrapped by it already, name the new one with --next-master-key as well, and have the keys rewrapped"
+    )]
+    Guessable(MasterKeyError),
     #[error("cannot listen on {}: {}", .0, .1)]
     Listen(SocketAddr, #[source] io::Error),
     #[error(transparent)]
@@ -225,9 +229,8 @@ impl UnitServerError {
                 io::ErrorKind::PermissionDenied => exit::NO_PERMISSION,
                 _ => exit::UNAVAILABLE,
             },
-            Self::MasterKey(_) | Self::NotOurs(_) | Self::Open(_) | Self::Tls(_) | Self::Tokens(_) => {
-                exit::CONFIG
-            }
+            Self::Guessable(_) | Self::MasterKey(_) | Self::NotOurs(_) => exit::CONFIG,
+            Self::Open(_) | Self::Tls(_) | Self::Tokens(_) => exit::CONFIG,
             Self::PlaintextOutside(_) => exit::USAGE,
             Self::Read(..) => exit::NO_INPUT,
             Self::Ended(_) | Self::Reflection(_) => exit::SOFTWARE,
@@ -316,8 +319,18 @@ fn open_unit(options: &Options) -> Result<Unit, UnitServerError> {
             let fresh = !options.state_dir.join(crate::keys::Store::FILE).exists();
             master_key::load_dev(&options.state_dir, fresh)?
         }
-        false => master_key::load_for_unit(options.master_key.as_deref())?,
+        // Nobody knows whose blobs it has wrapped. With another one beside it they can be rewrapped.
+        false => {
+            let patterns = match options.next_master_key {
+                Some(_) => Patterns::Accepted,
+                None => Patterns::Refused,
+            };
+            master_key::load_for_unit(options.master_key.as_deref(), patterns).map_err(of_pattern)?
+        }
     };
+    if let Some(warning) = master_key::warning(&master_key) {
+        tracing::error!("{warning}");
+    }
     let unit = Unit::new(master_key, CACHED_KEYS);
     Ok(match &options.next_master_key {
         Some(path) => unit.with_next_master_key(next_master_key(path)?),
@@ -326,7 +339,15 @@ fn open_unit(options: &Options) -> Result<Unit, UnitServerError> {
 }
 
 fn next_master_key(path: &Path) -> Result<MasterKey, MasterKeyError> {
-    master_key::load_for_unit(Some(path))
+    master_key::load_for_unit(Some(path), Patterns::Refused)
+}
+
+/// The way out for blobs that were wrapped by such a key already.
+fn of_pattern(error: MasterKeyError) -> UnitServerError {
+    match error {
+        MasterKeyError::Weak(_) => UnitServerError::Guessable(error),
+        error => error.into(),
+    }
 }
 
 fn warn(options: &Options) {

@@ -241,6 +241,13 @@ fn a_master_key_that_another_user_knows_or_guesses_is_refused() {
     for digits in ["00".repeat(32), "0123456789abcdef".repeat(4), "deadbeef".repeat(8)] {
         fs::write(&key, digits).unwrap();
         refused("openssl rand -hex 32");
+        let mut unit = Command::new(PROGRAM);
+        unit.args(["unit", "serve", "--plaintext", "--listen", "127.0.0.1:0", "--master-key"]).arg(&key);
+        let (_, line) = told(&in_time(&unit));
+        assert!(line.contains("--next-master-key"), "{line}");
+        // Where a new one is named, that is the one to be looked at.
+        let (_, line) = told(&in_time(unit.arg("--next-master-key").arg(daemon.path("none.key"))));
+        assert!(line.contains("cannot read the master key in") && line.contains("none.key"), "{line}");
     }
     daemon.new_master_key();
     if is_root() {

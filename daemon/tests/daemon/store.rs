@@ -350,6 +350,39 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
     refused(&daemon);
 }
 
+/// Versions before this one took any master key, and no other one opens what was made with it.
+#[test]
+fn a_store_that_was_made_with_a_master_key_of_a_pattern_is_used_and_a_new_one_is_not() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.end(Signal::TERM);
+    make_old(&daemon, 0);
+    let database = Database::open(daemon.path("state/keys.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert("wkid", WKID_OF_5A).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    std::fs::write(daemon.path("master.key"), "5a".repeat(32)).unwrap();
+    let migrated = daemon.serve(&["--migrate-store"]).output().unwrap();
+    let text = String::from_utf8(migrated.stdout).unwrap();
+    assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    assert!(text.starts_with("warning: THE MASTER KEY CAN BE GUESSED"), "{text}");
+    let checked = daemon.serve(&["--check-config"]).output().unwrap();
+    let warnings = String::from_utf8(checked.stderr).unwrap();
+    assert!(checked.status.success() && warnings.contains("THE MASTER KEY CAN BE GUESSED"), "{warnings}");
+    daemon.start(&[]);
+    assert!(daemon.log().contains("THE MASTER KEY CAN BE GUESSED"), "{}", daemon.log());
+    daemon.succeed(&["key", "generate", "other", "--type", "p256"]);
+    assert_eq!(daemon.outcome("other", &certificate_verify()), Outcome::Done);
+    daemon.end(Signal::TERM);
+
+    std::fs::rename(daemon.path("state"), daemon.path("away")).unwrap();
+    for more in [&["--check-config"][..], &[]] {
+        let (status, line) = told(&daemon.serve(more).output().unwrap());
+        assert!(status == 78 && line.contains("its bytes follow a pattern"), "{line}");
+    }
+}
+
 #[test]
 fn where_there_is_no_store_none_is_made_for_the_migration() {
     let daemon = Daemon::prepare("");
@@ -522,5 +555,7 @@ fn make_old(daemon: &Daemon, copies: u32) {
 
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+/// The name of the master key whose bytes are 0x5a, as the unit has it.
+const WKID_OF_5A: &str = "2be781505e2decbfac71fc4ea64e6b81";
 /// Length of the MAC of a record.
 const MAC: usize = 32;
