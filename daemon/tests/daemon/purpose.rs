@@ -22,16 +22,17 @@ fn daemon() -> Daemon {
     daemon
 }
 
-/// The same shape over X25519: up to 56 bytes, with the sentinel behind them, and up to 32 at the end.
+/// The same shape over X25519: up to 56 bytes, with the sentinel behind them, and up to 32 at the end. The rest is no text,
+/// so that an attack is not refused for it.
 fn over_x25519(start: &[u8], end: &[u8]) -> Vec<u8> {
-    let mut randoms = filled(start, 64, b'#');
+    let mut randoms = filled(start, 64, 0xa5);
     randoms[56..].copy_from_slice(SENTINEL);
-    ecdhe(&randoms, 29, &[vec![b'#'; 32 - end.len()], end.to_vec()].concat())
+    ecdhe(&randoms, 29, &[vec![0xa5; 32 - end.len()], end.to_vec()].concat())
 }
 
 /// The same shape over X25519 without the sentinel: up to 64 bytes, and up to 32 at the end.
 fn without_sentinel(start: &[u8], end: &[u8]) -> Vec<u8> {
-    ecdhe(&filled(start, 64, b'#'), 29, &[vec![b'#'; 32 - end.len()], end.to_vec()].concat())
+    ecdhe(&filled(start, 64, 0xa5), 29, &[vec![0xa5; 32 - end.len()], end.to_vec()].concat())
 }
 
 fn filled(start: &[u8], length: usize, filling: u8) -> Vec<u8> {
@@ -137,10 +138,47 @@ fn begins(start: &[u8], prime: &[u8]) -> Vec<u8> {
     dhe(&filled(start, 64, 0x11), prime, &[2], &vec![0x55; prime.len()])
 }
 
+/// A program in an archive, at the end of the public value.
+fn zip(prime: &[u8], behind: &[u8]) -> Vec<u8> {
+    let (name, content) = (b"a.sh", b"echo owned\n");
+    // Version, flags, method (none), time, date; then CRC-32, sizes, length of the name and of the rest.
+    let common = [
+        &[20, 0, 0, 0, 0, 0, 0, 0, 0x21, 0x5a][..],
+        &0x97e8_d3c4_u32.to_le_bytes(),
+        &[content.len() as u8, 0, 0, 0, content.len() as u8, 0, 0, 0, name.len() as u8, 0, 0, 0],
+    ]
+    .concat();
+    let local = [b"PK\x03\x04", &common[..], name, content].concat();
+    let entry = [b"PK\x01\x02\x14\x03", &common[..], &[0; 14], name].concat();
+    let end = [
+        &b"PK\x05\x06\0\0\0\0\x01\0\x01\0"[..],
+        &(entry.len() as u32).to_le_bytes(),
+        &(local.len() as u32).to_le_bytes(),
+        &[0, 0],
+    ]
+    .concat();
+    let archive = [&local[..], &entry, &end, behind].concat();
+    let y = [vec![0x11; prime.len() - archive.len()], archive].concat();
+    dhe(&[0x11; 64], prime, &[2], &y)
+}
+
+/// A token for readers that skip bytes outside of base64 and take JSON in UTF-16, as PyJWT does: the parameters of X448
+/// stand in a string of the claims.
+fn lenient_jwt() -> Vec<u8> {
+    let start = b"\x01eyJhbGciOiJFUzI1NiJ9.ewAiAGkAIgA6ADAALAAiAHgAIgA6ACIAzz";
+    let mut randoms = [0; 64];
+    randoms[..56].copy_from_slice(start);
+    randoms[56..].copy_from_slice(SENTINEL);
+    let end = b"zzzzzzIgAsACIAcwB1AGIAIgA6ACIAYQBkAG0AaQBuADAAMQAiAH0A\x01\x01";
+    ecdhe(&randoms, 30, end)
+}
+
 /// What was signed by f220efe with a grant of `tls-server` or `tls-client`, or is of the same kind.
 fn attacks() -> Vec<(&'static str, Vec<u8>)> {
+    let before_others = [&b"touch pwned;exit\n"[..], &[0x80; 39]].concat();
     let [known, large] = ["ffdhe2048", "ffdhe4096"].map(prime);
     let mime = b"Content-Type: text/plain\r\n\r\nPay 1,000 to Mallory.\r\n";
+    let second_field = b"A:\x01\r\nContent-Type:text/plain\r\n\r\nPay 9999 to Mallory\r\n";
     let cose = {
         let claims = b"\xa2\x01\x68attacker\x02\x78\x3csubject";
         let start = [&b"\x84\x6aSignature1\x43\xa1\x01\x26\x40\x58\x51"[..], claims].concat();
@@ -150,9 +188,6 @@ fn attacks() -> Vec<(&'static str, Vec<u8>)> {
     pgp.extend([4, 0xff, 0, 0, 0, 12]);
     let mut off_curve = vec![0x5a; 133];
     (off_curve[0], off_curve[1], off_curve[67]) = (4, 0, 0);
-    let mut zip = begins(&[0x11; 64], &known);
-    let at = zip.len() - 22;
-    zip[at..].copy_from_slice(b"PK\x05\x06\0\0\0\0\x01\0\x01\0\x2f\0\0\0\x10\0\0\0\0\0");
     let mut pe = filled(b"MZ", 64, 0);
     pe[60..62].copy_from_slice(&[0x50, 1]);
     let ssh = [&[0, 0, 0, 32][..], &[7; 32], &[50, 0, 0, 0, 4], b"root"].concat();
@@ -182,7 +217,18 @@ fn attacks() -> Vec<(&'static str, Vec<u8>)> {
         ("OpenPGP", over_x25519(b"a document", &pgp)),
         ("Mach-O", begins(b"\xcf\xfa\xed\xfe\x07\0\0\x01", &known)),
         ("PE", begins(&pe, &known)),
-        ("ZIP", zip),
+        ("ZIP", zip(&known, b"")),
+        ("ZIP with junk behind", zip(&known, b"junk behind")),
+        ("bzip2", begins(b"BZh41AY&SY", &known)),
+        ("xar", begins(b"xar!\0\x1c\0\x01", &known)),
+        ("lzip", begins(b"LZIP\x01\x0c", &known)),
+        ("JWT for a reader that skips bytes and takes UTF-16", lenient_jwt()),
+        ("JWS behind a byte that is skipped", over_x25519(b"\x01eyJhbGciOiJFUzI1NiJ9.", b"\x01")),
+        ("CMS with another header field first", over_x25519(second_field, b"")),
+        ("script behind a control byte", over_x25519(b"\x01\necho owned;exit\n\x01", b"\x01")),
+        ("script in the public value", over_x25519(&[0x80; 56], b"\n\ntouch pwned;exit\n\x01\x01\x01")),
+        ("script before a control byte", over_x25519(b"echo owned by $(id -un);exit\n\x01", b"\x01")),
+        ("script before other bytes", over_x25519(&before_others, b"\x01")),
         ("SSH", over_x25519(&ssh, &[])),
         ("SSH signature of a file", over_x25519(b"SSHSIG\0\0\0\x03git\0\0\0\0\0\0\0\x06sha512", &[])),
     ]

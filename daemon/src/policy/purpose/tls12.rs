@@ -145,7 +145,7 @@ fn hello(body: &[u8], client: bool) -> Option<()> {
 }
 
 /// How the random of a server ends that would have negotiated TLS 1.3, had the client offered it (RFC 8446, 4.1.3).
-const SENTINEL: [u8; 8] = *b"DOWNGRD\x01";
+pub(super) const SENTINEL: [u8; 8] = *b"DOWNGRD\x01";
 
 /// ECCurveType, RFC 8422, 5.4.
 const NAMED_CURVE: u8 = 3;
