@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs::{self, Permissions};
+use std::future::poll_fn;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use http_body_util::StreamBody;
+use hyper::body::{Bytes, Frame};
 use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::crypto_client::CryptoClient;
 use keyward_grep11::{
@@ -23,8 +26,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tonic::client::GrpcService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 /// A server with the tokens `FIRST` and `SECOND`.
 struct Scene {
@@ -36,13 +44,17 @@ struct Scene {
 
 impl Scene {
     fn new(tls: bool) -> Self {
+        Self::with_tokens(tls, &[FIRST, SECOND])
+    }
+
+    fn with_tokens(tls: bool, known: &[&str]) -> Self {
         // A connection has two ends in a test of both.
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let directory = scratch();
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
         let tokens = path("tokens");
-        fs::write(&tokens, format!("{FIRST}\n{SECOND}\n")).unwrap();
+        fs::write(&tokens, known.join("\n")).unwrap();
         fs::set_permissions(&tokens, Permissions::from_mode(0o600)).unwrap();
         let state = path("state");
         let mut arguments = vec!["--dev", "--state-dir", &state, "--token-file", &tokens];
@@ -65,16 +77,28 @@ impl Scene {
 
     /// Opens a connection of a client.
     async fn connect(&self, token: &str) -> Result<Client, Status> {
+        let calls = CryptoClient::new(self.channel().await?);
+        Ok(Client { calls, token: token.to_owned() })
+    }
+
+    /// Opens a connection.
+    async fn channel(&self) -> Result<Channel, Status> {
         let protocol = if self.ca.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{protocol}://{}", self.server.address())).unwrap();
         if let Some(ca) = &self.ca {
             endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(ca.clone())).unwrap();
         }
         // The time for connecting does not count that of TLS.
-        let connected = tokio::time::timeout(PATIENCE, endpoint.connect()).await;
+        let connected = timeout(PATIENCE, endpoint.connect()).await;
         let connected = connected.map_err(|_| Status::unavailable("the server is closed"))?;
-        let channel = connected.map_err(|error| Status::unavailable(format!("{error:?}")))?;
-        Ok(Client { calls: CryptoClient::new(channel), token: token.to_owned() })
+        connected.map_err(|error| Status::unavailable(format!("{error:?}")))
+    }
+
+    /// The most memory that the server has had, in bytes.
+    fn peak(&self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.server.id())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// How long a new client takes from its first packet to its first answer.
@@ -152,6 +176,23 @@ impl Client {
         });
         request.set_timeout(deadline);
         self.calls.sign_single(request).await.map(drop)
+    }
+}
+
+impl Client {
+    /// What half of its signatures take at most, and 99 of a hundred.
+    fn speed(&mut self, runtime: &Runtime, key: &Key, seconds: u64) -> [Duration; 2] {
+        let mut took = Vec::new();
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            let begin = Instant::now();
+            runtime.block_on(self.sign(key, PATIENCE)).unwrap();
+            took.push(begin.elapsed());
+            // A client that computes all the time is one that waits for the processors, too.
+            thread::sleep(Duration::from_millis(2));
+        }
+        took.sort_unstable();
+        [50, 99].map(|percent| took[took.len() * percent / 100])
     }
 }
 
@@ -284,26 +325,140 @@ fn rsa_of_one_client_does_not_slow_down_another() {
     let own = runtime();
     let mut client = own.block_on(scene.connect(SECOND)).unwrap();
     let key = own.block_on(client.p256());
-    let mut measure = |seconds| {
-        let mut took = Vec::new();
-        let end = Instant::now() + Duration::from_secs(seconds);
-        while Instant::now() < end {
-            let begin = Instant::now();
-            own.block_on(client.sign(&key, PATIENCE)).unwrap();
-            took.push(begin.elapsed());
-            // A client that computes all the time is one that waits for the processors, too.
-            thread::sleep(Duration::from_millis(2));
-        }
-        took.sort_unstable();
-        [50, 99].map(|percent| took[took.len() * percent / 100])
-    };
-    let alone = measure(2);
-    let flood = Flood::start(&scene, 16, 4);
-    let beside = measure(5);
+    let alone = client.speed(&own, &key, 2);
+    let flood = Flood::start(&scene, 16, 4, Client::rsa4096);
+    let beside = client.speed(&own, &key, 5);
     let signed = flood.stop();
     println!("p50 and p99 alone {alone:?}, beside {signed} RSA signatures {beside:?}");
     assert!(signed > 100, "{signed}");
     assert!(beside[0] < Duration::from_millis(4) && beside[1] < Duration::from_millis(15), "{beside:?}");
+}
+
+#[test]
+fn cheap_calls_of_one_client_do_not_slow_down_another() {
+    let scene = Scene::new(true);
+    let own = runtime();
+    let mut client = own.block_on(scene.connect(SECOND)).unwrap();
+    let key = own.block_on(client.p256());
+    let alone = client.speed(&own, &key, 2);
+    let flood = Flood::start(&scene, 16, 64, Client::p256);
+    let beside = client.speed(&own, &key, 5);
+    let signed = flood.stop();
+    println!("p50 and p99 alone {alone:?}, beside {signed} P-256 signatures {beside:?}");
+    assert!(signed > 1000, "{signed}");
+    assert!(beside[0] < Duration::from_millis(5) && beside[1] < Duration::from_millis(20), "{beside:?}");
+}
+
+#[test]
+fn as_many_clients_as_there_are_places_keep_no_other_out() {
+    let tokens: Vec<String> = (0..CROWD).map(|number| format!("0123456789abcdef-{number:04}")).collect();
+    let mut known: Vec<&str> = tokens.iter().map(String::as_str).collect();
+    known.push(SECOND);
+    let scene = Scene::with_tokens(false, &known);
+    let crowd = Runtime::new().unwrap();
+    let open: Vec<Client> = crowd.block_on(async {
+        let mut open = Vec::new();
+        for token in &tokens {
+            let mut client = scene.connect(token).await.unwrap();
+            client.list().await.unwrap_or_else(|refused| panic!("client {}: {refused:?}", open.len()));
+            open.push(client);
+        }
+        open
+    });
+    scene.newcomers_get_through();
+    drop(open);
+}
+
+#[test]
+fn messages_without_a_token_take_no_memory() {
+    let scene = Scene::new(false);
+    let strangers = Runtime::new().unwrap();
+    // A message of 4 MiB, which lacks its last bytes.
+    let length = 4_u32 << 20;
+    let most = usize::try_from(length).unwrap() - 16;
+    let half = Bytes::from([&[0][..], &length.to_be_bytes(), &vec![7; most]].concat());
+    let before = scene.peak();
+    for path in ["/grpc.health.v1.Health/Check", "/grep11.Crypto/SignSingle", "/grep11.Crypto/Unknown"] {
+        strangers.block_on(async {
+            let mut calls = JoinSet::new();
+            for _ in 0..4 {
+                let channel = scene.channel().await.unwrap();
+                for _ in 0..25 {
+                    let (half, mut channel) = (half.clone(), channel.clone());
+                    calls.spawn(async move {
+                        let sent = tokio_stream::once(Ok::<_, Status>(Frame::data(half)));
+                        let body = StreamBody::new(sent.chain(tokio_stream::pending()));
+                        let request = hyper::Request::post(format!("http://localhost{path}"));
+                        let request = request.header("content-type", "application/grpc");
+                        let request = request.body(tonic::body::Body::new(body)).unwrap();
+                        poll_fn(|context| {
+                            GrpcService::<tonic::body::Body>::poll_ready(&mut channel, context)
+                        })
+                        .await
+                        .unwrap();
+                        timeout(PATIENCE, channel.call(request)).await.map(drop)
+                    });
+                }
+            }
+            while let Some(ended) = calls.join_next().await {
+                assert!(ended.unwrap().is_ok(), "the server waits for all of {path}");
+            }
+        });
+    }
+    let grown = (scene.peak() - before) >> 20;
+    println!("{grown} MiB for half messages");
+    assert!(grown < 64, "{grown} MiB");
+    scene.newcomers_get_through();
+}
+
+#[test]
+fn a_connection_without_a_token_has_few_calls() {
+    let scene = Scene::new(false);
+    runtime().block_on(async {
+        let mut stranger = scene.connect("0123456789abcdef-unknown").await.unwrap();
+        let mut refused = 0;
+        while let Err(status) = stranger.list().await {
+            match status.code() {
+                Code::Unauthenticated => refused += 1,
+                _ => break,
+            }
+            assert!(refused < 5000, "the server goes on to refuse");
+        }
+        println!("{refused} calls refused, then closed");
+        assert!(refused >= 200, "{refused}");
+
+        let mut health = HealthClient::new(scene.channel().await.unwrap());
+        let request = || HealthCheckRequest { service: String::new() };
+        let mut watched = Vec::new();
+        for _ in 0..4 {
+            watched.push(health.watch(request()).await.unwrap());
+        }
+        let refused = health.watch(request()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        watched.pop();
+        timeout(PATIENCE, async { while health.check(request()).await.is_err() {} }).await.unwrap();
+    });
+    assert!(scene.server.log().contains("went on without showing who it is"), "{}", scene.server.log());
+}
+
+#[test]
+fn a_connection_without_a_token_has_few_frames() {
+    let scene = Scene::new(false);
+    let mut stream = TcpStream::connect(scene.address()).unwrap();
+    let mut answers = stream.try_clone().unwrap();
+    let drain = thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+    // The preface, empty settings, and pings (RFC 9113, 3.4, 6.5 and 6.7).
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], &[7; 8]].concat();
+    let mut pings = 0;
+    while stream.write_all(&sent).is_ok() {
+        sent = ping.repeat(1000);
+        pings += 1000;
+        assert!(pings < 1_000_000, "the server goes on to answer");
+    }
+    println!("{pings} pings, then closed");
+    let _ = drain.join();
+    scene.newcomers_get_through();
 }
 
 #[test]
@@ -384,7 +539,7 @@ fn calls_past_their_deadline_are_not_computed() {
     });
 }
 
-/// RSA-4096 signatures, one after the other in each of these calls at a time.
+/// Signatures, one after the other in each of these calls at a time.
 struct Flood {
     runtime: Runtime,
     stop: Arc<AtomicBool>,
@@ -392,12 +547,17 @@ struct Flood {
 }
 
 impl Flood {
-    fn start(scene: &Scene, connections: usize, calls: usize) -> Self {
+    fn start(
+        scene: &Scene,
+        connections: usize,
+        calls: usize,
+        key: impl AsyncFnOnce(&mut Client) -> Key,
+    ) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stop, signed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         runtime.block_on(async {
-            let key = Arc::new(scene.connect(FIRST).await.unwrap().rsa4096().await);
+            let key = Arc::new(key(&mut scene.connect(FIRST).await.unwrap()).await);
             for _ in 0..connections {
                 let client = scene.connect(FIRST).await.unwrap();
                 for _ in 0..calls {

@@ -1,13 +1,15 @@
 //! Who may call, and as which client.
 
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use keyward_grep11::ckr;
 use keyward_unit::grep11::Error;
-use tonic::{Request, Status};
+use tonic::Status;
+use tonic::codegen::http;
 
 use super::clients::{Client, Clients, Name};
-use super::limits::{Call, Handle, Limits};
+use super::limits::{Call, Handle, Limits, OpenCall};
 use super::service::status;
 use super::tokens::Tokens;
 
@@ -43,18 +45,19 @@ impl Admission {
         }
     }
 
-    /// Lets a call in, if it has a token where one is needed.
+    /// Lets a call in, if it has a token where one is needed, or is one that needs none. What is returned is held
+    /// until the call has ended.
     ///
     /// # Errors
     /// The status for those that are refused.
-    pub(crate) fn check(&self, mut request: Request<()>) -> Result<Request<()>, Status> {
+    pub(crate) fn check<B>(&self, request: &mut http::Request<B>) -> Result<Option<OpenCall>, Status> {
         let handle = request.extensions().get::<Handle>().cloned();
         let handle = handle.ok_or_else(|| Status::internal("a call without a connection"))?;
         let token = match &self.tokens {
             None => None,
-            Some(tokens) => match tokens.client(request.metadata()) {
+            Some(tokens) => match tokens.client(request.headers()) {
                 Some(name) => Some(name),
-                None => return Err(self.unauthenticated(&handle, tokens)),
+                None => return self.without_token(&handle, request.uri().path(), tokens),
             },
         };
         let client = self.client(&handle, token);
@@ -63,16 +66,38 @@ impl Admission {
         }
         let call = Arc::new(handle.begin_call());
         request.extensions_mut().insert(Caller { client, _call: call });
-        Ok(request)
+        Ok(None)
     }
 
-    /// Lets a call in that needs no token.
-    ///
-    /// # Errors
-    /// The status for those that are refused.
-    pub(crate) fn check_open(&self, request: Request<()>) -> Result<Request<()>, Status> {
-        // Without a token its connection stays one of those that have not shown who they are.
-        if self.tokens.is_some() { Ok(request) } else { self.check(request) }
+    /// Lets a call of the health service in, and no other.
+    fn without_token(
+        &self,
+        handle: &Handle,
+        path: &str,
+        tokens: &Tokens,
+    ) -> Result<Option<OpenCall>, Status> {
+        let open = path.starts_with(HEALTH);
+        if open && handle.client().is_some() {
+            return Ok(None);
+        }
+        // The connection stays one of those that have not shown who they are.
+        if !handle.allows_call() {
+            handle.cut_stranger();
+        }
+        match open {
+            false => Err(self.unauthenticated(handle, tokens)),
+            true => handle.begin_open_call().map(Some).ok_or_else(|| {
+                let most = Handle::MOST_OPEN_CALLS;
+                Status::resource_exhausted(format!(
+                    "a connection without a token may have {most} health checks under way"
+                ))
+            }),
+        }
+    }
+
+    /// The client that somebody from a network is who has not shown more.
+    pub(crate) fn stranger(&self, source: IpAddr) -> Arc<Client> {
+        self.clients.get(Name::Address(source))
     }
 
     fn client(&self, handle: &Handle, token: Option<Name>) -> Arc<Client> {
@@ -88,7 +113,7 @@ impl Admission {
     }
 
     fn unauthenticated(&self, handle: &Handle, tokens: &Tokens) -> Status {
-        let stranger = self.clients.get(Name::Address(handle.source()));
+        let stranger = self.stranger(handle.source());
         if let Some(times) = stranger.refusals.admit() {
             let (from, path) = (handle.source(), tokens.path.display());
             tracing::warn!(times, %from, "call refused: it has no bearer token of {path}");
@@ -122,6 +147,8 @@ fn refuse_connection(client: &Client) -> Status {
     status(&error)
 }
 
+/// What the paths of the health service begin with.
+const HEALTH: &str = "/grpc.health.v1.Health/";
 /// Connections that have not shown who they are.
 const MOST_NEWCOMERS: usize = 512;
 /// Connections of clients, of all together.

@@ -4,7 +4,7 @@
 //! from. What the server has is shared between clients, however many connections each of them opens.
 
 use core::fmt;
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::collections::HashMap;
@@ -64,8 +64,10 @@ impl fmt::Display for Name {
 }
 
 /// The part of an address that tells senders apart: of IPv6 the first 64 bits, for a host has all addresses below.
+/// All programs of this host are one, for each of them has all addresses of loopback.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
+        address if address.is_loopback() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
         address => address,
     }
@@ -150,6 +152,9 @@ mod tests {
         assert_eq!(network("192.0.2.1"), "192.0.2.1");
         assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(network("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        for loopback in ["127.1.2.3", "::ffff:127.0.0.2", "::1"] {
+            assert_eq!(network(loopback), "127.0.0.1");
+        }
     }
 
     #[tokio::test(start_paused = true)]

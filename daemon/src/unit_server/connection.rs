@@ -1,4 +1,4 @@
-//! Connections: accepted at once, each proving itself on its own, and ended if nothing is heard.
+//! Connections: accepted at once, each proving itself on its own and in turn, and ended if nothing is heard.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -18,6 +18,7 @@ use tonic::transport::server::Connected;
 
 use super::admission::Admission;
 use super::limits::{Handle, Place};
+use super::turns::Handshakes;
 
 /// Accepts connections until nobody takes them any more. It waits for none of them.
 pub(crate) async fn accept(
@@ -26,6 +27,7 @@ pub(crate) async fn accept(
     admission: Arc<Admission>,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
+    let handshakes = Arc::new(Handshakes::new());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -39,8 +41,9 @@ pub(crate) async fn accept(
             Ok((stream, place)) => {
                 let (tls, admission, connections) =
                     (tls.clone(), Arc::clone(&admission), connections.clone());
+                let handshakes = Arc::clone(&handshakes);
                 tokio::spawn(async move {
-                    if let Some(connection) = open(stream, place, tls, &admission).await {
+                    if let Some(connection) = open(stream, place, tls, &admission, &handshakes).await {
                         // Fails only if the server stops.
                         let _ = connections.send(Ok(connection)).await;
                     }
@@ -64,18 +67,23 @@ async fn open(
     place: Place,
     tls: Option<TlsAcceptor>,
     admission: &Admission,
+    handshakes: &Handshakes,
 ) -> Option<Connection> {
     stream.set_nodelay(true).ok()?;
     let stream = match tls {
         None => Either::Left(stream),
-        Some(tls) => match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => Either::Right(Box::new(stream)),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, from = %place.handle.source(), "the TLS handshake failed");
-                return None;
+        Some(tls) => {
+            let source = place.handle.source();
+            let from = admission.stranger(source).number;
+            match timeout(HANDSHAKE_TIMEOUT, handshakes.in_turn(from, tls.accept(stream))).await {
+                Ok(Some(Ok(stream))) => Either::Right(Box::new(stream)),
+                Ok(Some(Err(error))) => {
+                    tracing::debug!(%error, from = %source, "the TLS handshake failed");
+                    return None;
+                }
+                Ok(None) | Err(_) => return None,
             }
-            Err(_) => return None,
-        },
+        }
     };
     if let Either::Right(stream) = &stream
         && let Some([certificate, ..]) = stream.get_ref().1.peer_certificates()
@@ -109,8 +117,13 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
+            if !self.place.handle.allows_bytes(buffer.filled().len() - before) {
+                self.place.handle.cut_stranger();
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
             self.silence.as_mut().reset(Instant::now() + SILENCE);
         } else if self.silence.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));

@@ -2,9 +2,13 @@
 //!
 //! Neither kind ever waits for a place. A newcomer takes that of the oldest newcomer, so silent connections keep
 //! nobody out. A client takes that of the client that has the most, or, if it has the most itself, its own.
+//!
+//! A newcomer, who needs no more than to show who it is, has an [`Allowance`] of bytes and of calls: without it one
+//! could keep the server busy with refusals and pings, and let it keep what has come of many calls.
 
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +26,7 @@ pub(crate) struct Limits {
     most_of_clients: usize,
     state: Mutex<State>,
     closed: Throttle,
+    cut: Throttle,
 }
 
 #[derive(Default)]
@@ -34,8 +39,8 @@ struct State {
 
 impl Limits {
     pub(crate) fn new(most_newcomers: usize, most_of_clients: usize) -> Arc<Self> {
-        let (state, closed) = (Mutex::default(), Throttle::default());
-        Arc::new(Self { most_newcomers, most_of_clients, state, closed })
+        let (state, closed, cut) = (Mutex::default(), Throttle::default(), Throttle::default());
+        Arc::new(Self { most_newcomers, most_of_clients, state, closed, cut })
     }
 
     /// Takes in a new connection, for which another newcomer's is closed if there are too many.
@@ -56,6 +61,9 @@ impl Limits {
             certificate: OnceLock::new(),
             client: OnceLock::new(),
             calls: AtomicUsize::new(0),
+            open_calls: AtomicUsize::new(0),
+            allowed_calls: Allowance::new(MOST_CALLS, CALLS_PER_SECOND),
+            allowed_bytes: Allowance::new(MOST_BYTES, BYTES_PER_SECOND),
             quiet_since: Mutex::new(Instant::now()),
         });
         state.newcomers.insert(connection.id, Arc::clone(&connection));
@@ -124,19 +132,23 @@ impl Limits {
 }
 
 impl State {
-    /// The connection that makes room for one more of a client: of the client that has the most, that which has
-    /// been without a call for the longest time; a client at its fair share closes only idle ones, its own.
+    /// The connection that makes room for one more of a client: of the clients that have the most, that which has
+    /// been without a call for the longest time; a client at its fair share closes only idle ones, its own. A client
+    /// without any gets its first one from another client, even if none has more than one.
     fn to_be_closed_for(&self, client: &Client) -> Option<Arc<Connection>> {
         let mut counts = HashMap::<_, usize>::new();
         for connection in self.of_clients.values() {
             *counts.entry(connection.number()).or_default() += 1;
         }
         let own = counts.get(&Some(client.number)).copied().unwrap_or(0);
-        let (&heaviest, &most) = counts.iter().max_by_key(|(_, count)| **count)?;
-        let (from, busy_too) = if most > own + 1 { (heaviest, true) } else { (Some(client.number), false) };
-        let of = self.of_clients.values().filter(|connection| connection.number() == from);
+        let most = *counts.values().max()?;
+        let of_others = own == 0 || most > own + 1;
+        let of = self.of_clients.values().filter(|connection| match of_others {
+            true => counts.get(&connection.number()) == Some(&most),
+            false => connection.number() == Some(client.number),
+        });
         let longest_quiet = of.min_by_key(|connection| (connection.is_busy(), connection.quiet_since()))?;
-        (busy_too || !longest_quiet.is_busy()).then(|| Arc::clone(longest_quiet))
+        (of_others || !longest_quiet.is_busy()).then(|| Arc::clone(longest_quiet))
     }
 }
 
@@ -158,14 +170,49 @@ struct Connection {
     client: OnceLock<Arc<Client>>,
     /// Under way.
     calls: AtomicUsize,
+    /// Under way of those that need no token.
+    open_calls: AtomicUsize,
+    /// What comes without a token.
+    allowed_calls: Allowance,
+    /// What comes while it is a newcomer's.
+    allowed_bytes: Allowance,
     /// When it came, or its last call ended.
     quiet_since: Mutex<Instant>,
 }
 
 impl Handle {
+    /// Calls that need no token and may be under way on a connection at a time.
+    pub(crate) const MOST_OPEN_CALLS: usize = 4;
+
     /// Ends the connection at once, in the middle of whatever it carries.
     pub(crate) fn cut(&self) {
         self.connection.close();
+    }
+
+    /// Ends the connection because it has had its allowance.
+    pub(crate) fn cut_stranger(&self) {
+        self.cut();
+        if let Some(times) = self.limits.cut.admit() {
+            let from = self.source();
+            tracing::warn!(times, %from, "closed a connection that went on without showing who it is");
+        }
+    }
+
+    /// Counts a call without a token. `false` if there were too many.
+    pub(crate) fn allows_call(&self) -> bool {
+        self.connection.allowed_calls.take(1)
+    }
+
+    /// Counts what has come, if the connection is a newcomer's. `false` if it was too much.
+    pub(crate) fn allows_bytes(&self, bytes: usize) -> bool {
+        self.client().is_some() || self.connection.allowed_bytes.take(bytes)
+    }
+
+    /// Counts a call that needs no token until what is returned is dropped; `None` if there are too many.
+    pub(crate) fn begin_open_call(&self) -> Option<OpenCall> {
+        let before = self.connection.open_calls.fetch_add(1, Ordering::Relaxed);
+        let call = OpenCall(Arc::clone(&self.connection));
+        (before < Self::MOST_OPEN_CALLS).then_some(call)
     }
 
     /// The network it comes from.
@@ -229,6 +276,41 @@ impl Drop for Call {
     }
 }
 
+/// A call that needs no token, under way on a connection.
+pub(crate) struct OpenCall(Arc<Connection>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.open_calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// So much at once, and so much more in a second.
+struct Allowance {
+    one: Duration,
+    burst: Duration,
+    /// When all of it is there again.
+    full: Mutex<Instant>,
+}
+
+impl Allowance {
+    fn new(burst: u32, per_second: u32) -> Self {
+        let one = Duration::from_secs(1) / per_second;
+        Self { one, burst: one * burst, full: Mutex::new(Instant::now()) }
+    }
+
+    /// Takes from it, even if it does not have as much: then `false`.
+    fn take(&self, amount: usize) -> bool {
+        self.take_at(Instant::now(), amount)
+    }
+
+    fn take_at(&self, now: Instant, amount: usize) -> bool {
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        *full = (*full).max(now) + self.one.saturating_mul(u32::try_from(amount).unwrap_or(u32::MAX));
+        *full <= now + self.burst
+    }
+}
+
 /// The place of a connection, given back when this is dropped.
 pub(crate) struct Place {
     pub(crate) handle: Handle,
@@ -239,6 +321,13 @@ impl Drop for Place {
         self.handle.limits.leave(self.handle.connection.id);
     }
 }
+
+/// Calls without a token: no fewer than a client may have under way, so that it is told of each why it is refused.
+const MOST_CALLS: u32 = 256;
+const CALLS_PER_SECOND: u32 = 10;
+/// More than the window of a connection (1 MiB), which a client may fill before its first call is looked at.
+const MOST_BYTES: u32 = 2 << 20;
+const BYTES_PER_SECOND: u32 = 16 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -318,6 +407,47 @@ mod tests {
         let mut other = scene.admitted(3).unwrap();
         assert!(other.is_open());
         drop((busy, calls));
+    }
+
+    #[test]
+    fn a_client_without_a_connection_gets_one_from_those_that_have_one_each() {
+        let scene = Scene::new(10, 4);
+        let mut others: Vec<_> = (1..=4).map(|number| scene.admitted(number).unwrap()).collect();
+        let busy = [0, 1, 3].map(|n: usize| others[n].0.handle.begin_call());
+        let mut fifth = scene.admitted(5).expect("a place");
+        assert!(fifth.is_open());
+        let open: Vec<_> = others.iter_mut().map(Connected::is_open).collect();
+        assert_eq!(open, [true, true, false, true], "the one without a call");
+        // Nor is it kept out by calls that never end.
+        let _busy_too = fifth.0.handle.begin_call();
+        let mut sixth = scene.admitted(6).expect("a place");
+        assert!(sixth.is_open());
+        drop(busy);
+    }
+
+    #[test]
+    fn an_allowance_is_used_up_and_comes_back() {
+        let allowance = Allowance::new(4, 2);
+        let start = Instant::now();
+        assert_eq!([(); 5].map(|()| allowance.take_at(start, 1)), [true, true, true, true, false]);
+        let later = |millis| start + Duration::from_millis(millis);
+        assert!(!allowance.take_at(later(900), 1));
+        assert!(allowance.take_at(later(1500), 1));
+        assert!(!allowance.take_at(later(60_000), 5) && !allowance.take_at(later(60_000), usize::MAX));
+    }
+
+    #[test]
+    fn newcomers_have_an_allowance_and_clients_have_none() {
+        let scene = Scene::new(4, 4);
+        let newcomer = scene.connect([127, 0, 0, 1]);
+        let client = scene.admitted(1).unwrap();
+        let most = usize::try_from(MOST_BYTES).unwrap();
+        assert!(newcomer.0.handle.allows_bytes(most / 2) && !newcomer.0.handle.allows_bytes(most));
+        assert!(client.0.handle.allows_bytes(10 * most));
+        let calls: Vec<_> = (0..5).map(|_| newcomer.0.handle.begin_open_call()).collect();
+        assert_eq!(calls.iter().filter(|call| call.is_some()).count(), Handle::MOST_OPEN_CALLS);
+        drop(calls);
+        assert!(newcomer.0.handle.begin_open_call().is_some());
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The software crypto unit alone, as a GREP11 server: `keyward unit serve`.
 //!
-//! [`connection`] is what calls come in on, [`limits`] says how many there may be, [`admission`] with [`tokens`] who
-//! may call, and as which of the [`clients`], [`memory`] how much they may send, [`turns`] whose call is next,
-//! [`service`] answers, [`simulator`] makes it as slow and unreliable as somebody wants to see it.
+//! [`connection`] is what calls come in on, [`limits`] says how many there may be, [`entrance`] is what each call
+//! passes, [`admission`] with [`tokens`] says who may call, and as which of the [`clients`], [`memory`] how much they
+//! may send, [`turns`] whose call is next, [`service`] answers, [`simulator`] makes it as slow and unreliable as
+//! somebody wants to see it.
 
 mod admission;
 mod clients;
 mod connection;
+mod entrance;
 mod limits;
 mod memory;
 mod service;
@@ -39,7 +41,7 @@ use tokio::task::JoinError;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::service::interceptor::InterceptedService;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use zeroize::Zeroizing;
 
@@ -51,6 +53,7 @@ use crate::log::Log;
 use crate::master_key::{self, MasterKeyError, Patterns};
 use crate::run::{self, Asked, ServeError, Signals};
 use admission::Admission;
+use entrance::Entrance;
 use memory::Bounded;
 use service::Service;
 use tokens::Tokens;
@@ -108,10 +111,11 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let admission = Arc::new(Admission::new(tokens.clone()));
         tokio::spawn(connection::accept(listener, tls, Arc::clone(&admission), connections));
 
-        let mut server = Server::builder()
+        let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .max_concurrent_streams(MAX_CONCURRENT_CALLS);
+            .max_concurrent_streams(MAX_CONCURRENT_CALLS)
+            .http2_max_header_list_size(MAX_HEADERS);
         let unit = Arc::new(unit);
         // Runs until the runtime ends.
         drop(tokio::spawn(run::sweep(Arc::clone(&unit))));
@@ -123,14 +127,9 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let crypto = CryptoServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);
-        let open = {
-            let admission = Arc::clone(&admission);
-            move |request| admission.check_open(request)
-        };
-        let admission = move |request| admission.check(request);
-        let crypto = InterceptedService::new(Bounded::new(crypto, MAX_MEMORY), admission.clone());
+        let crypto = Bounded::new(crypto, MAX_MEMORY);
         let (health, health_service) = tonic_health::server::health_reporter();
-        let health_service = InterceptedService::new(health_service, open);
+        let health_service = health_service.max_decoding_message_size(MAX_SMALL_MESSAGE);
         health.set_serving::<CryptoServer<Service>>().await;
         // Tools are divided on the version.
         let describe = || {
@@ -141,14 +140,18 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let reflection = options.reflection.then(|| describe().build_v1()).transpose()?;
         let old_reflection = options.reflection.then(|| describe().build_v1alpha()).transpose()?;
         let stop = CancellationToken::new();
-        let router = server.add_service(health_service).add_service(crypto);
-        let router = router
-            .add_optional_service(
-                reflection.map(|service| InterceptedService::new(service, admission.clone())),
-            )
-            .add_optional_service(old_reflection.map(|service| InterceptedService::new(service, admission)));
+        let mut routes = Routes::builder();
+        routes.add_service(health_service).add_service(crypto);
+        if let Some(service) = reflection {
+            routes.add_service(service.max_decoding_message_size(MAX_SMALL_MESSAGE));
+        }
+        if let Some(service) = old_reflection {
+            routes.add_service(service.max_decoding_message_size(MAX_SMALL_MESSAGE));
+        }
+        let entrance = Entrance::new(routes.routes().prepare(), admission);
         let incoming = ReceiverStream::new(incoming);
-        let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let stopped = stop.clone().cancelled_owned();
+        let serving = server.serve_with_incoming_shutdown(entrance, incoming, stopped);
         let mut serving = tokio::spawn(serving);
 
         run::notify(&[NotifyState::Ready]);
@@ -374,6 +377,10 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest request, in bytes, as IBM's server has it (64 MiB).
 const MAX_MESSAGE: usize = 64 << 20;
+/// Longest request of the services for health and reflection, which name one of a few services, in bytes.
+const MAX_SMALL_MESSAGE: usize = 1024;
+/// Longest headers of a call, in bytes, as gRPC recommends.
+const MAX_HEADERS: u32 = 8 << 10;
 /// What the requests of all connections may take at a time, in KiB (1 GiB).
 const MAX_MEMORY: usize = 1 << 20;
 /// On one connection.

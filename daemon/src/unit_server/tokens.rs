@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
-use tonic::metadata::MetadataMap;
+use tonic::codegen::http::HeaderMap;
 
 use super::clients::Name;
 use crate::ground::ownership;
@@ -38,8 +38,8 @@ impl Tokens {
     }
 
     /// The client whose token a call has, if there is one of the file.
-    pub(crate) fn client(&self, metadata: &MetadataMap) -> Option<Name> {
-        let header = metadata.get("authorization")?.to_str().ok()?;
+    pub(crate) fn client(&self, headers: &HeaderMap) -> Option<Name> {
+        let header = headers.get("authorization")?.to_str().ok()?;
         let (_, token) =
             header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))?;
         let digest = digest(token.trim());

@@ -5,7 +5,11 @@
 //! the end of what its thread has to do, and of one client only a few do at a time.
 
 use core::cell::Cell;
+use core::future::poll_fn;
+use core::mem;
+use core::pin::pin;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::task::Poll;
 use core::time::Duration;
 use std::thread;
 use std::time::Instant;
@@ -56,6 +60,36 @@ impl Turns {
         let place = enter(&self.short, client, SHORT).await?;
         tokio::task::yield_now().await;
         Ok(Turn(Some(place)))
+    }
+}
+
+/// Turns between networks for the handshakes of TLS. One computes at a time, so that connections which are there
+/// have processors left, and each time it is at the end of what its thread has to do.
+pub(crate) struct Handshakes(Gate);
+
+impl Handshakes {
+    pub(crate) fn new() -> Self {
+        Self(Gate::new(1, MOST_WAITING))
+    }
+
+    /// Asks a future in turn, each time it may go on. `None` if too many wait.
+    pub(crate) async fn in_turn<F: Future>(&self, user: User, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        loop {
+            let place = self.0.enter(user, HANDSHAKE).await.ok()?;
+            tokio::task::yield_now().await;
+            let mut turn = Turn(Some(place));
+            let asked = poll_fn(|context| {
+                let turn = mem::replace(&mut turn, Turn(None));
+                Poll::Ready(turn.work(|| future.as_mut().poll(context)))
+            });
+            if let Poll::Ready(done) = asked.await {
+                return Some(done);
+            }
+            // Whatever wakes the future wakes this task.
+            let mut asked = true;
+            poll_fn(|_| if mem::take(&mut asked) { Poll::Pending } else { Poll::Ready(()) }).await;
+        }
     }
 }
 
@@ -128,6 +162,7 @@ fn processor_time() -> Duration {
 /// Estimates, until the call has been measured.
 const LONG: Duration = Duration::from_millis(2);
 const SHORT: Duration = Duration::from_micros(100);
+const HANDSHAKE: Duration = Duration::from_millis(1);
 /// What a call costs beside its work: TLS, HTTP/2, gRPC (docs/grep11.md, How fast it is).
 const TRANSPORT: Duration = Duration::from_micros(50);
 /// Nice value of the threads for long calls (nice(2)): a tenth of a processor beside a thread with 0, and all of it
@@ -162,6 +197,29 @@ mod tests {
         }
         drop(held);
         assert_eq!(served.recv().await, Some(light.client.number));
+    }
+
+    #[tokio::test]
+    async fn a_handshake_of_another_network_is_next_whatever_the_first_has_begun() {
+        let handshakes = Arc::new(Handshakes::new());
+        let (order, mut done) = tokio::sync::mpsc::unbounded_channel();
+        for user in core::iter::repeat_n(1, 10).chain([2]) {
+            let (handshakes, order) = (Arc::clone(&handshakes), order.clone());
+            tokio::spawn(async move {
+                // Waits for the other side once, as a handshake does.
+                let handshake = async {
+                    tokio::task::yield_now().await;
+                    order.send(user).unwrap();
+                };
+                handshakes.in_turn(user, handshake).await.unwrap();
+            });
+        }
+        let mut place = 0;
+        while done.recv().await.unwrap() == 1 {
+            place += 1;
+        }
+        assert!(place < 3, "{place} before it");
+        assert_eq!(handshakes.in_turn(1, async { 7 }).await, Some(7));
     }
 
     #[test]
