@@ -82,7 +82,10 @@ pub(crate) fn old_format(options: &Options, config: &Config) -> String {
     let own = rustix::process::geteuid().as_raw();
     let owner = fs::symlink_metadata(&store).map_or(own, |found| found.uid());
     let advice = command(options, owner, &credentials(options, config, owner));
-    format!("{}; to migrate it, {advice}", StoreError::OldFormat(store))
+    format!(
+        "{}; if this version of keyward has run here before, somebody has put that file there: restore it from a backup. After an upgrade, to migrate it, {advice}",
+        StoreError::OldFormat(store)
+    )
 }
 
 /// What a shell has to pass to the command: it has no credentials, and those of the service come

@@ -299,7 +299,14 @@ fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Ba
         tracing::error!("{warning}");
     }
     let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
-    store_key::unlock(store, unit.as_ref(), store_key(options, config, store.is_new()?)?)?;
+    let is_new = store.is_new()?;
+    store_key::unlock(store, unit.as_ref(), store_key(options, config, is_new)?)?;
+    if is_new {
+        tracing::warn!(
+            "made a new key store, {}, without any key: if there were keys in this state directory, restore it from a backup",
+            store.path().display()
+        );
+    }
     if let (None, Some(wkid)) = (&unit, store.wkid(EMBEDDED)?) {
         tracing::warn!(
             "no master key is configured, the key store was made with {wkid}: keys of the embedded unit will not sign"

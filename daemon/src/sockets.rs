@@ -54,10 +54,16 @@ impl Sockets {
         }
         for address in extra {
             let text = address.to_string();
-            sockets.peers.push(match text.strip_prefix('@') {
-                Some(name) => bind_abstract(&text, name)?,
-                None => bind_extra(Path::new(&text))?,
-            });
+            let bound = match text.strip_prefix('@') {
+                Some(name) => bind_abstract(&text, name),
+                None => bind_extra(Path::new(&text)),
+            };
+            match bound {
+                Ok(listener) => sockets.peers.push(listener),
+                Err(error @ SocketError::Exposed { .. }) => return Err(error),
+                // The owner of its directory can put something in the way, and must not stop the daemon by that.
+                Err(error) => tracing::error!("{error}; the other sockets are served"),
+            }
         }
         Ok(sockets)
     }
