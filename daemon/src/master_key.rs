@@ -88,11 +88,11 @@ pub(crate) enum MasterKeyError {
     #[error("cannot use the master key in {}: {reason}", path.display())]
     Invalid { path: PathBuf, reason: InvalidMasterKey },
     #[error(
-        "no master key: set master-key in section [embedded] of the configuration to a file made with (umask 077; openssl rand -hex 32 > FILE), or start with --dev to try things out"
+        "no master key: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or start with --dev to try things out"
     )]
     NotConfigured,
     #[error(
-        "no master key: name a file made with (umask 077; openssl rand -hex 32 > FILE) by --master-key, or start with --dev to try things out"
+        "no master key: name a file made with (umask 077; set -C; openssl rand -hex 32 > FILE) by --master-key, or start with --dev to try things out"
     )]
     NotNamed,
     #[error(
@@ -100,7 +100,7 @@ pub(crate) enum MasterKeyError {
     )]
     Lost(PathBuf),
     #[error(
-        "cannot read the master key in {path}: there is no such file; if there are no keys yet that need it, make it with: (umask 077; openssl rand -hex 32 > {path})", path = .0.display()
+        "cannot read the master key in {path}: there is no such file; if there are no keys yet that need it, make it with: (umask 077; set -C; openssl rand -hex 32 > {path})", path = .0.display()
     )]
     Missing(PathBuf),
     #[error(
@@ -114,7 +114,7 @@ pub(crate) enum MasterKeyError {
     #[error("refused the master key: {0}")]
     Refused(OwnershipError),
     #[error(
-        "refused the master key in {}: its bytes follow a pattern, so it can be guessed; make one with: (umask 077; openssl rand -hex 32 > FILE)",
+        "refused the master key in {}: its bytes follow a pattern, so it can be guessed; make one with: (umask 077; set -C; openssl rand -hex 32 > FILE)",
         .0.display()
     )]
     Weak(PathBuf),

@@ -104,7 +104,7 @@ pub(crate) enum StoreKeyError {
     #[error("the system gave no random numbers, which the key of the key store is made of")]
     NoRandomness,
     #[error(
-        "no store key: without a master key the key store is authenticated with a key of its own; set key in section [store] of the configuration to a file made with (umask 077; openssl rand -hex 32 > FILE), or pass that file as the credential store-key"
+        "no store key: without a master key the key store is authenticated with a key of its own; set key in section [store] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or pass that file as the credential store-key"
     )]
     NotConfigured,
     #[error(

@@ -442,7 +442,16 @@ fn nobody_is_told_to_make_another_master_key_for_a_store_that_has_one() {
         let (status, line) = told(&daemon.serve(more).output().unwrap());
         assert!(status == 78 && line.contains("openssl rand"), "{line}");
     }
-    daemon.new_master_key();
+    // The command makes a key, and never in the place of another one.
+    let (_, line) = told(&daemon.serve(&[]).output().unwrap());
+    let command = line.trim_end().rsplit_once("make it with: ").unwrap().1;
+    let made = || {
+        let status = Command::new("/bin/sh").args(["-c", command]).stderr(Stdio::null()).status().unwrap();
+        (status.success(), std::fs::read(daemon.path("master.key")).unwrap())
+    };
+    let (first, second) = (made(), made());
+    assert_eq!((first.0, second.0, first.1.len()), (true, false, 65));
+    assert!(first.1 == second.1, "the key was overwritten");
     daemon.start(&[]);
     daemon.end(Signal::TERM);
     let told_by = |daemon: &Daemon, old: bool| {
