@@ -64,7 +64,7 @@ impl Admission {
         if !handle.admit(&client) {
             return Err(refuse_connection(&client));
         }
-        let call = Arc::new(handle.begin_call());
+        let call = Arc::new(handle.begin_call(&client));
         request.extensions_mut().insert(Caller { client, _call: call });
         Ok(None)
     }
@@ -132,7 +132,8 @@ impl Caller {
         let (end, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let place = Limits::new(1, 1).enter(end, core::net::Ipv4Addr::LOCALHOST.into()).unwrap();
         let client = Clients::default().get(Name::Certificate([number; 32]));
-        Self { client, _call: Arc::new(place.handle.begin_call()) }
+        let call = place.handle.begin_call(&client);
+        Self { client, _call: Arc::new(call) }
     }
 }
 

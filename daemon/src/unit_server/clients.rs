@@ -78,6 +78,8 @@ pub(crate) struct Client {
     pub(crate) name: Name,
     /// What the gates know it by.
     pub(crate) number: User,
+    /// Calls under way.
+    pub(crate) calls: AtomicUsize,
     /// What its requests take, in KiB.
     pub(crate) memory: AtomicUsize,
     /// Refusals in the log.
@@ -91,6 +93,7 @@ impl Client {
         Self {
             name,
             number,
+            calls: AtomicUsize::new(0),
             memory: AtomicUsize::new(0),
             refusals: Throttle::default(),
             waiting: AtomicUsize::new(0),

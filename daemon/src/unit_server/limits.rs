@@ -240,10 +240,11 @@ impl Handle {
         self.client().is_some() || self.limits.admit(&self.connection, client)
     }
 
-    /// Counts a call until what is returned is dropped.
-    pub(crate) fn begin_call(&self) -> Call {
+    /// Counts a call of a client until what is returned is dropped.
+    pub(crate) fn begin_call(&self, client: &Arc<Client>) -> Call {
         self.connection.calls.fetch_add(1, Ordering::Relaxed);
-        Call(Arc::clone(&self.connection))
+        client.calls.fetch_add(1, Ordering::Relaxed);
+        Call { connection: Arc::clone(&self.connection), client: Arc::clone(client) }
     }
 }
 
@@ -267,12 +268,16 @@ impl Connection {
 }
 
 /// A call under way on a connection.
-pub(crate) struct Call(Arc<Connection>);
+pub(crate) struct Call {
+    connection: Arc<Connection>,
+    client: Arc<Client>,
+}
 
 impl Drop for Call {
     fn drop(&mut self) {
-        *self.0.quiet_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+        *self.connection.quiet_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.connection.calls.fetch_sub(1, Ordering::Relaxed);
+        self.client.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -391,7 +396,7 @@ mod tests {
     fn the_client_with_the_most_makes_room_idle_connections_first() {
         let scene = Scene::new(10, 4);
         let mut heavy: Vec<_> = (0..4).map(|_| scene.admitted(1).unwrap()).collect();
-        let busy: Vec<_> = [0, 1].map(|n: usize| heavy[n].0.handle.begin_call()).into();
+        let busy: Vec<_> = [0, 1].map(|n: usize| heavy[n].0.handle.begin_call(&scene.client(1))).into();
         let mut first = scene.admitted(2).unwrap();
         let open: Vec<_> = heavy.iter_mut().map(Connected::is_open).collect();
         assert_eq!(open, [true, true, false, true], "the oldest of those without a call");
@@ -400,7 +405,7 @@ mod tests {
         // Both have half of the places: the client closes its own, and none that is busy.
         let mut third = scene.admitted(2).unwrap();
         assert!(!first.is_open() && second.is_open() && third.is_open() && heavy[0].is_open());
-        let calls = [&second, &third].map(|connected| connected.0.handle.begin_call());
+        let calls = [&second, &third].map(|connected| connected.0.handle.begin_call(&scene.client(1)));
         assert!(scene.admitted(2).is_none());
         assert!(second.is_open() && third.is_open());
         // A third client has less than its share, and gets in though everybody is busy.
@@ -413,13 +418,13 @@ mod tests {
     fn a_client_without_a_connection_gets_one_from_those_that_have_one_each() {
         let scene = Scene::new(10, 4);
         let mut others: Vec<_> = (1..=4).map(|number| scene.admitted(number).unwrap()).collect();
-        let busy = [0, 1, 3].map(|n: usize| others[n].0.handle.begin_call());
+        let busy = [0, 1, 3].map(|n: usize| others[n].0.handle.begin_call(&scene.client(1)));
         let mut fifth = scene.admitted(5).expect("a place");
         assert!(fifth.is_open());
         let open: Vec<_> = others.iter_mut().map(Connected::is_open).collect();
         assert_eq!(open, [true, true, false, true], "the one without a call");
         // Nor is it kept out by calls that never end.
-        let _busy_too = fifth.0.handle.begin_call();
+        let _busy_too = fifth.0.handle.begin_call(&scene.client(1));
         let mut sixth = scene.admitted(6).expect("a place");
         assert!(sixth.is_open());
         drop(busy);

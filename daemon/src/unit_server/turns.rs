@@ -1,8 +1,9 @@
 //! Whose call is next: between clients by cost, so that one with many or expensive calls slows down itself.
 //!
 //! Long calls, such as RSA signatures, leave the threads that serve connections, and share the processors in turn.
-//! Short ones are answered where they are. Their turn matters only while several clients call: then a call goes to
-//! the end of what its thread has to do, and of one client only a few do at a time.
+//! Short ones are answered where they are. Their turn matters only while several clients call, or one has many calls
+//! under way, behind which the first call of another one would be: then a call goes to the end of what its thread has
+//! to do, and only a few do at a time.
 
 use core::cell::Cell;
 use core::future::poll_fn;
@@ -54,7 +55,8 @@ impl Turns {
     /// # Errors
     /// As for [`Self::long`].
     pub(crate) async fn short(&self, client: &Client) -> Result<Turn, Error> {
-        if !self.rivals.are_there(client.number) {
+        let few = client.calls.load(Ordering::Relaxed) <= FEW;
+        if !self.rivals.are_there(client.number) && few {
             return Ok(Turn(None));
         }
         let place = enter(&self.short, client, SHORT).await?;
@@ -168,6 +170,8 @@ const TRANSPORT: Duration = Duration::from_micros(50);
 /// Nice value of the threads for long calls (nice(2)): a tenth of a processor beside a thread with 0, and all of it
 /// beside none.
 const NICE: i32 = 10;
+/// Calls of one client that need no turns: another client that comes waits for no more than these.
+const FEW: usize = 32;
 /// How long a client counts as one that calls, in milliseconds.
 const REMEMBERED: u64 = 1000;
 /// Calls of all clients that may wait.
