@@ -310,14 +310,14 @@ fn is_script(message: &[u8]) -> bool {
 /// every line that it can read, and goes on behind those that it cannot. Text is
 ///
 /// - the first 56 bytes, all in UTF-8;
-/// - a line of ten bytes or more in ASCII, from the start of the message or of a line, up to the end of the line; seven if
+/// - a line of eleven bytes or more in ASCII, from the start of the message or of a line, up to the end of the line; seven if
 ///   it has small letters, digits and ``  /.-;|&<> `` alone, as most commands do;
-/// - sixteen bytes of ASCII from such a start, or 21 anywhere, which hold the end of a line or a character that ends a
+/// - 17 bytes of ASCII from such a start, or 22 anywhere, which hold the end of a line or a character that ends a
 ///   command of a shell, or follow the end of a line.
 ///
 /// In the parameters of a key exchange, which may be long, each takes three bytes more. A client may make its random of text
 /// without the end of a line: behind such a random the same is asked of the bytes that follow. Shorter text stays open, since
-/// it comes by chance too often. Chance: 2^-20.5.
+/// it comes by chance too often. Chance: 2^-21.5.
 fn is_text(message: &[u8]) -> bool {
     let Some((start, parameters)) = message.split_first_chunk::<64>() else { return false };
     // A client's transcript has its random behind six bytes, and is full of names.
@@ -338,12 +338,12 @@ fn is_text(message: &[u8]) -> bool {
 /// The second and third of the forms that [`is_text`] has, with so many bytes `more`.
 fn has_commands(text: &[u8], mut is_start: bool, more: usize) -> bool {
     let is_end = |byte: &u8| *byte == b'\n';
-    // Seven bytes and the end of a line fill a part of four, sixteen bytes one of seven.
+    // Seven bytes and the end of a line fill a part of four, 17 bytes one of eight. The parts end with the text.
     let is_part = |part: &[u8]| part.iter().all(|byte| is_printable(byte) || is_end(byte));
-    let has_part = |length| text.chunks_exact(length).any(is_part);
+    let has_part = |length| text.rchunks_exact(length).any(is_part);
     // Without an exit the compiler compares many at once.
     let has_end = text.iter().fold(false, |has, byte| has | is_end(byte));
-    if !(has_part(7) || (has_end && has_part(4))) {
+    if !(has_part(8) || (has_end && has_part(4))) {
         return false;
     }
     text.split(|byte| !is_printable(byte) && !is_end(byte)).any(|run| {
@@ -352,12 +352,12 @@ fn has_commands(text: &[u8], mut is_start: bool, more: usize) -> bool {
         let begins = core::mem::take(&mut is_start) || follows_end;
         let has_line = lines.split_inclusive(is_end).enumerate().any(|(number, line)| {
             line.strip_suffix(b"\n").is_some_and(|line| {
-                let enough = if line.iter().all(is_of_command) { 7 } else { 10 };
+                let enough = if line.iter().all(is_of_command) { 7 } else { 11 };
                 (begins || number > 0) && line.len() >= enough + more
             })
         });
         let has_end = follows_end || lines.iter().any(|byte| b"\n;&|#".contains(byte));
-        has_line || (has_end && lines.len() >= more + if begins { 16 } else { 21 })
+        has_line || (has_end && lines.len() >= more + if begins { 17 } else { 22 })
     })
 }
 
