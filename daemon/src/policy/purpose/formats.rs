@@ -225,6 +225,9 @@ fn is_jws(message: &[u8]) -> bool {
     let mut header = lenient_base64(message.iter().take_while(|byte| **byte != b'.'))
         .skip_while(|byte| *byte <= b' ' || matches!(byte, 0xef | 0xbb | 0xbf | 0xfe | 0xff));
     let Some(first @ (b'{' | b'#' | b'/' | b')')) = header.next() else { return false };
+    if !message.contains(&b'.') {
+        return false;
+    }
     let rest: Vec<u8> = header.filter(|byte| *byte != 0).collect();
     let is_object = match first {
         b'{' => true,
@@ -237,7 +240,6 @@ fn is_jws(message: &[u8]) -> bool {
         first == b'{' && rest.len() > 1 && rest.starts_with(b"\"") && rest.ends_with(b"}")
     };
     is_object
-        && message.contains(&b'.')
         && (has_members() || without_escapes(&rest).windows(3).any(|name| name.eq_ignore_ascii_case(b"alg")))
 }
 
@@ -527,7 +529,7 @@ fn holds_word(message: &[u8], word: &[u8]) -> bool {
     let [first, second, ..] = word else { return false };
     // Most messages do not have its first two bytes. Without an exit the compiler compares many at once.
     let is = |byte: u8, letter: u8| (byte | 0x20) == (letter | 0x20);
-    let pairs = message.iter().zip(message.iter().skip(1));
+    let pairs = message.iter().zip(message.get(1..).unwrap_or_default());
     let may = pairs.fold(false, |may, (one, next)| may | (is(*one, *first) & is(*next, *second)));
     may && message.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
 }
