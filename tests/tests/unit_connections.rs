@@ -335,7 +335,10 @@ fn rsa_of_one_client_does_not_slow_down_another() {
     let signed = flood.stop();
     println!("p50 and p99 alone {alone:?}, beside {signed} RSA signatures {beside:?}");
     assert!(signed > 100, "{signed}");
-    assert!(beside[0] < Duration::from_millis(4) && beside[1] < Duration::from_millis(15), "{beside:?}");
+    // On a machine that is busy with other things, a client alone takes its time, too.
+    let most = [4, 15].map(Duration::from_millis);
+    let is_quick = |which: usize| beside[which] < most[which].max(4 * alone[which]);
+    assert!(is_quick(0) && is_quick(1), "{beside:?}, alone {alone:?}");
 }
 
 #[test]
