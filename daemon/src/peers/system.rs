@@ -17,10 +17,10 @@ pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
         let mut length = libc::socklen_t::try_from(room).unwrap_or(libc::socklen_t::MAX);
         let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
         let buffer: *mut libc::gid_t = groups.as_mut_ptr();
+        let (descriptor, size) = (socket.as_raw_fd(), &raw mut length);
         // SAFETY: `buffer` points to `length` bytes that are ours until the call returns, and the kernel
         // writes no more than that; any bytes make valid group ids.
-        let got =
-            unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, buffer.cast(), &raw mut length) };
+        let got = unsafe { libc::getsockopt(descriptor, level, option, buffer.cast(), size) };
         let count = usize::try_from(length).unwrap_or(0) / size_of::<libc::gid_t>();
         if got == 0 {
             groups.truncate(count);
