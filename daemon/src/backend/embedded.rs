@@ -135,7 +135,7 @@ impl Drop for Embedded {
     }
 }
 
-/// What a signature is expected to take, if that is too long for a thread that others wait for: RSA from 3,072
+/// The time that a signature is expected to take, if that is too long for a thread that others wait for: RSA from 3,072
 /// bits on. The time grows with the third power of the length of the modulus.
 fn cost_of_signature(key_type: KeyType) -> Option<Duration> {
     let (KeyType::Rsa(bits) | KeyType::RsaPss(bits)) = key_type else { return None };

@@ -25,7 +25,7 @@ struct Lines {
 
 struct Line {
     length: usize,
-    /// Its only place is that of the first.
+    /// The gate to the head of the line: it has one place.
     first: Arc<Gate>,
 }
 
@@ -93,7 +93,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// What a call counts for in taking turns. All count the same, since no one knows what they cost the unit.
+/// The cost of a call in taking turns. All cost the same, since no one knows how long the unit is busy with them.
 const CALL: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ fn of_process(pid: u32, person: &Person) -> Result<(User, String), Finding> {
     Ok((user, format!("{} (process {pid}, {})", person.name(), words.join(", "))))
 }
 
-/// What the kernel would tell the daemon of a process.
+/// The credentials of a process, as the kernel would give them to the daemon.
 struct Credentials {
     uid: u32,
     gid: u32,

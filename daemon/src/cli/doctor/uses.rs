@@ -83,7 +83,7 @@ struct NginxConf {
     is_dump: bool,
 }
 
-/// What decides on the versions of TLS of a server.
+/// The directives that settle which versions of TLS a server offers.
 struct Versions<'a> {
     protocols: Option<&'a [String]>,
     /// The words of each `ssl_conf_command`.
@@ -117,7 +117,7 @@ impl NginxConf {
         blocks.filter(move |(_, words)| words[..] == [name]).map(|(place, _)| place)
     }
 
-    /// What a server says of the versions, or has from the blocks around it.
+    /// The versions that a server names, or has from the blocks around it.
     fn versions(&self, server: usize) -> Versions<'_> {
         let around = self.around(server);
         // A directive of the server itself stands in the place of all that it would inherit.
