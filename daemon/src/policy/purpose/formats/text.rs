@@ -1,0 +1,117 @@
+//! Text: that people read, that interpreters run, and that mails are made of.
+
+use super::super::tls12;
+use super::holds_word;
+
+/// Scripts with an interpreter: `#!`, blanks, the path, then a blank, zero or the end of the line (execve(2), Linux
+/// `fs/binfmt_script.c`). A path that is not absolute must end with its line. Chance: 2^-24, and 10^-7 for a client whose
+/// random is nothing but text.
+pub(super) fn is_script(message: &[u8]) -> bool {
+    let Some(line) = message.strip_prefix(b"#!") else { return false };
+    let blanks = line.iter().take_while(|byte| is_blank(byte)).count();
+    let path = &line[blanks..];
+    let of_path = |byte: &&u8| byte.is_ascii_alphanumeric() || b"/._+-".contains(byte);
+    let length = path.iter().take_while(of_path).count();
+    let (path, rest) = path.split_at(length);
+    match (path.first(), rest.first()) {
+        (Some(b'/'), Some(b' ' | b'\t' | b'\n' | b'\r' | 0)) => true,
+        (Some(_), Some(b' ' | b'\t' | b'\n')) => {
+            let arguments = rest.iter().take_while(|byte| byte.is_ascii_graphic() || is_blank(byte)).count();
+            rest.get(arguments) == Some(&b'\n')
+        }
+        _ => false,
+    }
+}
+
+/// Text, whatever stands around it: a script for an interpreter that does not insist on `#!`, a mail, a program. A shell runs
+/// every line that it can read, and goes on behind those that it cannot. Text is
+///
+/// - the first 56 bytes, all in UTF-8;
+/// - a line of eleven bytes or more in ASCII, from the start of the message or of a line, up to the end of the line; seven if
+///   it has small letters, digits and ``  /.-;|&<> `` alone, as most commands do;
+/// - 17 bytes of ASCII from such a start, or 22 anywhere, which hold the end of a line or a character that ends a
+///   command of a shell, or follow the end of a line.
+///
+/// In the parameters of a key exchange, which may be long, each takes three bytes more. A client may make its random of text
+/// without the end of a line: behind such a random the same is asked of the bytes that follow. Shorter text stays open, since
+/// it comes by chance too often. Chance: 2^-21.5.
+pub(super) fn is_text(message: &[u8]) -> bool {
+    let Some((start, parameters)) = message.split_first_chunk::<64>() else { return false };
+    // A client's transcript has its random behind six bytes, and is full of names.
+    let is_transcript = || tls12::is_transcript(message).is_some();
+    let (random, parameters) = match start {
+        [tls12::CLIENT_HELLO, 0, _, _, 3, 3, ..] if is_transcript() => (6, &[][..]),
+        _ => (0, parameters),
+    };
+    let free = start.strip_suffix(&tls12::SENTINEL).unwrap_or(start);
+    let behind_random = random + 32;
+    let text = match free[random..behind_random].iter().all(is_printable) {
+        true => &free[behind_random..],
+        false => free,
+    };
+    has_commands(text, true, 0) || has_commands(parameters, false, 3) || is_utf8(&start[..56])
+}
+
+/// The second and third of the forms that [`is_text`] has, with so many bytes `more`.
+fn has_commands(text: &[u8], mut is_start: bool, more: usize) -> bool {
+    let is_end = |byte: &u8| *byte == b'\n';
+    // Seven bytes and the end of a line fill a part of four, 17 bytes one of eight. The parts end with the text.
+    let is_part = |part: &[u8]| part.iter().all(|byte| is_printable(byte) || is_end(byte));
+    // The upper bits first, of all bytes at once: of most parts one byte at least is no ASCII.
+    let is_eight = |part: &[u8; 8]| u64::from_ne_bytes(*part) & 0x8080_8080_8080_8080 == 0 && is_part(part);
+    let is_four = |part: &[u8; 4]| u32::from_ne_bytes(*part) & 0x8080_8080 == 0 && is_part(part);
+    let has_eight = || text.as_rchunks().1.iter().any(is_eight);
+    let has_four = || text.as_rchunks().1.iter().any(is_four);
+    // Without an exit the compiler compares many at once.
+    let has_end = || text.iter().fold(false, |has, byte| has | is_end(byte));
+    if !(has_eight() || (has_four() && has_end())) {
+        return false;
+    }
+    text.split(|byte| !is_printable(byte) && !is_end(byte)).any(|run| {
+        let lines = &run[run.iter().take_while(|byte| is_end(byte)).count()..];
+        let follows_end = lines.len() < run.len();
+        let begins = core::mem::take(&mut is_start) || follows_end;
+        let has_line = lines.split_inclusive(is_end).enumerate().any(|(number, line)| {
+            line.strip_suffix(b"\n").is_some_and(|line| {
+                let enough = if line.iter().all(is_of_command) { 7 } else { 11 };
+                (begins || number > 0) && line.len() >= enough + more
+            })
+        });
+        let has_end = follows_end || lines.iter().any(|byte| b"\n;&|#".contains(byte));
+        has_line || (has_end && lines.len() >= more + if begins { 17 } else { 22 })
+    })
+}
+
+fn is_utf8(text: &[u8]) -> bool {
+    let may_be = |byte: &u8| *byte >= 0x20 && *byte != 0x7f || matches!(byte, b'\t' | b'\n' | b'\r' | 0x0c);
+    text.iter().all(may_be)
+        && match core::str::from_utf8(text) {
+            Ok(_) => true,
+            // The last character goes on behind.
+            Err(error) => error.error_len().is_none(),
+        }
+}
+
+/// MIME: an entity that S/MIME signs without attributes (RFC 8551, 3.1). Readers skip header fields that they do not know, so
+/// it is told by a field of its own anywhere. Chance: 2^-40.
+pub(super) fn is_mime(message: &[u8]) -> bool {
+    holds_word(message, b"content-t") || holds_word(message, b"mime-version")
+}
+
+/// PHP: whatever stands before the first tag is printed. Chance: 2^-29.
+pub(super) fn holds_php(message: &[u8]) -> bool {
+    holds_word(message, b"<?php")
+}
+
+/// ASCII within a line, which in a mail ends in a carriage return.
+fn is_printable(byte: &u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\t' | b'\r')
+}
+
+fn is_of_command(byte: &u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b" /.-;|&<>\r".contains(byte)
+}
+
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
