@@ -10,6 +10,7 @@
 
 mod admin;
 mod admin_client;
+mod allowance;
 mod api;
 mod backend;
 mod causes;

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use zeroize::Zeroizing;
 
 use super::{Asked, BackendError, Input, Times};
-use crate::fair::{Full, Gate, Place};
+use crate::fair::{Full, Gate, MOST_WAITING, Place, step_back};
 use crate::keys::Version;
 
 /// The unit, and the threads for what takes long.
@@ -36,7 +36,7 @@ impl Embedded {
         threads.thread_name("unit").max_blocking_threads(places).on_thread_start(step_back);
         Ok(Self {
             unit: Arc::new(unit),
-            gate: Gate::new(places, usize::MAX),
+            gate: Gate::new(places, MOST_WAITING),
             threads: Some(threads.build()?),
         })
     }
@@ -143,17 +143,8 @@ fn cost_of_signature(key_type: KeyType) -> Option<Duration> {
     (bits >= 3072).then(|| SHORTEST / 8 * times)
 }
 
-/// Leaves the processor to the threads that answer peers, and to the servers, where these want it.
-fn step_back() {
-    // Where that is refused, the thread works as the others do.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
-}
-
 /// A private-key operation of RSA 2048 without AVX-512.
 const SHORTEST: Duration = Duration::from_micros(800);
-
-/// Nice value of the threads (nice(2)): a share of a tenth beside a thread with 0, and all of it beside none.
-const NICE: i32 = 10;
 
 #[cfg(test)]
 mod tests {

@@ -4,11 +4,11 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use crate::allowance::Allowance;
 use crate::config::Config;
 use crate::fair::User;
 use crate::policy::authorise::{Grant, Limits};
@@ -26,7 +26,7 @@ pub(crate) struct Account {
     held: AtomicUsize,
     /// How long a turn of this user takes, in nanoseconds: the longest of the last ones.
     typical: AtomicU64,
-    overloads: Mutex<Bucket>,
+    overloads: Allowance,
     under_grants: Mutex<UnderGrants>,
 }
 
@@ -48,7 +48,7 @@ impl Account {
             room: Notify::new(),
             held: AtomicUsize::new(0),
             typical: AtomicU64::new(0),
-            overloads: Mutex::new(Bucket::full(REFUSED_AT_ONCE)),
+            overloads: Allowance::new(REFUSED_AT_ONCE, REFUSED),
             under_grants: Mutex::default(),
         }
     }
@@ -59,16 +59,14 @@ impl Account {
             return Ok(Waiting(self));
         }
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        let refuse = lock(&self.overloads).take(REFUSED, REFUSED_AT_ONCE, Instant::now());
-        Err(if refuse { NoRoom::Refuse } else { NoRoom::Leave })
+        Err(if self.overloads.take() { NoRoom::Refuse } else { NoRoom::Leave })
     }
 
     /// Waits until one more request of this user may be refused for being too many.
     pub(crate) async fn may_be_refused(&self) {
-        let now = Instant::now();
-        let wait = lock(&self.overloads).reserve(REFUSED, REFUSED_AT_ONCE, now);
+        let wait = self.overloads.overdraw(1);
         if !wait.is_zero() {
-            tokio::time::sleep_until((now + wait).into()).await;
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -126,7 +124,7 @@ impl Account {
                 *under_grants = UnderGrants { config: Some(Arc::clone(config)), by_number: HashMap::new() };
             }
             let use_of = under_grants.by_number.entry(number).or_insert_with(|| UnderGrant {
-                bucket: Bucket::full(rate.map_or(0, |rate| rate.get())),
+                rate: rate.map(|rate| Allowance::new(rate.get(), rate.get())),
                 in_flight: Arc::default(),
             });
             let most = in_flight.map_or(usize::MAX, |most| usize::try_from(most.get()).unwrap_or(usize::MAX));
@@ -136,7 +134,7 @@ impl Account {
             if admitted.enter() > most {
                 continue;
             }
-            if rate.is_none_or(|rate| use_of.bucket.take(rate.get(), rate.get(), Instant::now())) {
+            if use_of.rate.as_ref().is_none_or(Allowance::take) {
                 found = Some(admitted);
                 break;
             }
@@ -207,44 +205,8 @@ struct UnderGrants {
 }
 
 struct UnderGrant {
-    bucket: Bucket,
+    rate: Option<Allowance>,
     in_flight: Arc<AtomicUsize>,
-}
-
-/// So many a second, and so many at once: a bucket of tokens.
-struct Bucket {
-    /// Below zero: so many are reserved that are not there yet.
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn full(most: u32) -> Self {
-        Self { tokens: most.into(), filled: Instant::now() }
-    }
-
-    /// Takes a token, if there is one.
-    fn take(&mut self, rate: u32, most: u32, now: Instant) -> bool {
-        self.fill(rate, most, now);
-        let found = self.tokens >= 1.0;
-        if found {
-            self.tokens -= 1.0;
-        }
-        found
-    }
-
-    /// Takes a token, and tells how long it takes until it is there.
-    fn reserve(&mut self, rate: u32, most: u32, now: Instant) -> Duration {
-        self.fill(rate, most, now);
-        self.tokens -= 1.0;
-        Duration::from_secs_f64((-self.tokens).max(0.0) / f64::from(rate.max(1)))
-    }
-
-    fn fill(&mut self, rate: u32, most: u32, now: Instant) {
-        let new = now.saturating_duration_since(self.filled).as_secs_f64() * f64::from(rate);
-        self.tokens = (self.tokens + new).min(f64::from(most.max(1)));
-        self.filled = self.filled.max(now);
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -318,23 +280,6 @@ mod tests {
         drop(held);
         assert!(one.hold(frame).is_some());
         assert_eq!(one.held.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn a_rate_is_kept_over_time() {
-        let mut bucket = Bucket::full(50);
-        let start = bucket.filled;
-        let taken = |bucket: &mut Bucket, after: u64| {
-            let now = start + Duration::from_millis(after);
-            (0..100).filter(|_| bucket.take(50, 50, now)).count()
-        };
-        assert_eq!(taken(&mut bucket, 0), 50);
-        assert_eq!(taken(&mut bucket, 100), 5);
-        assert_eq!(taken(&mut bucket, 60_000), 50, "a pause saves up a second");
-        let now = start + Duration::from_secs(60);
-        let waits: Vec<_> = (0..3).map(|_| bucket.reserve(50, 50, now).as_millis()).collect();
-        assert_eq!(waits, [20, 40, 60]);
-        assert!(!bucket.take(50, 50, now + Duration::from_millis(60)), "reserved before");
     }
 
     #[test]

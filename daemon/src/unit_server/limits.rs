@@ -8,7 +8,6 @@
 
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use core::time::Duration;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,6 +17,7 @@ use std::time::Instant;
 use rustix::net::{Shutdown, shutdown};
 
 use super::clients::{Client, network};
+use crate::allowance::Allowance;
 use crate::throttle::Throttle;
 
 /// The connections that are there.
@@ -200,12 +200,12 @@ impl Handle {
 
     /// Counts a call without a token. `false` if there were too many.
     pub(crate) fn allows_call(&self) -> bool {
-        self.connection.allowed_calls.take(1)
+        self.connection.allowed_calls.overdraw(1).is_zero()
     }
 
     /// Counts what has come, if the connection is a newcomer's. `false` if it was too much.
     pub(crate) fn allows_bytes(&self, bytes: usize) -> bool {
-        self.client().is_some() || self.connection.allowed_bytes.take(bytes)
+        self.client().is_some() || self.connection.allowed_bytes.overdraw(bytes).is_zero()
     }
 
     /// Counts a call that needs no token until what is returned is dropped; `None` if there are too many.
@@ -287,32 +287,6 @@ pub(crate) struct OpenCall(Arc<Connection>);
 impl Drop for OpenCall {
     fn drop(&mut self) {
         self.0.open_calls.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// So much at once, and so much more in a second.
-struct Allowance {
-    one: Duration,
-    burst: Duration,
-    /// When all of it is there again.
-    full: Mutex<Instant>,
-}
-
-impl Allowance {
-    fn new(burst: u32, per_second: u32) -> Self {
-        let one = Duration::from_secs(1) / per_second;
-        Self { one, burst: one * burst, full: Mutex::new(Instant::now()) }
-    }
-
-    /// Takes from it, even if it does not have as much: then `false`.
-    fn take(&self, amount: usize) -> bool {
-        self.take_at(Instant::now(), amount)
-    }
-
-    fn take_at(&self, now: Instant, amount: usize) -> bool {
-        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-        *full = (*full).max(now) + self.one.saturating_mul(u32::try_from(amount).unwrap_or(u32::MAX));
-        *full <= now + self.burst
     }
 }
 
@@ -428,17 +402,6 @@ mod tests {
         let mut sixth = scene.admitted(6).expect("a place");
         assert!(sixth.is_open());
         drop(busy);
-    }
-
-    #[test]
-    fn an_allowance_is_used_up_and_comes_back() {
-        let allowance = Allowance::new(4, 2);
-        let start = Instant::now();
-        assert_eq!([(); 5].map(|()| allowance.take_at(start, 1)), [true, true, true, true, false]);
-        let later = |millis| start + Duration::from_millis(millis);
-        assert!(!allowance.take_at(later(900), 1));
-        assert!(allowance.take_at(later(1500), 1));
-        assert!(!allowance.take_at(later(60_000), 5) && !allowance.take_at(later(60_000), usize::MAX));
     }
 
     #[test]

@@ -17,13 +17,11 @@ use std::time::Instant;
 
 use keyward_grep11::ckr;
 use keyward_unit::grep11::Error;
-use rustix::process::setpriority_process;
-use rustix::thread::gettid;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::sleep_until;
 
 use super::clients::Client;
-use crate::fair::{Gate, Place, User};
+use crate::fair::{Gate, MOST_WAITING, Place, User, step_back};
 
 /// The turns of all clients.
 pub(crate) struct Turns {
@@ -116,8 +114,7 @@ impl Turn {
     pub(crate) fn work_apart<T>(self, work: impl FnOnce() -> T) -> T {
         thread_local!(static NICED: Cell<bool> = const { Cell::new(false) });
         if !NICED.replace(true) {
-            // Refused nowhere; without it short calls wait longer while the processors are busy.
-            let _ = setpriority_process(Some(gettid()), NICE);
+            step_back();
         }
         self.work(work)
     }
@@ -167,15 +164,10 @@ const SHORT: Duration = Duration::from_micros(100);
 const HANDSHAKE: Duration = Duration::from_millis(1);
 /// What a call costs beside its work: TLS, HTTP/2, gRPC (docs/grep11.md, How fast it is).
 const TRANSPORT: Duration = Duration::from_micros(50);
-/// Nice value of the threads for long calls (nice(2)): a tenth of a processor beside a thread with 0, and all of it
-/// beside none.
-const NICE: i32 = 10;
 /// Calls of one client that need no turns: another client that comes waits for no more than these.
 const FEW: usize = 32;
 /// How long a client counts as one that calls, in milliseconds.
 const REMEMBERED: u64 = 1000;
-/// Calls of all clients that may wait.
-const MOST_WAITING: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
