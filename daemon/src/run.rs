@@ -370,9 +370,9 @@ fn spawn(daemon: &Arc<Daemon>, sockets: &mut Sockets, stop: &CancellationToken) 
     // Runs until the runtime ends; the rest is told when everything is drained.
     drop(tokio::spawn(async move { teller.lines.tell_rests().await }));
     for listener in sockets.peers.drain(..) {
-        let listener = to_tokio(listener)?;
+        listener.set_nonblocking(true)?;
         let (daemon, connections, stop) = (Arc::clone(daemon), Arc::clone(&connections), stop.clone());
-        tasks.spawn(listener::accept(daemon, listener, connections, tasks.clone(), stop));
+        tasks.spawn(listener::accept(daemon, listener, connections, tasks.clone(), stop)?);
     }
     for listener in sockets.admin.drain(..) {
         let listener = to_tokio(listener)?;

@@ -208,6 +208,27 @@ fn other_floods_leave_others_their_latency() {
     assert!(late.is_empty(), "others are disturbed by\n{}", late.join("\n"));
 }
 
+/// A server that connects anew, while others connect and hang up as fast as they can, also with as many groups as the
+/// kernel lets a process have.
+#[test]
+fn new_connections_are_taken_in_whoever_else_connects() {
+    let Some(_turn) = Turn::take() else { return };
+    let daemon = start(&[("shop", "p256")]);
+    let connect = || {
+        let settings = "label=shop reconnect=yes seconds=0.5";
+        let report = Attacker::start(&daemon, uid_of("www-data"), "probe", settings).wait();
+        if is_all_done(&report) { report["p50_ms"].as_f64().unwrap() } else { f64::INFINITY }
+    };
+    for (uid, count, groups) in [(STRANGER, 3, 0), (STRANGER, 1, 65_536), (SIBLING, 1, 1000)] {
+        let who: Vec<_> =
+            (0..count).map(|_| Attacker::start(&daemon, uid, "churn", &format!("groups={groups}"))).collect();
+        let p50 = median((0..3).map(|_| connect()).collect());
+        println!("{count} of {uid} with {groups} groups: p50 {p50:.2} ms");
+        assert!(p50 <= MOST_P99, "{p50} ms beside {count} of {uid} with {groups} groups");
+        drop(who);
+    }
+}
+
 /// A deadline counts from when the request is there, not from when somebody has the time to look at it.
 #[test]
 fn requests_that_have_waited_past_their_deadline_are_not_signed() {

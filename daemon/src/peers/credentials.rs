@@ -5,18 +5,19 @@
 //! refused.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::sync::LazyLock;
 
-use tokio::net::UnixStream;
+use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::policy::authorise::Peer;
 use crate::throttle::Throttle;
 
 /// The process that connected; `None` if the kernel does not say, or only that it is one of many.
-pub(crate) fn credentials(stream: &UnixStream) -> Option<Peer> {
+pub(crate) fn credentials(stream: &impl AsFd) -> Option<Peer> {
     static LINES: LazyLock<Throttle> = LazyLock::new(Throttle::default);
-    let credentials = stream.peer_cred().ok()?;
-    let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid().unwrap_or(0));
+    let credentials = getsockopt(stream, sockopt::PeerCredentials).ok()?;
+    let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid());
     let peer = Peer { uid, gid, pid, ..Peer::default() };
     if !OVERFLOW.hides(&peer) {
         return Some(peer);

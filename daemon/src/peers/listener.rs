@@ -1,57 +1,143 @@
 //! Accepts peers, as many as the configuration allows.
+//!
+//! The kernel hands connections over in the order in which they came, of whichever user. So they are taken from it
+//! as fast as can be, and wait here, where users take turns: to find out who a peer is takes some ten times as long
+//! as to connect and to hang up again.
 
 use core::time::Duration;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::time::Instant;
 
-use tokio::net::UnixListener;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with, listen};
+use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::daemon::Daemon;
+use crate::fair::Queue;
 use crate::peers::connections::{Connections, Entry, Limits, Name, Place};
 use crate::peers::credentials::{credentials, known_groups};
 use crate::peers::reactors::Reactor;
-use crate::peers::stream::Stream;
+use crate::peers::stream::{Stream, is_hung_up, wait_for_reading};
 use crate::peers::system::peer_groups;
 use crate::peers::{service, session};
 use crate::policy::authorise::Peer;
 
-/// Accepts peers until `stop` is cancelled; each is served by a task of its own, of which `tasks` keeps track.
-pub(crate) async fn accept(
+/// Accepts peers at a socket that does not block until `stop` is cancelled; each is served by a task of its own, of
+/// which `tasks` keeps track.
+///
+/// # Errors
+/// The runtime cannot wait for the socket.
+pub(crate) fn accept(
     daemon: Arc<Daemon>,
     listener: UnixListener,
     connections: Arc<Connections>,
     tasks: TaskTracker,
     stop: CancellationToken,
-) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            // The peer has hung up already.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(error) => {
-                if let Some(times) = daemon.lines.accepting.admit() {
-                    tracing::error!(times, "cannot accept connections: {error}");
+) -> io::Result<impl Future<Output = ()>> {
+    listen(&listener, BACKLOG)?;
+    let socket = wait_for_reading(listener)?;
+    let entrance = Entrance { daemon, connections, tasks, stop, newcomers: Queue::new() };
+    Ok(entrance.run(socket))
+}
+
+/// Where peers come in.
+struct Entrance {
+    daemon: Arc<Daemon>,
+    connections: Arc<Connections>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Those that have connected, by their user ids.
+    newcomers: Queue<(UnixStream, Peer)>,
+}
+
+impl Entrance {
+    async fn run(mut self, socket: AsyncFd<UnixListener>) {
+        while !self.stop.is_cancelled() {
+            match self.take_in(socket.get_ref()) {
+                Ok(()) => {}
+                Err(Errno::AGAIN) if self.newcomers.waiting() == 0 => {
+                    let ready = tokio::select! {
+                        ready = socket.readable() => ready,
+                        () = self.stop.cancelled() => break,
+                    };
+                    let Ok(mut ready) = ready else { break };
+                    // What is known of the socket may be from before the last connection was taken in.
+                    match self.take_in(socket.get_ref()) {
+                        Err(Errno::AGAIN) => ready.clear_ready(),
+                        Ok(()) => {}
+                        Err(error) => self.cannot_accept(error).await,
+                    }
                 }
-                // Most likely out of descriptors.
-                connections.make_room();
-                tokio::time::sleep(PAUSE).await;
+                Err(Errno::AGAIN) => {}
+                Err(error) => self.cannot_accept(error).await,
+            }
+            self.admit_next();
+            // Others have work on this thread.
+            tokio::task::yield_now().await;
+        }
+        while self.admit_next() {}
+    }
+
+    /// Takes some connections in from the kernel.
+    ///
+    /// # Errors
+    /// `EAGAIN` if there are no more, and whatever the kernel says.
+    fn take_in(&mut self, socket: &UnixListener) -> Result<(), Errno> {
+        for _ in 0..AT_ONCE {
+            let stream = match accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(stream) => UnixStream::from(stream),
+                Err(Errno::CONNABORTED | Errno::INTR) => continue,
+                Err(error) => return Err(error),
+            };
+            if is_hung_up(&stream) {
                 continue;
             }
-        };
-        let Some(peer) = identify(&stream, &daemon) else { continue };
-        let Some(place) = enter(&daemon, &connections, &peer, &stop) else { continue };
-        // Away from this runtime, to one of a reactor.
-        let Ok(stream) = stream.into_std() else { continue };
-        let visit = Visit { daemon: Arc::clone(&daemon), peer, tasks: tasks.clone(), place };
+            let Some(peer) = credentials(&stream) else { continue };
+            let uid = peer.uid;
+            // Of those that wait, one that came last of the user with the most is closed.
+            if self.newcomers.waiting() < MOST_WAITING || self.newcomers.give_up_for(uid).is_some() {
+                self.newcomers.push(uid, ESTIMATE, (stream, peer));
+            } else {
+                self.daemon.metrics.crowded();
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out who is next, and has the peer served if there is a place. `false` if nobody waits.
+    fn admit_next(&mut self) -> bool {
+        let Some((uid, estimate, (stream, peer))) = self.newcomers.pop() else { return false };
+        let begin = Instant::now();
+        if !is_hung_up(&stream) {
+            self.admit(stream, peer);
+        }
+        self.newcomers.charge(uid, estimate, begin.elapsed());
+        true
+    }
+
+    fn admit(&self, stream: UnixStream, mut peer: Peer) {
+        let daemon = &self.daemon;
+        peer.groups = known_groups(peer_groups(stream.as_fd()).unwrap_or_default()).into();
+        if daemon.config().grants.depend_on_service(peer.uid) {
+            peer.service = service::of_peer(&stream, peer.pid);
+        }
+        let Some(place) = enter(daemon, &self.connections, &peer, &self.stop) else { return };
+        let visit = Visit { daemon: Arc::clone(daemon), peer, tasks: self.tasks.clone(), place };
         visit.settle(stream, daemon.reactors.any());
+    }
+
+    async fn cannot_accept(&self, error: Errno) {
+        if let Some(times) = self.daemon.lines.accepting.admit() {
+            tracing::error!(times, "cannot accept connections: {error}");
+        }
+        // Most likely out of descriptors.
+        self.connections.make_room();
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -114,15 +200,18 @@ impl Visit {
     }
 }
 
-/// Who is on the other end, with all that grants ask for.
-fn identify(stream: &tokio::net::UnixStream, daemon: &Daemon) -> Option<Peer> {
-    let mut peer = credentials(stream)?;
-    peer.groups = known_groups(peer_groups(stream.as_fd()).unwrap_or_default()).into();
-    if daemon.config().grants.depend_on_service(peer.uid) {
-        peer.service = service::of_peer(stream, peer.pid);
-    }
-    Some(peer)
-}
+/// Connections that the kernel keeps until they are taken in (listen(2)), in the order in which they came: few, for
+/// everybody waits behind them. Who connects while there are as many waits, too.
+const BACKLOG: i32 = 64;
+
+/// Connections that are taken in before the next peer is looked at.
+const AT_ONCE: usize = 64;
+
+/// Most connections that wait to be looked at.
+const MOST_WAITING: usize = 1024;
+
+/// How long it takes to look at a peer, until that has been measured.
+const ESTIMATE: Duration = Duration::from_micros(30);
 
 /// How long to wait for descriptors to come free.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);

@@ -4,6 +4,7 @@
 //! its thread, each time the peer takes an answer out of it: one wake-up too many for each signature.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::buffer::spare_capacity;
@@ -19,11 +20,7 @@ pub(crate) struct Stream(AsyncFd<UnixStream>);
 impl Stream {
     /// Takes over a connection that does not block.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
-        #[allow(unsafe_code, reason = "the safe constructor of AsyncFd is deprecated")]
-        // SAFETY: AsyncFd asks for a descriptor that stays open and the same until it is dropped; a
-        // UnixStream owns its descriptor, and nothing here replaces it.
-        let registered = unsafe { AsyncFd::register_with_interest(stream, Interest::READABLE) };
-        Ok(Self(registered?))
+        wait_for_reading(stream).map(Self)
     }
 
     /// Gives the connection away, for another runtime to serve.
@@ -76,9 +73,7 @@ impl Stream {
 
     /// Whether the peer has closed the connection, rather than only its own direction of it.
     pub(crate) fn is_hung_up(&self) -> bool {
-        let mut state = [PollFd::new(self.0.get_ref(), PollFlags::empty())];
-        let _ = poll(&mut state, Some(&Timespec::default()));
-        state[0].revents().contains(PollFlags::HUP)
+        is_hung_up(self.0.get_ref())
     }
 
     /// Writes what the socket takes at once, and returns how many bytes that were.
@@ -95,4 +90,20 @@ impl Stream {
         let mut writer = tokio::net::UnixStream::from_std(self.0.get_ref().try_clone()?)?;
         writer.write_all(output).await
     }
+}
+
+/// Registers a socket that does not block with the runtime, which waits for reading alone.
+pub(super) fn wait_for_reading<S: AsRawFd + Into<OwnedFd>>(socket: S) -> io::Result<AsyncFd<S>> {
+    #[allow(unsafe_code, reason = "the safe constructor of AsyncFd is deprecated")]
+    // SAFETY: AsyncFd asks for a descriptor that stays open and the same until it is dropped; a
+    // socket that can give its descriptor away owns it, and nothing here replaces it.
+    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    registered.map_err(io::Error::from)
+}
+
+/// Whether the other end of a connection has closed it, rather than only its own direction of it.
+pub(super) fn is_hung_up(stream: &UnixStream) -> bool {
+    let mut state = [PollFd::new(stream, PollFlags::empty())];
+    let _ = poll(&mut state, Some(&Timespec::default()));
+    state[0].revents().contains(PollFlags::HUP)
 }

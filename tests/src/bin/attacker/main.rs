@@ -9,6 +9,7 @@
 //! socket       the daemon's socket for peers
 //! cgroup       directory of a control group to enter first
 //! uid, gid     who to be from then on; without gid, the group has the number of the user
+//! groups       in how many other groups to be
 //! request      sign, decrypt, describe, status, large, half, watch, garbage; large and half are frames of 256 KiB
 //! label        which key
 //! scheme       the code of a scheme of TLS
@@ -108,7 +109,9 @@ impl Settings {
         }
         let Some(uid) = self.number("uid") else { return };
         let id = |number: usize| u32::try_from(number).expect("an id");
-        setgroups(&[]).expect("setgroups");
+        // The kernel takes the same one more than once.
+        let groups = vec![Gid::from_raw(OTHER_GROUP); self.number("groups").unwrap_or(0)];
+        setgroups(&groups).expect("setgroups");
         setgid(Gid::from_raw(id(self.number("gid").unwrap_or(uid)))).expect("setgid");
         setuid(Uid::from_raw(id(uid))).expect("setuid");
     }
@@ -119,12 +122,16 @@ fn raise_descriptor_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("descriptors");
 }
 
-const NAMES: [&str; 17] = [
+/// A group that no grant names.
+const OTHER_GROUP: u32 = 300_000;
+
+const NAMES: [&str; 18] = [
     "cgroup",
     "connections",
     "count",
     "deadline",
     "gid",
+    "groups",
     "hold",
     "in-flight",
     "label",
