@@ -209,17 +209,6 @@ impl Drop for Place {
     }
 }
 
-/// Leaves the processor to the threads that serve connections, where these want it: for threads that do what
-/// takes long.
-pub(crate) fn step_back() {
-    // Where that is refused, the thread works as the others do.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
-}
-
-/// Nice value of threads that do what takes long (nice(2)): a tenth of a processor beside a thread with 0, and all of
-/// it beside none.
-const NICE: i32 = 10;
-
 /// Requests of all users that may wait at a [`Gate`].
 pub(crate) const MOST_WAITING: usize = 16 * 1024;
 

@@ -25,6 +25,7 @@ mod ground;
 pub mod keys;
 mod lines;
 mod log;
+mod long_work;
 mod master_key;
 mod metrics;
 mod migration;

@@ -1,44 +1,33 @@
 //! The software crypto unit in this process.
 //!
-//! A cheap signature is made on the caller's thread: a hop to another one costs more. Whatever takes milliseconds
-//! is done on threads of its own, as many as there are processors, for which users wait in turn.
+//! A cheap signature is made on the caller's thread: a hop to another one costs more. For all that takes
+//! milliseconds there is [`LongWork`].
 
-use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use keyward_proto::{KeyType, Scheme};
 use keyward_unit::{Unit, UnitError};
-use tokio::runtime::{Builder, Runtime};
 use zeroize::Zeroizing;
 
 use super::{Asked, BackendError, Input, Times};
-use crate::fair::{Full, Gate, MOST_WAITING, Place, step_back};
+use crate::fair::{Full, Place};
 use crate::keys::Version;
+use crate::long_work::LongWork;
 
-/// The unit, and the threads for what takes long.
+/// The unit, and the threads for work that takes long.
 pub(crate) struct Embedded {
     pub(crate) unit: Arc<Unit>,
-    gate: Gate,
-    /// Runs blocking work alone. Always there until this is dropped.
-    threads: Option<Runtime>,
+    long_work: LongWork,
 }
 
 impl Embedded {
     /// # Errors
-    /// There are no descriptors to be had.
+    /// There are no threads to be had.
     pub(crate) fn new(unit: Unit) -> io::Result<Self> {
-        let places = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let mut threads = Builder::new_current_thread();
-        threads.thread_name("unit").max_blocking_threads(places).on_thread_start(step_back);
-        Ok(Self {
-            unit: Arc::new(unit),
-            gate: Gate::new(places, MOST_WAITING),
-            threads: Some(threads.build()?),
-        })
+        Ok(Self { unit: Arc::new(unit), long_work: LongWork::start()? })
     }
 
     /// Signs with a version of a key.
@@ -101,13 +90,12 @@ impl Embedded {
         f: impl FnOnce(&Unit) -> Result<T, UnitError> + Send + 'static,
     ) -> Result<T, BackendError> {
         let begin = Instant::now();
-        let place = tokio::time::timeout_at(asked.deadline.into(), self.gate.enter(asked.user, cost)).await;
-        let place: Place = place.map_err(|_| BackendError::Late)?.map_err(|Full| BackendError::Overloaded)?;
+        let turn =
+            tokio::time::timeout_at(asked.deadline.into(), self.long_work.enter(asked.user, cost)).await;
+        let turn = turn.map_err(|_| BackendError::Late)?.map_err(|Full| BackendError::Overloaded)?;
         times.queue = begin.elapsed();
         let (unit, deadline) = (Arc::clone(&self.unit), asked.deadline);
-        // The place goes along: it is free when the work is done, not when nobody waits for it any more.
-        let work = move || {
-            let mut place = place;
+        let work = move |place: &mut Place| {
             let begin = Instant::now();
             if begin >= deadline {
                 place.charge(Duration::ZERO);
@@ -118,20 +106,9 @@ impl Embedded {
             place.charge(took);
             Ok((done?, took))
         };
-        let threads = self.threads.as_ref().ok_or(BackendError::GivenUp)?;
-        let (done, took) =
-            threads.handle().spawn_blocking(work).await.map_err(|_| BackendError::GivenUp)??;
+        let (done, took) = turn.work(work).await.ok_or(BackendError::GivenUp)??;
         times.unit = took;
         Ok(done)
-    }
-}
-
-impl Drop for Embedded {
-    fn drop(&mut self) {
-        // What still computes has nobody to answer.
-        if let Some(threads) = self.threads.take() {
-            threads.shutdown_background();
-        }
     }
 }
 

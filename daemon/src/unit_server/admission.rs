@@ -127,13 +127,16 @@ impl Admission {
 
 #[cfg(test)]
 impl Caller {
-    /// A client with a call on a connection of its own.
-    pub(crate) fn example(number: u8) -> Self {
-        let (end, _) = std::os::unix::net::UnixStream::pair().unwrap();
-        let place = Limits::new(1, 1).enter(end, core::net::Ipv4Addr::LOCALHOST.into()).unwrap();
-        let client = Clients::default().get(Name::Certificate([number; 32]));
-        let call = place.handle.begin_call(&client);
-        Self { client, _call: Arc::new(call) }
+    /// Clients with a call on a connection of its own each.
+    pub(crate) fn examples<const N: usize>() -> [Self; N] {
+        let (clients, limits) = (Clients::default(), Limits::new(N, N));
+        core::array::from_fn(|number| {
+            let (end, _) = std::os::unix::net::UnixStream::pair().unwrap();
+            let place = limits.enter(end, core::net::Ipv4Addr::LOCALHOST.into()).unwrap();
+            let client = clients.get(Name::Certificate([u8::try_from(number).unwrap(); 32]));
+            let call = place.handle.begin_call(&client);
+            Self { client, _call: Arc::new(call) }
+        })
     }
 }
 

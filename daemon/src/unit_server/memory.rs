@@ -212,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_leaves_something_to_others() {
         let mut service = Bounded::new(Hold, 12);
-        let (one, other) = (Caller::example(1), Caller::example(2));
+        let [one, other] = Caller::examples();
         let first = send(&mut service, Some(&one), 6 * 1024).await.unwrap();
         assert!(send(&mut service, Some(&one), 1).await.is_err());
         let second = send(&mut service, Some(&other), 3 * 1024).await.unwrap();

@@ -123,7 +123,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         if options.simulation.padding_errors {
             crypto = crypto.with_padding_errors();
         }
-        let service = Service::new(crypto, &options.simulation);
+        let service = Service::new(crypto, &options.simulation).map_err(ServeError::Runtime)?;
         let crypto = CryptoServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(usize::MAX);

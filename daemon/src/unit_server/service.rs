@@ -1,6 +1,7 @@
 //! The service `grep11.Crypto`: hands each call to the unit, and turns an error into the status of a call.
 
 use core::any::Any;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -25,8 +26,11 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(crypto: Crypto, simulation: &Simulation) -> Self {
-        Self { crypto: Arc::new(crypto), simulator: Simulator::new(simulation), turns: Turns::new() }
+    /// # Errors
+    /// There are no threads to be had.
+    pub(crate) fn new(crypto: Crypto, simulation: &Simulation) -> io::Result<Self> {
+        let (simulator, turns) = (Simulator::new(simulation), Turns::new()?);
+        Ok(Self { crypto: Arc::new(crypto), simulator, turns })
     }
 
     /// Answers a call in its turn. `mechanisms` are those that it names.
@@ -70,11 +74,10 @@ impl Service {
             catch_unwind(AssertUnwindSafe(|| answer(crypto, request))).unwrap_or_else(|_| Err(given_up()))
         };
         let answered = if long {
-            let turn = self.turns.long(client).await?;
             let crypto = Arc::clone(&self.crypto);
             // The turn ends with the work, even if nobody waits for that any more.
-            let answered = tokio::task::spawn_blocking(move || turn.work_apart(|| fenced(&crypto))).await;
-            answered.unwrap_or_else(|_| Err(given_up()))
+            let answered = self.turns.long(client, move || fenced(&crypto)).await?;
+            answered.unwrap_or_else(|| Err(given_up()))
         } else {
             self.turns.short(client).await?.work(|| fenced(&self.crypto))
         };

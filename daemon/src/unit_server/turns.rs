@@ -5,13 +5,13 @@
 //! under way, behind which the first call of another one would be: then a call goes to the end of what its thread has
 //! to do, and only a few do at a time.
 
-use core::cell::Cell;
 use core::future::poll_fn;
 use core::mem;
 use core::pin::pin;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::task::Poll;
 use core::time::Duration;
+use std::io;
 use std::thread;
 use std::time::Instant;
 
@@ -21,31 +21,36 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::sleep_until;
 
 use super::clients::Client;
-use crate::fair::{Gate, MOST_WAITING, Place, User, step_back};
+use crate::fair::{Full, Gate, MOST_WAITING, Place, User};
+use crate::long_work::LongWork;
 
 /// The turns of all clients.
 pub(crate) struct Turns {
-    long: Gate,
+    long: LongWork,
     short: Gate,
     rivals: Rivals,
 }
 
 impl Turns {
-    pub(crate) fn new() -> Self {
+    /// # Errors
+    /// There are no threads to be had.
+    pub(crate) fn new() -> io::Result<Self> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            long: Gate::new(processors, MOST_WAITING),
-            short: Gate::new(2 * processors, MOST_WAITING),
-            rivals: Rivals::new(),
-        }
+        let short = Gate::new(2 * processors, MOST_WAITING);
+        Ok(Self { long: LongWork::start()?, short, rivals: Rivals::new() })
     }
 
-    /// Waits for the turn of a long call.
+    /// Does a long call in its turn, on a thread apart, and charges the client for it. None if the work panicked.
     ///
     /// # Errors
     /// `CKR_HOST_MEMORY` if too many calls of the client wait.
-    pub(crate) async fn long(&self, client: &Client) -> Result<Turn, Error> {
-        Ok(Turn(Some(enter(&self.long, client, LONG).await?)))
+    pub(crate) async fn long<T: Send + 'static>(
+        &self,
+        client: &Client,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Option<T>, Error> {
+        let turn = enter(client, self.long.enter(client.number, LONG)).await?;
+        Ok(turn.work(move |place| charged(place, work)).await)
     }
 
     /// Waits for the turn of a short call, if clients have to take turns.
@@ -57,7 +62,7 @@ impl Turns {
         if !self.rivals.are_there(client.number) && few {
             return Ok(Turn(None));
         }
-        let place = enter(&self.short, client, SHORT).await?;
+        let place = enter(client, self.short.enter(client.number, SHORT)).await?;
         tokio::task::yield_now().await;
         Ok(Turn(Some(place)))
     }
@@ -93,10 +98,11 @@ impl Handshakes {
     }
 }
 
-async fn enter(gate: &Gate, client: &Client, cost: Duration) -> Result<Place, Error> {
+/// Waits for a place, if not too many calls of the client do.
+async fn enter<P>(client: &Client, place: impl Future<Output = Result<P, Full>>) -> Result<P, Error> {
     let full = || Error::new(ckr::CKR_HOST_MEMORY, "too many calls of this client wait; try again");
     let entered = match client.begin_to_wait() {
-        Some(_waiting) => gate.enter(client.number, cost).await.ok(),
+        Some(_waiting) => place.await.ok(),
         None => None,
     };
     if entered.is_none() {
@@ -109,24 +115,21 @@ async fn enter(gate: &Gate, client: &Client, cost: Duration) -> Result<Place, Er
 pub(crate) struct Turn(Option<Place>);
 
 impl Turn {
-    /// Does the work on a thread of its own, which leaves the processors to those that serve connections, and charges
-    /// the client for it.
-    pub(crate) fn work_apart<T>(self, work: impl FnOnce() -> T) -> T {
-        thread_local!(static NICED: Cell<bool> = const { Cell::new(false) });
-        if !NICED.replace(true) {
-            step_back();
-        }
-        self.work(work)
-    }
-
     /// Does the work, and charges the client for it.
     pub(crate) fn work<T>(self, work: impl FnOnce() -> T) -> T {
-        let Self(Some(mut place)) = self else { return work() };
-        let begin = processor_time();
-        let done = work();
-        place.charge(processor_time().saturating_sub(begin) + TRANSPORT);
-        done
+        match self.0 {
+            Some(mut place) => charged(&mut place, work),
+            None => work(),
+        }
     }
+}
+
+/// Does the work, and charges the client of a place for it.
+fn charged<T>(place: &mut Place, work: impl FnOnce() -> T) -> T {
+    let begin = processor_time();
+    let done = work();
+    place.charge(processor_time().saturating_sub(begin) + TRANSPORT);
+    done
 }
 
 /// Whether there are several clients that call.
@@ -178,15 +181,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_second_client_is_next_whatever_the_first_has_waiting() {
-        let turns =
-            Arc::new(Turns { long: Gate::new(1, 100), short: Gate::new(1, 100), rivals: Rivals::new() });
-        let (heavy, light) = (Caller::example(1), Caller::example(2));
-        let held = turns.long(&heavy.client).await.unwrap();
+        let turns = Arc::new(Turns { short: Gate::new(1, 100), ..Turns::new().unwrap() });
+        let [heavy, light] = Caller::examples();
+        turns.rivals.are_there(heavy.client.number);
+        assert!(turns.rivals.are_there(light.client.number));
+        let held = turns.short(&heavy.client).await.unwrap();
         let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
         for caller in core::iter::repeat_n(&heavy, 10).chain([&light]) {
             let (turns, client, order) = (Arc::clone(&turns), Arc::clone(&caller.client), order.clone());
             tokio::spawn(async move {
-                let turn = turns.long(&client).await.unwrap();
+                let turn = turns.short(&client).await.unwrap();
                 turn.work(|| order.send(client.number).unwrap());
             });
             tokio::task::yield_now().await;
