@@ -19,6 +19,7 @@ use tonic::transport::server::Connected;
 use super::admission::Admission;
 use super::limits::{Handle, Place};
 use super::turns::Handshakes;
+use crate::throttle::Throttle;
 
 /// Accepts connections until nobody takes them any more. It waits for none of them.
 pub(crate) async fn accept(
@@ -27,7 +28,7 @@ pub(crate) async fn accept(
     admission: Arc<Admission>,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let handshakes = Arc::new(Handshakes::new());
+    let (handshakes, refused) = (Arc::new(Handshakes::new()), Throttle::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -52,7 +53,9 @@ pub(crate) async fn accept(
             // Its client has given up already.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if let Some(times) = refused.admit() {
+                    tracing::warn!(%error, times, "cannot accept a connection");
+                }
                 // Most likely there are no descriptors.
                 admission.limits.make_room();
                 sleep(PAUSE).await;

@@ -70,9 +70,15 @@ impl Limits {
         Ok(Place { handle: Handle { connection, limits: Arc::clone(self) } })
     }
 
-    /// Closes a newcomer's connection, such as where there are no descriptors left.
+    /// Closes a connection where there are no descriptors left: a newcomer's, or if there is none, that of a client.
     pub(crate) fn make_room(&self) {
-        self.close_a_newcomer(&mut self.lock());
+        let mut state = self.lock();
+        if !state.newcomers.is_empty() {
+            self.close_a_newcomer(&mut state);
+        } else if let Some(connection) = state.of_the_client_with_most() {
+            state.of_clients.remove(&connection.id);
+            connection.close();
+        }
     }
 
     /// Closes the oldest connection of the network that has the most newcomers.
@@ -136,20 +142,35 @@ impl State {
     /// been without a call for the longest time; a client at its fair share closes only idle ones, its own. A client
     /// without any gets its first one from another client, even if none has more than one.
     fn to_be_closed_for(&self, client: &Client) -> Option<Arc<Connection>> {
-        let mut counts = HashMap::<_, usize>::new();
+        let counts = self.counts();
+        let own = counts.get(&Some(client.number)).copied().unwrap_or(0);
+        if own == 0 || *counts.values().max()? > own + 1 {
+            return self.of_the_client_with_most();
+        }
+        let own = self.of_clients.values().filter(|connection| connection.number() == Some(client.number));
+        longest_quiet(own).filter(|connection| !connection.is_busy())
+    }
+
+    /// Of the clients that have the most connections, the one that has been without a call for the longest time.
+    fn of_the_client_with_most(&self) -> Option<Arc<Connection>> {
+        let counts = self.counts();
+        let most = counts.values().max()?;
+        let of_most = |connection: &&Arc<Connection>| counts.get(&connection.number()) == Some(most);
+        longest_quiet(self.of_clients.values().filter(of_most))
+    }
+
+    /// How many connections each client has.
+    fn counts(&self) -> HashMap<Option<u32>, usize> {
+        let mut counts = HashMap::new();
         for connection in self.of_clients.values() {
             *counts.entry(connection.number()).or_default() += 1;
         }
-        let own = counts.get(&Some(client.number)).copied().unwrap_or(0);
-        let most = *counts.values().max()?;
-        let of_others = own == 0 || most > own + 1;
-        let of = self.of_clients.values().filter(|connection| match of_others {
-            true => counts.get(&connection.number()) == Some(&most),
-            false => connection.number() == Some(client.number),
-        });
-        let longest_quiet = of.min_by_key(|connection| (connection.is_busy(), connection.quiet_since()))?;
-        (of_others || !longest_quiet.is_busy()).then(|| Arc::clone(longest_quiet))
+        counts
     }
+}
+
+fn longest_quiet<'a>(connections: impl Iterator<Item = &'a Arc<Connection>>) -> Option<Arc<Connection>> {
+    connections.min_by_key(|connection| (connection.is_busy(), connection.quiet_since())).map(Arc::clone)
 }
 
 /// What is known about a connection. Every call has it among its extensions.
@@ -402,6 +423,22 @@ mod tests {
         let mut sixth = scene.admitted(6).expect("a place");
         assert!(sixth.is_open());
         drop(busy);
+    }
+
+    #[test]
+    fn room_is_made_also_where_there_are_clients_alone() {
+        let scene = Scene::new(4, 4);
+        let mut clients = [1, 1, 2].map(|number| scene.admitted(number).unwrap());
+        scene.limits.make_room();
+        assert_eq!(clients.each_mut().map(Connected::is_open), [false, true, true]);
+        let mut newcomer = scene.connect([127, 0, 0, 1]);
+        scene.limits.make_room();
+        assert!(!newcomer.is_open());
+        assert_eq!(clients.each_mut().map(Connected::is_open), [false, true, true]);
+        scene.limits.make_room();
+        scene.limits.make_room();
+        scene.limits.make_room();
+        assert_eq!(clients.each_mut().map(Connected::is_open), [false; 3]);
     }
 
     #[test]
