@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 
 use crate::backend::{Backend, Backends};
 use crate::config::Config;
+use crate::fair::{Gate, MOST_WAITING};
 use crate::keys::{Keys, Store};
 use crate::lines::Lines;
 use crate::metrics::Metrics;
@@ -17,6 +18,8 @@ use crate::policy::authorise::Grant;
 /// A running daemon, without its sockets. Shared by reference between tasks.
 pub(crate) struct Daemon {
     pub(crate) keys: Keys,
+    /// Where peers wait whose key is not in memory.
+    pub(crate) look_ups: Gate,
     pub(crate) backends: Backends,
     pub(crate) reactors: Reactors,
     pub(crate) connections: Arc<Connections>,
@@ -43,6 +46,7 @@ impl Daemon {
     ) -> Self {
         let daemon = Self {
             keys: Keys::new(store, config.cached_records).with_unit(backends.embedded_unit()),
+            look_ups: Gate::new(LOOK_UPS, MOST_WAITING),
             metrics: Metrics::new(&backends),
             backends,
             reactors,
@@ -85,9 +89,10 @@ impl Daemon {
         grep11.is_ready(&settled.into_iter().chain(next).collect::<Vec<_>>())
     }
 
-    /// Most connections of all peers: as many as are configured, if there are descriptors for them.
+    /// Most connections of all peers: as many as are configured, if there are descriptors for them. One whose peer
+    /// does not take its answer needs a second one.
     pub(crate) fn most_connections(&self) -> usize {
-        self.config().socket.connections.min(self.descriptors.saturating_sub(RESERVED).max(1))
+        self.config().socket.connections.min((self.descriptors.saturating_sub(RESERVED) / 2).max(1))
     }
 
     /// From now on `config` holds, for connections that are open, too.
@@ -101,6 +106,9 @@ impl Daemon {
         }
     }
 }
+
+/// Keys that are looked for in the store at a time, each on a thread of its own.
+const LOOK_UPS: usize = 2;
 
 /// Descriptors that are kept for all but the connections of peers: administrators, units, the store, and
 /// connections that are closed for others and have requests under way.

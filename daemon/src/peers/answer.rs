@@ -19,6 +19,7 @@ use crate::backend::grep11::Trace;
 use crate::backend::{Asked, Backend, BackendError, Input, Times};
 use crate::changes::is_empty;
 use crate::daemon::Daemon;
+use crate::fair::Full;
 use crate::keys::{Key, State, StoreError, Version};
 use crate::peers::users::{Account, Admitted};
 use crate::policy::act::{Act, lacking};
@@ -41,7 +42,7 @@ pub(super) async fn answer(
             self::sign(daemon, peer, account, &sign, &asked).await.map(response::Body::Signature)
         }
         Some(request::Body::Describe(describe)) => {
-            self::describe(daemon, peer, &describe).await.map(response::Body::Description)
+            self::describe(daemon, peer, account, &describe).await.map(response::Body::Description)
         }
         Some(request::Body::GetStatus(_)) => Ok(response::Body::Status(Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -118,8 +119,13 @@ fn deadline(daemon: &Daemon, request: &Request, arrived: Instant) -> Instant {
     arrived + patience
 }
 
-async fn describe(daemon: &Daemon, peer: &Peer, describe: &Describe) -> Result<Description, Outcome> {
-    let key = find(daemon, peer, &describe.label).await?;
+async fn describe(
+    daemon: &Daemon,
+    peer: &Peer,
+    account: &Account,
+    describe: &Describe,
+) -> Result<Description, Outcome> {
+    let key = find(daemon, peer, account, &describe.label).await?;
     let version = match (describe.version, describe.certified) {
         (0, true) => key.certified(),
         (number, _) => key.version(number),
@@ -181,7 +187,7 @@ async fn signature(
     asked: &Asked,
     seen: &mut Option<Purpose>,
 ) -> Result<Vec<u8>, Outcome> {
-    let key = find(daemon, peer, &sign.label).await?;
+    let key = find(daemon, peer, account, &sign.label).await?;
     let version = usable(&key, sign.version)?;
     let scheme = Scheme::try_from(sign.scheme).map_err(|_| Outcome::NotSupported)?;
     let (input, purpose) = match &sign.input {
@@ -234,7 +240,7 @@ async fn premaster(
     decrypt: &Decrypt,
     asked: &Asked,
 ) -> Result<Plaintext, Outcome> {
-    let key = find(daemon, peer, &decrypt.label).await?;
+    let key = find(daemon, peer, account, &decrypt.label).await?;
     let version = usable(&key, decrypt.version)?;
     let (backend, _admitted) = backend(daemon, peer, account, &key, Act::DecryptPremaster, asked)?;
     let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
@@ -253,12 +259,31 @@ async fn premaster(
 }
 
 /// The key with a label, if the peer may know of it.
-async fn find(daemon: &Daemon, peer: &Peer, label: &str) -> Result<Arc<Key>, Outcome> {
+async fn find(daemon: &Daemon, peer: &Peer, account: &Account, label: &str) -> Result<Arc<Key>, Outcome> {
     let label: Label = label.parse().map_err(|_| Outcome::Malformed)?;
     if !daemon.config().grants.covers(peer, &label) {
         return Err(Outcome::NoGrant);
     }
-    match daemon.keys.get(&label).await {
+    if let Some(key) = daemon.keys.cached(label.as_str()) {
+        return Ok(key);
+    }
+    // Boxed: most requests need no room for it.
+    Box::pin(look_up(daemon, peer, account, &label)).await
+}
+
+/// Looks for a key in the store, in the user's turn: labels of which there is no key are not remembered, and nobody
+/// may keep all others waiting by asking for such.
+async fn look_up(
+    daemon: &Daemon,
+    peer: &Peer,
+    account: &Account,
+    label: &Label,
+) -> Result<Arc<Key>, Outcome> {
+    let mut place = daemon.look_ups.enter(account.id, LOOK_UP).await.map_err(|Full| Outcome::Overloaded)?;
+    let begin = Instant::now();
+    let found = daemon.keys.get(label).await;
+    place.charge(begin.elapsed());
+    match found {
         Ok(key) => key.ok_or(Outcome::UnknownKey),
         Err(error) => {
             let outcome = match error {
@@ -270,6 +295,9 @@ async fn find(daemon: &Daemon, peer: &Peer, label: &str) -> Result<Arc<Key>, Out
         }
     }
 }
+
+/// How long it takes to look for a key in the store, until that has been measured.
+const LOOK_UP: Duration = Duration::from_micros(50);
 
 /// A version of a key, if the key may be used at all.
 fn usable(key: &Key, version: u32) -> Result<&Version, Outcome> {
