@@ -229,8 +229,23 @@ impl<'a> Session<'a> {
             self.reading = Reading::Over(if whole { End::Closed } else { End::Truncated });
         }
         self.now = Instant::now();
+        let before = self.arrived.len();
         self.take_in();
+        if self.arrived.len() == before && matches!(self.reading, Reading::On) {
+            self.pay_for_a_part().await;
+        }
         Ok(())
+    }
+
+    /// Waits for a turn where bytes have come that complete no frame: somebody who sends them one by one, over many
+    /// connections, would have the thread to itself.
+    async fn pay_for_a_part(&self) {
+        let user = self.place.account().id;
+        let turn = match self.turns.now(user) {
+            Some(turn) => turn,
+            None => self.turns.wait(user, PART).await,
+        };
+        self.turns.charge(user, turn, PART);
     }
 
     /// Makes requests of the complete frames that have been read.
@@ -332,6 +347,8 @@ impl<'a> Session<'a> {
         let response = match answered {
             Answered::With(response) => {
                 if response.outcome() == Outcome::Overloaded {
+                    // Somebody else may have the place meanwhile.
+                    self.place.idle(self.now);
                     account.may_be_refused().await;
                 }
                 response
@@ -530,6 +547,9 @@ const MAX_OUTPUT: usize = 16 * 1024;
 
 /// Most requests of one connection that are taken in before the first of them is answered.
 const MOST_AHEAD: usize = 512;
+
+/// What it costs to take in bytes that complete no frame.
+const PART: Duration = Duration::from_micros(10);
 
 /// How long to wait for memory.
 const RETRY: Duration = Duration::from_millis(20);
