@@ -143,6 +143,7 @@ impl Connections {
         stop: &CancellationToken,
     ) -> Entry {
         let mut state = self.lock();
+        state.forget(Instant::now());
         let name = state.account_of(name);
         let most = if name == Name::Stranger { STRANGERS.min(limits.per_user) } else { limits.per_user };
         let from = if state.places_of(&name) >= most {
@@ -153,7 +154,7 @@ impl Connections {
             None
         };
         if let Some(from) = &from
-            && !state.close_one(from, *from != name)
+            && !state.close_one(from, peer.uid, *from != name)
         {
             return Entry::Refused;
         }
@@ -169,20 +170,13 @@ impl Connections {
     }
 
     fn place(self: &Arc<Self>, state: &mut State, name: &Name, spot: Arc<Spot>) -> Place {
-        let now = Instant::now();
-        if !state.users.contains_key(name) {
-            // What a user has used up must outlive its connections, or a new connection would make it good.
-            state.users.retain(|_, share| {
-                !share.places.is_empty() || now.saturating_duration_since(share.left) < REMEMBERED
-            });
-        }
         state.total += 1;
         state.next_place += 1;
         let number = state.next_place;
         let share = state.users.entry(name.clone()).or_insert_with(|| {
             state.next_user = state.next_user.wrapping_add(1);
             let account = Arc::new(Account::new(state.next_user));
-            Share { account, places: BTreeMap::new(), left: now }
+            Share { account, places: BTreeMap::new(), left: Instant::now() }
         });
         share.places.insert(number, Arc::clone(&spot));
         let account = Arc::clone(&share.account);
@@ -206,7 +200,7 @@ impl Connections {
     pub(crate) fn make_room(&self) {
         let mut state = self.lock();
         let from = state.who_makes_room_for(&Name::Stranger);
-        state.close_one(&from, true);
+        state.close_one(&from, u32::MAX, true);
     }
 
     fn leave(&self, name: &Name, number: u64) {
@@ -231,17 +225,27 @@ impl Connections {
 }
 
 impl State {
+    /// Forgets users who have left long ago. What a user has used up must outlive its connections, or a new connection
+    /// would make it good.
+    fn forget(&mut self, now: Instant) {
+        self.users.retain(|_, share| {
+            !share.places.is_empty() || now.saturating_duration_since(share.left) < REMEMBERED
+        });
+    }
+
     /// The name of the account of a user: of those whom grants know by a group or a service, the first ones have an
     /// account of their own.
     fn account_of(&self, name: Name) -> Name {
         let Name::Member { of, .. } = &name else { return name };
-        let members = || {
-            self.users.iter().filter(|(other, share)| {
-                matches!(other, Name::Member { of: other, .. } if other == of) && !share.places.is_empty()
-            })
-        };
-        let is_known = self.users.get(&name).is_some_and(|share| !share.places.is_empty());
-        if is_known || members().count() < MEMBERS { name } else { Name::OtherMembers { of: of.clone() } }
+        // Those that have left count, too, as long as they are remembered: one who can be many users would have a new
+        // account with each of them.
+        let is_one = |other: &&Name| matches!(other, Name::Member { of: other, .. } if other == of);
+        let is_known = self.users.contains_key(&name);
+        if is_known || self.users.keys().filter(is_one).count() < MEMBERS {
+            name
+        } else {
+            Name::OtherMembers { of: of.clone() }
+        }
     }
 
     fn places_of(&self, name: &Name) -> usize {
@@ -271,13 +275,19 @@ impl State {
         user.filter(|(_, share)| !share.places.is_empty()).map_or(newcomer, |(name, _)| name).clone()
     }
 
-    /// Gives up a connection of a user: the one that has been idle longest, or if none is and `in_any_case` the
-    /// oldest, whose requests are lost then. Either way the connection ends at once: descriptors are few.
-    fn close_one(&mut self, name: &Name, in_any_case: bool) -> bool {
+    /// Gives up a connection of a user for a newcomer: the one that has been idle longest, or if none is and
+    /// `in_any_case` the oldest, whose requests are lost then. Either way the connection ends at once: descriptors are
+    /// few.
+    fn close_one(&mut self, name: &Name, newcomer: u32, in_any_case: bool) -> bool {
         let Some(share) = self.users.get_mut(name) else { return false };
+        let (of, in_any_case) = match name {
+            Name::OtherMembers { .. } if !in_any_case => share.who_makes_room_for(newcomer),
+            _ => (None, in_any_case),
+        };
         let idle_since = |spot: &Spot| spot.idle_since.load(Ordering::Relaxed);
         let longest = |most: usize| {
-            share.places.iter().take(most).min_by_key(|(number, spot)| (idle_since(spot), **number))
+            let places = share.places.iter().filter(|(_, spot)| of.is_none_or(|uid| spot.peer.uid == uid));
+            places.take(most).min_by_key(|(number, spot)| (idle_since(spot), **number))
         };
         // Nearly always one of the oldest has been idle longest, and to look at all takes a tenth of a millisecond,
         // which users who connect meanwhile would wait.
@@ -293,6 +303,23 @@ impl State {
         share.places.remove(&number);
         self.total -= 1;
         true
+    }
+}
+
+impl Share {
+    /// Of users who have one account together, the one that makes room for a newcomer, if that is not any of them, and
+    /// whether it does in any case: the one with the most connections, if these are more than the newcomer would have,
+    /// or if the newcomer has none.
+    fn who_makes_room_for(&self, newcomer: u32) -> (Option<u32>, bool) {
+        let mut counts = HashMap::<u32, usize>::new();
+        for spot in self.places.values() {
+            *counts.entry(spot.peer.uid).or_default() += 1;
+        }
+        let own = counts.get(&newcomer).copied().unwrap_or(0);
+        match counts.into_iter().max_by_key(|(_, count)| *count) {
+            Some((uid, most)) if own == 0 || most > own + 1 => (Some(uid), true),
+            _ => (Some(newcomer), false),
+        }
     }
 }
 
@@ -444,6 +471,41 @@ mod tests {
         let kept = users.iter().filter(|place| !place.close().is_cancelled()).count();
         assert!((49..=50).contains(&kept), "{kept}");
         assert_eq!(connections.total(), 100);
+    }
+
+    /// Places for peers with user ids of their own, all in one group that a grant names.
+    fn members(per_user: usize) -> impl Fn(u32) -> Entry {
+        let (connections, stop) = (Arc::new(Connections::new()), CancellationToken::new());
+        let group = Who { gid: Some(60), ..Who::default() };
+        let grants = Grants::new(vec![Grant::everything(group)]);
+        let limits = Limits { total: 100, per_user };
+        move |uid| connections.enter(&Peer { uid, gid: 60, ..Peer::default() }, &grants, limits, &stop)
+    }
+
+    #[test]
+    fn a_member_who_is_many_users_gets_no_new_account_with_each() {
+        let enter = members(8);
+        let accounts: std::collections::HashSet<_> =
+            (0..100).map(|number| place(enter(200_000 + number)).account().id).collect();
+        assert_eq!(accounts.len(), MEMBERS + 1);
+    }
+
+    #[test]
+    fn a_member_with_many_busy_connections_gives_up_for_one_without_any() {
+        let enter = members(8);
+        let first: Vec<_> = (0..8).map(|uid| place(enter(uid))).collect();
+        let many: Vec<_> = (0..8).map(|_| place(enter(100))).collect();
+        many.iter().for_each(Place::busy);
+        let few = [place(enter(101)), place(enter(101)), place(enter(102))];
+        few.iter().for_each(Place::busy);
+        assert_eq!(many.iter().filter(|place| place.cut().is_cancelled()).count(), 3);
+        assert!(matches!(enter(100), Entry::Refused), "it has the most, and none is idle");
+        assert!(first.iter().chain(&few).all(|place| !place.cut().is_cancelled()));
+        // Even if everybody has one.
+        let all: Vec<_> = (103..108).map(|uid| place(enter(uid))).collect();
+        all.iter().for_each(Place::busy);
+        let late = place(enter(200));
+        assert!(!late.cut().is_cancelled());
     }
 
     #[test]
