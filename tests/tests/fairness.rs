@@ -187,7 +187,9 @@ fn other_floods_leave_others_their_latency() {
         (STRANGER, "flood", format!("request=status {MANY} reopen=yes")),
         (STRANGER, "flood", format!("label=shop {MANY} reopen=yes")),
         (STRANGER, "flood", "label=shop request=large connections=200 in-flight=4 reopen=yes".to_owned()),
+        (SIBLING, "drip", "connections=1000".to_owned()),
         (STRANGER, "churn", String::new()),
+        (STRANGER, "drip", "connections=60".to_owned()),
     ];
     let (probes, seconds) = if is_soak() { (9, 2.0) } else { (1, 0.4) };
     let mut late = Vec::new();
@@ -226,6 +228,37 @@ fn new_connections_are_taken_in_whoever_else_connects() {
         println!("{count} of {uid} with {groups} groups: p50 {p50:.2} ms");
         assert!(p50 <= MOST_P99, "{p50} ms beside {count} of {uid} with {groups} groups");
         drop(who);
+    }
+}
+
+/// Signatures that take long give way to cheap ones of the same user at most: a flood of those costs others no more than
+/// a program that burns as much.
+#[test]
+fn expensive_signatures_are_made_beside_floods_of_cheap_requests() {
+    let Some(_turn) = Turn::take() else { return };
+    let daemon = start(&[("shop", "p256"), ("big", "rsa4096")]);
+    let probe = || {
+        let settings = format!("label=big {RSA} seconds={}", if is_soak() { 5.0 } else { 0.5 });
+        let report = Attacker::start(&daemon, FLOODER, "probe", &settings).wait();
+        assert!(is_all_done(&report), "{report}");
+        report["p50_ms"].as_f64().unwrap()
+    };
+    let alone = probe();
+    let beside = |uid, mode, settings: &str| {
+        let flood = Attacker::start(&daemon, uid, mode, settings);
+        let p50 = median((0..3).map(|_| probe()).collect());
+        println!("{uid} {mode} {settings}: p50 {p50:.2} ms, alone {alone:.2} ms");
+        drop(flood);
+        p50
+    };
+    let burnt = beside(SIBLING, "burn", &format!("label=shop {MANY} threads=2"));
+    for (uid, settings) in [
+        (STRANGER, "request=status connections=64 in-flight=1"),
+        (SIBLING, "label=shop connections=64 in-flight=1"),
+        (SIBLING, "label=shop connections=900 in-flight=16"),
+    ] {
+        let p50 = beside(uid, "flood", settings);
+        assert!(p50 <= 2.0 * burnt.max(alone), "{p50} ms beside {uid} {settings}, {burnt} ms beside burning");
     }
 }
 

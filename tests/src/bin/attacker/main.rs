@@ -4,6 +4,7 @@
 //! flood        keeps `connections`, with `in-flight` requests on each; none and nothing to send means idle ones
 //! burn         the same, answered by this very process: what the client costs without a daemon
 //! churn        connects and hangs up again, over and over
+//! drip         sends one byte after the other, of frames that are not complete, on `connections` in turn
 //! probe        asks for one signature after the other on one connection, or each on a new one (`reconnect`)
 //!
 //! socket       the daemon's socket for peers
@@ -58,6 +59,7 @@ fn main() {
         "flood" => flood::run(&settings, settings.socket()),
         "burn" => flood::run(&settings, flood::echo()),
         "churn" => probe::churn(&settings),
+        "drip" => probe::drip(&settings),
         "probe" => probe::run(&settings),
         _ => panic!("no such mode: {mode}"),
     };

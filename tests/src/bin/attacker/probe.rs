@@ -73,6 +73,38 @@ pub(crate) fn churn(settings: &Settings) -> Value {
     json!({ "connects": connects, "connects_failed": failed })
 }
 
+/// Sends single bytes until the end.
+pub(crate) fn drip(settings: &Settings) -> Value {
+    let socket = settings.socket();
+    let connect = || {
+        let mut stream = UnixStream::connect(&socket)?;
+        stream.set_nonblocking(true)?;
+        // Short enough to need no memory that is counted, and never complete.
+        stream.write_all(&LONG.to_be_bytes())?;
+        io::Result::Ok((stream, 0))
+    };
+    let count = settings.number("connections").unwrap_or(1);
+    let mut streams: Vec<_> = (0..count).map(|_| connect().ok()).collect();
+    println!("ready");
+    let (mut sent, mut failed) = (0_usize, 0_usize);
+    while !settings.is_over() {
+        for slot in &mut streams {
+            match slot {
+                Some((stream, written)) if *written + 1 < LONG => match stream.write(&[7]) {
+                    Ok(_) => (sent, *written) = (sent + 1, *written + 1),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => failed += 1,
+                    Err(_) => *slot = None,
+                },
+                _ => *slot = connect().ok(),
+            }
+        }
+    }
+    json!({ "sent": sent, "failed": failed })
+}
+
+/// Length of a frame that is less than a long one, in bytes.
+const LONG: u32 = 4000;
+
 fn ask(settings: &Settings, connection: &mut Option<UnixStream>, request: &[u8]) -> io::Result<Outcome> {
     let stream = match connection {
         Some(stream) => stream,
