@@ -1,4 +1,5 @@
-//! A bound on the memory that requests take, all of them together, while they arrive and until they are answered.
+//! A bound on the memory that requests and answers take, all of them together: requests while they arrive and until
+//! they are answered, answers until they are on their way, which a client may leave unread.
 //!
 //! A client may take as much as it leaves free. So one client alone may have half of the memory, and each of n that
 //! want as much as they can get, the (n + 1)th part, and something is left for the next one.
@@ -40,24 +41,32 @@ impl<S: NamedService> NamedService for Bounded<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for Bounded<S> {
-    type Response = S::Response;
+impl<S> Service<http::Request<Body>> for Bounded<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.service.poll_ready(context)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> S::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let client = request.extensions().get::<Caller>().map(|caller| Arc::clone(&caller.client));
-        let taken = Taken(Arc::new(Held { client, permit: Mutex::default() }));
+        let taken = Taken(Arc::new(Held { client: client.clone(), permit: Mutex::default() }));
         let mut request = request.map(|body| {
             Body::new(Counted { body, free: Arc::clone(&self.free), taken: taken.clone(), length: 0 })
         });
         // Held by whoever answers.
         request.extensions_mut().insert(taken);
-        self.service.call(request)
+        let (answer, free) = (self.service.call(request), Arc::clone(&self.free));
+        Box::pin(async move {
+            let answer = answer.await?;
+            Ok(answer.map(|body| Body::new(Sent { body, free, client, refused: false })))
+        })
     }
 }
 
@@ -152,52 +161,172 @@ impl hyper::body::Body for Counted {
     }
 }
 
+/// The body of an answer, whose bytes hold their memory until they have been sent.
+struct Sent {
+    body: Body,
+    free: Arc<Semaphore>,
+    client: Option<Arc<Client>>,
+    /// Whether there was no memory for it, and its client has been told.
+    refused: bool,
+}
+
+impl hyper::body::Body for Sent {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.refused {
+            return Poll::Ready(None);
+        }
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            Some(Ok(frame)) => frame,
+            end => return Poll::Ready(end),
+        };
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+        };
+        let held = Held { client: self.client.clone(), permit: Mutex::default() };
+        let frame = match held.take(data.len().div_ceil(1024), &self.free) {
+            Some(()) => Frame::data(Bytes::from_owner(Unread { data, _held: held })),
+            None => {
+                self.refused = true;
+                let reason = "there are too many large answers at a time that have not been read";
+                let mut trailers = http::HeaderMap::new();
+                status(&Error::new(ckr::CKR_HOST_MEMORY, reason)).add_header(&mut trailers)?;
+                Frame::trailers(trailers)
+            }
+        };
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.refused || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Bytes that have not been sent.
+struct Unread {
+    data: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Unread {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use core::convert::Infallible;
-    use core::future::Ready;
 
     use http_body_util::{BodyExt, Full};
 
     use super::*;
 
-    /// Gives a request back, as one that is at work.
+    /// Reads a request, and answers with as many bytes as it is told; its answer holds the request as one that is at
+    /// work does.
     #[derive(Clone)]
-    struct Hold;
+    struct Example {
+        answer: usize,
+    }
 
-    impl Service<http::Request<Body>> for Hold {
-        type Response = http::Request<Body>;
+    impl Service<http::Request<Body>> for Example {
+        type Response = http::Response<Body>;
         type Error = Infallible;
-        type Future = Ready<Result<http::Request<Body>, Infallible>>;
+        type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
             Poll::Ready(Ok(()))
         }
 
         fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-            core::future::ready(Ok(request))
+            let (parts, body) = request.into_parts();
+            let answer = self.answer;
+            Box::pin(async move {
+                let collected = body.collect().await;
+                let mut answer = match collected {
+                    Ok(_) => http::Response::new(Body::new(Full::new(Bytes::from(vec![7; answer])))),
+                    Err(status) => status.into_http(),
+                };
+                *answer.extensions_mut() = parts.extensions;
+                Ok(answer)
+            })
         }
     }
 
-    /// Sends that many bytes; holds what was taken until the outcome is dropped.
-    async fn send(
-        service: &mut Bounded<Hold>,
+    async fn ask(
+        service: &mut Bounded<Example>,
         caller: Option<&Caller>,
         bytes: usize,
-    ) -> Result<http::Extensions, Status> {
+    ) -> http::Response<Body> {
         let mut request = http::Request::new(Body::new(Full::new(Bytes::from(vec![0; bytes]))));
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller.clone());
         }
-        let Ok(request) = service.call(request).await;
-        let (parts, body) = request.into_parts();
-        body.collect().await?;
-        Ok(parts.extensions)
+        let Ok(answer) = service.call(request).await;
+        answer
+    }
+
+    /// Sends that many bytes; holds what was taken until the outcome is dropped.
+    async fn send(
+        service: &mut Bounded<Example>,
+        caller: Option<&Caller>,
+        bytes: usize,
+    ) -> Result<http::Extensions, Status> {
+        let answer = ask(service, caller, bytes).await;
+        Status::from_header_map(answer.headers()).map_or(Ok(answer.into_parts().0.extensions), Err)
+    }
+
+    #[tokio::test]
+    async fn answers_hold_their_memory_until_they_are_read() {
+        let mut service = Bounded::new(Example { answer: 2 * 1024 }, 10);
+        let free = Arc::clone(&service.free);
+        let mut answer = ask(&mut service, None, 0).await;
+        let data = answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(data.len(), 2 * 1024);
+        drop(answer);
+        assert_eq!(free.available_permits(), 8, "the call is over, and its answer is not read");
+        let part = data.slice(5..6);
+        drop(data);
+        assert_eq!(free.available_permits(), 8);
+        drop(part);
+        assert_eq!(free.available_permits(), 10);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_told_and_others_are_answered() {
+        let mut service = Bounded::new(Example { answer: 2 * 1024 }, 10);
+        let [one, other] = Caller::examples();
+        let mut unread = Vec::new();
+        let refused = loop {
+            let mut answer = ask(&mut service, Some(&one), 0).await;
+            let frame = answer.body_mut().frame().await.unwrap().unwrap();
+            match frame.into_data() {
+                Ok(data) => unread.push(data),
+                Err(frame) => {
+                    assert!(answer.body_mut().frame().await.is_none());
+                    break Status::from_header_map(frame.trailers_ref().unwrap()).unwrap();
+                }
+            }
+        };
+        assert!(refused.message().starts_with("CKR_HOST_MEMORY: "), "{refused}");
+        assert_eq!(unread.len(), 2, "a client may have as much as it leaves");
+        let mut answer = ask(&mut service, Some(&other), 0).await;
+        assert!(answer.body_mut().frame().await.unwrap().unwrap().is_data());
     }
 
     #[tokio::test]
     async fn what_is_held_is_bounded_and_given_back() {
-        let mut service = Bounded::new(Hold, 10);
+        let mut service = Bounded::new(Example { answer: 0 }, 10);
         let first = send(&mut service, None, 6 * 1024).await.unwrap();
         let second = send(&mut service, None, 3 * 1024 + 1).await.unwrap();
         let refused = send(&mut service, None, 1).await.unwrap_err();
@@ -211,7 +340,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_leaves_something_to_others() {
-        let mut service = Bounded::new(Hold, 12);
+        let mut service = Bounded::new(Example { answer: 0 }, 12);
         let [one, other] = Caller::examples();
         let first = send(&mut service, Some(&one), 6 * 1024).await.unwrap();
         assert!(send(&mut service, Some(&one), 1).await.is_err());

@@ -381,7 +381,7 @@ const MAX_MESSAGE: usize = 64 << 20;
 const MAX_SMALL_MESSAGE: usize = 1024;
 /// Longest headers of a call, in bytes, as gRPC recommends.
 const MAX_HEADERS: u32 = 8 << 10;
-/// What the requests of all connections may take at a time, in KiB (1 GiB).
+/// What the requests and answers of all connections may take at a time, in KiB (1 GiB).
 const MAX_MEMORY: usize = 1 << 20;
 /// On one connection.
 const MAX_CONCURRENT_CALLS: u32 = 256;
