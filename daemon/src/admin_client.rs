@@ -21,6 +21,7 @@ use crate::api::{
     RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
 use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};
+use crate::keys::Altered;
 use crate::sockets::ADMIN;
 
 /// A daemon, as its administrator sees it. Waits for each answer.
@@ -124,8 +125,8 @@ impl AdminClient {
         self.send(Method::DELETE, &key_path(label), Bytes::new()).map(drop)
     }
 
-    /// Every key, in the order of the labels.
-    pub(crate) fn list(&self) -> Result<Vec<KeyView>, AdminClientError> {
+    /// Every key, in the order of the labels, and what in the key store was altered.
+    pub(crate) fn list(&self) -> Result<(Vec<KeyView>, Altered), AdminClientError> {
         let mut keys: Vec<KeyView> = Vec::new();
         loop {
             let after = keys.last().map(|key| format!("&after={}", in_query(&key.label))).unwrap_or_default();
@@ -134,7 +135,7 @@ impl AdminClient {
             let more = page.more && !page.keys.is_empty();
             keys.extend(page.keys);
             if !more {
-                return Ok(keys);
+                return Ok((keys, page.altered));
             }
         }
     }

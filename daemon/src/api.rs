@@ -98,7 +98,7 @@ impl KeyView {
     }
 
     /// A key whose record was altered, so that nothing that stands in it counts.
-    pub(crate) fn altered(label: Label) -> Self {
+    pub(crate) fn altered(label: &Label, reason: &StoreError) -> Self {
         Self {
             label: label.to_string(),
             state: "altered".into(),
@@ -108,7 +108,7 @@ impl KeyView {
             unit: String::new(),
             current: 0,
             versions: Vec::new(),
-            problem: Some(StoreError::Altered(label).to_string()),
+            problem: Some(reason.to_string()),
         }
     }
 
@@ -262,6 +262,9 @@ pub(crate) struct Page {
     pub(crate) keys: Vec<KeyView>,
     /// Whether there are keys behind the last one.
     pub(crate) more: bool,
+    /// What in the key store is known to be altered.
+    #[serde(default)]
+    pub(crate) altered: Altered,
 }
 
 /// The daemon as it is.
@@ -274,7 +277,7 @@ pub(crate) struct StatusView {
     pub(crate) dev: bool,
     pub(crate) backends: Vec<BackendView>,
     pub(crate) keys: u64,
-    /// Keys whose records in the key store were altered.
+    /// What in the key store is known to be altered.
     #[serde(default)]
     pub(crate) altered: Altered,
     pub(crate) connections: usize,

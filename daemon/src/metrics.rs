@@ -130,7 +130,7 @@ impl Metrics {
         let help = "Time of signatures by phase: queue (waiting for a unit), network, unit, verify";
         registry.register_with_unit("signature", help, Unit::Seconds, self.times.clone());
         registry.register("connections", "Open connections of peers", self.connections.clone());
-        let help = "Keys that do not sign since their records in the key store were altered";
+        let help = "Keys, lists of keys and nameless records in the key store that were altered";
         registry.register("keys_altered", help, self.altered.clone());
         let help = "Connections of peers that the daemon closed: garbage came, there were too many, or a user without a grant asked nothing";
         registry.register("connections_closed", help, self.closed.clone());
@@ -253,7 +253,7 @@ impl Metrics {
     /// The page for whoever collects metrics.
     pub(crate) async fn text(&self, daemon: &Daemon) -> String {
         self.connections.set(i64::try_from(daemon.connections.total()).unwrap_or(i64::MAX));
-        self.altered.set(i64::try_from(daemon.keys.altered().count).unwrap_or(i64::MAX));
+        self.altered.set(i64::try_from(daemon.keys.altered().total()).unwrap_or(i64::MAX));
         for backend in daemon.backends.iter() {
             self.update(backend, daemon.is_ready(backend).await);
         }

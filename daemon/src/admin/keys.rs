@@ -43,10 +43,10 @@ pub(super) async fn list(
     keys.truncate(fitting);
     let view = |listed| match listed {
         Listed::Key(key) => KeyView::of(&key, &admin.daemon.backends),
-        Listed::Altered(label) => KeyView::altered(label),
+        Listed::Altered { label, reason } => KeyView::altered(&label, &reason),
     };
     let keys = keys.into_iter().map(view).collect();
-    Ok(Json(Page { keys, more }))
+    Ok(Json(Page { keys, more, altered: admin.daemon.keys.altered() }))
 }
 
 /// How many keys make a page: of those with many versions or long certificates fewer than others, and always one.
@@ -54,7 +54,7 @@ fn fitting(keys: &[Listed], limit: usize) -> usize {
     let lengths = keys.iter().scan(0, |length, key| {
         *length += match key {
             Listed::Key(key) => key.versions.iter().map(length_on_page).sum(),
-            Listed::Altered(_) => 1024,
+            Listed::Altered { .. } => 1024,
         };
         Some(*length)
     });

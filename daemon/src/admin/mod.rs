@@ -197,7 +197,7 @@ impl IntoResponse for AdminError {
             Self::NotAllowed(_) | Self::NotAnAdministrator => StatusCode::FORBIDDEN,
             Self::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,
             Self::Store(StoreError::Exists(_) | StoreError::Changed(_)) => StatusCode::CONFLICT,
-            Self::Store(StoreError::Altered(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Store(StoreError::Altered(_) | StoreError::Unlisted(_)) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Store(StoreError::Io(..)) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -78,9 +78,10 @@ fn warning(certificate: &CertificateView) -> Option<String> {
 
 fn list(client: &Client) -> Result<(), Failure> {
     let keys = AdminClient::new(&client.runtime_dir).and_then(|admin| admin.list());
-    let keys = keys.map_err(|error| Failure::from(error).while_trying("cannot list certificates"))?;
+    let (keys, altered) =
+        keys.map_err(|error| Failure::from(error).while_trying("cannot list certificates"))?;
     if !client.json {
-        warn_of_problems(&keys);
+        warn_of_problems(&keys, &altered);
     }
     let mut certified: Vec<_> = keys.into_iter().flat_map(Certified::all_of).collect();
     certified.sort_by_key(|certified| certified.certificate.not_after);

@@ -20,6 +20,7 @@ use crate::admin_client::{AdminClient, AdminClientError};
 use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, set_uses};
 use crate::exit;
 use crate::ground::hardening;
+use crate::keys::Altered;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -29,7 +30,7 @@ pub(super) enum Command {
     Import(Import),
     /// Take over a key that a GREP11 unit has wrapped already
     Adopt(Adopt),
-    /// List the keys
+    /// List the keys; the status is 65 if records or lists of the key store were altered
     List(#[command(flatten)] Client),
     /// Show a key
     Show(Named),
@@ -335,14 +336,21 @@ pub(super) fn how_to_allow(runtime_dir: &Path, key: &KeyView, wanted: Use) -> St
 }
 
 fn list(client: &Client) -> Result<(), Failure> {
-    let keys = AdminClient::new(&client.runtime_dir)
+    let (keys, altered) = AdminClient::new(&client.runtime_dir)
         .and_then(|admin| admin.list())
         .map_err(|error| Failure::from(error).while_trying("cannot list keys"))?;
-    if client.json {
-        return print_json(&keys);
+    warn_of_problems(&keys, &altered);
+    let incomplete = keys.iter().any(|key| key.problem.is_some()) || altered.total() > 0;
+    let printed = if client.json { print_json(&keys) } else { print_keys(&keys) };
+    match incomplete {
+        true => printed.and(Err(Failure::silent(exit::DATA))),
+        false => printed,
     }
+}
+
+fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
     let mut rows = table(&["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND"]);
-    for key in &keys {
+    for key in keys {
         rows.add_row([
             key.label.as_str(),
             &key.key_type,
@@ -352,13 +360,17 @@ fn list(client: &Client) -> Result<(), Failure> {
             &key.backend,
         ]);
     }
-    warn_of_problems(&keys);
     print_table(&rows)
 }
 
-/// Keys of which nothing is known but their labels.
-pub(super) fn warn_of_problems(keys: &[KeyView]) {
+/// Warns of keys of which nothing is known but their labels, and of what may have been other keys.
+pub(super) fn warn_of_problems(keys: &[KeyView], altered: &Altered) {
     keys.iter().filter_map(|key| key.problem.as_ref()).for_each(output::warn);
+    // The other ones have had a line each.
+    let others = Altered { lists: altered.lists, nameless: altered.nameless, ..Altered::default() };
+    if let Some((problem, advice)) = others.problem() {
+        output::warn(format_args!("{problem}; {advice}"));
+    }
 }
 
 fn print_key(key: &KeyView) -> Result<(), Failure> {

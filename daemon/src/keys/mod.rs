@@ -74,8 +74,14 @@ impl Key {
 pub enum Listed {
     /// A key.
     Key(Key),
-    /// A key whose record is not the one that was stored last: nothing is known of the key.
-    Altered(Label),
+    /// A key whose record is not the one that was stored last, or that nothing vouches for: nothing
+    /// is known of the key.
+    Altered {
+        /// Its label.
+        label: Label,
+        /// What is wrong with it.
+        reason: StoreError,
+    },
 }
 
 impl Listed {
@@ -83,18 +89,18 @@ impl Listed {
     pub fn label(&self) -> &Label {
         match self {
             Self::Key(key) => &key.label,
-            Self::Altered(label) => label,
+            Self::Altered { label, .. } => label,
         }
     }
 
     /// The key.
     ///
     /// # Errors
-    /// [`StoreError::Altered`] if its record was altered.
+    /// [`StoreError::Altered`] if its record was altered, [`StoreError::Unlisted`] if nothing vouches for it.
     pub fn key(self) -> Result<Key, StoreError> {
         match self {
             Self::Key(key) => Ok(key),
-            Self::Altered(label) => Err(StoreError::Altered(label)),
+            Self::Altered { reason, .. } => Err(reason),
         }
     }
 }
@@ -241,9 +247,9 @@ impl Keys {
         self.in_store(Store::count).await
     }
 
-    /// The keys whose records are known to be altered. Never waits for the disk.
+    /// What in the store is known to be altered. Never waits for the disk.
     pub(crate) fn altered(&self) -> Altered {
-        self.store.altered_keys()
+        self.store.known_altered()
     }
 
     /// The master key that the blobs of a backend are wrapped by, if there was one yet.

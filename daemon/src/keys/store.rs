@@ -26,7 +26,7 @@ use thiserror::Error;
 
 use super::index::Root;
 use super::store_key::{Seals, StoreKey};
-use super::tables::{FORMAT, Found, INDEX, KEYS, META, Reading, Writing};
+use super::tables::{Alterations, FORMAT, Found, INDEX, KEYS, META, Reading, Writing};
 use super::{Key, Listed, record};
 use crate::config::EMBEDDED;
 
@@ -37,8 +37,8 @@ pub struct Store {
     path: PathBuf,
     open: RwLock<Open>,
     seals: OnceLock<Seals>,
-    /// The keys whose records were found altered: by [`Store::check`], or in a list since.
-    altered: Mutex<BTreeSet<Label>>,
+    /// What was found altered: by [`Store::check`], or when keys were listed since.
+    altered: Mutex<Alterations>,
 }
 
 impl Store {
@@ -109,19 +109,21 @@ impl Store {
             None => Ok(Err(self.altered())),
         })?;
         *self.found_altered() = found;
-        Ok(self.altered_keys())
+        Ok(self.known_altered())
     }
 
-    /// The keys whose records are known to be altered.
-    pub(crate) fn altered_keys(&self) -> Altered {
+    /// What is known to be altered.
+    pub(crate) fn known_altered(&self) -> Altered {
         let found = self.found_altered();
         Altered {
-            count: found.len(),
-            first: found.iter().take(ALTERED_SHOWN).map(Label::to_string).collect(),
+            count: found.labels.len(),
+            first: found.labels.iter().take(ALTERED_SHOWN).map(Label::to_string).collect(),
+            lists: found.lists.len(),
+            nameless: found.nameless,
         }
     }
 
-    fn found_altered(&self) -> MutexGuard<'_, BTreeSet<Label>> {
+    fn found_altered(&self) -> MutexGuard<'_, Alterations> {
         self.altered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -231,7 +233,7 @@ impl Store {
             tables.meta.insert(REVISION, key.revision.to_string().as_str())?;
             let Some(bytes) = record::encode(&key) else { return Ok(Err(self.damaged())) };
             let written = tables.write(seals, root, key.label.as_str(), Some(&bytes))?;
-            Ok(written.then_some(()).ok_or_else(|| StoreError::Altered(key.label.clone())))
+            Ok(written.then_some(()).ok_or_else(|| StoreError::Unlisted(key.label.clone())))
         })?;
         Ok(key)
     }
@@ -243,25 +245,29 @@ impl Store {
                 return Ok(Err(StoreError::Unknown(label.clone())));
             }
             let written = tables.write(seals, root, label.as_str(), None)?;
-            Ok(written.then_some(()).ok_or_else(|| StoreError::Altered(label.clone())))
+            Ok(written.then_some(()).ok_or_else(|| StoreError::Unlisted(label.clone())))
         })?;
-        self.found_altered().remove(label);
+        self.found_altered().labels.remove(label);
         Ok(())
     }
 
     pub(crate) fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         let seals = self.seals()?;
+        let mut altered_lists = BTreeSet::new();
         let listed: Vec<Listed> = self.read(|tables| {
             let Some(root) = tables.root(seals)? else { return Ok(Err(self.altered())) };
-            let page = tables.page(seals, &root, after, limit)?;
+            let page = tables.page(seals, &root, after, limit, &mut altered_lists)?;
             let listed = page.into_iter().filter_map(|(label, found)| match self.decode(&label, found) {
                 Ok(key) => key.map(Listed::Key),
-                Err(_) => Some(Listed::Altered(label)),
+                Err(reason) => Some(Listed::Altered { label, reason }),
             });
             Ok(Ok(listed.collect()))
         })?;
-        let altered = listed.iter().filter(|listed| matches!(listed, Listed::Altered(_)));
-        self.found_altered().extend(altered.map(|listed| listed.label().clone()));
+        let altered = listed.iter().filter(|listed| matches!(listed, Listed::Altered { .. }));
+        let mut found = self.found_altered();
+        found.labels.extend(altered.map(|listed| listed.label().clone()));
+        found.lists.extend(altered_lists);
+        drop(found);
         Ok(listed)
     }
 
@@ -383,6 +389,7 @@ impl Store {
                 record::decode(label.clone(), &bytes).map(Some).ok_or_else(|| self.damaged())
             }
             Found::Altered => Err(StoreError::Altered(label.clone())),
+            Found::Unlisted => Err(StoreError::Unlisted(label.clone())),
         }
     }
 
@@ -399,24 +406,50 @@ impl Store {
     }
 }
 
-/// Keys whose records are not the ones that this daemon wrote last.
+/// What in the store is not as this daemon wrote it last.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Altered {
+    /// How many keys have other records, or none.
     pub(crate) count: usize,
-    /// The first labels.
+    /// The first labels of these.
     pub(crate) first: Vec<String>,
+    /// How many lists of the index are other ones. A key of such a list may be in no record either.
+    #[serde(default)]
+    pub(crate) lists: usize,
+    /// How many records have names that no key can have.
+    #[serde(default)]
+    pub(crate) nameless: usize,
 }
 
 impl Altered {
-    /// The keys, and what to do; `None` if there are no such keys.
+    /// How many keys, lists and records without a name there are.
+    pub(crate) fn total(&self) -> usize {
+        self.count + self.lists + self.nameless
+    }
+
+    /// What was altered, and what to do; `None` if nothing was.
     pub(crate) fn problem(&self) -> Option<(String, &'static str)> {
-        let first = self.first.join(", ");
         let more = if self.count > self.first.len() { ", ..." } else { "" };
-        let told = format!(
-            "the records of {} keys in the key store were altered, are old copies, or are gone: {first}{more}",
-            self.count
-        );
-        (self.count > 0).then_some((told, ALTERED_ADVICE))
+        let told = [
+            (self.count > 0).then(|| {
+                format!(
+                    "the records of {} keys in the key store were altered, are old copies, or are gone: {}{more}",
+                    self.count,
+                    self.first.join(", ")
+                )
+            }),
+            (self.lists > 0).then(|| {
+                format!(
+                    "{} lists of the index of the key store were altered: nothing tells which keys they had, and more keys than are listed may be gone",
+                    self.lists
+                )
+            }),
+            (self.nameless > 0)
+                .then(|| format!("{} records in the key store have names that no key can have", self.nameless)),
+        ];
+        let told: Vec<_> = told.into_iter().flatten().collect();
+        let advice = if self.lists + self.nameless > 0 { INDEX_ADVICE } else { ALTERED_ADVICE };
+        (!told.is_empty()).then(|| (told.join("; "), advice))
     }
 }
 
@@ -462,6 +495,11 @@ pub enum StoreError {
     /// There is no such key.
     #[error("there is no key {0}")]
     Unknown(Label),
+    /// The list of the index that vouches for the record is not the one that this daemon wrote last.
+    #[error(
+        "the list of the key store that vouches for key {0} was altered; restore the store from a backup"
+    )]
+    Unlisted(Label),
 }
 
 /// The outer error is a fault of the database, the inner one an answer.
@@ -545,6 +583,7 @@ const REVISION: &str = "revision";
 
 const ALTERED_SHOWN: usize = 5;
 const ALTERED_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or give each key up with: keyward key delete LABEL";
+const INDEX_ADVICE: &str = "find out who wrote to the store, then restore it from a backup";
 
 /// Memory for pages of the file, in bytes (32 MiB). The keys in use are kept outside of it.
 const CACHE: usize = 32 * 1024 * 1024;
@@ -658,11 +697,17 @@ mod tests {
     fn told(dir: &Path) -> Vec<(String, &'static str)> {
         let store = unlocked(dir);
         let listed = store.list(None, 10).unwrap();
-        let altered = listed.iter().filter(|listed| matches!(listed, Listed::Altered(_))).count();
+        let altered = listed.iter().filter(|listed| matches!(listed, Listed::Altered { .. })).count();
         assert_eq!(store.check().unwrap().count, altered, "the check at the start and the list differ");
         let told = |listed: &Listed| match (listed, store.get(listed.label())) {
             (Listed::Key(key), Ok(Some(found))) if key.revision == found.revision => key.state.name(),
-            (Listed::Altered(_), Err(StoreError::Altered(_))) => "altered",
+            (Listed::Altered { reason, .. }, Err(found)) if reason.to_string() == found.to_string() => {
+                match found {
+                    StoreError::Altered(_) => "altered",
+                    StoreError::Unlisted(_) => "unlisted",
+                    _ => "not read",
+                }
+            }
             _ => "the list and the key differ",
         };
         listed.iter().map(|listed| (listed.label().to_string(), told(listed))).collect()
@@ -739,7 +784,7 @@ mod tests {
             let (_, old) = before.index.iter().find(|(number, _)| *number == list).unwrap();
             tables.index.insert(list, old.as_slice()).unwrap();
         });
-        assert_eq!(told(dir.path()), expected("altered"));
+        assert_eq!(told(dir.path()), expected("unlisted"));
         // And with all that the index said, but for the key that was made since.
         let (dir, _) = scene();
         alter(dir.path(), |tables| {
@@ -752,7 +797,7 @@ mod tests {
             }
         });
         let told = told(dir.path());
-        assert!(told.contains(&("fourth".into(), "altered")), "{told:?}");
+        assert!(told.contains(&("fourth".into(), "unlisted")), "{told:?}");
     }
 
     #[test]
@@ -770,6 +815,7 @@ mod tests {
             }
         });
         assert_eq!(told(dir.path()), expected("altered"));
+        assert_eq!(unlocked(dir.path()).check().unwrap().nameless, 20);
     }
 
     #[test]
@@ -801,7 +847,34 @@ mod tests {
     fn a_list_of_the_index_that_was_altered_costs_its_own_keys() {
         let (dir, _) = scene();
         alter(dir.path(), |tables| drop(tables.index.remove(index::list_of("shop")).unwrap()));
-        assert_eq!(told(dir.path()), expected("altered"));
+        assert_eq!(told(dir.path()), expected("unlisted"));
+    }
+
+    /// Two edits in place, of as many bytes as before, leave nothing that has the label.
+    #[test]
+    fn a_key_does_not_vanish_with_its_list_and_its_name() {
+        let (dir, _) = scene();
+        alter(dir.path(), |tables| {
+            let number = index::list_of("shop");
+            let mut list = tables.index.get(number).unwrap().unwrap().value().to_vec();
+            *list.last_mut().unwrap() ^= 1;
+            tables.index.insert(number, list.as_slice()).unwrap();
+            let row = tables.keys.remove("shop").unwrap().unwrap().value().to_vec();
+            tables.keys.insert("s!op", row.as_slice()).unwrap();
+        });
+        let store = unlocked(dir.path());
+        assert!(matches!(store.get(&"shop".parse().unwrap()), Err(StoreError::Unlisted(_))));
+        let altered = store.check().unwrap();
+        assert_eq!((altered.count, altered.lists, altered.nameless, altered.total()), (0, 1, 1, 2));
+        let (told, _) = altered.problem().unwrap();
+        assert!(
+            told.starts_with("1 lists of the index") && told.contains("; 1 records in the key"),
+            "{told}"
+        );
+        drop(store);
+        // A daemon that runs finds it out when somebody lists the keys.
+        let store = unlocked(dir.path());
+        assert_eq!((store.list(None, 10).unwrap().len(), store.known_altered().lists), (3, 1));
     }
 
     #[test]

@@ -19,6 +19,19 @@ pub(super) enum Found {
     Record(Vec<u8>),
     /// Something else than was written last.
     Altered,
+    /// Nothing that counts: the list of the index that says which record it is was altered.
+    Unlisted,
+}
+
+/// What in a store is not as it was written last.
+#[derive(Default)]
+pub(super) struct Alterations {
+    /// The labels of records, of those without a list to vouch for them too.
+    pub(super) labels: BTreeSet<Label>,
+    /// The numbers of lists of the index.
+    pub(super) lists: BTreeSet<u32>,
+    /// How many records have names that no key can have.
+    pub(super) nameless: usize,
 }
 
 /// The rows of a store, for reading or for writing.
@@ -102,7 +115,7 @@ where
     pub(super) fn find(&self, seals: &Seals, root: &Root, label: &str) -> Result<Found, redb::Error> {
         match self.list(seals, root, index::list_of(label))? {
             Some(list) => self.find_listed(seals, label, list.get(label)),
-            None => Ok(Found::Altered),
+            None => Ok(Found::Unlisted),
         }
     }
 
@@ -118,15 +131,17 @@ where
         })
     }
 
-    /// The labels whose record is not the one that was written last, in order.
-    pub(super) fn altered(&self, seals: &Seals, root: &Root) -> Result<BTreeSet<Label>, redb::Error> {
-        let mut altered = BTreeSet::new();
+    /// All that is not as it was written last.
+    pub(super) fn altered(&self, seals: &Seals, root: &Root) -> Result<Alterations, redb::Error> {
+        let mut altered = Alterations::default();
         let mut lists = Vec::new();
         for number in 0..LISTS {
             let list = self.list(seals, root, number)?;
+            // Not an empty list: what it said is lost, and a key of it may have left no other trace.
+            altered.lists.extend(list.is_none().then_some(number));
             for (label, mac) in list.iter().flatten() {
                 if let Found::Altered = self.find_listed(seals, label, Some(mac))? {
-                    altered.extend(label.parse::<Label>().ok());
+                    altered.labels.extend(label.parse::<Label>().ok());
                 }
             }
             lists.push(list);
@@ -135,26 +150,32 @@ where
             let row = row?.0;
             let label = row.value();
             let list = lists.get(index::list_of(label) as usize).and_then(Option::as_ref);
-            if list.is_none_or(|list| !list.contains_key(label)) {
-                altered.extend(label.parse::<Label>().ok());
+            match label.parse::<Label>() {
+                Err(_) => altered.nameless += 1,
+                Ok(_) if list.is_some_and(|list| list.contains_key(label)) => {}
+                Ok(label) => drop(altered.labels.insert(label)),
             }
         }
         Ok(altered)
     }
 
     /// Up to `limit` records in the order of their labels from the first one after `after`, with
-    /// those that the index has and the table of records has not, and the other way round.
+    /// those that the index has and the table of records has not, and the other way round. Notes the
+    /// lists of the index that were altered.
     pub(super) fn page(
         &self,
         seals: &Seals,
         root: &Root,
         after: Option<&str>,
         limit: usize,
+        altered_lists: &mut BTreeSet<u32>,
     ) -> Result<Vec<(Label, Found)>, redb::Error> {
         use core::ops::Bound::{Excluded, Unbounded};
         let mut lists = Vec::new();
         for number in 0..LISTS {
-            lists.push(self.list(seals, root, number)?);
+            let list = self.list(seals, root, number)?;
+            altered_lists.extend(list.is_none().then_some(number));
+            lists.push(list);
         }
         let listed = lists.iter().flatten().flat_map(List::keys);
         let listed = listed.filter(|label| after.is_none_or(|after| after < label.as_str()));
@@ -176,7 +197,7 @@ where
             let Ok(label) = text.parse() else { continue };
             let found = match lists.get(index::list_of(&text) as usize) {
                 Some(Some(list)) => self.find_listed(seals, &text, list.get(&text))?,
-                _ => Found::Altered,
+                _ => Found::Unlisted,
             };
             page.push((label, found));
         }

@@ -287,7 +287,7 @@ async fn look_up(
         Ok(key) => key.ok_or(Outcome::UnknownKey),
         Err(error) => {
             let outcome = match error {
-                StoreError::Altered(_) => Outcome::BlobDamaged,
+                StoreError::Altered(_) | StoreError::Unlisted(_) => Outcome::BlobDamaged,
                 _ => Outcome::Internal,
             };
             fault(daemon, peer, "look up the key", label.as_str(), &error, outcome);

@@ -202,6 +202,43 @@ fn a_record_that_was_edited_is_refused_and_no_other() {
     assert_eq!(daemon.outcome("edited", &certificate_verify()), Outcome::Done);
 }
 
+/// Two edits in place leave nothing of the key that has its label.
+#[test]
+fn a_key_that_has_vanished_is_missed() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    for label in ["shop", "other"] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    daemon.end(Signal::TERM);
+    alter(&daemon, |keys| {
+        let row = keys.remove("shop").unwrap().unwrap().value().to_vec();
+        keys.insert("s!op", row.as_slice()).unwrap();
+    });
+    flip_a_bit_of_the_list_of(&daemon, "shop");
+    daemon.start(&[]);
+    let problem = "1 lists of the index of the key store were altered";
+    let log = daemon.log();
+    assert!(log.contains(problem) && log.contains("1 records in the key store have names"), "{log}");
+    let metrics = daemon.http("GET", "/metrics", "").unwrap().1;
+    assert!(metrics.lines().any(|line| line == "keyward_keys_altered 2"), "{metrics}");
+    assert_eq!(daemon.http("GET", "/ready", "").unwrap().0, 200, "other keys sign");
+    assert_eq!(daemon.outcome("other", &certificate_verify()), Outcome::Done);
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::BlobDamaged);
+
+    for more in [&[][..], &["--json"]] {
+        let listed = daemon.keyward(&[&["key", "list"], more].concat());
+        let (status, warning) = told(&listed);
+        assert!(status == 65 && warning.contains(problem), "{status} {warning}");
+        let text = String::from_utf8(listed.stdout).unwrap();
+        assert!(text.contains("other") && !text.contains("shop"), "{text}");
+    }
+    let doctor = daemon.keyward(&["doctor"]);
+    let text = String::from_utf8(doctor.stdout).unwrap();
+    assert!(doctor.status.code() == Some(78) && text.contains(problem), "{text}");
+    let (_, line) = daemon.fail(&["key", "generate", "shop", "--type", "p256"]);
+    assert!(line.contains("the list of the key store that vouches for key shop was altered"), "{line}");
+}
+
 #[test]
 fn an_old_copy_of_a_record_does_not_enable_a_key() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
@@ -535,6 +572,24 @@ fn alter(daemon: &Daemon, f: impl FnOnce(&mut Table<'_, &'static str, &'static [
     transaction.commit().unwrap();
 }
 
+/// Changes one bit of the list of the index that has a label, behind the back of the daemon.
+fn flip_a_bit_of_the_list_of(daemon: &Daemon, label: &str) {
+    let database = Database::open(daemon.path("state/keys.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut index = transaction.open_table(INDEX).unwrap();
+        let rows = index.iter().unwrap().map(Result::unwrap);
+        let rows: Vec<_> = rows.map(|row| (row.0.value(), row.1.value().to_vec())).collect();
+        // Each label with its length before it; the root has none.
+        let entry = [&[label.len() as u8], label.as_bytes()].concat();
+        let found = rows.into_iter().find(|row| row.1.windows(entry.len()).any(|part| part == entry));
+        let (number, mut list) = found.unwrap();
+        *list.last_mut().unwrap() ^= 1;
+        index.insert(number, list.as_slice()).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
 /// Makes the store what the version before the MACs had written, with so many copies of the key
 /// `shop`.
 fn make_old(daemon: &Daemon, copies: u32) {
@@ -559,11 +614,12 @@ fn make_old(daemon: &Daemon, copies: u32) {
         meta.insert("format", "1").unwrap();
         meta.insert("rejection-secret", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
     }
-    transaction.delete_table(TableDefinition::<u32, &[u8]>::new("index")).unwrap();
+    transaction.delete_table(INDEX).unwrap();
     transaction.commit().unwrap();
 }
 
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
+const INDEX: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("index");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 /// The name of the master key whose bytes are 0x5a, as the unit has it.
 const WKID_OF_5A: &str = "2be781505e2decbfac71fc4ea64e6b81";
