@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::api::{
     AccessView, Adopted, Certified, Change, Finished, KeyView, MAX_ANSWER, MAX_PAGE, NewKey, Page, Refusal,
-    RequestSignature, Rewrapped, StatusView, UnitView, User,
+    RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
 use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};
 use crate::keys::Altered;
@@ -123,6 +123,11 @@ impl AdminClient {
 
     pub(crate) fn delete(&self, label: &str) -> Result<(), AdminClientError> {
         self.send(Method::DELETE, &key_path(label), Bytes::new()).map(drop)
+    }
+
+    /// Has the lists of the index made anew that were altered.
+    pub(crate) fn repair(&self) -> Result<RepairedView, AdminClientError> {
+        self.call(Method::POST, "/v1/repair", Bytes::new())
     }
 
     /// Every key, in the order of the labels, and what in the key store was altered.

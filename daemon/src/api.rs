@@ -359,6 +359,21 @@ pub(crate) struct Finished {
     pub(crate) keys: u64,
 }
 
+/// What was done about lists of the index of the key store that were altered.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct RepairedView {
+    /// How many lists were made anew.
+    pub(crate) lists: usize,
+    /// Labels of keys of these lists that are left, and disabled.
+    pub(crate) disabled: Vec<String>,
+    /// Labels of keys of these lists that were removed, for their records were altered as well.
+    pub(crate) removed: Vec<String>,
+    /// How many records were removed that had names that no key can have.
+    pub(crate) nameless: usize,
+    /// What is still altered.
+    pub(crate) altered: Altered,
+}
+
 /// Why a request was refused.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Refusal {

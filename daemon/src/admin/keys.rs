@@ -14,11 +14,11 @@ use tokio::sync::RwLockReadGuard;
 
 use super::plain_key::PlainKey;
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
-use crate::api::{self, Change, KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page};
+use crate::api::{self, Change, KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page, RepairedView};
 use crate::backend::grep11::Abilities;
 use crate::backend::{Backend, BackendError};
 use crate::config::EMBEDDED;
-use crate::keys::{self, Key, Listed, StoreError, Version};
+use crate::keys::{self, Key, Listed, Repaired, StoreError, Version};
 use crate::policy::authorise::signs_and_decrypts;
 
 pub(super) async fn list(
@@ -263,6 +263,17 @@ pub(super) async fn delete(
     admin.daemon.keys.delete(&label).await?;
     tracing::info!(key = label.as_str(), uid = who.uid, "key deleted");
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn repair(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+) -> Answer<RepairedView> {
+    let Repaired { lists, disabled, removed, nameless } = admin.daemon.keys.repair().await?;
+    let names = |labels: Vec<Label>| labels.iter().map(Label::to_string).collect::<Vec<_>>();
+    let (disabled, removed) = (names(disabled), names(removed));
+    tracing::warn!(lists, ?disabled, ?removed, nameless, uid = who.uid, "index of the key store repaired");
+    Ok(Json(RepairedView { lists, disabled, removed, nameless, altered: admin.daemon.keys.altered() }))
 }
 
 /// Refuses a label in use before time is spent on a key; [`add`] makes sure of it.

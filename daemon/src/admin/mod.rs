@@ -20,6 +20,7 @@
 //! | `GET /v1/keys/LABEL` | one key |
 //! | `PATCH /v1/keys/LABEL` | change a key: `{"state"}`, `{"uses"}` |
 //! | `DELETE /v1/keys/LABEL` | delete a key |
+//! | `POST /v1/repair` | make the lists of the index of the key store anew that were altered; their keys are disabled |
 //!
 //! Errors are `{"error": "..."}`.
 
@@ -72,6 +73,7 @@ pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Can
         .route("/v1/backends/{name}/rewrap", post(units::rewrap))
         .route("/v1/backends/{name}/rewrap/finish", post(units::finish_rewrap))
         .route("/v1/keys", get(keys::list).post(keys::generate))
+        .route("/v1/repair", post(keys::repair))
         .route("/v1/keys/{label}/import", post(keys::import))
         .route("/v1/keys/{label}/adopt", post(keys::adopt))
         .route("/v1/keys/{label}/csr", post(csr::sign))

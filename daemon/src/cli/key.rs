@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::output::{self, from_now, print, print_json, print_table, table, time};
 use super::{Client, RUNTIME_DIR};
 use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, set_uses};
+use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView, set_uses};
 use crate::exit;
 use crate::ground::hardening;
 use crate::keys::Altered;
@@ -46,6 +46,8 @@ pub(super) enum Command {
     Disable(Named),
     /// Delete a key; it cannot be brought back
     Delete(Named),
+    /// Make the lists of the key store anew that were altered; their keys are disabled, or removed
+    Repair(#[command(flatten)] Client),
     /// Wrap the keys of a backend by the master key that is to come
     Rewrap(Rewrap),
 }
@@ -158,6 +160,7 @@ impl Command {
             Self::Enable(key) => key.set_state("enable", "enabled"),
             Self::Disable(key) => key.set_state("disable", "disabled"),
             Self::Delete(key) => key.delete(),
+            Self::Repair(client) => repair(&client),
             Self::Rewrap(rewrap) => rewrap.run(),
         }
         .map(drop)
@@ -303,7 +306,8 @@ impl Named {
     }
 
     fn delete(&self) -> Result<(), Failure> {
-        if io::stdin().is_terminal() && !confirmed(&self.label)? {
+        let question = format!("Delete key {} for ever? Type its label to confirm: ", self.label);
+        if io::stdin().is_terminal() && !confirmed(&question, self.label.as_str())? {
             return Err(Failure::new(exit::USAGE, format_args!("key {} was not deleted", self.label)));
         }
         self.call("delete", |admin, label| admin.delete(label))?;
@@ -346,6 +350,37 @@ fn list(client: &Client) -> Result<(), Failure> {
         true => printed.and(Err(Failure::silent(exit::DATA))),
         false => printed,
     }
+}
+
+fn repair(client: &Client) -> Result<(), Failure> {
+    const QUESTION: &str = "Disable or remove every key whose list in the key store was altered? A backup would keep them. Type yes to confirm: ";
+    if io::stdin().is_terminal() && !confirmed(QUESTION, "yes")? {
+        return Err(Failure::new(exit::USAGE, "the key store was not repaired"));
+    }
+    let repaired = AdminClient::new(&client.runtime_dir)
+        .and_then(|admin| admin.repair())
+        .map_err(|error| Failure::from(error).while_trying("cannot repair the key store"))?;
+    if let Some((problem, advice)) = repaired.altered.problem() {
+        output::warn(format_args!("{problem}; {advice}"));
+    }
+    if client.json {
+        return print_json(&repaired);
+    }
+    let RepairedView { lists, disabled, removed, nameless, .. } = repaired;
+    let mut text =
+        format!("{lists} lists were made anew, {nameless} records without a label were removed.\n");
+    if !disabled.is_empty() {
+        text += &format!(
+            "Disabled, since their records may be old ones: {}\n\
+             You may have deleted one of them, or taken uses away. So look at each (keyward key show LABEL) before: \
+             keyward key enable LABEL\n",
+            disabled.join(", ")
+        );
+    }
+    if !removed.is_empty() {
+        text += &format!("Removed, since their records were altered: {}\n", removed.join(", "));
+    }
+    print(&text)
 }
 
 fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
@@ -437,14 +472,14 @@ fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
     read.map(|_| bytes).map_err(|error| Failure::reading(path, &error))
 }
 
-fn confirmed(label: &Label) -> Result<bool, Failure> {
+fn confirmed(question: &str, expected: &str) -> Result<bool, Failure> {
     let mut answer = String::new();
-    eprint!("Delete key {label} for ever? Type its label to confirm: ");
+    eprint!("{question}");
     io::stderr()
         .flush()
         .and_then(|()| io::stdin().lock().read_line(&mut answer))
         .map_err(|error| Failure::new(exit::IO, format_args!("cannot read the answer: {error}")))?;
-    Ok(answer.trim() == label.as_str())
+    Ok(answer.trim() == expected)
 }
 
 /// A use; several in one word are told apart from an unknown one.

@@ -27,6 +27,7 @@ pub(crate) use migrate::{MigrationError, OldStore, finish, migrated_before, was_
 pub(crate) use store::Altered;
 pub use store::{Store, StoreError};
 pub use store_key::StoreKey;
+use tables::Rebuilt;
 
 /// A key: what is known of it, and the blob of each version.
 #[derive(Clone)]
@@ -148,6 +149,18 @@ pub struct Version {
     pub certificates: Vec<Vec<u8>>,
 }
 
+/// What was done about lists of the index that were altered.
+pub(crate) struct Repaired {
+    /// How many lists were made anew.
+    pub(crate) lists: usize,
+    /// The keys of these lists that are left.
+    pub(crate) disabled: Vec<Label>,
+    /// The keys of these lists that are not.
+    pub(crate) removed: Vec<Label>,
+    /// How many records were removed that had names that no key can have.
+    pub(crate) nameless: usize,
+}
+
 /// The keys of the daemon. Shared by reference between tasks.
 pub struct Keys {
     store: Arc<Store>,
@@ -229,6 +242,43 @@ impl Keys {
     pub async fn delete(&self, label: &Label) -> Result<(), StoreError> {
         let deleted = label.clone();
         self.change(label.clone(), move |store| store.delete(&deleted)).await
+    }
+
+    /// Makes the lists of the index anew that were altered. Their keys come back disabled, for their
+    /// records may be old ones; those whose records are not genuine are removed.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read or written.
+    pub(crate) async fn repair(&self) -> Result<Repaired, StoreError> {
+        let (cache, changes) = (Arc::clone(&self.cache), Arc::clone(&self.changes));
+        let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
+        let repair = move |store: &Store| {
+            let _changing = changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = store.rebuild();
+            // The records of keys in memory may be gone from the store.
+            let in_list = |label: &str| match &done {
+                Ok(rebuilt) => rebuilt.lists.contains(&index::list_of(label)),
+                Err(_) => true,
+            };
+            let mut labels: Vec<Label> = with(&cache, |cache| {
+                let labels = cache.keys.iter().map(|(label, _)| label);
+                labels.filter(|label| in_list(label)).filter_map(|label| label.parse().ok()).collect()
+            });
+            labels
+                .extend(done.iter().flat_map(|rebuilt| rebuilt.kept.iter().chain(&rebuilt.removed)).cloned());
+            for label in labels {
+                let now = store.get(&label);
+                let in_memory = forget(&cache, &changes, label);
+                if let Some(unit) = &unit {
+                    let stored = now.as_ref().ok().and_then(Option::as_ref).cloned();
+                    let before: Vec<_> = stored.iter().chain(in_memory.as_deref()).collect();
+                    settle(unit, &before, now);
+                }
+            }
+            let Rebuilt { lists, kept, removed, nameless } = done?;
+            Ok(Repaired { lists: lists.len(), disabled: kept, removed, nameless })
+        };
+        self.in_store(repair).await
     }
 
     /// Up to `limit` keys in the order of their labels, from the first one behind `after`.

@@ -26,8 +26,8 @@ use thiserror::Error;
 
 use super::index::Root;
 use super::store_key::{Seals, StoreKey};
-use super::tables::{Alterations, FORMAT, Found, INDEX, KEYS, META, Reading, Writing};
-use super::{Key, Listed, record};
+use super::tables::{Alterations, FORMAT, Found, INDEX, KEYS, META, Reading, Rebuilt, Writing};
+use super::{Key, Listed, State, record};
 use crate::config::EMBEDDED;
 
 /// The store on disk. Its operations wait for the disk: not for the tasks that serve peers.
@@ -228,8 +228,7 @@ impl Store {
                 }));
             }
             // Counted across all keys, so that a key made anew never meets a revision of its predecessor.
-            let last = tables.text(REVISION)?.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-            key.revision = last + 1;
+            key.revision = last_revision(tables)? + 1;
             tables.meta.insert(REVISION, key.revision.to_string().as_str())?;
             let Some(bytes) = record::encode(&key) else { return Ok(Err(self.damaged())) };
             let written = tables.write(seals, root, key.label.as_str(), Some(&bytes))?;
@@ -249,6 +248,24 @@ impl Store {
         })?;
         self.found_altered().labels.remove(label);
         Ok(())
+    }
+
+    /// Makes the lists of the index anew that were altered, and removes records under names that no key
+    /// can have. An old copy of a record is as genuine as the latest one without the list: so the keys
+    /// of these lists come back disabled.
+    pub(super) fn rebuild(&self) -> Result<Rebuilt, StoreError> {
+        let rebuilt = self.change(|seals, tables, root| {
+            let mut revision = last_revision(tables)?;
+            let rebuilt = tables.rebuild(seals, root, |label, record| {
+                let key = record::decode(label.clone(), record)?;
+                revision += 1;
+                record::encode(&Key { state: State::Disabled, revision, ..key })
+            })?;
+            tables.meta.insert(REVISION, revision.to_string().as_str())?;
+            Ok(Ok(rebuilt))
+        })?;
+        self.check()?;
+        Ok(rebuilt)
     }
 
     pub(crate) fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, StoreError> {
@@ -497,7 +514,7 @@ pub enum StoreError {
     Unknown(Label),
     /// The list of the index that vouches for the record is not the one that this daemon wrote last.
     #[error(
-        "the list of the key store that vouches for key {0} was altered; restore the store from a backup"
+        "the list of the key store that vouches for key {0} was altered; restore the store from a backup, or have the list made anew with: keyward key repair"
     )]
     Unlisted(Label),
 }
@@ -555,6 +572,10 @@ pub(super) fn fault(path: &Path, error: redb::Error) -> StoreError {
     }
 }
 
+fn last_revision(tables: &Writing<'_>) -> Result<u64, redb::Error> {
+    Ok(tables.text(REVISION)?.and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
 /// The embedded unit was there first, and alone.
 fn wkid_of(backend: &str) -> String {
     match backend {
@@ -583,15 +604,15 @@ const REVISION: &str = "revision";
 
 const ALTERED_SHOWN: usize = 5;
 const ALTERED_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or give each key up with: keyward key delete LABEL";
-const INDEX_ADVICE: &str = "find out who wrote to the store, then restore it from a backup";
+const INDEX_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or have the lists made anew, which disables their keys, with: keyward key repair";
 
 /// Memory for pages of the file, in bytes (32 MiB). The keys in use are kept outside of it.
 const CACHE: usize = 32 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use super::super::index;
     use super::super::tests::{key, unlocked};
-    use super::super::{State, index};
     use super::*;
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -875,6 +896,44 @@ mod tests {
         // A daemon that runs finds it out when somebody lists the keys.
         let store = unlocked(dir.path());
         assert_eq!((store.list(None, 10).unwrap().len(), store.known_altered().lists), (3, 1));
+    }
+
+    #[test]
+    fn a_list_that_was_altered_is_made_anew_and_its_keys_are_disabled() {
+        let (dir, before) = scene();
+        let shop: Label = "shop".parse().unwrap();
+        alter(dir.path(), |tables| {
+            // It is enabled in this copy, and was disabled since.
+            let (_, old) = before.keys.iter().find(|(label, _)| label == "shop").unwrap();
+            tables.keys.insert("shop", old.as_slice()).unwrap();
+            tables.keys.insert("other", [7; 50].as_slice()).unwrap();
+            tables.keys.insert("!other", [7; 50].as_slice()).unwrap();
+            for label in ["shop", "other"] {
+                tables.index.remove(index::list_of(label)).unwrap();
+            }
+        });
+        let store = unlocked(dir.path());
+        for refused in [store.put(key("shop")).map(drop), store.delete(&shop)] {
+            let told = refused.unwrap_err().to_string();
+            assert!(told.ends_with("with: keyward key repair"), "{told}");
+        }
+        let (_, advice) = store.check().unwrap().problem().unwrap();
+        assert!(advice.ends_with("with: keyward key repair"), "{advice}");
+        let rebuilt = store.rebuild().unwrap();
+        let labels = |labels: &[Label]| labels.iter().map(Label::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            (labels(&rebuilt.kept), labels(&rebuilt.removed)),
+            (vec!["shop".into()], vec!["other".into()])
+        );
+        assert_eq!((rebuilt.lists.len(), rebuilt.nameless), (2, 1));
+        assert_eq!(store.known_altered().total(), 0);
+        let found = store.get(&shop).unwrap().unwrap();
+        assert!(found.state == State::Disabled && found.revision > 5, "{}", found.revision);
+        store.put(key("other")).unwrap();
+        store.delete(&shop).unwrap();
+        drop(store);
+        assert_eq!(told(dir.path()).len(), 3);
+        assert!(unlocked(dir.path()).rebuild().unwrap().lists.is_empty());
     }
 
     #[test]

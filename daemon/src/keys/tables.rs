@@ -34,6 +34,19 @@ pub(super) struct Alterations {
     pub(super) nameless: usize,
 }
 
+/// What was done about lists of the index that were altered.
+#[derive(Default)]
+pub(super) struct Rebuilt {
+    /// The numbers of the lists.
+    pub(super) lists: BTreeSet<u32>,
+    /// The labels of records of these lists that are genuine, if perhaps old.
+    pub(super) kept: Vec<Label>,
+    /// The labels of records of these lists that were removed, for they are not genuine.
+    pub(super) removed: Vec<Label>,
+    /// How many records were removed that have names that no key can have.
+    pub(super) nameless: usize,
+}
+
 /// The rows of a store, for reading or for writing.
 pub(super) struct Tables<K, M, I> {
     pub(super) keys: K,
@@ -238,6 +251,51 @@ impl<'t> Writing<'t> {
         }
         self.write_list(seals, root, number, &list)?;
         Ok(true)
+    }
+
+    /// Makes lists that were altered anew, of the records that are genuine. `revise` gives what is to
+    /// stand in the place of each, since an old copy of a record is genuine as well; `None` removes it.
+    pub(super) fn rebuild(
+        &mut self,
+        seals: &Seals,
+        root: &mut Root,
+        mut revise: impl FnMut(&Label, &[u8]) -> Option<Vec<u8>>,
+    ) -> Result<Rebuilt, redb::Error> {
+        let mut rebuilt = Rebuilt::default();
+        let mut lists: BTreeMap<u32, List> = BTreeMap::new();
+        for number in 0..LISTS {
+            if self.list(seals, root, number)?.is_none() {
+                lists.insert(number, List::new());
+            }
+        }
+        let names = self.keys.iter()?.map(|row| Ok(row?.0.value().to_owned()));
+        for name in names.collect::<Result<Vec<String>, redb::Error>>()? {
+            let Ok(label) = name.parse::<Label>() else {
+                self.keys.remove(name.as_str())?;
+                rebuilt.nameless += 1;
+                continue;
+            };
+            let Some(list) = lists.get_mut(&index::list_of(&name)) else { continue };
+            let row = self.keys.get(name.as_str())?.map(|row| row.value().to_vec()).unwrap_or_default();
+            let genuine = open_record(seals, &name, &row).and_then(|(_, record)| revise(&label, record));
+            match genuine {
+                Some(record) => {
+                    let mac = seals.of_record(&name, &record);
+                    self.keys.insert(name.as_str(), [&mac, &*record].concat().as_slice())?;
+                    list.insert(name, mac);
+                    rebuilt.kept.push(label);
+                }
+                None => {
+                    self.keys.remove(name.as_str())?;
+                    rebuilt.removed.push(label);
+                }
+            }
+        }
+        for (number, list) in &lists {
+            self.write_list(seals, root, *number, list)?;
+        }
+        rebuilt.lists = lists.into_keys().collect();
+        Ok(rebuilt)
     }
 
     /// Writes a list of the index.

@@ -237,6 +237,82 @@ fn a_key_that_has_vanished_is_missed() {
     assert!(doctor.status.code() == Some(78) && text.contains(problem), "{text}");
     let (_, line) = daemon.fail(&["key", "generate", "shop", "--type", "p256"]);
     assert!(line.contains("the list of the key store that vouches for key shop was altered"), "{line}");
+    // From the memory of the daemon, which is older than what is on the disk by now.
+    let repaired = daemon.succeed(&["key", "repair", "--json"]);
+    let repaired: Value = serde_json::from_str(&repaired).unwrap();
+    assert_eq!((&repaired["lists"], &repaired["nameless"]), (&1.into(), &1.into()), "{repaired}");
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::UnknownKey);
+}
+
+/// Whatever was altered, the commands that `key list` names are all that it takes.
+#[test]
+fn each_command_that_is_advised_does_what_it_says() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    type Alteration = fn(&Daemon);
+    fn list(daemon: &Daemon) {
+        flip_a_bit_of_the_list_of(daemon, "shop");
+    }
+    fn edited(daemon: &Daemon) {
+        alter(daemon, |keys| {
+            let row = keys.get("shop").unwrap().unwrap().value().to_vec();
+            let mut more = record(&row);
+            more["uses"] = vec!["any"].into();
+            keys.insert("shop", with_record(&row, &more).as_slice()).unwrap();
+        });
+    }
+    fn gone(daemon: &Daemon) {
+        alter(daemon, |keys| drop(keys.remove("shop").unwrap()));
+    }
+    fn renamed(daemon: &Daemon) {
+        alter(daemon, |keys| {
+            let row = keys.remove("shop").unwrap().unwrap().value().to_vec();
+            keys.insert("s!op", row.as_slice()).unwrap();
+        });
+    }
+    /// What is left of the key by the commands: nothing, or a key that is disabled.
+    const NOTHING: Outcome = Outcome::UnknownKey;
+    let cases: [(&str, &[Alteration], Outcome); 8] = [
+        ("list", &[list], Outcome::KeyDisabled),
+        ("edited", &[edited], NOTHING),
+        ("gone", &[gone], NOTHING),
+        ("renamed", &[renamed], NOTHING),
+        ("list and edited", &[list, edited], NOTHING),
+        ("list and gone", &[list, gone], NOTHING),
+        ("list and renamed", &[list, renamed], NOTHING),
+        (
+            "all records",
+            &[list, |daemon| {
+                alter(daemon, |keys| drop(keys.insert("other", [7; 90].as_slice()).unwrap()));
+            }],
+            Outcome::KeyDisabled,
+        ),
+    ];
+    for (what, alterations, outcome) in cases {
+        for label in ["shop", "other"] {
+            daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+        }
+        daemon.end(Signal::TERM);
+        alterations.iter().for_each(|alteration| alteration(&daemon));
+        daemon.start(&[]);
+        let mut commands = 0;
+        loop {
+            let listed = daemon.keyward(&["key", "list"]);
+            if listed.status.success() {
+                break;
+            }
+            let (status, warnings) = told(&listed);
+            let command = warnings.lines().next().unwrap().rsplit_once("with: keyward ").unwrap().1;
+            assert!(status == 65 && commands < 3, "{what}: {warnings}");
+            daemon.succeed(&command.split(' ').collect::<Vec<_>>());
+            commands += 1;
+        }
+        assert_eq!(daemon.outcome("shop", &certificate_verify()), outcome, "{what}");
+        let metrics = daemon.http("GET", "/metrics", "").unwrap().1;
+        assert!(metrics.lines().any(|line| line == "keyward_keys_altered 0"), "{what}: {metrics}");
+        for label in ["shop", "other"] {
+            let _ = daemon.keyward(&["key", "delete", label]);
+        }
+    }
 }
 
 #[test]
