@@ -11,6 +11,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::ground::ownership::{self, OwnershipError};
+use crate::ground::text::quoted;
 
 /// Reads the master key from the file of the configuration, or else from a credential of systemd.exec(5). One that
 /// follows a pattern is only for a store that was made with it, for which `patterns` says so.
@@ -100,14 +101,17 @@ pub(crate) enum MasterKeyError {
     )]
     Lost(PathBuf),
     #[error(
-        "cannot read the master key in {path}: there is no such file; if there are no keys yet that need it, make it with: (umask 077; set -C; openssl rand -hex 32 > {path})", path = .0.display()
+        "cannot read the master key in {path}: there is no such file; if there are no keys yet that need it, make it with: (umask 077; set -C; openssl rand -hex 32 > {})", quoted(.0), path = .0.display()
     )]
     Missing(PathBuf),
     #[error(
         "no master key, and the key store was made with one: set master-key in section [embedded] of the configuration to the file of that, or pass it as the credential master-key"
     )]
     NotPassed,
-    #[error("refused the master key in {}: others than its owner can read it; run: chmod 600 {}", .0.display(), .0.display())]
+    #[error(
+        "refused the master key in {}: others than its owner can read it; run: chmod 600 {}; they may know it by now, and it opens each copy of what it protects: docs/key-store.md says how to go on with another one",
+        .0.display(), quoted(.0)
+    )]
     Open(PathBuf),
     #[error("cannot read the master key in {}: {reason}{}", path.display(), of_reading(reason))]
     Read { path: PathBuf, reason: io::Error },
@@ -202,10 +206,16 @@ mod tests {
     fn a_file_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         load_dev(dir.path(), true).unwrap();
-        let path = dir.path().join(DEV_FILE);
+        let path = dir.path().join("my key");
+        fs::rename(dir.path().join(DEV_FILE), &path).unwrap();
         assert!(load(Some(&path), Patterns::Refused).is_ok());
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(load(Some(&path), Patterns::Refused), Err(MasterKeyError::Open(_))));
+        let refused = load(Some(&path), Patterns::Refused).err().unwrap();
+        assert!(matches!(refused, MasterKeyError::Open(_)));
+        let told = refused.to_string();
+        assert!(told.contains(&format!("chmod 600 '{}'; they may know it by now", path.display())), "{told}");
+        let told = MasterKeyError::Missing(path.clone()).to_string();
+        assert!(told.ends_with(&format!("> '{}')", path.display())), "{told}");
     }
 
     #[test]

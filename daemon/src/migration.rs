@@ -10,6 +10,7 @@ use nix::unistd::{Uid, User};
 use crate::config::Config;
 use crate::ground::hardening;
 use crate::ground::ownership::{Name, SERVICE};
+use crate::ground::text::quoted;
 use crate::keys::{self, MigrationError, OldStore, Store, StoreError, StoreKey};
 use crate::master_key;
 use crate::run::{self, Options, ServeError};
@@ -142,16 +143,6 @@ fn refuse_other_user(options: &Options, config: &Config) -> Result<(), ServeErro
         )));
     }
     Ok(())
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text,
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
 }
 
 /// As conf/systemd/keyward.service and remote-units.conf pass them.

@@ -16,6 +16,8 @@ use nix::unistd::{Uid, User};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
+use super::text::quoted;
+
 /// The users who may own what is relied on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Owners {
@@ -131,8 +133,9 @@ pub(crate) enum OwnershipError {
     #[error("cannot use {}: {reason}", path.display())]
     Unreachable { path: PathBuf, reason: io::Error },
     #[error(
-        "others than its owner can write to {path}; {}run: chmod go-w {path}",
+        "others than its owner can write to {path}; {}run: chmod go-w {}",
         if *is_directory { "name a directory elsewhere, or, if no other program needs that, " } else { "" },
+        quoted(path),
         path = path.display()
     )]
     Writable { path: PathBuf, is_directory: bool },
@@ -161,7 +164,7 @@ fn of_owner(path: &Path, uid: u32, is_directory: bool) -> String {
         );
     }
     let name = User::from_uid(Uid::from_raw(own)).ok().flatten().map_or(own.to_string(), |user| user.name);
-    format!("look what is in it, then, as root, run: chown -h {name} {}", path.display())
+    format!("look what is in it, then, as root, run: chown -h {name} {}", quoted(path))
 }
 
 fn is_service(uid: u32) -> bool {
@@ -284,3 +287,23 @@ const STICKY: u32 = 0o1000;
 
 /// As many as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_quote_paths() {
+        let path = PathBuf::from("/srv/my keys/it's");
+        let quoted = r"'/srv/my keys/it'\''s'";
+        let refused = [
+            OwnershipError::Writable { path: path.clone(), is_directory: false },
+            OwnershipError::Owner { path, uid: 7001, is_directory: false },
+        ];
+        for (error, command) in refused.iter().zip(["chmod go-w", "chown -h"]) {
+            let told = error.to_string();
+            let (_, words) = told.split_once(&format!("run: {command} ")).unwrap();
+            assert!(words.ends_with(quoted), "{told}");
+        }
+    }
+}

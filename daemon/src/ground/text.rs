@@ -4,6 +4,7 @@
 //! them may move the cursor, forge a line, or have a line read in another order than it was written.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 /// The same text without what a terminal would obey rather than show.
 pub(crate) fn printable(text: &str) -> String {
@@ -27,6 +28,16 @@ pub(crate) fn printable_json(text: &str) -> String {
         }
         written
     })
+}
+
+/// A path in a command that somebody is to copy, as a shell takes it.
+pub(crate) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 /// Controls, the Bidi_Control characters of Unicode (UAX #9), and its separators of lines and paragraphs.

@@ -49,6 +49,7 @@ use crate::causes::causes;
 use crate::exit;
 use crate::ground::hardening;
 use crate::ground::ownership::{self, OwnershipError};
+use crate::ground::text::quoted;
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError, Patterns};
 use crate::run::{self, Asked, ServeError, Signals};
@@ -195,7 +196,7 @@ pub(crate) enum UnitServerError {
     MasterKey(#[from] MasterKeyError),
     #[error("refused a file: {0}")]
     NotOurs(OwnershipError),
-    #[error("refused the private key in {}: others can read it; run: chmod o= {}", .0.display(), .0.display())]
+    #[error("refused the private key in {}: others can read it; run: chmod o= {}", .0.display(), quoted(.0))]
     Open(PathBuf),
     #[error(
         "refused --plaintext on {0}: keys and signatures would cross the network in the clear; listen on 127.0.0.1 or [::1], or use --tls-cert and --tls-key"

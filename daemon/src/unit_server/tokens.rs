@@ -10,6 +10,7 @@ use tonic::codegen::http::HeaderMap;
 
 use super::clients::Name;
 use crate::ground::ownership;
+use crate::ground::text::quoted;
 
 /// The tokens in a file: those that are let in.
 pub(crate) struct Tokens {
@@ -57,7 +58,10 @@ fn digests(path: &Path) -> Result<Vec<([u8; 32], usize)>, String> {
         Err(error) => format!("refused the tokens: {error}"),
     })?;
     if ownership::is_for_others(&file).map_err(failed)? {
-        return Err(format!("refused the tokens in {shown}: everybody can read them; run: chmod o= {shown}"));
+        return Err(format!(
+            "refused the tokens in {shown}: everybody can read them; run: chmod o= {}",
+            quoted(path)
+        ));
     }
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(failed)?;

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Endpoint, Tls};
 use crate::ground::ownership::{self, OwnershipError};
+use crate::ground::text::quoted;
 
 /// How to speak TLS to somebody.
 #[derive(Clone)]
@@ -112,7 +113,7 @@ pub(crate) enum TlsError {
     NoSystemRoots,
     #[error("refused a file: {0}")]
     NotOurs(OwnershipError),
-    #[error("refused the private key in {}: others can read it; run: chmod o= {}", .0.display(), .0.display())]
+    #[error("refused the private key in {}: others can read it; run: chmod o= {}", .0.display(), quoted(.0))]
     Open(PathBuf),
     #[error("cannot read {} as PEM: {}", .0.display(), .1)]
     Pem(PathBuf, #[source] pem::Error),

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use super::network::{self, TlsClient, TlsError};
 use crate::config::{Auth, Endpoint, Tls};
 use crate::ground::ownership::{self, OwnershipError};
-use crate::ground::text::printable;
+use crate::ground::text::{printable, quoted};
 
 /// Where the tokens of a backend come from, and the one in use.
 pub(crate) struct Tokens {
@@ -249,7 +249,7 @@ pub(crate) enum TokenError {
     NotConfigured { what: &'static str, setting: &'static str, credential: String },
     #[error("refused the secret: {0}")]
     NotOurs(OwnershipError),
-    #[error("refused the secret in {}: others can read it; run: chmod o= {}", .0.display(), .0.display())]
+    #[error("refused the secret in {}: others can read it; run: chmod o= {}", .0.display(), quoted(.0))]
     Open(PathBuf),
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),

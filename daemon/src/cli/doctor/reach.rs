@@ -10,6 +10,7 @@ use keyward_client::{Address, Client, Error, InvalidAddress};
 use nix::unistd::{User, getgrouplist};
 
 use super::{Finding, Verdict};
+use crate::ground::text::quoted;
 
 /// Where servers are told that the socket is.
 pub(super) struct Told {
@@ -122,11 +123,13 @@ fn check(person: &Person, socket: &Path, from: &Path) -> Finding {
     match person.passes(socket, from) {
         Ok(()) => {}
         Err(Obstacle::Closed(directory, mode)) => {
-            let directory = directory.display();
             return Finding::fail(
                 CHECK,
-                format!("{name} cannot pass {directory} (mode {mode:o})"),
-                format!("chmod a+x {directory}, or add a socket where {name} can go to [socket] also"),
+                format!("{name} cannot pass {} (mode {mode:o})", directory.display()),
+                format!(
+                    "chmod a+x {}, or add a socket where {name} can go to [socket] also",
+                    quoted(directory)
+                ),
             );
         }
         Err(Obstacle::Unknown(directory, error)) => {
@@ -141,7 +144,7 @@ fn check(person: &Person, socket: &Path, from: &Path) -> Finding {
         Ok(found) => Finding::fail(
             CHECK,
             format!("{name} may not write to {} (mode {:o})", socket.display(), found.mode() & 0o7777),
-            format!("chmod a+w {}; who may do what is settled by grants", socket.display()),
+            format!("chmod a+w {}; who may do what is settled by grants", quoted(socket)),
         ),
         Err(error) => {
             Finding::fail(CHECK, format!("cannot look at {}: {error}", socket.display()), "start the daemon")
