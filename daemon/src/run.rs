@@ -173,7 +173,7 @@ impl ServeError {
             Self::Migration(_) => exit::DATA,
             Self::NoStore(_) => exit::NO_INPUT,
             Self::Hardening(_) | Self::Runtime(_) => exit::OS,
-            Self::OtherUser(_) => exit::NO_PERMISSION,
+            Self::OtherUser(_) | Self::Store(StoreError::Refused(_)) => exit::NO_PERMISSION,
             Self::Socket(_) => exit::UNAVAILABLE,
             Self::StateDir(..) => exit::CANNOT_CREATE,
             Self::Store(StoreError::OtherStoreKey(_)) => exit::CONFIG,

@@ -14,6 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{Uid, User};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use super::text::quoted;
@@ -88,9 +89,39 @@ fn make_below(path: &Path, mode: u32) -> Result<(), OwnershipError> {
 /// # Errors
 /// [`OwnershipError`] if another user owns it, can write to it, or can put another one in its place.
 pub(crate) fn open(path: &Path) -> Result<File, OwnershipError> {
+    open_for(path, OFlags::RDONLY)
+}
+
+/// The same for reading and writing.
+///
+/// # Errors
+/// As there.
+pub(crate) fn open_to_write(path: &Path) -> Result<File, OwnershipError> {
+    open_for(path, OFlags::RDWR)
+}
+
+/// Makes an empty file for its owner alone, in a directory that is checked as [`open`] does. Does nothing
+/// if there is a file.
+///
+/// # Errors
+/// As there.
+pub(crate) fn make_file(path: &Path) -> Result<(), OwnershipError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(unreachable(path, io::ErrorKind::InvalidInput.into()));
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let (directory, _) = walk(parent, Owners::Own)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    match rustix::fs::open(directory.join(name), flags, Mode::RUSR | Mode::WUSR) {
+        Ok(_) | Err(Errno::EXIST) => Ok(()),
+        Err(reason) => Err(unreachable(path, reason.into())),
+    }
+}
+
+fn open_for(path: &Path, access: OFlags) -> Result<File, OwnershipError> {
     let (found, _) = walk(path, Owners::Own)?;
     // Nobody waits for the other end of a pipe; and `found` has no link in it any more.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = rustix::fs::open(&found, flags, Mode::empty());
     let file = File::from(file.map_err(|reason| unreachable(&found, reason.into()))?);
     // The open file counts, and not what its name leads to.
@@ -211,7 +242,7 @@ fn walk(path: &Path, owners: Owners) -> Result<(PathBuf, Metadata), OwnershipErr
         }
         links += 1;
         if links > MAX_LINKS {
-            return Err(unreachable(path, rustix::io::Errno::LOOP.into()));
+            return Err(unreachable(path, Errno::LOOP.into()));
         }
         let target = fs::read_link(&next).map_err(|reason| unreachable(&next, reason))?;
         if target.is_absolute() {

@@ -10,9 +10,8 @@
 
 use core::panic::AssertUnwindSafe;
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -20,6 +19,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Label;
+use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -29,6 +29,7 @@ use super::store_key::{Seals, StoreKey};
 use super::tables::{Alterations, FORMAT, Found, INDEX, KEYS, META, Reading, Rebuilt, Writing};
 use super::{Key, Listed, State, record};
 use crate::config::EMBEDDED;
+use crate::ground::ownership::{self, OwnershipError};
 
 /// The store on disk. Its operations wait for the disk: not for the tasks that serve peers.
 ///
@@ -51,11 +52,10 @@ impl Store {
     /// [`StoreError::InUse`] if another daemon has it; otherwise what is wrong with the file.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let path = state_dir.join(Self::FILE);
-        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path);
-        drop(file.map_err(|reason| StoreError::Io(path.clone(), reason))?);
+        ownership::make_file(&path).map_err(|error| refused(&path, error))?;
         let database = open_database(&path)?;
         // The directory entry of a new file must outlive a power cut, too.
-        fs::File::open(state_dir)
+        File::open(state_dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|reason| StoreError::Io(path.clone(), reason))?;
         let open = RwLock::new(Open { database: Some(database), times: 0 });
@@ -509,6 +509,9 @@ pub enum StoreError {
     /// The store was made with another store key.
     #[error("the key store {} was made with another store key; name that one, or restore the store that belongs to this one", .0.display())]
     OtherStoreKey(PathBuf),
+    /// Another user can change the file, or put another one in its place.
+    #[error("refused the key store: {0}")]
+    Refused(String),
     /// There is no such key.
     #[error("there is no key {0}")]
     Unknown(Label),
@@ -531,12 +534,19 @@ struct Open {
 
 /// Opens a file that is there.
 pub(super) fn open_existing(path: &Path) -> Result<Database, StoreError> {
-    open_by(path, || Ok(redb::Builder::new().set_cache_size(CACHE).open(path)?))
+    open_by(path, |file| {
+        // redb would make a database of it.
+        if file.metadata()?.len() == 0 {
+            return Err(redb::Error::Corrupted("empty".into()));
+        }
+        Ok(redb::Builder::new().set_cache_size(CACHE).create_with_backend(FileBackend::new(file)?)?)
+    })
 }
 
 fn open_database(path: &Path) -> Result<Database, StoreError> {
-    open_by(path, || -> Result<Database, redb::Error> {
-        let database = redb::Builder::new().set_cache_size(CACHE).create(path)?;
+    open_by(path, |file| -> Result<Database, redb::Error> {
+        let database =
+            redb::Builder::new().set_cache_size(CACHE).create_with_backend(FileBackend::new(file)?)?;
         if database.begin_read()?.open_table(META).is_err() {
             let mut transaction = database.begin_write()?;
             transaction.set_quick_repair(true);
@@ -551,9 +561,10 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
 
 fn open_by(
     path: &Path,
-    open: impl FnOnce() -> Result<Database, redb::Error>,
+    open: impl FnOnce(File) -> Result<Database, redb::Error>,
 ) -> Result<Database, StoreError> {
-    match catch_unwind(AssertUnwindSafe(open)) {
+    let file = ownership::open_to_write(path).map_err(|error| refused(path, error))?;
+    match catch_unwind(AssertUnwindSafe(|| open(file))) {
         Ok(Ok(database)) => Ok(database),
         Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(StoreError::InUse(path.to_owned())),
         Ok(Err(redb::Error::Io(reason))) if reason.kind() != io::ErrorKind::InvalidData => {
@@ -561,6 +572,13 @@ fn open_by(
         }
         // An InvalidData stands for a file that is no database of redb.
         Ok(Err(_)) | Err(_) => Err(StoreError::Damaged(path.to_owned())),
+    }
+}
+
+fn refused(path: &Path, error: OwnershipError) -> StoreError {
+    match error.into_io() {
+        Ok(reason) => StoreError::Io(path.to_owned(), reason),
+        Err(error) => StoreError::Refused(error.to_string()),
     }
 }
 
@@ -976,7 +994,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_store_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(Store::FILE), [7; 5000]).unwrap();
+        std::fs::write(dir.path().join(Store::FILE), [7; 5000]).unwrap();
         assert!(matches!(Store::open(dir.path()), Err(StoreError::Damaged(_))));
     }
 

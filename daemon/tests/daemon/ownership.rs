@@ -97,6 +97,40 @@ fn no_refusal_says_to_change_a_directory_of_somebody_else() {
     }
 }
 
+/// The directory is in order, and the file that a backup tool has put there is not.
+#[test]
+fn a_key_store_that_another_user_can_change_is_refused() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.end(Signal::TERM);
+    let store = daemon.path("state/keys.redb");
+    assert_eq!(fs::metadata(&store).unwrap().permissions().mode() & 0o777, 0o600);
+    let refused = |advice: &str| {
+        for more in [&[][..], &["--migrate-store"]] {
+            let (status, line) = told(&daemon.serve(more).output().unwrap());
+            assert!(status == 77 && line.contains("refused the key store: "), "{status} {line}");
+            assert!(line.contains(&format!("{advice} {}", store.display())), "{line}");
+        }
+    };
+    for mode in [0o620, 0o602] {
+        fs::set_permissions(&store, Permissions::from_mode(mode)).unwrap();
+        refused("run: chmod go-w");
+    }
+    fs::set_permissions(&store, Permissions::from_mode(0o600)).unwrap();
+    if is_root() {
+        chown(&store, Some(MALLORY), None).unwrap();
+        let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+        assert!(status == 77 && line.contains("run: chown -h root "), "{status} {line}");
+        chown(&store, Some(0), None).unwrap();
+    }
+    // A link is as good as what it leads to.
+    let elsewhere = daemon.path("elsewhere");
+    fs::rename(&store, &elsewhere).unwrap();
+    symlink(&elsewhere, &store).unwrap();
+    daemon.start(&[]);
+    assert!(daemon.succeed(&["key", "list"]).contains("shop"));
+}
+
 #[test]
 fn links_and_sticky_directories_that_are_in_order_are_used() {
     let mut daemon = Daemon::prepare("");
