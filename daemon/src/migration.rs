@@ -107,8 +107,10 @@ fn credentials(options: &Options, config: &Config, owner: u32) -> Vec<(&'static 
 /// The command that migrates the store as the user whose store it is, for a shell.
 fn command(options: &Options, uid: u32, credentials: &[(&str, &str)]) -> String {
     let mut words = vec!["keyward serve --migrate-store".to_owned()];
-    words.push(format!("--state-dir {}", quoted(&options.state_dir)));
-    words.extend(options.config.as_ref().map(|config| format!("--config {}", quoted(config))));
+    // systemd-run starts it in the root directory.
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    words.push(format!("--state-dir {}", quoted(&absolute(&options.state_dir))));
+    words.extend(options.config.as_ref().map(|config| format!("--config {}", quoted(&absolute(config)))));
     words.extend(options.dev.then(|| "--dev".to_owned()));
     let words = words.join(" ");
     let passed = credentials.iter().map(|(name, file)| format!("-p LoadCredential={name}:{file} "));
@@ -165,6 +167,10 @@ mod tests {
         let own = rustix::process::geteuid().as_raw();
         assert_eq!(command(&options, own, &[]), format!("run, as the user who ran this: {words}"));
         assert_eq!(command(&options, 7001, &[]), format!("run, as user id 7001: {words}"));
+        let relative = Options { state_dir: "state".into(), config: None, ..options.clone() };
+        let here = env::current_dir().unwrap();
+        let words_here = format!("--state-dir {} --dev", quoted(&here.join("state")));
+        assert!(command(&relative, 7001, &CREDENTIALS[..1]).ends_with(&words_here));
         assert_eq!(
             command(&options, 7001, &CREDENTIALS[..1]),
             format!(

@@ -181,6 +181,10 @@ impl ServeError {
                 exit::DATA
             }
             Self::Store(StoreError::InUse(_)) => exit::UNAVAILABLE,
+            // Nobody gets access by asking again, as it may be with other faults.
+            Self::Store(StoreError::Io(_, reason)) if reason.kind() == io::ErrorKind::PermissionDenied => {
+                exit::NO_PERMISSION
+            }
             Self::Store(_) => exit::IO,
         }
     }
@@ -487,7 +491,8 @@ mod tests {
     #[test]
     fn the_service_is_not_started_again_before_somebody_has_changed_something() {
         let unit = include_str!("../../conf/systemd/keyward.service");
-        assert!(unit.lines().any(|line| line == format!("RestartPreventExitStatus={}", exit::CONFIG)));
+        let statuses = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
+        assert_eq!(statuses.unwrap(), format!("{} {} {}", exit::DATA, exit::NO_PERMISSION, exit::CONFIG));
         // systemd.service(5): it holds for the main process alone.
         assert!(!unit.lines().any(|line| line.starts_with("ExecStartPre")));
     }

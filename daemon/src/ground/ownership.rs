@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use nix::unistd::{Uid, User};
+use nix::unistd::{Gid, Group, Uid, User};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
@@ -207,6 +207,14 @@ fn own_name() -> String {
         0 => "root".into(),
         own => format!("root and {}", Name(own)),
     }
+}
+
+/// The names of the user and the group that run this, or their numbers, as chown takes them.
+pub(crate) fn own_names() -> (String, String) {
+    let (uid, gid) = (Uid::effective(), Gid::effective());
+    let user = User::from_uid(uid).ok().flatten().map_or(uid.to_string(), |user| user.name);
+    let group = Group::from_gid(gid).ok().flatten().map_or(gid.to_string(), |group| group.name);
+    (user, group)
 }
 
 /// A user, for a person.

@@ -12,6 +12,7 @@ use core::panic::AssertUnwindSafe;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -29,7 +30,8 @@ use super::store_key::{Seals, StoreKey};
 use super::tables::{Alterations, FORMAT, Found, INDEX, KEYS, META, Reading, Rebuilt, Writing};
 use super::{Key, Listed, State, record};
 use crate::config::EMBEDDED;
-use crate::ground::ownership::{self, OwnershipError};
+use crate::ground::ownership::{self, Name, OwnershipError};
+use crate::ground::text::quoted;
 
 /// The store on disk. Its operations wait for the disk: not for the tasks that serve peers.
 ///
@@ -498,7 +500,7 @@ pub enum StoreError {
     #[error("the key store {} is in use: another keyward daemon runs on this state directory", .0.display())]
     InUse(PathBuf),
     /// The disk is full, gone or broken.
-    #[error("cannot read or write the key store {}: {}", .0.display(), .1)]
+    #[error("cannot read or write the key store {}: {}{}", .0.display(), .1, of_access(.0, .1))]
     Io(PathBuf, #[source] io::Error),
     /// The store was not unlocked yet.
     #[error("the key store {} is locked: its key is not known", .0.display())]
@@ -520,6 +522,20 @@ pub enum StoreError {
         "the list of the key store that vouches for key {0} was altered; restore the store from a backup, or have the list made anew with: keyward key repair"
     )]
     Unlisted(Label),
+}
+
+/// A file that root has restored with cp is root's.
+fn of_access(path: &Path, reason: &io::Error) -> String {
+    if reason.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let owner = path.symlink_metadata().map(|found| format!(", and belongs to {}", Name(found.uid())));
+    let (user, group) = ownership::own_names();
+    let path = quoted(path);
+    format!(
+        "; it must be for user {user}, who runs this{}: as root, run: chown -h {user}:{group} {path}; chmod 600 {path}; a copy is restored, while the daemon is stopped, with: install -o {user} -g {group} -m 600 COPY {path}",
+        owner.unwrap_or_default()
+    )
 }
 
 /// The outer error is a fault of the database, the inner one an answer.

@@ -131,6 +131,47 @@ fn a_key_store_that_another_user_can_change_is_refused() {
     assert!(daemon.succeed(&["key", "list"]).contains("shop"));
 }
 
+/// As a plain cp by root leaves it.
+#[test]
+fn a_key_store_of_root_is_told_how_to_give_to_the_daemon() {
+    if !is_root() {
+        return;
+    }
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.end(Signal::TERM);
+    let [state, run, store] = [daemon.path("state"), daemon.path("run"), daemon.path("state/keys.redb")];
+    let copy = daemon.path("copy");
+    fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
+    fs::set_permissions(daemon.path("notify"), Permissions::from_mode(0o777)).unwrap();
+    // The sockets of root's daemon would be in the way.
+    fs::remove_dir_all(&run).unwrap();
+    fs::create_dir(&run).unwrap();
+    for path in [&state, &run, &daemon.path("master.key")] {
+        chown(path, Some(ALICE), Some(ALICE)).unwrap();
+    }
+    let alice = |daemon: &Daemon| {
+        let mut alice = daemon.serve(&[]);
+        alice.uid(ALICE).gid(ALICE);
+        alice
+    };
+    let (status, line) = told(&alice(&daemon).output().unwrap());
+    assert!(status == 77 && line.contains("Permission denied"), "{status} {line}");
+    assert!(line.contains("belongs to user root (id 0)"), "{line}");
+    fs::copy(&store, &copy).unwrap();
+    let restore = line.trim_end().rsplit_once("with: ").unwrap().1.to_owned();
+    let give = line.split_once("as root, run: ").unwrap().1.split_once("; a copy").unwrap().0.to_owned();
+    for command in [give, restore.replace("COPY", copy.to_str().unwrap())] {
+        chown(&store, Some(0), Some(0)).unwrap();
+        assert!(Command::new("/bin/sh").args(["-c", &command]).status().unwrap().success(), "{command}");
+        daemon.start_as(&mut alice(&daemon));
+        let mut list = Command::new(PROGRAM);
+        list.args(["key", "list", "--runtime-dir"]).arg(&run).uid(ALICE);
+        assert!(String::from_utf8_lossy(&list.output().unwrap().stdout).contains("shop"), "{command}");
+        daemon.end(Signal::TERM);
+    }
+}
+
 #[test]
 fn links_and_sticky_directories_that_are_in_order_are_used() {
     let mut daemon = Daemon::prepare("");
