@@ -44,7 +44,9 @@ pub(super) async fn sign(
         .version(number)
         .ok_or_else(|| AdminError::NoVersion(format!("key {label} has no version {number}")))?;
     if key.state == keys::State::Disabled {
-        let reason = format!("key {label} is disabled; enable it first: keyward key enable {label}");
+        let reason = format!(
+            "key {label} is disabled; ask who disabled it, and why; then: keyward key enable {label}"
+        );
         return Err(AdminError::NotAllowed(reason));
     }
     if !Act::Sign(Purpose::CertificateRequest).is_admitted_by(&key.uses) {

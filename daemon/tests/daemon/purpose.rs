@@ -375,11 +375,10 @@ fn the_doctor_tells_of_refusals() {
     daemon.succeed(&["key", "disable", "shop"]);
     assert_eq!(daemon.outcome("shop", &tls13("server", 32)), Outcome::KeyDisabled);
     let told = told();
-    for (name, mend) in refused
-        .iter()
-        .map(|(_, outcome, mend)| (outcome.name(), *mend))
-        .chain([(Outcome::KeyDisabled.name(), "keyward key enable LABEL")])
-    {
+    for (name, mend) in refused.iter().map(|(_, outcome, mend)| (outcome.name(), *mend)).chain([(
+        Outcome::KeyDisabled.name(),
+        "ask who disabled it, and why; then: keyward key enable LABEL",
+    )]) {
         let is_told = |line: &String| {
             line.starts_with("\"warn\"")
                 && line.contains(&format!("ended with {name}"))

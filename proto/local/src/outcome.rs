@@ -41,7 +41,9 @@ impl Outcome {
             Self::UnknownVersion => {
                 "the key has no such version; make a new reference: keyward key reference"
             }
-            Self::KeyDisabled => "the key is disabled; see: keyward key enable",
+            Self::KeyDisabled => {
+                "the key is disabled; ask who disabled it, and why; then: keyward key enable"
+            }
             Self::UseRefused => {
                 "the uses of the key do not include messages of this kind; see: keyward key set-uses --help"
             }

@@ -129,7 +129,7 @@ fn mend(outcome: Outcome) -> Option<&'static str> {
         Outcome::UnknownKey => "compare the labels in the references with: keyward key list",
         Outcome::UnknownVersion => "make the reference again: keyward key reference LABEL > FILE",
         Outcome::KeyDisabled => {
-            "see which key is disabled: keyward key list; and enable it: keyward key enable LABEL"
+            "see which key is disabled: keyward key list; ask who disabled it, and why; then: keyward key enable LABEL"
         }
         Outcome::UseRefused => {
             "look at the uses of the key: keyward key show LABEL; needs= in the log of the daemon names the one that it lacks, \
