@@ -112,11 +112,15 @@ impl KeyView {
         }
     }
 
+    /// The public key of a version: a SubjectPublicKeyInfo in DER.
+    pub(crate) fn public_key(&self, number: u32) -> Option<Vec<u8>> {
+        let version = self.versions.iter().find(|version| version.number == number)?;
+        STANDARD.decode(&version.public_key).ok()
+    }
+
     /// The reference to the current version; `None` if the daemon sent something that makes none.
     pub(crate) fn reference(&self) -> Option<Reference> {
-        let version = self.versions.iter().find(|version| version.number == self.current)?;
-        let spki = STANDARD.decode(&version.public_key).ok()?;
-        Reference::new(self.label.parse().ok()?, version.number, spki).ok()
+        Reference::new(self.label.parse().ok()?, self.current, self.public_key(self.current)?).ok()
     }
 }
 

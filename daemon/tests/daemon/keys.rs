@@ -52,6 +52,58 @@ fn the_uses_of_a_key_are_replaced() {
     assert_eq!(shown["uses"], serde_json::json!(["tls13-server", "rsa-key-exchange"]));
 }
 
+/// A new version needs a certificate of its own before a server can have it.
+#[test]
+fn the_doctor_does_not_part_a_certificate_from_its_version() {
+    let daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256", "--use", "tls-server", "--use", "csr"]);
+    let path = |name: &str| daemon.path(name).to_str().unwrap().to_owned();
+    let [ca, ca_key] = [path("ca.crt"), path("ca.key")];
+    let words = ["req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=ca"];
+    openssl(&[&words[..], &["-keyout", &ca_key, "-out", &ca]].concat());
+    let certify = |name: &str| {
+        let [csr, cert] = [path("csr"), path(name)];
+        fs::write(&csr, daemon.succeed(&["csr", "shop", "--subject", "CN=shop"])).unwrap();
+        openssl(&["x509", "-req", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key, "-out", &cert]);
+        cert
+    };
+    let reference = path("shop.pem");
+    fs::write(&reference, daemon.succeed(&["key", "reference", "shop"])).unwrap();
+    let finding = |check: &str, more: &[&str]| {
+        let words = [&["doctor", "--json", "--reference", &reference], more].concat();
+        let told = daemon.keyward(&words).stdout;
+        let findings: Vec<serde_json::Value> = serde_json::from_slice(&told).unwrap();
+        let found = findings.iter().find(|finding| finding["check"] == check).unwrap();
+        let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
+        (text("verdict"), text("detail"), text("mend"))
+    };
+    let first = certify("first.crt");
+    assert_eq!(finding("reference", &["--cert", &first]).0, "ok");
+    daemon.succeed(&["key", "rotate", "shop"]);
+    let (verdict, detail, _) = finding("reference", &["--cert", &first]);
+    assert!(verdict == "ok" && detail.contains("the certificate is for it; version 2 is newer"), "{detail}");
+    assert!(detail.contains("get a certificate for version 2 first (keyward csr shop "), "{detail}");
+    assert_eq!(finding("certificate", &["--cert", &first]).0, "ok");
+    let (verdict, _, mend) = finding("reference", &[]);
+    assert!(verdict == "warn" && mend.starts_with("get a certificate for version 2 first"), "{mend}");
+    let second = certify("second.crt");
+    let (verdict, _, mend) = finding("reference", &["--cert", &second]);
+    assert!(verdict == "warn" && mend.starts_with("make it again: "), "{mend}");
+    let (verdict, detail, mend) = finding("certificate", &["--cert", &second]);
+    assert!(verdict == "fail" && detail.contains("version 2, the reference to version 1"), "{detail}");
+    assert!(mend.starts_with("make the reference again: "), "{mend}");
+    fs::write(&reference, daemon.succeed(&["key", "reference", "shop"])).unwrap();
+    assert_eq!(finding("reference", &["--cert", &second]).0, "ok");
+
+    // Whoever disabled it may have had a reason.
+    daemon.succeed(&["key", "disable", "shop"]);
+    let (verdict, _, mend) = finding("reference", &[]);
+    assert!(
+        verdict == "fail" && mend == "ask who disabled it, and why; then: keyward key enable shop",
+        "{mend}"
+    );
+}
+
 #[test]
 fn keys_are_imported_and_described() {
     let daemon = Daemon::dev("");

@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::output::{print, print_json};
 use crate::admin_client::{AdminClient, AdminClientError};
+use crate::api::KeyView;
 use crate::exit;
 use crate::sockets::PEERS;
 use conf::Conf;
@@ -88,12 +89,18 @@ impl Doctor {
         if let Some(path) = &self.reference {
             match read_reference(path) {
                 Ok(reference) => {
-                    findings.push(known(&admin, &reference));
+                    let key = admin.show(reference.label().as_str());
+                    let spki = self.cert.as_deref().map(openssl::public_key);
+                    let certified = spki.as_ref().and_then(|spki| spki.as_deref().ok());
+                    findings.push(known(&key, &reference, certified));
                     findings.extend(uses::of_key(&admin, &reference));
                     findings.extend(person.as_ref().and_then(|person| readable(person, path)));
                     let grant = |person| grants::check(&admin, &runtime_dir, person, self.pid, &reference);
                     findings.extend(person.as_ref().and_then(grant));
-                    findings.extend(self.cert.as_ref().map(|cert| openssl::certificate(cert, &reference)));
+                    findings.extend(self.cert.iter().zip(spki).map(|(cert, spki)| match spki {
+                        Ok(spki) => openssl::certificate(cert, &spki, &reference, key.as_ref().ok()),
+                        Err(finding) => finding,
+                    }));
                 }
                 Err(finding) => {
                     findings.push(finding);
@@ -224,11 +231,17 @@ fn no_reference(check: &'static str) -> Finding {
     Finding::warn(check, "not checked, for want of the reference", "mend that first")
 }
 
-fn known(admin: &AdminClient, reference: &Reference) -> Finding {
+/// What the daemon says of the key of a reference. `certified` is the public key of the certificate that the server
+/// has with it.
+fn known(
+    key: &Result<KeyView, AdminClientError>,
+    reference: &Reference,
+    certified: Option<&[u8]>,
+) -> Finding {
     const CHECK: &str = REFERENCE;
-    let label = reference.label();
+    let (label, version) = (reference.label(), reference.version());
     let again = format!("make it again: keyward key reference {label} > FILE");
-    let key = match admin.show(label.as_str()) {
+    let key = match key {
         Ok(key) => key,
         Err(AdminClientError::Refused { status: StatusCode::NOT_FOUND, reason }) => {
             return Finding::fail(CHECK, reason, "generate or import the key, or name another one");
@@ -244,21 +257,37 @@ fn known(admin: &AdminClient, reference: &Reference) -> Finding {
             return Finding::warn(CHECK, format!("not compared: {error}"), "run as root, with the daemon up");
         }
     };
-    let same = key.reference().is_some_and(|current| current.spki() == reference.spki());
-    let old = key.versions.iter().any(|version| version.number == reference.version());
-    match (same, old) {
-        _ if key.state != "enabled" => Finding::fail(
+    if key.state != "enabled" {
+        return Finding::fail(
             CHECK,
             format!("key {label} is {}", key.state),
-            format!("keyward key enable {label}"),
+            format!("ask who disabled it, and why; then: keyward key enable {label}"),
+        );
+    }
+    if key.public_key(version).as_deref() != Some(reference.spki()) {
+        return Finding::fail(CHECK, format!("key {label} of the daemon has another public key"), again);
+    }
+    let with_daemon = format!("key {label} version {version} is with the daemon");
+    let newer = key.current;
+    if newer == version {
+        return Finding::ok(CHECK, with_daemon);
+    }
+    let first = format!(
+        "get a certificate for version {newer} first (keyward csr {label} --subject DN --san NAME > FILE), then put it in \
+         place together with its reference: keyward key reference {label} > FILE"
+    );
+    match certified {
+        // A reference to another version would not fit the certificate, and the server would not start.
+        Some(spki) if spki == reference.spki() => Finding::ok(
+            CHECK,
+            format!("{with_daemon}, and the certificate is for it; version {newer} is newer: {first}"),
         ),
-        (true, _) => {
-            Finding::ok(CHECK, format!("key {label} version {} is with the daemon", reference.version()))
-        }
-        (false, true) if reference.version() != key.current => {
-            Finding::warn(CHECK, format!("key {label} has a newer version {}", key.current), again)
-        }
-        _ => Finding::fail(CHECK, format!("key {label} of the daemon has another public key"), again),
+        Some(spki) if key.public_key(newer).as_deref() == Some(spki) => Finding::warn(
+            CHECK,
+            format!("key {label} has a newer version {newer}, and the certificate is for that"),
+            again,
+        ),
+        _ => Finding::warn(CHECK, format!("key {label} has a newer version {newer}"), first),
     }
 }
 

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Reference;
 
 use super::Finding;
+use crate::api::KeyView;
 
 /// Loads a provider into the `openssl` program, as a server would.
 pub(super) fn module(module: &Path) -> Finding {
@@ -38,36 +39,49 @@ pub(super) fn module(module: &Path) -> Finding {
     }
 }
 
-/// Compares the public key of a certificate with that of a reference.
-pub(super) fn certificate(cert: &Path, reference: &Reference) -> Finding {
+/// The public key of the first certificate in a file: a SubjectPublicKeyInfo in DER.
+pub(super) fn public_key(cert: &Path) -> Result<Vec<u8>, Finding> {
     const CHECK: &str = CERTIFICATE;
     let path = cert.display();
     if let Err(error) = File::open(cert) {
-        return Finding::fail(CHECK, format!("cannot read {path}: {error}"), "give the chain in PEM");
+        return Err(Finding::fail(CHECK, format!("cannot read {path}: {error}"), "give the chain in PEM"));
     }
-    let printed = match run(Command::new("openssl").args(["x509", "-noout", "-pubkey", "-in"]).arg(cert), "")
-    {
-        Ok(output) => output,
-        Err(error) => return missing(CHECK, &error),
-    };
+    let printed = run(Command::new("openssl").args(["x509", "-noout", "-pubkey", "-in"]).arg(cert), "")
+        .map_err(|error| missing(CHECK, &error))?;
     let pem = String::from_utf8_lossy(&printed.stdout);
     let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    let label = reference.label();
-    match STANDARD.decode(body) {
-        Ok(spki) if spki == reference.spki() => {
-            Finding::ok(CHECK, format!("{path} belongs to key {label} version {}", reference.version()))
-        }
-        Ok(spki) if !spki.is_empty() => Finding::fail(
-            CHECK,
-            format!("the first certificate in {path} has another public key than key {label}"),
-            "put the certificate of the server itself first, or have one made for this key",
-        ),
-        _ => Finding::fail(
+    STANDARD.decode(body).ok().filter(|spki| !spki.is_empty()).ok_or_else(|| {
+        Finding::fail(
             CHECK,
             format!("{path} holds no certificate that OpenSSL can read"),
             "give the chain in PEM",
-        ),
+        )
+    })
+}
+
+/// Whether a certificate with this public key belongs to a reference. `key` is the key as the daemon has it.
+pub(super) fn certificate(cert: &Path, spki: &[u8], reference: &Reference, key: Option<&KeyView>) -> Finding {
+    const CHECK: &str = CERTIFICATE;
+    let path = cert.display();
+    let (label, version) = (reference.label(), reference.version());
+    if spki == reference.spki() {
+        return Finding::ok(CHECK, format!("{path} belongs to key {label} version {version}"));
     }
+    if let Some(key) = key.filter(|key| key.public_key(key.current).as_deref() == Some(spki)) {
+        return Finding::fail(
+            CHECK,
+            format!(
+                "{path} belongs to key {label} version {}, the reference to version {version}",
+                key.current
+            ),
+            format!("make the reference again: keyward key reference {label} > FILE"),
+        );
+    }
+    Finding::fail(
+        CHECK,
+        format!("the first certificate in {path} has another public key than key {label}"),
+        "put the certificate of the server itself first, or have one made for this key",
+    )
 }
 
 /// Where OpenSSL looks for modules that are named without a directory.
