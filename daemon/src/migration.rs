@@ -127,6 +127,17 @@ fn command(options: &Options, uid: u32, credentials: &[(&str, &str)]) -> String 
     format!("run, as root: systemd-run --pipe --wait -p User={user} {}{words}", passed.concat())
 }
 
+/// The user whose daemon has a state directory, if that is another one than the user who asks. Where there is no
+/// directory yet, that of the service, for root.
+pub(crate) fn other_owner(state_dir: &Path) -> Option<u32> {
+    let own = rustix::process::geteuid().as_raw();
+    let paths = [state_dir.join(Store::FILE), state_dir.to_owned()];
+    let mut found = paths.iter().filter_map(|path| fs::symlink_metadata(path).ok());
+    let owner = found.next().map(|found| found.uid());
+    let service = || User::from_name(SERVICE).ok().flatten().filter(|_| own == 0);
+    owner.or_else(|| service().map(|user| user.uid.as_raw())).filter(|owner| *owner != own)
+}
+
 /// Whoever else migrates a store takes it away from the daemon, which could not open it any more.
 fn refuse_other_user(options: &Options, config: &Config) -> Result<(), ServeError> {
     let file = options.state_dir.join(Store::FILE);
@@ -148,8 +159,10 @@ fn refuse_other_user(options: &Options, config: &Config) -> Result<(), ServeErro
 }
 
 /// As conf/systemd/keyward.service and remote-units.conf pass them.
-const CREDENTIALS: [(&str, &str); 2] =
-    [("master-key", "/etc/keyward/master.key"), ("store-key", "/etc/keyward/store.key")];
+const CREDENTIALS: [(&str, &str); 2] = [MASTER_KEY, STORE_KEY];
+/// A credential and the file that it is of.
+pub(crate) const MASTER_KEY: (&str, &str) = ("master-key", "/etc/keyward/master.key");
+pub(crate) const STORE_KEY: (&str, &str) = ("store-key", "/etc/keyward/store.key");
 
 #[cfg(test)]
 mod tests {

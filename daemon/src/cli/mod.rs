@@ -5,6 +5,7 @@
 
 mod bench;
 mod cert;
+mod check_config;
 mod csr;
 mod doctor;
 mod failure;
@@ -18,13 +19,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use crate::backend::grep11::Grep11;
 use crate::exit;
-use crate::keys::{self, Look, Store};
-use crate::master_key::{self, MasterKeyError, Patterns};
 use crate::migration;
 use crate::run::{self, Options};
-use crate::store_key::{self, StoreKeyError};
 use failure::Failure;
 
 /// Runs the program with the arguments of this process.
@@ -140,56 +137,7 @@ impl Serve {
             dev: self.dev,
         };
         if self.check_config {
-            let config = run::read_config(options.config.as_deref())
-                .map_err(|error| Failure::new(exit::CONFIG, error))?;
-            for warning in run::warnings(&config) {
-                output::warn(warning);
-            }
-            for note in config.notes() {
-                eprintln!("keyward: note: {note}");
-            }
-            let seen = keys::look(&options.state_dir);
-            if seen == Look::Old {
-                return Err(Failure::new(exit::CONFIG, migration::old_format(&options, &config)));
-            }
-            // With --dev there are others.
-            if !options.dev {
-                let mut needs_store_key = false;
-                let of_store = |error: MasterKeyError| match seen {
-                    Look::New => error,
-                    Look::Used | Look::Old => error.of_existing_store(),
-                };
-                let patterns = if seen == Look::New { Patterns::Refused } else { Patterns::Accepted };
-                match master_key::load(config.embedded.master_key.as_deref(), patterns) {
-                    Ok(key) => master_key::warning(&key).into_iter().for_each(output::warn),
-                    // The service may get it from systemd, and who has units elsewhere needs none.
-                    Err(missing @ MasterKeyError::NotConfigured) if config.grep11.is_empty() => {
-                        output::warn(of_store(missing));
-                    }
-                    Err(MasterKeyError::NotConfigured) => needs_store_key = true,
-                    Err(error) => return Err(Failure::new(exit::CONFIG, of_store(error))),
-                }
-                let fresh = seen == Look::New;
-                match store_key::load(config.store_key.as_deref(), &options.state_dir, fresh) {
-                    Ok(None) if needs_store_key => {
-                        output::warn(match fresh {
-                            true => StoreKeyError::NotConfigured,
-                            false => StoreKeyError::NotNamed(options.state_dir.join(Store::FILE)),
-                        });
-                    }
-                    Ok(_) => {}
-                    Err(error) => return Err(Failure::new(exit::CONFIG, error)),
-                }
-            }
-            for (name, settings) in &config.grep11 {
-                let backend = Grep11::new(name, settings);
-                let backend = backend.map_err(|error| Failure::new(exit::CONFIG, error))?;
-                // A daemon starts without, and waits for it.
-                if let Err(warning) = backend.check() {
-                    output::warn(warning);
-                }
-            }
-            return output::print(&config.to_effective_toml());
+            return check_config::run(&options);
         }
         if self.migrate_store {
             let told = migration::migrate(&options);

@@ -28,6 +28,11 @@ pub(crate) fn warn(text: impl Display) {
     eprintln!("keyward: warning: {}", printable(&text.to_string()));
 }
 
+/// Says on standard error what is in order, and good to know.
+pub(crate) fn note(text: impl Display) {
+    eprintln!("keyward: note: {}", printable(&text.to_string()));
+}
+
 /// Whoever closes the pipe early has seen enough.
 fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();

@@ -172,6 +172,55 @@ fn a_key_store_of_root_is_told_how_to_give_to_the_daemon() {
     }
 }
 
+/// On a machine where the package is installed, root looks at what the service has.
+#[test]
+fn root_is_not_told_to_take_the_master_key_away_from_the_service() {
+    if !is_root() {
+        return;
+    }
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.end(Signal::TERM);
+    let key = daemon.path("master.key");
+    for path in [daemon.path("state"), daemon.path("state/keys.redb")] {
+        chown(&path, Some(ALICE), Some(ALICE)).unwrap();
+    }
+    let check = |script: &str| {
+        // An /etc that nobody else sees, and that is gone with the command.
+        let serve = daemon.serve(&["--check-config"]);
+        let mut shell = Command::new("unshare");
+        let script = format!("mount -t tmpfs none /etc && mkdir -p /etc/keyward && {script} && exec \"$@\"");
+        shell.args(["--mount", "sh", "-c", &script]).arg(&key);
+        shell.arg(serve.get_program()).args(serve.get_args()).env_remove("CREDENTIALS_DIRECTORY");
+        let output = shell.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let copy = "install -m 600 \"$0\" /etc/keyward/master.key";
+    let configured = daemon.production_configuration(&[]);
+    daemon.configure("");
+    let (status, told) = check(copy);
+    assert!(status == 0 && !told.contains("warning") && !told.contains("[embedded]"), "{status} {told}");
+    assert!(told.contains("note: the daemon runs as user id 7002, to whom systemd passes"), "{told}");
+    let (status, told) = check("umask 022 && echo junk > /etc/keyward/master.key");
+    assert!(
+        status == 0 && told.contains("warning: refused the master key in /etc/keyward"),
+        "{status} {told}"
+    );
+    let (status, told) = check("umask 077 && echo junk > /etc/keyward/master.key");
+    assert!(status == 78 && told.contains("cannot use the master key in /etc/keyward"), "{status} {told}");
+    // Without that file there is none, as far as one can see.
+    let (status, told) = check("true");
+    assert!(status == 0 && told.contains("warning: no master key, and the key store was made"), "{told}");
+    assert!(told.contains("user id 7002 must be able to read it"), "{told}");
+
+    daemon.configure(&configured);
+    let (status, told) = check(copy);
+    assert!(status == 0 && told.contains("warning: "), "{status} {told}");
+    assert!(told.contains("the daemon runs as user id 7002, who must be able to read it"), "{told}");
+    chown(&key, Some(ALICE), Some(ALICE)).unwrap();
+    let (status, told) = check("true");
+    assert!(status == 0 && told.contains("note: ") && !told.contains("chown"), "{status} {told}");
+}
+
 #[test]
 fn links_and_sticky_directories_that_are_in_order_are_used() {
     let mut daemon = Daemon::prepare("");

@@ -1,0 +1,133 @@
+//! `keyward serve --check-config`: what the daemon would say of its configuration, without starting it.
+//!
+//! Whoever asks is often root, and the daemon is another user with credentials of systemd. So what this process can read
+//! is not all that counts.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::{fs, io};
+
+use super::failure::Failure;
+use super::output;
+use crate::backend::grep11::Grep11;
+use crate::config::Config;
+use crate::exit;
+use crate::ground::ownership::{Name, OwnershipError};
+use crate::keys::{self, Look, Store};
+use crate::master_key::{self, MasterKeyError, Patterns};
+use crate::migration::{self, MASTER_KEY, STORE_KEY};
+use crate::run::{self, Options};
+use crate::store_key::{self, StoreKeyError};
+
+/// Checks the configuration and the files that it names, and prints it with all defaults.
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
+    let config = run::read_config(options.config.as_deref()).map_err(wrong)?;
+    for warning in run::warnings(&config) {
+        output::warn(warning);
+    }
+    config.notes().into_iter().for_each(output::note);
+    let seen = keys::look(&options.state_dir);
+    if seen == Look::Old {
+        return Err(wrong(migration::old_format(options, &config)));
+    }
+    // With --dev there are others.
+    if !options.dev {
+        check_keys(options, &config, seen == Look::New)?;
+    }
+    for (name, settings) in &config.grep11 {
+        let backend = Grep11::new(name, settings).map_err(wrong)?;
+        // A daemon starts without, and waits for it.
+        if let Err(warning) = backend.check() {
+            output::warn(warning);
+        }
+    }
+    output::print(&config.to_effective_toml())
+}
+
+/// Looks for the master key and the store key where the daemon would find them.
+fn check_keys(options: &Options, config: &Config, fresh: bool) -> Result<(), Failure> {
+    let owner = migration::other_owner(&options.state_dir);
+    let has_master_key = check_master_key(config, fresh, owner)?;
+    match store_key::load(config.store_key.as_deref(), &options.state_dir, fresh) {
+        Ok(None) if has_master_key || is_passed(STORE_KEY, owner) => {}
+        Ok(None) => output::warn(match fresh {
+            true => StoreKeyError::NotConfigured,
+            false => StoreKeyError::NotNamed(options.state_dir.join(Store::FILE)),
+        }),
+        Ok(Some(_)) => tell_of_reader(config.store_key.as_deref(), owner),
+        Err(error) => return Err(wrong(error)),
+    }
+    Ok(())
+}
+
+/// Whether the daemon has, or should have, a master key.
+fn check_master_key(config: &Config, fresh: bool, owner: Option<u32>) -> Result<bool, Failure> {
+    let configured = config.embedded.master_key.as_deref();
+    let patterns = if fresh { Patterns::Refused } else { Patterns::Accepted };
+    let of_store = |error: MasterKeyError| if fresh { error } else { error.of_existing_store() };
+    match master_key::load(configured, patterns) {
+        Ok(key) => {
+            master_key::warning(&key).into_iter().for_each(output::warn);
+            tell_of_reader(configured, owner);
+        }
+        Err(MasterKeyError::NotConfigured) if is_passed(MASTER_KEY, owner) => {
+            let (_, file) = MASTER_KEY;
+            match master_key::load(Some(Path::new(file)), patterns) {
+                Ok(key) => master_key::warning(&key).into_iter().for_each(output::warn),
+                Err(MasterKeyError::Read { reason, .. })
+                    if reason.kind() == io::ErrorKind::PermissionDenied => {}
+                // The daemon has a copy, which systemd closes.
+                Err(open @ (MasterKeyError::Open(_) | MasterKeyError::Refused(_))) => output::warn(open),
+                Err(error) => return Err(wrong(of_store(error))),
+            }
+        }
+        Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => return Ok(false),
+        Err(missing @ MasterKeyError::NotConfigured) => match owner {
+            Some(owner) => output::warn(format_args!(
+                "{}; {} must be able to read it, as the user of the daemon",
+                of_store(missing),
+                Name(owner)
+            )),
+            None => output::warn(of_store(missing)),
+        },
+        // It is as it should be, for the daemon.
+        Err(MasterKeyError::Refused(OwnershipError::Owner { path, uid, is_directory: false }))
+            if Some(uid) == owner =>
+        {
+            output::note(format_args!(
+                "{} belongs to {}, as whom the daemon runs: run this as that user to have it looked at",
+                path.display(),
+                Name(uid)
+            ));
+        }
+        Err(error) => return Err(wrong(of_store(error))),
+    }
+    Ok(true)
+}
+
+/// Whether systemd is taken to pass a key to the daemon, of which nothing is to be seen from here.
+fn is_passed((credential, file): (&str, &str), owner: Option<u32>) -> bool {
+    let Some(owner) = owner.filter(|_| Path::new(file).exists()) else { return false };
+    output::note(format_args!(
+        "the daemon runs as {}, to whom systemd passes {file} as the credential {credential}, if its unit file is that of the package",
+        Name(owner)
+    ));
+    true
+}
+
+/// Says that another user must be able to read a file that this one has read.
+fn tell_of_reader(file: Option<&Path>, owner: Option<u32>) {
+    let (Some(file), Some(owner)) = (file, owner) else { return };
+    if fs::metadata(file).is_ok_and(|found| found.uid() != owner) {
+        output::warn(format_args!(
+            "{} was read by {}, and the daemon runs as {}, who must be able to read it: give the file to that user, or take it out of the configuration and have systemd pass it as a credential",
+            file.display(),
+            Name(rustix::process::geteuid().as_raw()),
+            Name(owner)
+        ));
+    }
+}
+
+fn wrong(reason: impl core::fmt::Display) -> Failure {
+    Failure::new(exit::CONFIG, reason)
+}
