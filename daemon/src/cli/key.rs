@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use keyward_proto::{KeyType, Label, UnknownWord, Use};
+use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -38,7 +39,7 @@ pub(super) enum Command {
     Reference(Named),
     /// Make a new version of a key; older ones go on signing for references that name them
     Rotate(Named),
-    /// Replace the uses of a key
+    /// Replace all uses of a key; says which ones it has lost by that
     SetUses(SetUses),
     /// Let a disabled key sign again
     Enable(Named),
@@ -134,6 +135,19 @@ pub(super) struct SetUses {
     sign_and_decrypt: bool,
 }
 
+/// A key whose uses were replaced.
+#[derive(Serialize)]
+struct ChangedUses {
+    #[serde(flatten)]
+    key: KeyView,
+    /// The uses that it did not have before.
+    #[serde(rename = "uses_added")]
+    added: Vec<String>,
+    /// The uses that it does not have any more.
+    #[serde(rename = "uses_taken_away")]
+    taken: Vec<String>,
+}
+
 #[derive(Args, Debug)]
 pub(super) struct Rewrap {
     /// The backend whose units get another master key
@@ -215,7 +229,19 @@ impl SetUses {
     fn run(self) -> Result<(), Failure> {
         let Self { key, uses, sign_and_decrypt } = self;
         let change = Change { uses: Some(names(&uses)), sign_and_decrypt, ..Change::default() };
-        key.run("set the uses of", |admin, label| admin.change(label, &change))
+        let (before, after) = key.call("set the uses of", |admin, label| {
+            Ok((admin.show(label)?, admin.change(label, &change)?))
+        })?;
+        let lacking = |uses: &[String], others: &[String]| -> Vec<String> {
+            uses.iter().filter(|one| !others.contains(one)).cloned().collect()
+        };
+        let (added, taken) = (lacking(&after.uses, &before.uses), lacking(&before.uses, &after.uses));
+        if key.client.json {
+            return print_json(&ChangedUses { key: after, added, taken });
+        }
+        print_key(&after)?;
+        let listed = |uses: &[String]| if uses.is_empty() { "none".into() } else { uses.join(", ") };
+        print(&format!("added       {}\ntaken away  {}\n", listed(&added), listed(&taken)))
     }
 }
 

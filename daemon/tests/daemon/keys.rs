@@ -37,8 +37,10 @@ fn the_uses_of_a_key_are_replaced() {
     let message = certificate_verify();
     let shown = daemon.succeed(&["key", "set-uses", "shop", "--use", "csr", "--use", "tls-client"]);
     assert!(shown.contains("uses        csr, tls-client\n"), "{shown}");
+    assert!(shown.ends_with("added       csr, tls-client\ntaken away  tls-server\n"), "{shown}");
     assert_eq!(daemon.outcome("shop", &message), Outcome::UseRefused);
-    daemon.succeed(&["key", "set-uses", "shop", "--use", "tls13-server"]);
+    let shown = daemon.succeed(&["key", "set-uses", "shop", "--use", "tls13-server", "--use", "csr"]);
+    assert!(shown.ends_with("added       tls13-server\ntaken away  tls-client\n"), "{shown}");
     assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
 
     daemon.succeed(&["key", "generate", "both", "--type", "rsa2048"]);
@@ -50,6 +52,8 @@ fn the_uses_of_a_key_are_replaced() {
     let shown = daemon.succeed(&[&set_both[..], &["--sign-and-decrypt"]].concat());
     let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
     assert_eq!(shown["uses"], serde_json::json!(["tls13-server", "rsa-key-exchange"]));
+    assert_eq!(shown["uses_added"], shown["uses"]);
+    assert_eq!(shown["uses_taken_away"], serde_json::json!(["tls-server"]));
 }
 
 /// A new version needs a certificate of its own before a server can have it.

@@ -364,7 +364,7 @@ fn the_doctor_tells_of_refusals() {
         (ecdhe(&[7; 64], 29, &point(29)), Outcome::NoDowngradeSentinel, "add tls12-server to the uses"),
         (finite, Outcome::DheRefused, "add tls12-dhe-server to the uses"),
         (own, Outcome::OtherDhGroup, "group:ffdhe2048"),
-        (tls13("client", 32), Outcome::UseRefused, "keyward key set-uses LABEL"),
+        (tls13("client", 32), Outcome::UseRefused, "keyward key set-uses LABEL --use USE --use USE"),
     ];
     for (message, outcome, _) in &refused {
         assert_eq!(daemon.outcome("shop", message), *outcome);

@@ -132,8 +132,8 @@ fn mend(outcome: Outcome) -> Option<&'static str> {
             "see which key is disabled: keyward key list; ask who disabled it, and why; then: keyward key enable LABEL"
         }
         Outcome::UseRefused => {
-            "look at the uses of the key: keyward key show LABEL; needs= in the log of the daemon names the one that it lacks, \
-             and keyward key set-uses LABEL sets them"
+            "look at the uses of the key: keyward key show LABEL; needs= in the log of the daemon names the one that it lacks; \
+             then name that and each one to keep: keyward key set-uses LABEL --use USE --use USE"
         }
         Outcome::UseNotGranted => {
             "look at the uses of the grant in keyward.toml; needs= in the log of the daemon names the one that it lacks"
@@ -148,10 +148,11 @@ fn mend(outcome: Outcome) -> Option<&'static str> {
         Outcome::Internal => "see the log of the daemon",
         Outcome::NoDowngradeSentinel => {
             "have the server offer TLS 1.3 beside TLS 1.2; or, where it has TLS 1.2 alone, add tls12-server to the uses of its \
-             key (keyward key set-uses) and grant"
+             key, with each one to keep (keyward key set-uses LABEL --use tls-server --use tls12-server), and grant"
         }
         Outcome::DheRefused => {
-            "drop the DHE ciphers of the server; or add tls12-dhe-server to the uses of its key (keyward key set-uses) and grant"
+            "drop the DHE ciphers of the server; or add tls12-dhe-server to the uses of its key, with each one to keep \
+             (keyward key set-uses LABEL --use tls-server --use tls12-dhe-server), and grant"
         }
         Outcome::OtherDhGroup => {
             "have the server use a group of RFC 7919, as from openssl genpkey -genparam -algorithm DH -pkeyopt group:ffdhe2048; \

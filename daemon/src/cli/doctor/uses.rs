@@ -34,8 +34,8 @@ pub(super) fn of_nginx(nginx_conf: &Path) -> Vec<Finding> {
         findings.push(Finding::warn(
             CHECK,
             format!("{path} has a server without TLS 1.3 ({why}): the use tls-server does not sign for it"),
-            "write ssl_protocols TLSv1.2 TLSv1.3; or give the key (keyward key set-uses) and its grant the use tls12-server, \
-             which opens more of what is signed to whoever takes the server over",
+            "write ssl_protocols TLSv1.2 TLSv1.3; or give its grant the use tls12-server, and the key, with each use to keep \
+             (keyward key set-uses LABEL --use tls-server --use tls12-server), which opens more of what is signed to whoever takes the server over",
         ));
     } else if versions.iter().any(|one| one.protocols.is_none()) {
         let which = match versions.iter().all(|one| one.protocols.is_none()) {
@@ -68,8 +68,8 @@ pub(super) fn of_nginx(nginx_conf: &Path) -> Vec<Finding> {
             CHECK,
             format!("{path} has ssl_dhparam: DHE needs the use tls12-dhe-server, and a group of RFC 7919 in that file"),
             "take ssl_dhparam out, so that there is ECDHE alone; or make the file with openssl genpkey -genparam \
-             -algorithm DH -pkeyopt group:ffdhe2048 and give the key (keyward key set-uses) and its grant the use \
-             tls12-dhe-server",
+             -algorithm DH -pkeyopt group:ffdhe2048 and give its grant the use tls12-dhe-server, and the key, with each use \
+             to keep: keyward key set-uses LABEL --use tls-server --use tls12-dhe-server",
         ));
     }
     findings
