@@ -281,6 +281,12 @@ pub(crate) struct StatusView {
     pub(crate) dev: bool,
     pub(crate) backends: Vec<BackendView>,
     pub(crate) keys: u64,
+    /// When the key store was made, in seconds since 1970; none if a version before this one made it.
+    #[serde(default)]
+    pub(crate) store_created: Option<u64>,
+    /// How many grants there are in the configuration.
+    #[serde(default)]
+    pub(crate) grants: usize,
     /// What in the key store is known to be altered.
     #[serde(default)]
     pub(crate) altered: Altered,

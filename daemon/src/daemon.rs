@@ -75,6 +75,11 @@ impl Daemon {
         daemon
     }
 
+    /// How many grants the configuration has, without those of `--dev`.
+    pub(crate) fn configured_grants(&self) -> usize {
+        self.config().grants.iter().count().saturating_sub(self.extra_grants.len())
+    }
+
     /// The configuration as it is now.
     pub(crate) fn config(&self) -> arc_swap::Guard<Arc<Config>> {
         self.config.load()

@@ -18,6 +18,7 @@ use crate::config::{Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::ground::hardening;
 use crate::ground::ownership::{self, Owners};
+use crate::ground::text::time;
 use crate::keys::{Store, StoreError, StoreKey};
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError, Patterns};
@@ -60,10 +61,19 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         StoreError::OldFormat(_) => ServeError::OldFormat(migration::old_format(options, &config)),
         error => error.into(),
     })?;
+    let is_new = store.is_new()?;
     let backends = open_backends(options, &config, &store)?;
     migration::finish(store.path());
     if let Some((problem, advice)) = store.check()?.problem() {
         tracing::error!("{problem}; {advice}");
+    }
+    // Of a new one it was said already. At each start: somebody may have started it once since it was emptied.
+    if !is_new && store.count()? == 0 && config.grants.iter().next().is_some() {
+        tracing::warn!(
+            "the key store {} has no key, and there are grants{}: if there were keys, restore it from a backup",
+            store.path().display(),
+            store.created()?.map(|made| format!("; it was made at {}", time(made))).unwrap_or_default()
+        );
     }
     let mut sockets = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;

@@ -124,6 +124,8 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         dev: daemon.dev,
         backends: units::backends(&daemon).await?,
         keys: daemon.keys.count().await?,
+        store_created: daemon.keys.created().await?,
+        grants: daemon.configured_grants(),
         altered: daemon.keys.altered(),
         connections: daemon.connections.total(),
         outcomes: daemon.metrics.outcomes(),

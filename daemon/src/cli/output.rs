@@ -1,7 +1,6 @@
 //! Standard output.
 
 use core::fmt::Display;
-use core::time::Duration;
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +9,7 @@ use serde::Serialize;
 
 use super::failure::Failure;
 use crate::exit;
+pub(crate) use crate::ground::text::time;
 use crate::ground::text::{printable, printable_json, printable_lines};
 
 /// Prints text of any number of lines.
@@ -68,12 +68,6 @@ pub(crate) fn print_table(table: &Table) -> Result<(), Failure> {
     print(&lines)
 }
 
-/// A time in seconds since 1970, in the form of RFC 3339.
-pub(crate) fn time(seconds: u64) -> String {
-    let since = Duration::from_secs(seconds.min(MAX_TIME));
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
-}
-
 /// How far away a time in seconds since 1970 is, as in `in 41 days` and `3 hours ago`.
 pub(crate) fn from_now(seconds: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -96,9 +90,6 @@ fn columns() -> Option<u16> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     Some(size.ws_col).filter(|columns| *columns > 0)
 }
-
-/// The end of the year 9999, the last that can be printed.
-const MAX_TIME: u64 = 253_402_300_799;
 
 #[cfg(test)]
 mod tests {

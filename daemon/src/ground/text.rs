@@ -3,8 +3,10 @@
 //! Certificates, crypto units, token services and peers choose some of the words that are shown here. None of
 //! them may move the cursor, forge a line, or have a line read in another order than it was written.
 
+use core::time::Duration;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 /// The same text without what a terminal would obey rather than show.
 pub(crate) fn printable(text: &str) -> String {
@@ -40,6 +42,12 @@ pub(crate) fn quoted(path: &Path) -> String {
     }
 }
 
+/// A time in seconds since 1970, in the form of RFC 3339.
+pub(crate) fn time(seconds: u64) -> String {
+    let since = Duration::from_secs(seconds.min(MAX_TIME));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
+}
+
 /// Controls, the Bidi_Control characters of Unicode (UAX #9), and its separators of lines and paragraphs.
 fn is_order(c: char) -> bool {
     c.is_control()
@@ -62,6 +70,9 @@ impl<W: Write> Write for PrintableLines<W> {
         self.0.flush()
     }
 }
+
+/// The end of the year 9999, the last that can be shown.
+const MAX_TIME: u64 = 253_402_300_799;
 
 const REPLACEMENT: &str = "\u{fffd}";
 

@@ -297,6 +297,14 @@ impl Keys {
         self.in_store(Store::count).await
     }
 
+    /// When the store was made, in seconds since 1970; `None` if that is not known.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub(crate) async fn created(&self) -> Result<Option<u64>, StoreError> {
+        self.in_store(Store::created).await
+    }
+
     /// What in the store is known to be altered. Never waits for the disk.
     pub(crate) fn altered(&self) -> Altered {
         self.store.known_altered()

@@ -16,6 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -83,6 +84,9 @@ impl Store {
         if is_new {
             self.write(|tables| {
                 tables.meta.insert(STORE_KEY_NAME, seals.name())?;
+                // A store that is emptied is made anew: so the time shows whether that was of late.
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                tables.meta.insert(CREATED, now.to_string().as_str())?;
                 if let Some(wrapped) = wrapped {
                     tables.meta.insert(STORE_KEY, STANDARD.encode(wrapped).as_str())?;
                 }
@@ -132,6 +136,11 @@ impl Store {
     /// True if nothing was ever stored.
     pub(crate) fn is_new(&self) -> Result<bool, StoreError> {
         self.read(|tables| Ok(Ok(tables.is_new()?)))
+    }
+
+    /// When the store was made, in seconds since 1970; `None` if a version before this one made it.
+    pub(crate) fn created(&self) -> Result<Option<u64>, StoreError> {
+        Ok(self.text(CREATED)?.and_then(|text| text.parse().ok()))
     }
 
     /// The store key as the embedded unit has wrapped it, if it did.
@@ -635,6 +644,7 @@ pub(super) const DEV: &str = "dev";
 pub(super) const YES: &str = "yes";
 const NO: &str = "no";
 const REVISION: &str = "revision";
+const CREATED: &str = "created";
 
 const ALTERED_SHOWN: usize = 5;
 const ALTERED_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or give each key up with: keyward key delete LABEL";
@@ -876,10 +886,11 @@ mod tests {
     #[test]
     fn what_the_store_says_of_itself_is_authenticated() {
         type Alteration = Box<dyn Fn(&mut Writing<'_>)>;
-        let alterations: [(&str, Alteration); 7] = [
+        let alterations: [(&str, Alteration); 8] = [
             ("a store of --dev", Box::new(|tables| drop(tables.meta.insert("dev", "yes").unwrap()))),
             ("nobody's", Box::new(|tables| drop(tables.meta.remove("dev").unwrap()))),
             ("another master key", Box::new(|tables| drop(tables.meta.insert("wkid", "00").unwrap()))),
+            ("made earlier", Box::new(|tables| drop(tables.meta.insert("created", "1").unwrap()))),
             ("older", Box::new(|tables| drop(tables.meta.insert("revision", "1").unwrap()))),
             ("no seal", Box::new(|tables| drop(tables.meta.remove("seal").unwrap()))),
             ("no store key", Box::new(|tables| drop(tables.meta.remove("store-key-name").unwrap()))),

@@ -315,6 +315,33 @@ fn each_command_that_is_advised_does_what_it_says() {
     }
 }
 
+/// Said once, at the start that nobody has watched, it would be said to nobody.
+#[test]
+fn an_emptied_store_is_told_until_there_is_a_key() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let finding = |daemon: &Daemon| {
+        let told = daemon.keyward(&["doctor"]).stdout;
+        let text = String::from_utf8(told).unwrap();
+        assert!(text.contains("key store made at 20"), "{text}");
+        text.contains(
+            "warn  key store: there is no key, and there are grants (1); the key store was made at 20",
+        )
+    };
+    assert!(!finding(&daemon));
+    daemon.end(Signal::TERM);
+    std::fs::File::create(daemon.path("state/keys.redb")).unwrap();
+    daemon.start(&[]);
+    daemon.end(Signal::TERM);
+    let warning = "has no key, and there are grants; it was made at 20";
+    assert!(daemon.log().contains("made a new key store") && !daemon.log().contains(warning));
+    daemon.start(&[]);
+    assert!(daemon.log().contains(warning), "{}", daemon.log());
+    assert!(finding(&daemon));
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    assert!(!finding(&daemon));
+}
+
 #[test]
 fn an_old_copy_of_a_record_does_not_enable_a_key() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);

@@ -7,6 +7,7 @@ use keyward_proto::Outcome;
 use super::Finding;
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::api::{StatusView, UnitView};
+use crate::cli::output::{from_now, time};
 
 /// What the daemon says of itself, its units, and what it refused.
 pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
@@ -40,10 +41,11 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(
         CHECK,
         format!(
-            "version {}, pid {}, keys: {}, backends: {}",
+            "version {}, pid {}, keys: {}{}, backends: {}",
             status.version,
             status.pid,
             status.keys,
+            made(", key store made", &status),
             status
                 .backends
                 .iter()
@@ -53,7 +55,15 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
         ),
     )];
     if let Some((problem, advice)) = status.altered.problem() {
-        findings.push(Finding::fail("key store", problem, advice));
+        findings.push(Finding::fail(KEY_STORE, problem, advice));
+    }
+    if status.keys == 0 && status.grants > 0 {
+        findings.push(Finding::warn(
+            KEY_STORE,
+            format!("there is no key, and there are grants ({}){}", status.grants, made("; the key store was made", &status)),
+            "if there were keys, restore the store from a backup, as docs/key-store.md has it; otherwise make one: \
+             keyward key generate",
+        ));
     }
     findings.extend(units(admin));
     if status.dev {
@@ -65,6 +75,12 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
     }
     findings.extend(refusals(&status));
     findings
+}
+
+/// When the key store was made, if that is known. One that was emptied is made anew by the daemon.
+fn made(words: &str, status: &StatusView) -> String {
+    let made = status.store_created.map(|made| format!("{words} at {} ({})", time(made), from_now(made)));
+    made.unwrap_or_default()
 }
 
 /// The units that are elsewhere.
@@ -160,3 +176,5 @@ fn mend(outcome: Outcome) -> Option<&'static str> {
         }
     })
 }
+
+const KEY_STORE: &str = "key store";
