@@ -56,11 +56,17 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         MigrationError::Store(error) => error.into(),
         error => ServeError::Migration(error.to_string()),
     })?;
+    // From now on the store vouches for them, so this is the time to look whether they are as they were made.
+    let keys = migrated.keys.iter().map(|key| {
+        let uses: Vec<_> = key.uses.iter().map(|one| one.name()).collect();
+        format!("  {}: {}, {}\n", key.label, key.state.name(), uses.join(", "))
+    });
     Ok(format!(
-        "{}migrated: the key store {} now authenticates its {} keys. A copy of it as it was is {}: keep that until the keys have signed, and away from whoever must not have an old store\n",
+        "{}migrated: the key store {} now authenticates its {} keys, as they were found:\n{}A copy of it as it was is {}: keep that until the keys have signed, and away from whoever must not have an old store\n",
         warning.unwrap_or_default(),
         store.path().display(),
-        migrated.keys,
+        migrated.keys.len(),
+        keys.collect::<String>(),
         migrated.copy.display()
     ))
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_proto::Label;
+use keyward_proto::{Label, Use};
 use redb::{Database, ReadableDatabase, ReadableTable};
 use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -25,7 +25,7 @@ use super::index::{self, List, Root};
 use super::store::{self, OLD_FORMAT, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT};
 use super::store_key::Seals;
 use super::tables::{FORMAT, KEYS, META, Writing};
-use super::{Store, StoreError, StoreKey, record};
+use super::{Key, State, Store, StoreError, StoreKey, record};
 
 /// A store of the format before this one.
 pub(crate) struct OldStore {
@@ -35,10 +35,17 @@ pub(crate) struct OldStore {
 
 /// A migration that was done.
 pub(crate) struct Migrated {
-    /// How many keys there are.
-    pub(crate) keys: usize,
+    /// The keys: their records are vouched for from now on.
+    pub(crate) keys: Vec<MigratedKey>,
     /// The file as it was.
     pub(crate) copy: PathBuf,
+}
+
+/// A key of a store that was migrated.
+pub(crate) struct MigratedKey {
+    pub(crate) label: Label,
+    pub(crate) state: State,
+    pub(crate) uses: Vec<Use>,
 }
 
 impl OldStore {
@@ -124,24 +131,30 @@ impl OldStore {
         same().unwrap_or(false)
     }
 
-    fn authenticate(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<usize, MigrationError> {
+    fn authenticate(
+        &self,
+        key: &StoreKey,
+        wrapped: Option<&[u8]>,
+    ) -> Result<Vec<MigratedKey>, MigrationError> {
         let seals = Seals::derive(key);
-        let work = || -> Result<Result<usize, MigrationError>, redb::Error> {
+        let work = || -> Result<Result<Vec<MigratedKey>, MigrationError>, redb::Error> {
             let mut transaction = self.database.begin_write()?;
             transaction.set_quick_repair(true);
-            let count = {
+            let keys = {
                 let (mut tables, mut root) = (Writing::open(&transaction)?, Root::new());
                 let mut lists: BTreeMap<u32, List> = BTreeMap::new();
                 let labels = tables.keys.iter()?.map(|row| Ok(row?.0.value().to_owned()));
                 let labels = labels.collect::<Result<Vec<String>, redb::Error>>()?;
+                let mut keys = Vec::new();
                 for label in &labels {
                     let row = tables.keys.get(label.as_str())?.map(|row| row.value().to_vec());
                     let row = row.unwrap_or_default();
                     let known = label.parse::<Label>().ok().and_then(|label| record::decode(label, &row));
-                    if known.is_none() {
+                    let Some(Key { label: known, state, uses, .. }) = known else {
                         let (store, label) = (self.path.clone(), label.clone());
                         return Ok(Err(MigrationError::Record { store, label }));
-                    }
+                    };
+                    keys.push(MigratedKey { label: known, state, uses });
                     let mac = seals.of_record(label, &row);
                     tables.keys.insert(label.as_str(), [&mac, &*row].concat().as_slice())?;
                     lists.entry(index::list_of(label)).or_default().insert(label.clone(), mac);
@@ -157,10 +170,10 @@ impl OldStore {
                     tables.meta.insert(STORE_KEY, STANDARD.encode(wrapped).as_str())?;
                 }
                 tables.seal(&seals, &root)?;
-                labels.len()
+                keys
             };
             transaction.commit()?;
-            Ok(Ok(count))
+            Ok(Ok(keys))
         };
         work().map_err(|error| self.fault(error))?
     }
@@ -254,7 +267,6 @@ const OLD_REJECTION: &str = "rejection-secret";
 mod tests {
     use super::super::tests::key;
     use super::*;
-    use crate::keys::Key;
 
     /// A store as the version before this one wrote it.
     fn old_store(dir: &Path, keys: &[Key]) {
@@ -292,7 +304,8 @@ mod tests {
         old_store(dir.path(), &keys);
         assert!(matches!(Store::open(dir.path()), Err(StoreError::OldFormat(_))));
         let migrated = migrate(dir.path()).unwrap();
-        assert_eq!(migrated.keys, 2);
+        let labels: Vec<_> = migrated.keys.iter().map(|key| key.label.as_str()).collect();
+        assert_eq!(labels, ["other", "shop"]);
         assert!(OldStore::open(dir.path()).unwrap().is_none());
 
         let store = Store::open(dir.path()).unwrap();
@@ -352,7 +365,7 @@ mod tests {
         assert!(matches!(migrate(dir.path()), Err(MigrationError::Again { .. })));
         // An administrator who wants it all the same.
         fs::remove_file(&copy).unwrap();
-        assert_eq!(migrate(dir.path()).unwrap().keys, 1);
+        assert_eq!(migrate(dir.path()).unwrap().keys.len(), 1);
     }
 
     #[test]

@@ -462,6 +462,8 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
     let copy = daemon.path("state/keys.redb.before-format-2");
+    let keys = "  off: disabled, tls-server\n  other: enabled, tls-server\n  shop: enabled, tls-server\n";
+    assert!(text.contains(keys), "{text}");
     assert!(text.contains("its 3 keys") && text.contains(copy.to_str().unwrap()), "{text}");
     assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
     let again = daemon.serve(&["--migrate-store"]).output().unwrap();
