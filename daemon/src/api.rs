@@ -281,7 +281,8 @@ pub(crate) struct StatusView {
     pub(crate) dev: bool,
     pub(crate) backends: Vec<BackendView>,
     pub(crate) keys: u64,
-    /// When the key store was made, in seconds since 1970; none if a version before this one made it.
+    /// When the key store was made, in seconds since 1970; none if a version before this one made
+    /// it.
     #[serde(default)]
     pub(crate) store_created: Option<u64>,
     /// How many grants there are in the configuration.

@@ -56,7 +56,8 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         MigrationError::Store(error) => error.into(),
         error => ServeError::Migration(error.to_string()),
     })?;
-    // From now on the store vouches for them, so this is the time to look whether they are as they were made.
+    // From now on the store vouches for them, so this is the time to look whether they are as they
+    // were made.
     let keys = migrated.keys.iter().map(|key| {
         let uses: Vec<_> = key.uses.iter().map(|one| one.name()).collect();
         format!("  {}: {}, {}\n", key.label, key.state.name(), uses.join(", "))
@@ -133,8 +134,8 @@ fn command(options: &Options, uid: u32, credentials: &[(&str, &str)]) -> String 
     format!("run, as root: systemd-run --pipe --wait -p User={user} {}{words}", passed.concat())
 }
 
-/// The user whose daemon has a state directory, if that is another one than the user who asks. Where there is no
-/// directory yet, that of the service, for root.
+/// The user whose daemon has a state directory, if that is another one than the user who asks.
+/// Where there is no directory yet, that of the service, for root.
 pub(crate) fn other_owner(state_dir: &Path) -> Option<u32> {
     let own = rustix::process::geteuid().as_raw();
     let paths = [state_dir.join(Store::FILE), state_dir.to_owned()];

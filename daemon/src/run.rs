@@ -67,7 +67,8 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     if let Some((problem, advice)) = store.check()?.problem() {
         tracing::error!("{problem}; {advice}");
     }
-    // Of a new one it was said already. At each start: somebody may have started it once since it was emptied.
+    // Of a new one it was said already. At each start: somebody may have started it once since it
+    // was emptied.
     if !is_new && store.count()? == 0 && config.grants.iter().next().is_some() {
         tracing::warn!(
             "the key store {} has no key, and there are grants{}: if there were keys, restore it from a backup",

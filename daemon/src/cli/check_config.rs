@@ -1,7 +1,8 @@
-//! `keyward serve --check-config`: what the daemon would say of its configuration, without starting it.
+//! `keyward serve --check-config`: what the daemon would say of its configuration, without starting
+//! it.
 //!
-//! Whoever asks is often root, and the daemon is another user with credentials of systemd. So what this process can read
-//! is not all that counts.
+//! Whoever asks is often root, and the daemon is another user with credentials of systemd. So what
+//! this process can read is not all that counts.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

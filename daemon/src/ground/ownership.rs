@@ -100,8 +100,8 @@ pub(crate) fn open_to_write(path: &Path) -> Result<File, OwnershipError> {
     open_for(path, OFlags::RDWR)
 }
 
-/// Makes an empty file for its owner alone, in a directory that is checked as [`open`] does. Does nothing
-/// if there is a file.
+/// Makes an empty file for its owner alone, in a directory that is checked as [`open`] does. Does
+/// nothing if there is a file.
 ///
 /// # Errors
 /// As there.

@@ -97,7 +97,8 @@ impl Listed {
     /// The key.
     ///
     /// # Errors
-    /// [`StoreError::Altered`] if its record was altered, [`StoreError::Unlisted`] if nothing vouches for it.
+    /// [`StoreError::Altered`] if its record was altered, [`StoreError::Unlisted`] if nothing vouches
+    /// for it.
     pub fn key(self) -> Result<Key, StoreError> {
         match self {
             Self::Key(key) => Ok(key),
@@ -244,8 +245,8 @@ impl Keys {
         self.change(label.clone(), move |store| store.delete(&deleted)).await
     }
 
-    /// Makes the lists of the index anew that were altered. Their keys come back disabled, for their
-    /// records may be old ones; those whose records are not genuine are removed.
+    /// Makes the lists of the index anew that were altered. Their keys come back disabled, for
+    /// their records may be old ones; those whose records are not genuine are removed.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read or written.

@@ -261,9 +261,9 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the lists of the index anew that were altered, and removes records under names that no key
-    /// can have. An old copy of a record is as genuine as the latest one without the list: so the keys
-    /// of these lists come back disabled.
+    /// Makes the lists of the index anew that were altered, and removes records under names that no
+    /// key can have. An old copy of a record is as genuine as the latest one without the list: so
+    /// the keys of these lists come back disabled.
     pub(super) fn rebuild(&self) -> Result<Rebuilt, StoreError> {
         let rebuilt = self.change(|seals, tables, root| {
             let mut revision = last_revision(tables)?;
@@ -526,7 +526,8 @@ pub enum StoreError {
     /// There is no such key.
     #[error("there is no key {0}")]
     Unknown(Label),
-    /// The list of the index that vouches for the record is not the one that this daemon wrote last.
+    /// The list of the index that vouches for the record is not the one that this daemon wrote
+    /// last.
     #[error(
         "the list of the key store that vouches for key {0} was altered; restore the store from a backup, or have the list made anew with: keyward key repair"
     )]
@@ -655,8 +656,10 @@ const CACHE: usize = 32 * 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::super::index;
+    use core::num::NonZeroUsize;
+
     use super::super::tests::{key, unlocked};
+    use super::super::{Keys, index};
     use super::*;
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -979,6 +982,23 @@ mod tests {
         drop(store);
         assert_eq!(told(dir.path()).len(), 3);
         assert!(unlocked(dir.path()).rebuild().unwrap().lists.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_key_in_memory_is_disabled_with_its_list() {
+        let (_dir, store) = store();
+        let keys = Keys::new(store, NonZeroUsize::MIN);
+        let shop = keys.put(key("shop")).await.unwrap().label.clone();
+        assert!(keys.get(&shop).await.unwrap().unwrap().state == State::Enabled);
+        keys.store
+            .write(|tables| {
+                tables.index.remove(index::list_of("shop"))?;
+                Ok(Ok(()))
+            })
+            .unwrap();
+        assert!(keys.cached("shop").is_some());
+        assert_eq!(keys.repair().await.unwrap().disabled, std::slice::from_ref(&shop));
+        assert!(keys.get(&shop).await.unwrap().unwrap().state == State::Disabled);
     }
 
     #[test]

@@ -150,7 +150,8 @@ where
         let mut lists = Vec::new();
         for number in 0..LISTS {
             let list = self.list(seals, root, number)?;
-            // Not an empty list: what it said is lost, and a key of it may have left no other trace.
+            // Not an empty list: what it said is lost, and a key of it may have left no other
+            // trace.
             altered.lists.extend(list.is_none().then_some(number));
             for (label, mac) in list.iter().flatten() {
                 if let Found::Altered = self.find_listed(seals, label, Some(mac))? {
@@ -173,8 +174,8 @@ where
     }
 
     /// Up to `limit` records in the order of their labels from the first one after `after`, with
-    /// those that the index has and the table of records has not, and the other way round. Notes the
-    /// lists of the index that were altered.
+    /// those that the index has and the table of records has not, and the other way round. Notes
+    /// the lists of the index that were altered.
     pub(super) fn page(
         &self,
         seals: &Seals,
@@ -253,8 +254,9 @@ impl<'t> Writing<'t> {
         Ok(true)
     }
 
-    /// Makes lists that were altered anew, of the records that are genuine. `revise` gives what is to
-    /// stand in the place of each, since an old copy of a record is genuine as well; `None` removes it.
+    /// Makes lists that were altered anew, of the records that are genuine. `revise` gives what is
+    /// to stand in the place of each, since an old copy of a record is genuine as well; `None`
+    /// removes it.
     pub(super) fn rebuild(
         &mut self,
         seals: &Seals,

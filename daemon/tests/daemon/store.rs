@@ -237,7 +237,6 @@ fn a_key_that_has_vanished_is_missed() {
     assert!(doctor.status.code() == Some(78) && text.contains(problem), "{text}");
     let (_, line) = daemon.fail(&["key", "generate", "shop", "--type", "p256"]);
     assert!(line.contains("the list of the key store that vouches for key shop was altered"), "{line}");
-    // From the memory of the daemon, which is older than what is on the disk by now.
     let repaired = daemon.succeed(&["key", "repair", "--json"]);
     let repaired: Value = serde_json::from_str(&repaired).unwrap();
     assert_eq!((&repaired["lists"], &repaired["nameless"]), (&1.into(), &1.into()), "{repaired}");

@@ -231,8 +231,8 @@ fn no_reference(check: &'static str) -> Finding {
     Finding::warn(check, "not checked, for want of the reference", "mend that first")
 }
 
-/// What the daemon says of the key of a reference. `certified` is the public key of the certificate that the server
-/// has with it.
+/// What the daemon says of the key of a reference. `certified` is the public key of the certificate
+/// that the server has with it.
 fn known(
     key: &Result<KeyView, AdminClientError>,
     reference: &Reference,
@@ -277,7 +277,8 @@ fn known(
          place together with its reference: keyward key reference {label} > FILE"
     );
     match certified {
-        // A reference to another version would not fit the certificate, and the server would not start.
+        // A reference to another version would not fit the certificate, and the server would not
+        // start.
         Some(spki) if spki == reference.spki() => Finding::ok(
             CHECK,
             format!("{with_daemon}, and the certificate is for it; version {newer} is newer: {first}"),

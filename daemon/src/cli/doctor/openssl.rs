@@ -59,7 +59,8 @@ pub(super) fn public_key(cert: &Path) -> Result<Vec<u8>, Finding> {
     })
 }
 
-/// Whether a certificate with this public key belongs to a reference. `key` is the key as the daemon has it.
+/// Whether a certificate with this public key belongs to a reference. `key` is the key as the
+/// daemon has it.
 pub(super) fn certificate(cert: &Path, spki: &[u8], reference: &Reference, key: Option<&KeyView>) -> Finding {
     const CHECK: &str = CERTIFICATE;
     let path = cert.display();
