@@ -213,6 +213,11 @@ pub(super) async fn finish_rewrap(
     let _settling = grep11.settling.write().await;
     let old = settled(&admin, &name).await?;
     let keys = keys_of(&admin, &name).await?;
+    if admin.daemon.keys.altered().total() > 0 {
+        return Err(AdminError::LeftBehind(
+            "the key store was altered, and keys that nobody can list may be left behind; see keyward key list, then: keyward key repair".into(),
+        ));
+    }
     grep11.look().await;
     let units: Vec<_> = grep11.units().map(|unit| (&unit.endpoint, unit.status())).collect();
     let in_force = |status: &Status| {
