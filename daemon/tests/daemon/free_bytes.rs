@@ -140,8 +140,17 @@ impl Random {
 
 /// How a client may make its random. The specification has 32 random bytes; some have a clock first (RFC 5246, 7.4.1.2), and
 /// what is small, old or in a test has worse.
-const KINDS: [&str; 8] =
-    ["uniform", "clock", "zeros", "one zero run", "ASCII", "hexadecimal", "counter", "constant"];
+const KINDS: [&str; 9] = [
+    "uniform",
+    "clock",
+    "zeros",
+    "one zero run",
+    "ASCII",
+    "hexadecimal",
+    "hexadecimal, then zeros",
+    "counter",
+    "constant",
+];
 
 fn client_random(kind: &str, number: u64, random: &mut Random) -> [u8; 32] {
     let mut bytes = [0; 32];
@@ -164,8 +173,11 @@ fn client_random(kind: &str, number: u64, random: &mut Random) -> [u8; 32] {
             bytes[from..(from + length).min(32)].fill(0);
         }
         "ASCII" => bytes.iter_mut().for_each(|byte| *byte = b' ' + *byte % 95),
-        "hexadecimal" => {
-            bytes.iter_mut().for_each(|byte| *byte = b"0123456789abcdef"[usize::from(*byte % 16)])
+        "hexadecimal" | "hexadecimal, then zeros" => {
+            bytes.iter_mut().for_each(|byte| *byte = b"0123456789abcdef"[usize::from(*byte % 16)]);
+            if kind != "hexadecimal" {
+                bytes[random.below(32) as usize..].fill(0);
+            }
         }
         "counter" => {
             bytes = [0; 32];

@@ -133,6 +133,14 @@ fn script(prime: &[u8], y: usize) -> Vec<u8> {
     dhe(&filled(b"#!/bin/sh\n: <<'PRIME'\n", 64, b'#'), prime, &[2], &value)
 }
 
+/// A script in the public value, with the zeros between that shells pass over. The prime is a text that is not read.
+fn zeros_in_script(prime: &[u8]) -> Vec<u8> {
+    let script = b"echo owned by $(id -un)\nfor i in 1 2 3; do echo $i; done; exit 0\n";
+    let script: Vec<u8> = script.chunks(6).flat_map(|part| [part, &[0]].concat()).collect();
+    let value = filled(&[b"\x01\n\xa5\n", &script[..]].concat(), prime.len(), 0xa5);
+    dhe(&filled(b"\n:<<\\\xa5\n", 64, 0xa5), prime, &[2], &value)
+}
+
 /// A program for macOS, Windows or Java, or whatever else begins like this.
 fn begins(start: &[u8], prime: &[u8]) -> Vec<u8> {
     dhe(&filled(start, 64, 0x11), prime, &[2], &vec![0x55; prime.len()])
@@ -229,6 +237,8 @@ fn attacks() -> Vec<(&'static str, Vec<u8>)> {
         ("script in the public value", over_x25519(&[0x80; 56], b"\n\ntouch pwned;exit\n\x01\x01\x01")),
         ("script before a control byte", over_x25519(b"echo owned by $(id -un);exit\n\x01", b"\x01")),
         ("script before other bytes", over_x25519(&before_others, b"\x01")),
+        ("script with zeros in it", over_x25519(b"\necho OW\0NED by \0$(id -u\0n);dat\0e;exit \x000\n", b"")),
+        ("script with zeros in it, known group", zeros_in_script(&known)),
         ("SSH", over_x25519(&ssh, &[])),
         ("SSH signature of a file", over_x25519(b"SSHSIG\0\0\0\x03git\0\0\0\0\0\0\0\x06sha512", &[])),
     ]
