@@ -141,6 +141,51 @@ fn zeros_in_script(prime: &[u8]) -> Vec<u8> {
     dhe(&filled(b"\n:<<\\\xa5\n", 64, 0xa5), prime, &[2], &value)
 }
 
+/// A program for Python 3.11: the sentinel and the parameters of X448 are instructions that are not
+/// reached, and all 124 bytes are the code object.
+fn python() -> Vec<u8> {
+    let header = b"\xa7\r\r\n\0\0\0\0\0\0\0\0\0\0\0\0c\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0s\x1c";
+    let randoms = [&filled(header, 56, 0)[..], SENTINEL].concat();
+    ecdhe(&randoms, 30, &filled(b")\x01z\x0fprint(9);exit()", 56, 0))
+}
+
+/// An archive whose one file reaches to the end of the message.
+fn old_cpio() -> Vec<u8> {
+    let words = [0o070707, 1, 1, 0o100755, 0, 0, 1, 0, 0, 0, 3, 0, 70_u16];
+    over_x25519(&[&words.map(u16::to_le_bytes).concat()[..], b"xa\0\0id;w\n"].concat(), b"")
+}
+
+/// An archive in the public value, behind bytes that GNU cpio skips.
+fn cpio(prime: &[u8]) -> Vec<u8> {
+    let member = |name: &str, mode: u32, content: &str| {
+        let numbers = [1, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+        let numbers: String = numbers.iter().map(|number| format!("{number:08X}")).collect();
+        let mut member = format!("070701{numbers}{name}\0").into_bytes();
+        member.resize(member.len().next_multiple_of(4), 0);
+        member.extend(content.bytes());
+        member.resize(member.len().next_multiple_of(4), 0);
+        member
+    };
+    let archive = [member("evil", 0o100755, "\u{e9}id\u{e9}"), member("TRAILER!!!", 0, "")].concat();
+    dhe(&[0xa5; 64], prime, &[2], &filled(&[b"\x01", &archive[..]].concat(), prime.len(), 0xa5))
+}
+
+/// The header of a link, without a magic, in the one block of 512 bytes that lies in the value.
+fn tar_in_value(prime: &[u8]) -> Vec<u8> {
+    let mut header = vec![0; 512];
+    for (at, field) in
+        [(0, &b"evil"[..]), (100, b"0000777\0"), (124, b"00000000000\0"), (156, b"2/etc/shadow")]
+    {
+        header[at..at + field.len()].copy_from_slice(field);
+    }
+    header[148..156].copy_from_slice(b"        ");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut message = dhe(&[0xa5; 64], prime, &[2], &vec![0x5a; prime.len()]);
+    message[1536..2048].copy_from_slice(&header);
+    message
+}
+
 /// A program for macOS, Windows or Java, or whatever else begins like this.
 fn begins(start: &[u8], prime: &[u8]) -> Vec<u8> {
     dhe(&filled(start, 64, 0x11), prime, &[2], &vec![0x55; prime.len()])
@@ -239,6 +284,15 @@ fn attacks() -> Vec<(&'static str, Vec<u8>)> {
         ("script before other bytes", over_x25519(&before_others, b"\x01")),
         ("script with zeros in it", over_x25519(b"\necho OW\0NED by \0$(id -u\0n);dat\0e;exit \x000\n", b"")),
         ("script with zeros in it, known group", zeros_in_script(&known)),
+        ("Python", python()),
+        ("LuaJIT", over_x25519(b"\x1bLJ\x02\n", b"")),
+        ("BEAM", begins(b"FOR1\0\0\x04\0BEAM", &known)),
+        ("bFLT", begins(b"bFLT\0\0\0\x04", &known)),
+        ("LZMA", over_x25519(b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x11\x88\x42\x46\x3d", b"")),
+        ("PHP with a short tag", over_x25519(b"\xa5<?=`id;w`;\xa5", b"")),
+        ("cpio, binary", old_cpio()),
+        ("cpio, known group", cpio(&large)),
+        ("tar, known group", tar_in_value(&prime("ffdhe8192"))),
         ("SSH", over_x25519(&ssh, &[])),
         ("SSH signature of a file", over_x25519(b"SSHSIG\0\0\0\x03git\0\0\0\0\0\0\0\x06sha512", &[])),
     ]

@@ -5,10 +5,13 @@
 //! would take. Each row says how likely a message of a real client has its form by chance; together these are below one in a
 //! million, also for clients whose random begins with a clock or zeros, or is text.
 //!
-//! Not told apart, since nothing marks them: short text, such as a command for a shell without `#!`, within the limits that
-//! stand at `is_text`; content of CMS, OpenPGP of version 3 and minisign in a format of its own; U2F and WebAuthn; keys of
-//! Biscuit and C509; files of `compress`, whose two bytes come by chance too often.
-//! Formats whose fixed parts lie where a handshake has its own, such as tar and cpio, need no row.
+//! Not told apart, since nothing marks them: short text, such as a command for a shell without
+//! `#!` or for PHP behind `<?=` or `<?`, within the limits that stand at `is_text` and `holds_php`;
+//! a MIME entity without fields of a header; content of CMS, OpenPGP of version 3 and minisign in a
+//! format of its own; U2F and WebAuthn; keys of Biscuit and C509; LZMA with a dictionary of a size
+//! that its writers do not have; images of file systems that are marked far behind their start;
+//! programs without a mark, such as those for DOS that end in `.com` and those of QuickJS; files of
+//! `compress`, JFFS2 and Flash, whose two or three bytes come by chance too often.
 
 mod files;
 mod jws;
@@ -43,10 +46,14 @@ type Mark = (&'static str, &'static [u8]);
 /// have somewhere; and whether a message is in the format.
 type Rule = (&'static str, &'static [u8], &'static [u8], fn(&[u8]) -> bool);
 
-/// Formats that begin with bytes of their own: four at least, so once in 2^32 by chance, and all together once in 10^8.
+/// Formats that begin with bytes of their own: four at least, so once in 2^32 by chance, and all
+/// together once in 8 * 10^7; once in 6 * 10^6 for a client whose random is any ASCII.
 const MARKS: &[Mark] = &[
     // Programs. System V ABI, chapter 4; Apple, mach-o/loader.h and mach-o/fat.h; JVM specification, 4.1 (as fat Mach-O);
-    // WebAssembly core specification, 5.5.16; Android, dex format; LLVM, bitcode file format; Lua, lundump.h.
+    // WebAssembly core specification, 5.5.16; Android, dex format; LLVM, bitcode file format; Lua,
+    // lundump.h; LuaJIT, lj_bcdump.h; Erlang, beam_file.c; uClinux, flat.h; CPython 2.6 and 2.7,
+    // import.c; Java, pack200; mruby, dump.h; Ruby, iseq.c; Emacs, bytecomp.el; Hermes,
+    // BytecodeFileFormat.h; Dart, kernel binary.md.
     ("ELF", b"\x7fELF"),
     ("Mach-O", b"\xfe\xed\xfa\xce"),
     ("Mach-O", b"\xfe\xed\xfa\xcf"),
@@ -61,9 +68,23 @@ const MARKS: &[Mark] = &[
     ("Dalvik", b"dex\n"),
     ("Dalvik", b"dey\n"),
     ("LLVM bitcode", b"BC\xc0\xde"),
+    ("LLVM bitcode", b"\xde\xc0\x17\x0b"),
     ("Lua", b"\x1bLua"),
+    ("LuaJIT", b"\x1bLJ\x01"),
+    ("LuaJIT", b"\x1bLJ\x02"),
+    ("BEAM", b"FOR1"),
+    ("bFLT", b"bFLT"),
+    ("Python", b"\xd1\xf2\r\n"),
+    ("Python", b"\x03\xf3\r\n"),
+    ("Java archive", b"\xca\xfe\xd0\x0d"),
+    ("mruby", b"RITE"),
+    ("Ruby", b"YARB"),
+    ("Emacs", b";ELC"),
+    ("Hermes", b"\xc6\x1f\xbc\x03\xc1\x03\x19\x1f"),
+    ("Dart", b"\x90\xab\xcd\xef"),
     // Firmware. U-Boot, image.h; Devicetree specification, 5.2; MCUboot, image.h; Android, bootimg.h, libavb and
-    // update_engine; Mozilla, MAR format.
+    // update_engine, sparse_format.h; Mozilla, MAR format; Linux, cramfs_fs.h, romfs_fs.h and
+    // ubi-media.h.
     ("U-Boot image", b"\x27\x05\x19\x56"),
     ("device tree", b"\xd0\x0d\xfe\xed"),
     ("MCUboot image", b"\x3d\xb8\xf3\x96"),
@@ -71,11 +92,16 @@ const MARKS: &[Mark] = &[
     ("Android boot image", b"ANDROID!"),
     ("Android verified boot", b"AVB0"),
     ("Android update", b"CrAU"),
+    ("Android sparse image", b"\x3a\xff\x26\xed"),
     ("Mozilla archive", b"MAR1"),
+    ("cramfs", b"\x45\x3d\xcd\x28"),
+    ("cramfs", b"\x28\xcd\x3d\x45"),
+    ("romfs", b"-rom1fs-"),
+    ("UBI", b"UBI#"),
     ("Chrome extension", b"CRX3 SignedData\0"),
     // Archives and packages. PKWARE, APPNOTE 4.3; xz file format, 2.1.1; RFC 8878, 3.1.1; LZ4 frame format, also of its
     // first version; lzip; lzop; xar, of which macOS makes packages; 7-Zip; RAR; ar(5), of which .deb is one; RPM, lead;
-    // MS-CAB, 2.1; squashfs; Python, marshal is not marked.
+    // MS-CAB, 2.1; squashfs.
     ("ZIP", b"PK\x03\x04"),
     ("ZIP", b"PK\x05\x06"),
     ("ZIP", b"PK\x07\x08"),
@@ -138,10 +164,14 @@ const RULES: &[Rule] = &[
     ("ZIP", b"", b"PK", files::is_zip),
     ("archive", b"", b"", files::holds_archive),
     ("PDF", b"", b"P-", files::holds_pdf),
+    ("Python", b"", b"", files::is_pyc),
+    ("LZMA", b"", b"", files::is_lzma),
+    ("tar", b"", b"", files::is_tar),
+    ("cpio", b"", b"\xc7q", files::holds_old_cpio),
 ];
 
 /// Bytes that few messages have all of, which are looked for in one pass.
-const RARE: &[u8; 6] = b".-<?PK";
+const RARE: &[u8; 8] = b".-<?PK\xc7q";
 
 /// Which of the [`RARE`] bytes a message has, as bits.
 fn rare_bytes(message: &[u8]) -> u8 {
@@ -285,6 +315,32 @@ mod tests {
         let mut pdf = vec![0xa5; 583];
         pdf[500..505].copy_from_slice(b"%PDF-");
         let roomy = |mark: &[u8]| [&[0xa5; 400][..], mark, &[0xa5; 183]].concat();
+        let tar = |sum: &[u8]| {
+            let mut header = [&[0xa5; 100][..], b"0000755\0", &[0; 404]].concat();
+            header[148..148 + sum.len()].copy_from_slice(sum);
+            // The sum of the bytes, with eight blanks where it stands.
+            assert_eq!(
+                header.iter().map(|byte| u32::from(*byte)).sum::<u32>()
+                    - sum.iter().map(|byte| u32::from(*byte)).sum::<u32>()
+                    + 256,
+                0o41325
+            );
+            [&[0xc3; 512][..], &header, &[1; 70]].concat()
+        };
+        let mut ustar = vec![0xa5; 583];
+        ustar[257..265].copy_from_slice(b"ustar  \0");
+        let newc = |version: u8| {
+            let numbers = [1, 0o100755, 0, 0, 1, 0, 12, 0, 0, 0, 0, 5, 0];
+            let numbers: String = numbers.iter().map(|number| format!("{number:08X}")).collect();
+            roomy(format!("07070{version}{numbers}evil\0\0\u{e9}\n").as_bytes())
+        };
+        let odc =
+            roomy(b"0707070000010000011007550000000000000000010000000000000000000000050000000014evil\0");
+        // Mode, and sizes of name and file, all in words.
+        let old_cpio = |swap: fn(u16) -> [u8; 2]| {
+            let words = [0o070707, 1, 1, 0o100755, 0, 0, 1, 0, 0, 0, 3, 0, 12];
+            [&words.map(swap).concat()[..], b"xa\0\0echo owned\n\x80"].concat()
+        };
         let base64 = |header: &[u8]| URL_SAFE_NO_PAD.encode(header).into_bytes();
         let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
         let es256 = base64(br#"{"alg":"ES256"}"#);
@@ -365,6 +421,27 @@ mod tests {
             ("MIME", shaped(b"\x01\nCONTENT-Transfer-Encoding:7bit\n\nPay\n\x01", &[])),
             ("MIME", shaped(b"\x01: 1\n mime-version:1\n\n\x01", &[])),
             ("PHP", shaped(b"\x01<?PHP `id`;", &[])),
+            ("PHP", shaped(b"<?=`id;w`;#\x80", &[])),
+            ("PHP", shaped(b"\xa5<?=`id`;\x80", &[])),
+            ("PHP", shaped(b"", b"<?=`id;w`;exit;")),
+            ("Python", shaped(b"\xa7\r\r\n\0\0\0\0\0\0\0\0\0\0\0\0c\0\0\0\0", &[])),
+            ("Python", shaped(b"\xcb\r\r\n\0\0\0\0\0\0\0\0\0\0\0\0\xe3\0\0\0\0", &[])),
+            ("Python", shaped(b"\x33\r\r\n\0\0\0\0\0\0\0\0c", &[])),
+            ("Python", shaped(b"\x6c\x0c\r\n\0\0\0\0c", &[])),
+            ("Python", shaped(b"\x50\x01\r\n\0\0\0\0\0\0\0\0\0\0\0\0c", &[])),
+            ("LZMA", shaped(b"\x5d\0\0\x80\0\xff\xff\xff\xff\xff\xff\xff\xff\0\x11\x88\x42", &[])),
+            ("LZMA", shaped(b"\x5d\0\0\x05\0\x0d\0\0\0\0\0\0\0\0\x11\x88\x42\x46", &[])),
+            ("LZMA", shaped(b"\x01\0\0\xc0\0\x0d\0\0\0\0\0\0\0\0\x11\x88\x42\x46", &[])),
+            ("tar", tar(b"041325\0 ")),
+            ("tar", tar(b"\x00  41325")),
+            ("tar", tar(b"\t41325\n\x80")),
+            ("tar", tar(b"\x80\0\0\0\0\0\x42\xd5")),
+            ("tar", ustar),
+            ("archive", newc(1)),
+            ("archive", newc(2)),
+            ("archive", odc),
+            ("cpio", shaped(&old_cpio(u16::to_le_bytes), &[])),
+            ("cpio", shaped(&[&[7; 10], &old_cpio(u16::to_be_bytes)[..]].concat(), &[])),
             ("OpenPGP", pgp(4, 4)),
             ("OpenPGP", pgp(6, 4)),
             ("OpenPGP", pgp(5, 8)),
@@ -417,11 +494,27 @@ mod tests {
             b"e30.",
             b"{\"alg\":\"ES256\"}.",
             b"Content",
+            b"\xa5<?=`w`\x80",
+            b"<?=abcdefghijklmnopqrstuvwxyz012",
+            b"\xa7\r\r\n",
+            b"\0\0\r\n\0\0\0\0c\0\0\0c",
+            // A counter in zeros.
+            b"\0\0\0\0\x01\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+            b"\x5d\0\0\x80\0\0\0\0\0\0\0\0\0\0\x11\x88\x42\x46",
+            b"\xc7\x71\x01\0\x01\0\xff\x91\0\0\0\0\x01\0\0\0\0\0\0\0\x03\0\0\0\x0c\0xa\0",
             &[0x84, 0x6a],
             &[0x1f, 0x8b],
             &[0x60, 0, 0, 0],
         ] {
             assert_eq!(of(&shaped(start, &[])), None, "{start:x?}");
+        }
+        // A certificate of July 2007, and a word in one.
+        for text in
+            [&b"\x17\x0d070701000000Z\x17\x0d170707235959Z0H1\x0b0\t\x06\x03U\x04\x06"[..], b"Mustard"]
+        {
+            let mut message = vec![0xa5; 583];
+            message[256..256 + text.len()].copy_from_slice(text);
+            assert_eq!(of(&message), None, "{text:x?}");
         }
     }
 }
