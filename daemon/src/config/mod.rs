@@ -161,6 +161,11 @@ impl Config {
                 "it opens 64 bytes and up to 1,024 more of what is signed to whoever drives the server; drop DHE and grant \
                  tls-server, where that is possible",
             ),
+            about(
+                Use::TlsClient,
+                "in TLS 1.2 it opens much of the handshake, up to 64 KiB, to whoever drives the client; grant tls13-client \
+                 where the servers speak TLS 1.3",
+            ),
         ];
         notes.into_iter().flatten().collect()
     }

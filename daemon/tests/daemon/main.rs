@@ -13,4 +13,5 @@ mod ownership;
 mod purpose;
 mod refusals;
 mod store;
+mod transcripts;
 mod watch;

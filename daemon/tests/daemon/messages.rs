@@ -73,13 +73,14 @@ pub(crate) fn handshake(kind: u8, body: &[u8]) -> Vec<u8> {
 pub(crate) fn transcript(random: [u8; 32], exchange: &[u8]) -> Vec<u8> {
     let client = [&[3, 3][..], &random, &[0, 0, 2, 0xc0, 0x2f, 1, 0]].concat();
     let server = [&[3, 3][..], &[8; 32], &[0, 0xc0, 0x2f, 0]].concat();
+    let certificate = handshake(11, b"\0\0\x0f\0\0\x0c\x30\x0a\x30\x03\x02\x01\x01\x30\0\x03\x01\0");
     [
         handshake(1, &client),
         handshake(2, &server),
-        handshake(11, &[0, 0, 3, 1, 2, 3]),
+        certificate.clone(),
         handshake(13, &[1, 64, 0, 2, 4, 3, 0, 0]),
         handshake(14, &[]),
-        handshake(11, &[0, 0, 3, 1, 2, 3]),
+        certificate,
         handshake(16, exchange),
     ]
     .concat()

@@ -7,7 +7,7 @@ use keyward_client::Input;
 use keyward_proto::{Outcome, Scheme};
 
 use crate::fixture::{Daemon, label_of, outcome};
-use crate::messages::{SENTINEL, dhe, ecdhe, point, prime, randoms, tls13, transcript};
+use crate::messages::{SENTINEL, dhe, ecdhe, handshake, point, prime, randoms, tls13, transcript};
 
 /// The uses for handshakes, each of which a web server or a client may have.
 const USES: [&str; 6] =
@@ -157,6 +157,10 @@ fn old_cpio() -> Vec<u8> {
 
 /// An archive in the public value, behind bytes that GNU cpio skips.
 fn cpio(prime: &[u8]) -> Vec<u8> {
+    dhe(&[0xa5; 64], prime, &[2], &filled(&[b"\x01", &cpio_archive()[..]].concat(), prime.len(), 0xa5))
+}
+
+fn cpio_archive() -> Vec<u8> {
     let member = |name: &str, mode: u32, content: &str| {
         let numbers = [1, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
         let numbers: String = numbers.iter().map(|number| format!("{number:08X}")).collect();
@@ -166,24 +170,44 @@ fn cpio(prime: &[u8]) -> Vec<u8> {
         member.resize(member.len().next_multiple_of(4), 0);
         member
     };
-    let archive = [member("evil", 0o100755, "\u{e9}id\u{e9}"), member("TRAILER!!!", 0, "")].concat();
-    dhe(&[0xa5; 64], prime, &[2], &filled(&[b"\x01", &archive[..]].concat(), prime.len(), 0xa5))
+    [member("evil", 0o100755, "\u{e9}id\u{e9}"), member("TRAILER!!!", 0, "")].concat()
 }
 
-/// The header of a link, without a magic, in the one block of 512 bytes that lies in the value.
-fn tar_in_value(prime: &[u8]) -> Vec<u8> {
-    let mut header = vec![0; 512];
-    for (at, field) in
-        [(0, &b"evil"[..]), (100, b"0000777\0"), (124, b"00000000000\0"), (156, b"2/etc/shadow")]
-    {
-        header[at..at + field.len()].copy_from_slice(field);
+/// A header of tar without a magic, whose first bytes are these.
+fn tar_header(start: &[u8], fields: &[(usize, &[u8])]) -> Vec<u8> {
+    let mut header = filled(start, 512, 0);
+    for (at, field) in [(100, &b"0000777\0"[..]), (148, b"        ")].iter().chain(fields) {
+        header[*at..at + field.len()].copy_from_slice(field);
     }
-    header[148..156].copy_from_slice(b"        ");
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}
+
+/// A link, in the one block of 512 bytes that lies in the value.
+fn tar_in_value(prime: &[u8]) -> Vec<u8> {
     let mut message = dhe(&[0xa5; 64], prime, &[2], &vec![0x5a; prime.len()]);
+    let header = tar_header(b"evil", &[(124, b"00000000000\0"), (156, b"2/etc/shadow")]);
     message[1536..2048].copy_from_slice(&header);
     message
+}
+
+/// A transcript of a client with a session ticket of these bytes.
+fn client_with(ticket: &[u8]) -> Vec<u8> {
+    let length = |of: usize| (of as u16).to_be_bytes();
+    let start = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2f, 1, 0]].concat();
+    let extension = [&length(ticket.len() + 4)[..], &[0, 35], &length(ticket.len()), ticket].concat();
+    // Behind the hello that has no extensions.
+    [handshake(1, &[start, extension].concat()), transcript([7; 32], &[9; 256]).split_off(45)].concat()
+}
+
+/// The whole archive in the hello: its start is the name of a member, the ticket has the rest.
+fn tar_of_client() -> Vec<u8> {
+    let member = tar_header(b"usr/bin/evil", &[(124, b"00000000003\0"), (156, b"0")]);
+    let archive = [&[0; 512][..], &member, &filled(b"id\n", 512 + 1024, 0)].concat();
+    let start = client_with(&archive[51..])[..51].to_vec();
+    let header = tar_header(&start, &[(124, b"00000000000\0"), (156, b"0")]);
+    client_with(&[&header[51..], &archive[512..]].concat())
 }
 
 /// A program for macOS, Windows or Java, or whatever else begins like this.
@@ -293,6 +317,13 @@ fn attacks() -> Vec<(&'static str, Vec<u8>)> {
         ("cpio, binary", old_cpio()),
         ("cpio, known group", cpio(&large)),
         ("tar, known group", tar_in_value(&prime("ffdhe8192"))),
+        ("tar, client", tar_of_client()),
+        (
+            "script, client",
+            client_with(b"\necho OWNED by $(id -u); for i in 1 2 3; do echo $i; done; exit 0\n"),
+        ),
+        ("script with zeros in it, client", client_with(b"\nec\0ho owned\0 by a file\0\n\xa5")),
+        ("cpio, client", client_with(&[b"\xa5", &cpio_archive()[..]].concat())),
         ("SSH", over_x25519(&ssh, &[])),
         ("SSH signature of a file", over_x25519(b"SSHSIG\0\0\0\x03git\0\0\0\0\0\0\0\x06sha512", &[])),
     ]
@@ -472,7 +503,7 @@ fn check_config_tells_what_uses_admit_and_refuses_a_grant_for_acme() {
         let mut command: Command = daemon.serve(&["--check-config"]);
         command.output().unwrap()
     };
-    let output = check(&[("shop", "tls-server"), ("old", "tls12-server")]);
+    let output = check(&[("shop", "tls-server"), ("old", "tls12-server"), ("robot", "tls-client")]);
     assert!(output.status.success());
     let text = String::from_utf8(output.stderr).unwrap();
     for words in [
@@ -481,6 +512,8 @@ fn check_config_tells_what_uses_admit_and_refuses_a_grant_for_acme() {
         "DHE needs tls12-dhe-server",
         "tls13-server is enough",
         "note: tls12-server is granted for keys old:",
+        "note: tls-client is granted for keys robot: in TLS 1.2 it opens much of the handshake",
+        "grant tls13-client",
     ] {
         assert!(text.contains(words), "{text}");
     }

@@ -74,6 +74,34 @@ pub(super) fn is_certificate_with_nonce(message: &[u8]) -> bool {
         })
 }
 
+/// Whether bytes are a certificate in DER, and no more: what is signed, the algorithm, and the
+/// signature (RFC 5280, 4.1).
+pub(super) fn is_certificate(bytes: &[u8]) -> bool {
+    is_sequence_of(bytes, &[SEQUENCE, SEQUENCE, BIT_STRING])
+}
+
+/// Whether bytes are a SubjectPublicKeyInfo in DER, and no more (RFC 5280, 4.1).
+pub(super) fn is_public_key(bytes: &[u8]) -> bool {
+    is_sequence_of(bytes, &[SEQUENCE, BIT_STRING])
+}
+
+/// Whether bytes are a Name in DER, and no more (RFC 5280, 4.1.2.4).
+pub(super) fn is_name(bytes: &[u8]) -> bool {
+    let mut rest = Bytes(bytes);
+    rest.der().is_some_and(|(tag, content, _)| tag == SEQUENCE && rest.0.is_empty() && tiles(content))
+}
+
+/// Whether bytes are a SEQUENCE of values with these tags, in which each SEQUENCE is a row of values.
+fn is_sequence_of(bytes: &[u8], tags: &[u8]) -> bool {
+    let mut rest = Bytes(bytes);
+    let Some((SEQUENCE, content, _)) = rest.der() else { return false };
+    let mut fields = Bytes(content);
+    let is_next = |tag: &u8| {
+        fields.der().is_some_and(|(one, value, _)| one == *tag && (one != SEQUENCE || tiles(value)))
+    };
+    tags.iter().all(is_next) && fields.0.is_empty() && rest.0.is_empty()
+}
+
 /// Whether bytes are a row of DER values without a rest.
 fn tiles(content: &[u8]) -> bool {
     let mut rest = Bytes(content);
@@ -149,5 +177,6 @@ const CONTEXT: u8 = 2;
 
 // Tags, X.690, 8.
 const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
 const SEQUENCE: u8 = 0x30;
 const CONTEXT_0: u8 = 0xa0;

@@ -11,12 +11,13 @@
 //! | `tls-server` | those, and in TLS 1.2 56 bytes before the downgrade sentinel, and the public value: 32 bytes for X25519, 56 for X448, for the NIST curves x alone |
 //! | `tls12-server` | 64 bytes and the public value |
 //! | `tls12-dhe-server` | 64 bytes, and a number as long as the prime of a known group |
-//! | `tls-client` | much of a transcript of TLS 1.2 |
+//! | `tls-client` | much of a transcript of TLS 1.2, up to 64 KiB |
 //!
-//! So an attacker there can make signatures that some TLS client somewhere accepts in a handshake, in every protocol that
-//! has the same handshake: QUIC, EAP-TLS, STARTTLS. The bytes of TLS 1.2 leave room for other formats too. Those that people
-//! sign are told by `formats`, and refused although they have the shape; the same place names those that cannot be told.
-//! Where a server has TLS 1.3 alone, `tls13-server` leaves no such room.
+//! So an attacker there can make signatures that some TLS client somewhere accepts in a handshake,
+//! in every protocol that has the same handshake: QUIC, EAP-TLS, STARTTLS. The bytes of TLS 1.2
+//! leave room for other formats too. Those of the table in `formats` are refused although they have
+//! the shape; the same place names those that cannot be told. Where a server has TLS 1.3 alone,
+//! `tls13-server` leaves no such room, nor does `tls13-client` for a client.
 
 mod asn1;
 mod formats;
@@ -218,6 +219,14 @@ mod tests {
         [&[kind], &length[1..], body].concat()
     }
 
+    /// Certificate with one, which is as short as can be.
+    fn certificate() -> Vec<u8> {
+        let der =
+            tlv(SEQUENCE, &[tlv(SEQUENCE, &tlv(INTEGER, &[1])), tlv(SEQUENCE, &[]), tlv(3, &[0])].concat());
+        let length = der.len() as u8;
+        handshake(CERTIFICATE, &[&[0, 0, length + 3, 0, 0, length], &der[..]].concat())
+    }
+
     fn transcript() -> Vec<Vec<u8>> {
         let client =
             [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0xc0, 0x2b], &[1, 0], &[0, 5, 0, 23, 0, 1, 9]].concat();
@@ -225,11 +234,11 @@ mod tests {
         vec![
             handshake(CLIENT_HELLO, &client),
             handshake(SERVER_HELLO, &server),
-            handshake(CERTIFICATE, &[0, 0, 3, 1, 2, 3]),
+            certificate(),
             handshake(SERVER_KEY_EXCHANGE, &[3, 0, 29, 1, 0]),
             handshake(CERTIFICATE_REQUEST, &[1, 64, 0, 2, 4, 3, 0, 0]),
             handshake(SERVER_HELLO_DONE, &[]),
-            handshake(CERTIFICATE, &[0, 0, 3, 1, 2, 3]),
+            certificate(),
             handshake(CLIENT_KEY_EXCHANGE, &[32; 33]),
         ]
     }
@@ -471,6 +480,100 @@ mod tests {
         let mut old = whole;
         old[5] = 2;
         assert_eq!(kind(&old), Purpose::Other, "TLS 1.1");
+    }
+
+    #[test]
+    fn parts_of_a_transcript_are_whole() {
+        let with = |at: usize, part: Vec<u8>| {
+            let mut parts = transcript();
+            parts[at] = part;
+            kind(&parts.concat()) == Purpose::Tls12ClientCertificateVerify
+        };
+        let list = |certificates: &[u8]| {
+            handshake(CERTIFICATE, &[&[0, 0, certificates.len() as u8], certificates].concat())
+        };
+        let whole = certificate()[7..].to_vec();
+        let length = whole[2];
+        for at in [2, 6] {
+            assert!(with(at, list(&whole)));
+            assert!(with(at, list(&[&whole[..], &whole].concat())));
+            // A public key alone, or without a value of its own.
+            let key = tlv(SEQUENCE, &[tlv(SEQUENCE, &tlv(OID, &[1])), tlv(3, &[0, 4])].concat());
+            assert!(with(at, list(&key)));
+            let longer = [&[0, 0, length + 1], &whole[3..], &[0]].concat();
+            let mut shorter = whole.clone();
+            shorter[4] += 1;
+            let text = tlv(SEQUENCE, b"echo owned");
+            for wrong in
+                [longer, shorter, text.clone(), [&[0, 0, text.len() as u8], &text[..]].concat(), Vec::new()]
+            {
+                assert!(!with(at, list(&wrong)), "{wrong:x?}");
+            }
+        }
+        let name = tlv(SEQUENCE, &tlv(SET, &tlv(SEQUENCE, &tlv(OID, &[1]))));
+        let request = |names: &[u8]| {
+            handshake(CERTIFICATE_REQUEST, &[&[1, 64, 0, 2, 4, 3, 0, names.len() as u8], names].concat())
+        };
+        assert!(with(4, request(&[&[0, name.len() as u8], &name[..]].concat())));
+        assert!(!with(4, request(b"\0\x04echo")));
+        let hello = |extensions: &[u8]| {
+            let start =
+                [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0xc0, 0x2b], &[1, 0], &[0, extensions.len() as u8]];
+            handshake(CLIENT_HELLO, &[&start.concat(), extensions].concat())
+        };
+        for (extensions, is_whole) in [
+            (&b"\0\0\0\x08\0\x06\0\0\x03abc\0\x10\0\x05\0\x03\x02h2\0\x15\0\x02\0\0"[..], true),
+            (b"\0\0\0\x08\0\x05\0\0\x03abc", false),
+            (b"\0\0\0\x08\0\x06\0\0\x02abc", false),
+            (b"\0\x10\0\x05\0\x03\x03h2", false),
+            (b"\0\x10\0\x04\0\x03\x02h2", false),
+            (b"\0\x15\0\x02\0\x01", false),
+            (b"\0\x17\0\0\0\x17\0\0", false),
+        ] {
+            assert_eq!(with(0, hello(extensions)), is_whole, "{extensions:x?}");
+        }
+    }
+
+    /// A session ticket has room for whatever its reader takes.
+    #[test]
+    fn text_and_archives_in_a_transcript_are_refused() {
+        let with = |ticket: &[u8]| {
+            let extension = [&[0, 35][..], &(ticket.len() as u16).to_be_bytes(), ticket].concat();
+            let extensions = [&(extension.len() as u16).to_be_bytes()[..], &extension].concat();
+            let start = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0xc0, 0x2b], &[1, 0]].concat();
+            let mut parts = transcript();
+            parts[0] = handshake(CLIENT_HELLO, &[start, extensions].concat());
+            let message = parts.concat();
+            assert!(is_transcript(&message).is_some(), "the shape is right");
+            (kind(&message), other_format(&message))
+        };
+        let fine = (Purpose::Tls12ClientCertificateVerify, None);
+        let text = (Purpose::Other, Some("text"));
+        for (ticket, expected) in [
+            (&b"\necho OWNED by a signed script; exit 0\n"[..], text),
+            (b"\x80\necho OWNED by $(id)\n\x80", text),
+            (b"\nec\0ho OW\0NED by \0a file\0\n", text),
+            (b"\nrm -rf /home\n\x80", text),
+            (b"\ntouch /tmp/owned;exit;:\x80", text),
+            (b"\nCyberTrust1\"0 \x06", fine),
+            (b"\nemSign PKI1%0#\x06", fine),
+            (b"\nwww.foo.de\0\n\x80", fine),
+            (b"\nBratislava1\n0\x08", fine),
+            (b"Terms of use: https://ca.example/rpa & https://ca.example/cps; (c) 2026 #1\n\x80", fine),
+            (b"\nA second line of a notice, which goes on up to some other byte\x80", fine),
+        ] {
+            assert_eq!(with(ticket), expected, "{ticket:x?}");
+        }
+        // Old clients have suites that are digits and ends of lines to who passes over zeros.
+        let suites = b"\0\x20\0\x2f\0\x35\0\x3c\0\x3d\0\x33\0\x39\0\x67\0\x6b\0\x32\0\x38\0\x0a\0\x05\0\x04\0\x09\0\x15\0\x12";
+        let start = [&[3, 3][..], &[7; 31], b"\n\0", suites, &[1, 0]].concat();
+        let mut parts = transcript();
+        parts[0] = handshake(CLIENT_HELLO, &start);
+        assert_eq!(kind(&parts.concat()), Purpose::Tls12ClientCertificateVerify);
+        let mut archive = vec![0xa5; 1024];
+        // The ticket begins at byte 51.
+        archive[512 + 257 - 51..][..6].copy_from_slice(b"ustar\0");
+        assert_eq!(with(&archive), (Purpose::Other, Some("tar")));
     }
 
     /// The random of a client stands where IKEv2 has version, exchange and message id.

@@ -1,7 +1,7 @@
 //! What is signed in TLS 1.2: the parameters of a key exchange, and the transcript of a client.
 
 use super::points::Curve;
-use super::{Bytes, groups};
+use super::{Bytes, asn1, groups};
 
 /// What a ServerKeyExchange is about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -105,12 +105,14 @@ pub(super) fn is_transcript(message: &[u8]) -> Option<()> {
     };
     hello(next(CLIENT_HELLO)?, true)?;
     hello(next(SERVER_HELLO)?, false)?;
-    next(CERTIFICATE).filter(|body| !body.is_empty())?;
-    let _ = next(CERTIFICATE_STATUS);
+    certificates(next(CERTIFICATE)?)?;
+    if let Some(status) = next(CERTIFICATE_STATUS) {
+        certificate_status(status)?;
+    }
     let _ = next(SERVER_KEY_EXCHANGE);
-    next(CERTIFICATE_REQUEST).filter(|body| !body.is_empty())?;
+    certificate_request(next(CERTIFICATE_REQUEST)?)?;
     next(SERVER_HELLO_DONE).filter(|body| body.is_empty())?;
-    next(CERTIFICATE).filter(|body| !body.is_empty())?;
+    certificates(next(CERTIFICATE)?)?;
     next(CLIENT_KEY_EXCHANGE).filter(|body| !body.is_empty())?;
     rest.0.is_empty().then_some(())
 }
@@ -136,11 +138,83 @@ fn hello(body: &[u8], client: bool) -> Option<()> {
     if rest.0.is_empty() {
         return Some(());
     }
-    let mut extensions = Bytes(rest.prefixed::<2>()?);
-    while !extensions.0.is_empty() {
-        extensions.take(2)?;
-        extensions.prefixed::<2>()?;
+    extensions(rest.prefixed::<2>()?)?;
+    rest.0.is_empty().then_some(())
+}
+
+/// Extensions, each of which is there once (RFC 5246, 7.4.1.4); names of servers (RFC 6066, 3) and
+/// of protocols (RFC 7301, 3.1) are lists, and padding is zeros (RFC 7685, 3). Others have bytes of
+/// any kind, session tickets among them.
+fn extensions(extensions: &[u8]) -> Option<()> {
+    let (mut rest, mut seen) = (Bytes(extensions), Vec::new());
+    while !rest.0.is_empty() {
+        let kind = u16::from_be_bytes(*rest.take(2)?.first_chunk()?);
+        let body = rest.prefixed::<2>()?;
+        if seen.contains(&kind) {
+            return None;
+        }
+        seen.push(kind);
+        let mut content = Bytes(body);
+        match kind {
+            // A server answers without a name.
+            SERVER_NAME if !body.is_empty() => {
+                let mut names = Bytes(content.prefixed::<2>()?);
+                while !names.0.is_empty() {
+                    names.take(1)?;
+                    names.prefixed::<2>()?;
+                }
+                content.0.is_empty().then_some(())?;
+            }
+            ALPN => {
+                let mut names = Bytes(content.prefixed::<2>()?);
+                while !names.0.is_empty() {
+                    names.prefixed::<1>()?;
+                }
+                content.0.is_empty().then_some(())?;
+            }
+            PADDING => body.iter().all(|byte| *byte == 0).then_some(())?,
+            _ => {}
+        }
     }
+    Some(())
+}
+
+/// Certificate: a list of certificates in DER, none of which is longer than it says (RFC 5246,
+/// 7.4.2), or a public key alone (RFC 7250, 3).
+fn certificates(body: &[u8]) -> Option<()> {
+    let mut rest = Bytes(body);
+    let list = rest.prefixed::<3>()?;
+    if list.is_empty() || !rest.0.is_empty() {
+        return None;
+    }
+    if asn1::is_public_key(list) {
+        return Some(());
+    }
+    let mut list = Bytes(list);
+    while !list.0.is_empty() {
+        asn1::is_certificate(list.prefixed::<3>()?).then_some(())?;
+    }
+    Some(())
+}
+
+/// CertificateRequest: kinds of certificates, signature algorithms, and names in DER (RFC 5246,
+/// 7.4.4).
+fn certificate_request(body: &[u8]) -> Option<()> {
+    let mut rest = Bytes(body);
+    rest.prefixed::<1>()?;
+    rest.prefixed::<2>()?;
+    let mut names = Bytes(rest.prefixed::<2>()?);
+    while !names.0.is_empty() {
+        asn1::is_name(names.prefixed::<2>()?).then_some(())?;
+    }
+    rest.0.is_empty().then_some(())
+}
+
+/// CertificateStatus: its kind, then responses of OCSP (RFC 6066, 8 and RFC 6961, 2.2).
+fn certificate_status(body: &[u8]) -> Option<()> {
+    let mut rest = Bytes(body);
+    rest.take(1)?;
+    rest.prefixed::<3>()?;
     rest.0.is_empty().then_some(())
 }
 
@@ -162,3 +236,8 @@ pub(super) const CERTIFICATE_REQUEST: u8 = 13;
 pub(super) const SERVER_HELLO_DONE: u8 = 14;
 pub(super) const CLIENT_KEY_EXCHANGE: u8 = 16;
 pub(super) const CERTIFICATE_STATUS: u8 = 22;
+
+// ExtensionType, RFC 6066, RFC 7301 and RFC 7685.
+const SERVER_NAME: u16 = 0;
+const ALPN: u16 = 16;
+const PADDING: u16 = 21;

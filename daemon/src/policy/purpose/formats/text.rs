@@ -42,20 +42,26 @@ pub(super) fn is_script(message: &[u8]) -> bool {
 /// bytes interrupt, such as UTF-16 and letters beyond ASCII. Chance: 2^-21.3.
 pub(super) fn is_text(message: &[u8]) -> bool {
     let Some((start, parameters)) = message.split_first_chunk::<64>() else { return false };
-    // A client's transcript has its random behind six bytes, and is full of names.
-    let is_transcript = || tls12::is_transcript(message).is_some();
-    let (random, parameters) = match start {
-        [tls12::CLIENT_HELLO, 0, _, _, 3, 3, ..] if is_transcript() => (6, &[][..]),
-        _ => (0, parameters),
+    // A client's transcript has its random behind six bytes, and is full of names and numbers.
+    let is_transcript =
+        matches!(start, [tls12::CLIENT_HELLO, 0, _, _, 3, 3, ..]) && tls12::is_transcript(message).is_some();
+    let (free, parameters) = match is_transcript {
+        true => (&start[6..6 + 32], &[][..]),
+        false => (start.strip_suffix(&tls12::SENTINEL).unwrap_or(start), parameters),
     };
-    let free = start.strip_suffix(&tls12::SENTINEL).unwrap_or(start);
-    let (own, behind) = free[random..].split_at(32);
+    let (own, behind) = free.split_at(32);
     let filled = own.iter().rposition(|byte| *byte != 0).map_or(&[][..], |last| &own[..=last]);
     let has_free = match filled.iter().all(is_printable) {
-        true => (filled.len() < own.len() && has_commands(filled, true, 0)) || has_commands(behind, true, 0),
-        false => has_commands(free, true, 0),
+        true => {
+            (filled.len() < own.len() && has_commands(filled, !is_transcript, 0))
+                || has_commands(behind, true, 0)
+        }
+        false => has_commands(free, !is_transcript, 0),
     };
-    has_free || has_commands(parameters, false, 3) || is_utf8(&start[..56])
+    has_free
+        || has_commands(parameters, false, 3)
+        || is_utf8(&start[..56])
+        || (is_transcript && has_lines(message))
 }
 
 /// The second and third of the forms that [`is_text`] has, with so many bytes `more`.
@@ -90,6 +96,38 @@ fn has_commands(text: &[u8], mut is_start: bool, more: usize) -> bool {
         let has_end = follows_end || lines.iter().any(|byte| b"\n;&|#".contains(byte));
         has_line || (has_end && lines.len() >= more + if begins { 17 } else { 22 })
     })
+}
+
+/// Commands anywhere in the transcript of a client, which has room for whole scripts in extensions
+/// and certificates: behind the end of a line, up to the end of another or of the message, 16 bytes
+/// of ASCII or more, or 12 as most commands have them; or 22 bytes that hold a character that ends
+/// a command of a shell. Zeros are passed over.
+///
+/// What real transcripts have is shorter. An end of a line is also the length of a string of ten
+/// bytes, and behind such a one stand four at most before a byte that is no text (in DER a tag of a
+/// SET, one of a SEQUENCE, and their lengths), or the length of the next name in ALPN. Texts of
+/// certificates have no ends of lines (RFC 5280, 4.2.1.4). Chance: 2^-23 for 16 KiB of keys,
+/// signatures and tickets.
+fn has_lines(transcript: &[u8]) -> bool {
+    let mut rest = transcript;
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        rest = &rest[end + 1..];
+        let (mut length, mut is_command, mut has_end, mut read) = (0, true, false, 0);
+        for byte in rest.iter().take_while(|byte| is_printable(byte) || **byte == 0) {
+            read += 1;
+            if *byte != 0 {
+                length += 1;
+                is_command &= is_of_command(byte);
+                has_end |= b";&|#".contains(byte);
+            }
+        }
+        let is_line = rest.get(read).is_none_or(|byte| *byte == b'\n');
+        if (is_line && (length >= 16 || (is_command && length >= 12))) || (has_end && length >= 22) {
+            return true;
+        }
+        rest = &rest[read..];
+    }
+    false
 }
 
 fn is_utf8(text: &[u8]) -> bool {
