@@ -91,7 +91,7 @@ pub(super) fn is_name(bytes: &[u8]) -> bool {
     rest.der().is_some_and(|(tag, content, _)| tag == SEQUENCE && rest.0.is_empty() && tiles(content))
 }
 
-/// Whether bytes are a SEQUENCE of values with these tags, in which each SEQUENCE is a row of values.
+/// Whether bytes are a SEQUENCE of values with these tags, each SEQUENCE of which is a row of them.
 fn is_sequence_of(bytes: &[u8], tags: &[u8]) -> bool {
     let mut rest = Bytes(bytes);
     let Some((SEQUENCE, content, _)) = rest.der() else { return false };

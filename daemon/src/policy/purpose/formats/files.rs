@@ -1,6 +1,6 @@
 //! Files: programs, archives and documents.
 
-use super::{holds, holds_word};
+use super::{holds, holds_pair, holds_word};
 
 /// Programs for DOS and Windows: `MZ`, then either a new header inside the file (PE format, MS-DOS stub), or as many blocks
 /// of 512 bytes as the file has. Chance: 2^-33.
@@ -41,8 +41,8 @@ pub(super) fn is_zip(message: &[u8]) -> bool {
 pub(super) fn holds_archive(message: &[u8]) -> bool {
     let marks: [&[u8]; 3] = [b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"MSCF\0\0\0\0"];
     message.len() > ROOMY
-        && (marks.iter().any(|mark| holds(message, mark))
-            || holds_cpio(message)
+        && (marks.iter().any(|mark| holds_pair(message, [mark[0], mark[1]]) && holds(message, mark))
+            || (holds_pair(message, *b"07") && holds_cpio(message))
             || message.get(0x8001..0x8006) == Some(b"CD001"))
 }
 
@@ -70,7 +70,8 @@ fn holds_cpio(message: &[u8]) -> bool {
 /// mode of a kind of file that there is, a name that a zero ends, and a file that is shorter than
 /// the longest message (cpio(5), "Old Binary Format"). Chance: 2^-44, and 2^-25 for 64 KiB.
 pub(super) fn holds_old_cpio(message: &[u8]) -> bool {
-    message.windows(26).enumerate().any(|(at, header)| {
+    let may = holds_pair(message, [0xc7, 0x71]) || holds_pair(message, [0x71, 0xc7]);
+    may && message.windows(26).enumerate().any(|(at, header)| {
         let word: fn([u8; 2]) -> u16 = match header {
             [0xc7, 0x71, ..] => u16::from_le_bytes,
             [0x71, 0xc7, ..] => u16::from_be_bytes,
@@ -149,7 +150,8 @@ pub(super) fn is_lzma(message: &[u8]) -> bool {
 
 /// PDF, which may begin anywhere in the first 1,024 bytes for its readers (ISO 32000-1, implementation note 13). Chance: 2^-30.
 pub(super) fn holds_pdf(message: &[u8]) -> bool {
-    message.len() > ROOMY && holds(&message[..message.len().min(1024)], b"%PDF-")
+    let start = &message[..message.len().min(1024)];
+    message.len() > ROOMY && holds_pair(start, *b"%P") && holds(start, b"%PDF-")
 }
 
 /// Longest ServerKeyExchange with an elliptic curve: 64 bytes, four, and a point of P-521.

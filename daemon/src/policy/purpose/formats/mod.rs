@@ -251,6 +251,13 @@ fn holds(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
+/// Whether two bytes stand side by side in a message, as in few that are not in the format.
+fn holds_pair(message: &[u8], [first, second]: [u8; 2]) -> bool {
+    // Without an exit the compiler compares many at once.
+    let pairs = message.iter().zip(message.get(1..).unwrap_or_default());
+    pairs.fold(false, |has, (one, next)| has | ((*one == first) & (*next == second)))
+}
+
 /// Whether a word is anywhere in a message, in letters of any case.
 fn holds_word(message: &[u8], word: &[u8]) -> bool {
     let [first, second, ..] = word else { return false };

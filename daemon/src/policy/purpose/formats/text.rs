@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::super::tls12;
-use super::holds_word;
+use super::{holds_pair, holds_word};
 
 /// Scripts with an interpreter: `#!`, blanks, the path, then a blank, zero or the end of the line (execve(2), Linux
 /// `fs/binfmt_script.c`). A path that is not absolute must end with its line. Chance: 2^-24, and 10^-7 for a client whose
@@ -80,7 +80,7 @@ fn has_commands(text: &[u8], mut is_start: bool, more: usize) -> bool {
         return false;
     }
     let text = match text.contains(&0) {
-        true => Cow::Owned(text.iter().copied().filter(|byte| *byte != 0).collect::<Vec<u8>>()),
+        true => Cow::Owned(text.split(|byte| *byte == 0).collect::<Vec<_>>().concat()),
         false => Cow::Borrowed(text),
     };
     text.split(|byte| !is_printable(byte) && !is_end(byte)).any(|run| {
@@ -159,7 +159,7 @@ pub(super) fn holds_php(message: &[u8]) -> bool {
             message.get(at + 3..at + 3 + enough).is_some_and(|code| code.iter().all(is_printable))
         })
     };
-    holds_word(message, b"<?php") || has_short_tag()
+    holds_pair(message, *b"<?") && (holds_word(message, b"<?php") || has_short_tag())
 }
 
 /// ASCII within a line, which in a mail ends in a carriage return.
