@@ -502,6 +502,7 @@ mod tests {
             b"{\"alg\":\"ES256\"}.",
             b"Content",
             b"\xa5<?=`w`\x80",
+            &[&[0x80; 53], &b"<?="[..]].concat(),
             b"<?=abcdefghijklmnopqrstuvwxyz012",
             b"\xa7\r\r\n",
             b"\0\0\r\n\0\0\0\0c\0\0\0c",

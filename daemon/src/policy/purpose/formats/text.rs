@@ -154,9 +154,12 @@ pub(super) fn holds_php(message: &[u8]) -> bool {
         let random = if message.first() == Some(&tls12::CLIENT_HELLO) { 6 } else { 0 };
         let is_text = message.get(random..random + 32).is_some_and(|own| own.iter().all(is_printable));
         let from = if is_text { random + 32 } else { 0 };
+        // The sentinel is text, and no code of anybody.
+        let sentinel = if message.get(56..64) == Some(&tls12::SENTINEL) { 56..64 } else { 0..0 };
         message.windows(3).enumerate().skip(from).filter(|(_, tag)| tag == b"<?=").any(|(at, _)| {
-            let enough = if at < 64 { 5 } else { 10 };
-            message.get(at + 3..at + 3 + enough).is_some_and(|code| code.iter().all(is_printable))
+            let code = at + 3..at + 3 + if at < 64 { 5 } else { 10 };
+            let is_free = code.end <= sentinel.start || code.start >= sentinel.end;
+            is_free && message.get(code).is_some_and(|code| code.iter().all(is_printable))
         })
     };
     holds_pair(message, *b"<?") && (holds_word(message, b"<?php") || has_short_tag())
