@@ -517,8 +517,14 @@ mod tests {
         assert!(with(4, request(&[&[0, name.len() as u8], &name[..]].concat())));
         assert!(!with(4, request(b"\0\x04echo")));
         let hello = |extensions: &[u8]| {
-            let start =
-                [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0xc0, 0x2b], &[1, 0], &[0, extensions.len() as u8]];
+            let start = [
+                &[3, 3][..],
+                &[7; 32],
+                &[0],
+                &[0, 2, 0xc0, 0x2b],
+                &[1, 0],
+                &(extensions.len() as u16).to_be_bytes(),
+            ];
             handshake(CLIENT_HELLO, &[&start.concat(), extensions].concat())
         };
         for (extensions, is_whole) in [
@@ -532,6 +538,10 @@ mod tests {
         ] {
             assert_eq!(with(0, hello(extensions)), is_whole, "{extensions:x?}");
         }
+        let many =
+            |count: u16| (1000..1000 + count).flat_map(|kind| [&kind.to_be_bytes()[..], &[0, 0]].concat());
+        assert!(with(0, hello(&many(128).collect::<Vec<u8>>())));
+        assert!(!with(0, hello(&many(129).collect::<Vec<u8>>())));
     }
 
     /// A session ticket has room for whatever its reader takes.

@@ -150,7 +150,7 @@ fn extensions(extensions: &[u8]) -> Option<()> {
     while !rest.0.is_empty() {
         let kind = u16::from_be_bytes(*rest.take(2)?.first_chunk()?);
         let body = rest.prefixed::<2>()?;
-        if seen.contains(&kind) {
+        if seen.contains(&kind) || seen.len() == MOST_EXTENSIONS {
             return None;
         }
         seen.push(kind);
@@ -236,6 +236,10 @@ pub(super) const CERTIFICATE_REQUEST: u8 = 13;
 pub(super) const SERVER_HELLO_DONE: u8 = 14;
 pub(super) const CLIENT_KEY_EXCHANGE: u8 = 16;
 pub(super) const CERTIFICATE_STATUS: u8 = 22;
+
+/// Most extensions of a hello, of which browsers send some twenty. To compare 16,000 with each other, for which there is
+/// room, would take milliseconds.
+const MOST_EXTENSIONS: usize = 128;
 
 // ExtensionType, RFC 6066, RFC 7301 and RFC 7685.
 const SERVER_NAME: u16 = 0;
