@@ -282,6 +282,21 @@ fn requests_that_have_waited_past_their_deadline_are_not_signed() {
     assert_eq!(outcomes(&report, "overloaded"), 0, "{report}");
 }
 
+/// Whoever asks for too much is not taken for somebody who sends half a frame: the rest of it waits in the socket until the
+/// daemon reads again.
+#[test]
+fn a_user_who_asks_for_too_much_keeps_its_connections() {
+    let Some(_turn) = Turn::take() else { return };
+    let mut daemon = Daemon::prepare("");
+    daemon.configure(&format!("log = \"info\"\n[limits]\nrequest-timeout = \"500ms\"\n{GRANTS}"));
+    daemon.resume();
+    daemon.generate("ml-dsa-87", "ml-dsa-87");
+    let settings = format!("label=ml-dsa-87 scheme={} {MANY} seconds=2.5", 0x0906);
+    let report = Attacker::start(&daemon, SIBLING, "flood", &settings).wait();
+    assert!(outcomes(&report, "overloaded") > 0, "{report}");
+    assert_eq!(report["closed"], 0, "{report}\n{}", daemon.log());
+}
+
 #[test]
 fn nothing_is_signed_for_callers_that_have_left() {
     let Some(_turn) = Turn::take() else { return };

@@ -152,7 +152,7 @@ impl<'a> Session<'a> {
         let place = self.place;
         let mut stopped = pin!(place.close().cancelled());
         loop {
-            let before = self.asked_from;
+            let (before, answers) = (self.asked_from, !self.arrived.is_empty());
             while let Some(next) = self.arrived.pop_front() {
                 place.busy();
                 self.answer(next).await?;
@@ -167,6 +167,10 @@ impl<'a> Session<'a> {
                 && let Reading::Over(end) = core::mem::replace(&mut self.reading, Reading::On)
             {
                 return Err(end);
+            }
+            // Meanwhile nothing was read: a frame that was arriving has all of its time again.
+            if answers && self.due.is_some() {
+                self.due = Some(self.now + self.daemon.config().request_timeout);
             }
             // Twice in a row: a peer that goes back and forth is not worth following.
             let there = self.asked_from;
@@ -212,7 +216,6 @@ impl<'a> Session<'a> {
             Reading::On => {}
             Reading::Parked => {
                 self.place.account().room().await;
-                self.reading = Reading::On;
                 self.now = Instant::now();
                 self.take_in();
                 return Ok(());
@@ -240,7 +243,7 @@ impl<'a> Session<'a> {
     /// Waits for a turn where bytes have come that complete no frame: somebody who sends them one by one, over many
     /// connections, would have the thread to itself.
     async fn pay_for_a_part(&self) {
-        let user = self.place.account().id;
+        let user = self.place.account().id_of_parts;
         let turn = match self.turns.now(user) {
             Some(turn) => turn,
             None => self.turns.wait(user, PART).await,
@@ -253,6 +256,10 @@ impl<'a> Session<'a> {
         let (place, now) = (self.place, self.now);
         if self.input.is_empty() {
             return;
+        }
+        if matches!(self.reading, Reading::Parked) {
+            // There may be room by now, and then the next frame is waited for as any other.
+            self.reading = Reading::On;
         }
         let (mut used, mut is_partial) = (0, false);
         while self.arrived.len() < MOST_AHEAD {

@@ -17,6 +17,8 @@ use crate::policy::authorise::{Grant, Limits};
 pub(crate) struct Account {
     /// Names the user in every queue.
     pub(crate) id: User,
+    /// Names the user where bytes wait that complete no request: not behind requests that have arrived.
+    pub(crate) id_of_parts: User,
     /// Requests that have arrived and are not answered.
     waiting: AtomicUsize,
     /// Sessions that do not read until fewer requests wait.
@@ -43,6 +45,7 @@ impl Account {
     pub(crate) fn new(id: User) -> Self {
         Self {
             id,
+            id_of_parts: id | OF_PARTS,
             waiting: AtomicUsize::new(0),
             parked: AtomicUsize::new(0),
             room: Notify::new(),
@@ -212,6 +215,9 @@ struct UnderGrant {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Beyond the numbers of users: there are not as many at a time.
+const OF_PARTS: User = 1 << 31;
 
 /// Most requests of a user that wait. A server that asks for one signature a connection never has as many.
 const MOST_WAITING: usize = 1024;
