@@ -131,8 +131,6 @@ struct Arrived<'a> {
 /// What came of a request.
 enum Answered {
     With(Response),
-    /// It was taken in to be refused, and counted as such.
-    AsRefused(Response),
     /// It asks to watch, which is no work of the user's.
     NotYet(Request),
 }
@@ -309,9 +307,7 @@ impl<'a> Session<'a> {
             drop(body);
             let processor = request.processor;
             Ok::<_, FrameError>(match request.body {
-                _ if is_refused => {
-                    (processor, Answered::AsRefused(answer::overloaded(daemon, peer, &request)))
-                }
+                _ if is_refused => (processor, Answered::With(answer::overloaded(daemon, peer, &request))),
                 Some(request::Body::Watch(_)) => (processor, Answered::NotYet(request)),
                 _ => {
                     let trace = Trace::new(number, request.id);
@@ -352,18 +348,16 @@ impl<'a> Session<'a> {
         };
         self.asked_from = processor.unwrap_or(self.here);
         let response = match answered {
-            Answered::With(response) => {
-                if response.outcome() == Outcome::Overloaded {
-                    // Somebody else may have the place meanwhile.
-                    self.place.idle(self.now);
-                    account.may_be_refused().await;
-                }
-                response
-            }
-            Answered::AsRefused(response) => response,
+            Answered::With(response) => response,
             // Boxed, for the sake of all the sessions that never come here.
             Answered::NotYet(request) => Box::pin(self.watch(&request)).await?,
         };
+        if response.outcome() == Outcome::Overloaded {
+            // Somebody else may have the place meanwhile.
+            self.place.idle(self.now);
+            account.may_be_told().await;
+            self.now = Instant::now();
+        }
         self.append(response);
         Ok(())
     }
@@ -428,6 +422,7 @@ impl<'a> Session<'a> {
         let patience = self.daemon.config().request_timeout;
         let deaf = tokio::time::timeout(patience, self.stream.write_all(&self.output)).await;
         deaf.map_err(|_| End::Deaf(patience))??;
+        self.now = Instant::now();
         self.sent();
         Ok(())
     }

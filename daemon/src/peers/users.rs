@@ -28,7 +28,10 @@ pub(crate) struct Account {
     held: AtomicUsize,
     /// How long a turn of this user takes, in nanoseconds: the longest of the last ones.
     typical: AtomicU64,
+    /// Requests that are taken in to be refused.
     overloads: Allowance,
+    /// Answers that say so.
+    told: Allowance,
     under_grants: Mutex<UnderGrants>,
 }
 
@@ -52,6 +55,7 @@ impl Account {
             held: AtomicUsize::new(0),
             typical: AtomicU64::new(0),
             overloads: Allowance::new(REFUSED_AT_ONCE, REFUSED),
+            told: Allowance::new(REFUSED_AT_ONCE, REFUSED),
             under_grants: Mutex::default(),
         }
     }
@@ -65,9 +69,10 @@ impl Account {
         Err(if self.overloads.take() { NoRoom::Refuse } else { NoRoom::Leave })
     }
 
-    /// Waits until one more request of this user may be refused for being too many.
-    pub(crate) async fn may_be_refused(&self) {
-        let wait = self.overloads.overdraw(1);
+    /// Waits until this user may be told once more that a request was one too many. Those that were refused may come in
+    /// a bunch, where they have waited behind another answer of their connection.
+    pub(crate) async fn may_be_told(&self) {
+        let wait = self.told.overdraw(1);
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
