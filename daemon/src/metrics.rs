@@ -25,6 +25,7 @@ use crate::policy::purpose::Purpose;
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Counter,
+    without_public_key: Counter,
     signatures: Family<SignatureLabels, Counter>,
     decryptions: Family<DecryptionLabels, Counter>,
     times: Family<TimeLabels, Histogram>,
@@ -99,6 +100,7 @@ impl Metrics {
         let mut metrics = Self {
             registry,
             requests: Counter::default(),
+            without_public_key: Counter::default(),
             signatures: Family::default(),
             decryptions: Family::default(),
             times: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
@@ -123,6 +125,9 @@ impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
         registry.register("requests", "Requests of every kind on the peers' sockets", self.requests.clone());
+        let help =
+            "Requests for private keys that do not name the public key: of servers with an older provider";
+        registry.register("requests_without_public_key", help, self.without_public_key.clone());
         let help = "Requests for signatures, by what came of them and by the purpose of the message";
         registry.register("signatures", help, self.signatures.clone());
         let help = "Requests for premaster secrets of RSA key exchanges, by what came of them";
@@ -204,6 +209,11 @@ impl Metrics {
     fn quick_times(&self, backend: &Backend, scheme: Scheme) -> Option<&QuickTimes> {
         let (_, by_scheme) = self.quick_times.iter().find(|(name, _)| **name == *backend.name())?;
         by_scheme.get(Scheme::ALL.iter().position(|one| *one == scheme)?)
+    }
+
+    /// A request for a private key did not name the public key.
+    pub(crate) fn without_public_key(&self) {
+        self.without_public_key.inc();
     }
 
     /// A connection was closed for what came over it.

@@ -9,7 +9,9 @@ use keyward_rustls::{Error, Outcome, RequestError};
 use keyward_tests::client::{Attempt, WISHES, s_client};
 use keyward_tests::server::{Server, Site, nginx as nginx_server};
 use keyward_tests::tool::{succeed, wait_for};
-use keyward_tests::{Backend, Daemon, Handshake, Load, Nginx, Pki, Rustls, RustlsThread, on_both_backends};
+use keyward_tests::{
+    Backend, Daemon, Handshake, Haproxy, Load, Nginx, Pki, Rustls, RustlsThread, on_both_backends,
+};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -17,6 +19,7 @@ on_both_backends!(
     nginx_starts_without_the_daemon_and_recovers_by_itself,
     a_disabled_key_says_so_in_the_log_of_nginx,
     rustls_says_why_and_recovers_by_itself,
+    servers_with_a_reference_to_another_key_say_so,
     restarts_and_crashes_under_a_load_of_nginx,
     restarts_and_crashes_under_a_load_of_rustls,
     planned_restarts_lose_nothing_of_nginx_where_the_socket_is_held,
@@ -120,8 +123,61 @@ fn rustls_says_why_and_recovers_by_itself(backend: Backend) {
     fails("other error: cannot sign with key \"shop\": cannot reach the keyward daemon at ");
     daemon.resume();
     daemon.generate("shop", "p256");
-    // The same label, another key: no client takes its signatures.
-    assert!(handshake.make().is_err());
+    fails("other error: key \"shop\" refused: the reference is for another public key than the daemon has");
+}
+
+/// Under the label and the version of their references there is another key: made after a deletion, and by a rotation
+/// after an older key store was restored.
+fn servers_with_a_reference_to_another_key_say_so(backend: Backend) {
+    let mut daemon = Daemon::start_on(backend);
+    let pki = Pki::new(daemon.directory());
+    let store = daemon.path("state").join("keys.redb");
+    let copy = daemon.path("older.redb");
+    let start: [(Start, &str); 3] = [
+        (nginx, "keyward: key \"shop\" refused: the reference is for another public key"),
+        (haproxy, "keyward::reference is for another key of this label"),
+        (rustls, "other error: key \"shop\" refused: the reference is for another public key"),
+    ];
+    let serve = |daemon: &Daemon| {
+        let reference = daemon.reference("shop");
+        let certificate = pki.certify(daemon, &reference);
+        start.map(|(start, told)| {
+            let site = Site::new(certificate.clone(), reference.clone());
+            let server = start(daemon, &site);
+            let handshake = Handshake::new(&pki, site.address);
+            handshake.make().unwrap();
+            (server, handshake, told)
+        })
+    };
+    let expect_all_to_tell = |servers: [(Box<dyn Server>, Handshake, &str); 3]| {
+        for (server, handshake, told) in servers {
+            assert!(handshake.make().is_err(), "{told}");
+            wait_for(&format!("{told:?} in the log"), || (server.logged(told) > 0).then_some(()));
+        }
+    };
+
+    daemon.generate("shop", "p256");
+    let servers = serve(&daemon);
+    succeed(&mut daemon.keyward(&["key", "delete", "shop"]));
+    daemon.generate("shop", "p256");
+    expect_all_to_tell(servers);
+
+    assert!(daemon.stop().success());
+    fs::copy(&store, &copy).unwrap();
+    daemon.resume();
+    succeed(&mut daemon.keyward(&["key", "rotate", "shop"]));
+    let servers = serve(&daemon);
+    assert!(daemon.stop().success());
+    fs::copy(&copy, &store).unwrap();
+    daemon.resume();
+    succeed(&mut daemon.keyward(&["key", "rotate", "shop"]));
+    expect_all_to_tell(servers);
+    let lines = daemon.logged(&["refused a peer", "other-public-key"]);
+    assert!(lines > 0, "the daemon tells as well");
+}
+
+fn haproxy(daemon: &Daemon, site: &Site) -> Box<dyn Server> {
+    Box::new(Haproxy::start(daemon, std::slice::from_ref(site)))
 }
 
 fn nginx(daemon: &Daemon, site: &Site) -> Box<dyn Server> {

@@ -8,7 +8,7 @@ use axum::http::{HeaderName, StatusCode};
 use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_proto::{KeyType, Label, Use};
+use keyward_proto::{Fingerprint, KeyType, Label, Use};
 use keyward_unit::{Header, NewKey, Wkid};
 use tokio::sync::RwLockReadGuard;
 
@@ -372,6 +372,7 @@ fn version(number: u32, made: &NewKey) -> Version {
         key_type: made.key_type,
         blob: made.blob.clone(),
         next_blob: None,
+        fingerprint: Fingerprint::of(&made.spki),
         spki: made.spki.clone(),
         created,
         certificates: Vec::new(),

@@ -16,7 +16,7 @@ use core::num::NonZeroUsize;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use keyward_proto::{KeyType, Label, Use};
+use keyward_proto::{Fingerprint, KeyType, Label, Use};
 use keyward_unit::Unit;
 use lru::LruCache;
 
@@ -144,6 +144,8 @@ pub struct Version {
     pub next_blob: Option<Vec<u8>>,
     /// The public key as SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
     pub spki: Vec<u8>,
+    /// What it is told from others by.
+    pub fingerprint: Fingerprint,
     /// When it was made or imported, in seconds since 1970.
     pub created: u64,
     /// Its certificate and those that certify it, each in DER (RFC 5280, 4.1), as TLS sends them; none where none are attached.
@@ -450,6 +452,7 @@ pub(crate) mod tests {
             blob: vec![1, 2, 3],
             next_blob: None,
             spki: vec![4, 5],
+            fingerprint: Fingerprint::of(&[4, 5]),
             created: 1_700_000_000,
             certificates: Vec::new(),
         };

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_proto::Label;
+use keyward_proto::{Fingerprint, Label};
 use serde::{Deserialize, Serialize};
 
 use super::{Key, State, Version};
@@ -79,12 +79,14 @@ impl VersionRecord {
     }
 
     fn read(self) -> Option<Version> {
+        let spki = STANDARD.decode(self.public_key).ok()?;
         Some(Version {
             number: self.number,
             key_type: self.key_type.parse().ok()?,
             blob: STANDARD.decode(self.blob).ok()?,
             next_blob: self.next_blob.map(|blob| STANDARD.decode(blob)).transpose().ok()?,
-            spki: STANDARD.decode(self.public_key).ok()?,
+            fingerprint: Fingerprint::of(&spki),
+            spki,
             created: self.created,
             certificates: self
                 .certificates

@@ -188,7 +188,7 @@ async fn signature(
     seen: &mut Option<Purpose>,
 ) -> Result<Vec<u8>, Outcome> {
     let key = find(daemon, peer, account, &sign.label).await?;
-    let version = usable(&key, sign.version)?;
+    let version = usable(daemon, &key, sign.version, &sign.public_key_hash)?;
     let scheme = Scheme::try_from(sign.scheme).map_err(|_| Outcome::NotSupported)?;
     let (input, purpose) = match &sign.input {
         Some(sign::Input::Message(message)) => (Input::Message(message), classify(message, &version.spki)),
@@ -241,7 +241,7 @@ async fn premaster(
     asked: &Asked,
 ) -> Result<Plaintext, Outcome> {
     let key = find(daemon, peer, account, &decrypt.label).await?;
-    let version = usable(&key, decrypt.version)?;
+    let version = usable(daemon, &key, decrypt.version, &decrypt.public_key_hash)?;
     let (backend, _admitted) = backend(daemon, peer, account, &key, Act::DecryptPremaster, asked)?;
     let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
     let client_version = client_version.ok_or(Outcome::Malformed)?;
@@ -299,9 +299,19 @@ async fn look_up(
 /// How long it takes to look for a key in the store, until that has been measured.
 const LOOK_UP: Duration = Duration::from_micros(50);
 
-/// A version of a key, if the key may be used at all.
-fn usable(key: &Key, version: u32) -> Result<&Version, Outcome> {
+/// A version of a key, if the key may be used at all and the version has the public key that the request names.
+fn usable<'k>(
+    daemon: &Daemon,
+    key: &'k Key,
+    version: u32,
+    public_key_hash: &[u8],
+) -> Result<&'k Version, Outcome> {
     let version = key.version(version).ok_or(Outcome::UnknownVersion)?;
+    if public_key_hash.is_empty() {
+        daemon.metrics.without_public_key();
+    } else if public_key_hash != version.fingerprint.as_bytes() {
+        return Err(Outcome::OtherPublicKey);
+    }
     match key.state {
         State::Enabled => Ok(version),
         State::Disabled => Err(Outcome::KeyDisabled),
@@ -355,6 +365,7 @@ fn refused(daemon: &Daemon, peer: &Peer, label: &str, outcome: Outcome, purpose:
             | Outcome::NoDowngradeSentinel
             | Outcome::DheRefused
             | Outcome::OtherDhGroup
+            | Outcome::OtherPublicKey
     );
     let reason = outcome.name();
     if let Some(times) = is_refusal.then(|| daemon.lines.refusals.admit(peer, reason)).flatten() {

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use keyward_client::Input;
+use keyward_client::{Input, Wanted};
 use keyward_proto::{Outcome, Scheme};
 
 use crate::fixture::{Daemon, label_of, outcome};
@@ -465,7 +465,13 @@ fn the_doctor_tells_of_refusals() {
         assert_eq!(daemon.outcome("shop", message), *outcome);
     }
     let client = daemon.client();
-    let call = client.start_to_decrypt(&label_of("shop"), 0, &[7; 256], 0x0303).unwrap();
+    let call = client
+        .start_to_decrypt(
+            Wanted { label: &label_of("shop"), version: 0, public_key: None },
+            &[7; 256],
+            0x0303,
+        )
+        .unwrap();
     assert!(client.finish(call).is_err());
     daemon.succeed(&["key", "disable", "shop"]);
     assert_eq!(daemon.outcome("shop", &tls13("server", 32)), Outcome::KeyDisabled);

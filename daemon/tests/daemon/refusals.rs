@@ -1,7 +1,7 @@
 //! What the daemon does not sign, and what it says instead.
 
-use keyward_client::Input;
-use keyward_proto::{Outcome, Scheme};
+use keyward_client::{Input, Wanted, premaster_of, signature_of};
+use keyward_proto::{Outcome, Reference, Scheme};
 
 use crate::fixture::{Daemon, certificate_verify, label_of, outcome};
 
@@ -36,6 +36,52 @@ fn each_refusal_has_its_outcome() {
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["outcomes"]["no-grant"], 2, "{status}");
     assert_eq!(status["outcomes"]["use-refused"], 2, "{status}");
+}
+
+/// The label and the version are those of the reference, and the key is not.
+#[test]
+fn a_key_in_the_place_of_another_does_nothing() {
+    let daemon = Daemon::production(&[("shop", "tls-server"), ("old", "rsa-key-exchange")]);
+    for (label, key_type, uses) in [("shop", "p256", "tls-server"), ("old", "rsa2048", "rsa-key-exchange")] {
+        daemon.succeed(&["key", "generate", label, "--type", key_type, "--use", uses]);
+    }
+    let reference = |label| Reference::from_pem(&daemon.succeed(&["key", "reference", label])).unwrap();
+    let (client, message) = (daemon.client(), certificate_verify());
+    let sign = |wanted: Wanted<'_>| {
+        let call = client.start_to_sign(wanted, Scheme::EcdsaSecp256r1Sha256, Input::Message(&message));
+        outcome(client.finish(call.unwrap()).and_then(signature_of))
+    };
+    let decrypt = |wanted: Wanted<'_>| {
+        let call = client.start_to_decrypt(wanted, &[1; 256], 0x0303);
+        outcome(client.finish(call.unwrap()).and_then(premaster_of).map(|premaster| premaster.to_vec()))
+    };
+    let (shop, old) = (reference("shop"), reference("old"));
+    assert_eq!((sign((&shop).into()), decrypt((&old).into())), (Outcome::Done, Outcome::Done));
+    let unnamed = || {
+        let metrics = daemon.http("GET", "/metrics", "").unwrap().1;
+        let count = metrics.lines().find_map(|line| {
+            line.strip_prefix("keyward_requests_without_public_key_total ").map(str::to_owned)
+        });
+        count.unwrap()
+    };
+    assert_eq!(unnamed(), "0");
+
+    for label in ["shop", "old"] {
+        daemon.succeed(&["key", "delete", label]);
+    }
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.succeed(&["key", "generate", "old", "--type", "rsa2048", "--use", "rsa-key-exchange"]);
+    assert_eq!(sign((&shop).into()), Outcome::OtherPublicKey);
+    assert_eq!(decrypt((&old).into()), Outcome::OtherPublicKey);
+    assert_eq!(sign((&reference("shop")).into()), Outcome::Done);
+    assert_eq!(decrypt((&reference("old")).into()), Outcome::Done);
+    let line = "refused a peer";
+    let log = daemon.log();
+    let told = log.lines().find(|text| text.contains(line) && text.contains("other-public-key"));
+    assert!(told.is_some_and(|text| text.contains("key=\"shop\"")), "{log}");
+    // A server that has not been restarted since the daemon learned of public keys.
+    assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
+    assert_eq!(unnamed(), "1");
 }
 
 #[test]

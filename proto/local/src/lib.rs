@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod algorithm_identifier;
+mod fingerprint;
 pub mod frame;
 mod label;
 mod ml_dsa;
@@ -23,6 +24,7 @@ pub mod message {
     include!(concat!(env!("OUT_DIR"), "/keyward.v1.rs"));
 }
 
+pub use fingerprint::Fingerprint;
 pub use label::{InvalidLabel, Label};
 pub use message::Outcome;
 pub use ml_dsa::MlDsa;

@@ -23,6 +23,7 @@ impl Outcome {
             Self::NoDowngradeSentinel => "no-downgrade-sentinel",
             Self::DheRefused => "dhe-refused",
             Self::OtherDhGroup => "other-dh-group",
+            Self::OtherPublicKey => "other-public-key",
         }
     }
 
@@ -66,6 +67,10 @@ impl Outcome {
             }
             Self::OtherDhGroup => {
                 "the parameters for DHE are of no known group; use a group of RFC 7919, such as ffdhe2048, or drop DHE"
+            }
+            Self::OtherPublicKey => {
+                "the reference is for another public key than the daemon has under this label and version; get a certificate \
+                 for the key that is there, and make a new reference: keyward key reference"
             }
         }
     }

@@ -5,7 +5,7 @@ use der::{Decode, Encode, Reader, SliceReader, Tag};
 use pem_rfc7468::LineEnding;
 use thiserror::Error;
 
-use crate::{InvalidPublicKey, Label, PublicKey};
+use crate::{Fingerprint, InvalidPublicKey, Label, PublicKey};
 
 /// What a server is given instead of a key file: which key to ask the daemon for, and its public half.
 ///
@@ -26,6 +26,7 @@ pub struct Reference {
     version: u32,
     spki: Vec<u8>,
     public_key: PublicKey,
+    fingerprint: Fingerprint,
 }
 
 impl Reference {
@@ -41,7 +42,8 @@ impl Reference {
     /// [`InvalidPublicKey`] if `spki` is none.
     pub fn new(label: Label, version: u32, spki: Vec<u8>) -> Result<Self, InvalidPublicKey> {
         let public_key = PublicKey::from_spki(&spki)?;
-        Ok(Self { label, version, spki, public_key })
+        let fingerprint = Fingerprint::of(&spki);
+        Ok(Self { label, version, spki, public_key, fingerprint })
     }
 
     /// Reads the first PEM block of `text`, whatever stands before it.
@@ -126,6 +128,11 @@ impl Reference {
     /// The public key as SubjectPublicKeyInfo in DER.
     pub fn spki(&self) -> &[u8] {
         &self.spki
+    }
+
+    /// What the public key is told from others by.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.fingerprint
     }
 
     /// The public key.

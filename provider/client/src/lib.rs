@@ -24,7 +24,7 @@ pub use call::Call;
 pub use connection::above_standard_streams;
 pub use error::Error;
 use keyward_proto::message::{self, request, response};
-use keyward_proto::{Label, Scheme};
+use keyward_proto::{Fingerprint, Label, Reference, Scheme};
 use zeroize::Zeroizing;
 
 use crate::pool::Pool;
@@ -70,29 +70,25 @@ impl Client {
         scheme: Scheme,
         input: Input<'_>,
     ) -> Result<Vec<u8>, Error> {
-        signature_of(self.finish(self.start_to_sign(label, version, scheme, input)?)?)
+        let wanted = Wanted { label, version, public_key: None };
+        signature_of(self.finish(self.start_to_sign(wanted, scheme, input)?)?)
     }
 
-    /// As [`Client::sign`], without waiting for the signature; see [`Call`].
+    /// As [`Client::sign`], with the very key that is wanted, and without waiting for the signature; see [`Call`].
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn start_to_sign(
-        &self,
-        label: &Label,
-        version: u32,
-        scheme: Scheme,
-        input: Input<'_>,
-    ) -> Result<Call, Error> {
+    pub fn start_to_sign(&self, wanted: Wanted<'_>, scheme: Scheme, input: Input<'_>) -> Result<Call, Error> {
         let input = match input {
             Input::Message(message) => message::sign::Input::Message(message.to_vec()),
             Input::Digest(digest) => message::sign::Input::Digest(digest.to_vec()),
         };
         let body = message::Sign {
-            label: label.to_string(),
-            version,
+            label: wanted.label.to_string(),
+            version: wanted.version,
             scheme: u32::from(scheme.code()),
             input: Some(input),
+            public_key_hash: wanted.public_key_hash(),
         };
         self.send(request::Body::Sign(body))
     }
@@ -104,16 +100,16 @@ impl Client {
     /// See [`Error`].
     pub fn start_to_decrypt(
         &self,
-        label: &Label,
-        version: u32,
+        wanted: Wanted<'_>,
         ciphertext: &[u8],
         client_version: u16,
     ) -> Result<Call, Error> {
         self.send(request::Body::Decrypt(message::Decrypt {
-            label: label.to_string(),
-            version,
+            label: wanted.label.to_string(),
+            version: wanted.version,
             ciphertext: ciphertext.to_vec(),
             client_version: client_version.into(),
+            public_key_hash: wanted.public_key_hash(),
         }))
     }
 
@@ -190,6 +186,30 @@ impl Client {
 
     fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Which key a request is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The label of the key.
+    pub label: &'a Label,
+    /// The version of the key; 0 is the current one.
+    pub version: u32,
+    /// The public key that the version must have; without it any key under this label will do.
+    pub public_key: Option<&'a Fingerprint>,
+}
+
+impl<'a> From<&'a Reference> for Wanted<'a> {
+    fn from(reference: &'a Reference) -> Self {
+        let (label, version) = (reference.label(), reference.version());
+        Self { label, version, public_key: Some(reference.fingerprint()) }
+    }
+}
+
+impl Wanted<'_> {
+    fn public_key_hash(&self) -> Vec<u8> {
+        self.public_key.map_or_else(Vec::new, |public_key| public_key.as_bytes().to_vec())
     }
 }
 

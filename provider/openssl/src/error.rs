@@ -154,6 +154,7 @@ impl Reason {
                 Outcome::NoDowngradeSentinel => c"TLS 1.3 not offered; needs use tls12-server",
                 Outcome::DheRefused => c"DHE needs use tls12-dhe-server",
                 Outcome::OtherDhGroup => c"unknown DH group; take ffdhe2048",
+                Outcome::OtherPublicKey => c"reference is for another key of this label",
             },
         }
     }
@@ -193,7 +194,7 @@ mod tests {
     fn each_reason_has_its_own_number_and_words() {
         let known: Vec<_> = Reason::all().collect();
         assert!(
-            known.contains(&Reason::Refused(Outcome::OtherDhGroup)),
+            known.contains(&Reason::Refused(Outcome::OtherPublicKey)),
             "outcomes are numbered without gaps"
         );
         let numbers: HashSet<_> = known.iter().map(|reason| reason.number()).collect();

@@ -48,7 +48,7 @@ impl Held {
     /// The one request of a handshake that signs.
     pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, Error> {
         let label = self.reference.label();
-        let call = self.client.start_to_sign(label, self.reference.version(), scheme, input);
+        let call = self.client.start_to_sign((&self.reference).into(), scheme, input);
         let signature = self.answer(call, signature_of).map_err(|error| self.failed("sign", error))?;
         // The host gave us a buffer of the longest length; more would be a fault of the daemon.
         if signature.len() > self.reference.public_key().max_signature() {
@@ -66,8 +66,7 @@ impl Held {
         ciphertext: &[u8],
         client_version: u16,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let (label, version) = (self.reference.label(), self.reference.version());
-        let call = self.client.start_to_decrypt(label, version, ciphertext, client_version);
+        let call = self.client.start_to_decrypt((&self.reference).into(), ciphertext, client_version);
         self.answer(call, premaster_of).map_err(|error| self.failed("decrypt", error))
     }
 

@@ -118,11 +118,10 @@ impl Signer for KeySigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let Inner { daemon, reference, pace } = &*self.key.0;
         let input = Input::Message(message);
-        let (label, version) = (reference.label(), reference.version());
-        let start = || daemon.client.start_to_sign(label, version, self.scheme, input);
+        let start = || daemon.client.start_to_sign(reference.into(), self.scheme, input);
         let signature = wait::answer(daemon, pace, start)
             .and_then(keyward_client::signature_of)
-            .map_err(|reason| Error::of_request("sign with", label, reason))?;
+            .map_err(|reason| Error::of_request("sign with", reference.label(), reason))?;
         Ok(signature)
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use keyward_client::{Address, Client, Error, Input, premaster_of};
+use keyward_client::{Address, Client, Error, Input, Wanted, premaster_of};
 use keyward_proto::{Outcome, Scheme};
 use keyward_tests::signers::failures;
 use keyward_tests::tool::{Process, fail, succeed, wait_for};
@@ -118,7 +118,11 @@ fn premaster_secrets_outlive_the_master_key() {
         let client =
             Client::new(Address::from_path(&scene.daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
         // Below every modulus, and no ciphertext of anything sound.
-        let call = client.start_to_decrypt(&"old".parse().unwrap(), 0, &[1; 256], 0x0303);
+        let call = client.start_to_decrypt(
+            Wanted { label: &"old".parse().unwrap(), version: 0, public_key: None },
+            &[1; 256],
+            0x0303,
+        );
         call.and_then(|call| client.finish(call)).and_then(premaster_of).unwrap()
     };
     let before = ask(&scene);

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
-use keyward_proto::{KeyType, Scheme};
+use keyward_proto::{Fingerprint, KeyType, Scheme};
 use keyward_unit::Input;
 
 use super::failure::Failure;
@@ -54,6 +54,7 @@ impl Unit {
             key_type: KEY_TYPE,
             blob: pair.blob,
             next_blob: None,
+            fingerprint: Fingerprint::of(&pair.spki),
             spki: pair.spki,
             created: 0,
             certificates: Vec::new(),

@@ -31,7 +31,7 @@ use std::time::Instant;
 
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey};
-use keyward_proto::{KeyType, PublicKey, Scheme};
+use keyward_proto::{Fingerprint, KeyType, PublicKey, Scheme};
 use keyward_unit::{Header, ImportError, Input, NewKey, PREMASTER, Wkid};
 use tokio::sync::{Notify, RwLock};
 use tokio::task::JoinSet;
@@ -431,6 +431,7 @@ impl Grep11 {
             key_type: key.key_type,
             blob: key.blob.clone(),
             next_blob: None,
+            fingerprint: Fingerprint::of(&key.spki),
             spki: key.spki.clone(),
             created: 0,
             certificates: Vec::new(),

@@ -174,6 +174,11 @@ fn mend(outcome: Outcome) -> Option<&'static str> {
             "have the server use a group of RFC 7919, as from openssl genpkey -genparam -algorithm DH -pkeyopt group:ffdhe2048; \
              or drop its DHE ciphers"
         }
+        Outcome::OtherPublicKey => {
+            "a server has a reference to a key that is not the one of that label any more, as after keyward key delete and \
+             generate, or after an older key store was restored; look at its log, get a certificate for the key that is there \
+             (keyward csr), and make a new reference: keyward key reference LABEL"
+        }
     })
 }
 

@@ -15,6 +15,7 @@ pub(crate) fn bytes(settings: &Settings) -> Vec<u8> {
             version: 0,
             scheme,
             input: Some(sign::Input::Message(message)),
+            public_key_hash: Vec::new(),
         })
     };
     let body = match settings.text("request").unwrap_or("sign") {
@@ -23,7 +24,13 @@ pub(crate) fn bytes(settings: &Settings) -> Vec<u8> {
             // Less than any modulus of 4,096 bits.
             let mut ciphertext = vec![0x5a; 512];
             ciphertext[0] = 0;
-            request::Body::Decrypt(Decrypt { label, version: 0, ciphertext, client_version: 0x0303 })
+            request::Body::Decrypt(Decrypt {
+                label,
+                version: 0,
+                ciphertext,
+                client_version: 0x0303,
+                public_key_hash: Vec::new(),
+            })
         }
         "describe" => request::Body::Describe(Describe { label, version: 0, certified: false }),
         "status" => request::Body::GetStatus(GetStatus {}),
