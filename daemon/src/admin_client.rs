@@ -62,6 +62,16 @@ impl AdminClient {
         self.call(Method::POST, &path, Bytes::from_owner(file))
     }
 
+    /// Imports the key in `file` as a new version of a key; the file is wiped as soon as it is sent.
+    pub(crate) fn import_version(
+        &self,
+        label: &str,
+        file: Zeroizing<Vec<u8>>,
+    ) -> Result<KeyView, AdminClientError> {
+        let path = format!("{}/import?new-version=true", key_path(label));
+        self.call(Method::POST, &path, Bytes::from_owner(file))
+    }
+
     pub(crate) fn adopt(&self, label: &str, key: &Adopted) -> Result<KeyView, AdminClientError> {
         self.call(Method::POST, &format!("{}/adopt", key_path(label)), json(key))
     }

@@ -14,8 +14,8 @@ use keyward_tests::tool::{fail, succeed, wait_for};
 use keyward_tests::{
     Backend, Daemon, Handshake, KEY_TYPES, ML_DSA, Nginx, OpenSsl, Pki, RustlsThread, on_both_backends,
 };
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use serde_json::Value;
 
 on_both_backends!(certificates_are_attached_and_listed, rotated_keys_are_followed);
@@ -260,6 +260,46 @@ fn rotated_keys_are_followed(backend: Backend) {
     assert_eq!(presented(&server, &pki), der(&other));
 }
 
+/// As after a renewal by somebody who makes a new key: the file comes as a new version, whatever its type.
+#[test]
+fn a_key_file_becomes_a_new_version() {
+    let (daemon, _) = scene(Backend::Embedded);
+    let make = |name: &str, curve: &str| {
+        let file = daemon.path(name);
+        let curve = format!("ec_paramgen_curve:{curve}");
+        succeed(openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", &curve, "-out"]).arg(&file));
+        file
+    };
+    let (first, second, third) = (make("1.key", "P-256"), make("2.key", "P-256"), make("3.key", "P-384"));
+    let import = |file: &Path, more: &[&str]| {
+        let words = [&["key", "import", "shop", "--in", file.to_str().unwrap()], more].concat();
+        daemon.keyward(&words)
+    };
+    let (status, line) = fail(&mut import(&first, &["--new-version"]));
+    assert!(status.code() == Some(66) && line.contains("there is no key shop"), "{line}");
+    succeed(&mut import(&first, &["--use", "tls-server", "--use", "csr"]));
+    let (status, line) = fail(&mut import(&second, &[]));
+    let advised = "keyward key import shop --new-version --in FILE";
+    assert!(status.code() == Some(73) && line.contains(advised), "{line}");
+    let (status, line) = fail(&mut import(&first, &["--new-version"]));
+    assert!(status.code() == Some(65) && line.contains("is version 1 of key shop already"), "{line}");
+    let (_, line) = fail(&mut import(&second, &["--new-version", "--use", "csr"]));
+    assert!(line.contains("cannot be used with"), "{line}");
+
+    for (file, number) in [(&second, 2), (&third, 3)] {
+        let shown = succeed(&mut import(file, &["--new-version", "--json"]));
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(shown["current"].as_u64(), Some(number));
+        assert_eq!(shown["uses"], serde_json::json!(["tls-server", "csr"]));
+        let public = succeed(openssl(&["pkey", "-pubout", "-in"]).arg(file));
+        let reference =
+            keyward_proto::Reference::from_pem(&succeed(&mut daemon.keyward(&["key", "reference", "shop"])));
+        let reference = reference.unwrap();
+        let spki = SubjectPublicKeyInfoDer::from_pem_slice(public.as_bytes()).unwrap();
+        assert_eq!((reference.version(), reference.spki()), (u32::try_from(number).unwrap(), spki.as_ref()));
+    }
+}
+
 #[test]
 fn what_cannot_be_rotated_says_why() {
     let (daemon, _) = scene(Backend::Embedded);
@@ -267,8 +307,13 @@ fn what_cannot_be_rotated_says_why() {
     succeed(openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2560", "-out"]).arg(&odd));
     succeed(&mut daemon.keyward(&["key", "import", "odd", "--in", odd.to_str().unwrap()]));
     let (status, line) = fail(&mut daemon.keyward(&["key", "rotate", "odd"]));
-    let expected = "keyward: cannot rotate key odd: no key of the type of key odd can be made; import one under another label\n";
+    let expected = "keyward: cannot rotate key odd: no key of the type of key odd can be made; import one: keyward key import odd --new-version --in FILE\n";
     assert_eq!((status.code(), &*line), (Some(65), expected));
+    let next = daemon.path("next.key");
+    succeed(
+        openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2560", "-out"]).arg(&next),
+    );
+    succeed(&mut daemon.keyward(&["key", "import", "odd", "--new-version", "--in", next.to_str().unwrap()]));
     let (status, line) = fail(&mut daemon.keyward(&["key", "rotate", "nobody"]));
     assert!(status.code() == Some(66) && line.contains("there is no key nobody"), "{line}");
 

@@ -100,28 +100,54 @@ pub(super) async fn import(
     file: PlainKey,
 ) -> Result<(StatusCode, [(HeaderName, &'static str); 1], Json<KeyView>), AdminError> {
     let label = label(&text)?;
-    let (mut words, mut backend, mut sign_and_decrypt) = (Vec::new(), None, false);
+    let (mut words, mut backend, mut sign_and_decrypt, mut new_version) = (Vec::new(), None, false, false);
+    let flag = |name: &str, value: String| {
+        value.parse().map_err(|_| AdminError::Invalid(format!("{name} is neither true nor false")))
+    };
     for (name, value) in query {
         match name.as_str() {
             "use" => words.push(value),
             "backend" => backend = Some(value),
-            "sign-and-decrypt" => {
-                sign_and_decrypt = value
-                    .parse()
-                    .map_err(|_| AdminError::Invalid("sign-and-decrypt is neither true nor false".into()))?;
-            }
+            "sign-and-decrypt" => sign_and_decrypt = flag(&name, value)?,
+            "new-version" => new_version = flag(&name, value)?,
             _ => return Err(AdminError::Invalid(format!("unknown parameter {name}"))),
         }
     }
-    let uses = uses(&words)?;
-    let home = Home::of(&admin, backend.as_deref()).await?;
-    refuse_existing(&admin, &label).await?;
-    let made = home.backend.import(file, &uses, home.wkid).await?;
-    check_uses(&uses, made.key_type, sign_and_decrypt)?;
-    let view = add(&admin, label, uses, &home, made).await?;
-    tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key imported");
+    let view = if new_version {
+        if !words.is_empty() || backend.is_some() || sign_and_decrypt {
+            let reason = "a new version has the uses and the backend of its key; name none";
+            return Err(AdminError::Invalid(reason.into()));
+        }
+        import_version(&admin, label, file).await?
+    } else {
+        let uses = uses(&words)?;
+        let home = Home::of(&admin, backend.as_deref()).await?;
+        refuse_existing(&admin, &label).await?;
+        let made = home.backend.import(file, &uses, home.wkid).await?;
+        check_uses(&uses, made.key_type, sign_and_decrypt)?;
+        add(&admin, label, uses, &home, made).await?
+    };
+    let (key, key_type, version) = (&view.label, &view.key_type, view.current);
+    tracing::info!(key, r#type = key_type, version, uses = ?view.uses, uid = who.uid, "key imported");
     // The buffer of the connection holds the file, and goes with the connection.
     Ok((StatusCode::CREATED, [(CONNECTION, "close")], Json(view)))
+}
+
+/// Makes the key in a file the current version of a key, whose uses it gets.
+async fn import_version(admin: &Admin, label: Label, file: PlainKey) -> Result<KeyView, AdminError> {
+    let key = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+    refuse_full(&key)?;
+    let home = Home::of(admin, Some(&key.backend)).await?;
+    let made = home.backend.import(file, &key.uses, home.wkid).await?;
+    // Whoever gave the key these uses has accepted them.
+    check_uses(&key.uses, made.key_type, true)?;
+    if let Some(known) = key.versions.iter().find(|version| version.spki == made.spki) {
+        return Err(AdminError::Unfit(format!(
+            "the key in the file is version {} of key {label} already",
+            known.number
+        )));
+    }
+    add_version(admin, &key, &made).await
 }
 
 pub(super) async fn adopt(
@@ -221,32 +247,36 @@ pub(super) async fn rotate(
     let key_type = key.version(0).map(|version| version.key_type);
     let key_type = key_type.filter(|known| KeyType::GENERATED.contains(known)).ok_or_else(|| {
         AdminError::Unfit(format!(
-            "no key of the type of key {label} can be made; import one under another label"
+            "no key of the type of key {label} can be made; import one: keyward key import {label} --new-version --in FILE"
         ))
     })?;
     refuse_full(&key)?;
     let home = Home::of(&admin, Some(&key.backend)).await?;
     let made = home.backend.generate(key_type, &key.uses, home.wkid).await?;
+    let view = add_version(&admin, &key, &made).await?;
+    tracing::info!(key = view.label, version = view.current, uid = who.uid, "key rotated");
+    Ok(Json(view))
+}
+
+/// Stores what was made for a key as the current version of that.
+async fn add_version(admin: &Admin, key: &Key, made: &NewKey) -> Result<KeyView, AdminError> {
+    let label = &key.label;
     loop {
-        let old = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+        let old = admin.daemon.keys.get(label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
         // With other uses, another kind of key would have been made.
         let is_the_same = old.uses == key.uses
             && old.versions.first().map(|version| &version.blob)
                 == key.versions.first().map(|version| &version.blob);
         let last = old.versions.last().map_or(0, |version| version.number);
         if !is_the_same {
-            return Err(StoreError::Changed(label).into());
+            return Err(StoreError::Changed(label.clone()).into());
         }
         refuse_full(&old)?;
         let mut key = (*old).clone();
         key.current = last + 1;
-        key.versions.push(version(key.current, &made));
+        key.versions.push(version(key.current, made));
         match admin.daemon.keys.put(key).await {
-            Ok(key) => {
-                let view = KeyView::of(&key, &admin.daemon.backends);
-                tracing::info!(key = view.label, version = view.current, uid = who.uid, "key rotated");
-                return Ok(Json(view));
-            }
+            Ok(key) => return Ok(KeyView::of(&key, &admin.daemon.backends)),
             // Someone else changed it in between; every round means that one change succeeded.
             Err(StoreError::Changed(_)) => {}
             Err(error) => return Err(error.into()),

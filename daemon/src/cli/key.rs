@@ -98,6 +98,9 @@ pub(super) struct Import {
     /// The backend whose unit is to hold it [default: the only one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
+    /// As a new version of a key that is there, with its uses; it becomes the current one
+    #[arg(long, conflicts_with_all = ["uses", "sign_and_decrypt", "backend"])]
+    new_version: bool,
 }
 
 #[derive(Args, Debug)]
@@ -198,13 +201,14 @@ impl Generate {
 
 impl Import {
     fn run(self) -> Result<(), Failure> {
-        let Self { key, file, uses, sign_and_decrypt, backend } = self;
+        let Self { key, file, uses, sign_and_decrypt, backend, new_version } = self;
         hardening::harden().map_err(|error| {
             Failure::new(exit::OS, format_args!("cannot keep the key out of core dumps: {error}"))
         })?;
         let plain = read_input(&file)?;
-        key.run("import", |admin, label| {
-            admin.import(label, &names(&uses), sign_and_decrypt, backend.as_deref(), plain)
+        key.run("import", |admin, label| match new_version {
+            true => admin.import_version(label, plain),
+            false => admin.import(label, &names(&uses), sign_and_decrypt, backend.as_deref(), plain),
         })
     }
 }

@@ -500,7 +500,9 @@ pub enum StoreError {
     #[error("the key store {} is damaged; restore it from a backup", .0.display())]
     Damaged(PathBuf),
     /// There is a key with this label.
-    #[error("there is a key {0} already")]
+    #[error(
+        "there is a key {0} already; a new version of it: keyward key rotate {0}, or keyward key import {0} --new-version --in FILE"
+    )]
     Exists(Label),
     /// Written by another version of Keyward.
     #[error("the key store {} has format {}, this version of keyward knows format {THIS_FORMAT}", .0.display(), .1)]
