@@ -266,7 +266,7 @@ pub(crate) struct Page {
     pub(crate) keys: Vec<KeyView>,
     /// Whether there are keys behind the last one.
     pub(crate) more: bool,
-    /// What in the key store is known to be altered.
+    /// Alterations of the key store that are known.
     #[serde(default)]
     pub(crate) altered: Altered,
 }
@@ -288,7 +288,7 @@ pub(crate) struct StatusView {
     /// How many grants there are in the configuration.
     #[serde(default)]
     pub(crate) grants: usize,
-    /// What in the key store is known to be altered.
+    /// Alterations of the key store that are known.
     #[serde(default)]
     pub(crate) altered: Altered,
     pub(crate) connections: usize,
@@ -370,7 +370,7 @@ pub(crate) struct Finished {
     pub(crate) keys: u64,
 }
 
-/// What was done about lists of the index of the key store that were altered.
+/// The outcome of making altered lists of the index anew.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RepairedView {
     /// How many lists were made anew.
@@ -381,7 +381,7 @@ pub(crate) struct RepairedView {
     pub(crate) removed: Vec<String>,
     /// How many records were removed that had names that no key can have.
     pub(crate) nameless: usize,
-    /// What is still altered.
+    /// Alterations that are left.
     pub(crate) altered: Altered,
 }
 

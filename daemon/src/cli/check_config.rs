@@ -1,8 +1,8 @@
 //! `keyward serve --check-config`: what the daemon would say of its configuration, without starting
 //! it.
 //!
-//! Whoever asks is often root, and the daemon is another user with credentials of systemd. So what
-//! this process can read is not all that counts.
+//! The caller is often root, and the daemon is another user with credentials of systemd. So this
+//! process may be able to read files that the daemon cannot, and the other way round.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;

@@ -98,7 +98,7 @@ pub(super) struct Import {
     /// The backend whose unit is to hold it [default: the only one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
-    /// As a new version of a key that is there, with its uses; it becomes the current one
+    /// Make the file a new version of a key that is there, with its uses; it becomes the current one
     #[arg(long, conflicts_with_all = ["uses", "sign_and_decrypt", "backend"])]
     new_version: bool,
 }

@@ -92,7 +92,7 @@ pub(crate) fn open(path: &Path) -> Result<File, OwnershipError> {
     open_for(path, OFlags::RDONLY)
 }
 
-/// The same for reading and writing.
+/// Opens a file for reading and writing, as [`open`] does for reading.
 ///
 /// # Errors
 /// As there.

@@ -152,7 +152,7 @@ pub struct Version {
     pub certificates: Vec<Vec<u8>>,
 }
 
-/// What was done about lists of the index that were altered.
+/// The outcome of making altered lists of the index anew.
 pub(crate) struct Repaired {
     /// How many lists were made anew.
     pub(crate) lists: usize,

@@ -34,7 +34,7 @@ pub(super) struct Alterations {
     pub(super) nameless: usize,
 }
 
-/// What was done about lists of the index that were altered.
+/// The outcome of making altered lists of the index anew.
 #[derive(Default)]
 pub(super) struct Rebuilt {
     /// The numbers of the lists.

@@ -231,7 +231,7 @@ fn no_reference(check: &'static str) -> Finding {
     Finding::warn(check, "not checked, for want of the reference", "mend that first")
 }
 
-/// What the daemon says of the key of a reference. `certified` is the public key of the certificate
+/// Looks at the key of a reference in the daemon. `certified` is the public key of the certificate
 /// that the server has with it.
 fn known(
     key: &Result<KeyView, AdminClientError>,
