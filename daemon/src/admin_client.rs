@@ -62,7 +62,8 @@ impl AdminClient {
         self.call(Method::POST, &path, Bytes::from_owner(file))
     }
 
-    /// Imports the key in `file` as a new version of a key; the file is wiped as soon as it is sent.
+    /// Imports the key in `file` as a new version of a key; the file is wiped as soon as it is
+    /// sent.
     pub(crate) fn import_version(
         &self,
         label: &str,

@@ -4,8 +4,8 @@ use core::time::Duration;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// An amount that is used up and comes back with time, one unit after the other. A pause saves up no more than
-/// what may be used at once.
+/// An amount that is used up and comes back with time, one unit after the other. A pause saves up
+/// no more than what may be used at once.
 pub(crate) struct Allowance {
     /// How long one unit takes to come back.
     one: Duration,
@@ -34,8 +34,8 @@ impl Allowance {
         })
     }
 
-    /// Uses so many units, even if there are not as many. Returns how long the last of them takes to come back: no
-    /// time, if all of them were there.
+    /// Uses so many units, even if there are not as many. Returns how long the last of them takes
+    /// to come back: no time, if all of them were there.
     pub(crate) fn overdraw(&self, units: usize) -> Duration {
         self.overdraw_at(Instant::now(), units)
     }

@@ -221,7 +221,8 @@ impl CertificateView {
 pub(crate) struct AccessView {
     /// Each kind of handshake that the key is for.
     pub(crate) uses: Vec<UseAccessView>,
-    /// Why the daemon cannot tell services from each other, if it cannot and there are grants by service.
+    /// Why the daemon cannot tell services from each other, if it cannot and there are grants by
+    /// service.
     pub(crate) obstacle: Option<String>,
     /// The names of the uses that grants for this user and key have, whatever those of the key.
     pub(crate) granted: Vec<String>,

@@ -94,8 +94,8 @@ impl Daemon {
         grep11.is_ready(&settled.into_iter().chain(next).collect::<Vec<_>>())
     }
 
-    /// Most connections of all peers: as many as are configured, if there are descriptors for them. One whose peer
-    /// does not take its answer needs a second one.
+    /// Most connections of all peers: as many as are configured, if there are descriptors for them.
+    /// One whose peer does not take its answer needs a second one.
     pub(crate) fn most_connections(&self) -> usize {
         self.config().socket.connections.min((self.descriptors.saturating_sub(RESERVED) / 2).max(1))
     }

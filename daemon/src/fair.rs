@@ -1,11 +1,11 @@
 //! Turns between users who want more than there is: by cost, so that a user who asks for expensive things gets
 //! fewer of them.
 //!
-//! [`Queue`] is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): each user has a clock that
-//! advances by the cost of its requests, and the user whose clock is behind all others is next. A user who
-//! comes back after a pause starts at the clock of the user that was served last, so a pause saves nothing up. Nor
-//! is anything owed that was used while nobody waited: a server that has worked alone for an hour starts level with
-//! a user who comes then.
+//! [`Queue`] is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): each user has a
+//! clock that advances by the cost of its requests, and the user whose clock is behind all others
+//! is next. A user who comes back after a pause starts at the clock of the user that was served
+//! last, so a pause saves nothing up. Nor is anything owed that was used while nobody waited: a
+//! server that has worked alone for an hour starts level with a user who comes then.
 
 use core::time::Duration;
 use std::collections::{HashMap, VecDeque};

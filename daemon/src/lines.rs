@@ -1,9 +1,9 @@
 //! Log lines that peers can cause: at most one a second for each user and reason, and every event counted.
 //!
-//! A flood by one user hides nothing of another. Users whom a grant names always have a place of their own. Of
-//! those whom grants know by a group or a service [`MAX_MEMBERS`] do, and of those without a grant
-//! [`MAX_STRANGERS`]. All further ones are counted together, so that neither memory nor the log grows with the
-//! number of users that somebody can play.
+//! A flood by one user hides nothing of another. Users whom a grant names always have a place of
+//! their own. Of those whom grants know by a group or a service [`MAX_MEMBERS`] do, and of those
+//! without a grant [`MAX_STRANGERS`]. All further ones are counted together, so that neither memory
+//! nor the log grows with the number of users that somebody can play.
 
 use core::time::Duration;
 use std::collections::HashMap;

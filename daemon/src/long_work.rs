@@ -1,10 +1,11 @@
-//! Work that takes milliseconds, such as a signature with RSA 4096: on threads of its own, for which users wait in
-//! turn.
+//! Work that takes milliseconds, such as a signature with RSA 4096: on threads of its own, for
+//! which users wait in turn.
 //!
-//! The threads are there from the start and stay: nothing depends on whether the system has one left when it is
-//! needed. Half of them give way to the threads that serve connections, where these want the processor. There
-//! goes what a user asks for beyond its [`FEW`] first requests: a user who floods the daemon leaves others the
-//! processor, and one who asks for little does not wait for the cheap requests of somebody else.
+//! The threads are there from the start and stay: nothing depends on whether the system has one
+//! left when it is needed. Half of them give way to the threads that serve connections, where these
+//! want the processor. There goes what a user asks for beyond its [`FEW`] first requests: a user
+//! who floods the daemon leaves others the processor, and one who asks for little does not wait for
+//! the cheap requests of somebody else.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -97,8 +98,8 @@ pub(crate) struct LongTurn {
 }
 
 impl LongTurn {
-    /// Does the work, which charges its user by the place. The turn ends with the work, even if nobody waits for
-    /// that any more. None if the work panicked.
+    /// Does the work, which charges its user by the place. The turn ends with the work, even if
+    /// nobody waits for that any more. None if the work panicked.
     pub(crate) async fn work<T: Send + 'static>(
         self,
         work: impl FnOnce(&mut Place) -> T + Send + 'static,
@@ -154,12 +155,12 @@ impl UnderWay {
     }
 }
 
-/// Requests of a user that do not give way to cheap ones of others. A server that signs in its worker processes has
-/// as many under way as processors.
+/// Requests of a user that do not give way to cheap ones of others. A server that signs in its
+/// worker processes has as many under way as processors.
 const FEW: usize = 2;
 
-/// Nice value of the threads that give way (nice(2)): a tenth of a processor beside a thread with 0, and all of it
-/// beside none.
+/// Nice value of the threads that give way (nice(2)): a tenth of a processor beside a thread with
+/// 0, and all of it beside none.
 const NICE: i32 = 10;
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use zeroize::Zeroizing;
 use crate::ground::ownership::{self, OwnershipError};
 use crate::ground::text::quoted;
 
-/// Reads the master key from the file of the configuration, or else from a credential of systemd.exec(5). One that
-/// follows a pattern is only for a store that was made with it, for which `patterns` says so.
+/// Reads the master key from the file of the configuration, or else from a credential of
+/// systemd.exec(5). One that follows a pattern is only for a store that was made with it, for which
+/// `patterns` says so.
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is missing and how to make it.

@@ -230,8 +230,8 @@ pub(crate) fn check_dev(options: &Options, made_with_dev: Option<bool>) -> Resul
     }
 }
 
-/// The master key of the embedded unit; who has units elsewhere needs none here. `fresh` if the store was made
-/// without one.
+/// The master key of the embedded unit; who has units elsewhere needs none here. `fresh` if the
+/// store was made without one.
 pub(crate) fn master_key(
     options: &Options,
     config: &Config,

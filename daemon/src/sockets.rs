@@ -61,7 +61,8 @@ impl Sockets {
             match bound {
                 Ok(listener) => sockets.peers.push(listener),
                 Err(error @ SocketError::Exposed { .. }) => return Err(error),
-                // The owner of its directory can put something in the way, and must not stop the daemon by that.
+                // The owner of its directory can put something in the way, and must not stop the
+                // daemon by that.
                 Err(error) => tracing::error!("{error}; the other sockets are served"),
             }
         }
@@ -119,8 +120,9 @@ fn somebody_listens(path: &Path) -> bool {
     connected() != Err(Errno::CONNREFUSED)
 }
 
-/// Binds a socket in a directory that is meant for a server, and may be its own: that server can only deceive
-/// itself. Where every user can write, each could deceive it, and be there first in a sticky directory.
+/// Binds a socket in a directory that is meant for a server, and may be its own: that server can
+/// only deceive itself. Where every user can write, each could deceive it, and be there first in a
+/// sticky directory.
 fn bind_extra(path: &Path) -> Result<UnixListener, SocketError> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     ownership::check_directory(parent, Owners::Any)

@@ -260,7 +260,8 @@ fn rotated_keys_are_followed(backend: Backend) {
     assert_eq!(presented(&server, &pki), der(&other));
 }
 
-/// As after a renewal by somebody who makes a new key: the file comes as a new version, whatever its type.
+/// As after a renewal by somebody who makes a new key: the file comes as a new version, whatever
+/// its type.
 #[test]
 fn a_key_file_becomes_a_new_version() {
     let (daemon, _) = scene(Backend::Embedded);

@@ -210,8 +210,8 @@ fn other_floods_leave_others_their_latency() {
     assert!(late.is_empty(), "others are disturbed by\n{}", late.join("\n"));
 }
 
-/// A server that connects anew, while others connect and hang up as fast as they can, also with as many groups as the
-/// kernel lets a process have.
+/// A server that connects anew, while others connect and hang up as fast as they can, also with as
+/// many groups as the kernel lets a process have.
 #[test]
 fn new_connections_are_taken_in_whoever_else_connects() {
     let Some(_turn) = Turn::take() else { return };
@@ -231,8 +231,8 @@ fn new_connections_are_taken_in_whoever_else_connects() {
     }
 }
 
-/// Signatures that take long give way to cheap ones of the same user at most: a flood of those costs others no more than
-/// a program that burns as much.
+/// Signatures that take long give way to cheap ones of the same user at most: a flood of those
+/// costs others no more than a program that burns as much.
 #[test]
 fn expensive_signatures_are_made_beside_floods_of_cheap_requests() {
     let Some(_turn) = Turn::take() else { return };
@@ -282,8 +282,8 @@ fn requests_that_have_waited_past_their_deadline_are_not_signed() {
     assert_eq!(outcomes(&report, "overloaded"), 0, "{report}");
 }
 
-/// Whoever asks for too much is not taken for somebody who sends half a frame: the rest of it waits in the socket until the
-/// daemon reads again.
+/// Whoever asks for too much is not taken for somebody who sends half a frame: the rest of it waits
+/// in the socket until the daemon reads again.
 #[test]
 fn a_user_who_asks_for_too_much_keeps_its_connections() {
     let Some(_turn) = Turn::take() else { return };

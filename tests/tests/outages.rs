@@ -126,8 +126,8 @@ fn rustls_says_why_and_recovers_by_itself(backend: Backend) {
     fails("other error: key \"shop\" refused: the reference is for another public key than the daemon has");
 }
 
-/// Under the label and the version of their references there is another key: made after a deletion, and by a rotation
-/// after an older key store was restored.
+/// Under the label and the version of their references there is another key: made after a deletion,
+/// and by a rotation after an older key store was restored.
 fn servers_with_a_reference_to_another_key_say_so(backend: Backend) {
     let mut daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());

@@ -348,7 +348,8 @@ fn cheap_calls_of_one_client_do_not_slow_down_another() {
     let mut client = own.block_on(scene.connect(SECOND)).unwrap();
     let key = own.block_on(client.p256());
     println!("p50 and p99 alone {:?}", client.speed(&own, &key, 2));
-    // Those of RSA-2048 are answered in the same way, and keep the server busier than the flooding client.
+    // Those of RSA-2048 are answered in the same way, and keep the server busier than the flooding
+    // client.
     for rsa in [false, true] {
         let flood = Flood::start(&scene, 16, 64, async |client: &mut Client| match rsa {
             true => client.rsa(2048).await,

@@ -55,7 +55,8 @@ pub(super) async fn show(
         service: named.as_deref().filter(|name| !name.is_empty() && obstacle.is_none()).map(Arc::from),
         ..Peer::default()
     };
-    // If no process is known: one outside of every service that grants name, and one in each of them.
+    // If no process is known: one outside of every service that grants name, and one in each of
+    // them.
     let services = config.grants.iter().filter_map(|grant| grant.who.service.clone());
     let services = services.filter(|_| named.is_none() && obstacle.is_none());
     let inside = services.map(|service| Peer { service: Some(service), ..outside.clone() });

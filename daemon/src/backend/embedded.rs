@@ -1,7 +1,7 @@
 //! The software crypto unit in this process.
 //!
-//! A cheap signature is made on the caller's thread: a hop to another one costs more. For all that takes
-//! milliseconds there is [`LongWork`].
+//! A cheap signature is made on the caller's thread: a hop to another one costs more. For all that
+//! takes milliseconds there is [`LongWork`].
 
 use core::time::Duration;
 use std::io;
@@ -112,8 +112,8 @@ impl Embedded {
     }
 }
 
-/// The time that a signature is expected to take, if that is too long for a thread that others wait for: RSA from 3,072
-/// bits on. The time grows with the third power of the length of the modulus.
+/// The time that a signature is expected to take, if that is too long for a thread that others wait
+/// for: RSA from 3,072 bits on. The time grows with the third power of the length of the modulus.
 fn cost_of_signature(key_type: KeyType) -> Option<Duration> {
     let (KeyType::Rsa(bits) | KeyType::RsaPss(bits)) = key_type else { return None };
     let times = (u32::from(bits) / 1024).pow(3);

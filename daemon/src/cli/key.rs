@@ -98,7 +98,8 @@ pub(super) struct Import {
     /// The backend whose unit is to hold it [default: the only one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
-    /// Make the file a new version of a key that is there, with its uses; it becomes the current one
+    /// Make the file a new version of a key that is there, with its uses; it becomes the current
+    /// one
     #[arg(long, conflicts_with_all = ["uses", "sign_and_decrypt", "backend"])]
     new_version: bool,
 }
@@ -129,8 +130,9 @@ pub(super) struct Adopt {
 pub(super) struct SetUses {
     #[command(flatten)]
     key: Named,
-    /// Each use that the key is to have, in the place of all that it has: tls-server, tls13-server, tls12-server,
-    /// tls12-dhe-server, tls-client, tls13-client, csr, rsa-key-exchange, acme-account, any
+    /// Each use that the key is to have, in the place of all that it has: tls-server, tls13-server,
+    /// tls12-server, tls12-dhe-server, tls-client, tls13-client, csr, rsa-key-exchange,
+    /// acme-account, any
     #[arg(long = "use", value_name = "USE", value_parser = one_use, required = true)]
     uses: Vec<Use>,
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys

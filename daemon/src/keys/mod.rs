@@ -97,8 +97,8 @@ impl Listed {
     /// The key.
     ///
     /// # Errors
-    /// [`StoreError::Altered`] if its record was altered, [`StoreError::Unlisted`] if nothing vouches
-    /// for it.
+    /// [`StoreError::Altered`] if its record was altered, [`StoreError::Unlisted`] if nothing
+    /// vouches for it.
     pub fn key(self) -> Result<Key, StoreError> {
         match self {
             Self::Key(key) => Ok(key),

@@ -271,8 +271,8 @@ async fn find(daemon: &Daemon, peer: &Peer, account: &Account, label: &str) -> R
     Box::pin(look_up(daemon, peer, account, &label)).await
 }
 
-/// Looks for a key in the store, in the user's turn: labels of which there is no key are not remembered, and nobody
-/// may keep all others waiting by asking for such.
+/// Looks for a key in the store, in the user's turn: labels of which there is no key are not
+/// remembered, and nobody may keep all others waiting by asking for such.
 async fn look_up(
     daemon: &Daemon,
     peer: &Peer,
@@ -299,7 +299,8 @@ async fn look_up(
 /// How long it takes to look for a key in the store, until that has been measured.
 const LOOK_UP: Duration = Duration::from_micros(50);
 
-/// A version of a key, if the key may be used at all and the version has the public key that the request names.
+/// A version of a key, if the key may be used at all and the version has the public key that the
+/// request names.
 fn usable<'k>(
     daemon: &Daemon,
     key: &'k Key,

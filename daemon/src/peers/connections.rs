@@ -4,9 +4,9 @@
 //! one up, if it has more than the newcomer would have. So no user can keep another one out, however many
 //! connections the user opens.
 //!
-//! A grant to a group or to a service may let in as many users as somebody can play, with a range of subordinate
-//! user ids for example. All of them together have the share of one user whom a grant names, and only some of
-//! them an account of their own.
+//! A grant to a group or to a service may let in as many users as somebody can play, with a range
+//! of subordinate user ids for example. All of them together have the share of one user whom a
+//! grant names, and only some of them an account of their own.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
@@ -225,20 +225,20 @@ impl Connections {
 }
 
 impl State {
-    /// Forgets users who have left long ago. What a user has used up must outlive its connections, or a new connection
-    /// would make it good.
+    /// Forgets users who have left long ago. What a user has used up must outlive its connections,
+    /// or a new connection would make it good.
     fn forget(&mut self, now: Instant) {
         self.users.retain(|_, share| {
             !share.places.is_empty() || now.saturating_duration_since(share.left) < REMEMBERED
         });
     }
 
-    /// The name of the account of a user: of those whom grants know by a group or a service, the first ones have an
-    /// account of their own.
+    /// The name of the account of a user: of those whom grants know by a group or a service, the
+    /// first ones have an account of their own.
     fn account_of(&self, name: Name) -> Name {
         let Name::Member { of, .. } = &name else { return name };
-        // Those that have left count, too, as long as they are remembered: one who can be many users would have a new
-        // account with each of them.
+        // Those that have left count, too, as long as they are remembered: one who can be many
+        // users would have a new account with each of them.
         let is_one = |other: &&Name| matches!(other, Name::Member { of: other, .. } if other == of);
         let is_known = self.users.contains_key(&name);
         if is_known || self.users.keys().filter(is_one).count() < MEMBERS {
@@ -252,8 +252,8 @@ impl State {
         self.users.get(name).map_or(0, |share| share.places.len())
     }
 
-    /// Who has the most of all places, or the newcomer, if that has about as many. Of those with one share, the one with
-    /// the most.
+    /// Who has the most of all places, or the newcomer, if that has about as many. Of those with
+    /// one share, the one with the most.
     fn who_makes_room_for(&self, newcomer: &Name) -> Name {
         let share_of = |name: &Name| -> usize {
             let users = self.users.iter().filter(|(other, _)| other.shares_with(name));
@@ -275,9 +275,9 @@ impl State {
         user.filter(|(_, share)| !share.places.is_empty()).map_or(newcomer, |(name, _)| name).clone()
     }
 
-    /// Gives up a connection of a user for a newcomer: the one that has been idle longest, or if none is and
-    /// `in_any_case` the oldest, whose requests are lost then. Either way the connection ends at once: descriptors are
-    /// few.
+    /// Gives up a connection of a user for a newcomer: the one that has been idle longest, or if
+    /// none is and `in_any_case` the oldest, whose requests are lost then. Either way the
+    /// connection ends at once: descriptors are few.
     fn close_one(&mut self, name: &Name, newcomer: u32, in_any_case: bool) -> bool {
         let Some(share) = self.users.get_mut(name) else { return false };
         let (of, in_any_case) = match name {
@@ -289,8 +289,8 @@ impl State {
             let places = share.places.iter().filter(|(_, spot)| of.is_none_or(|uid| spot.peer.uid == uid));
             places.take(most).min_by_key(|(number, spot)| (idle_since(spot), **number))
         };
-        // Nearly always one of the oldest has been idle longest, and to look at all takes a tenth of a millisecond,
-        // which users who connect meanwhile would wait.
+        // Nearly always one of the oldest has been idle longest, and to look at all takes a tenth
+        // of a millisecond, which users who connect meanwhile would wait.
         let found =
             longest(OLDEST).filter(|(_, spot)| idle_since(spot) != BUSY).or_else(|| longest(usize::MAX));
         let Some((number, spot)) = found.filter(|(_, spot)| in_any_case || idle_since(spot) != BUSY) else {
@@ -307,9 +307,9 @@ impl State {
 }
 
 impl Share {
-    /// Of users who have one account together, the one that makes room for a newcomer, if that is not any of them, and
-    /// whether it does in any case: the one with the most connections, if these are more than the newcomer would have,
-    /// or if the newcomer has none.
+    /// Of users who have one account together, the one that makes room for a newcomer, if that is
+    /// not any of them, and whether it does in any case: the one with the most connections, if
+    /// these are more than the newcomer would have, or if the newcomer has none.
     fn who_makes_room_for(&self, newcomer: u32) -> (Option<u32>, bool) {
         let mut counts = HashMap::<u32, usize>::new();
         for spot in self.places.values() {
@@ -370,7 +370,8 @@ impl Drop for Place {
     }
 }
 
-/// How many of the oldest connections of a user are looked at for an idle one, before all of them are.
+/// How many of the oldest connections of a user are looked at for an idle one, before all of them
+/// are.
 const OLDEST: usize = 64;
 
 /// Most users with an account of their own, of those whom grants know by the same group or service.

@@ -1,8 +1,8 @@
 //! Accepts peers, as many as the configuration allows.
 //!
-//! The kernel hands connections over in the order in which they came, of whichever user. So they are taken from it
-//! as fast as can be, and wait here, where users take turns: to find out who a peer is takes some ten times as long
-//! as to connect and to hang up again.
+//! The kernel hands connections over in the order in which they came, of whichever user. So they
+//! are taken from it as fast as can be, and wait here, where users take turns: to find out who a
+//! peer is takes some ten times as long as to connect and to hang up again.
 
 use core::time::Duration;
 use std::io;
@@ -27,8 +27,8 @@ use crate::peers::system::peer_groups;
 use crate::peers::{service, session};
 use crate::policy::authorise::Peer;
 
-/// Accepts peers at a socket that does not block until `stop` is cancelled; each is served by a task of its own, of
-/// which `tasks` keeps track.
+/// Accepts peers at a socket that does not block until `stop` is cancelled; each is served by a
+/// task of its own, of which `tasks` keeps track.
 ///
 /// # Errors
 /// The runtime cannot wait for the socket.
@@ -66,7 +66,8 @@ impl Entrance {
                         () = self.stop.cancelled() => break,
                     };
                     let Ok(mut ready) = ready else { break };
-                    // What is known of the socket may be from before the last connection was taken in.
+                    // What is known of the socket may be from before the last connection was taken
+                    // in.
                     match self.take_in(socket.get_ref()) {
                         Err(Errno::AGAIN) => ready.clear_ready(),
                         Ok(()) => {}
@@ -200,8 +201,9 @@ impl Visit {
     }
 }
 
-/// Connections that the kernel keeps until they are taken in (listen(2)), in the order in which they came: few, for
-/// everybody waits behind them. Who connects while there are as many waits, too.
+/// Connections that the kernel keeps until they are taken in (listen(2)), in the order in which
+/// they came: few, for everybody waits behind them. Who connects while there are as many waits,
+/// too.
 const BACKLOG: i32 = 64;
 
 /// Connections that are taken in before the next peer is looked at.

@@ -238,8 +238,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Waits for a turn where bytes have come that complete no frame: somebody who sends them one by one, over many
-    /// connections, would have the thread to itself.
+    /// Waits for a turn where bytes have come that complete no frame: somebody who sends them one
+    /// by one, over many connections, would have the thread to itself.
     async fn pay_for_a_part(&self) {
         let user = self.place.account().id_of_parts;
         let turn = match self.turns.now(user) {

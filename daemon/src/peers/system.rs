@@ -38,7 +38,8 @@ pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 /// More groups than most processes are in.
 const FEW: usize = 32;
 
-/// Most groups of a process that are looked at. NFS knows 16, and most directories give a user fewer than 1,000.
+/// Most groups of a process that are looked at. NFS knows 16, and most directories give a user
+/// fewer than 1,000.
 const MOST: usize = 1024;
 
 #[cfg(test)]

@@ -91,8 +91,8 @@ impl Turns {
         }
     }
 
-    /// Ends the round, and gives turns to a few who wait; whether there were any. Few, since nobody knows how long
-    /// they take: those who have just come have their turn at once after that.
+    /// Ends the round, and gives turns to a few who wait; whether there were any. Few, since nobody
+    /// knows how long they take: those who have just come have their turn at once after that.
     fn give(&self) -> bool {
         let mut round = self.round();
         let Round { taken, total, waiting } = &mut *round;

@@ -17,7 +17,8 @@ use crate::policy::authorise::{Grant, Limits};
 pub(crate) struct Account {
     /// Names the user in every queue.
     pub(crate) id: User,
-    /// Names the user where bytes wait that complete no request: not behind requests that have arrived.
+    /// Names the user where bytes wait that complete no request: not behind requests that have
+    /// arrived.
     pub(crate) id_of_parts: User,
     /// Requests that have arrived and are not answered.
     waiting: AtomicUsize,
@@ -69,8 +70,9 @@ impl Account {
         Err(if self.overloads.take() { NoRoom::Refuse } else { NoRoom::Leave })
     }
 
-    /// Waits until this user may be told once more that a request was one too many. Those that were refused may come in
-    /// a bunch, where they have waited behind another answer of their connection.
+    /// Waits until this user may be told once more that a request was one too many. Those that were
+    /// refused may come in a bunch, where they have waited behind another answer of their
+    /// connection.
     pub(crate) async fn may_be_told(&self) {
         let wait = self.told.overdraw(1);
         if !wait.is_zero() {

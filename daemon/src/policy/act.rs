@@ -42,8 +42,8 @@ impl Act {
     }
 }
 
-/// The use that key and grant lack after a refusal, if one would help: the narrowest that admits the message. `purpose` is the
-/// name of what the message was.
+/// The use that key and grant lack after a refusal, if one would help: the narrowest that admits
+/// the message. `purpose` is the name of what the message was.
 pub fn lacking(outcome: Outcome, purpose: &str) -> Option<Use> {
     match outcome {
         Outcome::NoDowngradeSentinel => return Some(Use::Tls12Server),

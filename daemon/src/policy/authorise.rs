@@ -81,8 +81,8 @@ impl Grants {
         self.0.iter()
     }
 
-    /// How the grants that are given to a peer name the peer: by its user, if one of them does, or else by what the
-    /// first of them asks for. None if no grant is given to it.
+    /// How the grants that are given to a peer name the peer: by its user, if one of them does, or
+    /// else by what the first of them asks for. None if no grant is given to it.
     pub fn name(&self, peer: &Peer) -> Option<&Who> {
         let mut given = self.0.iter().map(|grant| &grant.who).filter(|who| who.is(peer));
         let first = given.next()?;

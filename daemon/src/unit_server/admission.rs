@@ -45,8 +45,8 @@ impl Admission {
         }
     }
 
-    /// Lets a call in, if it has a token where one is needed, or is one that needs none. What is returned is held
-    /// until the call has ended.
+    /// Lets a call in, if it has a token where one is needed, or is one that needs none. What is
+    /// returned is held until the call has ended.
     ///
     /// # Errors
     /// The status for those that are refused.

@@ -1,4 +1,5 @@
-//! Connections: accepted at once, each proving itself on its own and in turn, and ended if nothing is heard.
+//! Connections: accepted at once, each proving itself on its own and in turn, and ended if nothing
+//! is heard.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};

@@ -1,4 +1,5 @@
-//! What every call passes: let in, refused before its message is read, or counted until it has ended.
+//! What every call passes: let in, refused before its message is read, or counted until it has
+//! ended.
 
 use core::future::{Future, ready};
 use core::pin::Pin;

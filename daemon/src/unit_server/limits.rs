@@ -3,8 +3,9 @@
 //! Neither kind ever waits for a place. A newcomer takes that of the oldest newcomer, so silent connections keep
 //! nobody out. A client takes that of the client that has the most, or, if it has the most itself, its own.
 //!
-//! A newcomer, who needs no more than to show who it is, has an [`Allowance`] of bytes and of calls: without it one
-//! could keep the server busy with refusals and pings, and let it keep what has come of many calls.
+//! A newcomer, who needs no more than to show who it is, has an [`Allowance`] of bytes and of
+//! calls: without it one could keep the server busy with refusals and pings, and let it keep what
+//! has come of many calls.
 
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -70,7 +71,8 @@ impl Limits {
         Ok(Place { handle: Handle { connection, limits: Arc::clone(self) } })
     }
 
-    /// Closes a connection where there are no descriptors left: a newcomer's, or if there is none, that of a client.
+    /// Closes a connection where there are no descriptors left: a newcomer's, or if there is none,
+    /// that of a client.
     pub(crate) fn make_room(&self) {
         let mut state = self.lock();
         if !state.newcomers.is_empty() {
@@ -138,9 +140,10 @@ impl Limits {
 }
 
 impl State {
-    /// The connection that makes room for one more of a client: of the clients that have the most, that which has
-    /// been without a call for the longest time; a client at its fair share closes only idle ones, its own. A client
-    /// without any gets its first one from another client, even if none has more than one.
+    /// The connection that makes room for one more of a client: of the clients that have the most,
+    /// that which has been without a call for the longest time; a client at its fair share closes
+    /// only idle ones, its own. A client without any gets its first one from another client, even
+    /// if none has more than one.
     fn to_be_closed_for(&self, client: &Client) -> Option<Arc<Connection>> {
         let counts = self.counts();
         let own = counts.get(&Some(client.number)).copied().unwrap_or(0);
@@ -151,7 +154,8 @@ impl State {
         longest_quiet(own).filter(|connection| !connection.is_busy())
     }
 
-    /// Of the clients that have the most connections, the one that has been without a call for the longest time.
+    /// Of the clients that have the most connections, the one that has been without a call for the
+    /// longest time.
     fn of_the_client_with_most(&self) -> Option<Arc<Connection>> {
         let counts = self.counts();
         let most = counts.values().max()?;
@@ -229,7 +233,8 @@ impl Handle {
         self.client().is_some() || self.connection.allowed_bytes.overdraw(bytes).is_zero()
     }
 
-    /// Counts a call that needs no token until what is returned is dropped; `None` if there are too many.
+    /// Counts a call that needs no token until what is returned is dropped; `None` if there are too
+    /// many.
     pub(crate) fn begin_open_call(&self) -> Option<OpenCall> {
         let before = self.connection.open_calls.fetch_add(1, Ordering::Relaxed);
         let call = OpenCall(Arc::clone(&self.connection));
@@ -322,10 +327,12 @@ impl Drop for Place {
     }
 }
 
-/// Calls without a token: no fewer than a client may have under way, so that it is told of each why it is refused.
+/// Calls without a token: no fewer than a client may have under way, so that it is told of each why
+/// it is refused.
 const MOST_CALLS: u32 = 256;
 const CALLS_PER_SECOND: u32 = 10;
-/// More than the window of a connection (1 MiB), which a client may fill before its first call is looked at.
+/// More than the window of a connection (1 MiB), which a client may fill before its first call is
+/// looked at.
 const MOST_BYTES: u32 = 2 << 20;
 const BYTES_PER_SECOND: u32 = 16 << 10;
 

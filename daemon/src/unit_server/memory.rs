@@ -1,5 +1,6 @@
-//! A bound on the memory that requests and answers take, all of them together: requests while they arrive and until
-//! they are answered, answers until they are on their way, which a client may leave unread.
+//! A bound on the memory that requests and answers take, all of them together: requests while they
+//! arrive and until they are answered, answers until they are on their way, which a client may
+//! leave unread.
 //!
 //! A client may take as much as it leaves free. So one client alone may have half of the memory, and each of n that
 //! want as much as they can get, the (n + 1)th part, and something is left for the next one.
@@ -232,8 +233,8 @@ mod tests {
 
     use super::*;
 
-    /// Reads a request, and answers with as many bytes as it is told; its answer holds the request as one that is at
-    /// work does.
+    /// Reads a request, and answers with as many bytes as it is told; its answer holds the request
+    /// as one that is at work does.
     #[derive(Clone)]
     struct Example {
         answer: usize,

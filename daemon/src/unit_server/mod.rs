@@ -1,9 +1,9 @@
 //! The software crypto unit alone, as a GREP11 server: `keyward unit serve`.
 //!
-//! [`connection`] is what calls come in on, [`limits`] says how many there may be, [`entrance`] is what each call
-//! passes, [`admission`] with [`tokens`] says who may call, and as which of the [`clients`], [`memory`] how much they
-//! may send, [`turns`] whose call is next, [`service`] answers, [`simulator`] makes it as slow and unreliable as
-//! somebody wants to see it.
+//! [`connection`] is what calls come in on, [`limits`] says how many there may be, [`entrance`] is
+//! what each call passes, [`admission`] with [`tokens`] says who may call, and as which of the
+//! [`clients`], [`memory`] how much they may send, [`turns`] whose call is next, [`service`]
+//! answers, [`simulator`] makes it as slow and unreliable as somebody wants to see it.
 
 mod admission;
 mod clients;
@@ -323,7 +323,8 @@ fn open_unit(options: &Options) -> Result<Unit, UnitServerError> {
             let fresh = !options.state_dir.join(crate::keys::Store::FILE).exists();
             master_key::load_dev(&options.state_dir, fresh)?
         }
-        // Nobody knows whose blobs it has wrapped. With another one beside it they can be rewrapped.
+        // Nobody knows whose blobs it has wrapped. With another one beside it they can be
+        // rewrapped.
         false => {
             let patterns = match options.next_master_key {
                 Some(_) => Patterns::Accepted,
@@ -378,7 +379,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest request, in bytes, as IBM's server has it (64 MiB).
 const MAX_MESSAGE: usize = 64 << 20;
-/// Longest request of the services for health and reflection, which name one of a few services, in bytes.
+/// Longest request of the services for health and reflection, which name one of a few services, in
+/// bytes.
 const MAX_SMALL_MESSAGE: usize = 1024;
 /// Longest headers of a call, in bytes, as gRPC recommends.
 const MAX_HEADERS: u32 = 8 << 10;

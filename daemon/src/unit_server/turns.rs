@@ -1,9 +1,10 @@
 //! Whose call is next: between clients by cost, so that one with many or expensive calls slows down itself.
 //!
-//! Long calls, such as RSA signatures, leave the threads that serve connections, and share the processors in turn.
-//! Short ones are answered where they are. Their turn matters only while several clients call, or one has many calls
-//! under way, behind which the first call of another one would be: then a call goes to the end of what its thread has
-//! to do, and only a few do at a time.
+//! Long calls, such as RSA signatures, leave the threads that serve connections, and share the
+//! processors in turn. Short ones are answered where they are. Their turn matters only while
+//! several clients call, or one has many calls under way, behind which the first call of another
+//! one would be: then a call goes to the end of what its thread has to do, and only a few do at a
+//! time.
 
 use core::future::poll_fn;
 use core::mem;
@@ -40,7 +41,8 @@ impl Turns {
         Ok(Self { long: LongWork::start()?, short, rivals: Rivals::new() })
     }
 
-    /// Does a long call in its turn, on a thread apart, and charges the client for it. None if the work panicked.
+    /// Does a long call in its turn, on a thread apart, and charges the client for it. None if the
+    /// work panicked.
     ///
     /// # Errors
     /// `CKR_HOST_MEMORY` if too many calls of the client wait.
@@ -68,8 +70,9 @@ impl Turns {
     }
 }
 
-/// Turns between networks for the handshakes of TLS. One computes at a time, so that connections which are there
-/// have processors left, and each time it is at the end of what its thread has to do.
+/// Turns between networks for the handshakes of TLS. One computes at a time, so that connections
+/// which are there have processors left, and each time it is at the end of what its thread has to
+/// do.
 pub(crate) struct Handshakes(Gate);
 
 impl Handshakes {

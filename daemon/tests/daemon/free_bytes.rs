@@ -240,7 +240,7 @@ fn real_key_exchanges_are_not_refused() {
     }
     let sum: u64 = refused.values().sum();
     println!("{sum} of {messages} refused, seed {seed}: {refused:?}");
-    // A few messages say little of a rare thing. At one in two million, three of 200,000 are refused by chance in
-    // one run of 6,000; a rule that is wrong refuses more.
+    // A few messages say little of a rare thing. At one in two million, three of 200,000 are
+    // refused by chance in one run of 6,000; a rule that is wrong refuses more.
     assert!(sum <= (messages / 1_000_000).max(2), "{sum} of {messages}, seed {seed}: {refused:?}");
 }

@@ -22,8 +22,8 @@ fn daemon() -> Daemon {
     daemon
 }
 
-/// The same shape over X25519: up to 56 bytes, with the sentinel behind them, and up to 32 at the end. The rest is no text,
-/// so that an attack is not refused for it.
+/// The same shape over X25519: up to 56 bytes, with the sentinel behind them, and up to 32 at the
+/// end. The rest is no text, so that an attack is not refused for it.
 fn over_x25519(start: &[u8], end: &[u8]) -> Vec<u8> {
     let mut randoms = filled(start, 64, 0xa5);
     randoms[56..].copy_from_slice(SENTINEL);
@@ -133,7 +133,8 @@ fn script(prime: &[u8], y: usize) -> Vec<u8> {
     dhe(&filled(b"#!/bin/sh\n: <<'PRIME'\n", 64, b'#'), prime, &[2], &value)
 }
 
-/// A script in the public value, with the zeros between that shells pass over. The prime is a text that is not read.
+/// A script in the public value, with the zeros between that shells pass over. The prime is a text
+/// that is not read.
 fn zeros_in_script(prime: &[u8]) -> Vec<u8> {
     let script = b"echo owned by $(id -un)\nfor i in 1 2 3; do echo $i; done; exit 0\n";
     let script: Vec<u8> = script.chunks(6).flat_map(|part| [part, &[0]].concat()).collect();
@@ -218,7 +219,8 @@ fn begins(start: &[u8], prime: &[u8]) -> Vec<u8> {
 /// A program in an archive, at the end of the public value.
 fn zip(prime: &[u8], behind: &[u8]) -> Vec<u8> {
     let (name, content) = (b"a.sh", b"echo owned\n");
-    // Version, flags, method (none), time, date; then CRC-32, sizes, length of the name and of the rest.
+    // Version, flags, method (none), time, date; then CRC-32, sizes, length of the name and of the
+    // rest.
     let common = [
         &[20, 0, 0, 0, 0, 0, 0, 0, 0x21, 0x5a][..],
         &0x97e8_d3c4_u32.to_le_bytes(),
@@ -239,8 +241,8 @@ fn zip(prime: &[u8], behind: &[u8]) -> Vec<u8> {
     dhe(&[0x11; 64], prime, &[2], &y)
 }
 
-/// A token for readers that skip bytes outside of base64 and take JSON in UTF-16, as PyJWT does: the parameters of X448
-/// stand in a string of the claims.
+/// A token for readers that skip bytes outside of base64 and take JSON in UTF-16, as PyJWT does:
+/// the parameters of X448 stand in a string of the claims.
 fn lenient_jwt() -> Vec<u8> {
     let start = b"\x01eyJhbGciOiJFUzI1NiJ9.ewAiAGkAIgA6ADAALAAiAHgAIgA6ACIAzz";
     let mut randoms = [0; 64];

@@ -1,6 +1,7 @@
 use sha2::{Digest, Sha256};
 
-/// What a public key is told from others by: the SHA-256 of its SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
+/// What a public key is told from others by: the SHA-256 of its SubjectPublicKeyInfo in DER (RFC
+/// 5280, 4.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Fingerprint([u8; Self::LENGTH]);
 

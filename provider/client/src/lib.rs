@@ -74,7 +74,8 @@ impl Client {
         signature_of(self.finish(self.start_to_sign(wanted, scheme, input)?)?)
     }
 
-    /// As [`Client::sign`], with the very key that is wanted, and without waiting for the signature; see [`Call`].
+    /// As [`Client::sign`], with the very key that is wanted, and without waiting for the
+    /// signature; see [`Call`].
     ///
     /// # Errors
     /// See [`Error`].

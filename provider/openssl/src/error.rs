@@ -95,7 +95,8 @@ impl Error {
     }
 }
 
-/// What went wrong, in the fixed words that OpenSSL prints beside the text of an error. Many servers log these words alone.
+/// What went wrong, in the fixed words that OpenSSL prints beside the text of an error. Many
+/// servers log these words alone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reason {
     Configuration,

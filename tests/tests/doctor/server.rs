@@ -492,7 +492,8 @@ fn no_grant_lets_the_user_use_the_key() {
     }
 }
 
-/// The group database and a service that a grant names are what the process should have, not what it has.
+/// The group database and a service that a grant names are what the process should have, not what
+/// it has.
 #[test]
 fn a_grant_holds_for_the_user_and_not_for_the_process() {
     if !is_root() {

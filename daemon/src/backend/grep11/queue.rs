@@ -93,7 +93,8 @@ impl Drop for Place<'_> {
     }
 }
 
-/// The cost of a call in taking turns. All cost the same, since no one knows how long the unit is busy with them.
+/// The cost of a call in taking turns. All cost the same, since no one knows how long the unit is
+/// busy with them.
 const CALL: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

@@ -99,7 +99,8 @@ impl Csr {
         Ok((number, pem.map_err(|error| Failure::new(exit::SOFTWARE, error))?))
     }
 
-    /// The daemon refuses these too; but here it is known which runtime directory the command needs.
+    /// The daemon refuses these too; but here it is known which runtime directory the command
+    /// needs.
     fn refuse_other_uses(&self, key: &KeyView) -> Result<(), Failure> {
         let has = |wanted: Use| key.uses.iter().any(|u| u == wanted.name());
         if has(Use::Csr) || has(Use::Any) {

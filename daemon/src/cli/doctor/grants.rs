@@ -96,8 +96,8 @@ pub(super) fn check(
     Some(Finding::fail(CHECK, format!("{name} may not use key {label} for {may_not}: {why}"), mend))
 }
 
-/// A process of a user as the daemon would see it, with words for it. Its group and groups count if it runs as that user:
-/// the first process of many servers is root's, and the workers have others.
+/// A process of a user as the daemon would see it, with words for it. Its group and groups count if
+/// it runs as that user: the first process of many servers is root's, and the workers have others.
 fn of_process(pid: u32, person: &Person) -> Result<(User, String), Finding> {
     let read = |what: &str| {
         fs::read_to_string(format!("/proc/{pid}/{what}")).map_err(|error| {
@@ -140,7 +140,8 @@ struct Credentials {
 }
 
 impl Credentials {
-    /// Effective ids and supplementary groups, by the text of /proc/PID/status (proc_pid_status(5)).
+    /// Effective ids and supplementary groups, by the text of /proc/PID/status
+    /// (proc_pid_status(5)).
     fn of_status(status: &str) -> Option<Self> {
         let numbers = |name: &str| -> Option<Vec<u32>> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

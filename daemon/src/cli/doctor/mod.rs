@@ -44,8 +44,8 @@ pub(super) struct Doctor {
     /// Check that this nginx.conf passes OPENSSL_CONF on
     #[arg(long, value_name = "FILE")]
     nginx_conf: Option<PathBuf>,
-    /// Check that this process has OPENSSL_CONF, and has loaded the provider; its KEYWARD_SOCKET counts in the place of ours,
-    /// and for grants its groups and its service
+    /// Check that this process has OPENSSL_CONF, and has loaded the provider; its KEYWARD_SOCKET
+    /// counts in the place of ours, and for grants its groups and its service
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
     /// Check that the daemon has the key of this reference

@@ -9,8 +9,8 @@ use super::environment::{Directive, all_directives};
 use super::settings::read_text;
 use crate::admin_client::AdminClient;
 
-/// Looks which versions of TLS the servers of an nginx.conf offer, and whether it has parameters for DHE. That the file cannot
-/// be read is told by the check of its environment.
+/// Looks which versions of TLS the servers of an nginx.conf offer, and whether it has parameters
+/// for DHE. That the file cannot be read is told by the check of its environment.
 pub(super) fn of_nginx(nginx_conf: &Path) -> Vec<Finding> {
     const CHECK: &str = "nginx.conf uses";
     let Ok(text) = read_text(nginx_conf) else { return Vec::new() };
@@ -75,8 +75,8 @@ pub(super) fn of_nginx(nginx_conf: &Path) -> Vec<Finding> {
     findings
 }
 
-/// An nginx.conf, or all of its files as `nginx -T` shows them: one after the other, so that a server of an included file
-/// stands in no block.
+/// An nginx.conf, or all of its files as `nginx -T` shows them: one after the other, so that a
+/// server of an included file stands in no block.
 struct NginxConf {
     directives: Vec<Directive>,
     blocks: Vec<Vec<String>>,
@@ -185,7 +185,8 @@ impl Versions<'_> {
     fn lacks_tls13(&self) -> Option<String> {
         let has = |words: &&[String]| words.iter().any(|word| word == TLS13);
         let protocols = self.protocols.filter(|words| !has(words));
-        // MaxProtocol leaves the later ones out; Protocol takes one out by a minus, or all that it does not name.
+        // MaxProtocol leaves the later ones out; Protocol takes one out by a minus, or all that it
+        // does not name.
         let leaves_out = |words: &&&[String]| {
             let Some([name, value]) = words.get(1..) else { return false };
             match name.to_ascii_lowercase().as_str() {

@@ -237,8 +237,8 @@ pub(super) const SERVER_HELLO_DONE: u8 = 14;
 pub(super) const CLIENT_KEY_EXCHANGE: u8 = 16;
 pub(super) const CERTIFICATE_STATUS: u8 = 22;
 
-/// Most extensions of a hello, of which browsers send some twenty. To compare 16,000 with each other, for which there is
-/// room, would take milliseconds.
+/// Most extensions of a hello, of which browsers send some twenty. To compare 16,000 with each
+/// other, for which there is room, would take milliseconds.
 const MOST_EXTENSIONS: usize = 128;
 
 // ExtensionType, RFC 6066, RFC 7301 and RFC 7685.

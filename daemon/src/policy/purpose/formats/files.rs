@@ -2,8 +2,8 @@
 
 use super::{holds, holds_pair, holds_word};
 
-/// Programs for DOS and Windows: `MZ`, then either a new header inside the file (PE format, MS-DOS stub), or as many blocks
-/// of 512 bytes as the file has. Chance: 2^-33.
+/// Programs for DOS and Windows: `MZ`, then either a new header inside the file (PE format, MS-DOS
+/// stub), or as many blocks of 512 bytes as the file has. Chance: 2^-33.
 pub(super) fn is_pe(message: &[u8]) -> bool {
     let Some(header) = message.strip_prefix(b"MZ").or(message.strip_prefix(b"ZM")) else { return false };
     let word =
@@ -13,7 +13,8 @@ pub(super) fn is_pe(message: &[u8]) -> bool {
     new_header < message.len() || (last_block < 512 && (1..=message.len().div_ceil(512)).contains(&blocks))
 }
 
-/// gzip, with the one method that there is and flags that are defined (RFC 1952, 2.3.1). Chance: 2^-27.
+/// gzip, with the one method that there is and flags that are defined (RFC 1952, 2.3.1). Chance:
+/// 2^-27.
 pub(super) fn is_gzip(message: &[u8]) -> bool {
     matches!(message, [0x1f, 0x8b, 8, 0..=0x1f, ..])
 }
@@ -23,13 +24,15 @@ pub(super) fn is_bzip2(message: &[u8]) -> bool {
     matches!(message, [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', b'Y', b'&', b'S', b'Y', ..])
 }
 
-/// Zstandard and LZ4: a frame of any bytes that readers skip before the real one (RFC 8878, 3.1.2). Chance: 2^-28.
+/// Zstandard and LZ4: a frame of any bytes that readers skip before the real one (RFC 8878, 3.1.2).
+/// Chance: 2^-28.
 pub(super) fn is_skippable_frame(message: &[u8]) -> bool {
     matches!(message, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
 }
 
-/// ZIP, and with it JAR, APK and Office: found by the record at its end, whatever stands before and behind, and by an entry of
-/// the directory, of which readers look in several places (APPNOTE, 4.3.12 and 4.3.16). Chance: 2^-50.
+/// ZIP, and with it JAR, APK and Office: found by the record at its end, whatever stands before and
+/// behind, and by an entry of the directory, of which readers look in several places (APPNOTE,
+/// 4.3.12 and 4.3.16). Chance: 2^-50.
 pub(super) fn is_zip(message: &[u8]) -> bool {
     holds_word(message, b"PK\x05\x06") && holds_word(message, b"PK\x01\x02")
 }
@@ -148,7 +151,8 @@ pub(super) fn is_lzma(message: &[u8]) -> bool {
     is_usual && (size == u64::MAX || (1..1 << 38).contains(&size)) && [b0, b1, b2, b3] != [&0; 4]
 }
 
-/// PDF, which may begin anywhere in the first 1,024 bytes for its readers (ISO 32000-1, implementation note 13). Chance: 2^-30.
+/// PDF, which may begin anywhere in the first 1,024 bytes for its readers (ISO 32000-1,
+/// implementation note 13). Chance: 2^-30.
 pub(super) fn holds_pdf(message: &[u8]) -> bool {
     let start = &message[..message.len().min(1024)];
     message.len() > ROOMY && holds_pair(start, *b"%P") && holds(start, b"%PDF-")

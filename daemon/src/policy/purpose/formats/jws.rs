@@ -1,11 +1,13 @@
 //! JWS, and with it JWT.
 
-/// JWS: a header in base64, then a dot (RFC 7515, 5.1); with `b64` false any bytes follow (RFC 7797).
+/// JWS: a header in base64, then a dot (RFC 7515, 5.1); with `b64` false any bytes follow (RFC
+/// 7797).
 ///
-/// Read as its most lenient readers do, some of which skip bytes that are not of the alphabet (Python's `base64`, the
-/// library Nimbus), take JSON in UTF-16 and UTF-32 (Python's `json`), and take comments and names without quotes (Gson). So
-/// the form is an object in any encoding, either whole or with `alg` in it. Chance: 2^-24 for an elliptic curve, 2^-22 for
-/// DHE, where the dot may stand far behind.
+/// Read as its most lenient readers do, some of which skip bytes that are not of the alphabet
+/// (Python's `base64`, the library Nimbus), take JSON in UTF-16 and UTF-32 (Python's `json`), and
+/// take comments and names without quotes (Gson). So the form is an object in any encoding, either
+/// whole or with `alg` in it. Chance: 2^-24 for an elliptic curve, 2^-22 for DHE, where the dot may
+/// stand far behind.
 pub(super) fn is_jws(message: &[u8]) -> bool {
     // Of most messages the first byte decides.
     let mut header = lenient_base64(message.iter().take_while(|byte| **byte != b'.'))

@@ -1,8 +1,10 @@
-//! Other formats that people sign: what is or begins as one of them is never taken for a handshake of TLS 1.2.
+//! Other formats that people sign: what is or begins as one of them is never taken for a handshake
+//! of TLS 1.2.
 //!
-//! A message of TLS 1.2 has bytes of the asker's choice: 56 or 64 at its start, and the public value at its end, which for DHE
-//! is up to 1,024. A row of this table tells a format by what its real readers insist on, so that no row refuses what no reader
-//! would take. Each row says how likely a message of a real client has its form by chance; together these are below one in a
+//! A message of TLS 1.2 has bytes of the asker's choice: 56 or 64 at its start, and the public
+//! value at its end, which for DHE is up to 1,024. A row of this table tells a format by what its
+//! real readers insist on, so that no row refuses what no reader would take. Each row says how
+//! likely a message of a real client has its form by chance; together these are below one in a
 //! million, also for clients whose random begins with a clock or zeros, or is text.
 //!
 //! Not told apart, since nothing marks them: short text, such as a command for a shell without
@@ -42,18 +44,18 @@ pub(super) fn of(message: &[u8]) -> Option<&'static str> {
 /// A name, and the bytes that messages in the format begin with.
 type Mark = (&'static str, &'static [u8]);
 
-/// A name; the first bytes that messages in the format can have (any, if there are none); those of [`RARE`] that all of them
-/// have somewhere; and whether a message is in the format.
+/// A name; the first bytes that messages in the format can have (any, if there are none); those of
+/// [`RARE`] that all of them have somewhere; and whether a message is in the format.
 type Rule = (&'static str, &'static [u8], &'static [u8], fn(&[u8]) -> bool);
 
 /// Formats that begin with bytes of their own: four at least, so once in 2^32 by chance, and all
 /// together once in 8 * 10^7; once in 6 * 10^6 for a client whose random is any ASCII.
 const MARKS: &[Mark] = &[
-    // Programs. System V ABI, chapter 4; Apple, mach-o/loader.h and mach-o/fat.h; JVM specification, 4.1 (as fat Mach-O);
-    // WebAssembly core specification, 5.5.16; Android, dex format; LLVM, bitcode file format; Lua,
-    // lundump.h; LuaJIT, lj_bcdump.h; Erlang, beam_file.c; uClinux, flat.h; CPython 2.6 and 2.7,
-    // import.c; Java, pack200; mruby, dump.h; Ruby, iseq.c; Emacs, bytecomp.el; Hermes,
-    // BytecodeFileFormat.h; Dart, kernel binary.md.
+    // Programs. System V ABI, chapter 4; Apple, mach-o/loader.h and mach-o/fat.h; JVM
+    // specification, 4.1 (as fat Mach-O); WebAssembly core specification, 5.5.16; Android, dex
+    // format; LLVM, bitcode file format; Lua, lundump.h; LuaJIT, lj_bcdump.h; Erlang, beam_file.c;
+    // uClinux, flat.h; CPython 2.6 and 2.7, import.c; Java, pack200; mruby, dump.h; Ruby, iseq.c;
+    // Emacs, bytecomp.el; Hermes, BytecodeFileFormat.h; Dart, kernel binary.md.
     ("ELF", b"\x7fELF"),
     ("Mach-O", b"\xfe\xed\xfa\xce"),
     ("Mach-O", b"\xfe\xed\xfa\xcf"),
@@ -82,9 +84,9 @@ const MARKS: &[Mark] = &[
     ("Emacs", b";ELC"),
     ("Hermes", b"\xc6\x1f\xbc\x03\xc1\x03\x19\x1f"),
     ("Dart", b"\x90\xab\xcd\xef"),
-    // Firmware. U-Boot, image.h; Devicetree specification, 5.2; MCUboot, image.h; Android, bootimg.h, libavb and
-    // update_engine, sparse_format.h; Mozilla, MAR format; Linux, cramfs_fs.h, romfs_fs.h and
-    // ubi-media.h.
+    // Firmware. U-Boot, image.h; Devicetree specification, 5.2; MCUboot, image.h; Android,
+    // bootimg.h, libavb and update_engine, sparse_format.h; Mozilla, MAR format; Linux,
+    // cramfs_fs.h, romfs_fs.h and ubi-media.h.
     ("U-Boot image", b"\x27\x05\x19\x56"),
     ("device tree", b"\xd0\x0d\xfe\xed"),
     ("MCUboot image", b"\x3d\xb8\xf3\x96"),
@@ -99,9 +101,9 @@ const MARKS: &[Mark] = &[
     ("romfs", b"-rom1fs-"),
     ("UBI", b"UBI#"),
     ("Chrome extension", b"CRX3 SignedData\0"),
-    // Archives and packages. PKWARE, APPNOTE 4.3; xz file format, 2.1.1; RFC 8878, 3.1.1; LZ4 frame format, also of its
-    // first version; lzip; lzop; xar, of which macOS makes packages; 7-Zip; RAR; ar(5), of which .deb is one; RPM, lead;
-    // MS-CAB, 2.1; squashfs.
+    // Archives and packages. PKWARE, APPNOTE 4.3; xz file format, 2.1.1; RFC 8878, 3.1.1; LZ4 frame
+    // format, also of its first version; lzip; lzop; xar, of which macOS makes packages; 7-Zip;
+    // RAR; ar(5), of which .deb is one; RPM, lead; MS-CAB, 2.1; squashfs.
     ("ZIP", b"PK\x03\x04"),
     ("ZIP", b"PK\x05\x06"),
     ("ZIP", b"PK\x07\x08"),
@@ -124,9 +126,9 @@ const MARKS: &[Mark] = &[
     ("compound file", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
     ("PHP", b"<?php"),
     ("XML", b"<?xml"),
-    // What protocols sign. OpenSSH, PROTOCOL.sshsig and PROTOCOL.krl; TPM 2.0 Library, part 2, 10.12.8 (TPMS_ATTEST); DSSE,
-    // protocol.md; RFC 3971, 5.2 (SEND); Roughtime, 5.2; Channel ID, draft-balfanz-tls-channelid;
-    // kernel, fs-verity built-in signatures.
+    // What protocols sign. OpenSSH, PROTOCOL.sshsig and PROTOCOL.krl; TPM 2.0 Library, part 2,
+    // 10.12.8 (TPMS_ATTEST); DSSE, protocol.md; RFC 3971, 5.2 (SEND); Roughtime, 5.2; Channel ID,
+    // draft-balfanz-tls-channelid; kernel, fs-verity built-in signatures.
     ("SSH signature", b"SSHSIG"),
     ("SSH revocation list", b"SSHKRL\n\0"),
     ("TPM attestation", b"\xffTCG"),
@@ -194,7 +196,8 @@ fn rare_bytes(message: &[u8]) -> u8 {
 /// The bit that says of a first byte that a mark begins with it.
 const MARKED: u32 = 1 << 31;
 
-/// For each first byte, the rules that messages with it can fulfil, as bits: most messages need a few of them alone.
+/// For each first byte, the rules that messages with it can fulfil, as bits: most messages need a
+/// few of them alone.
 static BY_FIRST_BYTE: [u32; 256] = {
     let mut candidates = [0; 256];
     let mut rule = 0;
@@ -261,7 +264,8 @@ fn holds_pair(message: &[u8], [first, second]: [u8; 2]) -> bool {
 /// Whether a word is anywhere in a message, in letters of any case.
 fn holds_word(message: &[u8], word: &[u8]) -> bool {
     let [first, second, ..] = word else { return false };
-    // Most messages do not have its first two bytes. Without an exit the compiler compares many at once.
+    // Most messages do not have its first two bytes. Without an exit the compiler compares many at
+    // once.
     let is = |byte: u8, letter: u8| (byte | 0x20) == (letter | 0x20);
     let pairs = message.iter().zip(message.get(1..).unwrap_or_default());
     let may = pairs.fold(false, |may, (one, next)| may | (is(*one, *first) & is(*next, *second)));
@@ -473,7 +477,8 @@ mod tests {
         }
     }
 
-    /// What a handshake may well begin with: a clock, zeros, text, and what has a part of a mark only.
+    /// What a handshake may well begin with: a clock, zeros, text, and what has a part of a mark
+    /// only.
     #[test]
     fn parts_of_a_form_are_no_form() {
         for start in [

@@ -3,10 +3,12 @@
 use super::super::Bytes;
 use super::holds;
 
-/// SSH: user authentication, that is the session identifier (a hash), byte 50 and the user's name (RFC 4252, 7); and
-/// what begins with a name of OpenSSH, such as a certificate (PROTOCOL.certkeys) or a proof of host keys (PROTOCOL, 2.5).
+/// SSH: user authentication, that is the session identifier (a hash), byte 50 and the user's name
+/// (RFC 4252, 7); and what begins with a name of OpenSSH, such as a certificate (PROTOCOL.certkeys)
+/// or a proof of host keys (PROTOCOL, 2.5).
 ///
-/// Chance: 2^-24 for the zeros, then less than 2^-20. For a client whose random begins with zeros the latter alone.
+/// Chance: 2^-24 for the zeros, then less than 2^-20. For a client whose random begins with zeros
+/// the latter alone.
 pub(super) fn is_ssh(message: &[u8]) -> bool {
     let Some(length) = message.strip_prefix(&[0, 0, 0]).and_then(<[u8]>::first) else { return false };
     let mut rest = Bytes(message);
@@ -20,8 +22,8 @@ pub(super) fn is_ssh(message: &[u8]) -> bool {
     }
 }
 
-/// COSE: Sig_structure and Countersign_structure, arrays of CBOR that begin with a context (RFC 9052, 4.4; RFC 9338, 3.3).
-/// Readers make them themselves, so each has one form. Chance: 2^-80.
+/// COSE: Sig_structure and Countersign_structure, arrays of CBOR that begin with a context (RFC
+/// 9052, 4.4; RFC 9338, 3.3). Readers make them themselves, so each has one form. Chance: 2^-80.
 pub(super) fn is_cose(message: &[u8]) -> bool {
     let Some((0x84..=0x86, text)) = message.split_first() else { return false };
     let contexts: [&[u8]; 6] = [
@@ -35,9 +37,10 @@ pub(super) fn is_cose(message: &[u8]) -> bool {
     contexts.iter().any(|context| text.starts_with(context))
 }
 
-/// IKEv2: the first message of an exchange, which begins the octets that AUTH signs, then the nonce of the other side and a MAC,
-/// each of 16 bytes or more (RFC 7296, 2.15). The message has version 2 at 17, IKE_SA_INIT or IKE_SESSION_RESUME at 18, message
-/// id 0 at 20, its length at 24, and a first payload that fits into it at 28 (RFC 7296, 3.1 and 3.2; RFC 5723).
+/// IKEv2: the first message of an exchange, which begins the octets that AUTH signs, then the nonce
+/// of the other side and a MAC, each of 16 bytes or more (RFC 7296, 2.15). The message has version
+/// 2 at 17, IKE_SA_INIT or IKE_SESSION_RESUME at 18, message id 0 at 20, its length at 24, and a
+/// first payload that fits into it at 28 (RFC 7296, 3.1 and 3.2; RFC 5723).
 ///
 /// Chance: 2^-70, and 10^-8 for a client whose random has zeros in just these places.
 pub(super) fn is_ike(message: &[u8]) -> bool {
@@ -54,8 +57,9 @@ pub(super) fn is_ike(message: &[u8]) -> bool {
         && (4..=length.saturating_sub(28)).contains(&payload)
 }
 
-/// OpenPGP: the signed bytes end in a trailer with the length of the part of the signature that is signed with it
-/// (RFC 9580, 5.2.4, versions 4 and 6; draft-koch-librepgp, 5.2.4, version 5). Chance: 2^-36.
+/// OpenPGP: the signed bytes end in a trailer with the length of the part of the signature that is
+/// signed with it (RFC 9580, 5.2.4, versions 4 and 6; draft-koch-librepgp, 5.2.4, version 5).
+/// Chance: 2^-36.
 pub(super) fn ends_as_openpgp(message: &[u8]) -> bool {
     let trailer = |end: &[u8]| {
         let length =
@@ -67,14 +71,16 @@ pub(super) fn ends_as_openpgp(message: &[u8]) -> bool {
         || message.last_chunk::<10>().is_some_and(|end| matches!(end, [5, 0xff, ..]) && trailer(end))
 }
 
-/// OpenPGP: a signature of version 3 over a key, which has no such trailer, begins with that key (RFC 4880, 5.2.4). Chance: 2^-27.
+/// OpenPGP: a signature of version 3 over a key, which has no such trailer, begins with that key
+/// (RFC 4880, 5.2.4). Chance: 2^-27.
 pub(super) fn is_openpgp_key(message: &[u8]) -> bool {
     let [0x99, high, low, 2..=4, _, _, _, _, algorithm, ..] = message else { return false };
     usize::from(u16::from_be_bytes([*high, *low])) + 3 <= message.len()
         && matches!(algorithm, 1..=3 | 16..=19 | 22 | 25..=28)
 }
 
-/// DNSSEC: RRSIG without its signature, then the records that it covers (RFC 4034, 3.1.8.1). Chance: 2^-60.
+/// DNSSEC: RRSIG without its signature, then the records that it covers (RFC 4034, 3.1.8.1).
+/// Chance: 2^-60.
 pub(super) fn is_rrsig(message: &[u8]) -> bool {
     let name = |rest: &mut Bytes<'_>| -> Option<()> {
         while !rest.prefixed::<1>().filter(|label| label.len() < 64)?.is_empty() {}
@@ -100,7 +106,8 @@ pub(super) fn is_rrsig(message: &[u8]) -> bool {
     message.get(2).is_some_and(|algorithm| *algorithm <= 17) && records().is_some()
 }
 
-/// Certificate transparency: what a log signs of a certificate (RFC 6962, 3.2). Chance: 2^-70; never for zeros alone.
+/// Certificate transparency: what a log signs of a certificate (RFC 6962, 3.2). Chance: 2^-70;
+/// never for zeros alone.
 pub(super) fn is_sct(message: &[u8]) -> bool {
     let entry = || -> Option<()> {
         let mut rest = Bytes(message.strip_prefix(&[0, 0])?);
@@ -117,25 +124,28 @@ pub(super) fn is_sct(message: &[u8]) -> bool {
     entry().is_some()
 }
 
-/// HIP: a packet with its checksum set to zero, and its length in units of eight bytes without the first (RFC 7401, 5.1 and
-/// 5.2.14). Chance: 2^-38.
+/// HIP: a packet with its checksum set to zero, and its length in units of eight bytes without the
+/// first (RFC 7401, 5.1 and 5.2.14). Chance: 2^-38.
 pub(super) fn is_hip(message: &[u8]) -> bool {
     matches!(message, [59, length, 0..=0x7f, 0x11 | 0x21, 0, 0, ..] if usize::from(*length) * 8 + 8 == message.len())
 }
 
-/// PASETO, versions 1, 2 and 4: a count, then the header with its length before it (PASETO specification, PAE). Chance: 2^-120.
+/// PASETO, versions 1, 2 and 4: a count, then the header with its length before it (PASETO
+/// specification, PAE). Chance: 2^-120.
 pub(super) fn is_paseto(message: &[u8]) -> bool {
     message.get(1..8) == Some(&[0; 7]) && has_at(message, 18, b".public.")
 }
 
-/// Attestations of TPM 1.2: TPM_QUOTE_INFO2, TPM_QUOTE_INFO and TPM_SIGN_INFO (TPM Main, part 2, 11). Chance: 2^-40.
+/// Attestations of TPM 1.2: TPM_QUOTE_INFO2, TPM_QUOTE_INFO and TPM_SIGN_INFO (TPM Main, part 2,
+/// 11). Chance: 2^-40.
 pub(super) fn is_tpm12(message: &[u8]) -> bool {
     has_at(message, 0, b"\x00\x36QUT2")
         || has_at(message, 0, b"\x00\x05SIGN")
         || (has_at(message, 0, b"\x01\x01") && has_at(message, 4, b"QUOT"))
 }
 
-/// Participants of DDS: a row of properties, the first of which is a hash (DDS Security, 9.3.2.5). Chance: 2^-56.
+/// Participants of DDS: a row of properties, the first of which is a hash (DDS Security, 9.3.2.5).
+/// Chance: 2^-56.
 pub(super) fn is_dds(message: &[u8]) -> bool {
     has_at(message, 0, b"\0\0\0") && has_at(message, 8, b"hash_c")
 }

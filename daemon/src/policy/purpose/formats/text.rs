@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use super::super::tls12;
 use super::{holds_pair, holds_word};
 
-/// Scripts with an interpreter: `#!`, blanks, the path, then a blank, zero or the end of the line (execve(2), Linux
-/// `fs/binfmt_script.c`). A path that is not absolute must end with its line. Chance: 2^-24, and 10^-7 for a client whose
-/// random is nothing but text.
+/// Scripts with an interpreter: `#!`, blanks, the path, then a blank, zero or the end of the line
+/// (execve(2), Linux `fs/binfmt_script.c`). A path that is not absolute must end with its line.
+/// Chance: 2^-24, and 10^-7 for a client whose random is nothing but text.
 pub(super) fn is_script(message: &[u8]) -> bool {
     let Some(line) = message.strip_prefix(b"#!") else { return false };
     let blanks = line.iter().take_while(|byte| is_blank(byte)).count();
@@ -25,8 +25,9 @@ pub(super) fn is_script(message: &[u8]) -> bool {
     }
 }
 
-/// Text, whatever stands around it: a script for an interpreter that does not insist on `#!`, a mail, a program. A shell runs
-/// every line that it can read, and goes on behind those that it cannot. Text is
+/// Text, whatever stands around it: a script for an interpreter that does not insist on `#!`, a
+/// mail, a program. A shell runs every line that it can read, and goes on behind those that it
+/// cannot. Text is
 ///
 /// - the first 56 bytes, all in UTF-8;
 /// - a line of eleven bytes or more in ASCII, from the start of the message or of a line, up to the end of the line; seven if
@@ -67,7 +68,8 @@ pub(super) fn is_text(message: &[u8]) -> bool {
 /// The second and third of the forms that [`is_text`] has, with so many bytes `more`.
 fn has_commands(text: &[u8], mut is_start: bool, more: usize) -> bool {
     let is_end = |byte: &u8| *byte == b'\n';
-    // Seven bytes and the end of a line fill a part of four, 17 bytes one of eight. The parts end with the text.
+    // Seven bytes and the end of a line fill a part of four, 17 bytes one of eight. The parts end
+    // with the text.
     let is_part = |part: &[u8]| part.iter().all(|byte| is_printable(byte) || is_end(byte) || *byte == 0);
     // The upper bits first, of all bytes at once: of most parts one byte at least is no ASCII.
     let is_eight = |part: &[u8; 8]| u64::from_ne_bytes(*part) & 0x8080_8080_8080_8080 == 0 && is_part(part);
@@ -140,8 +142,8 @@ fn is_utf8(text: &[u8]) -> bool {
         }
 }
 
-/// MIME: an entity that S/MIME signs without attributes (RFC 8551, 3.1). Readers skip header fields that they do not know, so
-/// it is told by a field of its own anywhere. Chance: 2^-40.
+/// MIME: an entity that S/MIME signs without attributes (RFC 8551, 3.1). Readers skip header fields
+/// that they do not know, so it is told by a field of its own anywhere. Chance: 2^-40.
 pub(super) fn is_mime(message: &[u8]) -> bool {
     holds_word(message, b"content-t") || holds_word(message, b"mime-version")
 }
