@@ -188,7 +188,7 @@ async fn signature(
     seen: &mut Option<Purpose>,
 ) -> Result<Vec<u8>, Outcome> {
     let key = find(daemon, peer, account, &sign.label).await?;
-    let version = usable(daemon, &key, sign.version, &sign.public_key_hash)?;
+    let version = usable(daemon, &key, sign.version, sign.public_key_fingerprint)?;
     let scheme = Scheme::try_from(sign.scheme).map_err(|_| Outcome::NotSupported)?;
     let (input, purpose) = match &sign.input {
         Some(sign::Input::Message(message)) => (Input::Message(message), classify(message, &version.spki)),
@@ -241,7 +241,7 @@ async fn premaster(
     asked: &Asked,
 ) -> Result<Plaintext, Outcome> {
     let key = find(daemon, peer, account, &decrypt.label).await?;
-    let version = usable(daemon, &key, decrypt.version, &decrypt.public_key_hash)?;
+    let version = usable(daemon, &key, decrypt.version, decrypt.public_key_fingerprint)?;
     let (backend, _admitted) = backend(daemon, peer, account, &key, Act::DecryptPremaster, asked)?;
     let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
     let client_version = client_version.ok_or(Outcome::Malformed)?;
@@ -305,13 +305,15 @@ fn usable<'k>(
     daemon: &Daemon,
     key: &'k Key,
     version: u32,
-    public_key_hash: &[u8],
+    fingerprint: Option<u64>,
 ) -> Result<&'k Version, Outcome> {
     let version = key.version(version).ok_or(Outcome::UnknownVersion)?;
-    if public_key_hash.is_empty() {
-        daemon.metrics.without_public_key();
-    } else if public_key_hash != version.fingerprint.as_bytes() {
-        return Err(Outcome::OtherPublicKey);
+    match fingerprint {
+        None => daemon.metrics.without_public_key(),
+        Some(fingerprint) if fingerprint != version.fingerprint.number() => {
+            return Err(Outcome::OtherPublicKey);
+        }
+        Some(_) => {}
     }
     match key.state {
         State::Enabled => Ok(version),

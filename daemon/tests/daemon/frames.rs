@@ -20,7 +20,7 @@ fn sign_request(id: u64, label: &str) -> Request {
         version: 0,
         scheme: 0x0403,
         input: Some(sign::Input::Message(certificate_verify())),
-        public_key_hash: Vec::new(),
+        public_key_fingerprint: None,
     };
     Request { id, deadline_ms: 5000, body: Some(request::Body::Sign(sign)), processor: None }
 }

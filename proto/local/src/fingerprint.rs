@@ -1,21 +1,32 @@
 use sha2::{Digest, Sha256};
 
-/// What a public key is told from others by: the SHA-256 of its SubjectPublicKeyInfo in DER (RFC
-/// 5280, 4.1).
+/// Number that a public key is told from others by: the first 8 bytes of the SHA-256 of its
+/// SubjectPublicKeyInfo in DER (RFC 5280, 4.1), big-endian.
+///
+/// It finds mistakes. It is no protection from somebody who looks for two keys with one number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Fingerprint([u8; Self::LENGTH]);
+pub struct Fingerprint(u64);
 
 impl Fingerprint {
-    /// Length of a fingerprint, in bytes.
-    pub const LENGTH: usize = 32;
-
     /// The fingerprint of a SubjectPublicKeyInfo.
     pub fn of(spki: &[u8]) -> Self {
-        Self(Sha256::digest(spki).into())
+        let digest: [u8; 32] = Sha256::digest(spki).into();
+        Self(digest[..8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
-    /// The bytes, as requests carry them.
-    pub fn as_bytes(&self) -> &[u8; Self::LENGTH] {
-        &self.0
+    /// The number, as requests carry it.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_is_the_beginning_of_the_sha_256() {
+        // FIPS 180-4, the digest of "abc" begins so.
+        assert_eq!(Fingerprint::of(b"abc").number(), 0xba78_16bf_8f01_cfea);
     }
 }

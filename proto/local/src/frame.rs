@@ -100,7 +100,7 @@ mod tests {
                 version: 1,
                 scheme: 0x0403,
                 input: Some(sign::Input::Message(message)),
-                public_key_hash: Vec::new(),
+                public_key_fingerprint: None,
             })),
             processor: None,
         }

@@ -131,8 +131,8 @@ impl Reference {
     }
 
     /// What the public key is told from others by.
-    pub fn fingerprint(&self) -> &Fingerprint {
-        &self.fingerprint
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// The public key.

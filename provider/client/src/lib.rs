@@ -89,7 +89,7 @@ impl Client {
             version: wanted.version,
             scheme: u32::from(scheme.code()),
             input: Some(input),
-            public_key_hash: wanted.public_key_hash(),
+            public_key_fingerprint: wanted.public_key.map(|public_key| public_key.number()),
         };
         self.send(request::Body::Sign(body))
     }
@@ -110,7 +110,7 @@ impl Client {
             version: wanted.version,
             ciphertext: ciphertext.to_vec(),
             client_version: client_version.into(),
-            public_key_hash: wanted.public_key_hash(),
+            public_key_fingerprint: wanted.public_key.map(|public_key| public_key.number()),
         }))
     }
 
@@ -198,19 +198,13 @@ pub struct Wanted<'a> {
     /// The version of the key; 0 is the current one.
     pub version: u32,
     /// The public key that the version must have; without it any key under this label will do.
-    pub public_key: Option<&'a Fingerprint>,
+    pub public_key: Option<Fingerprint>,
 }
 
 impl<'a> From<&'a Reference> for Wanted<'a> {
     fn from(reference: &'a Reference) -> Self {
         let (label, version) = (reference.label(), reference.version());
         Self { label, version, public_key: Some(reference.fingerprint()) }
-    }
-}
-
-impl Wanted<'_> {
-    fn public_key_hash(&self) -> Vec<u8> {
-        self.public_key.map_or_else(Vec::new, |public_key| public_key.as_bytes().to_vec())
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn bytes(settings: &Settings) -> Vec<u8> {
             version: 0,
             scheme,
             input: Some(sign::Input::Message(message)),
-            public_key_hash: Vec::new(),
+            public_key_fingerprint: None,
         })
     };
     let body = match settings.text("request").unwrap_or("sign") {
@@ -29,7 +29,7 @@ pub(crate) fn bytes(settings: &Settings) -> Vec<u8> {
                 version: 0,
                 ciphertext,
                 client_version: 0x0303,
-                public_key_hash: Vec::new(),
+                public_key_fingerprint: None,
             })
         }
         "describe" => request::Body::Describe(Describe { label, version: 0, certified: false }),
