@@ -292,6 +292,9 @@ pub(crate) struct StatusView {
     /// Alterations of the key store that are known.
     #[serde(default)]
     pub(crate) altered: Altered,
+    /// Reasons why the daemon cannot sign with keys that it has, or had.
+    #[serde(default)]
+    pub(crate) problems: Vec<String>,
     pub(crate) connections: usize,
     /// Requests of every kind on the peers' sockets, since the start.
     pub(crate) requests: u64,

@@ -87,11 +87,34 @@ impl Daemon {
 
     /// Whether a backend could sign with its keys now.
     pub(crate) async fn is_ready(&self, backend: &Backend) -> bool {
-        let Backend::Grep11(grep11) = backend else { return true };
+        let grep11 = match backend {
+            Backend::Embedded(embedded) => return embedded.unit().is_ok(),
+            Backend::Grep11(grep11) => grep11,
+        };
+        if self.keys.is_locked() {
+            return false;
+        }
         // If the store cannot be read, keys in memory may sign still.
         let settled = self.keys.wkid(grep11.name()).await.ok().flatten();
         let next = self.keys.next_wkid(grep11.name()).await.ok().flatten();
         grep11.is_ready(&settled.into_iter().chain(next).collect::<Vec<_>>())
+    }
+
+    /// Reasons why the daemon cannot sign with keys that it has.
+    pub(crate) async fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for backend in self.backends.iter() {
+            match backend {
+                Backend::Embedded(embedded) => {
+                    problems.extend(embedded.unit().err().map(|why| why.to_string()))
+                }
+                Backend::Grep11(_) if self.is_ready(backend).await => {}
+                Backend::Grep11(grep11) => {
+                    problems.push(format!("no unit of backend {} can sign with its keys", grep11.name()));
+                }
+            }
+        }
+        problems
     }
 
     /// Most connections of all peers: as many as are configured, if there are descriptors for them.

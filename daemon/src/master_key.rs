@@ -10,7 +10,7 @@ use keyward_unit::{InvalidMasterKey, MasterKey, UnitError};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::ground::ownership::{self, OwnershipError};
+use crate::ground::ownership::{self, Name, OwnershipError};
 use crate::ground::text::quoted;
 
 /// Reads the master key from the file of the configuration, or else from a credential of
@@ -114,7 +114,7 @@ pub(crate) enum MasterKeyError {
         .0.display(), quoted(.0)
     )]
     Open(PathBuf),
-    #[error("cannot read the master key in {}: {reason}{}", path.display(), of_reading(reason))]
+    #[error("cannot read the master key in {}: {reason}{}", path.display(), of_access(path, reason))]
     Read { path: PathBuf, reason: io::Error },
     #[error("refused the master key: {0}")]
     Refused(OwnershipError),
@@ -138,13 +138,18 @@ impl MasterKeyError {
     }
 }
 
-fn of_reading(reason: &io::Error) -> &'static str {
-    match reason.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "; run this as a user who may read it, or have systemd pass it as a credential"
-        }
-        _ => "",
+/// Who must own a file that the daemon may not read.
+fn of_access(path: &Path, reason: &io::Error) -> String {
+    if reason.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
     }
+    let owner = path.symlink_metadata().map(|found| format!("it belongs to {}, and ", Name(found.uid())));
+    let (user, _) = ownership::own_names();
+    format!(
+        "; {}this runs as {user}: if the daemon is to read it as that user, run, as root: chown {user} {}; a daemon that systemd starts gets it as a credential, and the file stays root's",
+        owner.unwrap_or_default(),
+        quoted(path)
+    )
 }
 
 /// Who sees to it that nobody else can read a file. Nobody else may write to it, either way.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::backend::grep11::{Grep11, SetupError};
-use crate::backend::{Backend, Backends, Embedded};
+use crate::backend::{Backend, Backends, Embedded, Unusable};
 use crate::config::{Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::ground::hardening;
@@ -64,7 +64,9 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let is_new = store.is_new()?;
     let backends = open_backends(options, &config, &store)?;
     migration::finish(store.path());
-    if let Some((problem, advice)) = store.check()?.problem() {
+    if !store.is_locked()
+        && let Some((problem, advice)) = store.check()?.problem()
+    {
         tracing::error!("{problem}; {advice}");
     }
     // Of a new one it was said already. At each start: somebody may have started it once since it
@@ -309,33 +311,36 @@ pub(crate) fn check_state_dir(path: &Path) -> Result<(), ServeError> {
 fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Backends, ServeError> {
     let made_with_dev = store.is_dev()?;
     check_dev(options, made_with_dev)?;
-    let master_key = master_key(options, config, store.wkid(EMBEDDED)?.is_none())?;
-    if let Some(warning) = master_key.as_ref().and_then(master_key::warning) {
-        tracing::error!("{warning}");
-    }
-    let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
     let is_new = store.is_new()?;
-    store_key::unlock(store, unit.as_ref(), store_key(options, config, is_new)?)?;
+    let mut unit = open_unit(options, config, store)?;
+    let usable = unit.as_ref().and_then(|unit| unit.as_ref().ok());
+    match store_key::unlock(store, usable, store_key(options, config, is_new)?) {
+        // The daemon runs, and says to everybody who asks why it signs nothing.
+        Err(StoreKeyError::NoMasterKey(..)) if matches!(unit, Some(Err(_))) => {}
+        unlocked => unlocked?,
+    }
     if is_new {
         tracing::warn!(
             "made a new key store, {}, without any key: if there were keys in this state directory, restore it from a backup",
             store.path().display()
         );
     }
-    if let (None, Some(wkid)) = (&unit, store.wkid(EMBEDDED)?) {
-        tracing::warn!(
-            "no master key is configured, the key store was made with {wkid}: keys of the embedded unit will not sign"
-        );
+    // Somebody who has moved all keys to units elsewhere needs no master key any more.
+    if matches!(unit, Some(Err(Unusable::Missing { .. })))
+        && !store.is_locked()
+        && !config.grep11.is_empty()
+        && !store.has_keys_of(EMBEDDED)?
+    {
+        unit = None;
     }
     let mut backends = Vec::new();
     if let Some(unit) = unit {
-        let wkid = unit.wkid().to_string();
-        match store.wkid(EMBEDDED)? {
-            None => store.set_wkid(EMBEDDED, &wkid)?,
-            Some(stored) if stored != wkid => tracing::warn!(
-                "the master key is {wkid}, the key store was made with {stored}: keys wrapped by that one will not sign"
-            ),
-            Some(_) => {}
+        match &unit {
+            Ok(unit) if store.wkid(EMBEDDED)?.is_none() => {
+                store.set_wkid(EMBEDDED, &unit.wkid().to_string())?
+            }
+            Ok(_) => {}
+            Err(unusable) => tracing::error!("{unusable}"),
         }
         backends.push(Backend::Embedded(Embedded::new(unit).map_err(ServeError::Runtime)?));
     }
@@ -347,10 +352,38 @@ fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Ba
             "there is no section [grep11.{gone}] in the configuration: keys of that backend, if there are any, will not sign"
         );
     }
-    if made_with_dev.is_none() {
+    if made_with_dev.is_none() && !store.is_locked() {
         store.set_dev(options.dev)?;
     }
     Ok(Backends::new(backends))
+}
+
+/// The embedded unit, if there is a master key for it, or was one when the key store was made.
+fn open_unit(
+    options: &Options,
+    config: &Config,
+    store: &Store,
+) -> Result<Option<Result<Unit, Unusable>>, ServeError> {
+    let needed = store.master_key()?;
+    let (key, needed) = match (master_key(options, config, needed.is_none()), needed) {
+        (Err(error @ (MasterKeyError::Lost(_) | MasterKeyError::NotPassed)), Some(needed)) => {
+            return Ok(Some(Err(Unusable::Missing { needed, why: error.to_string() })));
+        }
+        (Ok(None), Some(needed)) => {
+            let why = MasterKeyError::NotPassed.to_string();
+            return Ok(Some(Err(Unusable::Missing { needed, why })));
+        }
+        (key, needed) => (key?, needed),
+    };
+    let Some(key) = key else { return Ok(None) };
+    if let Some(warning) = master_key::warning(&key) {
+        tracing::error!("{warning}");
+    }
+    let unit = Unit::new(key, config.embedded.cached_keys);
+    Ok(Some(match needed.filter(|needed| *needed != unit.wkid().to_string()) {
+        Some(needed) => Err(Unusable::Other { needed, has: unit.wkid() }),
+        None => Ok(unit),
+    }))
 }
 
 /// Begins to watch over the units that are elsewhere, and waits until each was found in order or not.

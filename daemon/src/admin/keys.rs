@@ -350,8 +350,12 @@ impl<'a> Home<'a> {
                 ))
             })?,
         };
-        let Backend::Grep11(grep11) = backend else {
-            return Ok(Self { backend, wkid: None, _settling: None });
+        let grep11 = match backend {
+            Backend::Embedded(embedded) => {
+                embedded.unit().map_err(BackendError::from)?;
+                return Ok(Self { backend, wkid: None, _settling: None });
+            }
+            Backend::Grep11(grep11) => grep11,
         };
         let read = async || -> Result<Option<Wkid>, StoreError> {
             let wkid = admin.daemon.keys.wkid(backend.name()).await?;

@@ -126,6 +126,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         keys: daemon.keys.count().await?,
         store_created: daemon.keys.created().await?,
         grants: daemon.configured_grants(),
+        problems: daemon.problems().await,
         altered: daemon.keys.altered(),
         connections: daemon.connections.total(),
         outcomes: daemon.metrics.outcomes(),
@@ -201,7 +202,9 @@ impl IntoResponse for AdminError {
             Self::NotAllowed(_) | Self::NotAnAdministrator => StatusCode::FORBIDDEN,
             Self::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,
             Self::Store(StoreError::Exists(_) | StoreError::Changed(_)) => StatusCode::CONFLICT,
-            Self::Store(StoreError::Altered(_) | StoreError::Unlisted(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Store(StoreError::Altered(_) | StoreError::Locked(_) | StoreError::Unlisted(_)) => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             Self::Store(StoreError::Io(..)) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -220,7 +223,7 @@ fn backend_status(error: &BackendError) -> StatusCode {
         | BackendError::Store(_)
         | BackendError::Unit(_) => StatusCode::INTERNAL_SERVER_ERROR,
         BackendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-        BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        BackendError::Import(_) | BackendError::Unusable(_) => StatusCode::UNPROCESSABLE_ENTITY,
         // Most likely the public key that came with an adoption is of another key.
         BackendError::Grep11(Grep11Error::WrongSignature { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
         BackendError::Grep11(error) => match error.outcome() {

@@ -20,15 +20,10 @@ use crate::keys::{Key, StoreError, Version};
 
 /// 200 if every backend could sign now.
 pub(super) async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
-    let mut unready = String::new();
-    for backend in admin.daemon.backends.iter() {
-        if !admin.daemon.is_ready(backend).await {
-            unready += &format!("no unit of backend {} can sign with its keys\n", backend.name());
-        }
-    }
-    match unready.is_empty() {
+    let problems = admin.daemon.problems().await;
+    match problems.is_empty() {
         true => (StatusCode::OK, "ready\n".into()),
-        false => (StatusCode::SERVICE_UNAVAILABLE, unready),
+        false => (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n"),
     }
 }
 
@@ -40,7 +35,10 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
             name: backend.name().into(),
             unit: backend.kind().into(),
             wkid: match backend {
-                Backend::Embedded(embedded) => Some(embedded.unit.wkid().to_string()),
+                Backend::Embedded(embedded) => Some(match embedded.unit() {
+                    Ok(unit) => unit.wkid().to_string(),
+                    Err(unusable) => unusable.needed().to_owned(),
+                }),
                 Backend::Grep11(_) => daemon.keys.wkid(backend.name()).await?,
             },
             ready: daemon.is_ready(backend).await,
@@ -56,17 +54,21 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
             Backend::Embedded(embedded) => views.push(UnitView {
                 backend: backend.name().into(),
                 address: "in this process".into(),
-                health: "up".into(),
+                health: if embedded.unit().is_ok() { "up" } else { "down" }.into(),
                 breaker: None,
                 latency_us: None,
                 in_flight: None,
                 calls: None,
                 failures: None,
-                wkid: Some(embedded.unit.wkid().to_string()),
-                other_master_key: false,
+                wkid: match embedded.unit() {
+                    Ok(unit) => Some(unit.wkid()),
+                    Err(unusable) => unusable.has(),
+                }
+                .map(|wkid| wkid.to_string()),
+                other_master_key: embedded.unit().is_err(),
                 next_master_key: false,
                 mechanisms: Vec::new(),
-                problem: None,
+                problem: embedded.unit().err().map(|unusable| unusable.to_string()),
             }),
             Backend::Grep11(grep11) => {
                 let settled = admin.daemon.keys.wkid(backend.name()).await?;

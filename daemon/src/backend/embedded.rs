@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_proto::{KeyType, Scheme};
-use keyward_unit::{Unit, UnitError};
+use keyward_unit::{Unit, UnitError, Wkid};
+use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::{Asked, BackendError, Input, Times};
@@ -19,15 +20,53 @@ use crate::long_work::LongWork;
 
 /// The unit, and the threads for work that takes long.
 pub(crate) struct Embedded {
-    pub(crate) unit: Arc<Unit>,
+    unit: Result<Arc<Unit>, Unusable>,
     long_work: LongWork,
+}
+
+/// Why the unit does nothing: the master key that the key store was made with is not there.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum Unusable {
+    #[error(
+        "the master key of the embedded unit is {has}, and the key store was made with {needed}: no key of that unit signs, and none is made; configure the master key {needed}, and start the daemon again"
+    )]
+    Other { needed: String, has: Wkid },
+    #[error(
+        "the embedded unit has no master key: {why}; the one that is needed has the name {needed}, and keyward serve --check-config says whether a file has it"
+    )]
+    Missing { needed: String, why: String },
+}
+
+impl Unusable {
+    /// The name of the master key that is needed.
+    pub(crate) fn needed(&self) -> &str {
+        match self {
+            Self::Other { needed, .. } | Self::Missing { needed, .. } => needed,
+        }
+    }
+
+    /// The name of the master key that is there.
+    pub(crate) fn has(&self) -> Option<Wkid> {
+        match self {
+            Self::Other { has, .. } => Some(*has),
+            Self::Missing { .. } => None,
+        }
+    }
 }
 
 impl Embedded {
     /// # Errors
     /// There are no threads to be had.
-    pub(crate) fn new(unit: Unit) -> io::Result<Self> {
-        Ok(Self { unit: Arc::new(unit), long_work: LongWork::start()? })
+    pub(crate) fn new(unit: Result<Unit, Unusable>) -> io::Result<Self> {
+        Ok(Self { unit: unit.map(Arc::new), long_work: LongWork::start()? })
+    }
+
+    /// The unit.
+    ///
+    /// # Errors
+    /// [`Unusable`] if the unit does not have the master key of the key store.
+    pub(crate) fn unit(&self) -> Result<&Arc<Unit>, Unusable> {
+        self.unit.as_ref().map_err(Unusable::clone)
     }
 
     /// Signs with a version of a key.
@@ -44,7 +83,7 @@ impl Embedded {
     ) -> Result<Vec<u8>, BackendError> {
         let Some(cost) = cost_of_signature(version.key_type) else {
             let begin = Instant::now();
-            let signature = self.unit.sign(&version.blob, scheme, input);
+            let signature = self.unit()?.sign(&version.blob, scheme, input);
             times.unit = begin.elapsed();
             return Ok(signature?);
         };
@@ -94,7 +133,7 @@ impl Embedded {
             tokio::time::timeout_at(asked.deadline.into(), self.long_work.enter(asked.user, cost)).await;
         let turn = turn.map_err(|_| BackendError::Late)?.map_err(|Full| BackendError::Overloaded)?;
         times.queue = begin.elapsed();
-        let (unit, deadline) = (Arc::clone(&self.unit), asked.deadline);
+        let (unit, deadline) = (Arc::clone(self.unit()?), asked.deadline);
         let work = move |place: &mut Place| {
             let begin = Instant::now();
             if begin >= deadline {

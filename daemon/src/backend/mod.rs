@@ -19,7 +19,7 @@ use crate::fair::User;
 use crate::keys::{Keys, StoreError, Version};
 use grep11::{Abilities, Grep11, Grep11Error, Trace};
 
-pub(crate) use embedded::Embedded;
+pub(crate) use embedded::{Embedded, Unusable};
 pub(crate) use keyward_unit::Input;
 
 /// The backends of a daemon, each of which keys name. Shared by reference between tasks.
@@ -67,10 +67,10 @@ impl Backends {
         self.0.iter().find(|backend| backend.name() == name)
     }
 
-    /// The software crypto unit in this process, if there is one.
+    /// The software crypto unit in this process, if there is one that can be used.
     pub(crate) fn embedded_unit(&self) -> Option<Arc<Unit>> {
         self.0.iter().find_map(|backend| match backend {
-            Backend::Embedded(embedded) => Some(Arc::clone(&embedded.unit)),
+            Backend::Embedded(embedded) => embedded.unit().ok().cloned(),
             Backend::Grep11(_) => None,
         })
     }
@@ -125,7 +125,7 @@ impl Backend {
     ) -> Result<NewKey, BackendError> {
         match self {
             Self::Embedded(embedded) => {
-                let unit = Arc::clone(&embedded.unit);
+                let unit = Arc::clone(embedded.unit()?);
                 Ok(in_background(move || unit.generate(key_type)).await??)
             }
             Self::Grep11(grep11) => Ok(grep11.generate(key_type, Abilities::needed_for(uses), wkid).await?),
@@ -144,7 +144,7 @@ impl Backend {
     ) -> Result<NewKey, BackendError> {
         match self {
             Self::Embedded(embedded) => {
-                let unit = Arc::clone(&embedded.unit);
+                let unit = Arc::clone(embedded.unit()?);
                 Ok(in_background(move || unit.import(file.as_ref())).await??)
             }
             Self::Grep11(grep11) => {
@@ -224,6 +224,8 @@ pub(crate) enum BackendError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Unit(#[from] UnitError),
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
 }
 
 impl BackendError {
@@ -258,6 +260,7 @@ impl BackendError {
             Self::Late => Outcome::DeadlineExceeded,
             Self::Overloaded => Outcome::Overloaded,
             Self::Grep11(error) => error.outcome(),
+            Self::Unusable(_) => Outcome::OtherMasterKey,
             Self::Unit(error) => match error {
                 UnitError::BlobDamaged => Outcome::BlobDamaged,
                 UnitError::CiphertextLength | UnitError::DigestLength { .. } => Outcome::Malformed,

@@ -4,12 +4,16 @@
 //! The caller is often root, and the daemon is another user with credentials of systemd. So this
 //! process may be able to read files that the daemon cannot, and the other way round.
 
+use core::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{fs, io};
 
+use keyward_unit::{MasterKey, Unit};
+
 use super::failure::Failure;
 use super::output;
+use crate::backend::Unusable;
 use crate::backend::grep11::Grep11;
 use crate::config::Config;
 use crate::exit;
@@ -27,13 +31,14 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         output::warn(warning);
     }
     config.notes().into_iter().for_each(output::note);
-    let seen = keys::look(&options.state_dir);
-    if seen == Look::Old {
-        return Err(wrong(migration::old_format(options, &config)));
-    }
+    let (fresh, needed) = match keys::look(&options.state_dir) {
+        Look::Old => return Err(wrong(migration::old_format(options, &config))),
+        Look::New => (true, None),
+        Look::Used(needed) => (false, needed),
+    };
     // With --dev there are others.
     if !options.dev {
-        check_keys(options, &config, seen == Look::New)?;
+        check_keys(options, &config, fresh, needed.as_deref())?;
     }
     for (name, settings) in &config.grep11 {
         let backend = Grep11::new(name, settings).map_err(wrong)?;
@@ -46,9 +51,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// Looks for the master key and the store key where the daemon would find them.
-fn check_keys(options: &Options, config: &Config, fresh: bool) -> Result<(), Failure> {
+fn check_keys(options: &Options, config: &Config, fresh: bool, needed: Option<&str>) -> Result<(), Failure> {
     let owner = migration::other_owner(&options.state_dir);
-    let has_master_key = check_master_key(config, fresh, owner)?;
+    let has_master_key = check_master_key(config, fresh, needed, owner)?;
     match store_key::load(config.store_key.as_deref(), &options.state_dir, fresh) {
         Ok(None) if has_master_key || is_passed(STORE_KEY, owner) => {}
         Ok(None) => output::warn(match fresh {
@@ -61,8 +66,14 @@ fn check_keys(options: &Options, config: &Config, fresh: bool) -> Result<(), Fai
     Ok(())
 }
 
-/// Whether the daemon has, or should have, a master key.
-fn check_master_key(config: &Config, fresh: bool, owner: Option<u32>) -> Result<bool, Failure> {
+/// Whether the daemon has, or should have, a master key. `needed` is the name of the one that the
+/// key store was made with, if that is known.
+fn check_master_key(
+    config: &Config,
+    fresh: bool,
+    needed: Option<&str>,
+    owner: Option<u32>,
+) -> Result<bool, Failure> {
     let configured = config.embedded.master_key.as_deref();
     let patterns = if fresh { Patterns::Refused } else { Patterns::Accepted };
     let of_store = |error: MasterKeyError| if fresh { error } else { error.of_existing_store() };
@@ -70,11 +81,15 @@ fn check_master_key(config: &Config, fresh: bool, owner: Option<u32>) -> Result<
         Ok(key) => {
             master_key::warning(&key).into_iter().for_each(output::warn);
             tell_of_reader(configured, owner);
+            check_name(key, needed)?;
         }
         Err(MasterKeyError::NotConfigured) if is_passed(MASTER_KEY, owner) => {
             let (_, file) = MASTER_KEY;
             match master_key::load(Some(Path::new(file)), patterns) {
-                Ok(key) => master_key::warning(&key).into_iter().for_each(output::warn),
+                Ok(key) => {
+                    master_key::warning(&key).into_iter().for_each(output::warn);
+                    check_name(key, needed)?;
+                }
                 Err(MasterKeyError::Read { reason, .. })
                     if reason.kind() == io::ErrorKind::PermissionDenied => {}
                 // The daemon has a copy, which systemd closes.
@@ -104,6 +119,15 @@ fn check_master_key(config: &Config, fresh: bool, owner: Option<u32>) -> Result<
         Err(error) => return Err(wrong(of_store(error))),
     }
     Ok(true)
+}
+
+/// Refuses a master key that the key store was not made with.
+fn check_name(key: MasterKey, needed: Option<&str>) -> Result<(), Failure> {
+    let has = Unit::new(key, NonZeroUsize::MIN).wkid();
+    match needed.filter(|needed| *needed != has.to_string()) {
+        Some(needed) => Err(wrong(Unusable::Other { needed: needed.to_owned(), has })),
+        None => Ok(()),
+    }
 }
 
 /// Whether systemd is taken to pass a key to the daemon, of which nothing is to be seen from here.

@@ -8,7 +8,7 @@ use std::path::Path;
 use redb::{ReadOnlyDatabase, ReadableDatabase, ReadableTable};
 
 use super::Store;
-use super::store::OLD_FORMAT;
+use super::store::{OLD_FORMAT, WKID};
 use super::tables::{FORMAT, META};
 
 /// What there is in a state directory, as far as somebody can see who may not change it.
@@ -18,31 +18,33 @@ pub(crate) enum Look {
     New,
     /// A store of the format before this one.
     Old,
-    /// Any other store, one that is in use or damaged among them.
-    Used,
+    /// Any other store, one that is in use or damaged among them; with the name of the master key
+    /// that it was made with, if that can be read.
+    Used(Option<String>),
 }
 
 /// Looks at the store of a state directory, and changes nothing.
 pub(crate) fn look(state_dir: &Path) -> Look {
     let path = state_dir.join(Store::FILE);
     match path.symlink_metadata() {
-        Err(error) => return if is_hidden(&error) { Look::New } else { Look::Used },
+        Err(error) => return if is_hidden(&error) { Look::New } else { Look::Used(None) },
         Ok(found) if found.len() == 0 => return Look::New,
-        Ok(found) if !found.is_file() => return Look::Used,
+        Ok(found) if !found.is_file() => return Look::Used(None),
         Ok(_) => {}
     }
-    let facts = || -> Result<(Option<String>, bool), redb::Error> {
+    let facts = || -> Result<Look, redb::Error> {
         let meta = ReadOnlyDatabase::open(&path)?.begin_read()?.open_table(META)?;
-        let format = meta.get(FORMAT)?.map(|format| format.value().to_owned());
+        let text =
+            |name| -> Result<_, redb::Error> { Ok(meta.get(name)?.map(|text| text.value().to_owned())) };
         let others = meta.iter()?.filter_map(Result::ok).any(|(name, _)| name.value() != FORMAT);
-        Ok((format, others))
+        Ok(match text(FORMAT)?.as_deref() {
+            Some(OLD_FORMAT) => Look::Old,
+            _ if !others => Look::New,
+            _ => Look::Used(text(WKID)?),
+        })
     };
     // redb panics on some kinds of damage.
-    match catch_unwind(AssertUnwindSafe(facts)) {
-        Ok(Ok((Some(format), _))) if format == OLD_FORMAT => Look::Old,
-        Ok(Ok((_, false))) => Look::New,
-        _ => Look::Used,
-    }
+    catch_unwind(AssertUnwindSafe(facts)).ok().and_then(Result::ok).unwrap_or(Look::Used(None))
 }
 
 fn is_hidden(error: &io::Error) -> bool {

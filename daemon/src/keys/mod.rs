@@ -308,6 +308,11 @@ impl Keys {
         self.in_store(Store::created).await
     }
 
+    /// True if the store cannot be read, since the master key that it was made with is not there.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.store.is_locked()
+    }
+
     /// What in the store is known to be altered. Never waits for the disk.
     pub(crate) fn altered(&self) -> Altered {
         self.store.known_altered()

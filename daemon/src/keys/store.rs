@@ -21,6 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Label;
+use keyward_unit::Header;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
@@ -167,6 +168,35 @@ impl Store {
     /// The master key that the blobs of a backend are wrapped by, if there was one yet.
     pub(crate) fn wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
         self.text(&wkid_of(backend))
+    }
+
+    /// The master key that the embedded unit needs, by name: the store belongs to that one, or its
+    /// key does.
+    pub(crate) fn master_key(&self) -> Result<Option<String>, StoreError> {
+        let of_store_key = |key: Vec<u8>| Header::read(&key).map(|header| header.wkid().to_string());
+        Ok(match self.wkid(EMBEDDED)? {
+            None => self.wrapped_key()?.and_then(of_store_key),
+            settled => settled,
+        })
+    }
+
+    /// True until the store key is known.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.seals.get().is_none()
+    }
+
+    /// Whether a key is at a backend.
+    pub(crate) fn has_keys_of(&self, backend: &str) -> Result<bool, StoreError> {
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.list(after.as_deref(), PAGE)?;
+            let Some(last) = page.last() else { return Ok(false) };
+            after = Some(last.label().to_string());
+            // One that was altered may have been there.
+            if page.into_iter().any(|listed| listed.key().map_or(true, |key| key.backend == backend)) {
+                return Ok(true);
+            }
+        }
     }
 
     /// The remote backends that have keys, or had some.
@@ -514,7 +544,7 @@ pub enum StoreError {
     #[error("cannot read or write the key store {}: {}{}", .0.display(), .1, of_access(.0, .1))]
     Io(PathBuf, #[source] io::Error),
     /// The store was not unlocked yet.
-    #[error("the key store {} is locked: its key is not known", .0.display())]
+    #[error("the key store {} is locked: the daemon does not have the master key that the store was made with; see: keyward unit list", .0.display())]
     Locked(PathBuf),
     /// Written by a version of Keyward that did not authenticate it.
     #[error("the key store {} has the format of an older version of keyward", .0.display())]
@@ -648,6 +678,9 @@ pub(super) const YES: &str = "yes";
 const NO: &str = "no";
 const REVISION: &str = "revision";
 const CREATED: &str = "created";
+
+/// Keys that are looked at in one transaction.
+const PAGE: usize = 1000;
 
 const ALTERED_SHOWN: usize = 5;
 const ALTERED_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or give each key up with: keyward key delete LABEL";

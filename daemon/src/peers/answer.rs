@@ -288,6 +288,8 @@ async fn look_up(
         Err(error) => {
             let outcome = match error {
                 StoreError::Altered(_) | StoreError::Unlisted(_) => Outcome::BlobDamaged,
+                // The master key that opens the store is not there.
+                StoreError::Locked(_) => Outcome::OtherMasterKey,
                 _ => Outcome::Internal,
             };
             fault(daemon, peer, "look up the key", label.as_str(), &error, outcome);

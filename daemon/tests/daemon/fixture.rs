@@ -125,6 +125,12 @@ impl Daemon {
         self.child.take().unwrap().wait().unwrap()
     }
 
+    pub(crate) fn end_if_running(&mut self) {
+        if self.child.is_some() {
+            self.end(Signal::TERM);
+        }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }

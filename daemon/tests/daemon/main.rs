@@ -7,6 +7,7 @@ mod frames;
 mod free_bytes;
 mod keys;
 mod life;
+mod master_key;
 mod messages;
 mod outsiders;
 mod ownership;

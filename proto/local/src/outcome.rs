@@ -51,7 +51,9 @@ impl Outcome {
             Self::UseNotGranted => {
                 "the grant of this user does not include messages of this kind; see its uses in keyward.toml"
             }
-            Self::OtherMasterKey => "the key is wrapped by another master key than that of the crypto unit",
+            Self::OtherMasterKey => {
+                "the crypto unit has another master key than the one that wraps the key, or none; see: keyward unit list"
+            }
             Self::BlobDamaged => "the stored key is damaged; restore the key store from a backup",
             Self::DeadlineExceeded => "the daemon had no answer in time",
             Self::Overloaded => "the daemon is overloaded",

@@ -96,7 +96,10 @@ fn units(admin: &AdminClient) -> Vec<Finding> {
             ("down", problem) => Finding::fail(
                 CHECK,
                 format!("{name} is out of order: {}", problem.unwrap_or_default()),
-                "look after the unit, the way there, and its section in keyward.toml",
+                match unit.breaker {
+                    Some(_) => "look after the unit, the way there, and its section in keyward.toml",
+                    None => "see docs/key-store.md, on the master key",
+                },
             ),
             (_, Some(problem)) => {
                 Finding::warn(CHECK, format!("{name}: {problem}"), "see the log of the daemon")
@@ -115,7 +118,8 @@ fn units(admin: &AdminClient) -> Vec<Finding> {
             _ => Finding::ok(CHECK, format!("{name} is {}", unit.health)),
         }
     };
-    units.into_iter().filter(|unit| unit.breaker.is_some()).map(finding).collect()
+    // Of the embedded unit there is nothing to say as long as it is in order.
+    units.into_iter().filter(|unit| unit.breaker.is_some() || unit.problem.is_some()).map(finding).collect()
 }
 
 /// What the daemon refused since it started, if that hints at a mistake.
