@@ -7,7 +7,7 @@ TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-
 OPENSSL_TESTS = versions hosts asynchronous configurations files finite_fields resumption rsa_key_exchange signature_algorithms
 
 # Tests with a long form beside the short one in `make test`.
-SOAK_TESTS = purpose fairness connections services
+SOAK_TESTS = purpose fairness connections services master_key
 
 .PHONY: all demo test test-openssl-4 soak bench lint install-demo install-test
 

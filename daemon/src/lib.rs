@@ -19,6 +19,7 @@ mod changes;
 pub mod cli;
 pub mod config;
 mod daemon;
+mod embedded_unit;
 mod exit;
 mod fair;
 mod ground;

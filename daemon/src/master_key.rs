@@ -23,6 +23,15 @@ pub(crate) fn load(configured: Option<&Path>, patterns: Patterns) -> Result<Mast
     load_named(configured, CREDENTIAL, patterns)?.ok_or(MasterKeyError::NotConfigured)
 }
 
+/// Reads the master key that is to come: from the file of the configuration, or else from a
+/// credential, if there is one.
+///
+/// # Errors
+/// [`MasterKeyError`] says what is wrong with the file.
+pub(crate) fn load_next(configured: Option<&Path>) -> Result<Option<MasterKey>, MasterKeyError> {
+    load_named(configured, NEXT_CREDENTIAL, Patterns::Refused)
+}
+
 /// Whether a key is taken whose bytes follow a pattern.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Patterns {
@@ -188,6 +197,7 @@ const GUESSABLE: &str = "THE MASTER KEY CAN BE GUESSED: its bytes follow a patte
 
 const DEV_FILE: &str = "dev-master.key";
 const CREDENTIAL: &str = "master-key";
+const NEXT_CREDENTIAL: &str = "next-master-key";
 
 /// More than 64 digits and a line end, in bytes.
 const MAX_FILE: usize = 256;

@@ -8,6 +8,7 @@ use keyward_unit::Unit;
 use nix::unistd::{Uid, User};
 
 use crate::config::Config;
+use crate::embedded_unit;
 use crate::ground::hardening;
 use crate::ground::ownership::{Name, SERVICE};
 use crate::ground::text::quoted;
@@ -34,7 +35,7 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         return Ok(format!("the key store {} has the format of this version already\n", file.display()));
     };
     run::check_dev(options, store.is_dev()?)?;
-    let master_key = run::master_key(options, &config, store.wkid()?.is_none())?;
+    let master_key = embedded_unit::master_key(options, &config, store.wkid()?.is_none())?;
     let warning = master_key.as_ref().and_then(master_key::warning).map(|text| format!("warning: {text}\n"));
     let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
     if let (Some(unit), Some(wkid)) = (&unit, store.wkid()?)

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyward_unit::{MasterKey, Unit};
+use keyward_unit::Unit;
 use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -14,14 +14,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::grep11::{Grep11, SetupError};
 use crate::backend::{Backend, Backends, Embedded, Unusable};
-use crate::config::{Config, ConfigError, EMBEDDED};
+use crate::config::{self, Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
+use crate::embedded_unit;
 use crate::ground::hardening;
 use crate::ground::ownership::{self, Owners};
 use crate::ground::text::time;
 use crate::keys::{Store, StoreError, StoreKey};
 use crate::log::Log;
-use crate::master_key::{self, MasterKeyError, Patterns};
+use crate::master_key::{self, MasterKeyError};
 use crate::migration;
 use crate::peers::reactors::Reactors;
 use crate::peers::{listener, service};
@@ -232,25 +233,6 @@ pub(crate) fn check_dev(options: &Options, made_with_dev: Option<bool>) -> Resul
     }
 }
 
-/// The master key of the embedded unit; who has units elsewhere needs none here. `fresh` if the
-/// store was made without one.
-pub(crate) fn master_key(
-    options: &Options,
-    config: &Config,
-    fresh: bool,
-) -> Result<Option<MasterKey>, MasterKeyError> {
-    let patterns = if fresh { Patterns::Refused } else { Patterns::Accepted };
-    let loaded = match options.dev {
-        true => master_key::load_dev(&options.state_dir, fresh),
-        false => master_key::load(config.embedded.master_key.as_deref(), patterns),
-    };
-    match loaded {
-        Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => Ok(None),
-        Err(error) if !fresh => Err(error.of_existing_store()),
-        loaded => loaded.map(Some),
-    }
-}
-
 /// The store key of a file, if there is one. `fresh` if the store has none yet.
 pub(crate) fn store_key(
     options: &Options,
@@ -312,7 +294,7 @@ fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Ba
     let made_with_dev = store.is_dev()?;
     check_dev(options, made_with_dev)?;
     let is_new = store.is_new()?;
-    let mut unit = open_unit(options, config, store)?;
+    let mut unit = embedded_unit::open(options, config, store)?;
     let usable = unit.as_ref().and_then(|unit| unit.as_ref().ok());
     match store_key::unlock(store, usable, store_key(options, config, is_new)?) {
         // The daemon runs, and says to everybody who asks why it signs nothing.
@@ -337,7 +319,7 @@ fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Ba
     if let Some(unit) = unit {
         match &unit {
             Ok(unit) if store.wkid(EMBEDDED)?.is_none() => {
-                store.set_wkid(EMBEDDED, &unit.wkid().to_string())?
+                store.set_wkid(EMBEDDED, &unit.wkid().to_string(), None)?
             }
             Ok(_) => {}
             Err(unusable) => tracing::error!("{unusable}"),
@@ -356,34 +338,6 @@ fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Ba
         store.set_dev(options.dev)?;
     }
     Ok(Backends::new(backends))
-}
-
-/// The embedded unit, if there is a master key for it, or was one when the key store was made.
-fn open_unit(
-    options: &Options,
-    config: &Config,
-    store: &Store,
-) -> Result<Option<Result<Unit, Unusable>>, ServeError> {
-    let needed = store.master_key()?;
-    let (key, needed) = match (master_key(options, config, needed.is_none()), needed) {
-        (Err(error @ (MasterKeyError::Lost(_) | MasterKeyError::NotPassed)), Some(needed)) => {
-            return Ok(Some(Err(Unusable::Missing { needed, why: error.to_string() })));
-        }
-        (Ok(None), Some(needed)) => {
-            let why = MasterKeyError::NotPassed.to_string();
-            return Ok(Some(Err(Unusable::Missing { needed, why })));
-        }
-        (key, needed) => (key?, needed),
-    };
-    let Some(key) = key else { return Ok(None) };
-    if let Some(warning) = master_key::warning(&key) {
-        tracing::error!("{warning}");
-    }
-    let unit = Unit::new(key, config.embedded.cached_keys);
-    Ok(Some(match needed.filter(|needed| *needed != unit.wkid().to_string()) {
-        Some(needed) => Err(Unusable::Other { needed, has: unit.wkid() }),
-        None => Ok(unit),
-    }))
 }
 
 /// Begins to watch over the units that are elsewhere, and waits until each was found in order or not.
@@ -452,8 +406,15 @@ fn reload(daemon: &Daemon, options: &Options, log: &Log) {
         }
     };
     let old = daemon.config();
+    let takes_next = match take_next_master_key(daemon, &config, &old) {
+        Ok(taken) => taken,
+        Err(error) => {
+            tracing::error!("not reloaded, the old configuration stays in force: {error}");
+            return;
+        }
+    };
     if config.socket.extra != old.socket.extra
-        || config.embedded != old.embedded
+        || (config.embedded != old.embedded && !takes_next)
         || config.grep11 != old.grep11
         || config.store_key != old.store_key
         || config.cached_records != old.cached_records
@@ -465,6 +426,20 @@ fn reload(daemon: &Daemon, options: &Options, log: &Log) {
     log.set_level(config.log);
     daemon.set_config(config);
     tracing::info!("configuration reloaded");
+}
+
+/// Takes in the master key that is to come, where nothing else has changed for the embedded unit.
+fn take_next_master_key(daemon: &Daemon, config: &Config, old: &Config) -> Result<bool, MasterKeyError> {
+    let same =
+        config::Embedded { next_master_key: old.embedded.next_master_key.clone(), ..config.embedded.clone() };
+    let (Some(unit), Some(path)) = (daemon.backends.embedded_unit(), &config.embedded.next_master_key) else {
+        return Ok(false);
+    };
+    if same != old.embedded || config.embedded == old.embedded {
+        return Ok(false);
+    }
+    let next = master_key::load_next(Some(path))?;
+    Ok(next.is_some_and(|next| unit.accept(next)))
 }
 
 /// Answers what has arrived, and accepts nothing more.

@@ -68,21 +68,6 @@ pub(crate) fn unlock(
     Ok(store.unlock(&key, wrapped.as_deref())?)
 }
 
-/// Has a store key wrapped by another master key, of a store that is unlocked. No record is touched.
-///
-/// # Errors
-/// [`StoreKeyError`] if the old unit cannot unwrap it, or the store cannot be written.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the master key of the embedded unit cannot be changed yet")
-)]
-pub(crate) fn rewrap(store: &Store, old: &Unit, new: &Unit) -> Result<(), StoreKeyError> {
-    let wrapped = store.wrapped_key()?.ok_or_else(|| StoreKeyError::NotNamed(store.path().to_owned()))?;
-    let failed = |reason| StoreKeyError::Unwrap(store.path().to_owned(), reason);
-    let key = old.unwrap_store_key(&wrapped).map_err(failed)?;
-    Ok(store.set_wrapped_key(&new.wrap_store_key(&key).map_err(StoreKeyError::Wrap)?)?)
-}
-
 /// The store key as a unit wraps it.
 pub(crate) fn wrap(unit: &Unit, key: &StoreKey) -> Result<Vec<u8>, StoreKeyError> {
     unit.wrap_store_key(key.as_bytes()).map_err(StoreKeyError::Wrap)
@@ -172,7 +157,7 @@ mod tests {
         let open = || Store::open(dir.path()).unwrap();
         let store = open();
         unlock(&store, Some(&mine), None).unwrap();
-        store.set_wkid(EMBEDDED, &mine.wkid().to_string()).unwrap();
+        store.set_wkid(EMBEDDED, &mine.wkid().to_string(), None).unwrap();
         store.put(key("shop")).unwrap();
         drop(store);
         let error = unlock(&open(), Some(&other), None).unwrap_err().to_string();
@@ -194,17 +179,22 @@ mod tests {
     #[test]
     fn another_master_key_touches_no_record() {
         let dir = tempfile::tempdir().unwrap();
-        let (old, new) = (unit(), unit());
+        let (old, digits) = (unit(), MasterKey::generate().unwrap().to_hex());
+        let new = || MasterKey::from_hex(&digits).unwrap();
         let store = Store::open(dir.path()).unwrap();
         unlock(&store, Some(&old), None).unwrap();
         let stored = store.put(key("shop")).unwrap();
         let secret = store.rejection_secret().unwrap().to_vec();
-        rewrap(&store, &old, &new).unwrap();
+        let both = old;
+        assert!(both.accept(new()));
+        let wkid = both.other_wkid().unwrap();
+        let wrapped = both.rewrap_store_key(&store.wrapped_key().unwrap().unwrap(), wkid).unwrap();
+        store.set_wkid(EMBEDDED, &wkid.to_string(), Some(&wrapped)).unwrap();
         drop(store);
 
         let store = Store::open(dir.path()).unwrap();
-        assert!(matches!(unlock(&store, Some(&old), None), Err(StoreKeyError::Unwrap(..))));
-        unlock(&store, Some(&new), None).unwrap();
+        assert!(matches!(unlock(&store, Some(&unit()), None), Err(StoreKeyError::Unwrap(..))));
+        unlock(&store, Some(&Unit::new(new(), NonZeroUsize::MIN)), None).unwrap();
         assert_eq!(store.get(&stored.label).unwrap().unwrap().revision, stored.revision);
         assert_eq!(store.rejection_secret().unwrap(), secret, "the answers stay as they were");
     }

@@ -331,7 +331,7 @@ struct Home<'a> {
     /// The master key that its other keys are wrapped by, if there are any.
     wkid: Option<Wkid>,
     /// Keeps the master key from being changed until the key is stored.
-    _settling: Option<RwLockReadGuard<'a, ()>>,
+    _settling: RwLockReadGuard<'a, ()>,
 }
 
 impl<'a> Home<'a> {
@@ -350,25 +350,21 @@ impl<'a> Home<'a> {
                 ))
             })?,
         };
-        let grep11 = match backend {
-            Backend::Embedded(embedded) => {
-                embedded.unit().map_err(BackendError::from)?;
-                return Ok(Self { backend, wkid: None, _settling: None });
-            }
-            Backend::Grep11(grep11) => grep11,
-        };
+        if let Backend::Embedded(embedded) = backend {
+            embedded.unit().map_err(BackendError::from)?;
+        }
         let read = async || -> Result<Option<Wkid>, StoreError> {
             let wkid = admin.daemon.keys.wkid(backend.name()).await?;
             Ok(wkid.and_then(|wkid| wkid.parse().ok()))
         };
-        let other = grep11.settling.read().await;
+        let other = backend.settling().read().await;
         if let Some(wkid) = read().await? {
-            return Ok(Self { backend, wkid: Some(wkid), _settling: Some(other) });
+            return Ok(Self { backend, wkid: Some(wkid), _settling: other });
         }
         drop(other);
         // The first key settles the master key: whoever finds none waits here until that key is stored.
-        let first = grep11.settling.write().await;
-        Ok(Self { backend, wkid: read().await?, _settling: Some(first.downgrade()) })
+        let first = backend.settling().write().await;
+        Ok(Self { backend, wkid: read().await?, _settling: first.downgrade() })
     }
 }
 
@@ -381,7 +377,7 @@ async fn add(
 ) -> Result<KeyView, AdminError> {
     let Home { backend, wkid, .. } = home;
     if let (Backend::Grep11(_), None, Some(header)) = (backend, wkid, Header::read(&made.blob)) {
-        admin.daemon.keys.set_wkid(backend.name(), header.wkid().to_string()).await?;
+        admin.daemon.keys.set_wkid(backend.name(), header.wkid().to_string(), None).await?;
     }
 
     let version = version(1, &made);

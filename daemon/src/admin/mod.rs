@@ -30,6 +30,7 @@ mod csr;
 mod gate;
 mod keys;
 mod plain_key;
+mod rewrap;
 mod units;
 
 use std::process;
@@ -70,8 +71,8 @@ pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Can
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/units", get(units::list))
-        .route("/v1/backends/{name}/rewrap", post(units::rewrap))
-        .route("/v1/backends/{name}/rewrap/finish", post(units::finish_rewrap))
+        .route("/v1/backends/{name}/rewrap", post(rewrap::rewrap))
+        .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish))
         .route("/v1/keys", get(keys::list).post(keys::generate))
         .route("/v1/repair", post(keys::repair))
         .route("/v1/keys/{label}/import", post(keys::import))

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_proto::{KeyType, Scheme};
-use keyward_unit::{Unit, UnitError, Wkid};
+use keyward_unit::{NewKey, Unit, UnitError, Wkid};
 use thiserror::Error;
+use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
 use super::{Asked, BackendError, Input, Times};
@@ -22,6 +23,8 @@ use crate::long_work::LongWork;
 pub(crate) struct Embedded {
     unit: Result<Arc<Unit>, Unusable>,
     long_work: LongWork,
+    /// Held for reading while a key is made and stored, for writing while its master key changes.
+    pub(super) settling: RwLock<()>,
 }
 
 /// Why the unit does nothing: the master key that the key store was made with is not there.
@@ -58,7 +61,7 @@ impl Embedded {
     /// # Errors
     /// There are no threads to be had.
     pub(crate) fn new(unit: Result<Unit, Unusable>) -> io::Result<Self> {
-        Ok(Self { unit: unit.map(Arc::new), long_work: LongWork::start()? })
+        Ok(Self { unit: unit.map(Arc::new), long_work: LongWork::start()?, settling: RwLock::new(()) })
     }
 
     /// The unit.
@@ -67,6 +70,41 @@ impl Embedded {
     /// [`Unusable`] if the unit does not have the master key of the key store.
     pub(crate) fn unit(&self) -> Result<&Arc<Unit>, Unusable> {
         self.unit.as_ref().map_err(Unusable::clone)
+    }
+
+    /// Makes or takes in a key, on a thread for that, and has it wrapped by a master key.
+    ///
+    /// # Errors
+    /// [`BackendError`] says why not.
+    pub(super) async fn make<E: Send + 'static>(
+        &self,
+        wkid: Option<Wkid>,
+        f: impl FnOnce(&Unit) -> Result<NewKey, E> + Send + 'static,
+    ) -> Result<NewKey, BackendError>
+    where
+        BackendError: From<E>,
+    {
+        let unit = Arc::clone(self.unit()?);
+        let make = move || {
+            let made = f(&unit)?;
+            Ok(match wkid.filter(|wkid| *wkid != unit.wkid()) {
+                Some(wkid) => NewKey { blob: unit.rewrap(&made.blob, wkid)?, ..made },
+                None => made,
+            })
+        };
+        tokio::task::spawn_blocking(make).await.map_err(|_| BackendError::GivenUp)?
+    }
+
+    /// Finds that the blob that a version is to have holds the private half of its public key.
+    ///
+    /// # Errors
+    /// [`BackendError`] says that it does not.
+    pub(super) fn prove_next(&self, version: &Version) -> Result<(), BackendError> {
+        let Some(blob) = &version.next_blob else { return Ok(()) };
+        match self.unit()?.public_key(blob)? == version.spki {
+            true => Ok(()),
+            false => Err(UnitError::BlobDamaged.into()),
+        }
     }
 
     /// Signs with a version of a key.

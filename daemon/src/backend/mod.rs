@@ -12,6 +12,7 @@ use std::time::Instant;
 use keyward_proto::{KeyType, Outcome, Scheme, Use};
 use keyward_unit::{ImportError, NewKey, Unit, UnitError, Wkid};
 use thiserror::Error;
+use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
 use crate::config::EMBEDDED;
@@ -124,10 +125,7 @@ impl Backend {
         wkid: Option<Wkid>,
     ) -> Result<NewKey, BackendError> {
         match self {
-            Self::Embedded(embedded) => {
-                let unit = Arc::clone(embedded.unit()?);
-                Ok(in_background(move || unit.generate(key_type)).await??)
-            }
+            Self::Embedded(embedded) => embedded.make(wkid, move |unit| unit.generate(key_type)).await,
             Self::Grep11(grep11) => Ok(grep11.generate(key_type, Abilities::needed_for(uses), wkid).await?),
         }
     }
@@ -143,13 +141,43 @@ impl Backend {
         wkid: Option<Wkid>,
     ) -> Result<NewKey, BackendError> {
         match self {
-            Self::Embedded(embedded) => {
-                let unit = Arc::clone(embedded.unit()?);
-                Ok(in_background(move || unit.import(file.as_ref())).await??)
-            }
+            Self::Embedded(embedded) => embedded.make(wkid, move |unit| unit.import(file.as_ref())).await,
             Self::Grep11(grep11) => {
                 Ok(grep11.import(file.as_ref(), Abilities::needed_for(uses), wkid).await??)
             }
+        }
+    }
+
+    /// Lock that keeps the master key from being changed while a key is made and stored.
+    pub(crate) fn settling(&self) -> &RwLock<()> {
+        match self {
+            Self::Embedded(embedded) => &embedded.settling,
+            Self::Grep11(grep11) => &grep11.settling,
+        }
+    }
+
+    /// Wraps a key by the master key that is to come.
+    ///
+    /// # Errors
+    /// [`BackendError`] says why not.
+    pub(crate) async fn rewrap(&self, blob: &[u8]) -> Result<Vec<u8>, BackendError> {
+        match self {
+            Self::Embedded(embedded) => {
+                let unit = embedded.unit()?;
+                Ok(unit.rewrap(blob, unit.other_wkid().unwrap_or_else(|| unit.wkid()))?)
+            }
+            Self::Grep11(grep11) => Ok(grep11.rewrap(blob).await?),
+        }
+    }
+
+    /// Finds that the blob that a version is to have works, before anybody relies on that.
+    ///
+    /// # Errors
+    /// [`BackendError`] says that it does not.
+    pub(crate) async fn prove_next(&self, version: &Version, uses: &[Use]) -> Result<(), BackendError> {
+        match self {
+            Self::Embedded(embedded) => embedded.prove_next(version),
+            Self::Grep11(grep11) => Ok(grep11.prove_next(version, Abilities::needed_for(uses)).await?),
         }
     }
 
@@ -202,10 +230,6 @@ impl Backend {
 }
 
 static EMBEDDED_LABEL: LazyLock<Arc<str>> = LazyLock::new(|| EMBEDDED.into());
-
-async fn in_background<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, BackendError> {
-    tokio::task::spawn_blocking(f).await.map_err(|_| BackendError::GivenUp)
-}
 
 /// Why a unit did not do what it was asked.
 #[derive(Debug, Error)]

@@ -4,12 +4,11 @@
 //! The caller is often root, and the daemon is another user with credentials of systemd. So this
 //! process may be able to read files that the daemon cannot, and the other way round.
 
-use core::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{fs, io};
 
-use keyward_unit::{MasterKey, Unit};
+use keyward_unit::MasterKey;
 
 use super::failure::Failure;
 use super::output;
@@ -81,14 +80,14 @@ fn check_master_key(
         Ok(key) => {
             master_key::warning(&key).into_iter().for_each(output::warn);
             tell_of_reader(configured, owner);
-            check_name(key, needed)?;
+            check_name(&key, config, needed)?;
         }
         Err(MasterKeyError::NotConfigured) if is_passed(MASTER_KEY, owner) => {
             let (_, file) = MASTER_KEY;
             match master_key::load(Some(Path::new(file)), patterns) {
                 Ok(key) => {
                     master_key::warning(&key).into_iter().for_each(output::warn);
-                    check_name(key, needed)?;
+                    check_name(&key, config, needed)?;
                 }
                 Err(MasterKeyError::Read { reason, .. })
                     if reason.kind() == io::ErrorKind::PermissionDenied => {}
@@ -121,11 +120,12 @@ fn check_master_key(
     Ok(true)
 }
 
-/// Refuses a master key that the key store was not made with.
-fn check_name(key: MasterKey, needed: Option<&str>) -> Result<(), Failure> {
-    let has = Unit::new(key, NonZeroUsize::MIN).wkid();
-    match needed.filter(|needed| *needed != has.to_string()) {
-        Some(needed) => Err(wrong(Unusable::Other { needed: needed.to_owned(), has })),
+/// Refuses a master key that the key store was not made with, unless the next one is that.
+fn check_name(key: &MasterKey, config: &Config, needed: Option<&str>) -> Result<(), Failure> {
+    let next = master_key::load_next(config.embedded.next_master_key.as_deref()).map_err(wrong)?;
+    let names = [Some(key.wkid()), next.map(|next| next.wkid())];
+    match needed.filter(|needed| !names.iter().flatten().any(|name| name.to_string() == *needed)) {
+        Some(needed) => Err(wrong(Unusable::Other { needed: needed.to_owned(), has: key.wkid() })),
         None => Ok(()),
     }
 }

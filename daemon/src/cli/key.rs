@@ -19,6 +19,7 @@ use super::output::{self, from_now, print, print_json, print_table, table, time}
 use super::{Client, RUNTIME_DIR};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView, set_uses};
+use crate::config::EMBEDDED;
 use crate::exit;
 use crate::ground::hardening;
 use crate::keys::Altered;
@@ -155,7 +156,7 @@ struct ChangedUses {
 
 #[derive(Args, Debug)]
 pub(super) struct Rewrap {
-    /// The backend whose units get another master key
+    /// The backend whose units get another master key; embedded for the software crypto unit
     #[arg(long, value_name = "NAME")]
     backend: String,
     /// The new master key is in force at every unit: give up what the old one has wrapped
@@ -264,8 +265,11 @@ impl Rewrap {
             return match client.json {
                 true => print_json(&finished),
                 false => print(&format!(
-                    "{} keys of backend {} have the master key {}\n",
-                    finished.keys, finished.backend, finished.wkid
+                    "{} keys of backend {} have the master key {}\n{}",
+                    finished.keys,
+                    finished.backend,
+                    finished.wkid,
+                    if finished.backend == EMBEDDED { AFTER_EMBEDDED } else { "" }
                 )),
             };
         }
@@ -293,10 +297,13 @@ impl Rewrap {
         }
         print(&format!(
             "{wrapped} blobs wrapped, {keys} keys of backend {backend} are ready for the new master key.\n\
-             Put that in force at the units, then run: keyward key rewrap --backend {backend} --finish\n"
+             {}run: keyward key rewrap --backend {backend} --finish\n",
+            if backend == EMBEDDED { "Then " } else { "Put that in force at the units, then " }
         ))
     }
 }
+
+const AFTER_EMBEDDED: &str = "Name its file as master-key, and take next-master-key out of the configuration; then the old file may go.\n";
 
 fn bar_style() -> ProgressStyle {
     ProgressStyle::with_template("{bar:40} {pos} of {len} keys, {msg}, {eta} left")

@@ -62,6 +62,8 @@ pub struct SocketSettings {
 pub struct Embedded {
     /// The file that holds the master key.
     pub master_key: Option<PathBuf>,
+    /// The file that holds the master key that is to come, by which keys are wrapped as well.
+    pub next_master_key: Option<PathBuf>,
     /// How many unwrapped keys are kept in memory.
     pub cached_keys: NonZeroUsize,
 }
@@ -196,6 +198,7 @@ impl Config {
             },
             embedded: RawEmbedded {
                 master_key: self.embedded.master_key.clone(),
+                next_master_key: self.embedded.next_master_key.clone(),
                 cached_keys: self.embedded.cached_keys,
             },
             store: RawStore { key: self.store_key.clone() },
@@ -215,7 +218,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(10),
             cached_records: CACHED_RECORDS,
-            embedded: Embedded { master_key: None, cached_keys: CACHED_KEYS },
+            embedded: Embedded { master_key: None, next_master_key: None, cached_keys: CACHED_KEYS },
             store_key: None,
             grep11: BTreeMap::new(),
             grants: Grants::default(),
@@ -293,6 +296,8 @@ struct RawLimits {
 struct RawEmbedded {
     #[serde(skip_serializing_if = "Option::is_none")]
     master_key: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_master_key: Option<PathBuf>,
     cached_keys: NonZeroUsize,
 }
 
@@ -368,8 +373,14 @@ impl RawSocket {
 
 impl RawEmbedded {
     fn check(self) -> Result<Embedded, Wrong> {
-        let master_key = self.master_key.map(|path| absolute("embedded.master-key", path)).transpose()?;
-        Ok(Embedded { master_key, cached_keys: self.cached_keys })
+        let file = |name: &str, path: Option<PathBuf>| {
+            path.map(|path| absolute(&format!("embedded.{name}"), path)).transpose()
+        };
+        Ok(Embedded {
+            master_key: file("master-key", self.master_key)?,
+            next_master_key: file("next-master-key", self.next_master_key)?,
+            cached_keys: self.cached_keys,
+        })
     }
 }
 
@@ -458,7 +469,7 @@ impl Default for RawLimits {
 
 impl Default for RawEmbedded {
     fn default() -> Self {
-        Self { master_key: None, cached_keys: CACHED_KEYS }
+        Self { master_key: None, next_master_key: None, cached_keys: CACHED_KEYS }
     }
 }
 
@@ -571,6 +582,7 @@ mod tests {
             cached-records = 7
             [embedded]
             master-key = "/etc/keyward/master.key"
+            next-master-key = "/etc/keyward/next-master.key"
             cached-keys = 9
             [[grant]]
             user = "root"

@@ -345,13 +345,27 @@ impl Keys {
         self.in_store(move |store| store.set_next_wkid(&backend, &wkid)).await
     }
 
-    /// Settles the master key of a backend; none is to come any more.
+    /// Settles the master key of a backend; none is to come any more. `store_key` is the key of the
+    /// store as that master key wraps it, where it does.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be written.
-    pub(crate) async fn set_wkid(&self, backend: &str, wkid: String) -> Result<(), StoreError> {
+    pub(crate) async fn set_wkid(
+        &self,
+        backend: &str,
+        wkid: String,
+        store_key: Option<Vec<u8>>,
+    ) -> Result<(), StoreError> {
         let backend = backend.to_owned();
-        self.in_store(move |store| store.set_wkid(&backend, &wkid)).await
+        self.in_store(move |store| store.set_wkid(&backend, &wkid, store_key.as_deref())).await
+    }
+
+    /// The store key as the embedded unit has wrapped it, if it did.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub(crate) async fn wrapped_store_key(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.in_store(Store::wrapped_key).await
     }
 
     /// Secret for implicit rejection. Derives the replacement returned for an invalid RSA premaster. It is the same after

@@ -207,11 +207,20 @@ impl Store {
         })
     }
 
-    /// Settles the master key of a backend; none is to come any more.
-    pub(crate) fn set_wkid(&self, backend: &str, wkid: &str) -> Result<(), StoreError> {
+    /// Settles the master key of a backend; none is to come any more. `store_key` is the key of the
+    /// store as that master key wraps it, where it does.
+    pub(crate) fn set_wkid(
+        &self,
+        backend: &str,
+        wkid: &str,
+        store_key: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
         self.change(|_, tables, _| {
             tables.meta.insert(wkid_of(backend).as_str(), wkid)?;
             tables.meta.remove(next_wkid_of(backend).as_str())?;
+            if let Some(store_key) = store_key {
+                tables.meta.insert(STORE_KEY, STANDARD.encode(store_key).as_str())?;
+            }
             Ok(Ok(()))
         })
     }
@@ -707,8 +716,8 @@ mod tests {
     fn a_key_survives_closing_and_opening() {
         let (dir, store) = store();
         store.set_dev(true).unwrap();
-        store.set_wkid("embedded", "ab").unwrap();
-        store.set_wkid("hsm", "cd").unwrap();
+        store.set_wkid("embedded", "ab", None).unwrap();
+        store.set_wkid("hsm", "cd", None).unwrap();
         let stored = store.put(key("shop")).unwrap();
         drop(store);
         let store = unlocked(dir.path());
@@ -719,7 +728,7 @@ mod tests {
         assert_eq!(store.remote_backends().unwrap(), ["hsm"]);
         store.set_next_wkid("hsm", "ef").unwrap();
         assert_eq!(store.next_wkid("hsm").unwrap().as_deref(), Some("ef"));
-        store.set_wkid("hsm", "ef").unwrap();
+        store.set_wkid("hsm", "ef", None).unwrap();
         assert_eq!((wkid("hsm").as_deref(), store.next_wkid("hsm").unwrap()), (Some("ef"), None));
         assert_eq!(store.get(&stored.label).unwrap().unwrap().revision, stored.revision);
         assert_eq!(store.count().unwrap(), 1);

@@ -56,6 +56,15 @@ impl MasterKey {
         text
     }
 
+    /// Its name.
+    pub fn wkid(&self) -> Wkid {
+        Wkid::of(&self.extract())
+    }
+
+    fn extract(&self) -> hkdf::Prk {
+        hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(self.0.as_slice())
+    }
+
     /// Whether somebody has made it up: zeros, the digits in their order, a word repeated. Fewer than 8 values
     /// among the bytes, or among the differences from each byte to the next, or the same again after at most 16
     /// bytes. A random key does that with a probability below 2^-115.
@@ -104,6 +113,13 @@ impl Wkid {
 
     pub(crate) fn as_bytes(&self) -> &[u8; Self::LENGTH] {
         &self.0
+    }
+
+    fn of(root: &hkdf::Prk) -> Self {
+        let pattern = expand(root, b"verification pattern");
+        let mut wkid = [0; Self::LENGTH];
+        wkid.copy_from_slice(&pattern[..Self::LENGTH]);
+        Self(wkid)
     }
 }
 
@@ -166,20 +182,17 @@ impl WrappingKeys {
     /// Derives them with HKDF-SHA-256 (RFC 5869), each under an info string of its own. The master key
     /// itself is wiped.
     pub(crate) fn derive(master_key: MasterKey) -> Self {
-        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(master_key.0.as_slice());
+        let root = master_key.extract();
         let sealing = |encryption, authentication| SealingKeys {
             encryption: expand(&root, encryption),
             mac: hmac::Key::new(hmac::HMAC_SHA256, expand(&root, authentication).as_slice()),
         };
-        let pattern = expand(&root, b"verification pattern");
-        let mut wkid = [0; Wkid::LENGTH];
-        wkid.copy_from_slice(&pattern[..Wkid::LENGTH]);
         Self {
             blobs: sealing(b"encryption", b"authentication"),
             states: sealing(b"state encryption", b"state authentication"),
             store_keys: sealing(b"store key encryption", b"store key authentication"),
             public_keys: hmac::Key::new(hmac::HMAC_SHA256, expand(&root, b"public keys").as_slice()),
-            wkid: Wkid(wkid),
+            wkid: Wkid::of(&root),
         }
     }
 }

@@ -1,7 +1,7 @@
 use core::fmt;
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use keyward_proto::{KeyType, Scheme};
 use thiserror::Error;
@@ -12,13 +12,14 @@ use crate::cache::Cache;
 use crate::key::Key;
 use crate::master_key::WrappingKeys;
 use crate::object::{Material, Object};
-use crate::{ImportError, MasterKey, Wkid, import};
+use crate::{Header, ImportError, MasterKey, Wkid, import};
 
 /// The software crypto unit. Shared by reference between threads; each signs in its own.
 pub struct Unit {
     pub(crate) keys: WrappingKeys,
     /// Those of the master key that is to come.
     pub(crate) next_keys: Option<WrappingKeys>,
+    other_keys: OnceLock<WrappingKeys>,
     cache: Mutex<Cache>,
 }
 
@@ -26,7 +27,7 @@ impl Unit {
     /// A unit with a master key, which keeps up to `cached_keys` unwrapped private keys at hand.
     pub fn new(master_key: MasterKey, cached_keys: NonZeroUsize) -> Self {
         let cache = Mutex::new(Cache::new(cached_keys));
-        Self { keys: WrappingKeys::derive(master_key), next_keys: None, cache }
+        Self { keys: WrappingKeys::derive(master_key), next_keys: None, other_keys: OnceLock::new(), cache }
     }
 
     /// The same unit, with a master key that blobs can be wrapped with before it is put in force.
@@ -38,6 +39,48 @@ impl Unit {
     /// The name of the master key.
     pub fn wkid(&self) -> Wkid {
         self.keys.wkid
+    }
+
+    /// Has the unit take blobs of another master key as well, while keys go from one to the other.
+    /// False if it does already so with a third one.
+    pub fn accept(&self, other: MasterKey) -> bool {
+        let other = WrappingKeys::derive(other);
+        let wkid = other.wkid;
+        self.other_keys.get_or_init(|| other).wkid == wkid
+    }
+
+    /// The name of the master key that [`Self::accept`] has brought.
+    pub fn other_wkid(&self) -> Option<Wkid> {
+        self.other_keys.get().map(|keys| keys.wkid)
+    }
+
+    /// Wraps a key by one of the two master keys whose blobs the unit takes.
+    ///
+    /// # Errors
+    /// [`UnitError::OtherMasterKey`] if `to` or the blob names a third one, [`UnitError::BlobDamaged`]
+    /// if it is no blob.
+    pub fn rewrap(&self, blob: &[u8], to: Wkid) -> Result<Vec<u8>, UnitError> {
+        let (attributes, plain) = blob::unwrap(self.keys_of(blob), blob)?;
+        blob::wrap(self.keys_named(to)?, attributes, &plain)
+    }
+
+    /// The same for the key of a key store.
+    ///
+    /// # Errors
+    /// As [`Self::rewrap`] for what [`Self::wrap_store_key`] gave.
+    pub fn rewrap_store_key(&self, wrapped: &[u8], to: Wkid) -> Result<Vec<u8>, UnitError> {
+        blob::wrap_store_key(self.keys_named(to)?, &self.unwrap_store_key(wrapped)?)
+    }
+
+    /// The public key of the private key in a blob, as SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
+    ///
+    /// # Errors
+    /// [`UnitError`] if the blob is none of this unit, or has no private key for signatures.
+    pub fn public_key(&self, blob: &[u8]) -> Result<Vec<u8>, UnitError> {
+        match &self.unwrapped(blob)?.material {
+            Material::Key(key) => Ok(key.spki().to_vec()),
+            _ => Err(UnitError::KeyCannotSign),
+        }
     }
 
     /// Makes a new private key.
@@ -112,7 +155,7 @@ impl Unit {
     /// [`UnitError::OtherMasterKey`] if another master key wrapped it, [`UnitError::BlobDamaged`] if it is
     /// anything else.
     pub fn unwrap_store_key(&self, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
-        blob::unwrap_store_key(&self.keys, wrapped)
+        blob::unwrap_store_key(self.keys_of(wrapped), wrapped)
     }
 
     fn hand_out(&self, key: Key, attributes: Attributes) -> Result<NewKey, UnitError> {
@@ -138,7 +181,7 @@ impl Unit {
             Err(true) => return Err(UnitError::Retired),
             Err(false) => {}
         }
-        let (attributes, plain) = blob::unwrap(&self.keys, blob)?;
+        let (attributes, plain) = blob::unwrap(self.keys_of(blob), blob)?;
         // What the MAC vouches for was made by `wrap`, so this fails but for a lack of memory.
         let material = Material::from_plain(&plain).map_err(|_| UnitError::BlobDamaged)?;
         let object = Arc::new(Object { attributes, material });
@@ -146,6 +189,18 @@ impl Unit {
         // Wiping a key takes a moment; others need not wait for it.
         drop(put_out);
         Ok(object)
+    }
+
+    /// What unwraps a blob, if anything does.
+    fn keys_of(&self, blob: &[u8]) -> &WrappingKeys {
+        let wkid = Header::read(blob).map(|header| header.wkid());
+        wkid.and_then(|wkid| self.keys_named(wkid).ok()).unwrap_or(&self.keys)
+    }
+
+    fn keys_named(&self, wkid: Wkid) -> Result<&WrappingKeys, UnitError> {
+        let mut known = [Some(&self.keys), self.other_keys.get()].into_iter().flatten();
+        let unit = self.keys.wkid;
+        known.find(|keys| keys.wkid == wkid).ok_or(UnitError::OtherMasterKey { blob: wkid, unit })
     }
 
     /// Holds the lock for a look-up or an insertion, never for a signature.

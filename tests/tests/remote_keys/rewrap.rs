@@ -263,7 +263,7 @@ fn a_backend_without_keys_takes_the_master_key_that_its_units_have() {
 fn what_cannot_be_rewrapped_says_so() {
     let mut scene = Scene::new(1, "", &[]);
     assert_refused(&mut scene.rewrap(&[]), 64, &["rewrap the keys of backend hsm: ", "has no keys"]);
-    for (backend, told) in [("embedded", "embedded unit"), ("hms", "no backend \"hms\"")] {
+    for (backend, told) in [("embedded", "as next-master-key"), ("hms", "no backend \"hms\"")] {
         assert_refused(&mut scene.daemon.keyward(&["key", "rewrap", "--backend", backend]), 64, &[told]);
     }
     scene.daemon.generate("shop", "p256");

@@ -1,0 +1,78 @@
+//! The embedded unit as its master keys allow: the one that its keys are wrapped by, and the one
+//! that is to come.
+
+use keyward_unit::{MasterKey, Unit};
+
+use crate::backend::Unusable;
+use crate::config::Config;
+use crate::keys::Store;
+use crate::master_key::{self, MasterKeyError, Patterns};
+use crate::run::{Options, ServeError};
+
+/// Opens the unit with the master key that the store was made with, whichever of the two that is.
+/// `None` for a daemon that has no such unit and never had one.
+///
+/// # Errors
+/// [`ServeError`] if a file holds no master key, or the store cannot be read.
+pub(crate) fn open(
+    options: &Options,
+    config: &Config,
+    store: &Store,
+) -> Result<Option<Result<Unit, Unusable>>, ServeError> {
+    let needed = store.master_key()?;
+    let key = master_key(options, config, needed.is_none());
+    let next = master_key::load_next(config.embedded.next_master_key.as_deref())?;
+    let unit = |key: MasterKey| {
+        if let Some(warning) = master_key::warning(&key) {
+            tracing::error!("{warning}");
+        }
+        Unit::new(key, config.embedded.cached_keys)
+    };
+    let with_next = |key: MasterKey, next: Option<MasterKey>| {
+        let unit = unit(key);
+        if let Some(next) = next.filter(|next| next.wkid() != unit.wkid()) {
+            unit.accept(next);
+        }
+        Some(Ok(unit))
+    };
+    let Some(needed) = needed else {
+        return Ok(key?.and_then(|key| with_next(key, next)));
+    };
+    let is_needed = |key: &MasterKey| key.wkid().to_string() == needed;
+    let why = match key {
+        Ok(Some(key)) if is_needed(&key) => return Ok(with_next(key, next)),
+        Ok(key) => Ok(key),
+        Err(error @ (MasterKeyError::Lost(_) | MasterKeyError::NotPassed)) => Err(error),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(next) = next.filter(is_needed) {
+        tracing::info!(
+            "the next master key, {needed}, is the one of the key store: name its file as master-key, and take next-master-key out of the configuration"
+        );
+        return Ok(Some(Ok(unit(next))));
+    }
+    Ok(Some(Err(match why {
+        Ok(Some(other)) => Unusable::Other { needed, has: other.wkid() },
+        Ok(None) => Unusable::Missing { needed, why: MasterKeyError::NotPassed.to_string() },
+        Err(error) => Unusable::Missing { needed, why: error.to_string() },
+    })))
+}
+
+/// The master key of the embedded unit; who has units elsewhere needs none here. `fresh` if the
+/// store was made without one.
+pub(crate) fn master_key(
+    options: &Options,
+    config: &Config,
+    fresh: bool,
+) -> Result<Option<MasterKey>, MasterKeyError> {
+    let patterns = if fresh { Patterns::Refused } else { Patterns::Accepted };
+    let loaded = match options.dev {
+        true => master_key::load_dev(&options.state_dir, fresh),
+        false => master_key::load(config.embedded.master_key.as_deref(), patterns),
+    };
+    match loaded {
+        Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => Ok(None),
+        Err(error) if !fresh => Err(error.of_existing_store()),
+        loaded => loaded.map(Some),
+    }
+}
