@@ -113,7 +113,7 @@ fn rustls_says_why_and_recovers_by_itself(backend: Backend) {
     handshake.make().unwrap();
     succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
     fails(
-        "other error: key \"shop\" refused: the key is disabled; ask who disabled it, and why; then: keyward key enable",
+        "other error: key \"shop\" refused: the key is disabled; ask who disabled it, and why; then: keyward key enable shop",
     );
     succeed(&mut daemon.keyward(&["key", "enable", "shop"]));
     handshake.make().unwrap();

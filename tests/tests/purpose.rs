@@ -74,7 +74,7 @@ fn a_server_with_tls12_alone_is_told_which_use_it_needs() {
     assert!(make(&sites[0]).is_err());
     nginx.wait_for_log(
         "key \"shop\" refused: this listener did not offer TLS 1.3 for this connection (DTLS 1.2 never does); offer it, or \
-         give the key (keyward key set-uses) and its grant the use tls12-server",
+         add the use tls12-server to the grant, and to the key: keyward key set-uses shop --use tls-server --use tls12-server",
     );
     assert_eq!(make(&sites[1]).unwrap(), ProtocolVersion::TLSv1_2);
 }

@@ -38,6 +38,26 @@ fn each_refusal_has_its_outcome() {
     assert_eq!(status["outcomes"]["use-refused"], 2, "{status}");
 }
 
+/// A message that suggests a command ends with it, and the command does what it is meant to do.
+#[test]
+fn the_commands_that_refusals_suggest_can_be_run() {
+    let daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let mut ran = Vec::new();
+    for outcome in (0..32).filter_map(|number| Outcome::try_from(number).ok()) {
+        let reason = outcome.reason_for("shop");
+        assert!(!reason.contains("LABEL") && !reason.contains("(keyward"), "{reason}");
+        let Some((_, command)) = reason.split_once(": keyward ") else { continue };
+        daemon.succeed(&command.split(' ').collect::<Vec<_>>());
+        ran.push(command.to_owned());
+        if outcome == Outcome::UseRefused {
+            let names = ["--subject", "CN=shop.example"];
+            daemon.succeed(&[&["csr", "shop"], &names[..]].concat());
+        }
+    }
+    assert_eq!(ran.len(), 7, "{ran:#?}");
+}
+
 /// The label and the version are those of the reference, and the key is not.
 #[test]
 fn a_key_in_the_place_of_another_does_nothing() {

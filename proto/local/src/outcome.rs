@@ -29,7 +29,8 @@ impl Outcome {
 
     /// What the outcome means for the person who reads the log of the server, and where to look next.
     ///
-    /// Reads as the end of a sentence that names the key: `key "shop" refused: <reason>`.
+    /// Reads as the end of a sentence that names the key: `key "shop" refused: <reason>`. A command
+    /// in it has LABEL for the label of the key; see [`Self::reason_for`].
     pub fn reason(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -40,13 +41,14 @@ impl Outcome {
             }
             Self::UnknownKey => "no such key; see: keyward key list",
             Self::UnknownVersion => {
-                "the key has no such version; make a new reference: keyward key reference"
+                "the key has no such version; make a new reference: keyward key reference LABEL"
             }
             Self::KeyDisabled => {
-                "the key is disabled; ask who disabled it, and why; then: keyward key enable"
+                "the key is disabled; ask who disabled it, and why; then: keyward key enable LABEL"
             }
             Self::UseRefused => {
-                "the uses of the key do not include messages of this kind; see: keyward key set-uses --help"
+                "the uses of the key do not include messages of this kind; name each that it is to have, as in: \
+                 keyward key set-uses LABEL --use tls-server --use csr"
             }
             Self::UseNotGranted => {
                 "the grant of this user does not include messages of this kind; see its uses in keyward.toml"
@@ -60,20 +62,26 @@ impl Outcome {
             Self::UnitUnavailable => "the crypto unit is not available; see the log of the daemon",
             Self::Internal | Self::Unspecified => "the daemon failed; see its log",
             Self::NoDowngradeSentinel => {
-                "this listener did not offer TLS 1.3 for this connection (DTLS 1.2 never does); offer it, or give the \
-                 key (keyward key set-uses) and its grant the use tls12-server"
+                "this listener did not offer TLS 1.3 for this connection (DTLS 1.2 never does); offer it, or add the \
+                 use tls12-server to the grant, and to the key: \
+                 keyward key set-uses LABEL --use tls-server --use tls12-server"
             }
             Self::DheRefused => {
-                "key or grant do not include DHE; drop the DHE ciphers, or give the key (keyward key set-uses) and its grant \
-                 the use tls12-dhe-server"
+                "key or grant do not include DHE; drop the DHE ciphers, or add the use tls12-dhe-server to the \
+                 grant, and to the key: keyward key set-uses LABEL --use tls-server --use tls12-dhe-server"
             }
             Self::OtherDhGroup => {
                 "the parameters for DHE are of no known group; use a group of RFC 7919, such as ffdhe2048, or drop DHE"
             }
             Self::OtherPublicKey => {
                 "the reference is for another public key than the daemon has under this label and version; get a certificate \
-                 for the key that is there, and make a new reference: keyward key reference"
+                 for the key that is there, and make a new reference: keyward key reference LABEL"
             }
         }
+    }
+
+    /// The same for a key, whose label stands in the commands.
+    pub fn reason_for(self, label: &str) -> String {
+        self.reason().replace("LABEL", label)
     }
 }

@@ -83,8 +83,9 @@ impl Held {
     fn failed(&self, what: &str, error: job::Error) -> Error {
         let label = self.reference.label();
         match error {
-            job::Error::Client(error @ ClientError::Refused(outcome)) => {
-                Error::new(Reason::Refused(outcome), format_args!("key \"{label}\" refused: {error}"))
+            job::Error::Client(ClientError::Refused(outcome)) => {
+                let reason = outcome.reason_for(label.as_str());
+                Error::new(Reason::Refused(outcome), format_args!("key \"{label}\" refused: {reason}"))
             }
             job::Error::Client(error) => {
                 Error::new(Reason::Unavailable, format_args!("cannot {what} with key \"{label}\": {error}"))

@@ -88,7 +88,8 @@ impl Loader<'_> {
         })?;
         let found = client.describe(label, self.version).map_err(|error| match error {
             ClientError::Refused(outcome) => {
-                Error::new(Reason::Refused(outcome), format_args!("key \"{label}\" refused: {error}"))
+                let reason = outcome.reason_for(label.as_str());
+                Error::new(Reason::Refused(outcome), format_args!("key \"{label}\" refused: {reason}"))
             }
             _ => Error::new(Reason::Unavailable, format_args!("cannot load key \"{label}\": {error}")),
         })?;

@@ -64,7 +64,7 @@ pub enum Error {
     #[error("cannot read key reference: {0}")]
     Reference(#[from] InvalidReference),
     /// The daemon refused: the key is disabled, no grant covers this program, a unit is not available, and so on.
-    #[error("key \"{label}\" refused: {}", outcome.reason())]
+    #[error("key \"{label}\" refused: {}", outcome.reason_for(label))]
     Refused {
         /// Label of the key.
         label: String,
