@@ -117,7 +117,7 @@ fn rustls_says_why_and_recovers_by_itself(backend: Backend) {
     );
     succeed(&mut daemon.keyward(&["key", "enable", "shop"]));
     handshake.make().unwrap();
-    succeed(&mut daemon.keyward(&["key", "delete", "shop"]));
+    succeed(&mut daemon.keyward(&["key", "delete", "shop", "--yes"]));
     fails("other error: key \"shop\" refused: no such key; see: keyward key list");
     assert!(daemon.stop().success());
     fails("other error: cannot sign with key \"shop\": cannot reach the keyward daemon at ");
@@ -158,7 +158,7 @@ fn servers_with_a_reference_to_another_key_say_so(backend: Backend) {
 
     daemon.generate("shop", "p256");
     let servers = serve(&daemon);
-    succeed(&mut daemon.keyward(&["key", "delete", "shop"]));
+    succeed(&mut daemon.keyward(&["key", "delete", "shop", "--yes"]));
     daemon.generate("shop", "p256");
     expect_all_to_tell(servers);
 

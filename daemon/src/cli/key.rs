@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
+use hyper::StatusCode;
 use indicatif::{ProgressBar, ProgressStyle};
 use keyward_proto::{KeyType, Label, UnknownWord, Use};
 use serde::Serialize;
@@ -18,11 +19,11 @@ use super::failure::Failure;
 use super::output::{self, from_now, print, print_json, print_table, table, time};
 use super::{Client, RUNTIME_DIR};
 use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView, set_uses};
+use crate::api::{Adopted, CertificateView, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView, set_uses};
 use crate::config::EMBEDDED;
 use crate::exit;
 use crate::ground::hardening;
-use crate::keys::Altered;
+use crate::keys::{self, Altered};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -47,7 +48,7 @@ pub(super) enum Command {
     /// Keep a key from signing; it can be enabled again
     Disable(Named),
     /// Delete a key; it cannot be brought back
-    Delete(Named),
+    Delete(Delete),
     /// Make the lists of the key store anew that were altered; their keys are disabled, or removed
     Repair(#[command(flatten)] Client),
     /// Wrap the keys of a backend by the master key that is to come
@@ -141,6 +142,15 @@ pub(super) struct SetUses {
     sign_and_decrypt: bool,
 }
 
+#[derive(Args, Debug)]
+pub(super) struct Delete {
+    #[command(flatten)]
+    key: Named,
+    /// Ask nothing on a terminal; elsewhere, delete the key even though it is enabled
+    #[arg(long)]
+    yes: bool,
+}
+
 /// A key whose uses were replaced.
 #[derive(Serialize)]
 struct ChangedUses {
@@ -179,7 +189,7 @@ impl Command {
             Self::SetUses(set_uses) => set_uses.run(),
             Self::Enable(key) => key.set_state("enable", "enabled"),
             Self::Disable(key) => key.set_state("disable", "disabled"),
-            Self::Delete(key) => key.delete(),
+            Self::Delete(delete) => delete.run(),
             Self::Repair(client) => repair(&client),
             Self::Rewrap(rewrap) => rewrap.run(),
         }
@@ -249,6 +259,28 @@ impl SetUses {
         print_key(&after)?;
         let listed = |uses: &[String]| if uses.is_empty() { "none".into() } else { uses.join(", ") };
         print(&format!("added       {}\ntaken away  {}\n", listed(&added), listed(&taken)))
+    }
+}
+
+impl Delete {
+    fn run(self) -> Result<(), Failure> {
+        let Self { key, yes } = self;
+        let label = &key.label;
+        match yes {
+            true => {}
+            false if io::stdin().is_terminal() => {
+                let question = format!("Delete key {label} for ever? Type its label to confirm: ");
+                if !confirmed(&question, label.as_str())? {
+                    return Err(Failure::new(exit::USAGE, format_args!("key {label} was not deleted")));
+                }
+            }
+            false => key.refuse_enabled()?,
+        }
+        key.call("delete", |admin, label| admin.delete(label))?;
+        if key.client.json {
+            return print_json(&json!({ "label": label.as_str(), "deleted": true }));
+        }
+        Ok(())
     }
 }
 
@@ -344,16 +376,27 @@ impl Named {
         self.run(verb, |admin, label| admin.change(label, &change))
     }
 
-    fn delete(&self) -> Result<(), Failure> {
-        let question = format!("Delete key {} for ever? Type its label to confirm: ", self.label);
-        if io::stdin().is_terminal() && !confirmed(&question, self.label.as_str())? {
-            return Err(Failure::new(exit::USAGE, format_args!("key {} was not deleted", self.label)));
+    /// Refuses to delete a key that signs, where nobody can be asked.
+    fn refuse_enabled(&self) -> Result<(), Failure> {
+        let enabled = |key: KeyView| key.state == keys::State::Enabled.name();
+        let enabled = self.call("delete", |admin, label| match admin.show(label) {
+            Ok(key) => Ok(enabled(key)),
+            // Its record was altered, so it signs nothing.
+            Err(AdminClientError::Refused { status: StatusCode::UNPROCESSABLE_ENTITY, .. }) => Ok(false),
+            Err(error) => Err(error),
+        })?;
+        let label = &self.label;
+        let command = for_daemon(format!("keyward key delete {label} --yes"), &self.client.runtime_dir);
+        match enabled {
+            false => Ok(()),
+            true => Err(Failure::new(
+                exit::USAGE,
+                format_args!(
+                    "key {label} was not deleted: it is enabled, and could not be brought back; if no server \
+                     needs it any more, run: {command}"
+                ),
+            )),
         }
-        self.call("delete", |admin, label| admin.delete(label))?;
-        if self.client.json {
-            return print_json(&json!({ "label": self.label.as_str(), "deleted": true }));
-        }
-        Ok(())
     }
 
     fn call<T>(
@@ -371,7 +414,11 @@ impl Named {
 /// The command that adds a use to those of a key of the daemon with this runtime directory.
 pub(super) fn how_to_allow(runtime_dir: &Path, key: &KeyView, wanted: Use) -> String {
     let uses: Vec<Use> = key.uses.iter().filter_map(|u| u.parse().ok()).chain([wanted]).collect();
-    let command = set_uses(&key.label, &uses);
+    for_daemon(set_uses(&key.label, &uses), runtime_dir)
+}
+
+/// A command as it has to be for the daemon with this runtime directory.
+fn for_daemon(command: String, runtime_dir: &Path) -> String {
     match runtime_dir == Path::new(RUNTIME_DIR) {
         true => command,
         false => format!("{command} --runtime-dir '{}'", runtime_dir.display()),

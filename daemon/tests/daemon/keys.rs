@@ -1,11 +1,12 @@
 //! The life of a key, from the command line.
 
 use std::fs;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use keyward_proto::{Outcome, Reference};
 
-use crate::fixture::{Daemon, certificate_verify, label_of};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, label_of};
 
 #[test]
 fn a_key_is_made_shown_used_disabled_and_deleted() {
@@ -26,8 +27,47 @@ fn a_key_is_made_shown_used_disabled_and_deleted() {
     assert_eq!(daemon.outcome("shop", &message), Outcome::KeyDisabled);
     daemon.succeed(&["key", "enable", "shop"]);
     assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
-    daemon.succeed(&["key", "delete", "shop"]);
+    daemon.succeed(&["key", "delete", "shop", "--yes"]);
     assert_eq!(daemon.outcome("shop", &message), Outcome::UnknownKey);
+}
+
+/// Nobody can be asked where there is no terminal, and a key does not come back.
+#[test]
+fn a_key_that_signs_is_not_deleted_without_a_word() {
+    let daemon = Daemon::dev("");
+    let exists = |label: &str| daemon.keyward(&["key", "show", label]).status.success();
+    let generate = |label: &str| drop(daemon.succeed(&["key", "generate", label, "--type", "p256"]));
+    for label in ["shop", "mail", "asked"] {
+        generate(label);
+    }
+    let (code, line) = daemon.fail(&["key", "delete", "shop", "--json"]);
+    assert!(code == 64 && exists("shop"), "{line}");
+    assert!(line.contains("key shop was not deleted: it is enabled"), "{line}");
+    let command = line.trim_end().rsplit_once("run: keyward ").unwrap().1.replace('\'', "");
+    assert!(Command::new(PROGRAM).args(command.split(' ')).status().unwrap().success());
+    assert!(!exists("shop"));
+    daemon.succeed(&["key", "disable", "mail"]);
+    daemon.succeed(&["key", "delete", "mail"]);
+    assert!(!exists("mail"));
+
+    // script(1) gives it a terminal.
+    let at_a_terminal = |more: &str, answer: &str| {
+        let runtime_dir = daemon.path("run");
+        let command = format!("{PROGRAM} key delete asked --runtime-dir {} {more}", runtime_dir.display());
+        let mut script = Command::new("script");
+        let script = script.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+        let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        script.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        let output = script.wait_with_output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (deleted, told) = at_a_terminal("", "y\n");
+    assert!(!deleted && told.contains("Type its label") && exists("asked"), "{told}");
+    let (deleted, told) = at_a_terminal("", "asked\n");
+    assert!(deleted && !exists("asked"), "{told}");
+    generate("asked");
+    let (deleted, told) = at_a_terminal("--yes", "");
+    assert!(deleted && !told.contains("Type its label") && !exists("asked"), "{told}");
 }
 
 #[test]

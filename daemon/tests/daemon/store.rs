@@ -309,7 +309,7 @@ fn each_command_that_is_advised_does_what_it_says() {
         let metrics = daemon.http("GET", "/metrics", "").unwrap().1;
         assert!(metrics.lines().any(|line| line == "keyward_keys_altered 0"), "{what}: {metrics}");
         for label in ["shop", "other"] {
-            let _ = daemon.keyward(&["key", "delete", label]);
+            let _ = daemon.keyward(&["key", "delete", label, "--yes"]);
         }
     }
 }

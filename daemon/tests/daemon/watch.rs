@@ -80,8 +80,8 @@ fn changes_are_told_as_they_happen_and_those_missed_at_once() {
     watcher.wait_until_asked(&daemon);
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     assert_eq!(watcher.answer().labels, ["shop"]);
-    for words in [["key", "disable", "shop"], ["key", "enable", "shop"], ["key", "delete", "shop"]] {
-        daemon.succeed(&words);
+    for words in [&["disable", "shop"][..], &["enable", "shop"], &["delete", "shop", "--yes"]] {
+        daemon.succeed(&[&["key"], words].concat());
     }
     daemon.succeed(&["key", "generate", "mail", "--type", "p256"]);
     let mut labels = watcher.next().labels;
