@@ -260,6 +260,33 @@ fn rotated_keys_are_followed(backend: Backend) {
     assert_eq!(presented(&server, &pki), der(&other));
 }
 
+/// The certificates go, the key stays; and a program that takes both from the daemon is told.
+#[test]
+fn certificates_are_detached() {
+    let (daemon, pki) = scene(Backend::Embedded);
+    daemon.generate("shop", "p256");
+    attach(&daemon, "shop", &certify(&daemon, &pki, "shop"));
+    succeed(&mut daemon.keyward(&["key", "rotate", "shop"]));
+    attach(&daemon, "shop", &certify(&daemon, &pki, "shop"));
+    let resolver = daemon.for_rustls().follow("shop").unwrap();
+    assert_eq!(wait_for_problem(&resolver, None), Some(2));
+    let detach = |more: &[&str]| daemon.keyward(&[&["cert", "detach", "shop"], more].concat());
+    let told: Value = serde_json::from_str(&succeed(&mut detach(&["--json"]))).unwrap();
+    assert_eq!((&told["version"], &told["subject"]), (&2.into(), &"CN=localhost".into()));
+    assert_eq!(listed(&daemon), [("shop".to_owned(), 1)]);
+    let (status, told) = fail(&mut detach(&[]));
+    assert!(status.code() == Some(66) && told.contains("version 2 of key shop has no cert"), "{told}");
+    let named = told.trim_end().rsplit_once("that has with --version: ").unwrap().1;
+    let version = || resolver.status()[0].version;
+    wait_for("the first version", || (version() == Some(1)).then_some(()));
+    succeed(&mut detach(&["--version", named]));
+    assert!(listed(&daemon).is_empty());
+    wait_for_problem(&resolver, Some("has no certificates"));
+    let (_, told) = fail(&mut detach(&[]));
+    assert!(told.ends_with("nor has any other\n"), "{told}");
+    assert_eq!(fail(&mut detach(&["--version", "3"])).0.code(), Some(66));
+}
+
 /// As after a renewal by somebody who makes a new key: the file comes as a new version, whatever
 /// its type.
 #[test]

@@ -1,11 +1,11 @@
 //! Certificates, attached to the versions of keys that they are for.
 
 use axum::Json;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, Path, Query, State};
 use rustls::pki_types::CertificateDer;
 use rustls::server::ParsedCertificate;
 
-use super::keys::label;
+use super::keys::{label, version_of};
 use super::{Admin, AdminError, Administrator, Answer, Body};
 use crate::api::{Certified, KeyView};
 use crate::certificates::{Certificate, chain_of_pem, in_order};
@@ -49,6 +49,52 @@ pub(super) async fn attach(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Takes the certificates of a version away, the current one where none is named, and answers with
+/// the first of them.
+pub(super) async fn detach(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+    Path(text): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Answer<Certified> {
+    let label = label(&text)?;
+    let number = version_of(query)?;
+    loop {
+        let old = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+        let mut key = (*old).clone();
+        let number = if number == 0 { key.current } else { number };
+        let version = key.versions.iter_mut().find(|version| version.number == number);
+        let version =
+            version.ok_or_else(|| AdminError::NoVersion(format!("key {label} has no version {number}")))?;
+        if version.certificates.is_empty() {
+            return Err(AdminError::NoVersion(without_certificate(&old, number)));
+        }
+        version.certificates.clear();
+        match admin.daemon.keys.put(key).await {
+            Ok(_) => {
+                tracing::info!(key = label.as_str(), version = number, uid = who.uid, "certificate detached");
+                let view = KeyView::of(&old, &admin.daemon.backends);
+                let detached = Certified::all_of(view).find(|certified| certified.version == number);
+                return detached.map(Json).ok_or_else(|| StoreError::Changed(label).into());
+            }
+            // Someone else changed it in between; every round means that one change succeeded.
+            Err(StoreError::Changed(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Says which versions have certificates, where the one that was meant has none.
+fn without_certificate(key: &Key, number: u32) -> String {
+    let certified = key.versions.iter().filter(|version| !version.certificates.is_empty());
+    let certified: Vec<_> = certified.map(|version| version.number.to_string()).collect();
+    let others = match certified.is_empty() {
+        true => "nor has any other".into(),
+        false => format!("name one that has with --version: {}", certified.join(", ")),
+    };
+    format!("version {number} of key {} has no certificate; {others}", key.label)
 }
 
 /// Puts a chain where it belongs, and returns which version that is.

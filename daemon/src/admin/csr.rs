@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::{KeyType, Outcome, PublicKey, Scheme, Use};
 
-use super::keys::label;
+use super::keys::{label, version_of};
 use super::{Admin, AdminError, Administrator, Answer, Body};
 use crate::api::{RequestSignature, set_uses};
 use crate::backend::grep11::{Trace, random};
@@ -29,15 +29,7 @@ pub(super) async fn sign(
 ) -> Answer<RequestSignature> {
     let info = body?;
     let label = label(&text)?;
-    let mut number = 0;
-    for (name, value) in query {
-        match name.as_str() {
-            "version" => {
-                number = value.parse().map_err(|_| AdminError::Invalid("version is not a number".into()))?;
-            }
-            _ => return Err(AdminError::Invalid(format!("unknown parameter {name}"))),
-        }
-    }
+    let number = version_of(query)?;
     let daemon = &admin.daemon;
     let key = daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
     let version = key

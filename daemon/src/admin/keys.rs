@@ -413,6 +413,20 @@ pub(super) fn label(text: &str) -> Result<Label, AdminError> {
     text.parse().map_err(|error| AdminError::Invalid(format!("{text:?} is {error}")))
 }
 
+/// The version that a query names; 0, which stands for the current one, where it names none.
+pub(super) fn version_of(query: Vec<(String, String)>) -> Result<u32, AdminError> {
+    let mut number = 0;
+    for (name, value) in query {
+        match name.as_str() {
+            "version" => {
+                number = value.parse().map_err(|_| AdminError::Invalid("version is not a number".into()))?;
+            }
+            _ => return Err(AdminError::Invalid(format!("unknown parameter {name}"))),
+        }
+    }
+    Ok(number)
+}
+
 /// Uses, each once; `tls-server` if there is none.
 fn uses(words: &[String]) -> Result<Vec<Use>, AdminError> {
     let mut uses = Vec::new();

@@ -16,6 +16,7 @@
 //! | `POST /v1/keys/LABEL/csr?version=N` | sign a certificate request; the body is its CertificationRequestInfo in DER |
 //! | `POST /v1/keys/LABEL/rotate` | make a new version of a key, which becomes the current one |
 //! | `PUT /v1/keys/LABEL/certificates` | attach certificates to the version that they are for; the body is PEM |
+//! | `DELETE /v1/keys/LABEL/certificates?version=N` | take the certificates of a version away |
 //! | `GET /v1/keys/LABEL/access?uid=N&gid=N&groups=N,N&service=NAME` | for each kind of handshake that a key is for, whether grants let a user take part; and the uses of these grants. `groups` are those of a process, in the place of those of the user; `service` is the one that it runs in, empty for none |
 //! | `GET /v1/keys/LABEL` | one key |
 //! | `PATCH /v1/keys/LABEL` | change a key: `{"state"}`, `{"uses"}` |
@@ -79,7 +80,7 @@ pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Can
         .route("/v1/keys/{label}/adopt", post(keys::adopt))
         .route("/v1/keys/{label}/csr", post(csr::sign))
         .route("/v1/keys/{label}/rotate", post(keys::rotate))
-        .route("/v1/keys/{label}/certificates", put(certificates::attach))
+        .route("/v1/keys/{label}/certificates", put(certificates::attach).delete(certificates::detach))
         .route("/v1/keys/{label}/access", get(access::show))
         .route("/v1/keys/{label}", get(keys::show).patch(keys::change).delete(keys::delete))
         .fallback(async || AdminError::NoRoute)

@@ -18,6 +18,8 @@ use crate::api::{CertificateView, Certified};
 pub(super) enum Command {
     /// Attach certificates to the version of a key that they are for, in the place of older ones
     Attach(Attach),
+    /// Take the certificates of a version of a key away; the key stays as it is
+    Detach(Detach),
     /// List the certificates of all keys, those that expire first at the top
     List(#[command(flatten)] Client),
 }
@@ -34,10 +36,23 @@ pub(super) struct Attach {
     client: Client,
 }
 
+#[derive(Args, Debug)]
+pub(super) struct Detach {
+    /// Label of the key
+    #[arg(value_name = "LABEL")]
+    label: Label,
+    /// Which version of the key [default: the current one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    version: Option<u32>,
+    #[command(flatten)]
+    client: Client,
+}
+
 impl Command {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Attach(attach) => attach.run(),
+            Self::Detach(detach) => detach.run(),
             Self::List(client) => list(&client),
         }
     }
@@ -58,6 +73,18 @@ impl Attach {
             warn(warning);
         }
         if client.json { print_json(&attached) } else { print_certificates(&[attached]) }
+    }
+}
+
+impl Detach {
+    fn run(self) -> Result<(), Failure> {
+        let Self { label, version, client } = self;
+        let detached =
+            AdminClient::new(&client.runtime_dir).and_then(|admin| admin.detach(label.as_str(), version));
+        let detached = detached.map_err(|error| {
+            Failure::from(error).while_trying(format_args!("cannot detach a certificate of key {label}"))
+        })?;
+        if client.json { print_json(&detached) } else { print_certificates(&[detached]) }
     }
 }
 
