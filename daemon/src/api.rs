@@ -118,6 +118,11 @@ impl KeyView {
         STANDARD.decode(&version.public_key).ok()
     }
 
+    /// The certificate of the current version, if that has one.
+    pub(crate) fn certificate(&self) -> Option<&CertificateView> {
+        self.versions.iter().find(|version| version.number == self.current)?.certificate.as_ref()
+    }
+
     /// The reference to the current version; `None` if the daemon sent something that makes none.
     pub(crate) fn reference(&self) -> Option<Reference> {
         Reference::new(self.label.parse().ok()?, self.current, self.public_key(self.current)?).ok()

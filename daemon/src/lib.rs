@@ -21,6 +21,7 @@ pub mod config;
 mod daemon;
 mod embedded_unit;
 mod exit;
+mod expiry;
 mod fair;
 mod ground;
 pub mod keys;

@@ -8,17 +8,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward_proto::{Outcome, Scheme};
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::backend::grep11::Breaker;
 use crate::backend::{Backend, Backends, Times};
 use crate::daemon::Daemon;
+use crate::expiry::Expiries;
 use crate::policy::purpose::Purpose;
 
 /// Numbers since the start of the daemon. Shared by reference between tasks.
@@ -45,10 +45,17 @@ pub(crate) struct Metrics {
     latency: Family<UnitLabels, Gauge<f64, AtomicU64>>,
     calls: Family<UnitLabels, Counter>,
     failures: Family<UnitLabels, Counter>,
+    /// When certificates expire, which somebody else keeps up to date.
+    pub(crate) expiries: Arc<Expiries>,
 }
 
 /// The histograms of one kind of signature: what is looked up by labels only once.
 type QuickTimes = [OnceLock<Histogram>; PHASES.len()];
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct BuildLabels {
+    version: &'static str,
+}
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct SignatureLabels {
@@ -86,13 +93,15 @@ struct UnitLabels {
 }
 
 impl Metrics {
-    /// What [`Self::text`] is (OpenMetrics 1.0, which Prometheus reads).
-    pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    /// What [`Self::text`] is: the text format of Prometheus, which more programs read than
+    /// OpenMetrics, the textfile collector of node_exporter among them.
+    pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
     pub(crate) fn new(backends: &Backends) -> Self {
         let mut registry = Registry::with_prefix("keyward");
-        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Version of the daemon", version);
+        let build = Family::<BuildLabels, Gauge>::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register("build_info", "Version of the daemon", build);
         let started = Gauge::<f64, AtomicU64>::default();
         started.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
         let help = "When the daemon was started, since 1970";
@@ -117,6 +126,7 @@ impl Metrics {
             latency: Family::default(),
             calls: Family::default(),
             failures: Family::default(),
+            expiries: Arc::default(),
         };
         metrics.register();
         metrics
@@ -152,6 +162,7 @@ impl Metrics {
         registry.register_with_unit("unit_latency", help, Unit::Seconds, self.latency.clone());
         registry.register("unit_calls", "Calls of the unit", self.calls.clone());
         registry.register("unit_failures", "Failures of the unit", self.failures.clone());
+        registry.register_collector(Box::new(Arc::clone(&self.expiries)));
     }
 
     /// A request of any kind arrived.
@@ -269,7 +280,7 @@ impl Metrics {
         }
         let mut text = String::new();
         // Fails only if the text does, which has room for everything.
-        let _: fmt::Result = text::encode(&mut text, &self.registry);
+        let _: fmt::Result = prometheus_text::encode(&mut text, &self.registry);
         text
     }
 

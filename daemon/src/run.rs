@@ -17,6 +17,7 @@ use crate::backend::{Backend, Backends, Embedded, Unusable};
 use crate::config::{self, Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::embedded_unit;
+use crate::expiry::Expiries;
 use crate::ground::hardening;
 use crate::ground::ownership::{self, Owners};
 use crate::ground::text::time;
@@ -367,6 +368,8 @@ fn spawn(daemon: &Arc<Daemon>, sockets: &mut Sockets, stop: &CancellationToken) 
         // Runs until the runtime ends.
         drop(tokio::spawn(sweep(unit)));
     }
+    // Runs until the runtime ends.
+    drop(tokio::spawn(Expiries::follow(Arc::clone(daemon))));
     let connections = Arc::clone(&daemon.connections);
     let teller = Arc::clone(daemon);
     // Runs until the runtime ends; the rest is told when everything is drained.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "bodies of tests")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use keyward_rustls::{Error, Resolver};
 use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
-use keyward_tests::tool::{fail, succeed, wait_for};
+use keyward_tests::tool::{fail, run, succeed, wait_for};
 use keyward_tests::{
     Backend, Daemon, Handshake, KEY_TYPES, ML_DSA, Nginx, OpenSsl, Pki, RustlsThread, on_both_backends,
 };
@@ -160,6 +161,68 @@ fn an_expired_certificate_is_attached_with_a_warning() {
         "{warning}"
     );
     assert!(succeed(&mut daemon.keyward(&["cert", "list"])).contains("24 hours ago"));
+}
+
+/// Of the versions in use, everywhere that somebody looks: the list, the doctor, metrics.
+#[test]
+fn it_is_told_when_certificates_expire() {
+    let (daemon, pki) = scene(Backend::Embedded);
+    let mut expires = BTreeMap::new();
+    for (label, days) in [("fresh", 90), ("gone", -1), ("off", -1), ("rotated", -1)] {
+        daemon.generate(label, "p256");
+        let certificate = pki.certify_as(&daemon, &daemon.reference(label), "localhost", days);
+        let attached = attach(&daemon, label, &certificate);
+        expires.insert((label.to_owned(), 1), attached["not_after"].as_u64().unwrap());
+    }
+    succeed(&mut daemon.keyward(&["key", "disable", "off"]));
+    succeed(&mut daemon.keyward(&["key", "rotate", "rotated"]));
+    // Nothing is known of the one that is in use now.
+    expires.remove(&("rotated".to_owned(), 1));
+
+    let metrics = || -> BTreeMap<(String, u64), u64> {
+        let (_, page) = daemon.get("/metrics");
+        let name = "keyward_certificate_not_after_timestamp_seconds{";
+        let lines = page.lines().filter_map(|line| line.strip_prefix(name)?.split_once("} "));
+        let value = |text: &str| text.split('"').nth(1).unwrap().to_owned();
+        lines
+            .map(|(labels, time)| {
+                let (key, version) = labels.split_once(',').unwrap();
+                ((value(key), value(version).parse().unwrap()), time.parse().unwrap())
+            })
+            .collect()
+    };
+    wait_for("the metric of each certificate", || (metrics() == expires).then_some(()));
+
+    let list = succeed(&mut daemon.keyward(&["key", "list"]));
+    let told = |label: &str| {
+        let row = list.lines().find(|row| row.split_whitespace().next() == Some(label)).unwrap();
+        row.split_once("embedded").unwrap().1.trim().to_owned()
+    };
+    assert_eq!(told("gone"), "expired 24 hours ago");
+    assert!(told("fresh").starts_with("expires in ") && told("rotated").is_empty(), "{list}");
+    let list = succeed(&mut daemon.keyward(&["key", "list", "--json"]));
+    let list: Vec<Value> = serde_json::from_str(&list).unwrap();
+    let fresh = &list[0]["versions"][0]["certificate"]["not_after"];
+    assert_eq!(fresh.as_u64(), Some(expires[&("fresh".to_owned(), 1)]));
+
+    let doctor = || -> Vec<String> {
+        let findings = run(&mut daemon.keyward(&["doctor", "--json"])).stdout;
+        let findings: Vec<Value> = serde_json::from_slice(&findings).unwrap();
+        let found = findings.iter().filter(|finding| finding["check"] == "expiry");
+        found.map(|found| format!("{} {}", found["verdict"], found["detail"])).collect()
+    };
+    let [gone] = &doctor()[..] else { panic!("{:?}", doctor()) };
+    let told = "\"fail\" \"the certificate of key gone version 1 for localhost has expired on 20";
+    assert!(gone.starts_with(told), "{gone}");
+
+    let certificate = pki.certify_as(&daemon, &daemon.reference("gone"), "localhost", 90);
+    let renewed = attach(&daemon, "gone", &certificate)["not_after"].as_u64().unwrap();
+    let [ok] = &doctor()[..] else { panic!("{:?}", doctor()) };
+    assert!(ok.starts_with("\"ok\" \"certificates with the daemon: 2, the first one expires in "), "{ok}");
+    succeed(&mut daemon.keyward(&["cert", "detach", "fresh"]));
+    succeed(&mut daemon.keyward(&["key", "delete", "off"]));
+    let left = BTreeMap::from([(("gone".to_owned(), 1), renewed)]);
+    wait_for("the metric of what is left", || (metrics() == left).then_some(()));
 }
 
 /// The certificate that a server presents for the label, with a resolver that follows it.

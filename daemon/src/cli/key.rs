@@ -470,7 +470,7 @@ fn repair(client: &Client) -> Result<(), Failure> {
 }
 
 fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
-    let mut rows = table(&["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND"]);
+    let mut rows = table(&["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND", "CERTIFICATE"]);
     for key in keys {
         rows.add_row([
             key.label.as_str(),
@@ -479,6 +479,7 @@ fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
             &key.state,
             &key.uses.join(", "),
             &key.backend,
+            &key.certificate().map(expires).unwrap_or_default(),
         ]);
     }
     print_table(&rows)
@@ -523,6 +524,12 @@ fn print_key(key: &KeyView) -> Result<(), Failure> {
         }
     }
     print(&text)
+}
+
+/// How long a certificate holds, for a column.
+fn expires(certificate: &CertificateView) -> String {
+    let then = from_now(certificate.not_after);
+    if then.starts_with("in ") { format!("expires {then}") } else { format!("expired {then}") }
 }
 
 /// SHA-256 of the SubjectPublicKeyInfo, which `openssl pkey -pubin -outform DER | sha256sum` gives too.

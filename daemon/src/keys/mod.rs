@@ -229,6 +229,15 @@ impl Keys {
         Ok(Some(key))
     }
 
+    /// A key as it is in the store. Other keys keep their places in memory.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub(crate) async fn stored(&self, label: &Label) -> Result<Option<Key>, StoreError> {
+        let label = label.clone();
+        self.in_store(move |store| store.get(&label)).await
+    }
+
     /// Stores a key whose revision is still that of `key`; revision 0 stands for a key that does not exist yet.
     ///
     /// # Errors

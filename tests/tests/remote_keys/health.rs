@@ -1,12 +1,14 @@
 //! What is told of units: by the command line, to whoever watches, and in metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use keyward_client::Input;
 use keyward_proto::Scheme;
-use keyward_tests::tool::{run, succeed, wait_for};
-use keyward_tests::{Daemon, Fault, Proxy, UnitServer, Units, scratch};
+use keyward_tests::tool::{Process, run, succeed, wait_for};
+use keyward_tests::{Daemon, Fault, Pki, Proxy, UnitServer, Units, free_port, scratch};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -221,13 +223,47 @@ fn metrics() {
     assert_eq!(page.sum("keyward_backend_waiting", &[("backend", "hsm")]), 0.0);
     assert!(of_units(&before, "keyward_unit_latency_seconds")[0] > 0.0);
 
-    assert_documented(&page);
+    let pki = Pki::new(scene.daemon.directory());
+    let certificate = pki.certify(&scene.daemon, &scene.daemon.reference("web"));
+    let words = ["cert", "attach", "web", "--in", certificate.to_str().unwrap()];
+    succeed(&mut scene.daemon.keyward(&words));
+    let certified = "keyward_certificate_not_after_timestamp_seconds";
+    wait_for(certified, || scene.daemon.get("/metrics").1.contains(certified).then_some(()));
+    assert_documented(&Page::get(&scene.daemon));
+    assert_read_by_others(&scene.daemon);
+}
+
+/// What Prometheus has against a page, and what a node exporter makes of it.
+fn assert_read_by_others(daemon: &Daemon) {
+    let textfiles = daemon.path("textfiles");
+    fs::create_dir(&textfiles).unwrap();
+    fs::write(textfiles.join("keyward.prom"), daemon.get("/metrics").1).unwrap();
+    let page = fs::File::open(textfiles.join("keyward.prom")).unwrap();
+    let output = Command::new("promtool").args(["check", "metrics"]).stdin(page).output().unwrap();
+    let told = [output.stdout, output.stderr].concat();
+    assert!(output.status.success() && told.is_empty(), "{}", String::from_utf8_lossy(&told));
+
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut exporter = Command::new("prometheus-node-exporter");
+    exporter.args(["--collector.disable-defaults", "--collector.textfile", "--collector.textfile.directory"]);
+    exporter.arg(&textfiles).arg(format!("--web.listen-address={address}"));
+    let log = daemon.path("exporter.log");
+    let _exporter = Process::start(&mut exporter, &log);
+    let exported = wait_for("the node exporter", || {
+        let mut curl = Command::new("curl");
+        let output = run(curl.args(["--silent", "--fail"]).arg(format!("http://{address}/metrics")));
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    });
+    let passed_on = |line: &str| assert!(exported.lines().any(|one| one == line), "{line}: {exported}");
+    passed_on("node_textfile_scrape_error 0");
+    passed_on(concat!("keyward_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"));
+    passed_on("# TYPE keyward_signatures_total counter");
+    passed_on("# TYPE keyward_signature_seconds histogram");
 }
 
 /// The names are those of docs/metrics.md, no more and no fewer.
 fn assert_documented(page: &Page) {
-    let text =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md")).unwrap();
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md")).unwrap();
     let documented: BTreeSet<_> = text
         .lines()
         .filter_map(|line| Some(line.strip_prefix("| `keyward_")?.split_once('`')?.0))
@@ -262,8 +298,8 @@ impl Page {
         let mut command = daemon.curl();
         command.args(["--fail", "--write-out", "%{content_type}", "http://localhost/metrics"]);
         let answer = succeed(&mut command);
-        let (text, content_type) = answer.rsplit_once("# EOF\n").unwrap();
-        assert!(content_type.starts_with("application/openmetrics-text; version=1.0.0"), "{content_type}");
+        let (text, content_type) = answer.rsplit_once('\n').unwrap();
+        assert!(content_type.starts_with("text/plain; version=0.0.4"), "{content_type}");
         let mut families = BTreeSet::new();
         let mut samples = Vec::new();
         for line in text.lines() {
@@ -272,7 +308,7 @@ impl Page {
                     let [what, name, _] = about.splitn(3, ' ').collect::<Vec<_>>()[..] else {
                         panic!("{line}")
                     };
-                    assert!(["HELP", "TYPE", "UNIT"].contains(&what), "{line}");
+                    assert!(["HELP", "TYPE"].contains(&what), "{line}");
                     families.insert(name.to_owned());
                 }
                 None => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use keyward_proto::Outcome;
 
-use super::Finding;
+use super::{Finding, expiry};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::api::{StatusView, UnitView};
 use crate::cli::output::{from_now, time};
@@ -66,6 +66,7 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
         ));
     }
     findings.extend(units(admin));
+    findings.extend(expiry::check(admin));
     if status.dev {
         findings.push(Finding::warn(
             "mode",

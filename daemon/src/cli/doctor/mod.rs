@@ -3,6 +3,7 @@
 mod conf;
 mod daemon;
 mod environment;
+mod expiry;
 mod grants;
 mod openssl;
 mod reach;

@@ -1,0 +1,126 @@
+//! Certificates that the daemon hands out: whether they hold, and for how long.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::Finding;
+use crate::admin_client::AdminClient;
+use crate::api::{CertificateView, KeyView};
+use crate::cli::output::{from_now, time};
+
+/// What there is to say of the certificates of current versions. Of keys that are disabled nobody
+/// needs one.
+pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
+    let keys = match admin.list() {
+        Ok((keys, _)) => keys,
+        Err(error) => {
+            return vec![Finding::warn(CHECK, format!("not looked at: {error}"), "mend that first")];
+        }
+    };
+    let certified = |key: &KeyView| key.state == "enabled" && key.certificate().is_some();
+    let mut certified: Vec<_> = keys.into_iter().filter(certified).collect();
+    certified.sort_by_key(|key| key.certificate().map(|certificate| certificate.not_after));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut findings: Vec<_> = certified.iter().filter_map(|key| finding(key, now)).collect();
+    let more = findings.len().saturating_sub(MOST);
+    findings.truncate(MOST);
+    if more > 0 {
+        let detail = format!("so it is with the certificates of {more} more keys");
+        findings.push(Finding::warn(CHECK, detail, "see keyward cert list"));
+    }
+    if let (true, Some(first)) = (findings.is_empty(), certified.first().and_then(KeyView::certificate)) {
+        findings.push(Finding::ok(
+            CHECK,
+            format!(
+                "certificates with the daemon: {}, the first one expires {}",
+                certified.len(),
+                from_now(first.not_after)
+            ),
+        ));
+    }
+    findings
+}
+
+fn finding(key: &KeyView, now: u64) -> Option<Finding> {
+    let (label, number, certificate) = (&key.label, key.current, key.certificate()?);
+    let CertificateView { not_before, not_after, .. } = *certificate;
+    let what =
+        format!("the certificate of key {label} version {number} for {}", certificate.names_or_subject());
+    let mend = format!(
+        "have it renewed (keyward csr {label}), then: keyward cert attach {label} --in CHAIN; \
+         if nothing takes it from the daemon: keyward cert detach {label}"
+    );
+    if now < not_before {
+        let detail = format!("{what} is not valid before {}, {}", time(not_before), from_now(not_before));
+        return Some(Finding::warn(CHECK, detail, "compare the clock of this machine, or wait"));
+    }
+    if now > not_after {
+        let detail = format!("{what} has expired on {}, {}", time(not_after), from_now(not_after));
+        return Some(Finding::fail(CHECK, detail, mend));
+    }
+    let soon = SOON.min((not_after - not_before) / 4);
+    (not_after - now < soon).then(|| {
+        let detail = format!("{what} expires on {}, {}", time(not_after), from_now(not_after));
+        Finding::warn(CHECK, detail, mend)
+    })
+}
+
+const CHECK: &str = "expiry";
+/// So many keys are named.
+const MOST: usize = 10;
+/// Seconds before the end, of a certificate that is valid for long: whoever renews certificates
+/// should have renewed it by then. Of others it is a quarter of their time.
+const SOON: u64 = 21 * 24 * 3600;
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+    use crate::api::VersionView;
+
+    #[test]
+    fn a_certificate_is_told_in_time() {
+        const DAY: u64 = 24 * 3600;
+        let key = |days: u64| KeyView {
+            label: "shop".into(),
+            state: "enabled".into(),
+            key_type: "p256".into(),
+            uses: Vec::new(),
+            backend: "embedded".into(),
+            unit: String::new(),
+            current: 1,
+            versions: vec![VersionView {
+                number: 1,
+                key_type: "p256".into(),
+                created: 0,
+                public_key: String::new(),
+                certificate: Some(CertificateView {
+                    subject: String::new(),
+                    issuer: String::new(),
+                    names: vec!["shop.example".into()],
+                    not_before: 1000 * DAY,
+                    not_after: (1000 + days) * DAY,
+                    fingerprint: String::new(),
+                    chain: 1,
+                }),
+            }],
+            problem: None,
+        };
+        let told = |days: u64, age: i64| {
+            let found = finding(&key(days), (1000 * DAY).checked_add_signed(age * 3600).unwrap());
+            found.map(|found| found.verdict)
+        };
+        for (days, age, verdict) in [
+            (398, -1, Some(Verdict::Warn)),
+            (398, 0, None),
+            (398, 24 * 376, None),
+            (398, 24 * 378, Some(Verdict::Warn)),
+            (90, 24 * 68, None),
+            (90, 24 * 70, Some(Verdict::Warn)),
+            (6, 24 * 4, None),
+            (6, 24 * 5, Some(Verdict::Warn)),
+            (6, 24 * 6 + 1, Some(Verdict::Fail)),
+        ] {
+            assert_eq!(told(days, age), verdict, "{days} days, after {age} hours");
+        }
+    }
+}

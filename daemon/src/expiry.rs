@@ -1,0 +1,177 @@
+//! Until when certificates hold, for metrics: from memory, however many keys there are.
+
+use core::fmt;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use keyward_proto::Label;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+use tokio::time::{Duration, sleep};
+
+use crate::certificates::Certificate;
+use crate::daemon::Daemon;
+use crate::keys::{Key, StoreError};
+
+/// When the certificates of the current versions of keys expire. Shared by reference between tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Expiries(Mutex<HashMap<Label, Expiry>>);
+
+/// The certificate of a version.
+#[derive(Clone, Copy, Debug)]
+struct Expiry {
+    version: u32,
+    /// In seconds since 1970.
+    not_after: u64,
+}
+
+impl Expiries {
+    /// Sees to it that they are those of the key store: looks at every key, and then at those that
+    /// are changed. Never returns.
+    pub(crate) async fn follow(daemon: Arc<Daemon>) {
+        let expiries = Arc::clone(&daemon.metrics.expiries);
+        let changes = daemon.keys.changes();
+        let mut revisions = changes.subscribe();
+        let mut seen = 0;
+        loop {
+            // A change that comes while the keys are read is looked at in the next round.
+            revisions.mark_unchanged();
+            let new = changes.since(seen, |_| true);
+            let read = match new.everything {
+                true => expiries.read_all(&daemon).await,
+                false => expiries.read_some(&daemon, &new.labels).await,
+            };
+            match read {
+                Ok(()) => {
+                    seen = new.revision;
+                    if revisions.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("the metric of expiring certificates is not up to date: {error}");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// A page at a time: other work with the store is not kept waiting.
+    async fn read_all(&self, daemon: &Daemon) -> Result<(), StoreError> {
+        let (mut found, mut after) = (HashMap::new(), None);
+        loop {
+            let page = daemon.keys.list(after, PAGE).await?;
+            let last = page.len() < PAGE;
+            after = page.last().map(|listed| listed.label().to_string());
+            let keys = page.into_iter().filter_map(|listed| listed.key().ok());
+            found.extend(keys.filter_map(|key| Some((key.label.clone(), Expiry::of(&key)?))));
+            if last {
+                break;
+            }
+        }
+        self.with(|known| *known = found);
+        Ok(())
+    }
+
+    async fn read_some(&self, daemon: &Daemon, labels: &[String]) -> Result<(), StoreError> {
+        for label in labels.iter().filter_map(|label| label.parse::<Label>().ok()) {
+            let expiry = match daemon.keys.stored(&label).await {
+                Ok(key) => key.as_ref().and_then(Expiry::of),
+                Err(StoreError::Altered(_) | StoreError::Unlisted(_)) => None,
+                Err(error) => return Err(error),
+            };
+            self.with(|known| match expiry {
+                Some(expiry) => known.insert(label, expiry),
+                None => known.remove(&label),
+            });
+        }
+        Ok(())
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut HashMap<Label, Expiry>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Expiry {
+    fn of(key: &Key) -> Option<Self> {
+        let version = key.version(0)?;
+        let certificate = Certificate::from_der(version.certificates.first()?).ok()?;
+        Some(Self { version: version.number, not_after: certificate.not_after() })
+    }
+}
+
+impl Collector for Expiries {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut first: Vec<_> = self.with(|known| {
+            let mut all: Vec<_> = known.iter().collect();
+            if all.len() > MOST {
+                all.select_nth_unstable_by_key(MOST, |(_, expiry)| expiry.not_after);
+                all.truncate(MOST);
+            }
+            all.into_iter().map(|(label, expiry)| (label.clone(), *expiry)).collect()
+        });
+        if first.is_empty() {
+            return Ok(());
+        }
+        // The same page looks the same each time.
+        first.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+        let help = "Until when the certificate of the current version of a key holds, since 1970";
+        let mut family = encoder.encode_descriptor(
+            "certificate_not_after_timestamp",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        for (label, Expiry { version, not_after }) in first {
+            let labels = [("key", label.as_str().to_owned()), ("version", version.to_string())];
+            let gauge = ConstGauge::new(i64::try_from(not_after).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Most certificates on a page of metrics: those that expire first.
+const MOST: usize = 1000;
+/// So many keys are read from the store at a time.
+const PAGE: usize = 256;
+/// Before a store that cannot be read is read again.
+const PAUSE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::prometheus_text;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn those_that_expire_first_are_told() {
+        let expiries = Arc::new(Expiries::default());
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Arc::clone(&expiries)));
+        let page = || {
+            let mut text = String::new();
+            prometheus_text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        assert_eq!(page(), "");
+        let most = u64::try_from(MOST).unwrap();
+        expiries.with(|known| {
+            for number in 0..5 * most {
+                let expiry = Expiry { version: 2, not_after: 5 * most - number };
+                known.insert(format!("key-{number:04}").parse().unwrap(), expiry);
+            }
+        });
+        let page = page();
+        let told: Vec<_> = page.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(told.len(), MOST);
+        let last = "certificate_not_after_timestamp_seconds{key=\"key-4999\",version=\"2\"} 1";
+        assert_eq!(told.last(), Some(&last));
+        assert!(told[0].ends_with("{key=\"key-4000\",version=\"2\"} 1000"), "{}", told[0]);
+    }
+}
