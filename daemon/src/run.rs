@@ -28,7 +28,7 @@ use crate::migration;
 use crate::peers::reactors::Reactors;
 use crate::peers::{listener, service};
 use crate::policy::authorise::{Grant, Who};
-use crate::sockets::{SocketError, Sockets};
+use crate::sockets::{Opened, Role, SocketError, Sockets};
 use crate::store_key::{self, StoreKeyError};
 use crate::{admin, exit};
 
@@ -80,7 +80,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
             store.created()?.map(|made| format!("; it was made at {}", time(made))).unwrap_or_default()
         );
     }
-    let mut sockets = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
+    let (mut sockets, opened) = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends, reactors);
     let daemon = Arc::new(daemon.with_descriptors(descriptors));
@@ -95,7 +95,9 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
             // A unit that hangs must not keep the daemon from being stopped.
             Asked::Stop = signals.next() => return Ok(()),
         }
-        let tasks = spawn(&daemon, &mut sockets, &stop).map_err(ServeError::Runtime)?;
+        let tasks = TaskTracker::new();
+        spawn(&daemon);
+        accept(&daemon, opened, &tasks, &stop).map_err(ServeError::Runtime)?;
         notify(&[NotifyState::Ready]);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -106,6 +108,9 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         while signals.next().await == Asked::Reload {
             notify_reloading();
             reload(&daemon, options, &log);
+            if let Err(error) = accept(&daemon, sockets.reopen(), &tasks, &stop) {
+                tracing::error!("cannot listen on a socket that was bound again: {error}");
+            }
             notify(&[NotifyState::Ready]);
         }
         notify(&[NotifyState::Stopping]);
@@ -361,29 +366,46 @@ fn dev_grants(dev: bool) -> Vec<Grant> {
     vec![Grant::everything(Who::user(uid))]
 }
 
-/// Starts one task for each socket.
-fn spawn(daemon: &Arc<Daemon>, sockets: &mut Sockets, stop: &CancellationToken) -> io::Result<TaskTracker> {
-    let tasks = TaskTracker::new();
+/// Starts the tasks that run until the runtime ends.
+fn spawn(daemon: &Arc<Daemon>) {
     if let Some(unit) = daemon.backends.embedded_unit() {
-        // Runs until the runtime ends.
         drop(tokio::spawn(sweep(unit)));
     }
-    // Runs until the runtime ends.
     drop(tokio::spawn(Expiries::follow(Arc::clone(daemon))));
-    let connections = Arc::clone(&daemon.connections);
     let teller = Arc::clone(daemon);
-    // Runs until the runtime ends; the rest is told when everything is drained.
+    // The rest is told when everything is drained.
     drop(tokio::spawn(async move { teller.lines.tell_rests().await }));
-    for listener in sockets.peers.drain(..) {
+}
+
+/// Starts one task for each socket, which ends when another socket has taken its place.
+fn accept(
+    daemon: &Arc<Daemon>,
+    opened: Vec<Opened>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    for Opened { listener, role, replaced } in opened {
         listener.set_nonblocking(true)?;
-        let (daemon, connections, stop) = (Arc::clone(daemon), Arc::clone(&connections), stop.clone());
-        tasks.spawn(listener::accept(daemon, listener, connections, tasks.clone(), stop)?);
+        let (daemon, stop) = (Arc::clone(daemon), stop.clone());
+        match role {
+            Role::Peers => {
+                let connections = Arc::clone(&daemon.connections);
+                let accept = listener::accept(daemon, listener, connections, tasks.clone(), stop, replaced)?;
+                tasks.spawn(accept);
+            }
+            Role::Administrators => {
+                let listener = UnixListener::from_std(listener)?;
+                let ended = async move {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = replaced.cancelled() => {}
+                    }
+                };
+                tasks.spawn(admin::serve(daemon, listener, ended));
+            }
+        }
     }
-    for listener in sockets.admin.drain(..) {
-        let listener = to_tokio(listener)?;
-        tasks.spawn(admin::serve(Arc::clone(daemon), listener, stop.clone()));
-    }
-    Ok(tasks)
+    Ok(())
 }
 
 /// Has a unit forget the private keys that nobody uses.
@@ -392,11 +414,6 @@ pub(crate) async fn sweep(unit: Arc<Unit>) {
         tokio::time::sleep(Unit::SWEEP).await;
         unit.sweep();
     }
-}
-
-fn to_tokio(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
-    listener.set_nonblocking(true)?;
-    UnixListener::from_std(listener)
 }
 
 /// Takes over a new configuration if it is sound; else everything stays as it is.
@@ -458,11 +475,13 @@ async fn drain(daemon: &Daemon, tasks: &TaskTracker, stop: &CancellationToken) {
     }
 }
 
-/// The signals that a server heeds.
+/// The signals that a server heeds, and those that it does not: a signal without a handler would
+/// end it.
 pub(crate) struct Signals {
     hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
+    _ignored: [Signal; 2],
 }
 
 /// What a signal asks for.
@@ -478,6 +497,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            _ignored: [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?],
         })
     }
 

@@ -5,12 +5,13 @@
 //! descriptor all the time: who owns the directory around it, as with one that is the root of a server, can put
 //! links under its name, and nothing that we do is led astray.
 
+use core::fmt;
 use std::env;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -21,15 +22,28 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
 use crate::ground::ownership::{self, Owners, OwnershipError};
 
-/// What the daemon listens on.
+/// Where the daemon listens. The listeners themselves are with those who accept.
 pub(crate) struct Sockets {
-    /// For peers.
-    pub(crate) peers: Vec<UnixListener>,
-    /// For administrators.
-    pub(crate) admin: Vec<UnixListener>,
+    runtime_dir: PathBuf,
+    places: Vec<Place>,
+}
+
+/// A listener that is new, for whom it is, and the token that says that it is of no use any more.
+pub(crate) struct Opened {
+    pub(crate) listener: UnixListener,
+    pub(crate) role: Role,
+    pub(crate) replaced: CancellationToken,
+}
+
+/// For whom a socket is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Role {
+    Peers,
+    Administrators,
 }
 
 impl Sockets {
@@ -37,54 +51,157 @@ impl Sockets {
     ///
     /// # Errors
     /// [`SocketError`] says which socket is out of reach and why.
-    pub(crate) fn open(runtime_dir: &Path, extra: &[Address]) -> Result<Self, SocketError> {
-        let mut sockets = Self::inherited()?;
-        if sockets.peers.is_empty() || sockets.admin.is_empty() {
-            // Peers of every user must get through, and none of them may put another socket in the place of ours.
-            ownership::make_directories(runtime_dir)
-                .and_then(|()| ownership::check_directory(runtime_dir, Owners::Own))
-                .map_err(|reason| SocketError::RuntimeDir { path: runtime_dir.to_owned(), reason })?;
-        }
-        if sockets.peers.is_empty() {
-            // Anybody may knock: who may do what is settled by grants.
-            sockets.peers.push(bind(&runtime_dir.join(PEERS), 0o666)?);
-        }
-        if sockets.admin.is_empty() {
-            sockets.admin.push(bind(&runtime_dir.join(ADMIN), 0o600)?);
+    pub(crate) fn open(runtime_dir: &Path, extra: &[Address]) -> Result<(Self, Vec<Opened>), SocketError> {
+        let mut opened = Self::inherited()?;
+        let mut places: Vec<_> = opened
+            .iter()
+            .map(|Opened { listener, role, replaced }| Place {
+                role: *role,
+                at: At::Passed(listener.local_addr().ok().and_then(|at| at.as_pathname().map(Into::into))),
+                bound: Some(Bound { file: None, replaced: replaced.clone() }),
+            })
+            .collect();
+        for (role, name) in [(Role::Peers, PEERS), (Role::Administrators, ADMIN)] {
+            if opened.iter().any(|passed| passed.role == role) {
+                continue;
+            }
+            let mut place = Place { role, at: At::Runtime(runtime_dir.join(name)), bound: None };
+            opened.push(place.bind(runtime_dir)?);
+            places.push(place);
         }
         for address in extra {
-            let text = address.to_string();
-            let bound = match text.strip_prefix('@') {
-                Some(name) => bind_abstract(&text, name),
-                None => bind_extra(Path::new(&text)),
-            };
-            match bound {
-                Ok(listener) => sockets.peers.push(listener),
+            let mut place = Place { role: Role::Peers, at: At::Extra(address.to_string()), bound: None };
+            match place.bind(runtime_dir) {
+                Ok(extra) => opened.push(extra),
                 Err(error @ SocketError::Exposed { .. }) => return Err(error),
                 // The owner of its directory can put something in the way, and must not stop the
                 // daemon by that.
                 Err(error) => tracing::error!("{error}; the other sockets are served"),
             }
+            places.push(place);
         }
-        Ok(sockets)
+        Ok((Self { runtime_dir: runtime_dir.to_owned(), places }, opened))
+    }
+
+    /// Binds those again whose files are gone, as after somebody has cleaned the directory, and
+    /// those that could not be bound before.
+    pub(crate) fn reopen(&mut self) -> Vec<Opened> {
+        let mut opened = Vec::new();
+        for place in self.places.iter_mut().filter(|place| place.is_lost()) {
+            if let At::Passed(Some(path)) = &place.at {
+                tracing::error!(
+                    "the socket {} is gone, and can be made again by systemd alone, which passed it: systemctl restart keyward.socket keyward-admin.socket keyward.service",
+                    path.display()
+                );
+                continue;
+            }
+            match place.bind(&self.runtime_dir) {
+                Ok(again) => {
+                    tracing::info!(socket = %place.at, "bound again");
+                    opened.push(again);
+                }
+                Err(error) => tracing::error!("{error}; the other sockets are served"),
+            }
+        }
+        opened
     }
 
     /// The sockets of sd_listen_fds(3). One that is named `admin` is for administrators.
-    fn inherited() -> Result<Self, SocketError> {
+    fn inherited() -> Result<Vec<Opened>, SocketError> {
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let names: Vec<_> = names.split(':').collect();
         let mut passed = ListenFd::from_env();
-        let mut sockets = Self { peers: Vec::new(), admin: Vec::new() };
+        let mut opened = Vec::new();
         for index in 0..passed.len() {
             let listener = passed.take_unix_listener(index).map_err(SocketError::Passed)?;
             let Some(listener) = listener else { continue };
-            match names.get(index) {
-                Some(&"admin") => sockets.admin.push(listener),
-                _ => sockets.peers.push(listener),
-            }
+            let role = match names.get(index) {
+                Some(&"admin") => Role::Administrators,
+                _ => Role::Peers,
+            };
+            opened.push(Opened { listener, role, replaced: CancellationToken::new() });
         }
-        Ok(sockets)
+        Ok(opened)
     }
+}
+
+/// A place where the daemon is to listen.
+struct Place {
+    role: Role,
+    at: At,
+    /// What it listens on there, if it could.
+    bound: Option<Bound>,
+}
+
+enum At {
+    /// Wherever systemd has bound it: at a path, or under an abstract name.
+    Passed(Option<PathBuf>),
+    /// In the runtime directory.
+    Runtime(PathBuf),
+    /// Elsewhere, as the configuration says.
+    Extra(String),
+}
+
+struct Bound {
+    /// The file, if there is one, and we made it.
+    file: Option<FileId>,
+    replaced: CancellationToken,
+}
+
+/// What a file is told from others by, whatever its name: device and inode.
+type FileId = (u64, u64);
+
+impl Place {
+    fn bind(&mut self, runtime_dir: &Path) -> Result<Opened, SocketError> {
+        let (listener, file) = match &self.at {
+            At::Passed(_) => return Err(SocketError::Passed(io::ErrorKind::InvalidInput.into())),
+            At::Runtime(path) => {
+                // Peers of every user must get through, and none of them may put another socket in the place of ours.
+                ownership::make_directories(runtime_dir)
+                    .and_then(|()| ownership::check_directory(runtime_dir, Owners::Own))
+                    .map_err(|reason| SocketError::RuntimeDir { path: runtime_dir.to_owned(), reason })?;
+                // Anybody may knock at that for peers: who may do what is settled by grants.
+                let mode = if self.role == Role::Peers { 0o666 } else { 0o600 };
+                bind(path, mode).map(|(listener, file)| (listener, Some(file)))?
+            }
+            At::Extra(text) => match text.strip_prefix('@') {
+                Some(name) => (bind_abstract(text, name)?, None),
+                None => bind_extra(Path::new(text)).map(|(listener, file)| (listener, Some(file)))?,
+            },
+        };
+        let replaced = CancellationToken::new();
+        let bound = Bound { file, replaced: replaced.clone() };
+        if let Some(old) = self.bound.replace(bound) {
+            old.replaced.cancel();
+        }
+        Ok(Opened { listener, role: self.role, replaced })
+    }
+
+    /// Whether nobody can connect there any more.
+    fn is_lost(&self) -> bool {
+        let Some(bound) = &self.bound else { return true };
+        match (&self.at, bound.file) {
+            (At::Passed(path), _) => path.as_deref().is_some_and(|path| file_id(path).is_none()),
+            (At::Runtime(path), file) => file_id(path) != file,
+            (At::Extra(text), Some(file)) => file_id(Path::new(text)) != Some(file),
+            // An abstract name cannot be taken away.
+            (At::Extra(_), None) => false,
+        }
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed(path) => write!(f, "{}", path.as_deref().unwrap_or(Path::new("@")).display()),
+            Self::Runtime(path) => write!(f, "{}", path.display()),
+            Self::Extra(text) => f.write_str(text),
+        }
+    }
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// Name of the peers' socket in the runtime directory.
@@ -123,14 +240,14 @@ fn somebody_listens(path: &Path) -> bool {
 /// Binds a socket in a directory that is meant for a server, and may be its own: that server can
 /// only deceive itself. Where every user can write, each could deceive it, and be there first in a
 /// sticky directory.
-fn bind_extra(path: &Path) -> Result<UnixListener, SocketError> {
+fn bind_extra(path: &Path) -> Result<(UnixListener, FileId), SocketError> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     ownership::check_directory(parent, Owners::Any)
         .map_err(|reason| SocketError::Exposed { path: path.to_owned(), reason })?;
     bind(path, 0o666)
 }
 
-fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
+fn bind(path: &Path, mode: u32) -> Result<(UnixListener, FileId), SocketError> {
     let failed = |reason| SocketError::Bind { path: path.to_owned(), reason };
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
@@ -183,11 +300,12 @@ impl<'a> PrivateDirectory<'a> {
     }
 
     /// Binds a socket and moves it to its name in the directory around this one.
-    fn bind(self, name: &Path, mode: Mode) -> io::Result<UnixListener> {
+    fn bind(self, name: &Path, mode: Mode) -> io::Result<(UnixListener, FileId)> {
         let listener = UnixListener::bind(path_of(&self.directory).join(name))?;
         rustix::fs::chmodat(&self.directory, name, mode, AtFlags::empty())?;
+        let file = rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
         rustix::fs::renameat(&self.directory, name, self.parent, name)?;
-        Ok(listener)
+        Ok((listener, (file.st_dev, file.st_ino)))
     }
 }
 
@@ -232,11 +350,31 @@ mod tests {
     fn sockets_have_their_permissions_and_leave_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let runtime_dir = dir.path().join("a/run");
-        let _sockets = Sockets::open(&runtime_dir, &[]).unwrap();
+        let (mut sockets, opened) = Sockets::open(&runtime_dir, &[]).unwrap();
         assert_eq!(mode(&runtime_dir), 0o755);
         assert_eq!(mode(&runtime_dir.join(PEERS)), 0o666);
         assert_eq!(mode(&runtime_dir.join(ADMIN)), 0o600);
         assert_eq!(fs::read_dir(&runtime_dir).unwrap().count(), 2);
+        assert!(sockets.reopen().is_empty() && opened.iter().all(|one| !one.replaced.is_cancelled()));
+    }
+
+    #[test]
+    fn a_socket_in_the_place_of_a_lost_one_has_its_permissions() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut sockets, opened) = Sockets::open(dir.path(), &[]).unwrap();
+        let path = dir.path().join(ADMIN);
+        fs::remove_file(&path).unwrap();
+        let again = sockets.reopen();
+        assert_eq!(again.iter().map(|one| one.role).collect::<Vec<_>>(), [Role::Administrators]);
+        assert_eq!(mode(&path), 0o600);
+        let replaced: Vec<_> = opened.iter().map(|one| one.replaced.is_cancelled()).collect();
+        assert_eq!(replaced, [false, true]);
+        // Somebody else has taken the place.
+        fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        assert!(sockets.reopen().is_empty() && !again[0].replaced.is_cancelled());
+        fs::remove_file(&path).unwrap();
+        assert_eq!(sockets.reopen().len(), 1);
     }
 
     #[test]

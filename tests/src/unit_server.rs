@@ -79,6 +79,11 @@ impl UnitServer {
         wait_for(&format!("the log to say {told}"), || (lines() > before).then_some(()));
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
     /// Kills it as a crash would.
     pub fn kill(&mut self) {
         self.process.signal(Signal::KILL);

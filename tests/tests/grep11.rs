@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use keyward_tests::tool::{fail, run};
 use keyward_tests::unit_server::{Python, master_key};
 use keyward_tests::{Pki, UnitServer, scratch};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 /// What servers and clients of one test share.
@@ -187,6 +188,10 @@ fn health_and_reflection() {
     assert_eq!(scene.python.probe(&server, &["health"]), "serving");
     let refused = scene.python.probe(&server, &["reflection"]);
     assert!(refused.starts_with("failed: UNIMPLEMENTED"), "{refused}");
+    for signal in [Signal::USR1, Signal::USR2] {
+        server.signal(signal);
+        assert_eq!(scene.python.probe(&server, &["health"]), "serving", "after {signal:?}");
+    }
     assert!(server.stop().success());
     let server = scene.start("reflecting", &[&dev[..], &["--reflection"]].concat());
     assert_eq!(scene.python.probe(&server, &["reflection"]), "describes grep11.Crypto");

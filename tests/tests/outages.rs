@@ -342,3 +342,19 @@ fn a_broken_reference_keeps_nginx_from_starting_and_says_why() {
         assert!(text.contains(expected), "{text}");
     }
 }
+
+/// Nobody else can make it again for those who hold it.
+#[test]
+fn a_deleted_socket_of_systemd_is_told() {
+    let mut daemon = Daemon::prepare("");
+    daemon.hold_socket();
+    daemon.resume();
+    fs::remove_file(daemon.socket()).unwrap();
+    daemon.reload();
+    wait_for("what to do", || {
+        let told = ["ERROR", "keyward.sock is gone", "systemctl restart keyward.socket"];
+        (daemon.logged(&told) == 1).then_some(())
+    });
+    assert!(!daemon.socket().exists());
+    succeed(&mut daemon.keyward(&["key", "list"]));
+}

@@ -52,7 +52,6 @@ use keyward_unit::ImportError;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixListener;
-use tokio_util::sync::CancellationToken;
 
 use crate::api::{MAX_KEY_FILE, Refusal, StatusView};
 use crate::backend::BackendError;
@@ -64,8 +63,12 @@ use crate::metrics::Metrics;
 use crate::policy::authorise::Peer;
 use gate::{Caller, Gate};
 
-/// Serves administrators until `stop` is cancelled.
-pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: CancellationToken) {
+/// Serves administrators until `end`, and those who have asked by then.
+pub(crate) async fn serve(
+    daemon: Arc<Daemon>,
+    listener: UnixListener,
+    end: impl Future<Output = ()> + Send + 'static,
+) {
     let routes = Router::new()
         .route("/live", get(async || "live\n"))
         .route("/ready", get(units::ready))
@@ -90,8 +93,7 @@ pub(crate) async fn serve(daemon: Arc<Daemon>, listener: UnixListener, stop: Can
         .layer(middleware::from_fn(administrators_only))
         .with_state(Admin { daemon });
     let service = routes.into_make_service_with_connect_info::<Caller>();
-    let served =
-        axum::serve(Gate::new(listener), service).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let served = axum::serve(Gate::new(listener), service).with_graceful_shutdown(end).await;
     if let Err(error) = served {
         tracing::error!("the administrators' socket is closed: {error}");
     }

@@ -27,8 +27,8 @@ use crate::peers::system::peer_groups;
 use crate::peers::{service, session};
 use crate::policy::authorise::Peer;
 
-/// Accepts peers at a socket that does not block until `stop` is cancelled; each is served by a
-/// task of its own, of which `tasks` keeps track.
+/// Accepts peers at a socket that does not block until `stop` or `replaced` is cancelled; each is
+/// served by a task of its own, of which `tasks` keeps track, and which ends with `stop`.
 ///
 /// # Errors
 /// The runtime cannot wait for the socket.
@@ -38,10 +38,11 @@ pub(crate) fn accept(
     connections: Arc<Connections>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    replaced: CancellationToken,
 ) -> io::Result<impl Future<Output = ()>> {
     listen(&listener, BACKLOG)?;
     let socket = wait_for_reading(listener)?;
-    let entrance = Entrance { daemon, connections, tasks, stop, newcomers: Queue::new() };
+    let entrance = Entrance { daemon, connections, tasks, stop, replaced, newcomers: Queue::new() };
     Ok(entrance.run(socket))
 }
 
@@ -51,19 +52,21 @@ struct Entrance {
     connections: Arc<Connections>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    replaced: CancellationToken,
     /// Those that have connected, by their user ids.
     newcomers: Queue<(UnixStream, Peer)>,
 }
 
 impl Entrance {
     async fn run(mut self, socket: AsyncFd<UnixListener>) {
-        while !self.stop.is_cancelled() {
+        while !self.stop.is_cancelled() && !self.replaced.is_cancelled() {
             match self.take_in(socket.get_ref()) {
                 Ok(()) => {}
                 Err(Errno::AGAIN) if self.newcomers.waiting() == 0 => {
                     let ready = tokio::select! {
                         ready = socket.readable() => ready,
                         () = self.stop.cancelled() => break,
+                        () = self.replaced.cancelled() => break,
                     };
                     let Ok(mut ready) = ready else { break };
                     // What is known of the socket may be from before the last connection was taken

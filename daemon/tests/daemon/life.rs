@@ -1,7 +1,7 @@
 //! Starting, reloading and stopping.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 use std::time::Duration;
 
@@ -203,6 +203,65 @@ fn extra_sockets_are_served() {
         let client = Client::new(address.parse().unwrap(), Duration::from_secs(5));
         client.status().unwrap();
     }
+}
+
+/// Whoever cleans `/run` does not cut the daemon off for good, and those who are connected see
+/// nothing of it.
+#[test]
+fn sockets_that_were_deleted_are_bound_again() {
+    let mut daemon = Daemon::prepare("");
+    let extra = daemon.path("chroot.sock");
+    daemon.configure(&format!("[socket]\nalso = [{extra:?}]\n"));
+    daemon.start(&["--dev"]);
+    let sockets = [daemon.path("run/keyward.sock"), daemon.path("run/admin.sock"), extra.clone()];
+    let inodes = || sockets.each_ref().map(|path| fs::symlink_metadata(path).unwrap().ino());
+    let clients = [&sockets[0], &extra]
+        .map(|path| Client::new(path.to_str().unwrap().parse().unwrap(), Duration::from_secs(5)));
+    let mut connected = daemon.connect();
+    let ask = |stream: &mut _| {
+        let body = Some(request::Body::GetStatus(GetStatus {}));
+        send(stream, &Request { id: 1, body, ..Request::default() });
+        receive(stream)
+    };
+    let before = inodes();
+    for _ in 0..2 {
+        fs::remove_dir_all(daemon.path("run")).unwrap();
+        fs::remove_file(&extra).unwrap();
+        daemon.signal(Signal::HUP);
+        daemon.await_ready();
+        for client in &clients {
+            client.status().unwrap();
+        }
+        ask(&mut connected);
+        daemon.succeed(&["key", "list"]);
+        let modes = sockets.each_ref().map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
+        assert_eq!(modes, [0o666, 0o600, 0o666]);
+    }
+    let now = inodes();
+    assert_ne!(before, now);
+    daemon.signal(Signal::HUP);
+    daemon.await_ready();
+    assert_eq!(inodes(), now, "there was nothing to bind");
+    assert_eq!(daemon.log().matches("bound again").count(), 6, "{}", daemon.log());
+    assert!(daemon.end(Signal::TERM).success());
+}
+
+/// As sent by whoever takes it for a server that opens its logs again.
+#[test]
+fn signals_without_a_meaning_are_ignored() {
+    let mut daemon = Daemon::dev("");
+    let mut stream = daemon.connect();
+    for signal in [Signal::USR1, Signal::USR2] {
+        daemon.signal(signal);
+        // When it answers, the signal has been delivered.
+        daemon.client().status().unwrap();
+    }
+    send(
+        &mut stream,
+        &Request { id: 1, body: Some(request::Body::GetStatus(GetStatus {})), ..Request::default() },
+    );
+    receive(&mut stream);
+    assert!(daemon.end(Signal::TERM).success());
 }
 
 #[test]
