@@ -1,8 +1,6 @@
 //! A look at the key store from outside, for those who do not start the daemon.
 
-use core::panic::AssertUnwindSafe;
 use std::io;
-use std::panic::catch_unwind;
 use std::path::Path;
 
 use redb::{ReadOnlyDatabase, ReadableDatabase, ReadableTable};
@@ -10,6 +8,7 @@ use redb::{ReadOnlyDatabase, ReadableDatabase, ReadableTable};
 use super::Store;
 use super::store::{OLD_FORMAT, WKID};
 use super::tables::{FORMAT, META};
+use crate::ground::panics;
 
 /// What there is in a state directory, as far as somebody can see who may not change it.
 #[derive(Debug, Eq, PartialEq)]
@@ -44,7 +43,7 @@ pub(crate) fn look(state_dir: &Path) -> Look {
         })
     };
     // redb panics on some kinds of damage.
-    catch_unwind(AssertUnwindSafe(facts)).ok().and_then(Result::ok).unwrap_or(Look::Used(None))
+    panics::caught(facts).ok().and_then(Result::ok).unwrap_or(Look::Used(None))
 }
 
 fn is_hidden(error: &io::Error) -> bool {

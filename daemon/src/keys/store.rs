@@ -8,12 +8,10 @@
 //! somebody else has written, an old copy of a record, and a record that was removed. Only an old
 //! copy of the whole file looks like the file.
 
-use core::panic::AssertUnwindSafe;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -33,6 +31,7 @@ use super::tables::{Alterations, FORMAT, Found, INDEX, KEYS, META, Reading, Rebu
 use super::{Key, Listed, State, record};
 use crate::config::EMBEDDED;
 use crate::ground::ownership::{self, Name, OwnershipError};
+use crate::ground::panics;
 use crate::ground::text::quoted;
 
 /// The store on disk. Its operations wait for the disk: not for the tasks that serve peers.
@@ -413,7 +412,7 @@ impl Store {
             let times = open.times;
             let attempt = open.database.as_ref().map(|database| {
                 // redb panics on some kinds of damage; that must not take the daemon along.
-                catch_unwind(AssertUnwindSafe(|| f(database)))
+                panics::caught(|| f(database))
             });
             drop(open);
             match attempt {
@@ -631,7 +630,7 @@ fn open_by(
     open: impl FnOnce(File) -> Result<Database, redb::Error>,
 ) -> Result<Database, StoreError> {
     let file = ownership::open_to_write(path).map_err(|error| refused(path, error))?;
-    match catch_unwind(AssertUnwindSafe(|| open(file))) {
+    match panics::caught(|| open(file)) {
         Ok(Ok(database)) => Ok(database),
         Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(StoreError::InUse(path.to_owned())),
         Ok(Err(redb::Error::Io(reason))) if reason.kind() != io::ErrorKind::InvalidData => {

@@ -314,6 +314,37 @@ fn each_command_that_is_advised_does_what_it_says() {
     }
 }
 
+/// Some kinds of damage have the library of the store panic, which is of no use to anybody who reads
+/// the log.
+#[test]
+fn a_damaged_store_is_told_in_one_line() {
+    let mut daemon = Daemon::dev("");
+    for label in ["shop", "mail"] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    assert!(daemon.end(Signal::TERM).success());
+    let file = daemon.path("state/keys.redb");
+    let sound = std::fs::read(&file).unwrap();
+    // The first page is the header, the next ones are nodes of trees or free.
+    for offset in [0, 8, 100] {
+        let mut damaged = sound.clone();
+        for page in damaged.chunks_mut(4096).skip(1).take(6) {
+            page[offset..offset + 60].iter_mut().for_each(|byte| *byte ^= 0xff);
+        }
+        std::fs::write(&file, damaged).unwrap();
+        for more in ["--check-config", "--dev"] {
+            let mut serve = daemon.serve(&[more]);
+            let output = serve.env("RUST_BACKTRACE", "1").output().unwrap();
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert!(!text.contains("panicked") && text.lines().count() <= 1, "{offset}: {text}");
+            if more == "--dev" {
+                assert_eq!(output.status.code(), Some(65), "{offset}: {text}");
+                assert!(text.contains("keys.redb is damaged; restore it from a backup"), "{text}");
+            }
+        }
+    }
+}
+
 /// Said once, at the start that nobody has watched, it would be said to nobody.
 #[test]
 fn an_emptied_store_is_told_until_there_is_a_key() {
