@@ -3,7 +3,8 @@
 CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
 TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-mod-openssl valgrind \
-	protobuf-compiler perl python3-cryptography python3-grpcio python3-protobuf prometheus prometheus-node-exporter
+	protobuf-compiler perl nodejs python3-cryptography python3-grpcio python3-protobuf \
+	prometheus prometheus-node-exporter
 OPENSSL_TESTS = versions hosts asynchronous configurations files finite_fields resumption rsa_key_exchange signature_algorithms
 
 # Tests with a long form beside the short one in `make test`.

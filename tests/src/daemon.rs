@@ -375,39 +375,55 @@ impl Daemon {
         key.with_certificates(certificates).expect("certificates of the key")
     }
 
-    /// An openssl.cnf that activates the provider for this daemon in the system's OpenSSL.
+    /// The shipped openssl.cnf, with the provider for this daemon in the system's OpenSSL.
     pub fn openssl_conf(&self) -> PathBuf {
         self.openssl_conf_of(OpenSsl::System)
     }
 
     /// The same for an OpenSSL; those of one major version share it.
     pub fn openssl_conf_of(&self, openssl: OpenSsl) -> PathBuf {
-        let [module, conf] = match openssl.major() {
-            3 => ["keyward.so", "openssl.cnf"],
-            _ => ["keyward-4.so", "openssl-4.cnf"],
-        };
-        // Copied, so that users of servers can reach it wherever the build lies.
-        let module = self.path(module);
-        if !module.exists() {
-            fs::copy(openssl.provider(), &module).expect("the provider");
-        }
-        let path = self.path(conf);
+        let path = self.path(&format!("openssl-{}.cnf", openssl.major()));
         // Written once: a program that was started before may be reading it.
-        if path.exists() {
-            return path;
+        if !path.exists() {
+            let shipped = include_str!("../../conf/openssl.cnf");
+            let text = self.settings_of_provider(openssl).iter().fold(
+                shipped.to_owned(),
+                |text, [place, setting]| {
+                    assert_eq!(text.matches(place).count(), 1, "{place:?} in conf/openssl.cnf");
+                    text.replace(place, setting)
+                },
+            );
+            fs::write(&path, text).expect("openssl.cnf");
         }
-        let text = format!(
+        path
+    }
+
+    /// The least that an openssl.cnf must say for an OpenSSL, without the settings of the system.
+    pub fn least_openssl_conf(&self, openssl: OpenSsl) -> String {
+        let [[_, module], [_, socket]] = self.settings_of_provider(openssl);
+        format!(
             "openssl_conf = openssl_init\n\
              [openssl_init]\nproviders = providers\n\
              [providers]\ndefault = default_provider\nkeyward = keyward_provider\n\
              [default_provider]\nactivate = 1\n\
-             [keyward_provider]\nactivate = 1\nmodule = {}\nsocket = {}\n\
-             [req]\ndistinguished_name = name\n[name]\n",
-            module.display(),
-            self.socket().display(),
-        );
-        fs::write(&path, text).expect("openssl.cnf");
-        path
+             [keyward_provider]\nactivate = 1\n{module}\n{socket}\n"
+        )
+    }
+
+    /// What the shipped openssl.cnf says of module and socket, and what it is to say for this daemon.
+    fn settings_of_provider(&self, openssl: OpenSsl) -> [[String; 2]; 2] {
+        // Copied, so that users of servers can reach it wherever the build lies.
+        let module = self.path(if openssl.major() == 3 { "keyward.so" } else { "keyward-4.so" });
+        if !module.exists() {
+            fs::copy(openssl.provider(), &module).expect("the provider");
+        }
+        [
+            ["module = keyward.so".to_owned(), format!("module = {}", module.display())],
+            [
+                "# socket = /run/keyward/keyward.sock".to_owned(),
+                format!("socket = {}", self.socket().display()),
+            ],
+        ]
     }
 
     /// The program of an OpenSSL with the provider.

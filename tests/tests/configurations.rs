@@ -1,10 +1,12 @@
-//! An openssl.cnf that is not as it should be: servers go on without harm, or fail at once with words and not with a
-//! crash. That `keyward doctor` finds each of these, and says how to mend it, has tests of its own.
+//! The shipped openssl.cnf, beside whatever the system's says; and one that is not as it should be: servers go on without
+//! harm, or fail at once with words and not with a crash. That `keyward doctor` finds each of these, and says how to mend
+//! it, has tests of its own.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use keyward_tests::tool::{run, stderr, succeed};
 use keyward_tests::{Daemon, Host, OpenSsl, Pki};
@@ -26,7 +28,7 @@ impl Scene {
 
     /// The openssl.cnf for an OpenSSL with a part of it replaced.
     fn conf(&self, openssl: OpenSsl, part: &str, by: &str) -> PathBuf {
-        let good = fs::read_to_string(self.daemon.openssl_conf_of(openssl)).unwrap();
+        let good = self.daemon.least_openssl_conf(openssl);
         assert!(good.contains(part), "{part:?} in {good}");
         let path = self.daemon.path("spoilt.cnf");
         fs::write(&path, good.replacen(part, by, 1)).unwrap();
@@ -48,6 +50,110 @@ impl Scene {
         failed.then_some(text)
     }
 }
+
+/// Protocols, providers and the settings of the openssl program, of systems whose files look as those that are found.
+#[test]
+fn the_policy_of_the_system_stays_in_force() {
+    let scene = Scene::new();
+    let system = scene.daemon.path("system.cnf");
+    let policy =
+        "ssl_conf = ssl_sect\n[ssl_sect]\nsystem_default = policy\n[policy]\nMinProtocol = TLSv1.3\n";
+    // Without TLS 1.3 a handshake fails just under the policy.
+    let handshake = |openssl, shipped: &str, tls12: bool| {
+        let conf = scene.daemon.path("shipped.cnf");
+        fs::write(&conf, shipped).unwrap();
+        let host =
+            Host::new(&scene.daemon, openssl).mode("handshakes", &scene.certificate, &scene.reference, 1);
+        let mut host = if tls12 { host.tls12("ECDHE-ECDSA-AES128-GCM-SHA256") } else { host };
+        let output = run(host.command.env("OPENSSL_CONF", &conf));
+        match output.status.success() {
+            true => "served",
+            false if stderr(&output).contains("no protocols available") => "refused by the policy",
+            false if stderr(&output).contains("No supported data to decode") => "no provider",
+            false => panic!("{openssl:?}: {}", stderr(&output)),
+        }
+    };
+    for openssl in OpenSsl::ALL {
+        let shipped = fs::read_to_string(scene.daemon.openssl_conf_of(openssl)).unwrap();
+        assert!(shipped.contains(SYSTEM), "{shipped}");
+        let shipped = shipped.replace(SYSTEM, system.to_str().unwrap());
+        for (text, tls12) in [
+            (format!("openssl_conf = openssl_init\n[openssl_init]\n{policy}"), "refused by the policy"),
+            // Debian 11 and Ubuntu 20.04.
+            (format!("openssl_conf = default_conf\n[default_conf]\n{policy}"), "refused by the policy"),
+            // Fedora: the policy in a file of its own, and the providers named.
+            (
+                format!(
+                    "openssl_conf = openssl_init\n[openssl_init]\nproviders = provider_sect\n{policy}\
+                     [provider_sect]\ndefault = default_sect\n[default_sect]\nactivate = 1\n"
+                ),
+                "refused by the policy",
+            ),
+            ("# openssl_conf = openssl_init\n[req]\ndefault_bits = 2048\n".to_owned(), "served"),
+        ] {
+            fs::write(&system, &text).unwrap();
+            assert_eq!(handshake(openssl, &shipped, true), tls12, "{openssl:?}: {text}");
+            assert_eq!(handshake(openssl, &shipped, false), "served", "{openssl:?}: {text}");
+        }
+        // A section of another name: rather no key than no policy, until the file is told, as it says.
+        fs::write(&system, format!("openssl_conf = ours\n[ours]\n{policy}")).unwrap();
+        assert_eq!(handshake(openssl, &shipped, false), "no provider", "{openssl:?}");
+        let told = format!("{shipped}[ours]\nproviders = provider_sect\n");
+        assert_eq!(handshake(openssl, &told, false), "served", "{openssl:?}");
+        assert_eq!(handshake(openssl, &told, true), "refused by the policy", "{openssl:?}");
+        // None at all.
+        fs::remove_file(&system).unwrap();
+        assert_eq!(handshake(openssl, &shipped, true), "served", "{openssl:?}");
+    }
+}
+
+#[test]
+fn settings_and_providers_of_the_system_are_there() {
+    let scene = Scene::new();
+    for openssl in OpenSsl::ALL {
+        let mut command = scene
+            .daemon
+            .openssl_of(openssl, &["req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=x"]);
+        let certificate = scene.daemon.path("x.pem");
+        succeed(command.arg("-keyout").arg(scene.daemon.path("x.key")).arg("-out").arg(&certificate));
+        let text = succeed(openssl.program(&["x509", "-noout", "-text", "-in"]).arg(certificate));
+        assert!(
+            text.contains("X509v3 Basic Constraints: critical\n                CA:TRUE"),
+            "{openssl:?}: {text}"
+        );
+    }
+    let [system, conf] = ["system.cnf", "shipped.cnf"].map(|name| scene.daemon.path(name));
+    let legacy = "[provider_sect]\nlegacy = legacy_sect\n[legacy_sect]\nactivate = 1\n";
+    fs::write(&system, fs::read_to_string(SYSTEM).unwrap() + legacy).unwrap();
+    let shipped = fs::read_to_string(scene.daemon.openssl_conf()).unwrap();
+    fs::write(&conf, shipped.replace(SYSTEM, system.to_str().unwrap())).unwrap();
+    let listed = succeed(OpenSsl::System.program(&["list", "-providers"]).env("OPENSSL_CONF", &conf));
+    for name in ["default", "keyward", "legacy"] {
+        assert!(listed.contains(&format!("\n  {name}\n")), "{name}: {listed}");
+    }
+}
+
+/// Node has a section of its own, and an OpenSSL of its own as others than Debian build it.
+#[test]
+fn node_serves_with_the_key() {
+    let scene = Scene::new();
+    let program = "const fs = require('fs'), tls = require('tls');
+        const [certificate, reference] = process.argv.slice(1).map((path) => fs.readFileSync(path));
+        const server = tls.createServer({ cert: certificate, key: reference }, (socket) => socket.end('served'));
+        server.listen(0, '127.0.0.1', () => {
+            const { port } = server.address();
+            const client = tls.connect({ port, host: '127.0.0.1', rejectUnauthorized: false });
+            client.on('data', (text) => process.stdout.write(text));
+            client.on('end', () => server.close());
+        });";
+    let mut node = Command::new("node");
+    node.args(["-e", program]).arg(&scene.certificate).arg(&scene.reference);
+    assert_eq!(succeed(node.env("OPENSSL_CONF", scene.daemon.openssl_conf())), "served");
+    scene.daemon.assert_one_request_each(1);
+}
+
+/// What the shipped file includes.
+const SYSTEM: &str = "/etc/ssl/openssl.cnf";
 
 const LIST: &str = "default = default_provider\nkeyward = keyward_provider\n";
 const OURS: &str = "[keyward_provider]\nactivate = 1\n";

@@ -224,6 +224,23 @@ fn includes_are_not_followed_and_openssl_is_asked() {
 }
 
 #[test]
+fn the_shipped_file_includes_that_of_the_system() {
+    let scene = Scene::new();
+    let shipped = scene.daemon.openssl_conf();
+    let [verdict, detail, _] = scene.find(&shipped);
+    assert!(verdict == "ok" && detail.ends_with("activates default, then keyward"), "{verdict}: {detail}");
+    let [system, path] = ["system.cnf", "other.cnf"].map(|name| scene.daemon.path(name));
+    fs::write(&system, "openssl_conf = ours\n[ours]\n").unwrap();
+    let text = fs::read_to_string(shipped).unwrap().replace("/etc/ssl/openssl.cnf", system.to_str().unwrap());
+    fs::write(&path, &text).unwrap();
+    let [verdict, detail, mend] = scene.find(&path);
+    assert!(verdict == "fail" && detail.contains("may name another section in openssl_conf"), "{detail}");
+    assert!(mend.contains("add that section to the file, with the same line providers ="), "{mend}");
+    fs::write(&path, format!("{text}[ours]\nproviders = provider_sect\n")).unwrap();
+    assert_eq!(scene.find(&path)[0], "ok");
+}
+
+#[test]
 fn the_file_of_the_system_is_for_everything() {
     let scene = Scene::new();
     let system = Path::new("/etc/ssl/openssl.cnf");

@@ -10,8 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use keyward_tests::Daemon;
 use keyward_tests::tool::{run, stderr};
+use keyward_tests::{Daemon, OpenSsl};
 
 const OTHER: &str = "daemon";
 
@@ -48,7 +48,7 @@ struct Scene {
 impl Scene {
     fn new() -> Self {
         let daemon = Daemon::start();
-        let good = fs::read_to_string(daemon.openssl_conf()).unwrap();
+        let good = daemon.least_openssl_conf(OpenSsl::System);
         Self { daemon, good }
     }
 

@@ -11,7 +11,7 @@ use keyward_tests::cgroup::Cgroups;
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{Process, as_user, run, succeed, wait_for};
-use keyward_tests::{Daemon, Haproxy, Nginx, Pki, free_port, is_root};
+use keyward_tests::{Daemon, Haproxy, Nginx, OpenSsl, Pki, free_port, is_root};
 
 use super::{Finding, OTHER, Scene, doctor, findings};
 
@@ -240,7 +240,7 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
     let inside = root.join("keyward.sock");
     daemon.configure_more(&format!("[socket]\nalso = [{inside:?}]\n"));
     daemon.resume();
-    let good = fs::read_to_string(daemon.openssl_conf()).unwrap();
+    let good = daemon.least_openssl_conf(OpenSsl::System);
     let scene = Scene { daemon, good };
     let socket = format!("socket = {}", scene.daemon.socket().display());
     let find = |conf: &Path, more: &[&dyn AsRef<OsStr>]| {
@@ -301,7 +301,7 @@ fn the_chroot_is_that_of_the_process() {
     daemon.generate("shop", "p256");
     let pki = Pki::new(daemon.directory());
     let site = Site::with_key(&daemon, &pki, "shop");
-    let good = fs::read_to_string(daemon.openssl_conf()).unwrap();
+    let good = daemon.least_openssl_conf(OpenSsl::System);
     let scene = Scene { daemon, good };
     let daemon = &scene.daemon;
     let find = |pid: u32, more: &[&dyn AsRef<OsStr>]| {

@@ -277,19 +277,25 @@ impl<'a> Conf<'a> {
             )),
             Some(_) => None,
             None => {
-                let unknown = || "to see why, put config_diagnostics = 1 at its top".to_owned();
-                let reason = self
+                let known = self
                     .file(provider)
                     .filter(|_| is_ours)
                     .map(|file| openssl::module(&file))
                     .filter(|finding| finding.verdict == Verdict::Fail)
                     .map(|finding| finding.detail)
-                    .or_else(|| openssl::first_error(&listed))
-                    .unwrap_or_else(unknown);
+                    .or_else(|| openssl::first_error(&listed));
+                let (reason, mend) = match known {
+                    Some(reason) => (reason, REBUILD),
+                    None if self.settings.has_includes() => (
+                        "a file that it includes may name another section in openssl_conf".to_owned(),
+                        "add that section to the file, with the same line providers = ...",
+                    ),
+                    None => ("to see why, put config_diagnostics = 1 at its top".to_owned(), REBUILD),
+                };
                 Some(Finding::fail(
                     CHECK,
                     format!("{path} does not activate the provider {}: {reason}", provider.name),
-                    "install the provider that was built for this OpenSSL; see: openssl version",
+                    mend,
                 ))
             }
         }
@@ -393,6 +399,7 @@ fn after_dot(name: &str) -> &str {
 const CHECK: &str = "openssl.cnf";
 const DEFAULT: &str = "default";
 const OURS: &str = "keyward";
+const REBUILD: &str = "install the provider that was built for this OpenSSL; see: openssl version";
 /// How our provider begins to say what it is.
 const PRODUCT: &str = "Keyward";
 /// What OpenSSL 3.3 and later take for yes, in capital or small letters.
