@@ -48,6 +48,35 @@ fn clients_choose_among_all_that_a_key_can() {
     daemon.assert_one_request_each(handshakes);
 }
 
+/// Debian's security level allows SHA-224, level 0 allows SHA-1: a client may prefer them, as for a key file.
+#[test]
+fn of_what_a_client_offers_the_first_that_a_key_can_is_taken() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let mut handshakes = 0;
+    for (key_type, signs) in [("rsa2048", "RSA"), ("p256", "ECDSA")] {
+        daemon.generate(key_type, key_type);
+        let site = Site::with_key(&daemon, &pki, key_type);
+        for openssl in OpenSsl::ALL {
+            for (level, weak) in [(1, "SHA224"), (0, "SHA224"), (0, "SHA1")] {
+                let cipher = format!("DEFAULT@SECLEVEL={level}");
+                let site = Site::new(site.certificate.clone(), site.key.clone());
+                let _server = SServer::start_of(&daemon, &site, openssl, &["-cipher", &cipher]);
+                let client =
+                    |offered: &str| s_client_with(&pki, &site, "-tls1_2", offered, &["-cipher", &cipher]);
+                let text = client(&format!("{signs}+{weak}:{signs}+SHA384:{signs}+SHA256"));
+                let told = format!("Hash used: SHA384\nSignature type: {signs}\n");
+                assert!(text.contains(&told), "{key_type}, {openssl:?}, level {level}, {weak}: {text}");
+                handshakes += 1;
+                // With nothing else to take, there is no signature, and nothing worse.
+                let text = client(&format!("{signs}+{weak}"));
+                assert!(text.contains("handshake failure"), "{key_type}, {openssl:?}, {weak}: {text}");
+            }
+        }
+    }
+    daemon.assert_one_request_each(handshakes);
+}
+
 /// rustls chooses the version and the scheme without a word to the key of which version it is, so a curve signs with the
 /// one hash only that is right in both.
 #[test]
@@ -69,9 +98,13 @@ fn clients_of_rustls_choose_among_what_is_right_in_each_version() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// What `openssl s_client` says that offers one signature algorithm.
-fn s_client(pki: &Pki, site: &Site, version: &str, algorithm: &str) -> String {
+/// What `openssl s_client` says that offers these signature algorithms.
+fn s_client(pki: &Pki, site: &Site, version: &str, algorithms: &str) -> String {
+    s_client_with(pki, site, version, algorithms, &[])
+}
+
+fn s_client_with(pki: &Pki, site: &Site, version: &str, algorithms: &str, more: &[&str]) -> String {
     let mut client = OpenSsl::System.program(&["s_client", "-brief", "-verify_return_error", version]);
-    client.args(["-sigalgs", algorithm, "-servername", "localhost", "-connect"]);
+    client.args(more).args(["-sigalgs", algorithms, "-servername", "localhost", "-connect"]);
     stderr(&run(client.arg(site.address.to_string()).arg("-CAfile").arg(pki.ca())))
 }

@@ -2,9 +2,9 @@
 //!
 //! TLS hands over the whole message in one call, which becomes one request to the daemon. Init only takes
 //! notes: it is called as a probe, and a failure there would be reported by servers as "no suitable signature
-//! algorithm", often unseen. So whatever is wrong is said when the signature is asked for, but for the hash of a
-//! key that is restricted to another one, which libssl asks about. Tools that feed a message in parts, or bring
-//! a digest, are served too; a message too long for a frame is hashed here.
+//! algorithm", often unseen. So whatever is wrong is said when the signature is asked for, but for a hash that the
+//! key does not sign with: libssl asks about that, and takes another one that the client offers. Tools that feed a
+//! message in parts, or bring a digest, are served too; a message too long for a frame is hashed here.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
@@ -41,7 +41,9 @@ pub(crate) struct Operation {
 #[derive(Clone, Copy, PartialEq)]
 enum DigestName {
     Known(Hash),
-    /// One that no scheme of ours uses: refused when the signature is asked for.
+    /// That of TLS 1.0 and 1.1, which leave no choice: refused when the signature is asked for.
+    Md5Sha1,
+    /// One that no scheme of ours uses.
     Unknown,
 }
 
@@ -212,9 +214,11 @@ impl Operation {
         Ok(1)
     }
 
-    /// The one thing that is said as early as here: libssl finds out by it which hash a key is restricted to.
+    /// The one thing that is said as early as here: libssl finds out by it which of the hashes that a client offers a key
+    /// can sign with.
     fn refuse_other_hash(&self) -> Result<(), Error> {
         match (self.key()?.reference.public_key(), self.digest) {
+            (_, Some(DigestName::Unknown)) => Err(unknown_digest()),
             (PublicKey::RsaPss { parameters: Some(parameters), .. }, Some(digest))
                 if digest != DigestName::Known(parameters.hash()) =>
             {
@@ -254,11 +258,7 @@ impl Operation {
         let hash = match self.digest {
             Some(DigestName::Known(hash)) => Some(hash),
             None => None,
-            Some(DigestName::Unknown) => {
-                let text = "cannot sign with this digest; SHA-256, SHA-384 and SHA-512 are supported, \
-                            so TLS 1.0 and 1.1 are not";
-                return Err(Error::new(Reason::NotSupported, text));
-            }
+            Some(DigestName::Md5Sha1 | DigestName::Unknown) => return Err(unknown_digest()),
         };
         let key = self.key()?.reference.public_key();
         let scheme = match key {
@@ -326,7 +326,7 @@ impl Operation {
                 [Hash::Sha256, Hash::Sha384, Hash::Sha512].into_iter().find(of_length).map(DigestName::Known);
         }
         let known = matches!(named.digest, Some(DigestName::Known(hash)) if hash.length() == digest.len());
-        if !known && named.digest != Some(DigestName::Unknown) {
+        if !known && !matches!(named.digest, Some(DigestName::Md5Sha1 | DigestName::Unknown)) {
             let text = "cannot sign these bytes: they are not a SHA-256, SHA-384 or SHA-512 digest that is named as such";
             return Err(Error::new(Reason::NotSupported, text));
         }
@@ -378,10 +378,18 @@ impl DigestName {
             Self::Known(Hash::Sha384)
         } else if is(&["SHA512", "SHA2-512", "SHA-512", "2.16.840.1.101.3.4.2.3"]) {
             Self::Known(Hash::Sha512)
+        } else if is(&["MD5-SHA1"]) {
+            Self::Md5Sha1
         } else {
             Self::Unknown
         }
     }
+}
+
+#[track_caller]
+fn unknown_digest() -> Error {
+    let text = "cannot sign with this digest; SHA-256, SHA-384 and SHA-512 are supported, so TLS 1.0 and 1.1 are not";
+    Error::new(Reason::NotSupported, text)
 }
 
 impl Padding {
