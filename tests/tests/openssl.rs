@@ -10,10 +10,12 @@ use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{Process, fail, run, stderr, succeed, wait_for};
-use keyward_tests::{Backend, Daemon, KEY_TYPES, Nginx, Pki, SServer, on_both_backends};
+use keyward_tests::{Backend, Daemon, Handshake, KEY_TYPES, Nginx, Pki, SServer, on_both_backends};
 
 on_both_backends!(
     a_uri_names_the_same_key_as_the_reference,
+    a_uri_names_the_version_that_has_the_certificate,
+    the_key_behind_a_uri_is_not_another_one_later,
     requests_are_signed_as_the_default_provider_signs_them,
     keys_that_are_restricted_to_one_hash_of_pss,
     the_key_of_a_server_signs_nothing_else,
@@ -48,6 +50,54 @@ fn a_uri_names_the_same_key_as_the_reference(backend: Backend) {
         let (_, text) = fail(&mut daemon.openssl(&["pkey", "-pubout", "-in", uri]));
         assert!(text.contains(expected), "{uri}: {text}");
     }
+}
+
+fn a_uri_names_the_version_that_has_the_certificate(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let public = |query: &str| daemon.openssl(&["pkey", "-pubout", "-in", &format!("keyward:shop{query}")]);
+    let (_, text) = fail(&mut public("?certified"));
+    let told = "keyward: cannot load key \"shop\": it has no certificates in the daemon; attach them: \
+                keyward cert attach shop --in CHAIN";
+    assert!(text.contains(told), "{text}");
+    let certify = || {
+        let chain = pki.certify(&daemon, &daemon.reference("shop"));
+        succeed(&mut daemon.keyward(&["cert", "attach", "shop", "--in", chain.to_str().unwrap()]));
+    };
+    let version = |query: &str| {
+        let text = succeed(&mut public(query));
+        (1..4).find(|number| succeed(&mut public(&format!("?version={number}"))) == text).unwrap()
+    };
+    certify();
+    assert_eq!((version(""), version("?certified")), (1, 1));
+    succeed(&mut daemon.keyward(&["key", "rotate", "shop"]));
+    assert_eq!((version(""), version("?certified")), (2, 1));
+    certify();
+    assert_eq!((version(""), version("?certified")), (2, 2));
+}
+
+/// As with a reference: loaded once, it stands for that very key.
+fn the_key_behind_a_uri_is_not_another_one_later(backend: Backend) {
+    let daemon = Daemon::start_on(backend);
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let certificate = pki.certify(&daemon, &daemon.reference("shop"));
+    succeed(&mut daemon.keyward(&["cert", "attach", "shop", "--in", certificate.to_str().unwrap()]));
+    let uris = ["keyward:shop", "keyward:shop?version=1", "keyward:shop?certified"];
+    let sites = uris.map(|uri| Site::new(certificate.clone(), uri.into()));
+    let servers = sites.each_ref().map(|site| SServer::start(&daemon, site));
+    for site in &sites {
+        s_client(&pki, site.address, WISHES[3]);
+    }
+    succeed(&mut daemon.keyward(&["key", "delete", "shop"]));
+    daemon.generate("shop", "p256");
+    for site in &sites {
+        assert!(Handshake::new(&pki, site.address).make().is_err(), "{site:?}");
+    }
+    drop(servers);
+    let refused = daemon.logged(&["signature", "outcome=other-public-key"]);
+    assert_eq!(refused, uris.len(), "{}", daemon.log());
 }
 
 fn requests_are_signed_as_the_default_provider_signs_them(backend: Backend) {

@@ -1,6 +1,7 @@
-//! Store loader for `keyward:LABEL` and `keyward:LABEL?version=N`, see provider-storemgmt(7).
+//! Store loader for `keyward:LABEL`, `keyward:LABEL?version=N` and `keyward:LABEL?certified`, see provider-storemgmt(7).
 //!
-//! A URI carries no public key, so loading one asks the daemon for it, unlike loading a reference PEM.
+//! A URI carries no public key, so loading one asks the daemon for it, unlike loading a reference PEM. From then on the key
+//! is what a reference to that version is: another key in its place is refused.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 
@@ -17,10 +18,19 @@ use crate::{PROPERTIES, Provider, decoder};
 pub(crate) struct Loader<'a> {
     provider: &'a Provider,
     label: Label,
-    version: u32,
+    version: Version,
     /// What the caller looks for; 0 for anything.
     expect: c_int,
     done: bool,
+}
+
+/// Which version of the key a URI names.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Version {
+    /// The one with this number; 0 stands for the current one.
+    Number(u32),
+    /// The newest that has certificates in the daemon.
+    Certified,
 }
 
 entry_points! {
@@ -32,7 +42,8 @@ entry_points! {
         // SAFETY: provider-storemgmt(7): the URI is a NUL-terminated text.
         let uri = unsafe { CStr::from_ptr(uri) };
         let (label, version) = uri.to_str().ok().and_then(parse).ok_or_else(|| {
-            Error::new(Reason::Reference, "cannot read key URI: expected keyward:LABEL or keyward:LABEL?version=N")
+            let text = "cannot read key URI: expected keyward:LABEL, keyward:LABEL?version=N or keyward:LABEL?certified";
+            Error::new(Reason::Reference, text)
         })?;
         Ok(Some(Box::new(Loader { provider, label, version, expect: 0, done: false })))
     }
@@ -86,29 +97,43 @@ impl Loader<'_> {
                 format_args!("cannot use the configuration of the provider: {text}"),
             )
         })?;
-        let found = client.describe(label, self.version).map_err(|error| match error {
+        let found = match self.version {
+            Version::Number(number) => client.describe(label, number),
+            Version::Certified => client.describe_certified(label),
+        };
+        let found = found.map_err(|error| match error {
             ClientError::Refused(outcome) => {
                 let reason = outcome.reason_for(label.as_str());
                 Error::new(Reason::Refused(outcome), format_args!("key \"{label}\" refused: {reason}"))
             }
             _ => Error::new(Reason::Unavailable, format_args!("cannot load key \"{label}\": {error}")),
         })?;
+        // The current version, where none has certificates: the next rotation would take it away from the one of the server.
+        if self.version == Version::Certified && found.certificates.is_empty() {
+            let text = format_args!(
+                "cannot load key \"{label}\": it has no certificates in the daemon; attach them: \
+                 keyward cert attach {label} --in CHAIN"
+            );
+            return Err(Error::new(Reason::Reference, text));
+        }
         Reference::new(label.clone(), found.version, found.public_key).map_err(|error| {
             Error::new(Reason::NotSupported, format_args!("cannot load key \"{label}\": {error}"))
         })
     }
 }
 
-/// Reads a URI; version 0 stands for the current one.
-fn parse(uri: &str) -> Option<(Label, u32)> {
+/// Reads a URI.
+fn parse(uri: &str) -> Option<(Label, Version)> {
     let rest = uri.strip_prefix("keyward:")?;
-    match rest.split_once('?') {
-        None => Some((rest.parse().ok()?, 0)),
+    let (label, version) = match rest.split_once('?') {
+        None => (rest, Version::Number(0)),
+        Some((label, "certified")) => (label, Version::Certified),
         Some((label, query)) => {
-            let version = query.strip_prefix("version=")?.parse().ok().filter(|version| *version > 0)?;
-            Some((label.parse().ok()?, version))
+            let number = query.strip_prefix("version=")?.parse().ok().filter(|number| *number > 0)?;
+            (label, Version::Number(number))
         }
-    }
+    };
+    Some((label.parse().ok()?, version))
 }
 
 pub(crate) static ALGORITHMS: &[Algorithm] =
@@ -134,11 +159,24 @@ mod tests {
 
     #[test]
     fn uris() {
-        assert_eq!(parse("keyward:shop"), Some(("shop".parse().unwrap(), 0)));
-        assert_eq!(parse("keyward:shop?version=3"), Some(("shop".parse().unwrap(), 3)));
-        for bad in
-            ["shop", "keyward:", "keyward:a/b", "keyward:a?version=0", "keyward:a?v=1", "keyward:a?version=x"]
-        {
+        for (uri, version) in [
+            ("keyward:shop", Version::Number(0)),
+            ("keyward:shop?version=3", Version::Number(3)),
+            ("keyward:shop?certified", Version::Certified),
+        ] {
+            assert_eq!(parse(uri), Some(("shop".parse().unwrap(), version)), "{uri}");
+        }
+        for bad in [
+            "shop",
+            "keyward:",
+            "keyward:a/b",
+            "keyward:a?",
+            "keyward:a?version=0",
+            "keyward:a?v=1",
+            "keyward:a?version=x",
+            "keyward:a?certified=1",
+            "keyward:a?certified&version=1",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }
