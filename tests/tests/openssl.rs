@@ -10,7 +10,7 @@ use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{Process, fail, run, stderr, succeed, wait_for};
-use keyward_tests::{Backend, Daemon, Handshake, KEY_TYPES, Nginx, Pki, SServer, on_both_backends};
+use keyward_tests::{Backend, Daemon, Handshake, KEY_TYPES, Nginx, OpenSsl, Pki, SServer, on_both_backends};
 
 on_both_backends!(
     a_uri_names_the_same_key_as_the_reference,
@@ -271,6 +271,49 @@ fn a_key_for_anything_signs_a_file(backend: Backend) {
             let verify = ["dgst", hash, "-verify"];
             succeed(openssl(&verify).arg(&public).arg("-signature").arg(&signature).arg(&message));
         }
+    }
+}
+
+/// Whatever would write it: each says why not, and nothing of it is in a file. The public key is written as ever.
+#[test]
+fn a_private_key_that_is_to_be_written_is_refused_with_a_reason() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let out = daemon.path("written");
+    for openssl in OpenSsl::ALL {
+        for key_type in ["p256", "rsa2048", "rsa-pss2048", "ed25519", "ml-dsa-65"] {
+            if !openssl.key_types().any(|known| known == key_type) {
+                continue;
+            }
+            let label = format!("{key_type}-{openssl:?}").to_lowercase().replace('_', ".");
+            daemon.generate(&label, key_type);
+            let reference = daemon.reference(&label);
+            let certificate = pki.certify_with(openssl, &daemon, &reference);
+            let pkcs12 =
+                ["pkcs12", "-export", "-passout", "pass:secret", "-in", certificate.to_str().unwrap()];
+            for words in [
+                &["pkey"][..],
+                &["pkey", "-aes256", "-passout", "pass:secret"],
+                &["pkey", "-outform", "DER"],
+                &["pkey", "-text", "-noout"],
+                &["pkcs8", "-topk8", "-nocrypt"],
+                &["pkcs8", "-topk8", "-passout", "pass:secret"],
+                &pkcs12,
+            ] {
+                let key = if words[0] == "pkcs12" { "-inkey" } else { "-in" };
+                let mut command = daemon.openssl_of(openssl, words);
+                let (_, text) = fail(command.arg("-out").arg(&out).arg(key).arg(&reference));
+                let told = format!(
+                    "keyward: cannot write the private key \"{label}\": it does not leave the daemon"
+                );
+                assert!(text.contains(&told), "{openssl:?}, {words:?}: {text}");
+                let written = fs::read_to_string(&out).unwrap_or_default();
+                assert!(!written.contains("-----BEGIN"), "{openssl:?}, {words:?}: {written}");
+            }
+        }
+        // Keys that are not ours are written as ever.
+        succeed(daemon.openssl_of(openssl, &["genpkey", "-algorithm", "ED25519", "-out"]).arg(&out));
+        succeed(daemon.openssl_of(openssl, &["pkey", "-text", "-in"]).arg(&out));
     }
 }
 

@@ -3,7 +3,8 @@
 //! A server loads a reference PEM instead of a key file ([`decoder`]), or a `keyward:LABEL` URI ([`store`]).
 //! OpenSSL then sees a private key ([`keymgmt`]) whose signatures come from the daemon ([`signature`]): one
 //! request on the Unix socket each. Everything that needs only the public half is left to OpenSSL's default
-//! provider, which gets it by export. A host that runs handshakes in asynchronous jobs is not kept waiting ([`job`]).
+//! provider, which gets it by export; to write a private key is refused with a reason ([`encoder`]). A host
+//! that runs handshakes in asynchronous jobs is not kept waiting ([`job`]).
 //!
 //! The module starts no thread and does no I/O before the first signature (but for `keyward:` URIs, which
 //! must ask the daemon for the public key). Everything OpenSSL calls is defined by one macro ([`entry`]) that
@@ -15,6 +16,7 @@
 mod abi;
 mod decoder;
 mod decrypt;
+mod encoder;
 mod entry;
 mod error;
 mod job;
@@ -145,6 +147,7 @@ entry_points! {
             abi::OP_KEYMGMT => Ok(keymgmt::algorithms(ml_dsa).as_ptr()),
             abi::OP_SIGNATURE => Ok(signature::algorithms(ml_dsa).as_ptr()),
             abi::OP_ASYM_CIPHER => Ok(decrypt::ALGORITHMS.as_ptr()),
+            abi::OP_ENCODER => Ok(encoder::algorithms(ml_dsa).as_ptr()),
             abi::OP_DECODER => Ok(decoder::ALGORITHMS.as_ptr()),
             abi::OP_STORE => Ok(store::ALGORITHMS.as_ptr()),
             _ => Err(Error::silent()),
