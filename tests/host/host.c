@@ -11,6 +11,7 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
+#include <openssl/x509.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -540,6 +541,30 @@ static int loads(void) {
     return 0;
 }
 
+/* Loads a key from a file and from memory and signs with it, while the queue holds an error of something before. */
+static int signs_after_an_error(void) {
+    static char text[1 << 20];
+    FILE *file = fopen(reference, "r");
+    REQUIRE(file);
+    size_t length = fread(text, 1, sizeof(text), file);
+    fclose(file);
+    BIO *inputs[2] = {BIO_new_file(reference, "r"), BIO_new_mem_buf(text, (int)length)};
+    for (int i = 0; i < 2; i++) {
+        REQUIRE(inputs[i]);
+        ERR_raise(ERR_LIB_X509, X509_R_KEY_VALUES_MISMATCH);
+        EVP_PKEY *key = PEM_read_bio_PrivateKey(inputs[i], NULL, NULL, NULL);
+        REQUIRE(key && sign(key, i));
+        /* What a program reads next is what stands behind the key. */
+        X509 *behind = PEM_read_bio_X509(inputs[i], NULL, NULL, NULL);
+        printf("behind=%d\n", behind != NULL);
+        X509_free(behind);
+        ERR_clear_error();
+        EVP_PKEY_free(key);
+        BIO_free(inputs[i]);
+    }
+    return 0;
+}
+
 /* Signs NUMBER times. */
 static int signs(void) {
     EVP_PKEY *key = load_key();
@@ -607,6 +632,7 @@ static const struct {
     {"exit-mid-request", exit_mid_request},
     {"loads", loads},
     {"signs", signs},
+    {"signs-after-an-error", signs_after_an_error},
     {"paced-tls13", paced_tls13},
     {"paced-tls12", paced_tls12},
 };

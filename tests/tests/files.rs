@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use keyward_tests::pki::plain_key;
 use keyward_tests::tool::{run, stderr};
 use keyward_tests::{Daemon, Host, OpenSsl, Pki};
 
@@ -122,6 +123,51 @@ fn references_among_junk() {
         }
         let far = [&*lines, &lines, &lines, reference].concat();
         assert_refused(&scene.server(openssl, &far), "unsupported");
+    }
+}
+
+/// Programs leave errors in the queue of OpenSSL, as HAProxy does after a certificate that does not fit. OpenSSL then looks at
+/// no more than the first PEM block of a file, but for the labels that it knows.
+#[test]
+fn references_behind_certificates_after_an_earlier_error() {
+    let scene = Scene::new();
+    let reference = &scene.reference;
+    let certificate = &fs::read_to_string(&scene.certificate).unwrap();
+    let parameters = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+    let plain = &plain_key("p256").to_owned();
+    for openssl in OpenSsl::ALL {
+        let load = |content: &str| {
+            let host = Host::new(&scene.daemon, openssl);
+            let file = scene.write(content.as_bytes());
+            run(&mut host.mode("signs-after-an-error", &scene.certificate, &file, 1).command)
+        };
+        for (content, signs, behind) in [
+            ([reference, certificate].map(String::as_str).concat(), true, "behind=1"),
+            ([certificate, reference].map(String::as_str).concat(), true, "behind=0"),
+            (
+                [certificate, certificate, reference, certificate].map(String::as_str).concat(),
+                true,
+                "behind=1",
+            ),
+            (format!("{parameters}the key\n{certificate}\nbehind\n{reference}"), true, "behind=0"),
+            // The first key counts, whatever stands behind it.
+            ([certificate, plain, reference, certificate].map(String::as_str).concat(), false, "behind=1"),
+            ([certificate, certificate, plain].map(String::as_str).concat(), false, "behind=0"),
+        ] {
+            let before = scene.daemon.status()["requests"].as_u64().unwrap();
+            let output = load(&content);
+            assert!(output.status.success(), "{openssl:?}: {}\n{content}", stderr(&output));
+            let asked = scene.daemon.status()["requests"].as_u64().unwrap() - before;
+            assert_eq!(asked, if signs { 2 } else { 0 }, "{openssl:?}: {content}");
+            assert_eq!(
+                String::from_utf8_lossy(&output.stdout).matches(behind).count(),
+                2,
+                "{openssl:?}: {content}"
+            );
+        }
+        for content in [certificate.repeat(50), format!("{certificate}{}", scene.without_last_lines(2))] {
+            assert_refused(&load(&content), "host.c");
+        }
     }
 }
 

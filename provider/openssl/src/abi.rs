@@ -4,7 +4,7 @@
 //! only ever added there, so these hold for every OpenSSL from 3.0 on. The test below compares
 //! them with the installed headers.
 
-use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use core::ptr;
 
 /// Any function in a dispatch table; its true type follows from the id beside it.
@@ -99,6 +99,10 @@ pub(crate) type BioGets = unsafe extern "C" fn(bio: *mut c_void, buffer: *mut c_
 pub(crate) type BioReadEx =
     unsafe extern "C" fn(bio: *mut c_void, data: *mut c_void, length: usize, read: *mut usize) -> c_int;
 
+/// `OSSL_FUNC_BIO_ctrl`.
+pub(crate) type BioCtrl =
+    unsafe extern "C" fn(bio: *mut c_void, command: c_int, number: c_long, pointer: *mut c_void) -> c_int;
+
 /// Declares the numbers and, for the test, a list of them with the names that they have in the headers.
 macro_rules! numbers {
     ($($name:ident = $value:literal: $header:literal,)*) => {
@@ -121,6 +125,9 @@ numbers! {
     CORE_GET_PARAMS = 2: "OSSL_FUNC_CORE_GET_PARAMS",
     BIO_READ_EX = 42: "OSSL_FUNC_BIO_READ_EX",
     BIO_GETS = 49: "OSSL_FUNC_BIO_GETS",
+    BIO_CTRL = 50: "OSSL_FUNC_BIO_CTRL",
+    BIO_SEEK = 128: "BIO_C_FILE_SEEK",
+    BIO_TELL = 133: "BIO_C_FILE_TELL",
 
     PROVIDER_TEARDOWN = 1024: "OSSL_FUNC_PROVIDER_TEARDOWN",
     PROVIDER_GETTABLE_PARAMS = 1025: "OSSL_FUNC_PROVIDER_GETTABLE_PARAMS",
@@ -214,7 +221,7 @@ mod tests {
     fn numbers_and_layouts_are_those_of_the_installed_headers() {
         let mut source = String::from(
             "#include <stddef.h>\n#include <openssl/core.h>\n#include <openssl/core_dispatch.h>\n\
-             #include <openssl/core_object.h>\n#include <openssl/store.h>\n#include <openssl/rsa.h>\n",
+             #include <openssl/bio.h>\n#include <openssl/core_object.h>\n#include <openssl/store.h>\n#include <openssl/rsa.h>\n",
         );
         let mut assert_equal = |expression: &str, value: i64| {
             source.push_str(&format!("_Static_assert({expression} == {value}, \"{expression}\");\n"));

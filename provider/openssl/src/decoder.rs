@@ -10,14 +10,15 @@
 //! So a program that reads PEM and insists on a type beforehand, which none that we know of does, finds our
 //! keys only if that is RSA.
 
-use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_long, c_void};
+use core::ptr;
 use std::sync::Arc;
 
 use keyward_proto::{KeyType, Reference};
 
 use crate::abi::{self, Algorithm, Callback, Dispatch, SELECT_PRIVATE_KEY};
 use crate::entry::{dispatch, entry_points};
-use crate::error::{Error, Reason};
+use crate::error::{self, Error, Reason};
 use crate::key::{Held, Key};
 use crate::params::Lent;
 use crate::{Bio, Provider};
@@ -119,9 +120,13 @@ fn wanted(selection: c_int) -> bool {
 }
 
 /// Reads up to the first PEM block, and returns its text if it has our label.
+///
+/// OpenSSL comes again for the next block only if the oldest error of the queue says "unsupported", so not where a program
+/// has left an earlier error there. Then the reference is looked for behind certificates, here and now.
 fn read_block(bio: Bio, input: *mut c_void) -> Result<Option<String>, Error> {
     let mut scanned = 0;
     let mut block = Vec::new();
+    let mut passed = None;
     while scanned < LONGEST_PREAMBLE {
         let mut line = [0u8; LINE];
         let room = c_int::try_from(line.len()).unwrap_or(c_int::MAX);
@@ -132,24 +137,45 @@ fn read_block(bio: Bio, input: *mut c_void) -> Result<Option<String>, Error> {
             break;
         };
         scanned += line.len();
-        if block.is_empty() {
-            if line.starts_with(BEGIN_OURS) {
-                block.extend_from_slice(line);
-            } else if line.starts_with(b"-----BEGIN ") {
-                return Ok(None);
+        if !block.is_empty() {
+            block.extend_from_slice(line);
+            if line.starts_with(b"-----END ") || block.len() > Reference::MAX_PEM {
+                break;
             }
-            continue;
-        }
-        block.extend_from_slice(line);
-        if line.starts_with(b"-----END ") || block.len() > Reference::MAX_PEM {
-            break;
+        } else if line.starts_with(BEGIN_OURS) {
+            block.extend_from_slice(line);
+        } else if line.starts_with(b"-----BEGIN ") {
+            if !may_be_passed(line) || !error::any_queued() {
+                break;
+            }
+            passed = passed.or_else(|| position(bio, input));
+            if passed.is_none() {
+                break;
+            }
         }
     }
     if block.is_empty() {
+        if let Some(position) = passed {
+            // SAFETY: BIO_seek(3): takes a number alone. Where it fails, so does OpenSSL's own before the next decoder.
+            unsafe { (bio.ctrl)(input, abi::BIO_SEEK, position, ptr::null_mut()) };
+        }
         return Ok(None);
     }
     let text = String::from_utf8(block);
     text.map(Some).map_err(|_| Error::new(Reason::Reference, "cannot read key reference: it is not text"))
+}
+
+/// Where the next byte would be read from, if that can be told.
+fn position(bio: Bio, input: *mut c_void) -> Option<c_long> {
+    // SAFETY: BIO_tell(3): takes nothing.
+    let position = unsafe { (bio.ctrl)(input, abi::BIO_TELL, 0, ptr::null_mut()) };
+    Some(c_long::from(position)).filter(|position| *position >= 0)
+}
+
+/// Whether what a line begins is a certificate or parameters. Anything else may be a key, which goes before one behind it.
+fn may_be_passed(line: &[u8]) -> bool {
+    let label = line.trim_ascii_end();
+    label.ends_with(b"CERTIFICATE-----") || label.ends_with(b" PARAMETERS-----")
 }
 
 /// Reads the whole input, unless it is longer than any reference.
@@ -215,7 +241,7 @@ const BEGIN_OURS: &[u8] = b"-----BEGIN KEYWARD KEY-----";
 /// Bytes that are read at a time.
 const LINE: usize = 512;
 
-/// How much of a file is searched for a PEM block, in bytes.
+/// How much of a file is searched for a reference, in bytes.
 const LONGEST_PREAMBLE: usize = 1 << 20;
 
 // OSSL_OBJECT_PARAM_*, provider-object(7).

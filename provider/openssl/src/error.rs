@@ -161,6 +161,12 @@ impl Reason {
     }
 }
 
+/// Whether the error queue of this thread holds anything.
+pub(crate) fn any_queued() -> bool {
+    // SAFETY: ERR_peek_last_error(3) takes no arguments and may be called at any time.
+    unsafe { openssl_sys::ERR_peek_last_error() != 0 }
+}
+
 /// The number under which our errors are queued, with our words registered on first use.
 fn library() -> c_int {
     static LIBRARY: OnceLock<c_int> = OnceLock::new();

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use keyward_client::Client;
 
-use crate::abi::{Algorithm, BioGets, BioReadEx, CoreGetParams, Dispatch, Known};
+use crate::abi::{Algorithm, BioCtrl, BioGets, BioReadEx, CoreGetParams, Dispatch, Known};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, fence};
 use crate::params::Params;
@@ -52,6 +52,7 @@ pub(crate) struct Provider {
 pub(crate) struct Bio {
     pub(crate) gets: BioGets,
     pub(crate) read_ex: BioReadEx,
+    pub(crate) ctrl: BioCtrl,
 }
 
 /// The one exported symbol, called by OpenSSL when the module is activated; see provider-base(7).
@@ -68,11 +69,13 @@ pub unsafe extern "C" fn OSSL_provider_init(
     fence(|| {
         let (Some(table), Some(context)) = (table, context) else { return Err(Error::null()) };
         let core = Core::read(upcalls.cast());
-        let (Some(gets), Some(read_ex)) = (core.gets, core.read_ex) else { return Err(Error::null()) };
+        let (Some(gets), Some(read_ex), Some(ctrl)) = (core.gets, core.read_ex, core.ctrl) else {
+            return Err(Error::null());
+        };
         let client =
             settings::read(handle, core.get_params).map(|s| Arc::new(Client::new(s.socket, s.timeout)));
         let ml_dsa = settings::knows_ml_dsa(handle, core.get_params);
-        let provider = Provider { client, bio: Bio { gets, read_ex }, ml_dsa };
+        let provider = Provider { client, bio: Bio { gets, read_ex, ctrl }, ml_dsa };
         *context = Box::into_raw(Box::new(provider)).cast();
         *table = PROVIDER.as_ptr().cast();
         Ok(1)
@@ -85,6 +88,7 @@ struct Core {
     get_params: Option<CoreGetParams>,
     gets: Option<BioGets>,
     read_ex: Option<BioReadEx>,
+    ctrl: Option<BioCtrl>,
 }
 
 impl Core {
@@ -110,6 +114,10 @@ impl Core {
                     // SAFETY: the id says that the function has this type.
                     let read_ex = unsafe { core::mem::transmute::<abi::Function, BioReadEx>(function) };
                     core.read_ex = Some(read_ex);
+                }
+                abi::BIO_CTRL => {
+                    // SAFETY: the id says that the function has this type.
+                    core.ctrl = Some(unsafe { core::mem::transmute::<abi::Function, BioCtrl>(function) });
                 }
                 _ => {}
             }
