@@ -244,13 +244,23 @@ fn the_key_of_a_server_signs_nothing_else(backend: Backend) {
                 .arg("-in")
                 .arg(&digest),
         );
+        // As proxies that make certificates up do.
+        let certificate =
+            fail(daemon.openssl(&["req", "-x509", "-new", "-subj", "/CN=shop", "-key"]).arg(&reference));
         let expected =
             format!("keyward: key \"{key_type}\" refused: the uses of the key do not include messages");
-        for (what, (_, text)) in [("JWT", jwt), ("CSR", csr), ("digest", bare)] {
-            assert!(text.contains(&expected), "{what}: {text}");
+        for ((_, text), reason, kind) in [
+            (jwt, "key lacks a use for this", "see: keyward key set-uses --help\n"),
+            (csr, "key lacks the use csr", "; it was asked to sign a certificate request"),
+            (bare, "key is not for signing digests", "; it was asked to sign a bare digest"),
+            (certificate, "key is not for signing certificates", "; it was asked to sign a certificate, as"),
+        ] {
+            for words in [&expected, &format!("keyward::{reason}:"), kind] {
+                assert!(text.contains(words), "{words:?} in {text}");
+            }
         }
     }
-    assert_eq!(daemon.logged(&["outcome=use-refused", "purpose=other"]), 4, "{}", daemon.log());
+    assert_eq!(daemon.logged(&["outcome=use-refused", "purpose=other"]), 6, "{}", daemon.log());
     assert_eq!(daemon.logged(&["outcome=use-refused", "purpose=csr"]), 2, "{}", daemon.log());
     assert_eq!(daemon.logged(&["outcome=done", "signature"]), 0);
 }

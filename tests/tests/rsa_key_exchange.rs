@@ -120,7 +120,8 @@ fn a_key_is_for_the_one_or_the_other(backend: Backend) {
     let sites = ["signs", "decrypts"].map(|label| site(&daemon, &pki, label));
     let nginx = Nginx::start(&daemon, &sites);
     assert!(!s_client(OpenSsl::System, &pki, sites[0].address, "AES128-SHA256").status.success());
-    nginx.wait_for_log("key \"signs\" refused: the uses of the key do not include");
+    let line = nginx.wait_for_log("key \"signs\" refused: the uses of the key do not include");
+    assert!(line.contains("needs the use rsa-key-exchange"), "{line}");
     assert!(!s_client(OpenSsl::System, &pki, sites[1].address, "ECDHE-RSA-AES128-SHA256").status.success());
     nginx.wait_for_log("key \"decrypts\" refused: the uses of the key do not include");
 

@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 use keyward_proto::Outcome;
 
+use crate::kind::Kind;
+
 /// Runs the body of an entry point. An error goes to the OpenSSL error queue of this thread, and the entry
 /// point returns what stands for failure. A panic ends here.
 pub(crate) fn fence<R: Failure>(body: impl FnOnce() -> Result<R, Error>) -> R {
@@ -106,6 +108,8 @@ pub(crate) enum Reason {
     Unavailable,
     /// The daemon refused, with this outcome.
     Refused(Outcome),
+    /// Key or grant lack a use for what was asked, which is of this kind.
+    RefusedKind(Outcome, Kind),
 }
 
 impl Reason {
@@ -114,7 +118,9 @@ impl Reason {
         let ours =
             [Self::Configuration, Self::Internal, Self::NotSupported, Self::Reference, Self::Unavailable];
         let outcomes = (0..).map_while(|number| Outcome::try_from(number).ok());
-        ours.into_iter().chain(outcomes.map(Self::Refused))
+        let lacking = [Outcome::UseRefused, Outcome::UseNotGranted].into_iter();
+        let kinds = lacking.flat_map(|outcome| Kind::ALL.map(|kind| Self::RefusedKind(outcome, kind)));
+        ours.into_iter().chain(outcomes.map(Self::Refused)).chain(kinds)
     }
 
     /// The number of the reason, which stays the same between versions.
@@ -126,6 +132,7 @@ impl Reason {
             Self::Reference => 103,
             Self::Unavailable => 105,
             Self::Refused(outcome) => 200 + outcome as c_int,
+            Self::RefusedKind(outcome, kind) => 1000 + 20 * outcome as c_int + kind as c_int,
         }
     }
 
@@ -136,6 +143,20 @@ impl Reason {
             Self::NotSupported => c"not supported",
             Self::Reference => c"bad key reference",
             Self::Unavailable => c"daemon unavailable",
+            Self::RefusedKind(Outcome::UseNotGranted, kind) => match kind {
+                Kind::Certificate => c"grant does not include to sign certificates",
+                Kind::CertificateRequest => c"grant lacks the use csr",
+                Kind::ClientHandshake => c"grant lacks the use tls-client",
+                Kind::Digest => c"grant does not include to sign digests",
+                Kind::KeyExchange => c"grant lacks the use rsa-key-exchange",
+            },
+            Self::RefusedKind(_, kind) => match kind {
+                Kind::Certificate => c"key is not for signing certificates",
+                Kind::CertificateRequest => c"key lacks the use csr",
+                Kind::ClientHandshake => c"key lacks the use tls-client",
+                Kind::Digest => c"key is not for signing digests",
+                Kind::KeyExchange => c"key lacks the use rsa-key-exchange",
+            },
             Self::Refused(outcome) => match outcome {
                 Outcome::Unspecified | Outcome::Done => c"refused by the daemon",
                 Outcome::Malformed => c"request not understood by the daemon",

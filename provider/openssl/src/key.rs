@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use keyward_client::{Call, Client, Error as ClientError, Input, premaster_of, signature_of};
 use keyward_proto::message::response;
-use keyward_proto::{PublicKey, Reference, Scheme};
+use keyward_proto::{Outcome, PublicKey, Reference, Scheme};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Reason};
 use crate::job;
+use crate::kind::Kind;
 
 /// A key object, owned by OpenSSL. Immutable once it is filled, so any number of threads may sign with it.
 #[derive(Clone)]
@@ -49,7 +50,9 @@ impl Held {
     pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, Error> {
         let label = self.reference.label();
         let call = self.client.start_to_sign((&self.reference).into(), scheme, input);
-        let signature = self.answer(call, signature_of).map_err(|error| self.failed("sign", error))?;
+        let signature = self.answer(call, signature_of);
+        let signature =
+            signature.map_err(|error| self.failed("sign", error, |outcome| Kind::refused(outcome, input)))?;
         // The host gave us a buffer of the longest length; more would be a fault of the daemon.
         if signature.len() > self.reference.public_key().max_signature() {
             let text = format_args!(
@@ -67,7 +70,9 @@ impl Held {
         client_version: u16,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let call = self.client.start_to_decrypt((&self.reference).into(), ciphertext, client_version);
-        self.answer(call, premaster_of).map_err(|error| self.failed("decrypt", error))
+        let use_lacks = |outcome| matches!(outcome, Outcome::UseRefused | Outcome::UseNotGranted);
+        let kind = |outcome| use_lacks(outcome).then_some(Kind::KeyExchange);
+        self.answer(call, premaster_of).map_err(|error| self.failed("decrypt", error, kind))
     }
 
     /// The answer to a call, and what is wanted of it.
@@ -80,12 +85,20 @@ impl Held {
     }
 
     #[track_caller]
-    fn failed(&self, what: &str, error: job::Error) -> Error {
+    fn failed(&self, what: &str, error: job::Error, kind: impl FnOnce(Outcome) -> Option<Kind>) -> Error {
         let label = self.reference.label();
         match error {
             job::Error::Client(ClientError::Refused(outcome)) => {
                 let reason = outcome.reason_for(label.as_str());
-                Error::new(Reason::Refused(outcome), format_args!("key \"{label}\" refused: {reason}"))
+                match kind(outcome) {
+                    Some(kind) => Error::new(
+                        Reason::RefusedKind(outcome, kind),
+                        format_args!("key \"{label}\" refused: {reason}; {}", kind.words()),
+                    ),
+                    None => {
+                        Error::new(Reason::Refused(outcome), format_args!("key \"{label}\" refused: {reason}"))
+                    }
+                }
             }
             job::Error::Client(error) => {
                 Error::new(Reason::Unavailable, format_args!("cannot {what} with key \"{label}\": {error}"))

@@ -22,6 +22,7 @@ mod error;
 mod job;
 mod key;
 mod keymgmt;
+mod kind;
 mod params;
 mod settings;
 mod signature;
