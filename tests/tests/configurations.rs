@@ -192,12 +192,15 @@ fn before_the_default_provider_ours_is_in_the_way() {
 #[test]
 fn providers_that_are_missing() {
     let scene = Scene::new();
+    // The reference itself says what that means.
+    let reference = fs::read_to_string(&scene.reference).unwrap();
+    assert!(reference.contains("# A program that finds \"No supported data to decode\""), "{reference}");
     let directory = format!("module = {}", scene.daemon.directory().display());
     for openssl in OpenSsl::ALL {
         for (part, by, told) in [
             (LIST, "keyward = keyward_provider\n", "library has no ciphers"),
-            (LIST, "default = default_provider\n", "unsupported"),
-            (&directory, "module = /nowhere", "unsupported"),
+            (LIST, "default = default_provider\n", "No supported data to decode"),
+            (&directory, "module = /nowhere", "No supported data to decode"),
         ] {
             let text = scene.failure(openssl, part, by).unwrap_or_default();
             assert!(text.contains(told), "{by:?} on {openssl:?}: {text}");

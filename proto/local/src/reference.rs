@@ -88,13 +88,17 @@ impl Reference {
         Ok(fields)
     }
 
-    /// The reference as a file, with a line ahead that says what it is and that it holds no secret.
+    /// The reference as a file, with lines ahead that say what it is, that it holds no secret, and what a program lacks that
+    /// cannot read it.
     pub fn to_pem(&self) -> String {
         // The encoder fails only for lengths near the end of memory; a reference has a few KiB.
         let pem = pem_rfc7468::encode_string(Self::PEM_LABEL, LineEnding::LF, &self.to_der());
         let pem = pem.unwrap_or_default();
         format!(
-            "# Keyward reference to key {} version {} ({}). It holds no secret: the private key is with the daemon.\n{pem}",
+            "# Keyward reference to key {} version {} ({}). It holds no secret: the private key is with the daemon.\n\
+             # A program that finds \"No supported data to decode\", or no private key, has not loaded the provider: it needs\n\
+             # OPENSSL_CONF=/etc/keyward/openssl.cnf in its environment, and so does a check in a shell, such as nginx -t.\n\
+             {pem}",
             self.label,
             self.version,
             self.public_key.key_type(),
@@ -178,7 +182,12 @@ mod tests {
     #[test]
     fn pem_round_trip() {
         let pem = reference().to_pem();
-        assert!(pem.contains("-----BEGIN KEYWARD KEY-----\n"), "{pem}");
+        let (head, _) = pem.split_once("-----BEGIN KEYWARD KEY-----\n").unwrap();
+        assert!(
+            head.contains("version 3 (ed25519)") && head.contains("No supported data to decode"),
+            "{head}"
+        );
+        assert!(head.lines().all(|line| line.starts_with("# ") && line.len() <= 120), "{head}");
         assert_eq!(Reference::from_pem(&pem), Ok(reference()));
         assert_eq!(Reference::from_pem(&pem.replace('\n', "\r\n")), Ok(reference()));
     }
