@@ -65,6 +65,28 @@ impl Pki {
         self.certified(OpenSsl::System, &public, name, &extensions, days)
     }
 
+    /// Certifies a public key in PEM with these extensions, for so many days.
+    pub fn certify_with_extensions(&self, public: &Path, extensions: &str, days: i32) -> PathBuf {
+        let file = self.path("other.ext");
+        fs::write(&file, extensions).expect("extensions");
+        self.certified(OpenSsl::System, public, "localhost", &file, days)
+    }
+
+    /// Another certificate of the authority, valid for so many days.
+    pub fn renewed_ca(&self, days: i32) -> PathBuf {
+        let (renewed, extensions) = (self.path("renewed.pem"), self.path("ca.ext"));
+        fs::write(&extensions, "basicConstraints=critical,CA:true\n").expect("extensions");
+        let mut x509 = openssl(&["x509", "-new", "-subj", "/CN=Test CA", "-days", &days.to_string()]);
+        x509.arg("-extfile")
+            .arg(extensions)
+            .arg("-signkey")
+            .arg(self.path("ca.key"))
+            .arg("-out")
+            .arg(&renewed);
+        succeed(&mut x509);
+        renewed
+    }
+
     /// Certifies a public key in PEM for `localhost`.
     pub fn certify_public(&self, public: &Path) -> PathBuf {
         self.certify_public_with(OpenSsl::System, public)

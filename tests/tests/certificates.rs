@@ -110,9 +110,15 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
     let mail = fs::read_to_string(certify(&daemon, &pki, "mail")).unwrap();
     let ca = fs::read_to_string(pki.ca()).unwrap();
     let bare = fs::read_to_string(pki.certify_bare(&daemon.reference("shop").with_extension("pub"))).unwrap();
-    let (_, key) = pki.leaf("other");
-    let key = fs::read_to_string(key).unwrap();
+    let (_, plain) = pki.leaf("other");
+    let key = fs::read_to_string(&plain).unwrap();
     let file = daemon.path("file.pem");
+    let twins = (0..11).map(|_| fs::read_to_string(certify(&daemon, &pki, "shop")).unwrap()).collect();
+    // Of the same name, with another key.
+    let elsewhere = daemon.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let other_ca = Pki::new(&elsewhere).ca();
+    let request = succeed(openssl(&["req", "-new", "-subj", "/CN=shop", "-key"]).arg(&plain));
     for (text, expected) in [
         (String::new(), "there is no certificate in the file"),
         ("no PEM at all\n".repeat(1000), "there is no certificate in the file"),
@@ -124,7 +130,12 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
         (format!("{shop}{mail}"), "number 1 is certified by \"CN=Test CA\", so that one has to follow it"),
         (format!("{ca}{shop}"), "the certificate of key shop is number 2 in the file, and has to come first"),
         (bare, "rustls does not take the first certificate in the file"),
-        (ca.repeat(11), "there are more than 10 certificates in the file"),
+        (twins, "there are more than 10 certificates in the file"),
+        (
+            format!("{shop}{}", fs::read_to_string(&other_ca).unwrap()),
+            "certificate 1 in the file was not signed by number 2",
+        ),
+        (request, "the file holds a certificate request, not a certificate"),
         ("x".repeat(70_000), "longer than 65536 bytes"),
     ] {
         fs::write(&file, &text).unwrap();
@@ -146,6 +157,50 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
         "{line}"
     );
     assert!(listed(&daemon).is_empty());
+}
+
+/// What clients may have against a certificate that they are given.
+#[test]
+fn doubtful_certificates_are_attached_with_a_warning() {
+    let (daemon, pki) = scene(Backend::Embedded);
+    daemon.generate("shop", "p256");
+    let reference = daemon.reference("shop");
+    let public = reference.with_extension("pub");
+    certify(&daemon, &pki, "shop");
+    let attach = |text: &str| {
+        let file = daemon.path("doubtful.pem");
+        fs::write(&file, text).unwrap();
+        let output =
+            daemon.keyward(&["cert", "attach", "shop", "--in", file.to_str().unwrap()]).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{told}");
+        told
+    };
+    let with = |extensions: &str, days: i32| {
+        fs::read_to_string(pki.certify_with_extensions(&public, extensions, days)).unwrap()
+    };
+    let sound = with("subjectAltName=DNS:a.example\n", 2);
+    let ca = fs::read_to_string(pki.ca()).unwrap();
+    assert_eq!(attach(&format!("{sound}{ca}")), "");
+    assert_eq!(
+        attach(&format!("{sound}{sound}{ca}")),
+        "keyward: note: a certificate that is in the file more than once was attached once\n"
+    );
+    let nameless = attach(&with("basicConstraints=CA:FALSE\n", 2));
+    assert!(nameless.starts_with("keyward: warning: the certificate has no SubjectAltName: "), "{nameless}");
+    let authority = attach(&with("subjectAltName=DNS:a.example\nbasicConstraints=CA:TRUE\n", 2));
+    assert!(
+        authority.starts_with("keyward: warning: the certificate is that of an authority"),
+        "{authority}"
+    );
+    for told in [nameless, authority] {
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+    // That of the authority is renewed, and the old one is in the file.
+    let old = fs::read_to_string(pki.renewed_ca(-1)).unwrap();
+    let told = attach(&format!("{sound}{old}"));
+    let expected = "keyward: warning: certificate 2 in the file (CN=Test CA) has expired on 20";
+    assert!(told.starts_with(expected) && told.lines().count() == 1, "{told}");
 }
 
 #[test]

@@ -171,4 +171,27 @@ fn references_behind_certificates_after_an_earlier_error() {
     }
 }
 
+/// As editors, mail programs and templates leave them.
+#[test]
+fn references_that_were_written_anew() {
+    let scene = Scene::new();
+    let lines: Vec<_> = scene.reference.lines().collect();
+    let (head, body, end) = (lines[..2].join("\n"), &lines[2..lines.len() - 1], lines[lines.len() - 1]);
+    for openssl in OpenSsl::ALL {
+        for content in [
+            format!("{head}\n{}\n{end}\n", body.concat()),
+            scene.reference.replace('\n', " \t\n"),
+            scene.reference.replace('\n', "\r\n"),
+            scene.reference.replace('\n', "\n    "),
+            format!("\u{feff}{}", lines[1..].join("\n")),
+        ] {
+            for output in
+                [scene.server(openssl, content.as_bytes()), scene.program(openssl, content.as_bytes())]
+            {
+                assert!(output.status.success(), "{content:?}: {}", stderr(&output));
+            }
+        }
+    }
+}
+
 const MIB: usize = 1 << 20;

@@ -8,7 +8,7 @@ use rustls::server::ParsedCertificate;
 use super::keys::{label, version_of};
 use super::{Admin, AdminError, Administrator, Answer, Body};
 use crate::api::{Certified, KeyView};
-use crate::certificates::{Certificate, chain_of_pem, in_order};
+use crate::certificates::{Certificate, Chain};
 use crate::keys::{Key, StoreError};
 
 /// Attaches the certificates in the body, in the place of those that were there. The version is the one that has the public
@@ -20,7 +20,7 @@ pub(super) async fn attach(
     body: Body,
 ) -> Answer<Certified> {
     let label = label(&text)?;
-    let chain = chain_of_pem(&body?).map_err(|error| AdminError::Unfit(error.to_string()))?;
+    let chain = Chain::read(&body?).map_err(|error| AdminError::Unfit(error.to_string()))?;
     loop {
         let mut key = admin
             .daemon
@@ -32,7 +32,7 @@ pub(super) async fn attach(
         let number = of_version(&mut key, &chain)?;
         match admin.daemon.keys.put(key).await {
             Ok(key) => {
-                let not_after = chain.first().map_or(0, Certificate::not_after);
+                let not_after = chain.certificates.first().map_or(0, Certificate::not_after);
                 tracing::info!(
                     key = label.as_str(),
                     version = number,
@@ -98,8 +98,9 @@ fn without_certificate(key: &Key, number: u32) -> String {
 }
 
 /// Puts a chain where it belongs, and returns which version that is.
-fn of_version(key: &mut Key, chain: &[Certificate]) -> Result<u32, AdminError> {
-    let spkis: Vec<_> = chain.iter().map(Certificate::spki).collect();
+fn of_version(key: &mut Key, chain: &Chain) -> Result<u32, AdminError> {
+    let certificates = &chain.certificates;
+    let spkis: Vec<_> = certificates.iter().map(Certificate::spki).collect();
     let at = key.versions.iter().position(|version| spkis.first() == Some(&version.spki.as_slice()));
     let Some(version) = at.and_then(|at| key.versions.get_mut(at)) else {
         let label = &key.label;
@@ -118,14 +119,14 @@ fn of_version(key: &mut Key, chain: &[Certificate]) -> Result<u32, AdminError> {
             }
         }));
     };
-    in_order(chain).map_err(|error| AdminError::Unfit(error.to_string()))?;
-    let first = chain.first().map(Certificate::der).unwrap_or_default();
+    chain.check().map_err(|error| AdminError::Unfit(error.to_string()))?;
+    let first = certificates.first().map(Certificate::der).unwrap_or_default();
     // Who takes it from here would refuse it, and have none.
     if let Err(reason) = ParsedCertificate::try_from(&CertificateDer::from(first)) {
         return Err(AdminError::Unfit(format!(
             "rustls does not take the first certificate in the file ({reason}); it has to be of version 3 of X.509, as with a SubjectAltName"
         )));
     }
-    version.certificates = chain.iter().map(|certificate| certificate.der().to_vec()).collect();
+    version.certificates = certificates.iter().map(|certificate| certificate.der().to_vec()).collect();
     Ok(version.number)
 }

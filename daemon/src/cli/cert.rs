@@ -10,9 +10,11 @@ use keyward_proto::Label;
 use super::Client;
 use super::failure::Failure;
 use super::key::{read_input, warn_of_problems};
-use super::output::{from_now, print_json, print_table, table, time, warn};
+use super::output::{from_now, note, print_json, print_table, table, time, warn};
 use crate::admin_client::AdminClient;
-use crate::api::{CertificateView, Certified};
+use crate::api::Certified;
+use crate::certificates::Chain;
+use crate::exit;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -29,7 +31,7 @@ pub(super) struct Attach {
     /// Label of the key
     #[arg(value_name = "LABEL")]
     label: Label,
-    /// PEM file: the certificate of the key, then each that certifies the one before; - for standard input
+    /// Certificate of the key in PEM or DER, in PEM followed by each that certifies one before; - for standard input
     #[arg(long = "in", value_name = "CHAIN")]
     file: PathBuf,
     #[command(flatten)]
@@ -61,17 +63,15 @@ impl Command {
 impl Attach {
     fn run(self) -> Result<(), Failure> {
         let Self { label, file, client } = self;
-        let pem = Bytes::from_owner(read_input(&file)?);
-        let attached =
-            AdminClient::new(&client.runtime_dir).and_then(|admin| admin.attach(label.as_str(), pem));
-        let attached = attached.map_err(|error| {
-            let file =
-                if file == Path::new("-") { "standard input".into() } else { file.display().to_string() };
-            Failure::from(error).while_trying(format_args!("cannot attach {file} to key {label}"))
-        })?;
-        if let Some(warning) = warning(&attached.certificate) {
-            warn(warning);
-        }
+        let pem = read_input(&file)?;
+        let shown = if file == Path::new("-") { "standard input".into() } else { file.display().to_string() };
+        let attempt = format!("cannot attach {shown} to key {label}");
+        let chain =
+            Chain::read(&pem).map_err(|error| Failure::new(exit::DATA, error).while_trying(&attempt))?;
+        let attached = AdminClient::new(&client.runtime_dir)
+            .and_then(|admin| admin.attach(label.as_str(), Bytes::from_owner(pem)))
+            .map_err(|error| Failure::from(error).while_trying(attempt))?;
+        tell_doubts(&chain);
         if client.json { print_json(&attached) } else { print_certificates(&[attached]) }
     }
 }
@@ -88,19 +88,55 @@ impl Detach {
     }
 }
 
-/// What is wrong with the times of a certificate, if anything is.
-fn warning(certificate: &CertificateView) -> Option<String> {
-    let CertificateView { not_before, not_after, .. } = *certificate;
+/// Says what is doubtful about certificates that were attached.
+pub(super) fn tell_doubts(chain: &Chain) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    if now < not_before {
-        return Some(format!(
-            "the certificate is not valid before {}, {}",
-            time(not_before),
-            from_now(not_before)
+    if chain.repeated > 0 {
+        note("a certificate that is in the file more than once was attached once");
+    }
+    doubts(chain, now).iter().for_each(warn);
+}
+
+/// What clients may have against certificates, in a sentence each.
+fn doubts(chain: &Chain, now: u64) -> Vec<String> {
+    let mut doubts = Vec::new();
+    for (certificate, number) in chain.certificates.iter().zip(1..) {
+        let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
+        let which = match number {
+            1 => "the certificate".to_owned(),
+            _ => format!("certificate {number} in the file ({})", certificate.subject()),
+        };
+        if now < not_before {
+            doubts.push(format!(
+                "{which} is not valid before {}, {}",
+                time(not_before),
+                from_now(not_before)
+            ));
+        }
+        if now > not_after {
+            doubts.push(format!("{which} has expired on {}, {}", time(not_after), from_now(not_after)));
+        }
+    }
+    if let Some(first) = chain.certificates.first() {
+        if first.names().is_empty() {
+            doubts.push(
+                "the certificate has no SubjectAltName: as that of a server, most clients refuse it; have one issued with names: keyward csr LABEL --subject DN --san NAME"
+                    .into(),
+            );
+        }
+        if first.is_authority() {
+            doubts.push(
+                "the certificate is that of an authority (CA:TRUE), not of a server or client: many clients refuse it"
+                    .into(),
+            );
+        }
+    }
+    for number in chain.check().unwrap_or_default() {
+        doubts.push(format!(
+            "the signature on certificate {number} in the file is of a kind that is not verified here, such as one with SHA-1; many clients refuse it"
         ));
     }
-    (now > not_after)
-        .then(|| format!("the certificate has expired on {}, {}", time(not_after), from_now(not_after)))
+    doubts
 }
 
 fn list(client: &Client) -> Result<(), Failure> {

@@ -2,11 +2,11 @@ use core::fmt;
 
 use der::asn1::{AnyRef, ObjectIdentifier, UintRef};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
-use keyward_proto::Reference;
+use keyward_proto::{Reference, pem};
 use thiserror::Error;
 
+use crate::UnitError;
 use crate::key::{Algorithm, Key, Unsupported};
-use crate::{UnitError, pem};
 
 /// Reads the private key of a file.
 pub(crate) fn read(file: &[u8]) -> Result<Key, ImportError> {
@@ -27,9 +27,9 @@ pub(crate) fn read(file: &[u8]) -> Result<Key, ImportError> {
 fn read_pem(file: &[u8]) -> Result<Key, ImportError> {
     let mut instead = None;
     for block in pem::blocks(file) {
-        let found = match block.label {
+        let found = match block.label() {
             b"PRIVATE KEY" | b"RSA PRIVATE KEY" | b"EC PRIVATE KEY" | b"DSA PRIVATE KEY" => {
-                if block.is_encrypted() {
+                if block.header("Proc-Type").is_some() {
                     return Err(ImportError::Encrypted(Form::Pem));
                 }
                 let damaged = ImportError::Damaged(Form::Pem);

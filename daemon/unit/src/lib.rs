@@ -20,6 +20,7 @@ mod pem;
 mod premaster;
 mod rsa_numbers;
 mod transport;
+mod unfold;
 mod unit;
 
 pub use grep11::{parameter_set, spki_of_public_key_blob};
@@ -29,4 +30,5 @@ pub use master_key::{InvalidMasterKey, InvalidWkid, MasterKey, Wkid};
 pub use pem::public_key_of_file;
 pub use premaster::PREMASTER;
 pub use transport::{Transported, transport};
+pub use unfold::unfolded;
 pub use unit::{Input, NewKey, Unit, UnitError};

@@ -2,7 +2,8 @@
 //!
 //! Messages are described in `keyward.proto` and travel in length-prefixed [frames](frame). Beside them
 //! stand the words that both ends share: labels, key types, schemes, uses, and the reference PEM that a
-//! server is given instead of a key file. Nothing here does I/O or reads a clock.
+//! server is given instead of a key file, with the reader of [PEM](pem) for all files. Nothing here does I/O or
+//! reads a clock.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ mod label;
 mod ml_dsa;
 pub mod oid;
 mod outcome;
+pub mod pem;
 mod pss;
 mod public_key;
 mod reference;

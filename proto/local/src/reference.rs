@@ -5,7 +5,7 @@ use der::{Decode, Encode, Reader, SliceReader, Tag};
 use pem_rfc7468::LineEnding;
 use thiserror::Error;
 
-use crate::{Fingerprint, InvalidPublicKey, Label, PublicKey};
+use crate::{Fingerprint, InvalidPublicKey, Label, PublicKey, pem};
 
 /// What a server is given instead of a key file: which key to ask the daemon for, and its public half.
 ///
@@ -46,7 +46,7 @@ impl Reference {
         Ok(Self { label, version, spki, public_key, fingerprint })
     }
 
-    /// Reads the first PEM block of `text`, whatever stands before it.
+    /// Reads the first reference in `text`, whatever stands around it.
     ///
     /// # Errors
     /// [`InvalidReference`] says what is wrong with it.
@@ -54,11 +54,10 @@ impl Reference {
         if text.len() > Self::MAX_PEM {
             return Err(InvalidReference::TooLong);
         }
-        let (label, der) = pem_rfc7468::decode_vec(text.as_bytes()).map_err(|_| InvalidReference::Pem)?;
-        if label != Self::PEM_LABEL {
-            return Err(InvalidReference::OtherPem);
-        }
-        Self::from_der(&der)
+        let mut blocks = pem::blocks(text.as_bytes()).peekable();
+        let none = if blocks.peek().is_some() { InvalidReference::OtherPem } else { InvalidReference::Pem };
+        let block = blocks.find(|block| block.label() == Self::PEM_LABEL.as_bytes()).ok_or(none)?;
+        Self::from_der(&block.decode().ok_or(InvalidReference::Pem)?)
     }
 
     /// Reads the body of the PEM block.
@@ -190,6 +189,19 @@ mod tests {
         assert!(head.lines().all(|line| line.starts_with("# ") && line.len() <= 120), "{head}");
         assert_eq!(Reference::from_pem(&pem), Ok(reference()));
         assert_eq!(Reference::from_pem(&pem.replace('\n', "\r\n")), Ok(reference()));
+        let body = pem.lines().skip(2).take_while(|line| !line.starts_with('-')).collect::<Vec<_>>();
+        let one_line = pem.replace(&body.join("\n"), &body.concat());
+        assert_ne!(one_line, pem);
+        let other = "-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n";
+        for text in [
+            one_line,
+            pem.replace('\n', "  \n"),
+            pem.replace('\n', "\n  "),
+            format!("\u{feff}{pem}"),
+            format!("{other}{pem}{other}"),
+        ] {
+            assert_eq!(Reference::from_pem(&text), Ok(reference()), "{text:?}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::ptr;
 use std::sync::Arc;
 
-use keyward_proto::{KeyType, Reference};
+use keyward_proto::{KeyType, Reference, pem};
 
 use crate::abi::{self, Algorithm, Callback, Dispatch, SELECT_PRIVATE_KEY};
 use crate::entry::{dispatch, entry_points};
@@ -137,15 +137,16 @@ fn read_block(bio: Bio, input: *mut c_void) -> Result<Option<String>, Error> {
             break;
         };
         scanned += line.len();
+        let trimmed = pem::trimmed(line);
         if !block.is_empty() {
             block.extend_from_slice(line);
-            if line.starts_with(b"-----END ") || block.len() > Reference::MAX_PEM {
+            if trimmed.starts_with(b"-----END ") || block.len() > Reference::MAX_PEM {
                 break;
             }
-        } else if line.starts_with(BEGIN_OURS) {
+        } else if trimmed.starts_with(BEGIN_OURS) {
             block.extend_from_slice(line);
-        } else if line.starts_with(b"-----BEGIN ") {
-            if !may_be_passed(line) || !error::any_queued() {
+        } else if trimmed.starts_with(b"-----BEGIN ") {
+            if !may_be_passed(trimmed) || !error::any_queued() {
                 break;
             }
             passed = passed.or_else(|| position(bio, input));

@@ -95,9 +95,10 @@ impl Held {
                         Reason::RefusedKind(outcome, kind),
                         format_args!("key \"{label}\" refused: {reason}; {}", kind.words()),
                     ),
-                    None => {
-                        Error::new(Reason::Refused(outcome), format_args!("key \"{label}\" refused: {reason}"))
-                    }
+                    None => Error::new(
+                        Reason::Refused(outcome),
+                        format_args!("key \"{label}\" refused: {reason}"),
+                    ),
                 }
             }
             job::Error::Client(error) => {

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use keyward::certificates::{Certificate, MAX_CHAIN, chain_of_pem};
+use keyward::certificates::{Certificate, Chain, MAX_CHAIN};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -10,10 +10,11 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(certificate.der(), bytes);
         let _ = (certificate.subject(), certificate.issuer(), certificate.fingerprint());
     }
-    if let Ok(chain) = chain_of_pem(bytes) {
-        assert!((1..=MAX_CHAIN).contains(&chain.len()));
-        for certificate in &chain {
+    if let Ok(chain) = Chain::read(bytes) {
+        assert!((1..=MAX_CHAIN).contains(&chain.certificates.len()));
+        for certificate in &chain.certificates {
             assert_eq!(Certificate::from_der(certificate.der()).as_ref(), Ok(certificate));
         }
+        let _ = chain.check();
     }
 });
