@@ -8,8 +8,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use keyward_tests::tool::{run, stderr, succeed};
-use keyward_tests::{Daemon, Host, OpenSsl, Pki};
+use keyward_tests::server::{Site, nginx};
+use keyward_tests::tool::{fail, run, stderr, succeed};
+use keyward_tests::{Daemon, Host, OpenSsl, Pki, built};
 
 struct Scene {
     daemon: Daemon,
@@ -256,4 +257,57 @@ fn settings_that_make_no_sense() {
         let conf = scene.conf(openssl, OURS, &format!("{OURS}timeout = soon\n"));
         succeed(openssl.program(&["genpkey", "-algorithm", "ED25519"]).env("OPENSSL_CONF", conf));
     }
+}
+
+/// What a shell has, and not the service of nginx.
+#[test]
+fn keyward_env_runs_tools_as_their_service_would() {
+    let daemon = Daemon::start();
+    daemon.generate("shop", "p256");
+    let site = Site::with_key(&daemon, &Pki::new(daemon.directory()), "shop");
+    let directory = nginx::configure(&daemon, std::slice::from_ref(&site), 1);
+    let mut check = nginx::command(&daemon, &directory);
+    check.arg("-t").env_remove("OPENSSL_CONF");
+    let (_, text) = fail(&mut check);
+    assert!(text.contains("cannot load certificate key"), "{text}");
+
+    let env = |words: &[&str]| {
+        let mut command = Command::new(built("keyward"));
+        command.arg("env").args(words).env_remove("OPENSSL_CONF").current_dir(daemon.directory());
+        command
+    };
+    let named = ["--openssl-conf", "openssl.cnf"];
+    let with_check = |mut command: Command| {
+        command.arg(check.get_program()).args(check.get_args());
+        command
+    };
+    succeed(&mut with_check(env(&named)));
+    succeed(with_check(env(&[])).env("OPENSSL_CONF", daemon.openssl_conf()));
+    // Its own status, not ours.
+    assert_eq!(run(env(&named).args(["sh", "-c", "exit 7"])).status.code(), Some(7));
+    // For a shell, wherever that goes.
+    let told = succeed(env(&named).args(["--runtime-dir", "my run"]));
+    let script = format!("{told} cd /; echo $OPENSSL_CONF; echo $KEYWARD_SOCKET");
+    let seen = succeed(Command::new("sh").args(["-c", &script]));
+    let expected = ["openssl.cnf", "my run/keyward.sock"].map(|name| daemon.path(name).display().to_string());
+    assert_eq!(seen.lines().collect::<Vec<_>>(), expected);
+
+    for (words, status, told) in [
+        (&["--openssl-conf", "none.cnf", "true"][..], 66, "cannot read none.cnf: No such file"),
+        (&["--openssl-conf", "openssl.cnf", "./none"], 66, "cannot run ./none: No such file"),
+        (
+            &["--openssl-conf", "openssl.cnf", "./openssl.cnf"],
+            77,
+            "cannot run ./openssl.cnf: Permission denied",
+        ),
+    ] {
+        let (code, text) = fail(&mut env(words));
+        assert_eq!(code.code(), Some(status), "{text}");
+        assert!(text.contains(told) && text.lines().count() == 1, "{text}");
+    }
+    // OpenSSL goes on without the provider and says nothing, so that nginx can only say that the key is not one.
+    fs::write(daemon.path("empty.cnf"), "").unwrap();
+    let output = run(&mut with_check(env(&["--openssl-conf", "empty.cnf"])));
+    assert!(!output.status.success());
+    assert!(stderr(&output).starts_with("keyward: warning: openssl_conf is missing in empty.cnf"));
 }

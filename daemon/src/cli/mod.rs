@@ -8,6 +8,7 @@ mod cert;
 mod check_config;
 mod csr;
 mod doctor;
+mod env;
 mod failure;
 mod key;
 mod output;
@@ -88,6 +89,8 @@ enum Command {
     Unit(unit::Command),
     /// Find the usual misconfigurations and say how to mend each.
     Doctor(doctor::Doctor),
+    /// Run a command, such as nginx -t, with the environment that loads the provider.
+    Env(env::Env),
     /// Measure signatures per second and their latency through the socket.
     Bench(bench::Bench),
 }
@@ -101,6 +104,7 @@ impl Command {
             Self::Csr(csr) => csr.run(),
             Self::Unit(command) => command.run(),
             Self::Doctor(doctor) => doctor.run(),
+            Self::Env(env) => env.run(),
             Self::Bench(bench) => bench.run(),
         }
     }

@@ -135,6 +135,16 @@ impl Doctor {
     }
 }
 
+/// What keeps an openssl.cnf from loading the provider, or does harm with it, and how to mend that.
+pub(super) fn faults_of_conf(path: &Path) -> Vec<String> {
+    let findings = match Conf::open(path) {
+        Ok(conf) => conf.findings(None),
+        Err(finding) => vec![finding],
+    };
+    let faults = findings.into_iter().filter(|finding| finding.verdict == Verdict::Fail);
+    faults.map(|fault| [fault.detail, fault.mend.unwrap_or_default()].join("; ")).collect()
+}
+
 /// What one check found.
 #[derive(Debug, Serialize)]
 struct Finding {

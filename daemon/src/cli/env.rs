@@ -1,0 +1,74 @@
+//! `keyward env`: the environment in which a program on OpenSSL loads the provider.
+//!
+//! Servers have it from their service. A tool that reads their configuration from a shell, such as
+//! `nginx -t`, does not, and fails at each reference with an error that names nothing of ours.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::{io, process};
+
+use clap::Args;
+
+use super::doctor;
+use super::failure::Failure;
+use super::output;
+use crate::exit;
+use crate::ground::text::quoted;
+use crate::sockets::PEERS;
+
+#[derive(Args, Debug)]
+pub(super) struct Env {
+    /// The openssl.cnf that activates the provider [default: that of OPENSSL_CONF, or else
+    /// /etc/keyward/openssl.cnf]
+    #[arg(long, value_name = "FILE")]
+    openssl_conf: Option<PathBuf>,
+    /// Where the sockets of the daemon are, if that is not what the openssl.cnf says
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
+    /// What to run, with its arguments; without it, the environment is printed for a shell
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+impl Env {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let conf = self.openssl_conf.or_else(named).unwrap_or_else(|| CONF.into());
+        let mut variables = vec![("OPENSSL_CONF", absolute(&conf)?)];
+        // OpenSSL goes on without a file that it cannot read.
+        File::open(&conf).map_err(|reason| {
+            let attempt = "cannot load the provider; name an openssl.cnf with --openssl-conf";
+            Failure::reading(&conf, &reason).while_trying(attempt)
+        })?;
+        doctor::faults_of_conf(&conf).into_iter().for_each(output::warn);
+        if let Some(runtime_dir) = self.runtime_dir {
+            variables.push(("KEYWARD_SOCKET", absolute(&runtime_dir)?.join(PEERS)));
+        }
+        let Some((program, arguments)) = self.command.split_first() else {
+            let lines = variables.iter().map(|(name, path)| format!("export {name}={}\n", quoted(path)));
+            return output::print(&lines.collect::<String>());
+        };
+        let reason = process::Command::new(program).args(arguments).envs(variables).exec();
+        let status = match reason.kind() {
+            io::ErrorKind::NotFound => exit::NO_INPUT,
+            io::ErrorKind::PermissionDenied => exit::NO_PERMISSION,
+            _ => exit::OS,
+        };
+        Err(Failure::new(status, format_args!("cannot run {}: {reason}", Path::new(program).display())))
+    }
+}
+
+fn named() -> Option<PathBuf> {
+    env::var_os("OPENSSL_CONF").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// A program may change its directory before it reads the file.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|reason| Failure::new(exit::USAGE, format_args!("cannot use {}: {reason}", path.display())))
+}
+
+/// Where Install of the README puts it.
+const CONF: &str = "/etc/keyward/openssl.cnf";
