@@ -33,6 +33,11 @@ impl Pki {
         pki
     }
 
+    /// An authority elsewhere, whose certificate is `ca.pem` in a directory. It certifies nothing here.
+    pub fn elsewhere(directory: PathBuf) -> Self {
+        Self { directory }
+    }
+
     /// The certificate of the authority.
     pub fn ca(&self) -> PathBuf {
         self.path("ca.pem")

@@ -54,6 +54,11 @@ impl Apache {
         apache
     }
 
+    /// The process id of the parent of its children.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The process ids of its children.
     pub fn children(&self) -> Vec<u32> {
         children(self.process.id())

@@ -53,6 +53,11 @@ impl Haproxy {
         Self::start_with(daemon, sites, Files::Combined, option, &daemon.socket())
     }
 
+    /// The process id of the master.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The process ids of the workers.
     pub fn workers(&self) -> Vec<u32> {
         crate::tool::children(self.process.id())
