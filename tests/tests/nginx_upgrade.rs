@@ -1,14 +1,15 @@
-//! The binary of nginx is replaced by another one while it serves.
+//! The binary of nginx is replaced by another one while it serves, to be newer or to have the provider.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use keyward_tests::server::{Site, nginx};
+use keyward_tests::server::{Page, Site, nginx};
 use keyward_tests::tool::{children, succeed, wait_for};
-use keyward_tests::{Daemon, Handshake, Load, Pki};
+use keyward_tests::{Daemon, Handshake, Load, Pki, built};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The steps of nginx.org/en/docs/control.html: the old master starts a new one, and goes when that serves.
@@ -53,6 +54,82 @@ fn an_upgrade_under_load_loses_nothing() {
     let handshakes = 1 + 4 * 50 + attempts.len();
     assert_eq!(by_old.iter().chain(&by_new).sum::<usize>(), handshakes);
     daemon.assert_one_request_each(handshakes);
+}
+
+/// The steps of conf/convert.md: from a key file, in an nginx that was started without the provider.
+#[test]
+fn a_conversion_under_load_loses_nothing() {
+    let daemon = Daemon::start();
+    let pki = Pki::new(daemon.directory());
+    let page = Page::read("convert");
+    let (certificate, key) = pki.leaf("shop");
+    let site = Site::new(certificate, key);
+    let masters = Masters { directory: nginx::configure(&daemon, std::slice::from_ref(&site), 2) };
+    let conf = masters.directory.join("nginx.conf");
+    let change = |from: &str, to: &str| {
+        let text = fs::read_to_string(&conf).unwrap();
+        assert!(text.contains(from), "{from:?} in {text}");
+        fs::write(&conf, text.replace(from, to)).unwrap();
+    };
+    change("daemon off;", "");
+    change("env OPENSSL_CONF;", "");
+    succeed(nginx::command(&daemon, &masters.directory).env_remove("OPENSSL_CONF"));
+    let old = wait_for("the master", || masters.id(PID));
+    let workers = wait_for("its workers", || two(children(old)));
+    let handshake = Handshake::new(&pki, site.address);
+    handshake.make().expect("a handshake");
+
+    let load = Load::start(&handshake, 4);
+    let let_run = || (0..20).for_each(|_| handshake.make().map(drop).expect("a handshake under load"));
+    succeed(&mut daemon.keyward(&["key", "import", "shop", "--in", site.key.to_str().unwrap()]));
+    let reference = daemon.reference("shop");
+    let openssl_conf = daemon.openssl_conf();
+    let line = page.filled("env OPENSSL_CONF", &[("/etc/keyward/openssl.cnf", &openssl_conf.display())]);
+    change("events", &format!("{line} events"));
+    signal(old, Signal::HUP);
+    let others = |pids: &[u32; 2]| pids.iter().all(|pid| !workers.contains(pid));
+    let old_workers = wait_for("new workers", || two(children(old)).filter(others));
+
+    change(&site.key.display().to_string(), &reference.display().to_string());
+    let mut check = Command::new(built("keyward"));
+    check.arg("env").arg("--openssl-conf").arg(&openssl_conf).arg("nginx").arg("-t");
+    succeed(check.args(nginx::command(&daemon, &masters.directory).get_args()).env_remove("OPENSSL_CONF"));
+    // A reload is not enough, as the page says.
+    signal(old, Signal::HUP);
+    wait_for("a refusal", || {
+        let log = fs::read_to_string(masters.directory.join("error.log")).unwrap();
+        log.contains("cannot load certificate key").then_some(())
+    });
+    let step = |kill: &str| {
+        let pid = masters.directory.join(PID);
+        let line = page.filled(kill, &[("/run/nginx.pid", &pid.display())]);
+        succeed(Command::new("sh").args(["-c", &line]));
+    };
+    let_run();
+    assert_eq!(daemon.status()["requests"], 0);
+    step("kill -USR2");
+    let new = wait_for("a new master", || masters.id(OLD_PID).and(masters.id(PID)).filter(|new| *new != old));
+    wait_for("its workers", || two(children(new)));
+    let_run();
+    step("kill -WINCH");
+    wait_for("the old workers to end", || old_workers.iter().all(|pid| is_gone(*pid)).then_some(()));
+    let_run();
+    step("kill -QUIT");
+    wait_for("the old master to end", || is_gone(old).then_some(()));
+    let signatures = || daemon.logged(&["signature", "outcome=done"]);
+    let before = signatures();
+    let_run();
+    assert!(signatures() >= before + 20);
+    let attempts = load.stop();
+    let failed: Vec<_> = attempts.iter().filter(|attempt| attempt.result.is_err()).collect();
+    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
+    // Without the drop-in as well: a reload from here on knows the references.
+    let workers = wait_for("its workers", || two(children(new)));
+    signal(new, Signal::HUP);
+    wait_for("new workers", || {
+        two(children(new)).filter(|pids| pids.iter().all(|pid| !workers.contains(pid)))
+    });
+    handshake.make().expect("a handshake after a reload");
 }
 
 /// The masters on one configuration, ended with this value.
