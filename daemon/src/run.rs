@@ -283,10 +283,11 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
 
 /// Makes a state directory that only its owner can enter, if there is none.
 pub(crate) fn make_state_dir(path: &Path) -> Result<(), ServeError> {
+    let failed = |reason| ServeError::StateDir(path.to_owned(), io::Error::other(reason));
     // Closed is the directory itself; the ones above it may lead elsewhere, too.
-    ownership::make_private_directory(path)
-        .map_err(|reason| ServeError::StateDir(path.to_owned(), io::Error::other(reason)))?;
-    check_state_dir(path)
+    ownership::make_private_directory(path).map_err(failed)?;
+    check_state_dir(path)?;
+    ownership::check_writable(path, 0o700).map_err(failed)
 }
 
 /// Refuses a state directory that another user can change.

@@ -24,7 +24,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::ground::ownership::{self, Owners, OwnershipError};
+use crate::ground::ownership::{self, Name, Owners, OwnershipError};
+use crate::ground::text::quoted;
 
 /// Where the daemon listens. The listeners themselves are with those who accept.
 pub(crate) struct Sockets {
@@ -159,6 +160,7 @@ impl Place {
                 // Peers of every user must get through, and none of them may put another socket in the place of ours.
                 ownership::make_directories(runtime_dir)
                     .and_then(|()| ownership::check_directory(runtime_dir, Owners::Own))
+                    .and_then(|()| ownership::check_writable(runtime_dir, 0o755))
                     .map_err(|reason| SocketError::RuntimeDir { path: runtime_dir.to_owned(), reason })?;
                 // Anybody may knock at that for peers: who may do what is settled by grants.
                 let mode = if self.role == Role::Peers { 0o666 } else { 0o600 };
@@ -215,6 +217,11 @@ pub(crate) const ADMIN: &str = "admin.sock";
 pub(crate) enum SocketError {
     #[error("cannot listen on {}: {reason}", path.display())]
     Bind { path: PathBuf, reason: io::Error },
+    #[error(
+        "cannot listen on {}: there is a socket of {}; if no daemon of that user runs, as root, run: rm {}",
+        path.display(), Name(*uid), quoted(path)
+    )]
+    Foreign { path: PathBuf, uid: u32 },
     #[error("cannot listen on {}: another daemon answers there", .0.display())]
     InUse(PathBuf),
     #[error("cannot listen on {}: {reason}", path.display())]
@@ -227,14 +234,11 @@ pub(crate) enum SocketError {
     RuntimeDir { path: PathBuf, reason: OwnershipError },
 }
 
-/// Does not wait for somebody who is too busy to accept.
-fn somebody_listens(path: &Path) -> bool {
-    let connected = || {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
-    };
-    connected() != Err(Errno::CONNREFUSED)
+/// What is known of a socket under a name, without waiting for somebody who is too busy to accept.
+fn connect(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 /// Binds a socket in a directory that is meant for a server, and may be its own: that server can
@@ -251,9 +255,15 @@ fn bind(path: &Path, mode: u32) -> Result<(UnixListener, FileId), SocketError> {
     let failed = |reason| SocketError::Bind { path: path.to_owned(), reason };
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
-        // Only a socket that nobody listens on refuses; whatever else happens, somebody is there.
-        Ok(_) if somebody_listens(path) => return Err(SocketError::InUse(path.to_owned())),
-        Ok(_) => {}
+        Ok(found) => match connect(path) {
+            // Only a socket that nobody listens on refuses.
+            Err(Errno::CONNREFUSED) => {}
+            Err(Errno::ACCESS) => {
+                return Err(SocketError::Foreign { path: path.to_owned(), uid: found.uid() });
+            }
+            // Whatever else happens, somebody is there.
+            _ => return Err(SocketError::InUse(path.to_owned())),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }

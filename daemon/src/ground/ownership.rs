@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -71,6 +71,19 @@ pub(crate) fn make_private_directory(path: &Path) -> Result<(), OwnershipError> 
     make_below(path, 0o700)
 }
 
+/// Checks that this process can make files in a directory, which is to have a mode.
+///
+/// # Errors
+/// [`OwnershipError::Foreign`] if it is for somebody else, as after a first start as root.
+pub(crate) fn check_writable(path: &Path, mode: u32) -> Result<(), OwnershipError> {
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    match rustix::fs::accessat(CWD, path, wanted, AtFlags::EACCESS) {
+        Err(Errno::ACCESS) => Err(OwnershipError::Foreign { path: path.to_owned(), mode }),
+        // Whatever else there is shows when a file is made.
+        _ => Ok(()),
+    }
+}
+
 fn make_below(path: &Path, mode: u32) -> Result<(), OwnershipError> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
@@ -80,8 +93,12 @@ fn make_below(path: &Path, mode: u32) -> Result<(), OwnershipError> {
     // Then what is made here is ours until the end, and can be changed by its name.
     walk(parent, Owners::Own)?;
     let made = DirBuilder::new().mode(0o700).create(path);
-    made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
-        .map_err(|reason| unreachable(path, reason))
+    made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode))).map_err(|reason| match reason
+        .kind()
+    {
+        io::ErrorKind::PermissionDenied => OwnershipError::Foreign { path: path.to_owned(), mode },
+        _ => unreachable(path, reason),
+    })
 }
 
 /// Opens a file for reading that only root and the user who runs this can change.
@@ -145,6 +162,9 @@ pub(crate) fn is_for_others(file: &File) -> io::Result<bool> {
 /// Why something is not relied on.
 #[derive(Debug, Error)]
 pub(crate) enum OwnershipError {
+    /// Who runs this cannot make it, or make files in it.
+    #[error("{}", of_foreign(path, *mode))]
+    Foreign { path: PathBuf, mode: u32 },
     /// It belongs to somebody else.
     #[error(
         "{path} belongs to {owner}, who can change it, and only {own} may; {advice}",
@@ -180,6 +200,18 @@ impl OwnershipError {
             other => Err(other),
         }
     }
+}
+
+fn of_foreign(path: &Path, mode: u32) -> String {
+    let (user, group) = own_names();
+    let what = match path.symlink_metadata() {
+        Ok(found) => format!("{} belongs to {}", path.display(), Name(found.uid())),
+        Err(_) => format!("{} does not exist", path.display()),
+    };
+    let path = quoted(path);
+    format!(
+        "{what}, and user {user} runs this: as root, run: install -d -m {mode:o} -o {user} -g {group} {path}"
+    )
 }
 
 /// Directories stay with their owner: the service and the other programs of that user need them.

@@ -172,6 +172,41 @@ fn a_key_store_of_root_is_told_how_to_give_to_the_daemon() {
     }
 }
 
+/// Somebody has tried it as root, and runs it as a user of its own then; or has made nothing for that user.
+#[test]
+fn what_belongs_to_root_is_told_with_the_commands_that_give_it() {
+    if !is_root() {
+        return;
+    }
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    // Its sockets stay.
+    daemon.end(Signal::KILL);
+    fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
+    fs::set_permissions(daemon.path("notify"), Permissions::from_mode(0o777)).unwrap();
+    chown(daemon.path("master.key"), Some(ALICE), Some(ALICE)).unwrap();
+    for (told_of, removes) in
+        [(&["state", "state/keys.redb", "run", "run/admin.sock"][..], false), (&["state", "run"], true)]
+    {
+        if removes {
+            fs::remove_dir_all(daemon.path("state")).unwrap();
+            fs::remove_dir_all(daemon.path("run")).unwrap();
+        }
+        for name in told_of {
+            let mut alice = timeout(&daemon.serve(&[]));
+            let (_, line) = told(&alice.uid(ALICE).gid(ALICE).output().unwrap());
+            // Behind what was made before it came to that.
+            let line = line.lines().last().unwrap();
+            let (what, command) = line.split_once("as root, run: ").unwrap_or_else(|| panic!("{line}"));
+            let command = command.split_once("; a copy is restored").map_or(command, |(command, _)| command);
+            assert!(what.contains(&format!("/{name}")), "{name}: {line}");
+            assert!(Command::new("/bin/sh").args(["-c", command]).status().unwrap().success(), "{line}");
+        }
+        let mut alice = daemon.serve(&[]);
+        daemon.start_as(alice.uid(ALICE).gid(ALICE));
+        daemon.end(Signal::TERM);
+    }
+}
+
 /// On a machine where the package is installed, root looks at what the service has.
 #[test]
 fn root_is_not_told_to_take_the_master_key_away_from_the_service() {
@@ -527,9 +562,14 @@ fn signal(child: &Child, signal: Signal) {
 
 /// Runs a program that ends soon.
 fn in_time(command: &Command) -> Output {
+    timeout(command).output().unwrap()
+}
+
+fn timeout(command: &Command) -> Command {
     let mut timeout = Command::new("timeout");
     timeout.arg("10").arg(command.get_program()).args(command.get_args());
-    timeout.env_remove("CREDENTIALS_DIRECTORY").output().unwrap()
+    timeout.env_remove("CREDENTIALS_DIRECTORY");
+    timeout
 }
 
 pub(crate) fn is_root() -> bool {
