@@ -62,7 +62,9 @@ bench: install-test
 	$(CARGO) run --release -p keyward-tests --bin bench -- $(PARTS)
 
 install-demo:
+	@CARGO="$(CARGO)" conf/check-rust
 	@conf/install-packages $(DEMO_PACKAGES)
 
 install-test:
+	@CARGO="$(CARGO)" conf/check-rust
 	@conf/install-packages $(TEST_PACKAGES)

@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod client;
 pub mod daemon;
 pub mod host;
+pub mod machine;
 pub mod memory;
 pub mod openssl;
 pub mod pebble;

@@ -1,15 +1,17 @@
-//! The examples of keyward-rustls, as its README shows them.
+//! What the READMEs tell people to run, run as it stands there.
 
 #![allow(clippy::unwrap_used, reason = "bodies of tests")]
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
 use keyward_tests::client::{WISHES, curl_command};
-use keyward_tests::tool::{Process, succeed, wait_for};
-use keyward_tests::{Daemon, Pki, built, free_port};
+use keyward_tests::machine::run_in_copy;
+use keyward_tests::tool::{Process, fail, stderr, succeed, wait_for};
+use keyward_tests::{Daemon, Pki, built, free_port, scratch};
 
 /// A daemon whose keys have certificates.
 fn scene(labels: &[(&str, &str)]) -> (Daemon, Pki) {
@@ -51,6 +53,108 @@ fn mutual_tls() {
     assert_eq!(text, "hello, client\n");
     let signed = |purpose| daemon.logged(&["outcome=done", purpose]);
     assert_eq!((signed("purpose=tls13-server"), signed("purpose=tls13-client")), (1, 1));
+}
+
+/// The commands of the README that have these words among them.
+fn commands(words: &str) -> String {
+    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = fs::read_to_string(home.join("README.md")).unwrap();
+    let mut found = readme.split("\n\n").filter(|block| block.starts_with("    ") && block.contains(words));
+    let block = found.next().unwrap_or_else(|| panic!("no commands with {words:?}"));
+    assert!(found.next().is_none(), "several blocks with {words:?}");
+    block.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
+}
+
+const FRESH: &str = "rm -rf /etc/keyward /var/lib/keyward; ! id keyward >/dev/null 2>&1 || userdel keyward\n";
+const WAIT: &str = "for _ in $(seq 500); do ! keyward key list >/dev/null 2>&1 || break; sleep 0.02; done\n";
+
+/// Runs a script on a copy of this machine that has no Keyward, and returns what it prints.
+fn on_a_fresh_machine(script: &str) -> Option<String> {
+    let output = run_in_copy(&format!("{FRESH}{script}"));
+    let Some(output) = output else {
+        eprintln!("left out: there is no overlay of this machine here");
+        return None;
+    };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{script}\n{text}{}", stderr(&output));
+    Some(text)
+}
+
+/// The first line of Install takes minutes and is done already.
+fn install() -> String {
+    let all = commands("install -m 755 target/release/keyward");
+    let (make, rest) = all.split_once('\n').unwrap();
+    assert!(make.starts_with("make "), "{make}");
+    rest.to_owned()
+}
+
+#[test]
+fn the_readme_installs_without_systemd() {
+    let service = commands("useradd");
+    let grant = "[[grant]]\nuser = \"www-data\"\nkeys = [\"shop\"]\n";
+    let check = format!(
+        "keyward key generate shop --type p256\n\
+         keyward key reference shop >/etc/keyward/shop.pem\n\
+         stat -c %U /run/keyward/admin.sock /var/lib/keyward/keys.redb\n\
+         keyward env openssl pkey -in /etc/keyward/shop.pem -noout\n\
+         keyward doctor --user www-data --openssl-conf /etc/keyward/openssl.cnf --reference /etc/keyward/shop.pem\n"
+    );
+    let configure = format!("printf '{grant}' >>/etc/keyward/keyward.toml\n");
+    let script = format!("{}{configure}{} &\n{WAIT}{check}", install(), service.trim_end());
+    let Some(text) = on_a_fresh_machine(&script) else { return };
+    assert!(text.contains("\nkeyward\nkeyward\n"), "{text}");
+    assert!(text.contains("ok    grant") && !text.contains("FAIL"), "{text}");
+}
+
+#[test]
+fn the_readme_tries_it_in_five_minutes() {
+    let all = commands("keyward serve --dev");
+    let (start, rest) = all.split_once("keyward key generate").unwrap();
+    let wait = WAIT.replace("list", "list --runtime-dir $k/run");
+    let script = format!(
+        "{}cd $(mktemp -d)\n{start}{wait}keyward key generate{rest}{}\
+         openssl req -verify -noout -in shop.csr 2>&1\n",
+        install(),
+        commands("openssl req")
+    );
+    let Some(text) = on_a_fresh_machine(&script) else { return };
+    assert!(text.contains("verify OK"), "{text}");
+}
+
+#[test]
+fn make_says_first_which_rust_is_needed() {
+    let bin = scratch();
+    let program = |name: &str, version: &str| {
+        let path = bin.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\necho {name} {version}\n")).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+    };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let command = |words: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", words]).current_dir(&source).env_remove("CARGO").env_remove("RUSTC");
+        command.env("PATH", format!("{}:/usr/bin:/bin", bin.path().display()));
+        // As those of a make that runs the tests.
+        for name in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"] {
+            command.env_remove(name);
+        }
+        command
+    };
+    program("cargo", "0.66.0");
+    for old in ["1.63.0", "1.94.1", "1.9.5"] {
+        program("rustc", old);
+        let (_, text) = fail(&mut command("make all"));
+        let told = format!("Keyward needs Rust 1.95 or later, and rustc here is {old}: ");
+        assert!(text.starts_with(&told) && text.contains("https://rustup.rs"), "{text}");
+    }
+    for new in ["1.95.0", "1.100.0-nightly", "2.0.0"] {
+        program("rustc", new);
+        succeed(&mut command("conf/check-rust"));
+    }
+    let (_, text) = fail(command("conf/check-rust").env("CARGO", "/none"));
+    assert!(text.contains("and there is no cargo"), "{text}");
+    let readme = fs::read_to_string(source.join("README.md")).unwrap();
+    assert!(readme.contains("Rust 1.95 or later, from [rustup.rs](https://rustup.rs)"));
 }
 
 #[test]

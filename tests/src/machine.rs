@@ -1,0 +1,42 @@
+//! A copy of this machine, in which a test may install what pages tell administrators to install.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::{is_root, tool};
+
+/// Runs a shell script, which ends at the first command that fails, in a copy of this machine and in the directory of the
+/// source. Changes, mounts and processes are gone with its end; `/run` is empty at its start. `None` where the kernel does
+/// not let us make one: without root, and in most containers.
+pub fn run_in_copy(script: &str) -> Option<Output> {
+    if !is_root() {
+        return None;
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the source");
+    let scratch = crate::scratch();
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", COPY, "sh"]);
+    shell.arg(scratch.path()).arg(&source).arg(script);
+    let output = tool::run(&mut shell);
+    (output.status.code() != Some(NO_COPY)).then_some(output)
+}
+
+/// How the script ends that makes the copy, if it cannot.
+const NO_COPY: i32 = 93;
+
+/// What is on file systems of their own is not in a copy of the root, so those that matter are added.
+const COPY: &str = r#"
+set -eu
+trap 'exit 93' EXIT
+here=$1 source=$2
+mount -t tmpfs tmpfs "$here"
+mkdir "$here/changes" "$here/work" "$here/root"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$here/changes,workdir=$here/work" "$here/root"
+mkdir -p "$here/root$source"
+mount --bind "$source" "$here/root$source"
+mount --rbind /dev "$here/root/dev"
+mount -t proc proc "$here/root/proc"
+mount -t tmpfs -o mode=755 tmpfs "$here/root/run"
+trap - EXIT
+exec chroot "$here/root" sh -eu -c "cd '$source' && $3"
+"#;
