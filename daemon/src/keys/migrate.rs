@@ -21,6 +21,7 @@ use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::file;
 use super::index::{self, List, Root};
 use super::store::{self, OLD_FORMAT, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT};
 use super::store_key::Seals;
@@ -55,7 +56,7 @@ impl OldStore {
     /// [`StoreError`] if there is none, or it has yet another format.
     pub(crate) fn open(state_dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = state_dir.join(Store::FILE);
-        let database = store::open_existing(&path)?;
+        let database = file::open_existing(&path)?;
         let store = Self { path, database };
         match store.fact(FORMAT)?.as_deref() {
             Some(OLD_FORMAT) => Ok(Some(store)),
@@ -123,7 +124,7 @@ impl OldStore {
     /// True if a file is a store with the same rows.
     fn is_copy(&self, path: &Path) -> bool {
         let same = || -> Result<bool, redb::Error> {
-            let Ok(other) = store::open_existing(path) else { return Ok(false) };
+            let Ok(other) = file::open_existing(path) else { return Ok(false) };
             let (mine, other) = (self.database.begin_read()?, other.begin_read()?);
             Ok(same_rows(&mine.open_table(META)?, &other.open_table(META)?)?
                 && same_rows(&mine.open_table(KEYS)?, &other.open_table(KEYS)?)?)
@@ -187,7 +188,7 @@ impl OldStore {
     }
 
     fn fault(&self, error: redb::Error) -> StoreError {
-        store::fault(&self.path, error)
+        super::error::fault(&self.path, error)
     }
 }
 
@@ -317,7 +318,7 @@ mod tests {
         }
         assert_eq!(store.is_dev().unwrap(), Some(false));
         assert_eq!(store.put(key("new")).unwrap().revision, 10);
-        let copy = store::open_existing(&migrated.copy).unwrap();
+        let copy = file::open_existing(&migrated.copy).unwrap();
         let meta = copy.begin_read().unwrap().open_table(META).unwrap();
         assert_eq!(meta.get("format").unwrap().unwrap().value(), "1");
     }

@@ -3,6 +3,9 @@
 //! Keys come out of here as they were at one moment. A change is on disk before it is answered, and whoever
 //! asks after the answer sees it.
 
+mod altered;
+mod error;
+mod file;
 mod index;
 mod look;
 mod migrate;
@@ -22,10 +25,11 @@ use lru::LruCache;
 
 use crate::changes::Changes;
 use crate::config::EMBEDDED;
+pub(crate) use altered::Altered;
+pub use error::StoreError;
 pub(crate) use look::{Look, look};
 pub(crate) use migrate::{MigrationError, OldStore, finish, migrated_before, was_migrated};
-pub(crate) use store::Altered;
-pub use store::{Store, StoreError};
+pub use store::Store;
 pub use store_key::StoreKey;
 use tables::Rebuilt;
 

@@ -1,0 +1,94 @@
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use keyward_proto::Label;
+use thiserror::Error;
+
+use super::store::THIS_FORMAT;
+use crate::ground::ownership::{self, Name, OwnershipError};
+use crate::ground::text::quoted;
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The record is not the one that this daemon wrote last.
+    #[error(
+        "the record of key {0} in the key store was altered, is an old copy, or is gone; restore the store from a backup, or give the key up with: keyward key delete {0}"
+    )]
+    Altered(Label),
+    /// The facts about the store are not the ones that this daemon wrote last.
+    #[error("the key store {} was altered by something else than keyward, or is in part an old copy; restore it from a backup", .0.display())]
+    AlteredStore(PathBuf),
+    /// The key was changed since it was read.
+    #[error("the key {0} was changed by someone else at the same time; try again")]
+    Changed(Label),
+    /// The file is not what this daemon wrote.
+    #[error("the key store {} is damaged; restore it from a backup", .0.display())]
+    Damaged(PathBuf),
+    /// There is a key with this label.
+    #[error(
+        "there is a key {0} already; a new version of it: keyward key rotate {0}, or keyward key import {0} --new-version --in FILE"
+    )]
+    Exists(Label),
+    /// Written by another version of Keyward.
+    #[error("the key store {} has format {}, this version of keyward knows format {THIS_FORMAT}", .0.display(), .1)]
+    Format(PathBuf, String),
+    /// Another process has the file open.
+    #[error("the key store {} is in use: another keyward daemon runs on this state directory", .0.display())]
+    InUse(PathBuf),
+    /// The disk is full, gone or broken.
+    #[error("cannot read or write the key store {}: {}{}", .0.display(), .1, of_access(.0, .1))]
+    Io(PathBuf, #[source] io::Error),
+    /// The store was not unlocked yet.
+    #[error("the key store {} is locked: the daemon does not have the master key that the store was made with; see: keyward unit list", .0.display())]
+    Locked(PathBuf),
+    /// Written by a version of Keyward that did not authenticate it.
+    #[error("the key store {} has the format of an older version of keyward", .0.display())]
+    OldFormat(PathBuf),
+    /// The store was made with another store key.
+    #[error("the key store {} was made with another store key; name that one, or restore the store that belongs to this one", .0.display())]
+    OtherStoreKey(PathBuf),
+    /// Another user can change the file, or put another one in its place.
+    #[error("refused the key store: {0}")]
+    Refused(String),
+    /// There is no such key.
+    #[error("there is no key {0}")]
+    Unknown(Label),
+    /// The list of the index that vouches for the record is not the one that this daemon wrote
+    /// last.
+    #[error(
+        "the list of the key store that vouches for key {0} was altered; restore the store from a backup, or have the list made anew with: keyward key repair"
+    )]
+    Unlisted(Label),
+}
+
+/// A file that root has restored with cp is root's.
+fn of_access(path: &Path, reason: &io::Error) -> String {
+    if reason.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let owner = path.symlink_metadata().map(|found| format!(", and belongs to {}", Name(found.uid())));
+    let (user, group) = ownership::own_names();
+    let path = quoted(path);
+    format!(
+        "; it must be for user {user}, who runs this{}: as root, run: chown -h {user}:{group} {path}; chmod 600 {path}; a copy is restored, while the daemon is stopped, with: install -o {user} -g {group} -m 600 COPY {path}",
+        owner.unwrap_or_default()
+    )
+}
+
+pub(super) fn refused(path: &Path, error: OwnershipError) -> StoreError {
+    match error.into_io() {
+        Ok(reason) => StoreError::Io(path.to_owned(), reason),
+        Err(error) => StoreError::Refused(error.to_string()),
+    }
+}
+
+pub(super) fn fault(path: &Path, error: redb::Error) -> StoreError {
+    match error {
+        redb::Error::Io(reason) => StoreError::Io(path.to_owned(), reason),
+        redb::Error::Corrupted(_) => StoreError::Damaged(path.to_owned()),
+        other => StoreError::Io(path.to_owned(), io::Error::other(other.to_string())),
+    }
+}

@@ -1,0 +1,392 @@
+use core::num::NonZeroUsize;
+
+use super::super::file::open_existing;
+use super::super::tests::{key, unlocked};
+use super::super::{Keys, index};
+use super::*;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = unlocked(dir.path());
+    (dir, store)
+}
+
+#[test]
+fn a_key_survives_closing_and_opening() {
+    let (dir, store) = store();
+    store.set_dev(true).unwrap();
+    store.set_wkid("embedded", "ab", None).unwrap();
+    store.set_wkid("hsm", "cd", None).unwrap();
+    let stored = store.put(key("shop")).unwrap();
+    drop(store);
+    let store = unlocked(dir.path());
+    assert_eq!(store.is_dev().unwrap(), Some(true));
+    let wkid = |backend| store.wkid(backend).unwrap();
+    assert_eq!((wkid("embedded"), wkid("hsm")), (Some("ab".into()), Some("cd".into())));
+    assert_eq!(wkid("other"), None);
+    assert_eq!(store.remote_backends().unwrap(), ["hsm"]);
+    store.set_next_wkid("hsm", "ef").unwrap();
+    assert_eq!(store.next_wkid("hsm").unwrap().as_deref(), Some("ef"));
+    store.set_wkid("hsm", "ef", None).unwrap();
+    assert_eq!((wkid("hsm").as_deref(), store.next_wkid("hsm").unwrap()), (Some("ef"), None));
+    assert_eq!(store.get(&stored.label).unwrap().unwrap().revision, stored.revision);
+    assert_eq!(store.count().unwrap(), 1);
+}
+
+#[test]
+fn only_the_latest_revision_can_be_changed() {
+    let (_dir, store) = store();
+    let first = store.put(key("shop")).unwrap();
+    assert!(matches!(store.put(key("shop")), Err(StoreError::Exists(_))));
+    let second = store.put(Key { state: State::Disabled, ..first.clone() }).unwrap();
+    assert!(second.revision > first.revision);
+    assert!(matches!(store.put(first.clone()), Err(StoreError::Changed(_))));
+    store.delete(&second.label).unwrap();
+    assert!(matches!(store.delete(&second.label), Err(StoreError::Unknown(_))));
+    store.put(key("shop")).unwrap();
+    assert!(matches!(store.put(first), Err(StoreError::Changed(_))), "a revision of the deleted key");
+}
+
+#[test]
+fn lists_come_in_order_and_in_pages() {
+    let (_dir, store) = store();
+    for label in ["b", "a", "d", "c"] {
+        store.put(key(label)).unwrap();
+    }
+    let labels = |after, limit| -> Vec<String> {
+        store.list(after, limit).unwrap().iter().map(|key| key.label().to_string()).collect()
+    };
+    assert_eq!(labels(None, 3), ["a", "b", "c"]);
+    assert_eq!(labels(Some("c"), 3), ["d"]);
+    assert!(labels(Some("d"), 3).is_empty());
+}
+
+/// Does something to the file that the daemon did not do.
+fn alter(dir: &Path, f: impl FnOnce(&mut Writing<'_>)) {
+    let database = open_existing(&dir.join(Store::FILE)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    f(&mut Writing::open(&transaction).unwrap());
+    transaction.commit().unwrap();
+}
+
+/// The rows of a store as they are.
+struct Rows {
+    keys: Vec<(String, Vec<u8>)>,
+    index: Vec<(u32, Vec<u8>)>,
+    facts: Vec<(String, String)>,
+}
+
+fn rows(dir: &Path) -> Rows {
+    let database = open_existing(&dir.join(Store::FILE)).unwrap();
+    let tables = Reading::open(&database.begin_read().unwrap()).unwrap();
+    let keys = tables.keys.iter().unwrap().map(Result::unwrap);
+    let index = tables.index.iter().unwrap().map(Result::unwrap);
+    Rows {
+        keys: keys.map(|(label, row)| (label.value().into(), row.value().to_vec())).collect(),
+        index: index.map(|(number, row)| (number.value(), row.value().to_vec())).collect(),
+        facts: tables.facts().unwrap().into_iter().collect(),
+    }
+}
+
+/// Keys in different lists of the index, and one that was disabled after it had been copied.
+fn scene() -> (tempfile::TempDir, Rows) {
+    let (dir, store) = store();
+    store.set_dev(false).unwrap();
+    for label in ["shop", "other", "third"] {
+        store.put(key(label)).unwrap();
+    }
+    drop(store);
+    let before = rows(dir.path());
+    let store = unlocked(dir.path());
+    let shop = store.get(&"shop".parse().unwrap()).unwrap().unwrap();
+    store.put(Key { state: State::Disabled, ..shop }).unwrap();
+    store.put(key("fourth")).unwrap();
+    (dir, before)
+}
+
+/// The state of each key of [`scene`], or that it was altered.
+fn told(dir: &Path) -> Vec<(String, &'static str)> {
+    let store = unlocked(dir);
+    let listed = store.list(None, 10).unwrap();
+    let altered = listed.iter().filter(|listed| matches!(listed, Listed::Altered { .. })).count();
+    assert_eq!(store.check().unwrap().count, altered, "the check at the start and the list differ");
+    let told = |listed: &Listed| match (listed, store.get(listed.label())) {
+        (Listed::Key(key), Ok(Some(found))) if key.revision == found.revision => key.state.name(),
+        (Listed::Altered { reason, .. }, Err(found)) if reason.to_string() == found.to_string() => {
+            match found {
+                StoreError::Altered(_) => "altered",
+                StoreError::Unlisted(_) => "unlisted",
+                _ => "not read",
+            }
+        }
+        _ => "the list and the key differ",
+    };
+    listed.iter().map(|listed| (listed.label().to_string(), told(listed))).collect()
+}
+
+fn expected(shop: &'static str) -> Vec<(String, &'static str)> {
+    [("fourth", "enabled"), ("other", "enabled"), ("shop", shop), ("third", "enabled")]
+        .map(|(label, state)| (label.to_owned(), state))
+        .to_vec()
+}
+
+/// Each of these is found out, and no other key suffers.
+#[test]
+fn a_record_that_was_altered_is_refused() {
+    let edit = |from: &'static str, to: &'static str| {
+        move |tables: &mut Writing<'_>| {
+            let row = tables.keys.get("shop").unwrap().unwrap().value().to_vec();
+            let (mac, record) = row.split_at(32);
+            let edited = str::from_utf8(record).unwrap().replace(from, to);
+            assert_ne!(edited.as_bytes(), record, "{from}");
+            tables.keys.insert("shop", [mac, edited.as_bytes()].concat().as_slice()).unwrap();
+        }
+    };
+    let copy = |from: &'static str| {
+        move |tables: &mut Writing<'_>| {
+            let row = tables.keys.get(from).unwrap().unwrap().value().to_vec();
+            tables.keys.insert("shop", row.as_slice()).unwrap();
+        }
+    };
+    type Alteration = Box<dyn Fn(&mut Writing<'_>)>;
+    let alterations: [(&str, Alteration); 10] = [
+        ("uses", Box::new(edit("tls-server", "any"))),
+        ("state", Box::new(edit("disabled", "enabled"))),
+        ("backend", Box::new(edit("embedded", "hsm"))),
+        ("blob", Box::new(edit("AQID", "AQIE"))),
+        ("next blob", Box::new(edit("\"public_key\"", "\"next_blob\":\"AQID\",\"public_key\""))),
+        ("certificates", Box::new(edit("1700000000", "1700000000,\"certificates\":[\"AQID\"]"))),
+        ("created", Box::new(edit("1700000000", "1700000001"))),
+        ("the record of another key", Box::new(copy("other"))),
+        ("removed", Box::new(|tables| drop(tables.keys.remove("shop").unwrap()))),
+        ("garbage", Box::new(|tables| drop(tables.keys.insert("shop", [7; 9].as_slice()).unwrap()))),
+    ];
+    for (what, alteration) in alterations {
+        let (dir, _) = scene();
+        assert_eq!(told(dir.path()), expected("disabled"));
+        alter(dir.path(), alteration);
+        assert_eq!(told(dir.path()), expected("altered"), "{what}");
+
+        let store = unlocked(dir.path());
+        let shop: Label = "shop".parse().unwrap();
+        assert!(matches!(store.put(key("shop")), Err(StoreError::Altered(_))), "{what}");
+        store.delete(&shop).unwrap();
+        assert!(store.get(&shop).unwrap().is_none());
+        store.put(key("shop")).unwrap();
+        drop(store);
+        assert_eq!(told(dir.path()), expected("enabled"), "{what}");
+    }
+}
+
+#[test]
+fn an_old_copy_of_a_record_is_refused() {
+    let (dir, before) = scene();
+    let put_back = |tables: &mut Writing<'_>| {
+        let (label, old) = before.keys.iter().find(|(label, _)| label == "shop").unwrap();
+        tables.keys.insert(label.as_str(), old.as_slice()).unwrap();
+    };
+    alter(dir.path(), put_back);
+    assert_eq!(told(dir.path()), expected("altered"));
+    // With what the index said of it then.
+    let (dir, _) = scene();
+    let list = index::list_of("shop");
+    alter(dir.path(), |tables| {
+        put_back(tables);
+        let (_, old) = before.index.iter().find(|(number, _)| *number == list).unwrap();
+        tables.index.insert(list, old.as_slice()).unwrap();
+    });
+    assert_eq!(told(dir.path()), expected("unlisted"));
+    // And with all that the index said, but for the key that was made since.
+    let (dir, _) = scene();
+    alter(dir.path(), |tables| {
+        put_back(tables);
+        for (number, old) in &before.index {
+            tables.index.insert(number, old.as_slice()).unwrap();
+        }
+        for (name, value) in &before.facts {
+            tables.meta.insert(name.as_str(), value.as_str()).unwrap();
+        }
+    });
+    let told = told(dir.path());
+    assert!(told.contains(&("fourth".into(), "unlisted")), "{told:?}");
+}
+
+#[test]
+fn a_record_that_was_deleted_does_not_come_back() {
+    let (dir, _) = scene();
+    let before = rows(dir.path());
+    unlocked(dir.path()).delete(&"shop".parse().unwrap()).unwrap();
+    alter(dir.path(), |tables| {
+        for (label, row) in &before.keys {
+            tables.keys.insert(label.as_str(), row.as_slice()).unwrap();
+        }
+        // Names that no key can have neither show nor hide the others.
+        for number in 0..20 {
+            tables.keys.insert(format!("!{number}").as_str(), [7; 50].as_slice()).unwrap();
+        }
+    });
+    assert_eq!(told(dir.path()), expected("altered"));
+    assert_eq!(unlocked(dir.path()).check().unwrap().nameless, 20);
+}
+
+#[test]
+fn what_the_store_says_of_itself_is_authenticated() {
+    type Alteration = Box<dyn Fn(&mut Writing<'_>)>;
+    let alterations: [(&str, Alteration); 8] = [
+        ("a store of --dev", Box::new(|tables| drop(tables.meta.insert("dev", "yes").unwrap()))),
+        ("nobody's", Box::new(|tables| drop(tables.meta.remove("dev").unwrap()))),
+        ("another master key", Box::new(|tables| drop(tables.meta.insert("wkid", "00").unwrap()))),
+        ("made earlier", Box::new(|tables| drop(tables.meta.insert("created", "1").unwrap()))),
+        ("older", Box::new(|tables| drop(tables.meta.insert("revision", "1").unwrap()))),
+        ("no seal", Box::new(|tables| drop(tables.meta.remove("seal").unwrap()))),
+        ("no store key", Box::new(|tables| drop(tables.meta.remove("store-key-name").unwrap()))),
+        ("another root", Box::new(|tables| drop(tables.index.insert(256, [0; 8192].as_slice()).unwrap()))),
+    ];
+    for (what, alteration) in alterations {
+        let (dir, _) = scene();
+        alter(dir.path(), alteration);
+        let store = Store::open(dir.path()).unwrap();
+        let refused = store.unlock(&StoreKey::from_bytes(&[7; 32]).unwrap(), None);
+        assert!(matches!(refused, Err(StoreError::AlteredStore(_))), "{what}");
+        assert!(matches!(store.list(None, 1), Err(StoreError::Locked(_))), "{what}");
+    }
+}
+
+#[test]
+fn a_list_of_the_index_that_was_altered_costs_its_own_keys() {
+    let (dir, _) = scene();
+    alter(dir.path(), |tables| drop(tables.index.remove(index::list_of("shop")).unwrap()));
+    assert_eq!(told(dir.path()), expected("unlisted"));
+}
+
+/// Two edits in place, of as many bytes as before, leave nothing that has the label.
+#[test]
+fn a_key_does_not_vanish_with_its_list_and_its_name() {
+    let (dir, _) = scene();
+    alter(dir.path(), |tables| {
+        let number = index::list_of("shop");
+        let mut list = tables.index.get(number).unwrap().unwrap().value().to_vec();
+        *list.last_mut().unwrap() ^= 1;
+        tables.index.insert(number, list.as_slice()).unwrap();
+        let row = tables.keys.remove("shop").unwrap().unwrap().value().to_vec();
+        tables.keys.insert("s!op", row.as_slice()).unwrap();
+    });
+    let store = unlocked(dir.path());
+    assert!(matches!(store.get(&"shop".parse().unwrap()), Err(StoreError::Unlisted(_))));
+    let altered = store.check().unwrap();
+    assert_eq!((altered.count, altered.lists, altered.nameless, altered.total()), (0, 1, 1, 2));
+    let (told, _) = altered.problem().unwrap();
+    assert!(told.starts_with("1 lists of the index") && told.contains("; 1 records in the key"), "{told}");
+    drop(store);
+    // A daemon that runs finds it out when somebody lists the keys.
+    let store = unlocked(dir.path());
+    assert_eq!((store.list(None, 10).unwrap().len(), store.known_altered().lists), (3, 1));
+}
+
+#[test]
+fn a_list_that_was_altered_is_made_anew_and_its_keys_are_disabled() {
+    let (dir, before) = scene();
+    let shop: Label = "shop".parse().unwrap();
+    alter(dir.path(), |tables| {
+        // It is enabled in this copy, and was disabled since.
+        let (_, old) = before.keys.iter().find(|(label, _)| label == "shop").unwrap();
+        tables.keys.insert("shop", old.as_slice()).unwrap();
+        tables.keys.insert("other", [7; 50].as_slice()).unwrap();
+        tables.keys.insert("!other", [7; 50].as_slice()).unwrap();
+        for label in ["shop", "other"] {
+            tables.index.remove(index::list_of(label)).unwrap();
+        }
+    });
+    let store = unlocked(dir.path());
+    for refused in [store.put(key("shop")).map(drop), store.delete(&shop)] {
+        let told = refused.unwrap_err().to_string();
+        assert!(told.ends_with("with: keyward key repair"), "{told}");
+    }
+    let (_, advice) = store.check().unwrap().problem().unwrap();
+    assert!(advice.ends_with("with: keyward key repair"), "{advice}");
+    let rebuilt = store.rebuild().unwrap();
+    let labels = |labels: &[Label]| labels.iter().map(Label::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        (labels(&rebuilt.kept), labels(&rebuilt.removed)),
+        (vec!["shop".into()], vec!["other".into()])
+    );
+    assert_eq!((rebuilt.lists.len(), rebuilt.nameless), (2, 1));
+    assert_eq!(store.known_altered().total(), 0);
+    let found = store.get(&shop).unwrap().unwrap();
+    assert!(found.state == State::Disabled && found.revision > 5, "{}", found.revision);
+    store.put(key("other")).unwrap();
+    store.delete(&shop).unwrap();
+    drop(store);
+    assert_eq!(told(dir.path()).len(), 3);
+    assert!(unlocked(dir.path()).rebuild().unwrap().lists.is_empty());
+}
+
+#[tokio::test]
+async fn a_key_in_memory_is_disabled_with_its_list() {
+    let (_dir, store) = store();
+    let keys = Keys::new(store, NonZeroUsize::MIN);
+    let shop = keys.put(key("shop")).await.unwrap().label.clone();
+    assert!(keys.get(&shop).await.unwrap().unwrap().state == State::Enabled);
+    keys.store
+        .write(|tables| {
+            tables.index.remove(index::list_of("shop"))?;
+            Ok(Ok(()))
+        })
+        .unwrap();
+    assert!(keys.cached("shop").is_some());
+    assert_eq!(keys.repair().await.unwrap().disabled, std::slice::from_ref(&shop));
+    assert!(keys.get(&shop).await.unwrap().unwrap().state == State::Disabled);
+}
+
+#[test]
+fn only_its_own_key_unlocks_a_store() {
+    let (dir, store) = store();
+    store.put(key("shop")).unwrap();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert!(matches!(store.get(&"shop".parse().unwrap()), Err(StoreError::Locked(_))));
+    let other = store.unlock(&StoreKey::from_bytes(&[8; 32]).unwrap(), None);
+    assert!(matches!(other, Err(StoreError::OtherStoreKey(_))));
+}
+
+#[test]
+fn many_keys_are_listed_as_few_are() {
+    let (_dir, store) = store();
+    let labels: Vec<_> = (0..700).map(|number| format!("key-{number:03}")).collect();
+    for label in &labels {
+        store.put(key(label)).unwrap();
+    }
+    let mut after = None;
+    let mut seen = Vec::new();
+    loop {
+        let page = store.list(after.as_deref(), 64).unwrap();
+        seen.extend(page.into_iter().map(|listed| listed.key().unwrap().label.to_string()));
+        if after.as_ref() == seen.last() {
+            break;
+        }
+        after = seen.last().cloned();
+    }
+    assert_eq!(seen, labels);
+}
+
+#[test]
+fn one_daemon_at_a_time() {
+    let (dir, _store) = store();
+    assert!(matches!(Store::open(dir.path()), Err(StoreError::InUse(_))));
+}
+
+#[test]
+fn a_file_that_is_no_store_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(Store::FILE), [7; 5000]).unwrap();
+    assert!(matches!(Store::open(dir.path()), Err(StoreError::Damaged(_))));
+}
+
+#[test]
+fn an_unusable_database_is_opened_again() {
+    let (_dir, store) = store();
+    store.put(key("shop")).unwrap();
+    store.file.close();
+    assert_eq!(store.list(None, 10).unwrap().len(), 1);
+    store.put(key("other")).unwrap();
+}
