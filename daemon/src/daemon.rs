@@ -102,7 +102,7 @@ impl Daemon {
 
     /// Reasons why the daemon cannot sign with keys that it has.
     pub(crate) async fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
+        let mut problems: Vec<_> = self.keys.problem().await.into_iter().collect();
         for backend in self.backends.iter() {
             match backend {
                 Backend::Embedded(embedded) => {

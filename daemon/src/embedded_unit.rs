@@ -20,7 +20,8 @@ pub(crate) fn open(
     store: &Store,
 ) -> Result<Option<Result<Unit, Unusable>>, ServeError> {
     let needed = store.master_key()?;
-    let key = master_key(options, config, needed.is_none());
+    let noted = store.noted_master_key();
+    let key = master_key(options, config, needed.is_none() && noted.is_none());
     let next = master_key::load_next(config.embedded.next_master_key.as_deref())?;
     let unit = |key: MasterKey| {
         if let Some(warning) = master_key::warning(&key) {
@@ -36,6 +37,10 @@ pub(crate) fn open(
         Some(Ok(unit))
     };
     let Some(needed) = needed else {
+        let key = key.map_err(|error| match noted {
+            Some(noted) => ServeError::MasterKey(format!("{error}; the master key is {noted}")),
+            None => error.into(),
+        });
         return Ok(key?.and_then(|key| with_next(key, next)));
     };
     let is_needed = |key: &MasterKey| key.wkid().to_string() == needed;

@@ -36,6 +36,7 @@ pub(crate) struct Metrics {
     closed: Family<ClosedLabels, Counter>,
     /// Those that follow are set when somebody asks.
     connections: Gauge,
+    keys: Gauge,
     altered: Gauge,
     ready: Family<BackendLabels, Gauge>,
     waiting: Family<BackendLabels, Gauge>,
@@ -117,6 +118,7 @@ impl Metrics {
             quick_times: backends.iter().map(|backend| (backend.label(), Default::default())).collect(),
             closed: Family::default(),
             connections: Gauge::default(),
+            keys: Gauge::default(),
             altered: Gauge::default(),
             ready: Family::default(),
             waiting: Family::default(),
@@ -145,6 +147,7 @@ impl Metrics {
         let help = "Time of signatures by phase: queue (waiting for a unit), network, unit, verify";
         registry.register_with_unit("signature", help, Unit::Seconds, self.times.clone());
         registry.register("connections", "Open connections of peers", self.connections.clone());
+        registry.register("keys", "Keys in the key store", self.keys.clone());
         let help = "Keys, lists of keys and nameless records in the key store that were altered";
         registry.register("keys_altered", help, self.altered.clone());
         let help = "Connections of peers that the daemon closed: garbage came, there were too many, or a user without a grant asked nothing";
@@ -274,6 +277,9 @@ impl Metrics {
     /// The page for whoever collects metrics.
     pub(crate) async fn text(&self, daemon: &Daemon) -> String {
         self.connections.set(i64::try_from(daemon.connections.total()).unwrap_or(i64::MAX));
+        if let Ok(count) = daemon.keys.count().await {
+            self.keys.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         self.altered.set(i64::try_from(daemon.keys.altered().total()).unwrap_or(i64::MAX));
         for backend in daemon.backends.iter() {
             self.update(backend, daemon.is_ready(backend).await);

@@ -1,5 +1,6 @@
 //! Start-up, reload and drain: the only place that knows every module.
 
+use core::time::Duration;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,7 +74,9 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     }
     // Of a new one it was said already. At each start: somebody may have started it once since it
     // was emptied.
-    if !is_new && store.count()? == 0 && config.grants.iter().next().is_some() {
+    if let Some(problem) = store.problem() {
+        tracing::error!("{problem}");
+    } else if !is_new && store.count()? == 0 && config.grants.iter().next().is_some() {
         tracing::warn!(
             "the key store {} has no key, and there are grants{}: if there were keys, restore it from a backup",
             store.path().display(),
@@ -373,6 +376,7 @@ fn spawn(daemon: &Arc<Daemon>) {
         drop(tokio::spawn(sweep(unit)));
     }
     drop(tokio::spawn(Expiries::follow(Arc::clone(daemon))));
+    drop(tokio::spawn(settle(Arc::clone(daemon))));
     let teller = Arc::clone(daemon);
     // The rest is told when everything is drained.
     drop(tokio::spawn(async move { teller.lines.tell_rests().await }));
@@ -408,6 +412,19 @@ fn accept(
     }
     Ok(())
 }
+
+/// Writes what could not be written when a key was disabled or deleted, as soon as it can be.
+async fn settle(daemon: Arc<Daemon>) {
+    loop {
+        tokio::time::sleep(SETTLE).await;
+        for label in daemon.keys.settle().await {
+            tracing::info!(key = label.as_str(), "the end of the use of the key is written to the key store");
+        }
+    }
+}
+
+/// As the answer says to whom it could not be done for at once.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// Has a unit forget the private keys that nobody uses.
 pub(crate) async fn sweep(unit: Arc<Unit>) {

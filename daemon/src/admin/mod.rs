@@ -209,7 +209,9 @@ impl IntoResponse for AdminError {
             Self::Store(StoreError::Altered(_) | StoreError::Locked(_) | StoreError::Unlisted(_)) => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            Self::Store(StoreError::Io(..)) => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Store(StoreError::Gone(_) | StoreError::Io(..) | StoreError::NotDurable { .. }) => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         if status.is_server_error() {

@@ -17,7 +17,7 @@ use crate::backend::grep11::Grep11;
 use crate::config::Config;
 use crate::exit;
 use crate::ground::ownership::{Name, OwnershipError};
-use crate::keys::{self, Look, Store};
+use crate::keys::{self, Look, Store, Witness};
 use crate::master_key::{self, MasterKeyError, Patterns};
 use crate::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::run::{self, Options};
@@ -30,10 +30,12 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         output::warn(warning);
     }
     config.notes().into_iter().for_each(output::note);
+    // Of a store that a daemon has open, or that is gone, a note says which master key it needs.
+    let noted = Witness::read(&options.state_dir).and_then(|noted| noted.master_key);
     let (fresh, needed) = match keys::look(&options.state_dir) {
         Look::Old => return Err(wrong(migration::old_format(options, &config))),
-        Look::New => (true, None),
-        Look::Used(needed) => (false, needed),
+        Look::New => (noted.is_none(), noted),
+        Look::Used(needed) => (false, needed.or(noted)),
     };
     // With --dev there are others.
     if !options.dev {

@@ -35,6 +35,11 @@ pub enum StoreError {
     /// Written by another version of Keyward.
     #[error("the key store {} has format {}, this version of keyward knows format {THIS_FORMAT}", .0.display(), .1)]
     Format(PathBuf, String),
+    /// The file has no name any more, or another one has taken that.
+    #[error(
+        "the key store {} is gone, or another file is in its place: nothing is written, for it would be lost; copy the keys out of the running daemon with keyward backup FILE, stop the daemon, and bring them back with keyward restore FILE", .0.display()
+    )]
+    Gone(PathBuf),
     /// Another process has the file open.
     #[error("the key store {} is in use: another keyward daemon runs on this state directory", .0.display())]
     InUse(PathBuf),
@@ -44,6 +49,18 @@ pub enum StoreError {
     /// The store was not unlocked yet.
     #[error("the key store {} is locked: the daemon does not have the master key that the store was made with; see: keyward unit list", .0.display())]
     Locked(PathBuf),
+    /// A key is disabled or deleted in memory, and that could not be written.
+    #[error(
+        "key {label} is {done} in the running daemon, and signs nothing; but a restart takes that back, for it could not be written: {reason}; the daemon tries again every 10 seconds, and says in its log when it is done"
+    )]
+    NotDurable {
+        /// The key.
+        label: Label,
+        /// `disabled` or `deleted`.
+        done: &'static str,
+        /// Why it could not be written.
+        reason: Box<StoreError>,
+    },
     /// Written by a version of Keyward that did not authenticate it.
     #[error("the key store {} has the format of an older version of keyward", .0.display())]
     OldFormat(PathBuf),

@@ -1,7 +1,8 @@
 //! The file of the key store as a database, which is opened anew after a fault.
 
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
@@ -19,6 +20,8 @@ pub(super) type Attempt<T> = Result<Result<T, StoreError>, redb::Error>;
 /// The file. A fault of the disk costs the operation that met it.
 pub(super) struct StoreFile {
     path: PathBuf,
+    /// The same file, whatever becomes of its name.
+    file: File,
     open: RwLock<Open>,
 }
 
@@ -28,8 +31,15 @@ impl StoreFile {
     /// # Errors
     /// [`StoreError`] says what is wrong with the file.
     pub(super) fn open(path: PathBuf) -> Result<Self, StoreError> {
-        let database = open_database(&path)?;
-        Ok(Self { path, open: RwLock::new(Open { database: Some(database), times: 0 }) })
+        let file = ownership::open_to_write(&path).map_err(|error| refused(&path, error))?;
+        let database = open_database(&path, &file)?;
+        Ok(Self { path, file, open: RwLock::new(Open { database: Some(database), times: 0 }) })
+    }
+
+    /// Whether the file has its name still: another one, or none, is what the next start finds.
+    pub(super) fn is_in_place(&self) -> bool {
+        let same = |own: Metadata, found: Metadata| (own.dev(), own.ino()) == (found.dev(), found.ino());
+        self.file.metadata().and_then(|own| Ok(same(own, fs::metadata(&self.path)?))).unwrap_or(false)
     }
 
     /// Where it is.
@@ -81,7 +91,7 @@ impl StoreFile {
             // First the old one must give up its lock on the file.
             open.database = None;
             open.times += 1;
-            open.database = Some(open_database(&self.path)?);
+            open.database = Some(open_database(&self.path, &self.file)?);
         }
         Ok(())
     }
@@ -96,7 +106,8 @@ struct Open {
 
 /// Opens a file that is there.
 pub(super) fn open_existing(path: &Path) -> Result<Database, StoreError> {
-    open_by(path, |file| {
+    let file = ownership::open_to_write(path).map_err(|error| refused(path, error))?;
+    open_by(path, file, |file| {
         // redb would make a database of it.
         if file.metadata()?.len() == 0 {
             return Err(redb::Error::Corrupted("empty".into()));
@@ -105,8 +116,9 @@ pub(super) fn open_existing(path: &Path) -> Result<Database, StoreError> {
     })
 }
 
-fn open_database(path: &Path) -> Result<Database, StoreError> {
-    open_by(path, |file| -> Result<Database, redb::Error> {
+fn open_database(path: &Path, file: &File) -> Result<Database, StoreError> {
+    let file = file.try_clone().map_err(|reason| StoreError::Io(path.to_owned(), reason))?;
+    open_by(path, file, |file| -> Result<Database, redb::Error> {
         let database =
             redb::Builder::new().set_cache_size(CACHE).create_with_backend(FileBackend::new(file)?)?;
         if database.begin_read()?.open_table(META).is_err() {
@@ -123,9 +135,9 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
 
 fn open_by(
     path: &Path,
+    file: File,
     open: impl FnOnce(File) -> Result<Database, redb::Error>,
 ) -> Result<Database, StoreError> {
-    let file = ownership::open_to_write(path).map_err(|error| refused(path, error))?;
     match panics::caught(|| open(file)) {
         Ok(Ok(database)) => Ok(database),
         Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(StoreError::InUse(path.to_owned())),

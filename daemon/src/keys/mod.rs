@@ -10,10 +10,12 @@ mod index;
 mod look;
 mod migrate;
 mod record;
+mod room;
 pub mod rows;
 mod store;
 mod store_key;
 mod tables;
+mod witness;
 
 use core::num::NonZeroUsize;
 use std::collections::HashSet;
@@ -32,6 +34,7 @@ pub(crate) use migrate::{MigrationError, OldStore, finish, migrated_before, was_
 pub use store::Store;
 pub use store_key::StoreKey;
 use tables::Rebuilt;
+pub(crate) use witness::Witness;
 
 /// A key: what is known of it, and the blob of each version.
 #[derive(Clone)]
@@ -324,6 +327,20 @@ impl Keys {
     /// True if the store cannot be read, since the master key that it was made with is not there.
     pub(crate) fn is_locked(&self) -> bool {
         self.store.is_locked()
+    }
+
+    /// Reason why keys that there were are not there, or what is written would be lost.
+    pub(crate) async fn problem(&self) -> Option<String> {
+        self.in_store(|store| Ok(store.problem())).await.unwrap_or_else(|error| Some(error.to_string()))
+    }
+
+    /// Writes what could not be written when a key was disabled or deleted. Returns the keys of which
+    /// it was.
+    pub(crate) async fn settle(&self) -> Vec<Label> {
+        match self.store.is_unsettled() {
+            true => self.in_store(|store| Ok(store.settle())).await.unwrap_or_default(),
+            false => Vec::new(),
+        }
     }
 
     /// What in the store is known to be altered. Never waits for the disk.

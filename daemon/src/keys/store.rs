@@ -8,7 +8,7 @@
 //! somebody else has written, an old copy of a record, and a record that was removed. Only an old
 //! copy of the whole file looks like the file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -24,8 +24,10 @@ use super::altered::{ALTERED_SHOWN, Altered};
 use super::error::{StoreError, refused};
 use super::file::{Attempt, StoreFile};
 use super::index::Root;
+use super::room::Room;
 use super::store_key::{Seals, StoreKey};
 use super::tables::{Alterations, FORMAT, Found, INDEX, META, Reading, Rebuilt, Writing};
+use super::witness::Witness;
 use super::{Key, Listed, State, record};
 use crate::config::EMBEDDED;
 use crate::ground::ownership;
@@ -36,8 +38,22 @@ use crate::ground::ownership;
 pub struct Store {
     file: StoreFile,
     seals: OnceLock<Seals>,
+    /// Its name, by which it is told from one that has taken its place.
+    name: OnceLock<String>,
+    /// The note that stands beside it.
+    witness: Mutex<Option<Witness>>,
+    room: Room,
+    /// Keys whose end could not be written yet.
+    held: Mutex<BTreeMap<Label, Held>>,
     /// What was found altered: by [`Store::check`], or when keys were listed since.
     altered: Mutex<Alterations>,
+}
+
+/// What a key is in memory, whatever the file says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Held {
+    Disabled,
+    Deleted,
 }
 
 impl Store {
@@ -56,8 +72,17 @@ impl Store {
         File::open(state_dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|reason| StoreError::Io(file.path().to_owned(), reason))?;
-        let store = Self { file, seals: OnceLock::new(), altered: Mutex::default() };
+        let store = Self {
+            file,
+            seals: OnceLock::new(),
+            name: OnceLock::new(),
+            witness: Mutex::new(Witness::read(state_dir)),
+            room: Room::of(state_dir),
+            held: Mutex::default(),
+            altered: Mutex::default(),
+        };
         store.check_format()?;
+        store.room.keep();
         Ok(store)
     }
 
@@ -94,11 +119,60 @@ impl Store {
             }
             Ok(tables.root(&seals)?.map(|_| ()).ok_or_else(|| self.altered()))
         })?;
+        let name = self.read(|tables| {
+            let text = |name| -> Result<String, redb::Error> { Ok(tables.text(name)?.unwrap_or_default()) };
+            // One that was made anew with the same store key has another time.
+            Ok(Ok(format!("{}:{}", text(STORE_KEY_NAME)?, text(CREATED)?)))
+        })?;
+        let _ = self.name.set(name);
         let _ = self.seals.set(seals);
-        match wrapped {
-            Some(wrapped) if !is_new => self.set_wrapped_key(wrapped),
-            _ => Ok(()),
+        if let Some(wrapped) = wrapped.filter(|_| !is_new) {
+            self.set_wrapped_key(wrapped)?;
         }
+        if self.count()? > 0 {
+            self.note();
+        }
+        Ok(())
+    }
+
+    /// Notes beside the store that it has keys, and of which master key.
+    fn note(&self) {
+        let Some(name) = self.name.get() else { return };
+        let mut noted = lock(&self.witness);
+        let master_key = self.wkid(EMBEDDED).ok().flatten();
+        let witness = Some(Witness { store: name.clone(), master_key });
+        let state_dir = self.path().parent().unwrap_or(Path::new("."));
+        if *noted == witness {
+            return;
+        }
+        match witness.iter().try_for_each(|witness| witness.write(state_dir)) {
+            Ok(()) => *noted = witness,
+            Err(error) => tracing::warn!(
+                "cannot note in {} that the key store has keys, so that its loss would not be told: {error}",
+                state_dir.display()
+            ),
+        }
+    }
+
+    /// The master key of a store that had keys in this place, by name.
+    pub(crate) fn noted_master_key(&self) -> Option<String> {
+        lock(&self.witness).as_ref().and_then(|witness| witness.master_key.clone())
+    }
+
+    /// Reason why keys that there were are not there, or what is written would be lost.
+    pub(crate) fn problem(&self) -> Option<String> {
+        if !self.file.is_in_place() {
+            return Some(self.gone().to_string());
+        }
+        let noted = lock(&self.witness).clone()?;
+        let is_other = self.name.get().is_some_and(|name| *name != noted.store);
+        (is_other && self.count().is_ok_and(|count| count == 0)).then(|| {
+            format!(
+                "the key store {} has no key, and the one that was there before it had some{}: stop the daemon, and restore that from a backup with keyward restore FILE; if these keys are gone for good, make one with keyward key generate, and this is said no more",
+                self.path().display(),
+                noted.master_key.map(|name| format!(", wrapped by master key {name}")).unwrap_or_default()
+            )
+        })
     }
 
     /// Looks at every record, so that one that was altered is known before somebody needs it.
@@ -124,7 +198,7 @@ impl Store {
     }
 
     fn found_altered(&self) -> MutexGuard<'_, Alterations> {
-        self.altered.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.altered)
     }
 
     /// True if nothing was ever stored.
@@ -215,7 +289,11 @@ impl Store {
                 tables.meta.insert(STORE_KEY, STANDARD.encode(store_key).as_str())?;
             }
             Ok(Ok(()))
-        })
+        })?;
+        if self.count()? > 0 {
+            self.note();
+        }
+        Ok(())
     }
 
     /// The master key that is to come, by which blobs of a backend are wrapped as well.
@@ -254,10 +332,90 @@ impl Store {
             let Some(root) = tables.root(seals)? else { return Ok(Err(self.altered())) };
             Ok(self.decode(label, tables.find(seals, &root, label.as_str())?))
         })
+        .map(|key| key.and_then(|key| self.as_held(key)))
+    }
+
+    /// A key as it is in memory, if it was not deleted there.
+    fn as_held(&self, key: Key) -> Option<Key> {
+        match lock(&self.held).get(&key.label) {
+            None => Some(key),
+            Some(Held::Disabled) => Some(Key { state: State::Disabled, ..key }),
+            Some(Held::Deleted) => None,
+        }
     }
 
     /// Stores a key over the revision that it came from; revision 0: no such key may exist.
-    pub(crate) fn put(&self, mut key: Key) -> Result<Key, StoreError> {
+    ///
+    /// A key that is to be disabled is that from now on, also where it cannot be written:
+    /// [`StoreError::NotDurable`].
+    pub(crate) fn put(&self, key: Key) -> Result<Key, StoreError> {
+        let label = key.label.clone();
+        let disables = key.state == State::Disabled
+            && self.get(&label).is_ok_and(|known| known.is_some_and(|known| known.state == State::Enabled));
+        let held = disables.then_some((Held::Disabled, "disabled"));
+        let stored = self.hold(&label, held, || self.write_key(key.clone()))?;
+        if self.name.get() != lock(&self.witness).as_ref().map(|witness| &witness.store) {
+            self.note();
+        }
+        Ok(stored)
+    }
+
+    /// Does something that ends the use of a key, or in memory alone where there is no room for it
+    /// on the disk.
+    fn hold<T>(
+        &self,
+        label: &Label,
+        held: Option<(Held, &'static str)>,
+        write: impl Fn() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut done = write();
+        if let (Some(_), Err(StoreError::Io(..))) = (held, &done) {
+            self.room.give_up();
+            done = write();
+            self.room.keep();
+        }
+        match (done, held) {
+            (Ok(done), _) => {
+                lock(&self.held).remove(label);
+                Ok(done)
+            }
+            (Err(reason @ (StoreError::Gone(_) | StoreError::Io(..))), Some((held, done))) => {
+                lock(&self.held).insert(label.clone(), held);
+                Err(StoreError::NotDurable { label: label.clone(), done, reason: Box::new(reason) })
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Writes what could not be written. Returns the keys of which it was.
+    pub(crate) fn settle(&self) -> Vec<Label> {
+        let held: Vec<_> = lock(&self.held).iter().map(|(label, held)| (label.clone(), *held)).collect();
+        let mut settled = Vec::new();
+        for (label, held) in held {
+            let done = match held {
+                Held::Deleted => self.delete_key(&label),
+                Held::Disabled => match self.get(&label) {
+                    // As it is held.
+                    Ok(Some(key)) => self.write_key(key).map(drop),
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error),
+                },
+            };
+            if matches!(done, Ok(()) | Err(StoreError::Unknown(_))) {
+                lock(&self.held).remove(&label);
+                settled.push(label);
+            }
+        }
+        self.room.keep();
+        settled
+    }
+
+    /// Whether something could not be written.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        !lock(&self.held).is_empty()
+    }
+
+    fn write_key(&self, mut key: Key) -> Result<Key, StoreError> {
         let before = key.revision;
         self.change(|seals, tables, root| {
             let stored = match self.decode(&key.label, tables.find(seals, root, key.label.as_str())?) {
@@ -280,8 +438,16 @@ impl Store {
         Ok(key)
     }
 
-    /// Deletes a key, also one whose record was altered.
+    /// Deletes a key, also one whose record was altered. It is gone from now on, also where that
+    /// cannot be written: [`StoreError::NotDurable`].
     pub(crate) fn delete(&self, label: &Label) -> Result<(), StoreError> {
+        if lock(&self.held).get(label) == Some(&Held::Deleted) {
+            return Err(StoreError::Unknown(label.clone()));
+        }
+        self.hold(label, Some((Held::Deleted, "deleted")), || self.delete_key(label))
+    }
+
+    fn delete_key(&self, label: &Label) -> Result<(), StoreError> {
         self.change(|seals, tables, root| {
             if let Found::Nothing = tables.find(seals, root, label.as_str())? {
                 return Ok(Err(StoreError::Unknown(label.clone())));
@@ -318,7 +484,7 @@ impl Store {
             let Some(root) = tables.root(seals)? else { return Ok(Err(self.altered())) };
             let page = tables.page(seals, &root, after, limit, &mut altered_lists)?;
             let listed = page.into_iter().filter_map(|(label, found)| match self.decode(&label, found) {
-                Ok(key) => key.map(Listed::Key),
+                Ok(key) => key.and_then(|key| self.as_held(key)).map(Listed::Key),
                 Err(reason) => Some(Listed::Altered { label, reason }),
             });
             Ok(Ok(listed.collect()))
@@ -391,11 +557,13 @@ impl Store {
             // Opening after a crash must not take time that grows with the number of keys.
             transaction.set_quick_repair(true);
             let done = f(&mut Writing::open(&transaction)?)?;
-            match done {
-                Ok(_) => transaction.commit()?,
-                Err(_) => transaction.abort()?,
+            if done.is_err() || !self.file.is_in_place() {
+                transaction.abort()?;
+                return Ok(done.and_then(|_| Err(self.gone())));
             }
-            Ok(done)
+            transaction.commit()?;
+            // It may have gone meanwhile.
+            Ok(done.and_then(|done| if self.file.is_in_place() { Ok(done) } else { Err(self.gone()) }))
         })
     }
 
@@ -414,9 +582,17 @@ impl Store {
         StoreError::AlteredStore(self.path().to_owned())
     }
 
+    fn gone(&self) -> StoreError {
+        StoreError::Gone(self.path().to_owned())
+    }
+
     fn damaged(&self) -> StoreError {
         StoreError::Damaged(self.path().to_owned())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn last_revision(tables: &Writing<'_>) -> Result<u64, redb::Error> {

@@ -7,6 +7,7 @@ mod frames;
 mod free_bytes;
 mod keys;
 mod life;
+mod lost_store;
 mod master_key;
 mod messages;
 mod outsiders;

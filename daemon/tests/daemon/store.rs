@@ -345,9 +345,9 @@ fn a_damaged_store_is_told_in_one_line() {
     }
 }
 
-/// Said once, at the start that nobody has watched, it would be said to nobody.
+/// As when its disk is not mounted. Said once, at the start that nobody has watched, it would be said to nobody.
 #[test]
-fn an_emptied_store_is_told_until_there_is_a_key() {
+fn an_empty_state_directory_is_told_until_there_is_a_key() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let finding = |daemon: &Daemon| {
@@ -360,7 +360,7 @@ fn an_emptied_store_is_told_until_there_is_a_key() {
     };
     assert!(!finding(&daemon));
     daemon.end(Signal::TERM);
-    std::fs::File::create(daemon.path("state/keys.redb")).unwrap();
+    std::fs::remove_dir_all(daemon.path("state")).unwrap();
     daemon.start(&[]);
     daemon.end(Signal::TERM);
     let warning = "has no key, and there are grants; it was made at 20";
@@ -568,12 +568,14 @@ fn only_the_user_of_the_daemon_migrates_its_store() {
     make_old(&daemon, 0);
     let [state, store] = [daemon.path("state"), daemon.path("state/keys.redb")];
     let old = std::fs::read(&store).unwrap();
+    let entries = || std::fs::read_dir(&state).unwrap().count();
+    let before = entries();
     let refused = |line: String| {
         assert!(line.contains("belongs to user id 7003"), "{line}");
         assert!(line.contains("run, as user id 7003: keyward serve --migrate-store"), "{line}");
         assert!(!line.contains("chown") && !line.contains("openssl rand"), "{line}");
         assert!(std::fs::read(&store).unwrap() == old, "the store was changed");
-        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1);
+        assert_eq!(entries(), before);
     };
     for path in [&state, &store] {
         std::os::unix::fs::chown(path, service, None).unwrap();

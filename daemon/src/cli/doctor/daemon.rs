@@ -54,10 +54,17 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
                 .join(", ")
         ),
     )];
+    for problem in &status.problems {
+        findings.push(Finding::fail(
+            "keys",
+            problem,
+            "docs/key-store.md and docs/remote-units.md have the ways back",
+        ));
+    }
     if let Some((problem, advice)) = status.altered.problem() {
         findings.push(Finding::fail(KEY_STORE, problem, advice));
     }
-    if status.keys == 0 && status.grants > 0 {
+    if status.keys == 0 && status.grants > 0 && status.problems.is_empty() {
         findings.push(Finding::warn(
             KEY_STORE,
             format!("there is no key, and there are grants ({}){}", status.grants, made("; the key store was made", &status)),
@@ -97,10 +104,7 @@ fn units(admin: &AdminClient) -> Vec<Finding> {
             ("down", problem) => Finding::fail(
                 CHECK,
                 format!("{name} is out of order: {}", problem.unwrap_or_default()),
-                match unit.breaker {
-                    Some(_) => "look after the unit, the way there, and its section in keyward.toml",
-                    None => "see docs/key-store.md, on the master key",
-                },
+                "look after the unit, the way there, and its section in keyward.toml",
             ),
             (_, Some(problem)) => {
                 Finding::warn(CHECK, format!("{name}: {problem}"), "see the log of the daemon")
@@ -119,8 +123,8 @@ fn units(admin: &AdminClient) -> Vec<Finding> {
             _ => Finding::ok(CHECK, format!("{name} is {}", unit.health)),
         }
     };
-    // Of the embedded unit there is nothing to say as long as it is in order.
-    units.into_iter().filter(|unit| unit.breaker.is_some() || unit.problem.is_some()).map(finding).collect()
+    // Of the embedded unit the daemon has said what is wrong.
+    units.into_iter().filter(|unit| unit.breaker.is_some()).map(finding).collect()
 }
 
 /// What the daemon refused since it started, if that hints at a mistake.

@@ -1,0 +1,38 @@
+//! Room on the disk that is kept for disabling and deleting keys when the disk is full.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FallocateFlags;
+
+/// A file that is given up when its room is needed.
+pub(super) struct Room(PathBuf);
+
+impl Room {
+    /// The room in a state directory, which [`Self::keep`] makes.
+    pub(super) fn of(state_dir: &Path) -> Self {
+        Self(state_dir.join("keys.room"))
+    }
+
+    /// Makes the file, if it is not there and there is room. Its absence is no fault.
+    pub(super) fn keep(&self) {
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.0);
+        let Ok(file) = made else { return };
+        if reserve(&file).is_err() {
+            self.give_up();
+        }
+    }
+
+    /// Gives the room up, for a write that has failed for lack of it.
+    pub(super) fn give_up(&self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn reserve(file: &File) -> rustix::io::Result<()> {
+    rustix::fs::fallocate(file, FallocateFlags::empty(), 0, SIZE)
+}
+
+/// Its size in bytes (512 KiB). A commit writes some ten pages of 4 KiB.
+const SIZE: u64 = 512 * 1024;

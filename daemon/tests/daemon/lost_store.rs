@@ -1,0 +1,168 @@
+//! A key store that is emptied, gone or replaced, and a disk without room: nothing that is acknowledged is lost, and
+//! what is lost is told.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use keyward_proto::Outcome;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::fixture::{Daemon, certificate_verify, told};
+
+#[test]
+fn a_store_that_was_emptied_is_told_until_there_is_a_key() {
+    for how in ["emptied", "removed"] {
+        let mut daemon = Daemon::production(&[("*", "tls-server")]);
+        daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+        let units: Value = serde_json::from_str(&daemon.succeed(&["unit", "list", "--json"])).unwrap();
+        let wkid = units[0]["wkid"].as_str().unwrap().to_owned();
+        // One that has no key any more, since the last was deleted, is no loss.
+        daemon.succeed(&["key", "generate", "other", "--type", "p256"]);
+        daemon.succeed(&["key", "delete", "other", "--yes"]);
+        daemon.end(Signal::TERM);
+        let store = daemon.path("state/keys.redb");
+        let kept = fs::read(&store).unwrap();
+        match how {
+            "emptied" => fs::write(&store, "").unwrap(),
+            _ => fs::remove_file(&store).unwrap(),
+        }
+        // At each start, not the first alone.
+        for _ in 0..2 {
+            let before = daemon.log().len();
+            daemon.start(&[]);
+            let log = daemon.log()[before..].to_owned();
+            assert!(
+                log.contains("has no key, and the one that was there before it had some"),
+                "{how}: {log}"
+            );
+            assert!(log.contains(&wkid) && log.contains("keyward restore FILE"), "{log}");
+            let (status, ready) = daemon.http("GET", "/ready", "").unwrap();
+            assert!(status == 503 && ready.contains("had some"), "{status} {ready}");
+            let (_, metrics) = daemon.http("GET", "/metrics", "").unwrap();
+            assert!(metrics.contains("\nkeyward_keys 0\n"), "{metrics}");
+            let doctor = daemon.keyward(&["doctor", "--json"]);
+            let findings: Vec<Value> = serde_json::from_slice(&doctor.stdout).unwrap();
+            let told = |finding: &&Value| finding.to_string().contains("had some");
+            assert_eq!(findings.iter().find(told).unwrap()["verdict"], "fail");
+            daemon.end(Signal::TERM);
+        }
+        // Nor is anybody told to make another master key.
+        let key = fs::read(daemon.path("master.key")).unwrap();
+        fs::remove_file(daemon.path("master.key")).unwrap();
+        fs::remove_file(&store).unwrap();
+        for more in [&[][..], &["--check-config"]] {
+            let (status, line) = told(&daemon.serve(more).output().unwrap());
+            assert!(status == 78 && line.contains("cannot read the master key"), "{status} {line}");
+            assert!(!line.contains("openssl rand"), "{line}");
+        }
+        daemon.new_master_key();
+        fs::write(daemon.path("master.key"), key).unwrap();
+        if how == "emptied" {
+            // Brought back, it is as it was.
+            fs::write(&store, &kept).unwrap();
+            daemon.start(&[]);
+            assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+        } else {
+            daemon.start(&[]);
+            daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+        }
+        assert_eq!(daemon.http("GET", "/ready", "").unwrap().0, 200);
+        daemon.end(Signal::TERM);
+        let before = daemon.log().len();
+        daemon.start(&[]);
+        assert!(!daemon.log()[before..].contains("had some"), "{}", daemon.log());
+    }
+}
+
+#[test]
+fn a_daemon_whose_last_key_was_deleted_is_ready() {
+    let mut daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.succeed(&["key", "delete", "shop", "--yes"]);
+    daemon.end(Signal::TERM);
+    daemon.start(&["--dev"]);
+    assert_eq!(daemon.http("GET", "/ready", "").unwrap(), (200, "ready\n".into()));
+}
+
+/// The name of the file is gone, or belongs to another one: what the daemon wrote would be lost with the daemon.
+#[test]
+fn nothing_is_written_to_a_store_that_is_gone() {
+    for how in ["removed", "replaced"] {
+        let mut daemon = Daemon::dev("");
+        for label in ["shop", "stays"] {
+            daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+        }
+        let store = daemon.path("state/keys.redb");
+        let copy = fs::read(&store).unwrap();
+        fs::remove_file(&store).unwrap();
+        if how == "replaced" {
+            fs::write(&store, &copy).unwrap();
+        }
+        let (status, line) = daemon.fail(&["key", "generate", "new", "--type", "p256"]);
+        assert!(status == 74 && line.contains("is gone, or another file is in its place"), "{status} {line}");
+        assert!(line.contains("keyward backup FILE") && line.contains("keyward restore FILE"), "{line}");
+        let (status, ready) = daemon.http("GET", "/ready", "").unwrap();
+        assert!(status == 503 && ready.contains("is gone"), "{status} {ready}");
+        // What needs no disk goes on: signatures, and the end of a key.
+        assert_eq!(daemon.outcome("stays", &certificate_verify()), Outcome::Done);
+        let (status, line) = daemon.fail(&["key", "disable", "shop"]);
+        assert!(status == 74 && line.contains("a restart takes that back"), "{status} {line}");
+        assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::KeyDisabled);
+        daemon.end(Signal::KILL);
+    }
+}
+
+/// A key whose use is to end at once cannot wait for room on the disk.
+#[test]
+fn keys_are_disabled_and_deleted_on_a_full_disk() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut daemon = Daemon::prepare("");
+    fs::create_dir(daemon.path("state")).unwrap();
+    daemon.start_as(&mut on_a_disk_of(&daemon, "3m"));
+    for label in ["shop", "old", "late"] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    let pid = daemon.pid().as_raw_nonzero().to_string();
+    let on_its_disk = |script: &str| {
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &pid, "sh", "-c", script]).arg(daemon.path("state"));
+        assert!(command.status().unwrap().success(), "{script}");
+    };
+    on_its_disk("dd if=/dev/zero of=$0/junk bs=4k 2>/dev/null || true");
+    // There is room for these.
+    daemon.succeed(&["key", "disable", "shop"]);
+    daemon.succeed(&["key", "delete", "old", "--yes"]);
+    // Now there is none at all.
+    on_its_disk("rm -f $0/keys.room; cat /dev/zero > $0/more 2>/dev/null || true");
+    let mut refused = daemon.keyward(&["key", "generate", "new", "--type", "p256"]);
+    assert_eq!(refused.status.code(), Some(74), "no room");
+    refused = daemon.keyward(&["key", "disable", "late"]);
+    let (status, line) = told(&refused);
+    assert!(status == 74 && line.contains("key late is disabled in the running daemon"), "{status} {line}");
+    assert_eq!(daemon.outcome("late", &certificate_verify()), Outcome::KeyDisabled);
+    let listed: Value = serde_json::from_str(&daemon.succeed(&["key", "list", "--json"])).unwrap();
+    let states: Vec<_> =
+        listed.as_array().unwrap().iter().map(|key| key["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["disabled", "disabled"], "{listed}");
+    // When there is room, it is written.
+    on_its_disk("rm -f $0/junk $0/more");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !daemon.log().contains("the end of the use of the key is written") {
+        assert!(Instant::now() < deadline, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The command of a daemon whose state directory is a disk of its own.
+fn on_a_disk_of(daemon: &Daemon, size: &str) -> Command {
+    let serve = daemon.serve(&["--dev"]);
+    let mut shell = Command::new("unshare");
+    let script = format!("mount -t tmpfs -o size={size},mode=700 none \"$0\" && exec \"$@\"");
+    shell.args(["--mount", "sh", "-c", &script]).arg(daemon.path("state"));
+    shell.arg(serve.get_program()).args(serve.get_args());
+    shell
+}
