@@ -1,6 +1,7 @@
 //! Start-up, reload and drain: the only place that knows every module.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -85,6 +86,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     }
     let (mut sockets, opened) = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
+    let at_start = config.clone();
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends, reactors);
     let daemon = Arc::new(daemon.with_descriptors(descriptors));
     let runtime =
@@ -110,7 +112,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         );
         while signals.next().await == Asked::Reload {
             notify_reloading();
-            reload(&daemon, options, &log);
+            reload(&daemon, options, &at_start, &log);
             if let Err(error) = accept(&daemon, sockets.reopen(), &tasks, &stop) {
                 tracing::error!("cannot listen on a socket that was bound again: {error}");
             }
@@ -434,8 +436,9 @@ pub(crate) async fn sweep(unit: Arc<Unit>) {
     }
 }
 
-/// Takes over a new configuration if it is sound; else everything stays as it is.
-fn reload(daemon: &Daemon, options: &Options, log: &Log) {
+/// Takes over a new configuration if it is sound; else everything stays as it is. `started` is the
+/// one that the daemon has started with.
+fn reload(daemon: &Daemon, options: &Options, started: &Config, log: &Log) {
     let config = match load_config(options.config.as_deref()) {
         Ok(config) => config,
         Err(error) => {
@@ -443,41 +446,55 @@ fn reload(daemon: &Daemon, options: &Options, log: &Log) {
             return;
         }
     };
-    let old = daemon.config();
-    let takes_next = match take_next_master_key(daemon, &config, &old) {
+    let takes_next = match take_next_master_key(daemon, &config) {
         Ok(taken) => taken,
         Err(error) => {
             tracing::error!("not reloaded, the old configuration stays in force: {error}");
             return;
         }
     };
-    if config.socket.extra != old.socket.extra
-        || (config.embedded != old.embedded && !takes_next)
-        || config.grep11 != old.grep11
-        || config.store_key != old.store_key
-        || config.cached_records != old.cached_records
-    {
-        tracing::warn!(
-            "sockets, master key, store key, backends or cache sizes have changed: they take effect with a restart"
-        );
-    }
+    let waiting = waiting_for_restart(started, &config, takes_next);
     log.set_level(config.log);
     daemon.set_config(config);
-    tracing::info!("configuration reloaded");
+    match waiting.is_empty() {
+        true => tracing::info!("configuration reloaded"),
+        false => tracing::warn!(
+            "configuration reloaded, except for what takes effect with a restart of the daemon: {}",
+            waiting.join(", ")
+        ),
+    }
 }
 
-/// Takes in the master key that is to come, where nothing else has changed for the embedded unit.
-fn take_next_master_key(daemon: &Daemon, config: &Config, old: &Config) -> Result<bool, MasterKeyError> {
-    let same =
-        config::Embedded { next_master_key: old.embedded.next_master_key.clone(), ..config.embedded.clone() };
-    let (Some(unit), Some(path)) = (daemon.backends.embedded_unit(), &config.embedded.next_master_key) else {
-        return Ok(false);
-    };
-    if same != old.embedded || config.embedded == old.embedded {
-        return Ok(false);
-    }
-    let next = master_key::load_next(Some(path))?;
-    Ok(next.is_some_and(|next| unit.accept(next)))
+/// The settings that a running daemon does not take over, and that have changed.
+fn waiting_for_restart(started: &Config, config: &Config, takes_next: bool) -> Vec<String> {
+    let next_master_key = started.embedded.next_master_key.clone();
+    let embedded = config::Embedded { next_master_key, ..config.embedded.clone() };
+    let changed = [
+        ("socket.also", config.socket.extra != started.socket.extra),
+        ("[embedded]", embedded != started.embedded || !takes_next),
+        ("store.key", config.store_key != started.store_key),
+        ("limits.cached-records", config.cached_records != started.cached_records),
+    ];
+    let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name.to_owned());
+    let names: BTreeSet<_> = started.grep11.keys().chain(config.grep11.keys()).collect();
+    let backends = names.into_iter().filter_map(|name| {
+        let what = match (started.grep11.get(name), config.grep11.get(name)) {
+            (None, _) => "new",
+            (_, None) => "gone",
+            (before, now) if before == now => return None,
+            _ => "changed",
+        };
+        Some(format!("[grep11.{name}] ({what})"))
+    });
+    changed.chain(backends).collect()
+}
+
+/// Takes in the master key that is to come, where there is one. False if there is another one
+/// already.
+fn take_next_master_key(daemon: &Daemon, config: &Config) -> Result<bool, MasterKeyError> {
+    let Some(unit) = daemon.backends.embedded_unit() else { return Ok(true) };
+    let next = master_key::load_next(config.embedded.next_master_key.as_deref())?;
+    Ok(next.is_none_or(|next| next.wkid() == unit.wkid() || unit.accept(next)))
 }
 
 /// Answers what has arrived, and accepts nothing more.

@@ -335,21 +335,30 @@ struct Home<'a> {
 }
 
 impl<'a> Home<'a> {
-    /// The backend of that name, or the only one.
+    /// The backend of that name, or the one that the configuration has for keys without one, or the
+    /// only one.
     async fn of(admin: &'a Admin, name: Option<&str>) -> Result<Self, AdminError> {
         let backends = &admin.daemon.backends;
+        let config = admin.daemon.config();
         let known = || backends.iter().map(Backend::name).collect::<Vec<_>>().join(", ");
-        let backend = match name {
+        let backend = match name.or(config.default_backend.as_deref()) {
             Some(name) => backends.get(name).ok_or_else(|| {
-                AdminError::Invalid(format!("there is no backend {name:?}; there are {}", known()))
+                let known = known();
+                AdminError::Invalid(match config.grep11.contains_key(name) {
+                    true => format!(
+                        "the backend {name} is in the configuration, and takes effect with a restart of the daemon; until then there are {known}"
+                    ),
+                    false => format!("there is no backend {name:?}; there are {known}"),
+                })
             })?,
             None => backends.only().ok_or_else(|| {
                 AdminError::Invalid(format!(
-                    "there are several backends; name one with --backend: {}",
+                    "there are several backends; set default-backend in keyward.toml, or name one with --backend: {}",
                     known()
                 ))
             })?,
         };
+        drop(config);
         if let Backend::Embedded(embedded) = backend {
             embedded.unit().map_err(BackendError::from)?;
         }

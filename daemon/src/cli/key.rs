@@ -78,7 +78,7 @@ pub(super) struct Generate {
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
     sign_and_decrypt: bool,
-    /// The backend whose unit is to hold it [default: the only one there is]
+    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 }
@@ -97,7 +97,7 @@ pub(super) struct Import {
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
     sign_and_decrypt: bool,
-    /// The backend whose unit is to hold it [default: the only one there is]
+    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
     /// Make the file a new version of a key that is there, with its uses; it becomes the current
@@ -123,7 +123,7 @@ pub(super) struct Adopt {
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
     sign_and_decrypt: bool,
-    /// The backend whose units can unwrap it [default: the only one there is]
+    /// The backend whose units can unwrap it [default: default-backend in keyward.toml, or the only one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 }

@@ -42,6 +42,8 @@ pub struct Config {
     pub store_key: Option<PathBuf>,
     /// The backends that reach their units over GREP11, by name.
     pub grep11: BTreeMap<String, Grep11>,
+    /// Where keys are made that are to be in no backend by name; `None` for the only one there is.
+    pub default_backend: Option<String>,
     /// Who may do what.
     pub grants: Grants,
 }
@@ -203,6 +205,7 @@ impl Config {
             },
             store: RawStore { key: self.store_key.clone() },
             grep11: self.grep11.iter().map(|(name, grep11)| (name.clone(), RawGrep11::of(grep11))).collect(),
+            default_backend: self.default_backend.clone(),
             grant: grants.collect(),
         };
         // Fails only for types that TOML cannot express, of which `Raw` has none.
@@ -221,6 +224,7 @@ impl Default for Config {
             embedded: Embedded { master_key: None, next_master_key: None, cached_keys: CACHED_KEYS },
             store_key: None,
             grep11: BTreeMap::new(),
+            default_backend: None,
             grants: Grants::default(),
         }
     }
@@ -267,6 +271,8 @@ pub enum ConfigError {
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 struct Raw {
     log: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default_backend: Option<String>,
     socket: RawSocket,
     limits: RawLimits,
     embedded: RawEmbedded,
@@ -335,6 +341,11 @@ impl Raw {
     fn check(self) -> Result<Config, Wrong> {
         let grants: Result<Vec<_>, _> =
             self.grant.into_iter().enumerate().map(|(index, grant)| grant.check(index + 1)).collect();
+        let default = self.default_backend.as_ref();
+        if let Some(name) = default.filter(|name| *name != EMBEDDED && !self.grep11.contains_key(*name)) {
+            let reason = format!("there is no section [grep11.{name}]; name one, or {EMBEDDED}");
+            return Err(("default-backend".into(), reason));
+        }
         Ok(Config {
             log: level(&self.log)?,
             socket: self.socket.check()?,
@@ -344,6 +355,7 @@ impl Raw {
             embedded: self.embedded.check()?,
             store_key: self.store.key.map(|path| absolute("store.key", path)).transpose()?,
             grep11: grep11::check(self.grep11)?,
+            default_backend: self.default_backend,
             grants: Grants::new(grants?),
         })
     }
@@ -435,6 +447,7 @@ impl Default for Raw {
     fn default() -> Self {
         Self {
             log: "info".into(),
+            default_backend: None,
             socket: RawSocket::default(),
             limits: RawLimits::default(),
             embedded: RawEmbedded::default(),
@@ -690,6 +703,7 @@ mod tests {
             ("log = 1", &["line 1: log: invalid type"]),
             ("log = ", &["line 1"]),
             ("log = \"loud\"", &["log", "loud", "debug"]),
+            ("default-backend = \"hsm\"", &["default-backend: there is no section [grep11.hsm]", "embedded"]),
             ("[limits]\nrequest-timeout = \"5\"", &["limits.request-timeout", "5s"]),
             ("[limits]\nrequest-timeout = \"0s\"", &["limits.request-timeout"]),
             ("[limits]\ndrain-timeout = \"2h\"", &["limits.drain-timeout"]),

@@ -100,6 +100,40 @@ fn a_backend_is_named_where_there_are_several() {
     assert_refused(&mut scene.daemon.keyward(&["key", "show", "shop"]), 66, &["no key shop"]);
 }
 
+/// What a reload does not take over it names, and so does who is asked for it.
+#[test]
+fn a_default_backend_and_one_that_is_new() {
+    let mut scene = Scene::new();
+    let sections = fs::read_to_string(scene.daemon.path("keyward.toml")).unwrap();
+    let sections = &sections[sections.find("[grep11.hsm]").unwrap()..];
+    let configure = |scene: &Scene, default: &str, more: &str| {
+        let text = format!("log = \"debug\"\ndefault-backend = {default:?}\n{sections}{more}");
+        fs::write(scene.daemon.path("keyward.toml"), text).unwrap();
+    };
+    let generate = |scene: &Scene, label: &str| {
+        scene.daemon.keyward(&["key", "generate", label, "--type", "p256", "--use", "any"])
+    };
+    configure(&scene, "spare", "");
+    scene.daemon.reload();
+    succeed(&mut generate(&scene, "shop"));
+    assert_eq!(show(&scene.daemon, "shop")["backend"], "spare");
+    assert_eq!(scene.daemon.logged(&["with a restart"]), 0, "{}", scene.daemon.log());
+
+    let third = scene.units.section_of("third", &[scene.proxies[1].address()], "");
+    configure(&scene, "third", &third);
+    for times in 1..3 {
+        scene.daemon.reload();
+        let told = "except for what takes effect with a restart of the daemon: [grep11.third] (new)";
+        assert_eq!(scene.daemon.logged(&["WARN", told]), times, "{}", scene.daemon.log());
+    }
+    let told = "the backend third is in the configuration, and takes effect with a restart";
+    assert_refused(&mut generate(&scene, "mail"), 64, &[told]);
+    assert!(scene.daemon.stop().success());
+    scene.daemon.resume();
+    succeed(&mut generate(&scene, "mail"));
+    assert_eq!(show(&scene.daemon, "mail")["backend"], "third");
+}
+
 #[test]
 fn nothing_else_signs_while_a_backend_is_down() {
     let mut scene = Scene::new();
