@@ -41,6 +41,7 @@ pub(crate) struct Metrics {
     ready: Family<BackendLabels, Gauge>,
     waiting: Family<BackendLabels, Gauge>,
     token: Family<BackendLabels, Gauge<f64, AtomicU64>>,
+    unusable: Family<BackendLabels, Gauge>,
     up: Family<UnitLabels, Gauge>,
     in_flight: Family<UnitLabels, Gauge>,
     latency: Family<UnitLabels, Gauge<f64, AtomicU64>>,
@@ -123,6 +124,7 @@ impl Metrics {
             ready: Family::default(),
             waiting: Family::default(),
             token: Family::default(),
+            unusable: Family::default(),
             up: Family::default(),
             in_flight: Family::default(),
             latency: Family::default(),
@@ -158,6 +160,8 @@ impl Metrics {
         registry.register("backend_waiting", help, self.waiting.clone());
         let help = "How long the access token of the backend still holds";
         registry.register_with_unit("backend_token", help, Unit::Seconds, self.token.clone());
+        let help = "Whether the TLS files of the backend cannot be used as they are now, so that old ones are in force";
+        registry.register("backend_files_unusable", help, self.unusable.clone());
         let help = "Whether the unit is asked: 0 while its breaker is open";
         registry.register("unit_up", help, self.up.clone());
         registry.register("unit_in_flight", "Calls under way at the unit", self.in_flight.clone());
@@ -295,6 +299,7 @@ impl Metrics {
         self.ready.get_or_create(&labels).set(ready.into());
         let Backend::Grep11(grep11) = backend else { return };
         self.waiting.get_or_create(&labels).set(i64::try_from(grep11.waiting()).unwrap_or(i64::MAX));
+        self.unusable.get_or_create(&labels).set(grep11.tls_problem().is_some().into());
         if let Some(holds) = grep11.tokens().holds_for() {
             self.token.get_or_create(&labels).set(holds.as_secs_f64());
         }

@@ -439,6 +439,11 @@ pub(crate) async fn sweep(unit: Arc<Unit>) {
 /// Takes over a new configuration if it is sound; else everything stays as it is. `started` is the
 /// one that the daemon has started with.
 fn reload(daemon: &Daemon, options: &Options, started: &Config, log: &Log) {
+    for backend in daemon.backends.iter() {
+        if let Backend::Grep11(grep11) = backend {
+            grep11.renew();
+        }
+    }
     let config = match load_config(options.config.as_deref()) {
         Ok(config) => config,
         Err(error) => {

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use keyward_tests::tool::{fail, run};
 use keyward_tests::unit_server::{Python, master_key};
-use keyward_tests::{Pki, UnitServer, scratch};
+use keyward_tests::{Daemon, Pki, UnitServer, scratch};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -135,6 +137,34 @@ fn bearer_tokens() {
     }
     assert_eq!(probe(&["health"]), "serving");
     assert!(!server.log().contains("0123456789abcdef"), "{}", server.log());
+}
+
+/// The pages say how to make the file of the server and that of the daemon; both take what that makes.
+#[test]
+fn token_files_are_made_as_documented() {
+    let scene = Scene::new();
+    let run_line = |page: &str, part: &str, file: &str, input: &str| {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(page);
+        let page = fs::read_to_string(page).unwrap();
+        let line = page.lines().find(|line| line.contains(part)).unwrap();
+        let line = line.split(" #").next().unwrap().replace(part, &format!("> {file}"));
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", &format!("umask 022; {line}")]).stdin(Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        shell.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        assert!(shell.wait().unwrap().success(), "{line}");
+    };
+    let (tokens, token, ca) = (scene.path("tokens"), scene.path("hsm.token"), scene.ca());
+    run_line("grep11.md", "> tokens", &tokens, "");
+    let server = scene.start_tls(&["--token-file", &tokens]);
+    run_line("remote-units.md", "> /etc/keyward/hsm.token", &token, &fs::read_to_string(&tokens).unwrap());
+    let section = format!(
+        "[grep11.hsm]\nendpoints = [{:?}]\nca = {ca:?}\nauth = \"token\"\ntoken-file = {token:?}\n",
+        server.address()
+    );
+    let mut daemon = Daemon::prepare_for_units(section, "");
+    daemon.resume();
+    daemon.generate("shop", "p256");
 }
 
 #[test]

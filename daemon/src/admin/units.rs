@@ -91,6 +91,7 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
                         mechanisms: status.mechanisms.iter().map(|number| mechanism(*number)).collect(),
                         problem: status
                             .problem
+                            .or_else(|| grep11.tls_problem())
                             .or_else(|| grep11.tokens().problem())
                             .map(|text| printable(&text)),
                     }

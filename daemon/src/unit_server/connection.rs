@@ -20,12 +20,14 @@ use tonic::transport::server::Connected;
 use super::admission::Admission;
 use super::limits::{Handle, Place};
 use super::turns::Handshakes;
+use crate::ground::renewed::Renewed;
+use crate::ground::text::printable;
 use crate::throttle::Throttle;
 
 /// Accepts connections until nobody takes them any more. It waits for none of them.
 pub(crate) async fn accept(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Renewed<TlsAcceptor>>>,
     admission: Arc<Admission>,
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
@@ -41,8 +43,8 @@ pub(crate) async fn accept(
         });
         match entered {
             Ok((stream, place)) => {
-                let (tls, admission, connections) =
-                    (tls.clone(), Arc::clone(&admission), connections.clone());
+                let tls = tls.as_ref().map(|tls| tls.get());
+                let (admission, connections) = (Arc::clone(&admission), connections.clone());
                 let handshakes = Arc::clone(&handshakes);
                 tokio::spawn(async move {
                     if let Some(connection) = open(stream, place, tls, &admission, &handshakes).await {
@@ -69,7 +71,7 @@ pub(crate) async fn accept(
 async fn open(
     stream: TcpStream,
     place: Place,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<TlsAcceptor>>,
     admission: &Admission,
     handshakes: &Handshakes,
 ) -> Option<Connection> {
@@ -78,11 +80,17 @@ async fn open(
         None => Either::Left(stream),
         Some(tls) => {
             let source = place.handle.source();
-            let from = admission.stranger(source).number;
-            match timeout(HANDSHAKE_TIMEOUT, handshakes.in_turn(from, tls.accept(stream))).await {
+            let stranger = admission.stranger(source);
+            let handshake = handshakes.in_turn(stranger.number, tls.accept(stream));
+            match timeout(HANDSHAKE_TIMEOUT, handshake).await {
                 Ok(Some(Ok(stream))) => Either::Right(Box::new(stream)),
                 Ok(Some(Err(error))) => {
-                    tracing::debug!(%error, from = %source, "the TLS handshake failed");
+                    // Who only looks whether somebody listens hangs up without a word.
+                    if let Some(reason) = refusal(&error)
+                        && let Some(times) = stranger.refusals.admit()
+                    {
+                        tracing::warn!(times, from = %source, "the TLS handshake failed: {reason}");
+                    }
                     return None;
                 }
                 Ok(None) | Err(_) => return None,
@@ -98,6 +106,20 @@ async fn open(
         }
     }
     Some(Connection { stream, silence: Box::pin(sleep(SILENCE)), place })
+}
+
+/// Why a handshake failed, if that was for what TLS has to say.
+fn refusal(error: &io::Error) -> Option<String> {
+    Some(match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::NoCertificatesPresented => {
+            "the client has no certificate, and --client-ca asks for one".into()
+        }
+        rustls::Error::InvalidCertificate(reason) => {
+            format!("the certificate of the client is none that --client-ca stands for: {reason}")
+        }
+        rustls::Error::AlertReceived(alert) => format!("the client refused this server: {alert:?}"),
+        other => printable(&other.to_string()),
+    })
 }
 
 /// A connection of a client. Ends if nothing was heard for [`SILENCE`].

@@ -49,6 +49,7 @@ use crate::causes::causes;
 use crate::exit;
 use crate::ground::hardening;
 use crate::ground::ownership::{self, OwnershipError};
+use crate::ground::renewed::Renewed;
 use crate::ground::text::quoted;
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError, Patterns};
@@ -87,7 +88,8 @@ pub(crate) enum Transport {
     Tls { certificate: PathBuf, key: PathBuf, client_ca: Option<PathBuf> },
 }
 
-/// Serves until SIGTERM or SIGINT; reads the tokens again at SIGHUP.
+/// Serves until SIGTERM or SIGINT; reads tokens and certificates again at SIGHUP, and certificates
+/// also when they have changed.
 ///
 /// # Errors
 /// [`UnitServerError`] says what kept it from starting.
@@ -110,7 +112,11 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let address = listener.local_addr().map_err(failed)?;
         let (connections, incoming) = mpsc::channel(1);
         let admission = Arc::new(Admission::new(tokens.clone()));
-        tokio::spawn(connection::accept(listener, tls, Arc::clone(&admission), connections));
+        if let Some(tls) = &tls {
+            // Runs until the runtime ends.
+            drop(tokio::spawn(Arc::clone(tls).watch()));
+        }
+        tokio::spawn(connection::accept(listener, tls.clone(), Arc::clone(&admission), connections));
 
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -160,7 +166,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         loop {
             tokio::select! {
                 asked = signals.next() => match asked {
-                    Asked::Reload => reload(tokens.as_deref()),
+                    Asked::Reload => reload(tokens.as_deref(), tls.as_deref()),
                     Asked::Stop => break,
                 },
                 ended = &mut serving => return Err(UnitServerError::ended(ended)),
@@ -243,23 +249,41 @@ impl UnitServerError {
     }
 }
 
-/// Reads the tokens again, if there are any. Everything else takes effect with a restart.
-fn reload(tokens: Option<&Tokens>) {
+/// Reads tokens and certificates again, if there are any. Everything else takes effect with a restart.
+fn reload(tokens: Option<&Tokens>, tls: Option<&Renewed<TlsAcceptor>>) {
     run::notify_reloading();
+    if let Some(tls) = tls {
+        tls.read_again();
+    }
     match tokens.map(Tokens::read_again) {
         Some(Ok(())) => tracing::info!("tokens read again"),
         Some(Err(error)) => tracing::error!("the old tokens stay in force: {error}"),
-        None => tracing::info!("nothing to read again: there is no --token-file"),
+        None if tls.is_some() => {}
+        None => tracing::info!("nothing to read again: there is neither TLS nor a --token-file"),
     }
     run::notify(&[NotifyState::Ready]);
 }
 
-fn tls(options: &Options) -> Result<Option<TlsAcceptor>, UnitServerError> {
+/// What connections are accepted with: TLS by files that are read again, or nothing.
+fn tls(options: &Options) -> Result<Option<Arc<Renewed<TlsAcceptor>>>, UnitServerError> {
     let (certificate, key, client_ca) = match &options.transport {
         Transport::Plaintext if options.listen.ip().is_loopback() => return Ok(None),
         Transport::Plaintext => return Err(UnitServerError::PlaintextOutside(options.listen)),
-        Transport::Tls { certificate, key, client_ca } => (certificate, key, client_ca),
+        Transport::Tls { certificate, key, client_ca } => {
+            (certificate.clone(), key.clone(), client_ca.clone())
+        }
     };
+    let files = [Some(&certificate), Some(&key), client_ca.as_ref()].into_iter().flatten().cloned();
+    let files = files.collect();
+    let read = move || acceptor(&certificate, &key, client_ca.as_deref());
+    Renewed::new("certificate, key and client CA".into(), files, read).map(Arc::new).map(Some)
+}
+
+fn acceptor(
+    certificate: &Path,
+    key: &Path,
+    client_ca: Option<&Path>,
+) -> Result<TlsAcceptor, UnitServerError> {
     let failed = |error: &dyn core::error::Error| UnitServerError::Tls(causes(error));
     let builder = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
         .with_safe_default_protocol_versions()
@@ -280,7 +304,7 @@ fn tls(options: &Options) -> Result<Option<TlsAcceptor>, UnitServerError> {
     let mut config =
         builder.with_single_cert(certificates(certificate)?, secret).map_err(|error| failed(&error))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// The certificates in a PEM file.

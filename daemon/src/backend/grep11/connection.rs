@@ -20,10 +20,11 @@ use super::token::{Token, Tokens};
 use super::trace::Trace;
 use crate::causes::causes;
 use crate::config::{Dialect, Endpoint};
+use crate::ground::renewed::Renewed;
 
 /// What all connections of a backend have in common.
 pub(super) struct Line {
-    pub(super) tls: Option<TlsClient>,
+    pub(super) tls: Option<Arc<Renewed<TlsClient>>>,
     pub(super) tokens: Arc<Tokens>,
     pub(super) dialect: Dialect,
     pub(super) keepalive: Duration,
@@ -50,11 +51,15 @@ impl Connection {
     pub(super) async fn open(endpoint: &Endpoint, line: &Arc<Line>) -> Result<Self, Failure> {
         let (stream, round_trip) =
             network::connect(endpoint).await.map_err(|error| unreachable("connect", &error))?;
+        let refusal = network::Refusal::default();
         let sender = match &line.tls {
             None => http2::speak(stream, line.keepalive).await,
             Some(tls) => {
-                let stream = tls.connect(&endpoint.host, stream).await;
-                let stream = stream.map_err(|error| unreachable("agree on TLS", &error))?;
+                let stream = tls.get().connect(&endpoint.host, stream, &refusal).await;
+                let stream = stream.map_err(|error| match refusal.get() {
+                    Some(refusal) => Failure::severe(refusal),
+                    None => unreachable("agree on TLS", &error),
+                })?;
                 http2::speak(stream, line.keepalive).await
             }
         };
@@ -72,7 +77,12 @@ impl Connection {
             round_trip,
             mourned: AtomicBool::new(false),
         };
-        connection.wkid = connection.ask_for_wkid().await?;
+        // In TLS 1.3 a unit that does not take the client says so when that believes to be connected.
+        connection.wkid =
+            connection.ask_for_wkid().await.map_err(|failure| match (failure, refusal.get()) {
+                (Failure::Unit { .. }, Some(refusal)) => Failure::severe(refusal),
+                (failure, _) => failure,
+            })?;
         Ok(connection)
     }
 

@@ -77,10 +77,10 @@ impl Grep11 {
     pub(crate) fn new(name: &str, settings: &config::Grep11) -> Result<Self, SetupError> {
         let failed =
             |reason: &dyn core::error::Error| SetupError(name.to_owned(), crate::causes::causes(reason));
-        let tls = settings.tls.as_ref().map(|tls| TlsClient::new(tls, b"h2")).transpose();
+        let tls = settings.tls.as_ref().map(|tls| TlsClient::renewed(name, tls, b"h2")).transpose();
         let tokens = Tokens::new(name, &settings.auth).map_err(|error| failed(&error))?;
         let line = Arc::new(Line {
-            tls: tls.map_err(|error| failed(&error))?,
+            tls: tls.map_err(|error| failed(&error))?.map(Arc::new),
             tokens: Arc::new(tokens),
             dialect: settings.dialect,
             keepalive: settings.keepalive,
@@ -115,6 +115,9 @@ impl Grep11 {
     pub(crate) async fn start(self: &Arc<Self>) {
         let this = Arc::clone(self);
         tokio::spawn(async move { this.line.tokens.keep_fresh().await });
+        if let Some(tls) = &self.line.tls {
+            tokio::spawn(Arc::clone(tls).watch());
+        }
         let probed: Vec<_> = (self.pool.units.iter())
             .map(|unit| {
                 let (unit, probed) = (Arc::clone(unit), Arc::new(Notify::new()));
@@ -163,6 +166,18 @@ impl Grep11 {
     /// How many requests wait for a unit.
     pub(crate) fn waiting(&self) -> usize {
         self.pool.waiting()
+    }
+
+    /// Reads the files of TLS again; connections that are open go on.
+    pub(crate) fn renew(&self) {
+        if let Some(tls) = &self.line.tls {
+            tls.read_again();
+        }
+    }
+
+    /// Why the files of TLS cannot be used as they are now, if that is so.
+    pub(crate) fn tls_problem(&self) -> Option<String> {
+        self.line.tls.as_ref()?.problem()
     }
 
     pub(crate) fn tokens(&self) -> &Tokens {

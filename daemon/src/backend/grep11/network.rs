@@ -1,17 +1,21 @@
 //! TCP and TLS, to units and to whoever gives tokens for them.
 
+use core::pin::Pin;
+use core::task::{Context, Poll};
 use core::time::Duration;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use rustix::net::RecvFlags;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, pem};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,6 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Endpoint, Tls};
 use crate::ground::ownership::{self, OwnershipError};
+use crate::ground::renewed::Renewed;
 use crate::ground::text::quoted;
 
 /// How to speak TLS to somebody.
@@ -71,17 +76,152 @@ impl TlsClient {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
-    /// Speaks TLS over a connection to `host`.
+    /// The same as long as the program runs: the files are read again when they have changed.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub(crate) fn renewed(
+        backend: &str,
+        settings: &Tls,
+        protocol: &'static [u8],
+    ) -> Result<Renewed<Self>, TlsError> {
+        let (certificate, key) = settings.identity.clone().unzip();
+        let files = [&settings.ca, &certificate, &key].into_iter().flatten().cloned().collect();
+        let settings = settings.clone();
+        let name = format!("TLS files of backend {backend}");
+        Renewed::new(name, files, move || Self::new(&settings, protocol))
+    }
+
+    /// Speaks TLS over a connection to `host`. `refusal` is why the other end does not want to, if
+    /// it says so, now or later.
     ///
     /// # Errors
     /// What went wrong, in the words of rustls.
-    pub(crate) async fn connect(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(
+        &self,
+        host: &str,
+        stream: TcpStream,
+        refusal: &Refusal,
+    ) -> io::Result<Secured> {
         let name = match &self.name {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
         };
-        self.connector.connect(name, stream).await
+        match self.connector.connect(name, stream).await {
+            Ok(stream) => Ok(Secured { stream, refusal: Arc::clone(refusal) }),
+            Err(error) => {
+                note(refusal, &error);
+                Err(error)
+            }
+        }
     }
+}
+
+/// Why the other end of a connection refused the client, as soon as it says so.
+pub(crate) type Refusal = Arc<OnceLock<String>>;
+
+/// A connection with TLS. What the other end says at last is noted, also where somebody who writes
+/// finds out that it has closed the connection.
+pub(crate) struct Secured {
+    stream: TlsStream<TcpStream>,
+    refusal: Refusal,
+}
+
+impl Secured {
+    fn written<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(_)) = written
+            && let Some(error) = self.last_words()
+        {
+            note(&self.refusal, &error);
+        }
+        written
+    }
+
+    /// What there is to be read still.
+    fn last_words(&mut self) -> Option<io::Error> {
+        let (stream, tls) = self.stream.get_mut();
+        let mut last = [0; 1024];
+        let (length, _) = rustix::net::recv(stream, &mut last[..], RecvFlags::DONTWAIT).ok()?;
+        let mut rest = last.get(..length)?;
+        while tls.read_tls(&mut rest).is_ok_and(|read| read > 0) {
+            if let Err(told) = tls.process_new_packets() {
+                return Some(io::Error::other(told));
+            }
+        }
+        None
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if let Poll::Ready(Err(error)) = &read {
+            note(&self.refusal, error);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, data);
+        self.written(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, data);
+        self.written(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.written(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Notes what the other end has against the client, if that is what an error says.
+fn note(refusal: &Refusal, error: &io::Error) {
+    use rustls::AlertDescription as Alert;
+
+    let told = error.get_ref().and_then(|error| error.downcast_ref());
+    let Some(rustls::Error::AlertReceived(alert)) = told else { return };
+    let text = match alert {
+        Alert::CertificateRequired => {
+            "it asks for a certificate of the client, and none is configured; name certificate and key in the section of the backend".into()
+        }
+        Alert::AccessDenied
+        | Alert::BadCertificate
+        | Alert::CertificateExpired
+        | Alert::CertificateRevoked
+        | Alert::CertificateUnknown
+        | Alert::DecryptError
+        | Alert::UnknownCA
+        | Alert::UnsupportedCertificate => format!(
+            "it refused the certificate of the client ({alert:?}); its log says why; compare certificate in the section of the backend with what it trusts"
+        ),
+        _ => return,
+    };
+    let _ = refusal.set(text);
 }
 
 /// Connects, and tells how long a packet takes there and back: connecting is one there and one back.

@@ -21,7 +21,7 @@ use thiserror::Error;
 use tonic::metadata::{Ascii, MetadataValue};
 use zeroize::Zeroizing;
 
-use super::network::{self, TlsClient, TlsError};
+use super::network::{self, Refusal, TlsClient, TlsError};
 use crate::config::{Auth, Endpoint, Tls};
 use crate::ground::ownership::{self, OwnershipError};
 use crate::ground::text::{printable, quoted};
@@ -285,7 +285,7 @@ async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -
     encode(&read_line(api_key)?, &mut body);
     let connect = |reason| TokenError::Connect(server.clone(), reason);
     let (stream, _) = network::connect(server).await.map_err(connect)?;
-    let stream = tls.connect(&server.host, stream).await.map_err(connect)?;
+    let stream = tls.connect(&server.host, stream, &Refusal::default()).await.map_err(connect)?;
     let http = |reason| TokenError::Http(server.clone(), reason);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     let connection = tokio::spawn(connection);
