@@ -114,7 +114,7 @@ impl Admission {
 
     fn unauthenticated(&self, handle: &Handle, tokens: &Tokens) -> Status {
         let stranger = self.stranger(handle.source());
-        if let Some(times) = stranger.refusals.admit() {
+        if let Some(times) = stranger.refusals.admit("token", 0) {
             let (from, path) = (handle.source(), tokens.path.display());
             tracing::warn!(times, %from, "call refused: it has no bearer token of {path}");
         }
@@ -145,7 +145,7 @@ fn refuse_connection(client: &Client) -> Status {
         ckr::CKR_HOST_MEMORY,
         "there are too many connections, and as many of this client as it can have now; close some and try again",
     );
-    if let Some(times) = client.refusals.admit() {
+    if let Some(times) = client.refusals.admit("connection", 0) {
         tracing::warn!(times, client = %client.name, "call refused: {error}");
     }
     status(&error)

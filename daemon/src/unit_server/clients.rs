@@ -83,10 +83,34 @@ pub(crate) struct Client {
     /// What its requests take, in KiB.
     pub(crate) memory: AtomicUsize,
     /// Refusals in the log.
-    pub(crate) refusals: Throttle,
+    pub(crate) refusals: Refusals,
     waiting: AtomicUsize,
     next_refusal: Mutex<Instant>,
 }
+
+/// Log lines about refusals of a client: one a second of each kind, with how many of that there
+/// were.
+#[derive(Default)]
+pub(crate) struct Refusals(Mutex<HashMap<Kind, Throttle>>);
+
+/// What was refused, by the name of the call or a word for it, and the number of the error.
+type Kind = (&'static str, u64);
+
+impl Refusals {
+    /// How often something was refused for the same reason since that was last told; `None` if it
+    /// is too soon to tell it again.
+    pub(crate) fn admit(&self, what: &'static str, code: u64) -> Option<u64> {
+        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = kinds.contains_key(&(what, code));
+        // A client that tries out everything has the rest counted as one kind.
+        let kind = if is_known || kinds.len() < MOST_KINDS { (what, code) } else { OTHER };
+        kinds.entry(kind).or_default().admit()
+    }
+}
+
+/// Kinds of refusals that are counted for themselves.
+const MOST_KINDS: usize = 32;
+const OTHER: Kind = ("", 0);
 
 impl Client {
     fn new(name: Name, number: User) -> Self {
@@ -95,7 +119,7 @@ impl Client {
             number,
             calls: AtomicUsize::new(0),
             memory: AtomicUsize::new(0),
-            refusals: Throttle::default(),
+            refusals: Refusals::default(),
             waiting: AtomicUsize::new(0),
             next_refusal: Mutex::new(Instant::now()),
         }
@@ -158,6 +182,16 @@ mod tests {
         for loopback in ["127.1.2.3", "::ffff:127.0.0.2", "::1"] {
             assert_eq!(network(loopback), "127.0.0.1");
         }
+    }
+
+    #[test]
+    fn refusals_are_counted_by_kind_and_kinds_are_bounded() {
+        let refusals = Refusals::default();
+        assert_eq!(refusals.admit("Sign", 1), Some(1));
+        assert_eq!(refusals.admit("Sign", 1), None);
+        assert_eq!((refusals.admit("Sign", 2), refusals.admit("Verify", 1)), (Some(1), Some(1)));
+        let others = (3..1000).filter(|code| refusals.admit("Sign", *code).is_some()).count();
+        assert_eq!(others, MOST_KINDS - 3 + 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -87,7 +87,7 @@ async fn open(
                 Ok(Some(Err(error))) => {
                     // Who only looks whether somebody listens hangs up without a word.
                     if let Some(reason) = refusal(&error)
-                        && let Some(times) = stranger.refusals.admit()
+                        && let Some(times) = stranger.refusals.admit("handshake", 0)
                     {
                         tracing::warn!(times, from = %source, "the TLS handshake failed: {reason}");
                     }

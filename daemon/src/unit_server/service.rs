@@ -46,7 +46,7 @@ impl Service {
         let Some(Caller { client, .. }) = extensions.get() else { return Err(status(&given_up())) };
         let answered = self.answered(rpc, mechanisms, &extensions, client, request, answer).await;
         answered.map(Response::new).map_err(|error| {
-            if let Some(times) = client.refusals.admit() {
+            if let Some(times) = client.refusals.admit(rpc, error.code()) {
                 // W3C Trace Context, 3.2: what the client calls this.
                 let trace =
                     metadata.get("traceparent").and_then(|value| value.to_str().ok()).unwrap_or("none");
