@@ -245,7 +245,10 @@ class Agreement(Suite):
             )
             octets = bytes([4, len(point)] if len(point) < 128 else [4, 0x81, len(point)]) + point
             with self.subTest(curve):
-                for sent in (point, octets):
+                spki = peer.public_key().public_bytes(
+                    serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+                )
+                for sent in (point, octets, spki):
                     value = self.agreed(mech("CKM_ECDH1_DERIVE", iv=sent), private)
                     self.assertEqual(value, shared)
                 null = pb.ECDH1DeriveParm(Kdf=1, PublicData=point)
@@ -330,8 +333,20 @@ class Agreement(Suite):
         peer = x25519.X25519PrivateKey.generate()
         raw = peer.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         shared = peer.exchange(public(public_key))
+        spki = peer.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
         for name in ("CKM_IBM_EC_X25519", "CKM_ECDH1_DERIVE"):
-            self.assertEqual(self.agreed(mech(name, iv=raw), private), shared)
+            for sent in (raw, spki):
+                self.assertEqual(self.agreed(mech(name, iv=sent), private), shared)
+        # As a unit hands out public keys.
+        theirs, sealed = c().ec(OIDS["X25519"], CKA_DERIVE=True)
+        mine = self.agreed(mech("CKM_IBM_EC_X25519", iv=sealed), private)
+        self.assertEqual(self.agreed(mech("CKM_IBM_EC_X25519", iv=public_key), theirs), mine)
+        for wrong in (standard(c().ec(OIDS["P-256"])[1]), standard(c().ec(OIDS["Ed25519"])[1]), spki[:-1]):
+            self.refused(
+                "CKR_PUBLIC_KEY_INVALID", self.agreed, mech("CKM_IBM_EC_X25519", iv=wrong), private
+            )
         self.refused("CKR_PUBLIC_KEY_INVALID", self.agreed, mech("CKM_IBM_EC_X25519", iv=bytes(32)), private)
         self.refused("CKR_PUBLIC_KEY_INVALID", self.agreed, mech("CKM_IBM_EC_X25519", iv=raw[1:]), private)
         edwards, _ = c().ec(OIDS["Ed25519"], CKA_DERIVE=True)

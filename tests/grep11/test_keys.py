@@ -1,6 +1,7 @@
 """Keys: made, wrapped, unwrapped, described, changed; and blobs and states that are not what they should be."""
 
 import itertools
+import subprocess
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -16,6 +17,16 @@ ECB = mech("CKM_AES_ECB")
 
 def bits(blob):
     return int.from_bytes(blob[48:56], "big")
+
+
+def openssl_rsa(bits, primes):
+    """A private key of RSA of a kind that the other library does not make, as PKCS#8."""
+    command = ["openssl", "genpkey", "-algorithm", "RSA"]
+    options = [f"rsa_keygen_bits:{bits}", f"rsa_keygen_primes:{primes}"]
+    command += [word for option in options for word in ("-pkeyopt", option)]
+    pem = subprocess.run(command, check=True, capture_output=True).stdout
+    command = ["openssl", "pkcs8", "-topk8", "-nocrypt", "-outform", "DER"]
+    return subprocess.run(command, check=True, capture_output=True, input=pem).stdout
 
 
 class Generate(Suite):
@@ -213,7 +224,10 @@ class Wrapping(Suite):
         theirs.public_key().verify(signature, MESSAGE, padding.PKCS1v15(), hashes.SHA256())
         self.refused("CKR_TEMPLATE_INCONSISTENT", c().take_in, pkcs8(theirs), "CKK_EC", CKA_SIGN=True)
         small = rsa.generate_private_key(65537, 1024)
-        self.refused("CKR_WRAPPED_KEY_INVALID", c().take_in, pkcs8(small), "CKK_RSA", CKA_SIGN=True)
+        self.refused("CKR_KEY_SIZE_RANGE", c().take_in, pkcs8(small), "CKK_RSA", CKA_SIGN=True)
+        self.refused("CKR_KEY_SIZE_RANGE", c().take_in, openssl_rsa(8192, 5), "CKK_RSA", CKA_SIGN=True)
+        three = self.refused("CKR_KEY_TYPE_INCONSISTENT", c().take_in, openssl_rsa(2048, 3), "CKK_RSA")
+        self.assertIn("more than two primes", three)
 
     def test_what_is_unwrapped_must_be_a_key(self):
         self.refused("CKR_WRAPPED_KEY_LEN_RANGE", c().take_in, bytes(20), "CKK_AES")

@@ -1,6 +1,7 @@
 """What is offered, and what is not."""
 
-from client import mech, number, pss
+import grep11_pb2 as pb
+from client import OIDS, mech, number, pss
 from suite import Suite, c
 
 
@@ -61,6 +62,34 @@ class Mechanisms(Suite):
         self.refused("CKR_MECHANISM_INVALID", c().encrypt, "CKM_SHA256_HMAC", key, b"")
         self.refused("CKR_MECHANISM_INVALID", c().call, "DigestSingle", Mech=mech("CKM_ECDSA"), Data=b"x")
         self.refused("CKR_ARGUMENTS_BAD", c().call, "SignSingle", PrivKey=key, Data=b"x")
+
+    def test_numbers_whose_sign_was_extended(self):
+        """As clients in Java send those of vendors, which are negative there."""
+
+        def extended(name):
+            return number(name) | 0xFFFFFFFF_00000000
+
+        def info(mechanism):
+            return c().call("GetMechanismInfo", Mech=mechanism).MechInfo
+
+        private, key = c().pair(
+            "CKM_EC_KEY_PAIR_GEN",
+            {"CKA_EC_PARAMS": OIDS["Ed25519"], "CKA_VERIFY": True},
+            {"CKA_SIGN": True, extended("CKA_IBM_RESTRICTABLE"): True},
+        )
+        plain = mech("CKM_IBM_ED25519_SHA512")
+        sent = pb.Mechanism(Mechanism=extended("CKM_IBM_ED25519_SHA512"))
+        self.assertEqual(info(sent.Mechanism), info(plain.Mechanism))
+        signature = c().call("SignSingle", Mech=sent, PrivKey=private, Data=b"message").Signature
+        c().call("VerifySingle", Mech=plain, PubKey=key, Data=b"message", Signature=signature)
+        state = c().call("SignInit", Mech=sent, PrivKey=private).State
+        self.assertEqual(c().call("Sign", State=state, Data=b"message").Signature, signature)
+        asked = extended("CKA_IBM_RESTRICTABLE")
+        told = c().call("GetAttributeValue", Object=private, Attributes={asked: None})
+        told = told.AttributesBytes[asked] == b"\x01" if c().old else told.Attributes[asked].AttributeTF
+        self.assertTrue(told)
+        for wrong in (number("CKM_IBM_ED25519_SHA512") | 1 << 32, extended("CKM_ECDSA")):
+            self.refused("CKR_MECHANISM_INVALID", info, wrong)
 
     def test_parameters_are_checked(self):
         key = c().aes()

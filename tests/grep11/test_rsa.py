@@ -33,6 +33,25 @@ def spki(n, e):
     return der(0x30, algorithm + der(3, b"\0" + der(0x30, numbers)))
 
 
+PSS_HASHES = {
+    "SHA256": bytes.fromhex("300d06096086480165030402010500"),
+    "SHA384": bytes.fromhex("300d06096086480165030402020500"),
+    "SHA512": bytes.fromhex("300d06096086480165030402030500"),
+}
+
+
+def bound_to_pss(key, name):
+    """The SubjectPublicKeyInfo of a key that is bound to RSASSA-PSS, with one hash or with any (RFC 4055, 1.2 and 3.1)."""
+    numbers = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
+    algorithm = bytes.fromhex("06092a864886f70d01010a")
+    if name is not None:
+        hash_algorithm = PSS_HASHES[name]
+        mask = der(0x30, bytes.fromhex("06092a864886f70d010108") + hash_algorithm)
+        salt = der(2, bytes([HASHES[name].digest_size]))
+        algorithm += der(0x30, der(0xA0, hash_algorithm) + der(0xA1, mask) + der(0xA2, salt))
+    return der(0x30, der(0x30, algorithm) + der(3, b"\0" + numbers))
+
+
 class Signatures(Suite):
     @classmethod
     def setUpClass(cls):
@@ -148,8 +167,42 @@ class Signatures(Suite):
 
     def test_public_keys_that_are_none(self):
         modulus = rsa.generate_private_key(65537, 2048).public_key().public_numbers().n
-        for n, e in ((modulus + 1, 65537), (modulus, 65536), (modulus, 1), (modulus >> 1800 | 1, 65537)):
+        for n, e in ((modulus + 1, 65537), (modulus, 65536), (modulus, 1)):
             self.refused("CKR_PUBLIC_KEY_INVALID", c().verify, "CKM_RSA_PKCS", spki(n, e), b"x", bytes(256))
+
+    def test_sizes_that_are_not_offered(self):
+        for bits in (248, 504, 4104, 8192):
+            key = spki((1 << bits) - 1, 65537)
+            self.refused("CKR_KEY_SIZE_RANGE", c().verify, "CKM_RSA_PKCS", key, b"x", bytes(bits // 8))
+            self.refused("CKR_KEY_SIZE_RANGE", c().call, "UnwrapKey", Mech=mech("CKM_IBM_TRANSPORTKEY"), Wrapped=key)
+            self.refused("CKR_KEY_SIZE_RANGE", c().rsa, bits)
+
+    def test_public_keys_bound_to_pss(self):
+        theirs = rsa.generate_private_key(65537, 2048)
+        for name, hash_type in (("SHA256", hashes.SHA256), ("SHA512", hashes.SHA512)):
+            length = hash_type.digest_size
+            scheme = padding.PSS(padding.MGF1(hash_type()), length)
+            signature = theirs.sign(MESSAGE, scheme, hash_type())
+            for bond in (None, name):
+                key = bound_to_pss(theirs.public_key(), bond)
+                c().verify(pss(f"CKM_{name}_RSA_PKCS_PSS", name, length), key, MESSAGE, signature)
+                self.refused("CKR_SIGNATURE_INVALID", c().verify, pss(f"CKM_{name}_RSA_PKCS_PSS", name, length), key, b"another", signature)
+                self.refused("CKR_KEY_TYPE_INCONSISTENT", c().verify, "CKM_SHA256_RSA_PKCS", key, MESSAGE, signature)
+                self.refused(
+                    "CKR_KEY_TYPE_INCONSISTENT", c().call, "UnwrapKey", Mech=mech("CKM_IBM_TRANSPORTKEY"), Wrapped=key
+                )
+            other = bound_to_pss(theirs.public_key(), "SHA384")
+            self.refused("CKR_MECHANISM_PARAM_INVALID", c().verify, pss(f"CKM_{name}_RSA_PKCS_PSS", name, length), other, MESSAGE, signature)
+        short = theirs.sign(MESSAGE, padding.PSS(padding.MGF1(hashes.SHA256()), 8), hashes.SHA256())
+        c().verify(pss("CKM_SHA256_RSA_PKCS_PSS", "SHA256", 8), bound_to_pss(theirs.public_key(), None), MESSAGE, short)
+        self.refused(
+            "CKR_MECHANISM_PARAM_INVALID",
+            c().verify,
+            pss("CKM_SHA256_RSA_PKCS_PSS", "SHA256", 8),
+            bound_to_pss(theirs.public_key(), "SHA256"),
+            MESSAGE,
+            short,
+        )
 
     def test_permission_and_type(self):
         private, key = c().rsa(CKA_SIGN=False)

@@ -220,13 +220,13 @@ pub(crate) trait Named {
 
 impl Named for Option<Mechanism> {
     fn number(&self) -> Option<u64> {
-        self.as_ref().map(|mechanism| mechanism.mechanism)
+        self.as_ref().map(|mechanism| keyward_grep11::number(mechanism.mechanism))
     }
 }
 
 impl Named for u64 {
     fn number(&self) -> Option<u64> {
-        Some(*self)
+        Some(keyward_grep11::number(*self))
     }
 }
 

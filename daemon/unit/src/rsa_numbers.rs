@@ -16,7 +16,7 @@ use aws_lc_rs::signature::RsaKeyPair;
 use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
 use crypto_bigint::{BoxedUint, ConcatenatingMul, NonZero, Odd, Resize};
 use der::asn1::{AnyRef, OctetStringRef, UintRef};
-use der::{Decode, Reader, SliceReader};
+use der::{Decode, Header, Reader, SliceReader, Tag};
 use zeroize::Zeroizing;
 
 /// The numbers of a private key.
@@ -182,18 +182,52 @@ pub(crate) fn with_exponent(pkcs8: &[u8], exponent: u64) -> Result<Option<RsaKey
 }
 
 /// The numbers of an RSAPrivateKey (RFC 8017, A.1.2) within a PKCS#8: n, e, d, p, q, dP, dQ, qInv.
+/// What shows of a private key of RSA before it is known to be sound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RsaShape {
+    /// Size of the modulus.
+    pub(crate) bits: usize,
+    /// Whether there are primes beyond two (RFC 8017, A.1.2).
+    pub(crate) has_more_primes: bool,
+}
+
+impl RsaShape {
+    /// That of a PKCS#8; `None` if that is of no RSA key.
+    pub(crate) fn of(pkcs8: &[u8]) -> Option<Self> {
+        let read = || -> der::Result<Self> {
+            let mut key = SliceReader::new(inner(pkcs8)?)?;
+            let header = Header::decode(&mut key)?;
+            header.tag().assert_eq(Tag::Sequence)?;
+            let version = u8::decode(&mut key)?;
+            let modulus = UintRef::decode(&mut key)?;
+            // The private key is longer than the public one that looks the same up to here.
+            UintRef::decode(&mut key)?;
+            UintRef::decode(&mut key)?;
+            let modulus = modulus.as_bytes();
+            let zeros = modulus.first().map_or(0, |first| first.leading_zeros() as usize);
+            Ok(Self { bits: modulus.len() * 8 - zeros, has_more_primes: version > 0 })
+        };
+        read().ok()
+    }
+}
+
+/// The private key inside of a PKCS#8.
+fn inner(pkcs8: &[u8]) -> der::Result<&[u8]> {
+    let key = SliceReader::new(pkcs8)?.sequence(|fields| {
+        u8::decode(fields)?;
+        AnyRef::decode(fields)?;
+        let key = <&OctetStringRef>::decode(fields)?;
+        while !fields.is_finished() {
+            AnyRef::decode(fields)?;
+        }
+        Ok::<_, der::Error>(key)
+    })?;
+    Ok(key.as_bytes())
+}
+
 fn numbers(pkcs8: &[u8]) -> Result<[&[u8]; 8], Unspecified> {
     let read = || -> der::Result<[&[u8]; 8]> {
-        let key = SliceReader::new(pkcs8)?.sequence(|fields| {
-            u8::decode(fields)?;
-            AnyRef::decode(fields)?;
-            let key = <&OctetStringRef>::decode(fields)?;
-            while !fields.is_finished() {
-                AnyRef::decode(fields)?;
-            }
-            Ok::<_, der::Error>(key)
-        })?;
-        SliceReader::new(key.as_bytes())?.sequence(|fields| {
+        SliceReader::new(inner(pkcs8)?)?.sequence(|fields| {
             u8::decode(fields)?;
             let mut numbers = [&[][..]; 8];
             for number in &mut numbers {

@@ -9,7 +9,7 @@ mod numbers;
 mod status;
 
 pub use generated::*;
-pub use numbers::{cka, ckf, ckk, ckm, cko, ckp, ckr};
+pub use numbers::{cka, ckf, ckk, ckm, cko, ckp, ckr, number};
 pub use status::{Any, RpcStatus};
 
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]

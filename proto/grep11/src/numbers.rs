@@ -21,6 +21,15 @@ macro_rules! numbers {
     };
 }
 
+/// A number of PKCS #11, which has 32 bits in GREP11, as a client may send it: in Java the numbers
+/// of vendors are negative, and their sign is extended to the 64 bits of the field.
+pub fn number(sent: u64) -> u64 {
+    match sent >> 31 {
+        0x1_ffff_ffff => sent & 0xffff_ffff,
+        _ => sent,
+    }
+}
+
 numbers! {
     /// Mechanisms (CKM_ numbers).
     ckm {

@@ -100,6 +100,7 @@ impl Crypto {
     }
 
     fn tell(&self, key: &Described, number: u64) -> Result<OneAttr, Error> {
+        let number = keyward_grep11::number(number);
         let none = || unknown(number);
         let integer = |value: u64| i64::try_from(value).map(OneAttr::AttributeI).map_err(|_| none());
         let bit = |list: &[(u64, u64)]| list.iter().find(|(known, _)| *known == number).map(|(_, bit)| *bit);

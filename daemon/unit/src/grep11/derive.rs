@@ -13,6 +13,7 @@ use super::Crypto;
 use super::generate::SECRET_DEFAULTS;
 use super::hash::{HashFunction, Hashing};
 use super::mechanism::{bad_parameter, offered};
+use super::public_key::PublicMaterial;
 use super::template::Template;
 use super::{Error, key_argument, key_blob, permitted, wrong_type};
 use crate::blob::Attributes;
@@ -48,7 +49,7 @@ impl Crypto {
         template.agrees(attributes)?;
 
         let parameter = Agreement::of(&mechanism)?;
-        let shared = agree(&private, parameter.peer)?;
+        let shared = self.agree(&private, parameter.peer)?;
         let (longest, usual) = match parameter.function {
             None => (shared.len(), shared.len()),
             Some(function) => (Secret::MAX_GENERIC, function.length()),
@@ -82,11 +83,45 @@ impl Crypto {
     }
 }
 
+impl Crypto {
+    /// The shared secret of a private key and the public key of somebody else.
+    fn agree(&self, private: &Private, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let invalid = || {
+            let detail = "the public key of the other side is not a point of the curve of the private key";
+            Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
+        };
+        // PKCS #11 has the point in an OCTET STRING or as it is (2.40, 2.3.6), and there are clients that send
+        // the whole SubjectPublicKeyInfo. The length tells which: by its first bytes a point may look like each.
+        let whole;
+        let peer = match peer {
+            peer if peer.len() == private.point() => peer,
+            [0x30, ..] => {
+                whole = self.public_key(peer)?.material;
+                match (&whole, private.curve) {
+                    (PublicMaterial::Ec(curve, point), Some(own)) if *curve == own => point,
+                    (PublicMaterial::X25519(point), None) => point,
+                    _ => return Err(invalid()),
+                }
+            }
+            octets => <&OctetStringRef>::from_der(octets).map_err(|_| invalid())?.as_bytes(),
+        };
+        let peer = UnparsedPublicKey::new(private.key.algorithm(), peer);
+        agreement::agree(&private.key, peer, invalid(), |shared| Ok(Zeroizing::new(shared.to_vec())))
+    }
+}
+
 /// The private key of an agreement, as the library takes it.
 struct Private {
     key: PrivateKey,
+    /// None for X25519.
+    curve: Option<Curve>,
+}
+
+impl Private {
     /// Length of the points of its curve, in bytes.
-    point: usize,
+    fn point(&self) -> usize {
+        self.curve.map_or(32, |curve| 1 + 2 * curve.field_bytes())
+    }
 }
 
 fn private_key(mechanism: &Mechanism, base: &Object) -> Result<Private, Error> {
@@ -94,7 +129,7 @@ fn private_key(mechanism: &Mechanism, base: &Object) -> Result<Private, Error> {
         Material::X25519(key) => {
             let seed = key.seed()?;
             let key = PrivateKey::from_private_key(&agreement::X25519, seed.as_ref())?;
-            Ok(Private { key, point: 32 })
+            Ok(Private { key, curve: None })
         }
         Material::Key(key) if mechanism.mechanism == ckm::CKM_ECDH1_DERIVE => {
             let Pair::Ec(curve, _) = key.pair() else {
@@ -106,7 +141,7 @@ fn private_key(mechanism: &Mechanism, base: &Object) -> Result<Private, Error> {
                 Curve::P521 => &agreement::ECDH_P521,
             };
             let key = PrivateKey::from_private_key_der(algorithm, &key.to_pkcs8()?)?;
-            Ok(Private { key, point: 1 + 2 * curve.field_bytes() })
+            Ok(Private { key, curve: Some(*curve) })
         }
         Material::Koblitz(_) if mechanism.mechanism == ckm::CKM_ECDH1_DERIVE => Err(Error::new(
             ckr::CKR_CURVE_NOT_SUPPORTED,
@@ -153,21 +188,6 @@ impl<'m> Agreement<'m> {
         }
         Ok(Self { function, shared_data: &parameter.shared_data, peer: &parameter.public_data })
     }
-}
-
-fn agree(private: &Private, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let invalid = || {
-        let detail = "the public key of the other side is not a point of the curve of the private key";
-        Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
-    };
-    // PKCS #11 has the point in an OCTET STRING or as it is (2.40, 2.3.6). The length tells which: by its first
-    // bytes a point may look like the one as well as the other.
-    let peer = match peer.len() == private.point {
-        true => peer,
-        false => <&OctetStringRef>::from_der(peer).map_err(|_| invalid())?.as_bytes(),
-    };
-    let peer = UnparsedPublicKey::new(private.key.algorithm(), peer);
-    agreement::agree(&private.key, peer, invalid(), |shared| Ok(Zeroizing::new(shared.to_vec())))
 }
 
 /// The key derivation of ANSI X9.63 (SEC 1, 3.6.1).

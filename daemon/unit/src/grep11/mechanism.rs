@@ -8,6 +8,8 @@ use keyward_grep11::{
     GetMechanismInfoRequest, GetMechanismInfoResponse, GetMechanismListRequest, GetMechanismListResponse,
 };
 
+use keyward_proto::{Hash, PssParameters};
+
 use super::Crypto;
 use super::Error;
 use super::hash::HashFunction;
@@ -31,8 +33,9 @@ impl Crypto {
         &self,
         request: GetMechanismInfoRequest,
     ) -> Result<GetMechanismInfoResponse, Error> {
-        let offer = OFFERS.iter().find(|offer| offer.number == request.mech);
-        let offer = offer.ok_or_else(|| not_offered(request.mech))?;
+        let number = proto::number(request.mech);
+        let offer = OFFERS.iter().find(|offer| offer.number == number);
+        let offer = offer.ok_or_else(|| not_offered(number))?;
         let (min_key_size, max_key_size) = offer.sizes;
         let info = MechanismInfo { min_key_size, max_key_size, flags: offer.flags };
         Ok(GetMechanismInfoResponse { mech_info: Some(info) })
@@ -128,8 +131,9 @@ pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
 /// # Errors
 /// `CKR_ARGUMENTS_BAD` if there is none, `CKR_MECHANISM_INVALID` if it is not on offer.
 pub(crate) fn offered(mechanism: Option<proto::Mechanism>, flag: u64) -> Result<proto::Mechanism, Error> {
-    let mechanism = mechanism
+    let mut mechanism = mechanism
         .ok_or_else(|| Error::new(ckr::CKR_ARGUMENTS_BAD, "the request has no mechanism in field Mech"))?;
+    mechanism.mechanism = proto::number(mechanism.mechanism);
     let found = OFFERS.iter().find(|offer| offer.number == mechanism.mechanism);
     match found {
         Some(offer) if offer.flags & flag != 0 => Ok(mechanism),
@@ -185,12 +189,25 @@ pub(crate) struct Pss {
     pub(crate) salt: usize,
 }
 
+impl Pss {
+    /// Whether a key that is bound to these parameters (RFC 4055, 3.1) may be used so.
+    pub(crate) fn fits(self, bond: PssParameters) -> bool {
+        let hash = match bond.hash() {
+            Hash::Sha256 => HashFunction::Sha256,
+            Hash::Sha384 => HashFunction::Sha384,
+            Hash::Sha512 => HashFunction::Sha512,
+            _ => return false,
+        };
+        self.hash == hash && self.mask == hash && self.salt >= bond.salt().into()
+    }
+}
+
 /// The parameter of PSS. `hash` is that of the mechanism, if it has one.
 pub(crate) fn pss(mechanism: &proto::Mechanism, hash: Option<HashFunction>) -> Result<Pss, Error> {
     let Some(Parameter::RsapssParameter(parameter)) = &mechanism.parameter else {
         return Err(bad_parameter(mechanism, "an RSAPSSParm"));
     };
-    let named = HashFunction::from_number(parameter.hash_mech)
+    let named = HashFunction::from_number(proto::number(parameter.hash_mech))
         .filter(|named| hash.is_none_or(|needed| needed == *named))
         .ok_or_else(|| bad_parameter(mechanism, "one with the digest of the mechanism as HashMech"))?;
     let mask = mask(parameter.mgf)
@@ -213,7 +230,7 @@ pub(crate) fn oaep(mechanism: &proto::Mechanism) -> Result<(HashFunction, HashFu
     let Some(Parameter::RsaoaepParameter(parameter)) = &mechanism.parameter else {
         return Err(bad_parameter(mechanism, "an RSAOAEPParm"));
     };
-    let hash = HashFunction::from_number(parameter.hash_mech)
+    let hash = HashFunction::from_number(proto::number(parameter.hash_mech))
         .ok_or_else(|| bad_parameter(mechanism, "one with a digest as HashMech"))?;
     let mask = mask(parameter.mgf)
         .ok_or_else(|| bad_parameter(mechanism, "one with a known mask generation function"))?;

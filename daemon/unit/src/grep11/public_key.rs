@@ -20,12 +20,13 @@ use aws_lc_rs::{hmac, rand};
 use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, UintRef};
 use der::{Decode, Encode, Header, Reader, SliceReader, Tag};
 use keyward_grep11::{ckk, ckr};
-use keyward_proto::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION};
-use keyward_proto::{self as words, Curve, MlDsa};
+use keyward_proto::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, RSASSA_PSS};
+use keyward_proto::{self as words, Curve, MlDsa, PssParameters};
 
 use super::Crypto;
 use super::Error;
 use super::attributes::bit_length;
+use super::rsa::rsa_size;
 use crate::UnitError;
 use crate::blob::Attributes;
 use crate::master_key::{Wkid, WrappingKeys};
@@ -37,7 +38,7 @@ pub(crate) struct PublicKey {
     /// None for a bare SubjectPublicKeyInfo, for which nobody vouches.
     pub(crate) attributes: Option<Attributes>,
     pub(crate) material: PublicMaterial,
-    /// The SubjectPublicKeyInfo as the standards have it.
+    /// The SubjectPublicKeyInfo as the standards have it, without a bond to RSASSA-PSS.
     pub(crate) spki: Vec<u8>,
 }
 
@@ -49,6 +50,13 @@ pub(crate) enum PublicMaterial {
         modulus: Vec<u8>,
         /// Big-endian, without leading zeros.
         exponent: Vec<u8>,
+    },
+    /// A key of RSA that is bound to RSASSA-PSS (RFC 4055, 1.2), numbers as above: to verify with.
+    RsaPss {
+        modulus: Vec<u8>,
+        exponent: Vec<u8>,
+        /// What signatures are restricted to, if to anything.
+        parameters: Option<PssParameters>,
     },
     /// A point, uncompressed.
     Ec(Curve, Vec<u8>),
@@ -63,7 +71,7 @@ impl PublicMaterial {
     /// The number of PKCS #11 for the type.
     pub(crate) fn key_type(&self) -> u64 {
         match self {
-            Self::Rsa { .. } => ckk::CKK_RSA,
+            Self::Rsa { .. } | Self::RsaPss { .. } => ckk::CKK_RSA,
             Self::Ec(..) | Self::Koblitz(_) | Self::Ed25519(_) | Self::X25519(_) => ckk::CKK_EC,
             Self::MlDsa(..) => ckk::CKK_IBM_ML_DSA,
         }
@@ -72,7 +80,7 @@ impl PublicMaterial {
     /// The curve, where there is one.
     pub(crate) fn curve(&self) -> Option<ObjectIdentifier> {
         match self {
-            Self::Rsa { .. } | Self::MlDsa(..) => None,
+            Self::Rsa { .. } | Self::RsaPss { .. } | Self::MlDsa(..) => None,
             Self::Ec(Curve::P256, _) => Some(words::oid::SECP256R1),
             Self::Ec(Curve::P384, _) => Some(words::oid::SECP384R1),
             Self::Ec(Curve::P521, _) => Some(words::oid::SECP521R1),
@@ -83,7 +91,25 @@ impl PublicMaterial {
     }
 
     /// Reads a SubjectPublicKeyInfo, in the form of the standards or of EP11.
-    fn read(spki: &[u8]) -> Option<Self> {
+    ///
+    /// # Errors
+    /// `CKR_KEY_SIZE_RANGE` for an RSA key of a size that is not offered, `CKR_PUBLIC_KEY_INVALID` for
+    /// whatever else.
+    fn read(spki: &[u8]) -> Result<Self, Error> {
+        let (algorithm, parameters, bits) = Self::fields(spki).ok_or_else(invalid)?;
+        match algorithm {
+            RSA_ENCRYPTION => Self::rsa(bits),
+            RSASSA_PSS => match (Self::rsa(bits)?, words::PublicKey::from_spki(spki)) {
+                (Self::Rsa { modulus, exponent }, Ok(words::PublicKey::RsaPss { parameters, .. })) => {
+                    Ok(Self::RsaPss { modulus, exponent, parameters })
+                }
+                _ => Err(invalid()),
+            },
+            _ => Self::read_other(spki, algorithm, parameters, bits).ok_or_else(invalid),
+        }
+    }
+
+    fn fields(spki: &[u8]) -> Option<(ObjectIdentifier, Option<AnyRef<'_>>, &[u8])> {
         let mut reader = SliceReader::new(spki).ok()?;
         let (algorithm, parameters, bits) = reader
             .sequence(|fields| {
@@ -95,14 +121,21 @@ impl PublicMaterial {
             })
             .ok()?;
         reader.finish().ok()?;
-        let bits = bits.as_bytes()?;
+        Some((algorithm, parameters, bits.as_bytes()?))
+    }
+
+    fn read_other(
+        spki: &[u8],
+        algorithm: ObjectIdentifier,
+        parameters: Option<AnyRef<'_>>,
+        bits: &[u8],
+    ) -> Option<Self> {
         let raw = |length: usize| (bits.len() == length).then(|| bits.to_vec());
         let algorithm = match (algorithm, parameters) {
             (EC_PUBLIC_KEY, Some(curve)) => curve.decode_as::<ObjectIdentifier>().ok()?,
             (algorithm, _) => algorithm,
         };
         match algorithm {
-            RSA_ENCRYPTION => Self::rsa(bits),
             ED25519 => raw(32).map(Self::Ed25519),
             X25519_OID => raw(32).map(Self::X25519),
             SECP256K1 => raw(65).filter(|point| point[0] == 4).map(Self::Koblitz),
@@ -115,22 +148,40 @@ impl PublicMaterial {
     }
 
     /// Reads an RSAPublicKey (RFC 8017, A.1.1).
-    fn rsa(bits: &[u8]) -> Option<Self> {
-        let mut reader = SliceReader::new(bits).ok()?;
-        let (modulus, exponent) = reader
-            .sequence(|fields| Ok::<_, der::Error>((UintRef::decode(fields)?, UintRef::decode(fields)?)))
-            .ok()?;
-        reader.finish().ok()?;
+    fn rsa(bits: &[u8]) -> Result<Self, Error> {
+        let read = || {
+            let mut reader = SliceReader::new(bits)?;
+            let numbers = reader.sequence(|fields| {
+                Ok::<_, der::Error>((UintRef::decode(fields)?, UintRef::decode(fields)?))
+            })?;
+            reader.finish()?;
+            Ok::<_, der::Error>(numbers)
+        };
+        let (modulus, exponent) = read().map_err(|_| invalid())?;
         let (modulus, exponent) = (modulus.as_bytes(), exponent.as_bytes());
         let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
         // Any exponent that fits 64 bits, but for 1, which would be no encryption at all.
-        let sound = RSA_BITS.contains(&bit_length(modulus))
-            && odd(modulus)
-            && odd(exponent)
-            && exponent.len() <= 8
-            && exponent != [1];
-        sound.then(|| Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() })
+        let sound = odd(modulus) && odd(exponent) && exponent.len() <= 8 && exponent != [1];
+        match RSA_BITS.contains(&bit_length(modulus)) {
+            true if sound => Ok(Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() }),
+            true => Err(invalid()),
+            false => Err(rsa_size()),
+        }
     }
+}
+
+fn invalid() -> Error {
+    let detail = "the public key is not a SubjectPublicKeyInfo of a known type, nor one with a MAC behind";
+    Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
+}
+
+/// The SubjectPublicKeyInfo of an RSA key without its bond to RSASSA-PSS, which the library does not
+/// know.
+fn unbound(spki: &[u8]) -> Option<Vec<u8>> {
+    let bits = BitStringRef::from_bytes(words::PublicKey::bits_of(spki)?).ok()?.to_der().ok()?;
+    // rsaEncryption with its NULL (RFC 3279, 2.3.1).
+    const ALGORITHM: [u8; 15] = [0x30, 13, 6, 9, 42, 134, 72, 134, 247, 13, 1, 1, 1, 5, 0];
+    AnyRef::new(Tag::Sequence, &[&ALGORITHM, bits.as_slice()].concat()).ok()?.to_der().ok()
 }
 
 /// The SubjectPublicKeyInfo at the head of a public key as any EP11 unit hands it out, in the form of the
@@ -155,11 +206,6 @@ impl Crypto {
     /// # Errors
     /// `CKR_IBM_WKID_MISMATCH`, `CKR_IBM_BLOB_ERROR`, and `CKR_PUBLIC_KEY_INVALID` for what is neither.
     pub(crate) fn public_key(&self, bytes: &[u8]) -> Result<PublicKey, Error> {
-        let invalid = || {
-            let detail =
-                "the public key is not a SubjectPublicKeyInfo of a known type, nor one with a MAC behind";
-            Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
-        };
         if bytes.len() > MAX_PUBLIC {
             return Err(invalid());
         }
@@ -168,8 +214,11 @@ impl Crypto {
             [] => None,
             _ => Some(verify(&self.unit.keys, bytes, seal)?),
         };
-        let material = PublicMaterial::read(spki).ok_or_else(invalid)?;
-        let spki = to_standard(spki);
+        let material = PublicMaterial::read(spki)?;
+        let spki = match &material {
+            PublicMaterial::RsaPss { .. } => unbound(spki).ok_or_else(invalid)?,
+            _ => to_standard(spki),
+        };
         Ok(PublicKey { attributes, material, spki })
     }
 }

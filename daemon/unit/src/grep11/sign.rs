@@ -181,6 +181,7 @@ impl Crypto {
         let fits = matches!(
             (scheme, &key.material),
             (Scheme::RsaPkcs(_) | Scheme::RsaPss { .. }, PublicMaterial::Rsa { .. })
+                | (Scheme::RsaPss { .. }, PublicMaterial::RsaPss { .. })
                 | (Scheme::Ecdsa(_), PublicMaterial::Ec(..) | PublicMaterial::Koblitz(_))
                 | (Scheme::Ed25519, PublicMaterial::Ed25519(_))
                 | (Scheme::MlDsa, PublicMaterial::MlDsa(..))
@@ -453,6 +454,15 @@ impl Verifier {
             (Scheme::MlDsa, PublicMaterial::MlDsa(parameters, public)) => {
                 length(parameters.signature_length())?;
                 check(verifying_ml_dsa(*parameters), public)
+            }
+            (Scheme::RsaPss { pss, .. }, PublicMaterial::RsaPss { modulus, exponent, parameters }) => {
+                length(modulus.len())?;
+                if parameters.is_some_and(|bond| !pss.fits(bond)) {
+                    let detail = "the key is bound to another hash or a longer salt of RSASSA-PSS";
+                    return Err(Error::new(ckr::CKR_MECHANISM_PARAM_INVALID, detail));
+                }
+                let key = Verifying { spki: &key.spki, modulus, exponent };
+                if key.is_small() { Err(rsa_size()) } else { rsa::verify_pss(&key, pss, input, signature) }
             }
             (scheme, PublicMaterial::Rsa { modulus, exponent }) => {
                 length(modulus.len())?;

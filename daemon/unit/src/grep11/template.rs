@@ -42,7 +42,7 @@ impl Template {
         for (number, value) in plain.chain(typed) {
             // There are clients that send attributes without a value when they have none to set.
             let Some(value) = value else { continue };
-            template.add(number, value)?;
+            template.add(keyward_grep11::number(number), value)?;
         }
         Ok(template)
     }
@@ -62,13 +62,17 @@ impl Template {
                 self.booleans.insert(number, value);
             }
             Kind::Integer => {
+                // Those of vendors are numbers like that of the attribute.
+                let is_enumerated = [cka::CKA_CLASS, cka::CKA_KEY_TYPE].contains(&number);
                 let value = match value {
+                    OneAttr::AttributeI(value) if is_enumerated => Some(value.cast_unsigned()),
                     OneAttr::AttributeI(value) => u64::try_from(value).ok(),
                     OneAttr::AttributeB(bytes) => integer(&bytes),
                     OneAttr::AttributeTf(_) => None,
                 };
-                self.integers
-                    .insert(number, value.ok_or_else(|| wrong("a whole number of at most 8 bytes"))?);
+                let value = value.ok_or_else(|| wrong("a whole number of at most 8 bytes"))?;
+                let value = if is_enumerated { keyward_grep11::number(value) } else { value };
+                self.integers.insert(number, value);
             }
             Kind::Bytes => match value {
                 OneAttr::AttributeB(bytes) if bytes.len() <= MAX_VALUE => {

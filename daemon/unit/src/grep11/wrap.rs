@@ -7,7 +7,7 @@ use keyward_grep11::{
 use zeroize::Zeroizing;
 
 use super::Crypto;
-use super::attributes::{bit_length, bits, key_type};
+use super::attributes::{bit_length, key_type};
 use super::cipher::TRANSPORT;
 use super::mechanism::{no_parameter, offered};
 use super::public_key::PublicMaterial;
@@ -18,7 +18,7 @@ use crate::UnitError;
 use crate::blob::{self, Attributes};
 use crate::key::Pair;
 use crate::object::{Material, Object, Secret, SecretKind};
-use crate::rsa_numbers::PrivateNumbers;
+use crate::rsa_numbers::{PrivateNumbers, RsaShape};
 
 impl Crypto {
     /// Encrypts an extractable key with another.
@@ -140,6 +140,11 @@ impl Crypto {
         if key.attributes.is_some() {
             return Err(Error::new(ckr::CKR_WRAPPED_KEY_INVALID, "the public key has been taken in already"));
         }
+        if let PublicMaterial::RsaPss { .. } = key.material {
+            let detail =
+                "a key that is bound to RSASSA-PSS can be verified with as it is, and is not taken in";
+            return Err(Error::new(ckr::CKR_KEY_TYPE_INCONSISTENT, detail));
+        }
         template.expect(cko::CKO_PUBLIC_KEY, key.material.key_type())?;
         if matches!(&key.material, PublicMaterial::Rsa { modulus, .. } if !(2048..=4096).contains(&bit_length(modulus)))
         {
@@ -171,6 +176,9 @@ fn secret(kind: SecretKind, plain: &[u8], template: &Template) -> Result<Materia
 
 fn private(wanted: u64, plain: &[u8], template: &Template) -> Result<Material, Error> {
     template.expect(cko::CKO_PRIVATE_KEY, wanted)?;
+    if wanted == ckk::CKK_RSA {
+        refuse_rsa(plain)?;
+    }
     let material = Material::from_pkcs8(plain).map_err(|_| invalid())?;
     // PKCS #11 has no keys that are bound to a padding.
     if matches!(&material, Material::Key(key) if matches!(key.pair(), Pair::RsaPss(..))) {
@@ -180,14 +188,23 @@ fn private(wanted: u64, plain: &[u8], template: &Template) -> Result<Material, E
         let detail = "the wrapped key is not of the type that the template says";
         return Err(Error::new(ckr::CKR_TEMPLATE_INCONSISTENT, detail));
     }
-    if wanted == ckk::CKK_RSA && bits(&material) > 4096 {
-        return Err(rsa_size());
-    }
     if wanted == ckk::CKK_RSA {
         // A key without its primes would do for some mechanisms only.
         PrivateNumbers::read(plain).map_err(|_| invalid())?;
     }
     Ok(material)
+}
+
+/// Refuses what is an RSA key, and none of those that are offered.
+fn refuse_rsa(pkcs8: &[u8]) -> Result<(), Error> {
+    match RsaShape::of(pkcs8) {
+        Some(shape) if !(2048..=4096).contains(&shape.bits) => Err(rsa_size()),
+        Some(shape) if shape.has_more_primes => Err(Error::new(
+            ckr::CKR_KEY_TYPE_INCONSISTENT,
+            "the RSA key has more than two primes; keys of two are offered",
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn invalid() -> Error {
