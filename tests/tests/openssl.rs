@@ -317,6 +317,8 @@ fn a_private_key_that_is_to_be_written_is_refused_with_a_reason() {
                     "keyward: cannot write the private key \"{label}\": it does not leave the daemon"
                 );
                 assert!(text.contains(&told), "{openssl:?}, {words:?}: {text}");
+                // Of which many programs show no more than this.
+                assert!(text.contains("keyward::private key does not leave the daemon:"), "{text}");
                 let written = fs::read_to_string(&out).unwrap_or_default();
                 assert!(!written.contains("-----BEGIN"), "{openssl:?}, {words:?}: {written}");
             }

@@ -41,7 +41,7 @@ entry_points! {
         let held = key.and_then(Key::held).ok_or(Error::null())?;
         let label = held.reference.label();
         Err(Error::new(
-            Reason::NotSupported,
+            Reason::KeptPrivate,
             format_args!(
                 "cannot write the private key \"{label}\": it does not leave the daemon; a copy of the reference file \
                  serves as a copy of it, and -pubout writes the public key"

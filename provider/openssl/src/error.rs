@@ -103,6 +103,8 @@ impl Error {
 pub(crate) enum Reason {
     Configuration,
     Internal,
+    /// The private part of a key was wanted.
+    KeptPrivate,
     NotSupported,
     Reference,
     Unavailable,
@@ -115,8 +117,14 @@ pub(crate) enum Reason {
 impl Reason {
     /// Every reason there is: the daemon has its outcomes numbered without gaps.
     fn all() -> impl Iterator<Item = Self> {
-        let ours =
-            [Self::Configuration, Self::Internal, Self::NotSupported, Self::Reference, Self::Unavailable];
+        let ours = [
+            Self::Configuration,
+            Self::Internal,
+            Self::KeptPrivate,
+            Self::NotSupported,
+            Self::Reference,
+            Self::Unavailable,
+        ];
         let outcomes = (0..).map_while(|number| Outcome::try_from(number).ok());
         let lacking = [Outcome::UseRefused, Outcome::UseNotGranted].into_iter();
         let kinds = lacking.flat_map(|outcome| Kind::ALL.map(|kind| Self::RefusedKind(outcome, kind)));
@@ -131,6 +139,7 @@ impl Reason {
             Self::NotSupported => 102,
             Self::Reference => 103,
             Self::Unavailable => 105,
+            Self::KeptPrivate => 106,
             Self::Refused(outcome) => 200 + outcome as c_int,
             Self::RefusedKind(outcome, kind) => 1000 + 20 * outcome as c_int + kind as c_int,
         }
@@ -140,6 +149,7 @@ impl Reason {
         match self {
             Self::Configuration => c"bad provider configuration",
             Self::Internal => c"internal error",
+            Self::KeptPrivate => c"private key does not leave the daemon",
             Self::NotSupported => c"not supported",
             Self::Reference => c"bad key reference",
             Self::Unavailable => c"daemon unavailable",
