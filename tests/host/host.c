@@ -6,6 +6,8 @@
  * Prints one line of results and ends with 0 if all went as it should; what each MODE does stands beside its function. With
  * TLS12_CIPHERS in the environment, handshakes are made with TLS 1.2 and one of these.
  */
+/* Some of what programs call has been deprecated since 3.0. */
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include <fcntl.h>
 #include <openssl/async.h>
 #include <openssl/err.h>
@@ -565,6 +567,35 @@ static int signs_after_an_error(void) {
     return 0;
 }
 
+/* Asks for the objects of before OpenSSL 3, which have no place for a key that is elsewhere: there are none, for private keys
+   of these types. The key is as good as before. */
+static int legacy_objects(void) {
+    EVP_PKEY *key = load_key();
+    int rsa = EVP_PKEY_get0_RSA(key) != NULL, ec = EVP_PKEY_get0_EC_KEY(key) != NULL;
+    ERR_clear_error();
+    REQUIRE(sign(key, 1));
+    EVP_PKEY_free(key);
+    printf("rsa=%d ec=%d\n", rsa, ec);
+    return 0;
+}
+
+/* Reads a file as programs do that look at the PEM labels themselves, or have this function do so, which knows those of
+   key files alone. */
+static int labels(void) {
+    BIO *file = BIO_new_file(reference, "r");
+    STACK_OF(X509_INFO) *infos = PEM_X509_INFO_read_bio(file, NULL, NULL, NULL);
+    int certificates = 0, keys = 0;
+    REQUIRE(file && infos);
+    for (int i = 0; i < sk_X509_INFO_num(infos); i++) {
+        certificates += sk_X509_INFO_value(infos, i)->x509 != NULL;
+        keys += sk_X509_INFO_value(infos, i)->x_pkey != NULL;
+    }
+    sk_X509_INFO_pop_free(infos, X509_INFO_free);
+    BIO_free(file);
+    printf("certificates=%d keys=%d\n", certificates, keys);
+    return 0;
+}
+
 /* Signs NUMBER times. */
 static int signs(void) {
     EVP_PKEY *key = load_key();
@@ -630,6 +661,8 @@ static const struct {
     {"fork-paused", fork_paused},
     {"threads", threads},
     {"exit-mid-request", exit_mid_request},
+    {"labels", labels},
+    {"legacy-objects", legacy_objects},
     {"loads", loads},
     {"signs", signs},
     {"signs-after-an-error", signs_after_an_error},

@@ -273,6 +273,30 @@ fn a_daemon_that_is_stuck_costs_paused_handshakes_their_deadline() {
     }
 }
 
+/// What `conf/hosts.md` says of programs that do not work: should one of these change, the page has to.
+#[test]
+fn programs_that_want_more_than_a_key_find_nothing() {
+    for key_type in ["p256", "rsa2048", "rsa-pss2048", "ed25519"] {
+        let scene = Scene::new(Daemon::start(), key_type);
+        let plain = scene.daemon.path("plain.pem");
+        fs::write(&plain, plain_key(key_type)).unwrap();
+        for openssl in OpenSsl::ALL {
+            let legacy = scene.run(openssl, "legacy-objects", 1);
+            assert_eq!((legacy["rsa"], legacy["ec"]), (0.0, 0.0), "{key_type}, {openssl:?}");
+            let labels = |key| {
+                let chain = [&scene.certificate, key].map(|file| fs::read_to_string(file).unwrap()).concat();
+                let file = scene.daemon.path("chain.pem");
+                fs::write(&file, chain).unwrap();
+                let found =
+                    Host::new(&scene.daemon, openssl).mode("labels", &scene.certificate, &file, 1).run();
+                (found["certificates"], found["keys"])
+            };
+            assert_eq!(labels(&scene.reference), (1.0, 0.0), "{key_type}, {openssl:?}");
+            assert_eq!(labels(&plain), (1.0, 1.0), "{key_type}, {openssl:?}");
+        }
+    }
+}
+
 /// Keys that are not ours are loaded as ever; how fast `make bench` tells.
 #[test]
 fn plain_keys_are_loaded_without_asking_anybody() {
