@@ -10,6 +10,7 @@ use std::process::Command;
 
 use keyward_tests::client::{WISHES, curl_command};
 use keyward_tests::machine::run_in_copy;
+use keyward_tests::server::Page;
 use keyward_tests::tool::{Process, fail, stderr, succeed, wait_for};
 use keyward_tests::{Daemon, Pki, built, free_port, scratch};
 
@@ -36,14 +37,16 @@ fn example(daemon: &Daemon, name: &str) -> Command {
 #[test]
 fn https() {
     let (daemon, pki) = scene(&[("shop", "tls-server")]);
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let mut https = example(&daemon, "https");
-    let _server = Process::start(https.args(["shop", &address.to_string()]), &daemon.path("https.log"));
-    let page = wait_for("a page", || {
-        let output = curl_command(&pki, address, WISHES[3]).output().unwrap();
-        output.status.success().then_some(output.stdout)
-    });
-    assert_eq!(page, b"served\n");
+    for name in ["https", "axum_server"] {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let mut https = example(&daemon, name);
+        let _server = Process::start(https.args(["shop", &address.to_string()]), &daemon.path("https.log"));
+        let page = wait_for("a page", || {
+            let output = curl_command(&pki, address, WISHES[3]).output().unwrap();
+            output.status.success().then_some(output.stdout)
+        });
+        assert_eq!(page, b"served\n");
+    }
 }
 
 #[test]
@@ -53,6 +56,25 @@ fn mutual_tls() {
     assert_eq!(text, "hello, client\n");
     let signed = |purpose| daemon.logged(&["outcome=done", purpose]);
     assert_eq!((signed("purpose=tls13-server"), signed("purpose=tls13-client")), (1, 1));
+}
+
+/// The crates of this build are the ones that cargo can look up here.
+#[test]
+fn the_lines_for_cargo_name_what_there_is() {
+    let home = scratch();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let path = source.join("provider/rustls").canonicalize().unwrap();
+    let lines =
+        Page::read("rustls").filled("[dependencies]", &[("../keyward/provider/rustls", &path.display())]);
+    fs::create_dir(home.path().join("src")).unwrap();
+    fs::write(home.path().join("src/main.rs"), "fn main() {}\n").unwrap();
+    let package = "[package]\nname = \"program\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    fs::write(home.path().join("Cargo.toml"), format!("{package}{lines}")).unwrap();
+    fs::copy(source.join("Cargo.lock"), home.path().join("Cargo.lock")).unwrap();
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args(["tree", "--offline", "--edges", "normal,features"]).current_dir(home.path());
+    let text = succeed(&mut tree);
+    assert!(text.contains("keyward-rustls feature \"tokio\""), "{text}");
 }
 
 /// The commands of the README that have these words among them.
@@ -161,7 +183,7 @@ fn make_says_first_which_rust_is_needed() {
 fn the_readme_shows_them_as_they_are() {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../provider/rustls");
     let readme = fs::read_to_string(home.join("README.md")).unwrap();
-    for name in ["https", "mutual_tls"] {
+    for name in ["https", "axum_server", "mutual_tls"] {
         let program = fs::read_to_string(home.join("examples").join(name).with_extension("rs")).unwrap();
         let (_, body) = program.split_once('\n').unwrap();
         assert!(readme.contains(body), "the README has another {name}.rs");
