@@ -279,6 +279,18 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_page_lists_the_names() {
+        let page = include_str!("../../../../../docs/security.md");
+        let (_, section) = page.split_once("## Formats that are told").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let listed: Vec<_> = section.split(['|', '\n']).flat_map(|row| row.trim().split(", ")).collect();
+        let names = MARKS.iter().map(|(name, _)| name).chain(RULES.iter().map(|(name, ..)| name));
+        for name in names {
+            assert!(listed.contains(name) || *name == "script", "{name} is missing on the page");
+        }
+    }
+
     /// A ServerKeyExchange over X25519 that begins like this, and ends like that.
     fn shaped(start: &[u8], end: &[u8]) -> Vec<u8> {
         let mut message = vec![0xa5; 100];
