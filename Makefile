@@ -3,7 +3,7 @@
 CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
 TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-mod-openssl valgrind \
-	certbot pebble protobuf-compiler perl nodejs python3-cryptography python3-grpcio python3-protobuf \
+	apparmor certbot pebble protobuf-compiler perl nodejs python3-cryptography python3-grpcio python3-protobuf \
 	prometheus prometheus-node-exporter
 OPENSSL_TESTS = versions hosts asynchronous configurations files finite_fields resumption rsa_key_exchange signature_algorithms
 

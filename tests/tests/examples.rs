@@ -143,6 +143,23 @@ fn the_readme_tries_it_in_five_minutes() {
     assert!(text.contains("verify OK"), "{text}");
 }
 
+/// By the parser alone: a kernel that enforces it is another thing.
+#[test]
+fn the_rules_for_apparmor_are_read() {
+    let home = scratch();
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/apparmor").canonicalize().unwrap();
+    for name in ["usr.sbin.named", "usr.sbin.unbound"] {
+        let path = home.path().join(name);
+        let include = rules.join(name).display().to_string();
+        let frame = "include <tunables/global>\nprofile test /usr/sbin/test {\ninclude <abstractions/base>\n";
+        fs::write(&path, format!("{frame}include {include:?}\n}}\n")).unwrap();
+        let mut parser = Command::new("apparmor_parser");
+        let text = succeed(parser.args(["--skip-kernel-load", "--skip-cache", "--debug"]).arg(&path));
+        // The master key lies beside what is allowed.
+        assert!(text.contains("/etc/keyward/") && !text.contains("/etc/keyward/**"), "{text}");
+    }
+}
+
 #[test]
 fn make_says_first_which_rust_is_needed() {
     let bin = scratch();
