@@ -96,6 +96,29 @@ fn haproxy_signs_from_within_its_chroot(backend: Backend) {
     s_client(&pki, site.address, WISHES[3]);
 }
 
+/// An address that is in no directory is the same inside and outside.
+#[test]
+fn a_server_in_a_chroot_reaches_an_abstract_address() {
+    if !is_root() {
+        return;
+    }
+    let mut daemon = Daemon::prepare("");
+    let (root, page) = (daemon.path("chroot"), Page::read("chroot"));
+    fs::create_dir(&root).unwrap();
+    let address = format!("@keyward-test-{}", std::process::id());
+    daemon.configure_more(&page.filled("[socket]", &[("@keyward", &address)]));
+    assert!(page.block("ListenStream").contains("=@keyward\n"));
+    assert!(page.block("Environment").contains("KEYWARD_SOCKET=@keyward\n"));
+    daemon.resume();
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("shop", "p256");
+    let site = Site::with_key(&daemon, &pki, "shop");
+    let haproxy = Haproxy::start_in_chroot_with(&daemon, std::slice::from_ref(&site), &root, &address);
+    s_client(&pki, site.address, WISHES[3]);
+    haproxy.reload();
+    s_client(&pki, site.address, WISHES[3]);
+}
+
 #[test]
 fn the_doctor_sees_the_socket_as_the_user_of_the_server_does() {
     if !is_root() {

@@ -65,8 +65,13 @@ impl Haproxy {
 
     /// As [`Haproxy::start`], from within a directory in which the daemon has the socket that the page names.
     pub fn start_in_chroot(daemon: &Daemon, sites: &[Site], root: &Path) -> Self {
+        Self::start_in_chroot_with(daemon, sites, root, SOCKET_IN_CHROOT)
+    }
+
+    /// As [`Haproxy::start_in_chroot`], with another address of the daemon.
+    pub fn start_in_chroot_with(daemon: &Daemon, sites: &[Site], root: &Path, socket: &str) -> Self {
         let chroot = format!("chroot {}\n", root.display());
-        Self::start_with(daemon, sites, Files::Combined, &chroot, Path::new(SOCKET_IN_CHROOT))
+        Self::start_with(daemon, sites, Files::Combined, &chroot, Path::new(socket))
     }
 
     fn start_with(daemon: &Daemon, sites: &[Site], files: Files, global: &str, socket: &Path) -> Self {
