@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 use crate::{is_root, tool};
 
 /// Runs a shell script, which ends at the first command that fails, in a copy of this machine and in the directory of the
-/// source. Changes, mounts and processes are gone with its end; `/run` is empty at its start. `None` where the kernel does
-/// not let us make one: without root, and in most containers.
+/// source. Changes, mounts and processes are gone with its end. Its `/run` is empty at the start, and its network is a
+/// loopback of its own. `None` where the kernel does not let us make one: without root, and in most containers.
 pub fn run_in_copy(script: &str) -> Option<Output> {
     if !is_root() {
         return None;
@@ -15,7 +15,7 @@ pub fn run_in_copy(script: &str) -> Option<Output> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the source");
     let scratch = crate::scratch();
     let mut shell = Command::new("unshare");
-    shell.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", COPY, "sh"]);
+    shell.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", COPY, "sh"]);
     shell.arg(scratch.path()).arg(&source).arg(script);
     let output = tool::run(&mut shell);
     (output.status.code() != Some(NO_COPY)).then_some(output)
@@ -29,6 +29,7 @@ const COPY: &str = r#"
 set -eu
 trap 'exit 93' EXIT
 here=$1 source=$2
+ip link set lo up
 mount -t tmpfs tmpfs "$here"
 mkdir "$here/changes" "$here/work" "$here/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$here/changes,workdir=$here/work" "$here/root"

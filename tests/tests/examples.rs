@@ -114,13 +114,11 @@ fn install() -> String {
 fn the_readme_installs_without_systemd() {
     let service = commands("useradd");
     let grant = "[[grant]]\nuser = \"www-data\"\nkeys = [\"shop\"]\n";
-    let check = format!(
-        "keyward key generate shop --type p256\n\
-         keyward key reference shop >/etc/keyward/shop.pem\n\
-         stat -c %U /run/keyward/admin.sock /var/lib/keyward/keys.redb\n\
-         keyward env openssl pkey -in /etc/keyward/shop.pem -noout\n\
-         keyward doctor --user www-data --openssl-conf /etc/keyward/openssl.cnf --reference /etc/keyward/shop.pem\n"
-    );
+    let check = "keyward key generate shop --type p256\n\
+                 keyward key reference shop >/etc/keyward/shop.pem\n\
+                 stat -c %U /run/keyward/admin.sock /var/lib/keyward/keys.redb\n\
+                 keyward env openssl pkey -in /etc/keyward/shop.pem -noout\n\
+                 keyward doctor --user www-data --openssl-conf /etc/keyward/openssl.cnf --reference /etc/keyward/shop.pem\n";
     let configure = format!("printf '{grant}' >>/etc/keyward/keyward.toml\n");
     let script = format!("{}{configure}{} &\n{WAIT}{check}", install(), service.trim_end());
     let Some(text) = on_a_fresh_machine(&script) else { return };
