@@ -3,8 +3,9 @@
 CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
 TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-mod-openssl valgrind \
-	apparmor certbot dovecot-imapd iproute2 nodejs pebble perl postgresql-15 prometheus prometheus-node-exporter \
-	protobuf-compiler python3-cryptography python3-grpcio python3-protobuf
+	apparmor certbot dovecot-imapd iproute2 nodejs openjdk-17-jre-headless openssh-client pebble perl postgresql-15 \
+	prometheus prometheus-node-exporter protobuf-compiler putty-tools python3-cryptography python3-grpcio \
+	python3-protobuf
 # For another one apt removes the mail server of this machine.
 TEST_PACKAGES += $(if $(wildcard /usr/sbin/sendmail),,postfix)
 OPENSSL_TESTS = versions hosts asynchronous configurations files finite_fields resumption rsa_key_exchange signature_algorithms

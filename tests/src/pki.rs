@@ -143,6 +143,11 @@ impl Pki {
         (self.certify_public(&public), key)
     }
 
+    /// Renews the certificate of a key that [`Pki::leaf`] has made.
+    pub fn leaf_again(&self, name: &str) -> PathBuf {
+        self.certify_public(&self.path(&format!("{name}.pub")))
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }

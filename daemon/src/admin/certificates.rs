@@ -2,8 +2,6 @@
 
 use axum::Json;
 use axum::extract::{Extension, Path, Query, State};
-use rustls::pki_types::CertificateDer;
-use rustls::server::ParsedCertificate;
 
 use super::keys::{label, version_of};
 use super::{Admin, AdminError, Administrator, Answer, Body};
@@ -120,13 +118,6 @@ fn of_version(key: &mut Key, chain: &Chain) -> Result<u32, AdminError> {
         }));
     };
     chain.check().map_err(|error| AdminError::Unfit(error.to_string()))?;
-    let first = certificates.first().map(Certificate::der).unwrap_or_default();
-    // Who takes it from here would refuse it, and have none.
-    if let Err(reason) = ParsedCertificate::try_from(&CertificateDer::from(first)) {
-        return Err(AdminError::Unfit(format!(
-            "rustls does not take the first certificate in the file ({reason}); it has to be of version 3 of X.509, as with a SubjectAltName"
-        )));
-    }
     version.certificates = certificates.iter().map(|certificate| certificate.der().to_vec()).collect();
     Ok(version.number)
 }

@@ -1,5 +1,7 @@
 use keyward_proto::pem;
 use keyward_unit::unfolded;
+use rustls::pki_types::CertificateDer;
+use rustls::server::ParsedCertificate;
 use thiserror::Error;
 use x509_cert::name::Name;
 
@@ -111,10 +113,10 @@ impl Chain {
     /// Checks that each certificate but the first has certified one before it, as TLS sends them (RFC 8446, 4.4.2),
     /// and that what it has signed there is right. Two that certify the same one are fine: they are cross-signed.
     ///
-    /// Returns the numbers, from 1, of those whose signature is of a kind that cannot be verified here.
+    /// Checks too that servers on rustls take the first one. Returns the numbers, from 1, of those whose signature is of a kind that cannot be verified here.
     ///
     /// # Errors
-    /// [`InvalidChain::Order`] or [`InvalidChain::Signature`].
+    /// [`InvalidChain::Order`], [`InvalidChain::Signature`] or [`InvalidChain::Rustls`].
     pub fn check(&self) -> Result<Vec<usize>, InvalidChain> {
         let mut unverified = Vec::new();
         for (upper, at) in self.certificates.iter().zip(0..).skip(1) {
@@ -131,6 +133,11 @@ impl Chain {
             }
             let unknown = named.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Signed::Unknown);
             unverified.extend(unknown.map(|((_, number), _)| *number));
+        }
+        let first = self.certificates.first().map(Certificate::der).unwrap_or_default();
+        // Who takes it from here would refuse it, and have none.
+        if let Err(reason) = ParsedCertificate::try_from(&CertificateDer::from(first)) {
+            return Err(InvalidChain::Rustls(reason.to_string()));
         }
         Ok(unverified)
     }
@@ -171,6 +178,11 @@ pub enum InvalidChain {
     /// A file that should not have been given away.
     #[error("there is a private key in the file; give the certificates alone")]
     PrivateKey,
+    /// A certificate that servers on rustls do not take.
+    #[error(
+        "rustls does not take the first certificate in the file ({0}); it has to be of version 3 of X.509, as with a SubjectAltName"
+    )]
+    Rustls(String),
     /// Certificates of the same key, of which one has to be chosen.
     #[error("there are {0} certificates of the key in the file; keep the one that is to be used")]
     SeveralFirst(usize),
@@ -285,7 +297,7 @@ mod tests {
             trusted,
             format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"),
             text.replace('\n', r"\n"),
-            body.clone(),
+            body,
         ] {
             assert_eq!(read(&written), read(&text), "{written}");
         }

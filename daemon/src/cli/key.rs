@@ -16,13 +16,13 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
+use super::import::Import;
 use super::output::{self, from_now, print, print_json, print_table, table, time};
 use super::{Client, RUNTIME_DIR};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::api::{Adopted, CertificateView, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView, set_uses};
 use crate::config::EMBEDDED;
 use crate::exit;
-use crate::ground::hardening;
 use crate::keys::{self, Altered};
 
 #[derive(Debug, Subcommand)]
@@ -59,9 +59,9 @@ pub(super) enum Command {
 pub(super) struct Named {
     /// Label of the key
     #[arg(value_name = "LABEL")]
-    label: Label,
+    pub(super) label: Label,
     #[command(flatten)]
-    client: Client,
+    pub(super) client: Client,
 }
 
 #[derive(Args, Debug)]
@@ -81,29 +81,6 @@ pub(super) struct Generate {
     /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct Import {
-    #[command(flatten)]
-    key: Named,
-    /// Private key: PKCS#8, PKCS#1 or SEC1 in PEM or DER; - for standard input
-    #[arg(long = "in", value_name = "FILE")]
-    file: PathBuf,
-    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
-    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
-    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
-    uses: Vec<Use>,
-    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
-    #[arg(long)]
-    sign_and_decrypt: bool,
-    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only one there is]
-    #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
-    /// Make the file a new version of a key that is there, with its uses; it becomes the current
-    /// one
-    #[arg(long, conflicts_with_all = ["uses", "sign_and_decrypt", "backend"])]
-    new_version: bool,
 }
 
 #[derive(Args, Debug)]
@@ -208,20 +185,6 @@ impl Generate {
                 sign_and_decrypt,
                 backend,
             })
-        })
-    }
-}
-
-impl Import {
-    fn run(self) -> Result<(), Failure> {
-        let Self { key, file, uses, sign_and_decrypt, backend, new_version } = self;
-        hardening::harden().map_err(|error| {
-            Failure::new(exit::OS, format_args!("cannot keep the key out of core dumps: {error}"))
-        })?;
-        let plain = read_input(&file)?;
-        key.run("import", |admin, label| match new_version {
-            true => admin.import_version(label, plain),
-            false => admin.import(label, &names(&uses), sign_and_decrypt, backend.as_deref(), plain),
         })
     }
 }
@@ -399,7 +362,7 @@ impl Named {
         }
     }
 
-    fn call<T>(
+    pub(super) fn call<T>(
         &self,
         verb: &str,
         f: impl FnOnce(&AdminClient, &str) -> Result<T, AdminClientError>,
@@ -495,7 +458,7 @@ pub(super) fn warn_of_problems(keys: &[KeyView], altered: &Altered) {
     }
 }
 
-fn print_key(key: &KeyView) -> Result<(), Failure> {
+pub(super) fn print_key(key: &KeyView) -> Result<(), Failure> {
     let mut text = format!(
         "label       {}\nstate       {}\ntype        {}\nuses        {}\nbackend     {} ({})\n",
         key.label,
@@ -576,7 +539,7 @@ fn confirmed(question: &str, expected: &str) -> Result<bool, Failure> {
 }
 
 /// A use; several in one word are told apart from an unknown one.
-fn one_use(text: &str) -> Result<Use, String> {
+pub(super) fn one_use(text: &str) -> Result<Use, String> {
     match text.contains(',') {
         true => Err("write one use for each --use: --use tls-server --use csr".into()),
         false => text.parse().map_err(|error: UnknownWord| error.to_string()),
@@ -592,6 +555,6 @@ fn generated(text: &str) -> Result<KeyType, String> {
     })
 }
 
-fn names(uses: &[Use]) -> Vec<String> {
+pub(super) fn names(uses: &[Use]) -> Vec<String> {
     uses.iter().map(|u| u.name().into()).collect()
 }

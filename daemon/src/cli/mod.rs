@@ -10,8 +10,10 @@ mod csr;
 mod doctor;
 mod env;
 mod failure;
+mod import;
 mod key;
 mod output;
+mod passphrase;
 mod unit;
 
 use std::path::PathBuf;

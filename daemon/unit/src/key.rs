@@ -13,7 +13,7 @@ use keyward_proto::oid::{
 use keyward_proto::{Curve, Hash, KeyType, MlDsa, PssParameters, PublicKey, Scheme, SchemeFamily};
 use zeroize::Zeroizing;
 
-use crate::{Input, UnitError};
+use crate::{Input, UnitError, rsa_numbers};
 
 /// A private key in the clear, ready to sign. Neither cloned nor printed.
 pub(crate) struct Key {
@@ -74,9 +74,35 @@ impl Key {
         Self::new(Pair::Ec(curve, pair)).map_err(KeyRejected::from)
     }
 
-    /// Reads an RSAPrivateKey (RFC 8017, A.1.2).
-    pub(crate) fn from_pkcs1(der: &[u8]) -> Result<Self, KeyRejected> {
-        Self::new(Pair::Rsa(RsaKeyPair::from_der(der)?)).map_err(KeyRejected::from)
+    /// Reads an RSAPrivateKey (RFC 8017, A.1.2), bound to RSASSA-PSS if `algorithm` is.
+    pub(crate) fn from_pkcs1(algorithm: Algorithm, der: &[u8]) -> Result<Self, Unspecified> {
+        let pair = match rsa_numbers::reduced(der)? {
+            Some(pair) => pair,
+            None => RsaKeyPair::from_der(der)?,
+        };
+        Self::new(match algorithm {
+            Algorithm::RsaPss(parameters) => Pair::RsaPss(parameters, pair),
+            _ => Pair::Rsa(pair),
+        })
+    }
+
+    /// Makes a key of Ed25519 of its seed; the public key is checked, if there is one.
+    pub(crate) fn from_ed25519(seed: &[u8], public: Option<&[u8]>) -> Result<Self, KeyRejected> {
+        let pair = match public {
+            Some(public) => Ed25519KeyPair::from_seed_and_public_key(seed, public)?,
+            None => Ed25519KeyPair::from_seed_unchecked(seed)?,
+        };
+        Self::new(Pair::Ed25519(pair)).map_err(KeyRejected::from)
+    }
+
+    /// Makes a key of a number, without zeros ahead of it or with, and a point, uncompressed.
+    pub(crate) fn from_ec(curve: Curve, private: &[u8], point: &[u8]) -> Result<Self, KeyRejected> {
+        let length = (point.len().max(1) - 1) / 2;
+        let mut whole = Zeroizing::new(vec![0; length]);
+        let start = length.checked_sub(private.len()).ok_or(Unspecified)?;
+        whole[start..].copy_from_slice(private);
+        let pair = EcdsaKeyPair::from_private_key_and_public_key(native(curve).signing, &whole, point)?;
+        Self::new(Pair::Ec(curve, pair)).map_err(KeyRejected::from)
     }
 
     /// Takes an RSA key that the library has.

@@ -25,7 +25,7 @@ mod unit;
 
 pub use grep11::{parameter_set, spki_of_public_key_blob};
 pub use header::Header;
-pub use import::{Form, ImportError, KeyName};
+pub use import::{Form, ImportError, KeyFile, KeyName, Kind};
 pub use master_key::{InvalidMasterKey, InvalidWkid, MasterKey, Wkid};
 pub use pem::public_key_of_file;
 pub use premaster::PREMASTER;

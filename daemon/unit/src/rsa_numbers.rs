@@ -153,35 +153,84 @@ impl PublicNumbers {
 pub(crate) fn with_exponent(pkcs8: &[u8], exponent: u64) -> Result<Option<RsaKeyPair>, Unspecified> {
     let [n, _, _, p, q, _, _, q_inverse] = numbers(pkcs8)?;
     let exponent = exponent.to_be_bytes();
-    let not_zero = |number: BoxedUint| -> Result<Zeroizing<NonZero<BoxedUint>>, Unspecified> {
-        Option::from(NonZero::new(number)).map(Zeroizing::new).ok_or(Unspecified)
-    };
-    let minus_one =
-        |prime: &[u8]| not_zero(secret(prime, n.len())?.wrapping_sub(BoxedUint::one_with_precision(64)));
-    let (p_1, q_1) = (minus_one(p)?, minus_one(q)?);
-    let totient = not_zero(p_1.wrapping_mul(&**q_1))?;
-    let inverse: Option<BoxedUint> = secret(&exponent, n.len())?.invert_mod(&totient).into();
+    let primes = Primes::new(p, q, n.len())?;
+    let inverse: Option<BoxedUint> = secret(&exponent, n.len())?.invert_mod(&primes.totient).into();
     let Some(d) = inverse.map(Zeroizing::new) else { return Ok(None) };
-    let bytes = |number: &BoxedUint| {
-        let bytes = Zeroizing::new(number.to_be_bytes().to_vec());
-        Zeroizing::new(trimmed(&bytes).to_vec())
-    };
-    let d_p = bytes(&Zeroizing::new(d.rem(&*p_1)));
-    let d_q = bytes(&Zeroizing::new(d.rem(&*q_1)));
-    let d = bytes(&d);
-    let pair = RsaKeyPair::from_components(&KeyPairComponents {
-        public_key: PublicKeyComponents { n, e: trimmed(&exponent) },
-        d: d.as_slice(),
-        p,
-        q,
-        dP: d_p.as_slice(),
-        dQ: d_q.as_slice(),
-        qInv: q_inverse,
-    })?;
-    Ok(Some(pair))
+    primes.key(n, trimmed(&exponent), &d, q_inverse).map(Some)
 }
 
-/// The numbers of an RSAPrivateKey (RFC 8017, A.1.2) within a PKCS#8: n, e, d, p, q, dP, dQ, qInv.
+/// Reads an RSAPrivateKey (RFC 8017, A.1.2) whose private exponent is not below the modulus; none if it is. The library
+/// takes no such key, or takes it and does not sign, so the exponent comes down to what it is modulo (p - 1)(q - 1):
+/// the signatures are the same.
+///
+/// # Errors
+/// If its numbers do not belong together.
+pub(crate) fn reduced(pkcs1: &[u8]) -> Result<Option<RsaKeyPair>, Unspecified> {
+    let [n, e, d, p, q, d_p, d_q, q_inverse] = numbers_of(pkcs1).map_err(|_| Unspecified)?;
+    if (d.len(), d) < (n.len(), n) {
+        return Ok(None);
+    }
+    let primes = Primes::new(p, q, d.len())?;
+    let d = Zeroizing::new(secret(d, d.len())?);
+    // The library sees neither of those in the file.
+    match *bytes_of(&d.rem(&*primes.p_1)) == d_p && *bytes_of(&d.rem(&*primes.q_1)) == d_q {
+        true => primes.key(n, e, &d, q_inverse).map(Some),
+        false => Err(Unspecified),
+    }
+}
+
+/// Makes a key of the numbers that OpenSSH keeps.
+///
+/// # Errors
+/// If they do not belong together.
+pub(crate) fn from_openssh([n, e, d, q_inverse, p, q]: [&[u8]; 6]) -> Result<RsaKeyPair, Unspecified> {
+    let length = n.len().max(d.len());
+    Primes::new(p, q, length)?.key(n, e, &Zeroizing::new(secret(d, length)?), q_inverse)
+}
+
+/// The primes of a key, and one less than each.
+struct Primes<'a> {
+    p: &'a [u8],
+    q: &'a [u8],
+    p_1: Zeroizing<NonZero<BoxedUint>>,
+    q_1: Zeroizing<NonZero<BoxedUint>>,
+    /// Their product.
+    totient: Zeroizing<NonZero<BoxedUint>>,
+}
+
+impl<'a> Primes<'a> {
+    /// With room for `length` bytes, which the modulus takes at least.
+    fn new(p: &'a [u8], q: &'a [u8], length: usize) -> Result<Self, Unspecified> {
+        // Twice the longest modulus: nobody is to wait for more.
+        if length > 2 * 8192 / 8 {
+            return Err(Unspecified);
+        }
+        let not_zero = |number: BoxedUint| -> Result<Zeroizing<NonZero<BoxedUint>>, Unspecified> {
+            Option::from(NonZero::new(number)).map(Zeroizing::new).ok_or(Unspecified)
+        };
+        let minus_one =
+            |prime: &[u8]| not_zero(secret(prime, length)?.wrapping_sub(BoxedUint::one_with_precision(64)));
+        let (p_1, q_1) = (minus_one(p)?, minus_one(q)?);
+        let totient = not_zero(p_1.wrapping_mul(&**q_1))?;
+        Ok(Self { p, q, p_1, q_1, totient })
+    }
+
+    fn key(&self, n: &[u8], e: &[u8], d: &BoxedUint, q_inverse: &[u8]) -> Result<RsaKeyPair, Unspecified> {
+        let remainder = |by: &NonZero<BoxedUint>| bytes_of(&Zeroizing::new(d.rem(by)));
+        let (d, d_p, d_q) = (remainder(&self.totient), remainder(&self.p_1), remainder(&self.q_1));
+        let pair = RsaKeyPair::from_components(&KeyPairComponents {
+            public_key: PublicKeyComponents { n, e },
+            d: d.as_slice(),
+            p: self.p,
+            q: self.q,
+            dP: d_p.as_slice(),
+            dQ: d_q.as_slice(),
+            qInv: q_inverse,
+        })?;
+        Ok(pair)
+    }
+}
+
 /// What shows of a private key of RSA before it is known to be sound.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RsaShape {
@@ -225,18 +274,28 @@ fn inner(pkcs8: &[u8]) -> der::Result<&[u8]> {
     Ok(key.as_bytes())
 }
 
+/// The numbers of an RSAPrivateKey (RFC 8017, A.1.2) within a PKCS#8: n, e, d, p, q, dP, dQ, qInv.
 fn numbers(pkcs8: &[u8]) -> Result<[&[u8]; 8], Unspecified> {
-    let read = || -> der::Result<[&[u8]; 8]> {
-        SliceReader::new(inner(pkcs8)?)?.sequence(|fields| {
-            u8::decode(fields)?;
-            let mut numbers = [&[][..]; 8];
-            for number in &mut numbers {
-                *number = UintRef::decode(fields)?.as_bytes();
-            }
-            Ok(numbers)
-        })
-    };
+    let read = || -> der::Result<[&[u8]; 8]> { numbers_of(inner(pkcs8)?) };
     read().map_err(|_| Unspecified)
+}
+
+/// The same of an RSAPrivateKey by itself.
+fn numbers_of(pkcs1: &[u8]) -> der::Result<[&[u8]; 8]> {
+    SliceReader::new(pkcs1)?.sequence(|fields| {
+        u8::decode(fields)?;
+        let mut numbers = [&[][..]; 8];
+        for number in &mut numbers {
+            *number = UintRef::decode(fields)?.as_bytes();
+        }
+        Ok(numbers)
+    })
+}
+
+/// A number without zeros ahead of it.
+fn bytes_of(number: &BoxedUint) -> Zeroizing<Vec<u8>> {
+    let bytes = Zeroizing::new(number.to_be_bytes().to_vec());
+    Zeroizing::new(trimmed(&bytes).to_vec())
 }
 
 /// A number with room for `length` bytes, whatever its own length.

@@ -6,18 +6,29 @@ use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 
 use keyward_proto::PublicKey;
-use keyward_unit::{Input, MasterKey, Unit};
+use keyward_unit::{Input, KeyFile, MasterKey, Unit};
 use libfuzzer_sys::fuzz_target;
 
 static UNIT: LazyLock<Unit> =
     LazyLock::new(|| Unit::new(MasterKey::generate().expect("random bytes"), NonZeroUsize::MIN));
 
-fuzz_target!(|file: &[u8]| match UNIT.import(file) {
-    Ok(key) => {
-        let public = PublicKey::from_spki(&key.spki).expect("a public key of ours");
-        assert_eq!(public.key_type(), key.key_type);
-        let scheme = key.key_type.schemes()[0];
-        UNIT.sign(&key.blob, scheme, Input::Message(b"message")).expect("a signature");
+fuzz_target!(|file: &[u8]| {
+    match UNIT.import(file) {
+        Ok(key) => {
+            let public = PublicKey::from_spki(&key.spki).expect("a public key of ours");
+            assert_eq!(public.key_type(), key.key_type);
+            let scheme = key.key_type.schemes()[0];
+            UNIT.sign(&key.blob, scheme, Input::Message(b"message")).expect("a signature");
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
-    Err(error) => assert!(!error.to_string().is_empty()),
+    // What was decrypted is as good as what was in the clear.
+    if let Ok(read) = KeyFile::read(file, Some(b"secret")) {
+        for index in 0..read.key_count() {
+            match read.pkcs8(index) {
+                Ok(pkcs8) => drop(UNIT.import(&pkcs8).expect("the key again")),
+                Err(error) => assert!(!error.to_string().is_empty()),
+            }
+        }
+    }
 });

@@ -70,7 +70,7 @@ fn files_that_hold_no_key_for_tls() {
     for (file, told) in [
         (file("text", "hello\n"), "neither PEM nor DER"),
         (made("public", &["pkey", "-pubout", "-in", key]), "a public key"),
-        (made("encrypted", &["pkey", "-aes128", "-passout", "pass:secret", "-in", key]), "openssl pkey"),
+        (made("encrypted", &["pkey", "-aes128", "-passout", "pass:secret", "-in", key]), "--passphrase-file"),
         (made("short", &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"]), "1024 bits"),
     ] {
         assert_refused(import("shop", &daemon).arg(&file), 65, &["import key shop: ", told]);

@@ -1,0 +1,178 @@
+//! `keyward key import`: a private key from a file, with its certificates if they are there.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use hyper::body::Bytes;
+use keyward_proto::Use;
+use keyward_unit::{ImportError, KeyFile};
+use pem_rfc7468::LineEnding;
+use zeroize::Zeroizing;
+
+use super::cert::tell_doubts;
+use super::failure::Failure;
+use super::key::{Named, names, one_use, print_key, read_input};
+use super::output::{note, print_json, warn};
+use super::passphrase;
+use crate::admin_client::{AdminClient, AdminClientError};
+use crate::api::KeyView;
+use crate::certificates::{Certificate, Chain, InvalidChain};
+use crate::exit;
+use crate::ground::hardening;
+
+#[derive(Args, Debug)]
+pub(super) struct Import {
+    #[command(flatten)]
+    key: Named,
+    /// Private key: PKCS#8, PKCS#1, SEC1 or OpenSSH in PEM or DER, or PKCS#12; certificates of the key in the file are
+    /// attached; - for standard input
+    #[arg(long = "in", value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    passphrase: passphrase::Source,
+    /// Which private key of a file that has several, from 1; certificates of other keys do not matter then
+    #[arg(long, value_name = "NUMBER")]
+    index: Option<usize>,
+    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
+    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
+    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
+    uses: Vec<Use>,
+    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
+    #[arg(long)]
+    sign_and_decrypt: bool,
+    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only one there is]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+    /// Make the file a new version of a key that is there, with its uses; it becomes the current
+    /// one
+    #[arg(long, conflicts_with_all = ["uses", "sign_and_decrypt", "backend"])]
+    new_version: bool,
+}
+
+impl Import {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        hardening::harden().map_err(|error| {
+            Failure::new(exit::OS, format_args!("cannot keep the key out of core dumps: {error}"))
+        })?;
+        let bytes = read_input(&self.file)?;
+        let attempt = format!("cannot import key {}", self.key.label);
+        let (plain, chain) = self.chosen(&bytes).map_err(|failure| failure.while_trying(&attempt))?;
+        drop(bytes);
+        let key = self.key.call("import", |admin, label| self.send(admin, label, plain))?;
+        let key = match chain {
+            Some(chain) => self.attach(&chain)?,
+            None => key,
+        };
+        if self.key.client.json {
+            print_json(&key)?;
+        } else {
+            print_key(&key)?;
+        }
+        if self.file != Path::new("-") {
+            note(format_args!(
+                "{} still holds the private key: remove it and its copies when every server has the reference (keyward key reference {}), or keep it offline",
+                self.file.display(),
+                self.key.label
+            ));
+        }
+        Ok(())
+    }
+
+    /// The private key that is meant, as PKCS#8, and its certificates.
+    fn chosen(&self, bytes: &[u8]) -> Result<(Zeroizing<Vec<u8>>, Option<Chain>), Failure> {
+        let failed = |error: ImportError| Failure::new(exit::DATA, error);
+        let file = match KeyFile::read(bytes, None) {
+            Err(ImportError::Encrypted) => {
+                let passphrase = self.passphrase.read(&self.file)?;
+                KeyFile::read(bytes, passphrase.as_ref().map(|passphrase| passphrase.as_slice()))
+            }
+            read => read,
+        };
+        let file = file.map_err(failed)?;
+        let certificates = Chain::of_ders(file.certificates().to_vec());
+        let told = |text: &str| {
+            Failure::new(exit::DATA, format_args!("{text}: {}", listed(&file, certificates.as_ref().ok())))
+        };
+        let index = match (self.index, file.key_count()) {
+            (None, 1) => 0,
+            (None, _) => {
+                return Err(told("the file has several private keys, choose one with --index NUMBER"));
+            }
+            (Some(number), count) if (1..=count).contains(&number) => number - 1,
+            (Some(number), _) => return Err(told(&format!("the file has no private key number {number}"))),
+        };
+        let plain = file.pkcs8(index).map_err(failed)?;
+        let spki = file.spki(index).map_err(failed)?;
+        if file.certificates().is_empty() {
+            return Ok((plain, None));
+        }
+        let assembled = certificates.clone().and_then(|chain| chain.assembled(spki)).and_then(|chain| {
+            chain.as_ref().map(Chain::check).transpose()?;
+            Ok::<_, InvalidChain>(chain)
+        });
+        match assembled {
+            Ok(Some(chain)) => Ok((plain, Some(chain))),
+            Ok(None) if self.index.is_none() => Err(told(
+                "the certificates in the file are not for the private key there; --index 1 takes the key without them",
+            )),
+            Ok(None) => Ok((plain, None)),
+            Err(reason) => {
+                warn(format_args!(
+                    "the certificates in the file are not attached: {reason}; attach others: keyward cert attach {} --in CHAIN",
+                    self.key.label
+                ));
+                Ok((plain, None))
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        admin: &AdminClient,
+        label: &str,
+        plain: Zeroizing<Vec<u8>>,
+    ) -> Result<KeyView, AdminClientError> {
+        match self.new_version {
+            true => admin.import_version(label, plain),
+            false => {
+                let backend = self.backend.as_deref();
+                admin.import(label, &names(&self.uses), self.sign_and_decrypt, backend, plain)
+            }
+        }
+    }
+
+    /// Attaches the certificates, and returns the key as it is then.
+    fn attach(&self, chain: &Chain) -> Result<KeyView, Failure> {
+        // The encoder fails only for lengths near the end of memory.
+        let pem = |certificate: &Certificate| {
+            pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, certificate.der()).unwrap_or_default()
+        };
+        let pem: String = chain.certificates.iter().map(pem).collect();
+        let attached = self.key.call("attach the certificates in the file to", |admin, label| {
+            admin.attach(label, Bytes::from(pem))?;
+            admin.show(label)
+        });
+        let key = attached.map_err(|failure| failure.while_trying("the key is imported, but"))?;
+        match chain.certificates.len() {
+            1 => note("the certificate in the file was attached to the key"),
+            count => note(format_args!("{count} certificates in the file were attached to the key")),
+        }
+        tell_doubts(chain);
+        Ok(key)
+    }
+}
+
+/// What is in a file, for somebody who has to choose.
+fn listed(file: &KeyFile, certificates: Option<&Chain>) -> String {
+    let keys = (0..file.key_count()).map(|index| {
+        let what = file.key_type(index).map_or_else(|error| error.to_string(), |known| known.to_string());
+        format!("key {} ({what})", index + 1)
+    });
+    let certificates = certificates.iter().flat_map(|chain| &chain.certificates).map(|certificate| {
+        let key = (0..file.key_count())
+            .find(|index| file.spki(*index).is_ok_and(|spki| spki == certificate.spki()));
+        let key = key.map(|index| format!(" for key {}", index + 1)).unwrap_or_default();
+        format!("certificate of {:?}{key}", certificate.subject())
+    });
+    keys.chain(certificates).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,95 @@
+//! The passphrase of a file.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
+
+use super::failure::Failure;
+use crate::exit;
+use crate::ground::text::printable;
+
+/// Where a passphrase comes from, if a file takes one; the terminal is asked for it otherwise.
+#[derive(Args, Debug)]
+pub(super) struct Source {
+    /// File whose first line is the passphrase of an encrypted key [default: asked for on the terminal]
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
+    passphrase_file: Option<PathBuf>,
+    /// Open descriptor whose first line is the passphrase of an encrypted key
+    #[arg(long, value_name = "NUMBER")]
+    passphrase_fd: Option<u16>,
+}
+
+impl Source {
+    /// Reads the passphrase of a file; `None` if nobody has said where it is, and there is no terminal to ask.
+    pub(super) fn read(&self, encrypted: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+        let descriptor = self.passphrase_fd.map(|number| PathBuf::from(format!("/dev/fd/{number}")));
+        if let Some(path) = self.passphrase_file.as_ref().or(descriptor.as_ref()) {
+            return first_line(path).map(Some).map_err(|error| Failure::reading(path, &error));
+        }
+        if encrypted == Path::new("-") || !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        let asked = asked(encrypted)
+            .map_err(|error| Failure::new(exit::IO, format_args!("cannot ask for the passphrase: {error}")));
+        asked.map(Some)
+    }
+}
+
+fn first_line(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    // As large as it can become, so that growing leaves no copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(LONGEST + 2));
+    File::open(path)?.take(LONGEST as u64 + 1).read_to_end(&mut text)?;
+    line(text)
+}
+
+/// Asks on the terminal, which does not show what is typed.
+fn asked(encrypted: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    let terminal = io::stdin();
+    let shown = tcgetattr(&terminal)?;
+    let mut hidden = shown.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    hidden.local_modes.insert(LocalModes::ECHONL);
+    tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
+    eprint!("Passphrase of {}: ", printable(&encrypted.display().to_string()));
+    let mut text = Zeroizing::new(vec![0; LONGEST + 1]);
+    // A terminal gives a line at a time. Standard input of the library would keep a copy of it.
+    let read = rustix::io::read(&terminal, text.as_mut_slice());
+    tcsetattr(&terminal, OptionalActions::Now, &shown)?;
+    text.truncate(read?);
+    line(text)
+}
+
+fn line(mut text: Zeroizing<Vec<u8>>) -> io::Result<Zeroizing<Vec<u8>>> {
+    let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
+    if end > LONGEST {
+        return Err(io::Error::other("the passphrase is longer than 1024 bytes"));
+    }
+    text.truncate(end);
+    if text.last() == Some(&b'\r') {
+        text.pop();
+    }
+    Ok(text)
+}
+
+/// Longest passphrase, in bytes.
+const LONGEST: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passphrase_is_the_first_line_as_it_is() {
+        let read = |text: &str| line(Zeroizing::new(text.as_bytes().to_vec())).map(|line| line.to_vec()).ok();
+        for (text, expected) in
+            [("a b \nrest", "a b "), ("a\r\n", "a"), ("", ""), ("\n", ""), (" gr\u{fc}n", " gr\u{fc}n")]
+        {
+            assert_eq!(read(text), Some(expected.into()), "{text:?}");
+        }
+        assert!(read(&"x".repeat(LONGEST)).is_some() && read(&"x".repeat(LONGEST + 1)).is_none());
+    }
+}

@@ -1,0 +1,444 @@
+mod ber;
+mod encrypted;
+mod kind;
+mod openssh;
+mod pkcs12;
+mod structure;
+
+use core::fmt;
+
+use der::asn1::AnyRef;
+use der::{Decode, Reader, SliceReader, Tag, Tagged};
+use keyward_proto::{KeyType, Reference, pem};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::key::Key;
+use crate::{UnitError, unfolded};
+use encrypted::Passphrase;
+use pkcs12::Archive;
+use structure::{PUBLIC_KEY, REQUEST, is_certificate, read_key};
+
+pub use kind::Kind;
+pub use structure::KeyName;
+
+/// Reads the only private key of a file, which is not encrypted.
+pub(crate) fn read(file: &[u8]) -> Result<Key, ImportError> {
+    let mut keys = KeyFile::read(file, None)?.keys;
+    match keys.len() {
+        0 | 1 => keys.pop().unwrap_or(Err(ImportError::Unknown)),
+        count => Err(ImportError::Several(count)),
+    }
+}
+
+/// The private keys and certificates of a file.
+#[derive(Default)]
+pub struct KeyFile {
+    /// In the order of the file, each once; those that cannot be taken in, too.
+    keys: Vec<Result<Key, ImportError>>,
+    certificates: Vec<Vec<u8>>,
+}
+
+impl KeyFile {
+    /// Reads a file: PKCS#8, PKCS#1, SEC 1 and the format of OpenSSH, in PEM or DER, or PKCS#12. What is encrypted is
+    /// decrypted with the passphrase, whose cost is bounded.
+    ///
+    /// # Errors
+    /// [`ImportError`] says what the file is instead, and what to do; [`ImportError::Encrypted`] if it takes a
+    /// passphrase.
+    pub fn read(file: &[u8], passphrase: Option<&[u8]>) -> Result<Self, ImportError> {
+        if file.len() > MAX_FILE {
+            return Err(ImportError::TooLong);
+        }
+        let mut found = Self::default();
+        let is_der = fields(file).is_ok();
+        let instead = match unfolded(file).filter(|_| !is_der) {
+            Some(inside) => found.read_plain(&inside, passphrase)?,
+            None => found.read_plain(file, passphrase)?,
+        };
+        if found.keys.is_empty() {
+            let certificates = (!found.certificates.is_empty()).then_some(CERTIFICATE);
+            return Err(instead
+                .filter(|instead| *instead != ImportError::Unknown)
+                .or(certificates)
+                .unwrap_or(kind::of_file(file).map_or(instead_of(file), ImportError::Other)));
+        }
+        Ok(found)
+    }
+
+    /// How many private keys there are.
+    pub fn key_count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The type of a private key, or why it cannot be taken in.
+    ///
+    /// # Errors
+    /// [`ImportError`] says why.
+    pub fn key_type(&self, index: usize) -> Result<KeyType, ImportError> {
+        self.key(index).map(Key::key_type)
+    }
+
+    /// The public key of a private key, as SubjectPublicKeyInfo in DER.
+    ///
+    /// # Errors
+    /// [`ImportError`] says why the private key cannot be taken in.
+    pub fn spki(&self, index: usize) -> Result<&[u8], ImportError> {
+        self.key(index).map(Key::spki)
+    }
+
+    /// A private key as PKCS#8 in DER, which [`Unit::import`](crate::Unit::import) takes.
+    ///
+    /// # Errors
+    /// [`ImportError`] says why it cannot be taken in.
+    pub fn pkcs8(&self, index: usize) -> Result<Zeroizing<Vec<u8>>, ImportError> {
+        let pkcs8 = self.key(index)?.to_pkcs8();
+        pkcs8.map_err(|_| ImportError::Unit(UnitError::Crypto("encode the key")))
+    }
+
+    /// The certificates, in DER and in the order of the file. They are as they stand there: nothing has been checked.
+    pub fn certificates(&self) -> &[Vec<u8>] {
+        &self.certificates
+    }
+
+    fn key(&self, index: usize) -> Result<&Key, ImportError> {
+        match self.keys.get(index) {
+            Some(Ok(key)) => Ok(key),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err(ImportError::Unknown),
+        }
+    }
+
+    /// Reads DER or PEM; returns what else was found.
+    fn read_plain(
+        &mut self,
+        file: &[u8],
+        passphrase: Passphrase<'_>,
+    ) -> Result<Option<ImportError>, ImportError> {
+        if let Ok(fields) = fields(file) {
+            return self.read_der(file, &fields, Form::Der, passphrase);
+        }
+        // Only now, for what looks like the start of a PEM block may well stand inside a DER certificate.
+        if pem::blocks(file).next().is_some() {
+            return self.read_pem(file, passphrase);
+        }
+        // An archive of which lengths are left open; private keys are never written so.
+        if ber::to_der(file)
+            .as_ref()
+            .and_then(|der| fields(der).ok())
+            .is_some_and(|fields| is_archive(&fields))
+        {
+            self.add_archive(file, passphrase)?;
+        }
+        Ok(None)
+    }
+
+    fn read_pem(
+        &mut self,
+        file: &[u8],
+        passphrase: Passphrase<'_>,
+    ) -> Result<Option<ImportError>, ImportError> {
+        let mut instead = None;
+        for block in pem::blocks(file) {
+            let body = || block.decode().ok_or(ImportError::Damaged(Form::Pem));
+            let found = match block.label() {
+                b"PRIVATE KEY" | b"RSA PRIVATE KEY" | b"EC PRIVATE KEY" | b"DSA PRIVATE KEY" => {
+                    let mut der = body()?;
+                    if block.header("Proc-Type").is_some() {
+                        let dek_info = block.header("DEK-Info").unwrap_or_default();
+                        let plain = with_passphrase(passphrase, |passphrase| {
+                            let plain = encrypted::decrypt_pem(dek_info, &der, passphrase)?;
+                            // As with every cipher here, a wrong passphrase has a right padding now and then.
+                            fields(&plain).map(|_| ()).map_err(|_| ImportError::Passphrase)?;
+                            Ok(plain)
+                        });
+                        der = plain?;
+                    }
+                    let fields = fields(&der).map_err(|_| ImportError::Damaged(Form::Pem))?;
+                    self.read_der(&der, &fields, Form::Pem, passphrase)?
+                }
+                b"ENCRYPTED PRIVATE KEY" => {
+                    let der = body()?;
+                    let fields = fields(&der).map_err(|_| ImportError::Damaged(Form::Pem))?;
+                    self.read_der(&der, &fields, Form::Pem, passphrase)?
+                }
+                b"OPENSSH PRIVATE KEY" => {
+                    self.add(openssh::read(&body()?));
+                    None
+                }
+                b"CERTIFICATE" | b"X509 CERTIFICATE" | b"TRUSTED CERTIFICATE" => {
+                    let body = body()?;
+                    // Behind one that is trusted stands what it is trusted for.
+                    let mut reader = SliceReader::new(&body).map_err(|_| ImportError::Damaged(Form::Pem))?;
+                    let certificate = reader.tlv_bytes().map_err(|_| ImportError::Damaged(Form::Pem))?;
+                    self.certificates.push(certificate.to_vec());
+                    None
+                }
+                b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST" => Some(REQUEST),
+                b"PUBLIC KEY" | b"RSA PUBLIC KEY" => Some(PUBLIC_KEY),
+                label if label == Reference::PEM_LABEL.as_bytes() => Some(ImportError::Reference),
+                // Curves stand beside keys.
+                b"EC PARAMETERS" | b"DH PARAMETERS" => None,
+                label => match kind::of_label(label) {
+                    Some(kind) => Some(ImportError::Other(kind)),
+                    // Some have labels of their own for what is PKCS#8 inside.
+                    None if label.ends_with(b"PRIVATE KEY") => {
+                        let der = body()?;
+                        let read = fields(&der)
+                            .ok()
+                            .map(|fields| self.read_der(&der, &fields, Form::Pem, passphrase));
+                        let label = || Some(ImportError::Label(String::from_utf8_lossy(label).into_owned()));
+                        match read {
+                            Some(Ok(None)) => None,
+                            Some(Err(error @ (ImportError::Encrypted | ImportError::Passphrase))) => {
+                                return Err(error);
+                            }
+                            _ => label(),
+                        }
+                    }
+                    None => Some(ImportError::NotPrivateKey("something else")),
+                },
+            };
+            instead = instead.or(found);
+        }
+        Ok(instead)
+    }
+
+    /// Reads a value in DER; returns what it is, if that is neither key nor certificate.
+    fn read_der(
+        &mut self,
+        der: &[u8],
+        fields: &[AnyRef<'_>],
+        form: Form,
+        passphrase: Passphrase<'_>,
+    ) -> Result<Option<ImportError>, ImportError> {
+        if is_certificate(fields) {
+            self.certificates.push(der.to_vec());
+            return Ok(None);
+        }
+        if is_archive(fields) {
+            return self.add_archive(der, passphrase).map(|()| None);
+        }
+        // EncryptedPrivateKeyInfo (RFC 5958, 3).
+        if let [algorithm, ciphertext] = fields
+            && (algorithm.tag(), ciphertext.tag()) == (Tag::Sequence, Tag::OctetString)
+        {
+            let key = with_passphrase(passphrase, |passphrase| {
+                let plain = encrypted::decrypt(*algorithm, ciphertext.value(), passphrase)?;
+                let fields = self::fields(&plain).map_err(|_| ImportError::Passphrase)?;
+                Ok(read_key(&plain, &fields, form))
+            })?;
+            self.add(key);
+            return Ok(None);
+        }
+        match read_key(der, fields, form) {
+            Err(
+                instead @ (ImportError::NotPrivateKey(_)
+                | ImportError::Other(_)
+                | ImportError::Reference
+                | ImportError::Unknown),
+            ) => Ok(Some(instead)),
+            key => {
+                self.add(key);
+                Ok(None)
+            }
+        }
+    }
+
+    fn add_archive(&mut self, file: &[u8], passphrase: Passphrase<'_>) -> Result<(), ImportError> {
+        // Many have none, which is written in one of two ways.
+        let without = [None, Some(&b""[..])].into_iter().map(|passphrase| Archive::read(file, passphrase));
+        let archive = match without.into_iter().find(|read| !matches!(read, Err(ImportError::Passphrase))) {
+            Some(read) => read?,
+            None => with_passphrase(passphrase, |passphrase| Archive::read(file, passphrase))?,
+        };
+        self.certificates.extend(archive.certificates);
+        for key in &archive.keys {
+            let fields = fields(key).map_err(|_| ImportError::Damaged(Form::Der))?;
+            self.add(read_key(key, &fields, Form::Der));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, key: Result<Key, ImportError>) {
+        let is_there = |key: &Key| self.keys.iter().flatten().any(|before| before.spki() == key.spki());
+        if !key.as_ref().is_ok_and(is_there) {
+            self.keys.push(key);
+        }
+    }
+}
+
+/// Decrypts with the passphrase, if there is one.
+fn with_passphrase<T>(
+    passphrase: Passphrase<'_>,
+    decrypt: impl FnOnce(Passphrase<'_>) -> Result<T, ImportError>,
+) -> Result<T, ImportError> {
+    decrypt(Some(passphrase.ok_or(ImportError::Encrypted)?))
+}
+
+/// What can be said of a file that is nothing that is known.
+fn instead_of(file: &[u8]) -> ImportError {
+    if file.windows(PEM_START.len()).any(|window| window == PEM_START) {
+        ImportError::Damaged(Form::Pem)
+    } else if file.first() == Some(&DER_START) && fields(file).is_err() {
+        ImportError::Damaged(Form::Der)
+    } else {
+        ImportError::Unknown
+    }
+}
+
+/// Whether the fields are those of a PFX (RFC 7292, 4), whose version is 3.
+fn is_archive(fields: &[AnyRef<'_>]) -> bool {
+    matches!(fields, [version, content, ..]
+        if version.tag() == Tag::Integer && version.value() == [3] && content.tag() == Tag::Sequence)
+}
+
+fn fields(der: &[u8]) -> der::Result<Vec<AnyRef<'_>>> {
+    let mut reader = SliceReader::new(der)?;
+    let fields = reader.sequence(|reader| {
+        let mut fields = Vec::new();
+        while !reader.is_finished() {
+            fields.push(AnyRef::decode(reader)?);
+        }
+        Ok::<_, der::Error>(fields)
+    })?;
+    reader.finish()?;
+    Ok(fields)
+}
+
+/// Why a file was not imported, in a line for whoever gave it.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// A passphrase that is to cost more than anybody needs.
+    #[error(
+        "the file wants more work for its passphrase than is done here; write it anew first: openssl pkey -in FILE -out NEW (openssl pkcs12 -in FILE -nodes -out NEW for a PKCS#12 archive)"
+    )]
+    Costly,
+    /// An EC key without the name of its curve.
+    #[error(
+        "the EC key in the file does not say which curve it is on; export it again: openssl pkey -in FILE -out NEW"
+    )]
+    CurveMissing,
+    /// PEM or DER that is cut off or garbled.
+    #[error("the key file is cut off or garbled: its {0} cannot be read")]
+    Damaged(Form),
+    /// A private key under a passphrase.
+    #[error(
+        "the private key in the file is encrypted; give its passphrase with --passphrase-file FILE or --passphrase-fd NUMBER"
+    )]
+    Encrypted,
+    /// A private key under a passphrase, in a way that is not supported.
+    #[error(
+        "the private key in the file is encrypted with {0}, which is not supported; decrypt it first: openssl pkey -in FILE -out NEW (openssl pkcs12 -in FILE -nodes -out NEW for a PKCS#12 archive)"
+    )]
+    Encryption(String),
+    /// An EC key with the numbers of its curve instead of the name.
+    #[error(
+        "the EC key in the file spells out its curve; name it first: openssl pkey -in FILE -ec_param_enc named_curve -out NEW"
+    )]
+    ExplicitCurve,
+    /// A private key whose parts the crypto library refuses.
+    #[error("the private key in the file is not sound: its parts do not belong together")]
+    Inconsistent,
+    /// A private key in PEM under a label of its own, and in a form of its own.
+    #[error(
+        "the file has a private key under the label {0:?}, in a form that is not known here; export it as PKCS#8 from what made it (-----BEGIN PRIVATE KEY-----)"
+    )]
+    Label(String),
+    /// Certificates, public keys and the like, named by the text.
+    #[error("the file holds {0}, not a private key")]
+    NotPrivateKey(&'static str),
+    /// A key of OpenSSH under a passphrase.
+    #[error(
+        "the private key in the file is encrypted, in the format of OpenSSH; take its passphrase away in a copy first: ssh-keygen -p -N '' -f COPY"
+    )]
+    OpenSshEncrypted,
+    /// Something else that keys are kept in.
+    #[error("the file is {0}")]
+    Other(Kind),
+    /// A passphrase that is wrong.
+    #[error("the passphrase does not fit the file, or the file is damaged")]
+    Passphrase,
+    /// A PKCS#12 archive that is not as the standard has it.
+    #[error(
+        "the PKCS#12 archive cannot be read; take the key out with another program: openssl pkcs12 -in FILE -nodes -out NEW"
+    )]
+    Pkcs12,
+    /// An RSA key that is bound to RSASSA-PSS in a way of its own.
+    #[error(
+        "the RSA key in the file is restricted to RSASSA-PSS with parameters that are not supported: SHA-256, SHA-384 or SHA-512 for both hash and mask, and a salt that is as long, are"
+    )]
+    PssParameters,
+    /// A Keyward reference.
+    #[error("the file is a Keyward reference: it holds no private key, the daemon that made it does")]
+    Reference,
+    /// An RSA key with a public exponent of so many bits.
+    #[error(
+        "the RSA key in the file has a public exponent of {0} bits: up to 33 are supported, and 65537 is usual; have another key made: keyward key generate"
+    )]
+    RsaExponent(usize),
+    /// An RSA key of more than two primes.
+    #[error(
+        "the RSA key in the file has more than two primes, which is not supported; have another key made: keyward key generate"
+    )]
+    RsaPrimes,
+    /// An RSA key without its primes.
+    #[error("the RSA key in the file lacks its primes, or what follows from them; export it with them")]
+    RsaPrimesMissing,
+    /// An RSA key of so many bits.
+    #[error("the RSA key in the file has {0} bits: 2048 to 8192 are supported")]
+    RsaSize(usize),
+    /// A key of ML-DSA without the seed that it is made of.
+    #[error(
+        "the ML-DSA key in the file has no seed in the form of RFC 9881; if it has one, export it again with OpenSSL 3.5: openssl pkey -in FILE -provparam ml-dsa.output_formats=seed-only -out NEW"
+    )]
+    SeedMissing,
+    /// Several private keys, of which one has to be chosen.
+    #[error("the file holds {0} private keys; give one of them alone")]
+    Several(usize),
+    /// More than a key file can have.
+    #[error("the file is longer than a key file can be ({MAX_FILE} bytes)")]
+    TooLong,
+    /// The unit could not take the key in.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    /// Neither PEM nor DER, or DER of some other structure.
+    #[error("the file is not a key file: neither PEM nor DER of a private key")]
+    Unknown,
+    /// A private key of another type.
+    #[error(
+        "the file holds {0}: supported are P-256, P-384, P-521, Ed25519, ML-DSA and RSA of 2048 to 8192 bits"
+    )]
+    Unsupported(KeyName),
+}
+
+const CERTIFICATE: ImportError = ImportError::NotPrivateKey("a certificate");
+
+/// How a file is written down.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Form {
+    /// Binary (X.690).
+    Der,
+    /// Text (RFC 7468).
+    Pem,
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Der => "DER",
+            Self::Pem => "PEM",
+        })
+    }
+}
+
+/// Longest file, in bytes (64 KiB): a key of 8192 bits in PEM takes less than 7 KiB, certificates may follow.
+const MAX_FILE: usize = 64 * 1024;
+
+const PEM_START: &[u8] = b"-----BEGIN";
+/// The tag of a SEQUENCE.
+const DER_START: u8 = 0x30;
+
+#[cfg(test)]
+mod tests;

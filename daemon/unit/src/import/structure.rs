@@ -1,0 +1,178 @@
+//! Private keys in DER, told apart by the tags of their fields.
+
+use core::fmt;
+
+use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef, UintRef};
+use der::{Decode, Tag, TagNumber, Tagged};
+
+use super::{Form, ImportError, Kind, fields};
+use crate::key::{Algorithm, Key, Unsupported};
+
+/// Reads a private key that is not encrypted.
+pub(super) fn read_key(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<Key, ImportError> {
+    const INTEGER: Tag = Tag::Integer;
+    let unsupported = |unsupported| match unsupported {
+        Unsupported::Algorithm(oid) => ImportError::Unsupported(KeyName(oid)),
+        Unsupported::ExplicitCurve => ImportError::ExplicitCurve,
+        Unsupported::PssParameters => ImportError::PssParameters,
+        Unsupported::Malformed => ImportError::Damaged(form),
+    };
+    let tags: Vec<Tag> = fields.iter().map(Tagged::tag).collect();
+    let key = match tags.as_slice() {
+        // PrivateKeyInfo (RFC 5958).
+        [INTEGER, Tag::Sequence, Tag::OctetString, ..] => {
+            let key = fields[2].value();
+            match Algorithm::of(fields[1]).map_err(unsupported)? {
+                algorithm @ (Algorithm::Rsa | Algorithm::RsaPss(_)) => return read_rsa(algorithm, key, form),
+                Algorithm::Ed25519 => read_ed25519(fields),
+                // The other choice is the expanded key alone, of which a library makes no PKCS#8 again.
+                Algorithm::MlDsa(_) if !has_seed(key) => return Err(ImportError::SeedMissing),
+                algorithm => Key::from_pkcs8(algorithm, der).ok(),
+            }
+        }
+        // ECPrivateKey (RFC 5915).
+        [INTEGER, Tag::OctetString, ..] => {
+            let parameters = fields.iter().find(|field| field.tag() == EC_PARAMETERS);
+            let parameters = parameters.ok_or(ImportError::CurveMissing)?;
+            let curve = ObjectIdentifier::from_der(parameters.value());
+            let curve = curve.map_err(|_| unsupported(Unsupported::ExplicitCurve))?;
+            Key::from_sec1(Algorithm::curve(curve).map_err(unsupported)?, der).ok()
+        }
+        // RSAPrivateKey (RFC 8017, A.1.2).
+        [INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, ..] => {
+            return read_rsa(Algorithm::Rsa, der, form);
+        }
+        // DSA as OpenSSL writes it: version, p, q, g, y, x.
+        [INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER] => {
+            return Err(ImportError::Unsupported(KeyName(DSA)));
+        }
+        // RSAPublicKey (RFC 8017, A.1.1).
+        [INTEGER, INTEGER] => return Err(PUBLIC_KEY),
+        // SubjectPublicKeyInfo (RFC 5280, 4.1).
+        [Tag::Sequence, Tag::BitString] => return Err(PUBLIC_KEY),
+        // CertificationRequest (RFC 2986, 4.2).
+        [Tag::Sequence, Tag::Sequence, Tag::BitString] => return Err(REQUEST),
+        // ContentInfo (RFC 2315, 7).
+        [Tag::ObjectIdentifier, ..] => return Err(ImportError::Other(Kind::Pkcs7)),
+        // The body of a reference: its marker.
+        [Tag::Utf8String, ..] => return Err(ImportError::Reference),
+        _ => return Err(ImportError::Unknown),
+    };
+    key.ok_or(ImportError::Inconsistent)
+}
+
+/// Whether the fields are those of a certificate (RFC 5280, 4.1).
+pub(super) fn is_certificate(fields: &[AnyRef<'_>]) -> bool {
+    matches!(fields, [body, algorithm, signature]
+        if body.tag() == Tag::Sequence && algorithm.tag() == Tag::Sequence && signature.tag() == Tag::BitString
+            // A request begins with its version, which is 0.
+            && !body.value().starts_with(&[0x02, 0x01, 0x00]))
+}
+
+/// Reads an RSAPrivateKey (RFC 8017, A.1.2), and says of what the library refuses why.
+fn read_rsa(algorithm: Algorithm, der: &[u8], form: Form) -> Result<Key, ImportError> {
+    let fields = fields(der).map_err(|_| ImportError::Damaged(form))?;
+    let number = |at: usize| fields.get(at).and_then(|field| field.decode_as::<UintRef<'_>>().ok());
+    let bits = |at: usize| {
+        let number = number(at).ok_or(ImportError::Damaged(form))?;
+        let zeros = number.as_bytes().first().map_or(0, |byte| byte.leading_zeros());
+        Ok::<_, ImportError>(number.as_bytes().len() * 8 - zeros as usize)
+    };
+    // The tenth field are the primes beyond two.
+    if fields.len() > 9 {
+        return Err(ImportError::RsaPrimes);
+    }
+    let modulus = bits(1)?;
+    if !(2048..=8192).contains(&modulus) {
+        return Err(ImportError::RsaSize(modulus));
+    }
+    // Some write the private exponent and zeros in the place of all that follows from it.
+    if (4..=8).map(&bits).collect::<Result<Vec<_>, _>>()?.contains(&0) {
+        return Err(ImportError::RsaPrimesMissing);
+    }
+    let exponent = bits(2)?;
+    if exponent > MAX_EXPONENT {
+        return Err(ImportError::RsaExponent(exponent));
+    }
+    Key::from_pkcs1(algorithm, der).map_err(|_| ImportError::Inconsistent)
+}
+
+/// Reads the fields of a PrivateKeyInfo of Ed25519 (RFC 8410, 7): its seed, and its public key if that is there, also
+/// where ring has put it in versions up to 0.16, in a BIT STRING within a tag that stands for one.
+fn read_ed25519(fields: &[AnyRef<'_>]) -> Option<Key> {
+    let seed = <&OctetStringRef>::from_der(fields.get(2)?.value()).ok()?;
+    let public = fields.iter().find_map(|field| match (field.tag(), field.value()) {
+        (PUBLIC_KEY_FIELD, [0, public @ ..]) => Some(public),
+        (PUBLIC_KEY_OF_RING, [0x03, 33, 0, public @ ..]) => Some(public),
+        _ => None,
+    });
+    Key::from_ed25519(seed.as_bytes(), public).ok()
+}
+
+/// Whether an ML-DSA-PrivateKey is one of the choices with a seed (RFC 9881, 6): that alone, or with the expanded key. What
+/// was written before that was settled is random bytes, and may begin as either does.
+pub(super) fn has_seed(key: &[u8]) -> bool {
+    let is_seed = |value: AnyRef<'_>, tag| value.tag() == tag && value.value().len() == ML_DSA_SEED_LENGTH;
+    AnyRef::from_der(key).is_ok_and(|key| is_seed(key, ML_DSA_SEED))
+        || fields(key).is_ok_and(|both| {
+            matches!(both[..], [seed, expanded] if is_seed(seed, Tag::OctetString) && expanded.tag() == Tag::OctetString)
+        })
+}
+
+/// An algorithm or a curve that is not supported, by its name where that is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KeyName(ObjectIdentifier);
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match NAMES.iter().find(|(oid, _)| *oid == self.0) {
+            Some((_, name)) => write!(f, "a private key of type {name}"),
+            None => write!(f, "a private key of an unknown type ({})", self.0),
+        }
+    }
+}
+
+pub(super) const REQUEST: ImportError = ImportError::NotPrivateKey("a certificate request");
+pub(super) const PUBLIC_KEY: ImportError = ImportError::NotPrivateKey("a public key");
+
+/// Longest public exponent that the library takes, in bits.
+const MAX_EXPONENT: usize = 33;
+
+// RFC 5915, 3.
+const EC_PARAMETERS: Tag = Tag::ContextSpecific { number: TagNumber(0), constructed: true };
+
+// RFC 5958, 2.
+const PUBLIC_KEY_FIELD: Tag = Tag::ContextSpecific { number: TagNumber(1), constructed: false };
+const PUBLIC_KEY_OF_RING: Tag = Tag::ContextSpecific { number: TagNumber(1), constructed: true };
+
+/// The choice of ML-DSA-PrivateKey that is the seed alone (RFC 9881, 6).
+const ML_DSA_SEED: Tag = Tag::ContextSpecific { number: TagNumber(0), constructed: false };
+/// In bytes (FIPS 204, 3.6.1).
+const ML_DSA_SEED_LENGTH: usize = 32;
+
+// RFC 3279, 2.3.2.
+const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");
+
+/// What people do have in key files, besides what is supported.
+const NAMES: &[(ObjectIdentifier, &str)] = &[
+    (DSA, "DSA"),
+    // RFC 4055.
+    (ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.7"), "RSA bound to OAEP"),
+    // PKCS #3 and RFC 3279, 2.3.3.
+    (ObjectIdentifier::new_unwrap("1.2.840.113549.1.3.1"), "DH"),
+    (ObjectIdentifier::new_unwrap("1.2.840.10046.2.1"), "DH"),
+    // RFC 8410, 3.
+    (ObjectIdentifier::new_unwrap("1.3.101.110"), "X25519"),
+    (ObjectIdentifier::new_unwrap("1.3.101.111"), "X448"),
+    (ObjectIdentifier::new_unwrap("1.3.101.113"), "Ed448"),
+    // RFC 5480, 2.1.1.1, and SEC 2.
+    (ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.1"), "EC on P-192"),
+    (ObjectIdentifier::new_unwrap("1.3.132.0.33"), "EC on P-224"),
+    (ObjectIdentifier::new_unwrap("1.3.132.0.10"), "EC on secp256k1"),
+    // RFC 5639, 4.1.
+    (ObjectIdentifier::new_unwrap("1.3.36.3.3.2.8.1.1.7"), "EC on brainpoolP256r1"),
+    (ObjectIdentifier::new_unwrap("1.3.36.3.3.2.8.1.1.11"), "EC on brainpoolP384r1"),
+    (ObjectIdentifier::new_unwrap("1.3.36.3.3.2.8.1.1.13"), "EC on brainpoolP512r1"),
+    // GM/T 0006-2012.
+    (ObjectIdentifier::new_unwrap("1.2.156.10197.1.301"), "EC on SM2"),
+];
