@@ -1,24 +1,26 @@
 //! The command line's end of the administrators' socket.
 
 use core::time::Duration;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::api::{
-    AccessView, Adopted, Certified, Change, Finished, KeyView, MAX_ANSWER, MAX_PAGE, NewKey, Page, Refusal,
-    RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
+    AccessView, Adopted, Certified, Change, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, NewKey,
+    Page, Refusal, RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
 use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};
 use crate::keys::Altered;
@@ -147,6 +149,30 @@ impl AdminClient {
         self.call(Method::POST, "/v1/repair", Bytes::new())
     }
 
+    /// Writes a copy of the key store into a file, and returns how many keys that has.
+    pub(crate) fn backup(&self, file: &mut File) -> Result<u64, AdminClientError> {
+        self.runtime.block_on(async {
+            let (response, _connection) = self.request(Method::GET, "/v1/backup", Bytes::new()).await?;
+            let status = response.status();
+            let keys =
+                response.headers().get(KEYS_IN_BACKUP).and_then(|keys| keys.to_str().ok()?.parse().ok());
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let body = Limited::new(body, MAX_ANSWER).collect().await;
+                return Err(self.refused(status, &body.map(|body| body.to_bytes()).unwrap_or_default()));
+            }
+            let late = |_| AdminClientError::Late(self.socket.clone());
+            while let Some(frame) = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(late)? {
+                let frame =
+                    frame.map_err(|reason| AdminClientError::Lost { socket: self.socket.clone(), reason })?;
+                if let Some(part) = frame.data_ref() {
+                    file.write_all(part).map_err(AdminClientError::Write)?;
+                }
+            }
+            keys.ok_or_else(|| AdminClientError::Garbled(self.socket.clone()))
+        })
+    }
+
     /// Every key, in the order of the labels, and what in the key store was altered.
     pub(crate) fn list(&self) -> Result<(Vec<KeyView>, Altered), AdminClientError> {
         let mut keys: Vec<KeyView> = Vec::new();
@@ -199,26 +225,48 @@ impl AdminClient {
         }
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, AdminClientError> {
+    /// Sends a request; the connection ends with the second value.
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, AbortOnDrop), AdminClientError> {
         let stream = self.connect().await?;
         let lost = |reason| AdminClientError::Lost { socket: self.socket.clone(), reason };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-        let connection = tokio::spawn(connection);
+        let connection = AbortOnDrop(tokio::spawn(connection));
         let request = Request::builder().method(method).uri(path).header("host", "keyward");
         let request =
             request.body(Full::new(body)).map_err(|_| AdminClientError::Garbled(self.socket.clone()))?;
-        let response = sender.send_request(request).await.map_err(lost)?;
+        Ok((sender.send_request(request).await.map_err(lost)?, connection))
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, AdminClientError> {
+        let (response, _connection) = self.request(method, path, body).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|_| AdminClientError::Garbled(self.socket.clone()))?.to_bytes();
-        connection.abort();
         if status.is_success() {
             return Ok(body);
         }
-        match serde_json::from_slice::<Refusal>(&body) {
-            Ok(refusal) => Err(AdminClientError::Refused { status, reason: refusal.error }),
-            Err(_) => Err(AdminClientError::Garbled(self.socket.clone())),
+        Err(self.refused(status, &body))
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8]) -> AdminClientError {
+        match serde_json::from_slice::<Refusal>(body) {
+            Ok(refusal) => AdminClientError::Refused { status, reason: refusal.error },
+            Err(_) => AdminClientError::Garbled(self.socket.clone()),
         }
+    }
+}
+
+/// The task of a connection, which ends with this.
+struct AbortOnDrop(JoinHandle<hyper::Result<()>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -243,6 +291,8 @@ pub(crate) enum AdminClientError {
     Refused { status: StatusCode, reason: String },
     #[error("cannot start: {0}")]
     Runtime(io::Error),
+    #[error("cannot write: {0}")]
+    Write(io::Error),
     #[error("cannot reach the daemon on {}: {reason}{}", socket.display(), hint(reason))]
     Unreachable { socket: PathBuf, reason: io::Error },
 }

@@ -1,6 +1,7 @@
 //! What travels over the administrators' socket: JSON, the same on both ends.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -286,6 +287,9 @@ pub(crate) struct StatusView {
     /// Whether it runs with `--dev`.
     pub(crate) dev: bool,
     pub(crate) backends: Vec<BackendView>,
+    /// Where the keys are stored.
+    #[serde(default)]
+    pub(crate) state_dir: PathBuf,
     pub(crate) keys: u64,
     /// When the key store was made, in seconds since 1970; none if a version before this one made
     /// it.
@@ -411,3 +415,6 @@ pub(crate) const MAX_PAGE_LENGTH: usize = MAX_ANSWER / 4 * 3;
 
 /// Most keys on one page.
 pub(crate) const MAX_PAGE: usize = 1000;
+
+/// The header that says how many keys a copy of the key store has.
+pub(crate) const KEYS_IN_BACKUP: &str = "keyward-keys";

@@ -13,6 +13,7 @@ mod admin_client;
 mod allowance;
 mod api;
 mod backend;
+mod backup;
 mod causes;
 pub mod certificates;
 mod changes;

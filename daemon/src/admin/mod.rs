@@ -21,11 +21,13 @@
 //! | `GET /v1/keys/LABEL` | one key |
 //! | `PATCH /v1/keys/LABEL` | change a key: `{"state"}`, `{"uses"}` |
 //! | `DELETE /v1/keys/LABEL` | delete a key |
+//! | `GET /v1/backup` | a copy of the key store, a file that is a key store itself |
 //! | `POST /v1/repair` | make the lists of the index of the key store anew that were altered; their keys are disabled |
 //!
 //! Errors are `{"error": "..."}`.
 
 mod access;
+mod backup;
 mod certificates;
 mod csr;
 mod gate;
@@ -78,6 +80,7 @@ pub(crate) async fn serve(
         .route("/v1/backends/{name}/rewrap", post(rewrap::rewrap))
         .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish))
         .route("/v1/keys", get(keys::list).post(keys::generate))
+        .route("/v1/backup", get(backup::make))
         .route("/v1/repair", post(keys::repair))
         .route("/v1/keys/{label}/import", post(keys::import))
         .route("/v1/keys/{label}/adopt", post(keys::adopt))
@@ -127,6 +130,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         uptime_seconds: daemon.started.elapsed().as_secs(),
         dev: daemon.dev,
         backends: units::backends(&daemon).await?,
+        state_dir: daemon.keys.state_dir().to_owned(),
         keys: daemon.keys.count().await?,
         store_created: daemon.keys.created().await?,
         grants: daemon.configured_grants(),
@@ -209,9 +213,12 @@ impl IntoResponse for AdminError {
             Self::Store(StoreError::Altered(_) | StoreError::Locked(_) | StoreError::Unlisted(_)) => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
-            Self::Store(StoreError::Gone(_) | StoreError::Io(..) | StoreError::NotDurable { .. }) => {
-                StatusCode::INSUFFICIENT_STORAGE
-            }
+            Self::Store(
+                StoreError::Copy(_)
+                | StoreError::Gone(_)
+                | StoreError::Io(..)
+                | StoreError::NotDurable { .. },
+            ) => StatusCode::INSUFFICIENT_STORAGE,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         if status.is_server_error() {

@@ -58,6 +58,7 @@ impl From<AdminClientError> for Failure {
         let status = match &error {
             AdminClientError::Garbled(_) | AdminClientError::Runtime(_) => exit::SOFTWARE,
             AdminClientError::Exposed { .. } | AdminClientError::Impostor { .. } => exit::NO_PERMISSION,
+            AdminClientError::Write(_) => exit::IO,
             AdminClientError::Late(_) | AdminClientError::Lost { .. } => exit::UNAVAILABLE,
             AdminClientError::Refused { status, .. } => match *status {
                 StatusCode::BAD_REQUEST => exit::USAGE,

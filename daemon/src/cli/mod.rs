@@ -3,6 +3,7 @@
 //! Results go to standard output, as tables or as JSON; a failure is one line on standard error that begins
 //! with the name of the program, and a status of sysexits(3).
 
+mod backup;
 mod bench;
 mod cert;
 mod check_config;
@@ -89,6 +90,10 @@ enum Command {
     /// Run crypto units.
     #[command(subcommand)]
     Unit(unit::Command),
+    /// Copy the key store of the running daemon, or check such a copy
+    Backup(backup::Backup),
+    /// Put a copy in the place of a key store that is lost
+    Restore(backup::Restore),
     /// Find the usual misconfigurations and say how to mend each.
     Doctor(doctor::Doctor),
     /// Run a command, such as nginx -t, with the environment that loads the provider.
@@ -105,6 +110,8 @@ impl Command {
             Self::Cert(command) => command.run(),
             Self::Csr(csr) => csr.run(),
             Self::Unit(command) => command.run(),
+            Self::Backup(backup) => backup.run(),
+            Self::Restore(restore) => restore.run(),
             Self::Doctor(doctor) => doctor.run(),
             Self::Env(env) => env.run(),
             Self::Bench(bench) => bench.run(),

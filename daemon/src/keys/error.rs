@@ -24,6 +24,9 @@ pub enum StoreError {
     /// The key was changed since it was read.
     #[error("the key {0} was changed by someone else at the same time; try again")]
     Changed(Label),
+    /// A copy of the store cannot be made.
+    #[error("cannot copy the key store: {0}")]
+    Copy(String),
     /// The file is not what this daemon wrote.
     #[error("the key store {} is damaged; restore it from a backup", .0.display())]
     Damaged(PathBuf),

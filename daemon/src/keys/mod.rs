@@ -4,6 +4,7 @@
 //! asks after the answer sees it.
 
 mod altered;
+mod backup;
 mod error;
 mod file;
 mod index;
@@ -19,6 +20,8 @@ mod witness;
 
 use core::num::NonZeroUsize;
 use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward_proto::{Fingerprint, KeyType, Label, Use};
@@ -203,6 +206,11 @@ impl Keys {
         Self { unit, ..self }
     }
 
+    /// The directory of the store.
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.store.path().parent().unwrap_or(Path::new("."))
+    }
+
     /// What has changed of late.
     pub(crate) fn changes(&self) -> &Changes {
         &self.changes
@@ -306,6 +314,22 @@ impl Keys {
     /// [`StoreError`] if the store cannot be read.
     pub async fn list(&self, after: Option<String>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         self.in_store(move |store| store.list(after.as_deref(), limit)).await
+    }
+
+    /// A copy of the store as it is now, in a file without a name, and how many keys that has.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read, or there is no room for the copy.
+    pub(crate) async fn copy(&self) -> Result<(File, u64), StoreError> {
+        self.in_store(|store| {
+            // The state directory may be full or gone, which is when a copy is needed.
+            let beside = store.path().parent().map(tempfile::tempfile_in);
+            let file = beside.and_then(Result::ok).map_or_else(tempfile::tempfile, Ok);
+            let file = file.map_err(|reason| StoreError::Copy(reason.to_string()))?;
+            let count = store.copy_into(&file)?;
+            Ok((file, count))
+        })
+        .await
     }
 
     /// How many keys there are.

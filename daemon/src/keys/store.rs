@@ -529,7 +529,7 @@ impl Store {
     }
 
     /// Runs a transaction that reads.
-    fn read<T>(&self, mut f: impl FnMut(&Reading) -> Attempt<T>) -> Result<T, StoreError> {
+    pub(super) fn read<T>(&self, mut f: impl FnMut(&Reading) -> Attempt<T>) -> Result<T, StoreError> {
         self.file.with(|database| f(&Reading::open(&database.begin_read()?)?))
     }
 

@@ -1,0 +1,49 @@
+//! A copy of the key store, for an administrator to keep.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::HeaderName;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{Admin, AdminError, Administrator};
+use crate::api::KEYS_IN_BACKUP;
+
+/// Answers with a key store that has what this one has now.
+pub(super) async fn make(
+    State(admin): State<Admin>,
+    Extension(Administrator(who)): Extension<Administrator>,
+) -> Result<Response, AdminError> {
+    let (file, count) = admin.daemon.keys.copy().await?;
+    tracing::info!(keys = count, uid = who.uid, "key store copied");
+    let (sender, receiver) = mpsc::channel(2);
+    // Ends when the file does, or when nobody takes it any more.
+    drop(tokio::task::spawn_blocking(move || send(file, &sender)));
+    let count = [(HeaderName::from_static(KEYS_IN_BACKUP), count.to_string())];
+    Ok((count, Body::from_stream(ReceiverStream::new(receiver))).into_response())
+}
+
+fn send(mut file: File, sender: &mpsc::Sender<io::Result<Bytes>>) {
+    let mut send = || -> io::Result<()> {
+        file.rewind()?;
+        loop {
+            let mut part = vec![0; PART];
+            let length = file.read(&mut part)?;
+            part.truncate(length);
+            if length == 0 || sender.blocking_send(Ok(part.into())).is_err() {
+                return Ok(());
+            }
+        }
+    };
+    if let Err(error) = send() {
+        let _ = sender.blocking_send(Err(error));
+    }
+}
+
+/// Bytes that are sent at a time (64 KiB).
+const PART: usize = 64 * 1024;

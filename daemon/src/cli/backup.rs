@@ -1,0 +1,184 @@
+//! `keyward backup` and `keyward restore`: copies of the key store, and the way back.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::failure::Failure;
+use super::output::{print, print_json, time};
+use super::{Client, RUNTIME_DIR};
+use crate::admin_client::{AdminClient, AdminClientError};
+use crate::backup::{self, BackupError};
+use crate::exit;
+use crate::ground::text::quoted;
+use crate::run::{self, Options};
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(super) struct Backup {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// File to write the copy into; it must not be there yet
+    #[arg(value_name = "FILE", required = true)]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    client: Client,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find out whether a copy is whole and opens with the master key; needs no daemon
+    Check(Check),
+}
+
+#[derive(Args, Debug)]
+struct Check {
+    /// The copy
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The master key to try [default: the one of the configuration, or /etc/keyward/master.key]
+    #[arg(long, value_name = "FILE")]
+    master_key: Option<PathBuf>,
+    /// Configuration file [default: /etc/keyward/keyward.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where --dev has its master key, for a copy of a store that was made with it
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/keyward")]
+    state_dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Restore {
+    /// The copy
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Where the keys are stored; there must be no key store with keys
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/keyward")]
+    state_dir: PathBuf,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Backup {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match (self.command, self.file) {
+            (Some(Command::Check(check)), _) => check.run(),
+            (None, Some(file)) => make(&file, &self.client),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+fn make(file: &Path, client: &Client) -> Result<(), Failure> {
+    let attempt = format!("cannot copy the key store to {}", file.display());
+    let failed = |error: AdminClientError| Failure::from(error).while_trying(&attempt);
+    let unwritten = |reason| Failure::new(exit::CANNOT_CREATE, format_args!("{attempt}: {reason}"));
+    let admin = AdminClient::new(&client.runtime_dir).map_err(failed)?;
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    let mut copy = opened.map_err(|reason| match reason.kind() {
+        std::io::ErrorKind::AlreadyExists => unwritten(std::io::Error::other("the file is there already")),
+        _ => unwritten(reason),
+    })?;
+    let made = admin.backup(&mut copy).map_err(failed);
+    let made = made.and_then(|keys| {
+        copy.sync_all().and_then(|()| sync_directory_of(file)).map_err(unwritten)?;
+        Ok((keys, admin.status().map_err(failed)?))
+    });
+    // What was begun is no copy.
+    let (keys, status) = made.inspect_err(|_| drop(fs::remove_file(file)))?;
+    let master_key = status.backends.iter().find(|backend| backend.name == crate::config::EMBEDDED);
+    let master_key = master_key.and_then(|backend| backend.wkid.clone());
+    if client.json {
+        return print_json(&json!({ "file": file, "keys": keys, "master_key": master_key }));
+    }
+    let needed = match master_key {
+        Some(name) => format!("opens with the master key {name}: keep that elsewhere"),
+        None => "opens with the store key: keep that elsewhere".into(),
+    };
+    print(&format!(
+        "{keys} keys copied to {}, which {needed}\nTo see that the two belong together: keyward backup check {}\n",
+        file.display(),
+        quoted(file)
+    ))
+}
+
+fn sync_directory_of(file: &Path) -> std::io::Result<()> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+impl Check {
+    fn run(self) -> Result<(), Failure> {
+        let mut config =
+            run::read_config(self.config.as_deref()).map_err(|error| Failure::new(exit::CONFIG, error))?;
+        if self.master_key.is_some() {
+            config.embedded.master_key = self.master_key;
+        }
+        let options = Options {
+            config: self.config,
+            state_dir: self.state_dir,
+            runtime_dir: RUNTIME_DIR.into(),
+            dev: false,
+        };
+        let checked = backup::check(&self.file, &options, config).map_err(failure)?;
+        if self.json {
+            return print_json(&checked);
+        }
+        let mut text = format!("{} is whole: {} keys", self.file.display(), checked.keys);
+        text += &checked.made.map(|made| format!(", in a store made at {}", time(made))).unwrap_or_default();
+        text += "\n";
+        if let Some(name) = checked.master_key {
+            text += &format!("{} private keys open with the master key {name}\n", checked.unwrapped);
+        }
+        for (backend, keys) in checked.remote {
+            text += &format!(
+                "{keys} keys are at backend {backend}: whether its units have their master key is not looked at\n"
+            );
+        }
+        print(&text)
+    }
+}
+
+impl Restore {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Self { file, state_dir, client } = self;
+        let attempt = format!("cannot restore {} to {}", file.display(), state_dir.display());
+        // A daemon would go on with the store that it has open.
+        let status = AdminClient::new(&client.runtime_dir).and_then(|admin| admin.status());
+        let absolute = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if status.is_ok_and(|status| absolute(&status.state_dir) == absolute(&state_dir)) {
+            return Err(Failure::new(
+                exit::UNAVAILABLE,
+                format_args!(
+                    "{attempt}: the daemon runs; stop it: systemctl stop keyward.socket keyward-admin.socket keyward.service"
+                ),
+            ));
+        }
+        let restored =
+            backup::restore(&file, &state_dir).map_err(|error| failure(error).while_trying(&attempt))?;
+        if client.json {
+            return print_json(&json!({ "file": restored }));
+        }
+        print(&format!(
+            "{} is restored. Start the daemon, then look at keyward key list: keys that were disabled or deleted since the copy was made are enabled again\n",
+            restored.display()
+        ))
+    }
+}
+
+fn failure(error: BackupError) -> Failure {
+    let status = match &error {
+        BackupError::Copy(..) | BackupError::Empty(_) => exit::DATA,
+        BackupError::InTheWay(_) | BackupError::Scratch(..) | BackupError::Write(..) => exit::CANNOT_CREATE,
+        BackupError::MasterKey(..) => exit::CONFIG,
+        BackupError::Read(..) => exit::NO_INPUT,
+        BackupError::Serve(error) => error.status(),
+    };
+    Failure::new(status, error)
+}
