@@ -88,6 +88,11 @@ class Mechanisms(Suite):
         told = c().call("GetAttributeValue", Object=private, Attributes={asked: None})
         told = told.AttributesBytes[asked] == b"\x01" if c().old else told.Attributes[asked].AttributeTF
         self.assertTrue(told)
+        key_type = number("CKK_IBM_ML_DSA") - (1 << 32)
+        key_type = key_type.to_bytes(8, "big", signed=True) if c().old else key_type
+        template = {extended("CKA_IBM_PARAMETER_SET"): 1, "CKA_KEY_TYPE": key_type}
+        generate = pb.Mechanism(Mechanism=extended("CKM_IBM_ML_DSA_KEY_PAIR_GEN"))
+        c().call("GenerateKeyPair", Mech=generate, PubKeyTemplate=template, PrivKeyTemplate={})
         for wrong in (number("CKM_IBM_ED25519_SHA512") | 1 << 32, extended("CKM_ECDSA")):
             self.refused("CKR_MECHANISM_INVALID", info, wrong)
 
