@@ -183,7 +183,11 @@ impl Place {
     fn is_lost(&self) -> bool {
         let Some(bound) = &self.bound else { return true };
         match (&self.at, bound.file) {
-            (At::Passed(path), _) => path.as_deref().is_some_and(|path| file_id(path).is_none()),
+            // One that this user only cannot see is there for others.
+            (At::Passed(path), _) => path.as_deref().is_some_and(|path| {
+                let found = fs::symlink_metadata(path);
+                found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            }),
             (At::Runtime(path), file) => file_id(path) != file,
             (At::Extra(text), Some(file)) => file_id(Path::new(text)) != Some(file),
             // An abstract name cannot be taken away.
