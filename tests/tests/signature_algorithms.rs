@@ -77,6 +77,32 @@ fn of_what_a_client_offers_the_first_that_a_key_can_is_taken() {
     daemon.assert_one_request_each(handshakes);
 }
 
+/// The same with the parts exchanged: a server of TLS 1.2 says what clients may sign with.
+#[test]
+fn of_what_a_server_asks_for_the_first_that_the_key_of_a_client_can_is_taken() {
+    let own = rustix::process::getuid().as_raw();
+    let daemon = Daemon::start_with(&format!(
+        "[[grant]]\nuid = {own}\nkeys = [\"client\"]\nuses = [\"tls-client\"]\n"
+    ));
+    let pki = Pki::new(daemon.directory());
+    daemon.generate("server", "p256");
+    daemon.generate_for("client", "rsa2048", "tls-client");
+    let ca = pki.ca();
+    let client = Site::with_key(&daemon, &pki, "client");
+    for openssl in OpenSsl::ALL {
+        let site = Site::with_key(&daemon, &pki, "server");
+        let asking = ["-verify_return_error", "-Verify", "1", "-CAfile", ca.to_str().unwrap()];
+        let asking = [&asking[..], &["-client_sigalgs", "RSA+SHA224:RSA+SHA384:ECDSA+SHA256"]].concat();
+        let _server = SServer::start_of(&daemon, &site, openssl, &asking);
+        let mut s_client = daemon.openssl_of(openssl, &["s_client", "-brief", "-tls1_2", "-connect"]);
+        s_client.arg(site.address.to_string()).arg("-cert").arg(&client.certificate);
+        let output = run(s_client.arg("-key").arg(&client.key));
+        assert!(output.status.success(), "{openssl:?}: {}", stderr(&output));
+    }
+    let signed = daemon.logged(&["purpose=tls12-client", "scheme=rsa_pkcs1_sha384", "outcome=done"]);
+    assert_eq!(signed, OpenSsl::ALL.len(), "{}", daemon.log());
+}
+
 /// rustls chooses the version and the scheme without a word to the key of which version it is, so a curve signs with the
 /// one hash only that is right in both.
 #[test]
