@@ -147,3 +147,31 @@ fn postgresql() {
     );
     run_page(Some(&page), page.block("[[grant]]"), "/usr/lib/postgresql/15/bin/postgres", &script);
 }
+
+#[test]
+fn node() {
+    let page = Page::read("node");
+    let check = "keyward env node -e 'require(\"node:tls\").createSecureContext({ key: \
+                 require(\"node:fs\").readFileSync(\"/etc/keyward/shop.pem\") })'";
+    assert!(page.text().contains(check));
+    let service = page.block("[Service]");
+    let variables: Vec<_> = service.lines().filter_map(|line| line.strip_prefix("Environment=")).collect();
+    let [conf, modules] = variables[..] else { panic!("{variables:?}") };
+    let start = service.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let script = format!(
+        "cat >/usr/local/lib/shop.js <<'END'\n{}END\n\
+         export {modules}\n\
+         {check}\n\
+         refuse {} 2>/tmp/refused; grep -q 'DECODER routines::unsupported' /tmp/refused\n\
+         {conf} setpriv --reuid www-data --regid www-data --clear-groups --inh-caps +net_bind_service \
+             --ambient-caps +net_bind_service {start} 2>/tmp/shop.log & node=$!\n\
+         handshake -connect 127.0.0.1:443\n\
+         without_daemon handshake -connect 127.0.0.1:443\n\
+         handshake -connect 127.0.0.1:443\n\
+         kill -HUP $node; handshake -connect 127.0.0.1:443\n\
+         cat /tmp/shop.log\n",
+        page.block("createServer"),
+        check.strip_prefix("keyward env ").unwrap(),
+    );
+    run_page(Some(&page), page.block("[[grant]]"), "/usr/bin/node", &script);
+}

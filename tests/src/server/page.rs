@@ -28,6 +28,11 @@ impl Page {
         Self { name: name.to_owned(), text }
     }
 
+    /// All of it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The one block in which these words stand.
     pub fn block(&self, words: &str) -> &str {
         let mut found = self.blocks().map(|(_, text)| text).filter(|text| text.contains(words));
