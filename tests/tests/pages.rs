@@ -71,6 +71,25 @@ fn run_page(page: Option<&Page>, grants: &str, program: &str, script: &str) {
     assert!(page.is_none_or(|page| page.find_in_log(&text).is_some()), "{text}");
 }
 
+/// Who follows a page from the top has a site that is never down: the daemon has the grant before a server asks for anything.
+#[test]
+fn pages_reload_the_daemon_before_they_restart_a_server() {
+    for name in ["nginx", "haproxy", "apache", "lighttpd", "stunnel", "mail", "postgresql"] {
+        let page = Page::read(name);
+        let at = |words: &str| page.text().find(words).unwrap_or_else(|| panic!("no {words:?} in {name}.md"));
+        // That of the daemon's socket comes first, in the same line.
+        let restart = page.text().rmatch_indices("systemctl restart ").last().unwrap().0;
+        assert!(at("[[grant]]") < at("keyward serve --check-config"), "{name}");
+        assert!(at("keyward serve --check-config") < restart, "{name}");
+    }
+    let page = Page::read("convert");
+    let steps =
+        ["key import", "key reference", "systemctl reload keyward", "keyward doctor", "keyward env nginx -t"];
+    let order: Vec<_> = steps.iter().map(|words| page.text().find(words).unwrap()).collect();
+    assert!(order.is_sorted(), "{order:?}");
+    assert!(*order.last().unwrap() < page.text().find("kill -USR2").unwrap());
+}
+
 fn mail() -> (Page, String) {
     let page = Page::read("mail");
     let grants = format!("{}[socket]\nalso = [\"@keyward\"]\n", page.block("[[grant]]"));
