@@ -259,7 +259,8 @@ mod tests {
                 "inter" | "twin" => "Inter",
                 other => other,
             };
-            let new = format!("x509 -new -subj /CN={subject} -force_pubkey {name}.pub -days 3 {more}");
+            fs::write(self.0.path().join("ext"), format!("subjectAltName=DNS:{name}\n")).unwrap();
+            let new = format!("x509 -new -subj /CN={subject} -force_pubkey {name}.pub -extfile ext {more}");
             self.openssl(&format!("{new} -CA {by}.pem -CAkey {by}.key -out {name}.pem"));
             self.text(name)
         }
