@@ -146,6 +146,8 @@ fn a_key_that_may_not_sign_requests_does_not(backend: Backend) {
     refused(&mut daemon.keyward(&["csr", "shop", "--san", "a..b"]), 64, &["not a DNS name"]);
     refused(&mut daemon.keyward(&["csr", "shop", "--san", "a.b:443"]), 64, &["leave out the port"]);
     refused(&mut daemon.keyward(&["csr", "shop", "--san", "a.b,c.d"]), 64, &["one name for each --san"]);
+    let url = ["csr", "shop", "--san", "https://shop.example/"];
+    refused(&mut daemon.keyward(&url), 64, &["is the host meant? then: --san shop.example"]);
     let words = ["csr", "--san", "a.example", "b.example", "shop"];
     refused(&mut daemon.keyward(&words), 64, &["without a label", "keyward csr LABEL --san NAME..."]);
     refused(&mut daemon.keyward(&["csr", "--subject", "CN=a"]), 64, &["LABEL"]);

@@ -2,10 +2,12 @@
 
 use core::net::IpAddr;
 use core::str::FromStr;
+use std::path::Path;
 
 use thiserror::Error;
 
 use super::request::{context, value};
+use crate::ground::text::quoted;
 
 /// One of these names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -54,7 +56,7 @@ impl FromStr for San {
             "email" => email(name),
             "ip" if has_port(name) => Err(InvalidSan::Port),
             "ip" => name.parse().map(Self::Ip).map_err(|_| InvalidSan::Ip),
-            _ if text.contains("://") => Err(InvalidSan::KindNeeded("URI")),
+            _ if text.contains("://") => Err(url(text)),
             _ => match text.parse() {
                 Ok(address) => Ok(Self::Ip(address)),
                 Err(_) if has_port(text) => Err(InvalidSan::Port),
@@ -128,11 +130,24 @@ fn uri(text: &str) -> Result<San, InvalidSan> {
     if sound { Ok(San::Uri(text.into())) } else { Err(InvalidSan::Uri) }
 }
 
+/// What may be meant by a URI without its kind: most often its host.
+fn url(text: &str) -> InvalidSan {
+    let authority =
+        text.split_once("://").unwrap_or_default().1.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let host = if has_port(host) { host.rsplit_once(':').unwrap_or_default().0 } else { host };
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match host.parse::<IpAddr>().is_ok() || dns(host, true).is_ok() {
+        true => InvalidSan::Url { host: host.into(), uri: text.into() },
+        false => InvalidSan::KindNeeded("URI"),
+    }
+}
+
 /// Longest name, in bytes with its kind; a SPIFFE ID may have 2048.
 const LONGEST: usize = 2052;
 
 /// A text that is no such name.
-#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+#[derive(Clone, Debug, Error, Eq, PartialEq)]
 pub(super) enum InvalidSan {
     #[error(
         "not a DNS name: use letters, digits and hyphens between single dots, 253 at most, and * only as the first label"
@@ -154,6 +169,13 @@ pub(super) enum InvalidSan {
     Several,
     #[error("longer than {LONGEST} bytes")]
     TooLong,
+    #[error("is the host meant? then: --san {host}; if the URI itself is: --san {}", quoted(Path::new(&format!("URI:{uri}"))))]
+    Url {
+        /// The host in it.
+        host: String,
+        /// The whole of it.
+        uri: String,
+    },
     #[error("not a URI such as spiffe://shop.example/web, of ASCII without spaces")]
     Uri,
 }
@@ -222,7 +244,8 @@ mod tests {
             ("email:a@b.example,email:c@b.example", InvalidSan::Several),
             ("otherName:1", InvalidSan::Kind),
             ("admin@shop.example", InvalidSan::KindNeeded("email")),
-            ("https://shop.example", InvalidSan::KindNeeded("URI")),
+            ("spiffe://a b/web", InvalidSan::KindNeeded("URI")),
+            ("unix:///run/a.sock", InvalidSan::KindNeeded("URI")),
             ("email:shop.example", InvalidSan::Email),
             ("email:@shop.example", InvalidSan::Email),
             ("email:a@*.example", InvalidSan::Email),
@@ -236,6 +259,28 @@ mod tests {
         assert_eq!(format!("{}.example", "a".repeat(64)).parse::<San>(), Err(InvalidSan::Dns));
         assert_eq!("a.".repeat(127).parse::<San>(), Err(InvalidSan::Dns));
         assert_eq!("a".repeat(LONGEST + 1).parse::<San>(), Err(InvalidSan::TooLong));
+    }
+
+    /// Both of what is advised are names.
+    #[test]
+    fn a_url_leads_to_its_host() {
+        for (text, expected) in [
+            ("https://shop.example", "shop.example"),
+            ("https://shop.example:8443/cart?a=b,c#d", "shop.example"),
+            ("https://me:secret@shop.example/", "shop.example"),
+            ("http://192.0.2.1:80", "192.0.2.1"),
+            ("https://[2001:db8::1]:443/", "2001:db8::1"),
+            ("https://[2001:db8::1]", "2001:db8::1"),
+        ] {
+            let error = text.parse::<San>().unwrap_err();
+            assert_eq!(error, InvalidSan::Url { host: expected.into(), uri: text.into() });
+            let message = error.to_string();
+            for (words, _) in
+                message.split("--san ").skip(1).map(|rest| rest.split_once(';').unwrap_or((rest, "")))
+            {
+                words.trim_matches('\'').parse::<San>().unwrap_or_else(|error| panic!("{words}: {error}"));
+            }
+        }
     }
 
     #[test]
