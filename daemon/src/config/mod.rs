@@ -1,6 +1,7 @@
 //! `keyward.toml`: read as text, checked once, and from then on a value of checked types.
 
 mod grep11;
+mod syntax;
 
 use core::num::{NonZeroU32, NonZeroUsize};
 use core::time::Duration;
@@ -19,6 +20,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::ground::ownership;
 use crate::policy::authorise::{Grant, Grants, Limits, Pattern, Who};
 use grep11::RawGrep11;
+use syntax::{one_line, told};
 
 pub(crate) use grep11::EMBEDDED;
 pub use grep11::{Auth, Dialect, Endpoint, Grep11, Tls};
@@ -98,14 +100,7 @@ impl Config {
         let raw: Raw = toml::from_str(text).map_err(|error| {
             let start = error.span().map(|span| span.start);
             let line = start.map(|start| 1 + text.bytes().take(start).filter(|b| *b == b'\n').count());
-            let reason = one_line(error.message());
-            // As Rust's types say it: a number for which 0 has no meaning.
-            let reason = match reason.split_once("a nonzero ") {
-                Some((before, _)) => format!("{before}a whole number, 1 or more"),
-                None => reason,
-            };
-            let setting = start.and_then(|start| setting_before(text, start));
-            let reason = setting.map_or(reason.clone(), |setting| format!("{setting}: {reason}"));
+            let reason = told(&one_line(error.message()), text, start.unwrap_or_default());
             ConfigError::Syntax { path: origin.to_owned(), line, reason }
         })?;
         let wrong =
@@ -544,18 +539,6 @@ fn group_name(gid: u32) -> String {
     Group::from_gid(gid.into()).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name)
 }
 
-/// The setting whose value stands at a place of a text, if its name is on the same line.
-fn setting_before(text: &str, at: usize) -> Option<&str> {
-    let line = text.get(..at)?.rsplit('\n').next()?;
-    let name = line.split_once('=')?.0.trim();
-    let allowed = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
-    (!name.is_empty() && name.bytes().all(allowed)).then_some(name)
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 /// Longest file, in bytes (1 MiB).
 const MAX_FILE: u64 = 1 << 20;
 
@@ -700,7 +683,7 @@ mod tests {
         for (text, words) in [
             ("lgo = \"info\"", &["k.toml, line 1", "unknown field `lgo`", "expected one of"][..]),
             ("[socket]\n\nconections = 1", &["line 3", "unknown field `conections`"]),
-            ("log = 1", &["line 1: log: invalid type"]),
+            ("log = 1", &["line 1: log: this is text, write it in quotes"]),
             ("log = ", &["line 1"]),
             ("log = \"loud\"", &["log", "loud", "debug"]),
             ("default-backend = \"hsm\"", &["default-backend: there is no section [grep11.hsm]", "embedded"]),

@@ -1,0 +1,144 @@
+//! What is wrong with a text, in the words of TOML instead of those of the library, and how to write it.
+
+/// Tells what is wrong at a place of a text.
+pub(super) fn told(reason: &str, text: &str, at: usize) -> String {
+    let setting = setting_before(text, at);
+    if let Some(header) = wrong_header(text, at) {
+        return header;
+    }
+    // As Rust's types say it: a number for which 0 has no meaning.
+    let reason = match reason.split_once("a nonzero ") {
+        Some((before, _)) => format!("{before}a whole number, 1 or more"),
+        None => reason.to_owned(),
+    };
+    let Some(setting) = setting else { return reason };
+    let wanted = |found: &str, wanted: &str| {
+        let found = reason.strip_prefix("invalid type: ")?.strip_prefix(found)?;
+        found.strip_suffix(wanted)?.strip_suffix(", expected ")
+    };
+    if let Some(value) = wanted("string ", "a sequence") {
+        return format!("{setting}: this is a list, write it in brackets: {setting} = [{value}]");
+    }
+    if let Some(value) = wanted("integer ", "a string").or_else(|| wanted("floating point ", "a string")) {
+        return format!(
+            "{setting}: this is text, write it in quotes: {setting} = \"{}\"",
+            value.trim_matches('`')
+        );
+    }
+    if wanted("sequence", "a string").or_else(|| wanted("sequence", "path string")).is_some() {
+        return format!("{setting}: there is one value, write it without brackets: {setting} = \"...\"");
+    }
+    format!("{setting}: {reason}")
+}
+
+/// The message of the library in one line.
+pub(super) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// How to write the header of the table that a place of a text is in, if that is what is wrong.
+fn wrong_header(text: &str, at: usize) -> Option<String> {
+    let end = text.get(at..)?.find('\n').map_or(text.len(), |end| at + end);
+    let header = text.get(..end)?.lines().map(str::trim).rfind(|line| line.starts_with('['))?;
+    let header = header.split_once('#').map_or(header, |(header, _)| header).trim();
+    let name = header.trim_matches(['[', ']']).trim();
+    let (first, is_list) = (name.split('.').next()?.trim(), header.starts_with("[["));
+    match first {
+        "grant" if !is_list || first != name => {
+            Some(format!("{header}: there can be several grants, write each with two brackets: [[grant]]"))
+        }
+        "grep11" if first == name => {
+            Some(format!("{header}: a backend has a name, write it into the brackets: [grep11.NAME]"))
+        }
+        "grep11" | "socket" | "limits" | "embedded" | "store" if is_list => {
+            Some(format!("{header}: there is one of its name, write it with one bracket: [{name}]"))
+        }
+        _ => None,
+    }
+}
+
+/// The setting whose value stands at a place of a text, if its name is on the same line.
+fn setting_before(text: &str, at: usize) -> Option<&str> {
+    let line = text.get(..at)?.rsplit('\n').next()?;
+    let name = line.split_once('=')?.0.trim();
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
+    (!name.is_empty() && name.bytes().all(allowed)).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Config;
+
+    /// Each mistake, the line that is told, and the text that is right instead.
+    #[test]
+    fn mistakes_of_syntax_are_told_with_what_to_write() {
+        for (wrong, told, right) in [
+            (
+                "[grant]\nuid = 1\nkeys = [\"a\"]",
+                "1: [grant]: there can be several grants",
+                "[[grant]]\nuid = 1\nkeys = [\"a\"]",
+            ),
+            ("[grant.www] # mine\nuid = 1", "1: [grant.www]: there can be several grants", ""),
+            (
+                "[[socket]]\nconnections = 5",
+                "1: [[socket]]: there is one of its name",
+                "[socket]\nconnections = 5",
+            ),
+            (
+                "[[grep11.hsm]]\nendpoints = [\"a:1\"]",
+                "1: [[grep11.hsm]]: there is one",
+                "[grep11.hsm]\nendpoints = [\"a:1\"]",
+            ),
+            (
+                "[grep11]\nendpoints = [\"a:1\"]",
+                "2: [grep11]: a backend has a name",
+                "[grep11.a]\nendpoints = [\"a:1\"]",
+            ),
+            ("[[grep11]]\nendpoints = [\"a:1\"]", "1: [[grep11]]: a backend has a name", ""),
+            (
+                "[socket]\nalso = \"/a\"",
+                "2: also: this is a list, write it in brackets: also = [\"/a\"]",
+                "[socket]\nalso = [\"/a\"]",
+            ),
+            (
+                "[[grant]]\nuid = 1\nkeys = \"a\"",
+                "3: keys: this is a list, write it in brackets: keys = [\"a\"]",
+                "",
+            ),
+            (
+                "[limits]\nrequest-timeout = 5",
+                "2: request-timeout: this is text, write it in quotes: request-timeout = \"5\"",
+                "",
+            ),
+            (
+                "[embedded]\nmaster-key = [\"/a\"]",
+                "2: master-key: there is one value, write it without brackets",
+                "",
+            ),
+            (
+                "[embedded]\ncached-keys = 0",
+                "2: cached-keys: invalid value: integer `0`, expected a whole number, 1 or more",
+                "",
+            ),
+            ("[[grants]]\nuid = 1", "1: unknown field `grants`", ""),
+            ("x", "1: ", ""),
+        ] {
+            let error = Config::parse(wrong, Path::new("k.toml")).unwrap_err().to_string();
+            let expected = format!("configuration k.toml, line {told}");
+            assert!(error.starts_with(&expected), "{error:?} does not begin with {expected:?}");
+            Config::parse(right, Path::new("k.toml")).unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_and_place_panic(text in "(\\[\\[?grant|[ -~é\n]){0,20}", at in 0_usize..30) {
+            let _ = told("invalid type: string \"a\", expected a sequence", &text, at);
+        }
+    }
+}
