@@ -38,4 +38,5 @@ pub mod run;
 mod sockets;
 mod store_key;
 mod throttle;
+mod tls_files;
 mod unit_server;

@@ -8,7 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use keyward_tests::tool::{fail, run};
+use keyward_tests::pki::openssl;
+use keyward_tests::tool::{fail, run, succeed};
 use keyward_tests::unit_server::{Python, master_key};
 use keyward_tests::{Daemon, Pki, UnitServer, scratch};
 use rustix::process::Signal;
@@ -324,15 +325,19 @@ fn what_keeps_it_from_starting() {
     let other = scene.path("other");
     fs::copy(&ca, &other).unwrap();
     fs::set_permissions(&other, Permissions::from_mode(0o600)).unwrap();
+    let encrypted = scene.path("encrypted");
+    let pkcs8 = ["pkcs8", "-topk8", "-passout", "pass:secret", "-in", tls[3], "-out", &encrypted];
+    succeed(&mut openssl(&pkcs8));
     let with_key = |key| vec!["--tls-cert", tls[1], "--tls-key", key, "--master-key", &master_key];
-    let cases: [(&str, Vec<&str>, i32, &str); 13] = [
+    let cases: [(&str, Vec<&str>, i32, &str); 14] = [
         ("127.0.0.1:0", vec![], 64, "--plaintext"),
         ("127.0.0.1:0", vec!["--tls-cert", tls[1]], 64, "--tls-key"),
         ("0.0.0.0:0", vec!["--plaintext", "--dev"], 64, "in the clear"),
         ("[::]:0", vec!["--plaintext", "--dev"], 64, "in the clear"),
         ("127.0.0.1:0", tls.to_vec(), 78, "no master key"),
         ("127.0.0.1:0", vec!["--plaintext", "--master-key", &missing], 78, "missing"),
-        ("127.0.0.1:0", with_key(&other), 78, "cannot use the certificate"),
+        ("127.0.0.1:0", with_key(&other), 78, "other: the file holds a certificate, not a private key"),
+        ("127.0.0.1:0", with_key(&encrypted), 78, "encrypted: it is encrypted, and there is nobody to ask"),
         ("127.0.0.1:0", with_key(&ca), 78, "others can read it"),
         ("127.0.0.1:0", vec!["--plaintext", "--master-key", &master_key, "--token-file", &open], 78, "chmod"),
         (

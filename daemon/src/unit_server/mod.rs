@@ -29,8 +29,7 @@ use keyward_grep11::crypto_server::CryptoServer;
 use keyward_unit::grep11::Crypto;
 use keyward_unit::{MasterKey, Unit};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use sd_notify::NotifyState;
@@ -54,6 +53,7 @@ use crate::ground::text::quoted;
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError, Patterns};
 use crate::run::{self, Asked, ServeError, Signals};
+use crate::tls_files::{self, TlsFileError};
 use admission::Admission;
 use entrance::Entrance;
 use memory::Bounded;
@@ -196,6 +196,8 @@ pub(crate) enum UnitServerError {
         "{0}; if keys were wrapped by it already, name the new one with --next-master-key as well, and have the keys rewrapped"
     )]
     Guessable(MasterKeyError),
+    #[error(transparent)]
+    File(#[from] TlsFileError),
     #[error("cannot listen on {}: {}", .0, .1)]
     Listen(SocketAddr, #[source] io::Error),
     #[error(transparent)]
@@ -240,7 +242,7 @@ impl UnitServerError {
                 _ => exit::UNAVAILABLE,
             },
             Self::Guessable(_) | Self::MasterKey(_) | Self::NotOurs(_) => exit::CONFIG,
-            Self::Open(_) | Self::Tls(_) | Self::Tokens(_) => exit::CONFIG,
+            Self::File(_) | Self::Open(_) | Self::Tls(_) | Self::Tokens(_) => exit::CONFIG,
             Self::PlaintextOutside(_) => exit::USAGE,
             Self::Read(..) => exit::NO_INPUT,
             Self::Ended(_) | Self::Reflection(_) => exit::SOFTWARE,
@@ -300,7 +302,7 @@ fn acceptor(
             builder.with_client_cert_verifier(verifier.build().map_err(|error| failed(&error))?)
         }
     };
-    let secret = PrivateKeyDer::from_pem_slice(&read_secret(key)?).map_err(|error| failed(&error))?;
+    let secret = tls_files::private_key(key, &read_secret(key)?)?;
     let mut config =
         builder.with_single_cert(certificates(certificate)?, secret).map_err(|error| failed(&error))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -309,8 +311,7 @@ fn acceptor(
 
 /// The certificates in a PEM file.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, UnitServerError> {
-    let certificates: Result<_, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    certificates.map_err(|error| UnitServerError::Tls(causes(&error)))
+    Ok(tls_files::certificates(path, &read(path)?)?)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, UnitServerError> {

@@ -11,8 +11,7 @@ use std::time::Instant;
 
 use rustix::net::RecvFlags;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, pem};
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,6 +24,7 @@ use crate::config::{Endpoint, Tls};
 use crate::ground::ownership::{self, OwnershipError};
 use crate::ground::renewed::Renewed;
 use crate::ground::text::quoted;
+use crate::tls_files::{self, TlsFileError};
 
 /// How to speak TLS to somebody.
 #[derive(Clone)]
@@ -64,8 +64,7 @@ impl TlsClient {
             Some((certificate, key)) => {
                 let chain = certificates(certificate)?;
                 let bytes = read_secret(key)?;
-                let secret = PrivateKeyDer::from_pem_slice(&bytes)
-                    .map_err(|error| TlsError::Pem(key.clone(), error))?;
+                let secret = tls_files::private_key(key, &bytes)?;
                 builder
                     .with_client_auth_cert(chain, secret)
                     .map_err(|error| TlsError::Certificate(certificate.clone(), error))?
@@ -247,16 +246,14 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Durat
 pub(crate) enum TlsError {
     #[error("cannot use the certificate in {}: {}", .0.display(), .1)]
     Certificate(PathBuf, #[source] rustls::Error),
-    #[error("there is no certificate in {}", .0.display())]
-    Empty(PathBuf),
+    #[error(transparent)]
+    File(#[from] TlsFileError),
     #[error("the system has no certificate authorities; install ca-certificates, or name a file with ca")]
     NoSystemRoots,
     #[error("refused a file: {0}")]
     NotOurs(OwnershipError),
     #[error("refused the private key in {}: others can read it; run: chmod o= {}", .0.display(), quoted(.0))]
     Open(PathBuf),
-    #[error("cannot read {} as PEM: {}", .0.display(), .1)]
-    Pem(PathBuf, #[source] pem::Error),
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),
     #[error("server-name is not the name of a host: {0}")]
@@ -267,12 +264,7 @@ pub(crate) enum TlsError {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(path)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let certificates = certificates.map_err(|error| TlsError::Pem(path.to_owned(), error))?;
-    if certificates.is_empty() {
-        return Err(TlsError::Empty(path.to_owned()));
-    }
-    Ok(certificates)
+    Ok(tls_files::certificates(path, &bytes)?)
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
