@@ -271,42 +271,41 @@ fn keyward_env_runs_tools_as_their_service_would() {
     let (_, text) = fail(&mut check);
     assert!(text.contains("cannot load certificate key"), "{text}");
 
+    // By its name in its directory, wherever that is.
+    let conf = daemon.openssl_conf();
+    let (home, name) = (conf.parent().unwrap(), conf.file_name().unwrap().to_str().unwrap());
     let env = |words: &[&str]| {
         let mut command = Command::new(built("keyward"));
-        command.arg("env").args(words).env_remove("OPENSSL_CONF").current_dir(daemon.directory());
+        command.arg("env").args(words).env_remove("OPENSSL_CONF").current_dir(home);
         command
     };
-    let named = ["--openssl-conf", "openssl.cnf"];
+    let named = ["--openssl-conf", name];
     let with_check = |mut command: Command| {
         command.arg(check.get_program()).args(check.get_args());
         command
     };
     succeed(&mut with_check(env(&named)));
-    succeed(with_check(env(&[])).env("OPENSSL_CONF", daemon.openssl_conf()));
+    succeed(with_check(env(&[])).env("OPENSSL_CONF", &conf));
     // Its own status, not ours.
     assert_eq!(run(env(&named).args(["sh", "-c", "exit 7"])).status.code(), Some(7));
     // For a shell, wherever that goes.
     let told = succeed(env(&named).args(["--runtime-dir", "my run"]));
     let script = format!("{told} cd /; echo $OPENSSL_CONF; echo $KEYWARD_SOCKET");
     let seen = succeed(Command::new("sh").args(["-c", &script]));
-    let expected = ["openssl.cnf", "my run/keyward.sock"].map(|name| daemon.path(name).display().to_string());
+    let expected = [name, "my run/keyward.sock"].map(|name| home.join(name).display().to_string());
     assert_eq!(seen.lines().collect::<Vec<_>>(), expected);
 
     for (words, status, told) in [
         (&["--openssl-conf", "none.cnf", "true"][..], 66, "cannot read none.cnf: No such file"),
-        (&["--openssl-conf", "openssl.cnf", "./none"], 66, "cannot run ./none: No such file"),
-        (
-            &["--openssl-conf", "openssl.cnf", "./openssl.cnf"],
-            77,
-            "cannot run ./openssl.cnf: Permission denied",
-        ),
+        (&["--openssl-conf", name, "./none"], 66, "cannot run ./none: No such file"),
+        (&["--openssl-conf", name, "/etc/passwd"], 77, "cannot run /etc/passwd: Permission denied"),
     ] {
         let (code, text) = fail(&mut env(words));
         assert_eq!(code.code(), Some(status), "{text}");
         assert!(text.contains(told) && text.lines().count() == 1, "{text}");
     }
     // OpenSSL goes on without the provider and says nothing, so that nginx can only say that the key is not one.
-    fs::write(daemon.path("empty.cnf"), "").unwrap();
+    fs::write(home.join("empty.cnf"), "").unwrap();
     let output = run(&mut with_check(env(&["--openssl-conf", "empty.cnf"])));
     assert!(!output.status.success());
     assert!(stderr(&output).starts_with("keyward: warning: openssl_conf is missing in empty.cnf"));
