@@ -40,3 +40,4 @@ mod store_key;
 mod throttle;
 mod tls_files;
 mod unit_server;
+mod upgrade;

@@ -32,6 +32,7 @@ use crate::peers::{listener, service};
 use crate::policy::authorise::{Grant, Who};
 use crate::sockets::{Opened, Role, SocketError, Sockets};
 use crate::store_key::{self, StoreKeyError};
+use crate::upgrade::{self, Program};
 use crate::{admin, exit};
 
 /// What `keyward serve` is told on the command line.
@@ -56,6 +57,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/keyward/keyward.toml";
 /// [`ServeError`] says what kept it from starting.
 pub fn serve(options: &Options) -> Result<(), ServeError> {
     let log = Log::start();
+    let program = Program::running();
     let config = load_config(options.config.as_deref())?;
     log.set_level(config.log);
     hardening::harden().map_err(ServeError::Hardening)?;
@@ -91,14 +93,14 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let daemon = Arc::new(daemon.with_descriptors(descriptors));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
-    let served = runtime.block_on(async {
+    let served: Result<_, ServeError> = runtime.block_on(async {
         let mut signals = Signals::new().map_err(ServeError::Runtime)?;
         let stop = CancellationToken::new();
         let started = start_units(&daemon);
         tokio::select! {
             () = started => {}
             // A unit that hangs must not keep the daemon from being stopped.
-            Asked::Stop = signals.next() => return Ok(()),
+            Asked::Stop = signals.next() => return Ok(None),
         }
         let tasks = TaskTracker::new();
         spawn(&daemon);
@@ -110,21 +112,45 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
             runtime_dir = %options.runtime_dir.display(),
             "ready"
         );
-        while signals.next().await == Asked::Reload {
-            notify_reloading();
-            reload(&daemon, options, &at_start, &log);
-            if let Err(error) = accept(&daemon, sockets.reopen(), &tasks, &stop) {
-                tracing::error!("cannot listen on a socket that was bound again: {error}");
+        let next = loop {
+            match signals.next().await {
+                Asked::Reload => {
+                    notify_reloading();
+                    reload(&daemon, options, &at_start, &log);
+                    if let Err(error) = accept(&daemon, sockets.reopen(), &tasks, &stop) {
+                        tracing::error!("cannot listen on a socket that was bound again: {error}");
+                    }
+                    notify(&[NotifyState::Ready]);
+                }
+                Asked::Upgrade => {
+                    if let Some(program) = upgrade::checked(program.as_ref()).await {
+                        break Some(program);
+                    }
+                }
+                Asked::Stop => break None,
             }
-            notify(&[NotifyState::Ready]);
-        }
-        notify(&[NotifyState::Stopping]);
+        };
+        let handed_over = match next {
+            Some(program) => {
+                notify_reloading();
+                Some((program, sockets.hand_over()))
+            }
+            None => {
+                notify(&[NotifyState::Stopping]);
+                // Nobody is to wait at a socket that nobody accepts at.
+                drop(sockets);
+                None
+            }
+        };
         drain(&daemon, &tasks, &stop).await;
-        Ok(())
+        Ok(handed_over)
     });
     // Whatever still computes, such as a large RSA key, has nobody to answer.
     runtime.shutdown_background();
-    served
+    match served? {
+        None => Ok(()),
+        Some((program, sockets)) => Err(ServeError::Upgrade(program.become_it(sockets))),
+    }
 }
 
 /// Reads the configuration that `--config` names, or else [`DEFAULT_CONFIG`] if there is one.
@@ -172,6 +198,9 @@ pub enum ServeError {
     /// Threads, signals or descriptors cannot be had.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
+    /// The program that is to take the place of this one cannot be run.
+    #[error("cannot run the program that is to go on: {0}")]
+    Upgrade(#[source] io::Error),
     /// A socket cannot be had.
     #[error("{0}")]
     Socket(String),
@@ -197,7 +226,7 @@ impl ServeError {
             Self::MasterKey(_) | Self::OldFormat(_) | Self::StoreKey(_) => exit::CONFIG,
             Self::Migration(_) => exit::DATA,
             Self::NoStore(_) => exit::NO_INPUT,
-            Self::Hardening(_) | Self::Runtime(_) => exit::OS,
+            Self::Hardening(_) | Self::Runtime(_) | Self::Upgrade(_) => exit::OS,
             Self::OtherUser(_) | Self::Store(StoreError::Refused(_)) => exit::NO_PERMISSION,
             Self::Socket(_) => exit::UNAVAILABLE,
             Self::StateDir(..) => exit::CANNOT_CREATE,
@@ -521,7 +550,8 @@ pub(crate) struct Signals {
     hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
-    _ignored: [Signal; 2],
+    user: Signal,
+    _ignored: Signal,
 }
 
 /// What a signal asks for.
@@ -529,6 +559,8 @@ pub(crate) struct Signals {
 pub(crate) enum Asked {
     Reload,
     Stop,
+    /// To go on as the program that stands in the place of this one.
+    Upgrade,
 }
 
 impl Signals {
@@ -537,7 +569,8 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            _ignored: [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?],
+            user: signal(SignalKind::user_defined2())?,
+            _ignored: signal(SignalKind::user_defined1())?,
         })
     }
 
@@ -547,6 +580,7 @@ impl Signals {
             _ = self.hangup.recv() => Asked::Reload,
             _ = self.interrupt.recv() => Asked::Stop,
             _ = self.terminate.recv() => Asked::Stop,
+            _ = self.user.recv() => Asked::Upgrade,
         }
     }
 }

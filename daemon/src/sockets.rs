@@ -53,26 +53,29 @@ impl Sockets {
     /// # Errors
     /// [`SocketError`] says which socket is out of reach and why.
     pub(crate) fn open(runtime_dir: &Path, extra: &[Address]) -> Result<(Self, Vec<Opened>), SocketError> {
-        let mut opened = Self::inherited()?;
-        let mut places: Vec<_> = opened
-            .iter()
-            .map(|Opened { listener, role, replaced }| Place {
-                role: *role,
-                at: At::Passed(listener.local_addr().ok().and_then(|at| at.as_pathname().map(Into::into))),
-                bound: Some(Bound { file: None, replaced: replaced.clone() }),
-            })
-            .collect();
+        let (mut opened, mut places) = (Vec::new(), Vec::new());
+        let mut kept = Vec::new();
+        for Passed { listener, role, at } in passed()? {
+            if let Some(at) = at {
+                kept.push(Kept { listener, at });
+                continue;
+            }
+            let path = listener.local_addr().ok().and_then(|at| at.as_pathname().map(Into::into));
+            let mut place = Place { role, at: At::Passed(path), bound: None };
+            opened.push(place.takes(listener, None)?);
+            places.push(place);
+        }
         for (role, name) in [(Role::Peers, PEERS), (Role::Administrators, ADMIN)] {
-            if opened.iter().any(|passed| passed.role == role) {
+            if opened.iter().any(|passed: &Opened| passed.role == role) {
                 continue;
             }
             let mut place = Place { role, at: At::Runtime(runtime_dir.join(name)), bound: None };
-            opened.push(place.bind(runtime_dir)?);
+            opened.push(place.keep_or_bind(&mut kept, runtime_dir)?);
             places.push(place);
         }
         for address in extra {
             let mut place = Place { role: Role::Peers, at: At::Extra(address.to_string()), bound: None };
-            match place.bind(runtime_dir) {
+            match place.keep_or_bind(&mut kept, runtime_dir) {
                 Ok(extra) => opened.push(extra),
                 Err(error @ SocketError::Exposed { .. }) => return Err(error),
                 // The owner of its directory can put something in the way, and must not stop the
@@ -107,24 +110,70 @@ impl Sockets {
         opened
     }
 
-    /// The sockets of sd_listen_fds(3). One that is named `admin` is for administrators.
-    fn inherited() -> Result<Vec<Opened>, SocketError> {
-        let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
-        let names: Vec<_> = names.split(':').collect();
-        let mut passed = ListenFd::from_env();
-        let mut opened = Vec::new();
-        for index in 0..passed.len() {
-            let listener = passed.take_unix_listener(index).map_err(SocketError::Passed)?;
-            let Some(listener) = listener else { continue };
-            let role = match names.get(index) {
-                Some(&"admin") => Role::Administrators,
-                _ => Role::Peers,
+    /// All of them, for the program that is to take the place of this one.
+    pub(crate) fn hand_over(self) -> Vec<HandedOver> {
+        let handed = self.places.into_iter().filter_map(|place| {
+            let at = match &place.at {
+                At::Passed(_) => String::new(),
+                at => at.to_string(),
             };
-            opened.push(Opened { listener, role, replaced: CancellationToken::new() });
-        }
-        Ok(opened)
+            let name = if place.role == Role::Administrators { ADMINISTRATORS } else { "peers" };
+            Some(HandedOver { listener: place.bound?.listener, name, at })
+        });
+        handed.collect()
     }
 }
+
+/// A socket for the program that is to take the place of this one.
+pub(crate) struct HandedOver {
+    pub(crate) listener: UnixListener,
+    /// Its name for sd_listen_fds_with_names(3).
+    pub(crate) name: &'static str,
+    /// Where the daemon has bound it; empty for one that systemd has.
+    pub(crate) at: String,
+}
+
+/// A socket that the daemon had bound before it became this program.
+struct Kept {
+    listener: UnixListener,
+    at: String,
+}
+
+/// A socket that was passed to this process.
+struct Passed {
+    listener: UnixListener,
+    role: Role,
+    /// Where the daemon had bound it before it became this program.
+    at: Option<String>,
+}
+
+/// The sockets of sd_listen_fds(3). One that is named `admin` is for administrators.
+fn passed() -> Result<Vec<Passed>, SocketError> {
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<_> = names.split(':').collect();
+    let places = env::var(PLACES).unwrap_or_default();
+    let places: Vec<_> = places.split('\n').collect();
+    let mut descriptors = ListenFd::from_env();
+    let mut passed = Vec::new();
+    for index in 0..descriptors.len() {
+        let listener = descriptors.take_unix_listener(index).map_err(SocketError::Passed)?;
+        let Some(listener) = listener else { continue };
+        let role = match names.get(index) {
+            Some(&ADMINISTRATORS) => Role::Administrators,
+            _ => Role::Peers,
+        };
+        let at = places.get(index).filter(|at| !at.is_empty()).map(|at| (*at).to_owned());
+        passed.push(Passed { listener, role, at });
+    }
+    Ok(passed)
+}
+
+/// Name of the socket for administrators in sd_listen_fds_with_names(3).
+const ADMINISTRATORS: &str = "admin";
+
+/// Variable of the environment with the place of each socket that is passed, a line each: empty for
+/// one that the daemon has not bound.
+pub(crate) const PLACES: &str = "KEYWARD_LISTEN_PLACES";
 
 /// A place where the daemon is to listen.
 struct Place {
@@ -144,6 +193,8 @@ enum At {
 }
 
 struct Bound {
+    /// The same socket that somebody accepts at.
+    listener: UnixListener,
     /// The file, if there is one, and we made it.
     file: Option<FileId>,
     replaced: CancellationToken,
@@ -171,8 +222,29 @@ impl Place {
                 None => bind_extra(Path::new(text)).map(|(listener, file)| (listener, Some(file)))?,
             },
         };
+        self.takes(listener, file)
+    }
+
+    /// Goes on with a socket that the daemon had bound before it became this program, or binds one.
+    fn keep_or_bind(&mut self, kept: &mut Vec<Kept>, runtime_dir: &Path) -> Result<Opened, SocketError> {
+        let at = self.at.to_string();
+        match kept.iter().position(|kept| kept.at == at) {
+            Some(index) => {
+                let file = match &self.at {
+                    At::Runtime(path) => file_id(path),
+                    At::Extra(text) if !text.starts_with('@') => file_id(Path::new(text)),
+                    At::Extra(_) | At::Passed(_) => None,
+                };
+                self.takes(kept.swap_remove(index).listener, file)
+            }
+            None => self.bind(runtime_dir),
+        }
+    }
+
+    fn takes(&mut self, listener: UnixListener, file: Option<FileId>) -> Result<Opened, SocketError> {
         let replaced = CancellationToken::new();
-        let bound = Bound { file, replaced: replaced.clone() };
+        let same = listener.try_clone().map_err(SocketError::Passed)?;
+        let bound = Bound { listener: same, file, replaced: replaced.clone() };
         if let Some(old) = self.bound.replace(bound) {
             old.replaced.cancel();
         }

@@ -224,6 +224,14 @@ impl Daemon {
         tool::wait_for("a reload", || (reloaded() > before).then_some(()));
     }
 
+    /// Has it become the program that is there now, and waits for that.
+    pub fn upgrade(&self) {
+        let ready = || self.logged(&[" ready version="]);
+        let before = ready();
+        self.process.as_ref().expect("a running daemon").signal(Signal::USR2);
+        tool::wait_for("an upgrade", || (ready() > before).then_some(()));
+    }
+
     /// Every request that came over the peers' socket was the one signature of a handshake, and there were so many.
     pub fn assert_one_request_each(&self, handshakes: usize) {
         let signatures = self.logged(&["outcome=done", "purpose=tls1"]);

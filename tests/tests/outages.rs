@@ -24,6 +24,7 @@ on_both_backends!(
     restarts_and_crashes_under_a_load_of_rustls,
     planned_restarts_lose_nothing_of_nginx_where_the_socket_is_held,
     planned_restarts_lose_nothing_of_rustls_where_the_socket_is_held,
+    upgrades_lose_nothing_of_nginx_and_rustls,
     reloads_of_nginx_lose_nothing,
 );
 
@@ -253,6 +254,26 @@ fn planned_restarts_lose_nothing(backend: Backend, start: Start) {
     assert!(attempts.len() > 400, "only {} handshakes", attempts.len());
     let failed = failed(&attempts);
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
+}
+
+/// Without systemd: the daemon becomes another program, and its sockets stay.
+fn upgrades_lose_nothing_of_nginx_and_rustls(backend: Backend) {
+    for start in [nginx as Start, rustls] {
+        let (daemon, pki, site) = scene(backend);
+        let _server = start(&daemon, &site);
+        let handshake = Handshake::new(&pki, site.address);
+        handshake.make().expect("a handshake");
+        let load = Load::start(&handshake, 8);
+        for _ in 0..3 {
+            let_run(&handshake, 100);
+            daemon.upgrade();
+        }
+        let_run(&handshake, 100);
+        let attempts = load.stop();
+        assert!(attempts.len() > 400, "only {} handshakes", attempts.len());
+        let failed = failed(&attempts);
+        assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
+    }
 }
 
 fn reloads_of_nginx_lose_nothing(backend: Backend) {

@@ -167,6 +167,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
             tokio::select! {
                 asked = signals.next() => match asked {
                     Asked::Reload => reload(tokens.as_deref(), tls.as_deref()),
+                    Asked::Upgrade => tracing::warn!("SIGUSR2 is for keyward serve; restart a unit"),
                     Asked::Stop => break,
                 },
                 ended = &mut serving => return Err(UnitServerError::ended(ended)),

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyward_client::{Address, Client, Error, Input};
 use keyward_proto::message::{Request, Response};
@@ -109,6 +109,15 @@ impl Daemon {
             if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") {
                 return;
             }
+        }
+    }
+
+    /// Waits until its log has these words.
+    pub(crate) fn await_log(&self, words: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.log().contains(words) {
+            assert!(Instant::now() < deadline, "no {words:?} in: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

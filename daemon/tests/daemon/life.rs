@@ -251,16 +251,67 @@ fn sockets_that_were_deleted_are_bound_again() {
 fn signals_without_a_meaning_are_ignored() {
     let mut daemon = Daemon::dev("");
     let mut stream = daemon.connect();
-    for signal in [Signal::USR1, Signal::USR2] {
-        daemon.signal(signal);
-        // When it answers, the signal has been delivered.
-        daemon.client().status().unwrap();
-    }
+    daemon.signal(Signal::USR1);
+    // When it answers, the signal has been delivered.
+    daemon.client().status().unwrap();
     send(
         &mut stream,
         &Request { id: 1, body: Some(request::Body::GetStatus(GetStatus {})), ..Request::default() },
     );
     receive(&mut stream);
+    assert!(daemon.end(Signal::TERM).success());
+}
+
+/// With SIGUSR2 it becomes the program that is there now, in the same process, with the same sockets: its own, extra and
+/// abstract ones.
+#[test]
+fn the_daemon_goes_on_as_another_program() {
+    let mut daemon = Daemon::prepare("");
+    let program = daemon.path("keyward");
+    fs::copy(PROGRAM, &program).unwrap();
+    let name = format!("keyward-test-{}", std::process::id());
+    let extra = daemon.path("extra.sock");
+    let configuration = format!("[socket]\nalso = [{extra:?}, \"@{name}\"]\n");
+    daemon.configure(&configuration);
+    let serve = daemon.serve(&["--dev"]);
+    let mut command = Command::new(&program);
+    daemon.start_as(command.args(serve.get_args()));
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let pid = daemon.pid();
+    let files = ["run/keyward.sock", "run/admin.sock", "extra.sock"].map(|name| daemon.path(name));
+    let inodes = || files.each_ref().map(|path| fs::metadata(path).unwrap().ino());
+    let before = inodes();
+
+    // One that would not start does not take its place.
+    daemon.configure("[limits]\nnothing = 1\n");
+    daemon.signal(Signal::USR2);
+    daemon.await_log("not upgraded, this program goes on");
+    assert!(daemon.log().contains("nothing"), "{}", daemon.log());
+    daemon.configure(&configuration);
+
+    // The package has put another file there, twice in a row.
+    for round in 0..2 {
+        let next = daemon.path("next");
+        fs::copy(PROGRAM, &next).unwrap();
+        fs::rename(&next, &program).unwrap();
+        let replaced = fs::metadata(&program).unwrap().ino();
+        daemon.signal(Signal::USR2);
+        daemon.await_ready();
+        assert_eq!(daemon.pid(), pid);
+        let runs = fs::metadata(format!("/proc/{}/exe", pid.as_raw_nonzero())).unwrap().ino();
+        assert_eq!(runs, replaced, "round {round}");
+        assert_eq!(inodes(), before);
+        for address in [files[0].to_str().unwrap(), files[2].to_str().unwrap(), &format!("@{name}")] {
+            Client::new(address.parse().unwrap(), Duration::from_secs(10)).status().unwrap();
+        }
+        assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+        daemon.succeed(&["key", "list"]);
+    }
+    // They are the daemon's still: one that is deleted comes back.
+    fs::remove_file(&files[2]).unwrap();
+    daemon.signal(Signal::HUP);
+    daemon.await_ready();
+    assert!(files[2].exists(), "{}", daemon.log());
     assert!(daemon.end(Signal::TERM).success());
 }
 

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use keyward_proto::Outcome;
 use rustix::process::Signal;
@@ -150,11 +149,7 @@ fn keys_are_disabled_and_deleted_on_a_full_disk() {
     assert_eq!(states, ["disabled", "disabled"], "{listed}");
     // When there is room, it is written.
     on_its_disk("rm -f $0/junk $0/more");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !daemon.log().contains("the end of the use of the key is written") {
-        assert!(Instant::now() < deadline, "{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    daemon.await_log("the end of the use of the key is written");
 }
 
 /// The command of a daemon whose state directory is a disk of its own.

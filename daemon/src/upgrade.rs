@@ -1,0 +1,95 @@
+//! SIGUSR2: the daemon becomes the program that stands in its place now, and keeps its sockets.
+//!
+//! The process stays the same one, so whoever watches over it notices nothing: a supervisor, or the
+//! container whose first process it is. Who connects meanwhile waits at the sockets.
+
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{self, Command, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+
+use crate::sockets::{HandedOver, PLACES};
+
+/// The program and the words that the daemon was started with.
+pub(crate) struct Program {
+    path: PathBuf,
+    words: Vec<OsString>,
+}
+
+impl Program {
+    /// Those of this process. To be asked for at the start: later the file may be another one, which
+    /// has the same path.
+    pub(crate) fn running() -> io::Result<Self> {
+        Ok(Self { path: env::current_exe()?, words: env::args_os().skip(1).collect() })
+    }
+
+    /// Has the program that is there now look at the configuration, as its start would.
+    ///
+    /// # Errors
+    /// Its own words.
+    fn check(&self) -> Result<(), String> {
+        let mut command = Command::new(&self.path);
+        command.args(&self.words).arg("--check-config").stdin(Stdio::null()).stdout(Stdio::null());
+        let output = command.output().map_err(|reason| reason.to_string())?;
+        match output.status.success() {
+            true => Ok(()),
+            false => {
+                let told = String::from_utf8_lossy(&output.stderr);
+                let last = told.lines().last().unwrap_or_default();
+                Err(last.strip_prefix("keyward: ").unwrap_or(last).to_owned())
+            }
+        }
+    }
+
+    /// Becomes that program, with these sockets as sd_listen_fds(3) has them.
+    ///
+    /// # Errors
+    /// Returns where that failed, and only then.
+    pub(crate) fn become_it(&self, sockets: Vec<HandedOver>) -> io::Error {
+        let names: Vec<_> = sockets.iter().map(|socket| socket.name).collect();
+        let places: Vec<_> = sockets.iter().map(|socket| socket.at.as_str()).collect();
+        let mut command = Command::new(&self.path);
+        command.args(&self.words).env("LISTEN_FDNAMES", names.join(":")).env(PLACES, places.join("\n"));
+        command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_PID", process::id().to_string());
+        let mappings = sockets.into_iter().zip(FIRST..);
+        let mappings =
+            mappings.map(|(socket, child_fd)| FdMapping { parent_fd: socket.listener.into(), child_fd });
+        match command.fd_mappings(mappings.collect()) {
+            Ok(command) => command.exec(),
+            Err(error) => io::Error::other(error),
+        }
+    }
+}
+
+/// The program, if it would start; otherwise the log says why not, and the daemon goes on.
+pub(crate) async fn checked<'a>(program: Result<&'a Program, &'a io::Error>) -> Option<&'a Program> {
+    let program = match program {
+        Ok(program) => program,
+        Err(error) => {
+            tracing::error!("not upgraded: the path of this program is not known: {error}");
+            return None;
+        }
+    };
+    let (path, words) = (program.path.clone(), program.words.clone());
+    let check = tokio::task::spawn_blocking(move || Program { path, words }.check());
+    match check.await.unwrap_or_else(|_| Err("the check was given up".into())) {
+        Ok(()) => {
+            tracing::info!(program = %program.path.display(), "upgrading: going on as the program that is there now");
+            Some(program)
+        }
+        Err(reason) => {
+            tracing::error!(
+                "not upgraded, this program goes on: {} --check-config says: {reason}",
+                program.path.display()
+            );
+            None
+        }
+    }
+}
+
+/// SD_LISTEN_FDS_START of sd_listen_fds(3).
+const FIRST: i32 = 3;
