@@ -238,6 +238,10 @@ fn the_shipped_file_includes_that_of_the_system() {
     assert!(mend.contains("add that section to the file, with the same line providers ="), "{mend}");
     fs::write(&path, format!("{text}[ours]\nproviders = provider_sect\n")).unwrap();
     assert_eq!(scene.find(&path)[0], "ok");
+    fs::remove_file(&system).unwrap();
+    let [verdict, detail, mend] = scene.find(&path);
+    assert!(verdict == "warn" && detail.contains("system.cnf, which is not there"), "{verdict}: {detail}");
+    assert!(mend.contains("openssl version -d"), "{mend}");
 }
 
 #[test]

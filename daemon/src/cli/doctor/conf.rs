@@ -58,7 +58,7 @@ impl<'a> Conf<'a> {
         let mut findings = match self.providers() {
             Ok(list) => self.listed(&list),
             // What is not here may be in a file that it includes: OpenSSL is asked what comes of it.
-            Err(_) if self.settings.has_includes() => self.included(),
+            Err(_) if !self.settings.includes().is_empty() => self.included(),
             Err(finding) => vec![finding],
         };
         findings.extend(self.properties());
@@ -66,6 +66,9 @@ impl<'a> Conf<'a> {
             findings.extend(self.readable(user, &list));
         }
         findings.extend(self.for_everything());
+        if findings.is_empty() {
+            findings.extend(self.missing_includes());
+        }
         if findings.is_empty() {
             let detail = format!("{} activates default, then keyward", self.path.display());
             findings.push(Finding::ok(CHECK, detail));
@@ -184,6 +187,23 @@ impl<'a> Conf<'a> {
         findings
     }
 
+    /// Files that are to be included and are not there.
+    fn missing_includes(&self) -> impl Iterator<Item = Finding> {
+        let missing =
+            |file: &&String| file.starts_with('/') && !file.contains('$') && !Path::new(file).exists();
+        self.settings.includes().iter().filter(missing).map(|file| {
+            Finding::warn(
+                CHECK,
+                format!(
+                    "{} includes {file}, which is not there: OpenSSL passes over it without a word, so a policy of the \
+                     system for TLS is not in force",
+                    self.path.display()
+                ),
+                "name the file of the system, openssl.cnf in the directory of: openssl version -d",
+            )
+        })
+    }
+
     /// What is wrong with the section of a provider.
     fn section(&self, provider: &Provider<'_>) -> Option<Finding> {
         let Provider { name, section, exists } = provider;
@@ -286,7 +306,7 @@ impl<'a> Conf<'a> {
                     .or_else(|| openssl::first_error(&listed));
                 let (reason, mend) = match known {
                     Some(reason) => (reason, REBUILD),
-                    None if self.settings.has_includes() => (
+                    None if !self.settings.includes().is_empty() => (
                         "a file that it includes may name another section in openssl_conf".to_owned(),
                         "add that section to the file, with the same line providers = ...",
                     ),

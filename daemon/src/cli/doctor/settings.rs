@@ -11,7 +11,7 @@ use std::path::Path;
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     sections: HashMap<String, Section>,
-    includes: bool,
+    includes: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -40,8 +40,9 @@ impl Settings {
             let line = without_comment(&line).trim();
             if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 section = name.trim().into();
-            } else if line.starts_with(".include") {
-                settings.includes = true;
+            } else if let Some(file) = line.strip_prefix(".include") {
+                let file = file.trim();
+                settings.includes.push(plain(file.strip_prefix('=').unwrap_or(file).trim()));
             } else if let Some((name, value)) = line.split_once('=') {
                 // A name can have its section before it.
                 let (of, name) = name.trim().split_once("::").unwrap_or((&section, name.trim()));
@@ -53,9 +54,9 @@ impl Settings {
         settings
     }
 
-    /// Whether there are settings in other files.
-    pub(super) fn has_includes(&self) -> bool {
-        self.includes
+    /// The other files that have settings, as they are named.
+    pub(super) fn includes(&self) -> &[String] {
+        &self.includes
     }
 
     /// The settings of a section in their order; `None` if there are none.
@@ -194,7 +195,8 @@ mod tests {
         ] {
             assert_eq!(settings.value(section, name), Some(value), "{section} {name}");
         }
-        assert!(settings.has_includes());
+        assert_eq!(settings.includes(), ["/etc/other.cnf"]);
+        assert_eq!(Settings::read(".include = '/a b.cnf' # there\n").includes(), ["/a b.cnf"]);
         assert_eq!(settings.value("k", "activate"), None);
         assert_eq!(settings.with("activate"), [("d", "1")]);
     }
