@@ -194,4 +194,27 @@ fn references_that_were_written_anew() {
     }
 }
 
+/// As editors and shells of Windows write them: nothing reads that, but it is told, with a command that helps.
+#[test]
+fn references_in_utf16_are_told() {
+    let scene = Scene::new();
+    let little: Vec<u8> = scene.reference.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let big: Vec<u8> = scene.reference.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let command = "iconv -f UTF-16 -t ASCII FILE > NEW";
+    for content in [[b"\xff\xfe", &*little].concat(), [b"\xfe\xff", &*big].concat()] {
+        for openssl in OpenSsl::ALL {
+            // The program of OpenSSL keeps to itself what decoders say of text that has no PEM.
+            let output = scene.server(openssl, &content);
+            assert_refused(&output, "the file is text in UTF-16");
+            assert!(stderr(&output).contains(command), "{}", stderr(&output));
+        }
+        let file = scene.write(&content);
+        let new = scene.daemon.path("new.pem");
+        let command = command.replace("FILE", file.to_str().unwrap()).replace("NEW", new.to_str().unwrap());
+        assert!(run(Command::new("sh").args(["-c", &command])).status.success());
+        let output = scene.server(OpenSsl::ALL[0], &fs::read(new).unwrap());
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+}
+
 const MIB: usize = 1 << 20;

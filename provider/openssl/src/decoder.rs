@@ -136,6 +136,11 @@ fn read_block(bio: Bio, input: *mut c_void) -> Result<Option<String>, Error> {
         else {
             break;
         };
+        if scanned == 0 && pem::is_utf16(line) {
+            // Nobody else will read it either, and say why.
+            let text = "cannot read the key: the file is text in UTF-16; make the reference again, or write it as ASCII: iconv -f UTF-16 -t ASCII FILE > NEW";
+            return Err(Error::new(Reason::Reference, text));
+        }
         scanned += line.len();
         let trimmed = pem::trimmed(line);
         if !block.is_empty() {
