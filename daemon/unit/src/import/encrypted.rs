@@ -4,6 +4,8 @@
 //! Files say how much work a passphrase is to cost, so that is bounded. What comes out is not authenticated: a
 //! wrong passphrase is told by the padding, or by what is inside being no key.
 
+use core::cell::Cell;
+
 use aes::{Aes128, Aes192, Aes256};
 use cbc::Decryptor;
 use cbc::cipher::block_padding::Pkcs7;
@@ -19,9 +21,32 @@ use zeroize::Zeroizing;
 
 use super::ImportError;
 
-/// What a file is encrypted with: UTF-8, or `None` for a file that was made without a passphrase, which is another
-/// thing than an empty one.
-pub(super) type Passphrase<'a> = Option<&'a [u8]>;
+/// What a file is encrypted with, and how much work may still be done to find out.
+#[derive(Clone, Copy)]
+pub(super) struct Passphrase<'a> {
+    /// UTF-8, or `None` for a file that was made without a passphrase, which is another thing than an empty one.
+    pub(super) bytes: Option<&'a [u8]>,
+    /// In rounds of PBKDF2, for all that is in the file.
+    pub(super) work: &'a Cell<u64>,
+}
+
+impl<'a> Passphrase<'a> {
+    /// Another passphrase, for the same work.
+    pub(super) fn or(self, bytes: Option<&'a [u8]>) -> Self {
+        Self { bytes, ..self }
+    }
+
+    fn bytes(self) -> &'a [u8] {
+        self.bytes.unwrap_or_default()
+    }
+
+    /// Takes something from the work that may be done.
+    fn spend(self, rounds: u64) -> Result<(), ImportError> {
+        let left = self.work.get().checked_sub(rounds.max(1)).ok_or(ImportError::Costly)?;
+        self.work.set(left);
+        Ok(())
+    }
+}
 
 type Plain = Result<Zeroizing<Vec<u8>>, ImportError>;
 
@@ -38,7 +63,7 @@ pub(super) fn decrypt(algorithm: AnyRef<'_>, ciphertext: &[u8], passphrase: Pass
     let (salt, rounds) = parameters
         .sequence(|fields| Ok::<_, der::Error>((<&OctetStringRef>::decode(fields)?, u32::decode(fields)?)))
         .map_err(|_| unsupported())?;
-    bounded(u64::from(rounds), MAX_ROUNDS)?;
+    passphrase.spend(u64::from(rounds))?;
     let (salt, key_length) = (salt.as_bytes(), scheme.cipher.key_length());
     let (key, iv) = match scheme.derivation {
         Derivation::Pkcs12 => {
@@ -48,7 +73,7 @@ pub(super) fn decrypt(algorithm: AnyRef<'_>, ciphertext: &[u8], passphrase: Pass
         }
         // PBKDF1 (RFC 8018, 5.1), of which key and IV are the two halves of what the schemes take.
         Derivation::Md5 | Derivation::Sha1 => {
-            let mut derived = Zeroizing::new([passphrase.unwrap_or_default(), salt].concat());
+            let mut derived = Zeroizing::new([passphrase.bytes(), salt].concat());
             for _ in 0..rounds {
                 derived = match scheme.derivation {
                     Derivation::Md5 => Zeroizing::new(Md5::digest(&derived).to_vec()),
@@ -65,16 +90,19 @@ fn pbes2(parameters: AnyRef<'_>, ciphertext: &[u8], passphrase: Passphrase<'_>) 
     let unsupported = |_| ImportError::Encryption("a kind of PBES2 that is not known here".into());
     let parameters = parameters.to_der().and_then(|der| Parameters::from_der(&der)).map_err(unsupported)?;
     match &parameters.kdf {
-        Kdf::Pbkdf2(pbkdf2) => bounded(u64::from(pbkdf2.iteration_count), MAX_ROUNDS)?,
+        Kdf::Pbkdf2(pbkdf2) => passphrase.spend(u64::from(pbkdf2.iteration_count))?,
         Kdf::Scrypt(scrypt) => {
             let memory = scrypt.cost_parameter.saturating_mul(128 * u64::from(scrypt.block_size));
-            bounded(memory, MAX_SCRYPT_MEMORY)?;
-            bounded(memory.saturating_mul(u64::from(scrypt.parallelization)), 4 * MAX_SCRYPT_MEMORY)?;
+            if memory > MAX_SCRYPT_MEMORY {
+                return Err(ImportError::Costly);
+            }
+            // A round takes about as long as 128 bytes of it.
+            passphrase.spend((memory / 128).saturating_mul(u64::from(scrypt.parallelization)))?;
         }
         _ => return Err(ImportError::Encryption("PBES2 with an unknown derivation of keys".into())),
     }
     let mut plain = Zeroizing::new(ciphertext.to_vec());
-    let length = match parameters.decrypt_in_place(passphrase.unwrap_or_default(), &mut plain) {
+    let length = match parameters.decrypt_in_place(passphrase.bytes(), &mut plain) {
         Ok(plain) => plain.len(),
         Err(pkcs5::Error::DecryptFailed) => return Err(ImportError::Passphrase),
         Err(error) => return Err(ImportError::Encryption(format!("PBES2 ({error})"))),
@@ -104,7 +132,7 @@ pub(super) fn decrypt_pem(dek_info: &[u8], ciphertext: &[u8], passphrase: Passph
     let mut key = Zeroizing::new(Vec::with_capacity(cipher.key_length() + 16));
     let mut last = Zeroizing::new(Vec::new());
     while key.len() < cipher.key_length() {
-        let digest = Md5::new().chain_update(&*last).chain_update(passphrase.unwrap_or_default());
+        let digest = Md5::new().chain_update(&*last).chain_update(passphrase.bytes());
         last = Zeroizing::new(digest.chain_update(&iv[..8]).finalize().to_vec());
         key.extend_from_slice(&last);
     }
@@ -115,7 +143,7 @@ pub(super) fn decrypt_pem(dek_info: &[u8], ciphertext: &[u8], passphrase: Passph
 /// Two bytes for each letter and two zeros, as PKCS#12 has it (RFC 7292, B.1). OpenSSL and Java do the same with what
 /// is not UTF-8.
 fn in_utf16(passphrase: Passphrase<'_>) -> Zeroizing<Vec<u8>> {
-    let Some(passphrase) = passphrase else { return Zeroizing::default() };
+    let Some(passphrase) = passphrase.bytes else { return Zeroizing::default() };
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * passphrase.len() + 2));
     match core::str::from_utf8(passphrase) {
         Ok(text) => bytes.extend(text.encode_utf16().flat_map(u16::to_be_bytes)),
@@ -153,10 +181,6 @@ fn pkcs12(password: &[u8], salt: &[u8], rounds: u32, purpose: u8, length: usize)
     }
     derived.truncate(length);
     derived
-}
-
-fn bounded(asked: u64, most: u64) -> Result<(), ImportError> {
-    (1..=most).contains(&asked).then_some(()).ok_or(ImportError::Costly)
 }
 
 /// A way to encrypt of before 2000 (RFC 8018, A.3, and RFC 7292, C).
@@ -224,8 +248,8 @@ fn cbc<C: BlockCipherDecrypt, E>(cipher: Result<C, E>, iv: &[u8], ciphertext: &[
     Ok(plain)
 }
 
-/// OpenSSL takes 2,048 rounds unless it is told otherwise, others up to a million. These take seconds.
-const MAX_ROUNDS: u64 = 5_000_000;
+/// Most work for one file, in rounds of PBKDF2. OpenSSL takes 2,048 unless it is told otherwise, others up to a million.
+pub(super) const MAX_WORK: u64 = 5_000_000;
 /// In bytes; OpenSSL takes 16 MiB unless it is told otherwise.
 const MAX_SCRYPT_MEMORY: u64 = 128 << 20;
 

@@ -5,6 +5,7 @@ mod openssh;
 mod pkcs12;
 mod structure;
 
+use core::cell::Cell;
 use core::fmt;
 
 use der::asn1::AnyRef;
@@ -15,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::key::Key;
 use crate::{UnitError, unfolded};
-use encrypted::Passphrase;
+use encrypted::{MAX_WORK, Passphrase};
 use pkcs12::Archive;
 use structure::{PUBLIC_KEY, REQUEST, is_certificate, read_key};
 
@@ -24,7 +25,10 @@ pub use structure::KeyName;
 
 /// Reads the only private key of a file, which is not encrypted.
 pub(crate) fn read(file: &[u8]) -> Result<Key, ImportError> {
-    let mut keys = KeyFile::read(file, None)?.keys;
+    // Nothing is decrypted, so that nobody waits for it here.
+    let read = KeyFile::read_with(file, Passphrase { bytes: None, work: &Cell::new(0) });
+    let mut keys =
+        read.map_err(|error| if error == ImportError::Costly { ImportError::Encrypted } else { error })?.keys;
     match keys.len() {
         0 | 1 => keys.pop().unwrap_or(Err(ImportError::Unknown)),
         count => Err(ImportError::Several(count)),
@@ -47,6 +51,10 @@ impl KeyFile {
     /// [`ImportError`] says what the file is instead, and what to do; [`ImportError::Encrypted`] if it takes a
     /// passphrase.
     pub fn read(file: &[u8], passphrase: Option<&[u8]>) -> Result<Self, ImportError> {
+        Self::read_with(file, Passphrase { bytes: passphrase, work: &Cell::new(MAX_WORK) })
+    }
+
+    fn read_with(file: &[u8], passphrase: Passphrase<'_>) -> Result<Self, ImportError> {
         if file.len() > MAX_FILE {
             return Err(ImportError::TooLong);
         }
@@ -247,11 +255,11 @@ impl KeyFile {
 
     fn add_archive(&mut self, file: &[u8], passphrase: Passphrase<'_>) -> Result<(), ImportError> {
         // Many have none, which is written in one of two ways.
-        let without = [None, Some(&b""[..])].into_iter().map(|passphrase| Archive::read(file, passphrase));
-        let archive = match without.into_iter().find(|read| !matches!(read, Err(ImportError::Passphrase))) {
-            Some(read) => read?,
-            None => with_passphrase(passphrase, |passphrase| Archive::read(file, passphrase))?,
-        };
+        let ways = [passphrase.bytes.map(Some), Some(None), Some(Some(&b""[..]))].into_iter().flatten();
+        let mut reads = ways.map(|bytes| Archive::read(file, passphrase.or(bytes)));
+        let read = reads.find(|read| !matches!(read, Err(ImportError::Passphrase)));
+        let wrong = if passphrase.bytes.is_some() { ImportError::Passphrase } else { ImportError::Encrypted };
+        let archive = read.unwrap_or(Err(wrong))?;
         self.certificates.extend(archive.certificates);
         for key in &archive.keys {
             let fields = fields(key).map_err(|_| ImportError::Damaged(Form::Der))?;
@@ -273,7 +281,7 @@ fn with_passphrase<T>(
     passphrase: Passphrase<'_>,
     decrypt: impl FnOnce(Passphrase<'_>) -> Result<T, ImportError>,
 ) -> Result<T, ImportError> {
-    decrypt(Some(passphrase.ok_or(ImportError::Encrypted)?))
+    if passphrase.bytes.is_some() { decrypt(passphrase) } else { Err(ImportError::Encrypted) }
 }
 
 /// What can be said of a file that is nothing that is known.
