@@ -311,6 +311,10 @@ pub(crate) struct StatusView {
     pub(crate) outcomes: BTreeMap<String, u64>,
     /// Requests for the decryption of a premaster secret by outcome, since the start.
     pub(crate) decryption_outcomes: BTreeMap<String, u64>,
+    /// When a request for a private key last ended with each outcome but the good one, in seconds
+    /// since 1970; `None` from a version before this one.
+    #[serde(default)]
+    pub(crate) last_refusals: Option<BTreeMap<String, u64>>,
     /// Requests for signatures by the purpose of the message, since the start.
     pub(crate) purposes: BTreeMap<String, u64>,
     /// Connections closed because of garbage, since the start.

@@ -1,7 +1,7 @@
 //! What the daemon counts and measures. Every name is declared here; docs/metrics.md explains them.
 
 use core::fmt;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -28,6 +28,9 @@ pub(crate) struct Metrics {
     without_public_key: Counter,
     signatures: Family<SignatureLabels, Counter>,
     decryptions: Family<DecryptionLabels, Counter>,
+    /// When requests for private keys last ended with each outcome but the good one, by its
+    /// number, in seconds since 1970.
+    refused: [AtomicU64; OUTCOMES],
     times: Family<TimeLabels, Histogram>,
     /// Of [`Self::signatures`], those of messages that were signed: each by its purpose.
     signed: [OnceLock<Counter>; Purpose::ALL.len()],
@@ -114,6 +117,7 @@ impl Metrics {
             without_public_key: Counter::default(),
             signatures: Family::default(),
             decryptions: Family::default(),
+            refused: Default::default(),
             times: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             signed: Default::default(),
             quick_times: backends.iter().map(|backend| (backend.label(), Default::default())).collect(),
@@ -179,6 +183,7 @@ impl Metrics {
 
     /// A request for a signature came to an end; `purpose` if it came as far as knowing it.
     pub(crate) fn signature(&self, outcome: Outcome, purpose: Option<Purpose>) {
+        self.note_refusal(outcome);
         let counter = || {
             let purpose = purpose.map_or(UNKNOWN, Purpose::name);
             let labels = SignatureLabels { outcome: outcome.name(), purpose };
@@ -195,7 +200,25 @@ impl Metrics {
 
     /// A request for a premaster secret came to an end. Whether the secret was sound nobody knows.
     pub(crate) fn decryption(&self, outcome: Outcome) {
+        self.note_refusal(outcome);
         self.decryptions.get_or_create(&DecryptionLabels { outcome: outcome.name() }).inc();
+    }
+
+    fn note_refusal(&self, outcome: Outcome) {
+        let place = usize::try_from(i32::from(outcome)).ok().and_then(|number| self.refused.get(number));
+        if let Some(last) = place.filter(|_| outcome != Outcome::Done) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            last.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// When requests for private keys last ended with each outcome but the good one, in seconds since 1970.
+    pub(crate) fn last_refusals(&self) -> BTreeMap<String, u64> {
+        let times = (0..).zip(&self.refused).filter_map(|(number, last)| {
+            let outcome = Outcome::try_from(number).ok()?;
+            Some((outcome.name().to_owned(), last.load(Ordering::Relaxed))).filter(|(_, last)| *last > 0)
+        });
+        times.collect()
     }
 
     /// What a unit, or the lack of one, took for a signature.
@@ -339,6 +362,8 @@ fn outcomes() -> impl Iterator<Item = &'static str> {
 
 /// Parts of what a signature takes; the embedded unit has the first, and the second where there was a queue.
 const PHASES: [&str; 4] = ["unit", "queue", "network", "verify"];
+/// There are fewer in keyward.proto.
+const OUTCOMES: usize = 32;
 const UNKNOWN: &str = "unknown";
 const GARBAGE: ClosedLabels = ClosedLabels { reason: "garbage" };
 const CROWDED: ClosedLabels = ClosedLabels { reason: "crowded" };
@@ -364,5 +389,7 @@ mod tests {
         assert_eq!((outcomes["done"], outcomes["no-grant"], outcomes.len()), (2, 1, 2));
         let purposes = metrics.purposes();
         assert_eq!((purposes["other"], purposes["csr"], purposes.len()), (1, 1, 2));
+        let refusals = metrics.last_refusals();
+        assert!(refusals.len() == 1 && refusals["no-grant"] > 1_700_000_000, "{refusals:?}");
     }
 }

@@ -139,6 +139,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         connections: daemon.connections.total(),
         outcomes: daemon.metrics.outcomes(),
         decryption_outcomes: daemon.metrics.decryption_outcomes(),
+        last_refusals: Some(daemon.metrics.last_refusals()),
         purposes: daemon.metrics.purposes(),
         closed_for_garbage,
         requests: daemon.metrics.requests(),

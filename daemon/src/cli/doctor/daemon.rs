@@ -1,6 +1,7 @@
 //! The daemon as it says it is.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward_proto::Outcome;
 
@@ -127,7 +128,7 @@ fn units(admin: &AdminClient) -> Vec<Finding> {
     units.into_iter().filter(|unit| unit.breaker.is_some()).map(finding).collect()
 }
 
-/// What the daemon refused since it started, if that hints at a mistake.
+/// What the daemon refused lately, if that hints at a mistake. What is longer ago may be mended.
 fn refusals(status: &StatusView) -> Vec<Finding> {
     // There are fewer than 32 outcomes in keyward.proto.
     let outcomes = (0..32).filter_map(|number| Outcome::try_from(number).ok());
@@ -135,7 +136,14 @@ fn refusals(status: &StatusView) -> Vec<Finding> {
         let of = |counts: &BTreeMap<String, u64>| counts.get(outcome.name()).copied().unwrap_or_default();
         let count = of(&status.outcomes) + of(&status.decryption_outcomes);
         let mend = mend(outcome).filter(|_| count > 0)?;
-        let detail = format!("{count} since the start ended with {}", outcome.name());
+        let mut detail = format!("{count} since the start ended with {}", outcome.name());
+        if let Some(times) = &status.last_refusals {
+            let last = times.get(outcome.name()).copied().unwrap_or_default();
+            if now().saturating_sub(last) >= LATELY {
+                return None;
+            }
+            detail += &format!(", the last one {}", from_now(last));
+        }
         // They may be over by now, so this is no failure.
         Some(Finding::warn("signatures", detail, mend))
     };
@@ -191,4 +199,36 @@ fn mend(outcome: Outcome) -> Option<&'static str> {
     })
 }
 
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 const KEY_STORE: &str = "key store";
+/// For how many seconds a refusal is told.
+const LATELY: u64 = 3600;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_for_an_hour() {
+        let told = |last: Value| {
+            let mut status = json!({
+                "version": "", "pid": 1, "uptime_seconds": 1, "dev": false, "backends": [], "keys": 1,
+                "connections": 0, "requests": 2, "outcomes": {"no-grant": 2}, "decryption_outcomes": {},
+                "purposes": {}, "closed_for_garbage": 0, "closed_for_crowding": 0,
+            });
+            status["last_refusals"] = last;
+            let findings = refusals(&serde_json::from_value(status).unwrap());
+            findings.into_iter().map(|finding| finding.detail).collect::<Vec<_>>()
+        };
+        let ago = |seconds: u64| json!({"no-grant": now() - seconds});
+        assert_eq!(told(ago(600)), ["2 since the start ended with no-grant, the last one 10 minutes ago"]);
+        assert!(told(ago(LATELY + 1)).is_empty());
+        // A daemon of a version before this one does not say when.
+        assert_eq!(told(Value::Null), ["2 since the start ended with no-grant"]);
+    }
+}
