@@ -330,6 +330,7 @@ mod tests {
             (file("crl2pkcs7 -nocrl -certfile leaf.pem"), Kind::Pkcs7 { der: false }),
             (file("crl2pkcs7 -nocrl -certfile leaf.pem -outform DER"), Kind::Pkcs7 { der: true }),
             (file(archive), Kind::Pkcs12),
+            (file(&format!("{archive} -legacy")), Kind::Pkcs12),
             (file("req -new -subj /CN=a -key leaf.key"), Kind::Request),
             (file("req -new -subj /CN=a -key leaf.key -outform DER"), Kind::Request),
             (public, Kind::PublicKey),

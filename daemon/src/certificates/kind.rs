@@ -16,7 +16,7 @@ pub enum Kind {
     },
     /// PKCS#12 (RFC 7292).
     #[error(
-        "a PKCS#12 archive; keyward key import takes its key with its certificates; for the certificates alone: openssl pkcs12 -in FILE -nokeys -out NEW"
+        "a PKCS#12 archive; keyward key import takes its key with its certificates; for the certificates alone: openssl pkcs12 -legacy -in FILE -nokeys -out NEW"
     )]
     Pkcs12,
     /// A public key.

@@ -320,7 +320,7 @@ fn fields(der: &[u8]) -> der::Result<Vec<AnyRef<'_>>> {
 pub enum ImportError {
     /// A passphrase that is to cost more than anybody needs.
     #[error(
-        "the file wants more work for its passphrase than is done here; write it anew first: openssl pkey -in FILE -out NEW (openssl pkcs12 -in FILE -nodes -out NEW for a PKCS#12 archive)"
+        "the file wants more work for its passphrase than is done here; write it anew first: openssl pkey -provider legacy -provider default -in FILE -out NEW, or for PKCS#12: openssl pkcs12 -legacy -in FILE -nodes -out NEW"
     )]
     Costly,
     /// An EC key without the name of its curve.
@@ -338,7 +338,7 @@ pub enum ImportError {
     Encrypted,
     /// A private key under a passphrase, in a way that is not supported.
     #[error(
-        "the private key in the file is encrypted with {0}, which is not supported; decrypt it first: openssl pkey -in FILE -out NEW (openssl pkcs12 -in FILE -nodes -out NEW for a PKCS#12 archive)"
+        "the private key in the file is encrypted with {0}, which is not supported; decrypt it first: openssl pkey -provider legacy -provider default -in FILE -out NEW, or for PKCS#12: openssl pkcs12 -legacy -in FILE -nodes -out NEW"
     )]
     Encryption(String),
     /// An EC key with the numbers of its curve instead of the name.
@@ -370,7 +370,7 @@ pub enum ImportError {
     Passphrase,
     /// A PKCS#12 archive that is not as the standard has it.
     #[error(
-        "the PKCS#12 archive cannot be read; take the key out with another program: openssl pkcs12 -in FILE -nodes -out NEW"
+        "the PKCS#12 archive cannot be read; take the key out with another program: openssl pkcs12 -legacy -in FILE -nodes -out NEW"
     )]
     Pkcs12,
     /// An RSA key that is bound to RSASSA-PSS in a way of its own.

@@ -62,7 +62,10 @@ impl Archive {
             KEY_BAG => self.keys.push(whole(value)),
             SHROUDED_KEY_BAG => {
                 let [algorithm, ciphertext] = fields_of(value)?[..] else { return Err(DAMAGED) };
-                self.keys.push(decrypt(algorithm, &octets(ciphertext)?, passphrase)?);
+                let key = decrypt(algorithm, &octets(ciphertext)?, passphrase)?;
+                // As above.
+                super::fields(&key).map_err(|_| ImportError::Passphrase)?;
+                self.keys.push(key);
             }
             CERTIFICATE_BAG => {
                 let (kind, certificate) = content_info(value)?;

@@ -174,12 +174,32 @@ fn encrypted_keys_are_read_with_their_passphrase() {
             assert!(matches!(wrong, Some(ImportError::Passphrase)), "{args}: {wrong:?}");
         }
     }
-    let other = run("rsa -traditional -camellia128 -passout pass:x", &rsa);
-    let error = KeyFile::read(&other, Some(b"x")).err().unwrap();
-    assert_eq!(error, ImportError::Encryption("the algorithm \"CAMELLIA-128-CBC\"".into()));
-    let message = error.to_string();
-    let command = message.split_once("first: openssl ").unwrap().1.split_once(" (").unwrap().0;
-    accepted(&run(&command.replace("-in FILE -out NEW", "-passin pass:x"), &other), KeyType::Rsa(2048));
+}
+
+#[test]
+fn encryption_that_is_not_read_is_told_with_a_command_that_works() {
+    let pem = genpkey(KeyType::P256);
+    let both = [certificate(core::str::from_utf8(&pem).unwrap()), pem.clone()].concat();
+    let old = "-legacy -keypbe PBE-SHA1-RC4-128 -certpbe PBE-SHA1-RC4-40";
+    for (file, told) in [
+        (run("ec -camellia128 -passout pass:x", &pem), "the algorithm \"CAMELLIA-128-CBC\""),
+        (run("pkcs8 -topk8 -v2 camellia-128-cbc -passout pass:x", &pem), "a kind of PBES2"),
+        (
+            run("pkcs8 -topk8 -v1 PBE-SHA1-RC4-128 -passout pass:x -provider legacy -provider default", &pem),
+            "1.2.840.113549.1.12.1.1",
+        ),
+        (archive(&format!("-passout pass:x {old}"), &both), "the algorithm 1.2.840.113549.1.12.1"),
+    ] {
+        let error = KeyFile::read(&file, Some(b"x")).err().unwrap();
+        let message = error.to_string();
+        assert!(matches!(error, ImportError::Encryption(_)) && message.contains(told), "{message}");
+        let commands = message.split_once("first: ").unwrap().1.split_once(", or for PKCS#12: ").unwrap();
+        let command = if file.starts_with(b"-----") { commands.0 } else { commands.1 };
+        let command = command.strip_prefix("openssl ").unwrap();
+        unit()
+            .import(&run(&command.replace("-in FILE", "-passin pass:x").replace(" -out NEW", ""), &file))
+            .unwrap();
+    }
 }
 
 #[test]
