@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use der::{Reader, SliceReader};
 use keyward_proto::pem;
 use keyward_unit::{ImportError, KeyFile};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -11,10 +12,17 @@ use crate::ground::text::quoted;
 
 /// The certificates in the text of a file, of which there is at least one.
 pub(crate) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
-    let is_certificate = |label: &[u8]| matches!(label, b"CERTIFICATE" | b"X509 CERTIFICATE");
+    let is_certificate =
+        |label: &[u8]| matches!(label, b"CERTIFICATE" | b"X509 CERTIFICATE" | b"TRUSTED CERTIFICATE");
     let blocks = pem::blocks(text).filter(|block| is_certificate(block.label()));
-    let certificates: Option<Vec<_>> =
-        blocks.map(|block| Some(CertificateDer::from(block.decode()?.to_vec()))).collect();
+    let certificates: Option<Vec<_>> = blocks
+        .map(|block| {
+            let body = block.decode()?;
+            // Behind one that is trusted stands what it is trusted for.
+            let der = SliceReader::new(&body).ok()?.tlv_bytes().ok()?;
+            Some(CertificateDer::from(der.to_vec()))
+        })
+        .collect();
     let certificates = certificates.ok_or_else(|| TlsFileError::Damaged(path.to_owned()))?;
     match certificates.is_empty() {
         true => Err(TlsFileError::NoCertificate(path.to_owned())),
@@ -89,7 +97,10 @@ mod tests {
         let certificate = fs::read_to_string(path("certificate")).unwrap();
         let read = |text: &str| certificates(&path("certificate"), text.as_bytes());
         let one = read(&certificate).unwrap();
-        for text in [format!("\u{feff}{certificate}"), certificate.replace('\n', "\n  ")] {
+        sh("openssl x509 -in certificate -trustout -addtrust serverAuth -out trusted");
+        let trusted = fs::read_to_string(path("trusted")).unwrap();
+        assert!(trusted.contains("BEGIN TRUSTED CERTIFICATE"));
+        for text in [format!("\u{feff}{certificate}"), certificate.replace('\n', "\n  "), trusted] {
             assert_eq!(read(&text).unwrap(), one);
         }
         assert!(matches!(read("hello"), Err(TlsFileError::NoCertificate(_))));
