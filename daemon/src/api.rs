@@ -298,6 +298,16 @@ pub(crate) struct StatusView {
     /// How many grants there are in the configuration.
     #[serde(default)]
     pub(crate) grants: usize,
+    /// The configuration file, if there is one.
+    #[serde(default)]
+    pub(crate) config_file: Option<PathBuf>,
+    /// SHA-256 of the configuration with all defaults, as `serve --check-config` prints it; none
+    /// from a version before this one.
+    #[serde(default)]
+    pub(crate) config: Option<String>,
+    /// The settings of the configuration that take effect with a restart.
+    #[serde(default)]
+    pub(crate) waiting_for_restart: Vec<String>,
     /// Alterations of the key store that are known.
     #[serde(default)]
     pub(crate) altered: Altered,

@@ -1,5 +1,6 @@
 //! What all connections of a running daemon share.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -31,6 +32,12 @@ pub(crate) struct Daemon {
     /// How many descriptors the process may have.
     descriptors: usize,
     config: ArcSwap<Config>,
+    /// The file that it was read from, if there is one.
+    pub(crate) config_file: Option<PathBuf>,
+    /// What [`Config::fingerprint`] says of it.
+    fingerprint: ArcSwap<String>,
+    /// The settings of it that take effect with a restart.
+    pub(crate) waiting: ArcSwap<Vec<String>>,
     /// Given by `--dev`, whatever the configuration says.
     extra_grants: Vec<Grant>,
 }
@@ -56,10 +63,19 @@ impl Daemon {
             dev,
             descriptors: usize::MAX,
             config: ArcSwap::from_pointee(Config::default()),
+            config_file: None,
+            fingerprint: ArcSwap::default(),
+            waiting: ArcSwap::default(),
             extra_grants,
         };
         daemon.set_config(config);
         daemon
+    }
+
+    /// The same, with the file that the configuration was read from.
+    #[must_use]
+    pub(crate) fn with_config_file(self, config_file: Option<PathBuf>) -> Self {
+        Self { config_file, ..self }
     }
 
     /// The same, where the process may have so many descriptors.
@@ -78,6 +94,11 @@ impl Daemon {
     /// How many grants the configuration has, without those of `--dev`.
     pub(crate) fn configured_grants(&self) -> usize {
         self.config().grants.iter().count().saturating_sub(self.extra_grants.len())
+    }
+
+    /// What [`Config::fingerprint`] says of the configuration as it is now.
+    pub(crate) fn fingerprint(&self) -> String {
+        self.fingerprint.load().to_string()
     }
 
     /// The configuration as it is now.
@@ -125,6 +146,7 @@ impl Daemon {
 
     /// From now on `config` holds, for connections that are open, too.
     pub(crate) fn set_config(&self, mut config: Config) {
+        self.fingerprint.store(Arc::new(config.fingerprint()));
         config.grants.extend(self.extra_grants.iter().cloned());
         self.lines.set_grants(&config.grants);
         let old = self.config.swap(Arc::new(config));

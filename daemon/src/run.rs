@@ -90,7 +90,9 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let at_start = config.clone();
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends, reactors);
-    let daemon = Arc::new(daemon.with_descriptors(descriptors));
+    let config_file =
+        config_file(options.config.as_deref()).map(|file| std::path::absolute(file).unwrap_or(file.into()));
+    let daemon = Arc::new(daemon.with_descriptors(descriptors).with_config_file(config_file));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let served: Result<_, ServeError> = runtime.block_on(async {
@@ -153,13 +155,18 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     }
 }
 
+/// The file that `--config` names, or else [`DEFAULT_CONFIG`] if there is one.
+pub(crate) fn config_file(path: Option<&Path>) -> Option<&Path> {
+    let default = Path::new(DEFAULT_CONFIG);
+    path.or_else(|| default.exists().then_some(default))
+}
+
 /// Reads the configuration that `--config` names, or else [`DEFAULT_CONFIG`] if there is one.
 ///
 /// # Errors
 /// [`ConfigError`] says where it is wrong.
 pub fn read_config(path: Option<&Path>) -> Result<Config, ConfigError> {
-    let default = Path::new(DEFAULT_CONFIG);
-    match path.or_else(|| default.exists().then_some(default)) {
+    match config_file(path) {
         Some(path) => Config::load(path),
         None => Ok(Config::default()),
     }
@@ -490,6 +497,7 @@ fn reload(daemon: &Daemon, options: &Options, started: &Config, log: &Log) {
     let waiting = waiting_for_restart(started, &config, takes_next);
     log.set_level(config.log);
     daemon.set_config(config);
+    daemon.waiting.store(Arc::new(waiting.clone()));
     match waiting.is_empty() {
         true => tracing::info!("configuration reloaded"),
         false => tracing::warn!(

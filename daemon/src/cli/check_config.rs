@@ -4,6 +4,7 @@
 //! The caller is often root, and the daemon is another user with credentials of systemd. So this
 //! process may be able to read files that the daemon cannot, and the other way round.
 
+use core::fmt::Display;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::{fs, io};
@@ -11,7 +12,7 @@ use std::{fs, io};
 use keyward_unit::MasterKey;
 
 use super::failure::Failure;
-use super::output;
+use super::{output, private_network};
 use crate::backend::Unusable;
 use crate::backend::grep11::Grep11;
 use crate::config::Config;
@@ -25,11 +26,41 @@ use crate::store_key::{self, StoreKeyError};
 
 /// Checks the configuration and the files that it names, and prints it with all defaults.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let config = run::read_config(options.config.as_deref()).map_err(wrong)?;
-    for warning in run::warnings(&config) {
-        output::warn(warning);
+    let mut remarks = Remarks::default();
+    let checked = check(options, &mut remarks);
+    remarks.notes.into_iter().for_each(output::note);
+    remarks.warnings.into_iter().for_each(output::warn);
+    output::print(&checked?.to_effective_toml())
+}
+
+/// What there is to say of a configuration, whether or not it can be used.
+#[derive(Debug, Default)]
+pub(super) struct Remarks {
+    /// What is doubtful.
+    pub(super) warnings: Vec<String>,
+    /// What is in order, and good to know.
+    pub(super) notes: Vec<String>,
+}
+
+impl Remarks {
+    fn warn(&mut self, text: impl Display) {
+        self.warnings.push(text.to_string());
     }
-    config.notes().into_iter().for_each(output::note);
+
+    fn note(&mut self, text: impl Display) {
+        self.notes.push(text.to_string());
+    }
+}
+
+/// Checks the configuration and the files that it names.
+///
+/// # Errors
+/// Why a daemon would not start with it.
+pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, Failure> {
+    let config = run::read_config(options.config.as_deref()).map_err(wrong)?;
+    remarks.warnings.extend(run::warnings(&config));
+    remarks.warnings.extend(private_network::warning(&config));
+    remarks.notes.extend(config.notes());
     // Of a store that a daemon has open, or that is gone, a note says which master key it needs.
     let noted = Witness::read(&options.state_dir).and_then(|noted| noted.master_key);
     let (fresh, needed) = match keys::look(&options.state_dir) {
@@ -39,29 +70,35 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     };
     // With --dev there are others.
     if !options.dev {
-        check_keys(options, &config, fresh, needed.as_deref())?;
+        check_keys(options, &config, fresh, needed.as_deref(), remarks)?;
     }
     for (name, settings) in &config.grep11 {
         let backend = Grep11::new(name, settings).map_err(wrong)?;
         // A daemon starts without, and waits for it.
         if let Err(warning) = backend.check() {
-            output::warn(warning);
+            remarks.warn(warning);
         }
     }
-    output::print(&config.to_effective_toml())
+    Ok(config)
 }
 
 /// Looks for the master key and the store key where the daemon would find them.
-fn check_keys(options: &Options, config: &Config, fresh: bool, needed: Option<&str>) -> Result<(), Failure> {
+fn check_keys(
+    options: &Options,
+    config: &Config,
+    fresh: bool,
+    needed: Option<&str>,
+    remarks: &mut Remarks,
+) -> Result<(), Failure> {
     let owner = migration::other_owner(&options.state_dir);
-    let has_master_key = check_master_key(config, fresh, needed, owner)?;
+    let has_master_key = check_master_key(config, fresh, needed, owner, remarks)?;
     match store_key::load(config.store_key.as_deref(), &options.state_dir, fresh) {
-        Ok(None) if has_master_key || is_passed(STORE_KEY, owner) => {}
-        Ok(None) => output::warn(match fresh {
+        Ok(None) if has_master_key || is_passed(STORE_KEY, owner, remarks) => {}
+        Ok(None) => remarks.warn(match fresh {
             true => StoreKeyError::NotConfigured,
             false => StoreKeyError::NotNamed(options.state_dir.join(Store::FILE)),
         }),
-        Ok(Some(_)) => tell_of_reader(config.store_key.as_deref(), owner),
+        Ok(Some(_)) => tell_of_reader(config.store_key.as_deref(), owner, remarks),
         Err(error) => return Err(wrong(error)),
     }
     Ok(())
@@ -74,44 +111,45 @@ fn check_master_key(
     fresh: bool,
     needed: Option<&str>,
     owner: Option<u32>,
+    remarks: &mut Remarks,
 ) -> Result<bool, Failure> {
     let configured = config.embedded.master_key.as_deref();
     let patterns = if fresh { Patterns::Refused } else { Patterns::Accepted };
     let of_store = |error: MasterKeyError| if fresh { error } else { error.of_existing_store() };
     match master_key::load(configured, patterns) {
         Ok(key) => {
-            master_key::warning(&key).into_iter().for_each(output::warn);
-            tell_of_reader(configured, owner);
+            master_key::warning(&key).into_iter().for_each(|warning| remarks.warn(warning));
+            tell_of_reader(configured, owner, remarks);
             check_name(&key, config, needed)?;
         }
-        Err(MasterKeyError::NotConfigured) if is_passed(MASTER_KEY, owner) => {
+        Err(MasterKeyError::NotConfigured) if is_passed(MASTER_KEY, owner, remarks) => {
             let (_, file) = MASTER_KEY;
             match master_key::load(Some(Path::new(file)), patterns) {
                 Ok(key) => {
-                    master_key::warning(&key).into_iter().for_each(output::warn);
+                    master_key::warning(&key).into_iter().for_each(|warning| remarks.warn(warning));
                     check_name(&key, config, needed)?;
                 }
                 Err(MasterKeyError::Read { reason, .. })
                     if reason.kind() == io::ErrorKind::PermissionDenied => {}
                 // The daemon has a copy, which systemd closes.
-                Err(open @ (MasterKeyError::Open(_) | MasterKeyError::Refused(_))) => output::warn(open),
+                Err(open @ (MasterKeyError::Open(_) | MasterKeyError::Refused(_))) => remarks.warn(open),
                 Err(error) => return Err(wrong(of_store(error))),
             }
         }
         Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => return Ok(false),
         Err(missing @ MasterKeyError::NotConfigured) => match owner {
-            Some(owner) => output::warn(format_args!(
+            Some(owner) => remarks.warn(format_args!(
                 "{}; {} must be able to read it, as the user of the daemon",
                 of_store(missing),
                 Name(owner)
             )),
-            None => output::warn(of_store(missing)),
+            None => remarks.warn(of_store(missing)),
         },
         // It is as it should be, for the daemon.
         Err(MasterKeyError::Refused(OwnershipError::Owner { path, uid, is_directory: false }))
             if Some(uid) == owner =>
         {
-            output::note(format_args!(
+            remarks.note(format_args!(
                 "{} belongs to {}, as whom the daemon runs: run this as that user to have it looked at",
                 path.display(),
                 Name(uid)
@@ -133,9 +171,9 @@ fn check_name(key: &MasterKey, config: &Config, needed: Option<&str>) -> Result<
 }
 
 /// Whether systemd is taken to pass a key to the daemon, of which nothing is to be seen from here.
-fn is_passed((credential, file): (&str, &str), owner: Option<u32>) -> bool {
+fn is_passed((credential, file): (&str, &str), owner: Option<u32>, remarks: &mut Remarks) -> bool {
     let Some(owner) = owner.filter(|_| Path::new(file).exists()) else { return false };
-    output::note(format_args!(
+    remarks.note(format_args!(
         "the daemon runs as {}, to whom systemd passes {file} as the credential {credential}, if its unit file is that of the package",
         Name(owner)
     ));
@@ -143,10 +181,10 @@ fn is_passed((credential, file): (&str, &str), owner: Option<u32>) -> bool {
 }
 
 /// Says that another user must be able to read a file that this one has read.
-fn tell_of_reader(file: Option<&Path>, owner: Option<u32>) {
+fn tell_of_reader(file: Option<&Path>, owner: Option<u32>, remarks: &mut Remarks) {
     let (Some(file), Some(owner)) = (file, owner) else { return };
     if fs::metadata(file).is_ok_and(|found| found.uid() != owner) {
-        output::warn(format_args!(
+        remarks.warn(format_args!(
             "{} was read by {}, and the daemon runs as {}, who must be able to read it: give the file to that user, or take it out of the configuration and have systemd pass it as a credential",
             file.display(),
             Name(rustix::process::geteuid().as_raw()),
@@ -155,6 +193,6 @@ fn tell_of_reader(file: Option<&Path>, owner: Option<u32>) {
     }
 }
 
-fn wrong(reason: impl core::fmt::Display) -> Failure {
+fn wrong(reason: impl Display) -> Failure {
     Failure::new(exit::CONFIG, reason)
 }

@@ -47,6 +47,11 @@ impl Failure {
         self.status.into()
     }
 
+    /// Why the command failed.
+    pub(crate) fn into_reason(self) -> String {
+        self.reason.unwrap_or_default()
+    }
+
     /// The same failure, told as part of `attempt`.
     pub(crate) fn while_trying(self, attempt: impl Display) -> Self {
         Self { reason: self.reason.map(|reason| format!("{attempt}: {reason}")), ..self }

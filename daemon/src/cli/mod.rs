@@ -15,6 +15,7 @@ mod import;
 mod key;
 mod output;
 mod passphrase;
+mod private_network;
 mod unit;
 
 use std::path::PathBuf;
@@ -125,7 +126,7 @@ struct Serve {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where the keys are stored
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/keyward")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     /// Where the sockets are
     #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
@@ -172,3 +173,4 @@ struct Client {
 }
 
 const RUNTIME_DIR: &str = "/run/keyward";
+const STATE_DIR: &str = "/var/lib/keyward";

@@ -14,6 +14,7 @@ use keyward_client::Address;
 use keyward_proto::Use;
 use nix::unistd::{Group, User};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -167,6 +168,12 @@ impl Config {
             ),
         ];
         notes.into_iter().flatten().collect()
+    }
+
+    /// What tells this configuration from others: SHA-256 of [`Self::to_effective_toml`], in hexadecimal digits.
+    pub fn fingerprint(&self) -> String {
+        let digest = Sha256::digest(self.to_effective_toml());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The configuration with every default spelled out, as a file that says the same.

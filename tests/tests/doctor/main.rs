@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "bodies of tests")]
 
 mod configuration;
+mod daemon;
 mod server;
 
 use std::ffi::OsStr;

@@ -11,9 +11,9 @@ use crate::api::{StatusView, UnitView};
 use crate::cli::output::{from_now, time};
 
 /// What the daemon says of itself, its units, and what it refused.
-pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
+pub(super) fn check(admin: &AdminClient, status: Result<StatusView, AdminClientError>) -> Vec<Finding> {
     const CHECK: &str = "daemon";
-    let status = match admin.status() {
+    let status = match status {
         Ok(status) => status,
         Err(AdminClientError::Unreachable { reason, .. })
             if reason.kind() == std::io::ErrorKind::PermissionDenied =>

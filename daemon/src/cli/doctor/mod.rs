@@ -1,6 +1,7 @@
 //! `keyward doctor`: finds the usual misconfigurations and says how to mend each.
 
 mod conf;
+mod configuration;
 mod daemon;
 mod environment;
 mod expiry;
@@ -49,6 +50,13 @@ pub(super) struct Doctor {
     /// counts in the place of ours, and for grants its groups and its service
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
     pid: Option<u32>,
+    /// Check this configuration of the daemon, as serve --check-config does
+    /// [default: that of the daemon, or /etc/keyward/keyward.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the keys are stored [default: as the daemon says, or /var/lib/keyward]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// Check that the daemon has the key of this reference
     #[arg(long, value_name = "FILE")]
     reference: Option<PathBuf>,
@@ -65,7 +73,15 @@ impl Doctor {
             Failure::new(exit::USAGE, format_args!("cannot use the runtime directory: {error}"))
         })?;
         let admin = AdminClient::new(&runtime_dir)?;
-        let mut findings = daemon::check(&admin);
+        let status = admin.status();
+        let options = configuration::options(
+            self.config.as_deref(),
+            self.state_dir.as_deref(),
+            &runtime_dir,
+            status.as_ref().ok(),
+        );
+        let mut findings = configuration::check(&options, status.as_ref().ok());
+        findings.extend(daemon::check(&admin, status));
         let person = or_tell(&mut findings, self.user.as_deref().map(Person::of_name));
         let conf = or_tell(&mut findings, self.openssl_conf.as_deref().map(Conf::open));
         let socket = runtime_dir.join(PEERS);

@@ -1,0 +1,90 @@
+//! The configuration of the daemon, as the next start or reload will find it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::unistd::geteuid;
+
+use super::Finding;
+use crate::api::StatusView;
+use crate::cli::STATE_DIR;
+use crate::cli::check_config::{self, Remarks};
+use crate::ground::text::quoted;
+use crate::run::{self, Options};
+
+/// What the daemon was started with, as far as it says so, and otherwise by default.
+pub(super) fn options(
+    config: Option<&Path>,
+    state_dir: Option<&Path>,
+    runtime_dir: &Path,
+    status: Option<&StatusView>,
+) -> Options {
+    let of_daemon = status.map(|status| &*status.state_dir).filter(|path| path.is_absolute());
+    Options {
+        config: config.or_else(|| status?.config_file.as_deref()).map(Path::to_owned),
+        state_dir: state_dir.or(of_daemon).unwrap_or(Path::new(STATE_DIR)).to_owned(),
+        runtime_dir: runtime_dir.to_owned(),
+        dev: status.is_some_and(|status| status.dev),
+    }
+}
+
+/// Checks it with the files that it names, and compares it with the one that is in force.
+pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Finding> {
+    const CHECK: &str = "configuration";
+    let file = run::config_file(options.config.as_deref());
+    let shown = file.map_or("no configuration file".to_owned(), |file| file.display().to_string());
+    let again = command(file, options);
+    let mut remarks = Remarks::default();
+    let checked = check_config::check(options, &mut remarks);
+    let warn = |warning| Finding::warn(CHECK, warning, format!("see {again}, after any change"));
+    let mut findings: Vec<_> = remarks.warnings.into_iter().map(warn).collect();
+    let config = match checked {
+        Ok(config) => config,
+        // Another user may lack what the daemon has.
+        Err(failure) if !geteuid().is_root() && !is_of_user(&options.state_dir) => {
+            let detail = format!("not looked at: {}", failure.into_reason());
+            findings.push(Finding::warn(CHECK, detail, "run keyward doctor as root"));
+            return findings;
+        }
+        Err(failure) => {
+            let detail = format!("the next start of the daemon would fail: {}", failure.into_reason());
+            findings.push(Finding::fail(CHECK, detail, format!("change that, then look: {again}")));
+            return findings;
+        }
+    };
+    let in_force = status.and_then(|status| status.config.as_deref());
+    match in_force.map(|in_force| in_force == config.fingerprint()) {
+        Some(false) => findings.push(Finding::warn(
+            CHECK,
+            format!("{shown} says something else than what the daemon has read"),
+            "have the daemon read it: systemctl reload keyward, or SIGHUP; its log says whether it did",
+        )),
+        Some(true) => findings.push(Finding::ok(CHECK, format!("{shown} is sound, and in force"))),
+        None => findings
+            .push(Finding::ok(CHECK, format!("{shown} is sound; no daemon says whether it is in force"))),
+    }
+    if let Some(waiting) = status.map(|status| &status.waiting_for_restart).filter(|list| !list.is_empty()) {
+        let detail =
+            format!("these settings take effect with a restart of the daemon: {}", waiting.join(", "));
+        findings.push(Finding::warn(CHECK, detail, "restart it when that suits: systemctl restart keyward"));
+    }
+    findings
+}
+
+fn is_of_user(state_dir: &Path) -> bool {
+    fs::metadata(state_dir).is_ok_and(|found| found.uid() == geteuid().as_raw())
+}
+
+/// The command that checks the same once more.
+fn command(file: Option<&Path>, options: &Options) -> String {
+    let mut command = "keyward serve --check-config".to_owned();
+    command += &file.map_or(String::new(), |file| format!(" --config {}", quoted(file)));
+    if options.state_dir != Path::new(STATE_DIR) {
+        command += &format!(" --state-dir {}", quoted(&options.state_dir));
+    }
+    if options.dev {
+        command += " --dev";
+    }
+    command
+}

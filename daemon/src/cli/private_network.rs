@@ -1,0 +1,81 @@
+//! Addresses of the daemon that are in no directory, and so in one network namespace alone.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+
+/// That the service of the daemon has a network namespace of its own, in which no server finds the abstract addresses
+/// that the daemon makes itself.
+pub(super) fn warning(config: &Config) -> Option<String> {
+    let mut addresses = config.socket.extra.iter().map(ToString::to_string);
+    let address = addresses.find(|address| address.starts_with('@'))?;
+    let file = setting(Path::new("/"))?;
+    Some(format!(
+        "{} has PrivateNetwork=yes, so no server finds {address}, which the daemon makes inside: have systemd make it, with \
+         ListenStream={address} for keyward.socket, and take it out of [socket] also",
+        file.display()
+    ))
+}
+
+/// The unit file or drop-in of the service that gives it a network namespace, if the last one that says something of it
+/// does (systemd.unit(5)).
+fn setting(root: &Path) -> Option<PathBuf> {
+    let directories = DIRECTORIES.map(|directory| root.join(directory));
+    let whole = directories.iter().map(|directory| directory.join(SERVICE)).find(|file| file.exists());
+    // Of drop-ins with one name the first one counts, and then their names give the order.
+    let mut drop_ins = BTreeMap::<OsString, PathBuf>::new();
+    for directory in &directories {
+        let listed = fs::read_dir(directory.join(format!("{SERVICE}.d")));
+        for file in listed.into_iter().flatten().flatten().take(MOST) {
+            if file.path().extension().is_some_and(|extension| extension == "conf") {
+                drop_ins.entry(file.file_name()).or_insert(file.path());
+            }
+        }
+    }
+    let said = whole.into_iter().chain(drop_ins.into_values()).filter_map(|file| {
+        let text = fs::read_to_string(&file).ok()?;
+        let settings = text.lines().filter_map(|line| line.split_once('='));
+        let (_, value) = settings.filter(|(name, _)| name.trim() == "PrivateNetwork").last()?;
+        let value = value.trim().to_ascii_lowercase();
+        Some((file, ["yes", "true", "on", "1", "y", "t"].contains(&&*value)))
+    });
+    said.last().filter(|(_, is_set)| *is_set).map(|(file, _)| file)
+}
+
+const SERVICE: &str = "keyward.service";
+/// Where systemd looks for unit files, the first one first.
+const DIRECTORIES: [&str; 4] =
+    ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
+/// Most drop-ins of a directory that are looked at.
+const MOST: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_file_that_says_something_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = root.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            setting(root.path()).map(|file| file.strip_prefix(root.path()).unwrap().display().to_string())
+        };
+        assert_eq!(setting(root.path()), None);
+        let shipped = include_str!("../../../conf/systemd/keyward.service");
+        let service = "lib/systemd/system/keyward.service";
+        assert_eq!(write(service, shipped).as_deref(), Some(service));
+        let remote = include_str!("../../../conf/systemd/remote-units.conf");
+        let drop_ins = "etc/systemd/system/keyward.service.d";
+        assert_eq!(write(&format!("{drop_ins}/remote.conf"), remote), None);
+        assert_eq!(write(&format!("{drop_ins}/a.conf"), "[Service]\nPrivateNetwork=yes\n"), None);
+        let last = format!("{drop_ins}/z.conf");
+        assert_eq!(write(&last, "[Service]\nPrivateNetwork = yes\nPrivateNetwork=no\n"), None);
+        assert_eq!(write(&last, "[Service]\nPrivateNetwork = True\n").as_deref(), Some(&*last));
+        assert_eq!(write("run/systemd/system/keyward.service.d/z.conf", "").as_deref(), Some(&*last));
+    }
+}
