@@ -41,6 +41,8 @@ impl Pebble {
         // Each order is asked for its own challenges, at once.
         authority
             .env("PEBBLE_AUTHZREUSE", "0")
+            // Otherwise pebble refuses one nonce in twenty, to see whether clients try again; certbot does that once.
+            .env("PEBBLE_WFE_NONCEREJECT", "0")
             .env("PEBBLE_VA_NOSLEEP", "1")
             .arg("-config")
             .arg(home.join("pebble.json"));

@@ -176,7 +176,9 @@ fn references_behind_certificates_after_an_earlier_error() {
 fn references_that_were_written_anew() {
     let scene = Scene::new();
     let lines: Vec<_> = scene.reference.lines().collect();
-    let (head, body, end) = (lines[..2].join("\n"), &lines[2..lines.len() - 1], lines[lines.len() - 1]);
+    let begin = lines.iter().position(|line| line.starts_with("-----BEGIN ")).unwrap() + 1;
+    let (head, end) = (lines[..begin].join("\n"), lines[lines.len() - 1]);
+    let body = &lines[begin..lines.len() - 1];
     for openssl in OpenSsl::ALL {
         for content in [
             format!("{head}\n{}\n{end}\n", body.concat()),

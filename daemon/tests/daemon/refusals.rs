@@ -55,7 +55,7 @@ fn the_commands_that_refusals_suggest_can_be_run() {
             daemon.succeed(&[&["csr", "shop"], &names[..]].concat());
         }
     }
-    assert_eq!(ran.len(), 7, "{ran:#?}");
+    assert_eq!(ran.len(), 8, "{ran:#?}");
 }
 
 /// The label and the version are those of the reference, and the key is not.

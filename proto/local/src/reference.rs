@@ -189,7 +189,7 @@ mod tests {
         assert!(head.lines().all(|line| line.starts_with("# ") && line.len() <= 120), "{head}");
         assert_eq!(Reference::from_pem(&pem), Ok(reference()));
         assert_eq!(Reference::from_pem(&pem.replace('\n', "\r\n")), Ok(reference()));
-        let body = pem.lines().skip(2).take_while(|line| !line.starts_with('-')).collect::<Vec<_>>();
+        let body = pem.lines().filter(|line| !line.starts_with(['-', '#'])).collect::<Vec<_>>();
         let one_line = pem.replace(&body.join("\n"), &body.concat());
         assert_ne!(one_line, pem);
         let other = "-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n";
