@@ -214,9 +214,8 @@ impl IntoResponse for AdminError {
             Self::NotAllowed(_) | Self::NotAnAdministrator => StatusCode::FORBIDDEN,
             Self::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,
             Self::Store(StoreError::Exists(_) | StoreError::Changed(_)) => StatusCode::CONFLICT,
-            Self::Store(StoreError::Altered(_) | StoreError::Locked(_) | StoreError::Unlisted(_)) => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            Self::Store(StoreError::Locked(_)) => StatusCode::FAILED_DEPENDENCY,
+            Self::Store(StoreError::Altered(_) | StoreError::Unlisted(_)) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Store(
                 StoreError::Copy(_)
                 | StoreError::Gone(_)
@@ -240,7 +239,9 @@ fn backend_status(error: &BackendError) -> StatusCode {
         | BackendError::Store(_)
         | BackendError::Unit(_) => StatusCode::INTERNAL_SERVER_ERROR,
         BackendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-        BackendError::Import(_) | BackendError::Unusable(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        // The master key is that of another store: the configuration is wrong.
+        BackendError::Unusable(_) => StatusCode::FAILED_DEPENDENCY,
         // Most likely the public key that came with an adoption is of another key.
         BackendError::Grep11(Grep11Error::WrongSignature { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
         BackendError::Grep11(error) => match error.outcome() {

@@ -43,7 +43,7 @@ fn another_master_key_takes_nothing_over() {
     scene.daemon.start(&[]);
     assert_eq!(scene.daemon.outcome("shop", &certificate_verify()), Outcome::OtherMasterKey);
     let (status, line) = scene.daemon.fail(&["key", "rotate", "shop"]);
-    assert!(status == 65 && line.contains(&scene.needed), "{status} {line}");
+    assert!(status == 78 && line.contains(&scene.needed), "{status} {line}");
     scene.daemon.end(Signal::TERM);
     // Nor is the file needed afterwards.
     scene.daemon.configure(&scene.daemon.production_configuration(&GRANTS));
@@ -113,7 +113,7 @@ impl Scene {
         has_all(&failed.collect::<String>());
         for words in [&["key", "generate", "new", "--type", "p256"][..], &["key", "rotate", "shop"]] {
             let (status, line) = daemon.fail(words);
-            assert!(status == 65 && line.contains("master key"), "{status} {line}");
+            assert!(status == 78 && line.contains("master key"), "{status} {line}");
         }
         assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::OtherMasterKey);
     }
