@@ -35,14 +35,14 @@ fn setting(root: &Path) -> Option<PathBuf> {
             }
         }
     }
-    let said = whole.into_iter().chain(drop_ins.into_values()).filter_map(|file| {
+    let mut said = whole.into_iter().chain(drop_ins.into_values()).filter_map(|file| {
         let text = fs::read_to_string(&file).ok()?;
         let settings = text.lines().filter_map(|line| line.split_once('='));
-        let (_, value) = settings.filter(|(name, _)| name.trim() == "PrivateNetwork").last()?;
+        let (_, value) = settings.filter(|(name, _)| name.trim() == "PrivateNetwork").next_back()?;
         let value = value.trim().to_ascii_lowercase();
         Some((file, ["yes", "true", "on", "1", "y", "t"].contains(&&*value)))
     });
-    said.last().filter(|(_, is_set)| *is_set).map(|(file, _)| file)
+    said.next_back().filter(|(_, is_set)| *is_set).map(|(file, _)| file)
 }
 
 const SERVICE: &str = "keyward.service";

@@ -4,6 +4,7 @@
 
 mod configuration;
 mod daemon;
+mod found;
 mod server;
 
 use std::ffi::OsStr;

@@ -33,7 +33,9 @@ pub(super) fn options(
 pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Finding> {
     const CHECK: &str = "configuration";
     let file = run::config_file(options.config.as_deref());
-    let shown = file.map_or("no configuration file".to_owned(), |file| file.display().to_string());
+    let shown = file.map_or("the configuration of no file, with all defaults,".to_owned(), |file| {
+        file.display().to_string()
+    });
     let again = command(file, options);
     let mut remarks = Remarks::default();
     let checked = check_config::check(options, &mut remarks);

@@ -18,14 +18,20 @@ use super::{Finding, openssl};
 pub(super) fn nginx(nginx_conf: &Path, openssl_conf: Option<&Path>) -> Finding {
     const CHECK: &str = "nginx.conf";
     let path = nginx_conf.display();
-    let text = match read_text(nginx_conf) {
-        Ok(text) => text,
+    match read_text(nginx_conf) {
+        Ok(text) => passes_on(nginx_conf, &text, openssl_conf),
         Err(error) => {
             let detail = format!("cannot read {path}: {error}");
-            return Finding::fail(CHECK, detail, "name the file that nginx -T shows first");
+            Finding::fail(CHECK, detail, "name the file that nginx -T shows first")
         }
-    };
-    let directives = directives(&text);
+    }
+}
+
+/// The same for the text of such a file, or of all files of a configuration.
+pub(super) fn passes_on(nginx_conf: &Path, text: &str, openssl_conf: Option<&Path>) -> Finding {
+    const CHECK: &str = "nginx.conf";
+    let path = nginx_conf.display();
+    let directives = directives(text);
     let passed = |words: &Vec<String>| match words.as_slice() {
         [env, variable] if env == "env" => variable.strip_prefix(VARIABLE).map(str::to_owned),
         _ => None,
@@ -50,7 +56,11 @@ pub(super) fn nginx(nginx_conf: &Path, openssl_conf: Option<&Path>) -> Finding {
         None => {
             let has_includes =
                 directives.iter().any(|words| words.first().is_some_and(|one| one == "include"));
-            let unread = if has_includes { "; include is not followed" } else { "" };
+            let unread = if has_includes && !text.starts_with("# configuration file ") {
+                "; include is not followed"
+            } else {
+                ""
+            };
             Finding::warn(
                 CHECK,
                 format!(
@@ -171,7 +181,7 @@ fn variable(pid: u32, name: &str) -> Option<String> {
 }
 
 /// The file of our provider among those that a process has mapped (proc_pid_maps(5)).
-fn loaded(maps: &str) -> Option<&str> {
+pub(super) fn loaded(maps: &str) -> Option<&str> {
     let mut files = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
     files.find(|file| {
         let name = file.rsplit('/').next().unwrap_or_default();
@@ -180,7 +190,7 @@ fn loaded(maps: &str) -> Option<&str> {
 }
 
 /// What the kernel tells of a process.
-fn read(pid: u32, what: &str) -> io::Result<Vec<u8>> {
+pub(super) fn read(pid: u32, what: &str) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(format!("/proc/{pid}/{what}"))?.take(LONGEST).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -246,8 +256,9 @@ pub(super) fn all_directives(text: &str) -> (Vec<Directive>, Vec<Vec<String>>) {
     (found, blocks)
 }
 
-const VARIABLE: &str = "OPENSSL_CONF";
-const SOCKET: &str = "KEYWARD_SOCKET";
+pub(super) const OPENSSL_CONF: &str = "OPENSSL_CONF";
+const VARIABLE: &str = OPENSSL_CONF;
+pub(super) const SOCKET: &str = "KEYWARD_SOCKET";
 /// What a service of systemd needs, without its value.
 const SERVICE: &str = "Environment=OPENSSL_CONF";
 /// Most that is read of what the kernel tells, in bytes (4 MiB).

@@ -57,11 +57,16 @@ fn finding(key: &KeyView, now: u64) -> Option<Finding> {
         let detail = format!("{what} has expired on {}, {}", time(not_after), from_now(not_after));
         return Some(Finding::fail(CHECK, detail, mend));
     }
-    let soon = SOON.min((not_after - not_before) / 4);
-    (not_after - now < soon).then(|| {
+    is_soon(not_before, not_after, now).then(|| {
         let detail = format!("{what} expires on {}, {}", time(not_after), from_now(not_after));
         Finding::warn(CHECK, detail, mend)
     })
+}
+
+/// Whether a certificate that is valid should have been renewed by now.
+pub(super) fn is_soon(not_before: u64, not_after: u64, now: u64) -> bool {
+    let soon = SOON.min(not_after.saturating_sub(not_before) / 4);
+    not_after.saturating_sub(now) < soon
 }
 
 const CHECK: &str = "expiry";

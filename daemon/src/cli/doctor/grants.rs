@@ -8,7 +8,7 @@ use keyward_proto::{Outcome, Reference, Use};
 use super::Finding;
 use super::reach::Person;
 use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::User;
+use crate::api::{KeyView, User};
 use crate::cli::key::how_to_allow;
 use crate::peers::service;
 
@@ -70,9 +70,8 @@ pub(super) fn check(
                 None => format!("no grant covers {name} and this key"),
             },
             format!(
-                "add to keyward.toml and reload: [[grant]] with user = \"{user}\" and keys = [\"{label}\"] and uses = \
-                 [\"{wanted}\"]",
-                user = person.name()
+                "add to keyward.toml and reload: [[grant]] with {user} and keys = [\"{label}\"] and uses = [\"{wanted}\"]",
+                user = person.in_grant()
             ),
         )
     } else if refusal == Outcome::UseNotGranted.name() {
@@ -94,6 +93,52 @@ pub(super) fn check(
         (refusal, "see the log of the daemon".into())
     };
     Some(Finding::fail(CHECK, format!("{name} may not use key {label} for {may_not}: {why}"), mend))
+}
+
+/// Whether there is any key that a user may use, where no reference says which one is needed.
+pub(super) fn any(admin: &AdminClient, person: &Person, pid: Option<u32>) -> Finding {
+    let (user, name) = match pid.map(|pid| of_process(pid, person)) {
+        None => (User { uid: person.uid(), gid: person.gid(), ..User::default() }, person.name().to_owned()),
+        Some(Ok(known)) => known,
+        Some(Err(finding)) => return finding,
+    };
+    let keys = match admin.list() {
+        Ok((keys, _)) => keys,
+        Err(error) => {
+            let detail = format!("not asked: {error}");
+            return Finding::warn(CHECK, detail, "run as root, with the daemon up");
+        }
+    };
+    let may = |key: &&KeyView| {
+        let access = admin.access(&key.label, &user);
+        access.is_ok_and(|access| access.uses.iter().any(|one| one.refusal.is_none()))
+    };
+    let looked_at = keys.len().min(MOST_KEYS);
+    let of = match keys.len() - looked_at {
+        0 => String::new(),
+        more => format!(", of the first {looked_at}; {more} more were not asked about"),
+    };
+    let allowed: Vec<_> = keys.iter().take(MOST_KEYS).filter(may).map(|key| key.label.as_str()).collect();
+    match allowed.split_at(allowed.len().min(SHOWN)) {
+        ([], _) if keys.is_empty() => Finding::warn(
+            CHECK,
+            format!("there is no key that {name} could use"),
+            "make one: keyward key generate LABEL, or keyward key import LABEL --in FILE",
+        ),
+        ([], _) => Finding::fail(
+            CHECK,
+            format!("no grant lets {name} use any enabled key{of}"),
+            format!(
+                "add to keyward.toml and reload: [[grant]] with {} and keys = [\"LABEL\"]; to have one key looked at, name \
+                 its reference: --reference FILE",
+                person.in_grant()
+            ),
+        ),
+        (shown, others) => {
+            let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+            Finding::ok(CHECK, format!("{name} may use {}{more}{of}", shown.join(", ")))
+        }
+    }
 }
 
 /// A process of a user as the daemon would see it, with words for it. Its group and groups count if
@@ -133,7 +178,7 @@ fn of_process(pid: u32, person: &Person) -> Result<(User, String), Finding> {
 }
 
 /// The credentials of a process, as the kernel would give them to the daemon.
-struct Credentials {
+pub(super) struct Credentials {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
@@ -142,7 +187,7 @@ struct Credentials {
 impl Credentials {
     /// Effective ids and supplementary groups, by the text of /proc/PID/status
     /// (proc_pid_status(5)).
-    fn of_status(status: &str) -> Option<Self> {
+    pub(super) fn of_status(status: &str) -> Option<Self> {
         let numbers = |name: &str| -> Option<Vec<u32>> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
             line.split_whitespace().map(|number| number.parse().ok()).collect()
@@ -152,6 +197,16 @@ impl Credentials {
             gid: *numbers("Gid")?.get(1)?,
             groups: numbers("Groups")?,
         })
+    }
+
+    /// The user.
+    pub(super) fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The group and the others.
+    pub(super) fn groups(&self) -> (u32, &[u32]) {
+        (self.gid, &self.groups)
     }
 }
 
@@ -165,4 +220,8 @@ const HANDSHAKES: [Use; 6] = [
     Use::TlsClient,
 ];
 
+/// Most keys that are asked about where no reference names one.
+const MOST_KEYS: usize = 500;
+/// So many of those that a user may use are named.
+const SHOWN: usize = 5;
 pub(super) const CHECK: &str = "grant";

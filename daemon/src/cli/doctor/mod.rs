@@ -7,8 +7,11 @@ mod environment;
 mod expiry;
 mod grants;
 mod openssl;
+mod processes;
 mod reach;
+mod servers;
 mod settings;
+mod told;
 mod uses;
 
 use std::path::{Path, PathBuf};
@@ -126,7 +129,20 @@ impl Doctor {
                 }
             }
         }
+        if let (None, Some(person)) = (&self.reference, &person) {
+            findings.push(grants::any(&admin, person, self.pid));
+        }
+        if self.is_bare() {
+            findings.extend(servers::check(&runtime_dir));
+        }
         self.report(&findings)
+    }
+
+    /// Whether nothing says which server is meant.
+    fn is_bare(&self) -> bool {
+        let files =
+            [&self.chroot, &self.module, &self.openssl_conf, &self.nginx_conf, &self.reference, &self.cert];
+        self.user.is_none() && self.pid.is_none() && files.iter().all(|file| file.is_none())
     }
 
     /// The chroot of the process that is named, if it is in one; what there is to say of that is a finding.
@@ -177,6 +193,8 @@ enum Verdict {
     Ok,
     Warn,
     Fail,
+    /// Nothing was looked at, or it is no matter of right and wrong.
+    Note,
 }
 
 impl Finding {
@@ -192,11 +210,30 @@ impl Finding {
         Self { check, verdict: Verdict::Fail, detail: detail.into(), mend: Some(mend.into()) }
     }
 
+    fn note(check: &'static str, detail: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Note, detail: detail.into(), mend: None }
+    }
+
+    /// The same finding of something that has a name.
+    fn of(self, name: &str) -> Self {
+        Self { detail: format!("{name}: {}", self.detail), ..self }
+    }
+
+    /// The same finding where it is not known whether it matters.
+    fn at_most(self, verdict: Verdict) -> Self {
+        match (self.verdict, verdict) {
+            (Verdict::Fail | Verdict::Warn, Verdict::Warn) => Self { verdict, ..self },
+            (_, Verdict::Note) => Self { verdict, ..self },
+            _ => self,
+        }
+    }
+
     fn lines(&self) -> String {
         let verdict = match self.verdict {
             Verdict::Ok => "ok  ",
             Verdict::Warn => "warn",
             Verdict::Fail => "FAIL",
+            Verdict::Note => "note",
         };
         let mend = self.mend.as_ref().map(|mend| format!("      mend: {mend}\n")).unwrap_or_default();
         format!("{verdict}  {}: {}\n{mend}", self.check, self.detail)
@@ -227,10 +264,14 @@ fn read_reference(path: &Path) -> Result<Reference, Finding> {
             false => Finding::fail(REFERENCE, format!("{shown} holds no reference"), again),
         });
     };
+    reference_in(&text[start..]).map_err(|error| Finding::fail(REFERENCE, format!("{shown}: {error}"), again))
+}
+
+/// The reference that a text begins with.
+fn reference_in(text: &str) -> Result<Reference, String> {
     const END: &str = "-----END KEYWARD KEY-----";
-    let block = &text[start..];
-    let block = block.find(END).map_or(block, |end| &block[..end + END.len()]);
-    Reference::from_pem(block).map_err(|error| Finding::fail(REFERENCE, format!("{shown}: {error}"), again))
+    let block = text.find(END).map_or(text, |end| &text[..end + END.len()]);
+    Reference::from_pem(block).map_err(|error| error.to_string())
 }
 
 /// Whether there is a private key of any kind in a text, in PEM.

@@ -7,12 +7,16 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use keyward_client::{Address, Client, Error, InvalidAddress};
-use nix::unistd::{User, getgrouplist};
+use nix::unistd::{Uid, User, getgrouplist};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::Pid;
 
-use super::{Finding, Verdict};
+use super::grants::Credentials;
+use super::{Finding, Verdict, environment};
 use crate::ground::text::quoted;
 
 /// Where servers are told that the socket is.
+#[derive(Clone)]
 pub(super) struct Told {
     /// An address, as the provider takes it.
     pub(super) socket: String,
@@ -60,6 +64,49 @@ pub(super) fn sockets(
         }
     }
     findings
+}
+
+/// Whether a server that looks for the daemon at an address reaches this one. `own` is the socket in the runtime directory,
+/// `root` the directory that the server has gone into.
+pub(super) fn of_server(own: &Path, told: &Told, root: Option<&Path>, person: &Person) -> Vec<Finding> {
+    let (socket, source) = (&*told.socket, format!(" ({})", told.source));
+    if let Some(root) = root.filter(|_| !socket.starts_with('@')) {
+        return vec![inside(root, socket, &source, Some(person))];
+    }
+    let by_itself = match answers(socket) {
+        Ok(_) => Finding::ok("socket", format!("{socket} answers{source}")),
+        Err(error) => Finding::fail(
+            "socket",
+            format!("{error}{source}"),
+            format!("let {} name a socket of the daemon, such as {}", told.setting, own.display()),
+        ),
+    };
+    let is_path = socket.starts_with('/');
+    [by_itself].into_iter().chain(is_path.then(|| check(person, Path::new(socket), Path::new("/")))).collect()
+}
+
+/// Whether the process that listens on an address is that on our own socket: the daemon, or systemd for it.
+pub(super) fn is_of_daemon(own: &Path, address: &str) -> bool {
+    let own = own.to_string_lossy();
+    address == own || listener(&own).is_some_and(|own| listener(address) == Some(own))
+}
+
+/// Whether anybody listens on an address.
+pub(super) fn is_listened_on(address: &str) -> bool {
+    listener(address).is_some()
+}
+
+/// The process that listens on an address.
+fn listener(address: &str) -> Option<Pid> {
+    let name = match address.strip_prefix('@') {
+        Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?,
+        None => SocketAddrUnix::new(address).ok()?,
+    };
+    // Of somebody who accepts nothing, nobody waits for an answer.
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    rustix::net::connect(&stream, &name).ok()?;
+    rustix::net::sockopt::socket_peercred(&stream).ok().map(|peer| peer.pid)
 }
 
 /// Whether a daemon is on the other end of a socket, and as which user it sees us; otherwise why not.
@@ -193,6 +240,25 @@ impl Person {
             gid: user.gid.as_raw(),
             groups: groups.iter().map(|gid| gid.as_raw()).chain([user.gid.as_raw()]).collect(),
         })
+    }
+
+    /// The user of a process, with the groups that it has.
+    pub(super) fn of_process(pid: u32) -> Option<Self> {
+        let status = environment::read(pid, "status").ok()?;
+        let credentials = Credentials::of_status(&String::from_utf8_lossy(&status))?;
+        let uid = credentials.uid();
+        let (gid, groups) = credentials.groups();
+        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        let name = user.map_or_else(|| format!("user id {uid}"), |user| user.name);
+        Some(Self { name, uid, gid, groups: groups.iter().copied().chain([gid]).collect() })
+    }
+
+    /// The line of a grant that names them.
+    pub(super) fn in_grant(&self) -> String {
+        match User::from_name(&self.name) {
+            Ok(Some(_)) => format!("user = {:?}", self.name),
+            _ => format!("uid = {}", self.uid),
+        }
     }
 
     /// What they are called.

@@ -12,10 +12,14 @@ use crate::admin_client::AdminClient;
 /// Looks which versions of TLS the servers of an nginx.conf offer, and whether it has parameters
 /// for DHE. That the file cannot be read is told by the check of its environment.
 pub(super) fn of_nginx(nginx_conf: &Path) -> Vec<Finding> {
+    read_text(nginx_conf).map_or_else(|_| Vec::new(), |text| of_nginx_text(nginx_conf, &text))
+}
+
+/// The same for the text of such a file, or of all files of a configuration.
+pub(super) fn of_nginx_text(nginx_conf: &Path, text: &str) -> Vec<Finding> {
     const CHECK: &str = "nginx.conf uses";
-    let Ok(text) = read_text(nginx_conf) else { return Vec::new() };
     let path = nginx_conf.display();
-    let conf = NginxConf::read(&text);
+    let conf = NginxConf::read(text);
     let unread = conf.unread_include();
     // Servers of other files have what stands in the block http.
     let inherited = conf.blocks_of("http").filter(|_| unread.is_some());
