@@ -90,7 +90,7 @@ fn the_key_behind_a_uri_is_not_another_one_later(backend: Backend) {
     for site in &sites {
         s_client(&pki, site.address, WISHES[3]);
     }
-    succeed(&mut daemon.keyward(&["key", "delete", "shop"]));
+    succeed(&mut daemon.keyward(&["key", "delete", "shop", "--yes"]));
     daemon.generate("shop", "p256");
     for site in &sites {
         assert!(Handshake::new(&pki, site.address).make().is_err(), "{site:?}");
@@ -250,7 +250,7 @@ fn the_key_of_a_server_signs_nothing_else(backend: Backend) {
         let expected =
             format!("keyward: key \"{key_type}\" refused: the uses of the key do not include messages");
         for ((_, text), reason, kind) in [
-            (jwt, "key lacks a use for this", "see: keyward key set-uses --help\n"),
+            (jwt, "key lacks a use for this", "as in: keyward key set-uses"),
             (csr, "key lacks the use csr", "; it was asked to sign a certificate request"),
             (bare, "key is not for signing digests", "; it was asked to sign a bare digest"),
             (certificate, "key is not for signing certificates", "; it was asked to sign a certificate, as"),
