@@ -56,8 +56,8 @@ impl Sockets {
         let (mut opened, mut places) = (Vec::new(), Vec::new());
         let mut kept = Vec::new();
         for Passed { listener, role, at } in passed()? {
-            if let Some(at) = at {
-                kept.push(Kept { listener, at });
+            if let Some((at, file)) = at {
+                kept.push(Kept { listener, at, file });
                 continue;
             }
             let path = listener.local_addr().ok().and_then(|at| at.as_pathname().map(Into::into));
@@ -113,9 +113,10 @@ impl Sockets {
     /// All of them, for the program that is to take the place of this one.
     pub(crate) fn hand_over(self) -> Vec<HandedOver> {
         let handed = self.places.into_iter().filter_map(|place| {
+            let file = place.bound.as_ref().and_then(|bound| bound.file);
             let at = match &place.at {
                 At::Passed(_) => String::new(),
-                at => at.to_string(),
+                at => written(at, file),
             };
             let name = if place.role == Role::Administrators { ADMINISTRATORS } else { "peers" };
             Some(HandedOver { listener: place.bound?.listener, name, at })
@@ -137,14 +138,29 @@ pub(crate) struct HandedOver {
 struct Kept {
     listener: UnixListener,
     at: String,
+    /// The file that it was bound to; another one may have taken the name since.
+    file: Option<FileId>,
+}
+
+/// A place in a line: the device and the inode of its file, zeros for one without, and where it is.
+fn written(at: &At, file: Option<FileId>) -> String {
+    let (device, inode) = file.unwrap_or_default();
+    format!("{device} {inode} {at}")
+}
+
+/// Reads what [`written`] gave.
+fn read_place(line: &str) -> Option<(String, Option<FileId>)> {
+    let mut parts = line.splitn(3, ' ');
+    let file = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((parts.next()?.to_owned(), Some(file).filter(|file| *file != FileId::default())))
 }
 
 /// A socket that was passed to this process.
 struct Passed {
     listener: UnixListener,
     role: Role,
-    /// Where the daemon had bound it before it became this program.
-    at: Option<String>,
+    /// Where the daemon had bound it before it became this program, and its file.
+    at: Option<(String, Option<FileId>)>,
 }
 
 /// The sockets of sd_listen_fds(3). One that is named `admin` is for administrators.
@@ -162,7 +178,7 @@ fn passed() -> Result<Vec<Passed>, SocketError> {
             Some(&ADMINISTRATORS) => Role::Administrators,
             _ => Role::Peers,
         };
-        let at = places.get(index).filter(|at| !at.is_empty()).map(|at| (*at).to_owned());
+        let at = places.get(index).and_then(|line| read_place(line));
         passed.push(Passed { listener, role, at });
     }
     Ok(passed)
@@ -230,12 +246,8 @@ impl Place {
         let at = self.at.to_string();
         match kept.iter().position(|kept| kept.at == at) {
             Some(index) => {
-                let file = match &self.at {
-                    At::Runtime(path) => file_id(path),
-                    At::Extra(text) if !text.starts_with('@') => file_id(Path::new(text)),
-                    At::Extra(_) | At::Passed(_) => None,
-                };
-                self.takes(kept.swap_remove(index).listener, file)
+                let Kept { listener, file, .. } = kept.swap_remove(index);
+                self.takes(listener, file)
             }
             None => self.bind(runtime_dir),
         }

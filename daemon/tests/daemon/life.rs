@@ -307,11 +307,18 @@ fn the_daemon_goes_on_as_another_program() {
         assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
         daemon.succeed(&["key", "list"]);
     }
-    // They are the daemon's still: one that is deleted comes back.
-    fs::remove_file(&files[2]).unwrap();
-    daemon.signal(Signal::HUP);
-    daemon.await_ready();
-    assert!(files[2].exists(), "{}", daemon.log());
+    // They are the daemon's still: one that is deleted comes back, also where that was before it became another program.
+    for becomes in [false, true] {
+        files.iter().for_each(|file| fs::remove_file(file).unwrap());
+        if becomes {
+            daemon.signal(Signal::USR2);
+            daemon.await_ready();
+        }
+        daemon.signal(Signal::HUP);
+        daemon.await_ready();
+        files.iter().for_each(|file| assert!(file.exists(), "{}", daemon.log()));
+        daemon.succeed(&["key", "list"]);
+    }
     assert!(daemon.end(Signal::TERM).success());
 }
 
