@@ -84,6 +84,10 @@ impl Entrance {
             // Others have work on this thread.
             tokio::task::yield_now().await;
         }
+        // Nobody else takes those in who have connected to a socket that has lost its name.
+        if self.replaced.is_cancelled() {
+            while self.take_in(socket.get_ref()).is_ok() {}
+        }
         while self.admit_next() {}
     }
 
