@@ -141,7 +141,8 @@ pub(crate) fn restore(copy: &Path, state_dir: &Path) -> Result<PathBuf, BackupEr
     let uid = migration::other_owner(state_dir).unwrap_or(owner.uid());
     let part = state_dir.join("keys.redb.restored");
     let _ = fs::remove_file(&part);
-    let made = copy_file(copy, &part).map_err(failed)?;
+    // What was looked at, whatever a second look at the copy would show.
+    let made = copy_file(&path, &part).inspect_err(|_| drop(fs::remove_file(&part))).map_err(failed)?;
     if uid != rustix::process::geteuid().as_raw() {
         // By the file, not by its name, which the owner of the directory can give to another one.
         std::os::unix::fs::fchown(&made, Some(uid), Some(owner.gid())).map_err(failed)?;

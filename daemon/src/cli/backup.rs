@@ -85,10 +85,10 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
         std::io::ErrorKind::AlreadyExists => unwritten(std::io::Error::other("the file is there already")),
         _ => unwritten(reason),
     })?;
-    let made = admin.backup(&mut copy).map_err(failed);
-    let made = made.and_then(|keys| {
+    let made = admin.status().and_then(|status| Ok((admin.backup(&mut copy)?, status))).map_err(failed);
+    let made = made.and_then(|made| {
         copy.sync_all().and_then(|()| sync_directory_of(file)).map_err(unwritten)?;
-        Ok((keys, admin.status().map_err(failed)?))
+        Ok(made)
     });
     // What was begun is no copy.
     let (keys, status) = made.inspect_err(|_| drop(fs::remove_file(file)))?;
