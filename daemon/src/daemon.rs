@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use keyward_proto::Label;
 
 use crate::backend::{Backend, Backends};
 use crate::config::Config;
@@ -29,6 +30,8 @@ pub(crate) struct Daemon {
     pub(crate) started: Instant,
     /// Whether it was started with `--dev`.
     pub(crate) dev: bool,
+    /// Keys that have another master key than the unit, in words.
+    left_behind: Option<String>,
     /// How many descriptors the process may have.
     descriptors: usize,
     config: ArcSwap<Config>,
@@ -61,6 +64,7 @@ impl Daemon {
             lines: Lines::default(),
             started: Instant::now(),
             dev,
+            left_behind: None,
             descriptors: usize::MAX,
             config: ArcSwap::from_pointee(Config::default()),
             config_file: None,
@@ -76,6 +80,12 @@ impl Daemon {
     #[must_use]
     pub(crate) fn with_config_file(self, config_file: Option<PathBuf>) -> Self {
         Self { config_file, ..self }
+    }
+
+    /// The same, with keys that have another master key than the unit.
+    #[must_use]
+    pub(crate) fn with_left_behind(self, left_behind: Option<String>) -> Self {
+        Self { left_behind, ..self }
     }
 
     /// The same, where the process may have so many descriptors.
@@ -136,6 +146,16 @@ impl Daemon {
             }
         }
         problems
+    }
+
+    /// Reasons why single keys do not sign, or will not stay as they are: the daemon is ready all the
+    /// same.
+    pub(crate) fn doubts(&self) -> Vec<String> {
+        let unsettled = self.keys.unsettled().iter().map(Label::to_string).collect::<Vec<_>>().join(", ");
+        let unsettled = (!unsettled.is_empty()).then(|| {
+            format!("keys are disabled or deleted in the running daemon alone, for that cannot be written: {unsettled}; a restart takes it back")
+        });
+        self.left_behind.iter().cloned().chain(unsettled).collect()
     }
 
     /// Most connections of all peers: as many as are configured, if there are descriptors for them.

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use keyward_proto::Label;
 use keyward_unit::Unit;
 use sd_notify::NotifyState;
 use thiserror::Error;
@@ -86,13 +87,19 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
             store.created()?.map(|made| format!("; it was made at {}", time(made))).unwrap_or_default()
         );
     }
+    let left_behind = left_behind(&store, &backends)?;
+    if let Some(left_behind) = &left_behind {
+        tracing::error!("{left_behind}");
+    }
     let (mut sockets, opened) = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let at_start = config.clone();
     let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends, reactors);
     let config_file =
         config_file(options.config.as_deref()).map(|file| std::path::absolute(file).unwrap_or(file.into()));
-    let daemon = Arc::new(daemon.with_descriptors(descriptors).with_config_file(config_file));
+    let daemon = Arc::new(
+        daemon.with_left_behind(left_behind).with_descriptors(descriptors).with_config_file(config_file),
+    );
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let served: Result<_, ServeError> = runtime.block_on(async {
@@ -451,6 +458,26 @@ fn accept(
     Ok(())
 }
 
+/// Keys that the embedded unit cannot unwrap, in words, if there are any: a change of its master key
+/// that was not brought to its end leaves such.
+fn left_behind(store: &Store, backends: &Backends) -> Result<Option<String>, ServeError> {
+    let Some(unit) = backends.embedded_unit() else { return Ok(None) };
+    let wkids: Vec<_> = [Some(unit.wkid()), unit.other_wkid()].into_iter().flatten().collect();
+    let left = store.left_behind(&wkids)?;
+    let named: Vec<_> = left.iter().take(SHOWN).map(Label::as_str).collect();
+    Ok((!left.is_empty()).then(|| {
+        format!(
+            "{} keys are wrapped by another master key than the unit has, and do not sign: {}{}; if a change of the master key was begun, name the other one as next-master-key, restart, and finish it: keyward key rewrap --backend {EMBEDDED}, then the same with --finish",
+            left.len(),
+            named.join(", "),
+            if left.len() > SHOWN { ", ..." } else { "" }
+        )
+    }))
+}
+
+/// Labels that are told of many.
+const SHOWN: usize = 5;
+
 /// Writes what could not be written when a key was disabled or deleted, as soon as it can be.
 async fn settle(daemon: Arc<Daemon>) {
     loop {
@@ -534,8 +561,8 @@ fn waiting_for_restart(started: &Config, config: &Config, takes_next: bool) -> V
 /// Takes in the master key that is to come, where there is one. False if there is another one
 /// already.
 fn take_next_master_key(daemon: &Daemon, config: &Config) -> Result<bool, MasterKeyError> {
-    let Some(unit) = daemon.backends.embedded_unit() else { return Ok(true) };
     let next = master_key::load_next(config.embedded.next_master_key.as_deref())?;
+    let Some(unit) = daemon.backends.embedded_unit() else { return Ok(next.is_none()) };
     Ok(next.is_none_or(|next| next.wkid() == unit.wkid() || unit.accept(next)))
 }
 
@@ -545,6 +572,13 @@ async fn drain(daemon: &Daemon, tasks: &TaskTracker, stop: &CancellationToken) {
     stop.cancel();
     tasks.close();
     let drained = tokio::time::timeout(patience, tasks.wait()).await;
+    daemon.keys.settle().await;
+    for label in daemon.keys.unsettled() {
+        tracing::error!(
+            key = label.as_str(),
+            "the end of the use of the key could not be written: the next start takes it back"
+        );
+    }
     daemon.lines.tell_all();
     match drained {
         Ok(()) => tracing::info!("stopped"),

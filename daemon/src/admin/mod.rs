@@ -137,7 +137,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         config_file: daemon.config_file.clone(),
         config: Some(daemon.fingerprint()),
         waiting_for_restart: daemon.waiting.load().to_vec(),
-        problems: daemon.problems().await,
+        problems: daemon.problems().await.into_iter().chain(daemon.doubts()).collect(),
         altered: daemon.keys.altered(),
         connections: daemon.connections.total(),
         outcomes: daemon.metrics.outcomes(),

@@ -322,12 +322,19 @@ impl Keys {
     /// [`StoreError`] if the store cannot be read, or there is no room for the copy.
     pub(crate) async fn copy(&self) -> Result<(File, u64), StoreError> {
         self.in_store(|store| {
-            // The state directory may be full or gone, which is when a copy is needed.
-            let beside = store.path().parent().map(tempfile::tempfile_in);
-            let file = beside.and_then(Result::ok).map_or_else(tempfile::tempfile, Ok);
-            let file = file.map_err(|reason| StoreError::Copy(reason.to_string()))?;
-            let count = store.copy_into(&file)?;
-            Ok((file, count))
+            // The state directory may be full or gone, which is when a copy is needed, and its room is for
+            // other things.
+            let elsewhere = || {
+                let file = tempfile::tempfile().map_err(|reason| StoreError::Copy(reason.to_string()))?;
+                let count = store.copy_into(&file)?;
+                Ok((file, count))
+            };
+            let beside = || {
+                let file = tempfile::tempfile_in(store.path().parent()?).ok()?;
+                let count = store.copy_into(&file).ok()?;
+                Some((file, count))
+            };
+            elsewhere().or_else(|error| beside().ok_or(error))
         })
         .await
     }
@@ -358,12 +365,17 @@ impl Keys {
         self.in_store(|store| Ok(store.problem())).await.unwrap_or_else(|error| Some(error.to_string()))
     }
 
+    /// Keys that are disabled or deleted in memory alone. Never waits for the disk.
+    pub(crate) fn unsettled(&self) -> Vec<Label> {
+        self.store.unsettled()
+    }
+
     /// Writes what could not be written when a key was disabled or deleted. Returns the keys of which
     /// it was.
     pub(crate) async fn settle(&self) -> Vec<Label> {
-        match self.store.is_unsettled() {
-            true => self.in_store(|store| Ok(store.settle())).await.unwrap_or_default(),
-            false => Vec::new(),
+        match self.store.unsettled().is_empty() {
+            true => Vec::new(),
+            false => self.in_store(|store| Ok(store.settle())).await.unwrap_or_default(),
         }
     }
 

@@ -17,9 +17,10 @@ impl Room {
 
     /// Makes the file, if it is not there and there is room. Its absence is no fault.
     pub(super) fn keep(&self) {
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.0);
-        let Ok(file) = made else { return };
-        if reserve(&file).is_err() {
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let made = OpenOptions::new().write(true).create(true).mode(0o600).custom_flags(flags).open(&self.0);
+        // One that was begun, or copied as a file with holes, takes no room yet.
+        if made.is_ok_and(|file| reserve(&file).is_err()) {
             self.give_up();
         }
     }

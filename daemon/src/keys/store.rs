@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Label;
-use keyward_unit::Header;
+use keyward_unit::{Header, Wkid};
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
 use super::altered::{ALTERED_SHOWN, Altered};
@@ -28,7 +28,7 @@ use super::room::Room;
 use super::store_key::{Seals, StoreKey};
 use super::tables::{Alterations, FORMAT, Found, INDEX, META, Reading, Rebuilt, Writing};
 use super::witness::Witness;
-use super::{Key, Listed, State, record};
+use super::{Key, Listed, State, Version, record};
 use crate::config::EMBEDDED;
 use crate::ground::ownership;
 
@@ -339,7 +339,9 @@ impl Store {
     fn as_held(&self, key: Key) -> Option<Key> {
         match lock(&self.held).get(&key.label) {
             None => Some(key),
-            Some(Held::Disabled) => Some(Key { state: State::Disabled, ..key }),
+            Some(Held::Disabled) => {
+                Some(Key { state: State::Disabled, revision: key.revision | SEEN_HELD, ..key })
+            }
             Some(Held::Deleted) => None,
         }
     }
@@ -350,6 +352,10 @@ impl Store {
     /// [`StoreError::NotDurable`].
     pub(crate) fn put(&self, key: Key) -> Result<Key, StoreError> {
         let label = key.label.clone();
+        if lock(&self.held).get(&label) == Some(&Held::Deleted) && key.revision == 0 {
+            // Another one of this name: the end of the first is written first.
+            self.hold(&label, Some((Held::Deleted, "deleted")), || self.delete_key(&label))?;
+        }
         let disables = key.state == State::Disabled
             && self.get(&label).is_ok_and(|known| known.is_some_and(|known| known.state == State::Enabled));
         let held = disables.then_some((Held::Disabled, "disabled"));
@@ -410,13 +416,40 @@ impl Store {
         settled
     }
 
-    /// Whether something could not be written.
-    pub(crate) fn is_unsettled(&self) -> bool {
-        !lock(&self.held).is_empty()
+    /// Keys that are disabled or deleted in memory alone.
+    pub(crate) fn unsettled(&self) -> Vec<Label> {
+        lock(&self.held).keys().cloned().collect()
+    }
+
+    /// Keys of the embedded unit of which a blob is wrapped by another master key than these, so that
+    /// they do not sign.
+    pub(crate) fn left_behind(&self, wkids: &[Wkid]) -> Result<Vec<Label>, StoreError> {
+        let is_other = |version: &Version| {
+            Header::read(&version.blob).is_some_and(|header| !wkids.contains(&header.wkid()))
+        };
+        let (mut left, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let page = self.list(after.as_deref(), PAGE)?;
+            let Some(last) = page.last() else { return Ok(left) };
+            after = Some(last.label().to_string());
+            for key in page.into_iter().filter_map(|listed| listed.key().ok()) {
+                if key.backend == EMBEDDED && key.versions.iter().any(is_other) {
+                    left.push(key.label);
+                }
+            }
+        }
     }
 
     fn write_key(&self, mut key: Key) -> Result<Key, StoreError> {
-        let before = key.revision;
+        let before = key.revision & !SEEN_HELD;
+        match lock(&self.held).get(&key.label) {
+            // Somebody who has read the key before that would undo it.
+            Some(Held::Disabled) if key.revision & SEEN_HELD == 0 => {
+                return Err(StoreError::Changed(key.label));
+            }
+            Some(Held::Deleted) if before != 0 => return Err(StoreError::Unknown(key.label)),
+            _ => {}
+        }
         self.change(|seals, tables, root| {
             let stored = match self.decode(&key.label, tables.find(seals, root, key.label.as_str())?) {
                 Ok(stored) => stored.map_or(0, |stored| stored.revision),
@@ -625,6 +658,9 @@ pub(super) const YES: &str = "yes";
 const NO: &str = "no";
 const REVISION: &str = "revision";
 const CREATED: &str = "created";
+
+/// Bit in the revision of a key that was read when it was disabled in memory alone.
+const SEEN_HELD: u64 = 1 << 63;
 
 /// Keys that are looked at in one transaction.
 const PAGE: usize = 1000;

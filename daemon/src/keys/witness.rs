@@ -3,10 +3,12 @@
 //! A store that is emptied, removed or hidden cannot say so itself. The note is not authenticated:
 //! it makes the daemon speak, and settles nothing else.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 /// The note.
@@ -24,11 +26,15 @@ impl Witness {
 
     /// Reads the note of a state directory. `None` where there is none that can be read.
     pub(crate) fn read(state_dir: &Path) -> Option<Self> {
-        let path = state_dir.join(Self::FILE);
-        if fs::symlink_metadata(&path).ok()?.len() > MAX_FILE {
+        // Root reads this, too, in a directory of another user.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(state_dir.join(Self::FILE)).ok()?;
+        if !file.metadata().ok()?.is_file() {
             return None;
         }
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+        serde_json::from_slice(&bytes).ok()
     }
 
     /// Writes it, all of it or nothing.

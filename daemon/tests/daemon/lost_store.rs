@@ -109,8 +109,27 @@ fn nothing_is_written_to_a_store_that_is_gone() {
         let (status, line) = daemon.fail(&["key", "disable", "shop"]);
         assert!(status == 74 && line.contains("a restart takes that back"), "{status} {line}");
         assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::KeyDisabled);
-        daemon.end(Signal::KILL);
+        daemon.end(Signal::TERM);
+        assert!(daemon.log().contains("the next start takes it back key=\"shop\""), "{}", daemon.log());
     }
+}
+
+/// Whoever looks at the note does not wait for the user of the directory.
+#[test]
+fn a_note_that_is_something_else_is_none() {
+    let mut daemon = Daemon::production(&[("*", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.end(Signal::TERM);
+    let note = daemon.path("state/keys.known");
+    for script in ["mkfifo \"$0\"", "ln -s /dev/zero \"$0\"", "mkdir \"$0\""] {
+        let _ = fs::remove_file(&note);
+        assert!(Command::new("sh").args(["-c", script]).arg(&note).status().unwrap().success());
+        let checked = daemon.serve(&["--check-config"]).output().unwrap();
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    }
+    fs::remove_dir(&note).unwrap();
+    daemon.start(&[]);
+    assert!(note.is_file(), "it is made again");
 }
 
 /// A key whose use is to end at once cannot wait for room on the disk.
@@ -147,6 +166,14 @@ fn keys_are_disabled_and_deleted_on_a_full_disk() {
     let states: Vec<_> =
         listed.as_array().unwrap().iter().map(|key| key["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["disabled", "disabled"], "{listed}");
+    // A copy needs no room there.
+    let copy = daemon.path("copy").display().to_string();
+    daemon.succeed(&["backup", &copy]);
+    let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
+    assert!(
+        status.contains("disabled or deleted in the running daemon alone") && status.contains("late"),
+        "{status}"
+    );
     // When there is room, it is written.
     on_its_disk("rm -f $0/junk $0/more");
     daemon.await_log("the end of the use of the key is written");

@@ -390,3 +390,33 @@ fn an_unusable_database_is_opened_again() {
     assert_eq!(store.list(None, 10).unwrap().len(), 1);
     store.put(key("other")).unwrap();
 }
+
+/// What was disabled or deleted in memory alone stays so, whoever has read the key before.
+#[test]
+fn an_end_that_could_not_be_written_is_not_undone() {
+    let (dir, store) = store();
+    let [path, away] = ["keys.redb", "away"].map(|name| dir.path().join(name));
+    let shop = store.put(key("shop")).unwrap();
+    let old = store.put(key("old")).unwrap();
+    std::fs::rename(&path, &away).unwrap();
+    let disabled = Key { state: State::Disabled, ..shop.clone() };
+    assert!(matches!(store.put(disabled), Err(StoreError::NotDurable { .. })));
+    assert!(matches!(store.delete(&old.label), Err(StoreError::NotDurable { .. })));
+    std::fs::rename(&away, &path).unwrap();
+
+    assert!(matches!(store.put(shop.clone()), Err(StoreError::Changed(_))));
+    assert!(matches!(store.put(old.clone()), Err(StoreError::Unknown(_))));
+    assert!(store.get(&old.label).unwrap().is_none());
+    assert_eq!(store.unsettled().len(), 2);
+    let read = store.get(&shop.label).unwrap().unwrap();
+    assert_eq!(read.state, State::Disabled);
+    // Whoever has seen that may write, and a key of that name may be made.
+    let stored = store.put(read).unwrap();
+    assert_eq!(
+        (stored.state, stored.revision > shop.revision, stored.revision >> 63),
+        (State::Disabled, true, 0)
+    );
+    store.put(key("old")).unwrap();
+    assert!(store.unsettled().is_empty() && store.settle().is_empty());
+    assert!(store.put(Key { state: State::Enabled, ..stored }).is_ok());
+}
