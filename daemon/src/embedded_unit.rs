@@ -22,7 +22,7 @@ pub(crate) fn open(
     let needed = store.master_key()?;
     let noted = store.noted_master_key();
     let key = master_key(options, config, needed.is_none() && noted.is_none());
-    let next = master_key::load_next(config.embedded.next_master_key.as_deref())?;
+    let next = master_key::load_next(config.embedded.next_master_key.as_deref());
     let unit = |key: MasterKey| {
         if let Some(warning) = master_key::warning(&key) {
             tracing::error!("{warning}");
@@ -41,16 +41,16 @@ pub(crate) fn open(
             Some(noted) => ServeError::MasterKey(format!("{error}; the master key is {noted}")),
             None => error.into(),
         });
-        return Ok(key?.and_then(|key| with_next(key, next)));
+        return Ok(key?.and_then(|key| with_next(key, told(next))));
     };
     let is_needed = |key: &MasterKey| key.wkid().to_string() == needed;
     let why = match key {
-        Ok(Some(key)) if is_needed(&key) => return Ok(with_next(key, next)),
+        Ok(Some(key)) if is_needed(&key) => return Ok(with_next(key, told(next))),
         Ok(key) => Ok(key),
         Err(error @ (MasterKeyError::Lost(_) | MasterKeyError::NotPassed)) => Err(error),
         Err(error) => return Err(error.into()),
     };
-    if let Some(next) = next.filter(is_needed) {
+    if let Some(next) = told(next).filter(is_needed) {
         tracing::info!(
             "the next master key, {needed}, is the one of the key store: name its file as master-key, and take next-master-key out of the configuration"
         );
@@ -61,6 +61,14 @@ pub(crate) fn open(
         Ok(None) => Unusable::Missing { needed, why: MasterKeyError::NotPassed.to_string() },
         Err(error) => Unusable::Missing { needed, why: error.to_string() },
     })))
+}
+
+/// The next master key, if it can be read: without it everything but its coming goes on.
+fn told(next: Result<Option<MasterKey>, MasterKeyError>) -> Option<MasterKey> {
+    next.unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        None
+    })
 }
 
 /// The master key of the embedded unit; who has units elsewhere needs none here. `fresh` if the

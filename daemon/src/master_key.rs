@@ -29,7 +29,10 @@ pub(crate) fn load(configured: Option<&Path>, patterns: Patterns) -> Result<Mast
 /// # Errors
 /// [`MasterKeyError`] says what is wrong with the file.
 pub(crate) fn load_next(configured: Option<&Path>) -> Result<Option<MasterKey>, MasterKeyError> {
-    load_named(configured, NEXT_CREDENTIAL, Patterns::Refused)
+    load_named(configured, NEXT_CREDENTIAL, Patterns::Refused).map_err(|error| match error {
+        MasterKeyError::Missing(path) => MasterKeyError::NextMissing(path),
+        other => other,
+    })
 }
 
 /// Whether a key is taken whose bytes follow a pattern.
@@ -102,6 +105,10 @@ pub(crate) enum MasterKeyError {
         "no master key: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or start with --dev to try things out"
     )]
     NotConfigured,
+    #[error(
+        "cannot read the next master key in {}: there is no such file; name the place where it is, or take next-master-key out of the configuration if the keys have it, or are not to have it", .0.display()
+    )]
+    NextMissing(PathBuf),
     #[error(
         "no master key: name a file made with (umask 077; set -C; openssl rand -hex 32 > FILE) by --master-key, or start with --dev to try things out"
     )]

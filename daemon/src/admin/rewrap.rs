@@ -13,6 +13,7 @@ use crate::backend::grep11::{Breaker, Grep11, Grep11Error, Status, Unit};
 use crate::backend::{Backend, BackendError, Embedded};
 use crate::config::Endpoint;
 use crate::keys::{Key, StoreError, Version};
+use crate::master_key;
 
 /// Wraps the keys of some labels by the master key that is to come. Those that are wrapped already are left alone,
 /// so this may be broken off and begun again at any time.
@@ -36,7 +37,7 @@ pub(super) async fn rewrap(
     // The others are found again when the rewrapping is to be finished.
     let mut keys: Vec<_> = listed.into_iter().filter_map(|listed| listed.key().ok()).collect();
     keys.retain(|key| key.backend == name);
-    let coming = coming(backend, &keys, &old).await?;
+    let coming = coming(&admin, backend, &keys, &old).await?;
     if coming.is_some() && coming != admin.daemon.keys.next_wkid(&name).await? {
         admin.daemon.keys.set_next_wkid(&name, coming.clone().unwrap_or_default()).await?;
     }
@@ -49,7 +50,8 @@ pub(super) async fn rewrap(
         loop {
             let mut wrapped = 0;
             for version in key.versions.iter_mut().filter(|version| !is_ready(version)) {
-                let blob = backend.rewrap(&version.blob).await?;
+                let to = coming.as_ref().and_then(|coming| coming.parse().ok());
+                let blob = backend.rewrap(&version.blob, to).await?;
                 version.next_blob = Some(blob);
                 wrapped += 1;
             }
@@ -78,24 +80,44 @@ pub(super) async fn rewrap(
 
 /// The master key that is to come, which a blob must be wrapped to find out: it may be another one than when some of
 /// the keys were. `None` if there is nothing to wrap.
-async fn coming(backend: &Backend, keys: &[Key], old: &str) -> Result<Option<String>, AdminError> {
+async fn coming(
+    admin: &Admin,
+    backend: &Backend,
+    keys: &[Key],
+    old: &str,
+) -> Result<Option<String>, AdminError> {
     match backend {
-        Backend::Embedded(embedded) => next_of(embedded, old).map(Some),
+        Backend::Embedded(embedded) => next_of(admin, embedded, old).map(Some),
         Backend::Grep11(grep11) => {
             Ok(coming_at_units(grep11, keys, old).await.map_err(BackendError::from)?)
         }
     }
 }
 
-/// The master key that the embedded unit is to have.
-fn next_of(embedded: &Embedded, old: &str) -> Result<String, AdminError> {
+/// The master key that the embedded unit is to have: the one that is configured now, for the next
+/// start must find it.
+fn next_of(admin: &Admin, embedded: &Embedded, old: &str) -> Result<String, AdminError> {
     let unit = embedded.unit().map_err(BackendError::from)?;
-    let next = unit.other_wkid().map(|wkid| wkid.to_string()).filter(|next| next != old);
-    next.ok_or_else(|| {
-        AdminError::Invalid(format!(
-            "no other master key than {old} is known; name the file of the new one as next-master-key in section [embedded] of the configuration, and reload the daemon"
-        ))
-    })
+    let configured = admin.daemon.config().embedded.next_master_key.clone();
+    let next = master_key::load_next(configured.as_deref());
+    let next = next.map_err(|error| AdminError::Invalid(error.to_string()))?;
+    let Some(next) = next else {
+        return Err(AdminError::Invalid(format!(
+            "no other master key than {old} is configured; name the file of the new one as next-master-key in section [embedded] of the configuration, and reload the daemon"
+        )));
+    };
+    let wkid = next.wkid();
+    if wkid.to_string() == old {
+        return Err(AdminError::Invalid(format!(
+            "the keys have the master key of next-master-key, {old}, already; name its file as master-key, and take next-master-key out of the configuration"
+        )));
+    }
+    match wkid == unit.wkid() || unit.accept(next) {
+        true => Ok(wkid.to_string()),
+        false => Err(AdminError::Invalid(format!(
+            "the daemon cannot take a third master key, {wkid}: restart it, with the file of {old} as master-key"
+        ))),
+    }
 }
 
 async fn coming_at_units(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Option<String>, Grep11Error> {
@@ -143,7 +165,7 @@ pub(super) async fn finish(
         ));
     }
     let (new, units) = match backend {
-        Backend::Embedded(embedded) => (next_of(embedded, &old)?, Vec::new()),
+        Backend::Embedded(embedded) => (next_of(&admin, embedded, &old)?, Vec::new()),
         Backend::Grep11(grep11) => {
             grep11.look().await;
             let units: Vec<_> = grep11.units().map(|unit| (&unit.endpoint, unit.status())).collect();

@@ -156,15 +156,15 @@ impl Backend {
         }
     }
 
-    /// Wraps a key by the master key that is to come.
+    /// Wraps a key by the master key that is to come: `to`, where that is known.
     ///
     /// # Errors
     /// [`BackendError`] says why not.
-    pub(crate) async fn rewrap(&self, blob: &[u8]) -> Result<Vec<u8>, BackendError> {
+    pub(crate) async fn rewrap(&self, blob: &[u8], to: Option<Wkid>) -> Result<Vec<u8>, BackendError> {
         match self {
             Self::Embedded(embedded) => {
                 let unit = embedded.unit()?;
-                Ok(unit.rewrap(blob, unit.other_wkid().unwrap_or_else(|| unit.wkid()))?)
+                Ok(unit.rewrap(blob, to.unwrap_or_else(|| unit.wkid()))?)
             }
             Self::Grep11(grep11) => Ok(grep11.rewrap(blob).await?),
         }

@@ -116,18 +116,29 @@ fn check_master_key(
     let configured = config.embedded.master_key.as_deref();
     let patterns = if fresh { Patterns::Refused } else { Patterns::Accepted };
     let of_store = |error: MasterKeyError| if fresh { error } else { error.of_existing_store() };
+    let next = master_key::load_next(config.embedded.next_master_key.as_deref());
+    if let Err(error) = &next {
+        output::warn(error);
+    }
+    if let (Ok(Some(next)), Some(needed)) = (&next, needed)
+        && next.wkid().to_string() == needed
+    {
+        // Whatever becomes of the other one, the daemon starts with this.
+        output::note("the next master key is the one of the key store: name its file as master-key");
+        return Ok(true);
+    }
     match master_key::load(configured, patterns) {
         Ok(key) => {
             master_key::warning(&key).into_iter().for_each(|warning| remarks.warn(warning));
             tell_of_reader(configured, owner, remarks);
-            check_name(&key, config, needed)?;
+            check_name(&key, needed)?;
         }
         Err(MasterKeyError::NotConfigured) if is_passed(MASTER_KEY, owner, remarks) => {
             let (_, file) = MASTER_KEY;
             match master_key::load(Some(Path::new(file)), patterns) {
                 Ok(key) => {
                     master_key::warning(&key).into_iter().for_each(|warning| remarks.warn(warning));
-                    check_name(&key, config, needed)?;
+                    check_name(&key, needed)?;
                 }
                 Err(MasterKeyError::Read { reason, .. })
                     if reason.kind() == io::ErrorKind::PermissionDenied => {}
@@ -160,11 +171,9 @@ fn check_master_key(
     Ok(true)
 }
 
-/// Refuses a master key that the key store was not made with, unless the next one is that.
-fn check_name(key: &MasterKey, config: &Config, needed: Option<&str>) -> Result<(), Failure> {
-    let next = master_key::load_next(config.embedded.next_master_key.as_deref()).map_err(wrong)?;
-    let names = [Some(key.wkid()), next.map(|next| next.wkid())];
-    match needed.filter(|needed| !names.iter().flatten().any(|name| name.to_string() == *needed)) {
+/// Refuses a master key that the key store was not made with.
+fn check_name(key: &MasterKey, needed: Option<&str>) -> Result<(), Failure> {
+    match needed.filter(|needed| *needed != key.wkid().to_string()) {
         Some(needed) => Err(wrong(Unusable::Other { needed: needed.to_owned(), has: key.wkid() })),
         None => Ok(()),
     }

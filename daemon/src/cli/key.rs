@@ -298,7 +298,7 @@ impl Rewrap {
     }
 }
 
-const AFTER_EMBEDDED: &str = "Name its file as master-key, and take next-master-key out of the configuration; then the old file may go.\n";
+const AFTER_EMBEDDED: &str = "Name its file as master-key, and take next-master-key out of the configuration. Keep the old one, elsewhere, as long as you keep copies of the key store that were made before.\n";
 
 fn bar_style() -> ProgressStyle {
     ProgressStyle::with_template("{bar:40} {pos} of {len} keys, {msg}, {eta} left")

@@ -14,6 +14,7 @@ use keyward_proto::message::{
     response, sign,
 };
 use keyward_proto::{Label, Outcome, Scheme, Use};
+use keyward_unit::UnitError;
 
 use crate::backend::grep11::Trace;
 use crate::backend::{Asked, Backend, BackendError, Input, Times};
@@ -198,7 +199,12 @@ async fn signature(
     *seen = Some(purpose);
     let (backend, _admitted) = backend(daemon, peer, account, &key, Act::Sign(purpose), asked)?;
     let mut times = Times::default();
-    let signed = backend.sign(version, scheme, input, asked, &mut times).await;
+    let mut signed = backend.sign(version, scheme, input, asked, &mut times).await;
+    if let Err(error) = &signed
+        && let Some(again) = Box::pin(wrapped_anew(daemon, error, &key, version)).await
+    {
+        signed = backend.sign(&again, scheme, input, asked, &mut times).await;
+    }
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
     daemon.metrics.times(backend, scheme, outcome, &times);
     signed.map_err(|error| {
@@ -245,8 +251,15 @@ async fn premaster(
     let (backend, _admitted) = backend(daemon, peer, account, &key, Act::DecryptPremaster, asked)?;
     let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
     let client_version = client_version.ok_or(Outcome::Malformed)?;
-    let premaster =
-        backend.decrypt_premaster(version, &decrypt.ciphertext, client_version, &daemon.keys, asked).await;
+    let ask = async |version: &Version| {
+        backend.decrypt_premaster(version, &decrypt.ciphertext, client_version, &daemon.keys, asked).await
+    };
+    let mut premaster = ask(version).await;
+    if let Err(error) = &premaster
+        && let Some(again) = Box::pin(wrapped_anew(daemon, error, &key, version)).await
+    {
+        premaster = ask(&again).await;
+    }
     // Whoever sends the answer wipes it.
     premaster.map(|mut premaster| Plaintext { plaintext: core::mem::take(&mut *premaster) }).map_err(
         |error| {
@@ -256,6 +269,20 @@ async fn premaster(
             error.outcome()
         },
     )
+}
+
+/// The same version with the blob that has taken the place of the one that was read, if that is why
+/// the unit did not use it: the master key was changed while the request waited.
+async fn wrapped_anew(
+    daemon: &Daemon,
+    error: &BackendError,
+    key: &Key,
+    version: &Version,
+) -> Option<Version> {
+    let BackendError::Unit(UnitError::Retired) = error else { return None };
+    let key = daemon.keys.get(&key.label).await.ok()??;
+    let now = key.version(version.number).filter(|_| key.state == State::Enabled)?;
+    (now.spki == version.spki && now.blob != version.blob).then(|| now.clone())
 }
 
 /// The key with a label, if the peer may know of it.

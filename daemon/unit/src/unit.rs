@@ -77,7 +77,9 @@ impl Unit {
     /// # Errors
     /// [`UnitError`] if the blob is none of this unit, or has no private key for signatures.
     pub fn public_key(&self, blob: &[u8]) -> Result<Vec<u8>, UnitError> {
-        match &self.unwrapped(blob)?.material {
+        // Past the cache: a key that is not to be used is wrapped all the same.
+        let (_, plain) = blob::unwrap(self.keys_of(blob), blob)?;
+        match Material::from_plain(&plain).map_err(|_| UnitError::BlobDamaged)? {
             Material::Key(key) => Ok(key.spki().to_vec()),
             _ => Err(UnitError::KeyCannotSign),
         }
