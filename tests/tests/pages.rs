@@ -108,9 +108,17 @@ fn postfix() {
          : >/var/log/mail.log\n\
          OPENSSL_CONF=/etc/keyward/openssl.cnf postfix start 2>/dev/null\n\
          refuse handshake $smtp\n\
+         refuse keyward doctor >/tmp/doctor\n\
+         cat /tmp/doctor\n\
+         grep '^FAIL .*import_environment has no OPENSSL_CONF: it cannot load them, and goes on in clear' /tmp/doctor\n\
+         eval \"$(sed -n 's/^ *mend: Postfix clears the environment: \\(postconf .*\\), and restart it$/\\1/p' /tmp/doctor)\"\n\
+         postconf -h import_environment | grep ' OPENSSL_CONF=/etc/keyward/openssl.cnf$'\n\
          postfix abort 2>/dev/null\n\
          {}postfix start 2>/dev/null\n\
          handshake $smtp\n\
+         keyward doctor >/tmp/doctor || true\n\
+         cat /tmp/doctor\n\
+         grep '^ok .*: Postfix (process .*with grants for postfix and ' /tmp/doctor\n\
          without_daemon handshake $smtp\n\
          handshake $smtp\n\
          grep 'TLS library problem: error:.*:keyward::daemon unavailable' /var/log/mail.log\n\
@@ -130,8 +138,13 @@ fn dovecot() {
          cat /etc/dovecot/local.conf >/tmp/with\n\
          run() {{ cp /tmp/$1 /etc/dovecot/local.conf; OPENSSL_CONF=/etc/keyward/openssl.cnf dovecot -F & dovecot=$!; }}\n\
          imap='-connect 127.0.0.1:993'\n\
-         run without; refuse handshake $imap; kill $dovecot; wait $dovecot\n\
+         run without; refuse handshake $imap\n\
+         refuse keyward doctor >/tmp/doctor; cat /tmp/doctor\n\
+         grep '^FAIL .*import_environment has no OPENSSL_CONF: it cannot load them$' /tmp/doctor\n\
+         kill $dovecot; wait $dovecot\n\
          run with; handshake $imap\n\
+         keyward doctor >/tmp/doctor || true; cat /tmp/doctor\n\
+         grep '^ok .*: dovecot (process .*with grants for dovenull and ' /tmp/doctor\n\
          without_daemon handshake $imap\n\
          handshake $imap\n\
          grep \"Couldn't parse private SSL key (ssl_key setting) (maybe ssl_key_password is wrong?)\" /tmp/dovecot.log\n\

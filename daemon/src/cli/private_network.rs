@@ -37,8 +37,8 @@ fn setting(root: &Path) -> Option<PathBuf> {
     }
     let mut said = whole.into_iter().chain(drop_ins.into_values()).filter_map(|file| {
         let text = fs::read_to_string(&file).ok()?;
-        let settings = text.lines().filter_map(|line| line.split_once('='));
-        let (_, value) = settings.filter(|(name, _)| name.trim() == "PrivateNetwork").next_back()?;
+        let mut settings = text.lines().filter_map(|line| line.split_once('='));
+        let (_, value) = settings.rfind(|(name, _)| name.trim() == "PrivateNetwork")?;
         let value = value.trim().to_ascii_lowercase();
         Some((file, ["yes", "true", "on", "1", "y", "t"].contains(&&*value)))
     });

@@ -1,13 +1,14 @@
 //! What the doctor finds by itself: the servers that run.
 
 use std::fs::{self, Permissions};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
 use keyward_tests::pki::openssl;
-use keyward_tests::server::{Apache, Site};
+use keyward_tests::server::{Apache, Site, nginx};
 use keyward_tests::tool::{Process, as_user, run, succeed, wait_for};
 use keyward_tests::{Daemon, Haproxy, Nginx, Pki, is_root};
 use serde_json::Value;
@@ -155,20 +156,16 @@ fn a_server_that_has_not_loaded_the_provider() {
     daemon.generate("shop", "p256");
     let (certificate, key) = pki.leaf("plain");
     let site = Site::new(certificate, key);
-    let nginx = {
-        let directory = keyward_tests::server::nginx::configure(&daemon, std::slice::from_ref(&site), 1);
-        let mut command = keyward_tests::server::nginx::command(&daemon, &directory);
-        command.env_remove("OPENSSL_CONF");
-        let nginx = Process::start(&mut command, &directory.join("output.log"));
-        wait_for("nginx", || std::net::TcpStream::connect(site.address).ok());
-        // From now on a reload, which is refused.
-        let conf = directory.join("nginx.conf");
-        let text = fs::read_to_string(&conf).unwrap();
-        assert!(of_process(&daemon, nginx.id()).is_empty(), "it has nothing to do with keyward");
-        let reference = daemon.reference("shop").display().to_string();
-        fs::write(&conf, text.replace(&site.key.display().to_string(), &reference)).unwrap();
-        nginx
-    };
+    let directory = nginx::configure(&daemon, std::slice::from_ref(&site), 1);
+    let mut command = nginx::command(&daemon, &directory);
+    let nginx = Process::start(command.env_remove("OPENSSL_CONF"), &directory.join("output.log"));
+    wait_for("nginx", || TcpStream::connect(site.address).ok());
+    assert!(of_process(&daemon, nginx.id()).is_empty(), "it has nothing to do with keyward");
+    // From now on a reload is refused.
+    let conf = directory.join("nginx.conf");
+    let text = fs::read_to_string(&conf).unwrap();
+    let name = |key: &str| fs::write(&conf, text.replace(&site.key.display().to_string(), key)).unwrap();
+    name(&daemon.reference("shop").display().to_string());
     let found = of_process(&daemon, nginx.id());
     let [_, _, _, mend] =
         one_with(&found, "server", "fail", "shop.ref.pem), and it has not loaded the provider");
@@ -176,6 +173,13 @@ fn a_server_that_has_not_loaded_the_provider() {
         mend.contains("OPENSSL_CONF=/etc/keyward/openssl.cnf") && mend.ends_with(", and restart it"),
         "{mend}"
     );
+    // As nginx 1.29 has it.
+    name("store:keyward:shop?certified");
+    let found = of_process(&daemon, nginx.id());
+    one_with(&found, "server", "fail", "(the first one is keyward:shop)");
+    one_with(&found, "reference", "ok", "references in order");
+    name("store:keyward:gone");
+    one_with(&of_process(&daemon, nginx.id()), "reference", "fail", "gone");
 }
 
 /// A process of another user says what it likes of itself.
@@ -191,12 +195,24 @@ fn a_process_that_means_ill() {
     fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
     let program = directory.join("nginx");
     fs::copy("/usr/bin/sleep", &program).unwrap();
-    // A module that tells when it is loaded, by the openssl.cnf of that user.
+    // A configuration of that user, with which OpenSSL would load what that user likes.
     let conf = directory.join("keyward.cnf");
-    let loaded = directory.join("loaded");
-    let text = daemon.least_openssl_conf(keyward_tests::OpenSsl::System);
-    fs::write(&conf, text + &format!("\n.include {}\n", loaded.display())).unwrap();
+    fs::write(&conf, daemon.least_openssl_conf(keyward_tests::OpenSsl::System)).unwrap();
     succeed(Command::new("chown").arg(OTHER).arg(&conf));
+    // In the place of OpenSSL, a program that notes with which configuration it is run.
+    let bin = daemon.path("bin");
+    fs::create_dir(&bin).unwrap();
+    let noted = daemon.path("noted");
+    fs::write(bin.join("openssl"), format!("#!/bin/sh\necho \"$OPENSSL_CONF\" >> {}\n", noted.display()))
+        .unwrap();
+    fs::set_permissions(bin.join("openssl"), Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let notes = |arguments: &[&str]| {
+        let mut command = daemon.keyward(&["doctor"]);
+        let output = run(command.args(arguments).env("PATH", &path).env_remove("KEYWARD_SOCKET"));
+        let notes = fs::read_to_string(&noted).unwrap_or_default();
+        (notes.contains("ill/keyward.cnf"), String::from_utf8(output.stdout).unwrap())
+    };
     // A socket of somebody who accepts nothing.
     let socket = directory.join("deaf.sock");
     let deaf = UnixListener::bind(&socket).unwrap();
@@ -216,7 +232,7 @@ fn a_process_that_means_ill() {
         process
     };
     let elsewhere = start(&socket, "elsewhere.log");
-    let odd = start(Path::new("/nowhere/\u{1b}[2J\n\u{202e}keyward.sock"), "odd.log");
+    let odd = start(Path::new("/nowhere/\u{1b}[2J\nok    server: forged\u{202e}keyward.sock"), "odd.log");
     let here = start(&daemon.socket(), "here.log");
     for (pid, told) in
         [(elsewhere.id(), "is no socket of the daemon in "), (odd.id(), "is no socket of the daemon in ")]
@@ -229,10 +245,11 @@ fn a_process_that_means_ill() {
     one_with(&found, "not looked at", "note", "daemon decides what it is started with");
     one_with(&found, "not looked at", "note", "keyward.cnf: others than root can change it");
     one_with(&found, "grant", "warn", "no grant lets daemon (process ");
-    let output = run(daemon.keyward(&["doctor"]).env_remove("KEYWARD_SOCKET"));
-    let text = String::from_utf8(output.stdout).unwrap();
+    let (is_run, text) = notes(&[]);
+    assert!(!is_run && text.contains("ill/keyward.cnf"), "{text}");
+    assert!(notes(&["--openssl-conf", conf.to_str().unwrap()]).0, "it is seen when it is run");
     assert!(text.contains("/nowhere/\u{fffd}[2J"), "{text}");
-    assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
+    assert!(!text.contains(['\u{1b}', '\u{202e}']) && !text.contains("\nok    server: forged"), "{text:?}");
 }
 
 /// Takes a place in the queue of a socket that nobody accepts from.

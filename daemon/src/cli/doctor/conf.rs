@@ -411,6 +411,12 @@ impl<'a> Conf<'a> {
     }
 }
 
+/// What is wrong with an openssl.cnf for a user.
+pub(super) fn findings(path: &Path, user: Option<&Person>) -> Vec<Finding> {
+    let findings = Conf::open(path).map_or_else(|finding| vec![finding], |conf| conf.findings(user));
+    findings.into_iter().filter(|finding| finding.verdict != Verdict::Ok).collect()
+}
+
 /// OpenSSL passes over everything up to a dot, so that a name can be given twice.
 fn after_dot(name: &str) -> &str {
     name.split_once('.').map_or(name, |(_, name)| name)

@@ -221,7 +221,7 @@ const HANDSHAKES: [Use; 6] = [
 ];
 
 /// Most keys that are asked about where no reference names one.
-const MOST_KEYS: usize = 500;
+const MOST_KEYS: usize = 100;
 /// So many of those that a user may use are named.
 const SHOWN: usize = 5;
 pub(super) const CHECK: &str = "grant";

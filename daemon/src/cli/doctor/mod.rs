@@ -9,6 +9,7 @@ mod grants;
 mod openssl;
 mod processes;
 mod reach;
+mod references;
 mod servers;
 mod settings;
 mod told;
@@ -26,6 +27,7 @@ use super::output::{print, print_json};
 use crate::admin_client::{AdminClient, AdminClientError};
 use crate::api::KeyView;
 use crate::exit;
+use crate::ground::text::printable;
 use crate::sockets::PEERS;
 use conf::Conf;
 use reach::Person;
@@ -235,8 +237,9 @@ impl Finding {
             Verdict::Fail => "FAIL",
             Verdict::Note => "note",
         };
-        let mend = self.mend.as_ref().map(|mend| format!("      mend: {mend}\n")).unwrap_or_default();
-        format!("{verdict}  {}: {}\n{mend}", self.check, self.detail)
+        // Each is one line, whatever it names.
+        let mend = self.mend.as_ref().map(|mend| format!("      mend: {}\n", printable(mend)));
+        format!("{verdict}  {}: {}\n{}", self.check, printable(&self.detail), mend.unwrap_or_default())
     }
 }
 

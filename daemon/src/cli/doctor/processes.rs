@@ -4,7 +4,7 @@
 //! takes to read them. So every look has an end, and nothing here is run or opened for it.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::sync::mpsc;
 use std::thread;
@@ -24,6 +24,9 @@ pub(super) struct Process {
     /// What it calls itself.
     pub(super) name: String,
     pub(super) uid: u32,
+    /// Whether nobody but root, and who runs this, decides what it does: not so where a user has started a program that runs
+    /// as root (credentials(7)).
+    pub(super) is_trusted: bool,
     /// The file of our provider that it has loaded.
     pub(super) provider: Option<String>,
     /// Whether another file is there by now.
@@ -55,11 +58,6 @@ pub(super) struct Found {
 }
 
 impl Process {
-    /// Whether nobody but root, and who runs this, decides what it does.
-    pub(super) fn is_trusted(&self) -> bool {
-        [0, geteuid().as_raw()].contains(&self.uid)
-    }
-
     /// Whether its environment names something of keyward.
     pub(super) fn is_meant(&self) -> bool {
         self.variable(OPENSSL_CONF).is_some_and(|conf| conf.contains("keyward"))
@@ -91,7 +89,9 @@ impl Process {
             let variables = text.split('\0').filter_map(|variable| variable.split_once('='));
             variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect::<BTreeMap<_, _>>()
         });
+        let mut uids = field("Uid").unwrap_or_default().split_whitespace();
         let process = Self {
+            is_trusted: uids.all(|uid| uid == "0" || uid.parse() == Ok(geteuid().as_raw())),
             pid,
             parent: field("PPid").and_then(|text| text.trim().parse().ok()).unwrap_or_default(),
             name,
@@ -156,10 +156,18 @@ fn servers(seen: &BTreeMap<u32, Process>) -> Vec<Server> {
         let parent = seen.get(&process.parent).filter(|parent| parent.name == process.name);
         parent.filter(|parent| parent.pid != process.pid).map(|parent| parent.pid)
     };
+    // What one program starts several times, as Postfix does with smtpd, is one server.
+    let kind = |process: &Process| {
+        let told = [OPENSSL_CONF, environment::SOCKET].map(|name| process.variable(name).map(str::to_owned));
+        (process.parent, process.uid, process.name.clone(), told)
+    };
+    let mut kinds = BTreeSet::new();
     let mains = seen.values().filter(|process| above(process).is_none());
+    let mains =
+        mains.filter(|main| main.parent <= 1 || KNOWN.contains(&&*main.name) || kinds.insert(kind(main)));
     let server = |main: &Process| {
-        let mut workers: Vec<Process> =
-            seen.values().filter(|process| above(process) == Some(main.pid)).cloned().collect();
+        let is_below = |process: &&Process| above(process) == Some(main.pid);
+        let mut workers: Vec<Process> = seen.values().filter(is_below).cloned().collect();
         if workers.is_empty() {
             workers.push(main.clone());
         }
@@ -175,7 +183,7 @@ fn servers(seen: &BTreeMap<u32, Process>) -> Vec<Server> {
 }
 
 /// Programs whose configurations [`super::told`] reads.
-const KNOWN: [&str; 4] = ["nginx", "haproxy", "apache2", "httpd"];
+const KNOWN: [&str; 6] = ["nginx", "haproxy", "apache2", "httpd", "master", "dovecot"];
 /// Behind the name of a mapped file that is gone (proc_pid_maps(5)).
 const DELETED: &str = " (deleted)";
 /// Most processes that are looked at.
@@ -198,6 +206,7 @@ impl Process {
             parent: 1,
             name: name.to_owned(),
             uid: 0,
+            is_trusted: true,
             provider: None,
             is_replaced: false,
             environment: None,

@@ -2,28 +2,27 @@
 
 use core::time::Duration;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use keyward_client::Address;
-use keyward_proto::Reference;
 use nix::unistd::geteuid;
 
 use super::conf::Conf;
 use super::environment::{self, OPENSSL_CONF, SOCKET};
 use super::processes::{self, Found, Process, Server};
 use super::reach::{self, Person, Told};
-use super::told::{Configured, Key, Pair};
-use super::{Finding, Verdict, grants, known, reference_in, uses};
+use super::references::{References, certificate, references, writable};
+use super::told::{Configured, Imported};
+use super::{Finding, Verdict, grants, known, uses};
 use crate::admin_client::AdminClient;
-use crate::certificates::{Certificate, Chain};
-use crate::cli::output::{from_now, time};
+use crate::api::KeyView;
+use crate::certificates::Certificate;
 use crate::ground::ownership;
-use crate::ground::text::{printable, quoted};
+use crate::ground::text::printable;
 use crate::peers::service;
 use crate::sockets::PEERS;
 
@@ -32,13 +31,14 @@ pub(super) fn check(runtime_dir: &Path) -> Vec<Finding> {
     let found = processes::find();
     let mut findings = Vec::new();
     let mut left = Left::default();
+    let end = Instant::now() + ALL;
     for server in found.servers.iter().take(MOST) {
         let (send, receive) = mpsc::channel();
         let (server, runtime_dir) = (server.clone(), runtime_dir.to_owned());
         let title = title(&server);
         // A file of a server may keep whoever opens it waiting.
         thread::spawn(move || send.send(Look::at(&server, &runtime_dir)));
-        match receive.recv_timeout(PATIENCE) {
+        match receive.recv_timeout(PATIENCE.min(end.saturating_duration_since(Instant::now()))) {
             Ok(Some(look)) => {
                 findings.extend(look.findings.into_iter().map(|finding| finding.of(&title)));
                 left.others.extend(look.left.into_iter().map(|one| format!("{title}: {one}")));
@@ -86,7 +86,7 @@ impl Left {
         }
         left.push(
             "servers that do not run now, in containers, on other machines, and those on rustls; keys that other \
-             programs than nginx, HAProxy and Apache are configured with; certificates that a program makes or fetches \
+             programs than nginx, HAProxy, Apache, Postfix and Dovecot are configured with; certificates that a program makes or fetches \
              itself"
                 .into(),
         );
@@ -114,13 +114,14 @@ impl<'a> Look<'a> {
         let mut look = Self { server, findings: Vec::new(), left: Vec::new() };
         let loaded = server.workers.iter().chain([main]).find(|process| process.provider.is_some());
         let root = environment::chroot(main.pid);
-        let configured = match (main.is_trusted(), &root) {
+        let configured = match (main.is_trusted, &root) {
             (true, None) => Configured::of(main),
             _ => None,
         };
         let references =
             configured.as_ref().map(|configured| references(&configured.pairs)).unwrap_or_default();
-        if loaded.is_none() && references.is_empty() && !main.is_meant() {
+        let is_meant = main.is_meant() && configured.as_ref().is_none_or(|one| one.imported.is_none());
+        if loaded.is_none() && references.is_empty() && !is_meant {
             return None;
         }
         if let Some(Err(_)) = root {
@@ -129,20 +130,28 @@ impl<'a> Look<'a> {
             );
             return Some(look.end());
         }
+        if let Some(configured) = &configured
+            && let Some(imported) = &configured.imported
+        {
+            look.mail(runtime_dir, configured, imported, &references);
+            return Some(look.end());
+        }
         look.provider(loaded, &references);
         let conf = look.conf(loaded.is_some());
         if !look.sockets(runtime_dir, conf.as_deref()) {
             return Some(look.end());
         }
         let Ok(admin) = AdminClient::new(runtime_dir) else { return Some(look.end()) };
-        if !main.is_trusted() {
+        if !main.is_trusted {
             look.left.push(format!(
                 "its keys: {} decides what it is started with; name one: --pid {} --reference FILE",
                 user_name(main.pid),
                 main.pid
             ));
         }
-        look.keys(&admin, runtime_dir, configured.as_ref(), &references);
+        let worker = |worker: &Process| Some((Some(worker.pid), Person::of_process(worker.pid)?));
+        let people: Vec<_> = server.workers.iter().filter_map(worker).collect();
+        look.keys(&admin, runtime_dir, configured.as_ref(), &references, &people);
         if let Some(configured) = configured.filter(|one| !one.dump.is_empty() && !references.is_empty()) {
             let conf = conf.as_deref();
             look.findings.push(environment::passes_on(&configured.file, &configured.dump, conf));
@@ -189,6 +198,65 @@ impl<'a> Look<'a> {
         });
     }
 
+    /// A mail server, which gives its processes the environment that its configuration says, and starts them when they are
+    /// needed.
+    fn mail(
+        &mut self,
+        runtime_dir: &Path,
+        configured: &Configured,
+        imported: &Imported,
+        references: &References,
+    ) {
+        let main = &self.server.main;
+        let own = runtime_dir.join(PEERS);
+        let file = configured.file.display();
+        let Some(conf) = imported.value(OPENSSL_CONF, main.variable(OPENSSL_CONF)).map(PathBuf::from) else {
+            let more = match imported.user {
+                "postfix" => ", and goes on in clear text",
+                _ => "",
+            };
+            self.findings.push(Finding::fail(
+                CHECK,
+                format!(
+                    "{file} names references (the first one is {}), and import_environment has no {OPENSSL_CONF}: it cannot \
+                     load them{more}",
+                    references.first()
+                ),
+                format!("{}, and restart it", how_to_set(main)),
+            ));
+            return;
+        };
+        let person = match Person::of_name(imported.user) {
+            Ok(person) => person,
+            Err(finding) => {
+                self.findings.push(finding);
+                return;
+            }
+        };
+        match ownership::open(&conf) {
+            Err(error) => self.left.push(format!("{OPENSSL_CONF}={} of {file}: {error}", conf.display())),
+            Ok(_) => self.findings.extend(super::conf::findings(&conf, Some(&person))),
+        }
+        let of_conf = Conf::open(&conf).ok().and_then(|conf| conf.socket());
+        let variable = imported.value(SOCKET, main.variable(SOCKET)).map(|socket| Told {
+            socket: socket.to_owned(),
+            setting: "KEYWARD_SOCKET of import_environment",
+            source: format!("import_environment of {file}"),
+        });
+        let told = variable.or(of_conf).unwrap_or_else(|| Told {
+            socket: Address::DEFAULT.into(),
+            setting: "KEYWARD_SOCKET of import_environment",
+            source: "by default".into(),
+        });
+        if !told.socket.starts_with('@') {
+            self.left.push(format!("whether {} is there in the chroot of its processes", told.socket));
+        }
+        self.findings.extend(reach::of_server(&own, &told, None, &person));
+        if let Ok(admin) = AdminClient::new(runtime_dir) {
+            self.keys(&admin, runtime_dir, Some(configured), references, &[(None, person)]);
+        }
+    }
+
     /// The openssl.cnf that it was told to read, if that is known and can be looked into; what is wrong with it.
     fn conf(&mut self, is_loaded: bool) -> Option<PathBuf> {
         let main = &self.server.main;
@@ -220,17 +288,11 @@ impl<'a> Look<'a> {
             }
             return None;
         }
-        if !self.server.main.is_trusted() {
+        if !self.server.main.is_trusted {
             return Some(path);
         }
         let person = Person::of_process(main.pid);
-        match Conf::open(&path) {
-            Ok(conf) => {
-                let findings = conf.findings(person.as_ref());
-                self.findings.extend(findings.into_iter().filter(|one| one.verdict != Verdict::Ok));
-            }
-            Err(finding) => self.findings.push(finding),
-        }
+        self.findings.extend(super::conf::findings(&path, person.as_ref()));
         Some(path)
     }
 
@@ -273,7 +335,7 @@ impl<'a> Look<'a> {
                 _ => told.socket.clone(),
             };
             let is_ours = reach::is_of_daemon(&own, &address);
-            if !is_ours && (!main.is_trusted() || answers_for_another(&own, &address)) {
+            if !is_ours && (!main.is_trusted || answers_for_another(&own, &address)) {
                 self.left.push(format!(
                     "its keys: {} ({}) is no socket of the daemon in {}; for another one name its directory: --runtime-dir DIR",
                     told.socket,
@@ -308,20 +370,15 @@ impl<'a> Look<'a> {
         runtime_dir: &Path,
         configured: Option<&Configured>,
         references: &References,
+        people: &[(Option<u32>, Person)],
     ) {
         for unread in configured.iter().flat_map(|configured| &configured.unread) {
             self.left.push(format!("of its configuration: {unread}"));
         }
-        let people: Vec<_> = self
-            .server
-            .workers
-            .iter()
-            .filter_map(|worker| Some((worker.pid, Person::of_process(worker.pid)?)))
-            .collect();
         if configured.is_none() {
             // Which keys it needs, if any, is not known.
             let most = if self.server.main.is_meant() { Verdict::Warn } else { Verdict::Note };
-            let any = people.iter().map(|(pid, person)| grants::any(admin, person, Some(*pid)));
+            let any = people.iter().map(|(pid, person)| grants::any(admin, person, *pid));
             self.findings.extend(any.map(|finding| finding.at_most(most)));
         } else if references.is_empty() {
             self.findings.push(Finding::note("reference", "its configuration names none"));
@@ -334,8 +391,8 @@ impl<'a> Look<'a> {
             let reference = &one.reference;
             let key = admin.show(reference.label().as_str());
             let spki = one.certificate.as_ref().map(Certificate::spki);
-            let grant = |(pid, person): &(u32, Person)| {
-                grants::check(admin, runtime_dir, person, Some(*pid), reference)
+            let grant = |(pid, person): &(Option<u32>, Person)| {
+                grants::check(admin, runtime_dir, person, *pid, reference)
             };
             let all = [known(&key, reference, spki)]
                 .into_iter()
@@ -349,10 +406,27 @@ impl<'a> Look<'a> {
             sound += usize::from(wrong.len() == before);
         }
         for label in &references.labels {
-            if let Err(error) = admin.show(label) {
-                let mend = "generate or import the key, or name another one";
-                wrong.push(Finding::fail("reference", error.to_string(), mend));
+            let before = wrong.len();
+            let key = admin.show(label);
+            match key.as_ref().map(KeyView::reference) {
+                Ok(Some(reference)) => {
+                    let grants = people.iter().filter_map(|(pid, person)| {
+                        grants::check(admin, runtime_dir, person, *pid, &reference)
+                    });
+                    let all = [known(&key, &reference, None)].into_iter().chain(grants);
+                    wrong.extend(all.filter(|finding| finding.verdict != Verdict::Ok));
+                }
+                Ok(None) => wrong.push(Finding::fail(
+                    "reference",
+                    format!("key {label} has no version"),
+                    "name another key",
+                )),
+                Err(error) => {
+                    let mend = "generate or import the key, or name another one";
+                    wrong.push(Finding::fail("reference", error.to_string(), mend));
+                }
             }
+            sound += usize::from(wrong.len() == before);
         }
         for (path, why) in &references.damaged {
             let mend = "make it again: keyward key reference LABEL > FILE";
@@ -386,145 +460,6 @@ impl<'a> Look<'a> {
     }
 }
 
-/// The references that the files of a configuration hold.
-#[derive(Default)]
-struct References {
-    found: Vec<Held>,
-    /// Labels of URIs.
-    labels: Vec<String>,
-    damaged: Vec<(PathBuf, String)>,
-    unread: Vec<String>,
-    /// Files with the certificate before the reference.
-    behind: Vec<PathBuf>,
-    /// How many files hold a private key.
-    key_files: usize,
-}
-
-impl References {
-    fn is_empty(&self) -> bool {
-        self.found.is_empty() && self.labels.is_empty() && self.damaged.is_empty()
-    }
-
-    /// What the first one stands in, or is called.
-    fn first(&self) -> String {
-        let file =
-            self.found.iter().map(|one| &one.path).chain(self.damaged.iter().map(|(path, _)| path)).next();
-        file.map_or_else(|| format!("keyward:{}", self.labels.concat()), |path| path.display().to_string())
-    }
-}
-
-/// A reference and the certificate that it is used with.
-struct Held {
-    path: PathBuf,
-    reference: Reference,
-    certificate_path: Option<PathBuf>,
-    certificate: Option<Certificate>,
-}
-
-/// Reads the files of keys.
-fn references(pairs: &[Pair]) -> References {
-    let mut references = References::default();
-    for pair in pairs {
-        let path = match &pair.key {
-            Key::File(path) => path,
-            Key::Label(label) => {
-                references.labels.push(label.clone());
-                continue;
-            }
-        };
-        let text = match read_file(path) {
-            Ok(text) => text,
-            Err(why) => {
-                references.unread.push(format!("{}: {why}", path.display()));
-                continue;
-            }
-        };
-        references.key_files += usize::from(super::holds_private_key(&text));
-        let Some(start) = text.find(BEGIN) else { continue };
-        match reference_in(&text[start..]) {
-            Ok(reference) => {
-                if text.find("-----BEGIN CERTIFICATE-----").is_some_and(|at| at < start) {
-                    references.behind.push(path.clone());
-                }
-                let certificate_path = pair.certificate.clone();
-                let certificate = certificate_path.as_deref().and_then(first_certificate);
-                if certificate_path.is_none() {
-                    references.unread.push(format!("the certificate of the reference in {}", path.display()));
-                }
-                references.found.push(Held { path: path.clone(), reference, certificate_path, certificate });
-            }
-            Err(error) => references.damaged.push((path.clone(), error)),
-        }
-    }
-    references
-}
-
-/// The text of a file of a moderate length, if it is one.
-fn read_file(path: &Path) -> Result<String, String> {
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|error| error.to_string())?;
-    let file = fs::File::from(file);
-    if !file.metadata().is_ok_and(|found| found.is_file()) {
-        return Err("it is no file".into());
-    }
-    let mut bytes = Vec::new();
-    file.take(LONGEST).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The first certificate of a file, in which a reference may stand as well.
-fn first_certificate(path: &Path) -> Option<Certificate> {
-    let text = read_file(path).ok()?;
-    Chain::read(text.as_bytes()).ok()?.certificates.into_iter().next()
-}
-
-/// What is wrong with the certificate of a reference.
-fn certificate(one: &Held) -> Option<Finding> {
-    const CHECK: &str = super::openssl::CERTIFICATE;
-    let path = one.certificate_path.as_ref()?.display();
-    let label = one.reference.label();
-    let Some(certificate) = &one.certificate else {
-        let detail = format!("{path} holds no certificate that can be read");
-        return Some(Finding::fail(CHECK, detail, "give the chain in PEM"));
-    };
-    if certificate.spki() != one.reference.spki() {
-        return Some(Finding::fail(
-            CHECK,
-            format!(
-                "the first certificate in {path} has another public key than the reference to key {label}"
-            ),
-            "put the certificate of the server itself first, or have one made for this key: keyward csr",
-        ));
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let end = certificate.not_after();
-    let renew = format!("have it renewed: keyward csr {label}");
-    if end < now {
-        let detail = format!("the certificate in {path} has expired on {}, {}", time(end), from_now(end));
-        return Some(Finding::fail(CHECK, detail, renew));
-    }
-    super::expiry::is_soon(certificate.not_before(), end, now).then(|| {
-        Finding::warn(
-            CHECK,
-            format!("the certificate in {path} expires on {}, {}", time(end), from_now(end)),
-            renew,
-        )
-    })
-}
-
-/// That others than its owner can put another reference in the place of one.
-fn writable(path: &Path) -> Option<Finding> {
-    let found = fs::metadata(path).ok().filter(|found| found.mode() & 0o022 != 0)?;
-    Some(Finding::warn(
-        "reference",
-        format!(
-            "others than its owner can write to it (mode {:o}), and have the server fail",
-            found.mode() & 0o7777
-        ),
-        format!("chmod go-w {}", quoted(path)),
-    ))
-}
-
 /// Whether somebody else than the daemon listens on an address.
 fn answers_for_another(own: &Path, address: &str) -> bool {
     reach::is_listened_on(address) && !reach::is_of_daemon(own, address)
@@ -544,7 +479,7 @@ fn how_to_set(process: &Process) -> String {
     let service = service_of(process.pid);
     match (&*process.name, service) {
         ("master" | "smtpd" | "smtp" | "tlsmgr" | "tlsproxy", _) => format!(
-            "Postfix clears the environment: postconf -e \"import_environment = $(postconf -hd import_environment) \
+            "Postfix clears the environment: postconf -e \"import_environment = $(postconf -h import_environment) \
              {OPENSSL_CONF}={conf}\""
         ),
         (name, _) if name.starts_with("dovecot") || name.ends_with("-login") => format!(
@@ -572,16 +507,18 @@ fn title(server: &Server) -> String {
     let main = &server.main;
     let users: Vec<_> = server.workers.iter().map(|worker| user_name(worker.pid)).collect();
     let service = service_of(main.pid).map(|service| format!(", {service}")).unwrap_or_default();
-    format!("{} (process {} as {}{service})", main.name, main.pid, users.join(" and "))
+    // That of Postfix is not the only one with this name.
+    let is_postfix = main.name == "master" && main.words.first().is_some_and(|word| word.contains("postfix"));
+    let name = if is_postfix { "Postfix" } else { &main.name };
+    format!("{name} (process {} as {}{service})", main.pid, users.join(" and "))
 }
 
 const CHECK: &str = "server";
-const BEGIN: &str = "-----BEGIN KEYWARD KEY-----";
 /// Most servers that are looked at.
 const MOST: usize = 100;
 /// Most findings of the references of one server.
 const MOST_WRONG: usize = 20;
 /// How long a look at one server may take.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest file of a reference or a chain that is read, in bytes (1 MiB).
-const LONGEST: u64 = 1024 * 1024;
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the look at all of them may take.
+const ALL: Duration = Duration::from_secs(60);

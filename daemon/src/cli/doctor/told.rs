@@ -1,4 +1,4 @@
-//! The keys that the configurations of nginx, HAProxy and Apache name.
+//! The keys that the configurations of nginx, HAProxy, Apache, Postfix and Dovecot name.
 //!
 //! This reads what these programs read, without running them, as far as it goes: variables and conditions are left
 //! alone. A file that others than root and who runs this can change is not followed.
@@ -21,6 +21,8 @@ pub(super) struct Configured {
     pub(super) unread: Vec<String>,
     /// Of nginx all files, one after the other, as `nginx -T` shows them.
     pub(super) dump: String,
+    /// Of mail servers, which clear the environment of their processes.
+    pub(super) imported: Option<Imported>,
     /// Bytes that were read.
     read: u64,
     /// The files that were opened.
@@ -32,6 +34,28 @@ pub(super) struct Configured {
 pub(super) struct Pair {
     pub(super) key: Key,
     pub(super) certificate: Option<PathBuf>,
+}
+
+/// The environment that a mail server gives its processes.
+#[derive(Debug)]
+pub(super) struct Imported {
+    /// As whom the processes run that make handshakes.
+    pub(super) user: &'static str,
+    /// The words of `import_environment`.
+    words: Vec<String>,
+}
+
+impl Imported {
+    fn of(user: &'static str, text: &str) -> Self {
+        let words = text.split([' ', '\t', ',']).filter(|word| !word.is_empty());
+        Self { user, words: words.map(str::to_owned).collect() }
+    }
+
+    /// A variable: what is said of it, or what the first process has, if that is to be passed on.
+    pub(super) fn value<'a>(&'a self, name: &str, of_main: Option<&'a str>) -> Option<&'a str> {
+        let passed = self.words.iter().rev().find_map(|word| word.strip_prefix(name))?;
+        if passed.is_empty() { of_main } else { passed.strip_prefix('=') }
+    }
 }
 
 /// How a configuration names a key.
@@ -50,6 +74,11 @@ impl Configured {
             "nginx" => read.nginx(&main.words),
             "haproxy" => read.haproxy(&main.words),
             "apache2" | "httpd" => read.apache(main),
+            // Others are called so, too.
+            "master" if main.words.first()?.contains("postfix") => {
+                read.postfix(Path::new("/etc/postfix/main.cf"))
+            }
+            "dovecot" => read.dovecot(&main.words),
             _ => return None,
         }
         read.unread.truncate(MOST_UNREAD);
@@ -225,6 +254,65 @@ impl Configured {
                     _ => {}
                 }
             }
+        }
+    }
+
+    fn postfix(&mut self, main_cf: &Path) {
+        self.file = main_cf.to_owned();
+        let text = self.text(main_cf).unwrap_or_default();
+        // A line that begins with a blank goes on with the one before.
+        let lines: Vec<_> =
+            text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).collect();
+        let text = lines.join("\n").replace("\n ", " ").replace("\n\t", " ");
+        let settings: Vec<(&str, &str)> = text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(name, value)| (name.trim(), value.trim()))
+            .collect();
+        let value =
+            |name: &str| settings.iter().rev().find(|(other, _)| *other == name).map(|(_, value)| *value);
+        self.imported = Some(Imported::of("postfix", value("import_environment").unwrap_or_default()));
+        for server in ["smtpd", "smtp", "lmtp", "tlsproxy"] {
+            for kind in ["", "ec"] {
+                let certificate = value(&format!("{server}_tls_{kind}cert_file"));
+                let key = value(&format!("{server}_tls_{kind}key_file"));
+                let is_file = |value: &&str| !value.is_empty() && !value.contains('$');
+                if let Some(key) = key.or(certificate).filter(is_file) {
+                    self.add(Key::File(key.into()), certificate.filter(is_file).map(PathBuf::from));
+                }
+            }
+        }
+    }
+
+    fn dovecot(&mut self, words: &[String]) {
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        self.file = PathBuf::from(option(&words, "-c").unwrap_or("/etc/dovecot/dovecot.conf"));
+        let (mut imported, mut certificates, mut keys) = (String::new(), Vec::new(), Vec::new());
+        let mut rest = vec![self.file.clone()];
+        while let Some(path) = rest.pop() {
+            let Some(text) = self.text(&path) else { continue };
+            let mut included = Vec::new();
+            for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+                let line = line.rsplit('{').next().unwrap_or_default().trim();
+                if let Some(pattern) = line.strip_prefix("!include_try").or(line.strip_prefix("!include")) {
+                    included.extend(self.files(&path.with_file_name(pattern.trim())));
+                } else if let Some((name, value)) = line.split_once('=') {
+                    let value = value.trim();
+                    let file = PathBuf::from(value.trim_start_matches('<').trim());
+                    match name.trim() {
+                        "import_environment" => value.clone_into(&mut imported),
+                        "ssl_cert" | "ssl_server_cert_file" => certificates.push(file),
+                        "ssl_key" | "ssl_server_key_file" => keys.push(file),
+                        _ => {}
+                    }
+                }
+            }
+            // The first one is the next.
+            rest.extend(included.into_iter().rev());
+        }
+        self.imported = Some(Imported::of("dovenull", &imported));
+        for (number, key) in keys.into_iter().enumerate() {
+            self.add(Key::File(key), certificates.get(number).cloned());
         }
     }
 
@@ -420,6 +508,52 @@ mod tests {
         );
         assert_eq!(found, pairs(&[("DIR/a.pem", "DIR/a.crt"), ("/both.pem", "/both.pem")]));
         assert_eq!(unread, ["Include ${X}/y"]);
+    }
+
+    #[test]
+    fn keys_and_environment_of_mail_servers() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        let main_cf = path.join("main.cf");
+        let pairs = |configured: &Configured| {
+            let pair = |pair: &Pair| match &pair.key {
+                Key::File(key) => {
+                    format!("{} {}", key.display(), pair.certificate.as_deref().unwrap().display())
+                }
+                Key::Label(label) => label.clone(),
+            };
+            configured.pairs.iter().map(pair).collect::<Vec<_>>()
+        };
+        fs::write(
+            &main_cf,
+            "smtpd_tls_cert_file=/a.crt\n# no\nsmtpd_tls_key_file =\n  /a.pem\nsmtp_tls_eccert_file = /both.pem\n\
+             smtp_tls_cert_file = $smtpd_tls_cert_file\nimport_environment = MAIL_CONFIG TZ\n\tOPENSSL_CONF=/o.cnf, KEYWARD_SOCKET\n",
+        )
+        .unwrap();
+        let mut read = Configured::default();
+        read.postfix(&main_cf);
+        assert_eq!(pairs(&read), ["/a.pem /a.crt", "/both.pem /both.pem"]);
+        let imported = read.imported.unwrap();
+        assert_eq!(imported.value("OPENSSL_CONF", Some("/other")), Some("/o.cnf"));
+        assert_eq!(imported.value("KEYWARD_SOCKET", Some("@keyward")), Some("@keyward"));
+        assert_eq!(imported.value("OPENSSL", None), None);
+
+        let conf = path.join("dovecot.conf");
+        fs::create_dir(path.join("conf.d")).unwrap();
+        fs::write(&conf, "!include conf.d/*.conf\n!include_try local.conf\n!include_try none.conf\n")
+            .unwrap();
+        fs::write(path.join("conf.d/10.conf"), "ssl_cert = </d.crt\nssl_key = </d.key\n#ssl_key = </no\n")
+            .unwrap();
+        fs::write(
+            path.join("local.conf"),
+            "import_environment = $import_environment OPENSSL_CONF=/o.cnf\nlocal_name a {\n ssl_key = < /l.pem\n ssl_cert = </l.crt\n}\n",
+        )
+        .unwrap();
+        let words = ["/usr/sbin/dovecot", "-F", "-c", conf.to_str().unwrap()].map(str::to_owned);
+        let read = Configured::of(&Process::of_words("dovecot", words.into())).unwrap();
+        assert_eq!(pairs(&read), ["/d.key /d.crt", "/l.pem /l.crt"]);
+        assert_eq!(read.imported.unwrap().value("OPENSSL_CONF", None), Some("/o.cnf"));
+        assert!(Configured::of(&Process::of_words("master", vec!["/opt/master".into()])).is_none());
     }
 
     #[test]
