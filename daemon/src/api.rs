@@ -124,9 +124,9 @@ impl KeyView {
         self.versions.iter().find(|version| version.number == self.current)?.certificate.as_ref()
     }
 
-    /// The reference to the current version; `None` if the daemon sent something that makes none.
-    pub(crate) fn reference(&self) -> Option<Reference> {
-        Reference::new(self.label.parse().ok()?, self.current, self.public_key(self.current)?).ok()
+    /// The reference to a version; `None` if the daemon sent something that makes none.
+    pub(crate) fn reference(&self, version: u32) -> Option<Reference> {
+        Reference::new(self.label.parse().ok()?, version, self.public_key(version)?).ok()
     }
 }
 

@@ -444,6 +444,17 @@ fn a_key_file_becomes_a_new_version() {
         let spki = SubjectPublicKeyInfoDer::from_pem_slice(public.as_bytes()).unwrap();
         assert_eq!((reference.version(), reference.spki()), (u32::try_from(number).unwrap(), spki.as_ref()));
     }
+    // A certificate of before needs the version of before.
+    let reference = |version| daemon.keyward(&["key", "reference", "shop", "--version", version]);
+    let former = keyward_proto::Reference::from_pem(&succeed(&mut reference("1"))).unwrap();
+    let public = succeed(openssl(&["pkey", "-pubout", "-in"]).arg(&first));
+    let spki = SubjectPublicKeyInfoDer::from_pem_slice(public.as_bytes()).unwrap();
+    assert_eq!((former.version(), former.spki()), (1, spki.as_ref()));
+    let (status, line) = fail(&mut reference("4"));
+    assert!(
+        status.code() == Some(66) && line.contains("version 4 of key shop: there is no such version"),
+        "{line}"
+    );
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(super) enum Command {
     /// Show a key
     Show(Named),
     /// Print the reference that a server is given instead of a key file
-    Reference(Named),
+    Reference(ReferenceTo),
     /// Make a new version of a key; older ones go on signing for references that name them
     Rotate(Named),
     /// Replace all uses of a key; says which ones it has lost by that
@@ -106,6 +106,15 @@ pub(super) struct Adopt {
 }
 
 #[derive(Args, Debug)]
+pub(super) struct ReferenceTo {
+    #[command(flatten)]
+    key: Named,
+    /// The version that it names [default: the current one]
+    #[arg(long, value_name = "NUMBER")]
+    version: Option<u32>,
+}
+
+#[derive(Args, Debug)]
 pub(super) struct SetUses {
     #[command(flatten)]
     key: Named,
@@ -161,7 +170,7 @@ impl Command {
             Self::Adopt(adopt) => adopt.run(),
             Self::List(client) => list(&client),
             Self::Show(key) => key.run("show", AdminClient::show),
-            Self::Reference(key) => key.reference(),
+            Self::Reference(reference) => reference.run(),
             Self::Rotate(key) => key.run("rotate", AdminClient::rotate),
             Self::SetUses(set_uses) => set_uses.run(),
             Self::Enable(key) => key.set_state("enable", "enabled"),
@@ -202,6 +211,30 @@ impl Adopt {
             backend,
         };
         key.run("adopt", |admin, label| admin.adopt(label, &adopted))
+    }
+}
+
+impl ReferenceTo {
+    fn run(self) -> Result<(), Failure> {
+        let key = self.key.call("make a reference to", AdminClient::show)?;
+        let label = &self.key.label;
+        let version = self.version.unwrap_or(key.current);
+        if !key.versions.iter().any(|known| known.number == version) {
+            let command = for_daemon(format!("keyward key show {label}"), &self.key.client.runtime_dir);
+            let why = format_args!(
+                "cannot make a reference to version {version} of key {label}: there is no such version; see: {command}"
+            );
+            return Err(Failure::new(exit::NO_INPUT, why));
+        }
+        let reference = key.reference(version).ok_or_else(|| {
+            let why = "the daemon sent an unknown public key";
+            Failure::new(exit::SOFTWARE, format_args!("cannot make a reference to key {label}: {why}"))
+        })?;
+        let pem = reference.to_pem();
+        if self.key.client.json {
+            return print_json(&json!({ "label": key.label, "version": version, "reference": pem }));
+        }
+        print(&pem)
     }
 }
 
@@ -314,24 +347,6 @@ impl Named {
     ) -> Result<(), Failure> {
         let key = self.call(verb, f)?;
         if self.client.json { print_json(&key) } else { print_key(&key) }
-    }
-
-    fn reference(&self) -> Result<(), Failure> {
-        let key = self.call("make a reference to", AdminClient::show)?;
-        let reference = key.reference().ok_or_else(|| {
-            Failure::new(
-                exit::SOFTWARE,
-                format_args!(
-                    "cannot make a reference to key {}: the daemon sent an unknown public key",
-                    self.label
-                ),
-            )
-        })?;
-        let pem = reference.to_pem();
-        if self.client.json {
-            return print_json(&json!({ "label": key.label, "version": key.current, "reference": pem }));
-        }
-        print(&pem)
     }
 
     fn set_state(&self, verb: &str, state: &str) -> Result<(), Failure> {
