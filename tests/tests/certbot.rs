@@ -4,13 +4,14 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use keyward_tests::pki::{openssl, plain_key};
 use keyward_tests::server::{Page, Site};
 use keyward_tests::tool::{run, stderr, succeed, wait_for};
-use keyward_tests::{Apache, Daemon, Handshake, Haproxy, Load, Nginx, Pebble, Pki, built};
+use keyward_tests::{Apache, Daemon, Handshake, Haproxy, Load, Nginx, Pebble, Pki, built, is_root};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -65,7 +66,7 @@ fn certbot_renews_with_a_new_key_under_load() {
     let lineage = daemon.path("letsencrypt/live/shop.example");
     let [chain, key] = ["fullchain.pem", "privkey.pem"].map(|name| lineage.join(name));
     let site = site(&daemon);
-    let hook = format!("{} --remove-key-files", nginx_hook(&daemon, &site));
+    let hook = nginx_hook(&daemon, &site);
 
     // The site as it was, and its conversion.
     let mut first = pebble.certbot(daemon.directory());
@@ -74,7 +75,6 @@ fn certbot_renews_with_a_new_key_under_load() {
     succeed(&mut daemon.keyward(&["key", "import", "shop", "--in", key.to_str().unwrap()]));
     let output = by_hand(&daemon, &hook, &lineage);
     assert!(stderr(&output).contains("now name them in the configuration"), "{}", stderr(&output));
-    assert!(fs::read_to_string(&key).unwrap().contains("PRIVATE KEY"), "the server uses it");
     let webroot = daemon.path("www");
     fs::create_dir(&webroot).unwrap();
     let directives = format!(
@@ -102,7 +102,15 @@ fn certbot_renews_with_a_new_key_under_load() {
     let (renewed, text) = renew(&["--webroot", "--webroot-path", webroot.to_str().unwrap()]);
     assert_ne!(renewed, issued, "{text}");
     assert_eq!(handshake.certificate().unwrap(), renewed, "{text}");
-    // The key of before, and the one that certbot has made.
+    // The key of before, and the one that certbot has made, are for a person to remove.
+    let shredded = Page::read("certbot").filled(
+        "shred -u",
+        &[
+            ("/etc/letsencrypt", &daemon.path("letsencrypt").display()),
+            ("/etc/keyward/live", &daemon.path("live").display()),
+        ],
+    );
+    succeed(Command::new("sh").args(["-e", "-c", &shredded]));
     let archive = key.canonicalize().unwrap().parent().unwrap().to_owned();
     let kept: Vec<_> = fs::read_dir(archive).unwrap().map(|file| file.unwrap().path()).collect();
     assert_eq!(kept.len(), 2 * 4 - 1, "{kept:?}");
@@ -116,7 +124,7 @@ fn certbot_renews_with_a_new_key_under_load() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let more = format!("http {{ server {{ listen {}; }}", taken.local_addr().unwrap());
     fs::write(&conf, fs::read_to_string(&conf).unwrap().replacen("http {", &more, 1)).unwrap();
-    let (refused, text) = renew(&["--deploy-hook", &format!("{hook} --wait 1")]);
+    let (refused, text) = renew(&["--deploy-hook", &format!("{hook} --wait 3")]);
     assert_ne!(refused, renewed, "{text}");
     assert!(Page::read("certbot").find_in_log(&text).is_some(), "{text}");
     assert_eq!(handshake.certificate().unwrap(), renewed);
@@ -196,7 +204,7 @@ impl Renewals {
         let kept = fs::read_dir(self.daemon.path("live")).unwrap().map(|file| file.unwrap().file_name());
         let mut kept: Vec<_> = kept.map(|name| name.into_string().unwrap()).collect();
         kept.sort();
-        assert_eq!(kept, [".lock", "shop", "shop~2", "shop~3"]);
+        assert_eq!(kept, [".lock", "shop", "shop~2", "shop~3", "shop~served"]);
         // With the key that it has already, as after --reuse-key.
         let versions = self.versions();
         assert!(self.run("true", reload, "").status.success());
@@ -242,10 +250,11 @@ fn the_hook_takes_back_what_the_server_refuses() {
             "",
             0,
         ),
-        ("false", "true", "", "the server refuses the new certificate of localhost: false", back, 0),
+        ("false", "true", "", "the server refuses the new certificate of localhost", back, 0),
         ("true", "false", "", "the server cannot be reloaded", "the server does not take back", 2),
-        ("true", "true", "--wait 0", "does not show the new certificate", back, 2),
-        (&*disable, &*reload, "--wait 0", "does not show the new certificate", "look at the server now", 2),
+        ("true", "true", "--wait 1", "does not show the new certificate", back, 2),
+        ("sleep 60", "true", "--wait 1", "takes more than 1 seconds for it: sleep 60", back, 0),
+        (&*disable, &*reload, "--wait 1", "does not show the new certificate", "look at the server now", 2),
     ] {
         fs::write(&calls, "").unwrap();
         let output = renewals.run(check, &called(reload), more);
@@ -264,27 +273,174 @@ fn the_hook_takes_back_what_the_server_refuses() {
     assert_ne!(renewals.served(), served);
 }
 
+/// As it happens with `certbot renew --deploy-hook`, which calls it for each certificate.
+#[test]
+fn the_hook_refuses_the_certificate_of_another_site() {
+    let renewals = Renewals::new();
+    let Renewals { daemon, pki, site, .. } = &renewals;
+    let nginx = Nginx::start(daemon, std::slice::from_ref(site));
+    let served = renewals.served();
+    let reload = format!("kill -HUP {}", nginx.id());
+    let other = daemon.path("other");
+    fs::create_dir(&other).unwrap();
+    let run_hook = || by_hand(daemon, &hook(daemon, site, "true", &reload), &other);
+    let mut suggested = Vec::new();
+    for (names, why, command) in [
+        ("DNS:other.example", "is for no name that the certificate in", "rm /"),
+        ("IP:127.0.0.1,DNS:localhost", "live/shop is for", "echo /"),
+    ] {
+        let (_, key) = pki.leaf("other");
+        let certificate =
+            pki.certify_with_extensions(&key.with_extension("pub"), &format!("subjectAltName={names}\n"), 2);
+        fs::rename(key, other.join("privkey.pem")).unwrap();
+        fs::rename(certificate, other.join("fullchain.pem")).unwrap();
+        let output = run_hook();
+        let text = stderr(&output);
+        assert!(!output.status.success() && text.contains(why), "{text}");
+        assert_eq!((leaf(&site.certificate), renewals.versions()), (served.clone(), 1));
+        let line = text.lines().find_map(|line| Some(&line[line.find(command)?..])).unwrap();
+        suggested.push(line.split("; then").next().unwrap().to_owned());
+    }
+    for command in suggested.iter().rev() {
+        succeed(Command::new("sh").args(["-c", command]));
+        let output = run_hook();
+        assert!(output.status.success(), "{command}: {}", stderr(&output));
+        assert_eq!(leaf(&site.certificate), leaf(&other.join("fullchain.pem")));
+    }
+}
+
+#[test]
+fn the_hook_goes_on_after_a_run_that_was_killed() {
+    let renewals = Renewals::new();
+    let Renewals { daemon, lineage, site, .. } = &renewals;
+    let nginx = Nginx::start(daemon, std::slice::from_ref(site));
+    let reload = format!("kill -HUP {}", nginx.id());
+    let served = renewals.served();
+    let renewed = renewals.renew("second");
+    for reload in ["true", &reload] {
+        // The first command that the hook runs after the link names the new directory, or after the reload.
+        let kill = format!("{reload}; kill -KILL $HOOK");
+        let killed = format!("export HOOK=$$; exec {}", hook(daemon, site, &kill, "true"));
+        assert!(!by_hand(daemon, &killed, lineage).status.success());
+        assert_eq!(leaf(&site.certificate), renewed);
+    }
+    wait_for("the new certificate", || (renewals.served() == renewed).then_some(()));
+    fs::create_dir(daemon.path("live/.work.killed")).unwrap();
+    let text = stderr(&renewals.run("false", &reload, ""));
+    assert!(text.contains("goes on with the former certificate"), "{text}");
+    assert_eq!((leaf(&site.certificate), renewals.served()), (served.clone(), served));
+
+    // A reload that starts something in the background, and a run after it.
+    let output = renewals.run(
+        "true",
+        &format!("sleep 60 >/dev/null 2>&1 & echo $! >{}; {reload}", daemon.path("pid").display()),
+        "",
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(!daemon.path("live/.work.killed").exists());
+    // The key has gone on meanwhile, and the certificate has not.
+    succeed(&mut daemon.keyward(&["key", "rotate", "shop"]));
+    let output = renewals.run("true", &reload, "");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!((renewals.served(), renewals.versions()), (renewed, 3));
+    succeed(Command::new("kill").arg(fs::read_to_string(daemon.path("pid")).unwrap().trim()));
+}
+
+/// The certificate of the hook is the one that clients do not get if they know keys of both types.
+#[test]
+fn two_types_of_keys_at_one_site() {
+    let grant = |user| {
+        format!("[[grant]]\nuser = \"{user}\"\nkeys = [\"*\"]\nuses = [\"tls-server\", \"tls12-server\"]\n")
+    };
+    let daemon = Daemon::start_with(&["root", "www-data"].map(grant).concat());
+    let pki = Pki::new(daemon.directory());
+    let (certificate, key) = pki.leaf("ecdsa");
+    let both = format!("ssl_certificate {}; ssl_certificate_key {};", certificate.display(), key.display());
+    let lineage = daemon.path("lineage");
+    fs::create_dir(&lineage).unwrap();
+    let key = lineage.join("privkey.pem");
+    fs::write(&key, plain_key("rsa2048")).unwrap();
+    let public = daemon.path("rsa.pub");
+    succeed(openssl(&["pkey", "-pubout", "-in"]).arg(&key).arg("-out").arg(&public));
+    let renew = || fs::rename(pki.certify_public(&public), lineage.join("fullchain.pem")).unwrap();
+    renew();
+    let uses = ["--use", "tls-server", "--use", "tls12-server"];
+    succeed(daemon.keyward(&["key", "import", "shop", "--in", key.to_str().unwrap()]).args(uses));
+    assert!(by_hand(&daemon, &hook(&daemon, &site(&daemon), "true", "true"), &lineage).status.success());
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        let site = site(&daemon);
+        let nginx = Nginx::start_with_directives(
+            &daemon,
+            std::slice::from_ref(&site),
+            &format!("{both} ssl_protocols {version};"),
+        );
+        renew();
+        let reload = format!("kill -HUP {}", nginx.id());
+        let output = by_hand(&daemon, &hook(&daemon, &site, "true", &reload), &lineage);
+        assert!(output.status.success(), "{version}: {}", stderr(&output));
+    }
+}
+
 #[test]
 fn the_hook_changes_nothing_where_it_is_called_amiss() {
     let renewals = Renewals::new();
     let Renewals { daemon, lineage, site, .. } = &renewals;
     let good = hook(daemon, site, "true", "true");
     let run = |hook: &str, why: &str| {
-        let text = stderr(&by_hand(daemon, hook, lineage));
-        assert!(text.contains(why), "{hook}: {text}");
+        let output = by_hand(daemon, hook, lineage);
+        let text = stderr(&output);
+        assert!(!output.status.success() && text.contains(why), "{hook}: {text}");
+        text
     };
     run(HOOK, "which key?");
+    run(&format!("{HOOK} --live /"), "which key?");
+    let help = by_hand(daemon, &format!("{HOOK} --help"), lineage);
+    assert!(
+        help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--check COMMAND"),
+        "{help:?}"
+    );
     run(&format!("{good} --chekc true"), "unknown option --chekc");
     run(&format!("{good} --wait"), "--wait needs a value");
+    run(&format!("{good} --wait 0"), "at least 1");
     run(&format!("unset RENEWED_LINEAGE; {good}"), "RENEWED_LINEAGE is not set");
     let other = daemon.path("live/other");
     fs::create_dir(&other).unwrap();
+    let no_key = run(&good.replace(" shop ", " other "), "keyward key import other --in");
+    assert!(no_key.contains("there is no key other"), "{no_key}");
+    daemon.generate("other", "p256");
     run(&good.replace(" shop ", " other "), "is no link of this hook");
-    fs::remove_dir(other).unwrap();
-    run(&good.replace(" shop ", " other "), "if there is no such key yet: keyward key import other --in");
+    fs::remove_dir(&other).unwrap();
+    for target in ["/etc", "shop~1", "other~x"] {
+        symlink(target, &other).unwrap();
+        run(&good.replace(" shop ", " other "), "is not of this hook");
+        fs::remove_file(&other).unwrap();
+    }
+    let text = run(&good.replace("/run", "/none"), "cannot reach");
+    assert!(!text.contains("key import"), "{text}");
+    // Another user may put anything in its place.
+    let live = daemon.path("live");
+    for (directory, mode) in [(&live, 0o777), (&live, 0o1777), (&daemon.directory().to_owned(), 0o770)] {
+        let before = fs::metadata(directory).unwrap().permissions();
+        fs::set_permissions(directory, fs::Permissions::from_mode(mode)).unwrap();
+        run(&good, "can be changed by other users");
+        fs::set_permissions(directory, before).unwrap();
+    }
+    if is_root() {
+        std::os::unix::fs::chown(&live, Some(65534), None).unwrap();
+        run(&good, "can be changed by other users");
+        std::os::unix::fs::chown(&live, Some(0), None).unwrap();
+    }
+    let lock = fs::File::open(live.join(".lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    run(&format!("{good} --wait 1"), "another run has not ended for 5 seconds");
+    drop(lock);
+
     let (_, key) = renewals.pki.leaf("other");
     fs::rename(key, lineage.join("privkey.pem")).unwrap();
     let _nginx = Nginx::start(daemon, std::slice::from_ref(site));
+    fs::rename(renewals.pki.leaf("third").0, lineage.join("fullchain.pem")).unwrap();
     run(&good, "is not the key of the certificate");
+    fs::write(lineage.join("fullchain.pem"), "").unwrap();
+    run(&good, "there is no certificate in");
     assert_eq!(renewals.versions(), 1);
 }
