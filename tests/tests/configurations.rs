@@ -5,12 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use keyward_tests::server::{Site, nginx};
 use keyward_tests::tool::{fail, run, stderr, succeed};
-use keyward_tests::{Daemon, Host, OpenSsl, Pki, built};
+use keyward_tests::{Daemon, Host, OpenSsl, Pki, built, is_root};
 
 struct Scene {
     daemon: Daemon,
@@ -304,9 +305,52 @@ fn keyward_env_runs_tools_as_their_service_would() {
         assert_eq!(code.code(), Some(status), "{text}");
         assert!(text.contains(told) && text.lines().count() == 1, "{text}");
     }
+    succeed(Command::new("mkfifo").arg(home.join("pipe")));
+    let (code, text) = fail(&mut env(&["--openssl-conf", "pipe", "true"]));
+    assert!(code.code() == Some(74) && text.contains("cannot read pipe: not a file"), "{text}");
     // OpenSSL goes on without the provider and says nothing, so that nginx can only say that the key is not one.
     fs::write(home.join("empty.cnf"), "").unwrap();
     let output = run(&mut with_check(env(&["--openssl-conf", "empty.cnf"])));
     assert!(!output.status.success());
     assert!(stderr(&output).starts_with("keyward: warning: openssl_conf is missing in empty.cnf"));
+}
+
+/// Whose code would run with the rights of root.
+#[test]
+fn keyward_env_loads_nothing_of_other_users_as_root() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::start();
+    let own = fs::read_to_string(daemon.openssl_conf()).unwrap();
+    let module = own.lines().find_map(|line| line.strip_prefix("module = ")).unwrap().to_owned();
+    let [conf, foreign, copy] = ["mine.cnf", "foreign.cnf", "copy.so"].map(|name| daemon.path(name));
+    fs::copy(&module, &copy).unwrap();
+    let naming_copy = own.replace(&module, copy.to_str().unwrap());
+    let including = |file: &Path| own.replace("/etc/ssl/openssl.cnf", file.to_str().unwrap());
+    let run_env = || {
+        let mut command = Command::new(built("keyward"));
+        command.args(["env", "--openssl-conf"]).arg(&conf).args(["echo", "run"]);
+        run(&mut command)
+    };
+    let of_nobody = |file: &Path| chown(file, Some(65534), None).unwrap();
+    for (text, included, whose) in [
+        (&own, "", &conf),
+        (&naming_copy, "", &copy),
+        (&including(&foreign), "", &foreign),
+        (&including(&foreign), &*format!("[x]\nmodule = {}\n", copy.display()), &copy),
+    ] {
+        fs::write(&conf, text).unwrap();
+        fs::write(&foreign, included).unwrap();
+        for file in [&conf, &foreign, &copy] {
+            chown(file, Some(0), None).unwrap();
+        }
+        let output = run_env();
+        assert!(output.status.success() && output.stdout == b"run\n", "{}", stderr(&output));
+        of_nobody(whose);
+        let (output, told) = (run_env(), format!("{} belongs to user nobody", whose.display()));
+        let text = stderr(&output);
+        assert!(output.status.code() == Some(77) && output.stdout.is_empty(), "{text}");
+        assert!(text.contains(&told) && text.contains("chown -h root"), "{text}");
+    }
 }

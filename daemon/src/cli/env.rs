@@ -6,11 +6,13 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::{io, process};
 
 use clap::Args;
+use rustix::fs::{Mode, OFlags};
 
 use super::doctor;
 use super::failure::Failure;
@@ -38,9 +40,11 @@ impl Env {
         let conf = self.openssl_conf.or_else(named).unwrap_or_else(|| CONF.into());
         let mut variables = vec![("OPENSSL_CONF", absolute(&conf)?)];
         // OpenSSL goes on without a file that it cannot read.
-        File::open(&conf).map_err(|reason| {
-            let attempt = "cannot load the provider; name an openssl.cnf with --openssl-conf";
-            Failure::reading(&conf, &reason).while_trying(attempt)
+        let attempt = "cannot load the provider; name an openssl.cnf with --openssl-conf";
+        open(&conf).map_err(|reason| Failure::reading(&conf, &reason).while_trying(attempt))?;
+        doctor::check_owners(&conf).map_err(|foreign| {
+            let attempt = format!("cannot use {}, which would run code of others as root", conf.display());
+            Failure::new(exit::NO_PERMISSION, foreign).while_trying(attempt)
         })?;
         doctor::faults_of_conf(&conf).into_iter().for_each(output::warn);
         if let Some(runtime_dir) = self.runtime_dir {
@@ -57,6 +61,20 @@ impl Env {
             _ => exit::OS,
         };
         Err(Failure::new(status, format_args!("cannot run {}: {reason}", Path::new(program).display())))
+    }
+}
+
+/// Opens a file, and waits for nobody at the other end of a pipe.
+fn open(path: &Path) -> io::Result<File> {
+    let file = File::from(rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?);
+    let kind = file.metadata()?.file_type();
+    match kind.is_file() || kind.is_char_device() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a file")),
     }
 }
 

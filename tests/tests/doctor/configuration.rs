@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use keyward_tests::is_root;
-use keyward_tests::tool::{Process, wait_for};
+use keyward_tests::pki::openssl;
+use keyward_tests::tool::{Process, succeed, wait_for};
 
 use super::{OTHER, Scene, doctor};
 
@@ -238,6 +239,29 @@ fn the_shipped_file_includes_that_of_the_system() {
     assert!(mend.contains("add that section to the file, with the same line providers ="), "{mend}");
     fs::write(&path, format!("{text}[ours]\nproviders = provider_sect\n")).unwrap();
     assert_eq!(scene.find(&path)[0], "ok");
+    // As the page says, one list is in force.
+    let other = "openssl_conf = openssl_init\n[openssl_init]\nproviders = list\n[list]\nlegacy = legacy_sect\n\
+                 [legacy_sect]\nactivate = 1\n";
+    fs::write(&system, other).unwrap();
+    fs::write(&path, &text).unwrap();
+    let providers = || succeed(openssl(&["list", "-providers"]).env("OPENSSL_CONF", &path));
+    let [verdict, detail, mend] = scene.find(&path);
+    assert!(verdict == "warn" && detail.contains("lists its providers in [list]"), "{verdict}: {detail}");
+    assert!(mend.contains("write list in the place of provider_sect"), "{mend}");
+    assert!(!providers().contains("Legacy"), "{}", providers());
+    fs::write(&path, text.replace("provider_sect", "list")).unwrap();
+    assert_eq!(scene.find(&path)[0], "ok");
+    assert!(providers().contains("Legacy") && providers().contains("Keyward"), "{}", providers());
+    // OpenSSL says nothing of either.
+    fs::write(&path, &text).unwrap();
+    for (file, good, included) in [(&system, other, 0), (&path, &*text, other.lines().count())] {
+        fs::write(file, format!("{}\n[unclosed\n", good.trim_end())).unwrap();
+        let line = good.lines().count() + 1 + included;
+        let [verdict, detail, _] = scene.find(&path);
+        let told = format!("{} has a mistake in line {line}", file.display());
+        assert!(verdict == "fail" && detail.contains(&told), "{verdict}: {detail}");
+        fs::write(file, good).unwrap();
+    }
     fs::remove_file(&system).unwrap();
     let [verdict, detail, mend] = scene.find(&path);
     assert!(verdict == "warn" && detail.contains("system.cnf, which is not there"), "{verdict}: {detail}");

@@ -3,11 +3,14 @@
 //! The traps are those of config(5) and of how OpenSSL chooses among providers: it takes the first one that is
 //! registered, and sorts them by name as soon as anybody looks one up by its name.
 
+mod files;
+
 use std::path::{Path, PathBuf};
 
 use super::reach::{Person, Told};
 use super::settings::Settings;
 use super::{Finding, Verdict, openssl};
+pub(in crate::cli) use files::check_owners;
 
 /// An openssl.cnf that could be read.
 pub(super) struct Conf<'a> {
@@ -38,7 +41,8 @@ impl<'a> Conf<'a> {
             );
             Finding::fail(CHECK, detail, mend)
         };
-        Ok(Self { path, settings: Settings::open(path).map_err(failed)? })
+        let settings = files::refuse_pipe(path).and_then(|()| Settings::open(path));
+        Ok(Self { path, settings: settings.map_err(failed)? })
     }
 
     /// What the section of our provider calls `socket`.
@@ -68,6 +72,7 @@ impl<'a> Conf<'a> {
         findings.extend(self.for_everything());
         if findings.is_empty() {
             findings.extend(self.missing_includes());
+            findings.extend(self.lost_providers());
         }
         if findings.is_empty() {
             let detail = format!("{} activates default, then keyward", self.path.display());
@@ -204,6 +209,26 @@ impl<'a> Conf<'a> {
         })
     }
 
+    /// Providers of an included file, such as that of the system, whose list another one takes the place of.
+    fn lost_providers(&self) -> Option<Finding> {
+        let init = self.settings.value(Settings::TOP, "openssl_conf")?;
+        let ours = self.settings.value(init, "providers")?;
+        self.settings.includes().iter().find_map(|file| {
+            files::refuse_pipe(Path::new(file)).ok()?;
+            let included = Settings::open(Path::new(file)).ok()?;
+            let theirs = included.value(init, "providers").filter(|theirs| *theirs != ours)?;
+            let path = self.path.display();
+            Some(Finding::warn(
+                CHECK,
+                format!(
+                    "{file} lists its providers in [{theirs}], and {path}, which includes it, in [{ours}]: those of {file} \
+                     are not activated"
+                ),
+                format!("write {theirs} in the place of {ours} in {path}"),
+            ))
+        })
+    }
+
     /// What is wrong with the section of a provider.
     fn section(&self, provider: &Provider<'_>) -> Option<Finding> {
         let Provider { name, section, exists } = provider;
@@ -276,15 +301,19 @@ impl<'a> Conf<'a> {
             Some(module) => module.to_owned(),
             None => format!("{}.so", provider.name),
         };
-        match name.starts_with('/') {
-            true => Some(name.into()),
-            false => Some(openssl::modules()?.join(name)),
-        }
+        files::module_file(&name)
     }
 
     /// What OpenSSL does not make of a provider whose settings look right.
     fn loaded(&self, provider: &Provider<'_>, is_ours: bool) -> Option<Finding> {
         let path = self.path.display();
+        if let Err(foreign) = check_owners(self.path) {
+            return Some(Finding::fail(
+                CHECK,
+                format!("{path} was not given to OpenSSL, which would run code of others as root: {foreign}"),
+                "run keyward as the user of the server, or have root own what it loads",
+            ));
+        }
         let listed = match openssl::list_providers(self.path, "") {
             Ok(output) => output,
             Err(error) => return Some(openssl::missing(CHECK, &error)),
@@ -304,6 +333,15 @@ impl<'a> Conf<'a> {
                     .filter(|finding| finding.verdict == Verdict::Fail)
                     .map(|finding| finding.detail)
                     .or_else(|| openssl::first_error(&listed));
+                if let Some(mistake) = files::syntax_error(self.path, self.settings.includes()) {
+                    let detail =
+                        format!("{path} does not activate the provider {}: {mistake}", provider.name);
+                    return Some(Finding::fail(
+                        CHECK,
+                        detail,
+                        "mend that line; config(5) says how it is written",
+                    ));
+                }
                 let (reason, mend) = match known {
                     Some(reason) => (reason, REBUILD),
                     None if !self.settings.includes().is_empty() => (

@@ -30,6 +30,7 @@ use crate::exit;
 use crate::ground::text::printable;
 use crate::sockets::PEERS;
 use conf::Conf;
+pub(super) use conf::check_owners;
 use reach::Person;
 use settings::read_text;
 
