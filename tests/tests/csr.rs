@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use keyward_tests::pki::openssl;
+use keyward_tests::pki::{openssl, plain_key};
+use keyward_tests::server::Page;
 use keyward_tests::tool::{fail, run, succeed};
-use keyward_tests::{Backend, Daemon, KEY_TYPES, Pki, on_both_backends};
+use keyward_tests::{Backend, Daemon, KEY_TYPES, Pki, built, on_both_backends};
 
 on_both_backends!(
     the_request_is_for_the_key_and_the_names,
@@ -207,4 +208,27 @@ fn nothing_but_a_request_for_the_key_is_signed(backend: Backend) {
         assert!(answer.contains(words), "{path}: {answer}");
     }
     assert_eq!(daemon.logged(&["certificate request signed"]), 2, "{}", daemon.log());
+}
+
+/// In the order of the page about the conversion of a site.
+#[test]
+fn an_imported_key_gives_way_to_one_that_was_never_in_a_file() {
+    let daemon = Daemon::start();
+    let file = daemon.path("shop.key");
+    fs::write(&file, plain_key("p256")).unwrap();
+    succeed(&mut daemon.keyward(&["key", "import", "shop", "--in", file.to_str().unwrap()]));
+    let former = daemon.reference("shop");
+    let script = Page::read("convert").block("key rotate").replace("keyward ", "run_keyward ");
+    let run_keyward = format!(
+        "run_keyward() {{ {} \"$@\" --runtime-dir {}; }}\n",
+        built("keyward").display(),
+        daemon.path("run").display()
+    );
+    let mut shell = Command::new("sh");
+    succeed(shell.args(["-e", "-c", &(run_keyward + &script)]).current_dir(daemon.directory()));
+    let (request, _) = shown(&daemon, &fs::read_to_string(daemon.path("shop.csr")).unwrap());
+    let certified = succeed(openssl(&["req", "-noout", "-pubkey", "-in"]).arg(request));
+    let public = |reference: &Path| succeed(daemon.openssl(&["pkey", "-pubout", "-in"]).arg(reference));
+    assert_ne!(public(&former), certified);
+    assert_eq!(public(&daemon.reference("shop")), certified);
 }

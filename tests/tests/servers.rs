@@ -99,7 +99,7 @@ fn haproxy_takes_references_from_files_of_every_layout() {
     let pki = Pki::new(daemon.directory());
     let sites = Site::of_each_key_type(&daemon, &pki, |label, key_type| drop(daemon.import(label, key_type)));
     let mut handshakes = 0;
-    for files in [Files::ReferenceFirst, Files::Split] {
+    for files in [Files::CertificateFirst, Files::Split] {
         let _haproxy = Haproxy::start_from(&daemon, &sites, files);
         for site in &sites {
             for wish in [WISHES[1], WISHES[3]] {

@@ -20,10 +20,10 @@ pub struct Haproxy {
 /// Where certificate and reference of a site lie.
 #[derive(Clone, Copy, Debug)]
 pub enum Files {
-    /// In one file, the certificate first.
-    Combined,
     /// In one file, the reference first.
-    ReferenceFirst,
+    Combined,
+    /// In one file, the certificate first.
+    CertificateFirst,
     /// In two files, of which the second one has `.key` behind the name of the first one.
     Split,
 }
@@ -145,8 +145,8 @@ impl Files {
         let [certificate, reference] =
             [&site.certificate, &site.key].map(|path| fs::read_to_string(path).expect("PEM"));
         let text = match self {
-            Self::Combined => certificate + &reference,
-            Self::ReferenceFirst => reference + &certificate,
+            Self::Combined => reference + &certificate,
+            Self::CertificateFirst => certificate + &reference,
             Self::Split => {
                 fs::write(file.with_extension("pem.key"), reference).expect("the reference");
                 certificate
