@@ -13,6 +13,7 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
+#include <openssl/store.h>
 #include <openssl/x509.h>
 #include <poll.h>
 #include <pthread.h>
@@ -567,6 +568,37 @@ static int signs_after_an_error(void) {
     return 0;
 }
 
+/* Counts what OSSL_STORE finds in a file, if it is to find everything, or certificates or keys alone; with NUMBER after an
+   error of something before. */
+static int store(void) {
+    static const struct {
+        const char *name;
+        int type;
+    } EXPECTED[] = {{"all", 0}, {"certificates", OSSL_STORE_INFO_CERT}, {"keys", OSSL_STORE_INFO_PKEY}};
+    for (size_t i = 0; i < sizeof(EXPECTED) / sizeof(*EXPECTED); i++) {
+        int certificates = 0, keys = 0;
+        if (number)
+            ERR_raise(ERR_LIB_X509, X509_R_KEY_VALUES_MISMATCH);
+        OSSL_STORE_CTX *opened = OSSL_STORE_open(reference, NULL, NULL, NULL, NULL);
+        REQUIRE(opened);
+        REQUIRE(EXPECTED[i].type == 0 || OSSL_STORE_expect(opened, EXPECTED[i].type) == 1);
+        while (!OSSL_STORE_eof(opened)) {
+            OSSL_STORE_INFO *info = OSSL_STORE_load(opened);
+            if (!info)
+                continue;
+            EVP_PKEY *key = OSSL_STORE_INFO_get0_PKEY(info);
+            certificates += OSSL_STORE_INFO_get_type(info) == OSSL_STORE_INFO_CERT;
+            keys += key != NULL && sign(key, 1);
+            OSSL_STORE_INFO_free(info);
+        }
+        OSSL_STORE_close(opened);
+        ERR_clear_error();
+        printf("%s=%d+%d ", EXPECTED[i].name, certificates, keys);
+    }
+    printf("\n");
+    return 0;
+}
+
 /* Asks for the objects of before OpenSSL 3, which have no place for a key that is elsewhere: there are none, for private keys
    of these types. The key is as good as before. */
 static int legacy_objects(void) {
@@ -665,6 +697,7 @@ static const struct {
     {"legacy-objects", legacy_objects},
     {"loads", loads},
     {"signs", signs},
+    {"store", store},
     {"signs-after-an-error", signs_after_an_error},
     {"paced-tls13", paced_tls13},
     {"paced-tls12", paced_tls12},

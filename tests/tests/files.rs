@@ -171,6 +171,30 @@ fn references_behind_certificates_after_an_earlier_error() {
     }
 }
 
+/// A store gives everything that stands in a file, whatever was wrong before.
+#[test]
+fn stores_lose_nothing_before_a_reference() {
+    let scene = Scene::new();
+    let reference = scene.reference.as_str();
+    let certificate = fs::read_to_string(&scene.certificate).unwrap();
+    for openssl in OpenSsl::ALL {
+        for (content, found) in [
+            (&[&*certificate, reference][..], "all=1+1 certificates=1+0 keys=0+1"),
+            (&[reference, &certificate], "all=1+1 certificates=1+0 keys=0+1"),
+            (&[&*certificate, &certificate, reference, &certificate], "all=3+1 certificates=3+0 keys=0+1"),
+            (&[&*certificate, &certificate], "all=2+0 certificates=2+0 keys=0+0"),
+        ] {
+            let file = scene.write(content.concat().as_bytes());
+            for earlier_error in [0, 1] {
+                let host = Host::new(&scene.daemon, openssl);
+                let output = run(&mut host.mode("store", &scene.certificate, &file, earlier_error).command);
+                let told = String::from_utf8_lossy(&output.stdout);
+                assert_eq!(told.trim(), found, "{openssl:?}, {earlier_error}: {}", stderr(&output));
+            }
+        }
+    }
+}
+
 /// As editors, mail programs and templates leave them.
 #[test]
 fn references_that_were_written_anew() {

@@ -51,7 +51,7 @@ entry_points! {
         if !wanted(selection) {
             return Ok(1);
         }
-        let Some(block) = read_block(provider.bio, input)? else { return Ok(1) };
+        let Some(block) = read_block(provider.bio, input, selection)? else { return Ok(1) };
         let reference = Reference::from_pem(&block).map_err(|error| {
             Error::new(Reason::Reference, format_args!("cannot read key reference: {error}"))
         })?;
@@ -122,11 +122,13 @@ fn wanted(selection: c_int) -> bool {
 /// Reads up to the first PEM block, and returns its text if it has our label.
 ///
 /// OpenSSL comes again for the next block only if the oldest error of the queue says "unsupported", so not where a program
-/// has left an earlier error there. Then the reference is looked for behind certificates, here and now.
-fn read_block(bio: Bio, input: *mut c_void) -> Result<Option<String>, Error> {
+/// has left an earlier error there. Then the reference is looked for behind certificates, here and now: if a private key
+/// is asked for by name. `OSSL_STORE` asks for everything, comes again for each block, and wants the certificates, too.
+fn read_block(bio: Bio, input: *mut c_void, selection: c_int) -> Result<Option<String>, Error> {
     let mut scanned = 0;
     let mut block = Vec::new();
     let mut passed = None;
+    let passes = selection & SELECT_PRIVATE_KEY != 0 && error::any_queued();
     while scanned < LONGEST_PREAMBLE {
         let mut line = [0u8; LINE];
         let room = c_int::try_from(line.len()).unwrap_or(c_int::MAX);
@@ -151,7 +153,7 @@ fn read_block(bio: Bio, input: *mut c_void) -> Result<Option<String>, Error> {
         } else if trimmed.starts_with(BEGIN_OURS) {
             block.extend_from_slice(line);
         } else if trimmed.starts_with(b"-----BEGIN ") {
-            if !may_be_passed(trimmed) || !error::any_queued() {
+            if !passes || !may_be_passed(trimmed) {
                 break;
             }
             passed = passed.or_else(|| position(bio, input));
