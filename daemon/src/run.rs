@@ -125,7 +125,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
             match signals.next().await {
                 Asked::Reload => {
                     notify_reloading();
-                    reload(&daemon, options, &at_start, &log);
+                    reload(&daemon, options, &at_start, &log).await;
                     if let Err(error) = accept(&daemon, sockets.reopen(), &tasks, &stop) {
                         tracing::error!("cannot listen on a socket that was bound again: {error}");
                     }
@@ -501,10 +501,10 @@ pub(crate) async fn sweep(unit: Arc<Unit>) {
 
 /// Takes over a new configuration if it is sound; else everything stays as it is. `started` is the
 /// one that the daemon has started with.
-fn reload(daemon: &Daemon, options: &Options, started: &Config, log: &Log) {
+async fn reload(daemon: &Daemon, options: &Options, started: &Config, log: &Log) {
     for backend in daemon.backends.iter() {
         if let Backend::Grep11(grep11) = backend {
-            grep11.renew();
+            grep11.renew().await;
         }
     }
     let config = match load_config(options.config.as_deref()) {

@@ -179,6 +179,57 @@ fn renewed_files_are_in_force_without_a_lost_call() {
     assert_eq!((scene.unusable(), &scene.listed()["problem"]), (0.0, &Value::Null));
 }
 
+/// Files that are sound and would lose the unit with the next connection.
+#[test]
+fn renewed_files_that_the_unit_refuses_are_told_at_once() {
+    let scene = Scene::new();
+    let told = || scene.daemon.logged(&["ERROR", "TLS files of backend hsm: the old ones stay in force"]);
+    let problem = || scene.listed()["problem"].as_str().unwrap_or_default().to_owned();
+    let file = |name: &str| scene.daemon_files.join(name);
+    let stranger = Authority::new(scene.directory.path(), "stranger");
+    let show = |from: &Authority| {
+        put(&from.daemon.0, &file("certificate"));
+        put(&from.daemon.1, &file("key"));
+    };
+    // A certificate of an authority that the unit does not know.
+    show(&stranger);
+    scene.daemon.reload();
+    assert_eq!((told(), scene.unusable()), (1, 1.0), "{}", scene.daemon.log());
+    assert!(problem().contains("it refused the certificate of the client ("), "{}", problem());
+    assert_eq!(scene.health(), "up");
+    // So it is when nobody can be asked, and the unit is found again.
+    scene.proxy.set(Fault::Reset);
+    scene.daemon.reload();
+    scene.sign_over_a_new_connection();
+    assert_eq!((told(), scene.unusable()), (1, 1.0), "once: {}", scene.daemon.log());
+    // The unit learns of it.
+    put(&stranger.pki.ca(), &scene.unit_files.join("ca"));
+    scene.unit.reload("certificate, key and client CA read again");
+    scene.daemon.reload();
+    assert_eq!((scene.unusable(), problem().as_str()), (0.0, ""), "{}", scene.daemon.log());
+    scene.sign_over_a_new_connection();
+
+    // An authority that has not certified the unit, and nobody asked.
+    let own = file("own-ca");
+    fs::copy(file("ca"), &own).unwrap();
+    put(&stranger.pki.ca(), &file("ca"));
+    wait_for("the daemon to find out", || (scene.unusable() == 1.0).then_some(()));
+    assert!(problem().contains("cannot agree on TLS: invalid peer certificate"), "{}", problem());
+    scene.sign_over_a_new_connection();
+    put(&own, &file("ca"));
+    scene.daemon.reload();
+    assert_eq!((told(), scene.unusable()), (2, 0.0), "{}", scene.daemon.log());
+
+    // A unit that is away has refused nothing.
+    scene.proxy.set(Fault::Reset);
+    let authority = scene.renew("second");
+    scene.daemon.reload();
+    scene.unit.reload("certificate, key and client CA read again");
+    assert!(authority.certifies(&scene.unit));
+    scene.sign_over_a_new_connection();
+    assert_eq!((told(), scene.unusable()), (2, 0.0), "{}", scene.daemon.log());
+}
+
 /// The reason stands in the log of either side.
 #[test]
 fn a_client_without_the_right_certificate_is_told() {

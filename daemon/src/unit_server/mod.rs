@@ -48,7 +48,7 @@ use crate::causes::causes;
 use crate::exit;
 use crate::ground::hardening;
 use crate::ground::ownership::{self, OwnershipError};
-use crate::ground::renewed::Renewed;
+use crate::ground::renewed::{Renewed, untried};
 use crate::ground::text::quoted;
 use crate::log::Log;
 use crate::master_key::{self, MasterKeyError, Patterns};
@@ -114,7 +114,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let admission = Arc::new(Admission::new(tokens.clone()));
         if let Some(tls) = &tls {
             // Runs until the runtime ends.
-            drop(tokio::spawn(Arc::clone(tls).watch()));
+            drop(tokio::spawn(Arc::clone(tls).watch(untried)));
         }
         tokio::spawn(connection::accept(listener, tls.clone(), Arc::clone(&admission), connections));
 
@@ -166,7 +166,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         loop {
             tokio::select! {
                 asked = signals.next() => match asked {
-                    Asked::Reload => reload(tokens.as_deref(), tls.as_deref()),
+                    Asked::Reload => reload(tokens.as_deref(), tls.as_deref()).await,
                     Asked::Upgrade => tracing::warn!("SIGUSR2 is for keyward serve; restart a unit"),
                     Asked::Stop => break,
                 },
@@ -253,10 +253,10 @@ impl UnitServerError {
 }
 
 /// Reads tokens and certificates again, if there are any. Everything else takes effect with a restart.
-fn reload(tokens: Option<&Tokens>, tls: Option<&Renewed<TlsAcceptor>>) {
+async fn reload(tokens: Option<&Tokens>, tls: Option<&Renewed<TlsAcceptor>>) {
     run::notify_reloading();
     if let Some(tls) = tls {
-        tls.read_again();
+        tls.read_again(untried).await;
     }
     match tokens.map(Tokens::read_again) {
         Some(Ok(())) => tracing::info!("tokens read again"),

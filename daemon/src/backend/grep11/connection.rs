@@ -49,15 +49,30 @@ impl Connection {
     /// # Errors
     /// [`Failure`] says how far it came.
     pub(super) async fn open(endpoint: &Endpoint, line: &Arc<Line>) -> Result<Self, Failure> {
+        Self::open_with(endpoint, line, line.tls.as_ref().map(|tls| tls.get())).await
+    }
+
+    /// The same, with files of TLS that may not be in force.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub(super) async fn open_with(
+        endpoint: &Endpoint,
+        line: &Arc<Line>,
+        tls: Option<Arc<TlsClient>>,
+    ) -> Result<Self, Failure> {
         let (stream, round_trip) =
             network::connect(endpoint).await.map_err(|error| unreachable("connect", &error))?;
         let refusal = network::Refusal::default();
-        let sender = match &line.tls {
+        let sender = match &tls {
             None => http2::speak(stream, line.keepalive).await,
             Some(tls) => {
-                let stream = tls.get().connect(&endpoint.host, stream, &refusal).await;
+                let stream = tls.connect(&endpoint.host, stream, &refusal).await;
                 let stream = stream.map_err(|error| match refusal.get() {
-                    Some(refusal) => Failure::severe(refusal),
+                    Some(refusal) => Failure::Certificate(refusal.clone()),
+                    None if network::is_of_the_certificate(&error) => {
+                        Failure::Certificate(unreachable("agree on TLS", &error).to_string())
+                    }
                     None => unreachable("agree on TLS", &error),
                 })?;
                 http2::speak(stream, line.keepalive).await
@@ -65,7 +80,7 @@ impl Connection {
         };
         let sender = sender
             .map_err(|error| Failure::severe(format_args!("it speaks no HTTP/2: {}", causes(&error))))?;
-        let scheme = if line.tls.is_some() { "https" } else { "http" };
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let origin = http::Uri::builder().scheme(scheme).authority(endpoint.to_string()).path_and_query("/");
         let origin = origin.build().map_err(Failure::severe)?;
         let client = CryptoClient::with_origin(sender.clone(), origin);
@@ -80,7 +95,7 @@ impl Connection {
         // In TLS 1.3 a unit that does not take the client says so when that believes to be connected.
         connection.wkid =
             connection.ask_for_wkid().await.map_err(|failure| match (failure, refusal.get()) {
-                (Failure::Unit { .. }, Some(refusal)) => Failure::severe(refusal),
+                (Failure::Unit { .. }, Some(refusal)) => Failure::Certificate(refusal.clone()),
                 (failure, _) => failure,
             })?;
         Ok(connection)

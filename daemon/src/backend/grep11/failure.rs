@@ -10,6 +10,8 @@ use crate::ground::text::printable;
 /// What became of one attempt at one unit.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
+    /// One of both does not take the certificate of the other.
+    Certificate(String),
     /// The unit is busy; it says so itself.
     Busy(String),
     /// The peer's time was over before that of the unit.
@@ -111,7 +113,8 @@ impl core::fmt::Display for Failure {
             Self::OtherMasterKey(Some(wkid)) => write!(f, "it has another master key: {wkid}"),
             Self::OtherMasterKey(None) => f.write_str("it has another master key"),
             Self::WrongSignature => f.write_str("it answered with a signature that does not verify"),
-            Self::Busy(reason)
+            Self::Certificate(reason)
+            | Self::Busy(reason)
             | Self::NoMasterKey(reason)
             | Self::NotOffered(reason)
             | Self::Refused { reason, .. }

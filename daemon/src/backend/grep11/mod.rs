@@ -40,6 +40,7 @@ use zeroize::Zeroizing;
 use super::{Asked, Times};
 use crate::config;
 use crate::fair::NOBODY;
+use crate::ground::renewed::Verdict;
 use crate::keys::Version;
 use connection::{Connection, Line};
 use failure::Failure;
@@ -49,6 +50,7 @@ use network::TlsClient;
 use pool::{NoSeat, Pool, Tried};
 use seat::Seat;
 use token::Tokens;
+use unit::Trial;
 
 pub(crate) use breaker::Breaker;
 pub(crate) use error::{Grep11Error, SetupError};
@@ -116,7 +118,8 @@ impl Grep11 {
         let this = Arc::clone(self);
         tokio::spawn(async move { this.line.tokens.keep_fresh().await });
         if let Some(tls) = &self.line.tls {
-            tokio::spawn(Arc::clone(tls).watch());
+            let (this, tls) = (Arc::clone(self), Arc::clone(tls));
+            tokio::spawn(async move { tls.watch(|new| this.try_out(new)).await });
         }
         let probed: Vec<_> = (self.pool.units.iter())
             .map(|unit| {
@@ -169,9 +172,32 @@ impl Grep11 {
     }
 
     /// Reads the files of TLS again; connections that are open go on.
-    pub(crate) fn renew(&self) {
+    pub(crate) async fn renew(&self) {
         if let Some(tls) = &self.line.tls {
-            tls.read_again();
+            tls.read_again(|new| self.try_out(new)).await;
+        }
+    }
+
+    /// Whether new files of TLS would lose a unit: one that is in order now, or all.
+    async fn try_out(&self, tls: Arc<TlsClient>) -> Verdict {
+        let mut trials = JoinSet::new();
+        for unit in &self.pool.units {
+            let (unit, tls) = (Arc::clone(unit), Arc::clone(&tls));
+            trials.spawn(async move { unit.try_out(tls).await });
+        }
+        let (mut accepted, mut refused) = (false, None);
+        for trial in trials.join_all().await {
+            match trial {
+                Trial::Refused { reason, in_order: true } => return Verdict::Refused(reason),
+                Trial::Refused { reason, in_order: false } => refused = Some(reason),
+                Trial::Accepted => accepted = true,
+                Trial::Unknown => {}
+            }
+        }
+        match refused {
+            _ if accepted => Verdict::Accepted,
+            Some(reason) => Verdict::Refused(reason),
+            None => Verdict::Unknown,
         }
     }
 

@@ -223,6 +223,12 @@ fn note(refusal: &Refusal, error: &io::Error) {
     let _ = refusal.set(text);
 }
 
+/// Whether the client does not take the certificate of the other end.
+pub(super) fn is_of_the_certificate(error: &io::Error) -> bool {
+    let told = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(told, Some(rustls::Error::InvalidCertificate(_)))
+}
+
 /// Connects, and tells how long a packet takes there and back: connecting is one there and one back.
 pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Duration)> {
     // One after the other: which of them was slow must not count.

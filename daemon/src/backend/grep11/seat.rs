@@ -80,7 +80,7 @@ impl Seat {
                 unit.failed(failure, *severe, epoch);
                 self.settled = true;
             }
-            Failure::NoMasterKey(_) | Failure::Token(_) => {
+            Failure::Certificate(_) | Failure::NoMasterKey(_) | Failure::Token(_) => {
                 unit.failed(failure, true, epoch);
                 self.settled = true;
             }

@@ -17,6 +17,7 @@ use super::connection::{Connection, Line};
 use super::failure::Failure;
 use super::latency::Latency;
 use super::mechanism::{self, Form};
+use super::network::TlsClient;
 use super::pace::Pace;
 use super::seat::Seat;
 use crate::config::{self, Endpoint};
@@ -82,6 +83,18 @@ pub(crate) struct Status {
     pub(crate) problem: Option<String>,
     pub(crate) calls: u64,
     pub(crate) failures: u64,
+}
+
+/// How a unit takes files of TLS that are not in force.
+#[derive(Debug)]
+pub(super) enum Trial {
+    Accepted,
+    /// For this reason; and whether it is in order with those that are.
+    Refused {
+        reason: String,
+        in_order: bool,
+    },
+    Unknown,
 }
 
 /// Whether a unit can take a request.
@@ -401,6 +414,19 @@ impl Unit {
                 self.keep(connection);
             }
             Err(failure) => self.fault(&failure, true),
+        }
+    }
+
+    /// Connects once with other files of TLS than those that are in force. Nothing else comes of that.
+    pub(super) async fn try_out(&self, tls: Arc<TlsClient>) -> Trial {
+        let opened = Connection::open_with(&self.endpoint, &self.line, Some(tls));
+        match tokio::time::timeout(self.connect_timeout, opened).await {
+            Ok(Ok(_)) => Trial::Accepted,
+            Ok(Err(Failure::Certificate(reason))) => Trial::Refused {
+                reason: format!("unit {}: {reason}", self.endpoint),
+                in_order: self.with(|state| state.breaker) != Breaker::Open,
+            },
+            Ok(Err(_)) | Err(_) => Trial::Unknown,
         }
     }
 
