@@ -119,9 +119,11 @@ impl KeyView {
         STANDARD.decode(&version.public_key).ok()
     }
 
-    /// The certificate of the current version, if that has one.
-    pub(crate) fn certificate(&self) -> Option<&CertificateView> {
-        self.versions.iter().find(|version| version.number == self.current)?.certificate.as_ref()
+    /// The certificate in use: that of the newest version that has one.
+    pub(crate) fn certified(&self) -> Option<(u32, &CertificateView)> {
+        let certified = self.versions.iter().filter(|version| version.certificate.is_some());
+        let newest = certified.max_by_key(|version| version.number)?;
+        Some((newest.number, newest.certificate.as_ref()?))
     }
 
     /// The reference to a version; `None` if the daemon sent something that makes none.

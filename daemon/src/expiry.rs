@@ -16,7 +16,7 @@ use crate::certificates::Certificate;
 use crate::daemon::Daemon;
 use crate::keys::{Key, StoreError};
 
-/// When the certificates of the current versions of keys expire. Shared by reference between tasks.
+/// When the certificates in use expire: of each key those of the newest version that has some. Shared by reference between tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Expiries(Mutex<HashMap<Label, Expiry>>);
 
@@ -98,7 +98,7 @@ impl Expiries {
 
 impl Expiry {
     fn of(key: &Key) -> Option<Self> {
-        let version = key.version(0)?;
+        let version = key.certified()?;
         let certificate = Certificate::from_der(version.certificates.first()?).ok()?;
         Some(Self { version: version.number, not_after: certificate.not_after() })
     }
@@ -119,7 +119,7 @@ impl Collector for Expiries {
         }
         // The same page looks the same each time.
         first.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
-        let help = "Until when the certificate of the current version of a key holds, since 1970";
+        let help = "Until when the certificate of a key holds that is in use, since 1970";
         let mut family = encoder.encode_descriptor(
             "certificate_not_after_timestamp",
             help,

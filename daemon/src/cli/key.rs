@@ -20,7 +20,7 @@ use super::import::Import;
 use super::output::{self, from_now, print, print_json, print_table, table, time};
 use super::{Client, RUNTIME_DIR};
 use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::{Adopted, CertificateView, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView, set_uses};
+use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView, set_uses};
 use crate::config::EMBEDDED;
 use crate::exit;
 use crate::keys::{self, Altered};
@@ -457,7 +457,7 @@ fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
             &key.state,
             &key.uses.join(", "),
             &key.backend,
-            &key.certificate().map(expires).unwrap_or_default(),
+            &expires(key),
         ]);
     }
     print_table(&rows)
@@ -504,10 +504,13 @@ pub(super) fn print_key(key: &KeyView) -> Result<(), Failure> {
     print(&text)
 }
 
-/// How long a certificate holds, for a column.
-fn expires(certificate: &CertificateView) -> String {
+/// How long the certificate in use holds, for a column.
+fn expires(key: &KeyView) -> String {
+    let Some((number, certificate)) = key.certified() else { return String::new() };
     let then = from_now(certificate.not_after);
-    if then.starts_with("in ") { format!("expires {then}") } else { format!("expired {then}") }
+    let verb = if then.starts_with("in ") { "expires" } else { "expired" };
+    let version = if number == key.current { String::new() } else { format!(" (version {number})") };
+    format!("{verb} {then}{version}")
 }
 
 /// SHA-256 of the SubjectPublicKeyInfo, which `openssl pkey -pubin -outform DER | sha256sum` gives too.

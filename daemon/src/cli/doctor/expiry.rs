@@ -7,8 +7,8 @@ use crate::admin_client::AdminClient;
 use crate::api::{CertificateView, KeyView};
 use crate::cli::output::{from_now, time};
 
-/// What there is to say of the certificates of current versions. Of keys that are disabled nobody
-/// needs one.
+/// What there is to say of the certificates in use, which may be those of earlier versions than the
+/// current ones. Of keys that are disabled nobody needs one.
 pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
     let keys = match admin.list() {
         Ok((keys, _)) => keys,
@@ -16,9 +16,9 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
             return vec![Finding::warn(CHECK, format!("not looked at: {error}"), "mend that first")];
         }
     };
-    let certified = |key: &KeyView| key.state == "enabled" && key.certificate().is_some();
+    let certified = |key: &KeyView| key.state == "enabled" && key.certified().is_some();
     let mut certified: Vec<_> = keys.into_iter().filter(certified).collect();
-    certified.sort_by_key(|key| key.certificate().map(|certificate| certificate.not_after));
+    certified.sort_by_key(|key| key.certified().map(|(_, certificate)| certificate.not_after));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut findings: Vec<_> = certified.iter().filter_map(|key| finding(key, now)).collect();
     let more = findings.len().saturating_sub(MOST);
@@ -27,7 +27,7 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
         let detail = format!("so it is with the certificates of {more} more keys");
         findings.push(Finding::warn(CHECK, detail, "see keyward cert list"));
     }
-    if let (true, Some(first)) = (findings.is_empty(), certified.first().and_then(KeyView::certificate)) {
+    if let (true, Some((_, first))) = (findings.is_empty(), certified.first().and_then(KeyView::certified)) {
         findings.push(Finding::ok(
             CHECK,
             format!(
@@ -41,13 +41,15 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
 }
 
 fn finding(key: &KeyView, now: u64) -> Option<Finding> {
-    let (label, number, certificate) = (&key.label, key.current, key.certificate()?);
+    let label = &key.label;
+    let (number, certificate) = key.certified()?;
     let CertificateView { not_before, not_after, .. } = *certificate;
     let what =
         format!("the certificate of key {label} version {number} for {}", certificate.names_or_subject());
+    let version = if number == key.current { String::new() } else { format!(" --version {number}") };
     let mend = format!(
         "have it renewed (keyward csr {label}), then: keyward cert attach {label} --in CHAIN; \
-         if nothing takes it from the daemon: keyward cert detach {label}"
+         if nothing takes it from the daemon: keyward cert detach {label}{version}"
     );
     if now < not_before {
         let detail = format!("{what} is not valid before {}, {}", time(not_before), from_now(not_before));
