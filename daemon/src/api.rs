@@ -9,7 +9,7 @@ use keyward_proto::{Label, Reference, Use};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Backends};
-use crate::certificates::Certificate;
+use crate::certificates::{Certificate, first_to_expire};
 use crate::keys::{Altered, Key, StoreError, Version};
 use crate::policy::authorise::signs_and_decrypts;
 
@@ -202,6 +202,22 @@ pub(crate) struct CertificateView {
     pub(crate) fingerprint: String,
     /// How many certificates are sent, with itself.
     pub(crate) chain: usize,
+    /// The one of the others that expires before it and before all others, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_before: Option<IssuerView>,
+}
+
+/// One of the certificates that are sent with that of a key.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct IssuerView {
+    /// Its place in the chain, in which that of the key is the first.
+    pub(crate) number: usize,
+    /// In the form of RFC 4514.
+    pub(crate) subject: String,
+    /// In seconds since 1970.
+    pub(crate) not_before: u64,
+    /// In seconds since 1970.
+    pub(crate) not_after: u64,
 }
 
 impl CertificateView {
@@ -210,9 +226,22 @@ impl CertificateView {
         if self.names.is_empty() { self.subject.clone() } else { self.names.join(", ") }
     }
 
+    /// When the first certificate of the chain expires, in seconds since 1970.
+    pub(crate) fn expires(&self) -> u64 {
+        self.expires_before.as_ref().map_or(self.not_after, |first| first.not_after)
+    }
+
     fn of(version: &Version) -> Option<Self> {
         let certificate = Certificate::from_der(version.certificates.first()?).ok()?;
+        let first = first_to_expire(&version.certificates).filter(|(number, _)| *number > 1);
+        let expires_before = first.map(|(number, first)| IssuerView {
+            number,
+            subject: first.subject(),
+            not_before: first.not_before(),
+            not_after: first.not_after(),
+        });
         Some(Self {
+            expires_before,
             subject: certificate.subject(),
             issuer: certificate.issuer(),
             names: certificate.names().to_vec(),

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use tokio::time::{Duration, sleep};
 
-use crate::certificates::Certificate;
+use crate::certificates::first_to_expire;
 use crate::daemon::Daemon;
 use crate::keys::{Key, StoreError};
 
@@ -24,7 +24,7 @@ pub(crate) struct Expiries(Mutex<HashMap<Label, Expiry>>);
 #[derive(Clone, Copy, Debug)]
 struct Expiry {
     version: u32,
-    /// In seconds since 1970.
+    /// Of the certificate of its chain that expires first, in seconds since 1970.
     not_after: u64,
 }
 
@@ -99,8 +99,8 @@ impl Expiries {
 impl Expiry {
     fn of(key: &Key) -> Option<Self> {
         let version = key.certified()?;
-        let certificate = Certificate::from_der(version.certificates.first()?).ok()?;
-        Some(Self { version: version.number, not_after: certificate.not_after() })
+        let (_, first) = first_to_expire(&version.certificates)?;
+        Some(Self { version: version.number, not_after: first.not_after() })
     }
 }
 
@@ -119,7 +119,7 @@ impl Collector for Expiries {
         }
         // The same page looks the same each time.
         first.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
-        let help = "Until when the certificate of a key holds that is in use, since 1970";
+        let help = "Until when the certificate of a key that is in use holds, with its chain, since 1970";
         let mut family = encoder.encode_descriptor(
             "certificate_not_after_timestamp",
             help,

@@ -30,7 +30,7 @@ pub(super) async fn attach(
         let number = of_version(&mut key, &chain)?;
         match admin.daemon.keys.put(key).await {
             Ok(key) => {
-                let not_after = chain.certificates.first().map_or(0, Certificate::not_after);
+                let not_after = chain.certificates.iter().map(Certificate::not_after).min();
                 tracing::info!(
                     key = label.as_str(),
                     version = number,

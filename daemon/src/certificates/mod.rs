@@ -104,6 +104,12 @@ impl Certificate {
     }
 }
 
+/// The certificate of a chain that expires before all others, with its number from 1 on: clients refuse a chain from then on.
+pub fn first_to_expire(chain: &[Vec<u8>]) -> Option<(usize, Certificate)> {
+    let read = (1..).zip(chain).filter_map(|(number, der)| Some((number, Certificate::from_der(der).ok()?)));
+    read.min_by_key(|(_, certificate)| certificate.not_after())
+}
+
 /// What clients compare, for a person; none for the kinds of names that TLS has no use for.
 fn text_of(name: &GeneralName) -> Option<String> {
     match name {

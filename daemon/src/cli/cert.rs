@@ -147,7 +147,7 @@ fn list(client: &Client) -> Result<(), Failure> {
         warn_of_problems(&keys, &altered);
     }
     let mut certified: Vec<_> = keys.into_iter().flat_map(Certified::all_of).collect();
-    certified.sort_by_key(|certified| certified.certificate.not_after);
+    certified.sort_by_key(|certified| certified.certificate.expires());
     if client.json { print_json(&certified) } else { print_certificates(&certified) }
 }
 
@@ -159,8 +159,16 @@ fn print_certificates(certified: &[Certified]) -> Result<(), Failure> {
             format!("{version}{}", if *current { ", current" } else { "" }),
             certificate.names_or_subject(),
             certificate.issuer.clone(),
-            time(certificate.not_after),
-            from_now(certificate.not_after),
+            time(certificate.expires()),
+            match &certificate.expires_before {
+                None => from_now(certificate.not_after),
+                Some(first) => format!(
+                    "{}: certificate {} of the chain ({})",
+                    from_now(first.not_after),
+                    first.number,
+                    first.subject
+                ),
+            },
         ]);
     }
     print_table(&rows)

@@ -499,6 +499,15 @@ pub(super) fn print_key(key: &KeyView) -> Result<(), Failure> {
                 time(certificate.not_after),
                 from_now(certificate.not_after),
             );
+            if let Some(first) = &certificate.expires_before {
+                text += &format!(
+                    "            certificate {} of its chain ({}) until {} ({})\n",
+                    first.number,
+                    first.subject,
+                    time(first.not_after),
+                    from_now(first.not_after),
+                );
+            }
         }
     }
     print(&text)
@@ -507,7 +516,7 @@ pub(super) fn print_key(key: &KeyView) -> Result<(), Failure> {
 /// How long the certificate in use holds, for a column.
 fn expires(key: &KeyView) -> String {
     let Some((number, certificate)) = key.certified() else { return String::new() };
-    let then = from_now(certificate.not_after);
+    let then = from_now(certificate.expires());
     let verb = if then.starts_with("in ") { "expires" } else { "expired" };
     let version = if number == key.current { String::new() } else { format!(" (version {number})") };
     format!("{verb} {then}{version}")

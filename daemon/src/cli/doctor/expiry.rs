@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Finding;
 use crate::admin_client::AdminClient;
-use crate::api::{CertificateView, KeyView};
+use crate::api::KeyView;
 use crate::cli::output::{from_now, time};
 
 /// What there is to say of the certificates in use, which may be those of earlier versions than the
@@ -18,7 +18,7 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
     };
     let certified = |key: &KeyView| key.state == "enabled" && key.certified().is_some();
     let mut certified: Vec<_> = keys.into_iter().filter(certified).collect();
-    certified.sort_by_key(|key| key.certified().map(|(_, certificate)| certificate.not_after));
+    certified.sort_by_key(|key| key.certified().map(|(_, certificate)| certificate.expires()));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let mut findings: Vec<_> = certified.iter().filter_map(|key| finding(key, now)).collect();
     let more = findings.len().saturating_sub(MOST);
@@ -33,7 +33,7 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
             format!(
                 "certificates with the daemon: {}, the first one expires {}",
                 certified.len(),
-                from_now(first.not_after)
+                from_now(first.expires())
             ),
         ));
     }
@@ -43,21 +43,36 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
 fn finding(key: &KeyView, now: u64) -> Option<Finding> {
     let label = &key.label;
     let (number, certificate) = key.certified()?;
-    let CertificateView { not_before, not_after, .. } = *certificate;
-    let what =
-        format!("the certificate of key {label} version {number} for {}", certificate.names_or_subject());
+    let of_key = format!("of key {label} version {number} for {}", certificate.names_or_subject());
     let version = if number == key.current { String::new() } else { format!(" --version {number}") };
-    let mend = format!(
-        "have it renewed (keyward csr {label}), then: keyward cert attach {label} --in CHAIN; \
-         if nothing takes it from the daemon: keyward cert detach {label}{version}"
+    let attach = format!(
+        "keyward cert attach {label} --in CHAIN; if nothing takes it from the daemon: keyward cert detach {label}{version}"
     );
-    if now < not_before {
-        let detail = format!("{what} is not valid before {}, {}", time(not_before), from_now(not_before));
-        return Some(Finding::warn(CHECK, detail, "compare the clock of this machine, or wait"));
-    }
+    let (what, not_before, not_after, mend) = match &certificate.expires_before {
+        None => (
+            format!("the certificate {of_key}"),
+            certificate.not_before,
+            certificate.not_after,
+            format!("have it renewed (keyward csr {label}), then: {attach}"),
+        ),
+        Some(first) => (
+            format!("certificate {} ({}) in the chain {of_key}", first.number, first.subject),
+            first.not_before,
+            first.not_after,
+            format!(
+                "get the present chain from the authority, or have the certificate renewed (keyward csr {label}), then: {attach}"
+            ),
+        ),
+    };
     if now > not_after {
         let detail = format!("{what} has expired on {}, {}", time(not_after), from_now(not_after));
         return Some(Finding::fail(CHECK, detail, mend));
+    }
+    if now < certificate.not_before {
+        let begin = certificate.not_before;
+        let detail =
+            format!("the certificate {of_key} is not valid before {}, {}", time(begin), from_now(begin));
+        return Some(Finding::warn(CHECK, detail, "compare the clock of this machine, or wait"));
     }
     is_soon(not_before, not_after, now).then(|| {
         let detail = format!("{what} expires on {}, {}", time(not_after), from_now(not_after));
@@ -82,7 +97,7 @@ const SOON: u64 = 21 * 24 * 3600;
 mod tests {
     use super::super::Verdict;
     use super::*;
-    use crate::api::VersionView;
+    use crate::api::{CertificateView, IssuerView, VersionView};
 
     #[test]
     fn a_certificate_is_told_in_time() {
@@ -108,6 +123,7 @@ mod tests {
                     not_after: (1000 + days) * DAY,
                     fingerprint: String::new(),
                     chain: 1,
+                    expires_before: None,
                 }),
             }],
             problem: None,
@@ -128,6 +144,27 @@ mod tests {
             (6, 24 * 6 + 1, Some(Verdict::Fail)),
         ] {
             assert_eq!(told(days, age), verdict, "{days} days, after {age} hours");
+        }
+        // Neither the clock nor patience helps one that has expired before it was valid.
+        let mut odd = key(6);
+        odd.versions[0].certificate.as_mut().unwrap().not_before = 2000 * DAY;
+        assert_eq!(finding(&odd, 1500 * DAY).unwrap().verdict, Verdict::Fail);
+        let mut chain = key(398);
+        chain.versions[0].certificate.as_mut().unwrap().expires_before = Some(IssuerView {
+            number: 2,
+            subject: "CN=Inter".into(),
+            not_before: 900 * DAY,
+            not_after: 1030 * DAY,
+        });
+        let told = |day: u64| finding(&chain, day * DAY).map(|found| (found.verdict, found.detail));
+        assert_eq!(told(1005), None);
+        for (day, expected) in [(1010, Verdict::Warn), (1031, Verdict::Fail)] {
+            let (verdict, detail) = told(day).unwrap();
+            assert!(
+                verdict == expected
+                    && detail.starts_with("certificate 2 (CN=Inter) in the chain of key shop"),
+                "{detail}"
+            );
         }
     }
 }
