@@ -151,15 +151,18 @@ impl Crypto {
                         | PublicMaterial::Ed25519(point)
                         | PublicMaterial::X25519(point),
                     ) => Ok(OneAttr::AttributeB(point.clone())),
-                    (cka::CKA_MODULUS, PublicMaterial::Rsa { modulus, .. }) => {
-                        Ok(OneAttr::AttributeB(modulus.clone()))
-                    }
-                    (cka::CKA_MODULUS_BITS, PublicMaterial::Rsa { modulus, .. }) => {
-                        integer(bit_length(modulus) as u64)
-                    }
-                    (cka::CKA_PUBLIC_EXPONENT, PublicMaterial::Rsa { exponent, .. }) => {
-                        Ok(OneAttr::AttributeB(exponent.clone()))
-                    }
+                    (
+                        cka::CKA_MODULUS,
+                        PublicMaterial::Rsa { modulus, .. } | PublicMaterial::RsaPss { modulus, .. },
+                    ) => Ok(OneAttr::AttributeB(modulus.clone())),
+                    (
+                        cka::CKA_MODULUS_BITS,
+                        PublicMaterial::Rsa { modulus, .. } | PublicMaterial::RsaPss { modulus, .. },
+                    ) => integer(bit_length(modulus) as u64),
+                    (
+                        cka::CKA_PUBLIC_EXPONENT,
+                        PublicMaterial::Rsa { exponent, .. } | PublicMaterial::RsaPss { exponent, .. },
+                    ) => Ok(OneAttr::AttributeB(exponent.clone())),
                     (cka::CKA_IBM_PARAMETER_SET, PublicMaterial::MlDsa(parameters, _)) => {
                         integer(parameter_set(*parameters))
                     }
@@ -265,3 +268,38 @@ pub(crate) fn bit_length(number: &[u8]) -> usize {
 }
 
 const MAX_ATTRIBUTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use core::num::NonZeroUsize;
+
+    use keyward_proto::KeyType;
+
+    use super::*;
+    use crate::{MasterKey, Unit};
+
+    #[test]
+    fn rsa_keys_tell_their_numbers_also_where_they_are_bound_to_a_padding() {
+        let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
+        let keys = [KeyType::Rsa(2048), KeyType::RsaPss(2048)].map(|kind| unit.generate(kind).unwrap());
+        let crypto = Crypto::new(unit);
+        for key in keys {
+            let tell = |object: &[u8], number: u64| {
+                let attributes = [(number, AttributeValue::default())].into();
+                let object = object.to_vec();
+                let request = GetAttributeValueRequest { object, attributes, ..Default::default() };
+                let told = crypto.get_attribute_value(request).unwrap().attributes.remove(&number);
+                told.unwrap().one_attr.unwrap()
+            };
+            let OneAttr::AttributeB(public) = tell(&key.blob, cka::CKA_IBM_MACED_PUBLIC_KEY_INFO) else {
+                panic!("a public key")
+            };
+            for object in [&key.blob, &public] {
+                let OneAttr::AttributeB(modulus) = tell(object, cka::CKA_MODULUS) else { panic!("bytes") };
+                assert!(key.spki.windows(256).any(|part| part == modulus));
+                assert_eq!(tell(object, cka::CKA_MODULUS_BITS), OneAttr::AttributeI(2048));
+                assert_eq!(tell(object, cka::CKA_PUBLIC_EXPONENT), OneAttr::AttributeB(vec![1, 0, 1]));
+            }
+        }
+    }
+}
