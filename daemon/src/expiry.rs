@@ -3,6 +3,7 @@
 use core::fmt;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward_proto::Label;
 use prometheus_client::collector::Collector;
@@ -14,9 +15,9 @@ use tokio::time::{Duration, sleep};
 
 use crate::certificates::first_to_expire;
 use crate::daemon::Daemon;
-use crate::keys::{Key, StoreError};
+use crate::keys::{Key, State, StoreError};
 
-/// When the certificates in use expire: of each key those of the newest version that has some. Shared by reference between tasks.
+/// When the certificates in use expire: of each enabled key those of the newest version that has some. Shared by reference between tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Expiries(Mutex<HashMap<Label, Expiry>>);
 
@@ -98,6 +99,9 @@ impl Expiries {
 
 impl Expiry {
     fn of(key: &Key) -> Option<Self> {
+        if key.state != State::Enabled {
+            return None;
+        }
         let version = key.certified()?;
         let (_, first) = first_to_expire(&version.certificates)?;
         Some(Self { version: version.number, not_after: first.not_after() })
@@ -106,13 +110,18 @@ impl Expiry {
 
 impl Collector for Expiries {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut first: Vec<_> = self.with(|known| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let forgotten = now.saturating_sub(FORGOTTEN).as_secs();
+        let (mut first, left_out) = self.with(|known| {
             let mut all: Vec<_> = known.iter().collect();
-            if all.len() > MOST {
-                all.select_nth_unstable_by_key(MOST, |(_, expiry)| expiry.not_after);
+            let left_out = all.len().saturating_sub(MOST);
+            if left_out > 0 {
+                let rank = |expiry: &Expiry| (expiry.not_after < forgotten, expiry.not_after);
+                all.select_nth_unstable_by_key(MOST, |(_, expiry)| rank(expiry));
                 all.truncate(MOST);
             }
-            all.into_iter().map(|(label, expiry)| (label.clone(), *expiry)).collect()
+            let first: Vec<_> = all.into_iter().map(|(label, expiry)| (label.clone(), *expiry)).collect();
+            (first, left_out)
         });
         if first.is_empty() {
             return Ok(());
@@ -131,12 +140,17 @@ impl Collector for Expiries {
             let gauge = ConstGauge::new(i64::try_from(not_after).unwrap_or(i64::MAX));
             gauge.encode(family.encode_family(&labels)?)?;
         }
-        Ok(())
+        let help =
+            "Certificates in use of which it is not told here when they expire, since there are too many";
+        let left_out = ConstGauge::new(i64::try_from(left_out).unwrap_or(i64::MAX));
+        left_out.encode(encoder.encode_descriptor("certificates_left_out", help, None, MetricType::Gauge)?)
     }
 }
 
-/// Most certificates on a page of metrics: those that expire first.
+/// Most certificates on a page of metrics: those that expire first, and then those that expired long ago.
 const MOST: usize = 1000;
+/// Nobody has missed a certificate that expired before so long.
+const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
 /// So many keys are read from the store at a time.
 const PAGE: usize = 256;
 /// Before a store that cannot be read is read again.
@@ -161,17 +175,34 @@ mod tests {
         };
         assert_eq!(page(), "");
         let most = u64::try_from(MOST).unwrap();
-        expiries.with(|known| {
-            for number in 0..5 * most {
-                let expiry = Expiry { version: 2, not_after: 5 * most - number };
-                known.insert(format!("key-{number:04}").parse().unwrap(), expiry);
-            }
-        });
-        let page = page();
-        let told: Vec<_> = page.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(told.len(), MOST);
-        let last = "certificate_not_after_timestamp_seconds{key=\"key-4999\",version=\"2\"} 1";
-        assert_eq!(told.last(), Some(&last));
-        assert!(told[0].ends_with("{key=\"key-4000\",version=\"2\"} 1000"), "{}", told[0]);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let day = 24 * 3600;
+        let insert = |name: &str, number: u64, not_after: u64| {
+            let label = format!("{name}-{number:04}").parse().unwrap();
+            expiries.with(|known| known.insert(label, Expiry { version: 2, not_after }));
+        };
+        let told = || {
+            let page = page();
+            let lines = page.lines().filter(|line| !line.starts_with('#')).map(str::to_owned);
+            let mut told: Vec<_> = lines.collect();
+            let left_out = told.pop().unwrap();
+            (told, left_out.strip_prefix("certificates_left_out ").unwrap().parse::<u64>().unwrap())
+        };
+        let line = |name: &str, not_after: u64| {
+            format!("certificate_not_after_timestamp_seconds{{key=\"{name}\",version=\"2\"}} {not_after}")
+        };
+        insert("old", 0, now - 31 * day);
+        assert_eq!(told(), (vec![line("old-0000", now - 31 * day)], 0));
+        for number in 1..2 * most {
+            insert("old", number, now - 31 * day - number);
+        }
+        insert("gone", 0, now - 29 * day);
+        for number in 0..most {
+            insert("soon", number, now + day + number);
+        }
+        let (first, left_out) = told();
+        assert_eq!((first.len(), left_out), (MOST, 2 * most + 1));
+        assert_eq!(first[0], line("gone-0000", now - 29 * day));
+        assert_eq!(*first.last().unwrap(), line("soon-0998", now + day + 998));
     }
 }
