@@ -8,7 +8,7 @@ use core::fmt;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -16,6 +16,7 @@ use nix::unistd::{Gid, Group, Uid, User};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::text::quoted;
 
@@ -107,6 +108,19 @@ fn make_below(path: &Path, mode: u32) -> Result<(), OwnershipError> {
 /// [`OwnershipError`] if another user owns it, can write to it, or can put another one in its place.
 pub(crate) fn open(path: &Path) -> Result<File, OwnershipError> {
     open_for(path, OFlags::RDONLY)
+}
+
+/// The contents of a file of certificates, keys or tokens, which may be secret.
+///
+/// # Errors
+/// Those of reading, and that it is longer than any such file.
+pub(crate) fn read_all(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > LONGEST {
+        true => Err(io::Error::other("it is longer than 1 MiB; see whether it is the right file")),
+        false => Ok(bytes),
+    }
 }
 
 /// Opens a file for reading and writing, as [`open`] does for reading.
@@ -359,9 +373,24 @@ const STICKY: u32 = 0o1000;
 /// As many as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
+/// In bytes. The authorities of a whole system have a quarter.
+const LONGEST: u64 = 1 << 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_read_up_to_a_length() {
+        let (directory, longest) = (tempfile::tempdir().unwrap(), usize::try_from(LONGEST).unwrap());
+        let path = directory.path().join("file");
+        for (length, read) in [(0, true), (longest, true), (longest + 1, false)] {
+            fs::write(&path, vec![7; length]).unwrap();
+            let bytes = read_all(File::open(&path).unwrap());
+            assert_eq!(bytes.ok().map(|bytes| bytes.len()), read.then_some(length));
+        }
+        assert!(read_all(File::open("/dev/zero").unwrap()).is_err());
+    }
 
     #[test]
     fn commands_quote_paths() {

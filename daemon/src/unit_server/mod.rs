@@ -20,7 +20,7 @@ use core::net::SocketAddr;
 use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -315,8 +315,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, UnitServerE
     Ok(tls_files::certificates(path, &read(path)?)?)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, UnitServerError> {
-    read_all(open(path)?).map_err(|reason| UnitServerError::Read(path.to_owned(), reason))
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, UnitServerError> {
+    ownership::read_all(open(path)?).map_err(|reason| UnitServerError::Read(path.to_owned(), reason))
 }
 
 fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, UnitServerError> {
@@ -324,7 +324,7 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, UnitServerError> {
     let file = open(path)?;
     match ownership::is_for_others(&file).map_err(failed)? {
         true => Err(UnitServerError::Open(path.to_owned())),
-        false => read_all(file).map(Zeroizing::new).map_err(failed),
+        false => ownership::read_all(file).map_err(failed),
     }
 }
 
@@ -333,12 +333,6 @@ fn open(path: &Path) -> Result<File, UnitServerError> {
         Ok(reason) => UnitServerError::Read(path.to_owned(), reason),
         Err(error) => UnitServerError::NotOurs(error),
     })
-}
-
-fn read_all(mut file: File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn open_unit(options: &Options) -> Result<Unit, UnitServerError> {

@@ -1,6 +1,6 @@
 //! Bearer tokens: who may call, where that is not settled by certificates.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ impl Tokens {
 fn digests(path: &Path) -> Result<Vec<([u8; 32], usize)>, String> {
     let shown = path.display();
     let failed = |reason: io::Error| format!("cannot read the tokens in {shown}: {reason}");
-    let mut file = ownership::open(path).map_err(|error| match error.into_io() {
+    let file = ownership::open(path).map_err(|error| match error.into_io() {
         Ok(reason) => failed(reason),
         Err(error) => format!("refused the tokens: {error}"),
     })?;
@@ -63,8 +63,9 @@ fn digests(path: &Path) -> Result<Vec<([u8; 32], usize)>, String> {
             quoted(path)
         ));
     }
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(failed)?;
+    let bytes = ownership::read_all(file).map_err(failed)?;
+    let text =
+        str::from_utf8(&bytes).map_err(|_| format!("cannot read the tokens in {shown}: it is not text"))?;
     let lines = text.lines().map(str::trim).zip(1..);
     let tokens: Vec<_> = lines.filter(|(line, _)| !line.is_empty() && !line.starts_with('#')).collect();
     match tokens.iter().find(|(token, _)| token.len() < SHORTEST) {

@@ -4,7 +4,7 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 use core::time::Duration;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -274,7 +274,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    read_all(open(path)?).map_err(|reason| TlsError::Read(path.to_owned(), reason))
+    ownership::read_all(open(path)?).map_err(|reason| TlsError::Read(path.to_owned(), reason))
 }
 
 fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
@@ -282,7 +282,7 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let file = open(path)?;
     match ownership::is_for_others(&file).map_err(failed)? {
         true => Err(TlsError::Open(path.to_owned())),
-        false => read_all(file).map_err(failed),
+        false => ownership::read_all(file).map_err(failed),
     }
 }
 
@@ -291,10 +291,4 @@ fn open(path: &Path) -> Result<File, TlsError> {
         Ok(reason) => TlsError::Read(path.to_owned(), reason),
         Err(error) => TlsError::NotOurs(error),
     })
-}
-
-fn read_all(mut file: File) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
