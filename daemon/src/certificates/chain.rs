@@ -36,6 +36,9 @@ impl Chain {
         if let Some(kind) = kind::of_der(file) {
             return Err(InvalidChain::Other(kind));
         }
+        if kind::is_from_before_1970(file) {
+            return Err(InvalidChain::Before1970(1));
+        }
         match unfolded(file) {
             Some(inside) if pem::blocks(&inside).next().is_none() => Self::read(&inside),
             Some(inside) if inside.windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY) => {
@@ -73,7 +76,11 @@ impl Chain {
         for (der, number) in ders.iter().zip(1..) {
             let certificate = Certificate::from_der(der).map_err(|_| {
                 // A PKCS#7 or a request in a label that is not its own.
-                kind::of_der(der).map_or(InvalidChain::Certificate(number), InvalidChain::Other)
+                match kind::of_der(der) {
+                    Some(kind) => InvalidChain::Other(kind),
+                    None if kind::is_from_before_1970(der) => InvalidChain::Before1970(number),
+                    None => InvalidChain::Certificate(number),
+                }
             })?;
             if chain.certificates.iter().any(|before| before.der() == certificate.der()) {
                 chain.repeated += 1;
@@ -156,6 +163,11 @@ pub enum InvalidChain {
     /// A PEM block that is no certificate inside; counted from 1.
     #[error("certificate {0} in the file is damaged")]
     Certificate(usize),
+    /// One with a time before 1970; counted from 1.
+    #[error(
+        "certificate {0} in the file is valid from or until a time before 1970, which is not supported; have it issued anew with a later one"
+    )]
+    Before1970(usize),
     /// There is no certificate in PEM or DER.
     #[error("there is no certificate in the file, neither in PEM nor in DER")]
     Empty,
@@ -352,6 +364,42 @@ mod tests {
         let status = Command::new("sh").args(["-c", command]).current_dir(&pki.0).status().unwrap();
         assert!(status.success(), "{command}");
         assert_eq!(Chain::read(&fs::read(pki.0.path().join("NEW")).unwrap()), Ok(read(&text)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_something_else() {
+        let pki = Pki::new();
+        // With and without a version, with a number that a list and a request have as well.
+        for extensions in ["", "basicConstraints=CA:FALSE\n"] {
+            fs::write(pki.0.path().join("old.ext"), extensions).unwrap();
+            for serial in [0, 1, 77] {
+                pki.openssl("req -new -subj /CN=a -key leaf.key -out old.csr");
+                let sign = "x509 -req -in old.csr -signkey leaf.key -days 30 -extfile old.ext -outform DER";
+                let der = pki.openssl(&format!("{sign} -set_serial {serial}"));
+                let at = der.windows(2).position(|part| part == [0x17, 13]).unwrap() + 2;
+                assert_eq!(Chain::read(&der).unwrap().certificates.len(), 1, "{serial} {extensions}");
+                for (year, expected) in
+                    [(b"69", InvalidChain::Before1970(1)), (b"xx", InvalidChain::Certificate(1))]
+                {
+                    let mut old = der.clone();
+                    old[at..at + 2].copy_from_slice(year);
+                    let body = STANDARD.encode(&old);
+                    let text = format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+                    assert_eq!(refused(&text), expected, "{serial} {extensions}");
+                    if year == b"69" {
+                        assert_eq!(Chain::read(&old), Err(expected));
+                    }
+                }
+            }
+        }
+        pki.openssl("req -new -subj /CN=a -key leaf.key -out old.csr");
+        fs::write(pki.0.path().join("index"), "").unwrap();
+        let conf = "[ca]\ndefault_ca=ca\n[ca]\ndatabase=index\ndefault_md=sha256\n";
+        fs::write(pki.0.path().join("ca.cnf"), conf).unwrap();
+        let list = "ca -config ca.cnf -gencrl -crldays 1 -keyfile inter.key -cert inter.pem";
+        let list = String::from_utf8(pki.openssl(list)).unwrap();
+        assert_eq!(refused(&list), InvalidChain::Other(Kind::Revoked));
+        assert_eq!(refused(&list.replace("X509 CRL", "CERTIFICATE")), InvalidChain::Other(Kind::Revoked));
     }
 
     #[test]

@@ -53,28 +53,61 @@ pub(super) fn of_label(label: &[u8]) -> Option<Kind> {
 
 /// What a file in DER is, by the tags of its fields.
 pub(super) fn of_der(file: &[u8]) -> Option<Kind> {
-    let fields = SliceReader::new(file).ok()?.sequence(|reader| {
-        let mut fields = Vec::new();
-        while !reader.is_finished() {
-            fields.push(AnyRef::decode(reader)?);
-        }
-        Ok::<_, der::Error>(fields)
-    });
-    let fields = fields.ok()?;
-    let tags: Vec<Tag> = fields.iter().map(Tagged::tag).collect();
-    Some(match tags.as_slice() {
+    let fields = sequence(file)?;
+    Some(match tags(&fields).as_slice() {
         [Tag::ObjectIdentifier, ..] if fields[0].decode_as() == Ok(SIGNED_DATA) => Kind::Pkcs7 { der: true },
         [Tag::Integer, Tag::Sequence, ..] if fields[0].value() == [3] => Kind::Pkcs12,
         [Tag::Sequence, Tag::BitString] => Kind::PublicKey,
         [Tag::Utf8String, ..] => Kind::Reference,
-        // The version of a request is not tagged (RFC 2986, 4.1), and a list begins with an algorithm (RFC 5280, 5.1).
-        [Tag::Sequence, Tag::Sequence, Tag::BitString] => match fields[0].value() {
-            [2, 1, 0, ..] => Kind::Request,
-            [2, 1, 1, 0x30, ..] | [0x30, ..] => Kind::Revoked,
+        [Tag::Sequence, Tag::Sequence, Tag::BitString] => match tags(&inner(&fields[0])?).as_slice() {
+            // RFC 2986, 4.1.
+            [Tag::Integer, Tag::Sequence, Tag::Sequence]
+            | [Tag::Integer, Tag::Sequence, Tag::Sequence, Tag::ContextSpecific { .. }] => Kind::Request,
+            // RFC 5280, 5.1: a time stands where a certificate has two in a sequence.
+            [Tag::Integer, Tag::Sequence, Tag::Sequence, Tag::UtcTime | Tag::GeneralizedTime, ..]
+            | [Tag::Sequence, Tag::Sequence, Tag::UtcTime | Tag::GeneralizedTime, ..] => Kind::Revoked,
             _ => return None,
         },
         _ => return None,
     })
+}
+
+/// Whether something in DER is a certificate (RFC 5280, 4.1) with a time before 1970.
+pub(super) fn is_from_before_1970(der: &[u8]) -> bool {
+    let times = || {
+        let fields = inner(sequence(der)?.first()?)?;
+        // The version is tagged, and not there in version 1.
+        let mut numbered =
+            fields.iter().skip_while(|field| matches!(field.tag(), Tag::ContextSpecific { .. }));
+        inner(numbered.nth(3)?)
+    };
+    let is_before = |time: &AnyRef<'_>| match time.tag() {
+        Tag::UtcTime => matches!(time.value(), [b'5' | b'6', ..]),
+        Tag::GeneralizedTime => time.value().get(..4).is_some_and(|year| year < b"1970".as_slice()),
+        _ => false,
+    };
+    times().is_some_and(|times| times.iter().any(is_before))
+}
+
+/// What stands in a file that is one SEQUENCE.
+fn sequence(der: &[u8]) -> Option<Vec<AnyRef<'_>>> {
+    inner(&AnyRef::try_from(der).ok()?)
+}
+
+fn inner<'a>(sequence: &AnyRef<'a>) -> Option<Vec<AnyRef<'a>>> {
+    if sequence.tag() != Tag::Sequence {
+        return None;
+    }
+    let mut reader = SliceReader::new(sequence.value()).ok()?;
+    let mut fields = Vec::new();
+    while !reader.is_finished() {
+        fields.push(AnyRef::decode(&mut reader).ok()?);
+    }
+    Some(fields)
+}
+
+fn tags(fields: &[AnyRef<'_>]) -> Vec<Tag> {
+    fields.iter().map(Tagged::tag).collect()
 }
 
 /// The first value in DER, without what is behind it.
