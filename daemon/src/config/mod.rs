@@ -345,7 +345,13 @@ impl Raw {
             self.grant.into_iter().enumerate().map(|(index, grant)| grant.check(index + 1)).collect();
         let default = self.default_backend.as_ref();
         if let Some(name) = default.filter(|name| *name != EMBEDDED && !self.grep11.contains_key(*name)) {
-            let reason = format!("there is no section [grep11.{name}]; name one, or {EMBEDDED}");
+            let mut names: Vec<_> = self.grep11.keys().map(|name| format!("{name:?}")).collect();
+            names.push(format!("{EMBEDDED:?}"));
+            let missing = match name.as_str() {
+                "" => "it names no backend".to_owned(),
+                name => format!("there is no section [grep11.{name}]"),
+            };
+            let reason = format!("{missing}; write {}, or take the line out", names.join(" or "));
             return Err(("default-backend".into(), reason));
         }
         Ok(Config {
@@ -693,7 +699,16 @@ mod tests {
             ("log = 1", &["line 1: log: this is text, write it in quotes"]),
             ("log = ", &["line 1"]),
             ("log = \"loud\"", &["log", "loud", "debug"]),
-            ("default-backend = \"hsm\"", &["default-backend: there is no section [grep11.hsm]", "embedded"]),
+            (
+                "default-backend = \"hsm\"",
+                &["default-backend: there is no section [grep11.hsm]; write \"embedded\", or take"],
+            ),
+            (
+                "default-backend = \"\"\n[grep11.hsm]\nendpoints = [\"a:1\"]",
+                &[
+                    "default-backend: it names no backend; write \"hsm\" or \"embedded\", or take the line out",
+                ],
+            ),
             ("[limits]\nrequest-timeout = \"5\"", &["limits.request-timeout", "5s"]),
             ("[limits]\nrequest-timeout = \"0s\"", &["limits.request-timeout"]),
             ("[limits]\ndrain-timeout = \"2h\"", &["limits.drain-timeout"]),
