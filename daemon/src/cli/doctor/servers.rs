@@ -408,7 +408,7 @@ impl<'a> Look<'a> {
         for label in &references.labels {
             let before = wrong.len();
             let key = admin.show(label);
-            match key.as_ref().map(KeyView::reference) {
+            match key.as_ref().map(|key| key.reference(key.current)) {
                 Ok(Some(reference)) => {
                     let grants = people.iter().filter_map(|(pid, person)| {
                         grants::check(admin, runtime_dir, person, *pid, &reference)
