@@ -186,16 +186,22 @@ impl<'a> Session<'a> {
             };
             tokio::select! {
                 biased;
-                more = self.more() => more?,
+                // First, since a peer may send more without end.
                 () = &mut stopped => return self.answer_the_rest().await,
+                more = self.more() => more?,
                 () = until => return Err(if self.due.is_some() { End::Stalled } else { End::Idle }),
             }
         }
     }
 
-    /// Told to stop, it may not have been told yet of what has arrived before.
+    /// Told to stop, it may not have been told yet of what has arrived before. Nobody is waited for
+    /// who sends on: a few requests are answered, and the others come over a new connection.
     async fn answer_the_rest(&mut self) -> Result<Option<u32>, End> {
-        while self.make_room() && self.stream.read_now(&mut self.input)?.is_some_and(|read| read > 0) {
+        self.take_in();
+        while self.arrived.len() < MOST_AT_THE_END
+            && self.make_room()
+            && self.stream.read_now(&mut self.input)?.is_some_and(|read| read > 0)
+        {
             self.now = Instant::now();
             self.take_in();
         }
@@ -301,7 +307,7 @@ impl<'a> Session<'a> {
     async fn answer(&mut self, next: Arrived<'a>) -> Result<(), End> {
         let Arrived { body, at, waiting, _long } = next;
         let (daemon, peer, account, turns) = (self.daemon, self.peer, self.place.account(), self.turns);
-        let (number, is_refused) = (self.number, waiting.is_none());
+        let (number, is_refused, close) = (self.number, waiting.is_none(), self.place.close());
         let answer = async move {
             let request: Request = frame::decode(&body)?;
             drop(body);
@@ -327,7 +333,7 @@ impl<'a> Session<'a> {
                     tokio::select! {
                         biased;
                         done = &mut work => break done,
-                        more = self.more() => more?,
+                        more = self.more(), if !close.is_cancelled() => more?,
                     }
                     if matches!(self.reading, Reading::Over(_)) && self.stream.is_hung_up() {
                         // Nobody is there to take the answer.
@@ -419,9 +425,22 @@ impl<'a> Session<'a> {
         if self.output.is_empty() {
             return Ok(());
         }
-        let patience = self.daemon.config().request_timeout;
-        let deaf = tokio::time::timeout(patience, self.stream.write_all(&self.output)).await;
-        deaf.map_err(|_| End::Deaf(patience))??;
+        let (patience, close) = (self.daemon.config().request_timeout, self.place.close());
+        let patience_at_the_end = patience.min(PATIENCE_AT_THE_END);
+        let deaf = async {
+            tokio::select! {
+                () = tokio::time::sleep(patience) => patience,
+                () = async {
+                    close.cancelled().await;
+                    tokio::time::sleep(patience_at_the_end).await;
+                } => patience_at_the_end,
+            }
+        };
+        tokio::select! {
+            biased;
+            sent = self.stream.write_all(&self.output) => sent?,
+            patience = deaf => return Err(End::Deaf(patience)),
+        }
         self.now = Instant::now();
         self.sent();
         Ok(())
@@ -549,6 +568,12 @@ const MAX_OUTPUT: usize = 16 * 1024;
 
 /// Most requests of one connection that are taken in before the first of them is answered.
 const MOST_AHEAD: usize = 512;
+
+/// Requests of one connection from which on nothing more is read when it is to end.
+const MOST_AT_THE_END: usize = 32;
+
+/// How long a connection that is to end waits for its peer to take the answers.
+const PATIENCE_AT_THE_END: Duration = Duration::from_millis(250);
 
 /// What it costs to take in bytes that complete no frame.
 const PART: Duration = Duration::from_micros(10);

@@ -17,4 +17,5 @@ mod purpose;
 mod refusals;
 mod store;
 mod transcripts;
+mod upgrade;
 mod watch;
