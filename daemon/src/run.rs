@@ -1,7 +1,8 @@
 //! Start-up, reload and drain: the only place that knows every module.
 
+use core::pin::pin;
 use core::time::Duration;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,13 +106,11 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let served: Result<_, ServeError> = runtime.block_on(async {
         let mut signals = Signals::new().map_err(ServeError::Runtime)?;
         let stop = CancellationToken::new();
-        let started = start_units(&daemon);
-        tokio::select! {
-            () = started => {}
-            // A unit that hangs must not keep the daemon from being stopped.
-            Asked::Stop = signals.next() => return Ok(None),
+        // A unit that hangs must not keep the daemon from being stopped.
+        if signals.unless_stopped(start_units(&daemon)).await.is_none() {
+            return Ok(None);
         }
-        let tasks = TaskTracker::new();
+        let tasks = Tasks::default();
         spawn(&daemon);
         accept(&daemon, opened, &tasks, &stop).map_err(ServeError::Runtime)?;
         notify(&[NotifyState::Ready]);
@@ -131,28 +130,29 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
                     }
                     notify(&[NotifyState::Ready]);
                 }
-                Asked::Upgrade => {
-                    if let Some(program) = upgrade::checked(program.as_ref()).await {
-                        break Some(program);
-                    }
-                }
+                Asked::Upgrade => match signals.unless_stopped(upgrade::checked(program.as_ref())).await {
+                    Some(None) => {}
+                    Some(Some(program)) => break Some(program),
+                    None => break None,
+                },
                 Asked::Stop => break None,
             }
         };
-        let handed_over = match next {
-            Some(program) => {
-                notify_reloading();
-                Some((program, sockets.hand_over()))
+        let mut drained = pin!(drain(&daemon, &tasks, &stop));
+        if let Some(program) = next {
+            notify_reloading();
+            let handed_over = sockets.hand_over();
+            if signals.unless_stopped(&mut drained).await.is_some() {
+                return Ok(Some((program, handed_over)));
             }
-            None => {
-                notify(&[NotifyState::Stopping]);
-                // Nobody is to wait at a socket that nobody accepts at.
-                drop(sockets);
-                None
-            }
-        };
-        drain(&daemon, &tasks, &stop).await;
-        Ok(handed_over)
+            tracing::info!("told to stop: not going on as the program that is there now");
+        } else {
+            // Nobody is to wait at a socket that nobody accepts at.
+            drop(sockets);
+        }
+        notify(&[NotifyState::Stopping]);
+        drained.await;
+        Ok(None)
     });
     // Whatever still computes, such as a large RSA key, has nobody to answer.
     runtime.shutdown_background();
@@ -431,7 +431,7 @@ fn spawn(daemon: &Arc<Daemon>) {
 fn accept(
     daemon: &Arc<Daemon>,
     opened: Vec<Opened>,
-    tasks: &TaskTracker,
+    tasks: &Tasks,
     stop: &CancellationToken,
 ) -> io::Result<()> {
     for Opened { listener, role, replaced } in opened {
@@ -440,8 +440,9 @@ fn accept(
         match role {
             Role::Peers => {
                 let connections = Arc::clone(&daemon.connections);
-                let accept = listener::accept(daemon, listener, connections, tasks.clone(), stop, replaced)?;
-                tasks.spawn(accept);
+                let accept =
+                    listener::accept(daemon, listener, connections, tasks.peers.clone(), stop, replaced)?;
+                tasks.peers.spawn(accept);
             }
             Role::Administrators => {
                 let listener = UnixListener::from_std(listener)?;
@@ -451,7 +452,7 @@ fn accept(
                         () = replaced.cancelled() => {}
                     }
                 };
-                tasks.spawn(admin::serve(daemon, listener, ended));
+                tasks.administrators.spawn(admin::serve(daemon, listener, ended));
             }
         }
     }
@@ -566,12 +567,24 @@ fn take_next_master_key(daemon: &Daemon, config: &Config) -> Result<bool, Master
     Ok(next.is_none_or(|next| next.wkid() == unit.wkid() || unit.accept(next)))
 }
 
+/// Those who are served.
+#[derive(Default)]
+struct Tasks {
+    peers: TaskTracker,
+    administrators: TaskTracker,
+}
+
 /// Answers what has arrived, and accepts nothing more.
-async fn drain(daemon: &Daemon, tasks: &TaskTracker, stop: &CancellationToken) {
+async fn drain(daemon: &Daemon, tasks: &Tasks, stop: &CancellationToken) {
     let patience = daemon.config().drain_timeout;
     stop.cancel();
-    tasks.close();
-    let drained = tokio::time::timeout(patience, tasks.wait()).await;
+    tasks.peers.close();
+    tasks.administrators.close();
+    let peers = tokio::time::timeout(patience, tasks.peers.wait()).await;
+    // New peers wait by now, and an administrator may take minutes for a backup. What is cut off is
+    // an error at its client, and the store has all of a change or nothing.
+    let administrators =
+        tokio::time::timeout(patience.min(FOR_ADMINISTRATORS), tasks.administrators.wait()).await;
     daemon.keys.settle().await;
     for label in daemon.keys.unsettled() {
         tracing::error!(
@@ -580,11 +593,17 @@ async fn drain(daemon: &Daemon, tasks: &TaskTracker, stop: &CancellationToken) {
         );
     }
     daemon.lines.tell_all();
-    match drained {
+    if administrators.is_err() {
+        tracing::warn!("gave up requests of administrators, who were told so");
+    }
+    match peers {
         Ok(()) => tracing::info!("stopped"),
         Err(_) => tracing::warn!("stopped with requests unanswered after {patience:?}"),
     }
 }
+
+/// Longest time for the requests of administrators after those of peers.
+const FOR_ADMINISTRATORS: Duration = Duration::from_secs(1);
 
 /// The signals that a server heeds, and those that it does not: a signal without a handler would
 /// end it.
@@ -594,6 +613,8 @@ pub(crate) struct Signals {
     terminate: Signal,
     user: Signal,
     _ignored: Signal,
+    /// What was asked for while something else was waited for.
+    later: VecDeque<Asked>,
 }
 
 /// What a signal asks for.
@@ -613,11 +634,36 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             user: signal(SignalKind::user_defined2())?,
             _ignored: signal(SignalKind::user_defined1())?,
+            later: VecDeque::new(),
         })
     }
 
     /// Waits for the next.
     pub(crate) async fn next(&mut self) -> Asked {
+        match self.later.pop_front() {
+            Some(asked) => asked,
+            None => self.receive().await,
+        }
+    }
+
+    /// Waits for something; none if the server is to stop before. Whatever else is asked for
+    /// meanwhile is the next.
+    async fn unless_stopped<T>(&mut self, awaited: impl Future<Output = T>) -> Option<T> {
+        let mut awaited = pin!(awaited);
+        loop {
+            let asked = tokio::select! {
+                done = &mut awaited => return Some(done),
+                asked = self.receive() => asked,
+            };
+            match asked {
+                Asked::Stop => return None,
+                asked if self.later.contains(&asked) => {}
+                asked => self.later.push_back(asked),
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> Asked {
         tokio::select! {
             _ = self.hangup.recv() => Asked::Reload,
             _ = self.interrupt.recv() => Asked::Stop,

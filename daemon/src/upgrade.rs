@@ -3,6 +3,7 @@
 //! The process stays the same one, so whoever watches over it notices nothing: a supervisor, or the
 //! container whose first process it is. Who connects meanwhile waits at the sockets.
 
+use core::time::Duration;
 use std::env;
 use std::ffi::OsString;
 use std::io;
@@ -31,10 +32,13 @@ impl Program {
     ///
     /// # Errors
     /// Its own words.
-    fn check(&self) -> Result<(), String> {
-        let mut command = Command::new(&self.path);
+    async fn check(&self) -> Result<(), String> {
+        let mut command = tokio::process::Command::new(&self.path);
         command.args(&self.words).arg("--check-config").stdin(Stdio::null()).stdout(Stdio::null());
-        let output = command.output().map_err(|reason| reason.to_string())?;
+        // It ends when it is waited for no more.
+        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+        let output = output.map_err(|_| format!("nothing within {PATIENCE:?}"))?;
+        let output = output.map_err(|reason| reason.to_string())?;
         match output.status.success() {
             true => Ok(()),
             false => {
@@ -74,9 +78,7 @@ pub(crate) async fn checked<'a>(program: Result<&'a Program, &'a io::Error>) -> 
             return None;
         }
     };
-    let (path, words) = (program.path.clone(), program.words.clone());
-    let check = tokio::task::spawn_blocking(move || Program { path, words }.check());
-    match check.await.unwrap_or_else(|_| Err("the check was given up".into())) {
+    match program.check().await {
         Ok(()) => {
             tracing::info!(program = %program.path.display(), "upgrading: going on as the program that is there now");
             Some(program)
@@ -90,6 +92,9 @@ pub(crate) async fn checked<'a>(program: Result<&'a Program, &'a io::Error>) -> 
         }
     }
 }
+
+/// Longest time for the look at the configuration.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// SD_LISTEN_FDS_START of sd_listen_fds(3).
 const FIRST: i32 = 3;

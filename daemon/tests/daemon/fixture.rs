@@ -114,8 +114,13 @@ impl Daemon {
 
     /// Waits until its log has these words.
     pub(crate) fn await_log(&self, words: &str) {
+        self.await_log_times(words, 1);
+    }
+
+    /// Waits until its log has these words so many times.
+    pub(crate) fn await_log_times(&self, words: &str, times: usize) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.log().contains(words) {
+        while self.log().matches(words).count() < times {
             assert!(Instant::now() < deadline, "no {words:?} in: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }

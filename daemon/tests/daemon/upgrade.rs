@@ -1,17 +1,22 @@
 //! SIGUSR2, by which the daemon becomes another program, and the way to the end that it has in
 //! common with SIGTERM.
 
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keyward_proto::frame;
 use keyward_proto::message::{GetStatus, Request, request};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixture::Daemon;
+use crate::fixture::{Daemon, PROGRAM};
 
 /// Longest time that users may take who ask without end, or administrators who take their time.
 const SOON: Duration = Duration::from_secs(3);
@@ -71,4 +76,96 @@ fn flood(mut stream: &UnixStream, is_over: &AtomicBool, takes: bool) {
             }
         }
     }
+}
+
+/// As one who reads a backup slowly: an administrator, and still must not have servers wait.
+#[test]
+fn an_administrator_who_takes_time_does_not_hold_up_the_others() {
+    let mut daemon = Daemon::dev("");
+    for stops in [false, true] {
+        let mut slow = UnixStream::connect(daemon.path("run/admin.sock")).unwrap();
+        slow.write_all(b"POST /v1/keys HTTP/1.1\r\nhost: k\r\ncontent-length: 99\r\n\r\n{").unwrap();
+        // When it answers, the daemon has begun with the one before.
+        daemon.succeed(&["key", "list"]);
+        let began = Instant::now();
+        daemon.signal(Signal::USR2);
+        match stops {
+            false => daemon.await_ready(),
+            true => {
+                daemon.await_log_times("upgrading", 2);
+                assert!(daemon.end(Signal::TERM).success(), "who is told to stop does not go on");
+            }
+        }
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+        let mut answer = Vec::new();
+        let _ = slow.read_to_end(&mut answer);
+        assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    }
+    let log = daemon.log();
+    assert!(log.contains("gave up requests of administrators") && log.contains("not going on"), "{log}");
+}
+
+/// A program that takes its time to look at the configuration.
+#[test]
+fn signals_count_while_the_next_program_is_looked_at() {
+    let mut daemon = Daemon::prepare("");
+    let program = start_copy(&mut daemon);
+    let go = daemon.path("go");
+    put(&program, &format!("#!/bin/sh\nwhile ! [ -e {} ]; do sleep 0.01; done\nexit 1\n", go.display()));
+    daemon.signal(Signal::USR2);
+    daemon.signal(Signal::HUP);
+    fs::write(&go, "").unwrap();
+    daemon.await_log("not upgraded");
+    daemon.await_ready();
+    assert!(daemon.log().contains("reloaded"), "{}", daemon.log());
+
+    let began = daemon.path("began");
+    put(&program, &format!("#!/bin/sh\n: > {}\nexec sleep 60\n", began.display()));
+    daemon.signal(Signal::USR2);
+    while !began.exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let at = Instant::now();
+    assert!(daemon.end(Signal::TERM).success());
+    assert!(at.elapsed() < SOON, "{:?}", at.elapsed());
+}
+
+/// A unit that takes connections and says nothing keeps the daemon from being ready, and no signal
+/// keeps that from being stopped.
+#[test]
+fn a_daemon_that_is_starting_can_be_stopped_after_other_signals() {
+    let unit = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = unit.local_addr().unwrap();
+    let config = format!("[grep11.hsm]\nendpoints = [\"{address}\"]\nplaintext = true\n");
+    let daemon = Daemon::prepare(&config);
+    let mut child = daemon.serve(&["--dev"]).stderr(Stdio::null()).spawn().unwrap();
+    let _connection = unit.accept().unwrap();
+    let pid = Pid::from_child(&child);
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+        kill_process(pid, signal).unwrap();
+        // Nothing tells that a signal was taken in that has no effect.
+        thread::sleep(Duration::from_millis(50));
+    }
+    let at = Instant::now();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    // The daemon waits for the unit for two.
+    assert!(at.elapsed() < Duration::from_secs(1), "{:?}", at.elapsed());
+}
+
+/// Starts a copy of the program, so that another one can be put there; returns where the copy is.
+fn start_copy(daemon: &mut Daemon) -> PathBuf {
+    let program = daemon.path("keyward");
+    fs::copy(PROGRAM, &program).unwrap();
+    let mut command = Command::new(&program);
+    daemon.start_as(command.args(daemon.serve(&["--dev"]).get_args()));
+    program
+}
+
+/// Puts a script in the place of a program, as a package does it.
+fn put(program: &Path, script: &str) {
+    let next = program.with_extension("next");
+    fs::write(&next, script).unwrap();
+    fs::set_permissions(&next, Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&next, program).unwrap();
 }

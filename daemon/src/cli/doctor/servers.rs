@@ -19,7 +19,6 @@ use super::references::{References, certificate, references, writable};
 use super::told::{Configured, Imported};
 use super::{Finding, Verdict, grants, known, uses};
 use crate::admin_client::AdminClient;
-use crate::api::KeyView;
 use crate::certificates::Certificate;
 use crate::ground::ownership;
 use crate::ground::text::printable;
