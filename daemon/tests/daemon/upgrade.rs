@@ -67,7 +67,7 @@ fn flood(mut stream: &UnixStream, is_over: &AtomicBool, takes: bool) {
             Err(error) if would_block(&error) => thread::yield_now(),
             Err(_) => return,
         }
-        while takes {
+        while takes && !is_over.load(Ordering::Relaxed) {
             match stream.read(&mut answers) {
                 Ok(0) => return,
                 Ok(_) => {}
