@@ -43,11 +43,11 @@ pub(super) struct Remarks {
 }
 
 impl Remarks {
-    fn warn(&mut self, text: impl Display) {
+    pub(super) fn warn(&mut self, text: impl Display) {
         self.warnings.push(text.to_string());
     }
 
-    fn note(&mut self, text: impl Display) {
+    pub(super) fn note(&mut self, text: impl Display) {
         self.notes.push(text.to_string());
     }
 }
@@ -59,8 +59,8 @@ impl Remarks {
 pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, Failure> {
     let config = run::read_config(options.config.as_deref()).map_err(wrong)?;
     remarks.warnings.extend(run::warnings(&config));
-    remarks.warnings.extend(private_network::warning(&config));
     remarks.notes.extend(config.notes());
+    private_network::remark(&config, remarks);
     // Of a store that a daemon has open, or that is gone, a note says which master key it needs.
     let noted = Witness::read(&options.state_dir).and_then(|noted| noted.master_key);
     let (fresh, needed) = match keys::look(&options.state_dir) {

@@ -5,19 +5,29 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::check_config::Remarks;
 use crate::config::Config;
 
-/// That the service of the daemon has a network namespace of its own, in which no server finds the abstract addresses
-/// that the daemon makes itself.
-pub(super) fn warning(config: &Config) -> Option<String> {
+/// An abstract address that the daemon makes itself: that no server finds it, if the service of the daemon has a network
+/// namespace of its own, or else that servers in others do not.
+pub(super) fn remark(config: &Config, remarks: &mut Remarks) {
+    remark_below(Path::new("/"), config, remarks);
+}
+
+fn remark_below(root: &Path, config: &Config, remarks: &mut Remarks) {
     let mut addresses = config.socket.extra.iter().map(ToString::to_string);
-    let address = addresses.find(|address| address.starts_with('@'))?;
-    let file = setting(Path::new("/"))?;
-    Some(format!(
+    let Some(address) = addresses.find(|address| address.starts_with('@')) else { return };
+    let Some(file) = setting(root) else {
+        return remarks.note(format_args!(
+            "{address} is found in the network namespace of the daemon alone: servers in containers and those with \
+             PrivateNetwork=yes need a socket in a directory, and so do all if the service of the daemon has PrivateNetwork=yes"
+        ));
+    };
+    remarks.warn(format_args!(
         "{} has PrivateNetwork=yes, so no server finds {address}, which the daemon makes inside: have systemd make it, with \
          ListenStream={address} for keyward.socket, and take it out of [socket] also",
         file.display()
-    ))
+    ));
 }
 
 /// The unit file or drop-in of the service that gives it a network namespace, if the last one that says something of it
@@ -55,6 +65,28 @@ const MOST: usize = 100;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn abstract_addresses_that_the_daemon_makes_are_told() {
+        let root = tempfile::tempdir().unwrap();
+        let told = |also: &str| {
+            let config = Config::parse(&format!("[socket]\nalso = [{also:?}]\n"), "test".as_ref()).unwrap();
+            let mut remarks = Remarks::default();
+            remark_below(root.path(), &config, &mut remarks);
+            [remarks.warnings, remarks.notes].map(|told| told.concat())
+        };
+        assert_eq!(told("/run/other/keyward.sock"), ["", ""]);
+        let [warning, note] = told("@keyward");
+        assert!(
+            warning.is_empty() && note.starts_with("@keyward is found in the network namespace"),
+            "{note}"
+        );
+        let directory = root.path().join("etc/systemd/system");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(SERVICE), "[Service]\nPrivateNetwork=yes\n").unwrap();
+        let [warning, note] = told("@keyward");
+        assert!(note.is_empty() && warning.contains("ListenStream=@keyward for keyward.socket"), "{warning}");
+    }
 
     #[test]
     fn the_last_file_that_says_something_counts() {
