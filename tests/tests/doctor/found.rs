@@ -247,7 +247,12 @@ fn a_process_that_means_ill() {
     one_with(&found, "grant", "warn", "no grant lets daemon (process ");
     let (is_run, text) = notes(&[]);
     assert!(!is_run && text.contains("ill/keyward.cnf"), "{text}");
-    assert!(notes(&["--openssl-conf", conf.to_str().unwrap()]).0, "it is seen when it is run");
+    // Nor where root names the file; where it is root's, OpenSSL is asked.
+    assert!(!notes(&["--openssl-conf", conf.to_str().unwrap()]).0);
+    fs::create_dir(daemon.path("kill")).unwrap();
+    let own = daemon.path("kill/keyward.cnf");
+    fs::copy(&conf, &own).unwrap();
+    assert!(notes(&["--openssl-conf", own.to_str().unwrap()]).0, "it is seen when it is run");
     assert!(text.contains("/nowhere/\u{fffd}[2J"), "{text}");
     assert!(!text.contains(['\u{1b}', '\u{202e}']) && !text.contains("\nok    server: forged"), "{text:?}");
 }
