@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use keyward_proto::Label;
 use keyward_unit::Unit;
+use nix::sys::signal::{SigSet, Signal as HeldSignal};
 use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::net::UnixListener;
@@ -58,6 +59,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/keyward/keyward.toml";
 /// # Errors
 /// [`ServeError`] says what kept it from starting.
 pub fn serve(options: &Options) -> Result<(), ServeError> {
+    hold_signals().map_err(ServeError::Runtime)?;
     let log = Log::start();
     let program = Program::running();
     let config = load_config(options.config.as_deref())?;
@@ -105,6 +107,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let served: Result<_, ServeError> = runtime.block_on(async {
         let mut signals = Signals::new().map_err(ServeError::Runtime)?;
+        held_signals().thread_unblock().map_err(|errno| ServeError::Runtime(errno.into()))?;
         let stop = CancellationToken::new();
         // A unit that hangs must not keep the daemon from being stopped.
         if signals.unless_stopped(start_units(&daemon)).await.is_none() {
@@ -130,11 +133,13 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
                     }
                     notify(&[NotifyState::Ready]);
                 }
-                Asked::Upgrade => match signals.unless_stopped(upgrade::checked(program.as_ref())).await {
-                    Some(None) => {}
-                    Some(Some(program)) => break Some(program),
-                    None => break None,
-                },
+                Asked::Upgrade => {
+                    match signals.unless_stopped(upgrade::checked(program.as_ref(), &daemon)).await {
+                        Some(None) => {}
+                        Some(Some(program)) => break Some(program),
+                        None => break None,
+                    }
+                }
                 Asked::Stop => break None,
             }
         };
@@ -158,8 +163,23 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     runtime.shutdown_background();
     match served? {
         None => Ok(()),
-        Some((program, sockets)) => Err(ServeError::Upgrade(program.become_it(sockets))),
+        Some((program, sockets)) => {
+            hold_signals().map_err(ServeError::Upgrade)?;
+            Err(ServeError::Upgrade(program.become_it(sockets)))
+        }
     }
+}
+
+/// Has signals wait that would end a process without handlers: those of this program end with it,
+/// and the next one begins with its own. Who blocks signals hands that, and those that wait, to the
+/// program that it becomes.
+fn hold_signals() -> io::Result<()> {
+    Ok(held_signals().thread_block()?)
+}
+
+/// Those that do not ask for the end.
+fn held_signals() -> SigSet {
+    [HeldSignal::SIGHUP, HeldSignal::SIGUSR1, HeldSignal::SIGUSR2].into_iter().collect()
 }
 
 /// The file that `--config` names, or else [`DEFAULT_CONFIG`] if there is one.
@@ -483,9 +503,14 @@ const SHOWN: usize = 5;
 async fn settle(daemon: Arc<Daemon>) {
     loop {
         tokio::time::sleep(SETTLE).await;
-        for label in daemon.keys.settle().await {
-            tracing::info!(key = label.as_str(), "the end of the use of the key is written to the key store");
-        }
+        settle_now(&daemon).await;
+    }
+}
+
+/// Writes what could not be written when a key was disabled or deleted, if that can be now.
+pub(crate) async fn settle_now(daemon: &Daemon) {
+    for label in daemon.keys.settle().await {
+        tracing::info!(key = label.as_str(), "the end of the use of the key is written to the key store");
     }
 }
 

@@ -5,14 +5,19 @@
 
 use core::time::Duration;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{self, Path, PathBuf};
 use std::process::{self, Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
 
+use crate::daemon::Daemon;
+use crate::run;
 use crate::sockets::{HandedOver, PLACES};
 
 /// The program and the words that the daemon was started with.
@@ -25,7 +30,10 @@ impl Program {
     /// Those of this process. To be asked for at the start: later the file may be another one, which
     /// has the same path.
     pub(crate) fn running() -> io::Result<Self> {
-        Ok(Self { path: env::current_exe()?, words: env::args_os().skip(1).collect() })
+        let mut words = env::args_os();
+        let name = words.next().unwrap_or_default();
+        let path = path_as_started(&name).map_or_else(env::current_exe, Ok)?;
+        Ok(Self { path, words: words.collect() })
     }
 
     /// Has the program that is there now look at the configuration, as its start would.
@@ -69,8 +77,17 @@ impl Program {
     }
 }
 
-/// The program, if it would start; otherwise the log says why not, and the daemon goes on.
-pub(crate) async fn checked<'a>(program: Result<&'a Program, &'a io::Error>) -> Option<&'a Program> {
+/// The program, if it would start, and have every key; otherwise the log says why not, and the daemon
+/// goes on.
+pub(crate) async fn checked<'a>(
+    program: Result<&'a Program, &'a io::Error>,
+    daemon: &Daemon,
+) -> Option<&'a Program> {
+    run::settle_now(daemon).await;
+    if let Some(problem) = daemon.keys.problem().await {
+        tracing::error!("not upgraded, since this program has what the next one would not find: {problem}");
+        return None;
+    }
     let program = match program {
         Ok(program) => program,
         Err(error) => {
@@ -91,6 +108,18 @@ pub(crate) async fn checked<'a>(program: Result<&'a Program, &'a io::Error>) -> 
             None
         }
     }
+}
+
+/// Where the program was found by its name: a link there may lead to another one later. None if it
+/// leads elsewhere, as where a caller gave any name.
+fn path_as_started(name: &OsStr) -> Option<PathBuf> {
+    let is_path = name.as_bytes().contains(&b'/');
+    let directories = env::var_os("PATH").filter(|_| !is_path).unwrap_or_default();
+    let found = env::split_paths(&directories).map(|directory| directory.join(name));
+    let file = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let runs = file(Path::new("/proc/self/exe"))?;
+    let mut paths = is_path.then(|| name.into()).into_iter().chain(found);
+    path::absolute(paths.find(|path| file(path) == Some(runs))?).ok()
 }
 
 /// Longest time for the look at the configuration.

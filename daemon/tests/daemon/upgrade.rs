@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use keyward_proto::Outcome;
 use keyward_proto::frame;
 use keyward_proto::message::{GetStatus, Request, request};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixture::{Daemon, PROGRAM};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify};
 
 /// Longest time that users may take who ask without end, or administrators who take their time.
 const SOON: Duration = Duration::from_secs(3);
@@ -151,6 +152,77 @@ fn a_daemon_that_is_starting_can_be_stopped_after_other_signals() {
     assert!(child.wait().unwrap().success());
     // The daemon waits for the unit for two.
     assert!(at.elapsed() < Duration::from_secs(1), "{:?}", at.elapsed());
+}
+
+/// As where a supervisor and an administrator send them at the same time.
+#[test]
+fn no_signal_ends_a_daemon_that_becomes_another_program() {
+    let daemon = Daemon::dev("");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                for signal in [Signal::USR2, Signal::HUP, Signal::USR1] {
+                    // It may be dead.
+                    let _ = kill_process(daemon.pid(), signal);
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while daemon.log().matches("runtime_dir=").count() < 5 {
+            let is_alive = daemon.client().status().is_ok() && Instant::now() < deadline;
+            is_over.fetch_or(!is_alive, Ordering::Relaxed);
+            assert!(is_alive, "{}", daemon.log());
+            daemon.await_ready();
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    daemon.client().status().unwrap();
+}
+
+/// What this program has in an open file would be gone with it.
+#[test]
+fn a_daemon_whose_store_is_gone_does_not_become_another_program() {
+    let daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let (store, aside) = (daemon.path("state/keys.redb"), daemon.path("state/aside"));
+    fs::rename(&store, &aside).unwrap();
+    daemon.signal(Signal::USR2);
+    daemon.await_log("not upgraded");
+    assert!(daemon.log().contains("keys.redb"), "{}", daemon.log());
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+    fs::rename(&aside, &store).unwrap();
+    daemon.signal(Signal::USR2);
+    daemon.await_ready();
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+}
+
+/// As packages of other systems do it, and `/etc/alternatives`.
+#[test]
+fn the_next_program_is_where_the_link_leads_by_then() {
+    let mut daemon = Daemon::prepare("");
+    let link = daemon.path("keyward");
+    for (name, by_path) in [("one", true), ("two", false)] {
+        let program = daemon.path(name);
+        fs::copy(PROGRAM, &program).unwrap();
+        let _ = fs::remove_file(&link);
+        symlink(&program, &link).unwrap();
+        let mut command = if by_path { Command::new(&link) } else { Command::new("keyward") };
+        command.env("PATH", daemon.path(""));
+        daemon.start_as(command.args(daemon.serve(&["--dev"]).get_args()));
+        for round in 0..2 {
+            let next = daemon.path(&format!("{name}-{round}"));
+            fs::copy(PROGRAM, &next).unwrap();
+            fs::remove_file(&link).unwrap();
+            symlink(&next, &link).unwrap();
+            daemon.signal(Signal::USR2);
+            daemon.await_ready();
+            let runs = fs::read_link(format!("/proc/{}/exe", daemon.pid().as_raw_nonzero())).unwrap();
+            assert_eq!(runs, next);
+        }
+        daemon.end(Signal::TERM);
+    }
 }
 
 /// Starts a copy of the program, so that another one can be put there; returns where the copy is.
