@@ -84,9 +84,10 @@ impl Entrance {
             // Others have work on this thread.
             tokio::task::yield_now().await;
         }
-        // Nobody else takes those in who have connected to a socket that has lost its name.
+        // Who has connected by now does not see that another socket has the place. Those are no
+        // more than are taken in at once.
         if self.replaced.is_cancelled() {
-            while self.take_in(socket.get_ref()).is_ok() {}
+            let _ = self.take_in(socket.get_ref());
         }
         while self.admit_next() {}
     }
