@@ -54,7 +54,7 @@ impl Sockets {
     /// [`SocketError`] says which socket is out of reach and why.
     pub(crate) fn open(runtime_dir: &Path, extra: &[Address]) -> Result<(Self, Vec<Opened>), SocketError> {
         let (mut opened, mut places) = (Vec::new(), Vec::new());
-        let mut kept = Vec::new();
+        let (mut kept, goes_on) = (Vec::new(), env::var_os(PLACES).is_some());
         for Passed { listener, role, at } in passed()? {
             if let Some((at, file)) = at {
                 kept.push(Kept { listener, at, file });
@@ -77,13 +77,16 @@ impl Sockets {
             let mut place = Place { role: Role::Peers, at: At::Extra(address.to_string()), bound: None };
             match place.keep_or_bind(&mut kept, runtime_dir) {
                 Ok(extra) => opened.push(extra),
-                Err(error @ SocketError::Exposed { .. }) => return Err(error),
+                Err(error @ SocketError::Exposed { .. }) if !goes_on => return Err(error),
                 // The owner of its directory can put something in the way, and must not stop the
-                // daemon by that.
+                // daemon by that. Nor is one socket worth the others when the daemon has become
+                // another program.
                 Err(error) => tracing::error!("{error}; the other sockets are served"),
             }
             places.push(place);
         }
+        // They are not configured any more.
+        kept.iter().for_each(Kept::remove);
         Ok((Self { runtime_dir: runtime_dir.to_owned(), places }, opened))
     }
 
@@ -142,10 +145,31 @@ struct Kept {
     file: Option<FileId>,
 }
 
+impl Kept {
+    /// Removes the file, if that is still the same one.
+    fn remove(&self) {
+        let path = Path::new(&self.at);
+        let (Some(parent), Some(name), Some(file)) = (path.parent(), path.file_name(), self.file) else {
+            return;
+        };
+        // Who owns the directory could put a link to another one in its place meanwhile.
+        let Ok(parent) = open_directory(parent) else { return };
+        let found = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
+        if found.is_ok_and(|found| (found.st_dev, found.st_ino) == file) {
+            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
+        }
+    }
+}
+
 /// A place in a line: the device and the inode of its file, zeros for one without, and where it is.
 fn written(at: &At, file: Option<FileId>) -> String {
     let (device, inode) = file.unwrap_or_default();
-    format!("{device} {inode} {at}")
+    format!("{device} {inode} {}", line(at))
+}
+
+/// A place without line breaks: the runtime directory may have some.
+fn line(at: &At) -> String {
+    at.to_string().replace('\n', " ")
 }
 
 /// Reads what [`written`] gave.
@@ -243,7 +267,7 @@ impl Place {
 
     /// Goes on with a socket that the daemon had bound before it became this program, or binds one.
     fn keep_or_bind(&mut self, kept: &mut Vec<Kept>, runtime_dir: &Path) -> Result<Opened, SocketError> {
-        let at = self.at.to_string();
+        let at = line(&self.at);
         match kept.iter().position(|kept| kept.at == at) {
             Some(index) => {
                 let Kept { listener, file, .. } = kept.swap_remove(index);
@@ -333,10 +357,16 @@ fn connect(path: &Path) -> Result<(), Errno> {
 /// only deceive itself. Where every user can write, each could deceive it, and be there first in a
 /// sticky directory.
 fn bind_extra(path: &Path) -> Result<(UnixListener, FileId), SocketError> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    ownership::check_directory(parent, Owners::Any)
-        .map_err(|reason| SocketError::Exposed { path: path.to_owned(), reason })?;
+    check_extra(path).map_err(|reason| SocketError::Exposed { path: path.to_owned(), reason })?;
     bind(path, 0o666)
+}
+
+/// Checks the directory of an extra socket.
+///
+/// # Errors
+/// [`OwnershipError`] if the daemon would not bind one there.
+pub(crate) fn check_extra(path: &Path) -> Result<(), OwnershipError> {
+    ownership::check_directory(path.parent().unwrap_or(Path::new("/")), Owners::Any)
 }
 
 fn bind(path: &Path, mode: u32) -> Result<(UnixListener, FileId), SocketError> {
@@ -358,10 +388,13 @@ fn bind(path: &Path, mode: u32) -> Result<(UnixListener, FileId), SocketError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     };
-    let parent = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let parent = parent.map_err(|error| failed(error.into()))?;
+    let parent = open_directory(parent).map_err(|error| failed(error.into()))?;
     let private = PrivateDirectory::make(parent.as_fd()).map_err(failed)?;
     private.bind(Path::new(name), Mode::from_raw_mode(mode)).map_err(failed)
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// A directory inside of another one, closed to everyone else, that nobody can exchange.

@@ -17,6 +17,7 @@ use std::process::{self, Command, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 
 use crate::daemon::Daemon;
+use crate::keys;
 use crate::run;
 use crate::sockets::{HandedOver, PLACES};
 
@@ -43,6 +44,7 @@ impl Program {
     async fn check(&self) -> Result<(), String> {
         let mut command = tokio::process::Command::new(&self.path);
         command.args(&self.words).arg("--check-config").stdin(Stdio::null()).stdout(Stdio::null());
+        command.env(RUNNING_FORMAT, keys::THIS_FORMAT);
         // It ends when it is waited for no more.
         let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
         let output = output.map_err(|_| format!("nothing within {PATIENCE:?}"))?;
@@ -124,6 +126,10 @@ fn path_as_started(name: &OsStr) -> Option<PathBuf> {
 
 /// Longest time for the look at the configuration.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Variable of the environment that tells `--check-config` that a daemon of this user has the key
+/// store open, and the format of that.
+pub(crate) const RUNNING_FORMAT: &str = "KEYWARD_RUNNING_FORMAT";
 
 /// SD_LISTEN_FDS_START of sd_listen_fds(3).
 const FIRST: i32 = 3;

@@ -7,8 +7,9 @@
 use core::fmt::Display;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::{fs, io};
+use std::{env, fs, io};
 
+use keyward_client::Address;
 use keyward_unit::MasterKey;
 
 use super::failure::Failure;
@@ -17,12 +18,14 @@ use crate::backend::Unusable;
 use crate::backend::grep11::Grep11;
 use crate::config::Config;
 use crate::exit;
-use crate::ground::ownership::{Name, OwnershipError};
-use crate::keys::{self, Look, Store, Witness};
+use crate::ground::ownership::{self, Name, Owners, OwnershipError};
+use crate::keys::{self, Look, Store, StoreError, Witness};
 use crate::master_key::{self, MasterKeyError, Patterns};
 use crate::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::run::{self, Options};
+use crate::sockets::check_extra;
 use crate::store_key::{self, StoreKeyError};
+use crate::upgrade::RUNNING_FORMAT;
 
 /// Checks the configuration and the files that it names, and prints it with all defaults.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -68,6 +71,7 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
         Look::New => (noted.is_none(), noted),
         Look::Used(needed) => (false, needed.or(noted)),
     };
+    check_places(options, &config, remarks)?;
     // With --dev there are others.
     if !options.dev {
         check_keys(options, &config, fresh, needed.as_deref(), remarks)?;
@@ -80,6 +84,51 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
         }
     }
     Ok(config)
+}
+
+/// Looks whether others can get at the key store, or at the sockets.
+fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Result<(), Failure> {
+    let running = env::var(RUNNING_FORMAT).ok();
+    let store = options.state_dir.join(Store::FILE);
+    if let Some(format) = running.as_deref().filter(|format| *format != keys::THIS_FORMAT) {
+        return Err(wrong(StoreError::Format(store, format.to_owned())));
+    }
+    let owners = match migration::other_owner(&options.state_dir) {
+        Some(owner) if running.is_none() => Owners::OwnOr(owner),
+        _ => Owners::Own,
+    };
+    let directory = |path: &Path| ownership::check_directory(path, owners);
+    let state_dir = directory(&options.state_dir).and_then(|()| match running {
+        Some(_) => ownership::check_writable(&options.state_dir, 0o700),
+        None => Ok(()),
+    });
+    let places = [
+        ("state directory", &options.state_dir, state_dir),
+        ("key store", &store, ownership::open_to_write_of(&store, owners).map(drop)),
+        ("runtime directory", &options.runtime_dir, directory(&options.runtime_dir)),
+    ];
+    for (what, path, found) in places {
+        // The daemon makes what is not there; and who asks may not be able to look.
+        match found.map_err(OwnershipError::into_io) {
+            Err(Ok(reason)) if running.is_none() || reason.kind() == io::ErrorKind::NotFound => {}
+            Err(Ok(reason)) => return Err(wrong(format_args!("cannot use {}: {reason}", path.display()))),
+            Err(Err(reason)) => {
+                return Err(wrong(format_args!("cannot use the {what} {}: {reason}", path.display())));
+            }
+            Ok(()) => {}
+        }
+    }
+    for address in config.socket.extra.iter().map(Address::to_string).filter(|at| !at.starts_with('@')) {
+        let of = |reason: &dyn Display| format!("the daemon cannot listen on {address}: {reason}");
+        match check_extra(Path::new(&address)).map_err(OwnershipError::into_io) {
+            // It may be made until then.
+            Err(Ok(reason)) if running.is_none() => remarks.warn(of(&reason)),
+            Err(Ok(reason)) => return Err(wrong(of(&reason))),
+            Err(Err(reason)) => return Err(wrong(of(&reason))),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Looks for the master key and the store key where the daemon would find them.

@@ -29,6 +29,8 @@ pub(crate) enum Owners {
     Own,
     /// These, and the user that the service runs as, as the package makes it.
     OwnOrService,
+    /// Root, the user who runs this, and another one.
+    OwnOr(u32),
 }
 
 impl Owners {
@@ -38,6 +40,7 @@ impl Owners {
             Self::Any => true,
             Self::Own => own(),
             Self::OwnOrService => own() || is_service(uid),
+            Self::OwnOr(other) => own() || uid == other,
         }
     }
 }
@@ -107,7 +110,7 @@ fn make_below(path: &Path, mode: u32) -> Result<(), OwnershipError> {
 /// # Errors
 /// [`OwnershipError`] if another user owns it, can write to it, or can put another one in its place.
 pub(crate) fn open(path: &Path) -> Result<File, OwnershipError> {
-    open_for(path, OFlags::RDONLY)
+    open_for(path, OFlags::RDONLY, Owners::Own)
 }
 
 /// The contents of a file of certificates, keys or tokens, which may be secret.
@@ -128,7 +131,15 @@ pub(crate) fn read_all(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
 /// # Errors
 /// As there.
 pub(crate) fn open_to_write(path: &Path) -> Result<File, OwnershipError> {
-    open_for(path, OFlags::RDWR)
+    open_to_write_of(path, Owners::Own)
+}
+
+/// Opens a file for reading and writing that may be of other owners.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_to_write_of(path: &Path, owners: Owners) -> Result<File, OwnershipError> {
+    open_for(path, OFlags::RDWR, owners)
 }
 
 /// Makes an empty file for its owner alone, in a directory that is checked as [`open`] does. Does
@@ -149,8 +160,8 @@ pub(crate) fn make_file(path: &Path) -> Result<(), OwnershipError> {
     }
 }
 
-fn open_for(path: &Path, access: OFlags) -> Result<File, OwnershipError> {
-    let (found, _) = walk(path, Owners::Own)?;
+fn open_for(path: &Path, access: OFlags, owners: Owners) -> Result<File, OwnershipError> {
+    let (found, _) = walk(path, owners)?;
     // Nobody waits for the other end of a pipe; and `found` has no link in it any more.
     let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = rustix::fs::open(&found, flags, Mode::empty());
@@ -160,7 +171,7 @@ fn open_for(path: &Path, access: OFlags) -> Result<File, OwnershipError> {
     if metadata.is_dir() {
         return Err(unreachable(&found, io::ErrorKind::IsADirectory.into()));
     }
-    refuse_owner(&found, &metadata, Owners::Own)?;
+    refuse_owner(&found, &metadata, owners)?;
     // Writing to /dev/null does not change what is read from it.
     if !metadata.file_type().is_char_device() {
         refuse_writable(&found, &metadata)?;

@@ -35,6 +35,7 @@ pub use error::StoreError;
 pub(crate) use look::{Look, look};
 pub(crate) use migrate::{MigrationError, OldStore, finish, migrated_before, was_migrated};
 pub use store::Store;
+pub(crate) use store::THIS_FORMAT;
 pub use store_key::StoreKey;
 use tables::Rebuilt;
 pub(crate) use witness::Witness;

@@ -646,7 +646,7 @@ fn next_wkid_of(backend: &str) -> String {
 
 /// Without MACs.
 pub(super) const OLD_FORMAT: &str = "1";
-pub(super) const THIS_FORMAT: &str = "2";
+pub(crate) const THIS_FORMAT: &str = "2";
 /// Wrapped by the master key of the embedded unit, in base64.
 pub(super) const STORE_KEY: &str = "store-key";
 pub(super) const STORE_KEY_NAME: &str = "store-key-name";

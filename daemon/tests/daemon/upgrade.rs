@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,7 +17,8 @@ use keyward_proto::frame;
 use keyward_proto::message::{GetStatus, Request, request};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, told};
+use crate::ownership::is_root;
 
 /// Longest time that users may take who ask without end, or administrators who take their time.
 const SOON: Duration = Duration::from_secs(3);
@@ -158,10 +159,10 @@ fn a_daemon_that_is_starting_can_be_stopped_after_other_signals() {
 #[test]
 fn no_signal_ends_a_daemon_that_becomes_another_program() {
     let daemon = Daemon::dev("");
-    let is_over = AtomicBool::new(false);
+    let (is_over, deadline) = (AtomicBool::new(false), Instant::now() + Duration::from_secs(20));
     thread::scope(|scope| {
         scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
+            while !is_over.load(Ordering::Relaxed) && Instant::now() < deadline {
                 for signal in [Signal::USR2, Signal::HUP, Signal::USR1] {
                     // It may be dead.
                     let _ = kill_process(daemon.pid(), signal);
@@ -169,7 +170,6 @@ fn no_signal_ends_a_daemon_that_becomes_another_program() {
                 }
             }
         });
-        let deadline = Instant::now() + Duration::from_secs(20);
         while daemon.log().matches("runtime_dir=").count() < 5 {
             let is_alive = daemon.client().status().is_ok() && Instant::now() < deadline;
             is_over.fetch_or(!is_alive, Ordering::Relaxed);
@@ -196,6 +196,68 @@ fn a_daemon_whose_store_is_gone_does_not_become_another_program() {
     daemon.signal(Signal::USR2);
     daemon.await_ready();
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+}
+
+/// The configuration is as it should be, and what is on the disk is not: the next program would not
+/// start, or others could get at what it has.
+#[test]
+fn a_daemon_does_not_become_a_program_that_would_not_start() {
+    let mut daemon = Daemon::prepare("");
+    let extra = daemon.path("extra");
+    fs::create_dir(&extra).unwrap();
+    daemon.configure(&format!("[socket]\nalso = [{:?}]\n", extra.join("x.sock")));
+    daemon.start(&["--dev"]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let cases = [
+        ("state", 0o777, 0o700),
+        ("state/keys.redb", 0o666, 0o600),
+        ("run", 0o777, 0o755),
+        ("extra", 0o1777, 0o755),
+    ];
+    for (number, (name, open, closed)) in cases.into_iter().enumerate() {
+        let (path, mode) = (daemon.path(name), Permissions::from_mode);
+        fs::set_permissions(&path, mode(open)).unwrap();
+        daemon.signal(Signal::USR2);
+        daemon.await_log_times("not upgraded", number + 1);
+        let log = daemon.log();
+        assert!(log.lines().last().unwrap().contains(path.to_str().unwrap()), "{log}");
+        // A check by hand says the same.
+        let (status, line) = told(&daemon.serve(&["--dev", "--check-config"]).output().unwrap());
+        assert!(status == 78 && line.contains(path.to_str().unwrap()), "{status} {line}");
+        fs::set_permissions(&path, mode(closed)).unwrap();
+    }
+    // What has happened after the check must not take the keys from servers.
+    fs::remove_file(extra.join("x.sock")).unwrap();
+    daemon.signal(Signal::USR2);
+    daemon.await_ready();
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
+
+    // The running daemon says what only it can read.
+    for (format, is_known) in [("2", true), ("1", false), ("3", false)] {
+        let mut check = daemon.serve(&["--dev", "--check-config"]);
+        let output = check.env("KEYWARD_RUNNING_FORMAT", format).output().unwrap();
+        assert_eq!(output.status.success(), is_known, "{format}: {output:?}");
+    }
+}
+
+/// What is right for the user of the daemon is right, also if root looks at it.
+#[test]
+fn root_checks_for_the_user_of_the_daemon() {
+    if !is_root() {
+        return;
+    }
+    let daemon = Daemon::prepare("");
+    for name in ["state", "run"] {
+        fs::create_dir(daemon.path(name)).unwrap();
+        chown(daemon.path(name), Some(7001), Some(7001)).unwrap();
+    }
+    fs::set_permissions(daemon.path("state"), Permissions::from_mode(0o700)).unwrap();
+    let mut check = daemon.serve(&["--dev", "--check-config"]);
+    let output = check.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    // The daemon itself, if it runs as root, would not start.
+    let output = check.env("KEYWARD_RUNNING_FORMAT", "2").output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
 }
 
 /// As packages of other systems do it, and `/etc/alternatives`.
