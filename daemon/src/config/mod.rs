@@ -371,8 +371,14 @@ impl Raw {
 
 impl RawSocket {
     fn check(self) -> Result<SocketSettings, Wrong> {
-        let address =
-            |text: &String| text.parse().map_err(|error| ("socket.also".to_owned(), format!("{error}")));
+        let address = |text: &String| {
+            let wrong = |reason: String| ("socket.also".to_owned(), reason);
+            match text.contains('\n') {
+                // The daemon has its places in lines.
+                true => Err(wrong(format!("{text:?} has a line break"))),
+                false => text.parse().map_err(|error| wrong(format!("{error}"))),
+            }
+        };
         for (name, value) in
             [("connections", self.connections), ("connections-per-user", self.connections_per_user)]
         {
@@ -715,6 +721,7 @@ mod tests {
             ("[limits]\ncached-records = 0", &["line 2: cached-records: ", "1 or more"]),
             ("[socket]\nconnections = 0", &["socket.connections"]),
             ("[socket]\nalso = [\"keyward.sock\"]", &["socket.also", "absolute path"]),
+            ("[socket]\nalso = [\"/a\\nb\"]", &["socket.also", "line break"]),
             ("[embedded]\nmaster-key = \"key\"", &["embedded.master-key", "absolute"]),
             ("[[grant]]\nkeys = [\"a\"]", &["grant number 1", "at least one of user, uid, group and unit"]),
             ("[[grant]]\nuid = 1\nuser = \"root\"\nkeys = [\"a\"]", &["grant number 1", "not by both"]),

@@ -4,7 +4,7 @@
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -258,6 +258,27 @@ fn root_checks_for_the_user_of_the_daemon() {
     // The daemon itself, if it runs as root, would not start.
     let output = check.env("KEYWARD_RUNNING_FORMAT", "2").output().unwrap();
     assert!(!output.status.success(), "{output:?}");
+}
+
+/// A place with a line break is one place; one that is not configured any more leaves nothing.
+#[test]
+fn places_of_sockets_are_those_of_the_configuration() {
+    let mut daemon = Daemon::prepare("");
+    let extra = daemon.path("extra.sock");
+    daemon.configure(&format!("[socket]\nalso = [{extra:?}]\n"));
+    let run = daemon.path("a\nb");
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--dev", "--config"]).arg(daemon.path("keyward.toml"));
+    command.arg("--state-dir").arg(daemon.path("state")).arg("--runtime-dir").arg(&run);
+    daemon.start_as(&mut command);
+    let inode = || fs::metadata(run.join("keyward.sock")).unwrap().ino();
+    let before = inode();
+    daemon.configure("");
+    daemon.signal(Signal::USR2);
+    daemon.await_ready();
+    assert_eq!(inode(), before);
+    assert!(UnixStream::connect(run.join("admin.sock")).is_ok());
+    assert!(!extra.exists());
 }
 
 /// As packages of other systems do it, and `/etc/alternatives`.
