@@ -15,6 +15,7 @@ use std::path::{self, Path, PathBuf};
 use std::process::{self, Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
+use keyward_proto::Label;
 
 use crate::daemon::Daemon;
 use crate::keys;
@@ -88,6 +89,14 @@ pub(crate) async fn checked<'a>(
     run::settle_now(daemon).await;
     if let Some(problem) = daemon.keys.problem().await {
         tracing::error!("not upgraded, since this program has what the next one would not find: {problem}");
+        return None;
+    }
+    let unsettled: Vec<_> = daemon.keys.unsettled().iter().map(Label::to_string).collect();
+    if !unsettled.is_empty() {
+        tracing::error!(
+            "not upgraded, since the next program would take the end of keys back that could not be written: {}; make room on the disk",
+            unsettled.join(", ")
+        );
         return None;
     }
     let program = match program {

@@ -174,6 +174,9 @@ fn keys_are_disabled_and_deleted_on_a_full_disk() {
         status.contains("disabled or deleted in the running daemon alone") && status.contains("late"),
         "{status}"
     );
+    // Nor does the daemon become a program that would not know of it.
+    daemon.signal(Signal::USR2);
+    daemon.await_log("not upgraded, since the next program would take the end of keys back");
     // When there is room, it is written.
     on_its_disk("rm -f $0/junk $0/more");
     daemon.await_log("the end of the use of the key is written");
