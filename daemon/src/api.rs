@@ -210,7 +210,7 @@ pub(crate) struct CertificateView {
 /// One of the certificates that are sent with that of a key.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct IssuerView {
-    /// Its place in the chain, in which that of the key is the first.
+    /// Number of the certificate in the chain, from 1, the certificate of the key.
     pub(crate) number: usize,
     /// In the form of RFC 4514.
     pub(crate) subject: String,

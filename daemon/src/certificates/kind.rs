@@ -1,4 +1,4 @@
-//! What people have given in the place of certificates, by name.
+//! Names of the files that people give in the place of certificates.
 
 use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Decode, Encode, Reader, SliceReader, Tag, Tagged};
@@ -39,7 +39,7 @@ fn option(der: bool) -> &'static str {
     if der { "-inform DER " } else { "" }
 }
 
-/// What a label of PEM stands for.
+/// Name of the content that a label of PEM stands for.
 pub(super) fn of_label(label: &[u8]) -> Option<Kind> {
     Some(match label {
         b"PKCS7" | b"PKCS #7 SIGNED DATA" | b"CMS" => Kind::Pkcs7 { der: false },
@@ -51,7 +51,7 @@ pub(super) fn of_label(label: &[u8]) -> Option<Kind> {
     })
 }
 
-/// What a file in DER is, by the tags of its fields.
+/// Name of the content of a file in DER, by the tags of its fields.
 pub(super) fn of_der(file: &[u8]) -> Option<Kind> {
     let fields = sequence(file)?;
     Some(match tags(&fields).as_slice() {

@@ -55,7 +55,7 @@ impl Connection {
     /// The same, with files of TLS that may not be in force.
     ///
     /// # Errors
-    /// As for [`Self::open`].
+    /// See [`Self::open`].
     pub(super) async fn open_with(
         endpoint: &Endpoint,
         line: &Arc<Line>,

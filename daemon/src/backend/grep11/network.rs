@@ -75,10 +75,10 @@ impl TlsClient {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
-    /// The same as long as the program runs: the files are read again when they have changed.
+    /// Settings that follow their files: these are read again whenever they have changed.
     ///
     /// # Errors
-    /// As for [`Self::new`].
+    /// See [`Self::new`].
     pub(crate) fn renewed(
         backend: &str,
         settings: &Tls,
@@ -136,7 +136,7 @@ impl Secured {
         written
     }
 
-    /// What there is to be read still.
+    /// Reads the last bytes that came, for the reason that the other side gives in them.
     fn last_words(&mut self) -> Option<io::Error> {
         let (stream, tls) = self.stream.get_mut();
         let mut last = [0; 1024];

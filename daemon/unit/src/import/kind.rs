@@ -46,7 +46,7 @@ pub enum Kind {
     Utf16,
 }
 
-/// What a label of PEM stands for.
+/// Name of the content that a label of PEM stands for.
 pub(super) fn of_label(label: &[u8]) -> Option<Kind> {
     Some(match label {
         b"PKCS7" | b"PKCS #7 SIGNED DATA" | b"CMS" => Kind::Pkcs7,
