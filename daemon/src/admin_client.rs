@@ -134,7 +134,8 @@ impl AdminClient {
         self.call(Method::PUT, &format!("{}/certificates", key_path(label)), pem)
     }
 
-    /// Takes the certificates of a version away, or those of the current one, and returns the first.
+    /// Takes the certificates of a version away, or those of the current one, and returns the
+    /// first.
     pub(crate) fn detach(&self, label: &str, version: Option<u32>) -> Result<Certified, AdminClientError> {
         let version = version.map(|number| format!("?version={number}")).unwrap_or_default();
         self.call(Method::DELETE, &format!("{}/certificates{version}", key_path(label)), Bytes::new())

@@ -1,5 +1,5 @@
-//! Copies of the key store that lie elsewhere: whether they are whole and belong to a master key, and
-//! the way back.
+//! Copies of the key store that lie elsewhere: whether they are whole and belong to a master key,
+//! and the way back.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -25,10 +25,11 @@ use crate::store_key;
 pub(crate) struct Checked {
     /// How many keys it has.
     pub(crate) keys: u64,
-    /// Versions of keys of the embedded unit, each of which the master key unwraps to the private half
-    /// of its public key.
+    /// Versions of keys of the embedded unit, each of which the master key unwraps to the private
+    /// half of its public key.
     pub(crate) unwrapped: u64,
-    /// Keys at remote backends, by backend: their blobs are in the copy, and only units can use them.
+    /// Keys at remote backends, by backend: their blobs are in the copy, and only units can use
+    /// them.
     pub(crate) remote: BTreeMap<String, u64>,
     /// The master key of the embedded unit, by name.
     pub(crate) master_key: Option<String>,

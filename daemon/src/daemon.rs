@@ -148,8 +148,8 @@ impl Daemon {
         problems
     }
 
-    /// Reasons why single keys do not sign, or will not stay as they are: the daemon is ready all the
-    /// same.
+    /// Reasons why single keys do not sign, or will not stay as they are: the daemon is ready all
+    /// the same.
     pub(crate) fn doubts(&self) -> Vec<String> {
         let unsettled = self.keys.unsettled().iter().map(Label::to_string).collect::<Vec<_>>().join(", ");
         let unsettled = (!unsettled.is_empty()).then(|| {

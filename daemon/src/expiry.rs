@@ -17,7 +17,8 @@ use crate::certificates::first_to_expire;
 use crate::daemon::Daemon;
 use crate::keys::{Key, State, StoreError};
 
-/// When the certificates in use expire: of each enabled key those of the newest version that has some. Shared by reference between tasks.
+/// When the certificates in use expire: of each enabled key those of the newest version that has
+/// some. Shared by reference between tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Expiries(Mutex<HashMap<Label, Expiry>>);
 
@@ -147,7 +148,8 @@ impl Collector for Expiries {
     }
 }
 
-/// Most certificates on a page of metrics: those that expire first, and then those that expired long ago.
+/// Most certificates on a page of metrics: those that expire first, and then those that expired
+/// long ago.
 const MOST: usize = 1000;
 /// Nobody has missed a certificate that expired before so long.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -212,7 +212,8 @@ impl Metrics {
         }
     }
 
-    /// When requests for private keys last ended with each outcome but the good one, in seconds since 1970.
+    /// When requests for private keys last ended with each outcome but the good one, in seconds
+    /// since 1970.
     pub(crate) fn last_refusals(&self) -> BTreeMap<String, u64> {
         let times = (0..).zip(&self.refused).filter_map(|(number, last)| {
             let outcome = Outcome::try_from(number).ok()?;

@@ -479,8 +479,8 @@ fn accept(
     Ok(())
 }
 
-/// Keys that the embedded unit cannot unwrap, in words, if there are any: a change of its master key
-/// that was not brought to its end leaves such.
+/// Keys that the embedded unit cannot unwrap, in words, if there are any: a change of its master
+/// key that was not brought to its end leaves such.
 fn left_behind(store: &Store, backends: &Backends) -> Result<Option<String>, ServeError> {
     let Some(unit) = backends.embedded_unit() else { return Ok(None) };
     let wkids: Vec<_> = [Some(unit.wkid()), unit.other_wkid()].into_iter().flatten().collect();

@@ -248,7 +248,8 @@ impl Place {
         let (listener, file) = match &self.at {
             At::Passed(_) => return Err(SocketError::Passed(io::ErrorKind::InvalidInput.into())),
             At::Runtime(path) => {
-                // Peers of every user must get through, and none of them may put another socket in the place of ours.
+                // Peers of every user must get through, and none of them may put another socket in
+                // the place of ours.
                 ownership::make_directories(runtime_dir)
                     .and_then(|()| ownership::check_directory(runtime_dir, Owners::Own))
                     .and_then(|()| ownership::check_writable(runtime_dir, 0o755))

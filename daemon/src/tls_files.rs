@@ -1,4 +1,5 @@
-//! Certificates and private keys that the daemon itself shows to others, read as those are that people import.
+//! Certificates and private keys that the daemon itself shows to others, read as those are that
+//! people import.
 
 use std::path::{Path, PathBuf};
 

@@ -29,8 +29,8 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Those of this process. To be asked for at the start: later the file may be another one, which
-    /// has the same path.
+    /// Those of this process. To be asked for at the start: later the file may be another one,
+    /// which has the same path.
     pub(crate) fn running() -> io::Result<Self> {
         let mut words = env::args_os();
         let name = words.next().unwrap_or_default();
@@ -80,8 +80,8 @@ impl Program {
     }
 }
 
-/// The program, if it would start, and have every key; otherwise the log says why not, and the daemon
-/// goes on.
+/// The program, if it would start, and have every key; otherwise the log says why not, and the
+/// daemon goes on.
 pub(crate) async fn checked<'a>(
     program: Result<&'a Program, &'a io::Error>,
     daemon: &Daemon,

@@ -418,7 +418,8 @@ impl Daemon {
         )
     }
 
-    /// What the shipped openssl.cnf says of module and socket, and what it is to say for this daemon.
+    /// What the shipped openssl.cnf says of module and socket, and what it is to say for this
+    /// daemon.
     fn settings_of_provider(&self, openssl: OpenSsl) -> [[String; 2]; 2] {
         // Copied, so that users of servers can reach it wherever the build lies.
         let module = self.path(if openssl.major() == 3 { "keyward.so" } else { "keyward-4.so" });

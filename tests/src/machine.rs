@@ -5,9 +5,10 @@ use std::process::{Command, Output};
 
 use crate::{is_root, tool};
 
-/// Runs a shell script, which ends at the first command that fails, in a copy of this machine and in the directory of the
-/// source. Changes, mounts and processes are gone with its end. Its `/run` is empty at the start, and its network is a
-/// loopback of its own. `None` where the kernel does not let us make one: without root, and in most containers.
+/// Runs a shell script, which ends at the first command that fails, in a copy of this machine and
+/// in the directory of the source. Changes, mounts and processes are gone with its end. Its `/run`
+/// is empty at the start, and its network is a loopback of its own. `None` where the kernel does
+/// not let us make one: without root, and in most containers.
 pub fn run_in_copy(script: &str) -> Option<Output> {
     if !is_root() {
         return None;
@@ -24,7 +25,8 @@ pub fn run_in_copy(script: &str) -> Option<Output> {
 /// How the script ends that makes the copy, if it cannot.
 const NO_COPY: i32 = 93;
 
-/// What is on file systems of their own is not in a copy of the root, so those that matter are added.
+/// What is on file systems of their own is not in a copy of the root, so those that matter are
+/// added.
 const COPY: &str = r#"
 set -eu
 trap 'exit 93' EXIT

@@ -1,4 +1,5 @@
-//! Pebble, the authority of Let's Encrypt for tests (RFC 8555): it asks for challenges and certifies what answers them.
+//! Pebble, the authority of Let's Encrypt for tests (RFC 8555): it asks for challenges and
+//! certifies what answers them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,8 @@ impl Pebble {
         // Each order is asked for its own challenges, at once.
         authority
             .env("PEBBLE_AUTHZREUSE", "0")
-            // Otherwise pebble refuses one nonce in twenty, to see whether clients try again; certbot does that once.
+            // Otherwise pebble refuses one nonce in twenty, to see whether clients try again;
+            // certbot does that once.
             .env("PEBBLE_WFE_NONCEREJECT", "0")
             .env("PEBBLE_VA_NOSLEEP", "1")
             .arg("-config")

@@ -33,7 +33,8 @@ impl Pki {
         pki
     }
 
-    /// An authority elsewhere, whose certificate is `ca.pem` in a directory. It certifies nothing here.
+    /// An authority elsewhere, whose certificate is `ca.pem` in a directory. It certifies nothing
+    /// here.
     pub fn elsewhere(directory: PathBuf) -> Self {
         Self { directory }
     }

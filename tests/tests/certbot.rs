@@ -1,4 +1,5 @@
-//! The hook by which certbot's renewals reach servers, with certbot itself, and by itself with what can go wrong.
+//! The hook by which certbot's renewals reach servers, with certbot itself, and by itself with what
+//! can go wrong.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -318,7 +319,8 @@ fn the_hook_goes_on_after_a_run_that_was_killed() {
     let served = renewals.served();
     let renewed = renewals.renew("second");
     for reload in ["true", &reload] {
-        // The first command that the hook runs after the link names the new directory, or after the reload.
+        // The first command that the hook runs after the link names the new directory, or after the
+        // reload.
         let kill = format!("{reload}; kill -KILL $HOOK");
         let killed = format!("export HOOK=$$; exec {}", hook(daemon, site, &kill, "true"));
         assert!(!by_hand(daemon, &killed, lineage).status.success());

@@ -1,6 +1,6 @@
-//! The shipped openssl.cnf, beside whatever the system's says; and one that is not as it should be: servers go on without
-//! harm, or fail at once with words and not with a crash. That `keyward doctor` finds each of these, and says how to mend
-//! it, has tests of its own.
+//! The shipped openssl.cnf, beside whatever the system's says; and one that is not as it should be:
+//! servers go on without harm, or fail at once with words and not with a crash. That `keyward
+//! doctor` finds each of these, and says how to mend it, has tests of its own.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -53,7 +53,8 @@ impl Scene {
     }
 }
 
-/// Protocols, providers and the settings of the openssl program, of systems whose files look as those that are found.
+/// Protocols, providers and the settings of the openssl program, of systems whose files look as
+/// those that are found.
 #[test]
 fn the_policy_of_the_system_stays_in_force() {
     let scene = Scene::new();
@@ -97,7 +98,8 @@ fn the_policy_of_the_system_stays_in_force() {
             assert_eq!(handshake(openssl, &shipped, true), tls12, "{openssl:?}: {text}");
             assert_eq!(handshake(openssl, &shipped, false), "served", "{openssl:?}: {text}");
         }
-        // A section of another name: rather no key than no policy, until the file is told, as it says.
+        // A section of another name: rather no key than no policy, until the file is told, as it
+        // says.
         fs::write(&system, format!("openssl_conf = ours\n[ours]\n{policy}")).unwrap();
         assert_eq!(handshake(openssl, &shipped, false), "no provider", "{openssl:?}");
         let told = format!("{shipped}[ours]\nproviders = provider_sect\n");
@@ -308,7 +310,8 @@ fn keyward_env_runs_tools_as_their_service_would() {
     succeed(Command::new("mkfifo").arg(home.join("pipe")));
     let (code, text) = fail(&mut env(&["--openssl-conf", "pipe", "true"]));
     assert!(code.code() == Some(74) && text.contains("cannot read pipe: not a file"), "{text}");
-    // OpenSSL goes on without the provider and says nothing, so that nginx can only say that the key is not one.
+    // OpenSSL goes on without the provider and says nothing, so that nginx can only say that the
+    // key is not one.
     fs::write(home.join("empty.cnf"), "").unwrap();
     let output = run(&mut with_check(env(&["--openssl-conf", "empty.cnf"])));
     assert!(!output.status.success());

@@ -111,9 +111,10 @@ fn handshakes(handshake: &Handshake, time: Duration, failures: &mut Vec<io::Erro
     taken
 }
 
-/// Busy processes and short ones of others, four times as many as there are processors: the threads of the daemon stay on
-/// theirs, and are given their turn there. Measured beside threads that may run anywhere, with a load of 16 on two processors:
-/// 45 ms at most on their own, 71 ms anywhere, and 43 ms with slices of 0.1 ms (sched_setattr(2)).
+/// Busy processes and short ones of others, four times as many as there are processors: the threads
+/// of the daemon stay on theirs, and are given their turn there. Measured beside threads that may
+/// run anywhere, with a load of 16 on two processors: 45 ms at most on their own, 71 ms anywhere,
+/// and 43 ms with slices of 0.1 ms (sched_setattr(2)).
 #[test]
 fn a_machine_that_is_busy_with_others_leaves_no_request_waiting() {
     let Some(_turn) = Turn::take() else { return };

@@ -126,8 +126,9 @@ fn references_among_junk() {
     }
 }
 
-/// Programs leave errors in the queue of OpenSSL, as HAProxy does after a certificate that does not fit. OpenSSL then looks at
-/// no more than the first PEM block of a file, but for the labels that it knows.
+/// Programs leave errors in the queue of OpenSSL, as HAProxy does after a certificate that does not
+/// fit. OpenSSL then looks at no more than the first PEM block of a file, but for the labels that
+/// it knows.
 #[test]
 fn references_behind_certificates_after_an_earlier_error() {
     let scene = Scene::new();
@@ -220,7 +221,8 @@ fn references_that_were_written_anew() {
     }
 }
 
-/// As editors and shells of Windows write them: nothing reads that, but it is told, with a command that helps.
+/// As editors and shells of Windows write them: nothing reads that, but it is told, with a command
+/// that helps.
 #[test]
 fn references_in_utf16_are_told() {
     let scene = Scene::new();

@@ -140,7 +140,8 @@ fn bearer_tokens() {
     assert!(!server.log().contains("0123456789abcdef"), "{}", server.log());
 }
 
-/// The pages say how to make the file of the server and that of the daemon; both take what that makes.
+/// The pages say how to make the file of the server and that of the daemon; both take what that
+/// makes.
 #[test]
 fn token_files_are_made_as_documented() {
     let scene = Scene::new();

@@ -1,4 +1,5 @@
-//! The master key of the embedded unit changes, and no signature fails; wherever that is broken off, it goes on.
+//! The master key of the embedded unit changes, and no signature fails; wherever that is broken
+//! off, it goes on.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -35,7 +36,8 @@ fn a_new_master_key_is_put_in_force_under_load() {
     // 500 signatures a second, from before the daemon knows of the new one until only that is left.
     let load = Signers::start(&daemon, "shop", P256, 500.0, 4);
     load.let_sign(100);
-    // And more of a kind that waits for its turn than can be made: the blobs change while they wait.
+    // And more of a kind that waits for its turn than can be made: the blobs change while they
+    // wait.
     let queue = Queue::start(&daemon, 30);
     queue.let_sign(30);
     let next = next_master_key(&daemon);

@@ -1,4 +1,5 @@
-//! The binary of nginx is replaced by another one while it serves, to be newer or to have the provider.
+//! The binary of nginx is replaced by another one while it serves, to be newer or to have the
+//! provider.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
@@ -56,7 +57,8 @@ fn an_upgrade_under_load_loses_nothing() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// The steps of conf/convert.md: from a key file, in an nginx that was started without the provider.
+/// The steps of conf/convert.md: from a key file, in an nginx that was started without the
+/// provider.
 #[test]
 fn a_conversion_under_load_loses_nothing() {
     let daemon = Daemon::start();

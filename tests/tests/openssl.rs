@@ -284,7 +284,8 @@ fn a_key_for_anything_signs_a_file(backend: Backend) {
     }
 }
 
-/// Whatever would write it: each says why not, and nothing of it is in a file. The public key is written as ever.
+/// Whatever would write it: each says why not, and nothing of it is in a file. The public key is
+/// written as ever.
 #[test]
 fn a_private_key_that_is_to_be_written_is_refused_with_a_reason() {
     let daemon = Daemon::start();

@@ -1,4 +1,5 @@
-//! Pages of conf/ about programs that the tests have no server for: what they say is run on a copy of the machine.
+//! Pages of conf/ about programs that the tests have no server for: what they say is run on a copy
+//! of the machine.
 
 #![allow(clippy::unwrap_used, reason = "bodies of tests")]
 
@@ -8,8 +9,9 @@ use keyward_tests::machine::run_in_copy;
 use keyward_tests::server::Page;
 use keyward_tests::tool::stderr;
 
-/// A machine with Keyward, as a user of its own, with a key that has a certificate, and the grants of a page. `handshake`
-/// is a function of the shell that takes the words of `openssl s_client`; `without_daemon` runs something while there is none.
+/// A machine with Keyward, as a user of its own, with a key that has a certificate, and the grants
+/// of a page. `handshake` is a function of the shell that takes the words of `openssl s_client`;
+/// `without_daemon` runs something while there is none.
 const MACHINE: &str = r#"
 rm -rf /etc/keyward /var/lib/keyward
 id keyward >/dev/null 2>&1 || useradd --system --user-group keyward
@@ -71,7 +73,8 @@ fn run_page(page: Option<&Page>, grants: &str, program: &str, script: &str) {
     assert!(page.is_none_or(|page| page.find_in_log(&text).is_some()), "{text}");
 }
 
-/// Who follows a page from the top has a site that is never down: the daemon has the grant before a server asks for anything.
+/// Who follows a page from the top has a site that is never down: the daemon has the grant before a
+/// server asks for anything.
 #[test]
 fn pages_reload_the_daemon_before_they_restart_a_server() {
     for name in ["nginx", "haproxy", "apache", "lighttpd", "stunnel", "mail", "postgresql"] {

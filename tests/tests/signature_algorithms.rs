@@ -48,7 +48,8 @@ fn clients_choose_among_all_that_a_key_can() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// Debian's security level allows SHA-224, level 0 allows SHA-1: a client may prefer them, as for a key file.
+/// Debian's security level allows SHA-224, level 0 allows SHA-1: a client may prefer them, as for a
+/// key file.
 #[test]
 fn of_what_a_client_offers_the_first_that_a_key_can_is_taken() {
     let daemon = Daemon::start();

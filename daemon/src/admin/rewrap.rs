@@ -15,8 +15,8 @@ use crate::config::Endpoint;
 use crate::keys::{Key, StoreError, Version};
 use crate::master_key;
 
-/// Wraps the keys of some labels by the master key that is to come. Those that are wrapped already are left alone,
-/// so this may be broken off and begun again at any time.
+/// Wraps the keys of some labels by the master key that is to come. Those that are wrapped already
+/// are left alone, so this may be broken off and begun again at any time.
 pub(super) async fn rewrap(
     State(admin): State<Admin>,
     Path(name): Path<String>,
@@ -78,8 +78,8 @@ pub(super) async fn rewrap(
     Ok(Json(done))
 }
 
-/// The master key that is to come, which a blob must be wrapped to find out: it may be another one than when some of
-/// the keys were. `None` if there is nothing to wrap.
+/// The master key that is to come, which a blob must be wrapped to find out: it may be another one
+/// than when some of the keys were. `None` if there is nothing to wrap.
 async fn coming(
     admin: &Admin,
     backend: &Backend,
@@ -147,8 +147,8 @@ async fn coming_at_units(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Opt
     }
 }
 
-/// Puts the master key in force that is to come: refuses while a key or a unit is left behind, then gives up the old
-/// blobs.
+/// Puts the master key in force that is to come: refuses while a key or a unit is left behind, then
+/// gives up the old blobs.
 pub(super) async fn finish(
     State(admin): State<Admin>,
     Extension(Administrator(who)): Extension<Administrator>,

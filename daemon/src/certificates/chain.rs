@@ -18,7 +18,8 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Reads a file of certificates: PEM in whatever order and whatever stands around the blocks, or one in DER.
+    /// Reads a file of certificates: PEM in whatever order and whatever stands around the blocks,
+    /// or one in DER.
     ///
     /// # Errors
     /// [`InvalidChain`] says what is wrong with the file, or what it is instead.
@@ -94,8 +95,8 @@ impl Chain {
         Ok(chain)
     }
 
-    /// Puts the certificate of a key first, and behind it each that certifies one before; the others are left out.
-    /// `None` if there is no certificate of the key.
+    /// Puts the certificate of a key first, and behind it each that certifies one before; the
+    /// others are left out. `None` if there is no certificate of the key.
     ///
     /// # Errors
     /// [`InvalidChain::SeveralFirst`] if there are several of the key.
@@ -117,10 +118,12 @@ impl Chain {
         Ok(Some(Self { certificates, repeated: self.repeated }))
     }
 
-    /// Checks that each certificate but the first has certified one before it, as TLS sends them (RFC 8446, 4.4.2),
-    /// and that what it has signed there is right. Two that certify the same one are fine: they are cross-signed.
+    /// Checks that each certificate but the first has certified one before it, as TLS sends them
+    /// (RFC 8446, 4.4.2), and that what it has signed there is right. Two that certify the same one
+    /// are fine: they are cross-signed.
     ///
-    /// Checks too that servers on rustls take the first one. Returns the numbers, from 1, of those whose signature is of a kind that cannot be verified here.
+    /// Checks too that servers on rustls take the first one. Returns the numbers, from 1, of those
+    /// whose signature is of a kind that cannot be verified here.
     ///
     /// # Errors
     /// [`InvalidChain::Order`], [`InvalidChain::Signature`] or [`InvalidChain::Rustls`].
@@ -150,8 +153,8 @@ impl Chain {
     }
 }
 
-/// Whether two names are the same. Which of the types of strings one is made of does not matter, nor capital letters
-/// (RFC 5280, 7.1).
+/// Whether two names are the same. Which of the types of strings one is made of does not matter,
+/// nor capital letters (RFC 5280, 7.1).
 fn same_name(one: &Name, other: &Name) -> bool {
     one == other || one.to_string().eq_ignore_ascii_case(&other.to_string())
 }

@@ -1,7 +1,8 @@
 //! Certificates as administrators attach them to keys: what is in a file, and what each of them says.
 //!
-//! Nothing here decides whether a certificate is to be trusted; that is the matter of those who connect. That the
-//! certificates of a chain have signed each other is checked, since nobody can use a chain in which they have not.
+//! Nothing here decides whether a certificate is to be trusted; that is the matter of those who
+//! connect. That the certificates of a chain have signed each other is checked, since nobody can
+//! use a chain in which they have not.
 
 mod chain;
 mod kind;
@@ -104,7 +105,8 @@ impl Certificate {
     }
 }
 
-/// The certificate of a chain that expires before all others, with its number from 1 on: clients refuse a chain from then on.
+/// The certificate of a chain that expires before all others, with its number from 1 on: clients
+/// refuse a chain from then on.
 pub fn first_to_expire(chain: &[Vec<u8>]) -> Option<(usize, Certificate)> {
     let read = (1..).zip(chain).filter_map(|(number, der)| Some((number, Certificate::from_der(der).ok()?)));
     read.min_by_key(|(_, certificate)| certificate.not_after())

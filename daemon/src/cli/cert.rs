@@ -31,7 +31,8 @@ pub(super) struct Attach {
     /// Label of the key
     #[arg(value_name = "LABEL")]
     label: Label,
-    /// Certificate of the key in PEM or DER, in PEM followed by each that certifies one before; - for standard input
+    /// Certificate of the key in PEM or DER, in PEM followed by each that certifies one before; -
+    /// for standard input
     #[arg(long = "in", value_name = "CHAIN")]
     file: PathBuf,
     #[command(flatten)]

@@ -24,23 +24,26 @@ use crate::ground::hardening;
 pub(super) struct Import {
     #[command(flatten)]
     key: Named,
-    /// Private key: PKCS#8, PKCS#1, SEC1 or OpenSSH in PEM or DER, or PKCS#12; certificates of the key in the file are
-    /// attached; - for standard input
+    /// Private key: PKCS#8, PKCS#1, SEC1 or OpenSSH in PEM or DER, or PKCS#12; certificates of the
+    /// key in the file are attached; - for standard input
     #[arg(long = "in", value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
     passphrase: passphrase::Source,
-    /// Which private key of a file that has several, from 1; certificates of other keys do not matter then
+    /// Which private key of a file that has several, from 1; certificates of other keys do not
+    /// matter then
     #[arg(long, value_name = "NUMBER")]
     index: Option<usize>,
-    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
-    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
+    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server,
+    /// tls12-dhe-server, tls-client, tls13-client, csr, rsa-key-exchange, acme-account, any
+    /// [default: tls-server]
     #[arg(long = "use", value_name = "USE", value_parser = one_use)]
     uses: Vec<Use>,
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
     sign_and_decrypt: bool,
-    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only one there is]
+    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only
+    /// one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
     /// Make the file a new version of a key that is there, with its uses; it becomes the current

@@ -78,7 +78,8 @@ pub(super) struct Generate {
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
     sign_and_decrypt: bool,
-    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only one there is]
+    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only
+    /// one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 }
@@ -100,7 +101,8 @@ pub(super) struct Adopt {
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
     sign_and_decrypt: bool,
-    /// The backend whose units can unwrap it [default: default-backend in keyward.toml, or the only one there is]
+    /// The backend whose units can unwrap it [default: default-backend in keyward.toml, or the only
+    /// one there is]
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
 }

@@ -15,7 +15,8 @@ use crate::ground::text::printable;
 /// Where a passphrase comes from, if a file takes one; the terminal is asked for it otherwise.
 #[derive(Args, Debug)]
 pub(super) struct Source {
-    /// File whose first line is the passphrase of an encrypted key [default: asked for on the terminal]
+    /// File whose first line is the passphrase of an encrypted key [default: asked for on the
+    /// terminal]
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
     passphrase_file: Option<PathBuf>,
     /// Open descriptor whose first line is the passphrase of an encrypted key
@@ -24,7 +25,8 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Reads the passphrase of a file; `None` if nobody has said where it is, and there is no terminal to ask.
+    /// Reads the passphrase of a file; `None` if nobody has said where it is, and there is no
+    /// terminal to ask.
     pub(super) fn read(&self, encrypted: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
         let descriptor = self.passphrase_fd.map(|number| PathBuf::from(format!("/dev/fd/{number}")));
         if let Some(path) = self.passphrase_file.as_ref().or(descriptor.as_ref()) {

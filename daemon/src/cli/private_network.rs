@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::check_config::Remarks;
 use crate::config::Config;
 
-/// An abstract address that the daemon makes itself: that no server finds it, if the service of the daemon has a network
-/// namespace of its own, or else that servers in others do not.
+/// An abstract address that the daemon makes itself: that no server finds it, if the service of the
+/// daemon has a network namespace of its own, or else that servers in others do not.
 pub(super) fn remark(config: &Config, remarks: &mut Remarks) {
     remark_below(Path::new("/"), config, remarks);
 }
@@ -30,8 +30,8 @@ fn remark_below(root: &Path, config: &Config, remarks: &mut Remarks) {
     ));
 }
 
-/// The unit file or drop-in of the service that gives it a network namespace, if the last one that says something of it
-/// does (systemd.unit(5)).
+/// The unit file or drop-in of the service that gives it a network namespace, if the last one that
+/// says something of it does (systemd.unit(5)).
 fn setting(root: &Path) -> Option<PathBuf> {
     let directories = DIRECTORIES.map(|directory| root.join(directory));
     let whole = directories.iter().map(|directory| directory.join(SERVICE)).find(|file| file.exists());

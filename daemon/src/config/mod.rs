@@ -170,7 +170,8 @@ impl Config {
         notes.into_iter().flatten().collect()
     }
 
-    /// What tells this configuration from others: SHA-256 of [`Self::to_effective_toml`], in hexadecimal digits.
+    /// What tells this configuration from others: SHA-256 of [`Self::to_effective_toml`], in
+    /// hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         let digest = Sha256::digest(self.to_effective_toml());
         digest.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,4 +1,5 @@
-//! What is wrong with a text, in the words of TOML instead of those of the library, and how to write it.
+//! What is wrong with a text, in the words of TOML instead of those of the library, and how to
+//! write it.
 
 /// Tells what is wrong at a place of a text.
 pub(super) fn told(reason: &str, text: &str, at: usize) -> String {

@@ -9,8 +9,8 @@ use super::tables::{INDEX, KEYS, META, Reading};
 use super::{Store, StoreError};
 
 impl Store {
-    /// Writes the store as it is at one moment into an empty file: a store itself, with every row of
-    /// this one. Changes go on meanwhile. Returns how many keys it has.
+    /// Writes the store as it is at one moment into an empty file: a store itself, with every row
+    /// of this one. Changes go on meanwhile. Returns how many keys it has.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read, or the file cannot be written.

@@ -47,7 +47,8 @@ impl StoreFile {
         &self.path
     }
 
-    /// Runs an operation on the database; where an earlier fault made that unusable, on a fresh one.
+    /// Runs an operation on the database; where an earlier fault made that unusable, on a fresh
+    /// one.
     pub(super) fn with<T>(&self, mut f: impl FnMut(&Database) -> Attempt<T>) -> Result<T, StoreError> {
         for last in [false, true] {
             let open = self.open.read().unwrap_or_else(PoisonError::into_inner);

@@ -323,8 +323,8 @@ impl Keys {
     /// [`StoreError`] if the store cannot be read, or there is no room for the copy.
     pub(crate) async fn copy(&self) -> Result<(File, u64), StoreError> {
         self.in_store(|store| {
-            // The state directory may be full or gone, which is when a copy is needed, and its room is for
-            // other things.
+            // The state directory may be full or gone, which is when a copy is needed, and its room
+            // is for other things.
             let elsewhere = || {
                 let file = tempfile::tempfile().map_err(|reason| StoreError::Copy(reason.to_string()))?;
                 let count = store.copy_into(&file)?;
@@ -371,8 +371,8 @@ impl Keys {
         self.store.unsettled()
     }
 
-    /// Writes what could not be written when a key was disabled or deleted. Returns the keys of which
-    /// it was.
+    /// Writes what could not be written when a key was disabled or deleted. Returns the keys of
+    /// which it was.
     pub(crate) async fn settle(&self) -> Vec<Label> {
         match self.store.unsettled().is_empty() {
             true => Vec::new(),

@@ -421,8 +421,8 @@ impl Store {
         lock(&self.held).keys().cloned().collect()
     }
 
-    /// Keys of the embedded unit of which a blob is wrapped by another master key than these, so that
-    /// they do not sign.
+    /// Keys of the embedded unit of which a blob is wrapped by another master key than these, so
+    /// that they do not sign.
     pub(crate) fn left_behind(&self, wkids: &[Wkid]) -> Result<Vec<Label>, StoreError> {
         let is_other = |version: &Version| {
             Header::read(&version.blob).is_some_and(|header| !wkids.contains(&header.wkid()))

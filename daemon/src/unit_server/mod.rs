@@ -252,7 +252,8 @@ impl UnitServerError {
     }
 }
 
-/// Reads tokens and certificates again, if there are any. Everything else takes effect with a restart.
+/// Reads tokens and certificates again, if there are any. Everything else takes effect with a
+/// restart.
 async fn reload(tokens: Option<&Tokens>, tls: Option<&Renewed<TlsAcceptor>>) {
     run::notify_reloading();
     if let Some(tls) = tls {

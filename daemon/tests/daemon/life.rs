@@ -262,8 +262,8 @@ fn signals_without_a_meaning_are_ignored() {
     assert!(daemon.end(Signal::TERM).success());
 }
 
-/// With SIGUSR2 it becomes the program that is there now, in the same process, with the same sockets: its own, extra and
-/// abstract ones.
+/// With SIGUSR2 it becomes the program that is there now, in the same process, with the same
+/// sockets: its own, extra and abstract ones.
 #[test]
 fn the_daemon_goes_on_as_another_program() {
     let mut daemon = Daemon::prepare("");
@@ -307,7 +307,8 @@ fn the_daemon_goes_on_as_another_program() {
         assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
         daemon.succeed(&["key", "list"]);
     }
-    // They are the daemon's still: one that is deleted comes back, also where that was before it became another program.
+    // They are the daemon's still: one that is deleted comes back, also where that was before it
+    // became another program.
     for becomes in [false, true] {
         files.iter().for_each(|file| fs::remove_file(file).unwrap());
         if becomes {

@@ -1,5 +1,5 @@
-//! A key store that is emptied, gone or replaced, and a disk without room: nothing that is acknowledged is lost, and
-//! what is lost is told.
+//! A key store that is emptied, gone or replaced, and a disk without room: nothing that is
+//! acknowledged is lost, and what is lost is told.
 
 use std::fs;
 use std::process::Command;
@@ -85,7 +85,8 @@ fn a_daemon_whose_last_key_was_deleted_is_ready() {
     assert_eq!(daemon.http("GET", "/ready", "").unwrap(), (200, "ready\n".into()));
 }
 
-/// The name of the file is gone, or belongs to another one: what the daemon wrote would be lost with the daemon.
+/// The name of the file is gone, or belongs to another one: what the daemon wrote would be lost
+/// with the daemon.
 #[test]
 fn nothing_is_written_to_a_store_that_is_gone() {
     for how in ["removed", "replaced"] {

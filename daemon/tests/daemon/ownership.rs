@@ -172,7 +172,8 @@ fn a_key_store_of_root_is_told_how_to_give_to_the_daemon() {
     }
 }
 
-/// Somebody has tried it as root, and runs it as a user of its own then; or has made nothing for that user.
+/// Somebody has tried it as root, and runs it as a user of its own then; or has made nothing for
+/// that user.
 #[test]
 fn what_belongs_to_root_is_told_with_the_commands_that_give_it() {
     if !is_root() {

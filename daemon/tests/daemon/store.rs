@@ -314,8 +314,8 @@ fn each_command_that_is_advised_does_what_it_says() {
     }
 }
 
-/// Some kinds of damage have the library of the store panic, which is of no use to anybody who reads
-/// the log.
+/// Some kinds of damage have the library of the store panic, which is of no use to anybody who
+/// reads the log.
 #[test]
 fn a_damaged_store_is_told_in_one_line() {
     let mut daemon = Daemon::dev("");
@@ -345,7 +345,8 @@ fn a_damaged_store_is_told_in_one_line() {
     }
 }
 
-/// As when its disk is not mounted. Said once, at the start that nobody has watched, it would be said to nobody.
+/// As when its disk is not mounted. Said once, at the start that nobody has watched, it would be
+/// said to nobody.
 #[test]
 fn an_empty_state_directory_is_told_until_there_is_a_key() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);

@@ -159,9 +159,9 @@ pub(crate) fn with_exponent(pkcs8: &[u8], exponent: u64) -> Result<Option<RsaKey
     primes.key(n, trimmed(&exponent), &d, q_inverse).map(Some)
 }
 
-/// Reads an RSAPrivateKey (RFC 8017, A.1.2) whose private exponent is not below the modulus; none if it is. The library
-/// takes no such key, or takes it and does not sign, so the exponent comes down to what it is modulo (p - 1)(q - 1):
-/// the signatures are the same.
+/// Reads an RSAPrivateKey (RFC 8017, A.1.2) whose private exponent is not below the modulus; none
+/// if it is. The library takes no such key, or takes it and does not sign, so the exponent comes
+/// down to what it is modulo (p - 1)(q - 1): the signatures are the same.
 ///
 /// # Errors
 /// If its numbers do not belong together.

@@ -2,8 +2,9 @@ use keyward_proto::pem;
 use pem_rfc7468::Base64Decoder;
 use zeroize::Zeroizing;
 
-/// The PEM or DER in a file that has it in another dress: in base64, as Secrets of Kubernetes and variables of CI
-/// systems are; in one line, with blanks or the escape `\n` in the place of line ends; in strings of JSON or YAML.
+/// The PEM or DER in a file that has it in another dress: in base64, as Secrets of Kubernetes and
+/// variables of CI systems are; in one line, with blanks or the escape `\n` in the place of line
+/// ends; in strings of JSON or YAML.
 pub fn unfolded(file: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     if pem::blocks(file).next().is_some() {
         return None;

@@ -93,8 +93,8 @@ impl Unit {
         self.hand_out(Key::generate(key_type)?, Attributes::GENERATED)
     }
 
-    /// Takes in the private key of a file, of which there must be one, whatever stands before and after it. What
-    /// is encrypted is for [`KeyFile`](crate::KeyFile).
+    /// Takes in the private key of a file, of which there must be one, whatever stands before and
+    /// after it. What is encrypted is for [`KeyFile`](crate::KeyFile).
     ///
     /// # Errors
     /// [`ImportError`] says what the file is instead, and what to do.

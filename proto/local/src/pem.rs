@@ -1,5 +1,5 @@
-//! The blocks of a PEM file (RFC 7468), read with the patience of OpenSSL: text around the blocks, a byte order mark,
-//! indentation, other line ends, blanks, lines of any length.
+//! The blocks of a PEM file (RFC 7468), read with the patience of OpenSSL: text around the blocks,
+//! a byte order mark, indentation, other line ends, blanks, lines of any length.
 
 use core::iter;
 
@@ -30,7 +30,8 @@ pub fn trimmed(line: &[u8]) -> &[u8] {
     line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line).trim_ascii_start()
 }
 
-/// Whether a file is text in UTF-16, by its byte order mark or by what PEM begins with. Nothing here reads that.
+/// Whether a file is text in UTF-16, by its byte order mark or by what PEM begins with. Nothing
+/// here reads that.
 pub fn is_utf16(file: &[u8]) -> bool {
     [&b"\xff\xfe"[..], b"\xfe\xff", b"-\0-\0", b"\0-\0-"].iter().any(|start| file.starts_with(start))
 }

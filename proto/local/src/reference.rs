@@ -87,8 +87,8 @@ impl Reference {
         Ok(fields)
     }
 
-    /// The reference as a file, with lines ahead that say what it is, that it holds no secret, and what a program lacks that
-    /// cannot read it.
+    /// The reference as a file, with lines ahead that say what it is, that it holds no secret, and
+    /// what a program lacks that cannot read it.
     pub fn to_pem(&self) -> String {
         // The encoder fails only for lengths near the end of memory; a reference has a few KiB.
         let pem = pem_rfc7468::encode_string(Self::PEM_LABEL, LineEnding::LF, &self.to_der());

@@ -121,9 +121,10 @@ fn wanted(selection: c_int) -> bool {
 
 /// Reads up to the first PEM block, and returns its text if it has our label.
 ///
-/// OpenSSL comes again for the next block only if the oldest error of the queue says "unsupported", so not where a program
-/// has left an earlier error there. Then the reference is looked for behind certificates, here and now: if a private key
-/// is asked for by name. `OSSL_STORE` asks for everything, comes again for each block, and wants the certificates, too.
+/// OpenSSL comes again for the next block only if the oldest error of the queue says "unsupported",
+/// so not where a program has left an earlier error there. Then the reference is looked for behind
+/// certificates, here and now: if a private key is asked for by name. `OSSL_STORE` asks for
+/// everything, comes again for each block, and wants the certificates, too.
 fn read_block(bio: Bio, input: *mut c_void, selection: c_int) -> Result<Option<String>, Error> {
     let mut scanned = 0;
     let mut block = Vec::new();
@@ -164,7 +165,8 @@ fn read_block(bio: Bio, input: *mut c_void, selection: c_int) -> Result<Option<S
     }
     if block.is_empty() {
         if let Some(position) = passed {
-            // SAFETY: BIO_seek(3): takes a number alone. Where it fails, so does OpenSSL's own before the next decoder.
+            // SAFETY: BIO_seek(3): takes a number alone. Where it fails, so does OpenSSL's own
+            // before the next decoder.
             unsafe { (bio.ctrl)(input, abi::BIO_SEEK, position, ptr::null_mut()) };
         }
         return Ok(None);
@@ -180,7 +182,8 @@ fn position(bio: Bio, input: *mut c_void) -> Option<c_long> {
     Some(c_long::from(position)).filter(|position| *position >= 0)
 }
 
-/// Whether what a line begins is a certificate or parameters. Anything else may be a key, which goes before one behind it.
+/// Whether what a line begins is a certificate or parameters. Anything else may be a key, which
+/// goes before one behind it.
 fn may_be_passed(line: &[u8]) -> bool {
     let label = line.trim_ascii_end();
     label.ends_with(b"CERTIFICATE-----") || label.ends_with(b" PARAMETERS-----")

@@ -1,8 +1,9 @@
 //! Encoders, see provider-encoder(7): they write no private key, and say so.
 //!
-//! Without them OpenSSL asks those of its own provider, which want the private part exported. The refusal of an export has
-//! to be silent, since it is a part of each signature ([`keymgmt`](crate::keymgmt)), so whoever wanted the key written would
-//! not be told why. OpenSSL asks the provider of a key first, for a key type and a format.
+//! Without them OpenSSL asks those of its own provider, which want the private part exported. The
+//! refusal of an export has to be silent, since it is a part of each signature
+//! ([`keymgmt`](crate::keymgmt)), so whoever wanted the key written would not be told why. OpenSSL
+//! asks the provider of a key first, for a key type and a format.
 
 use core::ffi::{CStr, c_int, c_void};
 

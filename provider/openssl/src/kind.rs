@@ -1,7 +1,8 @@
-//! What a request that was refused was about, for the log of a program that asks for more than handshakes.
+//! What a request that was refused was about, for the log of a program that asks for more than
+//! handshakes.
 //!
-//! The daemon decides by the whole of a message and tells no more than its decision. Here a look at how the message begins
-//! is enough: nothing depends on it but the words of an error.
+//! The daemon decides by the whole of a message and tells no more than its decision. Here a look at
+//! how the message begins is enough: nothing depends on it but the words of an error.
 
 use keyward_client::Input;
 use keyward_proto::Outcome;
@@ -32,12 +33,14 @@ impl Kind {
     fn of(message: &[u8]) -> Option<Self> {
         const TLS13_CLIENT: &[u8] = b"    TLS 1.3, client CertificateVerify\0";
         let begins = |start| sequence(message).is_some_and(|content: &[u8]| content.starts_with(start));
-        // TBSCertificate of version 3 (RFC 5280, 4.1), and CertificationRequestInfo (RFC 2986, 4.1).
+        // TBSCertificate of version 3 (RFC 5280, 4.1), and CertificationRequestInfo (RFC 2986,
+        // 4.1).
         if begins(&[0xa0, 3, 2, 1, 2, 2]) {
             Some(Self::Certificate)
         } else if begins(&[2, 1, 0, 0x30]) {
             Some(Self::CertificateRequest)
-        // After the rest of 64 spaces (RFC 8446, 4.4.3), and ClientHello of TLS 1.2 (RFC 5246, 7.4.1.2).
+        // After the rest of 64 spaces (RFC 8446, 4.4.3), and ClientHello of TLS 1.2 (RFC 5246,
+        // 7.4.1.2).
         } else if message.get(60..).is_some_and(|message| message.starts_with(TLS13_CLIENT))
             || (message.first() == Some(&1) && message.get(4..6) == Some(&[3, 3]))
         {

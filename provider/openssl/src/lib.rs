@@ -1,10 +1,11 @@
 //! OpenSSL 3 provider `keyward`: it signs with keys that the Keyward daemon holds.
 //!
-//! A server loads a reference PEM instead of a key file ([`decoder`]), or a `keyward:LABEL` URI ([`store`]).
-//! OpenSSL then sees a private key ([`keymgmt`]) whose signatures come from the daemon ([`signature`]): one
-//! request on the Unix socket each. Everything that needs only the public half is left to OpenSSL's default
-//! provider, which gets it by export; to write a private key is refused with a reason ([`encoder`]). A host
-//! that runs handshakes in asynchronous jobs is not kept waiting ([`job`]).
+//! A server loads a reference PEM instead of a key file ([`decoder`]), or a `keyward:LABEL` URI
+//! ([`store`]). OpenSSL then sees a private key ([`keymgmt`]) whose signatures come from the daemon
+//! ([`signature`]): one request on the Unix socket each. Everything that needs only the public half
+//! is left to OpenSSL's default provider, which gets it by export; to write a private key is
+//! refused with a reason ([`encoder`]). A host that runs handshakes in asynchronous jobs is not
+//! kept waiting ([`job`]).
 //!
 //! The module starts no thread and does no I/O before the first signature (but for `keyward:` URIs, which
 //! must ask the daemon for the public key). Everything OpenSSL calls is defined by one macro ([`entry`]) that

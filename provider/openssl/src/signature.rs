@@ -1,10 +1,11 @@
 //! Signatures, see provider-signature(7): what a handshake calls.
 //!
-//! TLS hands over the whole message in one call, which becomes one request to the daemon. Init only takes
-//! notes: it is called as a probe, and a failure there would be reported by servers as "no suitable signature
-//! algorithm", often unseen. So whatever is wrong is said when the signature is asked for, but for a hash that the
-//! key does not sign with: libssl asks about that, and takes another one that the client offers. Tools that feed a
-//! message in parts, or bring a digest, are served too; a message too long for a frame is hashed here.
+//! TLS hands over the whole message in one call, which becomes one request to the daemon. Init only
+//! takes notes: it is called as a probe, and a failure there would be reported by servers as "no
+//! suitable signature algorithm", often unseen. So whatever is wrong is said when the signature is
+//! asked for, but for a hash that the key does not sign with: libssl asks about that, and takes
+//! another one that the client offers. Tools that feed a message in parts, or bring a digest, are
+//! served too; a message too long for a frame is hashed here.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
@@ -214,8 +215,8 @@ impl Operation {
         Ok(1)
     }
 
-    /// The one thing that is said as early as here: libssl finds out by it which of the hashes that a client offers a key
-    /// can sign with.
+    /// The one thing that is said as early as here: libssl finds out by it which of the hashes that
+    /// a client offers a key can sign with.
     fn refuse_other_hash(&self) -> Result<(), Error> {
         match (self.key()?.reference.public_key(), self.digest) {
             (_, Some(DigestName::Unknown)) => Err(unknown_digest()),

@@ -1,7 +1,9 @@
-//! Store loader for `keyward:LABEL`, `keyward:LABEL?version=N` and `keyward:LABEL?certified`, see provider-storemgmt(7).
+//! Store loader for `keyward:LABEL`, `keyward:LABEL?version=N` and `keyward:LABEL?certified`, see
+//! provider-storemgmt(7).
 //!
-//! A URI carries no public key, so loading one asks the daemon for it, unlike loading a reference PEM. From then on the key
-//! is what a reference to that version is: another key in its place is refused.
+//! A URI carries no public key, so loading one asks the daemon for it, unlike loading a reference
+//! PEM. From then on the key is what a reference to that version is: another key in its place is
+//! refused.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 
@@ -108,7 +110,8 @@ impl Loader<'_> {
             }
             _ => Error::new(Reason::Unavailable, format_args!("cannot load key \"{label}\": {error}")),
         })?;
-        // The current version, where none has certificates: the next rotation would take it away from the one of the server.
+        // The current version, where none has certificates: the next rotation would take it away
+        // from the one of the server.
         if self.version == Version::Certified && found.certificates.is_empty() {
             let text = format_args!(
                 "cannot load key \"{label}\": it has no certificates in the daemon; attach them: \

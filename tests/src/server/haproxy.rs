@@ -68,8 +68,8 @@ impl Haproxy {
         Self::start_in_chroot_with(daemon, sites, root, SOCKET_IN_CHROOT)
     }
 
-    /// As [`Haproxy::start_in_chroot`], with another address of the daemon. The certificate goes first, as in files that were
-    /// made before the page said otherwise.
+    /// As [`Haproxy::start_in_chroot`], with another address of the daemon. The certificate goes
+    /// first, as in files that were made before the page said otherwise.
     pub fn start_in_chroot_with(daemon: &Daemon, sites: &[Site], root: &Path, socket: &str) -> Self {
         let chroot = format!("chroot {}\n", root.display());
         Self::start_with(daemon, sites, Files::CertificateFirst, &chroot, Path::new(socket))

@@ -92,7 +92,8 @@ impl Connection {
             round_trip,
             mourned: AtomicBool::new(false),
         };
-        // In TLS 1.3 a unit that does not take the client says so when that believes to be connected.
+        // In TLS 1.3 a unit that does not take the client says so when that believes to be
+        // connected.
         connection.wkid =
             connection.ask_for_wkid().await.map_err(|failure| match (failure, refusal.get()) {
                 (Failure::Unit { .. }, Some(refusal)) => Failure::Certificate(refusal.clone()),

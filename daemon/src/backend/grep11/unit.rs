@@ -417,7 +417,8 @@ impl Unit {
         }
     }
 
-    /// Connects once with other files of TLS than those that are in force. Nothing else comes of that.
+    /// Connects once with other files of TLS than those that are in force. Nothing else comes of
+    /// that.
     pub(super) async fn try_out(&self, tls: Arc<TlsClient>) -> Trial {
         let opened = Connection::open_with(&self.endpoint, &self.line, Some(tls));
         match tokio::time::timeout(self.connect_timeout, opened).await {

@@ -209,7 +209,8 @@ impl<'a> Conf<'a> {
         })
     }
 
-    /// Providers of an included file, such as that of the system, whose list another one takes the place of.
+    /// Providers of an included file, such as that of the system, whose list another one takes the
+    /// place of.
     fn lost_providers(&self) -> Option<Finding> {
         let init = self.settings.value(Settings::TOP, "openssl_conf")?;
         let ours = self.settings.value(init, "providers")?;

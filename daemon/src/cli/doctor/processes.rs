@@ -1,7 +1,8 @@
 //! The processes of the machine that have to do with keys of the daemon.
 //!
-//! A process decides itself what it is called, what stands in its environment and in its arguments, and how long the kernel
-//! takes to read them. So every look has an end, and nothing here is run or opened for it.
+//! A process decides itself what it is called, what stands in its environment and in its arguments,
+//! and how long the kernel takes to read them. So every look has an end, and nothing here is run or
+//! opened for it.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,8 +25,8 @@ pub(super) struct Process {
     /// What it calls itself.
     pub(super) name: String,
     pub(super) uid: u32,
-    /// Whether nobody but root, and who runs this, decides what it does: not so where a user has started a program that runs
-    /// as root (credentials(7)).
+    /// Whether nobody but root, and who runs this, decides what it does: not so where a user has
+    /// started a program that runs as root (credentials(7)).
     pub(super) is_trusted: bool,
     /// The file of our provider that it has loaded.
     pub(super) provider: Option<String>,

@@ -66,8 +66,8 @@ pub(super) fn sockets(
     findings
 }
 
-/// Whether a server that looks for the daemon at an address reaches this one. `own` is the socket in the runtime directory,
-/// `root` the directory that the server has gone into.
+/// Whether a server that looks for the daemon at an address reaches this one. `own` is the socket
+/// in the runtime directory, `root` the directory that the server has gone into.
 pub(super) fn of_server(own: &Path, told: &Told, root: Option<&Path>, person: &Person) -> Vec<Finding> {
     let (socket, source) = (&*told.socket, format!(" ({})", told.source));
     if let Some(root) = root.filter(|_| !socket.starts_with('@')) {
@@ -85,7 +85,8 @@ pub(super) fn of_server(own: &Path, told: &Told, root: Option<&Path>, person: &P
     [by_itself].into_iter().chain(is_path.then(|| check(person, Path::new(socket), Path::new("/")))).collect()
 }
 
-/// Whether the process that listens on an address is that on our own socket: the daemon, or systemd for it.
+/// Whether the process that listens on an address is that on our own socket: the daemon, or systemd
+/// for it.
 pub(super) fn is_of_daemon(own: &Path, address: &str) -> bool {
     let own = own.to_string_lossy();
     address == own || listener(&own).is_some_and(|own| listener(address) == Some(own))

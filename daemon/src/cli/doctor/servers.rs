@@ -197,8 +197,8 @@ impl<'a> Look<'a> {
         });
     }
 
-    /// A mail server, which gives its processes the environment that its configuration says, and starts them when they are
-    /// needed.
+    /// A mail server, which gives its processes the environment that its configuration says, and
+    /// starts them when they are needed.
     fn mail(
         &mut self,
         runtime_dir: &Path,
@@ -256,7 +256,8 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The openssl.cnf that it was told to read, if that is known and can be looked into; what is wrong with it.
+    /// The openssl.cnf that it was told to read, if that is known and can be looked into; what is
+    /// wrong with it.
     fn conf(&mut self, is_loaded: bool) -> Option<PathBuf> {
         let main = &self.server.main;
         let Some(environment) = &main.environment else {
@@ -295,7 +296,8 @@ impl<'a> Look<'a> {
         Some(path)
     }
 
-    /// Whether its workers reach the daemon, each with its own user, root and network; false if it is with another daemon.
+    /// Whether its workers reach the daemon, each with its own user, root and network; false if it
+    /// is with another daemon.
     fn sockets(&mut self, runtime_dir: &Path, conf: Option<&Path>) -> bool {
         let own = runtime_dir.join(PEERS);
         let main = &self.server.main;

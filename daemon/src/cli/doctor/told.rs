@@ -1,7 +1,8 @@
 //! The keys that the configurations of nginx, HAProxy, Apache, Postfix and Dovecot name.
 //!
-//! This reads what these programs read, without running them, as far as it goes: variables and conditions are left
-//! alone. A file that others than root and who runs this can change is not followed.
+//! This reads what these programs read, without running them, as far as it goes: variables and
+//! conditions are left alone. A file that others than root and who runs this can change is not
+//! followed.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -67,7 +68,8 @@ pub(super) enum Key {
 }
 
 impl Configured {
-    /// Reads what a server was started with; `None` for programs whose configuration nothing here can read.
+    /// Reads what a server was started with; `None` for programs whose configuration nothing here
+    /// can read.
     pub(super) fn of(main: &Process) -> Option<Self> {
         let mut read = Self::default();
         match &*main.name {

@@ -90,8 +90,9 @@ impl Crypto {
             let detail = "the public key of the other side is not a point of the curve of the private key";
             Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
         };
-        // PKCS #11 has the point in an OCTET STRING or as it is (2.40, 2.3.6), and there are clients that send
-        // the whole SubjectPublicKeyInfo. The length tells which: by its first bytes a point may look like each.
+        // PKCS #11 has the point in an OCTET STRING or as it is (2.40, 2.3.6), and there are
+        // clients that send the whole SubjectPublicKeyInfo. The length tells which: by its first
+        // bytes a point may look like each.
         let whole;
         let peer = match peer {
             peer if peer.len() == private.point() => peer,

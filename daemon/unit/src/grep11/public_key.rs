@@ -175,8 +175,8 @@ fn invalid() -> Error {
     Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
 }
 
-/// The SubjectPublicKeyInfo of an RSA key without its bond to RSASSA-PSS, which the library does not
-/// know.
+/// The SubjectPublicKeyInfo of an RSA key without its bond to RSASSA-PSS, which the library does
+/// not know.
 fn unbound(spki: &[u8]) -> Option<Vec<u8>> {
     let bits = BitStringRef::from_bytes(words::PublicKey::bits_of(spki)?).ok()?.to_der().ok()?;
     // rsaEncryption with its NULL (RFC 3279, 2.3.1).

@@ -1,5 +1,5 @@
-//! BER (X.690, 8) made DER as far as programs use the freedom that it has: lengths that are not told, and strings in
-//! parts. Browsers, Windows and macOS write PKCS#12 so.
+//! BER (X.690, 8) made DER as far as programs use the freedom that it has: lengths that are not
+//! told, and strings in parts. Browsers, Windows and macOS write PKCS#12 so.
 
 use zeroize::Zeroizing;
 

@@ -1,8 +1,8 @@
-//! Files under a passphrase: PKCS#8 and the bags of PKCS#12 (RFC 8018, and RFC 7292 before it), and the PEM of old
-//! (RFC 1421).
+//! Files under a passphrase: PKCS#8 and the bags of PKCS#12 (RFC 8018, and RFC 7292 before it), and
+//! the PEM of old (RFC 1421).
 //!
-//! Files say how much work a passphrase is to cost, so that is bounded. What comes out is not authenticated: a
-//! wrong passphrase is told by the padding, or by what is inside being no key.
+//! Files say how much work a passphrase is to cost, so that is bounded. What comes out is not
+//! authenticated: a wrong passphrase is told by the padding, or by what is inside being no key.
 
 use core::cell::Cell;
 
@@ -24,7 +24,8 @@ use super::ImportError;
 /// What a file is encrypted with, and how much work may still be done to find out.
 #[derive(Clone, Copy)]
 pub(super) struct Passphrase<'a> {
-    /// UTF-8, or `None` for a file that was made without a passphrase, which is another thing than an empty one.
+    /// UTF-8, or `None` for a file that was made without a passphrase, which is another thing than
+    /// an empty one.
     pub(super) bytes: Option<&'a [u8]>,
     /// In rounds of PBKDF2, for all that is in the file.
     pub(super) work: &'a Cell<u64>,
@@ -111,7 +112,8 @@ fn pbes2(parameters: AnyRef<'_>, ciphertext: &[u8], passphrase: Passphrase<'_>) 
     Ok(plain)
 }
 
-/// Decrypts the body of a PEM block with a header `DEK-Info` (RFC 1421, 4.6.1.3), as OpenSSL has written them.
+/// Decrypts the body of a PEM block with a header `DEK-Info` (RFC 1421, 4.6.1.3), as OpenSSL has
+/// written them.
 pub(super) fn decrypt_pem(dek_info: &[u8], ciphertext: &[u8], passphrase: Passphrase<'_>) -> Plain {
     let text = String::from_utf8_lossy(dek_info);
     let (name, iv) = text.split_once(',').unwrap_or((&text, ""));
@@ -140,8 +142,8 @@ pub(super) fn decrypt_pem(dek_info: &[u8], ciphertext: &[u8], passphrase: Passph
     cipher.decrypt(&key, &iv, ciphertext)
 }
 
-/// Two bytes for each letter and two zeros, as PKCS#12 has it (RFC 7292, B.1). OpenSSL and Java do the same with what
-/// is not UTF-8.
+/// Two bytes for each letter and two zeros, as PKCS#12 has it (RFC 7292, B.1). OpenSSL and Java do
+/// the same with what is not UTF-8.
 fn in_utf16(passphrase: Passphrase<'_>) -> Zeroizing<Vec<u8>> {
     let Some(passphrase) = passphrase.bytes else { return Zeroizing::default() };
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * passphrase.len() + 2));
@@ -153,7 +155,8 @@ fn in_utf16(passphrase: Passphrase<'_>) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
-/// The derivation of keys of PKCS#12 with SHA-1 (RFC 7292, B.2); `purpose` is 1 for a key and 2 for an IV.
+/// The derivation of keys of PKCS#12 with SHA-1 (RFC 7292, B.2); `purpose` is 1 for a key and 2 for
+/// an IV.
 fn pkcs12(password: &[u8], salt: &[u8], rounds: u32, purpose: u8, length: usize) -> Zeroizing<Vec<u8>> {
     const BLOCK: usize = 64;
     let repeated = |bytes: &[u8]| -> Vec<u8> {
@@ -248,7 +251,8 @@ fn cbc<C: BlockCipherDecrypt, E>(cipher: Result<C, E>, iv: &[u8], ciphertext: &[
     Ok(plain)
 }
 
-/// Most work for one file, in rounds of PBKDF2. OpenSSL takes 2,048 unless it is told otherwise, others up to a million.
+/// Most work for one file, in rounds of PBKDF2. OpenSSL takes 2,048 unless it is told otherwise,
+/// others up to a million.
 pub(super) const MAX_WORK: u64 = 5_000_000;
 /// In bytes; OpenSSL takes 16 MiB unless it is told otherwise.
 const MAX_SCRYPT_MEMORY: u64 = 128 << 20;

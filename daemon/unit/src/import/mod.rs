@@ -44,8 +44,8 @@ pub struct KeyFile {
 }
 
 impl KeyFile {
-    /// Reads a file: PKCS#8, PKCS#1, SEC 1 and the format of OpenSSH, in PEM or DER, or PKCS#12. What is encrypted is
-    /// decrypted with the passphrase, whose cost is bounded.
+    /// Reads a file: PKCS#8, PKCS#1, SEC 1 and the format of OpenSSH, in PEM or DER, or PKCS#12.
+    /// What is encrypted is decrypted with the passphrase, whose cost is bounded.
     ///
     /// # Errors
     /// [`ImportError`] says what the file is instead, and what to do; [`ImportError::Encrypted`] if it takes a
@@ -104,7 +104,8 @@ impl KeyFile {
         pkcs8.map_err(|_| ImportError::Unit(UnitError::Crypto("encode the key")))
     }
 
-    /// The certificates, in DER and in the order of the file. They are as they stand there: nothing has been checked.
+    /// The certificates, in DER and in the order of the file. They are as they stand there: nothing
+    /// has been checked.
     pub fn certificates(&self) -> &[Vec<u8>] {
         &self.certificates
     }
@@ -126,7 +127,8 @@ impl KeyFile {
         if let Ok(fields) = fields(file) {
             return self.read_der(file, &fields, Form::Der, passphrase);
         }
-        // Only now, for what looks like the start of a PEM block may well stand inside a DER certificate.
+        // Only now, for what looks like the start of a PEM block may well stand inside a DER
+        // certificate.
         if pem::blocks(file).next().is_some() {
             return self.read_pem(file, passphrase);
         }
@@ -156,7 +158,8 @@ impl KeyFile {
                         let dek_info = block.header("DEK-Info").unwrap_or_default();
                         let plain = with_passphrase(passphrase, |passphrase| {
                             let plain = encrypted::decrypt_pem(dek_info, &der, passphrase)?;
-                            // As with every cipher here, a wrong passphrase has a right padding now and then.
+                            // As with every cipher here, a wrong passphrase has a right padding now
+                            // and then.
                             fields(&plain).map(|_| ()).map_err(|_| ImportError::Passphrase)?;
                             Ok(plain)
                         });
@@ -441,7 +444,8 @@ impl fmt::Display for Form {
     }
 }
 
-/// Longest file, in bytes (64 KiB): a key of 8192 bits in PEM takes less than 7 KiB, certificates may follow.
+/// Longest file, in bytes (64 KiB): a key of 8192 bits in PEM takes less than 7 KiB, certificates
+/// may follow.
 const MAX_FILE: usize = 64 * 1024;
 
 const PEM_START: &[u8] = b"-----BEGIN";

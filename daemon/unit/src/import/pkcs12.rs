@@ -1,7 +1,8 @@
 //! PKCS#12 archives (RFC 7292).
 //!
-//! Their MAC is not looked at. It would tell a wrong passphrase, as the padding and the contents do, and vouches for
-//! nothing that matters: a key is checked by itself, and certificates by their signatures.
+//! Their MAC is not looked at. It would tell a wrong passphrase, as the padding and the contents
+//! do, and vouches for nothing that matters: a key is checked by itself, and certificates by their
+//! signatures.
 
 use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
@@ -89,7 +90,8 @@ fn content_info(value: AnyRef<'_>) -> Result<(ObjectIdentifier, AnyRef<'_>), Imp
     Ok((kind, content.ok_or(DAMAGED)?.map_err(|_| DAMAGED)?))
 }
 
-/// The bytes of an OCTET STRING, or of one tagged with 0, in one part or, as BER lets it be, in several.
+/// The bytes of an OCTET STRING, or of one tagged with 0, in one part or, as BER lets it be, in
+/// several.
 fn octets(value: AnyRef<'_>) -> Result<Zeroizing<Vec<u8>>, ImportError> {
     match value.tag() {
         Tag::OctetString | IMPLICIT => Ok(Zeroizing::new(value.value().to_vec())),

@@ -25,7 +25,8 @@ pub(super) fn read_key(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<
             match Algorithm::of(fields[1]).map_err(unsupported)? {
                 algorithm @ (Algorithm::Rsa | Algorithm::RsaPss(_)) => return read_rsa(algorithm, key, form),
                 Algorithm::Ed25519 => read_ed25519(fields),
-                // The other choice is the expanded key alone, of which a library makes no PKCS#8 again.
+                // The other choice is the expanded key alone, of which a library makes no PKCS#8
+                // again.
                 Algorithm::MlDsa(_) if !has_seed(key) => return Err(ImportError::SeedMissing),
                 algorithm => Key::from_pkcs8(algorithm, der).ok(),
             }
@@ -97,8 +98,9 @@ fn read_rsa(algorithm: Algorithm, der: &[u8], form: Form) -> Result<Key, ImportE
     Key::from_pkcs1(algorithm, der).map_err(|_| ImportError::Inconsistent)
 }
 
-/// Reads the fields of a PrivateKeyInfo of Ed25519 (RFC 8410, 7): its seed, and its public key if that is there, also
-/// where ring has put it in versions up to 0.16, in a BIT STRING within a tag that stands for one.
+/// Reads the fields of a PrivateKeyInfo of Ed25519 (RFC 8410, 7): its seed, and its public key if
+/// that is there, also where ring has put it in versions up to 0.16, in a BIT STRING within a tag
+/// that stands for one.
 fn read_ed25519(fields: &[AnyRef<'_>]) -> Option<Key> {
     let seed = <&OctetStringRef>::from_der(fields.get(2)?.value()).ok()?;
     let public = fields.iter().find_map(|field| match (field.tag(), field.value()) {
@@ -109,8 +111,9 @@ fn read_ed25519(fields: &[AnyRef<'_>]) -> Option<Key> {
     Key::from_ed25519(seed.as_bytes(), public).ok()
 }
 
-/// Whether an ML-DSA-PrivateKey is one of the choices with a seed (RFC 9881, 6): that alone, or with the expanded key. What
-/// was written before that was settled is random bytes, and may begin as either does.
+/// Whether an ML-DSA-PrivateKey is one of the choices with a seed (RFC 9881, 6): that alone, or
+/// with the expanded key. What was written before that was settled is random bytes, and may begin
+/// as either does.
 pub(super) fn has_seed(key: &[u8]) -> bool {
     let is_seed = |value: AnyRef<'_>, tag| value.tag() == tag && value.value().len() == ML_DSA_SEED_LENGTH;
     AnyRef::from_der(key).is_ok_and(|key| is_seed(key, ML_DSA_SEED))

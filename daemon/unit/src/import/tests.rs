@@ -16,7 +16,8 @@ fn refused(file: &[u8]) -> ImportError {
     unit().import(file).unwrap_err()
 }
 
-/// Imports a key and has it sign something that `openssl` verifies under the public key that it sees itself.
+/// Imports a key and has it sign something that `openssl` verifies under the public key that it
+/// sees itself.
 fn accepted(file: &[u8], key_type: KeyType) {
     let unit = unit();
     let key = unit.import(file).unwrap_or_else(|error| panic!("{key_type}: {error}"));
@@ -286,7 +287,8 @@ fn archives_are_read_with_their_certificates() {
     unit().import(&text).unwrap();
 }
 
-/// The same in BER, as browsers and macOS write it: all lengths but the innermost left open, and strings in parts.
+/// The same in BER, as browsers and macOS write it: all lengths but the innermost left open, and
+/// strings in parts.
 fn with_open_lengths(der: &[u8]) -> Vec<u8> {
     let mut ber = Vec::new();
     let mut reader = SliceReader::new(der).unwrap();
@@ -449,7 +451,8 @@ fn rsa_as_other_libraries_write_it_is_read_or_told_why_not() {
     let big = |at: usize| BoxedUint::from_be_slice(numbers[at].as_bytes(), 4096).unwrap();
     let one = BoxedUint::one_with_precision(4096);
     let totient = big(4).wrapping_sub(&one).wrapping_mul(big(5).wrapping_sub(&one));
-    // Below the modulus, above it with as many bits, and longer: each half of the totient gives the same signatures.
+    // Below the modulus, above it with as many bits, and longer: each half of the totient gives the
+    // same signatures.
     let mut larger = big(3);
     for _ in 0..5 {
         larger = larger.wrapping_add(totient.shr_vartime(1).unwrap());

@@ -1,4 +1,5 @@
-//! The files that OpenSSL reads and loads by an openssl.cnf: whose they are, and whether they can be read.
+//! The files that OpenSSL reads and loads by an openssl.cnf: whose they are, and whether they can
+//! be read.
 
 use std::fs;
 use std::io;
@@ -12,8 +13,8 @@ use super::super::openssl;
 use super::super::settings::Settings;
 use crate::ground::ownership::{self, OwnershipError};
 
-/// Checks, for root, that nobody else can change the file, those that it includes, or a module that any of them names:
-/// their code would run with the rights of root.
+/// Checks, for root, that nobody else can change the file, those that it includes, or a module that
+/// any of them names: their code would run with the rights of root.
 ///
 /// # Errors
 /// Which other user can change which of them.
@@ -73,12 +74,14 @@ pub(super) fn refuse_pipe(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The first file with a mistake in how it is written, and the mistake: OpenSSL then passes over all of the settings.
+/// The first file with a mistake in how it is written, and the mistake: OpenSSL then passes over
+/// all of the settings.
 pub(super) fn syntax_error(conf: &Path, includes: &[String]) -> Option<String> {
     // A mistake in an included file would be told with the line of the including one.
     let mut files = includes.iter().map(Path::new).filter(|file| file.is_file()).chain([conf]);
     files.find_map(|file| {
-        // The one command that reads any openssl.cnf, and tells what it cannot read; it then misses a setting of its own.
+        // The one command that reads any openssl.cnf, and tells what it cannot read; it then misses
+        // a setting of its own.
         let mut parse = Command::new("openssl");
         parse.args(["asn1parse", "-noout", "-genconf"]).arg(file).env("OPENSSL_CONF", "/dev/null");
         let output = parse.stdin(Stdio::null()).output().ok()?;
