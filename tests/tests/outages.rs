@@ -250,9 +250,13 @@ fn planned_restarts_lose_nothing(backend: Backend, start: Start) {
         daemon.resume();
     }
     let_run(&handshake, 100);
-    let attempts = load.stop();
+    assert_nothing_lost(&load.stop());
+}
+
+/// No handshake of a load failed, and there were many.
+fn assert_nothing_lost(attempts: &[Attempt]) {
     assert!(attempts.len() > 400, "only {} handshakes", attempts.len());
-    let failed = failed(&attempts);
+    let failed = failed(attempts);
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
 }
 
@@ -269,10 +273,7 @@ fn upgrades_lose_nothing_of_nginx_and_rustls(backend: Backend) {
             daemon.upgrade();
         }
         let_run(&handshake, 100);
-        let attempts = load.stop();
-        assert!(attempts.len() > 400, "only {} handshakes", attempts.len());
-        let failed = failed(&attempts);
-        assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
+        assert_nothing_lost(&load.stop());
     }
 }
 
