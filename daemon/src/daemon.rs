@@ -9,10 +9,10 @@ use keyward_proto::Label;
 
 use crate::backend::{Backend, Backends};
 use crate::config::Config;
-use crate::fair::{Gate, MOST_WAITING};
+use crate::ground::fair::{Gate, MOST_WAITING};
 use crate::keys::{Keys, Store};
-use crate::lines::Lines;
-use crate::metrics::Metrics;
+use crate::observe::lines::Lines;
+use crate::observe::metrics::Metrics;
 use crate::peers::connections::Connections;
 use crate::peers::reactors::Reactors;
 use crate::policy::authorise::Grant;

@@ -10,7 +10,7 @@ use nix::unistd::{User, getgrouplist};
 
 use super::keys::label;
 use super::{Admin, AdminError, Answer};
-use crate::api::{AccessView, UseAccessView};
+use crate::admin::api::{AccessView, UseAccessView};
 use crate::keys::StoreError;
 use crate::peers::service;
 use crate::policy::act::Act;

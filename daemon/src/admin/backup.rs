@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Admin, AdminError, Administrator};
-use crate::api::KEYS_IN_BACKUP;
+use crate::admin::api::KEYS_IN_BACKUP;
 
 /// Answers with a key store that has what this one has now.
 pub(super) async fn make(

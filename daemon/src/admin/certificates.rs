@@ -5,8 +5,8 @@ use axum::extract::{Extension, Path, Query, State};
 
 use super::keys::{label, version_of};
 use super::{Admin, AdminError, Administrator, Answer, Body};
-use crate::api::{Certified, KeyView};
-use crate::certificates::{Certificate, Chain};
+use crate::admin::api::{Certified, KeyView};
+use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, StoreError};
 
 /// Attaches the certificates in the body, in the place of those that were there. The version is the one that has the public

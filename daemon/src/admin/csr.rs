@@ -10,10 +10,10 @@ use keyward_proto::{KeyType, Outcome, PublicKey, Scheme, Use};
 
 use super::keys::{label, version_of};
 use super::{Admin, AdminError, Administrator, Answer, Body};
-use crate::api::{RequestSignature, set_uses};
+use crate::admin::api::{RequestSignature, set_uses};
 use crate::backend::grep11::{Trace, random};
 use crate::backend::{Asked, BackendError, Input, Times};
-use crate::fair::NOBODY;
+use crate::ground::fair::NOBODY;
 use crate::keys::{self, StoreError, Version};
 use crate::policy::act::Act;
 use crate::policy::purpose::{Purpose, classify};

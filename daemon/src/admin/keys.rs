@@ -14,7 +14,7 @@ use tokio::sync::RwLockReadGuard;
 
 use super::plain_key::PlainKey;
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
-use crate::api::{self, Change, KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page, RepairedView};
+use crate::admin::api::{self, Change, KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page, RepairedView};
 use crate::backend::grep11::Abilities;
 use crate::backend::{Backend, BackendError};
 use crate::config::EMBEDDED;

@@ -27,8 +27,10 @@
 //! Errors are `{"error": "..."}`.
 
 mod access;
+pub(crate) mod api;
 mod backup;
 mod certificates;
+pub(crate) mod client;
 mod csr;
 mod gate;
 mod keys;
@@ -55,13 +57,13 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixListener;
 
-use crate::api::{MAX_KEY_FILE, Refusal, StatusView};
+use crate::admin::api::{MAX_KEY_FILE, Refusal, StatusView};
 use crate::backend::BackendError;
 use crate::backend::grep11::Grep11Error;
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
 use crate::keys::StoreError;
-use crate::metrics::Metrics;
+use crate::observe::metrics::Metrics;
 use crate::policy::authorise::Peer;
 use gate::{Caller, Gate};
 

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::AdminError;
-use crate::api::MAX_KEY_FILE;
+use crate::admin::api::MAX_KEY_FILE;
 
 /// The key file in the body of a request. The copy here is wiped when it is dropped. The parts that
 /// the HTTP server has read are wiped a moment later: they share a buffer with the connection until

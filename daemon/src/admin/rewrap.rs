@@ -8,12 +8,12 @@ use keyward_unit::{Header, Wkid};
 use tokio::task::JoinSet;
 
 use super::{Admin, AdminError, Administrator, Answer};
-use crate::api::{Finished, Rewrapped};
+use crate::admin::api::{Finished, Rewrapped};
 use crate::backend::grep11::{Breaker, Grep11, Grep11Error, Status, Unit};
 use crate::backend::{Backend, BackendError, Embedded};
 use crate::config::Endpoint;
+use crate::ground::master_key;
 use crate::keys::{Key, StoreError, Version};
-use crate::master_key;
 
 /// Wraps the keys of some labels by the master key that is to come. Those that are wrapped already
 /// are left alone, so this may be broken off and begun again at any time.

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use keyward_grep11::ckm;
 
 use super::{Admin, Answer};
-use crate::api::{BackendView, UnitView};
+use crate::admin::api::{BackendView, UnitView};
 use crate::backend::Backend;
 use crate::backend::grep11::Breaker;
 use crate::daemon::Daemon;

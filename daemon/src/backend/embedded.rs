@@ -15,9 +15,9 @@ use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
 use super::{Asked, BackendError, Input, Times};
-use crate::fair::{Full, Place};
+use crate::ground::fair::{Full, Place};
+use crate::ground::long_work::LongWork;
 use crate::keys::Version;
-use crate::long_work::LongWork;
 
 /// The unit, and the threads for work that takes long.
 pub(crate) struct Embedded {

@@ -16,7 +16,7 @@ use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
 use crate::config::EMBEDDED;
-use crate::fair::User;
+use crate::ground::fair::User;
 use crate::keys::{Keys, StoreError, Version};
 use grep11::{Abilities, Grep11, Grep11Error, Trace};
 

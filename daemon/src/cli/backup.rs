@@ -10,11 +10,11 @@ use serde_json::json;
 use super::failure::Failure;
 use super::output::{print, print_json, time};
 use super::{Client, RUNTIME_DIR};
-use crate::admin_client::{AdminClient, AdminClientError};
-use crate::backup::{self, BackupError};
-use crate::exit;
+use crate::admin::client::{AdminClient, AdminClientError};
+use crate::ground::exit;
 use crate::ground::text::quoted;
-use crate::run::{self, Options};
+use crate::serve::backup::{self, BackupError};
+use crate::serve::{self, Options};
 
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -116,7 +116,7 @@ fn sync_directory_of(file: &Path) -> std::io::Result<()> {
 impl Check {
     fn run(self) -> Result<(), Failure> {
         let mut config =
-            run::read_config(self.config.as_deref()).map_err(|error| Failure::new(exit::CONFIG, error))?;
+            serve::read_config(self.config.as_deref()).map_err(|error| Failure::new(exit::CONFIG, error))?;
         if self.master_key.is_some() {
             config.embedded.master_key = self.master_key;
         }

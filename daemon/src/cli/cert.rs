@@ -11,10 +11,10 @@ use super::Client;
 use super::failure::Failure;
 use super::key::{read_input, warn_of_problems};
 use super::output::{from_now, note, print_json, print_table, table, time, warn};
-use crate::admin_client::AdminClient;
-use crate::api::Certified;
-use crate::certificates::Chain;
-use crate::exit;
+use crate::admin::api::Certified;
+use crate::admin::client::AdminClient;
+use crate::ground::exit;
+use crate::keys::certificates::Chain;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

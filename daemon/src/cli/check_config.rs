@@ -17,15 +17,15 @@ use super::{output, private_network};
 use crate::backend::Unusable;
 use crate::backend::grep11::Grep11;
 use crate::config::Config;
-use crate::exit;
+use crate::ground::exit;
+use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::ownership::{self, Name, Owners, OwnershipError};
 use crate::keys::{self, Look, Store, StoreError, Witness};
-use crate::master_key::{self, MasterKeyError, Patterns};
-use crate::migration::{self, MASTER_KEY, STORE_KEY};
-use crate::run::{self, Options};
-use crate::sockets::check_extra;
-use crate::store_key::{self, StoreKeyError};
-use crate::upgrade::RUNNING_FORMAT;
+use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
+use crate::serve::sockets::check_extra;
+use crate::serve::store_key::{self, StoreKeyError};
+use crate::serve::upgrade::RUNNING_FORMAT;
+use crate::serve::{self, Options};
 
 /// Checks the configuration and the files that it names, and prints it with all defaults.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -60,8 +60,8 @@ impl Remarks {
 /// # Errors
 /// Why a daemon would not start with it.
 pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, Failure> {
-    let config = run::read_config(options.config.as_deref()).map_err(wrong)?;
-    remarks.warnings.extend(run::warnings(&config));
+    let config = serve::read_config(options.config.as_deref()).map_err(wrong)?;
+    remarks.warnings.extend(serve::warnings(&config));
     remarks.notes.extend(config.notes());
     private_network::remark(&config, remarks);
     // Of a store that a daemon has open, or that is gone, a note says which master key it needs.

@@ -17,9 +17,9 @@ use rustix::fs::{Mode, OFlags};
 use super::doctor;
 use super::failure::Failure;
 use super::output;
-use crate::exit;
+use crate::ground::exit;
 use crate::ground::text::quoted;
-use crate::sockets::PEERS;
+use crate::serve::sockets::PEERS;
 
 #[derive(Args, Debug)]
 pub(super) struct Env {

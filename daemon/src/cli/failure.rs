@@ -7,8 +7,8 @@ use std::process::ExitCode;
 
 use hyper::StatusCode;
 
-use crate::admin_client::AdminClientError;
-use crate::exit;
+use crate::admin::client::AdminClientError;
+use crate::ground::exit;
 use crate::ground::text::printable;
 
 /// Why a command failed, in one line, and the status that the process ends with.

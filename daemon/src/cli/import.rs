@@ -14,11 +14,11 @@ use super::failure::Failure;
 use super::key::{Named, names, one_use, print_key, read_input};
 use super::output::{note, print_json, warn};
 use super::passphrase;
-use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::KeyView;
-use crate::certificates::{Certificate, Chain, InvalidChain};
-use crate::exit;
+use crate::admin::api::KeyView;
+use crate::admin::client::{AdminClient, AdminClientError};
+use crate::ground::exit;
 use crate::ground::hardening;
+use crate::keys::certificates::{Certificate, Chain, InvalidChain};
 
 #[derive(Args, Debug)]
 pub(super) struct Import {

@@ -19,10 +19,10 @@ use super::failure::Failure;
 use super::import::Import;
 use super::output::{self, from_now, print, print_json, print_table, table, time};
 use super::{Client, RUNTIME_DIR};
-use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView, set_uses};
+use crate::admin::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView, set_uses};
+use crate::admin::client::{AdminClient, AdminClientError};
 use crate::config::EMBEDDED;
-use crate::exit;
+use crate::ground::exit;
 use crate::keys::{self, Altered};
 
 #[derive(Debug, Subcommand)]

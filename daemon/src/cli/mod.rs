@@ -24,9 +24,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use crate::exit;
-use crate::migration;
-use crate::run::{self, Options};
+use crate::ground::exit;
+use crate::serve::migration;
+use crate::serve::{self, Options};
 use failure::Failure;
 
 /// Runs the program with the arguments of this process.
@@ -157,7 +157,7 @@ impl Serve {
             let told = migration::migrate(&options);
             return output::print(&told.map_err(|error| Failure::new(error.status(), error))?);
         }
-        run::serve(&options).map_err(|error| Failure::new(error.status(), error))
+        serve::serve(&options).map_err(|error| Failure::new(error.status(), error))
     }
 }
 

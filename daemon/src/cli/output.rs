@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::failure::Failure;
-use crate::exit;
+use crate::ground::exit;
 pub(crate) use crate::ground::text::time;
 use crate::ground::text::{printable, printable_json, printable_lines};
 

@@ -9,7 +9,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use crate::exit;
+use crate::ground::exit;
 use crate::ground::text::printable;
 
 /// Where a passphrase comes from, if a file takes one; the terminal is asked for it otherwise.

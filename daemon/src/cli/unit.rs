@@ -9,8 +9,8 @@ use clap::{ArgGroup, Args, Subcommand};
 use super::Client;
 use super::failure::Failure;
 use super::output::{print, print_json, print_table, table};
-use crate::admin_client::AdminClient;
-use crate::api::UnitView;
+use crate::admin::api::UnitView;
+use crate::admin::client::AdminClient;
 use crate::unit_server::{self, Chance, Options, Simulation, Transport};
 
 #[derive(Debug, Subcommand)]

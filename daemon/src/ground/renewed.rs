@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use crate::causes::causes;
+use crate::ground::causes::causes;
 
 /// What was read from some files, and is read again when they have changed. Files that cannot be
 /// used, or that others refuse, leave what there is in force. Shared by reference between tasks.

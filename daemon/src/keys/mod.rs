@@ -5,7 +5,10 @@
 
 mod altered;
 mod backup;
+pub mod certificates;
+pub(crate) mod changes;
 mod error;
+pub(crate) mod expiry;
 mod file;
 mod index;
 mod look;
@@ -28,8 +31,8 @@ use keyward_proto::{Fingerprint, KeyType, Label, Use};
 use keyward_unit::Unit;
 use lru::LruCache;
 
-use crate::changes::Changes;
 use crate::config::EMBEDDED;
+use crate::keys::changes::Changes;
 pub(crate) use altered::Altered;
 pub use error::StoreError;
 pub(crate) use look::{Look, look};

@@ -18,9 +18,9 @@ use keyward_unit::UnitError;
 
 use crate::backend::grep11::Trace;
 use crate::backend::{Asked, Backend, BackendError, Input, Times};
-use crate::changes::is_empty;
 use crate::daemon::Daemon;
-use crate::fair::Full;
+use crate::ground::fair::Full;
+use crate::keys::changes::is_empty;
 use crate::keys::{Key, State, StoreError, Version};
 use crate::peers::users::{Account, Admitted};
 use crate::policy::act::{Act, lacking};

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::fair::User;
+use crate::ground::fair::User;
 use crate::peers::users::Account;
 use crate::policy::authorise::{Grants, Peer, Who};
 

@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 
 use nix::sys::socket::{getsockopt, sockopt};
 
+use crate::observe::throttle::Throttle;
 use crate::policy::authorise::Peer;
-use crate::throttle::Throttle;
 
 /// The process that connected; `None` if the kernel does not say, or only that it is one of many.
 pub(crate) fn credentials(stream: &impl AsFd) -> Option<Peer> {

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::daemon::Daemon;
-use crate::fair::Queue;
+use crate::ground::fair::Queue;
 use crate::peers::connections::{Connections, Entry, Limits, Name, Place};
 use crate::peers::credentials::{credentials, known_groups};
 use crate::peers::reactors::Reactor;

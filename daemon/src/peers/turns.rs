@@ -4,14 +4,14 @@
 //! more. Nothing on such a thread can be interrupted, and tokio takes its tasks one after the other, so a user
 //! with many connections would have the thread to itself. Hence rounds: users may work at once until a
 //! round has had its time, and in any case once in each round. All else waits until the round is over, which is
-//! when every task that was ready has run. Then turns are given by [`crate::fair`], for as long as a round.
+//! when every task that was ready has run. Then turns are given by [`crate::ground::fair`], for as long as a round.
 
 use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use crate::fair::{Queue, User};
+use crate::ground::fair::{Queue, User};
 
 /// The turns on one reactor.
 pub(crate) struct Turns {

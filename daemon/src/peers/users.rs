@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::allowance::Allowance;
 use crate::config::Config;
-use crate::fair::User;
+use crate::ground::allowance::Allowance;
+use crate::ground::fair::User;
 use crate::policy::authorise::{Grant, Limits};
 
 /// One user as all its connections see it. Users whom no grant names are one user together.

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::fair::User;
-use crate::throttle::Throttle;
+use crate::ground::fair::User;
+use crate::observe::throttle::Throttle;
 
 /// The clients that are there.
 #[derive(Default)]

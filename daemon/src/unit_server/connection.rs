@@ -22,7 +22,7 @@ use super::limits::{Handle, Place};
 use super::turns::Handshakes;
 use crate::ground::renewed::Renewed;
 use crate::ground::text::printable;
-use crate::throttle::Throttle;
+use crate::observe::throttle::Throttle;
 
 /// Accepts connections until nobody takes them any more. It waits for none of them.
 pub(crate) async fn accept(

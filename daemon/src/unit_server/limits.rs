@@ -18,8 +18,8 @@ use std::time::Instant;
 use rustix::net::{Shutdown, shutdown};
 
 use super::clients::{Client, network};
-use crate::allowance::Allowance;
-use crate::throttle::Throttle;
+use crate::ground::allowance::Allowance;
+use crate::observe::throttle::Throttle;
 
 /// The connections that are there.
 pub(crate) struct Limits {

@@ -44,16 +44,16 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use zeroize::Zeroizing;
 
-use crate::causes::causes;
-use crate::exit;
+use crate::ground::causes::causes;
+use crate::ground::exit;
 use crate::ground::hardening;
+use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::ownership::{self, OwnershipError};
 use crate::ground::renewed::{Renewed, untried};
 use crate::ground::text::quoted;
-use crate::log::Log;
-use crate::master_key::{self, MasterKeyError, Patterns};
-use crate::run::{self, Asked, ServeError, Signals};
-use crate::tls_files::{self, TlsFileError};
+use crate::ground::tls_files::{self, TlsFileError};
+use crate::observe::log::Log;
+use crate::serve::{self, Asked, ServeError, Signals};
 use admission::Admission;
 use entrance::Entrance;
 use memory::Bounded;
@@ -125,7 +125,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
             .http2_max_header_list_size(MAX_HEADERS);
         let unit = Arc::new(unit);
         // Runs until the runtime ends.
-        drop(tokio::spawn(run::sweep(Arc::clone(&unit))));
+        drop(tokio::spawn(serve::sweep(Arc::clone(&unit))));
         let mut crypto = Crypto::new(unit);
         if options.simulation.padding_errors {
             crypto = crypto.with_padding_errors();
@@ -161,7 +161,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
         let serving = server.serve_with_incoming_shutdown(entrance, incoming, stopped);
         let mut serving = tokio::spawn(serving);
 
-        run::notify(&[NotifyState::Ready]);
+        serve::notify(&[NotifyState::Ready]);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), %wkid, listen = %address, "ready");
         loop {
             tokio::select! {
@@ -173,7 +173,7 @@ pub(crate) fn serve(options: &Options) -> Result<(), UnitServerError> {
                 ended = &mut serving => return Err(UnitServerError::ended(ended)),
             }
         }
-        run::notify(&[NotifyState::Stopping]);
+        serve::notify(&[NotifyState::Stopping]);
         health.set_not_serving::<CryptoServer<Service>>().await;
         stop.cancel();
         match tokio::time::timeout(DRAIN, serving).await {
@@ -255,7 +255,7 @@ impl UnitServerError {
 /// Reads tokens and certificates again, if there are any. Everything else takes effect with a
 /// restart.
 async fn reload(tokens: Option<&Tokens>, tls: Option<&Renewed<TlsAcceptor>>) {
-    run::notify_reloading();
+    serve::notify_reloading();
     if let Some(tls) = tls {
         tls.read_again(untried).await;
     }
@@ -265,7 +265,7 @@ async fn reload(tokens: Option<&Tokens>, tls: Option<&Renewed<TlsAcceptor>>) {
         None if tls.is_some() => {}
         None => tracing::info!("nothing to read again: there is neither TLS nor a --token-file"),
     }
-    run::notify(&[NotifyState::Ready]);
+    serve::notify(&[NotifyState::Ready]);
 }
 
 /// What connections are accepted with: TLS by files that are read again, or nothing.
@@ -339,7 +339,7 @@ fn open(path: &Path) -> Result<File, UnitServerError> {
 fn open_unit(options: &Options) -> Result<Unit, UnitServerError> {
     let master_key = match options.dev {
         true => {
-            run::make_state_dir(&options.state_dir)?;
+            serve::make_state_dir(&options.state_dir)?;
             // A directory with keys has had its master key.
             let fresh = !options.state_dir.join(crate::keys::Store::FILE).exists();
             master_key::load_dev(&options.state_dir, fresh)?

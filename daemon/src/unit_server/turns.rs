@@ -22,8 +22,8 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::sleep_until;
 
 use super::clients::Client;
-use crate::fair::{Full, Gate, MOST_WAITING, Place, User};
-use crate::long_work::LongWork;
+use crate::ground::fair::{Full, Gate, MOST_WAITING, Place, User};
+use crate::ground::long_work::LongWork;
 
 /// The turns of all clients.
 pub(crate) struct Turns {

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use keyward::certificates::{Certificate, Chain, MAX_CHAIN};
+use keyward::keys::certificates::{Certificate, Chain, MAX_CHAIN};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

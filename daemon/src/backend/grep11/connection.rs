@@ -18,8 +18,8 @@ use super::http2::{self, Sender};
 use super::network::{self, TlsClient};
 use super::token::{Token, Tokens};
 use super::trace::Trace;
-use crate::causes::causes;
 use crate::config::{Dialect, Endpoint};
+use crate::ground::causes::causes;
 use crate::ground::renewed::Renewed;
 
 /// What all connections of a backend have in common.

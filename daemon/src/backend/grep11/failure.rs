@@ -84,7 +84,7 @@ impl Failure {
     /// Not from a unit that speaks GREP11, or not from a unit at all.
     fn without_detail(status: &Status) -> Self {
         let reason = match core::error::Error::source(status) {
-            Some(source) => one_line(&crate::causes::causes(source)),
+            Some(source) => one_line(&crate::ground::causes::causes(source)),
             None => one_line(&format!("{}: {}", status.code(), status.message())),
         };
         match status.code() {

@@ -39,7 +39,7 @@ use zeroize::Zeroizing;
 
 use super::{Asked, Times};
 use crate::config;
-use crate::fair::NOBODY;
+use crate::ground::fair::NOBODY;
 use crate::ground::renewed::Verdict;
 use crate::keys::Version;
 use connection::{Connection, Line};
@@ -77,8 +77,9 @@ impl Grep11 {
     /// # Errors
     /// [`SetupError`] says which setting leads nowhere.
     pub(crate) fn new(name: &str, settings: &config::Grep11) -> Result<Self, SetupError> {
-        let failed =
-            |reason: &dyn core::error::Error| SetupError(name.to_owned(), crate::causes::causes(reason));
+        let failed = |reason: &dyn core::error::Error| {
+            SetupError(name.to_owned(), crate::ground::causes::causes(reason))
+        };
         let tls = settings.tls.as_ref().map(|tls| TlsClient::renewed(name, tls, b"h2")).transpose();
         let tokens = Tokens::new(name, &settings.auth).map_err(|error| failed(&error))?;
         let line = Arc::new(Line {
@@ -109,7 +110,7 @@ impl Grep11 {
     /// # Errors
     /// [`SetupError`] says what is wrong with a token or an API key.
     pub(crate) fn check(&self) -> Result<(), SetupError> {
-        let failed = |error| SetupError(self.name.to_string(), crate::causes::causes(&error));
+        let failed = |error| SetupError(self.name.to_string(), crate::ground::causes::causes(&error));
         self.line.tokens.check().map_err(failed)
     }
 

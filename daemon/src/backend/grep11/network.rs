@@ -24,7 +24,7 @@ use crate::config::{Endpoint, Tls};
 use crate::ground::ownership::{self, OwnershipError};
 use crate::ground::renewed::Renewed;
 use crate::ground::text::quoted;
-use crate::tls_files::{self, TlsFileError};
+use crate::ground::tls_files::{self, TlsFileError};
 
 /// How to speak TLS to somebody.
 #[derive(Clone)]

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::queue::Queue;
 use super::seat::Seat;
 use super::unit::{Offer, Unit};
-use crate::fair::User;
+use crate::ground::fair::User;
 
 /// Units, and the requests that wait for one.
 pub(super) struct Pool {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyward_unit::Wkid;
 
-use crate::fair::{self, Full, Gate, User};
+use crate::ground::fair::{self, Full, Gate, User};
 
 /// Requests in lines: one for each choice of master keys, so that those which no free unit can serve are no others' turn.
 pub(super) struct Queue {

@@ -26,9 +26,9 @@ use super::{
     scheme, vary,
 };
 use crate::backend::grep11::{Form, making, mechanism};
-use crate::causes::causes;
 use crate::cli::failure::Failure;
-use crate::exit;
+use crate::ground::causes::causes;
+use crate::ground::exit;
 
 /// A GREP11 server, and how to reach it.
 pub(super) struct RemoteUnit {

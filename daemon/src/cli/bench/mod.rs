@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::failure::Failure;
 use super::output::{print_json, print_table, table};
-use crate::exit;
+use crate::ground::exit;
 use grep11::RemoteUnit;
 use socket::Daemon;
 

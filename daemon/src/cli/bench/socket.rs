@@ -11,12 +11,12 @@ use keyward_proto::{KeyType, Label, Use};
 use super::{
     Interrupt, Latencies, Load, Measured, certificate_verify, interrupted, no_latencies, record, scheme, vary,
 };
-use crate::admin_client::AdminClient;
-use crate::api::NewKey;
+use crate::admin::api::NewKey;
+use crate::admin::client::AdminClient;
 use crate::cli::failure::Failure;
 use crate::cli::output::warn;
-use crate::exit;
-use crate::sockets::PEERS;
+use crate::ground::exit;
+use crate::serve::sockets::PEERS;
 
 /// The daemon with its sockets in a directory.
 pub(super) struct Daemon {

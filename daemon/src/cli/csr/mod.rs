@@ -15,9 +15,9 @@ use super::Client;
 use super::failure::Failure;
 use super::key::how_to_allow;
 use super::output::{print, print_json};
-use crate::admin_client::AdminClient;
-use crate::api::{KeyView, MAX_KEY_FILE};
-use crate::exit;
+use crate::admin::api::{KeyView, MAX_KEY_FILE};
+use crate::admin::client::AdminClient;
+use crate::ground::exit;
 use san::San;
 use subject::Subject;
 

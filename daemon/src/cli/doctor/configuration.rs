@@ -7,11 +7,11 @@ use std::path::Path;
 use nix::unistd::geteuid;
 
 use super::Finding;
-use crate::api::StatusView;
+use crate::admin::api::StatusView;
 use crate::cli::STATE_DIR;
 use crate::cli::check_config::{self, Remarks};
 use crate::ground::text::quoted;
-use crate::run::{self, Options};
+use crate::serve::{self, Options};
 
 /// What the daemon was started with, as far as it says so, and otherwise by default.
 pub(super) fn options(
@@ -32,7 +32,7 @@ pub(super) fn options(
 /// Checks it with the files that it names, and compares it with the one that is in force.
 pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Finding> {
     const CHECK: &str = "configuration";
-    let file = run::config_file(options.config.as_deref());
+    let file = serve::config_file(options.config.as_deref());
     let shown = file.map_or("the configuration of no file, with all defaults,".to_owned(), |file| {
         file.display().to_string()
     });

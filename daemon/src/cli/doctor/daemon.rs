@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use keyward_proto::Outcome;
 
 use super::{Finding, expiry};
-use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::{StatusView, UnitView};
+use crate::admin::api::{StatusView, UnitView};
+use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::output::{from_now, time};
 
 /// What the daemon says of itself, its units, and what it refused.

@@ -3,8 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Finding;
-use crate::admin_client::AdminClient;
-use crate::api::KeyView;
+use crate::admin::api::KeyView;
+use crate::admin::client::AdminClient;
 use crate::cli::output::{from_now, time};
 
 /// What there is to say of the certificates in use, which may be those of earlier versions than the
@@ -97,7 +97,7 @@ const SOON: u64 = 21 * 24 * 3600;
 mod tests {
     use super::super::Verdict;
     use super::*;
-    use crate::api::{CertificateView, IssuerView, VersionView};
+    use crate::admin::api::{CertificateView, IssuerView, VersionView};
 
     #[test]
     fn a_certificate_is_told_in_time() {

@@ -7,8 +7,8 @@ use keyward_proto::{Outcome, Reference, Use};
 
 use super::Finding;
 use super::reach::Person;
-use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::{KeyView, User};
+use crate::admin::api::{KeyView, User};
+use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::key::how_to_allow;
 use crate::peers::service;
 

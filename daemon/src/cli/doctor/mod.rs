@@ -24,11 +24,11 @@ use serde::Serialize;
 
 use super::failure::Failure;
 use super::output::{print, print_json};
-use crate::admin_client::{AdminClient, AdminClientError};
-use crate::api::KeyView;
-use crate::exit;
+use crate::admin::api::KeyView;
+use crate::admin::client::{AdminClient, AdminClientError};
+use crate::ground::exit;
 use crate::ground::text::printable;
-use crate::sockets::PEERS;
+use crate::serve::sockets::PEERS;
 use conf::Conf;
 pub(super) use conf::check_owners;
 use reach::Person;

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Reference;
 
 use super::Finding;
-use crate::api::KeyView;
+use crate::admin::api::KeyView;
 
 /// Loads a provider into the `openssl` program, as a server would.
 pub(super) fn module(module: &Path) -> Finding {

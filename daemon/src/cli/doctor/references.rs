@@ -10,9 +10,9 @@ use keyward_proto::Reference;
 
 use super::told::{Key, Pair};
 use super::{Finding, reference_in};
-use crate::certificates::{Certificate, Chain};
 use crate::cli::output::{from_now, time};
 use crate::ground::text::quoted;
+use crate::keys::certificates::{Certificate, Chain};
 
 /// The references that the files of a configuration hold.
 #[derive(Default)]

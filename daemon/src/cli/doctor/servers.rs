@@ -18,12 +18,12 @@ use super::reach::{self, Person, Told};
 use super::references::{References, certificate, references, writable};
 use super::told::{Configured, Imported};
 use super::{Finding, Verdict, grants, known, uses};
-use crate::admin_client::AdminClient;
-use crate::certificates::Certificate;
+use crate::admin::client::AdminClient;
 use crate::ground::ownership;
 use crate::ground::text::printable;
+use crate::keys::certificates::Certificate;
 use crate::peers::service;
-use crate::sockets::PEERS;
+use crate::serve::sockets::PEERS;
 
 /// Looks for servers, and at each; in the end comes what was not looked at.
 pub(super) fn check(runtime_dir: &Path) -> Vec<Finding> {

@@ -7,7 +7,7 @@ use keyward_proto::{Reference, Use};
 use super::Finding;
 use super::environment::{Directive, all_directives};
 use super::settings::read_text;
-use crate::admin_client::AdminClient;
+use crate::admin::client::AdminClient;
 
 /// Looks which versions of TLS the servers of an nginx.conf offer, and whether it has parameters
 /// for DHE. That the file cannot be read is told by the check of its environment.

@@ -1,5 +1,12 @@
 //! Start-up, reload and drain: the only place that knows every module.
 
+pub(crate) mod backup;
+pub(crate) mod embedded_unit;
+pub(crate) mod migration;
+pub(crate) mod sockets;
+pub(crate) mod store_key;
+pub(crate) mod upgrade;
+
 use core::pin::pin;
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
@@ -17,26 +24,25 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admin;
 use crate::backend::grep11::{Grep11, SetupError};
 use crate::backend::{Backend, Backends, Embedded, Unusable};
 use crate::config::{self, Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
-use crate::embedded_unit;
-use crate::expiry::Expiries;
+use crate::ground::exit;
 use crate::ground::hardening;
+use crate::ground::master_key::{self, MasterKeyError};
 use crate::ground::ownership::{self, Owners};
 use crate::ground::text::time;
+use crate::keys::expiry::Expiries;
 use crate::keys::{Store, StoreError, StoreKey};
-use crate::log::Log;
-use crate::master_key::{self, MasterKeyError};
-use crate::migration;
+use crate::observe::log::Log;
 use crate::peers::reactors::Reactors;
 use crate::peers::{listener, service};
 use crate::policy::authorise::{Grant, Who};
-use crate::sockets::{Opened, Role, SocketError, Sockets};
-use crate::store_key::{self, StoreKeyError};
-use crate::upgrade::{self, Program};
-use crate::{admin, exit};
+use sockets::{Opened, Role, SocketError, Sockets};
+use store_key::StoreKeyError;
+use upgrade::Program;
 
 /// What `keyward serve` is told on the command line.
 #[derive(Clone, Debug)]
@@ -719,7 +725,7 @@ mod tests {
 
     #[test]
     fn the_service_is_not_started_again_before_somebody_has_changed_something() {
-        let unit = include_str!("../../conf/systemd/keyward.service");
+        let unit = include_str!("../../../conf/systemd/keyward.service");
         let statuses = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
         assert_eq!(statuses.unwrap(), format!("{} {} {}", exit::DATA, exit::NO_PERMISSION, exit::CONFIG));
         // systemd.service(5): it holds for the main process alone.

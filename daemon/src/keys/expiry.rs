@@ -13,8 +13,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use tokio::time::{Duration, sleep};
 
-use crate::certificates::first_to_expire;
 use crate::daemon::Daemon;
+use crate::keys::certificates::first_to_expire;
 use crate::keys::{Key, State, StoreError};
 
 /// When the certificates in use expire: of each enabled key those of the newest version that has

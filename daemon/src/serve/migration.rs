@@ -8,33 +8,33 @@ use keyward_unit::Unit;
 use nix::unistd::{Uid, User};
 
 use crate::config::Config;
-use crate::embedded_unit;
 use crate::ground::hardening;
+use crate::ground::master_key;
 use crate::ground::ownership::{Name, SERVICE};
 use crate::ground::text::quoted;
 use crate::keys::{self, MigrationError, OldStore, Store, StoreError, StoreKey};
-use crate::master_key;
-use crate::run::{self, Options, ServeError};
-use crate::store_key::{self, StoreKeyError};
+use crate::serve::embedded_unit;
+use crate::serve::store_key::{self, StoreKeyError};
+use crate::serve::{self, Options, ServeError};
 
 /// Migrates the key store of a state directory, with the keys that the daemon would start with. Says what was done.
 ///
 /// # Errors
 /// [`ServeError`] says what is in the way; the store is as it was then.
 pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
-    let config = run::read_config(options.config.as_deref())?;
+    let config = serve::read_config(options.config.as_deref())?;
     hardening::harden().map_err(ServeError::Hardening)?;
     let file = options.state_dir.join(Store::FILE);
     if file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Err(ServeError::NoStore(options.state_dir.clone()));
     }
     refuse_other_user(options, &config)?;
-    run::check_state_dir(&options.state_dir)?;
+    serve::check_state_dir(&options.state_dir)?;
     let Some(store) = OldStore::open(&options.state_dir)? else {
         finish(&file);
         return Ok(format!("the key store {} has the format of this version already\n", file.display()));
     };
-    run::check_dev(options, store.is_dev()?)?;
+    serve::check_dev(options, store.is_dev()?)?;
     let master_key = embedded_unit::master_key(options, &config, store.wkid()?.is_none())?;
     let warning = master_key.as_ref().and_then(master_key::warning).map(|text| format!("warning: {text}\n"));
     let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
@@ -47,7 +47,7 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
             unit.wkid()
         )));
     }
-    let key = match (run::store_key(options, &config, true)?, &unit) {
+    let key = match (serve::store_key(options, &config, true)?, &unit) {
         (Some(key), _) => key,
         (None, Some(_)) => StoreKey::generate().ok_or(StoreKeyError::NoRandomness)?,
         (None, None) => return Err(StoreKeyError::NotConfigured.into()),

@@ -5,9 +5,9 @@ use keyward_unit::{MasterKey, Unit};
 
 use crate::backend::Unusable;
 use crate::config::Config;
+use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::keys::Store;
-use crate::master_key::{self, MasterKeyError, Patterns};
-use crate::run::{Options, ServeError};
+use crate::serve::{Options, ServeError};
 
 /// Opens the unit with the master key that the store was made with, whichever of the two that is.
 /// `None` for a daemon that has no such unit and never had one.

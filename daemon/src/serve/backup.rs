@@ -12,13 +12,13 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::config::{Config, EMBEDDED};
-use crate::embedded_unit;
 use crate::ground::ownership;
 use crate::ground::text::quoted;
 use crate::keys::{self, Key, Look, Store, StoreError};
-use crate::migration::{self, MASTER_KEY, STORE_KEY};
-use crate::run::{self, Options, ServeError};
-use crate::store_key;
+use crate::serve::embedded_unit;
+use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
+use crate::serve::store_key;
+use crate::serve::{Options, ServeError};
 
 /// A copy that is whole.
 #[derive(Debug, Serialize)]
@@ -64,7 +64,7 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
         Some(Ok(unit)) => Some(unit),
         None => None,
     };
-    let file_key = run::store_key(&options, &config, false).map_err(ServeError::from)?;
+    let file_key = store_key(&options, &config, false).map_err(ServeError::from)?;
     // A store whose key the master key wraps needs no file.
     let file_key = file_key.filter(|_| unit.is_none());
     store_key::unlock(&store, unit.as_ref(), file_key)

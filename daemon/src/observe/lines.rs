@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use crate::observe::throttle::Throttle;
 use crate::policy::authorise::{Grants, Peer};
-use crate::throttle::Throttle;
 
 /// The log lines that peers can cause.
 #[derive(Default)]

@@ -19,7 +19,7 @@ use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 use tokio::sync::oneshot;
 
-use crate::fair::{Full, Gate, MOST_WAITING, Place, User};
+use crate::ground::fair::{Full, Gate, MOST_WAITING, Place, User};
 
 /// The threads, and who waits for them.
 pub(crate) struct LongWork {

@@ -18,13 +18,13 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-use crate::api::{
+use crate::admin::api::{
     AccessView, Adopted, Certified, Change, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, NewKey,
     Page, Refusal, RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
 use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};
 use crate::keys::Altered;
-use crate::sockets::ADMIN;
+use crate::serve::sockets::ADMIN;
 
 /// A daemon, as its administrator sees it. Waits for each answer.
 pub(crate) struct AdminClient {

@@ -9,7 +9,7 @@ use keyward_proto::{Label, Reference, Use};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Backends};
-use crate::certificates::{Certificate, first_to_expire};
+use crate::keys::certificates::{Certificate, first_to_expire};
 use crate::keys::{Altered, Key, StoreError, Version};
 use crate::policy::authorise::signs_and_decrypts;
 

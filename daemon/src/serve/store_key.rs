@@ -11,8 +11,8 @@ use keyward_unit::{Unit, UnitError};
 use thiserror::Error;
 
 use crate::config::EMBEDDED;
+use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::keys::{Store, StoreError, StoreKey};
-use crate::master_key::{self, MasterKeyError, Patterns};
 
 /// Reads the store key from the file of the configuration, or else from the credential `store-key`, if there is one.
 /// `fresh` if no store was made with it yet.

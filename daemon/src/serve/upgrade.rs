@@ -19,8 +19,8 @@ use keyward_proto::Label;
 
 use crate::daemon::Daemon;
 use crate::keys;
-use crate::run;
-use crate::sockets::{HandedOver, PLACES};
+use crate::serve;
+use crate::serve::sockets::{HandedOver, PLACES};
 
 /// The program and the words that the daemon was started with.
 pub(crate) struct Program {
@@ -86,7 +86,7 @@ pub(crate) async fn checked<'a>(
     program: Result<&'a Program, &'a io::Error>,
     daemon: &Daemon,
 ) -> Option<&'a Program> {
-    run::settle_now(daemon).await;
+    serve::settle_now(daemon).await;
     if let Some(problem) = daemon.keys.problem().await {
         tracing::error!("not upgraded, since this program has what the next one would not find: {problem}");
         return None;
