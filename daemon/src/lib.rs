@@ -3,8 +3,8 @@
 //! The path of one signature: [`peers`] accepts a peer, takes its credentials from the kernel, cuts what
 //! arrives into requests and decides each. [`policy`] says what the message is and whether this peer may have
 //! it signed, [`keys`] finds the blob, [`backend`] has the unit sign with it. [`serve`] starts all that and takes
-//! it down, [`config`] says how; [`admin`] makes and changes keys, and [`cli`] is its client. [`unit_server`]
-//! is apart from all that: the software crypto unit alone.
+//! it down, [`config`] says how; [`admin`] makes and changes keys, and [`cli`] is its client. The crate
+//! keyward-unit-server is apart from all that: the software crypto unit alone.
 
 #![deny(unsafe_code)]
 
@@ -13,10 +13,10 @@ mod backend;
 pub mod cli;
 pub mod config;
 mod daemon;
-mod ground;
 pub mod keys;
 mod observe;
 mod peers;
 pub mod policy;
 pub mod serve;
-mod unit_server;
+
+pub(crate) use keyward_ground as ground;

@@ -5,13 +5,13 @@ use core::time::Duration;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
+use keyward_unit_server::{Chance, Options, Simulation, Transport};
 
 use super::Client;
 use super::failure::Failure;
 use super::output::{print, print_json, print_table, table};
 use crate::admin::api::UnitView;
 use crate::admin::client::AdminClient;
-use crate::unit_server::{self, Chance, Options, Simulation, Transport};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -126,10 +126,10 @@ pub(super) struct Serve {
     #[arg(long, value_name = "RPC=PROBABILITY", value_parser = Chance::of_signature, help_heading = "Simulation")]
     simulate_corruption: Vec<Chance>,
     /// Do without a mechanism, as in CKM_RSA_PKCS_PSS or 0xd; any number of times
-    #[arg(long, value_name = "MECHANISM", value_parser = unit_server::mechanism, help_heading = "Simulation")]
+    #[arg(long, value_name = "MECHANISM", value_parser = keyward_unit_server::mechanism, help_heading = "Simulation")]
     simulate_without: Vec<u64>,
     /// List a mechanism and refuse it with CKR_MECHANISM_PARAM_INVALID; any number of times
-    #[arg(long, value_name = "MECHANISM", value_parser = unit_server::mechanism, help_heading = "Simulation")]
+    #[arg(long, value_name = "MECHANISM", value_parser = keyward_unit_server::mechanism, help_heading = "Simulation")]
     simulate_refused: Vec<u64>,
     /// Fail decryption with CKM_RSA_PKCS where the padding is wrong, as older firmware does
     #[arg(long, help_heading = "Simulation")]
@@ -163,6 +163,6 @@ impl Serve {
                 padding_errors: self.simulate_padding_errors,
             },
         };
-        unit_server::serve(&options).map_err(|error| Failure::new(error.status(), error))
+        keyward_unit_server::serve(&options).map_err(|error| Failure::new(error.status(), error))
     }
 }

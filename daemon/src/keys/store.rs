@@ -30,7 +30,7 @@ use super::tables::{Alterations, FORMAT, Found, INDEX, META, Reading, Rebuilt, W
 use super::witness::Witness;
 use super::{Key, Listed, State, Version, record};
 use crate::config::EMBEDDED;
-use crate::ground::ownership;
+use crate::ground::{ownership, state_dir};
 
 /// The store on disk. Its operations wait for the disk: not for the tasks that serve peers.
 ///
@@ -58,7 +58,7 @@ enum Held {
 
 impl Store {
     /// Name of the file in the state directory.
-    pub const FILE: &str = "keys.redb";
+    pub const FILE: &str = state_dir::KEY_STORE;
 
     /// Opens the store of a state directory, or makes an empty one.
     ///

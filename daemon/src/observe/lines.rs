@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::observe::throttle::Throttle;
+use crate::ground::throttle::Throttle;
 use crate::policy::authorise::{Grants, Peer};
 
 /// The log lines that peers can cause.

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use nix::sys::socket::{getsockopt, sockopt};
 
-use crate::observe::throttle::Throttle;
+use crate::ground::throttle::Throttle;
 use crate::policy::authorise::Peer;
 
 /// The process that connected; `None` if the kernel does not say, or only that it is one of many.

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::ground::hardening;
 use crate::ground::master_key;
 use crate::ground::ownership::{Name, SERVICE};
+use crate::ground::state_dir;
 use crate::ground::text::quoted;
 use crate::keys::{self, MigrationError, OldStore, Store, StoreError, StoreKey};
 use crate::serve::embedded_unit;
@@ -29,7 +30,7 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         return Err(ServeError::NoStore(options.state_dir.clone()));
     }
     refuse_other_user(options, &config)?;
-    serve::check_state_dir(&options.state_dir)?;
+    state_dir::check(&options.state_dir)?;
     let Some(store) = OldStore::open(&options.state_dir)? else {
         finish(&file);
         return Ok(format!("the key store {} has the format of this version already\n", file.display()));

@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod embedded_unit;
+mod error;
 pub(crate) mod migration;
 pub(crate) mod sockets;
 pub(crate) mod store_key;
@@ -9,38 +10,37 @@ pub(crate) mod upgrade;
 
 use core::pin::pin;
 use core::time::Duration;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyward_proto::Label;
-use keyward_unit::Unit;
 use nix::sys::signal::{SigSet, Signal as HeldSignal};
 use sd_notify::NotifyState;
-use thiserror::Error;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::backend::grep11::{Grep11, SetupError};
+use crate::backend::grep11::Grep11;
 use crate::backend::{Backend, Backends, Embedded, Unusable};
 use crate::config::{self, Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
-use crate::ground::exit;
 use crate::ground::hardening;
+use crate::ground::log::Log;
 use crate::ground::master_key::{self, MasterKeyError};
-use crate::ground::ownership::{self, Owners};
+use crate::ground::service_manager::{notify, notify_reloading};
+use crate::ground::signals::{Instruction, Signals};
 use crate::ground::text::time;
+use crate::ground::{state_dir, sweep};
 use crate::keys::expiry::Expiries;
 use crate::keys::{Store, StoreError, StoreKey};
-use crate::observe::log::Log;
 use crate::peers::reactors::Reactors;
 use crate::peers::{listener, service};
 use crate::policy::authorise::{Grant, Who};
-use sockets::{Opened, Role, SocketError, Sockets};
+pub use error::ServeError;
+use sockets::{Opened, Role, Sockets};
 use store_key::StoreKeyError;
 use upgrade::Program;
 
@@ -72,7 +72,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     log.set_level(config.log);
     hardening::harden().map_err(ServeError::Hardening)?;
     let descriptors = hardening::raise_descriptor_limit();
-    make_state_dir(&options.state_dir)?;
+    state_dir::make(&options.state_dir)?;
     let store = Store::open(&options.state_dir).map_err(|error| match error {
         StoreError::OldFormat(_) => ServeError::OldFormat(migration::old_format(options, &config)),
         error => error.into(),
@@ -131,7 +131,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         );
         let next = loop {
             match signals.next().await {
-                Asked::Reload => {
+                Instruction::Reload => {
                     notify_reloading();
                     reload(&daemon, options, &at_start, &log).await;
                     if let Err(error) = accept(&daemon, sockets.reopen(), &tasks, &stop) {
@@ -139,14 +139,14 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
                     }
                     notify(&[NotifyState::Ready]);
                 }
-                Asked::Upgrade => {
+                Instruction::Upgrade => {
                     match signals.unless_stopped(upgrade::checked(program.as_ref(), &daemon)).await {
                         Some(None) => {}
                         Some(Some(program)) => break Some(program),
                         None => break None,
                     }
                 }
-                Asked::Stop => break None,
+                Instruction::Stop => break None,
             }
         };
         let mut drained = pin!(drain(&daemon, &tasks, &stop));
@@ -205,106 +205,6 @@ pub fn read_config(path: Option<&Path>) -> Result<Config, ConfigError> {
     }
 }
 
-/// Why the daemon did not start.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ServeError {
-    /// The configuration is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The state directory was made the other way.
-    #[error("{}", dev_mismatch(.0, *.1))]
-    Dev(PathBuf, bool),
-    /// A backend cannot be used as configured.
-    #[error(transparent)]
-    Backend(#[from] SetupError),
-    /// The kernel refused to close the process off.
-    #[error("cannot switch off core dumps and debugging: {0}")]
-    Hardening(#[source] io::Error),
-    /// There is no master key.
-    #[error("{0}")]
-    MasterKey(String),
-    /// There is no key store to migrate.
-    #[error(
-        "there is no key store in {}: name the state directory of the daemon with --state-dir", .0.display()
-    )]
-    NoStore(PathBuf),
-    /// The key store is to be migrated first, or is an old one in the place of a migrated one.
-    #[error("{0}")]
-    OldFormat(String),
-    /// The key store is not that of the user who asks.
-    #[error("{0}")]
-    OtherUser(String),
-    /// Threads, signals or descriptors cannot be had.
-    #[error("cannot start the runtime: {0}")]
-    Runtime(#[source] io::Error),
-    /// The program that is to take the place of this one cannot be run.
-    #[error("cannot run the program that is to go on: {0}")]
-    Upgrade(#[source] io::Error),
-    /// A socket cannot be had.
-    #[error("{0}")]
-    Socket(String),
-    /// The state directory cannot be had.
-    #[error("cannot use the state directory {}: {}", .0.display(), .1)]
-    StateDir(PathBuf, #[source] io::Error),
-    /// The key store cannot be had.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The key store cannot be migrated.
-    #[error("{0}")]
-    Migration(String),
-    /// There is no key for the key store, or another one.
-    #[error("{0}")]
-    StoreKey(String),
-}
-
-impl ServeError {
-    /// The status that the process ends with, from sysexits(3).
-    pub fn status(&self) -> u8 {
-        match self {
-            Self::Backend(_) | Self::Config(_) | Self::Dev(..) => exit::CONFIG,
-            Self::MasterKey(_) | Self::OldFormat(_) | Self::StoreKey(_) => exit::CONFIG,
-            Self::Migration(_) => exit::DATA,
-            Self::NoStore(_) => exit::NO_INPUT,
-            Self::Hardening(_) | Self::Runtime(_) | Self::Upgrade(_) => exit::OS,
-            Self::OtherUser(_) | Self::Store(StoreError::Refused(_)) => exit::NO_PERMISSION,
-            Self::Socket(_) => exit::UNAVAILABLE,
-            Self::StateDir(..) => exit::CANNOT_CREATE,
-            Self::Store(StoreError::OtherStoreKey(_)) => exit::CONFIG,
-            Self::Store(StoreError::AlteredStore(_) | StoreError::Damaged(_) | StoreError::Format(..)) => {
-                exit::DATA
-            }
-            Self::Store(StoreError::InUse(_)) => exit::UNAVAILABLE,
-            // Nobody gets access by asking again, as it may be with other faults.
-            Self::Store(StoreError::Io(_, reason)) if reason.kind() == io::ErrorKind::PermissionDenied => {
-                exit::NO_PERMISSION
-            }
-            Self::Store(_) => exit::IO,
-        }
-    }
-}
-
-impl From<MasterKeyError> for ServeError {
-    fn from(error: MasterKeyError) -> Self {
-        Self::MasterKey(error.to_string())
-    }
-}
-
-impl From<StoreKeyError> for ServeError {
-    fn from(error: StoreKeyError) -> Self {
-        match error {
-            StoreKeyError::Store(error) => error.into(),
-            error => Self::StoreKey(error.to_string()),
-        }
-    }
-}
-
-impl From<SocketError> for ServeError {
-    fn from(error: SocketError) -> Self {
-        Self::Socket(error.to_string())
-    }
-}
-
 /// Refuses a store that was made the other way.
 pub(crate) fn check_dev(options: &Options, made_with_dev: Option<bool>) -> Result<(), ServeError> {
     match made_with_dev.filter(|dev| *dev != options.dev) {
@@ -325,18 +225,6 @@ pub(crate) fn store_key(
     }
 }
 
-fn dev_mismatch(state_dir: &Path, made_with_dev: bool) -> String {
-    let state_dir = state_dir.display();
-    match made_with_dev {
-        true => format!(
-            "the state directory {state_dir} was made with --dev, its keys are not for production; name another one with --state-dir"
-        ),
-        false => format!(
-            "refused --dev: the state directory {state_dir} was made without it and may hold keys of production; name another one with --state-dir"
-        ),
-    }
-}
-
 /// Reads the configuration, and logs what is doubtful in it.
 fn load_config(path: Option<&Path>) -> Result<Config, ConfigError> {
     let config = read_config(path)?;
@@ -353,21 +241,6 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
         format!("no grant with unit = ... holds, since services are known by their cgroup: {why}")
     });
     config.warnings().into_iter().chain(obstacle).collect()
-}
-
-/// Makes a state directory that only its owner can enter, if there is none.
-pub(crate) fn make_state_dir(path: &Path) -> Result<(), ServeError> {
-    let failed = |reason| ServeError::StateDir(path.to_owned(), io::Error::other(reason));
-    // Closed is the directory itself; the ones above it may lead elsewhere, too.
-    ownership::make_private_directory(path).map_err(failed)?;
-    check_state_dir(path)?;
-    ownership::check_writable(path, 0o700).map_err(failed)
-}
-
-/// Refuses a state directory that another user can change.
-pub(crate) fn check_state_dir(path: &Path) -> Result<(), ServeError> {
-    ownership::check_directory(path, Owners::Own)
-        .map_err(|reason| ServeError::StateDir(path.to_owned(), io::Error::other(reason)))
 }
 
 /// Opens the embedded unit, if there is a master key for it, and prepares the backends that are elsewhere.
@@ -444,7 +317,7 @@ fn dev_grants(dev: bool) -> Vec<Grant> {
 /// Starts the tasks that run until the runtime ends.
 fn spawn(daemon: &Arc<Daemon>) {
     if let Some(unit) = daemon.backends.embedded_unit() {
-        drop(tokio::spawn(sweep(unit)));
+        drop(tokio::spawn(sweep::sweep(unit)));
     }
     drop(tokio::spawn(Expiries::follow(Arc::clone(daemon))));
     drop(tokio::spawn(settle(Arc::clone(daemon))));
@@ -522,14 +395,6 @@ pub(crate) async fn settle_now(daemon: &Daemon) {
 
 /// As the answer says to whom it could not be done for at once.
 const SETTLE: Duration = Duration::from_secs(10);
-
-/// Has a unit forget the private keys that nobody uses.
-pub(crate) async fn sweep(unit: Arc<Unit>) {
-    loop {
-        tokio::time::sleep(Unit::SWEEP).await;
-        unit.sweep();
-    }
-}
 
 /// Takes over a new configuration if it is sound; else everything stays as it is. `started` is the
 /// one that the daemon has started with.
@@ -636,92 +501,9 @@ async fn drain(daemon: &Daemon, tasks: &Tasks, stop: &CancellationToken) {
 /// Longest time for the requests of administrators after those of peers.
 const FOR_ADMINISTRATORS: Duration = Duration::from_secs(1);
 
-/// The signals that a server heeds, and those that it does not: a signal without a handler would
-/// end it.
-pub(crate) struct Signals {
-    hangup: Signal,
-    interrupt: Signal,
-    terminate: Signal,
-    user: Signal,
-    _ignored: Signal,
-    /// What was asked for while something else was waited for.
-    later: VecDeque<Asked>,
-}
-
-/// What a signal asks for.
-#[derive(Eq, PartialEq)]
-pub(crate) enum Asked {
-    Reload,
-    Stop,
-    /// To go on as the program that stands in the place of this one.
-    Upgrade,
-}
-
-impl Signals {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            user: signal(SignalKind::user_defined2())?,
-            _ignored: signal(SignalKind::user_defined1())?,
-            later: VecDeque::new(),
-        })
-    }
-
-    /// Waits for the next.
-    pub(crate) async fn next(&mut self) -> Asked {
-        match self.later.pop_front() {
-            Some(asked) => asked,
-            None => self.receive().await,
-        }
-    }
-
-    /// Waits for something; none if the server is to stop before. Whatever else is asked for
-    /// meanwhile is the next.
-    async fn unless_stopped<T>(&mut self, awaited: impl Future<Output = T>) -> Option<T> {
-        let mut awaited = pin!(awaited);
-        loop {
-            let asked = tokio::select! {
-                done = &mut awaited => return Some(done),
-                asked = self.receive() => asked,
-            };
-            match asked {
-                Asked::Stop => return None,
-                asked if self.later.contains(&asked) => {}
-                asked => self.later.push_back(asked),
-            }
-        }
-    }
-
-    async fn receive(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.user.recv() => Asked::Upgrade,
-        }
-    }
-}
-
-/// Tells systemd, if that started us, that what can be read again is: until it is told that we are ready.
-pub(crate) fn notify_reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(_) => notify(&[NotifyState::Reloading]),
-    }
-}
-
-/// Tells systemd, if that started us.
-pub(crate) fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("cannot notify the service manager: {error}");
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::ground::exit;
 
     #[test]
     fn the_service_is_not_started_again_before_somebody_has_changed_something() {

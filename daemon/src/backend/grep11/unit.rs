@@ -21,7 +21,7 @@ use super::network::TlsClient;
 use super::pace::Pace;
 use super::seat::Seat;
 use crate::config::{self, Endpoint};
-use crate::observe::throttle::Throttle;
+use crate::ground::throttle::Throttle;
 
 /// A unit. Shared between threads.
 pub(crate) struct Unit {

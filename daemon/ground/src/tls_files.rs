@@ -9,10 +9,10 @@ use keyward_unit::{ImportError, KeyFile};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use thiserror::Error;
 
-use crate::ground::text::quoted;
+use crate::text::quoted;
 
 /// The certificates in the text of a file, of which there is at least one.
-pub(crate) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
+pub fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
     let is_certificate =
         |label: &[u8]| matches!(label, b"CERTIFICATE" | b"X509 CERTIFICATE" | b"TRUSTED CERTIFICATE");
     let blocks = pem::blocks(text).filter(|block| is_certificate(block.label()));
@@ -32,7 +32,7 @@ pub(crate) fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDe
 }
 
 /// The only private key in the contents of a file.
-pub(crate) fn private_key(path: &Path, file: &[u8]) -> Result<PrivateKeyDer<'static>, TlsFileError> {
+pub fn private_key(path: &Path, file: &[u8]) -> Result<PrivateKeyDer<'static>, TlsFileError> {
     let key = KeyFile::read(file, None).and_then(|read| match read.key_count() {
         1 => read.pkcs8(0),
         count => Err(ImportError::Several(count)),
@@ -46,19 +46,23 @@ pub(crate) fn private_key(path: &Path, file: &[u8]) -> Result<PrivateKeyDer<'sta
     }
 }
 
-/// Why such a file is of no use.
+/// Reasons why such a file cannot be used.
 #[derive(Debug, Error)]
-pub(crate) enum TlsFileError {
+pub enum TlsFileError {
+    /// The PEM of a certificate is damaged.
     #[error("cannot use {}: the PEM of a certificate in it is damaged", .0.display())]
     Damaged(PathBuf),
+    /// The private key is encrypted.
     #[error(
         "cannot use the private key in {}: it is encrypted, and there is nobody to ask for a passphrase; write it without one, readable for its owner alone, and name that file: (umask 077; openssl pkey -in {path} -out {path}.plain)",
         .0.display(),
         path = quoted(.0)
     )]
     Encrypted(PathBuf),
+    /// The private key cannot be read.
     #[error("cannot use the private key in {}: {}", .0.display(), .1)]
     Key(PathBuf, #[source] ImportError),
+    /// The file has no certificate.
     #[error("there is no certificate in {}, which has to be PEM", .0.display())]
     NoCertificate(PathBuf),
 }

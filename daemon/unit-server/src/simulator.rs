@@ -19,25 +19,25 @@ use super::service::RPCS;
 
 /// What is to be simulated. The default is nothing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Simulation {
+pub struct Simulation {
     /// How long each call takes at least.
-    pub(crate) latency: Duration,
+    pub latency: Duration,
     /// How much longer it takes at most, at random.
-    pub(crate) jitter: Duration,
+    pub jitter: Duration,
     /// How many calls the unit answers in a second; more have to wait. Zero stands for no limit.
-    pub(crate) rate: u32,
+    pub rate: u32,
     /// Calls that fail.
-    pub(crate) errors: Vec<Chance>,
+    pub errors: Vec<Chance>,
     /// Calls in which the connection is cut.
-    pub(crate) disconnects: Vec<Chance>,
+    pub disconnects: Vec<Chance>,
     /// Calls that are answered with a signature of which one bit is wrong.
-    pub(crate) corruption: Vec<Chance>,
+    pub corruption: Vec<Chance>,
     /// Mechanisms that are not there, by number.
-    pub(crate) without: Vec<u64>,
+    pub without: Vec<u64>,
     /// Mechanisms that are listed and then refused, by number.
-    pub(crate) refused: Vec<u64>,
+    pub refused: Vec<u64>,
     /// Whether decryption tells that a padding of PKCS #1 v1.5 is wrong.
-    pub(crate) padding_errors: bool,
+    pub padding_errors: bool,
 }
 
 impl Simulation {
@@ -70,7 +70,7 @@ impl Simulation {
 
 /// How probable something is in the calls of an rpc, or of all.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Chance {
+pub struct Chance {
     /// None for all.
     rpc: Option<&'static str>,
     /// From 0 to 1.
@@ -82,7 +82,7 @@ impl Chance {
     ///
     /// # Errors
     /// A sentence that says what is wrong with the text.
-    pub(crate) fn of_signature(text: &str) -> Result<Self, String> {
+    pub fn of_signature(text: &str) -> Result<Self, String> {
         let chance: Self = text.parse()?;
         match chance.rpc {
             Some(rpc) if SIGNING.contains(&rpc) => Ok(chance),
@@ -125,7 +125,7 @@ impl FromStr for Chance {
 ///
 /// # Errors
 /// A sentence that says what is wrong with the text.
-pub(crate) fn mechanism(text: &str) -> Result<u64, String> {
+pub fn mechanism(text: &str) -> Result<u64, String> {
     let number = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
         None => text.parse(),

@@ -18,8 +18,8 @@ use std::time::Instant;
 use rustix::net::{Shutdown, shutdown};
 
 use super::clients::{Client, network};
-use crate::ground::allowance::Allowance;
-use crate::observe::throttle::Throttle;
+use keyward_ground::allowance::Allowance;
+use keyward_ground::throttle::Throttle;
 
 /// The connections that are there.
 pub(crate) struct Limits {
@@ -342,7 +342,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::unit_server::clients::{Clients, Name};
+    use crate::clients::{Clients, Name};
 
     struct Scene {
         limits: Arc<Limits>,

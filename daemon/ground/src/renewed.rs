@@ -11,11 +11,11 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use crate::ground::causes::causes;
+use crate::causes::causes;
 
 /// What was read from some files, and is read again when they have changed. Files that cannot be
 /// used, or that others refuse, leave what there is in force. Shared by reference between tasks.
-pub(crate) struct Renewed<T> {
+pub struct Renewed<T> {
     /// For the log.
     name: String,
     files: Vec<PathBuf>,
@@ -47,18 +47,19 @@ struct Candidate<T> {
     asked: bool,
 }
 
-/// What somebody else says of what was read.
+/// The answer of another program to what was read.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
+    /// The other program accepts it.
     Accepted,
-    /// For this reason.
+    /// The other program refuses it, for this reason.
     Refused(String),
-    /// Nobody could be asked.
+    /// The other program gave no answer.
     Unknown,
 }
 
 /// Takes what can be read, where there is nobody to ask.
-pub(crate) async fn untried<T>(_: Arc<T>) -> Verdict {
+pub async fn untried<T>(_: Arc<T>) -> Verdict {
     Verdict::Accepted
 }
 
@@ -67,7 +68,7 @@ impl<T: Send + Sync + 'static> Renewed<T> {
     ///
     /// # Errors
     /// Whatever `read` says.
-    pub(crate) fn new<E: Error>(
+    pub fn new<E: Error>(
         name: String,
         files: Vec<PathBuf>,
         read: impl Fn() -> Result<T, E> + Send + Sync + 'static,
@@ -80,19 +81,19 @@ impl<T: Send + Sync + 'static> Renewed<T> {
     }
 
     /// What there is now.
-    pub(crate) fn get(&self) -> Arc<T> {
+    pub fn get(&self) -> Arc<T> {
         self.current.load_full()
     }
 
     /// Why the files as they are now are of no use, if that is so.
-    pub(crate) fn problem(&self) -> Option<String> {
+    pub fn problem(&self) -> Option<String> {
         let problem = self.state().problem.clone()?;
         Some(format!("{} cannot be used as they are now, the old ones are in force: {problem}", self.name))
     }
 
     /// Looks after the files again and again; never returns. What was read is in force unless
     /// `try_out` refuses that.
-    pub(crate) async fn watch<F>(self: Arc<Self>, try_out: impl Fn(Arc<T>) -> F)
+    pub async fn watch<F>(self: Arc<Self>, try_out: impl Fn(Arc<T>) -> F)
     where
         F: Future<Output = Verdict>,
     {
@@ -107,7 +108,7 @@ impl<T: Send + Sync + 'static> Renewed<T> {
     }
 
     /// Reads the files, whether or not they have changed, and says what came of that.
-    pub(crate) async fn read_again<F>(&self, try_out: impl Fn(Arc<T>) -> F)
+    pub async fn read_again<F>(&self, try_out: impl Fn(Arc<T>) -> F)
     where
         F: Future<Output = Verdict>,
     {

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 /// Lets one event a second through and counts the others.
 #[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<State>);
+pub struct Throttle(Mutex<State>);
 
 impl Throttle {
     /// How often the event happened since it was last let through, this one included; `None` if it is too
     /// soon to speak of it again.
-    pub(crate) fn admit(&self) -> Option<u64> {
+    pub fn admit(&self) -> Option<u64> {
         self.admit_at(Instant::now())
     }
 

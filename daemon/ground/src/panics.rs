@@ -10,7 +10,7 @@ use std::thread;
 ///
 /// # Errors
 /// It panicked.
-pub(crate) fn caught<T>(f: impl FnOnce() -> T) -> thread::Result<T> {
+pub fn caught<T>(f: impl FnOnce() -> T) -> thread::Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let loud = panic::take_hook();

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 /// An amount that is used up and comes back with time, one unit after the other. A pause saves up
 /// no more than what may be used at once.
-pub(crate) struct Allowance {
+pub struct Allowance {
     /// How long one unit takes to come back.
     one: Duration,
     /// How long all units together take.
@@ -17,13 +17,13 @@ pub(crate) struct Allowance {
 
 impl Allowance {
     /// `most` units at once, and `rate` units a second. Nothing is used up yet.
-    pub(crate) fn new(most: u32, rate: u32) -> Self {
+    pub fn new(most: u32, rate: u32) -> Self {
         let one = Duration::from_secs(1) / rate.max(1);
         Self { one, all: one * most.max(1), whole: Mutex::new(Instant::now()) }
     }
 
     /// Uses one unit, if there is one.
-    pub(crate) fn take(&self) -> bool {
+    pub fn take(&self) -> bool {
         self.take_at(Instant::now())
     }
 
@@ -36,7 +36,7 @@ impl Allowance {
 
     /// Uses so many units, even if there are not as many. Returns how long the last of them takes
     /// to come back: no time, if all of them were there.
-    pub(crate) fn overdraw(&self, units: usize) -> Duration {
+    pub fn overdraw(&self, units: usize) -> Duration {
         self.overdraw_at(Instant::now(), units)
     }
 

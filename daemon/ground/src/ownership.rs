@@ -22,7 +22,7 @@ use super::text::quoted;
 
 /// The users who may own what is relied on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Owners {
+pub enum Owners {
     /// Anybody, as with a directory that is meant for one server and is its own.
     Any,
     /// Root, and the user who runs this.
@@ -34,7 +34,8 @@ pub(crate) enum Owners {
 }
 
 impl Owners {
-    pub(crate) fn contains(self, uid: u32) -> bool {
+    /// True if a user is one of these owners.
+    pub fn contains(self, uid: u32) -> bool {
         let own = || [0, rustix::process::geteuid().as_raw()].contains(&uid);
         match self {
             Self::Any => true,
@@ -49,7 +50,7 @@ impl Owners {
 ///
 /// # Errors
 /// [`OwnershipError`] if another user can change anything in it or on the way.
-pub(crate) fn check_directory(path: &Path, owners: Owners) -> Result<(), OwnershipError> {
+pub fn check_directory(path: &Path, owners: Owners) -> Result<(), OwnershipError> {
     let (found, metadata) = walk(path, owners)?;
     match metadata.is_dir() {
         // In a sticky directory nobody can remove what is there, but anybody can be there first.
@@ -62,7 +63,7 @@ pub(crate) fn check_directory(path: &Path, owners: Owners) -> Result<(), Ownersh
 ///
 /// # Errors
 /// [`OwnershipError`] if one cannot be made, or another user could put something else in its place meanwhile.
-pub(crate) fn make_directories(path: &Path) -> Result<(), OwnershipError> {
+pub fn make_directories(path: &Path) -> Result<(), OwnershipError> {
     make_below(path, 0o755)
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn make_directories(path: &Path) -> Result<(), OwnershipError> {
 ///
 /// # Errors
 /// As there.
-pub(crate) fn make_private_directory(path: &Path) -> Result<(), OwnershipError> {
+pub fn make_private_directory(path: &Path) -> Result<(), OwnershipError> {
     make_below(path, 0o700)
 }
 
@@ -79,7 +80,7 @@ pub(crate) fn make_private_directory(path: &Path) -> Result<(), OwnershipError> 
 ///
 /// # Errors
 /// [`OwnershipError::Foreign`] if it is for somebody else, as after a first start as root.
-pub(crate) fn check_writable(path: &Path, mode: u32) -> Result<(), OwnershipError> {
+pub fn check_writable(path: &Path, mode: u32) -> Result<(), OwnershipError> {
     let wanted = Access::WRITE_OK | Access::EXEC_OK;
     match rustix::fs::accessat(CWD, path, wanted, AtFlags::EACCESS) {
         Err(Errno::ACCESS) => Err(OwnershipError::Foreign { path: path.to_owned(), mode }),
@@ -109,7 +110,7 @@ fn make_below(path: &Path, mode: u32) -> Result<(), OwnershipError> {
 ///
 /// # Errors
 /// [`OwnershipError`] if another user owns it, can write to it, or can put another one in its place.
-pub(crate) fn open(path: &Path) -> Result<File, OwnershipError> {
+pub fn open(path: &Path) -> Result<File, OwnershipError> {
     open_for(path, OFlags::RDONLY, Owners::Own)
 }
 
@@ -117,7 +118,7 @@ pub(crate) fn open(path: &Path) -> Result<File, OwnershipError> {
 ///
 /// # Errors
 /// Those of reading, and that it is longer than any such file.
-pub(crate) fn read_all(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
+pub fn read_all(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(LONGEST + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > LONGEST {
@@ -130,7 +131,7 @@ pub(crate) fn read_all(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
 ///
 /// # Errors
 /// As there.
-pub(crate) fn open_to_write(path: &Path) -> Result<File, OwnershipError> {
+pub fn open_to_write(path: &Path) -> Result<File, OwnershipError> {
     open_to_write_of(path, Owners::Own)
 }
 
@@ -138,7 +139,7 @@ pub(crate) fn open_to_write(path: &Path) -> Result<File, OwnershipError> {
 ///
 /// # Errors
 /// As [`open`].
-pub(crate) fn open_to_write_of(path: &Path, owners: Owners) -> Result<File, OwnershipError> {
+pub fn open_to_write_of(path: &Path, owners: Owners) -> Result<File, OwnershipError> {
     open_for(path, OFlags::RDWR, owners)
 }
 
@@ -147,7 +148,7 @@ pub(crate) fn open_to_write_of(path: &Path, owners: Owners) -> Result<File, Owne
 ///
 /// # Errors
 /// As there.
-pub(crate) fn make_file(path: &Path) -> Result<(), OwnershipError> {
+pub fn make_file(path: &Path) -> Result<(), OwnershipError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(unreachable(path, io::ErrorKind::InvalidInput.into()));
     };
@@ -180,16 +181,21 @@ fn open_for(path: &Path, access: OFlags, owners: Owners) -> Result<File, Ownersh
 }
 
 /// Whether users beside the owner and the group can read an open file.
-pub(crate) fn is_for_others(file: &File) -> io::Result<bool> {
+pub fn is_for_others(file: &File) -> io::Result<bool> {
     Ok(file.metadata()?.mode() & 0o007 != 0)
 }
 
 /// Why something is not relied on.
 #[derive(Debug, Error)]
-pub(crate) enum OwnershipError {
+pub enum OwnershipError {
     /// Who runs this cannot make it, or make files in it.
     #[error("{}", of_foreign(path, *mode))]
-    Foreign { path: PathBuf, mode: u32 },
+    Foreign {
+        /// The file or directory.
+        path: PathBuf,
+        /// The mode that the file or directory should have.
+        mode: u32,
+    },
     /// It belongs to somebody else.
     #[error(
         "{path} belongs to {owner}, who can change it, and only {own} may; {advice}",
@@ -198,28 +204,51 @@ pub(crate) enum OwnershipError {
         own = own_name(),
         advice = of_owner(path, *uid, *is_directory)
     )]
-    Owner { path: PathBuf, uid: u32, is_directory: bool },
+    Owner {
+        /// The file or directory.
+        path: PathBuf,
+        /// The owner.
+        uid: u32,
+        /// True for a directory.
+        is_directory: bool,
+    },
     /// Every user can make names in it.
     #[error(
         "every user can make files in {path}; name a directory of your own below it, such as {}",
         path.join(SERVICE).display(),
         path = path.display()
     )]
-    Shared { path: PathBuf },
+    Shared {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The system refuses access.
     #[error("cannot use {}: {reason}", path.display())]
-    Unreachable { path: PathBuf, reason: io::Error },
+    Unreachable {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the system.
+        #[source]
+        reason: io::Error,
+    },
+    /// Other users can write to the file or directory.
     #[error(
         "others than its owner can write to {path}; {}run: chmod go-w {}",
         if *is_directory { "name a directory elsewhere, or, if no other program needs that, " } else { "" },
         quoted(path),
         path = path.display()
     )]
-    Writable { path: PathBuf, is_directory: bool },
+    Writable {
+        /// The file or directory.
+        path: PathBuf,
+        /// True for a directory.
+        is_directory: bool,
+    },
 }
 
 impl OwnershipError {
     /// What the system said, if it was that.
-    pub(crate) fn into_io(self) -> Result<io::Error, Self> {
+    pub fn into_io(self) -> Result<io::Error, Self> {
         match self {
             Self::Unreachable { reason, .. } => Ok(reason),
             other => Err(other),
@@ -267,7 +296,7 @@ fn own_name() -> String {
 }
 
 /// The names of the user and the group that run this, or their numbers, as chown takes them.
-pub(crate) fn own_names() -> (String, String) {
+pub fn own_names() -> (String, String) {
     let (uid, gid) = (Uid::effective(), Gid::effective());
     let user = User::from_uid(uid).ok().flatten().map_or(uid.to_string(), |user| user.name);
     let group = Group::from_gid(gid).ok().flatten().map_or(gid.to_string(), |group| group.name);
@@ -275,7 +304,7 @@ pub(crate) fn own_names() -> (String, String) {
 }
 
 /// A user, for a person.
-pub(crate) struct Name(pub(crate) u32);
+pub struct Name(pub u32);
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -376,7 +405,7 @@ fn unreachable(path: &Path, reason: io::Error) -> OwnershipError {
 }
 
 /// The user of conf/systemd/keyward.sysusers.
-pub(crate) const SERVICE: &str = "keyward";
+pub const SERVICE: &str = "keyward";
 
 /// S_ISVTX (inode(7)).
 const STICKY: u32 = 0o1000;

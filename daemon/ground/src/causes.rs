@@ -1,7 +1,7 @@
 //! What led to an error, for messages.
 
 /// An error with everything that led to it.
-pub(crate) fn causes(error: &dyn core::error::Error) -> String {
+pub fn causes(error: &dyn core::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -19,10 +19,10 @@ use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 use tokio::sync::oneshot;
 
-use crate::ground::fair::{Full, Gate, MOST_WAITING, Place, User};
+use crate::fair::{Full, Gate, MOST_WAITING, Place, User};
 
 /// The threads, and who waits for them.
-pub(crate) struct LongWork {
+pub struct LongWork {
     first: Lane,
     more: Lane,
     under_way: Arc<UnderWay>,
@@ -45,7 +45,7 @@ impl LongWork {
     ///
     /// # Errors
     /// There are no threads to be had.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub fn start() -> io::Result<Self> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let (first, more) = (Lane::start(processors, false)?, Lane::start(processors, true)?);
         Ok(Self { first, more, under_way: Arc::default() })
@@ -57,7 +57,7 @@ impl LongWork {
     ///
     /// # Errors
     /// [`Full`]: too many requests wait, and most of them are of this user.
-    pub(crate) async fn enter(&self, user: User, cost: Duration) -> Result<LongTurn, Full> {
+    pub async fn enter(&self, user: User, cost: Duration) -> Result<LongTurn, Full> {
         let (counted, number) = Counted::enter(&self.under_way, user);
         let lane = if number <= FEW { &self.first } else { &self.more };
         let place = lane.gate.enter(user, cost).await?;
@@ -91,7 +91,7 @@ fn next(waiting: &Mutex<Receiver<Job>>) -> Option<Job> {
 }
 
 /// The turn of a request.
-pub(crate) struct LongTurn {
+pub struct LongTurn {
     place: Place,
     jobs: Sender<Job>,
     counted: Counted,
@@ -100,7 +100,7 @@ pub(crate) struct LongTurn {
 impl LongTurn {
     /// Does the work, which charges its user by the place. The turn ends with the work, even if
     /// nobody waits for that any more. None if the work panicked.
-    pub(crate) async fn work<T: Send + 'static>(
+    pub async fn work<T: Send + 'static>(
         self,
         work: impl FnOnce(&mut Place) -> T + Send + 'static,
     ) -> Option<T> {

@@ -22,8 +22,8 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::sleep_until;
 
 use super::clients::Client;
-use crate::ground::fair::{Full, Gate, MOST_WAITING, Place, User};
-use crate::ground::long_work::LongWork;
+use keyward_ground::fair::{Full, Gate, MOST_WAITING, Place, User};
+use keyward_ground::long_work::LongWork;
 
 /// The turns of all clients.
 pub(crate) struct Turns {
@@ -180,7 +180,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::unit_server::admission::Caller;
+    use crate::admission::Caller;
 
     #[tokio::test]
     async fn the_second_client_is_next_whatever_the_first_has_waiting() {

@@ -7,14 +7,14 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
-use crate::ground::text::PrintableLines;
+use crate::text::PrintableLines;
 
 /// The log of this process.
-pub(crate) struct Log(reload::Handle<Targets, Registry>);
+pub struct Log(reload::Handle<Targets, Registry>);
 
 impl Log {
     /// Starts to log, from level info; a second log in a process logs nothing.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let (level, handle) = reload::Layer::new(targets(LevelFilter::INFO));
         let lines =
             fmt::layer().with_writer(|| PrintableLines(io::stderr())).with_ansi(false).with_target(false);
@@ -23,7 +23,7 @@ impl Log {
     }
 
     /// Changes what is logged.
-    pub(crate) fn set_level(&self, level: LevelFilter) {
+    pub fn set_level(&self, level: LevelFilter) {
         // Fails only where there is no log.
         let _ = self.0.reload(targets(level));
     }
@@ -31,5 +31,5 @@ impl Log {
 
 /// What we say ourselves; of what the libraries say, warnings alone.
 fn targets(level: LevelFilter) -> Targets {
-    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target(env!("CARGO_CRATE_NAME"), level)
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("keyward", level)
 }

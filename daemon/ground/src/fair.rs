@@ -14,13 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// Names a user. The owner of the queue gives out the numbers.
-pub(crate) type User = u32;
+pub type User = u32;
 
 /// The user that administrators are, and the daemon itself.
-pub(crate) const NOBODY: User = 0;
+pub const NOBODY: User = 0;
 
 /// Requests that wait, by user.
-pub(crate) struct Queue<T> {
+pub struct Queue<T> {
     users: HashMap<User, Line<T>>,
     /// The clock of the user that was served last.
     now: Duration,
@@ -36,22 +36,23 @@ struct Line<T> {
 }
 
 impl<T> Queue<T> {
-    pub(crate) fn new() -> Self {
+    /// A queue in which nobody waits.
+    pub fn new() -> Self {
         Self { users: HashMap::new(), now: Duration::ZERO, waiting: 0 }
     }
 
     /// How many requests wait, of all users.
-    pub(crate) fn waiting(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// The cost of all that waits for a user.
-    pub(crate) fn cost_of(&self, user: User) -> Duration {
+    pub fn cost_of(&self, user: User) -> Duration {
         self.users.get(&user).map_or(Duration::ZERO, |line| line.cost)
     }
 
     /// Appends a request to those of its user. `cost` is an estimate.
-    pub(crate) fn push(&mut self, user: User, cost: Duration, request: T) {
+    pub fn push(&mut self, user: User, cost: Duration, request: T) {
         let line = self.line(user);
         line.cost += cost;
         line.requests.push_back((cost, request));
@@ -59,7 +60,7 @@ impl<T> Queue<T> {
     }
 
     /// Takes the next request out, and charges its user the estimate.
-    pub(crate) fn pop(&mut self) -> Option<(User, Duration, T)> {
+    pub fn pop(&mut self) -> Option<(User, Duration, T)> {
         let busy = self.users.iter().filter(|(_, line)| !line.requests.is_empty());
         // Among equals the one who asks for less.
         let user = *busy.min_by_key(|(_, line)| (line.clock, line.cost))?.0;
@@ -74,7 +75,7 @@ impl<T> Queue<T> {
 
     /// Takes out the newest request of the user who has the most waiting, if those are more than `user` would
     /// have with one more.
-    pub(crate) fn give_up_for(&mut self, user: User) -> Option<T> {
+    pub fn give_up_for(&mut self, user: User) -> Option<T> {
         let own = self.users.get(&user).map_or(0, |line| line.requests.len());
         let longest = self.users.values_mut().max_by_key(|line| line.requests.len())?;
         let (cost, request) = (longest.requests.len() > own + 1).then(|| longest.requests.pop_back())??;
@@ -84,7 +85,7 @@ impl<T> Queue<T> {
     }
 
     /// Corrects the clock of a user, once a request that was charged `estimate` is known to have cost `cost`.
-    pub(crate) fn charge(&mut self, user: User, estimate: Duration, cost: Duration) {
+    pub fn charge(&mut self, user: User, estimate: Duration, cost: Duration) {
         let line = self.line(user);
         let begin = line.clock.saturating_sub(estimate);
         line.clock = begin + cost;
@@ -109,7 +110,7 @@ impl<T> Queue<T> {
 }
 
 /// A number of places, for which users wait in turn.
-pub(crate) struct Gate(Arc<Shared>);
+pub struct Gate(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
@@ -124,11 +125,11 @@ struct State {
 
 /// More requests wait than there is room for, and this one is of a user with the most of them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Full;
+pub struct Full;
 
 impl Gate {
     /// A gate with so many places, for which at most so many requests wait.
-    pub(crate) fn new(places: usize, most: usize) -> Self {
+    pub fn new(places: usize, most: usize) -> Self {
         let state = State { free: places, queue: Queue::new() };
         Self(Arc::new(Shared { state: Mutex::new(state), most }))
     }
@@ -139,7 +140,7 @@ impl Gate {
     ///
     /// # Errors
     /// [`Full`]: at once, or later, when a user with fewer requests has come.
-    pub(crate) async fn enter(&self, user: User, cost: Duration) -> Result<Place, Full> {
+    pub async fn enter(&self, user: User, cost: Duration) -> Result<Place, Full> {
         let waits = {
             let mut state = self.0.lock();
             if state.free > 0 && state.queue.waiting() == 0 {
@@ -189,7 +190,7 @@ impl Shared {
 }
 
 /// A place, which the next one gets when this is dropped.
-pub(crate) struct Place {
+pub struct Place {
     gate: Arc<Shared>,
     user: User,
     cost: Duration,
@@ -197,7 +198,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// Charges the user the real cost instead of the estimate.
-    pub(crate) fn charge(&mut self, cost: Duration) {
+    pub fn charge(&mut self, cost: Duration) {
         self.gate.lock().queue.charge(self.user, self.cost, cost);
         self.cost = cost;
     }
@@ -210,7 +211,7 @@ impl Drop for Place {
 }
 
 /// Requests of all users that may wait at a [`Gate`].
-pub(crate) const MOST_WAITING: usize = 16 * 1024;
+pub const MOST_WAITING: usize = 16 * 1024;
 
 /// Users beyond so many are looked through for those that can be forgotten.
 const KEPT: usize = 256;

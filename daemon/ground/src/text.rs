@@ -9,17 +9,17 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 /// The same text without what a terminal would obey rather than show.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.replace(is_order, REPLACEMENT)
 }
 
 /// The same for text of several lines of our own, in which tabs and line ends are meant.
-pub(crate) fn printable_lines(text: &str) -> String {
+pub fn printable_lines(text: &str) -> String {
     text.replace(|c| is_order(c) && !matches!(c, '\n' | '\t'), REPLACEMENT)
 }
 
 /// The same JSON text, with escapes in the place of these characters, so that it says the same as before.
-pub(crate) fn printable_json(text: &str) -> String {
+pub fn printable_json(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut written, c| {
         match c {
             // Outside of strings they are blanks; inside, JSON has escaped them already.
@@ -33,7 +33,7 @@ pub(crate) fn printable_json(text: &str) -> String {
 }
 
 /// A path in a command that somebody is to copy, as a shell takes it.
-pub(crate) fn quoted(path: &Path) -> String {
+pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
@@ -43,7 +43,7 @@ pub(crate) fn quoted(path: &Path) -> String {
 }
 
 /// A time in seconds since 1970, in the form of RFC 3339.
-pub(crate) fn time(seconds: u64) -> String {
+pub fn time(seconds: u64) -> String {
     let since = Duration::from_secs(seconds.min(MAX_TIME));
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since).to_string()
 }
@@ -55,7 +55,7 @@ fn is_order(c: char) -> bool {
 }
 
 /// A log without such characters: each write is one line, and stays one.
-pub(crate) struct PrintableLines<W>(pub(crate) W);
+pub struct PrintableLines<W>(pub W);
 
 impl<W: Write> Write for PrintableLines<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use tonic::codegen::http::HeaderMap;
 
 use super::clients::Name;
-use crate::ground::ownership;
-use crate::ground::text::quoted;
+use keyward_ground::ownership;
+use keyward_ground::text::quoted;
 
 /// The tokens in a file: those that are let in.
 pub(crate) struct Tokens {

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::ground::fair::User;
-use crate::observe::throttle::Throttle;
+use keyward_ground::fair::User;
+use keyward_ground::throttle::Throttle;
 
 /// The clients that are there.
 #[derive(Default)]

@@ -10,8 +10,8 @@ use keyward_unit::{InvalidMasterKey, MasterKey, UnitError};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::ground::ownership::{self, Name, OwnershipError};
-use crate::ground::text::quoted;
+use crate::ownership::{self, Name, OwnershipError};
+use crate::text::quoted;
 
 /// Reads the master key from the file of the configuration, or else from a credential of
 /// systemd.exec(5). One that follows a pattern is only for a store that was made with it, for which
@@ -19,7 +19,7 @@ use crate::ground::text::quoted;
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is missing and how to make it.
-pub(crate) fn load(configured: Option<&Path>, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
+pub fn load(configured: Option<&Path>, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
     load_named(configured, CREDENTIAL, patterns)?.ok_or(MasterKeyError::NotConfigured)
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn load(configured: Option<&Path>, patterns: Patterns) -> Result<Mast
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is wrong with the file.
-pub(crate) fn load_next(configured: Option<&Path>) -> Result<Option<MasterKey>, MasterKeyError> {
+pub fn load_next(configured: Option<&Path>) -> Result<Option<MasterKey>, MasterKeyError> {
     load_named(configured, NEXT_CREDENTIAL, Patterns::Refused).map_err(|error| match error {
         MasterKeyError::Missing(path) => MasterKeyError::NextMissing(path),
         other => other,
@@ -37,14 +37,15 @@ pub(crate) fn load_next(configured: Option<&Path>) -> Result<Option<MasterKey>, 
 
 /// Whether a key is taken whose bytes follow a pattern.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Patterns {
+pub enum Patterns {
     /// It is: keys were wrapped by it before it was looked at, and nothing else unwraps them.
     Accepted,
+    /// The key is refused: nothing was wrapped by it yet.
     Refused,
 }
 
 /// What a person must know who goes on with such a key.
-pub(crate) fn warning(key: &MasterKey) -> Option<&'static str> {
+pub fn warning(key: &MasterKey) -> Option<&'static str> {
     key.follows_a_pattern().then_some(GUESSABLE)
 }
 
@@ -52,7 +53,7 @@ pub(crate) fn warning(key: &MasterKey) -> Option<&'static str> {
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is wrong with the file.
-pub(crate) fn load_named(
+pub fn load_named(
     configured: Option<&Path>,
     credential: &str,
     patterns: Patterns,
@@ -70,7 +71,7 @@ pub(crate) fn load_named(
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is missing and how to make it.
-pub(crate) fn load_for_unit(file: Option<&Path>, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
+pub fn load_for_unit(file: Option<&Path>, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
     load(file, patterns).map_err(|error| match error {
         MasterKeyError::NotConfigured => MasterKeyError::NotNamed,
         other => other,
@@ -81,7 +82,7 @@ pub(crate) fn load_for_unit(file: Option<&Path>, patterns: Patterns) -> Result<M
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is missing.
-pub(crate) fn load_dev(state_dir: &Path, fresh: bool) -> Result<MasterKey, MasterKeyError> {
+pub fn load_dev(state_dir: &Path, fresh: bool) -> Result<MasterKey, MasterKeyError> {
     let path = state_dir.join(DEV_FILE);
     if fresh && !path.exists() {
         let master_key = MasterKey::generate()?;
@@ -96,56 +97,87 @@ pub(crate) fn load_dev(state_dir: &Path, fresh: bool) -> Result<MasterKey, Maste
 
 /// Why there is no master key.
 #[derive(Debug, Error)]
-pub(crate) enum MasterKeyError {
+pub enum MasterKeyError {
+    /// The system has no random numbers.
     #[error(transparent)]
     Generate(#[from] UnitError),
+    /// The file holds something else than a master key.
     #[error("cannot use the master key in {}: {reason}", path.display())]
-    Invalid { path: PathBuf, reason: InvalidMasterKey },
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The fault of its contents.
+        #[source]
+        reason: InvalidMasterKey,
+    },
+    /// The configuration of the daemon names no master key.
     #[error(
         "no master key: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or start with --dev to try things out"
     )]
     NotConfigured,
+    /// The file of the next master key does not exist.
     #[error(
         "cannot read the next master key in {}: there is no such file; name the place where it is, or take next-master-key out of the configuration if the keys have it, or are not to have it", .0.display()
     )]
     NextMissing(PathBuf),
+    /// The command line of a unit names no master key.
     #[error(
         "no master key: name a file made with (umask 077; set -C; openssl rand -hex 32 > FILE) by --master-key, or start with --dev to try things out"
     )]
     NotNamed,
+    /// The file of a master key that keys were wrapped by does not exist.
     #[error(
         "cannot read the master key in {}: there is no such file, and the key store was made with it; restore the file from a backup, or name the place where it is: a new one opens nothing", .0.display()
     )]
     Lost(PathBuf),
+    /// The file of the master key does not exist.
     #[error(
         "cannot read the master key in {path}: there is no such file; if there are no keys yet that need it, make it with: (umask 077; set -C; openssl rand -hex 32 > {})", quoted(.0), path = .0.display()
     )]
     Missing(PathBuf),
+    /// The key store was made with a master key, and none is configured.
     #[error(
         "no master key, and the key store was made with one: set master-key in section [embedded] of the configuration to the file of that, or pass it as the credential master-key"
     )]
     NotPassed,
+    /// Users besides the owner can read the file.
     #[error(
         "refused the master key in {}: others than its owner can read it; run: chmod 600 {}; they may know it by now, and it opens each copy of what it protects: docs/key-store.md says how to go on with another one",
         .0.display(), quoted(.0)
     )]
     Open(PathBuf),
+    /// The file cannot be read.
     #[error("cannot read the master key in {}: {reason}{}", path.display(), of_access(path, reason))]
-    Read { path: PathBuf, reason: io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        #[source]
+        reason: io::Error,
+    },
+    /// Another user can change the file.
     #[error("refused the master key: {0}")]
     Refused(OwnershipError),
+    /// The bytes of the key follow a pattern.
     #[error(
         "refused the master key in {}: its bytes follow a pattern, so it can be guessed; make one with: (umask 077; set -C; openssl rand -hex 32 > FILE)",
         .0.display()
     )]
     Weak(PathBuf),
+    /// The file cannot be written.
     #[error("cannot write the master key to {}: {reason}", path.display())]
-    Write { path: PathBuf, reason: io::Error },
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        #[source]
+        reason: io::Error,
+    },
 }
 
 impl MasterKeyError {
     /// The same of a key that a store was made with: nobody is told to make another one.
-    pub(crate) fn of_existing_store(self) -> Self {
+    pub fn of_existing_store(self) -> Self {
         match self {
             Self::Missing(path) => Self::Lost(path),
             Self::NotConfigured => Self::NotPassed,

@@ -12,7 +12,7 @@ use rustix::process::{
 ///
 /// # Errors
 /// If the kernel refuses, which it does not where these calls exist at all.
-pub(crate) fn harden() -> io::Result<()> {
+pub fn harden() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     umask(Mode::RWXG | Mode::RWXO);
@@ -20,7 +20,7 @@ pub(crate) fn harden() -> io::Result<()> {
 }
 
 /// Allows as many open descriptors as the system lets this process have, and returns how many those are.
-pub(crate) fn raise_descriptor_limit() -> usize {
+pub fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     // Without it there is less room.
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });

@@ -20,9 +20,9 @@ use tonic::transport::server::Connected;
 use super::admission::Admission;
 use super::limits::{Handle, Place};
 use super::turns::Handshakes;
-use crate::ground::renewed::Renewed;
-use crate::ground::text::printable;
-use crate::observe::throttle::Throttle;
+use keyward_ground::renewed::Renewed;
+use keyward_ground::text::printable;
+use keyward_ground::throttle::Throttle;
 
 /// Accepts connections until nobody takes them any more. It waits for none of them.
 pub(crate) async fn accept(
