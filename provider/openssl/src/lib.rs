@@ -17,6 +17,7 @@
 mod abi;
 mod decoder;
 mod decrypt;
+mod digest;
 mod encoder;
 mod entry;
 mod error;
@@ -24,6 +25,7 @@ mod job;
 mod key;
 mod keymgmt;
 mod kind;
+mod padding;
 mod params;
 mod settings;
 mod signature;

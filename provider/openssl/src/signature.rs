@@ -14,15 +14,16 @@ use std::sync::Arc;
 use keyward_client::Input;
 use keyward_proto::frame::MAX_WHOLE_MESSAGE;
 use keyward_proto::{Hash, MlDsa, PssParameters, PublicKey, Scheme, SchemeFamily};
-use sha2::{Digest, Sha256, Sha384, Sha512};
 
 use crate::PROPERTIES;
 use crate::abi::{self, Algorithm, Dispatch, INTEGER, Known, OCTET_STRING, UTF8_STRING};
+use crate::digest::{DigestName, Hasher};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
 use crate::key::{Held, Key};
 use crate::keymgmt::{ML_DSA_44, ML_DSA_65, ML_DSA_87};
-use crate::params::{Params, Value, bytes};
+use crate::padding::{Padding, salt_length};
+use crate::params::{Params, bytes};
 
 /// One signature operation.
 #[derive(Clone, Default)]
@@ -38,34 +39,11 @@ pub(crate) struct Operation {
     message: Message,
 }
 
-/// A digest by the name that OpenSSL gave.
-#[derive(Clone, Copy, PartialEq)]
-enum DigestName {
-    Known(Hash),
-    /// That of TLS 1.0 and 1.1, which leave no choice: refused when the signature is asked for.
-    Md5Sha1,
-    /// One that no scheme of ours uses.
-    Unknown,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Padding {
-    Pkcs1,
-    Pss,
-}
-
 /// A message that arrives in parts.
 #[derive(Clone)]
 enum Message {
     Whole(Vec<u8>),
     Long(Hasher),
-}
-
-#[derive(Clone)]
-enum Hasher {
-    Sha256(Sha256),
-    Sha384(Sha384),
-    Sha512(Sha512),
 }
 
 entry_points! {
@@ -369,90 +347,15 @@ impl Operation {
     }
 }
 
-impl DigestName {
-    /// OpenSSL uses several spellings, two of them within one handshake.
-    fn from_name(name: &[u8]) -> Self {
-        let is = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
-        if is(&["SHA256", "SHA2-256", "SHA-256", "2.16.840.1.101.3.4.2.1"]) {
-            Self::Known(Hash::Sha256)
-        } else if is(&["SHA384", "SHA2-384", "SHA-384", "2.16.840.1.101.3.4.2.2"]) {
-            Self::Known(Hash::Sha384)
-        } else if is(&["SHA512", "SHA2-512", "SHA-512", "2.16.840.1.101.3.4.2.3"]) {
-            Self::Known(Hash::Sha512)
-        } else if is(&["MD5-SHA1"]) {
-            Self::Md5Sha1
-        } else {
-            Self::Unknown
-        }
-    }
-}
-
 #[track_caller]
 fn unknown_digest() -> Error {
     let text = "cannot sign with this digest; SHA-256, SHA-384 and SHA-512 are supported, so TLS 1.0 and 1.1 are not";
     Error::new(Reason::NotSupported, text)
 }
 
-impl Padding {
-    /// Arrives as a number or as a word.
-    fn read(param: &Value<'_>) -> Option<Self> {
-        match (param.integer(), param.utf8()) {
-            (Some(number), _) if number == i64::from(abi::RSA_PKCS1_PADDING) => Some(Self::Pkcs1),
-            (Some(number), _) if number == i64::from(abi::RSA_PKCS1_PSS_PADDING) => Some(Self::Pss),
-            (_, Some("pkcs1")) => Some(Self::Pkcs1),
-            (_, Some("pss")) => Some(Self::Pss),
-            _ => None,
-        }
-    }
-}
-
-/// Arrives as a number or as a word. For "auto" any length is right, and ours is that of the digest; "max"
-/// is not, since clients refuse such signatures in TLS (RFC 8446, 4.2.3).
-fn salt_length(param: &Value<'_>) -> Option<i64> {
-    let number = match param.utf8() {
-        Some("digest") => abi::RSA_PSS_SALTLEN_DIGEST.into(),
-        Some("auto") => abi::RSA_PSS_SALTLEN_AUTO.into(),
-        Some("auto-digestmax") => RSA_PSS_SALTLEN_AUTO_DIGEST_MAX,
-        Some(text) => text.parse().ok()?,
-        None => param.integer()?,
-    };
-    let named = [
-        abi::RSA_PSS_SALTLEN_DIGEST.into(),
-        abi::RSA_PSS_SALTLEN_AUTO.into(),
-        RSA_PSS_SALTLEN_AUTO_DIGEST_MAX,
-    ];
-    (number >= 0 || named.contains(&number)).then_some(number)
-}
-
 impl Default for Message {
     fn default() -> Self {
         Self::Whole(Vec::new())
-    }
-}
-
-impl Hasher {
-    fn new(hash: Hash) -> Self {
-        match hash {
-            Hash::Sha384 => Self::Sha384(Sha384::new()),
-            Hash::Sha512 => Self::Sha512(Sha512::new()),
-            _ => Self::Sha256(Sha256::new()),
-        }
-    }
-
-    fn update(&mut self, part: &[u8]) {
-        match self {
-            Self::Sha256(hasher) => hasher.update(part),
-            Self::Sha384(hasher) => hasher.update(part),
-            Self::Sha512(hasher) => hasher.update(part),
-        }
-    }
-
-    fn finish(self) -> Vec<u8> {
-        match self {
-            Self::Sha256(hasher) => hasher.finalize().to_vec(),
-            Self::Sha384(hasher) => hasher.finalize().to_vec(),
-            Self::Sha512(hasher) => hasher.finalize().to_vec(),
-        }
     }
 }
 
@@ -537,9 +440,6 @@ const DIGEST: &CStr = c"digest";
 const MGF1_DIGEST: &CStr = c"mgf1-digest";
 const PAD_MODE: &CStr = c"pad-mode";
 const SALT_LENGTH: &CStr = c"saltlen";
-
-/// `RSA_PSS_SALTLEN_AUTO_DIGEST_MAX`, since OpenSSL 3.1.
-const RSA_PSS_SALTLEN_AUTO_DIGEST_MAX: i64 = -4;
 
 #[cfg(test)]
 mod tests {
