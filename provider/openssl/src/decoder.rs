@@ -21,7 +21,7 @@ use crate::entry::{dispatch, entry_points};
 use crate::error::{self, Error, Reason};
 use crate::key::{Held, Key};
 use crate::params::Lent;
-use crate::{Bio, Provider};
+use crate::{Bio, ConfiguredClient, Provider};
 
 entry_points! {
     /// The context of a decoder is the provider's own, which outlives it.
@@ -84,24 +84,19 @@ entry_points! {
         let Some(body) = read_all(provider.bio, input) else { return Ok(1) };
         let Ok(reference) = Reference::from_der(&body) else { return Ok(1) };
         // SAFETY: provider-decoder(7): the callback takes the array and the argument that came with it.
-        hand_over(provider, reference, |params| unsafe { callback(params, arg) })
+        hand_over(&provider.client, reference, |params| unsafe { callback(params, arg) })
     }
 }
 
 /// Gives a key to OpenSSL as an object reference: the bytes of a pointer that keymgmt load takes over.
 pub(crate) fn hand_over(
-    provider: &Provider,
+    client: &ConfiguredClient,
     reference: Reference,
     callback: impl FnOnce(*const abi::Param) -> c_int,
 ) -> Result<c_int, Error> {
-    let client = provider.client.as_ref().map_err(|text| {
-        Error::new(
-            Reason::Configuration,
-            format_args!("cannot use the configuration of the provider: {text}"),
-        )
-    })?;
+    let client = Arc::clone(client.get()?);
     let Some(name) = type_name(reference.public_key().key_type()) else { return Ok(1) };
-    let key = Key::Held(Arc::new(Held { reference, client: Arc::clone(client) }));
+    let key = Key::Held(Arc::new(Held { reference, client }));
     let mut key: *mut Key = Box::into_raw(Box::new(key));
     let answer = Lent::default()
         .integer(TYPE, abi::OBJECT_PKEY)

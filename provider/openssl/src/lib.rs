@@ -38,17 +38,37 @@ use keyward_client::Client;
 
 use crate::abi::{Algorithm, BioCtrl, BioGets, BioReadEx, CoreGetParams, Dispatch, Known};
 use crate::entry::{dispatch, entry_points};
-use crate::error::{Error, fence};
+use crate::error::{Error, Reason, fence};
 use crate::params::Params;
 
 /// The provider as loaded into one library context.
 pub(crate) struct Provider {
-    /// The way to the daemon, or what is wrong with its configuration: told when a key is first used, since
-    /// a provider that fails to start is skipped by OpenSSL without a word.
-    pub(crate) client: Result<Arc<Client>, String>,
+    pub(crate) client: ConfiguredClient,
     pub(crate) bio: Bio,
     /// Whether this OpenSSL knows ML-DSA.
     pub(crate) ml_dsa: bool,
+}
+
+/// The client of the daemon, or the fault in its configuration.
+///
+/// OpenSSL skips a provider that fails to start without a message. So the fault is reported when a key is
+/// first used.
+#[derive(Clone)]
+pub(crate) struct ConfiguredClient(Result<Arc<Client>, String>);
+
+impl ConfiguredClient {
+    /// The client.
+    ///
+    /// # Errors
+    /// The fault in the configuration.
+    pub(crate) fn get(&self) -> Result<&Arc<Client>, Error> {
+        self.0.as_ref().map_err(|text| {
+            Error::new(
+                Reason::Configuration,
+                format_args!("cannot use the configuration of the provider: {text}"),
+            )
+        })
+    }
 }
 
 /// How to read what the core hands to a decoder.
@@ -76,8 +96,8 @@ pub unsafe extern "C" fn OSSL_provider_init(
         let (Some(gets), Some(read_ex), Some(ctrl)) = (core.gets, core.read_ex, core.ctrl) else {
             return Err(Error::null());
         };
-        let client =
-            settings::read(handle, core.get_params).map(|s| Arc::new(Client::new(s.socket, s.timeout)));
+        let settings = settings::read(handle, core.get_params);
+        let client = ConfiguredClient(settings.map(|s| Arc::new(Client::new(s.socket, s.timeout))));
         let ml_dsa = settings::knows_ml_dsa(handle, core.get_params);
         let provider = Provider { client, bio: Bio { gets, read_ex, ctrl }, ml_dsa };
         *context = Box::into_raw(Box::new(provider)).cast();

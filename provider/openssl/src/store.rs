@@ -14,11 +14,11 @@ use crate::abi::{self, Algorithm, Callback, Dispatch, Known};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
 use crate::params::Params;
-use crate::{PROPERTIES, Provider, decoder};
+use crate::{ConfiguredClient, PROPERTIES, Provider, decoder};
 
 /// An opened URI, which stands for one key.
-pub(crate) struct Loader<'a> {
-    provider: &'a Provider,
+pub(crate) struct Loader {
+    client: ConfiguredClient,
     label: Label,
     version: Version,
     /// What the caller looks for; 0 for anything.
@@ -36,8 +36,8 @@ enum Version {
 }
 
 entry_points! {
-    fn open(provider: Option<&'static Provider>, uri: *const c_char) -> Option<Box<Loader<'static>>> {
-        let provider = provider.ok_or(Error::null())?;
+    fn open(provider: Option<&Provider>, uri: *const c_char) -> Option<Box<Loader>> {
+        let client = provider.ok_or(Error::null())?.client.clone();
         if uri.is_null() {
             return Err(Error::null());
         }
@@ -47,14 +47,14 @@ entry_points! {
             let text = "cannot read key URI: expected keyward:LABEL, keyward:LABEL?version=N or keyward:LABEL?certified";
             Error::new(Reason::Reference, text)
         })?;
-        Ok(Some(Box::new(Loader { provider, label, version, expect: 0, done: false })))
+        Ok(Some(Box::new(Loader { client, label, version, expect: 0, done: false })))
     }
 
     fn settable_ctx_params(_provider: *const c_void) -> *const Known {
         Ok(SETTABLE.as_ptr())
     }
 
-    fn set_ctx_params(loader: Option<&mut Loader<'_>>, params: Params<'_>) -> c_int {
+    fn set_ctx_params(loader: Option<&mut Loader>, params: Params<'_>) -> c_int {
         let loader = loader.ok_or(Error::null())?;
         if let Some(expect) = params.find(EXPECT).and_then(|param| param.integer()) {
             loader.expect = c_int::try_from(expect).unwrap_or(c_int::MAX);
@@ -63,7 +63,7 @@ entry_points! {
     }
 
     fn load(
-        loader: Option<&mut Loader<'_>>,
+        loader: Option<&mut Loader>,
         callback: Option<Callback>,
         arg: *mut c_void,
         _passphrase: *const c_void,
@@ -77,28 +77,23 @@ entry_points! {
         }
         let reference = loader.describe()?;
         // SAFETY: provider-storemgmt(7): the callback takes the array and the argument that came with it.
-        decoder::hand_over(loader.provider, reference, |params| unsafe { callback(params, arg) })
+        decoder::hand_over(&loader.client, reference, |params| unsafe { callback(params, arg) })
     }
 
-    fn eof(loader: Option<&Loader<'_>>) -> c_int {
+    fn eof(loader: Option<&Loader>) -> c_int {
         Ok(c_int::from(loader.is_none_or(|loader| loader.done)))
     }
 
-    fn close(loader: Option<Box<Loader<'static>>>) -> c_int {
+    fn close(loader: Option<Box<Loader>>) -> c_int {
         drop(loader);
         Ok(1)
     }
 }
 
-impl Loader<'_> {
+impl Loader {
     fn describe(&self) -> Result<Reference, Error> {
         let label = &self.label;
-        let client = self.provider.client.as_ref().map_err(|text| {
-            Error::new(
-                Reason::Configuration,
-                format_args!("cannot use the configuration of the provider: {text}"),
-            )
-        })?;
+        let client = self.client.get()?;
         let found = match self.version {
             Version::Number(number) => client.describe(label, number),
             Version::Certified => client.describe_certified(label),

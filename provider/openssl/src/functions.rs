@@ -1,0 +1,137 @@
+//! Functions that a provider offers to OpenSSL: the number and the type of each.
+//!
+//! From `openssl/core_dispatch.h`; see provider(7) and the manual page of each operation. A dispatch table
+//! holds functions without their types, so a wrong entry would be called with wrong arguments. [`Id`] ties
+//! the number to the type: an entry of a wrong type does not compile.
+//!
+//! The types are those of the header, with our own types where OpenSSL passes `void *`: `Option<&T>`,
+//! `Option<&mut T>` and `Option<Box<T>>` have the layout of a pointer that may be null, and [`Params`] has
+//! the layout of a pointer to the first parameter.
+
+use core::ffi::{c_char, c_int, c_void};
+use core::marker::PhantomData;
+
+use crate::abi::{Algorithm, Callback, Known, Param};
+use crate::key::Key;
+use crate::params::Params;
+use crate::store::Loader;
+use crate::{Provider, decrypt, signature};
+
+/// Number of a function in a dispatch table, tied to the type `F` of the function.
+pub(crate) struct Id<F> {
+    pub(crate) number: c_int,
+    function: PhantomData<F>,
+}
+
+impl<F: Copy> Id<F> {
+    const fn new(number: c_int) -> Self {
+        Self { number, function: PhantomData }
+    }
+
+    /// The function itself, as a pointer of the type that belongs to the number.
+    pub(crate) const fn typed(&self, function: F) -> F {
+        function
+    }
+}
+
+/// Declares the ids and, for the test in `abi`, a list of the numbers with the names that they have in the
+/// headers.
+macro_rules! functions {
+    ($($name:ident = $number:literal: $header:literal,
+        fn($($argument:ty),* $(,)?) $(-> $result:ty)?;)*) => {
+        $(pub(crate) const $name: Id<unsafe extern "C" fn($($argument),*) $(-> $result)?> = Id::new($number);)*
+
+        /// Every number here, with its name in the headers of OpenSSL.
+        #[cfg(test)]
+        pub(crate) const NUMBERS: &[(&str, c_int)] = &[$(($header, $number),)*];
+    };
+}
+
+functions! {
+    // provider-base(7)
+    PROVIDER_TEARDOWN = 1024: "OSSL_FUNC_PROVIDER_TEARDOWN", fn(Option<Box<Provider>>);
+    PROVIDER_GETTABLE_PARAMS = 1025: "OSSL_FUNC_PROVIDER_GETTABLE_PARAMS", fn(*const c_void) -> *const Known;
+    PROVIDER_GET_PARAMS = 1026: "OSSL_FUNC_PROVIDER_GET_PARAMS", fn(*const c_void, Params<'_>) -> c_int;
+    PROVIDER_QUERY_OPERATION = 1027: "OSSL_FUNC_PROVIDER_QUERY_OPERATION",
+        fn(Option<&Provider>, c_int, Option<&mut c_int>) -> *const Algorithm;
+
+    // provider-keymgmt(7)
+    KEYMGMT_NEW = 1: "OSSL_FUNC_KEYMGMT_NEW", fn(*const c_void) -> Option<Box<Key>>;
+    KEYMGMT_LOAD = 8: "OSSL_FUNC_KEYMGMT_LOAD", fn(Option<&mut *mut Key>, usize) -> *const Key;
+    KEYMGMT_FREE = 10: "OSSL_FUNC_KEYMGMT_FREE", fn(Option<Box<Key>>);
+    KEYMGMT_GET_PARAMS = 11: "OSSL_FUNC_KEYMGMT_GET_PARAMS", fn(Option<&Key>, Params<'_>) -> c_int;
+    KEYMGMT_GETTABLE_PARAMS = 12: "OSSL_FUNC_KEYMGMT_GETTABLE_PARAMS", fn(*const c_void) -> *const Known;
+    KEYMGMT_QUERY_OPERATION_NAME = 20: "OSSL_FUNC_KEYMGMT_QUERY_OPERATION_NAME", fn(c_int) -> *const c_char;
+    KEYMGMT_HAS = 21: "OSSL_FUNC_KEYMGMT_HAS", fn(Option<&Key>, c_int) -> c_int;
+    KEYMGMT_MATCH = 23: "OSSL_FUNC_KEYMGMT_MATCH", fn(Option<&Key>, Option<&Key>, c_int) -> c_int;
+    KEYMGMT_IMPORT = 40: "OSSL_FUNC_KEYMGMT_IMPORT", fn(Option<&mut Key>, c_int, Params<'_>) -> c_int;
+    KEYMGMT_IMPORT_TYPES = 41: "OSSL_FUNC_KEYMGMT_IMPORT_TYPES", fn(c_int) -> *const Known;
+    KEYMGMT_EXPORT = 42: "OSSL_FUNC_KEYMGMT_EXPORT",
+        fn(Option<&Key>, c_int, Option<Callback>, *mut c_void) -> c_int;
+    KEYMGMT_EXPORT_TYPES = 43: "OSSL_FUNC_KEYMGMT_EXPORT_TYPES", fn(c_int) -> *const Known;
+    KEYMGMT_DUP = 44: "OSSL_FUNC_KEYMGMT_DUP", fn(Option<&Key>, c_int) -> Option<Box<Key>>;
+
+    // provider-signature(7)
+    SIGNATURE_NEWCTX = 1: "OSSL_FUNC_SIGNATURE_NEWCTX",
+        fn(*const c_void, *const c_char) -> Option<Box<signature::Operation>>;
+    SIGNATURE_SIGN_INIT = 2: "OSSL_FUNC_SIGNATURE_SIGN_INIT",
+        fn(Option<&mut signature::Operation>, Option<&Key>, Params<'_>) -> c_int;
+    SIGNATURE_SIGN = 3: "OSSL_FUNC_SIGNATURE_SIGN",
+        fn(Option<&mut signature::Operation>, *mut u8, Option<&mut usize>, usize, *const u8, usize) -> c_int;
+    SIGNATURE_DIGEST_SIGN_INIT = 8: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN_INIT",
+        fn(Option<&mut signature::Operation>, *const c_char, Option<&Key>, Params<'_>) -> c_int;
+    SIGNATURE_DIGEST_SIGN_UPDATE = 9: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN_UPDATE",
+        fn(Option<&mut signature::Operation>, *const u8, usize) -> c_int;
+    SIGNATURE_DIGEST_SIGN_FINAL = 10: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN_FINAL",
+        fn(Option<&mut signature::Operation>, *mut u8, Option<&mut usize>, usize) -> c_int;
+    SIGNATURE_DIGEST_SIGN = 11: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN",
+        fn(Option<&mut signature::Operation>, *mut u8, Option<&mut usize>, usize, *const u8, usize) -> c_int;
+    SIGNATURE_FREECTX = 16: "OSSL_FUNC_SIGNATURE_FREECTX", fn(Option<Box<signature::Operation>>);
+    SIGNATURE_DUPCTX = 17: "OSSL_FUNC_SIGNATURE_DUPCTX",
+        fn(Option<&signature::Operation>) -> Option<Box<signature::Operation>>;
+    SIGNATURE_GET_CTX_PARAMS = 18: "OSSL_FUNC_SIGNATURE_GET_CTX_PARAMS",
+        fn(Option<&signature::Operation>, Params<'_>) -> c_int;
+    SIGNATURE_GETTABLE_CTX_PARAMS = 19: "OSSL_FUNC_SIGNATURE_GETTABLE_CTX_PARAMS",
+        fn(*const c_void, *const c_void) -> *const Known;
+    SIGNATURE_SET_CTX_PARAMS = 20: "OSSL_FUNC_SIGNATURE_SET_CTX_PARAMS",
+        fn(Option<&mut signature::Operation>, Params<'_>) -> c_int;
+    SIGNATURE_SETTABLE_CTX_PARAMS = 21: "OSSL_FUNC_SIGNATURE_SETTABLE_CTX_PARAMS",
+        fn(*const c_void, *const c_void) -> *const Known;
+
+    // provider-asym_cipher(7)
+    ASYM_CIPHER_NEWCTX = 1: "OSSL_FUNC_ASYM_CIPHER_NEWCTX", fn(*const c_void) -> Option<Box<decrypt::Operation>>;
+    ASYM_CIPHER_DECRYPT_INIT = 4: "OSSL_FUNC_ASYM_CIPHER_DECRYPT_INIT",
+        fn(Option<&mut decrypt::Operation>, Option<&Key>, Params<'_>) -> c_int;
+    ASYM_CIPHER_DECRYPT = 5: "OSSL_FUNC_ASYM_CIPHER_DECRYPT",
+        fn(Option<&mut decrypt::Operation>, *mut u8, Option<&mut usize>, usize, *const u8, usize) -> c_int;
+    ASYM_CIPHER_FREECTX = 6: "OSSL_FUNC_ASYM_CIPHER_FREECTX", fn(Option<Box<decrypt::Operation>>);
+    ASYM_CIPHER_DUPCTX = 7: "OSSL_FUNC_ASYM_CIPHER_DUPCTX",
+        fn(Option<&decrypt::Operation>) -> Option<Box<decrypt::Operation>>;
+    ASYM_CIPHER_SET_CTX_PARAMS = 10: "OSSL_FUNC_ASYM_CIPHER_SET_CTX_PARAMS",
+        fn(Option<&mut decrypt::Operation>, Params<'_>) -> c_int;
+    ASYM_CIPHER_SETTABLE_CTX_PARAMS = 11: "OSSL_FUNC_ASYM_CIPHER_SETTABLE_CTX_PARAMS",
+        fn(*const c_void, *const c_void) -> *const Known;
+
+    // provider-encoder(7)
+    ENCODER_NEWCTX = 1: "OSSL_FUNC_ENCODER_NEWCTX", fn(Option<&Provider>) -> Option<&Provider>;
+    ENCODER_FREECTX = 2: "OSSL_FUNC_ENCODER_FREECTX", fn(Option<&Provider>);
+    ENCODER_DOES_SELECTION = 10: "OSSL_FUNC_ENCODER_DOES_SELECTION", fn(*const c_void, c_int) -> c_int;
+    ENCODER_ENCODE = 11: "OSSL_FUNC_ENCODER_ENCODE",
+        fn(*const c_void, *mut c_void, Option<&Key>, *const Param, c_int, *const c_void, *mut c_void) -> c_int;
+
+    // provider-decoder(7)
+    DECODER_NEWCTX = 1: "OSSL_FUNC_DECODER_NEWCTX", fn(Option<&Provider>) -> Option<&Provider>;
+    DECODER_FREECTX = 2: "OSSL_FUNC_DECODER_FREECTX", fn(Option<&Provider>);
+    DECODER_DOES_SELECTION = 10: "OSSL_FUNC_DECODER_DOES_SELECTION", fn(*const c_void, c_int) -> c_int;
+    DECODER_DECODE = 11: "OSSL_FUNC_DECODER_DECODE",
+        fn(Option<&Provider>, *mut c_void, c_int, Option<Callback>, *mut c_void, *const c_void, *mut c_void) -> c_int;
+
+    // provider-storemgmt(7)
+    STORE_OPEN = 1: "OSSL_FUNC_STORE_OPEN", fn(Option<&Provider>, *const c_char) -> Option<Box<Loader>>;
+    STORE_SETTABLE_CTX_PARAMS = 3: "OSSL_FUNC_STORE_SETTABLE_CTX_PARAMS", fn(*const c_void) -> *const Known;
+    STORE_SET_CTX_PARAMS = 4: "OSSL_FUNC_STORE_SET_CTX_PARAMS", fn(Option<&mut Loader>, Params<'_>) -> c_int;
+    STORE_LOAD = 5: "OSSL_FUNC_STORE_LOAD",
+        fn(Option<&mut Loader>, Option<Callback>, *mut c_void, *const c_void, *mut c_void) -> c_int;
+    STORE_EOF = 6: "OSSL_FUNC_STORE_EOF", fn(Option<&Loader>) -> c_int;
+    STORE_CLOSE = 7: "OSSL_FUNC_STORE_CLOSE", fn(Option<Box<Loader>>) -> c_int;
+}
