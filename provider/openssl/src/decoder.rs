@@ -228,10 +228,10 @@ pub(crate) static ALGORITHMS: &[Algorithm] = &[
 macro_rules! table {
     ($decode:expr) => {
         dispatch! {
-            abi::DECODER_NEWCTX => new_context,
-            abi::DECODER_FREECTX => free_context,
-            abi::DECODER_DOES_SELECTION => does_selection,
-            abi::DECODER_DECODE => $decode,
+            DECODER_NEWCTX => new_context,
+            DECODER_FREECTX => free_context,
+            DECODER_DOES_SELECTION => does_selection,
+            DECODER_DECODE => $decode,
         }
     };
 }

@@ -125,13 +125,13 @@ pub(crate) static ALGORITHMS: &[Algorithm] = &[
 ];
 
 static TABLE: &[Dispatch] = dispatch! {
-    abi::ASYM_CIPHER_NEWCTX => new_context,
-    abi::ASYM_CIPHER_FREECTX => free_context,
-    abi::ASYM_CIPHER_DUPCTX => dup_context,
-    abi::ASYM_CIPHER_DECRYPT_INIT => decrypt_init,
-    abi::ASYM_CIPHER_DECRYPT => decrypt,
-    abi::ASYM_CIPHER_SET_CTX_PARAMS => set_ctx_params,
-    abi::ASYM_CIPHER_SETTABLE_CTX_PARAMS => settable_ctx_params,
+    ASYM_CIPHER_NEWCTX => new_context,
+    ASYM_CIPHER_FREECTX => free_context,
+    ASYM_CIPHER_DUPCTX => dup_context,
+    ASYM_CIPHER_DECRYPT_INIT => decrypt_init,
+    ASYM_CIPHER_DECRYPT => decrypt,
+    ASYM_CIPHER_SET_CTX_PARAMS => set_ctx_params,
+    ASYM_CIPHER_SETTABLE_CTX_PARAMS => settable_ctx_params,
 };
 
 static SETTABLE: &[Known] = &[

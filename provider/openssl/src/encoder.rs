@@ -9,6 +9,7 @@ use core::ffi::{CStr, c_int, c_void};
 
 use keyward_proto::MlDsa;
 
+use crate::Provider;
 use crate::abi::{self, Algorithm, Dispatch, SELECT_PRIVATE_KEY};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
@@ -17,11 +18,11 @@ use crate::keymgmt::{ML_DSA_44, ML_DSA_65, ML_DSA_87};
 
 entry_points! {
     /// The context of an encoder is the provider's own, which outlives it.
-    fn new_context(provider: *const c_void) -> *const c_void {
+    fn new_context(provider: Option<&Provider>) -> Option<&Provider> {
         Ok(provider)
     }
 
-    fn free_context(_provider: *const c_void) {
+    fn free_context(_provider: Option<&Provider>) {
         Ok(())
     }
 
@@ -85,8 +86,8 @@ static ALGORITHMS: &[Algorithm] =
     encoders![ML_DSA_44, ML_DSA_65, ML_DSA_87, c"RSA", c"RSA-PSS", c"EC", c"ED25519"];
 
 static TABLE: &[Dispatch] = dispatch! {
-    abi::ENCODER_NEWCTX => new_context,
-    abi::ENCODER_FREECTX => free_context,
-    abi::ENCODER_DOES_SELECTION => does_selection,
-    abi::ENCODER_ENCODE => encode,
+    ENCODER_NEWCTX => new_context,
+    ENCODER_FREECTX => free_context,
+    ENCODER_DOES_SELECTION => does_selection,
+    ENCODER_ENCODE => encode,
 };

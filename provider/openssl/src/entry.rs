@@ -16,15 +16,19 @@ macro_rules! entry_points {
     )*};
 }
 
-/// A dispatch table for OpenSSL: `ID => function` pairs.
+/// Makes a dispatch table for OpenSSL of pairs `ID => function`, with the ids of [`functions`](crate::functions).
+/// A function whose type is not that of its id does not compile.
 macro_rules! dispatch {
-    ($($id:expr => $function:expr),* $(,)?) => {
+    ($($id:ident => $function:expr),* $(,)?) => {
         &[
             $($crate::abi::Dispatch {
-                id: $id,
-                // SAFETY: OpenSSL casts the function back to the type that belongs to the id.
+                id: $crate::functions::$id.number,
+                // SAFETY: `typed` has checked the type of the function, and OpenSSL casts the function back
+                // to this type, which belongs to the number.
                 function: Some(unsafe {
-                    core::mem::transmute::<*const (), $crate::abi::Function>($function as *const ())
+                    core::mem::transmute::<*const (), $crate::abi::Function>(
+                        $crate::functions::$id.typed($function) as *const (),
+                    )
                 }),
             },)*
             $crate::abi::Dispatch::END,

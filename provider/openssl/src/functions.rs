@@ -44,6 +44,22 @@ macro_rules! functions {
         /// Every number here, with its name in the headers of OpenSSL.
         #[cfg(test)]
         pub(crate) const NUMBERS: &[(&str, c_int)] = &[$(($header, $number),)*];
+
+        /// The name of every number, and the type of its function in C: arguments and result.
+        #[cfg(test)]
+        const TYPES: &[(&str, &[&str], &str)] =
+            &[$(($header, &[$(<$argument as tests::InC>::TYPE),*], <c_type!($($result)?) as tests::InC>::TYPE),)*];
+    };
+}
+
+/// The result of a function; none is `()`.
+#[cfg(test)]
+macro_rules! c_type {
+    () => {
+        ()
+    };
+    ($result:ty) => {
+        $result
     };
 }
 
@@ -134,4 +150,148 @@ functions! {
         fn(Option<&mut Loader>, Option<Callback>, *mut c_void, *const c_void, *mut c_void) -> c_int;
     STORE_EOF = 6: "OSSL_FUNC_STORE_EOF", fn(Option<&Loader>) -> c_int;
     STORE_CLOSE = 7: "OSSL_FUNC_STORE_CLOSE", fn(Option<Box<Loader>>) -> c_int;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::io::Write as _;
+    use std::process::{Command, Output, Stdio};
+
+    use super::*;
+
+    /// Lets the C compiler call each function of the installed headers with our types.
+    #[test]
+    fn types_are_those_of_the_installed_headers() {
+        let mut source = String::from("#include <openssl/core_dispatch.h>\n");
+        for (name, arguments, result) in TYPES {
+            let function = name.replace("OSSL_FUNC_", "").to_lowercase();
+            let declared: Vec<_> = arguments.iter().enumerate().map(|(i, c)| format!("{c} a{i}")).collect();
+            let passed: Vec<_> = (0..arguments.len()).map(|i| format!("a{i}")).collect();
+            let back = if *result == "void" { "" } else { "return " };
+            writeln!(
+                source,
+                "{result} {function}(OSSL_FUNC_{function}_fn *f, {}) {{ {back}f({}); }}",
+                declared.join(", "),
+                passed.join(", ")
+            )
+            .unwrap();
+        }
+        // Whether a pointer is const is ours to say: the headers have `void *` for a key that is only read.
+        let words =
+            "-x c -fsyntax-only -Werror -Wall -Wconversion -Wsign-conversion -Wno-discarded-qualifiers -";
+        let done = compile("cc", &words.split(' ').collect::<Vec<_>>(), &source);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let wrong = source.replace("(a0, a1, a2)", "(a0, a1)");
+        assert!(!compile("cc", &words.split(' ').collect::<Vec<_>>(), &wrong).status.success());
+    }
+
+    /// A type of ours, as the headers write it; they know our objects as `void *`.
+    pub(super) trait InC {
+        const TYPE: &'static str;
+    }
+
+    macro_rules! in_c {
+        ($($rust:ty: $c:literal,)*) => { $(impl InC for $rust { const TYPE: &'static str = $c; })* };
+    }
+
+    in_c! {
+        (): "void",
+        c_int: "int",
+        usize: "size_t",
+        Option<&mut c_int>: "int *",
+        Option<&mut usize>: "size_t *",
+        *const c_void: "const void *",
+        *mut c_void: "void *",
+        *const u8: "const unsigned char *",
+        *mut u8: "unsigned char *",
+        *const c_char: "const char *",
+        *const Algorithm: "const OSSL_ALGORITHM *",
+        *const Known: "const OSSL_PARAM *",
+        *const Param: "const OSSL_PARAM *",
+        Params<'_>: "OSSL_PARAM *",
+        Option<Callback>: "OSSL_CALLBACK *",
+        // The reference that keymgmt load takes, and the key that it returns.
+        Option<&mut *mut Key>: "void *",
+        *const Key: "void *",
+    }
+
+    trait Object {}
+    impl Object for Key {}
+    impl Object for Loader {}
+    impl Object for Provider {}
+    impl Object for decrypt::Operation {}
+    impl Object for signature::Operation {}
+
+    impl<T: Object> InC for Option<&T> {
+        const TYPE: &'static str = "void *";
+    }
+
+    impl<T: Object> InC for Option<&mut T> {
+        const TYPE: &'static str = "void *";
+    }
+
+    impl<T: Object> InC for Option<Box<T>> {
+        const TYPE: &'static str = "void *";
+    }
+
+    /// Compiles tables with this file and the macro, on objects that are empty.
+    #[test]
+    fn an_entry_of_a_wrong_type_does_not_compile() {
+        let entry = |entry: &str| {
+            let source = TABLE_SOURCE.replace("SRC", concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+            let source = source.replace("ENTRY", entry);
+            let words = [
+                "--edition=2024",
+                "--crate-type=lib",
+                "--emit=metadata",
+                "--cap-lints=allow",
+                "-o/dev/null",
+                "-",
+            ];
+            compile("rustc", &words, &source)
+        };
+        let right = entry("SIGNATURE_FREECTX => free");
+        assert!(right.status.success(), "{}", String::from_utf8_lossy(&right.stderr));
+        for wrong in [
+            // Another function of the operation, the same function of another operation, and no function.
+            "SIGNATURE_DUPCTX => free",
+            "SIGNATURE_SIGN => free",
+            "ASYM_CIPHER_FREECTX => free",
+            "SIGNATURE_FREECTX => 1usize",
+        ] {
+            let done = entry(wrong);
+            let stderr = String::from_utf8_lossy(&done.stderr);
+            assert!(
+                !done.status.success() && stderr.contains("error[E0308]: mismatched types"),
+                "{wrong}: {stderr}"
+            );
+        }
+    }
+
+    const TABLE_SOURCE: &str = r#"
+        #[path = "SRC/abi.rs"] mod abi;
+        #[path = "SRC/entry.rs"] mod entry;
+        #[path = "SRC/functions.rs"] mod functions;
+        #[path = "SRC/params.rs"] mod params;
+        mod decrypt { pub struct Operation; }
+        mod key { pub struct Key; }
+        mod signature { pub struct Operation; }
+        mod store { pub struct Loader; }
+        struct Provider;
+        unsafe extern "C" fn free(_: Option<Box<signature::Operation>>) {}
+        static TABLE: &[abi::Dispatch] = entry::dispatch! { ENTRY };
+    "#;
+
+    fn compile(compiler: &str, words: &[&str], source: &str) -> Output {
+        let mut child = Command::new(compiler)
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the compiler that this test was built with");
+        child.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
 }

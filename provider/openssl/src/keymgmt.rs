@@ -11,7 +11,7 @@ use keyward_proto::{Curve, Hash, MlDsa, PublicKey};
 
 use crate::PROPERTIES;
 use crate::abi::{
-    self, Algorithm, Callback, Dispatch, INTEGER, Known, OCTET_STRING, SELECT_DOMAIN_PARAMETERS,
+    Algorithm, Callback, Dispatch, INTEGER, Known, OCTET_STRING, SELECT_DOMAIN_PARAMETERS,
     SELECT_PRIVATE_KEY, SELECT_PUBLIC_KEY, UNSIGNED_INTEGER, UTF8_STRING,
 };
 use crate::entry::{dispatch, entry_points};
@@ -269,28 +269,28 @@ pub(crate) const ML_DSA_65: &CStr = c"ML-DSA-65:MLDSA65:2.16.840.1.101.3.4.3.18:
 pub(crate) const ML_DSA_87: &CStr = c"ML-DSA-87:MLDSA87:2.16.840.1.101.3.4.3.19:id-ml-dsa-87";
 
 macro_rules! table {
-    ($($id:expr => $function:expr),* $(,)?) => {
+    ($($id:ident => $function:expr),* $(,)?) => {
         dispatch! {
-            abi::KEYMGMT_NEW => new,
-            abi::KEYMGMT_FREE => free,
-            abi::KEYMGMT_LOAD => load,
-            abi::KEYMGMT_DUP => dup,
-            abi::KEYMGMT_HAS => has,
-            abi::KEYMGMT_MATCH => matches,
-            abi::KEYMGMT_IMPORT => import,
-            abi::KEYMGMT_IMPORT_TYPES => import_types,
-            abi::KEYMGMT_EXPORT => export,
-            abi::KEYMGMT_EXPORT_TYPES => export_types,
-            abi::KEYMGMT_GET_PARAMS => get_params,
-            abi::KEYMGMT_GETTABLE_PARAMS => gettable_params,
+            KEYMGMT_NEW => new,
+            KEYMGMT_FREE => free,
+            KEYMGMT_LOAD => load,
+            KEYMGMT_DUP => dup,
+            KEYMGMT_HAS => has,
+            KEYMGMT_MATCH => matches,
+            KEYMGMT_IMPORT => import,
+            KEYMGMT_IMPORT_TYPES => import_types,
+            KEYMGMT_EXPORT => export,
+            KEYMGMT_EXPORT_TYPES => export_types,
+            KEYMGMT_GET_PARAMS => get_params,
+            KEYMGMT_GETTABLE_PARAMS => gettable_params,
             $($id => $function,)*
         }
     };
 }
 
 static COMMON: &[Dispatch] = table! {};
-static RSA_PSS: &[Dispatch] = table! { abi::KEYMGMT_QUERY_OPERATION_NAME => rsa_pss_operation_name };
-static EC: &[Dispatch] = table! { abi::KEYMGMT_QUERY_OPERATION_NAME => ec_operation_name };
+static RSA_PSS: &[Dispatch] = table! { KEYMGMT_QUERY_OPERATION_NAME => rsa_pss_operation_name };
+static EC: &[Dispatch] = table! { KEYMGMT_QUERY_OPERATION_NAME => ec_operation_name };
 
 static EXCHANGED: &[Known] = &[
     Known::new(N, UNSIGNED_INTEGER),

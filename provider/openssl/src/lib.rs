@@ -21,6 +21,7 @@ mod digest;
 mod encoder;
 mod entry;
 mod error;
+mod functions;
 mod job;
 mod key;
 mod keymgmt;
@@ -188,10 +189,10 @@ entry_points! {
 }
 
 static PROVIDER: &[Dispatch] = dispatch! {
-    abi::PROVIDER_TEARDOWN => teardown,
-    abi::PROVIDER_GETTABLE_PARAMS => gettable_params,
-    abi::PROVIDER_GET_PARAMS => get_params,
-    abi::PROVIDER_QUERY_OPERATION => query_operation,
+    PROVIDER_TEARDOWN => teardown,
+    PROVIDER_GETTABLE_PARAMS => gettable_params,
+    PROVIDER_GET_PARAMS => get_params,
+    PROVIDER_QUERY_OPERATION => query_operation,
 };
 
 static PARAMS: &[Known] = &[

@@ -402,19 +402,19 @@ static ALGORITHMS: &[Algorithm] = &[
 ];
 
 static TABLE: &[Dispatch] = dispatch! {
-    abi::SIGNATURE_NEWCTX => new_context,
-    abi::SIGNATURE_FREECTX => free_context,
-    abi::SIGNATURE_DUPCTX => dup_context,
-    abi::SIGNATURE_SIGN_INIT => sign_init,
-    abi::SIGNATURE_SIGN => sign,
-    abi::SIGNATURE_DIGEST_SIGN_INIT => digest_sign_init,
-    abi::SIGNATURE_DIGEST_SIGN_UPDATE => digest_sign_update,
-    abi::SIGNATURE_DIGEST_SIGN_FINAL => digest_sign_final,
-    abi::SIGNATURE_DIGEST_SIGN => digest_sign,
-    abi::SIGNATURE_SET_CTX_PARAMS => set_ctx_params,
-    abi::SIGNATURE_SETTABLE_CTX_PARAMS => settable_ctx_params,
-    abi::SIGNATURE_GET_CTX_PARAMS => get_ctx_params,
-    abi::SIGNATURE_GETTABLE_CTX_PARAMS => gettable_ctx_params,
+    SIGNATURE_NEWCTX => new_context,
+    SIGNATURE_FREECTX => free_context,
+    SIGNATURE_DUPCTX => dup_context,
+    SIGNATURE_SIGN_INIT => sign_init,
+    SIGNATURE_SIGN => sign,
+    SIGNATURE_DIGEST_SIGN_INIT => digest_sign_init,
+    SIGNATURE_DIGEST_SIGN_UPDATE => digest_sign_update,
+    SIGNATURE_DIGEST_SIGN_FINAL => digest_sign_final,
+    SIGNATURE_DIGEST_SIGN => digest_sign,
+    SIGNATURE_SET_CTX_PARAMS => set_ctx_params,
+    SIGNATURE_SETTABLE_CTX_PARAMS => settable_ctx_params,
+    SIGNATURE_GET_CTX_PARAMS => get_ctx_params,
+    SIGNATURE_GETTABLE_CTX_PARAMS => gettable_ctx_params,
 };
 
 static SETTABLE: &[Known] = &[

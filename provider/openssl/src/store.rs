@@ -138,12 +138,12 @@ pub(crate) static ALGORITHMS: &[Algorithm] =
     &[Algorithm::new(c"keyward", PROPERTIES, TABLE, c"Keys held by Keyward, by label"), Algorithm::END];
 
 static TABLE: &[Dispatch] = dispatch! {
-    abi::STORE_OPEN => open,
-    abi::STORE_SETTABLE_CTX_PARAMS => settable_ctx_params,
-    abi::STORE_SET_CTX_PARAMS => set_ctx_params,
-    abi::STORE_LOAD => load,
-    abi::STORE_EOF => eof,
-    abi::STORE_CLOSE => close,
+    STORE_OPEN => open,
+    STORE_SETTABLE_CTX_PARAMS => settable_ctx_params,
+    STORE_SET_CTX_PARAMS => set_ctx_params,
+    STORE_LOAD => load,
+    STORE_EOF => eof,
+    STORE_CLOSE => close,
 };
 
 static SETTABLE: &[Known] = &[Known::new(EXPECT, abi::INTEGER), Known::END];
