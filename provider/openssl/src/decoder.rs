@@ -21,18 +21,9 @@ use crate::entry::{dispatch, entry_points};
 use crate::error::{self, Error, Reason};
 use crate::key::{Held, Key};
 use crate::params::Lent;
-use crate::{Bio, ConfiguredClient, Provider};
+use crate::{Bio, ConfiguredClient, Provider, context};
 
 entry_points! {
-    /// The context of a decoder is the provider's own, which outlives it.
-    fn new_context(provider: Option<&Provider>) -> Option<&Provider> {
-        Ok(provider)
-    }
-
-    fn free_context(_provider: Option<&Provider>) {
-        Ok(())
-    }
-
     fn does_selection(_provider: *const c_void, selection: c_int) -> c_int {
         Ok(c_int::from(wanted(selection)))
     }
@@ -228,8 +219,8 @@ pub(crate) static ALGORITHMS: &[Algorithm] = &[
 macro_rules! table {
     ($decode:expr) => {
         dispatch! {
-            DECODER_NEWCTX => new_context,
-            DECODER_FREECTX => free_context,
+            DECODER_NEWCTX => context::lend_provider,
+            DECODER_FREECTX => context::return_provider,
             DECODER_DOES_SELECTION => does_selection,
             DECODER_DECODE => $decode,
         }

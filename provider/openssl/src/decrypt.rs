@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use keyward_proto::PublicKey;
 
-use crate::PROPERTIES;
 use crate::abi::{self, Algorithm, Dispatch, INTEGER, Known, UNSIGNED_INTEGER, UTF8_STRING};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
 use crate::key::{Held, Key, PREMASTER};
 use crate::params::{Params, bytes};
+use crate::{PROPERTIES, context};
 
 /// One decryption.
 #[derive(Clone, Default)]
@@ -26,19 +26,6 @@ pub(crate) struct Operation {
 }
 
 entry_points! {
-    fn new_context(_provider: *const c_void) -> Option<Box<Operation>> {
-        Ok(Some(Box::default()))
-    }
-
-    fn free_context(operation: Option<Box<Operation>>) {
-        drop(operation);
-        Ok(())
-    }
-
-    fn dup_context(operation: Option<&Operation>) -> Option<Box<Operation>> {
-        Ok(Some(Box::new(operation.ok_or(Error::null())?.clone())))
-    }
-
     fn decrypt_init(operation: Option<&mut Operation>, key: Option<&Key>, params: Params<'_>) -> c_int {
         let operation = operation.ok_or(Error::null())?;
         let held = key.and_then(Key::held).filter(|held| {
@@ -125,9 +112,9 @@ pub(crate) static ALGORITHMS: &[Algorithm] = &[
 ];
 
 static TABLE: &[Dispatch] = dispatch! {
-    ASYM_CIPHER_NEWCTX => new_context,
-    ASYM_CIPHER_FREECTX => free_context,
-    ASYM_CIPHER_DUPCTX => dup_context,
+    ASYM_CIPHER_NEWCTX => context::new,
+    ASYM_CIPHER_FREECTX => context::free,
+    ASYM_CIPHER_DUPCTX => context::duplicate,
     ASYM_CIPHER_DECRYPT_INIT => decrypt_init,
     ASYM_CIPHER_DECRYPT => decrypt,
     ASYM_CIPHER_SET_CTX_PARAMS => set_ctx_params,

@@ -9,23 +9,14 @@ use core::ffi::{CStr, c_int, c_void};
 
 use keyward_proto::MlDsa;
 
-use crate::Provider;
 use crate::abi::{self, Algorithm, Dispatch, SELECT_PRIVATE_KEY};
+use crate::context;
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
 use crate::key::Key;
 use crate::keymgmt::{ML_DSA_44, ML_DSA_65, ML_DSA_87};
 
 entry_points! {
-    /// The context of an encoder is the provider's own, which outlives it.
-    fn new_context(provider: Option<&Provider>) -> Option<&Provider> {
-        Ok(provider)
-    }
-
-    fn free_context(_provider: Option<&Provider>) {
-        Ok(())
-    }
-
     /// What is public OpenSSL's own encoders write.
     fn does_selection(_provider: *const c_void, selection: c_int) -> c_int {
         Ok(c_int::from(selection & SELECT_PRIVATE_KEY != 0))
@@ -86,8 +77,8 @@ static ALGORITHMS: &[Algorithm] =
     encoders![ML_DSA_44, ML_DSA_65, ML_DSA_87, c"RSA", c"RSA-PSS", c"EC", c"ED25519"];
 
 static TABLE: &[Dispatch] = dispatch! {
-    ENCODER_NEWCTX => new_context,
-    ENCODER_FREECTX => free_context,
+    ENCODER_NEWCTX => context::lend_provider,
+    ENCODER_FREECTX => context::return_provider,
     ENCODER_DOES_SELECTION => does_selection,
     ENCODER_ENCODE => encode,
 };

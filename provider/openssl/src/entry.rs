@@ -7,10 +7,10 @@
 /// layout of a nullable pointer; the caller's duty is the same for all of them: OpenSSL passes only what it
 /// was given by this provider, and frees each object once (provider-keymgmt(7) and its siblings).
 macro_rules! entry_points {
-    ($($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?)
+    ($($(#[$meta:meta])* fn $name:ident $(<$object:ident $(: $bound:path)?>)? ($($arg:ident: $type:ty),* $(,)?)
         $(-> $return:ty)? $body:block)*) => {$(
         $(#[$meta])*
-        pub(crate) unsafe extern "C" fn $name($($arg: $type),*) $(-> $return)? {
+        pub(crate) unsafe extern "C" fn $name $(<$object $(: $bound)?>)? ($($arg: $type),*) $(-> $return)? {
             $crate::error::fence(move || $body)
         }
     )*};

@@ -12,9 +12,10 @@ use crate::job;
 use crate::kind::Kind;
 
 /// A key object, owned by OpenSSL. Immutable once it is filled, so any number of threads may sign with it.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) enum Key {
     /// Fresh from keymgmt new, before import.
+    #[default]
     Empty,
     /// Imported to be compared with; it cannot sign.
     Public(PublicKey),

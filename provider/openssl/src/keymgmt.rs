@@ -9,7 +9,6 @@ use core::{mem, ptr};
 
 use keyward_proto::{Curve, Hash, MlDsa, PublicKey};
 
-use crate::PROPERTIES;
 use crate::abi::{
     Algorithm, Callback, Dispatch, INTEGER, Known, OCTET_STRING, SELECT_DOMAIN_PARAMETERS,
     SELECT_PRIVATE_KEY, SELECT_PUBLIC_KEY, UNSIGNED_INTEGER, UTF8_STRING,
@@ -18,17 +17,9 @@ use crate::entry::{dispatch, entry_points};
 use crate::error::Error;
 use crate::key::Key;
 use crate::params::{Lent, Params};
+use crate::{PROPERTIES, context};
 
 entry_points! {
-    fn new(_provider: *const c_void) -> Option<Box<Key>> {
-        Ok(Some(Box::new(Key::Empty)))
-    }
-
-    fn free(key: Option<Box<Key>>) {
-        drop(key);
-        Ok(())
-    }
-
     /// Takes over the key behind the reference that our decoder or store made, and clears it there.
     fn load(reference: Option<&mut *mut Key>, size: usize) -> *const Key {
         match reference {
@@ -271,8 +262,8 @@ pub(crate) const ML_DSA_87: &CStr = c"ML-DSA-87:MLDSA87:2.16.840.1.101.3.4.3.19:
 macro_rules! table {
     ($($id:ident => $function:expr),* $(,)?) => {
         dispatch! {
-            KEYMGMT_NEW => new,
-            KEYMGMT_FREE => free,
+            KEYMGMT_NEW => context::new,
+            KEYMGMT_FREE => context::free,
             KEYMGMT_LOAD => load,
             KEYMGMT_DUP => dup,
             KEYMGMT_HAS => has,

@@ -15,6 +15,7 @@
 #![allow(unsafe_code)]
 
 mod abi;
+mod context;
 mod decoder;
 mod decrypt;
 mod digest;
@@ -154,12 +155,6 @@ impl Core {
 }
 
 entry_points! {
-    /// Releases the provider: closes idle connections, waits for nothing.
-    fn teardown(provider: Option<Box<Provider>>) {
-        drop(provider);
-        Ok(())
-    }
-
     fn gettable_params(_provider: *const c_void) -> *const Known {
         Ok(PARAMS.as_ptr())
     }
@@ -189,7 +184,8 @@ entry_points! {
 }
 
 static PROVIDER: &[Dispatch] = dispatch! {
-    PROVIDER_TEARDOWN => teardown,
+    // Closes idle connections and waits for nothing.
+    PROVIDER_TEARDOWN => context::free,
     PROVIDER_GETTABLE_PARAMS => gettable_params,
     PROVIDER_GET_PARAMS => get_params,
     PROVIDER_QUERY_OPERATION => query_operation,

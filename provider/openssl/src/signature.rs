@@ -15,7 +15,6 @@ use keyward_client::Input;
 use keyward_proto::frame::MAX_WHOLE_MESSAGE;
 use keyward_proto::{Hash, MlDsa, PssParameters, PublicKey, Scheme, SchemeFamily};
 
-use crate::PROPERTIES;
 use crate::abi::{self, Algorithm, Dispatch, INTEGER, Known, OCTET_STRING, UTF8_STRING};
 use crate::digest::{DigestName, Hasher};
 use crate::entry::{dispatch, entry_points};
@@ -24,6 +23,7 @@ use crate::key::{Held, Key};
 use crate::keymgmt::{ML_DSA_44, ML_DSA_65, ML_DSA_87};
 use crate::padding::{Padding, salt_length};
 use crate::params::{Params, bytes};
+use crate::{PROPERTIES, context};
 
 /// One signature operation.
 #[derive(Clone, Default)]
@@ -49,15 +49,6 @@ enum Message {
 entry_points! {
     fn new_context(_provider: *const c_void, _properties: *const c_char) -> Option<Box<Operation>> {
         Ok(Some(Box::default()))
-    }
-
-    fn free_context(operation: Option<Box<Operation>>) {
-        drop(operation);
-        Ok(())
-    }
-
-    fn dup_context(operation: Option<&Operation>) -> Option<Box<Operation>> {
-        Ok(Some(Box::new(operation.ok_or(Error::null())?.clone())))
     }
 
     /// For a digest that the caller has already: EVP_PKEY_sign_init(3).
@@ -403,8 +394,8 @@ static ALGORITHMS: &[Algorithm] = &[
 
 static TABLE: &[Dispatch] = dispatch! {
     SIGNATURE_NEWCTX => new_context,
-    SIGNATURE_FREECTX => free_context,
-    SIGNATURE_DUPCTX => dup_context,
+    SIGNATURE_FREECTX => context::free,
+    SIGNATURE_DUPCTX => context::duplicate,
     SIGNATURE_SIGN_INIT => sign_init,
     SIGNATURE_SIGN => sign,
     SIGNATURE_DIGEST_SIGN_INIT => digest_sign_init,
