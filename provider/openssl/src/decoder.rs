@@ -10,8 +10,7 @@
 //! So a program that reads PEM and insists on a type beforehand, which none that we know of does, finds our
 //! keys only if that is RSA.
 
-use core::ffi::{CStr, c_char, c_int, c_long, c_void};
-use core::ptr;
+use core::ffi::{CStr, c_int, c_void};
 use std::sync::Arc;
 
 use keyward_proto::{KeyType, Reference, pem};
@@ -21,7 +20,8 @@ use crate::entry::{dispatch, entry_points};
 use crate::error::{self, Error, Reason};
 use crate::key::{Held, Key};
 use crate::params::Lent;
-use crate::{Bio, ConfiguredClient, Provider, context};
+use crate::upcalls::BioRef;
+use crate::{ConfiguredClient, Provider, context};
 
 entry_points! {
     fn does_selection(_provider: *const c_void, selection: c_int) -> c_int {
@@ -38,24 +38,8 @@ entry_points! {
         _passphrase: *const c_void,
         _passphrase_arg: *mut c_void,
     ) -> c_int {
-        let (Some(provider), Some(callback)) = (provider, callback) else { return Err(Error::null()) };
-        if !wanted(selection) {
-            return Ok(1);
-        }
-        let Some(block) = read_block(provider.bio, input, selection)? else { return Ok(1) };
-        let reference = Reference::from_pem(&block).map_err(|error| {
-            Error::new(Reason::Reference, format_args!("cannot read key reference: {error}"))
-        })?;
-        if matches!(reference.public_key().key_type(), KeyType::MlDsa(_)) && !provider.ml_dsa {
-            let label = reference.label();
-            let text = format_args!("cannot load key \"{label}\": this OpenSSL does not know ML-DSA; 3.5 and later do");
-            return Err(Error::new(Reason::NotSupported, text));
-        }
-        let lent = Lent::default()
-            .utf8(DATA_STRUCTURE, STRUCTURE)
-            .octets(DATA, &reference.to_der());
-        // SAFETY: provider-decoder(7): the callback takes the array and the argument that came with it.
-        Ok(lent.hand_to(|params| unsafe { callback(params, arg) }))
+        // SAFETY: these are the arguments of OpenSSL.
+        unsafe { decode(provider, input, selection, callback, arg, pem_to_der) }
     }
 
     /// The body of a reference to a key.
@@ -68,15 +52,65 @@ entry_points! {
         _passphrase: *const c_void,
         _passphrase_arg: *mut c_void,
     ) -> c_int {
-        let (Some(provider), Some(callback)) = (provider, callback) else { return Err(Error::null()) };
-        if !wanted(selection) {
-            return Ok(1);
-        }
-        let Some(body) = read_all(provider.bio, input) else { return Ok(1) };
-        let Ok(reference) = Reference::from_der(&body) else { return Ok(1) };
-        // SAFETY: provider-decoder(7): the callback takes the array and the argument that came with it.
-        hand_over(&provider.client, reference, |params| unsafe { callback(params, arg) })
+        // SAFETY: these are the arguments of OpenSSL.
+        unsafe { decode(provider, input, selection, callback, arg, body_to_key) }
     }
+}
+
+/// Runs one step of the chain if a private key is asked for.
+///
+/// # Safety
+/// The arguments are those of provider-decoder(7): `input` is a BIO of the core, and `callback` takes an
+/// array of parameters and `arg`.
+unsafe fn decode(
+    provider: Option<&Provider>,
+    input: *mut c_void,
+    selection: c_int,
+    callback: Option<Callback>,
+    arg: *mut c_void,
+    step: fn(&Provider, BioRef<'_>, c_int, Receiver<'_>) -> Result<c_int, Error>,
+) -> Result<c_int, Error> {
+    let (Some(provider), Some(callback)) = (provider, callback) else { return Err(Error::null()) };
+    if !wanted(selection) {
+        return Ok(1);
+    }
+    // SAFETY: the caller vouches for the BIO, and the functions are those of the core.
+    let input = unsafe { BioRef::new(&provider.bio, input) };
+    // SAFETY: the callback takes the array and the argument that came with it.
+    step(provider, input, selection, &mut |params| unsafe { callback(params, arg) })
+}
+
+/// The callback that takes the result of a step, with its argument.
+type Receiver<'a> = &'a mut dyn FnMut(*const abi::Param) -> c_int;
+
+fn pem_to_der(
+    provider: &Provider,
+    input: BioRef<'_>,
+    selection: c_int,
+    receiver: Receiver<'_>,
+) -> Result<c_int, Error> {
+    let Some(block) = read_block(input, selection)? else { return Ok(1) };
+    let reference = Reference::from_pem(&block)
+        .map_err(|error| Error::new(Reason::Reference, format_args!("cannot read key reference: {error}")))?;
+    if matches!(reference.public_key().key_type(), KeyType::MlDsa(_)) && !provider.ml_dsa {
+        let label = reference.label();
+        let text =
+            format_args!("cannot load key \"{label}\": this OpenSSL does not know ML-DSA; 3.5 and later do");
+        return Err(Error::new(Reason::NotSupported, text));
+    }
+    let lent = Lent::default().utf8(DATA_STRUCTURE, STRUCTURE).octets(DATA, &reference.to_der());
+    Ok(lent.hand_to(receiver))
+}
+
+fn body_to_key(
+    provider: &Provider,
+    input: BioRef<'_>,
+    _selection: c_int,
+    receiver: Receiver<'_>,
+) -> Result<c_int, Error> {
+    let Some(body) = read_all(input) else { return Ok(1) };
+    let Ok(reference) = Reference::from_der(&body) else { return Ok(1) };
+    hand_over(&provider.client, reference, receiver)
 }
 
 /// Gives a key to OpenSSL as an object reference: the bytes of a pointer that keymgmt load takes over.
@@ -111,20 +145,14 @@ fn wanted(selection: c_int) -> bool {
 /// so not where a program has left an earlier error there. Then the reference is looked for behind
 /// certificates, here and now: if a private key is asked for by name. `OSSL_STORE` asks for
 /// everything, comes again for each block, and wants the certificates, too.
-fn read_block(bio: Bio, input: *mut c_void, selection: c_int) -> Result<Option<String>, Error> {
+fn read_block(input: BioRef<'_>, selection: c_int) -> Result<Option<String>, Error> {
     let mut scanned = 0;
     let mut block = Vec::new();
     let mut passed = None;
     let passes = selection & SELECT_PRIVATE_KEY != 0 && error::any_queued();
     while scanned < LONGEST_PREAMBLE {
         let mut line = [0u8; LINE];
-        let room = c_int::try_from(line.len()).unwrap_or(c_int::MAX);
-        // SAFETY: BIO_gets(3): writes at most `room` bytes, a NUL among them.
-        let got = unsafe { (bio.gets)(input, line.as_mut_ptr().cast::<c_char>(), room) };
-        let Some(line) = usize::try_from(got).ok().filter(|got| *got > 0).and_then(|got| line.get(..got))
-        else {
-            break;
-        };
+        let Some(line) = input.read_line(&mut line) else { break };
         if scanned == 0 && pem::is_utf16(line) {
             // Nobody else will read it either, and say why.
             let text = "cannot read the key: the file is text in UTF-16; make the reference again, or write it as ASCII: iconv -f UTF-16 -t ASCII FILE > NEW";
@@ -143,7 +171,7 @@ fn read_block(bio: Bio, input: *mut c_void, selection: c_int) -> Result<Option<S
             if !passes || !may_be_passed(trimmed) {
                 break;
             }
-            passed = passed.or_else(|| position(bio, input));
+            passed = passed.or_else(|| input.position());
             if passed.is_none() {
                 break;
             }
@@ -151,21 +179,12 @@ fn read_block(bio: Bio, input: *mut c_void, selection: c_int) -> Result<Option<S
     }
     if block.is_empty() {
         if let Some(position) = passed {
-            // SAFETY: BIO_seek(3): takes a number alone. Where it fails, so does OpenSSL's own
-            // before the next decoder.
-            unsafe { (bio.ctrl)(input, abi::BIO_SEEK, position, ptr::null_mut()) };
+            input.seek(position);
         }
         return Ok(None);
     }
     let text = String::from_utf8(block);
     text.map(Some).map_err(|_| Error::new(Reason::Reference, "cannot read key reference: it is not text"))
-}
-
-/// Where the next byte would be read from, if that can be told.
-fn position(bio: Bio, input: *mut c_void) -> Option<c_long> {
-    // SAFETY: BIO_tell(3): takes nothing.
-    let position = unsafe { (bio.ctrl)(input, abi::BIO_TELL, 0, ptr::null_mut()) };
-    Some(c_long::from(position)).filter(|position| *position >= 0)
 }
 
 /// Whether what a line begins is a certificate or parameters. Anything else may be a key, which
@@ -176,21 +195,16 @@ fn may_be_passed(line: &[u8]) -> bool {
 }
 
 /// Reads the whole input, unless it is longer than any reference.
-fn read_all(bio: Bio, input: *mut c_void) -> Option<Vec<u8>> {
+fn read_all(input: BioRef<'_>) -> Option<Vec<u8>> {
     let mut body = Vec::new();
-    loop {
-        let mut part = [0u8; LINE];
-        let mut got = 0;
-        // SAFETY: BIO_read_ex(3): writes at most the given number of bytes, and says how many.
-        let more = unsafe { (bio.read_ex)(input, part.as_mut_ptr().cast(), part.len(), &raw mut got) };
-        if more == 0 {
-            return Some(body);
-        }
-        body.extend_from_slice(part.get(..got)?);
+    let mut buffer = [0u8; LINE];
+    while let Some(part) = input.read(&mut buffer) {
+        body.extend_from_slice(part);
         if body.len() > Reference::MAX_PEM {
             return None;
         }
     }
+    Some(body)
 }
 
 /// The name of the key management that a type belongs to.

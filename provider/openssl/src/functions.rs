@@ -1,4 +1,4 @@
-//! Functions that a provider offers to OpenSSL: the number and the type of each.
+//! Functions that OpenSSL and a provider offer to each other: the number and the type of each.
 //!
 //! From `openssl/core_dispatch.h`; see provider(7) and the manual page of each operation. A dispatch table
 //! holds functions without their types, so a wrong entry would be called with wrong arguments. [`Id`] ties
@@ -8,7 +8,7 @@
 //! `Option<&mut T>` and `Option<Box<T>>` have the layout of a pointer that may be null, and [`Params`] has
 //! the layout of a pointer to the first parameter.
 
-use core::ffi::{c_char, c_int, c_void};
+use core::ffi::{c_char, c_int, c_long, c_void};
 use core::marker::PhantomData;
 
 use crate::abi::{Algorithm, Callback, Known, Param};
@@ -64,6 +64,12 @@ macro_rules! c_type {
 }
 
 functions! {
+    // Offered by OpenSSL to the provider, provider-base(7)
+    CORE_GET_PARAMS = 2: "OSSL_FUNC_CORE_GET_PARAMS", fn(*const c_void, *mut Param) -> c_int;
+    BIO_READ_EX = 42: "OSSL_FUNC_BIO_READ_EX", fn(*mut c_void, *mut c_void, usize, *mut usize) -> c_int;
+    BIO_GETS = 49: "OSSL_FUNC_BIO_GETS", fn(*mut c_void, *mut c_char, c_int) -> c_int;
+    BIO_CTRL = 50: "OSSL_FUNC_BIO_CTRL", fn(*mut c_void, c_int, c_long, *mut c_void) -> c_int;
+
     // provider-base(7)
     PROVIDER_TEARDOWN = 1024: "OSSL_FUNC_PROVIDER_TEARDOWN", fn(Option<Box<Provider>>);
     PROVIDER_GETTABLE_PARAMS = 1025: "OSSL_FUNC_PROVIDER_GETTABLE_PARAMS", fn(*const c_void) -> *const Known;
@@ -165,7 +171,7 @@ mod tests {
     fn types_are_those_of_the_installed_headers() {
         let mut source = String::from("#include <openssl/core_dispatch.h>\n");
         for (name, arguments, result) in TYPES {
-            let function = name.replace("OSSL_FUNC_", "").to_lowercase();
+            let function = name.replace("OSSL_FUNC_", "").to_lowercase().replace("bio_", "BIO_");
             let declared: Vec<_> = arguments.iter().enumerate().map(|(i, c)| format!("{c} a{i}")).collect();
             let passed: Vec<_> = (0..arguments.len()).map(|i| format!("a{i}")).collect();
             let back = if *result == "void" { "" } else { "return " };
@@ -198,6 +204,7 @@ mod tests {
     in_c! {
         (): "void",
         c_int: "int",
+        c_long: "long",
         usize: "size_t",
         Option<&mut c_int>: "int *",
         Option<&mut usize>: "size_t *",
@@ -206,9 +213,12 @@ mod tests {
         *const u8: "const unsigned char *",
         *mut u8: "unsigned char *",
         *const c_char: "const char *",
+        *mut c_char: "char *",
+        *mut usize: "size_t *",
         *const Algorithm: "const OSSL_ALGORITHM *",
         *const Known: "const OSSL_PARAM *",
         *const Param: "const OSSL_PARAM *",
+        *mut Param: "OSSL_PARAM *",
         Params<'_>: "OSSL_PARAM *",
         Option<Callback>: "OSSL_CALLBACK *",
         // The reference that keymgmt load takes, and the key that it returns.

@@ -32,21 +32,23 @@ mod params;
 mod settings;
 mod signature;
 mod store;
+mod upcalls;
 
 use core::ffi::{CStr, c_int, c_void};
 use std::sync::Arc;
 
 use keyward_client::Client;
 
-use crate::abi::{Algorithm, BioCtrl, BioGets, BioReadEx, CoreGetParams, Dispatch, Known};
+use crate::abi::{Algorithm, Dispatch, Known};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason, fence};
 use crate::params::Params;
+use crate::upcalls::{BioFunctions, Core};
 
 /// The provider as loaded into one library context.
 pub(crate) struct Provider {
     pub(crate) client: ConfiguredClient,
-    pub(crate) bio: Bio,
+    pub(crate) bio: BioFunctions,
     /// Whether this OpenSSL knows ML-DSA.
     pub(crate) ml_dsa: bool,
 }
@@ -73,14 +75,6 @@ impl ConfiguredClient {
     }
 }
 
-/// How to read what the core hands to a decoder.
-#[derive(Clone, Copy)]
-pub(crate) struct Bio {
-    pub(crate) gets: BioGets,
-    pub(crate) read_ex: BioReadEx,
-    pub(crate) ctrl: BioCtrl,
-}
-
 /// The one exported symbol, called by OpenSSL when the module is activated; see provider-base(7).
 ///
 /// # Safety
@@ -94,64 +88,16 @@ pub unsafe extern "C" fn OSSL_provider_init(
 ) -> c_int {
     fence(|| {
         let (Some(table), Some(context)) = (table, context) else { return Err(Error::null()) };
-        let core = Core::read(upcalls.cast());
-        let (Some(gets), Some(read_ex), Some(ctrl)) = (core.gets, core.read_ex, core.ctrl) else {
-            return Err(Error::null());
-        };
-        let settings = settings::read(handle, core.get_params);
+        // SAFETY: OpenSSL passes its handle and its array, which live as long as the provider.
+        let core = unsafe { Core::new(handle, upcalls.cast()) };
+        let bio = core.bio().ok_or(Error::null())?;
+        let settings = settings::read(&core);
         let client = ConfiguredClient(settings.map(|s| Arc::new(Client::new(s.socket, s.timeout))));
-        let ml_dsa = settings::knows_ml_dsa(handle, core.get_params);
-        let provider = Provider { client, bio: Bio { gets, read_ex, ctrl }, ml_dsa };
+        let provider = Provider { client, bio, ml_dsa: settings::knows_ml_dsa(&core) };
         *context = Box::into_raw(Box::new(provider)).cast();
         *table = PROVIDER.as_ptr().cast();
         Ok(1)
     })
-}
-
-/// The functions of the core that we use.
-#[derive(Default)]
-struct Core {
-    get_params: Option<CoreGetParams>,
-    gets: Option<BioGets>,
-    read_ex: Option<BioReadEx>,
-    ctrl: Option<BioCtrl>,
-}
-
-impl Core {
-    fn read(upcalls: *const Dispatch) -> Self {
-        let mut core = Self::default();
-        let mut next = upcalls;
-        while !next.is_null() {
-            // SAFETY: the core passes an array that ends with id 0, and the loop stops there.
-            let upcall = unsafe { next.read() };
-            let Some(function) = upcall.function.filter(|_| upcall.id != 0) else { break };
-            match upcall.id {
-                abi::CORE_GET_PARAMS => {
-                    let get_params =
-                        // SAFETY: the id says that the function has this type.
-                        unsafe { core::mem::transmute::<abi::Function, CoreGetParams>(function) };
-                    core.get_params = Some(get_params);
-                }
-                abi::BIO_GETS => {
-                    // SAFETY: the id says that the function has this type.
-                    core.gets = Some(unsafe { core::mem::transmute::<abi::Function, BioGets>(function) });
-                }
-                abi::BIO_READ_EX => {
-                    // SAFETY: the id says that the function has this type.
-                    let read_ex = unsafe { core::mem::transmute::<abi::Function, BioReadEx>(function) };
-                    core.read_ex = Some(read_ex);
-                }
-                abi::BIO_CTRL => {
-                    // SAFETY: the id says that the function has this type.
-                    core.ctrl = Some(unsafe { core::mem::transmute::<abi::Function, BioCtrl>(function) });
-                }
-                _ => {}
-            }
-            // SAFETY: this entry was not the last one.
-            next = unsafe { next.add(1) };
-        }
-        core
-    }
 }
 
 entry_points! {

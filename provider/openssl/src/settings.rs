@@ -1,14 +1,12 @@
 //! What openssl.cnf and the environment say to the provider. Read once, when OpenSSL loads it.
 
-use core::ffi::{CStr, c_char, c_void};
-use core::ptr;
 use core::time::Duration;
 use std::env;
 use std::ffi::OsString;
 
 use keyward_client::{Address, Client};
 
-use crate::abi::{CoreGetParams, Param, UNMODIFIED, UTF8_PTR};
+use crate::upcalls::Core;
 
 /// Checked settings.
 pub(crate) struct Settings {
@@ -20,14 +18,13 @@ pub(crate) struct Settings {
 ///
 /// # Errors
 /// A text that says which setting is wrong, and why.
-pub(crate) fn read(handle: *const c_void, get_params: Option<CoreGetParams>) -> Result<Settings, String> {
-    let configured = |key| get_params.and_then(|get_params| configured(handle, get_params, key));
+pub(crate) fn read(core: &Core) -> Result<Settings, String> {
     let socket = match environment("KEYWARD_SOCKET")? {
         Some(socket) => socket,
-        None => configured(c"socket").unwrap_or_else(|| Address::DEFAULT.to_owned()),
+        None => core.setting(c"socket").unwrap_or_else(|| Address::DEFAULT.to_owned()),
     };
     let socket = socket.parse().map_err(|error| format!("setting socket: {error}"))?;
-    let timeout = match configured(c"timeout") {
+    let timeout = match core.setting(c"timeout") {
         Some(text) => {
             duration(&text).ok_or(format!("setting timeout: {text:?} is not a time like 5s or 500ms"))?
         }
@@ -38,9 +35,9 @@ pub(crate) fn read(handle: *const c_void, get_params: Option<CoreGetParams>) -> 
 
 /// Whether the OpenSSL that loads us knows ML-DSA, which it does since 3.5. To others our own would be of no use, and
 /// make the loading of every other key slower.
-pub(crate) fn knows_ml_dsa(handle: *const c_void, get_params: Option<CoreGetParams>) -> bool {
+pub(crate) fn knows_ml_dsa(core: &Core) -> bool {
     // OSSL_PROV_PARAM_CORE_VERSION, provider-base(7): as in "3.5.4".
-    let version = get_params.and_then(|get_params| configured(handle, get_params, c"openssl-version"));
+    let version = core.setting(c"openssl-version");
     version.is_some_and(|version| version_of(&version).is_some_and(|version| version >= (3, 5)))
 }
 
@@ -57,28 +54,6 @@ fn environment(name: &str) -> Result<Option<String>, String> {
     let set_user_id = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
     let value = env::var_os(name).filter(|_| !set_user_id).map(OsString::into_string);
     value.transpose().map_err(|value| format!("{name}: {} is not UTF-8", value.display()))
-}
-
-/// The value of a key in the section of openssl.cnf that activated us.
-fn configured(handle: *const c_void, get_params: CoreGetParams, key: &'static CStr) -> Option<String> {
-    let mut text: *const c_char = ptr::null();
-    let mut params = [
-        Param {
-            key: key.as_ptr(),
-            data_type: UTF8_PTR,
-            data: (&raw mut text).cast(),
-            data_size: size_of::<*const c_char>(),
-            return_size: UNMODIFIED,
-        },
-        Param::END,
-    ];
-    // SAFETY: provider-base(7): the core answers by setting the pointer that `data` points to.
-    let answered = unsafe { get_params(handle, params.as_mut_ptr()) };
-    if answered == 0 || text.is_null() {
-        return None;
-    }
-    // SAFETY: the core's text is NUL-terminated and lives as long as the provider.
-    Some(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }
 
 /// Reads `5s` or `500ms`, from 1 ms to an hour.
