@@ -4,7 +4,6 @@
 //! whether or not the client's were right, so nothing here has to hide it. Other paddings would tell: they are refused.
 
 use core::ffi::{CStr, c_int, c_void};
-use core::ptr;
 use std::sync::Arc;
 
 use keyward_proto::PublicKey;
@@ -13,6 +12,7 @@ use crate::abi::{self, Algorithm, Dispatch, INTEGER, Known, UNSIGNED_INTEGER, UT
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
 use crate::key::{Held, Key, PREMASTER};
+use crate::out_buffer::OutBuffer;
 use crate::params::{Params, bytes};
 use crate::{PROPERTIES, context};
 
@@ -53,13 +53,12 @@ entry_points! {
                         of TLS and decrypt nothing else";
             return Err(Error::new(Reason::NotSupported, text));
         }
-        if out.is_null() {
-            *length = PREMASTER;
-            return Ok(1);
+        // SAFETY: provider-asym_cipher(7): `out` is null or has `room` writable bytes.
+        let out = unsafe { OutBuffer::new(out, length, room) };
+        if out.asks_length() {
+            return Ok(out.answer_length(PREMASTER));
         }
-        if room < PREMASTER {
-            return Err(Error::new(Reason::Internal, "the program has too little room for the premaster secret"));
-        }
+        out.check_room(PREMASTER, "premaster secret")?;
         let key = operation.key.as_ref().ok_or_else(|| {
             Error::new(Reason::Internal, "cannot decrypt before a key is set")
         })?;
@@ -69,11 +68,7 @@ entry_points! {
         // SAFETY: provider-asym_cipher(7): `ciphertext` has `ciphertext_length` readable bytes.
         let ciphertext = unsafe { bytes(ciphertext, ciphertext_length) };
         let premaster = key.decrypt_premaster(ciphertext, client_version)?;
-        // SAFETY: provider-asym_cipher(7): `out` has `room` writable bytes, at least PREMASTER, which is how long the client
-        // has found the secret to be.
-        unsafe { ptr::copy_nonoverlapping(premaster.as_ptr(), out, premaster.len()) };
-        *length = premaster.len();
-        Ok(1)
+        out.fill(&premaster, "premaster secret")
     }
 
     fn set_ctx_params(operation: Option<&mut Operation>, params: Params<'_>) -> c_int {

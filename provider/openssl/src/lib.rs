@@ -27,6 +27,7 @@ mod job;
 mod key;
 mod keymgmt;
 mod kind;
+mod out_buffer;
 mod padding;
 mod params;
 mod settings;

@@ -8,7 +8,6 @@
 //! served too; a message too long for a frame is hashed here.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
-use core::ptr;
 use std::sync::Arc;
 
 use keyward_client::Input;
@@ -21,6 +20,7 @@ use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
 use crate::key::{Held, Key};
 use crate::keymgmt::{ML_DSA_44, ML_DSA_65, ML_DSA_87};
+use crate::out_buffer::OutBuffer;
 use crate::padding::{Padding, salt_length};
 use crate::params::{Params, bytes};
 use crate::{PROPERTIES, context};
@@ -80,14 +80,15 @@ entry_points! {
         digest: *const u8,
         digest_length: usize,
     ) -> c_int {
-        let mut out = Out { signature, length: length.ok_or(Error::null())?, room };
+        // SAFETY: provider-signature(7): `signature` is null or has `room` writable bytes.
+        let out = unsafe { OutBuffer::new(signature, length.ok_or(Error::null())?, room) };
         let operation = operation.ok_or(Error::null())?;
-        if out.only_length(operation)? {
-            return Ok(1);
+        if out.asks_length() {
+            return Ok(out.answer_length(operation.max_signature()?));
         }
         // SAFETY: provider-signature(7): `digest` has `digest_length` readable bytes.
         let digest = unsafe { bytes(digest, digest_length) };
-        out.fill(&operation.sign_digest(digest)?)
+        out.fill(&operation.sign_digest(digest)?, "signature")
     }
 
     fn digest_sign(
@@ -98,14 +99,15 @@ entry_points! {
         message: *const u8,
         message_length: usize,
     ) -> c_int {
-        let mut out = Out { signature, length: length.ok_or(Error::null())?, room };
+        // SAFETY: provider-signature(7): `signature` is null or has `room` writable bytes.
+        let out = unsafe { OutBuffer::new(signature, length.ok_or(Error::null())?, room) };
         let operation = operation.ok_or(Error::null())?;
-        if out.only_length(operation)? {
-            return Ok(1);
+        if out.asks_length() {
+            return Ok(out.answer_length(operation.max_signature()?));
         }
         // SAFETY: provider-signature(7): `message` has `message_length` readable bytes.
         let message = unsafe { bytes(message, message_length) };
-        out.fill(&operation.sign_message(message)?)
+        out.fill(&operation.sign_message(message)?, "signature")
     }
 
     fn digest_sign_update(operation: Option<&mut Operation>, part: *const u8, length: usize) -> c_int {
@@ -121,12 +123,13 @@ entry_points! {
         length: Option<&mut usize>,
         room: usize,
     ) -> c_int {
-        let mut out = Out { signature, length: length.ok_or(Error::null())?, room };
+        // SAFETY: provider-signature(7): `signature` is null or has `room` writable bytes.
+        let out = unsafe { OutBuffer::new(signature, length.ok_or(Error::null())?, room) };
         let operation = operation.ok_or(Error::null())?;
-        if out.only_length(operation)? {
-            return Ok(1);
+        if out.asks_length() {
+            return Ok(out.answer_length(operation.max_signature()?));
         }
-        out.fill(&operation.finish()?)
+        out.fill(&operation.finish()?, "signature")
     }
 
     fn set_ctx_params(operation: Option<&mut Operation>, params: Params<'_>) -> c_int {
@@ -221,6 +224,11 @@ impl Operation {
 
     fn key(&self) -> Result<&Arc<Held>, Error> {
         self.key.as_ref().ok_or_else(|| Error::new(Reason::Internal, "cannot sign before a key is set"))
+    }
+
+    /// The greatest length of a signature, in bytes.
+    fn max_signature(&self) -> Result<usize, Error> {
+        Ok(self.key()?.reference.public_key().max_signature())
     }
 
     /// The scheme that key, padding, salt and digest add up to.
@@ -347,32 +355,6 @@ fn unknown_digest() -> Error {
 impl Default for Message {
     fn default() -> Self {
         Self::Whole(Vec::new())
-    }
-}
-
-/// Where OpenSSL wants a signature, or only its greatest length if there is no place for it.
-struct Out<'a> {
-    signature: *mut u8,
-    length: &'a mut usize,
-    room: usize,
-}
-
-impl Out<'_> {
-    fn only_length(&mut self, operation: &Operation) -> Result<bool, Error> {
-        if self.signature.is_null() {
-            *self.length = operation.key()?.reference.public_key().max_signature();
-        }
-        Ok(self.signature.is_null())
-    }
-
-    fn fill(&mut self, signature: &[u8]) -> Result<c_int, Error> {
-        if signature.len() > self.room {
-            return Err(Error::new(Reason::Internal, "the program has too little room for the signature"));
-        }
-        // SAFETY: provider-signature(7): `signature` has `room` writable bytes, and ours are not more.
-        unsafe { ptr::copy_nonoverlapping(signature.as_ptr(), self.signature, signature.len()) };
-        *self.length = signature.len();
-        Ok(1)
     }
 }
 
