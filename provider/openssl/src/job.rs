@@ -50,17 +50,22 @@ pub(crate) fn finish(client: &Client, mut call: Call) -> Result<response::Body, 
     // Only now that there is something to wait for: a host gets to know of descriptors when a job pauses, and HAProxy
     // ends over one that it was never told of.
     match context.wait_for(call) {
-        Ok((waiting, turn)) => finish_in_job(waiting, turn, client),
+        // SAFETY: `wait_for` has found it in the wait context of the job that runs.
+        Ok((waiting, turn)) => unsafe { finish_in_job(waiting, turn, client) },
         Err(call) => Ok(client.finish(call.ok_or(ClientError::Garbled)?)?),
     }
 }
 
-/// Pauses until the call that `waiting` has been given, as the one of this turn, is answered.
-fn finish_in_job(waiting: *mut Waiting, turn: u64, client: &Client) -> Result<response::Body, Error> {
+/// Pauses until the call that `waiting` was given in this turn is answered.
+///
+/// # Safety
+/// `waiting` belongs to the wait context of the job that runs. The wait context outlives the job, and nobody
+/// else uses `waiting` while the job runs.
+unsafe fn finish_in_job(waiting: *mut Waiting, turn: u64, client: &Client) -> Result<response::Body, Error> {
     loop {
-        // SAFETY: ASYNC_pause_job(3) takes nothing; nothing of ours is owned, borrowed or locked by the stack across it.
-        unsafe { ASYNC_pause_job() };
-        // SAFETY: the wait context of this job keeps it alive, and while the job runs nobody else uses it.
+        // The job may never be resumed: the stack owns, borrows and locks nothing of ours here.
+        ASYNC_pause_job();
+        // SAFETY: the caller vouches that it lives and that nobody else uses it while the job runs.
         let now = unsafe { &mut *waiting };
         if now.turn != turn {
             return Err(Error::Shared);
@@ -78,7 +83,7 @@ fn finish_in_job(waiting: *mut Waiting, turn: u64, client: &Client) -> Result<re
             break;
         }
     }
-    // SAFETY: as above.
+    // SAFETY: the job has run since the last pause, so what the caller vouches for still holds.
     let call = unsafe { &mut *waiting }.end();
     Ok(client.finish(call.ok_or(ClientError::Garbled)?)?)
 }
@@ -159,8 +164,7 @@ struct WaitContext(NonNull<c_void>);
 
 impl WaitContext {
     fn current() -> Option<Self> {
-        // SAFETY: ASYNC_get_current_job(3) takes nothing, and answers null outside a job.
-        let job = unsafe { ASYNC_get_current_job() };
+        let job = ASYNC_get_current_job();
         if job.is_null() {
             return None;
         }
@@ -184,7 +188,8 @@ impl WaitContext {
         let turn = waiting.begin(call)?;
         let descriptor = waiting.epoll.as_raw_fd();
         let waiting = Box::into_raw(Box::new(waiting));
-        // SAFETY: as above; the data belongs to the cleanup from here on.
+        // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never followed. The data belongs to the
+        // cleanup from here on.
         let taken = unsafe {
             ASYNC_WAIT_CTX_set_wait_fd(self.0.as_ptr(), key(), descriptor, waiting.cast(), Some(freed))
         };
@@ -234,11 +239,13 @@ const SPIN: Duration = Duration::from_millis(1);
 
 type Cleanup = unsafe extern "C" fn(*mut c_void, *const c_void, c_int, *mut c_void);
 
-// From openssl/async.h, the same from 3.0 on; see ASYNC_start_job(3) and ASYNC_WAIT_CTX_new(3).
+// From openssl/async.h, unchanged since 3.0; see ASYNC_start_job(3) and ASYNC_WAIT_CTX_new(3). The two safe
+// functions take no argument and may be called at any time: outside a job the first one returns null, and the
+// second one does nothing.
 unsafe extern "C" {
-    fn ASYNC_get_current_job() -> *mut c_void;
+    safe fn ASYNC_get_current_job() -> *mut c_void;
+    safe fn ASYNC_pause_job() -> c_int;
     fn ASYNC_get_wait_ctx(job: *mut c_void) -> *mut c_void;
-    fn ASYNC_pause_job() -> c_int;
     fn ASYNC_WAIT_CTX_get_fd(
         context: *mut c_void,
         key: *const c_void,
