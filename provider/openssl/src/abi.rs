@@ -73,9 +73,9 @@ pub(crate) const UNMODIFIED: usize = usize::MAX;
 
 /// An entry of a list that announces which parameters a function knows.
 #[repr(transparent)]
-pub(crate) struct Known(Param);
+pub(crate) struct ParamDescriptor(Param);
 
-impl Known {
+impl ParamDescriptor {
     pub(crate) const END: Self = Self(Param::END);
 
     pub(crate) const fn new(key: &'static CStr, data_type: c_uint) -> Self {
@@ -84,7 +84,7 @@ impl Known {
 }
 
 // SAFETY: the key is 'static and the other pointer null; OpenSSL only reads such lists.
-unsafe impl Sync for Known {}
+unsafe impl Sync for ParamDescriptor {}
 
 /// `OSSL_CALLBACK`.
 pub(crate) type Callback = unsafe extern "C" fn(params: *const Param, arg: *mut c_void) -> c_int;

@@ -18,14 +18,14 @@ use keyward_proto::{KeyType, Reference, pem};
 use crate::abi::{self, Algorithm, Callback, Dispatch, SELECT_PRIVATE_KEY};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{self, Error, Reason};
-use crate::key::{Held, Key};
-use crate::params::Lent;
+use crate::key::{DaemonKey, Key};
+use crate::params::ParamBuilder;
 use crate::upcalls::BioRef;
 use crate::{ConfiguredClient, Provider, context};
 
 entry_points! {
     fn does_selection(_provider: *const c_void, selection: c_int) -> c_int {
-        Ok(c_int::from(wanted(selection)))
+        Ok(c_int::from(selects_private_key(selection)))
     }
 
     /// PEM to DER, for our label alone.
@@ -71,7 +71,7 @@ unsafe fn decode(
     step: fn(&Provider, BioRef<'_>, c_int, Receiver<'_>) -> Result<c_int, Error>,
 ) -> Result<c_int, Error> {
     let (Some(provider), Some(callback)) = (provider, callback) else { return Err(Error::null()) };
-    if !wanted(selection) {
+    if !selects_private_key(selection) {
         return Ok(1);
     }
     // SAFETY: the caller vouches for the BIO, and the functions are those of the core.
@@ -98,8 +98,8 @@ fn pem_to_der(
             format_args!("cannot load key \"{label}\": this OpenSSL does not know ML-DSA; 3.5 and later do");
         return Err(Error::new(Reason::NotSupported, text));
     }
-    let lent = Lent::default().utf8(DATA_STRUCTURE, STRUCTURE).octets(DATA, &reference.to_der());
-    Ok(lent.hand_to(receiver))
+    let object = ParamBuilder::default().utf8(DATA_STRUCTURE, STRUCTURE).octets(DATA, &reference.to_der());
+    Ok(object.pass_to(receiver))
 }
 
 fn body_to_key(
@@ -110,23 +110,23 @@ fn body_to_key(
 ) -> Result<c_int, Error> {
     let Some(body) = read_all(input) else { return Ok(1) };
     let Ok(reference) = Reference::from_der(&body) else { return Ok(1) };
-    hand_over(&provider.client, reference, receiver)
+    pass_key(&provider.client, reference, receiver)
 }
 
 /// Gives a key to OpenSSL as an object reference: the bytes of a pointer that keymgmt load takes over.
-pub(crate) fn hand_over(
+pub(crate) fn pass_key(
     client: &ConfiguredClient,
     reference: Reference,
     callback: impl FnOnce(*const abi::Param) -> c_int,
 ) -> Result<c_int, Error> {
     let client = Arc::clone(client.get()?);
     let Some(name) = type_name(reference.public_key().key_type()) else { return Ok(1) };
-    let key = Key::Held(Arc::new(Held { reference, client }));
+    let key = Key::Daemon(Arc::new(DaemonKey { reference, client }));
     let mut key: *mut Key = Box::into_raw(Box::new(key));
-    let answer = Lent::default()
+    let answer = ParamBuilder::default()
         .integer(TYPE, abi::OBJECT_PKEY)
         .utf8(DATA_TYPE, name)
-        .hand_reference_to(REFERENCE, &mut key, callback);
+        .pass_reference_to(REFERENCE, &mut key, callback);
     if !key.is_null() {
         // SAFETY: keymgmt load clears the pointer when it takes the key, so this one is still ours.
         drop(unsafe { Box::from_raw(key) });
@@ -135,7 +135,7 @@ pub(crate) fn hand_over(
 }
 
 /// A reference stands for a private key: searches for parameters or certificates must not find one.
-fn wanted(selection: c_int) -> bool {
+fn selects_private_key(selection: c_int) -> bool {
     selection == 0 || selection & SELECT_PRIVATE_KEY != 0
 }
 
@@ -148,8 +148,8 @@ fn wanted(selection: c_int) -> bool {
 fn read_block(input: BioRef<'_>, selection: c_int) -> Result<Option<String>, Error> {
     let mut scanned = 0;
     let mut block = Vec::new();
-    let mut passed = None;
-    let passes = selection & SELECT_PRIVATE_KEY != 0 && error::any_queued();
+    let mut resume_at = None;
+    let skips = selection & SELECT_PRIVATE_KEY != 0 && error::any_queued();
     while scanned < LONGEST_PREAMBLE {
         let mut line = [0u8; LINE];
         let Some(line) = input.read_line(&mut line) else { break };
@@ -168,17 +168,17 @@ fn read_block(input: BioRef<'_>, selection: c_int) -> Result<Option<String>, Err
         } else if trimmed.starts_with(BEGIN_OURS) {
             block.extend_from_slice(line);
         } else if trimmed.starts_with(b"-----BEGIN ") {
-            if !passes || !may_be_passed(trimmed) {
+            if !skips || !may_be_skipped(trimmed) {
                 break;
             }
-            passed = passed.or_else(|| input.position());
-            if passed.is_none() {
+            resume_at = resume_at.or_else(|| input.position());
+            if resume_at.is_none() {
                 break;
             }
         }
     }
     if block.is_empty() {
-        if let Some(position) = passed {
+        if let Some(position) = resume_at {
             input.seek(position);
         }
         return Ok(None);
@@ -189,7 +189,7 @@ fn read_block(input: BioRef<'_>, selection: c_int) -> Result<Option<String>, Err
 
 /// Whether what a line begins is a certificate or parameters. Anything else may be a key, which
 /// goes before one behind it.
-fn may_be_passed(line: &[u8]) -> bool {
+fn may_be_skipped(line: &[u8]) -> bool {
     let label = line.trim_ascii_end();
     label.ends_with(b"CERTIFICATE-----") || label.ends_with(b" PARAMETERS-----")
 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use keyward_proto::PublicKey;
 
-use crate::abi::{self, Algorithm, Dispatch, INTEGER, Known, UNSIGNED_INTEGER, UTF8_STRING};
+use crate::abi::{self, Algorithm, Dispatch, INTEGER, ParamDescriptor, UNSIGNED_INTEGER, UTF8_STRING};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
-use crate::key::{Held, Key, PREMASTER};
+use crate::key::{DaemonKey, Key, PREMASTER};
 use crate::out_buffer::OutBuffer;
 use crate::params::{Params, bytes};
 use crate::{PROPERTIES, context};
@@ -19,22 +19,20 @@ use crate::{PROPERTIES, context};
 /// One decryption.
 #[derive(Clone, Default)]
 pub(crate) struct Operation {
-    key: Option<Arc<Held>>,
+    key: Option<Arc<DaemonKey>>,
     /// Whether the padding is that of TLS.
-    of_tls: bool,
+    tls_padding: bool,
     client_version: Option<u16>,
 }
 
 entry_points! {
     fn decrypt_init(operation: Option<&mut Operation>, key: Option<&Key>, params: Params<'_>) -> c_int {
         let operation = operation.ok_or(Error::null())?;
-        let held = key.and_then(Key::held).filter(|held| {
-            matches!(held.reference.public_key(), PublicKey::Rsa { .. })
-        });
-        let held = held.ok_or_else(|| {
+        let is_rsa = |key: &&Arc<DaemonKey>| matches!(key.reference.public_key(), PublicKey::Rsa { .. });
+        let key = key.and_then(Key::daemon_key).filter(is_rsa).ok_or_else(|| {
             Error::new(Reason::NotSupported, "cannot decrypt with this key; load the reference of an RSA key")
         })?;
-        *operation = Operation { key: Some(Arc::clone(held)), ..Operation::default() };
+        *operation = Operation { key: Some(Arc::clone(key)), ..Operation::default() };
         operation.set(params)?;
         Ok(1)
     }
@@ -48,7 +46,7 @@ entry_points! {
         ciphertext_length: usize,
     ) -> c_int {
         let (Some(operation), Some(length)) = (operation, length) else { return Err(Error::null()) };
-        if !operation.of_tls {
+        if !operation.tls_padding {
             let text = "cannot decrypt with this padding: keys that the daemon holds take part in the RSA key exchange \
                         of TLS and decrypt nothing else";
             return Err(Error::new(Reason::NotSupported, text));
@@ -76,7 +74,7 @@ entry_points! {
         Ok(1)
     }
 
-    fn settable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const Known {
+    fn settable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const ParamDescriptor {
         Ok(SETTABLE.as_ptr())
     }
 }
@@ -84,7 +82,7 @@ entry_points! {
 impl Operation {
     fn set(&mut self, params: Params<'_>) -> Result<(), Error> {
         if let Some(padding) = params.find(PAD_MODE) {
-            self.of_tls = padding.integer() == Some(abi::RSA_PKCS1_WITH_TLS_PADDING.into());
+            self.tls_padding = padding.integer() == Some(abi::RSA_PKCS1_WITH_TLS_PADDING.into());
         }
         if let Some(version) = params.find(CLIENT_VERSION) {
             let version = version.integer().and_then(|version| u16::try_from(version).ok());
@@ -116,11 +114,11 @@ static TABLE: &[Dispatch] = dispatch! {
     ASYM_CIPHER_SETTABLE_CTX_PARAMS => settable_ctx_params,
 };
 
-static SETTABLE: &[Known] = &[
-    Known::new(PAD_MODE, UTF8_STRING),
-    Known::new(PAD_MODE, INTEGER),
-    Known::new(CLIENT_VERSION, UNSIGNED_INTEGER),
-    Known::END,
+static SETTABLE: &[ParamDescriptor] = &[
+    ParamDescriptor::new(PAD_MODE, UTF8_STRING),
+    ParamDescriptor::new(PAD_MODE, INTEGER),
+    ParamDescriptor::new(CLIENT_VERSION, UNSIGNED_INTEGER),
+    ParamDescriptor::END,
 ];
 
 // OSSL_ASYM_CIPHER_PARAM_*, provider-asym_cipher(7).

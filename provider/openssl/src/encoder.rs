@@ -31,8 +31,8 @@ entry_points! {
         _passphrase: *const c_void,
         _passphrase_arg: *mut c_void,
     ) -> c_int {
-        let held = key.and_then(Key::held).ok_or(Error::null())?;
-        let label = held.reference.label();
+        let key = key.and_then(Key::daemon_key).ok_or(Error::null())?;
+        let label = key.reference.label();
         Err(Error::new(
             Reason::KeptPrivate,
             format_args!(

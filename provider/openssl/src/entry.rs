@@ -11,7 +11,7 @@ macro_rules! entry_points {
         $(-> $return:ty)? $body:block)*) => {$(
         $(#[$meta])*
         pub(crate) unsafe extern "C" fn $name $(<$object $(: $bound)?>)? ($($arg: $type),*) $(-> $return)? {
-            $crate::error::fence(move || $body)
+            $crate::error::panic_boundary(move || $body)
         }
     )*};
 }

@@ -13,7 +13,7 @@ use crate::kind::Kind;
 
 /// Runs the body of an entry point. An error goes to the OpenSSL error queue of this thread, and the entry
 /// point returns what stands for failure. A panic ends here.
-pub(crate) fn fence<R: Failure>(body: impl FnOnce() -> Result<R, Error>) -> R {
+pub(crate) fn panic_boundary<R: Failure>(body: impl FnOnce() -> Result<R, Error>) -> R {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => value,
         Ok(Err(error)) => {
@@ -245,15 +245,15 @@ mod tests {
 
     #[test]
     fn a_panic_and_an_error_become_failures_with_a_text() {
-        assert_eq!(fence::<c_int>(|| panic!("as a test")), 0);
+        assert_eq!(panic_boundary::<c_int>(|| panic!("as a test")), 0);
         assert_eq!(
-            fence::<c_int>(|| Err(Error::new(
+            panic_boundary::<c_int>(|| Err(Error::new(
                 Reason::Refused(Outcome::KeyDisabled),
                 "key \"shop\" refused: \0"
             ))),
             0
         );
-        assert_eq!(fence(|| Ok(7)), 7);
+        assert_eq!(panic_boundary(|| Ok(7)), 7);
         let mut texts = Vec::new();
         loop {
             let (mut data, mut flags) = (ptr::null(), 0);

@@ -11,7 +11,7 @@
 use core::ffi::{c_char, c_int, c_long, c_void};
 use core::marker::PhantomData;
 
-use crate::abi::{Algorithm, Callback, Known, Param};
+use crate::abi::{Algorithm, Callback, Param, ParamDescriptor};
 use crate::key::Key;
 use crate::params::Params;
 use crate::store::Loader;
@@ -72,7 +72,7 @@ functions! {
 
     // provider-base(7)
     PROVIDER_TEARDOWN = 1024: "OSSL_FUNC_PROVIDER_TEARDOWN", fn(Option<Box<Provider>>);
-    PROVIDER_GETTABLE_PARAMS = 1025: "OSSL_FUNC_PROVIDER_GETTABLE_PARAMS", fn(*const c_void) -> *const Known;
+    PROVIDER_GETTABLE_PARAMS = 1025: "OSSL_FUNC_PROVIDER_GETTABLE_PARAMS", fn(*const c_void) -> *const ParamDescriptor;
     PROVIDER_GET_PARAMS = 1026: "OSSL_FUNC_PROVIDER_GET_PARAMS", fn(*const c_void, Params<'_>) -> c_int;
     PROVIDER_QUERY_OPERATION = 1027: "OSSL_FUNC_PROVIDER_QUERY_OPERATION",
         fn(Option<&Provider>, c_int, Option<&mut c_int>) -> *const Algorithm;
@@ -82,15 +82,15 @@ functions! {
     KEYMGMT_LOAD = 8: "OSSL_FUNC_KEYMGMT_LOAD", fn(Option<&mut *mut Key>, usize) -> *const Key;
     KEYMGMT_FREE = 10: "OSSL_FUNC_KEYMGMT_FREE", fn(Option<Box<Key>>);
     KEYMGMT_GET_PARAMS = 11: "OSSL_FUNC_KEYMGMT_GET_PARAMS", fn(Option<&Key>, Params<'_>) -> c_int;
-    KEYMGMT_GETTABLE_PARAMS = 12: "OSSL_FUNC_KEYMGMT_GETTABLE_PARAMS", fn(*const c_void) -> *const Known;
+    KEYMGMT_GETTABLE_PARAMS = 12: "OSSL_FUNC_KEYMGMT_GETTABLE_PARAMS", fn(*const c_void) -> *const ParamDescriptor;
     KEYMGMT_QUERY_OPERATION_NAME = 20: "OSSL_FUNC_KEYMGMT_QUERY_OPERATION_NAME", fn(c_int) -> *const c_char;
     KEYMGMT_HAS = 21: "OSSL_FUNC_KEYMGMT_HAS", fn(Option<&Key>, c_int) -> c_int;
     KEYMGMT_MATCH = 23: "OSSL_FUNC_KEYMGMT_MATCH", fn(Option<&Key>, Option<&Key>, c_int) -> c_int;
     KEYMGMT_IMPORT = 40: "OSSL_FUNC_KEYMGMT_IMPORT", fn(Option<&mut Key>, c_int, Params<'_>) -> c_int;
-    KEYMGMT_IMPORT_TYPES = 41: "OSSL_FUNC_KEYMGMT_IMPORT_TYPES", fn(c_int) -> *const Known;
+    KEYMGMT_IMPORT_TYPES = 41: "OSSL_FUNC_KEYMGMT_IMPORT_TYPES", fn(c_int) -> *const ParamDescriptor;
     KEYMGMT_EXPORT = 42: "OSSL_FUNC_KEYMGMT_EXPORT",
         fn(Option<&Key>, c_int, Option<Callback>, *mut c_void) -> c_int;
-    KEYMGMT_EXPORT_TYPES = 43: "OSSL_FUNC_KEYMGMT_EXPORT_TYPES", fn(c_int) -> *const Known;
+    KEYMGMT_EXPORT_TYPES = 43: "OSSL_FUNC_KEYMGMT_EXPORT_TYPES", fn(c_int) -> *const ParamDescriptor;
     KEYMGMT_DUP = 44: "OSSL_FUNC_KEYMGMT_DUP", fn(Option<&Key>, c_int) -> Option<Box<Key>>;
 
     // provider-signature(7)
@@ -114,11 +114,11 @@ functions! {
     SIGNATURE_GET_CTX_PARAMS = 18: "OSSL_FUNC_SIGNATURE_GET_CTX_PARAMS",
         fn(Option<&signature::Operation>, Params<'_>) -> c_int;
     SIGNATURE_GETTABLE_CTX_PARAMS = 19: "OSSL_FUNC_SIGNATURE_GETTABLE_CTX_PARAMS",
-        fn(*const c_void, *const c_void) -> *const Known;
+        fn(*const c_void, *const c_void) -> *const ParamDescriptor;
     SIGNATURE_SET_CTX_PARAMS = 20: "OSSL_FUNC_SIGNATURE_SET_CTX_PARAMS",
         fn(Option<&mut signature::Operation>, Params<'_>) -> c_int;
     SIGNATURE_SETTABLE_CTX_PARAMS = 21: "OSSL_FUNC_SIGNATURE_SETTABLE_CTX_PARAMS",
-        fn(*const c_void, *const c_void) -> *const Known;
+        fn(*const c_void, *const c_void) -> *const ParamDescriptor;
 
     // provider-asym_cipher(7)
     ASYM_CIPHER_NEWCTX = 1: "OSSL_FUNC_ASYM_CIPHER_NEWCTX", fn(*const c_void) -> Option<Box<decrypt::Operation>>;
@@ -132,7 +132,7 @@ functions! {
     ASYM_CIPHER_SET_CTX_PARAMS = 10: "OSSL_FUNC_ASYM_CIPHER_SET_CTX_PARAMS",
         fn(Option<&mut decrypt::Operation>, Params<'_>) -> c_int;
     ASYM_CIPHER_SETTABLE_CTX_PARAMS = 11: "OSSL_FUNC_ASYM_CIPHER_SETTABLE_CTX_PARAMS",
-        fn(*const c_void, *const c_void) -> *const Known;
+        fn(*const c_void, *const c_void) -> *const ParamDescriptor;
 
     // provider-encoder(7)
     ENCODER_NEWCTX = 1: "OSSL_FUNC_ENCODER_NEWCTX", fn(Option<&Provider>) -> Option<&Provider>;
@@ -150,7 +150,7 @@ functions! {
 
     // provider-storemgmt(7)
     STORE_OPEN = 1: "OSSL_FUNC_STORE_OPEN", fn(Option<&Provider>, *const c_char) -> Option<Box<Loader>>;
-    STORE_SETTABLE_CTX_PARAMS = 3: "OSSL_FUNC_STORE_SETTABLE_CTX_PARAMS", fn(*const c_void) -> *const Known;
+    STORE_SETTABLE_CTX_PARAMS = 3: "OSSL_FUNC_STORE_SETTABLE_CTX_PARAMS", fn(*const c_void) -> *const ParamDescriptor;
     STORE_SET_CTX_PARAMS = 4: "OSSL_FUNC_STORE_SET_CTX_PARAMS", fn(Option<&mut Loader>, Params<'_>) -> c_int;
     STORE_LOAD = 5: "OSSL_FUNC_STORE_LOAD",
         fn(Option<&mut Loader>, Option<Callback>, *mut c_void, *const c_void, *mut c_void) -> c_int;
@@ -216,7 +216,7 @@ mod tests {
         *mut c_char: "char *",
         *mut usize: "size_t *",
         *const Algorithm: "const OSSL_ALGORITHM *",
-        *const Known: "const OSSL_PARAM *",
+        *const ParamDescriptor: "const OSSL_PARAM *",
         *const Param: "const OSSL_PARAM *",
         *mut Param: "OSSL_PARAM *",
         Params<'_>: "OSSL_PARAM *",

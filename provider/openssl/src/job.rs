@@ -191,7 +191,7 @@ impl WaitContext {
         // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never followed. The data belongs to the
         // cleanup from here on.
         let taken = unsafe {
-            ASYNC_WAIT_CTX_set_wait_fd(self.0.as_ptr(), key(), descriptor, waiting.cast(), Some(freed))
+            ASYNC_WAIT_CTX_set_wait_fd(self.0.as_ptr(), key(), descriptor, waiting.cast(), Some(free_waiting))
         };
         if taken == 0 {
             // SAFETY: it came from `into_raw` above, and the wait context did not take it.
@@ -204,13 +204,13 @@ impl WaitContext {
 }
 
 /// The host frees a wait context, with or without a call that is under way.
-unsafe extern "C" fn freed(
+unsafe extern "C" fn free_waiting(
     _context: *mut c_void,
     _key: *const c_void,
     _descriptor: c_int,
     data: *mut c_void,
 ) {
-    crate::error::fence(|| {
+    crate::error::panic_boundary(|| {
         // SAFETY: the data is what the wait context was given with this function, and it calls it once.
         drop(unsafe { Box::from_raw(data.cast::<Waiting>()) });
         Ok(())

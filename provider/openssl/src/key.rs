@@ -20,11 +20,11 @@ pub(crate) enum Key {
     /// Imported to be compared with; it cannot sign.
     Public(PublicKey),
     /// A key that the daemon holds.
-    Held(Arc<Held>),
+    Daemon(Arc<DaemonKey>),
 }
 
 /// A key that the daemon holds, and the way to it.
-pub(crate) struct Held {
+pub(crate) struct DaemonKey {
     pub(crate) reference: Reference,
     pub(crate) client: Arc<Client>,
 }
@@ -34,19 +34,19 @@ impl Key {
         match self {
             Self::Empty => None,
             Self::Public(public_key) => Some(public_key),
-            Self::Held(held) => Some(held.reference.public_key()),
+            Self::Daemon(key) => Some(key.reference.public_key()),
         }
     }
 
-    pub(crate) fn held(&self) -> Option<&Arc<Held>> {
+    pub(crate) fn daemon_key(&self) -> Option<&Arc<DaemonKey>> {
         match self {
-            Self::Held(held) => Some(held),
+            Self::Daemon(key) => Some(key),
             Self::Empty | Self::Public(_) => None,
         }
     }
 }
 
-impl Held {
+impl DaemonKey {
     /// The one request of a handshake that signs.
     pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, Error> {
         let label = self.reference.label();

@@ -10,13 +10,13 @@ use core::{mem, ptr};
 use keyward_proto::{Curve, Hash, MlDsa, PublicKey};
 
 use crate::abi::{
-    Algorithm, Callback, Dispatch, INTEGER, Known, OCTET_STRING, SELECT_DOMAIN_PARAMETERS,
+    Algorithm, Callback, Dispatch, INTEGER, OCTET_STRING, ParamDescriptor, SELECT_DOMAIN_PARAMETERS,
     SELECT_PRIVATE_KEY, SELECT_PUBLIC_KEY, UNSIGNED_INTEGER, UTF8_STRING,
 };
 use crate::entry::{dispatch, entry_points};
 use crate::error::Error;
 use crate::key::Key;
-use crate::params::{Lent, Params};
+use crate::params::{ParamBuilder, Params};
 use crate::{PROPERTIES, context};
 
 entry_points! {
@@ -37,7 +37,7 @@ entry_points! {
 
     fn has(key: Option<&Key>, selection: c_int) -> c_int {
         let key = key.ok_or(Error::null())?;
-        let private = selection & SELECT_PRIVATE_KEY == 0 || key.held().is_some();
+        let private = selection & SELECT_PRIVATE_KEY == 0 || key.daemon_key().is_some();
         let public = selection & SELECT_PUBLIC_KEY == 0 || key.public().is_some();
         Ok(c_int::from(private && public))
     }
@@ -62,8 +62,8 @@ entry_points! {
         Ok(1)
     }
 
-    fn import_types(selection: c_int) -> *const Known {
-        Ok(exchanged(selection))
+    fn import_types(selection: c_int) -> *const ParamDescriptor {
+        Ok(transferred(selection))
     }
 
     fn export(key: Option<&Key>, selection: c_int, callback: Option<Callback>, arg: *mut c_void) -> c_int {
@@ -73,39 +73,39 @@ entry_points! {
         let public = key.and_then(Key::public).ok_or(Error::silent())?;
         let callback = callback.ok_or(Error::null())?;
         let whole = selection & SELECT_PUBLIC_KEY != 0;
-        let mut lent = Lent::default();
+        let mut fields = ParamBuilder::default();
         match public {
             PublicKey::Rsa { modulus, exponent } if whole => {
-                lent = lent.unsigned(N, modulus).unsigned(E, exponent);
+                fields = fields.unsigned(N, modulus).unsigned(E, exponent);
             }
             PublicKey::RsaPss { modulus, exponent, parameters } => {
                 if whole {
-                    lent = lent.unsigned(N, modulus).unsigned(E, exponent);
+                    fields = fields.unsigned(N, modulus).unsigned(E, exponent);
                 }
                 if let Some(parameters) = parameters {
                     let hash = hash_name(parameters.hash()).to_str().unwrap_or_default();
-                    lent = lent.utf8(DIGEST, hash).utf8(MGF1_DIGEST, hash);
-                    lent = lent.integer(SALT_LENGTH, c_int::from(parameters.salt()));
+                    fields = fields.utf8(DIGEST, hash).utf8(MGF1_DIGEST, hash);
+                    fields = fields.integer(SALT_LENGTH, c_int::from(parameters.salt()));
                 }
             }
             PublicKey::Ec { curve, point } => {
-                lent = lent.utf8(GROUP, curve.openssl_name());
+                fields = fields.utf8(GROUP, curve.openssl_name());
                 if whole {
-                    lent = lent.octets(PUB, point);
+                    fields = fields.octets(PUB, point);
                 }
             }
-            PublicKey::Ed25519(public) | PublicKey::MlDsa(_, public) if whole => lent = lent.octets(PUB, public),
+            PublicKey::Ed25519(public) | PublicKey::MlDsa(_, public) if whole => fields = fields.octets(PUB, public),
             _ => {}
         }
         // SAFETY: provider-keymgmt(7): the callback takes the array and the argument that came with it.
-        Ok(lent.hand_to(|params| unsafe { callback(params, arg) }))
+        Ok(fields.pass_to(|params| unsafe { callback(params, arg) }))
     }
 
-    fn export_types(selection: c_int) -> *const Known {
-        Ok(exchanged(selection))
+    fn export_types(selection: c_int) -> *const ParamDescriptor {
+        Ok(transferred(selection))
     }
 
-    fn gettable_params(_provider: *const c_void) -> *const Known {
+    fn gettable_params(_provider: *const c_void) -> *const ParamDescriptor {
         Ok(GETTABLE.as_ptr())
     }
 
@@ -228,8 +228,8 @@ fn hash_name(hash: Hash) -> &'static CStr {
     }
 }
 
-fn exchanged(selection: c_int) -> *const Known {
-    if selection & SELECT_PRIVATE_KEY != 0 { ptr::null() } else { EXCHANGED.as_ptr() }
+fn transferred(selection: c_int) -> *const ParamDescriptor {
+    if selection & SELECT_PRIVATE_KEY != 0 { ptr::null() } else { TRANSFERRED.as_ptr() }
 }
 
 /// The key types, under all the names by which libssl may ask for them.
@@ -283,29 +283,29 @@ static COMMON: &[Dispatch] = table! {};
 static RSA_PSS: &[Dispatch] = table! { KEYMGMT_QUERY_OPERATION_NAME => rsa_pss_operation_name };
 static EC: &[Dispatch] = table! { KEYMGMT_QUERY_OPERATION_NAME => ec_operation_name };
 
-static EXCHANGED: &[Known] = &[
-    Known::new(N, UNSIGNED_INTEGER),
-    Known::new(E, UNSIGNED_INTEGER),
-    Known::new(DIGEST, UTF8_STRING),
-    Known::new(MGF1_DIGEST, UTF8_STRING),
-    Known::new(SALT_LENGTH, INTEGER),
-    Known::new(GROUP, UTF8_STRING),
-    Known::new(PUB, OCTET_STRING),
-    Known::END,
+static TRANSFERRED: &[ParamDescriptor] = &[
+    ParamDescriptor::new(N, UNSIGNED_INTEGER),
+    ParamDescriptor::new(E, UNSIGNED_INTEGER),
+    ParamDescriptor::new(DIGEST, UTF8_STRING),
+    ParamDescriptor::new(MGF1_DIGEST, UTF8_STRING),
+    ParamDescriptor::new(SALT_LENGTH, INTEGER),
+    ParamDescriptor::new(GROUP, UTF8_STRING),
+    ParamDescriptor::new(PUB, OCTET_STRING),
+    ParamDescriptor::END,
 ];
 
-static GETTABLE: &[Known] = &[
-    Known::new(BITS, INTEGER),
-    Known::new(SECURITY_BITS, INTEGER),
-    Known::new(MAX_SIZE, INTEGER),
-    Known::new(DEFAULT_DIGEST, UTF8_STRING),
-    Known::new(MANDATORY_DIGEST, UTF8_STRING),
-    Known::new(N, UNSIGNED_INTEGER),
-    Known::new(E, UNSIGNED_INTEGER),
-    Known::new(GROUP, UTF8_STRING),
-    Known::new(PUB, OCTET_STRING),
-    Known::new(ENCODED_PUB, OCTET_STRING),
-    Known::END,
+static GETTABLE: &[ParamDescriptor] = &[
+    ParamDescriptor::new(BITS, INTEGER),
+    ParamDescriptor::new(SECURITY_BITS, INTEGER),
+    ParamDescriptor::new(MAX_SIZE, INTEGER),
+    ParamDescriptor::new(DEFAULT_DIGEST, UTF8_STRING),
+    ParamDescriptor::new(MANDATORY_DIGEST, UTF8_STRING),
+    ParamDescriptor::new(N, UNSIGNED_INTEGER),
+    ParamDescriptor::new(E, UNSIGNED_INTEGER),
+    ParamDescriptor::new(GROUP, UTF8_STRING),
+    ParamDescriptor::new(PUB, OCTET_STRING),
+    ParamDescriptor::new(ENCODED_PUB, OCTET_STRING),
+    ParamDescriptor::END,
 ];
 
 // OSSL_PKEY_PARAM_*, provider-keymgmt(7).

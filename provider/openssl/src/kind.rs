@@ -24,13 +24,15 @@ impl Kind {
     /// The kind of what was to be signed, if an outcome is due to it.
     pub(crate) fn refused(outcome: Outcome, input: Input<'_>) -> Option<Self> {
         match (outcome, input) {
-            (Outcome::UseRefused | Outcome::UseNotGranted, Input::Message(message)) => Self::of(message),
+            (Outcome::UseRefused | Outcome::UseNotGranted, Input::Message(message)) => {
+                Self::recognise(message)
+            }
             (Outcome::UseRefused | Outcome::UseNotGranted, Input::Digest(_)) => Some(Self::Digest),
             _ => None,
         }
     }
 
-    fn of(message: &[u8]) -> Option<Self> {
+    fn recognise(message: &[u8]) -> Option<Self> {
         const TLS13_CLIENT: &[u8] = b"    TLS 1.3, client CertificateVerify\0";
         let begins = |start| sequence(message).is_some_and(|content: &[u8]| content.starts_with(start));
         // TBSCertificate of version 3 (RFC 5280, 4.1), and CertificationRequestInfo (RFC 2986,
@@ -82,7 +84,7 @@ mod tests {
 
     /// Real ones stand in the tests of the openssl program.
     #[test]
-    fn messages_are_told_by_how_they_begin() {
+    fn messages_are_recognised_by_their_beginning() {
         let tls13 = |side: &str| {
             [&[0x20; 64][..], format!("TLS 1.3, {side} CertificateVerify\0").as_bytes()].concat()
         };

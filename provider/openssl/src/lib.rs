@@ -40,9 +40,9 @@ use std::sync::Arc;
 
 use keyward_client::Client;
 
-use crate::abi::{Algorithm, Dispatch, Known};
+use crate::abi::{Algorithm, Dispatch, ParamDescriptor};
 use crate::entry::{dispatch, entry_points};
-use crate::error::{Error, Reason, fence};
+use crate::error::{Error, Reason, panic_boundary};
 use crate::params::Params;
 use crate::upcalls::{BioFunctions, Core};
 
@@ -87,7 +87,7 @@ pub unsafe extern "C" fn OSSL_provider_init(
     table: Option<&mut *const c_void>,
     context: Option<&mut *mut c_void>,
 ) -> c_int {
-    fence(|| {
+    panic_boundary(|| {
         let (Some(table), Some(context)) = (table, context) else { return Err(Error::null()) };
         // SAFETY: OpenSSL passes its handle and its array, which live as long as the provider.
         let core = unsafe { Core::new(handle, upcalls.cast()) };
@@ -102,7 +102,7 @@ pub unsafe extern "C" fn OSSL_provider_init(
 }
 
 entry_points! {
-    fn gettable_params(_provider: *const c_void) -> *const Known {
+    fn gettable_params(_provider: *const c_void) -> *const ParamDescriptor {
         Ok(PARAMS.as_ptr())
     }
 
@@ -138,12 +138,12 @@ static PROVIDER: &[Dispatch] = dispatch! {
     PROVIDER_QUERY_OPERATION => query_operation,
 };
 
-static PARAMS: &[Known] = &[
-    Known::new(NAME_PARAM, abi::UTF8_PTR),
-    Known::new(VERSION_PARAM, abi::UTF8_PTR),
-    Known::new(BUILD_PARAM, abi::UTF8_PTR),
-    Known::new(STATUS_PARAM, abi::INTEGER),
-    Known::END,
+static PARAMS: &[ParamDescriptor] = &[
+    ParamDescriptor::new(NAME_PARAM, abi::UTF8_PTR),
+    ParamDescriptor::new(VERSION_PARAM, abi::UTF8_PTR),
+    ParamDescriptor::new(BUILD_PARAM, abi::UTF8_PTR),
+    ParamDescriptor::new(STATUS_PARAM, abi::INTEGER),
+    ParamDescriptor::END,
 ];
 
 /// How our algorithms are told from others in a property query.

@@ -163,11 +163,11 @@ impl<'a> Value<'a> {
 
 /// Parameters that we lend to OpenSSL for the length of a callback.
 #[derive(Default)]
-pub(crate) struct Lent {
+pub(crate) struct ParamBuilder {
     fields: Vec<(&'static CStr, c_uint, Vec<u8>)>,
 }
 
-impl Lent {
+impl ParamBuilder {
     pub(crate) fn integer(mut self, key: &'static CStr, value: c_int) -> Self {
         self.fields.push((key, INTEGER, value.to_ne_bytes().to_vec()));
         self
@@ -192,13 +192,13 @@ impl Lent {
     }
 
     /// Hands the finished array to `callback`.
-    pub(crate) fn hand_to<R>(self, callback: impl FnOnce(*const Param) -> R) -> R {
-        self.hand_with(None, callback)
+    pub(crate) fn pass_to<R>(self, callback: impl FnOnce(*const Param) -> R) -> R {
+        self.pass_with(None, callback)
     }
 
-    /// As [`Lent::hand_to`], with one more field: the place of a pointer to an object, which the receiver may
+    /// As [`ParamBuilder::pass_to`], with one more field: the place of a pointer to an object, which the receiver may
     /// take over by clearing it (provider-object(7)).
-    pub(crate) fn hand_reference_to<T, R>(
+    pub(crate) fn pass_reference_to<T, R>(
         self,
         key: &'static CStr,
         object: &mut *mut T,
@@ -211,10 +211,10 @@ impl Lent {
             data_size: size_of::<*mut T>(),
             return_size: UNMODIFIED,
         };
-        self.hand_with(Some(reference), callback)
+        self.pass_with(Some(reference), callback)
     }
 
-    fn hand_with<R>(mut self, reference: Option<Param>, callback: impl FnOnce(*const Param) -> R) -> R {
+    fn pass_with<R>(mut self, reference: Option<Param>, callback: impl FnOnce(*const Param) -> R) -> R {
         let mut array: Vec<Param> = self
             .fields
             .iter_mut()
@@ -256,13 +256,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lent_can_be_read() {
-        let lent = Lent::default()
+    fn built_parameters_can_be_read() {
+        let built = ParamBuilder::default()
             .integer(c"i", -2)
             .unsigned(c"n", &[0x01, 0x00, 0x01])
             .utf8(c"group", "prime256v1")
             .octets(c"pub", &[4, 5, 6]);
-        lent.hand_to(|array| {
+        built.pass_to(|array| {
             let params = Params(array.cast_mut(), PhantomData);
             assert_eq!(params.find(c"i").unwrap().integer(), Some(-2));
             assert_eq!(params.find(c"n").unwrap().unsigned(), Some(vec![1, 0, 1]));

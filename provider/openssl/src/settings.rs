@@ -38,11 +38,11 @@ pub(crate) fn read(core: &Core) -> Result<Settings, String> {
 pub(crate) fn knows_ml_dsa(core: &Core) -> bool {
     // OSSL_PROV_PARAM_CORE_VERSION, provider-base(7): as in "3.5.4".
     let version = core.setting(c"openssl-version");
-    version.is_some_and(|version| version_of(&version).is_some_and(|version| version >= (3, 5)))
+    version.is_some_and(|version| parse_version(&version).is_some_and(|version| version >= (3, 5)))
 }
 
 /// Major and minor number.
-fn version_of(text: &str) -> Option<(u32, u32)> {
+fn parse_version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split('.').map(|number| number.parse().ok());
     Some((numbers.next()??, numbers.next()??))
 }
@@ -73,11 +73,11 @@ mod tests {
 
     #[test]
     fn versions() {
-        assert_eq!(version_of("3.5.4"), Some((3, 5)));
-        assert_eq!(version_of("4.0.0-alpha1"), Some((4, 0)));
-        assert_eq!(version_of("3.10.1+quic"), Some((3, 10)));
+        assert_eq!(parse_version("3.5.4"), Some((3, 5)));
+        assert_eq!(parse_version("4.0.0-alpha1"), Some((4, 0)));
+        assert_eq!(parse_version("3.10.1+quic"), Some((3, 10)));
         for bad in ["", "3", "three.five", "-3.5"] {
-            assert_eq!(version_of(bad), None, "{bad:?}");
+            assert_eq!(parse_version(bad), None, "{bad:?}");
         }
     }
 

@@ -14,11 +14,11 @@ use keyward_client::Input;
 use keyward_proto::frame::MAX_WHOLE_MESSAGE;
 use keyward_proto::{Hash, MlDsa, PssParameters, PublicKey, Scheme, SchemeFamily};
 
-use crate::abi::{self, Algorithm, Dispatch, INTEGER, Known, OCTET_STRING, UTF8_STRING};
+use crate::abi::{self, Algorithm, Dispatch, INTEGER, OCTET_STRING, ParamDescriptor, UTF8_STRING};
 use crate::digest::{DigestName, Hasher};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
-use crate::key::{Held, Key};
+use crate::key::{DaemonKey, Key};
 use crate::keymgmt::{ML_DSA_44, ML_DSA_65, ML_DSA_87};
 use crate::out_buffer::OutBuffer;
 use crate::padding::{Padding, salt_length};
@@ -28,7 +28,7 @@ use crate::{PROPERTIES, context};
 /// One signature operation.
 #[derive(Clone, Default)]
 pub(crate) struct Operation {
-    key: Option<Arc<Held>>,
+    key: Option<Arc<DaemonKey>>,
     digest: Option<DigestName>,
     /// As it was asked for; otherwise that of the key.
     padding: Option<Padding>,
@@ -137,7 +137,7 @@ entry_points! {
         Ok(1)
     }
 
-    fn settable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const Known {
+    fn settable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const ParamDescriptor {
         Ok(SETTABLE.as_ptr())
     }
 
@@ -159,7 +159,7 @@ entry_points! {
         Ok(c_int::from(fitted))
     }
 
-    fn gettable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const Known {
+    fn gettable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const ParamDescriptor {
         Ok(GETTABLE.as_ptr())
     }
 }
@@ -173,11 +173,11 @@ impl Operation {
     ) -> Result<c_int, Error> {
         // A null key means the one of the init before (provider-signature(7)).
         if let Some(key) = key {
-            let held = key.held().ok_or_else(|| {
+            let key = key.daemon_key().ok_or_else(|| {
                 Error::new(Reason::NotSupported, "cannot sign with a public key; load a key reference")
             })?;
             // What was asked for with another key has no say in what this one signs.
-            *self = Self { key: Some(Arc::clone(held)), ..Self::default() };
+            *self = Self { key: Some(Arc::clone(key)), ..Self::default() };
         }
         self.digest = digest.map(CStr::to_bytes).filter(|name| !name.is_empty()).map(DigestName::from_name);
         self.mgf1 = None;
@@ -222,7 +222,7 @@ impl Operation {
         Ok(())
     }
 
-    fn key(&self) -> Result<&Arc<Held>, Error> {
+    fn key(&self) -> Result<&Arc<DaemonKey>, Error> {
         self.key.as_ref().ok_or_else(|| Error::new(Reason::Internal, "cannot sign before a key is set"))
     }
 
@@ -299,9 +299,11 @@ impl Operation {
     fn sign_digest(&self, digest: &[u8]) -> Result<Vec<u8>, Error> {
         let mut named = self.clone();
         if self.digest.is_none() && (self.is_ec()? || self.padding()? == Padding::Pss) {
-            let of_length = |hash: &Hash| hash.length() == digest.len();
-            named.digest =
-                [Hash::Sha256, Hash::Sha384, Hash::Sha512].into_iter().find(of_length).map(DigestName::Known);
+            let has_length = |hash: &Hash| hash.length() == digest.len();
+            named.digest = [Hash::Sha256, Hash::Sha384, Hash::Sha512]
+                .into_iter()
+                .find(has_length)
+                .map(DigestName::Known);
         }
         let known = matches!(named.digest, Some(DigestName::Known(hash)) if hash.length() == digest.len());
         if !known && !matches!(named.digest, Some(DigestName::Md5Sha1 | DigestName::Unknown)) {
@@ -390,21 +392,21 @@ static TABLE: &[Dispatch] = dispatch! {
     SIGNATURE_GETTABLE_CTX_PARAMS => gettable_ctx_params,
 };
 
-static SETTABLE: &[Known] = &[
-    Known::new(DIGEST, UTF8_STRING),
-    Known::new(PAD_MODE, UTF8_STRING),
-    Known::new(PAD_MODE, INTEGER),
-    Known::new(SALT_LENGTH, UTF8_STRING),
-    Known::new(SALT_LENGTH, INTEGER),
-    Known::new(MGF1_DIGEST, UTF8_STRING),
-    Known::END,
+static SETTABLE: &[ParamDescriptor] = &[
+    ParamDescriptor::new(DIGEST, UTF8_STRING),
+    ParamDescriptor::new(PAD_MODE, UTF8_STRING),
+    ParamDescriptor::new(PAD_MODE, INTEGER),
+    ParamDescriptor::new(SALT_LENGTH, UTF8_STRING),
+    ParamDescriptor::new(SALT_LENGTH, INTEGER),
+    ParamDescriptor::new(MGF1_DIGEST, UTF8_STRING),
+    ParamDescriptor::END,
 ];
 
-static GETTABLE: &[Known] = &[
-    Known::new(ALGORITHM_ID, OCTET_STRING),
-    Known::new(PAD_MODE, INTEGER),
-    Known::new(PAD_MODE, UTF8_STRING),
-    Known::END,
+static GETTABLE: &[ParamDescriptor] = &[
+    ParamDescriptor::new(ALGORITHM_ID, OCTET_STRING),
+    ParamDescriptor::new(PAD_MODE, INTEGER),
+    ParamDescriptor::new(PAD_MODE, UTF8_STRING),
+    ParamDescriptor::END,
 ];
 
 // OSSL_SIGNATURE_PARAM_*, provider-signature(7).
@@ -435,7 +437,7 @@ mod tests {
         let reference = Reference::new("shop".parse().unwrap(), 1, ED25519.to_vec()).unwrap();
         let address: Address = "/nowhere".parse().unwrap();
         let client = Arc::new(Client::new(address, Duration::from_secs(1)));
-        let key = Key::Held(Arc::new(Held { reference, client }));
+        let key = Key::Daemon(Arc::new(DaemonKey { reference, client }));
         let mut operation = Operation::default();
         assert!(operation.start(Some(&key), None, Params::NONE).is_ok());
         operation.padding = Some(Padding::Pss);

@@ -10,7 +10,7 @@ use core::ffi::{CStr, c_char, c_int, c_void};
 use keyward_client::Error as ClientError;
 use keyward_proto::{Label, Reference};
 
-use crate::abi::{self, Algorithm, Callback, Dispatch, Known};
+use crate::abi::{self, Algorithm, Callback, Dispatch, ParamDescriptor};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
 use crate::params::Params;
@@ -50,7 +50,7 @@ entry_points! {
         Ok(Some(Box::new(Loader { client, label, version, expect: 0, done: false })))
     }
 
-    fn settable_ctx_params(_provider: *const c_void) -> *const Known {
+    fn settable_ctx_params(_provider: *const c_void) -> *const ParamDescriptor {
         Ok(SETTABLE.as_ptr())
     }
 
@@ -77,7 +77,7 @@ entry_points! {
         }
         let reference = loader.describe()?;
         // SAFETY: provider-storemgmt(7): the callback takes the array and the argument that came with it.
-        decoder::hand_over(&loader.client, reference, |params| unsafe { callback(params, arg) })
+        decoder::pass_key(&loader.client, reference, |params| unsafe { callback(params, arg) })
     }
 
     fn eof(loader: Option<&Loader>) -> c_int {
@@ -146,7 +146,7 @@ static TABLE: &[Dispatch] = dispatch! {
     STORE_CLOSE => close,
 };
 
-static SETTABLE: &[Known] = &[Known::new(EXPECT, abi::INTEGER), Known::END];
+static SETTABLE: &[ParamDescriptor] = &[ParamDescriptor::new(EXPECT, abi::INTEGER), ParamDescriptor::END];
 
 /// `OSSL_STORE_PARAM_EXPECT`.
 const EXPECT: &CStr = c"expect";
