@@ -72,31 +72,7 @@ entry_points! {
         }
         let public = key.and_then(Key::public).ok_or(Error::silent())?;
         let callback = callback.ok_or(Error::null())?;
-        let whole = selection & SELECT_PUBLIC_KEY != 0;
-        let mut fields = ParamBuilder::default();
-        match public {
-            PublicKey::Rsa { modulus, exponent } if whole => {
-                fields = fields.unsigned(N, modulus).unsigned(E, exponent);
-            }
-            PublicKey::RsaPss { modulus, exponent, parameters } => {
-                if whole {
-                    fields = fields.unsigned(N, modulus).unsigned(E, exponent);
-                }
-                if let Some(parameters) = parameters {
-                    let hash = hash_name(parameters.hash()).to_str().unwrap_or_default();
-                    fields = fields.utf8(DIGEST, hash).utf8(MGF1_DIGEST, hash);
-                    fields = fields.integer(SALT_LENGTH, c_int::from(parameters.salt()));
-                }
-            }
-            PublicKey::Ec { curve, point } => {
-                fields = fields.utf8(GROUP, curve.openssl_name());
-                if whole {
-                    fields = fields.octets(PUB, point);
-                }
-            }
-            PublicKey::Ed25519(public) | PublicKey::MlDsa(_, public) if whole => fields = fields.octets(PUB, public),
-            _ => {}
-        }
+        let fields = exported(public, selection & SELECT_PUBLIC_KEY != 0);
         // SAFETY: provider-keymgmt(7): the callback takes the array and the argument that came with it.
         Ok(fields.pass_to(|params| unsafe { callback(params, arg) }))
     }
@@ -111,48 +87,10 @@ entry_points! {
 
     fn get_params(key: Option<&Key>, params: Params<'_>) -> c_int {
         let public = key.and_then(Key::public).ok_or(Error::silent())?;
-        let integers = [
-            (BITS, public.bits()),
-            (SECURITY_BITS, public.security_bits()),
-            (MAX_SIZE, public.max_signature()),
-        ];
-        let mut fitted = integers.into_iter().all(|(key, value)| {
-            let value = u32::try_from(value).unwrap_or(u32::MAX);
-            params.find(key).is_none_or(|p| p.answer_integer(value))
-        });
-        let mut octets = |key, value| fitted &= params.find(key).is_none_or(|p| p.answer_octets(value));
-        match public {
-            PublicKey::Rsa { modulus, exponent } | PublicKey::RsaPss { modulus, exponent, .. } => {
-                fitted &= params.find(N).is_none_or(|p| p.answer_unsigned(modulus));
-                fitted &= params.find(E).is_none_or(|p| p.answer_unsigned(exponent));
-            }
-            PublicKey::Ec { curve, point } => {
-                octets(PUB, point);
-                octets(ENCODED_PUB, point);
-                fitted &= params.find(GROUP).is_none_or(|p| p.answer_utf8(group_name(*curve)));
-            }
-            PublicKey::MlDsa(_, public) => {
-                octets(PUB, public);
-                fitted &= params.find(MANDATORY_DIGEST).is_none_or(|p| p.answer_utf8(c""));
-                return Ok(c_int::from(fitted));
-            }
-            PublicKey::Ed25519(public) => {
-                octets(PUB, public);
-                octets(ENCODED_PUB, public);
-                // Empty: no digest may be named, the algorithm hashes for itself (EVP_SIGNATURE-ED25519(7)).
-                fitted &= params.find(MANDATORY_DIGEST).is_none_or(|p| p.answer_utf8(c""));
-                return Ok(c_int::from(fitted));
-            }
-            _ => return Err(Error::silent()),
-        }
-        if let PublicKey::RsaPss { parameters: Some(parameters), .. } = public {
-            // Instead of a default: there is no other (EVP_PKEY_get_default_digest_nid(3)).
-            let hash = hash_name(parameters.hash());
-            fitted &= params.find(MANDATORY_DIGEST).is_none_or(|p| p.answer_utf8(hash));
-            return Ok(c_int::from(fitted));
-        }
-        fitted &= params.find(DEFAULT_DIGEST).is_none_or(|p| p.answer_utf8(c"SHA256"));
-        Ok(c_int::from(fitted))
+        let sizes = answer_sizes(public, params);
+        let key = answer_public_key(public, params).ok_or(Error::silent())?;
+        let digest = answer_digest(public, params);
+        Ok(c_int::from(sizes && key && digest))
     }
 
     /// RSA keys that are bound to RSASSA-PSS sign with the algorithm of all RSA keys.
@@ -184,6 +122,81 @@ fn public_key(params: Params<'_>) -> Option<PublicKey> {
             None => Some(PublicKey::Ed25519(public)),
         },
     }
+}
+
+/// The fields of a public key for another provider: those of the key itself if `whole`, and those that restrict the key or
+/// name its group.
+fn exported(public: &PublicKey, whole: bool) -> ParamBuilder {
+    let mut fields = ParamBuilder::default();
+    match public {
+        PublicKey::Rsa { modulus, exponent } if whole => {
+            fields = fields.unsigned(N, modulus).unsigned(E, exponent);
+        }
+        PublicKey::RsaPss { modulus, exponent, parameters } => {
+            if whole {
+                fields = fields.unsigned(N, modulus).unsigned(E, exponent);
+            }
+            if let Some(parameters) = parameters {
+                let hash = hash_name(parameters.hash()).to_str().unwrap_or_default();
+                fields = fields.utf8(DIGEST, hash).utf8(MGF1_DIGEST, hash);
+                fields = fields.integer(SALT_LENGTH, c_int::from(parameters.salt()));
+            }
+        }
+        PublicKey::Ec { curve, point } => {
+            fields = fields.utf8(GROUP, curve.openssl_name());
+            if whole {
+                fields = fields.octets(PUB, point);
+            }
+        }
+        PublicKey::Ed25519(public) | PublicKey::MlDsa(_, public) if whole => {
+            fields = fields.octets(PUB, public)
+        }
+        _ => {}
+    }
+    fields
+}
+
+/// Answers with the sizes of a key. Returns whether the answers fitted.
+fn answer_sizes(public: &PublicKey, params: Params<'_>) -> bool {
+    let sizes =
+        [(BITS, public.bits()), (SECURITY_BITS, public.security_bits()), (MAX_SIZE, public.max_signature())];
+    sizes.into_iter().all(|(key, value)| {
+        let value = u32::try_from(value).unwrap_or(u32::MAX);
+        params.find(key).is_none_or(|p| p.answer_integer(value))
+    })
+}
+
+/// Answers with the public key. Returns whether the answers fitted; `None` for keys of an unknown type.
+fn answer_public_key(public: &PublicKey, params: Params<'_>) -> Option<bool> {
+    let unsigned = |key, value| params.find(key).is_none_or(|p| p.answer_unsigned(value));
+    let octets = |key, value| params.find(key).is_none_or(|p| p.answer_octets(value));
+    let fitted = match public {
+        PublicKey::Rsa { modulus, exponent } | PublicKey::RsaPss { modulus, exponent, .. } => {
+            [unsigned(N, modulus), unsigned(E, exponent)]
+        }
+        PublicKey::Ec { curve, point } => {
+            let group = params.find(GROUP).is_none_or(|p| p.answer_utf8(group_name(*curve)));
+            [octets(PUB, point) & octets(ENCODED_PUB, point), group]
+        }
+        PublicKey::MlDsa(_, public) => [octets(PUB, public), true],
+        PublicKey::Ed25519(public) => [octets(PUB, public), octets(ENCODED_PUB, public)],
+        _ => return None,
+    };
+    Some(fitted == [true, true])
+}
+
+/// Answers with the digest to sign with: a default, or the only one. Returns whether the answer fitted.
+fn answer_digest(public: &PublicKey, params: Params<'_>) -> bool {
+    let (key, digest) = match public {
+        // Empty: no digest may be named, the algorithm hashes for itself (EVP_SIGNATURE-ED25519(7)).
+        PublicKey::MlDsa(..) | PublicKey::Ed25519(_) => (MANDATORY_DIGEST, c""),
+        // Instead of a default: there is no other (EVP_PKEY_get_default_digest_nid(3)).
+        PublicKey::RsaPss { parameters: Some(parameters), .. } => {
+            (MANDATORY_DIGEST, hash_name(parameters.hash()))
+        }
+        _ => (DEFAULT_DIGEST, c"SHA256"),
+    };
+    params.find(key).is_none_or(|p| p.answer_utf8(digest))
 }
 
 /// Whether two public keys are the same, whatever an RSA key is restricted to: that is not asked when one is compared with
