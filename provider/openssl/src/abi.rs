@@ -1,16 +1,16 @@
 //! C layouts and numbers of the interface between OpenSSL 3 and its providers.
 //!
-//! From `openssl/core.h`, `openssl/core_dispatch.h` and `openssl/core_names.h`; see provider(7). Numbers are
-//! only ever added there, so these hold for every OpenSSL from 3.0 on. The test below compares
-//! them with the installed headers.
+//! From `openssl/core.h`, `openssl/core_dispatch.h` and `openssl/core_names.h`; see provider(7). OpenSSL
+//! adds numbers and never changes them, so these numbers hold for every OpenSSL since 3.0. A test
+//! compares them with the installed headers.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use core::ptr;
 
-/// Any function in a dispatch table; its true type follows from the id beside it.
+/// Any function in a dispatch table. The id beside the function says which type it really has.
 pub(crate) type Function = unsafe extern "C" fn();
 
-/// `OSSL_DISPATCH`: one function; a table ends with id 0.
+/// `OSSL_DISPATCH`: one function. A table ends with id 0.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Dispatch {
@@ -22,7 +22,7 @@ impl Dispatch {
     pub(crate) const END: Self = Self { id: 0, function: None };
 }
 
-/// `OSSL_ALGORITHM`: names and table of one algorithm; a list ends with null names.
+/// `OSSL_ALGORITHM`: names and table of one algorithm. A list ends with null names.
 #[repr(C)]
 pub(crate) struct Algorithm {
     names: *const c_char,
@@ -53,7 +53,7 @@ impl Algorithm {
 // SAFETY: `new` takes only 'static data, and nothing writes through these pointers.
 unsafe impl Sync for Algorithm {}
 
-/// `OSSL_PARAM`: one typed value, see OSSL_PARAM(3); an array ends with a null key.
+/// `OSSL_PARAM`: one typed value, see OSSL_PARAM(3). An array ends with a null key.
 #[repr(C)]
 pub(crate) struct Param {
     pub(crate) key: *const c_char,
@@ -71,7 +71,7 @@ impl Param {
 /// `OSSL_PARAM_UNMODIFIED`.
 pub(crate) const UNMODIFIED: usize = usize::MAX;
 
-/// An entry of a list that announces which parameters a function knows.
+/// One entry of a list of parameters that a function supports.
 #[repr(transparent)]
 pub(crate) struct ParamDescriptor(Param);
 
@@ -83,7 +83,7 @@ impl ParamDescriptor {
     }
 }
 
-// SAFETY: the key is 'static and the other pointer null; OpenSSL only reads such lists.
+// SAFETY: the key is 'static, the other pointer is null, and OpenSSL only reads such lists.
 unsafe impl Sync for ParamDescriptor {}
 
 /// `OSSL_CALLBACK`.
@@ -103,12 +103,12 @@ pub(crate) type BioReadEx =
 pub(crate) type BioCtrl =
     unsafe extern "C" fn(bio: *mut c_void, command: c_int, number: c_long, pointer: *mut c_void) -> c_int;
 
-/// Declares the numbers and, for the test, a list of them with the names that they have in the headers.
+/// Declares numbers. For the test, also lists them with their names in the headers.
 macro_rules! numbers {
     ($($name:ident = $value:literal: $header:literal,)*) => {
         $(pub(crate) const $name: c_int = $value;)*
 
-        /// Every number here, with its name in the headers of OpenSSL.
+        /// Every number of this file, with its name in the headers of OpenSSL.
         #[cfg(test)]
         pub(crate) const NUMBERS: &[(&str, c_int)] = &[$(($header, $value),)*];
     };
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use crate::functions;
 
-    /// Lets the C compiler compare every number and layout with the headers of the installed OpenSSL.
+    /// The C compiler compares every number and layout with the installed headers of OpenSSL.
     #[test]
     fn numbers_and_layouts_are_those_of_the_installed_headers() {
         let mut source = String::from(

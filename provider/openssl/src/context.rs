@@ -1,4 +1,4 @@
-//! Making and freeing of the objects that OpenSSL holds for an operation: the same for every operation.
+//! Functions that make, free and duplicate the objects of OpenSSL's operations.
 
 use core::ffi::c_void;
 
@@ -7,7 +7,7 @@ use crate::entry::entry_points;
 use crate::error::Error;
 
 entry_points! {
-    /// Makes an object that is not filled yet.
+    /// Makes an empty object.
     fn new<T: Default>(_provider: *const c_void) -> Option<Box<T>> {
         Ok(Some(Box::default()))
     }
@@ -23,8 +23,8 @@ entry_points! {
         Ok(Some(Box::new(object.ok_or(Error::null())?.clone())))
     }
 
-    /// Lends the provider as the context of an operation without a state of its own. OpenSSL keeps the
-    /// provider for longer than the context.
+    /// Lends the provider as the context of an operation that has no state. The provider outlives the
+    /// context.
     fn lend_provider(provider: Option<&Provider>) -> Option<&Provider> {
         Ok(provider)
     }

@@ -1,11 +1,12 @@
-//! The one way to define a function that OpenSSL calls, and the tables that list such functions.
+//! Macros that define the functions that OpenSSL calls, and the tables that list these functions.
 
-/// Defines entry points: `unsafe extern "C"` functions whose body runs behind the panic fence and ends in a
-/// `Result`, of which an error goes to the OpenSSL error queue.
+/// Defines entry points: `unsafe extern "C"` functions that OpenSSL calls. The body runs inside the
+/// panic boundary and returns a `Result`. An error goes to the OpenSSL error queue.
 ///
-/// Pointers to our own objects arrive as `Option<&T>`, `Option<&mut T>` or `Option<Box<T>>`, which have the
-/// layout of a nullable pointer; the caller's duty is the same for all of them: OpenSSL passes only what it
-/// was given by this provider, and frees each object once (provider-keymgmt(7) and its siblings).
+/// Pointers to our objects arrive as `Option<&T>`, `Option<&mut T>` or `Option<Box<T>>`, which have the
+/// layout of a pointer that may be null. OpenSSL has the same duty for all entry points: it passes only
+/// objects that it got from this provider, and it frees each object once (provider-keymgmt(7) and the
+/// pages of the other operations).
 macro_rules! entry_points {
     ($($(#[$meta:meta])* fn $name:ident $(<$object:ident $(: $bound:path)?>)? ($($arg:ident: $type:ty),* $(,)?)
         $(-> $return:ty)? $body:block)*) => {$(
@@ -16,15 +17,15 @@ macro_rules! entry_points {
     )*};
 }
 
-/// Makes a dispatch table for OpenSSL of pairs `ID => function`, with the ids of [`functions`](crate::functions).
-/// A function whose type is not that of its id does not compile.
+/// Makes a dispatch table for OpenSSL from pairs `ID => function`, with the ids of
+/// [`functions`](crate::functions). A function of another type than the type of the id does not compile.
 macro_rules! dispatch {
     ($($id:ident => $function:expr),* $(,)?) => {
         &[
             $($crate::abi::Dispatch {
                 id: $crate::functions::$id.number,
-                // SAFETY: `typed` has checked the type of the function, and OpenSSL casts the function back
-                // to this type, which belongs to the number.
+                // SAFETY: `typed` has checked that the function has the type that belongs to the number.
+                // OpenSSL casts the function back to this type.
                 function: Some(unsafe {
                     core::mem::transmute::<*const (), $crate::abi::Function>(
                         $crate::functions::$id.typed($function) as *const (),

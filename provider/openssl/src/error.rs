@@ -1,4 +1,4 @@
-//! One error, the OpenSSL error queue, and the fence that no panic crosses.
+//! The error of every entry point, the OpenSSL error queue, and the panic boundary.
 
 use core::ffi::{CStr, c_char, c_int, c_ulong};
 use core::panic::Location;
@@ -11,8 +11,8 @@ use keyward_proto::Outcome;
 
 use crate::kind::Kind;
 
-/// Runs the body of an entry point. An error goes to the OpenSSL error queue of this thread, and the entry
-/// point returns what stands for failure. A panic ends here.
+/// Runs the body of an entry point. An error goes to the OpenSSL error queue of this thread, and the
+/// entry point returns the value that means failure. A panic stops here and becomes an error.
 pub(crate) fn panic_boundary<R: Failure>(body: impl FnOnce() -> Result<R, Error>) -> R {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => value,
@@ -21,7 +21,7 @@ pub(crate) fn panic_boundary<R: Failure>(body: impl FnOnce() -> Result<R, Error>
             R::FAILURE
         }
         Err(panic) => {
-            // Dropping the payload could panic in turn, outside of any fence.
+            // To drop the payload could panic again, outside of the panic boundary.
             core::mem::forget(panic);
             Error::new(Reason::Internal, "fault in the provider; please report it").push();
             R::FAILURE
@@ -29,7 +29,7 @@ pub(crate) fn panic_boundary<R: Failure>(body: impl FnOnce() -> Result<R, Error>
     }
 }
 
-/// A type that entry points return, with the value by which OpenSSL knows a failure.
+/// A type that entry points return, with the value that means failure to OpenSSL.
 pub(crate) trait Failure {
     const FAILURE: Self;
 }
@@ -53,7 +53,7 @@ impl<T> Failure for *const T {
 /// Why an entry point fails.
 #[derive(Debug)]
 pub(crate) struct Error {
-    /// `None`: OpenSSL asked a question of which "no" is an ordinary answer; nothing is queued.
+    /// `None` if OpenSSL asked a question and "no" is an ordinary answer: nothing is queued.
     report: Option<Report>,
 }
 
@@ -65,19 +65,19 @@ struct Report {
 }
 
 impl Error {
-    /// An error for the queue. The text is for the person who reads the log of the server.
+    /// An error for the queue. A person reads `text` in the log of the server.
     #[track_caller]
     pub(crate) fn new(reason: Reason, text: impl core::fmt::Display) -> Self {
         let report = Report { reason, text: format!("keyward: {text}"), location: Location::caller() };
         Self { report: Some(report) }
     }
 
-    /// A "no" that is no fault.
+    /// The answer "no", which is not a fault.
     pub(crate) const fn silent() -> Self {
         Self { report: None }
     }
 
-    /// A pointer that must not be null is.
+    /// The error for a pointer that is null and must not be null.
     #[track_caller]
     pub(crate) fn null() -> Self {
         Self::new(Reason::Internal, "the program passed a null pointer where the provider needs an object")
@@ -97,25 +97,25 @@ impl Error {
     }
 }
 
-/// What went wrong, in the fixed words that OpenSSL prints beside the text of an error. Many
-/// servers log these words alone.
+/// Reason of an error, with the fixed words that OpenSSL prints beside the text of the error. Many
+/// servers log only these words.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Reason {
     Configuration,
     Internal,
-    /// The private part of a key was wanted.
+    /// The program asked for the private part of a key.
     KeptPrivate,
     NotSupported,
     Reference,
     Unavailable,
-    /// The daemon refused, with this outcome.
+    /// The daemon refused the request with this outcome.
     Refused(Outcome),
-    /// Key or grant lack a use for what was asked, which is of this kind.
+    /// Key or grant lacks a use for a request of this kind.
     RefusedKind(Outcome, Kind),
 }
 
 impl Reason {
-    /// Every reason there is: the daemon has its outcomes numbered without gaps.
+    /// All reasons. The outcomes of the daemon are numbered without gaps.
     fn all() -> impl Iterator<Item = Self> {
         let ours = [
             Self::Configuration,
@@ -131,7 +131,7 @@ impl Reason {
         ours.into_iter().chain(outcomes.map(Self::Refused)).chain(kinds)
     }
 
-    /// The number of the reason, which stays the same between versions.
+    /// The number of the reason. Numbers stay the same between versions.
     fn number(self) -> c_int {
         match self {
             Self::Configuration => 100,
@@ -192,13 +192,13 @@ impl Reason {
     }
 }
 
-/// Whether the error queue of this thread holds anything.
+/// True if the error queue of this thread holds an error.
 pub(crate) fn any_queued() -> bool {
     // SAFETY: ERR_peek_last_error(3) takes no arguments and may be called at any time.
     unsafe { openssl_sys::ERR_peek_last_error() != 0 }
 }
 
-/// The number under which our errors are queued, with our words registered on first use.
+/// The library number of our errors. Registers our words on first use.
 fn library() -> c_int {
     static LIBRARY: OnceLock<c_int> = OnceLock::new();
     *LIBRARY.get_or_init(|| {
@@ -210,13 +210,13 @@ fn library() -> c_int {
         let mut strings: Vec<_> =
             name.chain(words).map(|(number, words)| entry(library, number, words)).collect();
         strings.push(openssl_sys::ERR_STRING_DATA { error: 0, string: ptr::null::<c_char>() });
-        // SAFETY: ERR_load_strings(3) keeps pointers to the entries, so they are leaked, once in a process.
+        // SAFETY: ERR_load_strings(3) keeps pointers to the entries. They are never freed: `leak`.
         unsafe { openssl_sys::ERR_load_strings(library, strings.leak().as_mut_ptr()) };
         library
     })
 }
 
-/// Number and words of one reason, packed as ERR_PACK in `openssl/err.h` does it.
+/// Number and words of one reason, packed like ERR_PACK in `openssl/err.h`.
 fn entry(library: c_int, reason: c_int, words: &'static CStr) -> openssl_sys::ERR_STRING_DATA {
     let packed = (library & 0xff) << 23 | (reason & 0x7f_ffff);
     openssl_sys::ERR_STRING_DATA { error: c_ulong::from(packed.unsigned_abs()), string: words.as_ptr() }
@@ -237,9 +237,9 @@ mod tests {
         );
         let numbers: HashSet<_> = known.iter().map(|reason| reason.number()).collect();
         let words: HashSet<_> = known.iter().map(|reason| reason.words()).collect();
-        // No request is refused with `done`, which shares the words of unknown outcomes.
+        // No request is refused with `Done`, so `Done` may share the words of `Unspecified`.
         assert_eq!((numbers.len(), words.len()), (known.len(), known.len() - 1));
-        // Lines of logs are cut at 256 bytes (ERR_error_string(3)).
+        // OpenSSL cuts lines of logs at 256 bytes (ERR_error_string(3)).
         assert!(words.iter().all(|words| words.count_bytes() < 50));
     }
 
@@ -257,7 +257,7 @@ mod tests {
         let mut texts = Vec::new();
         loop {
             let (mut data, mut flags) = (ptr::null(), 0);
-            // SAFETY: ERR_get_error_all(3) accepts null for what is not wanted.
+            // SAFETY: ERR_get_error_all(3) accepts null for results that the caller does not need.
             let code = unsafe {
                 openssl_sys::ERR_get_error_all(
                     ptr::null_mut(),
@@ -270,7 +270,7 @@ mod tests {
             if code == 0 {
                 break;
             }
-            // SAFETY: the queue hands out a NUL-terminated text that lives until the next error call.
+            // SAFETY: the queue returns a NUL-terminated text that lives until the next error call.
             texts.push(unsafe { CStr::from_ptr(data) }.to_string_lossy().into_owned());
         }
         assert_eq!(

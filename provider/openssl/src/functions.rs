@@ -1,12 +1,12 @@
 //! Functions that OpenSSL and a provider offer to each other: the number and the type of each.
 //!
-//! From `openssl/core_dispatch.h`; see provider(7) and the manual page of each operation. A dispatch table
-//! holds functions without their types, so a wrong entry would be called with wrong arguments. [`Id`] ties
-//! the number to the type: an entry of a wrong type does not compile.
+//! From `openssl/core_dispatch.h`; see provider(7) and the manual page of each operation. A dispatch
+//! table holds functions without their types, so OpenSSL would call a wrong entry with wrong arguments.
+//! [`Id`] ties the number to the type: an entry of a wrong type does not compile.
 //!
-//! The types are those of the header, with our own types where OpenSSL passes `void *`: `Option<&T>`,
-//! `Option<&mut T>` and `Option<Box<T>>` have the layout of a pointer that may be null, and [`Params`] has
-//! the layout of a pointer to the first parameter.
+//! The types are the types of the header, except that our own types stand where OpenSSL passes `void *`:
+//! `Option<&T>`, `Option<&mut T>` and `Option<Box<T>>` have the layout of a pointer that may be null.
+//! [`Params`] has the layout of a pointer to the first parameter.
 
 use core::ffi::{c_char, c_int, c_long, c_void};
 use core::marker::PhantomData;
@@ -28,31 +28,30 @@ impl<F: Copy> Id<F> {
         Self { number, function: PhantomData }
     }
 
-    /// The function itself, as a pointer of the type that belongs to the number.
+    /// Returns the function as a pointer of the type that belongs to the number.
     pub(crate) const fn typed(&self, function: F) -> F {
         function
     }
 }
 
-/// Declares the ids and, for the test in `abi`, a list of the numbers with the names that they have in the
-/// headers.
+/// Declares ids. For the tests, also lists the numbers with their names in the headers, and the types.
 macro_rules! functions {
     ($($name:ident = $number:literal: $header:literal,
         fn($($argument:ty),* $(,)?) $(-> $result:ty)?;)*) => {
         $(pub(crate) const $name: Id<unsafe extern "C" fn($($argument),*) $(-> $result)?> = Id::new($number);)*
 
-        /// Every number here, with its name in the headers of OpenSSL.
+        /// Every number of this file, with its name in the headers of OpenSSL.
         #[cfg(test)]
         pub(crate) const NUMBERS: &[(&str, c_int)] = &[$(($header, $number),)*];
 
-        /// The name of every number, and the type of its function in C: arguments and result.
+        /// Every function: name of its number, types of its arguments and type of its result in C.
         #[cfg(test)]
         const TYPES: &[(&str, &[&str], &str)] =
             &[$(($header, &[$(<$argument as tests::InC>::TYPE),*], <c_type!($($result)?) as tests::InC>::TYPE),)*];
     };
 }
 
-/// The result of a function; none is `()`.
+/// Type of the result of a function; `()` if the function has no result.
 #[cfg(test)]
 macro_rules! c_type {
     () => {
@@ -166,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// Lets the C compiler call each function of the installed headers with our types.
+    /// The C compiler calls each function of the installed headers with our types.
     #[test]
     fn types_are_those_of_the_installed_headers() {
         let mut source = String::from("#include <openssl/core_dispatch.h>\n");
@@ -183,7 +182,8 @@ mod tests {
             )
             .unwrap();
         }
-        // Whether a pointer is const is ours to say: the headers have `void *` for a key that is only read.
+        // Our pointers may be const where the headers are not: a key that is only read is `void *`
+        // there.
         let words =
             "-x c -fsyntax-only -Werror -Wall -Wconversion -Wsign-conversion -Wno-discarded-qualifiers -";
         let done = compile("cc", &words.split(' ').collect::<Vec<_>>(), &source);
@@ -192,7 +192,7 @@ mod tests {
         assert!(!compile("cc", &words.split(' ').collect::<Vec<_>>(), &wrong).status.success());
     }
 
-    /// A type of ours, as the headers write it; they know our objects as `void *`.
+    /// The type as the headers of OpenSSL write it. Our objects are `void *` there.
     pub(super) trait InC {
         const TYPE: &'static str;
     }
@@ -221,7 +221,7 @@ mod tests {
         *mut Param: "OSSL_PARAM *",
         Params<'_>: "OSSL_PARAM *",
         Option<Callback>: "OSSL_CALLBACK *",
-        // The reference that keymgmt load takes, and the key that it returns.
+        // The reference that KEYMGMT_LOAD takes, and the key that it returns.
         Option<&mut *mut Key>: "void *",
         *const Key: "void *",
     }
@@ -245,7 +245,7 @@ mod tests {
         const TYPE: &'static str = "void *";
     }
 
-    /// Compiles tables with this file and the macro, on objects that are empty.
+    /// The compiler gets this file, the macro, empty objects and a table of one entry.
     #[test]
     fn an_entry_of_a_wrong_type_does_not_compile() {
         let entry = |entry: &str| {
@@ -264,7 +264,7 @@ mod tests {
         let right = entry("SIGNATURE_FREECTX => free");
         assert!(right.status.success(), "{}", String::from_utf8_lossy(&right.stderr));
         for wrong in [
-            // Another function of the operation, the same function of another operation, and no function.
+            // Two other functions of the operation, a function of another operation, and no function.
             "SIGNATURE_DUPCTX => free",
             "SIGNATURE_SIGN => free",
             "ASYM_CIPHER_FREECTX => free",

@@ -1,17 +1,18 @@
 //! OpenSSL 3 provider `keyward`: it signs with keys that the Keyward daemon holds.
 //!
-//! A server loads a reference PEM instead of a key file ([`decoder`]), or a `keyward:LABEL` URI
-//! ([`store`]). OpenSSL then sees a private key ([`keymgmt`]) whose signatures come from the daemon
-//! ([`signature`]): one request on the Unix socket each. Everything that needs only the public half
-//! is left to OpenSSL's default provider, which gets it by export; to write a private key is
-//! refused with a reason ([`encoder`]). A host that runs handshakes in asynchronous jobs is not
-//! kept waiting ([`job`]).
+//! A server loads a reference PEM ([`decoder`]) or a `keyward:LABEL` URI ([`store`]) instead of a key
+//! file. OpenSSL then sees a private key ([`keymgmt`]). The daemon makes the signatures of this key
+//! ([`signature`]): each signature is one request on the Unix socket. OpenSSL's default provider does
+//! everything that needs only the public key, which it gets by export. The provider refuses to write a
+//! private key and says why ([`encoder`]). A host that runs handshakes in asynchronous jobs does not
+//! wait for the daemon ([`job`]).
 //!
-//! The module starts no thread and does no I/O before the first signature (but for `keyward:` URIs, which
-//! must ask the daemon for the public key). Everything OpenSSL calls is defined by one macro ([`entry`]) that
-//! lets no panic out; see provider(7) for the contract with OpenSSL.
+//! The module starts no thread. It does no I/O before the first signature, except for `keyward:` URIs:
+//! it asks the daemon for their public key. One macro ([`entry`]) defines every function that OpenSSL
+//! calls and stops every panic there. [`functions`] has the number and the type of each function. See
+//! provider(7) for the contract with OpenSSL.
 
-// This crate is the boundary with C: pointers are its business. One operation per block.
+// This crate is the boundary with C, so it needs unsafe code. One operation per block.
 #![allow(unsafe_code)]
 
 mod abi;
@@ -46,18 +47,18 @@ use crate::error::{Error, Reason, panic_boundary};
 use crate::params::Params;
 use crate::upcalls::{BioFunctions, Core};
 
-/// The provider as loaded into one library context.
+/// The provider in one library context of OpenSSL.
 pub(crate) struct Provider {
     pub(crate) client: ConfiguredClient,
     pub(crate) bio: BioFunctions,
-    /// Whether this OpenSSL knows ML-DSA.
+    /// True if this OpenSSL knows ML-DSA.
     pub(crate) ml_dsa: bool,
 }
 
 /// The client of the daemon, or the fault in its configuration.
 ///
-/// OpenSSL skips a provider that fails to start without a message. So the fault is reported when a key is
-/// first used.
+/// OpenSSL skips a provider that fails to start, and says nothing. So the fault is reported when a key
+/// is first used.
 #[derive(Clone)]
 pub(crate) struct ConfiguredClient(Result<Arc<Client>, String>);
 
@@ -76,10 +77,11 @@ impl ConfiguredClient {
     }
 }
 
-/// The one exported symbol, called by OpenSSL when the module is activated; see provider-base(7).
+/// The only exported symbol. OpenSSL calls it when the module is activated; see provider-base(7).
 ///
 /// # Safety
-/// As that page says: `upcalls` is an array that ends with id 0, and the other two may be written.
+/// OpenSSL keeps the rules of provider-base(7): `upcalls` is an array that ends with id 0, and `table`
+/// and `context` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn OSSL_provider_init(
     handle: *const c_void,
@@ -146,7 +148,7 @@ static PARAMS: &[ParamDescriptor] = &[
     ParamDescriptor::END,
 ];
 
-/// How our algorithms are told from others in a property query.
+/// The property by which a query selects our algorithms.
 pub(crate) const PROPERTIES: &CStr = c"provider=keyward";
 
 const NAME: &CStr = c"Keyward, TLS keys held by a daemon";

@@ -1,4 +1,4 @@
-//! Safe views of OSSL_PARAM(3) arrays: those that OpenSSL lends us, and those that we lend to it.
+//! Safe types for OSSL_PARAM(3) arrays: arrays that OpenSSL lends to us, and arrays that we lend to it.
 
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use core::marker::PhantomData;
@@ -6,17 +6,17 @@ use core::{ptr, slice, str};
 
 use crate::abi::{INTEGER, OCTET_STRING, Param, UNMODIFIED, UNSIGNED_INTEGER, UTF8_PTR, UTF8_STRING};
 
-/// An array of parameters that OpenSSL lends for the length of one call.
+/// An array of parameters that OpenSSL lends until the call ends.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct Params<'a>(*mut Param, PhantomData<&'a Param>);
 
 impl<'a> Params<'a> {
-    /// As OpenSSL passes none.
+    /// No parameters: OpenSSL may pass null.
     #[cfg(test)]
     pub(crate) const NONE: Self = Self(ptr::null_mut(), PhantomData);
 
-    /// The parameter with this key, if it is among them.
+    /// The parameter with this key; `None` if the array does not have it.
     pub(crate) fn find(self, key: &CStr) -> Option<Value<'a>> {
         let mut next = self.0;
         if next.is_null() {
@@ -38,7 +38,7 @@ impl<'a> Params<'a> {
     }
 }
 
-/// One parameter of such an array: to be read, or to be answered.
+/// One parameter of a [`Params`] array: a value to read, or a place to answer in.
 pub(crate) struct Value<'a> {
     param: *mut Param,
     view: Param,
@@ -58,7 +58,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A text, without the NUL that may end it.
+    /// A text, without the NUL at its end.
     pub(crate) fn utf8(&self) -> Option<&'a str> {
         let bytes = self.bytes().filter(|_| self.view.data_type == UTF8_STRING)?;
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
@@ -85,11 +85,11 @@ impl<'a> Value<'a> {
         if data.is_null() || self.view.data_size > isize::MAX.unsigned_abs() {
             return None;
         }
-        // SAFETY: OpenSSL vouches for `data_size` readable bytes at `data` for the length of the call.
+        // SAFETY: OpenSSL vouches for `data_size` readable bytes at `data` until the call ends.
         Some(unsafe { slice::from_raw_parts(data, self.view.data_size) })
     }
 
-    /// Answers with an integer. Returns whether it fitted.
+    /// Answers with an integer. Returns whether the integer fitted.
     pub(crate) fn answer_integer(&self, value: u32) -> bool {
         let wide = u64::from(value).to_ne_bytes();
         match (self.view.data_type, self.view.data_size) {
@@ -99,10 +99,11 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Answers with a text, by copy or by pointer, as it is asked for. Returns whether it fitted.
+    /// Answers with a text, by copy or by pointer: the parameter says which. Returns whether the text
+    /// fitted.
     pub(crate) fn answer_utf8(&self, value: &'static CStr) -> bool {
         match self.view.data_type {
-            // The size of the answer does not count the NUL, the room for it does (OSSL_PARAM(3)).
+            // The NUL needs room, but the size of the answer does not count it (OSSL_PARAM(3)).
             UTF8_STRING => {
                 let fitted = self.answer(value.to_bytes_with_nul());
                 self.set_return_size(value.count_bytes());
@@ -121,26 +122,26 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Answers with a string of octets. Returns whether it fitted.
+    /// Answers with a string of octets. Returns whether the string fitted.
     pub(crate) fn answer_octets(&self, value: &[u8]) -> bool {
         self.view.data_type == OCTET_STRING && self.answer(value)
     }
 
-    /// Answers with an unsigned integer that is given big-endian. Returns whether it fitted.
+    /// Answers with an unsigned integer. `value` is big-endian. Returns whether the integer fitted.
     pub(crate) fn answer_unsigned(&self, value: &[u8]) -> bool {
         if self.view.data_type != UNSIGNED_INTEGER {
             return false;
         }
         let mut bytes = value.to_vec();
         if !self.view.data.is_null() && self.view.data_size > bytes.len() {
-            // A larger place is filled with zeros in front.
+            // A larger place gets zeros in front.
             bytes.splice(0..0, core::iter::repeat_n(0, self.view.data_size - value.len()));
         }
         native_to_big_endian(&mut bytes);
         self.answer(&bytes)
     }
 
-    /// Copies an answer into its place, or only says how long it is if there is no place.
+    /// Copies an answer into its place. If there is no place, only sets the length of the answer.
     fn answer(&self, value: &[u8]) -> bool {
         self.set_return_size(value.len());
         let place = self.view.data.cast::<u8>();
@@ -150,18 +151,19 @@ impl<'a> Value<'a> {
         if self.view.data_size < value.len() {
             return false;
         }
-        // SAFETY: OpenSSL vouches for `data_size` writable bytes at `data`, and the value is not longer.
+        // SAFETY: OpenSSL vouches for `data_size` writable bytes at `data`, and `value` is not longer.
         unsafe { ptr::copy_nonoverlapping(value.as_ptr(), place, value.len()) };
         true
     }
 
     fn set_return_size(&self, size: usize) {
-        // SAFETY: `param` points into the array that OpenSSL lent, whose return sizes are ours to write.
+        // SAFETY: `param` points into the array that OpenSSL lent, and OSSL_PARAM(3) says that we set the
+        // return size.
         unsafe { (*self.param).return_size = size };
     }
 }
 
-/// Parameters that we lend to OpenSSL for the length of a callback.
+/// Builder of an array of parameters that we lend to OpenSSL until its callback ends.
 #[derive(Default)]
 pub(crate) struct ParamBuilder {
     fields: Vec<(&'static CStr, c_uint, Vec<u8>)>,
@@ -173,7 +175,7 @@ impl ParamBuilder {
         self
     }
 
-    /// An unsigned integer that is given big-endian.
+    /// An unsigned integer. `value` is big-endian.
     pub(crate) fn unsigned(mut self, key: &'static CStr, value: &[u8]) -> Self {
         let mut bytes = value.to_vec();
         native_to_big_endian(&mut bytes);
@@ -191,13 +193,13 @@ impl ParamBuilder {
         self
     }
 
-    /// Hands the finished array to `callback`.
+    /// Passes the finished array to `callback`.
     pub(crate) fn pass_to<R>(self, callback: impl FnOnce(*const Param) -> R) -> R {
         self.pass_with(None, callback)
     }
 
-    /// As [`ParamBuilder::pass_to`], with one more field: the place of a pointer to an object, which the receiver may
-    /// take over by clearing it (provider-object(7)).
+    /// Passes the finished array to `callback`, with one more field: a reference to the pointer `object`.
+    /// The receiver may take over the object; then it clears the pointer (provider-object(7)).
     pub(crate) fn pass_reference_to<T, R>(
         self,
         key: &'static CStr,
@@ -220,7 +222,7 @@ impl ParamBuilder {
             .iter_mut()
             .map(|(key, data_type, bytes)| {
                 let data_size = bytes.len();
-                // Readers of texts may want the NUL, which the size does not count.
+                // Readers of texts may expect a NUL, which the size does not count.
                 bytes.push(0);
                 let data = bytes.as_mut_ptr().cast::<c_void>();
                 Param { key: key.as_ptr(), data_type: *data_type, data, data_size, return_size: UNMODIFIED }
@@ -232,7 +234,7 @@ impl ParamBuilder {
     }
 }
 
-/// Bytes that OpenSSL lends for the length of one call.
+/// Bytes that OpenSSL lends until the call ends.
 ///
 /// # Safety
 /// `data` is null or has `length` readable bytes for as long as the result is used.
@@ -244,7 +246,7 @@ pub(crate) unsafe fn bytes<'a>(data: *const u8, length: usize) -> &'a [u8] {
     unsafe { slice::from_raw_parts(data, length) }
 }
 
-/// Turns the byte order of this machine into big-endian, and back.
+/// Converts between the byte order of this machine and big-endian, in both directions.
 fn native_to_big_endian(bytes: &mut [u8]) {
     if cfg!(target_endian = "little") {
         bytes.reverse();

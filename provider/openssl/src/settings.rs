@@ -1,4 +1,5 @@
-//! What openssl.cnf and the environment say to the provider. Read once, when OpenSSL loads it.
+//! Settings of the provider in openssl.cnf and in the environment, read once when OpenSSL loads the
+//! provider.
 
 use core::time::Duration;
 use std::env;
@@ -14,7 +15,8 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
 }
 
-/// Reads the keys `socket` and `timeout` of our section, and `KEYWARD_SOCKET`, which goes before `socket`.
+/// Reads the keys `socket` and `timeout` of our section of openssl.cnf, and `KEYWARD_SOCKET`, which has
+/// priority over `socket`.
 ///
 /// # Errors
 /// A text that says which setting is wrong, and why.
@@ -33,30 +35,30 @@ pub(crate) fn read(core: &Core) -> Result<Settings, String> {
     Ok(Settings { socket, timeout })
 }
 
-/// Whether the OpenSSL that loads us knows ML-DSA, which it does since 3.5. To others our own would be of no use, and
-/// make the loading of every other key slower.
+/// True if the OpenSSL that loads us is 3.5 or later and so knows ML-DSA. Older ones could not use our
+/// ML-DSA, which would make the loading of every other key slower.
 pub(crate) fn knows_ml_dsa(core: &Core) -> bool {
-    // OSSL_PROV_PARAM_CORE_VERSION, provider-base(7): as in "3.5.4".
+    // OSSL_PROV_PARAM_CORE_VERSION, provider-base(7), for example "3.5.4".
     let version = core.setting(c"openssl-version");
     version.is_some_and(|version| parse_version(&version).is_some_and(|version| version >= (3, 5)))
 }
 
-/// Major and minor number.
+/// Major and minor number of a version.
 fn parse_version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split('.').map(|number| number.parse().ok());
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// The value of a variable of the environment; none in a set-user-ID program, whose environment is not to be
+/// The value of an environment variable. Absent in a set-user-ID program: its environment cannot be
 /// trusted (secure_getenv(3)).
 fn environment(name: &str) -> Result<Option<String>, String> {
-    // SAFETY: getauxval(3) only reads what the kernel gave to the process.
+    // SAFETY: getauxval(3) only reads a value that the kernel gave to the process.
     let set_user_id = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
     let value = env::var_os(name).filter(|_| !set_user_id).map(OsString::into_string);
     value.transpose().map_err(|value| format!("{name}: {} is not UTF-8", value.display()))
 }
 
-/// Reads `5s` or `500ms`, from 1 ms to an hour.
+/// Reads a time like `5s` or `500ms`, from 1 ms to one hour.
 fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = match text.strip_suffix("ms") {
         Some(number) => (number, 1),
