@@ -1,8 +1,8 @@
 //! C layouts and numbers of the interface between OpenSSL 3 and its providers.
 //!
-//! From `openssl/core.h`, `openssl/core_dispatch.h` and `openssl/core_names.h`; see provider(7). OpenSSL
-//! adds numbers and never changes them, so these numbers hold for every OpenSSL since 3.0. A test
-//! compares them with the installed headers.
+//! From `openssl/core.h`, `openssl/core_dispatch.h` and `openssl/core_names.h`; see provider(7).
+//! OpenSSL adds numbers and never changes them, so these numbers hold for every OpenSSL since 3.0.
+//! A test compares them with the installed headers.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use core::ptr;

@@ -23,8 +23,8 @@ entry_points! {
         Ok(Some(Box::new(object.ok_or(Error::null())?.clone())))
     }
 
-    /// Lends the provider as the context of an operation that has no state. The provider outlives the
-    /// context.
+    /// Lends the provider as the context of an operation that has no state. The provider outlives
+    /// the context.
     fn lend_provider(provider: Option<&Provider>) -> Option<&Provider> {
         Ok(provider)
     }

@@ -1,14 +1,15 @@
-//! Decoders, see provider-decoder(7): a reference PEM becomes a key, wherever OpenSSL reads key files.
+//! Decoders, see provider-decoder(7): they turn a reference PEM into a key, in every place where
+//! OpenSSL reads key files.
 //!
-//! Two steps, since OpenSSL decodes in chains: `DER` with input `pem` recognises our PEM label, and a second
-//! decoder turns the body into a key. They are called for every key that any part of the program loads, so
-//! they must see quickly that something is not theirs, and then say nothing: returning 1 without having
-//! produced anything lets the search go on.
+//! OpenSSL decodes in chains, so there are two steps. The decoder `DER` with input `pem` recognises
+//! our PEM label, and a second decoder turns the body into a key. OpenSSL calls decoders for every
+//! key that any part of the program loads. So a decoder must notice quickly that an input is not
+//! for it, and report no error: it returns 1 without a result, and OpenSSL tries the next decoder.
 //!
-//! The second decoder makes keys of every type, though it has the name of one, which it needs to be found at
-//! all: each further decoder would make the loading of any key slower, in every program that has us loaded.
-//! So a program that reads PEM and insists on a type beforehand, which none that we know of does, finds our
-//! keys only if that is RSA.
+//! The second decoder makes keys of every type. OpenSSL finds a decoder only by the name of a key
+//! type, so this decoder has the name of one type. More decoders would slow down the loading of
+//! every key in every program with this provider. A program that reads PEM and asks for one type
+//! finds our keys only if this type is RSA; we know of no such program.
 
 use core::ffi::{CStr, c_int, c_void};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ entry_points! {
         Ok(c_int::from(selects_private_key(selection)))
     }
 
-    /// PEM to DER, for our label alone.
+    /// Turns PEM with our label into DER.
     fn decode_pem(
         provider: Option<&Provider>,
         input: *mut c_void,
@@ -42,7 +43,7 @@ entry_points! {
         unsafe { decode(provider, input, selection, callback, arg, pem_to_der) }
     }
 
-    /// The body of a reference to a key.
+    /// Turns the body of a reference into a key.
     fn decode_body(
         provider: Option<&Provider>,
         input: *mut c_void,
@@ -57,11 +58,11 @@ entry_points! {
     }
 }
 
-/// Runs one step of the chain if a private key is asked for.
+/// Runs one step of the chain if OpenSSL asks for a private key.
 ///
 /// # Safety
-/// The arguments are those of provider-decoder(7): `input` is a BIO of the core, and `callback` takes an
-/// array of parameters and `arg`.
+/// The arguments are those of provider-decoder(7): `input` is a BIO of the core, and `callback`
+/// takes an array of parameters and `arg`.
 unsafe fn decode(
     provider: Option<&Provider>,
     input: *mut c_void,
@@ -80,7 +81,7 @@ unsafe fn decode(
     step(provider, input, selection, &mut |params| unsafe { callback(params, arg) })
 }
 
-/// The callback that takes the result of a step, with its argument.
+/// The callback that takes the result of a step.
 type Receiver<'a> = &'a mut dyn FnMut(*const abi::Param) -> c_int;
 
 fn pem_to_der(
@@ -113,7 +114,8 @@ fn body_to_key(
     pass_key(&provider.client, reference, receiver)
 }
 
-/// Gives a key to OpenSSL as an object reference: the bytes of a pointer that keymgmt load takes over.
+/// Passes a key to OpenSSL as an object reference: a pointer that KEYMGMT_LOAD takes over and
+/// clears.
 pub(crate) fn pass_key(
     client: &ConfiguredClient,
     reference: Reference,
@@ -128,23 +130,25 @@ pub(crate) fn pass_key(
         .utf8(DATA_TYPE, name)
         .pass_reference_to(REFERENCE, &mut key, callback);
     if !key.is_null() {
-        // SAFETY: keymgmt load clears the pointer when it takes the key, so this one is still ours.
+        // SAFETY: the pointer came from `into_raw`. KEYMGMT_LOAD clears the pointer when it takes
+        // the key, so this key is still ours.
         drop(unsafe { Box::from_raw(key) });
     }
     Ok(answer)
 }
 
-/// A reference stands for a private key: searches for parameters or certificates must not find one.
+/// True if a selection includes private keys. A reference is a private key, so a search for
+/// parameters or certificates must not find it.
 fn selects_private_key(selection: c_int) -> bool {
     selection == 0 || selection & SELECT_PRIVATE_KEY != 0
 }
 
-/// Reads up to the first PEM block, and returns its text if it has our label.
+/// Reads up to the end of the first PEM block. Returns the text of the block if it has our label.
 ///
-/// OpenSSL comes again for the next block only if the oldest error of the queue says "unsupported",
-/// so not where a program has left an earlier error there. Then the reference is looked for behind
-/// certificates, here and now: if a private key is asked for by name. `OSSL_STORE` asks for
-/// everything, comes again for each block, and wants the certificates, too.
+/// OpenSSL calls again for the next block only if the oldest error of the queue says "unsupported".
+/// It does not call again if the program left an earlier error in the queue. In this case, and if
+/// OpenSSL asks for a private key in particular, the search goes on here after certificates.
+/// `OSSL_STORE` asks for everything, calls again for each block, and needs the certificates, too.
 fn read_block(input: BioRef<'_>, selection: c_int) -> Result<Option<String>, Error> {
     let mut scanned = 0;
     let mut block = Vec::new();
@@ -154,7 +158,7 @@ fn read_block(input: BioRef<'_>, selection: c_int) -> Result<Option<String>, Err
         let mut line = [0u8; LINE];
         let Some(line) = input.read_line(&mut line) else { break };
         if scanned == 0 && pem::is_utf16(line) {
-            // Nobody else will read it either, and say why.
+            // No other decoder reads UTF-16, and no other decoder says why.
             let text = "cannot read the key: the file is text in UTF-16; make the reference again, or write it as ASCII: iconv -f UTF-16 -t ASCII FILE > NEW";
             return Err(Error::new(Reason::Reference, text));
         }
@@ -187,14 +191,14 @@ fn read_block(input: BioRef<'_>, selection: c_int) -> Result<Option<String>, Err
     text.map(Some).map_err(|_| Error::new(Reason::Reference, "cannot read key reference: it is not text"))
 }
 
-/// Whether what a line begins is a certificate or parameters. Anything else may be a key, which
-/// goes before one behind it.
+/// True if a line begins a certificate or parameters. Any other block may be a key, and the first
+/// key of the file counts.
 fn may_be_skipped(line: &[u8]) -> bool {
     let label = line.trim_ascii_end();
     label.ends_with(b"CERTIFICATE-----") || label.ends_with(b" PARAMETERS-----")
 }
 
-/// Reads the whole input, unless it is longer than any reference.
+/// Reads the whole input. Returns `None` if the input is longer than any reference.
 fn read_all(input: BioRef<'_>) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     let mut buffer = [0u8; LINE];
@@ -207,7 +211,7 @@ fn read_all(input: BioRef<'_>) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// The name of the key management that a type belongs to.
+/// The name of the key management for a key type.
 fn type_name(key_type: KeyType) -> Option<&'static str> {
     match key_type {
         KeyType::Rsa(_) => Some("RSA"),
@@ -244,15 +248,15 @@ macro_rules! table {
 static FROM_PEM: &[Dispatch] = table!(decode_pem);
 static FROM_BODY: &[Dispatch] = table!(decode_body);
 
-/// A name of our own for the structure, so that no other decoder is offered the body.
+/// Our own name for the structure, so that OpenSSL offers the body to no other decoder.
 const STRUCTURE: &str = "keyward";
 
 const BEGIN_OURS: &[u8] = b"-----BEGIN KEYWARD KEY-----";
 
-/// Bytes that are read at a time.
+/// Bytes to read at a time.
 const LINE: usize = 512;
 
-/// How much of a file is searched for a reference, in bytes.
+/// Length of the part of a file that is searched for a reference, in bytes.
 const LONGEST_PREAMBLE: usize = 1 << 20;
 
 // OSSL_OBJECT_PARAM_*, provider-object(7).

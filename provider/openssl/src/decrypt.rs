@@ -1,7 +1,8 @@
 //! Decryption, see provider-asym_cipher(7): RSA key exchange of TLS 1.2 and nothing else.
 //!
-//! libssl asks with a padding of its own, RSA_PKCS1_WITH_TLS_PADDING, whose outcome is always 48 bytes. The daemon gives them
-//! whether or not the client's were right, so nothing here has to hide it. Other paddings would tell: they are refused.
+//! libssl asks with a special padding, RSA_PKCS1_WITH_TLS_PADDING, whose result is always 48 bytes.
+//! The daemon returns 48 bytes for a valid ciphertext and for an invalid one, so this module has
+//! nothing to hide. Other paddings are refused: they would show whether the ciphertext was valid.
 
 use core::ffi::{CStr, c_int, c_void};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::{PROPERTIES, context};
 #[derive(Clone, Default)]
 pub(crate) struct Operation {
     key: Option<Arc<DaemonKey>>,
-    /// Whether the padding is that of TLS.
+    /// True if the program set the padding of TLS.
     tls_padding: bool,
     client_version: Option<u16>,
 }
@@ -47,8 +48,8 @@ entry_points! {
     ) -> c_int {
         let (Some(operation), Some(length)) = (operation, length) else { return Err(Error::null()) };
         if !operation.tls_padding {
-            let text = "cannot decrypt with this padding: keys that the daemon holds take part in the RSA key exchange \
-                        of TLS and decrypt nothing else";
+            let text = "cannot decrypt with this padding: the daemon decrypts for the RSA key exchange of TLS and for \
+                        nothing else";
             return Err(Error::new(Reason::NotSupported, text));
         }
         // SAFETY: provider-asym_cipher(7): `out` is null or has `room` writable bytes.
@@ -86,14 +87,18 @@ impl Operation {
         }
         if let Some(version) = params.find(CLIENT_VERSION) {
             let version = version.integer().and_then(|version| u16::try_from(version).ok());
-            self.client_version =
-                Some(version.ok_or_else(|| Error::new(Reason::NotSupported, "no such version of TLS"))?);
+            self.client_version = Some(version.ok_or_else(|| {
+                Error::new(
+                    Reason::NotSupported,
+                    "cannot decrypt a premaster secret: there is no such version of TLS",
+                )
+            })?);
         }
         Ok(())
     }
 }
 
-/// The decryption algorithm, under the names by which OpenSSL asks for it.
+/// The decryption algorithm, with the names that OpenSSL looks for.
 pub(crate) static ALGORITHMS: &[Algorithm] = &[
     Algorithm::new(
         c"RSA:rsaEncryption:1.2.840.113549.1.1.1",

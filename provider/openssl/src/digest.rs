@@ -1,20 +1,20 @@
-//! Digests: their names in OpenSSL, and hashing of messages that the daemon does not take whole.
+//! Digests: their names in OpenSSL, and the hashing of messages too long for a frame.
 
 use keyward_proto::Hash;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
-/// A digest by the name that OpenSSL gave.
+/// A digest that OpenSSL named.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum DigestName {
     Known(Hash),
-    /// That of TLS 1.0 and 1.1, which leave no choice: refused when the signature is asked for.
+    /// The digest of TLS 1.0 and 1.1, which have no other. Refused when the signature is made.
     Md5Sha1,
-    /// One that no scheme of ours uses.
+    /// A digest that no supported scheme uses.
     Unknown,
 }
 
 impl DigestName {
-    /// OpenSSL uses several spellings, two of them within one handshake.
+    /// Reads a name. OpenSSL uses several names for one digest, two of them within one handshake.
     pub(crate) fn from_name(name: &[u8]) -> Self {
         let is = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
         if is(&["SHA256", "SHA2-256", "SHA-256", "2.16.840.1.101.3.4.2.1"]) {
@@ -31,6 +31,7 @@ impl DigestName {
     }
 }
 
+/// A message that is being hashed.
 #[derive(Clone)]
 pub(crate) enum Hasher {
     Sha256(Sha256),

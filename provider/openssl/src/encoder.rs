@@ -1,9 +1,9 @@
-//! Encoders, see provider-encoder(7): they write no private key, and say so.
+//! Encoders, see provider-encoder(7): they refuse to write a private key, and say why.
 //!
-//! Without them OpenSSL asks those of its own provider, which want the private part exported. The
-//! refusal of an export has to be silent, since it is a part of each signature
-//! ([`keymgmt`](crate::keymgmt)), so whoever wanted the key written would not be told why. OpenSSL
-//! asks the provider of a key first, for a key type and a format.
+//! Without these encoders OpenSSL would use the encoders of its own provider, which need an export
+//! of the private part. The refusal of an export must be silent, because each signature includes
+//! one ([`keymgmt`](crate::keymgmt)). So nobody would learn why the key was not written. OpenSSL
+//! asks the provider of the key first, for each key type and format.
 
 use core::ffi::{CStr, c_int, c_void};
 
@@ -17,7 +17,7 @@ use crate::key::Key;
 use crate::keymgmt::{ML_DSA_44, ML_DSA_65, ML_DSA_87};
 
 entry_points! {
-    /// What is public OpenSSL's own encoders write.
+    /// Private keys alone: OpenSSL's own encoders write public keys.
     fn does_selection(_provider: *const c_void, selection: c_int) -> c_int {
         Ok(c_int::from(selection & SELECT_PRIVATE_KEY != 0))
     }
@@ -36,8 +36,8 @@ entry_points! {
         Err(Error::new(
             Reason::KeptPrivate,
             format_args!(
-                "cannot write the private key \"{label}\": it does not leave the daemon; a copy of the reference file \
-                 serves as a copy of it, and -pubout writes the public key"
+                "cannot write the private key \"{label}\": it does not leave the daemon; copy the reference file \
+                 instead, or write the public key with -pubout"
             ),
         ))
     }
@@ -47,10 +47,10 @@ pub(crate) fn algorithms(ml_dsa: bool) -> &'static [Algorithm] {
     if ml_dsa { ALGORITHMS } else { &ALGORITHMS[MlDsa::ALL.len() * FORMATS..] }
 }
 
-/// How many formats each key type has below.
+/// Number of formats for each key type in `encoders!`.
 const FORMATS: usize = 7;
 
-/// Lists each format for each key type.
+/// Lists an encoder for each format and each key type.
 macro_rules! encoders {
     ($($name:expr),* $(,)?) => {
         &[
@@ -72,7 +72,7 @@ const fn encoder(name: &'static CStr, properties: &'static CStr) -> Algorithm {
     Algorithm::new(name, properties, TABLE, c"Refusal to write a private key held by Keyward")
 }
 
-/// Those of ML-DSA stand first, so that what follows them is a list, too.
+/// ML-DSA stands first, so that the rest is a list, too.
 static ALGORITHMS: &[Algorithm] =
     encoders![ML_DSA_44, ML_DSA_65, ML_DSA_87, c"RSA", c"RSA-PSS", c"EC", c"ED25519"];
 

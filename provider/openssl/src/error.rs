@@ -11,8 +11,8 @@ use keyward_proto::Outcome;
 
 use crate::kind::Kind;
 
-/// Runs the body of an entry point. An error goes to the OpenSSL error queue of this thread, and the
-/// entry point returns the value that means failure. A panic stops here and becomes an error.
+/// Runs the body of an entry point. An error goes to the OpenSSL error queue of this thread, and
+/// the entry point returns the value that means failure. A panic stops here and becomes an error.
 pub(crate) fn panic_boundary<R: Failure>(body: impl FnOnce() -> Result<R, Error>) -> R {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => value,
@@ -92,7 +92,8 @@ impl Error {
         unsafe { openssl_sys::ERR_new() };
         // SAFETY: ERR_set_debug(3): both texts are NUL-terminated and copied.
         unsafe { openssl_sys::ERR_set_debug(file.as_ptr(), line, c"".as_ptr()) };
-        // SAFETY: ERR_set_error(3): the format takes one string, and both are NUL-terminated and copied.
+        // SAFETY: ERR_set_error(3): the format takes one string, and both are NUL-terminated and
+        // copied.
         unsafe { openssl_sys::ERR_set_error(library(), reason.number(), c"%s".as_ptr(), text.as_ptr()) };
     }
 }

@@ -1,12 +1,12 @@
 //! Functions that OpenSSL and a provider offer to each other: the number and the type of each.
 //!
-//! From `openssl/core_dispatch.h`; see provider(7) and the manual page of each operation. A dispatch
-//! table holds functions without their types, so OpenSSL would call a wrong entry with wrong arguments.
-//! [`Id`] ties the number to the type: an entry of a wrong type does not compile.
+//! From `openssl/core_dispatch.h`; see provider(7) and the manual page of each operation. A
+//! dispatch table holds functions without their types, so OpenSSL would call a wrong entry with
+//! wrong arguments. [`Id`] ties the number to the type: an entry of a wrong type does not compile.
 //!
-//! The types are the types of the header, except that our own types stand where OpenSSL passes `void *`:
-//! `Option<&T>`, `Option<&mut T>` and `Option<Box<T>>` have the layout of a pointer that may be null.
-//! [`Params`] has the layout of a pointer to the first parameter.
+//! The types are the types of the header, except that our own types stand where OpenSSL passes
+//! `void *`: `Option<&T>`, `Option<&mut T>` and `Option<Box<T>>` have the layout of a pointer that
+//! may be null. [`Params`] has the layout of a pointer to the first parameter.
 
 use core::ffi::{c_char, c_int, c_long, c_void};
 use core::marker::PhantomData;
@@ -34,7 +34,8 @@ impl<F: Copy> Id<F> {
     }
 }
 
-/// Declares ids. For the tests, also lists the numbers with their names in the headers, and the types.
+/// Declares ids. For the tests, also lists the numbers with their names in the headers, and the
+/// types.
 macro_rules! functions {
     ($($name:ident = $number:literal: $header:literal,
         fn($($argument:ty),* $(,)?) $(-> $result:ty)?;)*) => {
@@ -264,7 +265,8 @@ mod tests {
         let right = entry("SIGNATURE_FREECTX => free");
         assert!(right.status.success(), "{}", String::from_utf8_lossy(&right.stderr));
         for wrong in [
-            // Two other functions of the operation, a function of another operation, and no function.
+            // Two other functions of the operation, a function of another operation, and no
+            // function.
             "SIGNATURE_DUPCTX => free",
             "SIGNATURE_SIGN => free",
             "ASYM_CIPHER_FREECTX => free",

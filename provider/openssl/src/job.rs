@@ -1,17 +1,20 @@
-//! Waiting for the daemon without keeping the host from other work: ASYNC_start_job(3).
+//! Waiting for the daemon while the host does other work: ASYNC_start_job(3).
 //!
-//! A host that runs its handshakes in asynchronous jobs (HAProxy with `ssl-mode-async`, `s_server -async`) gets control back
-//! while a request is under way: the job pauses, and the host watches a descriptor until there may be an answer. Outside
-//! a job, or where pausing is blocked, we wait where we are.
+//! Some hosts run handshakes in asynchronous jobs (HAProxy with `ssl-mode-async`, `s_server
+//! -async`). During a request the job pauses and the host gets control back. The host watches a
+//! descriptor until there may be an answer. Outside a job, or if the host forbids pauses, the
+//! calling thread waits.
 //!
-//! The descriptor is an epoll(7) of our own, one for each wait context and so for each TLS connection. It holds the
-//! connection to the daemon and a timer while there is a request, and nothing otherwise. It stays open until the host frees
-//! the wait context, since hosts keep tables by descriptor: HAProxy looks for those that came or went only now and then, and
-//! ends if it meets one under a number that it still knows.
+//! The descriptor is an epoll(7) of ours. Each wait context has one, and so has each TLS
+//! connection. During a request the epoll holds the connection to the daemon and a timer, otherwise
+//! nothing. The epoll stays open until the host frees the wait context, because hosts keep tables
+//! by descriptor. HAProxy checks only now and then which descriptors came or went, and aborts if a
+//! new descriptor has a number that is still in its table.
 //!
-//! A job may never be resumed, when its connection is torn down meanwhile: what lies on its stack is lost then, and
-//! no destructor runs. So across a pause this module's part of it is a plain pointer, and everything else belongs to the wait
-//! context. (Tools that sign a message in parts, or a digest, have a copy of that on the stack; TLS does not.)
+//! A job may never be resumed: the host may close the connection during a pause. Then the stack of
+//! the job is lost and no destructor runs. So this module keeps only a plain pointer on the stack
+//! across a pause, and the wait context owns everything else. (Tools that sign a message in parts,
+//! or a digest, have a copy of the message or digest on the stack. TLS does not.)
 
 use core::ffi::{c_int, c_void};
 use core::ptr::{self, NonNull};
@@ -27,11 +30,11 @@ use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use rustix::time::{timerfd_create, timerfd_settime};
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 pub(crate) enum Error {
     Client(ClientError),
-    /// The host ran another job with the wait context of one that it resumed afterwards. The first one's call is gone, and
-    /// what may be there is the answer to the other's.
+    /// The host ran another job with the same wait context before it resumed this job. The call of
+    /// this job is gone, and the answer may belong to the other job.
     Shared,
 }
 
@@ -41,16 +44,16 @@ impl From<ClientError> for Error {
     }
 }
 
-/// Waits for the answer to a call, as the host would have it.
+/// Waits for the answer to a call: in a job by pauses, otherwise by blocking.
 pub(crate) fn finish(client: &Client, mut call: Call) -> Result<response::Body, Error> {
     let Some(context) = WaitContext::current() else { return Ok(client.finish(call)?) };
     if let Some(answer) = client.answer(&mut call)? {
         return Ok(answer);
     }
-    // Only now that there is something to wait for: a host gets to know of descriptors when a job pauses, and HAProxy
-    // ends over one that it was never told of.
+    // Not before there is something to wait for: a host learns of descriptors when a job pauses,
+    // and HAProxy aborts over a descriptor that it did not learn of.
     match context.wait_for(call) {
-        // SAFETY: `wait_for` has found it in the wait context of the job that runs.
+        // SAFETY: `wait_for` returned the data of the wait context of the job that runs.
         Ok((waiting, turn)) => unsafe { finish_in_job(waiting, turn, client) },
         Err(call) => Ok(client.finish(call.ok_or(ClientError::Garbled)?)?),
     }
@@ -59,21 +62,22 @@ pub(crate) fn finish(client: &Client, mut call: Call) -> Result<response::Body, 
 /// Pauses until the call that `waiting` was given in this turn is answered.
 ///
 /// # Safety
-/// `waiting` belongs to the wait context of the job that runs. The wait context outlives the job, and nobody
-/// else uses `waiting` while the job runs.
+/// `waiting` belongs to the wait context of the job that runs. The wait context outlives the job,
+/// and nobody else uses `waiting` while the job runs.
 unsafe fn finish_in_job(waiting: *mut Waiting, turn: u64, client: &Client) -> Result<response::Body, Error> {
     loop {
-        // The job may never be resumed: the stack owns, borrows and locks nothing of ours here.
+        // The job may never be resumed. So the stack owns, borrows and locks nothing of ours here.
         ASYNC_pause_job();
-        // SAFETY: the caller vouches that it lives and that nobody else uses it while the job runs.
+        // SAFETY: the caller vouches that `waiting` lives, and that nobody else uses it while the
+        // job runs.
         let now = unsafe { &mut *waiting };
         if now.turn != turn {
             return Err(Error::Shared);
         }
         now.unwatch();
         let Some(call) = &mut now.call else { break };
-        // A host that resumes without looking, or pausing is blocked: it must not go round and round. What goes wrong
-        // is told with the answer.
+        // The host resumed without a look at the descriptor, or it forbids pauses. A short wait
+        // keeps this loop from using the processor. `answer` reports an error of the wait.
         let _ = client.wait(call, SPIN);
         if let Some(answer) = client.answer(call).transpose() {
             now.end();
@@ -88,17 +92,18 @@ unsafe fn finish_in_job(waiting: *mut Waiting, turn: u64, client: &Client) -> Re
     Ok(client.finish(call.ok_or(ClientError::Garbled)?)?)
 }
 
-/// What belongs to a wait context: a descriptor for the host, and the call that is under way, if there is one.
+/// Data of a wait context: the descriptor for the host, and the current call if there is one.
 struct Waiting {
-    /// The process that made it. A child shares the epoll with its parent, so it must leave it alone.
+    /// The process that made the epoll. A child shares the epoll with its parent, so the child must
+    /// not change it.
     owner: u32,
     epoll: OwnedFd,
     call: Option<Call>,
-    /// Counts the calls that it was given, so that a job can tell whether this is still its own.
+    /// Number of calls so far. A job compares it to see whether the current call is still its own.
     turn: u64,
-    /// Wakes the host at the deadline of the call, where the daemon does not.
+    /// Wakes the host at the deadline of the call if the daemon does not answer before.
     timer: Option<OwnedFd>,
-    /// Whether the connection of the call is in the epoll.
+    /// True if the connection of the call is in the epoll.
     watched: bool,
 }
 
@@ -108,9 +113,10 @@ impl Waiting {
         Ok(Self { owner: process::id(), epoll, call: None, turn: 0, timer: None, watched: false })
     }
 
-    /// Begins to watch for a call, and tells which turn it is, or gives it back.
+    /// Begins to watch for the answer to a call. Returns the turn of the call; returns the call if
+    /// it cannot be watched.
     fn begin(&mut self, call: Call) -> Result<u64, Option<Call>> {
-        // A host may use the wait context of a job that it gave up again.
+        // A host may use a wait context again after it gave up a job.
         self.unwatch();
         self.end();
         self.call = Some(call);
@@ -122,7 +128,8 @@ impl Waiting {
         Err(self.end())
     }
 
-    /// Has the host woken when there may be an answer, or none is to be waited for any more. Returns whether it will be.
+    /// Lets the descriptor wake the host when there may be an answer, or at the deadline. Returns
+    /// whether the host will be woken.
     fn watch(&mut self) -> bool {
         if self.owner != process::id() {
             return false;
@@ -130,24 +137,25 @@ impl Waiting {
         let Some(call) = &self.call else { return false };
         let Some(connection) = call.descriptor() else { return false };
         if self.timer.is_none() {
-            // Without one a daemon that is stuck would keep the host waiting for ever.
+            // Without a timer the host would wait for ever if the daemon is stuck.
             self.timer = timer(call.deadline()).filter(|timer| self.add(timer.as_fd()).is_ok());
         }
         self.watched = self.timer.is_some() && self.add(connection).is_ok();
         self.watched
     }
 
-    /// Takes the connection out before anything is done with it: it may be given to another call, or closed.
+    /// Removes the connection from the epoll. Needed before each use of the connection, which may
+    /// close it or give it to another call.
     fn unwatch(&mut self) {
         let connection = self.call.as_ref().and_then(Call::descriptor);
         if let Some(connection) = connection.filter(|_| self.watched && self.owner == process::id()) {
-            // It is in there.
+            // This cannot fail: the connection is in the epoll.
             let _ = epoll::delete(&self.epoll, connection);
         }
         self.watched = false;
     }
 
-    /// Nothing is waited for any more. What is left of the call comes back.
+    /// Ends the wait. Returns the call if it is not answered yet.
     fn end(&mut self) -> Option<Call> {
         self.timer = None;
         self.call.take()
@@ -158,7 +166,7 @@ impl Waiting {
     }
 }
 
-/// The wait context of the asynchronous job that we run in (ASYNC_WAIT_CTX_new(3)).
+/// The wait context of the asynchronous job that runs now (ASYNC_WAIT_CTX_new(3)).
 #[derive(Clone, Copy)]
 struct WaitContext(NonNull<c_void>);
 
@@ -172,29 +180,30 @@ impl WaitContext {
         NonNull::new(unsafe { ASYNC_get_wait_ctx(job) }).map(Self)
     }
 
-    /// Gives it a call to wait for; what belongs to it comes back, which it is given when it is first asked, and the turn of
-    /// the call. The call comes back if it cannot be waited for here.
+    /// Attaches `call` to this wait context, and creates the data of the context on first use.
+    /// Returns the data and the turn of the call; returns the call if it cannot be attached.
     fn wait_for(self, call: Call) -> Result<(*mut Waiting, u64), Option<Call>> {
         let (context, mut descriptor, mut data) = (self.0.as_ptr(), 0, ptr::null_mut());
-        // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never followed, and both places may be written.
+        // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never dereferenced, and both
+        // places may be written.
         let known = unsafe { ASYNC_WAIT_CTX_get_fd(context, key(), &raw mut descriptor, &raw mut data) };
         if known != 0 {
             let waiting = data.cast::<Waiting>();
-            // SAFETY: what was given under our key is ours, lives as long as the wait context, and while the job runs
-            // nobody else uses it.
+            // SAFETY: the data under our key is ours and lives as long as the wait context. Nobody
+            // else uses the data while the job runs.
             return unsafe { &mut *waiting }.begin(call).map(|turn| (waiting, turn));
         }
         let Ok(mut waiting) = Waiting::new() else { return Err(Some(call)) };
         let turn = waiting.begin(call)?;
         let descriptor = waiting.epoll.as_raw_fd();
         let waiting = Box::into_raw(Box::new(waiting));
-        // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never followed. The data belongs to the
-        // cleanup from here on.
+        // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never dereferenced. From now on
+        // the data belongs to the cleanup.
         let taken = unsafe {
             ASYNC_WAIT_CTX_set_wait_fd(self.0.as_ptr(), key(), descriptor, waiting.cast(), Some(free_waiting))
         };
         if taken == 0 {
-            // SAFETY: it came from `into_raw` above, and the wait context did not take it.
+            // SAFETY: the pointer came from `into_raw` above, and the wait context did not take it.
             let mut waiting = *unsafe { Box::from_raw(waiting) };
             waiting.unwatch();
             return Err(waiting.end());
@@ -203,7 +212,7 @@ impl WaitContext {
     }
 }
 
-/// The host frees a wait context, with or without a call that is under way.
+/// Cleanup for a wait context that the host frees, with or without a current call.
 unsafe extern "C" fn free_waiting(
     _context: *mut c_void,
     _key: *const c_void,
@@ -211,19 +220,20 @@ unsafe extern "C" fn free_waiting(
     data: *mut c_void,
 ) {
     crate::error::panic_boundary(|| {
-        // SAFETY: the data is what the wait context was given with this function, and it calls it once.
+        // SAFETY: the wait context got the data together with this function, and calls the function
+        // once.
         drop(unsafe { Box::from_raw(data.cast::<Waiting>()) });
         Ok(())
     });
 }
 
-/// What tells our descriptor from those of others in a wait context: an address of ours.
+/// The key of our descriptor in a wait context: an address of ours, which nobody else uses.
 fn key() -> *const c_void {
     static KEY: u8 = 0;
     (&raw const KEY).cast()
 }
 
-/// A descriptor that becomes readable at the deadline; none if the system has none left.
+/// A descriptor that becomes readable at the deadline; `None` if the system has no descriptor left.
 fn timer(deadline: Instant) -> Option<OwnedFd> {
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK);
     let timer = above_standard_streams(timer.ok()?).ok()?;
@@ -234,14 +244,14 @@ fn timer(deadline: Instant) -> Option<OwnedFd> {
     Some(timer)
 }
 
-/// How long we wait ourselves after a pause that brought nothing.
+/// Time to wait here after a pause without an answer.
 const SPIN: Duration = Duration::from_millis(1);
 
 type Cleanup = unsafe extern "C" fn(*mut c_void, *const c_void, c_int, *mut c_void);
 
-// From openssl/async.h, unchanged since 3.0; see ASYNC_start_job(3) and ASYNC_WAIT_CTX_new(3). The two safe
-// functions take no argument and may be called at any time: outside a job the first one returns null, and the
-// second one does nothing.
+// From openssl/async.h, unchanged since 3.0; see ASYNC_start_job(3) and ASYNC_WAIT_CTX_new(3). The
+// two safe functions take no argument and may be called at any time: outside a job the first one
+// returns null, and the second one does nothing.
 unsafe extern "C" {
     safe fn ASYNC_get_current_job() -> *mut c_void;
     safe fn ASYNC_pause_job() -> c_int;

@@ -1,4 +1,4 @@
-//! What OpenSSL sees as a private key: a reference to one, and its public half.
+//! Keys as OpenSSL sees them: a reference to a private key in the daemon, with the public key.
 
 use std::sync::Arc;
 
@@ -11,19 +11,20 @@ use crate::error::{Error, Reason};
 use crate::job;
 use crate::kind::Kind;
 
-/// A key object, owned by OpenSSL. Immutable once it is filled, so any number of threads may sign with it.
+/// A key object, owned by OpenSSL. Immutable after it is filled, so any number of threads may sign
+/// with it.
 #[derive(Clone, Default)]
 pub(crate) enum Key {
-    /// Fresh from keymgmt new, before import.
+    /// A new key, before import.
     #[default]
     Empty,
-    /// Imported to be compared with; it cannot sign.
+    /// An imported key to compare with other keys; it cannot sign.
     Public(PublicKey),
-    /// A key that the daemon holds.
+    /// A key in the daemon.
     Daemon(Arc<DaemonKey>),
 }
 
-/// A key that the daemon holds, and the way to it.
+/// A reference to a key in the daemon, and the client to reach the daemon.
 pub(crate) struct DaemonKey {
     pub(crate) reference: Reference,
     pub(crate) client: Arc<Client>,
@@ -47,7 +48,7 @@ impl Key {
 }
 
 impl DaemonKey {
-    /// The one request of a handshake that signs.
+    /// Signs: the only request of a handshake.
     pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, Error> {
         let label = self.reference.label();
         let call = self.client.start_to_sign((&self.reference).into(), scheme, input);
@@ -64,7 +65,7 @@ impl DaemonKey {
         Ok(signature)
     }
 
-    /// The one request of a handshake with RSA key exchange.
+    /// Decrypts a premaster secret: the only request of a handshake with RSA key exchange.
     pub(crate) fn decrypt_premaster(
         &self,
         ciphertext: &[u8],
@@ -113,5 +114,5 @@ impl DaemonKey {
     }
 }
 
-/// A premaster secret, in bytes (RFC 5246, 7.4.7.1).
+/// Length of a premaster secret, in bytes (RFC 5246, 7.4.7.1).
 pub(crate) const PREMASTER: usize = 48;

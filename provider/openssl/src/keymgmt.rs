@@ -1,8 +1,8 @@
 //! Key management, see provider-keymgmt(7): the objects behind OpenSSL's EVP_PKEY.
 //!
-//! Two answers matter most. Export of the private part fails, which is what makes OpenSSL sign with us
-//! rather than with its default provider; export of the public part succeeds, so that everything else is
-//! done there. Import takes public keys alone, to compare them with ours.
+//! Two answers matter most. Export of the private part fails: this makes OpenSSL sign with us and
+//! not with its default provider. Export of the public part succeeds, so that the default provider
+//! does everything else. Import takes only public keys, to compare them with ours.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::{mem, ptr};
@@ -20,7 +20,7 @@ use crate::params::{ParamBuilder, Params};
 use crate::{PROPERTIES, context};
 
 entry_points! {
-    /// Takes over the key behind the reference that our decoder or store made, and clears it there.
+    /// Takes over the key that our decoder or store passed by reference, and clears the reference.
     fn load(reference: Option<&mut *mut Key>, size: usize) -> *const Key {
         match reference {
             Some(reference) if size == size_of::<*mut Key>() => {
@@ -30,7 +30,8 @@ entry_points! {
         }
     }
 
-    /// The key is immutable behind a count, so its duplicate is the same key.
+    /// Duplicates a key. A key is immutable and counts its references, so the duplicate shares its
+    /// data.
     fn dup(key: Option<&Key>, _selection: c_int) -> Option<Box<Key>> {
         Ok(Some(Box::new(key.ok_or(Error::null())?.clone())))
     }
@@ -42,7 +43,7 @@ entry_points! {
         Ok(c_int::from(private && public))
     }
 
-    /// Named `match` in the manual: whether two keys of ours are halves of the same.
+    /// Compares two keys of ours; `match` in the manual.
     fn matches(one: Option<&Key>, other: Option<&Key>, selection: c_int) -> c_int {
         let (Some(one), Some(other)) = (one.and_then(Key::public), other.and_then(Key::public)) else {
             return Err(Error::silent());
@@ -54,7 +55,7 @@ entry_points! {
 
     fn import(key: Option<&mut Key>, selection: c_int, params: Params<'_>) -> c_int {
         let key = key.ok_or(Error::null())?;
-        // Never let something claim to sign that did not come from a reference.
+        // Only a reference or a URI makes a key that can sign.
         if selection & SELECT_PRIVATE_KEY != 0 || selection & SELECT_PUBLIC_KEY == 0 {
             return Err(Error::silent());
         }
@@ -73,7 +74,8 @@ entry_points! {
         let public = key.and_then(Key::public).ok_or(Error::silent())?;
         let callback = callback.ok_or(Error::null())?;
         let fields = exported(public, selection & SELECT_PUBLIC_KEY != 0);
-        // SAFETY: provider-keymgmt(7): the callback takes the array and the argument that came with it.
+        // SAFETY: provider-keymgmt(7): the callback takes the array and the argument that came with
+        // it.
         Ok(fields.pass_to(|params| unsafe { callback(params, arg) }))
     }
 
@@ -93,18 +95,19 @@ entry_points! {
         Ok(c_int::from(sizes && key && digest))
     }
 
-    /// RSA keys that are bound to RSASSA-PSS sign with the algorithm of all RSA keys.
+    /// The algorithm of keys that are bound to RSASSA-PSS: the same as for all RSA keys.
     fn rsa_pss_operation_name(_operation: c_int) -> *const c_char {
         Ok(c"RSA".as_ptr())
     }
 
-    /// EC keys sign with the algorithm `ECDSA`; those without such a function with one that has the name of the key.
+    /// The algorithm of EC keys. For key types without such a function OpenSSL takes the algorithm
+    /// that has the name of the key type.
     fn ec_operation_name(_operation: c_int) -> *const c_char {
         Ok(c"ECDSA".as_ptr())
     }
 }
 
-/// Reads a public key out of what another provider exported; the fields tell its type.
+/// Reads a public key that another provider exported. The fields show the type of the key.
 fn public_key(params: Params<'_>) -> Option<PublicKey> {
     if let (Some(n), Some(e)) = (params.find(N), params.find(E)) {
         return Some(PublicKey::Rsa { modulus: n.unsigned()?, exponent: e.unsigned()? });
@@ -116,7 +119,7 @@ fn public_key(params: Params<'_>) -> Option<PublicKey> {
             let named = |curve: &Curve| curve.openssl_name() == group || curve.nist_name() == group;
             Some(PublicKey::Ec { curve: Curve::ALL.into_iter().find(named)?, point: public })
         }
-        // The length tells them apart.
+        // The length shows the type.
         None => match MlDsa::ALL.into_iter().find(|known| known.public_length() == public.len()) {
             Some(parameters) => Some(PublicKey::MlDsa(parameters, public)),
             None => Some(PublicKey::Ed25519(public)),
@@ -124,8 +127,8 @@ fn public_key(params: Params<'_>) -> Option<PublicKey> {
     }
 }
 
-/// The fields of a public key for another provider: those of the key itself if `whole`, and those that restrict the key or
-/// name its group.
+/// The fields of a public key for another provider. Without `whole`, only the fields that restrict
+/// the key or name its group.
 fn exported(public: &PublicKey, whole: bool) -> ParamBuilder {
     let mut fields = ParamBuilder::default();
     match public {
@@ -166,7 +169,8 @@ fn answer_sizes(public: &PublicKey, params: Params<'_>) -> bool {
     })
 }
 
-/// Answers with the public key. Returns whether the answers fitted; `None` for keys of an unknown type.
+/// Answers with the public key. Returns whether the answers fitted; `None` for keys of an unknown
+/// type.
 fn answer_public_key(public: &PublicKey, params: Params<'_>) -> Option<bool> {
     let unsigned = |key, value| params.find(key).is_none_or(|p| p.answer_unsigned(value));
     let octets = |key, value| params.find(key).is_none_or(|p| p.answer_octets(value));
@@ -185,12 +189,14 @@ fn answer_public_key(public: &PublicKey, params: Params<'_>) -> Option<bool> {
     Some(fitted == [true, true])
 }
 
-/// Answers with the digest to sign with: a default, or the only one. Returns whether the answer fitted.
+/// Answers with the digest to sign with: a default, or the only one. Returns whether the answer
+/// fitted.
 fn answer_digest(public: &PublicKey, params: Params<'_>) -> bool {
     let (key, digest) = match public {
-        // Empty: no digest may be named, the algorithm hashes for itself (EVP_SIGNATURE-ED25519(7)).
+        // Empty: the algorithm hashes for itself, and a program must not name a digest
+        // (EVP_SIGNATURE-ED25519(7)).
         PublicKey::MlDsa(..) | PublicKey::Ed25519(_) => (MANDATORY_DIGEST, c""),
-        // Instead of a default: there is no other (EVP_PKEY_get_default_digest_nid(3)).
+        // Mandatory, because the key allows no other (EVP_PKEY_get_default_digest_nid(3)).
         PublicKey::RsaPss { parameters: Some(parameters), .. } => {
             (MANDATORY_DIGEST, hash_name(parameters.hash()))
         }
@@ -199,8 +205,8 @@ fn answer_digest(public: &PublicKey, params: Params<'_>) -> bool {
     params.find(key).is_none_or(|p| p.answer_utf8(digest))
 }
 
-/// Whether two public keys are the same, whatever an RSA key is restricted to: that is not asked when one is compared with
-/// the key of a certificate, and is not there in what was imported.
+/// True if two public keys are the same. Ignores the restrictions of an RSA-PSS key: an imported
+/// key has none, for example the key of a certificate.
 fn same(one: &PublicKey, other: &PublicKey) -> bool {
     match (rsa_numbers(one), rsa_numbers(other)) {
         (Some(one), Some(other)) => one == other,
@@ -217,7 +223,7 @@ fn rsa_numbers(key: &PublicKey) -> Option<[&[u8]; 2]> {
     }
 }
 
-/// What stands for domain parameters: the group, which only EC keys have.
+/// The group of an EC key, which OpenSSL calls domain parameters; other keys have none.
 fn group(key: &PublicKey) -> Option<Curve> {
     match key {
         PublicKey::Ec { curve, .. } => Some(*curve),
@@ -245,12 +251,12 @@ fn transferred(selection: c_int) -> *const ParamDescriptor {
     if selection & SELECT_PRIVATE_KEY != 0 { ptr::null() } else { TRANSFERRED.as_ptr() }
 }
 
-/// The key types, under all the names by which libssl may ask for them.
+/// The key types, with all names that libssl may look for.
 pub(crate) fn algorithms(ml_dsa: bool) -> &'static [Algorithm] {
     if ml_dsa { ALGORITHMS } else { &ALGORITHMS[MlDsa::ALL.len()..] }
 }
 
-/// Those of ML-DSA stand first, so that what follows them is a list, too.
+/// ML-DSA stands first, so that the rest is a list, too.
 static ALGORITHMS: &[Algorithm] = &[
     Algorithm::new(ML_DSA_44, PROPERTIES, COMMON, c"ML-DSA-44 key held by Keyward"),
     Algorithm::new(ML_DSA_65, PROPERTIES, COMMON, c"ML-DSA-65 key held by Keyward"),

@@ -1,13 +1,12 @@
-//! What a request that was refused was about, for the log of a program that asks for more than
-//! handshakes.
+//! Kind of a refused request, for the log of a program that signs more than handshakes.
 //!
-//! The daemon decides by the whole of a message and tells no more than its decision. Here a look at
-//! how the message begins is enough: nothing depends on it but the words of an error.
+//! The daemon reads the whole message and answers only with its decision. Here the beginning of the
+//! message is enough, because only the words of an error depend on the kind.
 
 use keyward_client::Input;
 use keyward_proto::Outcome;
 
-/// A kind of request that programs make without their administrators expecting it.
+/// A kind of request that an administrator may not expect from a program.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Kind {
     Certificate,
@@ -21,7 +20,8 @@ impl Kind {
     pub(crate) const ALL: [Self; 5] =
         [Self::Certificate, Self::CertificateRequest, Self::ClientHandshake, Self::Digest, Self::KeyExchange];
 
-    /// The kind of what was to be signed, if an outcome is due to it.
+    /// The kind of a request that was refused for lack of a use; `None` for other outcomes and
+    /// kinds.
     pub(crate) fn refused(outcome: Outcome, input: Input<'_>) -> Option<Self> {
         match (outcome, input) {
             (Outcome::UseRefused | Outcome::UseNotGranted, Input::Message(message)) => {
@@ -41,8 +41,8 @@ impl Kind {
             Some(Self::Certificate)
         } else if begins(&[2, 1, 0, 0x30]) {
             Some(Self::CertificateRequest)
-        // After the rest of 64 spaces (RFC 8446, 4.4.3), and ClientHello of TLS 1.2 (RFC 5246,
-        // 7.4.1.2).
+        // CertificateVerify after the last of 64 spaces (RFC 8446, 4.4.3), and ClientHello of TLS
+        // 1.2 (RFC 5246, 7.4.1.2).
         } else if message.get(60..).is_some_and(|message| message.starts_with(TLS13_CLIENT))
             || (message.first() == Some(&1) && message.get(4..6) == Some(&[3, 3]))
         {
@@ -52,7 +52,7 @@ impl Kind {
         }
     }
 
-    /// The end of a sentence that begins with the refusal.
+    /// Words to add to the text of a refusal.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Certificate => "it was asked to sign a certificate, as authorities do",
@@ -82,7 +82,7 @@ fn sequence(message: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    /// Real ones stand in the tests of the openssl program.
+    /// Beginnings of messages. End-to-end tests use real messages of the openssl program.
     #[test]
     fn messages_are_recognised_by_their_beginning() {
         let tls13 = |side: &str| {

@@ -1,16 +1,16 @@
 //! OpenSSL 3 provider `keyward`: it signs with keys that the Keyward daemon holds.
 //!
-//! A server loads a reference PEM ([`decoder`]) or a `keyward:LABEL` URI ([`store`]) instead of a key
-//! file. OpenSSL then sees a private key ([`keymgmt`]). The daemon makes the signatures of this key
-//! ([`signature`]): each signature is one request on the Unix socket. OpenSSL's default provider does
-//! everything that needs only the public key, which it gets by export. The provider refuses to write a
-//! private key and says why ([`encoder`]). A host that runs handshakes in asynchronous jobs does not
-//! wait for the daemon ([`job`]).
+//! A server loads a reference PEM ([`decoder`]) or a `keyward:LABEL` URI ([`store`]) instead of a
+//! key file. OpenSSL then sees a private key ([`keymgmt`]). The daemon makes the signatures of this
+//! key ([`signature`]): each signature is one request on the Unix socket. OpenSSL's default
+//! provider does everything that needs only the public key, which it gets by export. The provider
+//! refuses to write a private key and says why ([`encoder`]). A host that runs handshakes in
+//! asynchronous jobs does not wait for the daemon ([`job`]).
 //!
-//! The module starts no thread. It does no I/O before the first signature, except for `keyward:` URIs:
-//! it asks the daemon for their public key. One macro ([`entry`]) defines every function that OpenSSL
-//! calls and stops every panic there. [`functions`] has the number and the type of each function. See
-//! provider(7) for the contract with OpenSSL.
+//! The module starts no thread. It does no I/O before the first signature, except for `keyward:`
+//! URIs: it asks the daemon for their public key. One macro ([`entry`]) defines every function that
+//! OpenSSL calls and stops every panic there. [`functions`] has the number and the type of each
+//! function. See provider(7) for the contract with OpenSSL.
 
 // This crate is the boundary with C, so it needs unsafe code. One operation per block.
 #![allow(unsafe_code)]
@@ -57,8 +57,8 @@ pub(crate) struct Provider {
 
 /// The client of the daemon, or the fault in its configuration.
 ///
-/// OpenSSL skips a provider that fails to start, and says nothing. So the fault is reported when a key
-/// is first used.
+/// OpenSSL skips a provider that fails to start, and says nothing. So the fault is reported when a
+/// key is first used.
 #[derive(Clone)]
 pub(crate) struct ConfiguredClient(Result<Arc<Client>, String>);
 
@@ -80,8 +80,8 @@ impl ConfiguredClient {
 /// The only exported symbol. OpenSSL calls it when the module is activated; see provider-base(7).
 ///
 /// # Safety
-/// OpenSSL keeps the rules of provider-base(7): `upcalls` is an array that ends with id 0, and `table`
-/// and `context` may be written.
+/// OpenSSL keeps the rules of provider-base(7): `upcalls` is an array that ends with id 0, and
+/// `table` and `context` may be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn OSSL_provider_init(
     handle: *const c_void,

@@ -1,4 +1,4 @@
-//! The place where OpenSSL wants a result of variable length.
+//! The place for a result whose length may vary: a signature or a premaster secret.
 
 use core::ffi::c_int;
 use core::ptr;
@@ -41,13 +41,15 @@ impl<'a> OutBuffer<'a> {
         Ok(())
     }
 
-    /// Answers with the result. `what` names the result in the error if it is longer than its place.
+    /// Answers with the result. `what` names the result in the error if it is longer than its
+    /// place.
     pub(crate) fn fill(self, result: &[u8], what: &str) -> Result<c_int, Error> {
         if self.asks_length() {
             return Err(Error::null());
         }
         self.check_room(result.len(), what)?;
-        // SAFETY: `new` was promised `room` writable bytes at `place`, and the result is not longer.
+        // SAFETY: `new` was promised `room` writable bytes at `place`, and the result is not
+        // longer.
         unsafe { ptr::copy_nonoverlapping(result.as_ptr(), self.place, result.len()) };
         *self.length = result.len();
         Ok(1)

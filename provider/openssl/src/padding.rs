@@ -1,8 +1,9 @@
-//! Padding of an RSA signature and length of its salt, as OpenSSL names them.
+//! Padding of an RSA signature, and length of the salt of PSS, as OpenSSL passes them.
 
 use crate::abi;
 use crate::params::Value;
 
+/// Padding of an RSA signature.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Padding {
     Pkcs1,
@@ -10,7 +11,7 @@ pub(crate) enum Padding {
 }
 
 impl Padding {
-    /// Arrives as a number or as a word.
+    /// Reads a padding, which OpenSSL passes as a number or as a word.
     pub(crate) fn read(param: &Value<'_>) -> Option<Self> {
         match (param.integer(), param.utf8()) {
             (Some(number), _) if number == i64::from(abi::RSA_PKCS1_PADDING) => Some(Self::Pkcs1),
@@ -22,8 +23,9 @@ impl Padding {
     }
 }
 
-/// Arrives as a number or as a word. For "auto" any length is right, and ours is that of the digest; "max"
-/// is not, since clients refuse such signatures in TLS (RFC 8446, 4.2.3).
+/// Reads a salt length, which OpenSSL passes as a number or as a word. "auto" allows any length,
+/// and we use the length of the digest. "max" is refused: TLS clients refuse such signatures (RFC
+/// 8446, 4.2.3).
 pub(crate) fn salt_length(param: &Value<'_>) -> Option<i64> {
     let number = match param.utf8() {
         Some("digest") => abi::RSA_PSS_SALTLEN_DIGEST.into(),
@@ -40,5 +42,5 @@ pub(crate) fn salt_length(param: &Value<'_>) -> Option<i64> {
     (number >= 0 || named.contains(&number)).then_some(number)
 }
 
-/// `RSA_PSS_SALTLEN_AUTO_DIGEST_MAX`, since OpenSSL 3.1.
+/// `RSA_PSS_SALTLEN_AUTO_DIGEST_MAX` of `openssl/rsa.h`, since OpenSSL 3.1.
 const RSA_PSS_SALTLEN_AUTO_DIGEST_MAX: i64 = -4;

@@ -1,4 +1,5 @@
-//! Safe types for OSSL_PARAM(3) arrays: arrays that OpenSSL lends to us, and arrays that we lend to it.
+//! Safe types for OSSL_PARAM(3) arrays: arrays that OpenSSL lends to us, and arrays that we lend to
+//! it.
 
 use core::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use core::marker::PhantomData;
@@ -99,8 +100,8 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Answers with a text, by copy or by pointer: the parameter says which. Returns whether the text
-    /// fitted.
+    /// Answers with a text, by copy or by pointer: the parameter says which. Returns whether the
+    /// text fitted.
     pub(crate) fn answer_utf8(&self, value: &'static CStr) -> bool {
         match self.view.data_type {
             // The NUL needs room, but the size of the answer does not count it (OSSL_PARAM(3)).
@@ -113,7 +114,8 @@ impl<'a> Value<'a> {
                 self.set_return_size(value.count_bytes());
                 let place = self.view.data.cast::<*const c_char>();
                 if !place.is_null() {
-                    // SAFETY: OSSL_PARAM(3): for this type `data` points to a pointer for us to set.
+                    // SAFETY: OSSL_PARAM(3): for this type `data` points to a pointer for us to
+                    // set.
                     unsafe { ptr::write(place, value.as_ptr()) };
                 }
                 true
@@ -151,14 +153,15 @@ impl<'a> Value<'a> {
         if self.view.data_size < value.len() {
             return false;
         }
-        // SAFETY: OpenSSL vouches for `data_size` writable bytes at `data`, and `value` is not longer.
+        // SAFETY: OpenSSL vouches for `data_size` writable bytes at `data`, and `value` is not
+        // longer.
         unsafe { ptr::copy_nonoverlapping(value.as_ptr(), place, value.len()) };
         true
     }
 
     fn set_return_size(&self, size: usize) {
-        // SAFETY: `param` points into the array that OpenSSL lent, and OSSL_PARAM(3) says that we set the
-        // return size.
+        // SAFETY: `param` points into the array that OpenSSL lent, and OSSL_PARAM(3) says that we
+        // set the return size.
         unsafe { (*self.param).return_size = size };
     }
 }
@@ -198,8 +201,9 @@ impl ParamBuilder {
         self.pass_with(None, callback)
     }
 
-    /// Passes the finished array to `callback`, with one more field: a reference to the pointer `object`.
-    /// The receiver may take over the object; then it clears the pointer (provider-object(7)).
+    /// Passes the finished array to `callback`, with one more field: a reference to the pointer
+    /// `object`. The receiver may take over the object; then it clears the pointer
+    /// (provider-object(7)).
     pub(crate) fn pass_reference_to<T, R>(
         self,
         key: &'static CStr,

@@ -15,8 +15,8 @@ pub(crate) struct Settings {
     pub(crate) timeout: Duration,
 }
 
-/// Reads the keys `socket` and `timeout` of our section of openssl.cnf, and `KEYWARD_SOCKET`, which has
-/// priority over `socket`.
+/// Reads the keys `socket` and `timeout` of our section of openssl.cnf, and `KEYWARD_SOCKET`, which
+/// has priority over `socket`.
 ///
 /// # Errors
 /// A text that says which setting is wrong, and why.
@@ -35,8 +35,8 @@ pub(crate) fn read(core: &Core) -> Result<Settings, String> {
     Ok(Settings { socket, timeout })
 }
 
-/// True if the OpenSSL that loads us is 3.5 or later and so knows ML-DSA. Older ones could not use our
-/// ML-DSA, which would make the loading of every other key slower.
+/// True if the OpenSSL that loads us is 3.5 or later and so knows ML-DSA. Older ones could not use
+/// our ML-DSA, which would make the loading of every other key slower.
 pub(crate) fn knows_ml_dsa(core: &Core) -> bool {
     // OSSL_PROV_PARAM_CORE_VERSION, provider-base(7), for example "3.5.4".
     let version = core.setting(c"openssl-version");

@@ -1,11 +1,13 @@
-//! Signatures, see provider-signature(7): what a handshake calls.
+//! Signatures of handshakes, see provider-signature(7).
 //!
-//! TLS hands over the whole message in one call, which becomes one request to the daemon. Init only
-//! takes notes: it is called as a probe, and a failure there would be reported by servers as "no
-//! suitable signature algorithm", often unseen. So whatever is wrong is said when the signature is
-//! asked for, but for a hash that the key does not sign with: libssl asks about that, and takes
-//! another one that the client offers. Tools that feed a message in parts, or bring a digest, are
-//! served too; a message too long for a frame is hashed here.
+//! TLS passes the whole message in one call, which becomes one request to the daemon. Init only
+//! keeps its arguments. libssl also calls init to try an algorithm, and servers report a failure
+//! there as "no suitable signature algorithm", often where nobody sees it. So an error is reported
+//! when the signature is made. A hash that the key does not sign with is the exception: init fails,
+//! and libssl tries another hash that the client offers.
+//!
+//! Tools may also pass a message in parts, or a digest. A message too long for a frame is hashed
+//! here.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::Arc;
@@ -30,11 +32,12 @@ use crate::{PROPERTIES, context};
 pub(crate) struct Operation {
     key: Option<Arc<DaemonKey>>,
     digest: Option<DigestName>,
-    /// As it was asked for; otherwise that of the key.
+    /// Padding that the program set; otherwise the padding of the key.
     padding: Option<Padding>,
-    /// Digest of the mask of PSS, if it was set.
+    /// Digest of the mask of PSS, if the program set it.
     mgf1: Option<DigestName>,
-    /// Salt length that was asked for, as it was asked for; `None`: as long as the digest.
+    /// Salt length that the program set, in bytes, or a negative `RSA_PSS_SALTLEN_` number; `None`
+    /// means the length of the digest.
     salt: Option<i64>,
     message: Message,
 }
@@ -51,12 +54,12 @@ entry_points! {
         Ok(Some(Box::default()))
     }
 
-    /// For a digest that the caller has already: EVP_PKEY_sign_init(3).
+    /// Starts to sign a digest: EVP_PKEY_sign_init(3).
     fn sign_init(operation: Option<&mut Operation>, key: Option<&Key>, params: Params<'_>) -> c_int {
         operation.ok_or(Error::null())?.start(key, None, params)
     }
 
-    /// For a message: EVP_DigestSignInit(3).
+    /// Starts to sign a message: EVP_DigestSignInit(3).
     fn digest_sign_init(
         operation: Option<&mut Operation>,
         digest: *const c_char,
@@ -141,8 +144,8 @@ entry_points! {
         Ok(SETTABLE.as_ptr())
     }
 
-    /// Only tools that write certificates, requests and CMS ask: for the AlgorithmIdentifier to put in, and whether it is
-    /// to be that of PSS.
+    /// Answers tools that write certificates, requests and CMS: they need the AlgorithmIdentifier
+    /// and the padding. TLS does not call this.
     fn get_ctx_params(operation: Option<&Operation>, params: Params<'_>) -> c_int {
         let operation = operation.ok_or(Error::null())?;
         let mut fitted = true;
@@ -171,12 +174,12 @@ impl Operation {
         digest: Option<&CStr>,
         params: Params<'_>,
     ) -> Result<c_int, Error> {
-        // A null key means the one of the init before (provider-signature(7)).
+        // A null key means the key of the previous init (provider-signature(7)).
         if let Some(key) = key {
             let key = key.daemon_key().ok_or_else(|| {
                 Error::new(Reason::NotSupported, "cannot sign with a public key; load a key reference")
             })?;
-            // What was asked for with another key has no say in what this one signs.
+            // Settings made for another key do not apply to this key.
             *self = Self { key: Some(Arc::clone(key)), ..Self::default() };
         }
         self.digest = digest.map(CStr::to_bytes).filter(|name| !name.is_empty()).map(DigestName::from_name);
@@ -187,8 +190,8 @@ impl Operation {
         Ok(1)
     }
 
-    /// The one thing that is said as early as here: libssl finds out by it which of the hashes that
-    /// a client offers a key can sign with.
+    /// Fails for a hash that the key does not sign with. This is the only error of init: libssl
+    /// uses it to find a hash among those that the client offers.
     fn refuse_other_hash(&self) -> Result<(), Error> {
         match (self.key()?.reference.public_key(), self.digest) {
             (_, Some(DigestName::Unknown)) => Err(unknown_digest()),
@@ -231,7 +234,7 @@ impl Operation {
         Ok(self.key()?.reference.public_key().max_signature())
     }
 
-    /// The scheme that key, padding, salt and digest add up to.
+    /// The scheme that follows from key, padding, salt and digest.
     fn scheme(&self) -> Result<Scheme, Error> {
         let hash = match self.digest {
             Some(DigestName::Known(hash)) => Some(hash),
@@ -270,7 +273,8 @@ impl Operation {
         })
     }
 
-    /// The padding of an RSA signature: PKCS #1 where nothing else is asked for, but for keys that are bound to PSS.
+    /// The padding of an RSA signature: PSS for keys that are bound to PSS. For other keys the
+    /// padding that the program set, by default PKCS #1.
     fn padding(&self) -> Result<Padding, Error> {
         match (self.key()?.reference.public_key(), self.padding) {
             (PublicKey::RsaPss { .. }, Some(Padding::Pkcs1)) => {
@@ -278,7 +282,7 @@ impl Operation {
                 Err(Error::new(Reason::NotSupported, text))
             }
             (PublicKey::RsaPss { .. }, _) => Ok(Padding::Pss),
-            (_, asked) => Ok(asked.unwrap_or(Padding::Pkcs1)),
+            (_, set) => Ok(set.unwrap_or(Padding::Pkcs1)),
         }
     }
 
@@ -294,8 +298,9 @@ impl Operation {
         }
     }
 
-    /// Signs a digest. Without the name of one, its length tells which it is; not for RSA with PKCS#1
-    /// padding, where the caller would expect the bytes to be padded as they are.
+    /// Signs a digest. If the program did not name the digest, the length of the digest decides.
+    /// RSA with PKCS #1 padding needs the name: without a name the program expects the bytes
+    /// themselves to be padded.
     fn sign_digest(&self, digest: &[u8]) -> Result<Vec<u8>, Error> {
         let mut named = self.clone();
         if self.digest.is_none() && (self.is_ec()? || self.padding()? == Padding::Pss) {
@@ -307,7 +312,7 @@ impl Operation {
         }
         let known = matches!(named.digest, Some(DigestName::Known(hash)) if hash.length() == digest.len());
         if !known && !matches!(named.digest, Some(DigestName::Md5Sha1 | DigestName::Unknown)) {
-            let text = "cannot sign these bytes: they are not a SHA-256, SHA-384 or SHA-512 digest that is named as such";
+            let text = "cannot sign these bytes: pass a SHA-256, SHA-384 or SHA-512 digest and its name";
             return Err(Error::new(Reason::NotSupported, text));
         }
         self.key()?.sign(named.scheme()?, Input::Digest(digest))
@@ -327,7 +332,7 @@ impl Operation {
             let hash = self.scheme()?.hash().ok_or_else(|| {
                 Error::new(
                     Reason::NotSupported,
-                    "cannot sign so long a message with Ed25519 or ML-DSA, which take it whole",
+                    "cannot sign so long a message with Ed25519 or ML-DSA: they need the whole message",
                 )
             })?;
             let mut hasher = Hasher::new(hash);
@@ -360,12 +365,12 @@ impl Default for Message {
     }
 }
 
-/// The signature algorithms, under the names by which OpenSSL asks for them.
+/// The signature algorithms, with the names that OpenSSL looks for.
 pub(crate) fn algorithms(ml_dsa: bool) -> &'static [Algorithm] {
     if ml_dsa { ALGORITHMS } else { &ALGORITHMS[MlDsa::ALL.len()..] }
 }
 
-/// Those of ML-DSA stand first, so that what follows them is a list, too.
+/// ML-DSA stands first, so that the rest is a list, too.
 static ALGORITHMS: &[Algorithm] = &[
     Algorithm::new(ML_DSA_44, PROPERTIES, TABLE, c"ML-DSA-44 signature by Keyward"),
     Algorithm::new(ML_DSA_65, PROPERTIES, TABLE, c"ML-DSA-65 signature by Keyward"),
@@ -433,7 +438,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_was_asked_for_with_a_key_is_kept_for_that_key_alone() {
+    fn settings_made_for_a_key_apply_to_this_key_alone() {
         let reference = Reference::new("shop".parse().unwrap(), 1, ED25519.to_vec()).unwrap();
         let address: Address = "/nowhere".parse().unwrap();
         let client = Arc::new(Client::new(address, Duration::from_secs(1)));

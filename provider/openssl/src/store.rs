@@ -1,9 +1,9 @@
 //! Store loader for `keyward:LABEL`, `keyward:LABEL?version=N` and `keyward:LABEL?certified`, see
 //! provider-storemgmt(7).
 //!
-//! A URI carries no public key, so loading one asks the daemon for it, unlike loading a reference
-//! PEM. From then on the key is what a reference to that version is: another key in its place is
-//! refused.
+//! A URI has no public key in it, so to load a URI asks the daemon for the public key. To load a
+//! reference PEM asks nothing. A loaded key is the same as a reference to its version: the daemon
+//! refuses to sign with another key in its place.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 
@@ -16,22 +16,22 @@ use crate::error::{Error, Reason};
 use crate::params::Params;
 use crate::{ConfiguredClient, PROPERTIES, Provider, decoder};
 
-/// An opened URI, which stands for one key.
+/// An open URI, which names one key.
 pub(crate) struct Loader {
     client: ConfiguredClient,
     label: Label,
     version: Version,
-    /// What the caller looks for; 0 for anything.
+    /// The type of object that the caller expects (OSSL_STORE_expect(3)); 0 for any type.
     expect: c_int,
     done: bool,
 }
 
-/// Which version of the key a URI names.
+/// The version of the key that a URI names.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Version {
-    /// The one with this number; 0 stands for the current one.
+    /// The version with this number; 0 for the current version.
     Number(u32),
-    /// The newest that has certificates in the daemon.
+    /// The newest version that has certificates in the daemon.
     Certified,
 }
 
@@ -70,13 +70,14 @@ entry_points! {
         _passphrase_arg: *mut c_void,
     ) -> c_int {
         let (Some(loader), Some(callback)) = (loader, callback) else { return Err(Error::null()) };
-        // Also after a failure: callers go on until the end is reached.
+        // Set before a failure, too: callers repeat until the end is reached.
         loader.done = true;
         if loader.expect != 0 && loader.expect != abi::STORE_INFO_PKEY {
             return Ok(1);
         }
         let reference = loader.describe()?;
-        // SAFETY: provider-storemgmt(7): the callback takes the array and the argument that came with it.
+        // SAFETY: provider-storemgmt(7): the callback takes the array and the argument that came
+        // with it.
         decoder::pass_key(&loader.client, reference, |params| unsafe { callback(params, arg) })
     }
 
@@ -105,8 +106,9 @@ impl Loader {
             }
             _ => Error::new(Reason::Unavailable, format_args!("cannot load key \"{label}\": {error}")),
         })?;
-        // The current version, where none has certificates: the next rotation would take it away
-        // from the one of the server.
+        // No version has certificates, so the daemon described the current version. The next
+        // rotation would change the current version, and the key would not fit the certificate of
+        // the server.
         if self.version == Version::Certified && found.certificates.is_empty() {
             let text = format_args!(
                 "cannot load key \"{label}\": it has no certificates in the daemon; attach them: \
@@ -120,7 +122,7 @@ impl Loader {
     }
 }
 
-/// Reads a URI.
+/// Reads label and version from a URI.
 fn parse(uri: &str) -> Option<(Label, Version)> {
     let rest = uri.strip_prefix("keyward:")?;
     let (label, version) = match rest.split_once('?') {

@@ -1,4 +1,5 @@
-//! Functions that OpenSSL offers to a provider, see provider-base(7): settings, and reading from a BIO.
+//! Functions that OpenSSL offers to a provider, see provider-base(7): settings, and reading from a
+//! BIO.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_void};
 use core::marker::PhantomData;
@@ -21,8 +22,8 @@ impl Core {
     /// Reads the arguments of `OSSL_provider_init`.
     ///
     /// # Safety
-    /// `handle` is the core's, and `upcalls` is null or the core's array of functions, which ends with id 0.
-    /// Both are valid for as long as the value is used.
+    /// `handle` is the core's, and `upcalls` is null or the core's array of functions, which ends
+    /// with id 0. Both are valid for as long as the value is used.
     pub(crate) unsafe fn new(handle: *const c_void, upcalls: *const Dispatch) -> Self {
         // SAFETY: the caller vouches for the array.
         let table = unsafe { InitTable::new(upcalls) };
@@ -67,8 +68,8 @@ struct InitTable<'a>(*const Dispatch, PhantomData<&'a Dispatch>);
 
 impl InitTable<'_> {
     /// # Safety
-    /// `upcalls` is null or an array that ends with id 0, for as long as the value is used. Each function
-    /// has the type that belongs to its id.
+    /// `upcalls` is null or an array that ends with id 0, for as long as the value is used. Each
+    /// function has the type that belongs to its id.
     unsafe fn new(upcalls: *const Dispatch) -> Self {
         Self(upcalls, PhantomData)
     }
@@ -81,8 +82,8 @@ impl InitTable<'_> {
             let upcall = unsafe { next.read() };
             let function = upcall.function.filter(|_| upcall.id != 0)?;
             if upcall.id == id.number {
-                // SAFETY: `F` is the type of function that belongs to the id, and `new` was promised that
-                // the function has this type.
+                // SAFETY: `F` is the type of function that belongs to the id, and `new` was
+                // promised that the function has this type.
                 return Some(unsafe { mem::transmute_copy::<Function, F>(&function) });
             }
             // SAFETY: this entry was not the last one.
@@ -114,7 +115,8 @@ impl<'a> BioRef<'a> {
         Self { functions, bio }
     }
 
-    /// Reads to the end of a line, and less if `buffer` is shorter. Returns `None` at the end of the input.
+    /// Reads to the end of a line, and less if `buffer` is shorter. Returns `None` at the end of
+    /// the input.
     pub(crate) fn read_line(self, buffer: &mut [u8]) -> Option<&[u8]> {
         let size = c_int::try_from(buffer.len()).unwrap_or(c_int::MAX);
         // SAFETY: BIO_gets(3): writes at most `size` bytes, a NUL among them.
@@ -137,10 +139,10 @@ impl<'a> BioRef<'a> {
         Some(c_long::from(position)).filter(|position| *position >= 0)
     }
 
-    /// Goes back to a position that the BIO has told.
+    /// Goes back to a position that [`BioRef::position`] returned.
     pub(crate) fn seek(self, position: c_long) {
-        // SAFETY: BIO_seek(3): takes a number alone. OpenSSL's own seek before the next decoder fails if
-        // this one does.
+        // SAFETY: BIO_seek(3): takes a number and no pointer. If this seek fails, OpenSSL's own
+        // seek before the next decoder fails, too.
         unsafe { (self.functions.ctrl)(self.bio, BIO_SEEK, position, ptr::null_mut()) };
     }
 }
