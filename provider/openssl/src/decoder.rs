@@ -39,7 +39,7 @@ entry_points! {
         _passphrase: *const c_void,
         _passphrase_arg: *mut c_void,
     ) -> c_int {
-        // SAFETY: these are the arguments of OpenSSL.
+        // SAFETY: OpenSSL passes the arguments that provider-decoder(7) promises.
         unsafe { decode(provider, input, selection, callback, arg, pem_to_der) }
     }
 
@@ -53,7 +53,7 @@ entry_points! {
         _passphrase: *const c_void,
         _passphrase_arg: *mut c_void,
     ) -> c_int {
-        // SAFETY: these are the arguments of OpenSSL.
+        // SAFETY: OpenSSL passes the arguments that provider-decoder(7) promises.
         unsafe { decode(provider, input, selection, callback, arg, body_to_key) }
     }
 }

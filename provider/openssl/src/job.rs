@@ -1,9 +1,9 @@
 //! Waiting for the daemon while the host does other work: ASYNC_start_job(3).
 //!
-//! Some hosts run handshakes in asynchronous jobs (HAProxy with `ssl-mode-async`, `s_server
-//! -async`). During a request the job pauses and the host gets control back. The host watches a
-//! descriptor until there may be an answer. Outside a job, or if the host forbids pauses, the
-//! calling thread waits.
+//! Some hosts run handshakes in asynchronous jobs: HAProxy with `ssl-mode-async`, and
+//! `s_server -async`. During a request the job pauses and the host gets control back. The host
+//! watches a descriptor until there may be an answer. Outside a job, or if the host forbids pauses,
+//! the calling thread waits.
 //!
 //! The descriptor is an epoll(7) of ours. Each wait context has one, and so has each TLS
 //! connection. During a request the epoll holds the connection to the daemon and a timer, otherwise
