@@ -53,10 +53,8 @@ entry_points! {
             return Err(Error::new(Reason::NotSupported, text));
         }
         // SAFETY: provider-asym_cipher(7): `out` is null or has `room` writable bytes.
-        let out = unsafe { OutBuffer::new(out, length, room) };
-        if out.asks_length() {
-            return Ok(out.answer_length(PREMASTER));
-        }
+        let out = unsafe { OutBuffer::new(out, length, room, || Ok(PREMASTER)) }?;
+        let Some(out) = out else { return Ok(1) };
         out.check_room(PREMASTER, "premaster secret")?;
         let key = operation.key.as_ref().ok_or_else(|| {
             Error::new(Reason::Internal, "cannot decrypt before a key is set")

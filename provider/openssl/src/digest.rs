@@ -15,6 +15,7 @@ pub(crate) enum DigestName {
 
 impl DigestName {
     /// Reads a name. OpenSSL uses several names for one digest, two of them within one handshake.
+    #[inline]
     pub(crate) fn from_name(name: &[u8]) -> Self {
         let is = |names: &[&str]| names.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
         if is(&["SHA256", "SHA2-256", "SHA-256", "2.16.840.1.101.3.4.2.1"]) {

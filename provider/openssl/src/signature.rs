@@ -83,12 +83,11 @@ entry_points! {
         digest: *const u8,
         digest_length: usize,
     ) -> c_int {
+        let (Some(operation), Some(length)) = (operation, length) else { return Err(Error::null()) };
+        let greatest = || operation.max_signature();
         // SAFETY: provider-signature(7): `signature` is null or has `room` writable bytes.
-        let out = unsafe { OutBuffer::new(signature, length.ok_or(Error::null())?, room) };
-        let operation = operation.ok_or(Error::null())?;
-        if out.asks_length() {
-            return Ok(out.answer_length(operation.max_signature()?));
-        }
+        let out = unsafe { OutBuffer::new(signature, length, room, greatest) }?;
+        let Some(out) = out else { return Ok(1) };
         // SAFETY: provider-signature(7): `digest` has `digest_length` readable bytes.
         let digest = unsafe { bytes(digest, digest_length) };
         out.fill(&operation.sign_digest(digest)?, "signature")
@@ -102,12 +101,11 @@ entry_points! {
         message: *const u8,
         message_length: usize,
     ) -> c_int {
+        let (Some(operation), Some(length)) = (operation, length) else { return Err(Error::null()) };
+        let greatest = || operation.max_signature();
         // SAFETY: provider-signature(7): `signature` is null or has `room` writable bytes.
-        let out = unsafe { OutBuffer::new(signature, length.ok_or(Error::null())?, room) };
-        let operation = operation.ok_or(Error::null())?;
-        if out.asks_length() {
-            return Ok(out.answer_length(operation.max_signature()?));
-        }
+        let out = unsafe { OutBuffer::new(signature, length, room, greatest) }?;
+        let Some(out) = out else { return Ok(1) };
         // SAFETY: provider-signature(7): `message` has `message_length` readable bytes.
         let message = unsafe { bytes(message, message_length) };
         out.fill(&operation.sign_message(message)?, "signature")
@@ -126,12 +124,11 @@ entry_points! {
         length: Option<&mut usize>,
         room: usize,
     ) -> c_int {
+        let (Some(operation), Some(length)) = (operation, length) else { return Err(Error::null()) };
+        let greatest = || operation.max_signature();
         // SAFETY: provider-signature(7): `signature` is null or has `room` writable bytes.
-        let out = unsafe { OutBuffer::new(signature, length.ok_or(Error::null())?, room) };
-        let operation = operation.ok_or(Error::null())?;
-        if out.asks_length() {
-            return Ok(out.answer_length(operation.max_signature()?));
-        }
+        let out = unsafe { OutBuffer::new(signature, length, room, greatest) }?;
+        let Some(out) = out else { return Ok(1) };
         out.fill(&operation.finish()?, "signature")
     }
 
