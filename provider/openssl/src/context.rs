@@ -20,7 +20,7 @@ entry_points! {
 
     /// Duplicates an object.
     fn duplicate<T: Clone>(object: Option<&T>) -> Option<Box<T>> {
-        Ok(Some(Box::new(object.ok_or(Error::null())?.clone())))
+        Ok(Some(Box::new(object.ok_or_else(|| Error::null())?.clone())))
     }
 
     /// Lends the provider as the context of an operation that has no state. The provider outlives

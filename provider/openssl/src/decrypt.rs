@@ -28,7 +28,7 @@ pub(crate) struct Operation {
 
 entry_points! {
     fn decrypt_init(operation: Option<&mut Operation>, key: Option<&Key>, params: Params<'_>) -> c_int {
-        let operation = operation.ok_or(Error::null())?;
+        let operation = operation.ok_or_else(|| Error::null())?;
         let is_rsa = |key: &&Arc<DaemonKey>| matches!(key.reference.public_key(), PublicKey::Rsa { .. });
         let key = key.and_then(Key::daemon_key).filter(is_rsa).ok_or_else(|| {
             Error::new(Reason::NotSupported, "cannot decrypt with this key; load the reference of an RSA key")
@@ -69,7 +69,7 @@ entry_points! {
     }
 
     fn set_ctx_params(operation: Option<&mut Operation>, params: Params<'_>) -> c_int {
-        operation.ok_or(Error::null())?.set(params)?;
+        operation.ok_or_else(|| Error::null())?.set(params)?;
         Ok(1)
     }
 

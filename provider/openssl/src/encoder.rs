@@ -31,7 +31,7 @@ entry_points! {
         _passphrase: *const c_void,
         _passphrase_arg: *mut c_void,
     ) -> c_int {
-        let key = key.and_then(Key::daemon_key).ok_or(Error::null())?;
+        let key = key.and_then(Key::daemon_key).ok_or_else(|| Error::null())?;
         let label = key.reference.label();
         Err(Error::new(
             Reason::KeptPrivate,

@@ -33,11 +33,11 @@ entry_points! {
     /// Duplicates a key. A key is immutable and counts its references, so the duplicate shares its
     /// data.
     fn dup(key: Option<&Key>, _selection: c_int) -> Option<Box<Key>> {
-        Ok(Some(Box::new(key.ok_or(Error::null())?.clone())))
+        Ok(Some(Box::new(key.ok_or_else(|| Error::null())?.clone())))
     }
 
     fn has(key: Option<&Key>, selection: c_int) -> c_int {
-        let key = key.ok_or(Error::null())?;
+        let key = key.ok_or_else(|| Error::null())?;
         let private = selection & SELECT_PRIVATE_KEY == 0 || key.daemon_key().is_some();
         let public = selection & SELECT_PUBLIC_KEY == 0 || key.public().is_some();
         Ok(c_int::from(private && public))
@@ -54,7 +54,7 @@ entry_points! {
     }
 
     fn import(key: Option<&mut Key>, selection: c_int, params: Params<'_>) -> c_int {
-        let key = key.ok_or(Error::null())?;
+        let key = key.ok_or_else(|| Error::null())?;
         // Only a reference or a URI makes a key that can sign.
         if selection & SELECT_PRIVATE_KEY != 0 || selection & SELECT_PUBLIC_KEY == 0 {
             return Err(Error::silent());
@@ -72,7 +72,7 @@ entry_points! {
             return Err(Error::silent());
         }
         let public = key.and_then(Key::public).ok_or(Error::silent())?;
-        let callback = callback.ok_or(Error::null())?;
+        let callback = callback.ok_or_else(|| Error::null())?;
         let fields = exported(public, selection & SELECT_PUBLIC_KEY != 0);
         // SAFETY: provider-keymgmt(7): the callback takes the array and the argument that came with
         // it.

@@ -93,7 +93,7 @@ pub unsafe extern "C" fn OSSL_provider_init(
         let (Some(table), Some(context)) = (table, context) else { return Err(Error::null()) };
         // SAFETY: OpenSSL passes its handle and its array, which live as long as the provider.
         let core = unsafe { Core::new(handle, upcalls.cast()) };
-        let bio = core.bio().ok_or(Error::null())?;
+        let bio = core.bio().ok_or_else(|| Error::null())?;
         let settings = settings::read(&core);
         let client = ConfiguredClient(settings.map(|s| Arc::new(Client::new(s.socket, s.timeout))));
         let provider = Provider { client, bio, ml_dsa: settings::knows_ml_dsa(&core) };

@@ -56,7 +56,7 @@ entry_points! {
 
     /// Starts to sign a digest: EVP_PKEY_sign_init(3).
     fn sign_init(operation: Option<&mut Operation>, key: Option<&Key>, params: Params<'_>) -> c_int {
-        operation.ok_or(Error::null())?.start(key, None, params)
+        operation.ok_or_else(|| Error::null())?.start(key, None, params)
     }
 
     /// Starts to sign a message: EVP_DigestSignInit(3).
@@ -72,7 +72,7 @@ entry_points! {
             // SAFETY: provider-signature(7): the name is a NUL-terminated text.
             Some(unsafe { CStr::from_ptr(digest) })
         };
-        operation.ok_or(Error::null())?.start(key, name, params)
+        operation.ok_or_else(|| Error::null())?.start(key, name, params)
     }
 
     fn sign(
@@ -114,7 +114,7 @@ entry_points! {
     fn digest_sign_update(operation: Option<&mut Operation>, part: *const u8, length: usize) -> c_int {
         // SAFETY: provider-signature(7): `part` has `length` readable bytes.
         let part = unsafe { bytes(part, length) };
-        operation.ok_or(Error::null())?.add(part)?;
+        operation.ok_or_else(|| Error::null())?.add(part)?;
         Ok(1)
     }
 
@@ -133,7 +133,7 @@ entry_points! {
     }
 
     fn set_ctx_params(operation: Option<&mut Operation>, params: Params<'_>) -> c_int {
-        operation.ok_or(Error::null())?.set(params)?;
+        operation.ok_or_else(|| Error::null())?.set(params)?;
         Ok(1)
     }
 
@@ -144,7 +144,7 @@ entry_points! {
     /// Answers tools that write certificates, requests and CMS: they need the AlgorithmIdentifier
     /// and the padding. TLS does not call this.
     fn get_ctx_params(operation: Option<&Operation>, params: Params<'_>) -> c_int {
-        let operation = operation.ok_or(Error::null())?;
+        let operation = operation.ok_or_else(|| Error::null())?;
         let mut fitted = true;
         if let Some(param) = params.find(ALGORITHM_ID) {
             fitted &= param.answer_octets(&operation.scheme()?.algorithm_identifier());

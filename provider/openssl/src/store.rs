@@ -37,7 +37,7 @@ enum Version {
 
 entry_points! {
     fn open(provider: Option<&Provider>, uri: *const c_char) -> Option<Box<Loader>> {
-        let client = provider.ok_or(Error::null())?.client.clone();
+        let client = provider.ok_or_else(|| Error::null())?.client.clone();
         if uri.is_null() {
             return Err(Error::null());
         }
@@ -55,7 +55,7 @@ entry_points! {
     }
 
     fn set_ctx_params(loader: Option<&mut Loader>, params: Params<'_>) -> c_int {
-        let loader = loader.ok_or(Error::null())?;
+        let loader = loader.ok_or_else(|| Error::null())?;
         if let Some(expect) = params.find(EXPECT).and_then(|param| param.integer()) {
             loader.expect = c_int::try_from(expect).unwrap_or(c_int::MAX);
         }
