@@ -1,12 +1,13 @@
 /*
- * A program that uses OpenSSL as servers do, and does to the provider what servers do on a bad day.
+ * A program that uses OpenSSL like a server, in ordinary and in unusual situations.
  *
  *     host MODE CERTIFICATE REFERENCE [NUMBER]
  *
- * Prints one line of results and ends with 0 if all went as it should; what each MODE does stands beside its function. With
- * TLS12_CIPHERS in the environment, handshakes are made with TLS 1.2 and one of these.
+ * Prints one line of results and exits with 0 if everything succeeded. The comment of each function
+ * says what its MODE does. With TLS12_CIPHERS in the environment, handshakes use TLS 1.2 and one of
+ * these ciphers.
  */
-/* Some of what programs call has been deprecated since 3.0. */
+/* Some functions that programs call are deprecated since 3.0. */
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include <fcntl.h>
 #include <openssl/async.h>
@@ -81,7 +82,8 @@ static EVP_PKEY *load_key(void) {
     return key;
 }
 
-/* What a server signs in TLS 1.3 (RFC 8446, 4.4.3), over a transcript of nothing but `fill`. */
+/* The message that a server signs in TLS 1.3 (RFC 8446, 4.4.3), with a transcript hash of `fill`
+   bytes. */
 static size_t certificate_verify(unsigned char message[130], int fill) {
     memset(message, 0x20, 64);
     memcpy(message + 64, "TLS 1.3, server CertificateVerify", 34);
@@ -89,7 +91,7 @@ static size_t certificate_verify(unsigned char message[130], int fill) {
     return 130;
 }
 
-/* The public half as a key of its own, which OpenSSL's own provider verifies with. */
+/* The public key alone, with which OpenSSL's own provider verifies. */
 static EVP_PKEY *public_half(EVP_PKEY *key) {
     unsigned char *der = NULL;
     int length = i2d_PUBKEY(key, &der);
@@ -101,7 +103,7 @@ static EVP_PKEY *public_half(EVP_PKEY *key) {
     return public;
 }
 
-/* Signs as TLS does, and verifies; returns whether both succeeded. */
+/* Signs like TLS, and verifies. Returns whether both succeeded. */
 static int sign(EVP_PKEY *key, int fill) {
     unsigned char message[130], signature[8192];
     size_t length = sizeof(signature), size = certificate_verify(message, fill);
@@ -124,7 +126,7 @@ static int sign(EVP_PKEY *key, int fill) {
     return done;
 }
 
-/* A handshake between two ends in memory. */
+/* The two ends of a handshake in memory. */
 struct pair {
     SSL *server, *client;
 };
@@ -154,7 +156,7 @@ static enum progress failed(void) {
     return FAILED;
 }
 
-/* Goes on as far as it goes without waiting. */
+/* Continues a handshake as far as possible without waiting. */
 static enum progress go_on(struct pair pair) {
     for (;;) {
         int client = SSL_do_handshake(pair.client);
@@ -171,7 +173,7 @@ static enum progress go_on(struct pair pair) {
     }
 }
 
-/* The descriptors that a paused server waits for. */
+/* Adds the descriptors that a paused server waits for. Returns their number. */
 static int add_descriptors(struct pair pair, struct pollfd *polls) {
     OSSL_ASYNC_FD descriptors[32];
     size_t count = 32;
@@ -182,7 +184,7 @@ static int add_descriptors(struct pair pair, struct pollfd *polls) {
     return (int)count;
 }
 
-/* NUMBER handshakes, one after the other. */
+/* Makes NUMBER handshakes, one after another. */
 static int handshakes(void) {
     SSL_CTX *server = server_context(), *client = client_context();
     for (int i = 0; i < number; i++) {
@@ -196,7 +198,8 @@ static int handshakes(void) {
     return 0;
 }
 
-/* NUMBER handshakes at once in one thread; tells the time they took and how many were paused at the same time. */
+/* Makes NUMBER handshakes at once in one thread. Prints the time, and how many were paused at the
+   same time. */
 static int async(void) {
     SSL_CTX *server = server_context(), *client = client_context();
     struct pair *pairs = calloc(number, sizeof(*pairs));
@@ -247,7 +250,7 @@ static int async(void) {
     return lost > 0;
 }
 
-/* NUMBER handshakes that are given up while they are paused: nothing of ours may be left open. */
+/* Gives up NUMBER handshakes during a pause. None of our descriptors may stay open. */
 static int abandon(void) {
     SSL_CTX *server = server_context(), *client = client_context();
     int before = 0, after = 0;
@@ -265,7 +268,7 @@ static int abandon(void) {
     return after != before;
 }
 
-/* A host that resumes a paused handshake without looking whether there is any point. */
+/* Resumes paused handshakes at once, without a look at the descriptors. */
 static int eager(void) {
     SSL_CTX *server = server_context(), *client = client_context();
     int resumed = 0;
@@ -291,7 +294,7 @@ static int sign_in_job(void *argument) {
     return done;
 }
 
-/* A job that must not be paused. */
+/* Signs in a job that must not be paused. */
 static int blocked(void) {
     EVP_PKEY *key = load_key();
     ASYNC_WAIT_CTX *context = ASYNC_WAIT_CTX_new();
@@ -317,7 +320,8 @@ static int sign_in_shared_context(void *argument) {
     return done;
 }
 
-/* Two jobs with one wait context, which libssl never does: neither may get what is the other's. */
+/* Runs two jobs with one wait context, which libssl never does. No job may get the answer for the
+   other job. */
 static int shared_context(void) {
     ASYNC_WAIT_CTX *context = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *jobs[2] = {NULL, NULL};
@@ -339,7 +343,7 @@ static int shared_context(void) {
     return 0;
 }
 
-/* The stacks of jobs, painted: what is still paint afterwards was not used. */
+/* The stacks of jobs, filled with PAINT. Bytes that are still PAINT afterwards were not used. */
 enum { STACK = 32768, PAINT = 0xa5, MOST_STACKS = 64 };
 static unsigned char *stacks[MOST_STACKS];
 static int stack_count;
@@ -364,7 +368,8 @@ static void plain_free(void *old, const char *file, int line) {
     free(old);
 }
 
-/* How deep the stack of a job is used in whole handshakes. Must come before OpenSSL allocates anything. */
+/* Measures how much of the stack of a job whole handshakes use. Must run before OpenSSL allocates
+   memory. */
 static int stack(void) {
     REQUIRE(CRYPTO_set_mem_functions(painted, plain_realloc, plain_free));
     SSL_CTX *server = server_context(), *client = client_context();
@@ -388,14 +393,14 @@ static int stack(void) {
     return 0;
 }
 
-/* Waits for a child, which must end well. */
+/* Waits for a child. Returns whether the child exited with 0. */
 static int ended_well(pid_t child) {
     int status;
     REQUIRE(waitpid(child, &status, 0) == child);
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-/* A child that signs NUMBER times with a key that may be its parent's, and ends as programs end. */
+/* Forks a child that signs NUMBER times and exits. The child loads its own key if `key` is NULL. */
 static pid_t signing_child(EVP_PKEY *key) {
     pid_t child = fork();
     REQUIRE(child >= 0);
@@ -410,7 +415,8 @@ static pid_t signing_child(EVP_PKEY *key) {
     return child;
 }
 
-/* Forks before the key is loaded, after it is, and after it has signed; parent and children sign at the same time. */
+/* Forks before the key is loaded, after it is loaded, and after it has signed. Parent and children
+   sign at the same time. */
 static int forks(void) {
     pid_t before = signing_child(NULL);
     EVP_PKEY *key = load_key();
@@ -439,7 +445,7 @@ static void *signing_thread(void *fill) {
 
 enum { THREADS = 64 };
 
-/* 64 threads that sign NUMBER times each with one key. */
+/* Signs with one key in 64 threads, NUMBER times in each. */
 static int threads(void) {
     pthread_t all[THREADS];
     shared = load_key();
@@ -452,7 +458,7 @@ static int threads(void) {
     return wrong > 0;
 }
 
-/* Whether a thread is in the kernel, waiting for a descriptor. */
+/* Returns whether a thread waits for a descriptor in the kernel. */
 static int is_polling(pid_t thread) {
     char path[64], text[32] = "";
     snprintf(path, sizeof(path), "/proc/self/task/%d/syscall", thread);
@@ -474,8 +480,8 @@ static void *waiting_thread(void *place) {
     return signing_thread(0);
 }
 
-/* Starts threads that sign once each, and returns when each waits for its answer: nobody holds a lock of OpenSSL then,
-   which no child and no exit would survive. The daemon must be slow for that. */
+/* Starts threads that sign once each, and returns when each thread waits for its answer. Then no
+   thread holds a lock of OpenSSL, which would block a child or an exit. Needs a slow daemon. */
 static void start_waiting(void) {
     shared = load_key();
     REQUIRE(sign(shared, 0));
@@ -491,7 +497,7 @@ static void start_waiting(void) {
         REQUIRE(is_polling(waiting_ids[i]));
 }
 
-/* Forks while other threads have requests under way. */
+/* Forks while other threads wait for answers. */
 static int fork_mid_request(void) {
     start_waiting();
     int well = 0;
@@ -505,7 +511,7 @@ static int fork_mid_request(void) {
     return well != 2 || wrong > 0;
 }
 
-/* Forks while a handshake is paused: the child goes on with it, and so does the parent with its own. */
+/* Forks while a handshake is paused. Child and parent each continue their copy of the handshake. */
 static int fork_paused(void) {
     SSL_CTX *server = server_context(), *client = client_context();
     struct pair pair = make_pair(server, client, 1);
@@ -528,7 +534,7 @@ static int fork_paused(void) {
     return !well;
 }
 
-/* Ends while other threads have requests under way. */
+/* Exits while other threads wait for answers. */
 static int exit_mid_request(void) {
     start_waiting();
     printf("waiting=%d\n", WAITING);
@@ -544,7 +550,8 @@ static int loads(void) {
     return 0;
 }
 
-/* Loads a key from a file and from memory and signs with it, while the queue holds an error of something before. */
+/* Loads a key from a file and from memory, and signs with it, while the queue holds an earlier
+   error. */
 static int signs_after_an_error(void) {
     static char text[1 << 20];
     FILE *file = fopen(reference, "r");
@@ -557,7 +564,7 @@ static int signs_after_an_error(void) {
         ERR_raise(ERR_LIB_X509, X509_R_KEY_VALUES_MISMATCH);
         EVP_PKEY *key = PEM_read_bio_PrivateKey(inputs[i], NULL, NULL, NULL);
         REQUIRE(key && sign(key, i));
-        /* What a program reads next is what stands behind the key. */
+        /* A program reads next what follows the key in the file. */
         X509 *behind = PEM_read_bio_X509(inputs[i], NULL, NULL, NULL);
         printf("behind=%d\n", behind != NULL);
         X509_free(behind);
@@ -568,8 +575,8 @@ static int signs_after_an_error(void) {
     return 0;
 }
 
-/* Counts what OSSL_STORE finds in a file, if it is to find everything, or certificates or keys alone; with NUMBER after an
-   error of something before. */
+/* Counts the certificates and keys that OSSL_STORE finds in a file, if it looks for everything, for
+   certificates alone, and for keys alone. If NUMBER is not 0, the queue holds an earlier error. */
 static int store(void) {
     static const struct {
         const char *name;
@@ -599,8 +606,8 @@ static int store(void) {
     return 0;
 }
 
-/* Asks for the objects of before OpenSSL 3, which have no place for a key that is elsewhere: there are none, for private keys
-   of these types. The key is as good as before. */
+/* Asks for the objects of OpenSSL 1.1, which cannot represent a key that is not in the process. The
+   answer is NULL, and the key still signs. */
 static int legacy_objects(void) {
     EVP_PKEY *key = load_key();
     int rsa = EVP_PKEY_get0_RSA(key) != NULL, ec = EVP_PKEY_get0_EC_KEY(key) != NULL;
@@ -611,8 +618,8 @@ static int legacy_objects(void) {
     return 0;
 }
 
-/* Reads a file as programs do that look at the PEM labels themselves, or have this function do so, which knows those of
-   key files alone. */
+/* Reads a file by its PEM labels, like programs that do not use decoders. This function knows only
+   the labels of key files. */
 static int labels(void) {
     BIO *file = BIO_new_file(reference, "r");
     STACK_OF(X509_INFO) *infos = PEM_X509_INFO_read_bio(file, NULL, NULL, NULL);
@@ -638,20 +645,21 @@ static int signs(void) {
     return 0;
 }
 
-/* What a server signs in TLS 1.2 with X25519 (RFC 5246, 7.4.3, and RFC 8422, 5.4), if it offers TLS 1.3 as well (RFC 8446,
-   4.1.3): randoms and a public value of nothing but `fill`. */
+/* The message that a server signs in TLS 1.2 with X25519 (RFC 5246, 7.4.3, and RFC 8422, 5.4) if it
+   also offers TLS 1.3 (RFC 8446, 4.1.3). Randoms and public value consist of `fill` bytes. */
 static size_t server_key_exchange(unsigned char message[130], int fill) {
     static const unsigned char sentinel[] = {0x44, 0x4f, 0x57, 0x4e, 0x47, 0x52, 0x44, 0x01};
     static const unsigned char x25519[] = {3, 0, 0x1d, 32};
-    /* No text, which a daemon refuses. */
+    /* The high bit makes sure that the message is not text, which the daemon refuses. */
     memset(message, fill | 0x80, 100);
     memcpy(message + 56, sentinel, sizeof(sentinel));
     memcpy(message + 64, x25519, sizeof(x25519));
     return 100;
 }
 
-/* Signs NUMBER times, and nothing else that would have to be told from it where instructions are counted. A daemon that is
-   counted must wait for each request, or it goes another way now and then: hence the pauses. */
+/* Signs NUMBER times and does nothing else, so that only signatures are counted where instructions
+   are counted. The pauses make the daemon wait for each request: without them it sometimes takes
+   another path. */
 static int paced(size_t (*compose)(unsigned char[130], int)) {
     const struct timespec pause = {.tv_nsec = 1000000};
     EVP_PKEY *key = load_key();

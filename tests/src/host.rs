@@ -1,4 +1,5 @@
-//! `tests/host/host.c`: a program that uses OpenSSL as servers do on a bad day.
+//! The program `tests/host/host.c`, which uses OpenSSL like a server, in ordinary
+//! and in unusual situations.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,16 @@ use crate::tool::succeed;
 /// The program in one of its modes, on a key.
 #[derive(Debug)]
 pub struct Host {
-    /// How it is run.
+    /// The command that runs the program.
     pub command: Command,
 }
 
-/// What it printed: numbers by name.
+/// Output of the program: numbers by name.
 pub type Results = BTreeMap<String, f64>;
 
 impl Host {
-    /// The program on an OpenSSL, linked with the system's where that is of the same major version, and with the provider
-    /// for a daemon.
+    /// The program on an OpenSSL, with the provider for a daemon. The program is linked with the
+    /// OpenSSL of the system if that has the same major version.
     pub fn new(daemon: &Daemon, openssl: OpenSsl) -> Self {
         let mut words = vec!["-lssl".to_owned(), "-lcrypto".to_owned()];
         let name = match (openssl.major(), openssl.home()) {
@@ -40,7 +41,8 @@ impl Host {
         Self { command }
     }
 
-    /// The same with an OpenSSL of its own inside: the provider brings the system's along.
+    /// The program with a statically linked OpenSSL. The provider loads the OpenSSL of the system,
+    /// too.
     pub fn with_static_openssl(daemon: &Daemon) -> Self {
         let words = ["-l:libssl.a", "-l:libcrypto.a", "-ldl"].map(str::to_owned);
         let mut command = Command::new(program("static-host", &words));
@@ -48,34 +50,34 @@ impl Host {
         Self { command }
     }
 
-    /// Says what it is to do: a mode, certificate and key, and how often.
+    /// Sets mode, certificate, key, and the number of repetitions.
     #[must_use]
     pub fn mode(mut self, mode: &str, certificate: &Path, key: &Path, number: u32) -> Self {
         self.command.arg(mode).arg(certificate).arg(key).arg(number.to_string());
         self
     }
 
-    /// Has handshakes made with TLS 1.2 and one of these ciphers.
+    /// Makes handshakes use TLS 1.2 and one of these ciphers.
     #[must_use]
     pub fn tls12(mut self, ciphers: &str) -> Self {
         self.command.env("TLS12_CIPHERS", ciphers);
         self
     }
 
-    /// Has it run by another program, which is given its command: a debugger, for example.
+    /// Lets another program run the command, for example a debugger.
     pub fn run_by(&mut self, runner: &[String]) {
         let host = std::mem::replace(&mut self.command, Command::new(&runner[0]));
         self.command.args(&runner[1..]).arg(host.get_program()).args(host.get_args());
         self.command.envs(host.get_envs().filter_map(|(name, value)| Some((name, value?))));
     }
 
-    /// Runs it; it must succeed.
+    /// Runs the program, which must succeed.
     pub fn run(&mut self) -> Results {
         results(&succeed(&mut self.command))
     }
 }
 
-/// Reads `name=number ...`.
+/// Reads results in the form `name=number ...`.
 pub fn results(text: &str) -> Results {
     let pair = |word: &str| {
         let (name, number) = word.split_once('=')?;
@@ -84,7 +86,7 @@ pub fn results(text: &str) -> Results {
     text.split_whitespace().filter_map(pair).collect()
 }
 
-/// Compiles the program, once for each process of tests.
+/// Compiles the program, once in each test process.
 fn program(name: &'static str, words: &[String]) -> PathBuf {
     static DIRECTORY: OnceLock<TempDir> = OnceLock::new();
     let directory = DIRECTORY.get_or_init(crate::scratch);
