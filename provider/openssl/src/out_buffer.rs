@@ -53,3 +53,25 @@ impl<'a> OutBuffer<'a> {
 fn too_little_room(what: &str) -> Error {
     Error::new(Reason::Internal, format_args!("the program has too little room for the {what}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_goes_to_its_place_if_it_fits() {
+        let (mut place, mut length) = ([0xffu8; 4], 0);
+        assert!(buffer(None, &mut length).is_none());
+        assert_eq!(length, 72);
+        assert!(buffer(Some(&mut place), &mut length).unwrap().fill(&[1; 5], "signature").is_err());
+        assert_eq!((place, length), ([0xff; 4], 72));
+        assert!(buffer(Some(&mut place), &mut length).unwrap().fill(&[1, 2, 3], "signature").is_ok());
+        assert_eq!((place, length), ([1, 2, 3, 0xff], 3));
+    }
+
+    fn buffer<'a>(place: Option<&'a mut [u8; 4]>, length: &'a mut usize) -> Option<OutBuffer<'a>> {
+        let place = place.map_or(ptr::null_mut(), |place| place.as_mut_ptr());
+        // SAFETY: `place` is null or has 4 bytes for as long as the value is used.
+        unsafe { OutBuffer::new(place, length, 4, || Ok(72)) }.unwrap()
+    }
+}

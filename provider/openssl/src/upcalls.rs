@@ -146,3 +146,25 @@ impl<'a> BioRef<'a> {
         unsafe { (self.functions.ctrl)(self.bio, BIO_SEEK, position, ptr::null_mut()) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::dispatch;
+
+    #[test]
+    fn functions_are_found_by_id_up_to_the_end_of_the_table() {
+        unsafe extern "C" fn gets(_bio: *mut c_void, _buffer: *mut c_char, _size: c_int) -> c_int {
+            7
+        }
+        let upcalls: &[Dispatch] = dispatch! { BIO_GETS => gets };
+        // SAFETY: the macro ends the array and has checked the type of the function.
+        let table = unsafe { InitTable::new(upcalls.as_ptr()) };
+        let found = table.find(&BIO_GETS).unwrap();
+        // SAFETY: this is the function above, which uses no argument.
+        assert_eq!(unsafe { found(ptr::null_mut(), ptr::null_mut(), 0) }, 7);
+        assert!(table.find(&BIO_CTRL).is_none());
+        // SAFETY: null stands for no array.
+        assert!(unsafe { InitTable::new(ptr::null()) }.find(&BIO_GETS).is_none());
+    }
+}
