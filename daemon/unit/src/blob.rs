@@ -23,7 +23,8 @@ use aws_lc_rs::{hmac, rand};
 use zeroize::Zeroizing;
 
 use crate::UnitError;
-use crate::master_key::{SealingKeys, Wkid, WrappingKeys};
+use crate::master_key::{SealingKeys, WrappingKeys};
+use crate::wkid::Wkid;
 
 /// What a key may do and where it came from: bits of the boolean attributes of EP11.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

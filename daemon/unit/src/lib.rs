@@ -22,13 +22,15 @@ mod rsa_numbers;
 mod transport;
 mod unfold;
 mod unit;
+mod wkid;
 
 pub use grep11::{parameter_set, spki_of_public_key_blob};
 pub use header::Header;
 pub use import::{Form, ImportError, KeyFile, KeyName, Kind};
-pub use master_key::{InvalidMasterKey, InvalidWkid, MasterKey, Wkid};
+pub use master_key::{InvalidMasterKey, MasterKey};
 pub use pem::public_key_of_file;
 pub use premaster::PREMASTER;
 pub use transport::{Transported, transport};
 pub use unfold::unfolded;
 pub use unit::{Input, NewKey, Unit, UnitError};
+pub use wkid::{InvalidWkid, Wkid};

@@ -1,11 +1,11 @@
 use core::fmt;
-use core::str::FromStr;
 
 use aws_lc_rs::{hkdf, hmac, rand};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::UnitError;
+use crate::wkid::Wkid;
 
 /// The master key of a unit: 32 random bytes from which everything that wraps its blobs is derived.
 ///
@@ -58,7 +58,7 @@ impl MasterKey {
 
     /// Its name.
     pub fn wkid(&self) -> Wkid {
-        Wkid::of(&self.extract())
+        wkid_of(&self.extract())
     }
 
     fn extract(&self) -> hkdf::Prk {
@@ -96,69 +96,6 @@ impl fmt::Debug for MasterKey {
 #[error("not a master key: 64 hexadecimal digits are needed")]
 pub struct InvalidMasterKey;
 
-/// Names a master key without giving it away, and stands in every blob that it wraps.
-///
-/// It is the first 16 bytes of the verification pattern of the master key.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub struct Wkid([u8; Wkid::LENGTH]);
-
-impl Wkid {
-    /// Its length in bytes.
-    pub const LENGTH: usize = 16;
-
-    /// Takes the name as it stands in a blob.
-    pub fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
-        Self(bytes)
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8; Self::LENGTH] {
-        &self.0
-    }
-
-    fn of(root: &hkdf::Prk) -> Self {
-        let pattern = expand(root, b"verification pattern");
-        let mut wkid = [0; Self::LENGTH];
-        wkid.copy_from_slice(&pattern[..Self::LENGTH]);
-        Self(wkid)
-    }
-}
-
-impl FromStr for Wkid {
-    type Err = InvalidWkid;
-
-    /// Reads what `Display` writes: 32 hexadecimal digits.
-    fn from_str(text: &str) -> Result<Self, InvalidWkid> {
-        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-        let mut wkid = [0; Self::LENGTH];
-        if pairs.len() != Self::LENGTH || !rest.is_empty() {
-            return Err(InvalidWkid);
-        }
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        for (byte, [high, low]) in wkid.iter_mut().zip(pairs) {
-            let (high, low) = digit(*high).zip(digit(*low)).ok_or(InvalidWkid)?;
-            *byte = high << 4 | low;
-        }
-        Ok(Self(wkid))
-    }
-}
-
-/// A text that names no master key.
-#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
-#[error("not the name of a master key: 32 hexadecimal digits are needed")]
-pub struct InvalidWkid;
-
-impl fmt::Display for Wkid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Wkid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Wkid({self})")
-    }
-}
-
 /// What is derived from a master key: one key for each purpose, and the name.
 pub(crate) struct WrappingKeys {
     /// Wraps private and secret keys.
@@ -192,9 +129,17 @@ impl WrappingKeys {
             states: sealing(b"state encryption", b"state authentication"),
             store_keys: sealing(b"store key encryption", b"store key authentication"),
             public_keys: hmac::Key::new(hmac::HMAC_SHA256, expand(&root, b"public keys").as_slice()),
-            wkid: Wkid::of(&root),
+            wkid: wkid_of(&root),
         }
     }
+}
+
+/// The name of a master key: the first bytes of the verification pattern that is derived from it.
+fn wkid_of(root: &hkdf::Prk) -> Wkid {
+    let pattern = expand(root, b"verification pattern");
+    let mut wkid = [0; Wkid::LENGTH];
+    wkid.copy_from_slice(&pattern[..Wkid::LENGTH]);
+    Wkid::from_bytes(wkid)
 }
 
 #[expect(clippy::expect_used)]

@@ -29,8 +29,9 @@ use super::attributes::bit_length;
 use super::rsa::rsa_size;
 use crate::UnitError;
 use crate::blob::Attributes;
-use crate::master_key::{Wkid, WrappingKeys};
+use crate::master_key::WrappingKeys;
 use crate::object::{SECP256K1, X25519_OID};
+use crate::wkid::Wkid;
 
 /// A public key, and what it may be used for.
 #[derive(Debug)]

@@ -1,0 +1,60 @@
+use core::fmt;
+use core::str::FromStr;
+
+use thiserror::Error;
+
+/// Names a master key without giving it away, and stands in every blob that it wraps.
+///
+/// It is the first 16 bytes of the verification pattern of the master key.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct Wkid([u8; Wkid::LENGTH]);
+
+impl Wkid {
+    /// Its length in bytes.
+    pub const LENGTH: usize = 16;
+
+    /// Takes the name as it stands in a blob.
+    pub fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8; Self::LENGTH] {
+        &self.0
+    }
+}
+
+impl FromStr for Wkid {
+    type Err = InvalidWkid;
+
+    /// Reads what `Display` writes: 32 hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, InvalidWkid> {
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let mut wkid = [0; Self::LENGTH];
+        if pairs.len() != Self::LENGTH || !rest.is_empty() {
+            return Err(InvalidWkid);
+        }
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        for (byte, [high, low]) in wkid.iter_mut().zip(pairs) {
+            let (high, low) = digit(*high).zip(digit(*low)).ok_or(InvalidWkid)?;
+            *byte = high << 4 | low;
+        }
+        Ok(Self(wkid))
+    }
+}
+
+/// A text that names no master key.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+#[error("not the name of a master key: 32 hexadecimal digits are needed")]
+pub struct InvalidWkid;
+
+impl fmt::Display for Wkid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Wkid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wkid({self})")
+    }
+}
