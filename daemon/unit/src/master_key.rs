@@ -31,29 +31,18 @@ impl MasterKey {
     /// # Errors
     /// [`InvalidMasterKey`] if `text` is anything else.
     pub fn from_hex(text: &str) -> Result<Self, InvalidMasterKey> {
-        let (pairs, rest) = text.trim().as_bytes().as_chunks::<2>();
-        if pairs.len() != Self::LENGTH || !rest.is_empty() {
-            return Err(InvalidMasterKey);
-        }
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
         let mut key = Self::zeros();
-        for (byte, [high, low]) in key.0.iter_mut().zip(pairs) {
-            let (high, low) = digit(*high).zip(digit(*low)).ok_or(InvalidMasterKey)?;
-            *byte = high << 4 | low;
+        let decoded = base16ct::mixed::decode(text.trim(), key.0.as_mut_slice());
+        match decoded.is_ok_and(|bytes| bytes.len() == Self::LENGTH) {
+            true => Ok(key),
+            false => Err(InvalidMasterKey),
         }
-        Ok(key)
     }
 
     /// The master key as 64 hexadecimal digits: for the file of a state directory, and nothing else.
     pub fn to_hex(&self) -> Zeroizing<String> {
-        // The capacity is what is needed: growing would leave a copy behind.
-        let mut text = Zeroizing::new(String::with_capacity(2 * Self::LENGTH));
-        let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
-        for byte in self.0.iter() {
-            text.push(digit(byte >> 4));
-            text.push(digit(byte & 0x0f));
-        }
-        text
+        // The text is allocated once at its full length, so no copy of it is left behind.
+        Zeroizing::new(base16ct::lower::encode_string(self.0.as_slice()))
     }
 
     /// Its name.

@@ -28,17 +28,11 @@ impl FromStr for Wkid {
 
     /// Reads what `Display` writes: 32 hexadecimal digits.
     fn from_str(text: &str) -> Result<Self, InvalidWkid> {
-        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
         let mut wkid = [0; Self::LENGTH];
-        if pairs.len() != Self::LENGTH || !rest.is_empty() {
-            return Err(InvalidWkid);
+        match base16ct::mixed::decode(text, &mut wkid) {
+            Ok(bytes) if bytes.len() == Self::LENGTH => Ok(Self(wkid)),
+            _ => Err(InvalidWkid),
         }
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        for (byte, [high, low]) in wkid.iter_mut().zip(pairs) {
-            let (high, low) = digit(*high).zip(digit(*low)).ok_or(InvalidWkid)?;
-            *byte = high << 4 | low;
-        }
-        Ok(Self(wkid))
     }
 }
 
