@@ -22,7 +22,7 @@ use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::{hmac, rand};
 use zeroize::Zeroizing;
 
-use crate::UnitError;
+use crate::error::UnitError;
 use crate::master_key::{SealingKeys, WrappingKeys};
 use crate::wkid::Wkid;
 

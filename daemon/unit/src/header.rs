@@ -1,5 +1,5 @@
-use crate::Wkid;
 use crate::blob::{Attributes, BLOCK, HEADER, MAC, SESSION, VERSION};
+use crate::wkid::Wkid;
 
 /// What a blob says of itself in the clear, whichever EP11 unit it is of: this one or a hardware unit.
 ///

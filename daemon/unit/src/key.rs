@@ -13,7 +13,8 @@ use keyward_proto::oid::{
 use keyward_proto::{Curve, Hash, KeyType, MlDsa, PssParameters, PublicKey, Scheme, SchemeFamily};
 use zeroize::Zeroizing;
 
-use crate::{Input, UnitError, rsa_numbers};
+use crate::error::UnitError;
+use crate::rsa_numbers;
 
 /// A private key in the clear, ready to sign. Neither cloned nor printed.
 pub(crate) struct Key {
@@ -228,6 +229,15 @@ impl Key {
         let signature = self.sign(scheme, Input::Message(MESSAGE))?;
         UnparsedPublicKey::new(verification, public).verify(MESSAGE, &signature).map_err(|_| broken)
     }
+}
+
+/// What is to be signed.
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    /// A whole message, which the unit hashes.
+    Message(&'a [u8]),
+    /// A digest, made with the hash of the scheme.
+    Digest(&'a [u8]),
 }
 
 /// The key as the library has it.
@@ -463,7 +473,7 @@ fn padding(family: SchemeFamily, hash: Hash) -> Option<&'static dyn RsaEncoding>
 #[cfg(test)]
 mod tests {
     use crate::import;
-    use crate::openssl::run;
+    use crate::test_openssl::run;
 
     #[test]
     fn pkcs8_has_the_public_key_whatever_the_file_had() {

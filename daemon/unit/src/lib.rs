@@ -8,29 +8,32 @@
 
 mod blob;
 mod cache;
+mod error;
 pub mod grep11;
 mod header;
 mod import;
 mod key;
 mod master_key;
 mod object;
-#[cfg(test)]
-mod openssl;
 mod pem;
 mod premaster;
 mod rsa_numbers;
+#[cfg(test)]
+mod test_openssl;
 mod transport;
 mod unfold;
 mod unit;
 mod wkid;
 
+pub use error::UnitError;
 pub use grep11::{parameter_set, spki_of_public_key_blob};
 pub use header::Header;
 pub use import::{Form, ImportError, KeyFile, KeyName, Kind};
+pub use key::Input;
 pub use master_key::{InvalidMasterKey, MasterKey};
 pub use pem::public_key_of_file;
 pub use premaster::PREMASTER;
 pub use transport::{Transported, transport};
 pub use unfold::unfolded;
-pub use unit::{Input, NewKey, Unit, UnitError};
+pub use unit::{NewKey, Unit};
 pub use wkid::{InvalidWkid, Wkid};

@@ -4,7 +4,7 @@ use aws_lc_rs::{hkdf, hmac, rand};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::UnitError;
+use crate::error::UnitError;
 use crate::wkid::Wkid;
 
 /// The master key of a unit: 32 random bytes from which everything that wraps its blobs is derived.

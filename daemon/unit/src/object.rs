@@ -6,8 +6,8 @@ use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
 use der::{Decode, Reader, SliceReader};
 use zeroize::Zeroizing;
 
-use crate::UnitError;
 use crate::blob::Attributes;
+use crate::error::UnitError;
 use crate::key::{Algorithm, Key, Unsupported, ec_to_pkcs8};
 
 /// What a blob holds, in the clear: a key, and what it may do.

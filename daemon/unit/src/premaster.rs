@@ -12,10 +12,11 @@
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
+use crate::error::UnitError;
 use crate::key::Pair;
 use crate::object::Material;
 use crate::rsa_numbers::PrivateNumbers;
-use crate::{Unit, UnitError};
+use crate::unit::Unit;
 
 /// A premaster secret, in bytes: two of the version, and 46 random ones (RFC 5246, 7.4.7.1).
 pub const PREMASTER: usize = 48;

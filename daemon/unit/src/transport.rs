@@ -14,7 +14,8 @@ use keyward_proto::{KeyType, PublicKey};
 use zeroize::Zeroizing;
 
 use crate::blob::BLOCK;
-use crate::{ImportError, UnitError, import};
+use crate::error::UnitError;
+use crate::import::{self, ImportError};
 
 /// A private key on its way to another unit: what two calls of `UnwrapKey` take, one after the other.
 ///
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
     use crate::grep11::{Crypto, Error};
     use crate::key::{Key, verifying_ml_dsa};
-    use crate::openssl::run;
+    use crate::test_openssl::run;
     use crate::{Header, MasterKey, Unit, spki_of_public_key_blob};
 
     /// Another unit, with an RSA key for transport.

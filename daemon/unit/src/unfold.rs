@@ -101,7 +101,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::openssl::run;
+    use crate::test_openssl::run;
 
     const PEM: &str = "-----BEGIN X-----\nAQID\nBAUG\n-----END X-----\n";
 

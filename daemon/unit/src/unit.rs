@@ -4,36 +4,45 @@ use core::time::Duration;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use keyward_proto::{KeyType, Scheme};
-use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::blob::{self, Attributes};
 use crate::cache::Cache;
-use crate::key::Key;
-use crate::master_key::WrappingKeys;
+use crate::error::UnitError;
+use crate::header::Header;
+use crate::import::{self, ImportError};
+use crate::key::{Input, Key};
+use crate::master_key::{MasterKey, WrappingKeys};
 use crate::object::{Material, Object};
-use crate::{Header, ImportError, MasterKey, Wkid, import};
+use crate::wkid::Wkid;
 
 /// The software crypto unit. Shared by reference between threads; each signs in its own.
 pub struct Unit {
     pub(crate) keys: WrappingKeys,
-    /// Those of the master key that is to come.
-    pub(crate) next_keys: Option<WrappingKeys>,
-    other_keys: OnceLock<WrappingKeys>,
+    next: OnceLock<NextMasterKey>,
     cache: Mutex<Cache>,
+}
+
+/// The next master key, while keys go from the current one to it.
+struct NextMasterKey {
+    keys: WrappingKeys,
+    /// True if the unit takes blobs of this master key already; false if it only makes them.
+    unwraps: bool,
 }
 
 impl Unit {
     /// A unit with a master key, which keeps up to `cached_keys` unwrapped private keys at hand.
     pub fn new(master_key: MasterKey, cached_keys: NonZeroUsize) -> Self {
         let cache = Mutex::new(Cache::new(cached_keys));
-        Self { keys: WrappingKeys::derive(master_key), next_keys: None, other_keys: OnceLock::new(), cache }
+        Self { keys: WrappingKeys::derive(master_key), next: OnceLock::new(), cache }
     }
 
-    /// The same unit, with a master key that blobs can be wrapped with before it is put in force.
+    /// Adds the next master key. GREP11's `RewrapKeyBlob` wraps by it, and the unit takes no blob
+    /// of it before it is the current master key.
     #[must_use]
     pub fn with_next_master_key(self, next: MasterKey) -> Self {
-        Self { next_keys: Some(WrappingKeys::derive(next)), ..self }
+        let next = NextMasterKey { keys: WrappingKeys::derive(next), unwraps: false };
+        Self { next: next.into(), ..self }
     }
 
     /// The name of the master key.
@@ -41,17 +50,17 @@ impl Unit {
         self.keys.wkid
     }
 
-    /// Has the unit take blobs of another master key as well, while keys go from one to the other.
-    /// False if it does already so with a third one.
-    pub fn accept(&self, other: MasterKey) -> bool {
-        let other = WrappingKeys::derive(other);
-        let wkid = other.wkid;
-        self.other_keys.get_or_init(|| other).wkid == wkid
+    /// Adds the next master key. The unit takes blobs of both master keys from now on. False if
+    /// the unit has another next master key already.
+    pub fn accept(&self, next: MasterKey) -> bool {
+        let next = NextMasterKey { keys: WrappingKeys::derive(next), unwraps: true };
+        let wkid = next.keys.wkid;
+        self.next.get_or_init(|| next).keys.wkid == wkid
     }
 
-    /// The name of the master key that [`Self::accept`] has brought.
+    /// The name of the master key that [`Self::accept`] added.
     pub fn other_wkid(&self) -> Option<Wkid> {
-        self.other_keys.get().map(|keys| keys.wkid)
+        self.accepted().map(|keys| keys.wkid)
     }
 
     /// Wraps a key by one of the two master keys whose blobs the unit takes.
@@ -200,9 +209,18 @@ impl Unit {
     }
 
     fn keys_named(&self, wkid: Wkid) -> Result<&WrappingKeys, UnitError> {
-        let mut known = [Some(&self.keys), self.other_keys.get()].into_iter().flatten();
+        let mut known = [Some(&self.keys), self.accepted()].into_iter().flatten();
         let unit = self.keys.wkid;
         known.find(|keys| keys.wkid == wkid).ok_or(UnitError::OtherMasterKey { blob: wkid, unit })
+    }
+
+    fn accepted(&self) -> Option<&WrappingKeys> {
+        self.next.get().filter(|next| next.unwraps).map(|next| &next.keys)
+    }
+
+    /// The wrapping keys of the next master key, if there is one.
+    pub(crate) fn next_keys(&self) -> Option<&WrappingKeys> {
+        self.next.get().map(|next| &next.keys)
     }
 
     /// Holds the lock for a look-up or an insertion, never for a signature.
@@ -228,80 +246,6 @@ impl fmt::Debug for NewKey {
     }
 }
 
-/// What is to be signed.
-#[derive(Clone, Copy)]
-pub enum Input<'a> {
-    /// A whole message, which the unit hashes.
-    Message(&'a [u8]),
-    /// A digest, made with the hash of the scheme.
-    Digest(&'a [u8]),
-}
-
-/// Why a unit did not do what it was asked.
-#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-#[non_exhaustive]
-pub enum UnitError {
-    /// The blob was altered or cut off, or never was one.
-    #[error(
-        "cannot unwrap the key: its blob is damaged or not one of a software crypto unit; restore it from a backup"
-    )]
-    BlobDamaged,
-    /// The ciphertext does not fit the modulus of the key: the caller is at fault.
-    #[error("the ciphertext is not one of this key: it must be as long as the modulus, and below it")]
-    CiphertextLength,
-    /// The crypto library gave up, which it has no reason to but a lack of memory or a broken machine.
-    #[error("the crypto library could not {0}")]
-    Crypto(&'static str),
-    /// The digest is not as long as the hash of the scheme gives: the caller is at fault.
-    #[error("cannot sign a digest of {given} bytes: the scheme needs one of {needed}")]
-    DigestLength {
-        /// What the hash gives, in bytes.
-        needed: usize,
-        /// What the caller gave, in bytes.
-        given: usize,
-    },
-    /// Only RSA keys decrypt.
-    #[error("the key cannot decrypt: it is not an RSA key")]
-    KeyCannotDecrypt,
-    /// TLS signs with no such key, or the attributes of the key do not allow it to sign.
-    #[error("the key cannot sign: it is not one that TLS signs with, or its attributes do not allow it")]
-    KeyCannotSign,
-    /// Keys of this type are not made here.
-    #[error(
-        "cannot generate a key of type {0}: p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048 to 4096, and ml-dsa-44, 65 and 87 can be"
-    )]
-    KeyTypeNotSupported(KeyType),
-    /// The blob belongs to a unit with another master key.
-    #[error(
-        "cannot unwrap the key: its blob was wrapped by master key {blob}, this unit has {unit}; start it with that master key"
-    )]
-    OtherMasterKey {
-        /// The master key that wrapped the blob.
-        blob: Wkid,
-        /// The master key of this unit.
-        unit: Wkid,
-    },
-    /// The key may not be used any more, which was settled after the blob was read.
-    #[error("the key was disabled or deleted while the request waited")]
-    Retired,
-    /// The key is of another type than the scheme.
-    #[error("a key of type {key_type} cannot sign with {scheme}")]
-    SchemeNotSupported {
-        /// The scheme that was asked for.
-        scheme: Scheme,
-        /// The type of the key.
-        key_type: KeyType,
-    },
-    /// A private key was to be wrapped for another unit by a public key that will not do.
-    #[error(
-        "cannot wrap the key for another unit: the public key that came from there is not an RSA key of 2048 to 4096 bits; check what answers at its address"
-    )]
-    TransportKey,
-    /// The scheme takes no digest.
-    #[error("{0} signs whole messages, not digests")]
-    WholeMessageNeeded(Scheme),
-}
-
 #[cfg(test)]
 mod tests {
     use std::thread;
@@ -309,7 +253,7 @@ mod tests {
     use keyward_proto::PublicKey;
 
     use super::*;
-    use crate::openssl;
+    use crate::test_openssl as openssl;
 
     fn unit() -> Unit {
         Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::new(2).unwrap())

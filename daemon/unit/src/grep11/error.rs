@@ -3,7 +3,7 @@ use core::fmt;
 use aws_lc_rs::error::{KeyRejected, Unspecified};
 use keyward_grep11::ckr;
 
-use crate::UnitError;
+use crate::error::UnitError;
 
 /// Why a call of GREP11 failed: a number of PKCS #11, and a sentence for a person.
 ///

@@ -31,9 +31,9 @@ use std::sync::Arc;
 
 use keyward_grep11::{KeyBlob, ckr};
 
-use crate::Unit;
 use crate::blob::Attributes;
 use crate::object::{Material, Object};
+use crate::unit::Unit;
 
 /// A crypto unit, as the service `grep11.Crypto` has it.
 pub struct Crypto {

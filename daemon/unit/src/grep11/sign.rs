@@ -519,7 +519,7 @@ mod tests {
     use keyward_proto::Scheme as TlsScheme;
 
     use super::*;
-    use crate::openssl::verifies;
+    use crate::test_openssl::verifies;
     use crate::{MasterKey, Unit};
 
     #[test]

@@ -8,8 +8,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::Crypto;
 use super::Error;
-use crate::UnitError;
 use crate::blob;
+use crate::error::UnitError;
 
 /// What there is to know of an operation between two parts of it.
 ///

@@ -14,8 +14,8 @@ use super::public_key::PublicMaterial;
 use super::rsa::rsa_size;
 use super::template::Template;
 use super::{Error, key_argument, key_blob};
-use crate::UnitError;
 use crate::blob::{self, Attributes};
+use crate::error::UnitError;
 use crate::key::Pair;
 use crate::object::{Material, Object, Secret, SecretKind};
 use crate::rsa_numbers::{PrivateNumbers, RsaShape};
@@ -118,7 +118,7 @@ impl Crypto {
     /// # Errors
     /// `CKR_IBM_WK_NOT_INITIALIZED` if there is no next master key.
     pub fn rewrap_key_blob(&self, request: RewrapKeyBlobRequest) -> Result<RewrapKeyBlobResponse, Error> {
-        let next = self.unit.next_keys.as_ref().ok_or_else(|| {
+        let next = self.unit.next_keys().ok_or_else(|| {
             Error::new(
                 ckr::CKR_IBM_WK_NOT_INITIALIZED,
                 "this unit was not told the master key that is to come",

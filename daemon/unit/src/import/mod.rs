@@ -14,8 +14,9 @@ use keyward_proto::{KeyType, Reference, pem};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::error::UnitError;
 use crate::key::Key;
-use crate::{UnitError, unfolded};
+use crate::unfold::unfolded;
 use encrypted::{MAX_WORK, Passphrase};
 use pkcs12::Archive;
 use structure::{PUBLIC_KEY, REQUEST, is_certificate, read_key};

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::structure::has_seed;
 use super::*;
-use crate::openssl::{run, verifies};
+use crate::test_openssl::{run, verifies};
 use crate::{Input, MasterKey, Unit};
 
 fn unit() -> Unit {
