@@ -4,18 +4,19 @@ use der::Encode;
 use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::{
     AttributeValue, GetAttributeValueRequest, GetAttributeValueResponse, SetAttributeValueRequest,
-    SetAttributeValueResponse, cka, ckk, cko, ckp, ckr,
+    SetAttributeValueResponse, cka, cko, ckr,
 };
-use keyward_proto::{self as words, MlDsa};
 
-use super::Crypto;
-use super::Error;
-use super::generate::public_attributes;
-use super::public_key::PublicMaterial;
+use super::check_sum::check_value;
+use super::crypto::Crypto;
+use super::error::Error;
+use super::key_type::{key_type, parameter_set};
+use super::public_key::public_attributes;
+use super::public_material::PublicMaterial;
+use super::rsa_size::bit_length;
 use super::template::{NOT_OFFERED, READ_ONLY, SETTABLE, Template, apply, name, unknown};
 use crate::blob::{self, Attributes};
-use crate::key::Pair;
-use crate::object::{Material, SecretKind};
+use crate::object::Material;
 
 impl Crypto {
     /// Tells attributes of a key: those whose numbers are in the request, in the form in which they are there.
@@ -87,7 +88,7 @@ impl Crypto {
         let object = self.unit.unwrapped(object)?;
         let (class, length, check_value) = match &object.material {
             Material::Secret(secret) => {
-                (cko::CKO_SECRET_KEY, Some(secret.value.len()), Some(super::cipher::check_value(secret)?))
+                (cko::CKO_SECRET_KEY, Some(secret.value.len()), Some(check_value(secret)?))
             }
             _ => (cko::CKO_PRIVATE_KEY, None, None),
         };
@@ -218,53 +219,6 @@ fn changed(from: Attributes, changes: &Template) -> Result<Attributes, Error> {
         }
     }
     Ok(to)
-}
-
-/// The number of PKCS #11 for the type of a key.
-pub(crate) fn key_type(material: &Material) -> u64 {
-    match material {
-        Material::Key(key) => match key.pair() {
-            Pair::Rsa(_) | Pair::RsaPss(..) => ckk::CKK_RSA,
-            Pair::Ec(..) | Pair::Ed25519(_) => ckk::CKK_EC,
-            Pair::MlDsa(..) => ckk::CKK_IBM_ML_DSA,
-        },
-        Material::Koblitz(_) | Material::X25519(_) => ckk::CKK_EC,
-        Material::Secret(secret) => match secret.kind {
-            SecretKind::Aes => ckk::CKK_AES,
-            SecretKind::Generic => ckk::CKK_GENERIC_SECRET,
-        },
-    }
-}
-
-/// The number of PKCS #11 for a parameter set of ML-DSA, as `CKA_IBM_PARAMETER_SET` has it.
-pub fn parameter_set(parameters: MlDsa) -> u64 {
-    match parameters {
-        MlDsa::MlDsa44 => ckp::CKP_ML_DSA_44,
-        MlDsa::MlDsa65 => ckp::CKP_ML_DSA_65,
-        MlDsa::MlDsa87 => ckp::CKP_ML_DSA_87,
-    }
-}
-
-/// The size of a key in bits: of the modulus, of the order of the curve, of the value.
-pub(crate) fn bits(material: &Material) -> usize {
-    match material {
-        Material::Key(key) => match key.key_type() {
-            words::KeyType::P256 => 256,
-            words::KeyType::P384 => 384,
-            words::KeyType::P521 => 521,
-            words::KeyType::Rsa(bits) | words::KeyType::RsaPss(bits) => bits.into(),
-            words::KeyType::MlDsa(parameters) => parameters.public_length() * 8,
-            _ => 255,
-        },
-        Material::Koblitz(_) => 256,
-        Material::X25519(_) => 255,
-        Material::Secret(secret) => secret.value.len() * 8,
-    }
-}
-
-/// Of a number without leading zeros.
-pub(crate) fn bit_length(number: &[u8]) -> usize {
-    number.len() * 8 - number.first().map_or(0, |first| first.leading_zeros() as usize)
 }
 
 const MAX_ATTRIBUTES: usize = 64;

@@ -1,10 +1,5 @@
 //! Encryption and decryption.
 
-use aws_lc_rs::cipher::{
-    AES_128, AES_192, AES_256, Algorithm, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext,
-    UnboundCipherKey,
-};
-use aws_lc_rs::iv::FixedLength;
 use keyward_grep11::{
     DecryptFinalRequest, DecryptFinalResponse, DecryptInitRequest, DecryptInitResponse, DecryptRequest,
     DecryptResponse, DecryptSingleRequest, DecryptSingleResponse, DecryptUpdateRequest,
@@ -15,13 +10,14 @@ use keyward_grep11::{
 };
 use zeroize::{Zeroize, Zeroizing};
 
-use super::Crypto;
-use super::hash::HashFunction;
+use super::aes::{BLOCK, Blocks, Mode};
+use super::crypto::Crypto;
+use super::error::Error;
 use super::mechanism::{iv, no_parameter, not_offered, oaep, offered};
-use super::public_key::PublicMaterial;
-use super::rsa::Padding;
+use super::public_material::PublicMaterial;
+use super::request_key::{key_argument, permitted, wrong_type};
+use super::rsa::{self, Padding};
 use super::state::{Operation, State, damaged};
-use super::{Error, key_argument, permitted, rsa, wrong_type};
 use crate::blob::Attributes;
 use crate::key::Pair;
 use crate::object::{Material, Object, Secret, SecretKind};
@@ -153,7 +149,7 @@ impl Crypto {
             Cipher::Aes(mode, iv) => {
                 let object = self.unit.unwrapped(key)?;
                 let key = aes_key(&object, uses.encryption)?;
-                let mut blocks = Blocks { mode, key, chain: iv, rest: Zeroizing::new(Vec::new()) };
+                let mut blocks = Blocks::new(mode, key, iv);
                 let mut encrypted = blocks.encrypt(plain)?;
                 encrypted.extend_from_slice(&blocks.finish_encryption()?);
                 Ok(encrypted)
@@ -179,7 +175,7 @@ impl Crypto {
             }
             Cipher::Aes(mode, iv) => {
                 let key = aes_key(&object, uses.decryption)?;
-                let mut blocks = Blocks { mode, key, chain: iv, rest: Zeroizing::new(Vec::new()) };
+                let mut blocks = Blocks::new(mode, key, iv);
                 let mut plain = Zeroizing::new(blocks.decrypt(encrypted)?);
                 let last = blocks.finish_decryption()?;
                 // What it held before is wiped by hand should it have to move.
@@ -222,7 +218,7 @@ impl Crypto {
         let mut state = self.state(state, operation)?;
         let mode = block_mode(&state)?;
         let object = self.unit.unwrapped(&state.key)?;
-        let mut blocks = Blocks::of(mode, &state, operation, &object)?;
+        let mut blocks = resumed(mode, &state, operation, &object)?;
         let out = match operation {
             Operation::Encrypt => blocks.encrypt(data)?,
             _ => blocks.decrypt(data)?,
@@ -239,7 +235,7 @@ impl Crypto {
         let state = self.state(state, operation)?;
         let mode = block_mode(&state)?;
         let object = self.unit.unwrapped(&state.key)?;
-        let mut blocks = Blocks::of(mode, &state, operation, &object)?;
+        let mut blocks = resumed(mode, &state, operation, &object)?;
         match operation {
             Operation::Encrypt => blocks.finish_encryption(),
             _ => blocks.finish_decryption(),
@@ -280,14 +276,6 @@ pub(crate) const TRANSPORT: Uses =
 enum Cipher {
     Aes(Mode, [u8; BLOCK]),
     Rsa(Padding),
-}
-
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Mode {
-    Ecb,
-    Cbc,
-    /// With the padding of PKCS #7.
-    CbcPad,
 }
 
 impl Cipher {
@@ -339,150 +327,14 @@ fn block_mode(state: &State) -> Result<Mode, Error> {
     }
 }
 
-/// AES, block after block: whatever the parts, the same comes out.
-struct Blocks<'k> {
+/// Continues an operation from its state.
+fn resumed<'k>(
     mode: Mode,
-    key: &'k [u8],
-    /// The last block of ciphertext, or the IV. Without a meaning for ECB.
-    chain: [u8; BLOCK],
-    /// What has not gone through yet: less than a block or, where padding is to be taken off, up to one.
-    rest: Zeroizing<Vec<u8>>,
+    state: &State,
+    operation: Operation,
+    object: &'k Object,
+) -> Result<Blocks<'k>, Error> {
+    let needed = if operation == Operation::Encrypt { USE.encryption } else { USE.decryption };
+    let chain = state.chain.as_slice().try_into().map_err(|_| damaged())?;
+    Ok(Blocks { mode, key: aes_key(object, needed)?, chain, rest: Zeroizing::new(state.rest.clone()) })
 }
-
-impl<'k> Blocks<'k> {
-    fn of(mode: Mode, state: &State, operation: Operation, object: &'k Object) -> Result<Self, Error> {
-        let needed = if operation == Operation::Encrypt { USE.encryption } else { USE.decryption };
-        let chain = state.chain.as_slice().try_into().map_err(|_| damaged())?;
-        Ok(Self { mode, key: aes_key(object, needed)?, chain, rest: Zeroizing::new(state.rest.clone()) })
-    }
-
-    fn encrypt(&mut self, plain: &[u8]) -> Result<Vec<u8>, Error> {
-        let mut blocks = self.whole_blocks(plain, 0);
-        self.encrypt_blocks(&mut blocks)?;
-        Ok(blocks)
-    }
-
-    fn finish_encryption(&mut self) -> Result<Vec<u8>, Error> {
-        if self.mode != Mode::CbcPad {
-            return self.nothing_left(ckr::CKR_DATA_LEN_RANGE);
-        }
-        let mut last = core::mem::take(&mut *self.rest);
-        let padding = BLOCK - last.len();
-        last.resize(BLOCK, u8::try_from(padding).unwrap_or_default());
-        self.encrypt_blocks(&mut last)?;
-        Ok(last)
-    }
-
-    fn decrypt(&mut self, encrypted: &[u8]) -> Result<Vec<u8>, Error> {
-        // The last block may be the one with the padding.
-        let mut blocks = self.whole_blocks(encrypted, usize::from(self.mode == Mode::CbcPad));
-        self.decrypt_blocks(&mut blocks)?;
-        Ok(blocks)
-    }
-
-    fn finish_decryption(&mut self) -> Result<Vec<u8>, Error> {
-        if self.mode != Mode::CbcPad {
-            return self.nothing_left(ckr::CKR_ENCRYPTED_DATA_LEN_RANGE);
-        }
-        let mut last = core::mem::take(&mut *self.rest);
-        if last.len() != BLOCK {
-            return Err(Error::new(
-                ckr::CKR_ENCRYPTED_DATA_LEN_RANGE,
-                "the ciphertext is not made of whole blocks of 16 bytes",
-            ));
-        }
-        self.decrypt_blocks(&mut last)?;
-        let padding = last.last().copied().unwrap_or_default();
-        let kept = BLOCK.checked_sub(padding.into()).filter(|_| padding != 0);
-        match kept.filter(|kept| last[*kept..].iter().all(|byte| *byte == padding)) {
-            Some(kept) => last.truncate(kept),
-            None => {
-                return Err(Error::new(
-                    ckr::CKR_ENCRYPTED_DATA_INVALID,
-                    "the ciphertext cannot be decrypted with this key: its padding is wrong",
-                ));
-            }
-        }
-        Ok(last)
-    }
-
-    /// Takes up data, and gives the whole blocks there are; holds back a whole one at the end if `held` is 1.
-    fn whole_blocks(&mut self, data: &[u8], held: usize) -> Vec<u8> {
-        let available = self.rest.len() + data.len();
-        let through = available.saturating_sub(held) / BLOCK * BLOCK;
-        let mut all = Vec::with_capacity(available);
-        all.extend_from_slice(&self.rest);
-        all.extend_from_slice(data);
-        self.rest = Zeroizing::new(all[through..].to_vec());
-        all.truncate(through);
-        all
-    }
-
-    fn nothing_left(&self, code: u64) -> Result<Vec<u8>, Error> {
-        match self.rest.len() {
-            0 => Ok(Vec::new()),
-            rest => {
-                let detail =
-                    format!("the data are not made of whole blocks of 16 bytes: {rest} are left over");
-                Err(Error::new(code, detail))
-            }
-        }
-    }
-
-    fn encrypt_blocks(&mut self, blocks: &mut [u8]) -> Result<(), Error> {
-        if blocks.is_empty() {
-            return Ok(());
-        }
-        let key = UnboundCipherKey::new(algorithm(self.key)?, self.key)?;
-        if self.mode == Mode::Ecb {
-            EncryptingKey::ecb(key)?.less_safe_encrypt(blocks, EncryptionContext::None)?;
-            return Ok(());
-        }
-        let start = EncryptionContext::Iv128(FixedLength::from(self.chain));
-        EncryptingKey::cbc(key)?.less_safe_encrypt(blocks, start)?;
-        self.chain.copy_from_slice(&blocks[blocks.len() - BLOCK..]);
-        Ok(())
-    }
-
-    fn decrypt_blocks(&mut self, blocks: &mut [u8]) -> Result<(), Error> {
-        let Some(last) = blocks.last_chunk::<BLOCK>().copied() else { return Ok(()) };
-        let key = UnboundCipherKey::new(algorithm(self.key)?, self.key)?;
-        if self.mode == Mode::Ecb {
-            DecryptingKey::ecb(key)?.decrypt(blocks, DecryptionContext::None)?;
-            return Ok(());
-        }
-        let start = DecryptionContext::Iv128(FixedLength::from(self.chain));
-        DecryptingKey::cbc(key)?.decrypt(blocks, start)?;
-        self.chain = last;
-        Ok(())
-    }
-}
-
-fn algorithm(key: &[u8]) -> Result<&'static Algorithm, Error> {
-    match key.len() {
-        16 => Ok(&AES_128),
-        24 => Ok(&AES_192),
-        32 => Ok(&AES_256),
-        _ => Err(wrong_type("an AES key")),
-    }
-}
-
-/// The check value of a secret key: three bytes. That of a generic secret of fewer than eight bytes is zeros, for
-/// such a secret could be found by trying them all.
-pub(crate) fn check_value(secret: &Secret) -> Result<Vec<u8>, Error> {
-    let mut value = match secret.kind {
-        SecretKind::Aes => {
-            let mut block = vec![0; BLOCK];
-            let key = UnboundCipherKey::new(algorithm(&secret.value)?, &secret.value)?;
-            EncryptingKey::ecb(key)?.less_safe_encrypt(&mut block, EncryptionContext::None)?;
-            block
-        }
-        SecretKind::Generic if secret.value.len() < 8 => vec![0; 3],
-        SecretKind::Generic => HashFunction::Sha1.of(&secret.value),
-    };
-    value.truncate(3);
-    Ok(value)
-}
-
-/// Of AES, in bytes.
-const BLOCK: usize = 16;

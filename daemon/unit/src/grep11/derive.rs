@@ -9,13 +9,14 @@ use keyward_grep11::{DeriveKeyRequest, DeriveKeyResponse, Mechanism, cka, ckf, c
 use keyward_proto::Curve;
 use zeroize::Zeroizing;
 
-use super::Crypto;
+use super::crypto::Crypto;
+use super::error::Error;
 use super::generate::SECRET_DEFAULTS;
 use super::hash::{HashFunction, Hashing};
 use super::mechanism::{bad_parameter, offered};
-use super::public_key::PublicMaterial;
+use super::public_material::PublicMaterial;
+use super::request_key::{key_argument, key_blob, permitted, wrong_type};
 use super::template::Template;
-use super::{Error, key_argument, key_blob, permitted, wrong_type};
 use crate::blob::Attributes;
 use crate::key::Pair;
 use crate::object::{Material, Object, Secret, SecretKind};

@@ -8,11 +8,12 @@ use keyward_grep11::{
     ckr,
 };
 
-use super::Crypto;
-use super::hash::{HashFunction, Hashing};
+use super::crypto::Crypto;
+use super::error::Error;
+use super::hash::HashFunction;
 use super::mechanism::{no_parameter, not_offered, offered};
-use super::state::{Operation, State, damaged};
-use super::{Error, key_argument};
+use super::request_key::key_argument;
+use super::state::{Operation, State};
 use crate::blob::Attributes;
 use crate::object::Material;
 
@@ -88,7 +89,7 @@ impl Crypto {
     /// As for all calls: see [`Error`].
     pub fn digest_final(&self, request: DigestFinalRequest) -> Result<DigestFinalResponse, Error> {
         let state = self.state(&request.state, Operation::Digest)?;
-        Ok(DigestFinalResponse { digest: hashing(function(&state.mechanism()?)?, &state)?.finish() })
+        Ok(DigestFinalResponse { digest: state.hashing(function(&state.mechanism()?)?)?.finish() })
     }
 
     /// Digests data in one call.
@@ -101,7 +102,7 @@ impl Crypto {
     }
 
     fn digest_more(&self, mut state: State, data: &[u8]) -> Result<Vec<u8>, Error> {
-        let mut hashing = hashing(function(&state.mechanism()?)?, &state)?;
+        let mut hashing = state.hashing(function(&state.mechanism()?)?)?;
         hashing.update(data);
         state.take(&hashing.save(), data);
         self.wrap_state(&state)
@@ -111,14 +112,6 @@ impl Crypto {
 fn function(mechanism: &Mechanism) -> Result<HashFunction, Error> {
     no_parameter(mechanism)?;
     HashFunction::from_number(mechanism.mechanism).ok_or_else(|| not_offered(mechanism.mechanism))
-}
-
-/// The hash so far.
-pub(crate) fn hashing(function: HashFunction, state: &State) -> Result<Hashing, Error> {
-    match state.started {
-        false => Ok(Hashing::new(function)),
-        true => Hashing::restore(function, &state.midstate).ok_or_else(damaged),
-    }
 }
 
 /// In bytes.

@@ -66,3 +66,7 @@ impl From<KeyRejected> for Error {
         Self::from(Unspecified)
     }
 }
+
+pub(super) fn signature_invalid() -> Error {
+    Error::new(ckr::CKR_SIGNATURE_INVALID, "the signature is not that of these data by this key")
+}

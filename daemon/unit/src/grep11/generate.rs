@@ -14,11 +14,12 @@ use keyward_grep11::{
 use keyward_proto::oid::{ED25519, SECP256R1, SECP384R1, SECP521R1};
 use keyward_proto::{KeyType, MlDsa};
 
-use super::Crypto;
-use super::attributes::parameter_set;
+use super::crypto::Crypto;
+use super::error::Error;
+use super::key_type::parameter_set;
 use super::mechanism::{no_parameter, not_offered, offered};
+use super::request_key::key_blob;
 use super::template::{Template, missing};
-use super::{Error, key_blob};
 use crate::blob::Attributes;
 use crate::key::Key;
 use crate::object::{Koblitz, Material, Object, SECP256K1, Secret, SecretKind, X25519, X25519_OID};
@@ -125,17 +126,6 @@ fn generated(attributes: Attributes) -> Attributes {
     attributes
         .with(Attributes::LOCAL | Attributes::PROTECTED_KEY_NEVER_EXTRACTABLE, true)
         .with(Attributes::NEVER_EXTRACTABLE, !attributes.has(Attributes::EXTRACTABLE))
-}
-
-/// What a public key may do that is worked out of a private one: the other half of the same.
-pub(crate) fn public_attributes(private: Attributes) -> Attributes {
-    let halves = [
-        (Attributes::SIGN, Attributes::VERIFY),
-        (Attributes::DECRYPT, Attributes::ENCRYPT),
-        (Attributes::UNWRAP, Attributes::WRAP),
-    ];
-    let none = Attributes::NONE.with(Attributes::MODIFIABLE, true);
-    halves.into_iter().fold(none, |public, (own, other)| public.with(other, private.has(own)))
 }
 
 fn rsa(public: &Template) -> Result<Material, Error> {

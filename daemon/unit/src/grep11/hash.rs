@@ -7,8 +7,6 @@ use digest::common::hazmat::SerializableState;
 use keyward_grep11::ckm;
 use zeroize::Zeroizing;
 
-use super::Error;
-
 /// Defines the functions, each with its implementation and its numbers as mechanism: digest and HMAC, in the
 /// PKCS #11 range and in IBM's where there are both.
 macro_rules! hash_functions {
@@ -145,6 +143,13 @@ impl Hmac {
         Self { function, inner }
     }
 
+    /// The HMAC of data.
+    pub(crate) fn of(function: HashFunction, key: &[u8], data: &[u8]) -> Vec<u8> {
+        let mut hmac = Self::new(function, key);
+        hmac.update(data);
+        hmac.finish(key)
+    }
+
     pub(crate) fn update(&mut self, data: &[u8]) {
         self.inner.update(data);
     }
@@ -161,9 +166,9 @@ impl Hmac {
         self.inner.save()
     }
 
-    pub(crate) fn restore(function: HashFunction, saved: &[u8]) -> Result<Self, Error> {
-        let inner = Hashing::restore(function, saved).ok_or_else(super::state::damaged)?;
-        Ok(Self { function, inner })
+    pub(crate) fn restore(function: HashFunction, saved: &[u8]) -> Option<Self> {
+        let inner = Hashing::restore(function, saved)?;
+        Some(Self { function, inner })
     }
 }
 

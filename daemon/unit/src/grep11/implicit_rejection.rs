@@ -9,7 +9,7 @@ use keyward_grep11::ckr;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq, ConstantTimeLess};
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::error::Error;
 use crate::rsa_numbers::PrivateNumbers;
 
 /// Decrypts a ciphertext as long as the modulus with a private key in PKCS#8.

@@ -8,12 +8,11 @@ use keyward_grep11::{
     GetMechanismInfoRequest, GetMechanismInfoResponse, GetMechanismListRequest, GetMechanismListResponse,
 };
 
-use keyward_proto::{Hash, PssParameters};
-
-use super::Crypto;
-use super::Error;
+use super::crypto::Crypto;
+use super::error::Error;
 use super::hash::HashFunction;
-use super::public_key::RSA_BITS;
+use super::pss::Pss;
+use super::rsa_size::{OFFERED, VERIFIED};
 use crate::object::Secret;
 
 impl Crypto {
@@ -56,7 +55,6 @@ pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
     const CRYPT: u64 = ckf::CKF_ENCRYPT | ckf::CKF_DECRYPT;
     const SIGN: u64 = ckf::CKF_SIGN | ckf::CKF_VERIFY;
     const TRANSPORT: u64 = ckf::CKF_WRAP | ckf::CKF_UNWRAP;
-    const RSA: (u64, u64) = (2048, 4096);
     const EC: (u64, u64) = (256, 521);
     const CURVE25519: (u64, u64) = (256, 256);
     const AES: (u64, u64) = (16, 32);
@@ -64,7 +62,7 @@ pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
 
     let mut offers = Vec::new();
     let mut offer = |number, sizes, flags| offers.push(Offer { number, sizes, flags });
-    let verified = (*RSA_BITS.start() as u64, *RSA_BITS.end() as u64);
+    let [rsa, verified] = [OFFERED, VERIFIED].map(|bits| (*bits.start() as u64, *bits.end() as u64));
     offer(ckm::CKM_RSA_PKCS, verified, CRYPT | SIGN | TRANSPORT);
     for number in [
         ckm::CKM_SHA1_RSA_PKCS,
@@ -73,7 +71,7 @@ pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
         ckm::CKM_SHA384_RSA_PKCS,
         ckm::CKM_SHA512_RSA_PKCS,
     ] {
-        offer(number, RSA, SIGN);
+        offer(number, rsa, SIGN);
     }
     for number in [
         ckm::CKM_RSA_PKCS_PSS,
@@ -83,10 +81,10 @@ pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
         ckm::CKM_SHA384_RSA_PKCS_PSS,
         ckm::CKM_SHA512_RSA_PKCS_PSS,
     ] {
-        offer(number, RSA, SIGN);
+        offer(number, rsa, SIGN);
     }
-    offer(ckm::CKM_RSA_PKCS_OAEP, RSA, CRYPT | TRANSPORT);
-    offer(ckm::CKM_RSA_PKCS_KEY_PAIR_GEN, RSA, ckf::CKF_GENERATE_KEY_PAIR);
+    offer(ckm::CKM_RSA_PKCS_OAEP, rsa, CRYPT | TRANSPORT);
+    offer(ckm::CKM_RSA_PKCS_KEY_PAIR_GEN, rsa, ckf::CKF_GENERATE_KEY_PAIR);
     offer(ckm::CKM_EC_KEY_PAIR_GEN, EC, ckf::CKF_GENERATE_KEY_PAIR);
     for number in [
         ckm::CKM_ECDSA,
@@ -177,29 +175,6 @@ pub(crate) fn iv(mechanism: &proto::Mechanism) -> Result<[u8; 16], Error> {
         _ => None,
     }
     .ok_or_else(|| bad_parameter(mechanism, "an IV of 16 bytes in ParameterB"))
-}
-
-/// What PSS takes beside the message (RFC 8017, 8.1).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Pss {
-    pub(crate) hash: HashFunction,
-    /// Hash of the mask.
-    pub(crate) mask: HashFunction,
-    /// Length of the salt, in bytes.
-    pub(crate) salt: usize,
-}
-
-impl Pss {
-    /// Whether a key that is bound to these parameters (RFC 4055, 3.1) may be used so.
-    pub(crate) fn fits(self, bond: PssParameters) -> bool {
-        let hash = match bond.hash() {
-            Hash::Sha256 => HashFunction::Sha256,
-            Hash::Sha384 => HashFunction::Sha384,
-            Hash::Sha512 => HashFunction::Sha512,
-            _ => return false,
-        };
-        self.hash == hash && self.mask == hash && self.salt >= bond.salt().into()
-    }
 }
 
 /// The parameter of PSS. `hash` is that of the mechanism, if it has one.

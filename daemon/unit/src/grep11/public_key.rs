@@ -14,23 +14,18 @@
 //! Ed25519 and X25519 stand in it as EP11 has them: as id-ecPublicKey with the algorithm in place of the curve.
 //! For verification, which needs no secret and no permission, the plain SubjectPublicKeyInfo does as well.
 
-use core::ops::RangeInclusive;
-
 use aws_lc_rs::{hmac, rand};
-use der::asn1::{AnyRef, BitStringRef, ObjectIdentifier, OctetStringRef, UintRef};
+use der::asn1::{AnyRef, BitStringRef, OctetStringRef};
 use der::{Decode, Encode, Header, Reader, SliceReader, Tag};
-use keyward_grep11::{ckk, ckr};
-use keyward_proto::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, RSASSA_PSS};
-use keyward_proto::{self as words, Curve, MlDsa, PssParameters};
+use keyward_grep11::ckr;
+use keyward_proto as words;
 
-use super::Crypto;
-use super::Error;
-use super::attributes::bit_length;
-use super::rsa::rsa_size;
+use super::crypto::Crypto;
+use super::error::Error;
+use super::public_material::{PublicMaterial, invalid};
 use crate::blob::Attributes;
 use crate::error::UnitError;
 use crate::master_key::WrappingKeys;
-use crate::object::{SECP256K1, X25519_OID};
 use crate::wkid::Wkid;
 
 /// A public key, and what it may be used for.
@@ -43,137 +38,15 @@ pub(crate) struct PublicKey {
     pub(crate) spki: Vec<u8>,
 }
 
-/// The numbers of a public key.
-#[derive(Debug)]
-pub(crate) enum PublicMaterial {
-    Rsa {
-        /// Big-endian, without leading zeros.
-        modulus: Vec<u8>,
-        /// Big-endian, without leading zeros.
-        exponent: Vec<u8>,
-    },
-    /// A key of RSA that is bound to RSASSA-PSS (RFC 4055, 1.2), numbers as above: to verify with.
-    RsaPss {
-        modulus: Vec<u8>,
-        exponent: Vec<u8>,
-        /// What signatures are restricted to, if to anything.
-        parameters: Option<PssParameters>,
-    },
-    /// A point, uncompressed.
-    Ec(Curve, Vec<u8>),
-    /// A point on secp256k1, uncompressed.
-    Koblitz(Vec<u8>),
-    Ed25519(Vec<u8>),
-    X25519(Vec<u8>),
-    MlDsa(MlDsa, Vec<u8>),
-}
-
-impl PublicMaterial {
-    /// The number of PKCS #11 for the type.
-    pub(crate) fn key_type(&self) -> u64 {
-        match self {
-            Self::Rsa { .. } | Self::RsaPss { .. } => ckk::CKK_RSA,
-            Self::Ec(..) | Self::Koblitz(_) | Self::Ed25519(_) | Self::X25519(_) => ckk::CKK_EC,
-            Self::MlDsa(..) => ckk::CKK_IBM_ML_DSA,
-        }
-    }
-
-    /// The curve, where there is one.
-    pub(crate) fn curve(&self) -> Option<ObjectIdentifier> {
-        match self {
-            Self::Rsa { .. } | Self::RsaPss { .. } | Self::MlDsa(..) => None,
-            Self::Ec(Curve::P256, _) => Some(words::oid::SECP256R1),
-            Self::Ec(Curve::P384, _) => Some(words::oid::SECP384R1),
-            Self::Ec(Curve::P521, _) => Some(words::oid::SECP521R1),
-            Self::Koblitz(_) => Some(SECP256K1),
-            Self::Ed25519(_) => Some(ED25519),
-            Self::X25519(_) => Some(X25519_OID),
-        }
-    }
-
-    /// Reads a SubjectPublicKeyInfo, in the form of the standards or of EP11.
-    ///
-    /// # Errors
-    /// `CKR_KEY_SIZE_RANGE` for an RSA key of a size that is not offered, `CKR_PUBLIC_KEY_INVALID` for
-    /// whatever else.
-    fn read(spki: &[u8]) -> Result<Self, Error> {
-        let (algorithm, parameters, bits) = Self::fields(spki).ok_or_else(invalid)?;
-        match algorithm {
-            RSA_ENCRYPTION => Self::rsa(bits),
-            RSASSA_PSS => match (Self::rsa(bits)?, words::PublicKey::from_spki(spki)) {
-                (Self::Rsa { modulus, exponent }, Ok(words::PublicKey::RsaPss { parameters, .. })) => {
-                    Ok(Self::RsaPss { modulus, exponent, parameters })
-                }
-                _ => Err(invalid()),
-            },
-            _ => Self::read_other(spki, algorithm, parameters, bits).ok_or_else(invalid),
-        }
-    }
-
-    fn fields(spki: &[u8]) -> Option<(ObjectIdentifier, Option<AnyRef<'_>>, &[u8])> {
-        let mut reader = SliceReader::new(spki).ok()?;
-        let (algorithm, parameters, bits) = reader
-            .sequence(|fields| {
-                let (algorithm, parameters) = fields.sequence(|fields| {
-                    let algorithm = ObjectIdentifier::decode(fields)?;
-                    Ok::<_, der::Error>((algorithm, Option::<AnyRef<'_>>::decode(fields)?))
-                })?;
-                Ok::<_, der::Error>((algorithm, parameters, BitStringRef::decode(fields)?))
-            })
-            .ok()?;
-        reader.finish().ok()?;
-        Some((algorithm, parameters, bits.as_bytes()?))
-    }
-
-    fn read_other(
-        spki: &[u8],
-        algorithm: ObjectIdentifier,
-        parameters: Option<AnyRef<'_>>,
-        bits: &[u8],
-    ) -> Option<Self> {
-        let raw = |length: usize| (bits.len() == length).then(|| bits.to_vec());
-        let algorithm = match (algorithm, parameters) {
-            (EC_PUBLIC_KEY, Some(curve)) => curve.decode_as::<ObjectIdentifier>().ok()?,
-            (algorithm, _) => algorithm,
-        };
-        match algorithm {
-            ED25519 => raw(32).map(Self::Ed25519),
-            X25519_OID => raw(32).map(Self::X25519),
-            SECP256K1 => raw(65).filter(|point| point[0] == 4).map(Self::Koblitz),
-            _ => match words::PublicKey::from_spki(spki).ok()? {
-                words::PublicKey::Ec { curve, point } => Some(Self::Ec(curve, point)),
-                words::PublicKey::MlDsa(parameters, key) => Some(Self::MlDsa(parameters, key)),
-                _ => None,
-            },
-        }
-    }
-
-    /// Reads an RSAPublicKey (RFC 8017, A.1.1).
-    fn rsa(bits: &[u8]) -> Result<Self, Error> {
-        let read = || {
-            let mut reader = SliceReader::new(bits)?;
-            let numbers = reader.sequence(|fields| {
-                Ok::<_, der::Error>((UintRef::decode(fields)?, UintRef::decode(fields)?))
-            })?;
-            reader.finish()?;
-            Ok::<_, der::Error>(numbers)
-        };
-        let (modulus, exponent) = read().map_err(|_| invalid())?;
-        let (modulus, exponent) = (modulus.as_bytes(), exponent.as_bytes());
-        let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
-        // Any exponent that fits 64 bits, but for 1, which would be no encryption at all.
-        let sound = odd(modulus) && odd(exponent) && exponent.len() <= 8 && exponent != [1];
-        match RSA_BITS.contains(&bit_length(modulus)) {
-            true if sound => Ok(Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() }),
-            true => Err(invalid()),
-            false => Err(rsa_size()),
-        }
-    }
-}
-
-fn invalid() -> Error {
-    let detail = "the public key is not a SubjectPublicKeyInfo of a known type, nor one with a MAC behind";
-    Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
+/// What a public key may do that is worked out of a private one: the other half of the same.
+pub(crate) fn public_attributes(private: Attributes) -> Attributes {
+    let halves = [
+        (Attributes::SIGN, Attributes::VERIFY),
+        (Attributes::DECRYPT, Attributes::ENCRYPT),
+        (Attributes::UNWRAP, Attributes::WRAP),
+    ];
+    let none = Attributes::NONE.with(Attributes::MODIFIABLE, true);
+    halves.into_iter().fold(none, |public, (own, other)| public.with(other, private.has(own)))
 }
 
 /// The SubjectPublicKeyInfo of an RSA key without its bond to RSASSA-PSS, which the library does
@@ -306,10 +179,6 @@ fn to_standard(spki: &[u8]) -> Vec<u8> {
     let replaced = FORMS.iter().find_map(|(to, from)| spki.strip_prefix(*from).map(|raw| [to, raw].concat()));
     replaced.unwrap_or_else(|| spki.to_vec())
 }
-
-/// Sizes of RSA keys. Those below 2048 bits are there to verify old signatures with `CKM_RSA_PKCS`, for which EP11
-/// has that range, and for nothing else.
-pub(crate) const RSA_BITS: RangeInclusive<usize> = 512..=4096;
 
 /// Longest public key, in bytes (8 KiB): one of ML-DSA-87 takes less than 3 KiB.
 const MAX_PUBLIC: usize = 8 * 1024;

@@ -18,12 +18,12 @@ use keyward_grep11::ckr;
 use keyward_proto::KeyType;
 use zeroize::Zeroizing;
 
-use super::Error;
-use super::attributes::bit_length;
+use super::error::{Error, signature_invalid};
 use super::hash::HashFunction;
 use super::implicit_rejection;
-use super::mechanism::Pss;
+use super::pss::Pss;
 use super::rsa_padding;
+use super::rsa_size::bit_length;
 use crate::key::Key;
 use crate::rsa_numbers::{PrivateNumbers, PublicNumbers};
 
@@ -113,7 +113,7 @@ pub(crate) fn verify_bare(key: &Verifying<'_>, data: &[u8], signature: &[u8]) ->
     let opened = PublicNumbers::new(key.modulus, key.exponent)?.apply(signature);
     match opened.is_ok_and(|opened| opened == padded) {
         true => Ok(()),
-        false => Err(super::sign::invalid()),
+        false => Err(signature_invalid()),
     }
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn verify_pss(
     let opened = PublicNumbers::new(key.modulus, key.exponent)?.apply(signature);
     opened
         .and_then(|opened| rsa_padding::verify_pss(pss, digest, bit_length(key.modulus), &opened))
-        .map_err(|_| super::sign::invalid())
+        .map_err(|_| signature_invalid())
 }
 
 fn verify(
@@ -143,7 +143,7 @@ fn verify(
 ) -> Result<(), Error> {
     UnparsedPublicKey::new(parameters, key.spki)
         .verify_digest(&imported(hash, digest)?, signature)
-        .map_err(|_| super::sign::invalid())
+        .map_err(|_| signature_invalid())
 }
 
 /// Puts a digest into a DigestInfo (RFC 8017, A.2.4).
@@ -301,12 +301,6 @@ fn oaep(hash: HashFunction, mask: HashFunction) -> Result<&'static OaepAlgorithm
 
 fn check_length(plain: &[u8], longest: usize) -> Result<(), Error> {
     (plain.len() <= longest).then_some(()).ok_or_else(|| too_long(plain.len(), longest))
-}
-
-pub(crate) fn rsa_size() -> Error {
-    let detail = "RSA keys of 2048 to 4096 bits are offered, and smaller ones for nothing but to verify with \
-                  CKM_RSA_PKCS";
-    Error::new(ckr::CKR_KEY_SIZE_RANGE, detail)
 }
 
 fn too_long(length: usize, longest: usize) -> Error {

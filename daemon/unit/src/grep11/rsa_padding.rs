@@ -5,7 +5,7 @@ use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
 
 use super::hash::{HashFunction, Hashing};
-use super::mechanism::Pss;
+use super::pss::Pss;
 
 /// The padding of PKCS #1 v1.5 (RFC 8017, 9.2): 00 01 FF .. FF 00, then the data, in `length` bytes.
 ///

@@ -2,8 +2,8 @@
 
 use keyward_grep11::{LoginRequest, LoginResponse, LogoutRequest, LogoutResponse, ckr};
 
-use super::Crypto;
-use super::Error;
+use super::crypto::Crypto;
+use super::error::Error;
 
 impl Crypto {
     /// Opens a session.

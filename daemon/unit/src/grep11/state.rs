@@ -6,8 +6,9 @@ use keyward_grep11::{self as proto, ckr};
 use prost::Message;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::Crypto;
-use super::Error;
+use super::crypto::Crypto;
+use super::error::Error;
+use super::hash::{HashFunction, Hashing, Hmac};
 use crate::blob;
 use crate::error::UnitError;
 
@@ -70,6 +71,22 @@ impl State {
             self.midstate.zeroize();
             self.midstate.extend_from_slice(midstate);
             self.started = true;
+        }
+    }
+
+    /// The hash of the parts so far.
+    pub(crate) fn hashing(&self, function: HashFunction) -> Result<Hashing, Error> {
+        match self.started {
+            false => Ok(Hashing::new(function)),
+            true => Hashing::restore(function, &self.midstate).ok_or_else(damaged),
+        }
+    }
+
+    /// The HMAC of the parts so far.
+    pub(crate) fn hmac(&self, function: HashFunction, secret: &[u8]) -> Result<Hmac, Error> {
+        match self.started {
+            false => Ok(Hmac::new(function, secret)),
+            true => Hmac::restore(function, &self.midstate).ok_or_else(damaged),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::{AttributeValue, cka, ckr};
 
-use super::Error;
+use super::error::Error;
 use crate::blob::Attributes;
 
 /// A template. Every attribute in it is known and has a value of its type.

@@ -6,14 +6,15 @@ use keyward_grep11::{
 };
 use zeroize::Zeroizing;
 
-use super::Crypto;
-use super::attributes::{bit_length, key_type};
 use super::cipher::TRANSPORT;
+use super::crypto::Crypto;
+use super::error::Error;
+use super::key_type::key_type;
 use super::mechanism::{no_parameter, offered};
-use super::public_key::PublicMaterial;
-use super::rsa::rsa_size;
+use super::public_material::PublicMaterial;
+use super::request_key::{key_argument, key_blob};
+use super::rsa_size::{OFFERED, bit_length, rsa_size};
 use super::template::Template;
-use super::{Error, key_argument, key_blob};
 use crate::blob::{self, Attributes};
 use crate::error::UnitError;
 use crate::key::Pair;
@@ -146,7 +147,7 @@ impl Crypto {
             return Err(Error::new(ckr::CKR_KEY_TYPE_INCONSISTENT, detail));
         }
         template.expect(cko::CKO_PUBLIC_KEY, key.material.key_type())?;
-        if matches!(&key.material, PublicMaterial::Rsa { modulus, .. } if !(2048..=4096).contains(&bit_length(modulus)))
+        if matches!(&key.material, PublicMaterial::Rsa { modulus, .. } if !OFFERED.contains(&bit_length(modulus)))
         {
             return Err(rsa_size());
         }
@@ -198,7 +199,7 @@ fn private(wanted: u64, plain: &[u8], template: &Template) -> Result<Material, E
 /// Refuses what is an RSA key, and none of those that are offered.
 fn refuse_rsa(pkcs8: &[u8]) -> Result<(), Error> {
     match RsaShape::of(pkcs8) {
-        Some(shape) if !(2048..=4096).contains(&shape.bits) => Err(rsa_size()),
+        Some(shape) if !OFFERED.contains(&shape.bits) => Err(rsa_size()),
         Some(shape) if shape.has_more_primes => Err(Error::new(
             ckr::CKR_KEY_TYPE_INCONSISTENT,
             "the RSA key has more than two primes; keys of two are offered",

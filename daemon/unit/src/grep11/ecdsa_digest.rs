@@ -1,11 +1,16 @@
 //! ECDSA on P-521 over digests of more than 64 bytes, which aws-lc-rs does not take: the order of the curve has 521
 //! bits, so up to 66 bytes of a digest count. From the RustCrypto project.
 
+use aws_lc_rs::digest::{Algorithm, Digest};
 use aws_lc_rs::error::Unspecified;
+use keyward_grep11::ckr;
 use p521::SecretKey;
 use p521::ecdsa::signature::hazmat::{PrehashSigner, PrehashVerifier};
 use p521::ecdsa::{Signature, SigningKey, VerifyingKey};
 use p521::pkcs8::DecodePrivateKey;
+
+use super::error::Error;
+use crate::key::fit;
 
 /// Whether a digest is too long for aws-lc-rs.
 pub(crate) fn is_long(digest: &[u8]) -> bool {
@@ -41,4 +46,12 @@ fn leftmost_bits(digest: &[u8]) -> [u8; 66] {
         None => number[66 - digest.len()..].copy_from_slice(digest),
     }
     number
+}
+
+/// A digest for ECDSA, which may have any length but none; a long one on P-521 is for [`ecdsa_digest`].
+pub(super) fn fitted_digest(digest: &[u8], native: &'static Algorithm) -> Result<Digest, Error> {
+    if digest.is_empty() {
+        return Err(Error::new(ckr::CKR_DATA_LEN_RANGE, "there is no digest to sign or verify"));
+    }
+    Ok(fit(digest, native)?)
 }

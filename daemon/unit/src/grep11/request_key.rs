@@ -1,0 +1,43 @@
+//! Keys in requests: where a request holds its key, and whether the call may use that key.
+
+use keyward_grep11::{KeyBlob, ckr};
+
+use super::error::Error;
+use crate::blob::Attributes;
+
+/// The key of a request, in either dialect. If both are there, the newer one counts.
+///
+/// # Errors
+/// `CKR_ARGUMENTS_BAD` if there is none.
+pub(super) fn key_argument(newer: Option<KeyBlob>, older: Vec<u8>) -> Result<Vec<u8>, Error> {
+    let newer = newer.and_then(|key| key.key_blobs.into_iter().next()).filter(|blob| !blob.is_empty());
+    let blob = newer.unwrap_or(older);
+    if blob.is_empty() {
+        return Err(Error::new(ckr::CKR_ARGUMENTS_BAD, "the request has no key"));
+    }
+    Ok(blob)
+}
+
+/// A key in the newer form of a response.
+pub(super) fn key_blob(blob: &[u8]) -> Option<KeyBlob> {
+    Some(KeyBlob { key_blobs: vec![blob.to_vec()], ..KeyBlob::default() })
+}
+
+/// Checks that a key may be used so.
+///
+/// # Errors
+/// `CKR_KEY_FUNCTION_NOT_PERMITTED`.
+pub(super) fn permitted(attributes: Attributes, bit: u64, attribute: &str) -> Result<(), Error> {
+    match attributes.has(bit) {
+        true => Ok(()),
+        false => {
+            let detail = format!("the key may not be used so: its attribute {attribute} is false");
+            Err(Error::new(ckr::CKR_KEY_FUNCTION_NOT_PERMITTED, detail))
+        }
+    }
+}
+
+/// A key of a type that the mechanism has no use for.
+pub(super) fn wrong_type(needed: &str) -> Error {
+    Error::new(ckr::CKR_KEY_TYPE_INCONSISTENT, format!("the mechanism needs {needed}"))
+}
