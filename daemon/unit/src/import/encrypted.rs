@@ -19,7 +19,7 @@ use rc2::Rc2;
 use sha1::{Digest, Sha1};
 use zeroize::Zeroizing;
 
-use super::ImportError;
+use super::error::ImportError;
 
 /// What a file is encrypted with, and how much work may still be done to find out.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use keyward_proto::Curve;
 
-use super::{Form, ImportError};
+use super::error::{Form, ImportError};
 use crate::key::Key;
 use crate::rsa_numbers;
 

@@ -8,8 +8,10 @@ use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
 use zeroize::Zeroizing;
 
+use super::ber;
+use super::der_fields;
 use super::encrypted::{Passphrase, decrypt};
-use super::{ImportError, ber};
+use super::error::ImportError;
 
 /// What is in an archive, in its order.
 #[derive(Default)]
@@ -65,7 +67,7 @@ impl Archive {
                 let [algorithm, ciphertext] = fields_of(value)?[..] else { return Err(DAMAGED) };
                 let key = decrypt(algorithm, &octets(ciphertext)?, passphrase)?;
                 // As above.
-                super::fields(&key).map_err(|_| ImportError::Passphrase)?;
+                der_fields::fields(&key).map_err(|_| ImportError::Passphrase)?;
                 self.keys.push(key);
             }
             CERTIFICATE_BAG => {
@@ -116,7 +118,7 @@ fn whole(value: AnyRef<'_>) -> Zeroizing<Vec<u8>> {
 }
 
 fn fields(der: &[u8]) -> Result<Vec<AnyRef<'_>>, ImportError> {
-    super::fields(der).map_err(|_| DAMAGED)
+    der_fields::fields(der).map_err(|_| DAMAGED)
 }
 
 fn fields_of(sequence: AnyRef<'_>) -> Result<Vec<AnyRef<'_>>, ImportError> {

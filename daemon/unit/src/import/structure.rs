@@ -1,11 +1,12 @@
 //! Private keys in DER, told apart by the tags of their fields.
 
-use core::fmt;
-
 use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef, UintRef};
 use der::{Decode, Tag, TagNumber, Tagged};
 
-use super::{Form, ImportError, Kind, fields};
+use super::der_fields::fields;
+use super::error::{Form, ImportError};
+use super::key_name::{DSA, KeyName};
+use super::kind::Kind;
 use crate::key::{Algorithm, Key, Unsupported};
 
 /// Reads a private key that is not encrypted.
@@ -122,19 +123,6 @@ pub(super) fn has_seed(key: &[u8]) -> bool {
         })
 }
 
-/// An algorithm or a curve that is not supported, by its name where that is known.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct KeyName(ObjectIdentifier);
-
-impl fmt::Display for KeyName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match NAMES.iter().find(|(oid, _)| *oid == self.0) {
-            Some((_, name)) => write!(f, "a private key of type {name}"),
-            None => write!(f, "a private key of an unknown type ({})", self.0),
-        }
-    }
-}
-
 pub(super) const REQUEST: ImportError = ImportError::NotPrivateKey("a certificate request");
 pub(super) const PUBLIC_KEY: ImportError = ImportError::NotPrivateKey("a public key");
 
@@ -152,30 +140,3 @@ const PUBLIC_KEY_OF_RING: Tag = Tag::ContextSpecific { number: TagNumber(1), con
 const ML_DSA_SEED: Tag = Tag::ContextSpecific { number: TagNumber(0), constructed: false };
 /// In bytes (FIPS 204, 3.6.1).
 const ML_DSA_SEED_LENGTH: usize = 32;
-
-// RFC 3279, 2.3.2.
-const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");
-
-/// What people do have in key files, besides what is supported.
-const NAMES: &[(ObjectIdentifier, &str)] = &[
-    (DSA, "DSA"),
-    // RFC 4055.
-    (ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.7"), "RSA bound to OAEP"),
-    // PKCS #3 and RFC 3279, 2.3.3.
-    (ObjectIdentifier::new_unwrap("1.2.840.113549.1.3.1"), "DH"),
-    (ObjectIdentifier::new_unwrap("1.2.840.10046.2.1"), "DH"),
-    // RFC 8410, 3.
-    (ObjectIdentifier::new_unwrap("1.3.101.110"), "X25519"),
-    (ObjectIdentifier::new_unwrap("1.3.101.111"), "X448"),
-    (ObjectIdentifier::new_unwrap("1.3.101.113"), "Ed448"),
-    // RFC 5480, 2.1.1.1, and SEC 2.
-    (ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.1"), "EC on P-192"),
-    (ObjectIdentifier::new_unwrap("1.3.132.0.33"), "EC on P-224"),
-    (ObjectIdentifier::new_unwrap("1.3.132.0.10"), "EC on secp256k1"),
-    // RFC 5639, 4.1.
-    (ObjectIdentifier::new_unwrap("1.3.36.3.3.2.8.1.1.7"), "EC on brainpoolP256r1"),
-    (ObjectIdentifier::new_unwrap("1.3.36.3.3.2.8.1.1.11"), "EC on brainpoolP384r1"),
-    (ObjectIdentifier::new_unwrap("1.3.36.3.3.2.8.1.1.13"), "EC on brainpoolP512r1"),
-    // GM/T 0006-2012.
-    (ObjectIdentifier::new_unwrap("1.2.156.10197.1.301"), "EC on SM2"),
-];
