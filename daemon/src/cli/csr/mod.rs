@@ -7,6 +7,7 @@ mod subject;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use der::Encode;
 use keyward_proto::{Label, PublicKey, Scheme, Use};
 use pem_rfc7468::LineEnding;
 use serde_json::json;
@@ -77,14 +78,15 @@ impl Csr {
 
         let too_long = |_| Failure::new(exit::DATA, "it would be too long; give fewer names");
         let info = request::info(self.subject.as_ref(), &self.names, &spki).map_err(too_long)?;
-        if info.len() > MAX_KEY_FILE {
-            let length = info.len();
+        let signed_part = info.to_der().map_err(too_long)?;
+        if signed_part.len() > MAX_KEY_FILE {
+            let length = signed_part.len();
             return Err(Failure::new(
                 exit::DATA,
                 format_args!("it would have {length} bytes, of {MAX_KEY_FILE} at most; give fewer names"),
             ));
         }
-        let signed = admin.sign_request(label.as_str(), number, info.clone())?;
+        let signed = admin.sign_request(label.as_str(), number, signed_part)?;
         let scheme = Scheme::ALL.into_iter().find(|scheme| scheme.name() == signed.scheme);
         let whole = scheme
             .zip(STANDARD.decode(&signed.signature).ok())

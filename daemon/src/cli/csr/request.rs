@@ -1,76 +1,57 @@
 //! The bytes of a certificate request (PKCS #10, RFC 2986).
 
-use der::asn1::{Any, BitString, ObjectIdentifier};
-use der::{Encode, Tag, TagNumber};
+use der::asn1::{BitString, OctetString, SetOfVec};
+use der::oid::AssociatedOid;
+use der::{Decode, Encode};
 use keyward_proto::{Scheme, SchemeFamily};
+use x509_cert::ext::Extension;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::name::Name;
+use x509_cert::request::{CertReq, CertReqInfo, ExtensionReq, Version};
+use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
 use super::san::San;
 use super::subject::Subject;
 
-/// CertificationRequestInfo for a public key: what is to be signed.
+/// CertificationRequestInfo for a public key: the part that is signed.
 ///
 /// # Errors
-/// If it would be longer than DER can be here, which is 256 MiB.
-pub(super) fn info(subject: Option<&Subject>, names: &[San], spki: &[u8]) -> der::Result<Vec<u8>> {
-    let subject_der = match subject {
-        Some(subject) => subject.to_der()?,
-        None => value(Tag::Sequence, Vec::new())?,
-    };
-    let attributes = match names {
-        [] => Vec::new(),
-        names => extension_request(&alternative_names(names, subject.is_none())?)?,
-    };
-    let fields = [0u8.to_der()?, subject_der, spki.to_vec(), value(context(0, true), attributes)?];
-    value(Tag::Sequence, fields.concat())
+/// If the names are longer than DER can be here (256 MiB), or `spki` is not a SubjectPublicKeyInfo.
+pub(super) fn info(subject: Option<&Subject>, names: &[San], spki: &[u8]) -> der::Result<CertReqInfo> {
+    let mut attributes = SetOfVec::new();
+    if !names.is_empty() {
+        attributes.insert(alternative_names(names, subject.is_none())?.try_into()?)?;
+    }
+    Ok(CertReqInfo {
+        version: Version::V1,
+        subject: subject.map_or_else(|| Ok(Name::default()), Subject::to_name)?,
+        public_key: SubjectPublicKeyInfoOwned::from_der(spki)?,
+        attributes,
+    })
 }
 
-/// The whole request; `None` if it is signed with a scheme that is not used for requests.
-pub(super) fn whole(info: Vec<u8>, scheme: Scheme, signature: &[u8]) -> Option<Vec<u8>> {
-    // Not every authority takes RSASSA-PSS by keys that could do otherwise.
+/// The whole request in DER. `None` for a scheme that requests are not signed with.
+pub(super) fn whole(info: CertReqInfo, scheme: Scheme, signature: &[u8]) -> Option<Vec<u8>> {
+    // Some authorities refuse RSASSA-PSS by a key that is not bound to it.
     if scheme.family() == SchemeFamily::RsaPss {
         return None;
     }
-    let signature = BitString::from_bytes(signature).and_then(|bits| bits.to_der()).ok()?;
-    value(Tag::Sequence, [info, scheme.algorithm_identifier(), signature].concat()).ok()
+    let algorithm = AlgorithmIdentifierOwned::from_der(&scheme.algorithm_identifier()).ok()?;
+    CertReq { info, algorithm, signature: BitString::from_bytes(signature).ok()? }.to_der().ok()
 }
 
-/// The attribute extensionRequest with one extension (RFC 2985, 5.4.2).
-fn extension_request(extension: &[u8]) -> der::Result<Vec<u8>> {
-    let extensions = value(Tag::Sequence, extension)?;
-    let attribute = [EXTENSION_REQUEST.to_der()?, value(Tag::Set, extensions)?];
-    value(Tag::Sequence, attribute.concat())
-}
-
-/// The extension subjectAltName (RFC 5280, 4.2.1.6), which is critical where there is no other name.
-fn alternative_names(names: &[San], critical: bool) -> der::Result<Vec<u8>> {
+/// The extension subjectAltName (RFC 5280, 4.2.1.6), which is critical where there is no subject.
+fn alternative_names(names: &[San], critical: bool) -> der::Result<ExtensionReq> {
     let mut general_names = Vec::new();
-    for (place, name) in names.iter().enumerate() {
-        if !names[..place].contains(name) {
-            general_names.extend(name.to_der()?);
+    for name in names {
+        let name = name.to_general_name()?;
+        if !general_names.contains(&name) {
+            general_names.push(name);
         }
     }
-    let mut fields = SUBJECT_ALT_NAME.to_der()?;
-    if critical {
-        fields.extend(true.to_der()?);
-    }
-    fields.extend(value(Tag::OctetString, value(Tag::Sequence, general_names)?)?);
-    value(Tag::Sequence, fields)
+    let extn_value = OctetString::new(SubjectAltName(general_names).to_der()?)?;
+    Ok(ExtensionReq(vec![Extension { extn_id: SubjectAltName::OID, critical, extn_value }]))
 }
-
-/// A value of DER.
-pub(super) fn value(tag: Tag, content: impl Into<Box<[u8]>>) -> der::Result<Vec<u8>> {
-    Any::new(tag, content)?.to_der()
-}
-
-/// The tag of a field that is told by its number.
-pub(super) fn context(number: u32, constructed: bool) -> Tag {
-    Tag::ContextSpecific { constructed, number: TagNumber(number) }
-}
-
-/// pkcs-9-at-extensionRequest (RFC 2985, 5.4.2).
-const EXTENSION_REQUEST: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.14");
-/// id-ce-subjectAltName (RFC 5280, 4.2.1.6).
-const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
 
 #[cfg(test)]
 mod tests {
@@ -88,7 +69,7 @@ mod tests {
         let subject: Subject = "CN=shop.example,O=Shop+OU=Web".parse().unwrap();
         let names: Vec<San> = ["shop.example", "192.0.2.1"].map(|name| name.parse().unwrap()).into();
         for (subject, names) in [(Some(&subject), &names[..]), (Some(&subject), &[]), (None, &names)] {
-            let info = info(subject, names, &spki()).unwrap();
+            let info = info(subject, names, &spki()).unwrap().to_der().unwrap();
             assert_eq!(classify(&info, &spki()), Purpose::CertificateRequest);
         }
     }
@@ -103,7 +84,10 @@ mod tests {
 
     #[test]
     fn only_by_schemes_that_authorities_know() {
-        assert!(whole(vec![0x30, 0], Scheme::RsaPssRsaeSha256, &[1]).is_none());
-        assert!(whole(vec![0x30, 0], Scheme::Ed25519, &[1; 64]).is_some());
+        let info = info(Some(&"CN=a".parse().unwrap()), &[], &spki()).unwrap();
+        assert!(whole(info.clone(), Scheme::RsaPssRsaeSha256, &[1]).is_none());
+        let request = whole(info.clone(), Scheme::Ed25519, &[1; 64]).unwrap();
+        // The bytes that were signed stand in the request as they are.
+        assert!(request[3..].starts_with(&info.to_der().unwrap()));
     }
 }

@@ -4,9 +4,10 @@ use core::net::IpAddr;
 use core::str::FromStr;
 use std::path::Path;
 
+use der::asn1::Ia5String;
 use thiserror::Error;
+use x509_cert::ext::pkix::name::GeneralName;
 
-use super::request::{context, value};
 use crate::ground::text::quoted;
 
 /// One of these names.
@@ -26,16 +27,15 @@ impl San {
     /// GeneralName (RFC 5280, 4.2.1.6).
     ///
     /// # Errors
-    /// None for names as short as they are here.
-    pub(super) fn to_der(&self) -> der::Result<Vec<u8>> {
-        let (number, content) = match self {
-            Self::Email(text) => (1, text.as_bytes().to_vec()),
-            Self::Dns(text) => (2, text.as_bytes().to_vec()),
-            Self::Uri(text) => (6, text.as_bytes().to_vec()),
-            Self::Ip(IpAddr::V4(address)) => (7, address.octets().to_vec()),
-            Self::Ip(IpAddr::V6(address)) => (7, address.octets().to_vec()),
-        };
-        value(context(number, false), content)
+    /// None for a name that was parsed: it is short, and ASCII.
+    pub(super) fn to_general_name(&self) -> der::Result<GeneralName> {
+        let ascii = |text: &str| Ia5String::new(text);
+        Ok(match self {
+            Self::Email(text) => GeneralName::Rfc822Name(ascii(text)?),
+            Self::Dns(text) => GeneralName::DnsName(ascii(text)?),
+            Self::Uri(text) => GeneralName::UniformResourceIdentifier(ascii(text)?),
+            Self::Ip(address) => (*address).into(),
+        })
     }
 }
 
@@ -182,6 +182,7 @@ pub(super) enum InvalidSan {
 
 #[cfg(test)]
 mod tests {
+    use der::Encode;
     use proptest::prelude::*;
 
     use super::*;
@@ -285,7 +286,7 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let der = |text: &str| text.parse::<San>().unwrap().to_der().unwrap();
+        let der = |text: &str| text.parse::<San>().unwrap().to_general_name().unwrap().to_der().unwrap();
         assert_eq!(der("a.b"), b"\x82\x03a.b");
         assert_eq!(der("192.0.2.1"), [0x87, 4, 192, 0, 2, 1]);
         assert_eq!(der("email:a@b"), b"\x81\x03a@b");

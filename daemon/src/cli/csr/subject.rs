@@ -5,11 +5,11 @@
 
 use core::str::FromStr;
 
-use der::asn1::ObjectIdentifier;
-use der::{Encode, Tag};
+use der::asn1::{Any, ObjectIdentifier};
+use der::{Decode, Encode, Tag};
 use thiserror::Error;
-
-use super::request::value;
+use x509_cert::attr::AttributeTypeAndValue;
+use x509_cert::name::{Name, RdnSequence};
 
 /// A distinguished name that is not empty: its parts in the order in which they are encoded.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,16 +25,17 @@ impl Subject {
     /// Name (RFC 5280, 4.1.2.4).
     ///
     /// # Errors
-    /// None for names as short as they are here.
-    pub(super) fn to_der(&self) -> der::Result<Vec<u8>> {
-        let mut parts = Vec::new();
+    /// None for a name that was parsed: it is short.
+    pub(super) fn to_name(&self) -> der::Result<Name> {
+        let mut name = RdnSequence::default();
         for part in &self.0 {
-            let mut attributes = part.iter().map(Attribute::to_der).collect::<der::Result<Vec<_>>>()?;
-            // The order of a SET OF in DER (X.690, 11.6).
+            let mut attributes = part.iter().map(Attribute::encoded).collect::<der::Result<Vec<_>>>()?;
+            // A set has no element twice.
             attributes.sort();
-            parts.extend(value(Tag::Set, attributes.concat())?);
+            attributes.dedup();
+            name.push(attributes.try_into()?);
         }
-        value(Tag::Sequence, parts)
+        Name::from_der(&name.to_der()?)
     }
 }
 
@@ -158,10 +159,9 @@ impl Attribute {
         Ok(Self { kind, value })
     }
 
-    /// AttributeTypeAndValue (RFC 5280, 4.1.2.4).
-    fn to_der(&self) -> der::Result<Vec<u8>> {
-        let fields = [self.kind.oid.to_der()?, value(self.kind.string, self.value.as_bytes())?];
-        value(Tag::Sequence, fields.concat())
+    fn encoded(&self) -> der::Result<AttributeTypeAndValue> {
+        let value = Any::new(self.kind.string, self.value.as_bytes())?;
+        Ok(AttributeTypeAndValue { oid: self.kind.oid, value })
     }
 }
 
@@ -310,7 +310,7 @@ mod tests {
         let c = b"\x30\x09\x06\x03\x55\x04\x06\x13\x02DE";
         // In the order of their bytes, whatever the order in which they are written.
         let expected = [&b"\x30\x17\x31\x15"[..], cn, c].concat();
-        assert_eq!(subject.to_der().unwrap(), expected);
+        assert_eq!(subject.to_name().unwrap().to_der().unwrap(), expected);
     }
 
     fn escaped(value: &str, special: &str) -> String {
@@ -333,7 +333,7 @@ mod tests {
         #[test]
         fn whatever_is_taken_has_a_bounded_encoding(text in "/?((CN|O|C|DC|x)=[ -~ü\\\\]{0,20}[,/+]?){0,6}") {
             if let Ok(subject) = text.parse::<Subject>() {
-                prop_assert!((1..8 * LONGEST).contains(&subject.to_der().unwrap().len()));
+                prop_assert!((1..8 * LONGEST).contains(&subject.to_name().unwrap().to_der().unwrap().len()));
             }
         }
     }
