@@ -1,13 +1,47 @@
-//! RSA by its numbers (RFC 8017, 5), for what aws-lc-rs does not offer: decryption that looks at the padding in constant
-//! time, signatures over whatever the caller padded
-//! or hashed with SHA-1 and SHA-224, which are still asked for outside of TLS, and public exponents but 65537.
+//! RSA by its numbers (RFC 8017, 5): the only private key arithmetic of our own.
 //!
-//! The arithmetic is that of crypto-bigint, whose operations on secrets take a time that does not depend on
-//! their values. What goes in is blinded, and what comes out is checked with the public key before anyone sees
-//! it, so that a fault of the machine gives nothing away. It is several times slower than aws-lc-rs.
+//! It does four things that aws-lc-rs does not offer:
+//! - decryption that returns the padding, so that our code can check it in constant time
+//!   ([`crate::premaster`] and the implicit rejection of GREP11);
+//! - signatures over a padding of our own: data as they are, SHA-1 and SHA-224, and PSS with two
+//!   hash functions. GREP11 clients outside TLS ask for them;
+//! - public exponents other than 65537;
+//! - keys that lack numbers which the library needs, from files of OpenSSH and of other programs.
 //!
-//! What is computed with is wiped afterwards, but for the primes: crypto-bigint keeps a modulus in a place that
-//! cannot be wiped from here, so memory that was given back may hold them until it is used again.
+//! TLS signatures never come here: they are made by aws-lc-rs.
+//!
+//! # Why no crate, and not the C library
+//! The crate `rsa` has the open advisory RUSTSEC-2023-0071, a timing leak in private key
+//! operations, and deny.toml refuses it. We know of no other Rust crate with raw RSA.
+//!
+//! aws-lc-sys has `RSA_decrypt` and `RSA_sign_raw` without padding, and would be several times
+//! faster. It would also bring `unsafe`, which this crate forbids, into the one crate that touches
+//! private keys: pointers, ownership of `RSA` and `BIGNUM`, and the error queue. RSA key exchange
+//! and the mechanisms above are rare, so their speed does not pay for that.
+//!
+//! # What takes a constant time
+//! The arithmetic is that of crypto-bigint, which is constant-time except in functions named
+//! `vartime`, and which checks this in its own CI on x86_64 and aarch64. This file calls such
+//! functions, and `pow_bounded_exp`, on public numbers only: the modulus and the public exponent.
+//! The private exponents are raised over their full reserved length, the input is blinded with a
+//! random number, and the inverse of the blinding and the reduction by the primes are the
+//! constant-time ones. The length of each prime is visible; it follows from the modulus.
+//!
+//! The result is checked with the public key before anyone sees it, so a fault of the machine in
+//! one half of the computation reveals no prime.
+//!
+//! Not constant-time: reading a key from a file ([`reduced`], [`from_openssh`]) or changing its
+//! exponent ([`with_exponent`]). Each happens once for a key, and shows the number of leading zero
+//! bytes in an exponent. `reduced` also compares two exponents of a file byte by byte.
+//!
+//! # Wiping
+//! All numbers are wiped after use, except the primes: crypto-bigint keeps a modulus in memory that
+//! cannot be wiped from here, so freed memory may hold the primes until it is used again.
+//!
+//! # Tests
+//! Here: both exponents undo each other at the limits of the range, a fault reveals nothing, and
+//! another exponent keeps the modulus. In `premaster.rs`: valid and invalid paddings take the same time, over
+//! the whole decryption within 5 %. No test measures how the time depends on the private numbers.
 
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
@@ -30,12 +64,12 @@ pub(crate) struct PrivateNumbers {
 
 struct Prime {
     modulus: BoxedMontyParams,
-    /// The private exponent, reduced for this prime.
+    /// The private exponent modulo this prime less one.
     exponent: Zeroizing<BoxedUint>,
 }
 
 impl PrivateNumbers {
-    /// Reads a PKCS#8, which must be sound: this checks nothing.
+    /// Reads the numbers of a PKCS#8. Checks nothing: the key must be valid.
     pub(crate) fn read(pkcs8: &[u8]) -> Result<Self, Unspecified> {
         let [n, e, _, p, q, d_p, d_q, q_inverse] = numbers(pkcs8)?;
         let prime = |prime: &[u8], exponent: &[u8]| -> Result<Prime, Unspecified> {
@@ -50,13 +84,13 @@ impl PrivateNumbers {
         })
     }
 
-    /// Whether a ciphertext is a number below the modulus, as long as that: anyone can tell.
+    /// True if a ciphertext is as long as the modulus and below it, which anyone can see.
     pub(crate) fn is_below_modulus(&self, input: &[u8]) -> bool {
         self.public.number(input).is_ok()
     }
 
-    /// RSASP1 and RSADP (RFC 8017, 5.1.2): raises a number below the modulus, as long as that, to the private
-    /// exponent.
+    /// RSASP1 and RSADP (RFC 8017, 5.1.2): raises a number to the private exponent. The input is as
+    /// long as the modulus and below it.
     pub(crate) fn apply(&self, input: &[u8]) -> Result<Vec<u8>, Unspecified> {
         let modulus = &self.public.modulus;
         let input = self.public.number(input)?;
@@ -67,7 +101,7 @@ impl PrivateNumbers {
         let blinded = Zeroizing::new(blinded.retrieve());
         let m_p = Zeroizing::new(self.p.raise(&blinded));
         let m_q = Zeroizing::new(Zeroizing::new(self.q.raise(&blinded)).retrieve());
-        // The two halves are put together by Garner's formula (RFC 8017, 5.1.2, 2b).
+        // Garner's formula combines the two halves (RFC 8017, 5.1.2, 2b).
         let difference = Zeroizing::new(&*m_p - &*Zeroizing::new(self.p.number(&m_q)));
         let q_inverse = Zeroizing::new(self.p.number(&self.q_inverse));
         let h = Zeroizing::new(Zeroizing::new(&*difference * &*q_inverse).retrieve());
@@ -98,7 +132,7 @@ impl Prime {
 pub(crate) struct PublicNumbers {
     modulus: BoxedMontyParams,
     exponent: BoxedUint,
-    /// Of the modulus, in bytes.
+    /// Length of the modulus, in bytes.
     length: usize,
 }
 
@@ -112,8 +146,8 @@ impl PublicNumbers {
         })
     }
 
-    /// RSAVP1 and RSAEP (RFC 8017, 5.2.2): raises a number below the modulus, as long as that, to the public
-    /// exponent.
+    /// RSAVP1 and RSAEP (RFC 8017, 5.2.2): raises a number to the public exponent. The input is as
+    /// long as the modulus and below it.
     pub(crate) fn apply(&self, input: &[u8]) -> Result<Vec<u8>, Unspecified> {
         self.bytes(&self.raise(&self.number(input)?).retrieve())
     }
@@ -130,7 +164,7 @@ impl PublicNumbers {
         number.pow_bounded_exp(&self.exponent, self.exponent.bit_width_vartime())
     }
 
-    /// A number below the modulus, all of them alike to within 2^-64.
+    /// A random number below the modulus, uniform to within 2^-64.
     fn random(&self) -> Result<BoxedMontyForm, Unspecified> {
         let mut bytes = Zeroizing::new(vec![0; self.length + 8]);
         rand::fill(&mut bytes)?;
@@ -146,10 +180,11 @@ impl PublicNumbers {
     }
 }
 
-/// The same primes with another public exponent; none if that has no inverse for them.
+/// A key with the same primes and another public exponent. `None` if the exponent has no inverse
+/// for these primes.
 ///
 /// # Errors
-/// If the PKCS#8 cannot be read, or the library does not accept the outcome.
+/// If the PKCS#8 cannot be read, or the library refuses the new key.
 pub(crate) fn with_exponent(pkcs8: &[u8], exponent: u64) -> Result<Option<RsaKeyPair>, Unspecified> {
     let [n, _, _, p, q, _, _, q_inverse] = numbers(pkcs8)?;
     let exponent = exponent.to_be_bytes();
@@ -159,12 +194,12 @@ pub(crate) fn with_exponent(pkcs8: &[u8], exponent: u64) -> Result<Option<RsaKey
     primes.key(n, trimmed(&exponent), &d, q_inverse).map(Some)
 }
 
-/// Reads an RSAPrivateKey (RFC 8017, A.1.2) whose private exponent is not below the modulus; none
-/// if it is. The library takes no such key, or takes it and does not sign, so the exponent comes
-/// down to what it is modulo (p - 1)(q - 1): the signatures are the same.
+/// Reads an RSAPrivateKey (RFC 8017, A.1.2) whose private exponent is not below the modulus; `None`
+/// if it is. The library refuses such a key, or accepts it and does not sign. The exponent modulo
+/// (p - 1)(q - 1) gives the same signatures.
 ///
 /// # Errors
-/// If its numbers do not belong together.
+/// If the numbers do not belong together.
 pub(crate) fn reduced(pkcs1: &[u8]) -> Result<Option<RsaKeyPair>, Unspecified> {
     let [n, e, d, p, q, d_p, d_q, q_inverse] = numbers_of(pkcs1).map_err(|_| Unspecified)?;
     if (d.len(), d) < (n.len(), n) {
@@ -172,36 +207,36 @@ pub(crate) fn reduced(pkcs1: &[u8]) -> Result<Option<RsaKeyPair>, Unspecified> {
     }
     let primes = Primes::new(p, q, d.len())?;
     let d = Zeroizing::new(secret(d, d.len())?);
-    // The library sees neither of those in the file.
+    // The library does not see these two numbers of the file.
     match *bytes_of(&d.rem(&*primes.p_1)) == d_p && *bytes_of(&d.rem(&*primes.q_1)) == d_q {
         true => primes.key(n, e, &d, q_inverse).map(Some),
         false => Err(Unspecified),
     }
 }
 
-/// Makes a key of the numbers that OpenSSH keeps.
+/// Makes a key from the numbers in a key file of OpenSSH.
 ///
 /// # Errors
-/// If they do not belong together.
+/// If the numbers do not belong together.
 pub(crate) fn from_openssh([n, e, d, q_inverse, p, q]: [&[u8]; 6]) -> Result<RsaKeyPair, Unspecified> {
     let length = n.len().max(d.len());
     Primes::new(p, q, length)?.key(n, e, &Zeroizing::new(secret(d, length)?), q_inverse)
 }
 
-/// The primes of a key, and one less than each.
+/// The primes of a key, and each prime less one.
 struct Primes<'a> {
     p: &'a [u8],
     q: &'a [u8],
     p_1: Zeroizing<NonZero<BoxedUint>>,
     q_1: Zeroizing<NonZero<BoxedUint>>,
-    /// Their product.
+    /// The product of both.
     totient: Zeroizing<NonZero<BoxedUint>>,
 }
 
 impl<'a> Primes<'a> {
-    /// With room for `length` bytes, which the modulus takes at least.
+    /// Reserves `length` bytes for each number, at least the length of the modulus.
     fn new(p: &'a [u8], q: &'a [u8], length: usize) -> Result<Self, Unspecified> {
-        // Twice the longest modulus: nobody is to wait for more.
+        // Twice the longest modulus, so that a made-up file cannot keep the unit busy.
         if length > 2 * 8192 / 8 {
             return Err(Unspecified);
         }
@@ -231,17 +266,17 @@ impl<'a> Primes<'a> {
     }
 }
 
-/// What shows of a private key of RSA before it is known to be sound.
+/// The visible properties of an RSA private key, before the key is checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RsaShape {
-    /// Size of the modulus.
+    /// Size of the modulus, in bits.
     pub(crate) bits: usize,
-    /// Whether there are primes beyond two (RFC 8017, A.1.2).
+    /// True if the key has more than two primes (RFC 8017, A.1.2).
     pub(crate) has_more_primes: bool,
 }
 
 impl RsaShape {
-    /// That of a PKCS#8; `None` if that is of no RSA key.
+    /// Reads the properties from a PKCS#8; `None` if it holds no RSA key.
     pub(crate) fn of(pkcs8: &[u8]) -> Option<Self> {
         let read = || -> der::Result<Self> {
             let mut key = SliceReader::new(inner(pkcs8)?)?;
@@ -249,7 +284,7 @@ impl RsaShape {
             header.tag().assert_eq(Tag::Sequence)?;
             let version = u8::decode(&mut key)?;
             let modulus = UintRef::decode(&mut key)?;
-            // The private key is longer than the public one that looks the same up to here.
+            // An RSAPublicKey begins the same way and ends here.
             UintRef::decode(&mut key)?;
             UintRef::decode(&mut key)?;
             let modulus = modulus.as_bytes();
@@ -260,7 +295,7 @@ impl RsaShape {
     }
 }
 
-/// The private key inside of a PKCS#8.
+/// The private key inside a PKCS#8.
 fn inner(pkcs8: &[u8]) -> der::Result<&[u8]> {
     let key = SliceReader::new(pkcs8)?.sequence(|fields| {
         u8::decode(fields)?;
@@ -280,7 +315,7 @@ fn numbers(pkcs8: &[u8]) -> Result<[&[u8]; 8], Unspecified> {
     read().map_err(|_| Unspecified)
 }
 
-/// The same of an RSAPrivateKey by itself.
+/// The numbers of an RSAPrivateKey alone, in the same order.
 fn numbers_of(pkcs1: &[u8]) -> der::Result<[&[u8]; 8]> {
     SliceReader::new(pkcs1)?.sequence(|fields| {
         u8::decode(fields)?;
@@ -292,13 +327,13 @@ fn numbers_of(pkcs1: &[u8]) -> der::Result<[&[u8]; 8]> {
     })
 }
 
-/// A number without zeros ahead of it.
+/// A number without leading zeros.
 fn bytes_of(number: &BoxedUint) -> Zeroizing<Vec<u8>> {
     let bytes = Zeroizing::new(number.to_be_bytes().to_vec());
     Zeroizing::new(trimmed(&bytes).to_vec())
 }
 
-/// A number with room for `length` bytes, whatever its own length.
+/// A number with room for `length` bytes. The time does not depend on the value.
 fn secret(bytes: &[u8], length: usize) -> Result<BoxedUint, Unspecified> {
     let bits = u32::try_from(length * 8)?;
     BoxedUint::from_be_slice(bytes, bits).map_err(|_| Unspecified)
@@ -335,7 +370,7 @@ mod tests {
         let mut middle = [0x55; 256];
         middle[0] = 0;
         for input in [[0; 256].as_slice(), &one, &middle, &last] {
-            // Zero has no inverse, so only it would show a blinding that is not undone.
+            // The blinding factor is random, so these inputs show that it is undone.
             let output = numbers.apply(input).unwrap();
             assert_eq!(numbers.public.apply(&output).unwrap(), input);
         }
@@ -348,7 +383,7 @@ mod tests {
     #[test]
     fn a_fault_gives_nothing_away() {
         let mut numbers = numbers_of(RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
-        // One wrong bit in one half of the computation, as a fault of the machine would make it.
+        // One wrong number in one half of the computation, as a fault of the machine would make it.
         let flipped = numbers.p.exponent.wrapping_add(BoxedUint::one_with_precision(64));
         numbers.p.exponent = Zeroizing::new(flipped);
         assert!(numbers.apply(&[1; 256]).is_err());
@@ -358,7 +393,7 @@ mod tests {
     fn another_exponent_keeps_the_modulus() {
         let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         let pkcs8 = Key::from_rsa(pair.clone()).unwrap().to_pkcs8().unwrap();
-        // A prime of 32 bits divides neither p - 1 nor q - 1 but once in a billion times.
+        // A prime of 32 bits divides p - 1 or q - 1 once in a billion times.
         let other = with_exponent(&pkcs8, 4_294_967_291).unwrap().unwrap();
         let public = |pair| match PublicKey::from_spki(Key::from_rsa(pair).unwrap().spki()).unwrap() {
             PublicKey::Rsa { modulus, exponent } => (modulus, exponent),
