@@ -1,4 +1,4 @@
-//! The form of a blob: a key, wrapped by the master key of a unit.
+//! The layout of a blob: a key, wrapped by the master key of a unit.
 //!
 //! ```text
 //! offset  bytes
@@ -12,8 +12,9 @@
 //! 80+16n     32  HMAC-SHA-256 of all that stands before it
 //! ```
 //!
-//! These are the fields of the key blobs of EP11 crypto units, so that tools which read their clear header
-//! read ours. How a hardware unit encrypts is not public; the encryption here is our own.
+//! The fields are those of the key blobs of EP11 crypto units, so that tools for the clear header
+//! of EP11 blobs work here. The encryption of hardware units is not public; the encryption here is
+//! our own.
 
 use aws_lc_rs::cipher::{AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext};
 use aws_lc_rs::cipher::{AES_CTR_IV_LEN, UnboundCipherKey};
@@ -26,7 +27,7 @@ use crate::error::UnitError;
 use crate::master_key::{SealingKeys, WrappingKeys};
 use crate::wkid::Wkid;
 
-/// What a key may do and where it came from: bits of the boolean attributes of EP11.
+/// The permissions of a key and its origin: bits of the boolean attributes of EP11.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Attributes(u64);
 
@@ -48,10 +49,10 @@ impl Attributes {
     pub(crate) const WRAP_WITH_TRUSTED: u64 = 0x4_0000;
     pub(crate) const PROTECTED_KEY_NEVER_EXTRACTABLE: u64 = 0x40_0000;
 
-    /// None at all.
+    /// No attribute.
     pub(crate) const NONE: Self = Self(0);
 
-    /// A private key that the unit made: it signs, and cannot be taken out.
+    /// A private key that the unit generated: it signs, and cannot be extracted.
     pub(crate) const GENERATED: Self = Self(
         Self::NEVER_EXTRACTABLE
             | Self::MODIFIABLE
@@ -60,7 +61,7 @@ impl Attributes {
             | Self::PROTECTED_KEY_NEVER_EXTRACTABLE,
     );
 
-    /// A private key that came from a file: it signs, and cannot be taken out again.
+    /// A private key from a file: it signs, and cannot be extracted.
     pub(crate) const IMPORTED: Self = Self(Self::MODIFIABLE | Self::SIGN);
 
     pub(crate) const fn from_bits(bits: u64) -> Self {
@@ -71,12 +72,12 @@ impl Attributes {
         self.0
     }
 
-    /// Whether all of `bits` are set.
+    /// True if all of `bits` are set.
     pub(crate) const fn has(self, bits: u64) -> bool {
         self.0 & bits == bits
     }
 
-    /// The same with `bits` set or cleared.
+    /// These attributes with `bits` set or cleared.
     pub(crate) const fn with(self, bits: u64, set: bool) -> Self {
         Self(if set { self.0 | bits } else { self.0 & !bits })
     }
@@ -85,24 +86,24 @@ impl Attributes {
 /// Wraps a private or secret key.
 ///
 /// # Errors
-/// [`UnitError::Crypto`] if the key is too long for a blob, or the library gives up.
+/// [`UnitError::Crypto`] if the key is too long for a blob, or the crypto library fails.
 pub(crate) fn wrap(keys: &WrappingKeys, attributes: Attributes, key: &[u8]) -> Result<Vec<u8>, UnitError> {
     seal(&keys.blobs, keys.wkid, attributes, key).map_err(|_| UnitError::Crypto("wrap the key"))
 }
 
-/// Wraps the state of an operation. It has the layout of a blob, under keys of its own, so neither is ever
-/// taken for the other.
+/// Wraps the state of an operation. A state has the layout of a blob, under keys of its own, so
+/// neither passes for the other.
 ///
 /// # Errors
-/// [`UnitError::Crypto`] if the state is too long, or the library gives up.
+/// [`UnitError::Crypto`] if the state is too long, or the crypto library fails.
 pub(crate) fn wrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Vec<u8>, UnitError> {
     seal(&keys.states, keys.wkid, Attributes::NONE, state).map_err(|_| UnitError::Crypto("wrap the state"))
 }
 
-/// Wraps the key of a key store, in the layout of a blob, under keys of its own.
+/// Wraps the key of a key store. The output has the layout of a blob, under keys of its own.
 ///
 /// # Errors
-/// [`UnitError::Crypto`] if the key is too long, or the library gives up.
+/// [`UnitError::Crypto`] if the key is too long, or the crypto library fails.
 pub(crate) fn wrap_store_key(keys: &WrappingKeys, key: &[u8]) -> Result<Vec<u8>, UnitError> {
     let sealed = seal(&keys.store_keys, keys.wkid, Attributes::NONE, key);
     sealed.map_err(|_| UnitError::Crypto("wrap the store key"))
@@ -119,7 +120,7 @@ fn seal(
     if length > MAX_BLOB {
         return Err(Unspecified);
     }
-    // Sized at once, so that growing leaves no copy of the key behind.
+    // Full capacity from the start: a vector that grows leaves copies of the key behind.
     let mut padded = Zeroizing::new(Vec::with_capacity(plain.len() + padding));
     padded.extend_from_slice(plain);
     padded.resize(plain.len() + padding, u8::try_from(padding)?);
@@ -144,11 +145,11 @@ fn seal(
     Ok(blob)
 }
 
-/// Unwraps a key, and tells what it may do.
+/// Unwraps a key, and returns its attributes.
 ///
 /// # Errors
-/// [`UnitError::OtherMasterKey`] if the blob names another master key, [`UnitError::BlobDamaged`] if it is
-/// anything but what [`wrap`] gave.
+/// [`UnitError::OtherMasterKey`] if the blob names another master key, [`UnitError::BlobDamaged`]
+/// for anything that [`wrap`] did not write.
 pub(crate) fn unwrap(
     keys: &WrappingKeys,
     blob: &[u8],
@@ -161,7 +162,7 @@ pub(crate) fn unwrap(
 /// Unwraps the state of an operation.
 ///
 /// # Errors
-/// As [`unwrap`] for what [`wrap_state`] gave.
+/// Those of [`unwrap`], for an output of [`wrap_state`].
 pub(crate) fn unwrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
     let fields = Fields::of(state, keys.wkid)?;
     open(&keys.states, &fields).map_err(|_| UnitError::BlobDamaged)
@@ -170,7 +171,7 @@ pub(crate) fn unwrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Zeroizin
 /// Unwraps the key of a key store.
 ///
 /// # Errors
-/// As [`unwrap`] for what [`wrap_store_key`] gave.
+/// Those of [`unwrap`], for an output of [`wrap_store_key`].
 pub(crate) fn unwrap_store_key(keys: &WrappingKeys, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
     let fields = Fields::of(wrapped, keys.wkid)?;
     open(&keys.store_keys, &fields).map_err(|_| UnitError::BlobDamaged)
@@ -193,7 +194,7 @@ fn open(keys: &SealingKeys, fields: &Fields<'_>) -> Result<Zeroizing<Vec<u8>>, U
     Ok(plain)
 }
 
-/// The counter takes the last two bytes: 65,536 blocks, of which the longest blob uses 1,024.
+/// The first counter block. The counter has two bytes, 65,536 blocks; the longest blob uses 1,024.
 fn counter_block(iv: &[u8; IV]) -> FixedLength<AES_CTR_IV_LEN> {
     let mut block = [0; AES_CTR_IV_LEN];
     block[..IV].copy_from_slice(iv);
@@ -209,10 +210,12 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Takes a blob apart if its lengths and the fields that have one value only are right.
+    /// Splits a blob into its fields. Checks the lengths, and the fields that have one possible
+    /// value.
     fn of(blob: &'a [u8], unit: Wkid) -> Result<Self, UnitError> {
         let (wkid, fields) = Self::split(blob).ok_or(UnitError::BlobDamaged)?;
-        // Not yet authenticated, but then it is only for the message: a blob of another unit is not "damaged".
+        // The name is not authenticated yet. It only chooses the message: a blob of another unit is
+        // not damaged.
         if wkid != unit {
             return Err(UnitError::OtherMasterKey { blob: wkid, unit });
         }
@@ -240,7 +243,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Longest blob, in bytes (16 KiB): that of an RSA key of 8192 bits takes less than 5 KiB.
+/// Longest blob, in bytes (16 KiB). An RSA key of 8192 bits takes less than 5 KiB.
 const MAX_BLOB: usize = 16 * 1024;
 
 /// Length of the name of a session, in bytes.
@@ -249,7 +252,7 @@ const MODE: u64 = 0;
 /// Version of the layout.
 pub(crate) const VERSION: u16 = 0x1234;
 const IV: usize = 14;
-/// Length of what stands before the encrypted key, in bytes.
+/// Length of the fields before the encrypted key, in bytes.
 pub(crate) const HEADER: usize = SESSION + Wkid::LENGTH + 8 + 8 + 2 + IV;
 /// Length of a block of AES, in bytes.
 pub(crate) const BLOCK: usize = 16;

@@ -7,14 +7,14 @@ use lru::LruCache;
 
 use crate::object::Object;
 
-/// Private keys in the clear, by their blobs: a bounded number, and none for longer than it is
-/// used.
+/// Private keys in the clear, found by their blobs. The number of keys is bounded, and an unused
+/// key is dropped.
 pub(crate) struct Cache {
     keys: LruCache<Box<[u8]>, Entry, BuildHasherDefault<MacTail>>,
-    /// Blobs that are not to be used, by the tails of their MACs, each with the sweeps since it was
-    /// retired.
+    /// Retired blobs, which must not be used: the tail of the MAC of each, and the sweeps since it
+    /// was retired.
     ///
-    /// A request may have read a key before the key was disabled, and bring the blob afterwards.
+    /// A request that read the key store before a key was disabled may bring the blob afterwards.
     retired: HashMap<u64, u16, BuildHasherDefault<MacTail>>,
 }
 
@@ -26,14 +26,14 @@ impl Cache {
         }
     }
 
-    /// The key of a blob, which counts as used now.
+    /// The key of a blob. The key counts as used now.
     pub(crate) fn get(&mut self, blob: &[u8]) -> Option<Arc<Object>> {
         let entry = self.keys.get_mut(blob)?;
         entry.idle = 0;
         Some(Arc::clone(&entry.key))
     }
 
-    /// Keeps a key, unless its blob is retired. Returns the key that had to make room.
+    /// Keeps a key, unless its blob is retired. Returns the key that was removed to make room.
     pub(crate) fn put(&mut self, blob: &[u8], key: &Arc<Object>) -> Option<Arc<Object>> {
         if self.is_retired(blob) {
             return None;
@@ -42,23 +42,23 @@ impl Cache {
         self.keys.push(blob.into(), entry).map(|(_, entry)| entry.key)
     }
 
-    /// True if a blob was retired, and not reinstated.
+    /// True if a blob is retired.
     pub(crate) fn is_retired(&self, blob: &[u8]) -> bool {
         self.retired.contains_key(&tail(blob))
     }
 
-    /// Gives up the key of a blob, and keeps it no more until the blob is reinstated.
+    /// Removes the key of a blob, and refuses to keep it until the blob is reinstated.
     pub(crate) fn retire(&mut self, blob: &[u8]) -> Option<Arc<Object>> {
         self.retired.insert(tail(blob), 0);
         self.keys.pop(blob).map(|entry| entry.key)
     }
 
-    /// Takes [`Self::retire`] back.
+    /// Undoes [`Self::retire`].
     pub(crate) fn reinstate(&mut self, blob: &[u8]) {
         self.retired.remove(&tail(blob));
     }
 
-    /// Gives up the keys that were used the last time [`IDLE_SWEEPS`] sweeps ago.
+    /// Removes the keys that nobody used in the last [`IDLE_SWEEPS`] sweeps.
     pub(crate) fn sweep(&mut self) -> Vec<Arc<Object>> {
         self.retired.retain(|_, sweeps| {
             *sweeps += 1;
@@ -95,8 +95,8 @@ struct Entry {
 
 /// Hashes a blob to the last eight bytes of its MAC.
 ///
-/// They are as good as random for every blob in the cache, and nobody can choose them without the
-/// master key. Whoever looks for a made-up blob compares it once and finds nothing.
+/// These bytes are as good as random for every blob in the cache, and nobody can choose them
+/// without the master key. A lookup of a made-up blob costs one comparison and finds nothing.
 #[derive(Default)]
 struct MacTail(u64);
 
@@ -107,7 +107,7 @@ impl Hasher for MacTail {
         }
     }
 
-    // The length, which the slice hashes first.
+    // A slice hashes its length first.
     fn write_usize(&mut self, _: usize) {}
 
     fn write_u64(&mut self, tail: u64) {
@@ -119,14 +119,14 @@ impl Hasher for MacTail {
     }
 }
 
-/// The last eight bytes of a blob, which are those of its MAC.
+/// The last eight bytes of a blob: the end of its MAC.
 fn tail(blob: &[u8]) -> u64 {
     blob.last_chunk().map_or(0, |tail| u64::from_ne_bytes(*tail))
 }
 
-/// Sweeps that a key stays for without being used: at one each minute, 15 minutes.
+/// Sweeps until an unused key is removed: 15 minutes at one sweep a minute.
 const IDLE_SWEEPS: u16 = 15;
 
-/// Sweeps that a blob stays retired for: at one each minute, two hours. No request is that old: it
-/// has an hour at most.
+/// Sweeps that a blob stays retired for: two hours at one sweep a minute. A request lasts an hour
+/// at most.
 const RETIRED_SWEEPS: u16 = 120;

@@ -3,36 +3,37 @@ use thiserror::Error;
 
 use crate::wkid::Wkid;
 
-/// Why a unit did not do what it was asked.
+/// The reason why a unit refused or failed.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum UnitError {
-    /// The blob was altered or cut off, or never was one.
+    /// The blob was altered or cut off, or is not a blob.
     #[error(
         "cannot unwrap the key: its blob is damaged or not one of a software crypto unit; restore it from a backup"
     )]
     BlobDamaged,
-    /// The ciphertext does not fit the modulus of the key: the caller is at fault.
+    /// The ciphertext does not fit the modulus of the key. The caller is at fault.
     #[error("the ciphertext is not one of this key: it must be as long as the modulus, and below it")]
     CiphertextLength,
-    /// The crypto library gave up, which it has no reason to but a lack of memory or a broken machine.
+    /// The crypto library failed. Only a lack of memory or a broken machine makes it fail.
     #[error("the crypto library could not {0}")]
     Crypto(&'static str),
-    /// The digest is not as long as the hash of the scheme gives: the caller is at fault.
+    /// The digest does not have the length of the hash of the scheme. The caller is at fault.
     #[error("cannot sign a digest of {given} bytes: the scheme needs one of {needed}")]
     DigestLength {
-        /// What the hash gives, in bytes.
+        /// Length of a digest of the hash, in bytes.
         needed: usize,
-        /// What the caller gave, in bytes.
+        /// Length of the caller's digest, in bytes.
         given: usize,
     },
-    /// Only RSA keys decrypt.
+    /// The key is not an RSA key; only RSA keys decrypt.
     #[error("the key cannot decrypt: it is not an RSA key")]
     KeyCannotDecrypt,
-    /// TLS signs with no such key, or the attributes of the key do not allow it to sign.
+    /// TLS does not sign with keys of this type, or the attributes of the key do not allow it to
+    /// sign.
     #[error("the key cannot sign: it is not one that TLS signs with, or its attributes do not allow it")]
     KeyCannotSign,
-    /// Keys of this type are not made here.
+    /// The unit does not generate keys of this type.
     #[error(
         "cannot generate a key of type {0}: p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048 to 4096, and ml-dsa-44, 65 and 87 can be"
     )]
@@ -47,23 +48,23 @@ pub enum UnitError {
         /// The master key of this unit.
         unit: Wkid,
     },
-    /// The key may not be used any more, which was settled after the blob was read.
+    /// The key was disabled or deleted after the request read its blob.
     #[error("the key was disabled or deleted while the request waited")]
     Retired,
-    /// The key is of another type than the scheme.
+    /// The scheme is for keys of another type.
     #[error("a key of type {key_type} cannot sign with {scheme}")]
     SchemeNotSupported {
-        /// The scheme that was asked for.
+        /// The scheme of the request.
         scheme: Scheme,
         /// The type of the key.
         key_type: KeyType,
     },
-    /// A private key was to be wrapped for another unit by a public key that will not do.
+    /// The public key of another unit cannot wrap a private key for that unit.
     #[error(
         "cannot wrap the key for another unit: the public key that came from there is not an RSA key of 2048 to 4096 bits; check what answers at its address"
     )]
     TransportKey,
-    /// The scheme takes no digest.
+    /// The scheme signs whole messages only.
     #[error("{0} signs whole messages, not digests")]
     WholeMessageNeeded(Scheme),
 }

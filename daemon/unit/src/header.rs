@@ -1,10 +1,10 @@
 use crate::blob::{Attributes, BLOCK, HEADER, MAC, SESSION, VERSION};
 use crate::wkid::Wkid;
 
-/// What a blob says of itself in the clear, whichever EP11 unit it is of: this one or a hardware unit.
+/// The clear header of a blob of any EP11 unit: this one or a hardware unit.
 ///
-/// Nothing vouches for it outside the unit that wrapped the blob, which has the key of its MAC. So it may keep
-/// a client from a mistake, and settles nothing.
+/// The header is not authenticated: only the unit that wrapped the blob can verify its MAC. So the
+/// header may spare a client a mistake, and decides nothing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Header {
     wkid: Wkid,
@@ -12,9 +12,9 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header of a blob; `None` for what cannot be one by its length or its version.
+    /// Reads the header of a blob. `None` if the length or the version is not that of a blob.
     ///
-    /// Sessions and modes of compliance, which the blobs of a software crypto unit do without, are passed over.
+    /// Ignores the session and the compliance mode, which a software crypto unit does not set.
     pub fn read(blob: &[u8]) -> Option<Self> {
         let encrypted = blob.len().checked_sub(HEADER + MAC)?;
         let whole = encrypted > 0 && encrypted.is_multiple_of(BLOCK);
@@ -28,22 +28,22 @@ impl Header {
         })
     }
 
-    /// The name of the master key that the blob was wrapped with.
+    /// The name of the master key that wrapped the blob.
     pub fn wkid(&self) -> Wkid {
         self.wkid
     }
 
-    /// Whether the key may leave its unit, wrapped by another key: `CKA_EXTRACTABLE`.
+    /// True if the key may leave its unit, wrapped by another key: `CKA_EXTRACTABLE`.
     pub fn extractable(&self) -> bool {
         self.attributes.has(Attributes::EXTRACTABLE)
     }
 
-    /// Whether the key may decrypt: `CKA_DECRYPT`.
+    /// True if the key may decrypt: `CKA_DECRYPT`.
     pub fn decrypts(&self) -> bool {
         self.attributes.has(Attributes::DECRYPT)
     }
 
-    /// Whether the key may sign: `CKA_SIGN`.
+    /// True if the key may sign: `CKA_SIGN`.
     pub fn signs(&self) -> bool {
         self.attributes.has(Attributes::SIGN)
     }
@@ -60,7 +60,8 @@ mod tests {
 
     const WKID: [u8; 16] = *b"\x9a\xe2\x1f\x30\x57\xc4\x8b\x66\x0d\x13\xfe\x42\x71\xa5\xb8\x09";
 
-    /// A blob as a hardware unit makes them: in mode FIPS2009, with a session if that is not zeros.
+    /// A blob as hardware units make them: in mode FIPS2009, and with a session unless `session` is
+    /// zero.
     fn hardware(session: u8, attributes: u64, length: usize) -> Vec<u8> {
         let mut blob = vec![session; 32];
         blob.extend_from_slice(&WKID);
@@ -73,8 +74,8 @@ mod tests {
 
     #[test]
     fn headers_of_hardware_units_are_read() {
-        // Attributes and lengths as IBM's samples print them: EC keys that were generated, the same
-        // extractable, unwrapped; AES keys that were generated, unwrapped.
+        // Attributes and lengths as IBM's samples print them: EC keys that were generated,
+        // generated and extractable, unwrapped; AES keys that were generated, unwrapped.
         for (attributes, length, extractable, signs) in [
             (0x40_0126, 624, false, true),
             (0x40_1126, 560, false, true),

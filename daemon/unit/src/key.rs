@@ -24,10 +24,10 @@ pub(crate) struct Key {
 }
 
 impl Key {
-    /// Makes a new key.
+    /// Generates a key.
     ///
     /// # Errors
-    /// [`UnitError::KeyTypeNotSupported`] for a type that is none of [`KeyType::GENERATED`].
+    /// [`UnitError::KeyTypeNotSupported`] for a type that is not in [`KeyType::GENERATED`].
     pub(crate) fn generate(key_type: KeyType) -> Result<Self, UnitError> {
         let ec = |curve| EcdsaKeyPair::generate(native(curve).signing).map(|pair| Pair::Ec(curve, pair));
         let rsa = |size| RsaKeyPair::generate(size).map(Pair::Rsa);
@@ -51,7 +51,7 @@ impl Key {
         pair.and_then(Self::new).map_err(|_| UnitError::Crypto("generate a key"))
     }
 
-    /// Reads a PKCS#8 (RFC 5958) that [`Self::to_pkcs8`] wrote, or one of a file. The library checks that
+    /// Reads a PKCS#8 (RFC 5958) from [`Self::to_pkcs8`] or from a file. The library checks that
     /// the parts of the key belong together.
     pub(crate) fn from_pkcs8(algorithm: Algorithm, pkcs8: &[u8]) -> Result<Self, KeyRejected> {
         Self::new(match algorithm {
@@ -69,7 +69,7 @@ impl Key {
         .map_err(KeyRejected::from)
     }
 
-    /// Reads an ECPrivateKey (RFC 5915, once SEC 1).
+    /// Reads an ECPrivateKey (RFC 5915, formerly SEC 1).
     pub(crate) fn from_sec1(curve: Curve, der: &[u8]) -> Result<Self, KeyRejected> {
         let pair = EcdsaKeyPair::from_private_key_der(native(curve).signing, der)?;
         Self::new(Pair::Ec(curve, pair)).map_err(KeyRejected::from)
@@ -87,7 +87,7 @@ impl Key {
         })
     }
 
-    /// Makes a key of Ed25519 of its seed; the public key is checked, if there is one.
+    /// Makes an Ed25519 key from its seed. Checks the public key, if there is one.
     pub(crate) fn from_ed25519(seed: &[u8], public: Option<&[u8]>) -> Result<Self, KeyRejected> {
         let pair = match public {
             Some(public) => Ed25519KeyPair::from_seed_and_public_key(seed, public)?,
@@ -96,7 +96,8 @@ impl Key {
         Self::new(Pair::Ed25519(pair)).map_err(KeyRejected::from)
     }
 
-    /// Makes a key of a number, without zeros ahead of it or with, and a point, uncompressed.
+    /// Makes an EC key from its private number, with or without leading zeros, and an uncompressed
+    /// point.
     pub(crate) fn from_ec(curve: Curve, private: &[u8], point: &[u8]) -> Result<Self, KeyRejected> {
         let length = (point.len().max(1) - 1) / 2;
         let mut whole = Zeroizing::new(vec![0; length]);
@@ -106,7 +107,7 @@ impl Key {
         Self::new(Pair::Ec(curve, pair)).map_err(KeyRejected::from)
     }
 
-    /// Takes an RSA key that the library has.
+    /// Makes a key from an RSA key of the library.
     pub(crate) fn from_rsa(pair: RsaKeyPair) -> Result<Self, Unspecified> {
         Self::new(Pair::Rsa(pair))
     }
@@ -117,10 +118,10 @@ impl Key {
         Ok(Self { key_type, spki, pair })
     }
 
-    /// The key as PKCS#8, an EC key with its public key, one of ML-DSA as its seed (RFC 9881, 6).
+    /// The key as PKCS#8: an EC key with its public key, an ML-DSA key as its seed (RFC 9881, 6).
     ///
     /// # Errors
-    /// For a key of ML-DSA whose seed is not known.
+    /// For an ML-DSA key without a known seed.
     pub(crate) fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
         let pkcs8 = self.to_unbound_pkcs8()?;
         match &self.pair {
@@ -129,7 +130,8 @@ impl Key {
         }
     }
 
-    /// The same, but that an RSA key that is bound to RSASSA-PSS is as any RSA key: EP11 units know no such bond.
+    /// The key as PKCS#8, without the bond to RSASSA-PSS of an RSA key: EP11 units do not know the
+    /// bond.
     pub(crate) fn to_unbound_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
         let copy = |der: &[u8]| Zeroizing::new(der.to_vec());
         Ok(match &self.pair {
@@ -184,8 +186,8 @@ impl Key {
         .map_err(|_| UnitError::Crypto("sign"))
     }
 
-    /// Whether an RSA key may sign with a scheme: a key that is bound to RSASSA-PSS with nothing else, and others not as
-    /// if they were.
+    /// True if an RSA key may sign with a scheme. A key that is bound to RSASSA-PSS signs with its
+    /// own scheme only, and other keys do not sign as if they were bound.
     fn signs_with(&self, scheme: Scheme) -> bool {
         match &self.pair {
             Pair::RsaPss(Some(parameters), _) => {
@@ -195,8 +197,8 @@ impl Key {
         }
     }
 
-    /// Signs a message and verifies the signature: proof, before anyone relies on it, that the private and
-    /// the public half belong together.
+    /// Signs a message and verifies the signature. This proves that the private and the public half
+    /// belong together before anyone relies on the key.
     pub(crate) fn prove(&self) -> Result<(), UnitError> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
         let broken = UnitError::Crypto("verify the first signature of the key");
@@ -231,16 +233,16 @@ impl Key {
     }
 }
 
-/// What is to be signed.
+/// The input of a signature.
 #[derive(Clone, Copy)]
 pub enum Input<'a> {
-    /// A whole message, which the unit hashes.
+    /// A whole message; the unit hashes it.
     Message(&'a [u8]),
     /// A digest, made with the hash of the scheme.
     Digest(&'a [u8]),
 }
 
-/// The key as the library has it.
+/// The key in the form of the library.
 pub(crate) enum Pair {
     Ec(Curve, EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
@@ -266,11 +268,11 @@ impl Pair {
     }
 }
 
-/// Writes an EC key as PKCS#8 with its public key, uncompressed.
+/// Writes an EC key as PKCS#8 with its public key as an uncompressed point.
 ///
-/// EP11 units write it so, where the standard leaves the choice (RFC 5915, 3), and may take nothing less. The
-/// library remembers how the public key stood in the file that it read the key from, if it did, and would write
-/// it the same way.
+/// EP11 units write the public key so and may require it, although it is optional (RFC 5915, 3).
+/// The library would write the public key in the form of the file that the key came from, or leave
+/// it out.
 pub(crate) fn ec_to_pkcs8(pair: &EcdsaKeyPair) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
     let (private, public) = (pair.private_key().as_be_bytes()?, pair.public_key());
     let whole =
@@ -278,7 +280,7 @@ pub(crate) fn ec_to_pkcs8(pair: &EcdsaKeyPair) -> Result<Zeroizing<Vec<u8>>, Uns
     Ok(Zeroizing::new(whole.to_pkcs8v1()?.as_ref().to_vec()))
 }
 
-/// What the AlgorithmIdentifier of a private key says.
+/// The algorithm of a private key.
 #[derive(Clone, Copy)]
 pub(crate) enum Algorithm {
     Ec(Curve),
@@ -289,10 +291,10 @@ pub(crate) enum Algorithm {
 }
 
 impl Algorithm {
-    /// Finds the algorithm of an AlgorithmIdentifier (RFC 5280, 4.1.1.2).
+    /// Reads an AlgorithmIdentifier (RFC 5280, 4.1.1.2).
     ///
     /// # Errors
-    /// The identifier that is not supported: of the algorithm, or of the curve where there is one.
+    /// The unsupported object identifier: of the algorithm, or of the curve if there is one.
     pub(crate) fn of(identifier: AnyRef<'_>) -> Result<Self, Unsupported> {
         let fields = identifier.sequence(|fields| {
             let algorithm = ObjectIdentifier::decode(fields)?;
@@ -308,7 +310,7 @@ impl Algorithm {
             ED25519 => Ok(Self::Ed25519),
             EC_PUBLIC_KEY => {
                 let curve = parameters.ok_or(Unsupported::Malformed)?;
-                // Instead of naming a curve, a key may carry the numbers that define one (RFC 3279, 2.3.5).
+                // A key may spell out its curve instead of naming it (RFC 3279, 2.3.5).
                 let curve = curve.decode_as().map_err(|_| Unsupported::ExplicitCurve)?;
                 Self::curve(curve).map(Self::Ec)
             }
@@ -316,20 +318,20 @@ impl Algorithm {
         }
     }
 
-    /// Finds the curve of a name (RFC 5480, 2.1.1.1).
+    /// Finds the curve of an object identifier (RFC 5480, 2.1.1.1).
     pub(crate) fn curve(name: ObjectIdentifier) -> Result<Curve, Unsupported> {
         let known = [(SECP256R1, Curve::P256), (SECP384R1, Curve::P384), (SECP521R1, Curve::P521)];
         let found = known.into_iter().find(|(oid, _)| *oid == name);
         found.map(|(_, curve)| curve).ok_or(Unsupported::Algorithm(name))
     }
 
-    /// Finds the algorithm of a PKCS#8.
+    /// Reads the algorithm of a PKCS#8.
     pub(crate) fn of_pkcs8(pkcs8: &[u8]) -> Result<Self, Unsupported> {
         Self::of(pkcs8_fields(pkcs8).map_err(|_| Unsupported::Malformed)?.0)
     }
 }
 
-/// Why an AlgorithmIdentifier names no algorithm of ours.
+/// The reason why an AlgorithmIdentifier is not supported.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unsupported {
     Algorithm(ObjectIdentifier),
@@ -351,11 +353,12 @@ fn pkcs8_fields(pkcs8: &[u8]) -> der::Result<(AnyRef<'_>, &OctetStringRef)> {
     })
 }
 
-/// The PKCS#8 of an RSA key with another algorithm in its place.
+/// Replaces the algorithm in the PKCS#8 of an RSA key by RSASSA-PSS.
 fn bind_to_pss(pkcs8: &[u8], parameters: Option<PssParameters>) -> der::Result<Zeroizing<Vec<u8>>> {
     let key = pkcs8_fields(pkcs8)?.1;
     let identifier = PssParameters::algorithm_identifier(parameters);
-    // Sized at once, so that growing leaves no copy of the key behind: the version takes 3 bytes.
+    // Full capacity from the start, so that growing leaves no copy of the key behind. The version
+    // takes 3 bytes.
     let length = der::Length::try_from(3 + identifier.len())? + key.encoded_len()?;
     let length = length?;
     let header = der::Header::new(Tag::Sequence, length);
@@ -391,7 +394,7 @@ pub(crate) fn verifying_ml_dsa(parameters: MlDsa) -> &'static dyn VerificationAl
     }
 }
 
-/// The digest of a message, or the one that was handed in.
+/// The digest of a message, or the caller's digest.
 fn digest_of(hash: Hash, input: Input<'_>) -> Result<Digest, UnitError> {
     let algorithm = match hash {
         Hash::Sha256 => &digest::SHA256,
@@ -405,12 +408,13 @@ fn digest_of(hash: Hash, input: Input<'_>) -> Result<Digest, UnitError> {
     }
 }
 
-/// Gives a digest the length that the library insists on for a curve, without changing the signature.
+/// Gives a digest the length that the library requires for a curve, without changing the signature.
 ///
-/// ECDSA reads a digest as a number and takes as many of its leftmost bits as the order of the curve has
-/// (FIPS 186-5, 6.4.1): 256, 384 or 521. On P-256 and P-384 the native digest is exactly that long, so what
-/// is cut off on the right never counted. On P-521 the native digest has 512 bits, so a longer one is refused
-/// rather than cut. And zeros on the left do not change a number.
+/// ECDSA reads a digest as a number and takes as many of its leftmost bits as the order of the
+/// curve has (FIPS 186-5, 6.4.1): 256, 384 or 521. On P-256 and P-384 the native digest has exactly
+/// this length, so the bytes that are cut off on the right never count. On P-521 the native digest
+/// has 512 bits, so a longer digest is refused and not cut. Zeros on the left do not change a
+/// number.
 ///
 /// # Errors
 /// For a digest of more than 64 bytes on P-521.
@@ -426,7 +430,7 @@ pub(crate) fn fit(digest: &[u8], native: &'static digest::Algorithm) -> Result<D
     Digest::import_less_safe(fitted, native)
 }
 
-/// What the library ties to a curve.
+/// The algorithms of the library for a curve.
 pub(crate) struct Native {
     scheme: Scheme,
     pub(crate) digest: &'static digest::Algorithm,

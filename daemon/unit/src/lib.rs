@@ -1,8 +1,9 @@
 //! The software crypto unit: the only place where a private key exists in the clear.
 //!
-//! A [`Unit`] generates or imports a private key and hands it out as a *blob*, wrapped by the master key;
-//! it signs for whoever brings the blob back. It keeps no store and knows neither labels nor peers: what
-//! may be signed, and for whom, is settled before it is asked. It never hands out a private key.
+//! A [`Unit`] generates or imports a private key and returns it as a *blob*, wrapped by the master
+//! key. Anyone who brings the blob back gets signatures. The unit has no key store and does not
+//! know labels or peers: its caller decides what may be signed, and for whom. The unit never
+//! returns a private key in the clear.
 
 #![forbid(unsafe_code)]
 

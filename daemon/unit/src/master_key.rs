@@ -7,16 +7,16 @@ use zeroize::Zeroizing;
 use crate::error::UnitError;
 use crate::wkid::Wkid;
 
-/// The master key of a unit: 32 random bytes from which everything that wraps its blobs is derived.
+/// The master key of a unit: 32 random bytes. All keys that wrap blobs are derived from it.
 ///
-/// It is wiped when dropped, cannot be cloned, and shows nothing of itself when printed for debugging.
-// Boxed, so that moving it leaves no copies behind.
+/// The master key is wiped when dropped, cannot be cloned, and debug output shows nothing of it.
+// Boxed, so that a move leaves no copy behind.
 pub struct MasterKey(Box<Zeroizing<[u8; MasterKey::LENGTH]>>);
 
 impl MasterKey {
     const LENGTH: usize = 32;
 
-    /// Makes a new master key at random.
+    /// Generates a random master key.
     ///
     /// # Errors
     /// [`UnitError::Crypto`] if the system gives no random bytes.
@@ -26,7 +26,7 @@ impl MasterKey {
         Ok(key)
     }
 
-    /// Reads a master key from 64 hexadecimal digits, with white space around them or none.
+    /// Reads a master key from 64 hexadecimal digits. White space around them is allowed.
     ///
     /// # Errors
     /// [`InvalidMasterKey`] if `text` is anything else.
@@ -39,13 +39,13 @@ impl MasterKey {
         }
     }
 
-    /// The master key as 64 hexadecimal digits: for the file of a state directory, and nothing else.
+    /// The master key as 64 hexadecimal digits, for the master key file of a state directory only.
     pub fn to_hex(&self) -> Zeroizing<String> {
         // The text is allocated once at its full length, so no copy of it is left behind.
         Zeroizing::new(base16ct::lower::encode_string(self.0.as_slice()))
     }
 
-    /// Its name.
+    /// The name of the master key.
     pub fn wkid(&self) -> Wkid {
         wkid_of(&self.extract())
     }
@@ -54,9 +54,10 @@ impl MasterKey {
         hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(self.0.as_slice())
     }
 
-    /// Whether somebody has made it up: zeros, the digits in their order, a word repeated. Fewer than 8 values
-    /// among the bytes, or among the differences from each byte to the next, or the same again after at most 16
-    /// bytes. A random key does that with a probability below 2^-115.
+    /// True if a person probably made the key up: zeros, counting, a repeated word. The test looks
+    /// for fewer than 8 values among the bytes, fewer than 8 among the differences between
+    /// neighbours, or a period of at most 16 bytes. A random key has such a pattern with a
+    /// probability below 2^-115.
     pub fn follows_a_pattern(&self) -> bool {
         let key = self.0.as_slice();
         let few = |values: &mut dyn Iterator<Item = u8>| {
@@ -80,12 +81,12 @@ impl fmt::Debug for MasterKey {
     }
 }
 
-/// A text that is not a master key. It says nothing about what the text was.
+/// A text that is not a master key. The error says nothing about the text.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
 #[error("not a master key: 64 hexadecimal digits are needed")]
 pub struct InvalidMasterKey;
 
-/// What is derived from a master key: one key for each purpose, and the name.
+/// The keys that are derived from a master key, one for each purpose, and its name.
 pub(crate) struct WrappingKeys {
     /// Wraps private and secret keys.
     pub(crate) blobs: SealingKeys,
@@ -98,15 +99,15 @@ pub(crate) struct WrappingKeys {
     pub(crate) wkid: Wkid,
 }
 
-/// Encrypts and authenticates.
+/// Two keys that encrypt and authenticate.
 pub(crate) struct SealingKeys {
     pub(crate) encryption: Box<Zeroizing<[u8; 32]>>,
     pub(crate) mac: hmac::Key,
 }
 
 impl WrappingKeys {
-    /// Derives them with HKDF-SHA-256 (RFC 5869), each under an info string of its own. The master key
-    /// itself is wiped.
+    /// Derives the keys with HKDF-SHA-256 (RFC 5869), each under its own info string. The master
+    /// key is wiped.
     pub(crate) fn derive(master_key: MasterKey) -> Self {
         let root = master_key.extract();
         let sealing = |encryption, authentication| SealingKeys {
@@ -134,14 +135,14 @@ fn wkid_of(root: &hkdf::Prk) -> Wkid {
 #[expect(clippy::expect_used)]
 fn expand(root: &hkdf::Prk, info: &[u8]) -> Box<Zeroizing<[u8; 32]>> {
     let mut key = Box::new(Zeroizing::new([0; 32]));
-    // HKDF-SHA-256 gives up to 8160 bytes and refuses only to give more, or into a buffer of another
-    // length than was asked for. Going on with a key of zeros would be worse than a panic at the start.
+    // HKDF-SHA-256 gives up to 8160 bytes. It refuses a longer output, and a buffer of another
+    // length than the output. A key of zeros would be worse than a panic at the start.
     let filled = root.expand(&[info], hkdf::HKDF_SHA256).and_then(|okm| okm.fill(key.as_mut_slice()));
     filled.expect("32 bytes of HKDF-SHA-256");
     key
 }
 
-/// Sets what is derived here apart from what anything else may derive from the same 32 bytes.
+/// The salt that separates these keys from other keys that may be derived from the same 32 bytes.
 const SALT: &[u8] = b"keyward software crypto unit 1";
 
 #[cfg(test)]
@@ -195,8 +196,8 @@ mod tests {
     #[test]
     fn derived_keys_differ_from_each_other_and_never_change() {
         let keys = WrappingKeys::derive(MasterKey::from_hex(&"5a".repeat(32)).unwrap());
-        // HKDF as in RFC 5869, worked out apart from this code. A change of this name would make every blob
-        // of every installation unreadable.
+        // The name was computed with another implementation of HKDF. Another name would make every
+        // blob of every installation unreadable.
         assert_eq!(keys.wkid.to_string(), "2be781505e2decbfac71fc4ea64e6b81");
         // Of the empty message.
         let macs = [&keys.blobs.mac, &keys.states.mac, &keys.store_keys.mac, &keys.public_keys];

@@ -10,7 +10,7 @@ use crate::blob::Attributes;
 use crate::error::UnitError;
 use crate::key::{Algorithm, Key, Unsupported, ec_to_pkcs8};
 
-/// What a blob holds, in the clear: a key, and what it may do.
+/// The content of a blob in the clear: a key and its attributes.
 pub(crate) struct Object {
     pub(crate) attributes: Attributes,
     pub(crate) material: Material,
@@ -29,10 +29,10 @@ pub(crate) enum Material {
 }
 
 impl Material {
-    /// Reads what [`Self::to_plain`] wrote.
+    /// Reads the output of [`Self::to_plain`].
     ///
     /// # Errors
-    /// For anything else, and for a private key whose parts do not belong together.
+    /// For any other input, and for a private key whose parts do not belong together.
     pub(crate) fn from_plain(plain: &[u8]) -> Result<Self, Unspecified> {
         match plain.split_first().ok_or(Unspecified)? {
             (&Secret::AES, value) => Secret::new(SecretKind::Aes, value.to_vec()).map(Self::Secret),
@@ -44,7 +44,7 @@ impl Material {
     /// Reads a private key in PKCS#8 (RFC 5958).
     ///
     /// # Errors
-    /// If it is none, or not of a type that is known.
+    /// If the input is not a private key of a supported type.
     pub(crate) fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, Unspecified> {
         match Algorithm::of_pkcs8(pkcs8) {
             Ok(algorithm) => Ok(Self::Key(Key::from_pkcs8(algorithm, pkcs8)?)),
@@ -54,8 +54,8 @@ impl Material {
         }
     }
 
-    /// The key as it stands in a blob: a private key as PKCS#8, a secret key as its value behind a byte that
-    /// says which kind it is.
+    /// The key in the form of a blob: a private key as PKCS#8, a secret key as a byte for its kind
+    /// and its value.
     pub(crate) fn to_plain(&self) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
         match self {
             Self::Secret(secret) => {
@@ -88,8 +88,8 @@ impl Material {
         }
     }
 
-    /// Uses a key once and checks the outcome: proof, before anyone relies on it, that the private and the
-    /// public half belong together.
+    /// Uses a key once and checks the result. This proves that the private and the public half
+    /// belong together before anyone relies on the key.
     pub(crate) fn prove(&self) -> Result<(), UnitError> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
         match self {
@@ -102,7 +102,8 @@ impl Material {
                         .verify(MESSAGE, signature.as_ref())
                 })
             }
-            // The public half was just worked out of the private one, and a secret key has none.
+            // The public half was computed from the private half just now; a secret key has no
+            // public half.
             Self::Secret(_) | Self::X25519(_) => Ok(()),
         }
         .map_err(|_| UnitError::Crypto("verify the first signature of the key"))
@@ -185,12 +186,13 @@ pub(crate) struct Secret {
 }
 
 impl Secret {
-    // The numbers that PKCS #11 has for the types, CKK_AES and CKK_GENERIC_SECRET. A PKCS#8 begins with 0x30.
+    // The numbers of the types in PKCS #11, CKK_AES and CKK_GENERIC_SECRET. A PKCS#8 begins with
+    // 0x30.
     const AES: u8 = 0x1f;
     const GENERIC: u8 = 0x10;
 
     /// # Errors
-    /// If a key of that kind cannot be so long.
+    /// If a key of this kind cannot have this length.
     pub(crate) fn new(kind: SecretKind, value: Vec<u8>) -> Result<Self, Unspecified> {
         let value = Zeroizing::new(value);
         let fits = match kind {
@@ -211,7 +213,7 @@ impl Secret {
     }
 }
 
-/// What a secret key is for.
+/// The use of a secret key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum SecretKind {
     Aes,

@@ -1,7 +1,7 @@
 use keyward_proto::pem;
 
-/// What is in a file that holds a public key: the body of its first PEM block `PUBLIC KEY`, or the whole file where
-/// that has none.
+/// The public key in a file: the body of the first PEM block `PUBLIC KEY`, or the whole file
+/// without such a block.
 pub fn public_key_of_file(file: &[u8]) -> Vec<u8> {
     let block = pem::blocks(file).find(|block| block.label() == b"PUBLIC KEY");
     block.and_then(|block| block.decode()).map_or_else(|| file.to_vec(), |body| body.to_vec())

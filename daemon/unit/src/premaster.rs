@@ -1,13 +1,15 @@
 //! RSA key exchange of TLS 1.2 (RFC 5246, 7.4.7.1).
 //!
-//! Whoever learns of a ciphertext whether its padding is right can decrypt others, or sign, in some ten thousand questions
-//! (Bleichenbacher 1998, and ROBOT twenty years later). So every ciphertext has an answer of the same form, always the same
-//! for the same one: the version that the client named, and 46 bytes, which are those of the client if the padding is right
-//! and as good as random otherwise. Neither the client nor the server that asks can tell which.
+//! An attacker who learns of some ten thousand ciphertexts whether their padding is right can
+//! decrypt another ciphertext, or sign (Bleichenbacher 1998, and ROBOT twenty years later). So
+//! every ciphertext gets an answer of the same form, always the same answer for the same
+//! ciphertext: the version that the client named, and 46 bytes. These are the client's bytes if the
+//! padding is right, and as good as random otherwise. Neither the client nor the server can tell
+//! the difference.
 //!
-//! It is found on the same way in the same time: the arithmetic is that of [`crate::rsa_numbers`], which takes a time that
-//! does not depend on the values, and what is right or wrong is never branched upon. The library's own decryption reports
-//! a wrong padding as an error, which costs another time.
+//! Both answers take the same path and the same time: [`crate::rsa_numbers`] computes in a time
+//! that does not depend on the values, and no branch depends on the padding. The library's own
+//! decryption reports a wrong padding as an error, which takes another time.
 
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
@@ -18,22 +20,26 @@ use crate::object::Material;
 use crate::rsa_numbers::PrivateNumbers;
 use crate::unit::Unit;
 
-/// A premaster secret, in bytes: two of the version, and 46 random ones (RFC 5246, 7.4.7.1).
+/// Length of a premaster secret, in bytes: two for the version, and 46 random ones (RFC 5246,
+/// 7.4.7.1).
 pub const PREMASTER: usize = 48;
 
 impl Unit {
-    /// Decrypts a premaster secret with the RSA key in a blob. Whatever the ciphertext holds, the answer begins with the
-    /// version of the client, as that RFC recommends: if the client wrote another one, the handshake fails at its end.
+    /// Decrypts a premaster secret with the RSA key in a blob. For every ciphertext the answer
+    /// begins with the version of the client, as the RFC recommends. If the client encrypted
+    /// another version, the handshake fails at its end.
     ///
-    /// `substitute` stands for a secret that is not sound. It has [`PREMASTER`] bytes, is always the same for a key and a
-    /// ciphertext, wherever else that key may be, and nobody who may ask can tell it from a secret.
+    /// `substitute` is the answer for an invalid secret. It has [`PREMASTER`] bytes, is always the
+    /// same for a key and a ciphertext, also in other units with the key, and peers cannot tell it
+    /// from a secret.
     ///
-    /// Takes milliseconds. What the key may be used for is up to whoever keeps the blob. The answer has [`PREMASTER`] bytes,
-    /// where they stay until they are wiped: an array would leave copies behind wherever it is moved.
+    /// Takes milliseconds. The caller decides what the key may be used for. The answer has
+    /// [`PREMASTER`] bytes on the heap, where they stay until they are wiped; an array would leave
+    /// copies behind at every move.
     ///
     /// # Errors
-    /// [`UnitError::CiphertextLength`] for a ciphertext of another length than the modulus, or above it, which anyone can
-    /// see; the others as for [`Unit::sign`].
+    /// [`UnitError::CiphertextLength`] for a ciphertext that is not as long as the modulus, or not
+    /// below it, which anyone can see; otherwise those of [`Unit::sign`].
     pub fn decrypt_premaster(
         &self,
         blob: &[u8],
@@ -64,8 +70,8 @@ impl Unit {
     }
 }
 
-/// Copies the premaster secret out of its padding (RFC 8017, 7.2.2: 00 02, bytes but zero, 00) if that is as it should be.
-/// Always does the same, whatever it finds.
+/// Copies the premaster secret out of its padding (RFC 8017, 7.2.2: 00 02, bytes except zero, 00)
+/// if the padding is right. The work is the same for every input.
 fn take_if_sound(padded: &[u8], premaster: &mut [u8]) {
     let Some((padding, found)) = padded.split_last_chunk::<PREMASTER>() else { return };
     let [zero, two, filling @ .., end] = padding else { return };
@@ -132,7 +138,7 @@ mod tests {
         assert_eq!(*premaster, secret);
     }
 
-    /// Every way to be wrong has an answer of the same form: what stands for one that is not sound.
+    /// Every invalid padding gets an answer of the same form: the substitute.
     #[test]
     fn whatever_is_wrong_has_an_answer_like_any_other() {
         let (unit, key) = scene();
@@ -166,13 +172,14 @@ mod tests {
                 "{block:?}"
             );
         }
-        // Another version in there is no reason for another answer: the server learns nothing by asking for others.
+        // Another version in the secret is no reason for another answer: the server learns nothing
+        // from asking with another version.
         let other = decrypt(&padded(0x0302), TLS12);
         assert_eq!((&other[..2], &other[2..]), (&TLS12.to_be_bytes()[..], &secret[2..]));
         assert_eq!(decrypt(&good, 0x0302)[2..], secret[2..]);
     }
 
-    /// The look at the padding alone, where a shortcut for what is wrong at the first byte would show.
+    /// The padding check alone, where a shortcut for a wrong first byte would show.
     #[test]
     fn good_and_bad_padding_are_looked_at_alike() {
         let mut blocks = [padded(TLS12); 3];
@@ -210,7 +217,8 @@ mod tests {
         assert_eq!(error, UnitError::KeyCannotDecrypt);
     }
 
-    /// Good and bad ones in turn: their lower quartiles differ by less than an error of the library would cost.
+    /// Valid and invalid ciphertexts in turn. Their lower quartiles differ by less than an error of
+    /// the library would cost.
     #[test]
     fn good_and_bad_take_the_same_time() {
         let (unit, key) = scene();

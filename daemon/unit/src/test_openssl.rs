@@ -1,4 +1,5 @@
-//! Another opinion in tests: the `openssl` command, and for ML-DSA, which OpenSSL 3.0 does not know, a library.
+//! An independent implementation for tests: the `openssl` command, and a library for ML-DSA, which
+//! OpenSSL 3.0 does not have.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::{Command, Stdio};
 use keyward_proto::{Hash, MlDsa, PublicKey, Scheme, SchemeFamily};
 use tempfile::TempDir;
 
-/// Runs the command with `args`, split at spaces, and gives what it prints.
+/// Runs the command with `args`, split at spaces, and returns its output.
 pub(crate) fn run(args: &str, input: &[u8]) -> Vec<u8> {
     let (output, success, complaint) = try_run(args, input);
     assert!(success, "openssl {args}: {complaint}");
@@ -22,13 +23,14 @@ fn try_run(args: &str, input: &[u8]) -> (Vec<u8>, bool, String) {
         .stderr(Stdio::piped())
         .spawn()
         .expect("these tests need the openssl command");
-    // Inputs are shorter than the buffer of a pipe; a command that needs none may be gone already.
+    // Inputs are shorter than the buffer of a pipe. A command that needs no input may have ended
+    // already.
     let _ = child.stdin.take().unwrap().write_all(input);
     let output = child.wait_with_output().unwrap();
     (output.stdout, output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Whether a signature of a message is right.
+/// True if a signature of a message is right.
 pub(crate) fn verifies(spki: &[u8], scheme: Scheme, message: &[u8], signature: &[u8]) -> bool {
     if let Ok(PublicKey::MlDsa(parameters, public)) = PublicKey::from_spki(spki) {
         let verifies = match parameters {
@@ -57,14 +59,14 @@ pub(crate) fn verifies(spki: &[u8], scheme: Scheme, message: &[u8], signature: &
     try_run(&format!("dgst -{hash} -keyform DER -verify {key} -signature {signature}{padding}"), message).1
 }
 
-/// Whether a signature of ML-DSA is right.
+/// True if a signature of ML-DSA is right.
 fn verifies_ml_dsa<P: ml_dsa::MlDsaParams>(public: &[u8], message: &[u8], signature: &[u8]) -> bool {
     let key = ml_dsa::VerifyingKey::<P>::decode(&ml_dsa::EncodedVerifyingKey::<P>::try_from(public).unwrap());
     let signature = ml_dsa::Signature::<P>::try_from(signature).unwrap();
     key.verify_with_context(message, &[], &signature)
 }
 
-/// Whether an ECDSA signature of a digest is right.
+/// True if an ECDSA signature of a digest is right.
 pub(crate) fn verifies_digest(spki: &[u8], digest: &[u8], signature: &[u8]) -> bool {
     let files = Files::new();
     let key = files.write("key", spki);

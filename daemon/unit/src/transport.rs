@@ -1,8 +1,8 @@
-//! Taking the private key of a file to another unit.
+//! Moving the private key of a file to another unit.
 //!
-//! Two calls of GREP11's `UnwrapKey` take it in, without a private key in the clear anywhere but here and there:
-//! the first with an RSA key that the other unit made for the purpose, the second with the AES key that came by
-//! the first. RSA alone wraps no more than a few hundred bytes.
+//! Two calls of GREP11's `UnwrapKey` import the key. The first uses an RSA key that the other unit
+//! made for the purpose, and brings an AES key; the second uses that AES key. The private key is in
+//! the clear only here and in the other unit. RSA alone wraps a few hundred bytes at most.
 
 use core::fmt;
 
@@ -17,20 +17,20 @@ use crate::blob::BLOCK;
 use crate::error::UnitError;
 use crate::import::{self, ImportError};
 
-/// A private key on its way to another unit: what two calls of `UnwrapKey` take, one after the other.
+/// A private key on its way to another unit: the input of two calls of `UnwrapKey`.
 ///
-/// Nobody but the unit that has the private half of the RSA key can read it.
+/// Only the unit with the private half of the RSA key can read it.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Transported {
-    /// An AES key of 32 bytes, encrypted by the RSA key: `CKM_RSA_PKCS_OAEP` with SHA-1 for hash and mask, and
-    /// without a label.
+    /// An AES key of 32 bytes, encrypted by the RSA key: `CKM_RSA_PKCS_OAEP` with SHA-1 for hash
+    /// and mask, and no label.
     pub wrapped_aes_key: Vec<u8>,
     /// The IV of [`Self::wrapped_key`].
     pub iv: [u8; 16],
     /// The private key as PKCS#8 (RFC 5958), encrypted by the AES key: `CKM_AES_CBC_PAD`.
     ///
-    /// An EC key has its public key in it (RFC 5915), Ed25519 is in the form of RFC 8410. RSA is always rsaEncryption, also
-    /// where [`Self::spki`] is bound to RSASSA-PSS.
+    /// An EC key contains its public key (RFC 5915), Ed25519 has the form of RFC 8410. RSA is
+    /// always rsaEncryption, also if [`Self::spki`] is bound to RSASSA-PSS.
     pub wrapped_key: Vec<u8>,
     /// The public key of the private key, as SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
     pub spki: Vec<u8>,
@@ -44,15 +44,15 @@ impl fmt::Debug for Transported {
     }
 }
 
-/// Wraps the private key of a file, which may be all that [`Unit::import`](crate::Unit::import) takes in, by the
-/// RSA key of another unit: a SubjectPublicKeyInfo in DER, of 2048 to 4096 bits.
+/// Wraps the private key of a file by the RSA key of another unit: a SubjectPublicKeyInfo in DER,
+/// of 2048 to 4096 bits. The file may be any that [`Unit::import`](crate::Unit::import) takes.
 ///
 /// # Errors
-/// [`ImportError`] as for an import, and with [`UnitError::TransportKey`] for a public key that will not do.
+/// Those of an import, and [`UnitError::TransportKey`] for a public key that cannot be used.
 pub fn transport(file: &[u8], rsa_spki: &[u8]) -> Result<Transported, ImportError> {
     let rsa = transport_key(rsa_spki)?;
     let key = import::read(file)?;
-    // As before every blob: what arrives there is sound, or it does not leave.
+    // The key is proved here too, as before every blob, so only a valid key leaves.
     key.prove()?;
     let wrapped = key.to_unbound_pkcs8().and_then(|pkcs8| {
         let mut aes_key = Zeroizing::new([0; AES_KEY]);
@@ -78,18 +78,19 @@ fn transport_key(spki: &[u8]) -> Result<OaepPublicEncryptingKey, UnitError> {
 
 /// Encrypts the AES key by the RSA key (RFC 8017, 7.1).
 ///
-/// With SHA-1, for older crypto cards (CEX6) know no other. That collisions of it can be found does not matter
-/// here: OAEP and its mask need a function whose output looks random, not one without collisions.
+/// The hash is SHA-1, because older crypto cards (CEX6) have no other. Collisions of SHA-1 do not
+/// matter here: OAEP and its mask need a function whose output looks random, not one without
+/// collisions.
 fn wrap(rsa: &OaepPublicEncryptingKey, aes_key: &[u8; AES_KEY]) -> Result<Vec<u8>, Unspecified> {
     let mut wrapped = vec![0; rsa.ciphertext_size()];
     rsa.encrypt(&OAEP_SHA1_MGF1SHA1, aes_key, &mut wrapped, None)?;
     Ok(wrapped)
 }
 
-/// Encrypts a PKCS#8 by the AES key. Nobody vouches for the ciphertext but the other unit, which checks that the
-/// parts of the key it finds belong together; the caller compares the public key.
+/// Encrypts a PKCS#8 by the AES key. The ciphertext has no MAC. The other unit checks that the
+/// parts of the key belong together, and the caller compares the public key.
 fn encrypt(aes_key: &[u8; AES_KEY], pkcs8: &[u8]) -> Result<([u8; 16], Vec<u8>), Unspecified> {
-    // With room for the padding, so that growing leaves no copy of the key behind.
+    // Capacity for the padding too, so that growing leaves no copy of the key behind.
     let mut padded = Zeroizing::new(Vec::with_capacity(pkcs8.len() + BLOCK));
     padded.extend_from_slice(pkcs8);
     let key = PaddedBlockEncryptingKey::cbc_pkcs7(UnboundCipherKey::new(&AES_256, aes_key)?)?;
@@ -141,7 +142,7 @@ mod tests {
             Self { crypto, private: pair.priv_key_bytes, spki }
         }
 
-        /// Takes a key in, as a client would.
+        /// Imports a key, as a client would.
         fn take_in(&self, key: &Transported) -> Result<UnwrapKeyResponse, Error> {
             let aes = self.unwrap_key(
                 mechanism(ckm::CKM_RSA_PKCS_OAEP, Some(oaep())),
@@ -220,7 +221,8 @@ mod tests {
         })
     }
 
-    /// How a key of a type signs a message at a unit, and how the signature is verified.
+    /// The mechanism that signs with a key of a type, and the algorithm that verifies the
+    /// signature.
     fn signing(key_type: KeyType) -> (Option<Mechanism>, &'static dyn VerificationAlgorithm) {
         let pss = Parameter::RsapssParameter(RsapssParm {
             hash_mech: ckm::CKM_SHA256,
@@ -238,14 +240,14 @@ mod tests {
         (mechanism(number, parameter), verification)
     }
 
-    /// Takes the key of a file to another unit and has it sign there.
+    /// Moves the key of a file to another unit, and has it sign there.
     fn arrives(other: &Other, file: &[u8], key_type: KeyType, spki: &[u8]) {
         let key = transport(file, &other.spki).unwrap_or_else(|error| panic!("{key_type}: {error}"));
         assert_eq!((key.key_type, key.spki.as_slice()), (key_type, spki));
         let taken_in = other.take_in(&key).unwrap_or_else(|error| panic!("{key_type}: {error}"));
         let arrived = spki_of_public_key_blob(&taken_in.check_sum).unwrap();
         match key_type {
-            // The other unit knows no such bond.
+            // The other unit does not know the bond.
             KeyType::RsaPss(_) => assert_eq!(PublicKey::bind_to_pss(&arrived, None).as_deref(), Some(spki)),
             _ => assert_eq!(arrived, spki, "{key_type}"),
         }

@@ -2,9 +2,9 @@ use keyward_proto::pem;
 use pem_rfc7468::Base64Decoder;
 use zeroize::Zeroizing;
 
-/// The PEM or DER in a file that has it in another dress: in base64, as Secrets of Kubernetes and
-/// variables of CI systems are; in one line, with blanks or the escape `\n` in the place of line
-/// ends; in strings of JSON or YAML.
+/// The PEM or DER inside a file of another form: base64, as in Secrets of Kubernetes and variables
+/// of CI systems; PEM in one line, with blanks or the escape `\n` for line ends; strings of JSON or
+/// YAML. `None` for plain PEM, and without any.
 pub fn unfolded(file: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     if pem::blocks(file).next().is_some() {
         return None;
@@ -15,9 +15,10 @@ pub fn unfolded(file: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     whole_base64(file).or_else(|| embedded_base64(file))
 }
 
-/// Each boundary on a line of its own, and line ends for escapes.
+/// Puts each boundary on a line of its own, and replaces escapes by line ends.
 fn with_lines(mut text: &[u8]) -> Zeroizing<Vec<u8>> {
-    // No byte makes more than two, so growing leaves no copy of a private key behind.
+    // No byte becomes more than two, so the vector does not grow and leaves no copy of a private
+    // key behind.
     let mut lines = Zeroizing::new(Vec::with_capacity(2 * text.len()));
     while let Some((&first, rest)) = text.split_first() {
         if let Some(length) = boundary(text) {
@@ -34,7 +35,7 @@ fn with_lines(mut text: &[u8]) -> Zeroizing<Vec<u8>> {
                 lines.push(b'\n');
                 text = &rest[1..];
             }
-            // Of an escape in an escape, and of a slash in JSON.
+            // The backslash of an escaped escape, or of a slash in JSON.
             (b'\\', Some(b'\\' | b'/')) => {}
             _ => lines.push(first),
         }
@@ -42,14 +43,14 @@ fn with_lines(mut text: &[u8]) -> Zeroizing<Vec<u8>> {
     lines
 }
 
-/// How long the boundary is that a text begins with.
+/// Length of the boundary at the start of a text, in bytes.
 fn boundary(text: &[u8]) -> Option<usize> {
     let start = [BEGIN, END].into_iter().find(|start| text.starts_with(start))?.len();
     let rest = text.get(start..text.len().min(start + LONGEST_LABEL))?;
     Some(start + find(rest, DASHES)? + DASHES.len())
 }
 
-/// The body of a file that is base64 and nothing else.
+/// The body of a file that is base64 only.
 fn whole_base64(file: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut text = Zeroizing::new(Vec::with_capacity(file.len()));
     text.extend(file.iter().filter(|byte| !byte.is_ascii_whitespace()));
@@ -57,7 +58,7 @@ fn whole_base64(file: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     (body.first() == Some(&DER_START) || find(&body, BEGIN).is_some()).then_some(body)
 }
 
-/// Each PEM that stands somewhere in a file in base64.
+/// Every PEM in base64 that a file contains.
 fn embedded_base64(mut file: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut found = Zeroizing::new(Vec::with_capacity(file.len()));
     while let Some(start) = find(file, BEGIN_IN_BASE64) {
@@ -89,9 +90,9 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
 const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const DASHES: &[u8] = b"-----";
-/// Base64 of [`BEGIN`], as far as what follows has no part in it.
+/// Base64 of [`BEGIN`], without the last character, which depends on the next byte.
 const BEGIN_IN_BASE64: &[u8] = b"LS0tLS1CRUdJTi";
-/// Longest label of a boundary with the dashes behind it, in bytes.
+/// Longest label of a boundary with the dashes after it, in bytes.
 const LONGEST_LABEL: usize = 64;
 /// The tag of a SEQUENCE.
 const DER_START: u8 = 0x30;

@@ -16,7 +16,7 @@ use crate::master_key::{MasterKey, WrappingKeys};
 use crate::object::{Material, Object};
 use crate::wkid::Wkid;
 
-/// The software crypto unit. Shared by reference between threads; each signs in its own.
+/// The software crypto unit. Threads share it by reference; each thread makes its own signatures.
 pub struct Unit {
     pub(crate) keys: WrappingKeys,
     next: OnceLock<NextMasterKey>,
@@ -31,7 +31,7 @@ struct NextMasterKey {
 }
 
 impl Unit {
-    /// A unit with a master key, which keeps up to `cached_keys` unwrapped private keys at hand.
+    /// Creates a unit with a master key and a cache of up to `cached_keys` unwrapped private keys.
     pub fn new(master_key: MasterKey, cached_keys: NonZeroUsize) -> Self {
         let cache = Mutex::new(Cache::new(cached_keys));
         Self { keys: WrappingKeys::derive(master_key), next: OnceLock::new(), cache }
@@ -63,20 +63,20 @@ impl Unit {
         self.accepted().map(|keys| keys.wkid)
     }
 
-    /// Wraps a key by one of the two master keys whose blobs the unit takes.
+    /// Wraps a key anew, by one of the two master keys whose blobs the unit takes.
     ///
     /// # Errors
-    /// [`UnitError::OtherMasterKey`] if `to` or the blob names a third one, [`UnitError::BlobDamaged`]
-    /// if it is no blob.
+    /// [`UnitError::OtherMasterKey`] if `to` or the blob names a third master key,
+    /// [`UnitError::BlobDamaged`] if `blob` is not a blob.
     pub fn rewrap(&self, blob: &[u8], to: Wkid) -> Result<Vec<u8>, UnitError> {
         let (attributes, plain) = blob::unwrap(self.keys_of(blob), blob)?;
         blob::wrap(self.keys_named(to)?, attributes, &plain)
     }
 
-    /// The same for the key of a key store.
+    /// Wraps the key of a key store anew.
     ///
     /// # Errors
-    /// As [`Self::rewrap`] for what [`Self::wrap_store_key`] gave.
+    /// Those of [`Self::rewrap`], for an output of [`Self::wrap_store_key`].
     pub fn rewrap_store_key(&self, wrapped: &[u8], to: Wkid) -> Result<Vec<u8>, UnitError> {
         blob::wrap_store_key(self.keys_named(to)?, &self.unwrap_store_key(wrapped)?)
     }
@@ -84,9 +84,9 @@ impl Unit {
     /// The public key of the private key in a blob, as SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
     ///
     /// # Errors
-    /// [`UnitError`] if the blob is none of this unit, or has no private key for signatures.
+    /// [`UnitError`] if the blob is not one of this unit, or its key does not sign.
     pub fn public_key(&self, blob: &[u8]) -> Result<Vec<u8>, UnitError> {
-        // Past the cache: a key that is not to be used is wrapped all the same.
+        // Not through the cache: a key that must not be used has a blob all the same.
         let (_, plain) = blob::unwrap(self.keys_of(blob), blob)?;
         match Material::from_plain(&plain).map_err(|_| UnitError::BlobDamaged)? {
             Material::Key(key) => Ok(key.spki().to_vec()),
@@ -94,30 +94,32 @@ impl Unit {
         }
     }
 
-    /// Makes a new private key.
+    /// Generates a private key.
     ///
     /// # Errors
-    /// [`UnitError::KeyTypeNotSupported`] for a type that is none of [`KeyType::GENERATED`].
+    /// [`UnitError::KeyTypeNotSupported`] for a type that is not in [`KeyType::GENERATED`].
     pub fn generate(&self, key_type: KeyType) -> Result<NewKey, UnitError> {
         self.hand_out(Key::generate(key_type)?, Attributes::GENERATED)
     }
 
-    /// Takes in the private key of a file, of which there must be one, whatever stands before and
-    /// after it. What is encrypted is for [`KeyFile`](crate::KeyFile).
+    /// Imports the private key of a file. The file holds exactly one private key, and anything
+    /// before and after it. For an encrypted key use [`KeyFile`](crate::KeyFile).
     ///
     /// # Errors
-    /// [`ImportError`] says what the file is instead, and what to do.
+    /// [`ImportError`] says what the file holds instead, and what to do.
     pub fn import(&self, file: &[u8]) -> Result<NewKey, ImportError> {
         Ok(self.hand_out(import::read(file)?, Attributes::IMPORTED)?)
     }
 
-    /// Signs with the private key in a blob that this unit, or one with the same master key, handed out.
+    /// Signs with the private key in a blob that this unit, or a unit with the same master key,
+    /// returned.
     ///
-    /// The hash of `scheme` is applied to a message; a digest is taken as it is. For ECDSA the curve is that of
-    /// the key and the signature is in DER (RFC 3279, 2.2.3); the other signatures are the plain bytes.
+    /// A message is hashed with the hash of `scheme`; a digest is taken as it is. For ECDSA the key
+    /// determines the curve, and the signature is in DER (RFC 3279, 2.2.3). Other signatures are
+    /// the plain bytes.
     ///
     /// # Errors
-    /// [`UnitError`] says what does not fit.
+    /// [`UnitError`] says which part of the request does not fit.
     pub fn sign(&self, blob: &[u8], scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, UnitError> {
         let object = self.unwrapped(blob)?;
         match &object.material {
@@ -126,10 +128,11 @@ impl Unit {
         }
     }
 
-    /// Forgets the private keys of blobs that nobody may use any more, and wipes them.
+    /// Retires blobs that must not be used any more: removes their private keys from the cache and
+    /// wipes them.
     ///
-    /// A signature that is being made keeps its key until it is done. One that is asked for later,
-    /// since the blob was read earlier, is refused with [`UnitError::Retired`].
+    /// A signature in progress keeps its key until the end. A later request that read the blob
+    /// earlier is refused with [`UnitError::Retired`].
     pub fn retire<'b>(&self, blobs: impl IntoIterator<Item = &'b [u8]>) {
         for blob in blobs {
             let forgotten = self.with_cache(|cache| cache.retire(blob));
@@ -137,34 +140,35 @@ impl Unit {
         }
     }
 
-    /// Takes [`Self::retire`] back: these blobs may be used again.
+    /// Undoes [`Self::retire`]: these blobs may be used again.
     pub fn reinstate<'b>(&self, blobs: impl IntoIterator<Item = &'b [u8]>) {
         self.with_cache(|cache| blobs.into_iter().for_each(|blob| cache.reinstate(blob)));
     }
 
-    /// Forgets the private keys that nobody has used for 15 minutes, and wipes them, if it is
-    /// called once in each [`Self::SWEEP`].
+    /// Removes the private keys that nobody used for 15 minutes, and wipes them. Call it once every
+    /// [`Self::SWEEP`].
     pub fn sweep(&self) {
         let forgotten = self.with_cache(Cache::sweep);
         drop(forgotten);
     }
 
-    /// How often [`Self::sweep`] is to be called.
+    /// Time between two calls of [`Self::sweep`].
     pub const SWEEP: Duration = Duration::from_secs(60);
 
-    /// Wraps the key of a key store. What it wraps is no blob of a key, and no client of a unit can unwrap it.
+    /// Wraps the key of a key store. The output is not a blob of a key, and no client of a unit can
+    /// unwrap it.
     ///
     /// # Errors
-    /// [`UnitError::Crypto`] if the library gives up.
+    /// [`UnitError::Crypto`] if the crypto library fails.
     pub fn wrap_store_key(&self, key: &[u8]) -> Result<Vec<u8>, UnitError> {
         blob::wrap_store_key(&self.keys, key)
     }
 
-    /// Unwraps what [`Self::wrap_store_key`] gave.
+    /// Unwraps an output of [`Self::wrap_store_key`].
     ///
     /// # Errors
-    /// [`UnitError::OtherMasterKey`] if another master key wrapped it, [`UnitError::BlobDamaged`] if it is
-    /// anything else.
+    /// [`UnitError::OtherMasterKey`] if another master key wrapped it, [`UnitError::BlobDamaged`]
+    /// for any other input.
     pub fn unwrap_store_key(&self, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
         blob::unwrap_store_key(self.keys_of(wrapped), wrapped)
     }
@@ -182,10 +186,10 @@ impl Unit {
         blob::wrap(&self.keys, object.attributes, &plain)
     }
 
-    /// The key of a blob, from the cache if it is there.
+    /// The key of a blob, from the cache if possible.
     ///
-    /// A blob comes into the cache only after its MAC was verified, and is found there only by a blob that is
-    /// equal to it in every byte. So what is found needs no second look.
+    /// A blob enters the cache only after its MAC was verified, and only a blob with equal bytes
+    /// finds it there. So a key from the cache needs no second check.
     pub(crate) fn unwrapped(&self, blob: &[u8]) -> Result<Arc<Object>, UnitError> {
         match self.with_cache(|cache| cache.get(blob).ok_or_else(|| cache.is_retired(blob))) {
             Ok(object) => return Ok(object),
@@ -193,16 +197,16 @@ impl Unit {
             Err(false) => {}
         }
         let (attributes, plain) = blob::unwrap(self.keys_of(blob), blob)?;
-        // What the MAC vouches for was made by `wrap`, so this fails but for a lack of memory.
+        // `wrap` made everything that has a valid MAC, so only a lack of memory makes this fail.
         let material = Material::from_plain(&plain).map_err(|_| UnitError::BlobDamaged)?;
         let object = Arc::new(Object { attributes, material });
         let put_out = self.with_cache(|cache| cache.put(blob, &object));
-        // Wiping a key takes a moment; others need not wait for it.
+        // Wiping a key takes time. The lock is free already, so nobody waits.
         drop(put_out);
         Ok(object)
     }
 
-    /// What unwraps a blob, if anything does.
+    /// The keys that unwrap a blob; those of the current master key for an unknown one.
     fn keys_of(&self, blob: &[u8]) -> &WrappingKeys {
         let wkid = Header::read(blob).map(|header| header.wkid());
         wkid.and_then(|wkid| self.keys_named(wkid).ok()).unwrap_or(&self.keys)
@@ -229,7 +233,7 @@ impl Unit {
     }
 }
 
-/// A key that the unit made or took in.
+/// A key that the unit generated or imported.
 #[derive(Clone, Eq, PartialEq)]
 pub struct NewKey {
     /// The private key, wrapped by the master key.
@@ -404,7 +408,7 @@ mod tests {
         unit.retire([&*blob]);
         assert!(!kept(&blob) && kept(&other));
         assert_eq!(key.strong_count(), 1, "the signature that is being made has it");
-        // A request that found the blob usable and has unwrapped it just then.
+        // A request that found the blob usable before, and unwraps it only now.
         unit.with_cache(|cache| cache.put(&blob, &under_way));
         drop(under_way);
         assert_eq!(key.strong_count(), 0);
@@ -456,7 +460,7 @@ mod tests {
             altered[position] ^= 1;
             assert!(mine.unwrap_store_key(&altered).is_err(), "byte {position}");
         }
-        // Neither stands for the other.
+        // Neither passes for the other.
         let blob = mine.generate(KeyType::P256).unwrap().blob;
         assert_eq!(mine.unwrap_store_key(&blob).unwrap_err(), UnitError::BlobDamaged);
         assert!(matches!(mine.unwrapped(&wrapped), Err(UnitError::BlobDamaged)));

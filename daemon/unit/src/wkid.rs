@@ -3,17 +3,18 @@ use core::str::FromStr;
 
 use thiserror::Error;
 
-/// Names a master key without giving it away, and stands in every blob that it wraps.
+/// The name of a master key, which reveals nothing of the key. Every blob contains the name of the
+/// master key that wrapped it.
 ///
-/// It is the first 16 bytes of the verification pattern of the master key.
+/// The name is the first 16 bytes of the verification pattern of the master key.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Wkid([u8; Wkid::LENGTH]);
 
 impl Wkid {
-    /// Its length in bytes.
+    /// Length of the name, in bytes.
     pub const LENGTH: usize = 16;
 
-    /// Takes the name as it stands in a blob.
+    /// Takes the name from its bytes in a blob.
     pub fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
         Self(bytes)
     }
@@ -26,7 +27,7 @@ impl Wkid {
 impl FromStr for Wkid {
     type Err = InvalidWkid;
 
-    /// Reads what `Display` writes: 32 hexadecimal digits.
+    /// Reads the output of `Display`: 32 hexadecimal digits.
     fn from_str(text: &str) -> Result<Self, InvalidWkid> {
         let mut wkid = [0; Self::LENGTH];
         match base16ct::mixed::decode(text, &mut wkid) {
@@ -36,7 +37,7 @@ impl FromStr for Wkid {
     }
 }
 
-/// A text that names no master key.
+/// A text that is not the name of a master key.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
 #[error("not the name of a master key: 32 hexadecimal digits are needed")]
 pub struct InvalidWkid;

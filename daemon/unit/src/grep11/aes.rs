@@ -19,13 +19,14 @@ pub(super) enum Mode {
     CbcPad,
 }
 
-/// AES, block after block: whatever the parts, the same comes out.
+/// AES in blocks. The output does not depend on how the data are cut into parts.
 pub(super) struct Blocks<'k> {
     pub(super) mode: Mode,
     pub(super) key: &'k [u8],
-    /// The last block of ciphertext, or the IV. Without a meaning for ECB.
+    /// The last block of ciphertext, or the IV. Not used by ECB.
     pub(super) chain: [u8; BLOCK],
-    /// What has not gone through yet: less than a block or, where padding is to be taken off, up to one.
+    /// Input that waits: less than a block, or up to a whole block while the last one may hold
+    /// padding.
     pub(super) rest: Zeroizing<Vec<u8>>,
 }
 
@@ -85,7 +86,7 @@ impl<'k> Blocks<'k> {
         Ok(last)
     }
 
-    /// Takes up data, and gives the whole blocks there are; holds back a whole one at the end if `held` is 1.
+    /// Adds data and returns the whole blocks. Keeps a whole last block back if `held` is 1.
     fn whole_blocks(&mut self, data: &[u8], held: usize) -> Vec<u8> {
         let available = self.rest.len() + data.len();
         let through = available.saturating_sub(held) / BLOCK * BLOCK;
@@ -146,5 +147,5 @@ pub(super) fn algorithm(key: &[u8]) -> Result<&'static Algorithm, Error> {
     }
 }
 
-/// Of AES, in bytes.
+/// Length of a block of AES, in bytes.
 pub(super) const BLOCK: usize = 16;

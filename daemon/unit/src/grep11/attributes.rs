@@ -1,4 +1,4 @@
-//! Attributes of keys: what they are told, and what may be changed.
+//! Attributes of keys: reading and changing them.
 
 use der::Encode;
 use keyward_grep11::attribute_value::OneAttr;
@@ -19,11 +19,12 @@ use crate::blob::{self, Attributes};
 use crate::object::Material;
 
 impl Crypto {
-    /// Tells attributes of a key: those whose numbers are in the request, in the form in which they are there.
+    /// Returns the attributes of a key that the request names, each in the form in which the
+    /// request names it.
     ///
     /// # Errors
-    /// `CKR_ATTRIBUTE_SENSITIVE` for what makes up a private or secret key, `CKR_ATTRIBUTE_TYPE_INVALID` for
-    /// what the key does not have.
+    /// `CKR_ATTRIBUTE_SENSITIVE` for the secret part of a private or secret key,
+    /// `CKR_ATTRIBUTE_TYPE_INVALID` for an attribute that the key does not have.
     pub fn get_attribute_value(
         &self,
         request: GetAttributeValueRequest,
@@ -49,10 +50,10 @@ impl Crypto {
         Ok(response)
     }
 
-    /// Changes boolean attributes of a key, which gives another blob. The old one stays as good as it was.
+    /// Changes boolean attributes of a key and returns a new blob. The old blob stays valid.
     ///
     /// # Errors
-    /// `CKR_ATTRIBUTE_READ_ONLY` for what cannot be changed.
+    /// `CKR_ATTRIBUTE_READ_ONLY` for an attribute that cannot be changed.
     pub fn set_attribute_value(
         &self,
         request: SetAttributeValueRequest,
@@ -117,7 +118,7 @@ impl Crypto {
             cka::CKA_KEY_TYPE => integer(key.key_type),
             cka::CKA_TOKEN => Ok(OneAttr::AttributeTf(false)),
             cka::CKA_PRIVATE | cka::CKA_SENSITIVE => Ok(OneAttr::AttributeTf(secret)),
-            // A key that was taken in has been elsewhere (PKCS #11 2.40, 4.10.2).
+            // An imported key was somewhere else before (PKCS #11 2.40, 4.10.2).
             cka::CKA_ALWAYS_SENSITIVE => Ok(OneAttr::AttributeTf(
                 secret
                     && (key.attributes.has(Attributes::LOCAL)
@@ -174,7 +175,7 @@ impl Crypto {
     }
 }
 
-/// What there is to tell of a key.
+/// The attributes of a key, ready to be returned.
 struct Described {
     class: u64,
     attributes: Attributes,
@@ -184,7 +185,7 @@ struct Described {
     public: Option<(PublicMaterial, Vec<u8>)>,
 }
 
-/// A blob begins with zeros, a public key with the tag of a SEQUENCE.
+/// True for a public key, which begins with the tag of a SEQUENCE; a blob begins with zeros.
 fn is_public(object: &[u8]) -> bool {
     object.first() == Some(&0x30)
 }
@@ -206,12 +207,12 @@ fn changed(from: Attributes, changes: &Template) -> Result<Attributes, Error> {
             let detail = format!("{} cannot be changed to {value}: {why}", name(number));
             Err(Error::new(ckr::CKR_ATTRIBUTE_READ_ONLY, detail))
         };
-        // A key that may be restricted can lose what it may do even when nothing else of it may change.
+        // A restrictable key can lose permissions even if it is not modifiable.
         let modifiable = from.has(Attributes::MODIFIABLE) || (from.has(Attributes::RESTRICTABLE) && !value);
         if !modifiable {
             return refuse("the key is not modifiable");
         }
-        // PKCS #11 2.40, table 27: these lead one way only.
+        // PKCS #11 2.40, table 27: these attributes change in one direction only.
         match (number, value) {
             (cka::CKA_EXTRACTABLE, true) => return refuse("what was kept in stays in"),
             (cka::CKA_WRAP_WITH_TRUSTED, false) => return refuse("it leads one way only"),

@@ -13,8 +13,9 @@ use crate::object::{Material, Object, Secret, SecretKind};
 impl Crypto {
     /// The check sum of a new key: its check value, and its length in bits.
     ///
-    /// For an AES key the check value is the start of a block of zeros under the key, for another secret key
-    /// that of the SHA-1 of its value (PKCS #11 2.40, 4.10.2). A private key is summed up by its public key.
+    /// The check value of an AES key is the start of a block of zeros under the key. For another
+    /// secret key it is the start of the SHA-1 of the value (PKCS #11 2.40, 4.10.2). A private key
+    /// has its public key as check value.
     pub(super) fn check_sum(&self, object: &Object) -> Result<Vec<u8>, Error> {
         let (mut sum, bits) = match &object.material {
             Material::Secret(secret) => (check_value(secret)?, secret.value.len() * 8),
@@ -29,8 +30,8 @@ impl Crypto {
     }
 }
 
-/// The check value of a secret key: three bytes. That of a generic secret of fewer than eight bytes is zeros, for
-/// such a secret could be found by trying them all.
+/// The check value of a secret key: three bytes. A generic secret of fewer than eight bytes has
+/// zeros, because a check value would let anyone find such a secret by trying all of them.
 pub(super) fn check_value(secret: &Secret) -> Result<Vec<u8>, Error> {
     let mut value = match secret.kind {
         SecretKind::Aes => {

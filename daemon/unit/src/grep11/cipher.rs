@@ -26,7 +26,7 @@ impl Crypto {
     /// Begins an encryption.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn encrypt_init(&self, request: EncryptInitRequest) -> Result<EncryptInitResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_ENCRYPT)?;
         let key = key_argument(request.key, request.key_bytes)?;
@@ -36,7 +36,7 @@ impl Crypto {
     /// Encrypts in one piece.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn encrypt(&self, request: EncryptRequest) -> Result<EncryptResponse, Error> {
         let state = self.state(&request.state, Operation::Encrypt)?;
         state.not_started()?;
@@ -47,7 +47,7 @@ impl Crypto {
     /// Encrypts the next part.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn encrypt_update(&self, request: EncryptUpdateRequest) -> Result<EncryptUpdateResponse, Error> {
         let (state, ciphered) = self.next_part(Operation::Encrypt, &request.state, &request.plain)?;
         Ok(EncryptUpdateResponse { state, ciphered })
@@ -56,7 +56,7 @@ impl Crypto {
     /// Ends an encryption.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn encrypt_final(&self, request: EncryptFinalRequest) -> Result<EncryptFinalResponse, Error> {
         Ok(EncryptFinalResponse { ciphered: self.last_part(Operation::Encrypt, &request.state)? })
     }
@@ -64,7 +64,7 @@ impl Crypto {
     /// Encrypts in one call.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn encrypt_single(&self, request: EncryptSingleRequest) -> Result<EncryptSingleResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_ENCRYPT)?;
         let key = key_argument(request.key, request.key_bytes)?;
@@ -74,7 +74,7 @@ impl Crypto {
     /// Begins a decryption.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn decrypt_init(&self, request: DecryptInitRequest) -> Result<DecryptInitResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_DECRYPT)?;
         let key = key_argument(request.key, request.key_bytes)?;
@@ -84,7 +84,7 @@ impl Crypto {
     /// Decrypts in one piece.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn decrypt(&self, request: DecryptRequest) -> Result<DecryptResponse, Error> {
         let state = self.state(&request.state, Operation::Decrypt)?;
         state.not_started()?;
@@ -95,7 +95,7 @@ impl Crypto {
     /// Decrypts the next part.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn decrypt_update(&self, request: DecryptUpdateRequest) -> Result<DecryptUpdateResponse, Error> {
         let (state, plain) = self.next_part(Operation::Decrypt, &request.state, &request.ciphered)?;
         Ok(DecryptUpdateResponse { state, plain })
@@ -104,7 +104,7 @@ impl Crypto {
     /// Ends a decryption.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn decrypt_final(&self, request: DecryptFinalRequest) -> Result<DecryptFinalResponse, Error> {
         Ok(DecryptFinalResponse { plain: self.last_part(Operation::Decrypt, &request.state)? })
     }
@@ -112,7 +112,7 @@ impl Crypto {
     /// Decrypts in one call.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn decrypt_single(&self, request: DecryptSingleRequest) -> Result<DecryptSingleResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_DECRYPT)?;
         let key = key_argument(request.key, request.key_bytes)?;
@@ -123,7 +123,7 @@ impl Crypto {
     /// Decrypts with one key and encrypts with another; the plaintext stays inside.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn reencrypt_single(
         &self,
         request: ReencryptSingleRequest,
@@ -169,7 +169,7 @@ impl Crypto {
         match Cipher::of(mechanism)? {
             Cipher::Rsa(padding) => {
                 let pkcs8 = rsa_key(&object, uses.decryption)?;
-                // A key that was made up in the place of one that is unwrapped would be of use to nobody.
+                // A made-up plaintext in the place of a wrapped key would be useless.
                 let tells = self.padding_errors || uses.decryption != USE.decryption;
                 rsa::decrypt(&pkcs8, &padding, encrypted, tells)
             }
@@ -178,7 +178,7 @@ impl Crypto {
                 let mut blocks = Blocks::new(mode, key, iv);
                 let mut plain = Zeroizing::new(blocks.decrypt(encrypted)?);
                 let last = blocks.finish_decryption()?;
-                // What it held before is wiped by hand should it have to move.
+                // A vector that moves leaves a copy of its old content; this one is wiped.
                 if plain.capacity() < plain.len() + last.len() {
                     let mut larger = Zeroizing::new(Vec::with_capacity(plain.len() + last.len()));
                     larger.extend_from_slice(&plain);
@@ -208,7 +208,7 @@ impl Crypto {
         self.wrap_state(&state)
     }
 
-    /// Puts a part through; returns the new state and what came out.
+    /// Processes a part. Returns the new state and the output.
     fn next_part(
         &self,
         operation: Operation,
@@ -242,8 +242,8 @@ impl Crypto {
         }
     }
 
-    /// The SubjectPublicKeyInfo of an RSA key that may encrypt. A bare one will not do: nobody vouches that the
-    /// key is one to trust with a secret.
+    /// The SubjectPublicKeyInfo of an RSA key that may encrypt. A bare key is refused: no MAC
+    /// proves that it can be trusted with a secret.
     fn public_encryption_key(&self, key: &[u8], uses: Uses) -> Result<Vec<u8>, Error> {
         let key = self.public_key(key)?;
         let PublicMaterial::Rsa { .. } = key.material else { return Err(wrong_type("a public RSA key")) };
@@ -257,7 +257,7 @@ impl Crypto {
     }
 }
 
-/// What the attributes of a key must permit: bit and name, for either direction.
+/// The attribute that a key needs for each direction: bit and name.
 #[derive(Clone, Copy)]
 pub(crate) struct Uses {
     encryption: (u64, &'static str),
@@ -269,7 +269,7 @@ const USE: Uses = Uses {
     decryption: (Attributes::DECRYPT, "CKA_DECRYPT"),
 };
 
-/// For keys instead of data.
+/// Attributes for wrapping and unwrapping keys, instead of encrypting and decrypting data.
 pub(crate) const TRANSPORT: Uses =
     Uses { encryption: (Attributes::WRAP, "CKA_WRAP"), decryption: (Attributes::UNWRAP, "CKA_UNWRAP") };
 
@@ -316,7 +316,7 @@ fn rsa_key(object: &Object, (bit, attribute): (u64, &str)) -> Result<Zeroizing<V
     Ok(key.to_pkcs8()?)
 }
 
-/// The mode of an operation in parts.
+/// The block mode of an operation in parts.
 fn block_mode(state: &State) -> Result<Mode, Error> {
     match Cipher::of(&state.mechanism()?)? {
         Cipher::Aes(mode, _) => Ok(mode),

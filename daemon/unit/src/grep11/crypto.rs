@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use crate::unit::Unit;
 
-/// A crypto unit, as the service `grep11.Crypto` has it.
+/// A crypto unit as the service `grep11.Crypto`.
 pub struct Crypto {
     pub(super) unit: Arc<Unit>,
-    /// Whether it is an error of decryption that a padding of PKCS #1 v1.5 is wrong.
+    /// True if decryption reports a wrong PKCS #1 v1.5 padding as an error.
     pub(super) padding_errors: bool,
 }
 
@@ -15,7 +15,7 @@ impl Crypto {
         Self { unit: unit.into(), padding_errors: false }
     }
 
-    /// The same with older firmware, which tells in decryption that a padding of PKCS #1 v1.5 is wrong.
+    /// Behaves as older firmware: decryption reports a wrong PKCS #1 v1.5 padding as an error.
     pub fn with_padding_errors(self) -> Self {
         Self { padding_errors: true, ..self }
     }

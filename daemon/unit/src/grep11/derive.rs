@@ -22,10 +22,10 @@ use crate::key::Pair;
 use crate::object::{Material, Object, Secret, SecretKind};
 
 impl Crypto {
-    /// Derives a secret key from a private key and the public key of somebody else.
+    /// Derives a secret key from a private key and the public key of a peer.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn derive_key(&self, request: DeriveKeyRequest) -> Result<DeriveKeyResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_DERIVE)?;
         let template = Template::read(request.template, request.template_bytes)?;
@@ -69,7 +69,7 @@ impl Crypto {
             return Err(too_long());
         }
         let value = match parameter.function {
-            // What is too much is cut off at the front (PKCS #11 2.40, 2.3.6).
+            // A secret that is too long loses its first bytes (PKCS #11 2.40, 2.3.6).
             None => shared[shared.len() - length..].to_vec(),
             Some(function) => x963(function, &shared, parameter.shared_data, length),
         };
@@ -85,15 +85,15 @@ impl Crypto {
 }
 
 impl Crypto {
-    /// The shared secret of a private key and the public key of somebody else.
+    /// The shared secret of a private key and the public key of a peer.
     fn agree(&self, private: &Private, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
         let invalid = || {
             let detail = "the public key of the other side is not a point of the curve of the private key";
             Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
         };
-        // PKCS #11 has the point in an OCTET STRING or as it is (2.40, 2.3.6), and there are
-        // clients that send the whole SubjectPublicKeyInfo. The length tells which: by its first
-        // bytes a point may look like each.
+        // PKCS #11 allows the point alone or in an OCTET STRING (2.40, 2.3.6), and some clients
+        // send the whole SubjectPublicKeyInfo. The length decides, because a point can begin with
+        // the bytes of either.
         let whole;
         let peer = match peer {
             peer if peer.len() == private.point() => peer,
@@ -120,7 +120,7 @@ struct Private {
 }
 
 impl Private {
-    /// Length of the points of its curve, in bytes.
+    /// Length of a point of the curve, in bytes.
     fn point(&self) -> usize {
         self.curve.map_or(32, |curve| 1 + 2 * curve.field_bytes())
     }
@@ -209,5 +209,5 @@ fn x963(function: HashFunction, shared: &[u8], shared_data: &[u8], length: usize
     key
 }
 
-/// In bytes.
+/// Longest shared data, in bytes.
 const MAX_SHARED_DATA: usize = 4096;

@@ -18,10 +18,10 @@ use crate::blob::Attributes;
 use crate::object::Material;
 
 impl Crypto {
-    /// Random bytes.
+    /// Returns random bytes.
     ///
     /// # Errors
-    /// `CKR_ARGUMENTS_BAD` unless 1 to 1,000,000 are asked for.
+    /// `CKR_ARGUMENTS_BAD` for fewer than 1 or more than 1,000,000 bytes.
     pub fn generate_random(&self, request: GenerateRandomRequest) -> Result<GenerateRandomResponse, Error> {
         let length = usize::try_from(request.len).ok().filter(|length| (1..=MAX_RANDOM).contains(length));
         let length = length.ok_or_else(|| {
@@ -38,7 +38,7 @@ impl Crypto {
     /// Begins a digest.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn digest_init(&self, request: DigestInitRequest) -> Result<DigestInitResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_DIGEST)?;
         function(&mechanism)?;
@@ -49,7 +49,7 @@ impl Crypto {
     /// Digests data in one piece.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn digest(&self, request: DigestRequest) -> Result<DigestResponse, Error> {
         let state = self.state(&request.state, Operation::Digest)?;
         state.not_started()?;
@@ -59,7 +59,7 @@ impl Crypto {
     /// Adds data to a digest.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn digest_update(&self, request: DigestUpdateRequest) -> Result<DigestUpdateResponse, Error> {
         let state = self.state(&request.state, Operation::Digest)?;
         Ok(DigestUpdateResponse { state: self.digest_more(state, &request.data)? })
@@ -68,8 +68,9 @@ impl Crypto {
     /// Adds the value of a secret key to a digest.
     ///
     /// # Errors
-    /// `CKR_KEY_INDIGESTIBLE` for a private key, and for a secret one whose attribute `CKA_IBM_USE_AS_DATA` is
-    /// false: the digest of a key can be as good as the key, as it is for an HMAC with a long one.
+    /// `CKR_KEY_INDIGESTIBLE` for a private key, and for a secret key without
+    /// `CKA_IBM_USE_AS_DATA`. The digest of a key can be as useful as the key: an HMAC with a long
+    /// key uses only the digest of the key.
     pub fn digest_key(&self, request: DigestKeyRequest) -> Result<DigestKeyResponse, Error> {
         let state = self.state(&request.state, Operation::Digest)?;
         let object = self.unit.unwrapped(&key_argument(request.key, request.key_bytes)?)?;
@@ -86,7 +87,7 @@ impl Crypto {
     /// Ends a digest.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn digest_final(&self, request: DigestFinalRequest) -> Result<DigestFinalResponse, Error> {
         let state = self.state(&request.state, Operation::Digest)?;
         Ok(DigestFinalResponse { digest: state.hashing(function(&state.mechanism()?)?)?.finish() })
@@ -95,7 +96,7 @@ impl Crypto {
     /// Digests data in one call.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn digest_single(&self, request: DigestSingleRequest) -> Result<DigestSingleResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_DIGEST)?;
         Ok(DigestSingleResponse { digest: function(&mechanism)?.of(&request.data) })
@@ -114,5 +115,5 @@ fn function(mechanism: &Mechanism) -> Result<HashFunction, Error> {
     HashFunction::from_number(mechanism.mechanism).ok_or_else(|| not_offered(mechanism.mechanism))
 }
 
-/// In bytes.
+/// Most random bytes in one call.
 const MAX_RANDOM: usize = 1_000_000;

@@ -1,5 +1,6 @@
-//! ECDSA on P-521 over digests of more than 64 bytes, which aws-lc-rs does not take: the order of the curve has 521
-//! bits, so up to 66 bytes of a digest count. From the RustCrypto project.
+//! Digests for ECDSA. On P-521 up to 66 bytes of a digest count, for the order of the curve has 521
+//! bits. aws-lc-rs takes 64 bytes at most; longer digests are signed and verified with p521 of the
+//! RustCrypto project.
 
 use aws_lc_rs::digest::{Algorithm, Digest};
 use aws_lc_rs::error::Unspecified;
@@ -12,7 +13,7 @@ use p521::pkcs8::DecodePrivateKey;
 use super::error::Error;
 use crate::key::fit;
 
-/// Whether a digest is too long for aws-lc-rs.
+/// True if a digest is too long for aws-lc-rs on P-521.
 pub(crate) fn is_long(digest: &[u8]) -> bool {
     digest.len() > 64
 }
@@ -25,18 +26,18 @@ pub(crate) fn sign(pkcs8: &[u8], digest: &[u8]) -> Result<Vec<u8>, Unspecified> 
     Ok(signature.to_bytes().to_vec())
 }
 
-/// Verifies with a public key, a point uncompressed.
+/// Verifies with a public key, given as an uncompressed point.
 pub(crate) fn verify(point: &[u8], digest: &[u8], signature: &[u8]) -> Result<(), Unspecified> {
     let key = VerifyingKey::from_sec1_bytes(point).map_err(|_| Unspecified)?;
     let signature = Signature::from_slice(signature).map_err(|_| Unspecified)?;
     key.verify_prehash(&leftmost_bits(digest), &signature).map_err(|_| Unspecified)
 }
 
-/// The leftmost 521 bits as a number in 66 bytes (FIPS 186-5, 6.4.1): a digest of that length is taken as it is.
+/// The leftmost 521 bits of a digest as a number in 66 bytes (FIPS 186-5, 6.4.1).
 fn leftmost_bits(digest: &[u8]) -> [u8; 66] {
     let mut number = [0; 66];
     match digest.split_first_chunk::<66>() {
-        // 66 bytes are seven bits more.
+        // 66 bytes are 528 bits: the last seven are dropped.
         Some((first, _)) => {
             for (at, byte) in number.iter_mut().enumerate() {
                 let before = at.checked_sub(1).map_or(0, |before| first[before]);
@@ -48,7 +49,8 @@ fn leftmost_bits(digest: &[u8]) -> [u8; 66] {
     number
 }
 
-/// A digest for ECDSA, which may have any length but none; a long one on P-521 is for [`ecdsa_digest`].
+/// A digest as aws-lc-rs takes it for a curve. Any length except zero will do; on P-521 see
+/// [`is_long`].
 pub(super) fn fitted_digest(digest: &[u8], native: &'static Algorithm) -> Result<Digest, Error> {
     if digest.is_empty() {
         return Err(Error::new(ckr::CKR_DATA_LEN_RANGE, "there is no digest to sign or verify"));

@@ -5,9 +5,9 @@ use keyward_grep11::ckr;
 
 use crate::error::UnitError;
 
-/// Why a call of GREP11 failed: a number of PKCS #11, and a sentence for a person.
+/// The reason why a call of GREP11 failed: a CKR number of PKCS #11, and a sentence for a person.
 ///
-/// The sentence never holds more of a key, a plaintext or a blob than its length.
+/// The sentence holds nothing of a key, a plaintext or a blob except a length.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Error {
     code: u64,
@@ -15,7 +15,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error with a number of [`ckr`], and what went wrong.
+    /// Creates an error with a number of [`ckr`] and its sentence.
     pub fn new(code: u64, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into() }
     }
@@ -25,14 +25,14 @@ impl Error {
         self.code
     }
 
-    /// What went wrong, for a person.
+    /// The sentence for a person.
     pub fn detail(&self) -> &str {
         &self.detail
     }
 }
 
 impl fmt::Display for Error {
-    /// The name of the number comes first: there are clients that look for it.
+    /// Writes the name of the number first, because some clients search for it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match ckr::name(self.code) {
             Some(name) => write!(f, "{name}: {}", self.detail),
@@ -54,7 +54,7 @@ impl From<UnitError> for Error {
     }
 }
 
-/// The crypto library failed where nothing that the caller sent should make it fail.
+/// A failure of the crypto library that no input of the caller explains.
 impl From<Unspecified> for Error {
     fn from(_: Unspecified) -> Self {
         Self::new(ckr::CKR_FUNCTION_FAILED, "the crypto library failed")

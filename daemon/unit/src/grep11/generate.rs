@@ -29,7 +29,7 @@ impl Crypto {
     /// Makes a secret key.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn generate_key(&self, request: GenerateKeyRequest) -> Result<GenerateKeyResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_GENERATE)?;
         no_parameter(&mechanism)?;
@@ -62,7 +62,7 @@ impl Crypto {
     /// Makes a private key and its public key.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn generate_key_pair(
         &self,
         request: GenerateKeyPairRequest,
@@ -76,7 +76,7 @@ impl Crypto {
         private.expect(cko::CKO_PRIVATE_KEY, key_type)?;
         let attributes = generated(private.attributes(private_defaults)?);
         private.agrees(attributes)?;
-        // There is no use for the answer of who may extract a public key.
+        // Every client may extract a public key, so the attribute has no meaning there.
         let public_attributes = public.attributes(public_defaults)?;
         let public_attributes =
             public_attributes.with(Attributes::EXTRACTABLE, false).with(Attributes::LOCAL, true);
@@ -98,7 +98,7 @@ impl Crypto {
     }
 }
 
-/// Type of key, and attributes where a template says nothing: those of private and public key.
+/// The type of the key pair, and the default attributes of its private and its public key.
 fn defaults(mechanism: &Mechanism) -> Result<(u64, Attributes, Attributes), Error> {
     const SIGN: Attributes = Attributes::from_bits(Attributes::MODIFIABLE | Attributes::SIGN);
     const VERIFY: Attributes = Attributes::from_bits(Attributes::MODIFIABLE | Attributes::VERIFY);
@@ -112,7 +112,7 @@ fn defaults(mechanism: &Mechanism) -> Result<(u64, Attributes, Attributes), Erro
     }
 }
 
-/// What a secret key may do where its template says nothing.
+/// The default attributes of a secret key.
 pub(crate) const SECRET_DEFAULTS: Attributes = Attributes::from_bits(
     Attributes::MODIFIABLE
         | Attributes::SIGN
@@ -121,7 +121,7 @@ pub(crate) const SECRET_DEFAULTS: Attributes = Attributes::from_bits(
         | Attributes::DECRYPT,
 );
 
-/// Adds what only the unit can say of a key that it made.
+/// Adds the attributes that only the unit sets on a key that it generated.
 fn generated(attributes: Attributes) -> Attributes {
     attributes
         .with(Attributes::LOCAL | Attributes::PROTECTED_KEY_NEVER_EXTRACTABLE, true)
@@ -146,7 +146,8 @@ fn rsa(public: &Template) -> Result<Material, Error> {
     let pair = if exponent == USUAL_EXPONENT {
         RsaKeyPair::generate(size)?
     } else {
-        // The library makes primes for the usual exponent only. Most of them are as good for another one.
+        // The library generates primes for the exponent 65537 only. Most of them work for another
+        // exponent too.
         let mut made = (0..MAX_ATTEMPTS).map(|_| {
             let made = Key::from_rsa(RsaKeyPair::generate(size)?)?.to_pkcs8()?;
             Ok(with_exponent(&made, exponent)?)
@@ -176,7 +177,7 @@ fn ec(public: &Template, private: &Template) -> Result<Material, Error> {
     })
 }
 
-/// The curve of CKA_EC_PARAMS: an object identifier in DER or, as EP11 also takes them, a name.
+/// The curve in CKA_EC_PARAMS: an object identifier in DER, or a name, which EP11 takes too.
 fn curve(parameters: &[u8]) -> Result<ObjectIdentifier, Error> {
     match parameters {
         b"P-256" => Ok(SECP256R1),
@@ -196,7 +197,7 @@ fn curve(parameters: &[u8]) -> Result<ObjectIdentifier, Error> {
     }
 }
 
-/// Of a curve, in characters, to be worth repeating.
+/// Longest name of a curve that an error message repeats, in characters.
 const LONGEST_NAME: usize = 64;
 
 fn curve_not_offered(name: &str) -> Error {
@@ -220,8 +221,8 @@ fn ml_dsa(public: &Template, private: &Template) -> Result<Material, Error> {
     Ok(Material::Key(key))
 }
 
-/// How many pairs of primes are made for an exponent. A prime one needs hardly ever more than two.
+/// Pairs of primes to try for an exponent. A prime exponent rarely needs more than two.
 const MAX_ATTEMPTS: usize = 32;
 const USUAL_EXPONENT: u64 = 65537;
-/// 17 is the least that EP11 takes; the crypto library takes 33 bits at most.
+/// Public exponents that are offered: EP11 takes 17 and more, the crypto library 33 bits at most.
 const EXPONENTS: RangeInclusive<u64> = 17..=0xffff_ffff;

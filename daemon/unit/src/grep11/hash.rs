@@ -1,14 +1,15 @@
-//! Hash functions and HMAC, in parts: what is hashed so far can be saved and taken up again.
+//! Hash functions and HMAC in parts: a hash in progress can be saved and restored.
 //!
-//! aws-lc-rs keeps its midstates to itself, so these are from the RustCrypto project.
+//! aws-lc-rs does not export the state of a hash, so the functions are those of the RustCrypto
+//! project.
 
 use digest::Digest;
 use digest::common::hazmat::SerializableState;
 use keyward_grep11::ckm;
 use zeroize::Zeroizing;
 
-/// Defines the functions, each with its implementation and its numbers as mechanism: digest and HMAC, in the
-/// PKCS #11 range and in IBM's where there are both.
+/// Defines the hash functions: name, implementation, block length in bytes, and the mechanism
+/// numbers for the digest and the HMAC, those of PKCS #11 before those of IBM.
 macro_rules! hash_functions {
     ($($name:ident: $state:ty, $block:literal, [$($digest:ident)+], [$($hmac:ident)+];)+) => {
         /// A hash function.
@@ -18,24 +19,24 @@ macro_rules! hash_functions {
         }
 
         impl HashFunction {
-            /// All of them.
+            /// All hash functions.
             pub(crate) const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// Its numbers as a digest.
+            /// The mechanism numbers of the digest.
             pub(crate) const fn digest_numbers(self) -> &'static [u64] {
                 match self {
                     $(Self::$name => &[$(ckm::$digest),+],)+
                 }
             }
 
-            /// Its numbers as HMAC.
+            /// The mechanism numbers of the HMAC.
             pub(crate) const fn hmac_numbers(self) -> &'static [u64] {
                 match self {
                     $(Self::$name => &[$(ckm::$hmac),+],)+
                 }
             }
 
-            /// How many bytes it takes at a time.
+            /// Length of a block, in bytes.
             const fn block(self) -> usize {
                 match self {
                     $(Self::$name => $block,)+
@@ -68,14 +69,14 @@ macro_rules! hash_functions {
                 }
             }
 
-            /// What [`Self::restore`] takes up again.
+            /// The state of the hash, for [`Self::restore`].
             pub(crate) fn save(&self) -> Zeroizing<Vec<u8>> {
                 Zeroizing::new(match self {
                     $(Self::$name(state) => state.serialize().to_vec(),)+
                 })
             }
 
-            /// Takes up a hash that was saved; none if it was not.
+            /// Restores a saved hash. `None` for bytes that [`Self::save`] did not write.
             pub(crate) fn restore(function: HashFunction, saved: &[u8]) -> Option<Self> {
                 Some(match function {
                     $(HashFunction::$name => {
@@ -105,7 +106,7 @@ hash_functions! {
 }
 
 impl HashFunction {
-    /// Length of its digests, in bytes.
+    /// Length of a digest, in bytes.
     pub(crate) fn length(self) -> usize {
         match self {
             Self::Sha1 => 20,
@@ -123,14 +124,14 @@ impl HashFunction {
         hashing.finish()
     }
 
-    /// The function with a number as a digest.
+    /// Finds the hash function of a digest mechanism.
     pub(crate) fn from_number(number: u64) -> Option<Self> {
         Self::ALL.iter().copied().find(|function| function.digest_numbers().contains(&number))
     }
 }
 
-/// An HMAC (RFC 2104) in progress. It is ours because the state of one must be saved between parts, which
-/// the libraries at hand do not offer.
+/// An HMAC (RFC 2104) in progress. Our own code, because the available libraries cannot save the
+/// state of an HMAC between parts.
 pub(crate) struct Hmac {
     function: HashFunction,
     inner: Hashing,
@@ -161,7 +162,7 @@ impl Hmac {
         outer.finish()
     }
 
-    /// The inner hash, which [`Self::restore`] takes up again.
+    /// The state of the inner hash, for [`Self::restore`].
     pub(crate) fn save(&self) -> Zeroizing<Vec<u8>> {
         self.inner.save()
     }

@@ -1,8 +1,10 @@
-//! Decryption with the padding of PKCS #1 v1.5 that does not tell whether that was right, as newer firmware does it.
+//! Decryption with PKCS #1 v1.5 padding that does not reveal whether the padding was right, as
+//! newer firmware does it (implicit rejection).
 //!
-//! Where the padding is wrong the plaintext is made up: bytes as good as random, of a length as good as random, always the
-//! same for the same ciphertext and key. So nobody learns of a ciphertext whether it is sound, whatever they ask for, which
-//! is what Bleichenbacher's attack lives on. What is done does not depend on what is found, up to the length of the answer.
+//! For a wrong padding the plaintext is made up: random-looking bytes of a random-looking length,
+//! always the same for the same ciphertext and key. So a client cannot learn whether a ciphertext
+//! is valid, which is the information that Bleichenbacher's attack needs. The work does not depend
+//! on the padding, except for the length of the answer.
 
 use aws_lc_rs::hmac;
 use keyward_grep11::ckr;
@@ -16,19 +18,20 @@ use crate::rsa_numbers::PrivateNumbers;
 pub(super) fn decrypt(pkcs8: &[u8], encrypted: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
     let numbers = PrivateNumbers::read(pkcs8)?;
     if !numbers.is_below_modulus(encrypted) {
-        // Anyone can tell that.
+        // Not a secret: both numbers are public.
         return Err(Error::new(ckr::CKR_ENCRYPTED_DATA_INVALID, "the ciphertext is not below the modulus"));
     }
     let padded = Zeroizing::new(numbers.apply(encrypted)?);
     Ok(message(padded, &MadeUp::new(pkcs8, encrypted)))
 }
 
-/// The message in its padding (RFC 8017, 7.2.2: 00 02, at least eight bytes but zero, 00), or else one that is made up.
+/// The message in its padding (RFC 8017, 7.2.2: 00 02, at least eight bytes except zero, 00), or a
+/// made-up message.
 fn message(mut padded: Zeroizing<Vec<u8>>, made_up: &MadeUp) -> Zeroizing<Vec<u8>> {
     let length = u32::try_from(padded.len()).unwrap_or_default();
     let mut sound = Choice::from(1);
     let mut found = Choice::from(0);
-    // Where the message begins.
+    // Place of the first byte of the message.
     let mut start = 0;
     for (place, byte) in (0_u32..).zip(padded.iter()) {
         match place {
@@ -50,11 +53,12 @@ fn message(mut padded: Zeroizing<Vec<u8>>, made_up: &MadeUp) -> Zeroizing<Vec<u8
     Zeroizing::new(padded.get(start..).unwrap_or_default().to_vec())
 }
 
-/// What stands for the message of a ciphertext that is not sound.
+/// The made-up message for an invalid ciphertext.
 struct MadeUp(hmac::Key);
 
 impl MadeUp {
-    /// Derived from the ciphertext and a private key: nobody else can tell it from a message.
+    /// Derives the message from the ciphertext and the private key: without the private key nobody
+    /// can distinguish it from a real message.
     fn new(pkcs8: &[u8], encrypted: &[u8]) -> Self {
         const PURPOSE: &[u8] = b"keyward: messages whose padding is wrong";
         let of_key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, pkcs8), PURPOSE);
@@ -62,7 +66,8 @@ impl MadeUp {
         Self(hmac::Key::new(hmac::HMAC_SHA256, of_both.as_ref()))
     }
 
-    /// Where it begins: any place where a message may begin, its end included.
+    /// Place of the first byte: any place where a message may begin, or the end for an empty
+    /// message.
     fn start(&self, length: u32) -> u32 {
         let tag = hmac::sign(&self.0, b"length");
         let number = tag.as_ref().first_chunk().map_or(0, |number| u32::from_be_bytes(*number));
@@ -78,7 +83,7 @@ impl MadeUp {
     }
 }
 
-/// What the padding takes at least, in bytes.
+/// Least length of the padding, in bytes.
 const OVERHEAD: u32 = 11;
 
 #[cfg(test)]
@@ -100,7 +105,7 @@ mod tests {
         for zero in 10..256 {
             let mut block = padded(zero);
             if zero < 200 {
-                // A zero in the message is one of the message.
+                // A zero after the first one belongs to the message.
                 block[zero + 20] = 0;
             }
             assert_eq!(opened(&block), block[zero + 1..], "{zero}");

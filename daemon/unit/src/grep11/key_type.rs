@@ -6,7 +6,7 @@ use keyward_proto::{KeyType, MlDsa};
 use crate::key::Pair;
 use crate::object::{Material, SecretKind};
 
-/// The number of PKCS #11 for the type of a key.
+/// The CKK number of the type of a key.
 pub(crate) fn key_type(material: &Material) -> u64 {
     match material {
         Material::Key(key) => match key.pair() {
@@ -22,7 +22,7 @@ pub(crate) fn key_type(material: &Material) -> u64 {
     }
 }
 
-/// The number of PKCS #11 for a parameter set of ML-DSA, as `CKA_IBM_PARAMETER_SET` has it.
+/// The CKP number of a parameter set of ML-DSA, the value of `CKA_IBM_PARAMETER_SET`.
 pub fn parameter_set(parameters: MlDsa) -> u64 {
     match parameters {
         MlDsa::MlDsa44 => ckp::CKP_ML_DSA_44,
@@ -31,7 +31,8 @@ pub fn parameter_set(parameters: MlDsa) -> u64 {
     }
 }
 
-/// The size of a key in bits: of the modulus, of the order of the curve, of the value.
+/// The size of a key in bits: modulus of RSA, order of the curve, public key of ML-DSA, value of a
+/// secret key.
 pub(crate) fn bits(material: &Material) -> usize {
     match material {
         Material::Key(key) => match key.key_type() {

@@ -16,7 +16,7 @@ use super::rsa_size::{OFFERED, VERIFIED};
 use crate::object::Secret;
 
 impl Crypto {
-    /// The mechanisms on offer.
+    /// Lists the mechanisms on offer.
     ///
     /// # Errors
     /// None.
@@ -24,10 +24,10 @@ impl Crypto {
         Ok(GetMechanismListResponse { mechs: OFFERS.iter().map(|offer| offer.number).collect() })
     }
 
-    /// Key sizes and uses of a mechanism.
+    /// Returns the key sizes and uses of a mechanism.
     ///
     /// # Errors
-    /// `CKR_MECHANISM_INVALID` for one that is not on offer.
+    /// `CKR_MECHANISM_INVALID` for a mechanism that is not on offer.
     pub fn get_mechanism_info(
         &self,
         request: GetMechanismInfoRequest,
@@ -44,13 +44,14 @@ impl Crypto {
 /// A mechanism on offer.
 pub(crate) struct Offer {
     pub(crate) number: u64,
-    /// Smallest and largest key: in bits, but for AES, where PKCS #11 counts bytes; zeros where there is no key.
+    /// Smallest and largest key in bits; in bytes for AES, as PKCS #11 has it; zeros without a key.
     sizes: (u64, u64),
-    /// What it does: flags of [`ckf`].
+    /// The uses of the mechanism: flags of [`ckf`].
     pub(crate) flags: u64,
 }
 
-/// In the order that clients are told. `CKM_RSA_PKCS` is the first: there are clients that count on it.
+/// The offers, in the order that clients see. `CKM_RSA_PKCS` is the first, because some clients
+/// rely on it.
 pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
     const CRYPT: u64 = ckf::CKF_ENCRYPT | ckf::CKF_DECRYPT;
     const SIGN: u64 = ckf::CKF_SIGN | ckf::CKF_VERIFY;
@@ -103,7 +104,7 @@ pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
     offer(ckm::CKM_IBM_ED25519_SHA512, CURVE25519, SIGN);
     offer(ckm::CKM_ECDH1_DERIVE, EC, ckf::CKF_DERIVE);
     offer(ckm::CKM_IBM_EC_X25519, CURVE25519, ckf::CKF_DERIVE);
-    // The size of the public key, which FIPS 204 gives in bytes: 1312 to 2592.
+    // ML-DSA is measured by its public key: 1312 to 2592 bytes (FIPS 204, table 2).
     const ML_DSA: (u64, u64) = (1312 * 8, 2592 * 8);
     offer(ckm::CKM_IBM_ML_DSA_KEY_PAIR_GEN, ML_DSA, ckf::CKF_GENERATE_KEY_PAIR);
     offer(ckm::CKM_IBM_ML_DSA, ML_DSA, SIGN);
@@ -124,10 +125,11 @@ pub(crate) static OFFERS: LazyLock<Vec<Offer>> = LazyLock::new(|| {
     offers
 });
 
-/// The mechanism of a request, if it is on offer for a use, a flag of [`ckf`].
+/// The mechanism of a request, if it is on offer for a use, which is a flag of [`ckf`].
 ///
 /// # Errors
-/// `CKR_ARGUMENTS_BAD` if there is none, `CKR_MECHANISM_INVALID` if it is not on offer.
+/// `CKR_ARGUMENTS_BAD` without a mechanism, `CKR_MECHANISM_INVALID` if the mechanism is not on
+/// offer.
 pub(crate) fn offered(mechanism: Option<proto::Mechanism>, flag: u64) -> Result<proto::Mechanism, Error> {
     let mut mechanism = mechanism
         .ok_or_else(|| Error::new(ckr::CKR_ARGUMENTS_BAD, "the request has no mechanism in field Mech"))?;
@@ -152,7 +154,7 @@ pub(crate) fn name(number: u64) -> String {
     ckm::name(number).map_or_else(|| format!("mechanism {number:#x}"), str::to_owned)
 }
 
-/// A parameter that does not fit its mechanism.
+/// Refuses a parameter that does not fit its mechanism.
 pub(crate) fn bad_parameter(mechanism: &proto::Mechanism, needed: &str) -> Error {
     let name = name(mechanism.mechanism);
     Error::new(ckr::CKR_MECHANISM_PARAM_INVALID, format!("the parameter of {name} must be {needed}"))
@@ -177,7 +179,7 @@ pub(crate) fn iv(mechanism: &proto::Mechanism) -> Result<[u8; 16], Error> {
     .ok_or_else(|| bad_parameter(mechanism, "an IV of 16 bytes in ParameterB"))
 }
 
-/// The parameter of PSS. `hash` is that of the mechanism, if it has one.
+/// The parameter of PSS. `hash` is the hash function of the mechanism, if the mechanism has one.
 pub(crate) fn pss(mechanism: &proto::Mechanism, hash: Option<HashFunction>) -> Result<Pss, Error> {
     let Some(Parameter::RsapssParameter(parameter)) = &mechanism.parameter else {
         return Err(bad_parameter(mechanism, "an RSAPSSParm"));
@@ -219,7 +221,7 @@ pub(crate) fn oaep(mechanism: &proto::Mechanism) -> Result<(HashFunction, HashFu
     Ok((hash, mask, label))
 }
 
-/// The hash of a mask generation function. The numbers of PSS and OAEP are the same.
+/// The hash of a mask generation function. PSS and OAEP use the same numbers.
 fn mask(number: i32) -> Option<HashFunction> {
     use proto::rsapss_parm::Mask;
 

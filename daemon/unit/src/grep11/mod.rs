@@ -1,8 +1,9 @@
-//! GREP11: the calls that the unit serves to whoever has a client for Enterprise PKCS #11 over gRPC.
+//! GREP11: the calls that the unit offers to clients of Enterprise PKCS #11 over gRPC.
 //!
-//! Each call is a method of [`Crypto`] that takes the request and gives the response or an [`Error`]; how they
-//! travel is settled elsewhere. Nothing is kept between calls but the unit's cache of unwrapped keys: keys are
-//! [blobs](crate::blob), operations in several parts are [states](state).
+//! Each call is a method of [`Crypto`], which takes the request and returns the response or an
+//! [`Error`]. This module knows nothing of the network. The unit keeps nothing between calls except
+//! its cache of unwrapped keys: keys are [blobs](crate::blob), and operations in several parts are
+//! [states](state).
 
 mod aes;
 mod attributes;

@@ -2,18 +2,18 @@ use keyward_proto::{Hash, PssParameters};
 
 use super::hash::HashFunction;
 
-/// What PSS takes beside the message (RFC 8017, 8.1).
+/// The parameters of a PSS signature (RFC 8017, 8.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Pss {
     pub(crate) hash: HashFunction,
-    /// Hash of the mask.
+    /// Hash function of the mask.
     pub(crate) mask: HashFunction,
     /// Length of the salt, in bytes.
     pub(crate) salt: usize,
 }
 
 impl Pss {
-    /// Whether a key that is bound to these parameters (RFC 4055, 3.1) may be used so.
+    /// True if a key that is bound to the parameters `bond` (RFC 4055, 3.1) allows these.
     pub(crate) fn fits(self, bond: PssParameters) -> bool {
         let hash = match bond.hash() {
             Hash::Sha256 => HashFunction::Sha256,

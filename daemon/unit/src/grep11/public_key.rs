@@ -1,4 +1,5 @@
-//! Public keys as EP11 hands them out: a SubjectPublicKeyInfo, followed by who vouches for it.
+//! Public keys as EP11 hands them out: a SubjectPublicKeyInfo, then the fields that authenticate
+//! it.
 //!
 //! ```text
 //! SEQUENCE        SubjectPublicKeyInfo
@@ -11,8 +12,9 @@
 //! OCTET STRING    32  HMAC-SHA-256 of all that stands before it
 //! ```
 //!
-//! Ed25519 and X25519 stand in it as EP11 has them: as id-ecPublicKey with the algorithm in place of the curve.
-//! For verification, which needs no secret and no permission, the plain SubjectPublicKeyInfo does as well.
+//! Ed25519 and X25519 have the form of EP11 here: id-ecPublicKey with the algorithm in place of the
+//! curve. Verification also takes the plain SubjectPublicKeyInfo, because it needs no secret and no
+//! permission.
 
 use aws_lc_rs::{hmac, rand};
 use der::asn1::{AnyRef, BitStringRef, OctetStringRef};
@@ -28,17 +30,18 @@ use crate::error::UnitError;
 use crate::master_key::WrappingKeys;
 use crate::wkid::Wkid;
 
-/// A public key, and what it may be used for.
+/// A public key and its attributes.
 #[derive(Debug)]
 pub(crate) struct PublicKey {
-    /// None for a bare SubjectPublicKeyInfo, for which nobody vouches.
+    /// `None` for a bare SubjectPublicKeyInfo, which no MAC authenticates.
     pub(crate) attributes: Option<Attributes>,
     pub(crate) material: PublicMaterial,
-    /// The SubjectPublicKeyInfo as the standards have it, without a bond to RSASSA-PSS.
+    /// The SubjectPublicKeyInfo in the form of the standards, without a bond to RSASSA-PSS.
     pub(crate) spki: Vec<u8>,
 }
 
-/// What a public key may do that is worked out of a private one: the other half of the same.
+/// The attributes of the public key of a private key: verify for sign, encrypt for decrypt, wrap
+/// for unwrap.
 pub(crate) fn public_attributes(private: Attributes) -> Attributes {
     let halves = [
         (Attributes::SIGN, Attributes::VERIFY),
@@ -49,8 +52,8 @@ pub(crate) fn public_attributes(private: Attributes) -> Attributes {
     halves.into_iter().fold(none, |public, (own, other)| public.with(other, private.has(own)))
 }
 
-/// The SubjectPublicKeyInfo of an RSA key without its bond to RSASSA-PSS, which the library does
-/// not know.
+/// The SubjectPublicKeyInfo of an RSA key without its bond to RSASSA-PSS. The library does not know
+/// the bond.
 fn unbound(spki: &[u8]) -> Option<Vec<u8>> {
     let bits = BitStringRef::from_bytes(words::PublicKey::bits_of(spki)?).ok()?.to_der().ok()?;
     // rsaEncryption with its NULL (RFC 3279, 2.3.1).
@@ -58,27 +61,29 @@ fn unbound(spki: &[u8]) -> Option<Vec<u8>> {
     AnyRef::new(Tag::Sequence, &[&ALGORITHM, bits.as_slice()].concat()).ok()?.to_der().ok()
 }
 
-/// The SubjectPublicKeyInfo at the head of a public key as any EP11 unit hands it out, in the form of the
+/// The SubjectPublicKeyInfo at the head of a public key from any EP11 unit, in the form of the
 /// standards (RFC 8410 for Ed25519 and X25519).
 ///
-/// Whatever follows it is passed over, and what it says of the key is not looked at. `None` if it does not begin
-/// with a whole SEQUENCE.
+/// Ignores everything after the SubjectPublicKeyInfo, and does not check the key. `None` if the
+/// input does not begin with a whole SEQUENCE.
 pub fn spki_of_public_key_blob(bytes: &[u8]) -> Option<Vec<u8>> {
     first_element(bytes).map(|end| to_standard(&bytes[..end]))
 }
 
 impl Crypto {
-    /// Hands out a public key, given as SubjectPublicKeyInfo.
+    /// Adds attributes and a MAC to a SubjectPublicKeyInfo.
     pub(crate) fn wrap_public(&self, spki: &[u8], attributes: Attributes) -> Result<Vec<u8>, Error> {
         seal(&self.unit.keys, spki, attributes)
             .ok_or(UnitError::Crypto("encode the public key"))
             .map_err(Error::from)
     }
 
-    /// Reads a public key: one that a unit with this master key handed out, or a bare SubjectPublicKeyInfo.
+    /// Reads a public key: with the MAC of a unit with this master key, or a bare
+    /// SubjectPublicKeyInfo.
     ///
     /// # Errors
-    /// `CKR_IBM_WKID_MISMATCH`, `CKR_IBM_BLOB_ERROR`, and `CKR_PUBLIC_KEY_INVALID` for what is neither.
+    /// `CKR_IBM_WKID_MISMATCH` and `CKR_IBM_BLOB_ERROR` for a wrong MAC, `CKR_PUBLIC_KEY_INVALID`
+    /// for any other input.
     pub(crate) fn public_key(&self, bytes: &[u8]) -> Result<PublicKey, Error> {
         if bytes.len() > MAX_PUBLIC {
             return Err(invalid());
@@ -101,7 +106,7 @@ fn seal(keys: &WrappingKeys, spki: &[u8], attributes: Attributes) -> Option<Vec<
     let mut salt = [0; 8];
     rand::fill(&mut salt).ok()?;
     let mut packed = Vec::new();
-    // The lower word holds all that a public key can have.
+    // Public keys have attributes in the lower word only.
     let word = u32::try_from(attributes.bits() & 0xffff_ffff).ok()?.to_be_bytes();
     if attributes.has(Attributes::LOCAL) {
         packed.extend_from_slice(&0x1001_0000_u32.to_be_bytes());
@@ -121,7 +126,7 @@ fn seal(keys: &WrappingKeys, spki: &[u8], attributes: Attributes) -> Option<Vec<
     Some(sealed)
 }
 
-/// Checks what stands behind the SubjectPublicKeyInfo of `bytes`.
+/// Checks the fields after the SubjectPublicKeyInfo of `bytes`.
 fn verify(keys: &WrappingKeys, bytes: &[u8], seal: &[u8]) -> Result<Attributes, Error> {
     let damaged = || {
         let detail = "the public key is followed by something that no crypto unit with this master key wrote";
@@ -149,7 +154,7 @@ fn verify(keys: &WrappingKeys, bytes: &[u8], seal: &[u8]) -> Result<Attributes, 
     Ok(Attributes::from_bits(u32::from_be_bytes(*word).into()))
 }
 
-/// How long the first element is, with its header.
+/// Length of the first element with its header, in bytes.
 fn first_element(bytes: &[u8]) -> Option<usize> {
     let mut reader = SliceReader::new(bytes).ok()?;
     let header = Header::decode(&mut reader).ok()?;
@@ -158,7 +163,8 @@ fn first_element(bytes: &[u8]) -> Option<usize> {
     (header.tag() == Tag::Sequence && end <= bytes.len()).then_some(end)
 }
 
-/// The forms that the standards and EP11 give the head of the same SubjectPublicKeyInfo, up to the raw key.
+/// The head of a SubjectPublicKeyInfo up to the raw key: in the form of the standards, and in the
+/// form of EP11.
 const FORMS: &[(&[u8], &[u8])] = &[
     (
         &[0x30, 42, 0x30, 5, 6, 3, 43, 101, 112, 3, 33, 0],
@@ -180,7 +186,7 @@ fn to_standard(spki: &[u8]) -> Vec<u8> {
     replaced.unwrap_or_else(|| spki.to_vec())
 }
 
-/// Longest public key, in bytes (8 KiB): one of ML-DSA-87 takes less than 3 KiB.
+/// Longest public key, in bytes (8 KiB). ML-DSA-87 takes less than 3 KiB.
 const MAX_PUBLIC: usize = 8 * 1024;
 
 #[cfg(test)]
@@ -192,7 +198,8 @@ mod tests {
     use super::*;
     use crate::{MasterKey, Unit};
 
-    /// What a hardware unit puts behind the SubjectPublicKeyInfo of a key that it generated.
+    /// The fields that a hardware unit puts after the SubjectPublicKeyInfo of a key that it
+    /// generated.
     fn seal() -> Vec<u8> {
         let packed = [
             &[0x10, 0x01, 0, 0][..],

@@ -17,11 +17,12 @@ pub(crate) enum PublicMaterial {
         /// Big-endian, without leading zeros.
         exponent: Vec<u8>,
     },
-    /// A key of RSA that is bound to RSASSA-PSS (RFC 4055, 1.2), numbers as above: to verify with.
+    /// An RSA key that is bound to RSASSA-PSS (RFC 4055, 1.2), numbers as above. Such a key only
+    /// verifies.
     RsaPss {
         modulus: Vec<u8>,
         exponent: Vec<u8>,
-        /// What signatures are restricted to, if to anything.
+        /// The only parameters that signatures may have; `None` allows all.
         parameters: Option<PssParameters>,
     },
     /// A point, uncompressed.
@@ -34,7 +35,7 @@ pub(crate) enum PublicMaterial {
 }
 
 impl PublicMaterial {
-    /// The number of PKCS #11 for the type.
+    /// The CKK number of the type.
     pub(crate) fn key_type(&self) -> u64 {
         match self {
             Self::Rsa { .. } | Self::RsaPss { .. } => ckk::CKK_RSA,
@@ -43,7 +44,7 @@ impl PublicMaterial {
         }
     }
 
-    /// The curve, where there is one.
+    /// The curve of an EC key.
     pub(crate) fn curve(&self) -> Option<ObjectIdentifier> {
         match self {
             Self::Rsa { .. } | Self::RsaPss { .. } | Self::MlDsa(..) => None,
@@ -59,8 +60,8 @@ impl PublicMaterial {
     /// Reads a SubjectPublicKeyInfo, in the form of the standards or of EP11.
     ///
     /// # Errors
-    /// `CKR_KEY_SIZE_RANGE` for an RSA key of a size that is not offered, `CKR_PUBLIC_KEY_INVALID` for
-    /// whatever else.
+    /// `CKR_KEY_SIZE_RANGE` for an RSA key of a size that is not offered, `CKR_PUBLIC_KEY_INVALID`
+    /// for any other input.
     pub(super) fn read(spki: &[u8]) -> Result<Self, Error> {
         let (algorithm, parameters, bits) = Self::fields(spki).ok_or_else(invalid)?;
         match algorithm {
@@ -126,7 +127,7 @@ impl PublicMaterial {
         let (modulus, exponent) = read().map_err(|_| invalid())?;
         let (modulus, exponent) = (modulus.as_bytes(), exponent.as_bytes());
         let odd = |number: &[u8]| number.last().is_some_and(|last| last % 2 == 1);
-        // Any exponent that fits 64 bits, but for 1, which would be no encryption at all.
+        // Any odd exponent of up to 64 bits, except 1, which would not encrypt at all.
         let sound = odd(modulus) && odd(exponent) && exponent.len() <= 8 && exponent != [1];
         match VERIFIED.contains(&bit_length(modulus)) {
             true if sound => Ok(Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() }),

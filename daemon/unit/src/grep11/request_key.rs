@@ -5,10 +5,10 @@ use keyward_grep11::{KeyBlob, ckr};
 use super::error::Error;
 use crate::blob::Attributes;
 
-/// The key of a request, in either dialect. If both are there, the newer one counts.
+/// The key of a request in either dialect. The newer field counts if both are set.
 ///
 /// # Errors
-/// `CKR_ARGUMENTS_BAD` if there is none.
+/// `CKR_ARGUMENTS_BAD` without a key.
 pub(super) fn key_argument(newer: Option<KeyBlob>, older: Vec<u8>) -> Result<Vec<u8>, Error> {
     let newer = newer.and_then(|key| key.key_blobs.into_iter().next()).filter(|blob| !blob.is_empty());
     let blob = newer.unwrap_or(older);
@@ -23,10 +23,10 @@ pub(super) fn key_blob(blob: &[u8]) -> Option<KeyBlob> {
     Some(KeyBlob { key_blobs: vec![blob.to_vec()], ..KeyBlob::default() })
 }
 
-/// Checks that a key may be used so.
+/// Checks that a key has the attribute that its use needs.
 ///
 /// # Errors
-/// `CKR_KEY_FUNCTION_NOT_PERMITTED`.
+/// `CKR_KEY_FUNCTION_NOT_PERMITTED` without the attribute.
 pub(super) fn permitted(attributes: Attributes, bit: u64, attribute: &str) -> Result<(), Error> {
     match attributes.has(bit) {
         true => Ok(()),
@@ -37,7 +37,7 @@ pub(super) fn permitted(attributes: Attributes, bit: u64, attribute: &str) -> Re
     }
 }
 
-/// A key of a type that the mechanism has no use for.
+/// Refuses a key of the wrong type for the mechanism.
 pub(super) fn wrong_type(needed: &str) -> Error {
     Error::new(ckr::CKR_KEY_TYPE_INCONSISTENT, format!("the mechanism needs {needed}"))
 }

@@ -40,7 +40,7 @@ pub(crate) fn sign_pkcs1(
     }
 }
 
-/// Signs data with the padding of PKCS #1 v1.5, as they are: a DigestInfo, or whatever else the caller made.
+/// Signs data as they are with the padding of PKCS #1 v1.5: a DigestInfo, or any other content.
 pub(crate) fn sign_bare(key: &Key, pair: &RsaKeyPair, data: &[u8]) -> Result<Vec<u8>, Error> {
     if let Some((hash, digest)) = library_digest_info(data) {
         return sign_pkcs1(key, pair, hash, digest);
@@ -84,7 +84,7 @@ pub(crate) struct Verifying<'k> {
 }
 
 impl Verifying<'_> {
-    /// Whether the library refuses it for its size.
+    /// True if the library refuses the key for its size.
     pub(crate) fn is_small(&self) -> bool {
         bit_length(self.modulus) < 2048
     }
@@ -103,7 +103,7 @@ pub(crate) fn verify_pkcs1(
     }
 }
 
-/// Verifies a signature with the padding of PKCS #1 v1.5 over data as they are.
+/// Verifies a signature over data as they are, with the padding of PKCS #1 v1.5.
 pub(crate) fn verify_bare(key: &Verifying<'_>, data: &[u8], signature: &[u8]) -> Result<(), Error> {
     if let Some((hash, digest)) = library_digest_info(data).filter(|_| !key.is_small()) {
         return verify_pkcs1(key, hash, digest, signature);
@@ -181,7 +181,7 @@ fn imported(hash: HashFunction, digest: &[u8]) -> Result<Digest, Error> {
     Ok(Digest::import_less_safe(digest, algorithm)?)
 }
 
-/// How the library signs and verifies with PKCS #1 v1.5 and a hash, if it does.
+/// The library's algorithms for PKCS #1 v1.5 with a hash, if it has them.
 fn library_pkcs1(
     hash: HashFunction,
 ) -> Option<(&'static dyn RsaEncoding, &'static dyn VerificationAlgorithm)> {
@@ -193,12 +193,12 @@ fn library_pkcs1(
     })
 }
 
-/// How the library signs and verifies with a hash and a length of salt.
+/// The library's algorithms for one hash and one length of salt: signing, verifying.
 type Salted = (RsaSignatureEncoding, RsaParameters);
 
-/// How the library signs and verifies with PSS, if it does.
+/// The library's algorithms for PSS, if it has them.
 fn library_pss(pss: Pss) -> Option<&'static Salted> {
-    // It takes nothing else than a value that lives as long as the program.
+    // The library wants references that live as long as the program.
     static SHA256: LazyLock<[Salted; 33]> =
         LazyLock::new(|| salts(|| (signature::RSA_PSS_SHA256, signature::RSA_PSS_2048_8192_SHA256)));
     static SHA384: LazyLock<[Salted; 49]> =
@@ -223,7 +223,7 @@ fn salts<const N: usize>(of: impl Fn() -> Salted) -> [Salted; N] {
     })
 }
 
-/// How a plaintext is padded for encryption.
+/// The padding of a plaintext.
 pub(crate) enum Padding {
     /// RFC 8017, 7.2.
     Pkcs1,
@@ -251,7 +251,8 @@ pub(crate) fn encrypt(spki: &[u8], padding: &Padding, plain: &[u8]) -> Result<Ve
     Ok(encrypted)
 }
 
-/// Decrypts with a private key in PKCS#8. Whether a padding of PKCS #1 v1.5 is wrong it only tells if it may.
+/// Decrypts with a private key in PKCS#8. With `tells`, a wrong PKCS #1 v1.5 padding is an error;
+/// otherwise a made-up plaintext comes out (implicit rejection).
 pub(crate) fn decrypt(
     pkcs8: &[u8],
     padding: &Padding,

@@ -1,4 +1,4 @@
-//! The paddings of RSA signatures (RFC 8017, 9), for where aws-lc-rs does not apply them.
+//! The paddings of RSA signatures (RFC 8017, 9) that aws-lc-rs does not offer.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::error::Unspecified;
@@ -7,10 +7,11 @@ use aws_lc_rs::rand;
 use super::hash::{HashFunction, Hashing};
 use super::pss::Pss;
 
-/// The padding of PKCS #1 v1.5 (RFC 8017, 9.2): 00 01 FF .. FF 00, then the data, in `length` bytes.
+/// The padding of PKCS #1 v1.5 (RFC 8017, 9.2): 00 01 FF .. FF 00, then the data, in `length`
+/// bytes.
 ///
 /// # Errors
-/// If there are more data than `length` less 11.
+/// If the data are longer than `length` less 11.
 pub(crate) fn pkcs1(data: &[u8], length: usize) -> Result<Vec<u8>, Unspecified> {
     let filling = length.checked_sub(data.len() + 3).filter(|filling| *filling >= 8).ok_or(Unspecified)?;
     let mut padded = Vec::with_capacity(length);
@@ -21,10 +22,11 @@ pub(crate) fn pkcs1(data: &[u8], length: usize) -> Result<Vec<u8>, Unspecified> 
     Ok(padded)
 }
 
-/// The padding of PSS (RFC 8017, 9.1.1) for a modulus of `bits` bits, as long as that.
+/// The padding of PSS (RFC 8017, 9.1.1) for a modulus of `bits` bits. The output is as long as the
+/// modulus.
 ///
 /// # Errors
-/// If the modulus is too short for hash and salt, or there are no random bytes.
+/// If the modulus is too short for hash and salt, or the system gives no random bytes.
 pub(crate) fn pss(pss: Pss, digest: &[u8], bits: usize) -> Result<Vec<u8>, Unspecified> {
     let mut salt = vec![0; pss.salt];
     rand::fill(&mut salt)?;
@@ -38,7 +40,7 @@ pub(crate) fn pss(pss: Pss, digest: &[u8], bits: usize) -> Result<Vec<u8>, Unspe
     block[0] &= top(bits);
     block.extend_from_slice(&hash);
     block.push(0xbc);
-    // One byte is left over where the bits of the modulus are one more than a multiple of eight.
+    // One byte is left over if `bits` is one more than a multiple of eight.
     let mut padded = vec![0; bits.div_ceil(8) - length];
     padded.extend_from_slice(&block);
     Ok(padded)
@@ -47,7 +49,7 @@ pub(crate) fn pss(pss: Pss, digest: &[u8], bits: usize) -> Result<Vec<u8>, Unspe
 /// Verifies the padding of PSS (RFC 8017, 9.1.2).
 ///
 /// # Errors
-/// If it is not that of the digest.
+/// If the padding is not that of the digest.
 pub(crate) fn verify_pss(pss: Pss, digest: &[u8], bits: usize, padded: &[u8]) -> Result<(), Unspecified> {
     let length = (bits - 1).div_ceil(8);
     let (left_over, block) = padded.split_at_checked(padded.len() - length).ok_or(Unspecified)?;
@@ -94,7 +96,7 @@ fn top(bits: usize) -> u8 {
     0xff >> (8 * (bits - 1).div_ceil(8) - (bits - 1))
 }
 
-/// What stands before a digest in a DigestInfo (RFC 8017, 9.2, note 1).
+/// The bytes before the digest in a DigestInfo (RFC 8017, 9.2, note 1).
 pub(crate) fn digest_info_head(hash: HashFunction) -> Option<Vec<u8>> {
     // The last part of the object identifier 2.16.840.1.101.3.4.2.x (RFC 8017, appendix C).
     let arc = match hash {
@@ -110,5 +112,5 @@ pub(crate) fn digest_info_head(hash: HashFunction) -> Option<Vec<u8>> {
     Some([&[0x30, length + 17, 0x30, 13, 6, 9][..], &oid, &[5, 0, 4, length]].concat())
 }
 
-/// That of SHA-1, whose object identifier is 1.3.14.3.2.26.
+/// The bytes before a digest of SHA-1, whose object identifier is 1.3.14.3.2.26.
 const SHA1_HEAD: [u8; 15] = [0x30, 33, 0x30, 9, 6, 5, 43, 14, 3, 2, 26, 5, 0, 4, 20];

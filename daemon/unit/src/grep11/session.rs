@@ -1,4 +1,4 @@
-//! Sessions, which are not offered: the unit keeps nothing that one could be of.
+//! Sessions, which are not offered: the unit keeps no state that could belong to a session.
 
 use keyward_grep11::{LoginRequest, LoginResponse, LogoutRequest, LogoutResponse, ckr};
 

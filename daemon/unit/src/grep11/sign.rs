@@ -24,7 +24,7 @@ impl Crypto {
     /// Begins a signature or a MAC.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn sign_init(&self, request: SignInitRequest) -> Result<SignInitResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_SIGN)?;
         let key = key_argument(request.priv_key, request.priv_key_bytes)?;
@@ -36,7 +36,7 @@ impl Crypto {
     /// Signs in one piece.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn sign(&self, request: SignRequest) -> Result<SignResponse, Error> {
         let state = self.state(&request.state, Operation::Sign)?;
         state.not_started()?;
@@ -48,7 +48,7 @@ impl Crypto {
     /// Adds data to be signed.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn sign_update(&self, request: SignUpdateRequest) -> Result<SignUpdateResponse, Error> {
         let mut state = self.state(&request.state, Operation::Sign)?;
         let method = SignMethod::of(&state.mechanism()?)?;
@@ -60,7 +60,7 @@ impl Crypto {
     /// Ends a signature.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn sign_final(&self, request: SignFinalRequest) -> Result<SignFinalResponse, Error> {
         let state = self.state(&request.state, Operation::Sign)?;
         let method = SignMethod::of(&state.mechanism()?)?;
@@ -72,7 +72,7 @@ impl Crypto {
     /// Signs in one call.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn sign_single(&self, request: SignSingleRequest) -> Result<SignSingleResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_SIGN)?;
         let key = key_argument(request.priv_key, request.priv_key_bytes)?;
@@ -83,7 +83,7 @@ impl Crypto {
     /// Begins the verification of a signature or MAC.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn verify_init(&self, request: VerifyInitRequest) -> Result<VerifyInitResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_VERIFY)?;
         let key = key_argument(request.pub_key, request.pub_key_bytes)?;
@@ -95,7 +95,7 @@ impl Crypto {
     /// Verifies in one piece.
     ///
     /// # Errors
-    /// `CKR_SIGNATURE_INVALID` and `CKR_SIGNATURE_LEN_RANGE` unless the signature is right.
+    /// `CKR_SIGNATURE_INVALID` and `CKR_SIGNATURE_LEN_RANGE` for a wrong signature.
     pub fn verify(&self, request: VerifyRequest) -> Result<VerifyResponse, Error> {
         let state = self.state(&request.state, Operation::Verify)?;
         state.not_started()?;
@@ -107,7 +107,7 @@ impl Crypto {
     /// Adds data to be verified.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn verify_update(&self, request: VerifyUpdateRequest) -> Result<VerifyUpdateResponse, Error> {
         let mut state = self.state(&request.state, Operation::Verify)?;
         let method = SignMethod::of(&state.mechanism()?)?;
@@ -119,7 +119,7 @@ impl Crypto {
     /// Ends a verification.
     ///
     /// # Errors
-    /// `CKR_SIGNATURE_INVALID` and `CKR_SIGNATURE_LEN_RANGE` unless the signature is right.
+    /// `CKR_SIGNATURE_INVALID` and `CKR_SIGNATURE_LEN_RANGE` for a wrong signature.
     pub fn verify_final(&self, request: VerifyFinalRequest) -> Result<VerifyFinalResponse, Error> {
         let state = self.state(&request.state, Operation::Verify)?;
         let method = SignMethod::of(&state.mechanism()?)?;
@@ -132,7 +132,7 @@ impl Crypto {
     /// Verifies in one call.
     ///
     /// # Errors
-    /// `CKR_SIGNATURE_INVALID` and `CKR_SIGNATURE_LEN_RANGE` unless the signature is right.
+    /// `CKR_SIGNATURE_INVALID` and `CKR_SIGNATURE_LEN_RANGE` for a wrong signature.
     pub fn verify_single(&self, request: VerifySingleRequest) -> Result<VerifySingleResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_VERIFY)?;
         let key = key_argument(request.pub_key, request.pub_key_bytes)?;
@@ -140,7 +140,7 @@ impl Crypto {
         Ok(VerifySingleResponse {})
     }
 
-    /// A key that can and may sign with a method.
+    /// A key that can sign with a method, and that its attributes allow to sign.
     fn signer(&self, method: SignMethod, blob: &[u8]) -> Result<Signer, Error> {
         let object = self.unit.unwrapped(blob)?;
         let fits = match (method, &object.material) {
@@ -160,7 +160,7 @@ impl Crypto {
         Ok(Signer { method, object })
     }
 
-    /// A key that can and may verify with a method.
+    /// A key that can verify with a method, and that its attributes allow to verify.
     fn verifier(&self, method: SignMethod, key: &[u8]) -> Result<Verifier, Error> {
         if let SignMethod::Hmac(function) = method {
             let object = self.unit.unwrapped(key)?;
@@ -189,7 +189,7 @@ impl Crypto {
     }
 }
 
-/// Takes another part into the hash or MAC of a state.
+/// Adds a part to the hash or MAC of a state.
 fn update(method: SignMethod, secret: Option<&[u8]>, state: &mut State, data: &[u8]) -> Result<(), Error> {
     let midstate = match (method, secret) {
         (SignMethod::Hmac(function), Some(secret)) => {
@@ -207,7 +207,7 @@ fn update(method: SignMethod, secret: Option<&[u8]>, state: &mut State, data: &[
     Ok(())
 }
 
-/// What is to be signed or compared after the last part: a digest, or the MAC itself.
+/// The input of the key after the last part: a digest, or the MAC itself.
 fn finish(method: SignMethod, secret: Option<&[u8]>, state: &State) -> Result<Vec<u8>, Error> {
     match (method, secret) {
         (SignMethod::Hmac(function), Some(secret)) => Ok(state.hmac(function, secret)?.finish(secret)),

@@ -5,17 +5,17 @@ use super::hash::HashFunction;
 use super::mechanism::{no_parameter, not_offered, pss};
 use super::pss::Pss;
 
-/// How to sign.
+/// A way to sign: the algorithm and the hash of a mechanism.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum SignMethod {
-    /// Without a hash of its own it takes data as they are, such as a DigestInfo.
+    /// Takes a message, or without a hash the data as they are, such as a DigestInfo.
     RsaPkcs(Option<HashFunction>),
-    /// Takes a digest or, if it is to hash itself, a message.
+    /// Takes a message if `hashes`, otherwise a digest.
     RsaPss {
         pss: Pss,
         hashes: bool,
     },
-    /// Without a hash of its own it takes a digest, of any length.
+    /// Takes a message, or without a hash a digest of any length.
     Ecdsa(Option<HashFunction>),
     Ed25519,
     MlDsa,
@@ -60,7 +60,7 @@ impl SignMethod {
         Ok(method)
     }
 
-    /// The hash that is applied to a message before the key is.
+    /// The hash that is applied to a message before the key.
     pub(super) fn hash(self) -> Option<HashFunction> {
         match self {
             Self::RsaPkcs(hash) | Self::Ecdsa(hash) => hash,

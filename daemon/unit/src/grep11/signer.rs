@@ -38,7 +38,7 @@ impl Signer {
         }
     }
 
-    /// Signs what the scheme's own hash, if it has one, was applied to.
+    /// Signs a prepared input: the message after the hash of the method, or the MAC.
     pub(super) fn sign_prepared(&self, input: &[u8]) -> Result<Vec<u8>, Error> {
         match (self.method, &self.object.material) {
             (SignMethod::Hmac(_), _) => Ok(input.to_vec()),
@@ -66,7 +66,8 @@ impl Signer {
     }
 }
 
-/// Turns an ECDSA signature from DER (RFC 3279, 2.2.3) into r and s side by side, each as long as the order.
+/// Converts an ECDSA signature from DER (RFC 3279, 2.2.3) to r and s side by side, each as long as
+/// the order of the curve.
 fn fixed(signature: &[u8], length: usize) -> Result<Vec<u8>, Error> {
     let parsed = SliceReader::new(signature).and_then(|mut reader| {
         reader.sequence(|fields| {

@@ -1,6 +1,8 @@
-//! The state of an operation in several parts, which the client keeps and hands back.
+//! The state of an operation in several parts. The client keeps the state and sends it with each
+//! part.
 //!
-//! It has the layout of a blob, under keys of its own; any unit with the same master key can go on with it.
+//! A state has the layout of a blob, under keys of its own. Any unit with the same master key can
+//! continue the operation.
 
 use keyward_grep11::{self as proto, ckr};
 use prost::Message;
@@ -12,35 +14,35 @@ use super::hash::{HashFunction, Hashing, Hmac};
 use crate::blob;
 use crate::error::UnitError;
 
-/// What there is to know of an operation between two parts of it.
+/// The content of a state.
 ///
-/// The key is in it as the blob that the client sent: a state shows no more than the blob does, and what the
-/// key may do is looked up again with every part.
+/// The key is in the state as the blob that the client sent. So the state reveals no more than the
+/// blob, and every part checks again what the key may do.
 #[derive(Clone, Eq, Message, PartialEq)]
 pub(crate) struct State {
-    /// An [`Operation`], by number.
+    /// The number of an [`Operation`].
     #[prost(uint32, tag = "1")]
     operation: u32,
     #[prost(message, optional, tag = "2")]
     mechanism: Option<proto::Mechanism>,
-    /// Blob or public key; empty for a digest.
+    /// The blob or the public key; empty for a digest.
     #[prost(bytes = "vec", tag = "3")]
     pub(crate) key: Vec<u8>,
-    /// Whether a part went in.
+    /// True after the first part.
     #[prost(bool, tag = "4")]
     pub(crate) started: bool,
-    /// The hash so far.
+    /// The hash of the parts so far, as [`Hashing::save`] writes it.
     #[prost(bytes = "vec", tag = "5")]
     pub(crate) midstate: Vec<u8>,
-    /// What is chained to the next block.
+    /// The block that is chained to the next one.
     #[prost(bytes = "vec", tag = "6")]
     pub(crate) chain: Vec<u8>,
-    /// What has not filled a block yet.
+    /// The input that does not fill a block yet.
     #[prost(bytes = "vec", tag = "7")]
     pub(crate) rest: Vec<u8>,
 }
 
-/// What a state is of.
+/// The kind of an operation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Operation {
     Digest = 1,
@@ -64,8 +66,8 @@ impl State {
         self.mechanism.clone().ok_or_else(damaged)
     }
 
-    /// Takes a part: keeps the hash so far in the place of the one before, which is wiped. A part of no bytes is
-    /// none.
+    /// Records a part: stores the new hash, and wipes the one before. An empty part changes
+    /// nothing.
     pub(crate) fn take(&mut self, midstate: &[u8], part: &[u8]) {
         if !part.is_empty() {
             self.midstate.zeroize();
@@ -90,10 +92,10 @@ impl State {
         }
     }
 
-    /// Checks that no part went in, for a call that does the whole in one piece.
+    /// Checks that the operation has no part yet, for a call that takes all data in one piece.
     ///
     /// # Errors
-    /// `CKR_OPERATION_ACTIVE`.
+    /// `CKR_OPERATION_ACTIVE` after the first part.
     pub(crate) fn not_started(&self) -> Result<(), Error> {
         match self.started {
             false => Ok(()),
@@ -121,8 +123,8 @@ impl Crypto {
     /// Unwraps a state, which must be of `operation`.
     ///
     /// # Errors
-    /// `CKR_OPERATION_NOT_INITIALIZED` if there is none or one of another operation,
-    /// `CKR_IBM_WKID_MISMATCH`, and `CKR_SAVED_STATE_INVALID` if it was altered.
+    /// `CKR_OPERATION_NOT_INITIALIZED` without a state or for one of another operation,
+    /// `CKR_IBM_WKID_MISMATCH`, and `CKR_SAVED_STATE_INVALID` for an altered state.
     pub(crate) fn state(&self, state: &[u8], operation: Operation) -> Result<State, Error> {
         if state.is_empty() {
             return Err(Error::new(ckr::CKR_OPERATION_NOT_INITIALIZED, "the request has no state"));

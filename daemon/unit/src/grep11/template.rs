@@ -8,21 +8,21 @@ use keyward_grep11::{AttributeValue, cka, ckr};
 use super::error::Error;
 use crate::blob::Attributes;
 
-/// A template. Every attribute in it is known and has a value of its type.
+/// A template. Every attribute is known and has a value of its type.
 pub(crate) struct Template {
     booleans: BTreeMap<u64, bool>,
     integers: BTreeMap<u64, u64>,
     bytes: BTreeMap<u64, Vec<u8>>,
-    /// Whether there were attributes that are taken and not kept.
+    /// True if the template had attributes that are accepted and not kept.
     ignored: bool,
 }
 
 impl Template {
-    /// Reads the two forms of a template. An attribute that stands in both is taken from the typed one.
+    /// Reads the two forms of a template. The typed form counts for an attribute that is in both.
     ///
     /// # Errors
-    /// `CKR_ATTRIBUTE_TYPE_INVALID` for an attribute that no key here has, `CKR_ATTRIBUTE_VALUE_INVALID` for
-    /// a value of the wrong type or length.
+    /// `CKR_ATTRIBUTE_TYPE_INVALID` for an attribute that no key here has,
+    /// `CKR_ATTRIBUTE_VALUE_INVALID` for a value of the wrong type or length.
     pub(crate) fn read(
         typed: BTreeMap<u64, AttributeValue>,
         plain: BTreeMap<u64, Vec<u8>>,
@@ -40,7 +40,7 @@ impl Template {
         let plain = plain.into_iter().map(|(number, value)| (number, Some(OneAttr::AttributeB(value))));
         let typed = typed.into_iter().map(|(number, value)| (number, value.one_attr));
         for (number, value) in plain.chain(typed) {
-            // There are clients that send attributes without a value when they have none to set.
+            // Some clients send attributes without a value when they have none to set.
             let Some(value) = value else { continue };
             template.add(keyward_grep11::number(number), value)?;
         }
@@ -62,7 +62,7 @@ impl Template {
                 self.booleans.insert(number, value);
             }
             Kind::Integer => {
-                // Those of vendors are numbers like that of the attribute.
+                // A vendor's class or key type is a number like that of an attribute.
                 let is_enumerated = [cka::CKA_CLASS, cka::CKA_KEY_TYPE].contains(&number);
                 let value = match value {
                     OneAttr::AttributeI(value) if is_enumerated => Some(value.cast_unsigned()),
@@ -89,10 +89,10 @@ impl Template {
         self.integers.get(&number).copied()
     }
 
-    /// An integer that there must be.
+    /// An integer that the template must have.
     ///
     /// # Errors
-    /// `CKR_TEMPLATE_INCOMPLETE`.
+    /// `CKR_TEMPLATE_INCOMPLETE` without the attribute.
     pub(crate) fn needed_integer(&self, number: u64) -> Result<u64, Error> {
         self.integer(number).ok_or_else(|| missing(number))
     }
@@ -101,7 +101,8 @@ impl Template {
         self.bytes.get(&number).map(Vec::as_slice)
     }
 
-    /// A length in bytes, `CKA_VALUE_LEN`. Zero stands for the default, as if it was left out.
+    /// The length of the key in bytes, `CKA_VALUE_LEN`. Zero means the default, as if the attribute
+    /// was left out.
     pub(crate) fn value_length(&self) -> Result<Option<usize>, Error> {
         let length = self.integer(cka::CKA_VALUE_LEN).filter(|length| *length != 0);
         length.map(usize::try_from).transpose().map_err(|_| {
@@ -109,10 +110,10 @@ impl Template {
         })
     }
 
-    /// Checks that class and type are those of what is made, where the template has them.
+    /// Checks that class and type, if the template has them, are those of the new key.
     ///
     /// # Errors
-    /// `CKR_TEMPLATE_INCONSISTENT`.
+    /// `CKR_TEMPLATE_INCONSISTENT` for another class or type.
     pub(crate) fn expect(&self, class: u64, key_type: u64) -> Result<(), Error> {
         for (number, needed) in [(cka::CKA_CLASS, class), (cka::CKA_KEY_TYPE, key_type)] {
             if let Some(given) = self.integer(number).filter(|given| *given != needed) {
@@ -123,10 +124,10 @@ impl Template {
         Ok(())
     }
 
-    /// The attributes of a new key: `defaults`, changed by what the template says.
+    /// The attributes of a new key: `defaults`, changed by the template.
     ///
     /// # Errors
-    /// `CKR_ATTRIBUTE_VALUE_INVALID` for what is not offered.
+    /// `CKR_ATTRIBUTE_VALUE_INVALID` for an attribute that is not offered.
     pub(crate) fn attributes(&self, defaults: Attributes) -> Result<Attributes, Error> {
         let mut attributes = defaults;
         for (number, value) in &self.booleans {
@@ -135,10 +136,10 @@ impl Template {
         Ok(attributes)
     }
 
-    /// Checks that the attributes that only the unit sets are what the template says they are.
+    /// Checks that the template agrees with the attributes that only the unit sets.
     ///
     /// # Errors
-    /// `CKR_ATTRIBUTE_READ_ONLY`.
+    /// `CKR_ATTRIBUTE_READ_ONLY` for another value.
     pub(crate) fn agrees(&self, attributes: Attributes) -> Result<(), Error> {
         let differs = |(number, bit): &&(u64, u64)| {
             self.booleans.get(number).is_some_and(|given| *given != attributes.has(*bit))
@@ -153,12 +154,12 @@ impl Template {
         }
     }
 
-    /// The booleans that it sets.
+    /// The booleans that the template sets.
     pub(crate) fn booleans(&self) -> impl Iterator<Item = (u64, bool)> {
         self.booleans.iter().map(|(number, value)| (*number, *value))
     }
 
-    /// Whether it has anything but booleans that keys keep.
+    /// True if the template has more than boolean attributes that a key keeps.
     pub(crate) fn has_more_than_booleans(&self) -> bool {
         !self.integers.is_empty() || !self.bytes.is_empty() || self.ignored
     }
@@ -174,7 +175,7 @@ pub(crate) fn apply(attributes: Attributes, number: u64, value: bool) -> Result<
             ckr::CKR_ATTRIBUTE_VALUE_INVALID,
             format!("{} cannot be true here: it is not offered", name(number)),
         )),
-        // Whether a value that only the unit sets is the right one, Template::agrees tells.
+        // Template::agrees checks the attributes that only the unit sets.
         _ => Ok(attributes),
     }
 }
@@ -184,12 +185,12 @@ pub(crate) fn name(number: u64) -> String {
     cka::name(number).map_or_else(|| format!("attribute {number:#x}"), str::to_owned)
 }
 
-/// No key here has such an attribute.
+/// Refuses an attribute that no key here has.
 pub(crate) fn unknown(number: u64) -> Error {
     Error::new(ckr::CKR_ATTRIBUTE_TYPE_INVALID, format!("no key here has {}", name(number)))
 }
 
-/// An attribute that is needed is not in the template.
+/// Refuses a template without a needed attribute.
 pub(crate) fn missing(number: u64) -> Error {
     Error::new(ckr::CKR_TEMPLATE_INCOMPLETE, format!("{} is missing in the template", name(number)))
 }
@@ -232,7 +233,8 @@ enum Kind {
     Boolean,
     Integer,
     Bytes,
-    /// Taken in whatever form and not kept: keys here have no names, and are always private and sensitive.
+    /// Accepted in any form and not kept: keys here have no names, and are always private and
+    /// sensitive.
     Ignored,
 }
 
@@ -274,5 +276,5 @@ fn integer(bytes: &[u8]) -> Option<u64> {
 }
 
 const MAX_ATTRIBUTES: usize = 64;
-/// In bytes.
+/// Longest value of an attribute, in bytes.
 const MAX_VALUE: usize = 4096;

@@ -49,7 +49,7 @@ impl Verifier {
         }
     }
 
-    /// Verifies what the scheme's own hash, if it has one, was applied to, or compares the MAC.
+    /// Verifies a prepared input: the message after the hash of the method, or the MAC.
     pub(super) fn verify_prepared(&self, input: &[u8], signature: &[u8]) -> Result<(), Error> {
         let length = |needed: usize| match signature.len() == needed {
             true => Ok(()),

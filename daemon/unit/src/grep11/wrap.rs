@@ -1,4 +1,5 @@
-//! Keys on the way: wrapped by another key to leave a unit, and taken in; wrapped by the next master key.
+//! Wrapping and unwrapping: keys that leave a unit or enter it under another key, and keys that go
+//! to the next master key.
 
 use keyward_grep11::{
     RewrapKeyBlobRequest, RewrapKeyBlobResponse, UnwrapKeyRequest, UnwrapKeyResponse, WrapKeyRequest,
@@ -22,13 +23,13 @@ use crate::object::{Material, Object, Secret, SecretKind};
 use crate::rsa_numbers::{PrivateNumbers, RsaShape};
 
 impl Crypto {
-    /// Encrypts an extractable key with another.
+    /// Encrypts an extractable key with another key.
     ///
-    /// A secret key goes as its value, filled up with zeros where the mechanism takes whole blocks only; a
-    /// private key goes as PKCS#8, and only with `CKM_AES_CBC_PAD`.
+    /// A secret key is wrapped as its value, padded with zeros if the mechanism takes whole blocks
+    /// only. A private key is wrapped as PKCS#8, and only with `CKM_AES_CBC_PAD`.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn wrap_key(&self, request: WrapKeyRequest) -> Result<WrapKeyResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_WRAP)?;
         let object = self.unit.unwrapped(&key_argument(request.key, request.key_bytes)?)?;
@@ -72,12 +73,12 @@ impl Crypto {
         Ok(WrapKeyResponse { wrapped })
     }
 
-    /// Takes in a key that another one encrypted, or with `CKM_IBM_TRANSPORTKEY` a bare public key.
+    /// Decrypts a wrapped key, or with `CKM_IBM_TRANSPORTKEY` takes a bare public key.
     ///
-    /// The key may do what the template says, and nothing else.
+    /// The template alone says what the key may do.
     ///
     /// # Errors
-    /// As for all calls: see [`Error`].
+    /// See [`Error`].
     pub fn unwrap_key(&self, request: UnwrapKeyRequest) -> Result<UnwrapKeyResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_UNWRAP)?;
         let template = Template::read(request.template, request.template_bytes)?;
@@ -114,7 +115,8 @@ impl Crypto {
         })
     }
 
-    /// Wraps a key with the master key that is to come. The blob works as soon as that one is in force.
+    /// Wraps a key with the next master key. The new blob works once that master key is the current
+    /// one.
     ///
     /// # Errors
     /// `CKR_IBM_WK_NOT_INITIALIZED` if there is no next master key.
@@ -151,7 +153,7 @@ impl Crypto {
         {
             return Err(rsa_size());
         }
-        // There is no use for the answer of who may extract a public key.
+        // Every client may extract a public key, so the attribute has no meaning there.
         let attributes = attributes.with(Attributes::EXTRACTABLE, false);
         let public = self.wrap_public(&key.spki, attributes)?;
         Ok(UnwrapKeyResponse { unwrapped: key_blob(&public), unwrapped_bytes: public, check_sum: Vec::new() })
@@ -162,7 +164,7 @@ fn secret(kind: SecretKind, plain: &[u8], template: &Template) -> Result<Materia
     template.expect(cko::CKO_SECRET_KEY, template.needed_integer(cka::CKA_KEY_TYPE)?)?;
     let out_of_range = |detail: String| Error::new(ckr::CKR_WRAPPED_KEY_LEN_RANGE, detail);
     let length = template.value_length()?.unwrap_or(plain.len());
-    // Beyond its length a value can only have been filled up to a block.
+    // Bytes after the value can only be padding to a block.
     let value = plain
         .split_at_checked(length)
         .filter(|(_, rest)| rest.len() < 16 && rest.iter().all(|byte| *byte == 0))
@@ -190,13 +192,13 @@ fn private(wanted: u64, plain: &[u8], template: &Template) -> Result<Material, E
         return Err(Error::new(ckr::CKR_TEMPLATE_INCONSISTENT, detail));
     }
     if wanted == ckk::CKK_RSA {
-        // A key without its primes would do for some mechanisms only.
+        // A key without its primes would work for some mechanisms only.
         PrivateNumbers::read(plain).map_err(|_| invalid())?;
     }
     Ok(material)
 }
 
-/// Refuses what is an RSA key, and none of those that are offered.
+/// Refuses an RSA key of a size or a form that is not offered.
 fn refuse_rsa(pkcs8: &[u8]) -> Result<(), Error> {
     match RsaShape::of(pkcs8) {
         Some(shape) if !OFFERED.contains(&shape.bits) => Err(rsa_size()),
