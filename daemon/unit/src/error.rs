@@ -61,7 +61,7 @@ pub enum UnitError {
     },
     /// The public key of another unit cannot wrap a private key for that unit.
     #[error(
-        "cannot wrap the key for another unit: the public key that came from there is not an RSA key of 2048 to 4096 bits; check what answers at its address"
+        "cannot wrap the key for another unit: its public key is not an RSA key of 2048 to 4096 bits; check which server answers at its address"
     )]
     TransportKey,
     /// The scheme signs whole messages only.

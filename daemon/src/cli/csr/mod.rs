@@ -28,11 +28,12 @@ pub(super) struct Csr {
     /// Label of the key
     #[arg(value_name = "LABEL", required_unless_present = "names")]
     label: Option<Label>,
-    /// Whom the certificate is to be for: /O=Shop/CN=shop.example, encoded in this order, or CN=shop.example,O=Shop, which
-    /// is the same: that form, of RFC 4514, is encoded from its end to its beginning
+    /// Subject of the certificate: /O=Shop/CN=shop.example, encoded in this order, or the same as
+    /// CN=shop.example,O=Shop, the form of RFC 4514, which is encoded from its end to its beginning
     #[arg(long, value_name = "DN")]
     subject: Option<Subject>,
-    /// Its other names, behind LABEL, any number: DNS names and IP addresses, or DNS:, IP:, email: or URI: and a name
+    /// Other names of the certificate, any number, after LABEL: DNS names and IP addresses, or
+    /// DNS:, IP:, email: or URI: and a name
     #[arg(long = "san", value_name = "NAME", num_args = 1..)]
     names: Vec<San>,
     /// Which version of the key [default: the current one]
@@ -47,7 +48,7 @@ impl Csr {
         let label = self.label.as_ref().ok_or_else(|| {
             Failure::new(
                 exit::USAGE,
-                "cannot make a certificate request without a label: --san takes all words behind it for names; write \
+                "cannot make a certificate request without a label: --san takes all words after it as names; write \
                  keyward csr LABEL --san NAME...",
             )
         })?;
@@ -101,8 +102,8 @@ impl Csr {
         Ok((number, pem.map_err(|error| Failure::new(exit::SOFTWARE, error))?))
     }
 
-    /// The daemon refuses these too; but here it is known which runtime directory the command
-    /// needs.
+    /// The daemon refuses these keys too. The command line knows the runtime directory for the
+    /// advice.
     fn refuse_other_uses(&self, key: &KeyView) -> Result<(), Failure> {
         let has = |wanted: Use| key.uses.iter().any(|u| u == wanted.name());
         if has(Use::Csr) || has(Use::Any) {

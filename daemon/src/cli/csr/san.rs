@@ -10,7 +10,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 
 use crate::ground::text::quoted;
 
-/// One of these names.
+/// An alternative name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum San {
     /// A host by its name, or all hosts of a domain.
@@ -19,7 +19,7 @@ pub(super) enum San {
     Email(String),
     /// A host by its address.
     Ip(IpAddr),
-    /// Anything else that has a URI.
+    /// Anything else, by its URI.
     Uri(String),
 }
 
@@ -42,7 +42,8 @@ impl San {
 impl FromStr for San {
     type Err = InvalidSan;
 
-    /// Reads a name with its kind before it, as in `DNS:shop.example`; without it, an IP address or a DNS name.
+    /// Reads a name after its kind, as in `DNS:shop.example`. Without a kind the name is an IP
+    /// address or a DNS name.
     fn from_str(text: &str) -> Result<Self, InvalidSan> {
         if text.len() > LONGEST {
             return Err(InvalidSan::TooLong);
@@ -50,7 +51,7 @@ impl FromStr for San {
         let (kind, name) = text.split_once(':').unwrap_or_default();
         match kind.to_ascii_lowercase().as_str() {
             "uri" => uri(name),
-            // Only a URI can have a comma.
+            // Only a URI may contain a comma.
             _ if text.contains(',') && !text.contains("://") => Err(InvalidSan::Several),
             "dns" => dns(name, true),
             "email" => email(name),
@@ -68,8 +69,8 @@ impl FromStr for San {
     }
 }
 
-/// A name in the preferred syntax (RFC 1034, 3.5), with the underscores that people use all the same, whose first
-/// label may be a star.
+/// A DNS name in the preferred syntax (RFC 1034, 3.5). Underscores are allowed, because people use
+/// them, and the first label may be a star.
 fn dns(name: &str, wildcard: bool) -> Result<San, InvalidSan> {
     if has_port(name) {
         return Err(InvalidSan::Port);
@@ -90,14 +91,15 @@ fn dns(name: &str, wildcard: bool) -> Result<San, InvalidSan> {
     if name.len() > 253 || !fixed.split('.').all(label) {
         return Err(InvalidSan::Dns);
     }
-    // No domain at the top has a number for its name: it is meant as an address.
+    // No top-level domain is a number: the name is a wrong address.
     match fixed.rsplit('.').next() {
         Some(last) if last.bytes().all(|byte| byte.is_ascii_digit()) => Err(InvalidSan::Ip),
         _ => Ok(San::Dns(name.into())),
     }
 }
 
-/// Whether a host is followed by a port. One in brackets is an IPv6 address; others have a dot, but for one.
+/// True if a port follows a host. An IPv6 address with a port has brackets; other hosts have a dot,
+/// except localhost.
 fn has_port(text: &str) -> bool {
     let is_host = |host: &str| {
         host.eq_ignore_ascii_case("localhost")
@@ -120,7 +122,7 @@ fn email(text: &str) -> Result<San, InvalidSan> {
     }
 }
 
-/// A URI of RFC 3986 as far as that goes by characters: a scheme, and something behind it.
+/// A URI (RFC 3986), checked by its characters only: a scheme and something after it.
 fn uri(text: &str) -> Result<San, InvalidSan> {
     let (scheme, rest) = text.split_once(':').ok_or(InvalidSan::Uri)?;
     let sound = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -130,7 +132,7 @@ fn uri(text: &str) -> Result<San, InvalidSan> {
     if sound { Ok(San::Uri(text.into())) } else { Err(InvalidSan::Uri) }
 }
 
-/// What may be meant by a URI without its kind: most often its host.
+/// The error for a URI without its kind, which usually means the host in it.
 fn url(text: &str) -> InvalidSan {
     let authority =
         text.split_once("://").unwrap_or_default().1.split(['/', '?', '#']).next().unwrap_or_default();
@@ -143,10 +145,10 @@ fn url(text: &str) -> InvalidSan {
     }
 }
 
-/// Longest name, in bytes with its kind; a SPIFFE ID may have 2048.
+/// Longest name with its kind, in bytes. A SPIFFE ID has up to 2048.
 const LONGEST: usize = 2052;
 
-/// A text that is no such name.
+/// The reason why a text is not an alternative name.
 #[derive(Clone, Debug, Error, Eq, PartialEq)]
 pub(super) enum InvalidSan {
     #[error(
@@ -171,9 +173,9 @@ pub(super) enum InvalidSan {
     TooLong,
     #[error("is the host meant? then: --san {host}; if the URI itself is: --san {}", quoted(Path::new(&format!("URI:{uri}"))))]
     Url {
-        /// The host in it.
+        /// The host in the URI.
         host: String,
-        /// The whole of it.
+        /// The whole URI.
         uri: String,
     },
     #[error("not a URI such as spiffe://shop.example/web, of ASCII without spaces")]
@@ -262,7 +264,7 @@ mod tests {
         assert_eq!("a".repeat(LONGEST + 1).parse::<San>(), Err(InvalidSan::TooLong));
     }
 
-    /// Both of what is advised are names.
+    /// Both names in the advice are valid.
     #[test]
     fn a_url_leads_to_its_host() {
         for (text, expected) in [

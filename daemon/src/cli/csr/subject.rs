@@ -1,7 +1,11 @@
-//! Whom a certificate is for: a distinguished name (RFC 5280, 4.1.2.6) in either of the forms that people write.
+//! The subject of a certificate: a distinguished name (RFC 5280, 4.1.2.6), in either of the forms
+//! that people write.
 //!
-//! `/O=Shop/CN=shop.example`, as for `openssl req -subj`, has the parts in the order in which they are encoded;
-//! `CN=shop.example,O=Shop`, of RFC 4514, has them the other way round.
+//! `/O=Shop/CN=shop.example`, the form of `openssl req -subj`, has the parts in the order of the
+//! encoding. `CN=shop.example,O=Shop`, the form of RFC 4514, has the parts in reverse order.
+//!
+//! The reader is our own: that of x509-cert has one error for every fault, and does not check
+//! lengths and characters.
 
 use core::str::FromStr;
 
@@ -11,7 +15,7 @@ use thiserror::Error;
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::name::{Name, RdnSequence};
 
-/// A distinguished name that is not empty: its parts in the order in which they are encoded.
+/// A distinguished name with at least one part. The parts are in the order of the encoding.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Subject(Vec<Vec<Attribute>>);
 
@@ -57,7 +61,7 @@ impl FromStr for Subject {
     }
 }
 
-/// How a name is written.
+/// The written form of a name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Form {
     Openssl,
@@ -85,7 +89,7 @@ fn parts(text: &str, form: Form) -> Result<Vec<Vec<Attribute>>, InvalidSubject> 
     }
 }
 
-/// Where a value ends: at a separator without a backslash before it, or with the text.
+/// The end of a value: the first separator without a backslash before it, or the end of the text.
 fn end_of_value(text: &str, separator: char) -> usize {
     let mut escaped = false;
     let ends = |c: char| {
@@ -96,22 +100,22 @@ fn end_of_value(text: &str, separator: char) -> usize {
     text.find(ends).unwrap_or(text.len())
 }
 
-/// The value that is written; `None` if it is not written as it must be.
+/// The value without its escapes; `None` if the text breaks the rules of its form.
 fn unescape(text: &str, form: Form) -> Option<String> {
     let rfc4514 = form == Form::Rfc4514;
     let mut rest = if rfc4514 { text.trim_start_matches(' ') } else { text }.chars();
     if rfc4514 && rest.as_str().starts_with('#') {
-        // A value in hexadecimal BER, which nobody writes.
+        // A value in hexadecimal BER, which nobody writes by hand.
         return None;
     }
     let mut bytes = Vec::with_capacity(text.len());
-    // How much is not blanks before a separator.
+    // Length without the blanks before a separator.
     let mut kept = 0;
     let mut buffer = [0; 4];
     while let Some(c) = rest.next() {
         match c {
             '\\' => {
-                // A byte in two hexadecimal digits, or a character that stands for itself (RFC 4514, 3).
+                // A byte in two hexadecimal digits, or an escaped character (RFC 4514, 3).
                 let hex = rest.as_str().get(..2).filter(|two| two.bytes().all(|b| b.is_ascii_hexdigit()));
                 match hex.filter(|_| rfc4514) {
                     Some(two) => {
@@ -165,7 +169,7 @@ impl Attribute {
     }
 }
 
-/// A type of attributes.
+/// A type of attribute.
 #[derive(Debug, Eq, PartialEq)]
 struct Kind {
     name: &'static str,
@@ -186,7 +190,7 @@ impl Kind {
     }
 }
 
-/// The usual ones, with the lengths of RFC 5280, appendix A.1.
+/// The usual types, with the lengths of RFC 5280, appendix A.1.
 static KINDS: [Kind; 9] = [
     Kind::new("CN", "2.5.4.3", Tag::Utf8String, (1, 64)),
     Kind::new("serialNumber", "2.5.4.5", Tag::PrintableString, (1, 64)),
@@ -200,10 +204,10 @@ static KINDS: [Kind; 9] = [
     Kind::new("DC", "0.9.2342.19200300.100.1.25", Tag::Ia5String, (1, 63)),
 ];
 
-/// Longest name that is read, in bytes.
+/// Longest text of a name, in bytes.
 const LONGEST: usize = 4096;
 
-/// A text that is no such name.
+/// The reason why a text is not a distinguished name.
 #[derive(Clone, Debug, Error, Eq, PartialEq)]
 pub(super) enum InvalidSubject {
     #[error("the value of {0} has characters that it cannot have")]
@@ -233,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    /// The parts as they are encoded, the attributes of one joined by plus signs.
+    /// The parts in the order of the encoding. A plus sign joins the attributes of one part.
     fn read(text: &str) -> Result<Vec<String>, InvalidSubject> {
         let subject: Subject = text.parse()?;
         let attribute = |one: &Attribute| format!("{}={}", one.kind.name, one.value);
@@ -308,7 +312,7 @@ mod tests {
         let subject: Subject = "C=DE+CN=a".parse().unwrap();
         let cn = b"\x30\x08\x06\x03\x55\x04\x03\x0c\x01a";
         let c = b"\x30\x09\x06\x03\x55\x04\x06\x13\x02DE";
-        // In the order of their bytes, whatever the order in which they are written.
+        // A set is encoded in the order of its bytes, however it is written.
         let expected = [&b"\x30\x17\x31\x15"[..], cn, c].concat();
         assert_eq!(subject.to_name().unwrap().to_der().unwrap(), expected);
     }

@@ -126,7 +126,7 @@ impl Crypto {
             )),
             cka::CKA_VALUE | cka::CKA_PRIVATE_EXPONENT if secret => Err(Error::new(
                 ckr::CKR_ATTRIBUTE_SENSITIVE,
-                format!("{} of a private or secret key is not told to anybody", name(number)),
+                format!("{} of a private or secret key never leaves the unit", name(number)),
             )),
             cka::CKA_VALUE_LEN => integer(key.length.ok_or_else(none)? as u64),
             cka::CKA_CHECK_VALUE => key.check_value.clone().map(OneAttr::AttributeB).ok_or_else(none),
@@ -214,8 +214,8 @@ fn changed(from: Attributes, changes: &Template) -> Result<Attributes, Error> {
         }
         // PKCS #11 2.40, table 27: these attributes change in one direction only.
         match (number, value) {
-            (cka::CKA_EXTRACTABLE, true) => return refuse("what was kept in stays in"),
-            (cka::CKA_WRAP_WITH_TRUSTED, false) => return refuse("it leads one way only"),
+            (cka::CKA_EXTRACTABLE, true) => return refuse("a key that may not leave the unit never may"),
+            (cka::CKA_WRAP_WITH_TRUSTED, false) => return refuse("it changes in one direction only"),
             _ => to = after,
         }
     }

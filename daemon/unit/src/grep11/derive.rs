@@ -88,7 +88,7 @@ impl Crypto {
     /// The shared secret of a private key and the public key of a peer.
     fn agree(&self, private: &Private, peer: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
         let invalid = || {
-            let detail = "the public key of the other side is not a point of the curve of the private key";
+            let detail = "the public key of the peer is not a point on the curve of the private key";
             Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
         };
         // PKCS #11 allows the point alone or in an OCTET STRING (2.40, 2.3.6), and some clients

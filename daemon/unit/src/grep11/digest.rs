@@ -27,7 +27,7 @@ impl Crypto {
         let length = length.ok_or_else(|| {
             Error::new(
                 ckr::CKR_ARGUMENTS_BAD,
-                format!("{} random bytes were asked for: 1 to {MAX_RANDOM} can be", request.len),
+                format!("{} random bytes were asked for: 1 to {MAX_RANDOM} are offered", request.len),
             )
         })?;
         let mut rnd = vec![0; length];

@@ -68,5 +68,5 @@ impl From<KeyRejected> for Error {
 }
 
 pub(super) fn signature_invalid() -> Error {
-    Error::new(ckr::CKR_SIGNATURE_INVALID, "the signature is not that of these data by this key")
+    Error::new(ckr::CKR_SIGNATURE_INVALID, "the signature is not one of these data by this key")
 }

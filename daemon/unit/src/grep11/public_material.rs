@@ -138,6 +138,6 @@ impl PublicMaterial {
 }
 
 pub(super) fn invalid() -> Error {
-    let detail = "the public key is not a SubjectPublicKeyInfo of a known type, nor one with a MAC behind";
+    let detail = "the public key is not a SubjectPublicKeyInfo of a known type, nor one followed by a MAC";
     Error::new(ckr::CKR_PUBLIC_KEY_INVALID, detail)
 }

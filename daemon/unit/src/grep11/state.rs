@@ -145,5 +145,5 @@ impl Crypto {
 }
 
 pub(crate) fn damaged() -> Error {
-    Error::new(ckr::CKR_SAVED_STATE_INVALID, "the state was altered, or never was one")
+    Error::new(ckr::CKR_SAVED_STATE_INVALID, "the state was altered, or is not a state")
 }

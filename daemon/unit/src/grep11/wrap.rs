@@ -124,7 +124,7 @@ impl Crypto {
         let next = self.unit.next_keys().ok_or_else(|| {
             Error::new(
                 ckr::CKR_IBM_WK_NOT_INITIALIZED,
-                "this unit was not told the master key that is to come",
+                "this unit has no next master key; start it with --next-master-key",
             )
         })?;
         let current = key_argument(request.wrapped_key, request.wrapped_key_bytes)?;
@@ -141,11 +141,10 @@ impl Crypto {
     ) -> Result<UnwrapKeyResponse, Error> {
         let key = self.public_key(bytes)?;
         if key.attributes.is_some() {
-            return Err(Error::new(ckr::CKR_WRAPPED_KEY_INVALID, "the public key has been taken in already"));
+            return Err(Error::new(ckr::CKR_WRAPPED_KEY_INVALID, "the public key was imported already"));
         }
         if let PublicMaterial::RsaPss { .. } = key.material {
-            let detail =
-                "a key that is bound to RSASSA-PSS can be verified with as it is, and is not taken in";
+            let detail = "a key that is bound to RSASSA-PSS is not imported: it verifies as it is";
             return Err(Error::new(ckr::CKR_KEY_TYPE_INCONSISTENT, detail));
         }
         template.expect(cko::CKO_PUBLIC_KEY, key.material.key_type())?;
@@ -213,7 +212,7 @@ fn refuse_rsa(pkcs8: &[u8]) -> Result<(), Error> {
 fn invalid() -> Error {
     Error::new(
         ckr::CKR_WRAPPED_KEY_INVALID,
-        "what was unwrapped is not the PKCS#8 of a private key of a type that is offered",
+        "the unwrapped bytes are not the PKCS#8 of a private key of an offered type",
     )
 }
 

@@ -1,21 +1,25 @@
-//! BER (X.690, 8) made DER as far as programs use the freedom that it has: lengths that are not
-//! told, and strings in parts. Browsers, Windows and macOS write PKCS#12 so.
+//! Conversion of BER (X.690, 8) to DER, for the two freedoms of BER that programs use: indefinite
+//! lengths, and strings in parts. Browsers, Windows and macOS write PKCS#12 so.
+//!
+//! The `ber` feature of the crate `der` reads such values into known types only. The archive reader
+//! works on values of any type, whose content can be BER again.
 
 use zeroize::Zeroizing;
 
-/// The same value with all lengths told, and strings of bytes in one part. `None` if it is no BER.
+/// Returns the value in DER: with definite lengths, and with each string of bytes in one part.
+/// `None` if the input is not BER.
 pub(super) fn to_der(ber: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut der = Zeroizing::new(Vec::with_capacity(2 * ber.len() + 8));
     let rest = element(ber, &mut der, MAX_DEPTH)?;
     rest.is_empty().then_some(der)
 }
 
-/// Appends the first value of `ber` to `der`, and returns what is behind it.
+/// Appends the first value of `ber` to `der`, and returns the rest of `ber`.
 fn element<'a>(ber: &'a [u8], der: &mut Zeroizing<Vec<u8>>, depth: usize) -> Option<&'a [u8]> {
     let (&tag, rest) = ber.split_first()?;
     let (length, rest) = length(rest)?;
     let is_constructed = tag & CONSTRUCTED != 0;
-    // Tags of several bytes are in nothing that is read here.
+    // No format that is read here has tags of several bytes.
     if tag & 0x1f == 0x1f || (length.is_none() && !is_constructed) {
         return None;
     }
@@ -28,7 +32,8 @@ fn element<'a>(ber: &'a [u8], der: &mut Zeroizing<Vec<u8>>, depth: usize) -> Opt
         return Some(behind);
     }
     let depth = depth.checked_sub(1)?;
-    // Sized at once, so that growing leaves no copy of a private key behind: 4 bytes tell a length.
+    // Full capacity from the start, so that growing leaves no copy of a private key behind: a
+    // length takes 4 bytes.
     let mut inside = Zeroizing::new(Vec::with_capacity(2 * content.len() + 8));
     let mut left = content;
     loop {
@@ -46,7 +51,7 @@ fn element<'a>(ber: &'a [u8], der: &mut Zeroizing<Vec<u8>>, depth: usize) -> Opt
     Some(if length.is_some() { behind } else { left.get(2..)? })
 }
 
-/// The contents of strings that stand one behind the other, in DER.
+/// Joins the contents of consecutive strings in DER.
 fn joined(strings: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let mut whole = Zeroizing::new(Vec::with_capacity(strings.len()));
     let mut left = strings;
@@ -59,7 +64,7 @@ fn joined(strings: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     Some(whole)
 }
 
-/// A length, which may be left open, and what is behind it.
+/// Reads a length, `None` for an indefinite one, and returns the rest.
 fn length(ber: &[u8]) -> Option<(Option<usize>, &[u8])> {
     let (&first, rest) = ber.split_first()?;
     match first {
@@ -92,7 +97,7 @@ fn append(tag: u8, content: &[u8], der: &mut Zeroizing<Vec<u8>>) {
 
 const CONSTRUCTED: u8 = 0x20;
 const OCTET_STRING: u8 = 0x04;
-/// How deep values may be in each other: an archive has 8.
+/// Deepest nesting of values. An archive has a depth of 8.
 const MAX_DEPTH: usize = 32;
 
 #[cfg(test)]

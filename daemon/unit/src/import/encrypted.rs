@@ -1,8 +1,8 @@
 //! Files under a passphrase: PKCS#8 and the bags of PKCS#12 (RFC 8018, and RFC 7292 before it), and
-//! the PEM of old (RFC 1421).
+//! the old PEM encryption (RFC 1421).
 //!
-//! Files say how much work a passphrase is to cost, so that is bounded. What comes out is not
-//! authenticated: a wrong passphrase is told by the padding, or by what is inside being no key.
+//! A file says how much work its passphrase costs, so the work is bounded. The output is not
+//! authenticated: a wrong passphrase shows by a wrong padding, or by an output that is not a key.
 
 use core::cell::Cell;
 
@@ -21,18 +21,17 @@ use zeroize::Zeroizing;
 
 use super::error::ImportError;
 
-/// What a file is encrypted with, and how much work may still be done to find out.
+/// The passphrase of a file, and the work that may still be spent on it.
 #[derive(Clone, Copy)]
 pub(super) struct Passphrase<'a> {
-    /// UTF-8, or `None` for a file that was made without a passphrase, which is another thing than
-    /// an empty one.
+    /// UTF-8, or `None` for a file without a passphrase, which differs from an empty passphrase.
     pub(super) bytes: Option<&'a [u8]>,
-    /// In rounds of PBKDF2, for all that is in the file.
+    /// Remaining work, in rounds of PBKDF2, for the whole file.
     pub(super) work: &'a Cell<u64>,
 }
 
 impl<'a> Passphrase<'a> {
-    /// Another passphrase, for the same work.
+    /// Another passphrase, with the same remaining work.
     pub(super) fn or(self, bytes: Option<&'a [u8]>) -> Self {
         Self { bytes, ..self }
     }
@@ -41,7 +40,7 @@ impl<'a> Passphrase<'a> {
         self.bytes.unwrap_or_default()
     }
 
-    /// Takes something from the work that may be done.
+    /// Spends work.
     fn spend(self, rounds: u64) -> Result<(), ImportError> {
         let left = self.work.get().checked_sub(rounds.max(1)).ok_or(ImportError::Costly)?;
         self.work.set(left);
@@ -72,7 +71,8 @@ pub(super) fn decrypt(algorithm: AnyRef<'_>, ciphertext: &[u8], passphrase: Pass
             let derive = |purpose, length| pkcs12(&password, salt, rounds, purpose, length);
             (derive(1, key_length), derive(2, 8))
         }
-        // PBKDF1 (RFC 8018, 5.1), of which key and IV are the two halves of what the schemes take.
+        // PBKDF1 (RFC 8018, 5.1). The first half of the output is the key, the second half is the
+        // IV.
         Derivation::Md5 | Derivation::Sha1 => {
             let mut derived = Zeroizing::new([passphrase.bytes(), salt].concat());
             for _ in 0..rounds {
@@ -97,7 +97,7 @@ fn pbes2(parameters: AnyRef<'_>, ciphertext: &[u8], passphrase: Passphrase<'_>) 
             if memory > MAX_SCRYPT_MEMORY {
                 return Err(ImportError::Costly);
             }
-            // A round takes about as long as 128 bytes of it.
+            // A round of PBKDF2 takes about as long as 128 bytes of scrypt.
             passphrase.spend((memory / 128).saturating_mul(u64::from(scrypt.parallelization)))?;
         }
         _ => return Err(ImportError::Encryption("PBES2 with an unknown derivation of keys".into())),
@@ -112,8 +112,8 @@ fn pbes2(parameters: AnyRef<'_>, ciphertext: &[u8], passphrase: Passphrase<'_>) 
     Ok(plain)
 }
 
-/// Decrypts the body of a PEM block with a header `DEK-Info` (RFC 1421, 4.6.1.3), as OpenSSL has
-/// written them.
+/// Decrypts the body of a PEM block with a header `DEK-Info` (RFC 1421, 4.6.1.3), as OpenSSL writes
+/// them.
 pub(super) fn decrypt_pem(dek_info: &[u8], ciphertext: &[u8], passphrase: Passphrase<'_>) -> Plain {
     let text = String::from_utf8_lossy(dek_info);
     let (name, iv) = text.split_once(',').unwrap_or((&text, ""));
@@ -142,8 +142,8 @@ pub(super) fn decrypt_pem(dek_info: &[u8], ciphertext: &[u8], passphrase: Passph
     cipher.decrypt(&key, &iv, ciphertext)
 }
 
-/// Two bytes for each letter and two zeros, as PKCS#12 has it (RFC 7292, B.1). OpenSSL and Java do
-/// the same with what is not UTF-8.
+/// Two bytes for each letter and two zeros at the end, as in PKCS#12 (RFC 7292, B.1). OpenSSL and
+/// Java do the same with bytes that are not UTF-8.
 fn in_utf16(passphrase: Passphrase<'_>) -> Zeroizing<Vec<u8>> {
     let Some(passphrase) = passphrase.bytes else { return Zeroizing::default() };
     let mut bytes = Zeroizing::new(Vec::with_capacity(2 * passphrase.len() + 2));
@@ -155,8 +155,8 @@ fn in_utf16(passphrase: Passphrase<'_>) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
-/// The derivation of keys of PKCS#12 with SHA-1 (RFC 7292, B.2); `purpose` is 1 for a key and 2 for
-/// an IV.
+/// The key derivation of PKCS#12 with SHA-1 (RFC 7292, B.2). `purpose` is 1 for a key and 2 for an
+/// IV.
 fn pkcs12(password: &[u8], salt: &[u8], rounds: u32, purpose: u8, length: usize) -> Zeroizing<Vec<u8>> {
     const BLOCK: usize = 64;
     let repeated = |bytes: &[u8]| -> Vec<u8> {
@@ -170,7 +170,7 @@ fn pkcs12(password: &[u8], salt: &[u8], rounds: u32, purpose: u8, length: usize)
             digest = Sha1::digest(digest);
         }
         derived.extend_from_slice(&digest);
-        // Each block of the input grows by the digest, repeated, and one.
+        // Adds the repeated digest and one to each block of the input.
         for block in input.chunks_mut(BLOCK) {
             let mut carry = 1;
             for (byte, more) in
@@ -186,7 +186,7 @@ fn pkcs12(password: &[u8], salt: &[u8], rounds: u32, purpose: u8, length: usize)
     derived
 }
 
-/// A way to encrypt of before 2000 (RFC 8018, A.3, and RFC 7292, C).
+/// An encryption scheme from before 2000 (RFC 8018, A.3, and RFC 7292, C).
 struct Scheme {
     oid: ObjectIdentifier,
     derivation: Derivation,
@@ -208,9 +208,9 @@ enum Cipher {
     Aes256,
     Des,
     TripleDes,
-    /// With two keys, of which the first one is also the third.
+    /// Triple DES with two keys: the first key is also the third.
     DoubleDes,
-    /// With keys of so many bytes.
+    /// RC2 with a key of this many bytes.
     Rc2(usize),
 }
 
@@ -251,10 +251,10 @@ fn cbc<C: BlockCipherDecrypt, E>(cipher: Result<C, E>, iv: &[u8], ciphertext: &[
     Ok(plain)
 }
 
-/// Most work for one file, in rounds of PBKDF2. OpenSSL takes 2,048 unless it is told otherwise,
-/// others up to a million.
+/// Most work for one file, in rounds of PBKDF2. OpenSSL's default is 2,048; others take up to a
+/// million.
 pub(super) const MAX_WORK: u64 = 5_000_000;
-/// In bytes; OpenSSL takes 16 MiB unless it is told otherwise.
+/// Most memory of scrypt, in bytes. OpenSSL's default is 16 MiB.
 const MAX_SCRYPT_MEMORY: u64 = 128 << 20;
 
 // RFC 8018, A.4.

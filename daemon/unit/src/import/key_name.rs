@@ -2,7 +2,7 @@ use core::fmt;
 
 use der::asn1::ObjectIdentifier;
 
-/// An algorithm or a curve that is not supported, by its name where that is known.
+/// An unsupported algorithm or curve, shown by its name if the name is known.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct KeyName(pub(super) ObjectIdentifier);
 
@@ -18,7 +18,7 @@ impl fmt::Display for KeyName {
 // RFC 3279, 2.3.2.
 pub(super) const DSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10040.4.1");
 
-/// What people do have in key files, besides what is supported.
+/// Unsupported algorithms and curves that key files really have.
 const NAMES: &[(ObjectIdentifier, &str)] = &[
     (DSA, "DSA"),
     // RFC 4055.

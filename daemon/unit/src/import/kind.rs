@@ -1,9 +1,9 @@
-//! What people keep keys in that is not read here, by name and with what to do.
+//! Key formats that are not read here: their names, and what to do.
 
 use keyward_proto::pem;
 use thiserror::Error;
 
-/// Something else that keys are kept in.
+/// A format of keys that is not read here.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum Kind {
@@ -36,17 +36,17 @@ pub enum Kind {
         "a key of an old SSH program, which is not read here; have another key made: keyward key generate"
     )]
     Ssh,
-    /// A key that a TPM has wrapped.
+    /// A key that is wrapped by a TPM.
     #[error(
         "a key that a TPM has wrapped, which nobody but that TPM can read; have another key made: keyward key generate"
     )]
     Tpm,
-    /// Text of Windows in two bytes for each letter.
+    /// Text in UTF-16, as Windows writes it.
     #[error("text in UTF-16; write it as ASCII first: iconv -f UTF-16 -t ASCII FILE > NEW")]
     Utf16,
 }
 
-/// Name of the content that a label of PEM stands for.
+/// Finds the format by the label of a PEM block.
 pub(super) fn of_label(label: &[u8]) -> Option<Kind> {
     Some(match label {
         b"PKCS7" | b"PKCS #7 SIGNED DATA" | b"CMS" => Kind::Pkcs7,
@@ -58,7 +58,7 @@ pub(super) fn of_label(label: &[u8]) -> Option<Kind> {
     })
 }
 
-/// What a file is that has neither PEM nor DER.
+/// Finds the format of a file that is neither PEM nor DER.
 pub(super) fn of_file(file: &[u8]) -> Option<Kind> {
     if pem::is_utf16(file) {
         return Some(Kind::Utf16);

@@ -28,9 +28,9 @@ pub use error::{Form, ImportError};
 pub use key_name::KeyName;
 pub use kind::Kind;
 
-/// Reads the only private key of a file, which is not encrypted.
+/// Reads the one private key of a file without encryption.
 pub(crate) fn read(file: &[u8]) -> Result<Key, ImportError> {
-    // Nothing is decrypted, so that nobody waits for it here.
+    // With no work allowed, nothing is decrypted, and nobody waits for a decryption.
     let read = KeyFile::read_with(file, Passphrase { bytes: None, work: &Cell::new(0) });
     let mut keys =
         read.map_err(|error| if error == ImportError::Costly { ImportError::Encrypted } else { error })?.keys;
@@ -43,18 +43,18 @@ pub(crate) fn read(file: &[u8]) -> Result<Key, ImportError> {
 /// The private keys and certificates of a file.
 #[derive(Default)]
 pub struct KeyFile {
-    /// In the order of the file, each once; those that cannot be taken in, too.
+    /// In the order of the file, each once, with the errors of keys that cannot be imported.
     keys: Vec<Result<Key, ImportError>>,
     certificates: Vec<Vec<u8>>,
 }
 
 impl KeyFile {
-    /// Reads a file: PKCS#8, PKCS#1, SEC 1 and the format of OpenSSH, in PEM or DER, or PKCS#12.
-    /// What is encrypted is decrypted with the passphrase, whose cost is bounded.
+    /// Reads a file: PKCS#8, PKCS#1, SEC 1 or the format of OpenSSH, in PEM or DER, or PKCS#12. The
+    /// passphrase decrypts encrypted content; its cost is bounded.
     ///
     /// # Errors
-    /// [`ImportError`] says what the file is instead, and what to do; [`ImportError::Encrypted`] if it takes a
-    /// passphrase.
+    /// [`ImportError`] says what the file is instead, and what to do; [`ImportError::Encrypted`] if
+    /// the file needs a passphrase.
     pub fn read(file: &[u8], passphrase: Option<&[u8]>) -> Result<Self, ImportError> {
         Self::read_with(file, Passphrase { bytes: passphrase, work: &Cell::new(MAX_WORK) })
     }
@@ -79,15 +79,15 @@ impl KeyFile {
         Ok(found)
     }
 
-    /// How many private keys there are.
+    /// Number of private keys.
     pub fn key_count(&self) -> usize {
         self.keys.len()
     }
 
-    /// The type of a private key, or why it cannot be taken in.
+    /// The type of a private key.
     ///
     /// # Errors
-    /// [`ImportError`] says why.
+    /// [`ImportError`] says why the private key cannot be imported.
     pub fn key_type(&self, index: usize) -> Result<KeyType, ImportError> {
         self.key(index).map(Key::key_type)
     }
@@ -95,7 +95,7 @@ impl KeyFile {
     /// The public key of a private key, as SubjectPublicKeyInfo in DER.
     ///
     /// # Errors
-    /// [`ImportError`] says why the private key cannot be taken in.
+    /// [`ImportError`] says why the private key cannot be imported.
     pub fn spki(&self, index: usize) -> Result<&[u8], ImportError> {
         self.key(index).map(Key::spki)
     }
@@ -103,14 +103,13 @@ impl KeyFile {
     /// A private key as PKCS#8 in DER, which [`Unit::import`](crate::Unit::import) takes.
     ///
     /// # Errors
-    /// [`ImportError`] says why it cannot be taken in.
+    /// [`ImportError`] says why the private key cannot be imported.
     pub fn pkcs8(&self, index: usize) -> Result<Zeroizing<Vec<u8>>, ImportError> {
         let pkcs8 = self.key(index)?.to_pkcs8();
         pkcs8.map_err(|_| ImportError::Unit(UnitError::Crypto("encode the key")))
     }
 
-    /// The certificates, in DER and in the order of the file. They are as they stand there: nothing
-    /// has been checked.
+    /// The certificates in DER, in the order of the file. Nothing in them has been checked.
     pub fn certificates(&self) -> &[Vec<u8>] {
         &self.certificates
     }
@@ -123,7 +122,7 @@ impl KeyFile {
         }
     }
 
-    /// Reads DER or PEM; returns what else was found.
+    /// Reads DER or PEM. Returns what the file holds besides private keys and certificates.
     fn read_plain(
         &mut self,
         file: &[u8],
@@ -132,12 +131,11 @@ impl KeyFile {
         if let Ok(fields) = fields(file) {
             return self.read_der(file, &fields, Form::Der, passphrase);
         }
-        // Only now, for what looks like the start of a PEM block may well stand inside a DER
-        // certificate.
+        // DER comes first, because a DER certificate may contain the text of a PEM boundary.
         if pem::blocks(file).next().is_some() {
             return self.read_pem(file, passphrase);
         }
-        // An archive of which lengths are left open; private keys are never written so.
+        // An archive with indefinite lengths; private keys alone are never written so.
         if ber::to_der(file)
             .as_ref()
             .and_then(|der| fields(der).ok())
@@ -163,8 +161,8 @@ impl KeyFile {
                         let dek_info = block.header("DEK-Info").unwrap_or_default();
                         let plain = with_passphrase(passphrase, |passphrase| {
                             let plain = encrypted::decrypt_pem(dek_info, &der, passphrase)?;
-                            // As with every cipher here, a wrong passphrase has a right padding now
-                            // and then.
+                            // A wrong passphrase gives a right padding now and then, with every
+                            // cipher here.
                             fields(&plain).map(|_| ()).map_err(|_| ImportError::Passphrase)?;
                             Ok(plain)
                         });
@@ -184,7 +182,7 @@ impl KeyFile {
                 }
                 b"CERTIFICATE" | b"X509 CERTIFICATE" | b"TRUSTED CERTIFICATE" => {
                     let body = body()?;
-                    // Behind one that is trusted stands what it is trusted for.
+                    // A trusted certificate is followed by the uses it is trusted for.
                     let mut reader = SliceReader::new(&body).map_err(|_| ImportError::Damaged(Form::Pem))?;
                     let certificate = reader.tlv_bytes().map_err(|_| ImportError::Damaged(Form::Pem))?;
                     self.certificates.push(certificate.to_vec());
@@ -193,11 +191,11 @@ impl KeyFile {
                 b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST" => Some(REQUEST),
                 b"PUBLIC KEY" | b"RSA PUBLIC KEY" => Some(PUBLIC_KEY),
                 label if label == Reference::PEM_LABEL.as_bytes() => Some(ImportError::Reference),
-                // Curves stand beside keys.
+                // Parameters of a curve or group stand beside a key.
                 b"EC PARAMETERS" | b"DH PARAMETERS" => None,
                 label => match kind::of_label(label) {
                     Some(kind) => Some(ImportError::Other(kind)),
-                    // Some have labels of their own for what is PKCS#8 inside.
+                    // Some programs have their own label for PKCS#8.
                     None if label.ends_with(b"PRIVATE KEY") => {
                         let der = body()?;
                         let read = fields(&der)
@@ -220,7 +218,7 @@ impl KeyFile {
         Ok(instead)
     }
 
-    /// Reads a value in DER; returns what it is, if that is neither key nor certificate.
+    /// Reads a value in DER. Returns what the value is if it is neither a key nor a certificate.
     fn read_der(
         &mut self,
         der: &[u8],
@@ -262,7 +260,7 @@ impl KeyFile {
     }
 
     fn add_archive(&mut self, file: &[u8], passphrase: Passphrase<'_>) -> Result<(), ImportError> {
-        // Many have none, which is written in one of two ways.
+        // Many archives have no passphrase, which programs encode in one of two ways.
         let ways = [passphrase.bytes.map(Some), Some(None), Some(Some(&b""[..]))].into_iter().flatten();
         let mut reads = ways.map(|bytes| Archive::read(file, passphrase.or(bytes)));
         let read = reads.find(|read| !matches!(read, Err(ImportError::Passphrase)));
@@ -292,7 +290,7 @@ fn with_passphrase<T>(
     if passphrase.bytes.is_some() { decrypt(passphrase) } else { Err(ImportError::Encrypted) }
 }
 
-/// What can be said of a file that is nothing that is known.
+/// The error for a file without any known content.
 fn instead_of(file: &[u8]) -> ImportError {
     if file.windows(PEM_START.len()).any(|window| window == PEM_START) {
         ImportError::Damaged(Form::Pem)
@@ -303,7 +301,7 @@ fn instead_of(file: &[u8]) -> ImportError {
     }
 }
 
-/// Whether the fields are those of a PFX (RFC 7292, 4), whose version is 3.
+/// True for the fields of a PFX (RFC 7292, 4), whose version is 3.
 fn is_archive(fields: &[AnyRef<'_>]) -> bool {
     matches!(fields, [version, content, ..]
         if version.tag() == Tag::Integer && version.value() == [3] && content.tag() == Tag::Sequence)

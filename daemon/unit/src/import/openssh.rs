@@ -6,7 +6,7 @@ use super::error::{Form, ImportError};
 use crate::key::Key;
 use crate::rsa_numbers;
 
-/// Reads the body of a PEM block, whose key is not encrypted.
+/// Reads the body of a PEM block without encryption.
 pub(super) fn read(body: &[u8]) -> Result<Key, ImportError> {
     let damaged = || ImportError::Damaged(Form::Pem);
     let mut fields = Fields(body.strip_prefix(MAGIC).ok_or_else(damaged)?);
@@ -18,7 +18,7 @@ pub(super) fn read(body: &[u8]) -> Result<Key, ImportError> {
         let (_derivation, _options, count, _public) =
             (fields.string()?, fields.string()?, fields.number()?, fields.string()?);
         let mut private = Fields(fields.string()?);
-        // Twice the same number, by which a right passphrase is known.
+        // A number twice, which shows a right passphrase.
         let is_sound = count == 1 && private.number()? == private.number()?;
         is_sound.then_some(private)
     })()
@@ -47,7 +47,7 @@ pub(super) fn read(body: &[u8]) -> Result<Key, ImportError> {
     }
 }
 
-/// Fields that stand one behind the other.
+/// Consecutive fields.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -65,7 +65,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A number without the zero that keeps it from being a negative one.
+/// A number without the zero byte that marks it as positive.
 fn unsigned(number: &[u8]) -> &[u8] {
     number.strip_prefix(&[0]).unwrap_or(number)
 }

@@ -1,8 +1,8 @@
 //! PKCS#12 archives (RFC 7292).
 //!
-//! Their MAC is not looked at. It would tell a wrong passphrase, as the padding and the contents
-//! do, and vouches for nothing that matters: a key is checked by itself, and certificates by their
-//! signatures.
+//! The MAC of an archive is not checked. It would reveal a wrong passphrase, as the padding and the
+//! contents do, and it protects nothing else here: a key is checked by itself, and certificates are
+//! checked by their signatures.
 
 use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Decode, Reader, SliceReader, Tag, TagNumber, Tagged};
@@ -13,7 +13,7 @@ use super::der_fields;
 use super::encrypted::{Passphrase, decrypt};
 use super::error::ImportError;
 
-/// What is in an archive, in its order.
+/// The content of an archive, in its order.
 #[derive(Default)]
 pub(super) struct Archive {
     /// Private keys, as PKCS#8.
@@ -51,7 +51,7 @@ impl Archive {
             }
             _ => return Err(ImportError::Encryption("public keys".into())),
         };
-        // What a wrong passphrase makes of it has a right padding once in 256 times.
+        // A wrong passphrase gives a right padding once in 256 times.
         let contents = ber::to_der(&contents).ok_or(ImportError::Passphrase)?;
         for bag in fields(&contents).map_err(|_| ImportError::Passphrase)? {
             self.read_bag(bag, passphrase)?;
@@ -66,7 +66,7 @@ impl Archive {
             SHROUDED_KEY_BAG => {
                 let [algorithm, ciphertext] = fields_of(value)?[..] else { return Err(DAMAGED) };
                 let key = decrypt(algorithm, &octets(ciphertext)?, passphrase)?;
-                // As above.
+                // A wrong passphrase, as for the safe.
                 der_fields::fields(&key).map_err(|_| ImportError::Passphrase)?;
                 self.keys.push(key);
             }
@@ -76,14 +76,14 @@ impl Archive {
                     self.certificates.push(octets(certificate)?.to_vec());
                 }
             }
-            // Lists of revoked certificates, secrets, and bags in bags, which nobody writes.
+            // Revocation lists, secrets, and nested bags, which no program writes.
             _ => {}
         }
         Ok(())
     }
 }
 
-/// An object identifier and what is tagged with 0 behind it: ContentInfo, SafeBag, CertBag.
+/// An object identifier and the value with tag 0 after it: ContentInfo, SafeBag, CertBag.
 fn content_info(value: AnyRef<'_>) -> Result<(ObjectIdentifier, AnyRef<'_>), ImportError> {
     let fields = fields_of(value)?;
     let [kind, content, ..] = fields[..] else { return Err(DAMAGED) };
@@ -92,8 +92,8 @@ fn content_info(value: AnyRef<'_>) -> Result<(ObjectIdentifier, AnyRef<'_>), Imp
     Ok((kind, content.ok_or(DAMAGED)?.map_err(|_| DAMAGED)?))
 }
 
-/// The bytes of an OCTET STRING, or of one tagged with 0, in one part or, as BER lets it be, in
-/// several.
+/// The bytes of an OCTET STRING, or of an implicit one with tag 0; in one part or, as BER allows,
+/// in several.
 fn octets(value: AnyRef<'_>) -> Result<Zeroizing<Vec<u8>>, ImportError> {
     match value.tag() {
         Tag::OctetString | IMPLICIT => Ok(Zeroizing::new(value.value().to_vec())),
@@ -112,7 +112,7 @@ fn whole(value: AnyRef<'_>) -> Zeroizing<Vec<u8>> {
     use der::Encode;
     let length = value.encoded_len().ok().and_then(|length| usize::try_from(length).ok());
     let mut der = Zeroizing::new(Vec::with_capacity(length.unwrap_or_default()));
-    // It was decoded, so it is short enough to be encoded.
+    // A value that was decoded is short enough to be encoded.
     let _ = value.encode_to_vec(&mut der);
     der
 }

@@ -1,4 +1,4 @@
-//! Private keys in DER, told apart by the tags of their fields.
+//! Private keys in DER, distinguished by the tags of their fields.
 
 use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef, UintRef};
 use der::{Decode, Tag, TagNumber, Tagged};
@@ -9,7 +9,7 @@ use super::key_name::{DSA, KeyName};
 use super::kind::Kind;
 use crate::key::{Algorithm, Key, Unsupported};
 
-/// Reads a private key that is not encrypted.
+/// Reads a private key without encryption.
 pub(super) fn read_key(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<Key, ImportError> {
     const INTEGER: Tag = Tag::Integer;
     let unsupported = |unsupported| match unsupported {
@@ -26,8 +26,8 @@ pub(super) fn read_key(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<
             match Algorithm::of(fields[1]).map_err(unsupported)? {
                 algorithm @ (Algorithm::Rsa | Algorithm::RsaPss(_)) => return read_rsa(algorithm, key, form),
                 Algorithm::Ed25519 => read_ed25519(fields),
-                // The other choice is the expanded key alone, of which a library makes no PKCS#8
-                // again.
+                // The expanded key alone is the other choice. The library cannot write PKCS#8 from
+                // it.
                 Algorithm::MlDsa(_) if !has_seed(key) => return Err(ImportError::SeedMissing),
                 algorithm => Key::from_pkcs8(algorithm, der).ok(),
             }
@@ -63,7 +63,7 @@ pub(super) fn read_key(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<
     key.ok_or(ImportError::Inconsistent)
 }
 
-/// Whether the fields are those of a certificate (RFC 5280, 4.1).
+/// True for the fields of a certificate (RFC 5280, 4.1).
 pub(super) fn is_certificate(fields: &[AnyRef<'_>]) -> bool {
     matches!(fields, [body, algorithm, signature]
         if body.tag() == Tag::Sequence && algorithm.tag() == Tag::Sequence && signature.tag() == Tag::BitString
@@ -71,7 +71,7 @@ pub(super) fn is_certificate(fields: &[AnyRef<'_>]) -> bool {
             && !body.value().starts_with(&[0x02, 0x01, 0x00]))
 }
 
-/// Reads an RSAPrivateKey (RFC 8017, A.1.2), and says of what the library refuses why.
+/// Reads an RSAPrivateKey (RFC 8017, A.1.2). The error says why the library refuses a key.
 fn read_rsa(algorithm: Algorithm, der: &[u8], form: Form) -> Result<Key, ImportError> {
     let fields = fields(der).map_err(|_| ImportError::Damaged(form))?;
     let number = |at: usize| fields.get(at).and_then(|field| field.decode_as::<UintRef<'_>>().ok());
@@ -80,7 +80,7 @@ fn read_rsa(algorithm: Algorithm, der: &[u8], form: Form) -> Result<Key, ImportE
         let zeros = number.as_bytes().first().map_or(0, |byte| byte.leading_zeros());
         Ok::<_, ImportError>(number.as_bytes().len() * 8 - zeros as usize)
     };
-    // The tenth field are the primes beyond two.
+    // The tenth field holds the primes beyond two.
     if fields.len() > 9 {
         return Err(ImportError::RsaPrimes);
     }
@@ -88,7 +88,7 @@ fn read_rsa(algorithm: Algorithm, der: &[u8], form: Form) -> Result<Key, ImportE
     if !(2048..=8192).contains(&modulus) {
         return Err(ImportError::RsaSize(modulus));
     }
-    // Some write the private exponent and zeros in the place of all that follows from it.
+    // Some programs write the private exponent, and zeros for the numbers after it.
     if (4..=8).map(&bits).collect::<Result<Vec<_>, _>>()?.contains(&0) {
         return Err(ImportError::RsaPrimesMissing);
     }
@@ -99,9 +99,9 @@ fn read_rsa(algorithm: Algorithm, der: &[u8], form: Form) -> Result<Key, ImportE
     Key::from_pkcs1(algorithm, der).map_err(|_| ImportError::Inconsistent)
 }
 
-/// Reads the fields of a PrivateKeyInfo of Ed25519 (RFC 8410, 7): its seed, and its public key if
-/// that is there, also where ring has put it in versions up to 0.16, in a BIT STRING within a tag
-/// that stands for one.
+/// Reads the fields of a PrivateKeyInfo of Ed25519 (RFC 8410, 7): the seed, and the public key if
+/// present. Versions of ring up to 0.16 wrote the public key as a BIT STRING inside an explicit
+/// tag.
 fn read_ed25519(fields: &[AnyRef<'_>]) -> Option<Key> {
     let seed = <&OctetStringRef>::from_der(fields.get(2)?.value()).ok()?;
     let public = fields.iter().find_map(|field| match (field.tag(), field.value()) {
@@ -112,9 +112,8 @@ fn read_ed25519(fields: &[AnyRef<'_>]) -> Option<Key> {
     Key::from_ed25519(seed.as_bytes(), public).ok()
 }
 
-/// Whether an ML-DSA-PrivateKey is one of the choices with a seed (RFC 9881, 6): that alone, or
-/// with the expanded key. What was written before that was settled is random bytes, and may begin
-/// as either does.
+/// True for an ML-DSA-PrivateKey with a seed (RFC 9881, 6): the seed alone, or the seed and the
+/// expanded key. Drafts of the format had bare random bytes, which may begin like either.
 pub(super) fn has_seed(key: &[u8]) -> bool {
     let is_seed = |value: AnyRef<'_>, tag| value.tag() == tag && value.value().len() == ML_DSA_SEED_LENGTH;
     AnyRef::from_der(key).is_ok_and(|key| is_seed(key, ML_DSA_SEED))
@@ -138,5 +137,5 @@ const PUBLIC_KEY_OF_RING: Tag = Tag::ContextSpecific { number: TagNumber(1), con
 
 /// The choice of ML-DSA-PrivateKey that is the seed alone (RFC 9881, 6).
 const ML_DSA_SEED: Tag = Tag::ContextSpecific { number: TagNumber(0), constructed: false };
-/// In bytes (FIPS 204, 3.6.1).
+/// Length of the seed, in bytes (FIPS 204, 3.6.1).
 const ML_DSA_SEED_LENGTH: usize = 32;

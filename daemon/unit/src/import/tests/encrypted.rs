@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Reads a file with a passphrase; there must be one key in it, that of `pem`.
+/// Reads a file with a passphrase. It must hold the key of `pem`, and no other.
 fn opened(file: &[u8], passphrase: &str, pem: &[u8]) -> KeyFile {
     let read = KeyFile::read(file, Some(passphrase.as_bytes())).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((read.key_count(), read.spki(0).unwrap()), (1, &*run("pkey -pubout -outform DER", pem)));
@@ -40,7 +40,7 @@ fn encrypted_keys_are_read_with_their_passphrase() {
             opened(&file, passphrase, pem);
             assert_eq!(refused(&file), ImportError::Encrypted, "{args}");
             let wrong = KeyFile::read(&file, Some(b"wrong")).err();
-            // One wrong passphrase in 256 has a right padding, and makes a key of no kind of it.
+            // One wrong passphrase in 256 gives a right padding, but no key.
             assert!(matches!(wrong, Some(ImportError::Passphrase)), "{args}: {wrong:?}");
         }
     }
@@ -86,7 +86,7 @@ fn passphrases_that_cost_too_much_are_refused() {
         let most = altered(args, &rounds, &[0x02, 0x03, 0x7f, 0xff, 0xff]);
         assert_eq!(most, Some(ImportError::Costly), "{args}");
     }
-    // Nor may many together: 64 KiB have room for some hundred keys.
+    // Several keys share the limit: 64 KiB have room for some hundred keys.
     let one = run("pkcs8 -topk8 -passout pass:x -iter 2000", &pem);
     for (work, expected) in [(6000, None), (5999, Some(ImportError::Costly))] {
         let passphrase = Passphrase { bytes: Some(b"x"), work: &Cell::new(work) };
@@ -125,7 +125,7 @@ fn archives_are_read_with_their_certificates() {
         let passphrase = if args.contains("secret") { "secret" } else { "gr\u{fc}n" };
         let ber = with_open_lengths(&file);
         assert!(ber.starts_with(&[0x30, 0x80]));
-        // Where a certificate is in the clear it would be taken apart, too.
+        // The conversion would also change a certificate in the clear.
         let in_clear = file.windows(der.len()).any(|window| window == der);
         let ber = if in_clear { file.clone() } else { ber };
         for file in [&file, &ber] {
@@ -146,7 +146,7 @@ fn archives_are_read_with_their_certificates() {
         // The unit itself decrypts nothing.
         assert_eq!(unit().import(&file).is_ok(), args.contains("NONE"), "{args}");
     }
-    // What is not read by us is read by the command that the message has.
+    // The command in the message reads archives that Keyward cannot read.
     let message = ImportError::Pkcs12.to_string();
     let (_, command) = message.split_once("program: openssl ").unwrap();
     let text = run(
@@ -156,8 +156,8 @@ fn archives_are_read_with_their_certificates() {
     unit().import(&text).unwrap();
 }
 
-/// The same in BER, as browsers and macOS write it: all lengths but the innermost left open, and
-/// strings in parts.
+/// Converts DER to BER, as browsers and macOS write it: indefinite lengths except for the innermost
+/// values, and strings in parts.
 fn with_open_lengths(der: &[u8]) -> Vec<u8> {
     let mut ber = Vec::new();
     let mut reader = SliceReader::new(der).unwrap();
@@ -168,7 +168,7 @@ fn with_open_lengths(der: &[u8]) -> Vec<u8> {
             0x30 | 0xa0 => {
                 ber.extend([&[whole[0], 0x80], &*with_open_lengths(value.value()), &[0, 0]].concat())
             }
-            // What is long is cut in two.
+            // A long string is cut in two.
             tag @ (0x04 | 0x80) if value.value().len() > 64 => {
                 let open = if tag == 0x04 { 0x24 } else { 0xa0 };
                 let content = value.value();

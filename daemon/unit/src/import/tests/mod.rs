@@ -1,4 +1,4 @@
-//! Tests of the import: what `openssl` writes, and what is refused.
+//! Tests of the import: files that `openssl` writes, and files that are refused.
 
 mod encrypted;
 mod other_programs;
@@ -22,8 +22,8 @@ fn refused(file: &[u8]) -> ImportError {
     unit().import(file).unwrap_err()
 }
 
-/// Imports a key and has it sign something that `openssl` verifies under the public key that it
-/// sees itself.
+/// Imports a key and signs with it. `openssl` verifies the signature with the public key that it
+/// reads from the same file.
 fn accepted(file: &[u8], key_type: KeyType) {
     let unit = unit();
     let key = unit.import(file).unwrap_or_else(|error| panic!("{key_type}: {error}"));
@@ -229,7 +229,7 @@ fn cut_off_files_are_damaged() {
 
 #[test]
 fn parts_that_do_not_belong_together_are_refused() {
-    // Every byte of the private numbers counts, and of the public ones beside them.
+    // Every byte of the private numbers counts, and every byte of the public numbers beside them.
     for key_type in [KeyType::P256, KeyType::Rsa(2048)] {
         let der = run("pkey -outform DER", &genpkey(key_type));
         for position in (60..der.len()).step_by(7) {

@@ -49,7 +49,7 @@ fn other_formats_are_named_with_commands_that_work() {
         let output = sh.args(["-c", command]).current_dir(&directory).output().unwrap();
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    // What the message says makes a file that is imported.
+    // The command in the message makes a file that is imported.
     let mended = |kind: Kind, more: &str| {
         assert_eq!(refused(&std::fs::read(path("FILE")).unwrap()), ImportError::Other(kind));
         let message = kind.to_string();
@@ -132,8 +132,8 @@ fn rsa_as_other_libraries_write_it_is_read_or_told_why_not() {
     let big = |at: usize| BoxedUint::from_be_slice(numbers[at].as_bytes(), 4096).unwrap();
     let one = BoxedUint::one_with_precision(4096);
     let totient = big(4).wrapping_sub(&one).wrapping_mul(big(5).wrapping_sub(&one));
-    // Below the modulus, above it with as many bits, and longer: each half of the totient gives the
-    // same signatures.
+    // Exponents below the modulus, above it with as many bits, and longer: adding half of the
+    // totient keeps the signatures.
     let mut larger = big(3);
     for _ in 0..5 {
         larger = larger.wrapping_add(totient.shr_vartime(1).unwrap());
