@@ -154,7 +154,7 @@ pub(crate) fn unwrap(
     keys: &WrappingKeys,
     blob: &[u8],
 ) -> Result<(Attributes, Zeroizing<Vec<u8>>), UnitError> {
-    let fields = Fields::of(blob, keys.wkid)?;
+    let fields = Fields::read(blob, keys.wkid)?;
     let key = open(&keys.blobs, &fields).map_err(|_| UnitError::BlobDamaged)?;
     Ok((Attributes(fields.attributes), key))
 }
@@ -164,7 +164,7 @@ pub(crate) fn unwrap(
 /// # Errors
 /// Those of [`unwrap`], for an output of [`wrap_state`].
 pub(crate) fn unwrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
-    let fields = Fields::of(state, keys.wkid)?;
+    let fields = Fields::read(state, keys.wkid)?;
     open(&keys.states, &fields).map_err(|_| UnitError::BlobDamaged)
 }
 
@@ -173,7 +173,7 @@ pub(crate) fn unwrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Zeroizin
 /// # Errors
 /// Those of [`unwrap`], for an output of [`wrap_store_key`].
 pub(crate) fn unwrap_store_key(keys: &WrappingKeys, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
-    let fields = Fields::of(wrapped, keys.wkid)?;
+    let fields = Fields::read(wrapped, keys.wkid)?;
     open(&keys.store_keys, &fields).map_err(|_| UnitError::BlobDamaged)
 }
 
@@ -212,7 +212,7 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Splits a blob into its fields. Checks the lengths, and the fields that have one possible
     /// value.
-    fn of(blob: &'a [u8], unit: Wkid) -> Result<Self, UnitError> {
+    fn read(blob: &'a [u8], unit: Wkid) -> Result<Self, UnitError> {
         let (wkid, fields) = Self::split(blob).ok_or(UnitError::BlobDamaged)?;
         // The name is not authenticated yet. It only chooses the message: a blob of another unit is
         // not damaged.

@@ -295,7 +295,7 @@ impl Algorithm {
     ///
     /// # Errors
     /// The unsupported object identifier: of the algorithm, or of the curve if there is one.
-    pub(crate) fn of(identifier: AnyRef<'_>) -> Result<Self, Unsupported> {
+    pub(crate) fn from_identifier(identifier: AnyRef<'_>) -> Result<Self, Unsupported> {
         let fields = identifier.sequence(|fields| {
             let algorithm = ObjectIdentifier::decode(fields)?;
             Ok::<_, der::Error>((algorithm, Option::<AnyRef<'_>>::decode(fields)?))
@@ -326,8 +326,8 @@ impl Algorithm {
     }
 
     /// Reads the algorithm of a PKCS#8.
-    pub(crate) fn of_pkcs8(pkcs8: &[u8]) -> Result<Self, Unsupported> {
-        Self::of(pkcs8_fields(pkcs8).map_err(|_| Unsupported::Malformed)?.0)
+    pub(crate) fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, Unsupported> {
+        Self::from_identifier(pkcs8_fields(pkcs8).map_err(|_| Unsupported::Malformed)?.0)
     }
 }
 

@@ -208,7 +208,7 @@ mod tests {
         assert_ne!(**keys.blobs.encryption, **keys.states.encryption);
         assert_ne!(&keys.blobs.encryption[..16], keys.wkid.as_bytes());
         let blob = "08c7f064c6c70dedfcd009a0b0478f9c31929978b483971e30fe41350bc95284";
-        let told: String = macs[0].as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(told, blob);
+        let mac: String = macs[0].as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(mac, blob);
     }
 }

@@ -46,7 +46,7 @@ impl Material {
     /// # Errors
     /// If the input is not a private key of a supported type.
     pub(crate) fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, Unspecified> {
-        match Algorithm::of_pkcs8(pkcs8) {
+        match Algorithm::from_pkcs8(pkcs8) {
             Ok(algorithm) => Ok(Self::Key(Key::from_pkcs8(algorithm, pkcs8)?)),
             Err(Unsupported::Algorithm(SECP256K1)) => Koblitz::from_pkcs8(pkcs8).map(Self::Koblitz),
             Err(Unsupported::Algorithm(X25519_OID)) => X25519::from_pkcs8(pkcs8).map(Self::X25519),

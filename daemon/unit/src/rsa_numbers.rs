@@ -277,7 +277,7 @@ pub(crate) struct RsaShape {
 
 impl RsaShape {
     /// Reads the properties from a PKCS#8; `None` if it holds no RSA key.
-    pub(crate) fn of(pkcs8: &[u8]) -> Option<Self> {
+    pub(crate) fn read(pkcs8: &[u8]) -> Option<Self> {
         let read = || -> der::Result<Self> {
             let mut key = SliceReader::new(inner(pkcs8)?)?;
             let header = Header::decode(&mut key)?;

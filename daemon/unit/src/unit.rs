@@ -69,7 +69,7 @@ impl Unit {
     /// [`UnitError::OtherMasterKey`] if `to` or the blob names a third master key,
     /// [`UnitError::BlobDamaged`] if `blob` is not a blob.
     pub fn rewrap(&self, blob: &[u8], to: Wkid) -> Result<Vec<u8>, UnitError> {
-        let (attributes, plain) = blob::unwrap(self.keys_of(blob), blob)?;
+        let (attributes, plain) = blob::unwrap(self.keys_for(blob), blob)?;
         blob::wrap(self.keys_named(to)?, attributes, &plain)
     }
 
@@ -87,7 +87,7 @@ impl Unit {
     /// [`UnitError`] if the blob is not one of this unit, or its key does not sign.
     pub fn public_key(&self, blob: &[u8]) -> Result<Vec<u8>, UnitError> {
         // Not through the cache: a key that must not be used has a blob all the same.
-        let (_, plain) = blob::unwrap(self.keys_of(blob), blob)?;
+        let (_, plain) = blob::unwrap(self.keys_for(blob), blob)?;
         match Material::from_plain(&plain).map_err(|_| UnitError::BlobDamaged)? {
             Material::Key(key) => Ok(key.spki().to_vec()),
             _ => Err(UnitError::KeyCannotSign),
@@ -170,7 +170,7 @@ impl Unit {
     /// [`UnitError::OtherMasterKey`] if another master key wrapped it, [`UnitError::BlobDamaged`]
     /// for any other input.
     pub fn unwrap_store_key(&self, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
-        blob::unwrap_store_key(self.keys_of(wrapped), wrapped)
+        blob::unwrap_store_key(self.keys_for(wrapped), wrapped)
     }
 
     fn hand_out(&self, key: Key, attributes: Attributes) -> Result<NewKey, UnitError> {
@@ -196,7 +196,7 @@ impl Unit {
             Err(true) => return Err(UnitError::Retired),
             Err(false) => {}
         }
-        let (attributes, plain) = blob::unwrap(self.keys_of(blob), blob)?;
+        let (attributes, plain) = blob::unwrap(self.keys_for(blob), blob)?;
         // `wrap` made everything that has a valid MAC, so only a lack of memory makes this fail.
         let material = Material::from_plain(&plain).map_err(|_| UnitError::BlobDamaged)?;
         let object = Arc::new(Object { attributes, material });
@@ -207,7 +207,7 @@ impl Unit {
     }
 
     /// The keys that unwrap a blob; those of the current master key for an unknown one.
-    fn keys_of(&self, blob: &[u8]) -> &WrappingKeys {
+    fn keys_for(&self, blob: &[u8]) -> &WrappingKeys {
         let wkid = Header::read(blob).map(|header| header.wkid());
         wkid.and_then(|wkid| self.keys_named(wkid).ok()).unwrap_or(&self.keys)
     }

@@ -105,7 +105,7 @@ impl Csr {
     /// The daemon refuses these keys too. The command line knows the runtime directory for the
     /// advice.
     fn refuse_other_uses(&self, key: &KeyView) -> Result<(), Failure> {
-        let has = |wanted: Use| key.uses.iter().any(|u| u == wanted.name());
+        let has = |needed: Use| key.uses.iter().any(|u| u == needed.name());
         if has(Use::Csr) || has(Use::Any) {
             return Ok(());
         }

@@ -73,7 +73,7 @@ fn parts(text: &str, form: Form) -> Result<Vec<Vec<Attribute>>, InvalidSubject> 
     let (mut parts, mut part, mut rest) = (Vec::new(), Vec::new(), text);
     loop {
         let (name, behind) = rest.split_once('=').ok_or_else(|| InvalidSubject::Shape(rest.into()))?;
-        let kind = Kind::of_name(name.trim())?;
+        let kind = Kind::from_name(name.trim())?;
         let end = end_of_value(behind, separator);
         let value = unescape(&behind[..end], form).ok_or(InvalidSubject::Escape(kind.name))?;
         part.push(Attribute::new(kind, value)?);
@@ -184,7 +184,7 @@ impl Kind {
         Self { name, oid: ObjectIdentifier::new_unwrap(oid), string, lengths }
     }
 
-    fn of_name(name: &str) -> Result<&'static Self, InvalidSubject> {
+    fn from_name(name: &str) -> Result<&'static Self, InvalidSubject> {
         let found = KINDS.iter().find(|kind| kind.name.eq_ignore_ascii_case(name));
         found.ok_or_else(|| InvalidSubject::Kind(name.into()))
     }
@@ -327,9 +327,9 @@ mod tests {
             let written: Vec<_> =
                 values.iter().map(|value| format!("OU={}", escaped(value, r##" "#+,;<=>\"##))).collect();
             let mut parts: Vec<_> = values.iter().map(|value| format!("OU={value}")).collect();
-            let of_openssl: String =
+            let openssl: String =
                 values.iter().map(|value| format!("/OU={}", escaped(value, r"/+\"))).collect();
-            prop_assert_eq!(read(&of_openssl), Ok(parts.clone()));
+            prop_assert_eq!(read(&openssl), Ok(parts.clone()));
             parts.reverse();
             prop_assert_eq!(read(&written.join(",")), Ok(parts));
         }

@@ -36,11 +36,11 @@ impl Crypto {
         let key = self.described(&request.object)?;
         let mut response = GetAttributeValueResponse::default();
         for number in request.attributes.into_keys() {
-            let value = AttributeValue { one_attr: Some(self.tell(&key, number)?) };
+            let value = AttributeValue { one_attr: Some(self.attribute(&key, number)?) };
             response.attributes.insert(number, value);
         }
         for number in request.attributes_bytes.into_keys() {
-            let value = match self.tell(&key, number)? {
+            let value = match self.attribute(&key, number)? {
                 OneAttr::AttributeB(bytes) => bytes,
                 OneAttr::AttributeTf(value) => vec![value.into()],
                 OneAttr::AttributeI(value) => value.to_be_bytes().to_vec(),
@@ -101,7 +101,7 @@ impl Crypto {
         Ok(Described { class, attributes: object.attributes, key_type, length, check_value, public })
     }
 
-    fn tell(&self, key: &Described, number: u64) -> Result<OneAttr, Error> {
+    fn attribute(&self, key: &Described, number: u64) -> Result<OneAttr, Error> {
         let number = keyward_grep11::number(number);
         let none = || unknown(number);
         let integer = |value: u64| i64::try_from(value).map(OneAttr::AttributeI).map_err(|_| none());
@@ -239,21 +239,23 @@ mod tests {
         let keys = [KeyType::Rsa(2048), KeyType::RsaPss(2048)].map(|kind| unit.generate(kind).unwrap());
         let crypto = Crypto::new(unit);
         for key in keys {
-            let tell = |object: &[u8], number: u64| {
+            let attribute = |object: &[u8], number: u64| {
                 let attributes = [(number, AttributeValue::default())].into();
                 let object = object.to_vec();
                 let request = GetAttributeValueRequest { object, attributes, ..Default::default() };
-                let told = crypto.get_attribute_value(request).unwrap().attributes.remove(&number);
-                told.unwrap().one_attr.unwrap()
+                let value = crypto.get_attribute_value(request).unwrap().attributes.remove(&number);
+                value.unwrap().one_attr.unwrap()
             };
-            let OneAttr::AttributeB(public) = tell(&key.blob, cka::CKA_IBM_MACED_PUBLIC_KEY_INFO) else {
+            let OneAttr::AttributeB(public) = attribute(&key.blob, cka::CKA_IBM_MACED_PUBLIC_KEY_INFO) else {
                 panic!("a public key")
             };
             for object in [&key.blob, &public] {
-                let OneAttr::AttributeB(modulus) = tell(object, cka::CKA_MODULUS) else { panic!("bytes") };
+                let OneAttr::AttributeB(modulus) = attribute(object, cka::CKA_MODULUS) else {
+                    panic!("bytes")
+                };
                 assert!(key.spki.windows(256).any(|part| part == modulus));
-                assert_eq!(tell(object, cka::CKA_MODULUS_BITS), OneAttr::AttributeI(2048));
-                assert_eq!(tell(object, cka::CKA_PUBLIC_EXPONENT), OneAttr::AttributeB(vec![1, 0, 1]));
+                assert_eq!(attribute(object, cka::CKA_MODULUS_BITS), OneAttr::AttributeI(2048));
+                assert_eq!(attribute(object, cka::CKA_PUBLIC_EXPONENT), OneAttr::AttributeB(vec![1, 0, 1]));
             }
         }
     }

@@ -41,7 +41,7 @@ pub(super) fn check_value(secret: &Secret) -> Result<Vec<u8>, Error> {
             block
         }
         SecretKind::Generic if secret.value.len() < 8 => vec![0; 3],
-        SecretKind::Generic => HashFunction::Sha1.of(&secret.value),
+        SecretKind::Generic => HashFunction::Sha1.digest(&secret.value),
     };
     value.truncate(3);
     Ok(value)

@@ -144,7 +144,7 @@ impl Crypto {
         plain: &[u8],
         uses: Uses,
     ) -> Result<Vec<u8>, Error> {
-        match Cipher::of(mechanism)? {
+        match Cipher::from_mechanism(mechanism)? {
             Cipher::Rsa(padding) => rsa::encrypt(&self.public_encryption_key(key, uses)?, &padding, plain),
             Cipher::Aes(mode, iv) => {
                 let object = self.unit.unwrapped(key)?;
@@ -166,12 +166,12 @@ impl Crypto {
         uses: Uses,
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let object = self.unit.unwrapped(key)?;
-        match Cipher::of(mechanism)? {
+        match Cipher::from_mechanism(mechanism)? {
             Cipher::Rsa(padding) => {
                 let pkcs8 = rsa_key(&object, uses.decryption)?;
                 // A made-up plaintext in the place of a wrapped key would be useless.
-                let tells = self.padding_errors || uses.decryption != USE.decryption;
-                rsa::decrypt(&pkcs8, &padding, encrypted, tells)
+                let reports_padding = self.padding_errors || uses.decryption != USE.decryption;
+                rsa::decrypt(&pkcs8, &padding, encrypted, reports_padding)
             }
             Cipher::Aes(mode, iv) => {
                 let key = aes_key(&object, uses.decryption)?;
@@ -192,7 +192,7 @@ impl Crypto {
 
     fn begin(&self, operation: Operation, mechanism: Mechanism, key: Vec<u8>) -> Result<Vec<u8>, Error> {
         let mut state = State::new(operation, mechanism, key);
-        match (Cipher::of(&state.mechanism()?)?, operation) {
+        match (Cipher::from_mechanism(&state.mechanism()?)?, operation) {
             (Cipher::Rsa(_), Operation::Encrypt) => {
                 self.public_encryption_key(&state.key, USE)?;
             }
@@ -279,7 +279,7 @@ enum Cipher {
 }
 
 impl Cipher {
-    fn of(mechanism: &Mechanism) -> Result<Self, Error> {
+    fn from_mechanism(mechanism: &Mechanism) -> Result<Self, Error> {
         match mechanism.mechanism {
             ckm::CKM_RSA_PKCS => {
                 no_parameter(mechanism)?;
@@ -318,7 +318,7 @@ fn rsa_key(object: &Object, (bit, attribute): (u64, &str)) -> Result<Zeroizing<V
 
 /// The block mode of an operation in parts.
 fn block_mode(state: &State) -> Result<Mode, Error> {
-    match Cipher::of(&state.mechanism()?)? {
+    match Cipher::from_mechanism(&state.mechanism()?)? {
         Cipher::Aes(mode, _) => Ok(mode),
         Cipher::Rsa(_) => Err(Error::new(
             ckr::CKR_FUNCTION_NOT_SUPPORTED,

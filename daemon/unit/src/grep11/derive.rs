@@ -49,7 +49,7 @@ impl Crypto {
         let attributes = attributes.with(Attributes::NEVER_EXTRACTABLE, never);
         template.agrees(attributes)?;
 
-        let parameter = Agreement::of(&mechanism)?;
+        let parameter = Agreement::from_mechanism(&mechanism)?;
         let shared = self.agree(&private, parameter.peer)?;
         let (longest, usual) = match parameter.function {
             None => (shared.len(), shared.len()),
@@ -162,7 +162,7 @@ struct Agreement<'m> {
 }
 
 impl<'m> Agreement<'m> {
-    fn of(mechanism: &'m Mechanism) -> Result<Self, Error> {
+    fn from_mechanism(mechanism: &'m Mechanism) -> Result<Self, Error> {
         let parameter = match &mechanism.parameter {
             Some(Parameter::ParameterB(peer)) => {
                 return Ok(Self { function: None, shared_data: &[], peer });

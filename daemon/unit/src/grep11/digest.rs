@@ -53,7 +53,7 @@ impl Crypto {
     pub fn digest(&self, request: DigestRequest) -> Result<DigestResponse, Error> {
         let state = self.state(&request.state, Operation::Digest)?;
         state.not_started()?;
-        Ok(DigestResponse { digest: function(&state.mechanism()?)?.of(&request.data) })
+        Ok(DigestResponse { digest: function(&state.mechanism()?)?.digest(&request.data) })
     }
 
     /// Adds data to a digest.
@@ -99,7 +99,7 @@ impl Crypto {
     /// See [`Error`].
     pub fn digest_single(&self, request: DigestSingleRequest) -> Result<DigestSingleResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_DIGEST)?;
-        Ok(DigestSingleResponse { digest: function(&mechanism)?.of(&request.data) })
+        Ok(DigestSingleResponse { digest: function(&mechanism)?.digest(&request.data) })
     }
 
     fn digest_more(&self, mut state: State, data: &[u8]) -> Result<Vec<u8>, Error> {

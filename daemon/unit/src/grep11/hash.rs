@@ -118,7 +118,7 @@ impl HashFunction {
     }
 
     /// The digest of data.
-    pub(crate) fn of(self, data: &[u8]) -> Vec<u8> {
+    pub(crate) fn digest(self, data: &[u8]) -> Vec<u8> {
         let mut hashing = Hashing::new(self);
         hashing.update(data);
         hashing.finish()
@@ -145,7 +145,7 @@ impl Hmac {
     }
 
     /// The HMAC of data.
-    pub(crate) fn of(function: HashFunction, key: &[u8], data: &[u8]) -> Vec<u8> {
+    pub(crate) fn mac(function: HashFunction, key: &[u8], data: &[u8]) -> Vec<u8> {
         let mut hmac = Self::new(function, key);
         hmac.update(data);
         hmac.finish(key)
@@ -178,7 +178,7 @@ fn padded(function: HashFunction, key: &[u8], pad: u8) -> Zeroizing<Vec<u8>> {
     let block = function.block();
     let mut padded = Zeroizing::new(Vec::with_capacity(block));
     if key.len() > block {
-        padded.extend_from_slice(&Zeroizing::new(function.of(key)));
+        padded.extend_from_slice(&Zeroizing::new(function.digest(key)));
     } else {
         padded.extend_from_slice(key);
     }

@@ -128,12 +128,12 @@ mod tests {
 
     #[test]
     fn what_is_made_up_has_any_length_and_depends_on_both() {
-        let of = |key: &[u8], encrypted: &[u8]| {
+        let made_up = |key: &[u8], encrypted: &[u8]| {
             message(Zeroizing::new(vec![0; 256]), &MadeUp::new(key, encrypted)).to_vec()
         };
-        assert_ne!(of(b"key", b"one"), of(b"key", b"two"));
-        assert_ne!(of(b"key", b"one"), of(b"another", b"one"));
-        let lengths: Vec<_> = (0..4000_u32).map(|n| of(b"key", &n.to_be_bytes()).len()).collect();
+        assert_ne!(made_up(b"key", b"one"), made_up(b"key", b"two"));
+        assert_ne!(made_up(b"key", b"one"), made_up(b"another", b"one"));
+        let lengths: Vec<_> = (0..4000_u32).map(|n| made_up(b"key", &n.to_be_bytes()).len()).collect();
         // 246 lengths: each misses all of 4000 with a probability of 10^-7.
         assert!((0..=245).all(|length| lengths.contains(&length)), "{lengths:?}");
         assert_eq!(lengths.iter().max(), Some(&245));

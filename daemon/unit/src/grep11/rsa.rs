@@ -214,9 +214,9 @@ fn library_pss(pss: Pss) -> Option<&'static Salted> {
     table.get(pss.salt)
 }
 
-fn salts<const N: usize>(of: impl Fn() -> Salted) -> [Salted; N] {
+fn salts<const N: usize>(algorithms: impl Fn() -> Salted) -> [Salted; N] {
     array::from_fn(|length| {
-        let (signing, verification) = of();
+        let (signing, verification) = algorithms();
         // At most 64: the length of the longest hash.
         let length = RsaPssSaltLength::Custom(u16::try_from(length).unwrap_or_default());
         (signing.with_pss_salt_length(length), verification.with_pss_salt_length(length))
@@ -251,13 +251,13 @@ pub(crate) fn encrypt(spki: &[u8], padding: &Padding, plain: &[u8]) -> Result<Ve
     Ok(encrypted)
 }
 
-/// Decrypts with a private key in PKCS#8. With `tells`, a wrong PKCS #1 v1.5 padding is an error;
+/// Decrypts with a private key in PKCS#8. With `reports_padding`, a wrong PKCS #1 v1.5 padding is an error;
 /// otherwise a made-up plaintext comes out (implicit rejection).
 pub(crate) fn decrypt(
     pkcs8: &[u8],
     padding: &Padding,
     encrypted: &[u8],
-    tells: bool,
+    reports_padding: bool,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
     let key = PrivateDecryptingKey::from_pkcs8(pkcs8)?;
     if encrypted.len() != key.key_size_bytes() {
@@ -267,7 +267,7 @@ pub(crate) fn decrypt(
     }
     let mut plain = Zeroizing::new(vec![0; key.key_size_bytes()]);
     let length = match padding {
-        Padding::Pkcs1 if !tells => return implicit_rejection::decrypt(pkcs8, encrypted),
+        Padding::Pkcs1 if !reports_padding => return implicit_rejection::decrypt(pkcs8, encrypted),
         Padding::Pkcs1 => {
             let key = Pkcs1PrivateDecryptingKey::new(key)?;
             key.decrypt(encrypted, &mut plain).map(|plain| plain.len())

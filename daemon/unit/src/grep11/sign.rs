@@ -28,7 +28,7 @@ impl Crypto {
     pub fn sign_init(&self, request: SignInitRequest) -> Result<SignInitResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_SIGN)?;
         let key = key_argument(request.priv_key, request.priv_key_bytes)?;
-        self.signer(SignMethod::of(&mechanism)?, &key)?;
+        self.signer(SignMethod::from_mechanism(&mechanism)?, &key)?;
         let state = State::new(Operation::Sign, mechanism, key);
         Ok(SignInitResponse { state: self.wrap_state(&state)? })
     }
@@ -40,7 +40,7 @@ impl Crypto {
     pub fn sign(&self, request: SignRequest) -> Result<SignResponse, Error> {
         let state = self.state(&request.state, Operation::Sign)?;
         state.not_started()?;
-        let method = SignMethod::of(&state.mechanism()?)?;
+        let method = SignMethod::from_mechanism(&state.mechanism()?)?;
         let signature = self.signer(method, &state.key)?.sign(&request.data)?;
         Ok(SignResponse { signature })
     }
@@ -51,7 +51,7 @@ impl Crypto {
     /// See [`Error`].
     pub fn sign_update(&self, request: SignUpdateRequest) -> Result<SignUpdateResponse, Error> {
         let mut state = self.state(&request.state, Operation::Sign)?;
-        let method = SignMethod::of(&state.mechanism()?)?;
+        let method = SignMethod::from_mechanism(&state.mechanism()?)?;
         let signer = self.signer(method, &state.key)?;
         update(method, signer.secret(), &mut state, &request.data)?;
         Ok(SignUpdateResponse { state: self.wrap_state(&state)? })
@@ -63,7 +63,7 @@ impl Crypto {
     /// See [`Error`].
     pub fn sign_final(&self, request: SignFinalRequest) -> Result<SignFinalResponse, Error> {
         let state = self.state(&request.state, Operation::Sign)?;
-        let method = SignMethod::of(&state.mechanism()?)?;
+        let method = SignMethod::from_mechanism(&state.mechanism()?)?;
         let signer = self.signer(method, &state.key)?;
         let input = finish(method, signer.secret(), &state)?;
         Ok(SignFinalResponse { signature: signer.sign_prepared(&input)? })
@@ -76,7 +76,7 @@ impl Crypto {
     pub fn sign_single(&self, request: SignSingleRequest) -> Result<SignSingleResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_SIGN)?;
         let key = key_argument(request.priv_key, request.priv_key_bytes)?;
-        let signature = self.signer(SignMethod::of(&mechanism)?, &key)?.sign(&request.data)?;
+        let signature = self.signer(SignMethod::from_mechanism(&mechanism)?, &key)?.sign(&request.data)?;
         Ok(SignSingleResponse { signature })
     }
 
@@ -87,7 +87,7 @@ impl Crypto {
     pub fn verify_init(&self, request: VerifyInitRequest) -> Result<VerifyInitResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_VERIFY)?;
         let key = key_argument(request.pub_key, request.pub_key_bytes)?;
-        self.verifier(SignMethod::of(&mechanism)?, &key)?;
+        self.verifier(SignMethod::from_mechanism(&mechanism)?, &key)?;
         let state = State::new(Operation::Verify, mechanism, key);
         Ok(VerifyInitResponse { state: self.wrap_state(&state)? })
     }
@@ -99,7 +99,7 @@ impl Crypto {
     pub fn verify(&self, request: VerifyRequest) -> Result<VerifyResponse, Error> {
         let state = self.state(&request.state, Operation::Verify)?;
         state.not_started()?;
-        let method = SignMethod::of(&state.mechanism()?)?;
+        let method = SignMethod::from_mechanism(&state.mechanism()?)?;
         self.verifier(method, &state.key)?.verify(&request.data, &request.signature)?;
         Ok(VerifyResponse {})
     }
@@ -110,7 +110,7 @@ impl Crypto {
     /// See [`Error`].
     pub fn verify_update(&self, request: VerifyUpdateRequest) -> Result<VerifyUpdateResponse, Error> {
         let mut state = self.state(&request.state, Operation::Verify)?;
-        let method = SignMethod::of(&state.mechanism()?)?;
+        let method = SignMethod::from_mechanism(&state.mechanism()?)?;
         let verifier = self.verifier(method, &state.key)?;
         update(method, verifier.secret(), &mut state, &request.data)?;
         Ok(VerifyUpdateResponse { state: self.wrap_state(&state)? })
@@ -122,7 +122,7 @@ impl Crypto {
     /// `CKR_SIGNATURE_INVALID` and `CKR_SIGNATURE_LEN_RANGE` for a wrong signature.
     pub fn verify_final(&self, request: VerifyFinalRequest) -> Result<VerifyFinalResponse, Error> {
         let state = self.state(&request.state, Operation::Verify)?;
-        let method = SignMethod::of(&state.mechanism()?)?;
+        let method = SignMethod::from_mechanism(&state.mechanism()?)?;
         let verifier = self.verifier(method, &state.key)?;
         let input = finish(method, verifier.secret(), &state)?;
         verifier.verify_prepared(&input, &request.signature)?;
@@ -136,7 +136,8 @@ impl Crypto {
     pub fn verify_single(&self, request: VerifySingleRequest) -> Result<VerifySingleResponse, Error> {
         let mechanism = offered(request.mech, ckf::CKF_VERIFY)?;
         let key = key_argument(request.pub_key, request.pub_key_bytes)?;
-        self.verifier(SignMethod::of(&mechanism)?, &key)?.verify(&request.data, &request.signature)?;
+        self.verifier(SignMethod::from_mechanism(&mechanism)?, &key)?
+            .verify(&request.data, &request.signature)?;
         Ok(VerifySingleResponse {})
     }
 

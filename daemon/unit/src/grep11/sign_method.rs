@@ -23,7 +23,7 @@ pub(super) enum SignMethod {
 }
 
 impl SignMethod {
-    pub(super) fn of(mechanism: &Mechanism) -> Result<Self, Error> {
+    pub(super) fn from_mechanism(mechanism: &Mechanism) -> Result<Self, Error> {
         use HashFunction::{Sha1, Sha224, Sha256, Sha384, Sha512};
 
         let number = mechanism.mechanism;

@@ -32,8 +32,8 @@ impl Signer {
 
     pub(super) fn sign(&self, data: &[u8]) -> Result<Vec<u8>, Error> {
         match (self.method, self.secret(), self.method.hash()) {
-            (SignMethod::Hmac(function), Some(secret), _) => Ok(Hmac::of(function, secret, data)),
-            (_, _, Some(hash)) => self.sign_prepared(&hash.of(data)),
+            (SignMethod::Hmac(function), Some(secret), _) => Ok(Hmac::mac(function, secret, data)),
+            (_, _, Some(hash)) => self.sign_prepared(&hash.digest(data)),
             (_, _, None) => self.sign_prepared(data),
         }
     }

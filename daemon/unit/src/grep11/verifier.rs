@@ -39,10 +39,10 @@ impl Verifier {
     pub(super) fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), Error> {
         match (self, self.secret()) {
             (Self::Secret(function, _), Some(secret)) => {
-                self.verify_prepared(&Hmac::of(*function, secret, data), signature)
+                self.verify_prepared(&Hmac::mac(*function, secret, data), signature)
             }
             (Self::Public(method, _), _) => match method.hash() {
-                Some(hash) => self.verify_prepared(&hash.of(data), signature),
+                Some(hash) => self.verify_prepared(&hash.digest(data), signature),
                 None => self.verify_prepared(data, signature),
             },
             (Self::Secret(..), None) => Err(wrong_type("a secret key")),

@@ -176,9 +176,9 @@ fn secret(kind: SecretKind, plain: &[u8], template: &Template) -> Result<Materia
     Ok(Material::Secret(secret))
 }
 
-fn private(wanted: u64, plain: &[u8], template: &Template) -> Result<Material, Error> {
-    template.expect(cko::CKO_PRIVATE_KEY, wanted)?;
-    if wanted == ckk::CKK_RSA {
+fn private(expected: u64, plain: &[u8], template: &Template) -> Result<Material, Error> {
+    template.expect(cko::CKO_PRIVATE_KEY, expected)?;
+    if expected == ckk::CKK_RSA {
         refuse_rsa(plain)?;
     }
     let material = Material::from_pkcs8(plain).map_err(|_| invalid())?;
@@ -186,11 +186,11 @@ fn private(wanted: u64, plain: &[u8], template: &Template) -> Result<Material, E
     if matches!(&material, Material::Key(key) if matches!(key.pair(), Pair::RsaPss(..))) {
         return Err(invalid());
     }
-    if key_type(&material) != wanted {
+    if key_type(&material) != expected {
         let detail = "the wrapped key is not of the type that the template says";
         return Err(Error::new(ckr::CKR_TEMPLATE_INCONSISTENT, detail));
     }
-    if wanted == ckk::CKK_RSA {
+    if expected == ckk::CKK_RSA {
         // A key without its primes would work for some mechanisms only.
         PrivateNumbers::read(plain).map_err(|_| invalid())?;
     }
@@ -199,7 +199,7 @@ fn private(wanted: u64, plain: &[u8], template: &Template) -> Result<Material, E
 
 /// Refuses an RSA key of a size or a form that is not offered.
 fn refuse_rsa(pkcs8: &[u8]) -> Result<(), Error> {
-    match RsaShape::of(pkcs8) {
+    match RsaShape::read(pkcs8) {
         Some(shape) if !OFFERED.contains(&shape.bits) => Err(rsa_size()),
         Some(shape) if shape.has_more_primes => Err(Error::new(
             ckr::CKR_KEY_TYPE_INCONSISTENT,

@@ -47,7 +47,7 @@ pub enum Kind {
 }
 
 /// Finds the format by the label of a PEM block.
-pub(super) fn of_label(label: &[u8]) -> Option<Kind> {
+pub(super) fn from_label(label: &[u8]) -> Option<Kind> {
     Some(match label {
         b"PKCS7" | b"PKCS #7 SIGNED DATA" | b"CMS" => Kind::Pkcs7,
         b"PKCS#11 PROVIDER URI" => Kind::Pkcs11,
@@ -59,7 +59,7 @@ pub(super) fn of_label(label: &[u8]) -> Option<Kind> {
 }
 
 /// Finds the format of a file that is neither PEM nor DER.
-pub(super) fn of_file(file: &[u8]) -> Option<Kind> {
+pub(super) fn from_file(file: &[u8]) -> Option<Kind> {
     if pem::is_utf16(file) {
         return Some(Kind::Utf16);
     }

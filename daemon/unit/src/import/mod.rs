@@ -74,7 +74,7 @@ impl KeyFile {
             return Err(instead
                 .filter(|instead| *instead != ImportError::Unknown)
                 .or(certificates)
-                .unwrap_or(kind::of_file(file).map_or(instead_of(file), ImportError::Other)));
+                .unwrap_or(kind::from_file(file).map_or(unknown_file(file), ImportError::Other)));
         }
         Ok(found)
     }
@@ -193,7 +193,7 @@ impl KeyFile {
                 label if label == Reference::PEM_LABEL.as_bytes() => Some(ImportError::Reference),
                 // Parameters of a curve or group stand beside a key.
                 b"EC PARAMETERS" | b"DH PARAMETERS" => None,
-                label => match kind::of_label(label) {
+                label => match kind::from_label(label) {
                     Some(kind) => Some(ImportError::Other(kind)),
                     // Some programs have their own label for PKCS#8.
                     None if label.ends_with(b"PRIVATE KEY") => {
@@ -291,7 +291,7 @@ fn with_passphrase<T>(
 }
 
 /// The error for a file without any known content.
-fn instead_of(file: &[u8]) -> ImportError {
+fn unknown_file(file: &[u8]) -> ImportError {
     if file.windows(PEM_START.len()).any(|window| window == PEM_START) {
         ImportError::Damaged(Form::Pem)
     } else if file.first() == Some(&DER_START) && fields(file).is_err() {

@@ -23,7 +23,7 @@ pub(super) fn read_key(der: &[u8], fields: &[AnyRef<'_>], form: Form) -> Result<
         // PrivateKeyInfo (RFC 5958).
         [INTEGER, Tag::Sequence, Tag::OctetString, ..] => {
             let key = fields[2].value();
-            match Algorithm::of(fields[1]).map_err(unsupported)? {
+            match Algorithm::from_identifier(fields[1]).map_err(unsupported)? {
                 algorithm @ (Algorithm::Rsa | Algorithm::RsaPss(_)) => return read_rsa(algorithm, key, form),
                 Algorithm::Ed25519 => read_ed25519(fields),
                 // The expanded key alone is the other choice. The library cannot write PKCS#8 from

@@ -51,7 +51,7 @@ fn encryption_that_is_not_read_is_told_with_a_command_that_works() {
     let pem = genpkey(KeyType::P256);
     let both = [certificate(core::str::from_utf8(&pem).unwrap()), pem.clone()].concat();
     let old = "-legacy -keypbe PBE-SHA1-RC4-128 -certpbe PBE-SHA1-RC4-40";
-    for (file, told) in [
+    for (file, named) in [
         (run("ec -camellia128 -passout pass:x", &pem), "the algorithm \"CAMELLIA-128-CBC\""),
         (run("pkcs8 -topk8 -v2 camellia-128-cbc -passout pass:x", &pem), "a kind of PBES2"),
         (
@@ -62,7 +62,7 @@ fn encryption_that_is_not_read_is_told_with_a_command_that_works() {
     ] {
         let error = KeyFile::read(&file, Some(b"x")).err().unwrap();
         let message = error.to_string();
-        assert!(matches!(error, ImportError::Encryption(_)) && message.contains(told), "{message}");
+        assert!(matches!(error, ImportError::Encryption(_)) && message.contains(named), "{message}");
         let commands = message.split_once("first: ").unwrap().1.split_once(", or for PKCS#12: ").unwrap();
         let command = if file.starts_with(b"-----") { commands.0 } else { commands.1 };
         let command = command.strip_prefix("openssl ").unwrap();

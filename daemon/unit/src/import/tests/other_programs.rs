@@ -50,7 +50,7 @@ fn other_formats_are_named_with_commands_that_work() {
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     };
     // The command in the message makes a file that is imported.
-    let mended = |kind: Kind, more: &str| {
+    let converted = |kind: Kind, more: &str| {
         assert_eq!(refused(&std::fs::read(path("FILE")).unwrap()), ImportError::Other(kind));
         let message = kind.to_string();
         sh(&(message.split_once("first: ").unwrap().1.to_owned() + more));
@@ -61,17 +61,17 @@ fn other_formats_are_named_with_commands_that_work() {
     };
     let pem = String::from_utf8(genpkey(KeyType::P256)).unwrap();
     std::fs::write(path("FILE"), pem.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>()).unwrap();
-    mended(Kind::Utf16, "");
+    converted(Kind::Utf16, "");
     for args in ["-t rsa -b 2048", "-t ecdsa -b 256", "-t ed25519"] {
         sh(&format!("puttygen {args} -q -O private -o FILE --new-passphrase /dev/null"));
-        mended(Kind::Putty, "");
+        converted(Kind::Putty, "");
     }
     for kind in ["JKS", "JCEKS"] {
         sh(&format!(
             "keytool -genkeypair -keyalg EC -groupname secp256r1 -alias a -dname CN=a -keystore FILE \
              -storetype {kind} -storepass secret -keypass secret"
         ));
-        mended(Kind::Java, " -srcstorepass secret -deststorepass secret");
+        converted(Kind::Java, " -srcstorepass secret -deststorepass secret");
     }
 
     let block = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
