@@ -1,8 +1,8 @@
-"""A GREP11 client, generated from the project's own .proto, that speaks either dialect of requests.
+"""A GREP11 client that is generated from the project's .proto and speaks either dialect of requests.
 
-"keyblob" sends keys as KeyBlob messages and templates with typed values; "bytes" sends the fields of the clients
-from 2019 on: keys as they are, and templates as maps of bytes. Responses carry both forms, and every response is
-checked to have the same in both.
+"keyblob" sends keys as KeyBlob messages and templates with typed values. "bytes" sends the fields of
+clients from 2019 on: keys as bytes, and templates as maps of bytes. Responses carry both forms, and
+the client checks that both forms are equal.
 """
 
 import os
@@ -18,7 +18,7 @@ _numbers = {}
 
 
 def number(name):
-    """A number of PKCS #11 by its name, from the facts that the .proto is compared with."""
+    """A number of PKCS #11 by its name, from the list that the .proto is compared with."""
     if not _numbers:
         with open(os.path.join(HERE, "../../proto/grep11/tests/interface.txt")) as facts:
             for line in facts:
@@ -51,7 +51,7 @@ class Refused(Exception):
         assert grep11.Detail and grep11.Detail in self.message
 
 
-# What was called in this process, so that the suite can tell what it left out.
+# The calls and mechanisms of this process, so that the suite can find the missing ones.
 called = set()
 mechanisms = set()
 
@@ -143,7 +143,7 @@ class Client:
                 assert blob == getattr(response, plain), field.name
                 assert blob, field.name
 
-    # What most tests need.
+    # Calls that most tests need.
 
     def generate_key(self, mechanism, **template):
         response = self.call("GenerateKey", Mech=mech(mechanism), Template=template)
@@ -185,7 +185,7 @@ class Client:
         return self.call("DecryptSingle", Mech=as_mech(mechanism), Key=key, Ciphered=data).Plain
 
     def take_in(self, value, key_type, **template):
-        """Takes in a key whose value is known, or a private key in PKCS#8, by wrapping it first."""
+        """Imports a key with a known value, or a private key in PKCS#8, by wrapping it first."""
         kek = self.kek()
         cbc = mech("CKM_AES_CBC_PAD", iv=bytes(16))
         wrapped = self.encrypt(cbc, kek, value)
@@ -244,7 +244,7 @@ def oaep(hash_name, mask=None, label=None):
 
 
 def first_element(der):
-    """The first DER element: what readers of a public key blob take."""
+    """The first DER element, which readers of a public key blob take."""
     length = der[1]
     if length < 0x80:
         return der[: 2 + length]
@@ -259,7 +259,7 @@ X25519_STANDARD = bytes.fromhex("302a300506032b656e032100")
 
 
 def standard(public):
-    """The SubjectPublicKeyInfo of a public key blob, as the standards have it."""
+    """The SubjectPublicKeyInfo of a public key blob, in the form of the standards."""
     spki = first_element(public)
     for ep11, rfc in ((ED25519_EP11, ED25519_STANDARD), (X25519_EP11, X25519_STANDARD)):
         if spki.startswith(ep11):

@@ -1,9 +1,9 @@
-"""Gives access tokens for an API key as IBM Cloud IAM does: POST /identity/token, over TLS, on a free port.
+"""Gives access tokens for an API key, as IBM Cloud IAM does: POST /identity/token, over TLS, on a free port.
 
 Usage: iam.py CERTIFICATE KEY DIRECTORY
 
-Says its port in the file `port` of the directory; each request adds a line to `requests`: what came of it. The file
-`mode` says what to do: "LIFE", how many seconds tokens hold, or "refuse".
+Writes its port to the file `port` of the directory. Each request adds a line with its outcome to `requests`.
+The file `mode` sets the behaviour: the lifetime of tokens in seconds, or "refuse".
 """
 
 import http.server

@@ -1,9 +1,9 @@
-"""One call to a GREP11 server, for the tests of the server itself; prints what came of it in a line.
+"""One call to a GREP11 server, for the tests of the server itself; prints the outcome in one line.
 
 usage: probe.py ADDRESS CALL [--ca FILE] [--cert FILE --key FILE] [--token TOKEN]
 Without --ca it speaks plaintext. CALL is list, info=MECHANISM, health, reflection, sign, digest=BYTES, or
-pair=TYPE[,ATTRIBUTE=0|1]...,FILES: makes a key pair of RSA-BITS or on a curve, and writes what the unit gave to
-FILES.blob and FILES.public, and the public key as everybody else writes it to FILES.pem.
+pair=TYPE[,ATTRIBUTE=0|1]...,FILES: makes a key pair of RSA-BITS or on a curve, and writes the output of the unit
+to FILES.blob and FILES.public, and the public key in PEM to FILES.pem.
 """
 
 import argparse

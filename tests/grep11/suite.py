@@ -1,8 +1,8 @@
-"""What the tests of the GREP11 server share.
+"""The shared part of the tests of the GREP11 server.
 
-tests/grep11.rs starts the servers and says in the environment where they are: KEYWARD_ADDRESS, KEYWARD_CA,
-KEYWARD_DIALECT, KEYWARD_OTHER_ADDRESS (a second server with the same master key), KEYWARD_NEXT_ADDRESS (one whose
-master key is the next of the first) and KEYWARD_TOKEN.
+tests/grep11.rs starts the servers and sets the environment: KEYWARD_ADDRESS, KEYWARD_CA, KEYWARD_DIALECT,
+KEYWARD_OTHER_ADDRESS (a second server with the same master key), KEYWARD_NEXT_ADDRESS (a server with the
+next master key of the first) and KEYWARD_TOKEN.
 """
 
 import functools
@@ -31,12 +31,12 @@ def c():
 
 
 def other():
-    """Another one with the same master key."""
+    """Another server with the same master key."""
     return connect("KEYWARD_OTHER_ADDRESS")
 
 
 def after():
-    """One with the master key that is to come."""
+    """A server with the next master key."""
     return connect("KEYWARD_NEXT_ADDRESS")
 
 
@@ -44,7 +44,7 @@ class Suite(unittest.TestCase):
     maxDiff = None
 
     def refused(self, code, function, *arguments, **keywords):
-        """Expects a call to fail with a number, by its name, and returns the message."""
+        """Expects a call to fail with the number of a name, and returns the message."""
         with self.assertRaises(Refused) as caught:
             function(*arguments, **keywords)
         name = caught.exception.message.split(":")[0]

@@ -49,7 +49,7 @@ class Digests(Suite):
         init = c().call("DigestInit", Mech=mech("CKM_SHA256")).State
         state = c().call("DigestUpdate", State=init, Data=b"").State
         self.assertEqual(c().call("DigestFinal", State=state).Digest, of_nothing)
-        # After an update with no bytes it can still be done in one piece.
+        # After an update with no bytes, a call in one piece still works.
         self.assertEqual(c().call("Digest", State=state, Data=b"a").Digest, digest("SHA256", b"a"))
 
     def test_known_answers(self):

@@ -88,7 +88,7 @@ class Ecdsa(Suite):
             verifies_number(public(public_key), value, c().sign("CKM_ECDSA", private, value))
 
     def test_long_digests_on_p521(self):
-        # Its order has 521 bits: of 66 bytes the last seven bits do not count.
+        # The order of P-521 has 521 bits: the last seven bits of 66 bytes do not count.
         private, public_key = c().ec(OIDS["P-521"], CKA_SIGN=True)
         for length in (65, 66, 67, 200):
             value = bytes([0x85]) + bytes(range(1, length))
@@ -127,7 +127,7 @@ class Ecdsa(Suite):
 
 
 def verifies_on_p521(key, value, signature):
-    """Verifies by the definition alone (FIPS 186-5, 6.4.2), since no library at hand takes more than 64 bytes."""
+    """Verifies by the definition (FIPS 186-5, 6.4.2), because no available library takes more than 64 bytes."""
     p, order = 2**521 - 1, ORDERS["secp521r1"]
 
     def add(first, second):
@@ -165,15 +165,15 @@ def verifies_on_p521(key, value, signature):
 
 
 def verifies_number(key, value, signature):
-    """Verifies by the definition (FIPS 186-5, 6.4.2): the library at hand takes digests of fixed lengths only."""
+    """Verifies by the definition (FIPS 186-5, 6.4.2), because the library takes digests of fixed lengths only."""
     curve = key.curve
     order = ORDERS[curve.name]
     bits = order.bit_length()
     e = int.from_bytes(value, "big") >> max(0, 8 * len(value) - bits)
-    # A digest of the length that the library insists on, and with the same number.
+    # A digest of the length that the library requires, with the same number.
     fitted = e.to_bytes((bits + 7) // 8, "big")
     if len(fitted) == 66:
-        # P-521: longer ones have a test of their own.
+        # P-521: longer digests have their own test.
         assert fitted[:2] == b"\0\0"
         fitted = fitted[2:]
     hash_type = {32: hashes.SHA256, 48: hashes.SHA384, 64: hashes.SHA512}[len(fitted)]
@@ -289,7 +289,7 @@ class Agreement(Suite):
                 )
 
     def test_points_that_look_like_something_else(self):
-        # Each begins as an OCTET STRING of the length that it has would.
+        # Each point begins like an OCTET STRING of its own length.
         for curve, second in (("P-256", 0x3F), ("P-384", 0x5F)):
             private, public_key = c().ec(OIDS[curve], CKA_DERIVE=True)
             point = b"\x04"
@@ -339,7 +339,7 @@ class Agreement(Suite):
         for name in ("CKM_IBM_EC_X25519", "CKM_ECDH1_DERIVE"):
             for sent in (raw, spki):
                 self.assertEqual(self.agreed(mech(name, iv=sent), private), shared)
-        # As a unit hands out public keys.
+        # In the form of public keys from a unit.
         theirs, sealed = c().ec(OIDS["X25519"], CKA_DERIVE=True)
         mine = self.agreed(mech("CKM_IBM_EC_X25519", iv=sealed), private)
         self.assertEqual(self.agreed(mech("CKM_IBM_EC_X25519", iv=public_key), theirs), mine)

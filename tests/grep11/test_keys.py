@@ -1,4 +1,4 @@
-"""Keys: made, wrapped, unwrapped, described, changed; and blobs and states that are not what they should be."""
+"""Keys: generating, wrapping, unwrapping, reading and changing attributes; altered blobs and states."""
 
 import itertools
 import subprocess
@@ -20,7 +20,7 @@ def bits(blob):
 
 
 def openssl_rsa(bits, primes):
-    """A private key of RSA of a kind that the other library does not make, as PKCS#8."""
+    """An RSA private key as PKCS#8, of a kind that the other library does not make."""
     command = ["openssl", "genpkey", "-algorithm", "RSA"]
     options = [f"rsa_keygen_bits:{bits}", f"rsa_keygen_primes:{primes}"]
     command += [word for option in options for word in ("-pkeyopt", option)]
@@ -40,7 +40,7 @@ class Generate(Suite):
         self.assertEqual(bits(extractable), 0x400125)
         derive, _ = c().ec(OIDS["P-256"], CKA_SIGN=True, CKA_DERIVE=True)
         self.assertEqual(bits(derive), 0x401126)
-        # EP11 sets the bit of protected keys with newer firmware only.
+        # Only newer firmware of EP11 sets the bit of protected keys.
         secret = c().aes(16)
         self.assertEqual(bits(secret) & ~0x400000, 0x8D25)
         # WKID, session, salt, mode, attributes and MAC follow the public key.
@@ -104,7 +104,7 @@ class Generate(Suite):
         self.refused("CKR_ATTRIBUTE_READ_ONLY", aes, CKA_TRUSTED=True)
         self.refused("CKR_ATTRIBUTE_READ_ONLY", aes, CKA_NEVER_EXTRACTABLE=False)
         self.refused("CKR_ATTRIBUTE_READ_ONLY", aes, CKA_NEVER_EXTRACTABLE=True, CKA_EXTRACTABLE=True)
-        # They may be there if they are right.
+        # The template may have them if their values are right.
         aes(CKA_LOCAL=True, CKA_NEVER_EXTRACTABLE=True, CKA_TRUSTED=False)
         self.refused("CKR_ATTRIBUTE_READ_ONLY", c().take_in, bytes(16), "CKK_AES", CKA_LOCAL=True)
         c().take_in(bytes(16), "CKK_AES", CKA_LOCAL=False)
@@ -127,7 +127,7 @@ class Generate(Suite):
         c().send("GenerateKey", request)
 
     def test_the_older_exponent(self):
-        # As bytes, in the newer dialect.
+        # Bytes in the newer dialect.
         request = pb.GenerateKeyPairRequest(Mech=mech("CKM_RSA_PKCS_KEY_PAIR_GEN"))
         request.PubKeyTemplate[number("CKA_MODULUS_BITS")].AttributeI = 2048
         request.PubKeyTemplate[number("CKA_PUBLIC_EXPONENT")].AttributeB = b"\x01\x00\x01"
@@ -290,9 +290,9 @@ class Wrapping(Suite):
 
 
 class Attributes(Suite):
-    def test_what_keys_tell(self):
+    def test_attributes_of_keys(self):
         key = c().aes(24, CKA_WRAP=True)
-        told = c().attributes(
+        values = c().attributes(
             key, "CKA_CLASS", "CKA_KEY_TYPE", "CKA_VALUE_LEN", "CKA_WRAP", "CKA_UNWRAP", "CKA_LOCAL", "CKA_SENSITIVE"
         )
         expected = [4, number("CKK_AES"), 24, True, False, True, True]
@@ -300,7 +300,7 @@ class Attributes(Suite):
             expected = [
                 bytes([value]) if isinstance(value, bool) else value.to_bytes(8, "big") for value in expected
             ]
-        self.assertEqual(list(told.values()), expected)
+        self.assertEqual(list(values.values()), expected)
         self.assertEqual(
             c().attributes(key, "CKA_CHECK_VALUE")["CKA_CHECK_VALUE"], c().encrypt(ECB, key, bytes(16))[:3]
         )
@@ -312,18 +312,18 @@ class Attributes(Suite):
         private, public_key = c().rsa()
         numbers = public(public_key).public_numbers()
         for blob in (private, public_key):
-            told = c().attributes(blob, "CKA_MODULUS", "CKA_PUBLIC_EXPONENT", "CKA_PUBLIC_KEY_INFO")
-            self.assertEqual(int.from_bytes(told["CKA_MODULUS"], "big"), numbers.n)
-            self.assertEqual(int.from_bytes(told["CKA_PUBLIC_EXPONENT"], "big"), 65537)
-            self.assertEqual(told["CKA_PUBLIC_KEY_INFO"], standard(public_key))
+            values = c().attributes(blob, "CKA_MODULUS", "CKA_PUBLIC_EXPONENT", "CKA_PUBLIC_KEY_INFO")
+            self.assertEqual(int.from_bytes(values["CKA_MODULUS"], "big"), numbers.n)
+            self.assertEqual(int.from_bytes(values["CKA_PUBLIC_EXPONENT"], "big"), 65537)
+            self.assertEqual(values["CKA_PUBLIC_KEY_INFO"], standard(public_key))
         self.refused("CKR_ATTRIBUTE_SENSITIVE", c().attributes, private, "CKA_PRIVATE_EXPONENT")
         for curve, oid in OIDS.items():
             private, public_key = c().ec(oid)
             for blob in (private, public_key):
-                told = c().attributes(blob, "CKA_EC_PARAMS", "CKA_EC_POINT", "CKA_IBM_MACED_PUBLIC_KEY_INFO")
-                self.assertEqual(told["CKA_EC_PARAMS"], oid)
-                self.assertTrue(standard(public_key).endswith(told["CKA_EC_POINT"]))
-                self.assertEqual(first_element(told["CKA_IBM_MACED_PUBLIC_KEY_INFO"]), first_element(public_key))
+                values = c().attributes(blob, "CKA_EC_PARAMS", "CKA_EC_POINT", "CKA_IBM_MACED_PUBLIC_KEY_INFO")
+                self.assertEqual(values["CKA_EC_PARAMS"], oid)
+                self.assertTrue(standard(public_key).endswith(values["CKA_EC_POINT"]))
+                self.assertEqual(first_element(values["CKA_IBM_MACED_PUBLIC_KEY_INFO"]), first_element(public_key))
         self.refused("CKR_OBJECT_HANDLE_INVALID", c().attributes, standard(public_key), "CKA_CLASS")
 
     def changed(self, blob, **attributes):
@@ -362,7 +362,7 @@ class Attributes(Suite):
 
 
 def damaged(blob):
-    """The blob with every byte changed in turn, and cut and lengthened."""
+    """The blob with each byte changed in turn, cut off, and lengthened."""
     for at in range(len(blob)):
         yield at, blob[:at] + bytes([blob[at] ^ 0x40]) + blob[at + 1 :]
     for length in (1, 31, 32, 79, 80, 111, 112, len(blob) - 16, len(blob) - 1):
@@ -441,7 +441,7 @@ class Damage(Suite):
             inside = at is not None and 32 <= at < 48
             expected = "CKR_IBM_WKID_MISMATCH" if inside else "CKR_SAVED_STATE_INVALID"
             self.refused(expected, c().call, "SignFinal", State=wrong)
-        # A blob is no state, a state no blob, and the state of one operation not that of another.
+        # A blob does not pass for a state, nor a state for a blob or for a state of another operation.
         self.refused("CKR_SAVED_STATE_INVALID", c().call, "SignFinal", State=key)
         self.refused("CKR_IBM_BLOB_ERROR", c().sign, "CKM_SHA256_HMAC", state, b"")
         for rpc in ("DigestFinal", "VerifyFinal", "EncryptFinal", "DecryptFinal", "Encrypt", "Decrypt", "Digest", "Verify"):

@@ -1,4 +1,4 @@
-"""Answers that others have published: see vectors.txt."""
+"""Published answers: see vectors.txt."""
 
 import os
 
@@ -126,5 +126,5 @@ class KnownAnswers(Suite):
             self.refused(
                 "CKR_SIGNATURE_INVALID", c().verify, "CKM_IBM_ML_DSA", spki, b"x", octets(vector["sig"])
             )
-            # One of ours is another one, for it is randomised.
+            # Our own signature differs, because it is randomised.
             c().verify("CKM_IBM_ML_DSA", spki, message, c().sign("CKM_IBM_ML_DSA", key, message))

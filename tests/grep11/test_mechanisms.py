@@ -1,4 +1,4 @@
-"""What is offered, and what is not."""
+"""Mechanisms that are offered, and mechanisms that are not."""
 
 import grep11_pb2 as pb
 from client import OIDS, mech, number, pss
@@ -16,7 +16,7 @@ class Mechanisms(Suite):
             self.assertLessEqual(info.MinKeySize, info.MaxKeySize)
         info = c().call("GetMechanismInfo", Mech=number("CKM_AES_KEY_GEN")).MechInfo
         self.assertEqual((info.MinKeySize, info.MaxKeySize, info.Flags), (16, 32, 32768))
-        # Clients compare these two things with what IBM's server says.
+        # Clients compare these two values with those of IBM's server.
         info = c().call("GetMechanismInfo", Mech=number("CKM_RSA_PKCS")).MechInfo
         self.assertEqual((info.MinKeySize, info.MaxKeySize), (512, 4096))
         self.assertEqual(c().call("GetMechanismList").Mechs[0], number("CKM_RSA_PKCS"))
@@ -64,7 +64,7 @@ class Mechanisms(Suite):
         self.refused("CKR_ARGUMENTS_BAD", c().call, "SignSingle", PrivKey=key, Data=b"x")
 
     def test_numbers_whose_sign_was_extended(self):
-        """As clients in Java send those of vendors, which are negative there."""
+        """Clients in Java send the numbers of vendors so, which are negative there."""
 
         def extended(name):
             return number(name) | 0xFFFFFFFF_00000000

@@ -1,4 +1,4 @@
-"""ML-DSA, whose signatures the tests of the unit have verified by another library."""
+"""ML-DSA. The tests of the unit verify its signatures with another library."""
 
 from client import mech, standard
 from suite import MESSAGE, Suite, c

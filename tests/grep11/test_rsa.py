@@ -27,7 +27,7 @@ def der(tag, content):
 
 
 def spki(n, e):
-    """A SubjectPublicKeyInfo of RSA with numbers that no library would take."""
+    """An RSA SubjectPublicKeyInfo with numbers that no library takes."""
     numbers = b"".join(der(2, number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in (n, e))
     algorithm = bytes.fromhex("300d06092a864886f70d0101010500")
     return der(0x30, algorithm + der(3, b"\0" + der(0x30, numbers)))
@@ -41,7 +41,7 @@ PSS_HASHES = {
 
 
 def bound_to_pss(key, name):
-    """The SubjectPublicKeyInfo of a key that is bound to RSASSA-PSS, with one hash or with any (RFC 4055, 1.2 and 3.1)."""
+    """The SubjectPublicKeyInfo of a key bound to RSASSA-PSS, with one hash or any (RFC 4055, 1.2 and 3.1)."""
     numbers = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
     algorithm = bytes.fromhex("06092a864886f70d01010a")
     if name is not None:
@@ -65,7 +65,7 @@ class Signatures(Suite):
                     signature = c().sign(mechanism, private, MESSAGE)
                     public(key).verify(signature, MESSAGE, padding.PKCS1v15(), HASHES[name]())
                     self.assertEqual(c().sign(mechanism, private, MESSAGE), signature)
-                    # The same in parts, and by the bare mechanism over a DigestInfo.
+                    # The same message in parts, and the mechanism without a hash over a DigestInfo.
                     state = c().call("SignInit", Mech=mechanism, PrivKey=private).State
                     self.assertEqual(c().call("Sign", State=state, Data=MESSAGE).Signature, signature)
                     for part in (MESSAGE[:1], b"", MESSAGE[1:]):
@@ -91,7 +91,7 @@ class Signatures(Suite):
                         public(key).verify(by_digest, MESSAGE, scheme, HASHES[name]())
                         c().verify(bare, key, digest(name, MESSAGE), signature)
                         self.verified(mechanism, key, signature)
-                        # Another length of salt is another signature.
+                        # Another length of salt does not verify.
                         more = pss(hashed(name) + "_PSS", name, salt ^ 1 if salt != length else 2)
                         self.refused("CKR_SIGNATURE_INVALID", c().verify, more, key, MESSAGE, signature)
         private, key = self.keys[0]
@@ -273,7 +273,7 @@ class Encryption(Suite):
                 ciphertext[:length] if length < 256 else bytes(length),
             )
         wrong = ciphertext[:100] + bytes([ciphertext[100] ^ 1]) + ciphertext[101:]
-        # That the padding is wrong is not told: what comes out is made up, and the same each time.
+        # A wrong padding is no error: the plaintext is made up, and always the same.
         made_up = [c().decrypt("CKM_RSA_PKCS", self.private, wrong) for _ in range(2)]
         self.assertEqual(made_up[0], made_up[1])
         self.assertNotEqual(made_up[0], b"plain")
@@ -289,7 +289,7 @@ class Encryption(Suite):
         _, silent = c().pair("CKM_RSA_PKCS_KEY_PAIR_GEN", template, {})
         self.refused("CKR_KEY_FUNCTION_NOT_PERMITTED", c().encrypt, "CKM_RSA_PKCS", silent, b"plain")
         self.refused("CKR_KEY_FUNCTION_NOT_PERMITTED", c().verify, "CKM_SHA256_RSA_PKCS", silent, b"", bytes(256))
-        # A bare public key verifies, but nobody vouches for it as one to encrypt for.
+        # A bare public key verifies, but has no MAC that proves a key to encrypt for.
         self.refused("CKR_PUBLIC_KEY_INVALID", c().encrypt, "CKM_RSA_PKCS", standard(key), b"plain")
         self.refused("CKR_KEY_TYPE_INCONSISTENT", c().encrypt, mech("CKM_AES_CBC", iv=bytes(16)), private, b"")
         self.refused("CKR_KEY_TYPE_INCONSISTENT", c().decrypt, "CKM_RSA_PKCS", c().aes(), bytes(256))

@@ -1,4 +1,4 @@
-"""Runs last: whether the others left out an rpc or a mechanism, and whether the documentation says the truth."""
+"""Runs last: checks that the other tests used every rpc and mechanism, and that the documentation is right."""
 
 import os
 import re
