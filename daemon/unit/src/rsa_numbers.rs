@@ -40,8 +40,9 @@
 //!
 //! # Tests
 //! Here: both exponents undo each other at the limits of the range, a fault reveals nothing, and
-//! another exponent keeps the modulus. In `premaster.rs`: valid and invalid paddings take the same time, over
-//! the whole decryption within 5 %. No test measures how the time depends on the private numbers.
+//! another exponent keeps the modulus. In `premaster.rs`: valid and invalid paddings take the same
+//! time, over the whole decryption within 5 %. No test measures how the time depends on the private
+//! numbers.
 
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;

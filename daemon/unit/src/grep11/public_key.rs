@@ -7,8 +7,9 @@
 //! OCTET STRING    32  session: zeros
 //! OCTET STRING     8  salt, random
 //! OCTET STRING     8  mode: zeros
-//! OCTET STRING   12n  attributes: a word 0x10nn0000 with the number nn of further attributes, the boolean
-//!                     attributes twice, then number and value of each further one; all big-endian
+//! OCTET STRING   12n  attributes: a word 0x10nn0000 with the number nn of further attributes, the
+//!                     boolean attributes twice, then number and value of each further one; all
+//!                     big-endian
 //! OCTET STRING    32  HMAC-SHA-256 of all that stands before it
 //! ```
 //!

@@ -251,8 +251,8 @@ pub(crate) fn encrypt(spki: &[u8], padding: &Padding, plain: &[u8]) -> Result<Ve
     Ok(encrypted)
 }
 
-/// Decrypts with a private key in PKCS#8. With `reports_padding`, a wrong PKCS #1 v1.5 padding is an error;
-/// otherwise a made-up plaintext comes out (implicit rejection).
+/// Decrypts with a private key in PKCS#8. With `reports_padding`, a wrong PKCS #1 v1.5 padding is
+/// an error; otherwise a made-up plaintext comes out (implicit rejection).
 pub(crate) fn decrypt(
     pkcs8: &[u8],
     padding: &Padding,
