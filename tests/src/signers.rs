@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
-use keyward_client::{Address, Client, Error, Input};
+use keyward_client::{Address, Client, Error, Input, KeyId};
 use keyward_proto::{Outcome, Reference, Scheme};
 
 use crate::Daemon;
@@ -66,7 +66,7 @@ impl Signers {
     /// If the scheme is none of TLS 1.3.
     pub fn start(daemon: &Daemon, label: &str, scheme: Scheme, rate: f64, threads: usize) -> Self {
         let reference = std::fs::read_to_string(daemon.reference(label)).expect("a reference");
-        let address = Address::from_path(&daemon.socket()).expect("a path for a socket");
+        let address = Address::try_from(daemon.socket().as_path()).expect("a path for a socket");
         let plan = Arc::new(Plan {
             client: Client::new(address, Client::DEFAULT_TIMEOUT),
             reference: Reference::from_pem(&reference).expect("a reference"),
@@ -196,9 +196,10 @@ impl Plan {
     fn request(&self, number: u64) -> Result<Vec<u8>, Failure> {
         let (label, version) = (self.reference.label(), self.reference.version());
         let message = certificate_verify(number);
-        let signature = self.client.sign(label, version, self.scheme, Input::Message(&message))?;
+        let key = KeyId::new(label, version);
+        let signature = self.client.sign(key, self.scheme, Input::Message(&message))?;
         self.signed.fetch_add(1, Ordering::Relaxed);
-        Ok(signature)
+        Ok(signature.into_bytes())
     }
 
     /// Waits until a request is due, or the load ends.

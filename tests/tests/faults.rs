@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use keyward_client::{Address, Client, Error, Input};
+use keyward_client::{Address, Client, Error, Input, Label, Signature};
 use keyward_proto::{Outcome, Reference, Scheme};
 use keyward_tests::backend::Units;
 use keyward_tests::proxy::{Fault, Proxy};
@@ -70,8 +70,8 @@ impl Scene {
     }
 
     /// Signs once.
-    fn sign(&self) -> Result<Vec<u8>, Error> {
-        client(&self.daemon).sign(&"shop".parse().unwrap(), 0, SCHEME, Input::Message(&message()))
+    fn sign(&self) -> Result<Signature, Error> {
+        client(&self.daemon).sign(&"shop".parse::<Label>().unwrap(), SCHEME, Input::Message(&message()))
     }
 
     fn refusal(&self) -> Outcome {
@@ -85,7 +85,7 @@ impl Scene {
 const SCHEME: Scheme = Scheme::EcdsaSecp256r1Sha256;
 
 fn client(daemon: &Daemon) -> Client {
-    Client::new(Address::from_path(&daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT)
+    Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT)
 }
 
 /// What a server signs in TLS 1.3 (RFC 8446, 4.4.3).
@@ -210,7 +210,7 @@ fn signatures_that_do_not_verify_go_nowhere() {
     let text = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
     fs::write(daemon.path("keyward.toml"), text.replace(&format!(", {:?}", honest.address()), "")).unwrap();
     daemon.resume();
-    let refused = client(&daemon).sign(&"shop".parse().unwrap(), 0, SCHEME, Input::Message(&message()));
+    let refused = client(&daemon).sign(&"shop".parse::<Label>().unwrap(), SCHEME, Input::Message(&message()));
     assert!(matches!(refused, Err(Error::Refused(Outcome::UnitUnavailable))), "{refused:?}");
     wait_for("the liar to be found out", || {
         (daemon.logged(&["unit is out of order", "does not verify"]) > found_out).then_some(())
@@ -270,7 +270,8 @@ fn what_is_no_unit_is_told_from_one() {
     }
     right.stop();
     wait_for("a refusal that names the master keys", || {
-        let refused = client(&daemon).sign(&"first".parse().unwrap(), 0, SCHEME, Input::Message(&message()));
+        let refused =
+            client(&daemon).sign(&"first".parse::<Label>().unwrap(), SCHEME, Input::Message(&message()));
         matches!(refused, Err(Error::Refused(Outcome::OtherMasterKey))).then_some(())
     });
     wait_for("a line that names both", || {
@@ -322,7 +323,7 @@ fn tokens_that_are_refused_are_replaced() {
     let mut daemon = Daemon::prepare_for_units(units.section(&[server.address()], &settings), "");
     daemon.resume();
     daemon.generate("shop", "p256");
-    let sign = || client(&daemon).sign(&"shop".parse().unwrap(), 0, SCHEME, Input::Message(&message()));
+    let sign = || client(&daemon).sign(&"shop".parse::<Label>().unwrap(), SCHEME, Input::Message(&message()));
     sign().unwrap();
 
     // Both sides change: nobody notices.
@@ -428,7 +429,7 @@ fn tokens_of_iam_are_fetched_ahead_of_their_end_and_once_for_all() {
         let words = ["ERROR", "cannot get an access token", "status 503", "Service is not available."];
         (daemon.logged(&words) > 0).then_some(())
     });
-    let sign = || client(&daemon).sign(&"shop".parse().unwrap(), 0, SCHEME, Input::Message(&message()));
+    let sign = || client(&daemon).sign(&"shop".parse::<Label>().unwrap(), SCHEME, Input::Message(&message()));
     wait_for("the last token to end", || sign().err());
     iam.set("600");
     wait_for("a signature", || sign().ok());

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use keyward_client::{Address, Client, Input};
+use keyward_client::{Address, Client, Input, Label};
 use keyward_proto::{Outcome, Scheme};
 use keyward_tests::attacker::is_soak;
 use keyward_tests::signers::failures;
@@ -188,15 +188,15 @@ struct Queue {
 impl Queue {
     fn start(daemon: &Daemon, threads: usize) -> Self {
         let (signed, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let address = Address::from_path(&daemon.socket()).unwrap();
+        let address = Address::try_from(daemon.socket().as_path()).unwrap();
         let client = Arc::new(Client::new(address, Duration::from_secs(20)));
         let threads = (0..threads).map(|_| {
             let (signed, ended, client) = (Arc::clone(&signed), Arc::clone(&ended), Arc::clone(&client));
             thread::spawn(move || {
-                let label = "slow".parse().unwrap();
+                let label: Label = "slow".parse().unwrap();
                 while !ended.load(Ordering::Relaxed) {
                     let input = Input::Message(b"message");
-                    client.sign(&label, 0, Scheme::RsaPssRsaeSha256, input).unwrap();
+                    client.sign(&label, Scheme::RsaPssRsaeSha256, input).unwrap();
                     signed.fetch_add(1, Ordering::Relaxed);
                 }
             })
@@ -233,13 +233,13 @@ fn wkid(daemon: &Daemon) -> String {
 }
 
 fn sign(daemon: &Daemon, label: &str) -> Outcome {
-    let client = Client::new(Address::from_path(&daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
+    let client = Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT);
     let scheme = match label {
         "mail" => Scheme::RsaPssRsaeSha256,
         "idle" => Scheme::Ed25519,
         _ => P256,
     };
-    match client.sign(&label.parse().unwrap(), 0, scheme, Input::Message(label.as_bytes())) {
+    match client.sign(&label.parse::<Label>().unwrap(), scheme, Input::Message(label.as_bytes())) {
         Ok(_) => Outcome::Done,
         Err(keyward_client::Error::Refused(outcome)) => outcome,
         Err(error) => panic!("{label}: {error}\n{}", daemon.log()),

@@ -335,7 +335,7 @@ fn rustls_has_an_error_for_each_trouble() {
     let Error::Unavailable { reason: RequestError::Unreachable { address, .. }, .. } = ours(&failure) else {
         panic!("{failure}")
     };
-    assert_eq!(*address, daemon.socket().display().to_string());
+    assert_eq!(address.to_string(), daemon.socket().display().to_string());
 }
 
 /// The error of keyward-rustls in what a stream of rustls failed with.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use keyward_client::{Address, Client, Input};
+use keyward_client::{Address, Client, Input, Label};
 use keyward_proto::Scheme;
 use keyward_tests::proxy::{Fault, Proxy};
 use keyward_tests::signers::failures;
@@ -75,10 +75,13 @@ impl Scene {
         wait_for("the unit to be missed", || (self.health() == "down").then_some(()));
         self.proxy.set(Fault::None);
         wait_for("the unit to be found", || (self.health() != "down").then_some(()));
-        let address = Address::from_path(&self.daemon.socket()).unwrap();
+        let address = Address::try_from(self.daemon.socket().as_path()).unwrap();
         let client = Client::new(address, Client::DEFAULT_TIMEOUT);
-        let signed =
-            client.sign(&"shop".parse().unwrap(), 0, Scheme::EcdsaSecp256r1Sha256, Input::Message(b"text"));
+        let signed = client.sign(
+            &"shop".parse::<Label>().unwrap(),
+            Scheme::EcdsaSecp256r1Sha256,
+            Input::Message(b"text"),
+        );
         assert!(signed.is_ok(), "{signed:?}\n{}\n{}", self.daemon.log(), self.unit.log());
     }
 

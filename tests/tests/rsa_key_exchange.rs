@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use aws_lc_rs::hmac;
-use keyward_client::{Address, Client, Error, Wanted, premaster_of};
+use keyward_client::{Address, Client, Error, Label};
 use keyward_proto::{Outcome, Reference};
 use keyward_tests::memory;
 use keyward_tests::pki::plain_key;
@@ -54,13 +54,10 @@ fn start(backend: Backend) -> Daemon {
 
 /// Asks for a premaster secret as a server does, of a client that speaks TLS 1.2.
 fn ask(daemon: &Daemon, label: &str, ciphertext: &[u8]) -> Result<[u8; 48], Error> {
-    let client = Client::new(Address::from_path(&daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
-    let call = client.start_to_decrypt(
-        Wanted { label: &label.parse().unwrap(), version: 0, public_key: None },
-        ciphertext,
-        0x0303,
-    )?;
-    client.finish(call).and_then(premaster_of).map(|premaster| premaster.as_slice().try_into().unwrap())
+    let client = Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT);
+    let label: Label = label.parse().unwrap();
+    let premaster = client.start_decrypt(&label, ciphertext, 0x0303)?.finish()?;
+    Ok(premaster.as_ref().try_into().unwrap())
 }
 
 /// Something as the openssl program encrypts it for a key.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyward_client::{Address, Client, Error, Input};
+use keyward_client::{Address, Client, Error, Input, Label};
 use keyward_proto::{KeyType, Outcome};
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
@@ -89,13 +89,13 @@ fn private_values(text: &str) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn sign(daemon: &Daemon, label: &str, key_type: KeyType) -> Result<(), Outcome> {
-    let client = Client::new(Address::from_path(&daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
+    let client = Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT);
     sign_with(&client, label, key_type)
 }
 
 fn sign_with(client: &Client, label: &str, key_type: KeyType) -> Result<(), Outcome> {
     for &scheme in key_type.schemes() {
-        match client.sign(&label.parse().unwrap(), 0, scheme, Input::Message(b"message")) {
+        match client.sign(&label.parse::<Label>().unwrap(), scheme, Input::Message(b"message")) {
             Ok(_) => {}
             Err(Error::Refused(outcome)) => return Err(outcome),
             Err(error) => panic!("{label}: {error}"),
@@ -215,7 +215,7 @@ fn requests_that_are_under_way_leave_nothing_behind() {
         let _end = AtTheEnd(&end);
         for _ in 0..4 {
             scope.spawn(|| {
-                let address = Address::from_path(&daemon.socket()).unwrap();
+                let address = Address::try_from(daemon.socket().as_path()).unwrap();
                 let client = Client::new(address, Client::DEFAULT_TIMEOUT);
                 while !end.load(Ordering::Relaxed) {
                     let _ = sign_with(&client, "shop", plain.key_type);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use keyward_client::{Address, Client, Error, Input};
+use keyward_client::{Address, Client, Error, Input, Signature};
 use keyward_proto::message::{Request, Response};
 use keyward_proto::{Label, Outcome, Scheme, frame};
 use rustix::process::{Pid, Signal, kill_process};
@@ -193,13 +193,13 @@ impl Daemon {
     }
 
     pub(crate) fn client(&self) -> Client {
-        let address = Address::from_path(&self.path("run/keyward.sock")).unwrap();
+        let address = Address::try_from(self.path("run/keyward.sock").as_path()).unwrap();
         Client::new(address, Duration::from_secs(10))
     }
 
     /// Signs a message with a P-256 key.
-    pub(crate) fn sign(&self, label: &str, message: &[u8]) -> Result<Vec<u8>, Error> {
-        self.client().sign(&label_of(label), 0, Scheme::EcdsaSecp256r1Sha256, Input::Message(message))
+    pub(crate) fn sign(&self, label: &str, message: &[u8]) -> Result<Signature, Error> {
+        self.client().sign(&label_of(label), Scheme::EcdsaSecp256r1Sha256, Input::Message(message))
     }
 
     /// The outcome of signing a message with a P-256 key.
@@ -243,8 +243,8 @@ pub(crate) fn told(output: &Output) -> (i32, String) {
     (output.status.code().unwrap(), line)
 }
 
-pub(crate) fn outcome(signed: Result<Vec<u8>, Error>) -> Outcome {
-    match signed {
+pub(crate) fn outcome<T>(result: Result<T, Error>) -> Outcome {
+    match result {
         Ok(_) => Outcome::Done,
         Err(Error::Refused(outcome)) => outcome,
         Err(error) => panic!("{error}"),

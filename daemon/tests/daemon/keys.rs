@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use keyward_proto::{Outcome, Reference};
+use keyward_proto::{KeyType, Outcome, Reference};
 
 use crate::fixture::{Daemon, PROGRAM, certificate_verify, label_of};
 
@@ -20,8 +20,8 @@ fn a_key_is_made_shown_used_disabled_and_deleted() {
 
     let message = certificate_verify();
     let signature = daemon.sign("shop", &message).unwrap();
-    assert!(openssl_verifies(&daemon, reference.spki(), &message, &signature));
-    assert!(!openssl_verifies(&daemon, reference.spki(), b"another", &signature));
+    assert!(openssl_verifies(&daemon, reference.spki(), &message, signature.as_ref()));
+    assert!(!openssl_verifies(&daemon, reference.spki(), b"another", signature.as_ref()));
 
     daemon.succeed(&["key", "disable", "shop"]);
     assert_eq!(daemon.outcome("shop", &message), Outcome::KeyDisabled);
@@ -171,8 +171,8 @@ fn keys_are_imported_and_described() {
     assert_eq!(shown["uses"], serde_json::json!(["csr", "tls-server"]));
     let described = daemon.client().describe(&label_of("mail"), 0).unwrap();
     assert_eq!(
-        (described.r#type.as_str(), described.version, &described.versions[..]),
-        ("ed25519", 1, &[1][..])
+        (described.key_type, described.version, &described.versions[..]),
+        (Some(KeyType::Ed25519), 1, &[1][..])
     );
     let spki = openssl(&["pkey", "-in", file.to_str().unwrap(), "-pubout", "-outform", "DER"]);
     assert_eq!(described.public_key, spki);

@@ -52,7 +52,7 @@ fn a_flood_of_refusals_hides_neither_another_user_nor_its_own_extent() {
         let mut times = 0;
         let due = Instant::now() + Duration::from_secs(30);
         while times == 0 || uid != 7002 && !over.load(Ordering::Relaxed) && Instant::now() < due {
-            let refused = client.sign(&label, 0, scheme, keyward_client::Input::Message(b"sign this"));
+            let refused = client.sign(&label, scheme, keyward_client::Input::Message(b"sign this"));
             assert_ne!(outcome(refused), Outcome::Done);
             times += 1;
         }

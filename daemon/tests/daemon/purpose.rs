@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use keyward_client::{Input, Wanted};
+use keyward_client::Input;
 use keyward_proto::{Outcome, Scheme};
 
 use crate::fixture::{Daemon, label_of, outcome};
@@ -424,7 +424,7 @@ fn refusals_say_what_would_help() {
         assert_eq!(daemon.outcome(label, message), expected, "{label}: {:x?}", &message[..10]);
     }
     let digest =
-        daemon.client().sign(&label_of("account"), 0, Scheme::EcdsaSecp256r1Sha256, Input::Digest(&[7; 32]));
+        daemon.client().sign(&label_of("account"), Scheme::EcdsaSecp256r1Sha256, Input::Digest(&[7; 32]));
     assert_eq!(outcome(digest), Outcome::UseRefused);
     for (refusal, words) in [
         (Outcome::NoDowngradeSentinel, &["did not offer TLS 1.3", "DTLS 1.2", "tls12-server"][..]),
@@ -467,14 +467,8 @@ fn the_doctor_tells_of_refusals() {
         assert_eq!(daemon.outcome("shop", message), *outcome);
     }
     let client = daemon.client();
-    let call = client
-        .start_to_decrypt(
-            Wanted { label: &label_of("shop"), version: 0, public_key: None },
-            &[7; 256],
-            0x0303,
-        )
-        .unwrap();
-    assert!(client.finish(call).is_err());
+    let call = client.start_decrypt(&label_of("shop"), &[7; 256], 0x0303).unwrap();
+    assert!(call.finish().is_err());
     daemon.succeed(&["key", "disable", "shop"]);
     assert_eq!(daemon.outcome("shop", &tls13("server", 32)), Outcome::KeyDisabled);
     let told = told();

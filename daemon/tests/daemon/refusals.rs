@@ -1,6 +1,6 @@
 //! What the daemon does not sign, and what it says instead.
 
-use keyward_client::{Input, Wanted, premaster_of, signature_of};
+use keyward_client::{Input, KeyId};
 use keyward_proto::{Outcome, Reference, Scheme};
 
 use crate::fixture::{Daemon, certificate_verify, label_of, outcome};
@@ -20,7 +20,7 @@ fn each_refusal_has_its_outcome() {
     assert_eq!(daemon.outcome("nowhere", &message), Outcome::NoGrant, "as if it existed");
 
     let sign = |label: &str, version, scheme, input| {
-        outcome(daemon.client().sign(&label_of(label), version, scheme, input))
+        outcome(daemon.client().sign(KeyId::new(&label_of(label), version), scheme, input))
     };
     let p256 = Scheme::EcdsaSecp256r1Sha256;
     assert_eq!(sign("shop", 2, p256, Input::Message(&message)), Outcome::UnknownVersion);
@@ -67,16 +67,14 @@ fn a_key_in_the_place_of_another_does_nothing() {
     }
     let reference = |label| Reference::from_pem(&daemon.succeed(&["key", "reference", label])).unwrap();
     let (client, message) = (daemon.client(), certificate_verify());
-    let sign = |wanted: Wanted<'_>| {
-        let call = client.start_to_sign(wanted, Scheme::EcdsaSecp256r1Sha256, Input::Message(&message));
-        outcome(client.finish(call.unwrap()).and_then(signature_of))
-    };
-    let decrypt = |wanted: Wanted<'_>| {
-        let call = client.start_to_decrypt(wanted, &[1; 256], 0x0303);
-        outcome(client.finish(call.unwrap()).and_then(premaster_of).map(|premaster| premaster.to_vec()))
+    let sign =
+        |key: &Reference| outcome(client.sign(key, Scheme::EcdsaSecp256r1Sha256, Input::Message(&message)));
+    let decrypt = |key: &Reference| {
+        let call = client.start_decrypt(key, &[1; 256], 0x0303);
+        outcome(call.unwrap().finish())
     };
     let (shop, old) = (reference("shop"), reference("old"));
-    assert_eq!((sign((&shop).into()), decrypt((&old).into())), (Outcome::Done, Outcome::Done));
+    assert_eq!((sign(&shop), decrypt(&old)), (Outcome::Done, Outcome::Done));
     let unnamed = || {
         let metrics = daemon.http("GET", "/metrics", "").unwrap().1;
         let count = metrics.lines().find_map(|line| {
@@ -91,10 +89,10 @@ fn a_key_in_the_place_of_another_does_nothing() {
     }
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     daemon.succeed(&["key", "generate", "old", "--type", "rsa2048", "--use", "rsa-key-exchange"]);
-    assert_eq!(sign((&shop).into()), Outcome::OtherPublicKey);
-    assert_eq!(decrypt((&old).into()), Outcome::OtherPublicKey);
-    assert_eq!(sign((&reference("shop")).into()), Outcome::Done);
-    assert_eq!(decrypt((&reference("old")).into()), Outcome::Done);
+    assert_eq!(sign(&shop), Outcome::OtherPublicKey);
+    assert_eq!(decrypt(&old), Outcome::OtherPublicKey);
+    assert_eq!(sign(&reference("shop")), Outcome::Done);
+    assert_eq!(decrypt(&reference("old")), Outcome::Done);
     let line = "refused a peer";
     let log = daemon.log();
     let told = log.lines().find(|text| text.contains(line) && text.contains("other-public-key"));

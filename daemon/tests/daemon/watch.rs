@@ -5,12 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyward_client::{Error, changes_of};
+use keyward_client::{Error, Progress};
 use keyward_proto::message::{Changes, GetStatus, Request, Watch, request, response};
-use keyward_proto::{Outcome, frame};
+use keyward_proto::{KeyState, Outcome, frame};
 use rustix::process::Signal;
 
-use crate::fixture::{Daemon, certificate_verify, receive, send};
+use crate::fixture::{Daemon, certificate_verify, label_of, receive, send};
 
 /// A peer that watches.
 struct Watcher {
@@ -88,11 +88,11 @@ fn changes_are_told_as_they_happen_and_those_missed_at_once() {
     labels.sort_unstable();
     assert_eq!(labels, ["mail", "shop"], "each once");
     // Whoever hears of a change and asks sees it.
-    for state in ["disabled", "enabled"] {
+    for state in [KeyState::Disabled, KeyState::Enabled] {
         watcher.ask(0);
-        daemon.succeed(&["key", state.strip_suffix('d').unwrap(), "mail"]);
+        daemon.succeed(&["key", state.name().strip_suffix('d').unwrap(), "mail"]);
         assert_eq!(watcher.answer().labels, ["mail"]);
-        assert_eq!(daemon.client().describe(&"mail".parse().unwrap(), 0).unwrap().state, state);
+        assert_eq!(daemon.client().describe(&label_of("mail"), 0).unwrap().state, Some(state));
     }
 }
 
@@ -191,22 +191,22 @@ fn clients_watch_while_they_do_something_else() {
     let mut daemon = Daemon::dev("");
     let client = daemon.client();
     let hour = Duration::from_secs(3600);
-    let first = changes_of(client.finish(client.start_to_watch(0, hour).unwrap()).unwrap()).unwrap();
+    let first = client.start_watch(0, hour).unwrap().finish().unwrap();
     assert!(first.everything);
-    let empty = client.finish(client.start_to_watch(first.revision, Duration::from_millis(10)).unwrap());
-    assert!(is_empty(&changes_of(empty.unwrap()).unwrap()));
+    let empty = client.start_watch(first.revision, Duration::from_millis(10)).unwrap().finish().unwrap();
+    assert!(empty.labels.is_empty() && !empty.everything);
 
-    let mut call = client.start_to_watch(first.revision, hour).unwrap();
-    assert!(client.answer(&mut call).unwrap().is_none(), "nothing yet");
+    let call = client.start_watch(first.revision, hour).unwrap();
+    let Progress::Pending(call) = call.poll().unwrap() else { panic!("nothing has changed yet") };
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
-    client.wait(&call, hour).unwrap();
-    let changes = changes_of(client.answer(&mut call).unwrap().expect("an answer")).unwrap();
-    assert_eq!(changes.labels, ["shop"]);
+    call.wait(hour).unwrap();
+    let Progress::Ready(changes) = call.poll().unwrap() else { panic!("an answer") };
+    assert_eq!(changes.labels, ["shop".parse().unwrap()]);
 
-    drop(client.start_to_watch(changes.revision, hour).unwrap());
+    drop(client.start_watch(changes.revision, hour).unwrap());
     wait_for(|| status(&daemon)["connections"] == 0);
-    let call = client.start_to_watch(changes.revision, hour).unwrap();
+    let call = client.start_watch(changes.revision, hour).unwrap();
     assert!(daemon.end(Signal::KILL).code().is_none());
-    assert!(matches!(client.finish(call), Err(Error::Unreachable { .. } | Error::Lost(_))));
-    assert!(matches!(client.start_to_watch(0, hour), Err(Error::Unreachable { .. })));
+    assert!(matches!(call.finish(), Err(Error::Unreachable { .. } | Error::Lost(_))));
+    assert!(matches!(client.start_watch(0, hour), Err(Error::Unreachable { .. })));
 }

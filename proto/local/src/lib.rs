@@ -10,6 +10,7 @@
 mod algorithm_identifier;
 mod fingerprint;
 pub mod frame;
+mod input;
 mod label;
 mod ml_dsa;
 pub mod oid;
@@ -27,10 +28,11 @@ pub mod message {
 }
 
 pub use fingerprint::Fingerprint;
+pub use input::Input;
 pub use label::{InvalidLabel, Label};
 pub use message::Outcome;
 pub use ml_dsa::MlDsa;
 pub use pss::PssParameters;
 pub use public_key::{Curve, InvalidPublicKey, PublicKey};
 pub use reference::{InvalidReference, Reference};
-pub use words::{Hash, KeyType, Scheme, SchemeFamily, UnknownWord, Use};
+pub use words::{Hash, KeyState, KeyType, Scheme, SchemeFamily, UnknownWord, Use};

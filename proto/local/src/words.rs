@@ -111,6 +111,44 @@ impl FromStr for KeyType {
     }
 }
 
+/// State of a key.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum KeyState {
+    /// The key signs for every peer with a grant.
+    Enabled,
+    /// The key signs for nobody.
+    Disabled,
+}
+
+impl KeyState {
+    /// Every state there is.
+    pub const ALL: [Self; 2] = [Self::Enabled, Self::Disabled];
+
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl fmt::Display for KeyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for KeyState {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWord> {
+        let named = |state: &Self| state.name() == text;
+        Self::ALL.into_iter().find(named).ok_or(UnknownWord("state of a key"))
+    }
+}
+
 /// A TLS SignatureScheme (RFC 8446, 4.2.3): the name of every signing algorithm here.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
@@ -392,6 +430,9 @@ mod tests {
         }
         for u in Use::ALL {
             assert_eq!(u.name().parse(), Ok(u));
+        }
+        for state in KeyState::ALL {
+            assert_eq!(state.name().parse(), Ok(state));
         }
         for scheme in Scheme::ALL {
             assert_eq!(Scheme::try_from(u32::from(scheme.code())), Ok(scheme));

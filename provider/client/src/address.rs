@@ -1,37 +1,56 @@
 use core::fmt;
 use core::str::FromStr;
+use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use thiserror::Error;
 
-/// Where the daemon listens: a path, or `@name` for a name in the abstract namespace (see unix(7)).
-#[derive(Clone, Eq, PartialEq)]
-pub struct Address {
-    text: PathBuf,
-    socket: SocketAddrUnix,
-}
+/// Address of the daemon's socket: an absolute path of at most 107 bytes, or `@name` in the abstract
+/// namespace (unix(7)).
+///
+/// ```
+/// use std::path::Path;
+///
+/// use keyward_client::Address;
+///
+/// let address: Address = "/run/keyward/keyward.sock".parse()?;
+/// assert_eq!(address, Address::DEFAULT);
+/// assert_eq!(address, Address::try_from(Path::new("/run/keyward/keyward.sock"))?);
+/// # Ok::<(), keyward_client::InvalidAddress>(())
+/// ```
+#[derive(Clone, Eq, Hash, PartialEq)]
+pub struct Address(Cow<'static, [u8]>);
 
 impl Address {
-    /// Where a daemon listens that was started without `--runtime-dir`.
-    pub const DEFAULT: &str = "/run/keyward/keyward.sock";
+    /// Address of a daemon that was started without `--runtime-dir`: `/run/keyward/keyward.sock`.
+    pub const DEFAULT: Self = Self(Cow::Borrowed(b"/run/keyward/keyward.sock"));
 
-    /// The address of a socket in the file system.
-    ///
-    /// # Errors
-    /// [`InvalidAddress`] if the path is relative or longer than the 107 bytes of unix(7).
-    pub fn from_path(path: &Path) -> Result<Self, InvalidAddress> {
-        // A relative path would mean something else in each process that changes its directory.
-        let socket = Some(path)
-            .filter(|path| path.is_absolute())
-            .and_then(|path| SocketAddrUnix::new(path).ok())
-            .ok_or_else(|| InvalidAddress(path.display().to_string()))?;
-        Ok(Self { text: path.to_owned(), socket })
+    fn new(text: &[u8]) -> Result<Self, InvalidAddress> {
+        let address = Self(Cow::Owned(text.to_vec()));
+        // A relative path would mean another file in each process that changes its directory.
+        let is_full = text.starts_with(b"/") || (text.starts_with(b"@") && text.len() > 1);
+        match is_full && address.socket().is_ok() {
+            true => Ok(address),
+            false => Err(InvalidAddress(address.to_string())),
+        }
     }
 
-    pub(crate) fn socket(&self) -> &SocketAddrUnix {
-        &self.socket
+    /// The address as the kernel takes it.
+    pub(crate) fn socket(&self) -> Result<SocketAddrUnix, Errno> {
+        match self.0.strip_prefix(b"@") {
+            Some(name) => SocketAddrUnix::new_abstract_name(name),
+            None => SocketAddrUnix::new(&*self.0),
+        }
+    }
+}
+
+impl Default for Address {
+    fn default() -> Self {
+        Self::DEFAULT
     }
 }
 
@@ -39,24 +58,31 @@ impl FromStr for Address {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
-        let Some(name) = text.strip_prefix('@').filter(|name| !name.is_empty()) else {
-            return Self::from_path(Path::new(text));
-        };
-        let socket = SocketAddrUnix::new_abstract_name(name.as_bytes());
-        let socket = socket.map_err(|_| InvalidAddress(text.to_owned()))?;
-        Ok(Self { text: text.into(), socket })
+        Self::new(text.as_bytes())
+    }
+}
+
+impl TryFrom<&Path> for Address {
+    type Error = InvalidAddress;
+
+    /// Takes the address of a socket in the file system, whose path need not be UTF-8.
+    fn try_from(path: &Path) -> Result<Self, InvalidAddress> {
+        match path.is_absolute() {
+            true => Self::new(path.as_os_str().as_bytes()),
+            false => Err(InvalidAddress(path.display().to_string())),
+        }
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.text.display().fmt(f)
+        OsStr::from_bytes(&self.0).display().fmt(f)
     }
 }
 
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.text.as_os_str().as_bytes().escape_ascii().fmt(f)
+        self.0.escape_ascii().fmt(f)
     }
 }
 
@@ -73,9 +99,22 @@ mod tests {
     fn paths_and_abstract_names() {
         assert_eq!("/run/k.sock".parse::<Address>().unwrap().to_string(), "/run/k.sock");
         let name = "@keyward".parse::<Address>().unwrap();
-        assert_eq!(name.socket().abstract_name(), Some(&b"keyward"[..]));
-        for bad in ["", "@", "run/k.sock", &format!("/{}", "x".repeat(108))] {
+        assert_eq!(name.socket().unwrap().abstract_name(), Some(&b"keyward"[..]));
+        for bad in ["", "@", "run/k.sock", "/a\0b", &format!("/{}", "x".repeat(108))] {
             assert!(bad.parse::<Address>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_path_is_never_an_abstract_name() {
+        assert!(Address::try_from(Path::new("@keyward")).is_err());
+        let path = Path::new(OsStr::from_bytes(b"/run/\xff.sock"));
+        let socket = Address::try_from(path).unwrap().socket().unwrap();
+        assert_eq!(socket.path_bytes(), Some(&b"/run/\xff.sock"[..]));
+    }
+
+    #[test]
+    fn the_default_can_be_connected_to() {
+        assert!(Address::DEFAULT.socket().is_ok());
     }
 }

@@ -1,167 +1,251 @@
+use core::fmt;
+use core::marker::PhantomData;
 use core::time::Duration;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_proto::message::{Request, Response, request, response};
 use keyward_proto::{Outcome, frame};
 use zeroize::Zeroize;
 
+use crate::answer::Answer;
+use crate::client::Shared;
 use crate::connection::{Broken, Connection};
 use crate::pool::Owner;
-use crate::{Client, Error, system};
+use crate::{Error, system};
 
-/// A request that was sent and has no answer yet.
+/// A request that was sent and has no answer yet. `T` is the type of the answer.
 ///
-/// Who can wait in a way of their own watches [`Call::descriptor`] and asks [`Client::answer`] whenever there is something
-/// to read; everybody else calls [`Client::wait`]. Dropping a call gives it up, and closes its connection: an answer that
-/// is still to come reaches nobody.
+/// [`Call::finish`] waits for the answer. A program that waits in its own way watches
+/// [`Call::descriptor`] and polls whenever the descriptor is readable:
+///
+/// ```no_run
+/// use keyward_client::{Call, Error, Progress, Signature};
+///
+/// fn signature(
+///     mut call: Call<Signature>,
+///     wait_until_readable: impl Fn(std::os::fd::BorrowedFd<'_>),
+/// ) -> Result<Signature, Error> {
+///     loop {
+///         wait_until_readable(call.descriptor());
+///         match call.poll()? {
+///             Progress::Ready(signature) => return Ok(signature),
+///             Progress::Pending(pending) => call = pending,
+///         }
+///     }
+/// }
+/// ```
+///
+/// Dropping a call abandons the request and closes its connection, so a late answer reaches nobody.
+pub struct Call<T> {
+    exchange: Exchange,
+    answer: PhantomData<fn() -> T>,
+}
+
+/// What a call has come to.
 #[derive(Debug)]
-pub struct Call {
+pub enum Progress<T> {
+    /// The answer.
+    Ready(T),
+    /// The call, still without an answer.
+    Pending(Call<T>),
+}
+
+impl<T> Call<T> {
+    pub(crate) fn new(exchange: Exchange) -> Self {
+        Self { exchange, answer: PhantomData }
+    }
+
+    /// Descriptor that becomes readable when there may be an answer. [`Call::poll`] may return the call
+    /// with another descriptor.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.exchange.connection.as_fd()
+    }
+
+    /// Moment at which the call ends without an answer.
+    pub fn deadline(&self) -> Instant {
+        self.exchange.deadline
+    }
+
+    /// Sleeps until there may be an answer, until the deadline, or for `at_most`, whichever is first.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the system does not let this process wait.
+    pub fn wait(&self, at_most: Duration) -> Result<(), Error> {
+        self.exchange.wait((Instant::now() + at_most).min(self.exchange.deadline))
+    }
+}
+
+impl<T: Answer> Call<T> {
+    /// Takes the answer if it has arrived, without waiting for it.
+    ///
+    /// A process that was forked while the call was under way may poll its copy of the call: the
+    /// request is sent again on a connection of the child, with a new deadline.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the daemon refused. [`Error::DeadlineExceeded`] after the deadline;
+    /// [`Error::Unreachable`], [`Error::Lost`] or [`Error::Garbled`] if no answer can come any more.
+    pub fn poll(mut self) -> Result<Progress<T>, Error> {
+        self.exchange.adopt()?;
+        self.advance()
+    }
+
+    /// Waits for the answer, until the deadline. Call this in the process that started or last polled
+    /// the call, not in its child.
+    ///
+    /// # Errors
+    /// The errors of [`Call::poll`].
+    pub fn finish(mut self) -> Result<T, Error> {
+        loop {
+            self.exchange.wait(self.exchange.deadline)?;
+            if self.exchange.has_answer()? {
+                return self.answer();
+            }
+        }
+    }
+
+    /// Waits for the answer for `at_most`. Call this in the process that started or last polled the
+    /// call, not in its child.
+    ///
+    /// # Errors
+    /// The errors of [`Call::poll`].
+    pub fn finish_within(self, at_most: Duration) -> Result<Progress<T>, Error> {
+        self.wait(at_most)?;
+        self.advance()
+    }
+
+    fn advance(mut self) -> Result<Progress<T>, Error> {
+        match self.exchange.has_answer()? {
+            true => self.answer().map(Progress::Ready),
+            false => Ok(Progress::Pending(self)),
+        }
+    }
+
+    fn answer(self) -> Result<T, Error> {
+        T::from_body(self.exchange.conclude()?).ok_or(Error::Garbled)
+    }
+}
+
+impl<T> fmt::Debug for Call<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Exchange { id, deadline, .. } = &self.exchange;
+        f.debug_struct("Call").field("id", id).field("deadline", deadline).finish_non_exhaustive()
+    }
+}
+
+/// One request and its answer, whatever the type of that.
+pub(crate) struct Exchange {
+    shared: Arc<Shared>,
     id: u64,
     frame: Vec<u8>,
     owner: Owner,
     processor: u32,
     deadline: Instant,
-    /// `None` once it is answered or broken.
-    connection: Option<Connection>,
+    connection: Connection,
     received: Vec<u8>,
-    /// Whether it was sent a second time, since the first connection turned out to be dead.
+    /// True after the request was sent a second time, because the first connection was dead.
     repeated: bool,
 }
 
-impl Call {
-    /// The descriptor that becomes readable when there may be an answer. Another one after [`Client::answer`] had to connect
-    /// anew; `None` after the end.
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.connection.as_ref().map(AsFd::as_fd)
-    }
-
-    /// When the caller stops to wait.
-    pub fn deadline(&self) -> Instant {
-        self.deadline
-    }
-}
-
-impl Client {
-    /// Sends a request, on a kept connection if there is one.
-    pub(crate) fn send(&self, body: request::Body) -> Result<Call, Error> {
-        self.send_for(body, self.timeout, Instant::now() + self.timeout)
-    }
-
-    /// As [`Client::send`], for the daemon to answer within `time`, and for the caller to wait until `deadline`.
-    pub(crate) fn send_for(
-        &self,
+impl Exchange {
+    /// Sends a request, on a kept connection if there is one. The daemon is to answer within `time`;
+    /// the caller waits until `deadline`.
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
         body: request::Body,
         time: Duration,
         deadline: Instant,
-    ) -> Result<Call, Error> {
-        let id = self.next_id();
+    ) -> Result<Self, Error> {
+        let id = shared.next_id();
         let deadline_ms = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let processor = system::processor();
         let request = Request { id, deadline_ms, body: Some(body), processor: Some(processor) };
         let frame = frame::encode(&request).map_err(|_| Error::TooLong { limit: frame::MAX_BODY })?;
         let owner = Owner::current();
-        let mut call = Call {
+        let mut connection = match shared.pool.take(owner, processor) {
+            Some(kept) => kept,
+            None => shared.connect(deadline)?,
+        };
+        let sent = connection.send(&frame, shared.timeout, deadline);
+        let mut exchange = Self {
+            shared: Arc::clone(shared),
             id,
             frame,
             owner,
             processor,
             deadline,
-            connection: None,
+            connection,
             received: Vec::new(),
             repeated: false,
         };
-        let mut connection = match self.pool.take(owner, processor) {
-            Some(kept) => kept,
-            None => self.connect(deadline)?,
-        };
-        match connection.send(&call.frame, self.timeout, deadline) {
-            Ok(()) => call.connection = Some(connection),
-            Err(Broken::Lost) => self.send_again(&mut call)?,
-            Err(broken) => return Err(self.broken(broken)),
+        match sent {
+            Ok(()) => {}
+            Err(Broken::Lost) => exchange.send_again()?,
+            Err(broken) => return Err(exchange.shared.error(broken)),
         }
-        Ok(call)
+        Ok(exchange)
     }
 
-    /// The answer to a call if it has arrived, without waiting for it; `None` if not yet. Not to be asked again after an
-    /// end, good or bad.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub fn answer(&self, call: &mut Call) -> Result<Option<response::Body>, Error> {
-        if call.owner != Owner::current() {
-            // A child took the call along in a fork: the connection, and the answer, are its parent's. Whatever it was to
-            // be woken by was shared, too, so it may be late for that.
-            call.deadline = Instant::now() + self.timeout;
-            self.send_again(call)?;
+    /// Makes the exchange this process's own if a fork has copied it here: the connection, and the
+    /// answer, are the parent's.
+    fn adopt(&mut self) -> Result<(), Error> {
+        if self.owner == Owner::current() {
+            return Ok(());
         }
-        self.take(call)
+        // The parent shares the means to be woken, so the child may have been woken too late.
+        self.deadline = Instant::now() + self.shared.timeout;
+        self.send_again()
     }
 
-    /// As [`Client::answer`], where nobody can have forked since the call was sent.
-    pub(crate) fn take(&self, call: &mut Call) -> Result<Option<response::Body>, Error> {
-        let Some(connection) = &call.connection else { return Err(Error::Garbled) };
-        match connection.receive(&mut call.received) {
-            Ok(true) => {}
-            Ok(false) if Instant::now() >= call.deadline => return Err(self.broken(Broken::Late)),
-            Ok(false) => return Ok(None),
-            Err(Broken::Lost) => return self.send_again(call).map(|()| None),
-            Err(broken) => return Err(self.broken(broken)),
+    /// Sleeps until there may be an answer, or until that moment.
+    fn wait(&self, until: Instant) -> Result<(), Error> {
+        self.connection.wait_for_answer(until).map_err(|broken| self.shared.error(broken))
+    }
+
+    /// Takes what has arrived, without waiting. Returns true once the whole frame is there.
+    fn has_answer(&mut self) -> Result<bool, Error> {
+        match self.connection.receive(&mut self.received) {
+            Ok(true) => Ok(true),
+            Ok(false) if Instant::now() >= self.deadline => Err(self.shared.error(Broken::Late)),
+            Ok(false) => Ok(false),
+            Err(Broken::Lost) => self.send_again().map(|()| false),
+            Err(broken) => Err(self.shared.error(broken)),
         }
-        let answer = call.received.get(frame::HEADER..).and_then(|body| frame::decode(body).ok());
-        let answer: Response = answer.ok_or(Error::Garbled)?;
-        if let Some(response::Body::Plaintext(_)) = answer.body {
-            call.received.zeroize();
+    }
+
+    /// Reads the frame that has arrived, and keeps the connection for the next request.
+    fn conclude(mut self) -> Result<response::Body, Error> {
+        let body = self.received.get(frame::HEADER..).unwrap_or_default();
+        let response: Response = frame::decode(body).map_err(|_| Error::Garbled)?;
+        if let Some(response::Body::Plaintext(_)) = response.body {
+            self.received.zeroize();
         }
-        if answer.id != call.id {
+        // A connection out of step is not worth keeping.
+        if response.id != self.id {
             return Err(Error::Garbled);
         }
-        // Only one that has kept in step is worth keeping.
-        if let Some(connection) = call.connection.take() {
-            self.pool.put(call.owner, call.processor, connection);
-        }
-        match (answer.outcome(), answer.body) {
-            (Outcome::Done, Some(body)) => Ok(Some(body)),
-            (Outcome::Done, None) => Err(Error::Garbled),
+        self.shared.pool.put(self.owner, self.processor, self.connection);
+        match (response.outcome(), response.body) {
+            (Outcome::Done, body) => body.ok_or(Error::Garbled),
             (outcome, _) => Err(Error::Refused(outcome)),
         }
     }
 
-    /// Sleeps until there may be an answer to a call, until its deadline, or for so long at most.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub fn wait(&self, call: &Call, at_most: Duration) -> Result<(), Error> {
-        let until = (Instant::now() + at_most).min(call.deadline);
-        let connection = call.connection.as_ref().ok_or(Error::Garbled)?;
-        connection.wait_for_answer(until).map_err(|broken| self.broken(broken))
-    }
-
-    /// Sends a request a second and last time, on a fresh connection: every request of the protocol may be repeated.
-    fn send_again(&self, call: &mut Call) -> Result<(), Error> {
-        if core::mem::replace(&mut call.repeated, true) {
-            return Err(self.broken(Broken::Lost));
+    /// Sends the request a second and last time, on a fresh connection: every request of the protocol
+    /// may be repeated.
+    fn send_again(&mut self) -> Result<(), Error> {
+        if core::mem::replace(&mut self.repeated, true) {
+            return Err(self.shared.error(Broken::Lost));
         }
-        call.received.clear();
-        call.owner = Owner::current();
-        // Closed only when there is the other one, which so has another number: whoever watches it must notice.
-        let _dead = call.connection.take();
-        let mut connection = self.connect(call.deadline)?;
-        connection.send(&call.frame, self.timeout, call.deadline).map_err(|broken| self.broken(broken))?;
-        call.connection = Some(connection);
+        self.received.clear();
+        self.owner = Owner::current();
+        let mut fresh = self.shared.connect(self.deadline)?;
+        let sent = fresh.send(&self.frame, self.shared.timeout, self.deadline);
+        sent.map_err(|broken| self.shared.error(broken))?;
+        // The dead connection is closed only now, so the fresh one has another descriptor: a program
+        // that watches descriptors must notice.
+        self.connection = fresh;
         Ok(())
-    }
-
-    fn connect(&self, deadline: Instant) -> Result<Connection, Error> {
-        Connection::open(&self.address, self.timeout, deadline)
-            .map_err(|reason| Error::Unreachable { address: self.address.to_string(), reason })
-    }
-
-    fn broken(&self, broken: Broken) -> Error {
-        match broken {
-            Broken::Late => Error::DeadlineExceeded(self.timeout),
-            Broken::Lost => Error::Lost(self.address.to_string()),
-            Broken::Garbled => Error::Garbled,
-        }
     }
 }

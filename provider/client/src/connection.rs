@@ -31,10 +31,11 @@ impl Connection {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let socket = above_standard_streams(socket)?;
         let cookie = socket_cookie(&socket).unwrap_or(0);
+        let address = address.socket()?;
         // Also bounds connect itself, which waits while the queue of the listener is full (unix(7)).
         wait_at_most(&socket, remaining(deadline).ok_or(Errno::TIMEDOUT)?)?;
         loop {
-            match connect(&socket, address.socket()) {
+            match connect(&socket, &address) {
                 Ok(()) => break,
                 Err(Errno::INTR) if remaining(deadline).is_some() => {}
                 Err(Errno::AGAIN | Errno::INTR) => return Err(Errno::TIMEDOUT),
@@ -154,12 +155,9 @@ pub(crate) enum Broken {
     Lost,
 }
 
-/// The same under another number than those of the standard streams: hosts that run with one of them closed must not get
-/// a descriptor of ours in its place.
-///
-/// # Errors
-/// If there is no descriptor left.
-pub fn above_standard_streams(descriptor: OwnedFd) -> Result<OwnedFd, Errno> {
+/// Moves the descriptor above 2, so that it never takes the place of a closed stdin, stdout or stderr
+/// of the host.
+fn above_standard_streams(descriptor: OwnedFd) -> Result<OwnedFd, Errno> {
     if descriptor.as_raw_fd() > 2 { Ok(descriptor) } else { fcntl_dupfd_cloexec(&descriptor, 3) }
 }
 

@@ -1,21 +1,29 @@
 use core::time::Duration;
+use std::io;
 
 use keyward_proto::Outcome;
 use thiserror::Error;
 
-/// Why a request got no answer, or not the one that was hoped for.
+use crate::Address;
+
+/// Why a request has no answer, or was refused.
+///
+/// [`Error::Refused`] is the decision of a healthy daemon: the same request is refused again until an
+/// administrator changes something, except where [`Outcome`] says that the daemon or its crypto unit
+/// was overloaded or late. The other errors say that no answer came; the next request tries again.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No answer in time: the daemon or its crypto unit is slow or stuck.
+    /// No answer in time: the daemon or its crypto unit is slow or stuck. Holds the time allowed.
     #[error("no answer from the keyward daemon within {0:?}")]
     DeadlineExceeded(Duration),
-    /// The daemon answered something that is not an answer: client and daemon do not fit together.
+    /// The daemon's frame is no answer to this request: client and daemon do not fit together.
     #[error("the keyward daemon answered something else than what was asked")]
     Garbled,
-    /// The connection broke twice: the daemon was stopped, or closes connections because it has too many.
+    /// The connection broke twice: the daemon was stopped, or closes connections because it has too
+    /// many.
     #[error("the keyward daemon at {0} closed the connection; see its log")]
-    Lost(String),
+    Lost(Address),
     /// The daemon refused; see [`Outcome::reason`].
     #[error("{}", .0.reason())]
     Refused(Outcome),
@@ -26,17 +34,20 @@ pub enum Error {
         limit: usize,
     },
     /// The daemon is not running, or the socket is out of reach for this process.
-    #[error("cannot reach the keyward daemon at {address}: {}; is it running, and may this user go there?", text(*reason))]
+    #[error(
+        "cannot reach the keyward daemon at {address}: {}; is it running, and may this user go there?",
+        text(source)
+    )]
     Unreachable {
-        /// Where it was expected.
-        address: String,
-        /// What the system said.
-        reason: rustix::io::Errno,
+        /// Address of the socket.
+        address: Address,
+        /// Error of the system.
+        source: io::Error,
     },
 }
 
-/// The system's words for an error, without the number that std and rustix append.
-fn text(reason: rustix::io::Errno) -> String {
-    let text = std::io::Error::from(reason).to_string();
+/// The system's words for an error, without the number that std appends.
+fn text(error: &io::Error) -> String {
+    let text = error.to_string();
     text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_lowercase())
 }

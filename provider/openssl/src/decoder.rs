@@ -121,7 +121,7 @@ pub(crate) fn pass_key(
     reference: Reference,
     callback: impl FnOnce(*const abi::Param) -> c_int,
 ) -> Result<c_int, Error> {
-    let client = Arc::clone(client.get()?);
+    let client = client.get()?.clone();
     let Some(name) = type_name(reference.public_key().key_type()) else { return Ok(1) };
     let key = Key::Daemon(Arc::new(DaemonKey { reference, client }));
     let mut key: *mut Key = Box::into_raw(Box::new(key));

@@ -7,12 +7,13 @@
 use core::ffi::{CStr, c_int, c_void};
 use std::sync::Arc;
 
+use keyward_client::Premaster;
 use keyward_proto::PublicKey;
 
 use crate::abi::{self, Algorithm, Dispatch, INTEGER, ParamDescriptor, UNSIGNED_INTEGER, UTF8_STRING};
 use crate::entry::{dispatch, entry_points};
 use crate::error::{Error, Reason};
-use crate::key::{DaemonKey, Key, PREMASTER};
+use crate::key::{DaemonKey, Key};
 use crate::out_buffer::OutBuffer;
 use crate::params::{Params, bytes};
 use crate::{PROPERTIES, context};
@@ -53,9 +54,9 @@ entry_points! {
             return Err(Error::new(Reason::NotSupported, text));
         }
         // SAFETY: provider-asym_cipher(7): `out` is null or has `room` writable bytes.
-        let out = unsafe { OutBuffer::new(out, length, room, || Ok(PREMASTER)) }?;
+        let out = unsafe { OutBuffer::new(out, length, room, || Ok(Premaster::LENGTH)) }?;
         let Some(out) = out else { return Ok(1) };
-        out.check_room(PREMASTER, "premaster secret")?;
+        out.check_room(Premaster::LENGTH, "premaster secret")?;
         let key = operation.key.as_ref().ok_or_else(|| {
             Error::new(Reason::Internal, "cannot decrypt before a key is set")
         })?;
@@ -65,7 +66,7 @@ entry_points! {
         // SAFETY: provider-asym_cipher(7): `ciphertext` has `ciphertext_length` readable bytes.
         let ciphertext = unsafe { bytes(ciphertext, ciphertext_length) };
         let premaster = key.decrypt_premaster(ciphertext, client_version)?;
-        out.fill(&premaster, "premaster secret")
+        out.fill(premaster.as_ref(), "premaster secret")
     }
 
     fn set_ctx_params(operation: Option<&mut Operation>, params: Params<'_>) -> c_int {

@@ -23,10 +23,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process;
 use std::time::Instant;
 
-use keyward_client::{Call, Client, Error as ClientError, above_standard_streams};
-use keyward_proto::message::response;
+use keyward_client::{Answer, Call, Error as ClientError, Premaster, Progress, Signature};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use rustix::time::{timerfd_create, timerfd_settime};
 
@@ -45,18 +44,24 @@ impl From<ClientError> for Error {
 }
 
 /// Waits for the answer to a call: in a job by pauses, otherwise by blocking.
-pub(crate) fn finish(client: &Client, mut call: Call) -> Result<response::Body, Error> {
-    let Some(context) = WaitContext::current() else { return Ok(client.finish(call)?) };
-    if let Some(answer) = client.answer(&mut call)? {
-        return Ok(answer);
-    }
+pub(crate) fn finish<T: Parked>(call: Call<T>) -> Result<T, Error> {
+    let Some(context) = WaitContext::current() else { return Ok(call.finish()?) };
+    let call = match call.poll()? {
+        Progress::Ready(answer) => return Ok(answer),
+        Progress::Pending(call) => call,
+    };
     // Not before there is something to wait for: a host learns of descriptors when a job pauses,
     // and HAProxy aborts over a descriptor that it did not learn of.
-    match context.wait_for(call) {
+    match context.wait_for(T::park(call)) {
         // SAFETY: `wait_for` returned the data of the wait context of the job that runs.
-        Ok((waiting, turn)) => unsafe { finish_in_job(waiting, turn, client) },
-        Err(call) => Ok(client.finish(call.ok_or(ClientError::Garbled)?)?),
+        Ok((waiting, turn)) => unsafe { finish_in_job(waiting, turn) },
+        Err(call) => finish_here(call),
     }
+}
+
+/// Waits for the answer to a call that cannot be waited for in a job.
+fn finish_here<T: Parked>(call: Option<AnyCall>) -> Result<T, Error> {
+    Ok(call.and_then(T::unpark).ok_or(Error::Shared)?.finish()?)
 }
 
 /// Pauses until the call that `waiting` was given in this turn is answered.
@@ -64,7 +69,7 @@ pub(crate) fn finish(client: &Client, mut call: Call) -> Result<response::Body, 
 /// # Safety
 /// `waiting` belongs to the wait context of the job that runs. The wait context outlives the job,
 /// and nobody else uses `waiting` while the job runs.
-unsafe fn finish_in_job(waiting: *mut Waiting, turn: u64, client: &Client) -> Result<response::Body, Error> {
+unsafe fn finish_in_job<T: Parked>(waiting: *mut Waiting, turn: u64) -> Result<T, Error> {
     loop {
         // The job may never be resumed. So the stack owns, borrows and locks nothing of ours here.
         ASYNC_pause_job();
@@ -75,21 +80,82 @@ unsafe fn finish_in_job(waiting: *mut Waiting, turn: u64, client: &Client) -> Re
             return Err(Error::Shared);
         }
         now.unwatch();
-        let Some(call) = &mut now.call else { break };
+        let call = now.call.take().and_then(T::unpark).ok_or(Error::Shared)?;
         // The host resumed without a look at the descriptor, or it forbids pauses. A short wait
-        // keeps this loop from using the processor. `answer` reports an error of the wait.
-        let _ = client.wait(call, SPIN);
-        if let Some(answer) = client.answer(call).transpose() {
-            now.end();
-            return Ok(answer?);
+        // keeps this loop from using the processor. `poll` reports an error of the wait.
+        let _ = call.wait(SPIN);
+        match call.poll() {
+            Ok(Progress::Pending(call)) => now.call = Some(T::park(call)),
+            Ok(Progress::Ready(answer)) => {
+                now.end();
+                return Ok(answer);
+            }
+            Err(error) => {
+                now.end();
+                return Err(error.into());
+            }
         }
         if !now.watch() {
             break;
         }
     }
     // SAFETY: the job has run since the last pause, so what the caller vouches for still holds.
-    let call = unsafe { &mut *waiting }.end();
-    Ok(client.finish(call.ok_or(ClientError::Garbled)?)?)
+    finish_here(unsafe { &mut *waiting }.end())
+}
+
+/// A call that a wait context keeps while its job is paused, whatever its answer.
+pub(crate) enum AnyCall {
+    Signature(Call<Signature>),
+    Premaster(Call<Premaster>),
+}
+
+impl AnyCall {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Signature(call) => call.descriptor(),
+            Self::Premaster(call) => call.descriptor(),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        match self {
+            Self::Signature(call) => call.deadline(),
+            Self::Premaster(call) => call.deadline(),
+        }
+    }
+}
+
+/// An answer that a job can wait for.
+pub(crate) trait Parked: Answer {
+    fn park(call: Call<Self>) -> AnyCall;
+    /// Takes the call out again; `None` if it is of another kind.
+    fn unpark(call: AnyCall) -> Option<Call<Self>>;
+}
+
+impl Parked for Signature {
+    fn park(call: Call<Self>) -> AnyCall {
+        AnyCall::Signature(call)
+    }
+
+    fn unpark(call: AnyCall) -> Option<Call<Self>> {
+        match call {
+            AnyCall::Signature(call) => Some(call),
+            AnyCall::Premaster(_) => None,
+        }
+    }
+}
+
+impl Parked for Premaster {
+    fn park(call: Call<Self>) -> AnyCall {
+        AnyCall::Premaster(call)
+    }
+
+    fn unpark(call: AnyCall) -> Option<Call<Self>> {
+        match call {
+            AnyCall::Premaster(call) => Some(call),
+            AnyCall::Signature(_) => None,
+        }
+    }
 }
 
 /// Data of a wait context: the descriptor for the host, and the current call if there is one.
@@ -98,7 +164,7 @@ struct Waiting {
     /// not change it.
     owner: u32,
     epoll: OwnedFd,
-    call: Option<Call>,
+    call: Option<AnyCall>,
     /// Number of calls so far. A job compares it to see whether the current call is still its own.
     turn: u64,
     /// Wakes the host at the deadline of the call if the daemon does not answer before.
@@ -115,7 +181,8 @@ impl Waiting {
 
     /// Begins to watch for the answer to a call. Returns the turn of the call; returns the call if
     /// it cannot be watched.
-    fn begin(&mut self, call: Call) -> Result<u64, Option<Call>> {
+    #[expect(clippy::result_large_err, reason = "the call comes back")]
+    fn begin(&mut self, call: AnyCall) -> Result<u64, Option<AnyCall>> {
         // A host may use a wait context again after it gave up a job.
         self.unwatch();
         self.end();
@@ -135,7 +202,7 @@ impl Waiting {
             return false;
         }
         let Some(call) = &self.call else { return false };
-        let Some(connection) = call.descriptor() else { return false };
+        let connection = call.descriptor();
         if self.timer.is_none() {
             // Without a timer the host would wait for ever if the daemon is stuck.
             self.timer = timer(call.deadline()).filter(|timer| self.add(timer.as_fd()).is_ok());
@@ -147,7 +214,7 @@ impl Waiting {
     /// Removes the connection from the epoll. Needed before each use of the connection, which may
     /// close it or give it to another call.
     fn unwatch(&mut self) {
-        let connection = self.call.as_ref().and_then(Call::descriptor);
+        let connection = self.call.as_ref().map(AnyCall::descriptor);
         if let Some(connection) = connection.filter(|_| self.watched && self.owner == process::id()) {
             // This cannot fail: the connection is in the epoll.
             let _ = epoll::delete(&self.epoll, connection);
@@ -156,7 +223,7 @@ impl Waiting {
     }
 
     /// Ends the wait. Returns the call if it is not answered yet.
-    fn end(&mut self) -> Option<Call> {
+    fn end(&mut self) -> Option<AnyCall> {
         self.timer = None;
         self.call.take()
     }
@@ -182,7 +249,8 @@ impl WaitContext {
 
     /// Attaches `call` to this wait context, and creates the data of the context on first use.
     /// Returns the data and the turn of the call; returns the call if it cannot be attached.
-    fn wait_for(self, call: Call) -> Result<(*mut Waiting, u64), Option<Call>> {
+    #[expect(clippy::result_large_err, reason = "the call comes back")]
+    fn wait_for(self, call: AnyCall) -> Result<(*mut Waiting, u64), Option<AnyCall>> {
         let (context, mut descriptor, mut data) = (self.0.as_ptr(), 0, ptr::null_mut());
         // SAFETY: ASYNC_WAIT_CTX_new(3): the key is compared and never dereferenced, and both
         // places may be written.
@@ -242,6 +310,12 @@ fn timer(deadline: Instant) -> Option<OwnedFd> {
     let value = Itimerspec { it_interval: zero, it_value: Timespec::try_from(left).ok()? };
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &value).ok()?;
     Some(timer)
+}
+
+/// Moves the descriptor above 2, so that it never takes the place of a closed stdin, stdout or
+/// stderr of the host.
+fn above_standard_streams(descriptor: OwnedFd) -> Result<OwnedFd, Errno> {
+    if descriptor.as_raw_fd() > 2 { Ok(descriptor) } else { fcntl_dupfd_cloexec(&descriptor, 3) }
 }
 
 /// Time to wait here after a pause without an answer.

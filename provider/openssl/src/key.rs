@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use keyward_client::{Call, Client, Error as ClientError, Input, premaster_of, signature_of};
-use keyward_proto::message::response;
+use keyward_client::{Client, Error as ClientError, Input, Premaster};
 use keyward_proto::{Outcome, PublicKey, Reference, Scheme};
-use zeroize::Zeroizing;
 
 use crate::error::{Error, Reason};
 use crate::job;
@@ -27,7 +25,7 @@ pub(crate) enum Key {
 /// A reference to a key in the daemon, and the client to reach the daemon.
 pub(crate) struct DaemonKey {
     pub(crate) reference: Reference,
-    pub(crate) client: Arc<Client>,
+    pub(crate) client: Client,
 }
 
 impl Key {
@@ -51,10 +49,11 @@ impl DaemonKey {
     /// Signs: the only request of a handshake.
     pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, Error> {
         let label = self.reference.label();
-        let call = self.client.start_to_sign((&self.reference).into(), scheme, input);
-        let signature = self.answer(call, signature_of);
+        let call = self.client.start_sign(&self.reference, scheme, input);
+        let signature = call.map_err(job::Error::Client).and_then(job::finish);
         let signature =
             signature.map_err(|error| self.failed("sign", error, |outcome| Kind::refused(outcome, input)))?;
+        let signature = signature.into_bytes();
         // The host gave us a buffer of the longest length; more would be a fault of the daemon.
         if signature.len() > self.reference.public_key().max_signature() {
             let text = format_args!(
@@ -70,20 +69,12 @@ impl DaemonKey {
         &self,
         ciphertext: &[u8],
         client_version: u16,
-    ) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let call = self.client.start_to_decrypt((&self.reference).into(), ciphertext, client_version);
+    ) -> Result<Premaster, Error> {
+        let call = self.client.start_decrypt(&self.reference, ciphertext, client_version);
+        let premaster = call.map_err(job::Error::Client).and_then(job::finish);
         let use_lacks = |outcome| matches!(outcome, Outcome::UseRefused | Outcome::UseNotGranted);
         let kind = |outcome| use_lacks(outcome).then_some(Kind::KeyExchange);
-        self.answer(call, premaster_of).map_err(|error| self.failed("decrypt", error, kind))
-    }
-
-    /// The answer to a call, and what is wanted of it.
-    fn answer<T>(
-        &self,
-        call: Result<Call, ClientError>,
-        wanted: impl FnOnce(response::Body) -> Result<T, ClientError>,
-    ) -> Result<T, job::Error> {
-        Ok(wanted(job::finish(&self.client, call?)?)?)
+        premaster.map_err(|error| self.failed("decrypt", error, kind))
     }
 
     #[track_caller]
@@ -113,6 +104,3 @@ impl DaemonKey {
         }
     }
 }
-
-/// Length of a premaster secret, in bytes (RFC 5246, 7.4.7.1).
-pub(crate) const PREMASTER: usize = 48;

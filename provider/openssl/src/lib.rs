@@ -37,7 +37,6 @@ mod store;
 mod upcalls;
 
 use core::ffi::{CStr, c_int, c_void};
-use std::sync::Arc;
 
 use keyward_client::Client;
 
@@ -60,14 +59,14 @@ pub(crate) struct Provider {
 /// OpenSSL skips a provider that fails to start, and says nothing. So the fault is reported when a
 /// key is first used.
 #[derive(Clone)]
-pub(crate) struct ConfiguredClient(Result<Arc<Client>, String>);
+pub(crate) struct ConfiguredClient(Result<Client, String>);
 
 impl ConfiguredClient {
     /// The client.
     ///
     /// # Errors
     /// The fault in the configuration.
-    pub(crate) fn get(&self) -> Result<&Arc<Client>, Error> {
+    pub(crate) fn get(&self) -> Result<&Client, Error> {
         self.0.as_ref().map_err(|text| {
             Error::new(
                 Reason::Configuration,
@@ -95,7 +94,7 @@ pub unsafe extern "C" fn OSSL_provider_init(
         let core = unsafe { Core::new(handle, upcalls.cast()) };
         let bio = core.bio().ok_or_else(|| Error::null())?;
         let settings = settings::read(&core);
-        let client = ConfiguredClient(settings.map(|s| Arc::new(Client::new(s.socket, s.timeout))));
+        let client = ConfiguredClient(settings.map(|s| Client::new(s.socket, s.timeout)));
         let provider = Provider { client, bio, ml_dsa: settings::knows_ml_dsa(&core) };
         *context = Box::into_raw(Box::new(provider)).cast();
         *table = PROVIDER.as_ptr().cast();

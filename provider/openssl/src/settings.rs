@@ -23,7 +23,7 @@ pub(crate) struct Settings {
 pub(crate) fn read(core: &Core) -> Result<Settings, String> {
     let socket = match environment("KEYWARD_SOCKET")? {
         Some(socket) => socket,
-        None => core.setting(c"socket").unwrap_or_else(|| Address::DEFAULT.to_owned()),
+        None => core.setting(c"socket").unwrap_or_else(|| Address::DEFAULT.to_string()),
     };
     let socket = socket.parse().map_err(|error| format!("setting socket: {error}"))?;
     let timeout = match core.setting(c"timeout") {

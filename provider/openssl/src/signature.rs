@@ -438,7 +438,7 @@ mod tests {
     fn settings_made_for_a_key_apply_to_this_key_alone() {
         let reference = Reference::new("shop".parse().unwrap(), 1, ED25519.to_vec()).unwrap();
         let address: Address = "/nowhere".parse().unwrap();
-        let client = Arc::new(Client::new(address, Duration::from_secs(1)));
+        let client = Client::new(address, Duration::from_secs(1));
         let key = Key::Daemon(Arc::new(DaemonKey { reference, client }));
         let mut operation = Operation::default();
         assert!(operation.start(Some(&key), None, Params::NONE).is_ok());

@@ -6,8 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use keyward_client::{Address, Client};
-use keyward_proto::message::Description;
+use keyward_client::{Address, Client, Description};
 use keyward_proto::{Label, Reference};
 
 use crate::{Error, Resolver, ResolverBuilder, SigningKey};
@@ -18,7 +17,7 @@ use crate::{Error, Resolver, ResolverBuilder, SigningKey};
 /// belong to the process that opened them, so it may be made before a fork.
 #[derive(Clone)]
 pub struct Daemon {
-    pub(crate) client: Arc<Client>,
+    pub(crate) client: Client,
 }
 
 impl Daemon {
@@ -29,10 +28,10 @@ impl Daemon {
     /// [`Error::Address`] if what the variable holds names no socket.
     pub fn from_env() -> Result<Self, Error> {
         match env::var_os("KEYWARD_SOCKET") {
-            None => Self::at(Address::DEFAULT),
+            None => Ok(Self::of(Address::DEFAULT, Client::DEFAULT_TIMEOUT)),
             Some(socket) => match socket.to_str() {
                 Some(socket) => Self::at(socket),
-                None => Ok(Self::of(Address::from_path(Path::new(&socket))?, Client::DEFAULT_TIMEOUT)),
+                None => Ok(Self::of(Path::new(&socket).try_into()?, Client::DEFAULT_TIMEOUT)),
             },
         }
     }
@@ -109,7 +108,7 @@ impl Daemon {
     }
 
     fn of(address: Address, timeout: Duration) -> Self {
-        Self { client: Arc::new(Client::new(address, timeout)) }
+        Self { client: Client::new(address, timeout) }
     }
 }
 

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use keyward_client::{Call, changes_of};
+use keyward_client::{Call, Changes, Progress};
 use keyward_proto::Label;
-use keyward_proto::message::Changes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::resolver::Shared;
@@ -48,9 +47,7 @@ impl Thread {
                 Ok(Some(changes)) => {
                     self.shared.set_silence(None);
                     revision = changes.revision;
-                    let told = |label: &&Label| {
-                        changes.everything || changes.labels.iter().any(|told| told == label.as_str())
-                    };
+                    let told = |label: &&Label| changes.everything || changes.labels.contains(label);
                     owed.extend(self.shared.labels().filter(told));
                     owed = self.shared.ask_for_all(owed);
                     pause = if owed.is_empty() { FIRST_PAUSE } else { LAST_PAUSE.min(pause * 2) };
@@ -70,24 +67,25 @@ impl Thread {
 
     /// The changes behind a revision, as soon as there are some or that time is over; none at the end of the thread.
     fn changes(&self, after: u64, time: Duration) -> Result<Option<Changes>, RequestError> {
-        let client = &self.shared.daemon.client;
-        let mut call = client.start_to_watch(after, time)?;
+        let mut call = self.shared.daemon.client.start_watch(after, time)?;
         loop {
             if self.ends_while_waiting(&call) {
                 return Ok(None);
             }
-            if let Some(answer) = client.answer(&mut call)? {
-                return changes_of(answer).map(Some);
+            match call.poll()? {
+                Progress::Ready(changes) => return Ok(Some(changes)),
+                Progress::Pending(pending) => call = pending,
             }
         }
     }
 
     /// Waits for the answer to a call, until its deadline, or for the end of the thread: whether that has come.
-    fn ends_while_waiting(&self, call: &Call) -> bool {
-        let Some(descriptor) = call.descriptor() else { return false };
+    fn ends_while_waiting(&self, call: &Call<Changes>) -> bool {
         let left = call.deadline().saturating_duration_since(Instant::now());
-        let mut either =
-            [PollFd::new(&self.ended, PollFlags::IN), PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+        let mut either = [
+            PollFd::new(&self.ended, PollFlags::IN),
+            PollFd::from_borrowed_fd(call.descriptor(), PollFlags::IN),
+        ];
         wait(&mut either, left);
         either.first().is_some_and(|ended| !ended.revents().is_empty())
     }

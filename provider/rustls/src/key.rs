@@ -118,11 +118,10 @@ impl Signer for KeySigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
         let Inner { daemon, reference, pace } = &*self.key.0;
         let input = Input::Message(message);
-        let start = || daemon.client.start_to_sign(reference.into(), self.scheme, input);
-        let signature = wait::answer(daemon, pace, start)
-            .and_then(keyward_client::signature_of)
+        let start = || daemon.client.start_sign(reference, self.scheme, input);
+        let signature = wait::answer(pace, start)
             .map_err(|reason| Error::of_request("sign with", reference.label(), reason))?;
-        Ok(signature)
+        Ok(signature.into_bytes())
     }
 
     fn scheme(&self) -> SignatureScheme {

@@ -3,7 +3,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use keyward_proto::{Label, Outcome};
+use keyward_proto::{KeyState, Label, Outcome};
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::{CertificateDer, DnsName};
@@ -232,7 +232,7 @@ impl Shared {
         }
         // It is offered all the same: the refusal of its signatures says more to the server than to have none.
         let disabled = Error::Refused { label: label.to_string(), outcome: Outcome::KeyDisabled };
-        let problem = (described.state != "enabled").then(|| disabled.to_string());
+        let problem = (described.state != Some(KeyState::Enabled)).then(|| disabled.to_string());
         let version = Some(described.version);
         let certificates = certificates.into_iter().map(CertificateDer::from).collect();
         let certified = self.daemon.described(label, described)?.certified(certificates)?;

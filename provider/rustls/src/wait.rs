@@ -1,9 +1,8 @@
 //! Waiting for a signature: where we are, or out of the way of a runtime.
 
-use keyward_client::Call;
-use keyward_proto::message::response;
+use keyward_client::{Call, Signature};
 
-use crate::{Daemon, RequestError};
+use crate::RequestError;
 
 /// What signatures of a key took last, as far as it matters.
 #[derive(Debug, Default)]
@@ -15,11 +14,10 @@ pub(crate) struct Pace {
 /// Makes a call and waits for its answer.
 #[cfg(not(feature = "tokio"))]
 pub(crate) fn answer(
-    daemon: &Daemon,
     _: &Pace,
-    start: impl FnOnce() -> Result<Call, RequestError>,
-) -> Result<response::Body, RequestError> {
-    daemon.client.finish(start()?)
+    start: impl FnOnce() -> Result<Call<Signature>, RequestError>,
+) -> Result<Signature, RequestError> {
+    start()?.finish()
 }
 
 /// Makes a call and waits for its answer. Where it is slow and the thread belongs to a runtime that can do without it, the other
@@ -29,25 +27,25 @@ pub(crate) fn answer(
 /// slow, this one is waited for here at first.
 #[cfg(feature = "tokio")]
 pub(crate) fn answer(
-    daemon: &Daemon,
     pace: &Pace,
-    start: impl FnOnce() -> Result<Call, RequestError>,
-) -> Result<response::Body, RequestError> {
+    start: impl FnOnce() -> Result<Call<Signature>, RequestError>,
+) -> Result<Signature, RequestError> {
     use core::sync::atomic::Ordering::Relaxed;
     use std::time::Instant;
 
     use ::tokio::task::block_in_place;
+    use keyward_client::Progress;
 
     if !crate::tokio::is_on_worker() {
-        return daemon.client.finish(start()?);
+        return start()?.finish();
     }
     let began = Instant::now();
     let answer = if pace.is_slow.load(Relaxed) {
-        block_in_place(|| daemon.client.finish(start()?))
+        block_in_place(|| start()?.finish())
     } else {
-        start().and_then(|mut call| match daemon.client.finish_soon(&mut call, HERE)? {
-            Some(answer) => Ok(answer),
-            None => block_in_place(|| daemon.client.finish(call)),
+        start().and_then(|call| match call.finish_within(HERE)? {
+            Progress::Ready(signature) => Ok(signature),
+            Progress::Pending(call) => block_in_place(|| call.finish()),
         })
     };
     let is_slow = began.elapsed() > SLOW;

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use keyward_client::{Address, Client, Error, Input};
+use keyward_client::{Address, Client, Error, Input, Label, Signature};
 use keyward_proto::{Hash, KeyType, Scheme};
 use keyward_tests::Daemon;
 use keyward_tests::pki::openssl;
@@ -21,9 +21,9 @@ use keyward_tests::tool::{fail, succeed};
 use serde_json::Value;
 
 /// Has the daemon sign, as a server does.
-fn sign(daemon: &Daemon, label: &str, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, Error> {
-    let client = Client::new(Address::from_path(&daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
-    client.sign(&label.parse().unwrap(), 0, scheme, input)
+fn sign(daemon: &Daemon, label: &str, scheme: Scheme, input: Input<'_>) -> Result<Signature, Error> {
+    let client = Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT);
+    client.sign(&label.parse::<Label>().unwrap(), scheme, input)
 }
 
 /// The key signs with every scheme of its type, as the openssl program finds by the public key that the daemon tells.
@@ -36,7 +36,7 @@ fn assert_signs(daemon: &Daemon, label: &str) {
         let signature = sign(daemon, label, scheme, Input::Message(message.as_bytes()));
         let signature =
             signature.unwrap_or_else(|error| panic!("{label}, {scheme}: {error}\n{}", daemon.log()));
-        assert_verifies(daemon, &public, scheme, message.as_bytes(), &signature);
+        assert_verifies(daemon, &public, scheme, message.as_bytes(), signature.as_ref());
     }
 }
 

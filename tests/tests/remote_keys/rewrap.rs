@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use keyward_client::{Address, Client, Error, Input, Wanted, premaster_of};
+use keyward_client::{Address, Client, Error, Input, Label, Signature};
 use keyward_proto::{Outcome, Scheme};
 use keyward_tests::signers::failures;
 use keyward_tests::tool::{Process, fail, succeed, wait_for};
@@ -93,7 +93,7 @@ impl Scene {
         assert!(!others.iter().any(|other| text.contains(other)), "{text}");
     }
 
-    fn sign(&self, label: &str) -> Result<Vec<u8>, Error> {
+    fn sign(&self, label: &str) -> Result<Signature, Error> {
         sign(&self.daemon, label, P256, Input::Message(label.as_bytes()))
     }
 
@@ -116,14 +116,10 @@ fn premaster_secrets_outlive_the_master_key() {
     scene.daemon.generate_for("old", "rsa2048", "rsa-key-exchange");
     let ask = |scene: &Scene| {
         let client =
-            Client::new(Address::from_path(&scene.daemon.socket()).unwrap(), Client::DEFAULT_TIMEOUT);
+            Client::new(Address::try_from(scene.daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT);
         // Below every modulus, and no ciphertext of anything sound.
-        let call = client.start_to_decrypt(
-            Wanted { label: &"old".parse().unwrap(), version: 0, public_key: None },
-            &[1; 256],
-            0x0303,
-        );
-        call.and_then(|call| client.finish(call)).and_then(premaster_of).unwrap()
+        let old: Label = "old".parse().unwrap();
+        client.start_decrypt(&old, &[1; 256], 0x0303).unwrap().finish().unwrap().as_ref().to_vec()
     };
     let before = ask(&scene);
     scene.assert_wraps(1, 1);

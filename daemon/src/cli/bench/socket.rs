@@ -70,18 +70,18 @@ fn sign(runtime_dir: &Path, key: &TemporaryKey, stop: &AtomicBool) -> Result<Lat
         Failure::new(exit::UNAVAILABLE, error)
             .while_trying(format_args!("cannot sign with key {}", key.label))
     };
-    let address =
-        Address::from_path(&runtime_dir.join(PEERS)).map_err(|error| Failure::new(exit::USAGE, error))?;
+    let address = Address::try_from(runtime_dir.join(PEERS).as_path())
+        .map_err(|error| Failure::new(exit::USAGE, error))?;
     let client = Client::new(address, Client::DEFAULT_TIMEOUT);
     let mut latencies = no_latencies()?;
     let scheme = scheme(key.key_type);
     let mut message = certificate_verify();
     // The first one opens the connection and has the unit unwrap the key.
-    client.sign(&key.label, 0, scheme, Input::Message(&message)).map_err(failed)?;
+    client.sign(&key.label, scheme, Input::Message(&message)).map_err(failed)?;
     while !stop.load(Ordering::Relaxed) {
         vary(&mut message);
         let begin = Instant::now();
-        client.sign(&key.label, 0, scheme, Input::Message(&message)).map_err(failed)?;
+        client.sign(&key.label, scheme, Input::Message(&message)).map_err(failed)?;
         record(&mut latencies, begin);
     }
     Ok(latencies)

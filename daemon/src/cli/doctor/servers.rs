@@ -243,7 +243,7 @@ impl<'a> Look<'a> {
             source: format!("import_environment of {file}"),
         });
         let told = variable.or(of_conf).unwrap_or_else(|| Told {
-            socket: Address::DEFAULT.into(),
+            socket: Address::DEFAULT.to_string(),
             setting: "KEYWARD_SOCKET of import_environment",
             source: "by default".into(),
         });
@@ -314,7 +314,7 @@ impl<'a> Look<'a> {
             };
             let is_known = told.is_some() || main.environment.is_some();
             let told = told.unwrap_or_else(|| Told {
-                socket: if is_known { Address::DEFAULT.into() } else { own.display().to_string() },
+                socket: if is_known { Address::DEFAULT.to_string() } else { own.display().to_string() },
                 setting: "socket in openssl.cnf",
                 source: match is_known {
                     true => "by default".into(),
