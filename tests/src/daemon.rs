@@ -370,9 +370,9 @@ impl Daemon {
     }
 
     /// This daemon, as programs on rustls know it.
-    pub fn for_rustls(&self) -> keyward_rustls::Daemon {
+    pub fn for_rustls(&self) -> keyward_rustls::Keyward {
         let socket = self.socket();
-        keyward_rustls::Daemon::at(socket.to_str().expect("a path in UTF-8")).expect("a socket")
+        keyward_rustls::Keyward::at(socket.to_str().expect("a path in UTF-8")).expect("a socket")
     }
 
     /// A key of this daemon with its certificates, by the files of a site, as programs on rustls take it.

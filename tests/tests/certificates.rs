@@ -322,7 +322,7 @@ fn wait_for_problem(resolver: &Resolver, words: Option<&str>) -> Option<u32> {
     wait_for(&format!("{words:?} in {:?}", resolver.status()), || {
         let [key] = &resolver.status()[..] else { panic!("one key") };
         let found = match (words, &key.problem) {
-            (Some(words), Some(problem)) => problem.contains(words),
+            (Some(words), Some(problem)) => problem.to_string().contains(words),
             (words, problem) => words.is_none() && problem.is_none(),
         };
         found.then_some(key.version)
@@ -524,7 +524,7 @@ fn a_server_starts_without_the_daemon_and_has_its_keys_when_that_is_up() {
     let certificate = certify(&daemon, &pki, "shop");
     attach(&daemon, "shop", &certificate);
     assert!(daemon.stop().success());
-    let Err(error) = daemon.for_rustls().resolver().otherwise("shop").load() else { panic!("loaded") };
+    let Err(error) = daemon.for_rustls().resolver().fallback("shop").build() else { panic!("loaded") };
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     let resolver = daemon.for_rustls().follow("shop").unwrap();
     let server = RustlsThread::start(Arc::clone(&resolver) as _);
@@ -546,8 +546,8 @@ fn names_lead_to_keys() {
         der(&certificate)
     });
     let builder =
-        || daemon.for_rustls().resolver().name("shop.example", "shop").name("*.wild.example", "wild");
-    let server = RustlsThread::start(builder().load().unwrap());
+        || daemon.for_rustls().resolver().key("shop", ["shop.example"]).key("wild", ["*.wild.example"]);
+    let server = RustlsThread::start(builder().build().unwrap());
     let asked = |name| Handshake::new(&pki, server.address()).asking_for(name).certificate();
     assert_eq!(asked("shop.example").unwrap(), certificates[0]);
     assert_eq!(asked("a.wild.example").unwrap(), certificates[1]);
@@ -555,11 +555,11 @@ fn names_lead_to_keys() {
         let error = asked(name).unwrap_err().to_string();
         assert!(error.contains("AccessDenied"), "{name}: {error}");
     }
-    let server = RustlsThread::start(builder().otherwise("rest").load().unwrap());
+    let server = RustlsThread::start(builder().fallback("rest").build().unwrap());
     let rest = Handshake::new(&pki, server.address()).asking_for("127.0.0.1.example").certificate();
     assert_eq!(rest.unwrap(), certificates[2]);
 
-    let refused = |label: &str| match builder().otherwise(label).load() {
+    let refused = |label: &str| match builder().fallback(label).build() {
         Err(error) => error.to_string(),
         Ok(_) => panic!("{label} was loaded"),
     };
@@ -594,7 +594,7 @@ fn every_type_of_key_has_certificates() {
         daemon.generate(key_type, key_type);
         let certificate = pki.certify_with(OpenSsl::V3_5, &daemon, &daemon.reference(key_type));
         attach(&daemon, key_type, &certificate);
-        let resolver = daemon.for_rustls().resolver().otherwise(key_type).load().unwrap();
+        let resolver = daemon.for_rustls().resolver().fallback(key_type).build().unwrap();
         let server = RustlsThread::start(resolver);
         if key_type.starts_with("rsa-pss") {
             s_client(&pki, server.address(), WISHES[3]);

@@ -185,7 +185,7 @@ fn a_follower_learns_of_changes_although_its_user_has_too_many_connections() {
     let resolver = daemon.for_rustls().follow("shop").unwrap();
     let is_disabled = || {
         let [key] = &resolver.status()[..] else { panic!("one key") };
-        key.problem.as_ref().is_some_and(|problem| problem.contains("disabled"))
+        key.problem.as_ref().is_some_and(|problem| problem.to_string().contains("disabled"))
     };
     // The tests themselves are the user.
     let _leaky = Attacker::start(&daemon, 0, "flood", "connections=1100 reopen=yes");

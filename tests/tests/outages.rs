@@ -310,7 +310,7 @@ fn rustls_has_an_error_for_each_trouble() {
     let mut daemon = Daemon::start_slow("300ms");
     let pki = Pki::new(daemon.directory());
     let site = site(&daemon, &pki);
-    let handshake = |keyward: keyward_rustls::Daemon| {
+    let handshake = |keyward: keyward_rustls::Keyward| {
         let certificates = vec![CertificateDer::from_pem_file(&site.certificate).unwrap()];
         let key = keyward.key_from_pem_file(&site.key).unwrap();
         let server = RustlsThread::start(key.with_certificates(certificates).unwrap());
@@ -332,7 +332,7 @@ fn rustls_has_an_error_for_each_trouble() {
     assert_eq!(outcome(&handshake(daemon.for_rustls())), Some(Outcome::KeyDisabled));
     daemon.stop();
     let failure = handshake(daemon.for_rustls());
-    let Error::Unavailable { reason: RequestError::Unreachable { address, .. }, .. } = ours(&failure) else {
+    let Error::Unavailable { source: RequestError::Unreachable { address, .. }, .. } = ours(&failure) else {
         panic!("{failure}")
     };
     assert_eq!(address.to_string(), daemon.socket().display().to_string());

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyward_rustls::tokio::Acceptor;
+use keyward_rustls::handshake::Acceptor;
 use keyward_tests::server::Site;
 use keyward_tests::{Daemon, Handshake, Load, Pki};
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -24,17 +24,18 @@ const LATENCY: &str = "20ms";
 
 #[test]
 fn slow_signatures_leave_a_runtime_of_two_threads_to_others() {
-    others_go_on(Builder::new_multi_thread().worker_threads(2), Kind::OfKeyward);
+    others_go_on(Builder::new_multi_thread().worker_threads(2), Kind::OfKeyward, None);
 }
 
 #[test]
 fn slow_signatures_leave_a_runtime_whoever_makes_the_handshakes() {
-    others_go_on(Builder::new_multi_thread().worker_threads(2), Kind::OfTokioRustls);
+    others_go_on(Builder::new_multi_thread().worker_threads(2), Kind::OfTokioRustls, None);
 }
 
 #[test]
 fn slow_signatures_leave_a_runtime_of_one_thread_to_others() {
-    others_go_on(&mut Builder::new_current_thread(), Kind::OfKeyward);
+    let handshakes = Builder::new_multi_thread().enable_all().build().unwrap();
+    others_go_on(&mut Builder::new_current_thread(), Kind::OfKeyward, Some(handshakes.handle()));
 }
 
 /// tokio panics where something blocks in place on these threads.
@@ -43,8 +44,14 @@ fn slow_signatures_succeed_where_nothing_may_block_in_place() {
     let daemon = Daemon::start_slow(LATENCY);
     let pki = Pki::new(daemon.directory());
     daemon.generate("shop", "p256");
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    for kind in [Kind::OfKeyward, Kind::OfTokioRustls] {
+    let threads = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let thread = Builder::new_current_thread().enable_all().build().unwrap();
+    for (runtime, kind) in [
+        (&threads, Kind::OfKeyward),
+        (&threads, Kind::OfTokioRustls),
+        (&thread, Kind::OfKeyward),
+        (&thread, Kind::OfTokioRustls),
+    ] {
         let acceptor = AnyAcceptor::new(&daemon, &pki, kind);
         for is_local in [true, false] {
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -60,7 +67,7 @@ fn slow_signatures_succeed_where_nothing_may_block_in_place() {
             };
             if is_local {
                 let local = async { spawn_local(serving).await.unwrap() };
-                LocalSet::new().block_on(&runtime, local);
+                LocalSet::new().block_on(runtime, local);
             } else {
                 runtime.block_on(serving);
             }
@@ -73,14 +80,19 @@ fn slow_signatures_succeed_where_nothing_may_block_in_place() {
 /// have each byte back.
 ///
 /// Threads that waited for the signatures would make fifty handshakes a second each.
-fn others_go_on(runtime: &mut Builder, kind: Kind) {
+///
+/// The acceptor makes the handshakes on the runtime `handshakes`, if there is one.
+fn others_go_on(runtime: &mut Builder, kind: Kind, handshakes: Option<&Handle>) {
     // They would take each other's time.
     static ONE_BY_ONE: Mutex<()> = Mutex::new(());
     let _turn = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let daemon = Daemon::start_slow(LATENCY);
     let pki = Pki::new(daemon.directory());
     daemon.generate("shop", "p256");
-    let acceptor = AnyAcceptor::new(&daemon, &pki, kind);
+    let mut acceptor = AnyAcceptor::new(&daemon, &pki, kind);
+    if let Some(handshakes) = handshakes {
+        acceptor = acceptor.with_runtime(handshakes);
+    }
     let runtime = runtime.enable_all().build().unwrap();
     let (tls, echo) = runtime.block_on(async {
         let [tls, echo] = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
@@ -127,6 +139,13 @@ impl AnyAcceptor {
         match kind {
             Kind::OfKeyward => Self::OfKeyward(Acceptor::new(configuration)),
             Kind::OfTokioRustls => Self::OfTokioRustls(configuration.into()),
+        }
+    }
+
+    fn with_runtime(self, runtime: &Handle) -> Self {
+        match self {
+            Self::OfKeyward(acceptor) => Self::OfKeyward(acceptor.with_runtime(runtime.clone())),
+            Self::OfTokioRustls(_) => panic!("the acceptor of tokio-rustls takes no runtime"),
         }
     }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
-use keyward_rustls::tokio::{Acceptor, Connector};
+use keyward_rustls::handshake::{Acceptor, Connector};
 use keyward_tests::server::Site;
 use keyward_tests::tool::succeed;
 use keyward_tests::{Daemon, Pki};

@@ -1,9 +1,9 @@
-//! A client and a server that know each other by certificates: `mutual_tls SERVER_LABEL CLIENT_LABEL CA_FILE`.
+//! A client and a server that authenticate each other by certificates: `mutual_tls SERVER_LABEL CLIENT_LABEL CA_FILE`.
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 
-use keyward_rustls::Daemon;
+use keyward_rustls::Keyward;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
@@ -20,21 +20,23 @@ fn serve(listener: TcpListener, config: ServerConfig) -> Result<()> {
 
 fn main() -> Result<()> {
     let words: Vec<_> = std::env::args().skip(1).collect();
-    let [server, client, ca] = &words[..] else { return Err("which keys, and who certified them?".into()) };
+    let [server, client, ca] = &words[..] else {
+        return Err("usage: mutual_tls SERVER_LABEL CLIENT_LABEL CA_FILE".into());
+    };
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca)?)?;
     let roots = Arc::new(roots);
-    let daemon = Daemon::from_env()?;
+    let keyward = Keyward::from_env()?;
 
     let clients = WebPkiClientVerifier::builder(Arc::clone(&roots)).build()?;
     let config = ServerConfig::builder().with_client_cert_verifier(clients);
-    let config = config.with_cert_resolver(daemon.follow(server)?);
+    let config = config.with_cert_resolver(keyward.follow(server)?);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let socket = TcpStream::connect(listener.local_addr()?)?;
     let serving = std::thread::spawn(move || serve(listener, config));
 
     let config = ClientConfig::builder().with_root_certificates(roots);
-    let config = config.with_client_cert_resolver(daemon.follow(client)?);
+    let config = config.with_client_cert_resolver(keyward.follow(client)?);
     let name = ServerName::try_from("localhost")?;
     let mut stream = StreamOwned::new(ClientConnection::new(Arc::new(config), name)?, socket);
     let mut text = String::new();

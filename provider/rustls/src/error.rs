@@ -9,9 +9,9 @@ use thiserror::Error;
 
 use crate::RequestError;
 
-/// Why a key of the daemon could not be had, or did not sign.
+/// Why a key could not be had from the daemon, or did not sign.
 ///
-/// A handshake that fails for want of a signature fails with [`rustls::Error::Other`], which has this inside:
+/// A handshake without a signature fails with [`rustls::Error::Other`], which holds this error:
 ///
 /// ```
 /// fn ours(error: &rustls::Error) -> Option<&keyward_rustls::Error> {
@@ -20,77 +20,78 @@ use crate::RequestError;
 ///         _ => None,
 ///     }
 /// }
-/// # let refused = keyward_rustls::Daemon::from_env()?.key_from_pem("").unwrap_err();
+/// # let refused = keyward_rustls::Keyward::from_env()?.key_from_pem("").unwrap_err();
 /// # assert!(ours(&refused.into()).is_some());
 /// # Ok::<(), keyward_rustls::Error>(())
 /// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A text that cannot be where a daemon listens.
+    /// The text is not the address of a socket.
     #[error("cannot use the socket of the keyward daemon: {0}")]
     Address(#[from] InvalidAddress),
-    /// The certificates and the key do not belong together, or there are no certificates.
-    #[error("cannot use the certificates for key \"{label}\": {reason}")]
+    /// Certificates and key do not belong together, or there are no certificates.
+    #[error("cannot use the certificates for key \"{label}\": {source}")]
     Certificates {
         /// Label of the key.
         label: String,
-        /// What rustls says of them.
-        reason: rustls::Error,
+        /// Judgement of rustls.
+        source: rustls::Error,
     },
-    /// A file cannot be read, or holds no reference.
-    #[error("cannot read {}: {reason}", path.display())]
+    /// The file cannot be read, or is not a reference.
+    #[error("cannot read {}: {source}", path.display())]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
-        reason: io::Error,
+        /// Error of the system; [`io::ErrorKind::InvalidData`] if the file is not a reference.
+        source: io::Error,
     },
-    /// A text that cannot be the label of a key.
-    #[error("{text:?} is {reason}")]
+    /// The system gives no thread or no descriptor to follow changes with.
+    #[error("cannot follow changes of keys: {0}")]
+    Follow(#[source] io::Error),
+    /// The text is not the label of a key.
+    #[error("{text:?} is {source}")]
     Label {
         /// The text.
         text: String,
-        /// What is wrong with it.
-        reason: InvalidLabel,
+        /// Rule that the text breaks.
+        source: InvalidLabel,
     },
-    /// A text that clients cannot ask for as the name of a server.
+    /// Clients cannot ask for this text as the name of a server.
     #[error("{0:?} is no DNS name, nor *. in front of one")]
     Name(String),
     /// No version of the key has certificates in the daemon.
     #[error("key \"{0}\" has no certificates in the daemon; attach them: keyward cert attach {0} --in CHAIN")]
     NoCertificates(String),
-    /// A text that should be a reference is none.
+    /// The text is not a reference.
     #[error("cannot read key reference: {0}")]
     Reference(#[from] InvalidReference),
-    /// The daemon refused: the key is disabled, no grant covers this program, a unit is not available, and so on.
+    /// The daemon refused: the key is disabled, no grant covers this program, the crypto unit is not
+    /// available, and so on.
     #[error("key \"{label}\" refused: {}", outcome.reason_for(label))]
     Refused {
         /// Label of the key.
         label: String,
-        /// Why.
+        /// Reason of the daemon.
         outcome: Outcome,
     },
-    /// There was no answer of the daemon: it is not running or cannot be reached, or took too long.
-    #[error("cannot {attempt} key \"{label}\": {reason}")]
+    /// No answer came: the daemon is not running, cannot be reached, or took too long.
+    #[error("cannot {attempt} key \"{label}\": {source}")]
     Unavailable {
-        /// What was attempted, as in `sign with`.
+        /// Attempt that failed, as in `sign with`.
         attempt: &'static str,
         /// Label of the key.
         label: String,
-        /// Why it did not come to that.
-        reason: RequestError,
+        /// Error of the request.
+        source: RequestError,
     },
-    /// The daemon has a key of a type that this version of the crate does not know.
+    /// This version of the crate does not know the type of the key.
     #[error("cannot use key \"{0}\": its type is not known to this version of keyward-rustls")]
     UnknownType(String),
-    /// The system gives no thread or no descriptor to follow changes with.
-    #[error("cannot follow changes of keys: {0}")]
-    Follow(io::Error),
 }
 
 impl Error {
-    /// Whether the same request may go well in a moment, without anybody having decided anything.
+    /// True if the same request may succeed in a moment, without any administrator doing anything.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             Self::Unavailable { .. } => true,
@@ -101,12 +102,12 @@ impl Error {
         }
     }
 
-    /// What a request about a key came to nothing for.
-    pub(crate) fn of_request(attempt: &'static str, label: &Label, reason: RequestError) -> Self {
+    /// Turns a client error about a key into ours.
+    pub(crate) fn of_request(attempt: &'static str, label: &Label, error: RequestError) -> Self {
         let label = label.to_string();
-        match reason {
+        match error {
             RequestError::Refused(outcome) => Self::Refused { label, outcome },
-            reason => Self::Unavailable { attempt, label, reason },
+            source => Self::Unavailable { attempt, label, source },
         }
     }
 }

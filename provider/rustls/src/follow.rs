@@ -14,9 +14,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::resolver::Shared;
 use crate::{Error, RequestError};
 
-/// Lets the thread go on until it is dropped. Nobody waits for its end, which may take as long as a request to the daemon.
+/// Handle of the thread, which ends after this is dropped. Dropping does not wait for the end, which
+/// may take as long as a request to the daemon.
 pub(crate) struct Follower {
-    /// Its other end is at the thread, which sees this one close.
+    /// One end of a pair; the thread has the other end and sees this one close.
     _end: UnixStream,
 }
 
@@ -38,25 +39,25 @@ impl Thread {
     fn run(self) {
         let mut revision = 0;
         let mut pause = FIRST_PAUSE;
-        // Those of which the daemon has not said anything yet that will hold.
-        let mut owed: HashSet<&Label> = HashSet::new();
+        // Labels whose last answer was missing or temporary; asked again at the next pause.
+        let mut pending: HashSet<&Label> = HashSet::new();
         loop {
-            let time = if owed.is_empty() { WATCH } else { pause };
+            let time = if pending.is_empty() { WATCH } else { pause };
             match self.changes(revision, time) {
                 Ok(None) => return,
                 Ok(Some(changes)) => {
-                    self.shared.set_silence(None);
+                    self.shared.set_follow_error(None);
                     revision = changes.revision;
-                    let told = |label: &&Label| changes.everything || changes.labels.contains(label);
-                    owed.extend(self.shared.labels().filter(told));
-                    owed = self.shared.ask_for_all(owed);
-                    pause = if owed.is_empty() { FIRST_PAUSE } else { LAST_PAUSE.min(pause * 2) };
+                    let has_changed = |label: &&Label| changes.everything || changes.labels.contains(label);
+                    pending.extend(self.shared.labels().filter(has_changed));
+                    pending = self.shared.update_all(pending);
+                    pause = if pending.is_empty() { FIRST_PAUSE } else { LAST_PAUSE.min(pause * 2) };
                 }
                 Err(error) => {
-                    self.shared.set_silence(Some(&error));
-                    // So that the next answer comes at once, and says that there is one.
+                    self.shared.set_follow_error(Some(error));
+                    // After revision 0 the daemon answers at once, which shows that it is back.
                     revision = 0;
-                    if self.sleeps(pause) {
+                    if self.ends_within(pause) {
                         return;
                     }
                     pause = LAST_PAUSE.min(pause * 2);
@@ -65,9 +66,10 @@ impl Thread {
         }
     }
 
-    /// The changes behind a revision, as soon as there are some or that time is over; none at the end of the thread.
+    /// The changes after a revision, as soon as there are changes or `time` is over; `None` at the end
+    /// of the thread.
     fn changes(&self, after: u64, time: Duration) -> Result<Option<Changes>, RequestError> {
-        let mut call = self.shared.daemon.client.start_watch(after, time)?;
+        let mut call = self.shared.keyward.client.start_watch(after, time)?;
         loop {
             if self.ends_while_waiting(&call) {
                 return Ok(None);
@@ -79,7 +81,8 @@ impl Thread {
         }
     }
 
-    /// Waits for the answer to a call, until its deadline, or for the end of the thread: whether that has come.
+    /// Waits for the answer to a call, for its deadline, or for the end of the thread. Returns true at
+    /// the end of the thread.
     fn ends_while_waiting(&self, call: &Call<Changes>) -> bool {
         let left = call.deadline().saturating_duration_since(Instant::now());
         let mut either = [
@@ -90,24 +93,24 @@ impl Thread {
         either.first().is_some_and(|ended| !ended.revents().is_empty())
     }
 
-    /// Sleeps: whether the end of the thread has come meanwhile.
-    fn sleeps(&self, time: Duration) -> bool {
+    /// Sleeps. Returns true if the end of the thread came meanwhile.
+    fn ends_within(&self, time: Duration) -> bool {
         let mut ended = [PollFd::new(&self.ended, PollFlags::IN)];
         wait(&mut ended, time);
         ended.first().is_some_and(|ended| !ended.revents().is_empty())
     }
 }
 
-/// Waits for descriptors at most for a time; a signal may cut that short.
+/// Waits for descriptors, at most for `time`; a signal may end the wait early.
 fn wait(descriptors: &mut [PollFd<'_>], time: Duration) {
     let time = Timespec::try_from(time).ok();
     let _ = poll(descriptors, time.as_ref());
 }
 
-/// How long the daemon may leave a watch unanswered: as a check that it is still there.
+/// Time after which the daemon answers a watch without changes: a check that the daemon is still there.
 const WATCH: Duration = Duration::from_secs(60);
 
-/// How long to wait before a daemon that does not answer, or of a key nothing that will hold, is asked again: twice as long
-/// each time.
+/// Pause before a daemon that does not answer is asked again, or a label whose last answer was
+/// temporary. Doubled each time, up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);

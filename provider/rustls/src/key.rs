@@ -4,29 +4,31 @@ use std::sync::Arc;
 use keyward_client::Input;
 use keyward_proto::{KeyType, Reference, Scheme};
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
-use rustls::sign::{CertifiedKey, Signer, SigningKey as RustlsSigningKey, SingleCertAndKey};
+use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
 use rustls::{SignatureAlgorithm, SignatureScheme};
 
-use crate::{Daemon, Error, wait};
+use crate::{Error, Keyward, wait};
 
-/// A version of a key that is with the daemon, as rustls knows private keys. Cheap to clone.
+/// A version of a key that the daemon holds; a [`SigningKey`] of rustls. Cheap to clone.
 ///
-/// Nothing here does I/O but [`Signer::sign`], which asks the daemon once and waits for the answer: within the time that
-/// the [`Daemon`] allows, over a connection that is kept for the next signature, and once more over a new one if the daemon
-/// was restarted meanwhile.
+/// Only [`Signer::sign`] does I/O.
+///
+/// # Blocks
+/// [`Signer::sign`] asks the daemon and waits for the answer, up to the time limit of its [`Keyward`].
+/// The connection is kept for the next signature. If the daemon was restarted meanwhile, the request
+/// is sent once more over a new connection.
 #[derive(Clone)]
-pub struct SigningKey(Arc<Inner>);
+pub struct Key(Arc<Inner>);
 
 struct Inner {
-    daemon: Daemon,
+    keyward: Keyward,
     reference: Reference,
-    /// What signatures took last.
     pace: wait::Pace,
 }
 
-impl SigningKey {
-    pub(crate) fn new(daemon: Daemon, reference: Reference) -> Self {
-        Self(Arc::new(Inner { daemon, reference, pace: wait::Pace::default() }))
+impl Key {
+    pub(crate) fn new(keyward: Keyward, reference: Reference) -> Self {
+        Self(Arc::new(Inner { keyward, reference, pace: wait::Pace::default() }))
     }
 
     /// The label of the key.
@@ -39,11 +41,12 @@ impl SigningKey {
         self.0.reference.version()
     }
 
-    /// This key with its certificates, as servers and clients take it: for `with_cert_resolver` and
-    /// `with_client_cert_resolver`. The first certificate is that of the key, and each is certified by the one behind it.
+    /// This key with its certificates: for `with_cert_resolver` of a server and
+    /// `with_client_cert_resolver` of a client. The first certificate is the certificate of the key; each
+    /// further certificate is the issuer of the one before.
     ///
     /// # Errors
-    /// [`Error::Certificates`] if there is none, or the first one has another public key.
+    /// [`Error::Certificates`] if there are no certificates, or the first one has another public key.
     pub fn with_certificates(
         self,
         certificates: Vec<CertificateDer<'static>>,
@@ -56,15 +59,16 @@ impl SigningKey {
         let certified = CertifiedKey::new(certificates, Arc::new(self));
         match certified.keys_match() {
             Ok(()) => Ok(certified),
-            Err(reason) => Err(Error::Certificates { label, reason }),
+            Err(source) => Err(Error::Certificates { label, source }),
         }
     }
 
-    /// The schemes that it signs with in handshakes of rustls, the preferred one first.
+    /// The schemes that the key signs with in handshakes of rustls, the preferred scheme first.
     fn schemes(&self) -> &'static [Scheme] {
         let schemes = self.0.reference.public_key().schemes();
         match self.key_type() {
-            // With others the curves sign only in TLS 1.2 (RFC 8446, 4.2.3), and rustls does not tell which version it is.
+            // A curve signs with other hashes in TLS 1.2 only (RFC 8446, 4.2.3), and rustls does not
+            // tell the version.
             KeyType::P256 | KeyType::P384 | KeyType::P521 => schemes.get(..1).unwrap_or_default(),
             _ => schemes,
         }
@@ -75,7 +79,7 @@ impl SigningKey {
     }
 }
 
-impl RustlsSigningKey for SigningKey {
+impl SigningKey for Key {
     fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
         let offered = |scheme: &&Scheme| offered.contains(&SignatureScheme::from(scheme.code()));
         let scheme = *self.schemes().iter().find(offered)?;
@@ -91,15 +95,15 @@ impl RustlsSigningKey for SigningKey {
             KeyType::P256 | KeyType::P384 | KeyType::P521 => SignatureAlgorithm::ECDSA,
             KeyType::Ed25519 => SignatureAlgorithm::ED25519,
             KeyType::Rsa(_) => SignatureAlgorithm::RSA,
-            // None of TLS 1.2: rustls takes such keys for TLS 1.3 alone.
+            // No algorithm of TLS 1.2, so rustls uses the key in TLS 1.3 only.
             _ => SignatureAlgorithm::Unknown(0),
         }
     }
 }
 
-impl fmt::Debug for SigningKey {
+impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SigningKey")
+        f.debug_struct("Key")
             .field("label", &self.label())
             .field("version", &self.version())
             .field("type", &self.key_type())
@@ -107,20 +111,20 @@ impl fmt::Debug for SigningKey {
     }
 }
 
-/// The key with the scheme of one handshake.
+/// A key with the scheme of one handshake.
 #[derive(Debug)]
 struct KeySigner {
-    key: SigningKey,
+    key: Key,
     scheme: Scheme,
 }
 
 impl Signer for KeySigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        let Inner { daemon, reference, pace } = &*self.key.0;
+        let Inner { keyward, reference, pace } = &*self.key.0;
         let input = Input::Message(message);
-        let start = || daemon.client.start_sign(reference, self.scheme, input);
+        let start = || keyward.client.start_sign(reference, self.scheme, input);
         let signature = wait::answer(pace, start)
-            .map_err(|reason| Error::of_request("sign with", reference.label(), reason))?;
+            .map_err(|error| Error::of_request("sign with", reference.label(), error))?;
         Ok(signature.into_bytes())
     }
 

@@ -1,17 +1,17 @@
-//! Waiting for a signature: where we are, or out of the way of a runtime.
+//! Waiting for a signature: on this thread, or with the thread given back to its runtime.
 
 use keyward_client::{Call, Signature};
 
 use crate::RequestError;
 
-/// What signatures of a key took last, as far as it matters.
+/// Memory of how long the last signature by a key took.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     #[cfg(feature = "tokio")]
     is_slow: core::sync::atomic::AtomicBool,
 }
 
-/// Makes a call and waits for its answer.
+/// Starts a call and waits for its answer.
 #[cfg(not(feature = "tokio"))]
 pub(crate) fn answer(
     _: &Pace,
@@ -20,11 +20,11 @@ pub(crate) fn answer(
     start()?.finish()
 }
 
-/// Makes a call and waits for its answer. Where it is slow and the thread belongs to a runtime that can do without it, the other
-/// tasks of the thread go on meanwhile.
+/// Starts a call and waits for its answer. While a slow signature is waited for, the thread is given
+/// back to its runtime where the runtime allows that, so the other tasks of the thread go on.
 ///
-/// A thread that is given back costs some 20 us, more than a fast unit takes to sign: so where the signature before was not
-/// slow, this one is waited for here at first.
+/// Giving a thread back costs some 20 us, more than a fast unit takes to sign. So a signature is waited
+/// for on this thread at first, unless the previous one was slow.
 #[cfg(feature = "tokio")]
 pub(crate) fn answer(
     pace: &Pace,
@@ -33,10 +33,10 @@ pub(crate) fn answer(
     use core::sync::atomic::Ordering::Relaxed;
     use std::time::Instant;
 
-    use ::tokio::task::block_in_place;
     use keyward_client::Progress;
+    use tokio::task::block_in_place;
 
-    if !crate::tokio::is_on_worker() {
+    if !crate::handshake::is_on_worker() {
         return start()?.finish();
     }
     let began = Instant::now();
@@ -49,19 +49,21 @@ pub(crate) fn answer(
         })
     };
     let is_slow = began.elapsed() > SLOW;
-    // Written only when it changes: all threads that sign read it.
+    // Written only when the value changes, because all threads that sign read it.
     if pace.is_slow.load(Relaxed) != is_slow {
         pace.is_slow.store(is_slow, Relaxed);
     }
     answer
 }
 
-/// What others cannot wait for.
+/// Time from which a signature counts as slow.
 #[cfg(feature = "tokio")]
 const SLOW: core::time::Duration = core::time::Duration::from_millis(2);
 
-/// How long a signature is waited for without giving back the thread. Longer than a tick of the kernel, which is 4 ms on most
-/// machines: for a time that ends before the next one it sets the timer of the processor, and sets it back, for each
-/// signature, which takes more than 5 us on a virtual machine.
+/// Time that a signature is waited for before the thread is given back.
+///
+/// Longer than a tick of the kernel, which is 4 ms on most machines. For a shorter wait the kernel sets
+/// the timer of the processor and sets it back, for each signature: more than 5 us on a virtual
+/// machine.
 #[cfg(feature = "tokio")]
 const HERE: core::time::Duration = core::time::Duration::from_millis(5);

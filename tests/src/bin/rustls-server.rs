@@ -15,8 +15,8 @@ use hyper::body::Bytes;
 use hyper::service::service_fn;
 use hyper::{Response, server};
 use hyper_util::rt::TokioIo;
-use keyward_rustls::Daemon;
-use keyward_rustls::tokio::Acceptor;
+use keyward_rustls::Keyward;
+use keyward_rustls::handshake::Acceptor;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
@@ -52,7 +52,7 @@ impl Site {
     fn new(certificates: &str, key: &Path, client_ca: &str) -> Result<Self> {
         let certificates = CertificateDer::pem_file_iter(certificates)?.collect::<Result<Vec<_>, _>>()?;
         if std::fs::read_to_string(key)?.contains("KEYWARD KEY") {
-            let resolver = Daemon::from_env()?.key_from_pem_file(key)?.with_certificates(certificates)?;
+            let resolver = Keyward::from_env()?.key_from_pem_file(key)?.with_certificates(certificates)?;
             return Ok(Self::Keyward(Acceptor::new(configuration(resolver, client_ca)?)));
         }
         let provider = rustls::crypto::aws_lc_rs::default_provider();
