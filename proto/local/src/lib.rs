@@ -1,10 +1,4 @@
-//! The Unix socket protocol between TLS servers and the Keyward daemon.
-//!
-//! Messages are described in `keyward.proto` and travel in length-prefixed [frames](frame). Beside
-//! them stand the words that both ends share: labels, key types, schemes, uses, and the reference
-//! PEM that a server is given instead of a key file, with the reader of [PEM](pem) for all files.
-//! Nothing here does I/O or reads a clock.
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod algorithm_identifier;
