@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use thiserror::Error;
 
-/// Address of the daemon's socket: an absolute path of at most 107 bytes, or `@name` in the abstract
-/// namespace (unix(7)).
+/// Address of the daemon's socket: an absolute path of at most 107 bytes, or `@name` in the
+/// abstract namespace (unix(7)).
 ///
 /// ```
 /// use std::path::Path;

@@ -6,7 +6,8 @@ use keyward_proto::message::{self, response};
 use keyward_proto::{KeyState, KeyType, Label, Use};
 use zeroize::Zeroizing;
 
-/// A type of answer that a [`Call`](crate::Call) can wait for. Only types of this crate are answers.
+/// A type of answer that a [`Call`](crate::Call) can wait for. Only types of this crate are
+/// answers.
 pub trait Answer: sealed::FromBody {}
 
 impl<T: sealed::FromBody> Answer for T {}
@@ -101,8 +102,8 @@ pub struct Description {
     pub uses: Vec<Use>,
     /// Public key of the version: a SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
     pub public_key: Vec<u8>,
-    /// Certificates of the version in DER (RFC 5280, 4.1), in the order of TLS: first the certificate
-    /// of the key, then each issuer. Empty if none are attached.
+    /// Certificates of the version in DER (RFC 5280, 4.1), in the order of TLS: first the
+    /// certificate of the key, then each issuer. Empty if none are attached.
     pub certificates: Vec<Vec<u8>>,
 }
 
@@ -128,8 +129,8 @@ impl sealed::FromBody for Description {
 pub struct Changes {
     /// Revision to pass as `after` to the next [`Client::start_watch`](crate::Client::start_watch).
     pub revision: u64,
-    /// Keys that were made, changed or deleted; each once, and only keys that a grant lets this process
-    /// use.
+    /// Keys that were made, changed or deleted; each once, and only keys that a grant lets this
+    /// process use.
     pub labels: Vec<Label>,
     /// True if any key may have changed: in the first answer, and after a restart of the daemon, a
     /// change of grants, or more changes than the daemon remembers.

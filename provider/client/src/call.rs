@@ -37,6 +37,16 @@ use crate::{Error, system};
 /// }
 /// ```
 ///
+/// A request gives a call with its own kind of answer, and no other:
+///
+/// ```compile_fail
+/// use keyward_client::{Call, Client, Error, Input, Premaster, Reference, Scheme};
+///
+/// fn mixed(client: &Client, key: &Reference, message: &[u8]) -> Result<Call<Premaster>, Error> {
+///     client.start_sign(key, Scheme::Ed25519, Input::Message(message))
+/// }
+/// ```
+///
 /// Dropping a call abandons the request and closes its connection, so a late answer reaches nobody.
 pub struct Call<T> {
     exchange: Exchange,
@@ -57,8 +67,8 @@ impl<T> Call<T> {
         Self { exchange, answer: PhantomData }
     }
 
-    /// Descriptor that becomes readable when there may be an answer. [`Call::poll`] may return the call
-    /// with another descriptor.
+    /// Descriptor that becomes readable when there may be an answer. [`Call::poll`] may return the
+    /// call with another descriptor.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.exchange.connection.as_fd()
     }
@@ -68,7 +78,8 @@ impl<T> Call<T> {
         self.exchange.deadline
     }
 
-    /// Sleeps until there may be an answer, until the deadline, or for `at_most`, whichever is first.
+    /// Sleeps until there may be an answer, until the deadline, or for `at_most`, whichever is
+    /// first.
     ///
     /// # Errors
     /// [`Error::Lost`] if the system does not let this process wait.
@@ -85,14 +96,15 @@ impl<T: Answer> Call<T> {
     ///
     /// # Errors
     /// [`Error::Refused`] if the daemon refused. [`Error::DeadlineExceeded`] after the deadline;
-    /// [`Error::Unreachable`], [`Error::Lost`] or [`Error::Garbled`] if no answer can come any more.
+    /// [`Error::Unreachable`], [`Error::Lost`] or [`Error::Garbled`] if no answer can come any
+    /// more.
     pub fn poll(mut self) -> Result<Progress<T>, Error> {
         self.exchange.adopt()?;
         self.advance()
     }
 
-    /// Waits for the answer, until the deadline. Call this in the process that started or last polled
-    /// the call, not in its child.
+    /// Waits for the answer, until the deadline. Call this in the process that started or last
+    /// polled the call, not in its child.
     ///
     /// # Errors
     /// The errors of [`Call::poll`].
@@ -134,7 +146,7 @@ impl<T> fmt::Debug for Call<T> {
     }
 }
 
-/// One request and its answer, whatever the type of that.
+/// One request and its answer, without the type of the answer.
 pub(crate) struct Exchange {
     shared: Arc<Shared>,
     id: u64,
@@ -149,8 +161,8 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Sends a request, on a kept connection if there is one. The daemon is to answer within `time`;
-    /// the caller waits until `deadline`.
+    /// Sends a request, on a kept connection if there is one. The daemon is to answer within
+    /// `time`; the caller waits until `deadline`.
     pub(crate) fn start(
         shared: &Arc<Shared>,
         body: request::Body,
@@ -232,8 +244,8 @@ impl Exchange {
         }
     }
 
-    /// Sends the request a second and last time, on a fresh connection: every request of the protocol
-    /// may be repeated.
+    /// Sends the request a second and last time, on a fresh connection: every request of the
+    /// protocol may be repeated.
     fn send_again(&mut self) -> Result<(), Error> {
         if core::mem::replace(&mut self.repeated, true) {
             return Err(self.shared.error(Broken::Lost));
@@ -243,8 +255,8 @@ impl Exchange {
         let mut fresh = self.shared.connect(self.deadline)?;
         let sent = fresh.send(&self.frame, self.shared.timeout, self.deadline);
         sent.map_err(|broken| self.shared.error(broken))?;
-        // The dead connection is closed only now, so the fresh one has another descriptor: a program
-        // that watches descriptors must notice.
+        // The dead connection is closed only now, so the fresh one has another descriptor: a
+        // program that watches descriptors must notice.
         self.connection = fresh;
         Ok(())
     }

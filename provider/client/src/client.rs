@@ -12,8 +12,8 @@ use crate::connection::{Broken, Connection};
 use crate::pool::Pool;
 use crate::{Address, Call, Changes, Description, Error, KeyId, Premaster, Signature, Status};
 
-/// A client of the daemon. Cheap to clone; clones share their connections. Threads may share a client
-/// too.
+/// A client of the daemon. Cheap to clone; clones share their connections. Threads may share a
+/// client too.
 ///
 /// Making a client does no I/O: the first request connects.
 ///
@@ -60,10 +60,10 @@ impl Client {
     /// Signs with a key, and waits for the signature.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the daemon does not sign this input with this key for this process, or its
-    /// crypto unit fails. [`Error::TooLong`] if the input does not fit a request.
-    /// [`Error::Unreachable`], [`Error::Lost`], [`Error::DeadlineExceeded`] or [`Error::Garbled`] if no
-    /// answer came.
+    /// [`Error::Refused`] if the daemon does not sign this input with this key for this process, or
+    /// its crypto unit fails. [`Error::TooLong`] if the input does not fit a request.
+    /// [`Error::Unreachable`], [`Error::Lost`], [`Error::DeadlineExceeded`] or [`Error::Garbled`]
+    /// if no answer came.
     pub fn sign<'a>(
         &self,
         key: impl Into<KeyId<'a>>,
@@ -76,8 +76,8 @@ impl Client {
     /// Asks for a signature without waiting for it; see [`Call`].
     ///
     /// # Errors
-    /// [`Error::TooLong`], [`Error::Unreachable`], [`Error::Lost`] or [`Error::DeadlineExceeded`] if the
-    /// request cannot be sent.
+    /// [`Error::TooLong`], [`Error::Unreachable`], [`Error::Lost`] or [`Error::DeadlineExceeded`]
+    /// if the request cannot be sent.
     pub fn start_sign<'a>(
         &self,
         key: impl Into<KeyId<'a>>,
@@ -94,15 +94,15 @@ impl Client {
         }))
     }
 
-    /// Asks for the premaster secret of an RSA key exchange (RFC 5246, 7.4.7.1) without waiting for it;
-    /// see [`Call`]. `client_version` is the version in the ClientHello, as in 0x0303.
+    /// Asks for the premaster secret of an RSA key exchange (RFC 5246, 7.4.7.1) without waiting for
+    /// it; see [`Call`]. `client_version` is the version in the ClientHello, as in 0x0303.
     ///
     /// The secret begins with `client_version` even if the client encrypted another version or the
     /// padding is wrong: nothing tells the difference.
     ///
     /// # Errors
-    /// [`Error::TooLong`], [`Error::Unreachable`], [`Error::Lost`] or [`Error::DeadlineExceeded`] if the
-    /// request cannot be sent.
+    /// [`Error::TooLong`], [`Error::Unreachable`], [`Error::Lost`] or [`Error::DeadlineExceeded`]
+    /// if the request cannot be sent.
     pub fn start_decrypt<'a>(
         &self,
         key: impl Into<KeyId<'a>>,
@@ -119,18 +119,19 @@ impl Client {
         }))
     }
 
-    /// Asks for the public half of a version of a key, and waits for it; version 0 is the current one.
+    /// Asks for the public half of a version of a key, and waits for it; version 0 is the current
+    /// one.
     ///
     /// # Errors
     /// [`Error::Refused`] if there is no such key or version, or no grant for it.
-    /// [`Error::Unreachable`], [`Error::Lost`], [`Error::DeadlineExceeded`] or [`Error::Garbled`] if no
-    /// answer came.
+    /// [`Error::Unreachable`], [`Error::Lost`], [`Error::DeadlineExceeded`] or [`Error::Garbled`]
+    /// if no answer came.
     pub fn describe(&self, label: &Label, version: u32) -> Result<Description, Error> {
         self.description(message::Describe { label: label.to_string(), version, certified: false })
     }
 
-    /// Asks for the newest version that has certificates in the daemon, and waits for it. If no version
-    /// has certificates, the current version is described.
+    /// Asks for the newest version that has certificates in the daemon, and waits for it. If no
+    /// version has certificates, the current version is described.
     ///
     /// # Errors
     /// The errors of [`Client::describe`].
@@ -145,7 +146,8 @@ impl Client {
     /// Asks for the changes of keys after a revision without waiting for them; see [`Call`]. Pass
     /// revision 0 the first time.
     ///
-    /// The daemon answers when there are changes, after `time` without any, and when the daemon stops.
+    /// The daemon answers when there are changes, after `time` without any, and when the daemon
+    /// stops.
     ///
     /// ```no_run
     /// # use core::time::Duration;
@@ -162,8 +164,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Lost`] or [`Error::DeadlineExceeded`] if the request cannot be
-    /// sent.
+    /// [`Error::Unreachable`], [`Error::Lost`] or [`Error::DeadlineExceeded`] if the request cannot
+    /// be sent.
     pub fn start_watch(&self, after: u64, time: Duration) -> Result<Call<Changes>, Error> {
         let body = request::Body::Watch(message::Watch { after });
         // The daemon gets the time of a request for an answer that is due after `time`.
@@ -171,12 +173,12 @@ impl Client {
         Exchange::start(&self.shared, body, time, deadline).map(Call::new)
     }
 
-    /// Asks for the identity of the daemon and of this process, and waits for the answer. The daemon
-    /// answers every peer, with or without a grant.
+    /// Asks for the identity of the daemon and of this process, and waits for the answer. The
+    /// daemon answers every peer, with or without a grant.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Lost`], [`Error::DeadlineExceeded`] or [`Error::Garbled`] if no
-    /// answer came.
+    /// [`Error::Unreachable`], [`Error::Lost`], [`Error::DeadlineExceeded`] or [`Error::Garbled`]
+    /// if no answer came.
     pub fn status(&self) -> Result<Status, Error> {
         self.start(request::Body::GetStatus(message::GetStatus {}))?.finish()
     }

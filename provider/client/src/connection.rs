@@ -1,4 +1,4 @@
-//! One connection, on which one request at a time is under way.
+//! One connection, with at most one request under way.
 
 use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,20 +19,21 @@ use crate::Address;
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
-    /// The kernel's own name for this socket (SO_COOKIE, socket(7)); 0 if it gives none.
+    /// The kernel's number for this socket (SO_COOKIE, socket(7)); 0 if the kernel gives none.
     cookie: u64,
-    /// Whether sending may wait for less than the full time on this socket.
+    /// True while sending on this socket may wait for less than the full timeout.
     hurried: bool,
 }
 
 impl Connection {
-    /// Connects before the deadline. Later each attempt to send waits at most `patience`.
-    pub(crate) fn open(address: &Address, patience: Duration, deadline: Instant) -> Result<Self, Errno> {
+    /// Connects before the deadline. After that, each attempt to send waits at most `timeout`.
+    pub(crate) fn open(address: &Address, timeout: Duration, deadline: Instant) -> Result<Self, Errno> {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let socket = above_standard_streams(socket)?;
         let cookie = socket_cookie(&socket).unwrap_or(0);
         let address = address.socket()?;
-        // Also bounds connect itself, which waits while the queue of the listener is full (unix(7)).
+        // The limit also holds for connect, which waits while the listener's queue is full
+        // (unix(7)).
         wait_at_most(&socket, remaining(deadline).ok_or(Errno::TIMEDOUT)?)?;
         loop {
             match connect(&socket, &address) {
@@ -42,24 +43,24 @@ impl Connection {
                 Err(error) => return Err(error),
             }
         }
-        wait_at_most(&socket, patience)?;
+        wait_at_most(&socket, timeout)?;
         Ok(Self { socket, cookie, hurried: false })
     }
 
-    /// Takes over a socket that [`Connection::open`] made and the pool kept.
+    /// Makes a connection of a socket that the pool kept.
     pub(crate) fn from_kept(socket: OwnedFd, cookie: u64) -> Self {
         Self { socket, cookie, hurried: false }
     }
 
-    /// Gives the socket away, for the pool to keep.
+    /// Gives the socket and its cookie to the pool.
     pub(crate) fn into_kept(self) -> (OwnedFd, u64) {
         (self.socket, self.cookie)
     }
 
-    /// Sends one frame. `patience` is what [`Connection::open`] was given. The connection must not be used again after an
-    /// error.
-    pub(crate) fn send(&mut self, frame: &[u8], patience: Duration, deadline: Instant) -> Result<(), Broken> {
-        self.hurry_if_late(patience, deadline)?;
+    /// Sends one frame. `timeout` must be the timeout that [`Connection::open`] was given. The
+    /// connection must not be used again after an error.
+    pub(crate) fn send(&mut self, frame: &[u8], timeout: Duration, deadline: Instant) -> Result<(), Broken> {
+        self.hurry_if_late(timeout, deadline)?;
         let mut rest = frame;
         while !rest.is_empty() {
             match send(&self.socket, rest, SendFlags::NOSIGNAL) {
@@ -68,13 +69,14 @@ impl Connection {
             }
         }
         if self.hurried {
-            wait_at_most(&self.socket, patience).map_err(|_| Broken::Lost)?;
+            wait_at_most(&self.socket, timeout).map_err(|_| Broken::Lost)?;
             self.hurried = false;
         }
         Ok(())
     }
 
-    /// Takes what has arrived, without waiting. Returns whether `buffer` holds one whole frame.
+    /// Appends to `buffer` what has arrived, without waiting. Returns true if `buffer` holds one
+    /// whole frame.
     pub(crate) fn receive(&self, buffer: &mut Vec<u8>) -> Result<bool, Broken> {
         loop {
             let wanted = match buffer.first_chunk() {
@@ -97,8 +99,10 @@ impl Connection {
         }
     }
 
-    /// Waits until there is something to receive, or that time has come. In recv itself one would be woken twice: as
-    /// soon as the daemon takes the request, since the kernel then tells all who sleep on the socket that there is room to send.
+    /// Sleeps until there is something to receive, or until that moment.
+    ///
+    /// A sleep in recv would end twice: when the daemon takes the request, the kernel wakes every
+    /// sleeper on the socket because there is room to send again.
     pub(crate) fn wait_for_answer(&self, until: Instant) -> Result<(), Broken> {
         loop {
             let left = remaining(until).and_then(|left| Timespec::try_from(left).ok());
@@ -111,27 +115,28 @@ impl Connection {
         }
     }
 
-    /// Decides what an error of the kernel means: nothing, if the call was merely interrupted in time.
+    /// Decides whether sending goes on after an error: it does if a signal came before the
+    /// deadline.
     fn go_on_after(&mut self, error: Errno, deadline: Instant) -> Result<(), Broken> {
         match error {
-            Errno::INTR => self.shrink_patience(deadline),
+            Errno::INTR => self.shorten_timeout(deadline),
             Errno::AGAIN => Err(Broken::Late),
             _ => Err(Broken::Lost),
         }
     }
 
-    /// Lets sending wait only for what is left, if what came before took a noticeable part of the time: another attempt,
-    /// or a daemon that was slow to accept.
-    fn hurry_if_late(&mut self, patience: Duration, deadline: Instant) -> Result<(), Broken> {
+    /// Shortens the wait for sending if a noticeable part of the time is over: after a first
+    /// attempt, or with a daemon that was slow to accept.
+    fn hurry_if_late(&mut self, timeout: Duration, deadline: Instant) -> Result<(), Broken> {
         match remaining(deadline) {
-            Some(left) if left >= patience - patience / 16 => Ok(()),
-            _ => self.shrink_patience(deadline),
+            Some(left) if left >= timeout - timeout / 16 => Ok(()),
+            _ => self.shorten_timeout(deadline),
         }
     }
 
-    /// Lets sending wait only for what is left. Costs a system call, so it is left out on the straight road, where the
-    /// time that the kernel was given at first is the time that is left.
-    fn shrink_patience(&mut self, deadline: Instant) -> Result<(), Broken> {
+    /// Shortens the wait for sending to the time that is left. Costs a system call, which the usual
+    /// path avoids: there the kernel's limit from the beginning is right.
+    fn shorten_timeout(&mut self, deadline: Instant) -> Result<(), Broken> {
         let remaining = remaining(deadline).ok_or(Broken::Late)?;
         self.hurried = true;
         wait_at_most(&self.socket, remaining).map_err(|_| Broken::Lost)
@@ -144,32 +149,32 @@ impl AsFd for Connection {
     }
 }
 
-/// Why an exchange did not end with an answer.
+/// Reason why an exchange has no answer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Broken {
-    /// What arrived is not a frame, or more than one.
+    /// The bytes that arrived are not exactly one frame.
     Garbled,
     /// The deadline passed.
     Late,
-    /// The other end is gone, so the request may be sent again elsewhere.
+    /// The other end is gone, so the request may be sent again on another connection.
     Lost,
 }
 
-/// Moves the descriptor above 2, so that it never takes the place of a closed stdin, stdout or stderr
-/// of the host.
+/// Moves the descriptor above 2, so that it never takes the place of a closed stdin, stdout or
+/// stderr of the host.
 fn above_standard_streams(descriptor: OwnedFd) -> Result<OwnedFd, Errno> {
     if descriptor.as_raw_fd() > 2 { Ok(descriptor) } else { fcntl_dupfd_cloexec(&descriptor, 3) }
 }
 
-fn wait_at_most(socket: &OwnedFd, patience: Duration) -> Result<(), Errno> {
-    // The kernel takes zero for "for ever".
-    let patience = patience.max(Duration::from_millis(1));
-    set_socket_timeout(socket, Timeout::Send, Some(patience))
+fn wait_at_most(socket: &OwnedFd, timeout: Duration) -> Result<(), Errno> {
+    // Zero would mean no limit.
+    let timeout = timeout.max(Duration::from_millis(1));
+    set_socket_timeout(socket, Timeout::Send, Some(timeout))
 }
 
 fn remaining(deadline: Instant) -> Option<Duration> {
     deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
 }
 
-/// Room for the answer to any signature of today's key types in one read, in bytes.
+/// Room in bytes for the first read: enough for the answer with an RSA-8192 signature.
 const FIRST_READ: usize = 1200;

@@ -8,9 +8,10 @@ use crate::Address;
 
 /// Why a request has no answer, or was refused.
 ///
-/// [`Error::Refused`] is the decision of a healthy daemon: the same request is refused again until an
-/// administrator changes something, except where [`Outcome`] says that the daemon or its crypto unit
-/// was overloaded or late. The other errors say that no answer came; the next request tries again.
+/// [`Error::Refused`] is the decision of a healthy daemon: the same request is refused again until
+/// an administrator changes something, except where [`Outcome`] says that the daemon or its crypto
+/// unit was overloaded or late. The other errors say that no answer came; the next request tries
+/// again.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -18,8 +18,8 @@ pub struct KeyId<'a> {
     pub label: &'a Label,
     /// Version of the key, from 1; 0 is the current one.
     pub version: u32,
-    /// Fingerprint of the public key that the version must have. Without it, any key under this label
-    /// will do.
+    /// Fingerprint of the public key that the version must have. Without it, any key under this
+    /// label will do.
     pub public_key: Option<Fingerprint>,
 }
 

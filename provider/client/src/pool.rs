@@ -1,4 +1,4 @@
-//! Connections between requests, kept without a lock so that a fork at any moment leaves nothing held.
+//! Connections between requests, kept without a lock, so a fork at any moment leaves no lock held.
 
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::os::fd::{IntoRawFd, OwnedFd};
@@ -8,8 +8,10 @@ use rustix::process::{getegid, geteuid, getpid};
 use crate::connection::Connection;
 use crate::system;
 
-/// Whose connections they are, asked of the kernel each time: after a fork the process is another, and it may have
-/// become another user, whom the daemon knows only by the user who connected (SO_PEERCRED, unix(7)).
+/// Process and user that a connection belongs to, asked of the kernel each time.
+///
+/// After a fork the process is another. A process may also become another user, but the daemon sees
+/// the user who connected (SO_PEERCRED, unix(7)).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Owner {
     pid: u32,
@@ -29,8 +31,8 @@ impl Owner {
 
 /// At most [`SLOTS`] idle connections.
 ///
-/// A slot remembers who filled it. A slot that a fork caught while it was being filled or
-/// emptied stays closed in the child: one slot less, and nothing that waits.
+/// A slot records its owner. If a fork happens while a slot is being filled or emptied, the slot
+/// stays closed in the child: one slot less, and nothing waits for it.
 #[derive(Debug)]
 pub(crate) struct Pool {
     slots: [Slot; SLOTS],
@@ -41,13 +43,13 @@ impl Pool {
         Self { slots: [const { Slot::new() }; SLOTS] }
     }
 
-    /// A kept connection of `owner`, if there is one: first of all one that was used on the same processor. Those
-    /// of others are let go on the way.
+    /// Takes a connection that `owner` kept, preferably a connection last used on the same
+    /// processor. Connections of other owners are closed on the way.
     pub(crate) fn take(&self, owner: Owner, processor: u32) -> Option<Connection> {
         self.slots_from(processor).find_map(|slot| slot.take(owner))
     }
 
-    /// Keeps a connection of `owner` for the next request, or closes it if there are enough.
+    /// Keeps a connection of `owner` for the next request, or closes it if every slot is full.
     pub(crate) fn put(&self, owner: Owner, processor: u32, connection: Connection) {
         let mut connection = Some(connection);
         for slot in self.slots_from(processor) {
@@ -67,7 +69,7 @@ impl Pool {
 #[derive(Debug)]
 struct Slot {
     state: AtomicU32,
-    // The rest is written and read only by the thread that moved `state` to BUSY.
+    // Only the thread that moved `state` to BUSY reads and writes the other fields.
     pid: AtomicU32,
     uid: AtomicU32,
     gid: AtomicU32,
@@ -88,7 +90,7 @@ impl Slot {
     }
 
     fn claim(&self, from: u32) -> bool {
-        // The cheap look first: most slots are empty most of the time.
+        // The cheap load comes first, because most slots are empty most of the time.
         self.state.load(Ordering::Relaxed) == from
             && self.state.compare_exchange(from, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
@@ -140,5 +142,6 @@ const EMPTY: u32 = 0;
 const BUSY: u32 = 1;
 const FULL: u32 = 2;
 
-/// More than this sign at once only on large machines, or in asynchronous jobs; the rest of them connect anew each time.
+/// Number of kept connections. Only large machines and asynchronous jobs have more signatures under
+/// way at a time; each further signature connects again.
 const SLOTS: usize = 64;

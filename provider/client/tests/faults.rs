@@ -1,4 +1,4 @@
-//! What a server sees when the daemon is gone, goes away, is stuck, or answers nonsense.
+//! Behaviour of the client when the daemon is gone, goes away, is stuck, or answers nonsense.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -9,11 +9,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyward_client::{Client, Error};
-use keyward_proto::message::{Request, Response, Status, response};
+use keyward_client::{Client, Error, Progress};
+use keyward_proto::message::{Changes, Request, Response, Status, response};
 use keyward_proto::{Outcome, frame};
 
-/// Serves each connection with `serve`, which gets its number from 0, until the client is dropped.
+/// A client, and a daemon that calls `serve` for each connection with the number of the connection,
+/// from 0.
 fn scene(
     timeout: Duration,
     serve: impl Fn(usize, UnixStream) + Send + Sync + 'static,
@@ -39,7 +40,7 @@ fn read_request(stream: &mut UnixStream) -> Option<Request> {
     Some(frame::decode(&body).unwrap())
 }
 
-/// A status answer in which `peer_uid` says on which connection it was given.
+/// A status answer whose `peer_uid` is the number of the connection.
 fn answer(id: u64, number: usize) -> Vec<u8> {
     let status = Status { version: "test".into(), peer_uid: number as u32 };
     let body = Some(response::Body::Status(status));
@@ -148,7 +149,7 @@ fn a_connection_is_not_kept_for_another_user() {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
     assert_eq!(client.status().unwrap().peer_uid, 0);
-    // The kernel has users for each thread; this one ends with its own.
+    // In the kernel each thread has a user of its own; this thread ends after the change.
     let changed = thread::spawn(move || {
         let somebody = rustix::process::Uid::from_raw(12345);
         rustix::thread::set_thread_res_uid(None, Some(somebody), None).unwrap();
@@ -219,13 +220,45 @@ fn nonsense_is_refused() {
 }
 
 #[test]
+fn an_answer_to_another_kind_of_request_is_refused() {
+    let (client, _directory) = scene(Duration::from_secs(5), |number, mut stream| {
+        let request = read_request(&mut stream).unwrap();
+        stream.write_all(&answer(request.id, number)).unwrap();
+    });
+    let error = client.describe(&"shop".parse().unwrap(), 0).unwrap_err();
+    assert!(matches!(error, Error::Garbled), "{error}");
+}
+
+#[test]
+fn a_call_is_pending_until_its_answer_arrives() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let (client, _directory) = scene(Duration::from_secs(5), move |_, mut stream| {
+        let request = read_request(&mut stream).unwrap();
+        let _ = released.lock().unwrap().recv();
+        let changes = Changes { revision: 7, labels: vec!["shop".into()], everything: false };
+        let body = Some(response::Body::Changes(changes));
+        let response = Response { id: request.id, outcome: Outcome::Done.into(), body };
+        stream.write_all(&frame::encode(&response).unwrap()).unwrap();
+    });
+    let call = client.start_watch(0, Duration::from_secs(60)).unwrap();
+    let Progress::Pending(call) = call.poll().unwrap() else { panic!("an answer too early") };
+    let at_most = Duration::from_millis(10);
+    let Progress::Pending(call) = call.finish_within(at_most).unwrap() else { panic!("too early") };
+    release.send(()).unwrap();
+    call.wait(Duration::from_secs(60)).unwrap();
+    let Progress::Ready(changes) = call.poll().unwrap() else { panic!("no answer") };
+    assert_eq!((changes.revision, changes.labels), (7, vec!["shop".parse().unwrap()]));
+}
+
+#[test]
 fn many_threads_at_once_each_get_their_own_answer() {
     let (client, _directory) = scene(Duration::from_secs(5), |_, mut stream| {
         while let Some(request) = read_request(&mut stream) {
             stream.write_all(&answer(request.id, request.id as usize)).unwrap();
         }
     });
-    // An answer for another request would be refused as garbled.
+    // The client would refuse the answer to another request as garbled.
     thread::scope(|scope| {
         for _ in 0..80 {
             scope.spawn(|| (0..50).for_each(|_| drop(client.status().unwrap())));

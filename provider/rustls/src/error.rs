@@ -66,8 +66,8 @@ pub enum Error {
     /// The text is not a reference.
     #[error("cannot read key reference: {0}")]
     Reference(#[from] InvalidReference),
-    /// The daemon refused: the key is disabled, no grant covers this program, the crypto unit is not
-    /// available, and so on.
+    /// The daemon refused: the key is disabled, no grant covers this program, the crypto unit is
+    /// not available, and so on.
     #[error("key \"{label}\" refused: {}", outcome.reason_for(label))]
     Refused {
         /// Label of the key.

@@ -14,8 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::resolver::Shared;
 use crate::{Error, RequestError};
 
-/// Handle of the thread, which ends after this is dropped. Dropping does not wait for the end, which
-/// may take as long as a request to the daemon.
+/// Handle of the thread, which ends after this is dropped. Dropping does not wait for the end,
+/// which may take as long as a request to the daemon.
 pub(crate) struct Follower {
     /// One end of a pair; the thread has the other end and sees this one close.
     _end: UnixStream,
@@ -66,8 +66,8 @@ impl Thread {
         }
     }
 
-    /// The changes after a revision, as soon as there are changes or `time` is over; `None` at the end
-    /// of the thread.
+    /// The changes after a revision, as soon as there are changes or `time` is over; `None` at the
+    /// end of the thread.
     fn changes(&self, after: u64, time: Duration) -> Result<Option<Changes>, RequestError> {
         let mut call = self.shared.keyward.client.start_watch(after, time)?;
         loop {
@@ -81,8 +81,8 @@ impl Thread {
         }
     }
 
-    /// Waits for the answer to a call, for its deadline, or for the end of the thread. Returns true at
-    /// the end of the thread.
+    /// Waits for the answer to a call, for its deadline, or for the end of the thread. Returns true
+    /// at the end of the thread.
     fn ends_while_waiting(&self, call: &Call<Changes>) -> bool {
         let left = call.deadline().saturating_duration_since(Instant::now());
         let mut either = [
@@ -107,7 +107,8 @@ fn wait(descriptors: &mut [PollFd<'_>], time: Duration) {
     let _ = poll(descriptors, time.as_ref());
 }
 
-/// Time after which the daemon answers a watch without changes: a check that the daemon is still there.
+/// Time after which the daemon answers a watch without changes: a check that the daemon is still
+/// there.
 const WATCH: Duration = Duration::from_secs(60);
 
 /// Pause before a daemon that does not answer is asked again, or a label whose last answer was

@@ -1,28 +1,28 @@
 //! Handshakes that let a tokio runtime do other work while a signature takes its time.
 //!
-//! rustls asks for a signature in the middle of a handshake, and waits for it on the thread that makes
-//! the handshake. With a key in the daemon's own crypto unit this takes as long as the signature, and
-//! some tens of microseconds. With a key in a remote unit it can take many milliseconds, and every
-//! other connection of that thread would wait too.
+//! rustls asks for a signature in the middle of a handshake, and waits for it on the thread that
+//! makes the handshake. With a key in the daemon's own crypto unit this takes as long as the
+//! signature, and some tens of microseconds. With a key in a remote unit it can take many
+//! milliseconds, and every other connection of that thread would wait too.
 //!
 //! # On a multi-thread runtime
 //!
 //! On a worker thread of a multi-thread runtime, a slow signature gives its thread up
 //! ([`block_in_place`](tokio::task::block_in_place)), whichever library makes the handshake. A
-//! signature is taken for slow from the beginning if the previous signature by this key took more than
-//! 2 ms, otherwise after 5 ms.
+//! signature is taken for slow from the beginning if the previous signature by this key took more
+//! than 2 ms, otherwise after 5 ms.
 //!
 //! tokio allows that on worker threads only. It does not allow it in a
 //! [`LocalSet`](tokio::task::LocalSet), nor in the future that is given to
 //! [`block_on`](tokio::runtime::Runtime::block_on). [`Acceptor`] and [`Connector`] work like
-//! [`TlsAcceptor`] and [`TlsConnector`], and make the handshake as a task on a worker thread if they
-//! are used in such a place.
+//! [`TlsAcceptor`] and [`TlsConnector`], and make the handshake as a task on a worker thread if
+//! they are used in such a place.
 //!
 //! # On a current-thread runtime
 //!
-//! A current-thread runtime has no worker threads, so each signature holds up its only thread. Where
-//! that is too long, give [`Acceptor::with_runtime`] or [`Connector::with_runtime`] a multi-thread
-//! runtime for the handshakes:
+//! A current-thread runtime has no worker threads, so each signature holds up its only thread.
+//! Where that is too long, give [`Acceptor::with_runtime`] or [`Connector::with_runtime`] a
+//! multi-thread runtime for the handshakes:
 //!
 //! ```no_run
 //! # fn f(config: std::sync::Arc<rustls::ServerConfig>) -> std::io::Result<()> {
@@ -38,11 +38,11 @@
 //! # Limit
 //!
 //! A slow signature under way takes one blocking thread of its runtime, which has 512 unless
-//! [`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads) sets another number. With
-//! one signature more the runtime stands still until a signature ends. The number of signatures under
-//! way is the rate of handshakes times the time of a signature: 512 are enough for 25,000 handshakes a
-//! second at 20 ms each, and for 100 a second at the 5 seconds that a daemon that hangs is given by
-//! default ([`Keyward::with_timeout`](crate::Keyward::with_timeout)).
+//! [`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads) sets another number.
+//! With one signature more the runtime stands still until a signature ends. The number of
+//! signatures under way is the rate of handshakes times the time of a signature: 512 are enough for
+//! 25,000 handshakes a second at 20 ms each, and for 100 a second at the 5 seconds that a daemon
+//! that hangs is given by default ([`Keyward::with_timeout`](crate::Keyward::with_timeout)).
 
 use core::fmt;
 use core::future::Future;
@@ -69,8 +69,8 @@ impl Acceptor {
         Self { acceptor: TlsAcceptor::from(config), runtime: None }
     }
 
-    /// The same acceptor, which makes handshakes on the worker threads of this multi-thread runtime,
-    /// except where a handshake is on a worker thread already.
+    /// The same acceptor, which makes handshakes on the worker threads of this multi-thread
+    /// runtime, except where a handshake is on a worker thread already.
     #[must_use]
     pub fn with_runtime(self, runtime: Handle) -> Self {
         Self { runtime: Some(runtime), ..self }
@@ -112,15 +112,15 @@ impl Connector {
         Self { connector: TlsConnector::from(config), runtime: None }
     }
 
-    /// The same connector, which makes handshakes on the worker threads of this multi-thread runtime,
-    /// except where a handshake is on a worker thread already.
+    /// The same connector, which makes handshakes on the worker threads of this multi-thread
+    /// runtime, except where a handshake is on a worker thread already.
     #[must_use]
     pub fn with_runtime(self, runtime: Handle) -> Self {
         Self { runtime: Some(runtime), ..self }
     }
 
-    /// Makes the handshake with the server of that name, to which `stream` is connected. Dropping the
-    /// future abandons the handshake.
+    /// Makes the handshake with the server of that name, to which `stream` is connected. Dropping
+    /// the future abandons the handshake.
     ///
     /// # Errors
     /// Errors of the stream; errors of rustls with [`io::ErrorKind::InvalidData`];
@@ -146,8 +146,8 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// Runs a handshake on a worker thread of a multi-thread runtime, where signatures may block in place.
-/// Most handshakes are there already. Without such a runtime the handshake runs here.
+/// Runs a handshake on a worker thread of a multi-thread runtime, where signatures may block in
+/// place. Most handshakes are there already. Without such a runtime the handshake runs here.
 async fn on_worker<T: Send + 'static>(
     runtime: Option<&Handle>,
     handshake: impl Future<Output = io::Result<T>> + Send + 'static,

@@ -14,9 +14,9 @@ use crate::{Error, Keyward, wait};
 /// Only [`Signer::sign`] does I/O.
 ///
 /// # Blocks
-/// [`Signer::sign`] asks the daemon and waits for the answer, up to the time limit of its [`Keyward`].
-/// The connection is kept for the next signature. If the daemon was restarted meanwhile, the request
-/// is sent once more over a new connection.
+/// [`Signer::sign`] asks the daemon and waits for the answer, up to the time limit of its
+/// [`Keyward`]. The connection is kept for the next signature. If the daemon was restarted
+/// meanwhile, the request is sent once more over a new connection.
 #[derive(Clone)]
 pub struct Key(Arc<Inner>);
 
@@ -42,11 +42,12 @@ impl Key {
     }
 
     /// This key with its certificates: for `with_cert_resolver` of a server and
-    /// `with_client_cert_resolver` of a client. The first certificate is the certificate of the key; each
-    /// further certificate is the issuer of the one before.
+    /// `with_client_cert_resolver` of a client. The first certificate is the certificate of the
+    /// key; each further certificate is the issuer of the one before.
     ///
     /// # Errors
-    /// [`Error::Certificates`] if there are no certificates, or the first one has another public key.
+    /// [`Error::Certificates`] if there are no certificates, or the first one has another public
+    /// key.
     pub fn with_certificates(
         self,
         certificates: Vec<CertificateDer<'static>>,
@@ -67,8 +68,8 @@ impl Key {
     fn schemes(&self) -> &'static [Scheme] {
         let schemes = self.0.reference.public_key().schemes();
         match self.key_type() {
-            // A curve signs with other hashes in TLS 1.2 only (RFC 8446, 4.2.3), and rustls does not
-            // tell the version.
+            // A curve signs with other hashes in TLS 1.2 only (RFC 8446, 4.2.3), and rustls does
+            // not tell the version.
             KeyType::P256 | KeyType::P384 | KeyType::P521 => schemes.get(..1).unwrap_or_default(),
             _ => schemes,
         }

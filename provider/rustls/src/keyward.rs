@@ -11,12 +11,12 @@ use keyward_proto::{Label, Reference};
 
 use crate::{Error, Key, Resolver, ResolverBuilder};
 
-/// The Keyward daemon, where keys come from. Cheap to clone; clones, and the keys that come from them,
-/// share their connections.
+/// The Keyward daemon, where keys come from. Cheap to clone; clones, and the keys that come from
+/// them, share their connections.
 ///
-/// Making a `Keyward` does no I/O: the first request connects, and a later request connects again where
-/// that is needed. Connections belong to the process that opened them, so a `Keyward` may be made
-/// before a fork.
+/// Making a `Keyward` does no I/O: the first request connects, and a later request connects again
+/// where that is needed. Connections belong to the process that opened them, so a `Keyward` may be
+/// made before a fork.
 #[derive(Clone)]
 pub struct Keyward {
     pub(crate) client: Client,
@@ -40,8 +40,8 @@ impl Keyward {
         Ok(Self::new(address, Client::DEFAULT_TIMEOUT))
     }
 
-    /// The daemon at a socket: an absolute path of at most 107 bytes, or `@name` for a socket in the
-    /// abstract namespace. A request takes at most 5 seconds.
+    /// The daemon at a socket: an absolute path of at most 107 bytes, or `@name` for a socket in
+    /// the abstract namespace. A request takes at most 5 seconds.
     ///
     /// # Errors
     /// [`Error::Address`] if `socket` is neither.
@@ -49,11 +49,11 @@ impl Keyward {
         Ok(Self::new(socket.parse()?, Client::DEFAULT_TIMEOUT))
     }
 
-    /// The same daemon with another time limit for each request, connecting included: at most an hour.
-    /// A handshake fails if its signature has not come in that time.
+    /// The same daemon with another time limit for each request, connecting included: at most an
+    /// hour. A handshake fails if its signature has not come in that time.
     ///
-    /// The result has connections of its own. Clones and keys made before keep their limit and their
-    /// connections.
+    /// The result has connections of its own. Clones and keys made before keep their limit and
+    /// their connections.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self::new(self.client.address().clone(), timeout)
@@ -87,9 +87,9 @@ impl Keyward {
     /// Asks the daemon for the public key and waits for the answer, up to the time limit.
     ///
     /// # Errors
-    /// [`Error::Label`] if `label` is not a label. [`Error::Refused`] if there is no such key, or no
-    /// grant for it. [`Error::Unavailable`] if the daemon does not answer. [`Error::UnknownType`] if
-    /// this crate does not know the type of the key.
+    /// [`Error::Label`] if `label` is not a label. [`Error::Refused`] if there is no such key, or
+    /// no grant for it. [`Error::Unavailable`] if the daemon does not answer.
+    /// [`Error::UnknownType`] if this crate does not know the type of the key.
     pub fn key(&self, label: &str) -> Result<Key, Error> {
         let label = parse(label)?;
         let described = self.client.describe(&label, 0);
@@ -102,8 +102,8 @@ impl Keyward {
         ResolverBuilder::new(self.clone())
     }
 
-    /// A key with the certificates that the daemon holds for it, for a server under every name, or for
-    /// a client. New certificates are used as soon as they are attached. Short for
+    /// A key with the certificates that the daemon holds for it, for a server under every name, or
+    /// for a client. New certificates are used as soon as they are attached. Short for
     /// [`ResolverBuilder::fallback`] and [`ResolverBuilder::build_following`].
     ///
     /// # Blocks

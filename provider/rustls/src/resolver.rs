@@ -15,11 +15,11 @@ use crate::follow::Follower;
 use crate::keyward::parse;
 use crate::{Error, Keyward, RequestError};
 
-/// Keys with the certificates that the daemon holds for them, by the names that clients ask for (SNI,
-/// RFC 6066, 3). Made by [`Keyward::resolver`].
+/// Keys with the certificates that the daemon holds for them, by the names that clients ask for
+/// (SNI, RFC 6066, 3). Made by [`Keyward::resolver`].
 ///
-/// Of each key the resolver uses the newest version with certificates that `keyward cert attach` has
-/// attached. To resolve a name is to look into memory, and never waits.
+/// Of each key the resolver uses the newest version with certificates that `keyward cert attach`
+/// has attached. To resolve a name is to look into memory, and never waits.
 ///
 /// A TLS client uses the key of [`ResolverBuilder::fallback`].
 ///
@@ -86,7 +86,8 @@ impl fmt::Debug for Resolver {
 pub struct KeyStatus {
     /// Label of the key.
     pub label: String,
-    /// Version that handshakes use, from 1; `None` if handshakes fail because there is no certificate.
+    /// Version that handshakes use, from 1; `None` if handshakes fail because there is no
+    /// certificate.
     pub version: Option<u32>,
     /// Reason why handshakes fail, or may fail soon; `None` if all is well.
     pub problem: Option<Problem>,
@@ -136,8 +137,8 @@ impl ResolverBuilder {
         Self { keyward, names: Names::default(), labels: HashSet::new(), error: None }
     }
 
-    /// Uses the key with this label for clients that ask for one of the names. A name is a DNS name, or
-    /// `*.example.com` for each name with exactly one more label in the place of the star.
+    /// Uses the key with this label for clients that ask for one of the names. A name is a DNS
+    /// name, or `*.example.com` for each name with exactly one more label in the place of the star.
     pub fn key(mut self, label: &str, names: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
         if let Some(label) = self.label(label) {
             for name in names {
@@ -160,8 +161,8 @@ impl ResolverBuilder {
     /// Waits for an answer for each key, each up to the time limit of a request.
     ///
     /// # Errors
-    /// [`Error::Label`] or [`Error::Name`] if a label or a name is not valid. For the first key that
-    /// cannot be used: [`Error::NoCertificates`], [`Error::Certificates`], [`Error::Refused`],
+    /// [`Error::Label`] or [`Error::Name`] if a label or a name is not valid. For the first key
+    /// that cannot be used: [`Error::NoCertificates`], [`Error::Certificates`], [`Error::Refused`],
     /// [`Error::Unavailable`] or [`Error::UnknownType`].
     pub fn build(self) -> Result<Arc<Resolver>, Error> {
         let shared = self.shared()?;
@@ -175,17 +176,17 @@ impl ResolverBuilder {
     /// versions of a key as soon as they have certificates, are used from the next handshake on. A
     /// thread waits for changes as long as the resolver lives.
     ///
-    /// The resolver is made even while the daemon is away. Handshakes with a key fail until the daemon
-    /// has described the key; [`Resolver::status`] tells why. If the daemon goes away later, the
-    /// resolver keeps the certificates it has.
+    /// The resolver is made even while the daemon is away. Handshakes with a key fail until the
+    /// daemon has described the key; [`Resolver::status`] tells why. If the daemon goes away later,
+    /// the resolver keeps the certificates it has.
     ///
     /// # Blocks
     /// Waits for the first answer for each key. After an answer that does not come within the time
     /// limit, the other keys are left to the thread.
     ///
     /// # Errors
-    /// [`Error::Label`] or [`Error::Name`] if a label or a name is not valid. [`Error::Follow`] if the
-    /// system gives no thread.
+    /// [`Error::Label`] or [`Error::Name`] if a label or a name is not valid. [`Error::Follow`] if
+    /// the system gives no thread.
     pub fn build_following(self) -> Result<Arc<Resolver>, Error> {
         let shared = self.shared()?;
         shared.update_all(shared.labels());
@@ -334,8 +335,8 @@ impl Shared {
         if certificates.is_empty() {
             return Err(Error::NoCertificates(label.to_string()));
         }
-        // A disabled key is offered all the same: the refusal of its signatures tells the server more
-        // than a missing key.
+        // A disabled key is offered all the same: the refusal of its signatures tells the server
+        // more than a missing key.
         let disabled = || Error::Refused { label: label.to_string(), outcome: Outcome::KeyDisabled };
         let is_enabled = described.state == Some(KeyState::Enabled);
         let problem = (!is_enabled).then(|| Arc::new(disabled()));
@@ -362,7 +363,8 @@ mod tests {
 
     use super::*;
 
-    /// Stands for a daemon with a record that it cannot read, which a test cannot make from outside.
+    /// Stands for a daemon with a record that it cannot read, which a test cannot make from
+    /// outside.
     fn answer_as_a_daemon_with_a_sick_key(mut peer: UnixStream) {
         let mut input = Vec::new();
         let mut part = [0; 1024];

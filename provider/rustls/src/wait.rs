@@ -20,11 +20,11 @@ pub(crate) fn answer(
     start()?.finish()
 }
 
-/// Starts a call and waits for its answer. While a slow signature is waited for, the thread is given
-/// back to its runtime where the runtime allows that, so the other tasks of the thread go on.
+/// Starts a call and waits for its answer. While a slow signature is waited for, the thread is
+/// given back to its runtime where the runtime allows that, so the other tasks of the thread go on.
 ///
-/// Giving a thread back costs some 20 us, more than a fast unit takes to sign. So a signature is waited
-/// for on this thread at first, unless the previous one was slow.
+/// Giving a thread back costs some 20 us, more than a fast unit takes to sign. So a signature is
+/// waited for on this thread at first, unless the previous one was slow.
 #[cfg(feature = "tokio")]
 pub(crate) fn answer(
     pace: &Pace,
@@ -62,8 +62,8 @@ const SLOW: core::time::Duration = core::time::Duration::from_millis(2);
 
 /// Time that a signature is waited for before the thread is given back.
 ///
-/// Longer than a tick of the kernel, which is 4 ms on most machines. For a shorter wait the kernel sets
-/// the timer of the processor and sets it back, for each signature: more than 5 us on a virtual
-/// machine.
+/// Longer than a tick of the kernel, which is 4 ms on most machines. For a shorter wait the kernel
+/// sets the timer of the processor and sets it back, for each signature: more than 5 us on a
+/// virtual machine.
 #[cfg(feature = "tokio")]
 const HERE: core::time::Duration = core::time::Duration::from_millis(5);
