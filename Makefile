@@ -58,7 +58,7 @@ lint:
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --release -p keyward-rustls -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --workspace --no-deps --document-private-items
-	conf/check-dependencies
+	.ci/check-dependencies
 
 # Speed and cost, all of it or PARTS="--quick handshakes"; see tests/src/bin/bench/main.rs. Not a test: machines differ.
 bench: install-test
@@ -66,9 +66,9 @@ bench: install-test
 	$(CARGO) run --release -p keyward-tests --bin bench -- $(PARTS)
 
 install-demo:
-	@CARGO="$(CARGO)" conf/check-rust
-	@conf/install-packages $(DEMO_PACKAGES)
+	@CARGO="$(CARGO)" .ci/check-rust
+	@.ci/install-packages $(DEMO_PACKAGES)
 
 install-test:
-	@CARGO="$(CARGO)" conf/check-rust
-	@conf/install-packages $(TEST_PACKAGES)
+	@CARGO="$(CARGO)" .ci/check-rust
+	@.ci/install-packages $(TEST_PACKAGES)

@@ -186,9 +186,9 @@ fn make_says_first_which_rust_is_needed() {
     }
     for new in ["1.95.0", "1.100.0-nightly", "2.0.0"] {
         program("rustc", new);
-        succeed(&mut command("conf/check-rust"));
+        succeed(&mut command(".ci/check-rust"));
     }
-    let (_, text) = fail(command("conf/check-rust").env("CARGO", "/none"));
+    let (_, text) = fail(command(".ci/check-rust").env("CARGO", "/none"));
     assert!(text.contains("and there is no cargo"), "{text}");
     let readme = fs::read_to_string(source.join("README.md")).unwrap();
     assert!(readme.contains("Rust 1.95 or later, from [rustup.rs](https://rustup.rs)"));
