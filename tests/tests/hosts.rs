@@ -273,7 +273,7 @@ fn a_daemon_that_is_stuck_costs_paused_handshakes_their_deadline() {
     }
 }
 
-/// What `conf/hosts.md` says of programs that do not work: should one of these change, the page has
+/// What `docs/hosts.md` says of programs that do not work: should one of these change, the page has
 /// to.
 #[test]
 fn programs_that_want_more_than_a_key_find_nothing() {

@@ -57,7 +57,7 @@ fn an_upgrade_under_load_loses_nothing() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// The steps of conf/convert.md: from a key file, in an nginx that was started without the
+/// The steps of docs/convert.md: from a key file, in an nginx that was started without the
 /// provider.
 #[test]
 fn a_conversion_under_load_loses_nothing() {

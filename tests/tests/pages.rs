@@ -1,4 +1,4 @@
-//! Pages of conf/ about programs that the tests have no server for: what they say is run on a copy
+//! Pages of docs/ about programs that the tests have no server for: what they say is run on a copy
 //! of the machine.
 
 #![allow(clippy::unwrap_used, reason = "bodies of tests")]

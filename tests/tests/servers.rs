@@ -1,4 +1,4 @@
-//! What holds for every server: each as its page in conf/ has it.
+//! What holds for every server: each as its page in docs/servers/ has it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "bodies of tests")]
 

@@ -1,5 +1,5 @@
-//! The real servers, started with a certificate and a reference for each port, and configured as their pages in conf/
-//! say.
+//! The real servers, started with a certificate and a reference for each port, and configured as
+//! their pages in docs/servers/ say.
 
 pub mod apache;
 pub mod haproxy;

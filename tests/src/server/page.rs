@@ -1,4 +1,4 @@
-//! The pages about servers in conf/: a server of the tests is configured with what its page shows, so that no page
+//! The pages about servers in docs/: a server of the tests is configured with what its page shows, so that no page
 //! shows what does not work.
 
 use std::fmt::Display;
@@ -19,9 +19,10 @@ impl Page {
     /// Reads the page about a server.
     pub fn read(name: &str) -> Self {
         let path = match name {
-            // That of the crate.
+            // The crate's own page.
             "rustls" => "../provider/rustls/README.md".to_owned(),
-            _ => format!("../conf/{name}.md"),
+            "certbot" | "chroot" | "convert" | "hosts" => format!("../docs/{name}.md"),
+            _ => format!("../docs/servers/{name}.md"),
         };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

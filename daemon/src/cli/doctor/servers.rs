@@ -352,7 +352,7 @@ impl<'a> Look<'a> {
                         "{} ({}) is an abstract address, and the process is in a network namespace of its own, where there is none",
                         told.socket, told.source
                     ),
-                    "take PrivateNetwork=yes out of its service, or give it a socket in a directory: see conf/chroot.md",
+                    "take PrivateNetwork=yes out of its service, or give it a socket in a directory: see docs/chroot.md",
                 ));
                 continue;
             }
