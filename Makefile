@@ -8,10 +8,12 @@ TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-
 	python3-protobuf
 # For another one apt removes the mail server of this machine.
 TEST_PACKAGES += $(if $(wildcard /usr/sbin/sendmail),,postfix)
-OPENSSL_TESTS = versions hosts asynchronous configurations files finite_fields resumption rsa_key_exchange signature_algorithms
+# Modules of tests/tests/e2e that are about OpenSSL.
+OPENSSL_TESTS = versions hosts asynchronous configurations reference_files finite_fields resumption rsa_key_exchange \
+	signature_algorithms
 
-# Tests with a long form beside the short one in `make test`.
-SOAK_TESTS = purpose fairness connections services master_key
+# Tests with a long form beside the short one in `make test`: program/module, in tests/tests.
+SOAK_TESTS = e2e/purpose shares/fairness shares/connections shares/services e2e/master_key
 
 .PHONY: all demo test test-openssl-4 soak bench lint install-demo install-test
 
@@ -40,7 +42,7 @@ test-openssl-4: install-test
 	home=$$(tests/openssl/build 4.0) && export OPENSSL_DIR=$$home C_INCLUDE_PATH=$$home/include LD_LIBRARY_PATH=$$home/lib && \
 	$(CARGO) build --release -p keyward-openssl --target-dir target/for-openssl-4.0 && \
 	$(CARGO) test --release -p keyward-openssl --target-dir target/for-openssl-4.0
-	$(CARGO) test --release -p keyward-tests --features openssl-4 $(patsubst %,--test %,$(OPENSSL_TESTS))
+	$(CARGO) test --release -p keyward-tests --features openssl-4 --test e2e -- $(addsuffix ::,$(OPENSSL_TESTS))
 
 # The same tests as in `make test` for longer and with larger counts, one after another, with their figures. Takes about an hour.
 soak: install-test
@@ -48,7 +50,7 @@ soak: install-test
 	tests/openssl/build 3.5 >/dev/null
 	@set -e; for test in $(SOAK_TESTS); do \
 		echo "soak: $$test, since $$(date +%H:%M)"; \
-		KEYWARD_SOAK=1 $(CARGO) test --release -p keyward-tests --test $$test -- --nocapture --test-threads=1; \
+		KEYWARD_SOAK=1 $(CARGO) test --release -p keyward-tests --test $${test%/*} -- $${test#*/}:: --nocapture --test-threads=1; \
 	done
 	KEYWARD_SOAK=1 $(CARGO) test --release -p keyward --test daemon real_key_exchanges -- --nocapture
 	@[ "$$(id -u)" = 0 ] || echo "left out, since they need root: attacks by other users"

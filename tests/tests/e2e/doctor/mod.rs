@@ -1,0 +1,81 @@
+//! What `keyward doctor` finds: one test for each trap between a server and its keys.
+
+mod configuration;
+mod daemon;
+mod found;
+mod server;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use keyward_tests::tool::{run, stderr};
+use keyward_tests::{Daemon, OpenSsl};
+
+const OTHER: &str = "daemon";
+
+/// One finding: verdict, detail and what to do.
+type Finding = [String; 3];
+
+/// What the doctor finds by one check, run with more arguments.
+fn doctor(daemon: &Daemon, check: &str, arguments: &[&dyn AsRef<OsStr>]) -> Vec<Finding> {
+    let mut command = daemon.keyward(&["doctor", "--json"]);
+    findings(command.env_remove("KEYWARD_SOCKET").args(arguments), check)
+}
+
+/// What such a command finds by one check.
+fn findings(command: &mut Command, check: &str) -> Vec<Finding> {
+    let output = run(command);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let findings: serde_json::Value =
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", stderr(&output)));
+    let findings = findings.as_array().unwrap();
+    let fails = findings.iter().any(|finding| finding["verdict"] == "fail");
+    assert_eq!(output.status.code(), Some(if fails { 78 } else { 0 }), "{text}");
+    let field =
+        |finding: &serde_json::Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+    let of_check = findings.iter().filter(|finding| finding["check"] == check);
+    of_check.map(|finding| ["verdict", "detail", "mend"].map(|name| field(finding, name))).collect()
+}
+
+/// A daemon, and an openssl.cnf that tests spoil.
+struct Scene {
+    daemon: Daemon,
+    good: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let daemon = Daemon::start();
+        let good = daemon.least_openssl_conf(OpenSsl::System);
+        Self { daemon, good }
+    }
+
+    /// The openssl.cnf with a part of it replaced.
+    fn conf(&self, part: &str, by: &str) -> PathBuf {
+        assert!(self.good.contains(part), "{part:?} in {}", self.good);
+        let path = self.daemon.path("spoilt.cnf");
+        fs::write(&path, self.good.replacen(part, by, 1)).unwrap();
+        path
+    }
+
+    /// Has the doctor look at an openssl.cnf, who finds one thing: its verdict, the detail and what to do.
+    fn find(&self, conf: &Path) -> Finding {
+        let mut found = doctor(&self.daemon, "openssl.cnf", &[&"--openssl-conf", &conf]);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        found.remove(0)
+    }
+
+    /// That one trap is found, and how to mend it.
+    fn trap(&self, part: &str, by: &str, detail: &str, mend: &str) {
+        let [verdict, told, mends] = self.find(&self.conf(part, by));
+        assert_eq!(verdict, "fail", "{told}");
+        assert!(told.contains(detail), "{detail:?} in {told:?}");
+        assert!(mends.contains(mend), "{mend:?} in {mends:?}");
+    }
+
+    fn module(&self) -> PathBuf {
+        self.daemon.path("keyward.so")
+    }
+}

@@ -1,0 +1,37 @@
+//! Keyward from end to end: the daemon, the provider and the adapter in real servers and clients.
+//!
+//! One program, since linking one for each module takes minutes. To run one module, or one test:
+//! `cargo test --release -p keyward-tests --test e2e versions::`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
+
+mod asynchronous;
+mod certbot;
+mod certificates;
+mod client_certificates;
+mod configurations;
+mod csr;
+mod doctor;
+mod examples;
+mod finite_fields;
+mod grep11;
+mod handshakes;
+mod hosts;
+mod key_files;
+mod master_key;
+mod memory;
+mod ml_dsa;
+mod nginx_upgrade;
+mod openssl;
+mod pages;
+mod purpose;
+mod reference_files;
+mod remote_keys;
+mod resumption;
+mod rsa_key_exchange;
+mod rustls_tonic;
+mod secrets;
+mod servers;
+mod signature_algorithms;
+mod users;
+mod versions;

@@ -1,0 +1,247 @@
+//! The master key of the embedded unit changes, and no signature fails; wherever that is broken
+//! off, it goes on.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use keyward_client::{Address, Client, Input, Label};
+use keyward_proto::{Outcome, Scheme};
+use keyward_tests::attacker::is_soak;
+use keyward_tests::signers::failures;
+use keyward_tests::tool::{Process, fail, succeed, wait_for};
+use keyward_tests::{Daemon, Signers};
+use serde_json::Value;
+
+#[test]
+fn a_new_master_key_is_put_in_force_under_load() {
+    let mut daemon = Daemon::start();
+    let keys =
+        [("shop", "p256"), ("mail", "rsa2048"), ("idle", "ed25519"), ("slow", "rsa4096"), ("off", "p256")];
+    for (label, key_type) in keys {
+        daemon.generate_for(label, key_type, "any");
+    }
+    succeed(&mut daemon.keyward(&["key", "disable", "idle"]));
+    daemon.generate_for("old", "rsa2048", "rsa-key-exchange");
+    let old = wkid(&daemon);
+    let (status, line) = fail(&mut rewrap(&daemon, &[]));
+    assert!(status.code() == Some(64) && line.contains("next-master-key"), "{line}");
+
+    // 500 signatures a second, from before the daemon knows of the new one until only that is left.
+    let load = Signers::start(&daemon, "shop", P256, 500.0, 4);
+    load.let_sign(100);
+    // And more of a kind that waits for its turn than can be made: the blobs change while they
+    // wait.
+    let queue = Queue::start(&daemon, 30);
+    queue.let_sign(30);
+    let next = next_master_key(&daemon);
+    daemon.configure_more(&format!("[embedded]\nnext-master-key = {next:?}\n"));
+    daemon.reload();
+    let (status, line) = fail(&mut rewrap(&daemon, &["--finish"]));
+    assert!(status.code() == Some(73) && line.contains("keyward key rewrap --backend embedded"), "{line}");
+    let text = succeed(&mut rewrap(&daemon, &[]));
+    assert!(text.starts_with("6 blobs wrapped, 6 keys of backend embedded are ready"), "{text}");
+    // Disabled since, it is as good as the others.
+    succeed(&mut daemon.keyward(&["key", "disable", "off"]));
+    daemon.generate_for("late", "p256", "any");
+    let (status, line) = fail(&mut rewrap(&daemon, &["--finish"]));
+    assert!(status.code() == Some(73) && line.contains("late;") && !line.contains("shop"), "{line}");
+    succeed(&mut rewrap(&daemon, &[]));
+    load.let_sign(100);
+    // What is not configured any more is not put in force: the next start would not find it.
+    let configured = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
+    fs::write(daemon.path("keyward.toml"), configured.split("[embedded]").next().unwrap()).unwrap();
+    daemon.reload();
+    let (status, line) = fail(&mut rewrap(&daemon, &["--finish"]));
+    assert!(status.code() == Some(64) && line.contains("as next-master-key"), "{line}");
+    fs::write(daemon.path("keyward.toml"), configured).unwrap();
+    daemon.reload();
+    let away = daemon.path("away.key");
+    fs::rename(&next, &away).unwrap();
+    let (status, line) = fail(&mut rewrap(&daemon, &["--finish"]));
+    assert!(status.code() == Some(64) && !line.contains("openssl rand"), "{line}");
+    fs::rename(&away, &next).unwrap();
+    queue.let_sign(30);
+    let text = succeed(&mut rewrap(&daemon, &["--finish"]));
+    queue.let_sign(30);
+    let new = wkid(&daemon);
+    assert!(text.contains(&format!("have the master key {new}")) && text.contains("as master-key"), "{text}");
+    assert_ne!(new, old);
+    daemon.generate_for("new", "p256", "any");
+    load.let_sign(100);
+    let signed = load.stop();
+    let failed = failures(&signed);
+    assert!(failed.is_empty(), "{} of {}: {:?}\n{}", failed.len(), signed.len(), failed[0], daemon.log());
+    queue.stop();
+    // Not back again.
+    let (status, line) = fail(&mut rewrap(&daemon, &[]));
+    assert!(status.code() == Some(64) && line.contains(&new), "{line}");
+    for label in ["idle", "off"] {
+        assert_eq!(sign(&daemon, label), Outcome::KeyDisabled);
+        succeed(&mut daemon.keyward(&["key", "enable", label]));
+    }
+
+    // With both, with the new one alone, and not with the old one alone.
+    let all = ["shop", "mail", "idle", "off", "late", "new"];
+    let file = daemon.path("state/dev-master.key");
+    let old_digits = fs::read(&file).unwrap();
+    for digits in [&old_digits, &fs::read(&next).unwrap()] {
+        assert!(daemon.stop().success());
+        fs::write(&file, digits).unwrap();
+        daemon.resume();
+        all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
+    }
+    // A line that was forgotten, of a file that has become the master key.
+    assert!(daemon.stop().success());
+    fs::rename(&next, &away).unwrap();
+    daemon.resume();
+    all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
+    assert!(daemon.log().contains("cannot read the next master key in"), "{}", daemon.log());
+    assert!(daemon.stop().success());
+    let configuration = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
+    daemon.configure(configuration.split("[embedded]").next().unwrap());
+    daemon.resume();
+    all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
+    assert!(daemon.stop().success());
+    fs::write(&file, &old_digits).unwrap();
+    daemon.resume();
+    all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::OtherMasterKey, "{label}"));
+    assert!(daemon.log().contains(&new), "{}", daemon.log());
+}
+
+#[test]
+fn a_change_that_is_killed_goes_on() {
+    let keys = if is_soak() { 400 } else { 40 };
+    let mut daemon = Daemon::start();
+    let labels: Vec<_> = (0..keys).map(|number| format!("key-{number:03}")).collect();
+    labels.iter().for_each(|label| daemon.generate_for(label, "p256", "any"));
+    let next = next_master_key(&daemon);
+    daemon.configure_more(&format!("[embedded]\nnext-master-key = {next:?}\n"));
+    daemon.reload();
+    let store = daemon.path("state/keys.redb");
+    let log = daemon.path("rewrap.log");
+    for words in [&[][..], &["--finish"]] {
+        let (mut kills, mut told) = (0, false);
+        let mut done = false;
+        while !done {
+            let before = fs::metadata(&store).unwrap().modified().unwrap();
+            let mut command = Process::start(&mut rewrap(&daemon, words), &log);
+            let changed = || fs::metadata(&store).unwrap().modified().unwrap() > before;
+            wait_for("a change of the store, or the end", || {
+                (changed() || !command.is_running()).then_some(())
+            });
+            // Enough of that: now to its end.
+            if kills == keys / 10 || !command.is_running() {
+                assert!(command.wait().success(), "{}", fs::read_to_string(&log).unwrap());
+                done = true;
+            } else {
+                daemon.kill();
+                command.wait();
+                kills += 1;
+                if words == ["--finish"] && !told {
+                    told = is_told_of_half_a_change(&mut daemon);
+                }
+                daemon.resume();
+            }
+            labels.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
+        }
+        assert!(kills > 2, "{words:?}: killed {kills} times");
+        assert_eq!(told, words == ["--finish"], "{}", daemon.log());
+    }
+    assert_ne!(wkid(&daemon), "");
+    fs::copy(&next, daemon.path("state/dev-master.key")).unwrap();
+    assert!(daemon.stop().success());
+    daemon.resume();
+    labels.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
+}
+
+/// Without the next master key a part of the keys does not sign, and the daemon has looked.
+fn is_told_of_half_a_change(daemon: &mut Daemon) -> bool {
+    let configured = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
+    daemon.configure(configured.split("[embedded]").next().unwrap());
+    daemon.resume();
+    let told = "wrapped by another master key than the unit has, and do not sign: key-";
+    let is_told = daemon.log().contains(told);
+    let problems = daemon.status()["problems"].to_string();
+    assert_eq!(problems.contains(told), is_told, "{problems}");
+    let first = sign(daemon, "key-000");
+    assert_eq!(first == Outcome::OtherMasterKey, is_told, "nothing was settled before the first key was");
+    assert_eq!(daemon.get("/ready").0, 200, "others sign");
+    assert!(daemon.stop().success());
+    daemon.configure(&configured);
+    is_told
+}
+
+/// Threads that each have a signature by RSA of 4,096 bits made, and the next one then.
+struct Queue {
+    signed: Arc<AtomicUsize>,
+    ended: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Queue {
+    fn start(daemon: &Daemon, threads: usize) -> Self {
+        let (signed, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let address = Address::try_from(daemon.socket().as_path()).unwrap();
+        let client = Arc::new(Client::new(address, Duration::from_secs(20)));
+        let threads = (0..threads).map(|_| {
+            let (signed, ended, client) = (Arc::clone(&signed), Arc::clone(&ended), Arc::clone(&client));
+            thread::spawn(move || {
+                let label: Label = "slow".parse().unwrap();
+                while !ended.load(Ordering::Relaxed) {
+                    let input = Input::Message(b"message");
+                    client.sign(&label, Scheme::RsaPssRsaeSha256, input).unwrap();
+                    signed.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        Self { signed: Arc::clone(&signed), ended: Arc::clone(&ended), threads: threads.collect() }
+    }
+
+    fn let_sign(&self, count: usize) {
+        let enough = self.signed.load(Ordering::Relaxed) + count;
+        wait_for("signatures", || (self.signed.load(Ordering::Relaxed) >= enough).then_some(()));
+    }
+
+    fn stop(self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
+fn rewrap(daemon: &Daemon, more: &[&str]) -> Command {
+    daemon.keyward(&[&["key", "rewrap", "--backend", "embedded"], more].concat())
+}
+
+fn next_master_key(daemon: &Daemon) -> PathBuf {
+    let path = daemon.path("next.key");
+    succeed(&mut daemon.shell(&format!("(umask 077; set -C; openssl rand -hex 32 > {})", path.display())));
+    path
+}
+
+/// The name of the master key in force.
+fn wkid(daemon: &Daemon) -> String {
+    let units: Value =
+        serde_json::from_str(&succeed(&mut daemon.keyward(&["unit", "list", "--json"]))).unwrap();
+    units[0]["wkid"].as_str().unwrap().to_owned()
+}
+
+fn sign(daemon: &Daemon, label: &str) -> Outcome {
+    let client = Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT);
+    let scheme = match label {
+        "mail" => Scheme::RsaPssRsaeSha256,
+        "idle" => Scheme::Ed25519,
+        _ => P256,
+    };
+    match client.sign(&label.parse::<Label>().unwrap(), scheme, Input::Message(label.as_bytes())) {
+        Ok(_) => Outcome::Done,
+        Err(keyward_client::Error::Refused(outcome)) => outcome,
+        Err(error) => panic!("{label}: {error}\n{}", daemon.log()),
+    }
+}
+
+const P256: Scheme = Scheme::EcdsaSecp256r1Sha256;
