@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
-use crate::{Daemon, is_root, target};
+use crate::{Daemon, has_root, target};
 
 /// A running attacker, which is killed when this is dropped.
 #[derive(Debug)]
@@ -92,9 +92,10 @@ pub struct Turn {
 
 impl Turn {
     /// Waits for it; none where attackers cannot be played, since only root can be other users.
+    #[track_caller]
     pub fn take() -> Option<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
-        if !is_root() {
+        if !has_root() {
             return None;
         }
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

@@ -36,8 +36,11 @@ pub use server::{Apache, Haproxy, Lighttpd, Nginx, Rustls, RustlsThread, SServer
 pub use signers::Signers;
 pub use unit_server::UnitServer;
 
+use std::fs::File;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -67,9 +70,33 @@ pub fn free_port() -> u16 {
     ports.by_ref().take(1000).find(free).expect("a free port")
 }
 
-/// Whether the tests run as root, and so can play with other users.
+/// Whether the tests run as root. For tests that do the same either way, with other users as root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Whether the tests run as root. If not, the test that asks is reported as left out.
+///
+/// For tests, or parts of them, that play other users, mount file systems or read the memory of a
+/// daemon.
+#[track_caller]
+pub fn has_root() -> bool {
+    if !is_root() {
+        leave_out("needs root");
+    }
+    is_root()
+}
+
+/// Reports the test that calls this as left out: in `target/left-out`, which `make test` prints at
+/// its end. A test that returns early passes otherwise, and nobody notices.
+#[track_caller]
+pub fn leave_out(reason: &str) {
+    let thread = std::thread::current();
+    let line = format!("{} ({}): {reason}\n", thread.name().unwrap_or("test"), Location::caller());
+    eprint!("left out: {line}");
+    let mut list = File::options().append(true).create(true).open(target().join("left-out")).expect("a list");
+    // In one call, since many tests write to the list.
+    list.write_all(line.as_bytes()).expect("an entry");
 }
 
 /// A file that the release build makes. `KEYWARD_BUILD` names the directory of another build to look at.

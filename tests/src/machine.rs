@@ -3,14 +3,16 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::{is_root, tool};
+use crate::{has_root, leave_out, tool};
 
 /// Runs a shell script, which ends at the first command that fails, in a copy of this machine and
 /// in the directory of the source. Changes, mounts and processes are gone with its end. Its `/run`
-/// is empty at the start, and its network is a loopback of its own. `None` where the kernel does
-/// not let us make one: without root, and in most containers.
+/// is empty at the start, and its network is a loopback of its own. `None`, and the test is
+/// reported as left out, where the kernel does not let us make one: without root, and in most
+/// containers.
+#[track_caller]
 pub fn run_in_copy(script: &str) -> Option<Output> {
-    if !is_root() {
+    if !has_root() {
         return None;
     }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the source");
@@ -19,7 +21,11 @@ pub fn run_in_copy(script: &str) -> Option<Output> {
     shell.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", COPY, "sh"]);
     shell.arg(scratch.path()).arg(&source).arg(script);
     let output = tool::run(&mut shell);
-    (output.status.code() != Some(NO_COPY)).then_some(output)
+    if output.status.code() == Some(NO_COPY) {
+        leave_out("needs an overlay of this machine, which cannot be mounted here");
+        return None;
+    }
+    Some(output)
 }
 
 /// How the script ends that makes the copy, if it cannot.

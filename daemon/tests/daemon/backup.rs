@@ -10,7 +10,7 @@ use keyward_proto::Outcome;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, told};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, told};
 
 #[test]
 fn a_copy_that_is_made_while_keys_change_is_whole() {
@@ -145,7 +145,7 @@ fn a_copy_is_restored_where_there_is_no_store() {
 /// Root restores what the user of the daemon must be able to open.
 #[test]
 fn a_copy_that_root_restores_is_for_the_user_of_the_daemon() {
-    if !rustix::process::geteuid().is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::production(&[("*", "tls-server")]);

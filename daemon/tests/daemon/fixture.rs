@@ -280,3 +280,19 @@ pub(crate) fn is_closed(stream: &mut UnixStream) -> bool {
         Err(error) => error.kind() == ErrorKind::ConnectionReset,
     }
 }
+
+/// Whether the tests run as root, and so can play other users. If not, the test that asks is
+/// entered in `target/left-out`, which `make test` prints at its end.
+#[track_caller]
+pub(crate) fn has_root() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    let (thread, place) = (std::thread::current(), std::panic::Location::caller());
+    let line = format!("{} ({place}): needs root\n", thread.name().unwrap_or("test"));
+    eprint!("left out: {line}");
+    let list = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/left-out");
+    let mut list = File::options().append(true).create(true).open(list).unwrap();
+    list.write_all(line.as_bytes()).unwrap();
+    false
+}

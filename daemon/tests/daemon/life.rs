@@ -10,7 +10,7 @@ use keyward_proto::Outcome;
 use keyward_proto::message::{GetStatus, Request, request};
 use rustix::process::Signal;
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, is_closed, receive, send, told};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, is_closed, receive, send, told};
 
 #[test]
 fn sighup_takes_over_a_sound_configuration_and_no_other() {
@@ -127,7 +127,7 @@ fn directories_above_its_own_are_open_to_others() {
 
 #[test]
 fn a_state_directory_of_another_user_is_refused() {
-    if !rustix::process::geteuid().is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::prepare("");

@@ -8,7 +8,7 @@ use keyward_proto::Outcome;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Daemon, certificate_verify, told};
+use crate::fixture::{Daemon, certificate_verify, has_root, told};
 
 #[test]
 fn a_store_that_was_emptied_is_told_until_there_is_a_key() {
@@ -136,7 +136,7 @@ fn a_note_that_is_something_else_is_none() {
 /// A key whose use is to end at once cannot wait for room on the disk.
 #[test]
 fn keys_are_disabled_and_deleted_on_a_full_disk() {
-    if !rustix::process::geteuid().is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare("");

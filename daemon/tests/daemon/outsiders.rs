@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use keyward_proto::Outcome;
 use rustix::process::Signal;
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, outcome};
-use crate::ownership::{as_ids, as_user, is_root};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, outcome};
+use crate::ownership::{as_ids, as_user};
 
 /// Every user whom the namespace does not know is 65534 in it.
 #[test]
 fn nobody_gets_the_grant_of_nobody_in_a_user_namespace() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare(
@@ -38,7 +38,7 @@ fn nobody_gets_the_grant_of_nobody_in_a_user_namespace() {
 
 #[test]
 fn a_flood_of_refusals_hides_neither_another_user_nor_its_own_extent() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let grants = [7001, 7002].map(|uid| format!("[[grant]]\nuid = {uid}\nkeys = [\"shop\"]\n"));

@@ -15,7 +15,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Gid, Pid, Signal, Uid, kill_process};
 
-use crate::fixture::{Daemon, PROGRAM, told};
+use crate::fixture::{Daemon, PROGRAM, has_root, told};
 
 /// Users whom nobody has heard of.
 const MALLORY: u32 = 7001;
@@ -23,7 +23,7 @@ const ALICE: u32 = 7002;
 
 #[test]
 fn a_directory_that_another_user_can_exchange_is_refused() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let everybody = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
@@ -72,7 +72,7 @@ fn a_directory_that_another_user_can_exchange_is_refused() {
 /// A command that an administrator copies from a refusal must not break what other programs need.
 #[test]
 fn no_refusal_says_to_change_a_directory_of_somebody_else() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     for option in ["--runtime-dir", "--state-dir"] {
@@ -117,7 +117,7 @@ fn a_key_store_that_another_user_can_change_is_refused() {
         refused("run: chmod go-w");
     }
     fs::set_permissions(&store, Permissions::from_mode(0o600)).unwrap();
-    if is_root() {
+    if has_root() {
         chown(&store, Some(MALLORY), None).unwrap();
         let (status, line) = told(&daemon.serve(&[]).output().unwrap());
         assert!(status == 77 && line.contains("run: chown -h root "), "{status} {line}");
@@ -134,7 +134,7 @@ fn a_key_store_that_another_user_can_change_is_refused() {
 /// As a plain cp by root leaves it.
 #[test]
 fn a_key_store_of_root_is_told_how_to_give_to_the_daemon() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
@@ -176,7 +176,7 @@ fn a_key_store_of_root_is_told_how_to_give_to_the_daemon() {
 /// that user.
 #[test]
 fn what_belongs_to_root_is_told_with_the_commands_that_give_it() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
@@ -211,7 +211,7 @@ fn what_belongs_to_root_is_told_with_the_commands_that_give_it() {
 /// On a machine where the package is installed, root looks at what the service has.
 #[test]
 fn root_is_not_told_to_take_the_master_key_away_from_the_service() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
@@ -274,7 +274,7 @@ fn links_and_sticky_directories_that_are_in_order_are_used() {
 
 #[test]
 fn no_key_is_sent_to_a_server_that_is_somebody_else() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::prepare("");
@@ -309,7 +309,7 @@ fn no_key_is_sent_to_a_server_that_is_somebody_else() {
 
 #[test]
 fn a_daemon_of_another_user_is_administered_as_that_user() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare("");
@@ -334,7 +334,7 @@ fn a_daemon_of_another_user_is_administered_as_that_user() {
 
 #[test]
 fn a_configuration_that_another_user_can_change_is_refused() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::prepare("log = \"info\"\n");
@@ -370,7 +370,7 @@ fn a_configuration_that_another_user_can_change_is_refused() {
 
 #[test]
 fn a_running_daemon_does_not_take_over_what_another_user_wrote() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::dev("");
@@ -410,7 +410,7 @@ fn a_master_key_that_another_user_knows_or_guesses_is_refused() {
         assert!(line.contains("cannot read the master key in") && line.contains("none.key"), "{line}");
     }
     daemon.new_master_key();
-    if is_root() {
+    if has_root() {
         chown(&key, Some(MALLORY), None).unwrap();
         refused("master.key belongs to user id 7001");
     }
@@ -418,7 +418,7 @@ fn a_master_key_that_another_user_knows_or_guesses_is_refused() {
 
 #[test]
 fn files_that_decide_about_units_are_looked_at_like_the_configuration() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::prepare("");
@@ -496,7 +496,7 @@ fn no_socket_is_bound_where_every_user_could_have_put_another_one() {
 /// may hold one for her server, before the daemon gives it its mode. She must not open a file of root's that way.
 #[test]
 fn no_mode_is_changed_through_links_of_the_owner_of_a_directory() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::prepare("");
@@ -571,10 +571,6 @@ fn timeout(command: &Command) -> Command {
     timeout.arg("10").arg(command.get_program()).args(command.get_args());
     timeout.env_remove("CREDENTIALS_DIRECTORY");
     timeout
-}
-
-pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 /// Does something as another user, in a thread of its own.

@@ -13,7 +13,7 @@ use redb::{Database, ReadableTable, Table, TableDefinition};
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, told};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, told};
 
 #[test]
 fn every_key_that_was_acknowledged_survives_kill_9() {
@@ -71,7 +71,7 @@ fn a_file_that_may_not_grow_costs_the_write_and_nothing_else() {
 
 #[test]
 fn a_full_disk_costs_the_write_and_nothing_else() {
-    if !rustix::process::geteuid().is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare("");
@@ -559,7 +559,7 @@ fn where_there_is_no_store_none_is_made_for_the_migration() {
 /// As the administrator does it who reads the pages: as root, in a shell without credentials.
 #[test]
 fn only_the_user_of_the_daemon_migrates_its_store() {
-    if !rustix::process::geteuid().is_root() {
+    if !has_root() {
         return;
     }
     let service = Some(7003);

@@ -17,8 +17,7 @@ use keyward_proto::frame;
 use keyward_proto::message::{GetStatus, Request, request};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, told};
-use crate::ownership::is_root;
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, told};
 
 /// Longest time that users may take who ask without end, or administrators who take their time.
 const SOON: Duration = Duration::from_secs(3);
@@ -243,7 +242,7 @@ fn a_daemon_does_not_become_a_program_that_would_not_start() {
 /// What is right for the user of the daemon is right, also if root looks at it.
 #[test]
 fn root_checks_for_the_user_of_the_daemon() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::prepare("");

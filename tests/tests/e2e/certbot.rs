@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use keyward_tests::pki::{openssl, plain_key};
 use keyward_tests::server::{Page, Site};
 use keyward_tests::tool::{run, stderr, succeed, wait_for};
-use keyward_tests::{Apache, Daemon, Handshake, Haproxy, Load, Nginx, Pebble, Pki, built, is_root};
+use keyward_tests::{Apache, Daemon, Handshake, Haproxy, Load, Nginx, Pebble, Pki, built, has_root};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -425,7 +425,7 @@ fn the_hook_changes_nothing_where_it_is_called_amiss() {
         run(&good, "can be changed by other users");
         fs::set_permissions(directory, before).unwrap();
     }
-    if is_root() {
+    if has_root() {
         std::os::unix::fs::chown(&live, Some(65534), None).unwrap();
         run(&good, "can be changed by other users");
         std::os::unix::fs::chown(&live, Some(0), None).unwrap();

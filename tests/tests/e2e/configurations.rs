@@ -9,7 +9,7 @@ use std::process::Command;
 
 use keyward_tests::server::{Site, nginx};
 use keyward_tests::tool::{fail, run, stderr, succeed};
-use keyward_tests::{Daemon, Host, OpenSsl, Pki, built, is_root};
+use keyward_tests::{Daemon, Host, OpenSsl, Pki, built, has_root};
 
 struct Scene {
     daemon: Daemon,
@@ -319,7 +319,7 @@ fn keyward_env_runs_tools_as_their_service_would() {
 /// Whose code would run with the rights of root.
 #[test]
 fn keyward_env_loads_nothing_of_other_users_as_root() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start();

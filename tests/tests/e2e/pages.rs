@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use keyward_tests::leave_out;
 use keyward_tests::machine::run_in_copy;
 use keyward_tests::server::Page;
 use keyward_tests::tool::stderr;
@@ -58,14 +59,11 @@ keyward key reference shop >/etc/keyward/shop.pem
 /// Runs a script on such a machine. What it prints has the line of the log that the page shows.
 fn run_page(page: Option<&Page>, grants: &str, program: &str, script: &str) {
     if !Path::new(program).exists() {
-        eprintln!("left out: there is no {program}");
+        leave_out(&format!("needs {program}, which is not installed"));
         return;
     }
     let output = run_in_copy(&format!("{}{script}", MACHINE.replace("GRANTS", grants)));
-    let Some(output) = output else {
-        eprintln!("left out: there is no overlay of this machine here");
-        return;
-    };
+    let Some(output) = output else { return };
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}\n{script}\n{text}{}", output.status, stderr(&output));
     assert!(page.is_none_or(|page| page.find_in_log(&text).is_some()), "{text}");

@@ -13,7 +13,7 @@ use keyward_tests::pki::plain_key;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{fail, run, stderr, succeed, wait_for};
 use keyward_tests::{
-    Backend, Daemon, Haproxy, Nginx, OpenSsl, Pki, Units, is_root, on_both_backends, scratch,
+    Backend, Daemon, Haproxy, Nginx, OpenSsl, Pki, Units, has_root, on_both_backends, scratch,
 };
 
 on_both_backends!(
@@ -243,7 +243,7 @@ fn a_key_at_two_backends_has_one_answer() {
 #[test]
 fn no_secret_stays_in_the_memory_of_the_daemon() {
     // Nobody else may look.
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start();

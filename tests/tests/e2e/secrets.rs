@@ -13,7 +13,7 @@ use keyward_proto::{KeyType, Outcome};
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::succeed;
-use keyward_tests::{Daemon, Handshake, Nginx, OpenSsl, Pki, is_root, memory};
+use keyward_tests::{Daemon, Handshake, Nginx, OpenSsl, Pki, has_root, memory};
 
 /// A key in a file, and each of its private values by name.
 struct Plain {
@@ -145,7 +145,7 @@ const TYPES: [&str; 6] = ["p256", "p384", "p521", "ed25519", "rsa2048", "ml-dsa-
 #[test]
 fn a_key_that_nobody_may_use_is_in_no_memory() {
     // Nobody else may look.
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start();
@@ -171,7 +171,7 @@ fn a_key_that_nobody_may_use_is_in_no_memory() {
 
 #[test]
 fn a_server_that_is_read_out_and_a_stolen_store_have_no_key() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start();
@@ -201,7 +201,7 @@ fn a_server_that_is_read_out_and_a_stolen_store_have_no_key() {
 /// Requests that have read the key before it was disabled bring it to the unit afterwards.
 #[test]
 fn requests_that_are_under_way_leave_nothing_behind() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start();

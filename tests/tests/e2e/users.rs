@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use keyward_tests::client::{WISHES, s_client};
 use keyward_tests::server::{Page, Server, Site};
 use keyward_tests::tool::{as_user, fail, run, succeed};
-use keyward_tests::{Backend, Daemon, Haproxy, Pki, is_root, on_both_backends};
+use keyward_tests::{Backend, Daemon, Haproxy, Pki, has_root, on_both_backends};
 
 on_both_backends!(
     another_user_is_refused_until_a_grant_names_him,
@@ -17,7 +17,7 @@ on_both_backends!(
 const OTHER: &str = "daemon";
 
 fn another_user_is_refused_until_a_grant_names_him(backend: Backend) {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start_on(backend);
@@ -52,7 +52,7 @@ fn another_user_is_refused_until_a_grant_names_him(backend: Backend) {
 }
 
 fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone(backend: Backend) {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start_on(backend);
@@ -74,7 +74,7 @@ fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone(backend: Backend) 
 }
 
 fn haproxy_signs_from_within_its_chroot(backend: Backend) {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare_on(backend, "");
@@ -97,7 +97,7 @@ fn haproxy_signs_from_within_its_chroot(backend: Backend) {
 /// An address that is in no directory is the same inside and outside.
 #[test]
 fn a_server_in_a_chroot_reaches_an_abstract_address() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare("");
@@ -119,7 +119,7 @@ fn a_server_in_a_chroot_reaches_an_abstract_address() {
 
 #[test]
 fn the_doctor_sees_the_socket_as_the_user_of_the_server_does() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start();

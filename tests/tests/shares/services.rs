@@ -7,7 +7,7 @@ use std::process::Command;
 use keyward_tests::attacker::{Turn, is_soak, outcomes, uid_of};
 use keyward_tests::cgroup::Cgroups;
 use keyward_tests::tool::succeed;
-use keyward_tests::{Attacker, Daemon};
+use keyward_tests::{Attacker, Daemon, leave_out};
 use serde_json::Value;
 
 const OTHER: u32 = 7001;
@@ -27,7 +27,7 @@ impl Scene {
     fn start(runner: impl FnOnce(&Daemon, &Cgroups) -> Vec<String>) -> Option<Self> {
         let turn = Turn::take()?;
         let Some(cgroups) = Cgroups::mount() else {
-            eprintln!("left out: cgroup2 cannot be mounted here");
+            leave_out("needs cgroup2, which cannot be mounted here");
             return None;
         };
         let mut daemon = Daemon::prepare("");

@@ -10,7 +10,7 @@ use std::process::Command;
 use keyward_tests::pki::openssl;
 use keyward_tests::server::{Apache, Site, nginx};
 use keyward_tests::tool::{Process, as_user, run, succeed, wait_for};
-use keyward_tests::{Daemon, Haproxy, Nginx, Pki, is_root};
+use keyward_tests::{Daemon, Haproxy, Nginx, Pki, has_root};
 use serde_json::Value;
 
 use super::OTHER;
@@ -46,7 +46,7 @@ fn assert_no_fault(found: &[Finding]) {
 
 #[test]
 fn servers_that_run_and_what_they_lack() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare("");
@@ -185,7 +185,7 @@ fn a_server_that_has_not_loaded_the_provider() {
 /// A process of another user says what it likes of itself.
 #[test]
 fn a_process_that_means_ill() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start();
@@ -266,7 +266,7 @@ fn connect_soon(socket: &Path) -> Option<std::os::fd::OwnedFd> {
 
 #[test]
 fn an_abstract_address_is_of_one_network_namespace() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare("");
@@ -310,7 +310,7 @@ fn nothing_is_said_to_be_in_order_unseen() {
     let [verdict, detail, _] = user(&[]);
     assert!(verdict == "ok" && detail == "daemon may use shop", "{detail}");
 
-    if is_root() {
+    if has_root() {
         let doctor = daemon.keyward(&["doctor"]);
         let text = String::from_utf8(run(&mut as_user(OTHER, &doctor)).stdout).unwrap();
         assert!(text.contains("not looked at: processes of other users ("), "{text}");

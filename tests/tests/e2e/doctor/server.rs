@@ -11,7 +11,7 @@ use keyward_tests::cgroup::Cgroups;
 use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{Process, as_user, run, succeed, wait_for};
-use keyward_tests::{Daemon, Haproxy, Nginx, OpenSsl, Pki, free_port, is_root};
+use keyward_tests::{Daemon, Haproxy, Nginx, OpenSsl, Pki, free_port, has_root};
 
 use super::{Finding, OTHER, Scene, doctor, findings};
 
@@ -203,7 +203,7 @@ fn a_process_is_without_the_variable() {
 
     let [verdict, detail, _] = find(u32::MAX / 4);
     assert!(verdict == "fail" && detail.contains("No such file"), "{detail}");
-    if is_root() {
+    if has_root() {
         let mut doctor = scene.daemon.keyward(&["doctor"]);
         let output = run(&mut as_user(OTHER, doctor.arg("--pid").arg(right.id().to_string())));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -273,7 +273,7 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
 
     let good = scene.conf(&socket, "socket = /keyward.sock");
     one(find(&good, &[&"--user", &OTHER]), "ok", "the socket /keyward.sock answers", "");
-    if is_root() {
+    if has_root() {
         fs::set_permissions(&inside, Permissions::from_mode(0o600)).unwrap();
         one(find(&good, &[&"--user", &OTHER]), "fail", "daemon may not write to", "chmod a+w");
         fs::set_permissions(&inside, Permissions::from_mode(0o666)).unwrap();
@@ -290,7 +290,7 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
 /// HAProxy as docs/servers/haproxy.md sets it up, and then a process that knows the socket by its openssl.cnf alone.
 #[test]
 fn the_chroot_is_that_of_the_process() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare("");
@@ -496,7 +496,7 @@ fn no_grant_lets_the_user_use_the_key() {
 /// it has.
 #[test]
 fn a_grant_holds_for_the_user_and_not_for_the_process() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start();
@@ -558,7 +558,7 @@ fn a_grant_holds_for_the_user_and_not_for_the_process() {
 
 #[test]
 fn the_daemon_cannot_tell_services_from_each_other() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare("");
@@ -631,7 +631,7 @@ fn the_reference_is_none() {
 
 #[test]
 fn the_user_cannot_read_the_reference() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let daemon = Daemon::start();
