@@ -15,7 +15,8 @@ OPENSSL_TESTS = versions hosts asynchronous configurations reference_files finit
 # Tests with a long form beside the short one in `make test`: program/module, in tests/tests.
 SOAK_TESTS = e2e/purpose shares/fairness shares/connections shares/services e2e/master_key
 
-# Names the tests that could not do their work here: without root, or in a container. They enter themselves.
+# Names the tests that could not do their work here: without root, or in a container. They enter
+# themselves.
 define LEFT_OUT
 if [ -s target/left-out ]; then \
 	sort -u target/left-out; \
@@ -23,6 +24,11 @@ if [ -s target/left-out ]; then \
 fi
 [ "$$(id -u)" = 0 ] || echo "not root: servers were not seen to change their user"
 endef
+
+# Everything that the tests run and load. Cargo gives dependencies the features that the chosen
+# targets need, and builds them once more for other targets. So lint, build and tests choose the
+# same ones: all of the workspace, tests included.
+BUILD_TESTS = $(CARGO) build --release --workspace --lib --bins --tests --examples
 
 .PHONY: all demo test test-openssl-4 soak bench lint install-demo install-test
 
@@ -37,14 +43,14 @@ demo: install-demo
 # Everything that CI runs. OpenSSL is built beside the rest, which leaves a processor idle at times.
 test: install-test
 	@tests/openssl/build 3.5 >/dev/null & openssl=$$!; status=0; \
-	{ $(MAKE) --no-print-directory lint && $(CARGO) build --release --workspace; } || status=$$?; \
+	{ $(MAKE) --no-print-directory lint && $(BUILD_TESTS); } || status=$$?; \
 	wait $$openssl || status=$$?; exit $$status
 	@rm -f target/left-out
 	$(CARGO) test --release --workspace
 	@$(LEFT_OUT)
 
-# The tests of the provider on OpenSSL 4.0 too, which is built for that, and a provider for it. The first time it takes
-# minutes, so it is no part of `make test`.
+# The tests of the provider on OpenSSL 4.0 too, which is built for that, and a provider for it. The
+# first time it takes minutes, so it is no part of `make test`.
 test-openssl-4: install-test
 	$(CARGO) build --release -p keyward -p keyward-openssl
 	tests/openssl/build 3.5 >/dev/null
@@ -53,29 +59,32 @@ test-openssl-4: install-test
 	$(CARGO) test --release -p keyward-openssl --target-dir target/for-openssl-4.0
 	$(CARGO) test --release -p keyward-tests --features openssl-4 --test e2e -- $(addsuffix ::,$(OPENSSL_TESTS))
 
-# The same tests as in `make test` for longer and with larger counts, one after another, with their figures. Takes about an hour.
+# The same tests as in `make test` for longer and with larger counts, one after another, with their
+# figures. Takes about an hour.
 soak: install-test
-	$(CARGO) build --release --workspace
+	$(BUILD_TESTS)
 	tests/openssl/build 3.5 >/dev/null
 	@rm -f target/left-out
 	@set -e; for test in $(SOAK_TESTS); do \
 		echo "soak: $$test, since $$(date +%H:%M)"; \
-		KEYWARD_SOAK=1 $(CARGO) test --release -p keyward-tests --test $${test%/*} -- $${test#*/}:: --nocapture --test-threads=1; \
+		KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test $${test%/*} -- $${test#*/}:: --nocapture --test-threads=1; \
 	done
-	KEYWARD_SOAK=1 $(CARGO) test --release -p keyward --test daemon real_key_exchanges -- --nocapture
+	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test daemon real_key_exchanges -- --nocapture
 	@$(LEFT_OUT)
 
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --release -p keyward-rustls -- -D warnings
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --workspace --no-deps \
+		--document-private-items --lib --examples $(patsubst tests/src/bin/%,--bin %,$(basename $(wildcard tests/src/bin/*)))
 	.ci/check-dependencies
 
-# Speed and cost, all of it or PARTS="--quick handshakes"; see tests/src/bin/bench/main.rs. Not a test: machines differ.
+# Speed and cost, all of it or PARTS="--quick handshakes"; see tests/src/bin/bench/main.rs. Not a
+# test: machines differ.
 bench: install-test
 	$(CARGO) build --release --workspace
-	$(CARGO) run --release -p keyward-tests --bin bench -- $(PARTS)
+	target/release/bench $(PARTS)
 
 install-demo:
 	@CARGO="$(CARGO)" .ci/check-rust

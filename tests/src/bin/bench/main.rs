@@ -1,7 +1,7 @@
 //! What `make bench` measures, part by part. Figures of one machine and one moment: no test.
 //!
 //! ```text
-//! cargo run --release -p keyward-tests --bin bench -- [--quick] [PART]...
+//! target/release/bench [--quick] [PART]...
 //!
 //! handshakes   CPU time of a handshake, key in the daemon against key in a file
 //! rustls       the same with servers on rustls
@@ -16,8 +16,9 @@
 //! --quick      short rounds, which show that it works and little else
 //! ```
 //!
-//! Without a PART all of them are measured, in this order. The workspace must have been built for release. KEYWARD_BUILD names
-//! the directory of another build to measure, as in KEYWARD_BUILD=../older/target/release.
+//! Without a PART all of them are measured, in this order. The workspace must have been built for
+//! release. KEYWARD_BUILD names the directory of another build to measure, as in
+//! KEYWARD_BUILD=../older/target/release.
 
 #![forbid(unsafe_code)]
 // A benchmark that cannot set up its scene has nothing better to do than to stop.
@@ -109,8 +110,8 @@ fn start_quiet(daemon: &mut Daemon) {
     daemon.resume();
 }
 
-/// CPU time that all threads of a process have used, in microseconds: the first number of `schedstat`, see
-/// the kernel's documentation of sched-stats.
+/// CPU time that all threads of a process have used, in microseconds: the first number of
+/// `schedstat`, see the kernel's documentation of sched-stats.
 fn cpu_time(pid: u32) -> f64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a running process");
     let nanoseconds: u64 = tasks
@@ -120,8 +121,8 @@ fn cpu_time(pid: u32) -> f64 {
     nanoseconds as f64 / 1000.0
 }
 
-/// What so many of a hundred measurements did not exceed in one of the things that were measured; zero if there are
-/// none.
+/// What so many of a hundred measurements did not exceed in one of the things that were measured;
+/// zero if there are none.
 fn percentile<T>(percent: usize, measured: &[T], part: impl Fn(&T) -> f64) -> f64 {
     let mut values: Vec<f64> = measured.iter().map(part).collect();
     values.sort_by(f64::total_cmp);
