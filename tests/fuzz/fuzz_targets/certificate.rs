@@ -1,20 +1,3 @@
-//! Certificates as administrators attach them, in PEM and DER. What is read of one is read again from what is stored of it.
-
 #![no_main]
 
-use keyward::keys::certificates::{Certificate, Chain, MAX_CHAIN};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    if let Ok(certificate) = Certificate::from_der(bytes) {
-        assert_eq!(certificate.der(), bytes);
-        let _ = (certificate.subject(), certificate.issuer(), certificate.fingerprint());
-    }
-    if let Ok(chain) = Chain::read(bytes) {
-        assert!((1..=MAX_CHAIN).contains(&chain.certificates.len()));
-        for certificate in &chain.certificates {
-            assert_eq!(Certificate::from_der(certificate.der()).as_ref(), Ok(certificate));
-        }
-        let _ = chain.check();
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz_targets::certificate::run(bytes));

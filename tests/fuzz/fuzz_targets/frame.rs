@@ -1,28 +1,3 @@
-//! Frames from the other end of the socket, on either side. What decodes must encode to the same again.
-
 #![no_main]
 
-use keyward_proto::frame;
-use keyward_proto::message::{Request, Response};
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    if let Ok(Some((body, used))) = frame::split(bytes) {
-        assert_eq!(used, frame::HEADER + body.len());
-        decode(body);
-    }
-    decode(bytes);
-});
-
-fn decode(body: &[u8]) {
-    if let Ok(request) = frame::decode::<Request>(body)
-        && let Ok(again) = frame::encode(&request)
-    {
-        assert_eq!(frame::decode::<Request>(&again[frame::HEADER..]), Ok(request));
-    }
-    if let Ok(response) = frame::decode::<Response>(body)
-        && let Ok(again) = frame::encode(&response)
-    {
-        assert_eq!(frame::decode::<Response>(&again[frame::HEADER..]), Ok(response));
-    }
-}
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz_targets::frame::run(bytes));

@@ -1,13 +1,3 @@
-//! Reference files. What reads as a reference must write and read to the same again.
-
 #![no_main]
 
-use keyward_proto::Reference;
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    let from_pem = str::from_utf8(bytes).ok().and_then(|text| Reference::from_pem(text).ok());
-    for reference in [from_pem, Reference::from_der(bytes).ok()].into_iter().flatten() {
-        assert_eq!(Reference::from_pem(&reference.to_pem()), Ok(reference));
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| keyward_fuzz_targets::reference::run(bytes));

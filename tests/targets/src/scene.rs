@@ -1,7 +1,5 @@
 //! A crypto unit with one key of each kind, for the targets that call it as GREP11 clients do.
 
-#![allow(dead_code)] // No target needs all of it.
-
 use std::num::NonZeroUsize;
 
 use keyward_grep11::attribute_value::OneAttr;
@@ -11,18 +9,17 @@ use keyward_unit::grep11::{Crypto, Error};
 use keyward_unit::{MasterKey, Unit};
 
 /// The unit, and blobs and public keys of its own that may do everything.
-pub struct Scene {
-    pub crypto: Crypto,
-    pub objects: Vec<Vec<u8>>,
+pub(crate) struct Scene {
+    pub(crate) crypto: Crypto,
+    pub(crate) objects: Vec<Vec<u8>>,
 }
 
 /// Where keys are among the objects.
-pub const AES: usize = 0;
-pub const SECRET: usize = 1;
-pub const P256: usize = 2;
+pub(crate) const AES: usize = 0;
+pub(crate) const SECRET: usize = 1;
 
 impl Scene {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let unit = Unit::new(
             MasterKey::generate().expect("random bytes"),
             NonZeroUsize::new(32).expect("more than 0"),
@@ -67,16 +64,16 @@ impl Scene {
     }
 }
 
-pub fn without_parameter(mechanism: u64) -> Option<Mechanism> {
+pub(crate) fn without_parameter(mechanism: u64) -> Option<Mechanism> {
     Some(Mechanism { mechanism, parameter: None })
 }
 
-pub fn with_iv(mechanism: u64) -> Option<Mechanism> {
+pub(crate) fn with_iv(mechanism: u64) -> Option<Mechanism> {
     Some(Mechanism { mechanism, parameter: Some(Parameter::ParameterB(vec![0; 16])) })
 }
 
 /// All that a key may be allowed.
-pub fn everything() -> Vec<(u64, OneAttr)> {
+pub(crate) fn everything() -> Vec<(u64, OneAttr)> {
     [
         cka::CKA_EXTRACTABLE,
         cka::CKA_IBM_USE_AS_DATA,
@@ -92,12 +89,12 @@ pub fn everything() -> Vec<(u64, OneAttr)> {
     .to_vec()
 }
 
-pub fn typed<M: FromIterator<(u64, AttributeValue)>>(template: Vec<(u64, OneAttr)>) -> M {
+pub(crate) fn typed<M: FromIterator<(u64, AttributeValue)>>(template: Vec<(u64, OneAttr)>) -> M {
     template.into_iter().map(|(number, value)| (number, AttributeValue { one_attr: Some(value) })).collect()
 }
 
 /// Whatever a call was asked, a refusal has a number with a name, and a reason that fits into a header.
-pub fn check(error: &Error) {
+pub(crate) fn check(error: &Error) {
     assert!(ckr::name(error.code()).is_some(), "{error}");
     assert!((1..1000).contains(&error.detail().len()), "{error}");
     assert!(![ckr::CKR_GENERAL_ERROR].contains(&error.code()), "{error}");

@@ -1,0 +1,24 @@
+//! What other units hand out: blobs and public keys, adopted or answered. What is read of a public key is the start of
+//! what was given, or the same key in the form of the standards; what is read of a blob are bytes that stand in it.
+
+use keyward_proto::PublicKey;
+use keyward_unit::{Header, spki_of_public_key_blob};
+
+/// Feeds an input to the decoder.
+pub fn run(bytes: &[u8]) {
+    if let Some(header) = Header::read(bytes) {
+        let wkid = header.wkid().to_string();
+        let stands: String = bytes[32..48].iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(wkid, stands);
+        assert_eq!(header.extractable(), bytes[55] & 1 == 1);
+        assert_eq!(header.signs(), bytes[54] & 1 == 1);
+    }
+    if let Some(spki) = spki_of_public_key_blob(bytes) {
+        match PublicKey::from_spki(&spki) {
+            Ok(PublicKey::Ed25519(key)) => assert!(bytes.windows(key.len()).any(|part| part == key)),
+            _ => assert!(bytes.starts_with(&spki) || spki.len() == 44),
+        }
+        // In its own form it is read again as it is.
+        assert_eq!(spki_of_public_key_blob(&spki).as_deref(), Some(&*spki));
+    }
+}
