@@ -19,7 +19,8 @@ pub struct Attacker {
 }
 
 impl Attacker {
-    /// Starts one in a mode, with settings as its module doc has them, and waits until it is at work.
+    /// Starts one in a mode, with settings as its module doc has them, and waits until it is at
+    /// work.
     pub fn start(daemon: &Daemon, uid: u32, mode: &str, settings: &str) -> Self {
         let mut attacker = Self::spawn(daemon, uid, mode, settings);
         attacker.expect("ready");
@@ -69,7 +70,7 @@ impl Attacker {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("no report, {error}: {text}"))
     }
 
-    /// Its process id.
+    /// Process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -85,7 +86,7 @@ impl Drop for Attacker {
 /// The turn of a test that measures: no other one of the same program runs meanwhile.
 #[derive(Debug)]
 pub struct Turn {
-    /// What the group of processes of this session had before.
+    /// Nice value of this session's process group before the turn.
     nice: Option<String>,
     _alone: MutexGuard<'static, ()>,
 }
@@ -99,7 +100,8 @@ impl Turn {
             return None;
         }
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        // As in "/autogroup-27 nice 0": see sched(7). Other work on this machine would be measured otherwise.
+        // As in "/autogroup-27 nice 0": see sched(7). Other work on this machine would be measured
+        // otherwise.
         let before = fs::read_to_string(AUTOGROUP).unwrap_or_default();
         let nice = before.trim_end().rsplit(' ').next().map(str::to_owned);
         let _ = fs::write(AUTOGROUP, "-15");

@@ -1,4 +1,4 @@
-//! What signs behind the daemon: one test body, run on each backend.
+//! Backends that sign for the daemon: one test body, run on each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// What `key generate` and `key import` are told for the key to be made there.
+    /// Arguments of `key generate` and `key import` that make the key on this backend.
     pub fn words(self) -> &'static [&'static str] {
         match self {
             // The only one there is, which need not be named.
@@ -27,7 +27,8 @@ impl Backend {
     }
 }
 
-/// Makes a test for each backend out of functions that take a [`Backend`]: `embedded::NAME` and `grep11::NAME`.
+/// Makes a test for each backend out of functions that take a [`Backend`]: `embedded::NAME` and
+/// `grep11::NAME`.
 #[macro_export]
 macro_rules! on_both_backends {
     ($($name:ident),+ $(,)?) => {
@@ -47,8 +48,8 @@ macro_rules! on_both_backends {
     };
 }
 
-/// Remote units, of one master key where nothing else is said, and what it takes to reach them: mutual TLS with an
-/// authority of their own.
+/// Remote units, of one master key where nothing else is said, and what it takes to reach them:
+/// mutual TLS with an authority of their own.
 #[derive(Debug)]
 pub struct Units {
     directory: PathBuf,
@@ -71,8 +72,8 @@ impl Units {
         Self { directory: directory.to_owned(), pki, server, client }
     }
 
-    /// Starts one of them, its log under a name, with more arguments, and waits until it is ready. The first one
-    /// makes the master key, so it must be ready before there is a second one.
+    /// Starts one of them, its log under a name, with more arguments, and waits until it is ready.
+    /// The first one makes the master key, so it must be ready before there is a second one.
     pub fn start(&self, name: &str, more: &[&str]) -> UnitServer {
         let mut command = self.command();
         command.arg("--dev").arg("--state-dir").arg(self.directory.join("state")).args(more);
@@ -110,7 +111,8 @@ impl Units {
         command
     }
 
-    /// The section of keyward.toml for the daemon to find them at these endpoints, with more settings.
+    /// The section of keyward.toml for the daemon to find them at these endpoints, with more
+    /// settings.
     pub fn section(&self, endpoints: &[String], more: &str) -> String {
         self.section_of(Self::BACKEND, endpoints, more)
     }
@@ -124,7 +126,7 @@ impl Units {
         )
     }
 
-    /// What came of one call of a client in Python to one of them: see tests/grep11/probe.py.
+    /// Result of one call of a client in Python to a unit: see tests/grep11/probe.py.
     pub fn probe(&self, python: &Python, unit: &UnitServer, arguments: &[&str]) -> String {
         let [certificate, key] = &self.client;
         let files = [("--ca", &self.pki.ca()), ("--cert", certificate), ("--key", key)];
@@ -146,7 +148,8 @@ mod tests {
     use super::*;
     use crate::{Daemon, scratch};
 
-    /// The lines of the backend are there whatever else is written, once, and name files that exist.
+    /// The lines of the backend are there whatever else is written, once, and name files that
+    /// exist.
     #[test]
     fn a_configuration_always_has_its_backend() {
         let daemon = Daemon::prepare_on(Backend::Grep11, "[socket]\nconnections = 9\n");

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-/// The hierarchy of this machine, and the groups that the test has made in it, which are removed with this value.
+/// The hierarchy of this machine, and the groups that the test has made in it, which are removed
+/// with this value.
 #[derive(Debug)]
 pub struct Cgroups {
     /// A mount that is in no directory, so nothing has to be unmounted, however the test ends.
@@ -25,7 +26,8 @@ impl Cgroups {
         Some(Self { mount, made: RefCell::default() })
     }
 
-    /// The directory of a group, which is made if there is none, with those above it. Other processes of root can use it, too.
+    /// The directory of a group, which is made if there is none, with those above it. Other
+    /// processes of root can use it, too.
     pub fn group(&self, path: &str) -> PathBuf {
         let mut directory =
             PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.mount.as_raw_fd()));

@@ -21,7 +21,7 @@ use crate::server::{Server, Site};
 use crate::tool::{fail, succeed};
 use crate::{KEY_TYPES, Pki};
 
-/// What a client wants of a handshake.
+/// Properties of a handshake that a client asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
     /// `1.2` or `1.3`.
@@ -31,8 +31,8 @@ pub struct Wish {
 }
 
 impl Wish {
-    /// The groups to offer: the wished one first, and the curves of the certificates, since TLS 1.2 has one
-    /// list for both (RFC 8422, 4).
+    /// The groups to offer: the wished one first, and the curves of the certificates, since TLS 1.2
+    /// has one list for both (RFC 8422, 4).
     fn groups(self) -> &'static str {
         if self.group == "P-256" { "P-256:P-384:P-521" } else { "X25519:P-256:P-384:P-521" }
     }
@@ -51,8 +51,8 @@ pub const WISHES: [Wish; 4] = [
     Wish { version: "1.3", group: "X25519" },
 ];
 
-/// Makes handshakes with every wish, by curl and by `openssl s_client`, at a site for each of [`KEY_TYPES`]. What the server
-/// cannot do must fail. Returns how many succeeded.
+/// Makes handshakes with every wish, by curl and by `openssl s_client`, at a site for each of
+/// [`KEY_TYPES`]. What the server cannot do must fail. Returns how many succeeded.
 pub fn every_key_type(pki: &Pki, server: &dyn Server, sites: &[Site]) -> usize {
     let mut handshakes = 0;
     for (site, key_type) in sites.iter().zip(KEY_TYPES) {
@@ -69,7 +69,8 @@ pub fn every_key_type(pki: &Pki, server: &dyn Server, sites: &[Site]) -> usize {
     handshakes
 }
 
-/// Makes a handshake with `openssl s_client`, which must verify the certificate and get what it wishes.
+/// Makes a handshake with `openssl s_client`, which must verify the certificate and get what it
+/// wishes.
 pub fn s_client(pki: &Pki, address: SocketAddr, wish: Wish) {
     let output = crate::tool::run(&mut s_client_command(pki, address, wish));
     let text = crate::tool::stderr(&output);
@@ -147,7 +148,8 @@ impl Handshake {
         Self::with(pki, address, version, groups.to_vec(), key)
     }
 
-    /// A client of TLS 1.2 whose randoms come from this source, which is asked for 32 bytes for that of its ClientHello.
+    /// A client of TLS 1.2 whose randoms come from this source, which is asked for 32 bytes for
+    /// that of its ClientHello.
     pub fn with_random(pki: &Pki, address: SocketAddr, random: &'static dyn SecureRandom) -> Self {
         let mut provider = aws_lc_rs::default_provider();
         provider.secure_random = random;
@@ -190,7 +192,8 @@ impl Handshake {
         }
     }
 
-    /// The same for another name than `localhost`: a DNS name, or an address, with which no name is sent.
+    /// The same for another name than `localhost`: a DNS name, or an address, with which no name is
+    /// sent.
     #[must_use]
     pub fn asking_for(self, name: &'static str) -> Self {
         Self { name: ServerName::try_from(name).expect("a name"), ..self }

@@ -24,7 +24,8 @@ use crate::{Backend, OpenSsl, UnitServer, Units, built, scratch};
 
 /// A daemon with a state, a runtime directory and a configuration of its own.
 ///
-/// Its fields are dropped in this order: the daemon ends before the unit that it uses, and the directory last.
+/// Its fields are dropped in this order: the daemon ends before the unit that it uses, and the
+/// directory last.
 #[derive(Debug)]
 pub struct Daemon {
     process: Option<Process>,
@@ -55,7 +56,8 @@ impl Daemon {
         daemon
     }
 
-    /// As [`Daemon::start`], on a backend: a remote unit is started too, and stays there as long as this value.
+    /// As [`Daemon::start`], on a backend: a remote unit is started too, and stays there as long as
+    /// this value.
     pub fn start_on(backend: Backend) -> Self {
         let mut daemon = Self::prepare_on(backend, "");
         daemon.resume();
@@ -103,7 +105,8 @@ impl Daemon {
         Self::assemble(directory, Backend::Grep11, Some(unit), section, "")
     }
 
-    /// As [`Daemon::prepare`], with its keys in units that the test starts and stops; see [`Units::section`].
+    /// As [`Daemon::prepare`], with its keys in units that the test starts and stops; see
+    /// [`Units::section`].
     pub fn prepare_for_units(section: String, configuration: &str) -> Self {
         Self::assemble(scratch(), Backend::Grep11, None, section, configuration)
     }
@@ -138,8 +141,8 @@ impl Daemon {
         self.environment.push((name.to_owned(), path));
     }
 
-    /// Has each daemon that is started from now on run by another program, which is given its command: a debugger, for
-    /// example.
+    /// Has each daemon that is started from now on run by another program, which is given its
+    /// command: a debugger, for example.
     pub fn run_by(&mut self, runner: Vec<String>) {
         self.runner = runner;
     }
@@ -155,7 +158,8 @@ impl Daemon {
         file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the configuration");
     }
 
-    /// Holds the peers' socket, as systemd does, and passes it to each daemon that is started from now on.
+    /// Holds the peers' socket, as systemd does, and passes it to each daemon that is started from
+    /// now on.
     pub fn hold_socket(&mut self) {
         fs::create_dir_all(self.path("run")).expect("the runtime directory");
         let listener = UnixListener::bind(self.socket()).expect("the peers' socket");
@@ -232,14 +236,15 @@ impl Daemon {
         tool::wait_for("an upgrade", || (ready() > before).then_some(()));
     }
 
-    /// Every request that came over the peers' socket was the one signature of a handshake, and there were so many.
+    /// Every request that came over the peers' socket was the one signature of a handshake, and
+    /// there were so many.
     pub fn assert_one_request_each(&self, handshakes: usize) {
         let signatures = self.logged(&["outcome=done", "purpose=tls1"]);
         assert_eq!(signatures, handshakes, "{}", self.log());
         assert_eq!(self.status()["requests"], handshakes, "requests of every kind");
     }
 
-    /// Its process id.
+    /// Process id.
     pub fn id(&self) -> u32 {
         self.process.as_ref().expect("a running daemon").id()
     }
@@ -254,7 +259,7 @@ impl Daemon {
         self.directory.path().join(name)
     }
 
-    /// Its directory.
+    /// Directory of this daemon.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -264,7 +269,7 @@ impl Daemon {
         self.path("run/keyward.sock")
     }
 
-    /// What it logged so far.
+    /// Log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
     }
@@ -291,14 +296,15 @@ impl Daemon {
         command
     }
 
-    /// What the daemon says about itself over the administrators' socket.
+    /// Status that the daemon reports over the administrators' socket.
     pub fn status(&self) -> serde_json::Value {
         let (status, text) = self.get("/v1/status");
         assert_eq!(status, 200, "{text}");
         serde_json::from_str(&text).expect("JSON")
     }
 
-    /// The sum of what a metric says under all sets of labels that have each of `labels`, as in `phase="unit"`.
+    /// The sum of what a metric says under all sets of labels that have each of `labels`, as in
+    /// `phase="unit"`.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let (_, page) = self.get("/metrics");
         let values = page.lines().filter_map(|line| {
@@ -325,7 +331,8 @@ impl Daemon {
         command
     }
 
-    /// The command line that makes a key on the backend: `key generate` or `key import` with more words.
+    /// The command line that makes a key on the backend: `key generate` or `key import` with more
+    /// words.
     pub fn new_key(&self, words: &[&str]) -> Command {
         let mut command = self.keyward(&[&["key"], words].concat());
         command.args(self.backend.words());
@@ -342,7 +349,8 @@ impl Daemon {
         tool::succeed(&mut self.new_key(&["generate", label, "--type", key_type, "--use", usage]));
     }
 
-    /// Imports a plain key for TLS servers, and returns its file. All keys of a type are the same one here.
+    /// Imports a plain key for TLS servers, and returns its file. All keys of a type are the same
+    /// one here.
     pub fn import(&self, label: &str, key_type: &str) -> PathBuf {
         self.import_with(label, key_type, &[])
     }
@@ -375,7 +383,8 @@ impl Daemon {
         keyward_rustls::Keyward::at(socket.to_str().expect("a path in UTF-8")).expect("a socket")
     }
 
-    /// A key of this daemon with its certificates, by the files of a site, as programs on rustls take it.
+    /// A key of this daemon with its certificates, by the files of a site, as programs on rustls
+    /// take it.
     pub fn key_for_rustls(&self, site: &Site) -> Arc<SingleCertAndKey> {
         let certificates = CertificateDer::pem_file_iter(&site.certificate).expect("certificates");
         let certificates = certificates.collect::<Result<_, _>>().expect("certificates");
@@ -418,8 +427,7 @@ impl Daemon {
         )
     }
 
-    /// What the shipped openssl.cnf says of module and socket, and what it is to say for this
-    /// daemon.
+    /// Values of module and socket in the shipped openssl.cnf, and the values for this daemon.
     fn settings_of_provider(&self, openssl: OpenSsl) -> [[String; 2]; 2] {
         // Copied, so that users of servers can reach it wherever the build lies.
         let module = self.path(if openssl.major() == 3 { "keyward.so" } else { "keyward-4.so" });

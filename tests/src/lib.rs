@@ -1,6 +1,8 @@
-//! What the end-to-end tests and benchmarks share: a daemon, a small PKI, the real servers, and clients.
+//! Parts that the end-to-end tests and benchmarks share: a daemon, a small PKI, the real servers,
+//! and clients.
 //!
-//! Everything runs on loopback in a directory of its own, and ends with the value that stands for it.
+//! Everything runs on loopback in a directory of its own, and ends with the value that stands for
+//! it.
 
 #![forbid(unsafe_code)]
 // A test that cannot set up its scene has nothing better to do than to stop.
@@ -48,7 +50,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 pub const KEY_TYPES: [&str; 8] =
     ["p256", "p384", "p521", "ed25519", "rsa2048", "rsa3072", "rsa4096", "rsa-pss2048"];
 
-/// Those that OpenSSL knows since 3.5.
+/// Key types that OpenSSL knows since 3.5.
 pub const ML_DSA: [&str; 3] = ["ml-dsa-44", "ml-dsa-65", "ml-dsa-87"];
 
 /// A directory for one test that other users may enter, removed at its end.
@@ -61,8 +63,8 @@ pub fn scratch() -> tempfile::TempDir {
 
 /// A port of loopback on which nobody listens.
 pub fn free_port() -> u16 {
-    // Below the range from which the kernel takes ports for clients (ip_local_port_range, ip(7)): one of
-    // those could be gone by the time the server wants it.
+    // Below the range from which the kernel takes ports for clients (ip_local_port_range, ip(7)):
+    // one of those could be gone by the time the server wants it.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = 10_000 + u16::try_from(std::process::id() % 20_000).unwrap_or(0);
     let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed));
@@ -99,7 +101,8 @@ pub fn leave_out(reason: &str) {
     list.write_all(line.as_bytes()).expect("an entry");
 }
 
-/// A file that the release build makes. `KEYWARD_BUILD` names the directory of another build to look at.
+/// A file that the release build makes. `KEYWARD_BUILD` names the directory of another build to
+/// look at.
 pub fn built(name: &str) -> PathBuf {
     let build = std::env::var_os("KEYWARD_BUILD").map_or_else(|| target().join("release"), PathBuf::from);
     let path = build.join(name);

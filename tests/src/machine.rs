@@ -31,8 +31,8 @@ pub fn run_in_copy(script: &str) -> Option<Output> {
 /// How the script ends that makes the copy, if it cannot.
 const NO_COPY: i32 = 93;
 
-/// What is on file systems of their own is not in a copy of the root, so those that matter are
-/// added.
+/// Script that makes the copy. An overlay of the root has none of the other file systems, so the
+/// script adds the ones that matter.
 const COPY: &str = r#"
 set -eu
 trap 'exit 93' EXIT

@@ -12,15 +12,16 @@ pub enum OpenSsl {
     System,
     /// 3.5, which `tests/openssl/build` has built.
     V3_5,
-    /// 4.0, which needs a provider of its own, since its libraries have other names: `make test-openssl-4`.
+    /// 4.0, which needs a provider of its own, since its libraries have other names: `make
+    /// test-openssl-4`.
     V4_0,
 }
 
 impl OpenSsl {
-    /// Those that every test of the provider itself runs on.
+    /// Versions on which every test of the provider itself runs.
     #[cfg(not(feature = "openssl-4"))]
     pub const ALL: [Self; 2] = [Self::System, Self::V3_5];
-    /// Those that every test of the provider itself runs on.
+    /// Versions on which every test of the provider itself runs.
     #[cfg(feature = "openssl-4")]
     pub const ALL: [Self; 3] = [Self::System, Self::V3_5, Self::V4_0];
 
@@ -30,12 +31,12 @@ impl OpenSsl {
         KEY_TYPES.iter().chain(newer).copied()
     }
 
-    /// Those of [`Self::ALL`] that know a key type.
+    /// The versions of [`Self::ALL`] that know a key type.
     pub fn that_know(key_type: &str) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(move |openssl| openssl.key_types().any(|known| known == key_type))
     }
 
-    /// Its program, with arguments. Without a configuration it needs none.
+    /// The openssl program of this version, with arguments. It needs no configuration.
     pub fn program(self, words: &[&str]) -> Command {
         let name = self.home().map_or_else(|| "openssl".into(), |home| home.join("bin/openssl"));
         let mut command = Command::new(name);
@@ -67,7 +68,7 @@ impl OpenSsl {
         }
     }
 
-    /// Its directory, with `lib` and `include` in it, if it is not where the system has it.
+    /// Directory with `lib` and `include`; `None` for the system's OpenSSL.
     pub fn home(self) -> Option<PathBuf> {
         let version = match self {
             Self::System => return None,

@@ -54,7 +54,8 @@ impl Pki {
         self.certify_with(OpenSsl::System, daemon, reference)
     }
 
-    /// As [`Pki::certify`], with the programs of a version of OpenSSL, which must know the type of the key.
+    /// As [`Pki::certify`], with the programs of a version of OpenSSL, which must know the type of
+    /// the key.
     pub fn certify_with(&self, openssl: OpenSsl, daemon: &Daemon, reference: &Path) -> PathBuf {
         let public = reference.with_extension("pub");
         let mut pkey = daemon.openssl_of(openssl, &["pkey", "-pubout", "-in"]);
@@ -154,7 +155,8 @@ impl Pki {
     }
 }
 
-/// A plain private key of one of [`KEY_TYPES`], in PEM. It is made once in a process: RSA takes its time.
+/// A plain private key of one of [`KEY_TYPES`], in PEM. It is made once in a process: RSA takes its
+/// time.
 pub fn plain_key(key_type: &str) -> &'static str {
     static MADE: [OnceLock<String>; KEY_TYPES.len()] = [const { OnceLock::new() }; KEY_TYPES.len()];
     let number = KEY_TYPES.iter().position(|known| *known == key_type).expect("a known key type");

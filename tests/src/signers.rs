@@ -1,7 +1,8 @@
 //! An open-loop load of signatures over the daemon's socket.
 //!
-//! Requests are due at fixed times, whatever became of those before, and their latency counts from then: a stall
-//! shows in every request that was due meanwhile, not only in those that happened to be under way.
+//! Requests are due at fixed times, whatever became of those before, and their latency counts from
+//! then: a stall shows in every request that was due meanwhile, not only in those that happened to
+//! be under way.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +17,8 @@ use keyward_proto::{Outcome, Reference, Scheme};
 use crate::Daemon;
 use crate::tool::wait_for;
 
-/// Threads that have TLS 1.3 handshakes of a server signed at a steady rate until they are told to stop.
+/// Threads that have TLS 1.3 handshakes of a server signed at a steady rate until they are told to
+/// stop.
 #[derive(Debug)]
 pub struct Signers {
     plan: Arc<Plan>,
@@ -45,7 +47,7 @@ impl Signed {
 /// Why there is no signature.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
-    /// What the client says, as a server would log it.
+    /// Error of the client, as a server would log it.
     pub text: String,
     /// How the daemon refused, if that is what happened.
     pub outcome: Option<Outcome>,
@@ -59,8 +61,8 @@ impl From<Error> for Failure {
 }
 
 impl Signers {
-    /// Starts a load of `rate` requests a second, evenly spaced, each taken by one of the threads that is free: so
-    /// many are under way at most. Every message is another one.
+    /// Starts a load of `rate` requests a second, evenly spaced, each taken by one of the threads
+    /// that is free: so many are under way at most. Every message is another one.
     ///
     /// # Panics
     /// If the scheme is none of TLS 1.3.
@@ -100,8 +102,9 @@ impl Signers {
         wait_for(&format!("{count} more signatures"), || (signed() >= enough).then_some(()));
     }
 
-    /// Ends the load and returns every request that was due until now, in the order in which they were. Those that
-    /// wait for a thread are made still, for as long as [`GRACE`]; what is left then is a failure.
+    /// Ends the load and returns every request that was due until now, in the order in which they
+    /// were. Those that wait for a thread are made still, for as long as [`GRACE`]; what is left
+    /// then is a failure.
     ///
     /// # Panics
     /// If a signature is wrong.
@@ -126,18 +129,19 @@ impl Drop for Signers {
     }
 }
 
-/// What was due in a time, of requests in the order of [`Signers::stop`].
+/// Requests that were due in a time, in the order of [`Signers::stop`].
 pub fn due_within(signed: &[Signed], time: Range<Instant>) -> &[Signed] {
     let before = |end: Instant| signed.partition_point(|signed| signed.due < end);
     &signed[before(time.start)..before(time.end)]
 }
 
-/// Those that failed.
+/// Requests that failed.
 pub fn failures(signed: &[Signed]) -> Vec<&Signed> {
     signed.iter().filter(|signed| signed.outcome.is_err()).collect()
 }
 
-/// The latency that a share of the signatures did not exceed: 0.99 for the 99th percentile. Failures do not count.
+/// The latency that a share of the signatures did not exceed: 0.99 for the 99th percentile.
+/// Failures do not count.
 ///
 /// # Panics
 /// If there is no signature.
@@ -149,7 +153,7 @@ pub fn percentile(signed: &[Signed], share: f64) -> Duration {
     *latencies.get(rank.saturating_sub(1)).expect("a signature")
 }
 
-/// What the threads of a load share.
+/// State that the threads of a load share.
 #[derive(Debug)]
 struct Plan {
     client: Client,
@@ -169,7 +173,7 @@ struct Plan {
     ended: Condvar,
 }
 
-/// What to do about a request that has been waited for.
+/// Next step for a request after a wait.
 enum Turn {
     Sign,
     /// It was due before the load ended, too long ago.
@@ -230,7 +234,7 @@ impl Plan {
     }
 }
 
-/// What a server signs in TLS 1.3 (RFC 8446, 4.4.3), with a number for the transcript hash.
+/// Message that a TLS 1.3 server signs (RFC 8446, 4.4.3), with a number for the transcript hash.
 fn certificate_verify(number: u64) -> Vec<u8> {
     let (padding, context) = ([b' '; 64], b"TLS 1.3, server CertificateVerify\0");
     [&padding[..], context, &[0; 24], &number.to_be_bytes()].concat()

@@ -1,4 +1,5 @@
-//! Programs that are run to their end, and processes that are ended with the value that stands for them.
+//! Programs that are run to their end, and processes that are ended with the value that stands for
+//! them.
 
 use std::io::Read;
 use std::path::Path;

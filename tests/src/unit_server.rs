@@ -54,7 +54,7 @@ impl UnitServer {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// Its process id.
+    /// Process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
@@ -66,7 +66,7 @@ impl UnitServer {
         wkid.expect("a line that names the master key").to_owned()
     }
 
-    /// What it logged.
+    /// Log of the server.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("a log")
     }
@@ -135,7 +135,7 @@ impl Python {
         command
     }
 
-    /// What came of one call: see tests/grep11/probe.py.
+    /// Result of one call: see tests/grep11/probe.py.
     pub fn probe(&self, server: &UnitServer, arguments: &[&str]) -> String {
         let mut command = self.command();
         command.arg(root("tests/grep11/probe.py")).arg(server.address()).args(arguments);

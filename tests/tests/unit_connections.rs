@@ -1,4 +1,5 @@
-//! Clients of the GREP11 server that take what they can get: others keep their places, their turns and their speed.
+//! Clients of the GREP11 server that take what they can get: others keep their places, their turns
+//! and their speed.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -184,7 +185,7 @@ impl Client {
 }
 
 impl Client {
-    /// What half of its signatures take at most, and 99 of a hundred.
+    /// Median and 99th percentile of the time for a signature.
     fn speed(&mut self, runtime: &Runtime, key: &Key, seconds: u64) -> [Duration; 2] {
         let mut took = Vec::new();
         let end = Instant::now() + Duration::from_secs(seconds);
@@ -203,7 +204,8 @@ impl Client {
 /// A mechanism, and a blob.
 struct Key(u64, Vec<u8>);
 
-/// Connections that send these bytes and then nothing, with a thread that opens a new one for each that is closed.
+/// Connections that send these bytes and then nothing, with a thread that opens a new one for each
+/// that is closed.
 struct Silent {
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<usize>>,
@@ -279,7 +281,8 @@ fn handshakes_that_stop_half_way_keep_nobody_out() {
     let _half = Silent::open(scene.address(), CROWD, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r");
     scene.newcomers_get_through();
 
-    // A record of TLS with a ClientHello of 512 bytes, of which the first ones come (RFC 8446, 4 and 5.1).
+    // A record of TLS with a ClientHello of 512 bytes, of which the first ones come (RFC 8446, 4
+    // and 5.1).
     let scene = Scene::new(true);
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     let _half = Silent::open(scene.address(), CROWD, hello);

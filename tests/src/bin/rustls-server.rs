@@ -1,7 +1,9 @@
-//! A server on rustls for the tests: `rustls-server WORKERS (ADDRESS CERTIFICATES KEY CLIENT_CA)...`.
+//! A server on rustls for the tests: `rustls-server WORKERS (ADDRESS CERTIFICATES KEY
+//! CLIENT_CA)...`.
 //!
-//! KEY is a reference to a key of the daemon or a private key; CLIENT_CA is who must have certified the clients, or `-`.
-//! It serves one page over HTTP/1.1, and says on standard error why a handshake failed.
+//! KEY is a reference to a key of the daemon or a private key; CLIENT_CA is who must have certified
+//! the clients, or `-`. It serves one page over HTTP/1.1, and says on standard error why a
+//! handshake failed.
 
 use std::convert::Infallible;
 use std::io;

@@ -24,7 +24,7 @@ pub(super) struct Link {
     silent: bool,
 }
 
-/// What is to become of a [`Link`].
+/// Next step for a [`Link`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fate {
     /// It goes on.
@@ -36,7 +36,8 @@ pub(super) enum Fate {
 }
 
 impl Link {
-    /// Connects a client with a server; resets it if that is not there. Whether it is may turn out later.
+    /// Connects a client with a server; resets it if that is not there. Whether it is may turn out
+    /// later.
     pub(super) fn open(client: TcpStream, upstream: SocketAddr) -> Option<Self> {
         let family = if upstream.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -113,7 +114,7 @@ impl Link {
         if ended(&mut self.client) { Fate::Over } else { Fate::Alive }
     }
 
-    /// What is in the proxy now will not arrive.
+    /// Drops the bytes that are in the proxy now, so they never arrive.
     pub(super) fn lose_what_is_under_way(&mut self) {
         self.silent |= !self.to_client.chunks.is_empty() || !self.to_upstream.chunks.is_empty();
     }
@@ -124,7 +125,7 @@ impl Link {
         self.upstream.iter().for_each(reset);
     }
 
-    /// What to wait for.
+    /// Events to wait for.
     pub(super) fn wants(&self, now: Instant) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let flags = |from: &Pipe, to: &Pipe| {
             let mut flags = PollFlags::empty();
@@ -164,7 +165,7 @@ fn ended(socket: &mut TcpStream) -> bool {
     }
 }
 
-/// What is on its way in one direction.
+/// Bytes on their way in one direction.
 #[derive(Debug, Default)]
 struct Pipe {
     chunks: VecDeque<Chunk>,

@@ -1,6 +1,7 @@
 //! A TCP proxy on loopback that delays, loses, damages and cuts what passes through it.
 //!
-//! One thread does it all, so a fault is in force, on every connection, when [`Proxy::set`] returns.
+//! One thread does it all, so a fault is in force, on every connection, when [`Proxy::set`]
+//! returns.
 
 mod link;
 
@@ -19,15 +20,17 @@ use crate::free_port;
 use crate::tool::wait_for;
 use link::{Fate, Link, reset};
 
-/// What a [`Proxy`] does to its connections, those that exist and those to come.
+/// Faults that a [`Proxy`] gives to its connections, present and future.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
     /// Nothing: bytes and ends of streams pass both ways.
     None,
-    /// What goes to clients comes that much later. Much can be on its way at a time: throughput stays as it is.
+    /// Bytes to clients arrive that much later. Many bytes can be on their way at a time, so the
+    /// throughput stays the same.
     Delay(Duration),
-    /// A black hole: connections are accepted, bytes are swallowed, nothing is answered. A connection that was made
-    /// or has lost bytes in it stays silent for good; one that was idle goes on when it is over.
+    /// A black hole: connections are accepted, bytes are swallowed, nothing is answered. A
+    /// connection that was made or has lost bytes in it stays silent for good; one that was idle
+    /// goes on when it is over.
     Drop,
     /// Connections are reset, new ones as soon as they are accepted.
     Reset,
@@ -37,8 +40,8 @@ pub enum Fault {
     Corrupt,
 }
 
-/// A proxy on a port of loopback, which keeps that port as long as it lives. A connection that breaks on one side, or
-/// finds nobody upstream, is reset on the other.
+/// A proxy on a port of loopback, which keeps that port as long as it lives. A connection that
+/// breaks on one side, or finds nobody upstream, is reset on the other.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
@@ -173,7 +176,8 @@ impl Relay {
         let mut wanted: Vec<(BorrowedFd<'_>, PollFlags)> = vec![(self.bell.as_fd(), PollFlags::IN)];
         wanted.extend(self.listener.iter().map(|listener| (listener.as_fd(), PollFlags::IN)));
         wanted.extend(self.links.iter().flat_map(|link| link.wants(now)));
-        // A socket of which nothing is wanted is left out, since its end would be told again and again.
+        // A socket of which nothing is wanted is left out, since its end would be told again and
+        // again.
         let mut wanted: Vec<_> = wanted
             .into_iter()
             .filter(|(_, flags)| !flags.is_empty())
@@ -227,8 +231,8 @@ fn reserve(port: u16) -> OwnedFd {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
     sockopt::set_socket_reuseaddr(&socket, true).expect("SO_REUSEADDR");
-    // A listener that was closed here lives on in a process that another thread is about to start, until that has come as
-    // far as its program (execve(2)).
+    // A listener that was closed here lives on in a process that another thread is about to start,
+    // until that has come as far as its program (execve(2)).
     wait_for(&format!("port {port} of a proxy"), || {
         bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok()
     });

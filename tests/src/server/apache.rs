@@ -11,7 +11,8 @@ use super::{Page, Server, Site};
 use crate::tool::{Process, children, wait_for};
 use crate::{Daemon, is_root};
 
-/// Apache with one of its ways to share work among processes, as www-data where the tests run as root.
+/// Apache with one of its ways to share work among processes, as www-data where the tests run as
+/// root.
 #[derive(Debug)]
 pub struct Apache {
     process: Process,
@@ -28,7 +29,8 @@ impl Apache {
             .iter()
             .map(|site| format!("Listen {}\n{}", site.address, page.site("SSLEngine on", "*:443", site)))
             .collect();
-        // The libraries of Debian's package apache2-bin, in which there is no configuration and no service.
+        // The libraries of Debian's package apache2-bin, in which there is no configuration and no
+        // service.
         let modules: String = [&format!("mpm_{mpm}"), "authz_core", "dir", "ssl"]
             .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
             .concat();
@@ -40,8 +42,9 @@ impl Apache {
         );
         let path = directory.join("apache.conf");
         fs::write(&path, text).expect("apache.conf");
-        // Apache ends by signalling its whole process group, so it needs one of its own. Signals to the group of the
-        // test, as by ctrl-C, do not reach it there: it ends with the test that started it.
+        // Apache ends by signalling its whole process group, so it needs one of its own. Signals to
+        // the group of the test, as by ctrl-C, do not reach it there: it ends with the test that
+        // started it.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "apache2", "-DFOREGROUND", "-f"]).arg(&path).process_group(0);
         page.set_environment(&mut command, &[("/etc/keyward/openssl.cnf", &daemon.openssl_conf().display())]);

@@ -10,7 +10,8 @@ use super::{Page, Server, Site};
 use crate::tool::{Process, wait_for};
 use crate::{Daemon, is_root};
 
-/// HAProxy as Debian runs it, a master with a worker, the latter as a user of its own where the tests run as root.
+/// HAProxy as Debian runs it, a master with a worker, the latter as a user of its own where the
+/// tests run as root.
 #[derive(Debug)]
 pub struct Haproxy {
     process: Process,
@@ -29,7 +30,8 @@ pub enum Files {
 }
 
 impl Haproxy {
-    /// Starts it with certificate and reference of each site in one file, and waits until all are open.
+    /// Starts it with certificate and reference of each site in one file, and waits until all are
+    /// open.
     pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
         Self::start_from(daemon, sites, Files::Combined)
     }
@@ -39,7 +41,8 @@ impl Haproxy {
         Self::start_with(daemon, sites, files, "", &daemon.socket())
     }
 
-    /// As [`Haproxy::start`], with one thread, which goes on while a handshake waits for its signature.
+    /// As [`Haproxy::start`], with one thread, which goes on while a handshake waits for its
+    /// signature.
     pub fn start_asynchronous(daemon: &Daemon, sites: &[Site]) -> Self {
         let page = Page::read("haproxy");
         let block = page.block("ssl-mode-async").trim();
@@ -63,7 +66,8 @@ impl Haproxy {
         crate::tool::children(self.process.id())
     }
 
-    /// As [`Haproxy::start`], from within a directory in which the daemon has the socket that the page names.
+    /// As [`Haproxy::start`], from within a directory in which the daemon has the socket that the
+    /// page names.
     pub fn start_in_chroot(daemon: &Daemon, sites: &[Site], root: &Path) -> Self {
         Self::start_in_chroot_with(daemon, sites, root, SOCKET_IN_CHROOT)
     }
@@ -113,8 +117,8 @@ impl Haproxy {
         haproxy
     }
 
-    /// Whether the master has a handler for a signal: it ignores some for a while, also when it has said that all is
-    /// loaded. The mask is in hexadecimal (proc(5), SigCgt).
+    /// Whether the master has a handler for a signal: it ignores some for a while, also when it has
+    /// said that all is loaded. The mask is in hexadecimal (proc(5), SigCgt).
     fn heeds(&self, signal: Signal) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap_or_default();
         let mask = status

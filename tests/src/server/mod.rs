@@ -68,10 +68,10 @@ impl Site {
 
 /// A server that runs until it is dropped.
 pub trait Server {
-    /// What is written about it for administrators.
+    /// The page about this server for administrators.
     fn page(&self) -> Page;
 
-    /// What it logged so far.
+    /// Log so far.
     fn log(&self) -> String;
 
     /// Whether it can use keys of a type in a version of TLS, `1.2` or `1.3`.

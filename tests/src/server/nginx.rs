@@ -52,8 +52,8 @@ impl Nginx {
         self.process.id()
     }
 
-    /// Waits for a line of the error log that has `words` in it: nginx writes it after the client has its
-    /// alert.
+    /// Waits for a line of the error log that has `words` in it: nginx writes it after the client
+    /// has its alert.
     pub fn wait_for_log(&self, words: &str) -> String {
         wait_for(&format!("{words:?} in the log of nginx"), || {
             self.log().lines().find(|line| line.contains(words)).map(str::to_owned)
@@ -124,7 +124,8 @@ fn configure_with(daemon: &Daemon, sites: &[Site], workers: usize, directives: &
     directory
 }
 
-/// The nginx program on a configuration of [`configure`], by its whole path, as the service of Debian has it.
+/// The nginx program on a configuration of [`configure`], by its whole path, as the service of
+/// Debian has it.
 pub fn command(daemon: &Daemon, directory: &Path) -> Command {
     let mut command = Command::new("/usr/sbin/nginx");
     command.arg("-p").arg(directory).arg("-c").arg(directory.join("nginx.conf"));

@@ -1,5 +1,5 @@
-//! The pages about servers in docs/: a server of the tests is configured with what its page shows, so that no page
-//! shows what does not work.
+//! The pages about servers in docs/: a server of the tests is configured with what its page shows,
+//! so that no page shows what does not work.
 
 use std::fmt::Display;
 use std::fs;
@@ -42,7 +42,8 @@ impl Page {
         block
     }
 
-    /// As [`Page::block`], with what a test has in the place of what the page has. All of it must be there.
+    /// As [`Page::block`], with what a test has in the place of what the page has. All of it must
+    /// be there.
     pub fn filled(&self, words: &str, places: &[(&str, &dyn Display)]) -> String {
         places.iter().fold(self.block(words).to_owned(), |text, (place, value)| {
             assert!(text.contains(place), "no {place:?} in the block with {words:?} of {}.md", self.name);
@@ -62,15 +63,16 @@ impl Page {
         )
     }
 
-    /// Gives a command the environment that the page gives the service, with what a test has in the place of what the
-    /// page has.
+    /// Gives a command the environment that the page gives the service, with what a test has in the
+    /// place of what the page has.
     pub fn set_environment(&self, command: &mut Command, places: &[(&str, &dyn Display)]) {
         let block = self.filled("Environment=", places);
         let variables: Vec<_> = block.lines().filter_map(|line| line.strip_prefix("Environment=")).collect();
         command.envs(variables.iter().filter_map(|variable| variable.split_once('=')));
     }
 
-    /// The line of a log that looks as the page says. What the page leaves out, with three dots, may be anything.
+    /// The line of a log that looks as the page says. What the page leaves out, with three dots,
+    /// may be anything.
     pub fn find_in_log<'a>(&self, log: &'a str) -> Option<&'a str> {
         let (_, shown) = self.blocks().find(|(language, _)| *language == "log").expect("a block of a log");
         let words: Vec<_> = shown.trim().split("...").map(str::trim).collect();

@@ -25,7 +25,8 @@ pub struct Rustls {
 }
 
 impl Rustls {
-    /// Starts it with two workers, as www-data where the tests run as root, and waits until every site is open.
+    /// Starts it with two workers, as www-data where the tests run as root, and waits until every
+    /// site is open.
     pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
         let command = command(daemon, sites, 2);
         Self::start_command(daemon, sites, if is_root() { as_user("www-data", &command) } else { command })
@@ -82,7 +83,8 @@ fn command(daemon: &Daemon, sites: &[Site], workers: usize) -> Command {
     command
 }
 
-/// A server on rustls in this process, without any runtime: one connection after the other, each with one page.
+/// A server on rustls in this process, without any runtime: one connection after the other, each
+/// with one page.
 #[derive(Debug)]
 pub struct RustlsThread {
     address: SocketAddr,

@@ -59,7 +59,8 @@ impl Stunnel {
         stunnel
     }
 
-    /// stunnel closes its ports when it loads its configuration again, and then opens them one by one.
+    /// stunnel closes its ports when it loads its configuration again, and then opens them one by
+    /// one.
     fn wait_for_bindings(&self, count: usize) {
         wait_for("stunnel to be ready", || (self.logged(BOUND) >= count).then_some(()));
     }
@@ -81,5 +82,5 @@ impl Server for Stunnel {
     }
 }
 
-/// What stunnel logs for each service that is open.
+/// Words that stunnel logs for each service that is open.
 const BOUND: &str = " bound to ";

@@ -1,4 +1,5 @@
-//! Certificates as administrators attach them, in PEM and DER. What is read of one is read again from what is stored of it.
+//! Certificates as administrators attach them, in PEM and DER. What is read of one is read again
+//! from what is stored of it.
 
 use keyward::keys::certificates::{Certificate, Chain, MAX_CHAIN};
 

@@ -1,5 +1,6 @@
-//! What other units hand out: blobs and public keys, adopted or answered. What is read of a public key is the start of
-//! what was given, or the same key in the form of the standards; what is read of a blob are bytes that stand in it.
+//! Blobs and public keys of other units, adopted or answered. A public key that is read is the
+//! start of the input, or the same key in the form of the standards. The fields that are read of a
+//! blob are bytes of that blob.
 
 use keyward_proto::PublicKey;
 use keyward_unit::{Header, spki_of_public_key_blob};

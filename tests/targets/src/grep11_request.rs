@@ -1,8 +1,9 @@
-//! Requests of every GREP11 call, one after the other. What a call gives back, blobs and states among them, can be
-//! used by those that follow, as a client would.
+//! Requests of every GREP11 call, one after the other. What a call gives back, blobs and states
+//! among them, can be used by those that follow, as a client would.
 //!
-//! The input is a list: a byte that says which call, two with the length of the request, and the request in its
-//! encoding. A key, state or object of one byte stands for the one of that number among those at hand.
+//! The input is a list: a byte that says which call, two with the length of the request, and the
+//! request in its encoding. A key, state or object of one byte stands for the one of that number
+//! among those at hand.
 
 use std::cell::RefCell;
 
@@ -33,8 +34,8 @@ pub fn run(input: &[u8]) {
     });
 }
 
-/// Defines how a call is made: fields of the request that can stand for an object, and fields of the response that
-/// are objects.
+/// Defines how a call is made: fields of the request that can stand for an object, and fields of
+/// the response that are objects.
 macro_rules! calls {
     ($($number:literal $method:ident $request:ident [$($from:ident)*] -> [$($to:ident)*];)+) => {
         /// Makes a call; tells how long request and response are.
@@ -115,7 +116,7 @@ calls! {
 
 const RPCS: u8 = 40;
 const MAX_CALLS: usize = 16;
-/// What an answer may have beside twice the request, in bytes: GenerateRandom gives up to a million.
+/// Most bytes of an answer beside twice the request: GenerateRandom gives up to a million.
 const MAX_ANSWER: usize = 1 << 20;
 
 /// RSA keys take seconds to make with the sanitizers on.

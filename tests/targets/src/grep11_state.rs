@@ -1,5 +1,5 @@
-//! States that come back to the unit, of a digest, a MAC, and an encryption. Only the very state that it handed out
-//! is gone on with.
+//! States that come back to the unit, of a digest, a MAC, and an encryption. Only the very state
+//! that it handed out is gone on with.
 
 use std::sync::LazyLock;
 
@@ -51,7 +51,8 @@ pub fn run(bytes: &[u8]) {
         let state = genuine.clone();
         assert!(scene.crypto.encrypt_final(EncryptFinalRequest { state }).is_err());
 
-        // The rest of the input laid over the genuine state, from a place that its first two bytes name.
+        // The rest of the input laid over the genuine state, from a place that its first two bytes
+        // name.
         let Some((place, rest)) = bytes.split_first_chunk() else { continue };
         let place = usize::from(u16::from_le_bytes(*place)) % genuine.len();
         let mut altered = genuine.clone();

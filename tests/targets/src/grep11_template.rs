@@ -1,5 +1,5 @@
-//! Templates, in both dialects. A key that is made is what its template says, a change does what it says, and the
-//! dialects agree.
+//! Templates, in both dialects. A key that is made is what its template says, a change does what it
+//! says, and the dialects agree.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -13,7 +13,7 @@ use crate::scene::{Scene, check, without_parameter};
 
 static SCENE: LazyLock<Scene> = LazyLock::new(Scene::new);
 
-/// What a template may well have.
+/// Attributes that a template may have.
 const NUMBERS: &[u64] = &[
     cka::CKA_CLASS,
     cka::CKA_TOKEN,

@@ -1,5 +1,5 @@
-//! Keys that come in by UnwrapKey: whatever stands in the wrapping. A key that is taken in does what its type can,
-//! and comes out again as it went in.
+//! Keys that come in by UnwrapKey: whatever stands in the wrapping. A key that is taken in does
+//! what its type can, and comes out again as it went in.
 
 use std::sync::LazyLock;
 

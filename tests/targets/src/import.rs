@@ -1,4 +1,5 @@
-//! Key files. What is imported must have a public key that the rest of Keyward reads, and must sign.
+//! Key files. What is imported must have a public key that the rest of Keyward reads, and must
+//! sign.
 
 use std::num::NonZeroUsize;
 use std::sync::LazyLock;

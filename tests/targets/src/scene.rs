@@ -93,7 +93,8 @@ pub(crate) fn typed<M: FromIterator<(u64, AttributeValue)>>(template: Vec<(u64, 
     template.into_iter().map(|(number, value)| (number, AttributeValue { one_attr: Some(value) })).collect()
 }
 
-/// Whatever a call was asked, a refusal has a number with a name, and a reason that fits into a header.
+/// Whatever a call was asked, a refusal has a number with a name, and a reason that fits into a
+/// header.
 pub(crate) fn check(error: &Error) {
     assert!(ckr::name(error.code()).is_some(), "{error}");
     assert!((1..1000).contains(&error.detail().len()), "{error}");

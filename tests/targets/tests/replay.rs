@@ -1,5 +1,5 @@
-//! Known inputs of the fuzz targets: the well-formed ones that `tests/fuzz/seed` makes, and all that
-//! lies in the corpus of this machine or has once broken a target.
+//! Known inputs of the fuzz targets: the well-formed ones that `tests/fuzz/seed` makes, and all
+//! that lies in the corpus of this machine or has once broken a target.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

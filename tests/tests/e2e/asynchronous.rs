@@ -17,8 +17,8 @@ fn site(daemon: &Daemon, pki: &Pki, key_type: &str) -> Site {
     Site::new(pki.certify(daemon, &reference), reference)
 }
 
-/// One thread, and a unit that takes 400 ms: ten clients with three handshakes each take 1.2 seconds at best, and ten times
-/// that one after the other.
+/// One thread, and a unit that takes 400 ms: ten clients with three handshakes each take 1.2
+/// seconds at best, and ten times that one after the other.
 #[test]
 fn one_thread_of_haproxy_has_many_handshakes_under_way() {
     let daemon = Daemon::start_slow("400ms");

@@ -141,7 +141,7 @@ fn certbot_renews_with_a_new_key_under_load() {
     drop(nginx);
 }
 
-/// What certbot has, without certbot.
+/// A directory like that of certbot, made without certbot.
 struct Renewals {
     daemon: Daemon,
     pki: Pki,

@@ -1,4 +1,5 @@
-//! Certificates that lie with their keys in the daemon, and servers and clients on rustls that take them from there.
+//! Certificates that lie with their keys in the daemon, and servers and clients on rustls that take
+//! them from there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -157,7 +158,7 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
     assert!(listed(&daemon).is_empty());
 }
 
-/// What clients may have against a certificate that they are given.
+/// Reasons for which clients refuse a certificate.
 #[test]
 fn doubtful_certificates_are_attached_with_a_warning() {
     let (daemon, pki) = scene(Backend::Embedded);
@@ -379,7 +380,8 @@ fn rotated_keys_are_followed(backend: Backend) {
     assert_eq!(wait_for_problem(&resolver, None), Some(2));
     assert_eq!(presented(&server, &pki), renewed);
 
-    // What happens while the daemon is away is found out when it is back, and what there was is kept meanwhile.
+    // What happens while the daemon is away is found out when it is back, and what there was is
+    // kept meanwhile.
     assert!(daemon.stop().success());
     assert!(handshake.make().is_err());
     let failure = server.failure();
@@ -584,7 +586,8 @@ fn a_client_follows_its_key_too() {
     client.make().unwrap();
 }
 
-/// Certificates of kinds that rustls and OpenSSL 3.0 know little of are none the less attached, handed out and used.
+/// Certificates of kinds that rustls and OpenSSL 3.0 know little of are none the less attached,
+/// handed out and used.
 #[test]
 fn every_type_of_key_has_certificates() {
     let (daemon, pki) = scene(Backend::Embedded);

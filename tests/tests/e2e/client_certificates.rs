@@ -68,8 +68,8 @@ fn clients_prove_themselves_with_every_key_type(backend: Backend) {
             let rustls = Handshake::with_key(&pki, site.address, wish, daemon.key_for_rustls(&client));
             match rustls.make() {
                 Ok(_) => *made += 1,
-                // OpenSSL takes certificates on those curves only that are groups of the client, too, and this one is
-                // none of rustls. It is found out when the client has signed.
+                // OpenSSL takes certificates on those curves only that are groups of the client,
+                // too, and this one is none of rustls. It is found out when the client has signed.
                 Err(_) if wish.version == "1.2" && key_type == "p521" => *made += 1,
                 // rustls has no scheme for it in TLS 1.2, so it sends no certificate.
                 Err(error) if wish.version == "1.2" && key_type == "rsa-pss2048" => {

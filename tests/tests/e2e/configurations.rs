@@ -35,7 +35,7 @@ impl Scene {
         path
     }
 
-    /// What a server on an OpenSSL says instead of a handshake, if there is none.
+    /// Error text of a server on an OpenSSL; `None` if there is a handshake.
     fn failure(&self, openssl: OpenSsl, part: &str, by: &str) -> Option<String> {
         let mut host =
             Host::new(&self.daemon, openssl).mode("handshakes", &self.certificate, &self.reference, 1);
@@ -154,7 +154,7 @@ fn node_serves_with_the_key() {
     scene.daemon.assert_one_request_each(1);
 }
 
-/// What the shipped file includes.
+/// The file that the shipped one includes.
 const SYSTEM: &str = "/etc/ssl/openssl.cnf";
 
 const LIST: &str = "default = default_provider\nkeyward = keyward_provider\n";
@@ -175,7 +175,8 @@ fn names_and_orders_that_do_no_harm_to_handshakes() {
     }
 }
 
-/// Why the order counts nevertheless: whoever comes first is asked to generate keys, as for P-256 in a handshake.
+/// Why the order counts nevertheless: whoever comes first is asked to generate keys, as for P-256
+/// in a handshake.
 #[test]
 fn before_the_default_provider_ours_is_in_the_way() {
     let scene = Scene::new();
@@ -260,7 +261,7 @@ fn settings_that_make_no_sense() {
     }
 }
 
-/// What a shell has, and not the service of nginx.
+/// Environment that a shell has and the service of nginx lacks.
 #[test]
 fn keyward_env_runs_tools_as_their_service_would() {
     let daemon = Daemon::start();

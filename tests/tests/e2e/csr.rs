@@ -1,4 +1,5 @@
-//! Certificate requests of `keyward csr`: what the openssl program reads in them, and which are refused.
+//! Certificate requests of `keyward csr`: what the openssl program reads in them, and which are
+//! refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,7 +71,8 @@ fn the_request_is_for_the_key_and_the_names(backend: Backend) {
     }
     assert_eq!(daemon.logged(&["certificate request signed", "uid="]), KEY_TYPES.len(), "{}", daemon.log());
 
-    // The form of `openssl req -subj` is encoded in the order that it is written in, as openssl does.
+    // The form of `openssl req -subj` is encoded in the order that it is written in, as openssl
+    // does.
     daemon.import_for("imported", "p256", "csr");
     let subject = "/C=DE/O=Sons, Co/CN=a+serialNumber=7";
     let ours = shown(&daemon, &succeed(&mut daemon.keyward(&["csr", "imported", "--subject", subject]))).1;

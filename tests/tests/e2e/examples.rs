@@ -1,4 +1,4 @@
-//! What the READMEs tell people to run, run as it stands there.
+//! Commands and programs of the READMEs, run as the READMEs show them.
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;

@@ -26,7 +26,8 @@ fn s_client(client: OpenSsl, pki: &Pki, site: &Site) -> Output {
     run(&mut command)
 }
 
-/// RFC 7919, 4: a group of each length whose length begins with another byte, 6144 bits with that of a named curve.
+/// RFC 7919, 4: a group of each length whose length begins with another byte, 6144 bits with that
+/// of a named curve.
 #[test]
 fn finite_field_groups() {
     let daemon = start();
@@ -75,7 +76,8 @@ fn automatic_groups() {
     daemon.assert_one_request_each(OpenSsl::ALL.len());
 }
 
-/// The log of the server says what to do instead: with a prime of one's own, and with a key that is not for DHE.
+/// The log of the server says what to do instead: with a prime of one's own, and with a key that is
+/// not for DHE.
 #[test]
 fn refusals_of_dhe_are_told() {
     let daemon = start();

@@ -13,7 +13,7 @@ use keyward_tests::{Daemon, Pki, UnitServer, scratch};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// What servers and clients of one test share.
+/// State that servers and clients of one test share.
 struct Scene {
     directory: TempDir,
     pki: Pki,

@@ -29,7 +29,8 @@ fn nginx(backend: Backend) {
     let (daemon, pki, sites) = generated(backend);
     let nginx = Nginx::start(&daemon, &sites);
     let handshakes = every_key_type(&pki, &nginx, &sites);
-    // The workers asked, each with a connection and the credentials of its own, not the master for them.
+    // The workers asked, each with a connection and the credentials of its own, not the master for
+    // them.
     let workers = nginx.workers();
     let by_workers: usize =
         workers.iter().map(|pid| daemon.logged(&["signature", &format!("pid={pid} ")])).sum();

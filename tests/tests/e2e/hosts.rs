@@ -1,4 +1,5 @@
-//! What host programs do to the provider: forks, threads, ends in the middle, OpenSSL of their own, asynchronous jobs.
+//! Host programs that strain the provider: forks, threads, exits in the middle, an OpenSSL of their
+//! own, asynchronous jobs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -38,8 +39,9 @@ impl Scene {
         self.host(openssl, mode, number).run()
     }
 
-    /// The same, checked by valgrind: nothing is read or written out of place, and nothing is lost. Returns how many blocks
-    /// of ours are left in the end, lost with what somebody else has lost or not.
+    /// The same, checked by valgrind: nothing is read or written out of place, and nothing is lost.
+    /// Returns how many blocks of ours are left in the end, lost with what somebody else has lost
+    /// or not.
     fn run_checked(&self, mode: &str, number: u32) -> usize {
         let host = self.host(OpenSsl::System, mode, number).command;
         let mut checked = Command::new("valgrind");
@@ -55,8 +57,9 @@ impl Scene {
     }
 }
 
-/// Adds up the blocks of a leak report of valgrind that our code allocated, but for the objects that OpenSSL had from us and
-/// has to free: whoever leaks its context of a signature leaks ours with it.
+/// Adds up the blocks of a leak report of valgrind that our code allocated, but for the objects
+/// that OpenSSL had from us and has to free: whoever leaks its context of a signature leaks ours
+/// with it.
 fn blocks_of_ours(report: &str) -> usize {
     let mut sum = 0;
     for record in report.split(" bytes in ").skip(1) {
@@ -69,7 +72,8 @@ fn blocks_of_ours(report: &str) -> usize {
     sum
 }
 
-/// Before the key is loaded, after that, and after it has signed: each process has connections of its own.
+/// Before the key is loaded, after that, and after it has signed: each process has connections of
+/// its own.
 #[test]
 fn children_sign_with_the_keys_of_their_parents() {
     let scene = Scene::new(Daemon::start(), "p256");
@@ -122,8 +126,8 @@ fn a_host_with_an_openssl_of_its_own_inside() {
     }
 }
 
-/// One thread, and a unit that takes 400 ms: all at once take hardly longer than one, and twenty seconds if they would wait
-/// for each other.
+/// One thread, and a unit that takes 400 ms: all at once take hardly longer than one, and twenty
+/// seconds if they would wait for each other.
 #[test]
 fn fifty_handshakes_wait_side_by_side() {
     let slow = Scene::new(Daemon::start_slow("400ms"), "p256");
@@ -183,7 +187,8 @@ fn the_stack_of_a_job_is_used_by_half_at_most() {
     }
 }
 
-/// Connections that are torn down while their handshake is paused leave no descriptor, no memory of ours and no request.
+/// Connections that are torn down while their handshake is paused leave no descriptor, no memory of
+/// ours and no request.
 #[test]
 fn paused_handshakes_may_be_given_up() {
     let scene = Scene::new(Daemon::start_slow("20ms"), "p256");
@@ -271,8 +276,8 @@ fn a_daemon_that_is_stuck_costs_paused_handshakes_their_deadline() {
     }
 }
 
-/// What `docs/hosts.md` says of programs that do not work: should one of these change, the page has
-/// to.
+/// Programs that do not work, as `docs/hosts.md` says: if one of them changes, the page has to
+/// change.
 #[test]
 fn programs_that_want_more_than_a_key_find_nothing() {
     for key_type in ["p256", "rsa2048", "rsa-pss2048", "ed25519"] {

@@ -1,4 +1,5 @@
-//! A server from its start to its end, checked by valgrind: nothing is read or written out of place, and nothing lost.
+//! A server from its start to its end, checked by valgrind: nothing is read or written out of
+//! place, and nothing lost.
 
 use std::fs;
 use std::net::TcpStream;

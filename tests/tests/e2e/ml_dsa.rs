@@ -11,7 +11,8 @@ use keyward_tests::{Backend, Daemon, Handshake, ML_DSA, OpenSsl, Pki, Rustls, SS
 
 on_both_backends!(servers_and_clients_of_newer_versions, files_of_every_form_are_imported, requests);
 
-/// Servers with a key of the daemon, which insist on a certificate of the client, also with one of the daemon.
+/// Servers with a key of the daemon, which insist on a certificate of the client, also with one of
+/// the daemon.
 fn servers_and_clients_of_newer_versions(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     daemon.configure_more(
@@ -59,7 +60,8 @@ fn rustls_server(daemon: &Daemon, site: &Site) -> Box<dyn Any> {
     Box::new(Rustls::start(daemon, std::slice::from_ref(site)))
 }
 
-/// What `openssl s_client` says of a connection, and what it is answered, in small letters behind its own words.
+/// Report of `openssl s_client` about a connection, and the page that the server answers, in lower
+/// case after the report.
 fn page(daemon: &Daemon, pki: &Pki, site: &Site, client: Option<&Site>) -> String {
     let asks = daemon.path("asks");
     fs::write(&asks, "GET / HTTP/1.0\r\n\r\n").unwrap();
@@ -74,7 +76,8 @@ fn page(daemon: &Daemon, pki: &Pki, site: &Site, client: Option<&Site>) -> Strin
     answer.clone() + &stderr(&output) + &answer.to_lowercase()
 }
 
-/// OpenSSL writes the seed, the expanded key or both (RFC 9881, 6), and what came before that was settled.
+/// OpenSSL writes the seed, the expanded key or both (RFC 9881, 6), and what came before that was
+/// settled.
 fn files_of_every_form_are_imported(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     for key_type in ML_DSA {

@@ -11,7 +11,8 @@ use keyward_tests::tool::{children, succeed, wait_for};
 use keyward_tests::{Daemon, Handshake, Load, Pki, built};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The steps of nginx.org/en/docs/control.html: the old master starts a new one, and goes when that serves.
+/// The steps of nginx.org/en/docs/control.html: the old master starts a new one, and goes when that
+/// serves.
 #[test]
 fn an_upgrade_under_load_loses_nothing() {
     let daemon = Daemon::start();
@@ -46,7 +47,8 @@ fn an_upgrade_under_load_loses_nothing() {
     let failed: Vec<_> = attempts.iter().filter(|attempt| attempt.result.is_err()).collect();
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
     assert_eq!(children(new), new_workers);
-    // Each worker asked over connections of its own: the daemon has its id from the kernel, of when it connected.
+    // Each worker asked over connections of its own: the daemon has its id from the kernel, of when
+    // it connected.
     let signatures = |pid: &u32| daemon.logged(&["signature", "outcome=done", &format!("pid={pid} ")]);
     let [by_old, by_new] = [&old_workers, &new_workers].map(|workers| workers.map(|pid| signatures(&pid)));
     assert!(by_old.iter().chain(&by_new).all(|count| *count > 0), "{by_old:?}, {by_new:?}");
@@ -172,7 +174,8 @@ fn signal(id: u32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(id.cast_signed()).unwrap(), signal);
 }
 
-/// Whether a process has ended: one that nobody has waited for yet has no command line any more (proc(5)).
+/// Whether a process has ended: one that nobody has waited for yet has no command line any more
+/// (proc(5)).
 fn is_gone(id: u32) -> bool {
     fs::read(format!("/proc/{id}/cmdline")).map_or(true, |words| words.is_empty())
 }

@@ -1,4 +1,5 @@
-//! The openssl program and the key: what it reads of it, what it may have signed, what it never gets.
+//! The openssl program and the key: what it reads of it, what it may have signed, what it never
+//! gets.
 
 use std::fs;
 use std::path::Path;

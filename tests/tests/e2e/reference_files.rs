@@ -1,4 +1,5 @@
-//! What may stand in the file that a server takes for its key, and what it says of the rest.
+//! Contents of the file that a server takes for its key: the ones that load, and the errors for the
+//! others.
 
 use std::fs;
 use std::path::PathBuf;

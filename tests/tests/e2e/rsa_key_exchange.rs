@@ -1,4 +1,5 @@
-//! RSA key exchange of TLS 1.2: only with keys that are meant for it, and nothing tells whether a secret was sound.
+//! RSA key exchange of TLS 1.2: only with keys that are meant for it, and nothing tells whether a
+//! secret was sound.
 
 use std::fs;
 use std::io::Read;
@@ -135,7 +136,7 @@ fn a_key_is_for_the_one_or_the_other(backend: Backend) {
     }
 }
 
-/// Whoever sends garbage gets what everybody gets.
+/// A client that sends garbage gets the same answer as every other client.
 fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
     let mut daemon = Daemon::start_on(backend);
     succeed(&mut generate(&daemon, "shop", "rsa2048", &KEY_EXCHANGE));
@@ -239,7 +240,7 @@ fn a_key_at_two_backends_has_one_answer() {
     }
 }
 
-/// What has been passed on is wiped, wherever it was on its way.
+/// A secret is wiped after it was passed on, wherever it was on its way.
 #[test]
 fn no_secret_stays_in_the_memory_of_the_daemon() {
     // Nobody else may look.
@@ -263,7 +264,7 @@ fn no_secret_stays_in_the_memory_of_the_daemon() {
     assert!(memory::count(daemon.id(), &[label.as_bytes()])[0] > 0, "nothing at all is found");
 }
 
-/// What `keyward unit list` says of the remote units.
+/// Remote units as `keyward unit list` shows them.
 fn units(daemon: &Daemon) -> Vec<serde_json::Value> {
     let text = succeed(&mut daemon.keyward(&["unit", "list", "--json"]));
     let units: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
@@ -307,7 +308,8 @@ fn ask_two_units(arguments: &[&str]) {
     assert!(matches!(refused, Err(Error::Refused(Outcome::UnitUnavailable))), "{refused:?}");
 }
 
-/// What a key at a remote unit is able to do is settled when it is made or taken in, and no more than it needs.
+/// The abilities of a key at a remote unit are settled when the key is made or taken in: no more
+/// than it needs.
 #[test]
 fn remote_units_make_keys_for_the_one_or_the_other() {
     let daemon = Daemon::start_on(Backend::Grep11);

@@ -72,7 +72,8 @@ async fn server_and_client_prove_themselves() {
     assert!(connect(&address, robot).await.is_err(), "a disabled key");
 }
 
-/// The health service of tonic behind TLS, for clients of the authority alone. Returns where it listens.
+/// The health service of tonic behind TLS, for clients of the authority alone. Returns where it
+/// listens.
 async fn serve(key: Arc<dyn ResolvesServerCert>, roots: RootCertStore) -> String {
     let clients = WebPkiClientVerifier::builder(roots.into()).build().unwrap();
     let mut config = ServerConfig::builder().with_client_cert_verifier(clients).with_cert_resolver(key);

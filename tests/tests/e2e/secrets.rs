@@ -1,5 +1,5 @@
-//! Private keys are where they belong: not in a server nor in the store, and in the memory of the daemon only as
-//! long as somebody may use them.
+//! Private keys are where they belong: not in a server nor in the store, and in the memory of the
+//! daemon only as long as somebody may use them.
 
 use std::collections::BTreeMap;
 use std::fs;

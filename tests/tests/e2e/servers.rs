@@ -1,4 +1,4 @@
-//! What holds for every server: each as its page in docs/servers/ has it.
+//! Behaviour that every server has, each configured as its page in docs/servers/ shows.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -49,7 +49,8 @@ fn uses_every_key_type(start: Start) {
     daemon.assert_one_request_each(every_key_type(&pki, &*server, &sites));
 }
 
-/// Starts and reloads of the server and of the daemon, in whatever order, with the grant of the page alone.
+/// Starts and reloads of the server and of the daemon, in whatever order, with the grant of the
+/// page alone.
 fn asks_nothing_until_there_is_a_handshake(start: Start) {
     let (mut daemon, pki, site) = scene();
     assert!(daemon.stop().success());

@@ -1,4 +1,4 @@
-//! What a client may ask to have handshakes signed with, beside what it asks for by itself.
+//! Signature algorithms that a client may ask for, beside the ones of its defaults.
 
 use keyward_tests::server::Site;
 use keyward_tests::tool::{run, stderr};
@@ -102,8 +102,8 @@ fn of_what_a_server_asks_for_the_first_that_the_key_of_a_client_can_is_taken() {
     assert_eq!(signed, OpenSsl::ALL.len(), "{}", daemon.log());
 }
 
-/// rustls chooses the version and the scheme without a word to the key of which version it is, so a curve signs with the
-/// one hash only that is right in both.
+/// rustls chooses the version and the scheme without a word to the key of which version it is, so a
+/// curve signs with the one hash only that is right in both.
 #[test]
 fn clients_of_rustls_choose_among_what_is_right_in_each_version() {
     let daemon = Daemon::start();
@@ -123,7 +123,7 @@ fn clients_of_rustls_choose_among_what_is_right_in_each_version() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// What `openssl s_client` says that offers these signature algorithms.
+/// Output of `openssl s_client` that offers these signature algorithms.
 fn s_client(pki: &Pki, site: &Site, version: &str, algorithms: &str) -> String {
     s_client_with(pki, site, version, algorithms, &[])
 }

@@ -1,4 +1,5 @@
-//! Every version of OpenSSL that the provider is for: servers, clients, and the openssl program in all its trades.
+//! Every version of OpenSSL that the provider is for: servers, clients, and the openssl program in
+//! all its trades.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -76,7 +77,7 @@ fn clients_of_each_version_have_certificates() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// What the program does with a key that may do anything, and what another version makes of it.
+/// The program uses a key that may do anything, and another version reads the results.
 #[test]
 fn the_program_signs_with_a_key_for_anything() {
     let daemon = Daemon::start();
@@ -105,12 +106,13 @@ fn the_program_signs_with_a_key_for_anything() {
             for other in OpenSsl::that_know(key_type) {
                 succeed(other.program(&["verify", "-CAfile"]).arg(&own).arg(&own));
             }
-            // Neither does OpenSSL's own provider sign CMS with these: libcrypto names a digest, which they have no use for.
+            // Neither does OpenSSL's own provider sign CMS with these: libcrypto names a digest,
+            // which they have no use for.
             if hashes_for_itself(key_type) {
                 continue;
             }
-            // Without being asked for it, CMS is not signed with PSS even where the key knows nothing else; OpenSSL's own
-            // provider is no better there.
+            // Without being asked for it, CMS is not signed with PSS even where the key knows
+            // nothing else; OpenSSL's own provider is no better there.
             let (plain, pss) = (&[][..], &["-keyopt", "rsa_padding_mode:pss"][..]);
             let paddings = match key_type {
                 "rsa2048" => &[plain, pss][..],
@@ -258,7 +260,8 @@ fn a_handshake_with_rsa_key_exchange_is_two_inits_and_a_decryption() {
     assert_calls("rsa2048", "rsa-key-exchange", Some("AES128-SHA256"), &expected);
 }
 
-/// What a handshake calls that signs. One of the two calls of `digest_sign` asks for the size only.
+/// Provider functions that a handshake with a signature calls. One of the two calls of
+/// `digest_sign` asks for the size only.
 const SIGNATURE: [(&str, u64); 3] = [
     ("signature::digest_sign_init", 2),
     ("signature::digest_sign", 2),
@@ -279,7 +282,8 @@ const WATCHED: [&str; 10] = [
     "key::Held::decrypt_premaster",
 ];
 
-/// Of these, each handshake makes the expected calls and no others, and one request. To load the key takes none of them.
+/// Of these, each handshake makes the expected calls and no others, and one request. To load the
+/// key takes none of them.
 fn assert_calls(key_type: &str, usage: &str, tls12: Option<&str>, expected: &[(&str, u64)]) {
     let daemon = Daemon::start();
     let pki = Pki::new(daemon.directory());
@@ -309,7 +313,8 @@ fn calls(daemon: &Daemon, command: &Command) -> Vec<(String, u64)> {
     counted.arg(command.get_program()).args(command.get_args());
     counted.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     succeed(&mut counted);
-    // Names stand once beside their number (Callgrind Format Specification): fn=(7) name, and from then on fn=(7).
+    // Names stand once beside their number (Callgrind Format Specification): fn=(7) name, and from
+    // then on fn=(7).
     let text = fs::read_to_string(&file).unwrap();
     let mut names = std::collections::HashMap::new();
     let (mut called, mut counts) = (String::new(), Vec::new());

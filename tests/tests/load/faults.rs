@@ -86,7 +86,7 @@ fn client(daemon: &Daemon) -> Client {
     Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT)
 }
 
-/// What a server signs in TLS 1.3 (RFC 8446, 4.4.3).
+/// Message that a TLS 1.3 server signs (RFC 8446, 4.4.3).
 fn message() -> Vec<u8> {
     [&[b' '; 64][..], b"TLS 1.3, server CertificateVerify", &[0], &[7; 32]].concat()
 }
@@ -365,7 +365,8 @@ impl Iam {
         Self { directory, _process: process }
     }
 
-    /// The settings for a daemon that has the API key in a file, which is the credential of that name, too.
+    /// The settings for a daemon that has the API key in a file, which is the credential of that
+    /// name, too.
     fn settings(&self, api_key: &str) -> String {
         let file = self.directory.path().join(format!("{}.api-key", Units::BACKEND));
         fs::write(&file, api_key).unwrap();

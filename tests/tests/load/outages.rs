@@ -302,7 +302,7 @@ fn reloads_of_nginx_lose_nothing(backend: Backend) {
     assert_eq!(nginx.id(), master);
 }
 
-/// What a program on rustls can tell apart, and does without a look at the text.
+/// A program on rustls tells these errors apart without reading their text.
 #[test]
 fn rustls_has_an_error_for_each_trouble() {
     let mut daemon = Daemon::start_slow("300ms");

@@ -17,7 +17,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// What a unit takes for a signature.
+/// Latency of the unit for a signature.
 const LATENCY: &str = "20ms";
 
 #[test]
@@ -74,8 +74,8 @@ fn slow_signatures_succeed_where_nothing_may_block_in_place() {
     }
 }
 
-/// Two hundred handshakes are always under way, of clients far away that have all come at once, and somebody near wants to
-/// have each byte back.
+/// Two hundred handshakes are always under way, of clients far away that have all come at once, and
+/// somebody near wants to have each byte back.
 ///
 /// Threads that waited for the signatures would make fifty handshakes a second each.
 ///

@@ -14,7 +14,7 @@ const SUBUIDS: core::ops::Range<u32> = 100_000..100_100;
 /// Users without any.
 const STRANGERS: core::ops::Range<u32> = 7201..7206;
 
-/// What connecting and a signature may take, in milliseconds: 99 of 100, and the longest.
+/// Limits for connecting with one signature, in milliseconds: 99th percentile, and the longest.
 const MOST_P99: f64 = 10.0;
 const MOST: f64 = 100.0;
 
@@ -30,7 +30,7 @@ fn start() -> Daemon {
     daemon
 }
 
-/// What www-data sees who connects anew for each signature.
+/// Measurements of www-data, which connects anew for each signature.
 fn visits(daemon: &Daemon, seconds: f64) -> Value {
     let settings = format!("label=shop reconnect=yes seconds={seconds}");
     Attacker::start(daemon, uid_of("www-data"), "probe", &settings).wait()
@@ -40,7 +40,8 @@ fn number(report: &Value, name: &str) -> f64 {
     report[name].as_f64().unwrap_or(f64::INFINITY)
 }
 
-/// Every visit was a signature, soon. The best of a few tries counts, since anything else that the machine does takes time.
+/// Every visit was a signature, soon. The best of a few tries counts, since anything else that the
+/// machine does takes time.
 fn assert_gets_in(daemon: &Daemon) {
     let seconds = if is_soak() { 20.0 } else { 0.5 };
     let mut reports = Vec::new();

@@ -1,4 +1,5 @@
-//! One user who floods the daemon with whatever he can think of, and another one who must not notice.
+//! One user who floods the daemon with whatever he can think of, and another one who must not
+//! notice.
 
 use std::io;
 use std::process::Command;
@@ -32,11 +33,12 @@ uid = 7003
 keys = ["shop", "rsa2048", "p521", "ml-dsa-87"]
 "#;
 
-/// What another user's signatures may take, in milliseconds: 99 of 100.
+/// Limit for the signatures of another user, in milliseconds: 99th percentile.
 const MOST_P99: f64 = 10.0;
 /// How much longer another user's handshakes may take.
 const MOST_SLOWDOWN: f64 = 3.0;
-/// How many answers of `overloaded` a user gets in a second: 1,000, and some that come late because the machine is busy.
+/// How many answers of `overloaded` a user gets in a second: 1,000, and some that come late because
+/// the machine is busy.
 const MOST_OVERLOADED: u64 = 1200;
 /// `rsa_pss_rsae_sha256` of RFC 8446, 4.2.3.
 const RSA: &str = "scheme=2052";
@@ -59,7 +61,7 @@ fn start(keys: &[(&str, &str)]) -> Daemon {
     daemon
 }
 
-/// What www-data sees of the daemon in so many seconds, on one connection.
+/// Measurements of www-data on one connection for that many seconds.
 fn probe(daemon: &Daemon, seconds: f64) -> Value {
     Attacker::start(daemon, uid_of("www-data"), "probe", &format!("label=shop seconds={seconds}")).wait()
 }
@@ -78,8 +80,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The middle one of a few probes, since one may be disturbed by what else the machine does; infinite if anything was
-/// refused or lost.
+/// The middle one of a few probes, since one may be disturbed by what else the machine does;
+/// infinite if anything was refused or lost.
 fn p99_meanwhile(daemon: &Daemon, probes: usize, seconds: f64) -> f64 {
     let probes = (0..probes).map(|_| {
         let report = probe(daemon, seconds);
@@ -88,7 +90,7 @@ fn p99_meanwhile(daemon: &Daemon, probes: usize, seconds: f64) -> f64 {
     median(probes.collect())
 }
 
-/// What signatures of another user may take: more on a machine that is busy anyway.
+/// Limit for the signatures of another user: higher on a machine that is busy anyway.
 fn limit(daemon: &Daemon) -> f64 {
     MOST_P99.max(2.0 * p99_meanwhile(daemon, 3, 0.2))
 }
@@ -97,7 +99,8 @@ fn is_told_of_overload_too_often(report: &Value) -> bool {
     report["most_overloaded_in_a_second"].as_u64().is_some_and(|most| most > MOST_OVERLOADED)
 }
 
-/// Milliseconds of each of the handshakes that one client makes in this time, and why others failed.
+/// Milliseconds of each of the handshakes that one client makes in this time, and why others
+/// failed.
 fn handshakes(handshake: &Handshake, time: Duration, failures: &mut Vec<io::Error>) -> Vec<f64> {
     let end = Instant::now() + time;
     let mut taken = Vec::new();
@@ -285,7 +288,8 @@ fn expensive_signatures_are_made_beside_floods_of_cheap_requests() {
     }
 }
 
-/// A deadline counts from when the request is there, not from when somebody has the time to look at it.
+/// A deadline counts from when the request is there, not from when somebody has the time to look at
+/// it.
 #[test]
 fn requests_that_have_waited_past_their_deadline_are_not_signed() {
     let Some(_turn) = Turn::take() else { return };
@@ -305,8 +309,8 @@ fn requests_that_have_waited_past_their_deadline_are_not_signed() {
     assert_eq!(outcomes(&report, "overloaded"), 0, "{report}");
 }
 
-/// Whoever asks for too much is not taken for somebody who sends half a frame: the rest of it waits
-/// in the socket until the daemon reads again.
+/// A user who asks for too much is not taken for one who sends half a frame: the rest of the
+/// request waits in the socket until the daemon reads again.
 #[test]
 fn a_user_who_asks_for_too_much_keeps_its_connections() {
     let Some(_turn) = Turn::take() else { return };

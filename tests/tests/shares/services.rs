@@ -11,7 +11,7 @@ use keyward_tests::{Attacker, Daemon, leave_out};
 use serde_json::Value;
 
 const OTHER: u32 = 7001;
-/// What signatures may take under a flood, in milliseconds: 99 of 100.
+/// Limit for signatures under a flood, in milliseconds: 99th percentile.
 const MOST_P99: f64 = 10.0;
 
 /// A daemon that has grants for services, and a machine with control groups.
@@ -60,7 +60,8 @@ impl Scene {
         Attacker::start(&self.daemon, uid, mode, &format!("cgroup={} {settings}", cgroup.display()))
     }
 
-    /// What nginx sees of the daemon: the best of a few tries, since anything else that the machine does takes time.
+    /// nginx keeps its latency: the best of a few tries, since other work of the machine takes
+    /// time.
     fn assert_nginx_is_served(&self, settings: &str) {
         let group = format!("system.slice/{}", service("nginx"));
         let seconds = if is_soak() { 20.0 } else { 0.5 };
@@ -107,7 +108,8 @@ fn a_grant_to_a_service_is_for_its_processes_alone() {
     let [nginx, php, alone] = ["nginx", "php-fpm", "alone"].map(service);
     let cases = [
         (www_data, format!("system.slice/{nginx}"), "shop", "done"),
-        // A group of its own that the service has made, and a slice of its own below that of the system.
+        // A group of its own that the service has made, and a slice of its own below that of the
+        // system.
         (www_data, format!("system.slice/{nginx}/workers"), "shop", "done"),
         (www_data, format!("system.slice/system-{nginx}.slice/{nginx}"), "shop", "done"),
         (www_data, format!("system.slice/{php}"), "php", "done"),

@@ -308,7 +308,7 @@ fn connect_now(path: &Path) -> Option<UnixStream> {
     Some(socket.into())
 }
 
-/// What came of it.
+/// Result of the flood.
 #[derive(Default)]
 struct Seen {
     outcomes: BTreeMap<&'static str, usize>,
@@ -364,8 +364,8 @@ impl Seen {
     }
 }
 
-/// When a connection that was refused or closed is tried again: in a second or two, not all of them at a time. Who is faster is
-/// [`crate::probe::churn`].
+/// When a connection that was refused or closed is tried again: in a second or two, not all of them
+/// at a time. Who is faster is [`crate::probe::churn`].
 fn retry(number: usize) -> Instant {
     Instant::now() + Duration::from_millis(1000 + (number as u64 * 7919) % 1000)
 }

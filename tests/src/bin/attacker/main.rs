@@ -1,4 +1,5 @@
-//! A local user who means harm to the daemon, or wants a signature meanwhile: `attacker MODE NAME=VALUE...`.
+//! A local user who means harm to the daemon, or wants a signature meanwhile: `attacker MODE
+//! NAME=VALUE...`.
 //!
 //! ```text
 //! flood        keeps `connections`, with `in-flight` requests on each; none and nothing to send means idle ones

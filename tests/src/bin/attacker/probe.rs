@@ -1,4 +1,5 @@
-//! Somebody who only wants signatures, and notices how long they take; and somebody who comes and goes.
+//! Somebody who only wants signatures, and notices how long they take; and somebody who comes and
+//! goes.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

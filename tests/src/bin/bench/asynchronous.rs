@@ -1,4 +1,5 @@
-//! Handshakes of one thread of HAProxy with its key at a remote unit, in asynchronous jobs, as a table in Markdown.
+//! Handshakes of one thread of HAProxy with its key at a remote unit, in asynchronous jobs, as a
+//! table in Markdown.
 
 use std::time::Duration;
 

@@ -1,12 +1,13 @@
-//! Instructions of a signature on its way from a server to the daemon and back, counted by callgrind: unlike times they are the
-//! same on a busy machine, so two builds can be told apart by a percent. Both must be made alike: CARGO_INCREMENTAL alone makes
-//! a difference of six percent.
+//! Instructions of a signature on its way from a server to the daemon and back, counted by
+//! callgrind: unlike times they are the same on a busy machine, so two builds can be told apart by
+//! a percent. Both must be made alike: CARGO_INCREMENTAL alone makes a difference of six percent.
 //!
-//! Each side is counted while the other one runs by itself: once with few signatures, once with many. The difference has
-//! nothing of starting and ending in it. A P-256 key in the embedded unit, one connection, no other peer.
+//! Each side is counted while the other one runs by itself: once with few signatures, once with
+//! many. The difference has nothing of starting and ending in it. A P-256 key in the embedded unit,
+//! one connection, no other peer.
 //!
-//! What a daemon does after a fixed time it does more often under callgrind, which is slow, and more so on a busy machine. So
-//! the least of several rounds counts.
+//! What a daemon does after a fixed time it does more often under callgrind, which is slow, and
+//! more so on a busy machine. So the least of several rounds counts.
 
 use std::fs;
 use std::path::Path;
@@ -89,7 +90,8 @@ impl Scene {
 
 fn callgrind(counts: &Path) -> Vec<String> {
     let out = format!("--callgrind-out-file={}", counts.display());
-    // The seed of random numbers comes from the jitter of the processor's clock, which takes as long as it takes.
+    // The seed of random numbers comes from the jitter of the processor's clock, which takes as
+    // long as it takes.
     let seed = ["--toggle-collect=*jent_measure_jitter*", "--collect-atstart=yes"];
     ["valgrind", "--quiet", "--tool=callgrind", &out, seed[0], seed[1]].map(str::to_owned).into()
 }

@@ -1,4 +1,4 @@
-//! What plain key files cost to load in a process that has the provider, too.
+//! Cost of loading plain key files in a process that also has the provider.
 
 use std::fs;
 

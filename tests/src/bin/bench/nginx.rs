@@ -1,8 +1,8 @@
 //! TLS 1.3 handshakes of nginx with its key at a remote unit, as a table in Markdown.
 //!
-//! nginx waits for each signature, so a worker makes one handshake after the other: no more in a second than calls of
-//! the unit would fit into it. There are always more clients than workers, so that these never wait for work; what
-//! clients see is therefore mostly the wait for their turn.
+//! nginx waits for each signature, so a worker makes one handshake after the other: no more in a
+//! second than calls of the unit would fit into it. There are always more clients than workers, so
+//! that these never wait for work; what clients see is therefore mostly the wait for their turn.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
-//! What the daemon costs beside a bare GREP11 call: the same unit is called by a standard client directly, and through
-//! the daemon.
+//! Cost of the daemon beside a bare GREP11 call: a standard client calls the same unit directly,
+//! and through the daemon.
 //!
-//! One call at a time over one connection. The unit has a processor to itself; the client, with the daemon or
-//! without, has another one. Rounds of either kind alternate, so that a disturbance of the machine meets both.
+//! One call at a time over one connection. The unit has a processor to itself; the client, with the
+//! daemon or without, has another one. Rounds of either kind alternate, so that a disturbance of
+//! the machine meets both.
 
 use std::process::Command;
 use std::thread;
@@ -56,7 +57,7 @@ struct Line {
 struct Round {
     bare: f64,
     keyward: f64,
-    /// What the daemon took, on average, to verify the signature: a part of `keyward`.
+    /// Average time that the daemon took to verify the signature: a part of `keyward`.
     verify: f64,
 }
 
@@ -113,7 +114,7 @@ impl Line {
     }
 }
 
-/// What half of the calls of a `keyward bench` took less than.
+/// Median latency of the calls of a `keyward bench`.
 fn p50(bench: &mut Command, key_type: &str) -> f64 {
     bench.args(["--json", "--connections", "1", "--seconds", SECONDS, "--type", key_type]);
     let printed: Value = serde_json::from_str(&on_processor(OTHERS, || succeed(bench))).expect("JSON");
@@ -134,5 +135,5 @@ fn on_processor<T: Send>(processor: usize, f: impl FnOnce() -> T + Send) -> T {
 const UNIT: usize = 0;
 const OTHERS: usize = 1;
 const SECONDS: &str = "1";
-/// What the daemon may cost, in microseconds.
+/// Goal for the cost of the daemon, in microseconds.
 const GOAL: &str = "60";

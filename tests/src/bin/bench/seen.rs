@@ -1,4 +1,5 @@
-//! A server under load whose keys are at a remote unit: what its clients see, and what the machine spends on it.
+//! A server under load whose keys are at a remote unit: what its clients see, and what the machine
+//! spends on it.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,13 +8,13 @@ use keyward_tests::{Daemon, Load, UnitServer};
 
 use super::cpu_time;
 
-/// What was measured of a server under load.
+/// Measurements of a server under load.
 pub(super) struct Seen {
-    /// What a call of the unit took on average, in seconds.
+    /// Average time of a call of the unit, in seconds.
     pub(super) call: f64,
     /// Handshakes in a second.
     pub(super) rate: f64,
-    /// What they took.
+    /// Latencies of the handshakes.
     pub(super) latencies: Vec<Duration>,
     /// The share of the time of all processors that was spent on these handshakes, by clients, too.
     pub(super) busy: f64,
@@ -41,7 +42,7 @@ impl Seen {
     }
 }
 
-/// What has been counted since each of them was started.
+/// Counts since the start of each process.
 struct Counters {
     /// Signatures by units.
     calls: f64,

@@ -1,4 +1,4 @@
-//! What the doctor finds by itself: the servers that run.
+//! Servers that the doctor finds by itself because they run.
 
 use std::fs::{self, Permissions};
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ use super::OTHER;
 /// A finding: check, verdict, detail and what to do.
 type Finding = [String; 4];
 
-/// What the doctor finds, told nothing.
+/// Findings of the doctor without arguments.
 fn all(daemon: &Daemon) -> Vec<Finding> {
     let output = run(daemon.keyward(&["doctor", "--json"]).env_remove("KEYWARD_SOCKET"));
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
@@ -26,7 +26,7 @@ fn all(daemon: &Daemon) -> Vec<Finding> {
     findings.iter().map(|one| ["check", "verdict", "detail", "mend"].map(|name| field(one, name))).collect()
 }
 
-/// What it finds of a process; other tests have servers as well.
+/// Findings about one process; other tests run servers as well.
 fn of_process(daemon: &Daemon, pid: u32) -> Vec<Finding> {
     let of_process = format!("(process {pid} ");
     all(daemon).into_iter().filter(|[_, _, detail, _]| detail.contains(&of_process)).collect()

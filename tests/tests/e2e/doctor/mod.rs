@@ -1,4 +1,4 @@
-//! What `keyward doctor` finds: one test for each trap between a server and its keys.
+//! Findings of `keyward doctor`: one test for each trap between a server and its keys.
 
 mod configuration;
 mod daemon;
@@ -18,13 +18,13 @@ const OTHER: &str = "daemon";
 /// One finding: verdict, detail and what to do.
 type Finding = [String; 3];
 
-/// What the doctor finds by one check, run with more arguments.
+/// Findings of one check, with more arguments for the doctor.
 fn doctor(daemon: &Daemon, check: &str, arguments: &[&dyn AsRef<OsStr>]) -> Vec<Finding> {
     let mut command = daemon.keyward(&["doctor", "--json"]);
     findings(command.env_remove("KEYWARD_SOCKET").args(arguments), check)
 }
 
-/// What such a command finds by one check.
+/// Findings of one check, from the output of a doctor command.
 fn findings(command: &mut Command, check: &str) -> Vec<Finding> {
     let output = run(command);
     let text = String::from_utf8_lossy(&output.stdout);
@@ -60,7 +60,8 @@ impl Scene {
         path
     }
 
-    /// Has the doctor look at an openssl.cnf, who finds one thing: its verdict, the detail and what to do.
+    /// Has the doctor look at an openssl.cnf, who finds one thing: its verdict, the detail and what
+    /// to do.
     fn find(&self, conf: &Path) -> Finding {
         let mut found = doctor(&self.daemon, "openssl.cnf", &[&"--openssl-conf", &conf]);
         assert_eq!(found.len(), 1, "{found:#?}");

@@ -287,7 +287,8 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
     }
 }
 
-/// HAProxy as docs/servers/haproxy.md sets it up, and then a process that knows the socket by its openssl.cnf alone.
+/// HAProxy as docs/servers/haproxy.md sets it up, and then a process that knows the socket by its
+/// openssl.cnf alone.
 #[test]
 fn the_chroot_is_that_of_the_process() {
     if !has_root() {
@@ -349,7 +350,8 @@ fn the_chroot_is_that_of_the_process() {
     assert!(mend.contains("--chroot DIR"), "{mend}");
 }
 
-/// As docs/servers/haproxy.md sets it up: the socket is that of the environment, whatever openssl.cnf says.
+/// As docs/servers/haproxy.md sets it up: the socket is that of the environment, whatever
+/// openssl.cnf says.
 #[test]
 fn the_environment_says_where_the_socket_is() {
     let mut daemon = Daemon::prepare("");

@@ -69,7 +69,7 @@ fn public_keys_in_the_form_of_the_unit_and_in_everybody_elses() {
     assert_refused(&mut { again }, 73, &["adopt key P-256-pem: ", "already"]);
 }
 
-/// Those for RSA key exchange prove themselves by decrypting.
+/// Keys for RSA key exchange prove themselves by decrypting.
 #[test]
 fn keys_that_decrypt_are_taken_over_for_that() {
     let scene = Scene::new();

@@ -100,7 +100,8 @@ fn a_backend_is_named_where_there_are_several() {
     assert_refused(&mut scene.daemon.keyward(&["key", "show", "shop"]), 66, &["no key shop"]);
 }
 
-/// What a reload does not take over it names, and so does who is asked for it.
+/// The reload names each change that it does not take over, and so does a refusal because of that
+/// change.
 #[test]
 fn a_default_backend_and_one_that_is_new() {
     let mut scene = Scene::new();

@@ -1,4 +1,4 @@
-//! What is told of units: by the command line, to whoever watches, and in metrics.
+//! State of units as the command line, watchers and metrics report it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -52,7 +52,7 @@ impl Scene {
         signed.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log()));
     }
 
-    /// What the doctor finds of units: verdict, detail and what to do, and whether all is well.
+    /// Findings of the doctor about units: verdict, detail and what to do, and whether all is well.
     fn doctor(&self) -> (Vec<[String; 3]>, bool) {
         let output = run(&mut self.daemon.keyward(&["doctor", "--json"]));
         let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
@@ -233,7 +233,7 @@ fn metrics() {
     assert_read_by_others(&scene.daemon);
 }
 
-/// What Prometheus has against a page, and what a node exporter makes of it.
+/// Prometheus finds no fault with the page, and a node exporter reads it.
 fn assert_read_by_others(daemon: &Daemon) {
     let textfiles = daemon.path("textfiles");
     fs::create_dir(&textfiles).unwrap();
@@ -332,7 +332,7 @@ impl Page {
         self.with(name, labels).map(|sample| sample.value).sum()
     }
 
-    /// Its buckets grow up to all that there are.
+    /// The buckets of a histogram grow up to the total count.
     fn assert_histogram(&self, name: &str, labels: &[(&str, &str)]) {
         let bucket = format!("{name}_bucket");
         let buckets: Vec<_> = self.with(&bucket, labels).collect();

@@ -36,7 +36,8 @@ fn import(label: &str, daemon: &Daemon) -> Command {
     command
 }
 
-/// The key is in the unit: it has the public key of the file, says where it is, and signs as the file would.
+/// The key is in the unit: it has the public key of the file, says where it is, and signs as the
+/// file would.
 fn assert_imported(daemon: &Daemon, label: &str, file: &Path) {
     let expected = succeed(openssl(&["pkey", "-pubout", "-in"]).arg(file));
     let public = public_key(daemon, label);
@@ -46,7 +47,8 @@ fn assert_imported(daemon: &Daemon, label: &str, file: &Path) {
     assert!(text.contains("\nbackend     hsm (crypto unit over GREP11)\n"), "{text}");
     assert_signs(daemon, label);
 
-    // In the openssl program, where the key may be Ed25519 and the message longer than what is sent whole.
+    // In the openssl program, where the key may be Ed25519 and the message longer than what is sent
+    // whole.
     let (message, signature) = (daemon.path("text"), daemon.path("text.signature"));
     let length = if label == "ed25519" { 1000 } else { 300_000 };
     fs::write(&message, vec![b'k'; length]).unwrap();

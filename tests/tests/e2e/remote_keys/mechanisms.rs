@@ -97,7 +97,8 @@ fn digests_go_where_messages_do_not() {
     assert_in_order(&daemon);
 }
 
-/// A unit that lists PSS and takes no digests for it is found out by the first signature, which succeeds.
+/// A unit that lists PSS and takes no digests for it is found out by the first signature, which
+/// succeeds.
 #[test]
 fn pss_that_is_listed_and_takes_no_digests() {
     let (daemon, servers, _directory) = scene(&[&["--simulate-refused", "CKM_RSA_PKCS_PSS"]]);
@@ -144,7 +145,8 @@ fn what_a_unit_cannot_do_at_all_is_refused_unless_another_one_can() {
     assert_in_order(&daemon);
 }
 
-/// A unit is asked what it can do when it is connected to, and for nothing but the signature from then on.
+/// A unit is asked what it can do when it is connected to, and for nothing but the signature from
+/// then on.
 #[test]
 fn a_signature_is_one_call() {
     let late = Duration::from_millis(100);

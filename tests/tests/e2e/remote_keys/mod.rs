@@ -1,4 +1,5 @@
-//! Keys at remote units: how they come there, which unit signs with them, and what is told when none can.
+//! Keys at remote units: how they come there, which unit signs with them, and what is told when
+//! none can.
 
 mod adoption;
 mod backends;
@@ -24,7 +25,8 @@ fn sign(daemon: &Daemon, label: &str, scheme: Scheme, input: Input<'_>) -> Resul
     client.sign(&label.parse::<Label>().unwrap(), scheme, input)
 }
 
-/// The key signs with every scheme of its type, as the openssl program finds by the public key that the daemon tells.
+/// The key signs with every scheme of its type, as the openssl program finds by the public key that
+/// the daemon tells.
 fn assert_signs(daemon: &Daemon, label: &str) {
     let key = show(daemon, label);
     let key_type: KeyType = key["type"].as_str().unwrap().parse().unwrap();
@@ -58,7 +60,8 @@ fn assert_verifies(daemon: &Daemon, public: &Path, scheme: Scheme, message: &[u8
     assert!(succeed(&mut command).contains("Verified"), "{scheme}\n{}", daemon.log());
 }
 
-/// The public key that the daemon tells, in PEM as the openssl program writes it: it has read it, so others can.
+/// The public key that the daemon tells, in PEM as the openssl program writes it: it has read it,
+/// so others can.
 fn public_key(daemon: &Daemon, label: &str) -> PathBuf {
     let shown = show(daemon, label);
     let base64 = shown["versions"][0]["public_key"].as_str().unwrap();

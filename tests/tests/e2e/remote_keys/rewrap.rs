@@ -16,7 +16,8 @@ use tempfile::TempDir;
 
 use super::{assert_refused, assert_signs, sign, unit_list};
 
-/// Units that may be started again with another master key, and a daemon that finds them where they were.
+/// Units that may be started again with another master key, and a daemon that finds them where they
+/// were.
 struct Scene {
     daemon: Daemon,
     servers: Vec<UnitServer>,
@@ -108,7 +109,8 @@ impl Scene {
     }
 }
 
-/// A key for RSA key exchange proves its new blob as it can, and whoever asks cannot tell that there is one.
+/// A key for RSA key exchange proves its new blob as it can, and whoever asks cannot tell that
+/// there is one.
 #[test]
 fn premaster_secrets_outlive_the_master_key() {
     let mut scene = Scene::new(1, "", &[]);
