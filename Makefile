@@ -79,6 +79,7 @@ lint:
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --workspace --no-deps \
 		--document-private-items --lib --examples $(patsubst tests/src/bin/%,--bin %,$(basename $(wildcard tests/src/bin/*)))
 	.ci/check-dependencies
+	.ci/check-comments
 
 # Speed and cost, all of it or PARTS="--quick handshakes"; see tests/src/bin/bench/main.rs. Not a
 # test: machines differ.
