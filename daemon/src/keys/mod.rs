@@ -266,6 +266,30 @@ impl Keys {
         self.change(label, move |store| store.put(key)).await.map(Arc::new)
     }
 
+    /// Changes a key as `change` says, and stores the key. If somebody else has changed the key in the
+    /// meantime, `change` runs again on the key as it is then. Each further round means that one other
+    /// change has succeeded.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] if there is no such key; the error of `change`, which leaves the key
+    /// unchanged; other errors of the store.
+    pub(crate) async fn update<T, E: From<StoreError>>(
+        &self,
+        label: &Label,
+        mut change: impl FnMut(&mut Key) -> Result<T, E>,
+    ) -> Result<(Arc<Key>, T), E> {
+        loop {
+            let old = self.get(label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+            let mut key = (*old).clone();
+            let result = change(&mut key)?;
+            match self.put(key).await {
+                Ok(key) => return Ok((key, result)),
+                Err(StoreError::Changed(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Deletes a key with all its versions, also one whose record was altered.
     ///
     /// # Errors
@@ -629,6 +653,34 @@ pub(crate) mod tests {
         };
         let limit = core::time::Duration::from_secs(10);
         tokio::time::timeout(limit, seen).await.expect("the key in memory is the one on the disk");
+    }
+
+    #[tokio::test]
+    async fn a_change_meets_another_change_and_runs_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Arc::new(keys(&dir, 2));
+        let label: Label = "shop".parse().unwrap();
+        let add = async |number: usize| {
+            let add = |key: &mut Key| {
+                key.versions[0].certificates.push(vec![u8::try_from(number).unwrap()]);
+                Ok::<_, StoreError>(())
+            };
+            keys.update(&label, add).await
+        };
+        assert!(matches!(add(0).await, Err(StoreError::Unknown(_))));
+        keys.put(key("shop")).await.unwrap();
+        let (first, second, third) = tokio::join!(add(1), add(2), add(3));
+        assert!([first, second, third].iter().all(Result::is_ok));
+        let mut stored = keys.get(&label).await.unwrap().unwrap().versions[0].certificates.clone();
+        stored.sort();
+        assert_eq!(stored, [[1], [2], [3]]);
+
+        let refused = keys.update(&label, |key| {
+            key.state = State::Disabled;
+            Err::<(), _>(StoreError::Locked("/".into()))
+        });
+        assert!(matches!(refused.await, Err(StoreError::Locked(_))));
+        assert_eq!(keys.get(&label).await.unwrap().unwrap().state, State::Enabled);
     }
 
     #[tokio::test]
