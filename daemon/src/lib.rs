@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 mod daemon;
 pub mod keys;
+mod lifecycle;
 mod observe;
 mod peers;
 pub mod policy;

@@ -5,13 +5,12 @@ use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_proto::{Label, Reference, Use};
+use keyward_proto::{Label, Reference};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Backends};
 use crate::keys::certificates::{Certificate, first_to_expire};
 use crate::keys::{Altered, Key, StoreError, Version};
-use crate::policy::authorise::signs_and_decrypts;
 
 /// A request for a new key.
 #[derive(Debug, Deserialize, Serialize)]
@@ -56,13 +55,6 @@ pub(crate) struct Change {
     /// Whether it is accepted that one RSA key signs and decrypts.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) sign_and_decrypt: bool,
-}
-
-/// The command that gives a key these uses.
-pub(crate) fn set_uses(label: &str, uses: &[Use]) -> String {
-    let named: String = uses.iter().map(|one| format!(" --use {one}")).collect();
-    let accepted = if signs_and_decrypts(uses).is_some() { " --sign-and-decrypt" } else { "" };
-    format!("keyward key set-uses {label}{named}{accepted}")
 }
 
 /// A key, without its blobs.

@@ -10,11 +10,12 @@ use keyward_proto::{KeyType, Outcome, PublicKey, Scheme, Use};
 
 use super::keys::{label, version_of};
 use super::{Admin, AdminError, Administrator, Answer, Body};
-use crate::admin::api::{RequestSignature, set_uses};
+use crate::admin::api::RequestSignature;
 use crate::backend::grep11::{Trace, random};
 use crate::backend::{Asked, BackendError, Input, Times};
 use crate::ground::fair::NOBODY;
 use crate::keys::{self, StoreError, Version};
+use crate::lifecycle::set_uses_command;
 use crate::policy::act::Act;
 use crate::policy::purpose::{Purpose, classify};
 
@@ -45,7 +46,7 @@ pub(super) async fn sign(
         let uses = key.uses.iter().map(|u| u.name()).collect::<Vec<_>>().join(", ");
         let reason = format!(
             "the uses of key {label} are {uses}, without csr; allow it first: {}",
-            set_uses(label.as_str(), &[&*key.uses, &[Use::Csr]].concat())
+            set_uses_command(label.as_str(), &[&*key.uses, &[Use::Csr]].concat())
         );
         return Err(AdminError::NotAllowed(reason));
     }

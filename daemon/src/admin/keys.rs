@@ -9,17 +9,13 @@ use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::{Fingerprint, KeyType, Label, Use};
-use keyward_unit::{Header, NewKey, Wkid};
-use tokio::sync::RwLockReadGuard;
+use keyward_unit::NewKey;
 
 use super::plain_key::PlainKey;
 use super::{Admin, AdminError, Administrator, Answer, Body, parse};
 use crate::admin::api::{self, Change, KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page, RepairedView};
-use crate::backend::grep11::Abilities;
-use crate::backend::{Backend, BackendError};
-use crate::config::EMBEDDED;
 use crate::keys::{self, Key, Listed, Repaired, StoreError, Version};
-use crate::policy::authorise::signs_and_decrypts;
+use crate::lifecycle::{self, Placement, check_abilities, check_uses};
 
 pub(super) async fn list(
     State(admin): State<Admin>,
@@ -83,11 +79,12 @@ pub(super) async fn generate(
             KeyType::GENERATED.map(|key_type| key_type.to_string()).join(", ")
         ))
     })?;
-    let home = Home::of(&admin, wanted.backend.as_deref()).await?;
+    let home = Placement::of(&admin.daemon, wanted.backend.as_deref()).await?;
     check_uses(&uses, key_type, wanted.sign_and_decrypt)?;
     refuse_existing(&admin, &label).await?;
     let made = home.backend.generate(key_type, &uses, home.wkid).await?;
-    let view = add(&admin, label, uses, &home, made).await?;
+    let key = home.store(&admin.daemon, label, uses, &made).await?;
+    let view = KeyView::of(&key, &admin.daemon.backends);
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key generated");
     Ok((StatusCode::CREATED, Json(view)))
 }
@@ -121,11 +118,11 @@ pub(super) async fn import(
         import_version(&admin, label, file).await?
     } else {
         let uses = uses(&words)?;
-        let home = Home::of(&admin, backend.as_deref()).await?;
+        let home = Placement::of(&admin.daemon, backend.as_deref()).await?;
         refuse_existing(&admin, &label).await?;
         let made = home.backend.import(file, &uses, home.wkid).await?;
         check_uses(&uses, made.key_type, sign_and_decrypt)?;
-        add(&admin, label, uses, &home, made).await?
+        KeyView::of(&*home.store(&admin.daemon, label, uses, &made).await?, &admin.daemon.backends)
     };
     let (key, key_type, version) = (&view.label, &view.key_type, view.current);
     tracing::info!(key, r#type = key_type, version, uses = ?view.uses, uid = who.uid, "key imported");
@@ -137,7 +134,7 @@ pub(super) async fn import(
 async fn import_version(admin: &Admin, label: Label, file: PlainKey) -> Result<KeyView, AdminError> {
     let key = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
     refuse_full(&key)?;
-    let home = Home::of(admin, Some(&key.backend)).await?;
+    let home = Placement::of(&admin.daemon, Some(&key.backend)).await?;
     let made = home.backend.import(file, &key.uses, home.wkid).await?;
     // Whoever gave the key these uses has accepted them.
     check_uses(&key.uses, made.key_type, true)?;
@@ -159,36 +156,14 @@ pub(super) async fn adopt(
     let label = label(&text)?;
     let adopted: api::Adopted = parse(&body?)?;
     let uses = uses(&adopted.uses)?;
-    let home = Home::of(&admin, adopted.backend.as_deref()).await?;
-    let Backend::Grep11(grep11) = home.backend else {
-        let reason = "blobs are adopted by backends over GREP11; name one with --backend";
-        return Err(AdminError::Invalid(reason.into()));
-    };
-    refuse_existing(&admin, &label).await?;
     let decode = |text: &str, what: &str| {
         STANDARD.decode(text).map_err(|_| AdminError::Invalid(format!("the {what} is not base64")))
     };
     let (blob, public) = (decode(&adopted.blob, "blob")?, decode(&adopted.public_key, "public key")?);
-    let next = admin.daemon.keys.next_wkid(home.backend.name()).await?;
-    if let (Some(wkid), Some(header)) = (home.wkid, Header::read(&blob))
-        && header.wkid() != wkid
-        && next != Some(header.wkid().to_string())
-    {
-        return Err(AdminError::Unfit(format!(
-            "the blob is wrapped by master key {}, the keys of backend {} by {wkid}",
-            header.wkid(),
-            home.backend.name()
-        )));
-    }
-    if Header::read(&blob).is_some_and(|header| header.extractable()) {
-        tracing::warn!(
-            key = label.as_str(),
-            "the key that is adopted can be taken out of its unit: CKA_EXTRACTABLE is true"
-        );
-    }
-    let made = grep11.adopt(blob, &public, Abilities::needed_for(&uses)).await.map_err(BackendError::from)?;
-    check_uses(&uses, made.key_type, adopted.sign_and_decrypt)?;
-    let view = add(&admin, label, uses, &home, made).await?;
+    let backend = adopted.backend.as_deref();
+    let accepted = adopted.sign_and_decrypt;
+    let key = lifecycle::adopt(&admin.daemon, label, uses, accepted, backend, blob, &public).await?;
+    let view = KeyView::of(&key, &admin.daemon.backends);
     tracing::info!(key = view.label, r#type = view.key_type, uses = ?view.uses, uid = who.uid, "key adopted");
     Ok((StatusCode::CREATED, Json(view)))
 }
@@ -251,7 +226,7 @@ pub(super) async fn rotate(
         ))
     })?;
     refuse_full(&key)?;
-    let home = Home::of(&admin, Some(&key.backend)).await?;
+    let home = Placement::of(&admin.daemon, Some(&key.backend)).await?;
     let made = home.backend.generate(key_type, &key.uses, home.wkid).await?;
     let view = add_version(&admin, &key, &made).await?;
     tracing::info!(key = view.label, version = view.current, uid = who.uid, "key rotated");
@@ -306,7 +281,7 @@ pub(super) async fn repair(
     Ok(Json(RepairedView { lists, disabled, removed, nameless, altered: admin.daemon.keys.altered() }))
 }
 
-/// Refuses a label in use before time is spent on a key; [`add`] makes sure of it.
+/// Refuses a label in use before time is spent on a key; [`Placement::store`] makes sure of it.
 async fn refuse_existing(admin: &Admin, label: &Label) -> Result<(), AdminError> {
     match admin.daemon.keys.get(label).await? {
         Some(_) => Err(StoreError::Exists(label.clone()).into()),
@@ -323,84 +298,6 @@ fn refuse_full(key: &Key) -> Result<(), AdminError> {
     Err(AdminError::Unfit(format!(
         "key {label} has {MAX_VERSIONS} versions, and cannot have more; make another key"
     )))
-}
-
-/// Where a new key is to live.
-struct Home<'a> {
-    backend: &'a Backend,
-    /// The master key that its other keys are wrapped by, if there are any.
-    wkid: Option<Wkid>,
-    /// Keeps the master key from being changed until the key is stored.
-    _settling: RwLockReadGuard<'a, ()>,
-}
-
-impl<'a> Home<'a> {
-    /// The backend of that name, or the one that the configuration has for keys without one, or the
-    /// only one.
-    async fn of(admin: &'a Admin, name: Option<&str>) -> Result<Self, AdminError> {
-        let backends = &admin.daemon.backends;
-        let config = admin.daemon.config();
-        let known = || backends.iter().map(Backend::name).collect::<Vec<_>>().join(", ");
-        let backend = match name.or(config.default_backend.as_deref()) {
-            Some(name) => backends.get(name).ok_or_else(|| {
-                let known = known();
-                AdminError::Invalid(match config.grep11.contains_key(name) {
-                    true => format!(
-                        "the backend {name} is in the configuration, and takes effect with a restart of the daemon; until then there are {known}"
-                    ),
-                    false => format!("there is no backend {name:?}; there are {known}"),
-                })
-            })?,
-            None => backends.only().ok_or_else(|| {
-                AdminError::Invalid(format!(
-                    "there are several backends; set default-backend in keyward.toml, or name one with --backend: {}",
-                    known()
-                ))
-            })?,
-        };
-        drop(config);
-        if let Backend::Embedded(embedded) = backend {
-            embedded.unit().map_err(BackendError::from)?;
-        }
-        let read = async || -> Result<Option<Wkid>, StoreError> {
-            let wkid = admin.daemon.keys.wkid(backend.name()).await?;
-            Ok(wkid.and_then(|wkid| wkid.parse().ok()))
-        };
-        let other = backend.settling().read().await;
-        if let Some(wkid) = read().await? {
-            return Ok(Self { backend, wkid: Some(wkid), _settling: other });
-        }
-        drop(other);
-        // The first key settles the master key: whoever finds none waits here until that key is stored.
-        let first = backend.settling().write().await;
-        Ok(Self { backend, wkid: read().await?, _settling: first.downgrade() })
-    }
-}
-
-async fn add(
-    admin: &Admin,
-    label: Label,
-    uses: Vec<Use>,
-    home: &Home<'_>,
-    made: NewKey,
-) -> Result<KeyView, AdminError> {
-    let Home { backend, wkid, .. } = home;
-    if let (Backend::Grep11(_), None, Some(header)) = (backend, wkid, Header::read(&made.blob)) {
-        admin.daemon.keys.set_wkid(backend.name(), header.wkid().to_string(), None).await?;
-    }
-
-    let version = version(1, &made);
-    let key = Key {
-        label,
-        state: keys::State::Enabled,
-        uses,
-        backend: backend.name().into(),
-        current: version.number,
-        versions: vec![version],
-        revision: 0,
-    };
-    let key = admin.daemon.keys.put(key).await?;
-    Ok(KeyView::of(&key, &admin.daemon.backends))
 }
 
 /// A version that was made just now.
@@ -453,37 +350,6 @@ fn uses(words: &[String]) -> Result<Vec<Use>, AdminError> {
         uses.push(Use::TlsServer);
     }
     Ok(uses)
-}
-
-/// Refuses RSA key exchange where it cannot be, or should not be.
-fn check_uses(uses: &[Use], key_type: KeyType, sign_and_decrypt: bool) -> Result<(), AdminError> {
-    if !uses.contains(&Use::RsaKeyExchange) {
-        return Ok(());
-    }
-    if !matches!(key_type, KeyType::Rsa(_)) {
-        return Err(AdminError::Invalid(format!("a key of type {key_type} has no use in rsa-key-exchange")));
-    }
-    match signs_and_decrypts(uses) {
-        Some(other) if !sign_and_decrypt => Err(AdminError::Invalid(format!(
-            "one key for both rsa-key-exchange and {other} is less safe than two; take two, or accept that with --sign-and-decrypt"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Refuses uses that a unit elsewhere would refuse in each handshake: what a key is able to do there is settled when it is
-/// made.
-fn check_abilities(uses: &[Use], backend: &str, version: &Version) -> Result<(), AdminError> {
-    let Some(header) = Header::read(&version.blob).filter(|_| backend != EMBEDDED) else { return Ok(()) };
-    let needed = Abilities::needed_for(uses);
-    let (verb, with) = match (needed.signs && !header.signs(), needed.decrypts && !header.decrypts()) {
-        (true, _) => ("sign", "the use that is wanted"),
-        (_, true) => ("decrypt", "rsa-key-exchange"),
-        (false, false) => return Ok(()),
-    };
-    Err(AdminError::Invalid(format!(
-        "the unit of backend {backend} does not let the key {verb}, which was settled when it was made; make another one with {with}"
-    )))
 }
 
 /// Most versions of a key, which are all in memory when it is used.

@@ -63,6 +63,7 @@ use crate::backend::grep11::Grep11Error;
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
 use crate::keys::StoreError;
+use crate::lifecycle;
 use crate::observe::metrics::Metrics;
 use crate::policy::authorise::Peer;
 use gate::{Caller, Gate};
@@ -185,8 +186,8 @@ enum AdminError {
     Body(#[from] BytesRejection),
     #[error("{0}")]
     Invalid(String),
-    #[error("{0}")]
-    LeftBehind(String),
+    #[error(transparent)]
+    Lifecycle(#[from] lifecycle::Error),
     #[error("there is no such thing here")]
     NoRoute,
     #[error("{0}")]
@@ -210,26 +211,68 @@ impl IntoResponse for AdminError {
             Self::Body(rejection) => rejection.status(),
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::LeftBehind(_) => StatusCode::CONFLICT,
+            Self::Lifecycle(error) => lifecycle_status(error),
             Self::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoRoute | Self::NoVersion(_) => StatusCode::NOT_FOUND,
             Self::NotAllowed(_) | Self::NotAnAdministrator => StatusCode::FORBIDDEN,
-            Self::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,
-            Self::Store(StoreError::Exists(_) | StoreError::Changed(_)) => StatusCode::CONFLICT,
-            Self::Store(StoreError::Locked(_)) => StatusCode::FAILED_DEPENDENCY,
-            Self::Store(StoreError::Altered(_) | StoreError::Unlisted(_)) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Store(
-                StoreError::Copy(_)
-                | StoreError::Gone(_)
-                | StoreError::Io(..)
-                | StoreError::NotDurable { .. },
-            ) => StatusCode::INSUFFICIENT_STORAGE,
-            Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Store(error) => store_status(error),
         };
         if status.is_server_error() {
             tracing::error!("administrator's request failed: {self}");
         }
         (status, Json(Refusal { error: printable(&self.to_string()) })).into_response()
+    }
+}
+
+fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
+    use lifecycle::Error;
+
+    match error {
+        Error::Backend(error) => backend_status(error),
+        Error::Store(error) => store_status(error),
+        Error::BackendAfterRestart { .. }
+        | Error::BackendWithoutKeys(_)
+        | Error::Incapable { .. }
+        | Error::NextMasterKey(_)
+        | Error::NextMasterKeyInForce(_)
+        | Error::NoNextMasterKey(_)
+        | Error::NotAdoptable
+        | Error::SeveralBackends(_)
+        | Error::SignsAndDecrypts(_)
+        | Error::ThirdMasterKey { .. }
+        | Error::UnknownBackend { .. }
+        | Error::UselessDecryption(_) => StatusCode::BAD_REQUEST,
+        Error::Disabled(_) | Error::NotForRequests { .. } => StatusCode::FORBIDDEN,
+        Error::NoCertificate { .. } | Error::NoVersion { .. } => StatusCode::NOT_FOUND,
+        Error::NoUnit { .. }
+        | Error::NotRewrapped { .. }
+        | Error::NothingRewrapped { .. }
+        | Error::OtherMasterKeyAtUnits { .. }
+        | Error::Proof { .. }
+        | Error::ProofGivenUp
+        | Error::StoreAltered => StatusCode::CONFLICT,
+        Error::BackendGone { .. }
+        | Error::CertificateNotFirst { .. }
+        | Error::CertificateOfOtherKey(_)
+        | Error::Chain(_)
+        | Error::ManyVersions { .. }
+        | Error::NotARequest { .. }
+        | Error::NotGenerated(_)
+        | Error::OtherMasterKey { .. }
+        | Error::SameKey { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+fn store_status(error: &StoreError) -> StatusCode {
+    match error {
+        StoreError::Unknown(_) => StatusCode::NOT_FOUND,
+        StoreError::Exists(_) | StoreError::Changed(_) => StatusCode::CONFLICT,
+        StoreError::Locked(_) => StatusCode::FAILED_DEPENDENCY,
+        StoreError::Altered(_) | StoreError::Unlisted(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        StoreError::Copy(_) | StoreError::Gone(_) | StoreError::Io(..) | StoreError::NotDurable { .. } => {
+            StatusCode::INSUFFICIENT_STORAGE
+        }
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -19,11 +19,12 @@ use super::failure::Failure;
 use super::import::Import;
 use super::output::{self, from_now, print, print_json, print_table, table, time};
 use super::{Client, RUNTIME_DIR};
-use crate::admin::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView, set_uses};
+use crate::admin::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::config::EMBEDDED;
 use crate::ground::exit;
 use crate::keys::{self, Altered};
+use crate::lifecycle::set_uses_command;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -394,7 +395,7 @@ impl Named {
 /// The command that adds a use to those of a key of the daemon with this runtime directory.
 pub(super) fn how_to_allow(runtime_dir: &Path, key: &KeyView, wanted: Use) -> String {
     let uses: Vec<Use> = key.uses.iter().filter_map(|u| u.parse().ok()).chain([wanted]).collect();
-    for_daemon(set_uses(&key.label, &uses), runtime_dir)
+    for_daemon(set_uses_command(&key.label, &uses), runtime_dir)
 }
 
 /// A command as it has to be for the daemon with this runtime directory.

@@ -1,0 +1,239 @@
+//! Keys of a backend on their way to another master key.
+
+mod next;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use keyward_proto::Label;
+use keyward_unit::{Header, Wkid};
+use tokio::task::JoinSet;
+
+use super::Error;
+use crate::backend::Backend;
+use crate::daemon::Daemon;
+use crate::keys::{Key, StoreError, Version};
+
+/// The outcome of rewrapping some keys of a backend.
+#[derive(Debug)]
+pub(crate) struct Rewrapped {
+    /// Number of keys that were read, of every backend.
+    pub(crate) looked_at: u64,
+    /// Number of keys of the backend among these.
+    pub(crate) keys: u64,
+    /// Number of blobs that were wrapped by this call.
+    pub(crate) wrapped: u64,
+    /// Label to pass as `after` for the next keys; none after the last key.
+    pub(crate) next: Option<String>,
+}
+
+/// The outcome of putting the next master key of a backend in force.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// Name of the master key.
+    pub(crate) wkid: String,
+    /// Number of keys whose old blobs were deleted.
+    pub(crate) keys: u64,
+}
+
+/// Wraps the keys of the next labels after `after` by the next master key. Skips versions that are
+/// wrapped already, so an interrupted run can start again at any label.
+///
+/// # Errors
+/// [`Error`] says why there is no next master key, or which unit has failed.
+pub(crate) async fn rewrap(daemon: &Daemon, name: &str, after: Option<String>) -> Result<Rewrapped, Error> {
+    let backend = backend(daemon, name)?;
+    let old = settled(daemon, name).await?;
+    let listed = daemon.keys.list(after, BATCH).await?;
+    let next = (listed.len() == BATCH).then(|| listed.last().map(|key| key.label().to_string())).flatten();
+    let looked_at = listed.len() as u64;
+    // Altered keys are found again when the rewrapping is finished.
+    let mut keys: Vec<_> = listed.into_iter().filter_map(|listed| listed.key().ok()).collect();
+    keys.retain(|key| key.backend == name);
+    let new = next::of_keys(daemon, backend, &keys, &old).await?;
+    if let Some(new) = &new
+        && daemon.keys.next_wkid(name).await?.as_ref() != Some(new)
+    {
+        daemon.keys.set_next_wkid(name, new.clone()).await?;
+    }
+    let mut done = Rewrapped { looked_at, keys: keys.len() as u64, wrapped: 0, next };
+    for key in keys {
+        done.wrapped += rewrap_key(daemon, backend, key, &old, new.as_deref()).await?;
+    }
+    Ok(done)
+}
+
+/// Wraps the versions of a key that still need it. Returns how many versions that were.
+async fn rewrap_key(
+    daemon: &Daemon,
+    backend: &Backend,
+    key: Key,
+    old: &str,
+    new: Option<&str>,
+) -> Result<u64, Error> {
+    let is_ready = |version: &Version| {
+        let by_new = |blob: &[u8]| new.is_none_or(|new| is_wrapped_by(blob, new));
+        !is_wrapped_by(&version.blob, old) || version.next_blob.as_deref().is_some_and(by_new)
+    };
+    let to = new.and_then(|new| new.parse().ok());
+    let (mut key, mut next_blobs, mut wrapped) = (Arc::new(key), HashMap::new(), 0);
+    loop {
+        let before = next_blobs.len();
+        for version in key.versions.iter().filter(|version| !is_ready(version)) {
+            if !next_blobs.contains_key(&version.blob) {
+                next_blobs.insert(version.blob.clone(), backend.rewrap(&version.blob, to).await?);
+            }
+        }
+        if next_blobs.len() == before {
+            return Ok(wrapped);
+        }
+        match daemon.keys.update(&key.label, |key| Ok(set_next(key, &next_blobs))).await {
+            // Somebody may have added a version in the meantime.
+            Ok((stored, set)) => (key, wrapped) = (stored, set),
+            Err(StoreError::Unknown(_)) => return Ok(wrapped),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Gives the versions with these blobs their next blobs. Returns how many versions that were.
+fn set_next(key: &mut Key, next_blobs: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
+    let mut set = 0;
+    for version in &mut key.versions {
+        if let Some(next) = next_blobs.get(&version.blob) {
+            version.next_blob = Some(next.clone());
+            set += 1;
+        }
+    }
+    set
+}
+
+/// Puts the next master key of a backend in force, and deletes the old blobs. Refuses while a key or
+/// a unit does not have the next master key.
+///
+/// # Errors
+/// [`Error`] says which keys or units are not ready.
+pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, name: &str) -> Result<Finished, Error> {
+    let backend = backend(daemon, name)?;
+    // From here on no new key is made: nobody would check whether that key is ready.
+    let _settling = backend.settling().write().await;
+    let old = settled(daemon, name).await?;
+    let keys = keys_of(daemon, name).await?;
+    if daemon.keys.altered().total() > 0 {
+        return Err(Error::StoreAltered);
+    }
+    let units = next::Units::look(backend).await;
+    let new = units.next(daemon, &keys, &old)?;
+    // The keys first: they can only be wrapped while a unit has the old master key.
+    refuse_old_keys(name, &keys, &new)?;
+    units.refuse_others(&new)?;
+    prove_next(daemon, name, &keys).await?;
+    let count = keys.len() as u64;
+    for key in &keys {
+        settle_on_next(daemon, key, &new).await?;
+    }
+    let store_key = next::store_key(daemon, backend, &new).await?;
+    daemon.keys.set_wkid(name, new.clone(), store_key).await?;
+    Ok(Finished { wkid: new, keys: count })
+}
+
+fn refuse_old_keys(name: &str, keys: &[Key], new: &str) -> Result<(), Error> {
+    let is_ready =
+        |version: &Version| is_wrapped_by(version.next_blob.as_ref().unwrap_or(&version.blob), new);
+    let old = keys.iter().filter(|key| !key.versions.iter().all(is_ready));
+    let labels: Vec<Label> = old.map(|key| key.label.clone()).collect();
+    match labels.is_empty() {
+        true => Ok(()),
+        false => Err(Error::NotRewrapped { backend: name.into(), labels }),
+    }
+}
+
+/// All keys of a backend. An altered key of any backend is an error: that key could be of this
+/// backend.
+async fn keys_of(daemon: &Daemon, backend: &str) -> Result<Vec<Key>, StoreError> {
+    let mut keys = Vec::new();
+    let mut after = None;
+    loop {
+        let page = daemon.keys.list(after, BATCH).await?;
+        after = page.last().map(|listed| listed.label().to_string());
+        let last = page.len() < BATCH;
+        for listed in page {
+            keys.extend(Some(listed.key()?).filter(|key| key.backend == backend));
+        }
+        if last {
+            return Ok(keys);
+        }
+    }
+}
+
+/// Has each version prove its next blob, some versions at a time.
+async fn prove_next(daemon: &Arc<Daemon>, name: &str, keys: &[Key]) -> Result<(), Error> {
+    let mut proofs = JoinSet::new();
+    let mut waiting = Vec::new();
+    for key in keys {
+        waiting.extend(
+            key.versions.iter().map(|version| (key.label.clone(), version.clone(), key.uses.clone())),
+        );
+    }
+    loop {
+        while proofs.len() < PROOFS {
+            let Some((label, version, uses)) = waiting.pop() else { break };
+            let (daemon, name) = (Arc::clone(daemon), name.to_owned());
+            proofs.spawn(async move {
+                let proved = match daemon.backends.get(&name) {
+                    Some(backend) => backend.prove_next(&version, &uses).await,
+                    None => Ok(()),
+                };
+                (label, proved)
+            });
+        }
+        match proofs.join_next().await {
+            None => return Ok(()),
+            Some(Ok((_, Ok(())))) => {}
+            Some(Ok((label, Err(reason)))) => return Err(Error::Proof { label, reason }),
+            Some(Err(_)) => return Err(Error::ProofGivenUp),
+        }
+    }
+}
+
+/// Replaces the blobs of a key by its next blobs. Leaves a version alone that somebody has added in
+/// the meantime.
+async fn settle_on_next(daemon: &Daemon, key: &Key, new: &str) -> Result<(), StoreError> {
+    let is_next = |next: &[u8]| is_wrapped_by(next, new);
+    if !key.versions.iter().any(|version| version.next_blob.as_deref().is_some_and(is_next)) {
+        return Ok(());
+    }
+    let settle = |key: &mut Key| {
+        for version in &mut key.versions {
+            if let Some(next) = version.next_blob.take_if(|next| is_next(next)) {
+                version.blob = next;
+            }
+        }
+        Ok(())
+    };
+    match daemon.keys.update(&key.label, settle).await {
+        Ok(_) | Err(StoreError::Unknown(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_wrapped_by(blob: &[u8], wkid: &str) -> bool {
+    Header::read(blob).is_some_and(|header| header.wkid().to_string() == wkid)
+}
+
+fn backend<'a>(daemon: &'a Daemon, name: &str) -> Result<&'a Backend, Error> {
+    let backend = daemon.backends.get(name);
+    backend.ok_or_else(|| Error::UnknownBackend { name: name.into(), known: String::new() })
+}
+
+/// The master key that wraps the keys of a backend.
+async fn settled(daemon: &Daemon, name: &str) -> Result<String, Error> {
+    let wkid = daemon.keys.wkid(name).await?;
+    let wkid = wkid.filter(|wkid| wkid.parse::<Wkid>().is_ok());
+    wkid.ok_or_else(|| Error::BackendWithoutKeys(name.into()))
+}
+
+/// Number of versions that are proved at a time.
+const PROOFS: usize = 16;
+/// Number of keys that one call reads, so that the caller has an answer soon.
+const BATCH: usize = 50;

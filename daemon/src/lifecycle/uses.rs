@@ -1,0 +1,45 @@
+//! Uses that a key can have: what its type, its safety and its unit allow.
+
+use keyward_proto::{KeyType, Use};
+use keyward_unit::Header;
+
+use super::Error;
+use crate::backend::grep11::Abilities;
+use crate::config::EMBEDDED;
+use crate::keys::Version;
+use crate::policy::authorise::signs_and_decrypts;
+
+/// Refuses RSA key exchange for other keys than RSA keys. Refuses RSA key exchange together with
+/// signatures, except if `sign_and_decrypt` accepts that.
+pub(crate) fn check_uses(uses: &[Use], key_type: KeyType, sign_and_decrypt: bool) -> Result<(), Error> {
+    if !uses.contains(&Use::RsaKeyExchange) {
+        return Ok(());
+    }
+    if !matches!(key_type, KeyType::Rsa(_)) {
+        return Err(Error::UselessDecryption(key_type));
+    }
+    match signs_and_decrypts(uses) {
+        Some(other) if !sign_and_decrypt => Err(Error::SignsAndDecrypts(other)),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses uses that a remote unit would refuse in each handshake. A unit fixes the abilities of a
+/// key when it makes the key.
+pub(crate) fn check_abilities(uses: &[Use], backend: &str, version: &Version) -> Result<(), Error> {
+    let Some(header) = Header::read(&version.blob).filter(|_| backend != EMBEDDED) else { return Ok(()) };
+    let needed = Abilities::needed_for(uses);
+    let (verb, with) = match (needed.signs && !header.signs(), needed.decrypts && !header.decrypts()) {
+        (true, _) => ("sign", "the use that is wanted"),
+        (_, true) => ("decrypt", "rsa-key-exchange"),
+        (false, false) => return Ok(()),
+    };
+    Err(Error::Incapable { backend: backend.to_owned(), verb, with })
+}
+
+/// The command that gives a key these uses.
+pub(crate) fn set_uses_command(label: &str, uses: &[Use]) -> String {
+    let named: String = uses.iter().map(|one| format!(" --use {one}")).collect();
+    let accepted = if signs_and_decrypts(uses).is_some() { " --sign-and-decrypt" } else { "" };
+    format!("keyward key set-uses {label}{named}{accepted}")
+}
