@@ -1,118 +1,158 @@
-//! Who may use a key: what the grants say of a user, without that user asking.
+//! Access to a key: what grants say of a user, although the user does not ask.
 
 use std::ffi::CString;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use keyward_proto::{Label, Outcome, Use};
-use nix::unistd::{User, getgrouplist};
+use nix::unistd::{self, getgrouplist};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
-use super::keys::label;
-use super::{Admin, AdminError, Answer};
+use super::parse::{OfKey, Parameters, number};
+use super::{Admin, Answer};
 use crate::admin::api::{AccessView, UseAccessView};
-use crate::keys::StoreError;
+use crate::keys::{Key, StoreError};
 use crate::peers::service;
 use crate::policy::act::Act;
 use crate::policy::authorise::{Grants, Peer, Refusal};
 
-/// Decides as it is decided for handshakes of a process that runs as that user and in that group: for each kind of
-/// handshake that the uses of the key name and, if they name none, for that of a TLS server. Where a use is refused for TLS 1.2
-/// alone, the one for TLS 1.3 comes after it.
+/// The user in the query of a request.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct User {
+    #[serde(deserialize_with = "number")]
+    uid: u32,
+    #[serde(deserialize_with = "number")]
+    gid: u32,
+    /// Supplementary groups of a process; none stands for those in the group database.
+    #[serde(default, deserialize_with = "numbers")]
+    groups: Option<Arc<[u32]>>,
+    /// Service of a process, empty outside of all services; none stands for each service that a grant
+    /// names.
+    service: Option<String>,
+}
+
+/// Answers which handshakes grants allow a user, for each kind of handshake that the uses of the key
+/// name. If the uses name none, the answer is about the handshake of a TLS server. If a use is refused
+/// for TLS 1.2 alone, the use for TLS 1.3 follows.
 pub(super) async fn show(
     State(admin): State<Admin>,
-    Path(text): Path<String>,
-    Query(query): Query<Vec<(String, String)>>,
+    OfKey(label): OfKey,
+    Parameters(user): Parameters<User>,
 ) -> Answer<AccessView> {
-    let label = label(&text)?;
-    let (mut uid, mut gid, mut groups, mut named) = (None, None, None, None);
-    for (name, value) in query {
-        let number = |text: &str| {
-            text.parse::<u32>().map_err(|_| AdminError::Invalid(format!("{name} is not a number")))
-        };
-        match name.as_str() {
-            "uid" => uid = Some(number(&value)?),
-            "gid" => gid = Some(number(&value)?),
-            "groups" => {
-                let each = value.split(',').filter(|text| !text.is_empty()).map(number);
-                groups = Some(each.collect::<Result<Arc<[u32]>, _>>()?);
-            }
-            "service" => named = Some(value),
-            _ => return Err(AdminError::Invalid(format!("unknown parameter {name}"))),
-        }
-    }
-    let (Some(uid), Some(gid)) = (uid, gid) else {
-        return Err(AdminError::Invalid("uid and gid are needed".into()));
-    };
     let key = admin.daemon.keys.get(&label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
     let config = admin.daemon.config();
-    let obstacle = service::obstacle().filter(|_| config.grants.depend_on_service(uid));
+    let obstacle = service::obstacle().filter(|_| config.grants.depend_on_service(user.uid));
+    let access = Access {
+        grants: &config.grants,
+        key: &key,
+        tells_service: user.service.is_none(),
+        peers: peers(user, &config.grants, obstacle.is_some()),
+    };
+    let (uses, granted) = (access.uses(), access.granted());
+    Ok(Json(AccessView { uses, obstacle: obstacle.map(str::to_owned), granted }))
+}
+
+/// Processes of a user for which grants may decide differently: the process of the query. If no
+/// process is known, a process outside of every service, and one in each service that a grant names.
+fn peers(user: User, grants: &Grants, has_obstacle: bool) -> Vec<Peer> {
+    let User { uid, gid, groups, service } = user;
+    let is_known = service.is_some();
     let outside = Peer {
         uid,
         gid,
         groups: groups.unwrap_or_else(|| groups_of(uid, gid)),
-        // Of a process that is known, the service does not have to be found out.
-        service: named.as_deref().filter(|name| !name.is_empty() && obstacle.is_none()).map(Arc::from),
+        service: service.filter(|name| !name.is_empty() && !has_obstacle).map(Arc::from),
         ..Peer::default()
     };
-    // If no process is known: one outside of every service that grants name, and one in each of
-    // them.
-    let services = config.grants.iter().filter_map(|grant| grant.who.service.clone());
-    let services = services.filter(|_| named.is_none() && obstacle.is_none());
+    let services = grants.iter().filter_map(|grant| grant.who.service.clone());
+    let services = services.filter(|_| !is_known && !has_obstacle);
     let inside = services.map(|service| Peer { service: Some(service), ..outside.clone() });
-    let peers: Vec<_> = core::iter::once(outside.clone()).chain(inside).collect();
-    let names = |one: &Use| {
-        key.uses.contains(one)
-            || (key.uses.contains(&Use::Any) && matches!(one, Use::TlsServer | Use::TlsClient))
-    };
-    let mut asked: Vec<_> = HANDSHAKES.into_iter().filter(names).collect();
-    if asked.is_empty() {
-        asked.push(Use::TlsServer);
-    }
-    let refusal = |one| {
-        let of = |peer| refusal(&config.grants, peer, &label, &key.uses, one);
-        let allowed = peers.iter().find(|peer| of(peer).is_none());
-        let of_peer = allowed.and_then(|peer| peer.service.as_deref());
-        let service = of_peer.filter(|_| named.is_none()).map(str::to_owned);
-        (of(allowed.unwrap_or(&outside)), service)
-    };
-    let mut views = Vec::new();
-    for one in asked {
-        let (refused, service) = refusal(one);
-        views.push(UseAccessView {
-            r#use: one.name().into(),
-            refusal: refused.map(|refusal| Outcome::from(refusal).name().into()),
-            service,
-        });
-        let narrower = match one {
-            Use::TlsServer => Use::Tls13Server,
-            Use::TlsClient => Use::Tls13Client,
-            _ => continue,
-        };
-        if let (Some(_), (None, service)) = (refused, refusal(narrower)) {
-            views.push(UseAccessView { r#use: narrower.name().into(), refusal: None, service });
-        }
-    }
-    let granted =
-        |one: &Use| peers.iter().any(|peer| config.grants.uses(peer, &label).any(|granted| granted == *one));
-    let granted = Use::ALL.into_iter().filter(granted).map(|one| one.name().into()).collect();
-    Ok(Json(AccessView { uses: views, obstacle: obstacle.map(str::to_owned), granted }))
+    core::iter::once(outside.clone()).chain(inside).collect()
 }
 
-/// The groups that a process of the user has, by the group database; none if there is no such user.
+/// A key, and the processes of a user that may want it.
+struct Access<'a> {
+    grants: &'a Grants,
+    key: &'a Key,
+    /// At least one process; the first is outside of all services if no process is known.
+    peers: Vec<Peer>,
+    /// Whether an answer names the service that has access.
+    tells_service: bool,
+}
+
+impl Access<'_> {
+    /// Each kind of handshake that the key is for.
+    fn uses(&self) -> Vec<UseAccessView> {
+        let mut views = Vec::new();
+        for one in self.handshakes() {
+            let view = self.view(one);
+            let narrower = match one {
+                Use::TlsServer => Some(Use::Tls13Server),
+                Use::TlsClient => Some(Use::Tls13Client),
+                _ => None,
+            };
+            let narrower = narrower.filter(|_| view.refusal.is_some()).map(|narrower| self.view(narrower));
+            views.push(view);
+            views.extend(narrower.filter(|narrower| narrower.refusal.is_none()));
+        }
+        views
+    }
+
+    fn handshakes(&self) -> Vec<Use> {
+        let uses = &self.key.uses;
+        let names = |one: &Use| {
+            uses.contains(one) || (uses.contains(&Use::Any) && matches!(one, Use::TlsServer | Use::TlsClient))
+        };
+        let named: Vec<_> = HANDSHAKES.into_iter().filter(names).collect();
+        if named.is_empty() { vec![Use::TlsServer] } else { named }
+    }
+
+    fn view(&self, one: Use) -> UseAccessView {
+        let refusal = |peer| refusal(self.grants, peer, &self.key.label, &self.key.uses, one);
+        let allowed = self.peers.iter().find(|peer| refusal(peer).is_none());
+        let service = allowed.and_then(|peer| peer.service.as_deref());
+        let refused = self.peers.first().filter(|_| allowed.is_none()).and_then(refusal);
+        UseAccessView {
+            r#use: one.name().into(),
+            refusal: refused.map(|refusal| Outcome::from(refusal).name().into()),
+            service: service.filter(|_| self.tells_service).map(str::to_owned),
+        }
+    }
+
+    /// Names of the uses that grants allow the user, whatever the uses of the key.
+    fn granted(&self) -> Vec<String> {
+        let label = &self.key.label;
+        let is_granted = |one: &Use| {
+            self.peers.iter().any(|peer| self.grants.uses(peer, label).any(|granted| granted == *one))
+        };
+        Use::ALL.into_iter().filter(is_granted).map(|one| one.name().into()).collect()
+    }
+}
+
+/// Numbers in a query, separated by commas.
+fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<[u32]>>, D::Error> {
+    let text = String::deserialize(from)?;
+    let numbers = text.split(',').filter(|text| !text.is_empty()).map(str::parse);
+    numbers.collect::<Result<_, _>>().map(Some).map_err(|_| D::Error::custom("not numbers"))
+}
+
+/// Groups of a process of the user, by the group database; empty if there is no such user.
 fn groups_of(uid: u32, gid: u32) -> Arc<[u32]> {
-    let user = User::from_uid(uid.into()).ok().flatten();
+    let user = unistd::User::from_uid(uid.into()).ok().flatten();
     let name = user.and_then(|user| CString::new(user.name).ok());
     let groups = name.and_then(|name| getgrouplist(&name, gid.into()).ok());
     groups.unwrap_or_default().into_iter().map(|group| group.as_raw()).collect()
 }
 
-/// Why a peer may not have all that a use admits, if it may not.
+/// Reason why a peer is refused something that a use admits; none if the peer may have all of it.
 fn refusal(grants: &Grants, peer: &Peer, label: &Label, key_uses: &[Use], one: Use) -> Option<Refusal> {
     Act::admitted_by(one).find_map(|act| grants.authorise(peer, label, key_uses, act).err())
 }
 
-/// What a key is used for in a handshake.
+/// Uses of a key in a handshake.
 const HANDSHAKES: [Use; 7] = [
     Use::TlsServer,
     Use::Tls13Server,

@@ -10,52 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::{Backend, Backends};
 use crate::keys::certificates::{Certificate, first_to_expire};
-use crate::keys::{Altered, Key, StoreError, Version};
-
-/// A request for a new key.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewKey {
-    pub(crate) label: String,
-    #[serde(rename = "type")]
-    pub(crate) key_type: String,
-    pub(crate) uses: Vec<String>,
-    /// Whether it is accepted that one RSA key signs and decrypts.
-    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
-    pub(crate) sign_and_decrypt: bool,
-    /// Where it is made; may be left out where there is only one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) backend: Option<String>,
-}
-
-/// A request to take over a key that a unit has wrapped for somebody else.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Adopted {
-    /// In base64.
-    pub(crate) blob: String,
-    /// SubjectPublicKeyInfo in DER, or what the unit gave, in base64.
-    pub(crate) public_key: String,
-    pub(crate) uses: Vec<String>,
-    /// Whether it is accepted that one RSA key signs and decrypts.
-    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
-    pub(crate) sign_and_decrypt: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) backend: Option<String>,
-}
-
-/// A request to change a key.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Change {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) state: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) uses: Option<Vec<String>>,
-    /// Whether it is accepted that one RSA key signs and decrypts.
-    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
-    pub(crate) sign_and_decrypt: bool,
-}
+use crate::keys::{Altered, Key, Repaired, StoreError, Version};
 
 /// A key, without its blobs.
 #[derive(Debug, Deserialize, Serialize)]
@@ -433,6 +388,19 @@ pub(crate) struct RepairedView {
     pub(crate) nameless: usize,
     /// Alterations that are left.
     pub(crate) altered: Altered,
+}
+
+impl RepairedView {
+    pub(crate) fn of(repaired: &Repaired, altered: Altered) -> Self {
+        let texts = |labels: &[Label]| labels.iter().map(Label::to_string).collect();
+        Self {
+            lists: repaired.lists,
+            disabled: texts(&repaired.disabled),
+            removed: texts(&repaired.removed),
+            nameless: repaired.nameless,
+            altered,
+        }
+    }
 }
 
 /// Why a request was refused.

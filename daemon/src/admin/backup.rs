@@ -13,16 +13,16 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Admin, AdminError, Administrator};
 use crate::admin::api::KEYS_IN_BACKUP;
+use crate::lifecycle;
 
-/// Answers with a key store that has what this one has now.
+/// Answers with a copy of the key store as it is now.
 pub(super) async fn make(
     State(admin): State<Admin>,
-    Extension(Administrator(who)): Extension<Administrator>,
+    Extension(Administrator(actor)): Extension<Administrator>,
 ) -> Result<Response, AdminError> {
-    let (file, count) = admin.daemon.keys.copy().await?;
-    tracing::info!(keys = count, uid = who.uid, "key store copied");
+    let (file, count) = lifecycle::backup(&admin.daemon, actor).await?;
     let (sender, receiver) = mpsc::channel(2);
-    // Ends when the file does, or when nobody takes it any more.
+    // Ends at the end of the file, or when the client goes away.
     drop(tokio::task::spawn_blocking(move || send(file, &sender)));
     let count = [(HeaderName::from_static(KEYS_IN_BACKUP), count.to_string())];
     Ok((count, Body::from_stream(ReceiverStream::new(receiver))).into_response())

@@ -19,9 +19,10 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::admin::api::{
-    AccessView, Adopted, Certified, Change, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, NewKey,
-    Page, Refusal, RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
+    AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal,
+    RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
+use crate::admin::request;
 use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};
 use crate::keys::Altered;
 use crate::serve::sockets::ADMIN;
@@ -43,7 +44,7 @@ impl AdminClient {
         self.call(Method::GET, "/v1/status", Bytes::new())
     }
 
-    pub(crate) fn generate(&self, key: &NewKey) -> Result<KeyView, AdminClientError> {
+    pub(crate) fn generate(&self, key: &request::Generate) -> Result<KeyView, AdminClientError> {
         self.call(Method::POST, "/v1/keys", json(key))
     }
 
@@ -51,31 +52,17 @@ impl AdminClient {
     pub(crate) fn import(
         &self,
         label: &str,
-        uses: &[String],
-        sign_and_decrypt: bool,
-        backend: Option<&str>,
+        import: &request::Import,
         file: Zeroizing<Vec<u8>>,
     ) -> Result<KeyView, AdminClientError> {
-        let uses = uses.iter().map(|u| format!("use={}", in_query(u)));
-        let backend = backend.map(|name| format!("backend={}", in_query(name)));
-        let accepted = sign_and_decrypt.then(|| "sign-and-decrypt=true".to_owned());
-        let query: Vec<_> = uses.chain(backend).chain(accepted).collect();
+        let parameters = import.parameters();
+        let query: Vec<_> =
+            parameters.iter().map(|(name, value)| format!("{name}={}", in_query(value))).collect();
         let path = format!("{}/import?{}", key_path(label), query.join("&"));
         self.call(Method::POST, &path, Bytes::from_owner(file))
     }
 
-    /// Imports the key in `file` as a new version of a key; the file is wiped as soon as it is
-    /// sent.
-    pub(crate) fn import_version(
-        &self,
-        label: &str,
-        file: Zeroizing<Vec<u8>>,
-    ) -> Result<KeyView, AdminClientError> {
-        let path = format!("{}/import?new-version=true", key_path(label));
-        self.call(Method::POST, &path, Bytes::from_owner(file))
-    }
-
-    pub(crate) fn adopt(&self, label: &str, key: &Adopted) -> Result<KeyView, AdminClientError> {
+    pub(crate) fn adopt(&self, label: &str, key: &request::Adopt) -> Result<KeyView, AdminClientError> {
         self.call(Method::POST, &format!("{}/adopt", key_path(label)), json(key))
     }
 
@@ -120,7 +107,7 @@ impl AdminClient {
         self.call(Method::POST, &format!("{}/csr?version={version}", key_path(label)), info.into())
     }
 
-    pub(crate) fn change(&self, label: &str, change: &Change) -> Result<KeyView, AdminClientError> {
+    pub(crate) fn change(&self, label: &str, change: &request::Change) -> Result<KeyView, AdminClientError> {
         self.call(Method::PATCH, &key_path(label), json(change))
     }
 

@@ -32,9 +32,12 @@ mod backup;
 mod certificates;
 pub(crate) mod client;
 mod csr;
+mod error;
 mod gate;
 mod keys;
+mod parse;
 mod plain_key;
+pub(crate) mod request;
 mod rewrap;
 mod units;
 
@@ -51,21 +54,15 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use keyward_proto::Outcome;
-use keyward_unit::ImportError;
-use serde::de::DeserializeOwned;
-use thiserror::Error;
 use tokio::net::UnixListener;
 
-use crate::admin::api::{MAX_KEY_FILE, Refusal, StatusView};
-use crate::backend::BackendError;
-use crate::backend::grep11::Grep11Error;
+use crate::admin::api::{KeyView, MAX_KEY_FILE, StatusView};
 use crate::daemon::Daemon;
-use crate::ground::text::printable;
-use crate::keys::StoreError;
-use crate::lifecycle;
+use crate::keys::Key;
+use crate::lifecycle::Actor;
 use crate::observe::metrics::Metrics;
 use crate::policy::authorise::Peer;
+use error::AdminError;
 use gate::{Caller, Gate};
 
 /// Serves administrators until `end`, and those who have asked by then.
@@ -113,7 +110,8 @@ async fn administrators_only(
 ) -> Response {
     match caller {
         Some(peer) if is_administrator(&peer) => {
-            request.extensions_mut().insert(Administrator(peer));
+            let actor = Actor::User { uid: peer.uid, pid: peer.pid };
+            request.extensions_mut().insert(Administrator(actor));
             next.run(request).await
         }
         _ => AdminError::NotAnAdministrator.into_response(),
@@ -164,140 +162,20 @@ async fn to_the_end(request: Request, next: Next) -> Response {
     answered.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
 }
 
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, AdminError> {
-    serde_json::from_slice(body)
-        .map_err(|error| AdminError::Invalid(format!("not the JSON expected: {error}")))
-}
-
 #[derive(Clone)]
 struct Admin {
     daemon: Arc<Daemon>,
 }
 
+impl Admin {
+    fn view(&self, key: &Key) -> Json<KeyView> {
+        Json(KeyView::of(key, &self.daemon.backends))
+    }
+}
+
 type Answer<T> = Result<Json<T>, AdminError>;
 type Body = Result<Bytes, BytesRejection>;
 
-/// Why a request was refused.
-#[derive(Debug, Error)]
-enum AdminError {
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    #[error("the body cannot be read: {}", .0.body_text())]
-    Body(#[from] BytesRejection),
-    #[error("{0}")]
-    Invalid(String),
-    #[error(transparent)]
-    Lifecycle(#[from] lifecycle::Error),
-    #[error("there is no such thing here")]
-    NoRoute,
-    #[error("{0}")]
-    NoVersion(String),
-    #[error("{0}")]
-    NotAllowed(String),
-    #[error("only root and the user that the daemon runs as may do this")]
-    NotAnAdministrator,
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("the file is too long: a private key has at most {MAX_KEY_FILE} bytes")]
-    TooLong,
-    #[error("{0}")]
-    Unfit(String),
-}
-
-impl IntoResponse for AdminError {
-    fn into_response(self) -> Response {
-        let status = match &self {
-            Self::Backend(error) => backend_status(error),
-            Self::Body(rejection) => rejection.status(),
-            Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Lifecycle(error) => lifecycle_status(error),
-            Self::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::NoRoute | Self::NoVersion(_) => StatusCode::NOT_FOUND,
-            Self::NotAllowed(_) | Self::NotAnAdministrator => StatusCode::FORBIDDEN,
-            Self::Store(error) => store_status(error),
-        };
-        if status.is_server_error() {
-            tracing::error!("administrator's request failed: {self}");
-        }
-        (status, Json(Refusal { error: printable(&self.to_string()) })).into_response()
-    }
-}
-
-fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
-    use lifecycle::Error;
-
-    match error {
-        Error::Backend(error) => backend_status(error),
-        Error::Store(error) => store_status(error),
-        Error::BackendAfterRestart { .. }
-        | Error::BackendWithoutKeys(_)
-        | Error::Incapable { .. }
-        | Error::NextMasterKey(_)
-        | Error::NextMasterKeyInForce(_)
-        | Error::NoNextMasterKey(_)
-        | Error::NotAdoptable
-        | Error::SeveralBackends(_)
-        | Error::SignsAndDecrypts(_)
-        | Error::ThirdMasterKey { .. }
-        | Error::UnknownBackend { .. }
-        | Error::UselessDecryption(_) => StatusCode::BAD_REQUEST,
-        Error::Disabled(_) | Error::NotForRequests { .. } => StatusCode::FORBIDDEN,
-        Error::NoCertificate { .. } | Error::NoVersion { .. } => StatusCode::NOT_FOUND,
-        Error::NoUnit { .. }
-        | Error::NotRewrapped { .. }
-        | Error::NothingRewrapped { .. }
-        | Error::OtherMasterKeyAtUnits { .. }
-        | Error::Proof { .. }
-        | Error::ProofGivenUp
-        | Error::StoreAltered => StatusCode::CONFLICT,
-        Error::BackendGone { .. }
-        | Error::CertificateNotFirst { .. }
-        | Error::CertificateOfOtherKey(_)
-        | Error::Chain(_)
-        | Error::ManyVersions { .. }
-        | Error::NotARequest { .. }
-        | Error::NotGenerated(_)
-        | Error::OtherMasterKey { .. }
-        | Error::SameKey { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-    }
-}
-
-fn store_status(error: &StoreError) -> StatusCode {
-    match error {
-        StoreError::Unknown(_) => StatusCode::NOT_FOUND,
-        StoreError::Exists(_) | StoreError::Changed(_) => StatusCode::CONFLICT,
-        StoreError::Locked(_) => StatusCode::FAILED_DEPENDENCY,
-        StoreError::Altered(_) | StoreError::Unlisted(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        StoreError::Copy(_) | StoreError::Gone(_) | StoreError::Io(..) | StoreError::NotDurable { .. } => {
-            StatusCode::INSUFFICIENT_STORAGE
-        }
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-fn backend_status(error: &BackendError) -> StatusCode {
-    match error {
-        BackendError::Import(ImportError::Unit(_))
-        | BackendError::GivenUp
-        | BackendError::Late
-        | BackendError::Store(_)
-        | BackendError::Unit(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        BackendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-        BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        // The master key is that of another store: the configuration is wrong.
-        BackendError::Unusable(_) => StatusCode::FAILED_DEPENDENCY,
-        // Most likely the public key that came with an adoption is of another key.
-        BackendError::Grep11(Grep11Error::WrongSignature { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
-        BackendError::Grep11(error) => match error.outcome() {
-            Outcome::UnitUnavailable | Outcome::DeadlineExceeded | Outcome::Overloaded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            _ => StatusCode::UNPROCESSABLE_ENTITY,
-        },
-    }
-}
-
 /// A caller who may do everything here.
-#[derive(Clone, Debug)]
-struct Administrator(Peer);
+#[derive(Clone, Copy, Debug)]
+struct Administrator(Actor);

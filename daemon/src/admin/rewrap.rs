@@ -1,35 +1,38 @@
 //! Keys of a backend on their way to another master key.
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::{Extension, Json};
+use serde::Deserialize;
 
-use super::{Admin, AdminError, Administrator, Answer};
+use super::parse::Parameters;
+use super::{Admin, Administrator, Answer};
 use crate::admin::api::{Finished, Rewrapped};
 use crate::lifecycle;
 
+/// The query of a request to rewrap keys.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Batch {
+    /// The label after which to begin; none for the first key.
+    after: Option<String>,
+}
+
 pub(super) async fn rewrap(
     State(admin): State<Admin>,
-    Path(name): Path<String>,
-    Query(query): Query<Vec<(String, String)>>,
+    Path(backend): Path<String>,
+    Parameters(Batch { after }): Parameters<Batch>,
 ) -> Answer<Rewrapped> {
-    let mut after = None;
-    for (parameter, value) in query {
-        match parameter.as_str() {
-            "after" => after = Some(value),
-            _ => return Err(AdminError::Invalid(format!("unknown parameter {parameter}"))),
-        }
-    }
-    let lifecycle::Rewrapped { looked_at, keys, wrapped, next } =
-        lifecycle::rewrap(&admin.daemon, &name, after).await?;
+    let done = lifecycle::rewrap(&admin.daemon, &backend, after).await?;
+    let lifecycle::Rewrapped { looked_at, keys, wrapped, next } = done;
     Ok(Json(Rewrapped { looked_at, keys, wrapped, next }))
 }
 
 pub(super) async fn finish(
     State(admin): State<Admin>,
-    Extension(Administrator(who)): Extension<Administrator>,
-    Path(name): Path<String>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+    Path(backend): Path<String>,
 ) -> Answer<Finished> {
-    let lifecycle::Finished { wkid, keys } = lifecycle::finish_rewrap(&admin.daemon, &name).await?;
-    tracing::info!(backend = name, wkid, keys, uid = who.uid, "keys have another master key");
-    Ok(Json(Finished { backend: name, wkid, keys }))
+    let done = lifecycle::finish_rewrap(&admin.daemon, actor, &backend).await?;
+    let lifecycle::Finished { wkid, keys } = done;
+    Ok(Json(Finished { backend, wkid, keys }))
 }

@@ -11,11 +11,12 @@ use zeroize::Zeroizing;
 
 use super::cert::tell_doubts;
 use super::failure::Failure;
-use super::key::{Named, names, one_use, print_key, read_input};
+use super::key::{Named, one_use, print_key, read_input};
 use super::output::{note, print_json, warn};
 use super::passphrase;
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
+use crate::admin::request;
 use crate::ground::exit;
 use crate::ground::hardening;
 use crate::keys::certificates::{Certificate, Chain, InvalidChain};
@@ -135,13 +136,14 @@ impl Import {
         label: &str,
         plain: Zeroizing<Vec<u8>>,
     ) -> Result<KeyView, AdminClientError> {
-        match self.new_version {
-            true => admin.import_version(label, plain),
-            false => {
-                let backend = self.backend.as_deref();
-                admin.import(label, &names(&self.uses), self.sign_and_decrypt, backend, plain)
-            }
-        }
+        let Self { uses, sign_and_decrypt, backend, new_version, .. } = self;
+        let import = request::Import {
+            uses: uses.clone(),
+            sign_and_decrypt: *sign_and_decrypt,
+            backend: backend.clone(),
+            new_version: *new_version,
+        };
+        admin.import(label, &import, plain)
     }
 
     /// Attaches the certificates, and returns the key as it is then.

@@ -19,8 +19,9 @@ use super::failure::Failure;
 use super::import::Import;
 use super::output::{self, from_now, print, print_json, print_table, table, time};
 use super::{Client, RUNTIME_DIR};
-use crate::admin::api::{Adopted, Change, KeyView, MAX_KEY_FILE, NewKey, RepairedView};
+use crate::admin::api::{KeyView, MAX_KEY_FILE, RepairedView};
 use crate::admin::client::{AdminClient, AdminClientError};
+use crate::admin::request;
 use crate::config::EMBEDDED;
 use crate::ground::exit;
 use crate::keys::{self, Altered};
@@ -176,8 +177,8 @@ impl Command {
             Self::Reference(reference) => reference.run(),
             Self::Rotate(key) => key.run("rotate", AdminClient::rotate),
             Self::SetUses(set_uses) => set_uses.run(),
-            Self::Enable(key) => key.set_state("enable", "enabled"),
-            Self::Disable(key) => key.set_state("disable", "disabled"),
+            Self::Enable(key) => key.set_state("enable", keys::State::Enabled),
+            Self::Disable(key) => key.set_state("disable", keys::State::Disabled),
             Self::Delete(delete) => delete.run(),
             Self::Repair(client) => repair(&client),
             Self::Rewrap(rewrap) => rewrap.run(),
@@ -189,15 +190,9 @@ impl Command {
 impl Generate {
     fn run(self) -> Result<(), Failure> {
         let Self { key, key_type, uses, sign_and_decrypt, backend } = self;
-        key.run("generate", |admin, label| {
-            admin.generate(&NewKey {
-                label: label.into(),
-                key_type: key_type.to_string(),
-                uses: names(&uses),
-                sign_and_decrypt,
-                backend,
-            })
-        })
+        let label = key.label.clone();
+        let wanted = request::Generate { label, key_type, uses, sign_and_decrypt, backend };
+        key.run("generate", |admin, _| admin.generate(&wanted))
     }
 }
 
@@ -205,14 +200,8 @@ impl Adopt {
     fn run(self) -> Result<(), Failure> {
         let Self { key, blob, public, uses, sign_and_decrypt, backend } = self;
         let blob = read_file(&blob)?;
-        let public = keyward_unit::public_key_of_file(&read_file(&public)?);
-        let adopted = Adopted {
-            blob: STANDARD.encode(blob),
-            public_key: STANDARD.encode(public),
-            uses: names(&uses),
-            sign_and_decrypt,
-            backend,
-        };
+        let public_key = keyward_unit::public_key_of_file(&read_file(&public)?);
+        let adopted = request::Adopt { blob, public_key, uses, sign_and_decrypt, backend };
         key.run("adopt", |admin, label| admin.adopt(label, &adopted))
     }
 }
@@ -244,7 +233,7 @@ impl ReferenceTo {
 impl SetUses {
     fn run(self) -> Result<(), Failure> {
         let Self { key, uses, sign_and_decrypt } = self;
-        let change = Change { uses: Some(names(&uses)), sign_and_decrypt, ..Change::default() };
+        let change = request::Change { uses: Some(uses), sign_and_decrypt, state: None };
         let (before, after) = key.call("set the uses of", |admin, label| {
             Ok((admin.show(label)?, admin.change(label, &change)?))
         })?;
@@ -352,8 +341,8 @@ impl Named {
         if self.client.json { print_json(&key) } else { print_key(&key) }
     }
 
-    fn set_state(&self, verb: &str, state: &str) -> Result<(), Failure> {
-        let change = Change { state: Some(state.into()), ..Change::default() };
+    fn set_state(&self, verb: &str, state: keys::State) -> Result<(), Failure> {
+        let change = request::Change { state: Some(state), ..request::Change::default() };
         self.run(verb, |admin, label| admin.change(label, &change))
     }
 
@@ -583,8 +572,4 @@ fn generated(text: &str) -> Result<KeyType, String> {
         let known = KeyType::GENERATED.map(|key_type| key_type.to_string()).join(", ");
         format!("no key of this type can be made; those that can are {known}")
     })
-}
-
-pub(super) fn names(uses: &[Use]) -> Vec<String> {
-    uses.iter().map(|u| u.name().into()).collect()
 }

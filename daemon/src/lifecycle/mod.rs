@@ -1,17 +1,31 @@
 //! The use cases of keys: one function each, for every entrance to the daemon.
 //!
 //! A use case takes the running daemon, the [`Actor`] who asks, and a typed request. It returns values
-//! of the domain, or an [`Error`]. The caller has checked that the actor may ask. No other module
-//! writes keys.
+//! of the domain, or an [`Error`]. The caller has checked that the actor may ask. Each change is told
+//! as an [`event::Event`]. No other module writes keys.
 
-mod adopt;
+mod certificates;
+mod change;
+mod create;
 mod error;
+mod event;
 mod placement;
+mod request;
 mod rewrap;
+mod store;
 mod uses;
+mod versions;
 
-pub(crate) use adopt::adopt;
+pub(crate) use certificates::{attach, detach};
+pub(crate) use change::{Change, change, delete};
+pub(crate) use create::{KeySpec, adopt, generate, import};
 pub(crate) use error::Error;
-pub(crate) use placement::Placement;
+pub(crate) use event::Actor;
+pub(crate) use request::{SignedRequest, sign_request};
 pub(crate) use rewrap::{Finished, Rewrapped, finish_rewrap, rewrap};
-pub(crate) use uses::{check_abilities, check_uses, set_uses_command};
+pub(crate) use store::{backup, repair};
+pub(crate) use uses::set_uses_command;
+pub(crate) use versions::{import_version, rotate};
+
+#[cfg(test)]
+mod tests;

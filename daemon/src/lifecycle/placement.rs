@@ -1,22 +1,18 @@
 //! The backend and the master key of a new key.
 
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use keyward_proto::{Fingerprint, Label, Use};
 use keyward_unit::{Header, NewKey, Wkid};
 use tokio::sync::RwLockReadGuard;
 
 use super::Error;
 use crate::backend::{Backend, BackendError};
 use crate::daemon::Daemon;
-use crate::keys::{Key, State, StoreError, Version};
+use crate::keys::StoreError;
 
-/// The backend of a new key, and the master key that wraps it.
-pub(crate) struct Placement<'a> {
-    pub(crate) backend: &'a Backend,
+/// The backend of a new key, and the master key that wraps the key.
+pub(super) struct Placement<'a> {
+    pub(super) backend: &'a Backend,
     /// The master key of the other keys of the backend; none before the first key.
-    pub(crate) wkid: Option<Wkid>,
+    pub(super) wkid: Option<Wkid>,
     /// Keeps the master key from changing until the new key is stored.
     _settling: RwLockReadGuard<'a, ()>,
 }
@@ -26,7 +22,7 @@ impl<'a> Placement<'a> {
     ///
     /// # Errors
     /// [`Error`] says which backends there are, or why the unit is not usable.
-    pub(crate) async fn of(daemon: &'a Daemon, name: Option<&str>) -> Result<Self, Error> {
+    pub(super) async fn of(daemon: &'a Daemon, name: Option<&str>) -> Result<Self, Error> {
         let backend = chosen(daemon, name)?;
         if let Backend::Embedded(embedded) = backend {
             embedded.unit().map_err(BackendError::from)?;
@@ -45,33 +41,17 @@ impl<'a> Placement<'a> {
         Ok(Self { backend, wkid: read().await?, _settling: first.downgrade() })
     }
 
-    /// Stores a key that was made here.
+    /// Notes the master key of the first key of the backend, before that key is stored.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] if the label was taken in the meantime; other errors of the store.
-    pub(crate) async fn store(
-        &self,
-        daemon: &Daemon,
-        label: Label,
-        uses: Vec<Use>,
-        made: &NewKey,
-    ) -> Result<Arc<Key>, Error> {
-        let name = self.backend.name();
-        if let (Backend::Grep11(_), None, Some(header)) = (self.backend, self.wkid, Header::read(&made.blob))
-        {
-            daemon.keys.set_wkid(name, header.wkid().to_string(), None).await?;
+    /// [`StoreError`] if the store cannot be written.
+    pub(super) async fn settle(&self, daemon: &Daemon, made: &NewKey) -> Result<(), StoreError> {
+        match (self.backend, self.wkid, Header::read(&made.blob)) {
+            (Backend::Grep11(_), None, Some(header)) => {
+                daemon.keys.set_wkid(self.backend.name(), header.wkid().to_string(), None).await
+            }
+            _ => Ok(()),
         }
-        let version = version(1, made);
-        let key = Key {
-            label,
-            state: State::Enabled,
-            uses,
-            backend: name.into(),
-            current: version.number,
-            versions: vec![version],
-            revision: 0,
-        };
-        Ok(daemon.keys.put(key).await?)
     }
 }
 
@@ -86,19 +66,4 @@ fn chosen<'a>(daemon: &'a Daemon, name: Option<&str>) -> Result<&'a Backend, Err
         true => Error::BackendAfterRestart { name: name.into(), known: known() },
         false => Error::UnknownBackend { name: name.into(), known: known() },
     })
-}
-
-/// A version that was made just now.
-pub(super) fn version(number: u32, made: &NewKey) -> Version {
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Version {
-        number,
-        key_type: made.key_type,
-        blob: made.blob.clone(),
-        next_blob: None,
-        fingerprint: Fingerprint::of(&made.spki),
-        spki: made.spki.clone(),
-        created,
-        certificates: Vec::new(),
-    }
 }

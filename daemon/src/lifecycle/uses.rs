@@ -9,9 +9,23 @@ use crate::config::EMBEDDED;
 use crate::keys::Version;
 use crate::policy::authorise::signs_and_decrypts;
 
+/// The uses, each once; `tls-server` if there is none.
+pub(super) fn each_once(uses: Vec<Use>) -> Vec<Use> {
+    let mut once = Vec::new();
+    for one in uses {
+        if !once.contains(&one) {
+            once.push(one);
+        }
+    }
+    if once.is_empty() {
+        once.push(Use::TlsServer);
+    }
+    once
+}
+
 /// Refuses RSA key exchange for other keys than RSA keys. Refuses RSA key exchange together with
 /// signatures, except if `sign_and_decrypt` accepts that.
-pub(crate) fn check_uses(uses: &[Use], key_type: KeyType, sign_and_decrypt: bool) -> Result<(), Error> {
+pub(super) fn check_uses(uses: &[Use], key_type: KeyType, sign_and_decrypt: bool) -> Result<(), Error> {
     if !uses.contains(&Use::RsaKeyExchange) {
         return Ok(());
     }
@@ -26,7 +40,7 @@ pub(crate) fn check_uses(uses: &[Use], key_type: KeyType, sign_and_decrypt: bool
 
 /// Refuses uses that a remote unit would refuse in each handshake. A unit fixes the abilities of a
 /// key when it makes the key.
-pub(crate) fn check_abilities(uses: &[Use], backend: &str, version: &Version) -> Result<(), Error> {
+pub(super) fn check_abilities(uses: &[Use], backend: &str, version: &Version) -> Result<(), Error> {
     let Some(header) = Header::read(&version.blob).filter(|_| backend != EMBEDDED) else { return Ok(()) };
     let needed = Abilities::needed_for(uses);
     let (verb, with) = match (needed.signs && !header.signs(), needed.decrypts && !header.decrypts()) {

@@ -11,8 +11,8 @@ use keyward_proto::{KeyType, Label, Use};
 use super::{
     Interrupt, Latencies, Load, Measured, certificate_verify, interrupted, no_latencies, record, scheme, vary,
 };
-use crate::admin::api::NewKey;
 use crate::admin::client::AdminClient;
+use crate::admin::request::Generate;
 use crate::cli::failure::Failure;
 use crate::cli::output::warn;
 use crate::ground::exit;
@@ -99,10 +99,10 @@ impl TemporaryKey {
         let label = format!("keyward-bench-{key_type}-{}", std::process::id());
         let label: Label = label.parse().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let admin = AdminClient::new(runtime_dir)?;
-        let wanted = NewKey {
-            label: label.to_string(),
-            key_type: key_type.to_string(),
-            uses: vec![Use::TlsServer.name().into()],
+        let wanted = Generate {
+            label: label.clone(),
+            key_type,
+            uses: vec![Use::TlsServer],
             sign_and_decrypt: false,
             backend: backend.map(str::to_owned),
         };

@@ -10,6 +10,7 @@ use keyward_unit::{Header, Wkid};
 use tokio::task::JoinSet;
 
 use super::Error;
+use super::event::{Act, Actor, Event};
 use crate::backend::Backend;
 use crate::daemon::Daemon;
 use crate::keys::{Key, StoreError, Version};
@@ -113,7 +114,7 @@ fn set_next(key: &mut Key, next_blobs: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
 ///
 /// # Errors
 /// [`Error`] says which keys or units are not ready.
-pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, name: &str) -> Result<Finished, Error> {
+pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str) -> Result<Finished, Error> {
     let backend = backend(daemon, name)?;
     // From here on no new key is made: nobody would check whether that key is ready.
     let _settling = backend.settling().write().await;
@@ -128,12 +129,14 @@ pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, name: &str) -> Result<Fi
     refuse_old_keys(name, &keys, &new)?;
     units.refuse_others(&new)?;
     prove_next(daemon, name, &keys).await?;
-    let count = keys.len() as u64;
     for key in &keys {
         settle_on_next(daemon, key, &new).await?;
     }
     let store_key = next::store_key(daemon, backend, &new).await?;
     daemon.keys.set_wkid(name, new.clone(), store_key).await?;
+    let count = keys.len() as u64;
+    let act = Act::FinishRewrap { backend: name, wkid: &new, keys: count };
+    Event { act, label: None, version: None, actor }.record();
     Ok(Finished { wkid: new, keys: count })
 }
 

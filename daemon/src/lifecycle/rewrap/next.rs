@@ -1,5 +1,7 @@
 //! The next master key of a backend, as its keys and its units have it.
 
+use keyward_unit::Header;
+
 use super::is_wrapped_by;
 use crate::backend::grep11::{Breaker, Grep11, Grep11Error, Status, Unit};
 use crate::backend::{Backend, BackendError, Embedded};
@@ -8,7 +10,6 @@ use crate::daemon::Daemon;
 use crate::ground::master_key;
 use crate::keys::{Key, Version};
 use crate::lifecycle::Error;
-use keyward_unit::Header;
 
 /// The next master key for some keys. GREP11 cannot be asked for it, so one blob is rewrapped and
 /// its header read. `None` if no key has to be wrapped.

@@ -1,0 +1,127 @@
+//! Errors as answers: the status for each.
+
+use axum::Json;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use keyward_proto::Outcome;
+use keyward_unit::ImportError;
+use thiserror::Error;
+
+use crate::admin::api::{MAX_KEY_FILE, Refusal};
+use crate::backend::BackendError;
+use crate::backend::grep11::Grep11Error;
+use crate::ground::text::printable;
+use crate::keys::StoreError;
+use crate::lifecycle;
+
+/// Reason why a request was refused.
+#[derive(Debug, Error)]
+pub(super) enum AdminError {
+    #[error("the body cannot be read: {}", .0.body_text())]
+    Body(#[from] BytesRejection),
+    #[error("{0}")]
+    Invalid(String),
+    #[error(transparent)]
+    Lifecycle(#[from] lifecycle::Error),
+    #[error("there is no such route")]
+    NoRoute,
+    #[error("only root and the user that the daemon runs as may do this")]
+    NotAnAdministrator,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the file is too long: a private key has at most {MAX_KEY_FILE} bytes")]
+    TooLong,
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::Body(rejection) => rejection.status(),
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Lifecycle(error) => lifecycle_status(error),
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::NotAnAdministrator => StatusCode::FORBIDDEN,
+            Self::Store(error) => store_status(error),
+        };
+        if status.is_server_error() {
+            tracing::error!("administrator's request failed: {self}");
+        }
+        (status, Json(Refusal { error: printable(&self.to_string()) })).into_response()
+    }
+}
+
+fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
+    use lifecycle::Error;
+
+    match error {
+        Error::Backend(error) => backend_status(error),
+        Error::Store(error) => store_status(error),
+        Error::BackendAfterRestart { .. }
+        | Error::BackendWithoutKeys(_)
+        | Error::Incapable { .. }
+        | Error::NextMasterKey(_)
+        | Error::NextMasterKeyInForce(_)
+        | Error::NoNextMasterKey(_)
+        | Error::NotAdoptable
+        | Error::SeveralBackends(_)
+        | Error::SignsAndDecrypts(_)
+        | Error::ThirdMasterKey { .. }
+        | Error::UnknownBackend { .. }
+        | Error::UselessDecryption(_) => StatusCode::BAD_REQUEST,
+        Error::Disabled(_) | Error::NotForRequests { .. } => StatusCode::FORBIDDEN,
+        Error::NoCertificate { .. } | Error::NoVersion { .. } => StatusCode::NOT_FOUND,
+        Error::NoUnit { .. }
+        | Error::NotRewrapped { .. }
+        | Error::NothingRewrapped { .. }
+        | Error::OtherMasterKeyAtUnits { .. }
+        | Error::Proof { .. }
+        | Error::ProofGivenUp
+        | Error::StoreAltered => StatusCode::CONFLICT,
+        Error::BackendGone { .. }
+        | Error::CertificateNotFirst { .. }
+        | Error::CertificateOfOtherKey(_)
+        | Error::Chain(_)
+        | Error::ManyVersions { .. }
+        | Error::NotARequest { .. }
+        | Error::NotGenerated(_)
+        | Error::OtherMasterKey { .. }
+        | Error::SameKey { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+fn store_status(error: &StoreError) -> StatusCode {
+    match error {
+        StoreError::Unknown(_) => StatusCode::NOT_FOUND,
+        StoreError::Exists(_) | StoreError::Changed(_) => StatusCode::CONFLICT,
+        StoreError::Locked(_) => StatusCode::FAILED_DEPENDENCY,
+        StoreError::Altered(_) | StoreError::Unlisted(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        StoreError::Copy(_) | StoreError::Gone(_) | StoreError::Io(..) | StoreError::NotDurable { .. } => {
+            StatusCode::INSUFFICIENT_STORAGE
+        }
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn backend_status(error: &BackendError) -> StatusCode {
+    match error {
+        BackendError::Import(ImportError::Unit(_))
+        | BackendError::GivenUp
+        | BackendError::Late
+        | BackendError::Store(_)
+        | BackendError::Unit(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        BackendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        // The master key is that of another store: the configuration is wrong.
+        BackendError::Unusable(_) => StatusCode::FAILED_DEPENDENCY,
+        // Most likely the public key that came with an adoption is of another key.
+        BackendError::Grep11(Grep11Error::WrongSignature { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
+        BackendError::Grep11(error) => match error.outcome() {
+            Outcome::UnitUnavailable | Outcome::DeadlineExceeded | Outcome::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        },
+    }
+}

@@ -1,0 +1,221 @@
+//! Bodies and queries of requests on the administrators' socket, the same on both ends.
+
+use serde::{Deserialize, Serialize};
+
+use keyward_proto::{KeyType, Label, Use};
+
+use crate::keys::State;
+
+/// A request to generate a key.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Generate {
+    #[serde(with = "label")]
+    pub(crate) label: Label,
+    #[serde(rename = "type", with = "key_type")]
+    pub(crate) key_type: KeyType,
+    #[serde(with = "uses")]
+    pub(crate) uses: Vec<Use>,
+    /// Whether it is accepted that one RSA key signs and decrypts.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) sign_and_decrypt: bool,
+    /// The backend whose unit makes the key; none for the default backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backend: Option<String>,
+}
+
+/// A request to adopt a key that a unit has wrapped for somebody else.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Adopt {
+    /// In base64.
+    #[serde(with = "base64")]
+    pub(crate) blob: Vec<u8>,
+    /// SubjectPublicKeyInfo in DER, or the form of the unit; in base64.
+    #[serde(with = "base64")]
+    pub(crate) public_key: Vec<u8>,
+    #[serde(with = "uses")]
+    pub(crate) uses: Vec<Use>,
+    /// Whether it is accepted that one RSA key signs and decrypts.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) sign_and_decrypt: bool,
+    /// The backend whose units unwrap the blob; none for the default backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) backend: Option<String>,
+}
+
+/// A request to change a key. None leaves a property as it is.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Change {
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "state")]
+    pub(crate) state: Option<State>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "some_uses")]
+    pub(crate) uses: Option<Vec<Use>>,
+    /// Whether it is accepted that one RSA key signs and decrypts.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) sign_and_decrypt: bool,
+}
+
+/// The query of a request to import a key. The body is the key file.
+///
+/// `use` may be repeated, so the query is read as a list of pairs.
+#[derive(Debug, Default, Deserialize)]
+#[serde(try_from = "Vec<(String, String)>")]
+pub(crate) struct Import {
+    pub(crate) uses: Vec<Use>,
+    /// Whether it is accepted that one RSA key signs and decrypts.
+    pub(crate) sign_and_decrypt: bool,
+    /// The backend whose unit holds the key; none for the default backend.
+    pub(crate) backend: Option<String>,
+    /// Whether the file becomes a new version of a key, which keeps its uses and its backend.
+    pub(crate) new_version: bool,
+}
+
+impl Import {
+    /// The parameters of the query.
+    pub(crate) fn parameters(&self) -> Vec<(&'static str, &str)> {
+        let uses = self.uses.iter().map(|one| (USE, one.name()));
+        let backend = self.backend.iter().map(|name| (BACKEND, name.as_str()));
+        let flags = [(SIGN_AND_DECRYPT, self.sign_and_decrypt), (NEW_VERSION, self.new_version)];
+        let flags = flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| (name, "true"));
+        uses.chain(backend).chain(flags).collect()
+    }
+}
+
+impl TryFrom<Vec<(String, String)>> for Import {
+    type Error = String;
+
+    fn try_from(parameters: Vec<(String, String)>) -> Result<Self, String> {
+        let mut import = Self::default();
+        for (name, value) in parameters {
+            let flag = || value.parse().map_err(|_| format!("{name} is neither true nor false"));
+            match name.as_str() {
+                USE => import.uses.push(one_use(&value)?),
+                BACKEND => import.backend = Some(value),
+                SIGN_AND_DECRYPT => import.sign_and_decrypt = flag()?,
+                NEW_VERSION => import.new_version = flag()?,
+                _ => return Err(format!("unknown parameter {name}")),
+            }
+        }
+        let names_property = !import.uses.is_empty() || import.backend.is_some() || import.sign_and_decrypt;
+        match import.new_version && names_property {
+            true => Err("a new version has the uses and the backend of its key; name none".into()),
+            false => Ok(import),
+        }
+    }
+}
+
+const USE: &str = "use";
+const BACKEND: &str = "backend";
+const SIGN_AND_DECRYPT: &str = "sign-and-decrypt";
+const NEW_VERSION: &str = "new-version";
+
+fn one_use(word: &str) -> Result<Use, String> {
+    word.parse().map_err(|_| {
+        let known = Use::ALL.map(Use::name).join(", ");
+        format!("no such use: {word:?}; the uses are {known}")
+    })
+}
+
+/// A label as text.
+mod label {
+    use keyward_proto::Label;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(label: &Label, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(label.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Label, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(|error| D::Error::custom(format_args!("{text:?} is {error}")))
+    }
+}
+
+/// The type of a key to generate, as a word.
+mod key_type {
+    use keyward_proto::KeyType;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(key_type: &KeyType, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(key_type)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<KeyType, D::Error> {
+        let word = String::deserialize(from)?;
+        let known = word.parse().ok().filter(|known| KeyType::GENERATED.contains(known));
+        known.ok_or_else(|| {
+            let types = KeyType::GENERATED.map(|key_type| key_type.to_string()).join(", ");
+            D::Error::custom(format_args!("cannot generate a key of type {word:?}: the types are {types}"))
+        })
+    }
+}
+
+/// Uses as a list of words.
+mod uses {
+    use keyward_proto::Use;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(uses: &[Use], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(uses.iter().map(|one| one.name()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Use>, D::Error> {
+        let words: Vec<String> = Vec::deserialize(from)?;
+        words.iter().map(|word| super::one_use(word).map_err(D::Error::custom)).collect()
+    }
+}
+
+/// Uses that may be absent.
+mod some_uses {
+    use keyward_proto::Use;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(uses: &Option<Vec<Use>>, to: S) -> Result<S::Ok, S::Error> {
+        super::uses::serialize(uses.as_deref().unwrap_or_default(), to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Use>>, D::Error> {
+        #[derive(Deserialize)]
+        struct Uses(#[serde(with = "super::uses")] Vec<Use>);
+        Ok(Option::<Uses>::deserialize(from)?.map(|Uses(uses)| uses))
+    }
+}
+
+/// The state of a key as a word, which may be absent.
+mod state {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::keys::State;
+
+    pub(super) fn serialize<S: Serializer>(state: &Option<State>, to: S) -> Result<S::Ok, S::Error> {
+        state.map(State::name).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<State>, D::Error> {
+        let Some(name) = Option::<String>::deserialize(from)? else { return Ok(None) };
+        let state = State::of_name(&name);
+        state.map(Some).ok_or_else(|| D::Error::custom(format_args!("no such state: {name:?}")))
+    }
+}
+
+/// Bytes in base64.
+mod base64 {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(from)?).map_err(|_| D::Error::custom("not base64"))
+    }
+}

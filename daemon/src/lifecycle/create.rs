@@ -1,0 +1,133 @@
+//! New keys: generated, imported from a file, adopted from somebody else.
+
+use std::sync::Arc;
+
+use keyward_proto::{KeyType, Label, Use};
+use keyward_unit::{Header, NewKey};
+
+use super::event::{Act, Actor, Event};
+use super::placement::Placement;
+use super::uses::{check_uses, each_once};
+use super::{Error, versions};
+use crate::backend::grep11::Abilities;
+use crate::backend::{Backend, BackendError};
+use crate::daemon::Daemon;
+use crate::keys::{Key, StoreError};
+
+/// The properties of a new key that the actor chooses.
+#[derive(Debug)]
+pub(crate) struct KeySpec {
+    pub(crate) label: Label,
+    /// The uses of the key; none stands for `tls-server`.
+    pub(crate) uses: Vec<Use>,
+    /// Whether the actor accepts that one RSA key signs and decrypts.
+    pub(crate) sign_and_decrypt: bool,
+    /// The backend whose unit holds the key; none stands for the default backend.
+    pub(crate) backend: Option<String>,
+}
+
+/// Generates a key in a unit.
+///
+/// # Errors
+/// [`Error`] says why the key cannot have these properties, or why the unit has made none.
+pub(crate) async fn generate(
+    daemon: &Daemon,
+    actor: Actor,
+    spec: KeySpec,
+    key_type: KeyType,
+) -> Result<Arc<Key>, Error> {
+    let spec = KeySpec { uses: each_once(spec.uses), ..spec };
+    let placement = Placement::of(daemon, spec.backend.as_deref()).await?;
+    check_uses(&spec.uses, key_type, spec.sign_and_decrypt)?;
+    refuse_existing(daemon, &spec.label).await?;
+    let made = placement.backend.generate(key_type, &spec.uses, placement.wkid).await?;
+    let key = add(daemon, spec, &placement, &made).await?;
+    record(Act::Generate(&key), &key, actor);
+    Ok(key)
+}
+
+/// Imports the private key in a file. The file is dropped as soon as the unit has wrapped the key.
+///
+/// # Errors
+/// [`Error`] says what the file is instead, or why the key cannot have these properties.
+pub(crate) async fn import(
+    daemon: &Daemon,
+    actor: Actor,
+    spec: KeySpec,
+    file: impl AsRef<[u8]> + Send + 'static,
+) -> Result<Arc<Key>, Error> {
+    let spec = KeySpec { uses: each_once(spec.uses), ..spec };
+    let placement = Placement::of(daemon, spec.backend.as_deref()).await?;
+    refuse_existing(daemon, &spec.label).await?;
+    let made = placement.backend.import(file, &spec.uses, placement.wkid).await?;
+    check_uses(&spec.uses, made.key_type, spec.sign_and_decrypt)?;
+    let key = add(daemon, spec, &placement, &made).await?;
+    record(Act::Import(&key), &key, actor);
+    Ok(key)
+}
+
+/// Adopts a blob that a unit has wrapped for somebody else. `public` is the public key as
+/// SubjectPublicKeyInfo in DER, or in the form of the unit.
+///
+/// # Errors
+/// [`Error`] says why the units of the backend cannot use the blob.
+pub(crate) async fn adopt(
+    daemon: &Daemon,
+    actor: Actor,
+    spec: KeySpec,
+    blob: Vec<u8>,
+    public: &[u8],
+) -> Result<Arc<Key>, Error> {
+    let spec = KeySpec { uses: each_once(spec.uses), ..spec };
+    let placement = Placement::of(daemon, spec.backend.as_deref()).await?;
+    let Backend::Grep11(grep11) = placement.backend else { return Err(Error::NotAdoptable) };
+    refuse_existing(daemon, &spec.label).await?;
+    check_master_key(daemon, &placement, &blob).await?;
+    if Header::read(&blob).is_some_and(|header| header.extractable()) {
+        tracing::warn!(
+            key = spec.label.as_str(),
+            "the key that is adopted can be taken out of its unit: CKA_EXTRACTABLE is true"
+        );
+    }
+    let made = grep11.adopt(blob, public, Abilities::needed_for(&spec.uses)).await;
+    let made = made.map_err(BackendError::from)?;
+    check_uses(&spec.uses, made.key_type, spec.sign_and_decrypt)?;
+    let key = add(daemon, spec, &placement, &made).await?;
+    record(Act::Adopt(&key), &key, actor);
+    Ok(key)
+}
+
+/// Refuses a blob that neither the master key of the backend nor the next master key has wrapped.
+async fn check_master_key(daemon: &Daemon, placement: &Placement<'_>, blob: &[u8]) -> Result<(), Error> {
+    let backend = placement.backend.name();
+    let (Some(keys), Some(header)) = (placement.wkid, Header::read(blob)) else { return Ok(()) };
+    let blob = header.wkid();
+    if blob == keys || daemon.keys.next_wkid(backend).await? == Some(blob.to_string()) {
+        return Ok(());
+    }
+    Err(Error::OtherMasterKey { backend: backend.into(), blob, keys })
+}
+
+/// Refuses a label in use before the unit spends time on a key. The store refuses such a label
+/// again when the key is stored.
+async fn refuse_existing(daemon: &Daemon, label: &Label) -> Result<(), Error> {
+    match daemon.keys.get(label).await? {
+        Some(_) => Err(StoreError::Exists(label.clone()).into()),
+        None => Ok(()),
+    }
+}
+
+async fn add(
+    daemon: &Daemon,
+    spec: KeySpec,
+    placement: &Placement<'_>,
+    made: &NewKey,
+) -> Result<Arc<Key>, Error> {
+    placement.settle(daemon, made).await?;
+    let key = versions::first(spec.label, spec.uses, placement.backend.name(), made);
+    Ok(daemon.keys.put(key).await?)
+}
+
+fn record(act: Act<'_>, key: &Key, actor: Actor) {
+    Event { act, label: Some(&key.label), version: Some(key.current), actor }.record();
+}

@@ -1,0 +1,108 @@
+//! Events: what an actor has done to a key, or to the key store.
+
+use keyward_proto::{Label, Scheme, Use};
+
+use crate::keys::{Key, Repaired};
+
+/// Somebody who asks for a use case.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Actor {
+    /// A process on the administrators' socket, as the kernel describes it.
+    User {
+        /// Effective user id at the time the process connected.
+        uid: u32,
+        /// Process id.
+        #[expect(dead_code, reason = "no line of the log has it; the audit trail is to have it")]
+        pid: i32,
+    },
+}
+
+/// An act that has succeeded.
+pub(super) struct Event<'a> {
+    /// The act, with its details.
+    pub(super) act: Act<'a>,
+    /// The key, if the act is about one key.
+    pub(super) label: Option<&'a Label>,
+    /// The version of the key, if the act is about one version.
+    pub(super) version: Option<u32>,
+    /// The actor who asked.
+    pub(super) actor: Actor,
+}
+
+/// An act, with its details.
+pub(super) enum Act<'a> {
+    Adopt(&'a Key),
+    /// `not_after` is when the first certificate of the chain expires, in seconds since 1970.
+    Attach {
+        not_after: Option<u64>,
+    },
+    /// `keys` is the number of keys in the copy.
+    Backup {
+        keys: u64,
+    },
+    Change(&'a Key),
+    Delete,
+    Detach,
+    /// `wkid` is the new master key, `keys` the number of keys that it wraps.
+    FinishRewrap {
+        backend: &'a str,
+        wkid: &'a str,
+        keys: u64,
+    },
+    Generate(&'a Key),
+    Import(&'a Key),
+    Repair(&'a Repaired),
+    Rotate,
+    SignRequest(Scheme),
+}
+
+impl Event<'_> {
+    /// Writes the event to the log, as one line.
+    pub(super) fn record(&self) {
+        let key = self.label.map(Label::as_str);
+        let version = self.version;
+        let Actor::User { uid, .. } = self.actor;
+        match self.act {
+            Act::Adopt(made) => {
+                tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, "key adopted");
+            }
+            Act::Attach { not_after } => {
+                tracing::info!(key, version, not_after, uid, "certificate attached");
+            }
+            Act::Backup { keys } => tracing::info!(keys, uid, "key store copied"),
+            Act::Change(now) => {
+                tracing::info!(key, state = now.state.name(), uses = ?names(&now.uses), uid, "key changed");
+            }
+            Act::Delete => tracing::info!(key, uid, "key deleted"),
+            Act::Detach => tracing::info!(key, version, uid, "certificate detached"),
+            Act::FinishRewrap { backend, wkid, keys } => {
+                tracing::info!(backend, wkid, keys, uid, "keys have another master key");
+            }
+            Act::Generate(made) => {
+                tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, "key generated");
+            }
+            Act::Import(made) => {
+                let uses = names(&made.uses);
+                tracing::info!(key, r#type = type_of(made), version, ?uses, uid, "key imported");
+            }
+            Act::Repair(Repaired { lists, disabled, removed, nameless }) => {
+                let labels = |labels: &[Label]| labels.iter().map(Label::to_string).collect::<Vec<_>>();
+                let (disabled, removed) = (labels(disabled), labels(removed));
+                tracing::warn!(lists, ?disabled, ?removed, nameless, uid, "index of the key store repaired");
+            }
+            Act::Rotate => tracing::info!(key, version, uid, "key rotated"),
+            Act::SignRequest(scheme) => {
+                tracing::info!(key, version, scheme = scheme.name(), uid, "certificate request signed");
+            }
+        }
+    }
+}
+
+/// The type of the current version.
+fn type_of(key: &Key) -> String {
+    key.version(0).map(|version| version.key_type.to_string()).unwrap_or_default()
+}
+
+fn names(uses: &[Use]) -> Vec<&'static str> {
+    uses.iter().map(|one| one.name()).collect()
+}

@@ -1,0 +1,96 @@
+//! Certificate requests: the only messages that a key signs for an administrator.
+
+use std::time::Instant;
+
+use keyward_proto::{KeyType, Label, Outcome, PublicKey, Scheme};
+
+use super::Error;
+use super::event::{Act, Actor, Event};
+use crate::backend::grep11::{Trace, random};
+use crate::backend::{Asked, BackendError, Input, Times};
+use crate::daemon::Daemon;
+use crate::ground::fair::NOBODY;
+use crate::keys::{Key, State, StoreError, Version};
+use crate::policy::act;
+use crate::policy::purpose::{Purpose, classify};
+
+/// A certificate request that a key has signed.
+#[derive(Debug)]
+pub(crate) struct SignedRequest {
+    /// The version of the key that has signed.
+    pub(crate) version: u32,
+    pub(crate) scheme: Scheme,
+    pub(crate) signature: Vec<u8>,
+}
+
+/// Signs a CertificationRequestInfo (RFC 2986, 4.1) in DER by a version of a key; number 0 stands for
+/// the current version. Asks for no grant: an actor who may call this may also change the uses of
+/// the key, and the uses must include certificate requests.
+///
+/// # Errors
+/// [`Error`] says why the key does not sign the request.
+pub(crate) async fn sign_request(
+    daemon: &Daemon,
+    actor: Actor,
+    label: &Label,
+    number: u32,
+    info: &[u8],
+) -> Result<SignedRequest, Error> {
+    let key = daemon.keys.get(label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+    let version = key.version(number).ok_or_else(|| Error::NoVersion { label: label.clone(), number })?;
+    check(&key, version, info)?;
+    let scheme = scheme(version);
+    let signature = sign(daemon, &key, version, scheme, info).await?;
+    let version = version.number;
+    Event { act: Act::SignRequest(scheme), label: Some(label), version: Some(version), actor }.record();
+    Ok(SignedRequest { version, scheme, signature })
+}
+
+/// Refuses a key that must not sign requests, and bytes that are no request for the key.
+fn check(key: &Key, version: &Version, info: &[u8]) -> Result<(), Error> {
+    let label = || key.label.clone();
+    if key.state == State::Disabled {
+        return Err(Error::Disabled(label()));
+    }
+    if !act::Act::Sign(Purpose::CertificateRequest).is_admitted_by(&key.uses) {
+        return Err(Error::NotForRequests { label: label(), uses: key.uses.clone() });
+    }
+    match classify(info, &version.spki) {
+        Purpose::CertificateRequest => Ok(()),
+        _ => Err(Error::NotARequest { label: label(), number: version.number }),
+    }
+}
+
+async fn sign(
+    daemon: &Daemon,
+    key: &Key,
+    version: &Version,
+    scheme: Scheme,
+    info: &[u8],
+) -> Result<Vec<u8>, Error> {
+    let backend = daemon
+        .backends
+        .get(&key.backend)
+        .ok_or_else(|| Error::BackendGone { label: key.label.clone(), backend: key.backend.clone() })?;
+    let asked = Asked {
+        deadline: Instant::now() + daemon.config().request_timeout,
+        trace: Trace::new(random(), 0),
+        user: NOBODY,
+    };
+    let mut times = Times::default();
+    let signed = backend.sign(version, scheme, Input::Message(info), &asked, &mut times).await;
+    let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
+    daemon.metrics.signature(outcome, Some(Purpose::CertificateRequest));
+    daemon.metrics.times(backend, scheme, outcome, &times);
+    Ok(signed?)
+}
+
+/// The preferred scheme of a key, except for RSA keys that are not bound to RSASSA-PSS: not every
+/// certificate authority takes RSASSA-PSS.
+fn scheme(version: &Version) -> Scheme {
+    let schemes = PublicKey::from_spki(&version.spki).map_or(version.key_type.schemes(), |key| key.schemes());
+    match (version.key_type, schemes.first()) {
+        (KeyType::Rsa(_), _) | (_, None) => Scheme::RsaPkcs1Sha256,
+        (_, Some(preferred)) => *preferred,
+    }
+}

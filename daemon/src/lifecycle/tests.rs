@@ -1,0 +1,138 @@
+use core::num::NonZeroUsize;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use keyward_proto::{KeyType, Label, Use};
+use keyward_unit::{MasterKey, Unit, Wkid};
+
+use super::*;
+use crate::backend::{Backend, Backends, Embedded};
+use crate::config::{Config, EMBEDDED};
+use crate::daemon::Daemon;
+use crate::keys::tests::unlocked;
+use crate::keys::{State, StoreError};
+use crate::peers::reactors::Reactors;
+
+const ACTOR: Actor = Actor::User { uid: 0, pid: 1 };
+
+/// A daemon with an embedded unit, and the name of the master key of the unit.
+async fn daemon(state_dir: &Path, next_master_key: Option<&Path>) -> (Arc<Daemon>, Wkid) {
+    let mut config = Config::default();
+    config.embedded.next_master_key = next_master_key.map(Path::to_owned);
+    let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
+    let wkid = unit.wkid();
+    let backends = Backends::new(vec![Backend::Embedded(Embedded::new(Ok(unit)).unwrap())]);
+    let reactors = Reactors::start().unwrap();
+    let store = unlocked(state_dir);
+    let daemon = Arc::new(Daemon::new(config, Vec::new(), false, store, backends, reactors));
+    daemon.keys.set_wkid(EMBEDDED, wkid.to_string(), None).await.unwrap();
+    (daemon, wkid)
+}
+
+fn label() -> Label {
+    "shop".parse().unwrap()
+}
+
+fn spec(uses: &[Use]) -> KeySpec {
+    KeySpec { label: label(), uses: uses.to_vec(), sign_and_decrypt: false, backend: None }
+}
+
+/// A new P-256 key for TLS servers.
+async fn generated(daemon: &Daemon) -> Arc<crate::keys::Key> {
+    generate(daemon, ACTOR, spec(&[]), KeyType::P256).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_new_key_has_each_use_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, _) = daemon(dir.path(), None).await;
+    let twice = spec(&[Use::Csr, Use::Csr, Use::TlsClient]);
+    let key = generate(&daemon, ACTOR, twice, KeyType::P256).await.unwrap();
+    assert_eq!(key.uses, [Use::Csr, Use::TlsClient]);
+    let again = generate(&daemon, ACTOR, spec(&[]), KeyType::P256).await;
+    assert!(matches!(again, Err(Error::Store(StoreError::Exists(_)))));
+    let none = Change { uses: Some(Vec::new()), ..Change::default() };
+    let key = change(&daemon, ACTOR, &label(), none).await.unwrap();
+    assert_eq!((&*key.uses, key.state), (&[Use::TlsServer][..], State::Enabled));
+}
+
+#[tokio::test]
+async fn rotation_adds_a_version_and_keeps_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, wkid) = daemon(dir.path(), None).await;
+    let unknown = rotate(&daemon, ACTOR, &label()).await;
+    assert!(matches!(unknown, Err(Error::Store(StoreError::Unknown(_)))));
+
+    let first = generated(&daemon).await;
+    let second = rotate(&daemon, ACTOR, &label()).await.unwrap();
+    assert_eq!((first.current, second.current, second.versions.len()), (1, 2, 2));
+    assert_eq!(second.versions[0].blob, first.versions[0].blob);
+    assert_ne!(second.versions[0].spki, second.versions[1].spki);
+    let header = keyward_unit::Header::read(&second.versions[1].blob).unwrap();
+    assert_eq!(header.wkid(), wkid);
+    assert_eq!(daemon.keys.get(&label()).await.unwrap().unwrap().current, 2);
+
+    delete(&daemon, ACTOR, &label()).await.unwrap();
+    assert!(daemon.keys.get(&label()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn rewrapped_keys_are_put_under_the_next_master_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let next = MasterKey::generate().unwrap();
+    let file = dir.path().join("next");
+    fs::write(&file, next.to_hex().as_bytes()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let (daemon, old) = daemon(dir.path(), Some(&file)).await;
+    generated(&daemon).await;
+    let key = rotate(&daemon, ACTOR, &label()).await.unwrap();
+
+    let early = finish_rewrap(&daemon, ACTOR, EMBEDDED).await;
+    let Err(Error::NotRewrapped { labels, .. }) = early else { panic!("not one blob is wrapped yet") };
+    assert_eq!(labels, [label()]);
+
+    for wrapped in [2, 0] {
+        let done = rewrap(&daemon, EMBEDDED, None).await.unwrap();
+        assert_eq!((done.looked_at, done.keys, done.wrapped, done.next), (1, 1, wrapped, None));
+    }
+    // A version that is made now waits for the next run.
+    rotate(&daemon, ACTOR, &label()).await.unwrap();
+    assert!(matches!(finish_rewrap(&daemon, ACTOR, EMBEDDED).await, Err(Error::NotRewrapped { .. })));
+    assert_eq!(rewrap(&daemon, EMBEDDED, None).await.unwrap().wrapped, 1);
+
+    let finished = finish_rewrap(&daemon, ACTOR, EMBEDDED).await.unwrap();
+    assert_eq!((finished.wkid, finished.keys), (next.wkid().to_string(), 1));
+    assert_ne!(old, next.wkid());
+    let settled = daemon.keys.get(&label()).await.unwrap().unwrap();
+    assert_eq!(settled.versions.len(), 3);
+    for (now, before) in settled.versions.iter().zip(&key.versions) {
+        assert_eq!((now.number, &now.spki), (before.number, &before.spki));
+        assert_ne!(now.blob, before.blob);
+    }
+    for version in &settled.versions {
+        assert_eq!(keyward_unit::Header::read(&version.blob).unwrap().wkid(), next.wkid());
+        assert!(version.next_blob.is_none());
+    }
+    assert_eq!(daemon.keys.wkid(EMBEDDED).await.unwrap(), Some(next.wkid().to_string()));
+}
+
+#[tokio::test]
+async fn only_what_names_the_key_is_signed_as_a_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, _) = daemon(dir.path(), None).await;
+    generated(&daemon).await;
+    let refused = sign_request(&daemon, ACTOR, &label(), 0, b"no request").await;
+    assert!(matches!(refused, Err(Error::NotForRequests { .. })));
+    let csr = Change { uses: Some(vec![Use::Csr]), ..Change::default() };
+    change(&daemon, ACTOR, &label(), csr).await.unwrap();
+    let refused = sign_request(&daemon, ACTOR, &label(), 0, b"no request").await;
+    assert!(matches!(refused, Err(Error::NotARequest { number: 1, .. })));
+    let disabled = Change { state: Some(State::Disabled), ..Change::default() };
+    change(&daemon, ACTOR, &label(), disabled).await.unwrap();
+    let refused = sign_request(&daemon, ACTOR, &label(), 0, b"no request").await;
+    assert!(matches!(refused, Err(Error::Disabled(_))));
+    let refused = detach(&daemon, ACTOR, &label(), 0).await;
+    assert!(matches!(refused, Err(Error::NoCertificate { number: 1, .. })));
+}

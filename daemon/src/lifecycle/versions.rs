@@ -1,0 +1,111 @@
+//! Versions of keys: the first one, and those that take its place.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use keyward_proto::{Fingerprint, KeyType, Label, Use};
+use keyward_unit::NewKey;
+
+use super::Error;
+use super::event::{Act, Actor, Event};
+use super::placement::Placement;
+use super::uses::check_uses;
+use crate::daemon::Daemon;
+use crate::keys::{Key, State, StoreError, Version};
+
+/// Generates a new version of a key, which becomes the current version.
+///
+/// # Errors
+/// [`Error`] says why the key cannot have another version, or why the unit has made none.
+pub(crate) async fn rotate(daemon: &Daemon, actor: Actor, label: &Label) -> Result<Arc<Key>, Error> {
+    let key = daemon.keys.get(label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+    let key_type = key.version(0).map(|version| version.key_type);
+    let key_type = key_type.filter(|known| KeyType::GENERATED.contains(known));
+    let key_type = key_type.ok_or_else(|| Error::NotGenerated(label.clone()))?;
+    refuse_full(&key)?;
+    let placement = Placement::of(daemon, Some(&key.backend)).await?;
+    let made = placement.backend.generate(key_type, &key.uses, placement.wkid).await?;
+    let key = add(daemon, &key, &made).await?;
+    Event { act: Act::Rotate, label: Some(label), version: Some(key.current), actor }.record();
+    Ok(key)
+}
+
+/// Imports the private key in a file as the current version of a key, which keeps its uses.
+///
+/// # Errors
+/// [`Error`] says what the file is instead, or why the key cannot have this version.
+pub(crate) async fn import_version(
+    daemon: &Daemon,
+    actor: Actor,
+    label: &Label,
+    file: impl AsRef<[u8]> + Send + 'static,
+) -> Result<Arc<Key>, Error> {
+    let key = daemon.keys.get(label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+    refuse_full(&key)?;
+    let placement = Placement::of(daemon, Some(&key.backend)).await?;
+    let made = placement.backend.import(file, &key.uses, placement.wkid).await?;
+    // The actor who gave the key these uses has accepted them.
+    check_uses(&key.uses, made.key_type, true)?;
+    if let Some(known) = key.versions.iter().find(|version| version.spki == made.spki) {
+        return Err(Error::SameKey { label: label.clone(), number: known.number });
+    }
+    let key = add(daemon, &key, &made).await?;
+    Event { act: Act::Import(&key), label: Some(label), version: Some(key.current), actor }.record();
+    Ok(key)
+}
+
+/// A new key with its first version.
+pub(super) fn first(label: Label, uses: Vec<Use>, backend: &str, made: &NewKey) -> Key {
+    let version = version(1, made);
+    Key {
+        label,
+        state: State::Enabled,
+        uses,
+        backend: backend.into(),
+        current: version.number,
+        versions: vec![version],
+        revision: 0,
+    }
+}
+
+/// Stores a private key that was made for `key` as its current version.
+async fn add(daemon: &Daemon, key: &Key, made: &NewKey) -> Result<Arc<Key>, Error> {
+    let blob = |key: &Key| key.versions.first().map(|version| version.blob.clone());
+    let add = |now: &mut Key| {
+        // With other uses, the unit would have made another kind of key.
+        if now.uses != key.uses || blob(now) != blob(key) {
+            return Err(StoreError::Changed(key.label.clone()).into());
+        }
+        refuse_full(now)?;
+        now.current = now.versions.last().map_or(0, |version| version.number) + 1;
+        now.versions.push(version(now.current, made));
+        Ok::<_, Error>(())
+    };
+    daemon.keys.update(&key.label, add).await.map(|(key, ())| key)
+}
+
+/// Refuses another version of a key that has as many versions as a key can have.
+fn refuse_full(key: &Key) -> Result<(), Error> {
+    match key.versions.len() < MAX_VERSIONS {
+        true => Ok(()),
+        false => Err(Error::ManyVersions { label: key.label.clone(), most: MAX_VERSIONS }),
+    }
+}
+
+/// A version that was made just now.
+fn version(number: u32, made: &NewKey) -> Version {
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Version {
+        number,
+        key_type: made.key_type,
+        blob: made.blob.clone(),
+        next_blob: None,
+        fingerprint: Fingerprint::of(&made.spki),
+        spki: made.spki.clone(),
+        created,
+        certificates: Vec::new(),
+    }
+}
+
+/// Most versions of a key. All versions are in memory while the key is used.
+const MAX_VERSIONS: usize = 1000;
