@@ -305,10 +305,10 @@ pub(crate) struct StatusView {
     pub(crate) last_refusals: Option<BTreeMap<String, u64>>,
     /// Requests for signatures by the purpose of the message, since the start.
     pub(crate) purposes: BTreeMap<String, u64>,
-    /// Connections closed because of garbage, since the start.
-    pub(crate) closed_for_garbage: u64,
-    /// Connections closed because there were too many, since the start.
-    pub(crate) closed_for_crowding: u64,
+    /// Connections closed because a request was malformed, since the start.
+    pub(crate) closed_for_malformed: u64,
+    /// Connections closed because a limit was reached, since the start.
+    pub(crate) closed_for_limit: u64,
 }
 
 /// A backend.

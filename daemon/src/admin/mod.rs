@@ -124,7 +124,7 @@ fn is_administrator(peer: &Peer) -> bool {
 
 async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
     let Admin { daemon } = admin;
-    let (closed_for_garbage, closed_for_crowding) = daemon.metrics.closed();
+    let (closed_for_malformed, closed_for_limit) = daemon.metrics.closed();
     Ok(Json(StatusView {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: process::id(),
@@ -145,9 +145,9 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         decryption_outcomes: daemon.metrics.decryption_outcomes(),
         last_refusals: Some(daemon.metrics.last_refusals()),
         purposes: daemon.metrics.purposes(),
-        closed_for_garbage,
+        closed_for_malformed,
         requests: daemon.metrics.requests(),
-        closed_for_crowding,
+        closed_for_limit,
     }))
 }
 

@@ -156,7 +156,7 @@ impl Metrics {
         registry.register("keys", "Keys in the key store", self.keys.clone());
         let help = "Keys, lists of keys and nameless records in the key store that were altered";
         registry.register("keys_altered", help, self.altered.clone());
-        let help = "Connections of peers that the daemon closed: garbage came, there were too many, or a user without a grant asked nothing";
+        let help = "Connections of peers that the daemon closed: a request was malformed, a limit was reached, or a user without a grant asked nothing";
         registry.register("connections_closed", help, self.closed.clone());
         let help = "Whether a unit of the backend can be asked and has the master key of its keys";
         registry.register("backend_ready", help, self.ready.clone());
@@ -258,14 +258,14 @@ impl Metrics {
         self.without_public_key.inc();
     }
 
-    /// A connection was closed for what came over it.
+    /// A connection was closed because a request was malformed.
     pub(crate) fn garbage(&self) {
-        self.closed.get_or_create(&GARBAGE).inc();
+        self.closed.get_or_create(&MALFORMED).inc();
     }
 
-    /// A connection was closed for being one too many.
+    /// A connection was closed because a limit of connections was reached.
     pub(crate) fn crowded(&self) {
-        self.closed.get_or_create(&CROWDED).inc();
+        self.closed.get_or_create(&LIMIT).inc();
     }
 
     /// A connection of a user whom no grant names was closed for asking nothing.
@@ -296,10 +296,10 @@ impl Metrics {
         purposes
     }
 
-    /// Connections closed for garbage, and for being too many.
+    /// Connections closed because of malformed requests, and because of limits.
     pub(crate) fn closed(&self) -> (u64, u64) {
         let count = |labels| self.closed.get(labels).map_or(0, |count| count.get());
-        (count(&GARBAGE), count(&CROWDED))
+        (count(&MALFORMED), count(&LIMIT))
     }
 
     /// The page for whoever collects metrics.
@@ -366,8 +366,8 @@ const PHASES: [&str; 4] = ["unit", "queue", "network", "verify"];
 /// There are fewer in keyward.proto.
 const OUTCOMES: usize = 32;
 const UNKNOWN: &str = "unknown";
-const GARBAGE: ClosedLabels = ClosedLabels { reason: "garbage" };
-const CROWDED: ClosedLabels = ClosedLabels { reason: "crowded" };
+const MALFORMED: ClosedLabels = ClosedLabels { reason: "malformed" };
+const LIMIT: ClosedLabels = ClosedLabels { reason: "limit" };
 const IDLE: ClosedLabels = ClosedLabels { reason: "idle" };
 
 /// Upper bounds in seconds: from what a software unit takes to what nobody waits for.

@@ -127,7 +127,7 @@ fn garbage_ends_its_connection_and_no_other() {
     assert_eq!(receive(&mut bystander).id, 9);
     let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    assert_eq!(status["closed_for_garbage"], garbage.len() + 1);
+    assert_eq!(status["closed_for_malformed"], garbage.len() + 1);
     let lines = daemon.log().matches("closed the connection of a peer").count();
     assert!((1..=3).contains(&lines), "{lines} lines for {} connections", garbage.len() + 1);
 }

@@ -219,7 +219,7 @@ mod tests {
             let mut status = json!({
                 "version": "", "pid": 1, "uptime_seconds": 1, "dev": false, "backends": [], "keys": 1,
                 "connections": 0, "requests": 2, "outcomes": {"no-grant": 2}, "decryption_outcomes": {},
-                "purposes": {}, "closed_for_garbage": 0, "closed_for_crowding": 0,
+                "purposes": {}, "closed_for_malformed": 0, "closed_for_limit": 0,
             });
             status["last_refusals"] = last;
             let findings = refusals(&serde_json::from_value(status).unwrap());
