@@ -10,6 +10,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -302,16 +303,13 @@ fn key_path(label: &str) -> String {
     format!("/v1/keys/{label}")
 }
 
-/// In a query a plus sign stands for a space, and there are others that stand for something.
-fn in_query(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut written, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => written.push(byte.into()),
-            _ => written += &format!("%{byte:02X}"),
-        }
-        written
-    })
+/// Text for a query, where a plus sign and other characters have a meaning of their own.
+fn in_query(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, QUERY)
 }
+
+/// Characters to encode in a query: all except letters, digits, and marks without a meaning.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
 /// Making an RSA key of 4096 bits can take some seconds; the daemon gives a unit a minute.
 const PATIENCE: Duration = Duration::from_secs(70);

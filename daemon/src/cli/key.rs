@@ -517,7 +517,7 @@ fn expires(key: &KeyView) -> String {
 /// SHA-256 of the SubjectPublicKeyInfo, which `openssl pkey -pubin -outform DER | sha256sum` gives too.
 fn fingerprint(public_key: &str) -> String {
     let spki = STANDARD.decode(public_key).unwrap_or_default();
-    Sha256::digest(spki).iter().map(|byte| format!("{byte:02x}")).collect()
+    base16ct::lower::encode_string(&Sha256::digest(spki))
 }
 
 /// Reads a file, or standard input for `-`: at most as much as the daemon takes. It may hold a private key.

@@ -101,7 +101,7 @@ impl Certificate {
 
     /// SHA-256 of the whole certificate, in hexadecimal digits.
     pub fn fingerprint(&self) -> String {
-        Sha256::digest(&self.der).iter().map(|byte| format!("{byte:02x}")).collect()
+        base16ct::lower::encode_string(&Sha256::digest(&self.der))
     }
 }
 
