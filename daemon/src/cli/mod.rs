@@ -11,7 +11,6 @@ mod csr;
 mod doctor;
 mod env;
 mod failure;
-mod import;
 mod key;
 mod output;
 mod passphrase;

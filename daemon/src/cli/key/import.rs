@@ -9,20 +9,20 @@ use keyward_unit::{ImportError, KeyFile};
 use pem_rfc7468::LineEnding;
 use zeroize::Zeroizing;
 
-use super::cert::tell_doubts;
-use super::failure::Failure;
-use super::key::{Named, one_use, print_key, read_input};
-use super::output::{note, print_json, warn};
-use super::passphrase;
+use super::{Named, one_use, print_key, read_input};
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
+use crate::cli::cert::tell_doubts;
+use crate::cli::failure::Failure;
+use crate::cli::output::{note, print_json, warn};
+use crate::cli::passphrase;
 use crate::ground::exit;
 use crate::ground::hardening;
 use crate::keys::certificates::{Certificate, Chain, InvalidChain};
 
 #[derive(Args, Debug)]
-pub(super) struct Import {
+pub(in crate::cli) struct Import {
     #[command(flatten)]
     key: Named,
     /// Private key: PKCS#8, PKCS#1, SEC1 or OpenSSH in PEM or DER, or PKCS#12; certificates of the

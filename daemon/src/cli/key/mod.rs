@@ -1,31 +1,35 @@
 //! `keyward key`: the keys of a daemon.
 
+mod create;
+mod import;
+mod print;
+mod rewrap;
+
 use std::fs::File;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use hyper::StatusCode;
-use indicatif::{ProgressBar, ProgressStyle};
-use keyward_proto::{KeyType, Label, UnknownWord, Use};
+use keyward_proto::{Label, UnknownWord, Use};
 use serde::Serialize;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
-use super::import::Import;
-use super::output::{self, from_now, print, print_json, print_table, table, time};
+use super::output::{self, print, print_json};
 use super::{Client, RUNTIME_DIR};
 use crate::admin::api::{KeyView, MAX_KEY_FILE, RepairedView};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
-use crate::config::EMBEDDED;
 use crate::ground::exit;
-use crate::keys::{self, Altered};
+use crate::keys;
 use crate::lifecycle::set_uses_command;
+use create::{Adopt, Generate};
+use import::Import;
+pub(super) use print::warn_of_problems;
+use print::{print_key, print_keys};
+use rewrap::Rewrap;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -64,49 +68,6 @@ pub(super) struct Named {
     pub(super) label: Label,
     #[command(flatten)]
     pub(super) client: Client,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct Generate {
-    #[command(flatten)]
-    key: Named,
-    /// p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096, ml-dsa-44, ml-dsa-65 or ml-dsa-87
-    #[arg(long = "type", value_name = "TYPE", value_parser = generated)]
-    key_type: KeyType,
-    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
-    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
-    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
-    uses: Vec<Use>,
-    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
-    #[arg(long)]
-    sign_and_decrypt: bool,
-    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only
-    /// one there is]
-    #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct Adopt {
-    #[command(flatten)]
-    key: Named,
-    /// The private key, wrapped by a unit: the bytes that it gave
-    #[arg(long, value_name = "FILE")]
-    blob: PathBuf,
-    /// Its public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit gave
-    #[arg(long, value_name = "FILE")]
-    public: PathBuf,
-    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
-    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
-    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
-    uses: Vec<Use>,
-    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
-    #[arg(long)]
-    sign_and_decrypt: bool,
-    /// The backend whose units can unwrap it [default: default-backend in keyward.toml, or the only
-    /// one there is]
-    #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -154,18 +115,6 @@ struct ChangedUses {
     taken: Vec<String>,
 }
 
-#[derive(Args, Debug)]
-pub(super) struct Rewrap {
-    /// The backend whose units get another master key; embedded for the software crypto unit
-    #[arg(long, value_name = "NAME")]
-    backend: String,
-    /// The new master key is in force at every unit: give up what the old one has wrapped
-    #[arg(long)]
-    finish: bool,
-    #[command(flatten)]
-    client: Client,
-}
-
 impl Command {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
@@ -184,25 +133,6 @@ impl Command {
             Self::Rewrap(rewrap) => rewrap.run(),
         }
         .map(drop)
-    }
-}
-
-impl Generate {
-    fn run(self) -> Result<(), Failure> {
-        let Self { key, key_type, uses, sign_and_decrypt, backend } = self;
-        let label = key.label.clone();
-        let wanted = request::Generate { label, key_type, uses, sign_and_decrypt, backend };
-        key.run("generate", |admin, _| admin.generate(&wanted))
-    }
-}
-
-impl Adopt {
-    fn run(self) -> Result<(), Failure> {
-        let Self { key, blob, public, uses, sign_and_decrypt, backend } = self;
-        let blob = read_file(&blob)?;
-        let public_key = keyward_unit::public_key_of_file(&read_file(&public)?);
-        let adopted = request::Adopt { blob, public_key, uses, sign_and_decrypt, backend };
-        key.run("adopt", |admin, label| admin.adopt(label, &adopted))
     }
 }
 
@@ -270,64 +200,6 @@ impl Delete {
         }
         Ok(())
     }
-}
-
-impl Rewrap {
-    fn run(self) -> Result<(), Failure> {
-        let Self { backend, finish, client } = self;
-        let failed = |error: AdminClientError| {
-            let attempt = if finish { "finish rewrapping" } else { "rewrap" };
-            Failure::from(error).while_trying(format_args!("cannot {attempt} the keys of backend {backend}"))
-        };
-        let admin = AdminClient::new(&client.runtime_dir).map_err(failed)?;
-        if finish {
-            let finished = admin.finish_rewrap(&backend).map_err(failed)?;
-            return match client.json {
-                true => print_json(&finished),
-                false => print(&format!(
-                    "{} keys of backend {} have the master key {}\n{}",
-                    finished.keys,
-                    finished.backend,
-                    finished.wkid,
-                    if finished.backend == EMBEDDED { AFTER_EMBEDDED } else { "" }
-                )),
-            };
-        }
-        // Shown on a terminal only.
-        let bar = ProgressBar::new(admin.status().map_err(failed)?.keys);
-        bar.set_style(bar_style());
-        let (mut keys, mut wrapped, mut after) = (0, 0, None);
-        loop {
-            let done = admin.rewrap(&backend, after.as_deref()).map_err(|error| {
-                bar.abandon();
-                failed(error)
-            })?;
-            keys += done.keys;
-            wrapped += done.wrapped;
-            bar.set_position(bar.position() + done.looked_at);
-            bar.set_message(format!("{wrapped} blobs wrapped"));
-            after = done.next;
-            if after.is_none() {
-                break;
-            }
-        }
-        bar.finish_and_clear();
-        if client.json {
-            return print_json(&json!({ "backend": backend, "keys": keys, "wrapped": wrapped }));
-        }
-        print(&format!(
-            "{wrapped} blobs wrapped, {keys} keys of backend {backend} are ready for the new master key.\n\
-             {}run: keyward key rewrap --backend {backend} --finish\n",
-            if backend == EMBEDDED { "Then " } else { "Put that in force at the units, then " }
-        ))
-    }
-}
-
-const AFTER_EMBEDDED: &str = "Name its file as master-key, and take next-master-key out of the configuration. Keep the old one, elsewhere, as long as you keep copies of the key store that were made before.\n";
-
-fn bar_style() -> ProgressStyle {
-    ProgressStyle::with_template("{bar:40} {pos} of {len} keys, {msg}, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 impl Named {
@@ -439,87 +311,6 @@ fn repair(client: &Client) -> Result<(), Failure> {
     print(&text)
 }
 
-fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
-    let mut rows = table(&["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND", "CERTIFICATE"]);
-    for key in keys {
-        rows.add_row([
-            key.label.as_str(),
-            &key.key_type,
-            &if key.problem.is_none() { key.current.to_string() } else { String::new() },
-            &key.state,
-            &key.uses.join(", "),
-            &key.backend,
-            &expires(key),
-        ]);
-    }
-    print_table(&rows)
-}
-
-/// Warns of keys of which nothing is known but their labels, and of what may have been other keys.
-pub(super) fn warn_of_problems(keys: &[KeyView], altered: &Altered) {
-    keys.iter().filter_map(|key| key.problem.as_ref()).for_each(output::warn);
-    // The other ones have had a line each.
-    let others = Altered { lists: altered.lists, nameless: altered.nameless, ..Altered::default() };
-    if let Some((problem, advice)) = others.problem() {
-        output::warn(format_args!("{problem}; {advice}"));
-    }
-}
-
-pub(super) fn print_key(key: &KeyView) -> Result<(), Failure> {
-    let mut text = format!(
-        "label       {}\nstate       {}\ntype        {}\nuses        {}\nbackend     {} ({})\n",
-        key.label,
-        key.state,
-        key.key_type,
-        key.uses.join(", "),
-        key.backend,
-        key.unit
-    );
-    for version in &key.versions {
-        let created = time(version.created);
-        let current = if version.number == key.current { ", current" } else { "" };
-        text += &format!(
-            "version {:<3} {}, since {created}{current}\n            public key SHA-256 {}\n",
-            version.number,
-            version.key_type,
-            fingerprint(&version.public_key)
-        );
-        if let Some(certificate) = &version.certificate {
-            text += &format!(
-                "            certificate for {} until {} ({})\n",
-                certificate.names_or_subject(),
-                time(certificate.not_after),
-                from_now(certificate.not_after),
-            );
-            if let Some(first) = &certificate.expires_before {
-                text += &format!(
-                    "            certificate {} of its chain ({}) until {} ({})\n",
-                    first.number,
-                    first.subject,
-                    time(first.not_after),
-                    from_now(first.not_after),
-                );
-            }
-        }
-    }
-    print(&text)
-}
-
-/// How long the certificate in use holds, for a column.
-fn expires(key: &KeyView) -> String {
-    let Some((number, certificate)) = key.certified() else { return String::new() };
-    let then = from_now(certificate.expires());
-    let verb = if then.starts_with("in ") { "expires" } else { "expired" };
-    let version = if number == key.current { String::new() } else { format!(" (version {number})") };
-    format!("{verb} {then}{version}")
-}
-
-/// SHA-256 of the SubjectPublicKeyInfo, which `openssl pkey -pubin -outform DER | sha256sum` gives too.
-fn fingerprint(public_key: &str) -> String {
-    let spki = STANDARD.decode(public_key).unwrap_or_default();
-    base16ct::lower::encode_string(&Sha256::digest(spki))
-}
-
 /// Reads a file, or standard input for `-`: at most as much as the daemon takes. It may hold a private key.
 pub(super) fn read_input(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     // As large as it can become, so that growing leaves no copies behind.
@@ -541,12 +332,6 @@ pub(super) fn read_input(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     Ok(bytes)
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_KEY_FILE as u64 / 2).read_to_end(&mut bytes));
-    read.map(|_| bytes).map_err(|error| Failure::reading(path, &error))
-}
-
 fn confirmed(question: &str, expected: &str) -> Result<bool, Failure> {
     let mut answer = String::new();
     eprint!("{question}");
@@ -563,13 +348,4 @@ pub(super) fn one_use(text: &str) -> Result<Use, String> {
         true => Err("write one use for each --use: --use tls-server --use csr".into()),
         false => text.parse().map_err(|error: UnknownWord| error.to_string()),
     }
-}
-
-/// A type of which keys can be made; others can be imported.
-fn generated(text: &str) -> Result<KeyType, String> {
-    let found = text.parse().ok().filter(|known| KeyType::GENERATED.contains(known));
-    found.ok_or_else(|| {
-        let known = KeyType::GENERATED.map(|key_type| key_type.to_string()).join(", ");
-        format!("no key of this type can be made; those that can are {known}")
-    })
 }

@@ -1,0 +1,90 @@
+//! `keyward key generate` and `keyward key adopt`: keys that a unit makes, or has made.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use keyward_proto::{KeyType, Use};
+
+use super::{Named, one_use};
+use crate::admin::api::MAX_KEY_FILE;
+use crate::admin::request;
+use crate::cli::failure::Failure;
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Generate {
+    #[command(flatten)]
+    key: Named,
+    /// p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096, ml-dsa-44, ml-dsa-65 or ml-dsa-87
+    #[arg(long = "type", value_name = "TYPE", value_parser = generated)]
+    key_type: KeyType,
+    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
+    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
+    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
+    uses: Vec<Use>,
+    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
+    #[arg(long)]
+    sign_and_decrypt: bool,
+    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only
+    /// one there is]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Adopt {
+    #[command(flatten)]
+    key: Named,
+    /// The private key, wrapped by a unit: the bytes that it gave
+    #[arg(long, value_name = "FILE")]
+    blob: PathBuf,
+    /// Its public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit gave
+    #[arg(long, value_name = "FILE")]
+    public: PathBuf,
+    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
+    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
+    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
+    uses: Vec<Use>,
+    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
+    #[arg(long)]
+    sign_and_decrypt: bool,
+    /// The backend whose units can unwrap it [default: default-backend in keyward.toml, or the only
+    /// one there is]
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
+}
+
+impl Generate {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Self { key, key_type, uses, sign_and_decrypt, backend } = self;
+        let label = key.label.clone();
+        let wanted = request::Generate { label, key_type, uses, sign_and_decrypt, backend };
+        key.run("generate", |admin, _| admin.generate(&wanted))
+    }
+}
+
+impl Adopt {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Self { key, blob, public, uses, sign_and_decrypt, backend } = self;
+        let blob = read_file(&blob)?;
+        let public_key = keyward_unit::public_key_of_file(&read_file(&public)?);
+        let adopted = request::Adopt { blob, public_key, uses, sign_and_decrypt, backend };
+        key.run("adopt", |admin, label| admin.adopt(label, &adopted))
+    }
+}
+
+/// A type of which keys can be made; others can be imported.
+fn generated(text: &str) -> Result<KeyType, String> {
+    let found = text.parse().ok().filter(|known| KeyType::GENERATED.contains(known));
+    found.ok_or_else(|| {
+        let known = KeyType::GENERATED.map(|key_type| key_type.to_string()).join(", ");
+        format!("no key of this type can be made; those that can are {known}")
+    })
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_KEY_FILE as u64 / 2).read_to_end(&mut bytes));
+    read.map(|_| bytes).map_err(|error| Failure::reading(path, &error))
+}

@@ -1,0 +1,81 @@
+//! `keyward key rewrap`: keys of a backend on their way to another master key.
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::admin::client::{AdminClient, AdminClientError};
+use crate::cli::Client;
+use crate::cli::failure::Failure;
+use crate::cli::output::{print, print_json};
+use crate::config::EMBEDDED;
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Rewrap {
+    /// The backend whose units get another master key; embedded for the software crypto unit
+    #[arg(long, value_name = "NAME")]
+    backend: String,
+    /// The new master key is in force at every unit: give up what the old one has wrapped
+    #[arg(long)]
+    finish: bool,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Rewrap {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Self { backend, finish, client } = self;
+        let failed = |error: AdminClientError| {
+            let attempt = if finish { "finish rewrapping" } else { "rewrap" };
+            Failure::from(error).while_trying(format_args!("cannot {attempt} the keys of backend {backend}"))
+        };
+        let admin = AdminClient::new(&client.runtime_dir).map_err(failed)?;
+        if finish {
+            let finished = admin.finish_rewrap(&backend).map_err(failed)?;
+            return match client.json {
+                true => print_json(&finished),
+                false => print(&format!(
+                    "{} keys of backend {} have the master key {}\n{}",
+                    finished.keys,
+                    finished.backend,
+                    finished.wkid,
+                    if finished.backend == EMBEDDED { AFTER_EMBEDDED } else { "" }
+                )),
+            };
+        }
+        // Shown on a terminal only.
+        let bar = ProgressBar::new(admin.status().map_err(failed)?.keys);
+        bar.set_style(bar_style());
+        let (mut keys, mut wrapped, mut after) = (0, 0, None);
+        loop {
+            let done = admin.rewrap(&backend, after.as_deref()).map_err(|error| {
+                bar.abandon();
+                failed(error)
+            })?;
+            keys += done.keys;
+            wrapped += done.wrapped;
+            bar.set_position(bar.position() + done.looked_at);
+            bar.set_message(format!("{wrapped} blobs wrapped"));
+            after = done.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        bar.finish_and_clear();
+        if client.json {
+            return print_json(&json!({ "backend": backend, "keys": keys, "wrapped": wrapped }));
+        }
+        print(&format!(
+            "{wrapped} blobs wrapped, {keys} keys of backend {backend} are ready for the new master key.\n\
+             {}run: keyward key rewrap --backend {backend} --finish\n",
+            if backend == EMBEDDED { "Then " } else { "Put that in force at the units, then " }
+        ))
+    }
+}
+
+const AFTER_EMBEDDED: &str = "Name its file as master-key, and take next-master-key out of the configuration. Keep the old one, elsewhere, as long as you keep copies of the key store that were made before.\n";
+
+fn bar_style() -> ProgressStyle {
+    ProgressStyle::with_template("{bar:40} {pos} of {len} keys, {msg}, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
