@@ -19,5 +19,6 @@ mod observe;
 mod peers;
 pub mod policy;
 pub mod serve;
+mod store;
 
 pub(crate) use keyward_ground as ground;

@@ -5,8 +5,8 @@ use std::fs::File;
 use redb::backends::FileBackend;
 use redb::{Database, ReadableTable};
 
-use super::tables::{INDEX, KEYS, META, Reading};
 use super::{Store, StoreError};
+use crate::store::redb::tables::{INDEX, KEYS, META, Reading};
 
 impl Store {
     /// Writes the store as it is at one moment into an empty file: a store itself, with every row

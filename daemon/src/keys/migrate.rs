@@ -21,12 +21,13 @@ use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::file;
-use super::index::{self, List, Root};
-use super::store::{self, OLD_FORMAT, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT};
-use super::store_key::Seals;
-use super::tables::{FORMAT, KEYS, META, Writing};
 use super::{Key, State, Store, StoreError, StoreKey, record};
+use crate::store::error;
+use crate::store::index::{self, List, Root};
+use crate::store::metadata::{DEV, FORMAT, OLD_FORMAT, STORE_KEY, STORE_KEY_NAME, THIS_FORMAT, WKID, YES};
+use crate::store::redb::file;
+use crate::store::redb::tables::{KEYS, META, Writing};
+use crate::store::store_key::Seals;
 
 /// A store of the format before this one.
 pub(crate) struct OldStore {
@@ -73,12 +74,12 @@ impl OldStore {
 
     /// True if the store belongs to a daemon that runs with `--dev`.
     pub(crate) fn is_dev(&self) -> Result<Option<bool>, StoreError> {
-        Ok(self.fact(store::DEV)?.map(|dev| dev == store::YES))
+        Ok(self.fact(DEV)?.map(|dev| dev == YES))
     }
 
     /// The master key of the embedded unit, if it has keys there.
     pub(crate) fn wkid(&self) -> Result<Option<String>, StoreError> {
-        self.fact(store::WKID)
+        self.fact(WKID)
     }
 
     /// Copies the file, then authenticates everything in it with a store key.
@@ -188,7 +189,7 @@ impl OldStore {
     }
 
     fn fault(&self, error: redb::Error) -> StoreError {
-        super::error::fault(&self.path, error)
+        error::fault(&self.path, error)
     }
 }
 

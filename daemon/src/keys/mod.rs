@@ -3,23 +3,14 @@
 //! Keys come out of here as they were at one moment. A change is on disk before it is answered, and whoever
 //! asks after the answer sees it.
 
-mod altered;
 mod backup;
 pub mod certificates;
 pub(crate) mod changes;
-mod error;
 pub(crate) mod expiry;
-mod file;
-mod index;
-mod look;
 mod migrate;
 mod record;
-mod room;
 pub mod rows;
 mod store;
-mod store_key;
-mod tables;
-mod witness;
 
 use core::num::NonZeroUsize;
 use std::collections::HashSet;
@@ -33,15 +24,16 @@ use lru::LruCache;
 
 use crate::config::EMBEDDED;
 use crate::keys::changes::Changes;
-pub(crate) use altered::Altered;
-pub use error::StoreError;
-pub(crate) use look::{Look, look};
+pub(crate) use crate::store::altered::Altered;
+pub use crate::store::error::StoreError;
+use crate::store::index;
+pub(crate) use crate::store::metadata::THIS_FORMAT;
+pub(crate) use crate::store::redb::look::{Look, look};
+use crate::store::redb::tables::Rebuilt;
+pub use crate::store::store_key::StoreKey;
+pub(crate) use crate::store::witness::Witness;
 pub(crate) use migrate::{MigrationError, OldStore, finish, migrated_before, was_migrated};
 pub use store::Store;
-pub(crate) use store::THIS_FORMAT;
-pub use store_key::StoreKey;
-use tables::Rebuilt;
-pub(crate) use witness::Witness;
 
 /// A key: what is known of it, and the blob of each version.
 #[derive(Clone)]

@@ -2,8 +2,10 @@
 
 use keyward_proto::Label;
 
-use super::store_key::Seals;
-use super::{Key, StoreKey, index, record, tables};
+use super::{Key, StoreKey, record};
+use crate::store::index;
+use crate::store::redb::tables;
+use crate::store::store_key::Seals;
 
 /// A record with the MAC that stands before it.
 pub fn seal(key: &StoreKey, label: &Label, record: &[u8]) -> Vec<u8> {

@@ -20,17 +20,21 @@ use keyward_proto::Label;
 use keyward_unit::{Header, Wkid};
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
-use super::altered::{ALTERED_SHOWN, Altered};
-use super::error::{StoreError, refused};
-use super::file::{Attempt, StoreFile};
-use super::index::Root;
-use super::room::Room;
-use super::store_key::{Seals, StoreKey};
-use super::tables::{Alterations, FORMAT, Found, INDEX, META, Reading, Rebuilt, Writing};
-use super::witness::Witness;
 use super::{Key, Listed, State, Version, record};
 use crate::config::EMBEDDED;
-use crate::ground::{ownership, state_dir};
+use crate::ground::ownership;
+use crate::store::altered::{ALTERED_SHOWN, Altered};
+use crate::store::error::{StoreError, refused};
+use crate::store::index::Root;
+use crate::store::metadata::{
+    CREATED, DEV, FORMAT, NEXT_WKID, NO, OLD_FORMAT, REMOTE_WKID, REVISION, STORE_KEY, STORE_KEY_NAME,
+    THIS_FORMAT, WKID, YES,
+};
+use crate::store::redb::file::{self, Attempt, StoreFile};
+use crate::store::redb::tables::{Alterations, Found, INDEX, META, Reading, Rebuilt, Writing};
+use crate::store::room::Room;
+use crate::store::store_key::{Seals, StoreKey};
+use crate::store::witness::Witness;
 
 /// The store on disk. Its operations wait for the disk: not for the tasks that serve peers.
 ///
@@ -58,7 +62,7 @@ enum Held {
 
 impl Store {
     /// Name of the file in the state directory.
-    pub const FILE: &str = state_dir::KEY_STORE;
+    pub const FILE: &str = file::FILE;
 
     /// Opens the store of a state directory, or makes an empty one.
     ///
@@ -643,21 +647,6 @@ fn wkid_of(backend: &str) -> String {
 fn next_wkid_of(backend: &str) -> String {
     format!("{NEXT_WKID}:{backend}")
 }
-
-/// Without MACs.
-pub(super) const OLD_FORMAT: &str = "1";
-pub(crate) const THIS_FORMAT: &str = "2";
-/// Wrapped by the master key of the embedded unit, in base64.
-pub(super) const STORE_KEY: &str = "store-key";
-pub(super) const STORE_KEY_NAME: &str = "store-key-name";
-pub(super) const WKID: &str = "wkid";
-const REMOTE_WKID: &str = "wkid:";
-const NEXT_WKID: &str = "next-wkid";
-pub(super) const DEV: &str = "dev";
-pub(super) const YES: &str = "yes";
-const NO: &str = "no";
-const REVISION: &str = "revision";
-const CREATED: &str = "created";
 
 /// Bit in the revision of a key that was read when it was disabled in memory alone.
 const SEEN_HELD: u64 = 1 << 63;

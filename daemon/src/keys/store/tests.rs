@@ -1,9 +1,10 @@
 use core::num::NonZeroUsize;
 
-use super::super::file::open_existing;
+use super::super::Keys;
 use super::super::tests::{key, unlocked};
-use super::super::{Keys, index};
 use super::*;
+use crate::store::index;
+use crate::store::redb::file::open_existing;
 
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();

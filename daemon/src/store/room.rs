@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FallocateFlags;
 
 /// A file that is given up when its room is needed.
-pub(super) struct Room(PathBuf);
+pub(crate) struct Room(PathBuf);
 
 impl Room {
     /// The room in a state directory, which [`Self::keep`] makes.
-    pub(super) fn of(state_dir: &Path) -> Self {
+    pub(crate) fn of(state_dir: &Path) -> Self {
         Self(state_dir.join("keys.room"))
     }
 
     /// Makes the file, if it is not there and there is room. Its absence is no fault.
-    pub(super) fn keep(&self) {
+    pub(crate) fn keep(&self) {
         let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
         let made = OpenOptions::new().write(true).create(true).mode(0o600).custom_flags(flags).open(&self.0);
         // One that was begun, or copied as a file with holes, takes no room yet.
@@ -26,7 +26,7 @@ impl Room {
     }
 
     /// Gives the room up, for a write that has failed for lack of it.
-    pub(super) fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         let _ = fs::remove_file(&self.0);
     }
 }

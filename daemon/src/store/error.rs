@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use keyward_proto::Label;
 use thiserror::Error;
 
-use super::store::THIS_FORMAT;
+use super::metadata::THIS_FORMAT;
 use crate::ground::ownership::{self, Name, OwnershipError};
 use crate::ground::text::quoted;
 
@@ -98,14 +98,14 @@ fn of_access(path: &Path, reason: &io::Error) -> String {
     )
 }
 
-pub(super) fn refused(path: &Path, error: OwnershipError) -> StoreError {
+pub(crate) fn refused(path: &Path, error: OwnershipError) -> StoreError {
     match error.into_io() {
         Ok(reason) => StoreError::Io(path.to_owned(), reason),
         Err(error) => StoreError::Refused(error.to_string()),
     }
 }
 
-pub(super) fn fault(path: &Path, error: redb::Error) -> StoreError {
+pub(crate) fn fault(path: &Path, error: redb::Error) -> StoreError {
     match error {
         redb::Error::Io(reason) => StoreError::Io(path.to_owned(), reason),
         redb::Error::Corrupted(_) => StoreError::Damaged(path.to_owned()),

@@ -38,7 +38,7 @@ impl Witness {
     }
 
     /// Writes it, all of it or nothing.
-    pub(super) fn write(&self, state_dir: &Path) -> io::Result<()> {
+    pub(crate) fn write(&self, state_dir: &Path) -> io::Result<()> {
         let part: PathBuf = state_dir.join(format!("{}.part", Self::FILE));
         fs::write(&part, serde_json::to_vec(self)?)?;
         fs::File::open(&part)?.sync_all()?;

@@ -9,11 +9,12 @@ use keyward_proto::Label;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 use subtle::ConstantTimeEq;
 
-use super::index::{self, LISTS, List, ROOT, Root};
-use super::store_key::{Mac, Seals};
+use crate::store::index::{self, LISTS, List, ROOT, Root};
+use crate::store::metadata::{FORMAT, SEAL};
+use crate::store::store_key::{Mac, Seals};
 
 /// The record of a label, if there is one.
-pub(super) enum Found {
+pub(crate) enum Found {
     Nothing,
     /// The record, as it was written last.
     Record(Vec<u8>),
@@ -25,51 +26,51 @@ pub(super) enum Found {
 
 /// What in a store is not as it was written last.
 #[derive(Default)]
-pub(super) struct Alterations {
+pub(crate) struct Alterations {
     /// The labels of records, of those without a list to vouch for them too.
-    pub(super) labels: BTreeSet<Label>,
+    pub(crate) labels: BTreeSet<Label>,
     /// The numbers of lists of the index.
-    pub(super) lists: BTreeSet<u32>,
+    pub(crate) lists: BTreeSet<u32>,
     /// How many records have names that no key can have.
-    pub(super) nameless: usize,
+    pub(crate) nameless: usize,
 }
 
 /// The outcome of making altered lists of the index anew.
 #[derive(Default)]
-pub(super) struct Rebuilt {
+pub(crate) struct Rebuilt {
     /// The numbers of the lists.
-    pub(super) lists: BTreeSet<u32>,
+    pub(crate) lists: BTreeSet<u32>,
     /// The labels of records of these lists that are genuine, if perhaps old.
-    pub(super) kept: Vec<Label>,
+    pub(crate) kept: Vec<Label>,
     /// The labels of records of these lists that were removed, for they are not genuine.
-    pub(super) removed: Vec<Label>,
+    pub(crate) removed: Vec<Label>,
     /// How many records were removed that have names that no key can have.
-    pub(super) nameless: usize,
+    pub(crate) nameless: usize,
 }
 
 /// The rows of a store, for reading or for writing.
-pub(super) struct Tables<K, M, I> {
-    pub(super) keys: K,
-    pub(super) meta: M,
-    pub(super) index: I,
+pub(crate) struct Tables<K, M, I> {
+    pub(crate) keys: K,
+    pub(crate) meta: M,
+    pub(crate) index: I,
 }
 
 /// The rows of a store in a transaction that reads.
-pub(super) type Reading = Tables<
+pub(crate) type Reading = Tables<
     redb::ReadOnlyTable<&'static str, &'static [u8]>,
     redb::ReadOnlyTable<&'static str, &'static str>,
     redb::ReadOnlyTable<u32, &'static [u8]>,
 >;
 
 /// The rows of a store in a transaction that writes.
-pub(super) type Writing<'t> = Tables<
+pub(crate) type Writing<'t> = Tables<
     Table<'t, &'static str, &'static [u8]>,
     Table<'t, &'static str, &'static str>,
     Table<'t, u32, &'static [u8]>,
 >;
 
 impl Reading {
-    pub(super) fn open(transaction: &ReadTransaction) -> Result<Self, redb::Error> {
+    pub(crate) fn open(transaction: &ReadTransaction) -> Result<Self, redb::Error> {
         Ok(Self {
             keys: transaction.open_table(KEYS)?,
             meta: transaction.open_table(META)?,
@@ -84,12 +85,12 @@ where
     M: ReadableTable<&'static str, &'static str>,
     I: ReadableTable<u32, &'static [u8]>,
 {
-    pub(super) fn text(&self, name: &str) -> Result<Option<String>, redb::Error> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<String>, redb::Error> {
         Ok(self.meta.get(name)?.map(|value| value.value().to_owned()))
     }
 
     /// The facts about the store, by name.
-    pub(super) fn facts(&self) -> Result<BTreeMap<String, String>, redb::Error> {
+    pub(crate) fn facts(&self) -> Result<BTreeMap<String, String>, redb::Error> {
         let mut facts = BTreeMap::new();
         for row in self.meta.iter()? {
             let (name, value) = row?;
@@ -99,13 +100,13 @@ where
     }
 
     /// True if nothing was ever stored.
-    pub(super) fn is_new(&self) -> Result<bool, redb::Error> {
+    pub(crate) fn is_new(&self) -> Result<bool, redb::Error> {
         let is_new = self.facts()?.keys().all(|name| name == FORMAT);
         Ok(is_new && self.keys.is_empty()? && self.index.is_empty()?)
     }
 
     /// The root of the index, if that and the facts are as they were written last.
-    pub(super) fn root(&self, seals: &Seals) -> Result<Option<Root>, redb::Error> {
+    pub(crate) fn root(&self, seals: &Seals) -> Result<Option<Root>, redb::Error> {
         let mut facts = self.facts()?;
         let seal = facts.remove(SEAL).and_then(|seal| STANDARD.decode(seal).ok()).unwrap_or_default();
         let Some(root) = self.index.get(ROOT)?.and_then(|bytes| Root::read(bytes.value())) else {
@@ -116,7 +117,7 @@ where
     }
 
     /// A list of the index; `None` if it is not as it was written last.
-    pub(super) fn list(&self, seals: &Seals, root: &Root, number: u32) -> Result<Option<List>, redb::Error> {
+    pub(crate) fn list(&self, seals: &Seals, root: &Root, number: u32) -> Result<Option<List>, redb::Error> {
         let row = self.index.get(number)?;
         let bytes = row.as_ref().map(|row| row.value());
         let mac = bytes.map_or_else(Mac::default, |bytes| seals.of_list(number, bytes));
@@ -125,7 +126,7 @@ where
     }
 
     /// The record of a label.
-    pub(super) fn find(&self, seals: &Seals, root: &Root, label: &str) -> Result<Found, redb::Error> {
+    pub(crate) fn find(&self, seals: &Seals, root: &Root, label: &str) -> Result<Found, redb::Error> {
         match self.list(seals, root, index::list_of(label))? {
             Some(list) => self.find_listed(seals, label, list.get(label)),
             None => Ok(Found::Unlisted),
@@ -145,7 +146,7 @@ where
     }
 
     /// All that is not as it was written last.
-    pub(super) fn altered(&self, seals: &Seals, root: &Root) -> Result<Alterations, redb::Error> {
+    pub(crate) fn altered(&self, seals: &Seals, root: &Root) -> Result<Alterations, redb::Error> {
         let mut altered = Alterations::default();
         let mut lists = Vec::new();
         for number in 0..LISTS {
@@ -176,7 +177,7 @@ where
     /// Up to `limit` records in the order of their labels from the first one after `after`, with
     /// those that the index has and the table of records has not, and the other way round. Notes
     /// the lists of the index that were altered.
-    pub(super) fn page(
+    pub(crate) fn page(
         &self,
         seals: &Seals,
         root: &Root,
@@ -220,7 +221,7 @@ where
 }
 
 impl<'t> Writing<'t> {
-    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
+    pub(crate) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::Error> {
         Ok(Self {
             keys: transaction.open_table(KEYS)?,
             meta: transaction.open_table(META)?,
@@ -230,7 +231,7 @@ impl<'t> Writing<'t> {
 
     /// Writes or removes a record. False if its list in the index was altered: then nothing is
     /// changed.
-    pub(super) fn write(
+    pub(crate) fn write(
         &mut self,
         seals: &Seals,
         root: &mut Root,
@@ -257,7 +258,7 @@ impl<'t> Writing<'t> {
     /// Makes lists that were altered anew, of the records that are genuine. `revise` gives what is
     /// to stand in the place of each, since an old copy of a record is genuine as well; `None`
     /// removes it.
-    pub(super) fn rebuild(
+    pub(crate) fn rebuild(
         &mut self,
         seals: &Seals,
         root: &mut Root,
@@ -301,7 +302,7 @@ impl<'t> Writing<'t> {
     }
 
     /// Writes a list of the index.
-    pub(super) fn write_list(
+    pub(crate) fn write_list(
         &mut self,
         seals: &Seals,
         root: &mut Root,
@@ -315,7 +316,7 @@ impl<'t> Writing<'t> {
     }
 
     /// Authenticates the facts and the root of the index as they are now.
-    pub(super) fn seal(&mut self, seals: &Seals, root: &Root) -> Result<(), redb::Error> {
+    pub(crate) fn seal(&mut self, seals: &Seals, root: &Root) -> Result<(), redb::Error> {
         let mut facts = self.facts()?;
         facts.remove(SEAL);
         self.index.insert(ROOT, root.as_bytes())?;
@@ -325,7 +326,7 @@ impl<'t> Writing<'t> {
 }
 
 /// A row of the table of records: the MAC, and the record if that is of this label.
-pub(super) fn open_record<'r>(seals: &Seals, label: &str, row: &'r [u8]) -> Option<(Mac, &'r [u8])> {
+pub(crate) fn open_record<'r>(seals: &Seals, label: &str, row: &'r [u8]) -> Option<(Mac, &'r [u8])> {
     let (mac, record) = row.split_first_chunk::<32>()?;
     let is_genuine: bool = mac.ct_eq(&seals.of_record(label, record)).into();
     is_genuine.then_some((*mac, record))
@@ -336,10 +337,6 @@ fn mac_of(seals: &Seals, facts: &BTreeMap<String, String>, root: &Root) -> Mac {
     seals.of_meta(&facts.chain([root.as_bytes()]).collect::<Vec<_>>())
 }
 
-pub(super) const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
-pub(super) const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
-pub(super) const INDEX: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("index");
-
-pub(super) const FORMAT: &str = "format";
-/// The MAC of all other facts and the root of the index, in base64.
-const SEAL: &str = "seal";
+pub(crate) const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
+pub(crate) const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+pub(crate) const INDEX: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("index");

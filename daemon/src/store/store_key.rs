@@ -54,10 +54,10 @@ impl fmt::Debug for StoreKey {
 }
 
 /// An HMAC-SHA-256.
-pub(super) type Mac = [u8; 32];
+pub(crate) type Mac = [u8; 32];
 
 /// The keys that are derived from a store key, one for each purpose.
-pub(super) struct Seals {
+pub(crate) struct Seals {
     records: hmac::Key,
     lists: hmac::Key,
     meta: hmac::Key,
@@ -67,7 +67,7 @@ pub(super) struct Seals {
 
 impl Seals {
     /// Derives them with HKDF-SHA-256 (RFC 5869), each under an info string of its own.
-    pub(super) fn derive(key: &StoreKey) -> Self {
+    pub(crate) fn derive(key: &StoreKey) -> Self {
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(key.as_bytes());
         let mac = |info| hmac::Key::new(hmac::HMAC_SHA256, &*expand(&root, info));
         let name = expand(&root, b"name").iter().take(16).map(|byte| format!("{byte:02x}")).collect();
@@ -81,27 +81,27 @@ impl Seals {
     }
 
     /// Names the store key without giving it away.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Secret for implicit rejection, which is in no file.
-    pub(super) fn rejection(&self) -> &[u8] {
+    pub(crate) fn rejection(&self) -> &[u8] {
         self.rejection.as_slice()
     }
 
     /// Authenticates the record of a label.
-    pub(super) fn of_record(&self, label: &str, record: &[u8]) -> Mac {
+    pub(crate) fn of_record(&self, label: &str, record: &[u8]) -> Mac {
         mac(&self.records, &[label.as_bytes(), record])
     }
 
     /// Authenticates a part of the index.
-    pub(super) fn of_list(&self, number: u32, list: &[u8]) -> Mac {
+    pub(crate) fn of_list(&self, number: u32, list: &[u8]) -> Mac {
         mac(&self.lists, &[&number.to_be_bytes(), list])
     }
 
     /// Authenticates everything else: names and values in turn, and the root of the index.
-    pub(super) fn of_meta(&self, parts: &[&[u8]]) -> Mac {
+    pub(crate) fn of_meta(&self, parts: &[&[u8]]) -> Mac {
         mac(&self.meta, parts)
     }
 }

@@ -13,21 +13,21 @@ use sha2::{Digest, Sha256};
 use super::store_key::Mac;
 
 /// The MACs of some records, by label.
-pub(super) type List = BTreeMap<String, Mac>;
+pub(crate) type List = BTreeMap<String, Mac>;
 
 /// How many lists there are.
-pub(super) const LISTS: u32 = 256;
+pub(crate) const LISTS: u32 = 256;
 
 /// Number of the row that has the root.
-pub(super) const ROOT: u32 = LISTS;
+pub(crate) const ROOT: u32 = LISTS;
 
 /// Number of the list that a label is in.
-pub(super) fn list_of(label: &str) -> u32 {
+pub(crate) fn list_of(label: &str) -> u32 {
     Sha256::digest(label).first().copied().unwrap_or_default().into()
 }
 
 /// Writes a list down.
-pub(super) fn encode(list: &List) -> Vec<u8> {
+pub(crate) fn encode(list: &List) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (label, mac) in list {
         // A label has at most 128 bytes.
@@ -39,7 +39,7 @@ pub(super) fn encode(list: &List) -> Vec<u8> {
 }
 
 /// Reads what [`encode`] wrote; `None` if it is anything else.
-pub(super) fn decode(mut bytes: &[u8]) -> Option<List> {
+pub(crate) fn decode(mut bytes: &[u8]) -> Option<List> {
     let mut list = List::new();
     while let Some((length, rest)) = bytes.split_first() {
         let (label, rest) = rest.split_at_checked(usize::from(*length))?;
@@ -53,27 +53,27 @@ pub(super) fn decode(mut bytes: &[u8]) -> Option<List> {
 }
 
 /// The MAC of each list; zeros for one that was never written.
-pub(super) struct Root(Vec<Mac>);
+pub(crate) struct Root(Vec<Mac>);
 
 impl Root {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(vec![Mac::default(); LISTS as usize])
     }
 
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let (macs, rest) = bytes.as_chunks();
         (rest.is_empty() && macs.len() == LISTS as usize).then(|| Self(macs.to_vec()))
     }
 
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_flattened()
     }
 
-    pub(super) fn get(&self, list: u32) -> Mac {
+    pub(crate) fn get(&self, list: u32) -> Mac {
         self.0.get(list as usize).copied().unwrap_or_default()
     }
 
-    pub(super) fn set(&mut self, list: u32, mac: Mac) {
+    pub(crate) fn set(&mut self, list: u32, mac: Mac) {
         if let Some(place) = self.0.get_mut(list as usize) {
             *place = mac;
         }

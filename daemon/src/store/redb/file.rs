@@ -9,16 +9,15 @@ use std::sync::{PoisonError, RwLock};
 use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase};
 
-use super::StoreError;
-use super::error::{fault, refused};
 use super::tables::{INDEX, KEYS, META};
 use crate::ground::{ownership, panics};
+use crate::store::error::{StoreError, fault, refused};
 
 /// The outer error is a fault of the database, the inner one an answer.
-pub(super) type Attempt<T> = Result<Result<T, StoreError>, redb::Error>;
+pub(crate) type Attempt<T> = Result<Result<T, StoreError>, redb::Error>;
 
 /// The file. A fault of the disk costs the operation that met it.
-pub(super) struct StoreFile {
+pub(crate) struct StoreFile {
     path: PathBuf,
     /// The same file, whatever becomes of its name.
     file: File,
@@ -30,26 +29,26 @@ impl StoreFile {
     ///
     /// # Errors
     /// [`StoreError`] says what is wrong with the file.
-    pub(super) fn open(path: PathBuf) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
         let file = ownership::open_to_write(&path).map_err(|error| refused(&path, error))?;
         let database = open_database(&path, &file)?;
         Ok(Self { path, file, open: RwLock::new(Open { database: Some(database), times: 0 }) })
     }
 
     /// Whether the file has its name still: another one, or none, is what the next start finds.
-    pub(super) fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         let same = |own: Metadata, found: Metadata| (own.dev(), own.ino()) == (found.dev(), found.ino());
         self.file.metadata().and_then(|own| Ok(same(own, fs::metadata(&self.path)?))).unwrap_or(false)
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Runs an operation on the database; where an earlier fault made that unusable, on a fresh
     /// one.
-    pub(super) fn with<T>(&self, mut f: impl FnMut(&Database) -> Attempt<T>) -> Result<T, StoreError> {
+    pub(crate) fn with<T>(&self, mut f: impl FnMut(&Database) -> Attempt<T>) -> Result<T, StoreError> {
         for last in [false, true] {
             let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
             let times = open.times;
@@ -81,7 +80,7 @@ impl StoreFile {
 
     /// Leaves the database as a fault does from which it could not be opened again.
     #[cfg(test)]
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.open.write().unwrap_or_else(PoisonError::into_inner).database = None;
     }
 
@@ -105,8 +104,11 @@ struct Open {
     times: u64,
 }
 
+/// Name of the file in the state directory.
+pub(crate) const FILE: &str = keyward_ground::state_dir::KEY_STORE;
+
 /// Opens a file that is there.
-pub(super) fn open_existing(path: &Path) -> Result<Database, StoreError> {
+pub(crate) fn open_existing(path: &Path) -> Result<Database, StoreError> {
     let file = ownership::open_to_write(path).map_err(|error| refused(path, error))?;
     open_by(path, file, |file| {
         // redb would make a database of it.

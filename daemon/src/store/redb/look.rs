@@ -5,10 +5,10 @@ use std::path::Path;
 
 use redb::{ReadOnlyDatabase, ReadableDatabase, ReadableTable};
 
-use super::Store;
-use super::store::{OLD_FORMAT, WKID};
-use super::tables::{FORMAT, META};
+use super::file::FILE;
+use super::tables::META;
 use crate::ground::panics;
+use crate::store::metadata::{FORMAT, OLD_FORMAT, WKID};
 
 /// What there is in a state directory, as far as somebody can see who may not change it.
 #[derive(Debug, Eq, PartialEq)]
@@ -24,7 +24,7 @@ pub(crate) enum Look {
 
 /// Looks at the store of a state directory, and changes nothing.
 pub(crate) fn look(state_dir: &Path) -> Look {
-    let path = state_dir.join(Store::FILE);
+    let path = state_dir.join(FILE);
     match path.symlink_metadata() {
         Err(error) => return if is_hidden(&error) { Look::New } else { Look::Used(None) },
         Ok(found) if found.len() == 0 => return Look::New,

@@ -47,6 +47,6 @@ impl Altered {
     }
 }
 
-pub(super) const ALTERED_SHOWN: usize = 5;
+pub(crate) const ALTERED_SHOWN: usize = 5;
 const ALTERED_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or give each key up with: keyward key delete LABEL";
 const INDEX_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or have the lists made anew, which disables their keys, with: keyward key repair";

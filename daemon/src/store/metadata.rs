@@ -1,0 +1,33 @@
+//! Names of the metadata of a key store, and the values that more than one module knows. All of
+//! them are part of the format of the store.
+
+/// Format of the store: [`OLD_FORMAT`] or [`THIS_FORMAT`].
+pub(crate) const FORMAT: &str = "format";
+/// MAC of all other metadata and of the root of the index, in base64.
+pub(crate) const SEAL: &str = "seal";
+/// Store key, wrapped by the master key of the embedded unit, in base64.
+pub(crate) const STORE_KEY: &str = "store-key";
+/// Name of the store key: 32 hexadecimal digits that are derived from the key.
+pub(crate) const STORE_KEY_NAME: &str = "store-key-name";
+/// Name of the master key of the embedded unit.
+pub(crate) const WKID: &str = "wkid";
+/// Prefix of the metadata that name the master key of a remote backend. The name of the backend
+/// follows.
+pub(crate) const REMOTE_WKID: &str = "wkid:";
+/// Prefix of the metadata that name the next master key of a backend. A colon and the name of the
+/// backend follow.
+pub(crate) const NEXT_WKID: &str = "next-wkid";
+/// [`YES`] if the store belongs to a daemon that runs with `--dev`, [`NO`] if not.
+pub(crate) const DEV: &str = "dev";
+/// Last revision that was given to a record, in decimal digits.
+pub(crate) const REVISION: &str = "revision";
+/// Time when the store was made, in seconds since 1970, in decimal digits.
+pub(crate) const CREATED: &str = "created";
+
+/// Format of the stores of Keyward before records had MACs.
+pub(crate) const OLD_FORMAT: &str = "1";
+/// Format of the stores of this version of Keyward.
+pub(crate) const THIS_FORMAT: &str = "2";
+
+pub(crate) const YES: &str = "yes";
+pub(crate) const NO: &str = "no";
