@@ -15,7 +15,7 @@ use tokio::time::{Duration, sleep};
 
 use crate::daemon::Daemon;
 use crate::keys::certificates::first_to_expire;
-use crate::keys::{Key, State, StoreError};
+use crate::keys::{Key, StoreError};
 
 /// When the certificates in use expire: of each enabled key those of the newest version that has
 /// some. Shared by reference between tasks.
@@ -100,7 +100,7 @@ impl Expiries {
 
 impl Expiry {
     fn of(key: &Key) -> Option<Self> {
-        if key.state != State::Enabled {
+        if !key.state.may_sign() {
             return None;
         }
         let version = key.certified()?;

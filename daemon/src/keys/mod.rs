@@ -1,16 +1,23 @@
-//! From a label to the key: a store on disk, and the keys in use in memory.
+//! From a label to the key: the store on disk, and the keys in use in memory.
 //!
-//! Keys come out of here as they were at one moment. A change is on disk before it is answered, and whoever
-//! asks after the answer sees it.
+//! [`Keys`] is the entrance for tasks. Each key comes out as it was at one moment. A change is on
+//! disk before it is answered, and everyone who asks after the answer sees the change.
+//!
+//! [`KeyStore`] reads and writes keys and waits for the disk. [`Changes`] tells peers which keys
+//! were changed.
 
-mod backup;
+mod cache;
 pub mod certificates;
 pub(crate) mod changes;
 pub(crate) mod expiry;
-mod migrate;
+mod facts;
+mod key;
+mod key_store;
+mod migration;
 mod record;
 pub mod rows;
-mod store;
+mod state;
+mod unwritten;
 
 use core::num::NonZeroUsize;
 use std::collections::HashSet;
@@ -18,185 +25,60 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use keyward_proto::{Fingerprint, KeyType, Label, Use};
+use keyward_proto::Label;
 use keyward_unit::Unit;
-use lru::LruCache;
 
-use crate::config::EMBEDDED;
-use crate::keys::changes::Changes;
-pub(crate) use crate::store::altered::Altered;
-pub use crate::store::error::StoreError;
-use crate::store::index;
 pub(crate) use crate::store::metadata::THIS_FORMAT;
-pub(crate) use crate::store::redb::look::{Look, look};
-use crate::store::redb::tables::Rebuilt;
-pub use crate::store::store_key::StoreKey;
-pub(crate) use crate::store::witness::Witness;
-pub(crate) use migrate::{MigrationError, OldStore, finish, migrated_before, was_migrated};
-pub use store::Store;
+pub(crate) use crate::store::{
+    Altered, Look, MigrationError, OldStore, Witness, finish, look, migrated_before, was_migrated,
+};
+pub use crate::store::{StoreError, StoreKey};
+use cache::Cache;
+use changes::Changes;
+pub use key::{Key, Listed, Version};
+pub use key_store::KeyStore as Store;
+use key_store::KeyStore;
+pub(crate) use migration::migrate;
+pub use state::State;
 
-/// A key: what is known of it, and the blob of each version.
-#[derive(Clone)]
-pub struct Key {
-    /// Its name.
-    pub label: Label,
-    /// Whether it may be used at all.
-    pub state: State,
-    /// What it may be used for, each once.
-    pub uses: Vec<Use>,
-    /// The backend whose unit can unwrap its blobs.
-    pub backend: String,
-    /// Number of the version that is used where none is named.
-    pub current: u32,
-    /// Ascending by number, never empty.
-    pub versions: Vec<Version>,
-    /// Grows with every change; 0 for a key that was not stored yet.
-    pub revision: u64,
-}
-
-impl Key {
-    /// A version of the key by its number; 0 is the current one.
-    pub fn version(&self, number: u32) -> Option<&Version> {
-        let number = if number == 0 { self.current } else { number };
-        self.versions.iter().find(|version| version.number == number)
-    }
-
-    /// The newest version that has certificates; if none has, the current one.
-    pub fn certified(&self) -> Option<&Version> {
-        let certified = self.versions.iter().rfind(|version| !version.certificates.is_empty());
-        certified.or_else(|| self.version(0))
-    }
-
-    /// The blobs that the embedded unit may be asked to use for this key.
-    fn embedded_blobs(&self) -> impl Iterator<Item = &[u8]> {
-        let versions = self.versions.iter().filter(|_| self.backend == EMBEDDED);
-        versions
-            .flat_map(|version| [Some(&version.blob), version.next_blob.as_ref()])
-            .flatten()
-            .map(Vec::as_slice)
-    }
-}
-
-/// An entry of the list of keys.
-pub enum Listed {
-    /// A key.
-    Key(Key),
-    /// A key whose record is not the one that was stored last, or that nothing vouches for: nothing
-    /// is known of the key.
-    Altered {
-        /// Its label.
-        label: Label,
-        /// What is wrong with it.
-        reason: StoreError,
-    },
-}
-
-impl Listed {
-    /// The label of the key.
-    pub fn label(&self) -> &Label {
-        match self {
-            Self::Key(key) => &key.label,
-            Self::Altered { label, .. } => label,
-        }
-    }
-
-    /// The key.
-    ///
-    /// # Errors
-    /// [`StoreError::Altered`] if its record was altered, [`StoreError::Unlisted`] if nothing
-    /// vouches for it.
-    pub fn key(self) -> Result<Key, StoreError> {
-        match self {
-            Self::Key(key) => Ok(key),
-            Self::Altered { reason, .. } => Err(reason),
-        }
-    }
-}
-
-/// Whether a key may be used.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum State {
-    /// It signs for whoever has a grant.
-    Enabled,
-    /// It signs for nobody.
-    Disabled,
-}
-
-impl State {
-    /// The word for it in the store, in the admin interface and on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Enabled => "enabled",
-            Self::Disabled => "disabled",
-        }
-    }
-
-    /// The state that a word names.
-    pub fn of_name(name: &str) -> Option<Self> {
-        [Self::Enabled, Self::Disabled].into_iter().find(|state| state.name() == name)
-    }
-}
-
-/// One version of a key.
-#[derive(Clone)]
-pub struct Version {
-    /// From 1.
-    pub number: u32,
-    /// The type of the key.
-    pub key_type: KeyType,
-    /// The private key, wrapped by the unit.
-    pub blob: Vec<u8>,
-    /// The same, wrapped by the master key that is to come.
-    pub next_blob: Option<Vec<u8>>,
-    /// The public key as SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
-    pub spki: Vec<u8>,
-    /// What it is told from others by.
-    pub fingerprint: Fingerprint,
-    /// When it was made or imported, in seconds since 1970.
-    pub created: u64,
-    /// Its certificate and those that certify it, each in DER (RFC 5280, 4.1), as TLS sends them; none where none are attached.
-    pub certificates: Vec<Vec<u8>>,
-}
-
-/// The outcome of making altered lists of the index anew.
+/// Result of [`Keys::repair`].
 pub(crate) struct Repaired {
-    /// How many lists were made anew.
+    /// Number of lists that were rebuilt.
     pub(crate) lists: usize,
-    /// The keys of these lists that are left.
+    /// Keys of these lists that remain, and are disabled now.
     pub(crate) disabled: Vec<Label>,
-    /// The keys of these lists that are not.
+    /// Keys of these lists that were removed.
     pub(crate) removed: Vec<Label>,
-    /// How many records were removed that had names that no key can have.
+    /// Number of records that were removed because no key can have their name.
     pub(crate) nameless: usize,
 }
 
 /// The keys of the daemon. Shared by reference between tasks.
 pub struct Keys {
-    store: Arc<Store>,
-    cache: Arc<Mutex<Cache>>,
+    store: Arc<KeyStore>,
+    cache: Arc<Cache>,
     changes: Arc<Changes>,
-    /// Has private keys in memory that must go when keys are changed.
+    /// The unit that has private keys in memory. A change of a key can make them invalid.
     unit: Option<Arc<Unit>>,
-    /// Held for each change until the unit knows of it: the last change must be the last that the
-    /// unit hears of.
+    /// Locked during a change until the unit knows of the change, so that the unit hears of changes
+    /// in their order.
     changing: Arc<Mutex<()>>,
 }
 
 impl Keys {
     /// The keys of a store, of which up to `cached` are kept in memory.
-    pub fn new(store: Store, cached: NonZeroUsize) -> Self {
-        let cache = Cache { keys: LruCache::new(cached), changes: 0 };
+    pub fn new(store: KeyStore, cached: NonZeroUsize) -> Self {
         Self {
             store: Arc::new(store),
-            cache: Arc::new(Mutex::new(cache)),
+            cache: Arc::new(Cache::new(cached)),
             changes: Arc::new(Changes::new()),
             unit: None,
             changing: Arc::default(),
         }
     }
 
-    /// The same, whose changes the embedded unit is told of: it forgets private keys that nobody
-    /// may use any more.
+    /// These keys with an embedded unit. The unit learns of each change, and forgets private keys
+    /// that nobody may use any more.
     #[must_use]
     pub(crate) fn with_unit(self, unit: Option<Arc<Unit>>) -> Self {
         Self { unit, ..self }
@@ -204,20 +86,20 @@ impl Keys {
 
     /// The directory of the store.
     pub(crate) fn state_dir(&self) -> &Path {
-        self.store.path().parent().unwrap_or(Path::new("."))
+        self.store.state_dir()
     }
 
-    /// What has changed of late.
+    /// The change feed.
     pub(crate) fn changes(&self) -> &Changes {
         &self.changes
     }
 
     /// A key that is in memory. Never waits for the disk.
     pub fn cached(&self, label: &str) -> Option<Arc<Key>> {
-        self.with_cache(|cache| cache.keys.get(label).cloned())
+        self.cache.get(label)
     }
 
-    /// A key, wherever it is.
+    /// A key, from memory or from the store.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
@@ -225,22 +107,17 @@ impl Keys {
         if let Some(key) = self.cached(label.as_str()) {
             return Ok(Some(key));
         }
-        let changes = self.with_cache(|cache| cache.changes);
+        let changes = self.cache.changes();
         let wanted = label.clone();
         let Some(key) = self.in_store(move |store| store.get(&wanted)).await? else {
             return Ok(None);
         };
         let key = Arc::new(key);
-        self.with_cache(|cache| {
-            // What was read may be old by now: a change that was answered in between must not be undone.
-            if cache.changes == changes {
-                cache.keys.put(label.to_string(), Arc::clone(&key));
-            }
-        });
+        self.cache.insert(&key, changes);
         Ok(Some(key))
     }
 
-    /// A key as it is in the store. Other keys keep their places in memory.
+    /// A key as it is in the store. The cache stays as it is.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
@@ -249,10 +126,12 @@ impl Keys {
         self.in_store(move |store| store.get(&label)).await
     }
 
-    /// Stores a key whose revision is still that of `key`; revision 0 stands for a key that does not exist yet.
+    /// Stores a key if the revision of the stored key is still that of `key`; revision 0 stands for
+    /// a key that does not exist yet.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] or [`StoreError::Changed`] if someone was faster; other errors of the store.
+    /// [`StoreError::Exists`] or [`StoreError::Changed`] if somebody else was faster; other errors
+    /// of the store.
     pub async fn put(&self, key: Key) -> Result<Arc<Key>, StoreError> {
         let label = key.label.clone();
         self.change(label, move |store| store.put(key)).await.map(Arc::new)
@@ -282,7 +161,7 @@ impl Keys {
         }
     }
 
-    /// Deletes a key with all its versions, also one whose record was altered.
+    /// Deletes a key with all its versions, even a key whose record was altered.
     ///
     /// # Errors
     /// [`StoreError::Unknown`] if there is none; other errors of the store.
@@ -291,26 +170,23 @@ impl Keys {
         self.change(label.clone(), move |store| store.delete(&deleted)).await
     }
 
-    /// Makes the lists of the index anew that were altered. Their keys come back disabled, for
-    /// their records may be old ones; those whose records are not genuine are removed.
+    /// Rebuilds the lists of the index that were altered. Their keys come back disabled, because
+    /// the records may be old ones. Keys whose records are not authentic are removed.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read or written.
     pub(crate) async fn repair(&self) -> Result<Repaired, StoreError> {
         let (cache, changes) = (Arc::clone(&self.cache), Arc::clone(&self.changes));
         let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
-        let repair = move |store: &Store| {
+        let repair = move |store: &KeyStore| {
             let _changing = changing.lock().unwrap_or_else(PoisonError::into_inner);
             let done = store.rebuild();
             // The records of keys in memory may be gone from the store.
-            let in_list = |label: &str| match &done {
-                Ok(rebuilt) => rebuilt.lists.contains(&index::list_of(label)),
+            let in_list = |label: &Label| match &done {
+                Ok(rebuilt) => rebuilt.covers(label.as_str()),
                 Err(_) => true,
             };
-            let mut labels: Vec<Label> = with(&cache, |cache| {
-                let labels = cache.keys.iter().map(|(label, _)| label);
-                labels.filter(|label| in_list(label)).filter_map(|label| label.parse().ok()).collect()
-            });
+            let mut labels: Vec<Label> = cache.labels().into_iter().filter(in_list).collect();
             labels
                 .extend(done.iter().flat_map(|rebuilt| rebuilt.kept.iter().chain(&rebuilt.removed)).cloned());
             for label in labels {
@@ -322,13 +198,18 @@ impl Keys {
                     settle(unit, &before, now);
                 }
             }
-            let Rebuilt { lists, kept, removed, nameless } = done?;
-            Ok(Repaired { lists: lists.len(), disabled: kept, removed, nameless })
+            let rebuilt = done?;
+            Ok(Repaired {
+                lists: rebuilt.lists.len(),
+                disabled: rebuilt.kept,
+                removed: rebuilt.removed,
+                nameless: rebuilt.nameless,
+            })
         };
         self.in_store(repair).await
     }
 
-    /// Up to `limit` keys in the order of their labels, from the first one behind `after`.
+    /// Up to `limit` keys in the order of their labels, from the first label after `after`.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
@@ -336,14 +217,14 @@ impl Keys {
         self.in_store(move |store| store.list(after.as_deref(), limit)).await
     }
 
-    /// A copy of the store as it is now, in a file without a name, and how many keys that has.
+    /// A copy of the store as it is now, in a file without a name, and the number of its keys.
     ///
     /// # Errors
-    /// [`StoreError`] if the store cannot be read, or there is no room for the copy.
+    /// [`StoreError`] if the store cannot be read, or there is no space for the copy.
     pub(crate) async fn copy(&self) -> Result<(File, u64), StoreError> {
         self.in_store(|store| {
-            // The state directory may be full or gone, which is when a copy is needed, and its room
-            // is for other things.
+            // A copy is needed most when the state directory is full or gone. So the directory for
+            // temporary files comes first.
             let elsewhere = || {
                 let file = tempfile::tempfile().map_err(|reason| StoreError::Copy(reason.to_string()))?;
                 let count = store.copy_into(&file)?;
@@ -359,39 +240,38 @@ impl Keys {
         .await
     }
 
-    /// How many keys there are.
+    /// Number of keys.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
     pub async fn count(&self) -> Result<u64, StoreError> {
-        self.in_store(Store::count).await
+        self.in_store(KeyStore::count).await
     }
 
-    /// When the store was made, in seconds since 1970; `None` if that is not known.
+    /// Time when the store was made, in seconds since 1970; `None` if the time is not known.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
     pub(crate) async fn created(&self) -> Result<Option<u64>, StoreError> {
-        self.in_store(Store::created).await
+        self.in_store(KeyStore::created).await
     }
 
-    /// True if the store cannot be read, since the master key that it was made with is not there.
+    /// True if the store cannot be read because its store key is not known.
     pub(crate) fn is_locked(&self) -> bool {
         self.store.is_locked()
     }
 
-    /// Reason why keys that there were are not there, or what is written would be lost.
+    /// Reason why keys are missing that were here before, or why a change would be lost.
     pub(crate) async fn problem(&self) -> Option<String> {
         self.in_store(|store| Ok(store.problem())).await.unwrap_or_else(|error| Some(error.to_string()))
     }
 
-    /// Keys that are disabled or deleted in memory alone. Never waits for the disk.
+    /// Keys that are disabled or deleted in memory only. Never waits for the disk.
     pub(crate) fn unsettled(&self) -> Vec<Label> {
         self.store.unsettled()
     }
 
-    /// Writes what could not be written when a key was disabled or deleted. Returns the keys of
-    /// which it was.
+    /// Writes the changes that hold in memory only. Returns the keys whose change was written.
     pub(crate) async fn settle(&self) -> Vec<Label> {
         match self.store.unsettled().is_empty() {
             true => Vec::new(),
@@ -399,12 +279,12 @@ impl Keys {
         }
     }
 
-    /// What in the store is known to be altered. Never waits for the disk.
+    /// The alterations of the store that are known. Never waits for the disk.
     pub(crate) fn altered(&self) -> Altered {
         self.store.known_altered()
     }
 
-    /// The master key that the blobs of a backend are wrapped by, if there was one yet.
+    /// Name of the master key that wraps the blobs of a backend; `None` before the first key.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
@@ -413,7 +293,7 @@ impl Keys {
         self.in_store(move |store| store.wkid(&backend)).await
     }
 
-    /// The master key that is to come, by which blobs of a backend are wrapped as well.
+    /// Name of the next master key of a backend. Blobs are wrapped by that key as well.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
@@ -422,7 +302,7 @@ impl Keys {
         self.in_store(move |store| store.next_wkid(&backend)).await
     }
 
-    /// Notes the master key that is to come.
+    /// Records the next master key of a backend.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be written.
@@ -431,8 +311,8 @@ impl Keys {
         self.in_store(move |store| store.set_next_wkid(&backend, &wkid)).await
     }
 
-    /// Settles the master key of a backend; none is to come any more. `store_key` is the key of the
-    /// store as that master key wraps it, where it does.
+    /// Records the master key of a backend. The backend has no next master key any more.
+    /// `store_key` is the store key as that master key wraps it, for the embedded unit.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be written.
@@ -446,16 +326,16 @@ impl Keys {
         self.in_store(move |store| store.set_wkid(&backend, &wkid, store_key.as_deref())).await
     }
 
-    /// The store key as the embedded unit has wrapped it, if it did.
+    /// The store key as the embedded unit has wrapped it; `None` if no unit has.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
     pub(crate) async fn wrapped_store_key(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        self.in_store(Store::wrapped_key).await
+        self.in_store(KeyStore::wrapped_key).await
     }
 
-    /// Secret for implicit rejection. Derives the replacement returned for an invalid RSA premaster. It is the same after
-    /// a restart, at every backend, and after a change of any master key.
+    /// Secret for implicit rejection. Derives the replacement returned for an invalid RSA premaster.
+    /// A restart, another backend and a change of a master key leave the secret as it is.
     ///
     /// # Errors
     /// [`StoreError::Locked`] if the store key is not known.
@@ -463,17 +343,17 @@ impl Keys {
         self.store.rejection_secret()
     }
 
-    /// Changes the store, then lets go of the key in memory and of the private keys that nobody may
-    /// use any more. All of it is done where the change is, not where it is waited for: whoever
-    /// asked may be gone by then.
+    /// Changes the store, then removes the key from memory and makes the unit forget private keys
+    /// that nobody may use any more. All of this happens on the thread of the change: the task that
+    /// waits for the change can end before the change does.
     async fn change<T: Send + 'static>(
         &self,
         label: Label,
-        f: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+        f: impl FnOnce(&KeyStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (cache, changes) = (Arc::clone(&self.cache), Arc::clone(&self.changes));
         let (unit, changing) = (self.unit.clone(), Arc::clone(&self.changing));
-        let change = move |store: &Store| {
+        let change = move |store: &KeyStore| {
             let _changing = changing.lock().unwrap_or_else(PoisonError::into_inner);
             let before = unit.as_ref().and_then(|_| store.get(&label).ok().flatten());
             let done = f(store);
@@ -489,7 +369,7 @@ impl Keys {
 
     async fn in_store<T: Send + 'static>(
         &self,
-        f: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+        f: impl FnOnce(&KeyStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let store = Arc::clone(&self.store);
         match tokio::task::spawn_blocking(move || f(&store)).await {
@@ -497,35 +377,28 @@ impl Keys {
             Err(_) => Err(StoreError::Damaged(self.store.path().to_owned())),
         }
     }
-
-    fn with_cache<T>(&self, f: impl FnOnce(&mut Cache) -> T) -> T {
-        with(&self.cache, f)
-    }
 }
 
-/// Lets go of a key that was changed, and then tells of it. A change that failed is told of as
-/// well, since it may have come to pass on the disk.
-fn forget(cache: &Mutex<Cache>, changes: &Changes, label: Label) -> Option<Arc<Key>> {
-    let forgotten = with(cache, |cache| {
-        cache.changes += 1;
-        cache.keys.pop(label.as_str())
-    });
+/// Removes a key that was changed from memory, then adds the change to the feed. A change that
+/// failed counts as well, because the change may have reached the disk.
+fn forget(cache: &Cache, changes: &Changes, label: Label) -> Option<Arc<Key>> {
+    let forgotten = cache.remove_changed(&label);
     changes.of_key(label);
     forgotten
 }
 
-/// Has the unit forget the private keys of a key as it was, unless the key as it is now may use
-/// them.
+/// Makes the unit forget the private keys of a key as it was in `before`, except for the private
+/// keys that the key may still use `now`.
 fn settle(unit: &Unit, before: &[&Key], now: Result<Option<Key>, StoreError>) {
     let was = || before.iter().flat_map(|key| key.embedded_blobs());
     match now {
         Ok(now) => {
-            let now = now.as_ref().filter(|key| key.state == State::Enabled);
+            let now = now.as_ref().filter(|key| key.state.may_sign());
             let usable: HashSet<_> = now.into_iter().flat_map(Key::embedded_blobs).collect();
             unit.retire(was().filter(|blob| !usable.contains(blob)));
             unit.reinstate(usable);
         }
-        // Nobody knows whether the change has come to pass: forgotten now, they may come back.
+        // The change may have happened or not: the private keys are forgotten now, and may come back.
         Err(_) => {
             unit.retire(was());
             unit.reinstate(was());
@@ -533,20 +406,11 @@ fn settle(unit: &Unit, before: &[&Key], now: Result<Option<Key>, StoreError>) {
     }
 }
 
-/// Holds the lock for a look-up or an insertion, never longer.
-fn with<T>(cache: &Mutex<Cache>, f: impl FnOnce(&mut Cache) -> T) -> T {
-    f(&mut cache.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-struct Cache {
-    keys: LruCache<String, Arc<Key>>,
-    /// How many changes there were, of whatever key.
-    changes: u64,
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use std::path::Path;
+
+    use keyward_proto::{Fingerprint, KeyType, Use};
 
     use super::*;
 
@@ -572,40 +436,19 @@ pub(crate) mod tests {
         }
     }
 
-    /// The store of a directory, with a store key that is always the same.
-    pub(crate) fn unlocked(state_dir: &Path) -> Store {
-        let store = Store::open(state_dir).unwrap();
-        store.unlock(&StoreKey::from_bytes(&[7; 32]).unwrap(), None).unwrap();
+    /// Store of a directory, with a store key that is always the same.
+    pub(crate) fn unlocked(state_dir: &Path) -> KeyStore {
+        let store = KeyStore::open(state_dir).unwrap();
+        store.unlock(&store_key(), None).unwrap();
         store
+    }
+
+    pub(crate) fn store_key() -> StoreKey {
+        StoreKey::from_bytes(&[7; 32]).unwrap()
     }
 
     fn keys(dir: &tempfile::TempDir, cached: usize) -> Keys {
         Keys::new(unlocked(dir.path()), NonZeroUsize::new(cached).unwrap())
-    }
-
-    #[test]
-    fn version_zero_is_the_current_one() {
-        let mut key = key("shop");
-        key.versions.push(Version { number: 2, ..key.versions[0].clone() });
-        key.current = 2;
-        assert_eq!(key.version(0).unwrap().number, 2);
-        assert_eq!(key.version(1).unwrap().number, 1);
-        assert!(key.version(3).is_none());
-    }
-
-    #[test]
-    fn the_newest_version_that_has_certificates() {
-        let mut key = key("shop");
-        for number in [2, 3] {
-            key.versions.push(Version { number, ..key.versions[0].clone() });
-        }
-        key.current = 3;
-        let certified = |key: &Key| key.certified().unwrap().number;
-        assert_eq!(certified(&key), 3, "the current one");
-        for number in [1, 2] {
-            key.versions[number - 1].certificates.push(vec![7]);
-            assert_eq!(certified(&key), number as u32);
-        }
     }
 
     #[tokio::test]

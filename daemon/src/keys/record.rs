@@ -1,4 +1,4 @@
-//! A key as it stands in the store: JSON, with binary fields in base64.
+//! The record of a key in the store: JSON, with binary fields in base64.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Key, State, Version};
 
-/// Writes a key down; its label is not part of it.
+/// Encodes a key without its label; `None` if that is impossible.
 pub(super) fn encode(key: &Key) -> Option<Vec<u8>> {
     let record = Record {
         revision: key.revision,
@@ -20,7 +20,7 @@ pub(super) fn encode(key: &Key) -> Option<Vec<u8>> {
     serde_json::to_vec(&record).ok()
 }
 
-/// Reads what [`encode`] wrote; `None` if it is anything else.
+/// Decodes the output of [`encode`]; `None` for any other bytes.
 pub(super) fn decode(label: Label, bytes: &[u8]) -> Option<Key> {
     let record: Record = serde_json::from_slice(bytes).ok()?;
     let versions: Vec<_> = record.versions.into_iter().map(VersionRecord::read).collect::<Option<_>>()?;

@@ -10,7 +10,7 @@ use crate::backend::grep11::{Trace, random};
 use crate::backend::{Asked, BackendError, Input, Times};
 use crate::daemon::Daemon;
 use crate::ground::fair::NOBODY;
-use crate::keys::{Key, State, StoreError, Version};
+use crate::keys::{Key, StoreError, Version};
 use crate::policy::act;
 use crate::policy::purpose::{Purpose, classify};
 
@@ -49,7 +49,7 @@ pub(crate) async fn sign_request(
 /// Refuses a key that must not sign requests, and bytes that are no request for the key.
 fn check(key: &Key, version: &Version, info: &[u8]) -> Result<(), Error> {
     let label = || key.label.clone();
-    if key.state == State::Disabled {
+    if !key.state.may_sign() {
         return Err(Error::Disabled(label()));
     }
     if !act::Act::Sign(Purpose::CertificateRequest).is_admitted_by(&key.uses) {

@@ -21,7 +21,7 @@ use crate::backend::{Asked, Backend, BackendError, Input, Times};
 use crate::daemon::Daemon;
 use crate::ground::fair::Full;
 use crate::keys::changes::is_empty;
-use crate::keys::{Key, State, StoreError, Version};
+use crate::keys::{Key, StoreError, Version};
 use crate::peers::users::{Account, Admitted};
 use crate::policy::act::{Act, lacking};
 use crate::policy::authorise::Peer;
@@ -281,7 +281,7 @@ async fn wrapped_anew(
 ) -> Option<Version> {
     let BackendError::Unit(UnitError::Retired) = error else { return None };
     let key = daemon.keys.get(&key.label).await.ok()??;
-    let now = key.version(version.number).filter(|_| key.state == State::Enabled)?;
+    let now = key.version(version.number).filter(|_| key.state.may_sign())?;
     (now.spki == version.spki && now.blob != version.blob).then(|| now.clone())
 }
 
@@ -344,9 +344,9 @@ fn usable<'k>(
         }
         Some(_) => {}
     }
-    match key.state {
-        State::Enabled => Ok(version),
-        State::Disabled => Err(Outcome::KeyDisabled),
+    match key.state.may_sign() {
+        true => Ok(version),
+        false => Err(Outcome::KeyDisabled),
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         (None, None) => return Err(StoreKeyError::NotConfigured.into()),
     };
     let wrapped = unit.as_ref().map(|unit| store_key::wrap(unit, &key)).transpose()?;
-    let migrated = store.migrate(&key, wrapped.as_deref()).map_err(|error| match error {
+    let migrated = keys::migrate(&store, &key, wrapped.as_deref()).map_err(|error| match error {
         MigrationError::Store(error) => error.into(),
         error => ServeError::Migration(error.to_string()),
     })?;

@@ -1,27 +1,44 @@
+//! Reports the parts of the store that are not authentic.
+
+use std::collections::BTreeSet;
+
+use keyward_proto::Label;
 use serde::{Deserialize, Serialize};
 
-/// What in the store is not as this daemon wrote it last.
+/// The parts of a store that are not as the daemon wrote them last.
+#[derive(Default)]
+pub(crate) struct Alterations {
+    /// Labels of records, including records without a list that vouches for them.
+    pub(crate) labels: BTreeSet<Label>,
+    /// Numbers of lists of the index.
+    pub(crate) lists: BTreeSet<u32>,
+    /// Number of records under names that no key can have.
+    pub(crate) nameless: usize,
+}
+
+/// A summary of [`Alterations`] for the admin interface.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Altered {
-    /// How many keys have other records, or none.
+    /// Number of keys whose record is another one or is gone.
     pub(crate) count: usize,
-    /// The first labels of these.
+    /// The first labels of these keys.
     pub(crate) first: Vec<String>,
-    /// How many lists of the index are other ones. A key of such a list may be in no record either.
+    /// Number of lists of the index that are other ones. A key of such a list can be gone without
+    /// another trace.
     #[serde(default)]
     pub(crate) lists: usize,
-    /// How many records have names that no key can have.
+    /// Number of records under names that no key can have.
     #[serde(default)]
     pub(crate) nameless: usize,
 }
 
 impl Altered {
-    /// How many keys, lists and records without a name there are.
+    /// Number of keys, lists and records without a label together.
     pub(crate) fn total(&self) -> usize {
         self.count + self.lists + self.nameless
     }
 
-    /// What was altered, and what to do; `None` if nothing was.
+    /// A sentence that says which parts were altered, and advice; `None` if nothing was altered.
     pub(crate) fn problem(&self) -> Option<(String, &'static str)> {
         let more = if self.count > self.first.len() { ", ..." } else { "" };
         let told = [
@@ -47,6 +64,18 @@ impl Altered {
     }
 }
 
-pub(crate) const ALTERED_SHOWN: usize = 5;
+impl From<&Alterations> for Altered {
+    fn from(found: &Alterations) -> Self {
+        Self {
+            count: found.labels.len(),
+            first: found.labels.iter().take(SHOWN).map(Label::to_string).collect(),
+            lists: found.lists.len(),
+            nameless: found.nameless,
+        }
+    }
+}
+
+/// Most labels in a summary.
+const SHOWN: usize = 5;
 const ALTERED_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or give each key up with: keyward key delete LABEL";
 const INDEX_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or have the lists made anew, which disables their keys, with: keyward key repair";

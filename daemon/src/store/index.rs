@@ -1,10 +1,11 @@
-//! The index of the key store: which records there are, each by the MAC of its latest copy.
+//! The index of the key store: a list of all records, each with the MAC of its latest copy.
 //!
-//! A record has a MAC of its own; but an old copy of the record has one, too, and of a record that
-//! was removed nothing is left. So the index lists the MAC of each record. It is a tree of three
-//! levels, so that a change writes little however many keys there are: labels are spread over
-//! [`LISTS`] lists, the root has the MAC of each list, and the MAC of the root stands among the
-//! other facts about the store.
+//! A record has a MAC of its own. But an old copy of the record has a MAC, too, and a record that
+//! was removed leaves no trace. So the index lists the MAC of each record.
+//!
+//! The index is a tree of three levels, so that a change writes little even with many keys. Labels
+//! are spread over [`LISTS`] lists. The root has the MAC of each list. The metadata have the MAC of
+//! the root.
 
 use std::collections::BTreeMap;
 
@@ -15,18 +16,18 @@ use super::store_key::Mac;
 /// The MACs of some records, by label.
 pub(crate) type List = BTreeMap<String, Mac>;
 
-/// How many lists there are.
+/// Number of lists.
 pub(crate) const LISTS: u32 = 256;
 
-/// Number of the row that has the root.
+/// Number of the row that holds the root.
 pub(crate) const ROOT: u32 = LISTS;
 
-/// Number of the list that a label is in.
+/// Number of the list that a label belongs to.
 pub(crate) fn list_of(label: &str) -> u32 {
     Sha256::digest(label).first().copied().unwrap_or_default().into()
 }
 
-/// Writes a list down.
+/// Encodes a list: for each label its length in one byte, the label, and the MAC.
 pub(crate) fn encode(list: &List) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (label, mac) in list {
@@ -38,7 +39,7 @@ pub(crate) fn encode(list: &List) -> Vec<u8> {
     bytes
 }
 
-/// Reads what [`encode`] wrote; `None` if it is anything else.
+/// Decodes the output of [`encode`]; `None` for any other bytes.
 pub(crate) fn decode(mut bytes: &[u8]) -> Option<List> {
     let mut list = List::new();
     while let Some((length, rest)) = bytes.split_first() {
@@ -52,7 +53,7 @@ pub(crate) fn decode(mut bytes: &[u8]) -> Option<List> {
     Some(list)
 }
 
-/// The MAC of each list; zeros for one that was never written.
+/// The MAC of each list; zeros for a list that was never written.
 pub(crate) struct Root(Vec<Mac>);
 
 impl Root {

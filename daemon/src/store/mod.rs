@@ -1,10 +1,193 @@
-//! The key store on disk.
+//! The key store: a record for each label, and metadata. The store key authenticates both.
+//!
+//! The store does not know the meaning of a record. A record is a JSON object, and the store reads
+//! one member: `revision`. The room `keys` writes and reads the rest.
+//!
+//! [`Store`] is the interface, and [`RedbStore`] implements the interface with one file. A store
+//! that several daemons share, such as etcd, would be another implementation.
+//!
+//! The methods block. redb blocks, and the daemon reads the store before a runtime exists. Later
+//! `keys::Keys` runs each call on a thread that may block. An implementation that waits for a
+//! network can wait on the same thread.
+//!
+//! The trait has no method to watch for changes. A file of redb has one writer, the daemon, and
+//! `keys::changes` tells peers of the changes of the daemon. A store that several daemons share
+//! needs the method: `keys::changes` would then follow the store.
 
-pub(crate) mod altered;
-pub(crate) mod error;
+mod altered;
+mod error;
 pub(crate) mod index;
 pub(crate) mod metadata;
-pub(crate) mod redb;
-pub(crate) mod room;
-pub(crate) mod store_key;
-pub(crate) mod witness;
+mod redb;
+mod reserve;
+mod store_key;
+mod witness;
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::Path;
+
+use keyward_proto::Label;
+use serde::Deserialize;
+
+pub(crate) use self::redb::look::{Look, look};
+pub(crate) use self::redb::migrate::{
+    Migrated, MigrationError, OldStore, finish, migrated_before, was_migrated,
+};
+pub(crate) use self::redb::{FILE, RedbStore};
+#[cfg(test)]
+pub(crate) use self::redb::{
+    file::open_existing,
+    tables::{KEYS, META, Reading, Writing},
+};
+pub(crate) use altered::{Alterations, Altered};
+pub use error::StoreError;
+pub(crate) use store_key::Seals;
+pub use store_key::StoreKey;
+pub(crate) use witness::Witness;
+
+/// A key store. Methods block until the work is done.
+///
+/// A change is durable when the method returns `Ok`. The store is unchanged when the method returns
+/// an error, except for a fault in the middle of a commit: then the change may have happened.
+///
+/// The store refuses a record that somebody else wrote, an old copy of a record, and the absence of
+/// a record that was not deleted.
+pub(crate) trait Store: Send + Sync {
+    /// Path of the store, for messages and for the files beside the store.
+    fn path(&self) -> &Path;
+
+    /// True if nothing was ever stored.
+    fn is_new(&self) -> Result<bool, StoreError>;
+
+    /// Opens the store for work. `key` must be the key that the store was made with; a new store
+    /// is made with `key`. `wrapped` is the key as the embedded unit wraps it, and replaces the
+    /// wrapped key in the metadata.
+    ///
+    /// Only [`Self::metadata`] and [`Self::metadata_names`] work before this call, and their
+    /// answers are not authenticated then.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if somebody else
+    /// has changed the metadata.
+    fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<(), StoreError>;
+
+    /// True until [`Self::unlock`] succeeds.
+    fn is_locked(&self) -> bool;
+
+    /// Secret for implicit rejection, 32 bytes, derived from the store key. No copy of the store
+    /// contains the secret. A restart and a change of the master key leave the secret as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] before the store is unlocked.
+    fn rejection_secret(&self) -> Result<&[u8], StoreError>;
+
+    /// Record of a label.
+    ///
+    /// # Errors
+    /// [`StoreError::Altered`] or [`StoreError::Unlisted`] if the record is not authentic.
+    fn get(&self, label: &Label) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Writes a record if the revision of the stored record is still `expected`; 0 stands for no
+    /// record. Returns the new revision, which is higher than every revision of this store before.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] or [`StoreError::Changed`] if the revision is another one.
+    fn put(&self, label: &Label, expected: u64, record: &Encode<'_>) -> Result<u64, StoreError>;
+
+    /// Deletes the record of a label, even if the record is not authentic.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] if there is none.
+    fn delete(&self, label: &Label) -> Result<(), StoreError>;
+
+    /// Up to `limit` records in the order of their labels, from the first label after `after`.
+    fn list(&self, after: Option<&str>, limit: usize) -> Result<Page, StoreError>;
+
+    /// Number of records.
+    fn count(&self) -> Result<u64, StoreError>;
+
+    /// Value of one of the names in [`metadata`].
+    fn metadata(&self, name: &str) -> Result<Option<String>, StoreError>;
+
+    /// Names that have a value. They are not authenticated.
+    fn metadata_names(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Sets metadata, or removes the metadata that have `None`: all of them or nothing.
+    fn set_metadata(&self, changes: &[(&str, Option<&str>)]) -> Result<(), StoreError>;
+
+    /// Authenticates everything, and returns the parts that are not authentic.
+    fn check(&self) -> Result<Alterations, StoreError>;
+
+    /// Rebuilds the parts of the index that were altered, from the records that are authentic, and
+    /// removes the records that are not. Also removes records under names that no key can have.
+    fn rebuild(&self, revise: &Revise<'_>) -> Result<Rebuilt, StoreError>;
+
+    /// Reason why records are missing that were here before, or why a change would be lost.
+    fn problem(&self) -> Option<String>;
+
+    /// Writes the store as it is at one moment into an empty file, which is a store itself.
+    /// Changes go on meanwhile. Returns the number of records.
+    ///
+    /// # Errors
+    /// [`StoreError::Copy`] if the file cannot be written.
+    fn copy_into(&self, file: &File) -> Result<u64, StoreError>;
+
+    /// Gives up the space that is reserved for urgent changes.
+    fn release_reserve(&self);
+
+    /// Reserves space for urgent changes, unless the space is reserved already.
+    fn keep_reserve(&self);
+}
+
+/// Gives the record for a revision; `None` if the record cannot be encoded. The store can call the
+/// function more than once.
+pub(crate) type Encode<'e> = dyn Fn(u64) -> Option<Vec<u8>> + 'e;
+
+/// Gives the record to store instead of an authentic record, which can be an old copy, under a new
+/// revision. `None` removes the record.
+pub(crate) type Revise<'r> = dyn Fn(&Label, &[u8], u64) -> Option<Vec<u8>> + 'r;
+
+/// A part of the list of records.
+pub(crate) struct Page {
+    /// In the order of the labels.
+    pub(crate) entries: Vec<Entry>,
+    /// Numbers of the lists of the index that were found altered.
+    pub(crate) altered_lists: BTreeSet<u32>,
+}
+
+/// An entry of the list of records.
+pub(crate) struct Entry {
+    pub(crate) label: Label,
+    /// The record, or the reason why the record is refused.
+    pub(crate) record: Result<Vec<u8>, StoreError>,
+}
+
+/// Result of [`Store::rebuild`].
+#[derive(Default)]
+pub(crate) struct Rebuilt {
+    /// Numbers of the lists of the index that were rebuilt.
+    pub(crate) lists: BTreeSet<u32>,
+    /// Labels of these lists whose records are authentic; the records may be old copies.
+    pub(crate) kept: Vec<Label>,
+    /// Labels of these lists whose records were removed, because they are not authentic.
+    pub(crate) removed: Vec<Label>,
+    /// Number of records that were removed because no key can have their name.
+    pub(crate) nameless: usize,
+}
+
+impl Rebuilt {
+    /// True if the list of a label was rebuilt.
+    pub(crate) fn covers(&self, label: &str) -> bool {
+        self.lists.contains(&index::list_of(label))
+    }
+}
+
+/// Revision of a record; `None` if the bytes are no record.
+fn revision_of(record: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Revision {
+        revision: u64,
+    }
+    serde_json::from_slice(record).ok().map(|Revision { revision }| revision)
+}

@@ -3,23 +3,24 @@
 use core::fmt;
 
 use aws_lc_rs::{hkdf, hmac, rand};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// The key of a key store: 32 random bytes. It is wiped when dropped, and shows nothing of itself.
-// Boxed, so that moving it leaves no copies behind.
+/// Key of a key store: 32 random bytes. Dropping the key wipes the bytes, and `Debug` shows none.
+// Boxed, so that moving the key leaves no copies in memory.
 pub struct StoreKey(Box<Zeroizing<[u8; StoreKey::LENGTH]>>);
 
 impl StoreKey {
     /// The length of a store key in bytes.
     pub const LENGTH: usize = 32;
 
-    /// Makes one at random; `None` if the system gives no random bytes.
+    /// Makes a random key; `None` if the system gives no random bytes.
     pub fn generate() -> Option<Self> {
         let mut key = Self::zeros();
         rand::fill(key.0.as_mut_slice()).ok().map(|()| key)
     }
 
-    /// Takes the bytes of one; `None` if their number is another.
+    /// A key from its bytes; `None` if there are not [`Self::LENGTH`] of them.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut key = Self::zeros();
         (bytes.len() == Self::LENGTH).then(|| key.0.copy_from_slice(bytes))?;
@@ -37,7 +38,7 @@ impl StoreKey {
         (pairs.len() == Self::LENGTH && rest.is_empty()).then_some(key)
     }
 
-    /// The bytes of the key: to be wrapped, and for nothing else.
+    /// The bytes of the key, for wrapping only.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_slice()
     }
@@ -66,7 +67,7 @@ pub(crate) struct Seals {
 }
 
 impl Seals {
-    /// Derives them with HKDF-SHA-256 (RFC 5869), each under an info string of its own.
+    /// Derives the keys with HKDF-SHA-256 (RFC 5869), each under an info string of its own.
     pub(crate) fn derive(key: &StoreKey) -> Self {
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(key.as_bytes());
         let mac = |info| hmac::Key::new(hmac::HMAC_SHA256, &*expand(&root, info));
@@ -80,14 +81,27 @@ impl Seals {
         }
     }
 
-    /// Names the store key without giving it away.
+    /// Name of the store key. The name does not reveal the key.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Secret for implicit rejection, which is in no file.
+    /// Secret for implicit rejection, 32 bytes. No file contains the secret.
     pub(crate) fn rejection(&self) -> &[u8] {
         self.rejection.as_slice()
+    }
+
+    /// The row that holds the record of a label, which is the MAC and the record, and the MAC alone.
+    pub(crate) fn seal_record(&self, label: &str, record: &[u8]) -> (Mac, Vec<u8>) {
+        let mac = self.of_record(label, record);
+        (mac, [&mac, record].concat())
+    }
+
+    /// The MAC and the record in a row; `None` if the row is not authentic for this label.
+    pub(crate) fn open_record<'r>(&self, label: &str, row: &'r [u8]) -> Option<(Mac, &'r [u8])> {
+        let (mac, record) = row.split_first_chunk::<32>()?;
+        let is_genuine: bool = mac.ct_eq(&self.of_record(label, record)).into();
+        is_genuine.then_some((*mac, record))
     }
 
     /// Authenticates the record of a label.
@@ -95,18 +109,20 @@ impl Seals {
         mac(&self.records, &[label.as_bytes(), record])
     }
 
-    /// Authenticates a part of the index.
+    /// Authenticates a list of the index.
     pub(crate) fn of_list(&self, number: u32, list: &[u8]) -> Mac {
         mac(&self.lists, &[&number.to_be_bytes(), list])
     }
 
-    /// Authenticates everything else: names and values in turn, and the root of the index.
+    /// Authenticates the metadata and the root of the index: names and values in turn, then the
+    /// root.
     pub(crate) fn of_meta(&self, parts: &[&[u8]]) -> Mac {
         mac(&self.meta, parts)
     }
 }
 
-/// The parts are told apart by their lengths.
+/// MAC of several parts. The length of a part is authenticated before the part, so no byte can move
+/// from one part to the next.
 fn mac(key: &hmac::Key, parts: &[&[u8]]) -> Mac {
     let mut context = hmac::Context::with_key(key);
     for part in parts {
@@ -114,7 +130,7 @@ fn mac(key: &hmac::Key, parts: &[&[u8]]) -> Mac {
         context.update(part);
     }
     let mut mac = Mac::default();
-    // SHA-256 gives just as many.
+    // SHA-256 gives 32 bytes as well.
     mac.iter_mut().zip(context.sign().as_ref()).for_each(|(byte, signed)| *byte = *signed);
     mac
 }
@@ -122,8 +138,8 @@ fn mac(key: &hmac::Key, parts: &[&[u8]]) -> Mac {
 #[expect(clippy::expect_used)]
 fn expand(root: &hkdf::Prk, info: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
-    // HKDF-SHA-256 gives up to 8160 bytes and refuses only to give more, or into a buffer of
-    // another length than was asked for. Going on with a key of zeros would be worse than a panic
+    // HKDF-SHA-256 gives up to 8160 bytes. It refuses only to give more, or to fill a buffer of
+    // another length than the length that was asked for. A key of zeros would be worse than a panic
     // at the start.
     let filled = root.expand(&[info], hkdf::HKDF_SHA256).and_then(|okm| okm.fill(key.as_mut_slice()));
     filled.expect("32 bytes of HKDF-SHA-256");

@@ -1,7 +1,7 @@
-//! A note beside the key store: that a store had keys, and which master key they need.
+//! A note beside the key store. The note says that a store had keys, and which master key they need.
 //!
-//! A store that is emptied, removed or hidden cannot say so itself. The note is not authenticated:
-//! it makes the daemon speak, and settles nothing else.
+//! A store that is emptied, removed or hidden cannot report that itself. The note is not
+//! authenticated: the daemon warns because of the note, and decides nothing else by the note.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -15,18 +15,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Witness {
-    /// The store that had keys, by its own name.
+    /// Name of the store that had keys.
     pub(crate) store: String,
-    /// The master key of the embedded unit, by name.
+    /// Name of the master key of the embedded unit.
     pub(crate) master_key: Option<String>,
 }
 
 impl Witness {
     const FILE: &str = "keys.known";
 
-    /// Reads the note of a state directory. `None` where there is none that can be read.
+    /// Reads the note of a state directory; `None` if there is no note that can be read.
     pub(crate) fn read(state_dir: &Path) -> Option<Self> {
-        // Root reads this, too, in a directory of another user.
+        // Root reads the note, too, in a directory of another user.
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(state_dir.join(Self::FILE)).ok()?;
         if !file.metadata().ok()?.is_file() {
@@ -37,7 +37,7 @@ impl Witness {
         serde_json::from_slice(&bytes).ok()
     }
 
-    /// Writes it, all of it or nothing.
+    /// Writes the note: all of the file or nothing.
     pub(crate) fn write(&self, state_dir: &Path) -> io::Result<()> {
         let part: PathBuf = state_dir.join(format!("{}.part", Self::FILE));
         fs::write(&part, serde_json::to_vec(self)?)?;
@@ -47,5 +47,5 @@ impl Witness {
     }
 }
 
-/// Longest file, in bytes: two names take less than 200.
+/// Largest file, in bytes. Two names take less than 200.
 const MAX_FILE: u64 = 4096;

@@ -1,4 +1,4 @@
-//! The file of the key store as a database, which is opened anew after a fault.
+//! The file of the key store as a database, which is opened again after a fault.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -13,13 +13,18 @@ use super::tables::{INDEX, KEYS, META};
 use crate::ground::{ownership, panics};
 use crate::store::error::{StoreError, fault, refused};
 
-/// The outer error is a fault of the database, the inner one an answer.
-pub(crate) type Attempt<T> = Result<Result<T, StoreError>, redb::Error>;
+/// Reason why an operation on the database did not succeed.
+pub(crate) enum Failure<E = StoreError> {
+    /// The database met a fault, and may be unusable now.
+    Database(redb::Error),
+    /// The database works, and the operation is refused.
+    Refused(E),
+}
 
-/// The file. A fault of the disk costs the operation that met it.
+/// The file. A fault of the disk costs the operation that met the fault.
 pub(crate) struct StoreFile {
     path: PathBuf,
-    /// The same file, whatever becomes of its name.
+    /// The same file, even if its name is gone or belongs to another file.
     file: File,
     open: RwLock<Open>,
 }
@@ -35,20 +40,23 @@ impl StoreFile {
         Ok(Self { path, file, open: RwLock::new(Open { database: Some(database), times: 0 }) })
     }
 
-    /// Whether the file has its name still: another one, or none, is what the next start finds.
+    /// True if the file still has its name. If not, the next start finds another file or none.
     pub(crate) fn is_in_place(&self) -> bool {
         let same = |own: Metadata, found: Metadata| (own.dev(), own.ino()) == (found.dev(), found.ino());
         self.file.metadata().and_then(|own| Ok(same(own, fs::metadata(&self.path)?))).unwrap_or(false)
     }
 
-    /// Where it is.
+    /// Path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Runs an operation on the database; where an earlier fault made that unusable, on a fresh
-    /// one.
-    pub(crate) fn with<T>(&self, mut f: impl FnMut(&Database) -> Attempt<T>) -> Result<T, StoreError> {
+    /// Runs an operation on the database, which is opened again first if an earlier fault made the
+    /// database unusable.
+    pub(crate) fn with<T>(
+        &self,
+        mut f: impl FnMut(&Database) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
         for last in [false, true] {
             let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
             let times = open.times;
@@ -58,13 +66,17 @@ impl StoreFile {
             });
             drop(open);
             match attempt {
-                Some(Ok(Ok(done))) => return done,
+                Some(Ok(Ok(done))) => return Ok(done),
+                Some(Ok(Err(Failure::Refused(reason)))) => return Err(reason),
                 // Nothing was tried, so trying again repeats nothing.
-                None | Some(Ok(Err(redb::Error::PreviousIo | redb::Error::DatabaseClosed))) if !last => {
+                None
+                | Some(Ok(Err(Failure::Database(redb::Error::PreviousIo | redb::Error::DatabaseClosed))))
+                    if !last =>
+                {
                     self.reopen(times)?;
                 }
-                Some(Ok(Err(error))) => {
-                    // Where it cannot be opened again now, the next operation will try.
+                Some(Ok(Err(Failure::Database(error)))) => {
+                    // If the file cannot be opened again now, the next operation tries.
                     let _ = self.reopen(times);
                     return Err(fault(&self.path, error));
                 }
@@ -78,17 +90,17 @@ impl StoreFile {
         Err(StoreError::Io(self.path.clone(), io::Error::other("it cannot be opened again")))
     }
 
-    /// Leaves the database as a fault does from which it could not be opened again.
+    /// Closes the database, as a fault does after which the file cannot be opened again.
     #[cfg(test)]
     pub(crate) fn close(&self) {
         self.open.write().unwrap_or_else(PoisonError::into_inner).database = None;
     }
 
-    /// Opens the database anew, unless someone did since it had been opened `times` times.
+    /// Opens the database again, unless another thread did so after `times` was read.
     fn reopen(&self, times: u64) -> Result<(), StoreError> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if open.times == times || open.database.is_none() {
-            // First the old one must give up its lock on the file.
+            // The old database must first give up its lock on the file.
             open.database = None;
             open.times += 1;
             open.database = Some(open_database(&self.path, &self.file)?);
@@ -97,21 +109,34 @@ impl StoreFile {
     }
 }
 
+/// Treats every error of redb as a fault.
+impl<X: Into<redb::Error>, E> From<X> for Failure<E> {
+    fn from(error: X) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(reason: StoreError) -> Self {
+        Self::Refused(reason)
+    }
+}
+
 struct Open {
-    /// `None` if it could not be opened again after a fault.
+    /// `None` if the database could not be opened again after a fault.
     database: Option<Database>,
-    /// How often it was opened again.
+    /// Number of times that the database was opened again.
     times: u64,
 }
 
 /// Name of the file in the state directory.
 pub(crate) const FILE: &str = keyward_ground::state_dir::KEY_STORE;
 
-/// Opens a file that is there.
+/// Opens a file that exists.
 pub(crate) fn open_existing(path: &Path) -> Result<Database, StoreError> {
     let file = ownership::open_to_write(path).map_err(|error| refused(path, error))?;
     open_by(path, file, |file| {
-        // redb would make a database of it.
+        // redb would make a database of an empty file.
         if file.metadata()?.len() == 0 {
             return Err(redb::Error::Corrupted("empty".into()));
         }
@@ -147,10 +172,10 @@ fn open_by(
         Ok(Err(redb::Error::Io(reason))) if reason.kind() != io::ErrorKind::InvalidData => {
             Err(StoreError::Io(path.to_owned(), reason))
         }
-        // An InvalidData stands for a file that is no database of redb.
+        // redb reports InvalidData for a file that is no database of redb.
         Ok(Err(_)) | Err(_) => Err(StoreError::Damaged(path.to_owned())),
     }
 }
 
-/// Memory for pages of the file, in bytes (32 MiB). The keys in use are kept outside of it.
+/// Memory for pages of the file, in bytes (32 MiB). The cache of keys is not part of this memory.
 const CACHE: usize = 32 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! A look at the key store from outside, for those who do not start the daemon.
+//! A look at the key store from outside, for commands that do not start the daemon.
 
 use std::io;
 use std::path::Path;
@@ -10,19 +10,19 @@ use super::tables::META;
 use crate::ground::panics;
 use crate::store::metadata::{FORMAT, OLD_FORMAT, WKID};
 
-/// What there is in a state directory, as far as somebody can see who may not change it.
+/// State of the key store in a state directory, as far as the user who asks may read the file.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum Look {
-    /// No store, or none that the user who asks may look for, or one that was never used.
+    /// No store, no permission to look for the store, or a store that was never used.
     New,
-    /// A store of the format before this one.
+    /// A store of the old format.
     Old,
-    /// Any other store, one that is in use or damaged among them; with the name of the master key
-    /// that it was made with, if that can be read.
+    /// Any other store, even a store that is in use or damaged. The value is the name of the master
+    /// key that the store was made with, if that name can be read.
     Used(Option<String>),
 }
 
-/// Looks at the store of a state directory, and changes nothing.
+/// Looks at the store of a state directory without changing anything.
 pub(crate) fn look(state_dir: &Path) -> Look {
     let path = state_dir.join(FILE);
     match path.symlink_metadata() {
@@ -31,7 +31,7 @@ pub(crate) fn look(state_dir: &Path) -> Look {
         Ok(found) if !found.is_file() => return Look::Used(None),
         Ok(_) => {}
     }
-    let facts = || -> Result<Look, redb::Error> {
+    let look = || -> Result<Look, redb::Error> {
         let meta = ReadOnlyDatabase::open(&path)?.begin_read()?.open_table(META)?;
         let text =
             |name| -> Result<_, redb::Error> { Ok(meta.get(name)?.map(|text| text.value().to_owned())) };
@@ -43,7 +43,7 @@ pub(crate) fn look(state_dir: &Path) -> Look {
         })
     };
     // redb panics on some kinds of damage.
-    panics::caught(facts).ok().and_then(Result::ok).unwrap_or(Look::Used(None))
+    panics::caught(look).ok().and_then(Result::ok).unwrap_or(Look::Used(None))
 }
 
 fn is_hidden(error: &io::Error) -> bool {

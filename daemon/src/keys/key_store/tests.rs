@@ -1,15 +1,25 @@
 use core::num::NonZeroUsize;
 
-use super::super::Keys;
-use super::super::tests::{key, unlocked};
-use super::*;
-use crate::store::index;
-use crate::store::redb::file::open_existing;
+use redb::{ReadableDatabase, ReadableTable};
 
-fn store() -> (tempfile::TempDir, Store) {
+use super::super::Keys;
+use super::super::tests::{key, store_key, unlocked};
+use super::*;
+use crate::store::{Reading, Writing, index, open_existing};
+
+fn store() -> (tempfile::TempDir, KeyStore) {
     let dir = tempfile::tempdir().unwrap();
     let store = unlocked(dir.path());
     (dir, store)
+}
+
+/// A store, and the store of redb below the keys.
+fn over_redb() -> (tempfile::TempDir, Arc<RedbStore>, KeyStore) {
+    let dir = tempfile::tempdir().unwrap();
+    let redb = Arc::new(RedbStore::open(dir.path()).unwrap());
+    redb.unlock(&store_key(), None).unwrap();
+    let store = KeyStore::over(Arc::clone(&redb) as Arc<dyn Store>);
+    (dir, redb, store)
 }
 
 #[test]
@@ -64,7 +74,7 @@ fn lists_come_in_order_and_in_pages() {
 
 /// Does something to the file that the daemon did not do.
 fn alter(dir: &Path, f: impl FnOnce(&mut Writing<'_>)) {
-    let database = open_existing(&dir.join(Store::FILE)).unwrap();
+    let database = open_existing(&dir.join(FILE)).unwrap();
     let transaction = database.begin_write().unwrap();
     f(&mut Writing::open(&transaction).unwrap());
     transaction.commit().unwrap();
@@ -78,14 +88,14 @@ struct Rows {
 }
 
 fn rows(dir: &Path) -> Rows {
-    let database = open_existing(&dir.join(Store::FILE)).unwrap();
+    let database = open_existing(&dir.join(FILE)).unwrap();
     let tables = Reading::open(&database.begin_read().unwrap()).unwrap();
     let keys = tables.keys.iter().unwrap().map(Result::unwrap);
     let index = tables.index.iter().unwrap().map(Result::unwrap);
     Rows {
         keys: keys.map(|(label, row)| (label.value().into(), row.value().to_vec())).collect(),
         index: index.map(|(number, row)| (number.value(), row.value().to_vec())).collect(),
-        facts: tables.facts().unwrap().into_iter().collect(),
+        facts: tables.metadata().unwrap().into_iter().collect(),
     }
 }
 
@@ -246,8 +256,8 @@ fn what_the_store_says_of_itself_is_authenticated() {
     for (what, alteration) in alterations {
         let (dir, _) = scene();
         alter(dir.path(), alteration);
-        let store = Store::open(dir.path()).unwrap();
-        let refused = store.unlock(&StoreKey::from_bytes(&[7; 32]).unwrap(), None);
+        let store = KeyStore::open(dir.path()).unwrap();
+        let refused = store.unlock(&store_key(), None);
         assert!(matches!(refused, Err(StoreError::AlteredStore(_))), "{what}");
         assert!(matches!(store.list(None, 1), Err(StoreError::Locked(_))), "{what}");
     }
@@ -324,16 +334,11 @@ fn a_list_that_was_altered_is_made_anew_and_its_keys_are_disabled() {
 
 #[tokio::test]
 async fn a_key_in_memory_is_disabled_with_its_list() {
-    let (_dir, store) = store();
+    let (_dir, redb, store) = over_redb();
     let keys = Keys::new(store, NonZeroUsize::MIN);
     let shop = keys.put(key("shop")).await.unwrap().label.clone();
     assert!(keys.get(&shop).await.unwrap().unwrap().state == State::Enabled);
-    keys.store
-        .write(|tables| {
-            tables.index.remove(index::list_of("shop"))?;
-            Ok(Ok(()))
-        })
-        .unwrap();
+    redb.alter(|tables| drop(tables.index.remove(index::list_of("shop")).unwrap()));
     assert!(keys.cached("shop").is_some());
     assert_eq!(keys.repair().await.unwrap().disabled, std::slice::from_ref(&shop));
     assert!(keys.get(&shop).await.unwrap().unwrap().state == State::Disabled);
@@ -344,7 +349,7 @@ fn only_its_own_key_unlocks_a_store() {
     let (dir, store) = store();
     store.put(key("shop")).unwrap();
     drop(store);
-    let store = Store::open(dir.path()).unwrap();
+    let store = KeyStore::open(dir.path()).unwrap();
     assert!(matches!(store.get(&"shop".parse().unwrap()), Err(StoreError::Locked(_))));
     let other = store.unlock(&StoreKey::from_bytes(&[8; 32]).unwrap(), None);
     assert!(matches!(other, Err(StoreError::OtherStoreKey(_))));
@@ -373,21 +378,21 @@ fn many_keys_are_listed_as_few_are() {
 #[test]
 fn one_daemon_at_a_time() {
     let (dir, _store) = store();
-    assert!(matches!(Store::open(dir.path()), Err(StoreError::InUse(_))));
+    assert!(matches!(KeyStore::open(dir.path()), Err(StoreError::InUse(_))));
 }
 
 #[test]
 fn a_file_that_is_no_store_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join(Store::FILE), [7; 5000]).unwrap();
-    assert!(matches!(Store::open(dir.path()), Err(StoreError::Damaged(_))));
+    std::fs::write(dir.path().join(FILE), [7; 5000]).unwrap();
+    assert!(matches!(KeyStore::open(dir.path()), Err(StoreError::Damaged(_))));
 }
 
 #[test]
 fn an_unusable_database_is_opened_again() {
-    let (_dir, store) = store();
+    let (_dir, redb, store) = over_redb();
     store.put(key("shop")).unwrap();
-    store.file.close();
+    redb.close();
     assert_eq!(store.list(None, 10).unwrap().len(), 1);
     store.put(key("other")).unwrap();
 }

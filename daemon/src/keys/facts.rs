@@ -1,0 +1,100 @@
+//! Facts about the store itself: the owner of the store, and the master keys that the keys need.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keyward_unit::Header;
+
+use super::KeyStore;
+use crate::config::EMBEDDED;
+use crate::store::metadata::{CREATED, DEV, NEXT_WKID, NO, REMOTE_WKID, STORE_KEY, WKID, YES};
+use crate::store::{StoreError, Witness};
+
+impl KeyStore {
+    /// Time when the store was made, in seconds since 1970; `None` if an older version made the
+    /// store.
+    pub(crate) fn created(&self) -> Result<Option<u64>, StoreError> {
+        Ok(self.store.metadata(CREATED)?.and_then(|text| text.parse().ok()))
+    }
+
+    /// True if the store belongs to a daemon that runs with `--dev`; `None` for an empty store.
+    pub(crate) fn is_dev(&self) -> Result<Option<bool>, StoreError> {
+        Ok(self.store.metadata(DEV)?.map(|dev| dev == YES))
+    }
+
+    /// Records the owner of the store, when the store is made.
+    pub(crate) fn set_dev(&self, dev: bool) -> Result<(), StoreError> {
+        self.store.set_metadata(&[(DEV, Some(if dev { YES } else { NO }))])
+    }
+
+    /// The store key as the embedded unit has wrapped it; `None` if no unit has.
+    pub(crate) fn wrapped_key(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let altered = || StoreError::AlteredStore(self.path().to_owned());
+        let text = self.store.metadata(STORE_KEY)?;
+        text.map(|text| STANDARD.decode(text).map_err(|_| altered())).transpose()
+    }
+
+    /// Name of the master key that wraps the blobs of a backend; `None` before the first key.
+    pub(crate) fn wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
+        self.store.metadata(&wkid_of(backend))
+    }
+
+    /// Records the master key of a backend. The backend has no next master key any more.
+    /// `store_key` is the store key as that master key wraps it, for the embedded unit.
+    pub(crate) fn set_wkid(
+        &self,
+        backend: &str,
+        wkid: &str,
+        store_key: Option<&[u8]>,
+    ) -> Result<(), StoreError> {
+        let (name, next) = (wkid_of(backend), next_wkid_of(backend));
+        let store_key = store_key.map(|key| STANDARD.encode(key));
+        let mut changes = vec![(name.as_str(), Some(wkid)), (next.as_str(), None)];
+        changes.extend(store_key.as_deref().map(|key| (STORE_KEY, Some(key))));
+        self.store.set_metadata(&changes)
+    }
+
+    /// Name of the next master key of a backend. Blobs are wrapped by that key as well.
+    pub(crate) fn next_wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
+        self.store.metadata(&next_wkid_of(backend))
+    }
+
+    /// Records the next master key of a backend.
+    pub(crate) fn set_next_wkid(&self, backend: &str, wkid: &str) -> Result<(), StoreError> {
+        self.store.set_metadata(&[(&next_wkid_of(backend), Some(wkid))])
+    }
+
+    /// Name of the master key that the embedded unit needs: the keys or the store key are wrapped
+    /// by that master key.
+    pub(crate) fn master_key(&self) -> Result<Option<String>, StoreError> {
+        let of_store_key = |key: Vec<u8>| Header::read(&key).map(|header| header.wkid().to_string());
+        Ok(match self.wkid(EMBEDDED)? {
+            None => self.wrapped_key()?.and_then(of_store_key),
+            settled => settled,
+        })
+    }
+
+    /// Name of the master key of a store that had keys in this place, from the note beside the
+    /// store.
+    pub(crate) fn noted_master_key(&self) -> Option<String> {
+        Witness::read(self.state_dir()).and_then(|witness| witness.master_key)
+    }
+
+    /// Names of the remote backends that have keys, or had some.
+    pub(crate) fn remote_backends(&self) -> Result<Vec<String>, StoreError> {
+        let names = self.store.metadata_names()?.into_iter();
+        Ok(names.filter_map(|name| name.strip_prefix(REMOTE_WKID).map(str::to_owned)).collect())
+    }
+}
+
+/// Name of the metadata with the master key of a backend. The embedded unit was the first backend,
+/// and has the name without a suffix.
+fn wkid_of(backend: &str) -> String {
+    match backend {
+        EMBEDDED => WKID.to_owned(),
+        other => format!("{REMOTE_WKID}{other}"),
+    }
+}
+
+fn next_wkid_of(backend: &str) -> String {
+    format!("{NEXT_WKID}:{backend}")
+}

@@ -1,0 +1,204 @@
+//! The keys in a store: reads and writes keys as records, and reports records that are refused.
+//!
+//! Three modules share [`KeyStore`]: this one reads, [`unwritten`](super::unwritten) writes, and
+//! [`facts`](super::facts) has the metadata.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use keyward_proto::Label;
+use keyward_unit::{Header, Wkid};
+
+use super::unwritten::Unwritten;
+use super::{Key, Listed, State, Version, record};
+use crate::config::EMBEDDED;
+use crate::store::{Alterations, Altered, FILE, Rebuilt, RedbStore, Store, StoreError, StoreKey};
+
+/// The keys in a store. The methods wait for the disk, so tasks that serve peers never call them.
+///
+/// A store that is locked answers only questions about its owner and its master keys.
+pub struct KeyStore {
+    pub(super) store: Arc<dyn Store>,
+    /// Keys that are disabled or deleted in memory only, because the change could not be written.
+    pub(super) unwritten: Mutex<BTreeMap<Label, Unwritten>>,
+    /// Alterations that were found by [`Self::check`], or later when keys were listed.
+    pub(super) altered: Mutex<Alterations>,
+}
+
+impl KeyStore {
+    /// Name of the file in the state directory.
+    pub const FILE: &str = FILE;
+
+    /// Opens the store of a state directory, or makes an empty one.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another daemon has the store open; otherwise what is wrong with the
+    /// file.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        Ok(Self::over(Arc::new(RedbStore::open(state_dir)?)))
+    }
+
+    /// The keys in a store.
+    fn over(store: Arc<dyn Store>) -> Self {
+        Self { store, unwritten: Mutex::default(), altered: Mutex::default() }
+    }
+
+    /// Path of the file.
+    pub fn path(&self) -> &Path {
+        self.store.path()
+    }
+
+    /// The directory of the file.
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.path().parent().unwrap_or(Path::new("."))
+    }
+
+    /// Opens the store for work with the key that the store was made with. A new store is made with
+    /// `key`. `wrapped` is the key as the embedded unit wraps it, and replaces the wrapped key in
+    /// the store.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if somebody else
+    /// has changed the metadata.
+    pub(crate) fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<(), StoreError> {
+        self.store.unlock(key, wrapped)
+    }
+
+    /// True until the store key is known.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.store.is_locked()
+    }
+
+    /// True if nothing was ever stored.
+    pub(crate) fn is_new(&self) -> Result<bool, StoreError> {
+        self.store.is_new()
+    }
+
+    /// Secret for implicit rejection, derived from the store key. No copy of the file contains the
+    /// secret. A restart and a change of the master key leave the secret as it is.
+    pub(crate) fn rejection_secret(&self) -> Result<&[u8], StoreError> {
+        self.store.rejection_secret()
+    }
+
+    /// Reason why keys are missing that were here before, or why a change would be lost.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.store.problem()
+    }
+
+    /// The key of a label.
+    pub(crate) fn get(&self, label: &Label) -> Result<Option<Key>, StoreError> {
+        let record = self.store.get(label)?;
+        let key = record.map(|record| self.decode(label, &record)).transpose()?;
+        Ok(key.and_then(|key| self.as_in_memory(key)))
+    }
+
+    /// Up to `limit` keys in the order of their labels, from the first label after `after`.
+    pub(crate) fn list(&self, after: Option<&str>, limit: usize) -> Result<Vec<Listed>, StoreError> {
+        let page = self.store.list(after, limit)?;
+        let listed: Vec<Listed> = page
+            .entries
+            .into_iter()
+            .filter_map(|entry| match entry.record.and_then(|record| self.decode(&entry.label, &record)) {
+                Ok(key) => self.as_in_memory(key).map(Listed::Key),
+                Err(reason) => Some(Listed::Altered { label: entry.label, reason }),
+            })
+            .collect();
+        let altered = listed.iter().filter(|listed| matches!(listed, Listed::Altered { .. }));
+        let mut found = self.found_altered();
+        found.labels.extend(altered.map(|listed| listed.label().clone()));
+        found.lists.extend(page.altered_lists);
+        drop(found);
+        Ok(listed)
+    }
+
+    /// Number of keys.
+    pub(crate) fn count(&self) -> Result<u64, StoreError> {
+        self.store.count()
+    }
+
+    /// Writes the store as it is at one moment into an empty file. Returns the number of keys.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read, or the file cannot be written.
+    pub(crate) fn copy_into(&self, file: &File) -> Result<u64, StoreError> {
+        self.store.copy_into(file)
+    }
+
+    /// Authenticates every record, so that the daemon reports an altered record before somebody
+    /// needs the key.
+    pub(crate) fn check(&self) -> Result<Altered, StoreError> {
+        let found = self.store.check()?;
+        *self.found_altered() = found;
+        Ok(self.known_altered())
+    }
+
+    /// The alterations that are known. Never waits for the disk.
+    pub(crate) fn known_altered(&self) -> Altered {
+        Altered::from(&*self.found_altered())
+    }
+
+    /// Rebuilds the lists of the index that were altered, and removes records under names that no
+    /// key can have. Without the list, an old copy of a record is as authentic as the latest one:
+    /// so the keys of these lists come back disabled.
+    pub(super) fn rebuild(&self) -> Result<Rebuilt, StoreError> {
+        let rebuilt = self.store.rebuild(&|label, record, revision| {
+            let key = record::decode(label.clone(), record)?;
+            record::encode(&Key { state: State::Disabled, revision, ..key })
+        })?;
+        self.check()?;
+        Ok(rebuilt)
+    }
+
+    /// True if a backend has a key.
+    pub(crate) fn has_keys_of(&self, backend: &str) -> Result<bool, StoreError> {
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.list(after.as_deref(), PAGE)?;
+            let Some(last) = page.last() else { return Ok(false) };
+            after = Some(last.label().to_string());
+            // A key whose record was altered may belong to the backend.
+            if page.into_iter().any(|listed| listed.key().map_or(true, |key| key.backend == backend)) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Keys of the embedded unit that have a blob under a master key other than `wkids`. These keys
+    /// do not sign.
+    pub(crate) fn left_behind(&self, wkids: &[Wkid]) -> Result<Vec<Label>, StoreError> {
+        let is_other = |version: &Version| {
+            Header::read(&version.blob).is_some_and(|header| !wkids.contains(&header.wkid()))
+        };
+        let (mut left, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let page = self.list(after.as_deref(), PAGE)?;
+            let Some(last) = page.last() else { return Ok(left) };
+            after = Some(last.label().to_string());
+            for key in page.into_iter().filter_map(|listed| listed.key().ok()) {
+                if key.backend == EMBEDDED && key.versions.iter().any(is_other) {
+                    left.push(key.label);
+                }
+            }
+        }
+    }
+
+    pub(super) fn found_altered(&self) -> MutexGuard<'_, Alterations> {
+        self.altered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn damaged(&self) -> StoreError {
+        StoreError::Damaged(self.path().to_owned())
+    }
+
+    fn decode(&self, label: &Label, record: &[u8]) -> Result<Key, StoreError> {
+        record::decode(label.clone(), record).ok_or_else(|| self.damaged())
+    }
+}
+
+/// Number of keys that are read in one transaction.
+const PAGE: usize = 1000;
+
+#[cfg(test)]
+mod tests;
