@@ -1,8 +1,9 @@
-//! Until when certificates hold, for metrics: from memory, however many keys there are.
+//! The metric of certificates that expire. A page of metrics reads memory only, never the store.
 
 use core::fmt;
+use core::time::Duration;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward_proto::Label;
@@ -11,101 +12,37 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
-use tokio::time::{Duration, sleep};
 
-use crate::daemon::Daemon;
-use crate::keys::certificates::first_to_expire;
-use crate::keys::{Key, StoreError};
-
-/// When the certificates in use expire: of each enabled key those of the newest version that has
-/// some. Shared by reference between tasks.
+/// Expiry times of the certificates in use: one for each enabled key, of the newest version that has
+/// certificates. Shared by reference between tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Expiries(Mutex<HashMap<Label, Expiry>>);
 
-/// The certificate of a version.
+/// Expiry time of the certificates of a version.
 #[derive(Clone, Copy, Debug)]
-struct Expiry {
-    version: u32,
-    /// Of the certificate of its chain that expires first, in seconds since 1970.
-    not_after: u64,
+pub(crate) struct Expiry {
+    /// Number of the version.
+    pub(crate) version: u32,
+    /// Expiry time of the certificate of the chain that expires first, in seconds since 1970.
+    pub(crate) not_after: u64,
 }
 
 impl Expiries {
-    /// Sees to it that they are those of the key store: looks at every key, and then at those that
-    /// are changed. Never returns.
-    pub(crate) async fn follow(daemon: Arc<Daemon>) {
-        let expiries = Arc::clone(&daemon.metrics.expiries);
-        let changes = daemon.keys.changes();
-        let mut revisions = changes.subscribe();
-        let mut seen = 0;
-        loop {
-            // A change that comes while the keys are read is looked at in the next round.
-            revisions.mark_unchanged();
-            let new = changes.since(seen, |_| true);
-            let read = match new.everything {
-                true => expiries.read_all(&daemon).await,
-                false => expiries.read_some(&daemon, &new.labels).await,
-            };
-            match read {
-                Ok(()) => {
-                    seen = new.revision;
-                    if revisions.changed().await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!("the metric of expiring certificates is not up to date: {error}");
-                    sleep(PAUSE).await;
-                }
-            }
-        }
+    /// Replaces all entries.
+    pub(crate) fn replace(&self, all: HashMap<Label, Expiry>) {
+        self.with(|known| *known = all);
     }
 
-    /// A page at a time: other work with the store is not kept waiting.
-    async fn read_all(&self, daemon: &Daemon) -> Result<(), StoreError> {
-        let (mut found, mut after) = (HashMap::new(), None);
-        loop {
-            let page = daemon.keys.list(after, PAGE).await?;
-            let last = page.len() < PAGE;
-            after = page.last().map(|listed| listed.label().to_string());
-            let keys = page.into_iter().filter_map(|listed| listed.key().ok());
-            found.extend(keys.filter_map(|key| Some((key.label.clone(), Expiry::of(&key)?))));
-            if last {
-                break;
-            }
-        }
-        self.with(|known| *known = found);
-        Ok(())
-    }
-
-    async fn read_some(&self, daemon: &Daemon, labels: &[String]) -> Result<(), StoreError> {
-        for label in labels.iter().filter_map(|label| label.parse::<Label>().ok()) {
-            let expiry = match daemon.keys.stored(&label).await {
-                Ok(key) => key.as_ref().and_then(Expiry::of),
-                Err(StoreError::Altered(_) | StoreError::Unlisted(_)) => None,
-                Err(error) => return Err(error),
-            };
-            self.with(|known| match expiry {
-                Some(expiry) => known.insert(label, expiry),
-                None => known.remove(&label),
-            });
-        }
-        Ok(())
+    /// Sets the entry of a key, or removes the entry.
+    pub(crate) fn set(&self, label: Label, expiry: Option<Expiry>) {
+        self.with(|known| match expiry {
+            Some(expiry) => known.insert(label, expiry),
+            None => known.remove(&label),
+        });
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut HashMap<Label, Expiry>) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Expiry {
-    fn of(key: &Key) -> Option<Self> {
-        if !key.state.may_sign() {
-            return None;
-        }
-        let version = key.certified()?;
-        let (_, first) = first_to_expire(&version.certificates)?;
-        Some(Self { version: version.number, not_after: first.not_after() })
     }
 }
 
@@ -127,7 +64,7 @@ impl Collector for Expiries {
         if first.is_empty() {
             return Ok(());
         }
-        // The same page looks the same each time.
+        // Sorted, so that a page with the same entries is the same text.
         first.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
         let help = "Until when the certificate of a key that is in use holds, with its chain, since 1970";
         let mut family = encoder.encode_descriptor(
@@ -148,18 +85,16 @@ impl Collector for Expiries {
     }
 }
 
-/// Most certificates on a page of metrics: those that expire first, and then those that expired
-/// long ago.
+/// Most certificates on a page of metrics. Certificates that expire first come first; certificates
+/// that expired long ago come last.
 const MOST: usize = 1000;
-/// Nobody has missed a certificate that expired before so long.
+/// Age after which an expired certificate comes last: nobody has missed the certificate.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
-/// So many keys are read from the store at a time.
-const PAGE: usize = 256;
-/// Before a store that cannot be read is read again.
-const PAUSE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use prometheus_client::encoding::prometheus_text;
     use prometheus_client::registry::Registry;
 

@@ -18,7 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::backend::grep11::Breaker;
 use crate::backend::{Backend, Backends, Times};
 use crate::daemon::Daemon;
-use crate::keys::expiry::Expiries;
+use crate::observe::expiries::Expiries;
 use crate::policy::purpose::Purpose;
 
 /// Numbers since the start of the daemon. Shared by reference between tasks.

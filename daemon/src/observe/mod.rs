@@ -1,5 +1,6 @@
-//! The state of the daemon for people: [`metrics`], and [`lines`] of the log that peers can cause,
-//! limited for each user.
+//! The state of the daemon for people: [`metrics`] with the [`expiries`] of certificates, and
+//! [`lines`] of the log that peers can cause, limited for each user.
 
+pub(crate) mod expiries;
 pub(crate) mod lines;
 pub(crate) mod metrics;

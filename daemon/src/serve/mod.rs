@@ -34,7 +34,7 @@ use crate::ground::service_manager::{notify, notify_reloading};
 use crate::ground::signals::{Instruction, Signals};
 use crate::ground::text::time;
 use crate::ground::{state_dir, sweep};
-use crate::keys::expiry::Expiries;
+use crate::keys::expiry;
 use crate::keys::{Store, StoreError, StoreKey};
 use crate::peers::reactors::Reactors;
 use crate::peers::{listener, service};
@@ -319,7 +319,10 @@ fn spawn(daemon: &Arc<Daemon>) {
     if let Some(unit) = daemon.backends.embedded_unit() {
         drop(tokio::spawn(sweep::sweep(unit)));
     }
-    drop(tokio::spawn(Expiries::follow(Arc::clone(daemon))));
+    let follower = Arc::clone(daemon);
+    drop(tokio::spawn(async move {
+        expiry::follow(&follower.metrics.expiries, &follower.keys).await;
+    }));
     drop(tokio::spawn(settle(Arc::clone(daemon))));
     let teller = Arc::clone(daemon);
     // The rest is told when everything is drained.
