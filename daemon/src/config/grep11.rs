@@ -1,4 +1,4 @@
-//! `[grep11.NAME]`: a backend whose units are somewhere else.
+//! `[grep11.NAME]`: a backend with remote units.
 
 use core::fmt;
 use core::num::{NonZeroU32, NonZeroUsize};
@@ -9,82 +9,84 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Wrong, duration, timeout};
+use super::error::InvalidSetting;
+use super::raw::{duration, timeout};
 
 /// A backend that reaches its units over GREP11.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Grep11 {
-    /// Where its units are. All of them are taken to have the same master key, and none is used for a key whose
-    /// blob names another one.
+    /// Addresses of the units. All units should have the same master key. A unit is not used for a
+    /// key whose blob names another master key.
     pub endpoints: Vec<Endpoint>,
-    /// How connections are protected; `None` for not at all, which is for loopback only.
+    /// Protection of connections; `None` for no protection, which is allowed on loopback only.
     pub tls: Option<Tls>,
-    /// How the daemon proves who it is, beside a certificate.
+    /// Credential of the daemon in addition to a certificate.
     pub auth: Auth,
-    /// How keys stand in requests.
+    /// Form of keys in requests.
     pub dialect: Dialect,
-    /// How long one attempt at one unit may take.
+    /// Longest time for one attempt at one unit.
     pub timeout: Duration,
-    /// How long it may take to connect to a unit.
+    /// Longest time to connect to a unit.
     pub connect_timeout: Duration,
-    /// How long a connection may be idle before the other end is asked whether it is still there.
+    /// Idle time after which the daemon checks that the other end of a connection is still there.
     pub keepalive: Duration,
-    /// Most calls under way at a time, for each unit.
+    /// Most calls in flight for each unit.
     pub in_flight: NonZeroUsize,
-    /// Most calls in a second, for each unit; `None` for as many as it takes.
+    /// Most calls in a second for each unit; `None` for no limit.
     pub rate: Option<NonZeroU32>,
-    /// Most requests that wait for a unit; more are refused at once.
+    /// Most requests that wait for a unit. Further requests are refused at once.
     pub queue: usize,
-    /// Whether a request that takes longer than 95 of 100 is sent to a second unit.
+    /// True if a request that takes longer than 95 of 100 requests is also sent to a second unit.
     pub hedge: bool,
 }
 
-/// Where a GREP11 server listens.
+/// Address of a GREP11 server.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Endpoint {
-    /// A name or an address.
+    /// Host name or IP address.
     pub host: String,
-    /// A TCP port.
+    /// TCP port.
     pub port: u16,
 }
 
-/// What protects connections to units. Files are PEM.
+/// TLS settings of connections to units. Files are PEM.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Tls {
-    /// The authorities that certify units; `None` for those of the system.
+    /// Authorities that certify units; `None` for the authorities of the system.
     pub ca: Option<PathBuf>,
-    /// The name in the certificates of the units, where it is not that of the endpoint.
+    /// Name in the certificates of the units; `None` for the host of the endpoint.
     pub server_name: Option<String>,
     /// Certificate chain and private key to show to units.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// How the daemon proves who it is to a unit, beside a certificate.
+/// Credential of the daemon for a unit, in addition to a certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Auth {
-    /// Not at all.
+    /// No credential.
     None,
-    /// By a bearer token.
+    /// A bearer token.
     Token {
-        /// The file that holds it; `None` for the credential `NAME.token` of systemd.exec(5).
+        /// File that holds the token; `None` for the credential `NAME.token` of systemd.exec(5).
         file: Option<PathBuf>,
     },
-    /// By a bearer token that IBM Cloud IAM gives for an API key.
+    /// A bearer token that IBM Cloud IAM gives for an API key.
     Iam {
-        /// The file that holds the API key; `None` for the credential `NAME.api-key` of systemd.exec(5).
+        /// File that holds the API key; `None` for the credential `NAME.api-key` of
+        /// systemd.exec(5).
         api_key_file: Option<PathBuf>,
-        /// Where tokens are had: `https://HOST[:PORT]/PATH`.
+        /// Address that gives tokens: `https://HOST[:PORT]/PATH`.
         url: String,
     },
 }
 
-/// How keys stand in requests; there are two families of GREP11.
+/// Form of keys in requests. Two dialects of GREP11 differ here.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
-    /// As `KeyBlob` messages: since 2024.
+    /// `KeyBlob` messages, since 2024.
     KeyBlob,
-    /// As bytes.
+    /// Bytes.
     Bytes,
 }
 
@@ -104,7 +106,7 @@ impl FromStr for Endpoint {
         const EXPECTED: &str = "is not HOST:PORT, like hsm.example.com:9876";
         let (host, port) = text.rsplit_once(':').ok_or(EXPECTED)?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        // Without brackets it could not be told where an address of IPv6 ends.
+        // An IPv6 address needs brackets, because the address itself contains colons.
         let sound = match bare {
             Some(address) => address.parse::<core::net::Ipv6Addr>().is_ok(),
             None => {
@@ -117,7 +119,7 @@ impl FromStr for Endpoint {
 }
 
 /// Checks every backend.
-pub(super) fn check(raw: BTreeMap<String, RawGrep11>) -> Result<BTreeMap<String, Grep11>, Wrong> {
+pub(super) fn check(raw: BTreeMap<String, RawGrep11>) -> Result<BTreeMap<String, Grep11>, InvalidSetting> {
     raw.into_iter()
         .map(|(name, raw)| {
             let section = format!("grep11.{name}");
@@ -126,10 +128,13 @@ pub(super) fn check(raw: BTreeMap<String, RawGrep11>) -> Result<BTreeMap<String,
                 && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c));
             if !sound {
                 let reason = format!("a name has up to {MAX_NAME} letters, digits, - and _");
-                return Err((section, reason));
+                return Err(InvalidSetting::new(section, reason));
             }
             if name == EMBEDDED {
-                return Err((section, "this is the name of the software crypto unit; choose another".into()));
+                return Err(InvalidSetting::new(
+                    section,
+                    "this is the name of the software crypto unit; choose another",
+                ));
             }
             let grep11 = raw.check(&section)?;
             Ok((name, grep11))
@@ -176,6 +181,9 @@ enum RawAuth {
     Iam,
 }
 
+/// Makes the error for a setting of the section, from the name of the setting and the reason.
+type WrongSetting<'w> = dyn Fn(&str, String) -> InvalidSetting + 'w;
+
 impl RawGrep11 {
     /// The text of checked settings.
     pub(super) fn of(checked: &Grep11) -> Self {
@@ -210,8 +218,9 @@ impl RawGrep11 {
         raw
     }
 
-    fn check(self, section: &str) -> Result<Grep11, Wrong> {
-        let wrong = |setting: &str, reason: String| (format!("{section}.{setting}"), reason);
+    fn check(self, section: &str) -> Result<Grep11, InvalidSetting> {
+        let wrong =
+            |setting: &str, reason: String| InvalidSetting::new(format!("{section}.{setting}"), reason);
         let endpoint = |text: &String| text.parse().map_err(|why| format!("{text:?} {why}"));
         let endpoints: Result<Vec<Endpoint>, String> = self.endpoints.iter().map(endpoint).collect();
         let endpoints = endpoints.map_err(|reason| wrong("endpoints", reason))?;
@@ -256,7 +265,7 @@ impl RawGrep11 {
         })
     }
 
-    fn auth(&self, wrong: &dyn Fn(&str, String) -> Wrong) -> Result<Auth, Wrong> {
+    fn auth(&self, wrong: &WrongSetting<'_>) -> Result<Auth, InvalidSetting> {
         let needs = |setting: &str, auth: &str| {
             Err(wrong(setting, format!("it has no meaning without auth = {auth:?}")))
         };
@@ -276,7 +285,7 @@ impl RawGrep11 {
             RawAuth::Token => Auth::Token { file: self.token_file.clone() },
             RawAuth::Iam => {
                 let url = self.iam_url.clone().unwrap_or_else(|| IAM_URL.to_owned());
-                // An API key never goes over a line that others can read.
+                // An API key is never sent without encryption.
                 if !url.starts_with("https://") {
                     return Err(wrong("iam-url", format!("{url:?} does not begin with https://")));
                 }
@@ -285,11 +294,7 @@ impl RawGrep11 {
         })
     }
 
-    fn tls(
-        self,
-        endpoints: &[Endpoint],
-        wrong: &dyn Fn(&str, String) -> Wrong,
-    ) -> Result<Option<Tls>, Wrong> {
+    fn tls(self, endpoints: &[Endpoint], wrong: &WrongSetting<'_>) -> Result<Option<Tls>, InvalidSetting> {
         if self.plaintext {
             let loopback = |host: &str| {
                 host == "localhost"
@@ -344,20 +349,21 @@ impl Default for RawGrep11 {
     }
 }
 
-/// The name of the backend that is the software crypto unit in the daemon.
+/// Name of the backend that is the software crypto unit in the daemon.
 pub(crate) const EMBEDDED: &str = "embedded";
 
 const IN_FLIGHT: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
-/// Where IBM Cloud gives tokens for API keys (IAM Identity Services API, `POST /identity/token`).
+/// Address where IBM Cloud gives tokens for API keys (IAM Identity Services API, `POST
+/// /identity/token`).
 const IAM_URL: &str = "https://iam.cloud.ibm.com/identity/token";
 
-/// Of a backend, in characters.
+/// Longest name of a backend, in characters.
 const MAX_NAME: usize = 32;
 const MAX_UNITS: usize = 64;
-/// Calls under way on one connection are bounded by the server, too: usually to 100 or 256.
+/// Servers limit the calls in flight on one connection, too: usually to 100 or 256.
 const MAX_IN_FLIGHT: usize = 1024;
-/// More than most servers have workers: one that waits is better off than one that is refused.
+/// Default of the queue. Most servers have fewer workers, so a request waits instead of a refusal.
 const QUEUE: usize = 128;
 const MAX_QUEUE: usize = 100_000;
 

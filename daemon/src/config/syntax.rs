@@ -1,13 +1,13 @@
-//! What is wrong with a text, in the words of TOML instead of those of the library, and how to
-//! write it.
+//! Explains mistakes of syntax: in the words of TOML instead of the words of the library, and with
+//! the correct form.
 
-/// Tells what is wrong at a place of a text.
+/// Explains the mistake at a place of a text. `reason` is the message of the library.
 pub(super) fn told(reason: &str, text: &str, at: usize) -> String {
     let setting = setting_before(text, at);
     if let Some(header) = wrong_header(text, at) {
         return header;
     }
-    // As Rust's types say it: a number for which 0 has no meaning.
+    // The library uses the words of Rust's types for a number that must not be 0.
     let reason = match reason.split_once("a nonzero ") {
         Some((before, _)) => format!("{before}a whole number, 1 or more"),
         None => reason.to_owned(),
@@ -32,12 +32,13 @@ pub(super) fn told(reason: &str, text: &str, at: usize) -> String {
     format!("{setting}: {reason}")
 }
 
-/// The message of the library in one line.
+/// A message of the library in one line.
 pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// How to write the header of the table that a place of a text is in, if that is what is wrong.
+/// Correct form of the header of the table around a place of a text; `None` if the header is not
+/// the mistake.
 fn wrong_header(text: &str, at: usize) -> Option<String> {
     let end = text.get(at..)?.find('\n').map_or(text.len(), |end| at + end);
     let header = text.get(..end)?.lines().map(str::trim).rfind(|line| line.starts_with('['))?;
@@ -58,7 +59,7 @@ fn wrong_header(text: &str, at: usize) -> Option<String> {
     }
 }
 
-/// The setting whose value stands at a place of a text, if its name is on the same line.
+/// Name of the setting whose value stands at a place of a text, if the name is on the same line.
 fn setting_before(text: &str, at: usize) -> Option<&str> {
     let line = text.get(..at)?.rsplit('\n').next()?;
     let name = line.split_once('=')?.0.trim();
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// Each mistake, the line that is told, and the text that is right instead.
+    /// Each mistake, the line of the message, and the correct text.
     #[test]
     fn mistakes_of_syntax_are_told_with_what_to_write() {
         for (wrong, told, right) in [

@@ -1,0 +1,241 @@
+//! The configuration as text: the tables of the file, their defaults, and their checks.
+
+use core::num::NonZeroUsize;
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use keyward_client::Address;
+use serde::{Deserialize, Serialize};
+use tracing_subscriber::filter::LevelFilter;
+
+use super::error::InvalidSetting;
+use super::grant::RawGrant;
+use super::grep11::{self, EMBEDDED, RawGrep11};
+use super::{CACHED_KEYS, Config, Embedded, SocketSettings};
+use crate::policy::authorise::Grants;
+
+/// A whole file.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub(super) struct Raw {
+    log: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default_backend: Option<String>,
+    socket: RawSocket,
+    limits: RawLimits,
+    embedded: RawEmbedded,
+    store: RawStore,
+    grep11: BTreeMap<String, RawGrep11>,
+    grant: Vec<RawGrant>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct RawSocket {
+    also: Vec<String>,
+    connections: usize,
+    connections_per_user: usize,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct RawLimits {
+    request_timeout: String,
+    drain_timeout: String,
+    cached_records: NonZeroUsize,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+struct RawEmbedded {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    master_key: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_master_key: Option<PathBuf>,
+    cached_keys: NonZeroUsize,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawStore {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<PathBuf>,
+}
+
+impl Raw {
+    /// The text of a checked configuration.
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            log: config.log.to_string(),
+            socket: RawSocket {
+                also: config.socket.extra.iter().map(Address::to_string).collect(),
+                connections: config.socket.connections,
+                connections_per_user: config.socket.connections_per_user,
+            },
+            limits: RawLimits {
+                request_timeout: duration(config.request_timeout),
+                drain_timeout: duration(config.drain_timeout),
+                cached_records: config.cached_records,
+            },
+            embedded: RawEmbedded {
+                master_key: config.embedded.master_key.clone(),
+                next_master_key: config.embedded.next_master_key.clone(),
+                cached_keys: config.embedded.cached_keys,
+            },
+            store: RawStore { key: config.store_key.clone() },
+            grep11: config
+                .grep11
+                .iter()
+                .map(|(name, grep11)| (name.clone(), RawGrep11::of(grep11)))
+                .collect(),
+            default_backend: config.default_backend.clone(),
+            grant: config.grants.iter().map(RawGrant::of).collect(),
+        }
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`InvalidSetting`] for the first setting that is not allowed.
+    pub(super) fn check(self) -> Result<Config, InvalidSetting> {
+        let grants: Result<Vec<_>, _> =
+            self.grant.into_iter().enumerate().map(|(index, grant)| grant.check(index + 1)).collect();
+        let default = self.default_backend.as_ref();
+        if let Some(name) = default.filter(|name| *name != EMBEDDED && !self.grep11.contains_key(*name)) {
+            let mut names: Vec<_> = self.grep11.keys().map(|name| format!("{name:?}")).collect();
+            names.push(format!("{EMBEDDED:?}"));
+            let missing = match name.as_str() {
+                "" => "it names no backend".to_owned(),
+                name => format!("there is no section [grep11.{name}]"),
+            };
+            let reason = format!("{missing}; write {}, or take the line out", names.join(" or "));
+            return Err(InvalidSetting::new("default-backend", reason));
+        }
+        Ok(Config {
+            log: level(&self.log)?,
+            socket: self.socket.check()?,
+            request_timeout: timeout("limits.request-timeout", &self.limits.request_timeout)?,
+            drain_timeout: timeout("limits.drain-timeout", &self.limits.drain_timeout)?,
+            cached_records: self.limits.cached_records,
+            embedded: self.embedded.check()?,
+            store_key: self.store.key.map(|path| absolute("store.key", path)).transpose()?,
+            grep11: grep11::check(self.grep11)?,
+            default_backend: self.default_backend,
+            grants: Grants::new(grants?),
+        })
+    }
+}
+
+impl RawSocket {
+    fn check(self) -> Result<SocketSettings, InvalidSetting> {
+        let address = |text: &String| {
+            let wrong = |reason: String| InvalidSetting::new("socket.also", reason);
+            match text.contains('\n') {
+                // The daemon stores its sockets one on a line.
+                true => Err(wrong(format!("{text:?} has a line break"))),
+                false => text.parse().map_err(|error| wrong(format!("{error}"))),
+            }
+        };
+        for (name, value) in
+            [("connections", self.connections), ("connections-per-user", self.connections_per_user)]
+        {
+            if !(1..=MAX_CONNECTIONS).contains(&value) {
+                let reason = format!("{value} is not between 1 and {MAX_CONNECTIONS}");
+                return Err(InvalidSetting::new(format!("socket.{name}"), reason));
+            }
+        }
+        Ok(SocketSettings {
+            extra: self.also.iter().map(address).collect::<Result<_, _>>()?,
+            connections: self.connections,
+            connections_per_user: self.connections_per_user,
+        })
+    }
+}
+
+impl RawEmbedded {
+    fn check(self) -> Result<Embedded, InvalidSetting> {
+        let file = |name: &str, path: Option<PathBuf>| {
+            path.map(|path| absolute(&format!("embedded.{name}"), path)).transpose()
+        };
+        Ok(Embedded {
+            master_key: file("master-key", self.master_key)?,
+            next_master_key: file("next-master-key", self.next_master_key)?,
+            cached_keys: self.cached_keys,
+        })
+    }
+}
+
+fn absolute(setting: &str, path: PathBuf) -> Result<PathBuf, InvalidSetting> {
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err(InvalidSetting::new(setting, format!("{} is not an absolute path", path.display()))),
+    }
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            log: "info".into(),
+            default_backend: None,
+            socket: RawSocket::default(),
+            limits: RawLimits::default(),
+            embedded: RawEmbedded::default(),
+            store: RawStore::default(),
+            grep11: BTreeMap::new(),
+            grant: Vec::new(),
+        }
+    }
+}
+
+impl Default for RawSocket {
+    fn default() -> Self {
+        let socket = Config::default().socket;
+        Self {
+            also: Vec::new(),
+            connections: socket.connections,
+            connections_per_user: socket.connections_per_user,
+        }
+    }
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        let config = Config::default();
+        Self {
+            request_timeout: duration(config.request_timeout),
+            drain_timeout: duration(config.drain_timeout),
+            cached_records: config.cached_records,
+        }
+    }
+}
+
+impl Default for RawEmbedded {
+    fn default() -> Self {
+        Self { master_key: None, next_master_key: None, cached_keys: CACHED_KEYS }
+    }
+}
+
+fn level(text: &str) -> Result<LevelFilter, InvalidSetting> {
+    text.parse().map_err(|_| {
+        let reason = format!("{text:?} is not one of error, warn, info, debug, trace and off");
+        InvalidSetting::new("log", reason)
+    })
+}
+
+/// Reads a time like `5s` or `500ms`, from 1 ms to an hour.
+pub(super) fn timeout(setting: &str, text: &str) -> Result<Duration, InvalidSetting> {
+    let range = Duration::from_millis(1)..=Duration::from_secs(3600);
+    humantime::parse_duration(text).ok().filter(|duration| range.contains(duration)).ok_or_else(|| {
+        let reason = format!("{text:?} is not a time between 1ms and 1h, like 5s or 500ms");
+        InvalidSetting::new(setting, reason)
+    })
+}
+
+/// The text of a time, which [`timeout`] reads.
+pub(super) fn duration(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+/// Most connections. More of them need more descriptors than systemd gives to a process by default.
+const MAX_CONNECTIONS: usize = 500_000;
