@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod altered_store;
+mod attacks;
 mod backup;
 mod fixture;
 mod frames;
@@ -11,6 +13,8 @@ mod life;
 mod lost_store;
 mod master_key;
 mod messages;
+mod migration;
+mod other_users_sockets;
 mod outsiders;
 mod ownership;
 mod purpose;
@@ -18,4 +22,5 @@ mod refusals;
 mod store;
 mod transcripts;
 mod upgrade;
+mod users;
 mod watch;

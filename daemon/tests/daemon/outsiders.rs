@@ -10,7 +10,7 @@ use keyward_proto::Outcome;
 use rustix::process::Signal;
 
 use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, outcome};
-use crate::ownership::{as_ids, as_user};
+use crate::users::{as_ids, as_user};
 
 /// Every user whom the namespace does not know is 65534 in it.
 #[test]

@@ -1,25 +1,16 @@
-//! Another user owns, or may write, what the daemon and the command line rely on.
+//! Another user owns, or may write, files and directories that the daemon and the command line rely on.
 
 use std::fs::{self, Permissions};
-use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
-use rustix::process::{Gid, Pid, Signal, Uid, kill_process};
+use rustix::fs::CWD;
+use rustix::process::{Signal, Uid};
 
 use crate::fixture::{Daemon, PROGRAM, has_root, told};
-
-/// Users whom nobody has heard of.
-const MALLORY: u32 = 7001;
-const ALICE: u32 = 7002;
+use crate::users::{ALICE, MALLORY, identity, in_time, timeout};
 
 #[test]
 fn a_directory_that_another_user_can_exchange_is_refused() {
@@ -273,66 +264,6 @@ fn links_and_sticky_directories_that_are_in_order_are_used() {
 }
 
 #[test]
-fn no_key_is_sent_to_a_server_that_is_somebody_else() {
-    if !has_root() {
-        return;
-    }
-    let daemon = Daemon::prepare("");
-    fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
-    fs::create_dir(daemon.path("run")).unwrap();
-    fs::write(daemon.path("plain.pem"), private_key()).unwrap();
-    let import = || {
-        let mut import = Command::new(PROGRAM);
-        import.args(["key", "import", "shop", "--in"]).arg(daemon.path("plain.pem"));
-        in_time(import.arg("--runtime-dir").arg(daemon.path("run")))
-    };
-    let refused = |listener: UnixListener, words: &[&str]| {
-        let (status, line) = told(&import());
-        assert_eq!(received(&listener), "", "before {line}");
-        assert_eq!(status, 77, "{line}");
-        assert!(words.iter().all(|word| line.contains(word)), "{line} lacks one of {words:?}");
-        fs::remove_file(daemon.path("run/admin.sock")).unwrap();
-    };
-    // The directory is Mallory's, and so is the socket in it.
-    chown(daemon.path("run"), Some(MALLORY), None).unwrap();
-    let socket = daemon.path("run/admin.sock");
-    let listener = as_user(MALLORY, || UnixListener::bind(&socket).unwrap());
-    refused(listener, &["belongs to user id 7001", "run this as that user"]);
-    // The directory is, and the socket leads to one of root's that would log what it gets.
-    let roots = UnixListener::bind(daemon.path("journal.sock")).unwrap();
-    as_user(MALLORY, || symlink(daemon.path("journal.sock"), &socket).unwrap());
-    refused(roots, &["belongs to user id 7001"]);
-    // The directory is in order, but was not when somebody began to listen there.
-    chown(daemon.path("run"), Some(0), None).unwrap();
-    refused(listener_of(MALLORY, &socket), &["runs as user id 7001", "setpriv --reuid 7001"]);
-}
-
-#[test]
-fn a_daemon_of_another_user_is_administered_as_that_user() {
-    if !has_root() {
-        return;
-    }
-    let mut daemon = Daemon::prepare("");
-    fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
-    fs::set_permissions(daemon.path("notify"), Permissions::from_mode(0o777)).unwrap();
-    for directory in ["state", "run"] {
-        fs::create_dir(daemon.path(directory)).unwrap();
-        chown(daemon.path(directory), Some(ALICE), Some(ALICE)).unwrap();
-    }
-    let mut serve = daemon.serve(&["--dev"]);
-    daemon.start_as(serve.uid(ALICE).gid(ALICE));
-    let list = |uid| {
-        let mut list = Command::new(PROGRAM);
-        list.args(["key", "list", "--runtime-dir"]).arg(daemon.path("run")).uid(uid);
-        list.output().unwrap()
-    };
-    assert!(list(ALICE).status.success());
-    let (status, line) = told(&list(0));
-    assert_eq!(status, 77);
-    assert!(line.contains("user id 7002"), "{line}");
-}
-
-#[test]
 fn a_configuration_that_another_user_can_change_is_refused() {
     if !has_root() {
         return;
@@ -366,20 +297,6 @@ fn a_configuration_that_another_user_can_change_is_refused() {
     fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
     let mut check = daemon.serve(&["--check-config", "--dev"]);
     assert!(check.uid(ALICE).output().unwrap().status.success());
-}
-
-#[test]
-fn a_running_daemon_does_not_take_over_what_another_user_wrote() {
-    if !has_root() {
-        return;
-    }
-    let daemon = Daemon::dev("");
-    daemon.configure("log = \"debug\"\n");
-    fs::set_permissions(daemon.path("keyward.toml"), Permissions::from_mode(0o666)).unwrap();
-    daemon.signal(Signal::HUP);
-    daemon.await_ready();
-    assert!(daemon.log().contains("not reloaded"), "{}", daemon.log());
-    assert!(!daemon.log().contains("configuration reloaded"));
 }
 
 #[test]
@@ -475,163 +392,4 @@ fn files_that_decide_about_units_are_looked_at_like_the_configuration() {
     for line in [check(), unit()] {
         assert!(line.contains("others can read it; run: chmod o="), "{line}");
     }
-}
-
-#[test]
-fn no_socket_is_bound_where_every_user_could_have_put_another_one() {
-    for mode in [0o777, 0o1777, 0o1775] {
-        let daemon = Daemon::prepare("");
-        let room = daemon.path("room");
-        fs::create_dir(&room).unwrap();
-        fs::set_permissions(&room, Permissions::from_mode(mode)).unwrap();
-        daemon.configure(&format!("[socket]\nalso = [{:?}]\n", room.join("s")));
-        let (status, line) = told(&in_time(&daemon.serve(&["--dev"])));
-        assert_eq!(status, 69, "{line}");
-        assert!(line.contains("cannot listen on") && line.contains("room"), "{line}");
-        assert_eq!(fs::read_dir(&room).unwrap().count(), 0);
-    }
-}
-
-/// Mallory puts a link in the place of a socket that root's daemon has just bound in a directory of hers, where it
-/// may hold one for her server, before the daemon gives it its mode. She must not open a file of root's that way.
-#[test]
-fn no_mode_is_changed_through_links_of_the_owner_of_a_directory() {
-    if !has_root() {
-        return;
-    }
-    let daemon = Daemon::prepare("");
-    fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
-    let (room, victim) = (daemon.path("room"), daemon.path("victim"));
-    fs::write(&victim, "secret").unwrap();
-    fs::set_permissions(&victim, Permissions::from_mode(0o600)).unwrap();
-    daemon.configure(&format!("[socket]\nalso = [{:?}]\n", room.join("s")));
-    let mut hits = 0;
-    for _ in 0..300 {
-        let _ = fs::remove_dir_all(&room);
-        fs::create_dir_all(room.join("trap")).unwrap();
-        symlink(&victim, room.join("trap/s")).unwrap();
-        chown(&room, Some(MALLORY), Some(MALLORY)).unwrap();
-        let mut serve = daemon.serve(&["--dev"]);
-        let mut child = serve.stderr(Stdio::null()).spawn().unwrap();
-        let made = room.join(format!(".{}", child.id()));
-        let is_hit = is_stopped_in_time(&mut child, &made, &room.join("s"));
-        if is_hit {
-            as_user(MALLORY, || {
-                renameat_with(CWD, room.join("trap"), CWD, &made, RenameFlags::EXCHANGE).unwrap();
-            });
-        }
-        signal(&child, Signal::CONT);
-        // It may well be kept from listening there; then it says so and ends.
-        let due = Instant::now() + Duration::from_secs(10);
-        while is_hit
-            && child.try_wait().unwrap().is_none()
-            && !room.join("s").exists()
-            && Instant::now() < due
-        {
-            thread::yield_now();
-        }
-        let _ = child.kill();
-        child.wait().unwrap();
-        assert_eq!(fs::metadata(&victim).unwrap().permissions().mode() & 0o777, 0o600);
-        hits += u32::from(is_hit);
-        if hits == 3 {
-            return;
-        }
-    }
-    panic!("Mallory was too late each time");
-}
-
-/// Stops a daemon while its socket has a name in the directory that it made, and not yet its mode.
-fn is_stopped_in_time(child: &mut Child, made: &Path, socket: &Path) -> bool {
-    while !made.exists() && !socket.exists() && child.try_wait().unwrap().is_none() {}
-    while child.try_wait().unwrap().is_none() && !socket.exists() {
-        signal(child, Signal::STOP);
-        let stat = format!("/proc/{}/stat", child.id());
-        let is_stopped = || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
-        while !is_stopped() && child.try_wait().unwrap().is_none() {}
-        if let Ok(metadata) = fs::symlink_metadata(made.join("s")) {
-            return metadata.permissions().mode() & 0o777 != 0o666;
-        }
-        signal(child, Signal::CONT);
-    }
-    false
-}
-
-fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-/// Runs a program that ends soon.
-fn in_time(command: &Command) -> Output {
-    timeout(command).output().unwrap()
-}
-
-fn timeout(command: &Command) -> Command {
-    let mut timeout = Command::new("timeout");
-    timeout.arg("10").arg(command.get_program()).args(command.get_args());
-    timeout.env_remove("CREDENTIALS_DIRECTORY");
-    timeout
-}
-
-/// Does something as another user, in a thread of its own.
-pub(crate) fn as_user<T: Send>(id: u32, act: impl FnOnce() -> T + Send) -> T {
-    as_ids(id, id, act)
-}
-
-/// The same with another group.
-pub(crate) fn as_ids<T: Send>(uid: u32, gid: u32, act: impl FnOnce() -> T + Send) -> T {
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    thread::scope(|scope| {
-        let other = scope.spawn(|| {
-            rustix::thread::set_thread_groups(&[]).unwrap();
-            rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
-            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
-            act()
-        });
-        other.join().unwrap()
-    })
-}
-
-/// A socket on which another user listens, wherever root has put it.
-fn listener_of(uid: u32, path: &Path) -> UnixListener {
-    let socket: OwnedFd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
-    as_user(uid, || rustix::net::listen(&socket, 8).unwrap());
-    socket.into()
-}
-
-/// Everything that clients, which are gone, have sent.
-fn received(listener: &UnixListener) -> String {
-    listener.set_nonblocking(true).unwrap();
-    let mut all = Vec::new();
-    while let Ok((mut stream, _)) = listener.accept() {
-        stream.set_nonblocking(false).unwrap();
-        let _ = stream.read_to_end(&mut all);
-    }
-    String::from_utf8_lossy(&all).into_owned()
-}
-
-fn private_key() -> Vec<u8> {
-    let mut openssl = Command::new("openssl");
-    openssl.args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-    openssl.output().unwrap().stdout
-}
-
-/// A private key with a certificate.
-fn identity() -> (String, String) {
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
-    openssl.args([
-        "-days",
-        "3",
-        "-keyout",
-        "-",
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=DNS:localhost",
-    ]);
-    let text = String::from_utf8(openssl.output().unwrap().stdout).unwrap();
-    let at = text.find("-----BEGIN CERTIFICATE").unwrap();
-    (text[..at].to_owned(), text[at..].to_owned())
 }

@@ -1,0 +1,90 @@
+//! Other users of the machine, for tests that run as root.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::thread;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use rustix::process::{Gid, Uid};
+
+/// Users whom nobody has heard of.
+pub(crate) const MALLORY: u32 = 7001;
+pub(crate) const ALICE: u32 = 7002;
+
+/// Runs a program that ends soon.
+pub(crate) fn in_time(command: &Command) -> Output {
+    timeout(command).output().unwrap()
+}
+
+pub(crate) fn timeout(command: &Command) -> Command {
+    let mut timeout = Command::new("timeout");
+    timeout.arg("10").arg(command.get_program()).args(command.get_args());
+    timeout.env_remove("CREDENTIALS_DIRECTORY");
+    timeout
+}
+
+/// Does something as another user, in a thread of its own.
+pub(crate) fn as_user<T: Send>(id: u32, act: impl FnOnce() -> T + Send) -> T {
+    as_ids(id, id, act)
+}
+
+/// The same with another group.
+pub(crate) fn as_ids<T: Send>(uid: u32, gid: u32, act: impl FnOnce() -> T + Send) -> T {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            rustix::thread::set_thread_groups(&[]).unwrap();
+            rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            act()
+        });
+        other.join().unwrap()
+    })
+}
+
+/// A socket on which another user listens, wherever root has put it.
+pub(crate) fn listener_of(uid: u32, path: &Path) -> UnixListener {
+    let socket: OwnedFd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    as_user(uid, || rustix::net::listen(&socket, 8).unwrap());
+    socket.into()
+}
+
+/// Everything that clients, which are gone, have sent.
+pub(crate) fn received(listener: &UnixListener) -> String {
+    listener.set_nonblocking(true).unwrap();
+    let mut all = Vec::new();
+    while let Ok((mut stream, _)) = listener.accept() {
+        stream.set_nonblocking(false).unwrap();
+        let _ = stream.read_to_end(&mut all);
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+pub(crate) fn private_key() -> Vec<u8> {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
+    openssl.output().unwrap().stdout
+}
+
+/// A private key with a certificate.
+pub(crate) fn identity() -> (String, String) {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]);
+    openssl.args([
+        "-days",
+        "3",
+        "-keyout",
+        "-",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+    ]);
+    let text = String::from_utf8(openssl.output().unwrap().stdout).unwrap();
+    let at = text.find("-----BEGIN CERTIFICATE").unwrap();
+    (text[..at].to_owned(), text[at..].to_owned())
+}
