@@ -119,7 +119,7 @@ fn the_default_says_itself() {
 fn the_shipped_example_is_sound() {
     let example = include_str!("../../../conf/keyward.toml");
     parse(example).unwrap();
-    // With its examples switched on, but for the user, who may not exist here.
+    // With its examples switched on, except for the user, who may not exist here.
     let on: String =
         example.lines().map(|line| format!("{}\n", line.strip_prefix("#: ").unwrap_or(line))).collect();
     let config = parse(&on.replace("\"www-data\"", "\"root\"")).unwrap();

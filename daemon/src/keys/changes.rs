@@ -1,4 +1,4 @@
-//! What has changed of late, for peers that watch.
+//! The change feed, for peers that watch keys.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -7,29 +7,30 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use keyward_proto::{Label, message};
 use tokio::sync::watch;
 
-/// The last changes of keys and grants, each with a revision of its own. Shared by reference between tasks.
+/// The last changes of keys and grants, each with a revision. Shared by reference between tasks.
 pub(crate) struct Changes {
     log: Mutex<Log>,
-    /// The last revision, for those who wait.
+    /// The last revision, for tasks that wait for a change.
     revision: watch::Sender<u64>,
 }
 
 struct Log {
     /// Ascending by revision, without gaps.
     changes: VecDeque<Change>,
-    /// The revision of the last change that is not in `changes` any more.
+    /// Revision of the last change that was removed from `changes`.
     forgotten: u64,
 }
 
-/// A key that was changed; none if anything may have been.
+/// The key that was changed; `None` if any key may have changed.
 type Change = Option<Label>;
 
 impl Changes {
-    /// Of a daemon that starts now. Its revisions are greater than those of any that ran before, unless a clock has gone back or
-    /// there was a change each nanosecond: who has seen the past of another daemon is told that everything may have changed.
+    /// An empty feed for a daemon that starts now. Revisions begin with the time in nanoseconds since
+    /// 1970, so they are higher than the revisions of every daemon before, unless the clock was set
+    /// back. A peer with a revision of an earlier daemon learns that everything may have changed.
     pub(crate) fn new() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        // Enough for some 500 years.
+        // 64 bits last for 500 years.
         Self::from(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2).max(1))
     }
 
@@ -38,12 +39,12 @@ impl Changes {
         Self { log: Mutex::new(log), revision: watch::Sender::new(forgotten) }
     }
 
-    /// Notes that a key was made, changed or deleted.
+    /// Records that a key was made, changed or deleted.
     pub(crate) fn of_key(&self, label: Label) {
         self.note(Some(label));
     }
 
-    /// Notes that peers may be allowed to see other keys than before.
+    /// Records that peers may be allowed to see other keys than before.
     pub(crate) fn of_grants(&self) {
         self.note(None);
     }
@@ -58,12 +59,12 @@ impl Changes {
         self.revision.send_replace(log.revision());
     }
 
-    /// What has changed behind a revision, of those keys that somebody may know of.
+    /// Keys that were changed after a revision, except for keys that `may_know` excludes.
     pub(crate) fn since(&self, after: u64, may_know: impl Fn(&Label) -> bool) -> message::Changes {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let revision = log.revision();
         let new = (log.forgotten..=revision).contains(&after).then(|| {
-            // Fits: there are no more than are remembered.
+            // The difference fits: no more than `REMEMBERED` changes are in the log.
             let seen = usize::try_from(after - log.forgotten).unwrap_or(usize::MAX);
             log.changes.range(seen.min(log.changes.len())..)
         });
@@ -73,7 +74,7 @@ impl Changes {
         message::Changes { revision, labels: labels.collect(), everything }
     }
 
-    /// Tells when there are more.
+    /// A receiver that learns of each new revision.
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
     }
@@ -85,12 +86,12 @@ impl Log {
     }
 }
 
-/// Whether there is nothing in an answer.
+/// True if an answer names no change.
 pub(crate) fn is_empty(changes: &message::Changes) -> bool {
     changes.labels.is_empty() && !changes.everything
 }
 
-/// How many changes are remembered: their labels fit a frame.
+/// Number of changes in the log. Their labels fit one frame.
 const REMEMBERED: usize = 1024;
 
 #[cfg(test)]

@@ -10,8 +10,7 @@ use super::certificates::first_to_expire;
 use super::{Key, Keys, StoreError};
 use crate::observe::expiries::{Expiries, Expiry};
 
-/// Keeps `expiries` equal to the expiry times of `keys`: reads every key once, then each key that is
-/// changed. Never returns.
+/// Keeps `expiries` up to date: reads every key once, then each key that is changed. Never returns.
 pub(crate) async fn follow(expiries: &Expiries, keys: &Keys) {
     let changes = keys.changes();
     let mut revisions = changes.subscribe();

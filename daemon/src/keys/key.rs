@@ -24,7 +24,7 @@ pub struct Key {
     pub revision: u64,
 }
 
-/// One version of a key.
+/// A version of a key.
 #[derive(Clone)]
 pub struct Version {
     /// Number of the version, from 1.

@@ -89,7 +89,7 @@ impl Keys {
         self.store.state_dir()
     }
 
-    /// The change feed.
+    /// The change feed of these keys.
     pub(crate) fn changes(&self) -> &Changes {
         &self.changes
     }

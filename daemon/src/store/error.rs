@@ -9,16 +9,16 @@ use super::metadata::THIS_FORMAT;
 use crate::ground::ownership::{self, Name, OwnershipError};
 use crate::ground::text::quoted;
 
-/// Why the store did not do what it was asked.
+/// Reason why the store refused or failed an operation.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The record is not the one that this daemon wrote last.
+    /// The record is not the record that this daemon wrote last.
     #[error(
         "the record of key {0} in the key store was altered, is an old copy, or is gone; restore the store from a backup, or give the key up with: keyward key delete {0}"
     )]
     Altered(Label),
-    /// The facts about the store are not the ones that this daemon wrote last.
+    /// The metadata are not the metadata that this daemon wrote last.
     #[error("the key store {} was altered by something else than keyward, or is in part an old copy; restore it from a backup", .0.display())]
     AlteredStore(PathBuf),
     /// The key was changed since it was read.
@@ -27,18 +27,18 @@ pub enum StoreError {
     /// A copy of the store cannot be made.
     #[error("cannot copy the key store: {0}")]
     Copy(String),
-    /// The file is not what this daemon wrote.
+    /// The file is not as this daemon wrote it.
     #[error("the key store {} is damaged; restore it from a backup", .0.display())]
     Damaged(PathBuf),
-    /// There is a key with this label.
+    /// A key with this label exists already.
     #[error(
         "there is a key {0} already; a new version of it: keyward key rotate {0}, or keyward key import {0} --new-version --in FILE"
     )]
     Exists(Label),
-    /// Written by another version of Keyward.
+    /// Another version of Keyward wrote the store.
     #[error("the key store {} has format {}, this version of keyward knows format {THIS_FORMAT}", .0.display(), .1)]
     Format(PathBuf, String),
-    /// The file has no name any more, or another one has taken that.
+    /// The file has lost its name, or another file has the name.
     #[error(
         "the key store {} is gone, or another file is in its place: nothing is written, for it would be lost; copy the keys out of the running daemon with keyward backup FILE, stop the daemon, and bring them back with keyward restore FILE", .0.display()
     )]
@@ -52,31 +52,31 @@ pub enum StoreError {
     /// The store was not unlocked yet.
     #[error("the key store {} is locked: the daemon does not have the master key that the store was made with; see: keyward unit list", .0.display())]
     Locked(PathBuf),
-    /// A key is disabled or deleted in memory, and that could not be written.
+    /// A key is disabled or deleted in memory only, because the change could not be written.
     #[error(
         "key {label} is {done} in the running daemon, and signs nothing; but a restart takes that back, for it could not be written: {reason}; the daemon tries again every 10 seconds, and says in its log when it is done"
     )]
     NotDurable {
-        /// The key.
+        /// Label of the key.
         label: Label,
         /// `disabled` or `deleted`.
         done: &'static str,
-        /// Why it could not be written.
+        /// Reason why the change could not be written.
         reason: Box<StoreError>,
     },
-    /// Written by a version of Keyward that did not authenticate it.
+    /// The store has the old format, which is not authenticated.
     #[error("the key store {} has the format of an older version of keyward", .0.display())]
     OldFormat(PathBuf),
     /// The store was made with another store key.
     #[error("the key store {} was made with another store key; name that one, or restore the store that belongs to this one", .0.display())]
     OtherStoreKey(PathBuf),
-    /// Another user can change the file, or put another one in its place.
+    /// Another user can change the file, or replace the file.
     #[error("refused the key store: {0}")]
     Refused(String),
     /// There is no such key.
     #[error("there is no key {0}")]
     Unknown(Label),
-    /// The list of the index that vouches for the record is not the one that this daemon wrote
+    /// The list of the index that vouches for the record is not the list that this daemon wrote
     /// last.
     #[error(
         "the list of the key store that vouches for key {0} was altered; restore the store from a backup, or have the list made anew with: keyward key repair"
@@ -84,7 +84,7 @@ pub enum StoreError {
     Unlisted(Label),
 }
 
-/// A file that root has restored with cp is root's.
+/// Advice for a file that belongs to another user, for example after root restored it with cp.
 fn of_access(path: &Path, reason: &io::Error) -> String {
     if reason.kind() != io::ErrorKind::PermissionDenied {
         return String::new();

@@ -150,7 +150,7 @@ pub(crate) type Revise<'r> = dyn Fn(&Label, &[u8], u64) -> Option<Vec<u8>> + 'r;
 
 /// A part of the list of records.
 pub(crate) struct Page {
-    /// In the order of the labels.
+    /// Entries in the order of their labels.
     pub(crate) entries: Vec<Entry>,
     /// Numbers of the lists of the index that were found altered.
     pub(crate) altered_lists: BTreeSet<u32>,

@@ -1,4 +1,4 @@
-//! A note beside the key store. The note says that a store had keys, and which master key they need.
+//! A note beside the key store, which says that a store had keys and which master key they need.
 //!
 //! A store that is emptied, removed or hidden cannot report that itself. The note is not
 //! authenticated: the daemon warns because of the note, and decides nothing else by the note.

@@ -13,18 +13,18 @@ use super::{Certificate, Kind, kind};
 pub struct Chain {
     /// The certificates, of which there is at least one.
     pub certificates: Vec<Certificate>,
-    /// How many were left out, for they were there before.
+    /// Number of certificates that were left out because they are in the chain already.
     pub repeated: usize,
 }
 
 impl Chain {
-    /// Reads a file of certificates: PEM in whatever order and whatever stands around the blocks,
-    /// or one in DER.
+    /// Reads a file of certificates: PEM blocks in any order, with any text around them, or one
+    /// certificate in DER.
     ///
     /// # Errors
-    /// [`InvalidChain`] says what is wrong with the file, or what it is instead.
+    /// [`InvalidChain`] says what is wrong with the file, or which other kind of file it is.
     pub fn read(file: &[u8]) -> Result<Self, InvalidChain> {
-        // Of whatever kind, encrypted or cut off: it should not have been sent here.
+        // Any kind of private key, encrypted or truncated: the file should not have been sent.
         if file.windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY) {
             return Err(InvalidChain::PrivateKey);
         }
@@ -57,7 +57,7 @@ impl Chain {
                 b"CERTIFICATE" | b"X509 CERTIFICATE" => {
                     ders.push(block.decode().ok_or(InvalidChain::Pem)?.to_vec());
                 }
-                // Behind the certificate stands whom OpenSSL is to trust.
+                // After the certificate OpenSSL stores the uses that it trusts.
                 b"TRUSTED CERTIFICATE" => {
                     let body = block.decode().ok_or(InvalidChain::Pem)?;
                     ders.push(kind::first_value(&body).unwrap_or_default());
@@ -76,7 +76,7 @@ impl Chain {
         let mut chain = Self { certificates: Vec::new(), repeated: 0 };
         for (der, number) in ders.iter().zip(1..) {
             let certificate = Certificate::from_der(der).map_err(|_| {
-                // A PKCS#7 or a request in a label that is not its own.
+                // A PKCS#7 or a request under a wrong label.
                 match kind::of_der(der) {
                     Some(kind) => InvalidChain::Other(kind),
                     None if kind::is_from_before_1970(der) => InvalidChain::Before1970(number),
@@ -95,11 +95,11 @@ impl Chain {
         Ok(chain)
     }
 
-    /// Puts the certificate of a key first, and behind it each that certifies one before; the
-    /// others are left out. `None` if there is no certificate of the key.
+    /// Puts the certificate of a key first, and after it each certificate that certifies an earlier
+    /// one. Leaves out the others. `None` if there is no certificate of the key.
     ///
     /// # Errors
-    /// [`InvalidChain::SeveralFirst`] if there are several of the key.
+    /// [`InvalidChain::SeveralFirst`] if there are several certificates of the key.
     pub fn assembled(self, spki: &[u8]) -> Result<Option<Self>, InvalidChain> {
         let (mut certificates, mut others): (Vec<_>, Vec<_>) =
             self.certificates.into_iter().partition(|certificate| certificate.spki() == spki);
@@ -118,12 +118,12 @@ impl Chain {
         Ok(Some(Self { certificates, repeated: self.repeated }))
     }
 
-    /// Checks that each certificate but the first has certified one before it, as TLS sends them
-    /// (RFC 8446, 4.4.2), and that what it has signed there is right. Two that certify the same one
-    /// are fine: they are cross-signed.
+    /// Checks that each certificate except the first has certified an earlier one, as TLS sends
+    /// chains (RFC 8446, 4.4.2), and verifies those signatures. Two certificates may certify the
+    /// same one, which is then cross-signed.
     ///
-    /// Checks too that servers on rustls take the first one. Returns the numbers, from 1, of those
-    /// whose signature is of a kind that cannot be verified here.
+    /// Also checks that servers on rustls accept the first certificate. Returns the numbers, from 1,
+    /// of certificates whose signature algorithm cannot be verified here.
     ///
     /// # Errors
     /// [`InvalidChain::Order`], [`InvalidChain::Signature`] or [`InvalidChain::Rustls`].
@@ -145,7 +145,7 @@ impl Chain {
             unverified.extend(unknown.map(|((_, number), _)| *number));
         }
         let first = self.certificates.first().map(Certificate::der).unwrap_or_default();
-        // Who takes it from here would refuse it, and have none.
+        // A server on rustls would refuse the certificate, and then have none.
         if let Err(reason) = ParsedCertificate::try_from(&CertificateDer::from(first)) {
             return Err(InvalidChain::Rustls(reason.to_string()));
         }
@@ -153,20 +153,20 @@ impl Chain {
     }
 }
 
-/// Whether two names are the same. Which of the types of strings one is made of does not matter,
-/// nor capital letters (RFC 5280, 7.1).
+/// True if two names are equal. The type of the strings and capital letters do not matter (RFC 5280,
+/// 7.1).
 fn same_name(one: &Name, other: &Name) -> bool {
     one == other || one.to_string().eq_ignore_ascii_case(&other.to_string())
 }
 
-/// Why a file is no chain of certificates.
+/// Reason why a file is no chain of certificates.
 #[derive(Clone, Debug, Error, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum InvalidChain {
-    /// A PEM block that is no certificate inside; counted from 1.
+    /// A PEM block whose content is no certificate; number from 1.
     #[error("certificate {0} in the file is damaged")]
     Certificate(usize),
-    /// One with a time before 1970; counted from 1.
+    /// A certificate with a time before 1970; number from 1.
     #[error(
         "certificate {0} in the file is valid from or until a time before 1970, which is not supported; have it issued anew with a later one"
     )]
@@ -174,46 +174,46 @@ pub enum InvalidChain {
     /// There is no certificate in PEM or DER.
     #[error("there is no certificate in the file, neither in PEM nor in DER")]
     Empty,
-    /// One is not certified by the one behind it.
+    /// A certificate is not certified by the certificate after it.
     #[error(
         "the certificates in the file are not in order: number {number} is certified by {issuer:?}, so that one has to follow it"
     )]
     Order {
-        /// Which, from 1.
+        /// Number of the certificate, from 1.
         number: usize,
-        /// By whom it is certified.
+        /// Issuer of the certificate.
         issuer: String,
     },
-    /// Something else than certificates.
+    /// A file that holds no certificates.
     #[error("the file holds {0}")]
     Other(Kind),
-    /// A block is cut off or garbled.
+    /// A block is truncated or garbled.
     #[error("the PEM in the file is damaged")]
     Pem,
-    /// A file that should not have been given away.
+    /// A private key, which nobody should send.
     #[error("there is a private key in the file; give the certificates alone")]
     PrivateKey,
-    /// A certificate that servers on rustls do not take.
+    /// A certificate that servers on rustls refuse.
     #[error(
         "rustls does not take the first certificate in the file ({0}); it has to be of version 3 of X.509, as with a SubjectAltName"
     )]
     Rustls(String),
-    /// Certificates of the same key, of which one has to be chosen.
+    /// Several certificates of the same key. The administrator must choose one.
     #[error("there are {0} certificates of the key in the file; keep the one that is to be used")]
     SeveralFirst(usize),
-    /// A signature is not that of the certificate whose name it has.
+    /// A signature was not made by the certificate that has the name of the issuer.
     #[error(
         "certificate {lower} in the file was not signed by number {upper}, although that is named {name:?} as its issuer is: it is the certificate of another key; get the intermediate certificate that belongs to certificate {lower}"
     )]
     Signature {
-        /// The one that was signed, from 1.
+        /// Number of the certificate that was signed, from 1.
         lower: usize,
-        /// The one that is named as its issuer.
+        /// Number of the certificate that has the name of the issuer.
         upper: usize,
-        /// That name.
+        /// Name of the issuer.
         name: String,
     },
-    /// More than [`MAX_CHAIN`].
+    /// More than [`MAX_CHAIN`] certificates.
     #[error("there are more than {MAX_CHAIN} certificates in the file")]
     TooMany,
     /// Text of Windows in two bytes for each letter.
@@ -430,7 +430,7 @@ mod tests {
         assert_eq!(check(&["leaf", "inter", "root"]), Ok(vec![]));
         assert_eq!(check(&["leaf", "root", "inter"]), order(1, "CN=Inter"));
         assert_eq!(check(&["leaf", "inter", "other"]), order(2, "CN=Root"));
-        // Of the right name, with another key.
+        // A certificate with the right name and another key.
         let wrong = InvalidChain::Signature { lower: 1, upper: 2, name: "CN=Inter".into() };
         assert_eq!(check(&["leaf", "twin", "root"]), Err(wrong));
         assert!(matches!(check(&["leaf", "inter", "twin"]), Err(InvalidChain::Signature { upper: 3, .. })));

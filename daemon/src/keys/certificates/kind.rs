@@ -1,17 +1,17 @@
-//! Names of the files that people give in the place of certificates.
+//! Kinds of files that people give instead of certificates, and advice for each.
 
 use der::asn1::{AnyRef, ObjectIdentifier};
 use der::{Decode, Encode, Reader, SliceReader, Tag, Tagged};
 use thiserror::Error;
 
-/// Something else than certificates.
+/// A kind of file that is no certificate.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum Kind {
     /// PKCS#7 (RFC 2315), as it comes from some authorities: it may hold certificates.
     #[error("PKCS#7; take the certificates out of it: openssl pkcs7 {}-print_certs -in FILE -out NEW", option(*der))]
     Pkcs7 {
-        /// Whether it is in DER, not in PEM.
+        /// True for DER, false for PEM.
         der: bool,
     },
     /// PKCS#12 (RFC 7292).
@@ -72,11 +72,11 @@ pub(super) fn of_der(file: &[u8]) -> Option<Kind> {
     })
 }
 
-/// Whether something in DER is a certificate (RFC 5280, 4.1) with a time before 1970.
+/// True if DER is a certificate (RFC 5280, 4.1) with a time before 1970.
 pub(super) fn is_from_before_1970(der: &[u8]) -> bool {
     let times = || {
         let fields = inner(sequence(der)?.first()?)?;
-        // The version is tagged, and not there in version 1.
+        // The version has a tag of its own, and is absent in version 1.
         let mut numbered =
             fields.iter().skip_while(|field| matches!(field.tag(), Tag::ContextSpecific { .. }));
         inner(numbered.nth(3)?)
@@ -89,7 +89,7 @@ pub(super) fn is_from_before_1970(der: &[u8]) -> bool {
     times().is_some_and(|times| times.iter().any(is_before))
 }
 
-/// What stands in a file that is one SEQUENCE.
+/// Fields of a file that is one SEQUENCE.
 fn sequence(der: &[u8]) -> Option<Vec<AnyRef<'_>>> {
     inner(&AnyRef::try_from(der).ok()?)
 }
@@ -110,7 +110,7 @@ fn tags(fields: &[AnyRef<'_>]) -> Vec<Tag> {
     fields.iter().map(Tagged::tag).collect()
 }
 
-/// The first value in DER, without what is behind it.
+/// The first value in DER, without the bytes after it.
 pub(super) fn first_value(der: &[u8]) -> Option<Vec<u8>> {
     AnyRef::decode(&mut SliceReader::new(der).ok()?).ok()?.to_der().ok()
 }

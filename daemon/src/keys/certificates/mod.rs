@@ -1,8 +1,9 @@
-//! Certificates as administrators attach them to keys: what is in a file, and what each of them says.
+//! Certificates that administrators attach to keys: reads files of certificates, and shows the
+//! contents of a certificate.
 //!
-//! Nothing here decides whether a certificate is to be trusted; that is the matter of those who
-//! connect. That the certificates of a chain have signed each other is checked, since nobody can
-//! use a chain in which they have not.
+//! This module does not decide whether a certificate is trusted. Clients decide that when they
+//! connect. The signatures inside a chain are checked, because nobody can use a chain whose
+//! certificates have not signed each other.
 
 mod chain;
 mod kind;
@@ -23,7 +24,7 @@ use crate::ground::text::printable;
 pub use chain::{Chain, InvalidChain, MAX_CHAIN};
 pub use kind::Kind;
 
-/// A certificate (RFC 5280, 4.1), as far as it matters for the key that it is for.
+/// A certificate (RFC 5280, 4.1), with the fields that matter for a key.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Certificate {
     der: Vec<u8>,
@@ -40,7 +41,7 @@ impl Certificate {
     /// Reads a certificate in DER.
     ///
     /// # Errors
-    /// If it is none.
+    /// An error of the decoder if the bytes are no certificate.
     pub fn from_der(der: &[u8]) -> der::Result<Self> {
         let read = X509::from_der(der)?;
         let fields = read.tbs_certificate();
@@ -64,37 +65,37 @@ impl Certificate {
         &self.der
     }
 
-    /// Whom it is for, in the form of RFC 4514.
+    /// Subject, in the form of RFC 4514.
     pub fn subject(&self) -> String {
         printable(&self.subject.to_string())
     }
 
-    /// Who has signed it, in the form of RFC 4514.
+    /// Issuer, in the form of RFC 4514.
     pub fn issuer(&self) -> String {
         printable(&self.issuer.to_string())
     }
 
-    /// The DNS names, IP addresses, mailboxes and URIs of its SubjectAltName, in their order.
+    /// DNS names, IP addresses, mailboxes and URIs of the SubjectAltName, in their order.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// Whether it is that of an authority, which certifies others (RFC 5280, 4.2.1.9).
+    /// True for the certificate of an authority, which certifies others (RFC 5280, 4.2.1.9).
     pub fn is_authority(&self) -> bool {
         self.authority
     }
 
-    /// From when on it is valid, in seconds since 1970.
+    /// Start of the validity, in seconds since 1970.
     pub fn not_before(&self) -> u64 {
         self.not_before.as_secs()
     }
 
-    /// Until when it is valid, in seconds since 1970.
+    /// End of the validity, in seconds since 1970.
     pub fn not_after(&self) -> u64 {
         self.not_after.as_secs()
     }
 
-    /// Its public key as SubjectPublicKeyInfo in DER.
+    /// Public key as SubjectPublicKeyInfo in DER.
     pub fn spki(&self) -> &[u8] {
         &self.spki
     }
@@ -105,14 +106,14 @@ impl Certificate {
     }
 }
 
-/// The certificate of a chain that expires before all others, with its number from 1 on: clients
-/// refuse a chain from then on.
+/// The certificate of a chain that expires first, with its number from 1. After that time clients
+/// refuse the chain.
 pub fn first_to_expire(chain: &[Vec<u8>]) -> Option<(usize, Certificate)> {
     let read = (1..).zip(chain).filter_map(|(number, der)| Some((number, Certificate::from_der(der).ok()?)));
     read.min_by_key(|(_, certificate)| certificate.not_after())
 }
 
-/// What clients compare, for a person; none for the kinds of names that TLS has no use for.
+/// A name as text for people; `None` for the kinds of names that TLS does not use.
 fn text_of(name: &GeneralName) -> Option<String> {
     match name {
         GeneralName::DnsName(text)

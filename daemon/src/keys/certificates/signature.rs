@@ -1,4 +1,4 @@
-//! Whether a certificate has signed another one.
+//! Checks whether a certificate has signed another one.
 
 use der::asn1::{AnyRef, BitStringRef};
 use der::{Decode, Encode, Reader, SliceReader};
@@ -7,21 +7,21 @@ use rustls::crypto::aws_lc_rs;
 
 use super::Certificate;
 
-/// What can be said of the signature on a certificate.
+/// Result of the check of a signature on a certificate.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Signed {
-    /// By the key of the certificate that it is said to be from.
+    /// The key of the issuer made the signature.
     ByIt,
-    /// By another key.
+    /// Another key made the signature.
     ByAnother,
-    /// In a way that is not verified here, such as with SHA-1.
+    /// The algorithm of the signature is not verified here, for example SHA-1.
     Unknown,
 }
 
-/// Whether `upper` has signed `lower`.
+/// Checks whether `upper` has signed `lower`.
 pub(super) fn signed(lower: &Certificate, upper: &Certificate) -> Signed {
     let Ok(parts) = Parts::read(lower.der(), upper.spki()) else { return Signed::Unknown };
-    // Of an RSA key of another length, the library says the same as of a wrong signature.
+    // For an RSA key of another length the library reports a wrong signature.
     if PublicKey::from_spki(upper.spki()).is_err() {
         return Signed::Unknown;
     }
@@ -37,7 +37,7 @@ pub(super) fn signed(lower: &Certificate, upper: &Certificate) -> Signed {
     }
 }
 
-/// What it takes to verify a signature.
+/// The inputs of the verification of a signature.
 struct Parts<'a> {
     /// TBSCertificate (RFC 5280, 4.1.1.1).
     message: Vec<u8>,

@@ -72,7 +72,7 @@ fn lists_come_in_order_and_in_pages() {
     assert!(labels(Some("d"), 3).is_empty());
 }
 
-/// Does something to the file that the daemon did not do.
+/// Changes the file as somebody other than the daemon.
 fn alter(dir: &Path, f: impl FnOnce(&mut Writing<'_>)) {
     let database = open_existing(&dir.join(FILE)).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -80,7 +80,7 @@ fn alter(dir: &Path, f: impl FnOnce(&mut Writing<'_>)) {
     transaction.commit().unwrap();
 }
 
-/// The rows of a store as they are.
+/// The rows of a store.
 struct Rows {
     keys: Vec<(String, Vec<u8>)>,
     index: Vec<(u32, Vec<u8>)>,
@@ -99,7 +99,7 @@ fn rows(dir: &Path) -> Rows {
     }
 }
 
-/// Keys in different lists of the index, and one that was disabled after it had been copied.
+/// Keys in different lists of the index. One of them was disabled after the rows were copied.
 fn scene() -> (tempfile::TempDir, Rows) {
     let (dir, store) = store();
     store.set_dev(false).unwrap();
@@ -115,7 +115,7 @@ fn scene() -> (tempfile::TempDir, Rows) {
     (dir, before)
 }
 
-/// The state of each key of [`scene`], or that it was altered.
+/// State of each key of [`scene`], or the alteration that was found.
 fn told(dir: &Path) -> Vec<(String, &'static str)> {
     let store = unlocked(dir);
     let listed = store.list(None, 10).unwrap();
@@ -141,7 +141,7 @@ fn expected(shop: &'static str) -> Vec<(String, &'static str)> {
         .to_vec()
 }
 
-/// Each of these is found out, and no other key suffers.
+/// Each alteration is found, and costs no other key.
 #[test]
 fn a_record_that_was_altered_is_refused() {
     let edit = |from: &'static str, to: &'static str| {
@@ -198,7 +198,7 @@ fn an_old_copy_of_a_record_is_refused() {
     };
     alter(dir.path(), put_back);
     assert_eq!(told(dir.path()), expected("altered"));
-    // With what the index said of it then.
+    // With the list of the index of that time.
     let (dir, _) = scene();
     let list = index::list_of("shop");
     alter(dir.path(), |tables| {
@@ -207,7 +207,7 @@ fn an_old_copy_of_a_record_is_refused() {
         tables.index.insert(list, old.as_slice()).unwrap();
     });
     assert_eq!(told(dir.path()), expected("unlisted"));
-    // And with all that the index said, but for the key that was made since.
+    // With everything that the index said then. The key that was made since is unlisted.
     let (dir, _) = scene();
     alter(dir.path(), |tables| {
         put_back(tables);
@@ -289,7 +289,7 @@ fn a_key_does_not_vanish_with_its_list_and_its_name() {
     let (told, _) = altered.problem().unwrap();
     assert!(told.starts_with("1 lists of the index") && told.contains("; 1 records in the key"), "{told}");
     drop(store);
-    // A daemon that runs finds it out when somebody lists the keys.
+    // A daemon that runs finds the alteration when somebody lists the keys.
     let store = unlocked(dir.path());
     assert_eq!((store.list(None, 10).unwrap().len(), store.known_altered().lists), (3, 1));
 }
@@ -299,7 +299,7 @@ fn a_list_that_was_altered_is_made_anew_and_its_keys_are_disabled() {
     let (dir, before) = scene();
     let shop: Label = "shop".parse().unwrap();
     alter(dir.path(), |tables| {
-        // It is enabled in this copy, and was disabled since.
+        // The key is enabled in this copy, and was disabled since.
         let (_, old) = before.keys.iter().find(|(label, _)| label == "shop").unwrap();
         tables.keys.insert("shop", old.as_slice()).unwrap();
         tables.keys.insert("other", [7; 50].as_slice()).unwrap();
@@ -397,7 +397,8 @@ fn an_unusable_database_is_opened_again() {
     store.put(key("other")).unwrap();
 }
 
-/// What was disabled or deleted in memory alone stays so, whoever has read the key before.
+/// A key that was disabled or deleted in memory only stays so, even for a task that has read the key
+/// before.
 #[test]
 fn an_end_that_could_not_be_written_is_not_undone() {
     let (dir, store) = store();
@@ -416,7 +417,7 @@ fn an_end_that_could_not_be_written_is_not_undone() {
     assert_eq!(store.unsettled().len(), 2);
     let read = store.get(&shop.label).unwrap().unwrap();
     assert_eq!(read.state, State::Disabled);
-    // Whoever has seen that may write, and a key of that name may be made.
+    // A task that has seen the change may write, and a new key may have the name.
     let stored = store.put(read).unwrap();
     assert_eq!(
         (stored.state, stored.revision > shop.revision, stored.revision >> 63),
