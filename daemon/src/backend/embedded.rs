@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
-use super::{Asked, BackendError, Input, Times};
+use super::{BackendError, Context, Input, Times};
 use crate::ground::fair::{Full, Place};
 use crate::ground::long_work::LongWork;
 use crate::keys::Version;
@@ -116,7 +116,7 @@ impl Embedded {
         version: &Version,
         scheme: Scheme,
         input: Input<'_>,
-        asked: &Asked,
+        context: &Context,
         times: &mut Times,
     ) -> Result<Vec<u8>, BackendError> {
         let Some(cost) = cost_of_signature(version.key_type) else {
@@ -130,7 +130,7 @@ impl Embedded {
             Input::Digest(digest) => (version.blob.clone(), digest.to_vec(), true),
         };
         // Boxed: what it takes to wait is not for every request to have room for.
-        let signed = Box::pin(self.in_turn(cost, asked, times, move |unit| {
+        let signed = Box::pin(self.in_turn(cost, context, times, move |unit| {
             let input = if is_digest { Input::Digest(&message) } else { Input::Message(&message) };
             unit.sign(&blob, scheme, input)
         }));
@@ -147,7 +147,7 @@ impl Embedded {
         ciphertext: &[u8],
         client_version: u16,
         substitute: Zeroizing<Vec<u8>>,
-        asked: &Asked,
+        context: &Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         // Some three times as long as a signature by the same key, 2 ms with RSA 2048 and 12 with RSA 4096
         // where that was measured.
@@ -155,23 +155,23 @@ impl Embedded {
         let (blob, ciphertext) = (version.blob.clone(), ciphertext.to_vec());
         let decrypt =
             move |unit: &Unit| unit.decrypt_premaster(&blob, &ciphertext, client_version, substitute);
-        self.in_turn(cost, asked, &mut Times::default(), decrypt).await
+        self.in_turn(cost, context, &mut Times::default(), decrypt).await
     }
 
     /// Does on a thread apart what takes long, when it is the user's turn.
     async fn in_turn<T: Send + 'static>(
         &self,
         cost: Duration,
-        asked: &Asked,
+        context: &Context,
         times: &mut Times,
         f: impl FnOnce(&Unit) -> Result<T, UnitError> + Send + 'static,
     ) -> Result<T, BackendError> {
         let begin = Instant::now();
         let turn =
-            tokio::time::timeout_at(asked.deadline.into(), self.long_work.enter(asked.user, cost)).await;
+            tokio::time::timeout_at(context.deadline.into(), self.long_work.enter(context.user, cost)).await;
         let turn = turn.map_err(|_| BackendError::Late)?.map_err(|Full| BackendError::Overloaded)?;
         times.queue = begin.elapsed();
-        let (unit, deadline) = (Arc::clone(self.unit()?), asked.deadline);
+        let (unit, deadline) = (Arc::clone(self.unit()?), context.deadline);
         let work = move |place: &mut Place| {
             let begin = Instant::now();
             if begin >= deadline {

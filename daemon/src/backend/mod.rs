@@ -1,13 +1,13 @@
 //! How the daemon reaches crypto units.
 
+mod abilities;
 mod embedded;
 pub(crate) mod grep11;
 mod rejection;
+mod request;
 mod verify;
 
-use core::time::Duration;
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
 
 use keyward_proto::{KeyType, Outcome, Scheme, Use};
 use keyward_unit::{ImportError, NewKey, Unit, UnitError, Wkid};
@@ -16,12 +16,13 @@ use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
 use crate::config::EMBEDDED;
-use crate::ground::fair::User;
 use crate::keys::{Keys, StoreError, Version};
-use grep11::{Abilities, Grep11, Grep11Error, Trace};
+use grep11::{Grep11, Grep11Error};
 
+pub(crate) use abilities::Abilities;
 pub(crate) use embedded::{Embedded, Unusable};
 pub(crate) use keyward_unit::Input;
+pub(crate) use request::{Context, Times, Trace, random};
 
 /// The backends of a daemon, each of which keys name. Shared by reference between tasks.
 pub(crate) struct Backends(Vec<Backend>);
@@ -32,29 +33,6 @@ pub(crate) enum Backend {
     Embedded(Embedded),
     /// Units elsewhere.
     Grep11(Arc<Grep11>),
-}
-
-/// What a signature is asked for with, beside the key and the message.
-pub(crate) struct Asked {
-    /// When nobody waits for it any more.
-    pub(crate) deadline: Instant,
-    /// Names the request.
-    pub(crate) trace: Trace,
-    /// Whose turn it takes where there is more to do than can be done.
-    pub(crate) user: User,
-}
-
-/// What a signature took, part by part.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Times {
-    /// Waiting for a unit.
-    pub(crate) queue: Duration,
-    /// To the unit and back.
-    pub(crate) network: Duration,
-    /// At the unit.
-    pub(crate) unit: Duration,
-    /// Verifying the signature.
-    pub(crate) verify: Duration,
 }
 
 impl Backends {
@@ -190,13 +168,13 @@ impl Backend {
         version: &Version,
         scheme: Scheme,
         input: Input<'_>,
-        asked: &Asked,
+        context: &Context,
         times: &mut Times,
     ) -> Result<Vec<u8>, BackendError> {
         match self {
-            Self::Embedded(embedded) => embedded.sign(version, scheme, input, asked, times).await,
+            Self::Embedded(embedded) => embedded.sign(version, scheme, input, context, times).await,
             // Boxed: what it takes to ask a remote unit is not for every request to have room for.
-            Self::Grep11(grep11) => Ok(Box::pin(grep11.sign(version, scheme, input, asked, times)).await?),
+            Self::Grep11(grep11) => Ok(Box::pin(grep11.sign(version, scheme, input, context, times)).await?),
         }
     }
 
@@ -212,16 +190,16 @@ impl Backend {
         ciphertext: &[u8],
         client_version: u16,
         keys: &Keys,
-        asked: &Asked,
+        context: &Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         let substitute = rejection::substitute(keys.rejection_secret()?, &version.spki, ciphertext);
         match self {
             Self::Embedded(embedded) => {
-                embedded.decrypt_premaster(version, ciphertext, client_version, substitute, asked).await
+                embedded.decrypt_premaster(version, ciphertext, client_version, substitute, context).await
             }
             Self::Grep11(grep11) => {
                 let decrypt =
-                    grep11.decrypt_premaster(version, ciphertext, client_version, substitute, asked);
+                    grep11.decrypt_premaster(version, ciphertext, client_version, substitute, context);
                 // Boxed as signatures are.
                 Ok(Box::pin(decrypt).await?)
             }

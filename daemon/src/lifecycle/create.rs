@@ -9,8 +9,7 @@ use super::event::{Act, Actor, Event};
 use super::placement::Placement;
 use super::uses::{check_uses, each_once};
 use super::{Error, versions};
-use crate::backend::grep11::Abilities;
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Abilities, Backend, BackendError};
 use crate::daemon::Daemon;
 use crate::keys::{Key, StoreError};
 

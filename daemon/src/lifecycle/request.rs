@@ -1,15 +1,11 @@
 //! Certificate requests: the only messages that a key signs for an administrator.
 
-use std::time::Instant;
-
 use keyward_proto::{KeyType, Label, Outcome, PublicKey, Scheme};
 
 use super::Error;
 use super::event::{Act, Actor, Event};
-use crate::backend::grep11::{Trace, random};
-use crate::backend::{Asked, BackendError, Input, Times};
+use crate::backend::{BackendError, Context, Input, Times};
 use crate::daemon::Daemon;
-use crate::ground::fair::NOBODY;
 use crate::keys::{Key, StoreError, Version};
 use crate::policy::act;
 use crate::policy::purpose::{Purpose, classify};
@@ -72,13 +68,9 @@ async fn sign(
         .backends
         .get(&key.backend)
         .ok_or_else(|| Error::BackendGone { label: key.label.clone(), backend: key.backend.clone() })?;
-    let asked = Asked {
-        deadline: Instant::now() + daemon.config().request_timeout,
-        trace: Trace::new(random(), 0),
-        user: NOBODY,
-    };
+    let context = Context::of_daemon(daemon.config().request_timeout);
     let mut times = Times::default();
-    let signed = backend.sign(version, scheme, Input::Message(info), &asked, &mut times).await;
+    let signed = backend.sign(version, scheme, Input::Message(info), &context, &mut times).await;
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
     daemon.metrics.signature(outcome, Some(Purpose::CertificateRequest));
     daemon.metrics.times(backend, scheme, outcome, &times);

@@ -4,7 +4,7 @@ use keyward_proto::{KeyType, Use};
 use keyward_unit::Header;
 
 use super::Error;
-use crate::backend::grep11::Abilities;
+use crate::backend::Abilities;
 use crate::config::EMBEDDED;
 use crate::keys::Version;
 use crate::policy::authorise::signs_and_decrypts;

@@ -16,8 +16,7 @@ use keyward_proto::message::{
 use keyward_proto::{Label, Outcome, Scheme, Use};
 use keyward_unit::UnitError;
 
-use crate::backend::grep11::Trace;
-use crate::backend::{Asked, Backend, BackendError, Input, Times};
+use crate::backend::{Backend, BackendError, Context, Input, Times, Trace};
 use crate::daemon::Daemon;
 use crate::ground::fair::Full;
 use crate::keys::changes::is_empty;
@@ -37,7 +36,7 @@ pub(super) async fn answer(
     trace: Trace,
 ) -> Response {
     daemon.metrics.request();
-    let asked = Asked { deadline: deadline(daemon, &request, arrived), trace, user: account.id };
+    let asked = Context { deadline: deadline(daemon, &request, arrived), trace, user: account.id };
     let answer = match request.body {
         Some(request::Body::Sign(sign)) => {
             self::sign(daemon, peer, account, &sign, &asked).await.map(response::Body::Signature)
@@ -149,7 +148,7 @@ async fn sign(
     peer: &Peer,
     account: &Arc<Account>,
     sign: &Sign,
-    asked: &Asked,
+    asked: &Context,
 ) -> Result<Signature, Outcome> {
     let mut purpose = None;
     let signature = signature(daemon, peer, account, sign, asked, &mut purpose).await;
@@ -185,7 +184,7 @@ async fn signature(
     peer: &Peer,
     account: &Arc<Account>,
     sign: &Sign,
-    asked: &Asked,
+    asked: &Context,
     seen: &mut Option<Purpose>,
 ) -> Result<Vec<u8>, Outcome> {
     let key = find(daemon, peer, account, &sign.label).await?;
@@ -221,7 +220,7 @@ async fn decrypt(
     peer: &Peer,
     account: &Arc<Account>,
     decrypt: &Decrypt,
-    asked: &Asked,
+    asked: &Context,
 ) -> Result<Plaintext, Outcome> {
     let plaintext = premaster(daemon, peer, account, decrypt, asked).await;
     let outcome = plaintext.as_ref().err().copied().unwrap_or(Outcome::Done);
@@ -244,7 +243,7 @@ async fn premaster(
     peer: &Peer,
     account: &Arc<Account>,
     decrypt: &Decrypt,
-    asked: &Asked,
+    asked: &Context,
 ) -> Result<Plaintext, Outcome> {
     let key = find(daemon, peer, account, &decrypt.label).await?;
     let version = usable(daemon, &key, decrypt.version, decrypt.public_key_fingerprint)?;
@@ -357,7 +356,7 @@ fn backend<'d>(
     account: &Arc<Account>,
     key: &Key,
     act: Act,
-    asked: &Asked,
+    asked: &Context,
 ) -> Result<(&'d Backend, Admitted), Outcome> {
     let config = daemon.config();
     let grants = config.grants.authorise(peer, &key.label, &key.uses, act);

@@ -18,7 +18,7 @@ use keyward_proto::message::{Request, Response, request, response};
 use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::backend::grep11::{Trace, random};
+use crate::backend::{Trace, random};
 use crate::daemon::Daemon;
 use crate::peers::answer::{self, answer};
 use crate::peers::connections::Place;

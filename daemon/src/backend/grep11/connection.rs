@@ -11,13 +11,14 @@ use keyward_grep11::crypto_client::CryptoClient;
 use keyward_grep11::{AttributeValue, GenerateKeyRequest, GetMechanismListRequest, Mechanism, cka, ckm};
 use keyward_unit::{Header, Wkid};
 use tonic::codegen::http;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Status};
 
 use super::failure::Failure;
 use super::http2::{self, Sender};
 use super::network::{self, TlsClient};
 use super::token::{Token, Tokens};
-use super::trace::Trace;
+use crate::backend::Trace;
 use crate::config::{Dialect, Endpoint};
 use crate::ground::causes::causes;
 use crate::ground::renewed::Renewed;
@@ -115,7 +116,7 @@ impl Connection {
     where
         F: Future<Output = Result<tonic::Response<A>, Status>>,
     {
-        let traceparent = trace.and_then(Trace::header);
+        let traceparent = trace.and_then(|trace| trace.parent().parse::<MetadataValue<Ascii>>().ok());
         let request = |message: Q, token: &Option<Arc<Token>>| {
             let mut request = Request::new(message);
             let metadata = request.metadata_mut();

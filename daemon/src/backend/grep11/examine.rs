@@ -9,9 +9,8 @@ use keyward_unit::Input;
 
 use super::failure::Failure;
 use super::job::Job;
-use super::key::Abilities;
-use super::trace::{Trace, random};
 use super::unit::Unit;
+use crate::backend::{Abilities, Trace, random};
 use crate::keys::Version;
 
 impl Unit {

@@ -12,8 +12,8 @@ use super::error::Grep11Error;
 use super::failure::Failure;
 use super::mechanism::{self, Form};
 use super::premaster;
-use super::trace::Trace;
 use super::unit::Unit;
+use crate::backend::Trace;
 use crate::backend::verify::{Signed, verifies};
 use crate::keys::Version;
 

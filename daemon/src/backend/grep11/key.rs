@@ -7,61 +7,16 @@ use keyward_grep11::{
     AttributeValue, DecryptSingleRequest, GenerateKeyPairRequest, KeyBlob, Mechanism, RewrapKeyBlobRequest,
     RsaoaepParm, SignSingleRequest, UnwrapKeyRequest, cka, ckk, ckm, cko, ckr, rsaoaep_parm,
 };
-use keyward_proto::{KeyType, PublicKey, Use, oid};
+use keyward_proto::{KeyType, PublicKey, oid};
 use keyward_unit::{Header, Transported, Wkid};
 use std::collections::BTreeMap;
 
 use super::connection::Connection;
 use super::failure::Failure;
 use super::http2::Sender;
-use super::trace::Trace;
+use crate::backend::Abilities;
+use crate::backend::request::Trace;
 use crate::config::Dialect;
-
-/// What a key at a unit is for. Its attributes allow that and nothing else, for good.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Abilities {
-    /// `CKA_SIGN`.
-    pub(crate) signs: bool,
-    /// `CKA_DECRYPT`: RSA key exchange.
-    pub(crate) decrypts: bool,
-}
-
-impl Abilities {
-    /// Those of a key for signatures alone.
-    pub(crate) const SIGNS: Self = Self { signs: true, decrypts: false };
-
-    /// Those that a key needs to be put to these uses.
-    pub(crate) fn needed_for(uses: &[Use]) -> Self {
-        Self {
-            signs: uses.iter().any(|u| *u != Use::RsaKeyExchange),
-            decrypts: uses.contains(&Use::RsaKeyExchange),
-        }
-    }
-
-    /// The same without decryption where that is nothing for keys of a type. Whoever asked for it is told so when the uses
-    /// are checked, for which the type must be known.
-    pub(crate) fn for_type(self, key_type: KeyType) -> Self {
-        Self { decrypts: self.decrypts && matches!(key_type, KeyType::Rsa(_)), ..self }
-    }
-
-    /// Whether a key with this header has them.
-    pub(crate) fn are_of(self, header: &Header) -> bool {
-        (header.signs() || !self.signs) && (header.decrypts() || !self.decrypts)
-    }
-
-    fn attributes(self, [sign, decrypt]: [u64; 2]) -> Vec<u64> {
-        let all = [(self.signs, sign), (self.decrypts, decrypt)];
-        all.into_iter().filter_map(|(wanted, attribute)| wanted.then_some(attribute)).collect()
-    }
-
-    fn private(self) -> Vec<u64> {
-        self.attributes([cka::CKA_SIGN, cka::CKA_DECRYPT])
-    }
-
-    fn public(self) -> Vec<u64> {
-        self.attributes([cka::CKA_VERIFY, cka::CKA_ENCRYPT])
-    }
-}
 
 /// A private key that a unit has wrapped, and its public key as SubjectPublicKeyInfo.
 #[derive(Clone)]
@@ -122,7 +77,13 @@ impl Connection {
 
     /// Has a key pair made that is able to do this and cannot be taken out.
     pub(super) async fn generate(&self, key_type: KeyType, abilities: Abilities) -> Result<Pair, Failure> {
-        let mut pair = self.generate_pair(key_type, &abilities.public(), &abilities.private()).await?;
+        let mut pair = self
+            .generate_pair(
+                key_type,
+                &attributes_of(abilities, [cka::CKA_VERIFY, cka::CKA_ENCRYPT]),
+                &private(abilities),
+            )
+            .await?;
         if let KeyType::RsaPss(_) = key_type {
             // Units know no such bond: it is in the public key, and kept by the daemon.
             let bound = PublicKey::bind_to_pss(&pair.spki, None);
@@ -136,7 +97,7 @@ impl Connection {
             Some(header) if header.extractable() => {
                 Err(Failure::severe("asked for a key that cannot be taken out, it made one that can"))
             }
-            Some(header) if !abilities.are_of(&header) => {
+            Some(header) if !abilities.are_covered_by(abilities_of(&header)) => {
                 Err(Failure::severe("it made a key that does not do what was asked for"))
             }
             Some(_) => Ok(pair),
@@ -212,7 +173,7 @@ impl Connection {
             KeyType::MlDsa(_) => ckk::CKK_IBM_ML_DSA,
             _ => ckk::CKK_EC,
         };
-        let mut template = only(&abilities.private());
+        let mut template = only(&private(abilities));
         template.extend(attributes(&[
             (cka::CKA_CLASS, integer(cko::CKO_PRIVATE_KEY)),
             (cka::CKA_KEY_TYPE, integer(key_type)),
@@ -225,9 +186,11 @@ impl Connection {
         // The unit tells the public key, followed by a length.
         match (keyward_unit::spki_of_public_key_blob(&check_sum), Header::read(&blob)) {
             (_, None) => Err(Failure::severe("what it makes are no blobs of Enterprise PKCS #11")),
-            (_, Some(header)) if header.extractable() || !abilities.are_of(&header) => Err(Failure::severe(
-                "asked to take in a key that cannot be taken out, for certain uses, it made another one",
-            )),
+            (_, Some(header)) if header.extractable() || !abilities.are_covered_by(abilities_of(&header)) => {
+                Err(Failure::severe(
+                    "asked to take in a key that cannot be taken out, for certain uses, it made another one",
+                ))
+            }
             (Some(spki), _) if is_of(&spki, &wrapped.spki) => Ok(Pair { blob, spki: wrapped.spki.clone() }),
             _ => Err(Failure::severe("it took in a key, and tells a public key that is not of that")),
         }
@@ -317,6 +280,21 @@ pub(crate) fn making(key_type: KeyType) -> (u64, u64, OneAttr) {
     let mut parameters = vec![6, u8::try_from(curve.as_bytes().len()).unwrap_or_default()];
     parameters.extend_from_slice(curve.as_bytes());
     (ckm::CKM_EC_KEY_PAIR_GEN, cka::CKA_EC_PARAMS, OneAttr::AttributeB(parameters))
+}
+
+/// Abilities that the header of a blob names.
+pub(super) fn abilities_of(header: &Header) -> Abilities {
+    Abilities { signs: header.signs(), decrypts: header.decrypts() }
+}
+
+fn private(abilities: Abilities) -> Vec<u64> {
+    attributes_of(abilities, [cka::CKA_SIGN, cka::CKA_DECRYPT])
+}
+
+/// The attributes that stand for abilities, of which `sign` and `decrypt` are those of one half of the pair.
+fn attributes_of(abilities: Abilities, [sign, decrypt]: [u64; 2]) -> Vec<u64> {
+    let all = [(abilities.signs, sign), (abilities.decrypts, decrypt)];
+    all.into_iter().filter_map(|(wanted, attribute)| wanted.then_some(attribute)).collect()
 }
 
 /// What a key may do: this, and nothing else; and it cannot be taken out.

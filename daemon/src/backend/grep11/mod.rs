@@ -22,7 +22,6 @@ mod premaster;
 mod queue;
 mod seat;
 mod token;
-mod trace;
 mod unit;
 
 use core::time::Duration;
@@ -37,7 +36,7 @@ use tokio::sync::{Notify, RwLock};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-use super::{Asked, Times};
+use super::{Abilities, Context, Times};
 use crate::config;
 use crate::ground::fair::NOBODY;
 use crate::ground::renewed::Verdict;
@@ -54,9 +53,8 @@ use unit::Trial;
 
 pub(crate) use breaker::Breaker;
 pub(crate) use error::{Grep11Error, SetupError};
-pub(crate) use key::{Abilities, making};
+pub(crate) use key::making;
 pub(crate) use mechanism::Form;
-pub(crate) use trace::{Trace, random};
 pub(crate) use unit::{Status, Unit};
 
 /// A backend: units with one master key, reached over GREP11. Shared between threads.
@@ -220,11 +218,11 @@ impl Grep11 {
         version: &Version,
         scheme: Scheme,
         input: Input<'_>,
-        asked: &Asked,
+        context: &Context,
         times: &mut Times,
     ) -> Result<Vec<u8>, Grep11Error> {
         let job = Job::to_sign(version, scheme, input)?;
-        let signed = self.ask_some_unit(&job, asked, times).await;
+        let signed = self.ask_some_unit(&job, context, times).await;
         if signed.is_err() {
             job.examine_suspects();
         }
@@ -242,9 +240,9 @@ impl Grep11 {
         ciphertext: &[u8],
         client_version: u16,
         substitute: Zeroizing<Vec<u8>>,
-        asked: &Asked,
+        context: &Context,
     ) -> Result<Zeroizing<Vec<u8>>, Grep11Error> {
-        let found = self.decrypt(version, ciphertext, asked).await?;
+        let found = self.decrypt(version, ciphertext, context).await?;
         Ok(premaster::settle(substitute, &found, client_version))
     }
 
@@ -253,30 +251,30 @@ impl Grep11 {
         &self,
         version: &Version,
         ciphertext: &[u8],
-        asked: &Asked,
+        context: &Context,
     ) -> Result<Zeroizing<Vec<u8>>, Grep11Error> {
         let job = Job::to_decrypt(version, ciphertext)?;
-        let found = self.ask_some_unit(&job, asked, &mut Times::default()).await;
+        let found = self.ask_some_unit(&job, context, &mut Times::default()).await;
         found.map(Zeroizing::new)
     }
 
     async fn ask_some_unit(
         &self,
         job: &Job<'_>,
-        asked: &Asked,
+        context: &Context,
         times: &mut Times,
     ) -> Result<Vec<u8>, Grep11Error> {
         let mut tried = Tried::default();
         let mut attempts = 0;
         loop {
             let begin = Instant::now();
-            let seat = self.pool.seat(&job.wkids, tried, asked.deadline, true, asked.user).await;
+            let seat = self.pool.seat(&job.wkids, tried, context.deadline, true, context.user).await;
             times.queue += begin.elapsed();
             let seat = seat.map_err(|why| self.no_seat(why, &job.wkids))?;
             attempts += 1;
             tried.add(self.pool.number(&seat.unit));
             let begin = Instant::now();
-            match self.with_hedge(seat, job, asked, &mut tried).await {
+            match self.with_hedge(seat, job, context, &mut tried).await {
                 Ok(answer) => {
                     times.network += answer.network;
                     times.unit += answer.unit;
@@ -287,7 +285,7 @@ impl Grep11 {
                 }
                 Err(failure) => {
                     times.unit += begin.elapsed();
-                    let late = Instant::now() >= asked.deadline;
+                    let late = Instant::now() >= context.deadline;
                     if late || attempts >= ATTEMPTS || !failure.is_worth_another_attempt() {
                         return Err(match self.failed(failure, late, &job.wkids) {
                             Grep11Error::WrongSignature { backend, .. } => {
@@ -306,13 +304,13 @@ impl Grep11 {
         &self,
         mut seat: Seat,
         job: &Job<'_>,
-        asked: &Asked,
+        context: &Context,
         tried: &mut Tried,
     ) -> Result<Answer, Failure> {
         if !self.hedge || self.pool.units.len() < 2 || seat.is_to_find_out() {
-            return self.attempt(seat, job, asked).await;
+            return self.attempt(seat, job, context).await;
         }
-        let first = self.attempt(seat, job, asked);
+        let first = self.attempt(seat, job, context);
         tokio::pin!(first);
         let p95 = self.p95.lock().unwrap_or_else(PoisonError::into_inner).get();
         if let Ok(answer) = tokio::time::timeout(p95, &mut first).await {
@@ -320,7 +318,7 @@ impl Grep11 {
         }
         let Some(seat) = self.pool.seat_now(&job.wkids, *tried) else { return first.await };
         tried.add(self.pool.number(&seat.unit));
-        let second = self.attempt(seat, job, asked);
+        let second = self.attempt(seat, job, context);
         tokio::pin!(second);
         tokio::select! {
             answer = &mut first => match answer {
@@ -334,15 +332,15 @@ impl Grep11 {
         }
     }
 
-    async fn attempt(&self, seat: Seat, job: &Job<'_>, asked: &Asked) -> Result<Answer, Failure> {
+    async fn attempt(&self, seat: Seat, job: &Job<'_>, context: &Context) -> Result<Answer, Failure> {
         let full = Instant::now() + self.timeout;
-        let due = asked.deadline.min(full);
+        let due = context.deadline.min(full);
         let late = if due < full { Failure::Hurried } else { Failure::Late };
         let mut connection = None;
         let attempt = async {
             let connection = connection.insert(seat.unit.connection().await?);
             let begin = Instant::now();
-            let raw = job.ask(connection, &seat.unit, &asked.trace).await?;
+            let raw = job.ask(connection, &seat.unit, &context.trace).await?;
             let took = begin.elapsed();
             let network = seat.unit.round_trip().min(took);
             let begin = Instant::now();
@@ -478,15 +476,15 @@ impl Grep11 {
             created: 0,
             certificates: Vec::new(),
         };
-        let asked = Asked { deadline: Instant::now() + MAKING, trace: Trace::new(random(), 0), user: NOBODY };
+        let context = Context::of_daemon(MAKING);
         if abilities.signs {
             let public = PublicKey::from_spki(&key.spki).map_err(|_| Grep11Error::NoPublicKey)?;
             let scheme = public.schemes().first().copied().ok_or(Grep11Error::CannotSign)?;
-            self.sign(&version, scheme, Input::Message(MESSAGE), &asked, &mut Times::default()).await?;
+            self.sign(&version, scheme, Input::Message(MESSAGE), &context, &mut Times::default()).await?;
         }
         if abilities.decrypts {
             let (plain, ciphertext) = encrypted(&key.spki).map_err(|_| Grep11Error::CannotDecrypt)?;
-            if *self.decrypt(&version, &ciphertext, &asked).await? != plain {
+            if *self.decrypt(&version, &ciphertext, &context).await? != plain {
                 return Err(Grep11Error::WrongPlaintext { backend: self.name.to_string() });
             }
         }

@@ -1,0 +1,87 @@
+//! Request to a backend: the part that every kind of backend needs, whatever carries it to a unit.
+
+use core::time::Duration;
+use std::time::Instant;
+
+use aws_lc_rs::rand;
+
+use crate::ground::fair::{NOBODY, User};
+
+/// Context of a request: deadline, name and user.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context {
+    /// Time from which nobody waits for the answer any more.
+    pub(crate) deadline: Instant,
+    /// Name of the request, sent to the unit where its protocol has a place for that.
+    pub(crate) trace: Trace,
+    /// User whose turn the request takes while there is more to do than units can do.
+    pub(crate) user: User,
+}
+
+impl Context {
+    /// Context of a request that the daemon or an administrator makes, to be answered within `patience`.
+    pub(crate) fn of_daemon(patience: Duration) -> Self {
+        Self { deadline: Instant::now() + patience, trace: Trace::new(random(), 0), user: NOBODY }
+    }
+}
+
+/// Time of a signature, part by part.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// Waiting for a unit.
+    pub(crate) queue: Duration,
+    /// To the unit and back.
+    pub(crate) network: Duration,
+    /// At the unit.
+    pub(crate) unit: Duration,
+    /// Verifying the signature.
+    pub(crate) verify: Duration,
+}
+
+/// Name of one request of a peer, in the form of W3C Trace Context. Calls to units that a request
+/// causes carry it, so both are found together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Trace {
+    /// Number of the peer's connection.
+    session: u64,
+    /// Number of the request, as the peer counts.
+    request: u64,
+}
+
+impl Trace {
+    pub(crate) fn new(session: u64, request: u64) -> Self {
+        Self { session, request }
+    }
+
+    /// Trace id: 16 bytes in hexadecimal, of which the last eight are the number of the request.
+    pub(crate) fn id(self) -> String {
+        format!("{:016x}{:016x}", self.session, self.request)
+    }
+
+    /// `traceparent` for one call (W3C Trace Context, 3.2): version, trace id, a fresh id of the call,
+    /// and the flag that the call is recorded.
+    pub(super) fn parent(self) -> String {
+        format!("00-{}-{:016x}-01", self.id(), random())
+    }
+}
+
+/// Random number except zero, which Trace Context forbids.
+pub(crate) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Without random numbers all ids are the same, which confuses only readers of traces.
+    let _ = rand::fill(&mut bytes);
+    u64::from_ne_bytes(bytes).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_is_that_of_the_standard() {
+        let header = Trace::new(0xa, 0xb).parent();
+        let parts: Vec<_> = header.split('-').collect();
+        assert_eq!((parts[0], parts[1]), ("00", "000000000000000a000000000000000b"));
+        assert_eq!((parts[2].len(), parts[3], parts.len()), (16, "01", 4));
+    }
+}
