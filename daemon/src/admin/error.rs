@@ -10,7 +10,6 @@ use thiserror::Error;
 
 use crate::admin::api::{MAX_KEY_FILE, Refusal};
 use crate::backend::BackendError;
-use crate::backend::grep11::Grep11Error;
 use crate::ground::text::printable;
 use crate::keys::StoreError;
 use crate::lifecycle;
@@ -109,15 +108,14 @@ fn backend_status(error: &BackendError) -> StatusCode {
         BackendError::Import(ImportError::Unit(_))
         | BackendError::GivenUp
         | BackendError::Late
-        | BackendError::Store(_)
         | BackendError::Unit(_) => StatusCode::INTERNAL_SERVER_ERROR,
         BackendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
         // The master key is that of another store: the configuration is wrong.
         BackendError::Unusable(_) => StatusCode::FAILED_DEPENDENCY,
         // Most likely the public key that came with an adoption is of another key.
-        BackendError::Grep11(Grep11Error::WrongSignature { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
-        BackendError::Grep11(error) => match error.outcome() {
+        BackendError::WrongSignature { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => match error.outcome() {
             Outcome::UnitUnavailable | Outcome::DeadlineExceeded | Outcome::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

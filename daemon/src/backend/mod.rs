@@ -2,6 +2,7 @@
 
 mod abilities;
 mod embedded;
+mod error;
 pub(crate) mod grep11;
 mod rejection;
 mod request;
@@ -9,18 +10,18 @@ mod verify;
 
 use std::sync::{Arc, LazyLock};
 
-use keyward_proto::{KeyType, Outcome, Scheme, Use};
-use keyward_unit::{ImportError, NewKey, Unit, UnitError, Wkid};
-use thiserror::Error;
+use keyward_proto::{KeyType, Scheme, Use};
+use keyward_unit::{NewKey, Unit, Wkid};
 use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
 use crate::config::EMBEDDED;
-use crate::keys::{Keys, StoreError, Version};
-use grep11::{Grep11, Grep11Error};
+use crate::keys::Version;
+use grep11::Grep11;
 
 pub(crate) use abilities::Abilities;
 pub(crate) use embedded::{Embedded, Unusable};
+pub(crate) use error::{BackendError, SetupError};
 pub(crate) use keyward_unit::Input;
 pub(crate) use request::{Context, Times, Trace, random};
 
@@ -104,7 +105,7 @@ impl Backend {
     ) -> Result<NewKey, BackendError> {
         match self {
             Self::Embedded(embedded) => embedded.make(wkid, move |unit| unit.generate(key_type)).await,
-            Self::Grep11(grep11) => Ok(grep11.generate(key_type, Abilities::needed_for(uses), wkid).await?),
+            Self::Grep11(grep11) => grep11.generate(key_type, Abilities::needed_for(uses), wkid).await,
         }
     }
 
@@ -120,9 +121,7 @@ impl Backend {
     ) -> Result<NewKey, BackendError> {
         match self {
             Self::Embedded(embedded) => embedded.make(wkid, move |unit| unit.import(file.as_ref())).await,
-            Self::Grep11(grep11) => {
-                Ok(grep11.import(file.as_ref(), Abilities::needed_for(uses), wkid).await??)
-            }
+            Self::Grep11(grep11) => grep11.import(file.as_ref(), Abilities::needed_for(uses), wkid).await,
         }
     }
 
@@ -144,7 +143,7 @@ impl Backend {
                 let unit = embedded.unit()?;
                 Ok(unit.rewrap(blob, to.unwrap_or_else(|| unit.wkid()))?)
             }
-            Self::Grep11(grep11) => Ok(grep11.rewrap(blob).await?),
+            Self::Grep11(grep11) => grep11.rewrap(blob).await,
         }
     }
 
@@ -155,7 +154,7 @@ impl Backend {
     pub(crate) async fn prove_next(&self, version: &Version, uses: &[Use]) -> Result<(), BackendError> {
         match self {
             Self::Embedded(embedded) => embedded.prove_next(version),
-            Self::Grep11(grep11) => Ok(grep11.prove_next(version, Abilities::needed_for(uses)).await?),
+            Self::Grep11(grep11) => grep11.prove_next(version, Abilities::needed_for(uses)).await,
         }
     }
 
@@ -174,13 +173,14 @@ impl Backend {
         match self {
             Self::Embedded(embedded) => embedded.sign(version, scheme, input, context, times).await,
             // Boxed: what it takes to ask a remote unit is not for every request to have room for.
-            Self::Grep11(grep11) => Ok(Box::pin(grep11.sign(version, scheme, input, context, times)).await?),
+            Self::Grep11(grep11) => Box::pin(grep11.sign(version, scheme, input, context, times)).await,
         }
     }
 
     /// Decrypts the premaster secret of an RSA key exchange; see [`Unit::decrypt_premaster`].
     ///
-    /// `keys` have the secret behind what stands for a secret that is not sound.
+    /// `rejection_secret` derives the answer to a ciphertext that holds no premaster secret. The answer
+    /// must be the same after restarts, at every backend and under every master key.
     ///
     /// # Errors
     /// [`BackendError`] says what everybody can see to be wrong, or why no unit has answered.
@@ -189,10 +189,10 @@ impl Backend {
         version: &Version,
         ciphertext: &[u8],
         client_version: u16,
-        keys: &Keys,
+        rejection_secret: &[u8],
         context: &Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
-        let substitute = rejection::substitute(keys.rejection_secret()?, &version.spki, ciphertext);
+        let substitute = rejection::substitute(rejection_secret, &version.spki, ciphertext);
         match self {
             Self::Embedded(embedded) => {
                 embedded.decrypt_premaster(version, ciphertext, client_version, substitute, context).await
@@ -201,79 +201,10 @@ impl Backend {
                 let decrypt =
                     grep11.decrypt_premaster(version, ciphertext, client_version, substitute, context);
                 // Boxed as signatures are.
-                Ok(Box::pin(decrypt).await?)
+                Box::pin(decrypt).await
             }
         }
     }
 }
 
 static EMBEDDED_LABEL: LazyLock<Arc<str>> = LazyLock::new(|| EMBEDDED.into());
-
-/// Why a unit did not do what it was asked.
-#[derive(Debug, Error)]
-pub(crate) enum BackendError {
-    #[error("the unit gave up; see the log")]
-    GivenUp,
-    #[error(transparent)]
-    Grep11(#[from] Grep11Error),
-    #[error(transparent)]
-    Import(#[from] ImportError),
-    #[error("the deadline passed before it was this request's turn")]
-    Late,
-    #[error("more requests wait than there is room for, and most of them are of this user")]
-    Overloaded,
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Unit(#[from] UnitError),
-    #[error(transparent)]
-    Unusable(#[from] Unusable),
-}
-
-impl BackendError {
-    /// Whether whoever asked is at fault, and nobody has to look after anything.
-    pub(crate) fn is_of_the_peer(&self) -> bool {
-        matches!(
-            self,
-            Self::Late
-                | Self::Overloaded
-                | Self::Unit(
-                    UnitError::CiphertextLength
-                        | UnitError::DigestLength { .. }
-                        | UnitError::KeyCannotDecrypt
-                        | UnitError::KeyTypeNotSupported(_)
-                        | UnitError::Retired
-                        | UnitError::SchemeNotSupported { .. }
-                        | UnitError::WholeMessageNeeded(_)
-                )
-                | Self::Grep11(
-                    Grep11Error::CiphertextLength
-                        | Grep11Error::DigestLength { .. }
-                        | Grep11Error::SchemeNotSupported { .. }
-                        | Grep11Error::WholeMessageNeeded(_)
-                )
-        )
-    }
-
-    /// What a peer is told.
-    pub(crate) fn outcome(&self) -> Outcome {
-        match self {
-            Self::GivenUp | Self::Import(_) | Self::Store(_) => Outcome::Internal,
-            Self::Late => Outcome::DeadlineExceeded,
-            Self::Overloaded => Outcome::Overloaded,
-            Self::Grep11(error) => error.outcome(),
-            Self::Unusable(_) => Outcome::OtherMasterKey,
-            Self::Unit(error) => match error {
-                UnitError::BlobDamaged => Outcome::BlobDamaged,
-                UnitError::CiphertextLength | UnitError::DigestLength { .. } => Outcome::Malformed,
-                UnitError::KeyCannotDecrypt
-                | UnitError::KeyTypeNotSupported(_)
-                | UnitError::SchemeNotSupported { .. }
-                | UnitError::WholeMessageNeeded(_) => Outcome::NotSupported,
-                UnitError::OtherMasterKey { .. } => Outcome::OtherMasterKey,
-                UnitError::Retired => Outcome::KeyDisabled,
-                _ => Outcome::Internal,
-            },
-        }
-    }
-}

@@ -9,7 +9,7 @@ use super::event::{Act, Actor, Event};
 use super::placement::Placement;
 use super::uses::{check_uses, each_once};
 use super::{Error, versions};
-use crate::backend::{Abilities, Backend, BackendError};
+use crate::backend::{Abilities, Backend};
 use crate::daemon::Daemon;
 use crate::keys::{Key, StoreError};
 
@@ -88,8 +88,7 @@ pub(crate) async fn adopt(
             "the key that is adopted can be taken out of its unit: CKA_EXTRACTABLE is true"
         );
     }
-    let made = grep11.adopt(blob, public, Abilities::needed_for(&spec.uses)).await;
-    let made = made.map_err(BackendError::from)?;
+    let made = grep11.adopt(blob, public, Abilities::needed_for(&spec.uses)).await?;
     check_uses(&spec.uses, made.key_type, spec.sign_and_decrypt)?;
     let key = add(daemon, spec, &placement, &made).await?;
     record(Act::Adopt(&key), &key, actor);

@@ -14,7 +14,6 @@ use keyward_proto::message::{
     response, sign,
 };
 use keyward_proto::{Label, Outcome, Scheme, Use};
-use keyward_unit::UnitError;
 
 use crate::backend::{Backend, BackendError, Context, Input, Times, Trace};
 use crate::daemon::Daemon;
@@ -250,8 +249,12 @@ async fn premaster(
     let (backend, _admitted) = backend(daemon, peer, account, &key, Act::DecryptPremaster, asked)?;
     let client_version = u16::try_from(decrypt.client_version).ok().filter(|version| *version != 0);
     let client_version = client_version.ok_or(Outcome::Malformed)?;
+    let secret = daemon.keys.rejection_secret().map_err(|error| {
+        fault(daemon, peer, "decrypt", &decrypt.label, &error, Outcome::Internal);
+        Outcome::Internal
+    })?;
     let ask = async |version: &Version| {
-        backend.decrypt_premaster(version, &decrypt.ciphertext, client_version, &daemon.keys, asked).await
+        backend.decrypt_premaster(version, &decrypt.ciphertext, client_version, secret, asked).await
     };
     let mut premaster = ask(version).await;
     if let Err(error) = &premaster
@@ -278,7 +281,9 @@ async fn wrapped_anew(
     key: &Key,
     version: &Version,
 ) -> Option<Version> {
-    let BackendError::Unit(UnitError::Retired) = error else { return None };
+    if !error.is_of_a_retired_blob() {
+        return None;
+    }
     let key = daemon.keys.get(&key.label).await.ok()??;
     let now = key.version(version.number).filter(|_| key.state.may_sign())?;
     (now.spki == version.spki && now.blob != version.blob).then(|| now.clone())

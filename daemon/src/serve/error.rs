@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::sockets::SocketError;
 use super::store_key::StoreKeyError;
-use crate::backend::grep11::SetupError;
+use crate::backend::SetupError;
 use crate::config::ConfigError;
 use crate::ground::exit;
 use crate::ground::master_key::MasterKeyError;

@@ -1,6 +1,7 @@
 //! Why a unit did not do what it was asked, and whether another one may.
 
 use keyward_grep11::{ERROR_TYPE_URL, Grep11Error, RpcStatus, ckr};
+use keyward_proto::Outcome;
 use keyward_unit::Wkid;
 use prost::Message;
 use tonic::{Code, Status};
@@ -132,6 +133,20 @@ fn detail(status: &Status) -> Option<Grep11Error> {
         return None;
     }
     Grep11Error::decode(detail.value.as_slice()).ok()
+}
+
+/// Outcome that a peer learns when a unit refuses with this number of PKCS #11.
+pub(super) fn outcome_of(code: u64) -> Outcome {
+    match code {
+        ckr::CKR_IBM_BLOB_ERROR | ckr::CKR_KEY_HANDLE_INVALID | ckr::CKR_OBJECT_HANDLE_INVALID => {
+            Outcome::BlobDamaged
+        }
+        ckr::CKR_KEY_FUNCTION_NOT_PERMITTED
+        | ckr::CKR_KEY_TYPE_INCONSISTENT
+        | ckr::CKR_KEY_SIZE_RANGE
+        | ckr::CKR_IBM_STATIC_POLICY => Outcome::NotSupported,
+        _ => Outcome::Internal,
+    }
 }
 
 /// Text of somebody else, for a line of ours.

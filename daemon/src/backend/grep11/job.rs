@@ -5,16 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::digest::{self, Digest};
 use keyward_proto::{PublicKey, Scheme};
-use keyward_unit::{Header, Input, Wkid};
+use keyward_unit::{Header, Input, UnitError, Wkid};
 
 use super::connection::Connection;
-use super::error::Grep11Error;
 use super::failure::Failure;
 use super::mechanism::{self, Form};
 use super::premaster;
 use super::unit::Unit;
-use crate::backend::Trace;
 use crate::backend::verify::{Signed, verifies};
+use crate::backend::{BackendError, Trace};
 use crate::keys::Version;
 
 /// What is to be done with a key, with everything that does not depend on the unit.
@@ -47,21 +46,21 @@ impl<'a> Job<'a> {
         version: &'a Version,
         scheme: Scheme,
         input: Input<'a>,
-    ) -> Result<Self, Grep11Error> {
+    ) -> Result<Self, BackendError> {
         let (key, key_type) = (public_key(version)?, version.key_type);
         if !key.schemes().contains(&scheme) {
-            return Err(Grep11Error::SchemeNotSupported { scheme, key_type });
+            return Err(UnitError::SchemeNotSupported { scheme, key_type }.into());
         }
         let (message, digest) = match (input, scheme.hash()) {
             (Input::Message(message), Some(hash)) => {
                 (Some(message), Some(digest::digest(mechanism::algorithm(hash), message)))
             }
             (Input::Message(message), None) => (Some(message), None),
-            (Input::Digest(_), None) => return Err(Grep11Error::WholeMessageNeeded(scheme)),
+            (Input::Digest(_), None) => return Err(UnitError::WholeMessageNeeded(scheme).into()),
             (Input::Digest(digest), Some(hash)) => {
                 let given = digest.len();
                 let digest = Digest::import_less_safe(digest, mechanism::algorithm(hash));
-                let wrong = |_| Grep11Error::DigestLength { needed: hash.length(), given };
+                let wrong = |_| UnitError::DigestLength { needed: hash.length(), given };
                 (None, Some(digest.map_err(wrong)?))
             }
         };
@@ -69,17 +68,17 @@ impl<'a> Job<'a> {
     }
 
     /// A decryption.
-    pub(super) fn to_decrypt(version: &'a Version, ciphertext: &'a [u8]) -> Result<Self, Grep11Error> {
+    pub(super) fn to_decrypt(version: &'a Version, ciphertext: &'a [u8]) -> Result<Self, BackendError> {
         let key = public_key(version)?;
         premaster::check(&key, ciphertext)?;
         Self::new(version, key, Task::Decrypt(ciphertext))
     }
 
-    fn new(version: &'a Version, key: PublicKey, task: Task<'a>) -> Result<Self, Grep11Error> {
+    fn new(version: &'a Version, key: PublicKey, task: Task<'a>) -> Result<Self, BackendError> {
         let blobs = core::iter::once(&version.blob).chain(&version.next_blob);
         let wkids: Vec<_> = blobs.filter_map(|blob| Some(Header::read(blob)?.wkid())).collect();
         if wkids.is_empty() {
-            return Err(Grep11Error::NoBlob);
+            return Err(BackendError::NoBlob);
         }
         Ok(Self { version, key, task, wkids, suspects: Mutex::default() })
     }
@@ -195,6 +194,6 @@ pub(super) struct Answer {
     pub(super) verify: Duration,
 }
 
-fn public_key(version: &Version) -> Result<PublicKey, Grep11Error> {
-    PublicKey::from_spki(&version.spki).map_err(|_| Grep11Error::NoPublicKey)
+fn public_key(version: &Version) -> Result<PublicKey, BackendError> {
+    PublicKey::from_spki(&version.spki).map_err(|_| BackendError::NoPublicKey)
 }

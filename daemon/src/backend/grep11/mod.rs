@@ -7,7 +7,6 @@
 
 mod breaker;
 mod connection;
-mod error;
 mod examine;
 mod failure;
 mod http2;
@@ -31,12 +30,12 @@ use std::time::Instant;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey};
 use keyward_proto::{Fingerprint, KeyType, PublicKey, Scheme};
-use keyward_unit::{Header, ImportError, Input, NewKey, PREMASTER, Wkid};
+use keyward_unit::{Header, Input, NewKey, PREMASTER, Wkid};
 use tokio::sync::{Notify, RwLock};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-use super::{Abilities, Context, Times};
+use super::{Abilities, BackendError, Context, SetupError, Times};
 use crate::config;
 use crate::ground::fair::NOBODY;
 use crate::ground::renewed::Verdict;
@@ -52,7 +51,6 @@ use token::Tokens;
 use unit::Trial;
 
 pub(crate) use breaker::Breaker;
-pub(crate) use error::{Grep11Error, SetupError};
 pub(crate) use key::making;
 pub(crate) use mechanism::Form;
 pub(crate) use unit::{Status, Unit};
@@ -75,13 +73,12 @@ impl Grep11 {
     /// # Errors
     /// [`SetupError`] says which setting leads nowhere.
     pub(crate) fn new(name: &str, settings: &config::Grep11) -> Result<Self, SetupError> {
-        let failed = |reason: &dyn core::error::Error| {
-            SetupError(name.to_owned(), crate::ground::causes::causes(reason))
-        };
         let tls = settings.tls.as_ref().map(|tls| TlsClient::renewed(name, tls, b"h2")).transpose();
-        let tokens = Tokens::new(name, &settings.auth).map_err(|error| failed(&error))?;
+        let tls = tls.map_err(|error| SetupError { backend: name.to_owned(), reason: error.into() })?;
+        let tokens = Tokens::new(name, &settings.auth)
+            .map_err(|error| SetupError { backend: name.to_owned(), reason: error.into() })?;
         let line = Arc::new(Line {
-            tls: tls.map_err(|error| failed(&error))?.map(Arc::new),
+            tls: tls.map(Arc::new),
             tokens: Arc::new(tokens),
             dialect: settings.dialect,
             keepalive: settings.keepalive,
@@ -108,7 +105,8 @@ impl Grep11 {
     /// # Errors
     /// [`SetupError`] says what is wrong with a token or an API key.
     pub(crate) fn check(&self) -> Result<(), SetupError> {
-        let failed = |error| SetupError(self.name.to_string(), crate::ground::causes::causes(&error));
+        let failed =
+            |error: token::TokenError| SetupError { backend: self.name.to_string(), reason: error.into() };
         self.line.tokens.check().map_err(failed)
     }
 
@@ -212,7 +210,7 @@ impl Grep11 {
     /// Signs at a unit that has the master key of the key; at another one if that fails in time.
     ///
     /// # Errors
-    /// [`Grep11Error`] says why no unit has signed.
+    /// [`BackendError`] says why no unit has signed.
     pub(crate) async fn sign(
         &self,
         version: &Version,
@@ -220,7 +218,7 @@ impl Grep11 {
         input: Input<'_>,
         context: &Context,
         times: &mut Times,
-    ) -> Result<Vec<u8>, Grep11Error> {
+    ) -> Result<Vec<u8>, BackendError> {
         let job = Job::to_sign(version, scheme, input)?;
         let signed = self.ask_some_unit(&job, context, times).await;
         if signed.is_err() {
@@ -233,7 +231,7 @@ impl Grep11 {
     /// ciphertext, the answer has the same form: `substitute` stands for what is not sound.
     ///
     /// # Errors
-    /// [`Grep11Error`] says why no unit has answered, or what everybody can see to be wrong.
+    /// [`BackendError`] says why no unit has answered, or what everybody can see to be wrong.
     pub(crate) async fn decrypt_premaster(
         &self,
         version: &Version,
@@ -241,7 +239,7 @@ impl Grep11 {
         client_version: u16,
         substitute: Zeroizing<Vec<u8>>,
         context: &Context,
-    ) -> Result<Zeroizing<Vec<u8>>, Grep11Error> {
+    ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         let found = self.decrypt(version, ciphertext, context).await?;
         Ok(premaster::settle(substitute, &found, client_version))
     }
@@ -252,7 +250,7 @@ impl Grep11 {
         version: &Version,
         ciphertext: &[u8],
         context: &Context,
-    ) -> Result<Zeroizing<Vec<u8>>, Grep11Error> {
+    ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         let job = Job::to_decrypt(version, ciphertext)?;
         let found = self.ask_some_unit(&job, context, &mut Times::default()).await;
         found.map(Zeroizing::new)
@@ -263,7 +261,7 @@ impl Grep11 {
         job: &Job<'_>,
         context: &Context,
         times: &mut Times,
-    ) -> Result<Vec<u8>, Grep11Error> {
+    ) -> Result<Vec<u8>, BackendError> {
         let mut tried = Tried::default();
         let mut attempts = 0;
         loop {
@@ -288,8 +286,8 @@ impl Grep11 {
                     let late = Instant::now() >= context.deadline;
                     if late || attempts >= ATTEMPTS || !failure.is_worth_another_attempt() {
                         return Err(match self.failed(failure, late, &job.wkids) {
-                            Grep11Error::WrongSignature { backend, .. } => {
-                                Grep11Error::WrongSignature { backend, agreed: job.is_unsound() }
+                            BackendError::WrongSignature { backend, .. } => {
+                                BackendError::WrongSignature { backend, agreed: job.is_unsound() }
                             }
                             other => other,
                         });
@@ -367,13 +365,13 @@ impl Grep11 {
     /// Makes a new private key at a unit with that master key, which is able to do this and cannot be taken out.
     ///
     /// # Errors
-    /// [`Grep11Error`] says why not.
+    /// [`BackendError`] says why not.
     pub(crate) async fn generate(
         &self,
         key_type: KeyType,
         abilities: Abilities,
         wkid: Option<Wkid>,
-    ) -> Result<NewKey, Grep11Error> {
+    ) -> Result<NewKey, BackendError> {
         let generate = |connection: Arc<Connection>| async move {
             connection.generate(key_type, abilities).await?.wrapped_by(wkid)
         };
@@ -384,13 +382,13 @@ impl Grep11 {
     /// Takes in the private key of a file: it is wrapped here for a key that a unit has made for that alone.
     ///
     /// # Errors
-    /// [`ImportError`] says what the file is instead; [`Grep11Error`] why no unit took it in.
+    /// [`BackendError::Import`] says what the file is instead; other errors why no unit took it in.
     pub(crate) async fn import(
         &self,
         file: &[u8],
         abilities: Abilities,
         wkid: Option<Wkid>,
-    ) -> Result<Result<NewKey, Grep11Error>, ImportError> {
+    ) -> Result<NewKey, BackendError> {
         let import = |connection: Arc<Connection>| async move {
             let transport_key = connection.generate_transport_key().await?.wrapped_by(wkid)?;
             let wrapped = match keyward_unit::transport(file, &transport_key.spki) {
@@ -405,31 +403,31 @@ impl Grep11 {
         match self.at_some_unit(wkid, import).await {
             Ok(Ok(key)) => {
                 let abilities = abilities.for_type(key.key_type);
-                Ok(self.proved(key, abilities).await)
+                self.proved(key, abilities).await
             }
-            Ok(Err(unreadable)) => Err(unreadable),
-            Err(error) => Ok(Err(self.while_making(error))),
+            Ok(Err(unreadable)) => Err(unreadable.into()),
+            Err(error) => Err(self.while_making(error)),
         }
     }
 
     /// Takes over a key that a unit has wrapped for somebody else, with its public key in any form.
     ///
     /// # Errors
-    /// [`Grep11Error`] says what does not fit.
+    /// [`BackendError`] says what does not fit.
     pub(crate) async fn adopt(
         &self,
         blob: Vec<u8>,
         public: &[u8],
         abilities: Abilities,
-    ) -> Result<NewKey, Grep11Error> {
-        let spki = keyward_unit::spki_of_public_key_blob(public).ok_or(Grep11Error::NoPublicKey)?;
-        let key = PublicKey::from_spki(&spki).map_err(|_| Grep11Error::NoPublicKey)?;
-        let header = Header::read(&blob).ok_or(Grep11Error::NoBlob)?;
+    ) -> Result<NewKey, BackendError> {
+        let spki = keyward_unit::spki_of_public_key_blob(public).ok_or(BackendError::NoPublicKey)?;
+        let key = PublicKey::from_spki(&spki).map_err(|_| BackendError::NoPublicKey)?;
+        let header = Header::read(&blob).ok_or(BackendError::NoBlob)?;
         if abilities.signs && !header.signs() {
-            return Err(Grep11Error::CannotSign);
+            return Err(BackendError::CannotSign);
         }
         if abilities.decrypts && !header.decrypts() {
-            return Err(Grep11Error::CannotDecrypt);
+            return Err(BackendError::CannotDecrypt);
         }
         self.proved(NewKey { blob, spki, key_type: key.key_type() }, abilities).await
     }
@@ -437,26 +435,26 @@ impl Grep11 {
     /// Wraps a blob by the master key that is to come, at a unit that has the present one.
     ///
     /// # Errors
-    /// [`Grep11Error`] says why not.
-    pub(crate) async fn rewrap(&self, blob: &[u8]) -> Result<Vec<u8>, Grep11Error> {
-        let wkid = Header::read(blob).ok_or(Grep11Error::NoBlob)?.wkid();
+    /// [`BackendError`] says why not.
+    pub(crate) async fn rewrap(&self, blob: &[u8]) -> Result<Vec<u8>, BackendError> {
+        let wkid = Header::read(blob).ok_or(BackendError::NoBlob)?.wkid();
         let rewrap = |connection: Arc<Connection>| async move { connection.rewrap(blob).await };
         let new = self.at_some_unit(Some(wkid), rewrap).await?;
         match Header::read(&new) {
             Some(header) if header.wkid() != wkid => Ok(new),
-            _ => Err(Grep11Error::NotRewrapped { backend: self.name.to_string() }),
+            _ => Err(BackendError::NotRewrapped { backend: self.name.to_string() }),
         }
     }
 
     /// Proves the blob that a version of a key is to have, as a new one.
     ///
     /// # Errors
-    /// [`Grep11Error`] says why it cannot take the place of the present one.
+    /// [`BackendError`] says why it cannot take the place of the present one.
     pub(crate) async fn prove_next(
         &self,
         version: &Version,
         abilities: Abilities,
-    ) -> Result<(), Grep11Error> {
+    ) -> Result<(), BackendError> {
         let Some(blob) = version.next_blob.clone() else { return Ok(()) };
         let key = NewKey { blob, spki: version.spki.clone(), key_type: version.key_type };
         self.proved(key, abilities).await.map(drop)
@@ -464,7 +462,7 @@ impl Grep11 {
 
     /// Signs with a key and verifies the signature, or has decrypted what was encrypted here, or both: proof, before anyone
     /// relies on it, that the unit has the private half of the public key.
-    async fn proved(&self, key: NewKey, abilities: Abilities) -> Result<NewKey, Grep11Error> {
+    async fn proved(&self, key: NewKey, abilities: Abilities) -> Result<NewKey, BackendError> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
         let version = Version {
             number: 1,
@@ -478,14 +476,14 @@ impl Grep11 {
         };
         let context = Context::of_daemon(MAKING);
         if abilities.signs {
-            let public = PublicKey::from_spki(&key.spki).map_err(|_| Grep11Error::NoPublicKey)?;
-            let scheme = public.schemes().first().copied().ok_or(Grep11Error::CannotSign)?;
+            let public = PublicKey::from_spki(&key.spki).map_err(|_| BackendError::NoPublicKey)?;
+            let scheme = public.schemes().first().copied().ok_or(BackendError::CannotSign)?;
             self.sign(&version, scheme, Input::Message(MESSAGE), &context, &mut Times::default()).await?;
         }
         if abilities.decrypts {
-            let (plain, ciphertext) = encrypted(&key.spki).map_err(|_| Grep11Error::CannotDecrypt)?;
+            let (plain, ciphertext) = encrypted(&key.spki).map_err(|_| BackendError::CannotDecrypt)?;
             if *self.decrypt(&version, &ciphertext, &context).await? != plain {
-                return Err(Grep11Error::WrongPlaintext { backend: self.name.to_string() });
+                return Err(BackendError::WrongPlaintext { backend: self.name.to_string() });
             }
         }
         Ok(key)
@@ -496,7 +494,7 @@ impl Grep11 {
         &self,
         wkid: Option<Wkid>,
         f: impl Fn(Arc<Connection>) -> F,
-    ) -> Result<T, Grep11Error>
+    ) -> Result<T, BackendError>
     where
         F: Future<Output = Result<T, Failure>>,
     {
@@ -528,43 +526,45 @@ impl Grep11 {
         }
     }
 
-    fn no_seat(&self, why: NoSeat, wkids: &[Wkid]) -> Grep11Error {
+    fn no_seat(&self, why: NoSeat, wkids: &[Wkid]) -> BackendError {
         let backend = self.name.to_string();
         match why {
-            NoSeat::Late => Grep11Error::Late { backend },
-            NoSeat::Overloaded => Grep11Error::Overloaded { backend },
-            NoSeat::Down => Grep11Error::Down { backend, units: self.problems() },
+            NoSeat::Late => BackendError::Unanswered { backend },
+            NoSeat::Overloaded => BackendError::Busy { backend },
+            NoSeat::Down => BackendError::Down { backend, units: self.problems() },
             NoSeat::OtherMasterKey => {
                 let key = wkids.iter().map(Wkid::to_string).collect::<Vec<_>>().join(" and ");
                 let units = self
                     .units()
                     .filter_map(|unit| Some(format!("{} has {}", unit.endpoint, unit.status().wkid?)));
-                Grep11Error::OtherMasterKey { key, units: units.collect::<Vec<_>>().join(", ") }
+                BackendError::OtherMasterKey { key, units: units.collect::<Vec<_>>().join(", ") }
             }
         }
     }
 
     /// The same error, of a key that is yet to be made.
-    fn while_making(&self, error: Grep11Error) -> Grep11Error {
+    fn while_making(&self, error: BackendError) -> BackendError {
         match error {
-            Grep11Error::OtherMasterKey { key, units } => {
-                Grep11Error::NoHome { backend: self.name.to_string(), key, units }
+            BackendError::OtherMasterKey { key, units } => {
+                BackendError::NoUnitForKeys { backend: self.name.to_string(), key, units }
             }
             other => other,
         }
     }
 
-    fn failed(&self, failure: Failure, late: bool, wkids: &[Wkid]) -> Grep11Error {
+    fn failed(&self, failure: Failure, late: bool, wkids: &[Wkid]) -> BackendError {
         let backend = self.name.to_string();
         match failure {
-            Failure::Refused { code, reason } => Grep11Error::Refused { backend, code, reason },
-            Failure::NotOffered(reason) => Grep11Error::NotOffered { backend, reason },
-            Failure::WrongSignature => Grep11Error::WrongSignature { backend, agreed: false },
-            _ if late => Grep11Error::Late { backend },
-            Failure::Busy(_) => Grep11Error::Overloaded { backend },
+            Failure::Refused { code, reason } => {
+                BackendError::Refused { backend, outcome: failure::outcome_of(code), reason }
+            }
+            Failure::NotOffered(reason) => BackendError::NotOffered { backend, reason },
+            Failure::WrongSignature => BackendError::WrongSignature { backend, agreed: false },
+            _ if late => BackendError::Unanswered { backend },
+            Failure::Busy(_) => BackendError::Busy { backend },
             Failure::OtherMasterKey(_) => self.no_seat(NoSeat::OtherMasterKey, wkids),
-            Failure::Hurried | Failure::Late => Grep11Error::Late { backend },
-            other => Grep11Error::Down { backend, units: other.to_string() },
+            Failure::Hurried | Failure::Late => BackendError::Unanswered { backend },
+            other => BackendError::Down { backend, units: other.to_string() },
         }
     }
 

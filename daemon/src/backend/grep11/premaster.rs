@@ -7,19 +7,17 @@
 //! hidden: that is between the unit and whoever can watch the network to it, or measure the handshakes of a server.
 
 use keyward_proto::PublicKey;
-use keyward_unit::PREMASTER;
+use keyward_unit::{PREMASTER, UnitError};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-use super::error::Grep11Error;
-
 /// Refuses a ciphertext that anyone can see to be none of this key: of another length than the modulus, or above it.
-pub(super) fn check(key: &PublicKey, ciphertext: &[u8]) -> Result<(), Grep11Error> {
-    let PublicKey::Rsa { modulus, .. } = key else { return Err(Grep11Error::CannotDecrypt) };
+pub(super) fn check(key: &PublicKey, ciphertext: &[u8]) -> Result<(), UnitError> {
+    let PublicKey::Rsa { modulus, .. } = key else { return Err(UnitError::KeyCannotDecrypt) };
     // Both are big-endian, so that the order of the bytes is that of the numbers.
     match ciphertext.len() == modulus.len() && ciphertext < modulus.as_slice() {
         true => Ok(()),
-        false => Err(Grep11Error::CiphertextLength),
+        false => Err(UnitError::CiphertextLength),
     }
 }
 
@@ -77,9 +75,9 @@ mod tests {
             assert!(check(&key, &good).is_ok(), "{good:?}");
         }
         for bad in [&[0xc0, 5][..], &[0xc1, 0], &[0xc0], &[0, 0xc0, 4], &[]] {
-            assert!(matches!(check(&key, bad), Err(Grep11Error::CiphertextLength)), "{bad:?}");
+            assert!(matches!(check(&key, bad), Err(UnitError::CiphertextLength)), "{bad:?}");
         }
         let other = PublicKey::Ed25519(vec![0; 32]);
-        assert!(matches!(check(&other, &[0, 0]), Err(Grep11Error::CannotDecrypt)));
+        assert!(matches!(check(&other, &[0, 0]), Err(UnitError::KeyCannotDecrypt)));
     }
 }

@@ -3,7 +3,7 @@
 use keyward_unit::Header;
 
 use super::is_wrapped_by;
-use crate::backend::grep11::{Breaker, Grep11, Grep11Error, Status, Unit};
+use crate::backend::grep11::{Breaker, Grep11, Status, Unit};
 use crate::backend::{Backend, BackendError, Embedded};
 use crate::config::Endpoint;
 use crate::daemon::Daemon;
@@ -21,7 +21,7 @@ pub(super) async fn of_keys(
 ) -> Result<Option<String>, Error> {
     match backend {
         Backend::Embedded(embedded) => configured(daemon, embedded, old).map(Some),
-        Backend::Grep11(grep11) => Ok(rewrapped_by(grep11, keys, old).await.map_err(BackendError::from)?),
+        Backend::Grep11(grep11) => Ok(rewrapped_by(grep11, keys, old).await?),
     }
 }
 
@@ -42,7 +42,7 @@ fn configured(daemon: &Daemon, embedded: &Embedded, old: &str) -> Result<String,
 }
 
 /// The master key that the units wrap keys by.
-async fn rewrapped_by(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Option<String>, Grep11Error> {
+async fn rewrapped_by(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Option<String>, BackendError> {
     let versions = keys.iter().flat_map(|key| &key.versions);
     let by_old: Vec<_> = versions.filter(|version| is_wrapped_by(&version.blob, old)).collect();
     let Some(first) = by_old.first() else { return Ok(None) };

@@ -1,0 +1,157 @@
+//! Reasons why a backend did not do what it was asked, and the outcome that a peer learns.
+
+use core::error::Error;
+
+use keyward_proto::Outcome;
+use keyward_unit::{ImportError, UnitError};
+use thiserror::Error;
+
+use super::Unusable;
+use crate::ground::causes::causes;
+
+/// Backend that cannot be used as configured.
+#[derive(Debug, Error)]
+#[error("cannot use backend {backend}: {}", causes(&**reason))]
+pub struct SetupError {
+    pub(super) backend: String,
+    #[source]
+    pub(super) reason: Box<dyn Error + Send + Sync>,
+}
+
+/// Reason why a backend did not do what it was asked. A request that no unit could serve fails with
+/// [`BackendError::Unit`], whatever kind of backend found that out.
+#[derive(Debug, Error)]
+pub(crate) enum BackendError {
+    /// The units have more calls under way than they can serve.
+    #[error("the units of backend {backend} have more to do than they can")]
+    Busy { backend: String },
+    /// The attributes of the key do not allow it to decrypt.
+    #[error("the key cannot decrypt: it is not an RSA key, or its attributes do not allow it")]
+    CannotDecrypt,
+    /// The attributes of the key do not allow it to sign.
+    #[error("the key cannot sign: its attributes do not allow it")]
+    CannotSign,
+    /// No unit is healthy. `units` says of each unit why.
+    #[error("no unit of backend {backend} is in order: {units}")]
+    Down { backend: String, units: String },
+    /// The thread that worked on the request panicked.
+    #[error("the unit gave up; see the log")]
+    GivenUp,
+    /// The key file cannot be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The deadline passed while the request waited for its turn.
+    #[error("the deadline passed before it was this request's turn")]
+    Late,
+    /// The bytes are not a wrapped key.
+    #[error("this is no key blob of Enterprise PKCS #11; it must be the bytes that a unit gave, as they are")]
+    NoBlob,
+    /// The bytes are not a public key.
+    #[error(
+        "this is no public key of a type that TLS signs with; give its SubjectPublicKeyInfo, or the public key that the unit gave"
+    )]
+    NoPublicKey,
+    /// No healthy unit has the master key of the other keys, so no new key can be made.
+    #[error(
+        "the keys of backend {backend} are wrapped by master key {key}, and no unit that is in order has that: {units}; if it was changed, run: keyward key rewrap --backend {backend} --finish"
+    )]
+    NoUnitForKeys { backend: String, key: String, units: String },
+    /// No unit has the mechanism. `reason` is the answer of a unit.
+    #[error("the units of backend {backend} cannot do this: {reason}")]
+    NotOffered { backend: String, reason: String },
+    /// No next master key is committed at the unit.
+    #[error(
+        "a unit of backend {backend} rewrapped a key by the same master key; is a new one committed there?"
+    )]
+    NotRewrapped { backend: String },
+    /// No healthy unit has the master key of the key. `units` are the units with their master keys.
+    #[error("the key is wrapped by master key {key}, and no unit that is in order has that: {units}")]
+    OtherMasterKey { key: String, units: String },
+    /// The queue is full, mostly with requests of this user.
+    #[error("more requests wait than there is room for, and most of them are of this user")]
+    Overloaded,
+    /// A unit refused, and so would every other unit. `outcome` tells the peer about it.
+    #[error("a unit of backend {backend} refused: {reason}")]
+    Refused { backend: String, outcome: Outcome, reason: String },
+    /// No unit answered before the deadline.
+    #[error("no unit of backend {backend} gave an answer in time")]
+    Unanswered { backend: String },
+    /// The unit refused the request, or the request does not fit the key.
+    #[error(transparent)]
+    Unit(#[from] UnitError),
+    /// The embedded unit does not have the master key of the key store.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+    /// A unit decrypted something else than was encrypted by the public key.
+    #[error(
+        "what a unit of backend {backend} decrypts with the blob is not what was encrypted by the public key: that is of another key, or the unit errs"
+    )]
+    WrongPlaintext { backend: String },
+    /// No unit that was asked made a signature that verifies. `agreed` if different units failed in
+    /// this way, so that the key must be damaged.
+    #[error(
+        "what units of backend {backend} sign with the blob does not verify by the public key: that is of another key, or the units err"
+    )]
+    WrongSignature { backend: String, agreed: bool },
+}
+
+impl BackendError {
+    /// Outcome that a peer learns.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::GivenUp
+            | Self::Import(_)
+            | Self::NoPublicKey
+            | Self::NotRewrapped { .. }
+            | Self::WrongPlaintext { .. } => Outcome::Internal,
+            Self::Late | Self::Unanswered { .. } => Outcome::DeadlineExceeded,
+            Self::Busy { .. } | Self::Overloaded => Outcome::Overloaded,
+            Self::CannotDecrypt | Self::CannotSign | Self::NotOffered { .. } => Outcome::NotSupported,
+            Self::Down { .. } | Self::WrongSignature { agreed: false, .. } => Outcome::UnitUnavailable,
+            Self::NoBlob | Self::WrongSignature { agreed: true, .. } => Outcome::BlobDamaged,
+            Self::NoUnitForKeys { .. } | Self::OtherMasterKey { .. } | Self::Unusable(_) => {
+                Outcome::OtherMasterKey
+            }
+            Self::Refused { outcome, .. } => *outcome,
+            Self::Unit(error) => outcome_of(error),
+        }
+    }
+
+    /// True if the peer is at fault, so that no operator has to act.
+    pub(crate) fn is_of_the_peer(&self) -> bool {
+        matches!(
+            self,
+            Self::Late
+                | Self::Overloaded
+                | Self::Unit(
+                    UnitError::CiphertextLength
+                        | UnitError::DigestLength { .. }
+                        | UnitError::KeyCannotDecrypt
+                        | UnitError::KeyTypeNotSupported(_)
+                        | UnitError::Retired
+                        | UnitError::SchemeNotSupported { .. }
+                        | UnitError::WholeMessageNeeded(_)
+                )
+        )
+    }
+
+    /// True if the unit no longer uses the blob: the key was disabled, deleted or rewrapped after
+    /// the blob was read.
+    pub(crate) fn is_of_a_retired_blob(&self) -> bool {
+        matches!(self, Self::Unit(UnitError::Retired))
+    }
+}
+
+fn outcome_of(error: &UnitError) -> Outcome {
+    match error {
+        UnitError::BlobDamaged => Outcome::BlobDamaged,
+        UnitError::CiphertextLength | UnitError::DigestLength { .. } => Outcome::Malformed,
+        UnitError::KeyCannotDecrypt
+        | UnitError::KeyTypeNotSupported(_)
+        | UnitError::SchemeNotSupported { .. }
+        | UnitError::WholeMessageNeeded(_) => Outcome::NotSupported,
+        UnitError::OtherMasterKey { .. } => Outcome::OtherMasterKey,
+        UnitError::Retired => Outcome::KeyDisabled,
+        _ => Outcome::Internal,
+    }
+}
