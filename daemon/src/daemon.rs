@@ -7,10 +7,10 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use keyward_proto::Label;
 
-use crate::backend::{Backend, Backends};
+use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
 use crate::ground::fair::{Gate, MOST_WAITING};
-use crate::keys::{Keys, Store};
+use crate::keys::{Keys, Store, Version};
 use crate::observe::lines::Lines;
 use crate::observe::metrics::Metrics;
 use crate::peers::connections::Connections;
@@ -174,6 +174,16 @@ impl Daemon {
             self.keys.changes().of_grants();
             self.connections.review(&self.config().grants);
         }
+    }
+}
+
+/// The part of a version that a backend needs.
+pub(crate) fn key_material(version: &Version) -> KeyMaterial<'_> {
+    KeyMaterial {
+        key_type: version.key_type,
+        spki: &version.spki,
+        blob: &version.blob,
+        next_blob: version.next_blob.as_deref(),
     }
 }
 

@@ -14,10 +14,9 @@ use thiserror::Error;
 use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
-use super::{BackendError, Context, Input, Times};
+use super::{BackendError, Context, Input, KeyMaterial, Times};
 use crate::ground::fair::{Full, Place};
 use crate::ground::long_work::LongWork;
-use crate::keys::Version;
 
 /// The unit, and the threads for work that takes long.
 pub(crate) struct Embedded {
@@ -95,39 +94,39 @@ impl Embedded {
         tokio::task::spawn_blocking(make).await.map_err(|_| BackendError::GivenUp)?
     }
 
-    /// Finds that the blob that a version is to have holds the private half of its public key.
+    /// Proves that the next blob of a key holds the private half of its public key.
     ///
     /// # Errors
     /// [`BackendError`] says that it does not.
-    pub(super) fn prove_next(&self, version: &Version) -> Result<(), BackendError> {
-        let Some(blob) = &version.next_blob else { return Ok(()) };
-        match self.unit()?.public_key(blob)? == version.spki {
+    pub(super) fn prove_next(&self, key: KeyMaterial<'_>) -> Result<(), BackendError> {
+        let Some(blob) = key.next_blob else { return Ok(()) };
+        match self.unit()?.public_key(blob)? == key.spki {
             true => Ok(()),
             false => Err(UnitError::BlobDamaged.into()),
         }
     }
 
-    /// Signs with a version of a key.
+    /// Signs.
     ///
     /// # Errors
     /// [`BackendError`] says why not.
     pub(super) async fn sign(
         &self,
-        version: &Version,
+        key: KeyMaterial<'_>,
         scheme: Scheme,
         input: Input<'_>,
         context: &Context,
         times: &mut Times,
     ) -> Result<Vec<u8>, BackendError> {
-        let Some(cost) = cost_of_signature(version.key_type) else {
+        let Some(cost) = cost_of_signature(key.key_type) else {
             let begin = Instant::now();
-            let signature = self.unit()?.sign(&version.blob, scheme, input);
+            let signature = self.unit()?.sign(key.blob, scheme, input);
             times.unit = begin.elapsed();
             return Ok(signature?);
         };
         let (blob, message, is_digest) = match input {
-            Input::Message(message) => (version.blob.clone(), message.to_vec(), false),
-            Input::Digest(digest) => (version.blob.clone(), digest.to_vec(), true),
+            Input::Message(message) => (key.blob.to_vec(), message.to_vec(), false),
+            Input::Digest(digest) => (key.blob.to_vec(), digest.to_vec(), true),
         };
         // Boxed: what it takes to wait is not for every request to have room for.
         let signed = Box::pin(self.in_turn(cost, context, times, move |unit| {
@@ -143,7 +142,7 @@ impl Embedded {
     /// [`BackendError`] says what everybody can see to be wrong, or why there was no answer in time.
     pub(super) async fn decrypt_premaster(
         &self,
-        version: &Version,
+        key: KeyMaterial<'_>,
         ciphertext: &[u8],
         client_version: u16,
         substitute: Zeroizing<Vec<u8>>,
@@ -151,8 +150,8 @@ impl Embedded {
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         // Some three times as long as a signature by the same key, 2 ms with RSA 2048 and 12 with RSA 4096
         // where that was measured.
-        let cost = 3 * cost_of_signature(version.key_type).unwrap_or(SHORTEST);
-        let (blob, ciphertext) = (version.blob.clone(), ciphertext.to_vec());
+        let cost = 3 * cost_of_signature(key.key_type).unwrap_or(SHORTEST);
+        let (blob, ciphertext) = (key.blob.to_vec(), ciphertext.to_vec());
         let decrypt =
             move |unit: &Unit| unit.decrypt_premaster(&blob, &ciphertext, client_version, substitute);
         self.in_turn(cost, context, &mut Times::default(), decrypt).await

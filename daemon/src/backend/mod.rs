@@ -4,6 +4,7 @@ mod abilities;
 mod embedded;
 mod error;
 pub(crate) mod grep11;
+mod key_material;
 mod rejection;
 mod request;
 mod verify;
@@ -16,12 +17,12 @@ use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
 use crate::config::EMBEDDED;
-use crate::keys::Version;
 use grep11::Grep11;
 
 pub(crate) use abilities::Abilities;
 pub(crate) use embedded::{Embedded, Unusable};
 pub(crate) use error::{BackendError, SetupError};
+pub(crate) use key_material::KeyMaterial;
 pub(crate) use keyward_unit::Input;
 pub(crate) use request::{Context, Times, Trace, random};
 
@@ -147,33 +148,33 @@ impl Backend {
         }
     }
 
-    /// Finds that the blob that a version is to have works, before anybody relies on that.
+    /// Proves that the next blob of a key works, before the present blob is given up.
     ///
     /// # Errors
-    /// [`BackendError`] says that it does not.
-    pub(crate) async fn prove_next(&self, version: &Version, uses: &[Use]) -> Result<(), BackendError> {
+    /// [`BackendError`] says why it does not.
+    pub(crate) async fn prove_next(&self, key: KeyMaterial<'_>, uses: &[Use]) -> Result<(), BackendError> {
         match self {
-            Self::Embedded(embedded) => embedded.prove_next(version),
-            Self::Grep11(grep11) => grep11.prove_next(version, Abilities::needed_for(uses)).await,
+            Self::Embedded(embedded) => embedded.prove_next(key),
+            Self::Grep11(grep11) => grep11.prove_next(key, Abilities::needed_for(uses)).await,
         }
     }
 
-    /// Signs with a version of a key.
+    /// Signs.
     ///
     /// # Errors
     /// [`BackendError`] says why not.
     pub(crate) async fn sign(
         &self,
-        version: &Version,
+        key: KeyMaterial<'_>,
         scheme: Scheme,
         input: Input<'_>,
         context: &Context,
         times: &mut Times,
     ) -> Result<Vec<u8>, BackendError> {
         match self {
-            Self::Embedded(embedded) => embedded.sign(version, scheme, input, context, times).await,
+            Self::Embedded(embedded) => embedded.sign(key, scheme, input, context, times).await,
             // Boxed: what it takes to ask a remote unit is not for every request to have room for.
-            Self::Grep11(grep11) => Box::pin(grep11.sign(version, scheme, input, context, times)).await,
+            Self::Grep11(grep11) => Box::pin(grep11.sign(key, scheme, input, context, times)).await,
         }
     }
 
@@ -186,20 +187,19 @@ impl Backend {
     /// [`BackendError`] says what everybody can see to be wrong, or why no unit has answered.
     pub(crate) async fn decrypt_premaster(
         &self,
-        version: &Version,
+        key: KeyMaterial<'_>,
         ciphertext: &[u8],
         client_version: u16,
         rejection_secret: &[u8],
         context: &Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
-        let substitute = rejection::substitute(rejection_secret, &version.spki, ciphertext);
+        let substitute = rejection::substitute(rejection_secret, key.spki, ciphertext);
         match self {
             Self::Embedded(embedded) => {
-                embedded.decrypt_premaster(version, ciphertext, client_version, substitute, context).await
+                embedded.decrypt_premaster(key, ciphertext, client_version, substitute, context).await
             }
             Self::Grep11(grep11) => {
-                let decrypt =
-                    grep11.decrypt_premaster(version, ciphertext, client_version, substitute, context);
+                let decrypt = grep11.decrypt_premaster(key, ciphertext, client_version, substitute, context);
                 // Boxed as signatures are.
                 Box::pin(decrypt).await
             }

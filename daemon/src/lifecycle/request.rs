@@ -5,7 +5,7 @@ use keyward_proto::{KeyType, Label, Outcome, PublicKey, Scheme};
 use super::Error;
 use super::event::{Act, Actor, Event};
 use crate::backend::{BackendError, Context, Input, Times};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, key_material};
 use crate::keys::{Key, StoreError, Version};
 use crate::policy::act;
 use crate::policy::purpose::{Purpose, classify};
@@ -70,7 +70,8 @@ async fn sign(
         .ok_or_else(|| Error::BackendGone { label: key.label.clone(), backend: key.backend.clone() })?;
     let context = Context::of_daemon(daemon.config().request_timeout);
     let mut times = Times::default();
-    let signed = backend.sign(version, scheme, Input::Message(info), &context, &mut times).await;
+    let signed =
+        backend.sign(key_material(version), scheme, Input::Message(info), &context, &mut times).await;
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
     daemon.metrics.signature(outcome, Some(Purpose::CertificateRequest));
     daemon.metrics.times(backend, scheme, outcome, &times);

@@ -16,7 +16,7 @@ use keyward_proto::message::{
 use keyward_proto::{Label, Outcome, Scheme, Use};
 
 use crate::backend::{Backend, BackendError, Context, Input, Times, Trace};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, key_material};
 use crate::ground::fair::Full;
 use crate::keys::changes::is_empty;
 use crate::keys::{Key, StoreError, Version};
@@ -197,11 +197,11 @@ async fn signature(
     *seen = Some(purpose);
     let (backend, _admitted) = backend(daemon, peer, account, &key, Act::Sign(purpose), asked)?;
     let mut times = Times::default();
-    let mut signed = backend.sign(version, scheme, input, asked, &mut times).await;
+    let mut signed = backend.sign(key_material(version), scheme, input, asked, &mut times).await;
     if let Err(error) = &signed
         && let Some(again) = Box::pin(wrapped_anew(daemon, error, &key, version)).await
     {
-        signed = backend.sign(&again, scheme, input, asked, &mut times).await;
+        signed = backend.sign(key_material(&again), scheme, input, asked, &mut times).await;
     }
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
     daemon.metrics.times(backend, scheme, outcome, &times);
@@ -254,7 +254,9 @@ async fn premaster(
         Outcome::Internal
     })?;
     let ask = async |version: &Version| {
-        backend.decrypt_premaster(version, &decrypt.ciphertext, client_version, secret, asked).await
+        backend
+            .decrypt_premaster(key_material(version), &decrypt.ciphertext, client_version, secret, asked)
+            .await
     };
     let mut premaster = ask(version).await;
     if let Err(error) = &premaster

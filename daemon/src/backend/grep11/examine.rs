@@ -4,14 +4,13 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
-use keyward_proto::{Fingerprint, KeyType, Scheme};
+use keyward_proto::{KeyType, Scheme};
 use keyward_unit::Input;
 
 use super::failure::Failure;
 use super::job::Job;
 use super::unit::Unit;
-use crate::backend::{Abilities, Trace, random};
-use crate::keys::Version;
+use crate::backend::{Abilities, KeyMaterial, Trace, random};
 
 impl Unit {
     /// Has the unit make a key and sign with it, unless it was examined of late. If that signature does not verify either,
@@ -48,18 +47,9 @@ impl Unit {
     async fn sign_with_a_new_key(self: &Arc<Self>) -> Result<(), Failure> {
         let connection = self.connection().await?;
         let pair = connection.generate(KEY_TYPE, Abilities::SIGNS).await?;
-        let version = Version {
-            number: 1,
-            key_type: KEY_TYPE,
-            blob: pair.blob,
-            next_blob: None,
-            fingerprint: Fingerprint::of(&pair.spki),
-            spki: pair.spki,
-            created: 0,
-            certificates: Vec::new(),
-        };
+        let key = KeyMaterial { key_type: KEY_TYPE, spki: &pair.spki, blob: &pair.blob, next_blob: None };
         let message = Input::Message(b"keyward: signature of a unit in doubt");
-        let job = Job::to_sign(&version, SCHEME, message).map_err(Failure::severe)?;
+        let job = Job::to_sign(key, SCHEME, message).map_err(Failure::severe)?;
         let raw = job.ask(&connection, self, &Trace::new(random(), 0)).await?;
         job.checked(raw).map(drop)
     }

@@ -13,15 +13,16 @@ use super::mechanism::{self, Form};
 use super::premaster;
 use super::unit::Unit;
 use crate::backend::verify::{Signed, verifies};
-use crate::backend::{BackendError, Trace};
-use crate::keys::Version;
+use crate::backend::{BackendError, KeyMaterial, Trace};
 
 /// What is to be done with a key, with everything that does not depend on the unit.
 pub(super) struct Job<'a> {
-    version: &'a Version,
-    key: PublicKey,
+    key: KeyMaterial<'a>,
+    public: PublicKey,
     task: Task<'a>,
-    /// The master keys by which the key is wrapped.
+    /// Blobs of the key.
+    blobs: Vec<&'a [u8]>,
+    /// Master keys of these blobs.
     pub(super) wkids: Vec<Wkid>,
     /// Units that have answered with signatures that do not verify.
     suspects: Mutex<Vec<Arc<Unit>>>,
@@ -43,12 +44,12 @@ struct ToSign<'a> {
 impl<'a> Job<'a> {
     /// A signature.
     pub(super) fn to_sign(
-        version: &'a Version,
+        key: KeyMaterial<'a>,
         scheme: Scheme,
         input: Input<'a>,
     ) -> Result<Self, BackendError> {
-        let (key, key_type) = (public_key(version)?, version.key_type);
-        if !key.schemes().contains(&scheme) {
+        let (public, key_type) = (public_key(key)?, key.key_type);
+        if !public.schemes().contains(&scheme) {
             return Err(UnitError::SchemeNotSupported { scheme, key_type }.into());
         }
         let (message, digest) = match (input, scheme.hash()) {
@@ -64,23 +65,23 @@ impl<'a> Job<'a> {
                 (None, Some(digest.map_err(wrong)?))
             }
         };
-        Self::new(version, key, Task::Sign(ToSign { scheme, message, digest }))
+        Self::new(key, public, Task::Sign(ToSign { scheme, message, digest }))
     }
 
     /// A decryption.
-    pub(super) fn to_decrypt(version: &'a Version, ciphertext: &'a [u8]) -> Result<Self, BackendError> {
-        let key = public_key(version)?;
-        premaster::check(&key, ciphertext)?;
-        Self::new(version, key, Task::Decrypt(ciphertext))
+    pub(super) fn to_decrypt(key: KeyMaterial<'a>, ciphertext: &'a [u8]) -> Result<Self, BackendError> {
+        let public = public_key(key)?;
+        premaster::check(&public, ciphertext)?;
+        Self::new(key, public, Task::Decrypt(ciphertext))
     }
 
-    fn new(version: &'a Version, key: PublicKey, task: Task<'a>) -> Result<Self, BackendError> {
-        let blobs = core::iter::once(&version.blob).chain(&version.next_blob);
-        let wkids: Vec<_> = blobs.filter_map(|blob| Some(Header::read(blob)?.wkid())).collect();
+    fn new(key: KeyMaterial<'a>, public: PublicKey, task: Task<'a>) -> Result<Self, BackendError> {
+        let blobs = key.blobs().filter_map(|blob| Some((blob, Header::read(blob)?.wkid())));
+        let (blobs, wkids): (Vec<_>, Vec<_>) = blobs.unzip();
         if wkids.is_empty() {
             return Err(BackendError::NoBlob);
         }
-        Ok(Self { version, key, task, wkids, suspects: Mutex::default() })
+        Ok(Self { key, public, task, blobs, wkids, suspects: Mutex::default() })
     }
 
     /// Has a unit do it.
@@ -90,10 +91,8 @@ impl<'a> Job<'a> {
         unit: &Unit,
         trace: &Trace,
     ) -> Result<Vec<u8>, Failure> {
-        let blobs = core::iter::once(&self.version.blob).chain(&self.version.next_blob);
-        let wrapped_by_its_key =
-            |blob: &&Vec<u8>| Header::read(blob).is_some_and(|header| header.wkid() == connection.wkid);
-        let blob = blobs.into_iter().find(wrapped_by_its_key);
+        let number = self.wkids.iter().position(|wkid| *wkid == connection.wkid);
+        let blob = number.and_then(|number| self.blobs.get(number).copied());
         let blob = blob.ok_or(Failure::OtherMasterKey(Some(connection.wkid)))?;
         match &self.task {
             Task::Sign(task) => task.sign_over(connection, unit, blob, trace).await,
@@ -108,8 +107,8 @@ impl<'a> Job<'a> {
             (Some(digest), _) => Signed::Digest(digest),
             (None, message) => Signed::Message(message.unwrap_or_default()),
         };
-        mechanism::signature(&self.key, raw)
-            .filter(|signature| verifies(&self.key, &self.version.spki, task.scheme, &signed, signature))
+        mechanism::signature(&self.public, raw)
+            .filter(|signature| verifies(&self.public, self.key.spki, task.scheme, &signed, signature))
             .ok_or(Failure::WrongSignature)
     }
 
@@ -194,6 +193,6 @@ pub(super) struct Answer {
     pub(super) verify: Duration,
 }
 
-fn public_key(version: &Version) -> Result<PublicKey, BackendError> {
-    PublicKey::from_spki(&version.spki).map_err(|_| BackendError::NoPublicKey)
+fn public_key(key: KeyMaterial<'_>) -> Result<PublicKey, BackendError> {
+    PublicKey::from_spki(key.spki).map_err(|_| BackendError::NoPublicKey)
 }

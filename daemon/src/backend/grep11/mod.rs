@@ -29,17 +29,16 @@ use std::time::Instant;
 
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey};
-use keyward_proto::{Fingerprint, KeyType, PublicKey, Scheme};
+use keyward_proto::{KeyType, PublicKey, Scheme};
 use keyward_unit::{Header, Input, NewKey, PREMASTER, Wkid};
 use tokio::sync::{Notify, RwLock};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-use super::{Abilities, BackendError, Context, SetupError, Times};
+use super::{Abilities, BackendError, Context, KeyMaterial, SetupError, Times};
 use crate::config;
 use crate::ground::fair::NOBODY;
 use crate::ground::renewed::Verdict;
-use crate::keys::Version;
 use connection::{Connection, Line};
 use failure::Failure;
 use job::{Answer, Job};
@@ -213,13 +212,13 @@ impl Grep11 {
     /// [`BackendError`] says why no unit has signed.
     pub(crate) async fn sign(
         &self,
-        version: &Version,
+        key: KeyMaterial<'_>,
         scheme: Scheme,
         input: Input<'_>,
         context: &Context,
         times: &mut Times,
     ) -> Result<Vec<u8>, BackendError> {
-        let job = Job::to_sign(version, scheme, input)?;
+        let job = Job::to_sign(key, scheme, input)?;
         let signed = self.ask_some_unit(&job, context, times).await;
         if signed.is_err() {
             job.examine_suspects();
@@ -234,24 +233,24 @@ impl Grep11 {
     /// [`BackendError`] says why no unit has answered, or what everybody can see to be wrong.
     pub(crate) async fn decrypt_premaster(
         &self,
-        version: &Version,
+        key: KeyMaterial<'_>,
         ciphertext: &[u8],
         client_version: u16,
         substitute: Zeroizing<Vec<u8>>,
         context: &Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
-        let found = self.decrypt(version, ciphertext, context).await?;
+        let found = self.decrypt(key, ciphertext, context).await?;
         Ok(premaster::settle(substitute, &found, client_version))
     }
 
     /// Decrypts at a unit; nothing is found where it says that the padding is wrong.
     async fn decrypt(
         &self,
-        version: &Version,
+        key: KeyMaterial<'_>,
         ciphertext: &[u8],
         context: &Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
-        let job = Job::to_decrypt(version, ciphertext)?;
+        let job = Job::to_decrypt(key, ciphertext)?;
         let found = self.ask_some_unit(&job, context, &mut Times::default()).await;
         found.map(Zeroizing::new)
     }
@@ -446,46 +445,41 @@ impl Grep11 {
         }
     }
 
-    /// Proves the blob that a version of a key is to have, as a new one.
+    /// Proves the next blob of a key, as if the key were new.
     ///
     /// # Errors
     /// [`BackendError`] says why it cannot take the place of the present one.
     pub(crate) async fn prove_next(
         &self,
-        version: &Version,
+        key: KeyMaterial<'_>,
         abilities: Abilities,
     ) -> Result<(), BackendError> {
-        let Some(blob) = version.next_blob.clone() else { return Ok(()) };
-        let key = NewKey { blob, spki: version.spki.clone(), key_type: version.key_type };
-        self.proved(key, abilities).await.map(drop)
+        let Some(blob) = key.next_blob else { return Ok(()) };
+        self.prove(KeyMaterial { blob, next_blob: None, ..key }, abilities).await
     }
 
     /// Signs with a key and verifies the signature, or has decrypted what was encrypted here, or both: proof, before anyone
     /// relies on it, that the unit has the private half of the public key.
-    async fn proved(&self, key: NewKey, abilities: Abilities) -> Result<NewKey, BackendError> {
+    async fn prove(&self, key: KeyMaterial<'_>, abilities: Abilities) -> Result<(), BackendError> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
-        let version = Version {
-            number: 1,
-            key_type: key.key_type,
-            blob: key.blob.clone(),
-            next_blob: None,
-            fingerprint: Fingerprint::of(&key.spki),
-            spki: key.spki.clone(),
-            created: 0,
-            certificates: Vec::new(),
-        };
         let context = Context::of_daemon(MAKING);
         if abilities.signs {
-            let public = PublicKey::from_spki(&key.spki).map_err(|_| BackendError::NoPublicKey)?;
+            let public = PublicKey::from_spki(key.spki).map_err(|_| BackendError::NoPublicKey)?;
             let scheme = public.schemes().first().copied().ok_or(BackendError::CannotSign)?;
-            self.sign(&version, scheme, Input::Message(MESSAGE), &context, &mut Times::default()).await?;
+            self.sign(key, scheme, Input::Message(MESSAGE), &context, &mut Times::default()).await?;
         }
         if abilities.decrypts {
-            let (plain, ciphertext) = encrypted(&key.spki).map_err(|_| BackendError::CannotDecrypt)?;
-            if *self.decrypt(&version, &ciphertext, &context).await? != plain {
+            let (plain, ciphertext) = encrypted(key.spki).map_err(|_| BackendError::CannotDecrypt)?;
+            if *self.decrypt(key, &ciphertext, &context).await? != plain {
                 return Err(BackendError::WrongPlaintext { backend: self.name.to_string() });
             }
         }
+        Ok(())
+    }
+
+    /// The same for a key that is yet to be handed out.
+    async fn proved(&self, key: NewKey, abilities: Abilities) -> Result<NewKey, BackendError> {
+        self.prove(KeyMaterial::of_new(&key), abilities).await?;
         Ok(key)
     }
 

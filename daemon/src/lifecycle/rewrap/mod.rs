@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::Error;
 use super::event::{Act, Actor, Event};
 use crate::backend::Backend;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, key_material};
 use crate::keys::{Key, StoreError, Version};
 
 /// The outcome of rewrapping some keys of a backend.
@@ -184,7 +184,7 @@ async fn prove_next(daemon: &Arc<Daemon>, name: &str, keys: &[Key]) -> Result<()
             let (daemon, name) = (Arc::clone(daemon), name.to_owned());
             proofs.spawn(async move {
                 let proved = match daemon.backends.get(&name) {
-                    Some(backend) => backend.prove_next(&version, &uses).await,
+                    Some(backend) => backend.prove_next(key_material(&version), &uses).await,
                     None => Ok(()),
                 };
                 (label, proved)
