@@ -5,6 +5,8 @@ mod embedded;
 mod error;
 pub(crate) mod grep11;
 mod key_material;
+mod network;
+mod pool;
 mod rejection;
 mod request;
 mod verify;

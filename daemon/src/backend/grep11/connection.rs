@@ -14,32 +14,32 @@ use tonic::codegen::http;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Status};
 
-use super::failure::Failure;
 use super::http2::{self, Sender};
-use super::network::{self, TlsClient};
 use super::token::{Token, Tokens};
 use crate::backend::Trace;
+use crate::backend::network::{self, TlsClient};
+use crate::backend::pool::failure::Failure;
 use crate::config::{Dialect, Endpoint};
 use crate::ground::causes::causes;
 use crate::ground::renewed::Renewed;
 
 /// What all connections of a backend have in common.
-pub(super) struct Line {
-    pub(super) tls: Option<Arc<Renewed<TlsClient>>>,
-    pub(super) tokens: Arc<Tokens>,
-    pub(super) dialect: Dialect,
-    pub(super) keepalive: Duration,
+pub(in crate::backend) struct Line {
+    pub(in crate::backend) tls: Option<Arc<Renewed<TlsClient>>>,
+    pub(in crate::backend) tokens: Arc<Tokens>,
+    pub(in crate::backend) dialect: Dialect,
+    pub(in crate::backend) keepalive: Duration,
 }
 
 /// A connection whose other end has proved to be a unit.
-pub(super) struct Connection {
+pub(in crate::backend) struct Connection {
     line: Arc<Line>,
     client: CryptoClient<Sender>,
     sender: Sender,
     /// The master key of the unit.
-    pub(super) wkid: Wkid,
+    pub(in crate::backend) wkid: Wkid,
     /// How long connecting took: a packet there, and one back.
-    pub(super) round_trip: Duration,
+    pub(in crate::backend) round_trip: Duration,
     /// Whether its loss has been told.
     mourned: AtomicBool,
 }
@@ -49,7 +49,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Failure`] says how far it came.
-    pub(super) async fn open(endpoint: &Endpoint, line: &Arc<Line>) -> Result<Self, Failure> {
+    pub(in crate::backend) async fn open(endpoint: &Endpoint, line: &Arc<Line>) -> Result<Self, Failure> {
         Self::open_with(endpoint, line, line.tls.as_ref().map(|tls| tls.get())).await
     }
 
@@ -57,7 +57,7 @@ impl Connection {
     ///
     /// # Errors
     /// See [`Self::open`].
-    pub(super) async fn open_with(
+    pub(in crate::backend) async fn open_with(
         endpoint: &Endpoint,
         line: &Arc<Line>,
         tls: Option<Arc<TlsClient>>,
@@ -160,7 +160,7 @@ impl Connection {
     ///
     /// # Errors
     /// As for [`Self::call`].
-    pub(super) async fn mechanisms(&self) -> Result<Vec<u64>, Failure> {
+    pub(in crate::backend) async fn mechanisms(&self) -> Result<Vec<u64>, Failure> {
         let list = |mut client: CryptoClient<Sender>, request| async move {
             client.get_mechanism_list(request).await
         };
@@ -169,22 +169,22 @@ impl Connection {
         Ok(mechanisms)
     }
 
-    pub(super) fn dialect(&self) -> Dialect {
+    pub(in crate::backend) fn dialect(&self) -> Dialect {
         self.line.dialect
     }
 
     /// Whether it is of no use any more.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(in crate::backend) fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 
     /// Waits until it is of no use any more.
-    pub(super) async fn closed(&self) {
+    pub(in crate::backend) async fn closed(&self) {
         self.sender.closed().await;
     }
 
     /// Whether it is closed and this is the first to be told of it.
-    pub(super) fn mourn(&self) -> bool {
+    pub(in crate::backend) fn mourn(&self) -> bool {
         self.is_closed() && !self.mourned.swap(true, Ordering::Relaxed)
     }
 

@@ -7,15 +7,15 @@ use std::time::Instant;
 use keyward_proto::{KeyType, Scheme};
 use keyward_unit::Input;
 
-use super::failure::Failure;
 use super::job::Job;
-use super::unit::Unit;
+use crate::backend::pool::failure::Failure;
+use crate::backend::pool::unit::Unit;
 use crate::backend::{Abilities, KeyMaterial, Trace, random};
 
 impl Unit {
     /// Has the unit make a key and sign with it, unless it was examined of late. If that signature does not verify either,
     /// the unit is out of order.
-    pub(super) fn examine(self: &Arc<Self>) {
+    pub(in crate::backend) fn examine(self: &Arc<Self>) {
         let now = Instant::now();
         let epoch = self.with(|state| {
             let due = state.examined.is_none_or(|until| now >= until);

@@ -8,10 +8,10 @@ use keyward_proto::{PublicKey, Scheme};
 use keyward_unit::{Header, Input, UnitError, Wkid};
 
 use super::connection::Connection;
-use super::failure::Failure;
 use super::mechanism::{self, Form};
 use super::premaster;
-use super::unit::Unit;
+use crate::backend::pool::failure::Failure;
+use crate::backend::pool::unit::Unit;
 use crate::backend::verify::{Signed, verifies};
 use crate::backend::{BackendError, KeyMaterial, Trace};
 

@@ -12,9 +12,9 @@ use keyward_unit::{Header, Transported, Wkid};
 use std::collections::BTreeMap;
 
 use super::connection::Connection;
-use super::failure::Failure;
 use super::http2::Sender;
 use crate::backend::Abilities;
+use crate::backend::pool::failure::Failure;
 use crate::backend::request::Trace;
 use crate::config::Dialect;
 

@@ -1,27 +1,18 @@
 //! Remote crypto units, reached over GREP11.
 //!
-//! A request for a signature comes to [`Grep11::sign`], one for a premaster secret to [`Grep11::decrypt_premaster`]. The [`pool`] gives it a place at the unit that will be done
-//! first; [`mod@unit`] knows what each can do and whether it may be asked ([`breaker`], [`pace`], [`latency`]), and has a
+//! A request for a signature comes to [`Grep11::sign`], one for a premaster secret to [`Grep11::decrypt_premaster`]. The [pool](super::pool) gives it a place at the unit that will be done
+//! first; its unit knows what each can do and whether it may be asked (breaker, pace, latency), and has a
 //! [`connection`] to it; [`mechanism`] says what to send and what the answer means. The signature is verified before
 //! it is passed on. If the unit fails, another one is asked, as long as the peer waits.
 
-mod breaker;
-mod connection;
+pub(super) mod connection;
 mod examine;
-mod failure;
 mod http2;
 mod job;
 mod key;
-mod latency;
 pub(crate) mod mechanism;
-mod network;
-mod pace;
-mod pool;
 mod premaster;
-mod queue;
-mod seat;
 mod token;
-mod unit;
 
 use core::time::Duration;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,24 +26,24 @@ use tokio::sync::{Notify, RwLock};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
+use super::network::TlsClient;
+use super::pool::failure::{self, Failure};
+use super::pool::latency::Percentile95;
+use super::pool::permit::Seat;
+use super::pool::unit::Trial;
+use super::pool::{NoSeat, Pool, Tried};
 use super::{Abilities, BackendError, Context, KeyMaterial, SetupError, Times};
 use crate::config;
 use crate::ground::fair::NOBODY;
 use crate::ground::renewed::Verdict;
 use connection::{Connection, Line};
-use failure::Failure;
 use job::{Answer, Job};
-use latency::Percentile95;
-use network::TlsClient;
-use pool::{NoSeat, Pool, Tried};
-use seat::Seat;
 use token::Tokens;
-use unit::Trial;
 
-pub(crate) use breaker::Breaker;
+pub(crate) use super::pool::breaker::Breaker;
+pub(crate) use super::pool::unit::{Status, Unit};
 pub(crate) use key::making;
 pub(crate) use mechanism::Form;
-pub(crate) use unit::{Status, Unit};
 
 /// A backend: units with one master key, reached over GREP11. Shared between threads.
 pub(crate) struct Grep11 {

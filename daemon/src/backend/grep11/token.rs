@@ -21,7 +21,7 @@ use thiserror::Error;
 use tonic::metadata::{Ascii, MetadataValue};
 use zeroize::Zeroizing;
 
-use super::network::{self, Refusal, TlsClient, TlsError};
+use crate::backend::network::{self, Refusal, TlsClient, TlsError};
 use crate::config::{Auth, Endpoint, Tls};
 use crate::ground::ownership::{self, OwnershipError};
 use crate::ground::text::{printable, quoted};

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::connection::Connection;
 use super::failure::Failure;
 use super::unit::Unit;
+use crate::backend::grep11::connection::Connection;
 
 /// A request's place at a unit, which it leaves when this is dropped.
-pub(super) struct Seat {
-    pub(super) unit: Arc<Unit>,
+pub(in crate::backend) struct Seat {
+    pub(in crate::backend) unit: Arc<Unit>,
     begin: Instant,
     epoch: u64,
     /// Whether it tries out a unit that is half open.
@@ -24,14 +24,14 @@ pub(super) struct Seat {
 
 impl Seat {
     /// A place that was taken `now`, in the epoch of the unit.
-    pub(super) fn new(unit: &Arc<Unit>, epoch: u64, trial: bool, now: Instant) -> Self {
+    pub(in crate::backend) fn new(unit: &Arc<Unit>, epoch: u64, trial: bool, now: Instant) -> Self {
         let unit = Arc::clone(unit);
         Self { unit, begin: now, epoch, trial, doubt: false, told: false, settled: false }
     }
 
     /// Whether the unit must be given its time now: so long nobody has waited for its answers, since others were faster,
     /// that it may give none at all.
-    pub(super) fn is_to_find_out(&mut self) -> bool {
+    pub(in crate::backend) fn is_to_find_out(&mut self) -> bool {
         let (unit, now) = (&self.unit, Instant::now());
         self.doubt = unit.with(|state| {
             let long = |since| now.saturating_duration_since(since) >= unit.timeout;
@@ -46,7 +46,7 @@ impl Seat {
     }
 
     /// The unit signed.
-    pub(super) fn signed(self) {
+    pub(in crate::backend) fn signed(self) {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.begin);
         self.unit.with(|state| state.latency.observe(took, now));
@@ -54,7 +54,7 @@ impl Seat {
     }
 
     /// The unit did what it was asked, which takes longer than to sign, or not so long.
-    pub(super) fn succeeded(mut self) {
+    pub(in crate::backend) fn succeeded(mut self) {
         (self.told, self.settled) = (true, true);
         self.unit.with(|state| {
             state.breaker.succeeded();
@@ -65,7 +65,7 @@ impl Seat {
     }
 
     /// The unit did not. `connection` is the one that it was asked over.
-    pub(super) fn failed(mut self, failure: &Failure, connection: Option<&Connection>) {
+    pub(in crate::backend) fn failed(mut self, failure: &Failure, connection: Option<&Connection>) {
         self.told = true;
         let (unit, epoch) = (&self.unit, Some(self.epoch));
         match failure {

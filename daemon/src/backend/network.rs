@@ -224,7 +224,7 @@ fn note(refusal: &Refusal, error: &io::Error) {
 }
 
 /// Whether the client does not take the certificate of the other end.
-pub(super) fn is_of_the_certificate(error: &io::Error) -> bool {
+pub(in crate::backend) fn is_of_the_certificate(error: &io::Error) -> bool {
     let told = error.get_ref().and_then(|error| error.downcast_ref());
     matches!(told, Some(rustls::Error::InvalidCertificate(_)))
 }

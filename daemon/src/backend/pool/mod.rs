@@ -1,26 +1,34 @@
 //! The units of a backend: which one a request goes to, and who waits for how long.
 
+pub(super) mod breaker;
+pub(super) mod failure;
+pub(super) mod latency;
+mod pace;
+pub(super) mod permit;
+mod queue;
+pub(super) mod unit;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_unit::Wkid;
 use tokio::sync::Notify;
 
-use super::queue::Queue;
-use super::seat::Seat;
-use super::unit::{Offer, Unit};
 use crate::ground::fair::User;
+use permit::Seat;
+use queue::Queue;
+use unit::{Offer, Unit};
 
 /// Units, and the requests that wait for one.
-pub(super) struct Pool {
-    pub(super) units: Vec<Arc<Unit>>,
+pub(in crate::backend) struct Pool {
+    pub(in crate::backend) units: Vec<Arc<Unit>>,
     queue: Queue,
     freed: Arc<Notify>,
 }
 
 /// Why a request gets no unit.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum NoSeat {
+pub(in crate::backend) enum NoSeat {
     /// Not before its deadline.
     Late,
     /// None is in order.
@@ -33,10 +41,10 @@ pub(super) enum NoSeat {
 
 /// Units that a request has been to, a bit each.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tried(u64);
+pub(in crate::backend) struct Tried(u64);
 
 impl Tried {
-    pub(super) fn add(&mut self, number: usize) {
+    pub(in crate::backend) fn add(&mut self, number: usize) {
         self.0 |= 1 << (number % 64);
     }
 
@@ -52,7 +60,7 @@ enum Choice {
 }
 
 impl Pool {
-    pub(super) fn new(units: Vec<Arc<Unit>>, most_waiting: usize, freed: Arc<Notify>) -> Self {
+    pub(in crate::backend) fn new(units: Vec<Arc<Unit>>, most_waiting: usize, freed: Arc<Notify>) -> Self {
         Self { units, queue: Queue::new(most_waiting), freed }
     }
 
@@ -61,7 +69,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`NoSeat`].
-    pub(super) async fn seat(
+    pub(in crate::backend) async fn seat(
         &self,
         wkids: &[Wkid],
         tried: Tried,
@@ -107,7 +115,7 @@ impl Pool {
     }
 
     /// A place at another unit, if there is one without waiting.
-    pub(super) fn seat_now(&self, wkids: &[Wkid], tried: Tried) -> Option<Seat> {
+    pub(in crate::backend) fn seat_now(&self, wkids: &[Wkid], tried: Tried) -> Option<Seat> {
         let now = Instant::now();
         let untried = |number: &usize| !tried.has(*number);
         match self.best((0..self.units.len()).filter(untried), wkids, now) {
@@ -117,11 +125,11 @@ impl Pool {
     }
 
     /// How many wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(in crate::backend) fn waiting(&self) -> usize {
         self.queue.waiting()
     }
 
-    pub(super) fn number(&self, unit: &Arc<Unit>) -> usize {
+    pub(in crate::backend) fn number(&self, unit: &Arc<Unit>) -> usize {
         self.units.iter().position(|one| Arc::ptr_eq(one, unit)).unwrap_or_default()
     }
 
@@ -207,7 +215,7 @@ mod tests {
         let settings = Config::parse(&text, "test".as_ref()).unwrap().grep11.remove("hsm").unwrap();
         let backend = crate::backend::grep11::Grep11::new("hsm", &settings).unwrap();
         for (unit, wkid) in backend.pool.units.iter().zip(wkids) {
-            unit.with(|state| (state.breaker, state.wkid) = (super::super::Breaker::Closed(0), Some(*wkid)));
+            unit.with(|state| (state.breaker, state.wkid) = (breaker::Breaker::Closed(0), Some(*wkid)));
         }
         backend.pool
     }

@@ -10,7 +10,7 @@ use crate::ground::text::printable;
 
 /// What became of one attempt at one unit.
 #[derive(Clone, Debug)]
-pub(super) enum Failure {
+pub(in crate::backend) enum Failure {
     /// One of both does not take the certificate of the other.
     Certificate(String),
     /// The unit is busy; it says so itself.
@@ -37,12 +37,12 @@ pub(super) enum Failure {
 
 impl Failure {
     /// A unit that cannot be reached or understood.
-    pub(super) fn severe(reason: impl ToString) -> Self {
+    pub(in crate::backend) fn severe(reason: impl ToString) -> Self {
         Self::Unit { reason: reason.to_string(), severe: true }
     }
 
     /// What a status means.
-    pub(super) fn of(status: &Status) -> Self {
+    pub(in crate::backend) fn of(status: &Status) -> Self {
         let Some(error) = detail(status) else { return Self::without_detail(status) };
         // Its text begins with the name of the number where a person is to read it.
         let reason = match ckr::name(error.code) {
@@ -78,7 +78,7 @@ impl Failure {
     }
 
     /// Whether a ciphertext has no plaintext under this key, as far as the unit can tell: its padding is wrong.
-    pub(super) fn is_of_the_padding(&self) -> bool {
+    pub(in crate::backend) fn is_of_the_padding(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if BAD_DATA.contains(code))
     }
 
@@ -101,7 +101,7 @@ impl Failure {
     }
 
     /// Whether another unit, or the same one over another connection, may do better.
-    pub(super) fn is_worth_another_attempt(&self) -> bool {
+    pub(in crate::backend) fn is_worth_another_attempt(&self) -> bool {
         !matches!(self, Self::Refused { .. })
     }
 }
@@ -136,7 +136,7 @@ fn detail(status: &Status) -> Option<Grep11Error> {
 }
 
 /// Outcome that a peer learns when a unit refuses with this number of PKCS #11.
-pub(super) fn outcome_of(code: u64) -> Outcome {
+pub(in crate::backend) fn outcome_of(code: u64) -> Outcome {
     match code {
         ckr::CKR_IBM_BLOB_ERROR | ckr::CKR_KEY_HANDLE_INVALID | ckr::CKR_OBJECT_HANDLE_INVALID => {
             Outcome::BlobDamaged

@@ -16,7 +16,7 @@ pub(crate) enum Breaker {
 
 /// Whether a request may go to a unit now.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Admits {
+pub(in crate::backend) enum Admits {
     Now,
     /// Not now, and perhaps soon.
     Later,
@@ -24,7 +24,7 @@ pub(super) enum Admits {
 }
 
 impl Breaker {
-    pub(super) fn admits(self) -> Admits {
+    pub(in crate::backend) fn admits(self) -> Admits {
         match self {
             Self::Closed(_) | Self::HalfOpen(false) => Admits::Now,
             Self::HalfOpen(true) => Admits::Later,
@@ -33,21 +33,21 @@ impl Breaker {
     }
 
     /// A request goes to the unit.
-    pub(super) fn enter(&mut self) {
+    pub(in crate::backend) fn enter(&mut self) {
         if let Self::HalfOpen(trial) = self {
             *trial = true;
         }
     }
 
     /// A request came to an end that says nothing about the unit.
-    pub(super) fn leave(&mut self) {
+    pub(in crate::backend) fn leave(&mut self) {
         if let Self::HalfOpen(trial) = self {
             *trial = false;
         }
     }
 
     /// The unit did what it was asked.
-    pub(super) fn succeeded(&mut self) {
+    pub(in crate::backend) fn succeeded(&mut self) {
         // Open, it was told otherwise by someone who asked later.
         if *self != Self::Open {
             *self = Self::Closed(0);
@@ -55,7 +55,7 @@ impl Breaker {
     }
 
     /// The unit failed; `severe` if once is enough. Returns whether it opened now.
-    pub(super) fn failed(&mut self, severe: bool) -> bool {
+    pub(in crate::backend) fn failed(&mut self, severe: bool) -> bool {
         let next = match *self {
             Self::Closed(failures) if !severe && failures + 1 < PATIENCE => Self::Closed(failures + 1),
             _ => Self::Open,
@@ -66,7 +66,7 @@ impl Breaker {
     }
 
     /// A probe found the unit in order.
-    pub(super) fn probed(&mut self) {
+    pub(in crate::backend) fn probed(&mut self) {
         if *self == Self::Open {
             *self = Self::HalfOpen(false);
         }

@@ -13,24 +13,24 @@ use tokio::sync::{Notify, OnceCell};
 use tokio::task::JoinSet;
 
 use super::breaker::{Admits, Breaker};
-use super::connection::{Connection, Line};
 use super::failure::Failure;
 use super::latency::Latency;
-use super::mechanism::{self, Form};
-use super::network::TlsClient;
 use super::pace::Pace;
-use super::seat::Seat;
+use super::permit::Seat;
+use crate::backend::grep11::connection::{Connection, Line};
+use crate::backend::grep11::mechanism::{self, Form};
+use crate::backend::network::TlsClient;
 use crate::config::{self, Endpoint};
 use crate::ground::throttle::Throttle;
 
 /// A unit. Shared between threads.
 pub(crate) struct Unit {
     pub(crate) endpoint: Endpoint,
-    pub(super) backend: String,
+    pub(in crate::backend) backend: String,
     line: Arc<Line>,
     in_flight_limit: usize,
     connect_timeout: Duration,
-    pub(super) timeout: Duration,
+    pub(in crate::backend) timeout: Duration,
     /// That it is in order, that it is not, that it has another master key.
     lines: [Throttle; 3],
     state: Mutex<State>,
@@ -39,37 +39,37 @@ pub(crate) struct Unit {
     /// Told when the breaker opens.
     opened: Notify,
     /// Told when there may be room at a unit of the backend.
-    pub(super) freed: Arc<Notify>,
+    pub(in crate::backend) freed: Arc<Notify>,
 }
 
 /// What is known of a unit.
-pub(super) struct State {
-    pub(super) breaker: Breaker,
-    pub(super) pace: Option<Pace>,
-    pub(super) latency: Latency,
-    pub(super) in_flight: usize,
-    pub(super) wkid: Option<Wkid>,
-    pub(super) mechanisms: Arc<[u64]>,
+pub(in crate::backend) struct State {
+    pub(in crate::backend) breaker: Breaker,
+    pub(in crate::backend) pace: Option<Pace>,
+    pub(in crate::backend) latency: Latency,
+    pub(in crate::backend) in_flight: usize,
+    pub(in crate::backend) wkid: Option<Wkid>,
+    pub(in crate::backend) mechanisms: Arc<[u64]>,
     /// Whether it signs digests with PSS: so until it has refused to.
-    pub(super) digest_pss: bool,
+    pub(in crate::backend) digest_pss: bool,
     /// How long a packet takes there and back: the shortest that was seen, since the others waited for a processor.
-    pub(super) round_trip: Duration,
+    pub(in crate::backend) round_trip: Duration,
     /// What was wrong with it last, while it is out of order.
-    pub(super) problem: Option<String>,
+    pub(in crate::backend) problem: Option<String>,
     /// When that was last said.
-    pub(super) said: Option<Instant>,
+    pub(in crate::backend) said: Option<Instant>,
     /// How often in a row a probe found it in order and a request did not.
-    pub(super) relapses: u32,
+    pub(in crate::backend) relapses: u32,
     /// How often it was found in order: what was asked before that says nothing of how it is now.
-    pub(super) epoch: u64,
+    pub(in crate::backend) epoch: u64,
     /// Since when all requests there were given up for another unit's answer.
-    pub(super) unanswered: Option<Instant>,
+    pub(in crate::backend) unanswered: Option<Instant>,
     /// Until then it need not show again whether it signs as it should.
-    pub(super) examined: Option<Instant>,
+    pub(in crate::backend) examined: Option<Instant>,
     /// When it last did what it was asked.
-    pub(super) succeeded: Option<Instant>,
-    pub(super) calls: u64,
-    pub(super) failures: u64,
+    pub(in crate::backend) succeeded: Option<Instant>,
+    pub(in crate::backend) calls: u64,
+    pub(in crate::backend) failures: u64,
 }
 
 /// A unit as it is, for people and metrics.
@@ -87,7 +87,7 @@ pub(crate) struct Status {
 
 /// How a unit takes files of TLS that are not in force.
 #[derive(Debug)]
-pub(super) enum Trial {
+pub(in crate::backend) enum Trial {
     Accepted,
     /// For this reason; and whether it is in order with those that are.
     Refused {
@@ -99,7 +99,7 @@ pub(super) enum Trial {
 
 /// Whether a unit can take a request.
 #[derive(Debug)]
-pub(super) enum Offer {
+pub(in crate::backend) enum Offer {
     /// At this cost: the least is the best.
     Free(f64),
     /// Not now; at that time, or when another request is done.
@@ -110,7 +110,7 @@ pub(super) enum Offer {
 }
 
 impl Unit {
-    pub(super) fn new(
+    pub(in crate::backend) fn new(
         backend: &str,
         endpoint: Endpoint,
         settings: &config::Grep11,
@@ -154,7 +154,7 @@ impl Unit {
     }
 
     /// Whether it can take a request for a key that is wrapped by one of these master keys; none stands for any.
-    pub(super) fn offer(&self, wkids: &[Wkid], now: Instant) -> Offer {
+    pub(in crate::backend) fn offer(&self, wkids: &[Wkid], now: Instant) -> Offer {
         self.with(|state| {
             let fits = state.wkid.is_some_and(|own| wkids.is_empty() || wkids.contains(&own));
             match state.breaker.admits() {
@@ -173,7 +173,7 @@ impl Unit {
     /// Takes a place, if there is one still.
     ///
     /// Where it is half open, the request tries it out if `trial`: one that takes long had better not.
-    pub(super) fn enter(self: &Arc<Self>, now: Instant, trial: bool) -> Option<Seat> {
+    pub(in crate::backend) fn enter(self: &Arc<Self>, now: Instant, trial: bool) -> Option<Seat> {
         let entered = self.with(|state| {
             let free = state.breaker.admits() == Admits::Now
                 && state.in_flight < self.in_flight_limit
@@ -197,7 +197,7 @@ impl Unit {
     ///
     /// # Errors
     /// [`Failure`] says why there is none to be had.
-    pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, Failure> {
+    pub(in crate::backend) async fn connection(self: &Arc<Self>) -> Result<Arc<Connection>, Failure> {
         let place = {
             let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
             let place = connections.entry(thread::current().id()).or_default();
@@ -245,7 +245,7 @@ impl Unit {
     }
 
     /// Has the thread of a connection connect anew.
-    pub(super) fn forget(&self, connection: &Connection) {
+    pub(in crate::backend) fn forget(&self, connection: &Connection) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections
             .retain(|_, place| !place.get().is_some_and(|one| core::ptr::eq(&raw const **one, connection)));
@@ -257,12 +257,12 @@ impl Unit {
     }
 
     /// How long a packet takes there and back.
-    pub(super) fn round_trip(&self) -> Duration {
+    pub(in crate::backend) fn round_trip(&self) -> Duration {
         self.with(|state| state.round_trip)
     }
 
     /// What to send it for a scheme: a digest where it takes one, or else the message.
-    pub(super) fn form(&self, scheme: Scheme) -> Option<Form> {
+    pub(in crate::backend) fn form(&self, scheme: Scheme) -> Option<Form> {
         self.with(|state| {
             let pss = scheme.is_pss();
             [Form::Digest, Form::Message].into_iter().find(|form| {
@@ -274,7 +274,7 @@ impl Unit {
     }
 
     /// It has refused to sign a digest with PSS.
-    pub(super) fn refused_digest_pss(&self) {
+    pub(in crate::backend) fn refused_digest_pss(&self) {
         self.with(|state| state.digest_pss = false);
     }
 
@@ -293,7 +293,7 @@ impl Unit {
     }
 
     /// Watches over it: probes it while it is out of order, and looks after it while nobody asks.
-    pub(super) async fn watch(&self, first: &Notify) {
+    pub(in crate::backend) async fn watch(&self, first: &Notify) {
         let mut told_first = false;
         loop {
             match self.probe_once_or_again(told_first).await {
@@ -399,7 +399,7 @@ impl Unit {
     }
 
     /// Finds out how it is now.
-    pub(super) async fn look(&self) {
+    pub(in crate::backend) async fn look(&self) {
         match self.probe().await {
             Ok((connection, mechanisms)) if self.with(|state| state.breaker) == Breaker::Open => {
                 self.is_back(connection, mechanisms);
@@ -419,7 +419,7 @@ impl Unit {
 
     /// Connects once with other files of TLS than those that are in force. Nothing else comes of
     /// that.
-    pub(super) async fn try_out(&self, tls: Arc<TlsClient>) -> Trial {
+    pub(in crate::backend) async fn try_out(&self, tls: Arc<TlsClient>) -> Trial {
         let opened = Connection::open_with(&self.endpoint, &self.line, Some(tls));
         match tokio::time::timeout(self.connect_timeout, opened).await {
             Ok(Ok(_)) => Trial::Accepted,
@@ -455,7 +455,7 @@ impl Unit {
     /// It did not do what it was asked; `severe` if once is enough to ask it no more.
     ///
     /// `epoch` is that of the request, if it was asked only once.
-    pub(super) fn failed(&self, failure: &Failure, severe: bool, epoch: Option<u64>) {
+    pub(in crate::backend) fn failed(&self, failure: &Failure, severe: bool, epoch: Option<u64>) {
         let counts = self.with(|state| {
             state.unanswered = None;
             let counts = epoch.is_none_or(|epoch| epoch == state.epoch);
@@ -485,7 +485,7 @@ impl Unit {
     }
 
     /// Holds the lock for a look or a change, never while waiting.
-    pub(super) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+    pub(in crate::backend) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
