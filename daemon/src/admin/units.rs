@@ -3,12 +3,10 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use keyward_grep11::ckm;
 
 use super::{Admin, Answer};
 use crate::admin::api::{BackendView, UnitView};
 use crate::backend::Backend;
-use crate::backend::grep11::Breaker;
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
 use crate::keys::StoreError;
@@ -41,6 +39,7 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
     Ok(views)
 }
 
+/// Units of every backend.
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
     let mut views = Vec::new();
     for backend in admin.daemon.backends.iter() {
@@ -66,42 +65,28 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
             Backend::Grep11(grep11) => {
                 let settled = admin.daemon.keys.wkid(backend.name()).await?;
                 let next = admin.daemon.keys.next_wkid(backend.name()).await?;
-                views.extend(grep11.units().map(|unit| {
-                    let status = unit.status();
-                    let wkid = status.wkid.map(|wkid| wkid.to_string());
+                views.extend(grep11.units().into_iter().map(|unit| {
+                    let wkid = unit.wkid.map(|wkid| wkid.to_string());
                     let other = settled.is_some() && wkid.is_some() && settled != wkid;
                     let next_master_key = other && next == wkid;
                     UnitView {
                         backend: backend.name().into(),
-                        address: unit.endpoint.to_string(),
-                        health: match status.breaker {
-                            Breaker::Closed(_) => "up",
-                            Breaker::HalfOpen(_) => "trying",
-                            Breaker::Open => "down",
-                        }
-                        .into(),
-                        breaker: Some(status.breaker.name().into()),
-                        latency_us: u64::try_from(status.latency.as_micros()).ok(),
-                        in_flight: Some(status.in_flight),
-                        calls: Some(status.calls),
-                        failures: Some(status.failures),
+                        address: unit.address,
+                        health: unit.state.name().into(),
+                        breaker: unit.load.map(|_| unit.state.breaker().into()),
+                        latency_us: unit.load.and_then(|load| u64::try_from(load.latency.as_micros()).ok()),
+                        in_flight: unit.load.map(|load| load.in_flight),
+                        calls: unit.load.map(|load| load.calls),
+                        failures: unit.load.map(|load| load.failures),
                         other_master_key: other && !next_master_key,
                         next_master_key,
                         wkid,
-                        mechanisms: status.mechanisms.iter().map(|number| mechanism(*number)).collect(),
-                        problem: status
-                            .problem
-                            .or_else(|| grep11.tls_problem())
-                            .or_else(|| grep11.tokens().problem())
-                            .map(|text| printable(&text)),
+                        mechanisms: unit.mechanisms,
+                        problem: unit.problem.map(|text| printable(&text)),
                     }
                 }));
             }
         }
     }
     Ok(Json(views))
-}
-
-fn mechanism(number: u64) -> String {
-    ckm::name(number).map_or_else(|| format!("{number:#x}"), str::to_owned)
 }

@@ -9,6 +9,7 @@ mod network;
 mod pool;
 mod rejection;
 mod request;
+mod unit_health;
 mod verify;
 
 use std::sync::{Arc, LazyLock};
@@ -27,6 +28,7 @@ pub(crate) use error::{BackendError, SetupError};
 pub(crate) use key_material::KeyMaterial;
 pub(crate) use keyward_unit::Input;
 pub(crate) use request::{Context, Times, Trace, random};
+pub(crate) use unit_health::{Load, UnitHealth, UnitState};
 
 /// The backends of a daemon, each of which keys name. Shared by reference between tasks.
 pub(crate) struct Backends(Vec<Backend>);

@@ -28,7 +28,7 @@ use crate::ground::tls_files::{self, TlsFileError};
 
 /// How to speak TLS to somebody.
 #[derive(Clone)]
-pub(crate) struct TlsClient {
+pub(super) struct TlsClient {
     connector: TlsConnector,
     /// In the place of the host's name.
     name: Option<ServerName<'static>>,
@@ -39,7 +39,7 @@ impl TlsClient {
     ///
     /// # Errors
     /// [`TlsError`] says which file is wrong.
-    pub(crate) fn new(settings: &Tls, protocol: &[u8]) -> Result<Self, TlsError> {
+    pub(super) fn new(settings: &Tls, protocol: &[u8]) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         match &settings.ca {
             Some(path) => {
@@ -79,7 +79,7 @@ impl TlsClient {
     ///
     /// # Errors
     /// See [`Self::new`].
-    pub(crate) fn renewed(
+    pub(super) fn renewed(
         backend: &str,
         settings: &Tls,
         protocol: &'static [u8],
@@ -96,7 +96,7 @@ impl TlsClient {
     ///
     /// # Errors
     /// What went wrong, in the words of rustls.
-    pub(crate) async fn connect(
+    pub(super) async fn connect(
         &self,
         host: &str,
         stream: TcpStream,
@@ -117,11 +117,11 @@ impl TlsClient {
 }
 
 /// Why the other end of a connection refused the client, as soon as it says so.
-pub(crate) type Refusal = Arc<OnceLock<String>>;
+pub(super) type Refusal = Arc<OnceLock<String>>;
 
 /// A connection with TLS. What the other end says at last is noted, also where somebody who writes
 /// finds out that it has closed the connection.
-pub(crate) struct Secured {
+pub(super) struct Secured {
     stream: TlsStream<TcpStream>,
     refusal: Refusal,
 }
@@ -224,13 +224,13 @@ fn note(refusal: &Refusal, error: &io::Error) {
 }
 
 /// Whether the client does not take the certificate of the other end.
-pub(in crate::backend) fn is_of_the_certificate(error: &io::Error) -> bool {
+pub(super) fn is_of_the_certificate(error: &io::Error) -> bool {
     let told = error.get_ref().and_then(|error| error.downcast_ref());
     matches!(told, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Connects, and tells how long a packet takes there and back: connecting is one there and one back.
-pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Duration)> {
+pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Duration)> {
     // One after the other: which of them was slow must not count.
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await? {
@@ -249,7 +249,7 @@ pub(crate) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Durat
 
 /// Why TLS cannot be spoken as the settings say.
 #[derive(Debug, Error)]
-pub(crate) enum TlsError {
+pub(super) enum TlsError {
     #[error("cannot use the certificate in {}: {}", .0.display(), .1)]
     Certificate(PathBuf, #[source] rustls::Error),
     #[error(transparent)]

@@ -15,8 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::backend::grep11::Breaker;
-use crate::backend::{Backend, Backends, Times};
+use crate::backend::{Backend, Backends, Times, UnitState};
 use crate::daemon::Daemon;
 use crate::observe::expiries::Expiries;
 use crate::policy::purpose::Purpose;
@@ -323,20 +322,20 @@ impl Metrics {
         self.ready.get_or_create(&labels).set(ready.into());
         let Backend::Grep11(grep11) = backend else { return };
         self.waiting.get_or_create(&labels).set(i64::try_from(grep11.waiting()).unwrap_or(i64::MAX));
-        self.unusable.get_or_create(&labels).set(grep11.tls_problem().is_some().into());
-        if let Some(holds) = grep11.tokens().holds_for() {
+        self.unusable.get_or_create(&labels).set(grep11.files_problem().is_some().into());
+        if let Some(holds) = grep11.token_valid_for() {
             self.token.get_or_create(&labels).set(holds.as_secs_f64());
         }
         for unit in grep11.units() {
-            let labels = UnitLabels { backend: backend.name().into(), unit: unit.endpoint.to_string() };
-            let status = unit.status();
-            self.up.get_or_create(&labels).set((status.breaker != Breaker::Open).into());
-            self.in_flight.get_or_create(&labels).set(i64::try_from(status.in_flight).unwrap_or(i64::MAX));
-            self.latency.get_or_create(&labels).set(status.latency.as_secs_f64());
+            let labels = UnitLabels { backend: backend.name().into(), unit: unit.address };
+            self.up.get_or_create(&labels).set((unit.state != UnitState::Down).into());
+            let Some(load) = unit.load else { continue };
+            self.in_flight.get_or_create(&labels).set(i64::try_from(load.in_flight).unwrap_or(i64::MAX));
+            self.latency.get_or_create(&labels).set(load.latency.as_secs_f64());
             let catch_up =
                 |counter: &Counter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
-            catch_up(&self.calls.get_or_create(&labels), status.calls);
-            catch_up(&self.failures.get_or_create(&labels), status.failures);
+            catch_up(&self.calls.get_or_create(&labels), load.calls);
+            catch_up(&self.failures.get_or_create(&labels), load.failures);
         }
     }
 

@@ -86,7 +86,7 @@ pub(crate) fn algorithm(hash: Hash) -> &'static digest::Algorithm {
 /// The signature as TLS has it; `None` if it is none.
 ///
 /// ECDSA comes as r and s, each as long as the order of the curve, and goes as DER (RFC 3279, 2.2.3).
-pub(in crate::backend) fn signature(key: &PublicKey, raw: Vec<u8>) -> Option<Vec<u8>> {
+pub(super) fn signature(key: &PublicKey, raw: Vec<u8>) -> Option<Vec<u8>> {
     match key {
         PublicKey::Ec { curve, .. } => to_der(*curve, &raw),
         key => (raw.len() == key.max_signature()).then_some(raw),

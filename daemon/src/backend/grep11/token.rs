@@ -27,7 +27,7 @@ use crate::ground::ownership::{self, OwnershipError};
 use crate::ground::text::{printable, quoted};
 
 /// Where the tokens of a backend come from, and the one in use.
-pub(crate) struct Tokens {
+pub(super) struct Tokens {
     source: Source,
     current: ArcSwapOption<Token>,
     backend: String,
@@ -212,8 +212,8 @@ impl Tokens {
         }
     }
 
-    /// How long the token holds; `None` if that is not known or there is none.
-    pub(crate) fn holds_for(&self) -> Option<Duration> {
+    /// Time for which the token is still valid; none if that is not known, or there is no token.
+    pub(super) fn valid_for(&self) -> Option<Duration> {
         let expires = self.current.load().as_ref()?.expires?;
         Some(expires.saturating_duration_since(Instant::now()))
     }

@@ -1,14 +1,15 @@
 //! How long units take.
 
 use core::time::Duration;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 /// What a unit is expected to take: the worst of late, which is forgotten as time goes by.
 ///
 /// This is the "peak EWMA" of load balancers: a unit that has become slow is found out by one call, and tried again
 /// when what was seen is old.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::backend) struct Latency {
+pub(super) struct Latency {
     /// In seconds.
     mean: f64,
     at: Instant,
@@ -16,12 +17,12 @@ pub(in crate::backend) struct Latency {
 
 impl Latency {
     /// Nothing is known.
-    pub(in crate::backend) fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self { mean: 0.0, at: now }
     }
 
     /// A call took so long.
-    pub(in crate::backend) fn observe(&mut self, took: Duration, now: Instant) {
+    pub(super) fn observe(&mut self, took: Duration, now: Instant) {
         let took = took.as_secs_f64();
         self.mean = if took >= self.mean {
             took
@@ -33,7 +34,7 @@ impl Latency {
     }
 
     /// What the next call is expected to take, in seconds, with so many under way.
-    pub(in crate::backend) fn cost(&self, in_flight: usize, now: Instant) -> f64 {
+    pub(super) fn cost(&self, in_flight: usize, now: Instant) -> f64 {
         let calls = u32::try_from(in_flight).unwrap_or(u32::MAX).saturating_add(1);
         // Nobody is there to observe anything where nobody is sent.
         (self.mean * self.weight(now)).max(LEAST) * f64::from(calls)
@@ -49,20 +50,20 @@ impl Latency {
 /// Each call moves it: up by 19 parts if it took longer, down by one part if it did not. So it comes to rest where 19
 /// of 20 take less.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::backend) struct Percentile95(Duration);
+pub(super) struct Percentile95(Duration);
 
 impl Percentile95 {
-    pub(in crate::backend) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Duration::from_millis(20))
     }
 
-    pub(in crate::backend) fn observe(&mut self, took: Duration) {
+    pub(super) fn observe(&mut self, took: Duration) {
         let part = self.0 / 400;
         self.0 = if took > self.0 { self.0 + part * 19 } else { self.0 - part };
         self.0 = self.0.clamp(Duration::from_millis(1), Duration::from_secs(10));
     }
 
-    pub(in crate::backend) fn get(self) -> Duration {
+    pub(super) fn get(self) -> Duration {
         self.0
     }
 }

@@ -1,50 +1,95 @@
-//! The units of a backend: which one a request goes to, and who waits for how long.
+//! Pool of equal units: which unit a request goes to, how many requests at a time, and another attempt
+//! where a unit fails.
+//!
+//! The pool knows nothing of the protocol of the units: a backend implements [`Driver`] for the way to one
+//! unit, [`Connection`] for an open connection, and [`Operation`] for the work of a request.
+//! [`Pool::call`] does an operation for a peer: [`mod@call`] takes a [`Permit`] for the unit that will be done
+//! first, and retries, or asks a second unit, as long as the peer waits. Requests wait in a fair [`queue`].
+//! [`mod@unit`] knows whether a unit may be asked ([`health`], [`pace`], [`latency`]); [`watch`] probes the
+//! units that may not.
 
-pub(super) mod breaker;
-pub(super) mod failure;
-pub(super) mod latency;
+mod call;
+mod connections;
+mod driver;
+mod failure;
+mod health;
+mod latency;
 mod pace;
-pub(super) mod permit;
+mod permit;
 mod queue;
-pub(super) mod unit;
+#[cfg(test)]
+mod tests;
+mod unit;
+mod watch;
 
-use std::sync::Arc;
-use std::time::Instant;
+use core::num::NonZeroU32;
+use core::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use keyward_unit::Wkid;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::ground::fair::User;
-use permit::Seat;
+use latency::Percentile95;
+use permit::Permit;
 use queue::Queue;
-use unit::{Offer, Unit};
+use unit::Offer;
 
-/// Units, and the requests that wait for one.
-pub(in crate::backend) struct Pool {
-    pub(in crate::backend) units: Vec<Arc<Unit>>,
-    queue: Queue,
-    freed: Arc<Notify>,
+pub(super) use connections::Shared;
+pub(super) use driver::{Connection, Driver, Operation};
+pub(super) use failure::{Failure, Refusal};
+pub(super) use unit::Unit;
+
+/// Settings of a pool.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    /// Most calls of a unit at a time.
+    pub(super) in_flight: usize,
+    /// Most calls of a unit in a second.
+    pub(super) rate: Option<NonZeroU32>,
+    /// Most requests that wait for units with one choice of master keys.
+    pub(super) queue: usize,
+    /// Whether a second unit is asked if the first takes longer than 95 of 100 calls.
+    pub(super) hedge: bool,
+    /// Time limit of connecting.
+    pub(super) connect_timeout: Duration,
+    /// Time limit of a call.
+    pub(super) timeout: Duration,
+    /// Time without a success after which the unit is probed.
+    pub(super) keepalive: Duration,
 }
 
-/// Why a request gets no unit.
+/// Units, and the requests that wait for them. Shared between threads.
+pub(super) struct Pool<D: Driver> {
+    name: Arc<str>,
+    units: Vec<Arc<Unit<D>>>,
+    settings: Settings,
+    queue: Queue,
+    freed: Arc<Notify>,
+    p95: Mutex<Percentile95>,
+}
+
+/// Reason why a request gets no permit.
 #[derive(Debug, Eq, PartialEq)]
-pub(in crate::backend) enum NoSeat {
-    /// Not before its deadline.
+enum NoPermit {
+    /// The deadline passed.
     Late,
-    /// None is in order.
+    /// No unit is healthy.
     Down,
-    /// None that is in order has the master key of the key.
+    /// No healthy unit has the master key of the key.
     OtherMasterKey,
-    /// Too many wait already.
+    /// Too many requests wait.
     Overloaded,
 }
 
-/// Units that a request has been to, a bit each.
+/// Units that a request was at, a bit each.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::backend) struct Tried(u64);
+struct Tried(u64);
 
 impl Tried {
-    pub(in crate::backend) fn add(&mut self, number: usize) {
+    fn add(&mut self, number: usize) {
         self.0 |= 1 << (number % 64);
     }
 
@@ -53,101 +98,125 @@ impl Tried {
     }
 }
 
-enum Choice {
-    Seat(Seat),
-    Later(Option<Instant>),
-    None(NoSeat),
+/// Needs of a request for a permit.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    /// Master keys, of which the unit must have one; none stands for any.
+    wkids: &'a [Wkid],
+    deadline: Instant,
+    user: User,
+    /// Whether the request decides the health of a unit that is half open.
+    decides: bool,
 }
 
-impl Pool {
-    pub(in crate::backend) fn new(units: Vec<Arc<Unit>>, most_waiting: usize, freed: Arc<Notify>) -> Self {
-        Self { units, queue: Queue::new(most_waiting), freed }
+impl<D: Driver> Pool<D> {
+    /// Pool of a backend. No unit is connected before [`Self::start`].
+    pub(super) fn new(name: Arc<str>, drivers: impl IntoIterator<Item = D>, settings: Settings) -> Self {
+        let freed = Arc::new(Notify::new());
+        let unit = |driver| Arc::new(Unit::new(Arc::clone(&name), driver, settings, Arc::clone(&freed)));
+        let units = drivers.into_iter().map(unit).collect();
+        let p95 = Mutex::new(Percentile95::new());
+        Self { name, units, settings, queue: Queue::new(settings.queue), freed, p95 }
     }
 
-    /// A place at the unit that will be done first, among those not tried yet if there are any. A unit that is half open
-    /// is tried out by it if `trial`.
-    ///
-    /// # Errors
-    /// [`NoSeat`].
-    pub(in crate::backend) async fn seat(
-        &self,
-        wkids: &[Wkid],
-        tried: Tried,
-        deadline: Instant,
-        trial: bool,
-        user: User,
-    ) -> Result<Seat, NoSeat> {
-        // Who has waited before does not wait again at the end.
-        if tried.0 != 0 || !self.queue.has_line(wkids) {
-            match self.choose(wkids, tried, trial) {
-                Choice::Seat(seat) => return Ok(seat),
+    /// Begins to watch over the units, in tasks of this thread, and waits for the first probe of each.
+    pub(super) async fn start(&self) {
+        let watch = |unit: &Arc<Unit<D>>| {
+            let (unit, first) = (Arc::clone(unit), Arc::new(Notify::new()));
+            let probed = Arc::clone(&first);
+            tokio::spawn(async move { unit.watch(&first).await });
+            probed
+        };
+        for probed in self.units.iter().map(watch).collect::<Vec<_>>() {
+            probed.notified().await;
+        }
+    }
+
+    /// Finds out how each unit is now.
+    pub(super) async fn look(&self) {
+        let mut looks = JoinSet::new();
+        for unit in &self.units {
+            let unit = Arc::clone(unit);
+            looks.spawn(async move { unit.look().await });
+        }
+        looks.join_all().await;
+    }
+
+    /// Units, in the order of the configuration.
+    pub(super) fn units(&self) -> &[Arc<Unit<D>>] {
+        &self.units
+    }
+
+    /// Number of requests that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.waiting()
+    }
+
+    /// Permit for the unit that will be done first, among the units not tried yet if there are any.
+    async fn permit(&self, wish: Wish<'_>, tried: Tried) -> Result<Permit<D>, NoPermit> {
+        // A request that has waited before does not wait at the end again.
+        if tried.0 != 0 || !self.queue.has_line(wish.wkids) {
+            match self.choose(wish, tried) {
+                Choice::Permit(permit) => return Ok(permit),
                 Choice::None(why) => return Err(why),
                 Choice::Later(_) => {}
             }
         }
-        let place = self.queue.join(wkids);
+        let place = self.queue.join(wish.wkids);
         let _first = match tried.0 {
             0 => {
-                let first = tokio::time::timeout_at(deadline.into(), place.first(user)).await;
-                Some(first.map_err(|_| NoSeat::Late)?.map_err(|_| NoSeat::Overloaded)?)
+                let first = tokio::time::timeout_at(wish.deadline, place.first(wish.user)).await;
+                Some(first.map_err(|_| NoPermit::Late)?.map_err(|_| NoPermit::Overloaded)?)
             }
-            // It waits for a unit that it has not been to, which is no reason for others to wait.
+            // The request waits for a unit that it has not been to, so others need not wait for the request.
             _ => None,
         };
         loop {
-            // Before the look: from here on nothing is missed.
+            // Before the choice, so that no unit is missed that is freed after it.
             let freed = self.freed.notified();
-            match self.choose(wkids, tried, trial) {
-                Choice::Seat(seat) => return Ok(seat),
+            match self.choose(wish, tried) {
+                Choice::Permit(permit) => return Ok(permit),
                 Choice::None(why) => return Err(why),
                 Choice::Later(at) => {
-                    let until = at.map_or(deadline, |at| at.min(deadline));
+                    let until = at.map_or(wish.deadline, |at| at.min(wish.deadline));
                     tokio::select! {
                         () = freed => {}
-                        () = tokio::time::sleep_until(until.into()) => {}
+                        () = tokio::time::sleep_until(until) => {}
                     }
                 }
             }
-            if Instant::now() >= deadline {
-                return Err(NoSeat::Late);
+            if Instant::now() >= wish.deadline {
+                return Err(NoPermit::Late);
             }
         }
     }
 
-    /// A place at another unit, if there is one without waiting.
-    pub(in crate::backend) fn seat_now(&self, wkids: &[Wkid], tried: Tried) -> Option<Seat> {
+    /// Permit for a unit not tried yet, if there is one without waiting.
+    fn permit_now(&self, wkids: &[Wkid], tried: Tried) -> Option<Permit<D>> {
         let now = Instant::now();
-        let untried = |number: &usize| !tried.has(*number);
-        match self.best((0..self.units.len()).filter(untried), wkids, now) {
-            Best::Free(number) => self.units[number].enter(now, true),
+        match self.best(|number| !tried.has(number), wkids, now) {
+            Best::Free(number) => Permit::take(&self.units[number], now, true),
             _ => None,
         }
     }
 
-    /// How many wait.
-    pub(in crate::backend) fn waiting(&self) -> usize {
-        self.queue.waiting()
-    }
-
-    pub(in crate::backend) fn number(&self, unit: &Arc<Unit>) -> usize {
+    fn number(&self, unit: &Arc<Unit<D>>) -> usize {
         self.units.iter().position(|one| Arc::ptr_eq(one, unit)).unwrap_or_default()
     }
 
-    fn choose(&self, wkids: &[Wkid], tried: Tried, trial: bool) -> Choice {
+    fn choose(&self, wish: Wish<'_>, tried: Tried) -> Choice<D> {
         loop {
             let now = Instant::now();
-            let all = 0..self.units.len();
-            let untried = all.clone().filter(|number| !tried.has(*number));
-            let best = match self.best(untried, wkids, now) {
-                // Better the same one again than none.
-                Best::None(_) if tried.0 != 0 => self.best(all, wkids, now),
+            let best = match self.best(|number| !tried.has(number), wish.wkids, now) {
+                // Better the same unit again than none.
+                Best::None(_) if tried.0 != 0 => self.best(|_| true, wish.wkids, now),
                 best => best,
             };
             match best {
-                // Unless somebody else was faster.
+                // Unless another request was faster.
                 Best::Free(number) => {
-                    if let Some(seat) = self.units[number].enter(now, trial) {
-                        return Choice::Seat(seat);
+                    if let Some(permit) = Permit::take(&self.units[number], now, wish.decides) {
+                        return Choice::Permit(permit);
                     }
                 }
                 Best::Busy(at) => return Choice::Later(at),
@@ -156,10 +225,11 @@ impl Pool {
         }
     }
 
-    fn best(&self, numbers: impl Iterator<Item = usize>, wkids: &[Wkid], now: Instant) -> Best {
-        let (mut free, mut busy, mut next, mut unfit) = (None, false, None, false);
-        for number in numbers {
-            match self.units[number].offer(wkids, now) {
+    /// The best of the units whose numbers `may_be`.
+    fn best(&self, may_be: impl Fn(usize) -> bool, wkids: &[Wkid], now: Instant) -> Best {
+        let (mut free, mut busy, mut next, mut other_master_key) = (None, false, None, false);
+        for (number, unit) in self.units.iter().enumerate().filter(|(number, _)| may_be(*number)) {
+            match unit.offer(wkids, now) {
                 Offer::Free(cost) => {
                     if free.is_none_or(|(_, least)| cost < least) {
                         free = Some((number, cost));
@@ -167,89 +237,31 @@ impl Pool {
                 }
                 Offer::Busy(at) => {
                     busy = true;
-                    next = match (next, at) {
-                        (Some(next), Some(at)) if at < next => Some(at),
-                        (None, at) => at,
-                        (next, _) => next,
-                    };
+                    next = next.into_iter().chain(at).min();
                 }
-                Offer::Unfit => unfit = true,
+                Offer::OtherMasterKey => other_master_key = true,
                 Offer::Down => {}
             }
         }
         match free {
             Some((number, _)) => Best::Free(number),
             None if busy => Best::Busy(next),
-            None if unfit => Best::None(NoSeat::OtherMasterKey),
-            None => Best::None(NoSeat::Down),
+            None if other_master_key => Best::None(NoPermit::OtherMasterKey),
+            None => Best::None(NoPermit::Down),
         }
     }
+}
+
+enum Choice<D: Driver> {
+    Permit(Permit<D>),
+    /// Not before this time, or before another request has ended.
+    Later(Option<Instant>),
+    None(NoPermit),
 }
 
 enum Best {
     Free(usize),
-    /// Until then, or until another request is done.
+    /// Not before this time, or before another request has ended.
     Busy(Option<Instant>),
-    None(NoSeat),
-}
-
-#[cfg(test)]
-mod tests {
-    use core::time::Duration;
-
-    use super::*;
-    use crate::config::Config;
-
-    fn wkid(byte: u8) -> Wkid {
-        Wkid::from_bytes([byte; 16])
-    }
-
-    /// Units in order, each with a master key, that take one call at a time.
-    fn pool(wkids: &[Wkid]) -> Pool {
-        let endpoints: Vec<_> =
-            (0..wkids.len()).map(|number| format!("\"localhost:{}\"", 1 + number)).collect();
-        let text = format!(
-            "[grep11.hsm]\nplaintext = true\nin-flight = 1\nendpoints = [{}]\n",
-            endpoints.join(", ")
-        );
-        let settings = Config::parse(&text, "test".as_ref()).unwrap().grep11.remove("hsm").unwrap();
-        let backend = crate::backend::grep11::Grep11::new("hsm", &settings).unwrap();
-        for (unit, wkid) in backend.pool.units.iter().zip(wkids) {
-            unit.with(|state| (state.breaker, state.wkid) = (breaker::Breaker::Closed(0), Some(*wkid)));
-        }
-        backend.pool
-    }
-
-    #[tokio::test]
-    async fn requests_that_need_another_master_key_do_not_stand_in_the_way() {
-        let pool = pool(&[wkid(1), wkid(2)]);
-        let (old, new) = ([wkid(1)], [wkid(2)]);
-        let soon = || Instant::now() + Duration::from_secs(1);
-        let held = pool.seat(&old, Tried::default(), soon(), true, 1).await.unwrap();
-        let waiting = pool.seat(&old, Tried::default(), soon(), true, 1);
-        tokio::pin!(waiting);
-        assert!(tokio::time::timeout(Duration::from_millis(1), &mut waiting).await.is_err());
-        assert_eq!(pool.waiting(), 1);
-        let other = pool.seat(&new, Tried::default(), soon(), true, 1).await.unwrap();
-        assert_eq!(pool.number(&other.unit), 1);
-        drop(held);
-        assert_eq!(pool.number(&waiting.await.unwrap().unit), 0);
-        assert_eq!(pool.waiting(), 0);
-    }
-
-    #[tokio::test]
-    async fn who_waits_for_another_unit_does_not_stand_in_the_way_of_those_who_take_any() {
-        let pool = pool(&[wkid(1), wkid(1)]);
-        let keys = [wkid(1)];
-        let soon = || Instant::now() + Duration::from_secs(1);
-        let mut tried = Tried::default();
-        tried.add(0);
-        let _stuck = pool.seat(&keys, tried, soon(), true, 1).await.unwrap();
-        let again = pool.seat(&keys, tried, soon(), true, 1);
-        tokio::pin!(again);
-        assert!(tokio::time::timeout(Duration::from_millis(1), &mut again).await.is_err());
-        // It stands in the line, so this one does, too; but it is not its turn that is waited for.
-        let any = pool.seat(&keys, Tried::default(), soon(), true, 1).await.unwrap();
-        assert_eq!(pool.number(&any.unit), 0);
-    }
+    None(NoPermit),
 }

@@ -2,29 +2,30 @@
 
 use core::num::NonZeroU32;
 use core::time::Duration;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 /// A rate, kept by the generic cell rate algorithm (ITU-T I.371, annex A): what was missed is caught up with, but no
 /// more than [`BURST`] of it.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::backend) struct Pace {
+pub(super) struct Pace {
     interval: Duration,
     /// When the next call would be due if all were spaced evenly.
     due: Instant,
 }
 
 impl Pace {
-    pub(in crate::backend) fn new(rate: NonZeroU32, now: Instant) -> Self {
+    pub(super) fn new(rate: NonZeroU32, now: Instant) -> Self {
         Self { interval: Duration::from_secs(1) / rate.get(), due: now }
     }
 
     /// When the next call may go; in the past if it may now.
-    pub(in crate::backend) fn next(&self) -> Instant {
+    pub(super) fn next(&self) -> Instant {
         self.due.checked_sub(BURST).unwrap_or(self.due)
     }
 
     /// A call goes.
-    pub(in crate::backend) fn take(&mut self, now: Instant) {
+    pub(super) fn take(&mut self, now: Instant) {
         self.due = self.due.max(now) + self.interval;
     }
 }

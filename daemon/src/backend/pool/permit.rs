@@ -1,133 +1,130 @@
-//! A request's place at a unit, and what its end says of that.
+//! Permit of a request to use a unit, and what the end of the request says about the unit.
 
 use std::sync::Arc;
-use std::time::Instant;
 
+use tokio::time::Instant;
+
+use super::connections::Shared;
+use super::driver::{Connection, Driver};
 use super::failure::Failure;
 use super::unit::Unit;
-use crate::backend::grep11::connection::Connection;
 
-/// A request's place at a unit, which it leaves when this is dropped.
-pub(in crate::backend) struct Seat {
-    pub(in crate::backend) unit: Arc<Unit>,
-    begin: Instant,
-    epoch: u64,
-    /// Whether it tries out a unit that is half open.
-    trial: bool,
-    /// Whether the request is to find out if the unit answers at all.
-    doubt: bool,
-    /// Whether it was told how the request ended.
-    told: bool,
-    /// Whether that counts for the unit or against it.
-    settled: bool,
+/// Permit of one request to use one unit. Dropping the permit ends the request.
+pub(super) struct Permit<D: Driver> {
+    pub(super) unit: Arc<Unit<D>>,
+    since: Instant,
+    generation: u64,
+    /// True if the request decides the health of a unit that is half open.
+    decides: bool,
+    /// True if the request finds out whether the unit answers at all.
+    must_wait: bool,
+    /// True after the end of the request was reported.
+    reported: bool,
+    /// True if that counted for the unit or against it.
+    counted: bool,
 }
 
-impl Seat {
-    /// A place that was taken `now`, in the epoch of the unit.
-    pub(in crate::backend) fn new(unit: &Arc<Unit>, epoch: u64, trial: bool, now: Instant) -> Self {
+impl<D: Driver> Permit<D> {
+    /// Permit for a request that begins `now`, if the unit still has room.
+    pub(super) fn take(unit: &Arc<Unit<D>>, now: Instant, decides: bool) -> Option<Self> {
+        let generation = unit.begin(now, decides)?;
         let unit = Arc::clone(unit);
-        Self { unit, begin: now, epoch, trial, doubt: false, told: false, settled: false }
+        Some(Self {
+            unit,
+            since: now,
+            generation,
+            decides,
+            must_wait: false,
+            reported: false,
+            counted: false,
+        })
     }
 
-    /// Whether the unit must be given its time now: so long nobody has waited for its answers, since others were faster,
-    /// that it may give none at all.
-    pub(in crate::backend) fn is_to_find_out(&mut self) -> bool {
-        let (unit, now) = (&self.unit, Instant::now());
-        self.doubt = unit.with(|state| {
-            let long = |since| now.saturating_duration_since(since) >= unit.timeout;
-            let doubt = state.unanswered.is_some_and(long);
-            if doubt {
-                // One request at a time is enough.
-                state.unanswered = Some(now);
-            }
-            doubt
-        });
-        self.doubt
+    /// True if every recent answer of the unit was abandoned for a faster unit: the request must give
+    /// this unit the full timeout, to learn whether it answers at all.
+    pub(super) fn must_wait(&mut self) -> bool {
+        let timeout = self.unit.settings.timeout;
+        self.must_wait = self.unit.with(|state| state.health.owes_an_answer(timeout, Instant::now()));
+        self.must_wait
     }
 
-    /// The unit signed.
-    pub(in crate::backend) fn signed(self) {
+    /// The unit did the operation of a peer's request.
+    pub(super) fn served(self) {
         let now = Instant::now();
-        let took = now.saturating_duration_since(self.begin);
+        let took = now.saturating_duration_since(self.since);
         self.unit.with(|state| state.latency.observe(took, now));
         self.succeeded();
     }
 
-    /// The unit did what it was asked, which takes longer than to sign, or not so long.
-    pub(in crate::backend) fn succeeded(mut self) {
-        (self.told, self.settled) = (true, true);
-        self.unit.with(|state| {
-            state.breaker.succeeded();
-            state.relapses = 0;
-            state.unanswered = None;
-            state.succeeded = Some(Instant::now());
-        });
+    /// The unit did something that takes another time than signatures do.
+    pub(super) fn succeeded(mut self) {
+        (self.reported, self.counted) = (true, true);
+        self.unit.with(|state| state.health.request_succeeded(Instant::now()));
     }
 
-    /// The unit did not. `connection` is the one that it was asked over.
-    pub(in crate::backend) fn failed(mut self, failure: &Failure, connection: Option<&Connection>) {
-        self.told = true;
-        let (unit, epoch) = (&self.unit, Some(self.epoch));
+    /// The unit failed, over this connection if there was one.
+    pub(super) fn failed(mut self, failure: &Failure, connection: Option<&Shared<D::Connection>>) {
+        self.reported = true;
         match failure {
-            // A connection that breaks takes everything along that is under way; it counts once. A new one will tell.
-            Failure::Unit { severe: false, .. } if connection.is_some_and(Connection::is_closed) => {
-                if connection.is_some_and(Connection::mourn) {
-                    unit.failed(failure, false, epoch);
-                    self.settled = true;
+            // A connection that breaks fails all requests under way, and counts once. A new connection
+            // finds out how the unit is.
+            Failure::Unit { severe: false, .. } if connection.is_some_and(|one| one.is_closed()) => {
+                if connection.is_some_and(Shared::counts_as_lost) {
+                    self.count(failure, false);
                 }
             }
-            Failure::Unit { severe, .. } => {
-                unit.failed(failure, *severe, epoch);
-                self.settled = true;
+            Failure::Unit { severe, .. } => self.count(failure, *severe),
+            Failure::Certificate(_) | Failure::NoMasterKey(_) | Failure::Credential(_) => {
+                self.count(failure, true);
             }
-            Failure::Certificate(_) | Failure::NoMasterKey(_) | Failure::Token(_) => {
-                unit.failed(failure, true, epoch);
-                self.settled = true;
-            }
-            Failure::Late => {
-                unit.failed(failure, self.doubt, epoch);
-                self.settled = true;
-                // It may be the connection that is dead, for this thread alone.
-                if let Some(connection) = connection {
-                    unit.forget(connection);
-                }
+            Failure::Timeout => {
+                self.count(failure, self.must_wait);
+                // Perhaps only the connection is dead, for this thread alone.
+                self.forget(connection);
                 let now = Instant::now();
-                unit.with(|state| state.latency.observe(now.saturating_duration_since(self.begin), now));
+                let took = now.saturating_duration_since(self.since);
+                self.unit.with(|state| state.latency.observe(took, now));
             }
-            // It may have another one since this thread connected.
-            Failure::OtherMasterKey(_) => {
-                if let Some(connection) = connection {
-                    unit.forget(connection);
-                }
-            }
-            // Whose fault a wrong signature is the next attempt will tell; and a peer in a hurry is not the unit's.
+            // Perhaps the unit has another master key since this thread connected.
+            Failure::OtherMasterKey(_) => self.forget(connection),
+            // Not the fault of the unit. Who is at fault for a wrong signature, the next attempt tells.
             Failure::Busy(_)
-            | Failure::Hurried
+            | Failure::DeadlinePassed
             | Failure::NotOffered(_)
             | Failure::Refused { .. }
             | Failure::WrongSignature => {}
         }
     }
+
+    fn count(&mut self, failure: &Failure, severe: bool) {
+        self.unit.request_failed(failure, severe, Some(self.generation));
+        self.counted = true;
+    }
+
+    fn forget(&self, connection: Option<&Shared<D::Connection>>) {
+        if let Some(connection) = connection {
+            self.unit.connections.forget(connection);
+        }
+    }
 }
 
-impl Drop for Seat {
+impl<D: Driver> Drop for Permit<D> {
     fn drop(&mut self) {
         let now = Instant::now();
         self.unit.with(|state| {
             state.in_flight = state.in_flight.saturating_sub(1);
-            if !self.settled {
-                if self.trial {
-                    state.breaker.leave();
+            if !self.counted {
+                if self.decides {
+                    state.health.request_decided_nothing();
                 }
-                // Given up by whoever asked: it took at least so long.
-                let took = now.saturating_duration_since(self.begin);
+                // The unit would have taken at least so long.
+                let took = now.saturating_duration_since(self.since);
                 if took.as_secs_f64() > state.latency.cost(0, now) {
                     state.latency.observe(took, now);
                 }
             }
-            if !self.told {
-                // Another unit was faster, as it happens.
-                state.unanswered.get_or_insert(self.begin);
+            if !self.reported {
+                state.health.request_abandoned(self.since);
             }
         });
         self.unit.freed.notify_waiters();

@@ -10,7 +10,7 @@ use keyward_unit::Wkid;
 use crate::ground::fair::{self, Full, Gate, User};
 
 /// Requests in lines: one for each choice of master keys, so that those which no free unit can serve are no others' turn.
-pub(in crate::backend) struct Queue {
+pub(super) struct Queue {
     lines: Mutex<Lines>,
     /// Most requests in a line.
     most: usize,
@@ -31,23 +31,23 @@ struct Line {
 
 impl Queue {
     /// A queue with room for so many requests in each line.
-    pub(in crate::backend) fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize) -> Self {
         Self { lines: Mutex::default(), most }
     }
 
     /// How many wait.
-    pub(in crate::backend) fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.lines().waiting
     }
 
     /// Whether someone waits for a unit with one of these master keys.
-    pub(in crate::backend) fn has_line(&self, wkids: &[Wkid]) -> bool {
+    pub(super) fn has_line(&self, wkids: &[Wkid]) -> bool {
         let lines = self.lines();
         lines.waiting > 0 && lines.by_wkids.contains_key(wkids)
     }
 
     /// A place in a line.
-    pub(in crate::backend) fn join<'a>(&'a self, wkids: &'a [Wkid]) -> Place<'a> {
+    pub(super) fn join<'a>(&'a self, wkids: &'a [Wkid]) -> Place<'a> {
         let mut lines = self.lines();
         lines.waiting += 1;
         let line = lines.by_wkids.entry(wkids.into()).or_insert_with(|| Line {
@@ -64,7 +64,7 @@ impl Queue {
 }
 
 /// A place in a line, which is left when this is dropped.
-pub(in crate::backend) struct Place<'a> {
+pub(super) struct Place<'a> {
     queue: &'a Queue,
     wkids: &'a [Wkid],
     first: Arc<Gate>,
@@ -75,7 +75,7 @@ impl Place<'_> {
     ///
     /// # Errors
     /// [`Full`]: more requests wait than there is room for, and this is one of a user with the most of them.
-    pub(in crate::backend) async fn first(&self, user: User) -> Result<fair::Place, Full> {
+    pub(super) async fn first(&self, user: User) -> Result<fair::Place, Full> {
         self.first.enter(user, CALL).await
     }
 }

@@ -3,9 +3,8 @@
 use keyward_unit::Header;
 
 use super::is_wrapped_by;
-use crate::backend::grep11::{Breaker, Grep11, Status, Unit};
-use crate::backend::{Backend, BackendError, Embedded};
-use crate::config::Endpoint;
+use crate::backend::grep11::Grep11;
+use crate::backend::{Backend, BackendError, Embedded, UnitHealth};
 use crate::daemon::Daemon;
 use crate::ground::master_key;
 use crate::keys::{Key, Version};
@@ -51,10 +50,11 @@ async fn rewrapped_by(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Option
         Err(error) => error,
     };
     // Units that have the next master key in force cannot wrap anything by it any more.
-    let next = first.next_blob.as_deref().and_then(wkid_of).filter(|next| {
-        let units = grep11.units().map(Unit::status);
-        units.filter_map(|status| in_force(&status)).any(|wkid| wkid == *next)
-    });
+    let next = first
+        .next_blob
+        .as_deref()
+        .and_then(wkid_of)
+        .filter(|next| grep11.units().iter().filter_map(in_force).any(|wkid| wkid == *next));
     let is_done = |version: &&Version, next: &str| {
         version.next_blob.as_ref().is_some_and(|blob| is_wrapped_by(blob, next))
     };
@@ -67,7 +67,7 @@ async fn rewrapped_by(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Option
 /// The units of a backend as they were at one moment.
 pub(super) enum Units<'a> {
     Embedded(&'a Embedded),
-    Grep11 { backend: &'a str, units: Vec<(&'a Endpoint, Status)> },
+    Grep11 { backend: &'a str, units: Vec<UnitHealth> },
 }
 
 impl<'a> Units<'a> {
@@ -76,8 +76,7 @@ impl<'a> Units<'a> {
             Backend::Embedded(embedded) => Self::Embedded(embedded),
             Backend::Grep11(grep11) => {
                 grep11.look().await;
-                let units = grep11.units().map(|unit| (&unit.endpoint, unit.status())).collect();
-                Self::Grep11 { backend: grep11.name(), units }
+                Self::Grep11 { backend: grep11.name(), units: grep11.units() }
             }
         }
     }
@@ -91,7 +90,7 @@ impl<'a> Units<'a> {
         // If all keys are settled, or there are none, the units have it in force.
         let blobs =
             keys.iter().flat_map(|key| &key.versions).filter_map(|version| version.next_blob.as_deref());
-        let of_units = || units.iter().find_map(|(_, status)| in_force(status).filter(|wkid| wkid != old));
+        let of_units = || units.iter().filter_map(in_force).find(|wkid| wkid != old);
         blobs
             .filter_map(wkid_of)
             .next()
@@ -102,14 +101,14 @@ impl<'a> Units<'a> {
     /// Refuses while a unit has another master key than the new one, or no unit is known to have it.
     pub(super) fn refuse_others(&self, new: &str) -> Result<(), Error> {
         let Self::Grep11 { backend, units } = self else { return Ok(()) };
-        let other = |status: &Status| status.wkid.map(|wkid| wkid.to_string()).filter(|wkid| *wkid != new);
+        let other = |unit: &UnitHealth| unit.wkid.map(|wkid| wkid.to_string()).filter(|wkid| *wkid != new);
         let others: Vec<_> = (units.iter())
-            .filter_map(|(endpoint, status)| Some(format!("{endpoint} has {}", other(status)?)))
+            .filter_map(|unit| Some(format!("{} has {}", unit.address, other(unit)?)))
             .collect();
         if !others.is_empty() {
             return Err(Error::OtherMasterKeyAtUnits { wkid: new.into(), units: others.join(", ") });
         }
-        match units.iter().any(|(_, status)| in_force(status).as_deref() == Some(new)) {
+        match units.iter().any(|unit| in_force(unit).as_deref() == Some(new)) {
             true => Ok(()),
             false => Err(Error::NoUnit { backend: (*backend).into(), wkid: new.into() }),
         }
@@ -131,8 +130,8 @@ pub(super) async fn store_key(
 }
 
 /// The master key of a healthy unit.
-fn in_force(status: &Status) -> Option<String> {
-    status.wkid.filter(|_| status.breaker != Breaker::Open).map(|wkid| wkid.to_string())
+fn in_force(unit: &UnitHealth) -> Option<String> {
+    unit.wkid_in_force().map(|wkid| wkid.to_string())
 }
 
 fn wkid_of(blob: &[u8]) -> Option<String> {

@@ -1,0 +1,162 @@
+//! One signature or decryption: what is sent to a unit, and how its answer is checked.
+
+use aws_lc_rs::digest::{self, Digest};
+use keyward_proto::{PublicKey, Scheme};
+use keyward_unit::{Header, Input, UnitError, Wkid};
+
+use super::connection::Connection;
+use super::mechanism::{self, Form};
+use super::premaster;
+use super::unit::Grep11Unit;
+use crate::backend::pool::{Failure, Operation};
+use crate::backend::verify::{Signed, verifies};
+use crate::backend::{BackendError, KeyMaterial, Trace};
+
+/// Operation with one key. Everything that does not depend on the unit is done once, for all
+/// attempts.
+pub(super) struct KeyOperation<'a> {
+    spki: &'a [u8],
+    public: PublicKey,
+    kind: Kind<'a>,
+    blobs: Vec<&'a [u8]>,
+    /// Master keys of the blobs, in the same order.
+    wkids: Vec<Wkid>,
+}
+
+enum Kind<'a> {
+    Sign(Signing<'a>),
+    /// Decrypt a ciphertext with the padding of PKCS #1 v1.5.
+    Decrypt(&'a [u8]),
+}
+
+#[derive(Clone, Copy)]
+struct Signing<'a> {
+    scheme: Scheme,
+    message: Option<&'a [u8]>,
+    digest: Option<Digest>,
+}
+
+impl<'a> KeyOperation<'a> {
+    /// Signature.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the key cannot sign this input by this scheme.
+    pub(super) fn sign(key: KeyMaterial<'a>, scheme: Scheme, input: Input<'a>) -> Result<Self, BackendError> {
+        let (public, key_type) = (public_key(key)?, key.key_type);
+        if !public.schemes().contains(&scheme) {
+            return Err(UnitError::SchemeNotSupported { scheme, key_type }.into());
+        }
+        let (message, digest) = match (input, scheme.hash()) {
+            (Input::Message(message), Some(hash)) => {
+                (Some(message), Some(digest::digest(mechanism::algorithm(hash), message)))
+            }
+            (Input::Message(message), None) => (Some(message), None),
+            (Input::Digest(_), None) => return Err(UnitError::WholeMessageNeeded(scheme).into()),
+            (Input::Digest(digest), Some(hash)) => {
+                let given = digest.len();
+                let digest = Digest::import_less_safe(digest, mechanism::algorithm(hash));
+                let wrong = |_| UnitError::DigestLength { needed: hash.length(), given };
+                (None, Some(digest.map_err(wrong)?))
+            }
+        };
+        Self::new(key, public, Kind::Sign(Signing { scheme, message, digest }))
+    }
+
+    /// Decryption.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the ciphertext cannot be one of the key.
+    pub(super) fn decrypt(key: KeyMaterial<'a>, ciphertext: &'a [u8]) -> Result<Self, BackendError> {
+        let public = public_key(key)?;
+        premaster::check(&public, ciphertext)?;
+        Self::new(key, public, Kind::Decrypt(ciphertext))
+    }
+
+    fn new(key: KeyMaterial<'a>, public: PublicKey, kind: Kind<'a>) -> Result<Self, BackendError> {
+        let blobs = key.blobs().filter_map(|blob| Some((blob, Header::read(blob)?.wkid())));
+        let (blobs, wkids): (Vec<_>, Vec<_>) = blobs.unzip();
+        if wkids.is_empty() {
+            return Err(BackendError::NoBlob);
+        }
+        Ok(Self { spki: key.spki, public, kind, blobs, wkids })
+    }
+}
+
+impl Operation<Grep11Unit> for KeyOperation<'_> {
+    fn wkids(&self) -> &[Wkid] {
+        &self.wkids
+    }
+
+    async fn ask(
+        &self,
+        unit: &Grep11Unit,
+        connection: &Connection,
+        trace: Trace,
+    ) -> Result<Vec<u8>, Failure> {
+        let of_unit = self.wkids.iter().zip(&self.blobs).find(|(wkid, _)| **wkid == connection.wkid);
+        let (_, blob) = of_unit.ok_or(Failure::OtherMasterKey(Some(connection.wkid)))?;
+        match &self.kind {
+            Kind::Sign(signing) => signing.sign(unit, connection, blob, trace).await,
+            Kind::Decrypt(ciphertext) => connection.decrypt(blob, ciphertext, trace).await,
+        }
+    }
+
+    /// Signature as TLS has it, if it verifies. A decrypted text cannot be checked.
+    fn checked(&self, answer: Vec<u8>) -> Result<Vec<u8>, Failure> {
+        let Kind::Sign(signing) = self.kind else { return Ok(answer) };
+        let signed = match (signing.digest, signing.message) {
+            (Some(digest), _) => Signed::Digest(digest),
+            (None, message) => Signed::Message(message.unwrap_or_default()),
+        };
+        mechanism::signature(&self.public, answer)
+            .filter(|signature| verifies(&self.public, self.spki, signing.scheme, &signed, signature))
+            .ok_or(Failure::WrongSignature)
+    }
+}
+
+impl Signing<'_> {
+    /// Has a unit sign, in a form that the unit takes.
+    async fn sign(
+        &self,
+        unit: &Grep11Unit,
+        connection: &Connection,
+        blob: &[u8],
+        trace: Trace,
+    ) -> Result<Vec<u8>, Failure> {
+        let not_offered = || Failure::NotOffered(format!("it has no mechanism for {}", self.scheme));
+        let form = unit.form(self.scheme).ok_or_else(not_offered)?;
+        let signed = self.sign_as(form, connection, blob, trace).await;
+        match signed {
+            Err(Failure::NotOffered(_)) if form == Form::Digest && self.scheme.is_pss() => {
+                unit.refused_digest_pss();
+                match unit.form(self.scheme) {
+                    Some(Form::Message) => self.sign_as(Form::Message, connection, blob, trace).await,
+                    _ => signed,
+                }
+            }
+            signed => signed,
+        }
+    }
+
+    async fn sign_as(
+        &self,
+        form: Form,
+        connection: &Connection,
+        blob: &[u8],
+        trace: Trace,
+    ) -> Result<Vec<u8>, Failure> {
+        let not_offered =
+            || Failure::NotOffered(format!("for {} it takes whole messages only, no digests", self.scheme));
+        let data = match (form, &self.digest, self.message) {
+            (Form::Digest, Some(digest), _) => mechanism::data(self.scheme, digest.as_ref()),
+            (Form::Message, _, Some(message)) => message.to_vec(),
+            _ => return Err(not_offered()),
+        };
+        let number = mechanism::number(self.scheme, form).ok_or_else(not_offered)?;
+        connection.sign(blob, mechanism::mechanism(self.scheme, number), data, trace).await
+    }
+}
+
+fn public_key(key: KeyMaterial<'_>) -> Result<PublicKey, BackendError> {
+    PublicKey::from_spki(key.spki).map_err(|_| BackendError::NoPublicKey)
+}
