@@ -329,7 +329,7 @@ pub(crate) struct UnitView {
     pub(crate) backend: String,
     /// Where it is; `in this process` for the embedded one.
     pub(crate) address: String,
-    /// `up`, `trying` after a probe has found it in order again, or `down`.
+    /// `up`, `probing` after a probe has succeeded again and before a request has, or `down`.
     pub(crate) health: String,
     /// Of the breaker: `closed`, `half-open` or `open`; none for the embedded unit.
     pub(crate) breaker: Option<String>,

@@ -146,7 +146,7 @@ fn resets_and_damage_lose_nothing_as_long_as_one_unit_is_whole() {
             scene.proxies[unit].set(Fault::None);
         }
         for unit in [0, 1] {
-            scene.wait_for_health(unit, &["up", "trying"]);
+            scene.wait_for_health(unit, &["up", "probing"]);
         }
         load.let_sign(50);
     }
@@ -182,7 +182,7 @@ fn without_any_unit_signatures_fail_at_once_and_come_back_with_it() {
         wait_for("a signature", || scene.sign().ok());
         assert!(back.elapsed() < Duration::from_secs(1), "{fault:?}: back after {:?}", back.elapsed());
         scene.proxies[1].set(Fault::None);
-        scene.wait_for_health(1, &["up", "trying"]);
+        scene.wait_for_health(1, &["up", "probing"]);
     }
 }
 
@@ -487,7 +487,7 @@ fn a_unit_that_went_silent_is_noticed_without_anybody_asking() {
     scene.proxies[0].set(Fault::Drop);
     scene.wait_for_health(0, &["down"]);
     scene.proxies[0].set(Fault::None);
-    scene.wait_for_health(0, &["up", "trying"]);
+    scene.wait_for_health(0, &["up", "probing"]);
     scene.sign().unwrap();
 }
 

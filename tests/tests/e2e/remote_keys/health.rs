@@ -39,7 +39,7 @@ impl Scene {
         daemon.generate_for("shop", "p256", "any");
         proxies[2].set(Fault::None);
         let scene = Self { daemon, proxies, servers, _directory: directory };
-        scene.wait_for_health(2, "trying");
+        scene.wait_for_health(2, "probing");
         scene
     }
 
@@ -79,7 +79,7 @@ fn units_that_are_up_down_and_with_another_master_key() {
     assert_eq!(right, ["hsm", "up", "closed", &wkids[0], ""]);
     assert_eq!(gone[..4], ["hsm", "down", "open", ""]);
     assert!(gone[4].starts_with("cannot connect: ") && gone[4].contains("refused"), "{}", gone[4]);
-    assert_eq!(wrong, ["hsm", "trying", "half-open", &wkids[1], ""]);
+    assert_eq!(wrong, ["hsm", "probing", "half-open", &wkids[1], ""]);
     let marked: Vec<_> = units.iter().map(|unit| unit["other_master_key"] == true).collect();
     assert_eq!(marked, [false, false, true]);
     let count = |field: &str| units[0][field].as_u64().unwrap();
@@ -95,7 +95,7 @@ fn units_that_are_up_down_and_with_another_master_key() {
     assert!(table.lines().all(|line| line.len() < 80 || line.contains(": ")), "{table}");
     line(0, &["hsm ", " up ", " ms ", &wkids[0][..8]]);
     line(1, &["hsm ", " down "]);
-    line(2, &["hsm ", " trying ", &format!("{}, wrong", &wkids[1][..8])]);
+    line(2, &["hsm ", " probing ", &format!("{}, wrong", &wkids[1][..8])]);
     assert!(table.contains(&format!("\n{} of hsm: cannot connect: ", scene.proxies[1].address())), "{table}");
     assert!(table.contains("embedded") && table.contains("in this process"), "{table}");
 

@@ -95,7 +95,7 @@ fn assert_in_order(daemon: &Daemon) {
     for unit in unit_list(daemon) {
         let state = ["health", "breaker"].map(|field| unit[field].as_str().unwrap());
         assert!(
-            matches!(state, ["up", "closed"] | ["trying", "half-open"]) && unit["failures"] == 0,
+            matches!(state, ["up", "closed"] | ["probing", "half-open"]) && unit["failures"] == 0,
             "{unit}"
         );
     }
