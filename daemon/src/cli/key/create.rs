@@ -19,17 +19,8 @@ pub(in crate::cli) struct Generate {
     /// p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096, ml-dsa-44, ml-dsa-65 or ml-dsa-87
     #[arg(long = "type", value_name = "TYPE", value_parser = generated)]
     key_type: KeyType,
-    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
-    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
-    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
-    uses: Vec<Use>,
-    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
-    #[arg(long)]
-    sign_and_decrypt: bool,
-    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only
-    /// one there is]
-    #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
+    #[command(flatten)]
+    properties: Properties,
 }
 
 #[derive(Args, Debug)]
@@ -42,22 +33,31 @@ pub(in crate::cli) struct Adopt {
     /// Its public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit gave
     #[arg(long, value_name = "FILE")]
     public: PathBuf,
-    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server, tls12-dhe-server, tls-client,
-    /// tls13-client, csr, rsa-key-exchange, acme-account, any [default: tls-server]
+    #[command(flatten)]
+    properties: Properties,
+}
+
+// The properties of a new key. A doc comment here would become that of the command.
+#[derive(Args, Debug)]
+pub(super) struct Properties {
+    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server,
+    /// tls12-dhe-server, tls-client, tls13-client, csr, rsa-key-exchange, acme-account, any
+    /// [default: tls-server]
     #[arg(long = "use", value_name = "USE", value_parser = one_use)]
-    uses: Vec<Use>,
+    pub(super) uses: Vec<Use>,
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
-    sign_and_decrypt: bool,
-    /// The backend whose units can unwrap it [default: default-backend in keyward.toml, or the only
+    pub(super) sign_and_decrypt: bool,
+    /// The backend whose units hold the key [default: default-backend in keyward.toml, or the only
     /// one there is]
     #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
+    pub(super) backend: Option<String>,
 }
 
 impl Generate {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let Self { key, key_type, uses, sign_and_decrypt, backend } = self;
+        let Self { key, key_type, properties } = self;
+        let Properties { uses, sign_and_decrypt, backend } = properties;
         let label = key.label.clone();
         let wanted = request::Generate { label, key_type, uses, sign_and_decrypt, backend };
         key.run("generate", |admin, _| admin.generate(&wanted))
@@ -66,7 +66,8 @@ impl Generate {
 
 impl Adopt {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let Self { key, blob, public, uses, sign_and_decrypt, backend } = self;
+        let Self { key, blob, public, properties } = self;
+        let Properties { uses, sign_and_decrypt, backend } = properties;
         let blob = read_file(&blob)?;
         let public_key = keyward_unit::public_key_of_file(&read_file(&public)?);
         let adopted = request::Adopt { blob, public_key, uses, sign_and_decrypt, backend };

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hyper::body::Bytes;
-use keyward_proto::Use;
 use keyward_unit::{ImportError, KeyFile};
 use pem_rfc7468::LineEnding;
 use zeroize::Zeroizing;
 
-use super::{Named, one_use, print_key, read_input};
+use super::create::Properties;
+use super::{Named, print_key, read_input};
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
@@ -35,18 +35,8 @@ pub(in crate::cli) struct Import {
     /// matter then
     #[arg(long, value_name = "NUMBER")]
     index: Option<usize>,
-    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server,
-    /// tls12-dhe-server, tls-client, tls13-client, csr, rsa-key-exchange, acme-account, any
-    /// [default: tls-server]
-    #[arg(long = "use", value_name = "USE", value_parser = one_use)]
-    uses: Vec<Use>,
-    /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
-    #[arg(long)]
-    sign_and_decrypt: bool,
-    /// The backend whose unit is to hold it [default: default-backend in keyward.toml, or the only
-    /// one there is]
-    #[arg(long, value_name = "NAME")]
-    backend: Option<String>,
+    #[command(flatten)]
+    properties: Properties,
     /// Make the file a new version of a key that is there, with its uses; it becomes the current
     /// one
     #[arg(long, conflicts_with_all = ["uses", "sign_and_decrypt", "backend"])]
@@ -136,12 +126,12 @@ impl Import {
         label: &str,
         plain: Zeroizing<Vec<u8>>,
     ) -> Result<KeyView, AdminClientError> {
-        let Self { uses, sign_and_decrypt, backend, new_version, .. } = self;
+        let Properties { uses, sign_and_decrypt, backend } = &self.properties;
         let import = request::Import {
             uses: uses.clone(),
             sign_and_decrypt: *sign_and_decrypt,
             backend: backend.clone(),
-            new_version: *new_version,
+            new_version: self.new_version,
         };
         admin.import(label, &import, plain)
     }
