@@ -29,14 +29,14 @@ pub(super) struct User {
     /// Supplementary groups of a process; none stands for those in the group database.
     #[serde(default, deserialize_with = "numbers")]
     groups: Option<Arc<[u32]>>,
-    /// Service of a process, empty outside of all services; none stands for each service that a grant
-    /// names.
+    /// Service of a process, empty outside of all services; none stands for each service that a
+    /// grant names.
     service: Option<String>,
 }
 
-/// Answers which handshakes grants allow a user, for each kind of handshake that the uses of the key
-/// name. If the uses name none, the answer is about the handshake of a TLS server. If a use is refused
-/// for TLS 1.2 alone, the use for TLS 1.3 follows.
+/// Answers which handshakes grants allow a user, for each kind of handshake that the uses of the
+/// key name. If the uses name none, the answer is about the handshake of a TLS server. If a use is
+/// refused for TLS 1.2 alone, the use for TLS 1.3 follows.
 pub(super) async fn show(
     State(admin): State<Admin>,
     OfKey(label): OfKey,
@@ -56,7 +56,8 @@ pub(super) async fn show(
 }
 
 /// Processes of a user for which grants may decide differently: the process of the query. If no
-/// process is known, a process outside of every service, and one in each service that a grant names.
+/// process is known, a process outside of every service, and one in each service that a grant
+/// names.
 fn peers(user: User, grants: &Grants, has_obstacle: bool) -> Vec<Peer> {
     let User { uid, gid, groups, service } = user;
     let is_known = service.is_some();
@@ -79,7 +80,7 @@ struct Access<'a> {
     key: &'a Key,
     /// At least one process; the first is outside of all services if no process is known.
     peers: Vec<Peer>,
-    /// Whether an answer names the service that has access.
+    /// True if an answer names the service that has access.
     tells_service: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What travels over the administrators' socket: JSON, the same on both ends.
+//! Answers on the administrators' socket: JSON, the same on both ends.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,11 +21,11 @@ pub(crate) struct KeyView {
     pub(crate) key_type: String,
     pub(crate) uses: Vec<String>,
     pub(crate) backend: String,
-    /// What kind of unit holds it.
+    /// The kind of unit that holds the key.
     pub(crate) unit: String,
     pub(crate) current: u32,
     pub(crate) versions: Vec<VersionView>,
-    /// Why nothing is known of it but its label.
+    /// Reason why only the label of the key is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
 }
@@ -45,7 +45,7 @@ impl KeyView {
         }
     }
 
-    /// A key whose record was altered, so that nothing that stands in it counts.
+    /// A key whose record was altered, so that only the label can be trusted.
     pub(crate) fn altered(label: &Label, reason: &StoreError) -> Self {
         Self {
             label: label.to_string(),
@@ -66,14 +66,14 @@ impl KeyView {
         STANDARD.decode(&version.public_key).ok()
     }
 
-    /// The certificate in use: that of the newest version that has one.
+    /// The certificate in use: that of the newest version with a certificate.
     pub(crate) fn certified(&self) -> Option<(u32, &CertificateView)> {
         let certified = self.versions.iter().filter(|version| version.certificate.is_some());
         let newest = certified.max_by_key(|version| version.number)?;
         Some((newest.number, newest.certificate.as_ref()?))
     }
 
-    /// The reference to a version; `None` if the daemon sent something that makes none.
+    /// The reference to a version; `None` if the daemon sent an invalid label or public key.
     pub(crate) fn reference(&self, version: u32) -> Option<Reference> {
         Reference::new(self.label.parse().ok()?, version, self.public_key(version)?).ok()
     }
@@ -89,7 +89,7 @@ pub(crate) struct VersionView {
     pub(crate) created: u64,
     /// SubjectPublicKeyInfo in DER, in base64.
     pub(crate) public_key: String,
-    /// None where none is attached.
+    /// The certificate that is attached, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) certificate: Option<CertificateView>,
 }
@@ -111,14 +111,14 @@ impl VersionView {
 pub(crate) struct Certified {
     pub(crate) label: String,
     pub(crate) version: u32,
-    /// Whether it is the current one.
+    /// True for the current version of the key.
     pub(crate) current: bool,
     #[serde(flatten)]
     pub(crate) certificate: CertificateView,
 }
 
 impl Certified {
-    /// Those of a key.
+    /// The versions of a key that have certificates.
     pub(crate) fn all_of(key: KeyView) -> impl Iterator<Item = Self> {
         let (label, current) = (key.label, key.current);
         key.versions.into_iter().filter_map(move |version| {
@@ -139,25 +139,25 @@ pub(crate) struct CertificateView {
     pub(crate) subject: String,
     /// In the form of RFC 4514.
     pub(crate) issuer: String,
-    /// Of its SubjectAltName.
+    /// Names in the SubjectAltName.
     pub(crate) names: Vec<String>,
     /// In seconds since 1970.
     pub(crate) not_before: u64,
     /// In seconds since 1970.
     pub(crate) not_after: u64,
-    /// SHA-256 of it, in hexadecimal digits.
+    /// SHA-256 of the certificate, in hexadecimal digits.
     pub(crate) fingerprint: String,
-    /// How many certificates are sent, with itself.
+    /// Number of certificates that a server sends, this one included.
     pub(crate) chain: usize,
-    /// The one of the others that expires before it and before all others, if there is one.
+    /// The certificate of the chain that expires first, if that is not this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) expires_before: Option<IssuerView>,
 }
 
-/// One of the certificates that are sent with that of a key.
+/// A certificate that a server sends after the certificate of the key.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct IssuerView {
-    /// Number of the certificate in the chain, from 1, the certificate of the key.
+    /// Number of the certificate in the chain; the certificate of the key is number 1.
     pub(crate) number: usize,
     /// In the form of RFC 4514.
     pub(crate) subject: String,
@@ -168,12 +168,12 @@ pub(crate) struct IssuerView {
 }
 
 impl CertificateView {
-    /// Whom it is for, for a person.
+    /// The names of the certificate, or else its subject, as text for a person.
     pub(crate) fn names_or_subject(&self) -> String {
         if self.names.is_empty() { self.subject.clone() } else { self.names.join(", ") }
     }
 
-    /// When the first certificate of the chain expires, in seconds since 1970.
+    /// Time when the first certificate of the chain expires, in seconds since 1970.
     pub(crate) fn expires(&self) -> u64 {
         self.expires_before.as_ref().map_or(self.not_after, |first| first.not_after)
     }
@@ -200,46 +200,47 @@ impl CertificateView {
     }
 }
 
-/// Whether grants let a user use a key.
+/// The access of a user to a key.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct AccessView {
-    /// Each kind of handshake that the key is for.
+    /// Each kind of handshake that the uses of the key name.
     pub(crate) uses: Vec<UseAccessView>,
-    /// Why the daemon cannot tell services from each other, if it cannot and there are grants by
-    /// service.
+    /// Reason why the daemon cannot find out services, if grants depend on the service.
     pub(crate) obstacle: Option<String>,
-    /// The names of the uses that grants for this user and key have, whatever those of the key.
+    /// Names of the uses that grants allow this user for this key, whatever the uses of the key.
     pub(crate) granted: Vec<String>,
 }
 
-/// The user whom [`AccessView`] is about.
+/// The user in a request for an [`AccessView`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct User {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// The supplementary groups of a process; none to go by the group database.
+    /// Supplementary groups of a process; none stands for those in the group database.
     pub(crate) groups: Option<Vec<u32>>,
-    /// The service of a process, empty if it runs in none; none to try each that grants name.
+    /// Service of a process, empty outside of all services; none stands for each service that a
+    /// grant names.
     pub(crate) service: Option<String>,
 }
 
-/// Whether a user may put a key to a use.
+/// The access of a user to a key, for one use.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct UseAccessView {
-    /// The name of the use.
+    /// Name of the use.
     pub(crate) r#use: String,
-    /// The name of the outcome that a handshake would have; none if it would succeed.
+    /// Name of the outcome of a handshake; none if the handshake would succeed.
     pub(crate) refusal: Option<String>,
-    /// The service of systemd outside of which no grant lets the user; none if the service does not matter.
+    /// Service of systemd outside of which the user has no access; none if the service does not
+    /// matter.
     pub(crate) service: Option<String>,
 }
 
-/// A certificate request is signed.
+/// The signature of a certificate request.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RequestSignature {
-    /// The version of the key that signed.
+    /// The version of the key that has signed.
     pub(crate) version: u32,
-    /// The name of the scheme, as in RFC 8446, 4.2.3.
+    /// Name of the scheme (RFC 8446, 4.2.3).
     pub(crate) scheme: String,
     /// In base64.
     pub(crate) signature: String,
@@ -249,47 +250,47 @@ pub(crate) struct RequestSignature {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Page {
     pub(crate) keys: Vec<KeyView>,
-    /// Whether there are keys behind the last one.
+    /// True if there are keys after the last one.
     pub(crate) more: bool,
-    /// Alterations of the key store that are known.
+    /// Known alterations of the key store.
     #[serde(default)]
     pub(crate) altered: Altered,
 }
 
-/// The daemon as it is.
+/// The daemon as it is at the moment.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct StatusView {
     pub(crate) version: String,
     pub(crate) pid: u32,
     pub(crate) uptime_seconds: u64,
-    /// Whether it runs with `--dev`.
+    /// True if the daemon runs with `--dev`.
     pub(crate) dev: bool,
     pub(crate) backends: Vec<BackendView>,
-    /// Where the keys are stored.
+    /// Directory of the key store.
     #[serde(default)]
     pub(crate) state_dir: PathBuf,
     pub(crate) keys: u64,
-    /// When the key store was made, in seconds since 1970; none if a version before this one made
-    /// it.
+    /// Time when the key store was made, in seconds since 1970; none for a store of an older
+    /// version.
     #[serde(default)]
     pub(crate) store_created: Option<u64>,
-    /// How many grants there are in the configuration.
+    /// Number of grants in the configuration.
     #[serde(default)]
     pub(crate) grants: usize,
     /// The configuration file, if there is one.
     #[serde(default)]
     pub(crate) config_file: Option<PathBuf>,
     /// SHA-256 of the configuration with all defaults, as `serve --check-config` prints it; none
-    /// from a version before this one.
+    /// from an older version.
     #[serde(default)]
     pub(crate) config: Option<String>,
-    /// The settings of the configuration that take effect with a restart.
+    /// Changed settings that take effect with a restart.
     #[serde(default)]
     pub(crate) waiting_for_restart: Vec<String>,
-    /// Alterations of the key store that are known.
+    /// Known alterations of the key store.
     #[serde(default)]
     pub(crate) altered: Altered,
-    /// Reasons why the daemon cannot sign with keys that it has, or had.
+    /// Reasons why the daemon cannot sign with some of its keys.
     #[serde(default)]
     pub(crate) problems: Vec<String>,
     pub(crate) connections: usize,
@@ -299,8 +300,8 @@ pub(crate) struct StatusView {
     pub(crate) outcomes: BTreeMap<String, u64>,
     /// Requests for the decryption of a premaster secret by outcome, since the start.
     pub(crate) decryption_outcomes: BTreeMap<String, u64>,
-    /// When a request for a private key last ended with each outcome but the good one, in seconds
-    /// since 1970; `None` from a version before this one.
+    /// Time of the last request for a private key that ended with each outcome except success, in
+    /// seconds since 1970; none from an older version.
     #[serde(default)]
     pub(crate) last_refusals: Option<BTreeMap<String, u64>>,
     /// Requests for signatures by the purpose of the message, since the start.
@@ -315,11 +316,11 @@ pub(crate) struct StatusView {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct BackendView {
     pub(crate) name: String,
-    /// What kind of unit it has.
+    /// The kind of its units.
     pub(crate) unit: String,
-    /// Name of the master key that its keys are wrapped by, if it has any.
+    /// Name of the master key that wraps the keys of the backend, if there are keys.
     pub(crate) wkid: Option<String>,
-    /// Whether it could sign now.
+    /// True if the backend could sign now.
     pub(crate) ready: bool,
 }
 
@@ -327,66 +328,66 @@ pub(crate) struct BackendView {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct UnitView {
     pub(crate) backend: String,
-    /// Where it is; `in this process` for the embedded one.
+    /// Address of the unit; `in this process` for the embedded unit.
     pub(crate) address: String,
     /// `up`, `probing` after a probe has succeeded again and before a request has, or `down`.
     pub(crate) health: String,
-    /// Of the breaker: `closed`, `half-open` or `open`; none for the embedded unit.
+    /// State of the breaker: `closed`, `half-open` or `open`; none for the embedded unit.
     pub(crate) breaker: Option<String>,
-    /// What a call is expected to take, in microseconds.
+    /// Expected time of a call, in microseconds.
     pub(crate) latency_us: Option<u64>,
-    /// Calls under way.
+    /// Calls in progress.
     pub(crate) in_flight: Option<usize>,
     /// Since the start.
     pub(crate) calls: Option<u64>,
     /// Since the start.
     pub(crate) failures: Option<u64>,
-    /// Name of its master key.
+    /// Name of the master key of the unit.
     pub(crate) wkid: Option<String>,
-    /// Whether the keys of the backend are wrapped by another master key.
+    /// True if another master key wraps the keys of the backend.
     pub(crate) other_master_key: bool,
-    /// Whether it has the one that is to come, by which they are wrapped as well.
+    /// True if the unit has the next master key, which wraps the keys as well.
     pub(crate) next_master_key: bool,
-    /// Names of the mechanisms that it offers.
+    /// Names of the mechanisms that the unit offers.
     pub(crate) mechanisms: Vec<String>,
-    /// What is wrong with it.
+    /// Reason why the unit cannot sign, or may soon not sign.
     pub(crate) problem: Option<String>,
 }
 
-/// How far the keys of a backend are on their way to another master key.
+/// The outcome of rewrapping some keys of a backend.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Rewrapped {
-    /// Keys that were looked at by this request, whatever their backend.
+    /// Number of keys that this request has read, of every backend.
     pub(crate) looked_at: u64,
-    /// Those of the backend among them.
+    /// Number of keys of the backend among these.
     pub(crate) keys: u64,
-    /// Blobs that were wrapped by this request.
+    /// Number of blobs that this request has wrapped.
     pub(crate) wrapped: u64,
-    /// Whom to go on behind; none if these were the last.
+    /// Label to pass as `after` for the next batch; absent after the last one.
     pub(crate) next: Option<String>,
 }
 
-/// The master key that a backend has now.
+/// The outcome of putting the next master key of a backend in force.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Finished {
     pub(crate) backend: String,
     pub(crate) wkid: String,
-    /// Keys whose old blobs were given up.
+    /// Number of keys whose old blobs were deleted.
     pub(crate) keys: u64,
 }
 
 /// The outcome of making altered lists of the index anew.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RepairedView {
-    /// How many lists were made anew.
+    /// Number of lists that were made anew.
     pub(crate) lists: usize,
-    /// Labels of keys of these lists that are left, and disabled.
+    /// Labels of the keys of these lists that were disabled.
     pub(crate) disabled: Vec<String>,
-    /// Labels of keys of these lists that were removed, for their records were altered as well.
+    /// Labels of the keys of these lists that were removed, because their records were altered.
     pub(crate) removed: Vec<String>,
-    /// How many records were removed that had names that no key can have.
+    /// Number of removed records whose names were no labels.
     pub(crate) nameless: usize,
-    /// Alterations that are left.
+    /// Known alterations that remain.
     pub(crate) altered: Altered,
 }
 
@@ -403,13 +404,14 @@ impl RepairedView {
     }
 }
 
-/// Why a request was refused.
+/// An answer that refuses a request.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Refusal {
     pub(crate) error: String,
 }
 
-/// Longest key file that is taken, in bytes (64 KiB): an RSA key of 8192 bits in PEM has 6 KiB.
+/// Longest key file that the daemon reads, in bytes (64 KiB). An RSA key of 8192 bits in PEM has 6
+/// KiB.
 pub(crate) const MAX_KEY_FILE: usize = 64 * 1024;
 
 /// Longest answer that a client reads, in bytes (16 MiB).
@@ -421,5 +423,5 @@ pub(crate) const MAX_PAGE_LENGTH: usize = MAX_ANSWER / 4 * 3;
 /// Most keys on one page.
 pub(crate) const MAX_PAGE: usize = 1000;
 
-/// The header that says how many keys a copy of the key store has.
+/// Header with the number of keys in a copy of the key store.
 pub(crate) const KEYS_IN_BACKUP: &str = "keyward-keys";

@@ -1,4 +1,4 @@
-//! The command line's end of the administrators' socket.
+//! Client of the administrators' socket, for the command line.
 
 use core::time::Duration;
 use std::fs::File;
@@ -28,14 +28,14 @@ use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};
 use crate::keys::Altered;
 use crate::serve::sockets::ADMIN;
 
-/// A daemon, as its administrator sees it. Waits for each answer.
+/// Client of a daemon. Each method waits for the answer.
 pub(crate) struct AdminClient {
     socket: PathBuf,
     runtime: Runtime,
 }
 
 impl AdminClient {
-    /// A client of the daemon with a runtime directory; connects when it is used.
+    /// A client of the daemon with this runtime directory. Each method makes a connection.
     pub(crate) fn new(runtime_dir: &Path) -> Result<Self, AdminClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Self { socket: runtime_dir.join(ADMIN), runtime: runtime.map_err(AdminClientError::Runtime)? })
@@ -71,7 +71,8 @@ impl AdminClient {
         self.call(Method::GET, "/v1/units", Bytes::new())
     }
 
-    /// Has some more keys wrapped by the master key that is to come, behind a label or from the first.
+    /// Has the next keys after a label wrapped by the next master key; none begins with the first
+    /// key.
     pub(crate) fn rewrap(&self, backend: &str, after: Option<&str>) -> Result<Rewrapped, AdminClientError> {
         let after = after.map(|label| format!("?after={}", in_query(label))).unwrap_or_default();
         self.call(Method::POST, &format!("/v1/backends/{}/rewrap{after}", in_query(backend)), Bytes::new())
@@ -85,7 +86,7 @@ impl AdminClient {
         self.call(Method::GET, &key_path(label), Bytes::new())
     }
 
-    /// Whether grants let a user use a key.
+    /// Uses of a key that grants allow a user.
     pub(crate) fn access(&self, label: &str, user: &User) -> Result<AccessView, AdminClientError> {
         let mut path = format!("{}/access?uid={}&gid={}", key_path(label), user.uid, user.gid);
         if let Some(groups) = &user.groups {
@@ -112,7 +113,7 @@ impl AdminClient {
         self.call(Method::PATCH, &key_path(label), json(change))
     }
 
-    /// Has a new version made.
+    /// Has a new version of a key generated.
     pub(crate) fn rotate(&self, label: &str) -> Result<KeyView, AdminClientError> {
         self.call(Method::POST, &format!("{}/rotate", key_path(label)), Bytes::new())
     }
@@ -122,8 +123,8 @@ impl AdminClient {
         self.call(Method::PUT, &format!("{}/certificates", key_path(label)), pem)
     }
 
-    /// Takes the certificates of a version away, or those of the current one, and returns the
-    /// first.
+    /// Removes the certificates of a version, none for the current version. Returns the certificate
+    /// of the key.
     pub(crate) fn detach(&self, label: &str, version: Option<u32>) -> Result<Certified, AdminClientError> {
         let version = version.map(|number| format!("?version={number}")).unwrap_or_default();
         self.call(Method::DELETE, &format!("{}/certificates{version}", key_path(label)), Bytes::new())
@@ -133,12 +134,12 @@ impl AdminClient {
         self.send(Method::DELETE, &key_path(label), Bytes::new()).map(drop)
     }
 
-    /// Has the lists of the index made anew that were altered.
+    /// Has the altered lists of the index made anew.
     pub(crate) fn repair(&self) -> Result<RepairedView, AdminClientError> {
         self.call(Method::POST, "/v1/repair", Bytes::new())
     }
 
-    /// Writes a copy of the key store into a file, and returns how many keys that has.
+    /// Writes a copy of the key store into a file. Returns the number of keys in the copy.
     pub(crate) fn backup(&self, file: &mut File) -> Result<u64, AdminClientError> {
         self.runtime.block_on(async {
             let (response, _connection) = self.request(Method::GET, "/v1/backup", Bytes::new()).await?;
@@ -162,7 +163,7 @@ impl AdminClient {
         })
     }
 
-    /// Every key, in the order of the labels, and what in the key store was altered.
+    /// Every key, in the order of the labels, and the known alterations of the key store.
     pub(crate) fn list(&self) -> Result<(Vec<KeyView>, Altered), AdminClientError> {
         let mut keys: Vec<KeyView> = Vec::new();
         loop {
@@ -194,8 +195,8 @@ impl AdminClient {
         })
     }
 
-    /// Connects to a daemon that may be told everything: nobody else can have put the socket there, and nobody
-    /// else listens on it.
+    /// Connects, after a check that only the daemon or root can have made the socket, and that the
+    /// listener is one of the two: the client may send private keys.
     async fn connect(&self) -> Result<UnixStream, AdminClientError> {
         let unreachable = |reason| AdminClientError::Unreachable { socket: self.socket.clone(), reason };
         let directory = self.socket.parent().unwrap_or(Path::new("/"));
@@ -206,7 +207,7 @@ impl AdminClient {
             }
         })?;
         let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
-        // Those of the process that made it listen: for a socket of systemd, root's.
+        // Credentials of the process that called listen(2): those of root for a socket of systemd.
         let server = stream.peer_cred().map_err(unreachable)?.uid();
         match Owners::OwnOrService.contains(server) {
             true => Ok(stream),
@@ -214,7 +215,7 @@ impl AdminClient {
         }
     }
 
-    /// Sends a request; the connection ends with the second value.
+    /// Sends a request. The connection ends when the second value is dropped.
     async fn request(
         &self,
         method: Method,
@@ -250,7 +251,7 @@ impl AdminClient {
     }
 }
 
-/// The task of a connection, which ends with this.
+/// The task of a connection. The task ends when this is dropped.
 struct AbortOnDrop(JoinHandle<hyper::Result<()>>);
 
 impl Drop for AbortOnDrop {
@@ -259,7 +260,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Why an administrator's request was not answered.
+/// Reason why an administrator's request has no answer.
 #[derive(Debug, Error)]
 pub(crate) enum AdminClientError {
     #[error("refused to connect to {}: {reason}", socket.display())]
@@ -298,7 +299,7 @@ fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).unwrap_or_default().into()
 }
 
-/// The command line has parsed the label, whose characters stand in a path as they are.
+/// Path of a key. The command line has parsed the label, so its characters need no encoding.
 fn key_path(label: &str) -> String {
     format!("/v1/keys/{label}")
 }
@@ -311,5 +312,5 @@ fn in_query(text: &str) -> PercentEncode<'_> {
 /// Characters to encode in a query: all except letters, digits, and marks without a meaning.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
-/// Making an RSA key of 4096 bits can take some seconds; the daemon gives a unit a minute.
+/// Most time for an answer. The daemon gives a unit one minute to generate an RSA key.
 const PATIENCE: Duration = Duration::from_secs(70);

@@ -23,7 +23,7 @@ pub(super) enum AdminError {
     Invalid(String),
     #[error(transparent)]
     Lifecycle(#[from] lifecycle::Error),
-    #[error("there is no such route")]
+    #[error("there is no such route; docs/admin-api.md has the routes")]
     NoRoute,
     #[error("only root and the user that the daemon runs as may do this")]
     NotAnAdministrator,

@@ -1,7 +1,8 @@
-//! The administrators' socket as axum takes it: who is calling, and how many may.
+//! The administrators' socket for axum: the caller of each connection, and the limit of
+//! connections.
 //!
-//! Connections that nobody uses any more, of a program that forgot to close them for example, do not keep an
-//! administrator out: the one that has been silent longest is closed for a new one.
+//! Idle connections, such as those of a program that forgot to close them, keep no administrator
+//! out: at the limit, the connection that has been idle longest is closed for a new one.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -25,7 +26,7 @@ use crate::policy::authorise::Peer;
 pub(super) struct Gate {
     listener: UnixListener,
     connections: Arc<Connections>,
-    /// Never cancelled: requests that are under way when the daemon stops are answered.
+    /// Token that is never cancelled: requests in progress are answered when the daemon stops.
     never: CancellationToken,
 }
 
@@ -37,7 +38,8 @@ impl Gate {
     fn admit(&self, stream: UnixStream) -> Option<(Conversation, Caller)> {
         let caller = credentials(&stream);
         let peer = caller.clone().unwrap_or_default();
-        // Others are told that they may not do anything here; the mode of the socket keeps them out in any case.
+        // Other users get an answer that refuses them. The mode of the socket keeps most of them
+        // out.
         let name = match caller.as_ref().is_some_and(is_administrator) {
             true => Name::User { uid: peer.uid, service: None },
             false => Name::Stranger,
@@ -77,7 +79,7 @@ impl Listener for Gate {
     }
 }
 
-/// The connection of a caller. Ends when its place is needed.
+/// The connection of a caller. The connection ends when a new one needs its place.
 pub(super) struct Conversation {
     stream: UnixStream,
     place: Place,
@@ -94,7 +96,7 @@ impl AsyncRead for Conversation {
         if read.is_ready() {
             self.place.idle(Instant::now());
         } else if self.closed.as_mut().poll(context).is_ready() {
-            // As if the caller had closed it.
+            // An end of file, as if the caller had closed the connection.
             return Poll::Ready(Ok(()));
         }
         read
@@ -131,7 +133,7 @@ impl AsyncWrite for Conversation {
     }
 }
 
-/// Who is on the other end, if the kernel says so.
+/// The process at the other end, if the kernel names it.
 #[derive(Clone, Debug)]
 pub(super) struct Caller(pub(super) Option<Peer>);
 
@@ -141,5 +143,5 @@ impl Connected<IncomingStream<'_, Gate>> for Caller {
     }
 }
 
-/// An administrator makes a connection for each command; a collector of metrics keeps one.
+/// Limits of connections. A command makes one connection; a collector of metrics keeps one open.
 const LIMITS: Limits = Limits { total: 128, per_user: 64 };

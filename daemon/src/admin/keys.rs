@@ -58,8 +58,8 @@ fn fitting(keys: &[Listed], limit: usize) -> usize {
     lengths.take(limit).take_while(|length| *length <= MAX_PAGE_LENGTH).count().max(1)
 }
 
-/// Most bytes of a version in JSON: the public key in base64, and the names in its certificate, each
-/// byte of which may become three.
+/// Most bytes of a version in JSON: the public key in base64, and the names in its certificate,
+/// each byte of which may become three.
 fn length_on_page(version: &Version) -> usize {
     1024 + 2 * version.spki.len() + 3 * version.certificates.first().map_or(0, Vec::len)
 }

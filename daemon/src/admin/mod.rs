@@ -1,30 +1,7 @@
-//! The administrators' socket: HTTP, for root and the daemon's own user alone.
+//! The administrators' socket: HTTP, for root and the user of the daemon only.
 //!
-//! | Route | |
-//! |---|---|
-//! | `GET /live` | 200 as long as the daemon answers |
-//! | `GET /ready` | 200 if every backend could sign with its keys, else 503; says which could not |
-//! | `GET /metrics` | metrics, see docs/metrics.md |
-//! | `GET /v1/status` | the daemon as it is |
-//! | `GET /v1/units` | the units of every backend |
-//! | `POST /v1/backends/NAME/rewrap?after=LABEL` | wrap some more keys by the master key that is to come |
-//! | `POST /v1/backends/NAME/rewrap/finish` | put the master key in force that is to come |
-//! | `GET /v1/keys?after=LABEL&limit=N` | keys in the order of their labels |
-//! | `POST /v1/keys` | generate a key: `{"label", "type", "uses", "backend"}` |
-//! | `POST /v1/keys/LABEL/import?use=U&use=U&backend=NAME` | import a key; the body is the key file |
-//! | `POST /v1/keys/LABEL/adopt` | adopt a blob: `{"blob", "public_key", "uses", "backend"}`, in base64 |
-//! | `POST /v1/keys/LABEL/csr?version=N` | sign a certificate request; the body is its CertificationRequestInfo in DER |
-//! | `POST /v1/keys/LABEL/rotate` | make a new version of a key, which becomes the current one |
-//! | `PUT /v1/keys/LABEL/certificates` | attach certificates to the version that they are for; the body is PEM |
-//! | `DELETE /v1/keys/LABEL/certificates?version=N` | take the certificates of a version away |
-//! | `GET /v1/keys/LABEL/access?uid=N&gid=N&groups=N,N&service=NAME` | for each kind of handshake that a key is for, whether grants let a user take part; and the uses of these grants. `groups` are those of a process, in the place of those of the user; `service` is the one that it runs in, empty for none |
-//! | `GET /v1/keys/LABEL` | one key |
-//! | `PATCH /v1/keys/LABEL` | change a key: `{"state"}`, `{"uses"}` |
-//! | `DELETE /v1/keys/LABEL` | delete a key |
-//! | `GET /v1/backup` | a copy of the key store, a file that is a key store itself |
-//! | `POST /v1/repair` | make the lists of the index of the key store anew that were altered; their keys are disabled |
-//!
-//! Errors are `{"error": "..."}`.
+//! A handler parses, calls [`crate::lifecycle`] and renders. docs/admin-api.md describes the routes
+//! and the JSON.
 
 mod access;
 pub(crate) mod api;
@@ -65,7 +42,7 @@ use crate::policy::authorise::Peer;
 use error::AdminError;
 use gate::{Caller, Gate};
 
-/// Serves administrators until `end`, and those who have asked by then.
+/// Serves administrators until `end`, then answers the requests in progress.
 pub(crate) async fn serve(
     daemon: Arc<Daemon>,
     listener: UnixListener,
@@ -102,7 +79,8 @@ pub(crate) async fn serve(
     }
 }
 
-/// Lets in root and the user that the daemon runs as. The mode of the socket says the same; but modes change.
+/// Refuses all users except root and the user of the daemon. The mode of the socket does the same,
+/// but an administrator can change modes.
 async fn administrators_only(
     ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
     mut request: Request,
@@ -156,7 +134,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response()
 }
 
-/// Lets a request run to its end, its line in the log included, even if whoever asked hangs up.
+/// Lets a request run to its end, with its line in the log, even if the client hangs up.
 async fn to_the_end(request: Request, next: Next) -> Response {
     let answered = tokio::spawn(next.run(request)).await;
     answered.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
@@ -176,6 +154,6 @@ impl Admin {
 type Answer<T> = Result<Json<T>, AdminError>;
 type Body = Result<Bytes, BytesRejection>;
 
-/// A caller who may do everything here.
+/// A caller who may use every route.
 #[derive(Clone, Copy, Debug)]
 struct Administrator(Actor);

@@ -12,9 +12,9 @@ use zeroize::{Zeroize, Zeroizing};
 use super::AdminError;
 use crate::admin::api::MAX_KEY_FILE;
 
-/// The key file in the body of a request. The copy here is wiped when it is dropped. The parts that
-/// the HTTP server has read are wiped a moment later: they share a buffer with the connection until
-/// that is closed.
+/// The key file in the body of a request. This copy is wiped when the value is dropped. The parts
+/// that the HTTP server has read are wiped a moment later: they share a buffer with the connection
+/// until the connection is closed.
 pub(super) struct PlainKey {
     file: Zeroizing<Vec<u8>>,
     read: Read,
@@ -25,7 +25,8 @@ impl<S: Sync> FromRequest<S> for PlainKey {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, AdminError> {
         let mut body = request.into_limited_body();
-        // As large as it can become, so that growing leaves no copies behind.
+        // The full capacity at once, since a vector that grows leaves copies of its bytes in
+        // memory.
         let file = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE));
         let mut key = Self { file, read: Read { parts: Vec::new(), runtime: Handle::current() } };
         while let Some(frame) = body.frame().await {
@@ -49,7 +50,8 @@ impl AsRef<[u8]> for PlainKey {
 /// The parts of the body, as the HTTP server has read them.
 struct Read {
     parts: Vec<Bytes>,
-    /// Wipes them. Where the key is dropped there may be another one, or none.
+    /// Runtime that wipes the parts. The thread that drops the key may have another runtime, or
+    /// none.
     runtime: Handle,
 }
 
@@ -68,11 +70,11 @@ impl Drop for Read {
     }
 }
 
-/// Wipes some bytes if they are ours alone; gives them back if they are not.
+/// Wipes bytes that nobody else holds. Returns bytes that somebody else still holds.
 fn wiped(bytes: Bytes) -> Option<Bytes> {
     bytes.try_into_mut().map(|mut bytes| bytes.zeroize()).err()
 }
 
-/// The answer says that the connection is closed after it, so this is soon.
+/// Time between attempts. The connection closes after the answer, so one attempt soon succeeds.
 const PAUSE: Duration = Duration::from_millis(20);
 const ATTEMPTS: usize = 500;

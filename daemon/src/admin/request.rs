@@ -16,7 +16,7 @@ pub(crate) struct Generate {
     pub(crate) key_type: KeyType,
     #[serde(with = "uses")]
     pub(crate) uses: Vec<Use>,
-    /// Whether it is accepted that one RSA key signs and decrypts.
+    /// True if the administrator accepts that one RSA key signs and decrypts.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) sign_and_decrypt: bool,
     /// The backend whose unit makes the key; none for the default backend.
@@ -36,7 +36,7 @@ pub(crate) struct Adopt {
     pub(crate) public_key: Vec<u8>,
     #[serde(with = "uses")]
     pub(crate) uses: Vec<Use>,
-    /// Whether it is accepted that one RSA key signs and decrypts.
+    /// True if the administrator accepts that one RSA key signs and decrypts.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) sign_and_decrypt: bool,
     /// The backend whose units unwrap the blob; none for the default backend.
@@ -52,7 +52,7 @@ pub(crate) struct Change {
     pub(crate) state: Option<State>,
     #[serde(default, skip_serializing_if = "Option::is_none", with = "some_uses")]
     pub(crate) uses: Option<Vec<Use>>,
-    /// Whether it is accepted that one RSA key signs and decrypts.
+    /// True if the administrator accepts that one RSA key signs and decrypts.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) sign_and_decrypt: bool,
 }
@@ -64,11 +64,11 @@ pub(crate) struct Change {
 #[serde(try_from = "Vec<(String, String)>")]
 pub(crate) struct Import {
     pub(crate) uses: Vec<Use>,
-    /// Whether it is accepted that one RSA key signs and decrypts.
+    /// True if the administrator accepts that one RSA key signs and decrypts.
     pub(crate) sign_and_decrypt: bool,
     /// The backend whose unit holds the key; none for the default backend.
     pub(crate) backend: Option<String>,
-    /// Whether the file becomes a new version of a key, which keeps its uses and its backend.
+    /// True if the file becomes a new version of a key, which keeps its uses and its backend.
     pub(crate) new_version: bool,
 }
 

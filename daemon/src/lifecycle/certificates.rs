@@ -27,8 +27,8 @@ pub(crate) async fn attach(
     Ok((key, number))
 }
 
-/// Removes the certificates of a version; number 0 stands for the current version. Returns the key as
-/// it was before, and the number of the version.
+/// Removes the certificates of a version; number 0 stands for the current version. Returns the key
+/// as it was before, and the number of the version.
 ///
 /// # Errors
 /// [`Error`] says which versions have certificates.

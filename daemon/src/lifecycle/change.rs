@@ -16,7 +16,7 @@ pub(crate) struct Change {
     pub(crate) state: Option<State>,
     /// The new uses of the key; an empty list stands for `tls-server`.
     pub(crate) uses: Option<Vec<Use>>,
-    /// Whether the actor accepts that one RSA key signs and decrypts.
+    /// True if the actor accepts that one RSA key signs and decrypts.
     pub(crate) sign_and_decrypt: bool,
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct KeySpec {
     pub(crate) label: Label,
     /// The uses of the key; none stands for `tls-server`.
     pub(crate) uses: Vec<Use>,
-    /// Whether the actor accepts that one RSA key signs and decrypts.
+    /// True if the actor accepts that one RSA key signs and decrypts.
     pub(crate) sign_and_decrypt: bool,
     /// The backend whose unit holds the key; none stands for the default backend.
     pub(crate) backend: Option<String>,

@@ -27,7 +27,7 @@ pub(crate) enum Error {
     /// The backend has no keys yet, so no master key wraps them.
     #[error("backend {0} has no keys")]
     BackendWithoutKeys(String),
-    /// The certificates contradict each other, or are not in order.
+    /// The certificates do not make a chain.
     #[error(transparent)]
     Chain(#[from] InvalidChain),
     /// The certificate of the key is in the file, but after another certificate.
@@ -49,7 +49,7 @@ pub(crate) enum Error {
     /// The key has as many versions as a key can have.
     #[error("key {label} has {most} versions, and cannot have more; make another key")]
     ManyVersions { label: Label, most: usize },
-    /// Certificates are not attached to this version. `certified` are the numbers of those with one.
+    /// The version has no certificate. `certified` are the numbers of the versions that have one.
     #[error("version {number} of key {label} has no certificate; {}", of_others(certified))]
     NoCertificate { label: Label, number: u32, certified: Vec<u32> },
     /// No other master key is configured for the embedded unit.

@@ -19,9 +19,9 @@ pub(crate) struct SignedRequest {
     pub(crate) signature: Vec<u8>,
 }
 
-/// Signs a CertificationRequestInfo (RFC 2986, 4.1) in DER by a version of a key; number 0 stands for
-/// the current version. Asks for no grant: an actor who may call this may also change the uses of
-/// the key, and the uses must include certificate requests.
+/// Signs a CertificationRequestInfo (RFC 2986, 4.1) in DER by a version of a key; number 0 stands
+/// for the current version. Asks for no grant: an actor who may call this may also change the uses
+/// of the key, and the uses must include certificate requests.
 ///
 /// # Errors
 /// [`Error`] says why the key does not sign the request.

@@ -16,7 +16,8 @@ use crate::cli::failure::Failure;
 pub(in crate::cli) struct Generate {
     #[command(flatten)]
     key: Named,
-    /// p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096, ml-dsa-44, ml-dsa-65 or ml-dsa-87
+    /// p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096,
+    /// ml-dsa-44, ml-dsa-65 or ml-dsa-87
     #[arg(long = "type", value_name = "TYPE", value_parser = generated)]
     key_type: KeyType,
     #[command(flatten)]
@@ -27,17 +28,17 @@ pub(in crate::cli) struct Generate {
 pub(in crate::cli) struct Adopt {
     #[command(flatten)]
     key: Named,
-    /// The private key, wrapped by a unit: the bytes that it gave
+    /// The private key, wrapped by a unit: the bytes that the unit gave
     #[arg(long, value_name = "FILE")]
     blob: PathBuf,
-    /// Its public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit gave
+    /// The public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit gave
     #[arg(long, value_name = "FILE")]
     public: PathBuf,
     #[command(flatten)]
     properties: Properties,
 }
 
-// The properties of a new key. A doc comment here would become that of the command.
+/// The properties of a new key.
 #[derive(Args, Debug)]
 pub(super) struct Properties {
     /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server,
@@ -75,7 +76,7 @@ impl Adopt {
     }
 }
 
-/// A type of which keys can be made; others can be imported.
+/// A type of key that units generate. Keys of other types can be imported.
 fn generated(text: &str) -> Result<KeyType, String> {
     let found = text.parse().ok().filter(|known| KeyType::GENERATED.contains(known));
     found.ok_or_else(|| {

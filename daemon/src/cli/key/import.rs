@@ -37,8 +37,8 @@ pub(in crate::cli) struct Import {
     index: Option<usize>,
     #[command(flatten)]
     properties: Properties,
-    /// Make the file a new version of a key that is there, with its uses; it becomes the current
-    /// one
+    /// Make the file a new version of an existing key, with the uses of that key; the new version
+    /// becomes the current one
     #[arg(long, conflicts_with_all = ["uses", "sign_and_decrypt", "backend"])]
     new_version: bool,
 }
@@ -72,7 +72,7 @@ impl Import {
         Ok(())
     }
 
-    /// The private key that is meant, as PKCS#8, and its certificates.
+    /// The private key that the options choose, as PKCS#8, and its certificates.
     fn chosen(&self, bytes: &[u8]) -> Result<(Zeroizing<Vec<u8>>, Option<Chain>), Failure> {
         let failed = |error: ImportError| Failure::new(exit::DATA, error);
         let file = match KeyFile::read(bytes, None) {
@@ -136,7 +136,7 @@ impl Import {
         admin.import(label, &import, plain)
     }
 
-    /// Attaches the certificates, and returns the key as it is then.
+    /// Attaches the certificates, and returns the changed key.
     fn attach(&self, chain: &Chain) -> Result<KeyView, Failure> {
         // The encoder fails only for lengths near the end of memory.
         let pem = |certificate: &Certificate| {
@@ -157,7 +157,7 @@ impl Import {
     }
 }
 
-/// What is in a file, for somebody who has to choose.
+/// The contents of a file, for a person who has to choose a key.
 fn listed(file: &KeyFile, certificates: Option<&Chain>) -> String {
     let keys = (0..file.key_count()).map(|index| {
         let what = file.key_type(index).map_or_else(|error| error.to_string(), |known| known.to_string());

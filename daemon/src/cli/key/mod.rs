@@ -47,17 +47,17 @@ pub(super) enum Command {
     Reference(ReferenceTo),
     /// Make a new version of a key; older ones go on signing for references that name them
     Rotate(Named),
-    /// Replace all uses of a key; says which ones it has lost by that
+    /// Replace all uses of a key; says which uses the key has lost
     SetUses(SetUses),
     /// Let a disabled key sign again
     Enable(Named),
-    /// Keep a key from signing; it can be enabled again
+    /// Keep a key from signing; the key can be enabled again
     Disable(Named),
-    /// Delete a key; it cannot be brought back
+    /// Delete a key; the key cannot be brought back
     Delete(Delete),
-    /// Make the lists of the key store anew that were altered; their keys are disabled, or removed
+    /// Make the altered lists of the key store anew; their keys are disabled, or removed
     Repair(#[command(flatten)] Client),
-    /// Wrap the keys of a backend by the master key that is to come
+    /// Wrap the keys of a backend by the next master key
     Rewrap(Rewrap),
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Named {
 pub(super) struct ReferenceTo {
     #[command(flatten)]
     key: Named,
-    /// The version that it names [default: the current one]
+    /// The version that the reference names [default: the current version]
     #[arg(long, value_name = "NUMBER")]
     version: Option<u32>,
 }
@@ -83,7 +83,7 @@ pub(super) struct ReferenceTo {
 pub(super) struct SetUses {
     #[command(flatten)]
     key: Named,
-    /// Each use that the key is to have, in the place of all that it has: tls-server, tls13-server,
+    /// Each use that the key is to have, instead of all uses of before: tls-server, tls13-server,
     /// tls12-server, tls12-dhe-server, tls-client, tls13-client, csr, rsa-key-exchange,
     /// acme-account, any
     #[arg(long = "use", value_name = "USE", value_parser = one_use, required = true)]
@@ -107,10 +107,10 @@ pub(super) struct Delete {
 struct ChangedUses {
     #[serde(flatten)]
     key: KeyView,
-    /// The uses that it did not have before.
+    /// The uses that the key did not have before.
     #[serde(rename = "uses_added")]
     added: Vec<String>,
-    /// The uses that it does not have any more.
+    /// The uses that the key does not have any more.
     #[serde(rename = "uses_taken_away")]
     taken: Vec<String>,
 }
@@ -203,7 +203,7 @@ impl Delete {
 }
 
 impl Named {
-    /// Does something with a key that yields the key, and shows that.
+    /// Does something with a key, and shows the key that comes back.
     fn run(
         &self,
         verb: &str,
@@ -218,12 +218,12 @@ impl Named {
         self.run(verb, |admin, label| admin.change(label, &change))
     }
 
-    /// Refuses to delete a key that signs, where nobody can be asked.
+    /// Refuses to delete an enabled key if there is no terminal to ask on.
     fn refuse_enabled(&self) -> Result<(), Failure> {
         let enabled = |key: KeyView| key.state == keys::State::Enabled.name();
         let enabled = self.call("delete", |admin, label| match admin.show(label) {
             Ok(key) => Ok(enabled(key)),
-            // Its record was altered, so it signs nothing.
+            // The record of the key was altered, so the key signs nothing.
             Err(AdminClientError::Refused { status: StatusCode::UNPROCESSABLE_ENTITY, .. }) => Ok(false),
             Err(error) => Err(error),
         })?;
@@ -253,13 +253,13 @@ impl Named {
     }
 }
 
-/// The command that adds a use to those of a key of the daemon with this runtime directory.
+/// The command that adds a use to a key of the daemon with this runtime directory.
 pub(super) fn how_to_allow(runtime_dir: &Path, key: &KeyView, wanted: Use) -> String {
     let uses: Vec<Use> = key.uses.iter().filter_map(|u| u.parse().ok()).chain([wanted]).collect();
     for_daemon(set_uses_command(&key.label, &uses), runtime_dir)
 }
 
-/// A command as it has to be for the daemon with this runtime directory.
+/// The command with the option that it needs for the daemon with this runtime directory.
 fn for_daemon(command: String, runtime_dir: &Path) -> String {
     match runtime_dir == Path::new(RUNTIME_DIR) {
         true => command,
@@ -311,9 +311,10 @@ fn repair(client: &Client) -> Result<(), Failure> {
     print(&text)
 }
 
-/// Reads a file, or standard input for `-`: at most as much as the daemon takes. It may hold a private key.
+/// Reads a file, or standard input for `-`: at most as many bytes as the daemon takes. The bytes
+/// may hold a private key.
 pub(super) fn read_input(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    // As large as it can become, so that growing leaves no copies behind.
+    // The full capacity at once, since a vector that grows leaves copies of its bytes in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_KEY_FILE + 2));
     let most = MAX_KEY_FILE as u64 + 1;
     let read = if path == Path::new("-") {
@@ -342,7 +343,7 @@ fn confirmed(question: &str, expected: &str) -> Result<bool, Failure> {
     Ok(answer.trim() == expected)
 }
 
-/// A use; several in one word are told apart from an unknown one.
+/// A use. The error for several uses in one word is not that for an unknown use.
 pub(super) fn one_use(text: &str) -> Result<Use, String> {
     match text.contains(',') {
         true => Err("write one use for each --use: --use tls-server --use csr".into()),

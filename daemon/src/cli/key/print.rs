@@ -25,10 +25,11 @@ pub(super) fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
     print_table(&rows)
 }
 
-/// Warns of keys of which nothing is known but their labels, and of what may have been other keys.
+/// Warns of altered keys, of which only the labels are known, and of alterations that may have
+/// removed other keys.
 pub(in crate::cli) fn warn_of_problems(keys: &[KeyView], altered: &Altered) {
     keys.iter().filter_map(|key| key.problem.as_ref()).for_each(output::warn);
-    // The other ones have had a line each.
+    // Each altered key has had a line of its own.
     let others = Altered { lists: altered.lists, nameless: altered.nameless, ..Altered::default() };
     if let Some((problem, advice)) = others.problem() {
         output::warn(format_args!("{problem}; {advice}"));
@@ -75,7 +76,7 @@ pub(super) fn print_key(key: &KeyView) -> Result<(), Failure> {
     print(&text)
 }
 
-/// How long the certificate in use holds, for a column.
+/// Time until the certificate in use expires, for a column of a table.
 fn expires(key: &KeyView) -> String {
     let Some((number, certificate)) = key.certified() else { return String::new() };
     let then = from_now(certificate.expires());
@@ -84,7 +85,8 @@ fn expires(key: &KeyView) -> String {
     format!("{verb} {then}{version}")
 }
 
-/// SHA-256 of the SubjectPublicKeyInfo, which `openssl pkey -pubin -outform DER | sha256sum` gives too.
+/// SHA-256 of the SubjectPublicKeyInfo. The command `openssl pkey -pubin -outform DER | sha256sum`
+/// gives the same digits.
 fn fingerprint(public_key: &str) -> String {
     let spki = STANDARD.decode(public_key).unwrap_or_default();
     base16ct::lower::encode_string(&Sha256::digest(spki))

@@ -15,7 +15,7 @@ pub(in crate::cli) struct Rewrap {
     /// The backend whose units get another master key; embedded for the software crypto unit
     #[arg(long, value_name = "NAME")]
     backend: String,
-    /// The new master key is in force at every unit: give up what the old one has wrapped
+    /// The new master key is in force at every unit: delete the blobs that the old one has wrapped
     #[arg(long)]
     finish: bool,
     #[command(flatten)]
@@ -43,7 +43,7 @@ impl Rewrap {
                 )),
             };
         }
-        // Shown on a terminal only.
+        // The bar shows on a terminal only.
         let bar = ProgressBar::new(admin.status().map_err(failed)?.keys);
         bar.set_style(bar_style());
         let (mut keys, mut wrapped, mut after) = (0, 0, None);

@@ -109,8 +109,8 @@ fn set_next(key: &mut Key, next_blobs: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
     set
 }
 
-/// Puts the next master key of a backend in force, and deletes the old blobs. Refuses while a key or
-/// a unit does not have the next master key.
+/// Puts the next master key of a backend in force, and deletes the old blobs. Refuses while a key
+/// or a unit does not have the next master key.
 ///
 /// # Errors
 /// [`Error`] says which keys or units are not ready.

@@ -98,7 +98,8 @@ impl<'a> Units<'a> {
             .ok_or_else(|| Error::NothingRewrapped { backend: (*backend).into(), wkid: old.into() })
     }
 
-    /// Refuses while a unit has another master key than the new one, or no unit is known to have it.
+    /// Refuses while a unit has another master key than the new one, or no unit is known to have
+    /// it.
     pub(super) fn refuse_others(&self, new: &str) -> Result<(), Error> {
         let Self::Grep11 { backend, units } = self else { return Ok(()) };
         let other = |unit: &UnitHealth| unit.wkid.map(|wkid| wkid.to_string()).filter(|wkid| *wkid != new);
