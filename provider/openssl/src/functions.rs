@@ -39,7 +39,8 @@ impl<F: Copy> Id<F> {
 macro_rules! functions {
     ($($name:ident = $number:literal: $header:literal,
         fn($($argument:ty),* $(,)?) $(-> $result:ty)?;)*) => {
-        $(pub(crate) const $name: Id<unsafe extern "C" fn($($argument),*) $(-> $result)?> = Id::new($number);)*
+        $(pub(crate) const $name: Id<unsafe extern "C" fn($($argument),*) $(-> $result)?> =
+            Id::new($number);)*
 
         /// Every number of this file, with its name in the headers of OpenSSL.
         #[cfg(test)]
@@ -47,8 +48,11 @@ macro_rules! functions {
 
         /// Every function: name of its number, types of its arguments and type of its result in C.
         #[cfg(test)]
-        const TYPES: &[(&str, &[&str], &str)] =
-            &[$(($header, &[$(<$argument as tests::InC>::TYPE),*], <c_type!($($result)?) as tests::InC>::TYPE),)*];
+        const TYPES: &[(&str, &[&str], &str)] = &[$((
+            $header,
+            &[$(<$argument as tests::InC>::TYPE),*],
+            <c_type!($($result)?) as tests::InC>::TYPE,
+        ),)*];
     };
 }
 
@@ -72,7 +76,8 @@ functions! {
 
     // provider-base(7)
     PROVIDER_TEARDOWN = 1024: "OSSL_FUNC_PROVIDER_TEARDOWN", fn(Option<Box<Provider>>);
-    PROVIDER_GETTABLE_PARAMS = 1025: "OSSL_FUNC_PROVIDER_GETTABLE_PARAMS", fn(*const c_void) -> *const ParamDescriptor;
+    PROVIDER_GETTABLE_PARAMS = 1025: "OSSL_FUNC_PROVIDER_GETTABLE_PARAMS",
+        fn(*const c_void) -> *const ParamDescriptor;
     PROVIDER_GET_PARAMS = 1026: "OSSL_FUNC_PROVIDER_GET_PARAMS", fn(*const c_void, Params<'_>) -> c_int;
     PROVIDER_QUERY_OPERATION = 1027: "OSSL_FUNC_PROVIDER_QUERY_OPERATION",
         fn(Option<&Provider>, c_int, Option<&mut c_int>) -> *const Algorithm;
@@ -82,7 +87,8 @@ functions! {
     KEYMGMT_LOAD = 8: "OSSL_FUNC_KEYMGMT_LOAD", fn(Option<&mut *mut Key>, usize) -> *const Key;
     KEYMGMT_FREE = 10: "OSSL_FUNC_KEYMGMT_FREE", fn(Option<Box<Key>>);
     KEYMGMT_GET_PARAMS = 11: "OSSL_FUNC_KEYMGMT_GET_PARAMS", fn(Option<&Key>, Params<'_>) -> c_int;
-    KEYMGMT_GETTABLE_PARAMS = 12: "OSSL_FUNC_KEYMGMT_GETTABLE_PARAMS", fn(*const c_void) -> *const ParamDescriptor;
+    KEYMGMT_GETTABLE_PARAMS = 12: "OSSL_FUNC_KEYMGMT_GETTABLE_PARAMS",
+        fn(*const c_void) -> *const ParamDescriptor;
     KEYMGMT_QUERY_OPERATION_NAME = 20: "OSSL_FUNC_KEYMGMT_QUERY_OPERATION_NAME", fn(c_int) -> *const c_char;
     KEYMGMT_HAS = 21: "OSSL_FUNC_KEYMGMT_HAS", fn(Option<&Key>, c_int) -> c_int;
     KEYMGMT_MATCH = 23: "OSSL_FUNC_KEYMGMT_MATCH", fn(Option<&Key>, Option<&Key>, c_int) -> c_int;
@@ -121,7 +127,8 @@ functions! {
         fn(*const c_void, *const c_void) -> *const ParamDescriptor;
 
     // provider-asym_cipher(7)
-    ASYM_CIPHER_NEWCTX = 1: "OSSL_FUNC_ASYM_CIPHER_NEWCTX", fn(*const c_void) -> Option<Box<decrypt::Operation>>;
+    ASYM_CIPHER_NEWCTX = 1: "OSSL_FUNC_ASYM_CIPHER_NEWCTX",
+        fn(*const c_void) -> Option<Box<decrypt::Operation>>;
     ASYM_CIPHER_DECRYPT_INIT = 4: "OSSL_FUNC_ASYM_CIPHER_DECRYPT_INIT",
         fn(Option<&mut decrypt::Operation>, Option<&Key>, Params<'_>) -> c_int;
     ASYM_CIPHER_DECRYPT = 5: "OSSL_FUNC_ASYM_CIPHER_DECRYPT",
@@ -139,18 +146,21 @@ functions! {
     ENCODER_FREECTX = 2: "OSSL_FUNC_ENCODER_FREECTX", fn(Option<&Provider>);
     ENCODER_DOES_SELECTION = 10: "OSSL_FUNC_ENCODER_DOES_SELECTION", fn(*const c_void, c_int) -> c_int;
     ENCODER_ENCODE = 11: "OSSL_FUNC_ENCODER_ENCODE",
-        fn(*const c_void, *mut c_void, Option<&Key>, *const Param, c_int, *const c_void, *mut c_void) -> c_int;
+        fn(*const c_void, *mut c_void, Option<&Key>, *const Param, c_int, *const c_void, *mut c_void)
+            -> c_int;
 
     // provider-decoder(7)
     DECODER_NEWCTX = 1: "OSSL_FUNC_DECODER_NEWCTX", fn(Option<&Provider>) -> Option<&Provider>;
     DECODER_FREECTX = 2: "OSSL_FUNC_DECODER_FREECTX", fn(Option<&Provider>);
     DECODER_DOES_SELECTION = 10: "OSSL_FUNC_DECODER_DOES_SELECTION", fn(*const c_void, c_int) -> c_int;
     DECODER_DECODE = 11: "OSSL_FUNC_DECODER_DECODE",
-        fn(Option<&Provider>, *mut c_void, c_int, Option<Callback>, *mut c_void, *const c_void, *mut c_void) -> c_int;
+        fn(Option<&Provider>, *mut c_void, c_int, Option<Callback>, *mut c_void, *const c_void, *mut c_void)
+            -> c_int;
 
     // provider-storemgmt(7)
     STORE_OPEN = 1: "OSSL_FUNC_STORE_OPEN", fn(Option<&Provider>, *const c_char) -> Option<Box<Loader>>;
-    STORE_SETTABLE_CTX_PARAMS = 3: "OSSL_FUNC_STORE_SETTABLE_CTX_PARAMS", fn(*const c_void) -> *const ParamDescriptor;
+    STORE_SETTABLE_CTX_PARAMS = 3: "OSSL_FUNC_STORE_SETTABLE_CTX_PARAMS",
+        fn(*const c_void) -> *const ParamDescriptor;
     STORE_SET_CTX_PARAMS = 4: "OSSL_FUNC_STORE_SET_CTX_PARAMS", fn(Option<&mut Loader>, Params<'_>) -> c_int;
     STORE_LOAD = 5: "OSSL_FUNC_STORE_LOAD",
         fn(Option<&mut Loader>, Option<Callback>, *mut c_void, *const c_void, *mut c_void) -> c_int;
@@ -174,10 +184,9 @@ mod tests {
             let function = name.replace("OSSL_FUNC_", "").to_lowercase().replace("bio_", "BIO_");
             let declared: Vec<_> = arguments.iter().enumerate().map(|(i, c)| format!("{c} a{i}")).collect();
             let passed: Vec<_> = (0..arguments.len()).map(|i| format!("a{i}")).collect();
-            let back = if *result == "void" { "" } else { "return " };
             writeln!(
                 source,
-                "{result} {function}(OSSL_FUNC_{function}_fn *f, {}) {{ {back}f({}); }}",
+                "{result} {function}(OSSL_FUNC_{function}_fn *f, {}) {{ return f({}); }}",
                 declared.join(", "),
                 passed.join(", ")
             )
@@ -187,10 +196,20 @@ mod tests {
         // there.
         let words =
             "-x c -fsyntax-only -Werror -Wall -Wconversion -Wsign-conversion -Wno-discarded-qualifiers -";
-        let done = compile("cc", &words.split(' ').collect::<Vec<_>>(), &source);
+        let words: Vec<_> = words.split(' ').collect();
+        let done = compile("cc", &words, &source);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        let wrong = source.replace("(a0, a1, a2)", "(a0, a1)");
-        assert!(!compile("cc", &words.split(' ').collect::<Vec<_>>(), &wrong).status.success());
+        for (right, wrong) in [
+            ("return f(a0, a1, a2)", "return f(a0, a1)"),
+            ("size_t a3", "int a3"),
+            ("int a1", "void *a1"),
+            ("int signature_sign(", "void *signature_sign("),
+            ("int store_close(", "void store_close("),
+            ("void signature_freectx(", "int signature_freectx("),
+        ] {
+            assert!(source.contains(right), "{right}");
+            assert!(!compile("cc", &words, &source.replace(right, wrong)).status.success(), "{wrong}");
+        }
     }
 
     /// The type as the headers of OpenSSL write it. Our objects are `void *` there.
