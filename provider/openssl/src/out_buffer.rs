@@ -14,8 +14,8 @@ pub(crate) struct OutBuffer<'a> {
 }
 
 impl<'a> OutBuffer<'a> {
-    /// Takes the place for a result. If `place` is null, OpenSSL asks for the greatest length of the
-    /// result, in bytes: answers with it and returns `None`.
+    /// Takes the place for a result. If `place` is null, OpenSSL asks for the greatest length of
+    /// the result, in bytes: answers with it and returns `None`.
     ///
     /// # Safety
     /// `place` is null or has `room` writable bytes, for as long as the value is used.
@@ -42,7 +42,8 @@ impl<'a> OutBuffer<'a> {
     #[inline]
     pub(crate) fn fill(self, result: &[u8], what: &str) -> Result<c_int, Error> {
         self.check_room(result.len(), what)?;
-        // SAFETY: `new` was promised `room` writable bytes at `place`, and the result is not longer.
+        // SAFETY: `new` was promised `room` writable bytes at `place`, and the result is not
+        // longer.
         unsafe { ptr::copy_nonoverlapping(result.as_ptr(), self.place.as_ptr(), result.len()) };
         *self.length = result.len();
         Ok(1)

@@ -35,8 +35,8 @@ pub(crate) fn read(core: &Core) -> Result<Settings, String> {
     Ok(Settings { socket, timeout })
 }
 
-/// True if the OpenSSL that loads us is 3.5 or later and so knows ML-DSA. Older ones could not use
-/// our ML-DSA, which would make the loading of every other key slower.
+/// True if the OpenSSL that loads us is 3.5 or later and so knows ML-DSA. An older
+/// OpenSSL could not use our ML-DSA, which would slow down the loading of every other key.
 pub(crate) fn knows_ml_dsa(core: &Core) -> bool {
     // OSSL_PROV_PARAM_CORE_VERSION, provider-base(7), for example "3.5.4".
     let version = core.setting(c"openssl-version");

@@ -1,10 +1,10 @@
 //! Signatures of handshakes, see provider-signature(7).
 //!
-//! TLS passes the whole message in one call, which becomes one request to the daemon. Init only
-//! keeps its arguments. libssl also calls init to try an algorithm, and servers report a failure
-//! there as "no suitable signature algorithm", often where nobody sees it. So an error is reported
-//! when the signature is made. A hash that the key does not sign with is the exception: init fails,
-//! and libssl tries another hash that the client offers.
+//! TLS passes the whole message in one call, which becomes one request to the daemon. Init keeps
+//! its arguments and asks the daemon nothing. libssl also calls init to try an algorithm, and
+//! servers report a failure there as "no suitable signature algorithm", often where nobody sees it.
+//! So an error is reported when the signature is made. A hash that the key does not sign with is
+//! the exception: init fails, and libssl tries another hash that the client offers.
 //!
 //! Tools may also pass a message in parts, or a digest. A message too long for a frame is hashed
 //! here.
@@ -187,8 +187,8 @@ impl Operation {
         Ok(1)
     }
 
-    /// Fails for a hash that the key does not sign with. This is the only error of init: libssl
-    /// uses it to find a hash among those that the client offers.
+    /// Fails for a hash that the key does not sign with. Init reports this error at once: libssl
+    /// uses the error to find a hash among those that the client offers.
     fn refuse_other_hash(&self) -> Result<(), Error> {
         match (self.key()?.reference.public_key(), self.digest) {
             (_, Some(DigestName::Unknown)) => Err(unknown_digest()),

@@ -1,9 +1,9 @@
 //! Store loader for `keyward:LABEL`, `keyward:LABEL?version=N` and `keyward:LABEL?certified`, see
 //! provider-storemgmt(7).
 //!
-//! A URI has no public key in it, so to load a URI asks the daemon for the public key. To load a
-//! reference PEM asks nothing. A loaded key is the same as a reference to its version: the daemon
-//! refuses to sign with another key in its place.
+//! A URI does not contain the public key, so loading a URI asks the daemon for the public key.
+//! Loading a reference PEM does not need the daemon. A loaded key behaves like a reference to its
+//! version: the daemon refuses to sign if another key has taken the place of this version.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 
