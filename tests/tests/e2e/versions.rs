@@ -255,7 +255,7 @@ fn a_handshake_with_rsa_key_exchange_is_two_inits_and_a_decryption() {
         ("signature::digest_sign_init", 1),
         ("decrypt::decrypt_init", 1),
         ("decrypt::decrypt", 1),
-        ("key::Held::decrypt_premaster", 1),
+        ("key::DaemonKey::decrypt_premaster", 1),
     ];
     assert_calls("rsa2048", "rsa-key-exchange", Some("AES128-SHA256"), &expected);
 }
@@ -279,7 +279,7 @@ const WATCHED: [&str; 10] = [
     "signature::Operation::sign_message",
     "decrypt::decrypt_init",
     "decrypt::decrypt",
-    "key::Held::decrypt_premaster",
+    "key::DaemonKey::decrypt_premaster",
 ];
 
 /// Of these, each handshake makes the expected calls and no others, and one request. To load the
