@@ -131,47 +131,43 @@ impl Crypto {
             cka::CKA_VALUE_LEN => integer(key.length.ok_or_else(none)? as u64),
             cka::CKA_CHECK_VALUE => key.check_value.clone().map(OneAttr::AttributeB).ok_or_else(none),
             cka::CKA_GREP11_WKID => Ok(OneAttr::AttributeB(self.unit.keys.wkid.as_bytes().to_vec())),
-            _ => {
-                let (material, spki) = key.public.as_ref().ok_or_else(none)?;
-                match (number, material) {
-                    (cka::CKA_PUBLIC_KEY_INFO, _) => Ok(OneAttr::AttributeB(spki.clone())),
-                    (cka::CKA_IBM_MACED_PUBLIC_KEY_INFO, _) => {
-                        let attributes = match secret {
-                            true => public_attributes(key.attributes),
-                            false => key.attributes,
-                        };
-                        Ok(OneAttr::AttributeB(self.wrap_public(spki, attributes)?))
-                    }
-                    (cka::CKA_EC_PARAMS, material) => {
-                        let curve = material.curve().ok_or_else(none)?;
-                        curve.to_der().map(OneAttr::AttributeB).map_err(|_| none())
-                    }
-                    (
-                        cka::CKA_EC_POINT,
-                        PublicMaterial::Ec(_, point)
-                        | PublicMaterial::Koblitz(point)
-                        | PublicMaterial::Ed25519(point)
-                        | PublicMaterial::X25519(point),
-                    ) => Ok(OneAttr::AttributeB(point.clone())),
-                    (
-                        cka::CKA_MODULUS,
-                        PublicMaterial::Rsa { modulus, .. } | PublicMaterial::RsaPss { modulus, .. },
-                    ) => Ok(OneAttr::AttributeB(modulus.clone())),
-                    (
-                        cka::CKA_MODULUS_BITS,
-                        PublicMaterial::Rsa { modulus, .. } | PublicMaterial::RsaPss { modulus, .. },
-                    ) => integer(bit_length(modulus) as u64),
-                    (
-                        cka::CKA_PUBLIC_EXPONENT,
-                        PublicMaterial::Rsa { exponent, .. } | PublicMaterial::RsaPss { exponent, .. },
-                    ) => Ok(OneAttr::AttributeB(exponent.clone())),
-                    (cka::CKA_IBM_PARAMETER_SET, PublicMaterial::MlDsa(parameters, _)) => {
-                        integer(parameter_set(*parameters))
-                    }
-                    _ => Err(none()),
-                }
-            }
+            _ => self.public_attribute(key, number),
         }
+    }
+
+    /// An attribute of the public half of a key.
+    fn public_attribute(&self, key: &Described, number: u64) -> Result<OneAttr, Error> {
+        let (material, spki) = key.public.as_ref().ok_or_else(|| unknown(number))?;
+        match number {
+            cka::CKA_PUBLIC_KEY_INFO => Ok(OneAttr::AttributeB(spki.clone())),
+            cka::CKA_IBM_MACED_PUBLIC_KEY_INFO => {
+                let attributes = match key.class {
+                    cko::CKO_PUBLIC_KEY => key.attributes,
+                    _ => public_attributes(key.attributes),
+                };
+                Ok(OneAttr::AttributeB(self.wrap_public(spki, attributes)?))
+            }
+            _ => public_number(material, number).ok_or_else(|| unknown(number)),
+        }
+    }
+}
+
+/// An attribute that the numbers of a public key determine.
+fn public_number(material: &PublicMaterial, number: u64) -> Option<OneAttr> {
+    use PublicMaterial::{Ec, Ed25519, Koblitz, MlDsa, Rsa, RsaPss, X25519};
+
+    let integer = |value: u64| i64::try_from(value).ok().map(OneAttr::AttributeI);
+    let bytes = |value: &[u8]| Some(OneAttr::AttributeB(value.to_vec()));
+    match (number, material) {
+        (cka::CKA_EC_PARAMS, material) => bytes(&material.curve()?.to_der().ok()?),
+        (cka::CKA_EC_POINT, Ec(_, point) | Koblitz(point) | Ed25519(point) | X25519(point)) => bytes(point),
+        (cka::CKA_MODULUS, Rsa { modulus, .. } | RsaPss { modulus, .. }) => bytes(modulus),
+        (cka::CKA_MODULUS_BITS, Rsa { modulus, .. } | RsaPss { modulus, .. }) => {
+            integer(bit_length(modulus) as u64)
+        }
+        (cka::CKA_PUBLIC_EXPONENT, Rsa { exponent, .. } | RsaPss { exponent, .. }) => bytes(exponent),
+        (cka::CKA_IBM_PARAMETER_SET, MlDsa(parameters, _)) => integer(parameter_set(*parameters)),
+        _ => None,
     }
 }
 

@@ -51,13 +51,7 @@ impl Verifier {
 
     /// Verifies a prepared input: the message after the hash of the method, or the MAC.
     pub(super) fn verify_prepared(&self, input: &[u8], signature: &[u8]) -> Result<(), Error> {
-        let length = |needed: usize| match signature.len() == needed {
-            true => Ok(()),
-            false => {
-                let detail = format!("the signature has {} bytes where {needed} are right", signature.len());
-                Err(Error::new(ckr::CKR_SIGNATURE_LEN_RANGE, detail))
-            }
-        };
+        let length = |needed: usize| check_length(signature, needed);
         let check = |algorithm: &'static dyn VerificationAlgorithm, key: &[u8]| {
             UnparsedPublicKey::new(algorithm, key).verify(input, signature).map_err(|_| signature_invalid())
         };
@@ -70,19 +64,7 @@ impl Verifier {
         };
         match (method, &key.material) {
             (SignMethod::Ecdsa(_), PublicMaterial::Ec(curve, point)) => {
-                length(2 * curve.field_bytes())?;
-                if *curve == Curve::P521 && ecdsa_digest::is_long(input) {
-                    return ecdsa_digest::verify(point, input, signature).map_err(|_| signature_invalid());
-                }
-                let algorithm: &'static dyn VerificationAlgorithm = match curve {
-                    Curve::P256 => &signature::ECDSA_P256_SHA256_FIXED,
-                    Curve::P384 => &signature::ECDSA_P384_SHA384_FIXED,
-                    Curve::P521 => &signature::ECDSA_P521_SHA512_FIXED,
-                };
-                let digest = fitted_digest(input, native(*curve).digest)?;
-                UnparsedPublicKey::new(algorithm, point)
-                    .verify_digest(&digest, signature)
-                    .map_err(|_| signature_invalid())
+                verify_ecdsa(*curve, point, input, signature)
             }
             (SignMethod::Ecdsa(_), PublicMaterial::Koblitz(point)) => {
                 length(64)?;
@@ -121,4 +103,27 @@ impl Verifier {
             _ => Err(wrong_type(method.public_key())),
         }
     }
+}
+
+fn verify_ecdsa(curve: Curve, point: &[u8], digest: &[u8], signature: &[u8]) -> Result<(), Error> {
+    check_length(signature, 2 * curve.field_bytes())?;
+    if curve == Curve::P521 && ecdsa_digest::is_long(digest) {
+        return ecdsa_digest::verify(point, digest, signature).map_err(|_| signature_invalid());
+    }
+    let algorithm: &'static dyn VerificationAlgorithm = match curve {
+        Curve::P256 => &signature::ECDSA_P256_SHA256_FIXED,
+        Curve::P384 => &signature::ECDSA_P384_SHA384_FIXED,
+        Curve::P521 => &signature::ECDSA_P521_SHA512_FIXED,
+    };
+    UnparsedPublicKey::new(algorithm, point)
+        .verify_digest(&fitted_digest(digest, native(curve).digest)?, signature)
+        .map_err(|_| signature_invalid())
+}
+
+fn check_length(signature: &[u8], needed: usize) -> Result<(), Error> {
+    if signature.len() == needed {
+        return Ok(());
+    }
+    let detail = format!("the signature has {} bytes where {needed} are right", signature.len());
+    Err(Error::new(ckr::CKR_SIGNATURE_LEN_RANGE, detail))
 }
