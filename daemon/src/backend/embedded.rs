@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
-use super::{BackendError, Context, Input, KeyMaterial, Times};
+use super::{BackendError, Context, KeyMaterial, SigningInput, Times};
 use crate::ground::fair::{Full, Place};
 use crate::ground::long_work::LongWork;
 
@@ -114,7 +114,7 @@ impl Embedded {
         &self,
         key: KeyMaterial<'_>,
         scheme: Scheme,
-        input: Input<'_>,
+        input: SigningInput<'_>,
         context: &Context,
         times: &mut Times,
     ) -> Result<Vec<u8>, BackendError> {
@@ -125,12 +125,13 @@ impl Embedded {
             return Ok(signature?);
         };
         let (blob, message, is_digest) = match input {
-            Input::Message(message) => (key.blob.to_vec(), message.to_vec(), false),
-            Input::Digest(digest) => (key.blob.to_vec(), digest.to_vec(), true),
+            SigningInput::Message(message) => (key.blob.to_vec(), message.to_vec(), false),
+            SigningInput::Digest(digest) => (key.blob.to_vec(), digest.to_vec(), true),
         };
         // Boxed: what it takes to wait is not for every request to have room for.
         let signed = Box::pin(self.in_turn(cost, context, times, move |unit| {
-            let input = if is_digest { Input::Digest(&message) } else { Input::Message(&message) };
+            let input =
+                if is_digest { SigningInput::Digest(&message) } else { SigningInput::Message(&message) };
             unit.sign(&blob, scheme, input)
         }));
         signed.await

@@ -26,7 +26,7 @@ pub(crate) use abilities::Abilities;
 pub(crate) use embedded::{Embedded, Unusable};
 pub(crate) use error::{BackendError, SetupError};
 pub(crate) use key_material::KeyMaterial;
-pub(crate) use keyward_unit::Input;
+pub(crate) use keyward_unit::SigningInput;
 pub(crate) use request::{Context, Times, Trace, random};
 pub(crate) use unit_health::{Load, UnitHealth, UnitState};
 
@@ -171,7 +171,7 @@ impl Backend {
         &self,
         key: KeyMaterial<'_>,
         scheme: Scheme,
-        input: Input<'_>,
+        input: SigningInput<'_>,
         context: &Context,
         times: &mut Times,
     ) -> Result<Vec<u8>, BackendError> {

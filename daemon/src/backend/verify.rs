@@ -69,7 +69,7 @@ mod tests {
 
     use aws_lc_rs::digest;
     use keyward_proto::KeyType;
-    use keyward_unit::{Input, MasterKey, Unit};
+    use keyward_unit::{MasterKey, SigningInput, Unit};
 
     use super::*;
     use crate::backend::grep11::mechanism;
@@ -85,7 +85,7 @@ mod tests {
                     Some(hash) => Signed::Digest(digest::digest(mechanism::algorithm(hash), message)),
                     None => Signed::Message(message),
                 };
-                let signature = unit.sign(&made.blob, scheme, Input::Message(b"text")).unwrap();
+                let signature = unit.sign(&made.blob, scheme, SigningInput::Message(b"text")).unwrap();
                 let check = |signed: &Signed<'_>, signature: &[u8]| {
                     verifies(&key, &made.spki, scheme, signed, signature)
                 };

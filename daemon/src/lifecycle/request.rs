@@ -4,7 +4,7 @@ use keyward_proto::{KeyType, Label, Outcome, PublicKey, Scheme};
 
 use super::Error;
 use super::event::{Act, Actor, Event};
-use crate::backend::{BackendError, Context, Input, Times};
+use crate::backend::{BackendError, Context, SigningInput, Times};
 use crate::daemon::{Daemon, key_material};
 use crate::keys::{Key, StoreError, Version};
 use crate::policy::act;
@@ -71,7 +71,7 @@ async fn sign(
     let context = Context::of_daemon(daemon.config().request_timeout);
     let mut times = Times::default();
     let signed =
-        backend.sign(key_material(version), scheme, Input::Message(info), &context, &mut times).await;
+        backend.sign(key_material(version), scheme, SigningInput::Message(info), &context, &mut times).await;
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
     daemon.metrics.signature(outcome, Some(Purpose::CertificateRequest));
     daemon.metrics.times(backend, scheme, outcome, &times);

@@ -15,7 +15,7 @@ use keyward_proto::message::{
 };
 use keyward_proto::{Label, Outcome, Scheme, Use};
 
-use crate::backend::{Backend, BackendError, Context, Input, Times, Trace};
+use crate::backend::{Backend, BackendError, Context, SigningInput, Times, Trace};
 use crate::daemon::{Daemon, key_material};
 use crate::ground::fair::Full;
 use crate::keys::changes::is_empty;
@@ -190,8 +190,10 @@ async fn signature(
     let version = usable(daemon, &key, sign.version, sign.public_key_fingerprint)?;
     let scheme = Scheme::try_from(sign.scheme).map_err(|_| Outcome::NotSupported)?;
     let (input, purpose) = match &sign.input {
-        Some(sign::Input::Message(message)) => (Input::Message(message), classify(message, &version.spki)),
-        Some(sign::Input::Digest(digest)) => (Input::Digest(digest), Purpose::Other),
+        Some(sign::Input::Message(message)) => {
+            (SigningInput::Message(message), classify(message, &version.spki))
+        }
+        Some(sign::Input::Digest(digest)) => (SigningInput::Digest(digest), Purpose::Other),
         None => return Err(Outcome::Malformed),
     };
     *seen = Some(purpose);

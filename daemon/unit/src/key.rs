@@ -156,7 +156,7 @@ impl Key {
     }
 
     /// Signs a message or a digest.
-    pub(crate) fn sign(&self, scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, UnitError> {
+    pub(crate) fn sign(&self, scheme: Scheme, input: SigningInput<'_>) -> Result<Vec<u8>, UnitError> {
         let mismatch = UnitError::SchemeNotSupported { scheme, key_type: self.key_type };
         match (&self.pair, scheme.family(), scheme.hash()) {
             (Pair::Ec(curve, pair), SchemeFamily::Ecdsa, Some(hash)) => {
@@ -165,13 +165,13 @@ impl Key {
                 pair.sign_digest(&digest).map(|signature| signature.as_ref().to_vec())
             }
             (Pair::Ed25519(pair), SchemeFamily::Ed25519, None) => match input {
-                Input::Message(message) => {
+                SigningInput::Message(message) => {
                     pair.try_sign(message).map(|signature| signature.as_ref().to_vec())
                 }
-                Input::Digest(_) => return Err(UnitError::WholeMessageNeeded(scheme)),
+                SigningInput::Digest(_) => return Err(UnitError::WholeMessageNeeded(scheme)),
             },
             (Pair::MlDsa(parameters, pair), SchemeFamily::MlDsa(asked), None) if *parameters == asked => {
-                let Input::Message(message) = input else {
+                let SigningInput::Message(message) = input else {
                     return Err(UnitError::WholeMessageNeeded(scheme));
                 };
                 sign_ml_dsa(pair, message)
@@ -228,14 +228,14 @@ impl Key {
                 (scheme, verifying_ml_dsa(*parameters), pair.public_key().as_ref())
             }
         };
-        let signature = self.sign(scheme, Input::Message(MESSAGE))?;
+        let signature = self.sign(scheme, SigningInput::Message(MESSAGE))?;
         UnparsedPublicKey::new(verification, public).verify(MESSAGE, &signature).map_err(|_| broken)
     }
 }
 
 /// The input of a signature.
 #[derive(Clone, Copy)]
-pub enum Input<'a> {
+pub enum SigningInput<'a> {
     /// A whole message; the unit hashes it.
     Message(&'a [u8]),
     /// A digest, made with the hash of the scheme.
@@ -395,15 +395,15 @@ pub(crate) fn verifying_ml_dsa(parameters: MlDsa) -> &'static dyn VerificationAl
 }
 
 /// The digest of a message, or the caller's digest.
-fn digest_of(hash: Hash, input: Input<'_>) -> Result<Digest, UnitError> {
+fn digest_of(hash: Hash, input: SigningInput<'_>) -> Result<Digest, UnitError> {
     let algorithm = match hash {
         Hash::Sha256 => &digest::SHA256,
         Hash::Sha384 => &digest::SHA384,
         _ => &digest::SHA512,
     };
     match input {
-        Input::Message(message) => Ok(digest::digest(algorithm, message)),
-        Input::Digest(digest) => Digest::import_less_safe(digest, algorithm)
+        SigningInput::Message(message) => Ok(digest::digest(algorithm, message)),
+        SigningInput::Digest(digest) => Digest::import_less_safe(digest, algorithm)
             .map_err(|_| UnitError::DigestLength { needed: hash.length(), given: digest.len() }),
     }
 }

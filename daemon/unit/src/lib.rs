@@ -30,7 +30,7 @@ pub use error::UnitError;
 pub use grep11::{parameter_set, spki_of_public_key_blob};
 pub use header::Header;
 pub use import::{Form, ImportError, KeyFile, KeyName, Kind};
-pub use key::Input;
+pub use key::SigningInput;
 pub use master_key::{InvalidMasterKey, MasterKey};
 pub use pem::public_key_of_file;
 pub use premaster::PREMASTER;

@@ -11,7 +11,7 @@ use crate::cache::Cache;
 use crate::error::UnitError;
 use crate::header::Header;
 use crate::import::{self, ImportError};
-use crate::key::{Input, Key};
+use crate::key::{Key, SigningInput};
 use crate::master_key::{MasterKey, WrappingKeys};
 use crate::object::{Material, Object};
 use crate::wkid::Wkid;
@@ -120,7 +120,7 @@ impl Unit {
     ///
     /// # Errors
     /// [`UnitError`] says which part of the request does not fit.
-    pub fn sign(&self, blob: &[u8], scheme: Scheme, input: Input<'_>) -> Result<Vec<u8>, UnitError> {
+    pub fn sign(&self, blob: &[u8], scheme: Scheme, input: SigningInput<'_>) -> Result<Vec<u8>, UnitError> {
         let object = self.unwrapped(blob)?;
         match &object.material {
             Material::Key(key) if object.attributes.has(Attributes::SIGN) => key.sign(scheme, input),
@@ -276,12 +276,12 @@ mod tests {
             assert_eq!(key.key_type, key_type);
             assert_eq!(PublicKey::from_spki(&key.spki).unwrap().key_type(), key_type);
             for &scheme in key_type.schemes() {
-                let signature = unit.sign(&key.blob, scheme, Input::Message(MESSAGE)).unwrap();
+                let signature = unit.sign(&key.blob, scheme, SigningInput::Message(MESSAGE)).unwrap();
                 assert!(openssl::verifies(&key.spki, scheme, MESSAGE, &signature), "{key_type} {scheme}");
                 assert!(!openssl::verifies(&key.spki, scheme, b"another", &signature), "{key_type} {scheme}");
                 let Some(hash) = scheme.hash() else { continue };
                 let digest = openssl::digest(hash, MESSAGE);
-                let signature = unit.sign(&key.blob, scheme, Input::Digest(&digest)).unwrap();
+                let signature = unit.sign(&key.blob, scheme, SigningInput::Digest(&digest)).unwrap();
                 assert!(
                     openssl::verifies(&key.spki, scheme, MESSAGE, &signature),
                     "digest, {key_type} {scheme}"
@@ -300,7 +300,7 @@ mod tests {
                 for first in [0x00, 0xff] {
                     let mut digest: Vec<u8> = (1..=length).map(|byte| byte as u8).collect();
                     digest[0] = first;
-                    let signature = unit.sign(&key.blob, scheme, Input::Digest(&digest)).unwrap();
+                    let signature = unit.sign(&key.blob, scheme, SigningInput::Digest(&digest)).unwrap();
                     assert!(openssl::verifies_digest(&key.spki, &digest, &signature), "{key_type} {scheme}");
                 }
             }
@@ -315,7 +315,7 @@ mod tests {
             let key = unit.generate(key_type).unwrap();
             for &scheme in types.iter().filter(|other| **other != key_type).flat_map(|other| other.schemes())
             {
-                let refused = unit.sign(&key.blob, scheme, Input::Message(b"")).unwrap_err();
+                let refused = unit.sign(&key.blob, scheme, SigningInput::Message(b"")).unwrap_err();
                 assert_eq!(refused, UnitError::SchemeNotSupported { scheme, key_type });
             }
         }
@@ -329,13 +329,14 @@ mod tests {
             for &scheme in key_type.schemes() {
                 let needed = scheme.hash().unwrap().length();
                 for given in [0, needed - 1, needed + 1, 1000] {
-                    let refused = unit.sign(&key.blob, scheme, Input::Digest(&vec![1; given])).unwrap_err();
+                    let refused =
+                        unit.sign(&key.blob, scheme, SigningInput::Digest(&vec![1; given])).unwrap_err();
                     assert_eq!(refused, UnitError::DigestLength { needed, given });
                 }
             }
         }
         let key = unit.generate(KeyType::Ed25519).unwrap();
-        let refused = unit.sign(&key.blob, Scheme::Ed25519, Input::Digest(&[1; 64])).unwrap_err();
+        let refused = unit.sign(&key.blob, Scheme::Ed25519, SigningInput::Digest(&[1; 64])).unwrap_err();
         assert_eq!(refused, UnitError::WholeMessageNeeded(Scheme::Ed25519));
     }
 
@@ -355,9 +356,9 @@ mod tests {
         assert_eq!(first.wkid(), second.wkid());
         let key = first.generate(KeyType::P256).unwrap();
         let scheme = Scheme::EcdsaSecp256r1Sha256;
-        let signature = second.sign(&key.blob, scheme, Input::Message(b"m")).unwrap();
+        let signature = second.sign(&key.blob, scheme, SigningInput::Message(b"m")).unwrap();
         assert!(openssl::verifies(&key.spki, scheme, b"m", &signature));
-        let refused = other.sign(&key.blob, scheme, Input::Message(b"m")).unwrap_err();
+        let refused = other.sign(&key.blob, scheme, SigningInput::Message(b"m")).unwrap_err();
         assert_eq!(refused, UnitError::OtherMasterKey { blob: first.wkid(), unit: other.wkid() });
     }
 
@@ -365,7 +366,7 @@ mod tests {
     fn a_cached_key_does_not_answer_for_a_tampered_blob() {
         let unit = unit();
         let key = unit.generate(KeyType::Ed25519).unwrap();
-        let sign = |blob: &[u8]| unit.sign(blob, Scheme::Ed25519, Input::Message(b"m"));
+        let sign = |blob: &[u8]| unit.sign(blob, Scheme::Ed25519, SigningInput::Message(b"m"));
         let signature = sign(&key.blob).unwrap();
         assert_eq!(sign(&key.blob).unwrap(), signature, "Ed25519 signs alike from the cache");
         for position in 0..key.blob.len() {
@@ -384,7 +385,7 @@ mod tests {
     fn cache_keeps_to_its_bound_and_forgets_the_least_used() {
         let unit = unit();
         let blobs = [0; 3].map(|_| unit.generate(KeyType::Ed25519).unwrap().blob);
-        let sign = |blob: &[u8]| unit.sign(blob, Scheme::Ed25519, Input::Message(b"m")).unwrap();
+        let sign = |blob: &[u8]| unit.sign(blob, Scheme::Ed25519, SigningInput::Message(b"m")).unwrap();
         let held = |blob: &[u8]| unit.with_cache(|cache| cache.contains(blob));
         sign(&blobs[0]);
         sign(&blobs[1]);
@@ -399,7 +400,7 @@ mod tests {
     fn a_retired_key_is_wiped_and_does_not_come_back() {
         let unit = unit();
         let [blob, other] = [0; 2].map(|_| unit.generate(KeyType::P256).unwrap().blob);
-        let sign = |blob: &[u8]| unit.sign(blob, Scheme::EcdsaSecp256r1Sha256, Input::Message(b"m"));
+        let sign = |blob: &[u8]| unit.sign(blob, Scheme::EcdsaSecp256r1Sha256, SigningInput::Message(b"m"));
         let kept = |blob: &[u8]| unit.with_cache(|cache| cache.contains(blob));
         sign(&blob).unwrap();
         sign(&other).unwrap();
@@ -476,7 +477,7 @@ mod tests {
                 scope.spawn(move || {
                     for turn in 0..50 {
                         let key = &keys[(round + turn) % keys.len()];
-                        unit.sign(&key.blob, key.key_type.schemes()[0], Input::Message(b"m")).unwrap();
+                        unit.sign(&key.blob, key.key_type.schemes()[0], SigningInput::Message(b"m")).unwrap();
                     }
                 });
             }

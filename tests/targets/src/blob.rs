@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 
 use keyward_proto::{KeyType, Scheme};
-use keyward_unit::{Input, MasterKey, NewKey, Unit};
+use keyward_unit::{MasterKey, NewKey, SigningInput, Unit};
 
 static UNIT: LazyLock<(Unit, NewKey)> = LazyLock::new(|| {
     let unit = Unit::new(MasterKey::generate().expect("random bytes"), NonZeroUsize::MIN);
@@ -35,5 +35,5 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn sign(unit: &Unit, blob: &[u8]) -> Result<Vec<u8>, keyward_unit::UnitError> {
-    unit.sign(blob, Scheme::EcdsaSecp256r1Sha256, Input::Message(b"message"))
+    unit.sign(blob, Scheme::EcdsaSecp256r1Sha256, SigningInput::Message(b"message"))
 }

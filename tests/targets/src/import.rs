@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 
 use keyward_proto::PublicKey;
-use keyward_unit::{Input, KeyFile, MasterKey, Unit};
+use keyward_unit::{KeyFile, MasterKey, SigningInput, Unit};
 
 static UNIT: LazyLock<Unit> =
     LazyLock::new(|| Unit::new(MasterKey::generate().expect("random bytes"), NonZeroUsize::MIN));
@@ -17,7 +17,7 @@ pub fn run(file: &[u8]) {
             let public = PublicKey::from_spki(&key.spki).expect("a public key of ours");
             assert_eq!(public.key_type(), key.key_type);
             let scheme = key.key_type.schemes()[0];
-            UNIT.sign(&key.blob, scheme, Input::Message(b"message")).expect("a signature");
+            UNIT.sign(&key.blob, scheme, SigningInput::Message(b"message")).expect("a signature");
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey};
 use keyward_proto::{KeyType, PublicKey, Scheme};
-use keyward_unit::{Header, Input, NewKey, PREMASTER, Wkid};
+use keyward_unit::{Header, NewKey, PREMASTER, SigningInput, Wkid};
 use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
@@ -197,7 +197,7 @@ impl Grep11 {
         &self,
         key: KeyMaterial<'_>,
         scheme: Scheme,
-        input: Input<'_>,
+        input: SigningInput<'_>,
         context: &Context,
         times: &mut Times,
     ) -> Result<Vec<u8>, BackendError> {
@@ -335,7 +335,7 @@ impl Grep11 {
         if abilities.signs {
             let public = PublicKey::from_spki(key.spki).map_err(|_| BackendError::NoPublicKey)?;
             let scheme = public.schemes().first().copied().ok_or(BackendError::CannotSign)?;
-            self.sign(key, scheme, Input::Message(MESSAGE), &context, &mut Times::default()).await?;
+            self.sign(key, scheme, SigningInput::Message(MESSAGE), &context, &mut Times::default()).await?;
         }
         if abilities.decrypts {
             let (plain, ciphertext) = encrypted(key.spki).map_err(|_| BackendError::CannotDecrypt)?;

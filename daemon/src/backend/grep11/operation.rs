@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::{self, Digest};
 use keyward_proto::{PublicKey, Scheme};
-use keyward_unit::{Header, Input, UnitError, Wkid};
+use keyward_unit::{Header, SigningInput, UnitError, Wkid};
 
 use super::connection::Connection;
 use super::mechanism::{self, Form};
@@ -41,18 +41,22 @@ impl<'a> KeyOperation<'a> {
     ///
     /// # Errors
     /// [`BackendError`] if the key cannot sign this input by this scheme.
-    pub(super) fn sign(key: KeyMaterial<'a>, scheme: Scheme, input: Input<'a>) -> Result<Self, BackendError> {
+    pub(super) fn sign(
+        key: KeyMaterial<'a>,
+        scheme: Scheme,
+        input: SigningInput<'a>,
+    ) -> Result<Self, BackendError> {
         let (public, key_type) = (public_key(key)?, key.key_type);
         if !public.schemes().contains(&scheme) {
             return Err(UnitError::SchemeNotSupported { scheme, key_type }.into());
         }
         let (message, digest) = match (input, scheme.hash()) {
-            (Input::Message(message), Some(hash)) => {
+            (SigningInput::Message(message), Some(hash)) => {
                 (Some(message), Some(digest::digest(mechanism::algorithm(hash), message)))
             }
-            (Input::Message(message), None) => (Some(message), None),
-            (Input::Digest(_), None) => return Err(UnitError::WholeMessageNeeded(scheme).into()),
-            (Input::Digest(digest), Some(hash)) => {
+            (SigningInput::Message(message), None) => (Some(message), None),
+            (SigningInput::Digest(_), None) => return Err(UnitError::WholeMessageNeeded(scheme).into()),
+            (SigningInput::Digest(digest), Some(hash)) => {
                 let given = digest.len();
                 let digest = Digest::import_less_safe(digest, mechanism::algorithm(hash));
                 let wrong = |_| UnitError::DigestLength { needed: hash.length(), given };

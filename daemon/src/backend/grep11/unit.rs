@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward_grep11::ckm;
 use keyward_proto::{KeyType, Scheme};
-use keyward_unit::Input;
+use keyward_unit::SigningInput;
 
 use super::connection::{Access, Connection};
 use super::mechanism::{self, Form};
@@ -103,7 +103,7 @@ impl Driver for Grep11Unit {
     async fn examine(&self, connection: &Connection) -> Result<(), Failure> {
         let pair = connection.generate(KEY_TYPE, Abilities::SIGNS).await?;
         let key = KeyMaterial { key_type: KEY_TYPE, spki: &pair.spki, blob: &pair.blob, next_blob: None };
-        let message = Input::Message(b"keyward: signature of a unit in doubt");
+        let message = SigningInput::Message(b"keyward: signature of a unit in doubt");
         let operation = KeyOperation::sign(key, SCHEME, message).map_err(Failure::severe)?;
         let answer = operation.ask(self, connection, Trace::new(random(), 0)).await?;
         operation.checked(answer).map(drop)

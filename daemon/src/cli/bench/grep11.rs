@@ -14,7 +14,7 @@ use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::crypto_client::CryptoClient;
 use keyward_grep11::{AttributeValue, GenerateKeyPairRequest, KeyBlob, Mechanism, SignSingleRequest, cka};
 use keyward_proto::KeyType;
-use keyward_unit::{Input, MasterKey, Unit};
+use keyward_unit::{MasterKey, SigningInput, Unit};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -214,7 +214,7 @@ fn bare(key_type: KeyType) -> Result<f64, Failure> {
     let (begin, mut signatures) = (Instant::now(), 0_u32);
     while begin.elapsed() < BARE {
         vary(&mut message);
-        unit.sign(&key.blob, scheme(key_type), Input::Message(&message)).map_err(failed)?;
+        unit.sign(&key.blob, scheme(key_type), SigningInput::Message(&message)).map_err(failed)?;
         signatures += 1;
     }
     Ok(begin.elapsed().as_secs_f64() * 1e6 / f64::from(signatures))

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::structure::has_seed;
 use super::*;
 use crate::test_openssl::{run, verifies};
-use crate::{Input, MasterKey, Unit};
+use crate::{MasterKey, SigningInput, Unit};
 
 fn unit() -> Unit {
     Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN)
@@ -37,7 +37,7 @@ fn accepted(file: &[u8], key_type: KeyType) {
     let spki = run(&format!("pkey {form} -pubout -outform DER{point}"), file);
     assert_eq!(key.spki, spki, "{key_type}");
     let scheme = key_type.schemes()[0];
-    let signature = unit.sign(&key.blob, scheme, Input::Message(b"m")).unwrap();
+    let signature = unit.sign(&key.blob, scheme, SigningInput::Message(b"m")).unwrap();
     assert!(verifies(&key.spki, scheme, b"m", &signature), "{key_type}");
 }
 
@@ -104,10 +104,10 @@ fn keys_that_are_bound_to_pss_are_imported_with_their_restrictions() {
         let key = unit.import(&pem).unwrap();
         assert_eq!(key.spki, run("pkey -pubout -outform DER", &pem), "{hash}");
         for other in KeyType::RsaPss(2048).schemes() {
-            let signed = unit.sign(&key.blob, *other, Input::Message(b"m"));
+            let signed = unit.sign(&key.blob, *other, SigningInput::Message(b"m"));
             assert_eq!(signed.is_ok(), *other == scheme, "{hash} {other}");
         }
-        let signature = unit.sign(&key.blob, scheme, Input::Message(b"m")).unwrap();
+        let signature = unit.sign(&key.blob, scheme, SigningInput::Message(b"m")).unwrap();
         assert!(verifies(&key.spki, scheme, b"m", &signature), "{hash}");
     }
     for (hash, mask, salt) in
