@@ -162,7 +162,7 @@ pub(crate) fn unwrap(
 /// Unwraps the state of an operation.
 ///
 /// # Errors
-/// Those of [`unwrap`], for an output of [`wrap_state`].
+/// The errors of [`unwrap`], for an output of [`wrap_state`].
 pub(crate) fn unwrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
     let fields = Fields::read(state, keys.wkid)?;
     open(&keys.states, &fields).map_err(|_| UnitError::BlobDamaged)
@@ -171,7 +171,7 @@ pub(crate) fn unwrap_state(keys: &WrappingKeys, state: &[u8]) -> Result<Zeroizin
 /// Unwraps the key of a key store.
 ///
 /// # Errors
-/// Those of [`unwrap`], for an output of [`wrap_store_key`].
+/// The errors of [`unwrap`], for an output of [`wrap_store_key`].
 pub(crate) fn unwrap_store_key(keys: &WrappingKeys, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
     let fields = Fields::read(wrapped, keys.wkid)?;
     open(&keys.store_keys, &fields).map_err(|_| UnitError::BlobDamaged)

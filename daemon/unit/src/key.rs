@@ -5,8 +5,8 @@ use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::VerificationAlgorithm;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaEncoding};
 use aws_lc_rs::signature::{PqdsaKeyPair, PqdsaSigningAlgorithm, RsaKeyPair, UnparsedPublicKey};
-use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
-use der::{Decode, Encode, Reader, SliceReader, Tag};
+use der::asn1::{AnyRef, ObjectIdentifier};
+use der::{Decode, Encode, Tag};
 use keyward_proto::oid::{
     EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, RSASSA_PSS, SECP256R1, SECP384R1, SECP521R1,
 };
@@ -14,7 +14,7 @@ use keyward_proto::{Curve, Hash, KeyType, MlDsa, PssParameters, PublicKey, Schem
 use zeroize::Zeroizing;
 
 use crate::error::UnitError;
-use crate::rsa_numbers;
+use crate::{pkcs8, rsa_numbers};
 
 /// A private key in the clear, ready to sign. Neither cloned nor printed.
 pub(crate) struct Key {
@@ -59,7 +59,7 @@ impl Key {
             Algorithm::Ed25519 => Pair::Ed25519(Ed25519KeyPair::from_pkcs8(pkcs8)?),
             Algorithm::Rsa => Pair::Rsa(RsaKeyPair::from_pkcs8(pkcs8)?),
             Algorithm::RsaPss(parameters) => {
-                let key = pkcs8_fields(pkcs8).map_err(|_| Unspecified)?.1;
+                let key = pkcs8::fields(pkcs8).map_err(|_| Unspecified)?.1;
                 Pair::RsaPss(parameters, RsaKeyPair::from_der(key.as_bytes())?)
             }
             Algorithm::MlDsa(parameters) => {
@@ -327,7 +327,7 @@ impl Algorithm {
 
     /// Reads the algorithm of a PKCS#8.
     pub(crate) fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, Unsupported> {
-        Self::from_identifier(pkcs8_fields(pkcs8).map_err(|_| Unsupported::Malformed)?.0)
+        Self::from_identifier(pkcs8::fields(pkcs8).map_err(|_| Unsupported::Malformed)?.0)
     }
 }
 
@@ -340,22 +340,9 @@ pub(crate) enum Unsupported {
     PssParameters,
 }
 
-/// The algorithm and the private key of a PKCS#8 (RFC 5958, 2).
-fn pkcs8_fields(pkcs8: &[u8]) -> der::Result<(AnyRef<'_>, &OctetStringRef)> {
-    SliceReader::new(pkcs8)?.sequence(|fields| {
-        u8::decode(fields)?;
-        let identifier = AnyRef::decode(fields)?;
-        let key = <&OctetStringRef>::decode(fields)?;
-        while !fields.is_finished() {
-            AnyRef::decode(fields)?;
-        }
-        Ok::<_, der::Error>((identifier, key))
-    })
-}
-
 /// Replaces the algorithm in the PKCS#8 of an RSA key by RSASSA-PSS.
 fn bind_to_pss(pkcs8: &[u8], parameters: Option<PssParameters>) -> der::Result<Zeroizing<Vec<u8>>> {
-    let key = pkcs8_fields(pkcs8)?.1;
+    let key = pkcs8::fields(pkcs8)?.1;
     let identifier = PssParameters::algorithm_identifier(parameters);
     // Full capacity from the start, so that growing leaves no copy of the key behind. The version
     // takes 3 bytes.

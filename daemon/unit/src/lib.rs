@@ -17,6 +17,7 @@ mod key;
 mod master_key;
 mod object;
 mod pem;
+mod pkcs8;
 mod premaster;
 mod rsa_numbers;
 #[cfg(test)]

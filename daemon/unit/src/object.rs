@@ -2,13 +2,14 @@ use aws_lc_rs::agreement;
 use aws_lc_rs::encoding::{AsBigEndian, AsDer, Curve25519SeedBin, PublicKeyX509Der};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, KeyPair, UnparsedPublicKey};
-use der::asn1::{AnyRef, ObjectIdentifier, OctetStringRef};
-use der::{Decode, Reader, SliceReader};
+use der::Decode;
+use der::asn1::{ObjectIdentifier, OctetStringRef};
 use zeroize::Zeroizing;
 
 use crate::blob::Attributes;
 use crate::error::UnitError;
 use crate::key::{Algorithm, Key, Unsupported, ec_to_pkcs8};
+use crate::pkcs8;
 
 /// The content of a blob in the clear: a key and its attributes.
 pub(crate) struct Object {
@@ -144,18 +145,7 @@ impl X25519 {
 
     /// RFC 8410, 7: an OCTET STRING within the OCTET STRING.
     fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, Unspecified> {
-        let inner = SliceReader::new(pkcs8).and_then(|mut reader| {
-            reader.sequence(|fields| {
-                u8::decode(fields)?;
-                AnyRef::decode(fields)?;
-                let inner = <&OctetStringRef>::decode(fields)?;
-                while !fields.is_finished() {
-                    AnyRef::decode(fields)?;
-                }
-                Ok::<_, der::Error>(inner)
-            })
-        });
-        let inner = inner.map_err(|_| Unspecified)?;
+        let (_, inner) = pkcs8::fields(pkcs8).map_err(|_| Unspecified)?;
         let seed = <&OctetStringRef>::from_der(inner.as_bytes()).map_err(|_| Unspecified)?;
         Self::new(agreement::PrivateKey::from_private_key(&agreement::X25519, seed.as_bytes())?)
     }

@@ -1,6 +1,6 @@
 //! RSA by its numbers (RFC 8017, 5): the only private key arithmetic of our own.
 //!
-//! It does four things that aws-lc-rs does not offer:
+//! This file does four things that aws-lc-rs does not offer:
 //! - decryption that returns the padding, so that our code can check it in constant time
 //!   ([`crate::premaster`] and the implicit rejection of GREP11);
 //! - signatures over a padding of our own: data as they are, SHA-1 and SHA-224, and PSS with two
@@ -50,9 +50,11 @@ use aws_lc_rs::rsa::{KeyPairComponents, PublicKeyComponents};
 use aws_lc_rs::signature::RsaKeyPair;
 use crypto_bigint::modular::{BoxedMontyForm, BoxedMontyParams};
 use crypto_bigint::{BoxedUint, ConcatenatingMul, NonZero, Odd, Resize};
-use der::asn1::{AnyRef, OctetStringRef, UintRef};
+use der::asn1::UintRef;
 use der::{Decode, Header, Reader, SliceReader, Tag};
 use zeroize::Zeroizing;
+
+use crate::pkcs8;
 
 /// The numbers of a private key.
 pub(crate) struct PrivateNumbers {
@@ -280,7 +282,7 @@ impl RsaShape {
     /// Reads the properties from a PKCS#8; `None` if it holds no RSA key.
     pub(crate) fn read(pkcs8: &[u8]) -> Option<Self> {
         let read = || -> der::Result<Self> {
-            let mut key = SliceReader::new(inner(pkcs8)?)?;
+            let mut key = SliceReader::new(pkcs8::fields(pkcs8)?.1.as_bytes())?;
             let header = Header::decode(&mut key)?;
             header.tag().assert_eq(Tag::Sequence)?;
             let version = u8::decode(&mut key)?;
@@ -296,23 +298,9 @@ impl RsaShape {
     }
 }
 
-/// The private key inside a PKCS#8.
-fn inner(pkcs8: &[u8]) -> der::Result<&[u8]> {
-    let key = SliceReader::new(pkcs8)?.sequence(|fields| {
-        u8::decode(fields)?;
-        AnyRef::decode(fields)?;
-        let key = <&OctetStringRef>::decode(fields)?;
-        while !fields.is_finished() {
-            AnyRef::decode(fields)?;
-        }
-        Ok::<_, der::Error>(key)
-    })?;
-    Ok(key.as_bytes())
-}
-
 /// The numbers of an RSAPrivateKey (RFC 8017, A.1.2) within a PKCS#8: n, e, d, p, q, dP, dQ, qInv.
 fn numbers(pkcs8: &[u8]) -> Result<[&[u8]; 8], Unspecified> {
-    let read = || -> der::Result<[&[u8]; 8]> { numbers_of(inner(pkcs8)?) };
+    let read = || -> der::Result<[&[u8]; 8]> { numbers_of(pkcs8::fields(pkcs8)?.1.as_bytes()) };
     read().map_err(|_| Unspecified)
 }
 
@@ -384,7 +372,7 @@ mod tests {
     #[test]
     fn a_fault_gives_nothing_away() {
         let mut numbers = numbers_of(RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
-        // One wrong number in one half of the computation, as a fault of the machine would make it.
+        // A wrong number in one half of the computation, as a fault of the machine would make it.
         let flipped = numbers.p.exponent.wrapping_add(BoxedUint::one_with_precision(64));
         numbers.p.exponent = Zeroizing::new(flipped);
         assert!(numbers.apply(&[1; 256]).is_err());

@@ -48,7 +48,7 @@ impl fmt::Debug for Transported {
 /// of 2048 to 4096 bits. The file may be any that [`Unit::import`](crate::Unit::import) takes.
 ///
 /// # Errors
-/// Those of an import, and [`UnitError::TransportKey`] for a public key that cannot be used.
+/// The errors of an import, and [`UnitError::TransportKey`] for a public key that cannot be used.
 pub fn transport(file: &[u8], rsa_spki: &[u8]) -> Result<Transported, ImportError> {
     let rsa = transport_key(rsa_spki)?;
     let key = import::read(file)?;

@@ -76,7 +76,7 @@ impl Unit {
     /// Wraps the key of a key store anew.
     ///
     /// # Errors
-    /// Those of [`Self::rewrap`], for an output of [`Self::wrap_store_key`].
+    /// The errors of [`Self::rewrap`], for an output of [`Self::wrap_store_key`].
     pub fn rewrap_store_key(&self, wrapped: &[u8], to: Wkid) -> Result<Vec<u8>, UnitError> {
         blob::wrap_store_key(self.keys_named(to)?, &self.unwrap_store_key(wrapped)?)
     }

@@ -40,7 +40,7 @@ pub(crate) fn pss(pss: Pss, digest: &[u8], bits: usize) -> Result<Vec<u8>, Unspe
     block[0] &= top(bits);
     block.extend_from_slice(&hash);
     block.push(0xbc);
-    // One byte is left over if `bits` is one more than a multiple of eight.
+    // If `bits` is one more than a multiple of eight, the modulus has one byte more.
     let mut padded = vec![0; bits.div_ceil(8) - length];
     padded.extend_from_slice(&block);
     Ok(padded)

@@ -40,7 +40,7 @@ fn encrypted_keys_are_read_with_their_passphrase() {
             opened(&file, passphrase, pem);
             assert_eq!(refused(&file), ImportError::Encrypted, "{args}");
             let wrong = KeyFile::read(&file, Some(b"wrong")).err();
-            // One wrong passphrase in 256 gives a right padding, but no key.
+            // Every 256th wrong passphrase gives a right padding, but no key.
             assert!(matches!(wrong, Some(ImportError::Passphrase)), "{args}: {wrong:?}");
         }
     }
