@@ -1,4 +1,4 @@
-//! Compiles `grep11.proto` with a protobuf compiler written in Rust, so that no `protoc` is needed.
+//! Compiles `grep11.proto` with a protobuf compiler written in Rust, so `protoc` is not needed.
 
 use std::path::Path;
 use std::{env, fs};
@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(Path::new(&out_dir).join("grep11.bin"), descriptors.encode_to_vec())?;
 
     let mut prost = prost_build::Config::new();
-    // In order of the attributes, so that the same request has the same bytes.
+    // Attributes are encoded in order, so the same request has the same bytes.
     prost.btree_map(["."]);
     let service = env::var_os("CARGO_FEATURE_SERVICE").is_some();
     tonic_prost_build::configure()

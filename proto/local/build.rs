@@ -1,4 +1,4 @@
-//! Compiles `keyward.proto` with a protobuf compiler written in Rust, so that no `protoc` is needed.
+//! Compiles `keyward.proto` with a protobuf compiler written in Rust, so `protoc` is not needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=keyward.proto");

@@ -1,6 +1,7 @@
-//! The numbers of PKCS #11 2.40, few of 3.2, and of IBM's vendor ranges that GREP11 uses, with their names.
+//! Numbers that GREP11 uses, with their names: from PKCS #11 2.40, a few from 3.2, and from IBM's
+//! vendor ranges.
 
-/// Defines a module of numbers, and the way back from a number to its name.
+/// Defines a module of numbers, and the function from a number to its name.
 macro_rules! numbers {
     ($(#[$doc:meta])* $module:ident { $($name:ident = $number:literal,)+ }) => {
         $(#[$doc])*
@@ -21,8 +22,8 @@ macro_rules! numbers {
     };
 }
 
-/// A number of PKCS #11, which has 32 bits in GREP11, as a client may send it: in Java the numbers
-/// of vendors are negative, and their sign is extended to the 64 bits of the field.
+/// A number of PKCS #11, which has 32 bits in GREP11, from the 64-bit field of a request. In Java
+/// the numbers of vendors are negative, so the field may have the extended sign.
 pub fn number(sent: u64) -> u64 {
     match sent >> 31 {
         0x1_ffff_ffff => sent & 0xffff_ffff,
@@ -227,7 +228,7 @@ numbers! {
 }
 
 numbers! {
-    /// Parameter sets of ML-DSA, of PKCS #11 3.2 (CKP_ numbers).
+    /// Parameter sets of ML-DSA in PKCS #11 3.2 (CKP_ numbers).
     ckp {
         CKP_ML_DSA_44 = 1,
         CKP_ML_DSA_65 = 2,
@@ -245,7 +246,7 @@ numbers! {
 }
 
 numbers! {
-    /// What a mechanism does (CKF_ flags).
+    /// Functions of a mechanism (CKF_ flags).
     ckf {
         CKF_ENCRYPT = 0x100,
         CKF_DECRYPT = 0x200,

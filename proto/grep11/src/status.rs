@@ -1,15 +1,15 @@
 use prost::Message;
 
-/// google.rpc.Status, which a gRPC status carries in `grpc-status-details-bin`.
+/// google.rpc.Status, the content of `grpc-status-details-bin` in a gRPC status.
 #[derive(Clone, Eq, Message, PartialEq)]
 pub struct RpcStatus {
-    /// Of gRPC.
+    /// Status code of gRPC.
     #[prost(int32, tag = "1")]
     pub code: i32,
-    /// For a person.
+    /// Text for a person.
     #[prost(string, tag = "2")]
     pub message: String,
-    /// A GREP11 server sends one.
+    /// Details; a GREP11 server sends exactly one.
     #[prost(message, repeated, tag = "3")]
     pub details: Vec<Any>,
 }
@@ -17,10 +17,10 @@ pub struct RpcStatus {
 /// google.protobuf.Any.
 #[derive(Clone, Eq, Message, PartialEq)]
 pub struct Any {
-    /// What `value` is.
+    /// Type of the message in `value`.
     #[prost(string, tag = "1")]
     pub type_url: String,
-    /// The message, encoded.
+    /// The encoded message.
     #[prost(bytes = "vec", tag = "2")]
     pub value: Vec<u8>,
 }

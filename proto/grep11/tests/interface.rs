@@ -1,5 +1,5 @@
-//! Compares the compiled `grep11.proto` with the facts of the public interface, one a line, in
-//! `interface.txt`: names, numbers and types, in both directions.
+//! Compares the compiled `grep11.proto` with the public interface in `interface.txt`, in both
+//! directions: names, numbers and types, one fact on each line.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -1,7 +1,8 @@
 use crate::{Hash, MlDsa, PssParameters, Scheme, SchemeFamily};
 
 impl Scheme {
-    /// AlgorithmIdentifier of signatures in DER, as it stands in certificates, requests and CMS, in the form of OpenSSL.
+    /// AlgorithmIdentifier of signatures in DER, for certificates, certificate requests and CMS, in
+    /// the form that OpenSSL writes.
     pub fn algorithm_identifier(self) -> Vec<u8> {
         // RFC 5758, 3.2 and RFC 4055, 5: the last arc of each object identifier.
         let (ecdsa, pkcs1) = match self.hash() {
@@ -13,7 +14,7 @@ impl Scheme {
             SchemeFamily::Ecdsa => {
                 vec![0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, ecdsa]
             }
-            // With NULL for parameters (RFC 4055, 5).
+            // The parameters are NULL (RFC 4055, 5).
             SchemeFamily::RsaPkcs1 => {
                 vec![
                     0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, pkcs1, 0x05, 0x00,
@@ -21,7 +22,7 @@ impl Scheme {
             }
             // RFC 8410, 3.
             SchemeFamily::Ed25519 => vec![0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70],
-            // RFC 9881, 3: the last arc tells the parameter set.
+            // RFC 9881, 3: the last arc is the parameter set.
             SchemeFamily::MlDsa(parameters) => {
                 let arc = match parameters {
                     MlDsa::MlDsa44 => 17,

@@ -1,9 +1,10 @@
 use sha2::{Digest, Sha256};
 
-/// Number that a public key is told from others by: the first 8 bytes of the SHA-256 of its
+/// Number that identifies a public key: the first 8 bytes of the SHA-256 of the
 /// SubjectPublicKeyInfo in DER (RFC 5280, 4.1), big-endian.
 ///
-/// It finds mistakes. It is no protection from somebody who looks for two keys with one number.
+/// A fingerprint finds mistakes. It does not protect from an attacker who searches for two keys
+/// with the same number.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Fingerprint(u64);
 
@@ -26,7 +27,7 @@ mod tests {
 
     #[test]
     fn number_is_the_beginning_of_the_sha_256() {
-        // FIPS 180-4, the digest of "abc" begins so.
+        // The digest of "abc" in the examples of FIPS 180-4 begins like this.
         assert_eq!(Fingerprint::of(b"abc").number(), 0xba78_16bf_8f01_cfea);
     }
 }

@@ -1,15 +1,17 @@
-//! Frames: a 32-bit big-endian length, then one message.
+//! Frames: a 32-bit big-endian length, followed by one message.
 
 use prost::Message;
 use thiserror::Error;
 
-/// Largest body of a frame, in bytes (256 KiB). A longer one is refused before anything is allocated for it.
+/// Largest body of a frame, in bytes (256 KiB). A longer body is refused before memory is allocated
+/// for it.
 pub const MAX_BODY: usize = 256 * 1024;
 
 /// Size of the length that precedes every body, in bytes.
 pub const HEADER: usize = 4;
 
-/// Longest message that a client sends whole, in bytes (64 KiB); a longer one is sent as a digest.
+/// Longest message that a client sends whole, in bytes (64 KiB). Of a longer message the client
+/// sends the digest.
 pub const MAX_WHOLE_MESSAGE: usize = 64 * 1024;
 
 /// Writes `message` as one frame, ready for a single write to the socket.
@@ -22,10 +24,11 @@ pub fn encode(message: &impl Message) -> Result<Vec<u8>, FrameError> {
     Ok(frame)
 }
 
-/// As [`encode`], into a buffer that is used again: it is cleared first.
+/// Writes `message` as one frame into a buffer that is used again. The buffer is cleared first.
 ///
 /// # Errors
-/// [`FrameError::TooLong`] if the encoded message is longer than [`MAX_BODY`]; the buffer is empty then.
+/// [`FrameError::TooLong`] if the encoded message is longer than [`MAX_BODY`]; the buffer is empty
+/// then.
 pub fn encode_into(message: &impl Message, frame: &mut Vec<u8>) -> Result<(), FrameError> {
     frame.clear();
     let length = message.encoded_len();
@@ -42,7 +45,7 @@ pub fn encode_into(message: &impl Message, frame: &mut Vec<u8>) -> Result<(), Fr
 /// # Errors
 /// [`FrameError::TooLong`] if the body would be longer than [`MAX_BODY`].
 pub fn body_length(header: [u8; HEADER]) -> Result<usize, FrameError> {
-    // A u32 fits a usize on every platform with Unix sockets that Rust's std supports.
+    // A u32 fits a usize on every platform where Rust's std has Unix sockets.
     let length = u32::from_be_bytes(header) as usize;
     if length > MAX_BODY {
         return Err(FrameError::TooLong(length));
@@ -52,10 +55,11 @@ pub fn body_length(header: [u8; HEADER]) -> Result<usize, FrameError> {
 
 /// Splits the first complete frame off `buffer`.
 ///
-/// Returns the body and the number of bytes that the whole frame takes, or `None` while bytes are missing.
+/// Returns the body and the number of bytes that the whole frame takes, or `None` while bytes are
+/// missing.
 ///
 /// # Errors
-/// [`FrameError::TooLong`] as soon as the header announces too long a body.
+/// [`FrameError::TooLong`] as soon as the header announces a body that is too long.
 pub fn split(buffer: &[u8]) -> Result<Option<(&[u8], usize)>, FrameError> {
     let Some((header, rest)) = buffer.split_first_chunk::<HEADER>() else {
         return Ok(None);
@@ -72,14 +76,14 @@ pub fn decode<M: Message + Default>(body: &[u8]) -> Result<M, FrameError> {
     M::decode(body).map_err(|_| FrameError::Malformed)
 }
 
-/// Why a frame was refused.
+/// Reason why a frame was refused.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The body is not the message that was expected: the other end is at fault.
+    /// The body is not the expected message. The other end is at fault.
     #[error("the frame does not hold a message of the keyward protocol")]
     Malformed,
-    /// The body is longer than [`MAX_BODY`]: the sender is at fault.
+    /// The body is longer than [`MAX_BODY`]. The sender is at fault.
     #[error("the frame announces {0} bytes, more than the {MAX_BODY} that are allowed")]
     TooLong(usize),
 }

@@ -3,9 +3,10 @@ use core::str::FromStr;
 
 use thiserror::Error;
 
-/// The name of a key: 1 to 128 characters of `A-Z a-z 0-9 . _ - @ +`, of which the first is a letter or digit.
+/// The name of a key: 1 to 128 characters of `A-Z a-z 0-9 . _ - @ +`. The first character is a
+/// letter or a digit.
 ///
-/// The alphabet is such that a label can stand in a path, a URI, a pattern and a log line as it is.
+/// With this alphabet a label needs no quoting in a path, a URI, a pattern or a log line.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Label(String);
 
@@ -18,7 +19,7 @@ impl Label {
         &self.0
     }
 
-    /// Whether `text` is a label; [`FromStr`] without the copy.
+    /// True if `text` is a label. Like [`FromStr`], without the copy.
     pub fn is_valid(text: &str) -> bool {
         let may_follow = |c: u8| c.is_ascii_alphanumeric() || b"._-@+".contains(&c);
         text.len() <= Self::MAX
@@ -50,7 +51,7 @@ impl AsRef<str> for Label {
     }
 }
 
-/// A text that cannot be the label of a key.
+/// A text that is not the label of a key.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
 #[error(
     "not a key label: use 1 to {} letters, digits, '.', '_', '-', '@' or '+', and begin with a letter or digit",

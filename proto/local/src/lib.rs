@@ -15,7 +15,7 @@ mod public_key;
 mod reference;
 mod words;
 
-/// The protobuf messages, generated from `keyward.proto`; each is documented there.
+/// The protobuf messages, generated from `keyward.proto`, which documents each message.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod message {
     include!(concat!(env!("OUT_DIR"), "/keyward.v1.rs"));

@@ -12,15 +12,16 @@ pub enum MlDsa {
 }
 
 impl MlDsa {
-    /// Every set there is, from the smallest on.
+    /// Every parameter set, the smallest first.
     pub const ALL: [Self; 3] = [Self::MlDsa44, Self::MlDsa65, Self::MlDsa87];
 
-    /// The set of an algorithm in a SubjectPublicKeyInfo or a PKCS#8.
+    /// The parameter set of an algorithm in a SubjectPublicKeyInfo or a PKCS#8.
     pub fn of_oid(oid: ObjectIdentifier) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.oid() == oid)
     }
 
-    /// The algorithm of keys and of signatures (RFC 9881, 2): without parameters.
+    /// Identifier of the algorithm, for keys and for signatures (RFC 9881, 2). There are no
+    /// parameters.
     pub fn oid(self) -> ObjectIdentifier {
         match self {
             Self::MlDsa44 => ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.3.17"),
@@ -29,7 +30,7 @@ impl MlDsa {
         }
     }
 
-    /// The name in FIPS 204, by which OpenSSL knows it since 3.5.
+    /// The name in FIPS 204, which is also the name in OpenSSL since 3.5.
     pub fn name(self) -> &'static str {
         match self {
             Self::MlDsa44 => "ML-DSA-44",
@@ -56,7 +57,7 @@ impl MlDsa {
         }
     }
 
-    /// Security in bits: the λ of FIPS 204, table 1.
+    /// Security in bits: λ in FIPS 204, table 1.
     pub fn security_bits(self) -> usize {
         match self {
             Self::MlDsa44 => 128,

@@ -1,4 +1,4 @@
-//! Object identifiers of keys, as they stand in SubjectPublicKeyInfo and in PKCS#8.
+//! Object identifiers of keys in SubjectPublicKeyInfo and PKCS#8.
 
 use der::asn1::ObjectIdentifier;
 
@@ -20,7 +20,7 @@ pub const SECP521R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.
 /// id-Ed25519 (RFC 8410, 3).
 pub const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
-/// id-RSASSA-PSS (RFC 4055, 3.1): of keys that sign with that alone, and of signatures.
+/// id-RSASSA-PSS (RFC 4055, 3.1): for keys that sign with RSASSA-PSS only, and for signatures.
 pub const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 
 /// id-mgf1 (RFC 4055, 2.2).

@@ -27,10 +27,10 @@ impl Outcome {
         }
     }
 
-    /// What the outcome means for the person who reads the log of the server, and where to look next.
+    /// Meaning of the outcome for a person who reads the log of the server, and the next step.
     ///
-    /// Reads as the end of a sentence that names the key: `key "shop" refused: <reason>`. A command
-    /// in it has LABEL for the label of the key; see [`Self::reason_for`].
+    /// The text is the end of a sentence that names the key: `key "shop" refused: <reason>`. A
+    /// command in the text has LABEL for the label of the key; see [`Self::reason_for`].
     pub fn reason(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -80,7 +80,7 @@ impl Outcome {
         }
     }
 
-    /// The same for a key, whose label stands in the commands.
+    /// The reason for a key, with its label in the commands.
     pub fn reason_for(self, label: &str) -> String {
         self.reason().replace("LABEL", label)
     }

@@ -1,12 +1,13 @@
-//! The blocks of a PEM file (RFC 7468), read with the patience of OpenSSL: text around the blocks,
-//! a byte order mark, indentation, other line ends, blanks, lines of any length.
+//! The blocks of a PEM file (RFC 7468), read as leniently as OpenSSL reads them: text around the
+//! blocks, a byte order mark, indentation, other line ends, blanks, and lines of any length are
+//! allowed.
 
 use core::iter;
 
 use pem_rfc7468::Base64Decoder;
 use zeroize::Zeroizing;
 
-/// The blocks of a file, from the first one; cut off ones among them.
+/// The blocks of a file in order, including blocks that are cut off.
 pub fn blocks(file: &[u8]) -> impl Iterator<Item = Block<'_>> {
     let mut lines = file.split(|byte| matches!(byte, b'\n' | b'\r')).map(trimmed);
     iter::from_fn(move || {
@@ -23,22 +24,22 @@ pub fn blocks(file: &[u8]) -> impl Iterator<Item = Block<'_>> {
     })
 }
 
-/// A line without the blanks around it, and without the byte order mark that a file may begin with.
+/// The line without blanks around it, and without the byte order mark that a file may begin with.
 pub fn trimmed(line: &[u8]) -> &[u8] {
     const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
     let line = line.trim_ascii();
     line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line).trim_ascii_start()
 }
 
-/// Whether a file is text in UTF-16, by its byte order mark or by what PEM begins with. Nothing
-/// here reads that.
+/// True if a file is text in UTF-16, judged by its byte order mark or by the dashes that PEM begins
+/// with. Nothing here reads UTF-16.
 pub fn is_utf16(file: &[u8]) -> bool {
     [&b"\xff\xfe"[..], b"\xfe\xff", b"-\0-\0", b"\0-\0-"].iter().any(|start| file.starts_with(start))
 }
 
 fn boundary<'a>(line: &'a [u8], start: &[u8]) -> Option<&'a [u8]> {
     let label = line.strip_prefix(start)?.strip_suffix(b"-----")?;
-    // Otherwise the whole of a PEM file whose lines were put together is one line.
+    // Without this check, a PEM file whose lines were joined into one would pass as one boundary.
     (!label.windows(5).any(|part| part == b"-----")).then_some(label)
 }
 
@@ -55,19 +56,20 @@ impl<'a> Block<'a> {
         self.label
     }
 
-    /// The value of a header ahead of the body, as the PEM of old has them (RFC 1421, 4.6).
+    /// The value of a header before the body, as in older PEM (RFC 1421, 4.6).
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         let value = |line: &&'a [u8]| line.strip_prefix(name.as_bytes())?.strip_prefix(b":");
         self.lines.iter().take_while(|line| is_header(line)).find_map(value).map(<[u8]>::trim_ascii)
     }
 
-    /// The body; `None` if it is cut off or garbled.
+    /// The body; `None` if the block is cut off or garbled.
     pub fn decode(&self) -> Option<Zeroizing<Vec<u8>>> {
         if !self.whole {
             return None;
         }
         let lines = || self.lines.iter().skip_while(|line| is_header(line));
-        // Both buffers are sized at once, so that growing leaves no copy of a private key behind.
+        // Both buffers have their full size at once: a buffer that grows would leave a copy of a
+        // private key.
         let mut text = Zeroizing::new(Vec::with_capacity(lines().map(|line| line.len()).sum()));
         text.extend(lines().flat_map(|line| line.iter()).filter(|byte| !byte.is_ascii_whitespace()));
         let mut decoder = Base64Decoder::new(&text).ok()?;
@@ -77,7 +79,7 @@ impl<'a> Block<'a> {
     }
 }
 
-/// No base64 has a colon.
+/// True for a header line: base64 has no colon.
 fn is_header(line: &[u8]) -> bool {
     line.contains(&b':')
 }

@@ -4,22 +4,22 @@ use der::{Decode, Encode, Reader, SliceReader, Tag, TagNumber};
 use crate::Hash;
 use crate::oid::{MGF1, RSASSA_PSS, SHA256, SHA384, SHA512};
 
-/// What an RSA key that is bound to RSASSA-PSS may sign with, if it is restricted any further (RFC 4055, 1.2): one hash,
-/// which is that of MGF1, too, and a salt that is as long as it, as in TLS (RFC 8446, 4.2.3).
+/// Restriction of an RSA key that is bound to RSASSA-PSS (RFC 4055, 1.2): one hash for the message
+/// and for MGF1, and a salt as long as the hash, as in TLS (RFC 8446, 4.2.3).
 ///
-/// Also how a signature was made, where its AlgorithmIdentifier has to tell (RFC 4055, 3.1).
+/// The same parameters say in an AlgorithmIdentifier how a signature was made (RFC 4055, 3.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PssParameters {
     hash: Hash,
 }
 
 impl PssParameters {
-    /// Those of a hash.
+    /// The parameters with this hash.
     pub fn of(hash: Hash) -> Self {
         Self { hash }
     }
 
-    /// The hash.
+    /// The hash of the message and of MGF1.
     pub fn hash(self) -> Hash {
         self.hash
     }
@@ -29,10 +29,11 @@ impl PssParameters {
         self.hash.length() as u8
     }
 
-    /// An AlgorithmIdentifier in DER for keys with this restriction, or without any, and for signatures; in the form of
-    /// OpenSSL, where RFC 4055 leaves a choice: the hash has NULL for parameters.
+    /// AlgorithmIdentifier in DER for keys with this restriction or without one, and for
+    /// signatures. Where RFC 4055 leaves a choice, the form is the form of OpenSSL: the parameters
+    /// of the hash are NULL.
     pub fn algorithm_identifier(parameters: Option<Self>) -> Vec<u8> {
-        // The encoder fails only for lengths near the end of memory; this has 67 bytes.
+        // The encoder fails only for lengths near the end of memory; these are 67 bytes.
         Self::encode(parameters).unwrap_or_default()
     }
 
@@ -53,16 +54,17 @@ impl PssParameters {
         value(Tag::Sequence, &identifier)
     }
 
-    /// Reads the parameters of an AlgorithmIdentifier. `None` for what is not supported here: SHA-1, which is what an
-    /// empty SEQUENCE means, two hashes, a salt of another length than the hash. OpenSSL signs with exactly the salt that a key
-    /// has for the least.
+    /// Reads the parameters of an AlgorithmIdentifier. `None` for parameters that are not
+    /// supported: SHA-1, which an empty SEQUENCE stands for; two different hashes; a salt of
+    /// another length than the hash. The salt of a key is a minimum, and OpenSSL signs with exactly
+    /// that length.
     pub fn read(parameters: AnyRef<'_>) -> Option<Self> {
         let mut fields = [None; 4];
         let read = parameters.sequence(|reader| {
             while !reader.is_finished() {
                 let next = AnyRef::decode(reader)?;
                 let place = (0..4).find(|number| field(*number) == der::Tagged::tag(&next));
-                // Each once, and in this order.
+                // Each field at most once, and in this order.
                 let free = place.filter(|place| fields.iter().skip(*place as usize).all(Option::is_none));
                 let place = free.ok_or(der::ErrorKind::Failed)? as usize;
                 fields[place] = Some(next);
@@ -73,7 +75,7 @@ impl PssParameters {
         let [hash, mask, salt, trailer] = fields;
         let hash = hash_of(hash?.value())?;
         let (algorithm, of_mask) = algorithm(mask?.value())?;
-        // Left out, it is that of SHA-1.
+        // A salt that is left out has the length for SHA-1.
         let salt = u8::from_der(salt?.value()).ok()?;
         let trailer = trailer.is_none_or(|trailer| u8::from_der(trailer.value()) == Ok(1));
         let same = algorithm == MGF1 && hash_of(&of_mask?.to_der().ok()?) == Some(hash);
@@ -81,7 +83,8 @@ impl PssParameters {
     }
 }
 
-/// The SubjectPublicKeyInfo of an RSA key, bound to RSASSA-PSS. `None` if that is of no RSA key.
+/// The SubjectPublicKeyInfo of an RSA key, bound to RSASSA-PSS. `None` if the key is not an RSA
+/// key.
 pub(crate) fn bound(rsa_public_key: &[u8], parameters: Option<PssParameters>) -> Option<Vec<u8>> {
     let bits = BitStringRef::from_bytes(rsa_public_key).and_then(|bits| bits.to_der()).ok()?;
     let identifier = PssParameters::algorithm_identifier(parameters);
@@ -90,7 +93,7 @@ pub(crate) fn bound(rsa_public_key: &[u8], parameters: Option<PssParameters>) ->
 
 fn hash_of(identifier: &[u8]) -> Option<Hash> {
     let (hash, parameters) = algorithm(identifier)?;
-    // Without parameters or with NULL (RFC 4055, 2.1).
+    // Parameters are absent or NULL (RFC 4055, 2.1).
     if parameters.is_some_and(|parameters| parameters != AnyRef::NULL) {
         return None;
     }
@@ -140,7 +143,8 @@ mod tests {
 
     #[test]
     fn the_form_is_that_of_openssl() {
-        // Signature algorithm of `openssl req -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest -sha256`.
+        // Signature algorithm of `openssl req -sigopt rsa_padding_mode:pss -sigopt
+        // rsa_pss_saltlen:digest -sha256`.
         let expected = concat!(
             "304106092a864886f70d01010a3034a00f300d06096086480165030402010500",
             "a11c301a06092a864886f70d010108300d06096086480165030402010500a203020120"
@@ -163,7 +167,7 @@ mod tests {
         for (position, byte) in [(last, 33), (last, 20), (last - 7, 2), (last - 37, 4)] {
             assert_eq!(with(position, byte), None, "{position}");
         }
-        // The defaults, which are SHA-1.
+        // The defaults, which stand for SHA-1.
         let mut empty = PssParameters::algorithm_identifier(None);
         empty.extend([0x30, 0]);
         empty[1] += 2;

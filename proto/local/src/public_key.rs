@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::oid::{EC_PUBLIC_KEY, ED25519, RSA_ENCRYPTION, RSASSA_PSS, SECP256R1, SECP384R1, SECP521R1};
 use crate::{Hash, KeyType, MlDsa, PssParameters, Scheme, pss};
 
-/// A public key, taken out of a SubjectPublicKeyInfo (RFC 5280, 4.1).
+/// A public key from a SubjectPublicKeyInfo (RFC 5280, 4.1).
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum PublicKey {
@@ -16,13 +16,13 @@ pub enum PublicKey {
         /// The public exponent.
         exponent: Vec<u8>,
     },
-    /// RSA bound to RSASSA-PSS (RFC 4055, 1.2), numbers as above.
+    /// RSA bound to RSASSA-PSS (RFC 4055, 1.2), with numbers like [`PublicKey::Rsa`].
     RsaPss {
         /// The modulus.
         modulus: Vec<u8>,
         /// The public exponent.
         exponent: Vec<u8>,
-        /// What signatures are restricted to, if to anything.
+        /// Restriction of signatures, if there is one.
         parameters: Option<PssParameters>,
     },
     /// A point on a NIST curve (RFC 5480), uncompressed: 0x04, X, Y.
@@ -34,7 +34,7 @@ pub enum PublicKey {
     },
     /// Ed25519 (RFC 8410): 32 bytes.
     Ed25519(Vec<u8>),
-    /// ML-DSA (RFC 9881), as long as the parameter set has it.
+    /// ML-DSA (RFC 9881), as long as the parameter set says.
     MlDsa(MlDsa, Vec<u8>),
 }
 
@@ -42,7 +42,8 @@ impl PublicKey {
     /// Reads a SubjectPublicKeyInfo in DER.
     ///
     /// # Errors
-    /// [`InvalidPublicKey`] if it is not exactly one, or not of a kind that Keyward knows.
+    /// [`InvalidPublicKey`] if `spki` is not exactly one SubjectPublicKeyInfo, or of a kind that
+    /// Keyward does not know.
     pub fn from_spki(spki: &[u8]) -> Result<Self, InvalidPublicKey> {
         Self::parse(spki).map_err(|_| InvalidPublicKey)?.ok_or(InvalidPublicKey)
     }
@@ -53,7 +54,7 @@ impl PublicKey {
         Ok(match algorithm {
             RSA_ENCRYPTION => Self::rsa(bits)?,
             RSASSA_PSS => match (Self::rsa(bits)?, parameters.map(PssParameters::read)) {
-                // Parameters that are not supported.
+                // The parameters are not supported.
                 (_, Some(None)) => None,
                 (Some(Self::Rsa { modulus, exponent }), parameters) => {
                     Some(Self::RsaPss { modulus, exponent, parameters: parameters.flatten() })
@@ -77,7 +78,7 @@ impl PublicKey {
             .sequence(|fields| Ok::<_, der::Error>((UintRef::decode(fields)?, UintRef::decode(fields)?)))?;
         reader.finish()?;
         let (modulus, exponent) = (modulus.as_bytes(), exponent.as_bytes());
-        // Sizes that the unit can hold: 2048 to 8192 bits; exponents of at most 64 bits.
+        // The unit holds moduli of 2048 to 8192 bits, and exponents of at most 64 bits.
         let sound = (256..=1024).contains(&modulus.len()) && (1..=8).contains(&exponent.len());
         Ok(sound.then(|| Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() }))
     }
@@ -99,8 +100,8 @@ impl PublicKey {
         }
     }
 
-    /// The schemes that the key can sign with, the preferred one first: those of its type, or the one that it is restricted
-    /// to.
+    /// The schemes that the key can sign with, the preferred scheme first: the schemes of its type,
+    /// or the one scheme that the key is restricted to.
     pub fn schemes(&self) -> &'static [Scheme] {
         match self {
             Self::RsaPss { parameters: Some(parameters), .. } => match parameters.hash() {
@@ -112,7 +113,8 @@ impl PublicKey {
         }
     }
 
-    /// Binds the SubjectPublicKeyInfo of an RSA key to RSASSA-PSS; `None` if it is of no RSA key.
+    /// Binds the SubjectPublicKeyInfo of an RSA key to RSASSA-PSS; `None` if the key is not an RSA
+    /// key.
     pub fn bind_to_pss(spki: &[u8], parameters: Option<PssParameters>) -> Option<Vec<u8>> {
         match Self::from_spki(spki).ok()? {
             Self::Rsa { .. } => pss::bound(Self::bits_of(spki)?, parameters),
@@ -120,13 +122,14 @@ impl PublicKey {
         }
     }
 
-    /// What a SubjectPublicKeyInfo has for the key alone, as for RSA an RSAPublicKey (RFC 8017, A.1.1).
+    /// The key inside a SubjectPublicKeyInfo, without the algorithm: for RSA an RSAPublicKey (RFC
+    /// 8017, A.1.1).
     pub fn bits_of(spki: &[u8]) -> Option<&[u8]> {
         SliceReader::new(spki).ok()?.sequence_all().ok()?.2.as_bytes()
     }
 
-    /// Size of the modulus or of the field, in bits; 253 for Ed25519 and the whole public key for ML-DSA, as OpenSSL
-    /// counts them.
+    /// Size in bits, as OpenSSL counts: of the modulus or of the field; 253 for Ed25519; of the
+    /// whole public key for ML-DSA.
     pub fn bits(&self) -> usize {
         match self {
             Self::Rsa { modulus, .. } | Self::RsaPss { modulus, .. } => {
@@ -139,7 +142,7 @@ impl PublicKey {
         }
     }
 
-    /// Security in bits: NIST SP 800-57 part 1, table 2, for the sizes that occur.
+    /// Security in bits, by NIST SP 800-57 part 1, table 2.
     pub fn security_bits(&self) -> usize {
         match self {
             Self::Rsa { .. } | Self::RsaPss { .. } => match self.bits() {
@@ -174,7 +177,7 @@ impl PublicKey {
 type Fields<'a> = (ObjectIdentifier, Option<AnyRef<'a>>, BitStringRef<'a>);
 
 trait SequenceAll<'a> {
-    /// Reads the two fields of a SubjectPublicKeyInfo and refuses anything behind them.
+    /// Reads the two fields of a SubjectPublicKeyInfo and refuses anything after them.
     fn sequence_all(self) -> der::Result<Fields<'a>>;
 }
 
@@ -204,10 +207,10 @@ pub enum Curve {
 }
 
 impl Curve {
-    /// Every curve there is here.
+    /// Every curve that Keyward knows.
     pub const ALL: [Self; 3] = [Self::P256, Self::P384, Self::P521];
 
-    /// The name in FIPS 186-5, which OpenSSL accepts too.
+    /// The name in FIPS 186-5. OpenSSL accepts this name too.
     pub fn nist_name(self) -> &'static str {
         match self {
             Self::P256 => "P-256",
@@ -216,7 +219,7 @@ impl Curve {
         }
     }
 
-    /// The name by which OpenSSL knows the group, see EVP_PKEY-EC(7).
+    /// The name of the group in OpenSSL, see EVP_PKEY-EC(7).
     pub fn openssl_name(self) -> &'static str {
         match self {
             Self::P256 => "prime256v1",
@@ -233,7 +236,7 @@ impl Curve {
         }
     }
 
-    /// How many bytes a coordinate of a point takes, and each half of a signature.
+    /// Length of a coordinate of a point, and of each half of a signature, in bytes.
     pub fn field_bytes(self) -> usize {
         self.bits().div_ceil(8)
     }

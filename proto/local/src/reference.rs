@@ -7,9 +7,10 @@ use thiserror::Error;
 
 use crate::{Fingerprint, InvalidPublicKey, Label, PublicKey, pem};
 
-/// What a server is given instead of a key file: which key to ask the daemon for, and its public half.
+/// The file that a server is given instead of a key file. It names the key to ask the daemon for,
+/// and holds the public key.
 ///
-/// As a file it is PEM (RFC 7468) with the label `KEYWARD KEY` around
+/// The file is PEM (RFC 7468) with the label `KEYWARD KEY` around
 ///
 /// ```text
 /// KeywardReference ::= SEQUENCE {
@@ -19,7 +20,7 @@ use crate::{Fingerprint, InvalidPublicKey, Label, PublicKey, pem};
 ///     public   SubjectPublicKeyInfo }
 /// ```
 ///
-/// The marker comes first so that no decoder of a standard structure takes the body for its own.
+/// The marker comes first, so no decoder of a standard structure accepts the body.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Reference {
     label: Label,
@@ -36,20 +37,20 @@ impl Reference {
     /// Longest reference, in bytes of PEM (16 KiB): an RSA key of 8192 bits takes about 1.6 KiB.
     pub const MAX_PEM: usize = 16 * 1024;
 
-    /// A reference to a version of a key, of which `spki` is the SubjectPublicKeyInfo.
+    /// A reference to a version of a key whose SubjectPublicKeyInfo is `spki`.
     ///
     /// # Errors
-    /// [`InvalidPublicKey`] if `spki` is none.
+    /// [`InvalidPublicKey`] if `spki` is not the SubjectPublicKeyInfo of a supported key.
     pub fn new(label: Label, version: u32, spki: Vec<u8>) -> Result<Self, InvalidPublicKey> {
         let public_key = PublicKey::from_spki(&spki)?;
         let fingerprint = Fingerprint::of(&spki);
         Ok(Self { label, version, spki, public_key, fingerprint })
     }
 
-    /// Reads the first reference in `text`, whatever stands around it.
+    /// Reads the first reference in `text`, which may have other text around it.
     ///
     /// # Errors
-    /// [`InvalidReference`] says what is wrong with it.
+    /// [`InvalidReference`] says what is wrong with the reference.
     pub fn from_pem(text: &str) -> Result<Self, InvalidReference> {
         if text.len() > Self::MAX_PEM {
             return Err(InvalidReference::TooLong);
@@ -63,7 +64,7 @@ impl Reference {
     /// Reads the body of the PEM block.
     ///
     /// # Errors
-    /// [`InvalidReference`] says what is wrong with it.
+    /// [`InvalidReference`] says what is wrong with the reference.
     pub fn from_der(der: &[u8]) -> Result<Self, InvalidReference> {
         let (marker, label, version, spki) = Self::fields(der).map_err(|_| InvalidReference::Body)?;
         if marker != MARKER {
@@ -87,8 +88,8 @@ impl Reference {
         Ok(fields)
     }
 
-    /// The reference as a file, with lines ahead that say what it is, that it holds no secret, and
-    /// what a program lacks that cannot read it.
+    /// The reference as a file. Lines at the beginning say what the file is, that it holds no
+    /// secret, and what to do about a program that cannot read it.
     pub fn to_pem(&self) -> String {
         // The encoder fails only for lengths near the end of memory; a reference has a few KiB.
         let pem = pem_rfc7468::encode_string(Self::PEM_LABEL, LineEnding::LF, &self.to_der());
@@ -106,7 +107,8 @@ impl Reference {
 
     /// The body of the PEM block.
     pub fn to_der(&self) -> Vec<u8> {
-        // The encoder fails only for lengths beyond 256 MiB; `new` bounds what is encoded here to a few KiB.
+        // The encoder fails only for lengths beyond 256 MiB; `new` bounds what is encoded here to a
+        // few KiB.
         self.encode().unwrap_or_default()
     }
 
@@ -133,7 +135,7 @@ impl Reference {
         &self.spki
     }
 
-    /// What the public key is told from others by.
+    /// Fingerprint of the public key.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -144,23 +146,23 @@ impl Reference {
     }
 }
 
-/// Why a text is not a reference.
+/// Reason why a text is not a reference.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum InvalidReference {
-    /// The PEM is sound and its body is not ours.
+    /// The PEM is well formed, but its body is not a reference.
     #[error("the body of the reference is damaged; make a new one: keyward key reference")]
     Body,
-    /// A PEM block with another label.
+    /// The PEM block has another label.
     #[error("not a reference: the PEM label is not {}", Reference::PEM_LABEL)]
     OtherPem,
-    /// No PEM block, or one that is cut off or garbled.
+    /// There is no PEM block, or the block is cut off or garbled.
     #[error("the PEM of the reference is damaged; make a new one: keyward key reference")]
     Pem,
-    /// The public key in it is damaged, or of a type that this version does not know.
+    /// The public key is damaged, or of a type that this version does not know.
     #[error("the public key in the reference is damaged or of an unknown type")]
     PublicKey,
-    /// Longer than [`Reference::MAX_PEM`].
+    /// The text is longer than [`Reference::MAX_PEM`].
     #[error("longer than a reference can be ({} bytes)", Reference::MAX_PEM)]
     TooLong,
 }

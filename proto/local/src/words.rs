@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::MlDsa;
 
-/// What kind of key a key is.
+/// Type of a key.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum KeyType {
@@ -17,9 +17,9 @@ pub enum KeyType {
     P521,
     /// Ed25519 (RFC 8032).
     Ed25519,
-    /// RSA with a modulus of so many bits.
+    /// RSA with a modulus of this many bits.
     Rsa(u16),
-    /// RSA with a modulus of so many bits, bound to RSASSA-PSS (RFC 4055, 1.2).
+    /// RSA with a modulus of this many bits, bound to RSASSA-PSS (RFC 4055, 1.2).
     RsaPss(u16),
     /// ML-DSA (FIPS 204).
     MlDsa(MlDsa),
@@ -43,7 +43,7 @@ impl KeyType {
         Self::MlDsa(MlDsa::MlDsa87),
     ];
 
-    /// The schemes that a key of this type can sign with, the preferred one first.
+    /// The schemes that a key of this type can sign with, the preferred scheme first.
     pub fn schemes(self) -> &'static [Scheme] {
         const SHA256: Scheme = Scheme::EcdsaSecp256r1Sha256;
         const SHA384: Scheme = Scheme::EcdsaSecp384r1Sha384;
@@ -86,7 +86,7 @@ impl fmt::Display for KeyType {
 impl FromStr for KeyType {
     type Err = UnknownWord;
 
-    /// Reads the name of a type, as in `p256`, `rsa2048` or `ml-dsa-65`.
+    /// Reads the name of a type, such as `p256`, `rsa2048` or `ml-dsa-65`.
     fn from_str(text: &str) -> Result<Self, UnknownWord> {
         let rsa = |bits: &str| bits.parse().ok().filter(|bits| (2048..=8192).contains(bits));
         if let Some(bits) = text.strip_prefix("rsa-pss").and_then(rsa) {
@@ -122,7 +122,7 @@ pub enum KeyState {
 }
 
 impl KeyState {
-    /// Every state there is.
+    /// Every state.
     pub const ALL: [Self; 2] = [Self::Enabled, Self::Disabled];
 
     /// The name on the wire.
@@ -174,13 +174,14 @@ pub enum Scheme {
     RsaPssRsaeSha512 = 0x0806,
     /// Ed25519 (RFC 8032), over the whole message.
     Ed25519 = 0x0807,
-    /// As [`Scheme::RsaPssRsaeSha256`], for keys that are bound to RSASSA-PSS.
+    /// Like [`Scheme::RsaPssRsaeSha256`], for keys that are bound to RSASSA-PSS.
     RsaPssPssSha256 = 0x0809,
-    /// As [`Scheme::RsaPssRsaeSha384`], for keys that are bound to RSASSA-PSS.
+    /// Like [`Scheme::RsaPssRsaeSha384`], for keys that are bound to RSASSA-PSS.
     RsaPssPssSha384 = 0x080a,
-    /// As [`Scheme::RsaPssRsaeSha512`], for keys that are bound to RSASSA-PSS.
+    /// Like [`Scheme::RsaPssRsaeSha512`], for keys that are bound to RSASSA-PSS.
     RsaPssPssSha512 = 0x080b,
-    /// ML-DSA-44 (FIPS 204), over the whole message, with an empty context; TLS 1.3 only (draft-ietf-tls-mldsa).
+    /// ML-DSA-44 (FIPS 204), over the whole message, with an empty context; TLS 1.3 only
+    /// (draft-ietf-tls-mldsa).
     MlDsa44 = 0x0904,
     /// ML-DSA-65, likewise.
     MlDsa65 = 0x0905,
@@ -189,7 +190,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// Every scheme there is.
+    /// Every scheme.
     pub const ALL: [Self; 16] = [
         Self::RsaPkcs1Sha256,
         Self::RsaPkcs1Sha384,
@@ -214,8 +215,8 @@ impl Scheme {
         self as u16
     }
 
-    /// The scheme of a family with a hash; `None` for those that have none: [`SchemeFamily::Ed25519`] and
-    /// [`SchemeFamily::MlDsa`].
+    /// The scheme of a family with a hash; `None` if there is no such scheme.
+    /// [`SchemeFamily::Ed25519`] and [`SchemeFamily::MlDsa`] have no hash.
     pub fn of(family: SchemeFamily, hash: Option<Hash>) -> Option<Self> {
         Self::ALL.into_iter().find(|scheme| scheme.family() == family && scheme.hash() == hash)
     }
@@ -236,12 +237,13 @@ impl Scheme {
         }
     }
 
-    /// Whether it is RSASSA-PSS, for keys that are bound to that or for others.
+    /// True for RSASSA-PSS, whether the key is bound to RSASSA-PSS or not.
     pub fn is_pss(self) -> bool {
         matches!(self.family(), SchemeFamily::RsaPss | SchemeFamily::RsaPssPss)
     }
 
-    /// The hash that is applied to the message first; `None` where the algorithm takes the message whole.
+    /// The hash that is applied to the message first; `None` if the algorithm takes the whole
+    /// message.
     pub fn hash(self) -> Option<Hash> {
         match self {
             Self::RsaPkcs1Sha256
@@ -260,7 +262,7 @@ impl Scheme {
         }
     }
 
-    /// The name in the registry of TLS SignatureSchemes: that of RFC 8446, 4.2.3.
+    /// The name in the registry of TLS SignatureSchemes (RFC 8446, 4.2.3).
     pub fn name(self) -> &'static str {
         match self {
             Self::RsaPkcs1Sha256 => "rsa_pkcs1_sha256",
@@ -298,7 +300,7 @@ impl fmt::Display for Scheme {
     }
 }
 
-/// A signing algorithm with its padding, whatever the hash.
+/// A signing algorithm with its padding, without the hash.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum SchemeFamily {
@@ -312,7 +314,7 @@ pub enum SchemeFamily {
     RsaPkcs1,
     /// RSASSA-PSS with an rsaEncryption key, salt as long as the hash.
     RsaPss,
-    /// The same with a key that is bound to RSASSA-PSS.
+    /// RSASSA-PSS with a key that is bound to RSASSA-PSS, salt as long as the hash.
     RsaPssPss,
 }
 
@@ -339,34 +341,37 @@ impl Hash {
     }
 }
 
-/// What a key may be used for, and what a peer may ask for.
+/// Use that a key is for, or that a grant lets a peer ask for.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[non_exhaustive]
 pub enum Use {
-    /// The server's side of TLS 1.3, and of TLS 1.2 with ECDHE where the server offers TLS 1.3 as well.
+    /// The server's side of TLS 1.3, and of TLS 1.2 with ECDHE if the server offers TLS 1.3 as
+    /// well.
     TlsServer,
-    /// The server's side of TLS 1.3 alone.
+    /// The server's side of TLS 1.3 only.
     Tls13Server,
-    /// The server's side of TLS 1.2 with ECDHE, also where the server does not offer TLS 1.3; DTLS 1.2.
+    /// The server's side of TLS 1.2 with ECDHE, even if the server does not offer TLS 1.3; DTLS
+    /// 1.2.
     Tls12Server,
     /// The server's side of TLS 1.2 with DHE over a group of RFC 7919 or RFC 3526.
     Tls12DheServer,
     /// The client's side of TLS 1.2 and 1.3.
     TlsClient,
-    /// The client's side of TLS 1.3 alone.
+    /// The client's side of TLS 1.3 only.
     Tls13Client,
     /// Certificate requests for the key itself.
     Csr,
     /// RSA key exchange of TLS 1.2.
     RsaKeyExchange,
-    /// Requests of an ACME account that the daemon makes itself. No grant can give it to a peer.
+    /// Requests of an ACME account, which the daemon builds itself. No grant can give this use to a
+    /// peer.
     AcmeAccount,
-    /// Any message and any digest: the key is a signing oracle for those who hold the grant.
+    /// Any message and any digest. For every peer with such a grant the key is a signing oracle.
     Any,
 }
 
 impl Use {
-    /// Every use there is.
+    /// Every use.
     pub const ALL: [Self; 10] = [
         Self::TlsServer,
         Self::Tls13Server,
@@ -380,7 +385,7 @@ impl Use {
         Self::Any,
     ];
 
-    /// The word for it on the command line, in the configuration and on the wire.
+    /// The name on the command line, in the configuration and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::TlsServer => "tls-server",
@@ -414,7 +419,7 @@ impl FromStr for Use {
     }
 }
 
-/// A word that is none of its kind.
+/// A word that does not name a key type, a scheme, a state or a use.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
 #[error("unknown {0}")]
 pub struct UnknownWord(&'static str);
