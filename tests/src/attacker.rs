@@ -19,7 +19,7 @@ pub struct Attacker {
 }
 
 impl Attacker {
-    /// Starts one in a mode, with settings as its module doc has them, and waits until it is at
+    /// Starts an attacker in a mode, with the settings of its module doc, and waits until it is at
     /// work.
     pub fn start(daemon: &Daemon, uid: u32, mode: &str, settings: &str) -> Self {
         let mut attacker = Self::spawn(daemon, uid, mode, settings);
@@ -27,14 +27,14 @@ impl Attacker {
         attacker
     }
 
-    /// As [`Attacker::start`], without going to work before [`Attacker::release`].
+    /// Like [`Attacker::start`], without going to work before [`Attacker::release`].
     pub fn hold(daemon: &Daemon, uid: u32, mode: &str, settings: &str) -> Self {
         let mut attacker = Self::spawn(daemon, uid, mode, &format!("hold=yes {settings}"));
         attacker.expect("held");
         attacker
     }
 
-    /// Lets one go to work that was held.
+    /// Lets an attacker begin that was held.
     pub fn release(&mut self) {
         self.input.as_mut().and_then(|input| input.write_all(b"\n").ok()).expect("its input");
         self.expect("ready");
@@ -57,13 +57,13 @@ impl Attacker {
         assert_eq!(line.trim_end(), expected);
     }
 
-    /// Ends it, and returns its report.
+    /// Ends the attacker, and returns its report.
     pub fn stop(mut self) -> Value {
         self.input = None;
         self.wait()
     }
 
-    /// Waits until it ends by itself, and returns its report.
+    /// Waits until the attacker ends by itself, and returns its report.
     pub fn wait(mut self) -> Value {
         let mut text = String::new();
         self.output.read_to_string(&mut text).expect("its output");
@@ -83,16 +83,16 @@ impl Drop for Attacker {
     }
 }
 
-/// The turn of a test that measures: no other one of the same program runs meanwhile.
+/// Turn of a test that measures: no other test of the same program runs meanwhile.
 #[derive(Debug)]
 pub struct Turn {
-    /// Nice value of this session's process group before the turn.
+    /// Nice value of this session's autogroup before the turn.
     nice: Option<String>,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Turn {
-    /// Waits for it; none where attackers cannot be played, since only root can be other users.
+    /// Waits for the turn; `None` without root, because only root can act as other users.
     #[track_caller]
     pub fn take() -> Option<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
@@ -100,8 +100,8 @@ impl Turn {
             return None;
         }
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        // As in "/autogroup-27 nice 0": see sched(7). Other work on this machine would be measured
-        // otherwise.
+        // The text is like "/autogroup-27 nice 0": see sched(7). Without this, other work on the
+        // machine would be measured.
         let before = fs::read_to_string(AUTOGROUP).unwrap_or_default();
         let nice = before.trim_end().rsplit(' ').next().map(str::to_owned);
         let _ = fs::write(AUTOGROUP, "-15");
@@ -119,7 +119,7 @@ impl Drop for Turn {
 
 const AUTOGROUP: &str = "/proc/self/autogroup";
 
-/// How many answers of a report have an outcome.
+/// Number of answers in a report with this outcome.
 pub fn outcomes(report: &Value, outcome: &str) -> u64 {
     report["outcomes"][outcome].as_u64().unwrap_or(0)
 }
@@ -129,7 +129,7 @@ pub fn uid_of(user: &str) -> u32 {
     nix::unistd::User::from_name(user).expect("users").expect("a user").uid.as_raw()
 }
 
-/// Whether the long forms of tests are to be run: `make soak`.
+/// True if the long forms of tests are to run: `make soak`.
 pub fn is_soak() -> bool {
     std::env::var_os("KEYWARD_SOAK").is_some()
 }

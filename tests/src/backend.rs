@@ -1,4 +1,4 @@
-//! Backends that sign for the daemon: one test body, run on each.
+//! The backends of the daemon: one test body runs on each backend.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Arguments of `key generate` and `key import` that make the key on this backend.
+    /// Arguments of `key generate` and `key import` that choose this backend.
     pub fn words(self) -> &'static [&'static str] {
         match self {
-            // The only one there is, which need not be named.
+            // The only backend, which need not be named.
             Self::Embedded => &[],
             Self::Grep11 => &["--backend", Units::BACKEND],
         }
@@ -48,8 +48,8 @@ macro_rules! on_both_backends {
     };
 }
 
-/// Remote units, of one master key where nothing else is said, and what it takes to reach them:
-/// mutual TLS with an authority of their own.
+/// Remote units, with the same master key unless a test says otherwise, and the files to reach
+/// them: mutual TLS with an authority of their own.
 #[derive(Debug)]
 pub struct Units {
     directory: PathBuf,
@@ -64,7 +64,7 @@ impl Units {
     /// The name of the backend in the configuration of the daemon.
     pub const BACKEND: &str = "hsm";
 
-    /// Makes what they share, in a directory that is new.
+    /// Makes the common files, in a new directory.
     pub fn new(directory: &Path) -> Self {
         fs::create_dir(directory).expect("a directory for units");
         let pki = Pki::new(directory);
@@ -72,15 +72,15 @@ impl Units {
         Self { directory: directory.to_owned(), pki, server, client }
     }
 
-    /// Starts one of them, its log under a name, with more arguments, and waits until it is ready.
-    /// The first one makes the master key, so it must be ready before there is a second one.
+    /// Starts a unit, with its log under a name and more arguments, and waits until the unit is
+    /// ready. The first unit makes the master key, so it must be ready before a second unit starts.
     pub fn start(&self, name: &str, more: &[&str]) -> UnitServer {
         let mut command = self.command();
         command.arg("--dev").arg("--state-dir").arg(self.directory.join("state")).args(more);
         UnitServer::start_command(&mut command, &self.directory, name)
     }
 
-    /// As [`Units::start`], with the master key in a file.
+    /// Like [`Units::start`], with the master key in a file.
     pub fn start_with_master_key(&self, name: &str, master_key: &Path, more: &[&str]) -> UnitServer {
         let mut command = self.command();
         command.arg("--master-key").arg(master_key).args(more);
@@ -94,7 +94,7 @@ impl Units {
         path
     }
 
-    /// The certificate of their authority.
+    /// The certificate of the units' authority.
     pub fn ca(&self) -> PathBuf {
         self.pki.ca()
     }
@@ -111,13 +111,12 @@ impl Units {
         command
     }
 
-    /// The section of keyward.toml for the daemon to find them at these endpoints, with more
-    /// settings.
+    /// The section of keyward.toml with these endpoints of the units, and more settings.
     pub fn section(&self, endpoints: &[String], more: &str) -> String {
         self.section_of(Self::BACKEND, endpoints, more)
     }
 
-    /// As [`Units::section`], for a backend of another name.
+    /// Like [`Units::section`], for a backend of another name.
     pub fn section_of(&self, backend: &str, endpoints: &[String], more: &str) -> String {
         let [certificate, key] = &self.client;
         format!(
@@ -134,7 +133,7 @@ impl Units {
         python.probe(unit, &arguments.iter().copied().chain(tls).collect::<Vec<_>>())
     }
 
-    /// `keyward bench` of one of them, with no daemon in between.
+    /// `keyward bench` of a unit, with no daemon in between.
     pub fn bench(&self, unit: &UnitServer) -> Command {
         let mut command = Command::new(built("keyward"));
         command.args(["bench", "--grep11", &unit.address()]).arg("--tls-ca").arg(self.pki.ca());
@@ -148,8 +147,7 @@ mod tests {
     use super::*;
     use crate::{Daemon, scratch};
 
-    /// The lines of the backend are there whatever else is written, once, and name files that
-    /// exist.
+    /// Every configuration has the lines of the backend once, and the lines name files that exist.
     #[test]
     fn a_configuration_always_has_its_backend() {
         let daemon = Daemon::prepare_on(Backend::Grep11, "[socket]\nconnections = 9\n");

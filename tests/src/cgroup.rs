@@ -12,13 +12,13 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 /// with this value.
 #[derive(Debug)]
 pub struct Cgroups {
-    /// A mount that is in no directory, so nothing has to be unmounted, however the test ends.
+    /// A mount in no directory, so nothing has to be unmounted, however the test ends.
     mount: OwnedFd,
     made: RefCell<Vec<PathBuf>>,
 }
 
 impl Cgroups {
-    /// Mounts the hierarchy; none if the kernel does not let us.
+    /// Mounts the hierarchy; `None` if the kernel does not let us.
     pub fn mount() -> Option<Self> {
         let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
         fsconfig_create(&context).ok()?;
@@ -26,7 +26,7 @@ impl Cgroups {
         Some(Self { mount, made: RefCell::default() })
     }
 
-    /// The directory of a group, which is made if there is none, with those above it. Other
+    /// The directory of a group. The group and the groups above it are made if missing. Other
     /// processes of root can use it, too.
     pub fn group(&self, path: &str) -> PathBuf {
         let mut directory =

@@ -21,7 +21,7 @@ use crate::server::{Server, Site};
 use crate::tool::{fail, succeed};
 use crate::{KEY_TYPES, Pki};
 
-/// Properties of a handshake that a client asks for.
+/// Wishes of a client for a handshake.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
     /// `1.2` or `1.3`.
@@ -31,13 +31,13 @@ pub struct Wish {
 }
 
 impl Wish {
-    /// The groups to offer: the wished one first, and the curves of the certificates, since TLS 1.2
-    /// has one list for both (RFC 8422, 4).
+    /// The groups to offer: the wished group first, then the curves of the certificates, because
+    /// TLS 1.2 has one list for both (RFC 8422, 4).
     fn groups(self) -> &'static str {
         if self.group == "P-256" { "P-256:P-384:P-521" } else { "X25519:P-256:P-384:P-521" }
     }
 
-    /// How s_client tells that it got the group.
+    /// Words with which s_client reports the group.
     fn temporary_key(self) -> &'static str {
         if self.group == "P-256" { "Server Temp Key: ECDH, prime256v1" } else { "Server Temp Key: X25519" }
     }
@@ -52,7 +52,8 @@ pub const WISHES: [Wish; 4] = [
 ];
 
 /// Makes handshakes with every wish, by curl and by `openssl s_client`, at a site for each of
-/// [`KEY_TYPES`]. What the server cannot do must fail. Returns how many succeeded.
+/// [`KEY_TYPES`]. Handshakes that the server cannot do must fail. Returns the number that
+/// succeeded.
 pub fn every_key_type(pki: &Pki, server: &dyn Server, sites: &[Site]) -> usize {
     let mut handshakes = 0;
     for (site, key_type) in sites.iter().zip(KEY_TYPES) {
@@ -129,18 +130,18 @@ impl Handshake {
         Self::with_version(pki, address, &rustls::version::TLS13)
     }
 
-    /// As [`Handshake::new`], with another version.
+    /// Like [`Handshake::new`], with another version.
     pub fn with_version(pki: &Pki, address: SocketAddr, version: &'static SupportedProtocolVersion) -> Self {
         Self::with(pki, address, version, vec![X25519], Arc::new(NoCertificate))
     }
 
-    /// A client that gets what it wishes, and proves itself with a key.
+    /// A client with these wishes, which authenticates with a key.
     pub fn with_key(pki: &Pki, address: SocketAddr, wish: Wish, key: Arc<dyn ResolvesClientCert>) -> Self {
         let version = match wish.version {
             "1.2" => &rustls::version::TLS12,
             _ => &rustls::version::TLS13,
         };
-        // With the others behind: see [`Wish::groups`].
+        // The other groups follow: see [`Wish::groups`].
         let groups: [&'static dyn SupportedKxGroup; 3] = match wish.group {
             "P-256" => [SECP256R1, SECP384R1, X25519],
             _ => [X25519, SECP256R1, SECP384R1],
@@ -192,31 +193,31 @@ impl Handshake {
         }
     }
 
-    /// The same for another name than `localhost`: a DNS name, or an address, with which no name is
-    /// sent.
+    /// The same client for another name than `localhost`: a DNS name, or an address, with which no
+    /// name is sent.
     #[must_use]
     pub fn asking_for(self, name: &'static str) -> Self {
         Self { name: ServerName::try_from(name).expect("a name"), ..self }
     }
 
-    /// The same from far away: every flight but the first takes so long to arrive.
+    /// The same client from far away: every flight except the first takes this long to arrive.
     #[must_use]
     pub fn from_far(self, distance: Duration) -> Self {
         Self { distance, ..self }
     }
 
-    /// Connects, shakes hands, and gets an answer to a request, which must be a good one.
+    /// Connects, makes the handshake, and gets the answer to a request, which must be a success.
     ///
     /// # Errors
-    /// Whatever went wrong on the way.
+    /// The first error on the way.
     pub fn make(&self) -> io::Result<ProtocolVersion> {
         self.converse()?.protocol_version().ok_or_else(|| io::Error::other("no version"))
     }
 
-    /// As [`Handshake::make`], for the certificate of the server.
+    /// Like [`Handshake::make`], for the certificate of the server.
     ///
     /// # Errors
-    /// Whatever went wrong on the way.
+    /// The first error on the way.
     pub fn certificate(&self) -> io::Result<CertificateDer<'static>> {
         let connection = self.converse()?;
         let certificate = connection.peer_certificates().and_then(|chain| chain.first());
@@ -257,7 +258,7 @@ impl ResolvesClientCert for NoCertificate {
     }
 }
 
-/// A connection on which what is written comes late.
+/// A connection whose bytes arrive late.
 struct Link<'a> {
     socket: &'a mut TcpStream,
     distance: Duration,
@@ -283,21 +284,21 @@ impl Write for Link<'_> {
     }
 }
 
-/// Threads that make handshakes one after the other until they are told to stop.
+/// Threads that make one handshake after the other until [`Load::stop`].
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vec<Attempt>>>,
 }
 
-/// One handshake of a load.
+/// A handshake of a load.
 #[derive(Debug)]
 pub struct Attempt {
-    /// When it began.
+    /// Beginning of the handshake.
     pub began: Instant,
-    /// When it ended.
+    /// End of the handshake.
     pub ended: Instant,
-    /// How.
+    /// Result of the handshake.
     pub result: io::Result<()>,
 }
 
@@ -314,7 +315,7 @@ impl Load {
                         let began = Instant::now();
                         let result = handshake.make().map(drop);
                         if result.is_err() {
-                            // A refused client comes again; it does not spin.
+                            // A refused client comes again, after a pause.
                             std::thread::sleep(Duration::from_millis(1));
                         }
                         attempts.push(Attempt { began, ended: Instant::now(), result });

@@ -24,7 +24,7 @@ use crate::{Backend, OpenSsl, UnitServer, Units, built, scratch};
 
 /// A daemon with a state, a runtime directory and a configuration of its own.
 ///
-/// Its fields are dropped in this order: the daemon ends before the unit that it uses, and the
+/// Fields are dropped in this order: the daemon ends before the unit that it uses, and the
 /// directory last.
 #[derive(Debug)]
 pub struct Daemon {
@@ -34,7 +34,7 @@ pub struct Daemon {
     /// The peers' socket, where the daemon does not bind it itself.
     socket: Option<UnixListener>,
     backend: Backend,
-    /// The section of the backend, where there is one: a part of every configuration.
+    /// The section of the backend, if there is one: a part of every configuration.
     section: String,
     /// More variables of the environment.
     environment: Vec<(String, PathBuf)>,
@@ -44,20 +44,20 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one in which the users that servers run as may use every key as TLS servers.
+    /// Starts a daemon whose grants let the users of servers use every key as TLS servers.
     pub fn start() -> Self {
         Self::start_on(Backend::Embedded)
     }
 
-    /// As [`Daemon::start`], with more lines at the end of the configuration.
+    /// Like [`Daemon::start`], with more lines at the end of the configuration.
     pub fn start_with(configuration: &str) -> Self {
         let mut daemon = Self::prepare(configuration);
         daemon.resume();
         daemon
     }
 
-    /// As [`Daemon::start`], on a backend: a remote unit is started too, and stays there as long as
-    /// this value.
+    /// Like [`Daemon::start`], on a backend. A remote unit is started too, and ends with this
+    /// value.
     pub fn start_on(backend: Backend) -> Self {
         let mut daemon = Self::prepare_on(backend, "");
         daemon.resume();
@@ -69,7 +69,7 @@ impl Daemon {
         Self::prepare_on(Backend::Embedded, configuration)
     }
 
-    /// As [`Daemon::prepare`], on a backend, whose remote unit runs already.
+    /// Like [`Daemon::prepare`], on a backend, whose remote unit runs already.
     pub fn prepare_on(backend: Backend, configuration: &str) -> Self {
         let directory = scratch();
         let (unit, section) = match backend {
@@ -84,19 +84,19 @@ impl Daemon {
         Self::assemble(directory, backend, unit, section, configuration)
     }
 
-    /// A daemon that runs, and whose unit takes so long for each call.
+    /// A running daemon whose unit takes this long for each call.
     pub fn start_slow(latency: &str) -> Self {
         let mut daemon = Self::prepare_slow(latency);
         daemon.resume();
         daemon
     }
 
-    /// The same, not started yet.
+    /// The daemon of [`Daemon::start_slow`], not started yet.
     pub fn prepare_slow(latency: &str) -> Self {
         Self::prepare_slow_with(latency, "in-flight = 256\n")
     }
 
-    /// The same with these settings of the backend.
+    /// The daemon of [`Daemon::start_slow`], with these settings of the backend.
     pub fn prepare_slow_with(latency: &str, settings: &str) -> Self {
         let directory = scratch();
         let units = Units::new(&directory.path().join("units"));
@@ -105,7 +105,7 @@ impl Daemon {
         Self::assemble(directory, Backend::Grep11, Some(unit), section, "")
     }
 
-    /// As [`Daemon::prepare`], with its keys in units that the test starts and stops; see
+    /// Like [`Daemon::prepare`], with its keys in units that the test starts and stops; see
     /// [`Units::section`].
     pub fn prepare_for_units(section: String, configuration: &str) -> Self {
         Self::assemble(scratch(), Backend::Grep11, None, section, configuration)
@@ -136,13 +136,13 @@ impl Daemon {
         daemon
     }
 
-    /// Gives each daemon that is started from now on a variable of the environment.
+    /// Sets an environment variable of each daemon that is started from now on.
     pub fn set_variable(&mut self, name: &str, path: PathBuf) {
         self.environment.push((name.to_owned(), path));
     }
 
-    /// Has each daemon that is started from now on run by another program, which is given its
-    /// command: a debugger, for example.
+    /// Runs each daemon that is started from now on under another program, which gets the command:
+    /// a debugger, for example.
     pub fn run_by(&mut self, runner: Vec<String>) {
         self.runner = runner;
     }
@@ -167,7 +167,7 @@ impl Daemon {
         self.socket = Some(listener);
     }
 
-    /// Starts the daemon on what is there, and waits until it says that it is ready.
+    /// Starts the daemon on its state so far, and waits until it is ready.
     pub fn resume(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let notify = self.path("notify.sock");
@@ -195,7 +195,7 @@ impl Daemon {
         loop {
             let got = match ready.recv(&mut message) {
                 Ok(got) => got,
-                // As when the processes of a machine are stopped and go on (signal(7)).
+                // Like a machine whose processes are stopped and go on (signal(7)).
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => panic!("not ready, {error}:\n{}", self.log()),
             };
@@ -206,21 +206,21 @@ impl Daemon {
         self.process = Some(process);
     }
 
-    /// Kills it as a crash would.
+    /// Kills the daemon, like a crash.
     pub fn kill(&mut self) {
         let mut process = self.process.take().expect("a running daemon");
         process.signal(Signal::KILL);
         process.wait();
     }
 
-    /// Ends it as an operator would, and waits for that.
+    /// Ends the daemon as an operator does, and waits for the end.
     pub fn stop(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("a running daemon");
         process.signal(Signal::TERM);
         process.wait()
     }
 
-    /// Has it read its configuration again, and waits for that.
+    /// Makes the daemon read its configuration again, and waits for that.
     pub fn reload(&self) {
         let reloaded = || self.logged(&["configuration reloaded"]);
         let before = reloaded();
@@ -228,7 +228,7 @@ impl Daemon {
         tool::wait_for("a reload", || (reloaded() > before).then_some(()));
     }
 
-    /// Has it become the program that is there now, and waits for that.
+    /// Makes the daemon replace itself by the program in its place now, and waits for that.
     pub fn upgrade(&self) {
         let ready = || self.logged(&[" ready version="]);
         let before = ready();
@@ -236,8 +236,8 @@ impl Daemon {
         tool::wait_for("an upgrade", || (ready() > before).then_some(()));
     }
 
-    /// Every request that came over the peers' socket was the one signature of a handshake, and
-    /// there were so many.
+    /// Asserts that there were this many requests over the peers' socket, each the only signature
+    /// of a handshake.
     pub fn assert_one_request_each(&self, handshakes: usize) {
         let signatures = self.logged(&["outcome=done", "purpose=tls1"]);
         assert_eq!(signatures, handshakes, "{}", self.log());
@@ -249,17 +249,17 @@ impl Daemon {
         self.process.as_ref().expect("a running daemon").id()
     }
 
-    /// The remote unit that was started for it.
+    /// The remote unit that was started for the daemon.
     pub fn unit(&self) -> Option<&UnitServer> {
         self.unit.as_ref()
     }
 
-    /// A path in its directory.
+    /// A path in the daemon's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// Directory of this daemon.
+    /// The daemon's directory.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -274,7 +274,7 @@ impl Daemon {
         fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
     }
 
-    /// How many lines of the log contain all of `words`.
+    /// Number of lines of the log that contain all of `words`.
     pub fn logged(&self, words: &[&str]) -> usize {
         self.log().lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
     }
@@ -296,14 +296,14 @@ impl Daemon {
         command
     }
 
-    /// Status that the daemon reports over the administrators' socket.
+    /// The daemon's status, from the administrators' socket.
     pub fn status(&self) -> serde_json::Value {
         let (status, text) = self.get("/v1/status");
         assert_eq!(status, 200, "{text}");
         serde_json::from_str(&text).expect("JSON")
     }
 
-    /// The sum of what a metric says under all sets of labels that have each of `labels`, as in
+    /// The sum of a metric over all sets of labels that have each of `labels`, as in
     /// `phase="unit"`.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let (_, page) = self.get("/metrics");
@@ -315,7 +315,7 @@ impl Daemon {
         values.sum()
     }
 
-    /// Gets something over the administrators' socket: the status of HTTP and the body.
+    /// Makes a GET request on the administrators' socket. Returns the status of HTTP and the body.
     pub fn get(&self, path: &str) -> (u16, String) {
         let answer = tool::succeed(
             self.curl().args(["--write-out", "\n%{http_code}"]).arg(format!("http://localhost{path}")),
@@ -349,13 +349,13 @@ impl Daemon {
         tool::succeed(&mut self.new_key(&["generate", label, "--type", key_type, "--use", usage]));
     }
 
-    /// Imports a plain key for TLS servers, and returns its file. All keys of a type are the same
-    /// one here.
+    /// Imports a plain key for TLS servers, and returns its file. Every import of a type has the
+    /// same key.
     pub fn import(&self, label: &str, key_type: &str) -> PathBuf {
         self.import_with(label, key_type, &[])
     }
 
-    /// As [`Daemon::import`], for one use.
+    /// Like [`Daemon::import`], for one use.
     pub fn import_for(&self, label: &str, key_type: &str, usage: &str) -> PathBuf {
         self.import_with(label, key_type, &["--use", usage])
     }
@@ -377,14 +377,13 @@ impl Daemon {
         path
     }
 
-    /// This daemon, as programs on rustls know it.
+    /// This daemon for programs on rustls.
     pub fn for_rustls(&self) -> keyward_rustls::Keyward {
         let socket = self.socket();
         keyward_rustls::Keyward::at(socket.to_str().expect("a path in UTF-8")).expect("a socket")
     }
 
-    /// A key of this daemon with its certificates, by the files of a site, as programs on rustls
-    /// take it.
+    /// A key of this daemon with its certificates for programs on rustls, from the files of a site.
     pub fn key_for_rustls(&self, site: &Site) -> Arc<SingleCertAndKey> {
         let certificates = CertificateDer::pem_file_iter(&site.certificate).expect("certificates");
         let certificates = certificates.collect::<Result<_, _>>().expect("certificates");
@@ -397,10 +396,10 @@ impl Daemon {
         self.openssl_conf_of(OpenSsl::System)
     }
 
-    /// The same for an OpenSSL; those of one major version share it.
+    /// The openssl.cnf for an OpenSSL. Versions with the same major number share the file.
     pub fn openssl_conf_of(&self, openssl: OpenSsl) -> PathBuf {
         let path = self.path(&format!("openssl-{}.cnf", openssl.major()));
-        // Written once: a program that was started before may be reading it.
+        // Written once, because a program that was started before may be reading the file.
         if !path.exists() {
             let shipped = include_str!("../../conf/openssl.cnf");
             let text = self.settings_of_provider(openssl).iter().fold(
@@ -427,9 +426,10 @@ impl Daemon {
         )
     }
 
-    /// Values of module and socket in the shipped openssl.cnf, and the values for this daemon.
+    /// The lines of the shipped openssl.cnf about module and socket, and the lines for this
+    /// daemon.
     fn settings_of_provider(&self, openssl: OpenSsl) -> [[String; 2]; 2] {
-        // Copied, so that users of servers can reach it wherever the build lies.
+        // A copy, which the users of servers can reach wherever the build is.
         let module = self.path(if openssl.major() == 3 { "keyward.so" } else { "keyward-4.so" });
         if !module.exists() {
             fs::copy(openssl.provider(), &module).expect("the provider");

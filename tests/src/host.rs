@@ -1,5 +1,4 @@
-//! The program `tests/host/host.c`, which uses OpenSSL like a server, in ordinary
-//! and in unusual situations.
+//! `tests/host/host.c`: a program that uses OpenSSL as servers do in trouble.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use crate::tool::succeed;
 /// The program in one of its modes, on a key.
 #[derive(Debug)]
 pub struct Host {
-    /// The command that runs the program.
+    /// Command that runs the program.
     pub command: Command,
 }
 
@@ -23,8 +22,8 @@ pub struct Host {
 pub type Results = BTreeMap<String, f64>;
 
 impl Host {
-    /// The program on an OpenSSL, with the provider for a daemon. The program is linked with the
-    /// OpenSSL of the system if that has the same major version.
+    /// The program on an OpenSSL, linked with the system's OpenSSL if that has the same major
+    /// version, and with the provider for a daemon.
     pub fn new(daemon: &Daemon, openssl: OpenSsl) -> Self {
         let mut words = vec!["-lssl".to_owned(), "-lcrypto".to_owned()];
         let name = match (openssl.major(), openssl.home()) {
@@ -41,8 +40,7 @@ impl Host {
         Self { command }
     }
 
-    /// The program with a statically linked OpenSSL. The provider loads the OpenSSL of the system,
-    /// too.
+    /// The program with an OpenSSL of its own inside; the provider loads the system's OpenSSL.
     pub fn with_static_openssl(daemon: &Daemon) -> Self {
         let words = ["-l:libssl.a", "-l:libcrypto.a", "-ldl"].map(str::to_owned);
         let mut command = Command::new(program("static-host", &words));
@@ -50,7 +48,7 @@ impl Host {
         Self { command }
     }
 
-    /// Sets mode, certificate, key, and the number of repetitions.
+    /// Sets the mode, the certificate, the key and the number of rounds.
     #[must_use]
     pub fn mode(mut self, mode: &str, certificate: &Path, key: &Path, number: u32) -> Self {
         self.command.arg(mode).arg(certificate).arg(key).arg(number.to_string());
@@ -64,7 +62,7 @@ impl Host {
         self
     }
 
-    /// Lets another program run the command, for example a debugger.
+    /// Runs the program under another program, which gets the command: a debugger, for example.
     pub fn run_by(&mut self, runner: &[String]) {
         let host = std::mem::replace(&mut self.command, Command::new(&runner[0]));
         self.command.args(&runner[1..]).arg(host.get_program()).args(host.get_args());

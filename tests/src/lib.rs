@@ -1,11 +1,10 @@
-//! Parts that the end-to-end tests and benchmarks share: a daemon, a small PKI, the real servers,
+//! Common parts of the end-to-end tests and benchmarks: a daemon, a small PKI, the real servers,
 //! and clients.
 //!
-//! Everything runs on loopback in a directory of its own, and ends with the value that stands for
-//! it.
+//! Everything runs on loopback in a directory of its own, and ends when its value is dropped.
 
 #![forbid(unsafe_code)]
-// A test that cannot set up its scene has nothing better to do than to stop.
+// A test that cannot set up its scene stops.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod attacker;
@@ -50,7 +49,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 pub const KEY_TYPES: [&str; 8] =
     ["p256", "p384", "p521", "ed25519", "rsa2048", "rsa3072", "rsa4096", "rsa-pss2048"];
 
-/// Key types that OpenSSL knows since 3.5.
+/// The key types that OpenSSL knows since 3.5.
 pub const ML_DSA: [&str; 3] = ["ml-dsa-44", "ml-dsa-65", "ml-dsa-87"];
 
 /// A directory for one test that other users may enter, removed at its end.
@@ -72,7 +71,7 @@ pub fn free_port() -> u16 {
     ports.by_ref().take(1000).find(free).expect("a free port")
 }
 
-/// Whether the tests run as root. For tests that do the same either way, with other users as root.
+/// True if the tests run as root, and so can act as other users.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

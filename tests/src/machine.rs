@@ -28,11 +28,11 @@ pub fn run_in_copy(script: &str) -> Option<Output> {
     Some(output)
 }
 
-/// How the script ends that makes the copy, if it cannot.
+/// Exit status of the script if it cannot make the copy.
 const NO_COPY: i32 = 93;
 
-/// Script that makes the copy. An overlay of the root has none of the other file systems, so the
-/// script adds the ones that matter.
+/// A copy of the root has no other file systems in it, so the file systems that matter are
+/// added.
 const COPY: &str = r#"
 set -eu
 trap 'exit 93' EXIT

@@ -3,12 +3,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-/// How often each of some byte strings stands in the memory that a process may write to, in either
+/// Number of copies of each byte string in the memory that a process may write to, in either
 /// order of its bytes: a number may be kept with its lowest byte first. Only root may look. Each
 /// has at least two bytes.
 pub fn count(process: u32, wanted: &[&[u8]]) -> Vec<usize> {
     let reversed: Vec<Vec<u8>> = wanted.iter().map(|bytes| bytes.iter().rev().copied().collect()).collect();
-    // By their first two bytes, so that memory is gone through once whatever their number.
+    // Grouped by the first two bytes, so the memory is searched once for any number of byte
+    // strings.
     let mut by_start = vec![Vec::new(); 1 << 16];
     for (number, bytes) in wanted.iter().copied().enumerate() {
         for bytes in [bytes, &reversed[number]] {
@@ -26,7 +27,7 @@ pub fn count(process: u32, wanted: &[&[u8]]) -> Vec<usize> {
         let (start_of, end) = range.split_once('-').unwrap();
         let [start_of, end] = [start_of, end].map(|address| u64::from_str_radix(address, 16).unwrap());
         let mut bytes = vec![0; usize::try_from(end - start_of).unwrap()];
-        // Some of what is mapped cannot be read.
+        // Some mapped memory cannot be read.
         let Ok(read) = memory.read_at(&mut bytes, start_of) else { continue };
         for place in 0..read.saturating_sub(1) {
             let here = &bytes[place..read];

@@ -8,35 +8,35 @@ use crate::{KEY_TYPES, ML_DSA, built, target};
 /// An OpenSSL.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OpenSsl {
-    /// That of the system, with all programs that use it.
+    /// The OpenSSL of the system, which all programs use.
     System,
-    /// 3.5, which `tests/openssl/build` has built.
+    /// OpenSSL 3.5, built by `tests/openssl/build`.
     V3_5,
-    /// 4.0, which needs a provider of its own, since its libraries have other names: `make
+    /// OpenSSL 4.0, whose libraries have other names, so it needs a provider of its own: `make
     /// test-openssl-4`.
     V4_0,
 }
 
 impl OpenSsl {
-    /// Versions on which every test of the provider itself runs.
+    /// The versions that every test of the provider itself runs on.
     #[cfg(not(feature = "openssl-4"))]
     pub const ALL: [Self; 2] = [Self::System, Self::V3_5];
-    /// Versions on which every test of the provider itself runs.
+    /// The versions that every test of the provider itself runs on.
     #[cfg(feature = "openssl-4")]
     pub const ALL: [Self; 3] = [Self::System, Self::V3_5, Self::V4_0];
 
-    /// The key types that it knows.
+    /// The key types that this version knows.
     pub fn key_types(self) -> impl Iterator<Item = &'static str> {
         let newer = if self == Self::System { &[][..] } else { &ML_DSA };
         KEY_TYPES.iter().chain(newer).copied()
     }
 
-    /// The versions of [`Self::ALL`] that know a key type.
+    /// The versions in [`Self::ALL`] that know a key type.
     pub fn that_know(key_type: &str) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(move |openssl| openssl.key_types().any(|known| known == key_type))
     }
 
-    /// The openssl program of this version, with arguments. It needs no configuration.
+    /// The openssl program of this version, with arguments and without a configuration.
     pub fn program(self, words: &[&str]) -> Command {
         let name = self.home().map_or_else(|| "openssl".into(), |home| home.join("bin/openssl"));
         let mut command = Command::new(name);
@@ -45,14 +45,14 @@ impl OpenSsl {
         command
     }
 
-    /// Has a program use this one, whatever it was linked with.
+    /// Makes a program use this version, whatever version it was linked with.
     pub fn load_into(self, command: &mut Command) {
         if let Some(home) = self.home() {
             command.env("LD_LIBRARY_PATH", home.join("lib"));
         }
     }
 
-    /// The provider for it.
+    /// The provider for this version.
     pub fn provider(self) -> PathBuf {
         match self {
             Self::System | Self::V3_5 => built("libkeyward_openssl.so"),
@@ -60,7 +60,7 @@ impl OpenSsl {
         }
     }
 
-    /// The major version, by which its libraries are named.
+    /// The major version, which is in the names of the libraries.
     pub fn major(self) -> u8 {
         match self {
             Self::System | Self::V3_5 => 3,
@@ -68,7 +68,7 @@ impl OpenSsl {
         }
     }
 
-    /// Directory with `lib` and `include`; `None` for the system's OpenSSL.
+    /// The directory with `lib` and `include`; `None` for the system's OpenSSL.
     pub fn home(self) -> Option<PathBuf> {
         let version = match self {
             Self::System => return None,

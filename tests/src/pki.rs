@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::tool::succeed;
 use crate::{Daemon, KEY_TYPES, OpenSsl};
 
-/// An authority with a plain key file; what it certifies is held elsewhere.
+/// An authority with a plain key file. The keys that it certifies are elsewhere.
 #[derive(Debug)]
 pub struct Pki {
     directory: PathBuf,
@@ -54,8 +54,8 @@ impl Pki {
         self.certify_with(OpenSsl::System, daemon, reference)
     }
 
-    /// As [`Pki::certify`], with the programs of a version of OpenSSL, which must know the type of
-    /// the key.
+    /// Like [`Pki::certify`], with the programs of a version of OpenSSL, which must know the type
+    /// of the key.
     pub fn certify_with(&self, openssl: OpenSsl, daemon: &Daemon, reference: &Path) -> PathBuf {
         let public = reference.with_extension("pub");
         let mut pkey = daemon.openssl_of(openssl, &["pkey", "-pubout", "-in"]);
@@ -63,7 +63,7 @@ impl Pki {
         self.certify_public_with(openssl, &public)
     }
 
-    /// As [`Pki::certify`], for a DNS name, valid for so many days.
+    /// Like [`Pki::certify`], for a DNS name, valid for this many days.
     pub fn certify_as(&self, daemon: &Daemon, reference: &Path, name: &str, days: i32) -> PathBuf {
         let extensions = self.path("name.ext");
         fs::write(&extensions, format!("subjectAltName=DNS:{name}\n")).expect("extensions");
@@ -72,14 +72,14 @@ impl Pki {
         self.certified(OpenSsl::System, &public, name, &extensions, days)
     }
 
-    /// Certifies a public key in PEM with these extensions, for so many days.
+    /// Certifies a public key in PEM with these extensions, for this many days.
     pub fn certify_with_extensions(&self, public: &Path, extensions: &str, days: i32) -> PathBuf {
         let file = self.path("other.ext");
         fs::write(&file, extensions).expect("extensions");
         self.certified(OpenSsl::System, public, "localhost", &file, days)
     }
 
-    /// Another certificate of the authority, valid for so many days.
+    /// Another certificate of the authority, valid for this many days.
     pub fn renewed_ca(&self, days: i32) -> PathBuf {
         let (renewed, extensions) = (self.path("renewed.pem"), self.path("ca.ext"));
         fs::write(&extensions, "basicConstraints=critical,CA:true\n").expect("extensions");
@@ -155,8 +155,8 @@ impl Pki {
     }
 }
 
-/// A plain private key of one of [`KEY_TYPES`], in PEM. It is made once in a process: RSA takes its
-/// time.
+/// A plain private key of one of [`KEY_TYPES`], in PEM. Each process makes it once, because RSA
+/// keys take long.
 pub fn plain_key(key_type: &str) -> &'static str {
     static MADE: [OnceLock<String>; KEY_TYPES.len()] = [const { OnceLock::new() }; KEY_TYPES.len()];
     let number = KEY_TYPES.iter().position(|known| *known == key_type).expect("a known key type");

@@ -25,7 +25,7 @@ pub struct Signers {
     threads: Vec<JoinHandle<Vec<Signed>>>,
 }
 
-/// One request of a load.
+/// A request of a load.
 #[derive(Clone, Debug)]
 pub struct Signed {
     number: u64,
@@ -47,7 +47,7 @@ impl Signed {
 /// Why there is no signature.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
-    /// Error of the client, as a server would log it.
+    /// Text of the client, as a server would log it.
     pub text: String,
     /// How the daemon refused, if that is what happened.
     pub outcome: Option<Outcome>,
@@ -129,19 +129,18 @@ impl Drop for Signers {
     }
 }
 
-/// Requests that were due in a time, in the order of [`Signers::stop`].
+/// The requests that were due in a time, from requests in the order of [`Signers::stop`].
 pub fn due_within(signed: &[Signed], time: Range<Instant>) -> &[Signed] {
     let before = |end: Instant| signed.partition_point(|signed| signed.due < end);
     &signed[before(time.start)..before(time.end)]
 }
 
-/// Requests that failed.
+/// The requests that failed.
 pub fn failures(signed: &[Signed]) -> Vec<&Signed> {
     signed.iter().filter(|signed| signed.outcome.is_err()).collect()
 }
 
-/// The latency that a share of the signatures did not exceed: 0.99 for the 99th percentile.
-/// Failures do not count.
+/// The latency at a percentile of the signatures: 0.99 for the 99th. Failures do not count.
 ///
 /// # Panics
 /// If there is no signature.
@@ -153,32 +152,32 @@ pub fn percentile(signed: &[Signed], share: f64) -> Duration {
     *latencies.get(rank.saturating_sub(1)).expect("a signature")
 }
 
-/// State that the threads of a load share.
+/// Common state of the threads of a load.
 #[derive(Debug)]
 struct Plan {
     client: Client,
     reference: Reference,
     scheme: Scheme,
     algorithm: &'static dyn VerificationAlgorithm,
-    /// When the first request is due.
+    /// Moment at which the first request is due.
     start: Instant,
     /// Requests per second.
     rate: f64,
     /// The number of the next request that a thread takes.
     next: AtomicU64,
-    /// How many signatures came.
+    /// Number of signatures so far.
     signed: AtomicU64,
-    /// When the load ended: requests due later are not made.
+    /// End of the load: requests due later are not made.
     end: Mutex<Option<Instant>>,
     ended: Condvar,
 }
 
-/// Next step for a request after a wait.
+/// Decision about a request after waiting for it.
 enum Turn {
     Sign,
-    /// It was due before the load ended, too long ago.
+    /// The request was due before the load ended, too long ago.
     Late,
-    /// It would be due after the load ended.
+    /// The request would be due after the load ended.
     Over,
 }
 
@@ -234,13 +233,14 @@ impl Plan {
     }
 }
 
-/// Message that a TLS 1.3 server signs (RFC 8446, 4.4.3), with a number for the transcript hash.
+/// The message that a server signs in TLS 1.3 (RFC 8446, 4.4.3), with a number for the transcript
+/// hash.
 fn certificate_verify(number: u64) -> Vec<u8> {
     let (padding, context) = ([b' '; 64], b"TLS 1.3, server CertificateVerify\0");
     [&padding[..], context, &[0; 24], &number.to_be_bytes()].concat()
 }
 
-/// How to check signatures of a scheme (RFC 8446, 4.2.3).
+/// Algorithm that verifies signatures of a scheme (RFC 8446, 4.2.3).
 fn algorithm(scheme: Scheme) -> &'static dyn VerificationAlgorithm {
     match scheme {
         Scheme::EcdsaSecp256r1Sha256 => &signature::ECDSA_P256_SHA256_ASN1,
@@ -254,10 +254,10 @@ fn algorithm(scheme: Scheme) -> &'static dyn VerificationAlgorithm {
     }
 }
 
-/// Enough for the threads to be there when the first request is due.
+/// Time that the threads need before the first request is due.
 const LEAD: Duration = Duration::from_millis(5);
 
-/// How long requests that wait for a thread are made still when the load ends.
+/// Time after the end of the load in which waiting requests are still made.
 const GRACE: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
@@ -288,7 +288,7 @@ mod tests {
             assert!(apart.abs_diff(Duration::from_millis(5)) < Duration::from_micros(1), "{apart:?}");
             assert_eq!(pair[1].number as usize, number + 1);
         }
-        // Half of them were answered before the next one was due.
+        // Half of the requests were answered before the next request was due.
         assert!(percentile(&signed, 0.5) < Duration::from_millis(5), "{:?}", percentile(&signed, 0.5));
         assert_eq!(daemon.logged(&["outcome=done", "purpose=tls13-server"]), signed.len());
     }
@@ -355,11 +355,11 @@ mod tests {
         signers.let_sign(20);
         let (stall, rest) = (Duration::from_millis(200), Duration::from_millis(50));
         kill_process(pid, Signal::STOP).unwrap();
-        // The signal may take its time to get through.
+        // The signal may arrive late.
         let stalled = Instant::now() + rest / 10;
         signers.let_run(stall);
         kill_process(pid, Signal::CONT).unwrap();
-        // All that have waited, and more.
+        // All requests that have waited, and more.
         signers.let_sign(60);
         let signed = signers.stop();
         assert!(failures(&signed).is_empty(), "{:?}", failures(&signed)[0]);

@@ -28,7 +28,7 @@ pub fn fail(command: &mut Command) -> (ExitStatus, String) {
     (output.status, stderr(&output))
 }
 
-/// The same command, run as another user, of whose groups it keeps none but the first.
+/// The same command, run as another user, with only the first group of that user.
 pub fn as_user(user: &str, command: &Command) -> Command {
     let mut other = Command::new("setpriv");
     other.args(["--reuid", user, "--regid", user, "--clear-groups", "--"]);
@@ -75,7 +75,7 @@ impl Process {
         Self::start_with(command, Stdio::null(), log)
     }
 
-    /// As [`Process::start`], with something to read.
+    /// Like [`Process::start`], with input.
     pub fn start_with(command: &mut Command, input: Stdio, log: &Path) -> Self {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
         let errors = log.try_clone().expect("a second handle");
@@ -84,7 +84,7 @@ impl Process {
         Self { child, name: format!("{command:?}") }
     }
 
-    /// The process id.
+    /// Process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -95,7 +95,7 @@ impl Process {
         kill_process(pid, signal).unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
     }
 
-    /// Whether it runs still.
+    /// True while the process runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("wait").is_none()
     }

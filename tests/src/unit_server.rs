@@ -37,7 +37,7 @@ impl UnitServer {
         Self { process, log, port }
     }
 
-    /// The command that starts one, but for transport and master key.
+    /// The command that starts a unit, without transport and master key.
     pub fn command(listen: &str) -> Command {
         let mut command = Command::new(built("keyward"));
         command.args(["unit", "serve", "--listen", listen]);
@@ -66,7 +66,7 @@ impl UnitServer {
         wkid.expect("a line that names the master key").to_owned()
     }
 
-    /// Log of the server.
+    /// Log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("a log")
     }
@@ -84,13 +84,13 @@ impl UnitServer {
         self.process.signal(signal);
     }
 
-    /// Kills it as a crash would.
+    /// Kills the daemon, like a crash.
     pub fn kill(&mut self) {
         self.process.signal(Signal::KILL);
         self.process.wait();
     }
 
-    /// Ends it as an operator would, and waits for that.
+    /// Ends the daemon as an operator does, and waits for the end.
     pub fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::TERM);
         self.process.wait()

@@ -1,5 +1,4 @@
-//! A client and a server that authenticate each other by certificates: `mutual_tls SERVER_LABEL
-//! CLIENT_LABEL CA_FILE`.
+//! A client and a server with certificates: `mutual_tls SERVER_LABEL CLIENT_LABEL CA_FILE`.
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 //! CLIENT_CA)...`.
 //!
 //! KEY is a reference to a key of the daemon or a private key; CLIENT_CA is who must have certified
-//! the clients, or `-`. It serves one page over HTTP/1.1, and says on standard error why a
+//! the clients, or `-`. The server has one page over HTTP/1.1, and says on standard error why a
 //! handshake failed.
 
 use std::convert::Infallible;
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
     })
 }
 
-/// Who makes the handshakes of a site: with a plain key what everybody would take.
+/// Acceptor of a site: for a plain key the usual acceptor of tokio-rustls.
 #[derive(Clone)]
 enum Site {
     Keyward(Acceptor),

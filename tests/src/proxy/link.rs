@@ -16,27 +16,27 @@ use super::Fault;
 #[derive(Debug)]
 pub(super) struct Link {
     client: TcpStream,
-    /// `None` where there is nobody, of which the client learns nothing.
+    /// `None` if there is no server, which the client does not learn.
     upstream: Option<TcpStream>,
     to_client: Pipe,
     to_upstream: Pipe,
-    /// Bytes were lost, so that those to come would make no sense.
+    /// True after bytes were lost: later bytes would make no sense.
     silent: bool,
 }
 
-/// Next step for a [`Link`].
+/// Fate of a [`Link`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Fate {
-    /// It goes on.
+    /// The link goes on.
     Alive,
-    /// Both sides have ended it.
+    /// Both sides have ended the link.
     Over,
-    /// One side broke it, so the other one is to be reset.
+    /// One side broke the link, so the other side must be reset.
     Broken,
 }
 
 impl Link {
-    /// Connects a client with a server; resets it if that is not there. Whether it is may turn out
+    /// Connects a client with a server, and resets the client if there is no server, which may show
     /// later.
     pub(super) fn open(client: TcpStream, upstream: SocketAddr) -> Option<Self> {
         let family = if upstream.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -55,14 +55,14 @@ impl Link {
         }
     }
 
-    /// Takes in a client that will never hear anything.
+    /// Accepts a client that never gets an answer.
     pub(super) fn silent(client: TcpStream) -> Option<Self> {
         Some(Self { silent: true, ..Self::new(client, None)? })
     }
 
     fn new(client: TcpStream, upstream: Option<TcpStream>) -> Option<Self> {
         for socket in [Some(&client), upstream.as_ref()].into_iter().flatten() {
-            // Fails for one that is gone already.
+            // Fails if the client is gone already.
             socket.set_nonblocking(true).and_then(|()| socket.set_nodelay(true)).ok()?;
         }
         Some(Self {
@@ -74,7 +74,7 @@ impl Link {
         })
     }
 
-    /// Moves what can be moved.
+    /// Moves all bytes that can move.
     pub(super) fn serve(&mut self, fault: Fault) -> Fate {
         if !self.silent {
             match self.move_bytes(fault) {
@@ -89,7 +89,7 @@ impl Link {
     fn move_bytes(&mut self, fault: Fault) -> io::Result<()> {
         let Some(upstream) = &mut self.upstream else { return Ok(()) };
         if fault == Fault::Drop {
-            // Whatever comes now is lost, be it an end or an error.
+            // Everything that comes now is lost, even an end or an error.
             self.silent = (!self.to_upstream.ending && readable(&self.client))
                 || (!self.to_client.ending && readable(upstream));
             return Ok(());
@@ -114,7 +114,7 @@ impl Link {
         if ended(&mut self.client) { Fate::Over } else { Fate::Alive }
     }
 
-    /// Drops the bytes that are in the proxy now, so they never arrive.
+    /// Drops the bytes that are in the proxy now.
     pub(super) fn lose_what_is_under_way(&mut self) {
         self.silent |= !self.to_client.chunks.is_empty() || !self.to_upstream.chunks.is_empty();
     }
@@ -139,25 +139,25 @@ impl Link {
         [Some(client), upstream].into_iter().flatten()
     }
 
-    /// When the next chunk is due that is not due yet.
+    /// Moment at which the next chunk is due.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         let due = self.to_client.chunks.front()?.due;
         Some(due).filter(|due| !self.silent && *due > now)
     }
 }
 
-/// Has the connection end by a reset when it is closed.
+/// Makes the connection end with a reset when it is closed.
 pub(super) fn reset(socket: &TcpStream) {
-    // socket(7), tcp(7): what is left unsent is discarded, and the other side told so.
+    // socket(7), tcp(7): unsent bytes are discarded, and the other side gets a reset.
     let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
 
-/// Whether bytes, an end, or an error wait to be read.
+/// True if bytes, an end, or an error wait to be read.
 fn readable(socket: &TcpStream) -> bool {
     !socket.peek(&mut [0]).is_err_and(|error| is_for_later(&error))
 }
 
-/// Reads and forgets; returns whether nothing more can come.
+/// Reads and discards; returns true if nothing more can come.
 fn ended(socket: &mut TcpStream) -> bool {
     match socket.read(&mut [0; CHUNK]) {
         Ok(got) => got == 0,
@@ -169,7 +169,7 @@ fn ended(socket: &mut TcpStream) -> bool {
 #[derive(Debug, Default)]
 struct Pipe {
     chunks: VecDeque<Chunk>,
-    /// How many bytes these are.
+    /// Number of the bytes.
     bytes: usize,
     /// The end has been read.
     ending: bool,
@@ -183,7 +183,7 @@ struct Chunk {
 }
 
 impl Pipe {
-    /// Reads a chunk if there is one, has something done to it, and keeps it until it is due.
+    /// Reads a chunk if there is one, applies a change, and keeps the chunk until it is due.
     fn fill(
         &mut self,
         from: &mut TcpStream,
@@ -209,7 +209,7 @@ impl Pipe {
         Ok(())
     }
 
-    /// Writes what is due.
+    /// Writes the chunks that are due.
     fn empty(&mut self, to: &mut TcpStream) -> io::Result<()> {
         let now = Instant::now();
         while let Some(chunk) = self.chunks.front_mut().filter(|chunk| chunk.due <= now) {
@@ -254,5 +254,5 @@ fn is_for_later(error: &io::Error) -> bool {
 /// Most bytes in a chunk.
 const CHUNK: usize = 64 * 1024;
 
-/// Enough for a gigabit per second over half a second of delay.
+/// Limit that is enough for a gigabit per second over half a second of delay.
 const ROOM: usize = 64 * 1024 * 1024;

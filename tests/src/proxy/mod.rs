@@ -1,7 +1,7 @@
 //! A TCP proxy on loopback that delays, loses, damages and cuts what passes through it.
 //!
-//! One thread does it all, so a fault is in force, on every connection, when [`Proxy::set`]
-//! returns.
+//! A single thread does all work, so when [`Proxy::set`] returns a fault is in force on every
+//! connection.
 
 mod link;
 
@@ -20,13 +20,13 @@ use crate::free_port;
 use crate::tool::wait_for;
 use link::{Fate, Link, reset};
 
-/// Faults that a [`Proxy`] gives to its connections, present and future.
+/// Treatment that a [`Proxy`] gives its connections, present and future.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
     /// Nothing: bytes and ends of streams pass both ways.
     None,
-    /// Bytes to clients arrive that much later. Many bytes can be on their way at a time, so the
-    /// throughput stays the same.
+    /// Bytes to clients arrive this much later. Throughput stays the same: many bytes can be on
+    /// their way at a time.
     Delay(Duration),
     /// A black hole: connections are accepted, bytes are swallowed, nothing is answered. A
     /// connection that was made or has lost bytes in it stays silent for good; one that was idle
@@ -52,7 +52,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts one without a fault.
+    /// Starts a proxy without a fault.
     pub fn start(upstream: SocketAddr) -> Self {
         let port = free_port();
         let (orders, taken) = mpsc::channel();
@@ -72,22 +72,23 @@ impl Proxy {
         Self { port, orders, bell, thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// Address of the listener.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where it listens, by the name in the certificates of servers.
+    /// Address of the listener, by the name in the certificates of servers.
     pub fn address(&self) -> String {
         format!("localhost:{}", self.port)
     }
 
-    /// Puts a fault in force in place of the one before.
+    /// Puts a fault in force instead of the former fault.
     pub fn set(&self, fault: Fault) {
         self.order(What::Set(fault));
     }
 
-    /// Has new connections go elsewhere: a server that was started again may have another port.
+    /// Sends new connections to another server: a server that was started again may have another
+    /// port.
     pub fn retarget(&self, upstream: SocketAddr) {
         self.order(What::Retarget(upstream));
     }
@@ -114,7 +115,7 @@ impl Drop for Proxy {
 #[derive(Debug)]
 struct Order {
     what: What,
-    /// Told when it is in force.
+    /// Informed when the order is in force.
     done: Sender<()>,
 }
 
@@ -156,7 +157,7 @@ impl Relay {
         }
     }
 
-    /// Takes in whoever waits.
+    /// Accepts the clients that wait.
     fn accept(&mut self) {
         let Some(listener) = &self.listener else { return };
         while let Ok((client, _)) = listener.accept() {
@@ -176,8 +177,8 @@ impl Relay {
         let mut wanted: Vec<(BorrowedFd<'_>, PollFlags)> = vec![(self.bell.as_fd(), PollFlags::IN)];
         wanted.extend(self.listener.iter().map(|listener| (listener.as_fd(), PollFlags::IN)));
         wanted.extend(self.links.iter().flat_map(|link| link.wants(now)));
-        // A socket of which nothing is wanted is left out, since its end would be told again and
-        // again.
+        // A socket without events to wait for is left out, because poll would report its end again
+        // and again.
         let mut wanted: Vec<_> = wanted
             .into_iter()
             .filter(|(_, flags)| !flags.is_empty())
@@ -186,17 +187,17 @@ impl Relay {
         let due = self.links.iter().filter_map(|link| link.next_due(now)).min();
         let patience = due.map(|due| due.saturating_duration_since(Instant::now()));
         let patience = patience.map(|patience| Timespec::try_from(patience).expect("a short time"));
-        // An interruption is no more than one round too many.
+        // An interruption costs only one more round.
         let _ = poll(&mut wanted, patience.as_ref());
     }
 
-    /// Does what it is told, and returns whether there is anybody left to tell it something.
+    /// Follows the orders, and returns true while there is a proxy that can send orders.
     fn obey(&mut self) -> bool {
         while self.bell.read(&mut [0; 64]).is_ok_and(|got| got > 0) {}
         loop {
             match self.orders.try_recv() {
                 Ok(order) => {
-                    // Whoever came before the order is treated as before it.
+                    // A client that came before the order is treated by the former order.
                     self.accept();
                     match order.what {
                         What::Set(fault) => self.set(fault),

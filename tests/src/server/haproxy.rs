@@ -25,7 +25,7 @@ pub enum Files {
     Combined,
     /// In one file, the certificate first.
     CertificateFirst,
-    /// In two files, of which the second one has `.key` behind the name of the first one.
+    /// In two files, the second with the name of the first and `.key`.
     Split,
 }
 
@@ -36,12 +36,12 @@ impl Haproxy {
         Self::start_from(daemon, sites, Files::Combined)
     }
 
-    /// As [`Haproxy::start`], from files like these.
+    /// Like [`Haproxy::start`], from files like these.
     pub fn start_from(daemon: &Daemon, sites: &[Site], files: Files) -> Self {
         Self::start_with(daemon, sites, files, "", &daemon.socket())
     }
 
-    /// As [`Haproxy::start`], with one thread, which goes on while a handshake waits for its
+    /// Like [`Haproxy::start`], with one thread, which goes on while a handshake waits for its
     /// signature.
     pub fn start_asynchronous(daemon: &Daemon, sites: &[Site]) -> Self {
         let page = Page::read("haproxy");
@@ -50,7 +50,7 @@ impl Haproxy {
         Self::start_with(daemon, sites, Files::Combined, &format!("nbthread 1\n{global}\n"), &daemon.socket())
     }
 
-    /// As [`Haproxy::start`], with TLS 1.2 alone, as the page says.
+    /// Like [`Haproxy::start`], with TLS 1.2 only, as the page says.
     pub fn start_with_tls12_alone(daemon: &Daemon, sites: &[Site]) -> Self {
         let option = "ssl-default-bind-options ssl-max-ver TLSv1.2\n";
         Self::start_with(daemon, sites, Files::Combined, option, &daemon.socket())
@@ -66,13 +66,13 @@ impl Haproxy {
         crate::tool::children(self.process.id())
     }
 
-    /// As [`Haproxy::start`], from within a directory in which the daemon has the socket that the
+    /// Like [`Haproxy::start`], from within a directory in which the daemon has the socket that the
     /// page names.
     pub fn start_in_chroot(daemon: &Daemon, sites: &[Site], root: &Path) -> Self {
         Self::start_in_chroot_with(daemon, sites, root, SOCKET_IN_CHROOT)
     }
 
-    /// As [`Haproxy::start_in_chroot`], with another address of the daemon. The certificate goes
+    /// Like [`Haproxy::start_in_chroot`], with another address of the daemon. The certificate goes
     /// first, as in files that were made before the page said otherwise.
     pub fn start_in_chroot_with(daemon: &Daemon, sites: &[Site], root: &Path, socket: &str) -> Self {
         let chroot = format!("chroot {}\n", root.display());
@@ -117,8 +117,8 @@ impl Haproxy {
         haproxy
     }
 
-    /// Whether the master has a handler for a signal: it ignores some for a while, also when it has
-    /// said that all is loaded. The mask is in hexadecimal (proc(5), SigCgt).
+    /// True if the master has a handler for a signal. The master ignores some signals for a while,
+    /// even after it has said that all is loaded. The mask is in hexadecimal (proc(5), SigCgt).
     fn heeds(&self, signal: Signal) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap_or_default();
         let mask = status

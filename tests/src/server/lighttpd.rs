@@ -24,7 +24,7 @@ impl Lighttpd {
         Self::start_with(daemon, sites, "")
     }
 
-    /// As [`Lighttpd::start`], with TLS 1.2 alone, as the page says.
+    /// Like [`Lighttpd::start`], with TLS 1.2 only, as the page says.
     pub fn start_with_tls12_alone(daemon: &Daemon, sites: &[Site]) -> Self {
         let options = "ssl.openssl.ssl-conf-cmd = ( \"MaxProtocol\" => \"TLSv1.2\" )\n";
         Self::start_with(daemon, sites, options)
@@ -35,7 +35,7 @@ impl Lighttpd {
         let page = Page::read("lighttpd");
         let log = directory.join("error.log");
         fs::write(&log, "").expect("a log file");
-        // It is opened again at a reload, when the server is another user.
+        // The file is opened again at a reload, when the server is another user.
         fs::set_permissions(&log, Permissions::from_mode(0o666)).expect("chmod");
         let user =
             if is_root() { "server.username = \"www-data\"\nserver.groupname = \"www-data\"\n" } else { "" };

@@ -1,5 +1,5 @@
 //! The real servers, started with a certificate and a reference for each port, and configured as
-//! their pages in docs/servers/ say.
+//! their pages in conf/ say.
 
 pub mod apache;
 pub mod haproxy;
@@ -27,16 +27,16 @@ use std::path::{Path, PathBuf};
 use crate::tool::wait_for;
 use crate::{Daemon, KEY_TYPES, Pki, free_port, is_root};
 
-/// One server name's worth of TLS: where to listen and what to present.
+/// A TLS site for one server name: address, certificate and key.
 #[derive(Clone, Debug)]
 pub struct Site {
-    /// Where to listen, on loopback.
+    /// Address to listen on, on loopback.
     pub address: SocketAddr,
     /// Certificate chain in PEM.
     pub certificate: PathBuf,
     /// Reference or key file in PEM.
     pub key: PathBuf,
-    /// Who must have certified the clients, where clients need a certificate.
+    /// Authority of the clients' certificates, if clients need a certificate.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -68,21 +68,22 @@ impl Site {
 
 /// A server that runs until it is dropped.
 pub trait Server {
-    /// The page about this server for administrators.
+    /// The page about the server for administrators.
     fn page(&self) -> Page;
 
     /// Log so far.
     fn log(&self) -> String;
 
-    /// Whether it can use keys of a type in a version of TLS, `1.2` or `1.3`.
+    /// True if the server can use keys of a type in a version of TLS, `1.2` or `1.3`.
     fn can_use(&self, _key_type: &str, _version: &str) -> bool {
         true
     }
 
-    /// Loads its configuration again and waits for that; does nothing where a server cannot.
+    /// Makes the server load its configuration again, and waits for that; does nothing if the
+    /// server cannot.
     fn reload(&self) {}
 
-    /// How many lines of the log have `words` in them.
+    /// Number of lines of the log that contain `words`.
     fn logged(&self, words: &str) -> usize {
         self.log().lines().filter(|line| line.contains(words)).count()
     }

@@ -23,12 +23,12 @@ impl Nginx {
         Self::start_with(daemon, sites, 2)
     }
 
-    /// As [`Nginx::start`], with a number of workers.
+    /// Like [`Nginx::start`], with a number of workers.
     pub fn start_with(daemon: &Daemon, sites: &[Site], workers: usize) -> Self {
         Self::start_in(daemon, sites, configure(daemon, sites, workers))
     }
 
-    /// As [`Nginx::start`], with more directives for each server.
+    /// Like [`Nginx::start`], with more directives for each server.
     pub fn start_with_directives(daemon: &Daemon, sites: &[Site], directives: &str) -> Self {
         Self::start_in(daemon, sites, configure_with(daemon, sites, 2, directives))
     }
@@ -86,7 +86,7 @@ pub fn configure(daemon: &Daemon, sites: &[Site], workers: usize) -> PathBuf {
     configure_with(daemon, sites, workers, "")
 }
 
-/// As [`configure`], with more directives for each server.
+/// Like [`configure`], with more directives for each server.
 fn configure_with(daemon: &Daemon, sites: &[Site], workers: usize, directives: &str) -> PathBuf {
     let directory = daemon.path(&format!("nginx-{}", sites[0].address.port()));
     fs::create_dir_all(directory.join("temp")).expect("a directory for nginx");

@@ -1,5 +1,5 @@
-//! The pages about servers in docs/: a server of the tests is configured with what its page shows,
-//! so that no page shows what does not work.
+//! The pages about servers in conf/. A server of the tests has the configuration that its page
+//! shows, so no page shows a configuration that does not work.
 
 use std::fmt::Display;
 use std::fs;
@@ -19,7 +19,7 @@ impl Page {
     /// Reads the page about a server.
     pub fn read(name: &str) -> Self {
         let path = match name {
-            // The crate's own page.
+            // The page of the crate.
             "rustls" => "../provider/rustls/README.md".to_owned(),
             "certbot" | "chroot" | "convert" | "hosts" => format!("../docs/{name}.md"),
             _ => format!("../docs/servers/{name}.md"),
@@ -29,12 +29,12 @@ impl Page {
         Self { name: name.to_owned(), text }
     }
 
-    /// All of it.
+    /// The whole page.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// The one block in which these words stand.
+    /// The only block that contains these words.
     pub fn block(&self, words: &str) -> &str {
         let mut found = self.blocks().map(|(_, text)| text).filter(|text| text.contains(words));
         let block = found.next().unwrap_or_else(|| panic!("no block with {words:?} in {}.md", self.name));
@@ -42,8 +42,8 @@ impl Page {
         block
     }
 
-    /// As [`Page::block`], with what a test has in the place of what the page has. All of it must
-    /// be there.
+    /// Like [`Page::block`], with replacements of a test. The page must have every text that is
+    /// replaced.
     pub fn filled(&self, words: &str, places: &[(&str, &dyn Display)]) -> String {
         places.iter().fold(self.block(words).to_owned(), |text, (place, value)| {
             assert!(text.contains(place), "no {place:?} in the block with {words:?} of {}.md", self.name);
@@ -51,7 +51,7 @@ impl Page {
         })
     }
 
-    /// As [`Page::block`], for a site, which listens where the page has `listen`.
+    /// Like [`Page::block`], for a site, which listens where the page has `listen`.
     pub fn site(&self, words: &str, listen: &str, site: &Site) -> String {
         self.filled(
             words,
@@ -63,16 +63,15 @@ impl Page {
         )
     }
 
-    /// Gives a command the environment that the page gives the service, with what a test has in the
-    /// place of what the page has.
+    /// Gives a command the environment that the page gives the service, with replacements of a test
+    /// in the text of the page has.
     pub fn set_environment(&self, command: &mut Command, places: &[(&str, &dyn Display)]) {
         let block = self.filled("Environment=", places);
         let variables: Vec<_> = block.lines().filter_map(|line| line.strip_prefix("Environment=")).collect();
         command.envs(variables.iter().filter_map(|variable| variable.split_once('=')));
     }
 
-    /// The line of a log that looks as the page says. What the page leaves out, with three dots,
-    /// may be anything.
+    /// The line of a log that looks as the page says. Three dots on the page stand for any text.
     pub fn find_in_log<'a>(&self, log: &'a str) -> Option<&'a str> {
         let (_, shown) = self.blocks().find(|(language, _)| *language == "log").expect("a block of a log");
         let words: Vec<_> = shown.trim().split("...").map(str::trim).collect();
@@ -87,7 +86,7 @@ impl Page {
 
     /// Language and text of each block.
     fn blocks(&self) -> impl Iterator<Item = (&str, &str)> {
-        // What lies between fences is inside a block at every other place.
+        // Every other part between fences is a block.
         self.text.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'))
     }
 }

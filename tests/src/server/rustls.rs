@@ -32,7 +32,7 @@ impl Rustls {
         Self::start_command(daemon, sites, if is_root() { as_user("www-data", &command) } else { command })
     }
 
-    /// As [`Rustls::start`], with one worker, as the user of the tests, who can read plain keys.
+    /// Like [`Rustls::start`], with one worker, as the user of the tests, who can read plain keys.
     pub fn start_single(daemon: &Daemon, site: &Site) -> Self {
         let sites = std::slice::from_ref(site);
         Self::start_command(daemon, sites, command(daemon, sites, 1))
@@ -47,7 +47,7 @@ impl Rustls {
         Self { process, log }
     }
 
-    /// The process id.
+    /// Process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
@@ -58,7 +58,7 @@ impl Server for Rustls {
         Page::read("rustls")
     }
 
-    /// rustls knows the schemes of these in TLS 1.3 alone.
+    /// rustls knows the schemes of these types in TLS 1.3 only.
     fn can_use(&self, key_type: &str, version: &str) -> bool {
         version == "1.3" || !(key_type.starts_with("rsa-pss") || key_type.starts_with("ml-dsa"))
     }
@@ -69,7 +69,7 @@ impl Server for Rustls {
 }
 
 fn command(daemon: &Daemon, sites: &[Site], workers: usize) -> Command {
-    // Copied, so that its user can reach it wherever the build lies.
+    // A copy, which the server's user can reach wherever the build is.
     let program = daemon.path("rustls-server");
     if !program.exists() {
         fs::copy(built("rustls-server"), &program).expect("the program");
@@ -94,7 +94,7 @@ pub struct RustlsThread {
 }
 
 impl RustlsThread {
-    /// Starts it with its certificates.
+    /// Starts the server with its certificates.
     pub fn start(resolver: Arc<dyn ResolvesServerCert>) -> Self {
         let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver);
         config.send_tls13_tickets = 0;
@@ -118,7 +118,7 @@ impl RustlsThread {
         Self { address, failures, stop, thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// Address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -135,7 +135,7 @@ impl RustlsThread {
 impl Drop for RustlsThread {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // Wakes it.
+        // Wakes the thread.
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -16,7 +16,7 @@ impl SServer {
         Self::start_of(daemon, site, OpenSsl::System, &[])
     }
 
-    /// As [`SServer::start`], of an OpenSSL, with more arguments.
+    /// Like [`SServer::start`], of an OpenSSL, with more arguments.
     pub fn start_of(daemon: &Daemon, site: &Site, openssl: OpenSsl, more: &[&str]) -> Self {
         let mut command = daemon.openssl_of(openssl, &["s_server", "-www", "-quiet", "-num_tickets", "0"]);
         command.args(more);

@@ -25,7 +25,7 @@ impl Stunnel {
         Self::start_with(daemon, sites, "")
     }
 
-    /// As [`Stunnel::start`], with TLS 1.2 alone, as the page says.
+    /// Like [`Stunnel::start`], with TLS 1.2 only, as the page says.
     pub fn start_with_tls12_alone(daemon: &Daemon, sites: &[Site]) -> Self {
         Self::start_with(daemon, sites, "sslVersionMax = TLSv1.2\n")
     }
@@ -82,5 +82,5 @@ impl Server for Stunnel {
     }
 }
 
-/// Words that stunnel logs for each service that is open.
+/// Line that stunnel logs for each service that is open.
 const BOUND: &str = " bound to ";

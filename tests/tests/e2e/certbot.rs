@@ -26,7 +26,7 @@ fn hook(daemon: &Daemon, site: &Site, check: &str, reload: &str) -> String {
     )
 }
 
-/// As [`hook`], with the commands for nginx.
+/// Like [`hook`], with the commands for nginx.
 fn nginx_hook(daemon: &Daemon, site: &Site) -> String {
     let directory = daemon.path(&format!("nginx-{}", site.address.port()));
     let nginx = format!("nginx -p {0} -c {0}/nginx.conf -e {0}/error.log", directory.display());

@@ -60,8 +60,8 @@ fn rustls_server(daemon: &Daemon, site: &Site) -> Box<dyn Any> {
     Box::new(Rustls::start(daemon, std::slice::from_ref(site)))
 }
 
-/// Report of `openssl s_client` about a connection, and the page that the server answers, in lower
-/// case after the report.
+/// What `openssl s_client` says of a connection, and what it is answered, in small letters behind
+/// its own words.
 fn page(daemon: &Daemon, pki: &Pki, site: &Site, client: Option<&Site>) -> String {
     let asks = daemon.path("asks");
     fs::write(&asks, "GET / HTTP/1.0\r\n\r\n").unwrap();

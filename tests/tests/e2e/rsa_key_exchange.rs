@@ -308,7 +308,7 @@ fn ask_two_units(arguments: &[&str]) {
     assert!(matches!(refused, Err(Error::Refused(Outcome::UnitUnavailable))), "{refused:?}");
 }
 
-/// The abilities of a key at a remote unit are settled when the key is made or taken in: no more
+/// What a key at a remote unit is able to do is settled when it is made or taken in, and no more
 /// than it needs.
 #[test]
 fn remote_units_make_keys_for_the_one_or_the_other() {

@@ -31,7 +31,7 @@ impl Scene {
         Self::with_arguments(count, settings, &[])
     }
 
-    /// As [`Scene::new`], with more arguments for the units.
+    /// Like [`Scene::new`], with more arguments for the units.
     fn with_arguments(count: usize, settings: &str, arguments: &[&str]) -> Self {
         let directory = scratch();
         let units = Units::new(&directory.path().join("units"));

@@ -60,8 +60,8 @@ impl Scene {
         Attacker::start(&self.daemon, uid, mode, &format!("cgroup={} {settings}", cgroup.display()))
     }
 
-    /// nginx keeps its latency: the best of a few tries, since other work of the machine takes
-    /// time.
+    /// What nginx sees of the daemon: the best of a few tries, since anything else that the machine
+    /// does takes time.
     fn assert_nginx_is_served(&self, settings: &str) {
         let group = format!("system.slice/{}", service("nginx"));
         let seconds = if is_soak() { 20.0 } else { 0.5 };

@@ -96,7 +96,7 @@ pub(crate) fn echo() -> PathBuf {
             }
         }
     });
-    // As ps(1) and others write it.
+    // The usual notation of an abstract name.
     PathBuf::from(format!("@{name}"))
 }
 
@@ -104,7 +104,7 @@ pub(crate) fn echo() -> PathBuf {
 struct Flood<'a> {
     settings: &'a Settings,
     socket: &'a Path,
-    /// The same request as often as it is under way at a time.
+    /// The same request, as many times as there are requests under way.
     requests: Vec<u8>,
     length: usize,
     in_flight: usize,
@@ -117,7 +117,7 @@ struct Flood<'a> {
     seen: Seen,
 }
 
-/// One connection, open or not.
+/// A connection, open or not.
 struct Connection {
     stream: Option<UnixStream>,
     opened: Instant,
@@ -308,7 +308,7 @@ fn connect_now(path: &Path) -> Option<UnixStream> {
     Some(socket.into())
 }
 
-/// Result of the flood.
+/// Result of the request.
 #[derive(Default)]
 struct Seen {
     outcomes: BTreeMap<&'static str, usize>,

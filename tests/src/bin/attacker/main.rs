@@ -24,7 +24,7 @@
 //! hold         yes: begins when a line has come on standard input
 //! ```
 //!
-//! It prints `ready` as soon as all of that is under way, and at its end one line of JSON.
+//! The program prints `ready` as soon as all of that is under way, and one line of JSON at its end.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "an attacker that cannot attack fails its test")]

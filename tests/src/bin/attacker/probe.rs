@@ -33,7 +33,7 @@ pub(crate) fn run(settings: &Settings) -> Value {
                 failed += 1;
                 connection = None;
                 reasons.push(error.to_string());
-                // It comes again; it does not spin.
+                // Comes again after a pause.
                 thread::sleep(Duration::from_millis(1));
             }
         }

@@ -52,7 +52,7 @@ pub(crate) fn bytes(settings: &Settings) -> Vec<u8> {
     bytes
 }
 
-/// Message that a TLS 1.3 server signs (RFC 8446, 4.4.3).
+/// The message that a server signs in TLS 1.3 (RFC 8446, 4.4.3).
 fn certificate_verify() -> Vec<u8> {
     [&[0x20; 64][..], b"TLS 1.3, server CertificateVerify\0", &[7; 32]].concat()
 }

@@ -1,5 +1,5 @@
-//! Throughput of a daemon whose units sign a fixed number of times per second: how much of that
-//! rate the daemon uses, and how requests fare when there are more than the units can take.
+//! What the daemon makes of units that sign so many times a second and no more: how much of that it
+//! gets out of them, and what becomes of requests when there are more than they can take.
 //!
 //! Requests are due evenly spaced, whatever became of those before.
 
@@ -93,7 +93,7 @@ impl Load {
     }
 }
 
-/// Outcome of the requests: latencies, and the texts of failures that are no refusals.
+/// Results of the requests: latencies, and the texts of failures other than refusals.
 #[derive(Default)]
 struct Served {
     signed: Vec<Duration>,

@@ -1,7 +1,7 @@
 //! CPU time of the server and the daemon together per full handshake: key in the daemon against the
 //! same key in a file. TLS 1.3, X25519, no resumption.
 //!
-//! Two servers, alike but for the key, with one worker each, are kept busy by clients that go to
+//! Two servers, alike except for the key, with one worker each, are kept busy by clients that go to
 //! the one and to the other in turn. So whatever else disturbs the machine disturbs both, and the
 //! ratio says more than the times.
 
@@ -35,7 +35,7 @@ pub(super) fn run_rustls(quick: bool) {
     });
 }
 
-/// A program that runs until it is dropped, and the processes that do its work.
+/// A server that runs until it is dropped, and the processes that do its work.
 type Running = (Box<dyn Any + Sync>, Vec<u32>);
 
 fn measure(quick: bool, name: &str, keys: &[(&str, f64)], start: fn(&Daemon, &Site) -> Running) {

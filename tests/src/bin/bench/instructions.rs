@@ -6,8 +6,8 @@
 //! many. The difference has nothing of starting and ending in it. A P-256 key in the embedded unit,
 //! one connection, no other peer.
 //!
-//! What a daemon does after a fixed time it does more often under callgrind, which is slow, and
-//! more so on a busy machine. So the least of several rounds counts.
+//! Under callgrind, which is slow, work at fixed times is done more often, and even more often on a
+//! busy machine. So the least of several rounds counts.
 
 use std::fs;
 use std::path::Path;
@@ -76,7 +76,7 @@ impl Scene {
     fn count(mut self, mode: &str, signatures: u32) -> f64 {
         self.daemon.generate("shop", "p256");
         let reference = self.daemon.reference("shop");
-        // It looks at no certificate to sign.
+        // To sign, the program looks at no certificate.
         let mut host =
             Host::new(&self.daemon, OpenSsl::System).mode(mode, &reference, &reference, signatures);
         if self.counted == Side::Server {

@@ -1,4 +1,4 @@
-//! Cost of loading plain key files in a process that also has the provider.
+//! Cost of loading plain key files in a process that has the provider, too.
 
 use std::fs;
 
@@ -45,6 +45,6 @@ pub(super) fn run(quick: bool) {
     }
 }
 
-/// The same configuration as with the provider, but for that.
+/// The configuration without the provider, otherwise the same.
 const WITHOUT: &str =
     "openssl_conf = init\n[init]\nproviders = list\n[list]\ndefault = one\n[one]\nactivate = 1\n";

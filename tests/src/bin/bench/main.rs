@@ -1,4 +1,4 @@
-//! Measurements of `make bench`, part by part. The figures are those of one machine at one moment,
+//! The measurements of `make bench`, part by part. The figures are of one machine and one moment,
 //! so this is no test.
 //!
 //! ```text
@@ -122,7 +122,8 @@ fn cpu_time(pid: u32) -> f64 {
     nanoseconds as f64 / 1000.0
 }
 
-/// Percentile `percent` of one value of the measurements; zero if there are no measurements.
+/// What so many of a hundred measurements did not exceed in one of the things that were measured;
+/// zero if there are none.
 fn percentile<T>(percent: usize, measured: &[T], part: impl Fn(&T) -> f64) -> f64 {
     let mut values: Vec<f64> = measured.iter().map(part).collect();
     values.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! Cost of the daemon beside a bare GREP11 call: a standard client calls the same unit directly,
-//! and through the daemon.
+//! What the daemon costs beside a bare GREP11 call: the same unit is called by a standard client
+//! directly, and through the daemon.
 //!
 //! One call at a time over one connection. The unit has a processor to itself; the client, with the
 //! daemon or without, has another one. Rounds of either kind alternate, so that a disturbance of
@@ -57,7 +57,7 @@ struct Line {
 struct Round {
     bare: f64,
     keyward: f64,
-    /// Average time that the daemon took to verify the signature: a part of `keyward`.
+    /// Average time in which the daemon verified the signature: a part of `keyward`.
     verify: f64,
 }
 
@@ -114,7 +114,7 @@ impl Line {
     }
 }
 
-/// Median latency of the calls of a `keyward bench`.
+/// Median time of a call of `keyward bench`.
 fn p50(bench: &mut Command, key_type: &str) -> f64 {
     bench.args(["--json", "--connections", "1", "--seconds", SECONDS, "--type", key_type]);
     let printed: Value = serde_json::from_str(&on_processor(OTHERS, || succeed(bench))).expect("JSON");
@@ -135,5 +135,5 @@ fn on_processor<T: Send>(processor: usize, f: impl FnOnce() -> T + Send) -> T {
 const UNIT: usize = 0;
 const OTHERS: usize = 1;
 const SECONDS: &str = "1";
-/// Goal for the cost of the daemon, in microseconds.
+/// Limit of the daemon's cost, in microseconds.
 const GOAL: &str = "60";

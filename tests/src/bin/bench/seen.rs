@@ -14,7 +14,7 @@ pub(super) struct Seen {
     pub(super) call: f64,
     /// Handshakes in a second.
     pub(super) rate: f64,
-    /// Latencies of the handshakes.
+    /// Times of the handshakes.
     pub(super) latencies: Vec<Duration>,
     /// The share of the time of all processors that was spent on these handshakes, by clients, too.
     pub(super) busy: f64,

@@ -287,7 +287,7 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
     }
 }
 
-/// HAProxy as docs/servers/haproxy.md sets it up, and then a process that knows the socket by its
+/// HAProxy as conf/haproxy.md sets it up, and then a process that knows the socket by its
 /// openssl.cnf alone.
 #[test]
 fn the_chroot_is_that_of_the_process() {
