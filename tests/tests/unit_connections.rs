@@ -185,7 +185,7 @@ impl Client {
 }
 
 impl Client {
-    /// Median and 99th percentile of the time for a signature.
+    /// Median and 99th percentile of the times of signatures.
     fn speed(&mut self, runtime: &Runtime, key: &Key, seconds: u64) -> [Duration; 2] {
         let mut took = Vec::new();
         let end = Instant::now() + Duration::from_secs(seconds);
@@ -240,7 +240,7 @@ impl Silent {
     }
 }
 
-/// Whether the other side has left a connection open; it may have said something.
+/// True if the other side has left a connection open, whether it has sent something or not.
 fn is_open(stream: &mut TcpStream) -> bool {
     match stream.read(&mut [0; 256]) {
         Ok(length) => length > 0,
@@ -351,8 +351,8 @@ fn cheap_calls_of_one_client_do_not_slow_down_another() {
     let mut client = own.block_on(scene.connect(SECOND)).unwrap();
     let key = own.block_on(client.p256());
     println!("p50 and p99 alone {:?}", client.speed(&own, &key, 2));
-    // Those of RSA-2048 are answered in the same way, and keep the server busier than the flooding
-    // client.
+    // Requests with RSA-2048 are answered in the same way, and keep the server busier than the
+    // flooding client.
     for rsa in [false, true] {
         let flood = Flood::start(&scene, 16, 64, async |client: &mut Client| match rsa {
             true => client.rsa(2048).await,

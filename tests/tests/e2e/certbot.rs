@@ -141,7 +141,7 @@ fn certbot_renews_with_a_new_key_under_load() {
     drop(nginx);
 }
 
-/// A directory like that of certbot, made without certbot.
+/// The files of certbot, without certbot.
 struct Renewals {
     daemon: Daemon,
     pki: Pki,
@@ -272,7 +272,7 @@ fn the_hook_takes_back_what_the_server_refuses() {
     assert_ne!(renewals.served(), served);
 }
 
-/// As it happens with `certbot renew --deploy-hook`, which calls it for each certificate.
+/// `certbot renew --deploy-hook` calls the hook for each certificate.
 #[test]
 fn the_hook_refuses_the_certificate_of_another_site() {
     let renewals = Renewals::new();

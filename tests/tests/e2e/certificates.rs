@@ -158,7 +158,7 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
     assert!(listed(&daemon).is_empty());
 }
 
-/// Reasons for which clients refuse a certificate.
+/// Reasons of clients to refuse a certificate.
 #[test]
 fn doubtful_certificates_are_attached_with_a_warning() {
     let (daemon, pki) = scene(Backend::Embedded);
@@ -195,7 +195,7 @@ fn doubtful_certificates_are_attached_with_a_warning() {
     for told in [nameless, authority] {
         assert_eq!(told.lines().count(), 1, "{told}");
     }
-    // That of the authority is renewed, and the old one is in the file.
+    // The certificate of the authority is renewed, and the old one is in the file.
     let old = fs::read_to_string(pki.renewed_ca(-1)).unwrap();
     let told = attach(&format!("{sound}{old}"));
     let expected = "keyward: warning: certificate 2 in the file (CN=Test CA) has expired on 20";
@@ -228,7 +228,7 @@ fn it_is_told_when_certificates_expire() {
         let attached = attach(&daemon, label, &certificate);
         expires.insert((label.to_owned(), 1), attached["not_after"].as_u64().unwrap());
     }
-    // What signed it expires before it.
+    // The issuer expires before the certificate.
     daemon.generate("chain", "p256");
     let leaf = fs::read_to_string(certify(&daemon, &pki, "chain")).unwrap();
     let file = daemon.path("expired-chain.pem");
@@ -359,7 +359,7 @@ fn rotated_keys_are_followed(backend: Backend) {
     assert_eq!(attach(&daemon, "shop", &second)["version"], 2);
     let second = der(&second);
     wait_for("the second version", || (presented(&server, &pki) == second).then_some(()));
-    // What had the first one by its reference keeps it.
+    // A server with the first reference keeps the first version.
     let pinned = daemon.for_rustls().key_from_pem(&first_reference).unwrap();
     let pinned = RustlsThread::start(pinned.with_certificates(vec![first.clone()]).unwrap());
     assert_eq!(presented(&pinned, &pki), first);
@@ -380,8 +380,8 @@ fn rotated_keys_are_followed(backend: Backend) {
     assert_eq!(wait_for_problem(&resolver, None), Some(2));
     assert_eq!(presented(&server, &pki), renewed);
 
-    // What happens while the daemon is away is found out when it is back, and what there was is
-    // kept meanwhile.
+    // Changes while the daemon is away are found when it is back; until then the last certificates
+    // are kept.
     assert!(daemon.stop().success());
     assert!(handshake.make().is_err());
     let failure = server.failure();
@@ -406,7 +406,7 @@ fn rotated_keys_are_followed(backend: Backend) {
     assert_eq!(presented(&server, &pki), der(&other));
 }
 
-/// The certificates go, the key stays; and a program that takes both from the daemon is told.
+/// The certificates go, the key stays; and a program that takes both from the daemon learns of it.
 #[test]
 fn certificates_are_detached() {
     let (daemon, pki) = scene(Backend::Embedded);
@@ -433,8 +433,7 @@ fn certificates_are_detached() {
     assert_eq!(fail(&mut detach(&["--version", "3"])).0.code(), Some(66));
 }
 
-/// As after a renewal by somebody who makes a new key: the file comes as a new version, whatever
-/// its type.
+/// A renewal with a new key: the file comes as a new version, whatever its type.
 #[test]
 fn a_key_file_becomes_a_new_version() {
     let (daemon, _) = scene(Backend::Embedded);

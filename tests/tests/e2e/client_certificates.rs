@@ -108,7 +108,7 @@ fn a_key_of_a_server_is_no_key_of_a_client(backend: Backend) {
     assert_eq!(daemon.logged(&["outcome=use-refused", "purpose=tls13-client"]), 4, "{}", daemon.log());
 }
 
-/// As the page says, with its grant where there is another user to give it to.
+/// The steps of the page, with its grant if there is another user to give it to.
 #[test]
 fn a_client_says_why_it_fails_while_the_daemon_is_away() {
     let mut daemon = Daemon::start();

@@ -1,6 +1,6 @@
-//! The shipped openssl.cnf, beside whatever the system's says; and one that is not as it should be:
-//! servers go on without harm, or fail at once with words and not with a crash. That `keyward
-//! doctor` finds each of these, and says how to mend it, has tests of its own.
+//! The shipped openssl.cnf, with any openssl.cnf of the system; and openssl.cnf files with
+//! mistakes: servers go on without harm, or fail at once with a reason and not with a crash. Other
+//! tests show that `keyward doctor` finds each mistake and says how to fix it.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -35,7 +35,7 @@ impl Scene {
         path
     }
 
-    /// Error text of a server on an OpenSSL; `None` if there is a handshake.
+    /// Error of a server on an OpenSSL instead of a handshake; `None` if there is a handshake.
     fn failure(&self, openssl: OpenSsl, part: &str, by: &str) -> Option<String> {
         let mut host =
             Host::new(&self.daemon, openssl).mode("handshakes", &self.certificate, &self.reference, 1);
@@ -96,14 +96,14 @@ fn the_policy_of_the_system_stays_in_force() {
             assert_eq!(handshake(openssl, &shipped, true), tls12, "{openssl:?}: {text}");
             assert_eq!(handshake(openssl, &shipped, false), "served", "{openssl:?}: {text}");
         }
-        // A section of another name: rather no key than no policy, until the file is told, as it
-        // says.
+        // A section of another name: no key is better than no policy, until the file names the
+        // section, as the error says.
         fs::write(&system, format!("openssl_conf = ours\n[ours]\n{policy}")).unwrap();
         assert_eq!(handshake(openssl, &shipped, false), "no provider", "{openssl:?}");
         let told = format!("{shipped}[ours]\nproviders = provider_sect\n");
         assert_eq!(handshake(openssl, &told, false), "served", "{openssl:?}");
         assert_eq!(handshake(openssl, &told, true), "refused by the policy", "{openssl:?}");
-        // None at all.
+        // No file at all.
         fs::remove_file(&system).unwrap();
         assert_eq!(handshake(openssl, &shipped, true), "served", "{openssl:?}");
     }
@@ -154,7 +154,7 @@ fn node_serves_with_the_key() {
     scene.daemon.assert_one_request_each(1);
 }
 
-/// The file that the shipped one includes.
+/// File that the shipped file includes.
 const SYSTEM: &str = "/etc/ssl/openssl.cnf";
 
 const LIST: &str = "default = default_provider\nkeyward = keyward_provider\n";
@@ -175,8 +175,8 @@ fn names_and_orders_that_do_no_harm_to_handshakes() {
     }
 }
 
-/// Why the order counts nevertheless: whoever comes first is asked to generate keys, as for P-256
-/// in a handshake.
+/// The order counts nevertheless: the first provider is asked to generate keys, as for P-256 in a
+/// handshake.
 #[test]
 fn before_the_default_provider_ours_is_in_the_way() {
     let scene = Scene::new();
@@ -261,7 +261,7 @@ fn settings_that_make_no_sense() {
     }
 }
 
-/// Environment that a shell has and the service of nginx lacks.
+/// A setting that a shell has, and the service of nginx does not have.
 #[test]
 fn keyward_env_runs_tools_as_their_service_would() {
     let daemon = Daemon::start();
@@ -288,7 +288,7 @@ fn keyward_env_runs_tools_as_their_service_would() {
     };
     succeed(&mut with_check(env(&named)));
     succeed(with_check(env(&[])).env("OPENSSL_CONF", &conf));
-    // Its own status, not ours.
+    // The status of the command, not ours.
     assert_eq!(run(env(&named).args(["sh", "-c", "exit 7"])).status.code(), Some(7));
     // For a shell, wherever that goes.
     let told = succeed(env(&named).args(["--runtime-dir", "my run"]));
@@ -317,7 +317,7 @@ fn keyward_env_runs_tools_as_their_service_would() {
     assert!(stderr(&output).starts_with("keyward: warning: openssl_conf is missing in empty.cnf"));
 }
 
-/// Whose code would run with the rights of root.
+/// Files whose code would run with the rights of root.
 #[test]
 fn keyward_env_loads_nothing_of_other_users_as_root() {
     if !has_root() {

@@ -122,13 +122,13 @@ fn a_key_that_may_not_sign_requests_does_not(backend: Backend) {
         77,
         &["cannot make a certificate request for key shop", "its uses are tls-server, without csr"],
     );
-    // What it says to do works as it stands.
+    // The advice works as it stands.
     let told = text.split_once("allow it: ").unwrap().1;
     let changed = succeed(&mut daemon.shell(told));
     assert!(changed.contains("tls-server, csr\n"), "{changed}");
     succeed(&mut csr(&daemon, "shop"));
 
-    // It is accepted already that this one signs and decrypts.
+    // That this key signs and decrypts was accepted before.
     let words = ["generate", "both", "--type", "rsa2048", "--sign-and-decrypt"];
     let uses = ["--use", "tls-server", "--use", "rsa-key-exchange"];
     succeed(daemon.new_key(&words).args(uses));

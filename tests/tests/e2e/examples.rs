@@ -1,4 +1,4 @@
-//! Commands and programs of the READMEs, run as the READMEs show them.
+//! The commands and programs of the READMEs, run as they stand there.
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
@@ -166,7 +166,7 @@ fn make_says_first_which_rust_is_needed() {
         let mut command = Command::new("sh");
         command.args(["-c", words]).current_dir(&source).env_remove("CARGO").env_remove("RUSTC");
         command.env("PATH", format!("{}:/usr/bin:/bin", bin.path().display()));
-        // As those of a make that runs the tests.
+        // A make that runs the tests sets these.
         for name in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"] {
             command.env_remove(name);
         }

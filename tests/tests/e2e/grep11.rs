@@ -13,7 +13,7 @@ use keyward_tests::{Daemon, Pki, UnitServer, scratch};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// State that servers and clients of one test share.
+/// Common parts of the servers and clients of a test.
 struct Scene {
     directory: TempDir,
     pki: Pki,

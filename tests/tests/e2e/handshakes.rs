@@ -17,7 +17,7 @@ fn imported(backend: Backend) -> (Daemon, Pki, Vec<Site>) {
     (daemon, pki, sites)
 }
 
-/// The same with keys that it has generated.
+/// The scene with keys that the daemon has generated.
 fn generated(backend: Backend) -> (Daemon, Pki, Vec<Site>) {
     let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());

@@ -1,5 +1,5 @@
-//! Host programs that strain the provider: forks, threads, exits in the middle, an OpenSSL of their
-//! own, asynchronous jobs.
+//! Host programs that are hard on the provider: forks, threads, ends in the middle, an OpenSSL of
+//! their own, asynchronous jobs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -39,9 +39,9 @@ impl Scene {
         self.host(openssl, mode, number).run()
     }
 
-    /// The same, checked by valgrind: nothing is read or written out of place, and nothing is lost.
-    /// Returns how many blocks of ours are left in the end, lost with what somebody else has lost
-    /// or not.
+    /// Runs the program under valgrind: nothing is read or written out of place, and nothing is
+    /// lost. Returns the number of our blocks that are left at the end, including blocks that are
+    /// lost with blocks of others.
     fn run_checked(&self, mode: &str, number: u32) -> usize {
         let host = self.host(OpenSsl::System, mode, number).command;
         let mut checked = Command::new("valgrind");
@@ -57,9 +57,8 @@ impl Scene {
     }
 }
 
-/// Adds up the blocks of a leak report of valgrind that our code allocated, but for the objects
-/// that OpenSSL had from us and has to free: whoever leaks its context of a signature leaks ours
-/// with it.
+/// Adds up the blocks of a leak report of valgrind that our code allocated, except the objects that
+/// OpenSSL has to free: a program that leaks its context of a signature leaks ours with it.
 fn blocks_of_ours(report: &str) -> usize {
     let mut sum = 0;
     for record in report.split(" bytes in ").skip(1) {
@@ -119,7 +118,7 @@ fn a_host_with_an_openssl_of_its_own_inside() {
         let host = Host::with_static_openssl(&scene.daemon);
         let signed = host.mode("signs", &scene.certificate, &scene.reference, 5).run();
         assert_eq!(signed["signed"], 5.0);
-        // Its jobs are not those of our library: it is kept waiting, and nothing worse.
+        // Its jobs are unknown to our library, so the program has to wait, and nothing worse.
         let host = Host::with_static_openssl(&scene.daemon);
         let done = host.mode("async", &scene.certificate, &scene.reference, 5).run();
         assert_eq!((done["failed"], done["paused"]), (0.0, 0.0));
@@ -195,7 +194,7 @@ fn paused_handshakes_may_be_given_up() {
     for openssl in OpenSsl::ALL {
         assert_eq!(scene.run(openssl, "abandon", 100)["left"], 0.0, "{openssl:?}");
     }
-    // What OpenSSL loses with each of them has nothing of ours on it: what is left does not grow.
+    // OpenSSL loses memory with each handshake, but none of ours: our blocks do not grow in number.
     let [once, often] = [1, 6].map(|handshakes| scene.run_checked("abandon", handshakes));
     assert!(once > 0, "the key and the provider are lost with the first job");
     assert_eq!(often, once);
@@ -217,7 +216,7 @@ fn jobs_that_are_forked_resumed_for_nothing_or_must_not_pause() {
     }
 }
 
-/// Of two jobs with one wait context the second one is served, and the first one is told.
+/// Of two jobs with one wait context the second is served, and the first gets an error.
 #[test]
 fn jobs_with_one_wait_context_do_not_get_the_answers_of_each_other() {
     let scene = Scene::new(Daemon::start_slow("50ms"), "p256");
@@ -234,7 +233,7 @@ fn jobs_with_one_wait_context_do_not_get_the_answers_of_each_other() {
 #[test]
 fn the_daemon_is_restarted_while_handshakes_are_paused() {
     let mut daemon = Daemon::prepare_slow("300ms");
-    // As systemd does, so that connections wait until there is a daemon again.
+    // Like systemd, so connections wait until there is a daemon again.
     daemon.hold_socket();
     daemon.resume();
     let mut scene = Scene::new(daemon, "p256");
@@ -276,7 +275,7 @@ fn a_daemon_that_is_stuck_costs_paused_handshakes_their_deadline() {
     }
 }
 
-/// Programs that do not work, as `docs/hosts.md` says: if one of them changes, the page has to
+/// The programs that `conf/hosts.md` says do not work: if a program changes, the page has to
 /// change.
 #[test]
 fn programs_that_want_more_than_a_key_find_nothing() {

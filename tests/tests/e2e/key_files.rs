@@ -44,7 +44,7 @@ impl Scene {
         list.iter().find(|row| row["label"] == label).map(|row| row["chain"].as_u64().unwrap())
     }
 
-    /// That the key of a label is that of a file.
+    /// Asserts that a label and a file have the same key.
     fn assert_same(&self, label: &str, key: &Path) {
         let public = succeed(openssl(&["pkey", "-pubout", "-in"]).arg(key));
         let reference = self.daemon.reference(label);
@@ -159,7 +159,7 @@ fn a_passphrase_is_asked_for_on_the_terminal() {
 fn a_key_is_imported_with_the_certificates_behind_it() {
     let scene = Scene::new();
     let (certificate, key, ca) = (&*scene.certificate, &*scene.key, &*scene.pki.ca());
-    // As HAProxy has them, and in other orders.
+    // The order of HAProxy, and other orders.
     for (label, parts) in
         [("haproxy", [certificate, key, ca]), ("key", [key, certificate, ca]), ("ca", [ca, key, certificate])]
     {
@@ -205,6 +205,6 @@ fn files_that_leave_a_choice_are_not_guessed_at() {
     assert_eq!((status.code(), &*line), (Some(65), expected));
     succeed(&mut scene.import("three", &mismatch, &["--index", "1"]));
     assert_eq!(scene.attached("three"), None);
-    // The same key twice leaves no choice.
+    // A file with the same key twice leaves no choice.
     succeed(&mut scene.import("same", &scene.write("same.pem", &[key, key]), &[]));
 }

@@ -52,7 +52,8 @@ fn a_new_master_key_is_put_in_force_under_load() {
     assert!(status.code() == Some(73) && line.contains("late;") && !line.contains("shop"), "{line}");
     succeed(&mut rewrap(&daemon, &[]));
     load.let_sign(100);
-    // What is not configured any more is not put in force: the next start would not find it.
+    // A master key that is no longer configured is not put in force: the next start would not find
+    // it.
     let configured = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
     fs::write(daemon.path("keyward.toml"), configured.split("[embedded]").next().unwrap()).unwrap();
     daemon.reload();

@@ -11,7 +11,7 @@ use keyward_tests::tool::{Process, wait_for};
 use keyward_tests::{Daemon, Pki};
 use rustix::process::Signal;
 
-/// HAProxy has threads, and jobs if it is told so.
+/// HAProxy has threads, and jobs if it is configured so.
 #[test]
 fn haproxy() {
     let daemon = Daemon::start();
@@ -38,7 +38,7 @@ fn haproxy() {
     for wish in WISHES {
         s_client(&pki, site.address, wish);
     }
-    // It lets go of everything when it has served its last client.
+    // HAProxy frees everything after its last client.
     haproxy.signal(Signal::USR1);
     let status = haproxy.wait();
     assert!(status.success(), "{status}: {}", fs::read_to_string(&log).unwrap());

@@ -60,8 +60,8 @@ fn rustls_server(daemon: &Daemon, site: &Site) -> Box<dyn Any> {
     Box::new(Rustls::start(daemon, std::slice::from_ref(site)))
 }
 
-/// What `openssl s_client` says of a connection, and what it is answered, in small letters behind
-/// its own words.
+/// The output of `openssl s_client` about a connection, followed by the answer of the server in
+/// small letters.
 fn page(daemon: &Daemon, pki: &Pki, site: &Site, client: Option<&Site>) -> String {
     let asks = daemon.path("asks");
     fs::write(&asks, "GET / HTTP/1.0\r\n\r\n").unwrap();
@@ -102,7 +102,7 @@ fn files_of_every_form_are_imported(backend: Backend) {
             let (_, text) = fail(&mut import(&label, &file));
             assert!(text.contains("the ML-DSA key in the file has no seed"), "{label}: {text}");
             if form == "bare-seed" {
-                // As the message says.
+                // The advice of the message.
                 let new = daemon.path("new.pem");
                 let words = ["pkey", "-provparam", "ml-dsa.output_formats=seed-only", "-in"];
                 succeed(OpenSsl::V3_5.program(&words).arg(&file).arg("-out").arg(&new));

@@ -20,7 +20,7 @@ fn an_upgrade_under_load_loses_nothing() {
     daemon.generate("shop", "p256");
     let site = Site::with_key(&daemon, &pki, "shop");
     let masters = Masters { directory: nginx::configure(&daemon, std::slice::from_ref(&site), 2) };
-    // As a child of whoever started it a master does not replace itself.
+    // A master that is the child of the program that started it does not replace itself.
     let conf = masters.directory.join("nginx.conf");
     fs::write(&conf, fs::read_to_string(&conf).unwrap().replace("daemon off;", "")).unwrap();
     succeed(&mut nginx::command(&daemon, &masters.directory));
@@ -174,8 +174,8 @@ fn signal(id: u32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(id.cast_signed()).unwrap(), signal);
 }
 
-/// Whether a process has ended: one that nobody has waited for yet has no command line any more
-/// (proc(5)).
+/// True after the end of a process: a process that nobody has waited for yet has no command line
+/// any more (proc(5)).
 fn is_gone(id: u32) -> bool {
     fs::read(format!("/proc/{id}/cmdline")).map_or(true, |words| words.is_empty())
 }

@@ -76,7 +76,7 @@ fn a_uri_names_the_version_that_has_the_certificate(backend: Backend) {
     assert_eq!((version(""), version("?certified")), (2, 2));
 }
 
-/// As with a reference: loaded once, it stands for that very key.
+/// A key from a URI, like a key from a reference, stands for the same key after it was loaded.
 fn the_key_behind_a_uri_is_not_another_one_later(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
@@ -179,7 +179,7 @@ fn keys_that_are_restricted_to_one_hash_of_pss(backend: Backend) {
     }
     daemon.assert_one_request_each(WISHES.len());
 
-    // A request by whoever may not choose the hash, and one by `keyward csr`.
+    // A request by a program that may not choose the hash, and one by `keyward csr`.
     let request = daemon.path("request.pem");
     succeed(
         daemon
@@ -243,7 +243,7 @@ fn the_key_of_a_server_signs_nothing_else(backend: Backend) {
                 .arg("-in")
                 .arg(&digest),
         );
-        // As proxies that make certificates up do.
+        // Like proxies that make up certificates.
         let certificate =
             fail(daemon.openssl(&["req", "-x509", "-new", "-subj", "/CN=shop", "-key"]).arg(&reference));
         let expected =

@@ -69,14 +69,14 @@ fn run_page(page: Option<&Page>, grants: &str, program: &str, script: &str) {
     assert!(page.is_none_or(|page| page.find_in_log(&text).is_some()), "{text}");
 }
 
-/// Who follows a page from the top has a site that is never down: the daemon has the grant before a
-/// server asks for anything.
+/// An administrator who follows a page from the top has a site that is never down: the daemon has
+/// the grant before a server asks for anything.
 #[test]
 fn pages_reload_the_daemon_before_they_restart_a_server() {
     for name in ["nginx", "haproxy", "apache", "lighttpd", "stunnel", "mail", "postgresql"] {
         let page = Page::read(name);
         let at = |words: &str| page.text().find(words).unwrap_or_else(|| panic!("no {words:?} in {name}.md"));
-        // That of the daemon's socket comes first, in the same line.
+        // The restart of the daemon's socket comes first, in the same line.
         let restart = page.text().rmatch_indices("systemctl restart ").last().unwrap().0;
         assert!(at("[[grant]]") < at("keyward serve --check-config"), "{name}");
         assert!(at("keyward serve --check-config") < restart, "{name}");

@@ -1,5 +1,5 @@
-//! Real handshakes of TLS 1.2: none is refused where the server offers TLS 1.3 as well, whatever
-//! the random of the client, and a server that does not is told what it needs.
+//! Real handshakes of TLS 1.2. If the server offers TLS 1.3 as well, none is refused, whatever the
+//! random of the client. Otherwise the error says what the server needs.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

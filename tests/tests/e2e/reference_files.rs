@@ -1,5 +1,4 @@
-//! Contents of the file that a server takes for its key: the ones that load, and the errors for the
-//! others.
+//! Contents of the file that a server takes for its key, and the errors for the rest.
 
 use std::fs;
 use std::path::PathBuf;
@@ -53,7 +52,7 @@ impl Scene {
     }
 }
 
-/// It loads nothing, and says why in this many words.
+/// Asserts that the program loads nothing, and gives this reason.
 fn assert_refused(output: &Output, told: &str) {
     assert_eq!(output.status.code(), Some(1), "{}: {}", output.status, stderr(output));
     assert!(stderr(output).contains(told), "{told:?} in {}", stderr(output));
@@ -126,8 +125,8 @@ fn references_among_junk() {
 }
 
 /// Programs leave errors in the queue of OpenSSL, as HAProxy does after a certificate that does not
-/// fit. OpenSSL then looks at no more than the first PEM block of a file, but for the labels that
-/// it knows.
+/// fit. OpenSSL then looks only at the first PEM block of a file, except for the labels that it
+/// knows.
 #[test]
 fn references_behind_certificates_after_an_earlier_error() {
     let scene = Scene::new();
@@ -150,7 +149,7 @@ fn references_behind_certificates_after_an_earlier_error() {
                 "behind=1",
             ),
             (format!("{parameters}the key\n{certificate}\nbehind\n{reference}"), true, "behind=0"),
-            // The first key counts, whatever stands behind it.
+            // The first key counts, whatever comes after it.
             ([certificate, plain, reference, certificate].map(String::as_str).concat(), false, "behind=1"),
             ([certificate, certificate, plain].map(String::as_str).concat(), false, "behind=0"),
         ] {
@@ -195,7 +194,7 @@ fn stores_lose_nothing_before_a_reference() {
     }
 }
 
-/// As editors, mail programs and templates leave them.
+/// Files as editors, mail programs and templates leave them.
 #[test]
 fn references_that_were_written_anew() {
     let scene = Scene::new();
@@ -220,8 +219,8 @@ fn references_that_were_written_anew() {
     }
 }
 
-/// As editors and shells of Windows write them: nothing reads that, but it is told, with a command
-/// that helps.
+/// Files as editors and shells of Windows write them. Nothing reads these files, but the error has
+/// a command that helps.
 #[test]
 fn references_in_utf16_are_told() {
     let scene = Scene::new();

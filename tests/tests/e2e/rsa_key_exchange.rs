@@ -136,7 +136,7 @@ fn a_key_is_for_the_one_or_the_other(backend: Backend) {
     }
 }
 
-/// A client that sends garbage gets the same answer as every other client.
+/// A peer that sends garbage gets the same answers as every peer.
 fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
     let mut daemon = Daemon::start_on(backend);
     succeed(&mut generate(&daemon, "shop", "rsa2048", &KEY_EXCHANGE));
@@ -240,7 +240,7 @@ fn a_key_at_two_backends_has_one_answer() {
     }
 }
 
-/// A secret is wiped after it was passed on, wherever it was on its way.
+/// A secret that has been passed on is wiped everywhere on its way.
 #[test]
 fn no_secret_stays_in_the_memory_of_the_daemon() {
     // Nobody else may look.
@@ -264,14 +264,15 @@ fn no_secret_stays_in_the_memory_of_the_daemon() {
     assert!(memory::count(daemon.id(), &[label.as_bytes()])[0] > 0, "nothing at all is found");
 }
 
-/// Remote units as `keyward unit list` shows them.
+/// The remote units in `keyward unit list`.
 fn units(daemon: &Daemon) -> Vec<serde_json::Value> {
     let text = succeed(&mut daemon.keyward(&["unit", "list", "--json"]));
     let units: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
     units.into_iter().filter(|unit| unit["backend"] == Units::BACKEND).collect()
 }
 
-/// A wrong padding is no failure of a unit, and the same at each; that there is no unit is told.
+/// A wrong padding is no failure of a unit, and the same at each unit; the error says if there is
+/// no unit.
 #[test]
 fn remote_units_are_asked_once_whatever_the_client_sent() {
     ask_two_units(&[]);
@@ -308,8 +309,8 @@ fn ask_two_units(arguments: &[&str]) {
     assert!(matches!(refused, Err(Error::Refused(Outcome::UnitUnavailable))), "{refused:?}");
 }
 
-/// What a key at a remote unit is able to do is settled when it is made or taken in, and no more
-/// than it needs.
+/// The abilities of a key at a remote unit are fixed when it is made or imported: no more than the
+/// key needs.
 #[test]
 fn remote_units_make_keys_for_the_one_or_the_other() {
     let daemon = Daemon::start_on(Backend::Grep11);

@@ -107,7 +107,7 @@ fn in_memory<'p>(daemon: &Daemon, plain: &'p Plain) -> Vec<&'p str> {
     in_memory_of(daemon.id(), plain)
 }
 
-/// The same for any process.
+/// The search of [`in_memory`] for any process.
 fn in_memory_of(process: u32, plain: &Plain) -> Vec<&str> {
     let pieces = plain.pieces();
     let found = memory::count(process, &pieces.iter().map(|(_, piece)| *piece).collect::<Vec<_>>());

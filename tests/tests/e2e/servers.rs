@@ -1,4 +1,4 @@
-//! Behaviour that every server has, each configured as its page in docs/servers/ shows.
+//! Tests for every server, each configured as on its page in conf/.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Signature algorithms that a client may ask for, beside the ones of its defaults.
+//! Signature algorithms that a client may ask for, beside its default.
 
 use keyward_tests::server::Site;
 use keyward_tests::tool::{run, stderr};
@@ -76,7 +76,7 @@ fn of_what_a_client_offers_the_first_that_a_key_can_is_taken() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// The same with the parts exchanged: a server of TLS 1.2 says what clients may sign with.
+/// The reverse: a server of TLS 1.2 says what clients may sign with.
 #[test]
 fn of_what_a_server_asks_for_the_first_that_the_key_of_a_client_can_is_taken() {
     let own = rustix::process::getuid().as_raw();
@@ -123,7 +123,7 @@ fn clients_of_rustls_choose_among_what_is_right_in_each_version() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// Output of `openssl s_client` that offers these signature algorithms.
+/// The output of an `openssl s_client` that offers these signature algorithms.
 fn s_client(pki: &Pki, site: &Site, version: &str, algorithms: &str) -> String {
     s_client_with(pki, site, version, algorithms, &[])
 }

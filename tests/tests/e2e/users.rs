@@ -66,7 +66,7 @@ fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone(backend: Backend) 
         assert!(text.starts_with("keyward: cannot ") && text.lines().count() == 1, "{text}");
         assert!(text.contains("ermission denied"), "{text}");
     }
-    // Whoever may open the socket by its mode is asked by the daemon who he is.
+    // The daemon asks for the user of everybody who may open the socket by its mode.
     fs::set_permissions(daemon.path("run/admin.sock"), Permissions::from_mode(0o666)).unwrap();
     let (_, text) = fail(&mut as_user(OTHER, &daemon.keyward(&["key", "list"])));
     assert!(text.lines().count() == 1 && text.contains("only root and the user"), "{text}");

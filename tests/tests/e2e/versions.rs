@@ -77,7 +77,8 @@ fn clients_of_each_version_have_certificates() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// The program uses a key that may do anything, and another version reads the results.
+/// Everything that the program does with a key for any use, with the results checked by another
+/// version.
 #[test]
 fn the_program_signs_with_a_key_for_anything() {
     let daemon = Daemon::start();
@@ -152,7 +153,7 @@ fn the_program_signs_with_a_key_for_anything() {
     }
 }
 
-/// Whether keys of a type take whole messages only.
+/// True if keys of a type take whole messages only.
 fn hashes_for_itself(key_type: &str) -> bool {
     key_type == "ed25519" || ML_DSA.contains(&key_type)
 }
@@ -260,8 +261,7 @@ fn a_handshake_with_rsa_key_exchange_is_two_inits_and_a_decryption() {
     assert_calls("rsa2048", "rsa-key-exchange", Some("AES128-SHA256"), &expected);
 }
 
-/// Provider functions that a handshake with a signature calls. One of the two calls of
-/// `digest_sign` asks for the size only.
+/// Calls of a handshake that signs. One of the two calls of `digest_sign` asks for the size only.
 const SIGNATURE: [(&str, u64); 3] = [
     ("signature::digest_sign_init", 2),
     ("signature::digest_sign", 2),

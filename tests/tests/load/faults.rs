@@ -26,7 +26,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// As many units, with more settings for the backend.
+    /// `count` units, with more settings for the backend.
     fn new(count: usize, settings: &str) -> Self {
         Self::with_arguments(count, settings, &[])
     }
@@ -86,7 +86,7 @@ fn client(daemon: &Daemon) -> Client {
     Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT)
 }
 
-/// Message that a TLS 1.3 server signs (RFC 8446, 4.4.3).
+/// The message that a server signs in TLS 1.3 (RFC 8446, 4.4.3).
 fn message() -> Vec<u8> {
     [&[b' '; 64][..], b"TLS 1.3, server CertificateVerify", &[0], &[7; 32]].concat()
 }
@@ -200,7 +200,7 @@ fn signatures_that_do_not_verify_go_nowhere() {
     load.let_sign(300);
     none_failed(&load.stop(), &daemon.log());
     let found_out = daemon.logged(&["unit is out of order", "does not verify"]);
-    // Probes find it in order each time, and are believed less and less.
+    // Probes find the unit healthy each time, and are believed less and less.
     assert!((1..6).contains(&found_out), "{}", daemon.log());
 
     // Alone, it has nothing signed, and no key made.
@@ -400,7 +400,7 @@ fn tokens_of_iam_are_fetched_ahead_of_their_end_and_once_for_all() {
     fs::set_permissions(&known, Permissions::from_mode(0o600)).unwrap();
     let server = units.start("unit", &["--token-file", path(&known)]);
     let iam = Iam::start(&units, "2");
-    // As a service of systemd gets it.
+    // The way in which a service of systemd gets the key.
     let settings = iam.settings(API_KEY);
     let settings: String = settings
         .lines()

@@ -302,7 +302,7 @@ fn reloads_of_nginx_lose_nothing(backend: Backend) {
     assert_eq!(nginx.id(), master);
 }
 
-/// A program on rustls tells these errors apart without reading their text.
+/// Errors that a program on rustls can tell apart without a look at the text.
 #[test]
 fn rustls_has_an_error_for_each_trouble() {
     let mut daemon = Daemon::start_slow("300ms");
@@ -324,7 +324,7 @@ fn rustls_has_an_error_for_each_trouble() {
         other => panic!("{other}"),
     };
     let hurried = handshake(daemon.for_rustls().with_timeout(Duration::from_millis(100)));
-    // Whoever looks at the clock first.
+    // Client or daemon, whichever looks at the clock first.
     assert!([None, Some(Outcome::DeadlineExceeded)].contains(&outcome(&hurried)), "{hurried}");
     succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
     assert_eq!(outcome(&handshake(daemon.for_rustls())), Some(Outcome::KeyDisabled));

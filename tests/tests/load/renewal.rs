@@ -123,7 +123,7 @@ impl Authority {
         }
     }
 
-    /// Whether it has certified what a server shows.
+    /// True if this authority has certified the server's certificate.
     fn certifies(&self, server: &UnitServer) -> bool {
         let mut s_client = Command::new("openssl");
         s_client.args(["s_client", "-verify_return_error", "-alpn", "h2", "-connect"]);
@@ -162,7 +162,7 @@ fn renewed_files_are_in_force_without_a_lost_call() {
     wait_for("the daemon to read its files", || (read() >= 2).then_some(()));
     scene.sign_over_a_new_connection();
 
-    // A file that is broken leaves the old ones in force, on both sides, and is told.
+    // A broken file leaves the old files in force, on both sides, and is reported.
     let key = scene.daemon_files.join("key");
     let told = || scene.daemon.logged(&["ERROR", "TLS files of backend hsm: the old ones stay in force"]);
     put(&third.unit.1, &key);

@@ -17,7 +17,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// Latency of the unit for a signature.
+/// Time that a unit takes for a signature.
 const LATENCY: &str = "20ms";
 
 #[test]
@@ -118,7 +118,7 @@ fn others_go_on(runtime: &mut Builder, kind: Kind, handshakes: Option<&Handle>) 
     assert!(p99 < Duration::from_millis(5), "p99 {p99:?}");
 }
 
-/// Who makes the handshakes.
+/// Library whose acceptor makes the handshakes.
 #[derive(Clone, Copy)]
 enum Kind {
     OfKeyward,

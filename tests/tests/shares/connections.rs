@@ -14,7 +14,7 @@ const SUBUIDS: core::ops::Range<u32> = 100_000..100_100;
 /// Users without any.
 const STRANGERS: core::ops::Range<u32> = 7201..7206;
 
-/// Limits for connecting with one signature, in milliseconds: 99th percentile, and the longest.
+/// Limit for connecting and a signature, in milliseconds: 99 of 100, and the longest.
 const MOST_P99: f64 = 10.0;
 const MOST: f64 = 100.0;
 
@@ -30,7 +30,7 @@ fn start() -> Daemon {
     daemon
 }
 
-/// Measurements of www-data, which connects anew for each signature.
+/// Times that www-data sees with a new connection for each signature.
 fn visits(daemon: &Daemon, seconds: f64) -> Value {
     let settings = format!("label=shop reconnect=yes seconds={seconds}");
     Attacker::start(daemon, uid_of("www-data"), "probe", &settings).wait()
@@ -118,7 +118,7 @@ fn users_without_a_grant_are_closed_when_they_ask_nothing() {
     let daemon = start();
     let [silent, granted] = [STRANGERS.start, GRANTED.start]
         .map(|uid| Attacker::start(&daemon, uid, "flood", "connections=10 seconds=8"));
-    // Whoever asks now and then may stay; what it is told is that there is no grant.
+    // A peer that asks now and then may stay; the answer is that there is no grant.
     let report = Attacker::start(&daemon, STRANGERS.start + 1, "probe", "label=shop seconds=7").wait();
     assert_eq!(report["failed"], 0, "{report}");
     assert_eq!(outcomes(&report, "no-grant"), report["count"].as_u64().unwrap(), "{report}");

@@ -1,5 +1,4 @@
-//! One user who floods the daemon with whatever he can think of, and another one who must not
-//! notice.
+//! One user floods the daemon in every known way, and another user must not notice.
 
 use std::io;
 use std::process::Command;
@@ -33,7 +32,7 @@ uid = 7003
 keys = ["shop", "rsa2048", "p521", "ml-dsa-87"]
 "#;
 
-/// Limit for the signatures of another user, in milliseconds: 99th percentile.
+/// Limit for another user's signatures, in milliseconds: 99 of 100.
 const MOST_P99: f64 = 10.0;
 /// How much longer another user's handshakes may take.
 const MOST_SLOWDOWN: f64 = 3.0;
@@ -61,7 +60,7 @@ fn start(keys: &[(&str, &str)]) -> Daemon {
     daemon
 }
 
-/// Measurements of www-data on one connection for that many seconds.
+/// Times that www-data sees on one connection, in so many seconds.
 fn probe(daemon: &Daemon, seconds: f64) -> Value {
     Attacker::start(daemon, uid_of("www-data"), "probe", &format!("label=shop seconds={seconds}")).wait()
 }
@@ -90,7 +89,7 @@ fn p99_meanwhile(daemon: &Daemon, probes: usize, seconds: f64) -> f64 {
     median(probes.collect())
 }
 
-/// Limit for the signatures of another user: higher on a machine that is busy anyway.
+/// Limit for signatures of another user: higher on a machine that is busy anyway.
 fn limit(daemon: &Daemon) -> f64 {
     MOST_P99.max(2.0 * p99_meanwhile(daemon, 3, 0.2))
 }
@@ -228,7 +227,7 @@ fn other_floods_leave_others_their_latency() {
             println!("{name}: p99 {p99:.2} ms; {report}");
             p99 > MOST_P99 && p99 > limit(&daemon) || is_told_of_overload_too_often(&report)
         };
-        // What else the machine does takes time, too, but not always.
+        // Other work of the machine takes time too, but not always.
         if (0..3).all(|_| disturbs()) {
             late.push(name);
         }
@@ -309,8 +308,8 @@ fn requests_that_have_waited_past_their_deadline_are_not_signed() {
     assert_eq!(outcomes(&report, "overloaded"), 0, "{report}");
 }
 
-/// A user who asks for too much is not taken for one who sends half a frame: the rest of the
-/// request waits in the socket until the daemon reads again.
+/// A peer that asks for too much is not mistaken for a peer that sends half a frame: the rest of
+/// the frame waits in the socket until the daemon reads again.
 #[test]
 fn a_user_who_asks_for_too_much_keeps_its_connections() {
     let Some(_turn) = Turn::take() else { return };
@@ -334,7 +333,7 @@ fn nothing_is_signed_for_callers_that_have_left() {
         drop(Attacker::start(&daemon, FLOODER, "flood", &settings));
     }
     wait_for("the last connection to be closed", || (daemon.status()["connections"] == 0).then_some(()));
-    // One for each that asked, or a little more.
+    // One for each peer that asked, or a little more.
     let signed = daemon.metric("keyward_signatures_total", &["outcome=\"done\""]);
     assert!(signed < 2000.0, "{signed} of {} were signed", 10 * 64 * 16);
     let report = probe(&daemon, 0.3);

@@ -11,7 +11,7 @@ use keyward_tests::{Attacker, Daemon, leave_out};
 use serde_json::Value;
 
 const OTHER: u32 = 7001;
-/// Limit for signatures under a flood, in milliseconds: 99th percentile.
+/// Limit for signatures under a flood, in milliseconds: 99 of 100.
 const MOST_P99: f64 = 10.0;
 
 /// A daemon that has grants for services, and a machine with control groups.
@@ -23,7 +23,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// None where the kernel does not let us play systemd: without root, and in most containers.
+    /// `None` if the kernel does not let us act as systemd: without root, and in most containers.
     fn start(runner: impl FnOnce(&Daemon, &Cgroups) -> Vec<String>) -> Option<Self> {
         let turn = Turn::take()?;
         let Some(cgroups) = Cgroups::mount() else {
@@ -60,8 +60,8 @@ impl Scene {
         Attacker::start(&self.daemon, uid, mode, &format!("cgroup={} {settings}", cgroup.display()))
     }
 
-    /// What nginx sees of the daemon: the best of a few tries, since anything else that the machine
-    /// does takes time.
+    /// Asserts that nginx is served in time: the best of a few tries counts, because other work of
+    /// the machine takes time.
     fn assert_nginx_is_served(&self, settings: &str) {
         let group = format!("system.slice/{}", service("nginx"));
         let seconds = if is_soak() { 20.0 } else { 0.5 };
@@ -116,7 +116,7 @@ fn a_grant_to_a_service_is_for_its_processes_alone() {
         (OTHER, format!("system.slice/{alone}"), "alone", "done"),
         (www_data, format!("system.slice/{php}"), "shop", "no-grant"),
         (www_data, format!("system.slice/{nginx}"), "php", "no-grant"),
-        // Whoever may make groups may give them any name.
+        // A user who may make groups may give them any name.
         (www_data, format!("system.slice/{php}/{nginx}"), "shop", "no-grant"),
         (www_data, format!("system.slice/{php}/system.slice/{nginx}"), "shop", "no-grant"),
         (www_data, format!("user.slice/{nginx}"), "shop", "no-grant"),

@@ -1,7 +1,8 @@
-//! What the daemon makes of units that sign so many times a second and no more: how much of that it
-//! gets out of them, and what becomes of requests when there are more than they can take.
+//! Performance of the daemon with units that sign only so many times a second: the share of that
+//! rate which the daemon uses, and the results of requests when there are more than the units can
+//! take.
 //!
-//! Requests are due evenly spaced, whatever became of those before.
+//! Requests are due evenly spaced, whatever became of earlier requests.
 
 use std::time::{Duration, Instant};
 

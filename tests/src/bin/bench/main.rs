@@ -122,8 +122,7 @@ fn cpu_time(pid: u32) -> f64 {
     nanoseconds as f64 / 1000.0
 }
 
-/// What so many of a hundred measurements did not exceed in one of the things that were measured;
-/// zero if there are none.
+/// Percentile of one of the values that were measured; zero if there are no measurements.
 fn percentile<T>(percent: usize, measured: &[T], part: impl Fn(&T) -> f64) -> f64 {
     let mut values: Vec<f64> = measured.iter().map(part).collect();
     values.sort_by(f64::total_cmp);

@@ -1,8 +1,8 @@
-//! What the daemon costs beside a bare GREP11 call: the same unit is called by a standard client
+//! Cost of the daemon beside a bare GREP11 call: the same unit is called by a standard client
 //! directly, and through the daemon.
 //!
 //! One call at a time over one connection. The unit has a processor to itself; the client, with the
-//! daemon or without, has another one. Rounds of either kind alternate, so that a disturbance of
+//! daemon or without, has another processor. Rounds of both kinds alternate, so a disturbance of
 //! the machine meets both.
 
 use std::process::Command;

@@ -65,7 +65,7 @@ fn the_provider_sorts_before_default() {
     let (detail, mend) = ("\"aaa\", which sorts before \"default\"", "call it keyward");
     scene.trap("keyward = keyward_provider", "aaa = keyward_provider", detail, mend);
     scene.trap("[keyward_provider]\n", "[keyward_provider]\nidentity = aaa\n", detail, mend);
-    // A name behind it does no harm.
+    // A name after the comment does no harm.
     assert_eq!(scene.find(&scene.conf("keyward = keyward_provider", "tls = keyward_provider"))[0], "ok");
 }
 
@@ -239,7 +239,7 @@ fn the_shipped_file_includes_that_of_the_system() {
     assert!(mend.contains("add that section to the file, with the same line providers ="), "{mend}");
     fs::write(&path, format!("{text}[ours]\nproviders = provider_sect\n")).unwrap();
     assert_eq!(scene.find(&path)[0], "ok");
-    // As the page says, one list is in force.
+    // One list is in force, as the page says.
     let other = "openssl_conf = openssl_init\n[openssl_init]\nproviders = list\n[list]\nlegacy = legacy_sect\n\
                  [legacy_sect]\nactivate = 1\n";
     fs::write(&system, other).unwrap();

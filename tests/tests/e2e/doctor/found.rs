@@ -1,4 +1,4 @@
-//! Servers that the doctor finds by itself because they run.
+//! Findings of the doctor without arguments: the servers that run.
 
 use std::fs::{self, Permissions};
 use std::net::TcpStream;
@@ -26,7 +26,7 @@ fn all(daemon: &Daemon) -> Vec<Finding> {
     findings.iter().map(|one| ["check", "verdict", "detail", "mend"].map(|name| field(one, name))).collect()
 }
 
-/// Findings about one process; other tests run servers as well.
+/// Findings about a process, because other tests have servers as well.
 fn of_process(daemon: &Daemon, pid: u32) -> Vec<Finding> {
     let of_process = format!("(process {pid} ");
     all(daemon).into_iter().filter(|[_, _, detail, _]| detail.contains(&of_process)).collect()
@@ -90,7 +90,7 @@ fn servers_that_run_and_what_they_lack() {
     }
     drop(other);
 
-    // No grant: the mend names the user of the worker.
+    // No grant: the advice names the user of the worker.
     let only = |grants: &str| {
         daemon.configure(&format!("log = \"debug\"\n{grants}{also}"));
         daemon.reload();
@@ -173,7 +173,7 @@ fn a_server_that_has_not_loaded_the_provider() {
         mend.contains("OPENSSL_CONF=/etc/keyward/openssl.cnf") && mend.ends_with(", and restart it"),
         "{mend}"
     );
-    // As nginx 1.29 has it.
+    // The form of nginx 1.29.
     name("store:keyward:shop?certified");
     let found = of_process(&daemon, nginx.id());
     one_with(&found, "server", "fail", "(the first one is keyward:shop)");
@@ -274,7 +274,7 @@ fn an_abstract_address_is_of_one_network_namespace() {
     daemon.configure_more(&format!("[socket]\nalso = [{address:?}]\n"));
     daemon.resume();
     let (certificate, key) = Pki::new(daemon.directory()).leaf("plain");
-    // Its port is one of that network namespace, too.
+    // The port is in that network namespace, too.
     let mut server = openssl(&["s_server", "-quiet", "-accept", "127.0.0.1:4433"]);
     server.arg("-cert").arg(certificate).arg("-key").arg(key);
     let mut command = Command::new("unshare");

@@ -15,16 +15,16 @@ use keyward_tests::{Daemon, OpenSsl};
 
 const OTHER: &str = "daemon";
 
-/// One finding: verdict, detail and what to do.
+/// A finding: verdict, detail and what to do.
 type Finding = [String; 3];
 
-/// Findings of one check, with more arguments for the doctor.
+/// Findings of the doctor by one check, run with more arguments.
 fn doctor(daemon: &Daemon, check: &str, arguments: &[&dyn AsRef<OsStr>]) -> Vec<Finding> {
     let mut command = daemon.keyward(&["doctor", "--json"]);
     findings(command.env_remove("KEYWARD_SOCKET").args(arguments), check)
 }
 
-/// Findings of one check, from the output of a doctor command.
+/// Findings of such a command by one check.
 fn findings(command: &mut Command, check: &str) -> Vec<Finding> {
     let output = run(command);
     let text = String::from_utf8_lossy(&output.stdout);
@@ -68,7 +68,7 @@ impl Scene {
         found.remove(0)
     }
 
-    /// That one trap is found, and how to mend it.
+    /// Asserts that the trap is found, with advice how to fix it.
     fn trap(&self, part: &str, by: &str, detail: &str, mend: &str) {
         let [verdict, told, mends] = self.find(&self.conf(part, by));
         assert_eq!(verdict, "fail", "{told}");

@@ -208,7 +208,7 @@ fn a_process_is_without_the_variable() {
         let output = run(&mut as_user(OTHER, doctor.arg("--pid").arg(right.id().to_string())));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(text.contains("may not see the environment of process"), "{text}");
-        // As in a container: root without what the kernel asks for.
+        // Root without the capabilities that the kernel asks for, as in a container.
         let mut lesser = Command::new("setpriv");
         lesser.args(["--bounding-set", "-all", "--inh-caps", "-all", "--"]).arg(doctor.get_program());
         lesser.args(doctor.get_args());
@@ -267,7 +267,7 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
     one(find(&scene.conf(&socket, "socket = /file"), &[]), "fail", "is no socket", &also);
     std::os::unix::fs::symlink(scene.daemon.socket(), root.join("link")).unwrap();
     one(find(&scene.conf(&socket, "socket = /link"), &[]), "fail", "leads out of it", &also);
-    // What nobody listens on any more.
+    // A socket on which nobody listens any more.
     drop(std::os::unix::net::UnixListener::bind(root.join("left")).unwrap());
     one(find(&scene.conf(&socket, "socket = /left"), &[]), "fail", "cannot be reached: ", &also);
 
@@ -279,7 +279,7 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
         fs::set_permissions(&inside, Permissions::from_mode(0o666)).unwrap();
         fs::set_permissions(&root, Permissions::from_mode(0o700)).unwrap();
         one(find(&good, &[&"--user", &OTHER]), "fail", "daemon cannot pass", "chmod a+x");
-        // Who goes into a chroot as root need not pass the directories above it.
+        // A process that enters a chroot as root need not pass the directories above it.
         fs::set_permissions(&root, Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(scene.daemon.directory(), Permissions::from_mode(0o700)).unwrap();
         let found = find(&good, &[&"--user", &OTHER]);
@@ -324,7 +324,7 @@ fn the_chroot_is_that_of_the_process() {
         is_told(&find(pid, &[]), pid, &format!("KEYWARD_SOCKET of process {pid}"));
         let found = doctor(daemon, "process", &[&"--pid", &pid.to_string()]);
         assert!(found.iter().all(|[verdict, ..]| verdict == "ok"), "{found:#?}");
-        // What is said counts more than what is found.
+        // An argument counts more than a finding.
         let found = find(pid, &[&"--chroot", &daemon.directory()]);
         let [[verdict, detail, _]] = &found[..] else { panic!("{found:#?}") };
         let inside = format!("from inside {} the socket", daemon.directory().display());
@@ -350,8 +350,7 @@ fn the_chroot_is_that_of_the_process() {
     assert!(mend.contains("--chroot DIR"), "{mend}");
 }
 
-/// As docs/servers/haproxy.md sets it up: the socket is that of the environment, whatever
-/// openssl.cnf says.
+/// The set-up of conf/haproxy.md: the socket comes from the environment, whatever openssl.cnf says.
 #[test]
 fn the_environment_says_where_the_socket_is() {
     let mut daemon = Daemon::prepare("");
@@ -442,7 +441,7 @@ fn no_grant_lets_the_user_use_the_key() {
         verdict == "fail" && detail.contains("the uses of the key do not include tls-server"),
         "{detail}"
     );
-    // What it says to do works as it stands.
+    // The advice works as it stands.
     let told = mend.strip_prefix("allow it: ").unwrap();
     succeed(&mut daemon.shell(told));
     assert_eq!(find()[0], "ok");
@@ -457,7 +456,7 @@ fn no_grant_lets_the_user_use_the_key() {
     let [verdict, detail, _] = find();
     assert!(verdict == "ok" && detail.contains("may use key shop for tls12-server, not for"), "{detail}");
 
-    // What is asked is what the key is for.
+    // The uses of the key decide.
     let configure_and_find = |key: &str, uses: &str| {
         let grant = by("*", "tls-server").replace(r#"["tls-server"]"#, uses);
         daemon.configure(&format!("log = \"debug\"\n{grant}"));
@@ -525,7 +524,7 @@ fn a_grant_holds_for_the_user_and_not_for_the_process() {
         daemon.configure(&format!("log = \"debug\"\n[[grant]]\n{who}\nkeys = [\"shop\"]\n"));
         daemon.reload();
         let [verdict, detail, _] = find(&[]);
-        // Where services cannot be told from each other, the doctor says that.
+        // If services cannot be told apart, the doctor says so.
         let is_told = detail.ends_with(&ok) || detail.contains("grants with unit do not hold: ");
         assert!(is_told && (verdict == "ok") == detail.ends_with(&ok), "{who}: {detail}");
         let [verdict, detail, _] = find(&[&"--pid", &pid]);

@@ -32,7 +32,7 @@ impl Scene {
         Self { daemon, unit, units, python, directory }
     }
 
-    /// Has a key pair made, and returns the path that its files have but for their suffixes; see
+    /// Makes a key pair, and returns the path of its files without their suffixes; see
     /// tests/grep11/probe.py.
     fn pair(&self, unit: &UnitServer, kind: &str, files: &str) -> String {
         let files = self.directory.path().join(files).to_str().unwrap().to_owned();

@@ -100,8 +100,7 @@ fn a_backend_is_named_where_there_are_several() {
     assert_refused(&mut scene.daemon.keyward(&["key", "show", "shop"]), 66, &["no key shop"]);
 }
 
-/// The reload names each change that it does not take over, and so does a refusal because of that
-/// change.
+/// A reload names the settings that it does not take over, and so do the commands that need them.
 #[test]
 fn a_default_backend_and_one_that_is_new() {
     let mut scene = Scene::new();

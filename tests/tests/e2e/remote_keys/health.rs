@@ -1,4 +1,4 @@
-//! State of units as the command line, watchers and metrics report it.
+//! Reports about units: on the command line, to watchers, and in metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{sign, unit_list};
 
-/// Three units: one in order, one that is not there, one with another master key.
+/// Three units: one is healthy, one is not there, one has another master key.
 struct Scene {
     daemon: Daemon,
     proxies: Vec<Proxy>,
@@ -118,7 +118,7 @@ fn units_that_are_up_down_and_with_another_master_key() {
         "{text}"
     );
 
-    // One unit is enough, and one with another master key is none.
+    // One unit is enough, and a unit with another master key does not count.
     assert_eq!(scene.daemon.get("/ready"), (200, "ready\n".into()));
     scene.servers[0].stop();
     scene.wait_for_health(0, "down");
@@ -215,7 +215,7 @@ fn metrics() {
     };
     assert_eq!(of_units(&before, "keyward_unit_up"), [1.0, 0.0, 1.0]);
     assert_eq!(of_units(&page, "keyward_unit_up"), [0.0; 3]);
-    // What keys take to be made counts here.
+    // Calls that make keys count here.
     assert!(of_units(&page, "keyward_unit_calls_total")[0] >= 9.0 + 6.0);
     assert_eq!(of_units(&page, "keyward_unit_calls_total")[1..], [0.0; 2]);
     assert_eq!(of_units(&before, "keyward_unit_failures_total"), [0.0; 3]);
@@ -233,7 +233,7 @@ fn metrics() {
     assert_read_by_others(&scene.daemon);
 }
 
-/// Prometheus finds no fault with the page, and a node exporter reads it.
+/// Asserts that Prometheus and a node exporter read the page.
 fn assert_read_by_others(daemon: &Daemon) {
     let textfiles = daemon.path("textfiles");
     fs::create_dir(&textfiles).unwrap();
@@ -332,7 +332,7 @@ impl Page {
         self.with(name, labels).map(|sample| sample.value).sum()
     }
 
-    /// The buckets of a histogram grow up to the total count.
+    /// Asserts that the buckets grow up to the whole count.
     fn assert_histogram(&self, name: &str, labels: &[(&str, &str)]) {
         let bucket = format!("{name}_bucket");
         let buckets: Vec<_> = self.with(&bucket, labels).collect();

@@ -29,7 +29,7 @@ fn key_files_of_every_type_and_form() {
     assert_eq!(fs::read(daemon.path("sec1-der.key")).unwrap()[..2], [0x30, 0x81], "a SEQUENCE");
 }
 
-/// The command that imports a key from the file that is named behind it.
+/// The command that imports a key from the file whose name comes last.
 fn import(label: &str, daemon: &Daemon) -> Command {
     let mut command = daemon.new_key(&["import", label]);
     command.arg("--in");

@@ -153,7 +153,7 @@ fn a_signature_is_one_call() {
     let (daemon, _servers, _directory) =
         scene(&[&[&NO_DIGESTS[..], &["--simulate-latency", "100ms"]].concat()]);
     daemon.generate_for("shop", "p256", "any");
-    // One connection, as of a server: the first signature over it may have to connect to the unit.
+    // One connection, like a server: the first signature may have to connect to the unit.
     let load = Signers::start(&daemon, "shop", P256, 4.0, 1);
     load.let_sign(6);
     let mut took: Vec<_> = load.stop().iter().map(|signed| signed.latency()).collect();

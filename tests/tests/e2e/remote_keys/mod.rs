@@ -1,5 +1,4 @@
-//! Keys at remote units: how they come there, which unit signs with them, and what is told when
-//! none can.
+//! Keys at remote units: how keys come there, which unit signs, and the errors when no unit can.
 
 mod adoption;
 mod backends;
@@ -83,7 +82,7 @@ fn json(command: &mut Command) -> Value {
     serde_json::from_str(&succeed(command)).unwrap()
 }
 
-/// `keyward unit list`, but for the embedded unit.
+/// `keyward unit list`, without the embedded unit.
 fn unit_list(daemon: &Daemon) -> Vec<Value> {
     let Value::Array(mut units) = json(&mut daemon.keyward(&["unit", "list", "--json"])) else { panic!() };
     units.retain(|unit| unit["backend"] != "embedded");

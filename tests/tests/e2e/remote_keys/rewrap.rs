@@ -109,8 +109,8 @@ impl Scene {
     }
 }
 
-/// A key for RSA key exchange proves its new blob as it can, and whoever asks cannot tell that
-/// there is one.
+/// A key for RSA key exchange proves its new blob by decrypting, and peers cannot tell that there
+/// is a new blob.
 #[test]
 fn premaster_secrets_outlive_the_master_key() {
     let mut scene = Scene::new(1, "", &[]);
@@ -148,7 +148,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
     assert!(text.contains("keyward key rewrap --backend hsm --finish"), "{text}");
     ["shop", "mail", "web"].iter().for_each(|label| assert_signs(&scene.daemon, label));
 
-    // What was made since is told as long as a unit can wrap it.
+    // A key that was made since is reported as long as a unit can wrap it.
     scene.daemon.generate_for("late", "p256", "any");
     scene.assert_unfinished(&["late;", "keyward key rewrap --backend hsm"], &["shop"]);
     scene.assert_wraps(1, 5);
@@ -183,7 +183,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
         scene.daemon.log()
     );
 
-    // The last one is left behind, until a unit has the old master key once more.
+    // The last key is left, until a unit has the old master key once more.
     scene.assert_unfinished(&["last;", "keyward key rewrap --backend hsm"], &["shop", "late"]);
     scene.assert_no_unit_for("last");
     let mut never = scene.daemon.new_key(&["generate", "never", "--type", "p256"]);
