@@ -18,7 +18,7 @@ use crate::cli::output::warn;
 use crate::ground::exit;
 use crate::serve::sockets::PEERS;
 
-/// The daemon with its sockets in a directory.
+/// A daemon with its sockets in this directory.
 pub(super) struct Daemon {
     runtime_dir: PathBuf,
 }
@@ -64,7 +64,7 @@ impl Daemon {
     }
 }
 
-/// Signs over one connection until told to stop.
+/// Signs over one connection until `stop` is set.
 fn sign(runtime_dir: &Path, key: &TemporaryKey, stop: &AtomicBool) -> Result<Latencies, Failure> {
     let failed = |error| {
         Failure::new(exit::UNAVAILABLE, error)
@@ -76,7 +76,7 @@ fn sign(runtime_dir: &Path, key: &TemporaryKey, stop: &AtomicBool) -> Result<Lat
     let mut latencies = no_latencies()?;
     let scheme = scheme(key.key_type);
     let mut message = certificate_verify();
-    // The first one opens the connection and has the unit unwrap the key.
+    // The first signature opens the connection, and the unit unwraps the key.
     client.sign(&key.label, scheme, Input::Message(&message)).map_err(failed)?;
     while !stop.load(Ordering::Relaxed) {
         vary(&mut message);
@@ -87,7 +87,7 @@ fn sign(runtime_dir: &Path, key: &TemporaryKey, stop: &AtomicBool) -> Result<Lat
     Ok(latencies)
 }
 
-/// A key that exists as long as this does.
+/// A key that is deleted when this is dropped.
 struct TemporaryKey {
     admin: AdminClient,
     label: Label,
