@@ -84,7 +84,9 @@ impl<T> Call<T> {
     /// # Errors
     /// [`Error::Lost`] if the system does not let this process wait.
     pub fn wait(&self, at_most: Duration) -> Result<(), Error> {
-        self.exchange.wait((Instant::now() + at_most).min(self.exchange.deadline))
+        let deadline = self.exchange.deadline;
+        let until = Instant::now().checked_add(at_most).map_or(deadline, |until| until.min(deadline));
+        self.exchange.wait(until)
     }
 }
 

@@ -147,7 +147,7 @@ impl Client {
     /// revision 0 the first time.
     ///
     /// The daemon answers when there are changes, after `time` without any, and when the daemon
-    /// stops.
+    /// stops. A time longer than an hour counts as one hour.
     ///
     /// ```no_run
     /// # use core::time::Duration;
@@ -168,6 +168,7 @@ impl Client {
     /// be sent.
     pub fn start_watch(&self, after: u64, time: Duration) -> Result<Call<Changes>, Error> {
         let body = request::Body::Watch(message::Watch { after });
+        let time = time.min(Self::MAX_TIMEOUT);
         // The daemon gets the time of a request for an answer that is due after `time`.
         let deadline = Instant::now() + time + self.shared.timeout;
         Exchange::start(&self.shared, body, time, deadline).map(Call::new)
