@@ -25,9 +25,10 @@ struct Log {
 type Change = Option<Label>;
 
 impl Changes {
-    /// An empty feed for a daemon that starts now. Revisions begin with the time in nanoseconds since
-    /// 1970, so they are higher than the revisions of every daemon before, unless the clock was set
-    /// back. A peer with a revision of an earlier daemon learns that everything may have changed.
+    /// An empty feed for a daemon that starts now. Revisions begin with the time in nanoseconds
+    /// since 1970, so they are higher than the revisions of every daemon before, unless the clock
+    /// was set back. A peer with a revision of an earlier daemon learns that everything may have
+    /// changed.
     pub(crate) fn new() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         // 64 bits last for 500 years.

@@ -334,8 +334,9 @@ impl Keys {
         self.in_store(KeyStore::wrapped_key).await
     }
 
-    /// Secret for implicit rejection. Derives the replacement returned for an invalid RSA premaster.
-    /// A restart, another backend and a change of a master key leave the secret as it is.
+    /// Secret for implicit rejection. Derives the replacement returned for an invalid RSA
+    /// premaster. A restart, another backend and a change of a master key leave the secret as it
+    /// is.
     ///
     /// # Errors
     /// [`StoreError::Locked`] if the store key is not known.
@@ -398,7 +399,8 @@ fn settle(unit: &Unit, before: &[&Key], now: Result<Option<Key>, StoreError>) {
             unit.retire(was().filter(|blob| !usable.contains(blob)));
             unit.reinstate(usable);
         }
-        // The change may have happened or not: the private keys are forgotten now, and may come back.
+        // The change may have happened or not: the private keys are forgotten now, and may come
+        // back.
         Err(_) => {
             unit.retire(was());
             unit.reinstate(was());

@@ -13,8 +13,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// Expiry times of the certificates in use: one for each enabled key, of the newest version that has
-/// certificates. Shared by reference between tasks.
+/// Expiry times of the certificates in use: one for each enabled key, of the newest version that
+/// has certificates. Shared by reference between tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Expiries(Mutex<HashMap<Label, Expiry>>);
 

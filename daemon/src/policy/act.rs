@@ -1,22 +1,22 @@
-//! What a peer asks a key to do, and which uses admit it.
+//! The acts that a peer can ask of a key, and the uses that admit each act.
 
 use keyward_proto::{Outcome, Use};
 
 use super::authorise::Refusal;
 use super::purpose::Purpose;
 
-/// One thing that a key is asked to do.
+/// An act that a peer asks of a key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Act {
-    /// To sign a message of some kind.
+    /// Sign a message of one kind.
     Sign(Purpose),
-    /// To decrypt the premaster secret of an RSA key exchange.
+    /// Decrypt the premaster secret of an RSA key exchange.
     DecryptPremaster,
 }
 
 impl Act {
-    /// Whether one of these uses, of a key or of a grant, admits it. Decryption is always named by itself: `any` stands for
-    /// every kind of signature.
+    /// True if one of the uses of a key or of a grant admits the act. `any` admits every kind of
+    /// signature, and no decryption.
     pub fn is_admitted_by(self, uses: &[Use]) -> bool {
         uses.iter().any(|one| match self {
             Self::Sign(purpose) => purpose.is_admitted_by(*one),
@@ -30,7 +30,8 @@ impl Act {
         acts.filter(move |act| act.is_admitted_by(&[one]))
     }
 
-    /// What a refusal is for the peer: for messages that a setting of the server or a use more would mend, which.
+    /// Outcome for the peer after a refusal. Some outcomes name the setting of the server, or the
+    /// use, that would help.
     pub fn refused_as(self, refusal: Refusal) -> Outcome {
         match (refusal, self) {
             (Refusal::NoGrant, _) => Outcome::NoGrant,
@@ -42,8 +43,8 @@ impl Act {
     }
 }
 
-/// The use that key and grant lack after a refusal, if one would help: the narrowest that admits
-/// the message. `purpose` is the name of what the message was.
+/// The narrowest use that would admit a refused message; `None` if no use should be advised.
+/// `purpose` is the name of the purpose of the message.
 pub fn lacking(outcome: Outcome, purpose: &str) -> Option<Use> {
     match outcome {
         Outcome::NoDowngradeSentinel => return Some(Use::Tls12Server),
@@ -62,7 +63,7 @@ pub fn lacking(outcome: Outcome, purpose: &str) -> Option<Use> {
         Purpose::Tls12DheServerKeyExchange => Use::Tls12DheServer,
         Purpose::Tls12ClientCertificateVerify => Use::TlsClient,
         Purpose::CertificateRequest => Use::Csr,
-        // `any` admits them, and too much else to be advised.
+        // Only `any` admits these messages. `any` admits too much to be advised.
         Purpose::Tls12DheOverOtherGroup | Purpose::Other => return None,
     })
 }

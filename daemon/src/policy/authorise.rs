@@ -1,4 +1,5 @@
-//! Who may use which key for what: a pure function over data. Without a grant nobody may do anything.
+//! Decides which peer may use which key for which act: a pure function over data. A peer without a
+//! grant may do nothing.
 
 use core::num::NonZeroU32;
 use core::str::FromStr;
@@ -9,61 +10,62 @@ use thiserror::Error;
 
 use super::act::Act;
 
-/// A local process at the other end of the socket, as the kernel knows it (SO_PEERCRED, unix(7)).
+/// A local process at the other end of the socket, with its credentials from the kernel
+/// (SO_PEERCRED, unix(7)).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Peer {
-    /// Effective user id at the time it connected.
+    /// Effective user id when the process connected.
     pub uid: u32,
-    /// Effective group id at the time it connected.
+    /// Effective group id when the process connected.
     pub gid: u32,
     /// Process id.
     pub pid: i32,
-    /// Supplementary group ids at the time it connected (SO_PEERGROUPS).
+    /// Supplementary group ids when the process connected (SO_PEERGROUPS).
     pub groups: Arc<[u32]>,
-    /// The systemd service that it ran in when it connected, as in `nginx.service`; none where nothing asks
-    /// for it.
+    /// The systemd service of the process when it connected, for example `nginx.service`; `None` if
+    /// no grant depends on the service.
     pub service: Option<Arc<str>>,
 }
 
-/// Everything that is granted, to all peers.
+/// All grants, of all peers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Grants(Vec<Grant>);
 
-/// What some peers may do.
+/// Permission of some peers.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Grant {
-    /// To whom it is given.
+    /// Peers that have the grant.
     pub who: Who,
-    /// The keys that it covers.
+    /// Keys that the grant covers.
     pub keys: Vec<Pattern>,
-    /// What they may be used for.
+    /// Uses that the grant admits.
     pub uses: Vec<Use>,
-    /// How much of that each user may ask for.
+    /// Limits for each user.
     pub limits: Limits,
 }
 
-/// Peers that a grant is given to: those for which every condition holds that is named.
+/// Peers that have a grant: a peer must meet every condition that is present.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Who {
-    /// They are processes of this user.
+    /// The process belongs to this user.
     pub uid: Option<u32>,
-    /// They run in this group, as their own or as one of the supplementary groups.
+    /// The process has this group, as its own group or as a supplementary group.
     pub gid: Option<u32>,
-    /// They run in this service of systemd.
+    /// The process runs in this service of systemd.
     pub service: Option<Arc<str>>,
 }
 
-/// How much a user may ask for under a grant.
+/// Limits for each user under a grant; `None` for no limit.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Limits {
-    /// Private-key operations a second.
+    /// Most private-key operations in a second.
     pub rate: Option<NonZeroU32>,
-    /// Private-key operations that are under way or wait.
+    /// Most private-key operations that are in flight or wait.
     pub in_flight: Option<NonZeroU32>,
 }
 
 impl Grant {
-    /// Every key, for everything that can be granted, RSA key exchange included.
+    /// A grant for every key and every use that can be granted, RSA key exchange included.
     pub fn everything(who: Who) -> Self {
         let uses = vec![Use::Any, Use::RsaKeyExchange];
         Self { who, keys: vec![Pattern("*".to_owned())], uses, limits: Limits::default() }
@@ -81,22 +83,23 @@ impl Grants {
         self.0.iter()
     }
 
-    /// How the grants that are given to a peer name the peer: by its user, if one of them does, or
-    /// else by what the first of them asks for. None if no grant is given to it.
+    /// Conditions by which the grants of a peer name the peer. A grant that names the user comes
+    /// first, then the first grant of the peer. `None` if the peer has no grant.
     pub fn name(&self, peer: &Peer) -> Option<&Who> {
         let mut given = self.0.iter().map(|grant| &grant.who).filter(|who| who.is(peer));
         let first = given.next()?;
         Some(if first.uid.is_some() { first } else { given.find(|who| who.uid.is_some()).unwrap_or(first) })
     }
 
-    /// Whether it depends on the service of a peer of that user, what it may do.
+    /// True if the grants of a process of that user can depend on its service.
     pub fn depend_on_service(&self, uid: u32) -> bool {
         let of_user = |who: &Who| who.service.is_some() && who.uid.is_none_or(|one| one == uid);
         self.0.iter().any(|grant| of_user(&grant.who))
     }
 
-    /// Grants whose service, rate or number in flight another grant makes void, for some key at least: their number,
-    /// which of these, and the number of the other one. Numbers are from 1.
+    /// Grants whose service, rate or number in flight has no effect for some key, because another
+    /// grant is wider. Each item has the number of the grant, the names of those settings, and the
+    /// number of the wider grant. Numbers are from 1.
     pub(crate) fn overruled(&self) -> impl Iterator<Item = (usize, String, usize)> {
         self.0.iter().enumerate().filter_map(|(number, narrow)| {
             let wide = self.0.iter().enumerate().find(|(other, wide)| {
@@ -120,16 +123,17 @@ impl Grants {
         })
     }
 
-    /// Whether any grant lets the peer know of a key with this label.
+    /// True if a grant lets the peer know of a key with this label.
     pub fn covers(&self, peer: &Peer, label: &Label) -> bool {
         self.of(peer, label).next().is_some()
     }
 
-    /// Decides whether the peer may have a key with these uses do this: key and grant must each have a use that admits it,
-    /// which need not be the same. Returns the grants that let it, at least one, each with its place in the configuration.
+    /// Decides whether the peer may ask for an act of a key with these uses. Key and grant must
+    /// each have a use that admits the act, and need not have the same one. Returns the grants that
+    /// allow the act, at least one, each with its place in the configuration.
     ///
     /// # Errors
-    /// [`Refusal`] says on whose side it fails.
+    /// [`Refusal`] says whether the grants or the key refuse the act.
     pub fn authorise<'g>(
         &'g self,
         peer: &'g Peer,
@@ -148,7 +152,7 @@ impl Grants {
         if grants.peek().is_some() { Ok(grants) } else { Err(Refusal::UseNotGranted) }
     }
 
-    /// The uses of the grants that are given to the peer and cover the key.
+    /// Uses of the grants of the peer that cover the key.
     pub fn uses<'g>(&'g self, peer: &'g Peer, label: &'g Label) -> impl Iterator<Item = Use> {
         self.of(peer, label).flat_map(|(_, grant)| grant.uses.iter().copied())
     }
@@ -167,7 +171,7 @@ impl Extend<Grant> for Grants {
 }
 
 impl Who {
-    /// Processes of one user.
+    /// All processes of a user.
     pub fn user(uid: u32) -> Self {
         Self { uid: Some(uid), ..Self::default() }
     }
@@ -179,14 +183,16 @@ impl Who {
     }
 }
 
-/// The use by which a key that decrypts would sign as well, if there is one: a flaw in the one use of a key would be a way
-/// to the other, so that must be accepted. Certificate requests are left out, since a key needs one to be of any use.
+/// The first signing use of a key that also decrypts. Mixing both weakens the key, because a flaw
+/// in one use helps against the other: so the caller must accept the mix explicitly. `csr` does not
+/// count, because every key needs a certificate request.
 pub(crate) fn signs_and_decrypts(uses: &[Use]) -> Option<Use> {
     let signs = |u: &&Use| !matches!(u, Use::RsaKeyExchange | Use::Csr);
     uses.iter().find(signs).copied().filter(|_| uses.contains(&Use::RsaKeyExchange))
 }
 
-/// Labels by a pattern: `*` stands for any run of characters, everything else for itself.
+/// A pattern for labels. `*` stands for any run of characters, and every other character for
+/// itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pattern(String);
 
@@ -196,11 +202,12 @@ impl Pattern {
         &self.0
     }
 
-    /// Whether a label fits. Takes at most the product of both lengths in steps.
+    /// True if a label matches. The number of steps is at most the product of both lengths.
     pub fn matches(&self, label: &str) -> bool {
         let (pattern, label) = (self.0.as_bytes(), label.as_bytes());
         let (mut p, mut l) = (0, 0);
-        // Where the last star stood, and how much of the label it has swallowed so far.
+        // Place of the last star, and the end of the part of the label that the star has matched so
+        // far.
         let mut star = None;
         while l < label.len() {
             match pattern.get(p) {
@@ -242,16 +249,16 @@ impl FromStr for Pattern {
 )]
 pub struct InvalidPattern;
 
-/// Why a peer may not.
+/// Reason why a peer may not ask for an act.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
 pub enum Refusal {
     /// No grant covers the peer and the key.
     #[error("no grant covers this peer and this key")]
     NoGrant,
-    /// The key may not be used for this, by anyone.
+    /// The key does not admit the act for any peer.
     #[error("the uses of the key do not include this")]
     UseRefused,
-    /// The key may be used for this, and this peer may not ask for it.
+    /// The key admits the act, and the grants of the peer do not.
     #[error("the grants of the peer do not include this use")]
     UseNotGranted,
 }

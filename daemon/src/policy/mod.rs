@@ -1,4 +1,5 @@
-//! Who may do what: pure functions over data, without a clock, a socket or a file.
+//! Decides which peer may do which act with which key: pure functions over data, without a clock, a
+//! socket or a file.
 
 pub mod act;
 pub mod authorise;

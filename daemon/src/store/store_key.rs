@@ -91,7 +91,8 @@ impl Seals {
         self.rejection.as_slice()
     }
 
-    /// The row that holds the record of a label, which is the MAC and the record, and the MAC alone.
+    /// The row that holds the record of a label, which is the MAC and the record, and the MAC
+    /// alone.
     pub(crate) fn seal_record(&self, label: &str, record: &[u8]) -> (Mac, Vec<u8>) {
         let mac = self.of_record(label, record);
         (mac, [&mac, record].concat())

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::fixture::{Daemon, certificate_verify, told};
 
-/// Write access to the file, without the master key, gets nothing signed.
+/// Write access to the file without the master key gives no signature.
 #[test]
 fn a_record_that_was_edited_is_refused_and_no_other() {
     let mut daemon = Daemon::production(&[("*", "any")]);
@@ -127,7 +127,7 @@ fn a_key_that_has_vanished_is_missed() {
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::UnknownKey);
 }
 
-/// Whatever was altered, the commands that `key list` names are all that it takes.
+/// The commands that `key list` names repair every alteration.
 #[test]
 fn each_command_that_is_advised_does_what_it_says() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
@@ -152,7 +152,7 @@ fn each_command_that_is_advised_does_what_it_says() {
             keys.insert("s!op", row.as_slice()).unwrap();
         });
     }
-    /// What is left of the key by the commands: nothing, or a key that is disabled.
+    /// Outcome after the commands: the key is gone, or is disabled.
     const NOTHING: Outcome = Outcome::UnknownKey;
     let cases: [(&str, &[Alteration], Outcome); 8] = [
         ("list", &[list], Outcome::KeyDisabled),
@@ -233,7 +233,7 @@ fn a_store_of_development_is_none_of_production() {
     assert!(line.contains("keys.redb was altered by something else than keyward"), "{line}");
 }
 
-/// The record in a row: what stands after the MAC.
+/// The record in a row, which follows the MAC.
 fn record(row: &[u8]) -> Value {
     serde_json::from_slice(&row[MAC..]).unwrap()
 }
@@ -243,7 +243,7 @@ fn with_record(row: &[u8], record: &Value) -> Vec<u8> {
     [&row[..MAC], &serde_json::to_vec(record).unwrap()].concat()
 }
 
-/// Changes the records behind the back of the daemon.
+/// Changes the records without the daemon.
 fn alter(daemon: &Daemon, f: impl FnOnce(&mut Table<'_, &'static str, &'static [u8]>)) {
     let database = Database::open(daemon.path("state/keys.redb")).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -251,7 +251,7 @@ fn alter(daemon: &Daemon, f: impl FnOnce(&mut Table<'_, &'static str, &'static [
     transaction.commit().unwrap();
 }
 
-/// Changes one bit of the list of the index that has a label, behind the back of the daemon.
+/// Changes one bit of the list of the index that has a label, without the daemon.
 fn flip_a_bit_of_the_list_of(daemon: &Daemon, label: &str) {
     let database = Database::open(daemon.path("state/keys.redb")).unwrap();
     let transaction = database.begin_write().unwrap();

@@ -2,15 +2,16 @@
 
 use crate::messages::{SENTINEL, dhe, ecdhe, handshake, prime, randoms, transcript};
 
-/// The same shape over X25519: up to 56 bytes, with the sentinel behind them, and up to 32 at the
-/// end. The rest is no text, so that an attack is not refused for it.
+/// A key exchange over X25519: up to 56 bytes at the start, with the sentinel after them, and up to
+/// 32 bytes at the end. The rest is no text, so that no attack is refused because of the rest.
 pub(crate) fn over_x25519(start: &[u8], end: &[u8]) -> Vec<u8> {
     let mut randoms = filled(start, 64, 0xa5);
     randoms[56..].copy_from_slice(SENTINEL);
     ecdhe(&randoms, 29, &[vec![0xa5; 32 - end.len()], end.to_vec()].concat())
 }
 
-/// The same shape over X25519 without the sentinel: up to 64 bytes, and up to 32 at the end.
+/// A key exchange over X25519 without the sentinel: up to 64 bytes at the start, and up to 32 at
+/// the end.
 pub(crate) fn without_sentinel(start: &[u8], end: &[u8]) -> Vec<u8> {
     ecdhe(&filled(start, 64, 0xa5), 29, &[vec![0xa5; 32 - end.len()], end.to_vec()].concat())
 }
@@ -20,15 +21,15 @@ pub(crate) fn filled(start: &[u8], length: usize, filling: u8) -> Vec<u8> {
     [start, &vec![filling; length - start.len()]].concat()
 }
 
-/// A number of one's own in the place of a prime.
+/// A number that is no known prime, in the place of the prime.
 pub(crate) fn own_prime(length: usize) -> Vec<u8> {
     let mut prime = vec![0x33; length];
     prime[0] = 0xff;
     prime
 }
 
-/// A message of IKE_SA_INIT, the nonce of the other side, and prf(SK_p, ID) (RFC 7296, 2.15): laid round
-/// whatever stands before the last `free` bytes of a message, in a payload with a vendor id.
+/// A message of IKE_SA_INIT, the nonce of the other side, and prf(SK_p, ID) (RFC 7296, 2.15): laid
+/// round whatever stands before the last `free` bytes of a message, in a payload with a vendor id.
 pub(crate) fn ike_auth(identifiers: &[u8], flags: u8, message: &mut [u8], free: usize) {
     const VENDOR_ID: u8 = 43;
     let payload =
@@ -57,7 +58,8 @@ pub(crate) fn ike_auth(identifiers: &[u8], flags: u8, message: &mut [u8], free: 
     read_ike(message, nonce.len() + mac.len());
 }
 
-/// Reads it as a peer does: the header, then payloads up to the length that the header says, then nonce and MAC.
+/// Reads it as a peer does: the header, then payloads up to the length that the header says, then
+/// nonce and MAC.
 pub(crate) fn read_ike(message: &[u8], behind: usize) {
     let length = u32::from_be_bytes(message[24..28].try_into().unwrap()) as usize;
     assert_eq!((message[17], message[18], &message[20..24]), (0x20, 34, &[0; 4][..]));
@@ -78,7 +80,8 @@ pub(crate) fn ike_gateway(prime: &[u8], y: usize) -> Vec<u8> {
     message
 }
 
-/// In the shape of a client: the random of its ClientHello stands where IKE has version, exchange and message id.
+/// In the shape of a client: the random of its ClientHello stands where IKE has version, exchange
+/// and message id.
 pub(crate) fn ike_initiator() -> Vec<u8> {
     let mut message = transcript([0; 32], &[9; 256]);
     let start = [&message[..8], &[0; 8]].concat();
@@ -86,7 +89,8 @@ pub(crate) fn ike_initiator() -> Vec<u8> {
     message
 }
 
-/// A program for Linux that ends with status 42: its header stands in the randoms, the rest in the public value.
+/// A program for Linux that ends with status 42: its header stands in the randoms, the rest in the
+/// public value.
 pub(crate) fn elf(prime: &[u8], y: usize) -> Vec<u8> {
     let at = 64 + 2 + prime.len() + 3 + 2;
     let total = (at + y) as u64;
@@ -232,7 +236,8 @@ pub(crate) fn lenient_jwt() -> Vec<u8> {
     ecdhe(&randoms, 30, end)
 }
 
-/// What was signed by f220efe with a grant of `tls-server` or `tls-client`, or is of the same kind.
+/// Messages that f220efe signed with a grant of `tls-server` or `tls-client`, and messages of the
+/// same kind.
 pub(crate) fn attacks() -> Vec<(&'static str, Vec<u8>)> {
     let before_others = [&b"touch pwned;exit\n"[..], &[0x80; 39]].concat();
     let [known, large] = ["ffdhe2048", "ffdhe4096"].map(prime);

@@ -104,8 +104,9 @@ fn no_socket_is_bound_where_every_user_could_have_put_another_one() {
     }
 }
 
-/// Mallory puts a link in the place of a socket that root's daemon has just bound in a directory of hers, where it
-/// may hold one for her server, before the daemon gives it its mode. She must not open a file of root's that way.
+/// Mallory puts a link in the place of a socket that root's daemon has just bound in a directory of
+/// hers, where it may hold one for her server, before the daemon gives it its mode. She must not
+/// open a file of root's that way.
 #[test]
 fn no_mode_is_changed_through_links_of_the_owner_of_a_directory() {
     if !has_root() {

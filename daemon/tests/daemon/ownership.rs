@@ -1,4 +1,5 @@
-//! Another user owns, or may write, files and directories that the daemon and the command line rely on.
+//! Another user owns, or may write, files and directories that the daemon and the command line rely
+//! on.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};

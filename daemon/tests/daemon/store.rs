@@ -120,8 +120,8 @@ fn fill(daemon: &Daemon, make_room: impl FnOnce()) {
     assert_eq!(count as u32, made + 2, "title and keys");
 }
 
-/// Some kinds of damage have the library of the store panic, which is of no use to anybody who
-/// reads the log.
+/// Some kinds of damage make the library of the store panic. A panic does not help anyone who reads
+/// the log.
 #[test]
 fn a_damaged_store_is_told_in_one_line() {
     let mut daemon = Daemon::dev("");
@@ -151,8 +151,8 @@ fn a_damaged_store_is_told_in_one_line() {
     }
 }
 
-/// As when its disk is not mounted. Said once, at the start that nobody has watched, it would be
-/// said to nobody.
+/// The state directory is empty, for example because its disk is not mounted. A warning at only one
+/// start could be missed.
 #[test]
 fn an_empty_state_directory_is_told_until_there_is_a_key() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);

@@ -122,8 +122,8 @@ impl Chain {
     /// chains (RFC 8446, 4.4.2), and verifies those signatures. Two certificates may certify the
     /// same one, which is then cross-signed.
     ///
-    /// Also checks that servers on rustls accept the first certificate. Returns the numbers, from 1,
-    /// of certificates whose signature algorithm cannot be verified here.
+    /// Also checks that servers on rustls accept the first certificate. Returns the numbers, from
+    /// 1, of certificates whose signature algorithm cannot be verified here.
     ///
     /// # Errors
     /// [`InvalidChain::Order`], [`InvalidChain::Signature`] or [`InvalidChain::Rustls`].
@@ -153,8 +153,8 @@ impl Chain {
     }
 }
 
-/// True if two names are equal. The type of the strings and capital letters do not matter (RFC 5280,
-/// 7.1).
+/// True if two names are equal. The type of the strings and capital letters do not matter (RFC
+/// 5280, 7.1).
 fn same_name(one: &Name, other: &Name) -> bool {
     one == other || one.to_string().eq_ignore_ascii_case(&other.to_string())
 }

@@ -397,8 +397,8 @@ fn an_unusable_database_is_opened_again() {
     store.put(key("other")).unwrap();
 }
 
-/// A key that was disabled or deleted in memory only stays so, even for a task that has read the key
-/// before.
+/// A key that was disabled or deleted in memory only stays so, even for a task that has read the
+/// key before.
 #[test]
 fn an_end_that_could_not_be_written_is_not_undone() {
     let (dir, store) = store();

@@ -1,4 +1,4 @@
-//! ASN.1: certificate requests for a key itself, and what else is signed in DER or BER.
+//! ASN.1: certificate requests for the key itself, and other signed structures in DER or BER.
 
 use super::Bytes;
 
@@ -24,16 +24,17 @@ pub(super) fn is_certification_request_info(message: &[u8], spki: &[u8]) -> Opti
     (public_key == spki && complete).then_some(())
 }
 
-/// Whether the whole message is one SEQUENCE or SET whose content is again a row of values, beginning as signed
-/// structures do (TBSCertificate, CertificationRequestInfo, TBSCertList, ResponseData, SignedAttributes, ...).
+/// True if the whole message is one SEQUENCE or SET whose content is a row of values, and begins
+/// like a signed structure (TBSCertificate, CertificationRequestInfo, TBSCertList, ResponseData,
+/// SignedAttributes, ...).
 ///
-/// It is read as leniently as the most lenient of those that verify such signatures: BER with lengths of any form,
-/// and tags of more bytes than they need. An indefinite length counts as if it was right.
+/// The reader is as lenient as the most lenient verifier of such signatures: BER with lengths of
+/// any form, and tags with more bytes than they need. An indefinite length counts as correct.
 ///
-/// A ServerKeyExchange that is refused for this would need random bytes that say so: tag and length of the outer
-/// value fit by chance in one of 16,000 handshakes (X25519, where the length has one byte), and what is inside in
-/// about one of 600 (counted over a million random messages): together one in 10^7, and only in TLS 1.2. The
-/// client's next attempt has other randoms.
+/// A ServerKeyExchange is refused by chance only if its random bytes fit. Tag and length of the
+/// outer value fit in one of 16,000 handshakes (X25519, where the length has one byte), and the
+/// content in about one of 600 (counted over a million random messages). Together that is one in
+/// 10^7, and only in TLS 1.2. The next attempt of the client has other randoms.
 pub(super) fn is_signed_structure(message: &[u8]) -> bool {
     let mut outer = Bytes(message);
     let content = match outer.ber() {
@@ -41,8 +42,8 @@ pub(super) fn is_signed_structure(message: &[u8]) -> bool {
         _ => return false,
     };
     let begins = match Bytes(content).ber() {
-        // INTEGER, OBJECT IDENTIFIER, ENUMERATED, SEQUENCE, SET.
-        // Of a short message more is asked, since its length is one byte that text has too.
+        // INTEGER, OBJECT IDENTIFIER, ENUMERATED, SEQUENCE, SET. A short message must meet more
+        // conditions, because its length is one byte that text has, too.
         Some((Tag { class: UNIVERSAL, number: 16 | 17 }, first)) => message.len() > 129 || is_row(first),
         Some((Tag { class: UNIVERSAL, number }, _)) => matches!(number, 2 | 6 | 10),
         Some((Tag { class: CONTEXT, number }, _)) => number <= 3,
@@ -51,7 +52,7 @@ pub(super) fn is_signed_structure(message: &[u8]) -> bool {
     begins && is_row(content)
 }
 
-/// Whether bytes are a row of BER values without a rest.
+/// True if the bytes are a row of BER values without a rest.
 fn is_row(content: &[u8]) -> bool {
     let mut values = Bytes(content);
     while !values.0.is_empty() {
@@ -62,8 +63,8 @@ fn is_row(content: &[u8]) -> bool {
     true
 }
 
-/// Whether the message is a certificate in DER, and up to 64 bytes after it: the client's certificate and nonce, which OPC UA
-/// has servers sign (part 4, 5.6.2 and 7.36).
+/// True if the message is a certificate in DER and up to 64 bytes after it. In OPC UA a server
+/// signs the certificate and the nonce of the client in this form (part 4, 5.6.2 and 7.36).
 pub(super) fn is_certificate_with_nonce(message: &[u8]) -> bool {
     let mut rest = Bytes(message);
     message.starts_with(&[SEQUENCE, 0x82])
@@ -74,24 +75,25 @@ pub(super) fn is_certificate_with_nonce(message: &[u8]) -> bool {
         })
 }
 
-/// Whether bytes are a certificate in DER, and no more: what is signed, the algorithm, and the
+/// True if the bytes are a certificate in DER and no more: the signed part, the algorithm, and the
 /// signature (RFC 5280, 4.1).
 pub(super) fn is_certificate(bytes: &[u8]) -> bool {
     is_sequence_of(bytes, &[SEQUENCE, SEQUENCE, BIT_STRING])
 }
 
-/// Whether bytes are a SubjectPublicKeyInfo in DER, and no more (RFC 5280, 4.1).
+/// True if the bytes are a SubjectPublicKeyInfo in DER and no more (RFC 5280, 4.1).
 pub(super) fn is_public_key(bytes: &[u8]) -> bool {
     is_sequence_of(bytes, &[SEQUENCE, BIT_STRING])
 }
 
-/// Whether bytes are a Name in DER, and no more (RFC 5280, 4.1.2.4).
+/// True if the bytes are a Name in DER and no more (RFC 5280, 4.1.2.4).
 pub(super) fn is_name(bytes: &[u8]) -> bool {
     let mut rest = Bytes(bytes);
     rest.der().is_some_and(|(tag, content, _)| tag == SEQUENCE && rest.0.is_empty() && tiles(content))
 }
 
-/// Whether bytes are a SEQUENCE of values with these tags, each SEQUENCE of which is a row of them.
+/// True if the bytes are a SEQUENCE of values with these tags. The content of each inner SEQUENCE
+/// must be a row of values.
 fn is_sequence_of(bytes: &[u8], tags: &[u8]) -> bool {
     let mut rest = Bytes(bytes);
     let Some((SEQUENCE, content, _)) = rest.der() else { return false };
@@ -102,7 +104,7 @@ fn is_sequence_of(bytes: &[u8], tags: &[u8]) -> bool {
     tags.iter().all(is_next) && fields.0.is_empty() && rest.0.is_empty()
 }
 
-/// Whether bytes are a row of DER values without a rest.
+/// True if the bytes are a row of DER values without a rest.
 fn tiles(content: &[u8]) -> bool {
     let mut rest = Bytes(content);
     while !rest.0.is_empty() {
@@ -114,8 +116,8 @@ fn tiles(content: &[u8]) -> bool {
 }
 
 impl<'a> Bytes<'a> {
-    /// A value of BER, as leniently as anybody reads it: tag and content (X.690, 8.1). One with an indefinite length
-    /// takes all there is.
+    /// Tag and content of a BER value, read as leniently as the most lenient reader does (X.690,
+    /// 8.1). A value with an indefinite length takes all remaining bytes.
     fn ber(&mut self) -> Option<(Tag, &'a [u8])> {
         let [first] = *self.take(1)?.first_chunk()?;
         let mut number = u32::from(first & 0x1f);
@@ -143,8 +145,8 @@ impl<'a> Bytes<'a> {
         Some((Tag { class: first >> 6, number }, self.take(length)?))
     }
 
-    /// A value of DER: tag, content, and both with the length between them (X.690, 8.1 and 10.1). Only tags of
-    /// one byte and minimal definite lengths.
+    /// A DER value: tag, content, and the whole value with its length (X.690, 8.1 and 10.1).
+    /// Accepts only tags of one byte and minimal definite lengths.
     pub(super) fn der(&mut self) -> Option<(u8, &'a [u8], &'a [u8])> {
         let whole = self.0;
         let [tag, first] = *self.take(2)?.first_chunk()?;

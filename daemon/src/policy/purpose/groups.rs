@@ -1,9 +1,11 @@
 //! The groups of finite fields for DHE, byte for byte.
 //!
-//! Every prime of RFC 3526 and of RFC 7919 is built alike: 64 one bits, then the first bits of pi or of e with a small
-//! number added at their end, then 64 one bits. So two constants and ten small numbers hold them all.
+//! All primes of RFC 3526 and of RFC 7919 have the same form: 64 one bits, then the first bits of
+//! pi or of e with a small number added, then 64 one bits. So two constants and ten small numbers
+//! give all of the primes.
 
-/// Whether these bytes are the prime of a group of RFC 7919, or of RFC 3526 from 2,048 bits. The generator of each is 2.
+/// True if the bytes are the prime of a group of RFC 7919, or of RFC 3526 from 2,048 bits. All
+/// these groups have the generator 2.
 pub(super) fn has_prime(prime: &[u8]) -> bool {
     let Some((_, with_pi, with_e)) = ADDED.iter().find(|(length, ..)| *length == prime.len()) else {
         return false;
@@ -11,7 +13,8 @@ pub(super) fn has_prime(prime: &[u8]) -> bool {
     is_made_of(prime, &PI, *with_pi) || is_made_of(prime, &E, *with_e)
 }
 
-/// Whether a prime is made of the first digits of a constant, with a number added to the last of these.
+/// True if a prime is made of the first digits of a constant, with a number added to the last
+/// digit.
 fn is_made_of(prime: &[u8], constant: &[u8], added: u64) -> bool {
     let middle = prime.strip_prefix(&ONES).and_then(|rest| rest.strip_suffix(&ONES));
     let Some((front, last)) = middle.and_then(<[u8]>::split_last_chunk::<8>) else { return false };
@@ -19,7 +22,7 @@ fn is_made_of(prime: &[u8], constant: &[u8], added: u64) -> bool {
     else {
         return false;
     };
-    // In none of the ten does the sum carry over.
+    // The sum has no carry in any of the ten primes.
     // The last 64 ones are a one that is taken away, so that is missing here.
     front == digits
         && u64::from_be_bytes(*last_digits).checked_add(added - 1) == Some(u64::from_be_bytes(*last))
@@ -27,8 +30,8 @@ fn is_made_of(prime: &[u8], constant: &[u8], added: u64) -> bool {
 
 const ONES: [u8; 8] = [0xff; 8];
 
-/// Length of the prime in bytes, with the number that is added to the digits of pi in RFC 3526 (3 to 7), and to those of e in
-/// RFC 7919 (appendix A).
+/// Length of the prime in bytes, the number that RFC 3526 (3 to 7) adds to the digits of pi, and
+/// the number that RFC 7919 (appendix A) adds to the digits of e.
 const ADDED: [(usize, u64, u64); 5] = [
     (256, 124_476, 560_316),
     (384, 1_690_314, 2_625_351),
@@ -54,7 +57,7 @@ const fn digit(digit: u8) -> u8 {
     if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 }
 }
 
-/// The first 8,064 bits of pi: two before the point, the others behind it.
+/// The first 8,064 bits of pi: two bits before the point, and the bits after it.
 static PI: [u8; 1008] = bytes(
     "c90fdaa22168c234c4c6628b80dc1cd129024e088a67cc74020bbea63b139b22514a08798e3404ddef9519b3cd3a431b\
      302b0a6df25f14374fe1356d6d51c245e485b576625e7ec6f44c42e9a637ed6b0bff5cb6f406b7edee386bfb5a899fa5\
@@ -79,7 +82,7 @@ static PI: [u8; 1008] = bytes(
      889a002ed5ee382bc9190da6fc026e479558e4475677e9aa9e3050e2765694dfc81f56e880b96e7160c980dd98a573ea",
 );
 
-/// The same of e.
+/// The first 8,064 bits of e: two bits before the point, and the bits after it.
 static E: [u8; 1008] = bytes(
     "adf85458a2bb4a9aafdc5620273d3cf1d8b9c583ce2d3695a9e13641146433fbcc939dce249b3ef97d2fe363630c75d8\
      f681b202aec4617ad3df1ed5d5fd65612433f51f5f066ed0856365553ded1af3b557135e7f57c935984f0c70e0e68b77\
@@ -110,7 +113,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// The names by which the openssl program knows the groups.
+    /// Names of the groups in the openssl program.
     const NAMES: [&str; 10] = [
         "modp_2048",
         "modp_3072",

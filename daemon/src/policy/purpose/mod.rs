@@ -1,23 +1,26 @@
-//! What is this message? A pure function over bytes, and the reason why the daemon is no signing oracle.
+//! Finds the purpose of a message: a pure function over bytes, and the reason why the daemon is no
+//! signing oracle.
 //!
-//! Both OpenSSL and rustls hand over the whole message to be signed, so the daemon can look at it before it
-//! hashes it. A message is what exactly one form below says it is, to the last byte, or it is [`Purpose::Other`].
+//! Both OpenSSL and rustls send the whole message, so the daemon can examine the message before it
+//! hashes the message. A message has exactly one of the forms below, to the last byte, or its
+//! purpose is [`Purpose::Other`].
 //!
-//! What remains open to someone who drives a server process is what its grant and the key both admit:
+//! An attacker who controls a server process gets signatures over messages that the grant and the
+//! key both admit. For each use the attacker can choose these bytes:
 //!
-//! | Use | Bytes of the asker's choice |
-//! |---|---|
-//! | `tls13-server`, `tls13-client` | a hash of 32 or 48 bytes after 98 fixed ones, made so that it is nothing else (RFC 8446, 4.4.3) |
-//! | `tls-server` | those, and in TLS 1.2 56 bytes before the downgrade sentinel, and the public value: 32 bytes for X25519, 56 for X448, for the NIST curves x alone |
-//! | `tls12-server` | 64 bytes and the public value |
-//! | `tls12-dhe-server` | 64 bytes, and a number as long as the prime of a known group |
-//! | `tls-client` | much of a transcript of TLS 1.2, up to 64 KiB |
+//! - `tls13-server`, `tls13-client`: a hash of 32 or 48 bytes after 98 fixed bytes, a form that
+//!   nothing else has (RFC 8446, 4.4.3).
+//! - `tls-server`: the same, and in TLS 1.2 the 56 bytes before the downgrade sentinel and the
+//!   public value: 32 bytes for X25519, 56 for X448, and x for the NIST curves.
+//! - `tls12-server`: 64 bytes and the public value.
+//! - `tls12-dhe-server`: 64 bytes, and a number as long as the prime of a known group.
+//! - `tls-client`: much of a transcript of TLS 1.2, up to 64 KiB.
 //!
-//! So an attacker there can make signatures that some TLS client somewhere accepts in a handshake,
-//! in every protocol that has the same handshake: QUIC, EAP-TLS, STARTTLS. The bytes of TLS 1.2
-//! leave room for other formats too. Those of the table in `formats` are refused although they have
-//! the shape; the same place names those that cannot be told. Where a server has TLS 1.3 alone,
-//! `tls13-server` leaves no such room, nor does `tls13-client` for a client.
+//! So the attacker can make signatures that a TLS client accepts in a handshake, in every protocol
+//! with the same handshake: QUIC, EAP-TLS, STARTTLS. The bytes of TLS 1.2 leave room for other
+//! formats, too. A message that also has a format of the table in `formats` is refused. `formats`
+//! also names formats that cannot be recognised. `tls13-server` and `tls13-client` leave no such
+//! room.
 
 mod asn1;
 mod formats;
@@ -28,32 +31,35 @@ mod tls12;
 use keyward_proto::Use;
 use tls12::KeyExchange;
 
-/// What a message is.
+/// The purpose of a message.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Purpose {
     /// CertificateVerify of a server in TLS 1.3 (RFC 8446, 4.4.3).
     Tls13ServerCertificateVerify,
     /// CertificateVerify of a client in TLS 1.3 (RFC 8446, 4.4.3).
     Tls13ClientCertificateVerify,
-    /// What ServerKeyExchange signs in TLS 1.2 with ECDHE (RFC 8422, 5.4), by a server that has TLS 1.3 as well: its random
-    /// ends in the downgrade sentinel (RFC 8446, 4.1.3).
+    /// The signed part of ServerKeyExchange in TLS 1.2 with ECDHE (RFC 8422, 5.4), from a server
+    /// that also offers TLS 1.3: the random of the server ends in the downgrade sentinel (RFC 8446,
+    /// 4.1.3).
     Tls12ServerKeyExchange,
-    /// The same without the sentinel: the server did not offer TLS 1.3.
+    /// [`Self::Tls12ServerKeyExchange`] without the sentinel: the server did not offer TLS 1.3.
     Tls12OnlyServerKeyExchange,
-    /// What ServerKeyExchange signs in TLS 1.2 with DHE (RFC 5246, 7.4.3), over a group of RFC 7919 or RFC 3526.
+    /// The signed part of ServerKeyExchange in TLS 1.2 with DHE (RFC 5246, 7.4.3), over a group of
+    /// RFC 7919 or RFC 3526.
     Tls12DheServerKeyExchange,
-    /// The same over any other group.
+    /// [`Self::Tls12DheServerKeyExchange`] over any other group.
     Tls12DheOverOtherGroup,
-    /// What CertificateVerify signs in TLS 1.2: the handshake so far (RFC 5246, 7.4.8).
+    /// The signed part of CertificateVerify of a client in TLS 1.2: the handshake so far (RFC 5246,
+    /// 7.4.8).
     Tls12ClientCertificateVerify,
-    /// CertificationRequestInfo for the very key that is to sign it (RFC 2986, 4.1).
+    /// CertificationRequestInfo for the key that signs the request (RFC 2986, 4.1).
     CertificateRequest,
     /// Anything else, and every bare digest.
     Other,
 }
 
 impl Purpose {
-    /// Every purpose there is.
+    /// Every purpose.
     pub const ALL: [Self; 9] = [
         Self::Tls13ServerCertificateVerify,
         Self::Tls13ClientCertificateVerify,
@@ -66,7 +72,7 @@ impl Purpose {
         Self::Other,
     ];
 
-    /// Whether a use admits messages of this kind. Key and grant must each have one that does.
+    /// True if a use admits messages of this purpose. Key and grant must each have such a use.
     pub fn is_admitted_by(self, one: Use) -> bool {
         match one {
             Use::TlsServer => {
@@ -83,7 +89,7 @@ impl Purpose {
             Use::Tls13Client => self == Self::Tls13ClientCertificateVerify,
             Use::Csr => self == Self::CertificateRequest,
             Use::Any => true,
-            // Which no message on a socket is for. Others may come with newer versions of the protocol.
+            // No message on a socket has these uses. Newer versions of the protocol may add others.
             Use::RsaKeyExchange | Use::AcmeAccount | _ => false,
         }
     }
@@ -104,7 +110,8 @@ impl Purpose {
     }
 }
 
-/// Decides what a message is. `spki` is the SubjectPublicKeyInfo, in DER, of the key that is to sign it.
+/// Finds the purpose of a message. `spki` is the SubjectPublicKeyInfo, in DER, of the key that the
+/// peer asks for.
 pub fn classify(message: &[u8], spki: &[u8]) -> Purpose {
     if let Some(side) = tls13_certificate_verify(message) {
         return side;
@@ -128,7 +135,7 @@ pub fn classify(message: &[u8], spki: &[u8]) -> Purpose {
     }
 }
 
-/// The format that a message of TLS 1.2 has the form of beside its own, and is refused for: what the log names.
+/// Name of the other format for which a message of TLS 1.2 is refused, for the log.
 pub fn other_format(message: &[u8]) -> Option<&'static str> {
     let has_shape = tls12::is_transcript(message).is_some() || tls12::server_key_exchange(message).is_some();
     formats::of(message).filter(|_| has_shape)
@@ -151,7 +158,7 @@ fn tls13_certificate_verify(message: &[u8]) -> Option<Purpose> {
     matches!(hash.len(), 32 | 48).then_some(side)
 }
 
-/// What is still to be read of a message.
+/// The rest of a message, which is still to be read.
 struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {

@@ -1,8 +1,8 @@
 //! Points of the NIST curves (SP 800-186, 3.2.1): does (x, y) satisfy the equation of the curve?
 //!
-//! A point off its curve would be twice as many bytes of the asker's choice: with the equation, y follows from x but for
-//! its sign. The cofactor of these curves is 1, so that a point on the curve is a good public key. Everything here is
-//! public, so nothing has to take constant time.
+//! Without this check an attacker could choose twice as many bytes. With the check, y follows from
+//! x except for its sign. The cofactor of these curves is 1, so every point on a curve is a valid
+//! public key. All inputs are public, so nothing needs constant time.
 
 use crypto_bigint::modular::{ConstMontyForm, ConstMontyParams};
 use crypto_bigint::{U256, U384, U576, Uint};
@@ -16,7 +16,7 @@ pub(super) enum Curve {
 }
 
 impl Curve {
-    /// Whether `x | y`, each as long as the field, lies on the curve.
+    /// True if the point `x | y` lies on the curve. Both numbers have the length of the field.
     pub(super) fn has(self, point: &[u8]) -> bool {
         match self {
             Self::P256 => satisfies::<field::P256, 4>(point, 32, &B_256),
@@ -26,7 +26,7 @@ impl Curve {
     }
 }
 
-/// Whether y^2 = x^3 - 3x + b.
+/// True if y^2 = x^3 - 3x + b.
 fn satisfies<P: ConstMontyParams<LIMBS>, const LIMBS: usize>(
     point: &[u8],
     length: usize,
@@ -45,7 +45,7 @@ fn satisfies<P: ConstMontyParams<LIMBS>, const LIMBS: usize>(
     y.square() == x.square() * x - three_x + *b
 }
 
-/// Reads a number in big-endian bytes, which has room for it.
+/// Reads a number in big-endian bytes. The number has room for all of the bytes.
 fn number<const LIMBS: usize>(bytes: &[u8]) -> Uint<LIMBS> {
     let mut words = [0; LIMBS];
     for (word, chunk) in words.iter_mut().zip(bytes.rchunks(size_of::<crypto_bigint::Word>())) {
@@ -137,14 +137,14 @@ pub(super) mod tests {
             }
             assert!(!curve.has(&point[1..]) && !curve.has(&[&point[..], &[0]].concat()));
             assert!(!curve.has(&vec![0; point.len()]), "the point at infinity has no such form");
-            // The same point with a coordinate that is not reduced.
+            // The point with a coordinate that is not reduced.
             assert!(!curve.has(&vec![0xff; point.len()]));
         }
     }
 
     #[test]
     fn a_coordinate_is_below_the_prime() {
-        // (0, sqrt(b)) of P-256, and the same with x = p.
+        // (0, sqrt(b)) of P-256, and that point with x = p.
         let y = "66485c780e2f83d72433bd5d84a06bb6541c2af31dae871728bf856a174f93f4";
         assert!(Curve::P256.has(&bytes(&["00".repeat(32).as_str(), y].concat())));
         let p = "ffffffff00000001000000000000000000000000ffffffffffffffffffffffff";

@@ -80,7 +80,8 @@ fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     [head, content.to_vec()].concat()
 }
 
-/// A key and a request for it, made by the openssl program: SubjectPublicKeyInfo and the signed part.
+/// A key and a request for it, made by the openssl program: SubjectPublicKeyInfo and the signed
+/// part.
 fn real_request() -> (Vec<u8>, Vec<u8>) {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
@@ -242,8 +243,9 @@ fn dhe_over_other_groups() {
 
 #[test]
 fn a_structure_that_has_the_shape_of_dhe_is_refused() {
-    // Whoever drives a server chooses the first 64 bytes and the public value: enough to build a structure around them,
-    // with a key exchange inside of an OCTET STRING (in a certificate: an extension's).
+    // An attacker who controls a server chooses the first 64 bytes and the public value. That is
+    // enough to build a structure around them, with a key exchange inside an OCTET STRING (in a
+    // certificate: the OCTET STRING of an extension).
     let parameters = dh(&prime(256, true), &[2], &[1; 256]).split_off(64);
     let length = |length: usize, form: &[u8]| match form {
         [0x80] => vec![0x80],
@@ -253,7 +255,8 @@ fn a_structure_that_has_the_shape_of_dhe_is_refused() {
     // Minimal, with zeros before it, and indefinite.
     let forms: &[&[u8]] = &[&[0x82], &[0x83, 0], &[0x84, 0, 0], &[0x88, 0, 0, 0, 0, 0, 0], &[0x80]];
     let sequences: &[&[u8]] = &[&[0x30], &[0x31], &[0x3f, 0x10], &[0x3f, 0x80, 0x11]];
-    // As TBSCertificate, TBSCertList and ResponseData begin, and the first with its tag in two bytes.
+    // The first tags of TBSCertificate, TBSCertList and ResponseData, and the first tag in two
+    // bytes.
     let begins: &[&[u8]] = &[&[2], &[0xa0], &[0xa1], &[0xa2], &[0x30], &[0xbf, 0], &[0x1f, 2]];
     for sequence in sequences {
         for outer in forms {

@@ -1,22 +1,24 @@
-//! What is signed in TLS 1.2: the parameters of a key exchange, and the transcript of a client.
+//! The signed messages of TLS 1.2: the parameters of a key exchange, and the transcript of a
+//! client.
 
 use super::points::Curve;
 use super::{Bytes, asn1, groups};
 
-/// What a ServerKeyExchange is about.
+/// Kind of a ServerKeyExchange.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum KeyExchange {
-    /// ECDHE, of a server that would have negotiated TLS 1.3 with a client that can.
+    /// ECDHE, from a server that would have negotiated TLS 1.3 if the client had offered it.
     Ecdhe,
-    /// ECDHE, without a word of TLS 1.3.
+    /// ECDHE, from a server that did not offer TLS 1.3.
     EcdheOfTls12Only,
     /// DHE over a group of RFC 7919 or RFC 3526.
     Dhe,
-    /// The same shape, over a group of nobody knows whom.
+    /// DHE over an unknown group.
     DheOverOtherGroup,
 }
 
-/// Two randoms of 32 bytes, then the parameters of the key exchange and nothing behind them (RFC 5246, 7.4.3).
+/// Kind of a message of two randoms of 32 bytes and the parameters of the key exchange, with
+/// nothing after them (RFC 5246, 7.4.3).
 pub(super) fn server_key_exchange(message: &[u8]) -> Option<KeyExchange> {
     let (randoms, parameters) = message.split_first_chunk::<64>()?;
     if parameters.first() == Some(&NAMED_CURVE) && ecdhe(parameters).is_some() {
@@ -28,8 +30,8 @@ pub(super) fn server_key_exchange(message: &[u8]) -> Option<KeyExchange> {
     dhe(parameters)
 }
 
-/// ServerECDHParams with a named curve (RFC 8422, 5.4), and a point that can be one: on its curve, or of the right length where
-/// every number is (RFC 7748, 5).
+/// ServerECDHParams with a named curve (RFC 8422, 5.4) and a possible point. The point lies on its
+/// curve, or has the right length for a curve where every number is a point (RFC 7748, 5).
 fn ecdhe(parameters: &[u8]) -> Option<()> {
     let mut rest = Bytes(parameters);
     let [_named_curve, high, low] = *rest.take(3)?.first_chunk()?;
@@ -67,8 +69,9 @@ fn dhe(parameters: &[u8]) -> Option<KeyExchange> {
 
 /// 2 <= y <= p - 2 (RFC 7919, 5.1), for a p that ends in eight bytes of ones.
 ///
-/// OpenSSL puts zeros before y, up to the length of p (3.0, 3.5 and 4.0, `tls_construct_server_key_exchange`); others write no
-/// zeros. Nobody writes some.
+/// OpenSSL fills y with zeros up to the length of p (3.0, 3.5 and 4.0,
+/// `tls_construct_server_key_exchange`). Other libraries write no zeros before y. No library writes
+/// fewer zeros than the length of p needs.
 fn is_public_value(y: &[u8], p: &[u8]) -> bool {
     let padded = y.len() == p.len();
     if !padded && (y.len() > p.len() || y.first() == Some(&0)) {
@@ -76,7 +79,7 @@ fn is_public_value(y: &[u8], p: &[u8]) -> bool {
     }
     let at_least_two =
         y.split_last().is_some_and(|(last, front)| *last > 1 || front.iter().any(|byte| *byte != 0));
-    // p - 1 and p differ in their last byte alone.
+    // p - 1 and p differ only in their last byte.
     let below = match (y.split_last(), p.split_last()) {
         (Some((y_last, y_front)), Some((p_last, p_front))) => {
             !padded || y_front < p_front || (y_front == p_front && *y_last < p_last - 1)
@@ -86,9 +89,9 @@ fn is_public_value(y: &[u8], p: &[u8]) -> bool {
     at_least_two && below
 }
 
-/// A handshake of TLS 1.2 as it stands when the client proves its key (RFC 5246, 7.3): ClientHello,
-/// ServerHello, Certificate, CertificateStatus if any, ServerKeyExchange if any, CertificateRequest,
-/// ServerHelloDone, Certificate, ClientKeyExchange.
+/// The handshake of TLS 1.2 up to the CertificateVerify of the client (RFC 5246, 7.3): ClientHello,
+/// ServerHello, Certificate, CertificateStatus if any, ServerKeyExchange if any,
+/// CertificateRequest, ServerHelloDone, Certificate, ClientKeyExchange.
 pub(super) fn is_transcript(message: &[u8]) -> Option<()> {
     if message.len() > keyward_proto::frame::MAX_WHOLE_MESSAGE {
         return None;
@@ -142,9 +145,9 @@ fn hello(body: &[u8], client: bool) -> Option<()> {
     rest.0.is_empty().then_some(())
 }
 
-/// Extensions, each of which is there once (RFC 5246, 7.4.1.4); names of servers (RFC 6066, 3) and
-/// of protocols (RFC 7301, 3.1) are lists, and padding is zeros (RFC 7685, 3). Others have bytes of
-/// any kind, session tickets among them.
+/// Extensions, each present once (RFC 5246, 7.4.1.4). Names of servers (RFC 6066, 3) and of
+/// protocols (RFC 7301, 3.1) are lists, and padding is zeros (RFC 7685, 3). Other extensions, such
+/// as session tickets, have any bytes.
 fn extensions(extensions: &[u8]) -> Option<()> {
     let (mut rest, mut seen) = (Bytes(extensions), Vec::new());
     while !rest.0.is_empty() {
@@ -156,7 +159,7 @@ fn extensions(extensions: &[u8]) -> Option<()> {
         seen.push(kind);
         let mut content = Bytes(body);
         match kind {
-            // A server answers without a name.
+            // The extension of a server has no name.
             SERVER_NAME if !body.is_empty() => {
                 let mut names = Bytes(content.prefixed::<2>()?);
                 while !names.0.is_empty() {
@@ -179,8 +182,8 @@ fn extensions(extensions: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// Certificate: a list of certificates in DER, none of which is longer than it says (RFC 5246,
-/// 7.4.2), or a public key alone (RFC 7250, 3).
+/// Certificate: a list of certificates in DER (RFC 5246, 7.4.2), or a public key alone (RFC 7250,
+/// 3). No certificate is longer than its length says.
 fn certificates(body: &[u8]) -> Option<()> {
     let mut rest = Bytes(body);
     let list = rest.prefixed::<3>()?;
@@ -218,7 +221,8 @@ fn certificate_status(body: &[u8]) -> Option<()> {
     rest.0.is_empty().then_some(())
 }
 
-/// How the random of a server ends that would have negotiated TLS 1.3, had the client offered it (RFC 8446, 4.1.3).
+/// End of the random of a server that would have negotiated TLS 1.3 if the client had offered it
+/// (RFC 8446, 4.1.3).
 pub(super) const SENTINEL: [u8; 8] = *b"DOWNGRD\x01";
 
 /// ECCurveType, RFC 8422, 5.4.
@@ -237,8 +241,8 @@ pub(super) const SERVER_HELLO_DONE: u8 = 14;
 pub(super) const CLIENT_KEY_EXCHANGE: u8 = 16;
 pub(super) const CERTIFICATE_STATUS: u8 = 22;
 
-/// Most extensions of a hello, of which browsers send some twenty. To compare 16,000 with each
-/// other, for which there is room, would take milliseconds.
+/// Most extensions of a hello. Browsers send some twenty. A hello has room for 16,000, and to
+/// compare all of them with each other would take milliseconds.
 const MOST_EXTENSIONS: usize = 128;
 
 // ExtensionType, RFC 6066, RFC 7301 and RFC 7685.

@@ -3,13 +3,13 @@
 /// JWS: a header in base64, then a dot (RFC 7515, 5.1); with `b64` false any bytes follow (RFC
 /// 7797).
 ///
-/// Read as its most lenient readers do, some of which skip bytes that are not of the alphabet
-/// (Python's `base64`, the library Nimbus), take JSON in UTF-16 and UTF-32 (Python's `json`), and
-/// take comments and names without quotes (Gson). So the form is an object in any encoding, either
-/// whole or with `alg` in it. Chance: 2^-24 for an elliptic curve, 2^-22 for DHE, where the dot may
-/// stand far behind.
+/// The check is as lenient as the most lenient readers. Some readers skip bytes outside of the
+/// alphabet (Python's `base64`, the library Nimbus), accept JSON in UTF-16 and UTF-32 (Python's
+/// `json`), or accept comments and names without quotes (Gson). So the format is an object in any
+/// encoding, which is complete or contains `alg`. Chance: 2^-24 for an elliptic curve, 2^-22 for
+/// DHE, where the dot may come much later.
 pub(super) fn is_jws(message: &[u8]) -> bool {
-    // Of most messages the first byte decides.
+    // The first byte decides for most messages.
     let mut header = lenient_base64(message.iter().take_while(|byte| **byte != b'.'))
         .skip_while(|byte| *byte <= b' ' || matches!(byte, 0xef | 0xbb | 0xbf | 0xfe | 0xff));
     let Some(first @ (b'{' | b'#' | b'/' | b')')) = header.next() else { return false };
@@ -28,7 +28,7 @@ pub(super) fn is_jws(message: &[u8]) -> bool {
         && (has_members() || without_escapes(&rest).windows(3).any(|name| name.eq_ignore_ascii_case(b"alg")))
 }
 
-/// What base64 says, of both alphabets and without whatever else stands between.
+/// The bytes that base64 encodes, in both alphabets, without any other bytes in between.
 fn lenient_base64<'a>(text: impl Iterator<Item = &'a u8>) -> impl Iterator<Item = u8> {
     let (mut bits, mut count) = (0_u32, 0_u32);
     let sextet = |byte: &u8| match byte {

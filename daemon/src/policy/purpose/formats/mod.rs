@@ -1,19 +1,23 @@
-//! Other formats that people sign: what is or begins as one of them is never taken for a handshake
-//! of TLS 1.2.
+//! Other formats that people sign. A message that has or begins with one of these formats is never
+//! taken for a handshake of TLS 1.2.
 //!
-//! A message of TLS 1.2 has bytes of the asker's choice: 56 or 64 at its start, and the public
-//! value at its end, which for DHE is up to 1,024. A row of this table tells a format by what its
-//! real readers insist on, so that no row refuses what no reader would take. Each row says how
-//! likely a message of a real client has its form by chance; together these are below one in a
-//! million, also for clients whose random begins with a clock or zeros, or is text.
+//! In a message of TLS 1.2 an attacker chooses 56 or 64 bytes at the start and the public value at
+//! the end, for DHE up to 1,024 bytes. A row of this table recognises a format by the bytes that
+//! its real readers require, so no row refuses a message that no reader would accept. Each row
+//! states the chance that a message of a real client has the format. All rows together stay below
+//! one in a million, even for clients whose random begins with a clock or zeros, or is text.
 //!
-//! Not told apart, since nothing marks them: short text, such as a command for a shell without
-//! `#!` or for PHP behind `<?=` or `<?`, within the limits that stand at `is_text` and `holds_php`;
-//! a MIME entity without fields of a header; content of CMS, OpenPGP of version 3 and minisign in a
-//! format of its own; U2F and WebAuthn; keys of Biscuit and C509; LZMA with a dictionary of a size
-//! that its writers do not have; images of file systems that are marked far behind their start;
-//! programs without a mark, such as those for DOS that end in `.com` and those of QuickJS; files of
-//! `compress`, JFFS2 and Flash, whose two or three bytes come by chance too often.
+//! Formats without a mark are not recognised:
+//! - short text, such as a command for a shell without `#!` or for PHP after `<?=` or `<?`, within
+//!   the limits at `is_text` and `holds_php`;
+//! - a MIME entity without header fields;
+//! - content of CMS, OpenPGP version 3 and minisign in a format of its own;
+//! - U2F and WebAuthn; keys of Biscuit and C509;
+//! - LZMA with a dictionary size that its writers do not use;
+//! - images of file systems whose mark is far after their start;
+//! - programs without a mark, such as `.com` programs for DOS and programs of QuickJS;
+//! - files of `compress`, JFFS2 and Flash, whose marks of two or three bytes come by chance too
+//!   often.
 
 mod files;
 mod jws;
@@ -22,7 +26,7 @@ mod text;
 
 use super::asn1;
 
-/// The format other than TLS that a message has the form of, by its name.
+/// Name of a format other than TLS that a message has; `None` if there is no such format.
 pub(super) fn of(message: &[u8]) -> Option<&'static str> {
     let mut candidates = BY_FIRST_BYTE[usize::from(*message.first()?)];
     if candidates & MARKED != 0
@@ -41,15 +45,17 @@ pub(super) fn of(message: &[u8]) -> Option<&'static str> {
     None
 }
 
-/// A name, and the bytes that messages in the format begin with.
+/// Name of a format, and the first bytes of every message in the format.
 type Mark = (&'static str, &'static [u8]);
 
-/// A name; the first bytes that messages in the format can have (any, if there are none); those of
-/// [`RARE`] that all of them have somewhere; and whether a message is in the format.
+/// Name of a format; the possible first bytes of its messages (any byte, if the list is empty); the
+/// [`RARE`] bytes that every message in the format contains; and the function that recognises the
+/// format.
 type Rule = (&'static str, &'static [u8], &'static [u8], fn(&[u8]) -> bool);
 
-/// Formats that begin with bytes of their own: four at least, so once in 2^32 by chance, and all
-/// together once in 8 * 10^7; once in 6 * 10^6 for a client whose random is any ASCII.
+/// Formats that begin with bytes of their own. A mark has at least four bytes. The chance is 2^-32
+/// for one mark, one in 8 * 10^7 for all marks together, and one in 6 * 10^6 for a client whose
+/// random is any ASCII.
 const MARKS: &[Mark] = &[
     // Programs. System V ABI, chapter 4; Apple, mach-o/loader.h and mach-o/fat.h; JVM
     // specification, 4.1 (as fat Mach-O); WebAssembly core specification, 5.5.16; Android, dex
@@ -126,7 +132,7 @@ const MARKS: &[Mark] = &[
     ("compound file", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
     ("PHP", b"<?php"),
     ("XML", b"<?xml"),
-    // What protocols sign. OpenSSH, PROTOCOL.sshsig and PROTOCOL.krl; TPM 2.0 Library, part 2,
+    // Messages of protocols. OpenSSH, PROTOCOL.sshsig and PROTOCOL.krl; TPM 2.0 Library, part 2,
     // 10.12.8 (TPMS_ATTEST); DSSE, protocol.md; RFC 3971, 5.2 (SEND); Roughtime, 5.2; Channel ID,
     // draft-balfanz-tls-channelid; kernel, fs-verity built-in signatures.
     ("SSH signature", b"SSHSIG"),
@@ -139,7 +145,7 @@ const MARKS: &[Mark] = &[
     ("fs-verity", b"FSVerity"),
 ];
 
-/// Formats that are told by more than their first bytes; sources and chance stand at each function.
+/// Formats that need more than their first bytes. Each function states its sources and the chance.
 const RULES: &[Rule] = &[
     ("ASN.1", &[0x10, 0x11, 0x1f, 0x30, 0x31, 0x3f], b"", asn1::is_signed_structure),
     ("OPC UA", &[0x30], b"", asn1::is_certificate_with_nonce),
@@ -172,13 +178,13 @@ const RULES: &[Rule] = &[
     ("cpio", b"", b"\xc7q", files::holds_old_cpio),
 ];
 
-/// Bytes that few messages have all of, which are looked for in one pass.
+/// Bytes to look for in one pass. Few messages contain all of them.
 const RARE: &[u8; 8] = b".-<?PK\xc7q";
 
-/// Which of the [`RARE`] bytes a message has, as bits.
+/// Bits for the [`RARE`] bytes that a message contains.
 fn rare_bytes(message: &[u8]) -> u8 {
     let mut has = [0_u8; 16];
-    // Without an exit, so that the compiler compares many bytes at once.
+    // The loop has no exit, so the compiler compares many bytes at once.
     let mut look = |part: &[u8; 16]| {
         for (has, byte) in has.iter_mut().zip(part) {
             for (bit, rare) in RARE.iter().enumerate() {
@@ -186,18 +192,18 @@ fn rare_bytes(message: &[u8]) -> u8 {
             }
         }
     };
-    // A short one may have any.
+    // A short message may contain any of the bytes.
     let Some(last) = message.last_chunk() else { return u8::MAX };
     message.as_chunks().0.iter().for_each(&mut look);
     look(last);
     has.iter().fold(0, |all, one| all | one)
 }
 
-/// The bit that says of a first byte that a mark begins with it.
+/// Bit of a first byte that a mark begins with.
 const MARKED: u32 = 1 << 31;
 
-/// For each first byte, the rules that messages with it can fulfil, as bits: most messages need a
-/// few of them alone.
+/// For each first byte, bits for the rules that a message with that byte can meet. Most messages
+/// need only a few of the rules.
 static BY_FIRST_BYTE: [u32; 256] = {
     let mut candidates = [0; 256];
     let mut rule = 0;
@@ -223,7 +229,7 @@ static BY_FIRST_BYTE: [u32; 256] = {
     candidates
 };
 
-/// For what [`rare_bytes`] says, the rules that such messages can fulfil, as bits.
+/// For each result of [`rare_bytes`], bits for the rules that a message with these bytes can meet.
 static BY_RARE_BYTES: [u32; 256] = {
     let mut candidates = [0; 256];
     let mut has = 0;
@@ -254,18 +260,18 @@ fn holds(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// Whether two bytes stand side by side in a message, as in few that are not in the format.
+/// True if a message contains two bytes side by side. Few messages outside the format do.
 fn holds_pair(message: &[u8], [first, second]: [u8; 2]) -> bool {
-    // Without an exit the compiler compares many at once.
+    // The loop has no exit, so the compiler compares many bytes at once.
     let pairs = message.iter().zip(message.get(1..).unwrap_or_default());
     pairs.fold(false, |has, (one, next)| has | ((*one == first) & (*next == second)))
 }
 
-/// Whether a word is anywhere in a message, in letters of any case.
+/// True if a message contains a word, in letters of any case.
 fn holds_word(message: &[u8], word: &[u8]) -> bool {
     let [first, second, ..] = word else { return false };
-    // Most messages do not have its first two bytes. Without an exit the compiler compares many at
-    // once.
+    // Most messages do not contain the first two bytes of the word. The loop has no exit, so the
+    // compiler compares many bytes at once.
     let is = |byte: u8, letter: u8| (byte | 0x20) == (letter | 0x20);
     let pairs = message.iter().zip(message.get(1..).unwrap_or_default());
     let may = pairs.fold(false, |may, (one, next)| may | (is(*one, *first) & is(*next, *second)));

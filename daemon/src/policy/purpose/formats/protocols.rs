@@ -1,14 +1,14 @@
-//! What other protocols sign.
+//! Signed messages of other protocols.
 
 use super::super::Bytes;
 use super::holds;
 
-/// SSH: user authentication, that is the session identifier (a hash), byte 50 and the user's name
-/// (RFC 4252, 7); and what begins with a name of OpenSSH, such as a certificate (PROTOCOL.certkeys)
-/// or a proof of host keys (PROTOCOL, 2.5).
+/// SSH: user authentication, which is the session identifier (a hash), byte 50 and the name of the
+/// user (RFC 4252, 7); and messages that begin with a name of OpenSSH, such as a certificate
+/// (PROTOCOL.certkeys) or a proof of host keys (PROTOCOL, 2.5).
 ///
-/// Chance: 2^-24 for the zeros, then less than 2^-20. For a client whose random begins with zeros
-/// the latter alone.
+/// Chance: 2^-24 for the zeros, times less than 2^-20. For a client whose random begins with zeros
+/// only the second factor counts.
 pub(super) fn is_ssh(message: &[u8]) -> bool {
     let Some(length) = message.strip_prefix(&[0, 0, 0]).and_then(<[u8]>::first) else { return false };
     let mut rest = Bytes(message);
@@ -23,7 +23,8 @@ pub(super) fn is_ssh(message: &[u8]) -> bool {
 }
 
 /// COSE: Sig_structure and Countersign_structure, arrays of CBOR that begin with a context (RFC
-/// 9052, 4.4; RFC 9338, 3.3). Readers make them themselves, so each has one form. Chance: 2^-80.
+/// 9052, 4.4; RFC 9338, 3.3). Verifiers build them on their own, so each has one form. Chance:
+/// 2^-80.
 pub(super) fn is_cose(message: &[u8]) -> bool {
     let Some((0x84..=0x86, text)) = message.split_first() else { return false };
     let contexts: [&[u8]; 6] = [
@@ -42,7 +43,7 @@ pub(super) fn is_cose(message: &[u8]) -> bool {
 /// 2 at 17, IKE_SA_INIT or IKE_SESSION_RESUME at 18, message id 0 at 20, its length at 24, and a
 /// first payload that fits into it at 28 (RFC 7296, 3.1 and 3.2; RFC 5723).
 ///
-/// Chance: 2^-70, and 10^-8 for a client whose random has zeros in just these places.
+/// Chance: 2^-70, and 10^-8 for a client whose random has zeros in exactly these places.
 pub(super) fn is_ike(message: &[u8]) -> bool {
     let Some(header) = message.first_chunk::<32>() else { return false };
     let [version, exchange, _flags, id @ .., a, b, c, d, _next, _critical, high, low] = &header[17..] else {
@@ -57,8 +58,8 @@ pub(super) fn is_ike(message: &[u8]) -> bool {
         && (4..=length.saturating_sub(28)).contains(&payload)
 }
 
-/// OpenPGP: the signed bytes end in a trailer with the length of the part of the signature that is
-/// signed with it (RFC 9580, 5.2.4, versions 4 and 6; draft-koch-librepgp, 5.2.4, version 5).
+/// OpenPGP: the signed bytes end in a trailer. The trailer has the length of the signed part of the
+/// signature (RFC 9580, 5.2.4, versions 4 and 6; draft-koch-librepgp, 5.2.4, version 5).
 /// Chance: 2^-36.
 pub(super) fn ends_as_openpgp(message: &[u8]) -> bool {
     let trailer = |end: &[u8]| {
@@ -71,8 +72,8 @@ pub(super) fn ends_as_openpgp(message: &[u8]) -> bool {
         || message.last_chunk::<10>().is_some_and(|end| matches!(end, [5, 0xff, ..]) && trailer(end))
 }
 
-/// OpenPGP: a signature of version 3 over a key, which has no such trailer, begins with that key
-/// (RFC 4880, 5.2.4). Chance: 2^-27.
+/// OpenPGP: a signature of version 3 over a key has no such trailer. Its signed bytes begin with
+/// the key (RFC 4880, 5.2.4). Chance: 2^-27.
 pub(super) fn is_openpgp_key(message: &[u8]) -> bool {
     let [0x99, high, low, 2..=4, _, _, _, _, algorithm, ..] = message else { return false };
     usize::from(u16::from_be_bytes([*high, *low])) + 3 <= message.len()
@@ -92,7 +93,7 @@ pub(super) fn is_rrsig(message: &[u8]) -> bool {
         // The numbers of algorithms, RFC 8624, 3.1.
         matches!(fixed[2], 1 | 3 | 5..=8 | 10 | 12..=17).then_some(())?;
         name(&mut rest)?;
-        // One record at least.
+        // At least one record.
         loop {
             name(&mut rest)?;
             let [type_high, type_low, _, class, ttl @ ..] = *rest.take(8)?.first_chunk::<8>()?;
@@ -106,8 +107,8 @@ pub(super) fn is_rrsig(message: &[u8]) -> bool {
     message.get(2).is_some_and(|algorithm| *algorithm <= 17) && records().is_some()
 }
 
-/// Certificate transparency: what a log signs of a certificate (RFC 6962, 3.2). Chance: 2^-70;
-/// never for zeros alone.
+/// Certificate transparency: the bytes that a log signs for a certificate (RFC 6962, 3.2). Chance:
+/// 2^-70. Zeros alone never have this format.
 pub(super) fn is_sct(message: &[u8]) -> bool {
     let entry = || -> Option<()> {
         let mut rest = Bytes(message.strip_prefix(&[0, 0])?);
@@ -124,8 +125,8 @@ pub(super) fn is_sct(message: &[u8]) -> bool {
     entry().is_some()
 }
 
-/// HIP: a packet with its checksum set to zero, and its length in units of eight bytes without the
-/// first (RFC 7401, 5.1 and 5.2.14). Chance: 2^-38.
+/// HIP: a packet whose checksum is zero. Its length is in units of eight bytes, without the first
+/// unit (RFC 7401, 5.1 and 5.2.14). Chance: 2^-38.
 pub(super) fn is_hip(message: &[u8]) -> bool {
     matches!(message, [59, length, 0..=0x7f, 0x11 | 0x21, 0, 0, ..] if usize::from(*length) * 8 + 8 == message.len())
 }

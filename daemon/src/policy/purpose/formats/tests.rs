@@ -208,8 +208,7 @@ fn formats_are_told_in_the_room_that_a_handshake_leaves() {
     }
 }
 
-/// What a handshake may well begin with: a clock, zeros, text, and what has a part of a mark
-/// only.
+/// Likely beginnings of a handshake: a clock, zeros, text, and a part of a mark.
 #[test]
 fn parts_of_a_form_are_no_form() {
     for start in [
