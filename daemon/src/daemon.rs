@@ -10,7 +10,7 @@ use keyward_proto::Label;
 use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
 use crate::ground::fair::{Gate, MOST_WAITING};
-use crate::keys::{Keys, Store, Version};
+use crate::keys::{KeyStore, Keys, Version};
 use crate::observe::lines::Lines;
 use crate::observe::metrics::Metrics;
 use crate::peers::connections::Connections;
@@ -50,7 +50,7 @@ impl Daemon {
         config: Config,
         extra_grants: Vec<Grant>,
         dev: bool,
-        store: Store,
+        store: KeyStore,
         backends: Backends,
         reactors: Reactors,
     ) -> Self {

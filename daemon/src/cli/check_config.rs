@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::ground::exit;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::ownership::{self, Name, Owners, OwnershipError};
-use crate::keys::{self, Look, Store, StoreError, Witness};
+use crate::keys::{self, KeyStore, Look, StoreError, Witness};
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::serve::sockets::check_extra;
 use crate::serve::store_key::{self, StoreKeyError};
@@ -89,7 +89,7 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
 /// Looks whether others can get at the key store, or at the sockets.
 fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Result<(), Failure> {
     let running = env::var(RUNNING_FORMAT).ok();
-    let store = options.state_dir.join(Store::FILE);
+    let store = options.state_dir.join(KeyStore::FILE);
     if let Some(format) = running.as_deref().filter(|format| *format != keys::THIS_FORMAT) {
         return Err(wrong(StoreError::Format(store, format.to_owned())));
     }
@@ -145,7 +145,7 @@ fn check_keys(
         Ok(None) if has_master_key || is_passed(STORE_KEY, owner, remarks) => {}
         Ok(None) => remarks.warn(match fresh {
             true => StoreKeyError::NotConfigured,
-            false => StoreKeyError::NotNamed(options.state_dir.join(Store::FILE)),
+            false => StoreKeyError::NotNamed(options.state_dir.join(KeyStore::FILE)),
         }),
         Ok(Some(_)) => tell_of_reader(config.store_key.as_deref(), owner, remarks),
         Err(error) => return Err(wrong(error)),

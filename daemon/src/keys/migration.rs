@@ -35,13 +35,13 @@ mod tests {
     use redb::{Database, ReadableDatabase};
 
     use super::super::tests::{key, store_key};
-    use super::super::{Store, StoreError, finish, was_migrated};
+    use super::super::{KeyStore, StoreError, finish, was_migrated};
     use super::{Key, Migrated, MigratedKey, MigrationError, OldStore, record};
     use crate::store::{KEYS, META, open_existing};
 
     /// A store as the version before this one wrote it.
     fn old_store(dir: &Path, keys: &[Key]) {
-        let database = Database::create(dir.join(Store::FILE)).unwrap();
+        let database = Database::create(dir.join(KeyStore::FILE)).unwrap();
         let transaction = database.begin_write().unwrap();
         {
             let mut table = transaction.open_table(KEYS).unwrap();
@@ -69,13 +69,13 @@ mod tests {
         other.versions[0].next_blob = Some(vec![8]);
         let keys = [Key { revision: 9, ..key("shop") }, other];
         old_store(dir.path(), &keys);
-        assert!(matches!(Store::open(dir.path()), Err(StoreError::OldFormat(_))));
+        assert!(matches!(KeyStore::open(dir.path()), Err(StoreError::OldFormat(_))));
         let migrated = migrate(dir.path()).unwrap();
         let labels: Vec<_> = migrated.keys.iter().map(|key| key.label.as_str()).collect();
         assert_eq!(labels, ["other", "shop"]);
         assert!(OldStore::open(dir.path()).unwrap().is_none());
 
-        let store = Store::open(dir.path()).unwrap();
+        let store = KeyStore::open(dir.path()).unwrap();
         assert_eq!(store.wrapped_key().unwrap().unwrap(), b"wrapped");
         store.unlock(&store_key(), None).unwrap();
         for key in &keys {
@@ -99,7 +99,7 @@ mod tests {
         assert!(!part.exists());
         // Broken off after the last change to the store, and before the copy had its name.
         fs::rename(&copy, &part).unwrap();
-        let store = dir.path().join(Store::FILE);
+        let store = dir.path().join(KeyStore::FILE);
         assert!(!was_migrated(&store));
         finish(&store).unwrap();
         finish(&store).unwrap();
@@ -123,7 +123,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         old_store(dir.path(), &[key("shop")]);
         let copy = migrate(dir.path()).unwrap().copy;
-        let store = dir.path().join(Store::FILE);
+        let store = dir.path().join(KeyStore::FILE);
         // The very copy that the migration has made.
         fs::copy(&copy, &store).unwrap();
         assert!(matches!(migrate(dir.path()), Err(MigrationError::Again { .. })));

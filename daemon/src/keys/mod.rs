@@ -36,8 +36,7 @@ pub use crate::store::{StoreError, StoreKey};
 use cache::Cache;
 use changes::Changes;
 pub use key::{Key, Listed, Version};
-pub use key_store::KeyStore as Store;
-use key_store::KeyStore;
+pub use key_store::KeyStore;
 pub(crate) use migration::migrate;
 pub use state::State;
 

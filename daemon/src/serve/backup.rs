@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::config::{Config, EMBEDDED};
 use crate::ground::ownership;
 use crate::ground::text::quoted;
-use crate::keys::{self, Key, Look, Store, StoreError};
+use crate::keys::{self, Key, KeyStore, Look, StoreError};
 use crate::serve::embedded_unit;
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::serve::store_key;
@@ -44,13 +44,13 @@ pub(crate) struct Checked {
 pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Result<Checked, BackupError> {
     // A store is opened for writing; the copy stays as it is.
     let scratch = tempfile::tempdir().map_err(|reason| BackupError::Scratch(std::env::temp_dir(), reason))?;
-    let path = scratch.path().join(Store::FILE);
+    let path = scratch.path().join(KeyStore::FILE);
     copy_file(copy, &path).map_err(|reason| BackupError::Read(copy.to_owned(), reason))?;
     let wrong = |error: StoreError| BackupError::Copy(copy.to_owned(), named(&error, &path, copy));
     if keys::look(scratch.path()) == Look::New {
         return Err(BackupError::Empty(copy.to_owned()));
     }
-    let store = Store::open(scratch.path()).map_err(wrong)?;
+    let store = KeyStore::open(scratch.path()).map_err(wrong)?;
     let dev = store.is_dev().map_err(wrong)? == Some(true) && config.embedded.master_key.is_none();
     let options = Options { dev, ..options.clone() };
     let passed = |configured: Option<PathBuf>, file: &str| {
@@ -117,17 +117,17 @@ fn unwrapped(key: &Key, unit: &Unit, copy: &Path) -> Result<u64, BackupError> {
 /// # Errors
 /// [`BackupError`] says what is in the way.
 pub(crate) fn restore(copy: &Path, state_dir: &Path) -> Result<PathBuf, BackupError> {
-    let file = state_dir.join(Store::FILE);
+    let file = state_dir.join(KeyStore::FILE);
     let failed = |reason| BackupError::Write(file.clone(), reason);
     let scratch = tempfile::tempdir().map_err(|reason| BackupError::Scratch(std::env::temp_dir(), reason))?;
-    let path = scratch.path().join(Store::FILE);
+    let path = scratch.path().join(KeyStore::FILE);
     copy_file(copy, &path).map_err(|reason| BackupError::Read(copy.to_owned(), reason))?;
     match keys::look(scratch.path()) {
         Look::New => return Err(BackupError::Empty(copy.to_owned())),
         // A daemon says how that is migrated.
         Look::Old => {}
         Look::Used(_) => drop(
-            Store::open(scratch.path())
+            KeyStore::open(scratch.path())
                 .map_err(|error| BackupError::Copy(copy.to_owned(), named(&error, &path, copy)))?,
         ),
     }

@@ -6,7 +6,7 @@ use keyward_unit::{MasterKey, Unit};
 use crate::backend::Unusable;
 use crate::config::Config;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
-use crate::keys::Store;
+use crate::keys::KeyStore;
 use crate::serve::{Options, ServeError};
 
 /// Opens the unit with the master key that the store was made with, whichever of the two that is.
@@ -17,7 +17,7 @@ use crate::serve::{Options, ServeError};
 pub(crate) fn open(
     options: &Options,
     config: &Config,
-    store: &Store,
+    store: &KeyStore,
 ) -> Result<Option<Result<Unit, Unusable>>, ServeError> {
     let needed = store.master_key()?;
     let noted = store.noted_master_key();

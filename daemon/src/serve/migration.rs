@@ -13,7 +13,7 @@ use crate::ground::master_key;
 use crate::ground::ownership::{Name, SERVICE};
 use crate::ground::state_dir;
 use crate::ground::text::quoted;
-use crate::keys::{self, MigrationError, OldStore, Store, StoreError, StoreKey};
+use crate::keys::{self, KeyStore, MigrationError, OldStore, StoreError, StoreKey};
 use crate::serve::embedded_unit;
 use crate::serve::store_key::{self, StoreKeyError};
 use crate::serve::{self, Options, ServeError};
@@ -25,7 +25,7 @@ use crate::serve::{self, Options, ServeError};
 pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
     let config = serve::read_config(options.config.as_deref())?;
     hardening::harden().map_err(ServeError::Hardening)?;
-    let file = options.state_dir.join(Store::FILE);
+    let file = options.state_dir.join(KeyStore::FILE);
     if file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         return Err(ServeError::NoStore(options.state_dir.clone()));
     }
@@ -85,7 +85,7 @@ pub(crate) fn finish(store: &Path) {
 
 /// Why the daemon does not start with a store of the old format, and what to do.
 pub(crate) fn old_format(options: &Options, config: &Config) -> String {
-    let store = options.state_dir.join(Store::FILE);
+    let store = options.state_dir.join(KeyStore::FILE);
     if keys::was_migrated(&store) {
         return keys::migrated_before(&store);
     }
@@ -140,7 +140,7 @@ fn command(options: &Options, uid: u32, credentials: &[(&str, &str)]) -> String 
 /// Where there is no directory yet, that of the service, for root.
 pub(crate) fn other_owner(state_dir: &Path) -> Option<u32> {
     let own = rustix::process::geteuid().as_raw();
-    let paths = [state_dir.join(Store::FILE), state_dir.to_owned()];
+    let paths = [state_dir.join(KeyStore::FILE), state_dir.to_owned()];
     let mut found = paths.iter().filter_map(|path| fs::symlink_metadata(path).ok());
     let owner = found.next().map(|found| found.uid());
     let service = || User::from_name(SERVICE).ok().flatten().filter(|_| own == 0);
@@ -149,7 +149,7 @@ pub(crate) fn other_owner(state_dir: &Path) -> Option<u32> {
 
 /// Whoever else migrates a store takes it away from the daemon, which could not open it any more.
 fn refuse_other_user(options: &Options, config: &Config) -> Result<(), ServeError> {
-    let file = options.state_dir.join(Store::FILE);
+    let file = options.state_dir.join(KeyStore::FILE);
     let own = rustix::process::geteuid().as_raw();
     for path in [&options.state_dir, &file] {
         let Ok(found) = fs::symlink_metadata(path) else { continue };

@@ -35,7 +35,7 @@ use crate::ground::signals::{Instruction, Signals};
 use crate::ground::text::time;
 use crate::ground::{state_dir, sweep};
 use crate::keys::expiry;
-use crate::keys::{Store, StoreError, StoreKey};
+use crate::keys::{KeyStore, StoreError, StoreKey};
 use crate::peers::reactors::Reactors;
 use crate::peers::{listener, service};
 use crate::policy::authorise::{Grant, Who};
@@ -73,7 +73,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     hardening::harden().map_err(ServeError::Hardening)?;
     let descriptors = hardening::raise_descriptor_limit();
     state_dir::make(&options.state_dir)?;
-    let store = Store::open(&options.state_dir).map_err(|error| match error {
+    let store = KeyStore::open(&options.state_dir).map_err(|error| match error {
         StoreError::OldFormat(_) => ServeError::OldFormat(migration::old_format(options, &config)),
         error => error.into(),
     })?;
@@ -244,7 +244,7 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
 }
 
 /// Opens the embedded unit, if there is a master key for it, and prepares the backends that are elsewhere.
-fn open_backends(options: &Options, config: &Config, store: &Store) -> Result<Backends, ServeError> {
+fn open_backends(options: &Options, config: &Config, store: &KeyStore) -> Result<Backends, ServeError> {
     let made_with_dev = store.is_dev()?;
     check_dev(options, made_with_dev)?;
     let is_new = store.is_new()?;
@@ -363,7 +363,7 @@ fn accept(
 
 /// Keys that the embedded unit cannot unwrap, in words, if there are any: a change of its master
 /// key that was not brought to its end leaves such.
-fn left_behind(store: &Store, backends: &Backends) -> Result<Option<String>, ServeError> {
+fn left_behind(store: &KeyStore, backends: &Backends) -> Result<Option<String>, ServeError> {
     let Some(unit) = backends.embedded_unit() else { return Ok(None) };
     let wkids: Vec<_> = [Some(unit.wkid()), unit.other_wkid()].into_iter().flatten().collect();
     let left = store.left_behind(&wkids)?;

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::config::EMBEDDED;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
-use crate::keys::{Store, StoreError, StoreKey};
+use crate::keys::{KeyStore, StoreError, StoreKey};
 
 /// Reads the store key from the file of the configuration, or else from the credential `store-key`, if there is one.
 /// `fresh` if no store was made with it yet.
@@ -39,7 +39,7 @@ pub(crate) fn load(
 /// # Errors
 /// [`StoreKeyError`] says which key is missing or does not fit.
 pub(crate) fn unlock(
-    store: &Store,
+    store: &KeyStore,
     unit: Option<&Unit>,
     file: Option<StoreKey>,
 ) -> Result<(), StoreKeyError> {
@@ -154,7 +154,7 @@ mod tests {
     fn the_master_key_opens_the_store_and_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let (mine, other) = (unit(), unit());
-        let open = || Store::open(dir.path()).unwrap();
+        let open = || KeyStore::open(dir.path()).unwrap();
         let store = open();
         unlock(&store, Some(&mine), None).unwrap();
         store.set_wkid(EMBEDDED, &mine.wkid().to_string(), None).unwrap();
@@ -181,7 +181,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (old, digits) = (unit(), MasterKey::generate().unwrap().to_hex());
         let new = || MasterKey::from_hex(&digits).unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = KeyStore::open(dir.path()).unwrap();
         unlock(&store, Some(&old), None).unwrap();
         let stored = store.put(key("shop")).unwrap();
         let secret = store.rejection_secret().unwrap().to_vec();
@@ -192,7 +192,7 @@ mod tests {
         store.set_wkid(EMBEDDED, &wkid.to_string(), Some(&wrapped)).unwrap();
         drop(store);
 
-        let store = Store::open(dir.path()).unwrap();
+        let store = KeyStore::open(dir.path()).unwrap();
         assert!(matches!(unlock(&store, Some(&unit()), None), Err(StoreKeyError::Unwrap(..))));
         unlock(&store, Some(&Unit::new(new(), NonZeroUsize::MIN)), None).unwrap();
         assert_eq!(store.get(&stored.label).unwrap().unwrap().revision, stored.revision);
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_daemon_without_a_master_key_has_a_file() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || Store::open(dir.path()).unwrap();
+        let open = || KeyStore::open(dir.path()).unwrap();
         assert!(matches!(unlock(&open(), None, None), Err(StoreKeyError::NotConfigured)));
         unlock(&open(), None, file()).unwrap();
         assert!(matches!(unlock(&open(), None, None), Err(StoreKeyError::NotNamed(_))));
