@@ -322,12 +322,12 @@ impl Store for RedbStore {
         let seals = self.seals()?;
         self.read(|tables| {
             let root = tables.root(seals)?.ok_or_else(|| self.altered())?;
-            let (found, altered_lists) = tables.page(seals, &root, after, limit)?;
-            let entries = found.into_iter().filter_map(|(label, found)| {
+            let found = tables.page(seals, &root, after, limit)?;
+            let entries = found.rows.into_iter().filter_map(|(label, found)| {
                 let record = self.record(&label, found).transpose()?;
                 Some(Entry { label, record })
             });
-            Ok(Page { entries: entries.collect(), altered_lists })
+            Ok(Page { entries: entries.collect(), altered_lists: found.altered_lists })
         })
     }
 

@@ -25,6 +25,14 @@ pub(crate) enum Found {
     Unlisted,
 }
 
+/// Result of a search for the records of several labels.
+pub(crate) struct FoundPage {
+    /// Rows in the order of their labels.
+    pub(crate) rows: Vec<(Label, Found)>,
+    /// Numbers of the lists of the index that were altered.
+    pub(crate) altered_lists: BTreeSet<u32>,
+}
+
 /// The rows of a store, for reading or for writing.
 pub(crate) struct Tables<K, M, I> {
     pub(crate) keys: K,
@@ -129,15 +137,14 @@ where
     }
 
     /// Up to `limit` records in the order of their labels, from the first label after `after`. A
-    /// label counts if the index or the table of records has the label. The second part of the
-    /// result has the numbers of the lists of the index that were altered.
+    /// label counts if the index or the table of records has the label.
     pub(crate) fn page(
         &self,
         seals: &Seals,
         root: &Root,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<(Vec<(Label, Found)>, BTreeSet<u32>), redb::Error> {
+    ) -> Result<FoundPage, redb::Error> {
         use core::ops::Bound::{Excluded, Unbounded};
         let (mut lists, mut altered_lists) = (Vec::new(), BTreeSet::new());
         for number in 0..LISTS {
@@ -160,16 +167,16 @@ where
                 left -= 1;
             }
         }
-        let mut page = Vec::new();
+        let mut rows = Vec::new();
         for text in labels.into_iter().take(limit) {
             let Ok(label) = text.parse() else { continue };
             let found = match lists.get(index::list_of(&text) as usize) {
                 Some(Some(list)) => self.find_listed(seals, &text, list.get(&text))?,
                 _ => Found::Unlisted,
             };
-            page.push((label, found));
+            rows.push((label, found));
         }
-        Ok((page, altered_lists))
+        Ok(FoundPage { rows, altered_lists })
     }
 }
 
