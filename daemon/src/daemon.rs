@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use keyward_proto::Label;
+use keyward_unit::Wkid;
 
 use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
@@ -118,32 +119,27 @@ impl Daemon {
 
     /// Whether a backend could sign with its keys now.
     pub(crate) async fn is_ready(&self, backend: &Backend) -> bool {
-        let grep11 = match backend {
-            Backend::Embedded(embedded) => return embedded.unit().is_ok(),
-            Backend::Grep11(grep11) => grep11,
-        };
-        if self.keys.is_locked() {
-            return false;
+        self.problem_of(backend).await.is_none()
+    }
+
+    /// Reason why a backend cannot sign with its keys now.
+    async fn problem_of(&self, backend: &Backend) -> Option<String> {
+        if let Err(unusable) = backend.usable() {
+            return Some(unusable.to_string());
         }
-        // If the store cannot be read, keys in memory may sign still.
-        let settled = self.keys.wkid(grep11.name()).await.ok().flatten();
-        let next = self.keys.next_wkid(grep11.name()).await.ok().flatten();
-        grep11.is_ready(&settled.into_iter().chain(next).collect::<Vec<_>>())
+        // If the store cannot be read, keys in memory may still sign.
+        let settled = self.keys.wkid(backend.name()).await.ok().flatten();
+        let next = self.keys.next_wkid(backend.name()).await.ok().flatten();
+        let wkids: Option<Vec<Wkid>> = settled.iter().chain(&next).map(|wkid| wkid.parse().ok()).collect();
+        let is_ready = !self.keys.is_locked() && wkids.is_some_and(|wkids| backend.is_ready(&wkids));
+        (!is_ready).then(|| format!("no unit of backend {} can sign with its keys", backend.name()))
     }
 
     /// Reasons why the daemon cannot sign with keys that it has.
     pub(crate) async fn problems(&self) -> Vec<String> {
         let mut problems: Vec<_> = self.keys.problem().await.into_iter().collect();
         for backend in self.backends.iter() {
-            match backend {
-                Backend::Embedded(embedded) => {
-                    problems.extend(embedded.unit().err().map(|why| why.to_string()))
-                }
-                Backend::Grep11(_) if self.is_ready(backend).await => {}
-                Backend::Grep11(grep11) => {
-                    problems.push(format!("no unit of backend {} can sign with its keys", grep11.name()));
-                }
-            }
+            problems.extend(self.problem_of(backend).await);
         }
         problems
     }

@@ -1,4 +1,4 @@
-//! Units: how they are.
+//! Health of backends and their units.
 
 use axum::Json;
 use axum::extract::State;
@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 
 use super::{Admin, Answer};
 use crate::admin::api::{BackendView, UnitView};
-use crate::backend::Backend;
+use crate::backend::{Backend, UnitHealth};
 use crate::daemon::Daemon;
 use crate::ground::text::printable;
 use crate::keys::StoreError;
@@ -26,12 +26,10 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
     for backend in daemon.backends.iter() {
         views.push(BackendView {
             name: backend.name().into(),
-            unit: backend.kind().into(),
-            wkid: match backend {
-                Backend::Embedded(embedded) if let Err(unusable) = embedded.unit() => {
-                    Some(unusable.needed().to_owned())
-                }
-                _ => daemon.keys.wkid(backend.name()).await?,
+            unit: backend.unit().into(),
+            wkid: match backend.usable() {
+                Ok(()) => daemon.keys.wkid(backend.name()).await?,
+                Err(unusable) => Some(unusable.needed().to_owned()),
             },
             ready: daemon.is_ready(backend).await,
         });
@@ -43,50 +41,49 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
 pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
     let mut views = Vec::new();
     for backend in admin.daemon.backends.iter() {
-        match backend {
-            Backend::Embedded(embedded) => views.push(UnitView {
-                backend: backend.name().into(),
-                address: "in this process".into(),
-                health: if embedded.unit().is_ok() { "up" } else { "down" }.into(),
-                breaker: None,
-                latency_us: None,
-                in_flight: None,
-                calls: None,
-                failures: None,
-                wkid: match embedded.unit() {
-                    Ok(_) => admin.daemon.keys.wkid(backend.name()).await?,
-                    Err(unusable) => unusable.has().map(|wkid| wkid.to_string()),
-                },
-                other_master_key: embedded.unit().is_err(),
-                next_master_key: false,
-                mechanisms: Vec::new(),
-                problem: embedded.unit().err().map(|unusable| unusable.to_string()),
-            }),
-            Backend::Grep11(grep11) => {
-                let settled = admin.daemon.keys.wkid(backend.name()).await?;
-                let next = admin.daemon.keys.next_wkid(backend.name()).await?;
-                views.extend(grep11.units().into_iter().map(|unit| {
-                    let wkid = unit.wkid.map(|wkid| wkid.to_string());
-                    let other = settled.is_some() && wkid.is_some() && settled != wkid;
-                    let next_master_key = other && next == wkid;
-                    UnitView {
-                        backend: backend.name().into(),
-                        address: unit.address,
-                        health: unit.state.name().into(),
-                        breaker: unit.load.map(|_| unit.state.breaker().into()),
-                        latency_us: unit.load.and_then(|load| u64::try_from(load.latency.as_micros()).ok()),
-                        in_flight: unit.load.map(|load| load.in_flight),
-                        calls: unit.load.map(|load| load.calls),
-                        failures: unit.load.map(|load| load.failures),
-                        other_master_key: other && !next_master_key,
-                        next_master_key,
-                        wkid,
-                        mechanisms: unit.mechanisms,
-                        problem: unit.problem.map(|text| printable(&text)),
-                    }
-                }));
-            }
-        }
+        let of_keys = MasterKeys::of(&admin.daemon, backend).await?;
+        views.extend(backend.units().into_iter().map(|unit| view(backend, &of_keys, unit)));
     }
     Ok(Json(views))
+}
+
+/// Master keys of the keys of a backend, by name.
+struct MasterKeys {
+    present: Option<String>,
+    /// Set while the keys are rewrapped.
+    next: Option<String>,
+}
+
+impl MasterKeys {
+    async fn of(daemon: &Daemon, backend: &Backend) -> Result<Self, StoreError> {
+        if let Err(unusable) = backend.usable() {
+            return Ok(Self { present: Some(unusable.needed().to_owned()), next: None });
+        }
+        let present = daemon.keys.wkid(backend.name()).await?;
+        Ok(Self { present, next: daemon.keys.next_wkid(backend.name()).await? })
+    }
+}
+
+fn view(backend: &Backend, of_keys: &MasterKeys, unit: UnitHealth) -> UnitView {
+    // After a change the embedded unit has both master keys until the daemon restarts.
+    let both = [unit.next_wkid, unit.wkid].into_iter().flatten().map(|wkid| wkid.to_string());
+    let both: Vec<_> = both.collect();
+    let wkid = both.iter().find(|wkid| Some(*wkid) == of_keys.present.as_ref()).or(both.last()).cloned();
+    let is_other = of_keys.present.is_some() && wkid.is_some() && of_keys.present != wkid;
+    let next_master_key = is_other && of_keys.next == wkid;
+    UnitView {
+        backend: backend.name().into(),
+        address: unit.address,
+        health: unit.state.name().into(),
+        breaker: unit.load.map(|_| unit.state.breaker().into()),
+        latency_us: unit.load.and_then(|load| u64::try_from(load.latency.as_micros()).ok()),
+        in_flight: unit.load.map(|load| load.in_flight),
+        calls: unit.load.map(|load| load.calls),
+        failures: unit.load.map(|load| load.failures),
+        other_master_key: backend.usable().is_err() || is_other && !next_master_key,
+        next_master_key,
+        wkid,
+        mechanisms: unit.mechanisms,
+        problem: unit.problem.map(|text| printable(&text)),
+    }
 }

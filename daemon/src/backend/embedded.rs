@@ -11,19 +11,17 @@ use std::time::Instant;
 use keyward_proto::{KeyType, Scheme};
 use keyward_unit::{NewKey, Unit, UnitError, Wkid};
 use thiserror::Error;
-use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
-use super::{BackendError, Context, KeyMaterial, SigningInput, Times};
+use super::operations::Operations;
+use super::{Abilities, BackendError, Context, KeyMaterial, SigningInput, Times, UnitHealth, UnitState};
 use crate::ground::fair::{Full, Place};
 use crate::ground::long_work::LongWork;
 
 /// The unit, and the threads for work that takes long.
-pub(crate) struct Embedded {
+pub(super) struct Embedded {
     unit: Result<Arc<Unit>, Unusable>,
     long_work: LongWork,
-    /// Held for reading while a key is made and stored, for writing while its master key changes.
-    pub(super) settling: RwLock<()>,
 }
 
 /// Why the unit does nothing: the master key that the key store was made with is not there.
@@ -56,49 +54,58 @@ impl Unusable {
     }
 }
 
-impl Embedded {
-    /// # Errors
-    /// There are no threads to be had.
-    pub(crate) fn new(unit: Result<Unit, Unusable>) -> io::Result<Self> {
-        Ok(Self { unit: unit.map(Arc::new), long_work: LongWork::start()?, settling: RwLock::new(()) })
+impl Operations for Embedded {
+    const UNIT: &'static str = "software crypto unit";
+
+    fn usable(&self) -> Result<(), &Unusable> {
+        self.unit.as_ref().map(|_| ())
     }
 
-    /// The unit.
-    ///
-    /// # Errors
-    /// [`Unusable`] if the unit does not have the master key of the key store.
-    pub(crate) fn unit(&self) -> Result<&Arc<Unit>, Unusable> {
-        self.unit.as_ref().map_err(Unusable::clone)
+    fn is_ready(&self, _: &[Wkid]) -> bool {
+        self.unit.is_ok()
     }
 
-    /// Makes or takes in a key, on a thread for that, and has it wrapped by a master key.
-    ///
-    /// # Errors
-    /// [`BackendError`] says why not.
-    pub(super) async fn make<E: Send + 'static>(
+    fn units(&self) -> Vec<UnitHealth> {
+        let unusable = self.unit.as_ref().err();
+        vec![UnitHealth {
+            address: "in this process".into(),
+            state: if unusable.is_none() { UnitState::Up } else { UnitState::Down },
+            wkid: self.unit.as_ref().map_or_else(Unusable::has, |unit| Some(unit.wkid())),
+            next_wkid: self.unit.as_ref().ok().and_then(|unit| unit.other_wkid()),
+            mechanisms: Vec::new(),
+            problem: unusable.map(Unusable::to_string),
+            load: None,
+        }]
+    }
+
+    async fn generate(
         &self,
+        key_type: KeyType,
+        _: Abilities,
         wkid: Option<Wkid>,
-        f: impl FnOnce(&Unit) -> Result<NewKey, E> + Send + 'static,
-    ) -> Result<NewKey, BackendError>
-    where
-        BackendError: From<E>,
-    {
-        let unit = Arc::clone(self.unit()?);
-        let make = move || {
-            let made = f(&unit)?;
-            Ok(match wkid.filter(|wkid| *wkid != unit.wkid()) {
-                Some(wkid) => NewKey { blob: unit.rewrap(&made.blob, wkid)?, ..made },
-                None => made,
-            })
-        };
-        tokio::task::spawn_blocking(make).await.map_err(|_| BackendError::GivenUp)?
+    ) -> Result<NewKey, BackendError> {
+        self.make(wkid, move |unit| unit.generate(key_type)).await
     }
 
-    /// Proves that the next blob of a key holds the private half of its public key.
-    ///
-    /// # Errors
-    /// [`BackendError`] says that it does not.
-    pub(super) fn prove_next(&self, key: KeyMaterial<'_>) -> Result<(), BackendError> {
+    async fn import(
+        &self,
+        file: impl AsRef<[u8]> + Send + 'static,
+        _: Abilities,
+        wkid: Option<Wkid>,
+    ) -> Result<NewKey, BackendError> {
+        self.make(wkid, move |unit| unit.import(file.as_ref())).await
+    }
+
+    async fn adopt(&self, _: Vec<u8>, _: &[u8], _: Abilities) -> Result<NewKey, BackendError> {
+        Err(BackendError::NoAdoption)
+    }
+
+    async fn rewrap(&self, blob: &[u8], to: Option<Wkid>) -> Result<Vec<u8>, BackendError> {
+        let unit = self.unit()?;
+        Ok(unit.rewrap(blob, to.unwrap_or_else(|| unit.wkid()))?)
+    }
+
+    async fn prove_next(&self, key: KeyMaterial<'_>, _: Abilities) -> Result<(), BackendError> {
         let Some(blob) = key.next_blob else { return Ok(()) };
         match self.unit()?.public_key(blob)? == key.spki {
             true => Ok(()),
@@ -106,11 +113,7 @@ impl Embedded {
         }
     }
 
-    /// Signs.
-    ///
-    /// # Errors
-    /// [`BackendError`] says why not.
-    pub(super) async fn sign(
+    async fn sign(
         &self,
         key: KeyMaterial<'_>,
         scheme: Scheme,
@@ -137,11 +140,7 @@ impl Embedded {
         signed.await
     }
 
-    /// Decrypts the premaster secret of an RSA key exchange; see [`Unit::decrypt_premaster`].
-    ///
-    /// # Errors
-    /// [`BackendError`] says what everybody can see to be wrong, or why there was no answer in time.
-    pub(super) async fn decrypt_premaster(
+    async fn decrypt_premaster(
         &self,
         key: KeyMaterial<'_>,
         ciphertext: &[u8],
@@ -157,8 +156,44 @@ impl Embedded {
             move |unit: &Unit| unit.decrypt_premaster(&blob, &ciphertext, client_version, substitute);
         self.in_turn(cost, context, &mut Times::default(), decrypt).await
     }
+}
 
-    /// Does on a thread apart what takes long, when it is the user's turn.
+impl Embedded {
+    /// # Errors
+    /// The system has no more threads.
+    pub(super) fn new(unit: Result<Unit, Unusable>) -> io::Result<Self> {
+        Ok(Self { unit: unit.map(Arc::new), long_work: LongWork::start()? })
+    }
+
+    /// The unit.
+    ///
+    /// # Errors
+    /// [`Unusable`] if the unit does not have the master key of the key store.
+    pub(super) fn unit(&self) -> Result<&Arc<Unit>, Unusable> {
+        self.unit.as_ref().map_err(Unusable::clone)
+    }
+
+    /// Makes or imports a key, on a thread for that, and has the key wrapped by a master key.
+    async fn make<E: Send + 'static>(
+        &self,
+        wkid: Option<Wkid>,
+        f: impl FnOnce(&Unit) -> Result<NewKey, E> + Send + 'static,
+    ) -> Result<NewKey, BackendError>
+    where
+        BackendError: From<E>,
+    {
+        let unit = Arc::clone(self.unit()?);
+        let make = move || {
+            let made = f(&unit)?;
+            Ok(match wkid.filter(|wkid| *wkid != unit.wkid()) {
+                Some(wkid) => NewKey { blob: unit.rewrap(&made.blob, wkid)?, ..made },
+                None => made,
+            })
+        };
+        tokio::task::spawn_blocking(make).await.map_err(|_| BackendError::GivenUp)?
+    }
+
+    /// Does work that takes long on a thread of its own, when it is the turn of the user.
     async fn in_turn<T: Send + 'static>(
         &self,
         cost: Duration,

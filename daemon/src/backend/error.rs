@@ -43,6 +43,9 @@ pub(crate) enum BackendError {
     /// The deadline passed while the request waited for its turn.
     #[error("the deadline passed before it was this request's turn")]
     Late,
+    /// The units of the backend take no blobs of other programs.
+    #[error("the units of this backend adopt no blobs")]
+    NoAdoption,
     /// The bytes are not a wrapped key.
     #[error("this is no key blob of Enterprise PKCS #11; it must be the bytes that a unit gave, as they are")]
     NoBlob,
@@ -106,7 +109,9 @@ impl BackendError {
             | Self::WrongPlaintext { .. } => Outcome::Internal,
             Self::Late | Self::Unanswered { .. } => Outcome::DeadlineExceeded,
             Self::Busy { .. } | Self::Overloaded => Outcome::Overloaded,
-            Self::CannotDecrypt | Self::CannotSign | Self::NotOffered { .. } => Outcome::NotSupported,
+            Self::CannotDecrypt | Self::CannotSign | Self::NoAdoption | Self::NotOffered { .. } => {
+                Outcome::NotSupported
+            }
             Self::Down { .. } | Self::WrongSignature { agreed: false, .. } => Outcome::UnitUnavailable,
             Self::NoBlob | Self::WrongSignature { agreed: true, .. } => Outcome::BlobDamaged,
             Self::NoUnitForKeys { .. } | Self::OtherMasterKey { .. } | Self::Unusable(_) => {

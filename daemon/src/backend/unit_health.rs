@@ -12,6 +12,8 @@ pub(crate) struct UnitHealth {
     pub(crate) state: UnitState,
     /// Master key of the unit, if known.
     pub(crate) wkid: Option<Wkid>,
+    /// Second master key of the unit, which it has while the master key is changed; none if unknown.
+    pub(crate) next_wkid: Option<Wkid>,
     /// Mechanisms that the unit offers, by their names; empty if the backend has none.
     pub(crate) mechanisms: Vec<String>,
     /// Problem of the unit, or of the way to it.
@@ -42,6 +44,17 @@ pub(crate) struct Load {
     pub(crate) calls: u64,
     /// Failures since the start.
     pub(crate) failures: u64,
+}
+
+/// State of the way to the remote units of a backend.
+#[derive(Clone, Debug)]
+pub(crate) struct RemoteStatus {
+    /// Requests that wait for a unit.
+    pub(crate) waiting: usize,
+    /// Problem of the TLS files as they are now; the files read before are in force.
+    pub(crate) files_problem: Option<String>,
+    /// Time for which the access token is still valid; none if that is unknown, or without a token.
+    pub(crate) token_valid_for: Option<Duration>,
 }
 
 impl UnitHealth {

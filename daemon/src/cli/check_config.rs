@@ -14,8 +14,7 @@ use keyward_unit::MasterKey;
 
 use super::failure::Failure;
 use super::{output, private_network};
-use crate::backend::Unusable;
-use crate::backend::grep11::Grep11;
+use crate::backend::{Backend, Unusable};
 use crate::config::Config;
 use crate::ground::exit;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
@@ -77,7 +76,7 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
         check_keys(options, &config, fresh, needed.as_deref(), remarks)?;
     }
     for (name, settings) in &config.grep11 {
-        let backend = Grep11::new(name, settings).map_err(wrong)?;
+        let backend = Backend::grep11(name, settings).map_err(wrong)?;
         // A daemon starts without, and waits for it.
         if let Err(warning) = backend.check() {
             remarks.warn(warning);

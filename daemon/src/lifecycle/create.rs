@@ -9,7 +9,6 @@ use super::event::{Act, Actor, Event};
 use super::placement::Placement;
 use super::uses::{check_uses, each_once};
 use super::{Error, versions};
-use crate::backend::{Abilities, Backend};
 use crate::daemon::Daemon;
 use crate::keys::{Key, StoreError};
 
@@ -79,7 +78,9 @@ pub(crate) async fn adopt(
 ) -> Result<Arc<Key>, Error> {
     let spec = KeySpec { uses: each_once(spec.uses), ..spec };
     let placement = Placement::of(daemon, spec.backend.as_deref()).await?;
-    let Backend::Grep11(grep11) = placement.backend else { return Err(Error::NotAdoptable) };
+    if !placement.backend.adopts() {
+        return Err(Error::NotAdoptable);
+    }
     refuse_existing(daemon, &spec.label).await?;
     check_master_key(daemon, &placement, &blob).await?;
     if Header::read(&blob).is_some_and(|header| header.extractable()) {
@@ -88,7 +89,7 @@ pub(crate) async fn adopt(
             "the key that is adopted can be taken out of its unit: CKA_EXTRACTABLE is true"
         );
     }
-    let made = grep11.adopt(blob, public, Abilities::needed_for(&spec.uses)).await?;
+    let made = placement.backend.adopt(blob, public, &spec.uses).await?;
     check_uses(&spec.uses, made.key_type, spec.sign_and_decrypt)?;
     let key = add(daemon, spec, &placement, &made).await?;
     record(Act::Adopt(&key), &key, actor);

@@ -24,9 +24,7 @@ impl<'a> Placement<'a> {
     /// [`Error`] says which backends there are, or why the unit is not usable.
     pub(super) async fn of(daemon: &'a Daemon, name: Option<&str>) -> Result<Self, Error> {
         let backend = chosen(daemon, name)?;
-        if let Backend::Embedded(embedded) = backend {
-            embedded.unit().map_err(BackendError::from)?;
-        }
+        backend.usable().map_err(|unusable| BackendError::from(unusable.clone()))?;
         let read = async || -> Result<Option<Wkid>, StoreError> {
             let wkid = daemon.keys.wkid(backend.name()).await?;
             Ok(wkid.and_then(|wkid| wkid.parse().ok()))
@@ -46,8 +44,8 @@ impl<'a> Placement<'a> {
     /// # Errors
     /// [`StoreError`] if the store cannot be written.
     pub(super) async fn settle(&self, daemon: &Daemon, made: &NewKey) -> Result<(), StoreError> {
-        match (self.backend, self.wkid, Header::read(&made.blob)) {
-            (Backend::Grep11(_), None, Some(header)) => {
+        match (self.wkid, Header::read(&made.blob)) {
+            (None, Some(header)) => {
                 daemon.keys.set_wkid(self.backend.name(), header.wkid().to_string(), None).await
             }
             _ => Ok(()),

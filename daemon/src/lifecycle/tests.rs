@@ -8,7 +8,7 @@ use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::{MasterKey, Unit, Wkid};
 
 use super::*;
-use crate::backend::{Backend, Backends, Embedded};
+use crate::backend::{Backend, Backends};
 use crate::config::{Config, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::keys::tests::unlocked;
@@ -23,7 +23,7 @@ async fn daemon(state_dir: &Path, next_master_key: Option<&Path>) -> (Arc<Daemon
     config.embedded.next_master_key = next_master_key.map(Path::to_owned);
     let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
     let wkid = unit.wkid();
-    let backends = Backends::new(vec![Backend::Embedded(Embedded::new(Ok(unit)).unwrap())]);
+    let backends = Backends::new(vec![Backend::embedded(Ok(unit)).unwrap()]);
     let reactors = Reactors::start().unwrap();
     let store = unlocked(state_dir);
     let daemon = Arc::new(Daemon::new(config, Vec::new(), false, store, backends, reactors));

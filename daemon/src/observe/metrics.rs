@@ -236,14 +236,12 @@ impl Metrics {
             }
         };
         observe(0, times.unit);
-        if let Backend::Embedded(_) = backend {
-            if !times.queue.is_zero() {
-                observe(1, times.queue);
-            }
-        } else {
+        if backend.is_remote() {
             observe(1, times.queue);
             observe(2, times.network);
             observe(3, times.verify);
+        } else if !times.queue.is_zero() {
+            observe(1, times.queue);
         }
     }
 
@@ -320,13 +318,13 @@ impl Metrics {
     fn update(&self, backend: &Backend, ready: bool) {
         let labels = BackendLabels { backend: backend.name().into() };
         self.ready.get_or_create(&labels).set(ready.into());
-        let Backend::Grep11(grep11) = backend else { return };
-        self.waiting.get_or_create(&labels).set(i64::try_from(grep11.waiting()).unwrap_or(i64::MAX));
-        self.unusable.get_or_create(&labels).set(grep11.files_problem().is_some().into());
-        if let Some(holds) = grep11.token_valid_for() {
+        let Some(remote) = backend.remote() else { return };
+        self.waiting.get_or_create(&labels).set(i64::try_from(remote.waiting).unwrap_or(i64::MAX));
+        self.unusable.get_or_create(&labels).set(remote.files_problem.is_some().into());
+        if let Some(holds) = remote.token_valid_for {
             self.token.get_or_create(&labels).set(holds.as_secs_f64());
         }
-        for unit in grep11.units() {
+        for unit in backend.units() {
             let labels = UnitLabels { backend: backend.name().into(), unit: unit.address };
             self.up.get_or_create(&labels).set((unit.state != UnitState::Down).into());
             let Some(load) = unit.load else { continue };

@@ -23,8 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::backend::grep11::Grep11;
-use crate::backend::{Backend, Backends, Embedded, Unusable};
+use crate::backend::{Backend, Backends, Unusable};
 use crate::config::{self, Config, ConfigError, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::ground::hardening;
@@ -243,7 +242,7 @@ pub(crate) fn warnings(config: &Config) -> Vec<String> {
     config.warnings().into_iter().chain(obstacle).collect()
 }
 
-/// Opens the embedded unit, if there is a master key for it, and prepares the backends that are elsewhere.
+/// Opens the embedded unit, if there is a master key for it, and prepares the remote backends.
 fn open_backends(options: &Options, config: &Config, store: &KeyStore) -> Result<Backends, ServeError> {
     let made_with_dev = store.is_dev()?;
     check_dev(options, made_with_dev)?;
@@ -278,10 +277,10 @@ fn open_backends(options: &Options, config: &Config, store: &KeyStore) -> Result
             Ok(_) => {}
             Err(unusable) => tracing::error!("{unusable}"),
         }
-        backends.push(Backend::Embedded(Embedded::new(unit).map_err(ServeError::Runtime)?));
+        backends.push(Backend::embedded(unit).map_err(ServeError::Runtime)?);
     }
     for (name, settings) in &config.grep11 {
-        backends.push(Backend::Grep11(Arc::new(Grep11::new(name, settings)?)));
+        backends.push(Backend::grep11(name, settings)?);
     }
     for gone in store.remote_backends()?.iter().filter(|name| !config.grep11.contains_key(*name)) {
         tracing::warn!(
@@ -294,12 +293,10 @@ fn open_backends(options: &Options, config: &Config, store: &KeyStore) -> Result
     Ok(Backends::new(backends))
 }
 
-/// Begins to watch over the units that are elsewhere, and waits until each was found in order or not.
+/// Begins to watch over the remote units, and waits for the first probe of each.
 async fn start_units(daemon: &Daemon) {
     for backend in daemon.backends.iter() {
-        if let Backend::Grep11(grep11) = backend {
-            grep11.start().await;
-        }
+        backend.start().await;
     }
 }
 
@@ -403,9 +400,7 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// one that the daemon has started with.
 async fn reload(daemon: &Daemon, options: &Options, started: &Config, log: &Log) {
     for backend in daemon.backends.iter() {
-        if let Backend::Grep11(grep11) = backend {
-            grep11.renew().await;
-        }
+        backend.renew().await;
     }
     let config = match load_config(options.config.as_deref()) {
         Ok(config) => config,

@@ -44,6 +44,11 @@ impl Access {
     pub(super) fn tls(&self) -> Option<Arc<TlsClient>> {
         self.tls.as_ref().map(|tls| tls.get())
     }
+
+    /// Problem of the TLS files as they are now, if they cannot be used.
+    pub(super) fn files_problem(&self) -> Option<String> {
+        self.tls.as_ref()?.problem()
+    }
 }
 
 /// Connection whose other end has proved to be a unit.

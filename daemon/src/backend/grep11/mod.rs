@@ -22,13 +22,13 @@ use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey};
 use keyward_proto::{KeyType, PublicKey, Scheme};
 use keyward_unit::{Header, NewKey, PREMASTER, SigningInput, Wkid};
-use tokio::sync::RwLock;
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::network::TlsClient;
-use super::pool::{Failure, Pool, Settings, Shared, Unit};
-use super::{Abilities, BackendError, Context, KeyMaterial, SetupError, Times, UnitHealth};
+use super::operations::Operations;
+use super::pool::{Driver, Failure, Pool, Settings, Shared, Unit};
+use super::{Abilities, BackendError, Context, KeyMaterial, RemoteStatus, SetupError, Times, UnitHealth};
 use crate::config;
 use crate::ground::renewed::Verdict;
 use connection::{Access, Connection};
@@ -40,12 +40,10 @@ pub(crate) use mechanism::Form;
 pub(crate) use wire::making;
 
 /// Backend of units with one master key, reached over GREP11. Shared between threads.
-pub(crate) struct Grep11 {
+pub(super) struct Grep11 {
     name: Arc<str>,
-    pool: Pool<Grep11Unit>,
+    pool: Arc<Pool<Grep11Unit>>,
     access: Arc<Access>,
-    /// Held to read while a key is made and stored, to write while the master key changes.
-    pub(crate) settling: RwLock<()>,
 }
 
 impl Grep11 {
@@ -53,7 +51,7 @@ impl Grep11 {
     ///
     /// # Errors
     /// [`SetupError`] says which setting leads nowhere.
-    pub(crate) fn new(name: &str, settings: &config::Grep11) -> Result<Self, SetupError> {
+    pub(super) fn new(name: &str, settings: &config::Grep11) -> Result<Self, SetupError> {
         let tls = settings.tls.as_ref().map(|tls| TlsClient::renewed(name, tls, b"h2")).transpose();
         let tls = tls.map_err(|error| SetupError { backend: name.to_owned(), reason: error.into() })?;
         let tokens = Tokens::new(name, &settings.auth);
@@ -76,150 +74,8 @@ impl Grep11 {
             keepalive: settings.keepalive,
         };
         let name: Arc<str> = name.into();
-        let pool = Pool::new(Arc::clone(&name), units, pool);
-        Ok(Self { name, pool, access, settling: RwLock::new(()) })
-    }
-
-    /// Checks that the token or API key can be read. A daemon that runs waits for it.
-    ///
-    /// # Errors
-    /// [`SetupError`] says what is wrong.
-    pub(crate) fn check(&self) -> Result<(), SetupError> {
-        let backend = || self.name.to_string();
-        let failed = |error: TokenError| SetupError { backend: backend(), reason: error.into() };
-        self.access.tokens.check().map_err(failed)
-    }
-
-    /// Begins to watch over the units, in tasks of this thread, and waits for the first probe of each.
-    pub(crate) async fn start(self: &Arc<Self>) {
-        let this = Arc::clone(self);
-        tokio::spawn(async move { this.access.tokens.keep_fresh().await });
-        if let Some(tls) = &self.access.tls {
-            let (this, tls) = (Arc::clone(self), Arc::clone(tls));
-            tokio::spawn(async move { tls.watch(|new| this.try_out(new)).await });
-        }
-        self.pool.start().await;
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Name as a cheaply cloned `Arc<str>`.
-    pub(crate) fn label(&self) -> Arc<str> {
-        Arc::clone(&self.name)
-    }
-
-    /// True if a unit that is not down has one of these master keys; no master key stands for any.
-    pub(crate) fn is_ready(&self, wkids: &[String]) -> bool {
-        let fits = |wkid: Wkid| wkids.is_empty() || wkids.contains(&wkid.to_string());
-        self.pool.units().iter().any(|unit| unit.health().wkid_in_force().is_some_and(fits))
-    }
-
-    /// Units as they are now, in the order of the configuration.
-    pub(crate) fn units(&self) -> Vec<UnitHealth> {
-        let problem = || self.files_problem().or_else(|| self.access.tokens.problem());
-        let health = |unit: &Arc<Unit<Grep11Unit>>| {
-            let health = unit.health();
-            UnitHealth {
-                mechanisms: unit.driver.mechanisms(),
-                problem: health.problem.or_else(problem),
-                ..health
-            }
-        };
-        self.pool.units().iter().map(health).collect()
-    }
-
-    /// Finds out how each unit is now.
-    pub(crate) async fn look(&self) {
-        self.pool.look().await;
-    }
-
-    /// Number of requests that wait for a unit.
-    pub(crate) fn waiting(&self) -> usize {
-        self.pool.waiting()
-    }
-
-    /// Reads the TLS files again. Open connections go on.
-    pub(crate) async fn renew(&self) {
-        if let Some(tls) = &self.access.tls {
-            tls.read_again(|new| self.try_out(new)).await;
-        }
-    }
-
-    /// Connects to each unit with new TLS files. The files are refused if a unit refuses them that is
-    /// not down, or if all units do.
-    async fn try_out(&self, tls: Arc<TlsClient>) -> Verdict {
-        let mut trials = JoinSet::new();
-        for unit in self.pool.units() {
-            let (unit, tls) = (Arc::clone(unit), Arc::clone(&tls));
-            trials.spawn(async move {
-                let tried = unit.in_time(unit.driver.connect_with(Some(tls))).await;
-                (tried.map(drop), unit)
-            });
-        }
-        let (mut accepted, mut refused) = (false, None);
-        for (tried, unit) in trials.join_all().await {
-            match tried {
-                Ok(()) => accepted = true,
-                Err(Failure::Certificate(reason)) => {
-                    let reason = format!("unit {}: {reason}", unit.health().address);
-                    if !unit.is_down() {
-                        return Verdict::Refused(reason);
-                    }
-                    refused = Some(reason);
-                }
-                Err(_) => {}
-            }
-        }
-        match refused {
-            _ if accepted => Verdict::Accepted,
-            Some(reason) => Verdict::Refused(reason),
-            None => Verdict::Unknown,
-        }
-    }
-
-    /// Problem of the TLS files as they are now, if they cannot be used.
-    pub(crate) fn files_problem(&self) -> Option<String> {
-        self.access.tls.as_ref()?.problem()
-    }
-
-    /// Time for which the token is still valid; none if that is not known, or there is no token.
-    pub(crate) fn token_valid_for(&self) -> Option<Duration> {
-        self.access.tokens.valid_for()
-    }
-
-    /// Signs at a unit that has the master key of the key; at another unit if that fails in time.
-    ///
-    /// # Errors
-    /// [`BackendError`] says why no unit has signed.
-    pub(crate) async fn sign(
-        &self,
-        key: KeyMaterial<'_>,
-        scheme: Scheme,
-        input: SigningInput<'_>,
-        context: &Context,
-        times: &mut Times,
-    ) -> Result<Vec<u8>, BackendError> {
-        let operation = KeyOperation::sign(key, scheme, input)?;
-        self.pool.call(&operation, context, times).await
-    }
-
-    /// Decrypts the premaster secret of an RSA key exchange. Whatever a unit makes of the ciphertext, the
-    /// answer has the same form: `substitute` replaces a secret that is not valid.
-    ///
-    /// # Errors
-    /// [`BackendError`] says why no unit has answered, or what anyone can see to be wrong.
-    pub(crate) async fn decrypt_premaster(
-        &self,
-        key: KeyMaterial<'_>,
-        ciphertext: &[u8],
-        client_version: u16,
-        substitute: Zeroizing<Vec<u8>>,
-        context: &Context,
-    ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
-        let found = self.decrypt(key, ciphertext, context).await?;
-        Ok(premaster::settle(substitute, &found, client_version))
+        let pool = Arc::new(Pool::new(Arc::clone(&name), units, pool));
+        Ok(Self { name, pool, access })
     }
 
     /// Decrypts at a unit. The answer is empty if the unit says that the padding is wrong.
@@ -231,100 +87,6 @@ impl Grep11 {
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         let operation = KeyOperation::decrypt(key, ciphertext)?;
         self.pool.call(&operation, context, &mut Times::default()).await.map(Zeroizing::new)
-    }
-
-    /// Makes a new private key at a unit with this master key. The key has these abilities and cannot be extracted.
-    ///
-    /// # Errors
-    /// [`BackendError`] says why not.
-    pub(crate) async fn generate(
-        &self,
-        key_type: KeyType,
-        abilities: Abilities,
-        wkid: Option<Wkid>,
-    ) -> Result<NewKey, BackendError> {
-        let generate = |connection: Arc<Shared<Connection>>| async move {
-            connection.generate(key_type, abilities).await?.wrapped_by(wkid)
-        };
-        let pair = self.pool.once(wkid, MAKING, generate).await;
-        let pair = pair.map_err(|error| self.while_making(error))?;
-        self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }, abilities).await
-    }
-
-    /// Imports the private key in a file. The daemon wraps the key for a transport key that a unit has made for this
-    /// import.
-    ///
-    /// # Errors
-    /// [`BackendError::Import`] says what the file is instead; other errors why no unit took the key.
-    pub(crate) async fn import(
-        &self,
-        file: &[u8],
-        abilities: Abilities,
-        wkid: Option<Wkid>,
-    ) -> Result<NewKey, BackendError> {
-        let import = |connection: Arc<Shared<Connection>>| async move {
-            let transport_key = connection.generate_transport_key().await?.wrapped_by(wkid)?;
-            let wrapped = match keyward_unit::transport(file, &transport_key.spki) {
-                Ok(wrapped) => wrapped,
-                // The unit has done its part.
-                Err(unreadable) => return Ok(Err(unreadable)),
-            };
-            let abilities = abilities.for_type(wrapped.key_type);
-            let pair = connection.import(&transport_key, &wrapped, abilities).await?;
-            Ok(Ok(NewKey { blob: pair.blob, spki: pair.spki, key_type: wrapped.key_type }))
-        };
-        let key = self.pool.once(wkid, MAKING, import).await.map_err(|error| self.while_making(error))??;
-        let abilities = abilities.for_type(key.key_type);
-        self.proved(key, abilities).await
-    }
-
-    /// Takes over a key that a unit has wrapped for another program, with its public key in any form.
-    ///
-    /// # Errors
-    /// [`BackendError`] says what does not fit.
-    pub(crate) async fn adopt(
-        &self,
-        blob: Vec<u8>,
-        public: &[u8],
-        abilities: Abilities,
-    ) -> Result<NewKey, BackendError> {
-        let spki = keyward_unit::spki_of_public_key_blob(public).ok_or(BackendError::NoPublicKey)?;
-        let key = PublicKey::from_spki(&spki).map_err(|_| BackendError::NoPublicKey)?;
-        let header = Header::read(&blob).ok_or(BackendError::NoBlob)?;
-        if abilities.signs && !header.signs() {
-            return Err(BackendError::CannotSign);
-        }
-        if abilities.decrypts && !header.decrypts() {
-            return Err(BackendError::CannotDecrypt);
-        }
-        self.proved(NewKey { blob, spki, key_type: key.key_type() }, abilities).await
-    }
-
-    /// Wraps a blob by the next master key, at a unit that has the present one.
-    ///
-    /// # Errors
-    /// [`BackendError`] says why not.
-    pub(crate) async fn rewrap(&self, blob: &[u8]) -> Result<Vec<u8>, BackendError> {
-        let wkid = Header::read(blob).ok_or(BackendError::NoBlob)?.wkid();
-        let rewrap = |connection: Arc<Shared<Connection>>| async move { connection.rewrap(blob).await };
-        let new = self.pool.once(Some(wkid), MAKING, rewrap).await?;
-        match Header::read(&new) {
-            Some(header) if header.wkid() != wkid => Ok(new),
-            _ => Err(BackendError::NotRewrapped { backend: self.name.to_string() }),
-        }
-    }
-
-    /// Proves the next blob of a key, as if the key were new.
-    ///
-    /// # Errors
-    /// [`BackendError`] says why the next blob cannot replace the present one.
-    pub(crate) async fn prove_next(
-        &self,
-        key: KeyMaterial<'_>,
-        abilities: Abilities,
-    ) -> Result<(), BackendError> {
-        let Some(blob) = key.next_blob else { return Ok(()) };
-        self.prove(KeyMaterial { blob, next_blob: None, ..key }, abilities).await
     }
 
     /// Proves that the unit has the private half of the public key, before anyone relies on it: signs with the
@@ -360,6 +122,188 @@ impl Grep11 {
             }
             other => other,
         }
+    }
+}
+
+impl Operations for Grep11 {
+    const UNIT: &'static str = "crypto unit over GREP11";
+
+    fn check(&self) -> Result<(), SetupError> {
+        let backend = || self.name.to_string();
+        let failed = |error: TokenError| SetupError { backend: backend(), reason: error.into() };
+        self.access.tokens.check().map_err(failed)
+    }
+
+    async fn start(&self) {
+        let access = Arc::clone(&self.access);
+        tokio::spawn(async move { access.tokens.keep_fresh().await });
+        if let Some(tls) = &self.access.tls {
+            let (pool, tls) = (Arc::clone(&self.pool), Arc::clone(tls));
+            tokio::spawn(async move { tls.watch(|new| try_out(&pool, new)).await });
+        }
+        self.pool.start().await;
+    }
+
+    async fn renew(&self) {
+        if let Some(tls) = &self.access.tls {
+            tls.read_again(|new| try_out(&self.pool, new)).await;
+        }
+    }
+
+    async fn look(&self) {
+        self.pool.look().await;
+    }
+
+    fn is_ready(&self, wkids: &[Wkid]) -> bool {
+        let fits = |wkid| wkids.is_empty() || wkids.contains(&wkid);
+        self.pool.units().iter().any(|unit| unit.health().wkid_in_force().is_some_and(fits))
+    }
+
+    fn units(&self) -> Vec<UnitHealth> {
+        let of_access = || self.access.files_problem().or_else(|| self.access.tokens.problem());
+        let health = |unit: &Arc<Unit<Grep11Unit>>| {
+            let (health, mechanisms) = (unit.health(), unit.driver.mechanisms());
+            UnitHealth { mechanisms, problem: health.problem.or_else(of_access), ..health }
+        };
+        self.pool.units().iter().map(health).collect()
+    }
+
+    fn remote(&self) -> Option<RemoteStatus> {
+        Some(RemoteStatus {
+            waiting: self.pool.waiting(),
+            files_problem: self.access.files_problem(),
+            token_valid_for: self.access.tokens.valid_for(),
+        })
+    }
+
+    /// Makes a key that cannot be extracted.
+    async fn generate(
+        &self,
+        key_type: KeyType,
+        abilities: Abilities,
+        wkid: Option<Wkid>,
+    ) -> Result<NewKey, BackendError> {
+        let generate = |connection: Arc<Shared<Connection>>| async move {
+            connection.generate(key_type, abilities).await?.wrapped_by(wkid)
+        };
+        let pair = self.pool.once(wkid, MAKING, generate).await;
+        let pair = pair.map_err(|error| self.while_making(error))?;
+        self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }, abilities).await
+    }
+
+    /// Wraps the private key here, for a transport key that a unit has made for this import.
+    async fn import(
+        &self,
+        file: impl AsRef<[u8]> + Send + 'static,
+        abilities: Abilities,
+        wkid: Option<Wkid>,
+    ) -> Result<NewKey, BackendError> {
+        let file = file.as_ref();
+        let import = |connection: Arc<Shared<Connection>>| async move {
+            let transport_key = connection.generate_transport_key().await?.wrapped_by(wkid)?;
+            let wrapped = match keyward_unit::transport(file, &transport_key.spki) {
+                Ok(wrapped) => wrapped,
+                // The unit has done its part.
+                Err(unreadable) => return Ok(Err(unreadable)),
+            };
+            let abilities = abilities.for_type(wrapped.key_type);
+            let pair = connection.import(&transport_key, &wrapped, abilities).await?;
+            Ok(Ok(NewKey { blob: pair.blob, spki: pair.spki, key_type: wrapped.key_type }))
+        };
+        let key = self.pool.once(wkid, MAKING, import).await.map_err(|error| self.while_making(error))??;
+        let abilities = abilities.for_type(key.key_type);
+        self.proved(key, abilities).await
+    }
+
+    async fn adopt(
+        &self,
+        blob: Vec<u8>,
+        public: &[u8],
+        abilities: Abilities,
+    ) -> Result<NewKey, BackendError> {
+        let spki = keyward_unit::spki_of_public_key_blob(public).ok_or(BackendError::NoPublicKey)?;
+        let key = PublicKey::from_spki(&spki).map_err(|_| BackendError::NoPublicKey)?;
+        let header = Header::read(&blob).ok_or(BackendError::NoBlob)?;
+        if abilities.signs && !header.signs() {
+            return Err(BackendError::CannotSign);
+        }
+        if abilities.decrypts && !header.decrypts() {
+            return Err(BackendError::CannotDecrypt);
+        }
+        self.proved(NewKey { blob, spki, key_type: key.key_type() }, abilities).await
+    }
+
+    /// Wraps at a unit that has the present master key. The unit alone knows the next one.
+    async fn rewrap(&self, blob: &[u8], _: Option<Wkid>) -> Result<Vec<u8>, BackendError> {
+        let wkid = Header::read(blob).ok_or(BackendError::NoBlob)?.wkid();
+        let rewrap = |connection: Arc<Shared<Connection>>| async move { connection.rewrap(blob).await };
+        let new = self.pool.once(Some(wkid), MAKING, rewrap).await?;
+        match Header::read(&new) {
+            Some(header) if header.wkid() != wkid => Ok(new),
+            _ => Err(BackendError::NotRewrapped { backend: self.name.to_string() }),
+        }
+    }
+
+    async fn prove_next(&self, key: KeyMaterial<'_>, abilities: Abilities) -> Result<(), BackendError> {
+        let Some(blob) = key.next_blob else { return Ok(()) };
+        self.prove(KeyMaterial { blob, next_blob: None, ..key }, abilities).await
+    }
+
+    async fn sign(
+        &self,
+        key: KeyMaterial<'_>,
+        scheme: Scheme,
+        input: SigningInput<'_>,
+        context: &Context,
+        times: &mut Times,
+    ) -> Result<Vec<u8>, BackendError> {
+        let operation = KeyOperation::sign(key, scheme, input)?;
+        self.pool.call(&operation, context, times).await
+    }
+
+    /// Answers in the same form, whatever a unit makes of the ciphertext.
+    async fn decrypt_premaster(
+        &self,
+        key: KeyMaterial<'_>,
+        ciphertext: &[u8],
+        client_version: u16,
+        substitute: Zeroizing<Vec<u8>>,
+        context: &Context,
+    ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
+        let found = self.decrypt(key, ciphertext, context).await?;
+        Ok(premaster::settle(substitute, &found, client_version))
+    }
+}
+
+/// Connects to each unit with new TLS files. The files are refused if a unit refuses them that is
+/// not down, or if all units do.
+async fn try_out(pool: &Pool<Grep11Unit>, tls: Arc<TlsClient>) -> Verdict {
+    let mut trials = JoinSet::new();
+    for unit in pool.units() {
+        let (unit, tls) = (Arc::clone(unit), Arc::clone(&tls));
+        trials.spawn(async move {
+            let tried = unit.in_time(unit.driver.connect_with(Some(tls))).await;
+            (tried.map(drop), unit)
+        });
+    }
+    let (mut accepted, mut refused) = (false, None);
+    for (tried, unit) in trials.join_all().await {
+        match tried {
+            Ok(()) => accepted = true,
+            Err(Failure::Certificate(reason)) => {
+                let reason = format!("unit {}: {reason}", unit.driver.address());
+                if !unit.is_down() {
+                    return Verdict::Refused(reason);
+                }
+                refused = Some(reason);
+            }
+            Err(_) => {}
+        }
+    }
+    match refused {
+        _ if accepted => Verdict::Accepted,
+        Some(reason) => Verdict::Refused(reason),
+        None => Verdict::Unknown,
     }
 }
 

@@ -99,6 +99,7 @@ impl<D: Driver> Unit<D> {
             address: self.driver.address().to_owned(),
             state: state.health.state(),
             wkid: state.wkid,
+            next_wkid: None,
             mechanisms: Vec::new(),
             problem: state.health.problem().map(str::to_owned),
             load: Some(Load {

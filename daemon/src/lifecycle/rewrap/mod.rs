@@ -123,7 +123,7 @@ pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str
     if daemon.keys.altered().total() > 0 {
         return Err(Error::StoreAltered);
     }
-    let units = next::Units::look(backend).await;
+    let units = next::Units::look(backend).await?;
     let new = units.next(daemon, &keys, &old)?;
     // The keys first: they can only be wrapped while a unit has the old master key.
     refuse_old_keys(name, &keys, &new)?;

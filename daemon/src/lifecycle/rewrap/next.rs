@@ -1,16 +1,15 @@
 //! The next master key of a backend, as its keys and its units have it.
 
-use keyward_unit::Header;
+use keyward_unit::{Header, Unit};
 
 use super::is_wrapped_by;
-use crate::backend::grep11::Grep11;
-use crate::backend::{Backend, BackendError, Embedded, UnitHealth};
+use crate::backend::{Backend, BackendError, UnitHealth};
 use crate::daemon::Daemon;
 use crate::ground::master_key;
 use crate::keys::{Key, Version};
 use crate::lifecycle::Error;
 
-/// The next master key for some keys. GREP11 cannot be asked for it, so one blob is rewrapped and
+/// The next master key for some keys. Remote units cannot be asked for it, so one blob is rewrapped and
 /// its header read. `None` if no key has to be wrapped.
 pub(super) async fn of_keys(
     daemon: &Daemon,
@@ -18,16 +17,15 @@ pub(super) async fn of_keys(
     keys: &[Key],
     old: &str,
 ) -> Result<Option<String>, Error> {
-    match backend {
-        Backend::Embedded(embedded) => configured(daemon, embedded, old).map(Some),
-        Backend::Grep11(grep11) => Ok(rewrapped_by(grep11, keys, old).await?),
+    match backend.embedded_unit() {
+        Some(unit) => configured(daemon, unit.map_err(BackendError::from)?, old).map(Some),
+        None => Ok(rewrapped_by(backend, keys, old).await?),
     }
 }
 
 /// The next master key of the embedded unit: the one that is configured now, since the next start
 /// must find it.
-fn configured(daemon: &Daemon, embedded: &Embedded, old: &str) -> Result<String, Error> {
-    let unit = embedded.unit().map_err(BackendError::from)?;
+fn configured(daemon: &Daemon, unit: &Unit, old: &str) -> Result<String, Error> {
     let file = daemon.config().embedded.next_master_key.clone();
     let next = master_key::load_next(file.as_deref())?.ok_or_else(|| Error::NoNextMasterKey(old.into()))?;
     let wkid = next.wkid();
@@ -41,11 +39,11 @@ fn configured(daemon: &Daemon, embedded: &Embedded, old: &str) -> Result<String,
 }
 
 /// The master key that the units wrap keys by.
-async fn rewrapped_by(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Option<String>, BackendError> {
+async fn rewrapped_by(backend: &Backend, keys: &[Key], old: &str) -> Result<Option<String>, BackendError> {
     let versions = keys.iter().flat_map(|key| &key.versions);
     let by_old: Vec<_> = versions.filter(|version| is_wrapped_by(&version.blob, old)).collect();
     let Some(first) = by_old.first() else { return Ok(None) };
-    let error = match grep11.rewrap(&first.blob).await {
+    let error = match backend.rewrap(&first.blob, None).await {
         Ok(blob) => return Ok(wkid_of(&blob)),
         Err(error) => error,
     };
@@ -54,7 +52,7 @@ async fn rewrapped_by(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Option
         .next_blob
         .as_deref()
         .and_then(wkid_of)
-        .filter(|next| grep11.units().iter().filter_map(in_force).any(|wkid| wkid == *next));
+        .filter(|next| backend.units().iter().filter_map(in_force).any(|wkid| wkid == *next));
     let is_done = |version: &&Version, next: &str| {
         version.next_blob.as_ref().is_some_and(|blob| is_wrapped_by(blob, next))
     };
@@ -66,26 +64,24 @@ async fn rewrapped_by(grep11: &Grep11, keys: &[Key], old: &str) -> Result<Option
 
 /// The units of a backend as they were at one moment.
 pub(super) enum Units<'a> {
-    Embedded(&'a Embedded),
-    Grep11 { backend: &'a str, units: Vec<UnitHealth> },
+    Embedded(&'a Unit),
+    Remote { backend: &'a str, units: Vec<UnitHealth> },
 }
 
 impl<'a> Units<'a> {
-    pub(super) async fn look(backend: &'a Backend) -> Self {
-        match backend {
-            Backend::Embedded(embedded) => Self::Embedded(embedded),
-            Backend::Grep11(grep11) => {
-                grep11.look().await;
-                Self::Grep11 { backend: grep11.name(), units: grep11.units() }
-            }
+    pub(super) async fn look(backend: &'a Backend) -> Result<Self, Error> {
+        if let Some(unit) = backend.embedded_unit() {
+            return Ok(Self::Embedded(unit.map_err(BackendError::from)?));
         }
+        backend.look().await;
+        Ok(Self::Remote { backend: backend.name(), units: backend.units() })
     }
 
     /// The next master key, as keys and units have it.
     pub(super) fn next(&self, daemon: &Daemon, keys: &[Key], old: &str) -> Result<String, Error> {
         let (backend, units) = match self {
-            Self::Embedded(embedded) => return configured(daemon, embedded, old),
-            Self::Grep11 { backend, units } => (backend, units),
+            Self::Embedded(unit) => return configured(daemon, unit, old),
+            Self::Remote { backend, units } => (backend, units),
         };
         // If all keys are settled, or there are none, the units have it in force.
         let blobs =
@@ -101,7 +97,7 @@ impl<'a> Units<'a> {
     /// Refuses while a unit has another master key than the new one, or no unit is known to have
     /// it.
     pub(super) fn refuse_others(&self, new: &str) -> Result<(), Error> {
-        let Self::Grep11 { backend, units } = self else { return Ok(()) };
+        let Self::Remote { backend, units } = self else { return Ok(()) };
         let other = |unit: &UnitHealth| unit.wkid.map(|wkid| wkid.to_string()).filter(|wkid| *wkid != new);
         let others: Vec<_> = (units.iter())
             .filter_map(|unit| Some(format!("{} has {}", unit.address, other(unit)?)))
@@ -122,11 +118,11 @@ pub(super) async fn store_key(
     backend: &Backend,
     new: &str,
 ) -> Result<Option<Vec<u8>>, Error> {
-    let Backend::Embedded(embedded) = backend else { return Ok(None) };
+    let Some(unit) = backend.embedded_unit() else { return Ok(None) };
     let (Some(wrapped), Ok(new)) = (daemon.keys.wrapped_store_key().await?, new.parse()) else {
         return Ok(None);
     };
-    let unit = embedded.unit().map_err(BackendError::from)?;
+    let unit = unit.map_err(BackendError::from)?;
     Ok(Some(unit.rewrap_store_key(&wrapped, new).map_err(BackendError::from)?))
 }
 

@@ -1,0 +1,78 @@
+//! Operations that each kind of backend implements.
+
+use keyward_proto::{KeyType, Scheme};
+use keyward_unit::{NewKey, Wkid};
+use zeroize::Zeroizing;
+
+use super::{
+    Abilities, BackendError, Context, KeyMaterial, RemoteStatus, SetupError, SigningInput, Times, UnitHealth,
+    Unusable,
+};
+
+/// Units of one kind that share a master key. [`super::Backend`] documents the operations; the
+/// defaults are those of units that need no watch and no connection.
+pub(super) trait Operations {
+    /// Kind of the units, for people.
+    const UNIT: &'static str;
+
+    fn usable(&self) -> Result<(), &Unusable> {
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), SetupError> {
+        Ok(())
+    }
+
+    async fn start(&self) {}
+
+    async fn renew(&self) {}
+
+    async fn look(&self) {}
+
+    fn is_ready(&self, wkids: &[Wkid]) -> bool;
+
+    fn units(&self) -> Vec<UnitHealth>;
+
+    fn remote(&self) -> Option<RemoteStatus> {
+        None
+    }
+
+    async fn generate(
+        &self,
+        key_type: KeyType,
+        abilities: Abilities,
+        wkid: Option<Wkid>,
+    ) -> Result<NewKey, BackendError>;
+
+    async fn import(
+        &self,
+        file: impl AsRef<[u8]> + Send + 'static,
+        abilities: Abilities,
+        wkid: Option<Wkid>,
+    ) -> Result<NewKey, BackendError>;
+
+    async fn adopt(&self, blob: Vec<u8>, public: &[u8], abilities: Abilities)
+    -> Result<NewKey, BackendError>;
+
+    async fn rewrap(&self, blob: &[u8], to: Option<Wkid>) -> Result<Vec<u8>, BackendError>;
+
+    async fn prove_next(&self, key: KeyMaterial<'_>, abilities: Abilities) -> Result<(), BackendError>;
+
+    async fn sign(
+        &self,
+        key: KeyMaterial<'_>,
+        scheme: Scheme,
+        input: SigningInput<'_>,
+        context: &Context,
+        times: &mut Times,
+    ) -> Result<Vec<u8>, BackendError>;
+
+    async fn decrypt_premaster(
+        &self,
+        key: KeyMaterial<'_>,
+        ciphertext: &[u8],
+        client_version: u16,
+        substitute: Zeroizing<Vec<u8>>,
+        context: &Context,
+    ) -> Result<Zeroizing<Vec<u8>>, BackendError>;
+}
