@@ -18,6 +18,7 @@ mod grep11;
 mod handshakes;
 mod hosts;
 mod key_files;
+mod links;
 mod master_key;
 mod memory;
 mod ml_dsa;

@@ -1,0 +1,118 @@
+//! Links of the pages, and paths that code and scripts name: each leads to a file that exists.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// The files of the source with their text. Build directories and other hidden ones are no source.
+fn files() -> Vec<(PathBuf, String)> {
+    let mut directories = vec![source()];
+    let mut files = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            let is_source = name == ".ci" || !name.starts_with('.') && !IGNORED.contains(&name.as_str());
+            match entry.file_type().unwrap().is_dir() {
+                true if is_source => directories.push(entry.path()),
+                false => files.extend(fs::read_to_string(entry.path()).ok().map(|text| (entry.path(), text))),
+                true => {}
+            }
+        }
+    }
+    assert!(files.len() > 300, "{}", files.len());
+    files
+}
+
+/// Folders of .gitignore.
+const IGNORED: [&str; 4] = ["target", "artifacts", "corpus", "coverage"];
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
+}
+
+#[test]
+fn links_lead_to_files_and_headings() {
+    let mut count = 0;
+    for (page, text) in files().iter().filter(|(path, _)| has_extension(path, "md")) {
+        for target in text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
+            if target.contains("://") || target.starts_with("mailto:") {
+                continue;
+            }
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let path = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            assert!(path.exists(), "{}: {target}", page.display());
+            if !heading.is_empty() {
+                let headings = headings(&fs::read_to_string(&path).unwrap());
+                assert!(
+                    headings.contains(&heading.to_owned()),
+                    "{}: {target}, of {headings:?}",
+                    page.display()
+                );
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 60, "{count}");
+}
+
+/// The anchors that GitHub gives the headings of a page.
+fn headings(text: &str) -> Vec<String> {
+    let lines = text.lines().filter(|line| line.starts_with('#'));
+    let anchor = |line: &str| {
+        let title = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        title.chars().filter(|char| char.is_alphanumeric() || "-_".contains(*char)).collect()
+    };
+    lines.map(anchor).collect()
+}
+
+#[test]
+fn paths_that_are_named_exist() {
+    let source = source();
+    let mut count = 0;
+    for (file, text) in &files() {
+        for (path, line) in ["docs/", "conf/", ".ci/"].iter().flat_map(|folder| paths(text, folder)) {
+            // Apache's own.
+            if path != "conf/httpd.conf" {
+                assert!(source.join(path).exists(), "{} names {path}: {line}", file.display());
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 100, "{count}");
+}
+
+/// The paths below a folder of the source that a text names, each with its line.
+fn paths<'a>(text: &'a str, folder: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let in_path = |char: char| char.is_ascii_alphanumeric() || "/._-".contains(char);
+    let paths = move |line: &'a str| {
+        let starts = line.match_indices(folder).filter(move |(at, _)| !line[..*at].ends_with(in_path));
+        starts.map(move |(at, _)| {
+            let rest = &line[at..];
+            let end = rest.find(|char| !in_path(char)).unwrap_or(rest.len());
+            let path = &rest[..end];
+            // A pattern names its folder.
+            let path = if rest[end..].starts_with('*') { path.rsplit_once('/').unwrap().0 } else { path };
+            (path.trim_end_matches('.'), line)
+        })
+    };
+    text.lines().flat_map(paths)
+}
+
+/// The page about the administrators' socket has each route of the daemon, and no other.
+#[test]
+fn the_page_about_the_admin_api_has_every_route() {
+    let page = fs::read_to_string(source().join("docs/admin-api.md")).unwrap();
+    let rows =
+        page.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | `/")?.1.split_once('`'));
+    let shown: BTreeSet<_> = rows.map(|(path, _)| format!("/{path}")).collect();
+    let admin = source().join("daemon/src/admin");
+    let code = files().into_iter().filter(|(path, _)| path.starts_with(&admin));
+    let code: String = code.map(|(_, text)| text).collect();
+    let routes = code.split(".route(\"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned()));
+    assert_eq!(shown, routes.collect());
+}
