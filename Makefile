@@ -8,6 +8,9 @@ TEST_PACKAGES = $(DEMO_PACKAGES) haproxy apache2-bin stunnel4 lighttpd lighttpd-
 	python3-protobuf
 # For another one apt removes the mail server of this machine.
 TEST_PACKAGES += $(if $(wildcard /usr/sbin/sendmail),,postfix)
+# How long `make soak` runs each fuzz target.
+FUZZ_SECONDS = 60
+
 # Modules of tests/tests/e2e that are about OpenSSL.
 OPENSSL_TESTS = versions hosts asynchronous configurations reference_files finite_fields resumption rsa_key_exchange \
 	signature_algorithms
@@ -30,7 +33,11 @@ endef
 # same ones: all of the workspace, tests included.
 BUILD_TESTS = $(CARGO) build --release --workspace --lib --bins --tests --examples
 
-.PHONY: all demo test test-openssl-4 soak bench lint install-demo install-test
+# The inner loop: own crates without optimisation, whose dependencies are those of the other builds.
+QUICK = CARGO_INCREMENTAL=1 $(CARGO) --config 'profile.release.package.keyward.opt-level=0' \
+	--config 'profile.release.package.keyward.debug=false' --config 'profile.release.package.keyward-tests.opt-level=0'
+
+.PHONY: all check demo test test-openssl-4 soak bench lint install-demo install-test
 
 all: install-demo
 	$(CARGO) build --release --workspace
@@ -39,6 +46,13 @@ all: install-demo
 demo: install-demo
 	$(CARGO) build --release -p keyward -p keyward-openssl
 	conf/demo
+
+# Form, clippy and unit tests, to run while you work.
+check:
+	$(CARGO) fmt --all --check
+	.ci/check-comments
+	CARGO_INCREMENTAL=1 $(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	$(QUICK) test --release --workspace --lib
 
 # Everything that CI runs. OpenSSL is built beside the rest, which leaves a processor idle at times.
 test: install-test
@@ -71,6 +85,7 @@ soak: install-test
 	done
 	KEYWARD_SOAK=1 $(CARGO) test --release --workspace --test daemon real_key_exchanges -- --nocapture
 	@$(LEFT_OUT)
+	CARGO="$(CARGO)" .ci/fuzz $(FUZZ_SECONDS)
 
 lint:
 	$(CARGO) fmt --all --check
@@ -80,6 +95,12 @@ lint:
 		--document-private-items --lib --examples $(patsubst tests/src/bin/%,--bin %,$(basename $(wildcard tests/src/bin/*)))
 	.ci/check-dependencies
 	.ci/check-comments
+	.ci/check-versions
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		$(CARGO) deny --offline --locked check bans licenses sources; \
+	else \
+		echo "not checked here: licences and sources of dependencies, since cargo-deny is not installed"; \
+	fi
 
 # Speed and cost, all of it or PARTS="--quick handshakes"; see tests/src/bin/bench/main.rs. Not a
 # test: machines differ.
