@@ -1,21 +1,24 @@
 //! Backends: the ways of the daemon to crypto units.
 //!
-//! [`Backend`] is what other modules know: one type, whatever kind of unit is behind it. A kind implements
-//! [`Operations`]. There are two kinds: the software crypto unit in this process ([`embedded`]), and
-//! remote units over GREP11 ([`grep11`]). A kind with several units or with connections uses [`pool`]. A
-//! new kind is a module here, a variant of [`Kind`], and a section of the configuration.
+//! [`Backend`] is what other modules know: one type, whatever kind of unit is behind it. A kind
+//! implements [`Operations`]. There are two kinds: the software crypto unit in this process
+//! ([`embedded`]), and remote units over GREP11 ([`grep11`]). A kind with several units or with
+//! connections uses [`pool`]. A new kind is a module here, a variant of [`Kind`], and a section of
+//! the configuration.
 //!
-//! `Backend` finds the kind by a `match`, not by a trait object: a signature of the embedded unit is made in
-//! the future of its request, without an allocation and without a virtual call. The trait keeps the kinds
-//! alike. Only remote operations are boxed, since most requests need no room for them.
+//! `Backend` finds the kind by a `match`, not by a trait object: a signature of the embedded unit
+//! is made in the future of its request, without an allocation and without a virtual call. The
+//! trait keeps the kinds alike. Only remote operations are boxed, since most requests need no room
+//! for them.
 //!
-//! Nothing here knows the key store, the sockets or their users. The caller passes the key as [`KeyMaterial`]
-//! and the request as [`Context`].
+//! Nothing here knows the key store, the sockets or their users. The caller passes the key as
+//! [`KeyMaterial`] and the request as [`Context`].
 
 mod abilities;
 mod embedded;
 mod error;
 pub(crate) mod grep11;
+mod https;
 mod key_material;
 mod network;
 mod operations;
@@ -150,8 +153,8 @@ impl Backend {
         self.is_remote()
     }
 
-    /// The unit in this process, if the backend has one. The daemon gives this unit its master keys;
-    /// remote units get theirs from their own administrators.
+    /// The unit in this process, if the backend has one. The daemon gives this unit its master
+    /// keys; remote units get theirs from their own administrators.
     pub(crate) fn embedded_unit(&self) -> Option<Result<&Arc<Unit>, Unusable>> {
         match &self.kind {
             Kind::Embedded(embedded) => Some(embedded.unit()),
@@ -180,7 +183,8 @@ impl Backend {
         by_kind!(self, kind => kind.check())
     }
 
-    /// Begins to watch over the units, in tasks of this thread, and waits for the first probe of each.
+    /// Begins to watch over the units, in tasks of this thread, and waits for the first probe of
+    /// each.
     pub(crate) async fn start(&self) {
         by_kind!(self, kind => kind.start().await);
     }
@@ -210,8 +214,8 @@ impl Backend {
         by_kind!(self, kind => kind.remote())
     }
 
-    /// Makes a new private key for these uses, wrapped by this master key if one is named. Takes up to seconds for
-    /// RSA.
+    /// Makes a new private key for these uses, wrapped by this master key if one is named. Takes up
+    /// to seconds for RSA.
     ///
     /// # Errors
     /// [`BackendError`] says why not.
@@ -239,7 +243,8 @@ impl Backend {
         by_kind!(self, kind => kind.import(file, abilities, wkid).await)
     }
 
-    /// Takes over a key that a unit has wrapped for another program, with its public key in any form.
+    /// Takes over a key that a unit has wrapped for another program, with its public key in any
+    /// form.
     ///
     /// # Errors
     /// [`BackendError`] says what does not fit.
@@ -291,8 +296,8 @@ impl Backend {
 
     /// Decrypts the premaster secret of an RSA key exchange; see [`Unit::decrypt_premaster`].
     ///
-    /// `rejection_secret` derives the answer to a ciphertext that holds no premaster secret. The answer
-    /// must be the same after restarts, at every backend and under every master key.
+    /// `rejection_secret` derives the answer to a ciphertext that holds no premaster secret. The
+    /// answer must be the same after restarts, at every backend and under every master key.
     ///
     /// # Errors
     /// [`BackendError`] says what anyone can see to be wrong, or why no unit has answered.

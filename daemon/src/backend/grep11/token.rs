@@ -1,7 +1,7 @@
-//! Bearer tokens: from a file, or from IBM Cloud IAM for an API key.
+//! Access tokens: from a file, or from IBM Cloud IAM in exchange for an API key.
 //!
-//! A token of IAM is fetched anew long before it expires, by one task and not by requests. A token that a unit
-//! refuses is replaced at once, by whoever meets the refusal first.
+//! One task fetches a new token of IAM long before the old token expires. A token that a unit
+//! refuses is replaced at once, by the first request that is refused.
 
 use core::time::Duration;
 use std::env;
@@ -11,48 +11,45 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::{Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use hyper::{StatusCode, Uri};
 use serde::Deserialize;
 use thiserror::Error;
 use tonic::metadata::{Ascii, MetadataValue};
 use zeroize::Zeroizing;
 
-use crate::backend::network::{self, Refusal, TlsClient, TlsError};
+use crate::backend::https::{self, Form, HttpError};
+use crate::backend::network::{TlsClient, TlsError};
 use crate::config::{Auth, Endpoint, Tls};
 use crate::ground::ownership::{self, OwnershipError};
 use crate::ground::text::{printable, quoted};
 
-/// Where the tokens of a backend come from, and the one in use.
+/// Source of the tokens of a backend, and the token in use.
 pub(super) struct Tokens {
     source: Source,
     current: ArcSwapOption<Token>,
     backend: String,
-    /// Held by whoever is fetching one.
+    /// Held while a token is fetched.
     fetching: tokio::sync::Mutex<()>,
     trouble: Mutex<Trouble>,
 }
 
-/// Attempts that failed since the last one that did not.
+/// Attempts that failed since the last success.
 #[derive(Default)]
 struct Trouble {
     failures: u32,
-    /// Why the last one failed.
+    /// Problem of the last attempt.
     problem: Option<String>,
-    /// Until then nobody tries again.
+    /// Time before which nobody tries again.
     pause: Option<Instant>,
 }
 
-/// A token, as it stands in metadata.
+/// Token in the form that metadata has.
 pub(super) struct Token {
     pub(super) header: MetadataValue<Ascii>,
     since: Instant,
-    /// `None` for one that nothing is known of.
+    /// End of the validity; none if unknown.
     pub(super) expires: Option<Instant>,
-    /// When to look for a newer one.
+    /// Time to look for a newer token.
     renew: Option<Instant>,
 }
 
@@ -63,7 +60,7 @@ enum Source {
 }
 
 impl Tokens {
-    /// The tokens of a backend, none of which is read or fetched yet.
+    /// Tokens of a backend. No token is read or fetched yet.
     ///
     /// # Errors
     /// [`TokenError`] if the settings lead nowhere.
@@ -90,7 +87,7 @@ impl Tokens {
         })
     }
 
-    /// Reads what is in a file, and keeps nothing of it.
+    /// Checks that the file with the token or API key can be read.
     ///
     /// # Errors
     /// [`TokenError`] says what is wrong with the file.
@@ -102,10 +99,10 @@ impl Tokens {
         }
     }
 
-    /// The token to send now; `None` if none is needed.
+    /// Token to send now; `None` if the units need no token.
     ///
     /// # Errors
-    /// [`TokenError::Missing`] if one is needed and there is none that still holds.
+    /// [`TokenError::Missing`] if the units need a token and no token is valid.
     pub(super) fn current(&self) -> Result<Option<Arc<Token>>, TokenError> {
         if matches!(self.source, Source::None) {
             return Ok(None);
@@ -116,17 +113,18 @@ impl Tokens {
         current.map(Some).ok_or_else(|| TokenError::Missing(self.problem().unwrap_or_default()))
     }
 
-    /// Gets a token in the place of one that was refused, unless someone else has already.
+    /// Gets a token to replace a refused one, unless another caller has already.
     ///
     /// # Errors
-    /// [`TokenError`] says why there is no other one.
+    /// [`TokenError`] says why there is no other token.
     pub(super) async fn replace(self: &Arc<Self>, refused: Option<&Arc<Token>>) -> Result<(), TokenError> {
-        // One that was made a moment ago is not refused for its age, and IAM would make another one each time.
+        // A token that was made a moment ago is not refused for its age, and IAM would make another
+        // token each time.
         let fresh = |token: &Arc<Token>| token.renew.is_some() && token.since.elapsed() < FRESH;
         if refused.is_some_and(|token| fresh(token) && self.is_current(token)) {
             return Err(self.failed(TokenError::Unchanged));
         }
-        // In a task of its own: whoever asks first may lose patience, and others wait for the same token.
+        // In a task: the first caller may give up, and others wait for the same token.
         let (tokens, refused) = (Arc::clone(self), refused.cloned());
         let fetched = tokio::spawn(async move { tokens.fetch_after(refused.as_ref()).await }).await;
         fetched.unwrap_or_else(|_| Err(TokenError::Missing("fetching one was given up".into())))
@@ -136,7 +134,7 @@ impl Tokens {
         self.current.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, token))
     }
 
-    /// Gets a token in the place of this one, unless someone else has already.
+    /// Gets a token to replace this one, unless another caller has already.
     async fn fetch_after(&self, refused: Option<&Arc<Token>>) -> Result<(), TokenError> {
         let _fetching = self.fetching.lock().await;
         let holds = |token: &Arc<Token>| token.expires.is_none_or(|expires| Instant::now() < expires);
@@ -175,7 +173,7 @@ impl Tokens {
         }
     }
 
-    /// Notes a failure, and says it, though not every time.
+    /// Keeps a failure, and logs it if it is new, or now and then.
     fn failed(&self, error: TokenError) -> TokenError {
         let text = error.to_string();
         let longest = if matches!(self.source, Source::Iam { .. }) { LONGEST_PAUSE } else { FIRST_PAUSE };
@@ -193,7 +191,7 @@ impl Tokens {
         error
     }
 
-    /// Sees to it that there is always a token that holds.
+    /// Fetches each token before the last one expires; returns if tokens do not expire.
     pub(super) async fn keep_fresh(&self) {
         if matches!(self.source, Source::None) {
             return;
@@ -204,10 +202,10 @@ impl Tokens {
             let pause = self.with(|trouble| trouble.pause);
             match due {
                 Some(due) => tokio::time::sleep_until(due.max(pause.unwrap_or(due)).into()).await,
-                // Until it is refused, which others notice.
+                // The token is used until a unit refuses it.
                 None => return,
             }
-            // What goes wrong is said there.
+            // A failure is logged there.
             let _ = self.fetch_after(current.as_ref()).await;
         }
     }
@@ -218,7 +216,7 @@ impl Tokens {
         Some(expires.saturating_duration_since(Instant::now()))
     }
 
-    /// Why there is no newer token, if something is wrong.
+    /// Reason why there is no newer token, if something is wrong.
     pub(crate) fn problem(&self) -> Option<String> {
         self.with(|trouble| trouble.problem.clone())
     }
@@ -228,15 +226,13 @@ impl Tokens {
     }
 }
 
-/// Why there is no token.
+/// Reason why there is no token.
 #[derive(Debug, Error)]
 pub(crate) enum TokenError {
-    #[error("cannot connect to {0}: {1}")]
-    Connect(Endpoint, #[source] io::Error),
     #[error("{0} answered something that is no token of IAM")]
     Garbled(Endpoint),
-    #[error("cannot speak with {0}: {1}")]
-    Http(Endpoint, #[source] hyper::Error),
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("{0} gave no answer within {PATIENCE:?}")]
     Late(Endpoint),
     #[error("there is no access token that holds{}{}", if .0.is_empty() { "" } else { ": " }, .0)]
@@ -265,7 +261,7 @@ pub(crate) enum TokenError {
     Url(String),
 }
 
-/// What IAM answers (IAM Identity Services API, `POST /identity/token`).
+/// Answer of IAM (IAM Identity Services API, `POST /identity/token`).
 #[derive(Deserialize)]
 struct Granted {
     access_token: String,
@@ -279,28 +275,11 @@ struct NotGranted {
     message: String,
 }
 
+/// Exchanges an API key for a token.
 async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -> Result<Token, TokenError> {
-    let mut body = Zeroizing::new(String::with_capacity(1024));
-    body.push_str("grant_type=urn%3Aibm%3Aparams%3Aoauth%3Agrant-type%3Aapikey&apikey=");
-    encode(&read_line(api_key)?, &mut body);
-    let connect = |reason| TokenError::Connect(server.clone(), reason);
-    let (stream, _) = network::connect(server).await.map_err(connect)?;
-    let stream = tls.connect(&server.host, stream, &Refusal::default()).await.map_err(connect)?;
-    let http = |reason| TokenError::Http(server.clone(), reason);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-    let connection = tokio::spawn(connection);
-    let request = Request::post(path)
-        .header("host", server.to_string())
-        .header("accept", "application/json")
-        .header("content-type", "application/x-www-form-urlencoded")
-        .body(Full::new(Bytes::from_owner(Secret(body))));
-    let request = request.map_err(|_| TokenError::Url(path.to_owned()))?;
+    let form = Form::new().with("grant_type", GRANT_TYPE).with("apikey", &read_line(api_key)?);
     let begin = Instant::now();
-    let response = sender.send_request(request).await.map_err(http)?;
-    let status = response.status();
-    let answer = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-    connection.abort();
-    let answer = answer.map_err(|_| TokenError::Garbled(server.clone()))?.to_bytes();
+    let (status, answer) = https::post(server, path, tls, form, MAX_ANSWER).await?;
     if !status.is_success() {
         let reason = serde_json::from_slice::<NotGranted>(&answer).map(|told| told.message);
         let reason = printable(&reason.unwrap_or_default()).chars().take(200).collect();
@@ -311,7 +290,7 @@ async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -
     let life = Duration::from_secs(granted.expires_in.min(MAX_LIFE));
     let token = Zeroizing::new(granted.access_token);
     let header = header(&token).ok_or_else(garbled)?;
-    // From when it was asked for, so that the time on the way shortens it.
+    // Counted from the request, so that the time on the way shortens the life.
     Ok(Token {
         header,
         since: begin,
@@ -323,7 +302,7 @@ async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -
 fn header(token: &str) -> Option<MetadataValue<Ascii>> {
     let sound = !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic());
     let mut header: MetadataValue<Ascii> = sound.then(|| format!("Bearer {token}").parse().ok())??;
-    // Neither printed nor kept in the tables of HTTP/2.
+    // Never printed, and not kept in the header tables of HTTP/2.
     header.set_sensitive(true);
     Some(header)
 }
@@ -333,7 +312,7 @@ fn read_token(path: &Path) -> Result<Token, TokenError> {
     Ok(Token { header, since: Instant::now(), expires: None, renew: None })
 }
 
-/// The first line of a secret file that is neither empty nor a comment.
+/// First line of a secret file that is neither empty nor a comment.
 fn read_line(path: &Path) -> Result<Zeroizing<String>, TokenError> {
     let failed = |reason: io::Error| TokenError::Read(path.to_owned(), reason);
     let file = ownership::open(path).map_err(|error| match error.into_io() {
@@ -361,44 +340,24 @@ fn file_or_credential(file: Option<&Path>, backend: &str, what: &'static str) ->
     })
 }
 
-/// Writes text as a value of a form (application/x-www-form-urlencoded).
-fn encode(text: &str, into: &mut String) {
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => into.push(byte.into()),
-            _ => {
-                into.push('%');
-                for digit in [byte >> 4, byte & 15] {
-                    into.extend(char::from_digit(digit.into(), 16));
-                }
-            }
-        }
-    }
-}
-
-/// A text that is wiped when nobody has it any more.
-struct Secret(Zeroizing<String>);
-
-impl AsRef<[u8]> for Secret {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-/// How much of its life a token is used for before a new one is fetched.
+/// Part of the life of a token after which a new token is fetched.
 const RENEW: f64 = 0.8;
-/// How long a request for a token may take.
+/// Grant type of a request with an API key.
+const GRANT_TYPE: &str = "urn:ibm:params:oauth:grant-type:apikey";
+/// Time limit of a request for a token.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long nobody tries again after a failure: twice as long after each further one. A file is not worth waiting for.
+/// Pause after a failure. The pause doubles with each further failure of IAM; a file is read again
+/// after the first pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// So long a token of IAM is not exchanged for another one because a unit refuses it.
+/// Age below which a token of IAM is not exchanged because a unit refuses it.
 const FRESH: Duration = Duration::from_secs(30);
-/// Longest answer that is read, in bytes (64 KiB): tokens have less than 4.
+/// Longest answer that is read, in bytes (64 KiB). Tokens have less than 4 KiB.
 const MAX_ANSWER: usize = 64 * 1024;
 /// Longest file of a secret, in bytes (16 KiB).
 const MAX_SECRET: u64 = 16 * 1024;
-/// In seconds (a day); those of IAM hold for an hour.
+/// Longest life of a token that is believed, in seconds (a day). Tokens of IAM are valid for an
+/// hour.
 const MAX_LIFE: u64 = 24 * 3600;
 
 #[cfg(test)]
@@ -447,7 +406,7 @@ mod tests {
         tokens.replace(Some(&first)).await.unwrap();
         let second = tokens.current().unwrap().unwrap();
         assert_eq!(second.header.to_str().unwrap(), "Bearer second");
-        // Whoever was refused with the first one finds that there is another by now.
+        // A caller that was refused with the first token finds the second.
         fs::write(&path, "third").unwrap();
         tokens.replace(Some(&first)).await.unwrap();
         assert!(Arc::ptr_eq(&second, &tokens.current().unwrap().unwrap()));
@@ -460,19 +419,12 @@ mod tests {
         tokens.replace(None).await.unwrap();
         let first = tokens.current().unwrap();
         assert!(matches!(tokens.replace(first.as_ref()).await, Err(TokenError::Unchanged)));
-        // What is in the file now is not looked at before the pause is over.
+        // The file is not read again before the pause is over.
         fs::write(&path, "other").unwrap();
         assert!(matches!(tokens.replace(first.as_ref()).await, Err(TokenError::Missing(_))));
         assert!(tokens.problem().unwrap().contains("no other one"));
         tokio::time::sleep(FIRST_PAUSE).await;
         tokens.replace(first.as_ref()).await.unwrap();
         assert_eq!(tokens.problem(), None);
-    }
-
-    #[test]
-    fn forms_are_encoded() {
-        let mut text = String::new();
-        encode("aZ0-._ +&=/\u{e4}", &mut text);
-        assert_eq!(text, "aZ0-._%20%2b%26%3d%2f%c3%a4");
     }
 }
