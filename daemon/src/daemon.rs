@@ -186,6 +186,6 @@ pub(crate) fn key_material(version: &Version) -> KeyMaterial<'_> {
 /// Keys that are looked for in the store at a time, each on a thread of its own.
 const LOOK_UPS: usize = 2;
 
-/// Descriptors that are kept for all but the connections of peers: administrators, units, the store, and
-/// connections that are closed for others and have requests under way.
+/// Descriptors that are kept for all but the connections of peers: administrators, units, the
+/// store, and connections that are closed for others and have requests under way.
 const RESERVED: usize = 256;

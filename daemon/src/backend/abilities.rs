@@ -23,8 +23,8 @@ impl Abilities {
         }
     }
 
-    /// Drops `decrypts` for key types that cannot decrypt. The check of the uses refuses them later,
-    /// when the type is known.
+    /// Drops `decrypts` for key types that cannot decrypt. The check of the uses refuses them
+    /// later, when the type is known.
     pub(super) fn for_type(self, key_type: KeyType) -> Self {
         Self { decrypts: self.decrypts && matches!(key_type, KeyType::Rsa(_)), ..self }
     }

@@ -1,7 +1,7 @@
 //! The software crypto unit in this process.
 //!
-//! A cheap signature is made on the caller's thread: a hop to another one costs more. For all that
-//! takes milliseconds there is [`LongWork`].
+//! A cheap signature is made on the thread of its request: a hop to another thread costs more. Work
+//! that takes milliseconds goes to [`LongWork`].
 
 use core::time::Duration;
 use std::io;
@@ -18,13 +18,14 @@ use super::{Abilities, BackendError, Context, KeyMaterial, SigningInput, Times, 
 use crate::ground::fair::{Full, Place};
 use crate::ground::long_work::LongWork;
 
-/// The unit, and the threads for work that takes long.
+/// The unit, and the threads for work that takes milliseconds.
 pub(super) struct Embedded {
     unit: Result<Arc<Unit>, Unusable>,
     long_work: LongWork,
 }
 
-/// Why the unit does nothing: the master key that the key store was made with is not there.
+/// Reason why the unit does nothing: it does not have the master key that the key store was made
+/// with.
 #[derive(Clone, Debug, Error)]
 pub(crate) enum Unusable {
     #[error(
@@ -38,14 +39,14 @@ pub(crate) enum Unusable {
 }
 
 impl Unusable {
-    /// The name of the master key that is needed.
+    /// Name of the master key that the unit needs.
     pub(crate) fn needed(&self) -> &str {
         match self {
             Self::Other { needed, .. } | Self::Missing { needed, .. } => needed,
         }
     }
 
-    /// The name of the master key that is there.
+    /// Name of the master key that the unit has.
     pub(crate) fn has(&self) -> Option<Wkid> {
         match self {
             Self::Other { has, .. } => Some(*has),
@@ -131,7 +132,7 @@ impl Operations for Embedded {
             SigningInput::Message(message) => (key.blob.to_vec(), message.to_vec(), false),
             SigningInput::Digest(digest) => (key.blob.to_vec(), digest.to_vec(), true),
         };
-        // Boxed: what it takes to wait is not for every request to have room for.
+        // Boxed: most requests need no room for waiting.
         let signed = Box::pin(self.in_turn(cost, context, times, move |unit| {
             let input =
                 if is_digest { SigningInput::Digest(&message) } else { SigningInput::Message(&message) };
@@ -148,8 +149,8 @@ impl Operations for Embedded {
         substitute: Zeroizing<Vec<u8>>,
         context: &Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
-        // Some three times as long as a signature by the same key, 2 ms with RSA 2048 and 12 with RSA 4096
-        // where that was measured.
+        // About three times as long as a signature by the same key: 2 ms with RSA 2048 and 12 ms
+        // with RSA 4096, measured on one machine.
         let cost = 3 * cost_of_signature(key.key_type).unwrap_or(SHORTEST);
         let (blob, ciphertext) = (key.blob.to_vec(), ciphertext.to_vec());
         let decrypt =
@@ -224,15 +225,15 @@ impl Embedded {
     }
 }
 
-/// The time that a signature is expected to take, if that is too long for a thread that others wait
-/// for: RSA from 3,072 bits on. The time grows with the third power of the length of the modulus.
+/// Expected time of a signature, if it is too long for a thread that serves others: RSA from 3,072
+/// bits on. The time grows with the third power of the length of the modulus.
 fn cost_of_signature(key_type: KeyType) -> Option<Duration> {
     let (KeyType::Rsa(bits) | KeyType::RsaPss(bits)) = key_type else { return None };
     let times = (u32::from(bits) / 1024).pow(3);
     (bits >= 3072).then(|| SHORTEST / 8 * times)
 }
 
-/// A private-key operation of RSA 2048 without AVX-512.
+/// Time of a private-key operation of RSA 2048 without AVX-512.
 const SHORTEST: Duration = Duration::from_micros(800);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! TCP and TLS, to units and to whoever gives tokens for them.
+//! TCP and TLS to servers outside of this process.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -26,16 +26,16 @@ use crate::ground::renewed::Renewed;
 use crate::ground::text::quoted;
 use crate::ground::tls_files::{self, TlsFileError};
 
-/// How to speak TLS to somebody.
+/// TLS settings for one kind of server.
 #[derive(Clone)]
 pub(super) struct TlsClient {
     connector: TlsConnector,
-    /// In the place of the host's name.
+    /// Name in the certificate of the server, if it is not that of the host.
     name: Option<ServerName<'static>>,
 }
 
 impl TlsClient {
-    /// Reads the files of the settings; `protocol` is what is spoken inside (ALPN, RFC 7301).
+    /// Reads the files of the settings. `protocol` is the protocol inside of TLS (ALPN, RFC 7301).
     ///
     /// # Errors
     /// [`TlsError`] says which file is wrong.
@@ -75,7 +75,7 @@ impl TlsClient {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
-    /// Settings that follow their files: these are read again whenever they have changed.
+    /// Settings that follow their files: the files are read again when they have changed.
     ///
     /// # Errors
     /// See [`Self::new`].
@@ -91,11 +91,11 @@ impl TlsClient {
         Renewed::new(name, files, move || Self::new(&settings, protocol))
     }
 
-    /// Speaks TLS over a connection to `host`. `refusal` is why the other end does not want to, if
-    /// it says so, now or later.
+    /// Begins TLS over a connection to `host`. `refusal` receives the reason of the server if it
+    /// refuses the client, now or later.
     ///
     /// # Errors
-    /// What went wrong, in the words of rustls.
+    /// The error of rustls.
     pub(super) async fn connect(
         &self,
         host: &str,
@@ -116,11 +116,11 @@ impl TlsClient {
     }
 }
 
-/// Why the other end of a connection refused the client, as soon as it says so.
+/// Reason why the server refused the client, set when the server says so.
 pub(super) type Refusal = Arc<OnceLock<String>>;
 
-/// A connection with TLS. What the other end says at last is noted, also where somebody who writes
-/// finds out that it has closed the connection.
+/// Connection with TLS. The last alert of the server is kept, also if a write finds out that the
+/// server has closed the connection.
 pub(super) struct Secured {
     stream: TlsStream<TcpStream>,
     refusal: Refusal,
@@ -136,7 +136,7 @@ impl Secured {
         written
     }
 
-    /// Reads the last bytes that came, for the reason that the other side gives in them.
+    /// Reads the last bytes that came, for the reason that the server gives in them.
     fn last_words(&mut self) -> Option<io::Error> {
         let (stream, tls) = self.stream.get_mut();
         let mut last = [0; 1024];
@@ -198,7 +198,7 @@ impl AsyncWrite for Secured {
     }
 }
 
-/// Notes what the other end has against the client, if that is what an error says.
+/// Keeps the reason why the server refuses the client, if the error is an alert about that.
 fn note(refusal: &Refusal, error: &io::Error) {
     use rustls::AlertDescription as Alert;
 
@@ -223,15 +223,16 @@ fn note(refusal: &Refusal, error: &io::Error) {
     let _ = refusal.set(text);
 }
 
-/// Whether the client does not take the certificate of the other end.
+/// True if the client refuses the certificate of the server.
 pub(super) fn is_of_the_certificate(error: &io::Error) -> bool {
     let told = error.get_ref().and_then(|error| error.downcast_ref());
     matches!(told, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-/// Connects, and tells how long a packet takes there and back: connecting is one there and one back.
+/// Connects, and returns the time that a packet takes to the server and back: connecting takes one
+/// packet each way.
 pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Duration)> {
-    // One after the other: which of them was slow must not count.
+    // One address after the other, so that the time is that of one.
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await? {
         let begin = Instant::now();
@@ -247,7 +248,7 @@ pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Durat
     Err(last)
 }
 
-/// Why TLS cannot be spoken as the settings say.
+/// Reason why the TLS settings cannot be used.
 #[derive(Debug, Error)]
 pub(super) enum TlsError {
     #[error("cannot use the certificate in {}: {}", .0.display(), .1)]

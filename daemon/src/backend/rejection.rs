@@ -1,13 +1,13 @@
-//! What stands for premaster secrets that are not sound (implicit rejection).
+//! Replacement for a premaster secret that is not valid (implicit rejection).
 
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-/// 48 bytes, as long as a premaster secret: always the same for a key and a ciphertext, and nobody without `secret`, that of
-/// the store, can tell them from one.
+/// 48 bytes, as long as a premaster secret. They are always the same for one key and one
+/// ciphertext. Without `secret` nobody can tell them from a premaster secret.
 ///
-/// It depends on the public key, not on the blob or the backend: a key that is at two backends has one answer, or peers who
-/// may use both would see by two answers that a ciphertext is not sound.
+/// They depend on the public key, not on the blob or the backend: a key at two backends has one
+/// answer. Two answers would show a peer with access to both that a ciphertext is not valid.
 pub(super) fn substitute(secret: &[u8], spki: &[u8], ciphertext: &[u8]) -> Zeroizing<Vec<u8>> {
     let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), spki);
     // A digest of SHA-384 is as long as the secret.

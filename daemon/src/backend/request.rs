@@ -19,7 +19,8 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Context of a request that the daemon or an administrator makes, to be answered within `patience`.
+    /// Context of a request that the daemon or an administrator makes, to be answered within
+    /// `patience`.
     pub(crate) fn of_daemon(patience: Duration) -> Self {
         Self { deadline: Instant::now() + patience, trace: Trace::new(random(), 0), user: NOBODY }
     }
@@ -58,8 +59,8 @@ impl Trace {
         format!("{:016x}{:016x}", self.session, self.request)
     }
 
-    /// `traceparent` for one call (W3C Trace Context, 3.2): version, trace id, a fresh id of the call,
-    /// and the flag that the call is recorded.
+    /// `traceparent` for one call (W3C Trace Context, 3.2): version, trace id, a fresh id of the
+    /// call, and the flag that the call is recorded.
     pub(super) fn parent(self) -> String {
         format!("00-{}-{:016x}-01", self.id(), random())
     }

@@ -12,7 +12,8 @@ pub(crate) struct UnitHealth {
     pub(crate) state: UnitState,
     /// Master key of the unit, if known.
     pub(crate) wkid: Option<Wkid>,
-    /// Second master key of the unit, which it has while the master key is changed; none if unknown.
+    /// Second master key of the unit, which it has while the master key is changed; none if
+    /// unknown.
     pub(crate) next_wkid: Option<Wkid>,
     /// Mechanisms that the unit offers, by their names; empty if the backend has none.
     pub(crate) mechanisms: Vec<String>,

@@ -1,16 +1,17 @@
-//! Whether a signature belongs to a public key: asked before a signature from elsewhere is passed on.
+//! Verification of the signatures of remote units, before a signature is passed on.
 
 use aws_lc_rs::digest::Digest;
 use aws_lc_rs::signature::{self as lc, UnparsedPublicKey, VerificationAlgorithm};
 use keyward_proto::{Curve, MlDsa, PublicKey, Scheme};
 
-/// What was signed: a message by schemes that hash nothing first, a digest by the others.
+/// Signed data: a message for schemes that do not hash first, a digest for the others.
 pub(crate) enum Signed<'a> {
     Message(&'a [u8]),
     Digest(Digest),
 }
 
-/// Verifies a signature in the form that TLS has. `spki` is the SubjectPublicKeyInfo that `key` came from.
+/// Verifies a signature in the form that TLS has. `spki` is the SubjectPublicKeyInfo that `key`
+/// came from.
 pub(crate) fn verifies(
     key: &PublicKey,
     spki: &[u8],
@@ -20,7 +21,7 @@ pub(crate) fn verifies(
 ) -> bool {
     let Some(algorithm) = algorithm(key, scheme) else { return false };
     let key = match key {
-        // The library knows no such SubjectPublicKeyInfo, but what is in it.
+        // The library does not know this SubjectPublicKeyInfo, only the bits in it.
         PublicKey::RsaPss { .. } => PublicKey::bits_of(spki).unwrap_or_default(),
         _ => spki,
     };

@@ -227,8 +227,9 @@ impl Connection {
         Ok(self.call(request, Some(trace), sign).await?.signature)
     }
 
-    /// Decrypts with the padding of PKCS #1 v1.5. A wrong padding is an answer like any other: no bytes. So the
-    /// caller cannot tell older firmware from newer firmware, which makes up a message.
+    /// Decrypts with the padding of PKCS #1 v1.5. A wrong padding is an answer like any other: no
+    /// bytes. So the caller cannot tell older firmware from newer firmware, which makes up a
+    /// message.
     pub(super) async fn decrypt(
         &self,
         blob: &[u8],
@@ -252,8 +253,8 @@ impl Connection {
     pub(super) async fn generate(&self, key_type: KeyType, abilities: Abilities) -> Result<Pair, Failure> {
         let mut pair = self.generate_pair(key_type, &public(abilities), &private(abilities)).await?;
         if let KeyType::RsaPss(_) = key_type {
-            // Units know no RSA key that is bound to PSS. The bond is in the public key, and the daemon keeps
-            // it.
+            // Units know no RSA key that is bound to PSS. The bond is in the public key, and the
+            // daemon keeps it.
             let bound = PublicKey::bind_to_pss(&pair.spki, None);
             pair.spki = bound.ok_or_else(|| Failure::severe("asked for an RSA key, it made another one"))?;
         }
@@ -273,8 +274,8 @@ impl Connection {
         }
     }
 
-    /// Has the unit make a pair for one import: anyone with the public half can wrap keys, and only the
-    /// unit can unwrap them.
+    /// Has the unit make a pair for one import: anyone with the public half can wrap keys, and only
+    /// the unit can unwrap them.
     pub(super) async fn generate_transport_key(&self) -> Result<Pair, Failure> {
         self.generate_pair(TRANSPORT_KEY, &[cka::CKA_WRAP], &[cka::CKA_UNWRAP]).await
     }
@@ -402,8 +403,8 @@ impl Connection {
     }
 }
 
-/// True if the public key that the unit names is the one that was imported. Units know no RSA keys that are
-/// bound to RSASSA-PSS.
+/// True if the public key that the unit names is the one that was imported. Units know no RSA keys
+/// that are bound to RSASSA-PSS.
 fn is_of(named: &[u8], wanted: &[u8]) -> bool {
     match PublicKey::from_spki(wanted) {
         Ok(PublicKey::RsaPss { parameters, .. }) => {
@@ -441,6 +442,6 @@ fn unreachable(attempt: &str, error: &io::Error) -> Failure {
     Failure::severe(format_args!("cannot {attempt}: {}", causes(error)))
 }
 
-/// Type of a transport key: strong enough for an AES key. A key of 4096 bits would take a unit seconds to
-/// make.
+/// Type of a transport key: strong enough for an AES key. A key of 4096 bits would take a unit
+/// seconds to make.
 const TRANSPORT_KEY: KeyType = KeyType::Rsa(3072);

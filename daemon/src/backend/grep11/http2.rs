@@ -1,7 +1,9 @@
-//! HTTP/2 for requests that are complete when they are sent.
+//! HTTP/2 for requests that are complete when they are sent, over one connection at a time.
 //!
-//! A general client sends the head of a request, its body and its end one after the other, since it cannot know what
-//! comes. Here all is known: it goes in one piece, which spares the unit being woken three times for one call.
+//! A general client such as `tonic::transport::Channel` differs in two ways. It sends head, body
+//! and end of a request one after the other: three writes for a signature, each of which wakes the
+//! unit. Here a call is one write. And it connects anew by itself, while the pool must know the end
+//! of a connection: the master key of the unit is asked for once for each connection.
 
 use core::future::Future;
 use core::pin::{Pin, pin};
@@ -20,10 +22,10 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tonic::codegen::{Service, http};
 
-/// Begins to speak HTTP/2, and goes on in a task of this thread until the connection ends.
+/// Begins HTTP/2 on a stream, in a task of this thread that ends with the connection.
 ///
 /// # Errors
-/// The other end speaks something else.
+/// The other end does not speak HTTP/2.
 pub(super) async fn speak<S>(stream: S, keepalive: Duration) -> Result<Sender, h2::Error>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -38,17 +40,17 @@ where
                 None => core::future::pending().await,
             }
         };
-        // It ends with an error that those learn who have calls under way.
+        // Calls under way learn the error of the connection.
         tokio::select! {
             _ = connection => {}
             () = silent => {}
         }
-        ended.tell();
+        ended.set();
     });
     Ok(Sender { sender, end })
 }
 
-/// Asks the other end again and again whether it is still there; returns when it is not.
+/// Pings the other end; returns when a ping is not answered in time.
 async fn until_silent(mut pings: PingPong, keepalive: Duration) {
     loop {
         sleep(keepalive).await;
@@ -59,7 +61,7 @@ async fn until_silent(mut pings: PingPong, keepalive: Duration) {
     }
 }
 
-/// Sends requests over a connection.
+/// Sender of requests over a connection.
 #[derive(Clone)]
 pub(super) struct Sender {
     sender: SendRequest<Bytes>,
@@ -67,12 +69,12 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Whether it takes no more requests.
+    /// True if the connection takes no more requests.
     pub(super) fn is_closed(&self) -> bool {
         self.end.has_come()
     }
 
-    /// Waits until it takes no more requests.
+    /// Waits until the connection takes no more requests.
     pub(super) async fn closed(&self) {
         self.end.wait().await;
     }
@@ -86,8 +88,8 @@ impl Sender {
         let head = http::Request::from_parts(head, ());
         let end = Arc::clone(&self.end);
         let end = |error| {
-            // It may live on for those who have calls under way, and is of no use to others.
-            end.tell();
+            // Calls under way may still be answered. New calls go elsewhere.
+            end.set();
             HttpError::Http(error)
         };
         let mut sender = self.sender.ready().await.map_err(end)?;
@@ -111,34 +113,34 @@ impl Service<http::Request<tonic::body::Body>> for Sender {
     }
 }
 
-/// The end of a connection, for those who wait for it.
+/// End of a connection.
 #[derive(Default)]
 struct End {
-    come: AtomicBool,
-    told: Notify,
+    has_come: AtomicBool,
+    notify: Notify,
 }
 
 impl End {
-    fn tell(&self) {
-        self.come.store(true, Ordering::Release);
-        self.told.notify_waiters();
+    fn set(&self) {
+        self.has_come.store(true, Ordering::Release);
+        self.notify.notify_waiters();
     }
 
     fn has_come(&self) -> bool {
-        self.come.load(Ordering::Acquire)
+        self.has_come.load(Ordering::Acquire)
     }
 
     async fn wait(&self) {
-        let mut told = pin!(self.told.notified());
-        // From here on it is not missed.
-        told.as_mut().enable();
+        let mut notified = pin!(self.notify.notified());
+        // From here on no notification is missed.
+        notified.as_mut().enable();
         if !self.has_come() {
-            told.await;
+            notified.await;
         }
     }
 }
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 #[derive(Debug, Error)]
 pub(super) enum HttpError {
     #[error("the request cannot be encoded")]
@@ -147,10 +149,10 @@ pub(super) enum HttpError {
     Http(#[from] h2::Error),
 }
 
-/// The body of an answer, with its trailers, in which gRPC says what came of the call.
+/// Body of an answer, with the trailers that carry the status of gRPC.
 pub(super) struct Answer {
     body: RecvStream,
-    /// Whether these come next.
+    /// True if the trailers come next.
     trailers: bool,
 }
 
@@ -165,7 +167,7 @@ impl Body for Answer {
         if !self.trailers {
             match ready!(self.body.poll_data(context)) {
                 Some(Ok(data)) => {
-                    // Room for as much again.
+                    // The other end may send as much again.
                     let _ = self.body.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -182,5 +184,5 @@ impl Body for Answer {
     }
 }
 
-/// How long the other end may take to say that it is still there.
+/// Time limit for the answer to a ping.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);

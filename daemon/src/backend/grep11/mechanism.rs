@@ -1,4 +1,5 @@
-//! From TLS signature schemes to mechanisms of PKCS #11, and back from what units answer.
+//! Mechanisms of PKCS #11 for the signature schemes of TLS, and signatures of TLS from the answers
+//! of units.
 
 use aws_lc_rs::digest;
 use der::Encode;
@@ -7,18 +8,17 @@ use keyward_grep11::mechanism::Parameter;
 use keyward_grep11::{Mechanism, RsapssParm, ckm, rsapss_parm};
 use keyward_proto::{Curve, Hash, PublicKey, Scheme, SchemeFamily};
 
-/// What a unit is given to sign.
+/// Form of the input of a signature.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Form {
-    /// The digest, or what PKCS#1 makes of it.
+    /// Digest, or its DigestInfo for PKCS #1.
     Digest,
-    /// The whole message.
+    /// Whole message.
     Message,
 }
 
-/// The number of the mechanism for a scheme; `None` where there is none: Ed25519 and ML-DSA take no digest.
-///
-/// The digest goes with every mechanism that takes one: it is short however long the message is.
+/// Number of the mechanism for a scheme; `None` if there is none: Ed25519 and ML-DSA take no
+/// digest.
 pub(crate) fn number(scheme: Scheme, form: Form) -> Option<u64> {
     Some(match (scheme.family(), form, scheme.hash()) {
         (SchemeFamily::Ecdsa, Form::Digest, _) => ckm::CKM_ECDSA,
@@ -45,8 +45,8 @@ pub(crate) fn number(scheme: Scheme, form: Form) -> Option<u64> {
     })
 }
 
-/// A mechanism with its parameter, which only PSS has: there the salt is as long as the digest (RFC 8446, 4.2.3), and
-/// a parameter without a length would stand for none.
+/// Mechanism with its parameter, which only PSS has. The salt is as long as the digest (RFC 8446,
+/// 4.2.3); a parameter without a length would mean no salt.
 pub(crate) fn mechanism(scheme: Scheme, number: u64) -> Mechanism {
     let parameter = match (scheme.family(), scheme.hash()) {
         (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Some(hash)) => {
@@ -63,7 +63,8 @@ pub(crate) fn mechanism(scheme: Scheme, number: u64) -> Mechanism {
     Mechanism { mechanism: number, parameter }
 }
 
-/// What is sent for a digest: the digest, and for PKCS#1 v1.5 its DigestInfo (RFC 8017, 9.2, note 1).
+/// Data to send for a digest: the digest, or its DigestInfo for PKCS #1 v1.5 (RFC 8017, 9.2, note
+/// 1).
 pub(crate) fn data(scheme: Scheme, digest: &[u8]) -> Vec<u8> {
     let prefix: &[u8] = match (scheme.family(), scheme.hash()) {
         (SchemeFamily::RsaPkcs1, Some(Hash::Sha256)) => &DIGEST_INFO_SHA256,
@@ -74,7 +75,7 @@ pub(crate) fn data(scheme: Scheme, digest: &[u8]) -> Vec<u8> {
     [prefix, digest].concat()
 }
 
-/// The hash of a scheme as the crypto library has it.
+/// Hash of a scheme in the crypto library.
 pub(crate) fn algorithm(hash: Hash) -> &'static digest::Algorithm {
     match hash {
         Hash::Sha256 => &digest::SHA256,
@@ -83,9 +84,10 @@ pub(crate) fn algorithm(hash: Hash) -> &'static digest::Algorithm {
     }
 }
 
-/// The signature as TLS has it; `None` if it is none.
+/// Signature in the form that TLS has; `None` if the answer is not a signature.
 ///
-/// ECDSA comes as r and s, each as long as the order of the curve, and goes as DER (RFC 3279, 2.2.3).
+/// ECDSA comes as r and s, each as long as the order of the curve, and becomes DER (RFC 3279,
+/// 2.2.3).
 pub(super) fn signature(key: &PublicKey, raw: Vec<u8>) -> Option<Vec<u8>> {
     match key {
         PublicKey::Ec { curve, .. } => to_der(*curve, &raw),
@@ -114,8 +116,8 @@ const DIGEST_INFO_SHA256: [u8; 19] = digest_info([1, 32]);
 const DIGEST_INFO_SHA384: [u8; 19] = digest_info([2, 48]);
 const DIGEST_INFO_SHA512: [u8; 19] = digest_info([3, 64]);
 
-/// Everything of a DigestInfo but the digest: the last arc of the hash's identifier below 2.16.840.1.101.3.4.2, and
-/// the length of the digest.
+/// DigestInfo without its digest, from the last arc of the identifier of the hash below
+/// 2.16.840.1.101.3.4.2, and the length of the digest.
 const fn digest_info([arc, length]: [u8; 2]) -> [u8; 19] {
     let (oid, whole) = ([0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02], 17 + length);
     [

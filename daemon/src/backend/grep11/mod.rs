@@ -1,9 +1,10 @@
 //! Remote crypto units, reached over GREP11.
 //!
-//! [`Grep11`] gives the [pool](super::pool) its operations: [`operation`] for signatures and premaster
-//! secrets of peers, [`connection`] for keys of administrators. [`unit`] is the way to one unit;
-//! [`mechanism`] and [`wire`] say what is sent and what the answer means, [`status`] what an error means.
-//! A signature is verified before it is passed on. A key is proved before it is handed out.
+//! [`Grep11`] gives the [pool](super::pool) its operations: [`operation`] for signatures and
+//! premaster secrets of peers, [`connection`] for keys of administrators. [`unit`] is the way to
+//! one unit; [`mechanism`] and [`wire`] say what is sent and what the answer means, [`status`] what
+//! an error means. A signature is verified before it is passed on. A key is proved before it is
+//! handed out.
 
 mod connection;
 mod http2;
@@ -89,8 +90,8 @@ impl Grep11 {
         self.pool.call(&operation, context, &mut Times::default()).await.map(Zeroizing::new)
     }
 
-    /// Proves that the unit has the private half of the public key, before anyone relies on it: signs with the
-    /// key and verifies the signature, or decrypts what was encrypted here, or both.
+    /// Proves that the unit has the private half of the public key, before anyone relies on it:
+    /// signs with the key and verifies the signature, or decrypts what was encrypted here, or both.
     async fn prove(&self, key: KeyMaterial<'_>, abilities: Abilities) -> Result<(), BackendError> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
         let context = Context::of_daemon(MAKING);

@@ -1,29 +1,31 @@
-//! RSA key exchange of TLS 1.2 with keys at units elsewhere: what is made of their answers.
+//! RSA key exchange of TLS 1.2 with keys at remote units: the answer of a unit becomes a premaster
+//! secret.
 //!
-//! Nobody must learn of a ciphertext whether its padding is right; `premaster.rs` of the software crypto unit says why.
-//! A unit takes the padding off by itself. Where that is wrong, older firmware answers with an error and newer firmware
-//! with a message that is as good as random, of any length. Here both become what a sound secret becomes: 48 bytes,
-//! always the same for the same ciphertext. How long the unit took, and how long its answer was on its way, is not
-//! hidden: that is between the unit and whoever can watch the network to it, or measure the handshakes of a server.
+//! Nobody may learn whether the padding of a ciphertext is right; `premaster.rs` of the software
+//! crypto unit says why. A unit removes the padding by itself. If the padding is wrong, older
+//! firmware answers with an error, and newer firmware with a random message of any length. Here
+//! both become 48 bytes, always the same for the same ciphertext, like a valid secret. The time of
+//! the unit and of the network is not hidden: anyone who watches the network to the unit, or
+//! measures the handshakes of a server, can see it.
 
 use keyward_proto::PublicKey;
 use keyward_unit::{PREMASTER, UnitError};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-/// Refuses a ciphertext that anyone can see to be none of this key: of another length than the modulus, or above it.
+/// Refuses a ciphertext that anyone can see is not of this key: its length is not that of the
+/// modulus, or it is not below the modulus.
 pub(super) fn check(key: &PublicKey, ciphertext: &[u8]) -> Result<(), UnitError> {
     let PublicKey::Rsa { modulus, .. } = key else { return Err(UnitError::KeyCannotDecrypt) };
-    // Both are big-endian, so that the order of the bytes is that of the numbers.
+    // Both are big-endian, so the order of the bytes is that of the numbers.
     match ciphertext.len() == modulus.len() && ciphertext < modulus.as_slice() {
         true => Ok(()),
         false => Err(UnitError::CiphertextLength),
     }
 }
 
-/// The premaster secret: what the unit found, if that is as long as one, or else `substitute`, which stands for one that is
-/// not sound and is as long.
-/// Takes the same time for either, but for the few nanoseconds that a copy of another length does.
+/// Premaster secret: the message that the unit found if its length is right, or else `substitute`.
+/// Takes the same time for both, except for the few nanoseconds of a copy of another length.
 pub(super) fn settle(
     substitute: Zeroizing<Vec<u8>>,
     found: &[u8],

@@ -1,5 +1,5 @@
-//! One operation at the units of a pool: attempts one after the other, and a second one beside the first
-//! where that takes longer than most.
+//! One operation at the units of a pool: attempts one after the other, and a second one beside the
+//! first where that takes longer than most.
 
 use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,8 +16,8 @@ use crate::backend::{BackendError, Context, Times};
 use crate::ground::fair::NOBODY;
 
 impl<D: Driver> Pool<D> {
-    /// Does an operation of a peer at a unit that has the master key of the key; at another unit if that
-    /// fails in time. Adds to `times`.
+    /// Does an operation of a peer at a unit that has the master key of the key; at another unit if
+    /// that fails in time. Adds to `times`.
     ///
     /// # Errors
     /// [`BackendError`] says why no unit has done the operation.
@@ -37,8 +37,8 @@ impl<D: Driver> Pool<D> {
         done
     }
 
-    /// Does something for an administrator, once: at a unit with this master key, or at any unit. Another unit is
-    /// tried only if nothing has begun.
+    /// Does something for an administrator, once: at a unit with this master key, or at any unit.
+    /// Another unit is tried only if nothing has begun.
     ///
     /// # Errors
     /// [`BackendError`] says why no unit has done it.
@@ -125,8 +125,8 @@ struct Call<'a, D: Driver, O> {
     operation: &'a O,
     context: &'a Context,
     deadline: Instant,
-    /// Units whose signatures did not verify. Whether such a unit errs, or the key is damaged, only another
-    /// attempt tells.
+    /// Units whose signatures did not verify. Whether such a unit errs, or the key is damaged, only
+    /// another attempt tells.
     suspects: Mutex<Vec<Arc<Unit<D>>>>,
 }
 

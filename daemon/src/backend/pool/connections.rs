@@ -1,5 +1,5 @@
-//! Connections to one unit, one for each thread: a thread waits for the answers that come over its own
-//! connection, so no other thread has to be woken.
+//! Connections to one unit, one for each thread: a thread waits for the answers that come over its
+//! own connection, so no other thread has to be woken.
 
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +23,8 @@ impl<C: Connection> Shared<C> {
         Self { connection, loss_counted: AtomicBool::new(false) }
     }
 
-    /// True if the connection is closed and the caller is the first to count its loss. A lost connection fails
-    /// every request under way, and counts as one failure of the unit.
+    /// True if the connection is closed and the caller is the first to count its loss. A lost
+    /// connection fails every request under way, and counts as one failure of the unit.
     pub(super) fn counts_as_lost(&self) -> bool {
         self.is_closed() && !self.loss_counted.swap(true, Ordering::Relaxed)
     }

@@ -9,9 +9,10 @@
 //!                                  +------------------------------+
 //! ```
 //!
-//! Closed: requests go to the unit. Open: no request does; a probe, which is no request of a peer, finds out when
-//! the unit is healthy again. Half open: one request at a time does, until one has succeeded. Only events
-//! change the health. Each event has its time, so nothing here waits or looks at a clock.
+//! Closed: requests go to the unit. Open: no request does; a probe, which is no request of a peer,
+//! finds out when the unit is healthy again. Half open: one request at a time does, until one has
+//! succeeded. Only events change the health. Each event has its time, so nothing here waits or
+//! looks at a clock.
 
 use core::time::Duration;
 
@@ -23,8 +24,8 @@ use crate::backend::UnitState;
 #[derive(Debug)]
 pub(super) struct Health {
     breaker: Breaker,
-    /// Number of recoveries. A failure of a request that began before the last recovery says nothing about
-    /// the unit as it is now.
+    /// Number of recoveries. A failure of a request that began before the last recovery says
+    /// nothing about the unit as it is now.
     generation: u64,
     /// Recoveries in a row after which the first request failed.
     relapses: u32,
@@ -105,8 +106,9 @@ impl Health {
         self.failures
     }
 
-    /// A request begins. While the breaker is half open, the request decides if `decides`: a request that takes
-    /// long must not. Returns the generation that belongs to the end of the request.
+    /// A request begins. While the breaker is half open, the request decides if `decides`: a
+    /// request that takes long must not. Returns the generation that belongs to the end of the
+    /// request.
     pub(super) fn request_begins(&mut self, decides: bool) -> u64 {
         if let Breaker::HalfOpen(checked) = &mut self.breaker {
             *checked |= decides;
@@ -163,8 +165,8 @@ impl Health {
         self.unanswered.get_or_insert(since);
     }
 
-    /// True if every request of the last `timeout` was abandoned: the next request must wait for the
-    /// answer, to learn whether the unit answers at all. One request at a time does.
+    /// True if every request of the last `timeout` was abandoned: the next request must wait for
+    /// the answer, to learn whether the unit answers at all. One request at a time does.
     pub(super) fn owes_an_answer(&mut self, timeout: Duration, now: Instant) -> bool {
         let owes = self.unanswered.is_some_and(|since| now.saturating_duration_since(since) >= timeout);
         if owes {
@@ -185,7 +187,8 @@ impl Health {
         recovers
     }
 
-    /// Pause before the next probe: a unit that answers probes and fails requests is tried less and less.
+    /// Pause before the next probe: a unit that answers probes and fails requests is tried less and
+    /// less.
     pub(super) fn pause(&self) -> Duration {
         match self.relapses {
             0 => Duration::ZERO,

@@ -1,27 +1,27 @@
-//! How long units take.
+//! Time that units take.
 
 use core::time::Duration;
 
 use tokio::time::Instant;
 
-/// What a unit is expected to take: the worst of late, which is forgotten as time goes by.
+/// Time that a unit is expected to take: the worst of the last calls, forgotten as time goes by.
 ///
-/// This is the "peak EWMA" of load balancers: a unit that has become slow is found out by one call, and tried again
-/// when what was seen is old.
+/// Load balancers know this as "peak EWMA": one call finds out that a unit has become slow, and the
+/// unit is tried again when that call is long ago.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Latency {
-    /// In seconds.
+    /// Mean of the observations, in seconds.
     mean: f64,
     at: Instant,
 }
 
 impl Latency {
-    /// Nothing is known.
+    /// Latency of a unit that was not called yet.
     pub(super) fn new(now: Instant) -> Self {
         Self { mean: 0.0, at: now }
     }
 
-    /// A call took so long.
+    /// Adds the time of a call.
     pub(super) fn observe(&mut self, took: Duration, now: Instant) {
         let took = took.as_secs_f64();
         self.mean = if took >= self.mean {
@@ -33,10 +33,10 @@ impl Latency {
         self.at = now;
     }
 
-    /// What the next call is expected to take, in seconds, with so many under way.
+    /// Time that the next call is expected to take, in seconds, with so many calls under way.
     pub(super) fn cost(&self, in_flight: usize, now: Instant) -> f64 {
         let calls = u32::try_from(in_flight).unwrap_or(u32::MAX).saturating_add(1);
-        // Nobody is there to observe anything where nobody is sent.
+        // A unit without calls has no new observations, so the old ones fade.
         (self.mean * self.weight(now)).max(LEAST) * f64::from(calls)
     }
 
@@ -45,10 +45,10 @@ impl Latency {
     }
 }
 
-/// The time that 95 of 100 calls stay below, as it is of late.
+/// Time that 95 of 100 of the last calls stay below.
 ///
-/// Each call moves it: up by 19 parts if it took longer, down by one part if it did not. So it comes to rest where 19
-/// of 20 take less.
+/// Each call moves the value: up by 19 parts if the call took longer, down by one part otherwise.
+/// So the value rests where 19 of 20 calls take less.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Percentile95(Duration);
 
@@ -68,9 +68,10 @@ impl Percentile95 {
     }
 }
 
-/// After so long about a third of the weight of an observation is left.
+/// Time after which about a third of the weight of an observation is left.
 const MEMORY: Duration = Duration::from_secs(5);
-/// So that units of which nothing is known are chosen by the calls they have under way, in seconds.
+/// Least latency, in seconds. Units without observations are chosen by the calls that they have
+/// under way.
 const LEAST: f64 = 0.000_05;
 
 #[cfg(test)]
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn the_percentile_finds_its_place() {
         let mut percentile = Percentile95::new();
-        // From 0 to 100 ms, evenly, in an order without order.
+        // Evenly from 0 to 100 ms, in a mixed order.
         for number in 0..40_000_u64 {
             percentile.observe(Duration::from_micros(number * 7919 % 1000 * 100));
         }

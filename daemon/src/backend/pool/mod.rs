@@ -1,12 +1,12 @@
-//! Pool of equal units: which unit a request goes to, how many requests at a time, and another attempt
-//! where a unit fails.
+//! Pool of equal units: which unit a request goes to, how many requests at a time, and another
+//! attempt where a unit fails.
 //!
-//! The pool knows nothing of the protocol of the units: a backend implements [`Driver`] for the way to one
-//! unit, [`Connection`] for an open connection, and [`Operation`] for the work of a request.
-//! [`Pool::call`] does an operation for a peer: [`mod@call`] takes a [`Permit`] for the unit that will be done
-//! first, and retries, or asks a second unit, as long as the peer waits. Requests wait in a fair [`queue`].
-//! [`mod@unit`] knows whether a unit may be asked ([`health`], [`pace`], [`latency`]); [`watch`] probes the
-//! units that may not.
+//! The pool knows nothing of the protocol of the units: a backend implements [`Driver`] for the way
+//! to one unit, [`Connection`] for an open connection, and [`Operation`] for the work of a request.
+//! [`Pool::call`] does an operation for a peer: [`mod@call`] takes a [`Permit`] for the unit that
+//! will be done first, and retries, or asks a second unit, as long as the peer waits. Requests wait
+//! in a fair [`queue`]. [`mod@unit`] knows whether a unit may be asked ([`health`], [`pace`],
+//! [`latency`]); [`watch`] probes the units that may not.
 
 mod call;
 mod connections;
@@ -119,7 +119,8 @@ impl<D: Driver> Pool<D> {
         Self { name, units, settings, queue: Queue::new(settings.queue), freed, p95 }
     }
 
-    /// Begins to watch over the units, in tasks of this thread, and waits for the first probe of each.
+    /// Begins to watch over the units, in tasks of this thread, and waits for the first probe of
+    /// each.
     pub(super) async fn start(&self) {
         let watch = |unit: &Arc<Unit<D>>| {
             let (unit, first) = (Arc::clone(unit), Arc::new(Notify::new()));
@@ -168,7 +169,8 @@ impl<D: Driver> Pool<D> {
                 let first = tokio::time::timeout_at(wish.deadline, place.first(wish.user)).await;
                 Some(first.map_err(|_| NoPermit::Late)?.map_err(|_| NoPermit::Overloaded)?)
             }
-            // The request waits for a unit that it has not been to, so others need not wait for the request.
+            // The request waits for a unit that it has not been to, so others need not wait for the
+            // request.
             _ => None,
         };
         loop {

@@ -1,16 +1,16 @@
-//! How many calls a second a unit is asked for.
+//! Limit of the calls of a unit in a second.
 
 use core::num::NonZeroU32;
 use core::time::Duration;
 
 use tokio::time::Instant;
 
-/// A rate, kept by the generic cell rate algorithm (ITU-T I.371, annex A): what was missed is caught up with, but no
-/// more than [`BURST`] of it.
+/// Rate limit by the generic cell rate algorithm (ITU-T I.371, annex A). Missed calls are caught up
+/// with, at most those of [`BURST`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     interval: Duration,
-    /// When the next call would be due if all were spaced evenly.
+    /// Time of the next call if all calls were spaced evenly.
     due: Instant,
 }
 
@@ -19,18 +19,18 @@ impl Pace {
         Self { interval: Duration::from_secs(1) / rate.get(), due: now }
     }
 
-    /// When the next call may go; in the past if it may now.
+    /// Time of the next call; in the past if a call may go now.
     pub(super) fn next(&self) -> Instant {
         self.due.checked_sub(BURST).unwrap_or(self.due)
     }
 
-    /// A call goes.
+    /// Counts a call.
     pub(super) fn take(&mut self, now: Instant) {
         self.due = self.due.max(now) + self.interval;
     }
 }
 
-/// Timers come up to a few milliseconds late, on a busy machine more.
+/// Time that is caught up with: timers are a few milliseconds late, on a busy machine more.
 const BURST: Duration = Duration::from_millis(10);
 
 #[cfg(test)]

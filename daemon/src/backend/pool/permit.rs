@@ -40,8 +40,8 @@ impl<D: Driver> Permit<D> {
         })
     }
 
-    /// True if every recent answer of the unit was abandoned for a faster unit: the request must give
-    /// this unit the full timeout, to learn whether it answers at all.
+    /// True if every recent answer of the unit was abandoned for a faster unit: the request must
+    /// give this unit the full timeout, to learn whether it answers at all.
     pub(super) fn must_wait(&mut self) -> bool {
         let timeout = self.unit.settings.timeout;
         self.must_wait = self.unit.with(|state| state.health.owes_an_answer(timeout, Instant::now()));
@@ -66,8 +66,8 @@ impl<D: Driver> Permit<D> {
     pub(super) fn failed(mut self, failure: &Failure, connection: Option<&Shared<D::Connection>>) {
         self.reported = true;
         match failure {
-            // A connection that breaks fails all requests under way, and counts once. A new connection
-            // finds out how the unit is.
+            // A connection that breaks fails all requests under way, and counts once. A new
+            // connection finds out how the unit is.
             Failure::Unit { severe: false, .. } if connection.is_some_and(|one| one.is_closed()) => {
                 if connection.is_some_and(Shared::counts_as_lost) {
                     self.count(failure, false);
@@ -87,7 +87,8 @@ impl<D: Driver> Permit<D> {
             }
             // Perhaps the unit has another master key since this thread connected.
             Failure::OtherMasterKey(_) => self.forget(connection),
-            // Not the fault of the unit. Who is at fault for a wrong signature, the next attempt tells.
+            // Not the fault of the unit. Who is at fault for a wrong signature, the next attempt
+            // tells.
             Failure::Busy(_)
             | Failure::DeadlinePassed
             | Failure::NotOffered(_)

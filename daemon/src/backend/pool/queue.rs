@@ -1,5 +1,5 @@
-//! Requests that wait for a unit, and whose turn it is: users take turns, so that one who asks for more than the
-//! units can do leaves the others theirs.
+//! Requests that wait for a unit. Users take turns, so that a user who asks for more than the units
+//! can do leaves the other users their share.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -9,7 +9,8 @@ use keyward_unit::Wkid;
 
 use crate::ground::fair::{self, Full, Gate, User};
 
-/// Requests in lines: one for each choice of master keys, so that those which no free unit can serve are no others' turn.
+/// Requests in lines, one for each choice of master keys: a request that no free unit can serve
+/// must not keep others waiting.
 pub(super) struct Queue {
     lines: Mutex<Lines>,
     /// Most requests in a line.
@@ -18,35 +19,35 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct Lines {
-    /// How many wait in all of them.
+    /// Number of requests in all lines.
     waiting: usize,
     by_wkids: HashMap<Box<[Wkid]>, Line>,
 }
 
 struct Line {
     length: usize,
-    /// The gate to the head of the line: it has one place.
+    /// Gate to the head of the line, with one place.
     first: Arc<Gate>,
 }
 
 impl Queue {
-    /// A queue with room for so many requests in each line.
+    /// Queue with room for so many requests in each line.
     pub(super) fn new(most: usize) -> Self {
         Self { lines: Mutex::default(), most }
     }
 
-    /// How many wait.
+    /// Number of requests that wait.
     pub(super) fn waiting(&self) -> usize {
         self.lines().waiting
     }
 
-    /// Whether someone waits for a unit with one of these master keys.
+    /// True if a request waits for a unit with one of these master keys.
     pub(super) fn has_line(&self, wkids: &[Wkid]) -> bool {
         let lines = self.lines();
         lines.waiting > 0 && lines.by_wkids.contains_key(wkids)
     }
 
-    /// A place in a line.
+    /// Place in a line.
     pub(super) fn join<'a>(&'a self, wkids: &'a [Wkid]) -> Place<'a> {
         let mut lines = self.lines();
         lines.waiting += 1;
@@ -63,7 +64,7 @@ impl Queue {
     }
 }
 
-/// A place in a line, which is left when this is dropped.
+/// Place in a line. Dropping the place leaves the line.
 pub(super) struct Place<'a> {
     queue: &'a Queue,
     wkids: &'a [Wkid],
@@ -71,10 +72,11 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Waits to be the first of the line, which ends when the result is dropped.
+    /// Waits until the request is the first of the line, and stays so until the result is dropped.
     ///
     /// # Errors
-    /// [`Full`]: more requests wait than there is room for, and this is one of a user with the most of them.
+    /// [`Full`]: the line is full, and this request is of a user with the most requests in the
+    /// line.
     pub(super) async fn first(&self, user: User) -> Result<fair::Place, Full> {
         self.first.enter(user, CALL).await
     }
@@ -93,8 +95,8 @@ impl Drop for Place<'_> {
     }
 }
 
-/// The cost of a call in taking turns. All cost the same, since no one knows how long the unit is
-/// busy with them.
+/// Cost of a call in taking turns. All calls cost the same, since nobody knows how long a unit is
+/// busy with a call.
 const CALL: Duration = Duration::from_millis(1);
 
 #[cfg(test)]

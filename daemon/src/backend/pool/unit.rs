@@ -1,5 +1,5 @@
-//! One unit of a pool: whether a request may go there now, its connections, and what requests report
-//! about it. [`super::watch`] looks after the unit while no request does.
+//! One unit of a pool: whether a request may go there now, its connections, and what requests
+//! report about it. [`super::watch`] looks after the unit while no request does.
 
 use core::fmt;
 use core::time::Duration;
@@ -49,8 +49,8 @@ pub(super) struct State {
     pub(super) in_flight: usize,
     pace: Option<Pace>,
     wkid: Option<Wkid>,
-    /// Time that a packet takes to the unit and back: the shortest seen, since the others waited for a
-    /// processor.
+    /// Time that a packet takes to the unit and back: the shortest seen, since the others waited
+    /// for a processor.
     round_trip: Duration,
     calls: u64,
 }
@@ -133,8 +133,8 @@ impl<D: Driver> Unit<D> {
         })
     }
 
-    /// Begins a request if there is still room; `decides` if the request decides the health of a unit that is
-    /// half open. Returns the generation of the unit.
+    /// Begins a request if there is still room; `decides` if the request decides the health of a
+    /// unit that is half open. Returns the generation of the unit.
     pub(super) fn begin(&self, now: Instant, decides: bool) -> Option<u64> {
         self.with(|state| {
             let free = state.health.admits() == Admits::Now

@@ -115,8 +115,9 @@ impl<D: Driver> Unit<D> {
         }
     }
 
-    /// Examines the unit, unless that was done recently: has the unit make a key and sign with it. If that
-    /// signature does not verify either, the unit is down; else the key of the request is damaged.
+    /// Examines the unit, unless that was done recently: has the unit make a key and sign with it.
+    /// If that signature does not verify either, the unit is down; else the key of the request is
+    /// damaged.
     pub(super) fn examine(self: &Arc<Self>) {
         let Some(generation) = self.with(|state| state.health.examination_begins(Instant::now())) else {
             return;
@@ -145,6 +146,6 @@ impl<D: Driver> Unit<D> {
     }
 }
 
-/// Time limit of an examination: longer than for a signature, since a key is made and a connection may have to
-/// be opened.
+/// Time limit of an examination: longer than for a signature, since a key is made and a connection
+/// may have to be opened.
 const EXAMINATION: Duration = Duration::from_secs(10);
