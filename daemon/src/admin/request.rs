@@ -1,8 +1,7 @@
 //! Bodies and queries of requests on the administrators' socket, the same on both ends.
 
-use serde::{Deserialize, Serialize};
-
 use keyward_proto::{KeyType, Label, Use};
+use serde::{Deserialize, Serialize};
 
 use crate::keys::State;
 
@@ -217,5 +216,78 @@ mod base64 {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
         STANDARD.decode(String::deserialize(from)?).map_err(|_| D::Error::custom("not base64"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn import(parameters: &[(&str, &str)]) -> Result<Import, String> {
+        let owned = parameters.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        Import::try_from(owned.collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn an_import_is_read_as_it_was_written() {
+        let written = Import {
+            uses: vec![Use::RsaKeyExchange, Use::Csr],
+            sign_and_decrypt: true,
+            backend: Some("hsm".into()),
+            new_version: false,
+        };
+        let read = import(&written.parameters()).unwrap();
+        assert_eq!((read.uses, read.sign_and_decrypt), (written.uses, true));
+        assert_eq!((read.backend.as_deref(), read.new_version), (Some("hsm"), false));
+        assert!(import(&Import { new_version: true, ..Import::default() }.parameters()).unwrap().new_version);
+    }
+
+    #[test]
+    fn an_import_names_the_wrong_parameter() {
+        for (parameters, reason) in [
+            (&[("use", "tls")][..], "no such use: \"tls\"; the uses are "),
+            (&[("sign-and-decrypt", "yes")], "sign-and-decrypt is neither true nor false"),
+            (&[("index", "1")], "unknown parameter index"),
+            (
+                &[("use", "csr"), ("new-version", "true")],
+                "a new version has the uses and the backend of its key",
+            ),
+        ] {
+            let refused = import(parameters).unwrap_err();
+            assert!(refused.contains(reason), "{refused}");
+        }
+    }
+
+    #[test]
+    fn documents_are_read_as_they_were_written() {
+        let written = Generate {
+            label: "shop".parse().unwrap(),
+            key_type: KeyType::P256,
+            uses: vec![Use::TlsServer],
+            sign_and_decrypt: false,
+            backend: None,
+        };
+        let written = serde_json::to_value(written).unwrap();
+        assert_eq!(written, json!({"label": "shop", "type": "p256", "uses": ["tls-server"]}));
+        assert_eq!(serde_json::from_value::<Generate>(written).unwrap().uses, [Use::TlsServer]);
+        let disable = Change { state: Some(State::Disabled), ..Change::default() };
+        assert_eq!(serde_json::to_value(disable).unwrap(), json!({"state": "disabled"}));
+        let empty: Change = serde_json::from_value(json!({"state": null})).unwrap();
+        assert!(empty.state.is_none() && empty.uses.is_none());
+    }
+
+    #[test]
+    fn a_document_names_the_wrong_word() {
+        let generate = |label: &str, key_type: &str, one: &str| {
+            let document = json!({"label": label, "type": key_type, "uses": [one]});
+            serde_json::from_value::<Generate>(document).unwrap_err().to_string()
+        };
+        assert!(generate("a b", "p256", "csr").starts_with("\"a b\" is "));
+        assert!(generate("shop", "rsa1024", "csr").starts_with("cannot generate a key of type \"rsa1024\""));
+        assert!(generate("shop", "p256", "tls").starts_with("no such use: \"tls\"; the uses are tls-server"));
+        let state = serde_json::from_value::<Change>(json!({"state": "gone"})).unwrap_err().to_string();
+        assert_eq!(state, "no such state: \"gone\"");
     }
 }
