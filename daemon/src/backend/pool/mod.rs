@@ -163,11 +163,11 @@ impl<D: Driver> Pool<D> {
                 Choice::Later(_) => {}
             }
         }
-        let place = self.queue.join(wish.wkids);
-        let _first = match tried.0 {
+        let ticket = self.queue.join(wish.wkids);
+        let _head = match tried.0 {
             0 => {
-                let first = tokio::time::timeout_at(wish.deadline, place.first(wish.user)).await;
-                Some(first.map_err(|_| NoPermit::Late)?.map_err(|_| NoPermit::Overloaded)?)
+                let head = tokio::time::timeout_at(wish.deadline, ticket.head(wish.user)).await;
+                Some(head.map_err(|_| NoPermit::Late)?.map_err(|_| NoPermit::Overloaded)?)
             }
             // The request waits for a unit that it has not been to, so others need not wait for the
             // request.

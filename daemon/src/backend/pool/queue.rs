@@ -27,7 +27,7 @@ struct Lines {
 struct Line {
     length: usize,
     /// Gate to the head of the line, with one place.
-    first: Arc<Gate>,
+    head: Arc<Gate>,
 }
 
 impl Queue {
@@ -47,16 +47,16 @@ impl Queue {
         lines.waiting > 0 && lines.by_wkids.contains_key(wkids)
     }
 
-    /// Place in a line.
-    pub(super) fn join<'a>(&'a self, wkids: &'a [Wkid]) -> Place<'a> {
+    /// Joins the line for these master keys.
+    pub(super) fn join<'a>(&'a self, wkids: &'a [Wkid]) -> Ticket<'a> {
         let mut lines = self.lines();
         lines.waiting += 1;
         let line = lines.by_wkids.entry(wkids.into()).or_insert_with(|| Line {
             length: 0,
-            first: Arc::new(Gate::new(usize::from(self.most > 0), self.most.saturating_sub(1))),
+            head: Arc::new(Gate::new(usize::from(self.most > 0), self.most.saturating_sub(1))),
         });
         line.length += 1;
-        Place { queue: self, wkids, first: Arc::clone(&line.first) }
+        Ticket { queue: self, wkids, head: Arc::clone(&line.head) }
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -64,25 +64,25 @@ impl Queue {
     }
 }
 
-/// Place in a line. Dropping the place leaves the line.
-pub(super) struct Place<'a> {
+/// Ticket for a line. Dropping the ticket leaves the line.
+pub(super) struct Ticket<'a> {
     queue: &'a Queue,
     wkids: &'a [Wkid],
-    first: Arc<Gate>,
+    head: Arc<Gate>,
 }
 
-impl Place<'_> {
-    /// Waits until the request is the first of the line, and stays so until the result is dropped.
+impl Ticket<'_> {
+    /// Waits until the request is at the head of the line, and stays so until the result is dropped.
     ///
     /// # Errors
     /// [`Full`]: the line is full, and this request is of a user with the most requests in the
     /// line.
-    pub(super) async fn first(&self, user: User) -> Result<fair::Place, Full> {
-        self.first.enter(user, CALL).await
+    pub(super) async fn head(&self, user: User) -> Result<fair::Place, Full> {
+        self.head.enter(user, CALL).await
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         let mut lines = self.queue.lines();
         lines.waiting = lines.waiting.saturating_sub(1);
@@ -115,7 +115,7 @@ mod tests {
         let second = queue.join(&one);
         let third = queue.join(&other);
         assert_eq!(queue.waiting(), 3);
-        assert!(Arc::ptr_eq(&first.first, &second.first) && !Arc::ptr_eq(&first.first, &third.first));
+        assert!(Arc::ptr_eq(&first.head, &second.head) && !Arc::ptr_eq(&first.head, &third.head));
         drop(first);
         assert!(queue.has_line(&one) && queue.has_line(&other));
         drop(second);
@@ -128,20 +128,20 @@ mod tests {
     async fn a_user_with_few_requests_finds_room_in_a_full_line() {
         let queue = Queue::new(3);
         let keys = [wkid(1)];
-        let place = queue.join(&keys);
-        let first = place.first(1).await.unwrap();
-        let (second, third) = (place.first(1), place.first(1));
+        let ticket = queue.join(&keys);
+        let first = ticket.head(1).await.unwrap();
+        let (second, third) = (ticket.head(1), ticket.head(1));
         tokio::pin!(second, third);
         for waits in [&mut second, &mut third] {
             assert!(tokio::time::timeout(Duration::ZERO, waits).await.is_err());
         }
-        assert!(place.first(1).await.is_err());
-        let other = place.first(2);
+        assert!(ticket.head(1).await.is_err());
+        let other = ticket.head(2);
         tokio::pin!(other);
         assert!(tokio::time::timeout(Duration::ZERO, &mut other).await.is_err());
         assert!(third.await.is_err(), "made room for the other user");
         drop(first);
         other.await.unwrap();
-        assert!(Queue::new(0).join(&keys).first(1).await.is_err());
+        assert!(Queue::new(0).join(&keys).head(1).await.is_err());
     }
 }
