@@ -191,3 +191,6 @@ fn revision_of(record: &[u8]) -> Option<u64> {
     }
     serde_json::from_slice(record).ok().map(|Revision { revision }| revision)
 }
+
+#[cfg(test)]
+mod tests;
