@@ -1,4 +1,4 @@
-//! What all connections of a running daemon share.
+//! The state of a running daemon that its rooms share: keys, backends, configuration, metrics.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,31 +10,21 @@ use keyward_unit::Wkid;
 
 use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
-use crate::ground::fair::{Gate, MOST_WAITING};
 use crate::keys::{KeyStore, Keys, Version};
-use crate::observe::lines::Lines;
 use crate::observe::metrics::Metrics;
-use crate::peers::connections::Connections;
-use crate::peers::reactors::Reactors;
 use crate::policy::authorise::Grant;
+use crate::policy::purpose::Purpose;
 
-/// A running daemon, without its sockets. Shared by reference between tasks.
+/// A running daemon without its sockets. Shared by reference between tasks.
 pub(crate) struct Daemon {
     pub(crate) keys: Keys,
-    /// Where peers wait whose key is not in memory.
-    pub(crate) look_ups: Gate,
     pub(crate) backends: Backends,
-    pub(crate) reactors: Reactors,
-    pub(crate) connections: Arc<Connections>,
     pub(crate) metrics: Metrics,
-    pub(crate) lines: Lines,
     pub(crate) started: Instant,
     /// Whether it was started with `--dev`.
     pub(crate) dev: bool,
     /// Keys that have another master key than the unit, in words.
     left_behind: Option<String>,
-    /// How many descriptors the process may have.
-    descriptors: usize,
     config: ArcSwap<Config>,
     /// The file that it was read from, if there is one.
     pub(crate) config_file: Option<PathBuf>,
@@ -53,20 +43,17 @@ impl Daemon {
         dev: bool,
         store: KeyStore,
         backends: Backends,
-        reactors: Reactors,
     ) -> Self {
         let daemon = Self {
             keys: Keys::new(store, config.cached_records).with_unit(backends.embedded_unit()),
-            look_ups: Gate::new(LOOK_UPS, MOST_WAITING),
-            metrics: Metrics::new(&backends),
+            metrics: Metrics::new(
+                Purpose::ALL.map(Purpose::name).to_vec(),
+                backends.iter().map(Backend::label),
+            ),
             backends,
-            reactors,
-            connections: Arc::new(Connections::new()),
-            lines: Lines::default(),
             started: Instant::now(),
             dev,
             left_behind: None,
-            descriptors: usize::MAX,
             config: ArcSwap::from_pointee(Config::default()),
             config_file: None,
             fingerprint: ArcSwap::default(),
@@ -87,19 +74,6 @@ impl Daemon {
     #[must_use]
     pub(crate) fn with_left_behind(self, left_behind: Option<String>) -> Self {
         Self { left_behind, ..self }
-    }
-
-    /// The same, where the process may have so many descriptors.
-    #[must_use]
-    pub(crate) fn with_descriptors(self, descriptors: usize) -> Self {
-        let daemon = Self { descriptors, ..self };
-        let (configured, most) = (daemon.config().socket.connections, daemon.most_connections());
-        if most < configured {
-            tracing::warn!(
-                "this process may have {descriptors} descriptors: at most {most} connections instead of {configured}; raise LimitNOFILE of the service, or ulimit -Hn"
-            );
-        }
-        daemon
     }
 
     /// How many grants the configuration has, without those of `--dev`.
@@ -154,21 +128,13 @@ impl Daemon {
         self.left_behind.iter().cloned().chain(unsettled).collect()
     }
 
-    /// Most connections of all peers: as many as are configured, if there are descriptors for them.
-    /// One whose peer does not take its answer needs a second one.
-    pub(crate) fn most_connections(&self) -> usize {
-        self.config().socket.connections.min((self.descriptors.saturating_sub(RESERVED) / 2).max(1))
-    }
-
-    /// From now on `config` holds, for connections that are open, too.
+    /// Puts a configuration in force. Tells watching peers if the grants have changed.
     pub(crate) fn set_config(&self, mut config: Config) {
         self.fingerprint.store(Arc::new(config.fingerprint()));
         config.grants.extend(self.extra_grants.iter().cloned());
-        self.lines.set_grants(&config.grants);
         let old = self.config.swap(Arc::new(config));
         if old.grants != self.config().grants {
             self.keys.changes().of_grants();
-            self.connections.review(&self.config().grants);
         }
     }
 }
@@ -182,10 +148,3 @@ pub(crate) fn key_material(version: &Version) -> KeyMaterial<'_> {
         next_blob: version.next_blob.as_deref(),
     }
 }
-
-/// Keys that are looked for in the store at a time, each on a thread of its own.
-const LOOK_UPS: usize = 2;
-
-/// Descriptors that are kept for all but the connections of peers: administrators, units, the
-/// store, and connections that are closed for others and have requests under way.
-const RESERVED: usize = 256;

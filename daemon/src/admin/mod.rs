@@ -12,6 +12,7 @@ mod csr;
 mod error;
 mod gate;
 mod keys;
+mod metrics;
 mod parse;
 mod plain_key;
 pub(crate) mod request;
@@ -26,7 +27,6 @@ use axum::extract::connect_info::ConnectInfo;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -37,21 +37,21 @@ use crate::admin::api::{KeyView, MAX_KEY_FILE, StatusView};
 use crate::daemon::Daemon;
 use crate::keys::Key;
 use crate::lifecycle::Actor;
-use crate::observe::metrics::Metrics;
+use crate::peers::shared::Shared;
 use crate::policy::authorise::Peer;
 use error::AdminError;
 use gate::{Caller, Gate};
 
 /// Serves administrators until `end`, then answers the requests in progress.
 pub(crate) async fn serve(
-    daemon: Arc<Daemon>,
+    peers: Arc<Shared>,
     listener: UnixListener,
     end: impl Future<Output = ()> + Send + 'static,
 ) {
     let routes = Router::new()
         .route("/live", get(async || "live\n"))
         .route("/ready", get(units::ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics::page))
         .route("/v1/status", get(status))
         .route("/v1/units", get(units::list))
         .route("/v1/backends/{name}/rewrap", post(rewrap::rewrap))
@@ -71,7 +71,7 @@ pub(crate) async fn serve(
         .layer(DefaultBodyLimit::max(MAX_KEY_FILE))
         .layer(middleware::from_fn(to_the_end))
         .layer(middleware::from_fn(administrators_only))
-        .with_state(Admin { daemon });
+        .with_state(Admin { daemon: Arc::clone(&peers.daemon), peers });
     let service = routes.into_make_service_with_connect_info::<Caller>();
     let served = axum::serve(Gate::new(listener), service).with_graceful_shutdown(end).await;
     if let Err(error) = served {
@@ -101,7 +101,7 @@ fn is_administrator(peer: &Peer) -> bool {
 }
 
 async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
-    let Admin { daemon } = admin;
+    let Admin { daemon, peers } = admin;
     let (closed_for_malformed, closed_for_limit) = daemon.metrics.closed();
     Ok(Json(StatusView {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -118,7 +118,7 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         waiting_for_restart: daemon.waiting.load().to_vec(),
         problems: daemon.problems().await.into_iter().chain(daemon.doubts()).collect(),
         altered: daemon.keys.altered(),
-        connections: daemon.connections.total(),
+        connections: peers.connections.total(),
         outcomes: daemon.metrics.outcomes(),
         decryption_outcomes: daemon.metrics.decryption_outcomes(),
         last_refusals: Some(daemon.metrics.last_refusals()),
@@ -127,11 +127,6 @@ async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
         requests: daemon.metrics.requests(),
         closed_for_limit,
     }))
-}
-
-async fn metrics(State(admin): State<Admin>) -> Response {
-    let text = admin.daemon.metrics.text(&admin.daemon).await;
-    ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response()
 }
 
 /// Lets a request run to its end, with its line in the log, even if the client hangs up.
@@ -143,6 +138,7 @@ async fn to_the_end(request: Request, next: Next) -> Response {
 #[derive(Clone)]
 struct Admin {
     daemon: Arc<Daemon>,
+    peers: Arc<Shared>,
 }
 
 impl Admin {

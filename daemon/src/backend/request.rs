@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use aws_lc_rs::rand;
 
+use super::Backend;
 use crate::ground::fair::{NOBODY, User};
+use crate::observe::metrics::SignatureTimes;
 
 /// Context of a request: deadline, name and user.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +39,14 @@ pub(crate) struct Times {
     pub(crate) unit: Duration,
     /// Verifying the signature.
     pub(crate) verify: Duration,
+}
+
+impl Times {
+    /// The times of a signature of this backend, for metrics.
+    pub(crate) fn of(&self, backend: &Backend) -> SignatureTimes {
+        let phases = [self.unit, self.queue, self.network, self.verify];
+        SignatureTimes { phases, remote: backend.is_remote() }
+    }
 }
 
 /// Name of one request of a peer, in the form of W3C Trace Context. Calls to units that a request

@@ -73,8 +73,8 @@ async fn sign(
     let signed =
         backend.sign(key_material(version), scheme, SigningInput::Message(info), &context, &mut times).await;
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
-    daemon.metrics.signature(outcome, Some(Purpose::CertificateRequest));
-    daemon.metrics.times(backend, scheme, outcome, &times);
+    daemon.metrics.signature(outcome, Some(Purpose::CertificateRequest.index()));
+    daemon.metrics.times(backend.name(), scheme, outcome, &times.of(backend));
     Ok(signed?)
 }
 

@@ -13,7 +13,6 @@ use crate::config::{Config, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::keys::tests::unlocked;
 use crate::keys::{State, StoreError};
-use crate::peers::reactors::Reactors;
 
 const ACTOR: Actor = Actor::User { uid: 0, pid: 1 };
 
@@ -24,9 +23,8 @@ async fn daemon(state_dir: &Path, next_master_key: Option<&Path>) -> (Arc<Daemon
     let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
     let wkid = unit.wkid();
     let backends = Backends::new(vec![Backend::embedded(Ok(unit)).unwrap()]);
-    let reactors = Reactors::start().unwrap();
     let store = unlocked(state_dir);
-    let daemon = Arc::new(Daemon::new(config, Vec::new(), false, store, backends, reactors));
+    let daemon = Arc::new(Daemon::new(config, Vec::new(), false, store, backends));
     daemon.keys.set_wkid(EMBEDDED, wkid.to_string(), None).await.unwrap();
     (daemon, wkid)
 }

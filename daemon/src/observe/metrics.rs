@@ -15,10 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::backend::{Backend, Backends, Times, UnitState};
-use crate::daemon::Daemon;
 use crate::observe::expiries::Expiries;
-use crate::policy::purpose::Purpose;
 
 /// Numbers since the start of the daemon. Shared by reference between tasks.
 pub(crate) struct Metrics {
@@ -32,7 +29,9 @@ pub(crate) struct Metrics {
     refused: [AtomicU64; OUTCOMES],
     times: Family<TimeLabels, Histogram>,
     /// Of [`Self::signatures`], those of messages that were signed: each by its purpose.
-    signed: [OnceLock<Counter>; Purpose::ALL.len()],
+    signed: Vec<OnceLock<Counter>>,
+    /// Names of the purposes of messages.
+    purposes: Vec<&'static str>,
     /// Of [`Self::times`], those of signatures that were made: by backend and scheme.
     quick_times: Vec<(Arc<str>, [QuickTimes; Scheme::ALL.len()])>,
     closed: Family<ClosedLabels, Counter>,
@@ -51,6 +50,36 @@ pub(crate) struct Metrics {
     failures: Family<UnitLabels, Counter>,
     /// When certificates expire, which somebody else keeps up to date.
     pub(crate) expiries: Arc<Expiries>,
+}
+
+/// Access to a remote backend, for its metrics.
+pub(crate) struct Access {
+    /// Requests that wait for a unit.
+    pub(crate) waiting: usize,
+    /// True if the TLS files cannot be used as they are now.
+    pub(crate) files_unusable: bool,
+    /// Time for which the access token is still valid, if there is a token.
+    pub(crate) token_valid_for: Option<Duration>,
+}
+
+/// Load of a remote unit, for its metrics.
+pub(crate) struct UnitLoad {
+    /// Calls under way.
+    pub(crate) in_flight: usize,
+    /// Expected time of a call.
+    pub(crate) latency: Duration,
+    /// Calls since the start of the daemon.
+    pub(crate) calls: u64,
+    /// Failures since the start of the daemon.
+    pub(crate) failures: u64,
+}
+
+/// Times of a signature.
+pub(crate) struct SignatureTimes {
+    /// Time at the unit, in the queue, on the network and for the verification: see [`PHASES`].
+    pub(crate) phases: [Duration; PHASES.len()],
+    /// True for a remote backend, whose signatures have all four phases.
+    pub(crate) remote: bool,
 }
 
 /// The histograms of one kind of signature: what is looked up by labels only once.
@@ -101,7 +130,9 @@ impl Metrics {
     /// OpenMetrics, the textfile collector of node_exporter among them.
     pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-    pub(crate) fn new(backends: &Backends) -> Self {
+    /// Metrics of a daemon. `purposes` are the names of the purposes that messages can have,
+    /// `backends` the names of the backends.
+    pub(crate) fn new(purposes: Vec<&'static str>, backends: impl Iterator<Item = Arc<str>>) -> Self {
         let mut registry = Registry::with_prefix("keyward");
         let build = Family::<BuildLabels, Gauge>::default();
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
@@ -118,8 +149,9 @@ impl Metrics {
             decryptions: Family::default(),
             refused: Default::default(),
             times: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
-            signed: Default::default(),
-            quick_times: backends.iter().map(|backend| (backend.label(), Default::default())).collect(),
+            signed: purposes.iter().map(|_| OnceLock::new()).collect(),
+            purposes,
+            quick_times: backends.map(|backend| (backend, Default::default())).collect(),
             closed: Family::default(),
             connections: Gauge::default(),
             keys: Gauge::default(),
@@ -180,18 +212,16 @@ impl Metrics {
         self.requests.inc();
     }
 
-    /// A request for a signature came to an end; `purpose` if it came as far as knowing it.
-    pub(crate) fn signature(&self, outcome: Outcome, purpose: Option<Purpose>) {
+    /// Counts a request for a signature. `purpose` is the index of the purpose of the message, if that
+    /// is known.
+    pub(crate) fn signature(&self, outcome: Outcome, purpose: Option<usize>) {
         self.note_refusal(outcome);
         let counter = || {
-            let purpose = purpose.map_or(UNKNOWN, Purpose::name);
+            let purpose = purpose.and_then(|index| self.purposes.get(index)).copied().unwrap_or(UNKNOWN);
             let labels = SignatureLabels { outcome: outcome.name(), purpose };
             self.signatures.get_or_create_owned(&labels)
         };
-        match purpose
-            .filter(|_| outcome == Outcome::Done)
-            .and_then(|purpose| self.signed.get(purpose as usize))
-        {
+        match purpose.filter(|_| outcome == Outcome::Done).and_then(|index| self.signed.get(index)) {
             Some(found) => found.get_or_init(counter).inc(),
             None => counter().inc(),
         };
@@ -221,32 +251,34 @@ impl Metrics {
         times.collect()
     }
 
-    /// What a unit, or the lack of one, took for a signature.
-    pub(crate) fn times(&self, backend: &Backend, scheme: Scheme, outcome: Outcome, times: &Times) {
+    /// Observes the times of a signature of a backend, also of one that failed.
+    pub(crate) fn times(&self, backend: &str, scheme: Scheme, outcome: Outcome, times: &SignatureTimes) {
         let quick = self.quick_times(backend, scheme).filter(|_| outcome == Outcome::Done);
-        let observe = |phase: usize, time: Duration| {
+        let observe = |phase: usize| {
             let histogram = || {
                 let (scheme, outcome, phase) = (scheme.name(), outcome.name(), PHASES[phase]);
-                let labels = TimeLabels { backend: backend.label(), scheme, outcome, phase };
+                let labels = TimeLabels { backend: backend.into(), scheme, outcome, phase };
                 self.times.get_or_create_owned(&labels)
             };
+            let seconds = times.phases[phase].as_secs_f64();
             match quick {
-                Some(quick) => quick[phase].get_or_init(histogram).observe(time.as_secs_f64()),
-                None => histogram().observe(time.as_secs_f64()),
+                Some(quick) => quick[phase].get_or_init(histogram).observe(seconds),
+                None => histogram().observe(seconds),
             }
         };
-        observe(0, times.unit);
-        if backend.is_remote() {
-            observe(1, times.queue);
-            observe(2, times.network);
-            observe(3, times.verify);
-        } else if !times.queue.is_zero() {
-            observe(1, times.queue);
+        observe(0);
+        // A signature of the embedded unit waits only if the unit is busy.
+        if times.remote || !times.phases[1].is_zero() {
+            observe(1);
+        }
+        if times.remote {
+            observe(2);
+            observe(3);
         }
     }
 
-    fn quick_times(&self, backend: &Backend, scheme: Scheme) -> Option<&QuickTimes> {
-        let (_, by_scheme) = self.quick_times.iter().find(|(name, _)| **name == *backend.name())?;
+    fn quick_times(&self, backend: &str, scheme: Scheme) -> Option<&QuickTimes> {
+        let (_, by_scheme) = self.quick_times.iter().find(|(name, _)| **name == *backend)?;
         by_scheme.get(Scheme::ALL.iter().position(|one| *one == scheme)?)
     }
 
@@ -256,12 +288,12 @@ impl Metrics {
     }
 
     /// A connection was closed because a request was malformed.
-    pub(crate) fn garbage(&self) {
+    pub(crate) fn malformed(&self) {
         self.closed.get_or_create(&MALFORMED).inc();
     }
 
     /// A connection was closed because a limit of connections was reached.
-    pub(crate) fn crowded(&self) {
+    pub(crate) fn over_limit(&self) {
         self.closed.get_or_create(&LIMIT).inc();
     }
 
@@ -299,49 +331,61 @@ impl Metrics {
         (count(&MALFORMED), count(&LIMIT))
     }
 
-    /// The page for whoever collects metrics.
-    pub(crate) async fn text(&self, daemon: &Daemon) -> String {
-        self.connections.set(i64::try_from(daemon.connections.total()).unwrap_or(i64::MAX));
-        if let Ok(count) = daemon.keys.count().await {
-            self.keys.set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
-        self.altered.set(i64::try_from(daemon.keys.altered().total()).unwrap_or(i64::MAX));
-        for backend in daemon.backends.iter() {
-            self.update(backend, daemon.is_ready(backend).await);
-        }
+    /// The page of metrics.
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        // Fails only if the text does, which has room for everything.
+        // Writing to a string does not fail.
         let _: fmt::Result = prometheus_text::encode(&mut text, &self.registry);
         text
     }
 
-    fn update(&self, backend: &Backend, ready: bool) {
-        let labels = BackendLabels { backend: backend.name().into() };
-        self.ready.get_or_create(&labels).set(ready.into());
-        let Some(remote) = backend.remote() else { return };
-        self.waiting.get_or_create(&labels).set(i64::try_from(remote.waiting).unwrap_or(i64::MAX));
-        self.unusable.get_or_create(&labels).set(remote.files_problem.is_some().into());
-        if let Some(holds) = remote.token_valid_for {
-            self.token.get_or_create(&labels).set(holds.as_secs_f64());
+    /// Sets the number of open connections of peers.
+    pub(crate) fn set_connections(&self, count: usize) {
+        self.connections.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the number of keys.
+    pub(crate) fn set_keys(&self, count: u64) {
+        self.keys.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets the number of altered keys, lists and records.
+    pub(crate) fn set_altered(&self, count: usize) {
+        self.altered.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets whether a backend can sign with its keys.
+    pub(crate) fn set_ready(&self, backend: &str, ready: bool) {
+        self.ready.get_or_create(&BackendLabels { backend: backend.into() }).set(ready.into());
+    }
+
+    /// Sets the state of the access to a remote backend.
+    pub(crate) fn set_access(&self, backend: &str, access: &Access) {
+        let labels = BackendLabels { backend: backend.into() };
+        self.waiting.get_or_create(&labels).set(i64::try_from(access.waiting).unwrap_or(i64::MAX));
+        self.unusable.get_or_create(&labels).set(access.files_unusable.into());
+        if let Some(time) = access.token_valid_for {
+            self.token.get_or_create(&labels).set(time.as_secs_f64());
         }
-        for unit in backend.units() {
-            let labels = UnitLabels { backend: backend.name().into(), unit: unit.address };
-            self.up.get_or_create(&labels).set((unit.state != UnitState::Down).into());
-            let Some(load) = unit.load else { continue };
-            self.in_flight.get_or_create(&labels).set(i64::try_from(load.in_flight).unwrap_or(i64::MAX));
-            self.latency.get_or_create(&labels).set(load.latency.as_secs_f64());
-            let catch_up =
-                |counter: &Counter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
-            catch_up(&self.calls.get_or_create(&labels), load.calls);
-            catch_up(&self.failures.get_or_create(&labels), load.failures);
-        }
+    }
+
+    /// Sets whether a unit of a backend is asked, and its load.
+    pub(crate) fn set_unit(&self, backend: &str, address: String, up: bool, load: Option<&UnitLoad>) {
+        let labels = UnitLabels { backend: backend.into(), unit: address };
+        self.up.get_or_create(&labels).set(up.into());
+        let Some(load) = load else { return };
+        self.in_flight.get_or_create(&labels).set(i64::try_from(load.in_flight).unwrap_or(i64::MAX));
+        self.latency.get_or_create(&labels).set(load.latency.as_secs_f64());
+        let catch_up = |counter: &Counter, value: u64| counter.inc_by(value.saturating_sub(counter.get()));
+        catch_up(&self.calls.get_or_create(&labels), load.calls);
+        catch_up(&self.failures.get_or_create(&labels), load.failures);
     }
 
     /// Signatures by one of their labels.
     fn sums(&self, by: impl Fn(&'static str, &'static str) -> &'static str) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
         for outcome in outcomes() {
-            let purposes = Purpose::ALL.iter().map(|purpose| purpose.name()).chain([UNKNOWN]);
+            let purposes = self.purposes.iter().copied().chain([UNKNOWN]);
             for purpose in purposes {
                 if let Some(count) = self.signatures.get(&SignatureLabels { outcome, purpose }) {
                     *sums.entry(by(outcome, purpose).to_owned()).or_default() += count.get();
@@ -379,9 +423,9 @@ mod tests {
 
     #[test]
     fn signatures_are_summed_up_both_ways() {
-        let metrics = Metrics::new(&Backends::new(Vec::new()));
-        metrics.signature(Outcome::Done, Some(Purpose::Other));
-        metrics.signature(Outcome::Done, Some(Purpose::CertificateRequest));
+        let metrics = Metrics::new(vec!["csr", "other"], core::iter::empty());
+        metrics.signature(Outcome::Done, Some(1));
+        metrics.signature(Outcome::Done, Some(0));
         metrics.signature(Outcome::NoGrant, None);
         let outcomes = metrics.outcomes();
         assert_eq!((outcomes["done"], outcomes["no-grant"], outcomes.len()), (2, 1, 2));

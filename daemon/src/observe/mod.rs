@@ -1,6 +1,4 @@
-//! The state of the daemon for people: [`metrics`] with the [`expiries`] of certificates, and
-//! [`lines`] of the log that peers can cause, limited for each user.
+//! Numbers for people who watch over the daemon: [`metrics`], with the [`expiries`] of certificates.
 
 pub(crate) mod expiries;
-pub(crate) mod lines;
 pub(crate) mod metrics;

@@ -17,11 +17,11 @@ use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::daemon::Daemon;
 use crate::ground::fair::Queue;
-use crate::peers::connections::{Connections, Entry, Limits, Name, Place};
+use crate::peers::connections::{Entry, Name, Place};
 use crate::peers::credentials::{credentials, known_groups};
 use crate::peers::reactors::Reactor;
+use crate::peers::shared::Shared;
 use crate::peers::stream::{Stream, is_hung_up, wait_for_reading};
 use crate::peers::system::peer_groups;
 use crate::peers::{service, session};
@@ -33,23 +33,21 @@ use crate::policy::authorise::Peer;
 /// # Errors
 /// The runtime cannot wait for the socket.
 pub(crate) fn accept(
-    daemon: Arc<Daemon>,
+    shared: Arc<Shared>,
     listener: UnixListener,
-    connections: Arc<Connections>,
     tasks: TaskTracker,
     stop: CancellationToken,
     replaced: CancellationToken,
 ) -> io::Result<impl Future<Output = ()>> {
     listen(&listener, BACKLOG)?;
     let socket = wait_for_reading(listener)?;
-    let entrance = Entrance { daemon, connections, tasks, stop, replaced, newcomers: Queue::new() };
+    let entrance = Entrance { shared, tasks, stop, replaced, newcomers: Queue::new() };
     Ok(entrance.run(socket))
 }
 
 /// Where peers come in.
 struct Entrance {
-    daemon: Arc<Daemon>,
-    connections: Arc<Connections>,
+    shared: Arc<Shared>,
     tasks: TaskTracker,
     stop: CancellationToken,
     replaced: CancellationToken,
@@ -112,7 +110,7 @@ impl Entrance {
             if self.newcomers.waiting() < MOST_WAITING || self.newcomers.give_up_for(uid).is_some() {
                 self.newcomers.push(uid, ESTIMATE, (stream, peer));
             } else {
-                self.daemon.metrics.crowded();
+                self.shared.daemon.metrics.over_limit();
             }
         }
         Ok(())
@@ -130,42 +128,37 @@ impl Entrance {
     }
 
     fn admit(&self, stream: UnixStream, mut peer: Peer) {
-        let daemon = &self.daemon;
+        let shared = &self.shared;
         peer.groups = known_groups(peer_groups(stream.as_fd()).unwrap_or_default()).into();
-        if daemon.config().grants.depend_on_service(peer.uid) {
+        if shared.daemon.config().grants.depend_on_service(peer.uid) {
             peer.service = service::of_peer(&stream, peer.pid);
         }
-        let Some(place) = enter(daemon, &self.connections, &peer, &self.stop) else { return };
-        let visit = Visit { daemon: Arc::clone(daemon), peer, tasks: self.tasks.clone(), place };
-        visit.settle(stream, daemon.reactors.any());
+        let Some(place) = enter(shared, &peer, &self.stop) else { return };
+        let visit = Visit { shared: Arc::clone(shared), peer, tasks: self.tasks.clone(), place };
+        visit.settle(stream, shared.reactors.any());
     }
 
     async fn cannot_accept(&self, error: Errno) {
-        if let Some(times) = self.daemon.lines.accepting.admit() {
+        if let Some(times) = self.shared.lines.accepting.admit() {
             tracing::error!(times, "cannot accept connections: {error}");
         }
         // Most likely out of descriptors.
-        self.connections.make_room();
+        self.shared.connections.make_room();
         tokio::time::sleep(PAUSE).await;
     }
 }
 
 /// A place for a new connection, if there is one.
-fn enter(
-    daemon: &Daemon,
-    connections: &Arc<Connections>,
-    peer: &Peer,
-    stop: &CancellationToken,
-) -> Option<Place> {
-    let config = daemon.config();
-    let limits = Limits { total: daemon.most_connections(), per_user: config.socket.connections_per_user };
-    let (place, whose) = match connections.enter(peer, &config.grants, limits, stop) {
+fn enter(shared: &Shared, peer: &Peer, stop: &CancellationToken) -> Option<Place> {
+    let config = shared.daemon.config();
+    let limits = shared.limits(&config);
+    let (place, whose) = match shared.connections.enter(peer, &config.grants, limits, stop) {
         Entry::Admitted(place) => return Some(place),
         Entry::InPlaceOf(whose, place) => (Some(place), Some(whose)),
         Entry::Refused => (None, None),
     };
-    daemon.metrics.crowded();
-    if let Some(times) = daemon.lines.crowded.admit(peer, "too-many") {
+    shared.daemon.metrics.over_limit();
+    if let Some(times) = shared.lines.over_limit.admit(peer, "too-many") {
         let what = match &whose {
             None => "too many connections: closed the new one".to_owned(),
             Some(Name::Stranger) => {
@@ -186,7 +179,7 @@ fn enter(
 
 /// A peer with its connection, wherever that is served.
 struct Visit {
-    daemon: Arc<Daemon>,
+    shared: Arc<Shared>,
     peer: Peer,
     tasks: TaskTracker,
     place: Place,
@@ -198,10 +191,10 @@ impl Visit {
         let (tasks, here, turns) = (self.tasks.clone(), reactor.processor, Arc::clone(&reactor.turns));
         let serve = async move {
             let Ok(stream) = Stream::new(stream) else { return };
-            let moved = session::serve(&self.daemon, &self.peer, &self.place, &turns, stream, here).await;
+            let moved = session::serve(&self.shared, &self.peer, &self.place, &turns, stream, here).await;
             let Some((stream, there)) = moved else { return };
-            let daemon = Arc::clone(&self.daemon);
-            if let Some(reactor) = daemon.reactors.on(there) {
+            let shared = Arc::clone(&self.shared);
+            if let Some(reactor) = shared.reactors.on(there) {
                 self.settle(stream.into_inner(), reactor);
             }
         };

@@ -19,9 +19,9 @@ use thiserror::Error;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::backend::{Trace, random};
-use crate::daemon::Daemon;
 use crate::peers::answer::{self, answer};
 use crate::peers::connections::Place;
+use crate::peers::shared::Shared;
 use crate::peers::stream::Stream;
 use crate::peers::turns::{Turn, Turns};
 use crate::peers::users::{Account, Held, NoRoom, Waiting};
@@ -32,7 +32,7 @@ use crate::policy::authorise::Peer;
 ///
 /// Requests that have arrived by then are answered.
 pub(super) async fn serve(
-    daemon: &Daemon,
+    shared: &Shared,
     peer: &Peer,
     place: &Place,
     turns: &Turns,
@@ -40,7 +40,7 @@ pub(super) async fn serve(
     here: u32,
 ) -> Option<(Stream, u32)> {
     let mut session = Session {
-        daemon,
+        shared,
         peer,
         place,
         turns,
@@ -69,11 +69,11 @@ pub(super) async fn serve(
     };
     match end {
         End::Closed => {}
-        End::Idle => daemon.metrics.idle(),
+        End::Idle => shared.daemon.metrics.idle(),
         End::Lost(_) => tracing::debug!(uid = peer.uid, pid = peer.pid, "peer is gone: {end}"),
         _ => {
-            daemon.metrics.garbage();
-            if let Some(times) = daemon.lines.garbage.admit(peer, end.name()) {
+            shared.daemon.metrics.malformed();
+            if let Some(times) = shared.lines.malformed.admit(peer, end.name()) {
                 tracing::warn!(
                     uid = peer.uid,
                     service = peer.service.as_deref(),
@@ -88,7 +88,7 @@ pub(super) async fn serve(
 }
 
 struct Session<'a> {
-    daemon: &'a Daemon,
+    shared: &'a Shared,
     peer: &'a Peer,
     place: &'a Place,
     turns: &'a Turns,
@@ -168,12 +168,12 @@ impl<'a> Session<'a> {
             }
             // Meanwhile nothing was read: a frame that was arriving has all of its time again.
             if answers && self.due.is_some() {
-                self.due = Some(self.now + self.daemon.config().request_timeout);
+                self.due = Some(self.now + self.shared.daemon.config().request_timeout);
             }
             // Twice in a row: a peer that goes back and forth is not worth following.
             let there = self.asked_from;
             let is_quiet = self.input.is_empty() && matches!(self.reading, Reading::On);
-            if there != self.here && there == before && is_quiet && self.daemon.reactors.on(there).is_some() {
+            if there != self.here && there == before && is_quiet && self.shared.reactors.on(there).is_some() {
                 return Ok(Some(there));
             }
             place.idle(self.now);
@@ -299,25 +299,25 @@ impl<'a> Session<'a> {
         if !is_partial {
             self.due = None;
         } else if used > 0 || self.due.is_none() {
-            self.due = Some(now + self.daemon.config().request_timeout);
+            self.due = Some(now + self.shared.daemon.config().request_timeout);
         }
     }
 
     /// Answers one request; reads on meanwhile, if that takes time.
     async fn answer(&mut self, next: Arrived<'a>) -> Result<(), End> {
         let Arrived { body, at, waiting, _long } = next;
-        let (daemon, peer, account, turns) = (self.daemon, self.peer, self.place.account(), self.turns);
+        let (shared, peer, account, turns) = (self.shared, self.peer, self.place.account(), self.turns);
         let (number, is_refused, close) = (self.number, waiting.is_none(), self.place.close());
         let answer = async move {
             let request: Request = frame::decode(&body)?;
             drop(body);
             let processor = request.processor;
             Ok::<_, FrameError>(match request.body {
-                _ if is_refused => (processor, Answered::With(answer::overloaded(daemon, peer, &request))),
+                _ if is_refused => (processor, Answered::With(answer::overloaded(shared, peer, &request))),
                 Some(request::Body::Watch(_)) => (processor, Answered::NotYet(request)),
                 _ => {
                     let trace = Trace::new(number, request.id);
-                    (processor, Answered::With(answer(daemon, peer, account, request, at, trace).await))
+                    (processor, Answered::With(answer(shared, peer, account, request, at, trace).await))
                 }
             })
         };
@@ -395,7 +395,7 @@ impl<'a> Session<'a> {
         self.send().await?;
         self.place.idle(self.now);
         let (more, patience) = (!self.arrived.is_empty() || !self.input.is_empty(), self.place.patience());
-        let (daemon, peer, stream, close) = (self.daemon, self.peer, &self.stream, self.place.close());
+        let (shared, peer, stream, close) = (self.shared, self.peer, &self.stream, self.place.close());
         let end = async {
             if more {
                 return;
@@ -415,7 +415,7 @@ impl<'a> Session<'a> {
             }
         };
         let (account, turns) = (self.place.account(), self.turns);
-        let answer = answer::watch(daemon, peer, request.id, watch, end);
+        let answer = answer::watch(shared, peer, request.id, watch, end);
         Ok(in_turn(turns, account, self.now, answer).await.0)
     }
 
@@ -425,7 +425,7 @@ impl<'a> Session<'a> {
         if self.output.is_empty() {
             return Ok(());
         }
-        let (patience, close) = (self.daemon.config().request_timeout, self.place.close());
+        let (patience, close) = (self.shared.daemon.config().request_timeout, self.place.close());
         let patience_at_the_end = patience.min(PATIENCE_AT_THE_END);
         let deaf = async {
             tokio::select! {

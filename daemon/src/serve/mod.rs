@@ -36,6 +36,7 @@ use crate::ground::{state_dir, sweep};
 use crate::keys::expiry;
 use crate::keys::{KeyStore, StoreError, StoreKey};
 use crate::peers::reactors::Reactors;
+use crate::peers::shared::Shared;
 use crate::peers::{listener, service};
 use crate::policy::authorise::{Grant, Who};
 pub use error::ServeError;
@@ -102,12 +103,11 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
     let (mut sockets, opened) = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
     let reactors = Reactors::start().map_err(ServeError::Runtime)?;
     let at_start = config.clone();
-    let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends, reactors);
+    let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends);
     let config_file =
         config_file(options.config.as_deref()).map(|file| std::path::absolute(file).unwrap_or(file.into()));
-    let daemon = Arc::new(
-        daemon.with_left_behind(left_behind).with_descriptors(descriptors).with_config_file(config_file),
-    );
+    let daemon = Arc::new(daemon.with_left_behind(left_behind).with_config_file(config_file));
+    let peers = Arc::new(Shared::new(Arc::clone(&daemon), reactors, descriptors));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let served: Result<_, ServeError> = runtime.block_on(async {
@@ -119,8 +119,8 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
             return Ok(None);
         }
         let tasks = Tasks::default();
-        spawn(&daemon);
-        accept(&daemon, opened, &tasks, &stop).map_err(ServeError::Runtime)?;
+        spawn(&peers);
+        accept(&peers, opened, &tasks, &stop).map_err(ServeError::Runtime)?;
         notify(&[NotifyState::Ready]);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -132,8 +132,8 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
             match signals.next().await {
                 Instruction::Reload => {
                     notify_reloading();
-                    reload(&daemon, options, &at_start, &log).await;
-                    if let Err(error) = accept(&daemon, sockets.reopen(), &tasks, &stop) {
+                    reload(&peers, options, &at_start, &log).await;
+                    if let Err(error) = accept(&peers, sockets.reopen(), &tasks, &stop) {
                         tracing::error!("cannot listen on a socket that was bound again: {error}");
                     }
                     notify(&[NotifyState::Ready]);
@@ -148,7 +148,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
                 Instruction::Stop => break None,
             }
         };
-        let mut drained = pin!(drain(&daemon, &tasks, &stop));
+        let mut drained = pin!(drain(&peers, &tasks, &stop));
         if let Some(program) = next {
             notify_reloading();
             let handed_over = sockets.hand_over();
@@ -312,7 +312,8 @@ fn dev_grants(dev: bool) -> Vec<Grant> {
 }
 
 /// Starts the tasks that run until the runtime ends.
-fn spawn(daemon: &Arc<Daemon>) {
+fn spawn(peers: &Arc<Shared>) {
+    let daemon = &peers.daemon;
     if let Some(unit) = daemon.backends.embedded_unit() {
         drop(tokio::spawn(sweep::sweep(unit)));
     }
@@ -321,26 +322,24 @@ fn spawn(daemon: &Arc<Daemon>) {
         expiry::follow(&follower.metrics.expiries, &follower.keys).await;
     }));
     drop(tokio::spawn(settle(Arc::clone(daemon))));
-    let teller = Arc::clone(daemon);
+    let teller = Arc::clone(peers);
     // The rest is told when everything is drained.
     drop(tokio::spawn(async move { teller.lines.tell_rests().await }));
 }
 
 /// Starts one task for each socket, which ends when another socket has taken its place.
 fn accept(
-    daemon: &Arc<Daemon>,
+    peers: &Arc<Shared>,
     opened: Vec<Opened>,
     tasks: &Tasks,
     stop: &CancellationToken,
 ) -> io::Result<()> {
     for Opened { listener, role, replaced } in opened {
         listener.set_nonblocking(true)?;
-        let (daemon, stop) = (Arc::clone(daemon), stop.clone());
+        let (peers, stop) = (Arc::clone(peers), stop.clone());
         match role {
             Role::Peers => {
-                let connections = Arc::clone(&daemon.connections);
-                let accept =
-                    listener::accept(daemon, listener, connections, tasks.peers.clone(), stop, replaced)?;
+                let accept = listener::accept(peers, listener, tasks.peers.clone(), stop, replaced)?;
                 tasks.peers.spawn(accept);
             }
             Role::Administrators => {
@@ -351,7 +350,7 @@ fn accept(
                         () = replaced.cancelled() => {}
                     }
                 };
-                tasks.administrators.spawn(admin::serve(daemon, listener, ended));
+                tasks.administrators.spawn(admin::serve(peers, listener, ended));
             }
         }
     }
@@ -398,7 +397,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 
 /// Takes over a new configuration if it is sound; else everything stays as it is. `started` is the
 /// one that the daemon has started with.
-async fn reload(daemon: &Daemon, options: &Options, started: &Config, log: &Log) {
+async fn reload(peers: &Shared, options: &Options, started: &Config, log: &Log) {
+    let daemon = &*peers.daemon;
     for backend in daemon.backends.iter() {
         backend.renew().await;
     }
@@ -419,6 +419,7 @@ async fn reload(daemon: &Daemon, options: &Options, started: &Config, log: &Log)
     let waiting = waiting_for_restart(started, &config, takes_next);
     log.set_level(config.log);
     daemon.set_config(config);
+    peers.review(&daemon.config());
     daemon.waiting.store(Arc::new(waiting.clone()));
     match waiting.is_empty() {
         true => tracing::info!("configuration reloaded"),
@@ -469,12 +470,13 @@ struct Tasks {
 }
 
 /// Answers what has arrived, and accepts nothing more.
-async fn drain(daemon: &Daemon, tasks: &Tasks, stop: &CancellationToken) {
+async fn drain(peers: &Shared, tasks: &Tasks, stop: &CancellationToken) {
+    let daemon = &peers.daemon;
     let patience = daemon.config().drain_timeout;
     stop.cancel();
     tasks.peers.close();
     tasks.administrators.close();
-    let peers = tokio::time::timeout(patience, tasks.peers.wait()).await;
+    let answered = tokio::time::timeout(patience, tasks.peers.wait()).await;
     // New peers wait by now, and an administrator may take minutes for a backup. What is cut off is
     // an error at its client, and the store has all of a change or nothing.
     let administrators =
@@ -486,11 +488,11 @@ async fn drain(daemon: &Daemon, tasks: &Tasks, stop: &CancellationToken) {
             "the end of the use of the key could not be written: the next start takes it back"
         );
     }
-    daemon.lines.tell_all();
+    peers.lines.tell_all();
     if administrators.is_err() {
         tracing::warn!("gave up requests of administrators, who were told so");
     }
-    match peers {
+    match answered {
         Ok(()) => tracing::info!("stopped"),
         Err(_) => tracing::warn!("stopped with requests unanswered after {patience:?}"),
     }

@@ -94,6 +94,11 @@ impl Purpose {
         }
     }
 
+    /// Index of the purpose in [`Self::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
     /// A short name, for logs and metrics.
     pub fn name(self) -> &'static str {
         match self {

@@ -21,11 +21,11 @@ pub(crate) struct Lines {
     /// Connections that cannot be accepted, of nobody known yet.
     pub(crate) accepting: Throttle,
     /// Connections that were closed for being too many.
-    pub(crate) crowded: PerUser,
+    pub(crate) over_limit: PerUser,
     /// Signatures that failed for a reason that an operator must look after.
     pub(crate) faults: PerUser,
     /// Connections that were closed for what came over them.
-    pub(crate) garbage: PerUser,
+    pub(crate) malformed: PerUser,
     /// Requests that were refused for want of a grant, a use or a key.
     pub(crate) refusals: PerUser,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Lines {
 impl Lines {
     /// Who has a place is settled by these grants from now on.
     pub(crate) fn set_grants(&self, grants: &Grants) {
-        for lines in [&self.crowded, &self.faults, &self.garbage, &self.refusals] {
+        for lines in [&self.over_limit, &self.faults, &self.malformed, &self.refusals] {
             lines.lock().grants = grants.clone();
         }
     }
@@ -42,9 +42,9 @@ impl Lines {
     pub(crate) async fn tell_rests(&self) {
         loop {
             tokio::select! {
-                () = self.crowded.held_back.notified() => {}
+                () = self.over_limit.held_back.notified() => {}
                 () = self.faults.held_back.notified() => {}
-                () = self.garbage.held_back.notified() => {}
+                () = self.malformed.held_back.notified() => {}
                 () = self.refusals.held_back.notified() => {}
             }
             // One more interval than an event needs to be told by the next: that line says more.
@@ -61,14 +61,16 @@ impl Lines {
     }
 
     fn is_holding_back(&self) -> bool {
-        [&self.crowded, &self.faults, &self.garbage, &self.refusals].into_iter().any(PerUser::is_holding_back)
+        [&self.over_limit, &self.faults, &self.malformed, &self.refusals]
+            .into_iter()
+            .any(PerUser::is_holding_back)
     }
 
     fn tell(&self, now: Option<Instant>) {
         for (lines, what) in [
-            (&self.crowded, "too many connections: closed some"),
+            (&self.over_limit, "too many connections: closed some"),
             (&self.faults, "requests failed"),
-            (&self.garbage, "closed connections of a peer"),
+            (&self.malformed, "closed connections of a peer"),
             (&self.refusals, "refused a peer"),
         ] {
             for Rest { whose, reason, times } in lines.rests(now) {
