@@ -14,7 +14,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::operations::Operations;
-use super::{Abilities, BackendError, Context, KeyMaterial, SigningInput, Times, UnitHealth, UnitState};
+use super::{Abilities, BackendError, Context, KeyMaterial, SigningInput, UnitHealth, UnitState};
 use crate::ground::fair::{Full, Place};
 use crate::ground::long_work::LongWork;
 
@@ -119,13 +119,12 @@ impl Operations for Embedded {
         key: KeyMaterial<'_>,
         scheme: Scheme,
         input: SigningInput<'_>,
-        context: &Context,
-        times: &mut Times,
+        context: &mut Context,
     ) -> Result<Vec<u8>, BackendError> {
         let Some(cost) = cost_of_signature(key.key_type) else {
             let begin = Instant::now();
             let signature = self.unit()?.sign(key.blob, scheme, input);
-            times.unit = begin.elapsed();
+            context.times.unit = begin.elapsed();
             return Ok(signature?);
         };
         let (blob, message, is_digest) = match input {
@@ -133,7 +132,7 @@ impl Operations for Embedded {
             SigningInput::Digest(digest) => (key.blob.to_vec(), digest.to_vec(), true),
         };
         // Boxed: most requests need no room for waiting.
-        let signed = Box::pin(self.in_turn(cost, context, times, move |unit| {
+        let signed = Box::pin(self.in_turn(cost, context, move |unit| {
             let input =
                 if is_digest { SigningInput::Digest(&message) } else { SigningInput::Message(&message) };
             unit.sign(&blob, scheme, input)
@@ -147,7 +146,7 @@ impl Operations for Embedded {
         ciphertext: &[u8],
         client_version: u16,
         substitute: Zeroizing<Vec<u8>>,
-        context: &Context,
+        context: &mut Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         // About three times as long as a signature by the same key: 2 ms with RSA 2048 and 12 ms
         // with RSA 4096, measured on one machine.
@@ -155,7 +154,7 @@ impl Operations for Embedded {
         let (blob, ciphertext) = (key.blob.to_vec(), ciphertext.to_vec());
         let decrypt =
             move |unit: &Unit| unit.decrypt_premaster(&blob, &ciphertext, client_version, substitute);
-        self.in_turn(cost, context, &mut Times::default(), decrypt).await
+        self.in_turn(cost, context, decrypt).await
     }
 }
 
@@ -198,15 +197,14 @@ impl Embedded {
     async fn in_turn<T: Send + 'static>(
         &self,
         cost: Duration,
-        context: &Context,
-        times: &mut Times,
+        context: &mut Context,
         f: impl FnOnce(&Unit) -> Result<T, UnitError> + Send + 'static,
     ) -> Result<T, BackendError> {
         let begin = Instant::now();
         let turn =
             tokio::time::timeout_at(context.deadline.into(), self.long_work.enter(context.user, cost)).await;
         let turn = turn.map_err(|_| BackendError::Late)?.map_err(|Full| BackendError::Overloaded)?;
-        times.queue = begin.elapsed();
+        context.times.queue = begin.elapsed();
         let (unit, deadline) = (Arc::clone(self.unit()?), context.deadline);
         let work = move |place: &mut Place| {
             let begin = Instant::now();
@@ -220,7 +218,7 @@ impl Embedded {
             Ok((done?, took))
         };
         let (done, took) = turn.work(work).await.ok_or(BackendError::GivenUp)??;
-        times.unit = took;
+        context.times.unit = took;
         Ok(done)
     }
 }

@@ -46,7 +46,7 @@ pub(crate) use embedded::Unusable;
 pub(crate) use error::{BackendError, SetupError};
 pub(crate) use key_material::KeyMaterial;
 pub(crate) use keyward_unit::SigningInput;
-pub(crate) use request::{Context, Times, Trace, random};
+pub(crate) use request::{Context, Trace, random};
 pub(crate) use unit_health::{Load, RemoteStatus, UnitHealth, UnitState};
 
 /// Backends of a daemon. Each key names one. Shared by reference between tasks.
@@ -275,7 +275,7 @@ impl Backend {
         by_kind!(self, kind => kind.prove_next(key, abilities).await)
     }
 
-    /// Signs. Adds to `times`.
+    /// Signs. Adds to the times of the context.
     ///
     /// # Errors
     /// [`BackendError`] says why not.
@@ -284,13 +284,12 @@ impl Backend {
         key: KeyMaterial<'_>,
         scheme: Scheme,
         input: SigningInput<'_>,
-        context: &Context,
-        times: &mut Times,
+        context: &mut Context,
     ) -> Result<Vec<u8>, BackendError> {
         match &self.kind {
-            Kind::Embedded(embedded) => embedded.sign(key, scheme, input, context, times).await,
+            Kind::Embedded(embedded) => embedded.sign(key, scheme, input, context).await,
             // Boxed: most requests need no room for a remote call.
-            Kind::Grep11(grep11) => Box::pin(grep11.sign(key, scheme, input, context, times)).await,
+            Kind::Grep11(grep11) => Box::pin(grep11.sign(key, scheme, input, context)).await,
         }
     }
 
@@ -307,7 +306,7 @@ impl Backend {
         ciphertext: &[u8],
         client_version: u16,
         rejection_secret: &[u8],
-        context: &Context,
+        context: &mut Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         let substitute = rejection::substitute(rejection_secret, key.spki, ciphertext);
         // Boxed like remote signatures.

@@ -5,7 +5,7 @@ use keyward_unit::{NewKey, Wkid};
 use zeroize::Zeroizing;
 
 use super::{
-    Abilities, BackendError, Context, KeyMaterial, RemoteStatus, SetupError, SigningInput, Times, UnitHealth,
+    Abilities, BackendError, Context, KeyMaterial, RemoteStatus, SetupError, SigningInput, UnitHealth,
     Unusable,
 };
 
@@ -63,8 +63,7 @@ pub(super) trait Operations {
         key: KeyMaterial<'_>,
         scheme: Scheme,
         input: SigningInput<'_>,
-        context: &Context,
-        times: &mut Times,
+        context: &mut Context,
     ) -> Result<Vec<u8>, BackendError>;
 
     async fn decrypt_premaster(
@@ -73,6 +72,6 @@ pub(super) trait Operations {
         ciphertext: &[u8],
         client_version: u16,
         substitute: Zeroizing<Vec<u8>>,
-        context: &Context,
+        context: &mut Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError>;
 }

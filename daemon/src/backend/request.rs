@@ -9,7 +9,7 @@ use super::Backend;
 use crate::ground::fair::{NOBODY, User};
 use crate::observe::metrics::SignatureTimes;
 
-/// Context of a request: deadline, name and user.
+/// Context of a request: deadline, name and user; and the times, to which the backend adds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context {
     /// Time from which nobody waits for the answer any more.
@@ -18,13 +18,20 @@ pub(crate) struct Context {
     pub(crate) trace: Trace,
     /// User whose turn the request takes while there is more to do than units can do.
     pub(crate) user: User,
+    /// Time that the request has taken so far.
+    pub(crate) times: Times,
 }
 
 impl Context {
+    /// Context of a request of a peer.
+    pub(crate) fn new(deadline: Instant, trace: Trace, user: User) -> Self {
+        Self { deadline, trace, user, times: Times::default() }
+    }
+
     /// Context of a request that the daemon or an administrator makes, to be answered within
     /// `patience`.
     pub(crate) fn of_daemon(patience: Duration) -> Self {
-        Self { deadline: Instant::now() + patience, trace: Trace::new(random(), 0), user: NOBODY }
+        Self::new(Instant::now() + patience, Trace::new(random(), 0), NOBODY)
     }
 }
 

@@ -4,7 +4,7 @@ use keyward_proto::{KeyType, Label, Outcome, PublicKey, Scheme};
 
 use super::Error;
 use super::event::{Act, Actor, Event};
-use crate::backend::{BackendError, Context, SigningInput, Times};
+use crate::backend::{BackendError, Context, SigningInput};
 use crate::daemon::{Daemon, key_material};
 use crate::keys::{Key, StoreError, Version};
 use crate::policy::act;
@@ -68,13 +68,11 @@ async fn sign(
         .backends
         .get(&key.backend)
         .ok_or_else(|| Error::BackendGone { label: key.label.clone(), backend: key.backend.clone() })?;
-    let context = Context::of_daemon(daemon.config().request_timeout);
-    let mut times = Times::default();
-    let signed =
-        backend.sign(key_material(version), scheme, SigningInput::Message(info), &context, &mut times).await;
+    let mut context = Context::of_daemon(daemon.config().request_timeout);
+    let signed = backend.sign(key_material(version), scheme, SigningInput::Message(info), &mut context).await;
     let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
     daemon.metrics.signature(outcome, Some(Purpose::CertificateRequest.index()));
-    daemon.metrics.times(backend.name(), scheme, outcome, &times.of(backend));
+    daemon.metrics.times(backend.name(), scheme, outcome, &context.times.of(backend));
     Ok(signed?)
 }
 

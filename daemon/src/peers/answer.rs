@@ -28,7 +28,7 @@ pub(super) async fn answer(
     trace: Trace,
 ) -> Response {
     shared.daemon.metrics.request();
-    let context = Context { deadline: deadline(shared, &request, arrived), trace, user: account.id };
+    let context = Context::new(deadline(shared, &request, arrived), trace, account.id);
     let answer = match &request.body {
         Some(request::Body::Sign(sign)) => {
             Operation::sign(shared, peer, account, sign, context).carry_out().await

@@ -17,7 +17,7 @@ use keyward_proto::{Label, Outcome, Scheme};
 use super::record;
 use super::shared::Shared;
 use super::users::{Account, Admitted};
-use crate::backend::{Backend, BackendError, Context, SigningInput, Times};
+use crate::backend::{Backend, BackendError, Context, SigningInput};
 use crate::daemon::key_material;
 use crate::ground::fair::Full;
 use crate::keys::{Key, StoreError, Version};
@@ -36,7 +36,6 @@ pub(super) struct Operation<'a> {
     pub(super) purpose: Option<Purpose>,
     /// The backend that was asked to sign, with the scheme and the outcome of that.
     pub(super) asked: Option<(&'a Backend, Scheme, Outcome)>,
-    pub(super) times: Times,
 }
 
 /// The request as it came.
@@ -83,8 +82,7 @@ impl<'a> Operation<'a> {
         body: Body<'a>,
         context: Context,
     ) -> Self {
-        let times = Times::default();
-        Self { shared, peer, account, body, context, purpose: None, asked: None, times }
+        Self { shared, peer, account, body, context, purpose: None, asked: None }
     }
 
     /// Checks the operation, has a unit carry it out, and records it.
@@ -204,7 +202,7 @@ impl<'a> Operation<'a> {
         let key = key_material(version);
         match work {
             Work::Sign { scheme, input, .. } => {
-                let signed = backend.sign(key, scheme, input, &self.context, &mut self.times).await;
+                let signed = backend.sign(key, scheme, input, &mut self.context).await;
                 let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
                 self.asked = Some((backend, scheme, outcome));
                 Ok(response::Body::Signature(Signature { signature: signed? }))
@@ -213,7 +211,7 @@ impl<'a> Operation<'a> {
                 let client_version = client_version.ok_or(Outcome::Malformed)?;
                 let secret = self.shared.daemon.keys.rejection_secret().map_err(Failure::RejectionSecret)?;
                 let decrypt =
-                    backend.decrypt_premaster(key, ciphertext, client_version, secret, &self.context);
+                    backend.decrypt_premaster(key, ciphertext, client_version, secret, &mut self.context);
                 let mut premaster = decrypt.await?;
                 // The session wipes the premaster secret after it was sent.
                 Ok(response::Body::Plaintext(Plaintext { plaintext: core::mem::take(&mut *premaster) }))

@@ -23,7 +23,7 @@ pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
         Body::Decrypt(_) => metrics.decryption(outcome),
     }
     if let Some((backend, scheme, outcome)) = operation.asked {
-        metrics.times(backend.name(), scheme, outcome, &operation.times.of(backend));
+        metrics.times(backend.name(), scheme, outcome, &operation.context.times.of(backend));
     }
     debug_line(operation, outcome);
     let Some(failed) = failed else { return };

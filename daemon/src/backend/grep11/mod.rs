@@ -29,7 +29,7 @@ use zeroize::Zeroizing;
 use super::network::TlsClient;
 use super::operations::Operations;
 use super::pool::{Driver, Failure, Pool, Settings, Shared, Unit};
-use super::{Abilities, BackendError, Context, KeyMaterial, RemoteStatus, SetupError, Times, UnitHealth};
+use super::{Abilities, BackendError, Context, KeyMaterial, RemoteStatus, SetupError, UnitHealth};
 use crate::config;
 use crate::ground::renewed::Verdict;
 use connection::{Access, Connection};
@@ -84,25 +84,25 @@ impl Grep11 {
         &self,
         key: KeyMaterial<'_>,
         ciphertext: &[u8],
-        context: &Context,
+        context: &mut Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         let operation = KeyOperation::decrypt(key, ciphertext)?;
-        self.pool.call(&operation, context, &mut Times::default()).await.map(Zeroizing::new)
+        self.pool.call(&operation, context).await.map(Zeroizing::new)
     }
 
     /// Proves that the unit has the private half of the public key, before anyone relies on it:
     /// signs with the key and verifies the signature, or decrypts what was encrypted here, or both.
     async fn prove(&self, key: KeyMaterial<'_>, abilities: Abilities) -> Result<(), BackendError> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
-        let context = Context::of_daemon(MAKING);
+        let mut context = Context::of_daemon(MAKING);
         if abilities.signs {
             let public = PublicKey::from_spki(key.spki).map_err(|_| BackendError::NoPublicKey)?;
             let scheme = public.schemes().first().copied().ok_or(BackendError::CannotSign)?;
-            self.sign(key, scheme, SigningInput::Message(MESSAGE), &context, &mut Times::default()).await?;
+            self.sign(key, scheme, SigningInput::Message(MESSAGE), &mut context).await?;
         }
         if abilities.decrypts {
             let (plain, ciphertext) = encrypted(key.spki).map_err(|_| BackendError::CannotDecrypt)?;
-            if *self.decrypt(key, &ciphertext, &context).await? != plain {
+            if *self.decrypt(key, &ciphertext, &mut context).await? != plain {
                 return Err(BackendError::WrongPlaintext { backend: self.name.to_string() });
             }
         }
@@ -255,11 +255,10 @@ impl Operations for Grep11 {
         key: KeyMaterial<'_>,
         scheme: Scheme,
         input: SigningInput<'_>,
-        context: &Context,
-        times: &mut Times,
+        context: &mut Context,
     ) -> Result<Vec<u8>, BackendError> {
         let operation = KeyOperation::sign(key, scheme, input)?;
-        self.pool.call(&operation, context, times).await
+        self.pool.call(&operation, context).await
     }
 
     /// Answers in the same form, whatever a unit makes of the ciphertext.
@@ -269,7 +268,7 @@ impl Operations for Grep11 {
         ciphertext: &[u8],
         client_version: u16,
         substitute: Zeroizing<Vec<u8>>,
-        context: &Context,
+        context: &mut Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         let found = self.decrypt(key, ciphertext, context).await?;
         Ok(premaster::settle(substitute, &found, client_version))

@@ -12,24 +12,25 @@ use super::failure::Failure;
 use super::permit::Permit;
 use super::unit::Unit;
 use super::{NoPermit, Pool, Shared, Tried, Wish};
-use crate::backend::{BackendError, Context, Times};
-use crate::ground::fair::NOBODY;
+use crate::backend::request::Times;
+use crate::backend::{BackendError, Context, Trace};
+use crate::ground::fair::{NOBODY, User};
 
 impl<D: Driver> Pool<D> {
     /// Does an operation of a peer at a unit that has the master key of the key; at another unit if
-    /// that fails in time. Adds to `times`.
+    /// that fails in time. Adds to the times of the context.
     ///
     /// # Errors
     /// [`BackendError`] says why no unit has done the operation.
     pub(in crate::backend) async fn call(
         &self,
         operation: &impl Operation<D>,
-        context: &Context,
-        times: &mut Times,
+        context: &mut Context,
     ) -> Result<Vec<u8>, BackendError> {
         let deadline = context.deadline.into();
-        let call = Call { pool: self, operation, context, deadline, suspects: Mutex::default() };
-        let done = call.run(times).await;
+        let Context { trace, user, .. } = *context;
+        let call = Call { pool: self, operation, trace, user, deadline, suspects: Mutex::default() };
+        let done = call.run(&mut context.times).await;
         if done.is_err() {
             // Each suspect shows with another key whether the unit errs.
             call.suspects().iter().for_each(Unit::examine);
@@ -123,7 +124,8 @@ impl<D: Driver> Pool<D> {
 struct Call<'a, D: Driver, O> {
     pool: &'a Pool<D>,
     operation: &'a O,
-    context: &'a Context,
+    trace: Trace,
+    user: User,
     deadline: Instant,
     /// Units whose signatures did not verify. Whether such a unit errs, or the key is damaged, only
     /// another attempt tells.
@@ -141,7 +143,7 @@ struct Answer {
 impl<D: Driver, O: Operation<D>> Call<'_, D, O> {
     async fn run(&self, times: &mut Times) -> Result<Vec<u8>, BackendError> {
         let wkids = self.operation.wkids();
-        let wish = Wish { wkids, deadline: self.deadline, user: self.context.user, decides: true };
+        let wish = Wish { wkids, deadline: self.deadline, user: self.user, decides: true };
         let (mut tried, mut attempts) = (Tried::default(), 0);
         loop {
             let begin = Instant::now();
@@ -230,7 +232,7 @@ impl<D: Driver, O: Operation<D>> Call<'_, D, O> {
 
     async fn ask(&self, unit: &Arc<Unit<D>>, connection: &Shared<D::Connection>) -> Result<Answer, Failure> {
         let begin = Instant::now();
-        let bytes = self.operation.ask(&unit.driver, connection, self.context.trace).await?;
+        let bytes = self.operation.ask(&unit.driver, connection, self.trace).await?;
         let took = begin.elapsed();
         let network = unit.round_trip().min(took);
         let begin = Instant::now();

@@ -10,7 +10,7 @@ use tokio::time::{Instant, advance, sleep, timeout};
 
 use super::health::PROBE;
 use super::*;
-use crate::backend::{BackendError, Context, Times, Trace, UnitState};
+use crate::backend::{BackendError, Context, Trace, UnitState};
 
 /// Behaviour of a unit, at probes and requests.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -162,8 +162,8 @@ async fn started(wkids: &[Wkid]) -> Arc<Pool<Fake>> {
 
 async fn ask(pool: &Pool<Fake>) -> Result<Vec<u8>, BackendError> {
     let deadline = (Instant::now() + Duration::from_secs(4)).into_std();
-    let context = Context { deadline, trace: Trace::new(1, 1), user: 1 };
-    pool.call(&Work([wkid(1)]), &context, &mut Times::default()).await
+    let mut context = Context::new(deadline, Trace::new(1, 1), 1);
+    pool.call(&Work([wkid(1)]), &mut context).await
 }
 
 fn count(counter: &AtomicUsize) -> usize {
