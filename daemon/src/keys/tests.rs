@@ -33,6 +33,12 @@ pub(crate) fn unlocked(state_dir: &Path) -> KeyStore {
     store
 }
 
+/// Stores a record that is authentic, and not a key.
+pub(crate) fn put_unreadable(store: &KeyStore, label: &Label) {
+    let record = |revision| Some(format!(r#"{{"revision":{revision}}}"#).into_bytes());
+    store.store.put(label, 0, &record).unwrap();
+}
+
 pub(crate) fn store_key() -> StoreKey {
     StoreKey::from_bytes(&[7; 32]).unwrap()
 }

@@ -31,10 +31,10 @@ pub(super) async fn answer(
     let context = Context::new(deadline(shared, &request, arrived), trace, account.id);
     let answer = match &request.body {
         Some(request::Body::Sign(sign)) => {
-            Operation::sign(shared, peer, account, sign, context).carry_out().await
+            recorded(Operation::sign(shared, peer, account, sign, context)).await
         }
         Some(request::Body::Decrypt(decrypt)) => {
-            Operation::decrypt(shared, peer, account, decrypt, context).carry_out().await
+            recorded(Operation::decrypt(shared, peer, account, decrypt, context)).await
         }
         Some(request::Body::Describe(describe)) => {
             self::describe(shared, peer, account, describe).await.map(response::Body::Description)
@@ -51,6 +51,13 @@ pub(super) async fn answer(
         Err(outcome) => (outcome, None),
     };
     Response { id: request.id, outcome: outcome.into(), body }
+}
+
+/// Carries an operation out, and records it.
+async fn recorded(mut operation: Operation<'_>) -> Result<response::Body, Outcome> {
+    let result = operation.carry_out().await;
+    record::record(&operation, result.as_ref().err());
+    result.map_err(|failure| failure.outcome())
 }
 
 /// Refuses a request unseen, since too many other requests of its user wait.

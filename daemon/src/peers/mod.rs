@@ -22,3 +22,6 @@ mod stream;
 mod system;
 mod turns;
 pub(crate) mod users;
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! One operation with a private key, on its way from the socket to a unit and back.
 //!
 //! An [`Operation`] is one value that travels: the checks fill in the purpose of the message, the
-//! unit fills in the times, and the end is its outcome. [`record`] makes metrics and log lines of it.
+//! unit fills in the times, and the end is its outcome. [`super::record`] makes metrics
+//! and log lines of the operation.
 //!
 //! The order of the checks is part of the contract: a peer learns nothing of keys that no grant
 //! covers, not even whether they exist.
@@ -14,7 +15,6 @@ use std::time::Instant;
 use keyward_proto::message::{Decrypt, Plaintext, Sign, Signature, response, sign};
 use keyward_proto::{Label, Outcome, Scheme};
 
-use super::record;
 use super::shared::Shared;
 use super::users::{Account, Admitted};
 use crate::backend::{Backend, BackendError, Context, SigningInput};
@@ -85,17 +85,11 @@ impl<'a> Operation<'a> {
         Self { shared, peer, account, body, context, purpose: None, asked: None }
     }
 
-    /// Checks the operation, has a unit carry it out, and records it.
+    /// Checks the operation and has a unit carry it out.
     ///
     /// # Errors
-    /// The outcome that the peer is told.
-    pub(super) async fn carry_out(mut self) -> Result<response::Body, Outcome> {
-        let result = self.check_and_ask().await;
-        record::record(&self, result.as_ref().err());
-        result.map_err(|failure| failure.outcome())
-    }
-
-    async fn check_and_ask(&mut self) -> Result<response::Body, Failure> {
+    /// [`Failure`] says which check has refused the operation, or why no unit has carried it out.
+    pub(super) async fn carry_out(&mut self) -> Result<response::Body, Failure> {
         let key = find(self.shared, self.peer, self.account, self.label()).await?;
         let version = self.usable_version(&key)?;
         let work = self.work(version)?;

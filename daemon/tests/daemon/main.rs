@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod altered_store;
+mod architecture;
 mod attacks;
 mod backup;
 mod fixture;

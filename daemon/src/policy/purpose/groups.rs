@@ -128,7 +128,7 @@ pub(super) mod tests {
     ];
 
     /// The prime of a group, from the constants.
-    pub(in super::super) fn prime(length: usize, is_of_rfc_7919: bool) -> Vec<u8> {
+    pub(crate) fn prime(length: usize, is_of_rfc_7919: bool) -> Vec<u8> {
         let (_, with_pi, with_e) = ADDED.into_iter().find(|(known, ..)| *known == length).unwrap();
         let (constant, added) = if is_of_rfc_7919 { (&E, with_e) } else { (&PI, with_pi) };
         let (front, last) = constant[..length - 16].split_last_chunk::<8>().unwrap();

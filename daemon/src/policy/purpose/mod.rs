@@ -181,4 +181,7 @@ impl<'a> Bytes<'a> {
 }
 
 #[cfg(test)]
+pub(crate) use groups::tests::prime;
+
+#[cfg(test)]
 mod tests;

@@ -2,7 +2,6 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
-use super::groups::tests::prime;
 use super::points::tests::generators;
 use super::tls12::*;
 use super::*;
