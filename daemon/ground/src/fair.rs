@@ -109,6 +109,12 @@ impl<T> Queue<T> {
     }
 }
 
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A number of places, for which users wait in turn.
 pub struct Gate(Arc<Shared>);
 
