@@ -275,7 +275,7 @@ fn a_daemon_that_is_stuck_costs_paused_handshakes_their_deadline() {
     }
 }
 
-/// The programs that `conf/hosts.md` says do not work: if a program changes, the page has to
+/// The programs that `docs/hosts.md` says do not work: if a program changes, the page has to
 /// change.
 #[test]
 fn programs_that_want_more_than_a_key_find_nothing() {
