@@ -103,16 +103,20 @@ fn paths<'a>(text: &'a str, folder: &'a str) -> impl Iterator<Item = (&'a str, &
     text.lines().flat_map(paths)
 }
 
-/// The page about the administrators' socket has each route of the daemon, and no other.
+/// docs/admin-api.md has each method and path of the administrators' socket, and no other.
 #[test]
 fn the_page_about_the_admin_api_has_every_route() {
     let page = fs::read_to_string(source().join("docs/admin-api.md")).unwrap();
-    let rows =
-        page.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | `/")?.1.split_once('`'));
-    let shown: BTreeSet<_> = rows.map(|(path, _)| format!("/{path}")).collect();
-    let admin = source().join("daemon/src/admin");
-    let code = files().into_iter().filter(|(path, _)| path.starts_with(&admin));
-    let code: String = code.map(|(_, text)| text).collect();
-    let routes = code.split(".route(\"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned()));
-    assert_eq!(shown, routes.collect());
+    let rows = page.lines().filter_map(|line| {
+        let (method, path) = line.strip_prefix("| ")?.split_once(" | `/")?;
+        Some((method.to_lowercase(), format!("/{}", path.split_once('`')?.0)))
+    });
+    let code = fs::read_to_string(source().join("daemon/src/admin/mod.rs")).unwrap();
+    let routes = code.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split_once("\", "));
+    let routes = routes.flat_map(|(path, handlers)| {
+        let words = handlers.split(['.', '(']);
+        let methods = words.filter(|word| ["delete", "get", "patch", "post", "put"].contains(word));
+        methods.map(|method| (method.to_owned(), path.to_owned()))
+    });
+    assert_eq!(rows.collect::<BTreeSet<_>>(), routes.collect());
 }

@@ -11,7 +11,7 @@ use keyward_proto::{Outcome, Reference, Scheme};
 use keyward_tests::backend::Units;
 use keyward_tests::proxy::{Fault, Proxy};
 use keyward_tests::signers::{Signed, due_within, failures, percentile};
-use keyward_tests::tool::{Process, fail, succeed, wait_for};
+use keyward_tests::tool::{fail, succeed, wait_for};
 use keyward_tests::{Daemon, Signers, UnitServer, scratch};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -26,12 +26,12 @@ struct Scene {
 }
 
 impl Scene {
-    /// `count` units, with more settings for the backend.
+    /// Makes a scene of `count` units, with more settings for the backend.
     fn new(count: usize, settings: &str) -> Self {
         Self::with_arguments(count, settings, &[])
     }
 
-    /// Like [`Scene::new`], with more arguments for the units.
+    /// Makes a scene like [`Scene::new`], with more arguments for the units.
     fn with_arguments(count: usize, settings: &str, arguments: &[&str]) -> Self {
         let directory = scratch();
         let units = Units::new(&directory.path().join("units"));
@@ -45,7 +45,7 @@ impl Scene {
         Self { daemon, proxies, servers, units, _directory: directory }
     }
 
-    /// A load of P-256 signatures.
+    /// Starts a load of P-256 signatures.
     fn load(&self, rate: f64) -> Signers {
         Signers::start(&self.daemon, "shop", SCHEME, rate, 64)
     }
@@ -67,7 +67,7 @@ impl Scene {
         });
     }
 
-    /// Signs once.
+    /// Makes one signature.
     fn sign(&self) -> Result<Signature, Error> {
         client(&self.daemon).sign(&"shop".parse::<Label>().unwrap(), SCHEME, Input::Message(&message()))
     }
@@ -80,34 +80,18 @@ impl Scene {
     }
 }
 
-const SCHEME: Scheme = Scheme::EcdsaSecp256r1Sha256;
-
-fn client(daemon: &Daemon) -> Client {
-    Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT)
-}
-
-/// The message that a server signs in TLS 1.3 (RFC 8446, 4.4.3).
-fn message() -> Vec<u8> {
-    [&[b' '; 64][..], b"TLS 1.3, server CertificateVerify", &[0], &[7; 32]].concat()
-}
-
-fn none_failed(signed: &[Signed], log: &str) {
-    let failed = failures(signed);
-    assert!(failed.is_empty(), "{} of {} failed: {:?}\n{log}", failed.len(), signed.len(), failed[0]);
-}
-
 #[test]
 fn one_unit_killed_one_slow_one_restarted_and_nobody_notices() {
     let mut scene = Scene::new(3, "timeout = \"500ms\"\nhedge = true\n");
     let load = scene.load(500.0);
     load.let_sign(700);
     let trouble = Instant::now();
-    // Killed for good, in the middle of whatever it was doing.
+    // Killed during its work, and not restarted.
     scene.servers[0].kill();
     load.let_sign(350);
     scene.proxies[1].set(Fault::Delay(Duration::from_millis(150)));
     load.let_sign(350);
-    // Restarted: gone for a moment, and then under another port.
+    // Restarted: the unit is gone for a moment, and then listens on another port.
     scene.servers[2].stop();
     let restarted = scene.units.start("unit-2-again", &[]);
     scene.proxies[2].retarget(restarted.socket_address());
@@ -161,7 +145,7 @@ fn without_any_unit_signatures_fail_at_once_and_come_back_with_it() {
         for proxy in &scene.proxies {
             proxy.set(fault);
         }
-        // The first ones find out.
+        // The first requests find out that the units are down.
         wait_for("both units to be down", || {
             let begin = Instant::now();
             let outcome = scene.refusal();
@@ -200,10 +184,10 @@ fn signatures_that_do_not_verify_go_nowhere() {
     load.let_sign(300);
     none_failed(&load.stop(), &daemon.log());
     let found_out = daemon.logged(&["unit is out of order", "does not verify"]);
-    // Probes find the unit healthy each time, and are believed less and less.
+    // Each probe succeeds, and each failure afterwards makes the next trial wait longer.
     assert!((1..6).contains(&found_out), "{}", daemon.log());
 
-    // Alone, it has nothing signed, and no key made.
+    // Without an honest unit, nothing is signed and no key is made.
     daemon.stop();
     let text = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
     fs::write(daemon.path("keyward.toml"), text.replace(&format!(", {:?}", honest.address()), "")).unwrap();
@@ -222,7 +206,7 @@ fn what_is_no_unit_is_told_from_one() {
     let directory = scratch();
     let units = Units::new(&directory.path().join("units"));
     let sound = units.start("sound", &[]);
-    // Another authority, another master key, no TLS at all.
+    // Units with another authority, with another master key, and without TLS.
     let strangers = Units::new(&directory.path().join("strangers"));
     let stranger = strangers.start("stranger", &[]);
     let other_key = directory.path().join("other.key");
@@ -237,7 +221,7 @@ fn what_is_no_unit_is_told_from_one() {
     let endpoints = [sound.address(), stranger.address(), wrong_key.address(), plain.address()];
     let mut daemon = Daemon::prepare_for_units(units.section(&endpoints, ""), "");
     daemon.resume();
-    // Where units have different master keys, the first key settles which is meant.
+    // If units have different master keys, the first key decides which master key the backend uses.
     daemon.generate("first", "p256");
     let list = || -> Vec<Value> {
         let text = succeed(&mut daemon.keyward(&["unit", "list", "--json"]));
@@ -253,7 +237,7 @@ fn what_is_no_unit_is_told_from_one() {
     assert!(problem(3).contains("cannot agree on TLS"), "{}", problem(3));
     let wrong: Vec<bool> = list().iter().map(|unit| unit["other_master_key"] == true).collect();
     assert_eq!(wrong.iter().filter(|wrong| **wrong).count(), 1, "{:?}", list());
-    // Only the one with the master key of the key is asked, whatever the load.
+    // Only the unit with the master key of the key gets requests, under any load.
     let load = Signers::start(&daemon, "first", SCHEME, 300.0, 16);
     load.let_sign(300);
     none_failed(&load.stop(), &daemon.log());
@@ -261,7 +245,7 @@ fn what_is_no_unit_is_told_from_one() {
     let idle = if wrong[0] { 0 } else { 2 };
     assert!(calls(2 - idle) >= 300 && calls(idle) < 5, "{:?}", list());
 
-    // Without it there is none.
+    // Without that unit, the daemon refuses.
     let (mut right, mut wrong_one) = (sound, wrong_key);
     if wrong[0] {
         std::mem::swap(&mut right, &mut wrong_one);
@@ -281,7 +265,7 @@ fn what_is_no_unit_is_told_from_one() {
 
 #[test]
 fn garbage_in_the_place_of_answers() {
-    // Without TLS damage reaches HTTP/2, gRPC and the messages inside.
+    // Without TLS, damaged bytes reach HTTP/2, gRPC and the messages.
     let directory = scratch();
     let state = directory.path().join("state");
     let arguments = ["--plaintext", "--dev", "--state-dir", path(&state)];
@@ -305,181 +289,7 @@ fn garbage_in_the_place_of_answers() {
     none_failed(&load.stop(), &daemon.log());
 }
 
-#[test]
-fn tokens_that_are_refused_are_replaced() {
-    let directory = scratch();
-    let units = Units::new(&directory.path().join("units"));
-    let (known, sent) = (directory.path().join("known"), directory.path().join("sent"));
-    let write = |path: &Path, token: &str| {
-        fs::write(path, format!("{token}\n")).unwrap();
-        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
-    };
-    write(&known, "the-first-token-of-the-unit");
-    write(&sent, "the-first-token-of-the-unit");
-    let server = units.start("unit", &["--token-file", path(&known)]);
-    let settings = format!("auth = \"token\"\ntoken-file = {sent:?}\n");
-    let mut daemon = Daemon::prepare_for_units(units.section(&[server.address()], &settings), "");
-    daemon.resume();
-    daemon.generate("shop", "p256");
-    let sign = || client(&daemon).sign(&"shop".parse::<Label>().unwrap(), SCHEME, Input::Message(&message()));
-    sign().unwrap();
-
-    // Both sides change: nobody notices.
-    write(&sent, "the-second-token-of-the-unit");
-    write(&known, "the-second-token-of-the-unit");
-    server.reload("tokens");
-    for _ in 0..5 {
-        sign().unwrap();
-    }
-    // One side changes: loud, and no longer than that.
-    write(&known, "the-third-token-of-the-unit");
-    server.reload("tokens");
-    assert!(matches!(sign(), Err(Error::Refused(Outcome::UnitUnavailable))), "{:?}", sign());
-    assert!(
-        daemon.logged(&["unit is out of order", "CKR_IBM_GREP11_NOT_AUTHENTICATED"]) >= 1,
-        "{}",
-        daemon.log()
-    );
-    assert!(!daemon.log().contains("the-second-token"), "a token in the log");
-    write(&sent, "the-third-token-of-the-unit");
-    let back = Instant::now();
-    wait_for("a signature", || sign().ok());
-    assert!(back.elapsed() < Duration::from_secs(1), "back after {:?}", back.elapsed());
-}
-
-/// The token service of IBM Cloud, as far as the daemon speaks with it: see tests/grep11/iam.py.
-struct Iam {
-    directory: TempDir,
-    _process: Process,
-}
-
-impl Iam {
-    fn start(units: &Units, mode: &str) -> Self {
-        let directory = scratch();
-        fs::write(directory.path().join("mode"), mode).unwrap();
-        let mut command = Command::new("/usr/bin/python3");
-        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/grep11/iam.py"));
-        command.args(units.server()).arg(directory.path());
-        let process = Process::start(&mut command, &directory.path().join("log"));
-        wait_for("the token service", || directory.path().join("port").exists().then_some(()));
-        Self { directory, _process: process }
-    }
-
-    /// The settings for a daemon that has the API key in a file, which is the credential of that
-    /// name, too.
-    fn settings(&self, api_key: &str) -> String {
-        let file = self.directory.path().join(format!("{}.api-key", Units::BACKEND));
-        fs::write(&file, api_key).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-        let port = fs::read_to_string(self.directory.path().join("port")).unwrap();
-        format!(
-            "auth = \"iam\"\napi-key-file = {file:?}\niam-url = \"https://localhost:{port}/identity/token\"\n"
-        )
-    }
-
-    fn set(&self, mode: &str) {
-        fs::write(self.directory.path().join("mode"), mode).unwrap();
-    }
-
-    /// How many requests ended with a status.
-    fn answered(&self, status: &str) -> usize {
-        let requests = fs::read_to_string(self.directory.path().join("requests")).unwrap_or_default();
-        requests.lines().filter(|line| *line == status).count()
-    }
-}
-
-const API_KEY: &str = "the-api-key+of/the=test";
-
-#[test]
-fn tokens_of_iam_are_fetched_ahead_of_their_end_and_once_for_all() {
-    let directory = scratch();
-    let units = Units::new(&directory.path().join("units"));
-    let known = directory.path().join("known");
-    let tokens: String = (1..100).map(|number| format!("token-number-{number}-of-iam\n")).collect();
-    fs::write(&known, tokens).unwrap();
-    fs::set_permissions(&known, Permissions::from_mode(0o600)).unwrap();
-    let server = units.start("unit", &["--token-file", path(&known)]);
-    let iam = Iam::start(&units, "2");
-    // The way in which a service of systemd gets the key.
-    let settings = iam.settings(API_KEY);
-    let settings: String = settings
-        .lines()
-        .filter(|line| !line.starts_with("api-key-file"))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    let mut daemon = Daemon::prepare_for_units(units.section(&[server.address()], &settings), "");
-    daemon.set_variable("CREDENTIALS_DIRECTORY", iam.directory.path().to_owned());
-    daemon.set_variable("SSL_CERT_FILE", units.ca());
-    daemon.resume();
-    daemon.generate("shop", "p256");
-    assert_eq!(iam.answered("200"), 1, "one for the probe, the key and its proof");
-
-    // Through the lives of two tokens and more.
-    let load = Signers::start(&daemon, "shop", SCHEME, 200.0, 32);
-    wait_for("three tokens", || (iam.answered("200") >= 3).then_some(()));
-    none_failed(&load.stop(), &daemon.log());
-    assert!(iam.answered("200") <= 5, "{} tokens", iam.answered("200"));
-    let holds = daemon.metric("keyward_backend_token_seconds", &["backend=\"hsm\""]);
-    assert!(holds > 0.0 && holds <= 2.0, "{holds}");
-
-    // The service is away, longer than a token holds: loud, and then as before.
-    iam.set("refuse");
-    wait_for("a line about it", || {
-        let words = ["ERROR", "cannot get an access token", "status 503", "Service is not available."];
-        (daemon.logged(&words) > 0).then_some(())
-    });
-    let sign = || client(&daemon).sign(&"shop".parse::<Label>().unwrap(), SCHEME, Input::Message(&message()));
-    wait_for("the last token to end", || sign().err());
-    iam.set("600");
-    wait_for("a signature", || sign().ok());
-    for secret in [API_KEY, "token-number"] {
-        assert!(!daemon.log().contains(secret), "{secret} in the log");
-    }
-}
-
-#[test]
-fn a_token_that_iam_gives_and_units_refuse_is_not_asked_for_again_and_again() {
-    let directory = scratch();
-    let units = Units::new(&directory.path().join("units"));
-    let known = directory.path().join("known");
-    fs::write(&known, "a-token-of-somebody-else\n").unwrap();
-    fs::set_permissions(&known, Permissions::from_mode(0o600)).unwrap();
-    let server = units.start("unit", &["--token-file", path(&known)]);
-    let iam = Iam::start(&units, "600");
-    let section = units.section(&[server.address()], &iam.settings(API_KEY));
-    let mut daemon = Daemon::prepare_for_units(section, "");
-    daemon.set_variable("SSL_CERT_FILE", units.ca());
-    daemon.resume();
-    for _ in 0..20 {
-        fail(&mut daemon.new_key(&["generate", "shop", "--type", "p256"]));
-    }
-    assert_eq!(iam.answered("200"), 1, "{}", daemon.log());
-    assert!(
-        daemon.logged(&["ERROR", "refused the token, and there is no other one"]) > 0,
-        "{}",
-        daemon.log()
-    );
-}
-
-#[test]
-fn an_api_key_that_iam_does_not_know_is_told() {
-    let directory = scratch();
-    let units = Units::new(&directory.path().join("units"));
-    let server = units.start("unit", &[]);
-    let iam = Iam::start(&units, "600");
-    let section = units.section(&[server.address()], &iam.settings("another-key"));
-    let mut daemon = Daemon::prepare_for_units(section, "");
-    daemon.set_variable("SSL_CERT_FILE", units.ca());
-    daemon.resume();
-    let words = ["ERROR", "cannot get an access token", "status 400", "Provided API key could not be found."];
-    assert!(daemon.logged(&words) > 0, "{}", daemon.log());
-    let (_, text) = fail(&mut daemon.new_key(&["generate", "shop", "--type", "p256"]));
-    assert!(text.lines().count() == 1 && text.contains("Provided API key could not be found."), "{text}");
-    let list = succeed(&mut daemon.keyward(&["unit", "list"]));
-    assert!(list.contains("Provided API key could not be found."), "{list}");
-}
-
-/// Half a connection is worse than none: see that one is noticed while nobody asks.
+/// A half-open connection is noticed although no request is sent.
 #[test]
 fn a_unit_that_went_silent_is_noticed_without_anybody_asking() {
     let scene = Scene::new(1, "keepalive = \"300ms\"\nconnect-timeout = \"500ms\"\n");
@@ -505,7 +315,7 @@ fn more_than_the_units_can_do_is_refused_at_once() {
     assert!(refused.iter().all(|failed| {
         failed.outcome.as_ref().is_err_and(|why| why.outcome == Some(Outcome::Overloaded))
     }));
-    // Twice as much was asked for as could be done.
+    // The load is twice the capacity of the units.
     let share = refused.len() as f64 / signed.len() as f64;
     assert!((0.35..0.65).contains(&share), "{} of {} refused", refused.len(), signed.len());
     let mut slow: Vec<_> = refused.iter().map(|refused| refused.latency()).collect();
@@ -516,10 +326,6 @@ fn more_than_the_units_can_do_is_refused_at_once() {
     assert!(p99 < Duration::from_millis(200), "those that were not refused took {p99:?}");
 }
 
-fn path(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 #[test]
 fn references_are_made_without_any_unit() {
     let scene = Scene::new(1, "");
@@ -527,4 +333,24 @@ fn references_are_made_without_any_unit() {
     let reference =
         Reference::from_pem(&fs::read_to_string(scene.daemon.reference("shop")).unwrap()).unwrap();
     assert_eq!(reference.label().as_str(), "shop");
+}
+
+pub(crate) const SCHEME: Scheme = Scheme::EcdsaSecp256r1Sha256;
+
+pub(crate) fn client(daemon: &Daemon) -> Client {
+    Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT)
+}
+
+/// The message that a server signs in TLS 1.3 (RFC 8446, 4.4.3).
+pub(crate) fn message() -> Vec<u8> {
+    [&[b' '; 64][..], b"TLS 1.3, server CertificateVerify", &[0], &[7; 32]].concat()
+}
+
+pub(crate) fn none_failed(signed: &[Signed], log: &str) {
+    let failed = failures(signed);
+    assert!(failed.is_empty(), "{} of {} failed: {:?}\n{log}", failed.len(), signed.len(), failed[0]);
+}
+
+pub(crate) fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
 }

@@ -3,7 +3,10 @@
 mod configuration;
 mod daemon;
 mod found;
-mod server;
+mod grants;
+mod nginx_conf;
+mod process;
+mod references;
 
 use std::ffi::OsStr;
 use std::fs;
