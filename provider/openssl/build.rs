@@ -5,6 +5,6 @@ fn main() {
     // Never unload: thread-local destructors of Rust's standard library may run after dlclose
     // (dlclose(3), rust-lang/rust issue 91979).
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,nodelete");
-    // A symbol that is missing must show when the module is loaded, not in the middle of a handshake.
+    // A missing symbol must show when the module is loaded, not in the middle of a handshake.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-z,now");
 }

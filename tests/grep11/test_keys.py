@@ -441,7 +441,8 @@ class Damage(Suite):
             inside = at is not None and 32 <= at < 48
             expected = "CKR_IBM_WKID_MISMATCH" if inside else "CKR_SAVED_STATE_INVALID"
             self.refused(expected, c().call, "SignFinal", State=wrong)
-        # A blob does not pass for a state, nor a state for a blob or for a state of another operation.
+        # A blob does not pass for a state, and a state does not pass for a blob or for the state of
+        # another operation.
         self.refused("CKR_SAVED_STATE_INVALID", c().call, "SignFinal", State=key)
         self.refused("CKR_IBM_BLOB_ERROR", c().sign, "CKM_SHA256_HMAC", state, b"")
         for rpc in ("DigestFinal", "VerifyFinal", "EncryptFinal", "DecryptFinal", "Encrypt", "Decrypt", "Digest", "Verify"):

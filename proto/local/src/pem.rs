@@ -43,7 +43,7 @@ fn boundary<'a>(line: &'a [u8], start: &[u8]) -> Option<&'a [u8]> {
     (!label.windows(5).any(|part| part == b"-----")).then_some(label)
 }
 
-/// One block of a PEM file.
+/// A block of a PEM file.
 pub struct Block<'a> {
     label: &'a [u8],
     lines: Vec<&'a [u8]>,

@@ -96,8 +96,10 @@ impl Reference {
         let pem = pem.unwrap_or_default();
         format!(
             "# Keyward reference to key {} version {} ({}). It holds no secret: the private key is with the daemon.\n\
-             # A program that finds \"No supported data to decode\", or no private key, has not loaded the provider: it needs\n\
-             # OPENSSL_CONF=/etc/keyward/openssl.cnf in its environment, and so does a check in a shell, such as nginx -t.\n\
+             # A program that finds \"No supported data to decode\", or no private key, has not \
+             loaded the provider: it needs\n\
+             # OPENSSL_CONF=/etc/keyward/openssl.cnf in its environment, and so does a check in a \
+             shell, such as nginx -t.\n\
              {pem}",
             self.label,
             self.version,

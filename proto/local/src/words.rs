@@ -174,11 +174,14 @@ pub enum Scheme {
     RsaPssRsaeSha512 = 0x0806,
     /// Ed25519 (RFC 8032), over the whole message.
     Ed25519 = 0x0807,
-    /// Like [`Scheme::RsaPssRsaeSha256`], for keys that are bound to RSASSA-PSS.
+    /// RSASSA-PSS with SHA-256, for keys that are bound to RSASSA-PSS; see
+    /// [`Scheme::RsaPssRsaeSha256`].
     RsaPssPssSha256 = 0x0809,
-    /// Like [`Scheme::RsaPssRsaeSha384`], for keys that are bound to RSASSA-PSS.
+    /// RSASSA-PSS with SHA-384, for keys that are bound to RSASSA-PSS; see
+    /// [`Scheme::RsaPssRsaeSha384`].
     RsaPssPssSha384 = 0x080a,
-    /// Like [`Scheme::RsaPssRsaeSha512`], for keys that are bound to RSASSA-PSS.
+    /// RSASSA-PSS with SHA-512, for keys that are bound to RSASSA-PSS; see
+    /// [`Scheme::RsaPssRsaeSha512`].
     RsaPssPssSha512 = 0x080b,
     /// ML-DSA-44 (FIPS 204), over the whole message, with an empty context; TLS 1.3 only
     /// (draft-ietf-tls-mldsa).

@@ -53,7 +53,7 @@ pub struct Call<T> {
     answer: PhantomData<fn() -> T>,
 }
 
-/// What a call has come to.
+/// Result of a poll: the answer, or the call without an answer.
 #[derive(Debug)]
 pub enum Progress<T> {
     /// The answer.
@@ -148,7 +148,7 @@ impl<T> fmt::Debug for Call<T> {
     }
 }
 
-/// One request and its answer, without the type of the answer.
+/// A request and its answer, without the type of the answer.
 pub(crate) struct Exchange {
     shared: Arc<Shared>,
     id: u64,
@@ -201,13 +201,13 @@ impl Exchange {
         Ok(exchange)
     }
 
-    /// Makes the exchange this process's own if a fork has copied it here: the connection, and the
-    /// answer, are the parent's.
+    /// Adopts the exchange in this process if a fork has copied the exchange here: the connection
+    /// and the answer belong to the parent.
     fn adopt(&mut self) -> Result<(), Error> {
         if self.owner == Owner::current() {
             return Ok(());
         }
-        // The parent shares the means to be woken, so the child may have been woken too late.
+        // Parent and child share the timer, so the child may have been woken too late.
         self.deadline = Instant::now() + self.shared.timeout;
         self.send_again()
     }
@@ -235,7 +235,7 @@ impl Exchange {
         if let Some(response::Body::Plaintext(_)) = response.body {
             self.received.zeroize();
         }
-        // A connection out of step is not worth keeping.
+        // A connection that is out of step is closed.
         if response.id != self.id {
             return Err(Error::Garbled);
         }
@@ -246,8 +246,8 @@ impl Exchange {
         }
     }
 
-    /// Sends the request a second and last time, on a fresh connection: every request of the
-    /// protocol may be repeated.
+    /// Sends the request a second and last time, on a new connection. Every request of the protocol
+    /// may be repeated.
     fn send_again(&mut self) -> Result<(), Error> {
         if core::mem::replace(&mut self.repeated, true) {
             return Err(self.shared.error(Broken::Lost));
@@ -257,8 +257,8 @@ impl Exchange {
         let mut fresh = self.shared.connect(self.deadline)?;
         let sent = fresh.send(&self.frame, self.shared.timeout, self.deadline);
         sent.map_err(|broken| self.shared.error(broken))?;
-        // The dead connection is closed only now, so the fresh one has another descriptor: a
-        // program that watches descriptors must notice.
+        // The dead connection is closed only now, so the new connection has another descriptor: a
+        // program that watches descriptors must notice the change.
         self.connection = fresh;
         Ok(())
     }

@@ -119,8 +119,8 @@ impl Client {
         }))
     }
 
-    /// Asks for the public half of a version of a key, and waits for it; version 0 is the current
-    /// one.
+    /// Asks for the public half of a version of a key, and waits for the answer. Version 0 is the
+    /// current version.
     ///
     /// # Errors
     /// [`Error::Refused`] if there is no such key or version, or no grant for it.
@@ -130,8 +130,8 @@ impl Client {
         self.description(message::Describe { label: label.to_string(), version, certified: false })
     }
 
-    /// Asks for the newest version that has certificates in the daemon, and waits for it. If no
-    /// version has certificates, the current version is described.
+    /// Asks for the newest version that has certificates in the daemon, and waits for the answer.
+    /// If no version has certificates, the current version is described.
     ///
     /// # Errors
     /// The errors of [`Client::describe`].
@@ -169,7 +169,8 @@ impl Client {
     pub fn start_watch(&self, after: u64, time: Duration) -> Result<Call<Changes>, Error> {
         let body = request::Body::Watch(message::Watch { after });
         let time = time.min(Self::MAX_TIMEOUT);
-        // The daemon gets the time of a request for an answer that is due after `time`.
+        // The request has the time `time` plus the timeout: the daemon may answer only after
+        // `time`.
         let deadline = Instant::now() + time + self.shared.timeout;
         Exchange::start(&self.shared, body, time, deadline).map(Call::new)
     }
@@ -190,7 +191,7 @@ impl Client {
     }
 }
 
-/// What all clones of a client have in common.
+/// State that all clones of a client share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) address: Address,

@@ -1,4 +1,4 @@
-//! One connection, with at most one request under way.
+//! A connection, with at most one request in progress.
 
 use core::time::Duration;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -47,7 +47,7 @@ impl Connection {
         Ok(Self { socket, cookie, hurried: false })
     }
 
-    /// Makes a connection of a socket that the pool kept.
+    /// Makes a connection from a socket that the pool kept.
     pub(crate) fn from_kept(socket: OwnedFd, cookie: u64) -> Self {
         Self { socket, cookie, hurried: false }
     }
@@ -115,8 +115,7 @@ impl Connection {
         }
     }
 
-    /// Decides whether sending goes on after an error: it does if a signal came before the
-    /// deadline.
+    /// True if sending continues after an error: a signal came before the deadline.
     fn go_on_after(&mut self, error: Errno, deadline: Instant) -> Result<(), Broken> {
         match error {
             Errno::INTR => self.shorten_timeout(deadline),
@@ -134,8 +133,8 @@ impl Connection {
         }
     }
 
-    /// Shortens the wait for sending to the time that is left. Costs a system call, which the usual
-    /// path avoids: there the kernel's limit from the beginning is right.
+    /// Shortens the wait for sending to the time that is left. This costs a system call, which the
+    /// usual path avoids: there the kernel's limit from the beginning is right.
     fn shorten_timeout(&mut self, deadline: Instant) -> Result<(), Broken> {
         let remaining = remaining(deadline).ok_or(Broken::Late)?;
         self.hurried = true;
@@ -176,5 +175,5 @@ fn remaining(deadline: Instant) -> Option<Duration> {
     deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
 }
 
-/// Room in bytes for the first read: enough for the answer with an RSA-8192 signature.
+/// Size of the first read, in bytes: enough for the answer with an RSA-8192 signature.
 const FIRST_READ: usize = 1200;

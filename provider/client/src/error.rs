@@ -6,19 +6,20 @@ use thiserror::Error;
 
 use crate::Address;
 
-/// Why a request has no answer, or was refused.
+/// Reason why a request has no answer, or was refused.
 ///
 /// [`Error::Refused`] is the decision of a healthy daemon: the same request is refused again until
-/// an administrator changes something, except where [`Outcome`] says that the daemon or its crypto
-/// unit was overloaded or late. The other errors say that no answer came; the next request tries
-/// again.
+/// an administrator changes something, unless [`Outcome`] says that the daemon or its crypto unit
+/// was overloaded or late. The other errors mean that no answer came; the next request tries again.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No answer in time: the daemon or its crypto unit is slow or stuck. Holds the time allowed.
+    /// No answer in time: the daemon or its crypto unit is slow or stuck. The value is the time
+    /// that was allowed.
     #[error("no answer from the keyward daemon within {0:?}")]
     DeadlineExceeded(Duration),
-    /// The daemon's frame is no answer to this request: client and daemon do not fit together.
+    /// The daemon's frame is not an answer to this request: client and daemon are of incompatible
+    /// versions.
     #[error("the keyward daemon answered something else than what was asked")]
     Garbled,
     /// The connection broke twice: the daemon was stopped, or closes connections because it has too
@@ -47,7 +48,7 @@ pub enum Error {
     },
 }
 
-/// The system's words for an error, without the number that std appends.
+/// The system's text for an error, without the number that std appends.
 fn text(error: &io::Error) -> String {
     let text = error.to_string();
     text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_lowercase())

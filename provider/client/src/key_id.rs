@@ -2,8 +2,8 @@ use keyward_proto::{Fingerprint, Label, Reference};
 
 /// Identity of the key that a request is for.
 ///
-/// Made from a [`Reference`] the identity names the public key too. Made from a [`Label`] alone it
-/// stands for the current version, whichever public key that has.
+/// An identity made from a [`Reference`] includes the public key. An identity made from a [`Label`]
+/// alone stands for the current version with any public key.
 ///
 /// ```
 /// use keyward_client::{KeyId, Label};
@@ -16,15 +16,15 @@ use keyward_proto::{Fingerprint, Label, Reference};
 pub struct KeyId<'a> {
     /// Label of the key.
     pub label: &'a Label,
-    /// Version of the key, from 1; 0 is the current one.
+    /// Version of the key, from 1; 0 is the current version.
     pub version: u32,
-    /// Fingerprint of the public key that the version must have. Without it, any key under this
-    /// label will do.
+    /// Fingerprint of the public key that the version must have. Without a fingerprint, any key
+    /// with this label is accepted.
     pub public_key: Option<Fingerprint>,
 }
 
 impl<'a> KeyId<'a> {
-    /// A version of the key with this label; version 0 is the current one.
+    /// A version of the key with this label. Version 0 is the current version.
     pub fn new(label: &'a Label, version: u32) -> Self {
         Self { label, version, public_key: None }
     }

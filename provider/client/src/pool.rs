@@ -142,6 +142,6 @@ const EMPTY: u32 = 0;
 const BUSY: u32 = 1;
 const FULL: u32 = 2;
 
-/// Number of kept connections. Only large machines and asynchronous jobs have more signatures under
-/// way at a time; each further signature connects again.
+/// Number of kept connections. Only large machines and asynchronous jobs have more signatures in
+/// progress at a time; each further signature connects again.
 const SLOTS: usize = 64;

@@ -31,8 +31,8 @@ pub(crate) fn close_inherited(descriptor: RawFd, cookie: u64) {
 
 /// Number of the processor that this thread runs on at the moment (sched_getcpu(3)).
 ///
-/// libc has looked up at its start how to ask without a system call. rustix would parse the vDSO in
-/// the middle of a host program, and would crash where the vDSO is hidden, as under valgrind.
+/// libc finds out at its start how to ask without a system call. rustix would parse the vDSO in the
+/// middle of a host program, and would crash if the vDSO is hidden, as under valgrind.
 pub(crate) fn processor() -> u32 {
     // SAFETY: the function takes nothing and touches no memory of ours.
     let processor = unsafe { libc::sched_getcpu() };

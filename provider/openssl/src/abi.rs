@@ -71,7 +71,7 @@ impl Param {
 /// `OSSL_PARAM_UNMODIFIED`.
 pub(crate) const UNMODIFIED: usize = usize::MAX;
 
-/// One entry of a list of parameters that a function supports.
+/// Entry of a list of parameters that a function supports.
 #[repr(transparent)]
 pub(crate) struct ParamDescriptor(Param);
 

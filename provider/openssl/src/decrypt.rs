@@ -18,7 +18,7 @@ use crate::out_buffer::OutBuffer;
 use crate::params::{Params, bytes};
 use crate::{PROPERTIES, context};
 
-/// One decryption.
+/// A decryption operation.
 #[derive(Clone, Default)]
 pub(crate) struct Operation {
     key: Option<Arc<DaemonKey>>,

@@ -50,7 +50,7 @@ impl<T> Failure for *const T {
     const FAILURE: Self = ptr::null();
 }
 
-/// Why an entry point fails.
+/// Reason why an entry point fails.
 #[derive(Debug)]
 pub(crate) struct Error {
     /// `None` if OpenSSL asked a question and "no" is an ordinary answer: nothing is queued.
@@ -116,7 +116,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    /// All reasons. The outcomes of the daemon are numbered without gaps.
+    /// Every reason. The outcomes of the daemon are numbered without gaps.
     fn all() -> impl Iterator<Item = Self> {
         let ours = [
             Self::Configuration,

@@ -50,8 +50,8 @@ pub(crate) fn finish<T: Parked>(call: Call<T>) -> Result<T, Error> {
         Progress::Ready(answer) => return Ok(answer),
         Progress::Pending(call) => call,
     };
-    // Not before there is something to wait for: a host learns of descriptors when a job pauses,
-    // and HAProxy aborts over a descriptor that it did not learn of.
+    // Only now, when there is something to wait for: a host learns of descriptors when a job
+    // pauses, and HAProxy aborts over a descriptor that it does not know.
     match context.wait_for(T::park(call)) {
         // SAFETY: `wait_for` returned the data of the wait context of the job that runs.
         Ok((waiting, turn)) => unsafe { finish_in_job(waiting, turn) },
@@ -204,15 +204,15 @@ impl Waiting {
         let Some(call) = &self.call else { return false };
         let connection = call.descriptor();
         if self.timer.is_none() {
-            // Without a timer the host would wait for ever if the daemon is stuck.
+            // Without a timer, the host would wait forever if the daemon is stuck.
             self.timer = timer(call.deadline()).filter(|timer| self.add(timer.as_fd()).is_ok());
         }
         self.watched = self.timer.is_some() && self.add(connection).is_ok();
         self.watched
     }
 
-    /// Removes the connection from the epoll. Needed before each use of the connection, which may
-    /// close it or give it to another call.
+    /// Removes the connection from the epoll. This is necessary before each use of the connection,
+    /// which may close the connection or give it to another call.
     fn unwatch(&mut self) {
         let connection = self.call.as_ref().map(AnyCall::descriptor);
         if let Some(connection) = connection.filter(|_| self.watched && self.owner == process::id()) {

@@ -39,7 +39,7 @@ impl<'a> Params<'a> {
     }
 }
 
-/// One parameter of a [`Params`] array: a value to read, or a place to answer in.
+/// Parameter of a [`Params`] array: a value to read, or a place to answer in.
 pub(crate) struct Value<'a> {
     param: *mut Param,
     view: Param,

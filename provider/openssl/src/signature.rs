@@ -27,7 +27,7 @@ use crate::padding::{Padding, salt_length};
 use crate::params::{Params, bytes};
 use crate::{PROPERTIES, context};
 
-/// One signature operation.
+/// A signature operation.
 #[derive(Clone, Default)]
 pub(crate) struct Operation {
     key: Option<Arc<DaemonKey>>,

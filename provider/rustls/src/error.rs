@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::RequestError;
 
-/// Why a key could not be had from the daemon, or did not sign.
+/// Reason why the daemon gave no key, or a key did not sign.
 ///
 /// A handshake without a signature fails with [`rustls::Error::Other`], which holds this error:
 ///
@@ -35,7 +35,7 @@ pub enum Error {
     Certificates {
         /// Label of the key.
         label: String,
-        /// Judgement of rustls.
+        /// Error of rustls.
         source: rustls::Error,
     },
     /// The file cannot be read, or is not a reference.
@@ -46,7 +46,7 @@ pub enum Error {
         /// Error of the system; [`io::ErrorKind::InvalidData`] if the file is not a reference.
         source: io::Error,
     },
-    /// The system gives no thread or no descriptor to follow changes with.
+    /// The system gives no thread or no descriptor for following changes.
     #[error("cannot follow changes of keys: {0}")]
     Follow(#[source] io::Error),
     /// The text is not the label of a key.
@@ -85,7 +85,7 @@ pub enum Error {
         /// Error of the request.
         source: RequestError,
     },
-    /// This version of the crate does not know the type of the key.
+    /// The type of the key is unknown to this version of the crate.
     #[error("cannot use key \"{0}\": its type is not known to this version of keyward-rustls")]
     UnknownType(String),
 }

@@ -1,4 +1,4 @@
-//! A thread that hears from the daemon when keys change.
+//! A thread that the daemon informs when keys change.
 
 use core::time::Duration;
 use std::collections::HashSet;
@@ -14,10 +14,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::resolver::Shared;
 use crate::{Error, RequestError};
 
-/// Handle of the thread, which ends after this is dropped. Dropping does not wait for the end,
-/// which may take as long as a request to the daemon.
+/// Handle of the thread. The thread ends after the handle is dropped. Dropping does not wait for
+/// the end, which may take as long as a request to the daemon.
 pub(crate) struct Follower {
-    /// One end of a pair; the thread has the other end and sees this one close.
+    /// End of a socket pair. The thread has the other end, and notices when this end is closed.
     _end: UnixStream,
 }
 
@@ -111,7 +111,7 @@ fn wait(descriptors: &mut [PollFd<'_>], time: Duration) {
 /// there.
 const WATCH: Duration = Duration::from_secs(60);
 
-/// Pause before a daemon that does not answer is asked again, or a label whose last answer was
-/// temporary. Doubled each time, up to [`LAST_PAUSE`].
+/// Pause before the next request to a daemon that does not answer, or for a label whose last answer
+/// was temporary. Doubled each time, up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);

@@ -20,8 +20,7 @@
 //!
 //! # On a current-thread runtime
 //!
-//! A current-thread runtime has no worker threads, so each signature holds up its only thread.
-//! Where that is too long, give [`Acceptor::with_runtime`] or [`Connector::with_runtime`] a
+//! If that is too long, give [`Acceptor::with_runtime`] or [`Connector::with_runtime`] a
 //! multi-thread runtime for the handshakes:
 //!
 //! ```no_run
@@ -37,12 +36,13 @@
 //!
 //! # Limit
 //!
-//! A slow signature under way takes one blocking thread of its runtime, which has 512 unless
+//! A slow signature in progress takes one blocking thread of its runtime, which has 512 unless
 //! [`max_blocking_threads`](tokio::runtime::Builder::max_blocking_threads) sets another number.
-//! With one signature more the runtime stands still until a signature ends. The number of
-//! signatures under way is the rate of handshakes times the time of a signature: 512 are enough for
-//! 25,000 handshakes a second at 20 ms each, and for 100 a second at the 5 seconds that a daemon
-//! that hangs is given by default ([`Keyward::with_timeout`](crate::Keyward::with_timeout)).
+//! With one more signature, the runtime stands still until a signature ends. The number of
+//! signatures in progress is the rate of handshakes times the time of a signature. 512 threads are
+//! enough for 25,000 handshakes a second at 20 ms each, or for 100 a second if the daemon hangs and
+//! each request takes the default limit of 5 seconds
+//! ([`Keyward::with_timeout`](crate::Keyward::with_timeout)).
 
 use core::fmt;
 use core::future::Future;
@@ -69,8 +69,8 @@ impl Acceptor {
         Self { acceptor: TlsAcceptor::from(config), runtime: None }
     }
 
-    /// The same acceptor, which makes handshakes on the worker threads of this multi-thread
-    /// runtime, except where a handshake is on a worker thread already.
+    /// Makes handshakes on the worker threads of this multi-thread runtime, unless a handshake is
+    /// on a worker thread already.
     #[must_use]
     pub fn with_runtime(self, runtime: Handle) -> Self {
         Self { runtime: Some(runtime), ..self }
@@ -112,8 +112,8 @@ impl Connector {
         Self { connector: TlsConnector::from(config), runtime: None }
     }
 
-    /// The same connector, which makes handshakes on the worker threads of this multi-thread
-    /// runtime, except where a handshake is on a worker thread already.
+    /// Makes handshakes on the worker threads of this multi-thread runtime, unless a handshake is
+    /// on a worker thread already.
     #[must_use]
     pub fn with_runtime(self, runtime: Handle) -> Self {
         Self { runtime: Some(runtime), ..self }

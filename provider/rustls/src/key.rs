@@ -41,13 +41,13 @@ impl Key {
         self.0.reference.version()
     }
 
-    /// This key with its certificates: for `with_cert_resolver` of a server and
+    /// Joins the key and its certificates: for `with_cert_resolver` of a server and
     /// `with_client_cert_resolver` of a client. The first certificate is the certificate of the
-    /// key; each further certificate is the issuer of the one before.
+    /// key; each further certificate is the issuer of the certificate before.
     ///
     /// # Errors
-    /// [`Error::Certificates`] if there are no certificates, or the first one has another public
-    /// key.
+    /// [`Error::Certificates`] if there are no certificates, or the first certificate has another
+    /// public key.
     pub fn with_certificates(
         self,
         certificates: Vec<CertificateDer<'static>>,

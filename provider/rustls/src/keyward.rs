@@ -13,10 +13,9 @@ use crate::{Error, Key, Resolver, ResolverBuilder};
 
 /// The Keyward daemon, where keys come from. Cheap to clone; clones, and the keys that come from
 /// them, share their connections.
-///
 /// Making a `Keyward` does no I/O: the first request connects, and a later request connects again
-/// where that is needed. Connections belong to the process that opened them, so a `Keyward` may be
-/// made before a fork.
+/// if necessary. Connections belong to the process that opened them, so a program may make a
+/// `Keyward` before a fork.
 #[derive(Clone)]
 pub struct Keyward {
     pub(crate) client: Client,
@@ -49,18 +48,18 @@ impl Keyward {
         Ok(Self::new(socket.parse()?, Client::DEFAULT_TIMEOUT))
     }
 
-    /// The same daemon with another time limit for each request, connecting included: at most an
-    /// hour. A handshake fails if its signature has not come in that time.
+    /// Sets another time limit for each request, connecting included: at most an hour. A handshake
+    /// fails if its signature has not come in that time.
     ///
-    /// The result has connections of its own. Clones and keys made before keep their limit and
-    /// their connections.
+    /// The result has its own connections. Clones and keys made before keep their limit and their
+    /// connections.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self::new(self.client.address().clone(), timeout)
     }
 
     /// A key by its reference, which `keyward key reference LABEL` prints. Does no I/O, because the
-    /// reference has the public key: a server starts while the daemon is down.
+    /// reference has the public key. So a server starts while the daemon is down.
     ///
     /// # Errors
     /// [`Error::Reference`] if `pem` is not a reference.
@@ -68,7 +67,7 @@ impl Keyward {
         Ok(Key::new(self.clone(), Reference::from_pem(pem)?))
     }
 
-    /// Like [`Keyward::key_from_pem`], from a file.
+    /// A key by its reference in a file; see [`Keyward::key_from_pem`].
     ///
     /// # Errors
     /// [`Error::File`] if the file cannot be read or is not a reference.
@@ -80,8 +79,8 @@ impl Keyward {
         Ok(Key::new(self.clone(), Reference::from_pem(&pem).map_err(invalid)?))
     }
 
-    /// The current version of a key, which this key stays: after a rotation the old version still
-    /// signs.
+    /// The current version of a key. The returned key stays at this version: after a rotation the
+    /// old version still signs.
     ///
     /// # Blocks
     /// Asks the daemon for the public key and waits for the answer, up to the time limit.

@@ -18,8 +18,8 @@ use crate::{Error, Keyward, RequestError};
 /// Keys with the certificates that the daemon holds for them, by the names that clients ask for
 /// (SNI, RFC 6066, 3). Made by [`Keyward::resolver`].
 ///
-/// Of each key the resolver uses the newest version with certificates that `keyward cert attach`
-/// has attached. To resolve a name is to look into memory, and never waits.
+/// For each key, the resolver uses the newest version with certificates that `keyward cert attach`
+/// has attached. Resolving a name looks only into memory, and never waits.
 ///
 /// A TLS client uses the key of [`ResolverBuilder::fallback`].
 ///
@@ -86,14 +86,14 @@ impl fmt::Debug for Resolver {
 pub struct KeyStatus {
     /// Label of the key.
     pub label: String,
-    /// Version that handshakes use, from 1; `None` if handshakes fail because there is no
+    /// Version that handshakes use, from 1. `None` if handshakes fail because there is no
     /// certificate.
     pub version: Option<u32>,
-    /// Reason why handshakes fail, or may fail soon; `None` if all is well.
+    /// Reason why handshakes fail, or may fail soon. `None` if there is no problem.
     pub problem: Option<Problem>,
 }
 
-/// Reason why handshakes with a key fail, or may fail soon. Shows itself as a text for a person.
+/// Reason why handshakes with a key fail, or may fail soon. `Display` shows a text for a person.
 #[derive(Clone, Debug, ThisError)]
 #[non_exhaustive]
 pub enum Problem {
@@ -104,7 +104,7 @@ pub enum Problem {
     /// The daemon has not been asked about the key yet.
     #[error("the daemon has not been asked yet")]
     NotAsked,
-    /// The key is well, but changes do not arrive at the moment.
+    /// The key is usable, but the resolver does not learn of changes at the moment.
     #[error("cannot follow changes: {0}")]
     NotFollowed(#[source] Arc<RequestError>),
 }
@@ -128,7 +128,7 @@ pub struct ResolverBuilder {
     keyward: Keyward,
     names: Names,
     labels: HashSet<Label>,
-    /// The first mistake.
+    /// The first mistake of the caller.
     error: Option<Error>,
 }
 
@@ -149,7 +149,7 @@ impl ResolverBuilder {
     }
 
     /// Uses the key with this label for clients that ask for another name or for no name. Without a
-    /// fallback such clients are refused.
+    /// fallback, such clients are refused.
     pub fn fallback(mut self, label: &str) -> Self {
         self.names.fallback = self.label(label);
         self
@@ -177,12 +177,12 @@ impl ResolverBuilder {
     /// thread waits for changes as long as the resolver lives.
     ///
     /// The resolver is made even while the daemon is away. Handshakes with a key fail until the
-    /// daemon has described the key; [`Resolver::status`] tells why. If the daemon goes away later,
-    /// the resolver keeps the certificates it has.
+    /// daemon has described the key; [`Resolver::status`] has the reason. If the daemon goes away
+    /// later, the resolver keeps its certificates.
     ///
     /// # Blocks
     /// Waits for the first answer for each key. After an answer that does not come within the time
-    /// limit, the other keys are left to the thread.
+    /// limit, the thread asks for the other keys.
     ///
     /// # Errors
     /// [`Error::Label`] or [`Error::Name`] if a label or a name is not valid. [`Error::Follow`] if
@@ -285,7 +285,7 @@ impl Shared {
     }
 
     /// Does [`Shared::update`] for several keys. Returns the labels whose answer was missing or
-    /// temporary. After a request without an answer, the rest is not asked for.
+    /// temporary. After a request without an answer, the other keys are not requested.
     pub(crate) fn update_all<'a>(&self, labels: impl IntoIterator<Item = &'a Label>) -> HashSet<&'a Label> {
         let mut pending = HashSet::new();
         let mut is_gone = false;
@@ -313,9 +313,10 @@ impl Shared {
             Err(error) => Arc::new(error),
         };
         let last = match *error {
-            // Another key has the label now, so the certificates of the last one are of no use.
+            // Another key has the label now, so the old certificates are useless.
             Error::NoCertificates(_) => Known::default(),
-            // The error may pass. Until then the daemon's refusal of signatures has a reason.
+            // The error may pass. Until then, the refusal of a signature tells the server the
+            // reason.
             _ => self.keys.load().get(label).cloned().unwrap_or_default(),
         };
         self.note(label, Known { problem: Some(Arc::clone(&error)), ..last });
@@ -335,8 +336,8 @@ impl Shared {
         if certificates.is_empty() {
             return Err(Error::NoCertificates(label.to_string()));
         }
-        // A disabled key is offered all the same: the refusal of its signatures tells the server
-        // more than a missing key.
+        // A disabled key is offered anyway: the refusal of its signatures tells the server more
+        // than a missing key.
         let disabled = || Error::Refused { label: label.to_string(), outcome: Outcome::KeyDisabled };
         let is_enabled = described.state == Some(KeyState::Enabled);
         let problem = (!is_enabled).then(|| Arc::new(disabled()));
@@ -363,8 +364,7 @@ mod tests {
 
     use super::*;
 
-    /// Stands for a daemon with a record that it cannot read, which a test cannot make from
-    /// outside.
+    /// A daemon with a record that it cannot read, which a test cannot make from outside.
     fn answer_as_a_daemon_with_a_sick_key(mut peer: UnixStream) {
         let mut input = Vec::new();
         let mut part = [0; 1024];

@@ -4,7 +4,7 @@ use keyward_client::{Call, Signature};
 
 use crate::RequestError;
 
-/// Memory of how long the last signature by a key took.
+/// Time of the last signature by a key, to predict the next one.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     #[cfg(feature = "tokio")]
@@ -20,11 +20,11 @@ pub(crate) fn answer(
     start()?.finish()
 }
 
-/// Starts a call and waits for its answer. While a slow signature is waited for, the thread is
-/// given back to its runtime where the runtime allows that, so the other tasks of the thread go on.
+/// Starts a call and waits for its answer. During a slow signature, the thread is given back to its
+/// runtime if the runtime allows that, so the other tasks of the thread continue.
 ///
-/// Giving a thread back costs some 20 us, more than a fast unit takes to sign. So a signature is
-/// waited for on this thread at first, unless the previous one was slow.
+/// Giving a thread back costs some 20 us, more than the signature of a fast unit. So this thread
+/// waits first, unless the previous signature was slow.
 #[cfg(feature = "tokio")]
 pub(crate) fn answer(
     pace: &Pace,
@@ -60,10 +60,10 @@ pub(crate) fn answer(
 #[cfg(feature = "tokio")]
 const SLOW: core::time::Duration = core::time::Duration::from_millis(2);
 
-/// Time that a signature is waited for before the thread is given back.
+/// Time that this thread waits before it is given back.
 ///
-/// Longer than a tick of the kernel, which is 4 ms on most machines. For a shorter wait the kernel
-/// sets the timer of the processor and sets it back, for each signature: more than 5 us on a
-/// virtual machine.
+/// Longer than a tick of the kernel, which is 4 ms on most machines. For a shorter wait, the kernel
+/// sets the timer of the processor and sets it back for each signature: more than 5 us on a virtual
+/// machine.
 #[cfg(feature = "tokio")]
 const HERE: core::time::Duration = core::time::Duration::from_millis(5);
