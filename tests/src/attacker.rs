@@ -1,4 +1,4 @@
-//! The `attacker` program, started as a user of its choice; only root can do that.
+//! The `attacker` program, run as a user of the test's choice. Only root can do that.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,35 +13,35 @@ use crate::{Daemon, has_root, target};
 #[derive(Debug)]
 pub struct Attacker {
     child: Child,
-    /// Closed to end it.
+    /// Standard input of the attacker. Closing it ends the attacker.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
 impl Attacker {
-    /// Starts an attacker in a mode, with the settings of its module doc, and waits until it is at
-    /// work.
+    /// Starts an attacker in a mode, with the settings of its module doc. Waits until the attacker
+    /// is at work.
     pub fn start(daemon: &Daemon, uid: u32, mode: &str, settings: &str) -> Self {
         let mut attacker = Self::spawn(daemon, uid, mode, settings);
         attacker.expect("ready");
         attacker
     }
 
-    /// Like [`Attacker::start`], without going to work before [`Attacker::release`].
+    /// Starts an attacker that waits for [`Attacker::release`] before it goes to work.
     pub fn hold(daemon: &Daemon, uid: u32, mode: &str, settings: &str) -> Self {
         let mut attacker = Self::spawn(daemon, uid, mode, &format!("hold=yes {settings}"));
         attacker.expect("held");
         attacker
     }
 
-    /// Lets an attacker begin that was held.
+    /// Lets a held attacker begin.
     pub fn release(&mut self) {
         self.input.as_mut().and_then(|input| input.write_all(b"\n").ok()).expect("its input");
         self.expect("ready");
     }
 
     fn spawn(daemon: &Daemon, uid: u32, mode: &str, settings: &str) -> Self {
-        // Made by this build, whichever build of the daemon is attacked.
+        // The program of this build, even if the daemon is of another build.
         let mut command = Command::new(target().join("release/attacker"));
         command.arg(mode).arg(format!("uid={uid}")).arg(format!("socket={}", daemon.socket().display()));
         command.args(settings.split_whitespace());
@@ -100,8 +100,8 @@ impl Turn {
             return None;
         }
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        // The text is like "/autogroup-27 nice 0": see sched(7). Without this, other work on the
-        // machine would be measured.
+        // The text is like "/autogroup-27 nice 0" (sched(7)). Without the change, the test would
+        // also measure other work on the machine.
         let before = fs::read_to_string(AUTOGROUP).unwrap_or_default();
         let nice = before.trim_end().rsplit(' ').next().map(str::to_owned);
         let _ = fs::write(AUTOGROUP, "-15");
@@ -119,7 +119,7 @@ impl Drop for Turn {
 
 const AUTOGROUP: &str = "/proc/self/autogroup";
 
-/// Number of answers in a report with this outcome.
+/// Number of answers with this outcome in a report.
 pub fn outcomes(report: &Value, outcome: &str) -> u64 {
     report["outcomes"][outcome].as_u64().unwrap_or(0)
 }

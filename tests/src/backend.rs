@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::unit_server::{Python, master_key};
 use crate::{Pki, UnitServer, built};
 
-/// Where the keys of a test's daemon are.
+/// Place of the keys of a test's daemon.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Backend {
     /// The software crypto unit in the daemon itself.
@@ -20,14 +20,14 @@ impl Backend {
     /// Arguments of `key generate` and `key import` that choose this backend.
     pub fn words(self) -> &'static [&'static str] {
         match self {
-            // The only backend, which need not be named.
+            // No words are needed, because this is the only backend.
             Self::Embedded => &[],
             Self::Grep11 => &["--backend", Units::BACKEND],
         }
     }
 }
 
-/// Makes a test for each backend out of functions that take a [`Backend`]: `embedded::NAME` and
+/// Makes a test for each backend from functions that take a [`Backend`]: `embedded::NAME` and
 /// `grep11::NAME`.
 #[macro_export]
 macro_rules! on_both_backends {
@@ -49,22 +49,22 @@ macro_rules! on_both_backends {
 }
 
 /// Remote units, with the same master key unless a test says otherwise, and the files to reach
-/// them: mutual TLS with an authority of their own.
+/// them: mutual TLS with a separate authority.
 #[derive(Debug)]
 pub struct Units {
     directory: PathBuf,
     pki: Pki,
     /// Certificate and key of every unit.
     server: [PathBuf; 2],
-    /// Certificate and key of the daemon as their client.
+    /// Client certificate and key of the daemon.
     client: [PathBuf; 2],
 }
 
 impl Units {
-    /// The name of the backend in the configuration of the daemon.
+    /// Name of the backend in the configuration of the daemon.
     pub const BACKEND: &str = "hsm";
 
-    /// Makes the common files, in a new directory.
+    /// Makes the common files in a new directory.
     pub fn new(directory: &Path) -> Self {
         fs::create_dir(directory).expect("a directory for units");
         let pki = Pki::new(directory);
@@ -72,22 +72,22 @@ impl Units {
         Self { directory: directory.to_owned(), pki, server, client }
     }
 
-    /// Starts a unit, with its log under a name and more arguments, and waits until the unit is
-    /// ready. The first unit makes the master key, so it must be ready before a second unit starts.
+    /// Starts a unit with more arguments, whose log has this name. Waits until the unit is ready.
+    /// The first unit makes the master key, so it must be ready before a second unit starts.
     pub fn start(&self, name: &str, more: &[&str]) -> UnitServer {
         let mut command = self.command();
         command.arg("--dev").arg("--state-dir").arg(self.directory.join("state")).args(more);
         UnitServer::start_command(&mut command, &self.directory, name)
     }
 
-    /// Like [`Units::start`], with the master key in a file.
+    /// Starts a unit with the master key in a file; see [`Units::start`].
     pub fn start_with_master_key(&self, name: &str, master_key: &Path, more: &[&str]) -> UnitServer {
         let mut command = self.command();
         command.arg("--master-key").arg(master_key).args(more);
         UnitServer::start_command(&mut command, &self.directory, name)
     }
 
-    /// A new master key, in a file.
+    /// Makes a new master key in a file.
     pub fn master_key(&self, name: &str) -> PathBuf {
         let path = self.directory.join(name);
         master_key(&path);
@@ -116,7 +116,7 @@ impl Units {
         self.section_of(Self::BACKEND, endpoints, more)
     }
 
-    /// Like [`Units::section`], for a backend of another name.
+    /// The section for a backend of another name; see [`Units::section`].
     pub fn section_of(&self, backend: &str, endpoints: &[String], more: &str) -> String {
         let [certificate, key] = &self.client;
         format!(
@@ -133,7 +133,7 @@ impl Units {
         python.probe(unit, &arguments.iter().copied().chain(tls).collect::<Vec<_>>())
     }
 
-    /// `keyward bench` of a unit, with no daemon in between.
+    /// `keyward bench` of a unit, without a daemon.
     pub fn bench(&self, unit: &UnitServer) -> Command {
         let mut command = Command::new(built("keyward"));
         command.args(["bench", "--grep11", &unit.address()]).arg("--tls-ca").arg(self.pki.ca());

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-/// The hierarchy of this machine, and the groups that the test has made in it, which are removed
-/// with this value.
+/// The hierarchy of this machine, and the groups of the test, which are removed when this value is
+/// dropped.
 #[derive(Debug)]
 pub struct Cgroups {
-    /// A mount in no directory, so nothing has to be unmounted, however the test ends.
+    /// A mount outside of every directory, so it disappears with the process however the test ends.
     mount: OwnedFd,
     made: RefCell<Vec<PathBuf>>,
 }
 
 impl Cgroups {
-    /// Mounts the hierarchy; `None` if the kernel does not let us.
+    /// Mounts the hierarchy. `None` if the kernel does not allow that.
     pub fn mount() -> Option<Self> {
         let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
         fsconfig_create(&context).ok()?;
@@ -26,8 +26,8 @@ impl Cgroups {
         Some(Self { mount, made: RefCell::default() })
     }
 
-    /// The directory of a group. The group and the groups above it are made if missing. Other
-    /// processes of root can use it, too.
+    /// Directory of a group. Makes missing groups on the path. Other processes of root can also use
+    /// the group.
     pub fn group(&self, path: &str) -> PathBuf {
         let mut directory =
             PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.mount.as_raw_fd()));
@@ -46,7 +46,7 @@ impl Drop for Cgroups {
     fn drop(&mut self) {
         for directory in self.made.borrow().iter().rev() {
             let _ = fs::write(directory.join("cgroup.kill"), "1");
-            // A process that was killed stays for a moment.
+            // A killed process stays for a moment.
             let patience = Instant::now() + Duration::from_secs(5);
             while fs::remove_dir(directory).is_err() && Instant::now() < patience {
                 std::thread::sleep(Duration::from_millis(2));

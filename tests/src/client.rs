@@ -37,7 +37,7 @@ impl Wish {
         if self.group == "P-256" { "P-256:P-384:P-521" } else { "X25519:P-256:P-384:P-521" }
     }
 
-    /// Words with which s_client reports the group.
+    /// Words of s_client for the group.
     fn temporary_key(self) -> &'static str {
         if self.group == "P-256" { "Server Temp Key: ECDH, prime256v1" } else { "Server Temp Key: X25519" }
     }
@@ -52,8 +52,8 @@ pub const WISHES: [Wish; 4] = [
 ];
 
 /// Makes handshakes with every wish, by curl and by `openssl s_client`, at a site for each of
-/// [`KEY_TYPES`]. Handshakes that the server cannot do must fail. Returns the number that
-/// succeeded.
+/// [`KEY_TYPES`]. Handshakes that the server does not support must fail. Returns the number of
+/// successful handshakes.
 pub fn every_key_type(pki: &Pki, server: &dyn Server, sites: &[Site]) -> usize {
     let mut handshakes = 0;
     for (site, key_type) in sites.iter().zip(KEY_TYPES) {
@@ -70,8 +70,7 @@ pub fn every_key_type(pki: &Pki, server: &dyn Server, sites: &[Site]) -> usize {
     handshakes
 }
 
-/// Makes a handshake with `openssl s_client`, which must verify the certificate and get what it
-/// wishes.
+/// Makes a handshake with `openssl s_client`, which must verify the certificate and get its wishes.
 pub fn s_client(pki: &Pki, address: SocketAddr, wish: Wish) {
     let output = crate::tool::run(&mut s_client_command(pki, address, wish));
     let text = crate::tool::stderr(&output);
@@ -130,12 +129,12 @@ impl Handshake {
         Self::with_version(pki, address, &rustls::version::TLS13)
     }
 
-    /// Like [`Handshake::new`], with another version.
+    /// A client of one version of TLS, with X25519.
     pub fn with_version(pki: &Pki, address: SocketAddr, version: &'static SupportedProtocolVersion) -> Self {
         Self::with(pki, address, version, vec![X25519], Arc::new(NoCertificate))
     }
 
-    /// A client with these wishes, which authenticates with a key.
+    /// A client with these wishes and a key for its own authentication.
     pub fn with_key(pki: &Pki, address: SocketAddr, wish: Wish, key: Arc<dyn ResolvesClientCert>) -> Self {
         let version = match wish.version {
             "1.2" => &rustls::version::TLS12,
@@ -149,8 +148,8 @@ impl Handshake {
         Self::with(pki, address, version, groups.to_vec(), key)
     }
 
-    /// A client of TLS 1.2 whose randoms come from this source, which is asked for 32 bytes for
-    /// that of its ClientHello.
+    /// A client of TLS 1.2 that takes its randoms from this source. The source must return 32 bytes
+    /// for the random of the ClientHello.
     pub fn with_random(pki: &Pki, address: SocketAddr, random: &'static dyn SecureRandom) -> Self {
         let mut provider = aws_lc_rs::default_provider();
         provider.secure_random = random;
@@ -193,14 +192,14 @@ impl Handshake {
         }
     }
 
-    /// The same client for another name than `localhost`: a DNS name, or an address, with which no
-    /// name is sent.
+    /// Sets another name than `localhost`: a DNS name, or an address, with which the client sends
+    /// no name.
     #[must_use]
     pub fn asking_for(self, name: &'static str) -> Self {
         Self { name: ServerName::try_from(name).expect("a name"), ..self }
     }
 
-    /// The same client from far away: every flight except the first takes this long to arrive.
+    /// Delays every flight except the first, like a client far away.
     #[must_use]
     pub fn from_far(self, distance: Duration) -> Self {
         Self { distance, ..self }
@@ -214,7 +213,7 @@ impl Handshake {
         self.converse()?.protocol_version().ok_or_else(|| io::Error::other("no version"))
     }
 
-    /// Like [`Handshake::make`], for the certificate of the server.
+    /// Makes a handshake, and returns the certificate of the server.
     ///
     /// # Errors
     /// The first error on the way.
@@ -315,7 +314,7 @@ impl Load {
                         let began = Instant::now();
                         let result = handshake.make().map(drop);
                         if result.is_err() {
-                            // A refused client comes again, after a pause.
+                            // A refused client tries again after a pause.
                             std::thread::sleep(Duration::from_millis(1));
                         }
                         attempts.push(Attempt { began, ended: Instant::now(), result });

@@ -22,23 +22,20 @@ use crate::server::Site;
 use crate::tool::{self, Process};
 use crate::{Backend, OpenSsl, UnitServer, Units, built, scratch};
 
-/// A daemon with a state, a runtime directory and a configuration of its own.
-///
-/// Fields are dropped in this order: the daemon ends before the unit that it uses, and the
-/// directory last.
+/// A daemon with its own state, runtime directory and configuration.
 #[derive(Debug)]
 pub struct Daemon {
     process: Option<Process>,
     /// The remote unit that was started for this daemon.
     unit: Option<UnitServer>,
-    /// The peers' socket, where the daemon does not bind it itself.
+    /// The peers' socket, if the test holds it instead of the daemon.
     socket: Option<UnixListener>,
     backend: Backend,
-    /// The section of the backend, if there is one: a part of every configuration.
+    /// The section of the backend, if there is one. Every configuration contains it.
     section: String,
     /// More variables of the environment.
     environment: Vec<(String, PathBuf)>,
-    /// The program that runs the daemon, with its arguments; empty where the daemon runs by itself.
+    /// The program that runs the daemon, with its arguments. Empty if the daemon runs by itself.
     runner: Vec<String>,
     directory: TempDir,
 }
@@ -49,27 +46,27 @@ impl Daemon {
         Self::start_on(Backend::Embedded)
     }
 
-    /// Like [`Daemon::start`], with more lines at the end of the configuration.
+    /// Starts a daemon with more lines at the end of the configuration; see [`Daemon::start`].
     pub fn start_with(configuration: &str) -> Self {
         let mut daemon = Self::prepare(configuration);
         daemon.resume();
         daemon
     }
 
-    /// Like [`Daemon::start`], on a backend. A remote unit is started too, and ends with this
-    /// value.
+    /// Starts a daemon on a backend; see [`Daemon::start`]. A remote unit is started too, and ends
+    /// with this value.
     pub fn start_on(backend: Backend) -> Self {
         let mut daemon = Self::prepare_on(backend, "");
         daemon.resume();
         daemon
     }
 
-    /// A daemon that is set up and does not run yet.
+    /// Prepares a daemon that does not run yet.
     pub fn prepare(configuration: &str) -> Self {
         Self::prepare_on(Backend::Embedded, configuration)
     }
 
-    /// Like [`Daemon::prepare`], on a backend, whose remote unit runs already.
+    /// Prepares a daemon on a backend whose remote unit already runs; see [`Daemon::prepare`].
     pub fn prepare_on(backend: Backend, configuration: &str) -> Self {
         let directory = scratch();
         let (unit, section) = match backend {
@@ -84,19 +81,19 @@ impl Daemon {
         Self::assemble(directory, backend, unit, section, configuration)
     }
 
-    /// A running daemon whose unit takes this long for each call.
+    /// Starts a daemon whose unit takes this time for each call.
     pub fn start_slow(latency: &str) -> Self {
         let mut daemon = Self::prepare_slow(latency);
         daemon.resume();
         daemon
     }
 
-    /// The daemon of [`Daemon::start_slow`], not started yet.
+    /// Prepares the daemon of [`Daemon::start_slow`].
     pub fn prepare_slow(latency: &str) -> Self {
         Self::prepare_slow_with(latency, "in-flight = 256\n")
     }
 
-    /// The daemon of [`Daemon::start_slow`], with these settings of the backend.
+    /// Prepares the daemon of [`Daemon::start_slow`] with more settings of the backend.
     pub fn prepare_slow_with(latency: &str, settings: &str) -> Self {
         let directory = scratch();
         let units = Units::new(&directory.path().join("units"));
@@ -105,7 +102,7 @@ impl Daemon {
         Self::assemble(directory, Backend::Grep11, Some(unit), section, "")
     }
 
-    /// Like [`Daemon::prepare`], with its keys in units that the test starts and stops; see
+    /// Prepares a daemon with its keys in units that the test starts and stops; see
     /// [`Units::section`].
     pub fn prepare_for_units(section: String, configuration: &str) -> Self {
         Self::assemble(scratch(), Backend::Grep11, None, section, configuration)
@@ -141,13 +138,13 @@ impl Daemon {
         self.environment.push((name.to_owned(), path));
     }
 
-    /// Runs each daemon that is started from now on under another program, which gets the command:
-    /// a debugger, for example.
+    /// Runs each daemon that is started from now on under another program, which gets the command,
+    /// for example a debugger.
     pub fn run_by(&mut self, runner: Vec<String>) {
         self.runner = runner;
     }
 
-    /// Writes the configuration file anew; the section of the backend comes last.
+    /// Writes a new configuration file. The section of the backend comes last.
     pub fn configure(&self, text: &str) {
         fs::write(self.path("keyward.toml"), format!("{text}{}", self.section)).expect("the configuration");
     }
@@ -167,7 +164,7 @@ impl Daemon {
         self.socket = Some(listener);
     }
 
-    /// Starts the daemon on its state so far, and waits until it is ready.
+    /// Starts the daemon on its present state, and waits until the daemon is ready.
     pub fn resume(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let notify = self.path("notify.sock");
@@ -176,7 +173,7 @@ impl Daemon {
         ready.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         let mut words: Vec<OsString> = self.runner.iter().map(OsString::from).collect();
         if self.socket.is_some() {
-            // sd_listen_fds(3): descriptor 3, and the id of the process that it is meant for.
+            // sd_listen_fds(3): descriptor 3, and the id of the process that owns it.
             let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
             words.extend(["sh", "-c", script, "sh"].map(OsString::from));
         }
@@ -195,7 +192,7 @@ impl Daemon {
         loop {
             let got = match ready.recv(&mut message) {
                 Ok(got) => got,
-                // Like a machine whose processes are stopped and go on (signal(7)).
+                // As on a machine whose processes are stopped and continued (signal(7)).
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => panic!("not ready, {error}:\n{}", self.log()),
             };
@@ -220,7 +217,7 @@ impl Daemon {
         process.wait()
     }
 
-    /// Makes the daemon read its configuration again, and waits for that.
+    /// Makes the daemon read its configuration again, and waits until it has.
     pub fn reload(&self) {
         let reloaded = || self.logged(&["configuration reloaded"]);
         let before = reloaded();
@@ -228,7 +225,8 @@ impl Daemon {
         tool::wait_for("a reload", || (reloaded() > before).then_some(()));
     }
 
-    /// Makes the daemon replace itself by the program in its place now, and waits for that.
+    /// Makes the daemon replace itself by the program that is now at its path, and waits until it
+    /// has.
     pub fn upgrade(&self) {
         let ready = || self.logged(&[" ready version="]);
         let before = ready();
@@ -236,8 +234,8 @@ impl Daemon {
         tool::wait_for("an upgrade", || (ready() > before).then_some(()));
     }
 
-    /// Asserts that there were this many requests over the peers' socket, each the only signature
-    /// of a handshake.
+    /// Asserts that there were this many requests over the peers' socket, and that each was the
+    /// only signature of a handshake.
     pub fn assert_one_request_each(&self, handshakes: usize) {
         let signatures = self.logged(&["outcome=done", "purpose=tls1"]);
         assert_eq!(signatures, handshakes, "{}", self.log());
@@ -286,7 +284,7 @@ impl Daemon {
         command
     }
 
-    /// A shell that runs a command line of an error message as it stands.
+    /// A shell that runs a command line from an error message, unchanged.
     pub fn shell(&self, line: &str) -> Command {
         let program = built("keyward");
         let path = std::env::var("PATH").unwrap_or_default();
@@ -355,7 +353,7 @@ impl Daemon {
         self.import_with(label, key_type, &[])
     }
 
-    /// Like [`Daemon::import`], for one use.
+    /// Imports a plain key for one use; see [`Daemon::import`].
     pub fn import_for(&self, label: &str, key_type: &str, usage: &str) -> PathBuf {
         self.import_with(label, key_type, &["--use", usage])
     }
@@ -377,7 +375,7 @@ impl Daemon {
         path
     }
 
-    /// This daemon for programs on rustls.
+    /// A client of this daemon for programs on rustls.
     pub fn for_rustls(&self) -> keyward_rustls::Keyward {
         let socket = self.socket();
         keyward_rustls::Keyward::at(socket.to_str().expect("a path in UTF-8")).expect("a socket")
@@ -399,7 +397,7 @@ impl Daemon {
     /// The openssl.cnf for an OpenSSL. Versions with the same major number share the file.
     pub fn openssl_conf_of(&self, openssl: OpenSsl) -> PathBuf {
         let path = self.path(&format!("openssl-{}.cnf", openssl.major()));
-        // Written once, because a program that was started before may be reading the file.
+        // Written only once, because a running program may be reading the file.
         if !path.exists() {
             let shipped = include_str!("../../conf/openssl.cnf");
             let text = self.settings_of_provider(openssl).iter().fold(
@@ -414,7 +412,7 @@ impl Daemon {
         path
     }
 
-    /// The least that an openssl.cnf must say for an OpenSSL, without the settings of the system.
+    /// The smallest openssl.cnf for an OpenSSL, without the settings of the system.
     pub fn least_openssl_conf(&self, openssl: OpenSsl) -> String {
         let [[_, module], [_, socket]] = self.settings_of_provider(openssl);
         format!(
@@ -429,7 +427,7 @@ impl Daemon {
     /// The lines of the shipped openssl.cnf about module and socket, and the lines for this
     /// daemon.
     fn settings_of_provider(&self, openssl: OpenSsl) -> [[String; 2]; 2] {
-        // A copy, which the users of servers can reach wherever the build is.
+        // A copy that the users of servers can reach, wherever the build directory is.
         let module = self.path(if openssl.major() == 3 { "keyward.so" } else { "keyward-4.so" });
         if !module.exists() {
             fs::copy(openssl.provider(), &module).expect("the provider");

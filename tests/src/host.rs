@@ -1,4 +1,4 @@
-//! `tests/host/host.c`: a program that uses OpenSSL as servers do in trouble.
+//! `tests/host/host.c`: a program that uses OpenSSL like a server, in unusual situations.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ impl Host {
         Self { command }
     }
 
-    /// The program with an OpenSSL of its own inside; the provider loads the system's OpenSSL.
+    /// The program with its own OpenSSL inside; the provider loads the system's OpenSSL.
     pub fn with_static_openssl(daemon: &Daemon) -> Self {
         let words = ["-l:libssl.a", "-l:libcrypto.a", "-ldl"].map(str::to_owned);
         let mut command = Command::new(program("static-host", &words));
@@ -62,7 +62,7 @@ impl Host {
         self
     }
 
-    /// Runs the program under another program, which gets the command: a debugger, for example.
+    /// Runs the program under another program, which gets the command, for example a debugger.
     pub fn run_by(&mut self, runner: &[String]) {
         let host = std::mem::replace(&mut self.command, Command::new(&runner[0]));
         self.command.args(&runner[1..]).arg(host.get_program()).args(host.get_args());

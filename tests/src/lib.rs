@@ -52,7 +52,7 @@ pub const KEY_TYPES: [&str; 8] =
 /// The key types that OpenSSL knows since 3.5.
 pub const ML_DSA: [&str; 3] = ["ml-dsa-44", "ml-dsa-65", "ml-dsa-87"];
 
-/// A directory for one test that other users may enter, removed at its end.
+/// A directory for one test, removed at its end. Other users may enter it.
 pub fn scratch() -> tempfile::TempDir {
     let directory =
         tempfile::Builder::new().prefix("keyward-test-").tempdir().expect("a temporary directory");
@@ -60,10 +60,10 @@ pub fn scratch() -> tempfile::TempDir {
     directory
 }
 
-/// A port of loopback on which nobody listens.
+/// A port of loopback without a listener.
 pub fn free_port() -> u16 {
-    // Below the range from which the kernel takes ports for clients (ip_local_port_range, ip(7)):
-    // one of those could be gone by the time the server wants it.
+    // Below the range from which the kernel takes ports for clients (ip_local_port_range, ip(7)). A
+    // port of that range could be in use before the server binds it.
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = 10_000 + u16::try_from(std::process::id() % 20_000).unwrap_or(0);
     let mut ports = std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed));
@@ -76,10 +76,10 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Whether the tests run as root. If not, the test that asks is reported as left out.
+/// True if the tests run as root. Otherwise reports the calling test as left out.
 ///
-/// For tests, or parts of them, that play other users, mount file systems or read the memory of a
-/// daemon.
+/// For tests, or parts of tests, that act as other users, mount file systems or read the memory of
+/// a daemon.
 #[track_caller]
 pub fn has_root() -> bool {
     if !is_root() {
@@ -88,27 +88,26 @@ pub fn has_root() -> bool {
     is_root()
 }
 
-/// Reports the test that calls this as left out: in `target/left-out`, which `make test` prints at
-/// its end. A test that returns early passes otherwise, and nobody notices.
+/// Reports the calling test as left out: in `target/left-out`, which `make test` prints at its end.
+/// Without this report, nobody would notice a test that returns early.
 #[track_caller]
 pub fn leave_out(reason: &str) {
     let thread = std::thread::current();
     let line = format!("{} ({}): {reason}\n", thread.name().unwrap_or("test"), Location::caller());
     eprint!("left out: {line}");
     let mut list = File::options().append(true).create(true).open(target().join("left-out")).expect("a list");
-    // In one call, since many tests write to the list.
+    // In one call, because many tests write to the list.
     list.write_all(line.as_bytes()).expect("an entry");
 }
 
-/// A file that the release build makes. `KEYWARD_BUILD` names the directory of another build to
-/// look at.
+/// Path of a file of the release build. `KEYWARD_BUILD` names the directory of another build.
 pub fn built(name: &str) -> PathBuf {
     let build = std::env::var_os("KEYWARD_BUILD").map_or_else(|| target().join("release"), PathBuf::from);
     let path = build.join(name);
     path.canonicalize().unwrap_or_else(|_| panic!("{} is missing: cargo build --release", path.display()))
 }
 
-/// Where builds go.
+/// Directory of builds.
 pub fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
 }

@@ -1,14 +1,14 @@
-//! A copy of this machine, in which a test may install what pages tell administrators to install.
+//! A copy of this machine, in which a test may install software as pages tell administrators.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::{has_root, leave_out, tool};
 
-/// Runs a shell script, which ends at the first command that fails, in a copy of this machine and
-/// in the directory of the source. Changes, mounts and processes are gone with its end. Its `/run`
-/// is empty at the start, and its network is a loopback of its own. `None`, and the test is
-/// reported as left out, where the kernel does not let us make one: without root, and in most
+/// Runs a shell script in a copy of this machine, in the directory of the source. The script ends
+/// at the first command that fails. Its changes, mounts and processes disappear at its end. Its
+/// `/run` is empty at the start, and its network is a separate loopback. Returns `None`, and
+/// reports the test as left out, if the kernel does not allow the copy: without root, and in most
 /// containers.
 #[track_caller]
 pub fn run_in_copy(script: &str) -> Option<Output> {
@@ -31,8 +31,7 @@ pub fn run_in_copy(script: &str) -> Option<Output> {
 /// Exit status of the script if it cannot make the copy.
 const NO_COPY: i32 = 93;
 
-/// A copy of the root has no other file systems in it, so the file systems that matter are
-/// added.
+/// A copy of the root contains no other file systems, so the necessary file systems are added.
 const COPY: &str = r#"
 set -eu
 trap 'exit 93' EXIT

@@ -3,9 +3,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-/// Number of copies of each byte string in the memory that a process may write to, in either
-/// order of its bytes: a number may be kept with its lowest byte first. Only root may look. Each
-/// has at least two bytes.
+/// Number of copies of each byte string in the writable memory of a process, in either order of the
+/// bytes: a number may be stored with its lowest byte first. Only root may read the memory. Each
+/// byte string has at least two bytes.
 pub fn count(process: u32, wanted: &[&[u8]]) -> Vec<usize> {
     let reversed: Vec<Vec<u8>> = wanted.iter().map(|bytes| bytes.iter().rev().copied().collect()).collect();
     // Grouped by the first two bytes, so the memory is searched once for any number of byte

@@ -1,4 +1,4 @@
-//! The versions of OpenSSL that the provider is loaded into.
+//! The versions of OpenSSL that load the provider.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,16 +12,16 @@ pub enum OpenSsl {
     System,
     /// OpenSSL 3.5, built by `tests/openssl/build`.
     V3_5,
-    /// OpenSSL 4.0, whose libraries have other names, so it needs a provider of its own: `make
-    /// test-openssl-4`.
+    /// OpenSSL 4.0. Its libraries have other names, so it needs another build of the provider:
+    /// `make test-openssl-4`.
     V4_0,
 }
 
 impl OpenSsl {
-    /// The versions that every test of the provider itself runs on.
+    /// The versions on which every test of the provider itself runs.
     #[cfg(not(feature = "openssl-4"))]
     pub const ALL: [Self; 2] = [Self::System, Self::V3_5];
-    /// The versions that every test of the provider itself runs on.
+    /// The versions on which every test of the provider itself runs.
     #[cfg(feature = "openssl-4")]
     pub const ALL: [Self; 3] = [Self::System, Self::V3_5, Self::V4_0];
 

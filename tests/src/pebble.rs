@@ -1,5 +1,5 @@
-//! Pebble, the authority of Let's Encrypt for tests (RFC 8555): it asks for challenges and
-//! certifies what answers them.
+//! Pebble, the test authority of Let's Encrypt (RFC 8555). It sends challenges, and certifies
+//! clients that answer them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::tool::{Process, run, wait_for};
 use crate::{Pki, free_port};
 
-/// An authority for which every name is on this machine.
+/// An authority that finds every name on this machine.
 #[derive(Debug)]
 pub struct Pebble {
     _names: Process,
@@ -20,7 +20,7 @@ pub struct Pebble {
 }
 
 impl Pebble {
-    /// Starts it in a directory, and waits until it answers.
+    /// Starts pebble in a directory, and waits until it answers.
     pub fn start(home: &Path) -> Self {
         fs::create_dir_all(home.join("issued")).expect("directories");
         let pki = Pki::new(home);
@@ -39,11 +39,11 @@ impl Pebble {
         names.args(["-dns01", &format!("127.0.0.1:{dns}"), "-management", &format!("127.0.0.1:{mock}")]);
         let names = Process::start(&mut names, &home.join("names.log"));
         let mut authority = Command::new("pebble");
-        // Each order is asked for its own challenges, at once.
+        // Pebble sends new challenges for each order, without a pause.
         authority
             .env("PEBBLE_AUTHZREUSE", "0")
-            // Otherwise pebble refuses one nonce in twenty, to see whether clients try again;
-            // certbot does that once.
+            // By default pebble refuses one nonce in twenty, to test whether clients try again.
+            // certbot tries again only once.
             .env("PEBBLE_WFE_NONCEREJECT", "0")
             .env("PEBBLE_VA_NOSLEEP", "1")
             .arg("-config")
@@ -65,7 +65,7 @@ impl Pebble {
         }
     }
 
-    /// certbot, which has this for its authority and keeps everything in `home`.
+    /// certbot with this authority. It keeps all its files in `home`.
     pub fn certbot(&self, home: &Path) -> Command {
         let mut command = Command::new("certbot");
         command.args(["--non-interactive", "--server", &self.directory]).env("REQUESTS_CA_BUNDLE", &self.tls);
@@ -76,12 +76,12 @@ impl Pebble {
         command
     }
 
-    /// The port at which it asks for challenges over HTTP.
+    /// Port to which pebble sends challenges over HTTP.
     pub fn challenges(&self) -> u16 {
         self.challenges
     }
 
-    /// The authority as clients know it.
+    /// Address of the authority for clients.
     pub fn issued(&self) -> &Pki {
         &self.issued
     }

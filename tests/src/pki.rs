@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::tool::succeed;
 use crate::{Daemon, KEY_TYPES, OpenSsl};
 
-/// An authority with a plain key file. The keys that it certifies are elsewhere.
+/// An authority with a plain key file. It certifies keys without their private halves.
 #[derive(Debug)]
 pub struct Pki {
     directory: PathBuf,
@@ -49,13 +49,13 @@ impl Pki {
         CertificateDer::from_pem_file(self.ca()).expect("the certificate of the authority")
     }
 
-    /// Certifies the public key of a reference for `localhost`, without any use of the private key.
+    /// Certifies the public key of a reference for `localhost`, without using the private key.
     pub fn certify(&self, daemon: &Daemon, reference: &Path) -> PathBuf {
         self.certify_with(OpenSsl::System, daemon, reference)
     }
 
-    /// Like [`Pki::certify`], with the programs of a version of OpenSSL, which must know the type
-    /// of the key.
+    /// Certifies with the programs of a version of OpenSSL, which must know the type of the key;
+    /// see [`Pki::certify`].
     pub fn certify_with(&self, openssl: OpenSsl, daemon: &Daemon, reference: &Path) -> PathBuf {
         let public = reference.with_extension("pub");
         let mut pkey = daemon.openssl_of(openssl, &["pkey", "-pubout", "-in"]);
@@ -63,7 +63,7 @@ impl Pki {
         self.certify_public_with(openssl, &public)
     }
 
-    /// Like [`Pki::certify`], for a DNS name, valid for this many days.
+    /// Certifies for a DNS name, valid for this many days; see [`Pki::certify`].
     pub fn certify_as(&self, daemon: &Daemon, reference: &Path, name: &str, days: i32) -> PathBuf {
         let extensions = self.path("name.ext");
         fs::write(&extensions, format!("subjectAltName=DNS:{name}\n")).expect("extensions");
@@ -79,7 +79,7 @@ impl Pki {
         self.certified(OpenSsl::System, public, "localhost", &file, days)
     }
 
-    /// Another certificate of the authority, valid for this many days.
+    /// Makes another certificate of the authority, valid for this many days.
     pub fn renewed_ca(&self, days: i32) -> PathBuf {
         let (renewed, extensions) = (self.path("renewed.pem"), self.path("ca.ext"));
         fs::write(&extensions, "basicConstraints=critical,CA:true\n").expect("extensions");
@@ -117,7 +117,7 @@ impl Pki {
         self.made_by(x509, public)
     }
 
-    /// Certifies a public key in PEM without any extensions, so in version 1 of X.509.
+    /// Certifies a public key in PEM without extensions, so in version 1 of X.509.
     pub fn certify_bare(&self, public: &Path) -> PathBuf {
         self.made_by(openssl(&["x509", "-new", "-subj", "/CN=localhost"]), public)
     }
@@ -155,8 +155,8 @@ impl Pki {
     }
 }
 
-/// A plain private key of one of [`KEY_TYPES`], in PEM. Each process makes it once, because RSA
-/// keys take long.
+/// A plain private key of one of [`KEY_TYPES`], in PEM. Each process makes it once, because
+/// generating RSA keys takes long.
 pub fn plain_key(key_type: &str) -> &'static str {
     static MADE: [OnceLock<String>; KEY_TYPES.len()] = [const { OnceLock::new() }; KEY_TYPES.len()];
     let number = KEY_TYPES.iter().position(|known| *known == key_type).expect("a known key type");

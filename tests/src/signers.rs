@@ -1,8 +1,8 @@
 //! An open-loop load of signatures over the daemon's socket.
 //!
-//! Requests are due at fixed times, whatever became of those before, and their latency counts from
-//! then: a stall shows in every request that was due meanwhile, not only in those that happened to
-//! be under way.
+//! Requests are due at fixed times, whatever happened to earlier requests. Latency counts from the
+//! due time. So a stall shows in every request that was due during it, not only in the requests
+//! that were in progress.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +17,7 @@ use keyward_proto::{Outcome, Reference, Scheme};
 use crate::Daemon;
 use crate::tool::wait_for;
 
-/// Threads that have TLS 1.3 handshakes of a server signed at a steady rate until they are told to
-/// stop.
+/// Threads that request the signatures of TLS 1.3 servers at a steady rate until [`Signers::stop`].
 #[derive(Debug)]
 pub struct Signers {
     plan: Arc<Plan>,
@@ -29,27 +28,27 @@ pub struct Signers {
 #[derive(Clone, Debug)]
 pub struct Signed {
     number: u64,
-    /// When it was to be made.
+    /// Time when the request was due.
     pub due: Instant,
-    /// When its answer came, or it was clear that none will come.
+    /// Time when the answer came, or when it was clear that no answer would come.
     pub ended: Instant,
-    /// The signature, or why there is none.
+    /// The signature, or the reason why there is none.
     pub outcome: Result<Vec<u8>, Failure>,
 }
 
 impl Signed {
-    /// How long it took from the time when it was due, waiting for a free thread included.
+    /// Time from the due time to the end, waiting for a free thread included.
     pub fn latency(&self) -> Duration {
         self.ended.saturating_duration_since(self.due)
     }
 }
 
-/// Why there is no signature.
+/// Reason why there is no signature.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Failure {
     /// Text of the client, as a server would log it.
     pub text: String,
-    /// How the daemon refused, if that is what happened.
+    /// Outcome of the daemon, if the daemon refused.
     pub outcome: Option<Outcome>,
 }
 
@@ -61,11 +60,11 @@ impl From<Error> for Failure {
 }
 
 impl Signers {
-    /// Starts a load of `rate` requests a second, evenly spaced, each taken by one of the threads
-    /// that is free: so many are under way at most. Every message is another one.
+    /// Starts a load of `rate` requests a second, evenly spaced. A free thread takes each request,
+    /// so the number of threads limits the requests in progress. Every message is different.
     ///
     /// # Panics
-    /// If the scheme is none of TLS 1.3.
+    /// If the scheme does not exist in TLS 1.3.
     pub fn start(daemon: &Daemon, label: &str, scheme: Scheme, rate: f64, threads: usize) -> Self {
         let reference = std::fs::read_to_string(daemon.reference(label)).expect("a reference");
         let address = Address::try_from(daemon.socket().as_path()).expect("a path for a socket");
@@ -90,21 +89,21 @@ impl Signers {
         Self { plan, threads }
     }
 
-    /// Lets it run for a time.
+    /// Lets the load run for a time.
     pub fn let_run(&self, time: Duration) {
         std::thread::sleep(time);
     }
 
-    /// Lets it run until so many more signatures have come.
+    /// Lets the load run until so many more signatures have come.
     pub fn let_sign(&self, count: u64) {
         let signed = || self.plan.signed.load(Ordering::Relaxed);
         let enough = signed() + count;
         wait_for(&format!("{count} more signatures"), || (signed() >= enough).then_some(()));
     }
 
-    /// Ends the load and returns every request that was due until now, in the order in which they
-    /// were. Those that wait for a thread are made still, for as long as [`GRACE`]; what is left
-    /// then is a failure.
+    /// Ends the load, and returns every request that was due until now, in the order of the due
+    /// times. Waiting requests are still made, for as long as [`GRACE`]; then they count as
+    /// failures.
     ///
     /// # Panics
     /// If a signature is wrong.
@@ -114,7 +113,7 @@ impl Signers {
         let mut signed: Vec<_> =
             threads.flat_map(|thread| thread.join().expect("a thread that signs")).collect();
         signed.sort_unstable_by_key(|signed| signed.number);
-        // Only now, for the load to have the processors to itself.
+        // Only now, so that the load does not share the processors with the verification.
         signed.iter().for_each(|signed| self.plan.verify(signed));
         signed
     }
@@ -129,7 +128,7 @@ impl Drop for Signers {
     }
 }
 
-/// The requests that were due in a time, from requests in the order of [`Signers::stop`].
+/// The requests that were due in a time, out of requests in the order of [`Signers::stop`].
 pub fn due_within(signed: &[Signed], time: Range<Instant>) -> &[Signed] {
     let before = |end: Instant| signed.partition_point(|signed| signed.due < end);
     &signed[before(time.start)..before(time.end)]
@@ -163,11 +162,11 @@ struct Plan {
     start: Instant,
     /// Requests per second.
     rate: f64,
-    /// The number of the next request that a thread takes.
+    /// Number of the next request that a thread takes.
     next: AtomicU64,
     /// Number of signatures so far.
     signed: AtomicU64,
-    /// End of the load: requests due later are not made.
+    /// End of the load: requests that are due later are not made.
     end: Mutex<Option<Instant>>,
     ended: Condvar,
 }
@@ -175,7 +174,7 @@ struct Plan {
 /// Decision about a request after waiting for it.
 enum Turn {
     Sign,
-    /// The request was due before the load ended, too long ago.
+    /// The request was due before the load ended, but too long ago.
     Late,
     /// The request would be due after the load ended.
     Over,

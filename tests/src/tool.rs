@@ -1,5 +1,4 @@
-//! Programs that are run to their end, and processes that are ended with the value that stands for
-//! them.
+//! Programs that run to their end, and processes that end when their value is dropped.
 
 use std::io::Read;
 use std::path::Path;
@@ -28,7 +27,7 @@ pub fn fail(command: &mut Command) -> (ExitStatus, String) {
     (output.status, stderr(&output))
 }
 
-/// The same command, run as another user, with only the first group of that user.
+/// Runs a command as another user, with only the first group of that user.
 pub fn as_user(user: &str, command: &Command) -> Command {
     let mut other = Command::new("setpriv");
     other.args(["--reuid", user, "--regid", user, "--clear-groups", "--"]);
@@ -47,10 +46,10 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Asks again and again until there is an answer.
+/// Repeats a question until there is an answer.
 ///
 /// # Panics
-/// After ten seconds, naming what was awaited.
+/// After ten seconds, naming the missing answer.
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -75,7 +74,7 @@ impl Process {
         Self::start_with(command, Stdio::null(), log)
     }
 
-    /// Like [`Process::start`], with input.
+    /// Starts a program with input; see [`Process::start`].
     pub fn start_with(command: &mut Command, input: Stdio, log: &Path) -> Self {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
         let errors = log.try_clone().expect("a second handle");
@@ -115,7 +114,7 @@ impl Drop for Process {
                 std::thread::sleep(Duration::from_millis(2));
             }
             if self.is_running() {
-                // Killed like this it cannot end its children.
+                // A process that is killed like this cannot end its children.
                 let children = children(self.id());
                 self.signal(Signal::KILL);
                 let _ = self.child.wait();

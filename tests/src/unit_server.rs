@@ -20,12 +20,12 @@ pub struct UnitServer {
 }
 
 impl UnitServer {
-    /// Starts one with these arguments, its log in a directory under a name.
+    /// Starts a server with these arguments. Its log is in a directory, under a name.
     pub fn start(directory: &Path, name: &str, arguments: &[&str]) -> Self {
         Self::start_command(Self::command("127.0.0.1:0").args(arguments), directory, name)
     }
 
-    /// Starts one by a command that lets it listen on a free port of loopback.
+    /// Starts a server by a command that makes it listen on a free port of loopback.
     pub fn start_command(command: &mut Command, directory: &Path, name: &str) -> Self {
         let log = directory.join(format!("{name}.log"));
         let process = Process::start(command, &log);
@@ -44,12 +44,12 @@ impl UnitServer {
         command
     }
 
-    /// Where it listens, by the name in its certificate.
+    /// Address of the listener, with the name in its certificate.
     pub fn address(&self) -> String {
         format!("localhost:{}", self.port)
     }
 
-    /// Where it listens, for a [`Proxy`](crate::Proxy) in between.
+    /// Address of the listener, for a [`Proxy`](crate::Proxy) in between.
     pub fn socket_address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
@@ -59,7 +59,7 @@ impl UnitServer {
         self.process.id()
     }
 
-    /// The name of its master key.
+    /// Name of the master key of the server.
     pub fn wkid(&self) -> String {
         let log = self.log();
         let wkid = log.split("wkid=").nth(1).and_then(|rest| rest.split_whitespace().next());
@@ -71,7 +71,7 @@ impl UnitServer {
         fs::read_to_string(&self.log).expect("a log")
     }
 
-    /// Has it read its tokens again, and waits until a new line of the log says what came of that.
+    /// Makes the server read its tokens again, and waits for a new log line that contains `told`.
     pub fn reload(&self, told: &str) {
         let lines = || self.log().lines().filter(|line| line.contains(told)).count();
         let before = lines();
@@ -79,18 +79,18 @@ impl UnitServer {
         wait_for(&format!("the log to say {told}"), || (lines() > before).then_some(()));
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the server.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    /// Kills the daemon, like a crash.
+    /// Kills the server, like a crash.
     pub fn kill(&mut self) {
         self.process.signal(Signal::KILL);
         self.process.wait();
     }
 
-    /// Ends the daemon as an operator does, and waits for the end.
+    /// Ends the server as an operator does, and waits for the end.
     pub fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::TERM);
         self.process.wait()
@@ -103,14 +103,14 @@ pub fn master_key(path: &Path) {
     fs::set_permissions(path, Permissions::from_mode(0o600)).expect("chmod");
 }
 
-/// Clients that are generated from the project's own .proto.
+/// Clients generated from the project's own .proto.
 #[derive(Debug)]
 pub struct Python {
     generated: PathBuf,
 }
 
 impl Python {
-    /// Generates them into a directory.
+    /// Generates the clients into a directory.
     pub fn generate(directory: &Path) -> Self {
         let generated = directory.join("generated");
         fs::create_dir(&generated).expect("a directory");
@@ -130,7 +130,7 @@ impl Python {
         let paths = [self.generated.clone(), root("tests/grep11")];
         command.env("PYTHONPATH", std::env::join_paths(paths).expect("a path"));
         command.env("PYTHONDONTWRITEBYTECODE", "1");
-        // A proxy must not come between a client and loopback.
+        // No HTTP proxy may come between a client and loopback.
         command.env("no_proxy", "*");
         command
     }

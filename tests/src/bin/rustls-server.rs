@@ -1,9 +1,9 @@
 //! A server on rustls for the tests: `rustls-server WORKERS (ADDRESS CERTIFICATES KEY
 //! CLIENT_CA)...`.
 //!
-//! KEY is a reference to a key of the daemon or a private key; CLIENT_CA is who must have certified
-//! the clients, or `-`. The server has one page over HTTP/1.1, and says on standard error why a
-//! handshake failed.
+//! KEY is a reference to a key of the daemon, or a private key. CLIENT_CA is the authority of the
+//! clients' certificates, or `-`. The server has one page over HTTP/1.1. It prints the reason of a
+//! failed handshake on standard error.
 
 use std::convert::Infallible;
 use std::io;
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
     })
 }
 
-/// Acceptor of a site: for a plain key the usual acceptor of tokio-rustls.
+/// Acceptor of a site. For a plain key, the usual acceptor of tokio-rustls.
 #[derive(Clone)]
 enum Site {
     Keyward(Acceptor),
@@ -70,7 +70,7 @@ impl Site {
     }
 }
 
-/// Full handshakes only: nothing is resumed.
+/// Makes only full handshakes, without resumption.
 fn configuration(resolver: Arc<dyn ResolvesServerCert>, client_ca: &str) -> Result<Arc<ServerConfig>> {
     let builder = ServerConfig::builder();
     let builder = match client_ca {
@@ -111,6 +111,6 @@ async fn converse(stream: TcpStream, site: Site) {
     };
     let page =
         service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"served\n")))));
-    // Clients that go without a word are no matter.
+    // A client that closes the connection without a message is not an error.
     let _ = server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), page).await;
 }

@@ -1,4 +1,4 @@
-//! One client of a proxy, and the connection that the proxy made for it.
+//! A client of a proxy, and the connection that the proxy made for it.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -16,7 +16,7 @@ use super::Fault;
 #[derive(Debug)]
 pub(super) struct Link {
     client: TcpStream,
-    /// `None` if there is no server, which the client does not learn.
+    /// `None` if there is no server. The client does not notice.
     upstream: Option<TcpStream>,
     to_client: Pipe,
     to_upstream: Pipe,
@@ -31,12 +31,12 @@ pub(super) enum Fate {
     Alive,
     /// Both sides have ended the link.
     Over,
-    /// One side broke the link, so the other side must be reset.
+    /// The connection of one side broke, so the other side must be reset.
     Broken,
 }
 
 impl Link {
-    /// Connects a client with a server, and resets the client if there is no server, which may show
+    /// Connects a client with a server. Resets the client if there is no server, which may show
     /// later.
     pub(super) fn open(client: TcpStream, upstream: SocketAddr) -> Option<Self> {
         let family = if upstream.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -89,7 +89,7 @@ impl Link {
     fn move_bytes(&mut self, fault: Fault) -> io::Result<()> {
         let Some(upstream) = &mut self.upstream else { return Ok(()) };
         if fault == Fault::Drop {
-            // Everything that comes now is lost, even an end or an error.
+            // Everything that arrives now is lost, even an end or an error.
             self.silent = (!self.to_upstream.ending && readable(&self.client))
                 || (!self.to_client.ending && readable(upstream));
             return Ok(());
@@ -106,7 +106,7 @@ impl Link {
         self.to_client.empty(&mut self.client)
     }
 
-    /// Reads and forgets; the server may end, the client hears nothing of it.
+    /// Reads and discards. The server may end; the client does not notice.
     fn swallow(&mut self) -> Fate {
         if self.upstream.as_mut().is_some_and(ended) {
             self.upstream = None;
@@ -119,7 +119,7 @@ impl Link {
         self.silent |= !self.to_client.chunks.is_empty() || !self.to_upstream.chunks.is_empty();
     }
 
-    /// Ends both connections by a reset, as far as they still exist.
+    /// Ends both connections by a reset, if they still exist.
     pub(super) fn reset(&self) {
         reset(&self.client);
         self.upstream.iter().for_each(reset);
@@ -178,7 +178,7 @@ struct Pipe {
 #[derive(Debug)]
 struct Chunk {
     due: Instant,
-    /// Empty for the end.
+    /// The bytes; empty for the end of the stream.
     bytes: Vec<u8>,
 }
 
@@ -225,7 +225,7 @@ impl Pipe {
             };
             self.bytes -= sent;
             chunk.bytes.drain(..sent);
-            // An empty chunk would be taken for the end.
+            // An empty chunk would mean the end.
             if chunk.bytes.is_empty() {
                 self.chunks.pop_front();
             }
@@ -254,5 +254,5 @@ fn is_for_later(error: &io::Error) -> bool {
 /// Most bytes in a chunk.
 const CHUNK: usize = 64 * 1024;
 
-/// Limit that is enough for a gigabit per second over half a second of delay.
+/// Enough for a gigabit per second with half a second of delay.
 const ROOM: usize = 64 * 1024 * 1024;

@@ -1,7 +1,7 @@
-//! A TCP proxy on loopback that delays, loses, damages and cuts what passes through it.
+//! A TCP proxy on loopback that delays, loses, damages and cuts the bytes that pass through it.
 //!
-//! A single thread does all work, so when [`Proxy::set`] returns a fault is in force on every
-//! connection.
+//! A single thread does all work. So a fault is in force on every connection when [`Proxy::set`]
+//! returns.
 
 mod link;
 
@@ -25,28 +25,28 @@ use link::{Fate, Link, reset};
 pub enum Fault {
     /// Nothing: bytes and ends of streams pass both ways.
     None,
-    /// Bytes to clients arrive this much later. Throughput stays the same: many bytes can be on
-    /// their way at a time.
+    /// Bytes to clients arrive this much later. Throughput stays the same, because many bytes can
+    /// be on their way at a time.
     Delay(Duration),
-    /// A black hole: connections are accepted, bytes are swallowed, nothing is answered. A
-    /// connection that was made or has lost bytes in it stays silent for good; one that was idle
-    /// goes on when it is over.
+    /// A black hole: connections are accepted, bytes are swallowed, and there is no answer. A
+    /// connection that was made during the fault, or lost bytes, stays silent for good. An idle
+    /// connection works again after the fault.
     Drop,
-    /// Connections are reset, new ones as soon as they are accepted.
+    /// Connections are reset, new connections as soon as they are accepted.
     Reset,
-    /// Connections are reset, new ones are refused.
+    /// Connections are reset, and new connections are refused.
     Refuse,
-    /// One bit of every chunk that goes to clients is flipped, in the middle of the chunk.
+    /// A bit in the middle of every chunk to clients is flipped.
     Corrupt,
 }
 
-/// A proxy on a port of loopback, which keeps that port as long as it lives. A connection that
-/// breaks on one side, or finds nobody upstream, is reset on the other.
+/// A proxy on a port of loopback, which it keeps until it is dropped. If a connection breaks on one
+/// side, or the server is gone, the other side is reset.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
     orders: Sender<Order>,
-    /// A byte sent here has the thread look at its orders.
+    /// A byte sent here wakes the thread to read its orders.
     bell: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
@@ -82,13 +82,12 @@ impl Proxy {
         format!("localhost:{}", self.port)
     }
 
-    /// Puts a fault in force instead of the former fault.
+    /// Puts a fault in force instead of the previous fault.
     pub fn set(&self, fault: Fault) {
         self.order(What::Set(fault));
     }
 
-    /// Sends new connections to another server: a server that was started again may have another
-    /// port.
+    /// Sends new connections to another server: a restarted server may have another port.
     pub fn retarget(&self, upstream: SocketAddr) {
         self.order(What::Retarget(upstream));
     }
@@ -103,7 +102,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // The thread ends when there is nobody left to give orders.
+        // The thread ends when the last proxy that can send orders is gone.
         self.orders = mpsc::channel().0;
         let _ = (&self.bell).write_all(&[0]);
         if let Some(thread) = self.thread.take() {
@@ -187,17 +186,17 @@ impl Relay {
         let due = self.links.iter().filter_map(|link| link.next_due(now)).min();
         let patience = due.map(|due| due.saturating_duration_since(Instant::now()));
         let patience = patience.map(|patience| Timespec::try_from(patience).expect("a short time"));
-        // An interruption costs only one more round.
+        // An interruption only costs another round.
         let _ = poll(&mut wanted, patience.as_ref());
     }
 
-    /// Follows the orders, and returns true while there is a proxy that can send orders.
+    /// Carries out the orders. Returns true while there is a proxy that can send orders.
     fn obey(&mut self) -> bool {
         while self.bell.read(&mut [0; 64]).is_ok_and(|got| got > 0) {}
         loop {
             match self.orders.try_recv() {
                 Ok(order) => {
-                    // A client that came before the order is treated by the former order.
+                    // The previous order applies to clients that came before the new order.
                     self.accept();
                     match order.what {
                         What::Set(fault) => self.set(fault),
@@ -232,8 +231,8 @@ fn reserve(port: u16) -> OwnedFd {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).expect("a socket");
     sockopt::set_socket_reuseaddr(&socket, true).expect("SO_REUSEADDR");
-    // A listener that was closed here lives on in a process that another thread is about to start,
-    // until that has come as far as its program (execve(2)).
+    // A process that another thread is just starting holds a copy of a closed listener, until it
+    // executes its program (execve(2)).
     wait_for(&format!("port {port} of a proxy"), || {
         bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok()
     });
@@ -272,7 +271,7 @@ mod tests {
         Ok(stream)
     }
 
-    /// Sends a text and returns what comes back for it.
+    /// Sends a text and returns the answer.
     fn ask(stream: &TcpStream, text: &str) -> io::Result<Vec<u8>> {
         (&*stream).write_all(text.as_bytes())?;
         let mut answer = vec![0; text.len()];
@@ -280,7 +279,7 @@ mod tests {
         Ok(answer)
     }
 
-    /// Sends a text, to which nothing comes back.
+    /// Sends a text, and asserts that there is no answer.
     fn ask_in_vain(stream: &TcpStream) {
         stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         assert_eq!(ask(stream, "lost").unwrap_err().kind(), ErrorKind::WouldBlock);
@@ -317,7 +316,7 @@ mod tests {
             assert_eq!(ask(&stream, "question").unwrap(), b"question");
             assert!(asked.elapsed() >= late);
         }
-        // At least a hundred chunks, which take seconds one after the other.
+        // At least a hundred chunks, which would take seconds one after the other.
         let sent = vec![b'x'; 8_000_000];
         let began = Instant::now();
         std::thread::scope(|scope| {
@@ -326,7 +325,7 @@ mod tests {
         });
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         proxy.set(Fault::None);
-        // The median: one of them may have waited for a processor.
+        // The median, because one of them may have waited for a processor.
         let mut took = [(); 5].map(|()| {
             let asked = Instant::now();
             assert_eq!(ask(&stream, "question").unwrap(), b"question");

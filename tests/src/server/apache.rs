@@ -11,8 +11,7 @@ use super::{Page, Server, Site};
 use crate::tool::{Process, children, wait_for};
 use crate::{Daemon, is_root};
 
-/// Apache with one of its ways to share work among processes, as www-data where the tests run as
-/// root.
+/// Apache with one of its multi-processing modules, as www-data if the tests run as root.
 #[derive(Debug)]
 pub struct Apache {
     process: Process,
@@ -20,7 +19,7 @@ pub struct Apache {
 }
 
 impl Apache {
-    /// Starts it with `event` or `prefork`, and waits until every site is open.
+    /// Starts Apache with `event` or `prefork`, and waits until every site is open.
     pub fn start(daemon: &Daemon, sites: &[Site], mpm: &str) -> Self {
         let directory = super::directory(daemon, "apache", sites);
         let page = Page::read("apache");
@@ -29,8 +28,7 @@ impl Apache {
             .iter()
             .map(|site| format!("Listen {}\n{}", site.address, page.site("SSLEngine on", "*:443", site)))
             .collect();
-        // The libraries of Debian's package apache2-bin, in which there is no configuration and no
-        // service.
+        // The libraries of Debian's package apache2-bin, which has no configuration and no service.
         let modules: String = [&format!("mpm_{mpm}"), "authz_core", "dir", "ssl"]
             .map(|name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n"))
             .concat();
@@ -42,8 +40,8 @@ impl Apache {
         );
         let path = directory.join("apache.conf");
         fs::write(&path, text).expect("apache.conf");
-        // Apache ends by signalling its whole process group, so it needs one of its own. Signals to
-        // the group of the test, as by ctrl-C, do not reach it there: it ends with the test that
+        // Apache signals its whole process group when it ends, so it needs its own group. Signals
+        // to the group of the test, as by ctrl-C, do not reach Apache: it ends with the test that
         // started it.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "apache2", "-DFOREGROUND", "-f"]).arg(&path).process_group(0);
@@ -57,12 +55,12 @@ impl Apache {
         apache
     }
 
-    /// The process id of the parent of its children.
+    /// The process id of the parent of the children.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// The process ids of its children.
+    /// The process ids of the children.
     pub fn children(&self) -> Vec<u32> {
         children(self.process.id())
     }
@@ -85,7 +83,7 @@ impl Server for Apache {
         super::read_log(&self.directory.join("error.log"))
     }
 
-    /// Loads the configuration anew, gracefully, and waits until the old children are gone.
+    /// Reloads gracefully, and waits until the old children are gone.
     fn reload(&self) {
         let (starts, before) = (self.starts(), self.children());
         self.process.signal(Signal::USR1);

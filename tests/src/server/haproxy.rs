@@ -10,15 +10,15 @@ use super::{Page, Server, Site};
 use crate::tool::{Process, wait_for};
 use crate::{Daemon, is_root};
 
-/// HAProxy as Debian runs it, a master with a worker, the latter as a user of its own where the
-/// tests run as root.
+/// HAProxy as Debian runs it: a master and a worker. The worker has its own user if the tests run
+/// as root.
 #[derive(Debug)]
 pub struct Haproxy {
     process: Process,
     log: PathBuf,
 }
 
-/// Where certificate and reference of a site lie.
+/// Files of a site: certificate and reference.
 #[derive(Clone, Copy, Debug)]
 pub enum Files {
     /// In one file, the reference first.
@@ -30,19 +30,19 @@ pub enum Files {
 }
 
 impl Haproxy {
-    /// Starts it with certificate and reference of each site in one file, and waits until all are
-    /// open.
+    /// Starts HAProxy with certificate and reference of each site in one file, and waits until all
+    /// sites are open.
     pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
         Self::start_from(daemon, sites, Files::Combined)
     }
 
-    /// Like [`Haproxy::start`], from files like these.
+    /// Starts HAProxy with certificate and reference in such files; see [`Haproxy::start`].
     pub fn start_from(daemon: &Daemon, sites: &[Site], files: Files) -> Self {
         Self::start_with(daemon, sites, files, "", &daemon.socket())
     }
 
-    /// Like [`Haproxy::start`], with one thread, which goes on while a handshake waits for its
-    /// signature.
+    /// Starts HAProxy with one thread, which continues with other handshakes while one handshake
+    /// waits for its signature; see [`Haproxy::start`].
     pub fn start_asynchronous(daemon: &Daemon, sites: &[Site]) -> Self {
         let page = Page::read("haproxy");
         let block = page.block("ssl-mode-async").trim();
@@ -50,7 +50,7 @@ impl Haproxy {
         Self::start_with(daemon, sites, Files::Combined, &format!("nbthread 1\n{global}\n"), &daemon.socket())
     }
 
-    /// Like [`Haproxy::start`], with TLS 1.2 only, as the page says.
+    /// Starts HAProxy with TLS 1.2 only, as the page says; see [`Haproxy::start`].
     pub fn start_with_tls12_alone(daemon: &Daemon, sites: &[Site]) -> Self {
         let option = "ssl-default-bind-options ssl-max-ver TLSv1.2\n";
         Self::start_with(daemon, sites, Files::Combined, option, &daemon.socket())
@@ -66,14 +66,15 @@ impl Haproxy {
         crate::tool::children(self.process.id())
     }
 
-    /// Like [`Haproxy::start`], from within a directory in which the daemon has the socket that the
-    /// page names.
+    /// Starts HAProxy in a chroot, in which the daemon has the socket that the page names; see
+    /// [`Haproxy::start`].
     pub fn start_in_chroot(daemon: &Daemon, sites: &[Site], root: &Path) -> Self {
         Self::start_in_chroot_with(daemon, sites, root, SOCKET_IN_CHROOT)
     }
 
-    /// Like [`Haproxy::start_in_chroot`], with another address of the daemon. The certificate goes
-    /// first, as in files that were made before the page said otherwise.
+    /// Starts HAProxy in a chroot, with another address of the daemon; see
+    /// [`Haproxy::start_in_chroot`]. The certificate comes first in its file, as older versions of
+    /// the page said.
     pub fn start_in_chroot_with(daemon: &Daemon, sites: &[Site], root: &Path, socket: &str) -> Self {
         let chroot = format!("chroot {}\n", root.display());
         Self::start_with(daemon, sites, Files::CertificateFirst, &chroot, Path::new(socket))
@@ -118,7 +119,7 @@ impl Haproxy {
     }
 
     /// True if the master has a handler for a signal. The master ignores some signals for a while,
-    /// even after it has said that all is loaded. The mask is in hexadecimal (proc(5), SigCgt).
+    /// even after it has reported that it is ready. The mask is in hexadecimal (proc(5), SigCgt).
     fn heeds(&self, signal: Signal) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap_or_default();
         let mask = status
@@ -137,7 +138,7 @@ impl Server for Haproxy {
         super::read_log(&self.log)
     }
 
-    /// Has a new worker take over, and waits until the old one is gone.
+    /// Starts a new worker, and waits until the old worker is gone.
     fn reload(&self) {
         let ends = self.logged("Former worker");
         self.process.signal(Signal::USR2);

@@ -11,7 +11,7 @@ use super::{Page, Server, Site};
 use crate::tool::{Process, wait_for};
 use crate::{Daemon, free_port, is_root};
 
-/// lighttpd, as www-data where the tests run as root.
+/// lighttpd, as www-data if the tests run as root.
 #[derive(Debug)]
 pub struct Lighttpd {
     process: Process,
@@ -19,12 +19,12 @@ pub struct Lighttpd {
 }
 
 impl Lighttpd {
-    /// Starts it, and waits until every site is open.
+    /// Starts lighttpd, and waits until every site is open.
     pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
         Self::start_with(daemon, sites, "")
     }
 
-    /// Like [`Lighttpd::start`], with TLS 1.2 only, as the page says.
+    /// Starts lighttpd with TLS 1.2 only, as the page says; see [`Lighttpd::start`].
     pub fn start_with_tls12_alone(daemon: &Daemon, sites: &[Site]) -> Self {
         let options = "ssl.openssl.ssl-conf-cmd = ( \"MaxProtocol\" => \"TLSv1.2\" )\n";
         Self::start_with(daemon, sites, options)
@@ -35,7 +35,7 @@ impl Lighttpd {
         let page = Page::read("lighttpd");
         let log = directory.join("error.log");
         fs::write(&log, "").expect("a log file");
-        // The file is opened again at a reload, when the server is another user.
+        // After a reload, another user opens the file again.
         fs::set_permissions(&log, Permissions::from_mode(0o666)).expect("chmod");
         let user =
             if is_root() { "server.username = \"www-data\"\nserver.groupname = \"www-data\"\n" } else { "" };

@@ -1,5 +1,5 @@
 //! The real servers, started with a certificate and a reference for each port, and configured as
-//! their pages in conf/ say.
+//! their pages in docs/servers say.
 
 pub mod apache;
 pub mod haproxy;
@@ -52,7 +52,7 @@ impl Site {
         Self::new(pki.certify(daemon, &reference), reference)
     }
 
-    /// A site for each key type, with keys that `make` makes in the daemon by label and type.
+    /// A site for each key type. `make` makes the keys in the daemon, by label and type.
     pub fn of_each_key_type(daemon: &Daemon, pki: &Pki, make: impl Fn(&str, &str)) -> Vec<Self> {
         let site = |key_type: &&str| {
             make(key_type, key_type);
@@ -68,7 +68,7 @@ impl Site {
 
 /// A server that runs until it is dropped.
 pub trait Server {
-    /// The page about the server for administrators.
+    /// The page for administrators about the server.
     fn page(&self) -> Page;
 
     /// Log so far.
@@ -79,8 +79,8 @@ pub trait Server {
         true
     }
 
-    /// Makes the server load its configuration again, and waits for that; does nothing if the
-    /// server cannot.
+    /// Makes the server load its configuration again, and waits until it has. Does nothing if the
+    /// server does not support that.
     fn reload(&self) {}
 
     /// Number of lines of the log that contain `words`.
@@ -100,7 +100,7 @@ pub fn users() -> Vec<u32> {
     users
 }
 
-/// A new directory for a server that listens there, with a page to serve.
+/// A new directory for a server that listens at the sites, with a page to serve.
 fn directory(daemon: &Daemon, name: &str, sites: &[Site]) -> PathBuf {
     let directory = daemon.path(&format!("{name}-{}", sites[0].address.port()));
     std::fs::create_dir_all(directory.join("www")).expect("a directory for a server");

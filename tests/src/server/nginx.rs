@@ -10,7 +10,7 @@ use super::{Page, Server, Site};
 use crate::tool::{Process, wait_for};
 use crate::{Daemon, is_root};
 
-/// nginx with two workers, as www-data where the tests run as root.
+/// nginx with two workers, as www-data if the tests run as root.
 #[derive(Debug)]
 pub struct Nginx {
     process: Process,
@@ -18,17 +18,17 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Starts it, and waits until every site is open.
+    /// Starts nginx, and waits until every site is open.
     pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
         Self::start_with(daemon, sites, 2)
     }
 
-    /// Like [`Nginx::start`], with a number of workers.
+    /// Starts nginx with a number of workers; see [`Nginx::start`].
     pub fn start_with(daemon: &Daemon, sites: &[Site], workers: usize) -> Self {
         Self::start_in(daemon, sites, configure(daemon, sites, workers))
     }
 
-    /// Like [`Nginx::start`], with more directives for each server.
+    /// Starts nginx with more directives for each server; see [`Nginx::start`].
     pub fn start_with_directives(daemon: &Daemon, sites: &[Site], directives: &str) -> Self {
         Self::start_in(daemon, sites, configure_with(daemon, sites, 2, directives))
     }
@@ -52,8 +52,8 @@ impl Nginx {
         self.process.id()
     }
 
-    /// Waits for a line of the error log that has `words` in it: nginx writes it after the client
-    /// has its alert.
+    /// Waits for a line of the error log that contains `words`. nginx writes the line after it has
+    /// sent the alert to the client.
     pub fn wait_for_log(&self, words: &str) -> String {
         wait_for(&format!("{words:?} in the log of nginx"), || {
             self.log().lines().find(|line| line.contains(words)).map(str::to_owned)
@@ -70,7 +70,7 @@ impl Server for Nginx {
         super::read_log(&self.directory.join("error.log"))
     }
 
-    /// Loads the configuration anew, and waits until the old workers are gone.
+    /// Reloads, and waits until the old workers are gone.
     fn reload(&self) {
         let before = self.workers();
         self.process.signal(Signal::HUP);
@@ -86,7 +86,7 @@ pub fn configure(daemon: &Daemon, sites: &[Site], workers: usize) -> PathBuf {
     configure_with(daemon, sites, workers, "")
 }
 
-/// Like [`configure`], with more directives for each server.
+/// Writes a configuration with more directives for each server; see [`configure`].
 fn configure_with(daemon: &Daemon, sites: &[Site], workers: usize, directives: &str) -> PathBuf {
     let directory = daemon.path(&format!("nginx-{}", sites[0].address.port()));
     fs::create_dir_all(directory.join("temp")).expect("a directory for nginx");
@@ -124,8 +124,8 @@ fn configure_with(daemon: &Daemon, sites: &[Site], workers: usize, directives: &
     directory
 }
 
-/// The nginx program on a configuration of [`configure`], by its whole path, as the service of
-/// Debian has it.
+/// The nginx program on a configuration of [`configure`], called by its absolute path, as in
+/// Debian's service.
 pub fn command(daemon: &Daemon, directory: &Path) -> Command {
     let mut command = Command::new("/usr/sbin/nginx");
     command.arg("-p").arg(directory).arg("-c").arg(directory.join("nginx.conf"));

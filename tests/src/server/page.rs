@@ -1,5 +1,5 @@
-//! The pages about servers in conf/. A server of the tests has the configuration that its page
-//! shows, so no page shows a configuration that does not work.
+//! The pages in docs/servers. A server of the tests has the configuration of its page, so no page
+//! shows a configuration that does not work.
 
 use std::fmt::Display;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::Site;
 
-/// A page, of which the fenced blocks matter here.
+/// A page. Tests use its fenced blocks.
 #[derive(Clone, Debug)]
 pub struct Page {
     name: String,
@@ -42,8 +42,8 @@ impl Page {
         block
     }
 
-    /// Like [`Page::block`], with replacements of a test. The page must have every text that is
-    /// replaced.
+    /// The only block that contains these words, with replacements. The page must contain every
+    /// replaced text.
     pub fn filled(&self, words: &str, places: &[(&str, &dyn Display)]) -> String {
         places.iter().fold(self.block(words).to_owned(), |text, (place, value)| {
             assert!(text.contains(place), "no {place:?} in the block with {words:?} of {}.md", self.name);
@@ -51,7 +51,8 @@ impl Page {
         })
     }
 
-    /// Like [`Page::block`], for a site, which listens where the page has `listen`.
+    /// The only block that contains these words, for a site. The site listens at the address that
+    /// replaces `listen`.
     pub fn site(&self, words: &str, listen: &str, site: &Site) -> String {
         self.filled(
             words,
@@ -63,15 +64,16 @@ impl Page {
         )
     }
 
-    /// Gives a command the environment that the page gives the service, with replacements of a test
-    /// in the text of the page has.
+    /// Sets the environment that the page gives the service, with replacements. The page must
+    /// contain every replaced text.
     pub fn set_environment(&self, command: &mut Command, places: &[(&str, &dyn Display)]) {
         let block = self.filled("Environment=", places);
         let variables: Vec<_> = block.lines().filter_map(|line| line.strip_prefix("Environment=")).collect();
         command.envs(variables.iter().filter_map(|variable| variable.split_once('=')));
     }
 
-    /// The line of a log that looks as the page says. Three dots on the page stand for any text.
+    /// The line of a log that matches the line on the page. Three dots on the page stand for any
+    /// text.
     pub fn find_in_log<'a>(&self, log: &'a str) -> Option<&'a str> {
         let (_, shown) = self.blocks().find(|(language, _)| *language == "log").expect("a block of a log");
         let words: Vec<_> = shown.trim().split("...").map(str::trim).collect();

@@ -8,7 +8,7 @@ use super::{Page, Server, Site};
 use crate::tool::{Process, as_user};
 use crate::{Daemon, is_root};
 
-/// The program of the page, a process for each site, as www-data where the tests run as root.
+/// The program of the page: a process for each site, as www-data if the tests run as root.
 #[derive(Debug)]
 pub struct Python {
     _processes: Vec<Process>,
@@ -16,7 +16,7 @@ pub struct Python {
 }
 
 impl Python {
-    /// Starts it, and waits until every site is open.
+    /// Starts the processes, and waits until every site is open.
     pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
         let directory = super::directory(daemon, "python", sites);
         let page = Page::read("python");
@@ -34,7 +34,7 @@ impl Python {
             );
             let path = directory.join(format!("{}.py", site.address.port()));
             fs::write(&path, program).expect("a program");
-            // Debian's, which uses the OpenSSL of the system.
+            // Debian's Python, which uses the OpenSSL of the system.
             let mut command = Command::new("/usr/bin/python3");
             command.arg(&path);
             page.set_environment(&mut command, &[("/etc/keyward/openssl.cnf", &openssl_conf.display())]);

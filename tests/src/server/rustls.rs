@@ -17,7 +17,7 @@ use super::{Page, Server, Site};
 use crate::tool::{Process, as_user, wait_for};
 use crate::{Daemon, built, is_root};
 
-/// `rustls-server`.
+/// The program `rustls-server`.
 #[derive(Debug)]
 pub struct Rustls {
     process: Process,
@@ -25,14 +25,14 @@ pub struct Rustls {
 }
 
 impl Rustls {
-    /// Starts it with two workers, as www-data where the tests run as root, and waits until every
-    /// site is open.
+    /// Starts the server with two workers, as www-data if the tests run as root, and waits until
+    /// every site is open.
     pub fn start(daemon: &Daemon, sites: &[Site]) -> Self {
         let command = command(daemon, sites, 2);
         Self::start_command(daemon, sites, if is_root() { as_user("www-data", &command) } else { command })
     }
 
-    /// Like [`Rustls::start`], with one worker, as the user of the tests, who can read plain keys.
+    /// Starts the server with one worker, as the user of the tests, who can read plain keys.
     pub fn start_single(daemon: &Daemon, site: &Site) -> Self {
         let sites = std::slice::from_ref(site);
         Self::start_command(daemon, sites, command(daemon, sites, 1))
@@ -69,7 +69,7 @@ impl Server for Rustls {
 }
 
 fn command(daemon: &Daemon, sites: &[Site], workers: usize) -> Command {
-    // A copy, which the server's user can reach wherever the build is.
+    // A copy that the server's user can reach, wherever the build directory is.
     let program = daemon.path("rustls-server");
     if !program.exists() {
         fs::copy(built("rustls-server"), &program).expect("the program");
@@ -83,8 +83,8 @@ fn command(daemon: &Daemon, sites: &[Site], workers: usize) -> Command {
     command
 }
 
-/// A server on rustls in this process, without any runtime: one connection after the other, each
-/// with one page.
+/// A server on rustls in this process, without a runtime: one connection after the other, with one
+/// page each.
 #[derive(Debug)]
 pub struct RustlsThread {
     address: SocketAddr,
@@ -123,7 +123,7 @@ impl RustlsThread {
         self.address
     }
 
-    /// The next failure, as soon as there is one.
+    /// Waits for the next failure.
     pub fn failure(&self) -> io::Error {
         wait_for("a failure of the server", || {
             let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,12 +11,12 @@ pub struct SServer {
 }
 
 impl SServer {
-    /// Starts it for one site, and waits until that is open.
+    /// Starts the server for one site, and waits until the site is open.
     pub fn start(daemon: &Daemon, site: &Site) -> Self {
         Self::start_of(daemon, site, OpenSsl::System, &[])
     }
 
-    /// Like [`SServer::start`], of an OpenSSL, with more arguments.
+    /// Starts the server of an OpenSSL, with more arguments; see [`SServer::start`].
     pub fn start_of(daemon: &Daemon, site: &Site, openssl: OpenSsl, more: &[&str]) -> Self {
         let mut command = daemon.openssl_of(openssl, &["s_server", "-www", "-quiet", "-num_tickets", "0"]);
         command.args(more);

@@ -10,7 +10,7 @@ use super::{Page, Server, Site};
 use crate::tool::{Process, wait_for};
 use crate::{Daemon, free_port, is_root};
 
-/// stunnel in front of a plain web server, as a user of its own where the tests run as root.
+/// stunnel in front of a plain web server, with its own user if the tests run as root.
 #[derive(Debug)]
 pub struct Stunnel {
     process: Process,
@@ -25,7 +25,7 @@ impl Stunnel {
         Self::start_with(daemon, sites, "")
     }
 
-    /// Like [`Stunnel::start`], with TLS 1.2 only, as the page says.
+    /// Starts stunnel with TLS 1.2 only, as the page says; see [`Stunnel::start`].
     pub fn start_with_tls12_alone(daemon: &Daemon, sites: &[Site]) -> Self {
         Self::start_with(daemon, sites, "sslVersionMax = TLSv1.2\n")
     }
@@ -59,8 +59,7 @@ impl Stunnel {
         stunnel
     }
 
-    /// stunnel closes its ports when it loads its configuration again, and then opens them one by
-    /// one.
+    /// stunnel closes its ports when it reloads, and then opens them one by one.
     fn wait_for_bindings(&self, count: usize) {
         wait_for("stunnel to be ready", || (self.logged(BOUND) >= count).then_some(()));
     }
@@ -82,5 +81,5 @@ impl Server for Stunnel {
     }
 }
 
-/// Line that stunnel logs for each service that is open.
+/// The line that stunnel logs for each open service.
 const BOUND: &str = " bound to ";

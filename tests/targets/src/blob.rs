@@ -1,4 +1,5 @@
-//! Blobs that come back to the unit. Only the very blob that it handed out may sign, cached or not.
+//! Blobs that come back to the unit. Only the exact blob that the unit has made may sign, cached or
+//! not.
 
 use std::num::NonZeroUsize;
 use std::sync::LazyLock;
@@ -18,7 +19,7 @@ pub fn run(bytes: &[u8]) {
     let (unit, key) = &*UNIT;
     assert!(sign(unit, bytes).is_err());
 
-    // The rest of the input laid over the genuine blob, from a place that its first two bytes name.
+    // The rest of the input overwrites the genuine blob, from the position in its first two bytes.
     let Some((place, rest)) = bytes.split_first_chunk() else { return };
     let place = usize::from(u16::from_le_bytes(*place)) % key.blob.len();
     let mut altered = key.blob.clone();

@@ -1,5 +1,5 @@
-//! Certificates as administrators attach them, in PEM and DER. What is read of one is read again
-//! from what is stored of it.
+//! Certificates that administrators attach, in PEM and DER. An accepted certificate must read the
+//! same from its stored form.
 
 use keyward::keys::certificates::{Certificate, Chain, MAX_CHAIN};
 

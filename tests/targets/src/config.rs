@@ -1,5 +1,5 @@
-//! Configuration files. What is accepted says the same when it is written out in full; what is not
-//! is refused in one line.
+//! Configuration files. An accepted configuration means the same when it is printed in full. A
+//! refused configuration gives one line.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
-//! Blobs and public keys of other units, adopted or answered. A public key that is read is the
-//! start of the input, or the same key in the form of the standards. The fields that are read of a
-//! blob are bytes of that blob.
+//! Blobs and public keys of other units, adopted or answered. An accepted public key is the start
+//! of the input, or the same key in the standard form. The fields read from a blob are bytes of
+//! that blob.
 
 use keyward_proto::PublicKey;
 use keyward_unit::{Header, spki_of_public_key_blob};
@@ -19,7 +19,7 @@ pub fn run(bytes: &[u8]) {
             Ok(PublicKey::Ed25519(key)) => assert!(bytes.windows(key.len()).any(|part| part == key)),
             _ => assert!(bytes.starts_with(&spki) || spki.len() == 44),
         }
-        // In its own form it is read again as it is.
+        // In the form of the unit, the key reads the same again.
         assert_eq!(spki_of_public_key_blob(&spki).as_deref(), Some(&*spki));
     }
 }

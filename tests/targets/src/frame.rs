@@ -1,5 +1,5 @@
-//! Frames from the other end of the socket, on either side. What decodes must encode to the same
-//! again.
+//! Frames from the other end of the socket, on either side. A decoded frame must encode to the same
+//! frame.
 
 use keyward_proto::frame;
 use keyward_proto::message::{Request, Response};

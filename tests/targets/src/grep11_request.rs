@@ -1,9 +1,9 @@
-//! Requests of every GREP11 call, one after the other. What a call gives back, blobs and states
-//! among them, can be used by those that follow, as a client would.
+//! Requests of every GREP11 call, one after the other. Later calls can use the results of earlier
+//! calls, such as blobs and states, as a client would.
 //!
-//! The input is a list: a byte that says which call, two with the length of the request, and the
-//! request in its encoding. A key, state or object of one byte stands for the one of that number
-//! among those at hand.
+//! The input is a list. Each entry has a byte for the call, two bytes for the length of the
+//! request, and the encoded request. A key, state or object of one byte stands for the known object
+//! with that number.
 
 use std::cell::RefCell;
 
@@ -34,11 +34,11 @@ pub fn run(input: &[u8]) {
     });
 }
 
-/// Defines how a call is made: fields of the request that can stand for an object, and fields of
-/// the response that are objects.
+/// Defines a call: the fields of the request that can stand for an object, and the fields of the
+/// response that are objects.
 macro_rules! calls {
     ($($number:literal $method:ident $request:ident [$($from:ident)*] -> [$($to:ident)*];)+) => {
-        /// Makes a call; tells how long request and response are.
+        /// Makes a call, and returns the lengths of request and response.
         fn call(crypto: &Crypto, rpc: u8, request: &[u8], objects: &mut Vec<Vec<u8>>) -> (usize, usize) {
             match rpc % RPCS {
                 $($number => {
@@ -116,10 +116,11 @@ calls! {
 
 const RPCS: u8 = 40;
 const MAX_CALLS: usize = 16;
-/// Most bytes of an answer beside twice the request: GenerateRandom gives up to a million.
+/// Longest answer in bytes, in addition to twice the request: GenerateRandom returns up to a
+/// million bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// RSA keys take seconds to make with the sanitizers on.
+/// Generating RSA keys takes seconds with the sanitizers.
 trait TooSlow {
     fn too_slow(&self) -> bool {
         false

@@ -1,5 +1,5 @@
-//! States that come back to the unit, of a digest, a MAC, and an encryption. Only the very state
-//! that it handed out is gone on with.
+//! States of a digest, a MAC and an encryption that come back to the unit. The unit continues only
+//! the exact state that it has made.
 
 use std::sync::LazyLock;
 
@@ -44,15 +44,15 @@ pub fn run(bytes: &[u8]) {
         };
         let genuine = &states[which];
         assert!(!accepted(bytes.to_vec()));
-        // Neither the states of the others nor a blob will do.
+        // States of other operations and blobs must be refused.
         for other in states.iter().filter(|state| *state != genuine).chain(&scene.objects) {
             assert!(!accepted(other.clone()));
         }
         let state = genuine.clone();
         assert!(scene.crypto.encrypt_final(EncryptFinalRequest { state }).is_err());
 
-        // The rest of the input laid over the genuine state, from a place that its first two bytes
-        // name.
+        // The rest of the input overwrites the genuine state, from the position in its first two
+        // bytes.
         let Some((place, rest)) = bytes.split_first_chunk() else { continue };
         let place = usize::from(u16::from_le_bytes(*place)) % genuine.len();
         let mut altered = genuine.clone();

@@ -1,5 +1,5 @@
-//! Templates, in both dialects. A key that is made is what its template says, a change does what it
-//! says, and the dialects agree.
+//! Templates, in both dialects. A key has the attributes of its template, a change has its effect,
+//! and both dialects agree.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -56,7 +56,7 @@ const NO_BOOLEANS: &[u64] = &[
 
 /// Feeds an input to the decoder.
 pub fn run(input: &[u8]) {
-    // Entries of a byte that says which attribute, or eight of its number, and a value.
+    // Entries: a byte for the attribute, or eight bytes for its number, and a value.
     let (mut template, mut plain) = (BTreeMap::new(), BTreeMap::new());
     let mut rest = input;
     while let Some(([which, kind, byte], after)) = rest.split_first_chunk() {
@@ -69,7 +69,7 @@ pub fn run(input: &[u8]) {
                 u64::from_le_bytes(*number)
             }
         };
-        // The same value, as the two dialects have it; lists of bytes are as long as the byte says.
+        // The same value in both dialects. The byte gives the length of a list of bytes.
         let (value, bytes) = match kind % 4 {
             0 => (Some(OneAttr::AttributeTf(byte & 1 == 1)), vec![byte & 1]),
             1 => (Some(OneAttr::AttributeI((*byte).into())), u64::from(*byte).to_be_bytes().to_vec()),
@@ -99,14 +99,14 @@ pub fn run(input: &[u8]) {
         template_bytes: plain.clone(),
         ..GenerateKeyRequest::default()
     });
-    // In bytes a boolean, a number and a string may all look the same; typed they do not.
+    // As bytes, a boolean, a number and a string may look the same. As typed values they differ.
     let alike = template.iter().all(|(number, value)| match value.one_attr {
         Some(OneAttr::AttributeI(_)) => false,
         Some(OneAttr::AttributeTf(_)) => !NO_BOOLEANS.contains(number),
         _ => true,
     });
     if alike {
-        // Only the mistake may be another one.
+        // Both dialects refuse, possibly with different errors.
         assert_eq!(made.is_ok(), same.is_ok(), "{template:?} {:?} {:?}", made.err(), same.err());
     }
     match made {
@@ -127,11 +127,11 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// Checks that a key tells of itself what the booleans of the template say.
+/// Asserts that the attributes of a key are those in the template.
 fn told(object: &[u8], template: &BTreeMap<u64, AttributeValue>) {
     for (number, value) in template {
         let Some(OneAttr::AttributeTf(_)) = value.one_attr else { continue };
-        // Keys here are always private and sensitive, and stored nowhere.
+        // Keys here are always private and sensitive, and never stored.
         if [cka::CKA_TOKEN, cka::CKA_PRIVATE, cka::CKA_SENSITIVE, cka::CKA_LABEL, cka::CKA_ID]
             .contains(number)
         {
@@ -144,7 +144,7 @@ fn told(object: &[u8], template: &BTreeMap<u64, AttributeValue>) {
         });
         match response {
             Ok(response) => assert_eq!(response.attributes.get(number), Some(value), "{number:#x}"),
-            // Taken as harmless, and not kept.
+            // Accepted as harmless, and not kept.
             Err(error) => check(&error),
         }
     }

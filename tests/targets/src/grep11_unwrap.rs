@@ -1,5 +1,5 @@
-//! Keys that come in by UnwrapKey: whatever stands in the wrapping. A key that is taken in does
-//! what its type can, and comes out again as it went in.
+//! Keys that come in by UnwrapKey, with any content. An accepted key can do the operations of its
+//! type, and wraps to the same content.
 
 use std::sync::LazyLock;
 
@@ -54,7 +54,7 @@ pub fn run(input: &[u8]) {
     match key_type {
         ckk::CKK_RSA => assert!(sign(ckm::CKM_RSA_PKCS).is_ok() && sign(ckm::CKM_SHA256_RSA_PKCS).is_ok()),
         ckk::CKK_EC => {
-            // One without a parameter is refused for that, by those keys that could agree.
+            // Without a parameter, keys that can agree refuse for that reason.
             let agrees = agree().is_err_and(|error| error.code() == ckr::CKR_MECHANISM_PARAM_INVALID);
             assert!(sign(ckm::CKM_ECDSA).is_ok() || sign(ckm::CKM_IBM_ED25519_SHA512).is_ok() || agrees);
         }
@@ -75,7 +75,7 @@ pub fn run(input: &[u8]) {
         ..DecryptSingleRequest::default()
     });
     let again = again.expect("the key").plain;
-    // A private key may come out in another encoding than it came in, a secret key as it is.
+    // The encoding of a private key may change, that of a secret key may not.
     if [ckk::CKK_AES, ckk::CKK_GENERIC_SECRET].contains(&key_type) {
         assert_eq!(again, plain);
     }

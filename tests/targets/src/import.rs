@@ -1,5 +1,4 @@
-//! Key files. What is imported must have a public key that the rest of Keyward reads, and must
-//! sign.
+//! Key files. An imported key must have a public key that the rest of Keyward reads, and must sign.
 
 use std::num::NonZeroUsize;
 use std::sync::LazyLock;
@@ -24,7 +23,7 @@ pub fn run(file: &[u8]) {
     if let Ok(read) = KeyFile::read(file, Some(b"secret")) {
         for index in 0..read.key_count() {
             match read.pkcs8(index) {
-                // What is decrypted is read again; whether it signs is for the unit to find out.
+                // A decrypted file is read again. The unit then finds out whether the key signs.
                 Ok(pkcs8) => assert_eq!(KeyFile::read(&pkcs8, None).expect("the key again").key_count(), 1),
                 Err(error) => assert!(!error.to_string().is_empty()),
             }

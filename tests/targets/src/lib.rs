@@ -1,11 +1,11 @@
-//! The bodies of the fuzz targets: every decoder of Keyward that reads bytes of others, and what
-//! must hold for each input.
+//! The bodies of the fuzz targets: every decoder of Keyward that reads bytes from others, and the
+//! properties that must hold for each input.
 //!
-//! tests/fuzz gives them to libFuzzer. tests/replay.rs runs them on known inputs with the stable
-//! toolchain.
+//! tests/fuzz gives the bodies to libFuzzer. tests/replay.rs runs them on known inputs with the
+//! stable toolchain.
 
 #![forbid(unsafe_code)]
-// A body that cannot set up its scene has nothing to check.
+// A body that cannot set up its scene cannot check anything.
 #![allow(clippy::expect_used)]
 
 pub mod blob;
@@ -27,7 +27,7 @@ mod scene;
 /// A body, which panics on an input that breaks its decoder.
 pub type Target = fn(&[u8]);
 
-/// Every target with its name, which is that of its corpus.
+/// Every target with its name, which is also the name of its corpus.
 pub const TARGETS: &[(&str, Target)] = &[
     ("blob", blob::run),
     ("certificate", certificate::run),

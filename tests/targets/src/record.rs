@@ -1,6 +1,5 @@
-//! Rows of the key store: records of keys, lists of the index, and the MACs that stand before
-//! records. What decodes encodes to the same again, and only the very row that the store wrote is a
-//! record.
+//! Rows of the key store: records of keys, lists of the index, and the MACs before records. A
+//! decoded row encodes to the same row, and only the exact row that the store wrote is a record.
 
 use std::sync::LazyLock;
 
@@ -26,8 +25,8 @@ pub fn run(bytes: &[u8]) {
         assert_eq!(written, bytes);
     }
 
-    // The input as a record, and then the genuine row with one byte changed, in a place that its
-    // first two bytes name.
+    // The input as a record, and then the genuine row with one changed byte, at the position in the
+    // first two bytes of the input.
     let row = rows::seal(key, label, bytes);
     assert_eq!(rows::open(key, label, &row), Some(bytes));
     let other = "other".parse().expect("a label");

@@ -1,4 +1,4 @@
-//! Reference files. What reads as a reference must write and read to the same again.
+//! Reference files. An accepted reference writes and reads to the same reference.
 
 use keyward_proto::Reference;
 

@@ -8,13 +8,13 @@ use keyward_grep11::{AttributeValue, GenerateKeyPairRequest, GenerateKeyRequest,
 use keyward_unit::grep11::{Crypto, Error};
 use keyward_unit::{MasterKey, Unit};
 
-/// The unit, and blobs and public keys of its own that may do everything.
+/// The unit, with blobs and public keys of its own that allow every operation.
 pub(crate) struct Scene {
     pub(crate) crypto: Crypto,
     pub(crate) objects: Vec<Vec<u8>>,
 }
 
-/// Where keys are among the objects.
+/// Positions of keys among the objects.
 pub(crate) const AES: usize = 0;
 pub(crate) const SECRET: usize = 1;
 
@@ -72,7 +72,7 @@ pub(crate) fn with_iv(mechanism: u64) -> Option<Mechanism> {
     Some(Mechanism { mechanism, parameter: Some(Parameter::ParameterB(vec![0; 16])) })
 }
 
-/// All that a key may be allowed.
+/// Every permission that a key may have.
 pub(crate) fn everything() -> Vec<(u64, OneAttr)> {
     [
         cka::CKA_EXTRACTABLE,
@@ -93,8 +93,7 @@ pub(crate) fn typed<M: FromIterator<(u64, AttributeValue)>>(template: Vec<(u64, 
     template.into_iter().map(|(number, value)| (number, AttributeValue { one_attr: Some(value) })).collect()
 }
 
-/// Whatever a call was asked, a refusal has a number with a name, and a reason that fits into a
-/// header.
+/// Asserts that a refusal has a number with a name, and a reason that fits into a header.
 pub(crate) fn check(error: &Error) {
     assert!(ckr::name(error.code()).is_some(), "{error}");
     assert!((1..1000).contains(&error.detail().len()), "{error}");

@@ -1,5 +1,5 @@
-//! Known inputs of the fuzz targets: the well-formed ones that `tests/fuzz/seed` makes, and all
-//! that lies in the corpus of this machine or has once broken a target.
+//! Known inputs of the fuzz targets: the well-formed inputs that `tests/fuzz/seed` makes, the
+//! corpus of this machine, and inputs that once broke a target.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -13,7 +13,7 @@ fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
 }
 
-/// The files of a directory of inputs, none if there is no such directory.
+/// The files of a directory of inputs; none if there is no such directory.
 fn inputs(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries.map(|entry| entry.unwrap().path()).collect()
@@ -31,14 +31,14 @@ fn known_inputs_break_no_target() {
         println!("{name}: {} inputs", inputs.len());
         run(b"");
         for input in inputs {
-            // The name of the last one says which input broke the target.
+            // The last printed name is the input that broke the target.
             println!("{name}: {}", input.display());
             run(&fs::read(&input).unwrap());
         }
     }
 }
 
-/// A target without an entry here, or without a program in tests/fuzz, would be run by nobody.
+/// Nothing would run a target without an entry here, or without a program in tests/fuzz.
 #[test]
 fn every_target_is_a_program_of_the_fuzzer() {
     let mut programs: Vec<_> = inputs(&fuzz().join("fuzz_targets"))

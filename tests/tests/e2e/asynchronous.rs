@@ -1,4 +1,4 @@
-//! Servers that go on with other handshakes while one waits for its signature.
+//! Servers that continue with other handshakes while one handshake waits for its signature.
 
 use std::fs;
 use std::io::Write;
@@ -17,8 +17,8 @@ fn site(daemon: &Daemon, pki: &Pki, key_type: &str) -> Site {
     Site::new(pki.certify(daemon, &reference), reference)
 }
 
-/// One thread, and a unit that takes 400 ms: ten clients with three handshakes each take 1.2
-/// seconds at best, and ten times that one after the other.
+/// One thread, and a unit that takes 400 ms. Ten clients with three handshakes each take 1.2
+/// seconds at best, and ten times as long one after the other.
 #[test]
 fn one_thread_of_haproxy_has_many_handshakes_under_way() {
     let daemon = Daemon::start_slow("400ms");
@@ -35,7 +35,7 @@ fn one_thread_of_haproxy_has_many_handshakes_under_way() {
             .collect();
         clients.into_iter().for_each(|client| client.join().unwrap().unwrap());
     };
-    // The first time, the daemon has connections to open to the unit.
+    // The first handshakes also wait until the daemon has opened its connections to the unit.
     ten_clients(&sites[0], 1);
     for site in &sites {
         let begin = Instant::now();
@@ -56,7 +56,7 @@ fn every_key_type_in_haproxy_and_s_server() {
     }
     let mut handshakes = sites.len() * WISHES.len();
     for openssl in OpenSsl::ALL {
-        // s_server sleeps for a second each time that it has to wait, so not for all of them.
+        // s_server sleeps for a second each time that it has to wait, so it gets fewer handshakes.
         for (site, wish) in [(&sites[0], WISHES[3]), (&sites[4], WISHES[0])] {
             let site = Site::new(site.certificate.clone(), site.key.clone());
             let _server = SServer::start_of(&daemon, &site, openssl, &["-async"]);
@@ -67,7 +67,7 @@ fn every_key_type_in_haproxy_and_s_server() {
     assert_eq!(daemon.status()["requests"], handshakes, "one for each handshake");
 }
 
-/// Clients that hang up while HAProxy waits cost it no descriptor, and nobody else anything.
+/// Clients that hang up while HAProxy waits cost no descriptor, and other clients are served.
 #[test]
 fn clients_that_hang_up_while_a_handshake_is_paused() {
     let daemon = Daemon::start_slow("100ms");
@@ -94,7 +94,8 @@ fn clients_that_hang_up_while_a_handshake_is_paused() {
         });
         handshake.make().unwrap();
     }
-    // Connections to the daemon are kept for the next handshakes, as many as there were at a time.
+    // Connections to the daemon are kept for the next handshakes: as many as there were at the same
+    // time.
     wait_for("descriptors to be closed", || (open() <= before + 20).then_some(()));
     assert_eq!(haproxy.workers(), [worker], "{}", haproxy.log());
 }

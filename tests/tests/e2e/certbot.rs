@@ -1,5 +1,4 @@
-//! The hook by which certbot's renewals reach servers, with certbot itself, and by itself with what
-//! can go wrong.
+//! The deploy hook for certbot: with certbot itself, and alone with possible failures.
 
 use std::fs;
 use std::net::TcpListener;
@@ -26,14 +25,14 @@ fn hook(daemon: &Daemon, site: &Site, check: &str, reload: &str) -> String {
     )
 }
 
-/// Like [`hook`], with the commands for nginx.
+/// The hook with the commands for nginx.
 fn nginx_hook(daemon: &Daemon, site: &Site) -> String {
     let directory = daemon.path(&format!("nginx-{}", site.address.port()));
     let nginx = format!("nginx -p {0} -c {0}/nginx.conf -e {0}/error.log", directory.display());
     hook(daemon, site, &format!("{nginx} -t -q"), &format!("{nginx} -s reload"))
 }
 
-/// A site whose files are where the hook puts them.
+/// A site with its files where the hook puts them.
 fn site(daemon: &Daemon) -> Site {
     Site::new(daemon.path("live/shop/fullchain.pem"), daemon.path("live/shop/key.pem"))
 }
@@ -43,7 +42,7 @@ fn installed(daemon: &Daemon, command: &mut Command) {
     let keyward = built("keyward");
     let path = std::env::var("PATH").unwrap();
     command.env("PATH", format!("{}:/usr/sbin:{path}", keyward.parent().unwrap().display()));
-    // In the place of /etc/keyward/openssl.cnf.
+    // Replaces /etc/keyward/openssl.cnf.
     command.env("OPENSSL_CONF", daemon.openssl_conf());
 }
 
@@ -67,7 +66,7 @@ fn certbot_renews_with_a_new_key_under_load() {
     let site = site(&daemon);
     let hook = nginx_hook(&daemon, &site);
 
-    // The site as it was, and its conversion.
+    // The site with a key file, and its conversion.
     let mut first = pebble.certbot(daemon.directory());
     first.args(["certonly", "--agree-tos", "--register-unsafely-without-email", "--domain", "shop.example"]);
     succeed(first.args(["--standalone", "--http-01-port", &pebble.challenges().to_string()]));
@@ -101,7 +100,7 @@ fn certbot_renews_with_a_new_key_under_load() {
     let (renewed, text) = renew(&["--webroot", "--webroot-path", webroot.to_str().unwrap()]);
     assert_ne!(renewed, issued, "{text}");
     assert_eq!(handshake.certificate().unwrap(), renewed, "{text}");
-    // The key of before, and the one that certbot has made, are for a person to remove.
+    // The old key and the key that certbot has made stay on the disk; a person removes them.
     let shredded = Page::read("certbot").filled(
         "shred -u",
         &[
@@ -118,7 +117,8 @@ fn certbot_renews_with_a_new_key_under_load() {
     let list = succeed(pebble.certbot(daemon.directory()).arg("certificates"));
     assert!(list.contains("configurations were invalid"), "as the page says: {list}");
 
-    // A change of somebody else, which nginx does not find out before it tries: the port is taken.
+    // Somebody else has changed the configuration. nginx notices only when it tries: the port is in
+    // use.
     let conf = daemon.path(&format!("nginx-{}/nginx.conf", site.address.port()));
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let more = format!("http {{ server {{ listen {}; }}", taken.local_addr().unwrap());
@@ -150,7 +150,7 @@ struct Renewals {
 }
 
 impl Renewals {
-    /// One key in the daemon, put in place by the hook.
+    /// Makes a key in the daemon, and lets the hook put it in place.
     fn new() -> Self {
         let daemon = Daemon::start();
         let renewals = Self {
@@ -169,7 +169,7 @@ impl Renewals {
         renewals
     }
 
-    /// A certificate for a new key.
+    /// Makes a certificate for a new key.
     fn renew(&self, name: &str) -> CertificateDer<'static> {
         let (certificate, key) = self.pki.leaf(name);
         fs::rename(key, self.lineage.join("privkey.pem")).unwrap();
@@ -192,7 +192,7 @@ impl Renewals {
         shown["versions"].as_array().unwrap().len()
     }
 
-    /// The new certificate is served, and one renewal is kept beside it.
+    /// Asserts that the new certificate is served, and that one earlier renewal is kept.
     fn assert_deployed(&self, reload: &str) {
         for name in ["second", "third"] {
             let renewed = self.renew(name);
@@ -204,7 +204,7 @@ impl Renewals {
         let mut kept: Vec<_> = kept.map(|name| name.into_string().unwrap()).collect();
         kept.sort();
         assert_eq!(kept, [".lock", "shop", "shop~2", "shop~3", "shop~served"]);
-        // With the key that it has already, as after --reuse-key.
+        // With the same key as before, as after --reuse-key.
         let versions = self.versions();
         assert!(self.run("true", reload, "").status.success());
         assert_eq!(self.versions(), versions);
@@ -240,7 +240,7 @@ fn the_hook_takes_back_what_the_server_refuses() {
     let calls = renewals.daemon.path("calls");
     let called = |and: &str| format!("echo >>{}; {and}", calls.display());
     for (check, reload, more, why, then, reloads) in [
-        // Before anything is changed.
+        // Refused before anything is changed.
         (
             "true",
             "true",
@@ -317,8 +317,7 @@ fn the_hook_goes_on_after_a_run_that_was_killed() {
     let served = renewals.served();
     let renewed = renewals.renew("second");
     for reload in ["true", &reload] {
-        // The first command that the hook runs after the link names the new directory, or after the
-        // reload.
+        // The first command after the link names the new directory, or after the reload.
         let kill = format!("{reload}; kill -KILL $HOOK");
         let killed = format!("export HOOK=$$; exec {}", hook(daemon, site, &kill, "true"));
         assert!(!by_hand(daemon, &killed, lineage).status.success());
@@ -330,7 +329,7 @@ fn the_hook_goes_on_after_a_run_that_was_killed() {
     assert!(text.contains("goes on with the former certificate"), "{text}");
     assert_eq!((leaf(&site.certificate), renewals.served()), (served.clone(), served));
 
-    // A reload that starts something in the background, and a run after it.
+    // A reload that starts a background process, and the next run.
     let output = renewals.run(
         "true",
         &format!("sleep 60 >/dev/null 2>&1 & echo $! >{}; {reload}", daemon.path("pid").display()),
@@ -338,7 +337,7 @@ fn the_hook_goes_on_after_a_run_that_was_killed() {
     );
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(!daemon.path("live/.work.killed").exists());
-    // The key has gone on meanwhile, and the certificate has not.
+    // The key has a newer version meanwhile, and the certificate has not.
     succeed(&mut daemon.keyward(&["key", "rotate", "shop"]));
     let output = renewals.run("true", &reload, "");
     assert!(output.status.success(), "{}", stderr(&output));
@@ -346,7 +345,8 @@ fn the_hook_goes_on_after_a_run_that_was_killed() {
     succeed(Command::new("kill").arg(fs::read_to_string(daemon.path("pid")).unwrap().trim()));
 }
 
-/// The certificate of the hook is the one that clients do not get if they know keys of both types.
+/// The hook must see its own certificate, although clients that know keys of both types get the
+/// other certificate.
 #[test]
 fn two_types_of_keys_at_one_site() {
     let grant = |user| {
@@ -417,7 +417,7 @@ fn the_hook_changes_nothing_where_it_is_called_amiss() {
     }
     let text = run(&good.replace("/run", "/none"), "cannot reach");
     assert!(!text.contains("key import"), "{text}");
-    // Another user may put anything in its place.
+    // Another user could replace any file there.
     let live = daemon.path("live");
     for (directory, mode) in [(&live, 0o777), (&live, 0o1777), (&daemon.directory().to_owned(), 0o770)] {
         let before = fs::metadata(directory).unwrap().permissions();

@@ -1,4 +1,4 @@
-//! Clients that prove themselves with a key of the daemon.
+//! Clients that authenticate with a key of the daemon.
 
 use std::fmt::Display;
 use std::process::Command;
@@ -11,7 +11,7 @@ use keyward_tests::{Backend, Daemon, Handshake, KEY_TYPES, Nginx, Pki, is_root, 
 
 on_both_backends!(clients_prove_themselves_with_every_key_type, a_key_of_a_server_is_no_key_of_a_client,);
 
-/// nginx with a key in a file, which lets nobody in without a certificate of the authority.
+/// nginx with a key in a file. It requires a client certificate of the authority.
 fn server(daemon: &Daemon, pki: &Pki) -> (Nginx, Site) {
     let key = daemon.path("server.key");
     succeed(openssl(&["genpkey", "-algorithm", "ED25519", "-out"]).arg(&key));
@@ -36,7 +36,7 @@ fn command_of_the_page(begin: &str, host: &str, site: &Site, client: &Site) -> V
 fn curl(daemon: &Daemon, pki: &Pki, site: &Site, client: &Site, wish: Wish) -> Command {
     let words = command_of_the_page("curl --cert", "shop.example", site, client);
     let mut command = curl_command(pki, site.address, wish);
-    // Which has the address already.
+    // This command already has the address.
     command.args(&words[1..words.len() - 1]).env("OPENSSL_CONF", daemon.openssl_conf());
     command
 }
@@ -68,10 +68,11 @@ fn clients_prove_themselves_with_every_key_type(backend: Backend) {
             let rustls = Handshake::with_key(&pki, site.address, wish, daemon.key_for_rustls(&client));
             match rustls.make() {
                 Ok(_) => *made += 1,
-                // OpenSSL takes certificates on those curves only that are groups of the client,
-                // too, and this one is none of rustls. It is found out when the client has signed.
+                // OpenSSL accepts certificates on a curve only if the curve is among the groups of
+                // the client. This curve is not a group of rustls. OpenSSL notices after the client
+                // has signed.
                 Err(_) if wish.version == "1.2" && key_type == "p521" => *made += 1,
-                // rustls has no scheme for it in TLS 1.2, so it sends no certificate.
+                // rustls has no scheme for this type in TLS 1.2, so it sends no certificate.
                 Err(error) if wish.version == "1.2" && key_type == "rsa-pss2048" => {
                     assert!(error.to_string().contains("answered HTTP/1.1 400"), "{error}");
                 }
@@ -108,7 +109,7 @@ fn a_key_of_a_server_is_no_key_of_a_client(backend: Backend) {
     assert_eq!(daemon.logged(&["outcome=use-refused", "purpose=tls13-client"]), 4, "{}", daemon.log());
 }
 
-/// The steps of the page, with its grant if there is another user to give it to.
+/// The steps of the page. The grant of the page is used if another user is available.
 #[test]
 fn a_client_says_why_it_fails_while_the_daemon_is_away() {
     let mut daemon = Daemon::start();

@@ -1,6 +1,7 @@
-//! The shipped openssl.cnf, with any openssl.cnf of the system; and openssl.cnf files with
-//! mistakes: servers go on without harm, or fail at once with a reason and not with a crash. Other
-//! tests show that `keyward doctor` finds each mistake and says how to fix it.
+//! The shipped openssl.cnf together with any openssl.cnf of the system, and openssl.cnf files with
+//! mistakes. With a mistake, servers work without the provider, or fail at once with a reason and
+//! without a crash. Other tests show that `keyward doctor` finds each mistake and says how to fix
+//! it.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -51,15 +52,15 @@ impl Scene {
     }
 }
 
-/// Protocols, providers and the settings of the openssl program, of systems whose files look as
-/// those that are found.
+/// Protocols, providers and settings of the openssl program, on systems with different openssl.cnf
+/// files.
 #[test]
 fn the_policy_of_the_system_stays_in_force() {
     let scene = Scene::new();
     let system = scene.daemon.path("system.cnf");
     let policy =
         "ssl_conf = ssl_sect\n[ssl_sect]\nsystem_default = policy\n[policy]\nMinProtocol = TLSv1.3\n";
-    // Without TLS 1.3 a handshake fails just under the policy.
+    // A handshake without TLS 1.3 fails only under the policy.
     let handshake = |openssl, shipped: &str, tls12: bool| {
         let conf = scene.daemon.path("shipped.cnf");
         fs::write(&conf, shipped).unwrap();
@@ -82,7 +83,7 @@ fn the_policy_of_the_system_stays_in_force() {
             (format!("openssl_conf = openssl_init\n[openssl_init]\n{policy}"), "refused by the policy"),
             // Debian 11 and Ubuntu 20.04.
             (format!("openssl_conf = default_conf\n[default_conf]\n{policy}"), "refused by the policy"),
-            // Fedora: the policy in a file of its own, and the providers named.
+            // Fedora: the policy is in a separate file, and a section names the providers.
             (
                 format!(
                     "openssl_conf = openssl_init\n[openssl_init]\nproviders = provider_sect\n{policy}\
@@ -96,14 +97,14 @@ fn the_policy_of_the_system_stays_in_force() {
             assert_eq!(handshake(openssl, &shipped, true), tls12, "{openssl:?}: {text}");
             assert_eq!(handshake(openssl, &shipped, false), "served", "{openssl:?}: {text}");
         }
-        // A section of another name: no key is better than no policy, until the file names the
-        // section, as the error says.
+        // If the section has another name, there is no key. This is better than no policy. The file
+        // must then name the section, as the error says.
         fs::write(&system, format!("openssl_conf = ours\n[ours]\n{policy}")).unwrap();
         assert_eq!(handshake(openssl, &shipped, false), "no provider", "{openssl:?}");
         let told = format!("{shipped}[ours]\nproviders = provider_sect\n");
         assert_eq!(handshake(openssl, &told, false), "served", "{openssl:?}");
         assert_eq!(handshake(openssl, &told, true), "refused by the policy", "{openssl:?}");
-        // No file at all.
+        // Without any file.
         fs::remove_file(&system).unwrap();
         assert_eq!(handshake(openssl, &shipped, true), "served", "{openssl:?}");
     }
@@ -135,7 +136,7 @@ fn settings_and_providers_of_the_system_are_there() {
     }
 }
 
-/// Node has a section of its own, and an OpenSSL of its own as others than Debian build it.
+/// Node reads its own section, and builds outside of Debian have their own OpenSSL.
 #[test]
 fn node_serves_with_the_key() {
     let scene = Scene::new();
@@ -154,7 +155,7 @@ fn node_serves_with_the_key() {
     scene.daemon.assert_one_request_each(1);
 }
 
-/// File that the shipped file includes.
+/// The file that the shipped file includes.
 const SYSTEM: &str = "/etc/ssl/openssl.cnf";
 
 const LIST: &str = "default = default_provider\nkeyward = keyward_provider\n";
@@ -175,8 +176,7 @@ fn names_and_orders_that_do_no_harm_to_handshakes() {
     }
 }
 
-/// The order counts nevertheless: the first provider is asked to generate keys, as for P-256 in a
-/// handshake.
+/// The order matters: the first provider generates keys, as for P-256 in a handshake.
 #[test]
 fn before_the_default_provider_ours_is_in_the_way() {
     let scene = Scene::new();
@@ -195,7 +195,7 @@ fn before_the_default_provider_ours_is_in_the_way() {
 #[test]
 fn providers_that_are_missing() {
     let scene = Scene::new();
-    // The reference itself says what that means.
+    // The text of the reference explains the error.
     let reference = fs::read_to_string(&scene.reference).unwrap();
     assert!(reference.contains("# A program that finds \"No supported data to decode\""), "{reference}");
     let directory = format!("module = {}", scene.daemon.directory().display());
@@ -208,14 +208,14 @@ fn providers_that_are_missing() {
             let text = scene.failure(openssl, part, by).unwrap_or_default();
             assert!(text.contains(told), "{by:?} on {openssl:?}: {text}");
         }
-        // Before 3.3 activated by being mentioned at all.
+        // Before 3.3, the mere presence of the line activated the provider.
         let failure = scene.failure(openssl, OURS, "[keyward_provider]\nactivate = 0\n");
         let told = failure.as_ref().map(|text| text.contains("unsupported"));
         assert_eq!(told, (openssl != OpenSsl::System).then_some(true), "{openssl:?}: {failure:?}");
     }
 }
 
-/// With `fips=yes` the provider is left out, and the default one is too.
+/// With `fips=yes`, OpenSSL uses neither our provider nor the default provider.
 #[test]
 fn properties_that_nobody_has() {
     let scene = Scene::new();
@@ -237,7 +237,8 @@ fn properties_that_nobody_has() {
     assert_eq!(scene.daemon.logged(&["outcome=done", "signature"]), OpenSsl::ALL.len());
 }
 
-/// Told when a key is loaded: a provider that does not start is skipped without a word.
+/// The error appears when a key is loaded, because OpenSSL skips a provider that does not start
+/// without a message.
 #[test]
 fn settings_that_make_no_sense() {
     let scene = Scene::new();
@@ -255,13 +256,13 @@ fn settings_that_make_no_sense() {
             let told = format!("keyward: cannot use the configuration of the provider: {told}");
             assert!(text.contains(&told), "{openssl:?}: {text}");
         }
-        // Nobody else is bothered with it.
+        // Users of other keys see no error.
         let conf = scene.conf(openssl, OURS, &format!("{OURS}timeout = soon\n"));
         succeed(openssl.program(&["genpkey", "-algorithm", "ED25519"]).env("OPENSSL_CONF", conf));
     }
 }
 
-/// A setting that a shell has, and the service of nginx does not have.
+/// A shell has the variable, and the service of nginx does not have it.
 #[test]
 fn keyward_env_runs_tools_as_their_service_would() {
     let daemon = Daemon::start();
@@ -273,7 +274,7 @@ fn keyward_env_runs_tools_as_their_service_would() {
     let (_, text) = fail(&mut check);
     assert!(text.contains("cannot load certificate key"), "{text}");
 
-    // By its name in its directory, wherever that is.
+    // By a relative name in its own directory.
     let conf = daemon.openssl_conf();
     let (home, name) = (conf.parent().unwrap(), conf.file_name().unwrap().to_str().unwrap());
     let env = |words: &[&str]| {
@@ -288,9 +289,9 @@ fn keyward_env_runs_tools_as_their_service_would() {
     };
     succeed(&mut with_check(env(&named)));
     succeed(with_check(env(&[])).env("OPENSSL_CONF", &conf));
-    // The status of the command, not ours.
+    // The exit status is that of the command, not that of `keyward env`.
     assert_eq!(run(env(&named).args(["sh", "-c", "exit 7"])).status.code(), Some(7));
-    // For a shell, wherever that goes.
+    // For a shell, whose working directory may change.
     let told = succeed(env(&named).args(["--runtime-dir", "my run"]));
     let script = format!("{told} cd /; echo $OPENSSL_CONF; echo $KEYWARD_SOCKET");
     let seen = succeed(Command::new("sh").args(["-c", &script]));
@@ -309,8 +310,8 @@ fn keyward_env_runs_tools_as_their_service_would() {
     succeed(Command::new("mkfifo").arg(home.join("pipe")));
     let (code, text) = fail(&mut env(&["--openssl-conf", "pipe", "true"]));
     assert!(code.code() == Some(74) && text.contains("cannot read pipe: not a file"), "{text}");
-    // OpenSSL goes on without the provider and says nothing, so that nginx can only say that the
-    // key is not one.
+    // OpenSSL continues without the provider and without a message, so nginx can only say that it
+    // cannot read the key.
     fs::write(home.join("empty.cnf"), "").unwrap();
     let output = run(&mut with_check(env(&["--openssl-conf", "empty.cnf"])));
     assert!(!output.status.success());

@@ -1,5 +1,5 @@
-//! Certificate requests of `keyward csr`: what the openssl program reads in them, and which are
-//! refused.
+//! Certificate requests of `keyward csr`: their contents as the openssl program reads them, and
+//! refused requests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,12 +26,13 @@ const NAMES: [&str; 6] = [
     "URI:spiffe://shop.example/web",
 ];
 
-/// `keyward csr` with a name that nobody minds.
+/// `keyward csr` with a name that has no effect on the test.
 fn csr(daemon: &Daemon, label: &str) -> Command {
     daemon.keyward(&["csr", label, "--subject", "/CN=shop.example"])
 }
 
-/// A request in a file, and how the openssl program shows it once it has verified its signature.
+/// Writes a request into a file. Returns the text of the openssl program after it has verified the
+/// signature.
 fn shown(daemon: &Daemon, pem: &str) -> (PathBuf, String) {
     let path = daemon.path("request.pem");
     fs::write(&path, pem).unwrap();
@@ -71,8 +72,7 @@ fn the_request_is_for_the_key_and_the_names(backend: Backend) {
     }
     assert_eq!(daemon.logged(&["certificate request signed", "uid="]), KEY_TYPES.len(), "{}", daemon.log());
 
-    // The form of `openssl req -subj` is encoded in the order that it is written in, as openssl
-    // does.
+    // The form of `openssl req -subj` is encoded in the written order, as openssl encodes it.
     daemon.import_for("imported", "p256", "csr");
     let subject = "/C=DE/O=Sons, Co/CN=a+serialNumber=7";
     let ours = shown(&daemon, &succeed(&mut daemon.keyward(&["csr", "imported", "--subject", subject]))).1;
@@ -87,7 +87,7 @@ fn a_certificate_comes_of_it(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
     daemon.generate_for("shop", "p384", "any");
-    // Without a subject the other names are critical (RFC 5280, 4.2.1.6).
+    // Without a subject, the other names are critical (RFC 5280, 4.2.1.6).
     let words = ["csr", "shop", "--version", "1", "--json", "--san", "shop.example", "::1"];
     let json: serde_json::Value = serde_json::from_str(&succeed(&mut daemon.keyward(&words))).unwrap();
     assert_eq!((&json["label"], &json["version"]), (&"shop".into(), &1.into()), "{json}");
@@ -122,13 +122,13 @@ fn a_key_that_may_not_sign_requests_does_not(backend: Backend) {
         77,
         &["cannot make a certificate request for key shop", "its uses are tls-server, without csr"],
     );
-    // The advice works as it stands.
+    // The advised command works unchanged.
     let told = text.split_once("allow it: ").unwrap().1;
     let changed = succeed(&mut daemon.shell(told));
     assert!(changed.contains("tls-server, csr\n"), "{changed}");
     succeed(&mut csr(&daemon, "shop"));
 
-    // That this key signs and decrypts was accepted before.
+    // The administrator accepted earlier that this key signs and decrypts.
     let words = ["generate", "both", "--type", "rsa2048", "--sign-and-decrypt"];
     let uses = ["--use", "tls-server", "--use", "rsa-key-exchange"];
     succeed(daemon.new_key(&words).args(uses));
@@ -167,7 +167,7 @@ fn info(daemon: &Daemon, request: &Path) -> Vec<u8> {
     fs::read(out).unwrap()
 }
 
-/// The route itself, with whatever a caller other than the command line may send.
+/// The route itself, with requests that only other callers than the command line send.
 fn nothing_but_a_request_for_the_key_is_signed(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     for label in ["shop", "mail"] {
@@ -210,7 +210,7 @@ fn nothing_but_a_request_for_the_key_is_signed(backend: Backend) {
     assert_eq!(daemon.logged(&["certificate request signed"]), 2, "{}", daemon.log());
 }
 
-/// In the order of the page about the conversion of a site.
+/// The steps in the order of the page about conversion.
 #[test]
 fn an_imported_key_gives_way_to_one_that_was_never_in_a_file() {
     let daemon = Daemon::start();

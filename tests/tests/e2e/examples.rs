@@ -1,4 +1,4 @@
-//! The commands and programs of the READMEs, run as they stand there.
+//! The commands and programs of the READMEs, run unchanged.
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
@@ -56,7 +56,7 @@ fn mutual_tls() {
     assert_eq!((signed("purpose=tls13-server"), signed("purpose=tls13-client")), (1, 1));
 }
 
-/// The crates of this build are the ones that cargo can look up here.
+/// The crates of this build are those that cargo finds offline.
 #[test]
 fn the_lines_for_cargo_name_what_there_is() {
     let home = scratch();
@@ -97,7 +97,7 @@ fn on_a_fresh_machine(script: &str) -> Option<String> {
     Some(text)
 }
 
-/// The first line of Install takes minutes and is done already.
+/// The commands of Install without the first line, which takes minutes and has run already.
 fn install() -> String {
     let all = commands("install -m 755 target/release/keyward");
     let (make, rest) = all.split_once('\n').unwrap();
@@ -136,7 +136,7 @@ fn the_readme_tries_it_in_five_minutes() {
     assert!(text.contains("verify OK"), "{text}");
 }
 
-/// By the parser alone: a kernel that enforces it is another thing.
+/// Only the parser reads the rules. A kernel that enforces them is not tested.
 #[test]
 fn the_rules_for_apparmor_are_read() {
     let home = scratch();
@@ -148,7 +148,7 @@ fn the_rules_for_apparmor_are_read() {
         fs::write(&path, format!("{frame}include {include:?}\n}}\n")).unwrap();
         let mut parser = Command::new("apparmor_parser");
         let text = succeed(parser.args(["--skip-kernel-load", "--skip-cache", "--debug"]).arg(&path));
-        // The master key lies beside what is allowed.
+        // The master key is in the same directory as the allowed files.
         assert!(text.contains("/etc/keyward/") && !text.contains("/etc/keyward/**"), "{text}");
     }
 }
@@ -166,7 +166,7 @@ fn make_says_first_which_rust_is_needed() {
         let mut command = Command::new("sh");
         command.args(["-c", words]).current_dir(&source).env_remove("CARGO").env_remove("RUSTC");
         command.env("PATH", format!("{}:/usr/bin:/bin", bin.path().display()));
-        // A make that runs the tests sets these.
+        // A make that runs the tests sets these variables.
         for name in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS"] {
             command.env_remove(name);
         }

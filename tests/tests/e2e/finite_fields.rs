@@ -1,4 +1,4 @@
-//! Handshakes of TLS 1.2 with groups of finite fields, in the place of elliptic curves.
+//! TLS 1.2 handshakes with DHE, over finite fields instead of elliptic curves.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -7,7 +7,7 @@ use keyward_tests::server::Site;
 use keyward_tests::tool::{run, stderr, succeed};
 use keyward_tests::{Daemon, Nginx, OpenSsl, Pki, SServer};
 
-/// The daemon with a key for DHE, and grants for the users that servers run as.
+/// The daemon with a key for DHE, and grants for the users of servers.
 fn start() -> Daemon {
     let grant = |uid| format!("[[grant]]\nuid = {uid}\nkeys = [\"*\"]\nuses = [\"tls12-dhe-server\"]\n");
     let grants: String = keyward_tests::server::users().into_iter().map(grant).collect();
@@ -16,18 +16,18 @@ fn start() -> Daemon {
     daemon
 }
 
-/// A handshake with DHE.
+/// Makes a handshake with DHE.
 fn s_client(client: OpenSsl, pki: &Pki, site: &Site) -> Output {
     let mut command = client.program(&["s_client", "-brief", "-verify_return_error", "-tls1_2"]);
     command.args(["-cipher", "DHE-RSA-AES128-GCM-SHA256", "-servername", "localhost"]);
-    // A client of 4.0 that names finite fields itself gets one of those (RFC 7919, 4).
+    // If a client of 4.0 itself names finite fields, it gets one of them (RFC 7919, 4).
     command.args(["-groups", "P-256"]);
     command.args(["-connect", &site.address.to_string(), "-CAfile"]).arg(pki.ca());
     run(&mut command)
 }
 
-/// RFC 7919, 4: a group of each length whose length begins with another byte, 6144 bits with that
-/// of a named curve.
+/// RFC 7919, 4: a group of each length whose length begins with another byte; for 6144 bits, with
+/// the byte of a named curve.
 #[test]
 fn finite_field_groups() {
     let daemon = start();
@@ -60,7 +60,7 @@ fn finite_field_groups() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// Without a file OpenSSL takes a group of RFC 3526 that is as strong as the key.
+/// Without a file, OpenSSL takes a group of RFC 3526 that is as strong as the key.
 #[test]
 fn automatic_groups() {
     let daemon = start();
@@ -76,15 +76,15 @@ fn automatic_groups() {
     daemon.assert_one_request_each(OpenSsl::ALL.len());
 }
 
-/// The log of the server says what to do instead: with a prime of one's own, and with a key that is
-/// not for DHE.
+/// The log of the server says what to do instead: for a private prime, and for a key without the
+/// use for DHE.
 #[test]
 fn refusals_of_dhe_are_told() {
     let daemon = start();
     let pki = Pki::new(daemon.directory());
     daemon.generate("plain", "rsa2048");
     let own = daemon.path("own.pem");
-    // Not a safe prime, which takes minutes: a server does not look.
+    // Not a safe prime, which would take minutes to find: a server does not check this.
     let mut command = OpenSsl::System.program(&["dhparam", "-dsaparam", "-out"]);
     succeed(command.arg(&own).arg("2048"));
     for (label, parameters, told) in [
@@ -103,7 +103,7 @@ fn refusals_of_dhe_are_told() {
     }
 }
 
-/// A file of parameters, as administrators have them.
+/// A parameter file, as administrators have it.
 fn parameters(daemon: &Daemon, bits: &str) -> PathBuf {
     let path = daemon.path(&format!("dh{bits}.pem"));
     let group = format!("group:ffdhe{bits}");

@@ -54,7 +54,7 @@ impl Scene {
         self.start(name, &[&self.tls()[..], more].concat())
     }
 
-    /// A server with TLS and a master key of its own.
+    /// A server with TLS and its own master key.
     fn start_tls(&self, more: &[&str]) -> UnitServer {
         let state = self.path("state");
         self.start_with("server", &[&["--dev", "--state-dir", &state], more].concat())
@@ -138,8 +138,8 @@ fn bearer_tokens() {
     assert!(!server.log().contains("0123456789abcdef"), "{}", server.log());
 }
 
-/// The pages say how to make the file of the server and that of the daemon; both take what that
-/// makes.
+/// The pages say how to make the token file of the server and that of the daemon. Both programs
+/// accept these files.
 #[test]
 fn token_files_are_made_as_documented() {
     let scene = Scene::new();
@@ -370,7 +370,7 @@ fn what_keeps_it_from_starting() {
         let last = message.lines().last().unwrap_or_default();
         assert!(last.starts_with("keyward: ") && last.contains(told), "{arguments:?}: {message}");
     }
-    // A port that is taken.
+    // A port that is in use.
     let server = scene.start("first", &["--plaintext", "--master-key", &master_key]);
     let address = server.address().replace("localhost", "127.0.0.1");
     let (ended, message) =

@@ -1,4 +1,4 @@
-//! Every key type, TLS 1.2 and 1.3, P-256 and X25519, in the servers that people run.
+//! Every key type, TLS 1.2 and 1.3, P-256 and X25519, in real servers.
 
 use std::sync::Barrier;
 use std::thread;
@@ -29,7 +29,7 @@ fn nginx(backend: Backend) {
     let (daemon, pki, sites) = generated(backend);
     let nginx = Nginx::start(&daemon, &sites);
     let handshakes = every_key_type(&pki, &nginx, &sites);
-    // The workers asked, each with a connection and the credentials of its own, not the master for
+    // The workers asked, each with its own connection and credentials; the master did not ask for
     // them.
     let workers = nginx.workers();
     let by_workers: usize =

@@ -1,5 +1,5 @@
-//! Host programs that are hard on the provider: forks, threads, ends in the middle, an OpenSSL of
-//! their own, asynchronous jobs.
+//! Unusual host programs: forks, threads, exits in the middle, their own OpenSSL, asynchronous
+//! jobs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ impl Scene {
         Self { daemon, certificate, reference }
     }
 
-    /// The host program in a mode, to be run.
+    /// The host program in a mode, as a command.
     fn host(&self, openssl: OpenSsl, mode: &str, number: u32) -> Host {
         Host::new(&self.daemon, openssl).mode(mode, &self.certificate, &self.reference, number)
     }
@@ -39,9 +39,9 @@ impl Scene {
         self.host(openssl, mode, number).run()
     }
 
-    /// Runs the program under valgrind: nothing is read or written out of place, and nothing is
-    /// lost. Returns the number of our blocks that are left at the end, including blocks that are
-    /// lost with blocks of others.
+    /// Runs the program under valgrind, which must find no invalid access and no lost memory.
+    /// Returns the number of our blocks that are left at the end, including blocks that are lost
+    /// with blocks of others.
     fn run_checked(&self, mode: &str, number: u32) -> usize {
         let host = self.host(OpenSsl::System, mode, number).command;
         let mut checked = Command::new("valgrind");
@@ -57,8 +57,8 @@ impl Scene {
     }
 }
 
-/// Adds up the blocks of a leak report of valgrind that our code allocated, except the objects that
-/// OpenSSL has to free: a program that leaks its context of a signature leaks ours with it.
+/// Sums up the blocks of a leak report of valgrind that our code allocated, without objects that
+/// OpenSSL has to free: a program that leaks its context of a signature also leaks ours.
 fn blocks_of_ours(report: &str) -> usize {
     let mut sum = 0;
     for record in report.split(" bytes in ").skip(1) {
@@ -71,8 +71,8 @@ fn blocks_of_ours(report: &str) -> usize {
     sum
 }
 
-/// Before the key is loaded, after that, and after it has signed: each process has connections of
-/// its own.
+/// Forks before the key is loaded, after that, and after the key has signed. Each process has its
+/// own connections.
 #[test]
 fn children_sign_with_the_keys_of_their_parents() {
     let scene = Scene::new(Daemon::start(), "p256");
@@ -104,13 +104,14 @@ fn forks_and_ends_while_requests_are_under_way() {
         assert_eq!((done["well"], done["wrong"]), (2.0, 0.0));
         assert_eq!(scene.run(openssl, "exit-mid-request", 1)["waiting"], 8.0);
     }
-    // Nobody holds a connection any more, and nobody's request is left over.
+    // All connections are closed, and no request is left.
     wait_for("the last connection to be closed", || {
         (scene.daemon.status()["connections"] == 0).then_some(())
     });
 }
 
-/// The program has no place for a provider's library of OpenSSL, which is loaded beside its own.
+/// The program cannot use the OpenSSL library of the provider, which is loaded in addition to its
+/// own.
 #[test]
 fn a_host_with_an_openssl_of_its_own_inside() {
     for key_type in ["p256", "rsa2048", "ed25519"] {
@@ -118,15 +119,16 @@ fn a_host_with_an_openssl_of_its_own_inside() {
         let host = Host::with_static_openssl(&scene.daemon);
         let signed = host.mode("signs", &scene.certificate, &scene.reference, 5).run();
         assert_eq!(signed["signed"], 5.0);
-        // Its jobs are unknown to our library, so the program has to wait, and nothing worse.
+        // Our library does not know the jobs of the program, so the program waits for each
+        // signature.
         let host = Host::with_static_openssl(&scene.daemon);
         let done = host.mode("async", &scene.certificate, &scene.reference, 5).run();
         assert_eq!((done["failed"], done["paused"]), (0.0, 0.0));
     }
 }
 
-/// One thread, and a unit that takes 400 ms: all at once take hardly longer than one, and twenty
-/// seconds if they would wait for each other.
+/// One thread, and a unit that takes 400 ms. All handshakes together take hardly longer than one;
+/// one after the other they would take twenty seconds.
 #[test]
 fn fifty_handshakes_wait_side_by_side() {
     let slow = Scene::new(Daemon::start_slow("400ms"), "p256");
@@ -136,14 +138,15 @@ fn fifty_handshakes_wait_side_by_side() {
         assert_eq!(done["resumed"], 50.0, "each is resumed once: {openssl:?}");
         assert!((0.4..1.4).contains(&done["seconds"]), "{openssl:?}: {done:?}");
     }
-    // More than the connections that are kept, and a backend that answers before one can pause.
+    // More handshakes than connections that are kept, and a backend that answers before a job can
+    // pause.
     let scene = Scene::new(Daemon::start(), "ed25519");
     for openssl in OpenSsl::ALL {
         assert_eq!(scene.run(openssl, "async", 200)["failed"], 0.0);
     }
 }
 
-/// RSA key exchange of TLS 1.2: the daemon decrypts, and the host goes on meanwhile.
+/// RSA key exchange of TLS 1.2: the daemon decrypts, and the host continues meanwhile.
 #[test]
 fn handshakes_with_rsa_key_exchange_wait_side_by_side() {
     let mut scene = Scene::of_use(Daemon::start_slow("400ms"), "rsa2048", "rsa-key-exchange");
@@ -168,7 +171,7 @@ fn handshakes_with_rsa_key_exchange_wait_side_by_side() {
     }
 }
 
-/// Of the 32 KiB that a job has, OpenSSL's own part included.
+/// Of the 32 KiB stack of a job, including OpenSSL's own part.
 #[test]
 fn the_stack_of_a_job_is_used_by_half_at_most() {
     for key_type in ["p256", "rsa2048", "ed25519", "rsa-pss2048", "ml-dsa-87"] {
@@ -177,7 +180,7 @@ fn the_stack_of_a_job_is_used_by_half_at_most() {
             let used = scene.run(openssl, "stack", 3)["used"];
             assert!(used > 1000.0 && used < 16.0 * 1024.0, "{key_type}, {openssl:?}: {used}");
         }
-        // The way through an error is the deeper one.
+        // The path through an error needs more stack.
         scene.daemon.stop();
         for openssl in OpenSsl::that_know(key_type) {
             let used = scene.run(openssl, "stack", 3)["used"];
@@ -186,7 +189,7 @@ fn the_stack_of_a_job_is_used_by_half_at_most() {
     }
 }
 
-/// Connections that are torn down while their handshake is paused leave no descriptor, no memory of
+/// Connections that are closed while their handshake is paused leave no descriptor, no memory of
 /// ours and no request.
 #[test]
 fn paused_handshakes_may_be_given_up() {
@@ -194,7 +197,7 @@ fn paused_handshakes_may_be_given_up() {
     for openssl in OpenSsl::ALL {
         assert_eq!(scene.run(openssl, "abandon", 100)["left"], 0.0, "{openssl:?}");
     }
-    // OpenSSL loses memory with each handshake, but none of ours: our blocks do not grow in number.
+    // OpenSSL loses memory with each handshake, but the number of our blocks does not grow.
     let [once, often] = [1, 6].map(|handshakes| scene.run_checked("abandon", handshakes));
     assert!(once > 0, "the key and the provider are lost with the first job");
     assert_eq!(often, once);
@@ -216,7 +219,7 @@ fn jobs_that_are_forked_resumed_for_nothing_or_must_not_pause() {
     }
 }
 
-/// Of two jobs with one wait context the second is served, and the first gets an error.
+/// Of two jobs with one wait context, the second is served, and the first gets an error.
 #[test]
 fn jobs_with_one_wait_context_do_not_get_the_answers_of_each_other() {
     let scene = Scene::new(Daemon::start_slow("50ms"), "p256");
@@ -233,7 +236,7 @@ fn jobs_with_one_wait_context_do_not_get_the_answers_of_each_other() {
 #[test]
 fn the_daemon_is_restarted_while_handshakes_are_paused() {
     let mut daemon = Daemon::prepare_slow("300ms");
-    // Like systemd, so connections wait until there is a daemon again.
+    // As with systemd, connections wait until there is a daemon again.
     daemon.hold_socket();
     daemon.resume();
     let mut scene = Scene::new(daemon, "p256");
@@ -250,7 +253,7 @@ fn the_daemon_is_restarted_while_handshakes_are_paused() {
     }
 }
 
-/// The host watches a descriptor that tells of the deadline, too.
+/// The descriptor that the host watches also becomes readable at the deadline.
 #[test]
 fn a_daemon_that_is_stuck_costs_paused_handshakes_their_deadline() {
     let scene = Scene::new(Daemon::start(), "p256");
@@ -275,8 +278,8 @@ fn a_daemon_that_is_stuck_costs_paused_handshakes_their_deadline() {
     }
 }
 
-/// The programs that `docs/hosts.md` says do not work: if a program changes, the page has to
-/// change.
+/// The programs that do not work according to `docs/hosts.md`. If a program changes, the page has
+/// to change.
 #[test]
 fn programs_that_want_more_than_a_key_find_nothing() {
     for key_type in ["p256", "rsa2048", "rsa-pss2048", "ed25519"] {
@@ -300,7 +303,7 @@ fn programs_that_want_more_than_a_key_find_nothing() {
     }
 }
 
-/// Keys that are not ours are loaded as ever; how fast `make bench` tells.
+/// Plain keys are loaded as without the provider. `make bench` measures how fast.
 #[test]
 fn plain_keys_are_loaded_without_asking_anybody() {
     let scene = Scene::new(Daemon::start(), "p256");

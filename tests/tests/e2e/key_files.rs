@@ -1,4 +1,4 @@
-//! Private keys in the files that people have, taken in with the command line.
+//! Private keys in different file formats, imported with the command line.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -51,7 +51,7 @@ impl Scene {
         assert_eq!(succeed(self.daemon.openssl(&["pkey", "-pubout", "-in"]).arg(reference)), public);
     }
 
-    /// A PKCS#12 archive of the key, its certificate and that of the authority.
+    /// A PKCS#12 archive of the key, its certificate and the certificate of the authority.
     fn archive(&self, name: &str, options: &[&str]) -> PathBuf {
         let path = self.daemon.path(name);
         let mut pkcs12 = openssl(&["pkcs12", "-export", "-in"]);
@@ -127,7 +127,7 @@ fn archives_are_imported_with_a_passphrase_and_their_certificates() {
     assert!(!scene.daemon.log().contains("very secret"));
 }
 
-/// A terminal does not show the passphrase that it is asked for.
+/// The terminal does not show the passphrase.
 #[test]
 fn a_passphrase_is_asked_for_on_the_terminal() {
     let scene = Scene::new();
@@ -166,7 +166,7 @@ fn a_key_is_imported_with_the_certificates_behind_it() {
         succeed(&mut scene.import(label, &scene.write("combined.pem", &parts), &[]));
         assert_eq!(scene.attached(label), Some(2), "{label}");
     }
-    // Two certificates of the key: which one is meant?
+    // With two certificates of the key, it is unclear which of them is meant.
     let renewed = scene.daemon.path("renewed.pem");
     fs::copy(certificate, &renewed).unwrap();
     scene.pki.leaf_again("server");
@@ -205,6 +205,6 @@ fn files_that_leave_a_choice_are_not_guessed_at() {
     assert_eq!((status.code(), &*line), (Some(65), expected));
     succeed(&mut scene.import("three", &mismatch, &["--index", "1"]));
     assert_eq!(scene.attached("three"), None);
-    // A file with the same key twice leaves no choice.
+    // A file with the same key twice needs no choice.
     succeed(&mut scene.import("same", &scene.write("same.pem", &[key, key]), &[]));
 }

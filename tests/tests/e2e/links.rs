@@ -8,7 +8,7 @@ fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
-/// The files of the source with their text. Build directories and other hidden ones are no source.
+/// The files of the source with their text. Build directories and other hidden files are left out.
 fn files() -> Vec<(PathBuf, String)> {
     let mut directories = vec![source()];
     let mut files = Vec::new();
@@ -76,7 +76,7 @@ fn paths_that_are_named_exist() {
     let mut count = 0;
     for (file, text) in &files() {
         for (path, line) in ["docs/", "conf/", ".ci/"].iter().flat_map(|folder| paths(text, folder)) {
-            // Apache's own.
+            // Apache's own file.
             if path != "conf/httpd.conf" {
                 assert!(source.join(path).exists(), "{} names {path}: {line}", file.display());
                 count += 1;

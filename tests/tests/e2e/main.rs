@@ -1,6 +1,6 @@
 //! Keyward from end to end: the daemon, the provider and the adapter in real servers and clients.
 //!
-//! One program, since linking one for each module takes minutes. To run one module, or one test:
+//! One program, because linking one for each module takes minutes. To run one module, or one test:
 //! `cargo test --release -p keyward-tests --test e2e versions::`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]

@@ -1,5 +1,5 @@
-//! The master key of the embedded unit changes, and no signature fails; wherever that is broken
-//! off, it goes on.
+//! The master key of the embedded unit changes, and no signature fails. The change continues after
+//! any interruption.
 
 use std::fs;
 use std::path::PathBuf;
@@ -31,11 +31,12 @@ fn a_new_master_key_is_put_in_force_under_load() {
     let (status, line) = fail(&mut rewrap(&daemon, &[]));
     assert!(status.code() == Some(64) && line.contains("next-master-key"), "{line}");
 
-    // 500 signatures a second, from before the daemon knows of the new one until only that is left.
+    // 500 signatures a second, from before the daemon knows the next master key until only that one
+    // is left.
     let load = Signers::start(&daemon, "shop", P256, 500.0, 4);
     load.let_sign(100);
-    // And more of a kind that waits for its turn than can be made: the blobs change while they
-    // wait.
+    // And more signatures of a slow kind than can be made: the blobs change while these wait for
+    // their turn.
     let queue = Queue::start(&daemon, 30);
     queue.let_sign(30);
     let next = next_master_key(&daemon);
@@ -45,7 +46,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
     assert!(status.code() == Some(73) && line.contains("keyward key rewrap --backend embedded"), "{line}");
     let text = succeed(&mut rewrap(&daemon, &[]));
     assert!(text.starts_with("6 blobs wrapped, 6 keys of backend embedded are ready"), "{text}");
-    // Disabled since, it is as good as the others.
+    // A key that was disabled meanwhile is rewrapped too.
     succeed(&mut daemon.keyward(&["key", "disable", "off"]));
     daemon.generate_for("late", "p256", "any");
     let (status, line) = fail(&mut rewrap(&daemon, &["--finish"]));
@@ -78,7 +79,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
     let failed = failures(&signed);
     assert!(failed.is_empty(), "{} of {}: {:?}\n{}", failed.len(), signed.len(), failed[0], daemon.log());
     queue.stop();
-    // Not back again.
+    // The change does not go back.
     let (status, line) = fail(&mut rewrap(&daemon, &[]));
     assert!(status.code() == Some(64) && line.contains(&new), "{line}");
     for label in ["idle", "off"] {
@@ -86,7 +87,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
         succeed(&mut daemon.keyward(&["key", "enable", label]));
     }
 
-    // With both, with the new one alone, and not with the old one alone.
+    // With both master keys, with the new one alone, and not with the old one alone.
     let all = ["shop", "mail", "idle", "off", "late", "new"];
     let file = daemon.path("state/dev-master.key");
     let old_digits = fs::read(&file).unwrap();
@@ -96,7 +97,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
         daemon.resume();
         all.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
     }
-    // A line that was forgotten, of a file that has become the master key.
+    // A forgotten line, which names the file that has become the master key.
     assert!(daemon.stop().success());
     fs::rename(&next, &away).unwrap();
     daemon.resume();
@@ -135,7 +136,7 @@ fn a_change_that_is_killed_goes_on() {
             wait_for("a change of the store, or the end", || {
                 (changed() || !command.is_running()).then_some(())
             });
-            // Enough of that: now to its end.
+            // No further interruptions: the change now runs to its end.
             if kills == keys / 10 || !command.is_running() {
                 assert!(command.wait().success(), "{}", fs::read_to_string(&log).unwrap());
                 done = true;
@@ -160,7 +161,7 @@ fn a_change_that_is_killed_goes_on() {
     labels.iter().for_each(|label| assert_eq!(sign(&daemon, label), Outcome::Done, "{label}"));
 }
 
-/// Without the next master key a part of the keys does not sign, and the daemon has looked.
+/// Without the next master key, some keys do not sign, and the daemon reports this after its check.
 fn is_told_of_half_a_change(daemon: &mut Daemon) -> bool {
     let configured = fs::read_to_string(daemon.path("keyward.toml")).unwrap();
     daemon.configure(configured.split("[embedded]").next().unwrap());
@@ -177,7 +178,7 @@ fn is_told_of_half_a_change(daemon: &mut Daemon) -> bool {
     is_told
 }
 
-/// Threads that each have a signature by RSA of 4,096 bits made, and the next one then.
+/// Threads that each make RSA signatures of 4,096 bits, one after the other.
 struct Queue {
     signed: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,

@@ -1,5 +1,4 @@
-//! A server from its start to its end, checked by valgrind: nothing is read or written out of
-//! place, and nothing lost.
+//! A server from its start to its end, checked by valgrind: no invalid access, no lost memory.
 
 use std::fs;
 use std::net::TcpStream;
@@ -11,7 +10,7 @@ use keyward_tests::tool::{Process, wait_for};
 use keyward_tests::{Daemon, Pki};
 use rustix::process::Signal;
 
-/// HAProxy has threads, and jobs if it is configured so.
+/// HAProxy has threads, and asynchronous jobs if it is configured for them.
 #[test]
 fn haproxy() {
     let daemon = Daemon::start();

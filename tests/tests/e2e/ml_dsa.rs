@@ -1,4 +1,5 @@
-//! ML-DSA, which OpenSSL knows since 3.5: keys made and taken in, servers, clients and requests.
+//! ML-DSA, which OpenSSL knows since 3.5: generated and imported keys, servers, clients and
+//! requests.
 
 use std::any::Any;
 use std::fs;
@@ -11,8 +12,8 @@ use keyward_tests::{Backend, Daemon, Handshake, ML_DSA, OpenSsl, Pki, Rustls, SS
 
 on_both_backends!(servers_and_clients_of_newer_versions, files_of_every_form_are_imported, requests);
 
-/// Servers with a key of the daemon, which insist on a certificate of the client, also with one of
-/// the daemon.
+/// Servers with a key of the daemon, which require a client certificate. Some clients also have a
+/// key of the daemon.
 fn servers_and_clients_of_newer_versions(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     daemon.configure_more(
@@ -42,7 +43,8 @@ fn servers_and_clients_of_newer_versions(backend: Backend) {
             assert!(!text.contains("200 ok"), "{key_type}: {text}");
             let rustls = Handshake::with_key(&pki, site.address, WISHES[3], daemon.key_for_rustls(&client));
             rustls.make().unwrap();
-            // Two for each handshake, and the server's for the client that had none.
+            // Two signatures for each handshake, and one of the server for the client without a
+            // certificate.
             signatures += 5;
             drop(server);
         }
@@ -76,8 +78,8 @@ fn page(daemon: &Daemon, pki: &Pki, site: &Site, client: Option<&Site>) -> Strin
     answer.clone() + &stderr(&output) + &answer.to_lowercase()
 }
 
-/// OpenSSL writes the seed, the expanded key or both (RFC 9881, 6), and what came before that was
-/// settled.
+/// OpenSSL writes the seed, the expanded key or both (RFC 9881, 6), or a form from before the
+/// standard.
 fn files_of_every_form_are_imported(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     for key_type in ML_DSA {
@@ -123,7 +125,7 @@ fn requests(backend: Backend) {
         let text = succeed(req.arg(&request));
         let algorithm = format!("Signature Algorithm: {}", key_type.to_uppercase());
         assert!(text.contains(&algorithm), "{text}");
-        // The provider's, whose algorithm identifier is that of OpenSSL's own.
+        // The algorithm identifier of the provider equals that of OpenSSL itself.
         let mut req = daemon.openssl_of(OpenSsl::V3_5, &["req", "-new", "-subj", "/CN=shop", "-key"]);
         succeed(req.arg(daemon.reference(key_type)).arg("-out").arg(&request));
         let mut req = OpenSsl::V3_5.program(&["req", "-verify", "-noout", "-text", "-in"]);

@@ -1,4 +1,4 @@
-//! The binary of nginx is replaced by another one while it serves, to be newer or to have the
+//! The binary of nginx is replaced while nginx serves: to get a newer nginx, or to get the
 //! provider.
 
 use std::fs;
@@ -11,8 +11,8 @@ use keyward_tests::tool::{children, succeed, wait_for};
 use keyward_tests::{Daemon, Handshake, Load, Pki, built};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The steps of nginx.org/en/docs/control.html: the old master starts a new one, and goes when that
-/// serves.
+/// The steps of nginx.org/en/docs/control.html: the old master starts a new master, and ends when
+/// the new master serves.
 #[test]
 fn an_upgrade_under_load_loses_nothing() {
     let daemon = Daemon::start();
@@ -20,7 +20,7 @@ fn an_upgrade_under_load_loses_nothing() {
     daemon.generate("shop", "p256");
     let site = Site::with_key(&daemon, &pki, "shop");
     let masters = Masters { directory: nginx::configure(&daemon, std::slice::from_ref(&site), 2) };
-    // A master that is the child of the program that started it does not replace itself.
+    // A master that is the child of its starter does not replace itself.
     let conf = masters.directory.join("nginx.conf");
     fs::write(&conf, fs::read_to_string(&conf).unwrap().replace("daemon off;", "")).unwrap();
     succeed(&mut nginx::command(&daemon, &masters.directory));
@@ -47,7 +47,7 @@ fn an_upgrade_under_load_loses_nothing() {
     let failed: Vec<_> = attempts.iter().filter(|attempt| attempt.result.is_err()).collect();
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
     assert_eq!(children(new), new_workers);
-    // Each worker asked over connections of its own: the daemon has its id from the kernel, of when
+    // Each worker asked over its own connections. The daemon knows the id that the worker had when
     // it connected.
     let signatures = |pid: &u32| daemon.logged(&["signature", "outcome=done", &format!("pid={pid} ")]);
     let [by_old, by_new] = [&old_workers, &new_workers].map(|workers| workers.map(|pid| signatures(&pid)));
@@ -125,7 +125,7 @@ fn a_conversion_under_load_loses_nothing() {
     let attempts = load.stop();
     let failed: Vec<_> = attempts.iter().filter(|attempt| attempt.result.is_err()).collect();
     assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), attempts.len(), failed[0]);
-    // Without the drop-in as well: a reload from here on knows the references.
+    // Without the drop-in too: from now on a reload can load references.
     let workers = wait_for("its workers", || two(children(new)));
     signal(new, Signal::HUP);
     wait_for("new workers", || {
@@ -134,17 +134,17 @@ fn a_conversion_under_load_loses_nothing() {
     handshake.make().expect("a handshake after a reload");
 }
 
-/// The masters on one configuration, ended with this value.
+/// The masters of one configuration. They end when this value is dropped.
 struct Masters {
     directory: PathBuf,
 }
 
 const PID: &str = "nginx.pid";
-/// Where the old master has its id as long as there are two.
+/// File with the id of the old master, as long as there are two masters.
 const OLD_PID: &str = "nginx.pid.oldbin";
 
 impl Masters {
-    /// The id of a master that runs.
+    /// The id of a running master.
     fn id(&self, file: &str) -> Option<u32> {
         let id = fs::read_to_string(self.directory.join(file)).ok()?.trim().parse().ok()?;
         (!is_gone(id)).then_some(id)
@@ -174,8 +174,8 @@ fn signal(id: u32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(id.cast_signed()).unwrap(), signal);
 }
 
-/// True after the end of a process: a process that nobody has waited for yet has no command line
-/// any more (proc(5)).
+/// True after the end of a process. An ended process that nobody has waited for has no command line
+/// (proc(5)).
 fn is_gone(id: u32) -> bool {
     fs::read(format!("/proc/{id}/cmdline")).map_or(true, |words| words.is_empty())
 }

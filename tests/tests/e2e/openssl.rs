@@ -1,5 +1,5 @@
-//! The openssl program and the key: what it reads of it, what it may have signed, what it never
-//! gets.
+//! The openssl program and the key: the parts that it can read, the messages that the key signs,
+//! and the private key that it never gets.
 
 use std::fs;
 use std::path::Path;
@@ -34,7 +34,7 @@ fn a_uri_names_the_same_key_as_the_reference(backend: Backend) {
         for uri in [format!("keyward:{key_type}"), format!("keyward:{key_type}?version=1")] {
             assert_eq!(succeed(&mut daemon.openssl(&["pkey", "-pubout", "-in", &uri])), of_file, "{uri}");
         }
-        // The default provider reads it too, and takes it for the same type.
+        // The default provider reads the public key too, and finds the same type.
         let public = daemon.path("public.pem");
         fs::write(&public, &of_file).unwrap();
         succeed(openssl(&["pkey", "-pubin", "-pubcheck", "-noout", "-in"]).arg(&public));
@@ -76,7 +76,7 @@ fn a_uri_names_the_version_that_has_the_certificate(backend: Backend) {
     assert_eq!((version(""), version("?certified")), (2, 2));
 }
 
-/// A key from a URI, like a key from a reference, stands for the same key after it was loaded.
+/// A key from a URI stays the same key after it was loaded, like a key from a reference.
 fn the_key_behind_a_uri_is_not_another_one_later(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
@@ -105,7 +105,7 @@ fn requests_are_signed_as_the_default_provider_signs_them(backend: Backend) {
         let plain = daemon.import_for(key_type, key_type, "csr");
         let reference = daemon.reference(key_type);
         let request = daemon.path("request.pem");
-        // OpenSSL's own provider would take the longest salt, which the identifier tells.
+        // OpenSSL's own provider would take the longest salt, and the identifier says so.
         let salt = match key_type {
             "rsa-pss2048" => &["-sigopt", "rsa_pss_saltlen:digest"][..],
             _ => &[],
@@ -127,7 +127,7 @@ fn requests_are_signed_as_the_default_provider_signs_them(backend: Backend) {
             _ => "sha256WithRSAEncryption",
         };
         assert!(text.contains(&format!("Signature Algorithm: {algorithm}")), "{text}");
-        // The bytes of the algorithm identifier are those that the default provider writes.
+        // The algorithm identifier has the same bytes as that of the default provider.
         let theirs = daemon.path("plain.pem");
         succeed(
             openssl(&["req", "-new", "-subj", "/CN=shop"])
@@ -179,7 +179,7 @@ fn keys_that_are_restricted_to_one_hash_of_pss(backend: Backend) {
     }
     daemon.assert_one_request_each(WISHES.len());
 
-    // A request by a program that may not choose the hash, and one by `keyward csr`.
+    // A request by a program that cannot choose the hash, and a request by `keyward csr`.
     let request = daemon.path("request.pem");
     succeed(
         daemon
@@ -243,7 +243,7 @@ fn the_key_of_a_server_signs_nothing_else(backend: Backend) {
                 .arg("-in")
                 .arg(&digest),
         );
-        // Like proxies that make up certificates.
+        // Like proxies that make certificates themselves.
         let certificate =
             fail(daemon.openssl(&["req", "-x509", "-new", "-subj", "/CN=shop", "-key"]).arg(&reference));
         let expected =
@@ -267,7 +267,7 @@ fn the_key_of_a_server_signs_nothing_else(backend: Backend) {
 fn a_key_for_anything_signs_a_file(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     let message = daemon.path("message");
-    // Longer than what is sent whole.
+    // Longer than the longest message that is sent whole.
     fs::write(&message, vec![b'k'; 300_000]).unwrap();
     for key_type in ["p256", "p384", "rsa2048"] {
         daemon.generate_for(key_type, key_type, "any");
@@ -283,8 +283,8 @@ fn a_key_for_anything_signs_a_file(backend: Backend) {
     }
 }
 
-/// Whatever would write it: each says why not, and nothing of it is in a file. The public key is
-/// written as ever.
+/// Commands that would write the private key say why they do not, and write nothing of it. The
+/// public key is written as usual.
 #[test]
 fn a_private_key_that_is_to_be_written_is_refused_with_a_reason() {
     let daemon = Daemon::start();
@@ -317,19 +317,19 @@ fn a_private_key_that_is_to_be_written_is_refused_with_a_reason() {
                     "keyward: cannot write the private key \"{label}\": it does not leave the daemon"
                 );
                 assert!(text.contains(&told), "{openssl:?}, {words:?}: {text}");
-                // Of which many programs show no more than this.
+                // Many programs show only this part of the error.
                 assert!(text.contains("keyward::private key does not leave the daemon:"), "{text}");
                 let written = fs::read_to_string(&out).unwrap_or_default();
                 assert!(!written.contains("-----BEGIN"), "{openssl:?}, {words:?}: {written}");
             }
         }
-        // Keys that are not ours are written as ever.
+        // Plain keys are written as usual.
         succeed(daemon.openssl_of(openssl, &["genpkey", "-algorithm", "ED25519", "-out"]).arg(&out));
         succeed(daemon.openssl_of(openssl, &["pkey", "-text", "-in"]).arg(&out));
     }
 }
 
-/// No read or write out of place, nothing lost, in a host program from its start to its end.
+/// No invalid access and no lost memory, in a host program from its start to its end.
 #[test]
 fn valgrind_finds_nothing() {
     let daemon = Daemon::start();
@@ -355,7 +355,7 @@ fn valgrind_finds_nothing() {
     }
 }
 
-/// Another provider that is looked up by its name makes OpenSSL sort them all by name.
+/// If a program looks up another provider by its name, OpenSSL sorts all providers by name.
 fn another_provider_by_name_leaves_the_default_one_in_charge(backend: Backend) {
     let daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());

@@ -1,5 +1,5 @@
-//! Pages of docs/ about programs that the tests have no server for: what they say is run on a copy
-//! of the machine.
+//! Pages of docs/ about programs without a server in the tests: their steps run on a copy of the
+//! machine.
 
 use std::path::Path;
 
@@ -8,9 +8,9 @@ use keyward_tests::machine::run_in_copy;
 use keyward_tests::server::Page;
 use keyward_tests::tool::stderr;
 
-/// A machine with Keyward, as a user of its own, with a key that has a certificate, and the grants
-/// of a page. `handshake` is a function of the shell that takes the words of `openssl s_client`;
-/// `without_daemon` runs something while there is none.
+/// A machine with Keyward as a separate user, with a key that has a certificate, and the grants of
+/// a page. `handshake` is a shell function with the arguments of `openssl s_client`.
+/// `without_daemon` runs a command while there is no daemon.
 const MACHINE: &str = r#"
 rm -rf /etc/keyward /var/lib/keyward
 id keyward >/dev/null 2>&1 || useradd --system --user-group keyward
@@ -56,7 +56,7 @@ keyward key import shop --in old.key >/dev/null
 keyward key reference shop >/etc/keyward/shop.pem
 "#;
 
-/// Runs a script on such a machine. What it prints has the line of the log that the page shows.
+/// Runs a script on such a machine. Its output contains the log line that the page shows.
 fn run_page(page: Option<&Page>, grants: &str, program: &str, script: &str) {
     if !Path::new(program).exists() {
         leave_out(&format!("needs {program}, which is not installed"));
@@ -69,8 +69,8 @@ fn run_page(page: Option<&Page>, grants: &str, program: &str, script: &str) {
     assert!(page.is_none_or(|page| page.find_in_log(&text).is_some()), "{text}");
 }
 
-/// An administrator who follows a page from the top has a site that is never down: the daemon has
-/// the grant before a server asks for anything.
+/// An administrator who follows a page from the top has no downtime: the daemon has the grant
+/// before the server asks for a signature.
 #[test]
 fn pages_reload_the_daemon_before_they_restart_a_server() {
     for name in ["nginx", "haproxy", "apache", "lighttpd", "stunnel", "mail", "postgresql"] {

@@ -1,5 +1,5 @@
-//! Real handshakes of TLS 1.2. If the server offers TLS 1.3 as well, none is refused, whatever the
-//! random of the client. Otherwise the error says what the server needs.
+//! Real handshakes of TLS 1.2. If the server also offers TLS 1.3, no handshake is refused, whatever
+//! the random of the client. Otherwise the error names the use that the server needs.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,7 +56,8 @@ fn no_handshake_of_tls12_is_refused() {
     daemon.assert_one_request_each(6 * (uniform + zeros));
 }
 
-/// The log of the server says what it lacks, and with that use in key and grant it has it.
+/// The log of the server names the missing use. With that use in key and grant, the handshake
+/// succeeds.
 #[test]
 fn a_server_with_tls12_alone_is_told_which_use_it_needs() {
     let grant = |uid| format!("[[grant]]\nuid = {uid}\nkeys = [\"old\"]\nuses = [\"tls12-server\"]\n");
@@ -77,7 +78,7 @@ fn a_server_with_tls12_alone_is_told_which_use_it_needs() {
     assert_eq!(make(&sites[1]).unwrap(), ProtocolVersion::TLSv1_2);
 }
 
-/// These log the fixed words of a reason alone, without the text that names the key.
+/// These servers log only the fixed words of a reason, without the text that names the key.
 #[test]
 fn servers_that_log_the_reason_alone_say_which_use_they_need() {
     let daemon = Daemon::start();
@@ -119,7 +120,7 @@ impl SecureRandom for Uniform {
     }
 }
 
-/// Begins with zeros: from one up to 32, each time one more.
+/// Randoms that begin with zeros: from one zero to 32 zeros in turn.
 #[derive(Debug)]
 struct Zeros(AtomicUsize);
 

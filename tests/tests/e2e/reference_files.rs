@@ -1,4 +1,4 @@
-//! Contents of the file that a server takes for its key, and the errors for the rest.
+//! Contents of the file that a server loads as its key, and the errors for invalid contents.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use keyward_tests::pki::plain_key;
 use keyward_tests::tool::{run, stderr};
 use keyward_tests::{Daemon, Host, OpenSsl, Pki};
 
-/// A key, its certificate, and its reference, to be spoilt.
+/// A key, its certificate, and its reference, which tests damage.
 struct Scene {
     daemon: Daemon,
     certificate: PathBuf,
@@ -40,7 +40,7 @@ impl Scene {
         run(&mut limited)
     }
 
-    /// Loads a file as the program does, which goes another way through OpenSSL.
+    /// Loads a file as the openssl program does, which uses other functions of OpenSSL.
     fn program(&self, openssl: OpenSsl, content: &[u8]) -> Output {
         run(self.daemon.openssl_of(openssl, &["pkey", "-pubout", "-in"]).arg(self.write(content)))
     }
@@ -75,7 +75,7 @@ fn references_that_are_cut_short() {
                 assert_refused(&output, "keyward: cannot read key reference: ");
             }
         }
-        // Not even its name is left of it: then nobody knows whose it was.
+        // Without its name, nobody can recognise a reference.
         for cut in ["", "-----BEGIN KEYWA"] {
             for output in [scene.server(openssl, cut.as_bytes()), scene.program(openssl, cut.as_bytes())] {
                 assert_refused(&output, "");
@@ -85,7 +85,7 @@ fn references_that_are_cut_short() {
     }
 }
 
-/// Memory does not suffice to read any of them whole.
+/// Files that do not fit into memory.
 #[test]
 fn files_that_are_huge() {
     let scene = Scene::new();
@@ -102,7 +102,7 @@ fn files_that_are_huge() {
     }
 }
 
-/// The first mebibyte of a file is searched.
+/// The provider searches the first mebibyte of a file.
 #[test]
 fn references_among_junk() {
     let scene = Scene::new();
@@ -124,9 +124,9 @@ fn references_among_junk() {
     }
 }
 
-/// Programs leave errors in the queue of OpenSSL, as HAProxy does after a certificate that does not
-/// fit. OpenSSL then looks only at the first PEM block of a file, except for the labels that it
-/// knows.
+/// Some programs leave errors in the queue of OpenSSL, as HAProxy does after a certificate that
+/// does not match. OpenSSL then looks only at the first PEM block of a file, except for the labels
+/// that it knows.
 #[test]
 fn references_behind_certificates_after_an_earlier_error() {
     let scene = Scene::new();
@@ -149,7 +149,7 @@ fn references_behind_certificates_after_an_earlier_error() {
                 "behind=1",
             ),
             (format!("{parameters}the key\n{certificate}\nbehind\n{reference}"), true, "behind=0"),
-            // The first key counts, whatever comes after it.
+            // The first key counts, whatever follows.
             ([certificate, plain, reference, certificate].map(String::as_str).concat(), false, "behind=1"),
             ([certificate, certificate, plain].map(String::as_str).concat(), false, "behind=0"),
         ] {
@@ -170,7 +170,7 @@ fn references_behind_certificates_after_an_earlier_error() {
     }
 }
 
-/// A store gives everything that stands in a file, whatever was wrong before.
+/// A store returns every object of a file, whatever happened before.
 #[test]
 fn stores_lose_nothing_before_a_reference() {
     let scene = Scene::new();
@@ -219,8 +219,8 @@ fn references_that_were_written_anew() {
     }
 }
 
-/// Files as editors and shells of Windows write them. Nothing reads these files, but the error has
-/// a command that helps.
+/// Files as editors and shells of Windows write them. No program reads these files, but the error
+/// has a command that helps.
 #[test]
 fn references_in_utf16_are_told() {
     let scene = Scene::new();
@@ -229,7 +229,7 @@ fn references_in_utf16_are_told() {
     let command = "iconv -f UTF-16 -t ASCII FILE > NEW";
     for content in [[b"\xff\xfe", &*little].concat(), [b"\xfe\xff", &*big].concat()] {
         for openssl in OpenSsl::ALL {
-            // The program of OpenSSL keeps to itself what decoders say of text that has no PEM.
+            // The openssl program does not show the errors of decoders for text without PEM.
             let output = scene.server(openssl, &content);
             assert_refused(&output, "the file is text in UTF-16");
             assert!(stderr(&output).contains(command), "{}", stderr(&output));

@@ -1,4 +1,4 @@
-//! Sessions that are resumed need no key, and so no daemon.
+//! Resumed sessions need no key, and so no daemon.
 
 use std::io::Write;
 use std::process::Command;
@@ -7,7 +7,7 @@ use keyward_tests::server::Site;
 use keyward_tests::tool::stderr;
 use keyward_tests::{Daemon, Nginx, OpenSsl, Pki};
 
-/// Sessions live in tickets or in the memory of nginx; TLS 1.3 has both as pre-shared keys (RFC
+/// Sessions are in tickets or in the memory of nginx. TLS 1.3 has both as pre-shared keys (RFC
 /// 8446, 4.6.1).
 #[test]
 fn resumed_sessions_ask_for_nothing() {
@@ -46,8 +46,7 @@ fn resumed_sessions_ask_for_nothing() {
     }
 }
 
-/// Sends a request, to whose answer TLS 1.3 adds the tickets, and returns all that the client
-/// wrote.
+/// Sends a request. In TLS 1.3 the answer comes with tickets. Returns the output of the client.
 fn ask(client: &mut Command) -> String {
     let (input, mut output) = std::io::pipe().unwrap();
     output.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();

@@ -1,5 +1,5 @@
-//! RSA key exchange of TLS 1.2: only with keys that are meant for it, and nothing tells whether a
-//! secret was sound.
+//! RSA key exchange of TLS 1.2: only with keys for this use, and no answer reveals whether a
+//! padding was right.
 
 use std::fs;
 use std::io::Read;
@@ -32,7 +32,7 @@ fn generate(daemon: &Daemon, label: &str, key_type: &str, words: &[&str]) -> Com
     command
 }
 
-/// A client that offers RSA key exchange alone.
+/// A client that offers only RSA key exchange.
 fn s_client(openssl: OpenSsl, pki: &Pki, address: SocketAddr, cipher: &str) -> std::process::Output {
     let mut command = openssl.program(&["s_client", "-brief", "-verify_return_error", "-tls1_2", "-cipher"]);
     command.args([cipher, "-servername", "localhost", "-connect", &address.to_string(), "-CAfile"]);
@@ -44,14 +44,14 @@ fn site(daemon: &Daemon, pki: &Pki, label: &str) -> Site {
     Site::new(pki.certify(daemon, &reference), reference)
 }
 
-/// A daemon whose grants let the workers of servers do it.
+/// A daemon whose grants allow RSA key exchange to the workers of servers.
 fn start(backend: Backend) -> Daemon {
     let mut daemon = Daemon::prepare_on(backend, &grants());
     daemon.resume();
     daemon
 }
 
-/// Asks for a premaster secret as a server does, of a client that speaks TLS 1.2.
+/// Asks for a premaster secret as a server does. The client speaks TLS 1.2.
 fn ask(daemon: &Daemon, label: &str, ciphertext: &[u8]) -> Result<[u8; 48], Error> {
     let client = Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT);
     let label: Label = label.parse().unwrap();
@@ -59,7 +59,7 @@ fn ask(daemon: &Daemon, label: &str, ciphertext: &[u8]) -> Result<[u8; 48], Erro
     Ok(premaster.as_ref().try_into().unwrap())
 }
 
-/// Something as the openssl program encrypts it for a key.
+/// Encrypts bytes for a key with the openssl program.
 fn encrypted(daemon: &Daemon, label: &str, plain: &[u8]) -> Vec<u8> {
     let [secret, public, ciphertext] = ["secret", "public", "ciphertext"].map(|name| daemon.path(name));
     fs::write(&secret, plain).unwrap();
@@ -101,13 +101,13 @@ fn servers_take_part_with_one_request_each(backend: Backend) {
     assert_eq!(daemon.metric("keyward_decryptions_total", &["outcome=\"done\""]), handshakes as f64);
 }
 
-/// The workers of servers may do it, too.
+/// With grants for the workers of servers.
 fn grants() -> String {
     let grant = |uid| format!("[[grant]]\nuid = {uid}\nkeys = [\"*\"]\nuses = [\"rsa-key-exchange\"]\n");
     keyward_tests::server::users().into_iter().map(grant).collect()
 }
 
-/// A key that signs does not decrypt, one that decrypts does not sign, and that is said.
+/// A key that signs does not decrypt, a key that decrypts does not sign, and the errors say so.
 fn a_key_is_for_the_one_or_the_other(backend: Backend) {
     let daemon = start(backend);
     let pki = Pki::new(daemon.directory());
@@ -136,7 +136,7 @@ fn a_key_is_for_the_one_or_the_other(backend: Backend) {
     }
 }
 
-/// A peer that sends garbage gets the same answers as every peer.
+/// A peer that sends invalid ciphertexts gets the same kind of answer as every peer.
 fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
     let mut daemon = Daemon::start_on(backend);
     succeed(&mut generate(&daemon, "shop", "rsa2048", &KEY_EXCHANGE));
@@ -146,7 +146,7 @@ fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
     assert_eq!(ask(&daemon, "shop", &sound).unwrap(), premaster);
     let mut garbage = sound.clone();
     garbage[100] ^= 1;
-    // The padding is right, and what it pads is no secret.
+    // The padding is right, but the padded bytes are not a premaster secret.
     let [shorter, longer] = [47, 49].map(|length| encrypted(&daemon, "shop", &vec![9; length]));
     let wrong = [&garbage, &shorter, &longer];
     let answers = wrong.map(|ciphertext| ask(&daemon, "shop", ciphertext).unwrap());
@@ -163,7 +163,7 @@ fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
     let lines = |words: &[&str]| daemon.logged(words);
     assert_eq!((lines(&["decryption", "outcome=done"]), lines(&["decryption", "malformed"])), (4, 2));
 
-    // Paddings that tell are not offered to anybody.
+    // The provider offers no padding that reveals a wrong padding.
     let ciphertext = daemon.path("ciphertext");
     for padding in ["pkcs1", "oaep", "none"] {
         let option = format!("rsa_padding_mode:{padding}");
@@ -172,15 +172,15 @@ fn nothing_tells_a_sound_secret_from_another(backend: Backend) {
         assert!(text.contains("keyward: cannot decrypt with this padding"), "{padding}: {text}");
     }
 
-    // Nor does asking again, another time.
+    // The answer is the same at another time.
     assert!(daemon.stop().success());
     daemon.resume();
     let again = wrong.map(|ciphertext| ask(&daemon, "shop", ciphertext).unwrap());
     assert_eq!(again, answers);
 }
 
-/// With a copy of the store and a grant, nobody finds out which answers are substitutes: nothing in
-/// the file is the secret that they are derived from, whatever the place and the form.
+/// A copy of the store and a grant do not help to recognise replacements: the secret from which
+/// they are derived is nowhere in the file, in any form.
 fn a_copy_of_the_store_tells_nothing_of_a_padding(backend: Backend) {
     let mut daemon = Daemon::start_on(backend);
     succeed(&mut generate(&daemon, "shop", "rsa2048", &KEY_EXCHANGE));
@@ -192,7 +192,7 @@ fn a_copy_of_the_store_tells_nothing_of_a_padding(backend: Backend) {
     assert!(daemon.stop().success());
     let store = fs::read(daemon.path("state/keys.redb")).unwrap();
 
-    // The daemon derives the answer so, from the right secret; the public key is known to
+    // The daemon derives the answer in this way from the right secret. The public key is known to
     // everybody.
     let is_secret = |secret: &[u8]| {
         let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), reference.spki());
@@ -207,7 +207,7 @@ fn a_copy_of_the_store_tells_nothing_of_a_padding(backend: Backend) {
     }
 }
 
-/// 32 bytes out of 44 characters.
+/// Decodes 32 bytes from 44 characters.
 fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let text = text.strip_suffix(b"=")?;
@@ -220,7 +220,7 @@ fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes.take(32).collect())
 }
 
-/// Two answers to one ciphertext would tell that it is not sound.
+/// Two different answers to one ciphertext would show that its padding is wrong.
 #[test]
 fn a_key_at_two_backends_has_one_answer() {
     let daemon = Daemon::start_on(Backend::Grep11);
@@ -240,10 +240,10 @@ fn a_key_at_two_backends_has_one_answer() {
     }
 }
 
-/// A secret that has been passed on is wiped everywhere on its way.
+/// After the answer, the daemon wipes the secret everywhere.
 #[test]
 fn no_secret_stays_in_the_memory_of_the_daemon() {
-    // Nobody else may look.
+    // Only root may read the memory.
     if !has_root() {
         return;
     }
@@ -255,7 +255,7 @@ fn no_secret_stays_in_the_memory_of_the_daemon() {
         fs::File::open("/dev/urandom").unwrap().read_exact(&mut premaster[2..]).unwrap();
         let ciphertext = encrypted(&daemon, label, &premaster);
         assert_eq!(ask(&daemon, label, &ciphertext).unwrap()[2..], premaster[2..]);
-        // The answer is here a moment before the daemon wipes it.
+        // The answer arrives a moment before the daemon wipes the secret.
         wait_for(&format!("the daemon to wipe secret {round}"), || {
             let found = memory::count(daemon.id(), &[&premaster[8..24], &premaster[32..]]);
             (found == [0, 0]).then_some(())
@@ -271,14 +271,14 @@ fn units(daemon: &Daemon) -> Vec<serde_json::Value> {
     units.into_iter().filter(|unit| unit["backend"] == Units::BACKEND).collect()
 }
 
-/// A wrong padding is no failure of a unit, and the same at each unit; the error says if there is
-/// no unit.
+/// A wrong padding is no failure of a unit, and has the same answer at each unit. An error says if
+/// there is no unit.
 #[test]
 fn remote_units_are_asked_once_whatever_the_client_sent() {
     ask_two_units(&[]);
 }
 
-/// Nor where the firmware is so old that a wrong padding is an error.
+/// The same with old firmware, for which a wrong padding is an error.
 #[test]
 fn remote_units_that_tell_of_the_padding_are_asked_once() {
     ask_two_units(&["--simulate-padding-errors"]);
@@ -336,7 +336,7 @@ fn remote_units_make_keys_for_the_one_or_the_other() {
     }
     assert!(patch("signs", "csr").contains(r#""uses":["csr"]"#));
 
-    // The type of this one is known only once it is taken in.
+    // The type of this key is known only after the import.
     let mut command = OpenSsl::System.program(&["genpkey", "-algorithm", "EC", "-pkeyopt"]);
     let ec = daemon.path("ec.key");
     succeed(command.arg("ec_paramgen_curve:P-256").arg("-out").arg(&ec));

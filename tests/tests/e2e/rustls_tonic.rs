@@ -1,4 +1,4 @@
-//! gRPC over mutual TLS with tonic, whose server and client have their keys in the daemon.
+//! gRPC over mutual TLS with tonic. Server and client have their keys in the daemon.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ async fn server_and_client_prove_themselves() {
     let config = ClientConfig::builder().with_root_certificates(roots.clone());
     let stranger = config.clone().with_no_client_auth();
     let mut robot = config.with_client_cert_resolver(robot);
-    // Which would do without a signature.
+    // A resumed session would need no signature.
     robot.resumption = Resumption::disabled();
     let mut health = HealthClient::new(connect(&address, robot.clone()).await.unwrap());
     for _ in 0..3 {
@@ -57,7 +57,7 @@ async fn server_and_client_prove_themselves() {
     assert_eq!(daemon.logged(&["outcome=done", "key=\"shop\"", "tls13-server"]), 1, "{}", daemon.log());
     assert_eq!(daemon.logged(&["outcome=done", "key=\"robot\"", "tls13-client"]), 1, "{}", daemon.log());
 
-    // In TLS 1.3 a client may learn only after its handshake that it is refused.
+    // In TLS 1.3 a client may learn only after its handshake that it was refused.
     let refused = match connect(&address, stranger).await {
         Ok(channel) => {
             let request = HealthCheckRequest { service: String::new() };
@@ -72,8 +72,8 @@ async fn server_and_client_prove_themselves() {
     assert!(connect(&address, robot).await.is_err(), "a disabled key");
 }
 
-/// The health service of tonic behind TLS, only for clients with a certificate of the authority.
-/// Returns its address.
+/// Serves the health service of tonic over TLS, only for clients with a certificate of the
+/// authority. Returns its address.
 async fn serve(key: Arc<dyn ResolvesServerCert>, roots: RootCertStore) -> String {
     let clients = WebPkiClientVerifier::builder(roots.into()).build().unwrap();
     let mut config = ServerConfig::builder().with_client_cert_verifier(clients).with_cert_resolver(key);

@@ -1,5 +1,5 @@
-//! Private keys are where they belong: not in a server nor in the store, and in the memory of the
-//! daemon only as long as somebody may use them.
+//! Private keys are only where they belong: never in a server or in the store, and in the memory of
+//! the daemon only as long as a peer may use them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ struct Plain {
 }
 
 impl Plain {
-    /// Makes one with the openssl program, for that says what the values are.
+    /// Makes a key with the openssl program, which also prints the values.
     fn generate(directory: &Path, key_type: &str) -> Self {
         let file = directory.join(format!("{key_type}.key"));
         let mut command = match key_type {
@@ -38,8 +38,8 @@ impl Plain {
         succeed(command.arg("-out").arg(&file));
         let mut command = OpenSsl::V3_5.program(&["pkey", "-noout", "-text", "-in"]);
         let mut values = private_values(&succeed(command.arg(&file)));
-        // The file as it is sent to the daemon: of a long one a line in the middle, where the
-        // private values are.
+        // The file as the command line sends it to the daemon. Of a long file, a line from the
+        // middle, which contains private values.
         let pem = fs::read_to_string(&file).unwrap();
         let lines: Vec<_> = pem.lines().collect();
         let line = if lines.len() > 20 { lines[lines.len() / 2] } else { &lines[1][48..64] };
@@ -47,8 +47,8 @@ impl Plain {
         Self { key_type: key_type.parse().unwrap(), file, values }
     }
 
-    /// Pieces of 16 bytes of each private value, from both of its ends: wherever the value was cut
-    /// off, one is there.
+    /// Pieces of 16 bytes from both ends of each private value. If a part of the value is left in
+    /// memory, it contains one of them.
     fn pieces(&self) -> Vec<(&str, &[u8])> {
         let pieces = self.values.iter().flat_map(|(name, value)| {
             [(name.as_str(), &value[..16]), (name.as_str(), &value[value.len() - 16..])]
@@ -57,7 +57,7 @@ impl Plain {
     }
 }
 
-/// The private values in what `openssl pkey -text` prints: a name and a colon, then lines of
+/// The private values in the output of `openssl pkey -text`: a name and a colon, then lines of
 /// hexadecimal digits.
 fn private_values(text: &str) -> BTreeMap<String, Vec<u8>> {
     const PUBLIC: [&str; 3] = ["pub", "modulus", "publicExponent"];
@@ -73,13 +73,13 @@ fn private_values(text: &str) -> BTreeMap<String, Vec<u8>> {
         }
     }
     values.retain(|name, _| !PUBLIC.contains(&name.as_str()));
-    // The private key of ML-DSA begins with a part of the public one (FIPS 204, algorithm 24), and
-    // the secret K.
+    // The private key of ML-DSA begins with a part of the public key (FIPS 204, algorithm 24), then
+    // comes the secret K.
     if values.contains_key("seed") {
         values.entry("priv".into()).and_modify(|value| *value = value[32..64].to_vec());
     }
     for value in values.values_mut() {
-        // A sign, and the zeros that a number is filled up with.
+        // A sign, and leading zeros of a number.
         let zeros = value.iter().take_while(|byte| **byte == 0).count();
         value.drain(..zeros);
     }
@@ -102,7 +102,7 @@ fn sign_with(client: &Client, label: &str, key_type: KeyType) -> Result<(), Outc
     Ok(())
 }
 
-/// The names of the private values of which something is in the memory of the daemon.
+/// The names of the private values of which a part is in the memory of the daemon.
 fn in_memory<'p>(daemon: &Daemon, plain: &'p Plain) -> Vec<&'p str> {
     in_memory_of(daemon.id(), plain)
 }
@@ -114,7 +114,7 @@ fn in_memory_of(process: u32, plain: &Plain) -> Vec<&str> {
     pieces.iter().zip(found).filter(|(_, found)| *found > 0).map(|((name, _), _)| *name).collect()
 }
 
-/// Within five seconds, nothing of a key is left.
+/// Asserts that within five seconds no part of a key is left.
 fn assert_forgotten(daemon: &Daemon, plain: &Plain, when: &str) {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
@@ -131,7 +131,7 @@ fn key(daemon: &Daemon, verb: &str, label: &str) {
     succeed(&mut daemon.keyward(&["key", verb, label]));
 }
 
-/// Ends the threads of a test, one that fails too.
+/// Ends the threads of a test, even of a test that fails.
 struct AtTheEnd<'a>(&'a AtomicBool);
 
 impl Drop for AtTheEnd<'_> {
@@ -144,7 +144,7 @@ const TYPES: [&str; 6] = ["p256", "p384", "p521", "ed25519", "rsa2048", "ml-dsa-
 
 #[test]
 fn a_key_that_nobody_may_use_is_in_no_memory() {
-    // Nobody else may look.
+    // Only root may read the memory.
     if !has_root() {
         return;
     }
@@ -198,7 +198,7 @@ fn a_server_that_is_read_out_and_a_stolen_store_have_no_key() {
     }
 }
 
-/// Requests that have read the key before it was disabled bring it to the unit afterwards.
+/// Requests may read the key before it is disabled, and bring it to the unit afterwards.
 #[test]
 fn requests_that_are_under_way_leave_nothing_behind() {
     if !has_root() {

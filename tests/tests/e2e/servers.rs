@@ -1,4 +1,4 @@
-//! Tests for every server, each configured as on its page in conf/.
+//! Tests for every server, each configured as on its page in docs/servers.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use keyward_tests::{
     Apache, Daemon, Handshake, Haproxy, Lighttpd, Load, Nginx, Pki, Rustls, Stunnel, is_root,
 };
 
-/// Makes a module of tests for each server: the bodies below, given how it is started.
+/// Makes a module of tests for each server: the bodies below, with the function that starts the
+/// server.
 macro_rules! on_every_server {
     ($($server:ident: $start:expr, [$($body:ident),+];)+) => {
         $(mod $server {
@@ -25,7 +26,7 @@ macro_rules! on_every_server {
     };
 }
 
-// nginx, HAProxy and rustls have every key type in handshakes.rs.
+// handshakes.rs tests every key type with nginx, HAProxy and rustls.
 on_every_server! {
     nginx: Nginx::start, [asks_nothing_until_there_is_a_handshake];
     haproxy: Haproxy::start, [asks_nothing_until_there_is_a_handshake];
@@ -49,8 +50,7 @@ fn uses_every_key_type(start: Start) {
     daemon.assert_one_request_each(every_key_type(&pki, &*server, &sites));
 }
 
-/// Starts and reloads of the server and of the daemon, in whatever order, with the grant of the
-/// page alone.
+/// Server and daemon start and reload in any order, with only the grant of the page.
 fn asks_nothing_until_there_is_a_handshake(start: Start) {
     let (mut daemon, pki, site) = scene();
     assert!(daemon.stop().success());
@@ -59,7 +59,7 @@ fn asks_nothing_until_there_is_a_handshake(start: Start) {
     let handshake = Handshake::new(&pki, site.address);
     let began = Instant::now();
     assert!(handshake.make().is_err(), "without the daemon");
-    // Milliseconds, if other tests leave a processor to it.
+    // Milliseconds, if other tests leave a processor free.
     assert!(began.elapsed() < Duration::from_secs(1), "failed only after {:?}", began.elapsed());
     let page = server.page();
     wait_for(&format!("a line as on the page in {}", server.log()), || {

@@ -1,10 +1,10 @@
-//! Signature algorithms that a client may ask for, beside its default.
+//! Signature algorithms that a client may request, in addition to its default.
 
 use keyward_tests::server::Site;
 use keyward_tests::tool::{run, stderr};
 use keyward_tests::{Daemon, OpenSsl, Pki, Rustls, SServer};
 
-/// Key type, version, signature algorithm, and how the client tells of it.
+/// Key type, version, signature algorithm, and its name in the output of the client.
 const ALGORITHMS: [(&str, &str, &str, &str); 15] = [
     ("rsa2048", "-tls1_2", "rsa_pkcs1_sha256", "Hash used: SHA256\nSignature type: RSA\n"),
     ("rsa2048", "-tls1_2", "rsa_pkcs1_sha384", "Hash used: SHA384\nSignature type: RSA\n"),
@@ -15,7 +15,7 @@ const ALGORITHMS: [(&str, &str, &str, &str); 15] = [
     ("rsa2048", "-tls1_3", "rsa_pss_rsae_sha384", "Hash used: SHA384\nSignature type: RSA-PSS\n"),
     ("rsa2048", "-tls1_3", "rsa_pss_rsae_sha512", "Hash used: SHA512\nSignature type: RSA-PSS\n"),
     ("p256", "-tls1_2", "ECDSA+SHA256", "Hash used: SHA256\nSignature type: ECDSA\n"),
-    // The curve is a matter of TLS 1.3 alone (RFC 8446, 4.2.3).
+    // The curve of the scheme counts only in TLS 1.3 (RFC 8446, 4.2.3).
     ("p256", "-tls1_2", "ECDSA+SHA384", "Hash used: SHA384\nSignature type: ECDSA\n"),
     ("p256", "-tls1_2", "ECDSA+SHA512", "Hash used: SHA512\nSignature type: ECDSA\n"),
     ("p256", "-tls1_3", "ecdsa_secp256r1_sha256", "Hash used: SHA256\nSignature type: ECDSA\n"),
@@ -46,8 +46,8 @@ fn clients_choose_among_all_that_a_key_can() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// Debian's security level allows SHA-224, level 0 allows SHA-1: a client may prefer them, as for a
-/// key file.
+/// Debian's security level allows SHA-224, level 0 allows SHA-1. A client may prefer them, as with
+/// a key file.
 #[test]
 fn of_what_a_client_offers_the_first_that_a_key_can_is_taken() {
     let daemon = Daemon::start();
@@ -67,7 +67,7 @@ fn of_what_a_client_offers_the_first_that_a_key_can_is_taken() {
                 let told = format!("Hash used: SHA384\nSignature type: {signs}\n");
                 assert!(text.contains(&told), "{key_type}, {openssl:?}, level {level}, {weak}: {text}");
                 handshakes += 1;
-                // With nothing else to take, there is no signature, and nothing worse.
+                // Without another digest, there is no signature, and nothing else fails.
                 let text = client(&format!("{signs}+{weak}"));
                 assert!(text.contains("handshake failure"), "{key_type}, {openssl:?}, {weak}: {text}");
             }
@@ -76,7 +76,7 @@ fn of_what_a_client_offers_the_first_that_a_key_can_is_taken() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// The reverse: a server of TLS 1.2 says what clients may sign with.
+/// The reverse: a server of TLS 1.2 names the algorithms with which clients may sign.
 #[test]
 fn of_what_a_server_asks_for_the_first_that_the_key_of_a_client_can_is_taken() {
     let own = rustix::process::getuid().as_raw();
@@ -102,8 +102,8 @@ fn of_what_a_server_asks_for_the_first_that_the_key_of_a_client_can_is_taken() {
     assert_eq!(signed, OpenSsl::ALL.len(), "{}", daemon.log());
 }
 
-/// rustls chooses the version and the scheme without a word to the key of which version it is, so a
-/// curve signs with the one hash only that is right in both.
+/// rustls does not tell the key which version it chooses. So a curve signs only with the one hash
+/// that is right in both versions.
 #[test]
 fn clients_of_rustls_choose_among_what_is_right_in_each_version() {
     let daemon = Daemon::start();

@@ -1,4 +1,4 @@
-//! Users who are not those of the test: only root can play them.
+//! Users other than the user of the tests. Only root can act as them.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -66,7 +66,7 @@ fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone(backend: Backend) 
         assert!(text.starts_with("keyward: cannot ") && text.lines().count() == 1, "{text}");
         assert!(text.contains("ermission denied"), "{text}");
     }
-    // The daemon asks for the user of everybody who may open the socket by its mode.
+    // The daemon checks the user of every process that may open the socket by its mode.
     fs::set_permissions(daemon.path("run/admin.sock"), Permissions::from_mode(0o666)).unwrap();
     let (_, text) = fail(&mut as_user(OTHER, &daemon.keyward(&["key", "list"])));
     assert!(text.lines().count() == 1 && text.contains("only root and the user"), "{text}");
@@ -94,7 +94,7 @@ fn haproxy_signs_from_within_its_chroot(backend: Backend) {
     s_client(&pki, site.address, WISHES[3]);
 }
 
-/// An address that is in no directory is the same inside and outside.
+/// An abstract address is the same inside and outside of a chroot.
 #[test]
 fn a_server_in_a_chroot_reaches_an_abstract_address() {
     if !has_root() {

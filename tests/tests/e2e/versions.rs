@@ -1,5 +1,5 @@
-//! Every version of OpenSSL that the provider is for: servers, clients, and the openssl program in
-//! all its trades.
+//! Every version of OpenSSL that the provider supports: servers, clients, and all operations of the
+//! openssl program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use keyward_tests::server::Site;
 use keyward_tests::tool::{fail, run, stderr, succeed};
 use keyward_tests::{Daemon, Host, KEY_TYPES, ML_DSA, Nginx, OpenSsl, Pki, SServer};
 
-/// The reference of a key that is made for a use, and its certificate.
+/// Makes a key for a use. Returns its reference and its certificate.
 fn pair(daemon: &Daemon, pki: &Pki, key_type: &str, usage: &str) -> (PathBuf, PathBuf) {
     daemon.generate_for(key_type, key_type, usage);
     let reference = daemon.reference(key_type);
@@ -29,7 +29,7 @@ fn servers_of_each_version_serve_clients_of_each() {
             let _server = SServer::start_of(&daemon, &site, openssl, &[]);
             let (wishes, versions) = match ML_DSA.contains(&key_type) {
                 false => (&WISHES[..], &["-tls1_2", "-tls1_3"][..]),
-                // Not for TLS 1.2, and not known to the system's client.
+                // Not for TLS 1.2, and unknown to the system's client.
                 true => (&[][..], &["-tls1_3"][..]),
             };
             for wish in wishes {
@@ -48,7 +48,7 @@ fn servers_of_each_version_serve_clients_of_each() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// Clients prove themselves with keys of the daemon to an nginx whose own key is a plain one.
+/// Clients authenticate with keys of the daemon to an nginx with a plain key.
 #[test]
 fn clients_of_each_version_have_certificates() {
     let daemon = Daemon::start_with("[[grant]]\nuser = \"root\"\nkeys = [\"*\"]\nuses = [\"tls-client\"]\n");
@@ -77,8 +77,8 @@ fn clients_of_each_version_have_certificates() {
     daemon.assert_one_request_each(handshakes);
 }
 
-/// Everything that the program does with a key for any use, with the results checked by another
-/// version.
+/// Every operation of the openssl program with a key for any use. Another version checks the
+/// results.
 #[test]
 fn the_program_signs_with_a_key_for_anything() {
     let daemon = Daemon::start();
@@ -100,20 +100,20 @@ fn the_program_signs_with_a_key_for_anything() {
 
             sign_and_verify(&daemon, openssl, key_type, [&reference, &public, &message, &digest, &signature]);
 
-            // A certificate that the key signs for itself, and a message in CMS.
+            // A self-signed certificate, and a message in CMS.
             let own = daemon.path("own.crt");
             let mut req = daemon.openssl_of(openssl, &["req", "-x509", "-new", "-subj", "/CN=own", "-key"]);
             succeed(req.arg(&reference).arg("-out").arg(&own));
             for other in OpenSsl::that_know(key_type) {
                 succeed(other.program(&["verify", "-CAfile"]).arg(&own).arg(&own));
             }
-            // Neither does OpenSSL's own provider sign CMS with these: libcrypto names a digest,
-            // which they have no use for.
+            // OpenSSL's own provider does not sign CMS with these keys either: libcrypto names a
+            // digest, for which they have no use.
             if hashes_for_itself(key_type) {
                 continue;
             }
-            // Without being asked for it, CMS is not signed with PSS even where the key knows
-            // nothing else; OpenSSL's own provider is no better there.
+            // Without an explicit request, CMS is not signed with PSS, even if the key knows only
+            // PSS. OpenSSL's own provider has the same limit.
             let (plain, pss) = (&[][..], &["-keyopt", "rsa_padding_mode:pss"][..]);
             let paddings = match key_type {
                 "rsa2048" => &[plain, pss][..],
@@ -153,7 +153,7 @@ fn the_program_signs_with_a_key_for_anything() {
     }
 }
 
-/// True if keys of a type take whole messages only.
+/// True if keys of a type sign only whole messages.
 fn hashes_for_itself(key_type: &str) -> bool {
     key_type == "ed25519" || ML_DSA.contains(&key_type)
 }
@@ -197,7 +197,7 @@ fn sign_and_verify(daemon: &Daemon, openssl: OpenSsl, key_type: &str, files: [&P
     }
 }
 
-/// All of it is refused with a key of a server, and each says so.
+/// All these operations are refused with a key of a server, and each refusal says why.
 #[test]
 fn the_program_is_refused_with_a_key_of_a_server() {
     let daemon = Daemon::start();
@@ -224,7 +224,7 @@ fn the_program_is_refused_with_a_key_of_a_server() {
             let mut digested = of(&["pkeyutl", "-sign", "-pkeyopt", "digest:sha256", "-inkey"]);
             digested.arg(&reference).arg("-in").arg(&digest).arg("-out").arg(daemon.path("signature"));
             let commands = [cms, hashed, digested, raw, request, certificate];
-            // See above.
+            // The reason is above.
             for mut command in commands.into_iter().skip(if hashes_for_itself(key_type) { 3 } else { 0 }) {
                 let (_, text) = fail(&mut command);
                 assert!(text.contains(&told), "{command:?}: {text}");
@@ -234,7 +234,7 @@ fn the_program_is_refused_with_a_key_of_a_server() {
     assert_eq!(daemon.logged(&["outcome=done", "signature"]), 0);
 }
 
-/// How often libssl calls the provider for a handshake is what its cost rests on.
+/// The number of calls of libssl to the provider determines the cost of a handshake.
 #[test]
 fn a_handshake_is_two_inits_a_size_and_a_signature() {
     for key_type in ["p256", "rsa2048", "rsa-pss2048", "ed25519", "ml-dsa-65"] {
@@ -249,7 +249,7 @@ fn a_handshake_of_tls_1_2_is_the_same() {
     }
 }
 
-/// Before libssl knows which it will be, it looks whether the key signs.
+/// libssl calls these before it knows the signature algorithm, to find out whether the key signs.
 #[test]
 fn a_handshake_with_rsa_key_exchange_is_two_inits_and_a_decryption() {
     let expected = [
@@ -261,14 +261,14 @@ fn a_handshake_with_rsa_key_exchange_is_two_inits_and_a_decryption() {
     assert_calls("rsa2048", "rsa-key-exchange", Some("AES128-SHA256"), &expected);
 }
 
-/// Calls of a handshake that signs. One of the two calls of `digest_sign` asks for the size only.
+/// Calls of a handshake that signs. One of the two calls of `digest_sign` asks only for the size.
 const SIGNATURE: [(&str, u64); 3] = [
     ("signature::digest_sign_init", 2),
     ("signature::digest_sign", 2),
     ("signature::Operation::sign_message", 1),
 ];
 
-/// All that does something for a handshake.
+/// All functions that work during a handshake.
 const WATCHED: [&str; 10] = [
     "signature::digest_sign_init",
     "signature::digest_sign",
@@ -282,8 +282,8 @@ const WATCHED: [&str; 10] = [
     "key::DaemonKey::decrypt_premaster",
 ];
 
-/// Of these, each handshake makes the expected calls and no others, and one request. To load the
-/// key takes none of them.
+/// Asserts that each handshake makes the expected calls of these functions and no others, and one
+/// request. Loading the key makes no such call.
 fn assert_calls(key_type: &str, usage: &str, tls12: Option<&str>, expected: &[(&str, u64)]) {
     let daemon = Daemon::start();
     let pki = Pki::new(daemon.directory());
@@ -305,7 +305,7 @@ fn assert_calls(key_type: &str, usage: &str, tls12: Option<&str>, expected: &[(&
     }
 }
 
-/// How often each function of the provider was called while a program ran, as callgrind counts it.
+/// Number of calls of each function of the provider while a program ran, as callgrind counts them.
 fn calls(daemon: &Daemon, command: &Command) -> Vec<(String, u64)> {
     let file = daemon.path("calls");
     let mut counted = Command::new("valgrind");
@@ -313,8 +313,8 @@ fn calls(daemon: &Daemon, command: &Command) -> Vec<(String, u64)> {
     counted.arg(command.get_program()).args(command.get_args());
     counted.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     succeed(&mut counted);
-    // Names stand once beside their number (Callgrind Format Specification): fn=(7) name, and from
-    // then on fn=(7).
+    // A name stands only once beside its number (Callgrind Format Specification): fn=(7) name, and
+    // from then on fn=(7).
     let text = fs::read_to_string(&file).unwrap();
     let mut names = std::collections::HashMap::new();
     let (mut called, mut counts) = (String::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! Daemons that are not there, come back, and go away under load; servers that reload.
+//! Daemons that are missing, come back, and end under load; servers that reload.
 
 use std::time::{Duration, Instant};
 use std::{fs, io};
@@ -50,7 +50,7 @@ fn failed(attempts: &[Attempt]) -> Vec<&Attempt> {
     attempts.iter().filter(|attempt| attempt.result.is_err()).collect()
 }
 
-/// No handshake failed but those that touched the time in which the daemon was away.
+/// Asserts that handshakes failed only if they overlap with the times in which the daemon was away.
 fn assert_failures_within(attempts: &[Attempt], away: &[(Instant, Instant)]) {
     for attempt in failed(attempts) {
         let touches = |(gone, back): &(Instant, Instant)| attempt.ended >= *gone && attempt.began <= *back;
@@ -68,7 +68,7 @@ fn nginx_starts_without_the_daemon_and_recovers_by_itself(backend: Backend) {
     succeed(nginx_server::command(&daemon, &directory).arg("-t"));
     let nginx = Nginx::start(&daemon, std::slice::from_ref(&site));
     let handshake = Handshake::new(&pki, site.address);
-    // The median: one of them may have waited for a processor that other tests had.
+    // The median, because one of them may have waited for a processor that other tests used.
     let mut took = [(); 5].map(|()| {
         let began = Instant::now();
         assert!(handshake.make().is_err());
@@ -125,8 +125,8 @@ fn rustls_says_why_and_recovers_by_itself(backend: Backend) {
     fails("other error: key \"shop\" refused: the reference is for another public key than the daemon has");
 }
 
-/// Under the label and the version of their references there is another key: made after a deletion,
-/// and by a rotation after an older key store was restored.
+/// Another key has the label and the version of the references: made after a deletion, and by a
+/// rotation after a restore of an older key store.
 fn servers_with_a_reference_to_another_key_say_so(backend: Backend) {
     let mut daemon = Daemon::start_on(backend);
     let pki = Pki::new(daemon.directory());
@@ -251,7 +251,7 @@ fn planned_restarts_lose_nothing(backend: Backend, start: Start) {
     assert_nothing_lost(&load.stop());
 }
 
-/// No handshake of a load failed, and there were many.
+/// Asserts that no handshake of a load failed, and that there were many.
 fn assert_nothing_lost(attempts: &[Attempt]) {
     assert!(attempts.len() > 400, "only {} handshakes", attempts.len());
     let failed = failed(attempts);
@@ -302,7 +302,7 @@ fn reloads_of_nginx_lose_nothing(backend: Backend) {
     assert_eq!(nginx.id(), master);
 }
 
-/// Errors that a program on rustls can tell apart without a look at the text.
+/// Errors that a program on rustls can distinguish without reading the text.
 #[test]
 fn rustls_has_an_error_for_each_trouble() {
     let mut daemon = Daemon::start_slow("300ms");
@@ -324,7 +324,7 @@ fn rustls_has_an_error_for_each_trouble() {
         other => panic!("{other}"),
     };
     let hurried = handshake(daemon.for_rustls().with_timeout(Duration::from_millis(100)));
-    // Client or daemon, whichever looks at the clock first.
+    // Client or daemon, whichever notices the deadline first.
     assert!([None, Some(Outcome::DeadlineExceeded)].contains(&outcome(&hurried)), "{hurried}");
     succeed(&mut daemon.keyward(&["key", "disable", "shop"]));
     assert_eq!(outcome(&handshake(daemon.for_rustls())), Some(Outcome::KeyDisabled));
@@ -336,7 +336,7 @@ fn rustls_has_an_error_for_each_trouble() {
     assert_eq!(address.to_string(), daemon.socket().display().to_string());
 }
 
-/// The error of keyward-rustls in what a stream of rustls failed with.
+/// The error of keyward-rustls inside the error of a rustls stream.
 fn ours(failure: &io::Error) -> &Error {
     let error = failure.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     let Some(rustls::Error::Other(other)) = error else { panic!("{failure:?}") };
@@ -363,7 +363,7 @@ fn a_broken_reference_keeps_nginx_from_starting_and_says_why() {
     }
 }
 
-/// Nobody else can make it again for those who hold it.
+/// The variable of a held socket: nobody else can make the socket again for its clients.
 #[test]
 fn a_deleted_socket_of_systemd_is_told() {
     let mut daemon = Daemon::prepare("");

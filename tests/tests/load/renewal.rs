@@ -1,4 +1,4 @@
-//! Certificates and keys of the daemon and of units that somebody renews while both run.
+//! Certificates and keys of the daemon and of units are renewed while both run.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,11 +15,11 @@ use keyward_tests::{Daemon, Pki, Signers, UnitServer, scratch};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A unit and a daemon, whose files are in a directory each.
+/// A unit and a daemon, each with its own directory of files.
 struct Scene {
     daemon: Daemon,
     unit: UnitServer,
-    /// Between them.
+    /// The proxy between them.
     proxy: Proxy,
     unit_files: PathBuf,
     daemon_files: PathBuf,
@@ -60,14 +60,14 @@ impl Scene {
         Self { daemon, unit, proxy, unit_files, daemon_files, directory }
     }
 
-    /// Has an authority that neither side knows certify both anew.
+    /// Renews both certificates by an authority that neither side knows.
     fn renew(&self, name: &str) -> Authority {
         let authority = Authority::new(self.directory.path(), name);
         authority.certify(&self.unit_files, &self.daemon_files);
         authority
     }
 
-    /// Ends the connections that there are, and signs over a new one.
+    /// Ends the present connections, and signs over a new connection.
     fn sign_over_a_new_connection(&self) {
         self.proxy.set(Fault::Reset);
         wait_for("the unit to be missed", || (self.health() == "down").then_some(()));
@@ -98,7 +98,7 @@ impl Scene {
     }
 }
 
-/// An authority, with what it has certified.
+/// An authority, with its certificates and their keys.
 struct Authority {
     pki: Pki,
     unit: (PathBuf, PathBuf),
@@ -114,7 +114,7 @@ impl Authority {
         Self { pki, unit, daemon }
     }
 
-    /// Puts certificates, keys and its own certificate in place.
+    /// Installs certificates, keys and the certificate of the authority.
     fn certify(&self, unit_files: &Path, daemon_files: &Path) {
         for (files, (certificate, key)) in [(unit_files, &self.unit), (daemon_files, &self.daemon)] {
             put(certificate, &files.join("certificate"));
@@ -133,7 +133,7 @@ impl Authority {
     }
 }
 
-/// Replaces a file as a careful program does.
+/// Replaces a file by a rename.
 fn put(from: &Path, to: &Path) {
     let new = to.with_extension("new");
     fs::copy(from, &new).unwrap();
@@ -144,7 +144,8 @@ fn put(from: &Path, to: &Path) {
 #[test]
 fn renewed_files_are_in_force_without_a_lost_call() {
     let scene = Scene::new();
-    // Asked to, both read them at once; calls go on over the connections that there are.
+    // After a reload, both sides read the files at once. Calls continue over the present
+    // connections.
     let load = Signers::start(&scene.daemon, "shop", Scheme::EcdsaSecp256r1Sha256, 200.0, 16);
     let second = scene.renew("second");
     scene.unit.reload("certificate, key and client CA read again");
@@ -155,14 +156,14 @@ fn renewed_files_are_in_force_without_a_lost_call() {
     assert!(failures(&signed).is_empty() && signed.len() > 50, "{:?}", failures(&signed));
     scene.sign_over_a_new_connection();
 
-    // Not asked, they find out.
+    // Without a reload, they notice the change.
     let third = scene.renew("third");
     wait_for("the third certificate", || third.certifies(&scene.unit).then_some(()));
     let read = || scene.daemon.logged(&["INFO", "TLS files of backend hsm read again"]);
     wait_for("the daemon to read its files", || (read() >= 2).then_some(()));
     scene.sign_over_a_new_connection();
 
-    // A broken file leaves the old files in force, on both sides, and is reported.
+    // After a broken file, both sides keep the old files and report it.
     let key = scene.daemon_files.join("key");
     let told = || scene.daemon.logged(&["ERROR", "TLS files of backend hsm: the old ones stay in force"]);
     put(&third.unit.1, &key);
@@ -180,7 +181,7 @@ fn renewed_files_are_in_force_without_a_lost_call() {
     assert_eq!((scene.unusable(), &scene.listed()["problem"]), (0.0, &Value::Null));
 }
 
-/// Files that are sound and would lose the unit with the next connection.
+/// Valid files with which the next connection to the unit would fail.
 #[test]
 fn renewed_files_that_the_unit_refuses_are_told_at_once() {
     let scene = Scene::new();
@@ -198,19 +199,19 @@ fn renewed_files_that_the_unit_refuses_are_told_at_once() {
     assert_eq!((told(), scene.unusable()), (1, 1.0), "{}", scene.daemon.log());
     assert!(problem().contains("it refused the certificate of the client ("), "{}", problem());
     assert_eq!(scene.health(), "up");
-    // So it is when nobody can be asked, and the unit is found again.
+    // The same if no unit can be asked. Later the unit is found again.
     scene.proxy.set(Fault::Reset);
     scene.daemon.reload();
     scene.sign_over_a_new_connection();
     assert_eq!((told(), scene.unusable()), (1, 1.0), "once: {}", scene.daemon.log());
-    // The unit learns of it.
+    // The unit now knows the authority.
     put(&stranger.pki.ca(), &scene.unit_files.join("ca"));
     scene.unit.reload("certificate, key and client CA read again");
     scene.daemon.reload();
     assert_eq!((scene.unusable(), problem().as_str()), (0.0, ""), "{}", scene.daemon.log());
     scene.sign_over_a_new_connection();
 
-    // An authority that has not certified the unit, and nobody asked.
+    // An authority that has not certified the unit, while no unit can be asked.
     let own = file("own-ca");
     fs::copy(file("ca"), &own).unwrap();
     put(&stranger.pki.ca(), &file("ca"));
@@ -221,7 +222,7 @@ fn renewed_files_that_the_unit_refuses_are_told_at_once() {
     scene.daemon.reload();
     assert_eq!((told(), scene.unusable()), (2, 0.0), "{}", scene.daemon.log());
 
-    // A unit that is away has refused nothing.
+    // A unit that is away has not refused anything.
     scene.proxy.set(Fault::Reset);
     let authority = scene.renew("second");
     scene.daemon.reload();
@@ -231,7 +232,7 @@ fn renewed_files_that_the_unit_refuses_are_told_at_once() {
     assert_eq!((told(), scene.unusable()), (2, 0.0), "{}", scene.daemon.log());
 }
 
-/// The reason stands in the log of either side.
+/// The log of each side has the reason.
 #[test]
 fn a_client_without_the_right_certificate_is_told() {
     let mut scene = Scene::new();
@@ -264,7 +265,7 @@ fn a_client_without_the_right_certificate_is_told() {
         scene.unit.log().contains("the certificate of the client is none that --client-ca").then_some(())
     });
 
-    // And the other way round.
+    // The same in the other direction.
     put(&stranger.pki.ca(), &scene.daemon_files.join("ca"));
     restart(&mut scene, &section);
     assert!(scene.daemon.logged(&["WARN", "cannot agree on TLS: invalid peer certificate"]) > 0);

@@ -1,4 +1,4 @@
-//! tokio servers that go on with other work while the unit of a key takes its time.
+//! tokio servers that continue with other work while a unit makes a signature.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
@@ -36,7 +36,7 @@ fn slow_signatures_leave_a_runtime_of_one_thread_to_others() {
     others_go_on(&mut Builder::new_current_thread(), Kind::OfKeyward, Some(handshakes.handle()));
 }
 
-/// tokio panics where something blocks in place on these threads.
+/// tokio panics if code blocks in place on these threads.
 #[test]
 fn slow_signatures_succeed_where_nothing_may_block_in_place() {
     let daemon = Daemon::start_slow(LATENCY);
@@ -55,7 +55,7 @@ fn slow_signatures_succeed_where_nothing_may_block_in_place() {
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
             let handshake = Handshake::new(&pki, listener.local_addr().unwrap());
             let acceptor = acceptor.clone();
-            // From the second one on the key is known to be slow.
+            // From the second signature on, the key is known to be slow.
             let clients = thread::spawn(move || (0..3).try_for_each(|_| handshake.make().map(drop)));
             let serving = async move {
                 for _ in 0..3 {
@@ -74,14 +74,14 @@ fn slow_signatures_succeed_where_nothing_may_block_in_place() {
     }
 }
 
-/// Two hundred handshakes are always under way, of clients far away that have all come at once, and
-/// somebody near wants to have each byte back.
+/// Two hundred handshakes are always in progress, of clients far away that have all come at once. A
+/// client nearby sends bytes and wants each byte back.
 ///
-/// Threads that waited for the signatures would make fifty handshakes a second each.
+/// Threads that waited for the signatures would make only fifty handshakes a second each.
 ///
 /// The acceptor makes the handshakes on the runtime `handshakes`, if there is one.
 fn others_go_on(runtime: &mut Builder, kind: Kind, handshakes: Option<&Handle>) {
-    // They would take each other's time.
+    // Parallel tests would slow each other down.
     static ONE_BY_ONE: Mutex<()> = Mutex::new(());
     let _turn = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let daemon = Daemon::start_slow(LATENCY);
@@ -185,7 +185,7 @@ async fn give_back(listener: TcpListener) {
     }
 }
 
-/// How long bytes took to come back, the longest last.
+/// Times until bytes came back, the longest time last.
 fn round_trips(address: SocketAddr, time: Duration) -> Vec<Duration> {
     let mut stream = StdTcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();

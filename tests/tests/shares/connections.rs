@@ -1,4 +1,4 @@
-//! Users who take all connections that they can get, and others who must get in all the same.
+//! Users who take all the connections that they can get, and other users who must still get in.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -8,13 +8,14 @@ use keyward_tests::tool::{succeed, wait_for};
 use keyward_tests::{Attacker, Daemon, Pki};
 use serde_json::Value;
 
-/// Users with a grant each: five, and the first hundred of a range as /etc/subuid gives it away.
+/// Users with one grant each: five, and the first hundred of a range of subordinate ids as in
+/// /etc/subuid.
 const GRANTED: core::ops::Range<u32> = 7101..7106;
 const SUBUIDS: core::ops::Range<u32> = 100_000..100_100;
-/// Users without any.
+/// Users without a grant.
 const STRANGERS: core::ops::Range<u32> = 7201..7206;
 
-/// Limit for connecting and a signature, in milliseconds: 99 of 100, and the longest.
+/// Limit for connecting and a signature, in milliseconds: for 99 of 100, and for the longest.
 const MOST_P99: f64 = 10.0;
 const MOST: f64 = 100.0;
 
@@ -30,7 +31,7 @@ fn start() -> Daemon {
     daemon
 }
 
-/// Times that www-data sees with a new connection for each signature.
+/// Times of www-data with a new connection for each signature.
 fn visits(daemon: &Daemon, seconds: f64) -> Value {
     let settings = format!("label=shop reconnect=yes seconds={seconds}");
     Attacker::start(daemon, uid_of("www-data"), "probe", &settings).wait()
@@ -40,8 +41,8 @@ fn number(report: &Value, name: &str) -> f64 {
     report[name].as_f64().unwrap_or(f64::INFINITY)
 }
 
-/// Every visit was a signature, soon. The best of a few tries counts, since anything else that the
-/// machine does takes time.
+/// Asserts that every visit got a signature in time. The best of a few tries counts, because other
+/// work of the machine takes time.
 fn assert_gets_in(daemon: &Daemon) {
     let seconds = if is_soak() { 20.0 } else { 0.5 };
     let mut reports = Vec::new();
@@ -79,7 +80,7 @@ fn idle_connections_of_users_with_a_grant_keep_nobody_out() {
     let daemon = start();
     let attackers = many(&daemon, GRANTED, "connections=1024 reopen=yes");
     assert_gets_in(&daemon);
-    // Nor each other.
+    // The users do not keep each other out either.
     for attacker in attackers {
         let report = attacker.stop();
         assert!(report["most_open"].as_u64().unwrap() > 0, "{report}");
@@ -99,14 +100,14 @@ fn the_users_of_a_subuid_range_keep_nobody_out() {
     assert_gets_in(&daemon);
 }
 
-/// A program that runs as the user of the server and forgets to close what it opens.
+/// A program that runs as the user of the server and forgets to close its connections.
 #[test]
 fn a_user_with_too_many_connections_of_its_own_gets_in() {
     let Some(_turn) = Turn::take() else { return };
     let daemon = start();
     let _leaky = Attacker::start(&daemon, uid_of("www-data"), "flood", "connections=1100");
     assert_gets_in(&daemon);
-    // Each connection has been of use once.
+    // Each connection was used once.
     let settings = "connections=1100 in-flight=1 count=1 label=shop";
     let _leaky = Attacker::start(&daemon, uid_of("www-data"), "flood", settings);
     assert_gets_in(&daemon);
@@ -118,7 +119,7 @@ fn users_without_a_grant_are_closed_when_they_ask_nothing() {
     let daemon = start();
     let [silent, granted] = [STRANGERS.start, GRANTED.start]
         .map(|uid| Attacker::start(&daemon, uid, "flood", "connections=10 seconds=8"));
-    // A peer that asks now and then may stay; the answer is that there is no grant.
+    // A peer that asks now and then may stay. The answer is that there is no grant.
     let report = Attacker::start(&daemon, STRANGERS.start + 1, "probe", "label=shop seconds=7").wait();
     assert_eq!(report["failed"], 0, "{report}");
     assert_eq!(outcomes(&report, "no-grant"), report["count"].as_u64().unwrap(), "{report}");
@@ -138,13 +139,14 @@ fn half_frames_cost_little_memory() {
     let mut attackers = Vec::new();
     for (uid, most) in [(GRANTED.start, 64), (STRANGERS.start, 96), (GRANTED.start + 1, 128)] {
         attackers.push(Attacker::start(&daemon, uid, "flood", "request=half connections=1000 in-flight=1"));
-        // The sockets take in their share by themselves; so long the daemon has to read the rest.
+        // The sockets buffer a part of the bytes by themselves. Until then, the daemon has to read
+        // the rest.
         assert_gets_in(&daemon);
         let grown = resident(daemon.id()).saturating_sub(before) >> 20;
         println!("{grown} MB for half frames of {}", attackers.len());
         assert!(grown < most, "{grown} MB, at most {most}");
     }
-    // A large frame that is whole is answered all the while.
+    // A complete large frame is answered during all that time.
     let settings = "label=shop request=large seconds=0.5";
     let report = Attacker::start(&daemon, uid_of("www-data"), "probe", settings).wait();
     assert!(report["failed"] == 0 && report["count"].as_u64().unwrap() > 0, "{report}");
@@ -173,7 +175,7 @@ fn silent_connections_to_the_administrators_socket_keep_no_administrator_out() {
     }
 }
 
-/// The connection of a follower is silent for a long time, and of use all the same.
+/// The connection of a program that follows changes is silent for a long time, but in use.
 #[test]
 fn a_follower_learns_of_changes_although_its_user_has_too_many_connections() {
     let Some(_turn) = Turn::take() else { return };
@@ -186,7 +188,7 @@ fn a_follower_learns_of_changes_although_its_user_has_too_many_connections() {
         let [key] = &resolver.status()[..] else { panic!("one key") };
         key.problem.as_ref().is_some_and(|problem| problem.to_string().contains("disabled"))
     };
-    // The tests themselves are the user.
+    // The tests themselves are that user.
     let _leaky = Attacker::start(&daemon, 0, "flood", "connections=1100 reopen=yes");
     for (command, disabled) in [("disable", true), ("enable", false), ("disable", true)] {
         assert_eq!(is_disabled(), !disabled);

@@ -1,4 +1,4 @@
-//! One user floods the daemon in every known way, and another user must not notice.
+//! A user floods the daemon in every known way, and another user must not notice.
 
 use std::io;
 use std::process::Command;
@@ -10,7 +10,7 @@ use keyward_tests::tool::{Process, wait_for};
 use keyward_tests::{Attacker, Daemon, Handshake, Nginx, Pki};
 use serde_json::Value;
 
-/// Users with grants of their own, and one without any.
+/// Users with their own grants, and a user without a grant.
 const FLOODER: u32 = 7001;
 const DECRYPTER: u32 = 7002;
 const SIBLING: u32 = 7003;
@@ -32,22 +32,22 @@ uid = 7003
 keys = ["shop", "rsa2048", "p521", "ml-dsa-87"]
 "#;
 
-/// Limit for another user's signatures, in milliseconds: 99 of 100.
+/// Limit for another user's signatures, in milliseconds: for 99 of 100.
 const MOST_P99: f64 = 10.0;
-/// How much longer another user's handshakes may take.
+/// Largest slowdown of another user's handshakes.
 const MOST_SLOWDOWN: f64 = 3.0;
-/// How many answers of `overloaded` a user gets in a second: 1,000, and some that come late because
+/// Most answers of `overloaded` that a user gets in a second: 1,000, and some that are late because
 /// the machine is busy.
 const MOST_OVERLOADED: u64 = 1200;
 /// `rsa_pss_rsae_sha256` of RFC 8446, 4.2.3.
 const RSA: &str = "scheme=2052";
 
-/// 900 connections with 16 requests on each, as `make soak` has them for ten minutes.
+/// 900 connections with 16 requests on each. `make soak` keeps them for ten minutes.
 const MANY: &str = "connections=900 in-flight=16";
 
 fn start(keys: &[(&str, &str)]) -> Daemon {
     let mut daemon = Daemon::prepare("");
-    // A line for each signature would be most of the work.
+    // Writing a line for each signature would be most of the work.
     daemon.configure(&format!("log = \"info\"\n{GRANTS}"));
     daemon.resume();
     for (label, key_type) in keys {
@@ -60,7 +60,7 @@ fn start(keys: &[(&str, &str)]) -> Daemon {
     daemon
 }
 
-/// Times that www-data sees on one connection, in so many seconds.
+/// Times of www-data on one connection, during so many seconds.
 fn probe(daemon: &Daemon, seconds: f64) -> Value {
     Attacker::start(daemon, uid_of("www-data"), "probe", &format!("label=shop seconds={seconds}")).wait()
 }
@@ -69,7 +69,7 @@ fn p99(report: &Value) -> f64 {
     report["p99_ms"].as_f64().unwrap_or(f64::INFINITY)
 }
 
-/// Nothing was refused, nothing was lost.
+/// Asserts that nothing was refused and nothing was lost.
 fn is_all_done(report: &Value) -> bool {
     outcomes(report, "done") == report["count"].as_u64().unwrap() && report["failed"] == 0
 }
@@ -79,8 +79,8 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The middle one of a few probes, since one may be disturbed by what else the machine does;
-/// infinite if anything was refused or lost.
+/// The median of a few probes, because other work of the machine may disturb one of them. Infinite
+/// if anything was refused or lost.
 fn p99_meanwhile(daemon: &Daemon, probes: usize, seconds: f64) -> f64 {
     let probes = (0..probes).map(|_| {
         let report = probe(daemon, seconds);
@@ -98,8 +98,7 @@ fn is_told_of_overload_too_often(report: &Value) -> bool {
     report["most_overloaded_in_a_second"].as_u64().is_some_and(|most| most > MOST_OVERLOADED)
 }
 
-/// Milliseconds of each of the handshakes that one client makes in this time, and why others
-/// failed.
+/// Milliseconds of each handshake of one client in this time, and the reasons of failures.
 fn handshakes(handshake: &Handshake, time: Duration, failures: &mut Vec<io::Error>) -> Vec<f64> {
     let end = Instant::now() + time;
     let mut taken = Vec::new();
@@ -111,10 +110,10 @@ fn handshakes(handshake: &Handshake, time: Duration, failures: &mut Vec<io::Erro
     taken
 }
 
-/// Busy processes and short ones of others, four times as many as there are processors: the threads
-/// of the daemon stay on theirs, and are given their turn there. Measured beside threads that may
-/// run anywhere, with a load of 16 on two processors: 45 ms at most on their own, 71 ms anywhere,
-/// and 43 ms with slices of 0.1 ms (sched_setattr(2)).
+/// Busy processes and short processes of others, four times as many as there are processors. The
+/// threads of the daemon stay on their processors, and get their turns there. For comparison, with
+/// a load of 16 on two processors: at most 45 ms on their processors, 71 ms on any processor, and
+/// 43 ms with slices of 0.1 ms (sched_setattr(2)).
 #[test]
 fn a_machine_that_is_busy_with_others_leaves_no_request_waiting() {
     let Some(_turn) = Turn::take() else { return };
@@ -179,7 +178,7 @@ fn a_flood_of_expensive_signatures_leaves_others_their_latency() {
     assert!(with <= MOST_SLOWDOWN * without, "handshakes took {with} ms, {without} ms without the flood");
 }
 
-/// Whatever there is to ask for, with a grant or without.
+/// Every kind of request, with a grant or without.
 #[test]
 fn other_floods_leave_others_their_latency() {
     let Some(_turn) = Turn::take() else { return };
@@ -197,7 +196,7 @@ fn other_floods_leave_others_their_latency() {
         (SIBLING, "flood", format!("label=rsa2048 {RSA} {MANY}")),
         (SIBLING, "flood", format!("label=p521 scheme={} {MANY}", 0x0603)),
         (SIBLING, "flood", format!("label=ml-dsa-87 scheme={} {MANY}", 0x0906)),
-        // All of it where the others are served, too.
+        // All of them on the processor that serves the others too.
         (FLOODER, "flood", format!("label=big {RSA} processor=0 {MANY}")),
         (FLOODER, "flood", format!("label=big {RSA} processor=1 {MANY}")),
         (FLOODER, "flood", format!("label=big {RSA} deadline=1 {MANY}")),
@@ -235,8 +234,8 @@ fn other_floods_leave_others_their_latency() {
     assert!(late.is_empty(), "others are disturbed by\n{}", late.join("\n"));
 }
 
-/// A server that connects anew, while others connect and hang up as fast as they can, also with as
-/// many groups as the kernel lets a process have.
+/// A server that connects again and again, while others connect and hang up as fast as they can,
+/// also with as many groups as the kernel allows a process.
 #[test]
 fn new_connections_are_taken_in_whoever_else_connects() {
     let Some(_turn) = Turn::take() else { return };
@@ -256,8 +255,8 @@ fn new_connections_are_taken_in_whoever_else_connects() {
     }
 }
 
-/// Signatures that take long give way to cheap ones of the same user at most: a flood of those
-/// costs others no more than a program that burns as much.
+/// Long signatures give way only to cheap signatures of the same user. A flood of them costs other
+/// users no more than a program that uses as much processor time.
 #[test]
 fn expensive_signatures_are_made_beside_floods_of_cheap_requests() {
     let Some(_turn) = Turn::take() else { return };
@@ -287,8 +286,7 @@ fn expensive_signatures_are_made_beside_floods_of_cheap_requests() {
     }
 }
 
-/// A deadline counts from when the request is there, not from when somebody has the time to look at
-/// it.
+/// A deadline counts from the arrival of the request, not from the moment when the daemon reads it.
 #[test]
 fn requests_that_have_waited_past_their_deadline_are_not_signed() {
     let Some(_turn) = Turn::take() else { return };
@@ -302,14 +300,14 @@ fn requests_that_have_waited_past_their_deadline_are_not_signed() {
     assert_eq!(ends.iter().map(|end| outcomes(&report, end)).sum::<u64>(), 600, "{report}");
     assert!(outcomes(&report, "done") > 0, "{report}");
     assert!(report["last_after"]["done"].as_f64().unwrap() < 0.3, "{report}");
-    // Few enough to be allowed to wait.
+    // Few enough requests that they may wait.
     let report = ask("count=16 in-flight=16 deadline=5");
     assert!(outcomes(&report, "deadline-exceeded") > 0, "{report}");
     assert_eq!(outcomes(&report, "overloaded"), 0, "{report}");
 }
 
-/// A peer that asks for too much is not mistaken for a peer that sends half a frame: the rest of
-/// the frame waits in the socket until the daemon reads again.
+/// The daemon does not confuse a peer that asks for too much with a peer that sends half a frame.
+/// The rest of the frame waits in the socket until the daemon reads again.
 #[test]
 fn a_user_who_asks_for_too_much_keeps_its_connections() {
     let Some(_turn) = Turn::take() else { return };
@@ -333,14 +331,14 @@ fn nothing_is_signed_for_callers_that_have_left() {
         drop(Attacker::start(&daemon, FLOODER, "flood", &settings));
     }
     wait_for("the last connection to be closed", || (daemon.status()["connections"] == 0).then_some(()));
-    // One for each peer that asked, or a little more.
+    // One for each peer that asked, or a few more.
     let signed = daemon.metric("keyward_signatures_total", &["outcome=\"done\""]);
     assert!(signed < 2000.0, "{signed} of {} were signed", 10 * 64 * 16);
     let report = probe(&daemon, 0.3);
     assert!(is_all_done(&report) && p99(&report) <= limit(&daemon), "{report}");
 }
 
-/// A unit far away has room for so many calls at a time, of which one user does not get all.
+/// A unit far away accepts a limited number of calls at a time. One user does not get all of them.
 #[test]
 fn one_user_does_not_take_all_places_at_a_remote_unit() {
     let Some(_turn) = Turn::take() else { return };
@@ -360,7 +358,7 @@ fn one_user_does_not_take_all_places_at_a_remote_unit() {
     assert!(p99 <= (5.0 * LATENCY).max(3.0 * alone), "{p99} ms, {alone} ms without the flood");
 }
 
-/// `rate` and `in-flight` of a grant hold for each user that it names.
+/// `rate` and `in-flight` of a grant hold for each user that the grant names.
 #[test]
 fn a_grant_can_say_how_much_each_of_its_users_gets() {
     let Some(_turn) = Turn::take() else { return };
@@ -381,13 +379,13 @@ fn a_grant_can_say_how_much_each_of_its_users_gets() {
     };
     let two = [FLOODER, SIBLING].map(|uid| ask(uid, "label=slow connections=8 in-flight=1"));
     for report in two.map(Attacker::wait) {
-        // A second's worth may be there at the beginning.
+        // The signatures of a whole second may come at once at the beginning.
         assert!((80..=170).contains(&outcomes(&report, "done")), "{report}");
         assert!(outcomes(&report, "overloaded") > 0, "{report}");
     }
     let two = [FLOODER, SIBLING].map(|uid| ask(uid, "label=few connections=16 in-flight=1"));
     for report in two.map(Attacker::wait) {
-        // Four at a time, of 20 ms each.
+        // Four at a time, 20 ms each.
         assert!((200..=404).contains(&outcomes(&report, "done")), "{report}");
         assert!(outcomes(&report, "overloaded") > 0, "{report}");
     }

@@ -1,4 +1,4 @@
-//! Grants to services of systemd, which control groups tell apart where users do not.
+//! Grants to services of systemd. Control groups distinguish services with the same user.
 
 use std::fs;
 use std::path::Path;
@@ -11,19 +11,20 @@ use keyward_tests::{Attacker, Daemon, leave_out};
 use serde_json::Value;
 
 const OTHER: u32 = 7001;
-/// Limit for signatures under a flood, in milliseconds: 99 of 100.
+/// Limit for signatures under a flood, in milliseconds: for 99 of 100.
 const MOST_P99: f64 = 10.0;
 
 /// A daemon that has grants for services, and a machine with control groups.
 struct Scene {
     daemon: Daemon,
-    // Removed when nobody is in them any more.
+    // Removed when no process is in them any more.
     cgroups: Cgroups,
     _turn: Turn,
 }
 
 impl Scene {
-    /// `None` if the kernel does not let us act as systemd: without root, and in most containers.
+    /// Makes the scene. `None` if the kernel does not let us act as systemd: without root, and in
+    /// most containers.
     fn start(runner: impl FnOnce(&Daemon, &Cgroups) -> Vec<String>) -> Option<Self> {
         let turn = Turn::take()?;
         let Some(cgroups) = Cgroups::mount() else {
@@ -47,7 +48,7 @@ impl Scene {
         Some(Self { daemon, cgroups, _turn: turn })
     }
 
-    /// How a request for a signature ends that a user makes from within a control group.
+    /// Outcome of a request for a signature that a user makes from within a control group.
     fn ask(&self, uid: u32, group: &str, label: &str) -> String {
         let report =
             self.attacker(uid, group, "probe", &format!("label={label} {} count=1", scheme(label))).wait();
@@ -60,7 +61,7 @@ impl Scene {
         Attacker::start(&self.daemon, uid, mode, &format!("cgroup={} {settings}", cgroup.display()))
     }
 
-    /// Asserts that nginx is served in time: the best of a few tries counts, because other work of
+    /// Asserts that nginx is served in time. The best of a few tries counts, because other work of
     /// the machine takes time.
     fn assert_nginx_is_served(&self, settings: &str) {
         let group = format!("system.slice/{}", service("nginx"));
@@ -80,14 +81,14 @@ impl Scene {
         panic!("{reports:?}");
     }
 
-    /// The service that should be served is not, and the log says what it lacks.
+    /// Asserts that a service with a grant is not served, and that the log gives the reason.
     fn assert_no_service_is_known(&self, outcome: &str) {
         assert_eq!(outcome, "no-grant");
         assert!(self.daemon.logged(&["cgroup"]) > 0, "{}", self.daemon.log());
     }
 }
 
-/// Services of real ones' names may run on this machine.
+/// Services with the names of real services may run on this machine.
 fn service(name: &str) -> String {
     format!("keyward-test-{}-{name}.service", std::process::id())
 }
@@ -108,8 +109,7 @@ fn a_grant_to_a_service_is_for_its_processes_alone() {
     let [nginx, php, alone] = ["nginx", "php-fpm", "alone"].map(service);
     let cases = [
         (www_data, format!("system.slice/{nginx}"), "shop", "done"),
-        // A group of its own that the service has made, and a slice of its own below that of the
-        // system.
+        // A sub-group that the service has made, and a slice below the slice of the system.
         (www_data, format!("system.slice/{nginx}/workers"), "shop", "done"),
         (www_data, format!("system.slice/system-{nginx}.slice/{nginx}"), "shop", "done"),
         (www_data, format!("system.slice/{php}"), "php", "done"),
@@ -134,7 +134,7 @@ fn a_grant_to_a_service_is_for_its_processes_alone() {
     }
 }
 
-/// They have one user, and the daemon tells them apart all the same.
+/// Two services have one user, and the daemon distinguishes them.
 #[test]
 fn one_service_does_not_use_up_what_belongs_to_another() {
     let Some(scene) = Scene::start(by_itself) else { return };
@@ -153,7 +153,8 @@ fn one_service_does_not_use_up_what_belongs_to_another() {
     scene.assert_nginx_is_served("reconnect=yes");
 }
 
-/// Processes of a machine that has version 1 alone: no line of /proc/PID/cgroup begins with `0::`.
+/// Processes of a machine with only version 1 of cgroups: no line of /proc/PID/cgroup begins with
+/// `0::`.
 #[test]
 fn without_control_groups_of_version_2_no_service_is_known() {
     let legacy = |daemon: &Daemon, _: &Cgroups| {
@@ -176,7 +177,8 @@ fn without_control_groups_of_version_2_no_service_is_known() {
     scene.assert_no_service_is_known(report["outcomes"].as_object().unwrap().keys().next().unwrap());
 }
 
-/// Paths begin anew there, so anybody's group may look like one of the system.
+/// In a cgroup namespace, paths begin at its root, so any group may look like a group of the
+/// system.
 #[test]
 fn in_a_namespace_of_control_groups_no_service_is_known() {
     let outer = service("container");

@@ -58,7 +58,7 @@ pub(crate) fn run(settings: &Settings, socket: PathBuf) -> Value {
     })
 }
 
-/// A stand-in for the daemon in this process, which answers each frame at once.
+/// A replacement of the daemon in this process, which answers each frame at once.
 pub(crate) fn echo() -> PathBuf {
     let name = format!("attacker-{}", std::process::id());
     let listener =
@@ -104,7 +104,7 @@ pub(crate) fn echo() -> PathBuf {
 struct Flood<'a> {
     settings: &'a Settings,
     socket: &'a Path,
-    /// The same request, as many times as there are requests under way.
+    /// The request, repeated as many times as requests may be in progress.
     requests: Vec<u8>,
     length: usize,
     in_flight: usize,
@@ -117,20 +117,20 @@ struct Flood<'a> {
     seen: Seen,
 }
 
-/// A connection, open or not.
+/// A connection, open or closed.
 struct Connection {
     stream: Option<UnixStream>,
     opened: Instant,
-    /// When it is to be opened again.
+    /// Time to open the connection again.
     retry: Option<Instant>,
     input: Vec<u8>,
-    /// Sent or to be sent, and not answered.
+    /// Requests without an answer, sent or waiting to be sent.
     in_flight: usize,
-    /// Begun in its whole life.
+    /// Requests of the whole life of the connection.
     begun: usize,
-    /// Bytes of requests that are to be sent.
+    /// Bytes of requests that wait to be sent.
     owed: usize,
-    /// Where in the requests the next byte is.
+    /// Position of the next byte in the requests.
     position: usize,
 }
 
@@ -201,7 +201,7 @@ impl<'a> Flood<'a> {
         self.connections.iter().all(|one| one.stream.is_none() || one.begun == count && one.in_flight == 0)
     }
 
-    /// Opens a connection and sends what there is to send.
+    /// Opens a connection and sends the waiting bytes.
     fn connect(&mut self, number: usize) -> bool {
         let connection = &mut self.connections[number];
         connection.retry = None;
@@ -229,7 +229,7 @@ impl<'a> Flood<'a> {
         true
     }
 
-    /// Takes what has come, and sends what there is room for.
+    /// Reads the bytes that have arrived, and sends as many bytes as the socket takes.
     fn serve(&mut self, number: usize) {
         if self.receive(number).is_none() || self.send(number).is_none() {
             let connection = &mut self.connections[number];
@@ -273,7 +273,7 @@ impl<'a> Flood<'a> {
             None => self.in_flight.saturating_sub(connection.in_flight),
             Some(count) => (self.in_flight - connection.in_flight).min(count - connection.begun),
         };
-        // Nothing comes back for the others: once is all.
+        // Requests of other kinds have no answer, so one round is enough.
         let new = if self.is_answered || connection.begun == 0 { most } else { 0 };
         connection.in_flight += new;
         connection.begun += new;
@@ -314,7 +314,7 @@ struct Seen {
     outcomes: BTreeMap<&'static str, usize>,
     /// The last answer with each outcome, in seconds since the begin.
     last: BTreeMap<&'static str, f64>,
-    /// By tenths of a second.
+    /// Counts for each tenth of a second.
     overloaded: Vec<usize>,
     open: usize,
     most_open: usize,
@@ -364,8 +364,8 @@ impl Seen {
     }
 }
 
-/// When a connection that was refused or closed is tried again: in a second or two, not all of them
-/// at a time. Who is faster is [`crate::probe::churn`].
+/// Time of the next attempt after a refused or closed connection: after one to two seconds,
+/// different for each connection. [`crate::probe::churn`] is faster.
 fn retry(number: usize) -> Instant {
     Instant::now() + Duration::from_millis(1000 + (number as u64 * 7919) % 1000)
 }

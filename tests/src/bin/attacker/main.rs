@@ -112,7 +112,7 @@ impl Settings {
         }
         let Some(uid) = self.number("uid") else { return };
         let id = |number: usize| u32::try_from(number).expect("an id");
-        // The kernel takes the same one more than once.
+        // The kernel accepts the same group several times.
         let groups = vec![Gid::from_raw(OTHER_GROUP); self.number("groups").unwrap_or(0)];
         setgroups(&groups).expect("setgroups");
         setgid(Gid::from_raw(id(self.number("gid").unwrap_or(uid)))).expect("setgid");

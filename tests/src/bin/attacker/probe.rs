@@ -1,5 +1,5 @@
-//! Somebody who only wants signatures, and notices how long they take; and somebody who comes and
-//! goes.
+//! A client that only wants signatures and measures their times; and clients that connect and hang
+//! up.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{Settings, request};
 
-/// Asks until the end.
+/// Requests signatures until the end.
 pub(crate) fn run(settings: &Settings) -> Value {
     let request = request::bytes(settings);
     let reconnect = settings.text("reconnect") == Some("yes");
@@ -33,7 +33,7 @@ pub(crate) fn run(settings: &Settings) -> Value {
                 failed += 1;
                 connection = None;
                 reasons.push(error.to_string());
-                // Comes again after a pause.
+                // Tries again after a pause.
                 thread::sleep(Duration::from_millis(1));
             }
         }
@@ -61,7 +61,7 @@ pub(crate) fn run(settings: &Settings) -> Value {
     })
 }
 
-/// Comes and goes until the end.
+/// Connects and hangs up until the end.
 pub(crate) fn churn(settings: &Settings) -> Value {
     let (socket, mut connects, mut failed) = (settings.socket(), 0, 0);
     println!("ready");
@@ -103,7 +103,7 @@ pub(crate) fn drip(settings: &Settings) -> Value {
     json!({ "sent": sent, "failed": failed })
 }
 
-/// Length of a frame that is less than a long one, in bytes.
+/// Length of a frame just below the limit of long frames, in bytes.
 const LONG: u32 = 4000;
 
 fn ask(settings: &Settings, connection: &mut Option<UnixStream>, request: &[u8]) -> io::Result<Outcome> {

@@ -5,7 +5,7 @@ use keyward_proto::message::{Decrypt, Describe, GetStatus, Request, Sign, Watch,
 
 use crate::Settings;
 
-/// The bytes of one request of the kind that was asked for.
+/// The bytes of one request of this kind.
 pub(crate) fn bytes(settings: &Settings) -> Vec<u8> {
     let label = settings.text("label").unwrap_or("shop").to_owned();
     let sign = |message| {
@@ -21,7 +21,7 @@ pub(crate) fn bytes(settings: &Settings) -> Vec<u8> {
     let body = match settings.text("request").unwrap_or("sign") {
         "sign" => sign(certificate_verify()),
         "decrypt" => {
-            // Less than any modulus of 4,096 bits.
+            // Smaller than any modulus of 4,096 bits.
             let mut ciphertext = vec![0x5a; 512];
             ciphertext[0] = 0;
             request::Body::Decrypt(Decrypt {

@@ -1,8 +1,7 @@
-//! Performance of the daemon with units that sign only so many times a second: the share of that
-//! rate which the daemon uses, and the results of requests when there are more than the units can
-//! take.
+//! Performance of the daemon with units that sign only so many times a second. Measures the used
+//! share of that rate, and the results of requests if there are more than the units can handle.
 //!
-//! Requests are due evenly spaced, whatever became of earlier requests.
+//! Requests are due at even intervals, whatever happened to earlier requests.
 
 use std::time::{Duration, Instant};
 
@@ -65,9 +64,9 @@ pub(super) fn run(quick: bool) {
     }
 }
 
-/// Requests that come, and what we want to become of them.
+/// A load of requests, and the goals for it.
 struct Load {
-    /// In a second.
+    /// Requests per second.
     rate: u32,
     throughput_goal: &'static str,
     latency_goal: &'static str,
@@ -75,10 +74,10 @@ struct Load {
 }
 
 impl Load {
-    /// A fifth more than the units can do.
+    /// A fifth more than the units can handle.
     const SATURATION: Self =
         Self { rate: 1200, throughput_goal: ">= 950", latency_goal: "", refusal_goal: "< 10" };
-    /// Nine tenths of what the units can do.
+    /// Nine tenths of the rate of the units.
     const HEAVY: Self =
         Self { rate: 900, throughput_goal: "900", latency_goal: "< 50", refusal_goal: "none" };
 
@@ -88,7 +87,7 @@ impl Load {
         let begin = Instant::now();
         signers.let_run(time);
         let window = begin..Instant::now();
-        // So that the end of the load is not a part of what is measured.
+        // So the measurement does not include the end of the load.
         signers.let_run(LEAD);
         Served::new(due_within(&signers.stop(), window))
     }
@@ -118,10 +117,10 @@ impl Served {
     }
 }
 
-/// Signatures per second of each unit: what IBM gives for its service.
+/// Signatures per second of each unit: the figure that IBM states for its service.
 const RATE: u32 = 500;
 const LATENCY: &str = "5ms";
-/// More than can be under way at the units and in the queue together.
+/// More requests than can be in progress at the units and in the queue together.
 const THREADS: usize = 128;
-/// For connections and the queue to settle.
+/// Time for connections and the queue to settle.
 const LEAD: Duration = Duration::from_millis(500);

@@ -1,9 +1,9 @@
 //! CPU time of the server and the daemon together per full handshake: key in the daemon against the
 //! same key in a file. TLS 1.3, X25519, no resumption.
 //!
-//! Two servers, alike except for the key, with one worker each, are kept busy by clients that go to
-//! the one and to the other in turn. So whatever else disturbs the machine disturbs both, and the
-//! ratio says more than the times.
+//! Two servers, which differ only in the key, have one worker each. Clients go to both servers in
+//! turn. So other disturbances of the machine affect both servers, and the ratio is more reliable
+//! than the times.
 
 use std::any::Any;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use keyward_tests::{Daemon, Handshake, Pki};
 
 use super::{cpu_time, percentile, start_quiet};
 
-/// With nginx.
+/// Measures with nginx.
 pub(super) fn run(quick: bool) {
     let keys = [("p256", 1.05), ("rsa2048", 1.05), ("ed25519", 1.00), ("p384", 0.50), ("rsa3072", 0.50)];
     measure(quick, "nginx", &keys, |daemon, site| {
@@ -25,7 +25,7 @@ pub(super) fn run(quick: bool) {
     });
 }
 
-/// With a server on rustls, hyper and tokio, which has plain keys from rustls itself.
+/// Measures with a server on rustls, hyper and tokio. rustls itself has the plain keys.
 pub(super) fn run_rustls(quick: bool) {
     let keys = [("p256", 1.10), ("rsa2048", 1.10), ("ed25519", 1.10), ("p384", 1.10)];
     measure(quick, "rustls", &keys, |daemon, site| {
@@ -35,7 +35,7 @@ pub(super) fn run_rustls(quick: bool) {
     });
 }
 
-/// A server that runs until it is dropped, and the processes that do its work.
+/// A server that runs until it is dropped, and its working processes.
 type Running = (Box<dyn Any + Sync>, Vec<u32>);
 
 fn measure(quick: bool, name: &str, keys: &[(&str, f64)], start: fn(&Daemon, &Site) -> Running) {
@@ -141,5 +141,5 @@ fn round(daemon: &Daemon, servers: &[Server; 2], time: Duration) -> Round {
     Round { file, server, daemon }
 }
 
-/// Enough to keep a worker busy.
+/// Enough clients to keep a worker busy.
 const CLIENTS: usize = 4;

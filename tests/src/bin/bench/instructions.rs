@@ -1,13 +1,14 @@
-//! Instructions of a signature on its way from a server to the daemon and back, counted by
-//! callgrind: unlike times they are the same on a busy machine, so two builds can be told apart by
-//! a percent. Both must be made alike: CARGO_INCREMENTAL alone makes a difference of six percent.
+//! Instructions of a signature on its path from a server to the daemon and back, counted by
+//! callgrind. Unlike times, instructions are the same on a busy machine, so a difference of a
+//! percent between two builds shows. Both builds must use the same settings: CARGO_INCREMENTAL
+//! alone changes six percent.
 //!
-//! Each side is counted while the other one runs by itself: once with few signatures, once with
-//! many. The difference has nothing of starting and ending in it. A P-256 key in the embedded unit,
-//! one connection, no other peer.
+//! Each side is counted with few signatures and with many, while the other side runs without
+//! callgrind. The difference does not include start and end. A P-256 key in the embedded unit, one
+//! connection, no other peer.
 //!
-//! Under callgrind, which is slow, work at fixed times is done more often, and even more often on a
-//! busy machine. So the least of several rounds counts.
+//! Callgrind is slow, so periodic work happens more often under it, and even more often on a busy
+//! machine. So the lowest of several rounds counts.
 
 use std::fs;
 use std::path::Path;
@@ -32,7 +33,7 @@ pub(super) fn run(quick: bool) {
     }
 }
 
-/// Instructions for each signature.
+/// Instructions of each signature.
 struct Round {
     server: f64,
     daemon: f64,
@@ -56,7 +57,7 @@ enum Side {
     Daemon,
 }
 
-/// A daemon with one key, and a program that has signatures made with it.
+/// A daemon with one key, and a program that requests signatures with it.
 struct Scene {
     daemon: Daemon,
     counted: Side,
@@ -72,11 +73,11 @@ impl Scene {
         Self { daemon, counted }
     }
 
-    /// The instructions of one side in its whole life.
+    /// The instructions of one side during its whole life.
     fn count(mut self, mode: &str, signatures: u32) -> f64 {
         self.daemon.generate("shop", "p256");
         let reference = self.daemon.reference("shop");
-        // To sign, the program looks at no certificate.
+        // The program does not use the certificate to sign.
         let mut host =
             Host::new(&self.daemon, OpenSsl::System).mode(mode, &reference, &reference, signatures);
         if self.counted == Side::Server {
@@ -90,8 +91,8 @@ impl Scene {
 
 fn callgrind(counts: &Path) -> Vec<String> {
     let out = format!("--callgrind-out-file={}", counts.display());
-    // The seed of random numbers comes from the jitter of the processor's clock, which takes as
-    // long as it takes.
+    // The seed of random numbers comes from the jitter of the processor's clock, which takes a
+    // varying time.
     let seed = ["--toggle-collect=*jent_measure_jitter*", "--collect-atstart=yes"];
     ["valgrind", "--quiet", "--tool=callgrind", &out, seed[0], seed[1]].map(str::to_owned).into()
 }
@@ -104,5 +105,5 @@ fn total(counts: &Path) -> f64 {
 }
 
 const COUNTS: &str = "callgrind.out";
-/// Enough for everything that is done once to be done.
+/// Enough signatures that all one-time work is done.
 const FEW: u32 = 100;

@@ -1,4 +1,4 @@
-//! Cost of loading plain key files in a process that has the provider, too.
+//! Cost of loading plain key files in a process that also has the provider.
 
 use std::fs;
 
@@ -45,6 +45,6 @@ pub(super) fn run(quick: bool) {
     }
 }
 
-/// The configuration without the provider, otherwise the same.
+/// The same configuration without the provider.
 const WITHOUT: &str =
     "openssl_conf = init\n[init]\nproviders = list\n[list]\ndefault = one\n[one]\nactivate = 1\n";

@@ -22,7 +22,7 @@
 //! KEYWARD_BUILD=../older/target/release.
 
 #![forbid(unsafe_code)]
-// A benchmark that cannot set up its scene has nothing better to do than to stop.
+// A benchmark that cannot set up its scene stops.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod asynchronous;
@@ -67,10 +67,10 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A name, and what measures: quickly or not.
+/// Name of a part, and its measurement, quick or not.
 type Part = (&'static str, fn(bool));
 
-/// In the order in which they are measured.
+/// The parts in the order of their measurement.
 const PARTS: [Part; 9] = [
     ("handshakes", handshakes::run),
     ("rustls", handshakes::run_rustls),
@@ -122,7 +122,7 @@ fn cpu_time(pid: u32) -> f64 {
     nanoseconds as f64 / 1000.0
 }
 
-/// Percentile of one of the values that were measured; zero if there are no measurements.
+/// Percentile of measured values; zero if there are none.
 fn percentile<T>(percent: usize, measured: &[T], part: impl Fn(&T) -> f64) -> f64 {
     let mut values: Vec<f64> = measured.iter().map(part).collect();
     values.sort_by(f64::total_cmp);

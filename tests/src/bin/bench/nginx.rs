@@ -1,8 +1,8 @@
 //! TLS 1.3 handshakes of nginx with its key at a remote unit, as a table in Markdown.
 //!
-//! nginx waits for each signature, so a worker makes one handshake after the other: no more in a
-//! second than calls of the unit would fit into it. There are always more clients than workers, so
-//! that these never wait for work; what clients see is therefore mostly the wait for their turn.
+//! nginx waits for each signature, so a worker makes one handshake after the other: at most as many
+//! in a second as calls of the unit fit into a second. There are always more clients than workers,
+//! so workers never wait for work. So the times of the clients are mostly waiting times.
 
 use std::time::Duration;
 
@@ -52,5 +52,5 @@ pub(super) fn run(quick: bool) {
     }
 }
 
-/// For each worker: enough for it never to wait for one.
+/// Clients for each worker: enough that the worker never waits for a client.
 const CLIENTS: usize = 4;

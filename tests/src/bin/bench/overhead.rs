@@ -1,9 +1,9 @@
-//! Cost of the daemon beside a bare GREP11 call: the same unit is called by a standard client
-//! directly, and through the daemon.
+//! Cost of the daemon in addition to a bare GREP11 call. A standard client calls a unit directly,
+//! and through the daemon.
 //!
-//! One call at a time over one connection. The unit has a processor to itself; the client, with the
-//! daemon or without, has another processor. Rounds of both kinds alternate, so a disturbance of
-//! the machine meets both.
+//! One call at a time over one connection. The unit has its own processor. The client, with or
+//! without the daemon, has another processor. Rounds of both kinds alternate, so a disturbance of
+//! the machine affects both.
 
 use std::process::Command;
 use std::thread;
@@ -53,11 +53,11 @@ struct Line {
     _directory: tempfile::TempDir,
 }
 
-/// Of one way and the other, in microseconds for each call.
+/// Times of both ways, in microseconds for each call.
 struct Round {
     bare: f64,
     keyward: f64,
-    /// Average time in which the daemon verified the signature: a part of `keyward`.
+    /// Average time for verifying the signature in the daemon: a part of `keyward`.
     verify: f64,
 }
 
@@ -121,7 +121,7 @@ fn p50(bench: &mut Command, key_type: &str) -> f64 {
     printed[0]["p50_us"].as_f64().expect("a number")
 }
 
-/// Does something on one processor, where all stays that is started by it.
+/// Does something on one processor. Everything that it starts stays on that processor.
 fn on_processor<T: Send>(processor: usize, f: impl FnOnce() -> T + Send) -> T {
     let there = || {
         let mut only = CpuSet::new();

@@ -1,5 +1,5 @@
-//! A server under load whose keys are at a remote unit: what its clients see, and what the machine
-//! spends on it.
+//! A server under load whose keys are at a remote unit: the times of its clients, and the CPU time
+//! of the machine.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,16 +12,16 @@ use super::cpu_time;
 pub(super) struct Seen {
     /// Average time of a call of the unit, in seconds.
     pub(super) call: f64,
-    /// Handshakes in a second.
+    /// Handshakes per second.
     pub(super) rate: f64,
     /// Times of the handshakes.
     pub(super) latencies: Vec<Duration>,
-    /// The share of the time of all processors that was spent on these handshakes, by clients, too.
+    /// The share of the time of all processors that these handshakes took, including the clients.
     pub(super) busy: f64,
 }
 
 impl Seen {
-    /// Looks for a while at a load on a server, of which these are the processes at work.
+    /// Observes a load on a server for a while. The server has these working processes.
     pub(super) fn of(daemon: &Daemon, unit: &UnitServer, server: &[u32], load: Load, time: Duration) -> Self {
         thread::sleep(LEAD);
         let (before, begin) = (Counters::now(daemon, unit, server), Instant::now());
@@ -44,9 +44,9 @@ impl Seen {
 
 /// Counts since the start of each process.
 struct Counters {
-    /// Signatures by units.
+    /// Signatures of units.
     calls: f64,
-    /// How long these took, in seconds.
+    /// Time of these signatures, in seconds.
     called: f64,
     /// CPU time of the unit, the daemon, the server, and the clients, in seconds.
     at_work: f64,
@@ -66,10 +66,10 @@ impl Counters {
     }
 }
 
-/// How many processors there are.
+/// Number of processors.
 pub(super) fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// For connections to be made and workers to be busy.
+/// Time for connections to be made and workers to be busy.
 const LEAD: Duration = Duration::from_millis(500);

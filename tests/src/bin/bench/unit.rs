@@ -1,5 +1,5 @@
-//! The crypto unit as a GREP11 server with a processor to itself, over TLS: signatures per second,
-//! and what a call costs it beside the signature.
+//! The crypto unit as a GREP11 server with its own processor, over TLS: signatures per second, and
+//! the cost of a call in addition to the signature.
 
 use std::process::Command;
 

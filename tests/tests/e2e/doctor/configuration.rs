@@ -1,4 +1,4 @@
-//! Traps of an openssl.cnf.
+//! Mistakes in an openssl.cnf.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -17,7 +17,7 @@ fn a_good_configuration_is_good() {
     let [verdict, detail, _] = scene.find(&scene.conf("", ""));
     assert_eq!(verdict, "ok");
     assert!(detail.contains("activates default, then keyward"), "{detail}");
-    // Written in another way.
+    // The same setting in another notation.
     let module = format!("module = {}", scene.module().display());
     let quoted = format!("module = \"{}\" # here", scene.module().display());
     assert_eq!(scene.find(&scene.conf(&module, &quoted))[0], "ok");
@@ -65,7 +65,7 @@ fn the_provider_sorts_before_default() {
     let (detail, mend) = ("\"aaa\", which sorts before \"default\"", "call it keyward");
     scene.trap("keyward = keyward_provider", "aaa = keyward_provider", detail, mend);
     scene.trap("[keyward_provider]\n", "[keyward_provider]\nidentity = aaa\n", detail, mend);
-    // A name after the comment does no harm.
+    // A comment after the name has no effect.
     assert_eq!(scene.find(&scene.conf("keyward = keyward_provider", "tls = keyward_provider"))[0], "ok");
 }
 
@@ -75,7 +75,7 @@ fn the_module_is_missing() {
     let module = scene.module().display().to_string();
     let mend = "or name in module where it is";
     scene.trap(&module, "/nowhere/keyward.so", "cannot read /nowhere/keyward.so: No such file", mend);
-    // Without a directory it is looked for among the modules of OpenSSL.
+    // A name without a directory is searched among the modules of OpenSSL.
     scene.trap(&module, "keyward-elsewhere.so", "ossl-modules/keyward-elsewhere.so: No such file", mend);
     let whole = format!("write it whole: module = {module}");
     scene.trap(&module, module.trim_end_matches(".so"), "No such file", &whole);
@@ -93,7 +93,7 @@ fn the_module_cannot_be_read() {
     let good = scene.conf("", "");
     fs::set_permissions(scene.module(), Permissions::from_mode(0o600)).unwrap();
     if is_root() {
-        // Which may read it; the user of a server that does not start as root may not.
+        // Root may read the file. The user of a server that does not start as root may not.
         assert_eq!(scene.find(&good)[0], "ok");
         let found = doctor(&scene.daemon, "openssl.cnf", &[&"--openssl-conf", &good, &"--user", &OTHER]);
         let [[verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
@@ -239,7 +239,7 @@ fn the_shipped_file_includes_that_of_the_system() {
     assert!(mend.contains("add that section to the file, with the same line providers ="), "{mend}");
     fs::write(&path, format!("{text}[ours]\nproviders = provider_sect\n")).unwrap();
     assert_eq!(scene.find(&path)[0], "ok");
-    // One list is in force, as the page says.
+    // Only one list is in force, as the page says.
     let other = "openssl_conf = openssl_init\n[openssl_init]\nproviders = list\n[list]\nlegacy = legacy_sect\n\
                  [legacy_sect]\nactivate = 1\n";
     fs::write(&system, other).unwrap();
@@ -252,7 +252,7 @@ fn the_shipped_file_includes_that_of_the_system() {
     fs::write(&path, text.replace("provider_sect", "list")).unwrap();
     assert_eq!(scene.find(&path)[0], "ok");
     assert!(providers().contains("Legacy") && providers().contains("Keyward"), "{}", providers());
-    // OpenSSL says nothing of either.
+    // OpenSSL reports neither mistake.
     fs::write(&path, &text).unwrap();
     for (file, good, included) in [(&system, other, 0), (&path, &*text, other.lines().count())] {
         fs::write(file, format!("{}\n[unclosed\n", good.trim_end())).unwrap();
@@ -281,7 +281,7 @@ fn the_file_of_the_system_is_for_everything() {
         told.is_some_and(|[verdict, _, mend]| verdict == "warn" && mend.contains("OPENSSL_CONF")),
         "{found:#?}"
     );
-    // No other finding says to give it to a service.
+    // No other finding advises to give the file to a service.
     let find = |variable: Option<&Path>| {
         let mut server = Command::new("sleep");
         server.arg("60").env_remove("OPENSSL_CONF").env("STARTED", "yes");

@@ -1,4 +1,4 @@
-//! The daemon itself: its configuration, as the next start will find it.
+//! The daemon itself: its configuration, as the next start will read it.
 
 use std::fs;
 use std::process::Command;
@@ -13,7 +13,7 @@ fn the_configuration_is_read_before_the_daemon_does() {
     let mut daemon = Daemon::start();
     let find = || {
         let found = doctor(&daemon, "configuration", &[]);
-        // Of grants for the user of the tests there is a warning.
+        // There is a warning about grants for the user of the tests.
         found.into_iter().filter(|[_, detail, _]| !detail.contains("a grant lets root")).collect::<Vec<_>>()
     };
     let one = |found: Vec<super::Finding>, verdict: &str, told: &str| {
@@ -25,7 +25,7 @@ fn the_configuration_is_read_before_the_daemon_does() {
     one(find(), "ok", &format!("{} is sound, and in force", path.display()));
     let good = fs::read_to_string(&path).unwrap();
 
-    // A typo, which the next start would find.
+    // A typo, which the next start would report.
     fs::write(&path, format!("{good}[sokcet]\nconnections = 9\n")).unwrap();
     let mend = one(find(), "fail", "the next start of the daemon would fail: configuration ");
     let again = mend.split_once("then look: ").unwrap().1;

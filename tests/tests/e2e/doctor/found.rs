@@ -1,4 +1,4 @@
-//! Findings of the doctor without arguments: the servers that run.
+//! Findings of the doctor without arguments: the running servers.
 
 use std::fs::{self, Permissions};
 use std::net::TcpStream;
@@ -26,7 +26,7 @@ fn all(daemon: &Daemon) -> Vec<Finding> {
     findings.iter().map(|one| ["check", "verdict", "detail", "mend"].map(|name| field(one, name))).collect()
 }
 
-/// Findings about a process, because other tests have servers as well.
+/// Findings about one process, because other tests run servers too.
 fn of_process(daemon: &Daemon, pid: u32) -> Vec<Finding> {
     let of_process = format!("(process {pid} ");
     all(daemon).into_iter().filter(|[_, _, detail, _]| detail.contains(&of_process)).collect()
@@ -81,7 +81,7 @@ fn servers_that_run_and_what_they_lack() {
     one_with(&found, "not looked at", "note", "its environment, over which it has written");
     one_with(&all(&daemon), "not looked at", "note", "servers that do not run now, in containers");
 
-    // Another daemon has nothing to say of them.
+    // Another daemon does not know these keys.
     let other = Daemon::start();
     for pid in [haproxy.id(), apache.id()] {
         let found = of_process(&other, pid);
@@ -90,7 +90,7 @@ fn servers_that_run_and_what_they_lack() {
     }
     drop(other);
 
-    // No grant: the advice names the user of the worker.
+    // There is no grant. The advice names the user of the worker.
     let only = |grants: &str| {
         daemon.configure(&format!("log = \"debug\"\n{grants}{also}"));
         daemon.reload();
@@ -107,7 +107,7 @@ fn servers_that_run_and_what_they_lack() {
     daemon.configure(&format!("{text}{also}"));
     daemon.reload();
 
-    // The file, the certificate, and the key.
+    // Findings about file, certificate and key.
     fs::set_permissions(&of_nginx.key, Permissions::from_mode(0o666)).unwrap();
     let [_, _, _, mend] =
         one_with(&of_process(&daemon, nginx.id()), "reference", "warn", "others than its owner");
@@ -130,7 +130,7 @@ fn servers_that_run_and_what_they_lack() {
     succeed(&mut daemon.keyward(&["key", "enable", "shop"]));
     assert_no_fault(&of_process(&daemon, nginx.id()));
 
-    // A provider that was replaced, as by an update.
+    // A replaced provider, as after an update.
     let module = daemon.path("keyward.so");
     fs::copy(&module, daemon.path("new.so")).unwrap();
     fs::rename(daemon.path("new.so"), &module).unwrap();
@@ -141,7 +141,7 @@ fn servers_that_run_and_what_they_lack() {
         "{detail}: {mend}"
     );
 
-    // The configuration is another one by now.
+    // The configuration has changed since the start.
     let conf = of_nginx.key.with_file_name(format!("nginx-{}", of_nginx.address.port())).join("nginx.conf");
     fs::set_permissions(&conf, Permissions::from_mode(0o666)).unwrap();
     let found = of_process(&daemon, nginx.id());
@@ -161,7 +161,7 @@ fn a_server_that_has_not_loaded_the_provider() {
     let nginx = Process::start(command.env_remove("OPENSSL_CONF"), &directory.join("output.log"));
     wait_for("nginx", || TcpStream::connect(site.address).ok());
     assert!(of_process(&daemon, nginx.id()).is_empty(), "it has nothing to do with keyward");
-    // From now on a reload is refused.
+    // A reload is refused from now on.
     let conf = directory.join("nginx.conf");
     let text = fs::read_to_string(&conf).unwrap();
     let name = |key: &str| fs::write(&conf, text.replace(&site.key.display().to_string(), key)).unwrap();
@@ -182,7 +182,7 @@ fn a_server_that_has_not_loaded_the_provider() {
     one_with(&of_process(&daemon, nginx.id()), "reference", "fail", "gone");
 }
 
-/// A process of another user says what it likes of itself.
+/// A process of another user can claim anything about itself.
 #[test]
 fn a_process_that_means_ill() {
     if !has_root() {
@@ -195,11 +195,11 @@ fn a_process_that_means_ill() {
     fs::set_permissions(&directory, Permissions::from_mode(0o777)).unwrap();
     let program = directory.join("nginx");
     fs::copy("/usr/bin/sleep", &program).unwrap();
-    // A configuration of that user, with which OpenSSL would load what that user likes.
+    // A configuration of that user, which could make OpenSSL load any module.
     let conf = directory.join("keyward.cnf");
     fs::write(&conf, daemon.least_openssl_conf(keyward_tests::OpenSsl::System)).unwrap();
     succeed(Command::new("chown").arg(OTHER).arg(&conf));
-    // In the place of OpenSSL, a program that notes with which configuration it is run.
+    // A program in the place of OpenSSL records the configuration with which it is run.
     let bin = daemon.path("bin");
     fs::create_dir(&bin).unwrap();
     let noted = daemon.path("noted");
@@ -213,7 +213,7 @@ fn a_process_that_means_ill() {
         let notes = fs::read_to_string(&noted).unwrap_or_default();
         (notes.contains("ill/keyward.cnf"), String::from_utf8(output.stdout).unwrap())
     };
-    // A socket of somebody who accepts nothing.
+    // A socket whose owner accepts no connection.
     let socket = directory.join("deaf.sock");
     let deaf = UnixListener::bind(&socket).unwrap();
     rustix::net::listen(&deaf, 0).unwrap();
@@ -247,7 +247,7 @@ fn a_process_that_means_ill() {
     one_with(&found, "grant", "warn", "no grant lets daemon (process ");
     let (is_run, text) = notes(&[]);
     assert!(!is_run && text.contains("ill/keyward.cnf"), "{text}");
-    // Nor where root names the file; where it is root's, OpenSSL is asked.
+    // The same if root names the file. If root owns the file, the doctor runs OpenSSL.
     assert!(!notes(&["--openssl-conf", conf.to_str().unwrap()]).0);
     fs::create_dir(daemon.path("kill")).unwrap();
     let own = daemon.path("kill/keyward.cnf");
@@ -257,7 +257,7 @@ fn a_process_that_means_ill() {
     assert!(!text.contains(['\u{1b}', '\u{202e}']) && !text.contains("\nok    server: forged"), "{text:?}");
 }
 
-/// Takes a place in the queue of a socket that nobody accepts from.
+/// Takes a place in the queue of a socket whose owner accepts no connection.
 fn connect_soon(socket: &Path) -> Option<std::os::fd::OwnedFd> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
@@ -274,7 +274,7 @@ fn an_abstract_address_is_of_one_network_namespace() {
     daemon.configure_more(&format!("[socket]\nalso = [{address:?}]\n"));
     daemon.resume();
     let (certificate, key) = Pki::new(daemon.directory()).leaf("plain");
-    // The port is in that network namespace, too.
+    // The port is in that network namespace too.
     let mut server = openssl(&["s_server", "-quiet", "-accept", "127.0.0.1:4433"]);
     server.arg("-cert").arg(certificate).arg("-key").arg(key);
     let mut command = Command::new("unshare");

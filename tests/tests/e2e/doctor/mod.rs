@@ -1,4 +1,4 @@
-//! Findings of `keyward doctor`: one test for each trap between a server and its keys.
+//! Findings of `keyward doctor`: one test for each mistake between a server and its keys.
 
 mod configuration;
 mod daemon;
@@ -27,7 +27,7 @@ fn doctor(daemon: &Daemon, check: &str, arguments: &[&dyn AsRef<OsStr>]) -> Vec<
     findings(command.env_remove("KEYWARD_SOCKET").args(arguments), check)
 }
 
-/// Findings of such a command by one check.
+/// Findings of a command by one check.
 fn findings(command: &mut Command, check: &str) -> Vec<Finding> {
     let output = run(command);
     let text = String::from_utf8_lossy(&output.stdout);
@@ -42,7 +42,7 @@ fn findings(command: &mut Command, check: &str) -> Vec<Finding> {
     of_check.map(|finding| ["verdict", "detail", "mend"].map(|name| field(finding, name))).collect()
 }
 
-/// A daemon, and an openssl.cnf that tests spoil.
+/// A daemon, and an openssl.cnf that tests damage.
 struct Scene {
     daemon: Daemon,
     good: String,
@@ -63,15 +63,14 @@ impl Scene {
         path
     }
 
-    /// Has the doctor look at an openssl.cnf, who finds one thing: its verdict, the detail and what
-    /// to do.
+    /// Runs the doctor on an openssl.cnf, which must give one finding.
     fn find(&self, conf: &Path) -> Finding {
         let mut found = doctor(&self.daemon, "openssl.cnf", &[&"--openssl-conf", &conf]);
         assert_eq!(found.len(), 1, "{found:#?}");
         found.remove(0)
     }
 
-    /// Asserts that the trap is found, with advice how to fix it.
+    /// Asserts that the doctor finds the mistake, and says how to fix it.
     fn trap(&self, part: &str, by: &str, detail: &str, mend: &str) {
         let [verdict, told, mends] = self.find(&self.conf(part, by));
         assert_eq!(verdict, "fail", "{told}");

@@ -1,4 +1,4 @@
-//! Keys that a unit has made for somebody else are taken over, if the public key is the right one.
+//! Adopts keys that a unit has made for somebody else. The public key must be the right one.
 
 use std::fs;
 use std::process::Command;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{assert_refused, assert_signs, public_key, unit_list};
 
-/// A unit with a client in Python that makes keys there, and a daemon to adopt them.
+/// A unit with a client in Python that makes keys there, and a daemon that adopts the keys.
 struct Scene {
     daemon: Daemon,
     unit: UnitServer,
@@ -26,7 +26,7 @@ impl Scene {
         let unit = units.start("unit", &[]);
         let mut daemon = Daemon::prepare_for_units(units.section(&[unit.address()], ""), "");
         daemon.resume();
-        // So that the unit has proved itself.
+        // So that the daemon knows that the unit signs correctly.
         daemon.generate("first", "p256");
         let python = Python::generate(directory.path());
         Self { daemon, unit, units, python, directory }
@@ -69,7 +69,7 @@ fn public_keys_in_the_form_of_the_unit_and_in_everybody_elses() {
     assert_refused(&mut { again }, 73, &["adopt key P-256-pem: ", "already"]);
 }
 
-/// Keys for RSA key exchange prove themselves by decrypting.
+/// Keys for RSA key exchange are tested by a decryption.
 #[test]
 fn keys_that_decrypt_are_taken_over_for_that() {
     let scene = Scene::new();
@@ -88,7 +88,7 @@ fn keys_that_decrypt_are_taken_over_for_that() {
     succeed(adopt("both", &both, &and_signs).arg("--sign-and-decrypt"));
     assert_refused(&mut adopt("signs", &signs, &[]), 65, &["cannot decrypt", "attributes"]);
     assert_refused(&mut adopt("old-signs", &old, &and_signs), 65, &["cannot sign", "attributes"]);
-    // The halves of two pairs.
+    // Private and public key of two pairs.
     fs::copy(format!("{both}.public"), format!("{old}.public")).unwrap();
     assert_refused(&mut adopt("mixed", &old, &[]), 65, &["of another key, or the unit errs"]);
     assert_eq!(unit_list(&scene.daemon)[0]["failures"], 0);
@@ -115,7 +115,7 @@ fn what_does_not_fit_is_refused_and_no_unit_is_blamed() {
         (garbage.clone(), public(&shop), &["no key blob"]),
         (blob(&shop), garbage, &["no public key"]),
         (damaged, public(&shop), &["CKR_IBM_BLOB_ERROR"]),
-        // The halves of two pairs, of the same type and of others.
+        // Private and public key of two pairs, of the same type and of different types.
         (blob(&shop), public(&mail), &["public key", "another"]),
         (blob(&shop), public(&large), &["public key", "another"]),
         (blob(&large), public(&shop), &["public key", "another"]),

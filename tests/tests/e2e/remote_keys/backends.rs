@@ -1,4 +1,4 @@
-//! Several backends: each signs with its own keys, and nothing else ever does.
+//! Several backends: each signs with its own keys, and no backend signs in the place of another.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{assert_refused, show, sign, unit_list};
 
-/// The embedded unit, and two backends whose units have master keys of their own.
+/// The embedded unit, and two backends whose units have their own master keys.
 struct Scene {
     daemon: Daemon,
     servers: [UnitServer; 2],
@@ -52,7 +52,7 @@ impl Scene {
         }
     }
 
-    /// How many calls the units of the two backends were asked for.
+    /// Number of calls to the units of the two backends.
     fn calls(&self) -> [u64; 2] {
         let units = unit_list(&self.daemon);
         ["hsm", "spare"].map(|backend| {
@@ -100,7 +100,8 @@ fn a_backend_is_named_where_there_are_several() {
     assert_refused(&mut scene.daemon.keyward(&["key", "show", "shop"]), 66, &["no key shop"]);
 }
 
-/// A reload names the settings that it does not take over, and so do the commands that need them.
+/// A reload names the settings that need a restart, and so do the commands that need these
+/// settings.
 #[test]
 fn a_default_backend_and_one_that_is_new() {
     let mut scene = Scene::new();
@@ -152,7 +153,7 @@ fn nothing_else_signs_while_a_backend_is_down() {
     assert_refused(&mut shop, 69, &["generate key shop: ", "no unit of backend hsm is in order: "]);
     ["embedded", "spare"].iter().for_each(|label| scene.sign(label).unwrap());
 
-    // A unit with another master key is no help, not even that of the other backend.
+    // A unit with another master key does not help, not even the unit of the other backend.
     let impostor = scene.units.start_with_master_key("impostor", &scene.master_keys[1], &[]);
     scene.proxies[0].retarget(impostor.socket_address());
     wait_for("a unit", || (unit_list(&scene.daemon)[0]["health"] != "down").then_some(()));

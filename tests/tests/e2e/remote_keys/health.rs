@@ -1,4 +1,4 @@
-//! Reports about units: on the command line, to watchers, and in metrics.
+//! Reports about units: on the command line, at /ready, and in metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{sign, unit_list};
 
-/// Three units: one is healthy, one is not there, one has another master key.
+/// Three units: one is healthy, one does not exist, one has another master key.
 struct Scene {
     daemon: Daemon,
     proxies: Vec<Proxy>,
@@ -32,7 +32,7 @@ impl Scene {
             [0, 0, 1].iter().map(|number: &usize| Proxy::start(servers[*number].socket_address())).collect();
         let endpoints: Vec<_> = proxies.iter().map(Proxy::address).collect();
         let mut daemon = Daemon::prepare_for_units(units.section(&endpoints, ""), "");
-        // The first key settles which master key is meant.
+        // The first key decides which master key the backend uses.
         proxies[1].set(Fault::Refuse);
         proxies[2].set(Fault::Refuse);
         daemon.resume();
@@ -52,7 +52,8 @@ impl Scene {
         signed.unwrap_or_else(|error| panic!("{error}\n{}", self.daemon.log()));
     }
 
-    /// Findings of the doctor about units: verdict, detail and what to do, and whether all is well.
+    /// Findings of the doctor about units: verdict, detail and what to do. Also whether there is no
+    /// failure.
     fn doctor(&self) -> (Vec<[String; 3]>, bool) {
         let output = run(&mut self.daemon.keyward(&["doctor", "--json"]));
         let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
@@ -127,7 +128,7 @@ fn units_that_are_up_down_and_with_another_master_key() {
     assert_eq!(scene.daemon.get("/alive").0, 404);
 }
 
-/// A signature that failed is found at the unit by the name that the daemon gave it.
+/// The trace id that the daemon logs leads to the failed signature in the log of the unit.
 #[test]
 fn a_request_has_one_name_in_all_logs() {
     let directory = scratch();
@@ -152,7 +153,7 @@ fn a_request_has_one_name_in_all_logs() {
 fn what_the_doctor_says_helps() {
     let scene = Scene::new();
     scene.proxies[1].set(Fault::None);
-    // Cut off where it was, since it is not the daemon that has to notice here.
+    // Cut off at this end, because the daemon need not notice here.
     scene.proxies[2].set(Fault::Reset);
     scene.proxies[2].retarget(scene.servers[0].socket_address());
     scene.proxies[2].set(Fault::None);
@@ -185,7 +186,7 @@ fn metrics() {
     (0..3).for_each(|_| drop(sign("shop", p256).unwrap_err()));
     let page = Page::get(&scene.daemon);
 
-    // Signatures, and none of those that keys begin with.
+    // Signatures, without those that test new keys.
     let times = |backend: &str, scheme: &str, outcome: &str, phase: &str| {
         let labels = [("backend", backend), ("scheme", scheme), ("outcome", outcome), ("phase", phase)];
         page.assert_histogram("keyward_signature_seconds", &labels);
@@ -261,7 +262,7 @@ fn assert_read_by_others(daemon: &Daemon) {
     passed_on("# TYPE keyward_signature_seconds histogram");
 }
 
-/// The names are those of docs/metrics.md, no more and no fewer.
+/// Asserts that the metrics are exactly those of docs/metrics.md.
 fn assert_documented(page: &Page) {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md")).unwrap();
     let documented: BTreeSet<_> = text
@@ -277,13 +278,13 @@ fn assert_documented(page: &Page) {
             name.unwrap_or(&sample.name).to_owned()
         })
         .collect();
-    // Nobody was sent away here, and nothing decrypted.
+    // No connection was closed and nothing was decrypted here.
     let unseen: Vec<_> = documented.difference(&families).collect();
     assert_eq!(unseen, ["keyward_connections_closed_total", "keyward_decryptions_total"]);
     assert!(families.is_subset(&documented), "{families:?}");
 }
 
-/// A page of metrics, as text that was read strictly.
+/// A page of metrics, parsed strictly.
 struct Page(Vec<Sample>);
 
 #[derive(Debug)]
@@ -332,7 +333,7 @@ impl Page {
         self.with(name, labels).map(|sample| sample.value).sum()
     }
 
-    /// Asserts that the buckets grow up to the whole count.
+    /// Asserts that the buckets grow up to the total count.
     fn assert_histogram(&self, name: &str, labels: &[(&str, &str)]) {
         let bucket = format!("{name}_bucket");
         let buckets: Vec<_> = self.with(&bucket, labels).collect();
@@ -344,7 +345,7 @@ impl Page {
 }
 
 impl Sample {
-    /// Reads `name{label="value",...} value`, where no value has anything in it to be escaped.
+    /// Reads `name{label="value",...} value`. No value may need escaping.
     fn read(line: &str) -> Option<Self> {
         let (series, value) = line.rsplit_once(' ')?;
         let (name, labels) = match series.split_once('{') {

@@ -1,4 +1,4 @@
-//! Private keys of files are taken in by a unit, all kinds that there are, and nothing else is.
+//! A unit imports private keys of every supported type from files, and refuses all others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,15 +29,15 @@ fn key_files_of_every_type_and_form() {
     assert_eq!(fs::read(daemon.path("sec1-der.key")).unwrap()[..2], [0x30, 0x81], "a SEQUENCE");
 }
 
-/// The command that imports a key from the file whose name comes last.
+/// The command that imports a key; the name of the file comes last.
 fn import(label: &str, daemon: &Daemon) -> Command {
     let mut command = daemon.new_key(&["import", label]);
     command.arg("--in");
     command
 }
 
-/// The key is in the unit: it has the public key of the file, says where it is, and signs as the
-/// file would.
+/// Asserts that the key is in the unit: it has the public key of the file, shows where it is, and
+/// signs like the file.
 fn assert_imported(daemon: &Daemon, label: &str, file: &Path) {
     let expected = succeed(openssl(&["pkey", "-pubout", "-in"]).arg(file));
     let public = public_key(daemon, label);
@@ -47,8 +47,8 @@ fn assert_imported(daemon: &Daemon, label: &str, file: &Path) {
     assert!(text.contains("\nbackend     hsm (crypto unit over GREP11)\n"), "{text}");
     assert_signs(daemon, label);
 
-    // In the openssl program, where the key may be Ed25519 and the message longer than what is sent
-    // whole.
+    // With the openssl program, where the key may be Ed25519 and the message longer than the
+    // longest message that is sent whole.
     let (message, signature) = (daemon.path("text"), daemon.path("text.signature"));
     let length = if label == "ed25519" { 1000 } else { 300_000 };
     fs::write(&message, vec![b'k'; length]).unwrap();

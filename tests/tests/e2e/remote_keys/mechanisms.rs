@@ -1,4 +1,4 @@
-//! Units that lack mechanisms, as older firmware does.
+//! Units without some mechanisms, like older firmware.
 
 use std::time::{Duration, Instant};
 
@@ -97,13 +97,13 @@ fn digests_go_where_messages_do_not() {
     assert_in_order(&daemon);
 }
 
-/// A unit that lists PSS and takes no digests for it is found out by the first signature, which
-/// succeeds.
+/// A unit may list PSS and refuse digests for it. The daemon notices with the first signature,
+/// which succeeds.
 #[test]
 fn pss_that_is_listed_and_takes_no_digests() {
     let (daemon, servers, _directory) = scene(&[&["--simulate-refused", "CKM_RSA_PKCS_PSS"]]);
     daemon.generate_for("shop", "rsa2048", "any");
-    // The unit speaks of refusals once in a second: others would show by now.
+    // The unit logs refusals once a second: others would have appeared by now.
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_millis(1500) {
         assert_signs(&daemon, "shop");
@@ -145,8 +145,8 @@ fn what_a_unit_cannot_do_at_all_is_refused_unless_another_one_can() {
     assert_in_order(&daemon);
 }
 
-/// A unit is asked what it can do when it is connected to, and for nothing but the signature from
-/// then on.
+/// The daemon asks a unit for its mechanisms when it connects. After that, each signature is one
+/// call.
 #[test]
 fn a_signature_is_one_call() {
     let late = Duration::from_millis(100);
@@ -159,7 +159,7 @@ fn a_signature_is_one_call() {
     let mut took: Vec<_> = load.stop().iter().map(|signed| signed.latency()).collect();
     took.sort_unstable();
     assert!(took[0] >= late, "{took:?}");
-    // The median: one of them may have waited for a processor.
+    // The median, because one of them may have waited for a processor.
     assert!(took[took.len() / 2] < 2 * late, "{took:?}");
 }
 

@@ -1,4 +1,5 @@
-//! Keys at remote units: how keys come there, which unit signs, and the errors when no unit can.
+//! Keys at remote units: making and importing keys, choosing the unit that signs, and errors
+//! without a unit.
 
 mod adoption;
 mod backends;
@@ -18,14 +19,14 @@ use keyward_tests::pki::openssl;
 use keyward_tests::tool::{fail, succeed};
 use serde_json::Value;
 
-/// Has the daemon sign, as a server does.
+/// Requests a signature as a server does.
 fn sign(daemon: &Daemon, label: &str, scheme: Scheme, input: Input<'_>) -> Result<Signature, Error> {
     let client = Client::new(Address::try_from(daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT);
     client.sign(&label.parse::<Label>().unwrap(), scheme, input)
 }
 
-/// The key signs with every scheme of its type, as the openssl program finds by the public key that
-/// the daemon tells.
+/// Asserts that the key signs with every scheme of its type. The openssl program verifies with the
+/// public key from the daemon.
 fn assert_signs(daemon: &Daemon, label: &str) {
     let key = show(daemon, label);
     let key_type: KeyType = key["type"].as_str().unwrap().parse().unwrap();
@@ -59,8 +60,8 @@ fn assert_verifies(daemon: &Daemon, public: &Path, scheme: Scheme, message: &[u8
     assert!(succeed(&mut command).contains("Verified"), "{scheme}\n{}", daemon.log());
 }
 
-/// The public key that the daemon tells, in PEM as the openssl program writes it: it has read it,
-/// so others can.
+/// The public key from the daemon in PEM, as the openssl program writes it. So the test also shows
+/// that openssl reads it.
 fn public_key(daemon: &Daemon, label: &str) -> PathBuf {
     let shown = show(daemon, label);
     let base64 = shown["versions"][0]["public_key"].as_str().unwrap();
@@ -89,7 +90,7 @@ fn unit_list(daemon: &Daemon) -> Vec<Value> {
     units
 }
 
-/// All units are up, and nothing that was asked of them was taken for their fault.
+/// Asserts that all units are up, and that no call counted as their fault.
 fn assert_in_order(daemon: &Daemon) {
     for unit in unit_list(daemon) {
         let state = ["health", "breaker"].map(|field| unit[field].as_str().unwrap());
@@ -100,7 +101,7 @@ fn assert_in_order(daemon: &Daemon) {
     }
 }
 
-/// The command fails with a status and one line for people, which has all of these words.
+/// Asserts that a command fails with a status and one line that contains all of these words.
 fn assert_refused(command: &mut Command, status: i32, words: &[&str]) {
     let (ended, text) = fail(command);
     assert_eq!(ended.code(), Some(status), "{command:?}: {text}");

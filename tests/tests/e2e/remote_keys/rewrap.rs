@@ -1,4 +1,4 @@
-//! The master key of units changes, and no signature fails; whatever is broken off, no key is lost.
+//! The master key of units changes, and no signature fails. An interruption loses no key.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,7 @@ use tempfile::TempDir;
 
 use super::{assert_refused, assert_signs, sign, unit_list};
 
-/// Units that may be started again with another master key, and a daemon that finds them where they
-/// were.
+/// Units that can be started again with another master key at the same address, and their daemon.
 struct Scene {
     daemon: Daemon,
     servers: Vec<UnitServer>,
@@ -30,7 +29,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// All units have the old master key, and the new one is to come.
+    /// Makes units that have the old master key, and know the next one.
     fn new(count: usize, settings: &str, arguments: &[&str]) -> Self {
         let directory = scratch();
         let units = Units::new(&directory.path().join("units"));
@@ -46,7 +45,7 @@ impl Scene {
         Self { daemon, servers, proxies, units, old, new, starts: 0, _directory: directory }
     }
 
-    /// Starts a unit anew, and waits until the daemon has noticed, whether or not somebody asks.
+    /// Starts a unit again, and waits until the daemon has noticed, with or without requests.
     fn restart(&mut self, number: usize, master_key: &Path, arguments: &[&str]) {
         assert!(self.servers[number].stop().success());
         self.starts += 1;
@@ -73,7 +72,7 @@ impl Scene {
         self.daemon.keyward(&[&["key", "rewrap", "--backend", Units::BACKEND], more].concat())
     }
 
-    /// Has all keys wrapped that are not, which must be so many of so many.
+    /// Rewraps all keys, and asserts how many of how many keys it has wrapped.
     fn assert_wraps(&self, wrapped: u64, keys: u64) {
         let done: Value = serde_json::from_str(&succeed(&mut self.rewrap(&["--json"]))).unwrap();
         assert_eq!(done, json!({ "backend": "hsm", "keys": keys, "wrapped": wrapped }));
@@ -86,7 +85,8 @@ impl Scene {
         assert!(statuses.as_array().unwrap().iter().any(|one| one["wkid"] == *wkid), "{statuses}");
     }
 
-    /// Refuses to finish, in words that have some of these and others not.
+    /// Asserts that the change cannot be finished, and that the reason contains some words and
+    /// lacks others.
     fn assert_unfinished(&self, words: &[&str], others: &[&str]) {
         let mut command = self.rewrap(&["--finish"]);
         assert_refused(&mut command, 73, &[&["finish rewrapping the keys of backend hsm: "], words].concat());
@@ -103,14 +103,13 @@ impl Scene {
         assert!(matches!(refused, Err(Error::Refused(Outcome::OtherMasterKey))), "{label}: {refused:?}");
     }
 
-    /// How many calls the first unit was asked for.
+    /// Number of calls to the first unit.
     fn calls(&self) -> u64 {
         unit_list(&self.daemon)[0]["calls"].as_u64().unwrap()
     }
 }
 
-/// A key for RSA key exchange proves its new blob by decrypting, and peers cannot tell that there
-/// is a new blob.
+/// A key for RSA key exchange tests its new blob by a decryption. Peers notice no difference.
 #[test]
 fn premaster_secrets_outlive_the_master_key() {
     let mut scene = Scene::new(1, "", &[]);
@@ -119,7 +118,7 @@ fn premaster_secrets_outlive_the_master_key() {
     let ask = |scene: &Scene| {
         let client =
             Client::new(Address::try_from(scene.daemon.socket().as_path()).unwrap(), Client::DEFAULT_TIMEOUT);
-        // Below every modulus, and no ciphertext of anything sound.
+        // Smaller than every modulus, and not a ciphertext of a valid secret.
         let old: Label = "old".parse().unwrap();
         client.start_decrypt(&old, &[1; 256], 0x0303).unwrap().finish().unwrap().as_ref().to_vec()
     };
@@ -148,7 +147,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
     assert!(text.contains("keyward key rewrap --backend hsm --finish"), "{text}");
     ["shop", "mail", "web"].iter().for_each(|label| assert_signs(&scene.daemon, label));
 
-    // A key that was made since is reported as long as a unit can wrap it.
+    // A key that was made since then is reported as long as a unit can wrap it.
     scene.daemon.generate_for("late", "p256", "any");
     scene.assert_unfinished(&["late;", "keyward key rewrap --backend hsm"], &["shop"]);
     scene.assert_wraps(1, 5);
@@ -183,7 +182,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
         scene.daemon.log()
     );
 
-    // The last key is left, until a unit has the old master key once more.
+    // The last key is left, until a unit has the old master key again.
     scene.assert_unfinished(&["last;", "keyward key rewrap --backend hsm"], &["shop", "late"]);
     scene.assert_no_unit_for("last");
     let mut never = scene.daemon.new_key(&["generate", "never", "--type", "p256"]);
@@ -203,7 +202,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
     all.iter().for_each(|label| assert_signs(&scene.daemon, label));
     scene.daemon.generate_for("new", "p256", "any");
 
-    // Nothing is left of what the old one had wrapped.
+    // No blob of the old master key is left.
     scene.restart(0, &old, &[]);
     scene.restart(1, &old, &[]);
     ["shop", "idle", "late", "last"].iter().for_each(|label| scene.assert_no_unit_for(label));
@@ -230,7 +229,7 @@ fn another_new_master_key_in_the_place_of_the_first() {
     let mut scene = Scene::new(1, "", &[]);
     scene.daemon.generate_for("shop", "p256", "any");
     scene.assert_wraps(1, 1);
-    // The units get another one than the keys were wrapped by.
+    // The units get another master key than the one that wraps the keys.
     let better = scene.units.master_key("better.key");
     scene.restart(0, &better, &[]);
     scene.assert_no_unit_for("shop");
@@ -275,7 +274,7 @@ fn what_cannot_be_rewrapped_says_so() {
 
 #[test]
 fn a_rewrap_that_breaks_off_loses_nothing() {
-    // Slow enough to be met in the middle.
+    // Slow enough to be interrupted in the middle.
     let mut scene = Scene::new(1, "", &["--simulate-latency", "2ms"]);
     let labels: Vec<_> = (0..KEYS).map(|number| format!("key-{number:03}")).collect();
     generate_all(&scene.daemon, &labels);
@@ -285,7 +284,7 @@ fn a_rewrap_that_breaks_off_loses_nothing() {
         }
     };
 
-    // The daemon is killed within the first request, the command then within the second one.
+    // The daemon is killed during the first request, the command during the second.
     let log = scene.daemon.path("rewrap.log");
     let start = |scene: &Scene| Process::start(&mut scene.rewrap(&[]), &log);
     let wait_for_calls = |scene: &Scene, count: u64| {
@@ -360,5 +359,5 @@ fn path(path: &Path) -> &str {
 }
 
 const P256: Scheme = Scheme::EcdsaSecp256r1Sha256;
-/// More than are looked at by three requests.
+/// More keys than three requests can handle.
 const KEYS: u64 = 200;
