@@ -25,7 +25,7 @@ use crate::{Address, Call, Changes, Description, Error, KeyId, Premaster, Signat
 /// let described = client.describe(&shop, 0)?;
 /// println!("version {} of {shop} is {:?}", described.version, described.state);
 ///
-/// // What a TLS server signs in a handshake of TLS 1.3 (RFC 8446, 4.4.3).
+/// // The message that a TLS server signs in TLS 1.3 (RFC 8446, 4.4.3).
 /// let context = b"TLS 1.3, server CertificateVerify\0";
 /// let message = [&[0x20; 64][..], context, &[0; 32]].concat();
 /// let signature = client.sign(&shop, Scheme::EcdsaSecp256r1Sha256, Input::Message(&message))?;
