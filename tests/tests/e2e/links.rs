@@ -103,7 +103,8 @@ fn paths<'a>(text: &'a str, folder: &'a str) -> impl Iterator<Item = (&'a str, &
     text.lines().flat_map(paths)
 }
 
-/// docs/admin-api.md has each method and path of the administrators' socket, and no other.
+/// docs/admin-api.md has each method and path of the administrators' socket, with an example, and no
+/// other.
 #[test]
 fn the_page_about_the_admin_api_has_every_route() {
     let page = fs::read_to_string(source().join("docs/admin-api.md")).unwrap();
@@ -118,5 +119,14 @@ fn the_page_about_the_admin_api_has_every_route() {
         let methods = words.filter(|word| ["delete", "get", "patch", "post", "put"].contains(word));
         methods.map(|method| (method.to_owned(), path.to_owned()))
     });
-    assert_eq!(rows.collect::<BTreeSet<_>>(), routes.collect());
+    let rows: BTreeSet<_> = rows.collect();
+    assert_eq!(rows, routes.collect());
+
+    // Each path has an example.
+    let examples = page.lines().filter_map(|line| {
+        let path = line.strip_prefix("    admin ")?.trim_start_matches('\'').split([' ', '\'', '?']).next()?;
+        Some(path.replace("/shop", "/{label}").replace("/hsm", "/{name}"))
+    });
+    let paths = rows.into_iter().map(|(_, path)| path);
+    assert_eq!(examples.collect::<BTreeSet<_>>(), paths.collect());
 }
