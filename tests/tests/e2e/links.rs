@@ -103,8 +103,8 @@ fn paths<'a>(text: &'a str, folder: &'a str) -> impl Iterator<Item = (&'a str, &
     text.lines().flat_map(paths)
 }
 
-/// docs/admin-api.md has each method and path of the administrators' socket, with an example, and no
-/// other.
+/// docs/admin-api.md has exactly the methods and paths of the administrators' socket, with an
+/// example of each path.
 #[test]
 fn the_page_about_the_admin_api_has_every_route() {
     let page = fs::read_to_string(source().join("docs/admin-api.md")).unwrap();
@@ -124,7 +124,8 @@ fn the_page_about_the_admin_api_has_every_route() {
 
     // Each path has an example.
     let examples = page.lines().filter_map(|line| {
-        let path = line.strip_prefix("    admin ")?.trim_start_matches('\'').split([' ', '\'', '?']).next()?;
+        let path =
+            line.strip_prefix("    admin ")?.trim_start_matches('\'').split([' ', '\'', '?']).next()?;
         Some(path.replace("/shop", "/{label}").replace("/hsm", "/{name}"))
     });
     let paths = rows.into_iter().map(|(_, path)| path);
