@@ -1,8 +1,8 @@
-//! Who is on the other end of a connection, by the word of the kernel.
+//! Credentials of the process at the other end of a connection, from the kernel.
 //!
-//! In a user namespace (user_namespaces(7)) the kernel shows every user that the namespace does not know under
-//! one and the same id, that of nobody. A grant for that id would be one for all of them, so such peers are
-//! refused.
+//! In a user namespace (user_namespaces(7)) the kernel shows all users that the namespace does not
+//! map under one id, the overflow id. A grant to that id would be a grant to all these users, so
+//! such peers are refused.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -13,34 +13,35 @@ use nix::sys::socket::{getsockopt, sockopt};
 use crate::ground::throttle::Throttle;
 use crate::policy::authorise::Peer;
 
-/// The process that connected; `None` if the kernel does not say, or only that it is one of many.
+/// Credentials of the process that has connected. `None` if the kernel gives none, or shows the
+/// user or the group under the overflow id.
 pub(crate) fn credentials(stream: &impl AsFd) -> Option<Peer> {
-    static LINES: LazyLock<Throttle> = LazyLock::new(Throttle::default);
+    static LOG_LIMIT: LazyLock<Throttle> = LazyLock::new(Throttle::default);
     let credentials = getsockopt(stream, sockopt::PeerCredentials).ok()?;
     let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid());
     let peer = Peer { uid, gid, pid, ..Peer::default() };
     if !OVERFLOW.hides(&peer) {
         return Some(peer);
     }
-    if let Some(times) = LINES.admit() {
+    if let Some(times) = LOG_LIMIT.admit() {
         tracing::warn!(
             uid = peer.uid,
             gid = peer.gid,
             times,
-            "refused a peer: this daemon runs in a user namespace that does not know its user or group, and an id that stands for all such is no identity; run the daemon outside (PrivateUsers=no), or map the user"
+            "refused a peer: the user namespace of this daemon does not map its user or group, so its id may be that of any user; run the daemon outside the namespace (PrivateUsers=no), or map the user"
         );
     }
     None
 }
 
-/// Supplementary groups without those that this user namespace does not know.
+/// Removes the overflow id from supplementary groups.
 pub(crate) fn known_groups(groups: Vec<u32>) -> Vec<u32> {
     groups.into_iter().filter(|gid| OVERFLOW.gid != Some(*gid)).collect()
 }
 
 static OVERFLOW: LazyLock<Overflow> = LazyLock::new(Overflow::read);
 
-/// The ids that stand for everybody whom this user namespace does not know; none where it knows all.
+/// Overflow ids of this user namespace. `None` if the namespace maps all ids.
 #[derive(Debug, Eq, PartialEq)]
 struct Overflow {
     uid: Option<u32>,
@@ -51,24 +52,25 @@ impl Overflow {
     fn read() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         Self {
-            uid: hidden(&read("/proc/self/uid_map"), &read("/proc/sys/kernel/overflowuid")),
-            gid: hidden(&read("/proc/self/gid_map"), &read("/proc/sys/kernel/overflowgid")),
+            uid: overflow_id(&read("/proc/self/uid_map"), &read("/proc/sys/kernel/overflowuid")),
+            gid: overflow_id(&read("/proc/self/gid_map"), &read("/proc/sys/kernel/overflowgid")),
         }
     }
 
+    /// True if the user or the group of a peer is shown under an overflow id.
     fn hides(&self, peer: &Peer) -> bool {
         self.uid == Some(peer.uid) || self.gid == Some(peer.gid)
     }
 }
 
-/// The id that stands for others under a map. A map that cannot be read is taken for one that hides some.
-fn hidden(map: &str, overflow: &str) -> Option<u32> {
-    let is_whole = map.split_whitespace().eq(WHOLE.split(' '));
-    (!is_whole).then(|| overflow.trim().parse().unwrap_or(DEFAULT_OVERFLOW))
+/// Overflow id of a namespace with this map of ids. An unreadable map counts as one with gaps.
+fn overflow_id(map: &str, overflow: &str) -> Option<u32> {
+    let is_complete = map.split_whitespace().eq(COMPLETE.split(' '));
+    (!is_complete).then(|| overflow.trim().parse().unwrap_or(DEFAULT_OVERFLOW))
 }
 
-/// The map of a namespace that shows every id as it is.
-const WHOLE: &str = "0 0 4294967295";
+/// Map of a namespace that shows every id as it is.
+const COMPLETE: &str = "0 0 4294967295";
 
 /// DEFAULT_OVERFLOWUID and DEFAULT_OVERFLOWGID of the kernel.
 const DEFAULT_OVERFLOW: u32 = 65534;
@@ -78,14 +80,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_that_stands_for_many_is_none() {
-        assert_eq!(hidden("         0          0 4294967295\n", "65534\n"), None);
+    fn an_overflow_id_identifies_nobody() {
+        assert_eq!(overflow_id("         0          0 4294967295\n", "65534\n"), None);
         for map in ["", "0 0 1\n", "0 1000 1\n1 100000 65536\n", "0 100000 4294967295\n", "1 1 4294967294\n"]
         {
-            assert_eq!(hidden(map, "65534\n"), Some(65534), "{map}");
+            assert_eq!(overflow_id(map, "65534\n"), Some(65534), "{map}");
         }
-        assert_eq!(hidden("0 0 1", "7"), Some(7));
-        assert_eq!(hidden("0 0 1", ""), Some(65534));
+        assert_eq!(overflow_id("0 0 1", "7"), Some(7));
+        assert_eq!(overflow_id("0 0 1", ""), Some(65534));
         let peer = Peer { gid: 65534, ..Peer::default() };
         assert!(Overflow { uid: Some(65534), gid: Some(65534) }.hides(&peer));
         assert!(!Overflow { uid: Some(65534), gid: None }.hides(&peer));

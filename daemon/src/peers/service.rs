@@ -1,13 +1,14 @@
-//! The systemd service that a peer runs in, by its cgroup (cgroups(7), version 2).
+//! The systemd service of a peer, from its cgroup (cgroups(7), version 2).
 //!
-//! systemd keeps the services of the system below `system.slice`, each in a group of its name, and moves
-//! nothing else there. Users can make groups of any name below `user.slice`, and services with delegation can
-//! below their own, so only the path from the root down to the first service counts.
+//! systemd keeps the services of the system below `system.slice`, each in a cgroup with its name,
+//! and moves nothing else there. Users can make cgroups with any name below `user.slice`, and
+//! services with delegation can below their own cgroup. So only the path from the root to the first
+//! service counts.
 //!
-//! The process is held by a pidfd while its path is read: that of SO_PEERPIDFD (kernel 6.5), which is the
-//! process that connected. Without it, the process that has the process id now is asked: a peer that ends
-//! right after it has connected, and whose process id is then given to a process of the service, would be taken
-//! for that one.
+//! A pidfd holds the process while its path is read. SO_PEERPIDFD (kernel 6.5) gives the pidfd of
+//! the process that has connected. Older kernels only give the process id: if a peer ends right
+//! after it has connected, and its id is then given to a process of a service, the peer is taken
+//! for that process.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -20,7 +21,8 @@ use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// The service of the process that connected; none if it runs in none, or if that cannot be known.
+/// Service of the process that has connected. `None` if it runs in no service, or if its service
+/// cannot be found out.
 pub(super) fn of_peer(socket: &impl AsFd, pid: i32) -> Option<Arc<str>> {
     if obstacle().is_some() {
         return None;
@@ -28,22 +30,22 @@ pub(super) fn of_peer(socket: &impl AsFd, pid: i32) -> Option<Arc<str>> {
     let process = match getsockopt(socket, sockopt::PeerPidfd) {
         Ok(process) => process,
         Err(Errno::ENOPROTOOPT) => pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?,
-        // The process has ended, which kernels before 6.16 do not give a descriptor for.
+        // The process has ended, and kernels before 6.16 give no descriptor for it.
         Err(_) => return None,
     };
     let mut text = String::new();
     File::open(format!("/proc/{pid}/cgroup")).ok()?.take(MAX_FILE).read_to_string(&mut text).ok()?;
-    // Alive after the reading: the id was not given to another process before.
+    // A process that is alive after the reading still had its id during the reading.
     is_alive(&process).then(|| of_cgroup(&text).map(Arc::from)).flatten()
 }
 
-/// Why services cannot be told from each other on this system, if so.
+/// Reason why this system cannot tell services apart. `None` if it can.
 pub(crate) fn obstacle() -> Option<&'static str> {
     static OBSTACLE: LazyLock<Option<&'static str>> = LazyLock::new(|| {
         let namespace = fs::metadata("/proc/self/ns/cgroup").map(|found| found.ino());
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         match namespace {
-            // The first process of the system is somebody else's, so its path is as visible as any.
+            // Process 1 belongs to another user, so its path is as visible as that of any peer.
             Ok(FIRST_NAMESPACE) if path(&own).is_some() => match fs::read_to_string("/proc/1/cgroup") {
                 Ok(_) => None,
                 Err(_) => {
@@ -57,17 +59,17 @@ pub(crate) fn obstacle() -> Option<&'static str> {
     *OBSTACLE
 }
 
-/// The service of a process, by the text of its /proc/PID/cgroup.
+/// Service of a process with this text in /proc/PID/cgroup.
 pub(crate) fn of_cgroup(text: &str) -> Option<&str> {
     service(path(text)?)
 }
 
-/// The path in the hierarchy of version 2, whose number is 0 and which has no controllers named.
+/// Path in the hierarchy of version 2: the line with number 0 and without controllers.
 fn path(text: &str) -> Option<&str> {
     text.lines().find_map(|line| line.strip_prefix("0::"))
 }
 
-/// The first service on a path from `system.slice` down; between them are slices alone.
+/// First service on a path below `system.slice`, with only slices between them.
 fn service(path: &str) -> Option<&str> {
     let mut below = path.strip_prefix("/system.slice/")?.split('/');
     below.find(|part| !part.ends_with(".slice")).filter(|part| part.ends_with(".service"))
@@ -78,11 +80,12 @@ fn is_alive(process: &OwnedFd) -> bool {
     matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0))
 }
 
-/// Number of the cgroup namespace that a system starts with (PROC_CGROUP_INIT_INO in the kernel's
+/// Number of the first cgroup namespace of a system (PROC_CGROUP_INIT_INO in the kernel's
 /// include/linux/proc_ns.h).
 const FIRST_NAMESPACE: u64 = 0xefff_fffb;
 
-/// Most bytes of /proc/PID/cgroup that are read: a path has at most 4096, and there are some 15 hierarchies.
+/// Most bytes of /proc/PID/cgroup that are read. A path has at most 4,096 bytes, and there are some
+/// 15 hierarchies.
 const MAX_FILE: u64 = 64 * 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Calls of the system that no library has.
+//! System calls that no library wraps.
 
 #![allow(unsafe_code, reason = "SO_PEERGROUPS is neither in rustix nor in nix")]
 
@@ -6,20 +6,22 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The supplementary groups of the process that connected, as they were then (SO_PEERGROUPS, Linux 4.13).
+/// Supplementary groups of the process that has connected, at the time of the connection
+/// (SO_PEERGROUPS, Linux 4.13).
 ///
 /// # Errors
-/// The kernel said so, or the groups are more than [`MOST`]: to hand these over would take long.
+/// The system call fails, or the process has more than [`MAX_GROUPS`] groups, which take long to
+/// copy.
 pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
-    let mut groups = vec![0; FEW];
+    let mut groups = vec![0; USUAL_GROUPS];
     loop {
         let room = groups.len() * size_of::<libc::gid_t>();
         let mut length = libc::socklen_t::try_from(room).unwrap_or(libc::socklen_t::MAX);
         let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
         let buffer: *mut libc::gid_t = groups.as_mut_ptr();
         let (descriptor, size) = (socket.as_raw_fd(), &raw mut length);
-        // SAFETY: `buffer` points to `length` bytes that are ours until the call returns, and the kernel
-        // writes no more than that; any bytes make valid group ids.
+        // SAFETY: `buffer` points to `length` bytes that nothing else uses until the call returns,
+        // and the kernel writes no more than `length` bytes. Any bytes are valid group ids.
         let got = unsafe { libc::getsockopt(descriptor, level, option, buffer.cast(), size) };
         let count = usize::try_from(length).unwrap_or(0) / size_of::<libc::gid_t>();
         if got == 0 {
@@ -27,20 +29,19 @@ pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
             return Ok(groups);
         }
         let error = io::Error::last_os_error();
-        // The kernel says then how much room it takes.
-        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > MOST {
+        // With ERANGE, the kernel sets `length` to the size that it needs.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > MAX_GROUPS {
             return Err(error);
         }
         groups.resize(count, 0);
     }
 }
 
-/// More groups than most processes are in.
-const FEW: usize = 32;
+/// First size of the buffer: more groups than most processes have.
+const USUAL_GROUPS: usize = 32;
 
-/// Most groups of a process that are looked at. NFS knows 16, and most directories give a user
-/// fewer than 1,000.
-const MOST: usize = 1024;
+/// Most groups of a process. NFS transmits 16, and most directories give a user fewer than 1,000.
+const MAX_GROUPS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
