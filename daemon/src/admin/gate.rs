@@ -17,9 +17,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::is_administrator;
-use crate::peers::connections::{Connections, Entry, Limits, Name, Place};
+use crate::peers::connections::{Admission, ConnectionLimits, Connections, Slot};
 use crate::peers::credentials::credentials;
 use crate::peers::listener::PAUSE;
+use crate::peers::owner::Owner;
 use crate::policy::authorise::Peer;
 
 /// The socket.
@@ -40,16 +41,16 @@ impl Gate {
         let peer = caller.clone().unwrap_or_default();
         // Other users get an answer that refuses them. The mode of the socket keeps most of them
         // out.
-        let name = match caller.as_ref().is_some_and(is_administrator) {
-            true => Name::User { uid: peer.uid, service: None },
-            false => Name::Stranger,
+        let owner = match caller.as_ref().is_some_and(is_administrator) {
+            true => Owner::Named { uid: peer.uid, service: None },
+            false => Owner::WithoutGrant,
         };
-        match self.connections.enter_as(name, &peer, false, LIMITS, &self.never) {
-            Entry::Admitted(place) | Entry::InPlaceOf(_, place) => {
-                let closed = Box::pin(place.close().clone().cancelled_owned());
-                Some((Conversation { stream, place, closed }, Caller(caller)))
+        match self.connections.admit_for(owner, &peer, false, LIMITS, &self.never) {
+            Admission::Admitted(slot) | Admission::Replaced(_, slot) => {
+                let closed = Box::pin(slot.close_token().clone().cancelled_owned());
+                Some((Conversation { stream, slot, closed }, Caller(caller)))
             }
-            Entry::Refused => None,
+            Admission::Refused => None,
         }
     }
 }
@@ -79,10 +80,10 @@ impl Listener for Gate {
     }
 }
 
-/// The connection of a caller. The connection ends when a new one needs its place.
+/// The connection of a caller. The connection ends when a new one needs its slot.
 pub(super) struct Conversation {
     stream: UnixStream,
-    place: Place,
+    slot: Slot,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -94,7 +95,7 @@ impl AsyncRead for Conversation {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
-            self.place.idle(Instant::now());
+            self.slot.set_idle(Instant::now());
         } else if self.closed.as_mut().poll(context).is_ready() {
             // An end of file, as if the caller had closed the connection.
             return Poll::Ready(Ok(()));
@@ -144,4 +145,4 @@ impl Connected<IncomingStream<'_, Gate>> for Caller {
 }
 
 /// Limits of connections. A command makes one connection; a collector of metrics keeps one open.
-const LIMITS: Limits = Limits { total: 128, per_user: 64 };
+const LIMITS: ConnectionLimits = ConnectionLimits { total: 128, per_user: 64 };

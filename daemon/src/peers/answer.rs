@@ -1,6 +1,6 @@
-//! One request of a peer and its answer.
+//! Answer to one request of a peer.
 //!
-//! A request for a private key becomes an [`Operation`]; the other requests are answered here.
+//! A request for a private key becomes an [`Operation`]. This file answers all other requests.
 
 use core::pin::pin;
 use core::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use keyward_proto::Outcome;
 use keyward_proto::message::{Describe, Description, Request, Response, Status, Watch, request, response};
 
-use super::operation::{Operation, find};
+use super::operation::{Operation, find_key};
 use super::record;
 use super::shared::Shared;
 use super::users::Account;
@@ -18,7 +18,7 @@ use crate::backend::{Context, Trace};
 use crate::keys::changes::is_empty;
 use crate::policy::authorise::Peer;
 
-/// Answers a request that had arrived completely at `arrived`.
+/// Answers a request that has arrived completely at the time `arrived`.
 pub(super) async fn answer(
     shared: &Shared,
     peer: &Peer,
@@ -43,7 +43,7 @@ pub(super) async fn answer(
             version: env!("CARGO_PKG_VERSION").into(),
             peer_uid: peer.uid,
         })),
-        // The session answers requests to watch: only the session knows whether more arrives.
+        // The session answers requests to watch, because only the session sees if more arrives.
         Some(request::Body::Watch(_)) | None => Err(Outcome::Malformed),
     };
     let (outcome, body) = match answer {
@@ -53,14 +53,14 @@ pub(super) async fn answer(
     Response { id: request.id, outcome: outcome.into(), body }
 }
 
-/// Carries an operation out, and records it.
+/// Carries an operation out, and records the result.
 async fn recorded(mut operation: Operation<'_>) -> Result<response::Body, Outcome> {
     let result = operation.carry_out().await;
     record::record(&operation, result.as_ref().err());
     result.map_err(|failure| failure.outcome())
 }
 
-/// Refuses a request unseen, since too many other requests of its user wait.
+/// Refuses a request because too many other requests of its user wait.
 pub(super) fn overloaded(shared: &Shared, peer: &Peer, request: &Request) -> Response {
     shared.daemon.metrics.request();
     match request.body {
@@ -68,11 +68,11 @@ pub(super) fn overloaded(shared: &Shared, peer: &Peer, request: &Request) -> Res
         Some(request::Body::Decrypt(_)) => shared.daemon.metrics.decryption(Outcome::Overloaded),
         _ => {}
     }
-    record::too_many(shared, peer, "", "too many requests of this user wait");
+    record::limit_exceeded(shared, peer, "", "too many requests of this user wait");
     Response { id: request.id, outcome: Outcome::Overloaded.into(), body: None }
 }
 
-/// Answers a request to watch as soon as a change concerns the peer, or `end` comes.
+/// Answers a request to watch after a change that concerns the peer, or when `end` completes.
 pub(super) async fn watch(
     shared: &Shared,
     peer: &Peer,
@@ -88,7 +88,7 @@ pub(super) async fn watch(
     loop {
         revisions.mark_unchanged();
         let changes = {
-            // Released before the wait: each signature needs it.
+            // Released before the wait: every signature needs the configuration.
             let config = shared.daemon.config();
             shared.daemon.keys.changes().since(after, |label| config.grants.covers(peer, label))
         };
@@ -97,7 +97,7 @@ pub(super) async fn watch(
         if !is_over {
             tokio::select! {
                 biased;
-                // One more look follows: a change may be the reason of the end.
+                // The loop looks for changes once more: a change may be the reason of the end.
                 () = &mut end => is_ended = true,
                 _ = revisions.changed() => {}
             }
@@ -108,13 +108,14 @@ pub(super) async fn watch(
     }
 }
 
+/// Deadline of a request: the time of its peer or of the configuration, whichever is earlier.
 fn deadline(shared: &Shared, request: &Request, arrived: Instant) -> Instant {
-    let ours = shared.daemon.config().request_timeout;
-    let patience = match request.deadline_ms {
-        0 => ours,
-        theirs => ours.min(Duration::from_millis(theirs.into())),
+    let configured = shared.daemon.config().request_timeout;
+    let timeout = match request.deadline_ms {
+        0 => configured,
+        requested => configured.min(Duration::from_millis(requested.into())),
     };
-    arrived + patience
+    arrived + timeout
 }
 
 async fn describe(
@@ -123,7 +124,7 @@ async fn describe(
     account: &Account,
     describe: &Describe,
 ) -> Result<Description, Outcome> {
-    let key = find(shared, peer, account, &describe.label).await.map_err(|failure| {
+    let key = find_key(shared, peer, account, &describe.label).await.map_err(|failure| {
         record::failure(shared, peer, &describe.label, "describe the key", &failure);
         failure.outcome()
     })?;
@@ -138,7 +139,7 @@ async fn describe(
         r#type: version.key_type.to_string(),
         public_key: version.spki.clone(),
         versions: key.versions.iter().map(|version| version.number).collect(),
-        uses: key.uses.iter().map(|u| u.name().into()).collect(),
+        uses: key.uses.iter().map(|one| one.name().into()).collect(),
         certificates: version.certificates.clone(),
         state: key.state.name().into(),
     })

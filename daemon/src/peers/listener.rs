@@ -1,8 +1,8 @@
-//! Accepts peers, as many as the configuration allows.
+//! Accepts connections of peers, up to the limits of the configuration.
 //!
-//! The kernel hands connections over in the order in which they came, of whichever user. So they
-//! are taken from it as fast as can be, and wait here, where users take turns: to find out who a
-//! peer is takes some ten times as long as to connect and to hang up again.
+//! The kernel hands connections over in the order of their arrival, whichever user they are of. To
+//! look a peer up takes some ten times as long as to connect and hang up. So connections are
+//! accepted as fast as possible, and then wait in a queue in which users take turns.
 
 use core::time::Duration;
 use std::io;
@@ -18,17 +18,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ground::fair::Queue;
-use crate::peers::connections::{Entry, Name, Place};
+use crate::peers::connections::{Admission, Slot};
 use crate::peers::credentials::{credentials, known_groups};
+use crate::peers::owner::Owner;
 use crate::peers::reactors::Reactor;
+use crate::peers::session::Served;
 use crate::peers::shared::Shared;
 use crate::peers::stream::{Stream, is_hung_up, wait_for_reading};
 use crate::peers::system::peer_groups;
 use crate::peers::{service, session};
 use crate::policy::authorise::Peer;
 
-/// Accepts peers at a socket that does not block until `stop` or `replaced` is cancelled; each is
-/// served by a task of its own, of which `tasks` keeps track, and which ends with `stop`.
+/// Accepts peers at a socket that does not block, until `stop` or `replaced` is cancelled. Each
+/// peer is served by a task in `tasks`, which ends with `stop`.
 ///
 /// # Errors
 /// The runtime cannot wait for the socket.
@@ -41,35 +43,33 @@ pub(crate) fn accept(
 ) -> io::Result<impl Future<Output = ()>> {
     listen(&listener, BACKLOG)?;
     let socket = wait_for_reading(listener)?;
-    let entrance = Entrance { shared, tasks, stop, replaced, newcomers: Queue::new() };
-    Ok(entrance.run(socket))
+    let listener = Listener { shared, tasks, stop, replaced, accepted: Queue::new() };
+    Ok(listener.run(socket))
 }
 
-/// Where peers come in.
-struct Entrance {
+struct Listener {
     shared: Arc<Shared>,
     tasks: TaskTracker,
     stop: CancellationToken,
     replaced: CancellationToken,
-    /// Those that have connected, by their user ids.
-    newcomers: Queue<(UnixStream, Peer)>,
+    /// Accepted connections that wait for a look-up of their peer, by user id.
+    accepted: Queue<(UnixStream, Peer)>,
 }
 
-impl Entrance {
+impl Listener {
     async fn run(mut self, socket: AsyncFd<UnixListener>) {
         while !self.stop.is_cancelled() && !self.replaced.is_cancelled() {
-            match self.take_in(socket.get_ref()) {
+            match self.accept_some(socket.get_ref()) {
                 Ok(()) => {}
-                Err(Errno::AGAIN) if self.newcomers.waiting() == 0 => {
+                Err(Errno::AGAIN) if self.accepted.waiting() == 0 => {
                     let ready = tokio::select! {
                         ready = socket.readable() => ready,
                         () = self.stop.cancelled() => break,
                         () = self.replaced.cancelled() => break,
                     };
                     let Ok(mut ready) = ready else { break };
-                    // What is known of the socket may be from before the last connection was taken
-                    // in.
-                    match self.take_in(socket.get_ref()) {
+                    // The readiness may be from before the last connection was accepted.
+                    match self.accept_some(socket.get_ref()) {
                         Err(Errno::AGAIN) => ready.clear_ready(),
                         Ok(()) => {}
                         Err(error) => self.cannot_accept(error).await,
@@ -79,22 +79,22 @@ impl Entrance {
                 Err(error) => self.cannot_accept(error).await,
             }
             self.admit_next();
-            // Others have work on this thread.
+            // Other tasks have work on this thread.
             tokio::task::yield_now().await;
         }
-        // Who has connected by now does not see that another socket has the place. Those are no
-        // more than are taken in at once.
+        // Peers that have connected by now do not notice that another socket replaces this one.
+        // They are no more than one call accepts.
         if self.replaced.is_cancelled() {
-            let _ = self.take_in(socket.get_ref());
+            let _ = self.accept_some(socket.get_ref());
         }
         while self.admit_next() {}
     }
 
-    /// Takes some connections in from the kernel.
+    /// Accepts at most [`AT_ONCE`] connections from the kernel.
     ///
     /// # Errors
-    /// `EAGAIN` if there are no more, and whatever the kernel says.
-    fn take_in(&mut self, socket: &UnixListener) -> Result<(), Errno> {
+    /// `EAGAIN` if no more connections wait, and other errors of accept(2).
+    fn accept_some(&mut self, socket: &UnixListener) -> Result<(), Errno> {
         for _ in 0..AT_ONCE {
             let stream = match accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(stream) => UnixStream::from(stream),
@@ -106,9 +106,9 @@ impl Entrance {
             }
             let Some(peer) = credentials(&stream) else { continue };
             let uid = peer.uid;
-            // Of those that wait, one that came last of the user with the most is closed.
-            if self.newcomers.waiting() < MOST_WAITING || self.newcomers.give_up_for(uid).is_some() {
-                self.newcomers.push(uid, ESTIMATE, (stream, peer));
+            // At the limit, the newest connection of the user with the most is closed.
+            if self.accepted.waiting() < MAX_ACCEPTED || self.accepted.give_up_for(uid).is_some() {
+                self.accepted.push(uid, ESTIMATE, (stream, peer));
             } else {
                 self.shared.daemon.metrics.over_limit();
             }
@@ -116,105 +116,107 @@ impl Entrance {
         Ok(())
     }
 
-    /// Finds out who is next, and has the peer served if there is a place. `false` if nobody waits.
+    /// Admits the next connection in the queue. Returns `false` if the queue is empty.
     fn admit_next(&mut self) -> bool {
-        let Some((uid, estimate, (stream, peer))) = self.newcomers.pop() else { return false };
+        let Some((uid, estimate, (stream, peer))) = self.accepted.pop() else { return false };
         let begin = Instant::now();
         if !is_hung_up(&stream) {
             self.admit(stream, peer);
         }
-        self.newcomers.charge(uid, estimate, begin.elapsed());
+        self.accepted.charge(uid, estimate, begin.elapsed());
         true
     }
 
+    /// Looks the peer up, and has it served if there is a slot for its connection.
     fn admit(&self, stream: UnixStream, mut peer: Peer) {
         let shared = &self.shared;
         peer.groups = known_groups(peer_groups(stream.as_fd()).unwrap_or_default()).into();
         if shared.daemon.config().grants.depend_on_service(peer.uid) {
             peer.service = service::of_peer(&stream, peer.pid);
         }
-        let Some(place) = enter(shared, &peer, &self.stop) else { return };
-        let visit = Visit { shared: Arc::clone(shared), peer, tasks: self.tasks.clone(), place };
-        visit.settle(stream, shared.reactors.any());
+        let Some(slot) = find_slot(shared, &peer, &self.stop) else { return };
+        let tasks = self.tasks.clone();
+        let connection = AdmittedConnection { shared: Arc::clone(shared), peer, tasks, slot };
+        connection.serve_on(shared.reactors.next(), stream);
     }
 
     async fn cannot_accept(&self, error: Errno) {
-        if let Some(times) = self.shared.lines.accepting.admit() {
+        if let Some(times) = self.shared.log_limits.accepting.admit() {
             tracing::error!(times, "cannot accept connections: {error}");
         }
-        // Most likely out of descriptors.
-        self.shared.connections.make_room();
+        // Most likely the process has no descriptors left.
+        self.shared.connections.free_a_descriptor();
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// A place for a new connection, if there is one.
-fn enter(shared: &Shared, peer: &Peer, stop: &CancellationToken) -> Option<Place> {
+/// Slot for a new connection. `None` if the connection is to be closed.
+fn find_slot(shared: &Shared, peer: &Peer, stop: &CancellationToken) -> Option<Slot> {
     let config = shared.daemon.config();
-    let limits = shared.limits(&config);
-    let (place, whose) = match shared.connections.enter(peer, &config.grants, limits, stop) {
-        Entry::Admitted(place) => return Some(place),
-        Entry::InPlaceOf(whose, place) => (Some(place), Some(whose)),
-        Entry::Refused => (None, None),
+    let limits = shared.connection_limits(&config);
+    let (slot, replaced) = match shared.connections.admit(peer, &config.grants, limits, stop) {
+        Admission::Admitted(slot) => return Some(slot),
+        Admission::Replaced(owner, slot) => (Some(slot), Some(owner)),
+        Admission::Refused => (None, None),
     };
     shared.daemon.metrics.over_limit();
-    if let Some(times) = shared.lines.over_limit.admit(peer, "too-many") {
-        let what = match &whose {
-            None => "too many connections: closed the new one".to_owned(),
-            Some(Name::Stranger) => {
-                "too many connections: closed one of a user whom no grant names".to_owned()
-            }
-            Some(Name::User { uid, .. } | Name::Member { uid, .. }) => {
-                format!("too many connections: closed one of user id {uid}")
-            }
-            Some(Name::OtherMembers { .. }) => {
-                "too many connections: closed one of a user whom a grant knows by group or service".to_owned()
+    if let Some(times) = shared.log_limits.connections.admit(peer, "too-many") {
+        let closed = match &replaced {
+            None => "the new one".to_owned(),
+            Some(Owner::WithoutGrant) => "one of a user without a grant".to_owned(),
+            Some(Owner::Named { uid, .. } | Owner::Member { uid, .. }) => format!("one of user id {uid}"),
+            Some(Owner::OtherMembers { .. }) => {
+                "one of a user that a grant names by group or service".to_owned()
             }
         };
         let service = peer.service.as_deref();
-        tracing::warn!(uid = peer.uid, service, pid = peer.pid, times, "{what}");
+        tracing::warn!(
+            uid = peer.uid,
+            service,
+            pid = peer.pid,
+            times,
+            "too many connections: closed {closed}"
+        );
     }
-    place
+    slot
 }
 
-/// A peer with its connection, wherever that is served.
-struct Visit {
+/// Connection of a peer that has a slot.
+struct AdmittedConnection {
     shared: Arc<Shared>,
     peer: Peer,
     tasks: TaskTracker,
-    place: Place,
+    slot: Slot,
 }
 
-impl Visit {
-    /// Serves the peer by a task on a reactor, and on others if it asks from there.
-    fn settle(self, stream: UnixStream, reactor: &Reactor) {
-        let (tasks, here, turns) = (self.tasks.clone(), reactor.processor, Arc::clone(&reactor.turns));
+impl AdmittedConnection {
+    /// Serves the connection by a task on a reactor. The task starts another one on the reactor to
+    /// which the connection moves.
+    fn serve_on(self, reactor: &Arc<Reactor>, stream: UnixStream) {
+        let (tasks, on) = (self.tasks.clone(), Arc::clone(reactor));
         let serve = async move {
             let Ok(stream) = Stream::new(stream) else { return };
-            let moved = session::serve(&self.shared, &self.peer, &self.place, &turns, stream, here).await;
-            let Some((stream, there)) = moved else { return };
-            let shared = Arc::clone(&self.shared);
-            if let Some(reactor) = shared.reactors.on(there) {
-                self.settle(stream.into_inner(), reactor);
+            match session::serve(&self.shared, &self.peer, &self.slot, &on, stream).await {
+                Served::Closed => {}
+                Served::Moved(stream, next) => self.serve_on(&next, stream.into_inner()),
             }
         };
         drop(tasks.spawn_on(serve, &reactor.handle));
     }
 }
 
-/// Connections that the kernel keeps until they are taken in (listen(2)), in the order in which
-/// they came: few, for everybody waits behind them. Who connects while there are as many waits,
-/// too.
+/// Most connections that the kernel keeps until they are accepted (listen(2)). Few, because the
+/// kernel does not let users take turns. A peer that connects to a full backlog waits.
 const BACKLOG: i32 = 64;
 
-/// Connections that are taken in before the next peer is looked at.
+/// Most connections that are accepted before the next peer is looked up.
 const AT_ONCE: usize = 64;
 
-/// Most connections that wait to be looked at.
-const MOST_WAITING: usize = 1024;
+/// Most accepted connections that wait for a look-up.
+const MAX_ACCEPTED: usize = 1024;
 
-/// How long it takes to look at a peer, until that has been measured.
+/// Estimate of the time of a look-up, until it is measured.
 const ESTIMATE: Duration = Duration::from_micros(30);
 
-/// How long to wait for descriptors to come free.
+/// Time to wait for descriptors to become free.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);

@@ -1,23 +1,41 @@
-//! The path of one signature: [`listener`] accepts a peer and [`credentials`] says who the peer is.
-//! [`session`] cuts the bytes that arrive into requests. [`answer`] decides each request: a request
-//! for a private key becomes an [`operation`], and the [`record`] of the operation follows its end.
-//! [`reactors`] are the threads on which all this runs, [`shared`] is the state of all connections.
+//! The path of one signature through the daemon. In the order of the calls:
 //!
-//! Users do not disturb each other: [`connections`] limits the connections of each user, [`users`]
-//! the requests that wait, [`turns`] decides whose request is next, and [`lines`] limits the log.
-//! [`service`] tells the services of one user from each other.
+//! 1. [`listener`] accepts a connection. [`credentials`] takes the user, the group and the process
+//!    of the peer from the kernel, [`system`] its other groups, and [`service`] its systemd
+//!    service.
+//! 2. [`connections`] gives the connection a slot, within the limits of its [`owner`]. The
+//!    [`slot_table`] chooses the connection that is closed if there is no free slot.
+//! 3. [`reactors`] are the threads. `listener` starts a task on one of them, with the socket as a
+//!    [`stream`].
+//! 4. [`session`] serves the connection. Its [`incoming`] half reads bytes and cuts them into
+//!    requests, each with a permit of the account of the user ([`users`]).
+//! 5. `session` decodes the next request when [`turns`] gives a turn to its user.
+//! 6. [`answer`] chooses by the kind of the request. A signature becomes an [`operation`].
+//! 7. `operation` finds the key ([`crate::keys`]), classifies the message
+//!    ([`crate::policy::purpose`]), checks the grants ([`crate::policy::authorise`]), and calls the
+//!    backend ([`crate::backend`]).
+//! 8. [`record`] makes metrics and log lines of the operation, within [`log_limits`].
+//! 9. The [`outgoing`] half of the session sends the answer. [`session_end`] records why a session
+//!    ends.
+//!
+//! [`shared`] holds the state of all connections.
 
 mod answer;
 pub(crate) mod connections;
 pub(crate) mod credentials;
-mod lines;
+mod incoming;
 pub(crate) mod listener;
+mod log_limits;
 mod operation;
+mod outgoing;
+pub(crate) mod owner;
 pub(crate) mod reactors;
 mod record;
 pub(crate) mod service;
 mod session;
+mod session_end;
 pub(crate) mod shared;
+mod slot_table;
 mod stream;
 mod system;
 mod turns;

@@ -1,11 +1,11 @@
-//! One operation with a private key, on its way from the socket to a unit and back.
+//! One operation with a private key, from the request to the answer of a unit.
 //!
-//! An [`Operation`] is one value that travels: the checks fill in the purpose of the message, the
-//! unit fills in the times, and the end is its outcome. [`super::record`] makes metrics
-//! and log lines of the operation.
+//! An [`Operation`] is one value that collects all facts: the checks set the purpose of the
+//! message, and the unit sets the times. [`super::record`] makes metrics and log lines of the
+//! operation at its end.
 //!
-//! The order of the checks is part of the contract: a peer learns nothing of keys that no grant
-//! covers, not even whether they exist.
+//! The order of the checks is part of the contract: a peer learns nothing about keys that no grant
+//! of the peer covers, not even if they exist.
 
 use core::fmt;
 use core::time::Duration;
@@ -16,7 +16,7 @@ use keyward_proto::message::{Decrypt, Plaintext, Sign, Signature, response, sign
 use keyward_proto::{Label, Outcome, Scheme};
 
 use super::shared::Shared;
-use super::users::{Account, Admitted};
+use super::users::{Account, OperationPermit};
 use crate::backend::{Backend, BackendError, Context, SigningInput};
 use crate::daemon::key_material;
 use crate::ground::fair::Full;
@@ -32,20 +32,28 @@ pub(super) struct Operation<'a> {
     account: &'a Arc<Account>,
     pub(super) body: Body<'a>,
     pub(super) context: Context,
-    /// The purpose of the message, as soon as that is known.
+    /// Purpose of the message, once it is classified.
     pub(super) purpose: Option<Purpose>,
-    /// The backend that was asked to sign, with the scheme and the outcome of that.
-    pub(super) asked: Option<(&'a Backend, Scheme, Outcome)>,
+    /// Last call to a backend to sign, if there was one.
+    pub(super) backend_call: Option<BackendCall<'a>>,
 }
 
-/// The request as it came.
+/// Call to a backend to sign.
+#[derive(Clone, Copy)]
+pub(super) struct BackendCall<'a> {
+    pub(super) backend: &'a Backend,
+    pub(super) scheme: Scheme,
+    pub(super) outcome: Outcome,
+}
+
+/// Body of the request.
 #[derive(Clone, Copy)]
 pub(super) enum Body<'a> {
     Sign(&'a Sign),
     Decrypt(&'a Decrypt),
 }
 
-/// The work for a unit, after the request was understood.
+/// Work for a unit, parsed from the body.
 #[derive(Clone, Copy)]
 enum Work<'a> {
     Sign { scheme: Scheme, input: SigningInput<'a>, purpose: Purpose },
@@ -53,7 +61,7 @@ enum Work<'a> {
 }
 
 impl<'a> Operation<'a> {
-    /// A signature.
+    /// Operation that makes a signature.
     pub(super) fn sign(
         shared: &'a Shared,
         peer: &'a Peer,
@@ -64,7 +72,7 @@ impl<'a> Operation<'a> {
         Self::new(shared, peer, account, Body::Sign(sign), context)
     }
 
-    /// The decryption of a premaster secret, for the RSA key exchange of TLS 1.2.
+    /// Operation that decrypts a premaster secret, for the RSA key exchange of TLS 1.2.
     pub(super) fn decrypt(
         shared: &'a Shared,
         peer: &'a Peer,
@@ -82,29 +90,29 @@ impl<'a> Operation<'a> {
         body: Body<'a>,
         context: Context,
     ) -> Self {
-        Self { shared, peer, account, body, context, purpose: None, asked: None }
+        Self { shared, peer, account, body, context, purpose: None, backend_call: None }
     }
 
-    /// Checks the operation and has a unit carry it out.
+    /// Checks the operation and calls the backend.
     ///
     /// # Errors
     /// [`Failure`] says which check has refused the operation, or why no unit has carried it out.
     pub(super) async fn carry_out(&mut self) -> Result<response::Body, Failure> {
-        let key = find(self.shared, self.peer, self.account, self.label()).await?;
+        let key = find_key(self.shared, self.peer, self.account, self.label()).await?;
         let version = self.usable_version(&key)?;
-        let work = self.work(version)?;
-        let (backend, _admitted) = self.admit(&key, work.act())?;
-        let mut result = self.ask(backend, version, work).await;
+        let work = self.parse(version)?;
+        let (backend, _permit) = self.authorise(&key, work.act())?;
+        let mut result = self.call(backend, version, work).await;
         if let Err(Failure::Backend(error)) = &result
             && error.is_of_a_retired_blob()
-            && let Some(again) = Box::pin(self.rewrapped(&key, version)).await
+            && let Some(rewrapped) = Box::pin(self.rewrapped(&key, version)).await
         {
-            result = self.ask(backend, &again, work).await;
+            result = self.call(backend, &rewrapped, work).await;
         }
         result
     }
 
-    /// The label as the peer gave it.
+    /// Label as the peer gave it.
     pub(super) fn label(&self) -> &'a str {
         match self.body {
             Body::Sign(sign) => &sign.label,
@@ -112,7 +120,7 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// The word for the operation in messages.
+    /// Word for the operation in messages.
     pub(super) fn verb(&self) -> &'static str {
         match self.body {
             Body::Sign(_) => "sign",
@@ -120,7 +128,7 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// The number of the version that the peer gave; 0 stands for the current version.
+    /// Number of the version that the peer gave. 0 stands for the current version.
     pub(super) fn version(&self) -> u32 {
         match self.body {
             Body::Sign(sign) => sign.version,
@@ -128,8 +136,11 @@ impl<'a> Operation<'a> {
         }
     }
 
-    /// The version that the request means, if that has the public key that the request names and
-    /// the key may be used at all.
+    /// Version that the request means.
+    ///
+    /// # Errors
+    /// There is no such version, its public key is not the one that the request names, or the key
+    /// is not enabled.
     fn usable_version<'k>(&self, key: &'k Key) -> Result<&'k Version, Outcome> {
         let version = key.version(self.version()).ok_or(Outcome::UnknownVersion)?;
         let fingerprint = match self.body {
@@ -143,14 +154,12 @@ impl<'a> Operation<'a> {
             }
             Some(_) => {}
         }
-        match key.state.may_sign() {
-            true => Ok(version),
-            false => Err(Outcome::KeyDisabled),
-        }
+        if key.state.may_sign() { Ok(version) } else { Err(Outcome::KeyDisabled) }
     }
 
-    /// Understands the request. The purpose of a message depends on the public key.
-    fn work(&mut self, version: &Version) -> Result<Work<'a>, Outcome> {
+    /// Parses the body and classifies the message. The purpose of a message depends on the public
+    /// key.
+    fn parse(&mut self, version: &Version) -> Result<Work<'a>, Outcome> {
         let sign = match self.body {
             Body::Sign(sign) => sign,
             Body::Decrypt(decrypt) => {
@@ -171,23 +180,24 @@ impl<'a> Operation<'a> {
         Ok(Work::Sign { scheme, input, purpose })
     }
 
-    /// The backend of a key, if the peer may have the key do this, may do so now, and still waits
-    /// for the answer. The operation counts as in flight until [`Admitted`] is dropped.
-    fn admit(&self, key: &Key, act: Act) -> Result<(&'a Backend, Admitted), Failure> {
+    /// Checks that the grants of the peer admit the operation, that the deadline has not passed,
+    /// and that the limits of a grant admit one more operation. Returns the backend of the key, and
+    /// the permit: the operation counts as in flight until the permit is dropped.
+    fn authorise(&self, key: &Key, act: Act) -> Result<(&'a Backend, OperationPermit), Failure> {
         let config = self.shared.daemon.config();
         let grants = config.grants.authorise(self.peer, &key.label, &key.uses, act);
         let grants = grants.map_err(|refusal| act.refused_as(refusal))?;
         if Instant::now() >= self.context.deadline {
             return Err(Outcome::DeadlineExceeded.into());
         }
-        let admitted = self.account.admit(&config, grants).ok_or(Failure::GrantUsedUp)?;
+        let permit = self.account.operation_permit(&config, grants).ok_or(Failure::GrantUsedUp)?;
         let backend = self.shared.daemon.backends.get(&key.backend);
         let backend = backend.ok_or_else(|| Failure::NoBackend(key.backend.clone()))?;
-        Ok((backend, admitted))
+        Ok((backend, permit))
     }
 
-    /// Has a unit of the backend do the work.
-    async fn ask(
+    /// Calls the backend, which has a unit do the work.
+    async fn call(
         &mut self,
         backend: &'a Backend,
         version: &Version,
@@ -198,7 +208,7 @@ impl<'a> Operation<'a> {
             Work::Sign { scheme, input, .. } => {
                 let signed = backend.sign(key, scheme, input, &mut self.context).await;
                 let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
-                self.asked = Some((backend, scheme, outcome));
+                self.backend_call = Some(BackendCall { backend, scheme, outcome });
                 Ok(response::Body::Signature(Signature { signature: signed? }))
             }
             Work::Decrypt { ciphertext, client_version } => {
@@ -207,13 +217,14 @@ impl<'a> Operation<'a> {
                 let decrypt =
                     backend.decrypt_premaster(key, ciphertext, client_version, secret, &mut self.context);
                 let mut premaster = decrypt.await?;
-                // The session wipes the premaster secret after it was sent.
+                // The session wipes the premaster secret after it has sent it.
                 Ok(response::Body::Plaintext(Plaintext { plaintext: core::mem::take(&mut *premaster) }))
             }
         }
     }
 
-    /// The same version with its new blob, if the master key was changed while the request waited.
+    /// Version with a new blob, if the key was rewrapped under a new master key while the request
+    /// waited.
     async fn rewrapped(&self, key: &Key, version: &Version) -> Option<Version> {
         let key = self.shared.daemon.keys.get(&key.label).await.ok()??;
         let now = key.version(version.number).filter(|_| key.state.may_sign())?;
@@ -233,30 +244,30 @@ impl Work<'_> {
 /// Reason why an operation was not carried out.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// A check has refused it.
+    /// A check has refused the operation.
     Refused(Outcome),
-    /// The rate or the operations in flight of the grants are used up.
+    /// All grants are at their limit of rate or of operations in flight.
     GrantUsedUp,
-    /// Too many other look-ups of this user wait.
+    /// Too many other look-ups of keys by this user wait.
     TooManyLookUps,
     /// The key cannot be read.
     LookUp(StoreError),
     /// The backend of the key is not configured.
     NoBackend(String),
-    /// The secret for implicit rejection cannot be had.
+    /// The secret for implicit rejection cannot be read.
     RejectionSecret(StoreError),
-    /// No unit of the backend has carried it out.
+    /// The backend has failed or refused.
     Backend(BackendError),
 }
 
 impl Failure {
-    /// The outcome that the peer is told.
+    /// Outcome for the answer to the peer.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Refused(outcome) => *outcome,
             Self::GrantUsedUp | Self::TooManyLookUps => Outcome::Overloaded,
             Self::LookUp(StoreError::Altered(_) | StoreError::Unlisted(_)) => Outcome::BlobDamaged,
-            // The master key that opens the store is not there.
+            // The daemon does not have the master key that opens the store.
             Self::LookUp(StoreError::Locked(_)) => Outcome::OtherMasterKey,
             Self::LookUp(_) | Self::RejectionSecret(_) => Outcome::Internal,
             Self::NoBackend(_) => Outcome::UnitUnavailable,
@@ -289,11 +300,11 @@ impl From<BackendError> for Failure {
     }
 }
 
-/// The key with a label, if the peer may know of the key.
+/// Finds a key by its label.
 ///
 /// # Errors
-/// A refusal, or that the key cannot be read.
-pub(super) async fn find(
+/// No grant of the peer covers the label, there is no such key, or the key cannot be read.
+pub(super) async fn find_key(
     shared: &Shared,
     peer: &Peer,
     account: &Account,
@@ -306,20 +317,20 @@ pub(super) async fn find(
     if let Some(key) = shared.daemon.keys.cached(label.as_str()) {
         return Ok(key);
     }
-    // Boxed: most requests need no room for the look-up.
+    // Boxed, because most requests need no memory for a look-up.
     Box::pin(look_up(shared, account, &label)).await
 }
 
-/// Looks for a key in the store, in the user's turn. Labels without a key are not remembered, so a
-/// user who asks for many of them would otherwise keep all other users waiting.
+/// Looks a key up in the store, in a turn of the user. Unknown labels are not cached: without
+/// turns, a user who asks for many of them would delay all other users.
 async fn look_up(shared: &Shared, account: &Account, label: &Label) -> Result<Arc<Key>, Failure> {
     let entered = shared.look_ups.enter(account.id, LOOK_UP).await;
-    let mut place = entered.map_err(|Full| Failure::TooManyLookUps)?;
+    let mut permit = entered.map_err(|Full| Failure::TooManyLookUps)?;
     let begin = Instant::now();
     let found = shared.daemon.keys.get(label).await;
-    place.charge(begin.elapsed());
+    permit.charge(begin.elapsed());
     found.map_err(Failure::LookUp)?.ok_or(Outcome::UnknownKey.into())
 }
 
-/// Estimate of the time of a look-up, until one was measured.
+/// Estimate of the time of a look-up, until it is measured.
 const LOOK_UP: Duration = Duration::from_micros(50);

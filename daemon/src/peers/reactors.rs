@@ -1,9 +1,10 @@
-//! The threads that serve peers, one on each processor.
+//! Reactors: the threads that serve peers, one on each processor.
 //!
-//! A peer waits while its message is signed, so its processor is free meanwhile, and everything that the
-//! signature needs passes through that processor's caches anyway. Answering from there spares both sides the
-//! waking of another processor, which costs more than the rest of the way of a signature, on virtual machines
-//! above all. So a connection is served where its peer runs, and follows the peer.
+//! A peer waits while its message is signed, so its processor is free meanwhile, and its caches
+//! already hold the data that the signature needs. A reactor on that processor answers without
+//! waking another processor. On virtual machines above all, a wake-up costs more than the rest of
+//! the path of a signature. So a connection is served on the processor of its peer, and moves
+//! with the peer.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io;
@@ -16,10 +17,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::peers::turns::Turns;
 
-/// The running threads; they end when this is dropped.
+/// All reactors. Dropping them ends their threads.
 pub(crate) struct Reactors {
-    reactors: Vec<Reactor>,
-    turn: AtomicUsize,
+    reactors: Vec<Arc<Reactor>>,
+    /// Number of times that [`Self::next`] was called.
+    count: AtomicUsize,
     _stop: DropGuard,
 }
 
@@ -27,30 +29,30 @@ impl Reactors {
     /// Starts one thread on each processor that this process may run on.
     ///
     /// # Errors
-    /// There are no threads or no descriptors to be had.
+    /// The system gives the process no more threads or descriptors.
     pub(crate) fn start() -> io::Result<Self> {
         let processors: Vec<_> = match sched_getaffinity(None) {
             Ok(allowed) => (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor)).collect(),
-            // The machine has more than fit into the set.
+            // The machine has more processors than a `CpuSet`.
             Err(_) => (0..thread::available_parallelism()?.get().min(CpuSet::MAX_CPU)).collect(),
         };
         let stop = CancellationToken::new();
         let reactors = processors.into_iter().map(|processor| Reactor::start(processor, stop.clone()));
         Ok(Self {
             reactors: reactors.collect::<io::Result<_>>()?,
-            turn: AtomicUsize::new(0),
+            count: AtomicUsize::new(0),
             _stop: stop.drop_guard(),
         })
     }
 
-    /// The reactor for a peer of which nothing is known yet: each in turn.
-    pub(crate) fn any(&self) -> &Reactor {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        &self.reactors[turn % self.reactors.len()]
+    /// Reactor for a new peer, whose processor is not known yet: each reactor in turn.
+    pub(crate) fn next(&self) -> &Arc<Reactor> {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        &self.reactors[count % self.reactors.len()]
     }
 
-    /// The reactor on a processor, if there is one.
-    pub(crate) fn on(&self, processor: u32) -> Option<&Reactor> {
+    /// Reactor on a processor, if there is one.
+    pub(crate) fn on(&self, processor: u32) -> Option<&Arc<Reactor>> {
         self.reactors.iter().find(|reactor| reactor.processor == processor)
     }
 }
@@ -63,20 +65,21 @@ pub(crate) struct Reactor {
 }
 
 impl Reactor {
-    fn start(processor: usize, stop: CancellationToken) -> io::Result<Self> {
+    fn start(processor: usize, stop: CancellationToken) -> io::Result<Arc<Self>> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let turns = Arc::new(Turns::new());
-        let giving = Arc::clone(&turns);
-        handle.spawn(async move { giving.run().await });
+        let running = Arc::clone(&turns);
+        handle.spawn(async move { running.run().await });
         thread::Builder::new().name(format!("peers-{processor}")).spawn(move || {
-            let mut here = CpuSet::new();
-            here.set(processor);
-            // Where that is refused, the thread serves all the same, wherever it runs.
-            let _ = sched_setaffinity(None, &here);
+            let mut allowed = CpuSet::new();
+            allowed.set(processor);
+            // Without the permission, the thread serves on any processor.
+            let _ = sched_setaffinity(None, &allowed);
             runtime.block_on(stop.cancelled());
             runtime.shutdown_background();
         })?;
-        Ok(Self { processor: u32::try_from(processor).unwrap_or(u32::MAX), handle, turns })
+        let processor = u32::try_from(processor).unwrap_or(u32::MAX);
+        Ok(Arc::new(Self { processor, handle, turns }))
     }
 }

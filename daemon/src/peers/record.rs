@@ -1,19 +1,19 @@
-//! The record of operations with private keys: metrics and log lines.
+//! Record of operations with private keys: metrics and log lines.
 //!
-//! A peer can cause these lines, so each user has a limit of its own ([`super::lines`]).
+//! Peers can cause these lines, so they are limited for each user ([`super::log_limits`]).
 
 use std::borrow::Cow;
 
 use keyward_proto::message::sign;
 use keyward_proto::{Label, Outcome, Scheme, Use};
 
-use super::operation::{Body, Failure, Operation};
+use super::operation::{BackendCall, Body, Failure, Operation};
 use super::shared::Shared;
 use crate::policy::act::lacking;
 use crate::policy::authorise::Peer;
 use crate::policy::purpose::{Purpose, other_format};
 
-/// Makes metrics and log lines of an operation that has ended.
+/// Counts and logs an operation that has ended.
 pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
     let Operation { shared, peer, .. } = operation;
     let outcome = failed.map_or(Outcome::Done, Failure::outcome);
@@ -22,7 +22,7 @@ pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
         Body::Sign(_) => metrics.signature(outcome, operation.purpose.map(Purpose::index)),
         Body::Decrypt(_) => metrics.decryption(outcome),
     }
-    if let Some((backend, scheme, outcome)) = operation.asked {
+    if let Some(BackendCall { backend, scheme, outcome }) = operation.backend_call {
         metrics.times(backend.name(), scheme, outcome, &operation.context.times.of(backend));
     }
     debug_line(operation, outcome);
@@ -31,17 +31,19 @@ pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
     refusal_line(operation, outcome);
 }
 
-/// Tells the operator of a failure that is not the peer's, or of a user who asks for too much.
-/// `verb` is the word for the operation that failed.
+/// Logs a failure that is not the fault of the peer, or that limits of a grant have caused. `verb`
+/// is the word for the operation that failed.
 pub(super) fn failure(shared: &Shared, peer: &Peer, label: &str, verb: &str, failure: &Failure) {
     let verb = if matches!(failure, Failure::LookUp(_)) { "look up the key" } else { verb };
     match failure {
-        Failure::GrantUsedUp => too_many(shared, peer, label, "rate or in-flight of the grant is used up"),
+        Failure::GrantUsedUp => {
+            limit_exceeded(shared, peer, label, "rate or in-flight of the grant is used up")
+        }
         Failure::Refused(_) | Failure::TooManyLookUps => {}
         Failure::Backend(error) if error.is_of_the_peer() => {}
         _ => {
             let outcome = failure.outcome();
-            if let Some(times) = shared.lines.faults.admit(peer, outcome.name()) {
+            if let Some(times) = shared.log_limits.faults.admit(peer, outcome.name()) {
                 let service = peer.service.as_deref();
                 tracing::warn!(key = label, uid = peer.uid, service, times, "cannot {verb}: {failure}");
             }
@@ -49,12 +51,12 @@ pub(super) fn failure(shared: &Shared, peer: &Peer, label: &str, verb: &str, fai
     }
 }
 
-/// Tells the operator of a user who asks for more than the daemon or a grant admits.
-pub(super) fn too_many(shared: &Shared, peer: &Peer, label: &str, why: &'static str) {
-    if let Some(times) = shared.lines.refusals.admit(peer, why) {
+/// Logs a user that exceeds a limit of the daemon or of a grant.
+pub(super) fn limit_exceeded(shared: &Shared, peer: &Peer, label: &str, limit: &'static str) {
+    if let Some(times) = shared.log_limits.refusals.admit(peer, limit) {
         let Peer { uid, pid, .. } = *peer;
-        let (key, service) = (shown(label), peer.service.as_deref());
-        tracing::info!(key, uid, service, pid, reason = "overloaded", times, "refused a peer: {why}");
+        let (key, service) = (loggable(label), peer.service.as_deref());
+        tracing::info!(key, uid, service, pid, reason = "overloaded", times, "refused a peer: {limit}");
     }
 }
 
@@ -62,7 +64,7 @@ fn debug_line(operation: &Operation<'_>, outcome: Outcome) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
-    let (key, version) = (shown(operation.label()), operation.version());
+    let (key, version) = (loggable(operation.label()), operation.version());
     let Peer { uid, pid, .. } = *operation.peer;
     let (outcome, trace) = (outcome.name(), operation.context.trace.id());
     match operation.body {
@@ -85,7 +87,7 @@ fn debug_line(operation: &Operation<'_>, outcome: Outcome) {
     }
 }
 
-/// Tells the operator of a refusal that only the operator can change. A server may log little of it.
+/// Logs a refusal that only the operator can change. The log of the server may say little about it.
 fn refusal_line(operation: &Operation<'_>, outcome: Outcome) {
     let Operation { shared, peer, .. } = operation;
     let is_refusal = matches!(
@@ -103,8 +105,8 @@ fn refusal_line(operation: &Operation<'_>, outcome: Outcome) {
             | Outcome::OtherPublicKey
     );
     let reason = outcome.name();
-    if let Some(times) = is_refusal.then(|| shared.lines.refusals.admit(peer, reason)).flatten() {
-        let (key, purpose) = (shown(operation.label()), kind(operation));
+    if let Some(times) = is_refusal.then(|| shared.log_limits.refusals.admit(peer, reason)).flatten() {
+        let (key, purpose) = (loggable(operation.label()), purpose_for_log(operation));
         let Peer { uid, pid, .. } = **peer;
         let service = peer.service.as_deref();
         let needs = lacking(outcome, &purpose).map(Use::name);
@@ -112,8 +114,8 @@ fn refusal_line(operation: &Operation<'_>, outcome: Outcome) {
     }
 }
 
-/// The purpose for the log: for a message that resembles another format, with that format.
-fn kind(operation: &Operation<'_>) -> Cow<'static, str> {
+/// Purpose for the log. For a message that resembles another format, the name of that format too.
+fn purpose_for_log(operation: &Operation<'_>) -> Cow<'static, str> {
     match (operation.body, operation.purpose) {
         (Body::Decrypt(_), _) => Use::RsaKeyExchange.name().into(),
         (Body::Sign(sign), Some(Purpose::Other)) => match &sign.input {
@@ -126,7 +128,7 @@ fn kind(operation: &Operation<'_>) -> Cow<'static, str> {
     }
 }
 
-/// A label of a peer, as far as the log shows it.
-fn shown(label: &str) -> &str {
+/// Label of a request as the log shows it. Labels that are too long to be valid are left out.
+fn loggable(label: &str) -> &str {
     if label.len() > Label::MAX { "(too long)" } else { label }
 }

@@ -14,7 +14,7 @@ use keyward_unit::{MasterKey, Unit};
 use super::answer::answer;
 use super::reactors::Reactors;
 use super::shared::Shared;
-use super::users::{Account, Admitted};
+use super::users::{Account, OperationPermit};
 use crate::backend::{Backend, Backends, Trace};
 use crate::config::{Config, EMBEDDED};
 use crate::daemon::Daemon;
@@ -219,7 +219,7 @@ impl Fixture {
 
     /// Grants the user one use of the keys `shop*`. With a limit of operations in flight, one of
     /// them is taken until the result is dropped.
-    fn grant(&self, one: Use, in_flight: Option<NonZeroU32>) -> Option<Admitted> {
+    fn grant(&self, one: Use, in_flight: Option<NonZeroU32>) -> Option<OperationPermit> {
         let grant = Grant {
             who: Who::user(UID),
             keys: vec!["shop*".parse().unwrap()],
@@ -229,7 +229,7 @@ impl Fixture {
         let grants = Grants::new(vec![grant]);
         self.shared.daemon.set_config(Config { grants, ..Config::default() });
         let config = self.shared.daemon.config();
-        in_flight.map(|_| self.account.admit(&config, config.grants.iter().enumerate()).unwrap())
+        in_flight.map(|_| self.account.operation_permit(&config, config.grants.iter().enumerate()).unwrap())
     }
 
     /// Sends the request, and returns the name of its outcome.

@@ -1,131 +1,169 @@
-//! Whose turn it is on the thread of a reactor.
+//! Turns of users on the thread of a reactor.
 //!
-//! A request that takes some ten microseconds is answered where it arrived: a hop to another thread would cost
-//! more. Nothing on such a thread can be interrupted, and tokio takes its tasks one after the other, so a user
-//! with many connections would have the thread to itself. Hence rounds: users may work at once until a
-//! round has had its time, and in any case once in each round. All else waits until the round is over, which is
-//! when every task that was ready has run. Then turns are given by [`crate::ground::fair`], for as long as a round.
+//! A request that takes some 10 microseconds is answered on the thread where it arrived, because a
+//! hop to another thread would cost more. But nothing on such a thread can be interrupted, and
+//! tokio runs its tasks one after the other: a user with many connections would have the thread to
+//! itself.
+//!
+//! So time on the thread is divided into rounds of [`ROUND`]. A user may work at once until the
+//! time of the round is used up, and once in each round in any case. All other work waits for the
+//! end of the round, which comes when every task that was ready has run. Then
+//! [`crate::ground::fair`] chooses whose turn is next, for at most the time of one round.
 
+use core::future::poll_fn;
+use core::pin::pin;
 use core::time::Duration;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, oneshot};
 
 use crate::ground::fair::{Queue, User};
+use crate::peers::users::Account;
 
-/// The turns on one reactor.
+/// Turns on one reactor.
 pub(crate) struct Turns {
     round: Mutex<Round>,
-    /// The round has had its time, or somebody waits.
-    over: Notify,
+    /// Notified when the time of the round is used up, or a user waits.
+    round_over: Notify,
 }
 
 struct Round {
-    /// How long users have worked in this round without waiting, each user once.
-    taken: Vec<(User, Duration)>,
-    /// How long all of them have worked.
+    /// Time that each user has worked in this round without waiting for a turn.
+    worked: Vec<(User, Duration)>,
+    /// Time that all users have worked in this round.
     total: Duration,
     waiting: Queue<oneshot::Sender<()>>,
 }
 
-/// A turn, which was taken at once or waited for.
+/// Turn of a user.
 #[derive(Clone, Copy, Eq, PartialEq)]
 pub(crate) enum Turn {
+    /// The user did not wait for the turn.
     AtOnce,
-    /// It was charged this estimate already.
+    /// The user has waited for the turn, and was charged this estimate for it.
     Waited(Duration),
 }
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        let round = Round { taken: Vec::new(), total: Duration::ZERO, waiting: Queue::new() };
-        Self { round: Mutex::new(round), over: Notify::new() }
+        let round = Round { worked: Vec::new(), total: Duration::ZERO, waiting: Queue::new() };
+        Self { round: Mutex::new(round), round_over: Notify::new() }
     }
 
-    /// A turn for a user, if there is one without waiting. [`Self::charge`] is told how long it took.
-    pub(crate) fn now(&self, user: User) -> Option<Turn> {
+    /// Runs `work` in turns of a user, and charges the user for the time of each step. `now` is the
+    /// current time. Returns the result with the time at which `work` was done.
+    pub(crate) async fn run_in_turn<T>(
+        &self,
+        account: &Account,
+        now: Instant,
+        work: impl Future<Output = T>,
+    ) -> (T, Instant) {
+        let (mut turn, mut begin) = match self.try_turn(account.id) {
+            Some(turn) => (turn, Some(now)),
+            None => (self.wait(account.id, account.turn_estimate()).await, None),
+        };
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            let begin = begin.take().unwrap_or_else(Instant::now);
+            let polled = work.as_mut().poll(context);
+            let end = Instant::now();
+            let time = end.saturating_duration_since(begin);
+            self.charge(account.id, turn, time);
+            account.measured_turn(time);
+            // Later steps only take a result from elsewhere, and are short: they wait for no turn.
+            turn = Turn::AtOnce;
+            polled.map(|result| (result, end))
+        })
+        .await
+    }
+
+    /// Turn for a user that needs not wait. `None` if the user must [`wait`](Self::wait). The
+    /// caller reports the time of the turn to [`charge`](Self::charge).
+    pub(crate) fn try_turn(&self, user: User) -> Option<Turn> {
         let round = self.round();
-        let has_worked = || round.taken.iter().any(|(one, _)| *one == user);
-        let free = round.total < ROUND || !has_worked();
-        (free && (round.waiting.waiting() == 0 || round.waiting.cost_of(user).is_zero()))
+        let has_worked = || round.worked.iter().any(|(one, _)| *one == user);
+        let has_time = round.total < ROUND || !has_worked();
+        (has_time && (round.waiting.waiting() == 0 || round.waiting.cost_of(user).is_zero()))
             .then_some(Turn::AtOnce)
     }
 
-    /// Waits for a turn, which is expected to take as long as `estimate`. Nothing is lost if the future is
-    /// dropped.
+    /// Waits for a turn that is expected to take the time `estimate`. No turn is lost if the future
+    /// is dropped.
     pub(crate) async fn wait(&self, user: User, estimate: Duration) -> Turn {
         let (turn, waits) = oneshot::channel();
-        let estimate = estimate.max(SHORTEST);
+        let estimate = estimate.max(MIN_ESTIMATE);
         self.round().waiting.push(user, estimate, turn);
-        self.over.notify_one();
-        // `run` ends with the reactor alone, and this task with it.
+        self.round_over.notify_one();
+        // An error means that `run` has ended. It ends only with the reactor, as this task does.
         let _ = waits.await;
         Turn::Waited(estimate)
     }
 
-    /// Charges a user for a turn.
+    /// Charges a user for the time of a turn.
     pub(crate) fn charge(&self, user: User, turn: Turn, time: Duration) {
         let mut round = self.round();
         round.total += time;
         match turn {
             Turn::Waited(estimate) => round.waiting.charge(user, estimate, time),
-            Turn::AtOnce => match round.taken.iter_mut().find(|(one, _)| *one == user) {
-                Some((_, taken)) => *taken += time,
-                None => round.taken.push((user, time)),
+            Turn::AtOnce => match round.worked.iter_mut().find(|(one, _)| *one == user) {
+                Some((_, worked)) => *worked += time,
+                None => round.worked.push((user, time)),
             },
         }
         if round.total >= ROUND {
             drop(round);
-            self.over.notify_one();
+            self.round_over.notify_one();
         }
     }
 
-    /// Ends rounds and gives turns, for as long as the reactor runs.
+    /// Ends rounds and gives turns, as long as the reactor runs.
     pub(crate) async fn run(&self) {
         loop {
-            self.over.notified().await;
-            while self.give() {
-                // Behind every task that is ready now, and those that have bytes to read.
+            self.round_over.notified().await;
+            while self.next_round() {
+                // Continues after every task that is ready now, or has bytes to read.
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Ends the round, and gives turns to a few who wait; whether there were any. Few, since nobody
-    /// knows how long they take: those who have just come have their turn at once after that.
-    fn give(&self) -> bool {
+    /// Ends the round, and gives turns to a few users who wait. Returns `true` if there were any.
+    /// Only a few, because the times are estimates: users who have just come get their turn next.
+    fn next_round(&self) -> bool {
         let mut round = self.round();
-        let Round { taken, total, waiting } = &mut *round;
-        for (user, time) in taken.drain(..) {
+        let Round { worked, total, waiting } = &mut *round;
+        for (user, time) in worked.drain(..) {
             waiting.charge(user, Duration::ZERO, time);
         }
         *total = Duration::ZERO;
         let (mut number, mut given) = (0, Duration::ZERO);
-        while number < FEW && given < ROUND {
+        while number < MAX_TURNS && given < ROUND {
             let Some((user, cost, turn)) = waiting.pop() else { break };
             match turn.send(()) {
                 Ok(()) => (number, given) = (number + 1, given + cost),
-                // The peer has left.
+                // The session has ended meanwhile.
                 Err(()) => waiting.charge(user, cost, Duration::ZERO),
             }
         }
         number > 0
     }
 
-    /// Held for a few steps; only the thread of the reactor ever asks for it.
+    /// Locks the round. No caller waits while it holds the lock, and all callers are on the thread
+    /// of the reactor.
     fn round(&self) -> MutexGuard<'_, Round> {
         self.round.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Most turns that are given before it is looked who has come.
-const FEW: usize = 4;
+/// Most turns that are given before other tasks run.
+const MAX_TURNS: usize = 4;
 
-/// How long users may work before the others are looked at.
+/// Time that users may work before the round ends.
 const ROUND: Duration = Duration::from_millis(1);
 
-/// The least that a turn is expected to take: reading a request, refusing it, and answering.
-const SHORTEST: Duration = Duration::from_micros(10);
+/// Smallest estimate of a turn: the time to read a request, refuse it and answer.
+const MIN_ESTIMATE: Duration = Duration::from_micros(10);
 
 #[cfg(test)]
 mod tests {
@@ -138,18 +176,18 @@ mod tests {
     #[tokio::test]
     async fn a_user_who_has_worked_waits_and_another_does_not() {
         let turns = Arc::new(Turns::new());
-        assert!(turns.now(1).is_some());
+        assert!(turns.try_turn(1).is_some());
         turns.charge(1, Turn::AtOnce, ROUND / 2);
-        assert!(turns.now(1).is_some(), "half a round is left");
+        assert!(turns.try_turn(1).is_some(), "half a round is left");
         turns.charge(1, Turn::AtOnce, ROUND / 2);
-        assert!(turns.now(1).is_none() && turns.now(2).is_some());
+        assert!(turns.try_turn(1).is_none() && turns.try_turn(2).is_some());
         turns.charge(2, Turn::AtOnce, ROUND);
-        assert!(turns.now(2).is_none() && turns.now(3).is_some(), "once in each round in any case");
+        assert!(turns.try_turn(2).is_none() && turns.try_turn(3).is_some(), "once in each round in any case");
         let running = tokio::spawn({
             let turns = Arc::clone(&turns);
             async move { turns.run().await }
         });
-        while turns.now(1).is_none() {
+        while turns.try_turn(1).is_none() {
             tokio::task::yield_now().await;
         }
         running.abort();
@@ -184,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_left_take_no_turn() {
+    async fn sessions_that_have_ended_take_no_turn() {
         let turns = Turns::new();
         for _ in 0..100 {
             let mut waits = Box::pin(turns.wait(1, ESTIMATE));
@@ -194,7 +232,7 @@ mod tests {
                 () = core::future::ready(()) => {}
             }
         }
-        assert!(!turns.give());
+        assert!(!turns.next_round());
         assert_eq!(turns.round().waiting.waiting(), 0);
     }
 }

@@ -324,7 +324,7 @@ fn spawn(peers: &Arc<Shared>) {
     drop(tokio::spawn(settle(Arc::clone(daemon))));
     let teller = Arc::clone(peers);
     // The rest is told when everything is drained.
-    drop(tokio::spawn(async move { teller.lines.tell_rests().await }));
+    drop(tokio::spawn(async move { teller.log_limits.log_withheld().await }));
 }
 
 /// Starts one task for each socket, which ends when another socket has taken its place.
@@ -419,7 +419,7 @@ async fn reload(peers: &Shared, options: &Options, started: &Config, log: &Log) 
     let waiting = waiting_for_restart(started, &config, takes_next);
     log.set_level(config.log);
     daemon.set_config(config);
-    peers.review(&daemon.config());
+    peers.apply_grants(&daemon.config());
     daemon.waiting.store(Arc::new(waiting.clone()));
     match waiting.is_empty() {
         true => tracing::info!("configuration reloaded"),
@@ -488,7 +488,7 @@ async fn drain(peers: &Shared, tasks: &Tasks, stop: &CancellationToken) {
             "the end of the use of the key could not be written: the next start takes it back"
         );
     }
-    peers.lines.tell_all();
+    peers.log_limits.log_all_withheld();
     if administrators.is_err() {
         tracing::warn!("gave up requests of administrators, who were told so");
     }
