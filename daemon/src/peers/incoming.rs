@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use keyward_proto::frame;
 
-use crate::peers::session_end::End;
+use crate::peers::session_end::SessionEnd;
 use crate::peers::shared::Shared;
 use crate::peers::stream::Stream;
 use crate::peers::turns::Turns;
@@ -21,7 +21,7 @@ pub(super) struct Incoming<'a> {
     turns: &'a Turns,
     /// Bytes that have been read and are not requests yet.
     bytes: Vec<u8>,
-    /// Permit for the frame that is arriving, if the frame is longer than [`MAX_IDLE`].
+    /// Permit for the frame that is arriving, if the frame is longer than [`MAX_IDLE_CAPACITY`].
     frame_permit: Option<FramePermit>,
     /// Time by which the frame that has begun to arrive must be complete.
     frame_deadline: Option<Instant>,
@@ -47,7 +47,7 @@ enum Reading {
     /// The session waits for a request permit before it reads on.
     Paused,
     /// The session reads nothing more, for this reason.
-    Over(End),
+    Over(SessionEnd),
 }
 
 impl<'a> Incoming<'a> {
@@ -56,7 +56,7 @@ impl<'a> Incoming<'a> {
             shared,
             account,
             turns,
-            bytes: Vec::with_capacity(SMALL),
+            bytes: Vec::with_capacity(FIRST_CAPACITY),
             frame_permit: None,
             frame_deadline: None,
             requests: VecDeque::new(),
@@ -70,12 +70,12 @@ impl<'a> Incoming<'a> {
     }
 
     /// True if the peer has sent something that is not answered, complete or not.
-    pub(super) fn has_anything(&self) -> bool {
+    pub(super) fn has_input(&self) -> bool {
         self.has_requests() || !self.bytes.is_empty()
     }
 
-    /// True if no part of a request has arrived and more is read.
-    pub(super) fn is_quiet(&self) -> bool {
+    /// True if no part of a frame has arrived, and the session reads on.
+    pub(super) fn is_between_frames(&self) -> bool {
         self.bytes.is_empty() && matches!(self.reading, Reading::On)
     }
 
@@ -85,7 +85,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// Takes the reason why nothing more is read.
-    pub(super) fn take_end(&mut self) -> Option<End> {
+    pub(super) fn take_end(&mut self) -> Option<SessionEnd> {
         match self.reading {
             Reading::Over(_) => match core::mem::replace(&mut self.reading, Reading::On) {
                 Reading::Over(end) => Some(end),
@@ -114,13 +114,13 @@ impl<'a> Incoming<'a> {
 
     /// Waits for bytes, and cuts them into requests. Sets `now` to the time of the last step. No
     /// bytes are lost if the future is dropped.
-    pub(super) async fn read(&mut self, stream: &Stream, now: &mut Instant) -> Result<(), End> {
+    pub(super) async fn read(&mut self, stream: &Stream, now: &mut Instant) -> Result<(), SessionEnd> {
         match self.reading {
-            // The rest may wait in the socket: the peer has enough requests in progress.
+            // Further requests wait in the socket: the peer has enough requests in progress.
             Reading::On if self.requests.len() >= MAX_AHEAD => pending().await,
             Reading::On => {}
             Reading::Paused => {
-                self.account.request_permit_is_free().await;
+                self.account.wait_for_request_permit().await;
                 *now = Instant::now();
                 self.cut(*now);
                 return Ok(());
@@ -134,7 +134,7 @@ impl<'a> Incoming<'a> {
         let read = stream.read(&mut self.bytes).await?;
         if read == 0 {
             let is_whole = self.bytes.is_empty();
-            self.reading = Reading::Over(if is_whole { End::Closed } else { End::Truncated });
+            self.reading = Reading::Over(if is_whole { SessionEnd::Closed } else { SessionEnd::Truncated });
         }
         *now = Instant::now();
         let before = self.requests.len();
@@ -145,10 +145,10 @@ impl<'a> Incoming<'a> {
         Ok(())
     }
 
-    /// Reads the last requests of a connection that is to be closed, without waiting for the peer:
-    /// the peer may have sent them before it could know. Reads a few requests only. The peer sends
-    /// all other requests again over a new connection.
-    pub(super) fn read_last(&mut self, stream: &Stream, now: &mut Instant) -> Result<(), End> {
+    /// Reads requests that the peer has sent before it could notice that the connection is to be
+    /// closed. Does not wait for bytes, and stops at [`MAX_LAST`] requests: further requests come
+    /// over a new connection.
+    pub(super) fn read_last(&mut self, stream: &Stream, now: &mut Instant) -> Result<(), SessionEnd> {
         self.cut(*now);
         while self.requests.len() < MAX_LAST
             && self.reserve()
@@ -227,8 +227,8 @@ impl<'a> Incoming<'a> {
     /// take all memory that they may take.
     fn reserve(&mut self) -> bool {
         if self.bytes.is_empty() {
-            if self.bytes.capacity() > MAX_IDLE {
-                self.bytes = Vec::with_capacity(SMALL);
+            if self.bytes.capacity() > MAX_IDLE_CAPACITY {
+                self.bytes = Vec::with_capacity(FIRST_CAPACITY);
             }
             return true;
         }
@@ -239,24 +239,24 @@ impl<'a> Incoming<'a> {
         };
         let missing = announced.saturating_sub(self.bytes.len());
         if missing > 0 && self.bytes.capacity() == self.bytes.len() {
-            if announced > MAX_IDLE && self.frame_permit.is_none() {
+            if announced > MAX_IDLE_CAPACITY && self.frame_permit.is_none() {
                 self.frame_permit = self.account.frame_permit(announced);
                 if self.frame_permit.is_none() {
                     return false;
                 }
             }
-            self.bytes.reserve_exact(missing.min(self.bytes.len().max(SMALL)));
+            self.bytes.reserve_exact(missing.min(self.bytes.len().max(FIRST_CAPACITY)));
         }
         true
     }
 }
 
 /// First size of the buffer in bytes. A request for a signature has 150 to 400 bytes.
-const SMALL: usize = 1024;
+const FIRST_CAPACITY: usize = 1024;
 
 /// Largest buffer that is kept while it is empty, in bytes. A longer frame is a long frame and
 /// needs a permit.
-const MAX_IDLE: usize = 4096;
+const MAX_IDLE_CAPACITY: usize = 4096;
 
 /// Most requests of one connection that are read before the first of them is answered.
 const MAX_AHEAD: usize = 512;

@@ -106,7 +106,7 @@ impl Listener {
             }
             let Some(peer) = credentials(&stream) else { continue };
             let uid = peer.uid;
-            // At the limit, the newest connection of the user with the most is closed.
+            // At the limit, the newest one of the user with the most of them is closed.
             if self.accepted.waiting() < MAX_ACCEPTED || self.accepted.give_up_for(uid).is_some() {
                 self.accepted.push(uid, ESTIMATE, (stream, peer));
             } else {

@@ -7,7 +7,7 @@ use keyward_proto::message::{Response, response};
 use tokio_util::sync::CancellationToken;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::peers::session_end::End;
+use crate::peers::session_end::SessionEnd;
 use crate::peers::stream::Stream;
 
 /// Answers of one connection that are not sent yet.
@@ -22,7 +22,11 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     pub(super) fn new() -> Self {
-        Self { bytes: Zeroizing::new(Vec::with_capacity(SMALL)), has_secret: false, frame: Vec::new() }
+        Self {
+            bytes: Zeroizing::new(Vec::with_capacity(FIRST_CAPACITY)),
+            has_secret: false,
+            frame: Vec::new(),
+        }
     }
 
     /// True if the answers are to be sent before the next one is made.
@@ -33,7 +37,7 @@ impl Outgoing {
     /// Appends an answer.
     pub(super) fn push(&mut self, mut response: Response) {
         if frame::encode_into(&response, &mut self.frame).is_ok() {
-            // A buffer that grows in place of `Vec` leaves a copy of the secret in freed memory.
+            // A `Vec` that grows by itself leaves a copy of the secret in freed memory.
             if self.has_secret && self.bytes.capacity() - self.bytes.len() < self.frame.len() {
                 let mut larger = Zeroizing::new(Vec::with_capacity(self.bytes.len() + self.frame.len()));
                 larger.extend_from_slice(&self.bytes);
@@ -49,15 +53,17 @@ impl Outgoing {
         }
     }
 
-    /// Sends all answers, and waits for the peer where the socket is full: for `patience`, or from
-    /// the cancellation of `close` on for at most [`PATIENCE_AT_CLOSE`]. Returns `true` if it has
-    /// waited.
+    /// Sends all answers. Waits while the socket is full: at most `patience`, and at most
+    /// [`PATIENCE_AT_CLOSE`] after `close` is cancelled. Returns `true` if it has waited.
+    ///
+    /// # Errors
+    /// The peer has not read its answers in this time, or the connection failed.
     pub(super) async fn send(
         &mut self,
         stream: &Stream,
         patience: impl FnOnce() -> Duration,
         close: &CancellationToken,
-    ) -> Result<bool, End> {
+    ) -> Result<bool, SessionEnd> {
         // The socket nearly always takes all bytes at once, without a timer.
         self.try_send(stream)?;
         if self.bytes.is_empty() {
@@ -77,14 +83,14 @@ impl Outgoing {
         tokio::select! {
             biased;
             sent = stream.write_all(&self.bytes) => sent?,
-            patience = timeout => return Err(End::UnreadAnswers(patience)),
+            patience = timeout => return Err(SessionEnd::UnreadAnswers(patience)),
         }
         self.clear();
         Ok(true)
     }
 
     /// Sends as many bytes as the socket takes at once.
-    pub(super) fn try_send(&mut self, stream: &Stream) -> Result<(), End> {
+    pub(super) fn try_send(&mut self, stream: &Stream) -> Result<(), SessionEnd> {
         if self.bytes.is_empty() {
             return Ok(());
         }
@@ -102,15 +108,15 @@ impl Outgoing {
             self.bytes.zeroize();
         }
         self.bytes.clear();
-        self.bytes.shrink_to(MAX_IDLE);
+        self.bytes.shrink_to(MAX_IDLE_CAPACITY);
     }
 }
 
 /// First size of the buffer in bytes.
-const SMALL: usize = 1024;
+const FIRST_CAPACITY: usize = 1024;
 
 /// Largest buffer that is kept while it is empty, in bytes.
-const MAX_IDLE: usize = 4096;
+const MAX_IDLE_CAPACITY: usize = 4096;
 
 /// Size at which answers are sent before the next one is made, in bytes (16 KiB).
 const MAX_BYTES: usize = 16 * 1024;

@@ -22,7 +22,7 @@ use crate::peers::connections::Slot;
 use crate::peers::incoming::{Incoming, IncomingRequest};
 use crate::peers::outgoing::Outgoing;
 use crate::peers::reactors::Reactor;
-use crate::peers::session_end::End;
+use crate::peers::session_end::SessionEnd;
 use crate::peers::shared::Shared;
 use crate::peers::stream::Stream;
 use crate::policy::authorise::Peer;
@@ -80,7 +80,7 @@ struct Session<'a> {
     stream: Stream,
     incoming: Incoming<'a>,
     outgoing: Outgoing,
-    /// Processor that the last request named; that of the reactor if it named none.
+    /// Processor that the last request named, or that of the reactor if the request named none.
     peer_processor: u32,
     /// Number of the connection in traces.
     number: u64,
@@ -88,16 +88,16 @@ struct Session<'a> {
     now: Instant,
 }
 
-/// Result of the first step of an answer.
+/// Result of the first turn of a request.
 enum Answered {
     With(Response),
-    /// The request is one to watch. Waiting for changes is not work, so it takes no turn.
+    /// A request to watch, which `Session::watch` answers.
     Watch(Request),
 }
 
 impl<'a> Session<'a> {
     /// Serves the peer. Returns the reactor that is to serve the connection next, if any.
-    async fn run(&mut self) -> Result<Option<&'a Arc<Reactor>>, End> {
+    async fn run(&mut self) -> Result<Option<&'a Arc<Reactor>>, SessionEnd> {
         let slot = self.slot;
         let mut close = pin!(slot.close_token().cancelled());
         loop {
@@ -132,7 +132,7 @@ impl<'a> Session<'a> {
                     return Ok(None);
                 }
                 read = self.incoming.read(&self.stream, &mut self.now) => read?,
-                () = timeout => return Err(if deadline.is_some() { End::Stalled } else { End::Idle }),
+                () = timeout => return Err(if deadline.is_some() { SessionEnd::Stalled } else { SessionEnd::Idle }),
             }
         }
     }
@@ -142,14 +142,15 @@ impl<'a> Session<'a> {
     /// between processors is not followed, because a move costs more than it saves.
     fn next_reactor(&self, previous: u32) -> Option<&'a Arc<Reactor>> {
         let processor = self.peer_processor;
-        if processor == self.reactor.processor || processor != previous || !self.incoming.is_quiet() {
+        if processor == self.reactor.processor || processor != previous || !self.incoming.is_between_frames()
+        {
             return None;
         }
         self.shared.reactors.on(processor)
     }
 
     /// Answers the requests that have arrived on a connection that is to be closed.
-    async fn answer_the_last(&mut self) -> Result<(), End> {
+    async fn answer_the_last(&mut self) -> Result<(), SessionEnd> {
         self.incoming.read_last(&self.stream, &mut self.now)?;
         while let Some(next) = self.incoming.pop() {
             self.answer(next).await?;
@@ -158,7 +159,7 @@ impl<'a> Session<'a> {
     }
 
     /// Answers one request. Reads on while the answer is made, if that takes time.
-    async fn answer(&mut self, next: IncomingRequest<'a>) -> Result<(), End> {
+    async fn answer(&mut self, next: IncomingRequest<'a>) -> Result<(), SessionEnd> {
         let IncomingRequest { body, arrived, permit, frame_permit: _frame_permit } = next;
         let (shared, peer, account) = (self.shared, self.peer, self.slot.account());
         let (number, is_refused, close) = (self.number, permit.is_none(), self.slot.close_token());
@@ -181,8 +182,9 @@ impl<'a> Session<'a> {
         let (answered, ended) = match first.as_mut().await {
             Poll::Ready(done) => done,
             Poll::Pending => {
-                // Earlier answers need not wait for this one. Nor may this one wait for a peer that
-                // does not read: this one may hold a permit that other users need.
+                // Earlier answers need not wait for this one. And this answer must not wait for a
+                // peer that does not read, because the answer may hold a permit that other users
+                // need.
                 self.outgoing.try_send(&self.stream)?;
                 loop {
                     tokio::select! {
@@ -192,7 +194,7 @@ impl<'a> Session<'a> {
                     }
                     if self.incoming.is_over() && self.stream.is_hung_up() {
                         // Nobody is there to read the answer.
-                        return Err(End::Closed);
+                        return Err(SessionEnd::Closed);
                     }
                 }
             }
@@ -216,7 +218,7 @@ impl<'a> Session<'a> {
         if response.outcome() == Outcome::Overloaded {
             // Idle, so that another connection may get the slot during the wait.
             self.slot.set_idle(self.now);
-            account.may_send_refusal().await;
+            account.wait_to_send_refusal().await;
             self.now = Instant::now();
         }
         self.outgoing.push(response);
@@ -225,13 +227,13 @@ impl<'a> Session<'a> {
 
     /// Answers a request to watch after a change, at the time limit of the request, when the
     /// connection is to be closed, or when more arrives.
-    async fn watch(&mut self, request: &Request) -> Result<Response, End> {
+    async fn watch(&mut self, request: &Request) -> Result<Response, SessionEnd> {
         let Some(request::Body::Watch(watch)) = &request.body else {
             return Err(FrameError::Malformed.into());
         };
         self.send().await?;
         self.slot.set_idle(self.now);
-        let (has_more, idle_limit) = (self.incoming.has_anything(), self.slot.idle_limit());
+        let (has_more, idle_limit) = (self.incoming.has_input(), self.slot.idle_limit());
         let (shared, peer, stream, close) = (self.shared, self.peer, &self.stream, self.slot.close_token());
         let end = async {
             if has_more {
@@ -256,7 +258,7 @@ impl<'a> Session<'a> {
     }
 
     /// Sends all answers.
-    async fn send(&mut self) -> Result<(), End> {
+    async fn send(&mut self) -> Result<(), SessionEnd> {
         let patience = || self.shared.daemon.config().request_timeout;
         let has_waited = self.outgoing.send(&self.stream, patience, self.slot.close_token()).await?;
         if has_waited {

@@ -11,7 +11,7 @@ use crate::policy::authorise::Peer;
 
 /// Reason why a session ends before the daemon closes the connection.
 #[derive(Debug, Error)]
-pub(super) enum End {
+pub(super) enum SessionEnd {
     /// The peer has closed the connection after its last request.
     #[error("it hung up")]
     Closed,
@@ -31,7 +31,7 @@ pub(super) enum End {
     UnreadAnswers(Duration),
 }
 
-impl End {
+impl SessionEnd {
     /// Counts and logs the end of a session.
     pub(super) fn record(&self, shared: &Shared, peer: &Peer) {
         let reason = match self {

@@ -70,7 +70,7 @@ impl Turns {
             let end = Instant::now();
             let time = end.saturating_duration_since(begin);
             self.charge(account.id, turn, time);
-            account.measured_turn(time);
+            account.record_turn(time);
             // Later steps only take a result from elsewhere, and are short: they wait for no turn.
             turn = Turn::AtOnce;
             polled.map(|result| (result, end))

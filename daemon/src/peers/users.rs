@@ -77,7 +77,7 @@ impl Account {
 
     /// Waits until the rate limit admits one more refusal as overloaded. Refused requests that have
     /// waited behind another request of their connection would otherwise be answered all at once.
-    pub(crate) async fn may_send_refusal(&self) {
+    pub(crate) async fn wait_to_send_refusal(&self) {
         let wait = self.refusals.overdraw(1);
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
@@ -90,7 +90,7 @@ impl Account {
     }
 
     /// Updates the estimate with the time of a turn.
-    pub(crate) fn measured_turn(&self, time: Duration) {
+    pub(crate) fn record_turn(&self, time: Duration) {
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 8);
         let estimate = self.turn_estimate.load(Ordering::Relaxed);
         // Rises at once and falls slowly: a user whose turns were short is not expected to keep
@@ -98,8 +98,8 @@ impl Account {
         self.turn_estimate.store(time.max(estimate - estimate / 8), Ordering::Relaxed);
     }
 
-    /// Waits until a request permit is free.
-    pub(crate) async fn request_permit_is_free(&self) {
+    /// Waits until a request permit is free, and does not take it.
+    pub(crate) async fn wait_for_request_permit(&self) {
         self.paused.fetch_add(1, Ordering::SeqCst);
         let _paused = Paused(self);
         loop {
@@ -278,7 +278,7 @@ mod tests {
             .map(|_| {
                 let (account, woken) = (Arc::clone(&account), Arc::clone(&woken));
                 tokio::spawn(async move {
-                    account.request_permit_is_free().await;
+                    account.wait_for_request_permit().await;
                     woken.fetch_add(1, Ordering::Relaxed);
                 })
             })
