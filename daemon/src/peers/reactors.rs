@@ -1,10 +1,10 @@
 //! Reactors: the threads that serve peers, one on each processor.
 //!
-//! A peer waits while its message is signed, so its processor is free meanwhile, and its caches
-//! already hold the data that the signature needs. A reactor on that processor answers without
-//! waking another processor. On virtual machines above all, a wake-up costs more than the rest of
-//! the path of a signature. So a connection is served on the processor of its peer, and moves
-//! with the peer.
+//! A peer waits while its message is signed, so its processor is free meanwhile, and all data of
+//! the signature passes through the caches of that processor anyway. A reactor on that processor
+//! spares both sides the wake-up of another processor, which costs more than the rest of the path
+//! of a signature, on virtual machines above all. So a connection is served on the processor of its
+//! peer, and moves with the peer.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use std::io;

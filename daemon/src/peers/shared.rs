@@ -1,4 +1,4 @@
-//! The state that all connections of peers share.
+//! State that all connections of peers share.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::ground::fair::{Gate, MOST_WAITING};
 
-/// State of all connections of peers. Shared by reference between tasks.
+/// Daemon and limits, as the connections of peers use them. Shared by reference between tasks.
 pub(crate) struct Shared {
     pub(crate) daemon: Arc<Daemon>,
     pub(crate) connections: Arc<Connections>,

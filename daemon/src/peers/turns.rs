@@ -71,7 +71,8 @@ impl Turns {
             let time = end.saturating_duration_since(begin);
             self.charge(account.id, turn, time);
             account.record_turn(time);
-            // Later steps only take a result from elsewhere, and are short: they wait for no turn.
+            // Later steps only take a result that was made elsewhere. They are short, so they wait
+            // for no turn.
             turn = Turn::AtOnce;
             polled.map(|result| (result, end))
         })
