@@ -46,7 +46,7 @@ impl Env {
             let attempt = format!("cannot use {}, which would run code of others as root", conf.display());
             Failure::new(exit::NO_PERMISSION, foreign).while_trying(attempt)
         })?;
-        doctor::faults_of_conf(&conf).into_iter().for_each(output::warn);
+        doctor::faults_of_openssl_conf(&conf).into_iter().for_each(output::warn);
         if let Some(runtime_dir) = self.runtime_dir {
             variables.push(("KEYWARD_SOCKET", absolute(&runtime_dir)?.join(PEERS)));
         }

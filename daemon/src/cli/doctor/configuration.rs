@@ -1,4 +1,4 @@
-//! The configuration of the daemon, as the next start or reload will find it.
+//! Configuration of the daemon, as the next start or reload will read it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -6,14 +6,14 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 
-use super::Finding;
+use super::finding::Finding;
 use crate::admin::api::StatusView;
 use crate::cli::STATE_DIR;
 use crate::cli::check_config::{self, Remarks};
 use crate::ground::text::quoted;
 use crate::serve::{self, Options};
 
-/// What the daemon was started with, as far as it says so, and otherwise by default.
+/// Options that the daemon was started with, as far as its status names them, otherwise defaults.
 pub(super) fn options(
     config: Option<&Path>,
     state_dir: Option<&Path>,
@@ -29,21 +29,21 @@ pub(super) fn options(
     }
 }
 
-/// Checks it with the files that it names, and compares it with the one that is in force.
+/// Checks the configuration and its files, and compares it with the configuration in force.
 pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Finding> {
     const CHECK: &str = "configuration";
     let file = serve::config_file(options.config.as_deref());
-    let shown = file.map_or("the configuration of no file, with all defaults,".to_owned(), |file| {
+    let shown = file.map_or("the configuration without a file, with all defaults,".to_owned(), |file| {
         file.display().to_string()
     });
-    let again = command(file, options);
+    let command = check_command(file, options);
     let mut remarks = Remarks::default();
     let checked = check_config::check(options, &mut remarks);
-    let warn = |warning| Finding::warn(CHECK, warning, format!("see {again}, after any change"));
+    let warn = |warning| Finding::warn(CHECK, warning, format!("check again after a change: {command}"));
     let mut findings: Vec<_> = remarks.warnings.into_iter().map(warn).collect();
     let config = match checked {
         Ok(config) => config,
-        // Another user may lack what the daemon has.
+        // This user may not be able to read the files that the daemon can read.
         Err(failure) if !geteuid().is_root() && !is_of_user(&options.state_dir) => {
             let detail = format!("not looked at: {}", failure.into_reason());
             findings.push(Finding::warn(CHECK, detail, "run keyward doctor as root"));
@@ -51,7 +51,7 @@ pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Findi
         }
         Err(failure) => {
             let detail = format!("the next start of the daemon would fail: {}", failure.into_reason());
-            findings.push(Finding::fail(CHECK, detail, format!("change that, then look: {again}")));
+            findings.push(Finding::fail(CHECK, detail, format!("correct it, then check again: {command}")));
             return findings;
         }
     };
@@ -59,17 +59,23 @@ pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Findi
     match in_force.map(|in_force| in_force == config.fingerprint()) {
         Some(false) => findings.push(Finding::warn(
             CHECK,
-            format!("{shown} says something else than what the daemon has read"),
-            "have the daemon read it: systemctl reload keyward, or SIGHUP; its log says whether it did",
+            format!("{shown} differs from the configuration that the daemon has read"),
+            "reload the daemon (systemctl reload keyward, or SIGHUP), and see its log for the result",
         )),
-        Some(true) => findings.push(Finding::ok(CHECK, format!("{shown} is sound, and in force"))),
-        None => findings
-            .push(Finding::ok(CHECK, format!("{shown} is sound; no daemon says whether it is in force"))),
+        Some(true) => findings.push(Finding::ok(CHECK, format!("{shown} is valid, and in force"))),
+        None => findings.push(Finding::ok(
+            CHECK,
+            format!("{shown} is valid; no daemon runs that could say whether it is in force"),
+        )),
     }
     if let Some(waiting) = status.map(|status| &status.waiting_for_restart).filter(|list| !list.is_empty()) {
         let detail =
             format!("these settings take effect with a restart of the daemon: {}", waiting.join(", "));
-        findings.push(Finding::warn(CHECK, detail, "restart it when that suits: systemctl restart keyward"));
+        findings.push(Finding::warn(
+            CHECK,
+            detail,
+            "restart it at a convenient time: systemctl restart keyward",
+        ));
     }
     findings
 }
@@ -78,8 +84,8 @@ fn is_of_user(state_dir: &Path) -> bool {
     fs::metadata(state_dir).is_ok_and(|found| found.uid() == geteuid().as_raw())
 }
 
-/// The command that checks the same once more.
-fn command(file: Option<&Path>, options: &Options) -> String {
+/// The command that checks the configuration again.
+fn check_command(file: Option<&Path>, options: &Options) -> String {
     let mut command = "keyward serve --check-config".to_owned();
     command += &file.map_or(String::new(), |file| format!(" --config {}", quoted(file)));
     if options.state_dir != Path::new(STATE_DIR) {

@@ -1,19 +1,19 @@
-//! Certificates that the daemon hands out: whether they hold, and for how long.
+//! Expiry of the certificates in the daemon.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Finding;
+use super::finding::Finding;
 use crate::admin::api::KeyView;
 use crate::admin::client::AdminClient;
 use crate::cli::output::{from_now, time};
 
-/// What there is to say of the certificates in use, which may be those of earlier versions than the
-/// current ones. Of keys that are disabled nobody needs one.
+/// Checks the certificates of enabled keys. The certificate in use may be of an earlier version than
+/// the current one.
 pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
     let keys = match admin.list() {
         Ok((keys, _)) => keys,
         Err(error) => {
-            return vec![Finding::warn(CHECK, format!("not looked at: {error}"), "mend that first")];
+            return vec![Finding::warn(CHECK, format!("not checked: {error}"), "fix that first")];
         }
     };
     let certified = |key: &KeyView| key.state == "enabled" && key.certified().is_some();
@@ -24,14 +24,14 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
     let more = findings.len().saturating_sub(MOST);
     findings.truncate(MOST);
     if more > 0 {
-        let detail = format!("so it is with the certificates of {more} more keys");
-        findings.push(Finding::warn(CHECK, detail, "see keyward cert list"));
+        let detail = format!("certificates of {more} more keys have expired or will soon");
+        findings.push(Finding::warn(CHECK, detail, "list them: keyward cert list"));
     }
     if let (true, Some((_, first))) = (findings.is_empty(), certified.first().and_then(KeyView::certified)) {
         findings.push(Finding::ok(
             CHECK,
             format!(
-                "certificates with the daemon: {}, the first one expires {}",
+                "certificates in the daemon: {}, the first expires {}",
                 certified.len(),
                 from_now(first.expires())
             ),
@@ -46,61 +46,62 @@ fn finding(key: &KeyView, now: u64) -> Option<Finding> {
     let of_key = format!("of key {label} version {number} for {}", certificate.names_or_subject());
     let version = if number == key.current { String::new() } else { format!(" --version {number}") };
     let attach = format!(
-        "keyward cert attach {label} --in CHAIN; if nothing takes it from the daemon: keyward cert detach {label}{version}"
+        "keyward cert attach {label} --in CHAIN; if no server takes it from the daemon: keyward cert detach {label}{version}"
     );
-    let (what, not_before, not_after, mend) = match &certificate.expires_before {
+    let (what, not_before, not_after, fix) = match &certificate.expires_before {
         None => (
             format!("the certificate {of_key}"),
             certificate.not_before,
             certificate.not_after,
-            format!("have it renewed (keyward csr {label}), then: {attach}"),
+            format!("renew it (keyward csr {label} --subject DN --san NAME), then: {attach}"),
         ),
         Some(first) => (
             format!("certificate {} ({}) in the chain {of_key}", first.number, first.subject),
             first.not_before,
             first.not_after,
             format!(
-                "get the present chain from the authority, or have the certificate renewed (keyward csr {label}), then: {attach}"
+                "get the current chain from the authority, or renew the certificate (keyward csr {label} --subject DN --san NAME), \
+                 then: {attach}"
             ),
         ),
     };
     if now > not_after {
         let detail = format!("{what} has expired on {}, {}", time(not_after), from_now(not_after));
-        return Some(Finding::fail(CHECK, detail, mend));
+        return Some(Finding::fail(CHECK, detail, fix));
     }
     if now < certificate.not_before {
         let begin = certificate.not_before;
         let detail =
             format!("the certificate {of_key} is not valid before {}, {}", time(begin), from_now(begin));
-        return Some(Finding::warn(CHECK, detail, "compare the clock of this machine, or wait"));
+        return Some(Finding::warn(CHECK, detail, "check the clock of this machine, or wait"));
     }
     is_soon(not_before, not_after, now).then(|| {
         let detail = format!("{what} expires on {}, {}", time(not_after), from_now(not_after));
-        Finding::warn(CHECK, detail, mend)
+        Finding::warn(CHECK, detail, fix)
     })
 }
 
-/// Whether a certificate that is valid should have been renewed by now.
+/// True if a valid certificate should have been renewed by now. Times are in seconds since 1970.
 pub(super) fn is_soon(not_before: u64, not_after: u64, now: u64) -> bool {
     let soon = SOON.min(not_after.saturating_sub(not_before) / 4);
     not_after.saturating_sub(now) < soon
 }
 
 const CHECK: &str = "expiry";
-/// So many keys are named.
+/// Most keys that findings name.
 const MOST: usize = 10;
-/// Seconds before the end, of a certificate that is valid for long: whoever renews certificates
-/// should have renewed it by then. Of others it is a quarter of their time.
+/// Seconds before expiry (21 days) by which a certificate should have been renewed. For a
+/// certificate that is valid for less than four times as long, it is a quarter of that time.
 const SOON: u64 = 21 * 24 * 3600;
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
+    use super::super::finding::Verdict;
     use super::*;
     use crate::admin::api::{CertificateView, IssuerView, VersionView};
 
     #[test]
-    fn a_certificate_is_told_in_time() {
+    fn a_certificate_is_reported_in_time() {
         const DAY: u64 = 24 * 3600;
         let key = |days: u64| KeyView {
             label: "shop".into(),
@@ -128,7 +129,7 @@ mod tests {
             }],
             problem: None,
         };
-        let told = |days: u64, age: i64| {
+        let verdict_of = |days: u64, age: i64| {
             let found = finding(&key(days), (1000 * DAY).checked_add_signed(age * 3600).unwrap());
             found.map(|found| found.verdict)
         };
@@ -143,9 +144,9 @@ mod tests {
             (6, 24 * 5, Some(Verdict::Warn)),
             (6, 24 * 6 + 1, Some(Verdict::Fail)),
         ] {
-            assert_eq!(told(days, age), verdict, "{days} days, after {age} hours");
+            assert_eq!(verdict_of(days, age), verdict, "{days} days, after {age} hours");
         }
-        // Neither the clock nor patience helps one that has expired before it was valid.
+        // A certificate that expires before it becomes valid has expired, whatever the clock.
         let mut odd = key(6);
         odd.versions[0].certificate.as_mut().unwrap().not_before = 2000 * DAY;
         assert_eq!(finding(&odd, 1500 * DAY).unwrap().verdict, Verdict::Fail);
@@ -156,10 +157,10 @@ mod tests {
             not_before: 900 * DAY,
             not_after: 1030 * DAY,
         });
-        let told = |day: u64| finding(&chain, day * DAY).map(|found| (found.verdict, found.detail));
-        assert_eq!(told(1005), None);
+        let found = |day: u64| finding(&chain, day * DAY).map(|found| (found.verdict, found.detail));
+        assert_eq!(found(1005), None);
         for (day, expected) in [(1010, Verdict::Warn), (1031, Verdict::Fail)] {
-            let (verdict, detail) = told(day).unwrap();
+            let (verdict, detail) = found(day).unwrap();
             assert!(
                 verdict == expected
                     && detail.starts_with("certificate 2 (CN=Inter) in the chain of key shop"),

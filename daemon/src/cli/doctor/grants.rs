@@ -1,57 +1,47 @@
-//! Whether the grants let the user of a server use the key of a reference.
+//! Grants: whether the user of a server may use a key.
 
 use std::fs;
 use std::path::Path;
 
 use keyward_proto::{Outcome, Reference, Use};
 
-use super::Finding;
-use super::reach::Person;
-use crate::admin::api::{KeyView, User};
+use super::account::Account;
+use super::finding::Finding;
+use super::proc::Credentials;
+use crate::admin::api::{AccessView, KeyView, User};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::key::how_to_allow;
 use crate::peers::service;
 
-/// Asks the daemon, which decides as for each kind of handshake that the key is for: one of them is enough, for a server
-/// need not have all.
+/// Asks the daemon whether a user may use the key of a reference, for each kind of handshake that
+/// the key is for. One allowed use is enough, since a server need not have all.
 pub(super) fn check(
     admin: &AdminClient,
     runtime_dir: &Path,
-    person: &Person,
+    account: &Account,
     pid: Option<u32>,
     reference: &Reference,
 ) -> Option<Finding> {
     let label = reference.label();
-    let (user, name) = match pid.map(|pid| of_process(pid, person)) {
-        None => (User { uid: person.uid(), gid: person.gid(), ..User::default() }, person.name().to_owned()),
-        Some(Ok(known)) => known,
-        Some(Err(finding)) => return Some(finding),
+    let (user, name) = match user_and_name(account, pid) {
+        Ok(known) => known,
+        Err(finding) => return Some(finding),
     };
     let access = match admin.access(label.as_str(), &user) {
         Ok(access) => access,
-        // That there is no such key is told of the reference.
+        // The check of the reference reports an unknown key.
         Err(AdminClientError::Refused { .. }) => return None,
-        Err(error) => {
-            let detail = format!("not asked: {error}");
-            return Some(Finding::warn(CHECK, detail, "run as root, with the daemon up"));
-        }
+        Err(error) => return Some(not_asked(&error)),
     };
-    let allowed = |allowed: bool| {
-        let uses = access.uses.iter().filter(|one| one.refusal.is_none() == allowed);
-        let named = uses.map(|one| match &one.service {
-            Some(service) => format!("{} (in {service} alone)", one.r#use),
-            None => one.r#use.clone(),
-        });
-        named.collect::<Vec<_>>().join(", ")
-    };
-    let (may, may_not) = (allowed(true), allowed(false));
-    if !may.is_empty() {
-        let but = if may_not.is_empty() { String::new() } else { format!(", not for {may_not}") };
-        return Some(Finding::ok(CHECK, format!("{name} may use key {label} for {may}{but}")));
+    let (allowed, refused) = (named_uses(&access, true), named_uses(&access, false));
+    if !allowed.is_empty() {
+        let except = if refused.is_empty() { String::new() } else { format!(", not for {refused}") };
+        return Some(Finding::ok(CHECK, format!("{name} may use key {label} for {allowed}{except}")));
     }
-    let refused = access.uses.first()?;
-    let (wanted, refusal) = (&*refused.r#use, refused.refusal.clone().unwrap_or_default());
-    // What the grants are for: any handshake where the key is for none, otherwise of the same side.
+    let first = access.uses.first()?;
+    let (wanted, refusal) = (&*first.r#use, first.refusal.clone().unwrap_or_default());
+    // A use that the grants have: of any handshake if the key is for none, otherwise of the same
+    // side (server or client).
     let side = |one: &str| one.rsplit('-').next().map(str::to_owned);
     let is_near = |one: &str| refusal == Outcome::UseRefused.name() || side(one) == side(wanted);
     let mut near = HANDSHAKES.iter().map(|one| one.name()).filter(|one| is_near(one));
@@ -61,77 +51,72 @@ pub(super) fn check(
         (Err(error), _) => format!("look at its uses: {error}"),
         (_, Err(error)) => error.to_string(),
     };
-    let (why, mend) = if refusal == Outcome::NoGrant.name() {
+    let (why, fix) = if refusal == Outcome::NoGrant.name() {
         (
             match &access.obstacle {
                 Some(obstacle) => {
-                    format!("no grant covers {name} and this key; grants with unit do not hold: {obstacle}")
+                    format!("no grant covers {name} and this key; grants with unit do not work: {obstacle}")
                 }
                 None => format!("no grant covers {name} and this key"),
             },
             format!(
                 "add to keyward.toml and reload: [[grant]] with {user} and keys = [\"{label}\"] and uses = [\"{wanted}\"]",
-                user = person.in_grant()
+                user = account.grant_line()
             ),
         )
     } else if refusal == Outcome::UseNotGranted.name() {
-        let mend = format!("add {wanted} to the uses of the grant in keyward.toml and reload");
-        let mend = match granted {
+        let add = format!("add {wanted} to the uses of the grant in keyward.toml and reload");
+        let fix = match granted {
             Some(granted) => format!(
-                "if the server needs {granted}, which the grant has and the key has not: {}; if not, {mend}",
+                "if the server needs {granted}, which the grant has and the key lacks: {}; otherwise {add}",
                 allow(granted)
             ),
-            None => mend,
+            None => add,
         };
-        (format!("the grants of {name} do not include {wanted}"), mend)
+        (format!("the grants of {name} do not include {wanted}"), fix)
     } else if refusal == Outcome::UseRefused.name() {
-        // The key is for no handshake; a use that the grant has lets one succeed at once.
+        // The key is for no handshake. With a use that the grant has, a handshake works at once.
         let wanted = granted.unwrap_or(wanted);
-        let mend = format!("allow it: {}", allow(wanted));
-        (format!("the uses of the key do not include {wanted}"), mend)
+        (format!("the uses of the key do not include {wanted}"), format!("allow it: {}", allow(wanted)))
     } else {
         (refusal, "see the log of the daemon".into())
     };
-    Some(Finding::fail(CHECK, format!("{name} may not use key {label} for {may_not}: {why}"), mend))
+    Some(Finding::fail(CHECK, format!("{name} may not use key {label} for {refused}: {why}"), fix))
 }
 
-/// Whether there is any key that a user may use, where no reference says which one is needed.
-pub(super) fn any(admin: &AdminClient, person: &Person, pid: Option<u32>) -> Finding {
-    let (user, name) = match pid.map(|pid| of_process(pid, person)) {
-        None => (User { uid: person.uid(), gid: person.gid(), ..User::default() }, person.name().to_owned()),
-        Some(Ok(known)) => known,
-        Some(Err(finding)) => return finding,
+/// Checks that a user may use any key, where no reference names the key.
+pub(super) fn check_any(admin: &AdminClient, account: &Account, pid: Option<u32>) -> Finding {
+    let (user, name) = match user_and_name(account, pid) {
+        Ok(known) => known,
+        Err(finding) => return finding,
     };
     let keys = match admin.list() {
         Ok((keys, _)) => keys,
-        Err(error) => {
-            let detail = format!("not asked: {error}");
-            return Finding::warn(CHECK, detail, "run as root, with the daemon up");
-        }
+        Err(error) => return not_asked(&error),
     };
     let may = |key: &&KeyView| {
         let access = admin.access(&key.label, &user);
         access.is_ok_and(|access| access.uses.iter().any(|one| one.refusal.is_none()))
     };
-    let looked_at = keys.len().min(MOST_KEYS);
-    let of = match keys.len() - looked_at {
+    let checked = keys.len().min(MOST_KEYS);
+    let of = match keys.len() - checked {
         0 => String::new(),
-        more => format!(", of the first {looked_at}; {more} more were not asked about"),
+        more => format!(", of the first {checked}; {more} more were not checked"),
     };
     let allowed: Vec<_> = keys.iter().take(MOST_KEYS).filter(may).map(|key| key.label.as_str()).collect();
     match allowed.split_at(allowed.len().min(SHOWN)) {
         ([], _) if keys.is_empty() => Finding::warn(
             CHECK,
             format!("there is no key that {name} could use"),
-            "make one: keyward key generate LABEL, or keyward key import LABEL --in FILE",
+            "make one: keyward key generate LABEL --type TYPE, or keyward key import LABEL --in FILE",
         ),
         ([], _) => Finding::fail(
             CHECK,
             format!("no grant lets {name} use any enabled key{of}"),
             format!(
-                "add to keyward.toml and reload: [[grant]] with {} and keys = [\"LABEL\"]; to have one key looked at, name \
-                 its reference: --reference FILE",
-                person.in_grant()
+                "add to keyward.toml and reload: [[grant]] with {} and keys = [\"LABEL\"]; to check one key, name its \
+                 reference: --reference FILE",
+                account.grant_line()
             ),
         ),
         (shown, others) => {
@@ -141,26 +126,54 @@ pub(super) fn any(admin: &AdminClient, person: &Person, pid: Option<u32>) -> Fin
     }
 }
 
-/// A process of a user as the daemon would see it, with words for it. Its group and groups count if
-/// it runs as that user: the first process of many servers is root's, and the workers have others.
-fn of_process(pid: u32, person: &Person) -> Result<(User, String), Finding> {
-    let read = |what: &str| {
-        fs::read_to_string(format!("/proc/{pid}/{what}")).map_err(|error| {
-            let detail = format!("cannot read /proc/{pid}/{what}: {error}");
-            Finding::fail(CHECK, detail, "name a process that runs, for example of: pgrep nginx")
+fn not_asked(error: &AdminClientError) -> Finding {
+    Finding::warn(
+        CHECK,
+        format!("the daemon was not asked: {error}"),
+        "run keyward doctor as root while the daemon runs",
+    )
+}
+
+/// The uses that are allowed, or those that are refused, as text.
+fn named_uses(access: &AccessView, is_allowed: bool) -> String {
+    let uses = access.uses.iter().filter(|one| one.refusal.is_none() == is_allowed);
+    let named = uses.map(|one| match &one.service {
+        Some(service) => format!("{} (only in {service})", one.r#use),
+        None => one.r#use.clone(),
+    });
+    named.collect::<Vec<_>>().join(", ")
+}
+
+/// A user as the daemon would see it, and a name for messages; with `pid`, as that process.
+fn user_and_name(account: &Account, pid: Option<u32>) -> Result<(User, String), Finding> {
+    match pid {
+        None => Ok((User { uid: account.uid, gid: account.gid, ..User::default() }, account.name.clone())),
+        Some(pid) => user_of_process(pid, account),
+    }
+}
+
+/// A process of a user as the daemon would see it, and a name for messages. The groups of the
+/// process count only if it runs as that user: the first process of many servers runs as root, and
+/// its workers have other groups.
+fn user_of_process(pid: u32, account: &Account) -> Result<(User, String), Finding> {
+    let read = |file: &str| {
+        fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(|error| {
+            let detail = format!("cannot read /proc/{pid}/{file}: {error}");
+            Finding::fail(CHECK, detail, "name a running process, for example one of: pgrep nginx")
         })
     };
-    let mut user = User { uid: person.uid(), gid: person.gid(), ..User::default() };
+    let mut user = User { uid: account.uid, gid: account.gid, ..User::default() };
     let mut words = Vec::new();
     let status = read("status")?;
     match Credentials::of_status(&status) {
-        Some(found) if found.uid == person.uid() => {
+        Some(found) if found.uid == account.uid => {
             words.push(format!("in groups {:?}", [&[found.gid], &found.groups[..]].concat()));
             (user.gid, user.groups) = (found.gid, Some(found.groups));
         }
-        Some(found) => {
-            words.push(format!("which runs as user {}, so with the groups of the group database", found.uid))
-        }
+        Some(found) => words.push(format!(
+            "which runs as user {}, so with the groups of {} in the group database",
+            found.uid, account.name
+        )),
         None => {}
     }
     let cgroup = read("cgroup")?;
@@ -174,40 +187,7 @@ fn of_process(pid: u32, person: &Person) -> Result<(User, String), Finding> {
         words.push(found.map_or("in no service of systemd".into(), |service| format!("in {service}")));
         user.service = Some(found.unwrap_or_default().to_owned());
     }
-    Ok((user, format!("{} (process {pid}, {})", person.name(), words.join(", "))))
-}
-
-/// The credentials of a process, as the kernel would give them to the daemon.
-pub(super) struct Credentials {
-    uid: u32,
-    gid: u32,
-    groups: Vec<u32>,
-}
-
-impl Credentials {
-    /// Effective ids and supplementary groups, by the text of /proc/PID/status
-    /// (proc_pid_status(5)).
-    pub(super) fn of_status(status: &str) -> Option<Self> {
-        let numbers = |name: &str| -> Option<Vec<u32>> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-            line.split_whitespace().map(|number| number.parse().ok()).collect()
-        };
-        Some(Self {
-            uid: *numbers("Uid")?.get(1)?,
-            gid: *numbers("Gid")?.get(1)?,
-            groups: numbers("Groups")?,
-        })
-    }
-
-    /// The user.
-    pub(super) fn uid(&self) -> u32 {
-        self.uid
-    }
-
-    /// The group and the others.
-    pub(super) fn groups(&self) -> (u32, &[u32]) {
-        (self.gid, &self.groups)
-    }
+    Ok((user, format!("{} (process {pid}, {})", account.name, words.join(", "))))
 }
 
 /// Uses of servers and clients that a grant can name, the narrowest first.
@@ -220,8 +200,8 @@ const HANDSHAKES: [Use; 6] = [
     Use::TlsClient,
 ];
 
-/// Most keys that are asked about where no reference names one.
+/// Most keys that are checked where no reference names the key.
 const MOST_KEYS: usize = 100;
-/// So many of those that a user may use are named.
+/// Most allowed keys that a finding names.
 const SHOWN: usize = 5;
 pub(super) const CHECK: &str = "grant";

@@ -1,8 +1,7 @@
-//! The processes of the machine that have to do with keys of the daemon.
+//! Running processes that use keys of the daemon, or may be meant to.
 //!
-//! A process decides itself what it is called, what stands in its environment and in its arguments,
-//! and how long the kernel takes to read them. So every look has an end, and nothing here is run or
-//! opened for it.
+//! A process controls its own name, environment and arguments, and the time that the kernel takes to
+//! read them. So reading has a time limit, and no file that a process names is run or opened here.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,77 +12,76 @@ use std::time::Instant;
 
 use nix::unistd::geteuid;
 
-use super::environment::{self, OPENSSL_CONF};
-use super::grants::Credentials;
+use super::environment::{OPENSSL_CONF, SOCKET};
+use super::proc::{self, Credentials};
 use crate::ground::text::printable;
 
-/// A process that loads the provider, or may be meant to.
+/// A process that has loaded the provider, or may be meant to.
 #[derive(Clone, Debug)]
 pub(super) struct Process {
     pub(super) pid: u32,
     parent: u32,
-    /// What it calls itself.
+    /// Name that the process has chosen.
     pub(super) name: String,
     pub(super) uid: u32,
-    /// Whether nobody but root, and who runs this, decides what it does: not so where a user has
-    /// started a program that runs as root (credentials(7)).
+    /// True if only root or the user of this command controls the process. False if another user
+    /// has started a program that runs as root (credentials(7)).
     pub(super) is_trusted: bool,
-    /// The file of our provider that it has loaded.
+    /// File of the loaded provider.
     pub(super) provider: Option<String>,
-    /// Whether another file is there by now.
+    /// True if that file was replaced or removed since.
     pub(super) is_replaced: bool,
-    /// `None` if it cannot be read, or the process has written over it.
+    /// `None` if the environment cannot be read, or the process has overwritten it.
     pub(super) environment: Option<BTreeMap<String, String>>,
-    /// The words that it was started with.
+    /// Command line.
     pub(super) words: Vec<String>,
 }
 
-/// A server: a process and those that it has started, if they have its name.
+/// A server: a process, and its child processes of the same name.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     pub(super) main: Process,
-    /// Those that make handshakes: one of each user.
+    /// Processes that make handshakes: one for each user.
     pub(super) workers: Vec<Process>,
 }
 
-/// What was found, and what was not looked at.
+/// The servers, and the processes that were not examined.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) servers: Vec<Server>,
-    /// Processes whose files in /proc were not for us.
+    /// Number of processes whose files in /proc this user may not read.
     pub(super) closed: usize,
-    /// Processes that did not let themselves be looked at in time.
+    /// Processes that could not be examined within the time limit.
     pub(super) stuck: Vec<u32>,
-    /// How many there are beyond those that were looked at.
+    /// Number of further processes that were not examined.
     pub(super) more: usize,
 }
 
 impl Process {
-    /// Whether its environment names something of keyward.
-    pub(super) fn is_meant(&self) -> bool {
+    /// True if the environment names an openssl.cnf or a socket of keyward.
+    pub(super) fn names_keyward(&self) -> bool {
         self.variable(OPENSSL_CONF).is_some_and(|conf| conf.contains("keyward"))
-            || self.variable(environment::SOCKET).is_some()
+            || self.variable(SOCKET).is_some()
     }
 
-    /// A variable of its environment, if that is known.
+    /// A variable of the environment, if the environment is known.
     pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.as_ref()?.get(name).map(String::as_str)
     }
 
-    /// What is in /proc of a process that may matter to us; `None` if it does not, or has ended.
-    fn look(pid: u32) -> Look {
-        let read =
-            |what| environment::read(pid, what).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let Ok(status) = read("status") else { return Look::Other };
+    /// Reads the files of a process in /proc.
+    fn examine(pid: u32) -> Examined {
+        let read = |file| proc::read(pid, file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let Ok(status) = read("status") else { return Examined::Other };
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let name = printable(field("Name").unwrap_or_default().trim());
-        let Some(credentials) = Credentials::of_status(&status) else { return Look::Other };
-        // Threads of the kernel have no memory of their own.
+        let Some(credentials) = Credentials::of_status(&status) else { return Examined::Other };
+        // A kernel thread has no memory of its own.
         if field("VmSize").is_none() || pid == std::process::id() {
-            return Look::Other;
+            return Examined::Other;
         }
-        let Ok(maps) = read("maps") else { return Look::Closed };
-        let loaded = environment::loaded(&maps).map(str::to_owned);
+        let Ok(maps) = read("maps") else { return Examined::Closed };
+        let loaded = proc::loaded_provider(&maps).map(str::to_owned);
         let words = read("cmdline").unwrap_or_default();
         let words = words.split('\0').filter(|word| !word.is_empty()).take(MOST_WORDS).map(str::to_owned);
         let environment = read("environ").ok().map(|text| {
@@ -96,30 +94,31 @@ impl Process {
             pid,
             parent: field("PPid").and_then(|text| text.trim().parse().ok()).unwrap_or_default(),
             name,
-            uid: credentials.uid(),
+            uid: credentials.uid,
             is_replaced: loaded.as_ref().is_some_and(|file| file.ends_with(DELETED)),
             provider: loaded.map(|file| printable(file.trim_end_matches(DELETED))),
-            // nginx puts its title there, and blanks behind it.
+            // nginx writes its title and blanks over its environment.
             environment: environment.filter(|environment| !environment.is_empty()),
             words: words.collect(),
         };
-        let is_meant = maps.contains("/libcrypto.so") && process.is_meant();
-        match process.provider.is_some() || is_meant || KNOWN.contains(&&*process.name) {
-            true => Look::Seen(process),
-            false => Look::Other,
+        let may_load = maps.contains("/libcrypto.so") && process.names_keyward();
+        match process.provider.is_some() || may_load || KNOWN.contains(&&*process.name) {
+            true => Examined::Relevant(process),
+            false => Examined::Other,
         }
     }
 }
 
-/// What comes of a look at a process.
-enum Look {
-    Seen(Process),
-    /// It has nothing to do with us.
+/// Result of examining a process.
+enum Examined {
+    Relevant(Process),
+    /// The process does not use keyward, or has ended.
     Other,
+    /// This user may not read the files of the process.
     Closed,
 }
 
-/// Looks at the processes that run.
+/// Examines all running processes.
 pub(super) fn find() -> Found {
     let mut found = Found::default();
     let listed = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -128,17 +127,17 @@ pub(super) fn find() -> Found {
     pids.truncate(MOST);
     let mut rest = VecDeque::from(pids);
     let mut seen = BTreeMap::new();
-    let end = Instant::now() + ALL;
+    let end = Instant::now() + ALL_LIMIT;
     while !rest.is_empty() && found.stuck.len() < MOST_STUCK && Instant::now() < end {
-        // A thread that a process keeps waiting is left to itself, and ends with us.
+        // A thread that waits for a process too long is abandoned, and ends with this command.
         let (send, receive) = mpsc::channel();
         let batch = rest.clone();
-        thread::spawn(move || batch.into_iter().all(|pid| send.send(Process::look(pid)).is_ok()));
+        thread::spawn(move || batch.into_iter().all(|pid| send.send(Process::examine(pid)).is_ok()));
         while let Some(pid) = rest.pop_front() {
-            match receive.recv_timeout(ONE.min(end.saturating_duration_since(Instant::now()))) {
-                Ok(Look::Seen(process)) => drop(seen.insert(pid, process)),
-                Ok(Look::Closed) => found.closed += 1,
-                Ok(Look::Other) => {}
+            match receive.recv_timeout(ONE_LIMIT.min(end.saturating_duration_since(Instant::now()))) {
+                Ok(Examined::Relevant(process)) => drop(seen.insert(pid, process)),
+                Ok(Examined::Closed) => found.closed += 1,
+                Ok(Examined::Other) => {}
                 Err(_) => {
                     found.stuck.push(pid);
                     break;
@@ -151,24 +150,24 @@ pub(super) fn find() -> Found {
     found
 }
 
-/// Puts processes together that are one server.
+/// Groups processes into servers.
 fn servers(seen: &BTreeMap<u32, Process>) -> Vec<Server> {
-    let above = |process: &Process| {
+    let parent_of = |process: &Process| {
         let parent = seen.get(&process.parent).filter(|parent| parent.name == process.name);
         parent.filter(|parent| parent.pid != process.pid).map(|parent| parent.pid)
     };
-    // What one program starts several times, as Postfix does with smtpd, is one server.
+    // Equal children of one program, such as the smtpd processes of Postfix, are one server.
     let kind = |process: &Process| {
-        let told = [OPENSSL_CONF, environment::SOCKET].map(|name| process.variable(name).map(str::to_owned));
-        (process.parent, process.uid, process.name.clone(), told)
+        let variables = [OPENSSL_CONF, SOCKET].map(|name| process.variable(name).map(str::to_owned));
+        (process.parent, process.uid, process.name.clone(), variables)
     };
     let mut kinds = BTreeSet::new();
-    let mains = seen.values().filter(|process| above(process).is_none());
+    let mains = seen.values().filter(|process| parent_of(process).is_none());
     let mains =
         mains.filter(|main| main.parent <= 1 || KNOWN.contains(&&*main.name) || kinds.insert(kind(main)));
     let server = |main: &Process| {
-        let is_below = |process: &&Process| above(process) == Some(main.pid);
-        let mut workers: Vec<Process> = seen.values().filter(is_below).cloned().collect();
+        let is_child = |process: &&Process| parent_of(process) == Some(main.pid);
+        let mut workers: Vec<Process> = seen.values().filter(is_child).cloned().collect();
         if workers.is_empty() {
             workers.push(main.clone());
         }
@@ -183,24 +182,24 @@ fn servers(seen: &BTreeMap<u32, Process>) -> Vec<Server> {
     mains.map(server).collect()
 }
 
-/// Programs whose configurations [`super::told`] reads.
+/// Programs whose configurations [`super::server_conf`] reads.
 const KNOWN: [&str; 6] = ["nginx", "haproxy", "apache2", "httpd", "master", "dovecot"];
-/// Behind the name of a mapped file that is gone (proc_pid_maps(5)).
+/// End of the name of a mapped file that was removed (proc_pid_maps(5)).
 const DELETED: &str = " (deleted)";
-/// Most processes that are looked at.
+/// Most processes that are examined.
 const MOST: usize = 8192;
 /// Most words of a command line.
 const MOST_WORDS: usize = 256;
-/// So many processes may fail to be looked at in time.
+/// Most processes that may exceed the time limit.
 const MOST_STUCK: usize = 10;
-/// How long a look at a process may take.
-const ONE: Duration = Duration::from_secs(2);
-/// How long all of them may take.
-const ALL: Duration = Duration::from_secs(30);
+/// Time limit for one process.
+const ONE_LIMIT: Duration = Duration::from_secs(2);
+/// Time limit for all processes.
+const ALL_LIMIT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 impl Process {
-    /// A process of root of a name, which was started with words.
+    /// A process of root with a name and a command line.
     pub(super) fn of_words(name: &str, words: Vec<String>) -> Self {
         Self {
             pid: 2,

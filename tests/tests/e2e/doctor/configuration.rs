@@ -33,8 +33,8 @@ fn the_default_provider_is_missing() {
         "does not activate the provider default: it does not list it",
         "list default = default_provider first",
     );
-    let mend = "add [default_provider] with activate = 1";
-    scene.trap("[default_provider]\nactivate = 1\n", "", "there is no section [default_provider]", mend);
+    let fix = "add [default_provider] with activate = 1";
+    scene.trap("[default_provider]\nactivate = 1\n", "", "there is no section [default_provider]", fix);
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn the_provider_is_missing() {
         "keyward = keyward_provider\n",
         "",
         "does not activate the provider keyward: it does not list it",
-        "list it behind default",
+        "list it after default",
     );
 }
 
@@ -62,9 +62,9 @@ fn the_provider_stands_before_default() {
 #[test]
 fn the_provider_sorts_before_default() {
     let scene = Scene::new();
-    let (detail, mend) = ("\"aaa\", which sorts before \"default\"", "call it keyward");
-    scene.trap("keyward = keyward_provider", "aaa = keyward_provider", detail, mend);
-    scene.trap("[keyward_provider]\n", "[keyward_provider]\nidentity = aaa\n", detail, mend);
+    let (detail, fix) = ("\"aaa\", which sorts before \"default\"", "call it keyward");
+    scene.trap("keyward = keyward_provider", "aaa = keyward_provider", detail, fix);
+    scene.trap("[keyward_provider]\n", "[keyward_provider]\nidentity = aaa\n", detail, fix);
     // A comment after the name has no effect.
     assert_eq!(scene.find(&scene.conf("keyward = keyward_provider", "tls = keyward_provider"))[0], "ok");
 }
@@ -73,11 +73,11 @@ fn the_provider_sorts_before_default() {
 fn the_module_is_missing() {
     let scene = Scene::new();
     let module = scene.module().display().to_string();
-    let mend = "or name in module where it is";
-    scene.trap(&module, "/nowhere/keyward.so", "cannot read /nowhere/keyward.so: No such file", mend);
+    let fix = "or name its path in module";
+    scene.trap(&module, "/nowhere/keyward.so", "cannot read /nowhere/keyward.so: No such file", fix);
     // A name without a directory is searched among the modules of OpenSSL.
-    scene.trap(&module, "keyward-elsewhere.so", "ossl-modules/keyward-elsewhere.so: No such file", mend);
-    let whole = format!("write it whole: module = {module}");
+    scene.trap(&module, "keyward-elsewhere.so", "ossl-modules/keyward-elsewhere.so: No such file", fix);
+    let whole = format!("write the whole name: module = {module}");
     scene.trap(&module, module.trim_end_matches(".so"), "No such file", &whole);
     scene.trap(
         &module,
@@ -96,15 +96,15 @@ fn the_module_cannot_be_read() {
         // Root may read the file. The user of a server that does not start as root may not.
         assert_eq!(scene.find(&good)[0], "ok");
         let found = doctor(&scene.daemon, "openssl.cnf", &[&"--openssl-conf", &good, &"--user", &OTHER]);
-        let [[verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+        let [[verdict, detail, fix]] = &found[..] else { panic!("{found:#?}") };
         assert_eq!(verdict, "warn");
         assert!(detail.contains("daemon may not read") && detail.contains("keyward.so"), "{detail}");
-        assert!(mend.contains("chmod a+r"), "{mend}");
+        assert!(fix.contains("chmod a+r"), "{fix}");
     } else {
         fs::set_permissions(scene.module(), Permissions::from_mode(0o0)).unwrap();
-        let [verdict, detail, mend] = scene.find(&good);
+        let [verdict, detail, fix] = scene.find(&good);
         assert!(verdict == "fail" && detail.contains("ermission denied"), "{detail}");
-        assert!(mend.contains("chmod a+r"), "{mend}");
+        assert!(fix.contains("chmod a+r"), "{fix}");
     }
 }
 
@@ -127,21 +127,21 @@ fn the_module_is_no_provider() {
 fn activate_is_missing_or_not_one() {
     let scene = Scene::new();
     let section = "[keyward_provider]\nactivate = 1\n";
-    let mend = "put activate = 1 into [keyward_provider]";
-    scene.trap(section, "[keyward_provider]\n", "[keyward_provider] has no activate = 1", mend);
+    let fix = "put activate = 1 into [keyward_provider]";
+    scene.trap(section, "[keyward_provider]\n", "[keyward_provider] has no activate = 1", fix);
     for value in ["0", "no", "perhaps"] {
         let spoilt = format!("[keyward_provider]\nactivate = {value}\n");
         let detail =
-            format!("activate = {value}: OpenSSL 3.0 to 3.2 activates the provider keyward whatever");
-        scene.trap(section, &spoilt, &detail, mend);
+            format!("activate = {value}: OpenSSL 3.0 to 3.2 activates the provider keyward for any");
+        scene.trap(section, &spoilt, &detail, fix);
     }
     let section = "[default_provider]\nactivate = 1\n";
-    let mend = "put activate = 1 into [default_provider]";
+    let fix = "put activate = 1 into [default_provider]";
     scene.trap(
         section,
         "[default_provider]\nactivate = 0\n",
-        "activates the provider default whatever",
-        mend,
+        "activates the provider default for any",
+        fix,
     );
     let conf = scene.conf(section, "[default_provider]\nactivate = yes\n");
     assert_eq!(scene.find(&conf)[0], "ok");
@@ -152,23 +152,23 @@ fn properties_choose_providers() {
     let scene = Scene::new();
     let init = "providers = providers\n";
     let with = |setting: &str| format!("{init}alg_section = evp_properties\n[evp_properties]\n{setting}\n");
-    let mend = "take default_properties out of [evp_properties]";
+    let fix = "remove default_properties from [evp_properties]";
     for (setting, detail) in [
         ("default_properties = ?provider=keyward", "so OpenSSL asks keyward first"),
         ("default_properties = fips=yes", "so its keys cannot sign"),
         ("default_properties = \"?fips=yes, provider=default\"", "so its keys cannot sign"),
     ] {
-        scene.trap(init, &with(setting), detail, mend);
+        scene.trap(init, &with(setting), detail, fix);
     }
-    scene.trap(init, &with("fips_mode = yes"), "fips_mode = yes", "take fips_mode out");
-    let [verdict, detail, mends] = scene.find(&scene.conf(init, &with("default_properties = ?fips=yes")));
-    assert!(verdict == "warn" && mends.contains(mend), "{verdict}: {detail}");
+    scene.trap(init, &with("fips_mode = yes"), "fips_mode = yes", "remove fips_mode");
+    let [verdict, detail, fixes] = scene.find(&scene.conf(init, &with("default_properties = ?fips=yes")));
+    assert!(verdict == "warn" && fixes.contains(fix), "{verdict}: {detail}");
     let query = "activate = 1\npropquery = ?provider=keyward\n";
     scene.trap(
         "activate = 1\n",
         query,
         "propquery = ?provider=keyward",
-        "take propquery out of [default_provider]",
+        "remove propquery from [default_provider]",
     );
 }
 
@@ -176,11 +176,11 @@ fn properties_choose_providers() {
 fn openssl_conf_is_missing_at_the_top() {
     let scene = Scene::new();
     let line = "openssl_conf = openssl_init\n";
-    let mend = "put openssl_conf = openssl_init above the first section";
-    scene.trap(line, "", "openssl_conf is missing in", mend);
+    let fix = "put openssl_conf = openssl_init above the first section";
+    scene.trap(line, "", "openssl_conf is missing in", fix);
     let below = "[openssl_init]\nopenssl_conf = openssl_init\n";
     let spoilt = format!("{line}[openssl_init]\n");
-    scene.trap(&spoilt, below, "openssl_conf stands in section [openssl_init]", mend);
+    scene.trap(&spoilt, below, "openssl_conf stands in section [openssl_init]", fix);
     scene.trap(
         line,
         "openssl_conf = elsewhere\n",
@@ -192,7 +192,7 @@ fn openssl_conf_is_missing_at_the_top() {
     scene.trap(
         "default = default_provider\n",
         spoilt,
-        "also that of the settings at the top",
+        "also the section of the settings at the top",
         "another name",
     );
 }
@@ -200,11 +200,11 @@ fn openssl_conf_is_missing_at_the_top() {
 #[test]
 fn the_configuration_cannot_be_read() {
     let scene = Scene::new();
-    let [verdict, detail, mend] = scene.find(Path::new("/nowhere/openssl.cnf"));
+    let [verdict, detail, fix] = scene.find(Path::new("/nowhere/openssl.cnf"));
     assert!(verdict == "fail" && detail.contains("No such file"), "{detail}");
     assert!(
-        mend.contains("the one that keyward ships: /etc/keyward/openssl.cnf, conf/openssl.cnf in"),
-        "{mend}"
+        fix.contains("the file that keyward ships: /etc/keyward/openssl.cnf, or conf/openssl.cnf in"),
+        "{fix}"
     );
     let long = scene.daemon.path("long.cnf");
     fs::write(&long, "#".repeat(2 * 1024 * 1024)).unwrap();
@@ -234,9 +234,9 @@ fn the_shipped_file_includes_that_of_the_system() {
     fs::write(&system, "openssl_conf = ours\n[ours]\n").unwrap();
     let text = fs::read_to_string(shipped).unwrap().replace("/etc/ssl/openssl.cnf", system.to_str().unwrap());
     fs::write(&path, &text).unwrap();
-    let [verdict, detail, mend] = scene.find(&path);
+    let [verdict, detail, fix] = scene.find(&path);
     assert!(verdict == "fail" && detail.contains("may name another section in openssl_conf"), "{detail}");
-    assert!(mend.contains("add that section to the file, with the same line providers ="), "{mend}");
+    assert!(fix.contains("add that section to the file, with the same line providers ="), "{fix}");
     fs::write(&path, format!("{text}[ours]\nproviders = provider_sect\n")).unwrap();
     assert_eq!(scene.find(&path)[0], "ok");
     // Only one list is in force, as the page says.
@@ -245,9 +245,9 @@ fn the_shipped_file_includes_that_of_the_system() {
     fs::write(&system, other).unwrap();
     fs::write(&path, &text).unwrap();
     let providers = || succeed(openssl(&["list", "-providers"]).env("OPENSSL_CONF", &path));
-    let [verdict, detail, mend] = scene.find(&path);
+    let [verdict, detail, fix] = scene.find(&path);
     assert!(verdict == "warn" && detail.contains("lists its providers in [list]"), "{verdict}: {detail}");
-    assert!(mend.contains("write list in the place of provider_sect"), "{mend}");
+    assert!(fix.contains("replace provider_sect by list"), "{fix}");
     assert!(!providers().contains("Legacy"), "{}", providers());
     fs::write(&path, text.replace("provider_sect", "list")).unwrap();
     assert_eq!(scene.find(&path)[0], "ok");
@@ -258,14 +258,14 @@ fn the_shipped_file_includes_that_of_the_system() {
         fs::write(file, format!("{}\n[unclosed\n", good.trim_end())).unwrap();
         let line = good.lines().count() + 1 + included;
         let [verdict, detail, _] = scene.find(&path);
-        let told = format!("{} has a mistake in line {line}", file.display());
+        let told = format!("{} has a syntax error in line {line}", file.display());
         assert!(verdict == "fail" && detail.contains(&told), "{verdict}: {detail}");
         fs::write(file, good).unwrap();
     }
     fs::remove_file(&system).unwrap();
-    let [verdict, detail, mend] = scene.find(&path);
-    assert!(verdict == "warn" && detail.contains("system.cnf, which is not there"), "{verdict}: {detail}");
-    assert!(mend.contains("openssl version -d"), "{mend}");
+    let [verdict, detail, fix] = scene.find(&path);
+    assert!(verdict == "warn" && detail.contains("system.cnf, which does not exist"), "{verdict}: {detail}");
+    assert!(fix.contains("openssl version -d"), "{fix}");
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn the_file_of_the_system_is_for_everything() {
     let found = doctor(&scene.daemon, "openssl.cnf", &[&"--openssl-conf", &system]);
     let told = found.iter().find(|[_, detail, _]| detail.contains("is the file of the system"));
     assert!(
-        told.is_some_and(|[verdict, _, mend]| verdict == "warn" && mend.contains("OPENSSL_CONF")),
+        told.is_some_and(|[verdict, _, fix]| verdict == "warn" && fix.contains("OPENSSL_CONF")),
         "{found:#?}"
     );
     // No other finding advises to give the file to a service.
@@ -295,11 +295,11 @@ fn the_file_of_the_system_is_for_everything() {
         let pid = server.id().to_string();
         doctor(&scene.daemon, "process", &[&"--openssl-conf", &system, &"--pid", &pid]).remove(0)
     };
-    let [verdict, detail, mend] = find(None);
+    let [verdict, detail, fix] = find(None);
     assert!(verdict == "fail" && detail.contains("has no OPENSSL_CONF"), "{detail}");
-    assert!(mend.starts_with("set Environment=OPENSSL_CONF=/etc/keyward/openssl.cnf for"), "{mend}");
-    let [verdict, detail, mend] = find(Some(&scene.daemon.openssl_conf()));
+    assert!(fix.starts_with("set Environment=OPENSSL_CONF=/etc/keyward/openssl.cnf for"), "{fix}");
+    let [verdict, detail, fix] = find(Some(&scene.daemon.openssl_conf()));
     assert!(verdict == "fail" && detail.ends_with("that is not /etc/ssl/openssl.cnf"), "{detail}");
     let told = format!("keyward doctor --openssl-conf {}", scene.daemon.openssl_conf().display());
-    assert!(mend.ends_with(&told), "{mend}");
+    assert!(fix.ends_with(&told), "{fix}");
 }

@@ -17,24 +17,24 @@ fn the_configuration_is_read_before_the_daemon_does() {
         found.into_iter().filter(|[_, detail, _]| !detail.contains("a grant lets root")).collect::<Vec<_>>()
     };
     let one = |found: Vec<super::Finding>, verdict: &str, told: &str| {
-        let [[got, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+        let [[got, detail, fix]] = &found[..] else { panic!("{found:#?}") };
         assert!(got == verdict && detail.contains(told), "{told:?} in {got}: {detail}");
-        mend.clone()
+        fix.clone()
     };
     let path = daemon.path("keyward.toml");
-    one(find(), "ok", &format!("{} is sound, and in force", path.display()));
+    one(find(), "ok", &format!("{} is valid, and in force", path.display()));
     let good = fs::read_to_string(&path).unwrap();
 
     // A typo, which the next start would report.
     fs::write(&path, format!("{good}[sokcet]\nconnections = 9\n")).unwrap();
-    let mend = one(find(), "fail", "the next start of the daemon would fail: configuration ");
-    let again = mend.split_once("then look: ").unwrap().1;
+    let fix = one(find(), "fail", "the next start of the daemon would fail: configuration ");
+    let again = fix.split_once("then check again: ").unwrap().1;
     assert!(fail(&mut daemon.shell(again)).1.contains("sokcet"));
 
     let text = format!("{good}[[grant]]\nuser = \"daemon\"\nkeys = [\"shop\"]\n");
     fs::write(&path, &text).unwrap();
-    let mend = one(find(), "warn", "says something else than what the daemon has read");
-    assert!(mend.contains("systemctl reload keyward"), "{mend}");
+    let fix = one(find(), "warn", "differs from the configuration that the daemon has read");
+    assert!(fix.contains("systemctl reload keyward"), "{fix}");
     succeed(&mut daemon.shell(again));
     daemon.reload();
     one(find(), "ok", "in force");

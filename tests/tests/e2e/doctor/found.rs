@@ -23,7 +23,7 @@ fn all(daemon: &Daemon) -> Vec<Finding> {
     let output = run(daemon.keyward(&["doctor", "--json"]).env_remove("KEYWARD_SOCKET"));
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     let field = |finding: &Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
-    findings.iter().map(|one| ["check", "verdict", "detail", "mend"].map(|name| field(one, name))).collect()
+    findings.iter().map(|one| ["check", "verdict", "detail", "fix"].map(|name| field(one, name))).collect()
 }
 
 /// Findings about one process, because other tests run servers too.
@@ -70,7 +70,7 @@ fn servers_that_run_and_what_they_lack() {
         let found = of_process(&daemon, pid);
         assert_no_fault(&found);
         one_with(&found, "server", "ok", "it has loaded ");
-        one_with(&found, "reference", "ok", &format!("references in order, with grants for {user} and "));
+        one_with(&found, "reference", "ok", &format!("valid references, with grants for {user} and "));
     }
     let found = of_process(&daemon, haproxy.id());
     one_with(&found, "socket", "ok", &format!("{address} answers (KEYWARD_SOCKET of process"));
@@ -78,8 +78,8 @@ fn servers_that_run_and_what_they_lack() {
     one_with(&found, "user", "ok", "www-data can reach ");
     let found = of_process(&daemon, nginx.id());
     one_with(&found, "nginx.conf uses", "ok", "offers TLS 1.3 in each server");
-    one_with(&found, "not looked at", "note", "its environment, over which it has written");
-    one_with(&all(&daemon), "not looked at", "note", "servers that do not run now, in containers");
+    one_with(&found, "not looked at", "note", "its environment, which it has overwritten");
+    one_with(&all(&daemon), "not looked at", "note", "servers that are not running, in containers");
 
     // Another daemon does not know these keys.
     let other = Daemon::start();
@@ -98,8 +98,8 @@ fn servers_that_run_and_what_they_lack() {
     only("");
     for (pid, user) in servers {
         let words = "and this key";
-        let [_, _, _, mend] = one_with(&of_process(&daemon, pid), "grant", "fail", words);
-        assert!(mend.contains(&format!("user = \"{user}\" and keys = [\"shop\"]")), "{mend}");
+        let [_, _, _, fix] = one_with(&of_process(&daemon, pid), "grant", "fail", words);
+        assert!(fix.contains(&format!("user = \"{user}\" and keys = [\"shop\"]")), "{fix}");
     }
     only("[[grant]]\nuser = \"haproxy\"\nkeys = [\"*\"]\n");
     assert_no_fault(&of_process(&daemon, haproxy.id()));
@@ -109,9 +109,9 @@ fn servers_that_run_and_what_they_lack() {
 
     // Findings about file, certificate and key.
     fs::set_permissions(&of_nginx.key, Permissions::from_mode(0o666)).unwrap();
-    let [_, _, _, mend] =
+    let [_, _, _, fix] =
         one_with(&of_process(&daemon, nginx.id()), "reference", "warn", "others than its owner");
-    succeed(&mut daemon.shell(&mend));
+    succeed(&mut daemon.shell(&fix));
     let good = fs::read(&of_nginx.certificate).unwrap();
     assert_eq!(pki.certify_as(&daemon, &of_nginx.key, "localhost", -1), of_nginx.certificate);
     one_with(&of_process(&daemon, nginx.id()), "certificate", "fail", "has expired on ");
@@ -134,11 +134,11 @@ fn servers_that_run_and_what_they_lack() {
     let module = daemon.path("keyward.so");
     fs::copy(&module, daemon.path("new.so")).unwrap();
     fs::rename(daemon.path("new.so"), &module).unwrap();
-    let [_, _, detail, mend] =
+    let [_, _, detail, fix] =
         one_with(&of_process(&daemon, haproxy.id()), "server", "warn", "was replaced or removed");
     assert!(
-        !detail.contains("deleted") && mend.contains("which stands behind the certificate"),
-        "{detail}: {mend}"
+        !detail.contains("deleted") && fix.contains("which stands after the certificate"),
+        "{detail}: {fix}"
     );
 
     // The configuration has changed since the start.
@@ -146,7 +146,7 @@ fn servers_that_run_and_what_they_lack() {
     fs::set_permissions(&conf, Permissions::from_mode(0o666)).unwrap();
     let found = of_process(&daemon, nginx.id());
     one_with(&found, "not looked at", "note", "of its configuration: others than its owner can write to ");
-    assert!(!found.iter().any(|one| one[2].contains("references in order")), "{found:#?}");
+    assert!(!found.iter().any(|one| one[2].contains("valid references")), "{found:#?}");
 }
 
 #[test]
@@ -167,17 +167,17 @@ fn a_server_that_has_not_loaded_the_provider() {
     let name = |key: &str| fs::write(&conf, text.replace(&site.key.display().to_string(), key)).unwrap();
     name(&daemon.reference("shop").display().to_string());
     let found = of_process(&daemon, nginx.id());
-    let [_, _, _, mend] =
-        one_with(&found, "server", "fail", "shop.ref.pem), and it has not loaded the provider");
+    let [_, _, _, fix] =
+        one_with(&found, "server", "fail", "shop.ref.pem), but it has not loaded the provider");
     assert!(
-        mend.contains("OPENSSL_CONF=/etc/keyward/openssl.cnf") && mend.ends_with(", and restart it"),
-        "{mend}"
+        fix.contains("OPENSSL_CONF=/etc/keyward/openssl.cnf") && fix.ends_with(", and restart it"),
+        "{fix}"
     );
     // The form of nginx 1.29.
     name("store:keyward:shop?certified");
     let found = of_process(&daemon, nginx.id());
     one_with(&found, "server", "fail", "(the first one is keyward:shop)");
-    one_with(&found, "reference", "ok", "references in order");
+    one_with(&found, "reference", "ok", "valid references");
     name("store:keyward:gone");
     one_with(&of_process(&daemon, nginx.id()), "reference", "fail", "gone");
 }
@@ -286,8 +286,8 @@ fn an_abstract_address_is_of_one_network_namespace() {
         maps.contains("keyward.so").then_some(())
     });
     let found = of_process(&daemon, process.id());
-    let [_, _, _, mend] = one_with(&found, "socket", "fail", "in a network namespace of its own");
-    assert!(mend.contains("PrivateNetwork=yes"), "{mend}");
+    let [_, _, _, fix] = one_with(&found, "socket", "fail", "in a network namespace of its own");
+    assert!(fix.contains("PrivateNetwork=yes"), "{fix}");
 }
 
 #[test]
@@ -298,13 +298,13 @@ fn nothing_is_said_to_be_in_order_unseen() {
         let arguments: Vec<&dyn AsRef<std::ffi::OsStr>> = words.iter().map(|word| word as _).collect();
         super::doctor(&daemon, "grant", &arguments).remove(0)
     };
-    let [verdict, detail, mend] = user(&[]);
+    let [verdict, detail, fix] = user(&[]);
     assert!(verdict == "warn" && detail == "there is no key that daemon could use", "{detail}");
-    assert!(mend.contains("keyward key generate LABEL"), "{mend}");
+    assert!(fix.contains("keyward key generate LABEL"), "{fix}");
     daemon.generate("shop", "p256");
-    let [verdict, detail, mend] = user(&[]);
+    let [verdict, detail, fix] = user(&[]);
     assert!(verdict == "fail" && detail.starts_with("no grant lets daemon use any enabled key"), "{detail}");
-    assert!(mend.contains("[[grant]] with user = \"daemon\" and keys = [\"LABEL\"]"), "{mend}");
+    assert!(fix.contains("[[grant]] with user = \"daemon\" and keys = [\"LABEL\"]"), "{fix}");
     daemon.configure_more(&format!("[[grant]]\nuser = {OTHER:?}\nkeys = [\"shop\"]\n"));
     daemon.reload();
     let [verdict, detail, _] = user(&[]);

@@ -50,17 +50,17 @@ fn no_grant_lets_the_user_use_the_key() {
     };
     for grant in [String::new(), by("mail", "tls-server")] {
         configure(&grant);
-        let [verdict, detail, mend] = find();
+        let [verdict, detail, fix] = find();
         assert!(verdict == "fail" && detail.contains("no grant covers daemon and this key"), "{detail}");
         assert!(
-            mend.contains("user = \"daemon\" and keys = [\"shop\"] and uses = [\"tls-server\"]"),
-            "{mend}"
+            fix.contains("user = \"daemon\" and keys = [\"shop\"] and uses = [\"tls-server\"]"),
+            "{fix}"
         );
     }
     configure(&by("shop", "csr"));
-    let [verdict, detail, mend] = find();
+    let [verdict, detail, fix] = find();
     assert!(verdict == "fail" && detail.contains("do not include tls-server"), "{detail}");
-    assert!(mend.contains("add tls-server to the uses of the grant"), "{mend}");
+    assert!(fix.contains("add tls-server to the uses of the grant"), "{fix}");
 
     for grant in [by("sh*", "tls-server"), by("shop", "any").replace("user", "group")] {
         configure(&grant);
@@ -71,22 +71,22 @@ fn no_grant_lets_the_user_use_the_key() {
     let mut patch = daemon.curl();
     patch.args(["-X", "PATCH", "-d", r#"{"uses":["csr"]}"#, "http://localhost/v1/keys/shop"]);
     succeed(&mut patch);
-    let [verdict, detail, mend] = find();
+    let [verdict, detail, fix] = find();
     assert!(
         verdict == "fail" && detail.contains("the uses of the key do not include tls-server"),
         "{detail}"
     );
     // The advised command works as printed.
-    let told = mend.strip_prefix("allow it: ").unwrap();
+    let told = fix.strip_prefix("allow it: ").unwrap();
     succeed(&mut daemon.shell(told));
     assert_eq!(find()[0], "ok");
 
     // A grant for a server with TLS 1.2 alone: the key lacks the use.
     configure(&by("shop", "tls12-server"));
-    let [verdict, detail, mend] = find();
+    let [verdict, detail, fix] = find();
     assert!(verdict == "fail" && detail.contains("do not include tls-server"), "{detail}");
-    assert!(mend.contains("if not, add tls-server to the uses of the grant"), "{mend}");
-    let told = mend.split_once("the key has not: ").unwrap().1.split_once(';').unwrap().0;
+    assert!(fix.contains("otherwise add tls-server to the uses of the grant"), "{fix}");
+    let told = fix.split_once("the key lacks: ").unwrap().1.split_once(';').unwrap().0;
     succeed(&mut daemon.shell(told));
     let [verdict, detail, _] = find();
     assert!(verdict == "ok" && detail.contains("may use key shop for tls12-server, not for"), "{detail}");
@@ -106,11 +106,11 @@ fn no_grant_lets_the_user_use_the_key() {
         ("old", "rsa-key-exchange", r#"["any", "tls-server"]"#),
         ("client", "tls-client", r#"["tls-server"]"#),
     ] {
-        let [verdict, detail, mend] = configure_and_find(key, others);
+        let [verdict, detail, fix] = configure_and_find(key, others);
         let told =
             format!("may not use key {key} for {needed}: the grants of daemon do not include {needed}");
         assert!(verdict == "fail" && detail.contains(&told), "{detail}");
-        assert!(mend.contains(&format!("add {needed} to the uses of the grant")), "{mend}");
+        assert!(fix.contains(&format!("add {needed} to the uses of the grant")), "{fix}");
         let [verdict, detail, _] = configure_and_find(key, &format!("[{needed:?}]"));
         assert!(verdict == "ok" && detail.ends_with(&format!("key {key} for {needed}")), "{detail}");
     }
@@ -154,13 +154,13 @@ fn a_grant_holds_for_the_user_and_not_for_the_process() {
     let service = format!("keyward-test-{}-doctor.service", std::process::id());
     for (who, ok) in [
         (format!("group = {OTHER:?}"), "may use key shop for tls-server".to_owned()),
-        (format!("unit = {service:?}"), format!("may use key shop for tls-server (in {service} alone)")),
+        (format!("unit = {service:?}"), format!("may use key shop for tls-server (only in {service})")),
     ] {
         daemon.configure(&format!("log = \"debug\"\n[[grant]]\n{who}\nkeys = [\"shop\"]\n"));
         daemon.reload();
         let [verdict, detail, _] = find(&[]);
         // If the daemon cannot distinguish services, the doctor says so.
-        let is_told = detail.ends_with(&ok) || detail.contains("grants with unit do not hold: ");
+        let is_told = detail.ends_with(&ok) || detail.contains("grants with unit do not work: ");
         assert!(is_told && (verdict == "ok") == detail.ends_with(&ok), "{who}: {detail}");
         let [verdict, detail, _] = find(&[&"--pid", &pid]);
         assert!(verdict == "fail" && detail.contains("no grant covers daemon (process "), "{who}: {detail}");
@@ -188,7 +188,7 @@ fn a_grant_holds_for_the_user_and_not_for_the_process() {
         let [verdict, detail, _] = find(&[&"--pid", &pid]);
         let is_told =
             verdict == "ok" && detail.contains(&format!("in {service}) may use key shop for tls-server"));
-        assert!(is_told || detail.contains("grants with unit do not hold: "), "{detail}");
+        assert!(is_told || detail.contains("grants with unit do not work: "), "{detail}");
     }
 }
 
@@ -208,7 +208,7 @@ fn the_daemon_cannot_tell_services_from_each_other() {
     for arguments in [&arguments[..4], &arguments] {
         let found = doctor(&daemon, "grant", arguments);
         let [[verdict, detail, _]] = &found[..] else { panic!("{found:#?}") };
-        let told = "grants with unit do not hold: the daemon runs in a cgroup namespace, as in a container";
+        let told = "grants with unit do not work: the daemon runs in a cgroup namespace, as in a container";
         assert!(verdict == "fail" && detail.contains(told), "{detail}");
     }
 }

@@ -39,7 +39,7 @@ fn findings(command: &mut Command, check: &str) -> Vec<Finding> {
     let field =
         |finding: &serde_json::Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
     let of_check = findings.iter().filter(|finding| finding["check"] == check);
-    of_check.map(|finding| ["verdict", "detail", "mend"].map(|name| field(finding, name))).collect()
+    of_check.map(|finding| ["verdict", "detail", "fix"].map(|name| field(finding, name))).collect()
 }
 
 /// A daemon, and an openssl.cnf that tests damage.
@@ -71,11 +71,11 @@ impl Scene {
     }
 
     /// Asserts that the doctor finds the mistake, and says how to fix it.
-    fn trap(&self, part: &str, by: &str, detail: &str, mend: &str) {
-        let [verdict, told, mends] = self.find(&self.conf(part, by));
+    fn trap(&self, part: &str, by: &str, detail: &str, fix: &str) {
+        let [verdict, told, fixes] = self.find(&self.conf(part, by));
         assert_eq!(verdict, "fail", "{told}");
         assert!(told.contains(detail), "{detail:?} in {told:?}");
-        assert!(mends.contains(mend), "{mend:?} in {mends:?}");
+        assert!(fixes.contains(fix), "{fix:?} in {fixes:?}");
     }
 
     fn module(&self) -> PathBuf {

@@ -29,9 +29,9 @@ fn nginx_conf_does_not_pass_the_variable_on() {
         ("env OPENSSL_CONF=/etc/other.cnf;", "fail", "another file"),
         (&format!("env OPENSSL_CONF={};", conf.display()), "warn", "not for nginx itself"),
     ] {
-        let [found, detail, mend] = find(text);
+        let [found, detail, fix] = find(text);
         assert!(found == verdict && detail.contains(told), "{text}: {found}: {detail}");
-        assert!(mend.contains("put env OPENSSL_CONF; at the top"), "{text}: {mend}");
+        assert!(fix.contains("put env OPENSSL_CONF; at the top"), "{text}: {fix}");
     }
 }
 
@@ -46,7 +46,7 @@ fn nginx_conf_tells_which_use_is_needed() {
         fs::write(&path, text).unwrap();
         doctor(&scene.daemon, "nginx.conf uses", &[&"--nginx-conf", &path])
     };
-    for (http, server, verdict, told, mends) in [
+    for (http, server, verdict, told, fixes) in [
         ("ssl_protocols TLSv1.2 TLSv1.3;", "", "ok", "tls-server signs", ""),
         (
             "ssl_protocols TLSv1.3;",
@@ -65,10 +65,10 @@ fn nginx_conf_tells_which_use_is_needed() {
         ),
     ] {
         let found = find(http, server);
-        let [[found, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+        let [[found, detail, fix]] = &found[..] else { panic!("{found:#?}") };
         assert!(
-            found == verdict && detail.contains(told) && mend.contains(mends),
-            "{found}: {detail}: {mend}"
+            found == verdict && detail.contains(told) && fix.contains(fixes),
+            "{found}: {detail}: {fix}"
         );
     }
     let found = find("ssl_protocols TLSv1.2 TLSv1.3;", "ssl_dhparam /etc/ssl/dh.pem;");
@@ -99,7 +99,7 @@ fn nginx_conf_tells_which_use_is_needed() {
         ),
         (
             format!("http {{ ssl_protocols TLSv1.3; include site.conf; {} }}", server("")),
-            "includes site.conf, which is not looked into",
+            "includes site.conf, which is not read",
         ),
         (
             format!(

@@ -36,7 +36,7 @@ fn a_process_is_without_the_variable() {
         wait_for("s_server", || TcpStream::connect(address).ok());
         process
     };
-    let mends = format!("OPENSSL_CONF={} for the service, and restart it", conf.display());
+    let fixes = format!("OPENSSL_CONF={} for the service, and restart it", conf.display());
 
     let right = server(1, Some(&conf));
     let [verdict, detail, _] = find(right.id());
@@ -45,14 +45,14 @@ fn a_process_is_without_the_variable() {
     let other = scene.daemon.path("other.cnf");
     fs::write(&other, "").unwrap();
     let wrong = server(2, Some(&other));
-    let [verdict, detail, mend] = find(wrong.id());
+    let [verdict, detail, fix] = find(wrong.id());
     assert!(verdict == "fail" && detail.contains("that is not"), "{verdict}: {detail}");
-    assert!(mend.contains(&mends), "{mend}");
+    assert!(fix.contains(&fixes), "{fix}");
 
     let without = server(3, None);
-    let [verdict, detail, mend] = find(without.id());
+    let [verdict, detail, fix] = find(without.id());
     assert!(verdict == "fail" && detail.contains("has no OPENSSL_CONF; it has not loaded"), "{detail}");
-    assert!(mend.contains(&mends), "{mend}");
+    assert!(fix.contains(&fixes), "{fix}");
 
     // nginx overwrites its environment. The doctor then finds the provider among the loaded
     // libraries.
@@ -88,9 +88,9 @@ fn the_socket_of_the_configuration_is_no_socket_of_the_daemon() {
     assert_eq!(find(&scene.conf("", "")).len(), 1);
     for elsewhere in ["/nowhere/keyward.sock", "@keyward-nowhere"] {
         let found = find(&scene.conf(&socket, elsewhere));
-        let [[own, ..], [verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+        let [[own, ..], [verdict, detail, fix]] = &found[..] else { panic!("{found:#?}") };
         assert!(own == "ok" && verdict == "fail" && detail.contains(elsewhere), "{detail}");
-        assert!(mend.contains("let socket in openssl.cnf name a socket of the daemon"), "{mend}");
+        assert!(fix.contains("let socket in openssl.cnf name a socket of the daemon"), "{fix}");
     }
 }
 
@@ -113,22 +113,22 @@ fn the_socket_is_out_of_reach_from_a_chroot() {
             .flat_map(|check| doctor(&scene.daemon, check, &arguments))
             .collect::<Vec<_>>()
     };
-    let one = |found: Vec<Finding>, verdict: &str, told: &str, mend: &str| {
-        let [[got, detail, mends]] = &found[..] else { panic!("{found:#?}") };
+    let one = |found: Vec<Finding>, verdict: &str, told: &str, fix: &str| {
+        let [[got, detail, fixes]] = &found[..] else { panic!("{found:#?}") };
         assert!(got == verdict && detail.contains(told), "{told:?} in {got}: {detail}");
-        assert!(mends.contains(mend), "{mend:?} in {mends:?}");
+        assert!(fixes.contains(fix), "{fix:?} in {fixes:?}");
     };
     let found = doctor(&scene.daemon, "chroot", &[&"--chroot", &"/nowhere"]);
     one(found, "fail", "there is no directory /nowhere", "--chroot DIR");
     // The path outside of the chroot does not exist inside.
     let also = format!("also = [\"{}", root.display());
-    one(find(&scene.conf("", ""), &[]), "fail", "cannot be reached: cannot look at", &also);
+    one(find(&scene.conf("", ""), &[]), "fail", "cannot be reached: cannot examine", &also);
     let good = scene.conf(&socket, "socket = /keyward.sock");
     one(find(&good, &[]), "ok", "the socket /keyward.sock answers", "");
     fs::write(root.join("file"), "").unwrap();
     one(find(&scene.conf(&socket, "socket = /file"), &[]), "fail", "is no socket", &also);
     std::os::unix::fs::symlink(scene.daemon.socket(), root.join("link")).unwrap();
-    one(find(&scene.conf(&socket, "socket = /link"), &[]), "fail", "leads out of it", &also);
+    one(find(&scene.conf(&socket, "socket = /link"), &[]), "fail", "leads out of the chroot", &also);
     // A socket whose listener is gone.
     drop(std::os::unix::net::UnixListener::bind(root.join("left")).unwrap());
     one(find(&scene.conf(&socket, "socket = /left"), &[]), "fail", "cannot be reached: ", &also);
@@ -208,9 +208,9 @@ fn the_chroot_is_that_of_the_process() {
     drop(haproxy);
     fs::remove_dir_all(&root).unwrap();
     let found = find(server.id(), &[]);
-    let [[verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
-    assert!(verdict == "warn" && detail.contains("sees other files than we do"), "{detail}");
-    assert!(mend.contains("--chroot DIR"), "{mend}");
+    let [[verdict, detail, fix]] = &found[..] else { panic!("{found:#?}") };
+    assert!(verdict == "warn" && detail.contains("sees other files than this one"), "{detail}");
+    assert!(fix.contains("--chroot DIR"), "{fix}");
 }
 
 /// The configuration of docs/servers/haproxy.md: the environment names the socket, and takes
@@ -239,9 +239,9 @@ fn the_environment_says_where_the_socket_is() {
     let [verdict, detail, _] = find("chroot", None, &in_chroot);
     let told = format!("(socket of {}) cannot be reached", conf.display());
     assert!(verdict == "fail" && detail.contains(&told), "{detail}");
-    let [verdict, detail, mend] = find("socket", Some("/keyward.sock"), &[]);
+    let [verdict, detail, fix] = find("socket", Some("/keyward.sock"), &[]);
     assert!(verdict == "fail" && detail.ends_with("(KEYWARD_SOCKET of this environment)"), "{detail}");
-    assert!(mend.contains("let KEYWARD_SOCKET name a socket") && mend.contains("--chroot DIR"), "{mend}");
+    assert!(fix.contains("let KEYWARD_SOCKET name a socket") && fix.contains("--chroot DIR"), "{fix}");
     let [verdict, detail, _] = find("socket", Some("keyward.sock"), &[]);
     assert!(verdict == "fail" && detail.contains("keyward.sock"), "{detail}");
 

@@ -22,15 +22,15 @@ fn the_certificate_is_of_another_key() {
         found.remove(0)
     };
     assert_eq!(find(&pki.certify(&daemon, &reference))[0], "ok");
-    let [verdict, detail, mend] = find(&pki.leaf("other").0);
+    let [verdict, detail, fix] = find(&pki.leaf("other").0);
     assert!(verdict == "fail" && detail.contains("another public key than key shop"), "{detail}");
-    assert!(mend.contains("put the certificate of the server itself first"), "{mend}");
-    let [verdict, detail, mend] = find(&pki.leaf("other").1);
+    assert!(fix.contains("put the certificate of the server itself first"), "{fix}");
+    let [verdict, detail, fix] = find(&pki.leaf("other").1);
     assert!(
         verdict == "fail" && detail.ends_with("other.key holds no certificate that OpenSSL can read"),
         "{detail}"
     );
-    assert!(mend.contains("give the chain in PEM"), "{mend}");
+    assert!(fix.contains("name a file with the chain in PEM"), "{fix}");
     let [verdict, detail, _] = find(Path::new("/nowhere.crt"));
     assert!(verdict == "fail" && detail.contains("cannot read /nowhere.crt: No such file"), "{detail}");
 }
@@ -46,17 +46,17 @@ fn the_reference_is_none() {
         assert_eq!(found.len(), 1, "{found:#?}");
         found.remove(0)
     };
-    for (path, told, mends) in [
+    for (path, told, fixes) in [
         (&*key, "old.key holds a private key, not a reference to one", "keyward key import LABEL --in"),
         (&certificate, "old.crt holds no reference", "keyward key reference LABEL"),
         (Path::new("/nowhere.pem"), "cannot read /nowhere.pem: No such file", "keyward key reference LABEL"),
     ] {
-        let [verdict, detail, mend] = find("reference", path);
+        let [verdict, detail, fix] = find("reference", path);
         assert!(verdict == "fail" && detail.contains(told), "{detail}");
-        assert!(mend.contains(mends), "{mend}");
+        assert!(fix.contains(fixes), "{fix}");
         for check in ["certificate", "grant"] {
             let [verdict, detail, _] = find(check, path);
-            assert!(verdict == "warn" && detail.contains("for want of the reference"), "{check}: {detail}");
+            assert!(verdict == "warn" && detail.contains("without the reference"), "{check}: {detail}");
         }
     }
 }
@@ -76,10 +76,10 @@ fn the_user_cannot_read_the_reference() {
     let found = find(0o644);
     assert!(found.len() == 1 && found[0][0] == "ok", "{found:#?}");
     let found = find(0o600);
-    let [[known, ..], [verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+    let [[known, ..], [verdict, detail, fix]] = &found[..] else { panic!("{found:#?}") };
     assert!(known == "ok" && verdict == "warn", "{found:#?}");
     assert!(detail.contains("daemon may not read") && detail.contains("(mode 600)"), "{detail}");
-    assert!(mend.contains("chmod a+r"), "{mend}");
+    assert!(fix.contains("chmod a+r"), "{fix}");
     // A relative file name in a directory that the user cannot pass.
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     fs::set_permissions(daemon.directory(), Permissions::from_mode(0o700)).unwrap();
@@ -94,7 +94,7 @@ fn the_user_cannot_read_the_reference() {
 fn the_user_does_not_exist() {
     let daemon = Daemon::start();
     let found = doctor(&daemon, "user", &[&"--user", &"nobody-of-that-name"]);
-    let [[verdict, detail, mend]] = &found[..] else { panic!("{found:#?}") };
+    let [[verdict, detail, fix]] = &found[..] else { panic!("{found:#?}") };
     assert!(verdict == "fail" && detail.contains("there is no user"), "{detail}");
-    assert!(mend.contains("the user that the server runs as"), "{mend}");
+    assert!(fix.contains("the user that the server runs as"), "{fix}");
 }

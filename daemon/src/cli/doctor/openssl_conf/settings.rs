@@ -1,13 +1,15 @@
-//! The settings of an OpenSSL configuration (config(5)), as far as a file says them itself.
+//! Settings of an OpenSSL configuration (config(5)).
 //!
-//! Files that it includes are not followed, and variables are left as they are written.
+//! Included files are not followed, and variables are not replaced by their values.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
-/// Sections with their settings, of which a name stands once, where it was given last.
+use crate::cli::doctor::files::read_text;
+
+/// Sections with their settings. A name is in a section once, with the value and place of its last
+/// occurrence.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     sections: HashMap<String, Section>,
@@ -17,18 +19,18 @@ pub(super) struct Settings {
 #[derive(Debug, Default)]
 struct Section {
     settings: Vec<(String, String)>,
-    /// Where each name stands among them.
+    /// Index of each name in `settings`.
     places: HashMap<String, usize>,
 }
 
 impl Settings {
-    /// What stands before the first section belongs to a section of this name.
+    /// Name of the section for settings before the first section.
     pub(super) const TOP: &str = "default";
 
     /// Reads a file.
     ///
     /// # Errors
-    /// If it cannot be read, or is longer than a configuration can be.
+    /// If the file cannot be read, or is longer than a configuration can be.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         read_text(path).map(|text| Self::read(&text))
     }
@@ -44,7 +46,7 @@ impl Settings {
                 let file = file.trim();
                 settings.includes.push(plain(file.strip_prefix('=').unwrap_or(file).trim()));
             } else if let Some((name, value)) = line.split_once('=') {
-                // A name can have its section before it.
+                // The form SECTION::NAME.
                 let (of, name) = name.trim().split_once("::").unwrap_or((&section, name.trim()));
                 let values = &mut settings.sections.entry(of.to_owned()).or_default().settings;
                 values.push((name.to_owned(), plain(value.trim())));
@@ -54,24 +56,24 @@ impl Settings {
         settings
     }
 
-    /// The other files that have settings, as they are named.
+    /// Names of the included files, as they are written.
     pub(super) fn includes(&self) -> &[String] {
         &self.includes
     }
 
-    /// The settings of a section in their order; `None` if there are none.
+    /// Settings of a section in their order; `None` if there are none.
     pub(super) fn section(&self, name: &str) -> Option<&[(String, String)]> {
         self.sections.get(name).map(|section| section.settings.as_slice())
     }
 
-    /// A setting.
+    /// Value of a setting.
     pub(super) fn value(&self, section: &str, name: &str) -> Option<&str> {
         let section = self.sections.get(section)?;
         let (_, value) = section.settings.get(*section.places.get(name)?)?;
         Some(value)
     }
 
-    /// Every section that has a setting, with that, in the order of the sections' names.
+    /// Every section that has a setting, with its value, sorted by section name.
     pub(super) fn with(&self, name: &str) -> Vec<(&str, &str)> {
         let mut found: Vec<_> = self
             .sections
@@ -84,7 +86,7 @@ impl Settings {
 }
 
 impl Section {
-    /// Of each name, leaves the setting that was given last.
+    /// Keeps the last setting of each name.
     fn keep_the_last(&mut self) {
         let mut known = HashSet::new();
         self.settings.reverse();
@@ -95,21 +97,7 @@ impl Section {
     }
 }
 
-/// The text of a file that is no longer than a configuration can be. A comment may be in any encoding: what is not UTF-8
-/// is replaced.
-///
-/// # Errors
-/// If it is longer, or cannot be read.
-pub(super) fn read_text(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > LONGEST {
-        true => Err(io::Error::other(format!("longer than {LONGEST} bytes"))),
-        false => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-    }
-}
-
-/// The lines, where one ends that goes on behind a backslash; comments go on, too.
+/// Logical lines: a backslash at the end joins a line with the next one, in comments too.
 fn lines(text: &str) -> Vec<String> {
     let (mut lines, mut begun) = (Vec::new(), String::new());
     for line in text.lines() {
@@ -125,7 +113,7 @@ fn lines(text: &str) -> Vec<String> {
     lines
 }
 
-/// The part of a line before a number sign that is neither quoted nor behind a backslash.
+/// The part of a line before the first number sign that is neither quoted nor escaped.
 fn without_comment(line: &str) -> &str {
     let (mut quote, mut escaped) = (None, false);
     let begins = |c: char| {
@@ -164,17 +152,15 @@ fn plain(value: &str) -> String {
 
 const QUOTES: [char; 3] = ['"', '\'', '`'];
 
-/// What some editors put before a text, and OpenSSL passes over: the byte order mark.
+/// Byte order mark: some editors put it before a text, and OpenSSL skips it.
 const MARK: char = '\u{feff}';
-
-/// Longest configuration, in bytes (1 MiB).
-const LONGEST: u64 = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cli::doctor::files::LONGEST;
 
     #[test]
     fn sections_comments_quotes_and_long_lines() {
@@ -202,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_a_name_counts_and_stands_where_it_is() {
+    fn the_last_setting_of_a_name_counts_at_its_place() {
         let settings = Settings::read("[p]\nkeyward = a\ndefault = d\nkeyward = k\n");
         let list = settings.section("p").unwrap();
         assert_eq!(list, [("default".into(), "d".into()), ("keyward".into(), "k".into())]);
     }
 
     #[test]
-    fn what_openssl_reads_is_read_as_it_does() {
+    fn text_is_read_as_openssl_reads_it() {
         for (text, read) in [
             ("a = 1\n", Some("1")),
             ("\u{feff}a = 1\n", Some("1")),
@@ -227,7 +213,7 @@ mod tests {
     fn a_file_is_read_up_to_a_length_in_any_encoding() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut bytes = b"a = 1 # f\xfcr\n".to_vec();
-        // One long line, and as many names as there is room for: no more work than for others of that length.
+        // One long line and as many names as fit take no more work than other text of that length.
         bytes.extend(b"long = \\\n".iter().chain(b"x\\\n".repeat(100_000).iter()).chain(b"\n"));
         for number in 0..60_000 {
             bytes.extend(format!("{number}={number}\n").bytes());
@@ -270,7 +256,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read(
+        fn written_settings_are_read_back(
             written in prop::collection::vec(("[a-c]", "[d-f]", "[ -~]{0,20}", 0..4_usize), 0..30)
         ) {
             let (mut text, mut expected) = (String::new(), HashMap::new());

@@ -1,4 +1,5 @@
-//! What the system's OpenSSL makes of the provider, a configuration, and a certificate.
+//! The `openssl` program of the system: it loads the provider, reads a configuration, and reads a
+//! certificate.
 
 use std::env;
 use std::fs::File;
@@ -10,11 +11,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use keyward_proto::Reference;
 
-use super::Finding;
+use super::finding::Finding;
 use crate::admin::api::KeyView;
 
 /// Loads a provider into the `openssl` program, as a server would.
-pub(super) fn module(module: &Path) -> Finding {
+pub(super) fn check_module(module: &Path) -> Finding {
     const CHECK: &str = "provider";
     let path = module.display();
     if !module.is_absolute() || !module.is_file() {
@@ -44,7 +45,11 @@ pub(super) fn public_key(cert: &Path) -> Result<Vec<u8>, Finding> {
     const CHECK: &str = CERTIFICATE;
     let path = cert.display();
     if let Err(error) = File::open(cert) {
-        return Err(Finding::fail(CHECK, format!("cannot read {path}: {error}"), "give the chain in PEM"));
+        return Err(Finding::fail(
+            CHECK,
+            format!("cannot read {path}: {error}"),
+            "name a file with the chain in PEM",
+        ));
     }
     let printed = run(Command::new("openssl").args(["x509", "-noout", "-pubkey", "-in"]).arg(cert), "")
         .map_err(|error| missing(CHECK, &error))?;
@@ -54,14 +59,19 @@ pub(super) fn public_key(cert: &Path) -> Result<Vec<u8>, Finding> {
         Finding::fail(
             CHECK,
             format!("{path} holds no certificate that OpenSSL can read"),
-            "give the chain in PEM",
+            "name a file with the chain in PEM",
         )
     })
 }
 
-/// Whether a certificate with this public key belongs to a reference. `key` is the key as the
-/// daemon has it.
-pub(super) fn certificate(cert: &Path, spki: &[u8], reference: &Reference, key: Option<&KeyView>) -> Finding {
+/// Checks that a certificate with this public key belongs to a reference. `key` is the key in the
+/// daemon.
+pub(super) fn check_certificate(
+    cert: &Path,
+    spki: &[u8],
+    reference: &Reference,
+    key: Option<&KeyView>,
+) -> Finding {
     const CHECK: &str = CERTIFICATE;
     let path = cert.display();
     let (label, version) = (reference.label(), reference.version());
@@ -85,7 +95,7 @@ pub(super) fn certificate(cert: &Path, spki: &[u8], reference: &Reference, key: 
     )
 }
 
-/// Where OpenSSL looks for modules that are named without a directory.
+/// The directory in which OpenSSL looks for modules that are named without a directory.
 pub(super) fn modules() -> Option<PathBuf> {
     match env::var_os("OPENSSL_MODULES") {
         Some(directory) => Some(directory.into()),
@@ -93,7 +103,7 @@ pub(super) fn modules() -> Option<PathBuf> {
     }
 }
 
-/// Whether a file is the openssl.cnf of the system.
+/// True if a file is the openssl.cnf of the system.
 pub(super) fn is_of_system(conf: &Path) -> bool {
     let system = version("-d").and_then(|directory| directory.join("openssl.cnf").canonicalize().ok());
     system.is_some_and(|system| conf.canonicalize().is_ok_and(|conf| conf == system))
@@ -106,7 +116,7 @@ fn version(option: &str) -> Option<PathBuf> {
     text.split('"').nth(1).map(PathBuf::from)
 }
 
-/// What `openssl list -providers` says with a configuration.
+/// Runs `openssl list -providers` with a configuration, and `input` on its standard input.
 ///
 /// # Errors
 /// If there is no openssl program.
@@ -114,7 +124,7 @@ pub(super) fn list_providers(conf: &Path, input: &str) -> io::Result<Output> {
     run(Command::new("openssl").args(["list", "-providers"]).env("OPENSSL_CONF", conf), input)
 }
 
-/// What a provider calls itself that `openssl list -providers` shows as active.
+/// The product name of a provider that `openssl list -providers` shows as active.
 pub(super) fn active(output: &Output, provider: &str) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stdout);
     let mut lines = text.lines().map(str::trim).skip_while(|line| *line != provider).skip(1);
@@ -123,14 +133,14 @@ pub(super) fn active(output: &Output, provider: &str) -> Option<String> {
     lines.take(2).any(|line| line == "status: active").then_some(product)
 }
 
-/// The line in which OpenSSL says what went wrong.
+/// The line with the first error of OpenSSL.
 pub(super) fn first_error(output: &Output) -> Option<String> {
     let text = String::from_utf8_lossy(&output.stderr);
     let line = text.lines().find(|line| line.contains(":error:")).or(text.lines().next());
     line.map(|line| line.trim().into())
 }
 
-/// That there is no openssl program.
+/// Reports that there is no openssl program.
 pub(super) fn missing(check: &'static str, error: &io::Error) -> Finding {
     Finding::fail(check, format!("cannot run the openssl program: {error}"), "install openssl")
 }
@@ -139,20 +149,20 @@ pub(super) fn missing(check: &'static str, error: &io::Error) -> Finding {
 fn run(command: &mut Command, input: &str) -> io::Result<Output> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read it closes the pipe, and shows in its output why.
+        // A program that does not read its input closes the pipe. Its output has the reason.
         let _ = stdin.write_all(input.as_bytes());
     }
     child.wait_with_output()
 }
 
-/// Where `conf/openssl.cnf` is once it is installed.
+/// Path of the installed `conf/openssl.cnf`.
 pub(super) const CONF: &str = "/etc/keyward/openssl.cnf";
 pub(super) const CERTIFICATE: &str = "certificate";
 
-/// Where packages put the provider on Debian.
+/// Path of the provider in Debian packages.
 #[cfg(target_arch = "x86_64")]
 pub(super) const INSTALLED: &str = "/usr/lib/x86_64-linux-gnu/ossl-modules/keyward.so";
-/// Where packages put the provider on Debian.
+/// Path of the provider in Debian packages.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const INSTALLED: &str = "/usr/lib/aarch64-linux-gnu/ossl-modules/keyward.so";
 
@@ -161,9 +171,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_no_provider_is_told() {
+    fn a_file_that_is_no_provider_fails() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let finding = module(file.path());
+        let finding = check_module(file.path());
         assert!(finding.detail.contains("OpenSSL does not load"), "{finding:?}");
     }
 }

@@ -1,0 +1,76 @@
+//! Files of /proc about a process (proc(5)).
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+
+/// Reads a file of /proc about a process.
+pub(super) fn read(pid: u32, file: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(format!("/proc/{pid}/{file}"))?.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A variable of the environment that a process was started with.
+pub(super) fn variable(pid: u32, name: &str) -> Option<String> {
+    let environment = read(pid, "environ").ok()?;
+    let environment = String::from_utf8_lossy(&environment);
+    let mut variables = environment.split('\0').filter_map(|variable| variable.split_once('='));
+    variables.find(|(known, _)| *known == name).map(|(_, value)| value.to_owned())
+}
+
+/// The file of our provider among the files that a process has mapped (proc_pid_maps(5)).
+pub(super) fn loaded_provider(maps: &str) -> Option<&str> {
+    let mut files = maps.lines().filter_map(|line| line.find('/').map(|at| &line[at..]));
+    files.find(|file| {
+        let name = file.rsplit('/').next().unwrap_or_default();
+        name.contains("keyward") && name.contains(".so")
+    })
+}
+
+/// True if a process is in another network namespace than this process.
+pub(super) fn has_other_network(pid: u32) -> bool {
+    let namespace =
+        |process: &str| fs::metadata(format!("/proc/{process}/ns/net")).map(|found| found.ino()).ok();
+    let theirs = namespace(&pid.to_string());
+    theirs.is_some() && theirs != namespace("self")
+}
+
+/// Credentials of a process, as the kernel would give them to the daemon.
+pub(super) struct Credentials {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: Vec<u32>,
+}
+
+impl Credentials {
+    /// Effective ids and supplementary groups in the text of /proc/PID/status
+    /// (proc_pid_status(5)).
+    pub(super) fn of_status(status: &str) -> Option<Self> {
+        let numbers = |name: &str| -> Option<Vec<u32>> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            line.split_whitespace().map(|number| number.parse().ok()).collect()
+        };
+        Some(Self {
+            uid: *numbers("Uid")?.get(1)?,
+            gid: *numbers("Gid")?.get(1)?,
+            groups: numbers("Groups")?,
+        })
+    }
+}
+
+/// Most bytes that are read of a file (4 MiB).
+const LONGEST: u64 = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_provider_is_found_among_mapped_files() {
+        let maps = "7f00-7f01 r--p 00000000 fe:00 1  /usr/lib/libcrypto.so.3\n7f01-7f02 rw-p 00000000 00:00 0\n\
+                    7f02-7f03 r-xp 00000000 fe:00 2  /usr/lib/ossl-modules/keyward.so\n";
+        assert_eq!(loaded_provider(maps), Some("/usr/lib/ossl-modules/keyward.so"));
+        assert_eq!(loaded_provider("7f00-7f01 r--p 0 fe:00 1  /home/keyward/server\n"), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! The keys that a server is configured with: references, labels and key files, and their
+//! certificates.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use keyward_proto::Reference;
+
+use super::files::read_start;
+use super::finding::Finding;
+use super::server_conf::{ConfiguredKey, KeySource};
+use super::{expiry, openssl_program, reference};
+use crate::cli::output::{from_now, time};
+use crate::ground::text::quoted;
+use crate::keys::certificates::{Certificate, Chain};
+
+/// Keys of a configuration, by the contents of their files.
+#[derive(Default)]
+pub(super) struct ServerKeys {
+    pub(super) references: Vec<ServerReference>,
+    /// Labels in URIs.
+    pub(super) labels: Vec<String>,
+    /// Files with a damaged reference, and the damage.
+    pub(super) damaged: Vec<(PathBuf, String)>,
+    /// Files that were not read, with the reasons.
+    pub(super) unread: Vec<String>,
+    /// Files in which a certificate stands before the reference.
+    pub(super) certificate_first: Vec<PathBuf>,
+    /// Number of files that hold a private key.
+    pub(super) private_keys: usize,
+}
+
+/// A reference in a file, and the certificate that the server uses with it.
+pub(super) struct ServerReference {
+    pub(super) path: PathBuf,
+    pub(super) reference: Reference,
+    certificate_path: Option<PathBuf>,
+    pub(super) certificate: Option<Certificate>,
+}
+
+impl ServerKeys {
+    /// Reads the files of the keys.
+    pub(super) fn read(configured: &[ConfiguredKey]) -> Self {
+        let mut keys = Self::default();
+        for key in configured {
+            match &key.source {
+                KeySource::File(path) => keys.add_file(path, key.certificate.as_deref()),
+                KeySource::Label(label) => keys.labels.push(label.clone()),
+            }
+        }
+        keys
+    }
+
+    /// True if the configuration names no key of the daemon.
+    pub(super) fn is_empty(&self) -> bool {
+        self.references.is_empty() && self.labels.is_empty() && self.damaged.is_empty()
+    }
+
+    /// File or URI of the first key of the daemon.
+    pub(super) fn first(&self) -> String {
+        let references = self.references.iter().map(|one| &one.path);
+        let file = references.chain(self.damaged.iter().map(|(path, _)| path)).next();
+        file.map_or_else(|| format!("keyward:{}", self.labels.concat()), |path| path.display().to_string())
+    }
+
+    fn add_file(&mut self, path: &Path, certificate_path: Option<&Path>) {
+        let text = match read_start(path) {
+            Ok(text) => text,
+            Err(why) => {
+                self.unread.push(format!("{}: {why}", path.display()));
+                return;
+            }
+        };
+        self.private_keys += usize::from(reference::holds_private_key(&text));
+        let Some(start) = text.find(reference::BEGIN) else { return };
+        let reference = match reference::parse(&text[start..]) {
+            Ok(reference) => reference,
+            Err(error) => {
+                self.damaged.push((path.to_owned(), error));
+                return;
+            }
+        };
+        if text.find("-----BEGIN CERTIFICATE-----").is_some_and(|at| at < start) {
+            self.certificate_first.push(path.to_owned());
+        }
+        if certificate_path.is_none() {
+            self.unread.push(format!("the certificate of the reference in {}", path.display()));
+        }
+        self.references.push(ServerReference {
+            path: path.to_owned(),
+            reference,
+            certificate_path: certificate_path.map(Path::to_owned),
+            certificate: certificate_path.and_then(first_certificate),
+        });
+    }
+}
+
+impl ServerReference {
+    /// Checks that the certificate is for the key, and valid.
+    pub(super) fn check_certificate(&self) -> Option<Finding> {
+        const CHECK: &str = openssl_program::CERTIFICATE;
+        let path = self.certificate_path.as_ref()?.display();
+        let label = self.reference.label();
+        let Some(certificate) = &self.certificate else {
+            let detail = format!("{path} holds no certificate that can be read");
+            return Some(Finding::fail(CHECK, detail, "put the chain there in PEM"));
+        };
+        if certificate.spki() != self.reference.spki() {
+            return Some(Finding::fail(
+                CHECK,
+                format!(
+                    "the first certificate in {path} has another public key than the reference to key {label}"
+                ),
+                format!(
+                    "put the certificate of the server itself first, or request one for this key: keyward csr {label} \
+                     --subject DN --san NAME"
+                ),
+            ));
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let end = certificate.not_after();
+        let renew = format!("renew it: keyward csr {label} --subject DN --san NAME");
+        if end < now {
+            let detail = format!("the certificate in {path} has expired on {}, {}", time(end), from_now(end));
+            return Some(Finding::fail(CHECK, detail, renew));
+        }
+        expiry::is_soon(certificate.not_before(), end, now).then(|| {
+            Finding::warn(
+                CHECK,
+                format!("the certificate in {path} expires on {}, {}", time(end), from_now(end)),
+                renew,
+            )
+        })
+    }
+
+    /// Warns if others than the owner can replace the reference.
+    pub(super) fn check_permissions(&self) -> Option<Finding> {
+        let found = fs::metadata(&self.path).ok().filter(|found| found.mode() & 0o022 != 0)?;
+        Some(Finding::warn(
+            reference::CHECK,
+            format!(
+                "others than its owner can write to it (mode {:o}), so they can make the server fail",
+                found.mode() & 0o7777
+            ),
+            format!("chmod go-w {}", quoted(&self.path)),
+        ))
+    }
+}
+
+/// The first certificate of a file, which may hold a reference as well.
+fn first_certificate(path: &Path) -> Option<Certificate> {
+    let text = read_start(path).ok()?;
+    Chain::read(text.as_bytes()).ok()?.certificates.into_iter().next()
+}

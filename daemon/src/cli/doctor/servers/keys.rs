@@ -1,0 +1,134 @@
+//! The keys of a server: references and certificates, and grants for the users of its workers.
+
+use std::path::Path;
+
+use super::report::Report;
+use crate::admin::client::AdminClient;
+use crate::cli::doctor::account::Account;
+use crate::cli::doctor::finding::{Finding, Verdict};
+use crate::cli::doctor::processes::Process;
+use crate::cli::doctor::server_conf::ServerConf;
+use crate::cli::doctor::server_keys::{ServerKeys, ServerReference};
+use crate::cli::doctor::{grants, reference, uses};
+use crate::keys::certificates::Certificate;
+
+/// Checks the keys that a server is configured with, for the users that it runs as. An account
+/// without a process id is checked with its groups of the group database.
+pub(super) fn check(
+    admin: &AdminClient,
+    runtime_dir: &Path,
+    main: &Process,
+    conf: Option<&ServerConf>,
+    server_keys: &ServerKeys,
+    accounts: &[(Option<u32>, Account)],
+    report: &mut Report,
+) {
+    match conf {
+        // The keys that the server needs, if any, are unknown.
+        None => {
+            let most = if main.names_keyward() { Verdict::Warn } else { Verdict::Note };
+            let any = accounts.iter().map(|(pid, account)| grants::check_any(admin, account, *pid));
+            report.findings.extend(any.map(|finding| finding.at_most(most)));
+        }
+        Some(conf) => {
+            report.unchecked.extend(conf.unread.iter().map(|one| format!("of its configuration: {one}")));
+            if server_keys.is_empty() {
+                report.findings.push(Finding::note(reference::CHECK, "its configuration names no reference"));
+            }
+        }
+    }
+    let checks = KeyChecks { admin, runtime_dir, accounts };
+    let mut valid = 0;
+    let mut faults = Vec::new();
+    let of_references = server_keys.references.iter().map(|one| checks.reference(one));
+    let of_labels = server_keys.labels.iter().map(|label| checks.label(label));
+    for found in of_references.chain(of_labels) {
+        valid += usize::from(found.is_empty());
+        faults.extend(found);
+    }
+    for (path, why) in &server_keys.damaged {
+        let detail = format!("{}: {why}", path.display());
+        faults.push(Finding::fail(reference::CHECK, detail, reference::AGAIN));
+    }
+    let more = faults.len().saturating_sub(MOST_FAULTS);
+    faults.truncate(MOST_FAULTS);
+    report.findings.extend(faults);
+    if more > 0 {
+        let detail = format!("{more} more findings of its references");
+        report.findings.push(Finding::warn(
+            reference::CHECK,
+            detail,
+            "fix these first, and run the doctor again",
+        ));
+    }
+    if valid > 0 {
+        let users: Vec<_> = accounts.iter().map(|(_, account)| &*account.name).collect();
+        report.findings.push(Finding::ok(
+            reference::CHECK,
+            format!(
+                "valid references, with grants for {} and the known certificates: {valid}",
+                users.join(", ")
+            ),
+        ));
+    }
+    if server_keys.private_keys > 0 {
+        let detail = format!(
+            "private keys in files of the server, which the daemon does not have: {}",
+            server_keys.private_keys
+        );
+        report.findings.push(Finding::note("key file", detail));
+    }
+    report.unchecked.extend(server_keys.unread.iter().cloned());
+}
+
+/// Checks of the single keys of a server.
+struct KeyChecks<'a> {
+    admin: &'a AdminClient,
+    runtime_dir: &'a Path,
+    accounts: &'a [(Option<u32>, Account)],
+}
+
+impl KeyChecks<'_> {
+    /// Faults of a reference in a file.
+    fn reference(&self, one: &ServerReference) -> Vec<Finding> {
+        let shown = one.path.display().to_string();
+        let key = self.admin.show(one.reference.label().as_str());
+        let spki = one.certificate.as_ref().map(Certificate::spki);
+        let all = [reference::check_key(&key, &one.reference, spki)]
+            .into_iter()
+            .chain(uses::check_key(self.admin, &one.reference))
+            .chain(one.check_certificate())
+            .chain(one.check_permissions())
+            .chain(self.grants(&one.reference));
+        all.filter(|finding| finding.verdict != Verdict::Ok).map(|finding| finding.about(&shown)).collect()
+    }
+
+    /// Faults of the current version of a key that the server names by its label.
+    fn label(&self, label: &str) -> Vec<Finding> {
+        let key = self.admin.show(label);
+        match key.as_ref().map(|key| key.reference(key.current)) {
+            Ok(Some(reference)) => {
+                let all = [reference::check_key(&key, &reference, None)].into_iter();
+                let all = all.chain(self.grants(&reference));
+                all.filter(|finding| finding.verdict != Verdict::Ok).collect()
+            }
+            Ok(None) => {
+                let detail = format!("key {label} has no version");
+                vec![Finding::fail(reference::CHECK, detail, "name another key")]
+            }
+            Err(error) => {
+                vec![Finding::fail(reference::CHECK, error.to_string(), reference::MISSING_KEY)]
+            }
+        }
+    }
+
+    fn grants(&self, reference: &keyward_proto::Reference) -> Vec<Finding> {
+        let grant = |(pid, account): &(Option<u32>, Account)| {
+            grants::check(self.admin, self.runtime_dir, account, *pid, reference)
+        };
+        self.accounts.iter().filter_map(grant).collect()
+    }
+}
+
+/// Most faults of the references of one server that are reported.
+const MOST_FAULTS: usize = 20;
