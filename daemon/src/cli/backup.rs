@@ -1,4 +1,4 @@
-//! `keyward backup` and `keyward restore`: copies of the key store, and the way back.
+//! `keyward backup` and `keyward restore`: copies of the key store.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::client::{Client, RUNTIME_DIR, STATE_DIR};
 use super::failure::Failure;
 use super::output::{print, print_json, time};
-use super::{Client, RUNTIME_DIR};
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::ground::exit;
 use crate::ground::text::quoted;
@@ -21,7 +21,7 @@ use crate::serve::{self, Options};
 pub(super) struct Backup {
     #[command(subcommand)]
     command: Option<Command>,
-    /// File to write the copy into; it must not be there yet
+    /// File for the copy; it must not exist yet
     #[arg(value_name = "FILE", required = true)]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub(super) struct Backup {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Find out whether a copy is whole and opens with the master key; needs no daemon
+    /// Check that a copy is complete and opens with the master key; needs no daemon
     Check(Check),
 }
 
@@ -39,14 +39,15 @@ struct Check {
     /// The copy
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The master key to try [default: the one of the configuration, or /etc/keyward/master.key]
+    /// File of the master key to try [default: the file in the configuration, or
+    /// /etc/keyward/master.key]
     #[arg(long, value_name = "FILE")]
     master_key: Option<PathBuf>,
     /// Configuration file [default: /etc/keyward/keyward.toml, if there is one]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where --dev has its master key, for a copy of a store that was made with it
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/keyward")]
+    /// Directory of the master key of --dev, for a copy of a store that --dev made
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -58,8 +59,8 @@ pub(super) struct Restore {
     /// The copy
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Where the keys are stored; there must be no key store with keys
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/keyward")]
+    /// Directory for the key store; it must not have a key store with keys
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     #[command(flatten)]
     client: Client,
@@ -82,7 +83,7 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
     let admin = AdminClient::new(&client.runtime_dir).map_err(failed)?;
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
     let mut copy = opened.map_err(|reason| match reason.kind() {
-        std::io::ErrorKind::AlreadyExists => unwritten(std::io::Error::other("the file is there already")),
+        std::io::ErrorKind::AlreadyExists => unwritten(std::io::Error::other("the file exists already")),
         _ => unwritten(reason),
     })?;
     let made = admin.status().and_then(|status| Ok((admin.backup(&mut copy)?, status))).map_err(failed);
@@ -90,7 +91,7 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
         copy.sync_all().and_then(|()| sync_directory_of(file)).map_err(unwritten)?;
         Ok(made)
     });
-    // What was begun is no copy.
+    // An incomplete copy must not remain.
     let (keys, status) = made.inspect_err(|_| drop(fs::remove_file(file)))?;
     let master_key = status.backends.iter().find(|backend| backend.name == crate::config::EMBEDDED);
     let master_key = master_key.and_then(|backend| backend.wkid.clone());
@@ -98,11 +99,11 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
         return print_json(&json!({ "file": file, "keys": keys, "master_key": master_key }));
     }
     let needed = match master_key {
-        Some(name) => format!("opens with the master key {name}: keep that elsewhere"),
-        None => "opens with the store key: keep that elsewhere".into(),
+        Some(name) => format!("opens with the master key {name}: keep that key in another place"),
+        None => "opens with the store key: keep that key in another place".into(),
     };
     print(&format!(
-        "{keys} keys copied to {}, which {needed}\nTo see that the two belong together: keyward backup check {}\n",
+        "{keys} keys copied to {}, which {needed}\nTo check that the key opens the copy: keyward backup check {}\n",
         file.display(),
         quoted(file)
     ))
@@ -130,15 +131,16 @@ impl Check {
         if self.json {
             return print_json(&checked);
         }
-        let mut text = format!("{} is whole: {} keys", self.file.display(), checked.keys);
-        text += &checked.made.map(|made| format!(", in a store made at {}", time(made))).unwrap_or_default();
+        let mut text = format!("{} is complete: {} keys", self.file.display(), checked.keys);
+        text +=
+            &checked.made.map(|made| format!(", in a store created at {}", time(made))).unwrap_or_default();
         text += "\n";
         if let Some(name) = checked.master_key {
             text += &format!("{} private keys open with the master key {name}\n", checked.unwrapped);
         }
         for (backend, keys) in checked.remote {
             text += &format!(
-                "{keys} keys are at backend {backend}: whether its units have their master key is not looked at\n"
+                "{keys} keys are at backend {backend}: the master key of its units was not checked\n"
             );
         }
         print(&text)
@@ -149,14 +151,14 @@ impl Restore {
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self { file, state_dir, client } = self;
         let attempt = format!("cannot restore {} to {}", file.display(), state_dir.display());
-        // A daemon would go on with the store that it has open.
+        // A running daemon would keep using the store that it has open.
         let status = AdminClient::new(&client.runtime_dir).and_then(|admin| admin.status());
         let absolute = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         if status.is_ok_and(|status| absolute(&status.state_dir) == absolute(&state_dir)) {
             return Err(Failure::new(
                 exit::UNAVAILABLE,
                 format_args!(
-                    "{attempt}: the daemon runs; stop it: systemctl stop keyward.socket keyward-admin.socket keyward.service"
+                    "{attempt}: the daemon is running; stop it: systemctl stop keyward.socket keyward-admin.socket keyward.service"
                 ),
             ));
         }
@@ -166,7 +168,7 @@ impl Restore {
             return print_json(&json!({ "file": restored }));
         }
         print(&format!(
-            "{} is restored. Start the daemon, then look at keyward key list: keys that were disabled or deleted since the copy was made are enabled again\n",
+            "{} is restored. Start the daemon, then check its keys (keyward key list): keys that were disabled or deleted after the copy was made are enabled again\n",
             restored.display()
         ))
     }

@@ -1,16 +1,17 @@
-//! `keyward cert`: the certificates that the daemon hands out with its keys.
+//! `keyward cert`: the certificates that the daemon stores with its keys.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use hyper::body::Bytes;
 use keyward_proto::Label;
 
-use super::Client;
+use super::altered::warn_of_altered_keys;
+use super::chain_doubts::warn_of_doubts;
+use super::client::Client;
 use super::failure::Failure;
-use super::key::{read_input, warn_of_problems};
-use super::output::{from_now, note, print_json, print_table, table, time, warn};
+use super::input::read_input;
+use super::output::{from_now, print_json, print_table, table, time};
 use crate::admin::api::Certified;
 use crate::admin::client::AdminClient;
 use crate::ground::exit;
@@ -18,11 +19,11 @@ use crate::keys::certificates::Chain;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Attach certificates to the version of a key that they are for, in the place of older ones
+    /// Attach certificates to the version of a key that they are for; they replace older ones
     Attach(Attach),
-    /// Take the certificates of a version of a key away; the key stays as it is
+    /// Remove the certificates of a version of a key; the key does not change
     Detach(Detach),
-    /// List the certificates of all keys, those that expire first at the top
+    /// List the certificates of all keys, sorted by expiry
     List(#[command(flatten)] Client),
 }
 
@@ -31,8 +32,8 @@ pub(super) struct Attach {
     /// Label of the key
     #[arg(value_name = "LABEL")]
     label: Label,
-    /// Certificate of the key in PEM or DER, in PEM followed by each that certifies one before; -
-    /// for standard input
+    /// File with the certificate of the key in PEM or DER; in PEM the chain follows, each certificate
+    /// before its issuer; - for standard input
     #[arg(long = "in", value_name = "CHAIN")]
     file: PathBuf,
     #[command(flatten)]
@@ -44,7 +45,7 @@ pub(super) struct Detach {
     /// Label of the key
     #[arg(value_name = "LABEL")]
     label: Label,
-    /// Which version of the key [default: the current one]
+    /// Version of the key [default: the current version]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     version: Option<u32>,
     #[command(flatten)]
@@ -72,7 +73,7 @@ impl Attach {
         let attached = AdminClient::new(&client.runtime_dir)
             .and_then(|admin| admin.attach(label.as_str(), Bytes::from_owner(pem)))
             .map_err(|error| Failure::from(error).while_trying(attempt))?;
-        tell_doubts(&chain);
+        warn_of_doubts(&chain);
         if client.json { print_json(&attached) } else { print_certificates(&[attached]) }
     }
 }
@@ -83,61 +84,10 @@ impl Detach {
         let detached =
             AdminClient::new(&client.runtime_dir).and_then(|admin| admin.detach(label.as_str(), version));
         let detached = detached.map_err(|error| {
-            Failure::from(error).while_trying(format_args!("cannot detach a certificate of key {label}"))
+            Failure::from(error).while_trying(format_args!("cannot detach the certificates of key {label}"))
         })?;
         if client.json { print_json(&detached) } else { print_certificates(&[detached]) }
     }
-}
-
-/// Says what is doubtful about certificates that were attached.
-pub(super) fn tell_doubts(chain: &Chain) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    if chain.repeated > 0 {
-        note("a certificate that is in the file more than once was attached once");
-    }
-    doubts(chain, now).iter().for_each(warn);
-}
-
-/// What clients may have against certificates, in a sentence each.
-fn doubts(chain: &Chain, now: u64) -> Vec<String> {
-    let mut doubts = Vec::new();
-    for (certificate, number) in chain.certificates.iter().zip(1..) {
-        let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
-        let which = match number {
-            1 => "the certificate".to_owned(),
-            _ => format!("certificate {number} in the file ({})", certificate.subject()),
-        };
-        if now < not_before {
-            doubts.push(format!(
-                "{which} is not valid before {}, {}",
-                time(not_before),
-                from_now(not_before)
-            ));
-        }
-        if now > not_after {
-            doubts.push(format!("{which} has expired on {}, {}", time(not_after), from_now(not_after)));
-        }
-    }
-    if let Some(first) = chain.certificates.first() {
-        if first.names().is_empty() {
-            doubts.push(
-                "the certificate has no SubjectAltName: as that of a server, most clients refuse it; have one issued with names: keyward csr LABEL --subject DN --san NAME"
-                    .into(),
-            );
-        }
-        if first.is_authority() {
-            doubts.push(
-                "the certificate is that of an authority (CA:TRUE), not of a server or client: many clients refuse it"
-                    .into(),
-            );
-        }
-    }
-    for number in chain.check().unwrap_or_default() {
-        doubts.push(format!(
-            "the signature on certificate {number} in the file is of a kind that is not verified here, such as one with SHA-1; many clients refuse it"
-        ));
-    }
-    doubts
 }
 
 fn list(client: &Client) -> Result<(), Failure> {
@@ -145,7 +95,7 @@ fn list(client: &Client) -> Result<(), Failure> {
     let (keys, altered) =
         keys.map_err(|error| Failure::from(error).while_trying("cannot list certificates"))?;
     if !client.json {
-        warn_of_problems(&keys, &altered);
+        warn_of_altered_keys(&keys, &altered);
     }
     let mut certified: Vec<_> = keys.into_iter().flat_map(Certified::all_of).collect();
     certified.sort_by_key(|certified| certified.certificate.expires());

@@ -1,8 +1,8 @@
-//! `keyward serve --check-config`: what the daemon would say of its configuration, without starting
-//! it.
+//! `keyward serve --check-config`: checks the configuration as the daemon does at its start.
 //!
 //! The caller is often root, and the daemon is another user with credentials of systemd. So this
-//! process may be able to read files that the daemon cannot, and the other way round.
+//! process may be able to read files that the daemon cannot read, and the daemon may be able to read
+//! files that this process cannot read.
 
 use core::fmt::Display;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +13,7 @@ use keyward_client::Address;
 use keyward_unit::MasterKey;
 
 use super::failure::Failure;
+use super::remarks::Remarks;
 use super::{output, private_network};
 use crate::backend::{Backend, Unusable};
 use crate::config::Config;
@@ -26,7 +27,7 @@ use crate::serve::store_key::{self, StoreKeyError};
 use crate::serve::upgrade::RUNNING_FORMAT;
 use crate::serve::{self, Options};
 
-/// Checks the configuration and the files that it names, and prints it with all defaults.
+/// Checks the configuration and its files, and prints the configuration with all defaults.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let mut remarks = Remarks::default();
     let checked = check(options, &mut remarks);
@@ -35,35 +36,16 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     output::print(&checked?.to_effective_toml())
 }
 
-/// What there is to say of a configuration, whether or not it can be used.
-#[derive(Debug, Default)]
-pub(super) struct Remarks {
-    /// What is doubtful.
-    pub(super) warnings: Vec<String>,
-    /// What is in order, and good to know.
-    pub(super) notes: Vec<String>,
-}
-
-impl Remarks {
-    pub(super) fn warn(&mut self, text: impl Display) {
-        self.warnings.push(text.to_string());
-    }
-
-    pub(super) fn note(&mut self, text: impl Display) {
-        self.notes.push(text.to_string());
-    }
-}
-
-/// Checks the configuration and the files that it names.
+/// Checks the configuration and its files.
 ///
 /// # Errors
-/// Why a daemon would not start with it.
+/// The reason why a daemon would not start with the configuration.
 pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, Failure> {
     let config = serve::read_config(options.config.as_deref()).map_err(wrong)?;
     remarks.warnings.extend(serve::warnings(&config));
     remarks.notes.extend(config.notes());
     private_network::remark(&config, remarks);
-    // Of a store that a daemon has open, or that is gone, a note says which master key it needs.
+    // For a store that a daemon has open, or that is missing, the witness file names the master key.
     let noted = Witness::read(&options.state_dir).and_then(|noted| noted.master_key);
     let (fresh, needed) = match keys::look(&options.state_dir) {
         Look::Old => return Err(wrong(migration::old_format(options, &config))),
@@ -71,13 +53,13 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
         Look::Used(needed) => (false, needed.or(noted)),
     };
     check_places(options, &config, remarks)?;
-    // With --dev there are others.
+    // With --dev, the daemon makes its own keys.
     if !options.dev {
         check_keys(options, &config, fresh, needed.as_deref(), remarks)?;
     }
     for (name, settings) in &config.grep11 {
         let backend = Backend::grep11(name, settings).map_err(wrong)?;
-        // A daemon starts without, and waits for it.
+        // A daemon starts without the backend, and waits for it.
         if let Err(warning) = backend.check() {
             remarks.warn(warning);
         }
@@ -85,7 +67,7 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
     Ok(config)
 }
 
-/// Looks whether others can get at the key store, or at the sockets.
+/// Checks that other users cannot change the key store or the sockets.
 fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Result<(), Failure> {
     let running = env::var(RUNNING_FORMAT).ok();
     let store = options.state_dir.join(KeyStore::FILE);
@@ -107,7 +89,7 @@ fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Re
         ("runtime directory", &options.runtime_dir, directory(&options.runtime_dir)),
     ];
     for (what, path, found) in places {
-        // The daemon makes what is not there; and who asks may not be able to look.
+        // The daemon creates missing files, and this user may not be able to examine them.
         match found.map_err(OwnershipError::into_io) {
             Err(Ok(reason)) if running.is_none() || reason.kind() == io::ErrorKind::NotFound => {}
             Err(Ok(reason)) => return Err(wrong(format_args!("cannot use {}: {reason}", path.display()))),
@@ -120,7 +102,7 @@ fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Re
     for address in config.socket.extra.iter().map(Address::to_string).filter(|at| !at.starts_with('@')) {
         let of = |reason: &dyn Display| format!("the daemon cannot listen on {address}: {reason}");
         match check_extra(Path::new(&address)).map_err(OwnershipError::into_io) {
-            // It may be made until then.
+            // The directory may be created before the daemon starts.
             Err(Ok(reason)) if running.is_none() => remarks.warn(of(&reason)),
             Err(Ok(reason)) => return Err(wrong(of(&reason))),
             Err(Err(reason)) => return Err(wrong(of(&reason))),
@@ -130,7 +112,7 @@ fn check_places(options: &Options, config: &Config, remarks: &mut Remarks) -> Re
     Ok(())
 }
 
-/// Looks for the master key and the store key where the daemon would find them.
+/// Checks the master key and the store key at the places where the daemon looks for them.
 fn check_keys(
     options: &Options,
     config: &Config,
@@ -146,14 +128,14 @@ fn check_keys(
             true => StoreKeyError::NotConfigured,
             false => StoreKeyError::NotNamed(options.state_dir.join(KeyStore::FILE)),
         }),
-        Ok(Some(_)) => tell_of_reader(config.store_key.as_deref(), owner, remarks),
+        Ok(Some(_)) => warn_of_reader(config.store_key.as_deref(), owner, remarks),
         Err(error) => return Err(wrong(error)),
     }
     Ok(())
 }
 
-/// Whether the daemon has, or should have, a master key. `needed` is the name of the one that the
-/// key store was made with, if that is known.
+/// Checks the master key. Returns true if the daemon has, or should have, a master key. `needed` is
+/// the name of the master key that the key store was made with, if known.
 fn check_master_key(
     config: &Config,
     fresh: bool,
@@ -171,14 +153,14 @@ fn check_master_key(
     if let (Ok(Some(next)), Some(needed)) = (&next, needed)
         && next.wkid().to_string() == needed
     {
-        // Whatever becomes of the other one, the daemon starts with this.
-        output::note("the next master key is the one of the key store: name its file as master-key");
+        // The daemon starts with the next master key, whatever the state of the other one.
+        output::note("the key store was made with the next master key: name its file as master-key");
         return Ok(true);
     }
     match master_key::load(configured, patterns) {
         Ok(key) => {
             master_key::warning(&key).into_iter().for_each(|warning| remarks.warn(warning));
-            tell_of_reader(configured, owner, remarks);
+            warn_of_reader(configured, owner, remarks);
             check_name(&key, needed)?;
         }
         Err(MasterKeyError::NotConfigured) if is_passed(MASTER_KEY, owner, remarks) => {
@@ -190,7 +172,7 @@ fn check_master_key(
                 }
                 Err(MasterKeyError::Read { reason, .. })
                     if reason.kind() == io::ErrorKind::PermissionDenied => {}
-                // The daemon has a copy, which systemd closes.
+                // The daemon reads a copy, to which systemd gives safe permissions.
                 Err(open @ (MasterKeyError::Open(_) | MasterKeyError::Refused(_))) => remarks.warn(open),
                 Err(error) => return Err(wrong(of_store(error))),
             }
@@ -198,18 +180,18 @@ fn check_master_key(
         Err(MasterKeyError::NotConfigured) if !config.grep11.is_empty() => return Ok(false),
         Err(missing @ MasterKeyError::NotConfigured) => match owner {
             Some(owner) => remarks.warn(format_args!(
-                "{}; {} must be able to read it, as the user of the daemon",
+                "{}; the user of the daemon, {}, must be able to read its file",
                 of_store(missing),
                 Name(owner)
             )),
             None => remarks.warn(of_store(missing)),
         },
-        // It is as it should be, for the daemon.
+        // The owner is right for the daemon.
         Err(MasterKeyError::Refused(OwnershipError::Owner { path, uid, is_directory: false }))
             if Some(uid) == owner =>
         {
             remarks.note(format_args!(
-                "{} belongs to {}, as whom the daemon runs: run this as that user to have it looked at",
+                "{} belongs to {}, the user of the daemon: to check the file, run this command as that user",
                 path.display(),
                 Name(uid)
             ));
@@ -227,22 +209,24 @@ fn check_name(key: &MasterKey, needed: Option<&str>) -> Result<(), Failure> {
     }
 }
 
-/// Whether systemd is taken to pass a key to the daemon, of which nothing is to be seen from here.
+/// True if systemd probably passes a key file to the daemon as a credential, which this process
+/// cannot see.
 fn is_passed((credential, file): (&str, &str), owner: Option<u32>, remarks: &mut Remarks) -> bool {
     let Some(owner) = owner.filter(|_| Path::new(file).exists()) else { return false };
     remarks.note(format_args!(
-        "the daemon runs as {}, to whom systemd passes {file} as the credential {credential}, if its unit file is that of the package",
+        "the daemon runs as {}; with the unit file of the package, systemd passes {file} to it as the credential {credential}",
         Name(owner)
     ));
     true
 }
 
-/// Says that another user must be able to read a file that this one has read.
-fn tell_of_reader(file: Option<&Path>, owner: Option<u32>, remarks: &mut Remarks) {
+/// Warns if the user of the daemon, who is not the owner, must be able to read a file that this user
+/// has read.
+fn warn_of_reader(file: Option<&Path>, owner: Option<u32>, remarks: &mut Remarks) {
     let (Some(file), Some(owner)) = (file, owner) else { return };
     if fs::metadata(file).is_ok_and(|found| found.uid() != owner) {
         remarks.warn(format_args!(
-            "{} was read by {}, and the daemon runs as {}, who must be able to read it: give the file to that user, or take it out of the configuration and have systemd pass it as a credential",
+            "{} was read as {}, but the daemon runs as {}, who must be able to read it: give the file to that user, or remove it from the configuration and let systemd pass it as a credential",
             file.display(),
             Name(rustix::process::geteuid().as_raw()),
             Name(owner)

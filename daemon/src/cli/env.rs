@@ -1,7 +1,8 @@
 //! `keyward env`: the environment in which a program on OpenSSL loads the provider.
 //!
-//! Servers have it from their service. A tool that reads their configuration from a shell, such as
-//! `nginx -t`, does not, and fails at each reference with an error that names nothing of ours.
+//! Servers have this environment from their service. A tool that reads their configuration from a
+//! shell, such as `nginx -t`, does not. It fails at each reference with an error that does not mention
+//! keyward.
 
 use std::env;
 use std::ffi::OsString;
@@ -23,27 +24,28 @@ use crate::serve::sockets::PEERS;
 
 #[derive(Args, Debug)]
 pub(super) struct Env {
-    /// The openssl.cnf that activates the provider [default: that of OPENSSL_CONF, or else
+    /// The openssl.cnf that activates the provider [default: the file in OPENSSL_CONF, or
     /// /etc/keyward/openssl.cnf]
     #[arg(long, value_name = "FILE")]
     openssl_conf: Option<PathBuf>,
-    /// Where the sockets of the daemon are, if that is not what the openssl.cnf says
+    /// Directory of the daemon's sockets, if the openssl.cnf names another one
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
-    /// What to run, with its arguments; without it, the environment is printed for a shell
+    /// Command to run, with its arguments; without a command, print the environment for a shell
     #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
 }
 
 impl Env {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let conf = self.openssl_conf.or_else(named).unwrap_or_else(|| CONF.into());
+        let conf = self.openssl_conf.or_else(conf_of_environment).unwrap_or_else(|| CONF.into());
         let mut variables = vec![("OPENSSL_CONF", absolute(&conf)?)];
-        // OpenSSL goes on without a file that it cannot read.
+        // OpenSSL ignores a file that it cannot read.
         let attempt = "cannot load the provider; name an openssl.cnf with --openssl-conf";
         open(&conf).map_err(|reason| Failure::reading(&conf, &reason).while_trying(attempt))?;
         doctor::check_owners(&conf).map_err(|foreign| {
-            let attempt = format!("cannot use {}, which would run code of others as root", conf.display());
+            let attempt =
+                format!("cannot use {}, because it would run code of other users as root", conf.display());
             Failure::new(exit::NO_PERMISSION, foreign).while_trying(attempt)
         })?;
         doctor::faults_of_openssl_conf(&conf).into_iter().for_each(output::warn);
@@ -64,7 +66,7 @@ impl Env {
     }
 }
 
-/// Opens a file, and waits for nobody at the other end of a pipe.
+/// Opens a file without waiting for the other end of a pipe.
 fn open(path: &Path) -> io::Result<File> {
     let file = File::from(rustix::fs::open(
         path,
@@ -78,15 +80,15 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-fn named() -> Option<PathBuf> {
+fn conf_of_environment() -> Option<PathBuf> {
     env::var_os("OPENSSL_CONF").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// A program may change its directory before it reads the file.
+/// Makes a path absolute, since a program may change its directory before it reads the file.
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path)
         .map_err(|reason| Failure::new(exit::USAGE, format_args!("cannot use {}: {reason}", path.display())))
 }
 
-/// Where Install of the README puts it.
+/// Path of the installed openssl.cnf (README, section Install).
 const CONF: &str = "/etc/keyward/openssl.cnf";

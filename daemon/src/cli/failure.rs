@@ -1,4 +1,4 @@
-//! How a command fails.
+//! Failure of a command: one line and an exit status.
 
 use core::fmt::Display;
 use std::io;
@@ -11,11 +11,11 @@ use crate::admin::client::AdminClientError;
 use crate::ground::exit;
 use crate::ground::text::printable;
 
-/// Why a command failed, in one line, and the status that the process ends with.
+/// Reason why a command failed, in one line, and the exit status of the process (sysexits(3)).
 #[derive(Debug)]
 pub(crate) struct Failure {
     status: u8,
-    /// `None` if everything is said already.
+    /// `None` if the output has the reason.
     reason: Option<String>,
 }
 
@@ -24,7 +24,7 @@ impl Failure {
         Self { status, reason: Some(reason.to_string()) }
     }
 
-    /// A failure that the output of the command tells by itself.
+    /// A failure whose reason the output of the command has.
     pub(crate) fn silent(status: u8) -> Self {
         Self { status, reason: None }
     }
@@ -39,20 +39,20 @@ impl Failure {
         Self::new(status, format_args!("cannot read {}: {reason}", path.display()))
     }
 
-    /// Says it on standard error.
-    pub(crate) fn tell(self) -> ExitCode {
+    /// Prints the reason on standard error.
+    pub(crate) fn report(self) -> ExitCode {
         if let Some(reason) = self.reason {
             eprintln!("keyward: {}", printable(&reason));
         }
         self.status.into()
     }
 
-    /// Why the command failed.
+    /// The reason why the command failed.
     pub(crate) fn into_reason(self) -> String {
         self.reason.unwrap_or_default()
     }
 
-    /// The same failure, told as part of `attempt`.
+    /// Puts the attempt that failed before the reason.
     pub(crate) fn while_trying(self, attempt: impl Display) -> Self {
         Self { reason: self.reason.map(|reason| format!("{attempt}: {reason}")), ..self }
     }

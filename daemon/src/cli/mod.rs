@@ -1,20 +1,25 @@
-//! The command line: what can be asked for, and how a failure is told.
+//! The command line.
 //!
-//! Results go to standard output, as tables or as JSON; a failure is one line on standard error that begins
-//! with the name of the program, and a status of sysexits(3).
+//! Results go to standard output, as tables or as JSON. A failure is one line on standard error that
+//! begins with the name of the program, and an exit status of sysexits(3).
 
+mod altered;
 mod backup;
 mod bench;
 mod cert;
+mod chain_doubts;
 mod check_config;
+mod client;
 mod csr;
 mod doctor;
 mod env;
 mod failure;
+mod input;
 mod key;
 mod output;
 mod passphrase;
 mod private_network;
+mod remarks;
 mod unit;
 
 use std::path::PathBuf;
@@ -26,22 +31,23 @@ use clap::{Args, Parser, Subcommand};
 use crate::ground::exit;
 use crate::serve::migration;
 use crate::serve::{self, Options};
+use client::{RUNTIME_DIR, STATE_DIR};
 use failure::Failure;
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
     let command = match CommandLine::try_parse() {
         Ok(line) => line.command,
-        Err(error) => return not_run(&error),
+        Err(error) => return report_parse_error(&error),
     };
     match command.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.tell(),
+        Err(failure) => failure.report(),
     }
 }
 
-/// Shows what was asked for instead of a command, or says in one line what is wrong with it.
-fn not_run(error: &clap::Error) -> ExitCode {
+/// Prints the help or the version, or an error of the command line in one line.
+fn report_parse_error(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             let _ = error.print();
@@ -51,20 +57,20 @@ fn not_run(error: &clap::Error) -> ExitCode {
             let _ = error.print();
             exit::USAGE.into()
         }
-        _ => Failure::new(exit::USAGE, one_line(&error.to_string())).tell(),
+        _ => Failure::new(exit::USAGE, one_line(&error.to_string())).report(),
     }
 }
 
-/// The paragraphs of a message of clap that say what is wrong, without those that come with every message.
+/// The error of a clap message in one line, without the paragraphs that every message has.
 fn one_line(message: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(message);
     let paragraphs = message.split("\n\n").map(|lines| {
         let lines: Vec<_> = lines.lines().map(str::trim).collect();
         lines.join(" ")
     });
-    let told: Vec<_> =
+    let errors: Vec<_> =
         paragraphs.take_while(|text| !text.starts_with("Usage:") && !text.starts_with("For more")).collect();
-    format!("{}; try --help", told.join("; "))
+    format!("{}; try --help", errors.join("; "))
 }
 
 /// Keeps TLS private keys out of TLS servers.
@@ -77,28 +83,28 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon.
+    /// Run the daemon
     Serve(Serve),
-    /// Make, import, show and change keys.
+    /// Make, import, show and change keys
     #[command(subcommand)]
     Key(key::Command),
-    /// Attach certificates to keys and list them.
+    /// Attach certificates to keys, and list them
     #[command(subcommand)]
     Cert(cert::Command),
-    /// Make a certificate request, signed by the key where it is.
+    /// Make a certificate request, signed in the crypto unit
     Csr(csr::Csr),
-    /// Run crypto units.
+    /// Run and list crypto units
     #[command(subcommand)]
     Unit(unit::Command),
     /// Copy the key store of the running daemon, or check such a copy
     Backup(backup::Backup),
-    /// Put a copy in the place of a key store that is lost
+    /// Restore a lost key store from a copy
     Restore(backup::Restore),
-    /// Find the usual misconfigurations and say how to mend each.
+    /// Find common misconfigurations, and say how to fix each
     Doctor(doctor::Doctor),
-    /// Run a command, such as nginx -t, with the environment that loads the provider.
+    /// Run a command, such as nginx -t, with the environment that loads the provider
     Env(env::Env),
-    /// Measure signatures per second and their latency through the socket.
+    /// Measure signatures per second and their latency, through the socket
     Bench(bench::Bench),
 }
 
@@ -124,13 +130,13 @@ struct Serve {
     /// Configuration file [default: /etc/keyward/keyward.toml, if there is one]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where the keys are stored
+    /// Directory of the key store
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
-    /// Where the sockets are
+    /// Directory of the sockets
     #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
     runtime_dir: PathBuf,
-    /// Try things out: make a master key, and let the user who starts this do everything
+    /// Development mode: make a master key, and let the user who starts the daemon do everything
     #[arg(long)]
     dev: bool,
     /// Migrate the key store of an older version, after making a copy of it, and exit
@@ -153,23 +159,33 @@ impl Serve {
             return check_config::run(&options);
         }
         if self.migrate_store {
-            let told = migration::migrate(&options);
-            return output::print(&told.map_err(|error| Failure::new(error.status(), error))?);
+            let migrated = migration::migrate(&options);
+            return output::print(&migrated.map_err(|error| Failure::new(error.status(), error))?);
         }
         serve::serve(&options).map_err(|error| Failure::new(error.status(), error))
     }
 }
 
-/// Which daemon a command talks to, and how it prints.
-#[derive(Args, Debug)]
-struct Client {
-    /// Where the sockets of the daemon are
-    #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
-    runtime_dir: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-const RUNTIME_DIR: &str = "/run/keyward";
-const STATE_DIR: &str = "/var/lib/keyward";
+    #[test]
+    fn options_for_a_grep11_server_need_each_other() {
+        for (arguments, is_valid) in [
+            ("", true),
+            ("--backend hsm", true),
+            ("--grep11 unit:9876 --plaintext --calls 4", true),
+            ("--grep11 unit:9876 --tls-ca ca.pem --tls-cert a.pem --tls-key a.key --token-file t", true),
+            ("--grep11 unit:9876", false),
+            ("--grep11 unit:9876 --plaintext --tls-ca ca.pem", false),
+            ("--grep11 unit:9876 --plaintext --backend hsm", false),
+            ("--grep11 unit:9876 --tls-ca ca.pem --tls-cert a.pem", false),
+            ("--plaintext", false),
+            ("--calls 4", false),
+        ] {
+            let words = ["keyward", "bench"].into_iter().chain(arguments.split_whitespace());
+            assert_eq!(CommandLine::try_parse_from(words).is_ok(), is_valid, "{arguments}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! Standard output.
+//! Output: results on standard output, warnings and notes on standard error.
 
 use core::fmt::Display;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use crate::ground::exit;
 pub(crate) use crate::ground::text::time;
 use crate::ground::text::{printable, printable_json, printable_lines};
 
-/// Prints text of any number of lines.
+/// Prints text of any number of lines. Control characters are replaced.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     write(&printable_lines(text))
 }
@@ -23,17 +23,17 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     write(&format!("{}\n", printable_json(&text)))
 }
 
-/// Says on standard error what is doubtful.
+/// Prints a warning on standard error.
 pub(crate) fn warn(text: impl Display) {
     eprintln!("keyward: warning: {}", printable(&text.to_string()));
 }
 
-/// Says on standard error what is in order, and good to know.
+/// Prints a note on standard error.
 pub(crate) fn note(text: impl Display) {
     eprintln!("keyward: note: {}", printable(&text.to_string()));
 }
 
-/// Whoever closes the pipe early has seen enough.
+/// Writes to standard output. A closed pipe is no error: its reader has seen enough.
 fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -44,7 +44,7 @@ fn write(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// An empty table with a row of titles, and without lines around it.
+/// An empty table with a row of titles, and without borders.
 pub(crate) fn table(titles: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -55,20 +55,14 @@ pub(crate) fn table(titles: &[&str]) -> Table {
     table
 }
 
-/// Prints a table without the blanks around it.
+/// Prints a table without the blanks around its lines.
 pub(crate) fn print_table(table: &Table) -> Result<(), Failure> {
-    let line = |line: String| {
-        format!(
-            "{}
-",
-            line.strip_prefix(' ').unwrap_or(&line).trim_end()
-        )
-    };
+    let line = |line: String| format!("{}\n", line.strip_prefix(' ').unwrap_or(&line).trim_end());
     let lines: String = table.lines().map(line).collect();
     print(&lines)
 }
 
-/// How far away a time in seconds since 1970 is, as in `in 41 days` and `3 hours ago`.
+/// Distance from now to a time in seconds since 1970, as in `in 41 days` and `3 hours ago`.
 pub(crate) fn from_now(seconds: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     between(now, seconds)
@@ -85,7 +79,7 @@ fn between(now: u64, then: u64) -> String {
     if then >= now { format!("in {count} {unit}{s}") } else { format!("{count} {unit}{s} ago") }
 }
 
-/// How wide the terminal is, if there is one.
+/// Width of the terminal in columns, if there is a terminal.
 fn columns() -> Option<u16> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     Some(size.ws_col).filter(|columns| *columns > 0)
@@ -96,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_how_far_away_they_are() {
+    fn times_and_their_distance() {
         assert_eq!(time(1_700_000_000), "2023-11-14T22:13:20Z");
         assert_eq!(time(u64::MAX), "9999-12-31T23:59:59Z");
         for (then, expected) in [

@@ -1,4 +1,4 @@
-//! The passphrase of a file.
+//! The passphrase of an encrypted key file.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -12,11 +12,11 @@ use super::failure::Failure;
 use crate::ground::exit;
 use crate::ground::text::printable;
 
-/// Where a passphrase comes from, if a file takes one; the terminal is asked for it otherwise.
+/// Source of the passphrase of an encrypted file; without these options, the user is asked on the
+/// terminal.
 #[derive(Args, Debug)]
 pub(super) struct Source {
-    /// File whose first line is the passphrase of an encrypted key [default: asked for on the
-    /// terminal]
+    /// File whose first line is the passphrase of an encrypted key [default: ask on the terminal]
     #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
     passphrase_file: Option<PathBuf>,
     /// Open descriptor whose first line is the passphrase of an encrypted key
@@ -25,8 +25,8 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Reads the passphrase of a file; `None` if nobody has said where it is, and there is no
-    /// terminal to ask.
+    /// Reads the passphrase of the file `encrypted`; `None` if no option names a source and there is
+    /// no terminal.
     pub(super) fn read(&self, encrypted: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
         let descriptor = self.passphrase_fd.map(|number| PathBuf::from(format!("/dev/fd/{number}")));
         if let Some(path) = self.passphrase_file.as_ref().or(descriptor.as_ref()) {
@@ -42,13 +42,13 @@ impl Source {
 }
 
 fn first_line(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    // As large as it can become, so that growing leaves no copies behind.
+    // The full capacity at once, since a vector that grows leaves copies of its bytes in memory.
     let mut text = Zeroizing::new(Vec::with_capacity(LONGEST + 2));
     File::open(path)?.take(LONGEST as u64 + 1).read_to_end(&mut text)?;
     line(text)
 }
 
-/// Asks on the terminal, which does not show what is typed.
+/// Asks on the terminal, with echo off.
 fn asked(encrypted: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let terminal = io::stdin();
     let shown = tcgetattr(&terminal)?;
@@ -58,7 +58,7 @@ fn asked(encrypted: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     tcsetattr(&terminal, OptionalActions::Flush, &hidden)?;
     eprint!("Passphrase of {}: ", printable(&encrypted.display().to_string()));
     let mut text = Zeroizing::new(vec![0; LONGEST + 1]);
-    // A terminal gives a line at a time. Standard input of the library would keep a copy of it.
+    // One read returns one line. The buffer of `io::stdin` would keep a copy of the passphrase.
     let read = rustix::io::read(&terminal, text.as_mut_slice());
     tcsetattr(&terminal, OptionalActions::Now, &shown)?;
     text.truncate(read?);

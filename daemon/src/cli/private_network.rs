@@ -1,15 +1,16 @@
-//! Addresses of the daemon that are in no directory, and so in one network namespace alone.
+//! Abstract addresses of the daemon, which exist in only one network namespace (unix(7)).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::check_config::Remarks;
+use super::remarks::Remarks;
 use crate::config::Config;
 
-/// An abstract address that the daemon makes itself: that no server finds it, if the service of the
-/// daemon has a network namespace of its own, or else that servers in others do not.
+/// Adds a remark about an abstract address on which the daemon itself listens. If the service of the
+/// daemon has a network namespace of its own, no server can reach that address. Otherwise, servers in
+/// other network namespaces cannot.
 pub(super) fn remark(config: &Config, remarks: &mut Remarks) {
     remark_below(Path::new("/"), config, remarks);
 }
@@ -19,23 +20,23 @@ fn remark_below(root: &Path, config: &Config, remarks: &mut Remarks) {
     let Some(address) = addresses.find(|address| address.starts_with('@')) else { return };
     let Some(file) = setting(root) else {
         return remarks.note(format_args!(
-            "{address} is found in the network namespace of the daemon alone: servers in containers and those with \
-             PrivateNetwork=yes need a socket in a directory, and so do all if the service of the daemon has PrivateNetwork=yes"
+            "{address} exists only in the network namespace of the daemon: servers in containers or with PrivateNetwork=yes \
+             need a socket in a directory; if the service of the daemon has PrivateNetwork=yes, all servers do"
         ));
     };
     remarks.warn(format_args!(
-        "{} has PrivateNetwork=yes, so no server finds {address}, which the daemon makes inside: have systemd make it, with \
-         ListenStream={address} for keyward.socket, and take it out of [socket] also",
+        "{} has PrivateNetwork=yes, so no server can reach {address}: let systemd listen there, with ListenStream={address} \
+         for keyward.socket, and remove the address from [socket] also",
         file.display()
     ));
 }
 
-/// The unit file or drop-in of the service that gives it a network namespace, if the last one that
-/// says something of it does (systemd.unit(5)).
+/// The unit file or drop-in with the last setting of PrivateNetwork, if its value is yes
+/// (systemd.unit(5)).
 fn setting(root: &Path) -> Option<PathBuf> {
     let directories = DIRECTORIES.map(|directory| root.join(directory));
     let whole = directories.iter().map(|directory| directory.join(SERVICE)).find(|file| file.exists());
-    // Of drop-ins with one name the first one counts, and then their names give the order.
+    // Of drop-ins with one name, the first counts. Drop-ins apply in the order of their names.
     let mut drop_ins = BTreeMap::<OsString, PathBuf>::new();
     for directory in &directories {
         let listed = fs::read_dir(directory.join(format!("{SERVICE}.d")));
@@ -45,21 +46,21 @@ fn setting(root: &Path) -> Option<PathBuf> {
             }
         }
     }
-    let mut said = whole.into_iter().chain(drop_ins.into_values()).filter_map(|file| {
+    let mut values = whole.into_iter().chain(drop_ins.into_values()).filter_map(|file| {
         let text = fs::read_to_string(&file).ok()?;
         let mut settings = text.lines().filter_map(|line| line.split_once('='));
         let (_, value) = settings.rfind(|(name, _)| name.trim() == "PrivateNetwork")?;
         let value = value.trim().to_ascii_lowercase();
         Some((file, ["yes", "true", "on", "1", "y", "t"].contains(&&*value)))
     });
-    said.next_back().filter(|(_, is_set)| *is_set).map(|(file, _)| file)
+    values.next_back().filter(|(_, is_set)| *is_set).map(|(file, _)| file)
 }
 
 const SERVICE: &str = "keyward.service";
-/// Where systemd looks for unit files, the first one first.
+/// Directories in which systemd looks for unit files, by precedence.
 const DIRECTORIES: [&str; 4] =
     ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
-/// Most drop-ins of a directory that are looked at.
+/// Most drop-ins of a directory that are read.
 const MOST: usize = 100;
 
 #[cfg(test)]
@@ -67,29 +68,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn abstract_addresses_that_the_daemon_makes_are_told() {
+    fn an_abstract_address_gets_a_remark() {
         let root = tempfile::tempdir().unwrap();
-        let told = |also: &str| {
+        let remarks_on = |also: &str| {
             let config = Config::parse(&format!("[socket]\nalso = [{also:?}]\n"), "test".as_ref()).unwrap();
             let mut remarks = Remarks::default();
             remark_below(root.path(), &config, &mut remarks);
-            [remarks.warnings, remarks.notes].map(|told| told.concat())
+            [remarks.warnings, remarks.notes].map(|texts| texts.concat())
         };
-        assert_eq!(told("/run/other/keyward.sock"), ["", ""]);
-        let [warning, note] = told("@keyward");
+        assert_eq!(remarks_on("/run/other/keyward.sock"), ["", ""]);
+        let [warning, note] = remarks_on("@keyward");
         assert!(
-            warning.is_empty() && note.starts_with("@keyward is found in the network namespace"),
+            warning.is_empty() && note.starts_with("@keyward exists only in the network namespace"),
             "{note}"
         );
         let directory = root.path().join("etc/systemd/system");
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join(SERVICE), "[Service]\nPrivateNetwork=yes\n").unwrap();
-        let [warning, note] = told("@keyward");
+        let [warning, note] = remarks_on("@keyward");
         assert!(note.is_empty() && warning.contains("ListenStream=@keyward for keyward.socket"), "{warning}");
     }
 
     #[test]
-    fn the_last_file_that_says_something_counts() {
+    fn the_last_setting_counts() {
         let root = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = root.path().join(name);

@@ -1,4 +1,4 @@
-//! `keyward unit`: the units behind a daemon, and the software crypto unit alone.
+//! `keyward unit`: the units of a daemon, and the software crypto unit as a server.
 
 use core::net::SocketAddr;
 use core::time::Duration;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand};
 use keyward_unit_server::{Chance, Options, Simulation, Transport};
 
-use super::Client;
+use super::client::{Client, STATE_DIR};
 use super::failure::Failure;
 use super::output::{print, print_json, print_table, table};
 use crate::admin::api::UnitView;
@@ -15,7 +15,7 @@ use crate::admin::client::AdminClient;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the units behind the daemon and how they are
+    /// List the units of the daemon and their health
     List(#[command(flatten)] Client),
     /// Run the software crypto unit as a GREP11 server
     Serve(Box<Serve>),
@@ -41,7 +41,7 @@ fn list(client: &Client) -> Result<(), Failure> {
     let mut rows = table(&titles);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     for unit in &units {
-        // As much of the name as tells one from another.
+        // The first characters are enough to distinguish master keys.
         let wkid = or_dash(unit.wkid.as_ref().map(|wkid| wkid.chars().take(8).collect()));
         rows.add_row([
             unit.backend.clone(),
@@ -58,20 +58,20 @@ fn list(client: &Client) -> Result<(), Failure> {
         ]);
     }
     print_table(&rows)?;
-    let told = |unit: &UnitView| {
+    let problem = |unit: &UnitView| {
         let problem = unit.problem.as_ref()?;
         Some(format!("{} of {}: {problem}\n", unit.address, unit.backend))
     };
-    print(&units.iter().filter_map(told).collect::<String>())
+    print(&units.iter().filter_map(problem).collect::<String>())
 }
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("transport").required(true).args(["plaintext", "tls_cert"]))]
 pub(super) struct Serve {
-    /// Where to listen; port 0 takes a free one, which the log tells
+    /// Address to listen on; with port 0, the log has the chosen port
     #[arg(long, value_name = "ADDR:PORT")]
     listen: SocketAddr,
-    /// Without TLS, on loopback only
+    /// Serve without TLS; on loopback addresses only
     #[arg(long)]
     plaintext: bool,
     /// Certificate chain, as PEM
@@ -80,34 +80,34 @@ pub(super) struct Serve {
     /// Private key of the certificate, as PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Let in those only who have a certificate of one of these CAs
+    /// Accept only clients with a certificate of one of these CAs
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     client_ca: Option<PathBuf>,
-    /// Let in those only who bring one of these bearer tokens, one a line
+    /// Accept only clients with one of these bearer tokens; the file has one on each line
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// File of the master key [default: the systemd credential master-key]
     #[arg(long, value_name = "FILE", conflicts_with = "dev")]
     master_key: Option<PathBuf>,
-    /// File of the master key that is to come, for RewrapKeyBlob
+    /// File of the next master key, for RewrapKeyBlob
     #[arg(long, value_name = "FILE")]
     next_master_key: Option<PathBuf>,
-    /// Where --dev keeps its master key
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/keyward")]
+    /// Directory of the master key of --dev
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
-    /// Try things out: make a master key
+    /// Development mode: make a master key
     #[arg(long)]
     dev: bool,
     /// Describe the service to clients that ask (gRPC server reflection)
     #[arg(long)]
     reflection: bool,
-    /// Let every call take that much longer
+    /// Delay every call by this time
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s", help_heading = "Simulation")]
     simulate_latency: Duration,
-    /// And up to that much more at random
+    /// Delay every call by up to this further time, at random
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s", help_heading = "Simulation")]
     simulate_jitter: Duration,
-    /// Answer no more calls in a second than that
+    /// Answer at most this number of calls in a second
     #[arg(
         long,
         value_name = "N",
@@ -116,22 +116,24 @@ pub(super) struct Serve {
         help_heading = "Simulation"
     )]
     simulate_rate: u32,
-    /// Fail calls with CKR_DEVICE_ERROR, as in SignSingle=0.01 or *=0.01; any number of times
+    /// Fail calls with CKR_DEVICE_ERROR at this rate, as in SignSingle=0.01 or *=0.01; any number of
+    /// times
     #[arg(long, value_name = "RPC=PROBABILITY", help_heading = "Simulation")]
     simulate_errors: Vec<Chance>,
-    /// Cut the connection in calls, as above
+    /// Close the connection during calls at this rate, as in SignSingle=0.01; any number of times
     #[arg(long, value_name = "RPC=PROBABILITY", help_heading = "Simulation")]
     simulate_disconnects: Vec<Chance>,
-    /// Answer with a signature of which a bit is wrong, for SignSingle, Sign or SignFinal; any number of times
+    /// Answer SignSingle, Sign or SignFinal at this rate with one bit of the signature changed; any
+    /// number of times
     #[arg(long, value_name = "RPC=PROBABILITY", value_parser = Chance::of_signature, help_heading = "Simulation")]
     simulate_corruption: Vec<Chance>,
-    /// Do without a mechanism, as in CKM_RSA_PKCS_PSS or 0xd; any number of times
+    /// Remove a mechanism, as in CKM_RSA_PKCS_PSS or 0xd; any number of times
     #[arg(long, value_name = "MECHANISM", value_parser = keyward_unit_server::mechanism, help_heading = "Simulation")]
     simulate_without: Vec<u64>,
-    /// List a mechanism and refuse it with CKR_MECHANISM_PARAM_INVALID; any number of times
+    /// List a mechanism, but refuse it with CKR_MECHANISM_PARAM_INVALID; any number of times
     #[arg(long, value_name = "MECHANISM", value_parser = keyward_unit_server::mechanism, help_heading = "Simulation")]
     simulate_refused: Vec<u64>,
-    /// Fail decryption with CKM_RSA_PKCS where the padding is wrong, as older firmware does
+    /// Fail decryption with CKM_RSA_PKCS if the padding is wrong, as older firmware does
     #[arg(long, help_heading = "Simulation")]
     simulate_padding_errors: bool,
 }

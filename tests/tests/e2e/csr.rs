@@ -120,7 +120,10 @@ fn a_key_that_may_not_sign_requests_does_not(backend: Backend) {
     let text = refused(
         &mut csr(&daemon, "shop"),
         77,
-        &["cannot make a certificate request for key shop", "its uses are tls-server, without csr"],
+        &[
+            "cannot make a certificate request for key shop",
+            "the uses of the key are tls-server, without csr",
+        ],
     );
     // The advised command works unchanged.
     let told = text.split_once("allow it: ").unwrap().1;
@@ -148,7 +151,7 @@ fn a_key_that_may_not_sign_requests_does_not(backend: Backend) {
     refused(&mut daemon.keyward(&["csr", "shop", "--san", "a.b:443"]), 64, &["leave out the port"]);
     refused(&mut daemon.keyward(&["csr", "shop", "--san", "a.b,c.d"]), 64, &["one name for each --san"]);
     let url = ["csr", "shop", "--san", "https://shop.example/"];
-    refused(&mut daemon.keyward(&url), 64, &["is the host meant? then: --san shop.example"]);
+    refused(&mut daemon.keyward(&url), 64, &["to name the host, write --san shop.example"]);
     let words = ["csr", "--san", "a.example", "b.example", "shop"];
     refused(&mut daemon.keyward(&words), 64, &["without a label", "keyward csr LABEL --san NAME..."]);
     refused(&mut daemon.keyward(&["csr", "--subject", "CN=a"]), 64, &["LABEL"]);

@@ -187,7 +187,7 @@ fn files_that_leave_a_choice_are_not_guessed_at() {
     let (certificate, key) = (&*scene.certificate, &*scene.key);
     let several = scene.write("several.pem", &[key, &rsa, certificate]);
     let (status, line) = fail(&mut scene.import("shop", &several, &[]));
-    let expected = "keyward: cannot import key shop: the file has several private keys, choose one with --index NUMBER: \
+    let expected = "keyward: cannot import key shop: the file has several private keys; choose one with --index NUMBER: \
                     key 1 (p256), key 2 (rsa2048), certificate of \"CN=localhost\" for key 1\n";
     assert_eq!((status.code(), &*line), (Some(65), expected));
     let (_, line) = fail(&mut scene.import("shop", &several, &["--index", "3"]));
@@ -200,8 +200,8 @@ fn files_that_leave_a_choice_are_not_guessed_at() {
 
     let mismatch = scene.write("mismatch.pem", &[&rsa, certificate]);
     let (status, line) = fail(&mut scene.import("shop", &mismatch, &[]));
-    let expected = "keyward: cannot import key shop: the certificates in the file are not for the private key there; \
-                    --index 1 takes the key without them: key 1 (rsa2048), certificate of \"CN=localhost\"\n";
+    let expected = "keyward: cannot import key shop: the certificates in the file are not for its private key; to \
+                    import the key without them, add --index 1: key 1 (rsa2048), certificate of \"CN=localhost\"\n";
     assert_eq!((status.code(), &*line), (Some(65), expected));
     succeed(&mut scene.import("three", &mismatch, &["--index", "1"]));
     assert_eq!(scene.attached("three"), None);

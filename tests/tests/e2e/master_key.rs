@@ -71,7 +71,10 @@ fn a_new_master_key_is_put_in_force_under_load() {
     let text = succeed(&mut rewrap(&daemon, &["--finish"]));
     queue.let_sign(30);
     let new = wkid(&daemon);
-    assert!(text.contains(&format!("have the master key {new}")) && text.contains("as master-key"), "{text}");
+    assert!(
+        text.contains(&format!("are wrapped with the master key {new}")) && text.contains("as master-key"),
+        "{text}"
+    );
     assert_ne!(new, old);
     daemon.generate_for("new", "p256", "any");
     load.let_sign(100);

@@ -1,15 +1,16 @@
-//! A crypto unit, over GREP11.
+//! Measurement of a crypto unit over GREP11.
 
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
 use aws_lc_rs::digest;
+use clap::{ArgGroup, Args};
 use keyward_grep11::attribute_value::OneAttr;
 use keyward_grep11::crypto_client::CryptoClient;
 use keyward_grep11::{AttributeValue, GenerateKeyPairRequest, KeyBlob, Mechanism, SignSingleRequest, cka};
@@ -21,26 +22,63 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
-use super::{
-    Bench, Interrupt, Latencies, Load, Measured, certificate_verify, interrupted, no_latencies, record,
-    scheme, vary,
-};
+use super::interrupt::{Interrupt, interrupted};
+use super::measurement::{Latencies, Load, Measured, certificate_verify, no_latencies, record, scheme, vary};
 use crate::backend::grep11::{Form, making, mechanism};
 use crate::cli::failure::Failure;
 use crate::ground::causes::causes;
 use crate::ground::exit;
 
-/// A GREP11 server, and how to reach it.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("transport").args(["plaintext", "tls_ca"]))]
+pub(super) struct Grep11Options {
+    /// Measure a GREP11 server instead of the daemon
+    #[arg(
+        long = "grep11",
+        id = "grep11",
+        value_name = "HOST:PORT",
+        requires = "transport",
+        help_heading = "GREP11"
+    )]
+    pub(super) address: Option<String>,
+    /// Number of concurrent calls on each connection
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=1024),
+        requires = "grep11",
+        help_heading = "GREP11"
+    )]
+    calls: u16,
+    /// Connect without TLS
+    #[arg(long, requires = "grep11", help_heading = "GREP11")]
+    plaintext: bool,
+    /// CA of the server's certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "grep11", help_heading = "GREP11")]
+    tls_ca: Option<PathBuf>,
+    /// Certificate chain for the server, in PEM
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"], help_heading = "GREP11")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "GREP11")]
+    tls_key: Option<PathBuf>,
+    /// File with the bearer token for the server
+    #[arg(long, value_name = "FILE", requires = "grep11", help_heading = "GREP11")]
+    token_file: Option<PathBuf>,
+}
+
+/// A GREP11 server, and the settings of its connections.
 pub(super) struct RemoteUnit {
     endpoint: Endpoint,
     address: String,
     token: Option<MetadataValue<Ascii>>,
-    /// Calls under way on each connection.
+    /// Number of concurrent calls on each connection.
     calls: usize,
 }
 
 impl RemoteUnit {
-    pub(super) fn new(address: &str, options: &Bench) -> Result<Self, Failure> {
+    pub(super) fn new(address: &str, options: &Grep11Options) -> Result<Self, Failure> {
         let protocol = if options.plaintext { "http" } else { "https" };
         let unusable = |error: tonic::transport::Error| {
             Failure::new(exit::USAGE, causes(&error)).while_trying(format_args!("cannot use {address}"))
@@ -75,8 +113,8 @@ impl RemoteUnit {
         let was_interrupted = thread::scope(|scope| {
             let connections: Vec<_> =
                 (0..load.connections).map(|_| scope.spawn(|| self.sign(&signer, &stop))).collect();
-            let over = || connections.iter().any(thread::ScopedJoinHandle::is_finished);
-            let was_interrupted = interrupt.within(load.duration, over);
+            let is_over = || connections.iter().any(thread::ScopedJoinHandle::is_finished);
+            let was_interrupted = interrupt.within(load.duration, is_over);
             stop.store(true, Ordering::Relaxed);
             for connection in connections {
                 let signed = connection
@@ -93,7 +131,7 @@ impl RemoteUnit {
         Ok(Measured { bare_us: Some(bare), ..measured })
     }
 
-    /// Signs over one connection until told to stop.
+    /// Signs over one connection until `stop` is set.
     fn sign(&self, signer: &Arc<Signer>, stop: &Arc<AtomicBool>) -> Result<Latencies, Failure> {
         runtime()?.block_on(async {
             let client = self.connect().await?;
@@ -122,7 +160,7 @@ impl RemoteUnit {
         Ok(CryptoClient::new(channel))
     }
 
-    /// Has a key made. It is nowhere but here: the server keeps none.
+    /// Lets the server make a key. Only this process has its blob: the server stores no key.
     async fn signer(&self, key_type: KeyType) -> Result<Signer, Failure> {
         let (mechanism, number, value) = making(key_type);
         let value = AttributeValue { one_attr: Some(value) };
@@ -138,8 +176,7 @@ impl RemoteUnit {
             request.metadata_mut().insert("authorization", token.clone());
         }
         let pair = self.connect().await?.generate_key_pair(request).await.map_err(|error| {
-            refused(&error)
-                .while_trying(format_args!("cannot have a {key_type} key made at {}", self.address))
+            refused(&error).while_trying(format_args!("cannot generate a {key_type} key at {}", self.address))
         })?;
         let pair = pair.into_inner();
         let key = match pair.priv_key.and_then(|key| key.key_blobs.into_iter().next()) {
@@ -150,7 +187,7 @@ impl RemoteUnit {
     }
 }
 
-/// What signs, and how.
+/// A key, and the credentials for the server.
 struct Signer {
     key_type: KeyType,
     key: Vec<u8>,
@@ -180,7 +217,7 @@ impl Signer {
         request
     }
 
-    /// Signs, one call after the other, until told to stop.
+    /// Signs, one call after the other, until `stop` is set.
     async fn sign(
         self: Arc<Self>,
         mut client: CryptoClient<Channel>,
@@ -188,7 +225,7 @@ impl Signer {
     ) -> Result<Latencies, Failure> {
         let mut latencies = no_latencies()?;
         let mut message = certificate_verify();
-        // The first one has the unit unwrap the key.
+        // For the first signature, the unit unwraps the key.
         client.sign_single(self.request(&message)).await.map_err(|error| refused(&error))?;
         while !stop.load(Ordering::Relaxed) {
             vary(&mut message);
@@ -205,7 +242,7 @@ fn runtime() -> Result<Runtime, Failure> {
     runtime.map_err(|error| Failure::new(exit::OS, format_args!("cannot start the benchmark: {error}")))
 }
 
-/// How long one signature takes in this process, by the software crypto unit, in microseconds.
+/// Time of one signature by the software crypto unit in this process, in microseconds.
 fn bare(key_type: KeyType) -> Result<f64, Failure> {
     let failed = |error: keyward_unit::UnitError| Failure::new(exit::SOFTWARE, error);
     let unit = Unit::new(MasterKey::generate().map_err(failed)?, NonZeroUsize::MIN);
@@ -224,7 +261,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(path).map_err(|reason| Failure::reading(path, &reason))
 }
 
-/// The first token of a file like that of `keyward unit serve`.
+/// The first token of a file in the format of `keyward unit serve --token-file`.
 fn token(path: &Path) -> Result<MetadataValue<Ascii>, Failure> {
     let text = fs::read_to_string(path).map_err(|reason| Failure::reading(path, &reason))?;
     let token = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
@@ -233,7 +270,7 @@ fn token(path: &Path) -> Result<MetadataValue<Ascii>, Failure> {
 }
 
 fn refused(status: &Status) -> Failure {
-    // That of a GREP11 server begins with the name of a number, and says all there is to say.
+    // A message of a GREP11 server begins with the name of its error code, and needs no status code.
     match status.message() {
         message if message.starts_with("CKR_") => Failure::new(exit::UNAVAILABLE, message),
         message => Failure::new(exit::UNAVAILABLE, format_args!("{}: {message}", status.code())),
@@ -242,5 +279,5 @@ fn refused(status: &Status) -> Failure {
 
 const CONNECT: Duration = Duration::from_secs(5);
 const CALL: Duration = Duration::from_secs(30);
-/// How long to sign in this process.
+/// Duration of the measurement in this process.
 const BARE: Duration = Duration::from_millis(300);

@@ -1,4 +1,4 @@
-//! The daemon, over its socket.
+//! Measurement of the daemon over its socket.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::path::{Path, PathBuf};
@@ -8,9 +8,8 @@ use std::time::Instant;
 use keyward_client::{Address, Client, Input};
 use keyward_proto::{KeyType, Label, Use};
 
-use super::{
-    Interrupt, Latencies, Load, Measured, certificate_verify, interrupted, no_latencies, record, scheme, vary,
-};
+use super::interrupt::{Interrupt, interrupted};
+use super::measurement::{Latencies, Load, Measured, certificate_verify, no_latencies, record, scheme, vary};
 use crate::admin::client::AdminClient;
 use crate::admin::request::Generate;
 use crate::cli::failure::Failure;
@@ -18,7 +17,7 @@ use crate::cli::output::warn;
 use crate::ground::exit;
 use crate::serve::sockets::PEERS;
 
-/// A daemon with its sockets in this directory.
+/// The daemon with its sockets in a runtime directory.
 pub(super) struct Daemon {
     runtime_dir: PathBuf,
 }
@@ -46,8 +45,8 @@ impl Daemon {
         let was_interrupted = thread::scope(|scope| {
             let signers: Vec<_> =
                 (0..load.connections).map(|_| scope.spawn(|| sign(runtime_dir, &key, &stop))).collect();
-            let over = || signers.iter().any(thread::ScopedJoinHandle::is_finished);
-            let was_interrupted = interrupt.within(load.duration, over);
+            let is_over = || signers.iter().any(thread::ScopedJoinHandle::is_finished);
+            let was_interrupted = interrupt.within(load.duration, is_over);
             stop.store(true, Ordering::Relaxed);
             for signer in signers {
                 let signed = signer
@@ -87,7 +86,7 @@ fn sign(runtime_dir: &Path, key: &TemporaryKey, stop: &AtomicBool) -> Result<Lat
     Ok(latencies)
 }
 
-/// A key that is deleted when this is dropped.
+/// A key that is deleted on drop.
 struct TemporaryKey {
     admin: AdminClient,
     label: Label,
@@ -99,14 +98,14 @@ impl TemporaryKey {
         let label = format!("keyward-bench-{key_type}-{}", std::process::id());
         let label: Label = label.parse().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
         let admin = AdminClient::new(runtime_dir)?;
-        let wanted = Generate {
+        let request = Generate {
             label: label.clone(),
             key_type,
             uses: vec![Use::TlsServer],
             sign_and_decrypt: false,
             backend: backend.map(str::to_owned),
         };
-        admin.generate(&wanted).map_err(|error| {
+        admin.generate(&request).map_err(|error| {
             Failure::from(error).while_trying(format_args!("cannot generate key {label}"))
         })?;
         Ok(Self { admin, label, key_type })

@@ -1,4 +1,4 @@
-//! `keyward csr`: a certificate request, signed by the key where it is.
+//! `keyward csr`: a certificate request, signed in the crypto unit.
 
 mod request;
 mod san;
@@ -12,7 +12,7 @@ use keyward_proto::{Label, PublicKey, Scheme, Use};
 use pem_rfc7468::LineEnding;
 use serde_json::json;
 
-use super::Client;
+use super::client::Client;
 use super::failure::Failure;
 use super::key::how_to_allow;
 use super::output::{print, print_json};
@@ -28,15 +28,15 @@ pub(super) struct Csr {
     /// Label of the key
     #[arg(value_name = "LABEL", required_unless_present = "names")]
     label: Option<Label>,
-    /// Subject of the certificate: /O=Shop/CN=shop.example, encoded in this order, or the same as
-    /// CN=shop.example,O=Shop, the form of RFC 4514, which is encoded from its end to its beginning
+    /// Subject of the certificate: /O=Shop/CN=shop.example, which is encoded in this order, or
+    /// CN=shop.example,O=Shop, the form of RFC 4514, which is encoded in reverse order
     #[arg(long, value_name = "DN")]
     subject: Option<Subject>,
-    /// Other names of the certificate, any number, after LABEL: DNS names and IP addresses, or
-    /// DNS:, IP:, email: or URI: and a name
+    /// Names of the certificate, any number, after LABEL: DNS names and IP addresses, or names with
+    /// their kind: DNS:, IP:, email: or URI:
     #[arg(long = "san", value_name = "NAME", num_args = 1..)]
     names: Vec<San>,
-    /// Which version of the key [default: the current one]
+    /// Version of the key [default: the current version]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     version: Option<u32>,
     #[command(flatten)]
@@ -63,14 +63,17 @@ impl Csr {
 
     fn make(&self, label: &Label) -> Result<(u32, String), Failure> {
         if self.subject.is_none() && self.names.is_empty() {
-            return Err(Failure::new(exit::USAGE, "it has no name; give --subject, --san or both"));
+            return Err(Failure::new(exit::USAGE, "it would have no name; give --subject, --san or both"));
         }
         let admin = AdminClient::new(&self.client.runtime_dir)?;
         let key = admin.show(label.as_str())?;
         self.refuse_other_uses(&key)?;
         let number = self.version.unwrap_or(key.current);
         let version = key.versions.iter().find(|version| version.number == number).ok_or_else(|| {
-            Failure::new(exit::NO_INPUT, format_args!("it has no version {number}, see: keyward key show"))
+            Failure::new(
+                exit::NO_INPUT,
+                format_args!("the key has no version {number}; list the versions: keyward key show {label}"),
+            )
         })?;
         let spki =
             STANDARD.decode(&version.public_key).ok().filter(|spki| PublicKey::from_spki(spki).is_ok());
@@ -84,7 +87,9 @@ impl Csr {
             let length = signed_part.len();
             return Err(Failure::new(
                 exit::DATA,
-                format_args!("it would have {length} bytes, of {MAX_KEY_FILE} at most; give fewer names"),
+                format_args!(
+                    "it would have {length} bytes, but may have at most {MAX_KEY_FILE}; give fewer names"
+                ),
             ));
         }
         let signed = admin.sign_request(label.as_str(), number, signed_part)?;
@@ -95,15 +100,15 @@ impl Csr {
         let whole = whole.ok_or_else(|| {
             Failure::new(
                 exit::SOFTWARE,
-                "the daemon signed in an unknown way; use the keyward of the same version",
+                "the daemon used an unknown signature scheme; run the keyward of the same version as the daemon",
             )
         })?;
         let pem = pem_rfc7468::encode_string("CERTIFICATE REQUEST", LineEnding::LF, &whole);
         Ok((number, pem.map_err(|error| Failure::new(exit::SOFTWARE, error))?))
     }
 
-    /// The daemon refuses these keys too. The command line knows the runtime directory for the
-    /// advice.
+    /// Refuses keys without the use csr, as the daemon does. Only the command line knows the runtime
+    /// directory for the advice.
     fn refuse_other_uses(&self, key: &KeyView) -> Result<(), Failure> {
         let has = |needed: Use| key.uses.iter().any(|u| u == needed.name());
         if has(Use::Csr) || has(Use::Any) {
@@ -113,7 +118,7 @@ impl Csr {
         let uses = key.uses.join(", ");
         Err(Failure::new(
             exit::NO_PERMISSION,
-            format_args!("its uses are {uses}, without csr; allow it: {how}"),
+            format_args!("the uses of the key are {uses}, without csr; allow it: {how}"),
         ))
     }
 }

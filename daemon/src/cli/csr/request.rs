@@ -16,7 +16,8 @@ use super::subject::Subject;
 /// CertificationRequestInfo for a public key: the part that is signed.
 ///
 /// # Errors
-/// If the names are longer than DER can be here (256 MiB), or `spki` is not a SubjectPublicKeyInfo.
+/// If the names are longer than this DER encoder supports (256 MiB), or `spki` is not a
+/// SubjectPublicKeyInfo.
 pub(super) fn info(subject: Option<&Subject>, names: &[San], spki: &[u8]) -> der::Result<CertReqInfo> {
     let mut attributes = SetOfVec::new();
     if !names.is_empty() {
@@ -30,9 +31,9 @@ pub(super) fn info(subject: Option<&Subject>, names: &[San], spki: &[u8]) -> der
     })
 }
 
-/// The whole request in DER. `None` for a scheme that requests are not signed with.
+/// The complete request in DER; `None` for a scheme that must not sign requests.
 pub(super) fn whole(info: CertReqInfo, scheme: Scheme, signature: &[u8]) -> Option<Vec<u8>> {
-    // Some authorities refuse RSASSA-PSS by a key that is not bound to it.
+    // Some authorities refuse RSASSA-PSS by a key that is not restricted to it.
     if scheme.family() == SchemeFamily::RsaPss {
         return None;
     }
@@ -40,7 +41,7 @@ pub(super) fn whole(info: CertReqInfo, scheme: Scheme, signature: &[u8]) -> Opti
     CertReq { info, algorithm, signature: BitString::from_bytes(signature).ok()? }.to_der().ok()
 }
 
-/// The extension subjectAltName (RFC 5280, 4.2.1.6), which is critical where there is no subject.
+/// The extension subjectAltName (RFC 5280, 4.2.1.6), which is critical if there is no subject.
 fn alternative_names(names: &[San], critical: bool) -> der::Result<ExtensionReq> {
     let mut general_names = Vec::new();
     for name in names {
@@ -58,14 +59,14 @@ mod tests {
     use super::*;
     use crate::policy::purpose::{Purpose, classify};
 
-    /// Ed25519, any point.
+    /// An Ed25519 key with an arbitrary point.
     fn spki() -> Vec<u8> {
         let header = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
         [&header[..], &[7; 32]].concat()
     }
 
     #[test]
-    fn the_daemon_takes_it_for_what_it_is() {
+    fn the_daemon_recognises_the_request() {
         let subject: Subject = "CN=shop.example,O=Shop+OU=Web".parse().unwrap();
         let names: Vec<San> = ["shop.example", "192.0.2.1"].map(|name| name.parse().unwrap()).into();
         for (subject, names) in [(Some(&subject), &names[..]), (Some(&subject), &[]), (None, &names)] {
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn each_name_stands_there_once() {
+    fn repeated_names_are_removed() {
         let names: Vec<San> =
             ["shop.example", "DNS:shop.example", "a.example"].map(|name| name.parse().unwrap()).into();
         let twice = info(None, &names, &spki()).unwrap();
@@ -83,11 +84,11 @@ mod tests {
     }
 
     #[test]
-    fn only_by_schemes_that_authorities_know() {
+    fn only_schemes_that_authorities_accept_sign() {
         let info = info(Some(&"CN=a".parse().unwrap()), &[], &spki()).unwrap();
         assert!(whole(info.clone(), Scheme::RsaPssRsaeSha256, &[1]).is_none());
         let request = whole(info.clone(), Scheme::Ed25519, &[1; 64]).unwrap();
-        // The bytes that were signed stand in the request as they are.
+        // The request contains the signed bytes unchanged.
         assert!(request[3..].starts_with(&info.to_der().unwrap()));
     }
 }

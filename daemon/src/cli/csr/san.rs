@@ -1,4 +1,4 @@
-//! The names that a certificate is to be valid for (RFC 5280, 4.2.1.6).
+//! Subject alternative names of a certificate (RFC 5280, 4.2.1.6).
 
 use core::net::IpAddr;
 use core::str::FromStr;
@@ -13,13 +13,13 @@ use crate::ground::text::quoted;
 /// An alternative name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum San {
-    /// A host by its name, or all hosts of a domain.
+    /// Name of a host, or a wildcard for the hosts of a domain.
     Dns(String),
     /// A mailbox.
     Email(String),
-    /// A host by its address.
+    /// Address of a host.
     Ip(IpAddr),
-    /// Anything else, by its URI.
+    /// URI of another resource.
     Uri(String),
 }
 
@@ -27,7 +27,7 @@ impl San {
     /// GeneralName (RFC 5280, 4.2.1.6).
     ///
     /// # Errors
-    /// None for a name that was parsed: it is short, and ASCII.
+    /// None for a parsed name, which is short and ASCII.
     pub(super) fn to_general_name(&self) -> der::Result<GeneralName> {
         let ascii = |text: &str| Ia5String::new(text);
         Ok(match self {
@@ -69,8 +69,8 @@ impl FromStr for San {
     }
 }
 
-/// A DNS name in the preferred syntax (RFC 1034, 3.5). Underscores are allowed, because people use
-/// them, and the first label may be a star.
+/// A DNS name in the preferred syntax (RFC 1034, 3.5). Underscores are allowed, because they are in
+/// use. With `wildcard`, the first label may be a star.
 fn dns(name: &str, wildcard: bool) -> Result<San, InvalidSan> {
     if has_port(name) {
         return Err(InvalidSan::Port);
@@ -91,7 +91,7 @@ fn dns(name: &str, wildcard: bool) -> Result<San, InvalidSan> {
     if name.len() > 253 || !fixed.split('.').all(label) {
         return Err(InvalidSan::Dns);
     }
-    // No top-level domain is a number: the name is a wrong address.
+    // No top-level domain is a number, so the name is meant as an address.
     match fixed.rsplit('.').next() {
         Some(last) if last.bytes().all(|byte| byte.is_ascii_digit()) => Err(InvalidSan::Ip),
         _ => Ok(San::Dns(name.into())),
@@ -115,9 +115,10 @@ fn email(text: &str) -> Result<San, InvalidSan> {
     let (local, domain) = text.split_once('@').ok_or(InvalidSan::Email)?;
     // atext, RFC 5322, 3.2.3.
     let atext = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
-    let sound = local.len() <= 64 && local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(atext));
+    let is_valid =
+        local.len() <= 64 && local.split('.').all(|atom| !atom.is_empty() && atom.bytes().all(atext));
     match dns(domain, false) {
-        Ok(_) if sound => Ok(San::Email(text.into())),
+        Ok(_) if is_valid => Ok(San::Email(text.into())),
         _ => Err(InvalidSan::Email),
     }
 }
@@ -125,14 +126,14 @@ fn email(text: &str) -> Result<San, InvalidSan> {
 /// A URI (RFC 3986), checked by its characters only: a scheme and something after it.
 fn uri(text: &str) -> Result<San, InvalidSan> {
     let (scheme, rest) = text.split_once(':').ok_or(InvalidSan::Uri)?;
-    let sound = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+    let is_valid = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
         && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
         && !rest.is_empty()
         && rest.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte));
-    if sound { Ok(San::Uri(text.into())) } else { Err(InvalidSan::Uri) }
+    if is_valid { Ok(San::Uri(text.into())) } else { Err(InvalidSan::Uri) }
 }
 
-/// The error for a URI without its kind, which usually means the host in it.
+/// The error for a URI without its kind. Usually its host is meant.
 fn url(text: &str) -> InvalidSan {
     let authority =
         text.split_once("://").unwrap_or_default().1.split(['/', '?', '#']).next().unwrap_or_default();
@@ -163,22 +164,22 @@ pub(super) enum InvalidSan {
     Kind,
     #[error("write {0}: before a name of this kind")]
     KindNeeded(&'static str),
-    #[error("not a DNS name: write names with other letters as they stand in DNS, beginning with xn--")]
+    #[error("not a DNS name: write a name with other letters in the form that DNS has, with xn--")]
     NotAscii,
-    #[error("leave out the port: a certificate is for a host, whatever the port")]
+    #[error("leave out the port: a certificate is for a host with all its ports")]
     Port,
     #[error("write one name for each --san: --san a.example --san b.example")]
     Several,
     #[error("longer than {LONGEST} bytes")]
     TooLong,
-    #[error("is the host meant? then: --san {host}; if the URI itself is: --san {}", quoted(Path::new(&format!("URI:{uri}"))))]
+    #[error("to name the host, write --san {host}; to name the URI itself, write --san {}", quoted(Path::new(&format!("URI:{uri}"))))]
     Url {
         /// The host in the URI.
         host: String,
         /// The whole URI.
         uri: String,
     },
-    #[error("not a URI such as spiffe://shop.example/web, of ASCII without spaces")]
+    #[error("not a URI such as spiffe://shop.example/web, in ASCII without spaces")]
     Uri,
 }
 
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_told_from_names() {
+    fn other_texts_are_refused() {
         for (text, reason) in [
             ("", InvalidSan::Dns),
             ("a..b", InvalidSan::Dns),
@@ -297,7 +298,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_taken_is_ascii_and_bounded(text in "(DNS:|IP:|email:|URI:)?[ -~ü]{0,300}") {
+        fn parsed_names_are_ascii_and_bounded(text in "(DNS:|IP:|email:|URI:)?[ -~ü]{0,300}") {
             if let Ok(San::Dns(name) | San::Email(name) | San::Uri(name)) = text.parse::<San>() {
                 prop_assert!(name.bytes().all(|byte| byte.is_ascii_graphic()));
                 prop_assert!(!name.is_empty() && name.len() <= LONGEST && text.ends_with(&name));
@@ -305,14 +306,14 @@ mod tests {
         }
 
         #[test]
-        fn every_address_is_taken(v4: [u8; 4], v6: [u8; 16]) {
+        fn every_address_is_parsed(v4: [u8; 4], v6: [u8; 16]) {
             for address in [IpAddr::from(v4), IpAddr::from(v6)] {
                 prop_assert_eq!(address.to_string().parse::<San>(), Ok(San::Ip(address)));
             }
         }
 
         #[test]
-        fn every_host_name_is_taken(labels in prop::collection::vec("[a-z]([a-z0-9-]{0,8}[a-z0-9])?", 1..8)) {
+        fn every_host_name_is_parsed(labels in prop::collection::vec("[a-z]([a-z0-9-]{0,8}[a-z0-9])?", 1..8)) {
             let name = labels.join(".");
             prop_assert_eq!(name.parse::<San>(), Ok(San::Dns(name)));
         }

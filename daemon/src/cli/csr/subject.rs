@@ -1,11 +1,11 @@
-//! The subject of a certificate: a distinguished name (RFC 5280, 4.1.2.6), in either of the forms
-//! that people write.
+//! Subject of a certificate: a distinguished name (RFC 5280, 4.1.2.6), in either of two written
+//! forms.
 //!
 //! `/O=Shop/CN=shop.example`, the form of `openssl req -subj`, has the parts in the order of the
 //! encoding. `CN=shop.example,O=Shop`, the form of RFC 4514, has the parts in reverse order.
 //!
-//! The reader is our own: that of x509-cert has one error for every fault, and does not check
-//! lengths and characters.
+//! The parser of x509-cert is not used: it has one error for every fault, and does not check lengths
+//! and characters.
 
 use core::str::FromStr;
 
@@ -29,12 +29,12 @@ impl Subject {
     /// Name (RFC 5280, 4.1.2.4).
     ///
     /// # Errors
-    /// None for a name that was parsed: it is short.
+    /// None for a parsed name, which is short.
     pub(super) fn to_name(&self) -> der::Result<Name> {
         let mut name = RdnSequence::default();
         for part in &self.0 {
             let mut attributes = part.iter().map(Attribute::encoded).collect::<der::Result<Vec<_>>>()?;
-            // A set has no element twice.
+            // A DER set has no element twice.
             attributes.sort();
             attributes.dedup();
             name.push(attributes.try_into()?);
@@ -72,12 +72,12 @@ fn parts(text: &str, form: Form) -> Result<Vec<Vec<Attribute>>, InvalidSubject> 
     let separator = if form == Form::Openssl { '/' } else { ',' };
     let (mut parts, mut part, mut rest) = (Vec::new(), Vec::new(), text);
     loop {
-        let (name, behind) = rest.split_once('=').ok_or_else(|| InvalidSubject::Shape(rest.into()))?;
+        let (name, value) = rest.split_once('=').ok_or_else(|| InvalidSubject::Shape(rest.into()))?;
         let kind = Kind::from_name(name.trim())?;
-        let end = end_of_value(behind, separator);
-        let value = unescape(&behind[..end], form).ok_or(InvalidSubject::Escape(kind.name))?;
-        part.push(Attribute::new(kind, value)?);
-        let mut after = behind[end..].chars();
+        let end = end_of_value(value, separator);
+        let unescaped = unescape(&value[..end], form).ok_or(InvalidSubject::Escape(kind.name))?;
+        part.push(Attribute::new(kind, unescaped)?);
+        let mut after = value[end..].chars();
         let next = after.next();
         rest = after.as_str();
         if next != Some('+') {
@@ -105,11 +105,11 @@ fn unescape(text: &str, form: Form) -> Option<String> {
     let rfc4514 = form == Form::Rfc4514;
     let mut rest = if rfc4514 { text.trim_start_matches(' ') } else { text }.chars();
     if rfc4514 && rest.as_str().starts_with('#') {
-        // A value in hexadecimal BER, which nobody writes by hand.
+        // A value in hexadecimal BER is not supported.
         return None;
     }
     let mut bytes = Vec::with_capacity(text.len());
-    // Length without the blanks before a separator.
+    // Length without the blanks at the end.
     let mut kept = 0;
     let mut buffer = [0; 4];
     while let Some(c) = rest.next() {
@@ -210,14 +210,14 @@ const LONGEST: usize = 4096;
 /// The reason why a text is not a distinguished name.
 #[derive(Clone, Debug, Error, Eq, PartialEq)]
 pub(super) enum InvalidSubject {
-    #[error("the value of {0} has characters that it cannot have")]
+    #[error("the value of {0} has characters that are not allowed there")]
     Alphabet(&'static str),
     #[error(
-        "the value of {0} is not written right: put a backslash before each of , + \" \\ < > ; that is part of it"
+        "the value of {0} has a wrong escape: put a backslash before each , + \" \\ < > ; that is part of the value"
     )]
     Escape(&'static str),
     #[error(
-        "unknown type {0:?}; known are {known}",
+        "unknown type {0:?}; the known types are {known}",
         known = KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
     )]
     Kind(String),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_told_from_names() {
+    fn other_texts_are_refused() {
         let length = |kind, least, most| InvalidSubject::Length { kind, least, most };
         for (text, reason) in [
             ("", InvalidSubject::Shape(String::new())),
@@ -312,7 +312,7 @@ mod tests {
         let subject: Subject = "C=DE+CN=a".parse().unwrap();
         let cn = b"\x30\x08\x06\x03\x55\x04\x03\x0c\x01a";
         let c = b"\x30\x09\x06\x03\x55\x04\x06\x13\x02DE";
-        // A set is encoded in the order of its bytes, however it is written.
+        // DER sorts the elements of a set by their bytes.
         let expected = [&b"\x30\x17\x31\x15"[..], cn, c].concat();
         assert_eq!(subject.to_name().unwrap().to_der().unwrap(), expected);
     }
@@ -335,7 +335,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_taken_has_a_bounded_encoding(text in "/?((CN|O|C|DC|x)=[ -~ü\\\\]{0,20}[,/+]?){0,6}") {
+        fn parsed_names_have_a_bounded_encoding(text in "/?((CN|O|C|DC|x)=[ -~ü\\\\]{0,20}[,/+]?){0,6}") {
             if let Ok(subject) = text.parse::<Subject>() {
                 prop_assert!((1..8 * LONGEST).contains(&subject.to_name().unwrap().to_der().unwrap().len()));
             }

@@ -8,8 +8,9 @@ use nix::unistd::geteuid;
 
 use super::finding::Finding;
 use crate::admin::api::StatusView;
-use crate::cli::STATE_DIR;
-use crate::cli::check_config::{self, Remarks};
+use crate::cli::check_config;
+use crate::cli::client::STATE_DIR;
+use crate::cli::remarks::Remarks;
 use crate::ground::text::quoted;
 use crate::serve::{self, Options};
 

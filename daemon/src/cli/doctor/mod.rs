@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::client::Client;
 use super::failure::Failure;
 use super::output::{print, print_json};
 use crate::admin::client::AdminClient;
@@ -72,7 +73,7 @@ pub(super) struct Doctor {
     #[arg(long, value_name = "FILE", requires = "reference")]
     cert: Option<PathBuf>,
     #[command(flatten)]
-    client: super::Client,
+    client: Client,
 }
 
 impl Doctor {

@@ -1,4 +1,4 @@
-//! `keyward key generate` and `keyward key adopt`: keys that a unit makes, or has made.
+//! `keyward key generate` and `keyward key adopt`: keys that a unit makes, or has already made.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use keyward_proto::{KeyType, Use};
 
-use super::{Named, one_use};
+use super::named::Named;
+use super::uses::one_use;
 use crate::admin::api::MAX_KEY_FILE;
 use crate::admin::request;
 use crate::cli::failure::Failure;
@@ -16,7 +17,7 @@ use crate::cli::failure::Failure;
 pub(in crate::cli) struct Generate {
     #[command(flatten)]
     key: Named,
-    /// p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096,
+    /// Type of the key: p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096,
     /// ml-dsa-44, ml-dsa-65 or ml-dsa-87
     #[arg(long = "type", value_name = "TYPE", value_parser = generated)]
     key_type: KeyType,
@@ -28,10 +29,10 @@ pub(in crate::cli) struct Generate {
 pub(in crate::cli) struct Adopt {
     #[command(flatten)]
     key: Named,
-    /// The private key, wrapped by a unit: the bytes that the unit gave
+    /// Private key, wrapped by a unit: the bytes that the unit returned
     #[arg(long, value_name = "FILE")]
     blob: PathBuf,
-    /// The public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit gave
+    /// Public key: a SubjectPublicKeyInfo in PEM or DER, or the bytes that the unit returned
     #[arg(long, value_name = "FILE")]
     public: PathBuf,
     #[command(flatten)]
@@ -41,7 +42,7 @@ pub(in crate::cli) struct Adopt {
 /// The properties of a new key.
 #[derive(Args, Debug)]
 pub(super) struct Properties {
-    /// What the key may be used for, any number of times: tls-server, tls13-server, tls12-server,
+    /// Use of the key, any number of times: tls-server, tls13-server, tls12-server,
     /// tls12-dhe-server, tls-client, tls13-client, csr, rsa-key-exchange, acme-account, any
     /// [default: tls-server]
     #[arg(long = "use", value_name = "USE", value_parser = one_use)]
@@ -49,8 +50,8 @@ pub(super) struct Properties {
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys
     #[arg(long)]
     pub(super) sign_and_decrypt: bool,
-    /// The backend whose units hold the key [default: default-backend in keyward.toml, or the only
-    /// one there is]
+    /// Backend whose units hold the key [default: default-backend in keyward.toml, or the only
+    /// backend]
     #[arg(long, value_name = "NAME")]
     pub(super) backend: Option<String>,
 }
@@ -76,12 +77,12 @@ impl Adopt {
     }
 }
 
-/// A type of key that units generate. Keys of other types can be imported.
+/// Parses a key type that units generate. Keys of other types can be imported.
 fn generated(text: &str) -> Result<KeyType, String> {
     let found = text.parse().ok().filter(|known| KeyType::GENERATED.contains(known));
     found.ok_or_else(|| {
         let known = KeyType::GENERATED.map(|key_type| key_type.to_string()).join(", ");
-        format!("no key of this type can be made; those that can are {known}")
+        format!("units do not generate keys of this type; they generate {known}")
     })
 }
 

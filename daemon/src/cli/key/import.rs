@@ -1,4 +1,4 @@
-//! `keyward key import`: a private key from a file, with its certificates if they are there.
+//! `keyward key import`: a private key from a file, with its certificates if the file has any.
 
 use std::path::{Path, PathBuf};
 
@@ -9,12 +9,14 @@ use pem_rfc7468::LineEnding;
 use zeroize::Zeroizing;
 
 use super::create::Properties;
-use super::{Named, print_key, read_input};
+use super::named::Named;
+use super::print::print_key;
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
-use crate::cli::cert::tell_doubts;
+use crate::cli::chain_doubts::warn_of_doubts;
 use crate::cli::failure::Failure;
+use crate::cli::input::read_input;
 use crate::cli::output::{note, print_json, warn};
 use crate::cli::passphrase;
 use crate::ground::exit;
@@ -25,20 +27,20 @@ use crate::keys::certificates::{Certificate, Chain, InvalidChain};
 pub(in crate::cli) struct Import {
     #[command(flatten)]
     key: Named,
-    /// Private key: PKCS#8, PKCS#1, SEC1 or OpenSSH in PEM or DER, or PKCS#12; certificates of the
-    /// key in the file are attached; - for standard input
+    /// File with the private key: PKCS#8, PKCS#1, SEC1 or OpenSSH in PEM or DER, or PKCS#12; the
+    /// certificates of the key in the file are attached; - for standard input
     #[arg(long = "in", value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
     passphrase: passphrase::Source,
-    /// Which private key of a file that has several, from 1; certificates of other keys do not
-    /// matter then
+    /// Number of the private key, from 1, in a file with several; certificates of other keys are
+    /// then ignored
     #[arg(long, value_name = "NUMBER")]
     index: Option<usize>,
     #[command(flatten)]
     properties: Properties,
-    /// Make the file a new version of an existing key, with the uses of that key; the new version
-    /// becomes the current one
+    /// Import the key as a new version of an existing key, with the uses of that key; the new
+    /// version becomes the current one
     #[arg(long, conflicts_with_all = ["uses", "sign_and_decrypt", "backend"])]
     new_version: bool,
 }
@@ -64,7 +66,7 @@ impl Import {
         }
         if self.file != Path::new("-") {
             note(format_args!(
-                "{} still holds the private key: remove it and its copies when every server has the reference (keyward key reference {}), or keep it offline",
+                "{} still holds the private key: remove the file and its copies when every server has the reference (keyward key reference {}), or keep it offline",
                 self.file.display(),
                 self.key.label
             ));
@@ -84,16 +86,18 @@ impl Import {
         };
         let file = file.map_err(failed)?;
         let certificates = Chain::of_ders(file.certificates().to_vec());
-        let told = |text: &str| {
+        let ambiguous = |text: &str| {
             Failure::new(exit::DATA, format_args!("{text}: {}", listed(&file, certificates.as_ref().ok())))
         };
         let index = match (self.index, file.key_count()) {
             (None, 1) => 0,
             (None, _) => {
-                return Err(told("the file has several private keys, choose one with --index NUMBER"));
+                return Err(ambiguous("the file has several private keys; choose one with --index NUMBER"));
             }
             (Some(number), count) if (1..=count).contains(&number) => number - 1,
-            (Some(number), _) => return Err(told(&format!("the file has no private key number {number}"))),
+            (Some(number), _) => {
+                return Err(ambiguous(&format!("the file has no private key number {number}")));
+            }
         };
         let plain = file.pkcs8(index).map_err(failed)?;
         let spki = file.spki(index).map_err(failed)?;
@@ -106,8 +110,8 @@ impl Import {
         });
         match assembled {
             Ok(Some(chain)) => Ok((plain, Some(chain))),
-            Ok(None) if self.index.is_none() => Err(told(
-                "the certificates in the file are not for the private key there; --index 1 takes the key without them",
+            Ok(None) if self.index.is_none() => Err(ambiguous(
+                "the certificates in the file are not for its private key; to import the key without them, add --index 1",
             )),
             Ok(None) => Ok((plain, None)),
             Err(reason) => {
@@ -152,7 +156,7 @@ impl Import {
             1 => note("the certificate in the file was attached to the key"),
             count => note(format_args!("{count} certificates in the file were attached to the key")),
         }
-        tell_doubts(chain);
+        warn_of_doubts(chain);
         Ok(key)
     }
 }

@@ -1,4 +1,4 @@
-//! Keys as text for a person.
+//! Keys as text for people.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -6,8 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::admin::api::KeyView;
 use crate::cli::failure::Failure;
-use crate::cli::output::{self, from_now, print, print_table, table, time};
-use crate::keys::Altered;
+use crate::cli::output::{from_now, print, print_table, table, time};
 
 pub(super) fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
     let mut rows = table(&["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND", "CERTIFICATE"]);
@@ -23,17 +22,6 @@ pub(super) fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
         ]);
     }
     print_table(&rows)
-}
-
-/// Warns of altered keys, of which only the labels are known, and of alterations that may have
-/// removed other keys.
-pub(in crate::cli) fn warn_of_problems(keys: &[KeyView], altered: &Altered) {
-    keys.iter().filter_map(|key| key.problem.as_ref()).for_each(output::warn);
-    // Each altered key has had a line of its own.
-    let others = Altered { lists: altered.lists, nameless: altered.nameless, ..Altered::default() };
-    if let Some((problem, advice)) = others.problem() {
-        output::warn(format_args!("{problem}; {advice}"));
-    }
 }
 
 pub(super) fn print_key(key: &KeyView) -> Result<(), Failure> {

@@ -1,21 +1,22 @@
-//! `keyward key rewrap`: keys of a backend on their way to another master key.
+//! `keyward key rewrap`: moves the keys of a backend to the next master key.
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::admin::client::{AdminClient, AdminClientError};
-use crate::cli::Client;
+use crate::cli::client::Client;
 use crate::cli::failure::Failure;
 use crate::cli::output::{print, print_json};
 use crate::config::EMBEDDED;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Rewrap {
-    /// The backend whose units get another master key; embedded for the software crypto unit
+    /// Backend whose units get another master key; embedded for the software crypto unit
     #[arg(long, value_name = "NAME")]
     backend: String,
-    /// The new master key is in force at every unit: delete the blobs that the old one has wrapped
+    /// Finish when the new master key is in force at every unit: delete the blobs that the old master
+    /// key has wrapped
     #[arg(long)]
     finish: bool,
     #[command(flatten)]
@@ -35,7 +36,7 @@ impl Rewrap {
             return match client.json {
                 true => print_json(&finished),
                 false => print(&format!(
-                    "{} keys of backend {} have the master key {}\n{}",
+                    "{} keys of backend {} are wrapped with the master key {}\n{}",
                     finished.keys,
                     finished.backend,
                     finished.wkid,
@@ -68,12 +69,12 @@ impl Rewrap {
         print(&format!(
             "{wrapped} blobs wrapped, {keys} keys of backend {backend} are ready for the new master key.\n\
              {}run: keyward key rewrap --backend {backend} --finish\n",
-            if backend == EMBEDDED { "Then " } else { "Put that in force at the units, then " }
+            if backend == EMBEDDED { "Then " } else { "Put the new master key in force at the units, then " }
         ))
     }
 }
 
-const AFTER_EMBEDDED: &str = "Name its file as master-key, and take next-master-key out of the configuration. Keep the old one, elsewhere, as long as you keep copies of the key store that were made before.\n";
+const AFTER_EMBEDDED: &str = "Name its file as master-key, and remove next-master-key from the configuration. Keep the old master key in another place, as long as you keep copies of the key store that were made before.\n";
 
 fn bar_style() -> ProgressStyle {
     ProgressStyle::with_template("{bar:40} {pos} of {len} keys, {msg}, {eta} left")

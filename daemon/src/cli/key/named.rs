@@ -1,0 +1,54 @@
+//! One key that a command names.
+
+use std::path::Path;
+
+use clap::Args;
+use keyward_proto::Label;
+
+use super::print::print_key;
+use crate::admin::api::KeyView;
+use crate::admin::client::{AdminClient, AdminClientError};
+use crate::cli::client::{Client, RUNTIME_DIR};
+use crate::cli::failure::Failure;
+use crate::cli::output::print_json;
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Named {
+    /// Label of the key
+    #[arg(value_name = "LABEL")]
+    pub(super) label: Label,
+    #[command(flatten)]
+    pub(super) client: Client,
+}
+
+impl Named {
+    /// Does something with the key, and prints the key that the daemon returns.
+    pub(super) fn run(
+        &self,
+        verb: &str,
+        call: impl FnOnce(&AdminClient, &str) -> Result<KeyView, AdminClientError>,
+    ) -> Result<(), Failure> {
+        let key = self.call(verb, call)?;
+        if self.client.json { print_json(&key) } else { print_key(&key) }
+    }
+
+    /// Does something with the key. An error begins with "cannot `verb` key".
+    pub(super) fn call<T>(
+        &self,
+        verb: &str,
+        call: impl FnOnce(&AdminClient, &str) -> Result<T, AdminClientError>,
+    ) -> Result<T, Failure> {
+        let attempt = format!("cannot {verb} key {}", self.label);
+        AdminClient::new(&self.client.runtime_dir)
+            .and_then(|admin| call(&admin, self.label.as_str()))
+            .map_err(|error| Failure::from(error).while_trying(attempt))
+    }
+}
+
+/// Adds the option that a command needs for the daemon with this runtime directory.
+pub(super) fn for_daemon(command: String, runtime_dir: &Path) -> String {
+    match runtime_dir == Path::new(RUNTIME_DIR) {
+        true => command,
+        false => format!("{command} --runtime-dir '{}'", runtime_dir.display()),
+    }
+}
