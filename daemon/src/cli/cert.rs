@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use keyward_proto::Label;
 
 use super::altered::warn_of_altered_keys;
-use super::chain_doubts::warn_of_doubts;
+use super::chain_warnings::warn_of_chain;
 use super::client::Client;
 use super::failure::Failure;
 use super::input::read_input;
@@ -32,8 +32,8 @@ pub(super) struct Attach {
     /// Label of the key
     #[arg(value_name = "LABEL")]
     label: Label,
-    /// File with the certificate of the key in PEM or DER; in PEM the chain follows, each certificate
-    /// before its issuer; - for standard input
+    /// File with the certificate of the key in PEM or DER; in PEM the chain follows, each
+    /// certificate before its issuer; - for standard input
     #[arg(long = "in", value_name = "CHAIN")]
     file: PathBuf,
     #[command(flatten)]
@@ -73,7 +73,7 @@ impl Attach {
         let attached = AdminClient::new(&client.runtime_dir)
             .and_then(|admin| admin.attach(label.as_str(), Bytes::from_owner(pem)))
             .map_err(|error| Failure::from(error).while_trying(attempt))?;
-        warn_of_doubts(&chain);
+        warn_of_chain(&chain);
         if client.json { print_json(&attached) } else { print_certificates(&[attached]) }
     }
 }

@@ -1,8 +1,8 @@
 //! `keyward serve --check-config`: checks the configuration as the daemon does at its start.
 //!
 //! The caller is often root, and the daemon is another user with credentials of systemd. So this
-//! process may be able to read files that the daemon cannot read, and the daemon may be able to read
-//! files that this process cannot read.
+//! process may be able to read files that the daemon cannot read, and the daemon may be able to
+//! read files that this process cannot read.
 
 use core::fmt::Display;
 use std::os::unix::fs::MetadataExt;
@@ -45,7 +45,8 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
     remarks.warnings.extend(serve::warnings(&config));
     remarks.notes.extend(config.notes());
     private_network::remark(&config, remarks);
-    // For a store that a daemon has open, or that is missing, the witness file names the master key.
+    // For a store that a daemon has open, or that is missing, the witness file names the master
+    // key.
     let noted = Witness::read(&options.state_dir).and_then(|noted| noted.master_key);
     let (fresh, needed) = match keys::look(&options.state_dir) {
         Look::Old => return Err(wrong(migration::old_format(options, &config))),
@@ -220,8 +221,8 @@ fn is_passed((credential, file): (&str, &str), owner: Option<u32>, remarks: &mut
     true
 }
 
-/// Warns if the user of the daemon, who is not the owner, must be able to read a file that this user
-/// has read.
+/// Warns if the user of the daemon, who is not the owner, must be able to read a file that this
+/// user has read.
 fn warn_of_reader(file: Option<&Path>, owner: Option<u32>, remarks: &mut Remarks) {
     let (Some(file), Some(owner)) = (file, owner) else { return };
     if fs::metadata(file).is_ok_and(|found| found.uid() != owner) {

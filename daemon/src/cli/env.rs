@@ -1,8 +1,8 @@
 //! `keyward env`: the environment in which a program on OpenSSL loads the provider.
 //!
 //! Servers have this environment from their service. A tool that reads their configuration from a
-//! shell, such as `nginx -t`, does not. It fails at each reference with an error that does not mention
-//! keyward.
+//! shell, such as `nginx -t`, does not. It fails at each reference with an error that does not
+//! mention keyward.
 
 use std::env;
 use std::ffi::OsString;

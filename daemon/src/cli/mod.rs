@@ -1,13 +1,13 @@
 //! The command line.
 //!
-//! Results go to standard output, as tables or as JSON. A failure is one line on standard error that
-//! begins with the name of the program, and an exit status of sysexits(3).
+//! Results go to standard output, as tables or as JSON. A failure is one line on standard error
+//! that begins with the name of the program, and an exit status of sysexits(3).
 
 mod altered;
 mod backup;
 mod bench;
 mod cert;
-mod chain_doubts;
+mod chain_warnings;
 mod check_config;
 mod client;
 mod csr;

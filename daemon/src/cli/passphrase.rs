@@ -25,8 +25,8 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Reads the passphrase of the file `encrypted`; `None` if no option names a source and there is
-    /// no terminal.
+    /// Reads the passphrase of the file `encrypted`; `None` if no option names a source and there
+    /// is no terminal.
     pub(super) fn read(&self, encrypted: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
         let descriptor = self.passphrase_fd.map(|number| PathBuf::from(format!("/dev/fd/{number}")));
         if let Some(path) = self.passphrase_file.as_ref().or(descriptor.as_ref()) {

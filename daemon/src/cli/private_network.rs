@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use super::remarks::Remarks;
 use crate::config::Config;
 
-/// Adds a remark about an abstract address on which the daemon itself listens. If the service of the
-/// daemon has a network namespace of its own, no server can reach that address. Otherwise, servers in
-/// other network namespaces cannot.
+/// Adds a remark about an abstract address on which the daemon itself listens. If the service of
+/// the daemon has a network namespace of its own, no server can reach that address. Otherwise,
+/// servers in other network namespaces cannot.
 pub(super) fn remark(config: &Config, remarks: &mut Remarks) {
     remark_below(Path::new("/"), config, remarks);
 }

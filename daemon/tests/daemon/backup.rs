@@ -44,7 +44,7 @@ fn a_copy_that_is_made_while_keys_change_is_whole() {
     let copy = daemon.path("copy-0").display().to_string();
     let before = fs::read(&copy).unwrap();
     let (status, line) = daemon.fail(&["backup", &copy]);
-    assert!(status == 73 && line.contains("is there already"), "{status} {line}");
+    assert!(status == 73 && line.contains("exists already"), "{status} {line}");
     assert!(fs::read(&copy).unwrap() == before);
 }
 
@@ -58,7 +58,7 @@ fn a_copy_that_does_not_belong_to_the_master_key_or_is_not_sound_is_told() {
     let copy = daemon.path("my copy").display().to_string();
     let text = daemon.succeed(&["backup", &copy]);
     // The command that is named runs as it stands there, with the configuration of this daemon.
-    let command = text.trim_end().rsplit_once("belong together: ").unwrap().1;
+    let command = text.trim_end().rsplit_once("the key opens the copy: ").unwrap().1;
     let script = format!("{command} --config \"$0\"");
     let path = std::path::Path::new(PROGRAM).parent().unwrap();
     let output = Command::new("sh")
@@ -68,7 +68,7 @@ fn a_copy_that_does_not_belong_to_the_master_key_or_is_not_sound_is_told() {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("is whole: 20 keys") && text.contains("20 private keys open"), "{text}");
+    assert!(text.contains("is complete: 20 keys") && text.contains("20 private keys open"), "{text}");
 
     daemon.new_key("other.key");
     let other = daemon.path("other.key").display().to_string();

@@ -119,32 +119,32 @@ fn the_doctor_does_not_part_a_certificate_from_its_version() {
         let findings: Vec<serde_json::Value> = serde_json::from_slice(&told).unwrap();
         let found = findings.iter().find(|finding| finding["check"] == check).unwrap();
         let text = |name: &str| found[name].as_str().unwrap_or_default().to_owned();
-        (text("verdict"), text("detail"), text("mend"))
+        (text("verdict"), text("detail"), text("fix"))
     };
     let first = certify("first.crt");
     assert_eq!(finding("reference", &["--cert", &first]).0, "ok");
     daemon.succeed(&["key", "rotate", "shop"]);
     let (verdict, detail, _) = finding("reference", &["--cert", &first]);
     assert!(verdict == "ok" && detail.contains("the certificate is for it; version 2 is newer"), "{detail}");
-    assert!(detail.contains("get a certificate for version 2 first (keyward csr shop "), "{detail}");
+    assert!(detail.contains("first get a certificate for version 2 (keyward csr shop "), "{detail}");
     assert_eq!(finding("certificate", &["--cert", &first]).0, "ok");
-    let (verdict, _, mend) = finding("reference", &[]);
-    assert!(verdict == "warn" && mend.starts_with("get a certificate for version 2 first"), "{mend}");
+    let (verdict, _, fix) = finding("reference", &[]);
+    assert!(verdict == "warn" && fix.starts_with("first get a certificate for version 2"), "{fix}");
     let second = certify("second.crt");
-    let (verdict, _, mend) = finding("reference", &["--cert", &second]);
-    assert!(verdict == "warn" && mend.starts_with("make it again: "), "{mend}");
-    let (verdict, detail, mend) = finding("certificate", &["--cert", &second]);
+    let (verdict, _, fix) = finding("reference", &["--cert", &second]);
+    assert!(verdict == "warn" && fix.starts_with("make it again: "), "{fix}");
+    let (verdict, detail, fix) = finding("certificate", &["--cert", &second]);
     assert!(verdict == "fail" && detail.contains("version 2, the reference to version 1"), "{detail}");
-    assert!(mend.starts_with("make the reference again: "), "{mend}");
+    assert!(fix.starts_with("make the reference again: "), "{fix}");
     fs::write(&reference, daemon.succeed(&["key", "reference", "shop"])).unwrap();
     assert_eq!(finding("reference", &["--cert", &second]).0, "ok");
 
-    // Whoever disabled it may have had a reason.
+    // The key may have been disabled for a reason.
     daemon.succeed(&["key", "disable", "shop"]);
-    let (verdict, _, mend) = finding("reference", &[]);
+    let (verdict, _, fix) = finding("reference", &[]);
     assert!(
-        verdict == "fail" && mend == "ask who disabled it, and why; then: keyward key enable shop",
-        "{mend}"
+        verdict == "fail" && fix == "ask who disabled it, and why; then: keyward key enable shop",
+        "{fix}"
     );
 }
 
@@ -284,9 +284,7 @@ fn the_doctor_tells_what_is_wrong() {
     fs::write(&reference, daemon.succeed(&["key", "reference", "shop"])).unwrap();
     let reference = reference.to_str().unwrap();
     assert!(
-        daemon
-            .succeed(&["doctor", "--reference", reference])
-            .contains("key shop version 1 is with the daemon")
+        daemon.succeed(&["doctor", "--reference", reference]).contains("the daemon has key shop version 1")
     );
     let cert = daemon.path("cert.pem");
     let cert = cert.to_str().unwrap();
@@ -310,7 +308,7 @@ fn the_doctor_tells_what_is_wrong() {
     assert!(
         daemon
             .succeed(&["doctor", "--reference", both.to_str().unwrap()])
-            .contains("key shop version 1 is with the daemon")
+            .contains("the daemon has key shop version 1")
     );
     let output = daemon.keyward(&["doctor", "--reference", reference, "--cert", cert, "--json"]);
     assert_eq!(output.status.code(), Some(78));
@@ -319,7 +317,7 @@ fn the_doctor_tells_what_is_wrong() {
         findings.as_array().unwrap().iter().filter(|finding| finding["verdict"] == "fail").collect();
     assert_eq!(failed.len(), 1, "{findings}");
     assert_eq!(failed[0]["check"], "certificate");
-    assert!(failed[0]["mend"].is_string());
+    assert!(failed[0]["fix"].is_string());
 }
 
 fn openssl_verifies(daemon: &Daemon, spki: &[u8], message: &[u8], signature: &[u8]) -> bool {

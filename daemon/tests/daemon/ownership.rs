@@ -227,7 +227,7 @@ fn root_is_not_told_to_take_the_master_key_away_from_the_service() {
     daemon.configure("");
     let (status, told) = check(copy);
     assert!(status == 0 && !told.contains("warning") && !told.contains("[embedded]"), "{status} {told}");
-    assert!(told.contains("note: the daemon runs as user id 7002, to whom systemd passes"), "{told}");
+    assert!(told.contains("note: the daemon runs as user id 7002; with the unit file"), "{told}");
     let (status, told) = check("umask 022 && echo junk > /etc/keyward/master.key");
     assert!(
         status == 0 && told.contains("warning: refused the master key in /etc/keyward"),
@@ -238,7 +238,7 @@ fn root_is_not_told_to_take_the_master_key_away_from_the_service() {
     // Without that file there is none, as far as one can see.
     let (status, told) = check("true");
     assert!(status == 0 && told.contains("warning: no master key, and the key store was made"), "{told}");
-    assert!(told.contains("user id 7002 must be able to read it"), "{told}");
+    assert!(told.contains("the user of the daemon, user id 7002, must be able to read its file"), "{told}");
 
     daemon.configure(&configured);
     let (status, told) = check(copy);

@@ -142,7 +142,7 @@ fn the_doctor_tells_of_refusals() {
         let findings: serde_json::Value = serde_json::from_slice(&findings).unwrap();
         let found = findings.as_array().unwrap().iter().filter(|found| found["check"] == "signatures");
         found
-            .map(|found| format!("{} {} {}", found["verdict"], found["detail"], found["mend"]))
+            .map(|found| format!("{} {} {}", found["verdict"], found["detail"], found["fix"]))
             .collect::<Vec<_>>()
     };
     assert_eq!(daemon.outcome("shop", &tls13("server", 32)), Outcome::Done);
@@ -164,19 +164,20 @@ fn the_doctor_tells_of_refusals() {
     daemon.succeed(&["key", "disable", "shop"]);
     assert_eq!(daemon.outcome("shop", &tls13("server", 32)), Outcome::KeyDisabled);
     let told = told();
-    for (name, mend) in refused.iter().map(|(_, outcome, mend)| (outcome.name(), *mend)).chain([(
+    for (name, fix) in refused.iter().map(|(_, outcome, fix)| (outcome.name(), *fix)).chain([(
         Outcome::KeyDisabled.name(),
         "ask who disabled it, and why; then: keyward key enable LABEL",
     )]) {
         let is_told = |line: &String| {
-            line.starts_with("\"warn\"")
-                && line.contains(&format!("ended with {name}"))
-                && line.contains(mend)
+            line.starts_with("\"warn\"") && line.contains(&format!("ended with {name}")) && line.contains(fix)
         };
         assert!(told.iter().any(is_told), "{name}: {told:#?}");
     }
     // One signature, and one decryption.
-    assert!(told.iter().any(|line| line.contains("2 since the start ended with use-refused")), "{told:#?}");
+    assert!(
+        told.iter().any(|line| line.contains("2 requests since the start ended with use-refused")),
+        "{told:#?}"
+    );
 }
 
 #[test]

@@ -160,9 +160,9 @@ fn an_empty_state_directory_is_told_until_there_is_a_key() {
     let finding = |daemon: &Daemon| {
         let told = daemon.keyward(&["doctor"]).stdout;
         let text = String::from_utf8(told).unwrap();
-        assert!(text.contains("key store made at 20"), "{text}");
+        assert!(text.contains("key store created at 20"), "{text}");
         text.contains(
-            "warn  key store: there is no key, and there are grants (1); the key store was made at 20",
+            "warn  key store: there is no key, but there are grants (1); the key store was created at 20",
         )
     };
     assert!(!finding(&daemon));

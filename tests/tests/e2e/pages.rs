@@ -109,8 +109,8 @@ fn postfix() {
          refuse handshake $smtp\n\
          refuse keyward doctor >/tmp/doctor\n\
          cat /tmp/doctor\n\
-         grep '^FAIL .*import_environment has no OPENSSL_CONF: it cannot load them, and goes on in clear' /tmp/doctor\n\
-         eval \"$(sed -n 's/^ *mend: Postfix clears the environment: \\(postconf .*\\), and restart it$/\\1/p' /tmp/doctor)\"\n\
+         grep '^FAIL .*import_environment has no OPENSSL_CONF: the server cannot load them, and goes on without TLS' /tmp/doctor\n\
+         eval \"$(sed -n 's/^ *fix: Postfix clears the environment: \\(postconf .*\\), and restart it$/\\1/p' /tmp/doctor)\"\n\
          postconf -h import_environment | grep ' OPENSSL_CONF=/etc/keyward/openssl.cnf$'\n\
          postfix abort 2>/dev/null\n\
          {}postfix start 2>/dev/null\n\

@@ -270,7 +270,8 @@ fn token(path: &Path) -> Result<MetadataValue<Ascii>, Failure> {
 }
 
 fn refused(status: &Status) -> Failure {
-    // A message of a GREP11 server begins with the name of its error code, and needs no status code.
+    // A message of a GREP11 server begins with the name of its error code, and needs no status
+    // code.
     match status.message() {
         message if message.starts_with("CKR_") => Failure::new(exit::UNAVAILABLE, message),
         message => Failure::new(exit::UNAVAILABLE, format_args!("{}: {message}", status.code())),

@@ -26,8 +26,8 @@ impl Interrupt {
         Ok(Self { runtime, interrupt, terminate })
     }
 
-    /// Waits until `duration` has passed, `is_over` returns true, or a signal comes. Returns true for a
-    /// signal.
+    /// Waits until `duration` has passed, `is_over` returns true, or a signal comes. Returns true
+    /// for a signal.
     pub(super) fn within(&mut self, duration: Duration, is_over: impl Fn() -> bool) -> bool {
         let Self { runtime, interrupt, terminate } = self;
         let end = Instant::now() + duration;

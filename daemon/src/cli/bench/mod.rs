@@ -1,5 +1,5 @@
-//! `keyward bench`: throughput and latency of the daemon over its socket, or of a crypto unit over the
-//! network.
+//! `keyward bench`: throughput and latency of the daemon over its socket, or of a crypto unit over
+//! the network.
 
 mod grep11;
 mod interrupt;

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::key::how_to_allow;
+use super::key::{for_daemon, how_to_allow};
 use super::output::{print, print_json};
 use crate::admin::api::{KeyView, MAX_KEY_FILE};
 use crate::admin::client::AdminClient;
@@ -70,9 +70,10 @@ impl Csr {
         self.refuse_other_uses(&key)?;
         let number = self.version.unwrap_or(key.current);
         let version = key.versions.iter().find(|version| version.number == number).ok_or_else(|| {
+            let show = for_daemon(format!("keyward key show {label}"), &self.client.runtime_dir);
             Failure::new(
                 exit::NO_INPUT,
-                format_args!("the key has no version {number}; list the versions: keyward key show {label}"),
+                format_args!("the key has no version {number}; list the versions: {show}"),
             )
         })?;
         let spki =
@@ -107,8 +108,8 @@ impl Csr {
         Ok((number, pem.map_err(|error| Failure::new(exit::SOFTWARE, error))?))
     }
 
-    /// Refuses keys without the use csr, as the daemon does. Only the command line knows the runtime
-    /// directory for the advice.
+    /// Refuses keys without the use csr, as the daemon does. Only the command line knows the
+    /// runtime directory for the advice.
     fn refuse_other_uses(&self, key: &KeyView) -> Result<(), Failure> {
         let has = |needed: Use| key.uses.iter().any(|u| u == needed.name());
         if has(Use::Csr) || has(Use::Any) {

@@ -4,8 +4,8 @@
 //! `/O=Shop/CN=shop.example`, the form of `openssl req -subj`, has the parts in the order of the
 //! encoding. `CN=shop.example,O=Shop`, the form of RFC 4514, has the parts in reverse order.
 //!
-//! The parser of x509-cert is not used: it has one error for every fault, and does not check lengths
-//! and characters.
+//! The parser of x509-cert is not used: it has one error for every fault, and does not check
+//! lengths and characters.
 
 use core::str::FromStr;
 

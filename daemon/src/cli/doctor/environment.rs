@@ -13,6 +13,7 @@ use super::finding::Finding;
 use super::nginx_conf::{DUMP, NginxConf};
 use super::socket::{CHROOT, SocketSetting};
 use super::{openssl_program, proc};
+use crate::ground::text::quoted;
 
 /// Checks that an nginx.conf passes `OPENSSL_CONF` on. nginx loads keys before it forks its
 /// workers, which inherit the loaded keys. The new binary of an upgrade inherits only the
@@ -98,7 +99,10 @@ pub(super) fn check_process(pid: u32, openssl_conf: Option<&Path>) -> Finding {
         return match openssl_conf {
             Some(conf) if !is_same_file(conf, Path::new(value)) => {
                 let fix = match is_of_system {
-                    true => format!("check that file instead: keyward doctor --openssl-conf {value}"),
+                    true => format!(
+                        "check that file instead: keyward doctor --openssl-conf {}",
+                        quoted(Path::new(value))
+                    ),
                     false => fix,
                 };
                 Finding::fail(PROCESS, format!("{detail}; that is not {}", conf.display()), fix)

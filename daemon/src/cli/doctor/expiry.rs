@@ -7,8 +7,8 @@ use crate::admin::api::KeyView;
 use crate::admin::client::AdminClient;
 use crate::cli::output::{from_now, time};
 
-/// Checks the certificates of enabled keys. The certificate in use may be of an earlier version than
-/// the current one.
+/// Checks the certificates of enabled keys. The certificate in use may be of an earlier version
+/// than the current one.
 pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
     let keys = match admin.list() {
         Ok((keys, _)) => keys,

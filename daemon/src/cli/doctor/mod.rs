@@ -48,8 +48,8 @@ pub(super) struct Doctor {
     /// Provider that the system's OpenSSL is to load [default: the installed provider, if any]
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
-    /// openssl.cnf to check: it must activate the providers, and leave everything except the keys of
-    /// keyward to default
+    /// openssl.cnf to check: it must activate the providers, and leave everything except the keys
+    /// of keyward to default
     #[arg(long, value_name = "FILE")]
     openssl_conf: Option<PathBuf>,
     /// nginx.conf to check: it must pass OPENSSL_CONF on

@@ -1,7 +1,8 @@
 //! Running processes that use keys of the daemon, or may be meant to.
 //!
-//! A process controls its own name, environment and arguments, and the time that the kernel takes to
-//! read them. So reading has a time limit, and no file that a process names is run or opened here.
+//! A process controls its own name, environment and arguments, and the time that the kernel takes
+//! to read them. So reading has a time limit, and no file that a process names is run or opened
+//! here.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -10,6 +10,7 @@ use super::files::read_text;
 use super::finding::Finding;
 use crate::admin::api::KeyView;
 use crate::admin::client::AdminClientError;
+use crate::ground::text::quoted;
 
 /// Reads the reference of a file, in which certificates may stand as well.
 ///
@@ -25,8 +26,9 @@ pub(super) fn read(path: &Path) -> Result<Reference, Finding> {
                 CHECK,
                 format!("{shown} holds a private key, not a reference to one"),
                 format!(
-                    "import the key: keyward key import LABEL --in {shown}; then make the reference: keyward key \
-                     reference LABEL > FILE"
+                    "import the key: keyward key import LABEL --in {}; then make the reference: keyward key \
+                     reference LABEL > FILE",
+                    quoted(path)
                 ),
             ),
             false => Finding::fail(CHECK, format!("{shown} holds no reference"), AGAIN),

@@ -112,7 +112,8 @@ impl<'a> TlsVersions<'a> {
     fn lacks_tls13(&self) -> Option<String> {
         let has = |words: &&[String]| words.iter().any(|word| word == TLS13);
         let protocols = self.protocols.filter(|words| !has(words));
-        // MaxProtocol excludes later versions. Protocol excludes a version with a minus, or all with
+        // MaxProtocol excludes later versions. Protocol excludes a version with a minus, or all
+        // with
         // -ALL.
         let excludes = |words: &&&[String]| {
             let Some([name, value]) = words.get(1..) else { return false };

@@ -17,8 +17,8 @@ use crate::cli::failure::Failure;
 pub(in crate::cli) struct Generate {
     #[command(flatten)]
     key: Named,
-    /// Type of the key: p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048, rsa-pss3072, rsa-pss4096,
-    /// ml-dsa-44, ml-dsa-65 or ml-dsa-87
+    /// Type of the key: p256, p384, p521, ed25519, rsa2048, rsa3072, rsa4096, rsa-pss2048,
+    /// rsa-pss3072, rsa-pss4096, ml-dsa-44, ml-dsa-65 or ml-dsa-87
     #[arg(long = "type", value_name = "TYPE", value_parser = generated)]
     key_type: KeyType,
     #[command(flatten)]

@@ -14,7 +14,7 @@ use super::print::print_key;
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request;
-use crate::cli::chain_doubts::warn_of_doubts;
+use crate::cli::chain_warnings::warn_of_chain;
 use crate::cli::failure::Failure;
 use crate::cli::input::read_input;
 use crate::cli::output::{note, print_json, warn};
@@ -156,7 +156,7 @@ impl Import {
             1 => note("the certificate in the file was attached to the key"),
             count => note(format_args!("{count} certificates in the file were attached to the key")),
         }
-        warn_of_doubts(chain);
+        warn_of_chain(chain);
         Ok(key)
     }
 }

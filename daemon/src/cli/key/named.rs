@@ -11,6 +11,7 @@ use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::client::{Client, RUNTIME_DIR};
 use crate::cli::failure::Failure;
 use crate::cli::output::print_json;
+use crate::ground::text::quoted;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Named {
@@ -46,9 +47,9 @@ impl Named {
 }
 
 /// Adds the option that a command needs for the daemon with this runtime directory.
-pub(super) fn for_daemon(command: String, runtime_dir: &Path) -> String {
+pub(in crate::cli) fn for_daemon(command: String, runtime_dir: &Path) -> String {
     match runtime_dir == Path::new(RUNTIME_DIR) {
         true => command,
-        false => format!("{command} --runtime-dir '{}'", runtime_dir.display()),
+        false => format!("{command} --runtime-dir {}", quoted(runtime_dir)),
     }
 }

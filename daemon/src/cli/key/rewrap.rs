@@ -15,8 +15,8 @@ pub(in crate::cli) struct Rewrap {
     /// Backend whose units get another master key; embedded for the software crypto unit
     #[arg(long, value_name = "NAME")]
     backend: String,
-    /// Finish when the new master key is in force at every unit: delete the blobs that the old master
-    /// key has wrapped
+    /// Finish when the new master key is in force at every unit: delete the blobs that the old
+    /// master key has wrapped
     #[arg(long)]
     finish: bool,
     #[command(flatten)]

@@ -151,13 +151,13 @@ fn doubtful_certificates_are_attached_with_a_warning() {
     assert_eq!(attach(&format!("{sound}{ca}")), "");
     assert_eq!(
         attach(&format!("{sound}{sound}{ca}")),
-        "keyward: note: a certificate that is in the file more than once was attached once\n"
+        "keyward: note: a certificate that is in the file several times was attached once\n"
     );
     let nameless = attach(&with("basicConstraints=CA:FALSE\n", 2));
     assert!(nameless.starts_with("keyward: warning: the certificate has no SubjectAltName: "), "{nameless}");
     let authority = attach(&with("subjectAltName=DNS:a.example\nbasicConstraints=CA:TRUE\n", 2));
     assert!(
-        authority.starts_with("keyward: warning: the certificate is that of an authority"),
+        authority.starts_with("keyward: warning: the certificate is for an authority"),
         "{authority}"
     );
     for told in [nameless, authority] {
@@ -248,7 +248,7 @@ fn it_is_told_when_certificates_expire() {
         let findings = run(&mut daemon.keyward(&["doctor", "--json"])).stdout;
         let findings: Vec<Value> = serde_json::from_slice(&findings).unwrap();
         let found = findings.iter().filter(|finding| finding["check"] == "expiry");
-        let told = found.map(|found| format!("{} {} {}", found["verdict"], found["detail"], found["mend"]));
+        let told = found.map(|found| format!("{} {} {}", found["verdict"], found["detail"], found["fix"]));
         // Several certificates may expire in the same second, so findings may repeat.
         told.collect::<BTreeSet<_>>().into_iter().collect()
     };
@@ -268,7 +268,7 @@ fn it_is_told_when_certificates_expire() {
     let certificate = pki.certify_as(&daemon, &daemon.reference("gone"), "localhost", 90);
     let renewed = attach(&daemon, "gone", &certificate)["not_after"].as_u64().unwrap();
     let [ok] = &doctor()[..] else { panic!("{:?}", doctor()) };
-    assert!(ok.starts_with("\"ok\" \"certificates with the daemon: 2, the first one expires in "), "{ok}");
+    assert!(ok.starts_with("\"ok\" \"certificates in the daemon: 2, the first expires in "), "{ok}");
     succeed(&mut daemon.keyward(&["cert", "detach", "fresh"]));
     succeed(&mut daemon.keyward(&["key", "delete", "off"]));
     let left = BTreeMap::from([(("gone".to_owned(), 1), renewed)]);

@@ -59,7 +59,7 @@ impl Scene {
         let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
         let of_units = findings.iter().filter(|finding| finding["check"] == "unit");
         let text = |finding: &Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
-        let found = of_units.map(|finding| ["verdict", "detail", "mend"].map(|name| text(finding, name)));
+        let found = of_units.map(|finding| ["verdict", "detail", "fix"].map(|name| text(finding, name)));
         let failed = findings.iter().any(|finding| finding["verdict"] == "fail");
         assert_eq!(output.status.code(), Some(if failed { 78 } else { 0 }), "{findings:?}");
         (found.collect(), !failed)
@@ -103,18 +103,18 @@ fn units_that_are_up_down_and_with_another_master_key() {
     let (found, _) = scene.doctor();
     let names = [0, 1, 2].map(|number: usize| format!("{} of backend hsm", scene.proxies[number].address()));
     assert_eq!(found[0], ["ok".to_owned(), format!("{} is up", names[0]), String::new()]);
-    for (number, told, mend) in [
-        (1, "is out of order: cannot connect", "look after the unit"),
-        (2, "another master key", "master key of the others"),
+    for (number, state, advice) in [
+        (1, "is down: cannot connect", "check the unit"),
+        (2, "another master key", "master key of the other units"),
     ] {
-        let [verdict, detail, way] = &found[number];
+        let [verdict, detail, fix] = &found[number];
         assert!(verdict == "fail" && detail.starts_with(&names[number]), "{found:?}");
-        assert!(detail.contains(told) && way.contains(mend), "{found:?}");
+        assert!(detail.contains(state) && fix.contains(advice), "{found:?}");
     }
     let text = String::from_utf8_lossy(&run(&mut scene.daemon.keyward(&["doctor"])).stdout).into_owned();
     assert_eq!(text.matches("FAIL  unit: ").count(), 2, "{text}");
     assert_eq!(
-        text.matches("\n      mend: ").count(),
+        text.matches("\n      fix: ").count(),
         text.matches("FAIL").count() + text.matches("warn").count(),
         "{text}"
     );

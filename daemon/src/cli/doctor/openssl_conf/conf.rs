@@ -118,8 +118,8 @@ impl<'a> Conf<'a> {
     }
 }
 
-/// The part of a name that OpenSSL uses. It skips everything up to the first dot, so that a name can
-/// be given twice.
+/// The part of a name that OpenSSL uses. It skips everything up to the first dot, so that a name
+/// can be given twice.
 fn after_dot(name: &str) -> &str {
     name.split_once('.').map_or(name, |(_, name)| name)
 }

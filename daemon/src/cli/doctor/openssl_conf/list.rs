@@ -7,6 +7,7 @@ use super::conf::{CHECK, Conf, DEFAULT, KEYWARD, Provider, is_yes};
 use super::loaded;
 use super::settings::Settings;
 use crate::cli::doctor::finding::Finding;
+use crate::ground::text::quoted;
 
 /// Checks the list and the sections of the providers, and how OpenSSL loads them.
 pub(super) fn check(conf: &Conf<'_>, providers: &[Provider<'_>]) -> Vec<Finding> {
@@ -128,7 +129,10 @@ fn check_module(conf: &Conf<'_>, provider: &Provider<'_>) -> Option<Finding> {
             } else if error.kind() == io::ErrorKind::NotFound {
                 format!("install keyward.so as {shown}, or name its path in module")
             } else {
-                format!("chmod a+r {shown}, and let everyone pass the directories above it (chmod a+x)")
+                format!(
+                    "chmod a+r {}, and let everyone pass the directories above it (chmod a+x)",
+                    quoted(&file)
+                )
             };
             fail(format!("cannot read {shown}: {error}"), fix)
         }

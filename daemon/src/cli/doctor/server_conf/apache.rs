@@ -67,8 +67,8 @@ mod tests {
                 ),
                 (
                     "sites/a.conf",
-                    "<VirtualHost *:443>\n SSLCertificateFile a.crt\n sslcertificatekeyfile \\\n  a.pem\n</VirtualHost>\n\
-                     # SSLCertificateFile no\n<VirtualHost *:443>\nSSLCertificateFile /both.pem\n</VirtualHost>\n",
+                    "<VirtualHost *:443>\n SSLCertificateFile a.crt\n sslcertificatekeyfile \\\n  a.pem\n\
+                     </VirtualHost>\n# SSLCertificateFile no\n<VirtualHost *:443>\nSSLCertificateFile /both.pem\n</VirtualHost>\n",
                 ),
             ],
         );

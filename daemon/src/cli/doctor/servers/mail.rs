@@ -34,7 +34,7 @@ pub(super) fn check(
     let Some(openssl_conf) = environment.value(OPENSSL_CONF, main.variable(OPENSSL_CONF)).map(PathBuf::from)
     else {
         let more = match environment.user {
-            "postfix" => ", and delivers mail without TLS",
+            "postfix" => ", and goes on without TLS",
             _ => "",
         };
         report.findings.push(Finding::fail(

@@ -80,8 +80,8 @@ pub(super) fn check(
     true
 }
 
-/// The address that a worker uses: of its environment, of openssl.cnf, or the default one; `None` if
-/// its environment is unknown.
+/// The address that a worker uses: of its environment, of openssl.cnf, or the default one; `None`
+/// if its environment is unknown.
 fn setting_of(worker: &Process, main: &Process, of_conf: Option<&SocketSetting>) -> Option<SocketSetting> {
     if let Some(socket) = worker.variable(SOCKET).or_else(|| main.variable(SOCKET)) {
         return Some(SocketSetting {
