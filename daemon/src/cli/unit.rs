@@ -74,10 +74,10 @@ pub(super) struct Serve {
     /// Serve without TLS; on loopback addresses only
     #[arg(long)]
     plaintext: bool,
-    /// Certificate chain, as PEM
+    /// Certificate chain, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// Private key of the certificate, as PEM
+    /// Private key of the certificate, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     /// Accept only clients with a certificate of one of these CAs

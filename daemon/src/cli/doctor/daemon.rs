@@ -197,8 +197,8 @@ fn fix(outcome: Outcome) -> Option<&'static str> {
         }
         Outcome::OtherPublicKey => {
             "a server has a reference to a former key of that label: the key was deleted and generated again, or an older key \
-             store was restored; the log of the server names the label; get a certificate for the present key (keyward csr \
-             LABEL --subject DN --san NAME), and make a new reference: keyward key reference LABEL > FILE"
+             store was restored; see the log of the server; get a certificate for the present key (keyward csr LABEL \
+             --subject DN --san NAME), and make a new reference: keyward key reference LABEL > FILE"
         }
     })
 }

@@ -49,7 +49,7 @@ impl Finding {
         Self { detail: format!("{name}: {}", self.detail), ..self }
     }
 
-    /// Limits the severity of the finding, where nobody knows whether the fault matters.
+    /// Limits the severity of the finding, where the fault may not matter.
     pub(super) fn at_most(self, verdict: Verdict) -> Self {
         match (self.verdict, verdict) {
             (Verdict::Fail | Verdict::Warn, Verdict::Warn) => Self { verdict, ..self },

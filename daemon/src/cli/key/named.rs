@@ -1,4 +1,4 @@
-//! One key that a command names.
+//! A key that a command names.
 
 use std::path::Path;
 

@@ -156,10 +156,7 @@ fn doubtful_certificates_are_attached_with_a_warning() {
     let nameless = attach(&with("basicConstraints=CA:FALSE\n", 2));
     assert!(nameless.starts_with("keyward: warning: the certificate has no SubjectAltName: "), "{nameless}");
     let authority = attach(&with("subjectAltName=DNS:a.example\nbasicConstraints=CA:TRUE\n", 2));
-    assert!(
-        authority.starts_with("keyward: warning: the certificate is for an authority"),
-        "{authority}"
-    );
+    assert!(authority.starts_with("keyward: warning: the certificate is for an authority"), "{authority}");
     for told in [nameless, authority] {
         assert_eq!(told.lines().count(), 1, "{told}");
     }

@@ -131,18 +131,12 @@ fn activate_is_missing_or_not_one() {
     scene.trap(section, "[keyward_provider]\n", "[keyward_provider] has no activate = 1", fix);
     for value in ["0", "no", "perhaps"] {
         let spoilt = format!("[keyward_provider]\nactivate = {value}\n");
-        let detail =
-            format!("activate = {value}: OpenSSL 3.0 to 3.2 activates the provider keyward for any");
+        let detail = format!("activate = {value}: OpenSSL 3.0 to 3.2 activates the provider keyward for any");
         scene.trap(section, &spoilt, &detail, fix);
     }
     let section = "[default_provider]\nactivate = 1\n";
     let fix = "put activate = 1 into [default_provider]";
-    scene.trap(
-        section,
-        "[default_provider]\nactivate = 0\n",
-        "activates the provider default for any",
-        fix,
-    );
+    scene.trap(section, "[default_provider]\nactivate = 0\n", "activates the provider default for any", fix);
     let conf = scene.conf(section, "[default_provider]\nactivate = yes\n");
     assert_eq!(scene.find(&conf)[0], "ok");
 }

@@ -52,10 +52,7 @@ fn no_grant_lets_the_user_use_the_key() {
         configure(&grant);
         let [verdict, detail, fix] = find();
         assert!(verdict == "fail" && detail.contains("no grant covers daemon and this key"), "{detail}");
-        assert!(
-            fix.contains("user = \"daemon\" and keys = [\"shop\"] and uses = [\"tls-server\"]"),
-            "{fix}"
-        );
+        assert!(fix.contains("user = \"daemon\" and keys = [\"shop\"] and uses = [\"tls-server\"]"), "{fix}");
     }
     configure(&by("shop", "csr"));
     let [verdict, detail, fix] = find();

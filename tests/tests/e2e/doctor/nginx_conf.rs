@@ -66,10 +66,7 @@ fn nginx_conf_tells_which_use_is_needed() {
     ] {
         let found = find(http, server);
         let [[found, detail, fix]] = &found[..] else { panic!("{found:#?}") };
-        assert!(
-            found == verdict && detail.contains(told) && fix.contains(fixes),
-            "{found}: {detail}: {fix}"
-        );
+        assert!(found == verdict && detail.contains(told) && fix.contains(fixes), "{found}: {detail}: {fix}");
     }
     let found = find("ssl_protocols TLSv1.2 TLSv1.3;", "ssl_dhparam /etc/ssl/dh.pem;");
     assert!(

@@ -60,7 +60,7 @@ impl<'a> Conf<'a> {
     pub(super) fn providers(&self) -> Result<Vec<Provider<'_>>, Finding> {
         let path = self.path.display();
         let Some(init) = self.settings.value(Settings::TOP, "openssl_conf") else {
-            let elsewhere = self.settings.with("openssl_conf");
+            let elsewhere = self.settings.sections_with("openssl_conf");
             let why = match elsewhere.first() {
                 Some((section, _)) => format!("stands in section [{section}] of {path}"),
                 None => format!("is missing in {path}"),
@@ -106,8 +106,8 @@ impl<'a> Conf<'a> {
         providers.iter().find(|one| one.name == KEYWARD).or_else(|| providers.iter().find(has_our_module))
     }
 
-    /// The module file of a provider; `None` if its name has a variable, or nobody knows the
-    /// directory.
+    /// The module file of a provider; `None` if its name has a variable, or the module directory of
+    /// OpenSSL is unknown.
     pub(super) fn module(&self, provider: &Provider<'_>) -> Option<PathBuf> {
         let name = match self.settings.value(provider.section, "module") {
             Some(module) if module.contains('$') => return None,

@@ -31,7 +31,7 @@ fn check(conf: &Path, depth: u8) -> Result<(), OwnershipError> {
     ownership::open(conf)?;
     let Ok(settings) = refuse_pipe(conf).and_then(|()| Settings::open(conf)) else { return Ok(()) };
     for name in ["module", "dynamic_path"] {
-        for (_, module) in settings.with(name) {
+        for (_, module) in settings.sections_with(name) {
             let Some(file) = module_file(module) else { continue };
             ignore_missing(ownership::open(&file).map(drop))?;
         }

@@ -8,7 +8,7 @@ pub(super) fn check(conf: &Conf<'_>) -> Vec<Finding> {
     let path = conf.path.display();
     let mut findings = Vec::new();
     for name in ["default_properties", "propquery"] {
-        for (section, value) in conf.settings.with(name) {
+        for (section, value) in conf.settings.sections_with(name) {
             let is_harmless = |clause: &str| clause.starts_with(['?', '-']) || clause.contains("!=");
             let mut clauses = value.split(',').map(str::trim).filter(|clause| !clause.is_empty());
             let setting = format!("[{section}] of {path} has {name} = {value}");
@@ -26,7 +26,7 @@ pub(super) fn check(conf: &Conf<'_>) -> Vec<Finding> {
             });
         }
     }
-    for (section, value) in conf.settings.with("fips_mode") {
+    for (section, value) in conf.settings.sections_with("fips_mode") {
         if is_yes(value) {
             findings.push(Finding::fail(
                 CHECK,

@@ -74,7 +74,7 @@ impl Settings {
     }
 
     /// Every section that has a setting, with its value, sorted by section name.
-    pub(super) fn with(&self, name: &str) -> Vec<(&str, &str)> {
+    pub(super) fn sections_with(&self, name: &str) -> Vec<(&str, &str)> {
         let mut found: Vec<_> = self
             .sections
             .keys()
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(settings.includes(), ["/etc/other.cnf"]);
         assert_eq!(Settings::read(".include = '/a b.cnf' # there\n").includes(), ["/a b.cnf"]);
         assert_eq!(settings.value("k", "activate"), None);
-        assert_eq!(settings.with("activate"), [("d", "1")]);
+        assert_eq!(settings.sections_with("activate"), [("d", "1")]);
     }
 
     #[test]

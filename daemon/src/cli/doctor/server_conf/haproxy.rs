@@ -62,8 +62,8 @@ pub(super) fn read(conf: &mut ServerConf, words: &[String]) {
     }
 }
 
-/// Adds a PEM file, or all files of a directory. A file with the extension key beside the PEM file
-/// has its key.
+/// Adds a PEM file, or all files of a directory. The key may be in a file of the same name with
+/// `.key` appended.
 fn pem(conf: &mut ServerConf, path: &Path) {
     if path.is_dir() {
         let found = conf.files(&path.join("*"));
