@@ -15,8 +15,8 @@ use super::{Admin, Answer};
 use crate::admin::api::{AccessView, UseAccessView};
 use crate::keys::{Key, StoreError};
 use crate::peers::service;
-use crate::policy::act::Act;
-use crate::policy::authorise::{Grants, Peer, Refusal};
+use crate::policy::act::{Act, Refusal};
+use crate::policy::authorise::{Grants, Peer};
 
 /// The user in the query of a request.
 #[derive(Deserialize)]

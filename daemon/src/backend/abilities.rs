@@ -1,8 +1,9 @@
-//! Abilities of a key: what its attributes at the unit allow, for good.
+//! Abilities of a key: the operations that its attributes at the unit allow. Nobody can change the
+//! attributes later.
 
 use keyward_proto::{KeyType, Use};
 
-/// Operations that a key at a unit is made for. Its attributes allow these and nothing else.
+/// Operations that the attributes of a key at a unit allow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Abilities {
     /// Signatures (`CKA_SIGN`).
@@ -23,13 +24,13 @@ impl Abilities {
         }
     }
 
-    /// Drops `decrypts` for key types that cannot decrypt. The check of the uses refuses them
-    /// later, when the type is known.
+    /// Drops `decrypts` for key types that cannot decrypt. A later check, which knows the type,
+    /// refuses the uses that need it.
     pub(super) fn for_type(self, key_type: KeyType) -> Self {
         Self { decrypts: self.decrypts && matches!(key_type, KeyType::Rsa(_)), ..self }
     }
 
-    /// True if a key with the abilities `has` can do all of this.
+    /// True if a key with the abilities `has` has all of these abilities.
     pub(crate) fn are_covered_by(self, has: Self) -> bool {
         (has.signs || !self.signs) && (has.decrypts || !self.decrypts)
     }

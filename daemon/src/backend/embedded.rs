@@ -1,7 +1,7 @@
 //! The software crypto unit in this process.
 //!
-//! A cheap signature is made on the thread of its request: a hop to another thread costs more. Work
-//! that takes milliseconds goes to [`LongWork`].
+//! The thread of a request makes a cheap signature itself: a switch to another thread costs more.
+//! Work that takes milliseconds goes to [`LongWork`].
 
 use core::time::Duration;
 use std::io;
@@ -24,16 +24,16 @@ pub(super) struct Embedded {
     long_work: LongWork,
 }
 
-/// Reason why the unit does nothing: it does not have the master key that the key store was made
+/// Reason why the unit cannot be used: it does not have the master key that the key store was made
 /// with.
 #[derive(Clone, Debug, Error)]
 pub(crate) enum Unusable {
     #[error(
-        "the master key of the embedded unit is {has}, and the key store was made with {needed}: no key of that unit signs, and none is made; configure the master key {needed}, and start the daemon again"
+        "the master key of the embedded unit is {has}, and the key store was made with {needed}: no key of that unit can sign, and no new key can be made; configure the master key {needed}, and start the daemon again"
     )]
     Other { needed: String, has: Wkid },
     #[error(
-        "the embedded unit has no master key: {why}; the one that is needed has the name {needed}, and keyward serve --check-config says whether a file has it"
+        "the embedded unit has no master key: {why}; it needs the master key {needed}; keyward serve --check-config says whether a file contains that master key"
     )]
     Missing { needed: String, why: String },
 }
@@ -131,7 +131,7 @@ impl Operations for Embedded {
             SigningInput::Message(message) => (key.blob.to_vec(), message.to_vec(), false),
             SigningInput::Digest(digest) => (key.blob.to_vec(), digest.to_vec(), true),
         };
-        // Boxed: most requests need no room for waiting.
+        // Boxed: the futures of most requests then need no space for waiting.
         let signed = Box::pin(self.in_turn(cost, context, move |unit| {
             let input =
                 if is_digest { SigningInput::Digest(&message) } else { SigningInput::Message(&message) };
@@ -173,7 +173,8 @@ impl Embedded {
         self.unit.as_ref().map_err(Unusable::clone)
     }
 
-    /// Makes or imports a key, on a thread for that, and has the key wrapped by a master key.
+    /// Makes or imports a key on a thread that may block, and wraps the key by the master key
+    /// `wkid`.
     async fn make<E: Send + 'static>(
         &self,
         wkid: Option<Wkid>,
@@ -193,7 +194,7 @@ impl Embedded {
         tokio::task::spawn_blocking(make).await.map_err(|_| BackendError::GivenUp)?
     }
 
-    /// Does work that takes long on a thread of its own, when it is the turn of the user.
+    /// Does long work on another thread when it is the turn of the user.
     async fn in_turn<T: Send + 'static>(
         &self,
         cost: Duration,
@@ -223,15 +224,16 @@ impl Embedded {
     }
 }
 
-/// Expected time of a signature, if it is too long for a thread that serves others: RSA from 3,072
-/// bits on. The time grows with the third power of the length of the modulus.
+/// Expected time of a signature that takes too long for the thread of the request: RSA from 3072
+/// bits on; `None` for a cheap signature. The time grows with the third power of the length of the
+/// modulus.
 fn cost_of_signature(key_type: KeyType) -> Option<Duration> {
     let (KeyType::Rsa(bits) | KeyType::RsaPss(bits)) = key_type else { return None };
     let times = (u32::from(bits) / 1024).pow(3);
     (bits >= 3072).then(|| SHORTEST / 8 * times)
 }
 
-/// Time of a private-key operation of RSA 2048 without AVX-512.
+/// Time of a private-key operation with RSA 2048 on a processor without AVX-512.
 const SHORTEST: Duration = Duration::from_micros(800);
 
 #[cfg(test)]

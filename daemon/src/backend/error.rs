@@ -1,4 +1,4 @@
-//! Reasons why a backend did not do what it was asked, and the outcome that a peer learns.
+//! Errors of backends, and the outcome that a peer gets for each error.
 
 use core::error::Error;
 
@@ -18,12 +18,12 @@ pub struct SetupError {
     pub(super) reason: Box<dyn Error + Send + Sync>,
 }
 
-/// Reason why a backend did not do what it was asked. A request that no unit could serve fails with
-/// [`BackendError::Unit`], whatever kind of backend found that out.
+/// Reason why a backend refused or failed an operation. A request that no unit could serve fails
+/// with [`BackendError::Unit`], at every kind of backend.
 #[derive(Debug, Error)]
 pub(crate) enum BackendError {
-    /// The units have more calls under way than they can serve.
-    #[error("the units of backend {backend} have more to do than they can")]
+    /// The units are busy with as many calls as they can serve.
+    #[error("all units of backend {backend} are busy")]
     Busy { backend: String },
     /// The attributes of the key do not allow it to decrypt.
     #[error("the key cannot decrypt: it is not an RSA key, or its attributes do not allow it")]
@@ -32,52 +32,57 @@ pub(crate) enum BackendError {
     #[error("the key cannot sign: its attributes do not allow it")]
     CannotSign,
     /// No unit is healthy. `units` says of each unit why.
-    #[error("no unit of backend {backend} is in order: {units}")]
+    #[error("no unit of backend {backend} is healthy: {units}")]
     Down { backend: String, units: String },
     /// The thread that worked on the request panicked.
-    #[error("the unit gave up; see the log")]
+    #[error(
+        "the unit stopped working on the request because of an internal error; see the log of the daemon"
+    )]
     GivenUp,
     /// The key file cannot be imported.
     #[error(transparent)]
     Import(#[from] ImportError),
     /// The deadline passed while the request waited for its turn.
-    #[error("the deadline passed before it was this request's turn")]
+    #[error("the deadline of the request passed while the request waited for its turn")]
     Late,
-    /// The units of the backend take no blobs of other programs.
-    #[error("the units of this backend adopt no blobs")]
+    /// The backend cannot adopt blobs of other programs.
+    #[error("this backend cannot adopt blobs")]
     NoAdoption,
     /// The bytes are not a wrapped key.
-    #[error("this is no key blob of Enterprise PKCS #11; it must be the bytes that a unit gave, as they are")]
+    #[error(
+        "this is no key blob of Enterprise PKCS #11; give the bytes of the blob exactly as the unit returned them"
+    )]
     NoBlob,
     /// The bytes are not a public key.
     #[error(
-        "this is no public key of a type that TLS signs with; give its SubjectPublicKeyInfo, or the public key that the unit gave"
+        "this is no public key of a type that TLS signs with; give the SubjectPublicKeyInfo, or the public key as the unit returned it"
     )]
     NoPublicKey,
     /// No healthy unit has the master key of the other keys, so no new key can be made.
     #[error(
-        "the keys of backend {backend} are wrapped by master key {key}, and no unit that is in order has that: {units}; if it was changed, run: keyward key rewrap --backend {backend} --finish"
+        "the keys of backend {backend} are wrapped by master key {key}, and no healthy unit has that master key: {units}; if the master key was changed, run: keyward key rewrap --backend {backend} --finish"
     )]
     NoUnitForKeys { backend: String, key: String, units: String },
     /// No unit has the mechanism. `reason` is the answer of a unit.
-    #[error("the units of backend {backend} cannot do this: {reason}")]
+    #[error("the units of backend {backend} do not offer this operation: {reason}")]
     NotOffered { backend: String, reason: String },
     /// No next master key is committed at the unit.
     #[error(
-        "a unit of backend {backend} rewrapped a key by the same master key; is a new one committed there?"
+        "a unit of backend {backend} rewrapped a key by the same master key; commit the new master key at the units first"
     )]
     NotRewrapped { backend: String },
     /// No healthy unit has the master key of the key. `units` are the units with their master keys.
-    #[error("the key is wrapped by master key {key}, and no unit that is in order has that: {units}")]
+    #[error("the key is wrapped by master key {key}, and no healthy unit has that master key: {units}")]
     OtherMasterKey { key: String, units: String },
     /// The queue is full, mostly with requests of this user.
-    #[error("more requests wait than there is room for, and most of them are of this user")]
+    #[error("too many requests wait, and most of them are of this user")]
     Overloaded,
-    /// A unit refused, and so would every other unit. `outcome` tells the peer about it.
+    /// A unit refused, and every other unit would refuse, too. `outcome` is the outcome for the
+    /// peer.
     #[error("a unit of backend {backend} refused: {reason}")]
     Refused { backend: String, outcome: Outcome, reason: String },
     /// No unit answered before the deadline.
-    #[error("no unit of backend {backend} gave an answer in time")]
+    #[error("no unit of backend {backend} answered in time")]
     Unanswered { backend: String },
     /// The unit refused the request, or the request does not fit the key.
     #[error(transparent)]
@@ -85,21 +90,21 @@ pub(crate) enum BackendError {
     /// The embedded unit does not have the master key of the key store.
     #[error(transparent)]
     Unusable(#[from] Unusable),
-    /// A unit decrypted something else than was encrypted by the public key.
+    /// The text that a unit decrypted is not the text that was encrypted with the public key.
     #[error(
-        "what a unit of backend {backend} decrypts with the blob is not what was encrypted by the public key: that is of another key, or the unit errs"
+        "a unit of backend {backend} decrypted another text with the blob than was encrypted with the public key: the public key is of another key, or the unit is faulty"
     )]
     WrongPlaintext { backend: String },
-    /// No unit that was asked made a signature that verifies. `agreed` if different units failed in
-    /// this way, so that the key must be damaged.
+    /// No unit that was asked made a signature that verifies. `agreed` is true if different units
+    /// failed in this way, so that the key must be damaged.
     #[error(
-        "what units of backend {backend} sign with the blob does not verify by the public key: that is of another key, or the units err"
+        "signatures that units of backend {backend} make with the blob do not verify with the public key: the public key is of another key, or the units are faulty"
     )]
     WrongSignature { backend: String, agreed: bool },
 }
 
 impl BackendError {
-    /// Outcome that a peer learns.
+    /// Outcome that a peer gets.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::GivenUp

@@ -1,7 +1,7 @@
-//! One request over HTTPS to a server outside of this machine, with limits.
+//! One request over HTTPS to a server on another machine, with limits.
 //!
-//! The connection is made for the request and closed after it: requests are minutes apart. A pooled
-//! client would need a connector over [`TlsClient`], which is longer than the handshake here.
+//! Each request has a connection of its own, since requests are minutes apart. A pooled client
+//! would need a connector over [`TlsClient`], which is longer than the code here.
 
 use std::io;
 
@@ -17,16 +17,16 @@ use zeroize::Zeroizing;
 use super::network::{self, Refusal, TlsClient};
 use crate::config::Endpoint;
 
-/// Form of a request (application/x-www-form-urlencoded), wiped when it is dropped.
+/// Form of a request (application/x-www-form-urlencoded). Dropping the form wipes its bytes.
 pub(super) struct Form(Zeroizing<String>);
 
 impl Form {
     pub(super) fn new() -> Self {
-        // Large enough for the forms here, so that growing leaves no copy behind.
+        // Large enough for the forms here: a string that grows leaves copies in memory.
         Self(Zeroizing::new(String::with_capacity(1024)))
     }
 
-    /// The form with one more field.
+    /// Adds a field to the form.
     #[must_use]
     pub(super) fn with(mut self, name: &str, value: &str) -> Self {
         if !self.0.is_empty() {
@@ -45,10 +45,10 @@ impl AsRef<[u8]> for Form {
     }
 }
 
-/// Posts a form, and returns the status and the body of the answer, which is at most `most` bytes.
+/// Posts a form. Returns the status and the body of the answer, which has at most `most` bytes.
 ///
 /// # Errors
-/// [`HttpError`] says how far it came.
+/// [`HttpError`] says which step failed.
 pub(super) async fn post(
     server: &Endpoint,
     path: &str,
@@ -79,17 +79,17 @@ pub(super) async fn post(
 /// Reason why there is no answer.
 #[derive(Debug, Error)]
 pub(super) enum HttpError {
-    #[error("the answer of {0} is too long or cut off")]
+    #[error("the answer of {0} is too long or not complete")]
     Answer(Endpoint),
     #[error("cannot connect to {0}: {1}")]
     Connect(Endpoint, #[source] io::Error),
-    #[error("cannot speak with {0}: {1}")]
+    #[error("HTTP request to {0} failed: {1}")]
     Http(Endpoint, #[source] hyper::Error),
-    #[error("{0:?} is not a path")]
+    #[error("{0:?} is not a path of a URL")]
     Path(String),
 }
 
-/// Characters that a value of a form has in encoded form.
+/// Characters that are encoded in the value of a form.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Key of a request, as a backend needs it.
+//! Key of a request, in the form that a backend needs.
 
 use keyward_proto::KeyType;
 use keyward_unit::NewKey;
@@ -12,7 +12,7 @@ pub(crate) struct KeyMaterial<'a> {
     pub(crate) spki: &'a [u8],
     /// Private key, wrapped by the master key of the unit.
     pub(crate) blob: &'a [u8],
-    /// Private key, wrapped by the next master key; none except while the master key is changed.
+    /// Private key, wrapped by the next master key; `None` unless the master key is being changed.
     pub(crate) next_blob: Option<&'a [u8]>,
 }
 

@@ -1,18 +1,18 @@
-//! Backends: the ways of the daemon to crypto units.
+//! Backends: how the daemon reaches crypto units.
 //!
-//! [`Backend`] is what other modules know: one type, whatever kind of unit is behind it. A kind
-//! implements [`Operations`]. There are two kinds: the software crypto unit in this process
-//! ([`embedded`]), and remote units over GREP11 ([`grep11`]). A kind with several units or with
-//! connections uses [`pool`]. A new kind is a module here, a variant of [`Kind`], and a section of
-//! the configuration.
+//! [`Backend`] is the type that other modules use, for every kind of unit. Each kind implements
+//! [`Operations`]. There are two kinds: the software crypto unit in this process ([`embedded`]),
+//! and remote units over GREP11 ([`grep11`]). A kind with several units or with connections uses
+//! [`pool`]. A new kind is a module here, a variant of [`Kind`], and a section of the
+//! configuration.
 //!
-//! `Backend` finds the kind by a `match`, not by a trait object: a signature of the embedded unit
-//! is made in the future of its request, without an allocation and without a virtual call. The
-//! trait keeps the kinds alike. Only remote operations are boxed, since most requests need no room
-//! for them.
+//! `Backend` selects the kind by a `match`, not by a trait object: the future of a request contains
+//! a signature of the embedded unit, without an allocation and without a virtual call. The trait
+//! gives all kinds the same methods. Only remote operations are boxed: the futures of most requests
+//! then need no space for a remote call.
 //!
-//! Nothing here knows the key store, the sockets or their users. The caller passes the key as
-//! [`KeyMaterial`] and the request as [`Context`].
+//! This module does not know the key store, the sockets or their users. The caller passes the key
+//! as [`KeyMaterial`] and the request as [`Context`].
 
 mod abilities;
 mod embedded;
@@ -49,15 +49,15 @@ pub(crate) use keyward_unit::SigningInput;
 pub(crate) use request::{Context, Trace, random};
 pub(crate) use unit_health::{Load, RemoteStatus, UnitHealth, UnitState};
 
-/// Backends of a daemon. Each key names one. Shared by reference between tasks.
+/// Backends of a daemon. Each key names its backend. Shared by reference between tasks.
 pub(crate) struct Backends(Vec<Backend>);
 
-/// Way to units that share a master key.
+/// Access to units that share a master key.
 pub(crate) struct Backend {
     name: Arc<str>,
     kind: Kind,
-    /// Held to read while a key is made and stored, to write while the master key changes.
-    settling: RwLock<()>,
+    /// Locked for reading while a key is made and stored, for writing while the master key changes.
+    master_key_lock: RwLock<()>,
 }
 
 enum Kind {
@@ -76,22 +76,22 @@ macro_rules! by_kind {
 }
 
 impl Backends {
-    /// Backends, no two of which have the same name.
+    /// Backends. The names must differ.
     pub(crate) fn new(backends: Vec<Backend>) -> Self {
         Self(backends)
     }
 
-    /// The backend of this name, if configured.
+    /// Backend with a name, if configured.
     pub(crate) fn get(&self, name: &str) -> Option<&Backend> {
         self.0.iter().find(|backend| backend.name() == name)
     }
 
-    /// The software crypto unit in this process, if there is one that is usable.
+    /// Software crypto unit in this process, if configured and usable.
     pub(crate) fn embedded_unit(&self) -> Option<Arc<Unit>> {
         self.0.iter().find_map(|backend| backend.embedded_unit()?.ok().cloned())
     }
 
-    /// The only backend, which needs not be named; none if there are several.
+    /// The only backend, which requests need not name; `None` if there are several.
     pub(crate) fn only(&self) -> Option<&Backend> {
         match self.0.as_slice() {
             [only] => Some(only),
@@ -105,7 +105,7 @@ impl Backends {
 }
 
 impl Backend {
-    /// The software crypto unit in this process, or the reason why it has no usable master key.
+    /// Software crypto unit in this process, or the reason why the unit has no usable master key.
     ///
     /// # Errors
     /// The system has no more threads.
@@ -116,16 +116,16 @@ impl Backend {
     /// Remote units over GREP11, not connected yet.
     ///
     /// # Errors
-    /// [`SetupError`] says which setting leads nowhere.
+    /// [`SetupError`] names the setting that cannot be used.
     pub(crate) fn grep11(name: &str, settings: &config::Grep11) -> Result<Self, SetupError> {
         Ok(Self::new(name, Kind::Grep11(Grep11::new(name, settings)?)))
     }
 
     fn new(name: &str, kind: Kind) -> Self {
-        Self { name: name.into(), kind, settling: RwLock::new(()) }
+        Self { name: name.into(), kind, master_key_lock: RwLock::new(()) }
     }
 
-    /// Name, under which keys are stored.
+    /// Name of the backend, as keys in the store name it.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -143,18 +143,18 @@ impl Backend {
         }
     }
 
-    /// True if the units are outside of this process.
+    /// True if the units are outside this process.
     pub(crate) fn is_remote(&self) -> bool {
         !matches!(self.kind, Kind::Embedded(_))
     }
 
-    /// True if the backend takes over blobs that units have wrapped for other programs.
+    /// True if the backend can adopt blobs that units have wrapped for other programs.
     pub(crate) fn adopts(&self) -> bool {
         self.is_remote()
     }
 
-    /// The unit in this process, if the backend has one. The daemon gives this unit its master
-    /// keys; remote units get theirs from their own administrators.
+    /// Unit in this process, if the backend has one. The daemon gives this unit its master keys.
+    /// Remote units get their master keys from their own administrators.
     pub(crate) fn embedded_unit(&self) -> Option<Result<&Arc<Unit>, Unusable>> {
         match &self.kind {
             Kind::Embedded(embedded) => Some(embedded.unit()),
@@ -162,44 +162,47 @@ impl Backend {
         }
     }
 
-    /// Whether the backend can be used at all with this key store.
+    /// Checks that the backend can be used with this key store.
     ///
     /// # Errors
-    /// [`Unusable`]: the unit does not have the master key of the key store.
+    /// [`Unusable`] if the unit does not have the master key of the key store.
     pub(crate) fn usable(&self) -> Result<(), &Unusable> {
         by_kind!(self, kind => kind.usable())
     }
 
-    /// Lock that keeps the master key from changing while a key is made and stored.
-    pub(crate) fn settling(&self) -> &RwLock<()> {
-        &self.settling
+    /// Lock of the master key: locked for reading while a key is made and stored, for writing while
+    /// the master key changes.
+    pub(crate) fn master_key_lock(&self) -> &RwLock<()> {
+        &self.master_key_lock
     }
 
     /// Checks that the daemon can read its credentials for the units.
     ///
     /// # Errors
-    /// [`SetupError`] says what is wrong. A running daemon waits for the credentials.
+    /// [`SetupError`] says why a credential cannot be read. A running daemon waits for the
+    /// credentials.
     pub(crate) fn check(&self) -> Result<(), SetupError> {
         by_kind!(self, kind => kind.check())
     }
 
-    /// Begins to watch over the units, in tasks of this thread, and waits for the first probe of
-    /// each.
+    /// Starts to watch the units, in tasks of this thread, and waits for the first probe of each
+    /// unit.
     pub(crate) async fn start(&self) {
         by_kind!(self, kind => kind.start().await);
     }
 
-    /// Reads the files of the backend again. Open connections go on.
+    /// Reads the files of the backend again. Open connections stay open.
     pub(crate) async fn renew(&self) {
         by_kind!(self, kind => kind.renew().await);
     }
 
-    /// Finds out how each unit is now.
-    pub(crate) async fn look(&self) {
-        by_kind!(self, kind => kind.look().await);
+    /// Probes each unit now.
+    pub(crate) async fn probe(&self) {
+        by_kind!(self, kind => kind.probe().await);
     }
 
-    /// True if a unit that is not down has one of these master keys; no master key stands for any.
+    /// True if a unit that is not down has one of these master keys. An empty list stands for any
+    /// master key.
     pub(crate) fn is_ready(&self, wkids: &[Wkid]) -> bool {
         by_kind!(self, kind => kind.is_ready(wkids))
     }
@@ -209,16 +212,16 @@ impl Backend {
         by_kind!(self, kind => kind.units())
     }
 
-    /// State of the way to remote units; none for a unit in this process.
+    /// State of the access to remote units; `None` for a unit in this process.
     pub(crate) fn remote(&self) -> Option<RemoteStatus> {
         by_kind!(self, kind => kind.remote())
     }
 
-    /// Makes a new private key for these uses, wrapped by this master key if one is named. Takes up
-    /// to seconds for RSA.
+    /// Makes a new private key for these uses, wrapped by the master key `wkid`, or by any if
+    /// `None`. Takes up to seconds for RSA.
     ///
     /// # Errors
-    /// [`BackendError`] says why not.
+    /// [`BackendError`] says why no key was made.
     pub(crate) async fn generate(
         &self,
         key_type: KeyType,
@@ -229,10 +232,10 @@ impl Backend {
         by_kind!(self, kind => kind.generate(key_type, abilities, wkid).await)
     }
 
-    /// Imports the private key in a file for these uses. The file is wiped when it is dropped.
+    /// Imports the private key in a file for these uses. The file is wiped when `file` is dropped.
     ///
     /// # Errors
-    /// [`BackendError`] says what the file is instead, or why no unit took the key.
+    /// [`BackendError`] says why the file is not a private key, or why no unit imported the key.
     pub(crate) async fn import(
         &self,
         file: impl AsRef<[u8]> + Send + 'static,
@@ -243,11 +246,11 @@ impl Backend {
         by_kind!(self, kind => kind.import(file, abilities, wkid).await)
     }
 
-    /// Takes over a key that a unit has wrapped for another program, with its public key in any
-    /// form.
+    /// Adopts a key that a unit has wrapped for another program. `public` is the public key as
+    /// SubjectPublicKeyInfo, or in the form of the unit.
     ///
     /// # Errors
-    /// [`BackendError`] says what does not fit.
+    /// [`BackendError`] says why the key cannot be used.
     pub(crate) async fn adopt(
         &self,
         blob: Vec<u8>,
@@ -258,27 +261,27 @@ impl Backend {
         by_kind!(self, kind => kind.adopt(blob, public, abilities).await)
     }
 
-    /// Wraps a blob by the next master key: `to`, if the caller knows it.
+    /// Wraps a blob by the next master key, which is `to` if the caller knows it.
     ///
     /// # Errors
-    /// [`BackendError`] says why not.
+    /// [`BackendError`] says why the blob was not wrapped.
     pub(crate) async fn rewrap(&self, blob: &[u8], to: Option<Wkid>) -> Result<Vec<u8>, BackendError> {
         by_kind!(self, kind => kind.rewrap(blob, to).await)
     }
 
-    /// Proves that the next blob of a key works, before the present blob is given up.
+    /// Proves that the next blob of a key works, before the present blob is deleted.
     ///
     /// # Errors
-    /// [`BackendError`] says why it does not.
+    /// [`BackendError`] says why the next blob does not work.
     pub(crate) async fn prove_next(&self, key: KeyMaterial<'_>, uses: &[Use]) -> Result<(), BackendError> {
         let abilities = Abilities::needed_for(uses);
         by_kind!(self, kind => kind.prove_next(key, abilities).await)
     }
 
-    /// Signs. Adds to the times of the context.
+    /// Signs. Adds the times of the signature to the times of `context`.
     ///
     /// # Errors
-    /// [`BackendError`] says why not.
+    /// [`BackendError`] says why there is no signature.
     pub(crate) async fn sign(
         &self,
         key: KeyMaterial<'_>,
@@ -288,18 +291,20 @@ impl Backend {
     ) -> Result<Vec<u8>, BackendError> {
         match &self.kind {
             Kind::Embedded(embedded) => embedded.sign(key, scheme, input, context).await,
-            // Boxed: most requests need no room for a remote call.
+            // Boxed: the futures of most requests then need no space for a remote call.
             Kind::Grep11(grep11) => Box::pin(grep11.sign(key, scheme, input, context)).await,
         }
     }
 
     /// Decrypts the premaster secret of an RSA key exchange; see [`Unit::decrypt_premaster`].
     ///
-    /// `rejection_secret` derives the answer to a ciphertext that holds no premaster secret. The
-    /// answer must be the same after restarts, at every backend and under every master key.
+    /// `rejection_secret` derives the answer to a ciphertext that contains no valid premaster
+    /// secret. The answer must be the same after restarts, at every backend and under every master
+    /// key.
     ///
     /// # Errors
-    /// [`BackendError`] says what anyone can see to be wrong, or why no unit has answered.
+    /// [`BackendError`] says why the ciphertext cannot be one of the key, which is no secret, or
+    /// why no unit has answered.
     pub(crate) async fn decrypt_premaster(
         &self,
         key: KeyMaterial<'_>,

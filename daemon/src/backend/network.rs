@@ -1,4 +1,4 @@
-//! TCP and TLS to servers outside of this process.
+//! TCP and TLS connections to servers.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -30,15 +30,15 @@ use crate::ground::tls_files::{self, TlsFileError};
 #[derive(Clone)]
 pub(super) struct TlsClient {
     connector: TlsConnector,
-    /// Name in the certificate of the server, if it is not that of the host.
+    /// Name in the certificate of the server; `None` for the name of the host.
     name: Option<ServerName<'static>>,
 }
 
 impl TlsClient {
-    /// Reads the files of the settings. `protocol` is the protocol inside of TLS (ALPN, RFC 7301).
+    /// Reads the files of the settings. `protocol` is the protocol over TLS (ALPN, RFC 7301).
     ///
     /// # Errors
-    /// [`TlsError`] says which file is wrong.
+    /// [`TlsError`] says which file or setting cannot be used.
     pub(super) fn new(settings: &Tls, protocol: &[u8]) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         match &settings.ca {
@@ -75,7 +75,7 @@ impl TlsClient {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
-    /// Settings that follow their files: the files are read again when they have changed.
+    /// Settings that are renewed when their files change.
     ///
     /// # Errors
     /// See [`Self::new`].
@@ -91,8 +91,8 @@ impl TlsClient {
         Renewed::new(name, files, move || Self::new(&settings, protocol))
     }
 
-    /// Begins TLS over a connection to `host`. `refusal` receives the reason of the server if it
-    /// refuses the client, now or later.
+    /// Makes a TLS handshake over a connection to `host`. If the server refuses the client, now or
+    /// later, `refusal` gets the reason.
     ///
     /// # Errors
     /// The error of rustls.
@@ -116,10 +116,10 @@ impl TlsClient {
     }
 }
 
-/// Reason why the server refused the client, set when the server says so.
+/// Reason why the server refused the client, set when the server sends the alert.
 pub(super) type Refusal = Arc<OnceLock<String>>;
 
-/// Connection with TLS. The last alert of the server is kept, also if a write finds out that the
+/// Connection with TLS. Keeps the last alert of the server, even if a write fails because the
 /// server has closed the connection.
 pub(super) struct Secured {
     stream: TlsStream<TcpStream>,
@@ -129,22 +129,22 @@ pub(super) struct Secured {
 impl Secured {
     fn written<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(_)) = written
-            && let Some(error) = self.last_words()
+            && let Some(error) = self.last_alert()
         {
             note(&self.refusal, &error);
         }
         written
     }
 
-    /// Reads the last bytes that came, for the reason that the server gives in them.
-    fn last_words(&mut self) -> Option<io::Error> {
+    /// Reads the bytes that were received last, and returns the alert in them.
+    fn last_alert(&mut self) -> Option<io::Error> {
         let (stream, tls) = self.stream.get_mut();
         let mut last = [0; 1024];
         let (length, _) = rustix::net::recv(stream, &mut last[..], RecvFlags::DONTWAIT).ok()?;
         let mut rest = last.get(..length)?;
         while tls.read_tls(&mut rest).is_ok_and(|read| read > 0) {
-            if let Err(told) = tls.process_new_packets() {
-                return Some(io::Error::other(told));
+            if let Err(alert) = tls.process_new_packets() {
+                return Some(io::Error::other(alert));
             }
         }
         None
@@ -198,12 +198,12 @@ impl AsyncWrite for Secured {
     }
 }
 
-/// Keeps the reason why the server refuses the client, if the error is an alert about that.
+/// Keeps the reason why the server refuses the client, if the error is an alert with that reason.
 fn note(refusal: &Refusal, error: &io::Error) {
     use rustls::AlertDescription as Alert;
 
-    let told = error.get_ref().and_then(|error| error.downcast_ref());
-    let Some(rustls::Error::AlertReceived(alert)) = told else { return };
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    let Some(rustls::Error::AlertReceived(alert)) = error else { return };
     let text = match alert {
         Alert::CertificateRequired => {
             "it asks for a certificate of the client, and none is configured; name certificate and key in the section of the backend".into()
@@ -223,17 +223,17 @@ fn note(refusal: &Refusal, error: &io::Error) {
     let _ = refusal.set(text);
 }
 
-/// True if the client refuses the certificate of the server.
+/// True if the client has refused the certificate of the server.
 pub(super) fn is_of_the_certificate(error: &io::Error) -> bool {
-    let told = error.get_ref().and_then(|error| error.downcast_ref());
-    matches!(told, Some(rustls::Error::InvalidCertificate(_)))
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-/// Connects, and returns the time that a packet takes to the server and back: connecting takes one
-/// packet each way.
+/// Connects. Returns the stream and the network round trip time: connecting takes one packet each
+/// way.
 pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<(TcpStream, Duration)> {
-    // One address after the other, so that the time is that of one.
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    // One address after the other, so that the measured time is the time of one attempt.
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name of the host has no address");
     for address in tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await? {
         let begin = Instant::now();
         match TcpStream::connect(address).await {
@@ -258,9 +258,9 @@ pub(super) enum TlsError {
     #[error("the system has no certificate authorities; install ca-certificates, or name a file with ca")]
     NoSystemRoots,
     #[error("refused a file: {0}")]
-    NotOurs(OwnershipError),
+    Ownership(OwnershipError),
     #[error("refused the private key in {}: others can read it; run: chmod o= {}", .0.display(), quoted(.0))]
-    Open(PathBuf),
+    ReadableByOthers(PathBuf),
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),
     #[error("server-name is not the name of a host: {0}")]
@@ -282,7 +282,7 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let failed = |reason| TlsError::Read(path.to_owned(), reason);
     let file = open(path)?;
     match ownership::is_for_others(&file).map_err(failed)? {
-        true => Err(TlsError::Open(path.to_owned())),
+        true => Err(TlsError::ReadableByOthers(path.to_owned())),
         false => ownership::read_all(file).map_err(failed),
     }
 }
@@ -290,6 +290,6 @@ fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
 fn open(path: &Path) -> Result<File, TlsError> {
     ownership::open(path).map_err(|error| match error.into_io() {
         Ok(reason) => TlsError::Read(path.to_owned(), reason),
-        Err(error) => TlsError::NotOurs(error),
+        Err(error) => TlsError::Ownership(error),
     })
 }

@@ -9,8 +9,8 @@ use super::{
     Unusable,
 };
 
-/// Units of one kind that share a master key. [`super::Backend`] documents the operations; the
-/// defaults are those of units that need no watch and no connection.
+/// Units of one kind that share a master key. [`super::Backend`] documents the operations. The
+/// defaults are for units that need no watch and no connection.
 pub(super) trait Operations {
     /// Kind of the units, for people.
     const UNIT: &'static str;
@@ -27,7 +27,7 @@ pub(super) trait Operations {
 
     async fn renew(&self) {}
 
-    async fn look(&self) {}
+    async fn probe(&self) {}
 
     fn is_ready(&self, wkids: &[Wkid]) -> bool;
 

@@ -3,11 +3,12 @@
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-/// 48 bytes, as long as a premaster secret. They are always the same for one key and one
-/// ciphertext. Without `secret` nobody can tell them from a premaster secret.
+/// Replacement of 48 bytes, as long as a premaster secret. The replacement is always the same for
+/// one key and one ciphertext. Without `secret` nobody can distinguish it from a premaster secret.
 ///
-/// They depend on the public key, not on the blob or the backend: a key at two backends has one
-/// answer. Two answers would show a peer with access to both that a ciphertext is not valid.
+/// The replacement depends on the public key, not on the blob or the backend: a key at two backends
+/// has one answer. Two answers would show a peer with access to both backends that a ciphertext is
+/// not valid.
 pub(super) fn substitute(secret: &[u8], spki: &[u8], ciphertext: &[u8]) -> Zeroizing<Vec<u8>> {
     let key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), spki);
     // A digest of SHA-384 is as long as the secret.

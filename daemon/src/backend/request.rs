@@ -1,4 +1,4 @@
-//! Request to a backend: the part that every kind of backend needs, whatever carries it to a unit.
+//! Request to a backend: the part that is the same for every kind of backend.
 
 use core::time::Duration;
 use std::time::Instant;
@@ -9,14 +9,14 @@ use super::Backend;
 use crate::ground::fair::{NOBODY, User};
 use crate::observe::metrics::SignatureTimes;
 
-/// Context of a request: deadline, name and user; and the times, to which the backend adds.
+/// Context of a request: deadline, trace and user. The backend adds to the times.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context {
-    /// Time from which nobody waits for the answer any more.
+    /// Time after which nobody waits for the answer.
     pub(crate) deadline: Instant,
-    /// Name of the request, sent to the unit where its protocol has a place for that.
+    /// Name of the request. The unit gets the name if its protocol has a field for the name.
     pub(crate) trace: Trace,
-    /// User whose turn the request takes while there is more to do than units can do.
+    /// User whose turn the request takes while units are busy.
     pub(crate) user: User,
     /// Time that the request has taken so far.
     pub(crate) times: Times,
@@ -28,23 +28,22 @@ impl Context {
         Self { deadline, trace, user, times: Times::default() }
     }
 
-    /// Context of a request that the daemon or an administrator makes, to be answered within
-    /// `patience`.
-    pub(crate) fn of_daemon(patience: Duration) -> Self {
-        Self::new(Instant::now() + patience, Trace::new(random(), 0), NOBODY)
+    /// Context of a request that the daemon or an administrator makes.
+    pub(crate) fn of_daemon(time_limit: Duration) -> Self {
+        Self::new(Instant::now() + time_limit, Trace::new(random(), 0), NOBODY)
     }
 }
 
-/// Time of a signature, part by part.
+/// Time of each part of a signature.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
-    /// Waiting for a unit.
+    /// Wait for a unit.
     pub(crate) queue: Duration,
-    /// To the unit and back.
+    /// Network round trip.
     pub(crate) network: Duration,
-    /// At the unit.
+    /// Work of the unit.
     pub(crate) unit: Duration,
-    /// Verifying the signature.
+    /// Verification of the signature.
     pub(crate) verify: Duration,
 }
 
@@ -56,13 +55,13 @@ impl Times {
     }
 }
 
-/// Name of one request of a peer, in the form of W3C Trace Context. Calls to units that a request
-/// causes carry it, so both are found together.
+/// Name of one request of a peer, in the form of W3C Trace Context. The calls to units for a
+/// request carry the name, so a trace shows them together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Trace {
     /// Number of the peer's connection.
     session: u64,
-    /// Number of the request, as the peer counts.
+    /// Number that the peer gave the request.
     request: u64,
 }
 
@@ -71,22 +70,22 @@ impl Trace {
         Self { session, request }
     }
 
-    /// Trace id: 16 bytes in hexadecimal, of which the last eight are the number of the request.
+    /// Trace id: 16 bytes in hexadecimal. The last eight bytes are the number of the request.
     pub(crate) fn id(self) -> String {
         format!("{:016x}{:016x}", self.session, self.request)
     }
 
-    /// `traceparent` for one call (W3C Trace Context, 3.2): version, trace id, a fresh id of the
-    /// call, and the flag that the call is recorded.
+    /// `traceparent` for one call (W3C Trace Context, 3.2): version, trace id, a new random id of
+    /// the call, and the flag that the call is recorded.
     pub(super) fn parent(self) -> String {
         format!("00-{}-{:016x}-01", self.id(), random())
     }
 }
 
-/// Random number except zero, which Trace Context forbids.
+/// Random number that is not zero, which Trace Context forbids.
 pub(crate) fn random() -> u64 {
     let mut bytes = [0; 8];
-    // Without random numbers all ids are the same, which confuses only readers of traces.
+    // Without random bytes all ids are the same. Only readers of traces notice.
     let _ = rand::fill(&mut bytes);
     u64::from_ne_bytes(bytes).max(1)
 }
@@ -96,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_header_is_that_of_the_standard() {
+    fn the_header_is_as_in_the_standard() {
         let header = Trace::new(0xa, 0xb).parent();
         let parts: Vec<_> = header.split('-').collect();
         assert_eq!((parts[0], parts[1]), ("00", "000000000000000a000000000000000b"));

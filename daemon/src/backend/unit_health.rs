@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use keyward_unit::Wkid;
 
-/// One unit as it is now.
+/// Health of one unit now.
 #[derive(Clone, Debug)]
 pub(crate) struct UnitHealth {
     /// Address of the unit, for people.
@@ -12,12 +12,12 @@ pub(crate) struct UnitHealth {
     pub(crate) state: UnitState,
     /// Master key of the unit, if known.
     pub(crate) wkid: Option<Wkid>,
-    /// Second master key of the unit, which it has while the master key is changed; none if
-    /// unknown.
+    /// Second master key of the unit while the master key is changed; `None` if there is none, or
+    /// it is unknown.
     pub(crate) next_wkid: Option<Wkid>,
-    /// Mechanisms that the unit offers, by their names; empty if the backend has none.
+    /// Names of the mechanisms that the unit offers; empty for the embedded unit.
     pub(crate) mechanisms: Vec<String>,
-    /// Problem of the unit, or of the way to it.
+    /// Problem of the unit, or of the connection to the unit.
     pub(crate) problem: Option<String>,
     /// Load of a remote unit; none for a unit in this process.
     pub(crate) load: Option<Load>,
@@ -28,7 +28,7 @@ pub(crate) struct UnitHealth {
 pub(crate) enum UnitState {
     /// Requests go to the unit.
     Up,
-    /// A probe has succeeded after a failure, and no request yet.
+    /// A probe has succeeded after a failure, but no request has succeeded yet.
     Probing,
     /// No request goes to the unit.
     Down,
@@ -39,7 +39,7 @@ pub(crate) enum UnitState {
 pub(crate) struct Load {
     /// Time that the next call is expected to take.
     pub(crate) latency: Duration,
-    /// Calls under way.
+    /// Calls in progress.
     pub(crate) in_flight: usize,
     /// Calls since the start, without probes.
     pub(crate) calls: u64,
@@ -47,14 +47,14 @@ pub(crate) struct Load {
     pub(crate) failures: u64,
 }
 
-/// State of the way to the remote units of a backend.
+/// State of the access to the remote units of a backend.
 #[derive(Clone, Debug)]
 pub(crate) struct RemoteStatus {
     /// Requests that wait for a unit.
     pub(crate) waiting: usize,
-    /// Problem of the TLS files as they are now; the files read before are in force.
+    /// Problem of the present TLS files. The files that were read before stay in force.
     pub(crate) files_problem: Option<String>,
-    /// Time for which the access token is still valid; none if that is unknown, or without a token.
+    /// Remaining validity of the access token; `None` if unknown, or without a token.
     pub(crate) token_valid_for: Option<Duration>,
 }
 

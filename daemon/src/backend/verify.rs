@@ -1,4 +1,4 @@
-//! Verification of the signatures of remote units, before a signature is passed on.
+//! Verification of the signatures of remote units, before a peer gets a signature.
 
 use aws_lc_rs::digest::Digest;
 use aws_lc_rs::signature::{self as lc, UnparsedPublicKey, VerificationAlgorithm};
@@ -10,8 +10,7 @@ pub(crate) enum Signed<'a> {
     Digest(Digest),
 }
 
-/// Verifies a signature in the form that TLS has. `spki` is the SubjectPublicKeyInfo that `key`
-/// came from.
+/// True if a signature in the form of TLS verifies. `spki` is the SubjectPublicKeyInfo of `key`.
 pub(crate) fn verifies(
     key: &PublicKey,
     spki: &[u8],
@@ -21,7 +20,7 @@ pub(crate) fn verifies(
 ) -> bool {
     let Some(algorithm) = algorithm(key, scheme) else { return false };
     let key = match key {
-        // The library does not know this SubjectPublicKeyInfo, only the bits in it.
+        // The library cannot read this SubjectPublicKeyInfo, only the key bits in it.
         PublicKey::RsaPss { .. } => PublicKey::bits_of(spki).unwrap_or_default(),
         _ => spki,
     };

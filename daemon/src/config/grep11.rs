@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::error::InvalidSetting;
-use super::raw::{duration, timeout};
+use super::times::{duration, timeout};
 
 /// A backend that reaches its units over GREP11.
 #[derive(Clone, Debug, Eq, PartialEq)]

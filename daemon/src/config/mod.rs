@@ -8,6 +8,7 @@ mod grant;
 mod grep11;
 mod raw;
 mod syntax;
+mod times;
 
 use core::num::NonZeroUsize;
 use core::time::Duration;

@@ -1,7 +1,6 @@
 //! The configuration as text: the tables of the file, their defaults, and their checks.
 
 use core::num::NonZeroUsize;
-use core::time::Duration;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -12,6 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::error::InvalidSetting;
 use super::grant::RawGrant;
 use super::grep11::{self, EMBEDDED, RawGrep11};
+use super::times::{duration, timeout};
 use super::{CACHED_KEYS, Config, Embedded, SocketSettings};
 use crate::policy::authorise::Grants;
 
@@ -221,20 +221,6 @@ fn level(text: &str) -> Result<LevelFilter, InvalidSetting> {
         let reason = format!("{text:?} is not one of error, warn, info, debug, trace and off");
         InvalidSetting::new("log", reason)
     })
-}
-
-/// Reads a time like `5s` or `500ms`, from 1 ms to an hour.
-pub(super) fn timeout(setting: &str, text: &str) -> Result<Duration, InvalidSetting> {
-    let range = Duration::from_millis(1)..=Duration::from_secs(3600);
-    humantime::parse_duration(text).ok().filter(|duration| range.contains(duration)).ok_or_else(|| {
-        let reason = format!("{text:?} is not a time between 1ms and 1h, like 5s or 500ms");
-        InvalidSetting::new(setting, reason)
-    })
-}
-
-/// The text of a time, which [`timeout`] reads.
-pub(super) fn duration(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
 }
 
 /// Most connections. More of them need more descriptors than systemd gives to a process by default.

@@ -61,7 +61,9 @@ pub(crate) enum Error {
     #[error("key {label} has no version {number}")]
     NoVersion { label: Label, number: u32 },
     /// No unit of the backend is healthy.
-    #[error("no unit of backend {backend} is in order, so it is not known to have the new master key {wkid}")]
+    #[error(
+        "no unit of backend {backend} is healthy, so it is not known whether a unit has the new master key {wkid}"
+    )]
     NoUnit { backend: String, wkid: String },
     /// Only backends with units elsewhere take blobs of others.
     #[error("blobs are adopted by backends over GREP11; name one with --backend")]

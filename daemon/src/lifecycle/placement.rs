@@ -14,7 +14,7 @@ pub(super) struct Placement<'a> {
     /// The master key of the other keys of the backend; none before the first key.
     pub(super) wkid: Option<Wkid>,
     /// Keeps the master key from changing until the new key is stored.
-    _settling: RwLockReadGuard<'a, ()>,
+    _locked: RwLockReadGuard<'a, ()>,
 }
 
 impl<'a> Placement<'a> {
@@ -29,14 +29,14 @@ impl<'a> Placement<'a> {
             let wkid = daemon.keys.wkid(backend.name()).await?;
             Ok(wkid.and_then(|wkid| wkid.parse().ok()))
         };
-        let other = backend.settling().read().await;
+        let other = backend.master_key_lock().read().await;
         if let Some(wkid) = read().await? {
-            return Ok(Self { backend, wkid: Some(wkid), _settling: other });
+            return Ok(Self { backend, wkid: Some(wkid), _locked: other });
         }
         drop(other);
         // The first key settles the master key. Another caller waits here until that key is stored.
-        let first = backend.settling().write().await;
-        Ok(Self { backend, wkid: read().await?, _settling: first.downgrade() })
+        let first = backend.master_key_lock().write().await;
+        Ok(Self { backend, wkid: read().await?, _locked: first.downgrade() })
     }
 
     /// Notes the master key of the first key of the backend, before that key is stored.

@@ -1,8 +1,8 @@
 //! The acts that a peer can ask of a key, and the uses that admit each act.
 
 use keyward_proto::{Outcome, Use};
+use thiserror::Error;
 
-use super::authorise::Refusal;
 use super::purpose::Purpose;
 
 /// An act that a peer asks of a key.
@@ -12,6 +12,20 @@ pub enum Act {
     Sign(Purpose),
     /// Decrypt the premaster secret of an RSA key exchange.
     DecryptPremaster,
+}
+
+/// Reason why a peer may not ask for an act.
+#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
+pub enum Refusal {
+    /// No grant covers the peer and the key.
+    #[error("no grant covers this peer and this key")]
+    NoGrant,
+    /// The key does not admit the act for any peer.
+    #[error("the uses of the key do not include this")]
+    UseRefused,
+    /// The key admits the act, and the grants of the peer do not.
+    #[error("the grants of the peer do not include this use")]
+    UseNotGranted,
 }
 
 impl Act {
@@ -39,6 +53,16 @@ impl Act {
             (_, Self::Sign(Purpose::Tls12DheServerKeyExchange)) => Outcome::DheRefused,
             (_, Self::Sign(Purpose::Tls12DheOverOtherGroup)) => Outcome::OtherDhGroup,
             (refusal, _) => refusal.into(),
+        }
+    }
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoGrant => Self::NoGrant,
+            Refusal::UseRefused => Self::UseRefused,
+            Refusal::UseNotGranted => Self::UseNotGranted,
         }
     }
 }

@@ -5,10 +5,10 @@ use core::num::NonZeroU32;
 use core::str::FromStr;
 use std::sync::Arc;
 
-use keyward_proto::{Label, Outcome, Use};
+use keyward_proto::{Label, Use};
 use thiserror::Error;
 
-use super::act::Act;
+use super::act::{Act, Refusal};
 
 /// A local process at the other end of the socket, with its credentials from the kernel
 /// (SO_PEERCRED, unix(7)).
@@ -248,30 +248,6 @@ impl FromStr for Pattern {
     Label::MAX
 )]
 pub struct InvalidPattern;
-
-/// Reason why a peer may not ask for an act.
-#[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
-pub enum Refusal {
-    /// No grant covers the peer and the key.
-    #[error("no grant covers this peer and this key")]
-    NoGrant,
-    /// The key does not admit the act for any peer.
-    #[error("the uses of the key do not include this")]
-    UseRefused,
-    /// The key admits the act, and the grants of the peer do not.
-    #[error("the grants of the peer do not include this use")]
-    UseNotGranted,
-}
-
-impl From<Refusal> for Outcome {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::NoGrant => Self::NoGrant,
-            Refusal::UseRefused => Self::UseRefused,
-            Refusal::UseNotGranted => Self::UseNotGranted,
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

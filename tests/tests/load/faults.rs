@@ -157,7 +157,7 @@ fn without_any_unit_signatures_fail_at_once_and_come_back_with_it() {
         let begin = Instant::now();
         assert_eq!(scene.refusal(), Outcome::UnitUnavailable, "{fault:?}");
         assert!(begin.elapsed() < Duration::from_millis(250), "{fault:?} took {:?}", begin.elapsed());
-        let line = format!("no unit of backend {} is in order", Units::BACKEND);
+        let line = format!("no unit of backend {} is healthy", Units::BACKEND);
         wait_for("a line that says why", || {
             (scene.daemon.logged(&["WARN", "cannot sign", &line]) > 0).then_some(())
         });
@@ -183,7 +183,7 @@ fn signatures_that_do_not_verify_go_nowhere() {
     let load = Signers::start(&daemon, "shop", SCHEME, 200.0, 16);
     load.let_sign(300);
     none_failed(&load.stop(), &daemon.log());
-    let found_out = daemon.logged(&["unit is out of order", "does not verify"]);
+    let found_out = daemon.logged(&["unit is down", "does not verify"]);
     // Each probe succeeds, and each failure afterwards makes the next trial wait longer.
     assert!((1..6).contains(&found_out), "{}", daemon.log());
 
@@ -195,7 +195,7 @@ fn signatures_that_do_not_verify_go_nowhere() {
     let refused = client(&daemon).sign(&"shop".parse::<Label>().unwrap(), SCHEME, Input::Message(&message()));
     assert!(matches!(refused, Err(Error::Refused(Outcome::UnitUnavailable))), "{refused:?}");
     wait_for("the liar to be found out", || {
-        (daemon.logged(&["unit is out of order", "does not verify"]) > found_out).then_some(())
+        (daemon.logged(&["unit is down", "does not verify"]) > found_out).then_some(())
     });
     let (_, text) = fail(&mut daemon.new_key(&["generate", "mail", "--type", "p256"]));
     assert!(text.lines().count() == 1 && text.contains("cannot generate key mail"), "{text}");
@@ -257,7 +257,7 @@ fn what_is_no_unit_is_told_from_one() {
         matches!(refused, Err(Error::Refused(Outcome::OtherMasterKey))).then_some(())
     });
     wait_for("a line that names both", || {
-        (daemon.logged(&["cannot sign", "wrapped by master key", "and no unit that is in order has that"])
+        (daemon.logged(&["cannot sign", "wrapped by master key", "and no healthy unit has that"])
             > 0)
         .then_some(())
     });

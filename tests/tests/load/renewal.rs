@@ -248,7 +248,7 @@ fn a_client_without_the_right_certificate_is_told() {
         scene.daemon.resume();
     };
     restart(&mut scene, &without);
-    let asks = "out of order: it asks for a certificate of the client, and none is configured; name certificate and key";
+    let asks = "unit is down: it asks for a certificate of the client, and none is configured; name certificate and key";
     assert!(scene.daemon.logged(&["WARN", asks]) > 0, "{}", scene.daemon.log());
     let lines =
         || scene.unit.log().matches("the client has no certificate, and --client-ca asks for one").count();
@@ -259,7 +259,7 @@ fn a_client_without_the_right_certificate_is_told() {
         put(from, &scene.daemon_files.join(name));
     }
     restart(&mut scene, &section);
-    let refused = "out of order: it refused the certificate of the client (";
+    let refused = "unit is down: it refused the certificate of the client (";
     assert!(scene.daemon.logged(&["WARN", refused]) > 0, "{}", scene.daemon.log());
     wait_for("a line of the unit", || {
         scene.unit.log().contains("the certificate of the client is none that --client-ca").then_some(())

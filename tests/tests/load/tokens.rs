@@ -47,7 +47,7 @@ fn tokens_that_are_refused_are_replaced() {
     server.reload("tokens");
     assert!(matches!(sign(), Err(Error::Refused(Outcome::UnitUnavailable))), "{:?}", sign());
     assert!(
-        daemon.logged(&["unit is out of order", "CKR_IBM_GREP11_NOT_AUTHENTICATED"]) >= 1,
+        daemon.logged(&["unit is down", "CKR_IBM_GREP11_NOT_AUTHENTICATED"]) >= 1,
         "{}",
         daemon.log()
     );
@@ -124,7 +124,7 @@ fn a_token_that_iam_gives_and_units_refuse_is_not_asked_for_again_and_again() {
     }
     assert_eq!(iam.answered("200"), 1, "{}", daemon.log());
     assert!(
-        daemon.logged(&["ERROR", "refused the token, and there is no other one"]) > 0,
+        daemon.logged(&["ERROR", "refused the token, and there is no other token"]) > 0,
         "{}",
         daemon.log()
     );

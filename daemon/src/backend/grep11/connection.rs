@@ -1,4 +1,4 @@
-//! One connection to a unit over GREP11, and every call that goes over it.
+//! One connection to a unit over GREP11, and all calls over the connection.
 
 use core::future::Future;
 use core::time::Duration;
@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 use super::http2::{self, Sender};
 use super::status::failure_of;
 use super::token::{Token, TokenError, Tokens};
-use super::wire::{abilities_of, argument, attributes, blob_of, integer, making, only, private, public};
+use super::wire::{abilities_of, argument, attributes, blob_of, generation, integer, only, private, public};
 use crate::backend::network::{self, TlsClient};
 use crate::backend::pool::{self, Failure, Refusal};
 use crate::backend::{Abilities, Trace};
@@ -40,25 +40,25 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// TLS as the files in force say.
+    /// TLS settings in force.
     pub(super) fn tls(&self) -> Option<Arc<TlsClient>> {
         self.tls.as_ref().map(|tls| tls.get())
     }
 
-    /// Problem of the TLS files as they are now, if they cannot be used.
+    /// Problem of the present TLS files, if they cannot be used.
     pub(super) fn files_problem(&self) -> Option<String> {
         self.tls.as_ref()?.problem()
     }
 }
 
-/// Connection whose other end has proved to be a unit.
+/// Open connection to a unit.
 pub(super) struct Connection {
     access: Arc<Access>,
     client: CryptoClient<Sender>,
     sender: Sender,
     /// Master key of the unit.
     pub(super) wkid: Wkid,
-    /// Time that connecting took: one packet to the unit, and one back.
+    /// Network round trip time: the time of connecting, which takes one packet each way.
     round_trip: Duration,
 }
 
@@ -70,11 +70,12 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// The pair, if this master key has wrapped it; no master key stands for any.
+    /// Returns the pair if the master key `wanted` has wrapped it; `None` stands for any master
+    /// key.
     ///
     /// # Errors
-    /// [`Failure::OtherMasterKey`]: the unit has got another master key since the connection was
-    /// opened.
+    /// [`Failure::OtherMasterKey`] if the master key of the unit was changed after the connection
+    /// was opened.
     pub(super) fn wrapped_by(self, wanted: Option<Wkid>) -> Result<Self, Failure> {
         match (wanted, Header::read(&self.blob).map(|header| header.wkid())) {
             (Some(wanted), Some(wkid)) if wkid != wanted => Err(Failure::OtherMasterKey(Some(wkid))),
@@ -102,11 +103,11 @@ impl pool::Connection for Connection {
 }
 
 impl Connection {
-    /// Connects, and asks for a fresh blob, which names the master key of the unit: GREP11 has no
-    /// other way to ask.
+    /// Connects, and has the unit make a blob, whose header names the master key of the unit.
+    /// GREP11 has no other way to ask for the master key.
     ///
     /// # Errors
-    /// [`Failure`] says how far it came.
+    /// [`Failure`] says which step failed.
     pub(super) async fn open(
         endpoint: &Endpoint,
         access: &Arc<Access>,
@@ -116,14 +117,14 @@ impl Connection {
         let (stream, round_trip) = connected.map_err(|error| unreachable("connect", &error))?;
         let refusal = network::Refusal::default();
         let sender = match &tls {
-            None => http2::speak(stream, access.keepalive).await,
+            None => http2::handshake(stream, access.keepalive).await,
             Some(tls) => {
                 let stream = tls.connect(&endpoint.host, stream, &refusal).await;
                 let stream = stream.map_err(|error| no_tls(&error, &refusal))?;
-                http2::speak(stream, access.keepalive).await
+                http2::handshake(stream, access.keepalive).await
             }
         };
-        let no_http = |error| Failure::severe(format_args!("it speaks no HTTP/2: {}", causes(&error)));
+        let no_http = |error| Failure::severe(format_args!("it is no HTTP/2 server: {}", causes(&error)));
         let sender = sender.map_err(no_http)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let origin = http::Uri::builder().scheme(scheme).authority(endpoint.to_string()).path_and_query("/");
@@ -131,7 +132,8 @@ impl Connection {
         let client = CryptoClient::with_origin(sender.clone(), origin);
         let (access, wkid) = (Arc::clone(access), Wkid::from_bytes([0; 16]));
         let mut connection = Self { access, client, sender, wkid, round_trip };
-        // In TLS 1.3 a unit that refuses the client says so after the client is connected.
+        // In TLS 1.3 a unit refuses the certificate of the client after the handshake of the client
+        // is complete.
         let wkid = connection.ask_for_wkid().await.map_err(|failure| match (failure, refusal.get()) {
             (Failure::Unit { .. }, Some(refusal)) => Failure::Certificate(refusal.clone()),
             (failure, _) => failure,
@@ -140,7 +142,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Calls the unit; again with another token if the unit refuses the token.
+    /// Calls the unit. If the unit refuses the token, calls again with another token.
     async fn call<Q: Clone, A, F>(
         &self,
         message: Q,
@@ -157,7 +159,7 @@ impl Connection {
         };
         let no_token = |error: TokenError| Failure::Credential(error.to_string());
         let tokens = &self.access.tokens;
-        // Only where a token may be too old is the message needed twice.
+        // The message is needed twice only if the unit may refuse the token.
         let (token, again) = match tokens.current() {
             Ok(None) => (None, None),
             Ok(token) => (token, Some(message.clone())),
@@ -179,7 +181,7 @@ impl Connection {
     /// Numbers of the mechanisms that the unit offers, sorted.
     ///
     /// # Errors
-    /// [`Failure`] says why there is no answer.
+    /// [`Failure`] says why there is no list.
     pub(super) async fn mechanisms(&self) -> Result<Vec<u64>, Failure> {
         let list = |mut client: CryptoClient<Sender>, request| async move {
             client.get_mechanism_list(request).await
@@ -199,20 +201,18 @@ impl Connection {
         let generate =
             |mut client: CryptoClient<Sender>, request| async move { client.generate_key(request).await };
         let made = self.call(request, None, generate).await.map_err(|failure| match failure {
-            // A unit that makes no AES key is of no use, whatever the reason.
+            // A unit that cannot make an AES key cannot be used, whatever the reason.
             Failure::Refused { reason, .. } | Failure::NotOffered(reason) => Failure::severe(reason),
             other => other,
         })?;
         let blob = blob_of(made.key, made.key_bytes);
         let header = Header::read(&blob);
         header.map(|header| header.wkid()).ok_or_else(|| {
-            Failure::severe(
-                "what it makes are no blobs of Enterprise PKCS #11, so its master key is not known",
-            )
+            Failure::severe("its keys are no blobs of Enterprise PKCS #11, so its master key is not known")
         })
     }
 
-    /// Signs. The answer is that of the unit, not yet verified.
+    /// Signs. Returns the signature of the unit, not verified yet.
     pub(super) async fn sign(
         &self,
         blob: &[u8],
@@ -227,9 +227,8 @@ impl Connection {
         Ok(self.call(request, Some(trace), sign).await?.signature)
     }
 
-    /// Decrypts with the padding of PKCS #1 v1.5. A wrong padding is an answer like any other: no
-    /// bytes. So the caller cannot tell older firmware from newer firmware, which makes up a
-    /// message.
+    /// Decrypts with the padding of PKCS #1 v1.5. The result is empty for a wrong padding. Older
+    /// firmware reports a wrong padding as an error; newer firmware returns a random message.
     pub(super) async fn decrypt(
         &self,
         blob: &[u8],
@@ -249,32 +248,33 @@ impl Connection {
         }
     }
 
-    /// Has the unit make a key pair with these abilities, which cannot be extracted.
+    /// Has the unit make a key pair with these abilities. The private key cannot be extracted.
     pub(super) async fn generate(&self, key_type: KeyType, abilities: Abilities) -> Result<Pair, Failure> {
         let mut pair = self.generate_pair(key_type, &public(abilities), &private(abilities)).await?;
         if let KeyType::RsaPss(_) = key_type {
-            // Units know no RSA key that is bound to PSS. The bond is in the public key, and the
-            // daemon keeps it.
+            // Units do not have RSA keys for RSASSA-PSS only. The daemon puts this restriction into
+            // the public key, and enforces it.
             let bound = PublicKey::bind_to_pss(&pair.spki, None);
-            pair.spki = bound.ok_or_else(|| Failure::severe("asked for an RSA key, it made another one"))?;
+            pair.spki =
+                bound.ok_or_else(|| Failure::severe("it was asked for an RSA key and made another key"))?;
         }
         let made = PublicKey::from_spki(&pair.spki).ok().map(|key| key.key_type());
         match Header::read(&pair.blob) {
-            Some(_) if made != Some(key_type) => {
-                Err(Failure::severe(format_args!("asked for a key of type {key_type}, it made another one")))
-            }
+            Some(_) if made != Some(key_type) => Err(Failure::severe(format_args!(
+                "it was asked for a key of type {key_type} and made another key"
+            ))),
             Some(header) if header.extractable() => {
-                Err(Failure::severe("asked for a key that cannot be taken out, it made one that can"))
+                Err(Failure::severe("it was asked for a key that cannot be extracted and made one that can"))
             }
             Some(header) if !abilities.are_covered_by(abilities_of(&header)) => {
-                Err(Failure::severe("it made a key that does not do what was asked for"))
+                Err(Failure::severe("it made a key without the uses that it was asked for"))
             }
             Some(_) => Ok(pair),
-            None => Err(Failure::severe("what it makes are no blobs of Enterprise PKCS #11")),
+            None => Err(Failure::severe("its keys are no blobs of Enterprise PKCS #11")),
         }
     }
 
-    /// Has the unit make a pair for one import: anyone with the public half can wrap keys, and only
+    /// Has the unit make a pair for one import. Anyone with the public half can wrap keys, and only
     /// the unit can unwrap them.
     pub(super) async fn generate_transport_key(&self) -> Result<Pair, Failure> {
         self.generate_pair(TRANSPORT_KEY, &[cka::CKA_WRAP], &[cka::CKA_UNWRAP]).await
@@ -286,7 +286,7 @@ impl Connection {
         of_public: &[u64],
         of_private: &[u64],
     ) -> Result<Pair, Failure> {
-        let (mechanism, number, value) = making(key_type);
+        let (mechanism, number, value) = generation(key_type);
         let mut pub_key_template = attributes(&[(number, value)]);
         for attribute in of_public {
             pub_key_template.extend(attributes(&[(*attribute, OneAttr::AttributeTf(true))]));
@@ -307,8 +307,7 @@ impl Connection {
         let blob = blob_of(made.priv_key, made.priv_key_bytes);
         let public = blob_of(made.pub_key, made.pub_key_bytes);
         let spki = keyward_unit::spki_of_public_key_blob(&public);
-        let spki =
-            spki.ok_or_else(|| Failure::severe("it made a public key that is no SubjectPublicKeyInfo"))?;
+        let spki = spki.ok_or_else(|| Failure::severe("its public key is no SubjectPublicKeyInfo"))?;
         Ok(Pair { blob, spki })
     }
 
@@ -355,14 +354,14 @@ impl Connection {
         let (blob, check_sum) = self.unwrap_key(&aes, mechanism, &wrapped.wrapped_key, template).await?;
         // The checksum is the public key, followed by a length.
         match (keyward_unit::spki_of_public_key_blob(&check_sum), Header::read(&blob)) {
-            (_, None) => Err(Failure::severe("what it makes are no blobs of Enterprise PKCS #11")),
+            (_, None) => Err(Failure::severe("its keys are no blobs of Enterprise PKCS #11")),
             (_, Some(header)) if header.extractable() || !abilities.are_covered_by(abilities_of(&header)) => {
                 Err(Failure::severe(
-                    "asked to take in a key that cannot be taken out, for certain uses, it made another one",
+                    "the key that it imported can be extracted, or does not have the uses that it was asked for",
                 ))
             }
             (Some(spki), _) if is_of(&spki, &wrapped.spki) => Ok(Pair { blob, spki: wrapped.spki.clone() }),
-            _ => Err(Failure::severe("it took in a key, and tells a public key that is not of that")),
+            _ => Err(Failure::severe("it imported a key, and reports the public key of another key")),
         }
     }
 
@@ -395,7 +394,7 @@ impl Connection {
         let rewrap =
             |mut client: CryptoClient<Sender>, request| async move { client.rewrap_key_blob(request).await };
         let made = self.call(request, None, rewrap).await.map_err(|failure| match failure {
-            // The unit has the present master key, or it would not have been asked.
+            // A unit without a master key would not have been asked, so this is a refusal.
             Failure::NoMasterKey(reason) => Failure::Refused { refusal: Refusal::Other, reason },
             other => other,
         })?;
@@ -403,8 +402,8 @@ impl Connection {
     }
 }
 
-/// True if the public key that the unit names is the one that was imported. Units know no RSA keys
-/// that are bound to RSASSA-PSS.
+/// True if the public key that the unit reports is the public key that was imported. Units do not
+/// have RSA keys for RSASSA-PSS only.
 fn is_of(named: &[u8], wanted: &[u8]) -> bool {
     match PublicKey::from_spki(wanted) {
         Ok(PublicKey::RsaPss { parameters, .. }) => {
@@ -427,7 +426,7 @@ fn request<Q>(message: Q, token: Option<&Token>, parent: Option<&MetadataValue<A
     request
 }
 
-/// Failure of a TLS handshake, with the reason of the unit if it gave one.
+/// Failure of a TLS handshake, with the reason of the unit if it sent one.
 fn no_tls(error: &io::Error, refusal: &network::Refusal) -> Failure {
     match refusal.get() {
         Some(refusal) => Failure::Certificate(refusal.clone()),
@@ -442,6 +441,6 @@ fn unreachable(attempt: &str, error: &io::Error) -> Failure {
     Failure::severe(format_args!("cannot {attempt}: {}", causes(error)))
 }
 
-/// Type of a transport key: strong enough for an AES key. A key of 4096 bits would take a unit
-/// seconds to make.
+/// Type of a transport key. 3072 bits are strong enough for an AES key, and a unit needs seconds to
+/// make an RSA key of 4096 bits.
 const TRANSPORT_KEY: KeyType = KeyType::Rsa(3072);

@@ -1,9 +1,9 @@
-//! HTTP/2 for requests that are complete when they are sent, over one connection at a time.
+//! HTTP/2 over one connection, for requests whose body is complete before they are sent.
 //!
 //! A general client such as `tonic::transport::Channel` differs in two ways. It sends head, body
 //! and end of a request one after the other: three writes for a signature, each of which wakes the
-//! unit. Here a call is one write. And it connects anew by itself, while the pool must know the end
-//! of a connection: the master key of the unit is asked for once for each connection.
+//! unit. Here a call is one write. And a general client reconnects by itself. But the pool must
+//! know the end of a connection, since it asks for the master key of the unit once per connection.
 
 use core::future::Future;
 use core::pin::{Pin, pin};
@@ -22,11 +22,12 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tonic::codegen::{Service, http};
 
-/// Begins HTTP/2 on a stream, in a task of this thread that ends with the connection.
+/// Makes an HTTP/2 handshake on a stream. A task of this thread serves the connection until it
+/// ends.
 ///
 /// # Errors
-/// The other end does not speak HTTP/2.
-pub(super) async fn speak<S>(stream: S, keepalive: Duration) -> Result<Sender, h2::Error>
+/// The error of h2 if the other end does not use HTTP/2.
+pub(super) async fn handshake<S>(stream: S, keepalive: Duration) -> Result<Sender, h2::Error>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -40,7 +41,7 @@ where
                 None => core::future::pending().await,
             }
         };
-        // Calls under way learn the error of the connection.
+        // Calls in progress get the error of the connection.
         tokio::select! {
             _ = connection => {}
             () = silent => {}
@@ -88,7 +89,7 @@ impl Sender {
         let head = http::Request::from_parts(head, ());
         let end = Arc::clone(&self.end);
         let end = |error| {
-            // Calls under way may still be answered. New calls go elsewhere.
+            // Calls in progress may still be answered. New calls use another connection.
             end.set();
             HttpError::Http(error)
         };
@@ -132,7 +133,7 @@ impl End {
 
     async fn wait(&self) {
         let mut notified = pin!(self.notify.notified());
-        // From here on no notification is missed.
+        // Registers the waiter before the check, so no notification is missed.
         notified.as_mut().enable();
         if !self.has_come() {
             notified.await;
@@ -149,7 +150,7 @@ pub(super) enum HttpError {
     Http(#[from] h2::Error),
 }
 
-/// Body of an answer, with the trailers that carry the status of gRPC.
+/// Body of an answer, and the trailers with the status of gRPC.
 pub(super) struct Answer {
     body: RecvStream,
     /// True if the trailers come next.
@@ -167,7 +168,7 @@ impl Body for Answer {
         if !self.trailers {
             match ready!(self.body.poll_data(context)) {
                 Some(Ok(data)) => {
-                    // The other end may send as much again.
+                    // Allows the other end to send the same number of bytes again.
                     let _ = self.body.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

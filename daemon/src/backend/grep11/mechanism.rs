@@ -1,5 +1,5 @@
-//! Mechanisms of PKCS #11 for the signature schemes of TLS, and signatures of TLS from the answers
-//! of units.
+//! Mechanisms of PKCS #11 for the signature schemes of TLS, and the conversion of signatures to the
+//! form of TLS.
 
 use aws_lc_rs::digest;
 use der::Encode;
@@ -17,7 +17,7 @@ pub(crate) enum Form {
     Message,
 }
 
-/// Number of the mechanism for a scheme; `None` if there is none: Ed25519 and ML-DSA take no
+/// Number of the mechanism for a scheme; `None` if there is none: Ed25519 and ML-DSA cannot sign a
 /// digest.
 pub(crate) fn number(scheme: Scheme, form: Form) -> Option<u64> {
     Some(match (scheme.family(), form, scheme.hash()) {
@@ -84,10 +84,10 @@ pub(crate) fn algorithm(hash: Hash) -> &'static digest::Algorithm {
     }
 }
 
-/// Signature in the form that TLS has; `None` if the answer is not a signature.
+/// Signature in the form of TLS; `None` if the answer is not a signature.
 ///
-/// ECDSA comes as r and s, each as long as the order of the curve, and becomes DER (RFC 3279,
-/// 2.2.3).
+/// An ECDSA signature of a unit is r and s, each as long as the order of the curve. TLS uses DER
+/// (RFC 3279, 2.2.3).
 pub(super) fn signature(key: &PublicKey, raw: Vec<u8>) -> Option<Vec<u8>> {
     match key {
         PublicKey::Ec { curve, .. } => to_der(*curve, &raw),
@@ -116,8 +116,8 @@ const DIGEST_INFO_SHA256: [u8; 19] = digest_info([1, 32]);
 const DIGEST_INFO_SHA384: [u8; 19] = digest_info([2, 48]);
 const DIGEST_INFO_SHA512: [u8; 19] = digest_info([3, 64]);
 
-/// DigestInfo without its digest, from the last arc of the identifier of the hash below
-/// 2.16.840.1.101.3.4.2, and the length of the digest.
+/// DigestInfo without the digest. The arguments are the last arc of the object identifier of the
+/// hash, below 2.16.840.1.101.3.4.2, and the length of the digest.
 const fn digest_info([arc, length]: [u8; 2]) -> [u8; 19] {
     let (oid, whole) = ([0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02], 17 + length);
     [
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scheme_has_a_mechanism_for_messages_and_those_that_hash_for_digests() {
+    fn every_scheme_can_sign_messages_and_schemes_with_a_hash_can_sign_digests() {
         for key_type in KeyType::GENERATED {
             for &scheme in key_type.schemes() {
                 assert!(number(scheme, Form::Message).is_some(), "{scheme}");
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn digest_infos_are_those_of_the_standard() {
+    fn digest_infos_are_as_in_the_standard() {
         // RFC 8017, 9.2, note 1: SHA-256 and SHA-512.
         let info = data(Scheme::RsaPkcs1Sha256, &[7; 32]);
         let expected = [
@@ -190,7 +190,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_unit_answers_is_a_signature_or_none(raw: Vec<u8>, length in prop::sample::select(vec![64, 96, 132])) {
+        fn any_answer_of_the_right_length_becomes_a_signature(raw: Vec<u8>, length in prop::sample::select(vec![64, 96, 132])) {
             for curve in Curve::ALL {
                 let _ = to_der(curve, &raw);
                 let raw: Vec<u8> = raw.iter().copied().cycle().take(length).collect();

@@ -1,12 +1,15 @@
 //! Remote crypto units, reached over GREP11.
 //!
-//! [`Grep11`] gives the [pool](super::pool) its operations: [`operation`] for signatures and
-//! premaster secrets of peers, [`connection`] for keys of administrators. [`unit`] is the way to
-//! one unit; [`mechanism`] and [`wire`] say what is sent and what the answer means, [`status`] what
-//! an error means. A signature is verified before it is passed on. A key is proved before it is
-//! handed out.
+//! [`Grep11`] passes operations to the [pool](super::pool): operations of [`operation`] for peers,
+//! and calls of [`connection`] for administrators. [`unit`] and [`driver`] give the pool
+//! access to one unit.
+//! [`mechanism`] and [`wire`] convert requests and answers; [`status`] converts errors.
+//!
+//! The daemon verifies each signature before the peer gets the signature, and proves each new key
+//! before the key is stored.
 
 mod connection;
+mod driver;
 mod http2;
 pub(crate) mod mechanism;
 mod operation;
@@ -38,7 +41,7 @@ use token::{TokenError, Tokens};
 use unit::Grep11Unit;
 
 pub(crate) use mechanism::Form;
-pub(crate) use wire::making;
+pub(crate) use wire::generation;
 
 /// Backend of units with one master key, reached over GREP11. Shared between threads.
 pub(super) struct Grep11 {
@@ -51,7 +54,7 @@ impl Grep11 {
     /// Backend as configured, not connected yet.
     ///
     /// # Errors
-    /// [`SetupError`] says which setting leads nowhere.
+    /// [`SetupError`] names the setting that cannot be used.
     pub(super) fn new(name: &str, settings: &config::Grep11) -> Result<Self, SetupError> {
         let tls = settings.tls.as_ref().map(|tls| TlsClient::renewed(name, tls, b"h2")).transpose();
         let tls = tls.map_err(|error| SetupError { backend: name.to_owned(), reason: error.into() })?;
@@ -79,7 +82,7 @@ impl Grep11 {
         Ok(Self { name, pool, access })
     }
 
-    /// Decrypts at a unit. The answer is empty if the unit says that the padding is wrong.
+    /// Decrypts at a unit. The result is empty if the unit reports a wrong padding.
     async fn decrypt(
         &self,
         key: KeyMaterial<'_>,
@@ -90,11 +93,11 @@ impl Grep11 {
         self.pool.call(&operation, context).await.map(Zeroizing::new)
     }
 
-    /// Proves that the unit has the private half of the public key, before anyone relies on it:
-    /// signs with the key and verifies the signature, or decrypts what was encrypted here, or both.
+    /// Proves that the blob contains the private half of the public key: makes and verifies a
+    /// signature, or encrypts here and decrypts at the unit, or both.
     async fn prove(&self, key: KeyMaterial<'_>, abilities: Abilities) -> Result<(), BackendError> {
         const MESSAGE: &[u8] = b"keyward: first signature of a key";
-        let mut context = Context::of_daemon(MAKING);
+        let mut context = Context::of_daemon(KEY_TIME_LIMIT);
         if abilities.signs {
             let public = PublicKey::from_spki(key.spki).map_err(|_| BackendError::NoPublicKey)?;
             let scheme = public.schemes().first().copied().ok_or(BackendError::CannotSign)?;
@@ -109,13 +112,13 @@ impl Grep11 {
         Ok(())
     }
 
-    /// The key, after its proof.
+    /// Proves a key, and returns the key.
     async fn proved(&self, key: NewKey, abilities: Abilities) -> Result<NewKey, BackendError> {
         self.prove(KeyMaterial::of_new(&key), abilities).await?;
         Ok(key)
     }
 
-    /// The error, in the words for a key that is still to be made.
+    /// Error for a key that was to be made: there is no key yet whose master key the error names.
     fn while_making(&self, error: BackendError) -> BackendError {
         match error {
             BackendError::OtherMasterKey { key, units } => {
@@ -140,19 +143,19 @@ impl Operations for Grep11 {
         tokio::spawn(async move { access.tokens.keep_fresh().await });
         if let Some(tls) = &self.access.tls {
             let (pool, tls) = (Arc::clone(&self.pool), Arc::clone(tls));
-            tokio::spawn(async move { tls.watch(|new| try_out(&pool, new)).await });
+            tokio::spawn(async move { tls.watch(|new| test_tls(&pool, new)).await });
         }
         self.pool.start().await;
     }
 
     async fn renew(&self) {
         if let Some(tls) = &self.access.tls {
-            tls.read_again(|new| try_out(&self.pool, new)).await;
+            tls.read_again(|new| test_tls(&self.pool, new)).await;
         }
     }
 
-    async fn look(&self) {
-        self.pool.look().await;
+    async fn probe(&self) {
+        self.pool.probe().await;
     }
 
     fn is_ready(&self, wkids: &[Wkid]) -> bool {
@@ -187,12 +190,12 @@ impl Operations for Grep11 {
         let generate = |connection: Arc<Shared<Connection>>| async move {
             connection.generate(key_type, abilities).await?.wrapped_by(wkid)
         };
-        let pair = self.pool.once(wkid, MAKING, generate).await;
+        let pair = self.pool.once(wkid, KEY_TIME_LIMIT, generate).await;
         let pair = pair.map_err(|error| self.while_making(error))?;
         self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }, abilities).await
     }
 
-    /// Wraps the private key here, for a transport key that a unit has made for this import.
+    /// Encrypts the private key here, with a transport key that a unit has made for this import.
     async fn import(
         &self,
         file: impl AsRef<[u8]> + Send + 'static,
@@ -204,14 +207,18 @@ impl Operations for Grep11 {
             let transport_key = connection.generate_transport_key().await?.wrapped_by(wkid)?;
             let wrapped = match keyward_unit::transport(file, &transport_key.spki) {
                 Ok(wrapped) => wrapped,
-                // The unit has done its part.
+                // The file cannot be read; the unit is healthy.
                 Err(unreadable) => return Ok(Err(unreadable)),
             };
             let abilities = abilities.for_type(wrapped.key_type);
             let pair = connection.import(&transport_key, &wrapped, abilities).await?;
             Ok(Ok(NewKey { blob: pair.blob, spki: pair.spki, key_type: wrapped.key_type }))
         };
-        let key = self.pool.once(wkid, MAKING, import).await.map_err(|error| self.while_making(error))??;
+        let key = self
+            .pool
+            .once(wkid, KEY_TIME_LIMIT, import)
+            .await
+            .map_err(|error| self.while_making(error))??;
         let abilities = abilities.for_type(key.key_type);
         self.proved(key, abilities).await
     }
@@ -234,11 +241,11 @@ impl Operations for Grep11 {
         self.proved(NewKey { blob, spki, key_type: key.key_type() }, abilities).await
     }
 
-    /// Wraps at a unit that has the present master key. The unit alone knows the next one.
+    /// Wraps at a unit that has the present master key. Only the unit knows the next master key.
     async fn rewrap(&self, blob: &[u8], _: Option<Wkid>) -> Result<Vec<u8>, BackendError> {
         let wkid = Header::read(blob).ok_or(BackendError::NoBlob)?.wkid();
         let rewrap = |connection: Arc<Shared<Connection>>| async move { connection.rewrap(blob).await };
-        let new = self.pool.once(Some(wkid), MAKING, rewrap).await?;
+        let new = self.pool.once(Some(wkid), KEY_TIME_LIMIT, rewrap).await?;
         match Header::read(&new) {
             Some(header) if header.wkid() != wkid => Ok(new),
             _ => Err(BackendError::NotRewrapped { backend: self.name.to_string() }),
@@ -261,7 +268,7 @@ impl Operations for Grep11 {
         self.pool.call(&operation, context).await
     }
 
-    /// Answers in the same form, whatever a unit makes of the ciphertext.
+    /// Returns 48 bytes, for a valid and for an invalid ciphertext.
     async fn decrypt_premaster(
         &self,
         key: KeyMaterial<'_>,
@@ -271,13 +278,13 @@ impl Operations for Grep11 {
         context: &mut Context,
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         let found = self.decrypt(key, ciphertext, context).await?;
-        Ok(premaster::settle(substitute, &found, client_version))
+        Ok(premaster::select(substitute, &found, client_version))
     }
 }
 
-/// Connects to each unit with new TLS files. The files are refused if a unit refuses them that is
-/// not down, or if all units do.
-async fn try_out(pool: &Pool<Grep11Unit>, tls: Arc<TlsClient>) -> Verdict {
+/// Connects to each unit with new TLS files. Refuses the files if a healthy unit refuses them, or
+/// if every unit that answers refuses them.
+async fn test_tls(pool: &Pool<Grep11Unit>, tls: Arc<TlsClient>) -> Verdict {
     let mut trials = JoinSet::new();
     for unit in pool.units() {
         let (unit, tls) = (Arc::clone(unit), Arc::clone(&tls));
@@ -307,7 +314,7 @@ async fn try_out(pool: &Pool<Grep11Unit>, tls: Arc<TlsClient>) -> Verdict {
     }
 }
 
-/// Random secret, and its ciphertext by a public key.
+/// Random secret, and the secret encrypted with a public key.
 fn encrypted(spki: &[u8]) -> Result<([u8; PREMASTER], Vec<u8>), Unspecified> {
     let mut plain = [0; PREMASTER];
     aws_lc_rs::rand::fill(&mut plain)?;
@@ -318,4 +325,4 @@ fn encrypted(spki: &[u8]) -> Result<([u8; PREMASTER], Vec<u8>), Unspecified> {
 }
 
 /// Time limit for making or importing a key: an RSA key of 4096 bits takes seconds.
-const MAKING: Duration = Duration::from_secs(60);
+const KEY_TIME_LIMIT: Duration = Duration::from_secs(60);

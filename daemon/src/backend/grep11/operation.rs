@@ -1,4 +1,4 @@
-//! One signature or decryption: what is sent to a unit, and how its answer is checked.
+//! One signature or decryption: sends the operation to a unit, and checks the answer.
 
 use aws_lc_rs::digest::{self, Digest};
 use keyward_proto::{PublicKey, Scheme};
@@ -12,8 +12,7 @@ use crate::backend::pool::{Failure, Operation};
 use crate::backend::verify::{Signed, verifies};
 use crate::backend::{BackendError, KeyMaterial, Trace};
 
-/// Operation with one key. Everything that does not depend on the unit is done once, for all
-/// attempts.
+/// Operation with one key. Work that does not depend on the unit is done once for all attempts.
 pub(super) struct KeyOperation<'a> {
     spki: &'a [u8],
     public: PublicKey,
@@ -69,7 +68,7 @@ impl<'a> KeyOperation<'a> {
     /// Decryption.
     ///
     /// # Errors
-    /// [`BackendError`] if the ciphertext cannot be one of the key.
+    /// [`BackendError`] if the ciphertext cannot be of the key.
     pub(super) fn decrypt(key: KeyMaterial<'a>, ciphertext: &'a [u8]) -> Result<Self, BackendError> {
         let public = public_key(key)?;
         premaster::check(&public, ciphertext)?;
@@ -105,7 +104,7 @@ impl Operation<Grep11Unit> for KeyOperation<'_> {
         }
     }
 
-    /// Signature as TLS has it, if it verifies. A decrypted text cannot be checked.
+    /// Returns a signature in the form of TLS if it verifies. A decrypted text cannot be checked.
     fn checked(&self, answer: Vec<u8>) -> Result<Vec<u8>, Failure> {
         let Kind::Sign(signing) = self.kind else { return Ok(answer) };
         let signed = match (signing.digest, signing.message) {
@@ -119,7 +118,7 @@ impl Operation<Grep11Unit> for KeyOperation<'_> {
 }
 
 impl Signing<'_> {
-    /// Has a unit sign, in a form that the unit takes.
+    /// Asks a unit to sign, with the input in a form that the unit accepts.
     async fn sign(
         &self,
         unit: &Grep11Unit,
@@ -150,7 +149,7 @@ impl Signing<'_> {
         trace: Trace,
     ) -> Result<Vec<u8>, Failure> {
         let not_offered =
-            || Failure::NotOffered(format!("for {} it takes whole messages only, no digests", self.scheme));
+            || Failure::NotOffered(format!("for {} it accepts whole messages only, no digests", self.scheme));
         let data = match (form, &self.digest, self.message) {
             (Form::Digest, Some(digest), _) => mechanism::data(self.scheme, digest.as_ref()),
             (Form::Message, _, Some(message)) => message.to_vec(),

@@ -1,7 +1,7 @@
 //! Access tokens: from a file, or from IBM Cloud IAM in exchange for an API key.
 //!
-//! One task fetches a new token of IAM long before the old token expires. A token that a unit
-//! refuses is replaced at once, by the first request that is refused.
+//! One task fetches a new token of IAM long before the old token expires. If a unit refuses a
+//! token, the first refused request replaces the token at once.
 
 use core::time::Duration;
 use std::env;
@@ -33,23 +33,23 @@ pub(super) struct Tokens {
     trouble: Mutex<Trouble>,
 }
 
-/// Attempts that failed since the last success.
+/// Failed attempts since the last success.
 #[derive(Default)]
 struct Trouble {
     failures: u32,
     /// Problem of the last attempt.
     problem: Option<String>,
-    /// Time before which nobody tries again.
+    /// Time before which there is no further attempt.
     pause: Option<Instant>,
 }
 
-/// Token in the form that metadata has.
+/// Token in the form of gRPC metadata.
 pub(super) struct Token {
     pub(super) header: MetadataValue<Ascii>,
     since: Instant,
     /// End of the validity; none if unknown.
     pub(super) expires: Option<Instant>,
-    /// Time to look for a newer token.
+    /// Time when a newer token is fetched.
     renew: Option<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl Tokens {
     /// Tokens of a backend. No token is read or fetched yet.
     ///
     /// # Errors
-    /// [`TokenError`] if the settings lead nowhere.
+    /// [`TokenError`] if the settings cannot be used.
     pub(crate) fn new(backend: &str, auth: &Auth) -> Result<Self, TokenError> {
         let source = match auth {
             Auth::None => Source::None,
@@ -113,13 +113,13 @@ impl Tokens {
         current.map(Some).ok_or_else(|| TokenError::Missing(self.problem().unwrap_or_default()))
     }
 
-    /// Gets a token to replace a refused one, unless another caller has already.
+    /// Replaces a refused token, unless another caller has replaced it already.
     ///
     /// # Errors
     /// [`TokenError`] says why there is no other token.
     pub(super) async fn replace(self: &Arc<Self>, refused: Option<&Arc<Token>>) -> Result<(), TokenError> {
-        // A token that was made a moment ago is not refused for its age, and IAM would make another
-        // token each time.
+        // The age of a new token is not the reason for a refusal, and IAM would make another token
+        // each time.
         let fresh = |token: &Arc<Token>| token.renew.is_some() && token.since.elapsed() < FRESH;
         if refused.is_some_and(|token| fresh(token) && self.is_current(token)) {
             return Err(self.failed(TokenError::Unchanged));
@@ -127,14 +127,15 @@ impl Tokens {
         // In a task: the first caller may give up, and others wait for the same token.
         let (tokens, refused) = (Arc::clone(self), refused.cloned());
         let fetched = tokio::spawn(async move { tokens.fetch_after(refused.as_ref()).await }).await;
-        fetched.unwrap_or_else(|_| Err(TokenError::Missing("fetching one was given up".into())))
+        fetched
+            .unwrap_or_else(|_| Err(TokenError::Missing("the task that fetches a token has failed".into())))
     }
 
     fn is_current(&self, token: &Arc<Token>) -> bool {
         self.current.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, token))
     }
 
-    /// Gets a token to replace this one, unless another caller has already.
+    /// Fetches a token to replace `refused`, unless another caller has replaced it already.
     async fn fetch_after(&self, refused: Option<&Arc<Token>>) -> Result<(), TokenError> {
         let _fetching = self.fetching.lock().await;
         let holds = |token: &Arc<Token>| token.expires.is_none_or(|expires| Instant::now() < expires);
@@ -154,7 +155,7 @@ impl Tokens {
             Source::None => return Err(TokenError::NotNeeded),
             Source::File(path) => read_token(path),
             Source::Iam { api_key, server, path, tls } => {
-                let fetched = tokio::time::timeout(PATIENCE, fetch(api_key, server, path, tls)).await;
+                let fetched = tokio::time::timeout(TIME_LIMIT, fetch(api_key, server, path, tls)).await;
                 fetched.unwrap_or_else(|_| Err(TokenError::Late(server.clone())))
             }
         };
@@ -165,7 +166,7 @@ impl Tokens {
             Ok(token) => {
                 self.current.store(Some(Arc::new(token)));
                 if self.with(core::mem::take).failures > 0 {
-                    tracing::info!(backend = self.backend, "there is an access token again");
+                    tracing::info!(backend = self.backend, "got an access token again");
                 }
                 Ok(())
             }
@@ -173,25 +174,25 @@ impl Tokens {
         }
     }
 
-    /// Keeps a failure, and logs it if it is new, or now and then.
+    /// Keeps a failure. Logs a new failure at once, and a repeated failure ever more rarely.
     fn failed(&self, error: TokenError) -> TokenError {
         let text = error.to_string();
         let longest = if matches!(self.source, Source::Iam { .. }) { LONGEST_PAUSE } else { FIRST_PAUSE };
-        let (failures, news) = self.with(|trouble| {
+        let (failures, is_new) = self.with(|trouble| {
             let pause = FIRST_PAUSE * 2_u32.saturating_pow(trouble.failures.min(16));
             trouble.pause = Some(Instant::now() + pause.min(longest));
             trouble.failures += 1;
-            let news = trouble.problem.as_ref() != Some(&text);
+            let is_new = trouble.problem.as_ref() != Some(&text);
             trouble.problem = Some(text);
-            (trouble.failures, news)
+            (trouble.failures, is_new)
         });
-        if news || failures.is_power_of_two() {
+        if is_new || failures.is_power_of_two() {
             tracing::error!(backend = self.backend, failures, "cannot get an access token: {error}");
         }
         error
     }
 
-    /// Fetches each token before the last one expires; returns if tokens do not expire.
+    /// Fetches each token before the last token expires; returns if tokens do not expire.
     pub(super) async fn keep_fresh(&self) {
         if matches!(self.source, Source::None) {
             return;
@@ -205,18 +206,18 @@ impl Tokens {
                 // The token is used until a unit refuses it.
                 None => return,
             }
-            // A failure is logged there.
+            // `fetch_after` logs a failure.
             let _ = self.fetch_after(current.as_ref()).await;
         }
     }
 
-    /// Time for which the token is still valid; none if that is not known, or there is no token.
+    /// Remaining validity of the token; `None` if unknown, or without a token.
     pub(super) fn valid_for(&self) -> Option<Duration> {
         let expires = self.current.load().as_ref()?.expires?;
         Some(expires.saturating_duration_since(Instant::now()))
     }
 
-    /// Reason why there is no newer token, if something is wrong.
+    /// Reason why the last attempt to fetch a token failed, if it failed.
     pub(crate) fn problem(&self) -> Option<String> {
         self.with(|trouble| trouble.problem.clone())
     }
@@ -229,13 +230,13 @@ impl Tokens {
 /// Reason why there is no token.
 #[derive(Debug, Error)]
 pub(crate) enum TokenError {
-    #[error("{0} answered something that is no token of IAM")]
+    #[error("the answer of {0} contains no token of IAM")]
     Garbled(Endpoint),
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("{0} gave no answer within {PATIENCE:?}")]
+    #[error("{0} gave no answer within {TIME_LIMIT:?}")]
     Late(Endpoint),
-    #[error("there is no access token that holds{}{}", if .0.is_empty() { "" } else { ": " }, .0)]
+    #[error("there is no valid access token{}{}", if .0.is_empty() { "" } else { ": " }, .0)]
     Missing(String),
     #[error("the unit asks for a token; set auth in the section of the backend")]
     NotNeeded,
@@ -243,21 +244,21 @@ pub(crate) enum TokenError {
         "no {what} is configured: name a file with {setting}, or give the service the credential {credential}"
     )]
     NotConfigured { what: &'static str, setting: &'static str, credential: String },
-    #[error("refused the secret: {0}")]
-    NotOurs(OwnershipError),
+    #[error("refused the file of a secret: {0}")]
+    Ownership(OwnershipError),
     #[error("refused the secret in {}: others can read it; run: chmod o= {}", .0.display(), quoted(.0))]
-    Open(PathBuf),
+    ReadableByOthers(PathBuf),
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),
     #[error("{server} refused the API key with status {status}{}{reason}", if reason.is_empty() { "" } else { ": " })]
     Refused { server: Endpoint, status: StatusCode, reason: String },
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("the unit refused the token, and there is no other one yet")]
+    #[error("the unit refused the token, and there is no other token yet")]
     Unchanged,
-    #[error("there is no token in {}: one line is needed", .0.display())]
+    #[error("there is no secret in {}: write it there as one line", .0.display())]
     Unusable(PathBuf),
-    #[error("iam-url {0:?} is not an address like https://iam.cloud.ibm.com/identity/token")]
+    #[error("iam-url {0:?} is not a URL like https://iam.cloud.ibm.com/identity/token")]
     Url(String),
 }
 
@@ -281,7 +282,7 @@ async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -
     let begin = Instant::now();
     let (status, answer) = https::post(server, path, tls, form, MAX_ANSWER).await?;
     if !status.is_success() {
-        let reason = serde_json::from_slice::<NotGranted>(&answer).map(|told| told.message);
+        let reason = serde_json::from_slice::<NotGranted>(&answer).map(|refusal| refusal.message);
         let reason = printable(&reason.unwrap_or_default()).chars().take(200).collect();
         return Err(TokenError::Refused { server: server.clone(), status, reason });
     }
@@ -290,7 +291,7 @@ async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -
     let life = Duration::from_secs(granted.expires_in.min(MAX_LIFE));
     let token = Zeroizing::new(granted.access_token);
     let header = header(&token).ok_or_else(garbled)?;
-    // Counted from the request, so that the time on the way shortens the life.
+    // Counted from the time of the request, which is never too late.
     Ok(Token {
         header,
         since: begin,
@@ -302,7 +303,7 @@ async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -
 fn header(token: &str) -> Option<MetadataValue<Ascii>> {
     let sound = !token.is_empty() && token.bytes().all(|c| c.is_ascii_graphic());
     let mut header: MetadataValue<Ascii> = sound.then(|| format!("Bearer {token}").parse().ok())??;
-    // Never printed, and not kept in the header tables of HTTP/2.
+    // Sensitive: never printed, and not kept in the header tables of HTTP/2.
     header.set_sensitive(true);
     Some(header)
 }
@@ -317,10 +318,10 @@ fn read_line(path: &Path) -> Result<Zeroizing<String>, TokenError> {
     let failed = |reason: io::Error| TokenError::Read(path.to_owned(), reason);
     let file = ownership::open(path).map_err(|error| match error.into_io() {
         Ok(reason) => failed(reason),
-        Err(error) => TokenError::NotOurs(error),
+        Err(error) => TokenError::Ownership(error),
     })?;
     if ownership::is_for_others(&file).map_err(failed)? {
-        return Err(TokenError::Open(path.to_owned()));
+        return Err(TokenError::ReadableByOthers(path.to_owned()));
     }
     let mut text = Zeroizing::new(String::with_capacity(MAX_SECRET as usize));
     file.take(MAX_SECRET).read_to_string(&mut text).map_err(failed)?;
@@ -340,24 +341,24 @@ fn file_or_credential(file: Option<&Path>, backend: &str, what: &'static str) ->
     })
 }
 
-/// Part of the life of a token after which a new token is fetched.
+/// Fraction of the lifetime of a token after which a new token is fetched.
 const RENEW: f64 = 0.8;
 /// Grant type of a request with an API key.
 const GRANT_TYPE: &str = "urn:ibm:params:oauth:grant-type:apikey";
 /// Time limit of a request for a token.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// Pause after a failure. The pause doubles with each further failure of IAM; a file is read again
 /// after the first pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Age below which a token of IAM is not exchanged because a unit refuses it.
+/// Age below which a token of IAM is not replaced when a unit refuses it.
 const FRESH: Duration = Duration::from_secs(30);
-/// Longest answer that is read, in bytes (64 KiB). Tokens have less than 4 KiB.
+/// Maximum length of an answer of IAM, in bytes (64 KiB). Tokens have less than 4 KiB.
 const MAX_ANSWER: usize = 64 * 1024;
-/// Longest file of a secret, in bytes (16 KiB).
+/// Maximum length of the file of a secret, in bytes (16 KiB).
 const MAX_SECRET: u64 = 16 * 1024;
-/// Longest life of a token that is believed, in seconds (a day). Tokens of IAM are valid for an
-/// hour.
+/// Maximum lifetime of a token, in seconds (a day); a longer lifetime counts as a day. Tokens of
+/// IAM are valid for an hour.
 const MAX_LIFE: u64 = 24 * 3600;
 
 #[cfg(test)]
@@ -384,9 +385,9 @@ mod tests {
     }
 
     #[test]
-    fn files_that_do_not_do() {
+    fn files_without_a_usable_token_are_refused() {
         for (text, mode, words) in
-            [("", 0o600, "no token in"), ("a b", 0o600, "no token in"), ("abc", 0o604, "chmod o=")]
+            [("", 0o600, "no secret in"), ("a b", 0o600, "no secret in"), ("abc", 0o604, "chmod o=")]
         {
             let (_directory, path) = file(text, mode);
             let error = read_token(&path).err().unwrap().to_string();
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refused_token_is_replaced_once_for_all() {
+    async fn a_refused_token_is_replaced_once_for_all_callers() {
         let (_directory, path) = file("first", 0o600);
         let tokens = Arc::new(Tokens::new("hsm", &Auth::Token { file: Some(path.clone()) }).unwrap());
         assert!(matches!(tokens.current(), Err(TokenError::Missing(_))));
@@ -413,7 +414,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_not_repeated_by_everybody() {
+    async fn after_a_failure_no_caller_tries_again_before_the_pause_is_over() {
         let (_directory, path) = file("same", 0o600);
         let tokens = Arc::new(Tokens::new("hsm", &Auth::Token { file: Some(path.clone()) }).unwrap());
         tokens.replace(None).await.unwrap();
@@ -422,7 +423,7 @@ mod tests {
         // The file is not read again before the pause is over.
         fs::write(&path, "other").unwrap();
         assert!(matches!(tokens.replace(first.as_ref()).await, Err(TokenError::Missing(_))));
-        assert!(tokens.problem().unwrap().contains("no other one"));
+        assert!(tokens.problem().unwrap().contains("no other token"));
         tokio::time::sleep(FIRST_PAUSE).await;
         tokens.replace(first.as_ref()).await.unwrap();
         assert_eq!(tokens.problem(), None);

@@ -1,5 +1,5 @@
-//! One operation at the units of a pool: attempts one after the other, and a second one beside the
-//! first where that takes longer than most.
+//! One operation at the units of a pool: attempts one after the other, and a second attempt beside
+//! the first if the first takes longer than most calls.
 
 use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,14 +11,15 @@ use super::driver::{Driver, Operation};
 use super::failure::Failure;
 use super::permit::Permit;
 use super::unit::Unit;
-use super::{NoPermit, Pool, Shared, Tried, Wish};
+use super::{NoPermit, PermitRequest, Pool, Shared, Tried};
 use crate::backend::request::Times;
 use crate::backend::{BackendError, Context, Trace};
 use crate::ground::fair::{NOBODY, User};
 
 impl<D: Driver> Pool<D> {
-    /// Does an operation of a peer at a unit that has the master key of the key; at another unit if
-    /// that fails in time. Adds to the times of the context.
+    /// Does an operation for a peer at a unit that has the master key of the key. Tries another
+    /// unit if a unit fails and time is left. Adds the times of the operation to the times of
+    /// `context`.
     ///
     /// # Errors
     /// [`BackendError`] says why no unit has done the operation.
@@ -32,32 +33,32 @@ impl<D: Driver> Pool<D> {
         let call = Call { pool: self, operation, trace, user, deadline, suspects: Mutex::default() };
         let done = call.run(&mut context.times).await;
         if done.is_err() {
-            // Each suspect shows with another key whether the unit errs.
+            // A signature with another key shows whether the suspect is faulty.
             call.suspects().iter().for_each(Unit::examine);
         }
         done
     }
 
-    /// Does something for an administrator, once: at a unit with this master key, or at any unit.
-    /// Another unit is tried only if nothing has begun.
+    /// Does some work for an administrator once, at a unit with the master key `wkid`, or at any
+    /// unit if `None`. Tries another unit only if the work has not begun.
     ///
     /// # Errors
-    /// [`BackendError`] says why no unit has done it.
+    /// [`BackendError`] says why no unit has done the work.
     pub(in crate::backend) async fn once<T, F>(
         &self,
         wkid: Option<Wkid>,
-        patience: Duration,
+        time_limit: Duration,
         work: impl Fn(Arc<Shared<D::Connection>>) -> F,
     ) -> Result<T, BackendError>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let deadline = Instant::now() + patience;
-        let wish = Wish { wkids: wkid.as_slice(), deadline, user: NOBODY, decides: false };
+        let deadline = Instant::now() + time_limit;
+        let request = PermitRequest { wkids: wkid.as_slice(), deadline, user: NOBODY, decides: false };
         let (mut tried, mut attempts) = (Tried::default(), 0);
         loop {
-            let permit = self.permit(wish, tried).await;
-            let permit = permit.map_err(|why| self.no_permit(why, wish.wkids))?;
+            let permit = self.permit(request, tried).await;
+            let permit = permit.map_err(|why| self.no_permit(why, request.wkids))?;
             attempts += 1;
             tried.add(self.number(&permit.unit));
             let mut connection = None;
@@ -70,11 +71,11 @@ impl<D: Driver> Pool<D> {
                 }
                 Err(failure) => failure,
             };
-            // Work of a unit with another master key is thrown away.
+            // A result under another master key is discarded, so the work may begin again.
             let nothing_begun = connection.is_none() || matches!(failure, Failure::OtherMasterKey(_));
             permit.failed(&failure, connection.as_deref());
             if !nothing_begun || attempts >= ATTEMPTS {
-                return Err(self.failed(failure, false, wish.wkids));
+                return Err(self.failed(failure, false, request.wkids));
             }
         }
     }
@@ -94,7 +95,7 @@ impl<D: Driver> Pool<D> {
         }
     }
 
-    /// Error of a last attempt that failed; `late` if the deadline has passed.
+    /// Error after the last attempt has failed. `late` is true if the deadline has passed.
     fn failed(&self, failure: Failure, late: bool, wkids: &[Wkid]) -> BackendError {
         let backend = self.name.to_string();
         match failure {
@@ -120,19 +121,19 @@ impl<D: Driver> Pool<D> {
     }
 }
 
-/// One operation on its way through the units.
+/// One operation, while units are asked for it.
 struct Call<'a, D: Driver, O> {
     pool: &'a Pool<D>,
     operation: &'a O,
     trace: Trace,
     user: User,
     deadline: Instant,
-    /// Units whose signatures did not verify. Whether such a unit errs, or the key is damaged, only
-    /// another attempt tells.
+    /// Units whose signatures did not verify. Either the unit is faulty or the key is damaged;
+    /// another attempt shows which.
     suspects: Mutex<Vec<Arc<Unit<D>>>>,
 }
 
-/// Answer of a unit, with the time of its parts.
+/// Answer of a unit, with the times that the parts of the attempt took.
 struct Answer {
     bytes: Vec<u8>,
     network: Duration,
@@ -143,11 +144,11 @@ struct Answer {
 impl<D: Driver, O: Operation<D>> Call<'_, D, O> {
     async fn run(&self, times: &mut Times) -> Result<Vec<u8>, BackendError> {
         let wkids = self.operation.wkids();
-        let wish = Wish { wkids, deadline: self.deadline, user: self.user, decides: true };
+        let request = PermitRequest { wkids, deadline: self.deadline, user: self.user, decides: true };
         let (mut tried, mut attempts) = (Tried::default(), 0);
         loop {
             let begin = Instant::now();
-            let permit = self.pool.permit(wish, tried).await;
+            let permit = self.pool.permit(request, tried).await;
             times.queue += begin.elapsed();
             let permit = permit.map_err(|why| self.pool.no_permit(why, wkids))?;
             attempts += 1;
@@ -166,6 +167,7 @@ impl<D: Driver, O: Operation<D>> Call<'_, D, O> {
         }
     }
 
+    /// Adds the times of an answer to `times`. Returns the bytes of the answer.
     fn note(&self, answer: Answer, times: &mut Times) -> Vec<u8> {
         times.network += answer.network;
         times.unit += answer.unit;
@@ -175,7 +177,8 @@ impl<D: Driver, O: Operation<D>> Call<'_, D, O> {
         answer.bytes
     }
 
-    /// One attempt, and a second one at another unit if the first takes longer than most.
+    /// Makes one attempt, and a second attempt at another unit if the first takes longer than 95 of
+    /// 100 calls.
     async fn with_hedge(&self, mut permit: Permit<D>, tried: &mut Tried) -> Result<Answer, Failure> {
         if !self.pool.settings.hedge || self.pool.units.len() < 2 || permit.must_wait() {
             return self.attempt(permit).await;
@@ -240,10 +243,11 @@ impl<D: Driver, O: Operation<D>> Call<'_, D, O> {
         Ok(Answer { bytes, network, unit: took - network, verify: begin.elapsed() })
     }
 
-    /// A unit has signed as it should, so the key is sound, and the suspects err.
+    /// Clears the suspects after `unit` has made a valid signature: the key is not damaged, so the
+    /// suspects are faulty.
     fn clear_suspects(&self, unit: &Arc<Unit<D>>) {
         for suspect in self.suspects().drain(..) {
-            // A unit that was right the second time may be right again.
+            // One failure does not open the breaker of the unit that succeeded the second time.
             suspect.request_failed(&Failure::WrongSignature, !Arc::ptr_eq(&suspect, unit), None);
         }
     }
@@ -257,7 +261,7 @@ impl<D: Driver, O: Operation<D>> Call<'_, D, O> {
         }
     }
 
-    /// True if the signatures of different units did not verify.
+    /// True if signatures of at least two units did not verify.
     fn different_units_agree(&self) -> bool {
         let suspects = self.suspects();
         suspects.iter().any(|suspect| !Arc::ptr_eq(suspect, &suspects[0]))
@@ -268,5 +272,5 @@ impl<D: Driver, O: Operation<D>> Call<'_, D, O> {
     }
 }
 
-/// Most attempts at one operation.
+/// Maximum number of attempts at one operation.
 const ATTEMPTS: u32 = 3;

@@ -1,5 +1,5 @@
-//! Connections to one unit, one for each thread: a thread waits for the answers that come over its
-//! own connection, so no other thread has to be woken.
+//! Connections to one unit, one for each thread. A thread reads the answers to its own requests, so
+//! no answer has to wake another thread.
 
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +23,8 @@ impl<C: Connection> Shared<C> {
         Self { connection, loss_counted: AtomicBool::new(false) }
     }
 
-    /// True if the connection is closed and the caller is the first to count its loss. A lost
-    /// connection fails every request under way, and counts as one failure of the unit.
+    /// True if the connection is closed and the caller is the first to count the loss. A lost
+    /// connection fails every request in progress, and counts as one failure of the unit.
     pub(super) fn counts_as_lost(&self) -> bool {
         self.is_closed() && !self.loss_counted.swap(true, Ordering::Relaxed)
     }
@@ -64,7 +64,7 @@ impl<C: Connection> Connections<C> {
         self.lock().get(&thread::current().id())?.get().cloned()
     }
 
-    /// Gives this thread a connection, unless the thread has one that works.
+    /// Gives this thread a connection, unless the thread has an open connection.
     pub(super) fn keep(&self, connection: Arc<Shared<C>>) {
         let mut slots = self.lock();
         let slot = slots.entry(thread::current().id()).or_default();
@@ -73,13 +73,13 @@ impl<C: Connection> Connections<C> {
         }
     }
 
-    /// Has the thread of this connection connect anew.
+    /// Removes a connection, so that its thread connects again.
     pub(super) fn forget(&self, connection: &Shared<C>) {
         self.lock()
             .retain(|_, slot| !slot.get().is_some_and(|one| core::ptr::eq(&raw const **one, connection)));
     }
 
-    /// Has every thread connect anew.
+    /// Removes all connections, so that every thread connects again.
     pub(super) fn clear(&self) {
         self.lock().clear();
     }

@@ -1,4 +1,5 @@
-//! Seam between the pool and its units: what a kind of backend implements to use the pool.
+//! Interface between the pool and its units. A kind of backend implements these traits to use the
+//! pool.
 
 use core::future::Future;
 use core::time::Duration;
@@ -8,10 +9,10 @@ use keyward_unit::Wkid;
 use super::failure::Failure;
 use crate::backend::Trace;
 
-/// Way to one unit.
+/// Access to one unit.
 pub(in crate::backend) trait Driver: Send + Sync + Sized + 'static {
     type Connection: Connection;
-    /// Facts that a probe finds out in addition, such as the mechanisms of the unit.
+    /// Additional result of a probe, such as the mechanisms of the unit.
     type Found: Send + 'static;
 
     /// Address of the unit, for people.
@@ -20,22 +21,22 @@ pub(in crate::backend) trait Driver: Send + Sync + Sized + 'static {
     /// Opens a connection. The pool limits the time.
     ///
     /// # Errors
-    /// [`Failure`] says how far it came.
+    /// [`Failure`] says why there is no connection.
     fn connect(&self) -> impl Future<Output = Result<Self::Connection, Failure>> + Send;
 
-    /// Opens a connection and asks what the unit offers. The pool limits the time.
+    /// Opens a connection and asks which operations the unit offers. The pool limits the time.
     ///
     /// # Errors
-    /// [`Failure`] says how far it came.
+    /// [`Failure`] says which step failed.
     fn probe(&self) -> impl Future<Output = Result<(Self::Connection, Self::Found), Failure>> + Send;
 
-    /// Keeps the facts of a probe. `recovered` if the unit was down before.
+    /// Keeps the result of a probe. `recovered` is true if the unit was down before.
     fn learn(&self, found: Self::Found, recovered: bool);
 
     /// Makes a key at the unit, signs with it and verifies the signature. The pool limits the time.
     ///
     /// # Errors
-    /// [`Failure::WrongSignature`] if the unit errs; other failures if that cannot be found out.
+    /// [`Failure::WrongSignature`] if the unit is faulty; other failures if that is not known.
     fn examine(&self, connection: &Self::Connection) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
@@ -44,7 +45,7 @@ pub(in crate::backend) trait Connection: Send + Sync + 'static {
     /// Master key of the unit when the connection was opened.
     fn wkid(&self) -> Wkid;
 
-    /// Time that a packet takes to the unit and back.
+    /// Network round trip time to the unit.
     fn round_trip(&self) -> Duration;
 
     /// True if the connection takes no more requests.
@@ -54,15 +55,15 @@ pub(in crate::backend) trait Connection: Send + Sync + 'static {
     fn closed(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// Operation with one key, which any unit with a master key of the key can do.
+/// Operation with one key. Any unit with a master key of the key can do the operation.
 pub(in crate::backend) trait Operation<D: Driver>: Sync {
     /// Master keys that have wrapped the key.
     fn wkids(&self) -> &[Wkid];
 
-    /// Has a unit do the operation.
+    /// Asks a unit for the operation. Returns the answer, not checked.
     ///
     /// # Errors
-    /// [`Failure`] says why the unit has not.
+    /// [`Failure`] says why the unit has not done the operation.
     fn ask(
         &self,
         driver: &D,
@@ -70,9 +71,9 @@ pub(in crate::backend) trait Operation<D: Driver>: Sync {
         trace: Trace,
     ) -> impl Future<Output = Result<Vec<u8>, Failure>> + Send;
 
-    /// Checks the answer of a unit, and turns it into the form that TLS has.
+    /// Checks the answer of a unit, and converts the answer to the form of TLS.
     ///
     /// # Errors
-    /// [`Failure::WrongSignature`] if the answer is not the one of a sound unit and a sound key.
+    /// [`Failure::WrongSignature`] if the signature is not valid for the public key.
     fn checked(&self, answer: Vec<u8>) -> Result<Vec<u8>, Failure>;
 }

@@ -1,4 +1,4 @@
-//! Reasons why one attempt at one unit came to nothing, and whether another unit may do better.
+//! Reasons why one attempt at one unit failed, and whether another unit may succeed.
 
 use core::fmt;
 
@@ -10,7 +10,7 @@ use keyward_unit::Wkid;
 pub(in crate::backend) enum Failure {
     /// The unit says that it is busy.
     Busy(String),
-    /// Daemon and unit do not agree on a certificate.
+    /// The daemon or the unit refused the certificate of the other.
     Certificate(String),
     /// The unit refused the credential of the daemon, or the daemon has none.
     Credential(String),
@@ -26,17 +26,17 @@ pub(in crate::backend) enum Failure {
     Refused { refusal: Refusal, reason: String },
     /// The unit gave no answer within its time limit.
     Timeout,
-    /// The unit is out of order, or the way to it. `severe` if one such failure is enough to stop
-    /// asking.
+    /// The unit failed, or the connection to the unit. `severe` is true if one such failure opens
+    /// the breaker.
     Unit { reason: String, severe: bool },
-    /// The signature does not verify: the unit errs, or the public key is of another key.
+    /// The signature does not verify: the unit is faulty, or the public key is of another key.
     WrongSignature,
 }
 
 /// Kind of a refusal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(in crate::backend) enum Refusal {
-    /// The data do not fit the key. For a ciphertext: the padding is wrong.
+    /// The data are not valid for the key. For a ciphertext: the padding is wrong.
     BadData,
     /// The blob is damaged.
     BlobDamaged,
@@ -47,7 +47,7 @@ pub(in crate::backend) enum Refusal {
 }
 
 impl Refusal {
-    /// Outcome that a peer learns.
+    /// Outcome that a peer gets.
     pub(super) fn outcome(self) -> Outcome {
         match self {
             Self::BlobDamaged => Outcome::BlobDamaged,
@@ -58,12 +58,12 @@ impl Refusal {
 }
 
 impl Failure {
-    /// A unit that cannot be reached or understood.
+    /// Severe failure: the unit cannot be reached, or its answer is not valid.
     pub(in crate::backend) fn severe(reason: impl ToString) -> Self {
         Self::Unit { reason: reason.to_string(), severe: true }
     }
 
-    /// True if another unit may do better, or the same unit over another connection.
+    /// True if another unit may succeed, or the same unit over another connection.
     pub(in crate::backend) fn is_worth_another_attempt(&self) -> bool {
         !matches!(self, Self::Refused { .. })
     }
@@ -72,7 +72,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::DeadlinePassed => f.write_str("it was not given its time"),
+            Self::DeadlinePassed => f.write_str("the deadline of the request passed before its timeout"),
             Self::OtherMasterKey(Some(wkid)) => write!(f, "it has another master key: {wkid}"),
             Self::OtherMasterKey(None) => f.write_str("it has another master key"),
             Self::Timeout => f.write_str("it gave no answer in time"),

@@ -1,4 +1,4 @@
-//! Health of one unit: a circuit breaker, and the memory that decides when it closes again.
+//! Health of one unit: the state machine of a circuit breaker.
 //!
 //! ```text
 //!            three failures in a row, or one severe failure
@@ -9,10 +9,12 @@
 //!                                  +------------------------------+
 //! ```
 //!
-//! Closed: requests go to the unit. Open: no request does; a probe, which is no request of a peer,
-//! finds out when the unit is healthy again. Half open: one request at a time does, until one has
-//! succeeded. Only events change the health. Each event has its time, so nothing here waits or
-//! looks at a clock.
+//! Closed: requests go to the unit. Open: no request goes to the unit, and probes, which are no
+//! requests of peers, find out when the unit is healthy again. Half open: one request at a time
+//! goes to the unit, until a request has succeeded.
+//!
+//! Only events change the health. Each event has its time, so no function here waits or reads a
+//! clock. A new master key does not change the health: the connections know the master key.
 
 use core::time::Duration;
 
@@ -25,11 +27,12 @@ use crate::backend::UnitState;
 pub(super) struct Health {
     breaker: Breaker,
     /// Number of recoveries. A failure of a request that began before the last recovery says
-    /// nothing about the unit as it is now.
+    /// nothing about the unit after the recovery.
     generation: u64,
-    /// Recoveries in a row after which the first request failed.
+    /// Number of recoveries in a row after which the first request failed.
     relapses: u32,
-    /// Time since which every request was abandoned for the answer of another unit.
+    /// Start of the first request since the last answer; set while each request is abandoned for
+    /// the answer of another unit.
     unanswered: Option<Instant>,
     /// Time before which the unit is not examined again.
     next_examination: Option<Instant>,
@@ -46,9 +49,9 @@ pub(super) struct Health {
 /// State of the circuit breaker.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Breaker {
-    /// Requests are admitted; number of failures in a row.
+    /// Requests are admitted. The value is the number of failures in a row.
     Closed(u32),
-    /// A probe has succeeded; true while a request checks the unit.
+    /// A probe has succeeded. The value is true while a request decides.
     HalfOpen(bool),
     /// No request is admitted.
     Open,
@@ -106,26 +109,26 @@ impl Health {
         self.failures
     }
 
-    /// A request begins. While the breaker is half open, the request decides if `decides`: a
-    /// request that takes long must not. Returns the generation that belongs to the end of the
-    /// request.
+    /// Begins a request. If `decides` is true and the breaker is half open, no other request is
+    /// admitted until this request ends; a request that takes long must not decide. Returns the
+    /// generation, for the end of the request.
     pub(super) fn request_begins(&mut self, decides: bool) -> u64 {
-        if let Breaker::HalfOpen(checked) = &mut self.breaker {
-            *checked |= decides;
+        if let Breaker::HalfOpen(deciding) = &mut self.breaker {
+            *deciding |= decides;
         }
         self.generation
     }
 
-    /// A deciding request ended in a way that says nothing about the unit.
+    /// Ends a deciding request whose result says nothing about the unit.
     pub(super) fn request_decided_nothing(&mut self) {
-        if let Breaker::HalfOpen(checked) = &mut self.breaker {
-            *checked = false;
+        if let Breaker::HalfOpen(deciding) = &mut self.breaker {
+            *deciding = false;
         }
     }
 
-    /// The unit did what a request asked.
+    /// Records that the unit did the operation of a request.
     pub(super) fn request_succeeded(&mut self, now: Instant) {
-        // A later request has failed if the breaker is open.
+        // If the breaker is open, a later request has failed: the breaker stays open.
         if self.breaker != Breaker::Open {
             self.breaker = Breaker::Closed(0);
         }
@@ -134,8 +137,9 @@ impl Health {
         self.succeeded = Some(now);
     }
 
-    /// The unit failed in a request; `severe` if one failure is enough. `generation` is that of the
-    /// request if the unit was asked once only. Returns true if the breaker opens now.
+    /// Records that the unit failed in a request. `severe` is true if one failure opens the
+    /// breaker. `generation` is the generation that [`Self::request_begins`] returned; `None` if
+    /// the failure is known from a later request. Returns true if the breaker opens now.
     pub(super) fn request_failed(&mut self, severe: bool, generation: Option<u64>) -> bool {
         self.unanswered = None;
         if generation.is_some_and(|generation| generation != self.generation) {
@@ -148,7 +152,8 @@ impl Health {
         self.failed(severe)
     }
 
-    /// The unit failed, in a request or without one. Returns true if the breaker opens now.
+    /// Records that the unit failed, in a request or in a probe. Returns true if the breaker opens
+    /// now.
     pub(super) fn failed(&mut self, severe: bool) -> bool {
         self.failures += 1;
         let next = match self.breaker {
@@ -160,22 +165,23 @@ impl Health {
         opens
     }
 
-    /// A request that began at `since` was abandoned for the answer of another unit.
+    /// Records that a request that began at `since` was abandoned for the answer of another unit.
     pub(super) fn request_abandoned(&mut self, since: Instant) {
         self.unanswered.get_or_insert(since);
     }
 
     /// True if every request of the last `timeout` was abandoned: the next request must wait for
-    /// the answer, to learn whether the unit answers at all. One request at a time does.
-    pub(super) fn owes_an_answer(&mut self, timeout: Duration, now: Instant) -> bool {
-        let owes = self.unanswered.is_some_and(|since| now.saturating_duration_since(since) >= timeout);
-        if owes {
+    /// the full timeout, to learn whether the unit answers at all. True for one request per
+    /// `timeout` only.
+    pub(super) fn needs_full_timeout(&mut self, timeout: Duration, now: Instant) -> bool {
+        let is_needed = self.unanswered.is_some_and(|since| now.saturating_duration_since(since) >= timeout);
+        if is_needed {
             self.unanswered = Some(now);
         }
-        owes
+        is_needed
     }
 
-    /// A probe succeeded. Returns true if the unit was down.
+    /// Records that a probe succeeded. Returns true if the unit was down.
     pub(super) fn probe_succeeded(&mut self, now: Instant) -> bool {
         self.succeeded = Some(now);
         let recovers = self.breaker == Breaker::Open;
@@ -187,8 +193,8 @@ impl Health {
         recovers
     }
 
-    /// Pause before the next probe: a unit that answers probes and fails requests is tried less and
-    /// less.
+    /// Pause before the next probe. The pause grows while the unit answers probes but fails
+    /// requests.
     pub(super) fn pause(&self) -> Duration {
         match self.relapses {
             0 => Duration::ZERO,
@@ -196,13 +202,13 @@ impl Health {
         }
     }
 
-    /// True if nothing has succeeded for so long.
-    pub(super) fn is_idle(&self, long: Duration, now: Instant) -> bool {
-        self.succeeded.is_none_or(|at| now.saturating_duration_since(at) >= long)
+    /// True if no request and no probe has succeeded for the time `limit`.
+    pub(super) fn is_idle(&self, limit: Duration, now: Instant) -> bool {
+        self.succeeded.is_none_or(|at| now.saturating_duration_since(at) >= limit)
     }
 
-    /// Keeps a problem. Returns true if the problem is to be logged: a new one, at most every
-    /// [`REPORT`].
+    /// Keeps a problem. Returns true if the problem is to be logged: it is new, and the last log
+    /// line was at least [`REPORT`] ago.
     pub(super) fn has_problem(&mut self, text: &str, now: Instant) -> bool {
         let is_other = self.problem.as_deref() != Some(text);
         let is_due = self.reported.is_none_or(|at| now.saturating_duration_since(at) >= REPORT);
@@ -213,8 +219,8 @@ impl Health {
         is_other && is_due
     }
 
-    /// Begins an examination, unless one is too recent. Returns the generation that belongs to its
-    /// end.
+    /// Begins an examination, unless the last examination is too recent. Returns the generation,
+    /// for the end of the examination.
     pub(super) fn examination_begins(&mut self, now: Instant) -> Option<u64> {
         if self.next_examination.is_some_and(|at| now < at) {
             return None;
@@ -223,7 +229,7 @@ impl Health {
         Some(self.generation)
     }
 
-    /// The unit passed an examination.
+    /// Records that the unit passed an examination.
     pub(super) fn examination_passed(&mut self, now: Instant) {
         self.next_examination = Some(now + PASSED_EXAMINATION);
     }
@@ -233,9 +239,9 @@ impl Health {
 const FAILURES: u32 = 3;
 /// Time between two probes of a unit that is down.
 pub(super) const PROBE: Duration = Duration::from_millis(250);
-/// Longest pause before a unit is probed that answers probes and fails requests.
+/// Longest pause before the next probe of a unit that answers probes but fails requests.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Time between two log lines about a unit that is down, whatever its probes find.
+/// Shortest time between two log lines about a unit that is down.
 const REPORT: Duration = Duration::from_secs(30);
 /// Time between two examinations of a unit.
 const EXAMINATION: Duration = Duration::from_secs(1);
@@ -251,20 +257,20 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_open_it_and_a_success_in_between_does_not() {
+    fn three_failures_in_a_row_open_the_breaker_and_a_success_starts_the_count_again() {
         let mut health = closed();
         assert!(!health.failed(false) && !health.failed(false));
         health.request_succeeded(Instant::now());
         assert!(!health.failed(false) && !health.failed(false));
         assert_eq!(health.admits(), Admits::Now);
         assert!(health.failed(false), "the third in a row");
-        assert!(!health.failed(false), "it is open already");
+        assert!(!health.failed(false), "already open");
         assert_eq!(health.admits(), Admits::Never);
         assert_eq!(health.failures(), 6);
     }
 
     #[test]
-    fn a_severe_failure_opens_it_at_once() {
+    fn a_severe_failure_opens_the_breaker_at_once() {
         let mut health = closed();
         assert!(health.failed(true));
         health.request_succeeded(Instant::now());
@@ -272,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_probe_one_request_tries_it_out() {
+    fn after_a_probe_one_request_decides() {
         let mut health = Health::new();
         assert!(health.probe_succeeded(Instant::now()));
         assert_eq!(health.admits(), Admits::Now);
@@ -291,14 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_from_before_the_recovery_counts_and_decides_nothing() {
+    fn a_failure_of_a_request_from_before_the_recovery_decides_nothing() {
         let mut health = closed();
         let before = health.request_begins(true);
         health.failed(true);
         health.probe_succeeded(Instant::now());
         assert!(!health.request_failed(true, Some(before)));
         assert_eq!((health.state(), health.failures()), (UnitState::Probing, 2));
-        assert!(health.request_failed(true, None), "found out by asking twice");
+        assert!(health.request_failed(true, None), "known from a later request");
     }
 
     #[tokio::test(start_paused = true)]
@@ -319,18 +325,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_unit_that_is_never_waited_for_owes_one_request_an_answer() {
+    async fn after_only_abandoned_requests_one_request_needs_the_full_timeout() {
         let (mut health, timeout) = (closed(), Duration::from_secs(2));
         health.request_abandoned(Instant::now());
         tokio::time::advance(timeout / 2).await;
         health.request_abandoned(Instant::now());
-        assert!(!health.owes_an_answer(timeout, Instant::now()));
+        assert!(!health.needs_full_timeout(timeout, Instant::now()));
         tokio::time::advance(timeout / 2).await;
-        assert!(health.owes_an_answer(timeout, Instant::now()), "since the first that was abandoned");
-        assert!(!health.owes_an_answer(timeout, Instant::now()), "one request is enough");
+        assert!(health.needs_full_timeout(timeout, Instant::now()), "since the first abandoned request");
+        assert!(!health.needs_full_timeout(timeout, Instant::now()), "one request is enough");
         tokio::time::advance(timeout).await;
         health.request_succeeded(Instant::now());
-        assert!(!health.owes_an_answer(timeout, Instant::now()));
+        assert!(!health.needs_full_timeout(timeout, Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -349,7 +355,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn examinations_keep_their_distance() {
+    async fn examinations_are_not_too_frequent() {
         let mut health = closed();
         assert_eq!(health.examination_begins(Instant::now()), Some(0));
         assert_eq!(health.examination_begins(Instant::now()), None);
@@ -363,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn idleness_is_measured_from_the_last_success() {
+    async fn a_unit_is_idle_after_a_time_without_success() {
         let (mut health, keepalive) = (Health::new(), Duration::from_secs(5));
         assert!(health.is_idle(keepalive, Instant::now()));
         health.probe_succeeded(Instant::now());

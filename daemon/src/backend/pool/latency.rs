@@ -1,13 +1,13 @@
-//! Time that units take.
+//! Time that calls to units take.
 
 use core::time::Duration;
 
 use tokio::time::Instant;
 
-/// Time that a unit is expected to take: the worst of the last calls, forgotten as time goes by.
+/// Expected latency of a unit: the longest of the last calls, with a weight that decays with time.
 ///
-/// Load balancers know this as "peak EWMA": one call finds out that a unit has become slow, and the
-/// unit is tried again when that call is long ago.
+/// Load balancers call this "peak EWMA" (exponentially weighted moving average). One slow call is
+/// enough to avoid a unit. The unit is tried again when the weight of that call is small.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Latency {
     /// Mean of the observations, in seconds.
@@ -21,7 +21,7 @@ impl Latency {
         Self { mean: 0.0, at: now }
     }
 
-    /// Adds the time of a call.
+    /// Adds the duration of a call.
     pub(super) fn observe(&mut self, took: Duration, now: Instant) {
         let took = took.as_secs_f64();
         self.mean = if took >= self.mean {
@@ -33,10 +33,11 @@ impl Latency {
         self.at = now;
     }
 
-    /// Time that the next call is expected to take, in seconds, with so many calls under way.
+    /// Time that the next call is expected to take, in seconds, while `in_flight` calls are in
+    /// progress.
     pub(super) fn cost(&self, in_flight: usize, now: Instant) -> f64 {
         let calls = u32::try_from(in_flight).unwrap_or(u32::MAX).saturating_add(1);
-        // A unit without calls has no new observations, so the old ones fade.
+        // Without calls there are no new observations, so the weight of the old ones decays.
         (self.mean * self.weight(now)).max(LEAST) * f64::from(calls)
     }
 
@@ -45,10 +46,10 @@ impl Latency {
     }
 }
 
-/// Time that 95 of 100 of the last calls stay below.
+/// 95th percentile of the durations of the last calls.
 ///
 /// Each call moves the value: up by 19 parts if the call took longer, down by one part otherwise.
-/// So the value rests where 19 of 20 calls take less.
+/// So the value is stable where 19 of 20 calls take less.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Percentile95(Duration);
 
@@ -68,10 +69,10 @@ impl Percentile95 {
     }
 }
 
-/// Time after which about a third of the weight of an observation is left.
+/// Time constant of the decay: after this time the weight of an observation is 1/e of the first.
 const MEMORY: Duration = Duration::from_secs(5);
-/// Least latency, in seconds. Units without observations are chosen by the calls that they have
-/// under way.
+/// Least latency, in seconds. Among units without observations, the unit with the fewest calls in
+/// progress is chosen.
 const LEAST: f64 = 0.000_05;
 
 #[cfg(test)]
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_slow_call_is_noticed_and_forgotten() {
+    fn one_slow_call_counts_at_once_and_decays() {
         let start = Instant::now();
         let mut latency = Latency::new(start);
         latency.observe(Duration::from_millis(5), start);
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_percentile_finds_its_place() {
+    fn the_percentile_converges() {
         let mut percentile = Percentile95::new();
         // Evenly from 0 to 100 ms, in a mixed order.
         for number in 0..40_000_u64 {

@@ -1,12 +1,13 @@
-//! Pool of equal units: which unit a request goes to, how many requests at a time, and another
-//! attempt where a unit fails.
+//! Pool of equal units. The pool selects a unit for each request, limits the requests of each unit,
+//! and tries another unit if a unit fails.
 //!
-//! The pool knows nothing of the protocol of the units: a backend implements [`Driver`] for the way
-//! to one unit, [`Connection`] for an open connection, and [`Operation`] for the work of a request.
-//! [`Pool::call`] does an operation for a peer: [`mod@call`] takes a [`Permit`] for the unit that
-//! will be done first, and retries, or asks a second unit, as long as the peer waits. Requests wait
-//! in a fair [`queue`]. [`mod@unit`] knows whether a unit may be asked ([`health`], [`pace`],
-//! [`latency`]); [`watch`] probes the units that may not.
+//! The pool does not know the protocol of the units. A backend implements [`Driver`] for access to
+//! one unit, [`Connection`] for an open connection, and [`Operation`] for the work of a request.
+//!
+//! [`Pool::call`] does an operation for a peer. [`mod@call`] takes a [`Permit`] for the unit with
+//! the least expected latency. It tries again, or asks a second unit, until the deadline of the
+//! peer. Requests wait in a fair [`queue`]. [`mod@unit`] decides whether a unit may be asked, by
+//! its [`health`], [`pace`] and [`latency`]. [`watch`] probes units that are down or idle.
 
 mod call;
 mod connections;
@@ -45,19 +46,19 @@ pub(super) use unit::Unit;
 /// Settings of a pool.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Settings {
-    /// Most calls of a unit at a time.
+    /// Maximum number of calls in progress at one unit.
     pub(super) in_flight: usize,
-    /// Most calls of a unit in a second.
+    /// Maximum number of calls of one unit per second; `None` for no limit.
     pub(super) rate: Option<NonZeroU32>,
-    /// Most requests that wait for units with one choice of master keys.
+    /// Maximum number of waiting requests that need the same master keys.
     pub(super) queue: usize,
-    /// Whether a second unit is asked if the first takes longer than 95 of 100 calls.
+    /// True if a second unit is asked when the first takes longer than 95 of 100 calls.
     pub(super) hedge: bool,
     /// Time limit of connecting.
     pub(super) connect_timeout: Duration,
     /// Time limit of a call.
     pub(super) timeout: Duration,
-    /// Time without a success after which the unit is probed.
+    /// Time without a success after which a unit is probed.
     pub(super) keepalive: Duration,
 }
 
@@ -84,7 +85,7 @@ enum NoPermit {
     Overloaded,
 }
 
-/// Units that a request was at, a bit each.
+/// Units that a request has tried, one bit each.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tried(u64);
 
@@ -98,14 +99,14 @@ impl Tried {
     }
 }
 
-/// Needs of a request for a permit.
+/// Request for a permit.
 #[derive(Clone, Copy)]
-struct Wish<'a> {
-    /// Master keys, of which the unit must have one; none stands for any.
+struct PermitRequest<'a> {
+    /// Master keys, of which the unit must have one. An empty list stands for any master key.
     wkids: &'a [Wkid],
     deadline: Instant,
     user: User,
-    /// Whether the request decides the health of a unit that is half open.
+    /// True if the result of the request closes or opens a breaker that is half open.
     decides: bool,
 }
 
@@ -119,8 +120,8 @@ impl<D: Driver> Pool<D> {
         Self { name, units, settings, queue: Queue::new(settings.queue), freed, p95 }
     }
 
-    /// Begins to watch over the units, in tasks of this thread, and waits for the first probe of
-    /// each.
+    /// Starts to watch the units, in tasks of this thread, and waits for the first probe of each
+    /// unit.
     pub(super) async fn start(&self) {
         let watch = |unit: &Arc<Unit<D>>| {
             let (unit, first) = (Arc::clone(unit), Arc::new(Notify::new()));
@@ -133,14 +134,14 @@ impl<D: Driver> Pool<D> {
         }
     }
 
-    /// Finds out how each unit is now.
-    pub(super) async fn look(&self) {
-        let mut looks = JoinSet::new();
+    /// Probes each unit now.
+    pub(super) async fn probe(&self) {
+        let mut probes = JoinSet::new();
         for unit in &self.units {
             let unit = Arc::clone(unit);
-            looks.spawn(async move { unit.look().await });
+            probes.spawn(async move { unit.probe_once().await });
         }
-        looks.join_all().await;
+        probes.join_all().await;
     }
 
     /// Units, in the order of the configuration.
@@ -153,47 +154,48 @@ impl<D: Driver> Pool<D> {
         self.queue.waiting()
     }
 
-    /// Permit for the unit that will be done first, among the units not tried yet if there are any.
-    async fn permit(&self, wish: Wish<'_>, tried: Tried) -> Result<Permit<D>, NoPermit> {
-        // A request that has waited before does not wait at the end again.
-        if tried.0 != 0 || !self.queue.has_line(wish.wkids) {
-            match self.choose(wish, tried) {
+    /// Waits for a permit for the unit with the least expected latency. Units that were tried
+    /// already are taken only if no other unit is healthy.
+    async fn permit(&self, request: PermitRequest<'_>, tried: Tried) -> Result<Permit<D>, NoPermit> {
+        // A request that has waited before does not join the end of the queue again.
+        if tried.0 != 0 || !self.queue.has_line(request.wkids) {
+            match self.choose(request, tried) {
                 Choice::Permit(permit) => return Ok(permit),
                 Choice::None(why) => return Err(why),
                 Choice::Later(_) => {}
             }
         }
-        let ticket = self.queue.join(wish.wkids);
+        let ticket = self.queue.join(request.wkids);
         let _head = match tried.0 {
             0 => {
-                let head = tokio::time::timeout_at(wish.deadline, ticket.head(wish.user)).await;
+                let head = tokio::time::timeout_at(request.deadline, ticket.head(request.user)).await;
                 Some(head.map_err(|_| NoPermit::Late)?.map_err(|_| NoPermit::Overloaded)?)
             }
-            // The request waits for a unit that it has not been to, so others need not wait for the
-            // request.
+            // The request waits for a unit that it has not tried, so other requests need not wait
+            // for this request.
             _ => None,
         };
         loop {
-            // Before the choice, so that no unit is missed that is freed after it.
+            // Created before the choice, so that the end of a call after the choice is noticed.
             let freed = self.freed.notified();
-            match self.choose(wish, tried) {
+            match self.choose(request, tried) {
                 Choice::Permit(permit) => return Ok(permit),
                 Choice::None(why) => return Err(why),
                 Choice::Later(at) => {
-                    let until = at.map_or(wish.deadline, |at| at.min(wish.deadline));
+                    let until = at.map_or(request.deadline, |at| at.min(request.deadline));
                     tokio::select! {
                         () = freed => {}
                         () = tokio::time::sleep_until(until) => {}
                     }
                 }
             }
-            if Instant::now() >= wish.deadline {
+            if Instant::now() >= request.deadline {
                 return Err(NoPermit::Late);
             }
         }
     }
 
-    /// Permit for a unit not tried yet, if there is one without waiting.
+    /// Permit for a unit that was not tried yet, if one is free now.
     fn permit_now(&self, wkids: &[Wkid], tried: Tried) -> Option<Permit<D>> {
         let now = Instant::now();
         match self.best(|number| !tried.has(number), wkids, now) {
@@ -206,18 +208,18 @@ impl<D: Driver> Pool<D> {
         self.units.iter().position(|one| Arc::ptr_eq(one, unit)).unwrap_or_default()
     }
 
-    fn choose(&self, wish: Wish<'_>, tried: Tried) -> Choice<D> {
+    fn choose(&self, request: PermitRequest<'_>, tried: Tried) -> Choice<D> {
         loop {
             let now = Instant::now();
-            let best = match self.best(|number| !tried.has(number), wish.wkids, now) {
-                // Better the same unit again than none.
-                Best::None(_) if tried.0 != 0 => self.best(|_| true, wish.wkids, now),
+            let best = match self.best(|number| !tried.has(number), request.wkids, now) {
+                // A unit that was tried is better than none.
+                Best::None(_) if tried.0 != 0 => self.best(|_| true, request.wkids, now),
                 best => best,
             };
             match best {
-                // Unless another request was faster.
                 Best::Free(number) => {
-                    if let Some(permit) = Permit::take(&self.units[number], now, wish.decides) {
+                    // Another request may have been faster: then choose again.
+                    if let Some(permit) = Permit::take(&self.units[number], now, request.decides) {
                         return Choice::Permit(permit);
                     }
                 }
@@ -227,10 +229,10 @@ impl<D: Driver> Pool<D> {
         }
     }
 
-    /// The best of the units whose numbers `may_be`.
-    fn best(&self, may_be: impl Fn(usize) -> bool, wkids: &[Wkid], now: Instant) -> Best {
+    /// Best unit among the units that are `eligible` by number.
+    fn best(&self, eligible: impl Fn(usize) -> bool, wkids: &[Wkid], now: Instant) -> Best {
         let (mut free, mut busy, mut next, mut other_master_key) = (None, false, None, false);
-        for (number, unit) in self.units.iter().enumerate().filter(|(number, _)| may_be(*number)) {
+        for (number, unit) in self.units.iter().enumerate().filter(|(number, _)| eligible(*number)) {
             match unit.offer(wkids, now) {
                 Offer::Free(cost) => {
                     if free.is_none_or(|(_, least)| cost < least) {
@@ -254,16 +256,18 @@ impl<D: Driver> Pool<D> {
     }
 }
 
+/// Result of choosing a unit for a request.
 enum Choice<D: Driver> {
     Permit(Permit<D>),
-    /// Not before this time, or before another request has ended.
+    /// Units are busy until another request ends, or until this time.
     Later(Option<Instant>),
     None(NoPermit),
 }
 
+/// Best unit for a request, by number.
 enum Best {
     Free(usize),
-    /// Not before this time, or before another request has ended.
+    /// Units are busy until another request ends, or until this time.
     Busy(Option<Instant>),
     None(NoPermit),
 }

@@ -1,16 +1,16 @@
-//! Limit of the calls of a unit in a second.
+//! Limit of the calls of a unit per second.
 
 use core::num::NonZeroU32;
 use core::time::Duration;
 
 use tokio::time::Instant;
 
-/// Rate limit by the generic cell rate algorithm (ITU-T I.371, annex A). Missed calls are caught up
-/// with, at most those of [`BURST`].
+/// Rate limit by the generic cell rate algorithm (ITU-T I.371, annex A). Calls that were late, by
+/// at most [`BURST`], do not lower the rate.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
     interval: Duration,
-    /// Time of the next call if all calls were spaced evenly.
+    /// Time of the next call with even intervals between all calls.
     due: Instant,
 }
 
@@ -30,7 +30,8 @@ impl Pace {
     }
 }
 
-/// Time that is caught up with: timers are a few milliseconds late, on a busy machine more.
+/// Delay that later calls may make up for. Timers are a few milliseconds late, and later on a busy
+/// machine.
 const BURST: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_kept_even_if_every_timer_is_late() {
+    fn the_rate_is_reached_even_if_every_timer_is_late() {
         let start = Instant::now();
         let mut pace = Pace::new(NonZeroU32::new(500).unwrap(), start);
         let (mut now, mut calls) = (start, 0);
@@ -54,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn idleness_is_not_saved_up() {
+    fn an_idle_time_allows_only_a_short_burst() {
         let start = Instant::now();
         let mut pace = Pace::new(NonZeroU32::new(100).unwrap(), start);
         let later = start + Duration::from_secs(60);

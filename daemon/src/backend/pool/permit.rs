@@ -1,4 +1,5 @@
-//! Permit of a request to use a unit, and what the end of the request says about the unit.
+//! Permit of a request to use a unit. The end of the request updates the health and the latency of
+//! the unit.
 
 use std::sync::Arc;
 
@@ -14,18 +15,18 @@ pub(super) struct Permit<D: Driver> {
     pub(super) unit: Arc<Unit<D>>,
     since: Instant,
     generation: u64,
-    /// True if the request decides the health of a unit that is half open.
+    /// True if the result of the request closes or opens a breaker that is half open.
     decides: bool,
-    /// True if the request finds out whether the unit answers at all.
+    /// True if the request waits for the full timeout, to learn whether the unit answers at all.
     must_wait: bool,
-    /// True after the end of the request was reported.
+    /// True after the result of the request was reported.
     reported: bool,
-    /// True if that counted for the unit or against it.
+    /// True after the result was counted as a success or a failure of the unit.
     counted: bool,
 }
 
 impl<D: Driver> Permit<D> {
-    /// Permit for a request that begins `now`, if the unit still has room.
+    /// Permit for a request that begins `now`; `None` if the limits of the unit are reached.
     pub(super) fn take(unit: &Arc<Unit<D>>, now: Instant, decides: bool) -> Option<Self> {
         let generation = unit.begin(now, decides)?;
         let unit = Arc::clone(unit);
@@ -44,11 +45,11 @@ impl<D: Driver> Permit<D> {
     /// give this unit the full timeout, to learn whether it answers at all.
     pub(super) fn must_wait(&mut self) -> bool {
         let timeout = self.unit.settings.timeout;
-        self.must_wait = self.unit.with(|state| state.health.owes_an_answer(timeout, Instant::now()));
+        self.must_wait = self.unit.with(|state| state.health.needs_full_timeout(timeout, Instant::now()));
         self.must_wait
     }
 
-    /// The unit did the operation of a peer's request.
+    /// Reports that the unit did the operation of a peer.
     pub(super) fn served(self) {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.since);
@@ -56,18 +57,18 @@ impl<D: Driver> Permit<D> {
         self.succeeded();
     }
 
-    /// The unit did something that takes another time than signatures do.
+    /// Reports that the unit did other work, whose time does not count for the latency.
     pub(super) fn succeeded(mut self) {
         (self.reported, self.counted) = (true, true);
         self.unit.with(|state| state.health.request_succeeded(Instant::now()));
     }
 
-    /// The unit failed, over this connection if there was one.
+    /// Reports that the unit failed, over this connection if there was one.
     pub(super) fn failed(mut self, failure: &Failure, connection: Option<&Shared<D::Connection>>) {
         self.reported = true;
         match failure {
-            // A connection that breaks fails all requests under way, and counts once. A new
-            // connection finds out how the unit is.
+            // A lost connection fails every request in progress, and counts as one failure. A new
+            // connection shows whether the unit is healthy.
             Failure::Unit { severe: false, .. } if connection.is_some_and(|one| one.is_closed()) => {
                 if connection.is_some_and(Shared::counts_as_lost) {
                     self.count(failure, false);
@@ -79,7 +80,7 @@ impl<D: Driver> Permit<D> {
             }
             Failure::Timeout => {
                 self.count(failure, self.must_wait);
-                // Perhaps only the connection is dead, for this thread alone.
+                // Perhaps the unit is healthy, and only the connection of this thread is dead.
                 self.forget(connection);
                 let now = Instant::now();
                 let took = now.saturating_duration_since(self.since);
@@ -87,8 +88,8 @@ impl<D: Driver> Permit<D> {
             }
             // Perhaps the unit has another master key since this thread connected.
             Failure::OtherMasterKey(_) => self.forget(connection),
-            // Not the fault of the unit. Who is at fault for a wrong signature, the next attempt
-            // tells.
+            // Not the fault of the unit. For a wrong signature, the next attempt shows whether the
+            // unit or the key is at fault.
             Failure::Busy(_)
             | Failure::DeadlinePassed
             | Failure::NotOffered(_)
@@ -118,7 +119,7 @@ impl<D: Driver> Drop for Permit<D> {
                 if self.decides {
                     state.health.request_decided_nothing();
                 }
-                // The unit would have taken at least so long.
+                // The call would have taken at least as long as the request waited.
                 let took = now.saturating_duration_since(self.since);
                 if took.as_secs_f64() > state.latency.cost(0, now) {
                     state.latency.observe(took, now);

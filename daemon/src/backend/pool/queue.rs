@@ -1,5 +1,5 @@
-//! Requests that wait for a unit. Users take turns, so that a user who asks for more than the units
-//! can do leaves the other users their share.
+//! Requests that wait for a unit. Users take turns, so a user with more requests than the units can
+//! serve does not take the share of other users.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -9,11 +9,11 @@ use keyward_unit::Wkid;
 
 use crate::ground::fair::{self, Full, Gate, User};
 
-/// Requests in lines, one for each choice of master keys: a request that no free unit can serve
-/// must not keep others waiting.
+/// Requests in lines, one line for each set of master keys: a request that no free unit can serve
+/// must not delay other requests.
 pub(super) struct Queue {
     lines: Mutex<Lines>,
-    /// Most requests in a line.
+    /// Maximum number of requests in a line.
     most: usize,
 }
 
@@ -26,12 +26,12 @@ struct Lines {
 
 struct Line {
     length: usize,
-    /// Gate to the head of the line, with one place.
+    /// Gate to the head of the line, which admits one request at a time.
     head: Arc<Gate>,
 }
 
 impl Queue {
-    /// Queue with room for so many requests in each line.
+    /// Queue with at most `most` requests in each line.
     pub(super) fn new(most: usize) -> Self {
         Self { lines: Mutex::default(), most }
     }
@@ -72,11 +72,11 @@ pub(super) struct Ticket<'a> {
 }
 
 impl Ticket<'_> {
-    /// Waits until the request is at the head of the line, and stays so until the result is dropped.
+    /// Waits until the request is at the head of the line. The request stays at the head until the
+    /// returned place is dropped.
     ///
     /// # Errors
-    /// [`Full`]: the line is full, and this request is of a user with the most requests in the
-    /// line.
+    /// [`Full`] if the line is full, and no other user has more requests in the line.
     pub(super) async fn head(&self, user: User) -> Result<fair::Place, Full> {
         self.head.enter(user, CALL).await
     }
@@ -95,8 +95,8 @@ impl Drop for Ticket<'_> {
     }
 }
 
-/// Cost of a call in taking turns. All calls cost the same, since nobody knows how long a unit is
-/// busy with a call.
+/// Cost of a call for the turns of users. All calls cost the same, since the daemon does not know
+/// how long a unit is busy with a call.
 const CALL: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_and_go() {
+    fn a_line_exists_while_requests_wait_in_it() {
         let (one, other) = ([wkid(1)], [wkid(1), wkid(2)]);
         let queue = Queue::new(3);
         let first = queue.join(&one);

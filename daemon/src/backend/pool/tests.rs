@@ -1,4 +1,5 @@
-//! Tests of the pool with units that do as the test says, in paused time.
+//! Tests of the pool and of the health of its units, with units that behave as a test says, in
+//! paused time.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
@@ -16,10 +17,11 @@ use crate::backend::{BackendError, Context, Trace, UnitState};
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Does {
     Work,
+    /// Fails in a way that opens the breaker at once.
     Fail,
     Hang,
-    /// Answers with signatures that do not verify.
-    Err,
+    /// Signs, but the signatures do not verify.
+    SignWrong,
 }
 
 impl Does {
@@ -28,14 +30,14 @@ impl Does {
             Self::Work => Ok(()),
             Self::Fail => Err(Failure::severe("broken")),
             Self::Hang => core::future::pending().await,
-            Self::Err => Err(Failure::WrongSignature),
+            Self::SignWrong => Err(Failure::WrongSignature),
         }
     }
 }
 
 struct Fake {
-    wkid: Wkid,
-    /// Behaviour at probes, and with new keys.
+    wkid: Mutex<Wkid>,
+    /// Behaviour at probes and examinations.
     probed: Mutex<Does>,
     /// Behaviour at requests.
     asked: Mutex<Does>,
@@ -43,20 +45,29 @@ struct Fake {
     requests: AtomicUsize,
     /// Number of probes after which the unit was down.
     recoveries: AtomicUsize,
-    hangs_up: Arc<Notify>,
+    closes: Arc<Notify>,
 }
 
 impl Fake {
     fn new(wkid: Wkid) -> Self {
         Self {
-            wkid,
+            wkid: Mutex::new(wkid),
             probed: Mutex::new(Does::Work),
             asked: Mutex::new(Does::Work),
             probes: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             recoveries: AtomicUsize::new(0),
-            hangs_up: Arc::default(),
+            closes: Arc::default(),
         }
+    }
+
+    fn wkid(&self) -> Wkid {
+        *self.wkid.lock().unwrap()
+    }
+
+    /// Puts another master key in force.
+    fn set_wkid(&self, wkid: Wkid) {
+        *self.wkid.lock().unwrap() = wkid;
     }
 
     fn set(&self, probed: Does, asked: Does) {
@@ -93,13 +104,13 @@ impl Driver for Fake {
     }
 
     async fn connect(&self) -> Result<FakeConnection, Failure> {
-        Ok(FakeConnection(self.wkid, Arc::clone(&self.hangs_up)))
+        Ok(FakeConnection(self.wkid(), Arc::clone(&self.closes)))
     }
 
     async fn probe(&self) -> Result<(FakeConnection, ()), Failure> {
         self.probes.fetch_add(1, Ordering::Relaxed);
         let does = *self.probed.lock().unwrap();
-        if does != Does::Err {
+        if does != Does::SignWrong {
             does.act().await?;
         }
         Ok((self.connect().await?, ()))
@@ -127,6 +138,9 @@ impl Operation<Fake> for Work {
         fake.requests.fetch_add(1, Ordering::Relaxed);
         let does = *fake.asked.lock().unwrap();
         sleep(Duration::from_millis(1)).await;
+        if fake.wkid() != self.0[0] {
+            return Err(Failure::OtherMasterKey(None));
+        }
         does.act().await.map(|()| vec![7])
     }
 
@@ -182,20 +196,20 @@ async fn wait_for(pool: &Pool<Fake>, wanted: UnitState) -> Duration {
     begin.elapsed()
 }
 
-fn wish(wkids: &[Wkid]) -> Wish<'_> {
-    Wish { wkids, deadline: Instant::now() + Duration::from_secs(1), user: 1, decides: true }
+fn request(wkids: &[Wkid]) -> PermitRequest<'_> {
+    PermitRequest { wkids, deadline: Instant::now() + Duration::from_secs(1), user: 1, decides: true }
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_need_another_master_key_do_not_stand_in_the_way() {
+async fn requests_for_different_master_keys_do_not_wait_for_each_other() {
     let pool = started(&[wkid(1), wkid(2)]).await;
     let (old, new) = ([wkid(1)], [wkid(2)]);
-    let held = pool.permit(wish(&old), Tried::default()).await.unwrap();
-    let waiting = pool.permit(wish(&old), Tried::default());
+    let held = pool.permit(request(&old), Tried::default()).await.unwrap();
+    let waiting = pool.permit(request(&old), Tried::default());
     tokio::pin!(waiting);
     assert!(timeout(Duration::from_millis(1), &mut waiting).await.is_err());
     assert_eq!(pool.waiting(), 1);
-    let other = pool.permit(wish(&new), Tried::default()).await.unwrap();
+    let other = pool.permit(request(&new), Tried::default()).await.unwrap();
     assert_eq!(pool.number(&other.unit), 1);
     drop(held);
     assert_eq!(pool.number(&waiting.await.unwrap().unit), 0);
@@ -203,7 +217,7 @@ async fn requests_that_need_another_master_key_do_not_stand_in_the_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_another_unit_does_not_stand_in_the_way_of_those_who_take_any() {
+async fn a_request_that_waits_for_another_unit_does_not_delay_requests_for_any_unit() {
     let pool = started(&[wkid(1), wkid(1)]).await;
     for _ in 0..2 {
         ask(&pool).await.unwrap();
@@ -211,17 +225,17 @@ async fn who_waits_for_another_unit_does_not_stand_in_the_way_of_those_who_take_
     let keys = [wkid(1)];
     let mut tried = Tried::default();
     tried.add(0);
-    let _stuck = pool.permit(wish(&keys), tried).await.unwrap();
-    let again = pool.permit(wish(&keys), tried);
+    let _stuck = pool.permit(request(&keys), tried).await.unwrap();
+    let again = pool.permit(request(&keys), tried);
     tokio::pin!(again);
     assert!(timeout(Duration::from_millis(1), &mut again).await.is_err());
-    // The request waits in the queue, so this one does, too; but nobody waits for the other's turn.
-    let any = pool.permit(wish(&keys), Tried::default()).await.unwrap();
+    // A new request joins the queue after `again`, but does not wait for its turn.
+    let any = pool.permit(request(&keys), Tried::default()).await.unwrap();
     assert_eq!(pool.number(&any.unit), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_unit_is_found_healthy_soon_after_it_is_also_after_probes_that_hang() {
+async fn a_recovery_is_noticed_soon_even_while_probes_hang() {
     let pool = pool(&[wkid(1)]);
     pool.units[0].driver.set(Does::Hang, Does::Work);
     let begin = Instant::now();
@@ -252,14 +266,90 @@ async fn a_unit_that_answers_only_probes_gets_fewer_and_fewer_requests() {
     ask(&pool).await.unwrap();
     driver.set(Does::Work, Does::Fail);
     ask(&pool).await.unwrap_err();
-    assert!(wait_for(&pool, UnitState::Probing).await <= PROBE, "one success ends the pauses");
+    assert!(wait_for(&pool, UnitState::Probing).await <= PROBE, "after one success there are no pauses");
 }
 
 #[tokio::test(start_paused = true)]
-async fn three_failures_in_a_row_or_one_severe_one_take_a_unit_down() {
+async fn the_breaker_opens_half_opens_and_closes() {
+    let pool = started(&[wkid(1)]).await;
+    let driver = &pool.units[0].driver;
+    assert_eq!(state(&pool, 0), UnitState::Probing, "a probe has succeeded, and no request yet");
+    ask(&pool).await.unwrap();
+    assert_eq!(state(&pool, 0), UnitState::Up);
+
+    driver.set(Does::Fail, Does::Fail);
+    assert!(matches!(ask(&pool).await, Err(BackendError::Down { .. })));
+    let requests = count(&driver.requests);
+    sleep(3 * PROBE).await;
+    assert!(matches!(ask(&pool).await, Err(BackendError::Down { .. })));
+    assert_eq!((state(&pool, 0), count(&driver.requests)), (UnitState::Down, requests), "no request");
+
+    driver.set(Does::Work, Does::Work);
+    assert!(wait_for(&pool, UnitState::Probing).await <= PROBE);
+    let keys = [wkid(1)];
+    let deciding = pool.permit(request(&keys), Tried::default()).await.unwrap();
+    let next = pool.permit(request(&keys), Tried::default());
+    tokio::pin!(next);
+    assert!(timeout(Duration::from_millis(1), &mut next).await.is_err(), "one request at a time");
+    drop(deciding);
+    let next = next.await.unwrap();
+    assert_eq!(state(&pool, 0), UnitState::Probing, "a request without a result decides nothing");
+    next.served();
+    assert_eq!(state(&pool, 0), UnitState::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_timeouts_in_a_row_open_the_breaker_and_a_success_starts_the_count_again() {
+    let pool = started(&[wkid(1)]).await;
+    let driver = &pool.units[0].driver;
+    for _ in 0..2 {
+        driver.set(Does::Work, Does::Work);
+        ask(&pool).await.unwrap();
+        driver.set(Does::Work, Does::Hang);
+        // Two attempts before the deadline of the request.
+        assert!(matches!(ask(&pool).await, Err(BackendError::Unanswered { .. })));
+        assert_eq!(state(&pool, 0), UnitState::Up);
+    }
+    driver.set(Does::Fail, Does::Hang);
+    ask(&pool).await.unwrap_err();
+    assert_eq!(state(&pool, 0), UnitState::Down);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_master_key_is_noticed_and_is_no_failure_of_the_unit() {
+    let pool = started(&[wkid(1)]).await;
+    let unit = &pool.units[0];
+    ask(&pool).await.unwrap();
+    // The open connection still names the old master key.
+    unit.driver.set_wkid(wkid(2));
+    assert!(matches!(ask(&pool).await, Err(BackendError::OtherMasterKey { .. })));
+    let health = unit.health();
+    assert_eq!((health.state, health.wkid), (UnitState::Up, Some(wkid(2))));
+    assert_eq!(health.load.unwrap().failures, 0);
+    let requests = count(&unit.driver.requests);
+    assert!(matches!(ask(&pool).await, Err(BackendError::OtherMasterKey { .. })));
+    assert_eq!(count(&unit.driver.requests), requests, "the unit is not asked again");
+
+    // The unit is probed, and has the first master key again.
+    unit.driver.set_wkid(wkid(1));
+    pool.probe().await;
+    ask(&pool).await.unwrap();
+
+    // The unit goes down and recovers with another master key.
+    unit.driver.set(Does::Fail, Does::Fail);
+    ask(&pool).await.unwrap_err();
+    assert_eq!(state(&pool, 0), UnitState::Down);
+    unit.driver.set(Does::Work, Does::Work);
+    unit.driver.set_wkid(wkid(2));
+    wait_for(&pool, UnitState::Probing).await;
+    assert!(matches!(ask(&pool).await, Err(BackendError::OtherMasterKey { .. })));
+    assert_eq!(unit.health().wkid, Some(wkid(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_severe_failure_opens_the_breaker_and_the_other_unit_takes_over() {
     let pool = started(&[wkid(1), wkid(1)]).await;
     pool.units[0].driver.set(Does::Fail, Does::Fail);
-    // The other unit takes over.
     for _ in 0..4 {
         assert_eq!(ask(&pool).await.unwrap(), [7]);
     }
@@ -268,13 +358,13 @@ async fn three_failures_in_a_row_or_one_severe_one_take_a_unit_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_unit_that_nobody_asks_is_looked_after() {
+async fn an_idle_unit_is_probed() {
     let pool = started(&[wkid(1)]).await;
     ask(&pool).await.unwrap();
     let driver = &pool.units[0].driver;
     assert_eq!(count(&driver.probes), 1);
     sleep(SETTINGS.keepalive + PROBE).await;
-    assert_eq!(count(&driver.probes), 1, "the request was less than that ago");
+    assert_eq!(count(&driver.probes), 1, "the last request is too recent");
     sleep(SETTINGS.keepalive).await;
     assert_eq!(count(&driver.probes), 2);
     driver.set(Does::Fail, Does::Fail);
@@ -282,17 +372,17 @@ async fn a_unit_that_nobody_asks_is_looked_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_unit_that_hangs_up_is_looked_after_at_once() {
+async fn a_unit_that_closes_its_connection_is_probed_at_once() {
     let pool = started(&[wkid(1)]).await;
     // The watch has begun to wait for the end of the connection.
     advance(Duration::from_millis(1)).await;
     pool.units[0].driver.set(Does::Fail, Does::Fail);
-    pool.units[0].driver.hangs_up.notify_waiters();
+    pool.units[0].driver.closes.notify_waiters();
     assert!(wait_for(&pool, UnitState::Down).await <= Duration::from_millis(2));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_unit_whose_answers_nobody_waits_for_is_found_out() {
+async fn a_unit_without_answers_goes_down_although_each_request_is_abandoned() {
     let pool = started(&[wkid(1), wkid(1)]).await;
     for _ in 0..2 {
         ask(&pool).await.unwrap();
@@ -301,7 +391,7 @@ async fn a_unit_whose_answers_nobody_waits_for_is_found_out() {
     let begin = Instant::now();
     while state(&pool, 0) != UnitState::Down {
         assert_eq!(ask(&pool).await.unwrap(), [7]);
-        // As if what is known of the latency were forgotten.
+        // Long enough that the observed latency decays, so the unit is asked again.
         sleep(Duration::from_millis(500)).await;
         assert!(
             begin.elapsed() < Duration::from_secs(120),
@@ -313,26 +403,26 @@ async fn a_unit_whose_answers_nobody_waits_for_is_found_out() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_signature_of_the_only_unit_is_examined() {
-    for (with_new_keys, recoveries) in [(Does::Work, 1), (Does::Err, 2)] {
+    for (with_new_keys, recoveries) in [(Does::Work, 1), (Does::SignWrong, 2)] {
         let pool = started(&[wkid(1)]).await;
         ask(&pool).await.unwrap();
-        pool.units[0].driver.set(with_new_keys, Does::Err);
+        pool.units[0].driver.set(with_new_keys, Does::SignWrong);
         let error = ask(&pool).await.unwrap_err();
         assert!(matches!(error, BackendError::WrongSignature { agreed: false, .. }), "{error}");
         sleep(Duration::from_millis(10)).await;
-        // A unit that errs goes down, and the next probe finds it again.
+        // A faulty unit goes down, and the next probe succeeds.
         assert_eq!(count(&pool.units[0].driver.recoveries), recoveries);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_signature_counts_against_a_unit_when_another_one_is_right() {
+async fn a_wrong_signature_counts_as_a_failure_when_another_unit_signs_correctly() {
     let pool = started(&[wkid(1), wkid(1)]).await;
     for _ in 0..2 {
         ask(&pool).await.unwrap();
     }
     for unit in &pool.units {
-        unit.driver.set(Does::Work, Does::Err);
+        unit.driver.set(Does::Work, Does::SignWrong);
     }
     let error = ask(&pool).await.unwrap_err();
     assert!(matches!(error, BackendError::WrongSignature { agreed: true, .. }), "{error}");

@@ -1,5 +1,5 @@
-//! One unit of a pool: whether a request may go there now, its connections, and what requests
-//! report about it. [`super::watch`] looks after the unit while no request does.
+//! One unit of a pool: decides whether a request may go to the unit now, keeps the connections, and
+//! records the results of requests. [`super::watch`] probes the unit while no requests go there.
 
 use core::fmt;
 use core::time::Duration;
@@ -30,11 +30,11 @@ pub(in crate::backend) struct Unit<D: Driver> {
     state: Mutex<State>,
     /// Notified when the breaker opens.
     pub(super) opened: Notify,
-    /// Notified when a unit of the pool may have room.
+    /// Notified when a unit of the pool may accept another request.
     pub(super) freed: Arc<Notify>,
 }
 
-/// Log lines about a unit, each kind limited for itself.
+/// Limits of the log lines about a unit, one for each kind of line.
 #[derive(Default)]
 pub(super) struct Log {
     pub(super) healthy: Throttle,
@@ -49,8 +49,8 @@ pub(super) struct State {
     pub(super) in_flight: usize,
     pace: Option<Pace>,
     wkid: Option<Wkid>,
-    /// Time that a packet takes to the unit and back: the shortest seen, since the others waited
-    /// for a processor.
+    /// Network round trip time to the unit: the shortest measured, since longer ones include time
+    /// that the daemon waited for a processor.
     round_trip: Duration,
     calls: u64,
 }
@@ -58,9 +58,9 @@ pub(super) struct State {
 /// Answer to the question whether a unit can take a request.
 #[derive(Debug)]
 pub(super) enum Offer {
-    /// Yes, at this cost: the least cost is the best.
+    /// Yes, with this expected latency in seconds. The unit with the least is the best.
     Free(f64),
-    /// Not before this time, or before another request has ended.
+    /// Not now: when another request ends, or at this time.
     Busy(Option<Instant>),
     /// No, the unit has another master key.
     OtherMasterKey,
@@ -92,7 +92,7 @@ impl<D: Driver> Unit<D> {
         }
     }
 
-    /// Unit as it is now, without anything that only the driver knows.
+    /// Health of the unit now, without the mechanisms, which only the driver knows.
     pub(in crate::backend) fn health(&self) -> UnitHealth {
         let now = Instant::now();
         self.with(|state| UnitHealth {
@@ -115,8 +115,8 @@ impl<D: Driver> Unit<D> {
         self.with(|state| state.health.is_down())
     }
 
-    /// Whether the unit can take a request for a key that one of these master keys has wrapped; no
-    /// master key stands for any.
+    /// Says whether the unit can take a request for a key that one of these master keys has
+    /// wrapped. An empty list stands for any master key.
     pub(super) fn offer(&self, wkids: &[Wkid], now: Instant) -> Offer {
         self.with(|state| {
             let fits = state.wkid.is_some_and(|own| wkids.is_empty() || wkids.contains(&own));
@@ -133,8 +133,8 @@ impl<D: Driver> Unit<D> {
         })
     }
 
-    /// Begins a request if there is still room; `decides` if the request decides the health of a
-    /// unit that is half open. Returns the generation of the unit.
+    /// Begins a request if the limits of the unit admit it. `decides` is true if the result of the
+    /// request closes or opens a breaker that is half open. Returns the generation of the unit.
     pub(super) fn begin(&self, now: Instant, decides: bool) -> Option<u64> {
         self.with(|state| {
             let free = state.health.admits() == Admits::Now
@@ -152,10 +152,10 @@ impl<D: Driver> Unit<D> {
         })
     }
 
-    /// Connection of this thread; opened if there is none.
+    /// Connection of this thread. Opens a connection if the thread has none.
     ///
     /// # Errors
-    /// [`Failure`] says why there is none.
+    /// [`Failure`] says why there is no connection.
     pub(in crate::backend) async fn connection(
         self: &Arc<Self>,
     ) -> Result<Arc<Shared<D::Connection>>, Failure> {
@@ -170,7 +170,7 @@ impl<D: Driver> Unit<D> {
     }
 
     async fn open(&self) -> Result<Arc<Shared<D::Connection>>, Failure> {
-        // Requests that waited while another one tried in vain must not try again.
+        // Requests that waited while another request failed to connect must not try again.
         if let Some(problem) = self.with(|state| {
             let problem = || state.health.problem().unwrap_or_default().to_owned();
             state.health.is_down().then(problem)
@@ -182,7 +182,7 @@ impl<D: Driver> Unit<D> {
         Ok(Arc::new(Shared::new(connection)))
     }
 
-    /// Result of connecting, within the time limit for that.
+    /// Result of connecting, or a failure after the time limit of connecting.
     pub(in crate::backend) async fn in_time<T>(
         &self,
         connecting: impl Future<Output = Result<T, Failure>>,
@@ -192,14 +192,14 @@ impl<D: Driver> Unit<D> {
         tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// Keeps the facts of a new connection.
+    /// Keeps the master key and the round trip time of a new connection.
     pub(super) fn connected(&self, connection: &D::Connection) {
         let wkid = connection.wkid();
         let before = self.with(|state| {
             state.round_trip = state.round_trip.min(connection.round_trip());
             state.wkid.replace(wkid)
         });
-        // The connections of other threads find out by themselves.
+        // Connections of other threads keep the old master key until a request over them fails.
         if before.is_some_and(|before| before != wkid)
             && let Some(times) = self.log.other_master_key.admit()
         {
@@ -208,37 +208,38 @@ impl<D: Driver> Unit<D> {
         }
     }
 
-    /// Time that a packet takes to the unit and back.
+    /// Network round trip time to the unit.
     pub(super) fn round_trip(&self) -> Duration {
         self.with(|state| state.round_trip)
     }
 
-    /// The unit failed in a request; `severe` if one failure is enough to stop asking. `generation`
-    /// is that of the request if the unit was asked once only.
+    /// Records that the unit failed in a request. `severe` is true if one failure opens the
+    /// breaker. `generation` is the generation that [`Self::begin`] returned; `None` if the failure
+    /// is known from a later request.
     pub(super) fn request_failed(&self, failure: &Failure, severe: bool, generation: Option<u64>) {
         if self.with(|state| state.health.request_failed(severe, generation)) {
-            self.is_down_for(failure);
+            self.went_down(failure);
         }
     }
 
-    /// The breaker has opened because of this failure.
-    pub(super) fn is_down_for(&self, failure: &Failure) {
+    /// Reports that the breaker has opened because of this failure, and removes all connections.
+    pub(super) fn went_down(&self, failure: &Failure) {
         self.report(failure);
         self.connections.clear();
         self.opened.notify_one();
     }
 
-    /// Keeps a problem, and logs it if it is news.
+    /// Keeps the problem of the unit, and logs a new problem.
     pub(super) fn report(&self, failure: &Failure) {
         let text = failure.to_string();
-        let is_news = self.with(|state| state.health.has_problem(&text, Instant::now()));
-        if is_news && let Some(times) = self.log.problem.admit() {
+        let is_new = self.with(|state| state.health.has_problem(&text, Instant::now()));
+        if is_new && let Some(times) = self.log.problem.admit() {
             let unit = self.driver.address();
-            tracing::warn!(backend = &*self.backend, unit, times, "unit is out of order: {text}");
+            tracing::warn!(backend = &*self.backend, unit, times, "unit is down: {text}");
         }
     }
 
-    /// Locks the state to read or change it, never while waiting.
+    /// Reads or changes the state under its lock. `f` never waits.
     pub(super) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }

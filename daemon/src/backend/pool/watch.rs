@@ -1,5 +1,5 @@
-//! Watch over one unit: probes while the unit is down, a look while no request goes there, and
-//! examinations where a signature did not verify.
+//! Watches one unit: probes the unit while it is down or idle, and examines the unit after a
+//! signature that did not verify.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use super::failure::Failure;
 use super::health::PROBE;
 use super::unit::Unit;
 
-/// Connection of a probe, and the facts that the probe found.
+/// Connection and additional result of a probe.
 type Probe<D> = (<D as Driver>::Connection, <D as Driver>::Found);
 
 impl<D: Driver> Unit<D> {
-    /// Watches over the unit; never returns. Notifies `first` after the first probe.
+    /// Watches the unit; never returns. Notifies `first` after the first probe.
     pub(super) async fn watch(self: &Arc<Self>, first: &Notify) {
         match self.probe().await {
             Ok(probe) => self.probe_succeeded(probe),
@@ -26,34 +26,34 @@ impl<D: Driver> Unit<D> {
         }
         first.notify_one();
         loop {
-            self.look_while_up().await;
+            self.watch_while_up().await;
             sleep(self.with(|state| state.health.pause())).await;
             let probe = self.probe_until_up().await;
             self.probe_succeeded(probe);
         }
     }
 
-    /// Looks after the unit while requests may go there; returns when the unit is down.
-    async fn look_while_up(&self) {
+    /// Probes the unit when it is idle or closes a connection; returns when the unit is down.
+    async fn watch_while_up(&self) {
         while !self.is_down() {
             tokio::select! {
                 () = self.opened.notified() => {}
                 () = sleep(self.settings.keepalive) => {
                     if self.with(|state| state.health.is_idle(self.settings.keepalive, Instant::now())) {
-                        self.look().await;
+                        self.probe_once().await;
                     }
                 }
-                // A unit that hangs up may be gone for good, or come back with another master key.
-                () = self.hung_up() => {
-                    self.look().await;
+                // A unit that closes a connection may be down, or return with another master key.
+                () = self.connection_closed() => {
+                    self.probe_once().await;
                     sleep(PROBE).await;
                 }
             }
         }
     }
 
-    /// Probes until a probe succeeds. Probes that hang do not keep others from being tried, so the
-    /// unit is found healthy soon after it is.
+    /// Probes until a probe succeeds. A new probe starts while earlier probes get no answer, so the
+    /// recovery of the unit is noticed within [`PROBE`].
     async fn probe_until_up(self: &Arc<Self>) -> Probe<D> {
         let mut probes = JoinSet::new();
         loop {
@@ -74,13 +74,13 @@ impl<D: Driver> Unit<D> {
         }
     }
 
-    /// Finds out how the unit is now.
-    pub(super) async fn look(&self) {
+    /// Probes the unit now. A failure opens the breaker.
+    pub(super) async fn probe_once(&self) {
         match self.probe().await {
             Ok(probe) => self.probe_succeeded(probe),
             Err(failure) => {
                 if self.with(|state| state.health.failed(true)) {
-                    self.is_down_for(&failure);
+                    self.went_down(&failure);
                 }
             }
         }
@@ -90,12 +90,12 @@ impl<D: Driver> Unit<D> {
         self.in_time(self.driver.probe()).await
     }
 
-    /// Keeps the connection and the facts of a probe: a new master key is noticed by them.
+    /// Keeps the connection and the result of a probe. The connection shows the master key.
     fn probe_succeeded(&self, (connection, found): Probe<D>) {
         let wkid = connection.wkid();
         self.connected(&connection);
         self.connections.keep(Arc::new(Shared::new(connection)));
-        // Before requests are admitted, which need the facts.
+        // Before requests are admitted, because requests need the result.
         self.driver.learn(found, self.is_down());
         if !self.with(|state| state.health.probe_succeeded(Instant::now())) {
             return;
@@ -103,21 +103,21 @@ impl<D: Driver> Unit<D> {
         self.freed.notify_waiters();
         if let Some(times) = self.log.healthy.admit() {
             let unit = self.driver.address();
-            tracing::info!(backend = &*self.backend, unit, %wkid, times, "unit is in order");
+            tracing::info!(backend = &*self.backend, unit, %wkid, times, "unit is healthy");
         }
     }
 
-    /// Waits until the connection of this thread ends.
-    async fn hung_up(&self) {
+    /// Waits until the connection of this thread is closed.
+    async fn connection_closed(&self) {
         match self.connections.current() {
             Some(connection) => connection.closed().await,
             None => core::future::pending().await,
         }
     }
 
-    /// Examines the unit, unless that was done recently: has the unit make a key and sign with it.
-    /// If that signature does not verify either, the unit is down; else the key of the request is
-    /// damaged.
+    /// Examines the unit, unless the last examination was recent. The unit makes a key and signs
+    /// with the key. If this signature does not verify either, the unit goes down. If it verifies,
+    /// the key of the request is damaged.
     pub(super) fn examine(self: &Arc<Self>) {
         let Some(generation) = self.with(|state| state.health.examination_begins(Instant::now())) else {
             return;
@@ -132,13 +132,13 @@ impl<D: Driver> Unit<D> {
             let found = match examined.await.unwrap_or(Err(Failure::Timeout)) {
                 Ok(()) => {
                     unit.with(|state| state.health.examination_passed(Instant::now()));
-                    "it signs with a new key as it should, so the key is damaged".into()
+                    "the unit signs correctly with a new key, so the key of the request is damaged".into()
                 }
                 Err(failure @ Failure::WrongSignature) => {
                     unit.request_failed(&failure, true, Some(generation));
                     return;
                 }
-                Err(failure) => format!("whether it or the key is damaged cannot be found out: {failure}"),
+                Err(failure) => format!("cannot find out whether the unit or the key is at fault: {failure}"),
             };
             let address = unit.driver.address();
             tracing::warn!(backend = &*unit.backend, unit = address, "a signature did not verify; {found}");
@@ -146,6 +146,6 @@ impl<D: Driver> Unit<D> {
     }
 }
 
-/// Time limit of an examination: longer than for a signature, since a key is made and a connection
-/// may have to be opened.
+/// Time limit of an examination. It is longer than for a signature, since the unit makes a key, and
+/// a connection may have to be opened.
 const EXAMINATION: Duration = Duration::from_secs(10);

@@ -24,7 +24,7 @@ use tonic::{Request, Status};
 
 use super::interrupt::{Interrupt, interrupted};
 use super::measurement::{Latencies, Load, Measured, certificate_verify, no_latencies, record, scheme, vary};
-use crate::backend::grep11::{Form, making, mechanism};
+use crate::backend::grep11::{Form, generation, mechanism};
 use crate::cli::failure::Failure;
 use crate::ground::causes::causes;
 use crate::ground::exit;
@@ -162,7 +162,7 @@ impl RemoteUnit {
 
     /// Lets the server make a key. Only this process has its blob: the server stores no key.
     async fn signer(&self, key_type: KeyType) -> Result<Signer, Failure> {
-        let (mechanism, number, value) = making(key_type);
+        let (mechanism, number, value) = generation(key_type);
         let value = AttributeValue { one_attr: Some(value) };
         let sign = AttributeValue { one_attr: Some(OneAttr::AttributeTf(true)) };
         let request = GenerateKeyPairRequest {

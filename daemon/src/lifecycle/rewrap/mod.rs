@@ -117,13 +117,13 @@ fn set_next(key: &mut Key, next_blobs: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
 pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str) -> Result<Finished, Error> {
     let backend = backend(daemon, name)?;
     // From here on no new key is made: nobody would check whether that key is ready.
-    let _settling = backend.settling().write().await;
+    let _locked = backend.master_key_lock().write().await;
     let old = settled(daemon, name).await?;
     let keys = keys_of(daemon, name).await?;
     if daemon.keys.altered().total() > 0 {
         return Err(Error::StoreAltered);
     }
-    let units = next::Units::look(backend).await?;
+    let units = next::Units::probe(backend).await?;
     let new = units.next(daemon, &keys, &old)?;
     // The keys first: they can only be wrapped while a unit has the old master key.
     refuse_old_keys(name, &keys, &new)?;

@@ -9,8 +9,8 @@ use crate::ground::master_key;
 use crate::keys::{Key, Version};
 use crate::lifecycle::Error;
 
-/// The next master key for some keys. Remote units cannot be asked for it, so one blob is rewrapped and
-/// its header read. `None` if no key has to be wrapped.
+/// The next master key for some keys. Remote units cannot be asked for it, so one blob is rewrapped
+/// and its header read. `None` if no key has to be wrapped.
 pub(super) async fn of_keys(
     daemon: &Daemon,
     backend: &Backend,
@@ -69,11 +69,11 @@ pub(super) enum Units<'a> {
 }
 
 impl<'a> Units<'a> {
-    pub(super) async fn look(backend: &'a Backend) -> Result<Self, Error> {
+    pub(super) async fn probe(backend: &'a Backend) -> Result<Self, Error> {
         if let Some(unit) = backend.embedded_unit() {
             return Ok(Self::Embedded(unit.map_err(BackendError::from)?));
         }
-        backend.look().await;
+        backend.probe().await;
         Ok(Self::Remote { backend: backend.name(), units: backend.units() })
     }
 

@@ -1,6 +1,6 @@
 //! ASN.1: certificate requests for the key itself, and other signed structures in DER or BER.
 
-use super::Bytes;
+use super::bytes::Bytes;
 
 /// `SEQUENCE { INTEGER 0, Name, this very SubjectPublicKeyInfo, [0] attributes }` (RFC 2986, 4.1).
 pub(super) fn is_certification_request_info(message: &[u8], spki: &[u8]) -> Option<()> {

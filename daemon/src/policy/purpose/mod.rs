@@ -23,6 +23,7 @@
 //! room.
 
 mod asn1;
+mod bytes;
 mod formats;
 mod groups;
 mod points;
@@ -161,23 +162,6 @@ fn tls13_certificate_verify(message: &[u8]) -> Option<Purpose> {
     };
     // The hash of the cipher suite: SHA-256 or SHA-384 (RFC 8446, B.4).
     matches!(hash.len(), 32 | 48).then_some(side)
-}
-
-/// The rest of a message, which is still to be read.
-struct Bytes<'a>(&'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    /// A vector of TLS: its length in `N` bytes, then as many bytes (RFC 8446, 3.4).
-    fn prefixed<const N: usize>(&mut self) -> Option<&'a [u8]> {
-        let length = self.take(N)?.iter().fold(0usize, |length, byte| length << 8 | usize::from(*byte));
-        self.take(length)
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
+use super::bytes::Bytes;
 use super::points::tests::generators;
 use super::tls12::*;
 use super::*;

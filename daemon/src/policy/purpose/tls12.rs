@@ -1,8 +1,9 @@
 //! The signed messages of TLS 1.2: the parameters of a key exchange, and the transcript of a
 //! client.
 
+use super::bytes::Bytes;
 use super::points::Curve;
-use super::{Bytes, asn1, groups};
+use super::{asn1, groups};
 
 /// Kind of a ServerKeyExchange.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

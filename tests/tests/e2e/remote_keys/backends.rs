@@ -146,11 +146,11 @@ fn nothing_else_signs_while_a_backend_is_down() {
     }
     assert_eq!(scene.calls()[1], spare);
     assert!(
-        scene.daemon.logged(&["WARN", "key=\"hsm\"", "cannot sign: no unit of backend hsm is in order"]) > 0
+        scene.daemon.logged(&["WARN", "key=\"hsm\"", "cannot sign: no unit of backend hsm is healthy"]) > 0
     );
     assert_eq!(scene.daemon.get("/ready").1, "no unit of backend hsm can sign with its keys\n");
     let mut shop = scene.daemon.keyward(&["key", "generate", "shop", "--type", "p256", "--backend", "hsm"]);
-    assert_refused(&mut shop, 69, &["generate key shop: ", "no unit of backend hsm is in order: "]);
+    assert_refused(&mut shop, 69, &["generate key shop: ", "no unit of backend hsm is healthy: "]);
     ["embedded", "spare"].iter().for_each(|label| scene.sign(label).unwrap());
 
     // A unit with another master key does not help, not even the unit of the other backend.

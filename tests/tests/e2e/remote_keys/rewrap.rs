@@ -268,7 +268,7 @@ fn what_cannot_be_rewrapped_says_so() {
     assert_refused(&mut scene.rewrap(&[]), 65, &["a unit of backend hsm refused: CKR_"]);
     scene.servers[0].stop();
     wait_for("the unit to be missed", || (unit_list(&scene.daemon)[0]["health"] == "down").then_some(()));
-    assert_refused(&mut scene.rewrap(&[]), 69, &["no unit of backend hsm is in order"]);
+    assert_refused(&mut scene.rewrap(&[]), 69, &["no unit of backend hsm is healthy"]);
     scene.assert_unfinished(&["begin with"], &[]);
 }
 

@@ -1,6 +1,6 @@
 //! Files: programs, archives and documents.
 
-use super::{holds, holds_pair, holds_word};
+use super::search::{holds, holds_pair, holds_word};
 
 /// Programs for DOS and Windows: `MZ`, then either a new header inside the file (PE format, MS-DOS
 /// stub), or as many blocks of 512 bytes as the file has. Chance: 2^-33.

@@ -1,7 +1,7 @@
 //! Signed messages of other protocols.
 
-use super::super::Bytes;
-use super::holds;
+use super::super::bytes::Bytes;
+use super::search::holds;
 
 /// SSH: user authentication, which is the session identifier (a hash), byte 50 and the name of the
 /// user (RFC 4252, 7); and messages that begin with a name of OpenSSH, such as a certificate

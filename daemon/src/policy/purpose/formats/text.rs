@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::super::tls12;
-use super::{holds_pair, holds_word};
+use super::search::{holds_pair, holds_word};
 
 /// Scripts with an interpreter: `#!`, blanks, the path, then a blank, zero or the end of the line
 /// (execve(2), Linux `fs/binfmt_script.c`). A path that is not absolute must end the line.
