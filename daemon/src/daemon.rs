@@ -102,10 +102,10 @@ impl Daemon {
             return Some(unusable.to_string());
         }
         // If the store cannot be read, keys in memory may still sign.
-        let settled = self.keys.wkid(backend.name()).await.ok().flatten();
+        let present = self.keys.wkid(backend.name()).await.ok().flatten();
         let next = self.keys.next_wkid(backend.name()).await.ok().flatten();
-        let wkids: Option<Vec<Wkid>> = settled.iter().chain(&next).map(|wkid| wkid.parse().ok()).collect();
-        let is_ready = !self.keys.is_locked() && wkids.is_some_and(|wkids| backend.is_ready(&wkids));
+        let wkids: Vec<Wkid> = present.into_iter().chain(next).collect();
+        let is_ready = !self.keys.is_locked() && backend.is_ready(&wkids);
         (!is_ready).then(|| format!("no unit of backend {} can sign with its keys", backend.name()))
     }
 

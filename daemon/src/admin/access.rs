@@ -1,4 +1,4 @@
-//! Access to a key: what grants say of a user, although the user does not ask.
+//! Access of a user to a key, for an administrator who asks on behalf of the user.
 
 use std::ffi::CString;
 use std::sync::Arc;

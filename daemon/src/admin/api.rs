@@ -1,4 +1,4 @@
-//! Answers on the administrators' socket: JSON, the same on both ends.
+//! Answers on the administrators' socket in JSON, for the daemon and for the client.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ impl KeyView {
         STANDARD.decode(&version.public_key).ok()
     }
 
-    /// The certificate in use: that of the newest version with a certificate.
+    /// Certificate in use: the certificate of the newest version that has one.
     pub(crate) fn certified(&self) -> Option<(u32, &CertificateView)> {
         let certified = self.versions.iter().filter(|version| version.certificate.is_some());
         let newest = certified.max_by_key(|version| version.number)?;
@@ -330,7 +330,8 @@ pub(crate) struct UnitView {
     pub(crate) backend: String,
     /// Address of the unit; `in this process` for the embedded unit.
     pub(crate) address: String,
-    /// `up`, `probing` after a probe has succeeded again and before a request has, or `down`.
+    /// `up`, `down`, or `probing` after a probe has succeeded again and before a request has
+    /// succeeded.
     pub(crate) health: String,
     /// State of the breaker: `closed`, `half-open` or `open`; none for the embedded unit.
     pub(crate) breaker: Option<String>,
@@ -354,7 +355,7 @@ pub(crate) struct UnitView {
     pub(crate) problem: Option<String>,
 }
 
-/// The outcome of rewrapping some keys of a backend.
+/// Result of rewrapping some keys of a backend.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Rewrapped {
     /// Number of keys that this request has read, of every backend.
@@ -367,7 +368,7 @@ pub(crate) struct Rewrapped {
     pub(crate) next: Option<String>,
 }
 
-/// The outcome of putting the next master key of a backend in force.
+/// Result of putting the next master key of a backend in force.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Finished {
     pub(crate) backend: String,
@@ -376,16 +377,16 @@ pub(crate) struct Finished {
     pub(crate) keys: u64,
 }
 
-/// The outcome of making altered lists of the index anew.
+/// Result of rebuilding altered lists of the index.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RepairedView {
-    /// Number of lists that were made anew.
+    /// Number of lists that were rebuilt.
     pub(crate) lists: usize,
     /// Labels of the keys of these lists that were disabled.
     pub(crate) disabled: Vec<String>,
     /// Labels of the keys of these lists that were removed, because their records were altered.
     pub(crate) removed: Vec<String>,
-    /// Number of removed records whose names were no labels.
+    /// Number of removed records whose names were not labels.
     pub(crate) nameless: usize,
     /// Known alterations that remain.
     pub(crate) altered: Altered,

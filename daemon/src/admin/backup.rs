@@ -1,4 +1,4 @@
-//! A copy of the key store, for an administrator to keep.
+//! Copies of the key store for administrators.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -22,7 +22,7 @@ pub(super) async fn make(
 ) -> Result<Response, AdminError> {
     let (file, count) = lifecycle::backup(&admin.daemon, actor).await?;
     let (sender, receiver) = mpsc::channel(2);
-    // Ends at the end of the file, or when the client goes away.
+    // Ends at the end of the file, or when the client closes the connection.
     drop(tokio::task::spawn_blocking(move || send(file, &sender)));
     let count = [(HeaderName::from_static(KEYS_IN_BACKUP), count.to_string())];
     Ok((count, Body::from_stream(ReceiverStream::new(receiver))).into_response())

@@ -71,8 +71,8 @@ impl AdminClient {
         self.call(Method::GET, "/v1/units", Bytes::new())
     }
 
-    /// Has the next keys after a label wrapped by the next master key; none begins with the first
-    /// key.
+    /// Has the next keys after a label wrapped by the next master key; `None` stands for the first
+    /// keys.
     pub(crate) fn rewrap(&self, backend: &str, after: Option<&str>) -> Result<Rewrapped, AdminClientError> {
         let after = after.map(|label| format!("?after={}", in_query(label))).unwrap_or_default();
         self.call(Method::POST, &format!("/v1/backends/{}/rewrap{after}", in_query(backend)), Bytes::new())
@@ -123,8 +123,8 @@ impl AdminClient {
         self.call(Method::PUT, &format!("{}/certificates", key_path(label)), pem)
     }
 
-    /// Removes the certificates of a version, none for the current version. Returns the certificate
-    /// of the key.
+    /// Removes the certificates of a version; `None` stands for the current version. Returns the
+    /// certificate of the key.
     pub(crate) fn detach(&self, label: &str, version: Option<u32>) -> Result<Certified, AdminClientError> {
         let version = version.map(|number| format!("?version={number}")).unwrap_or_default();
         self.call(Method::DELETE, &format!("{}/certificates{version}", key_path(label)), Bytes::new())
@@ -134,7 +134,7 @@ impl AdminClient {
         self.send(Method::DELETE, &key_path(label), Bytes::new()).map(drop)
     }
 
-    /// Has the altered lists of the index made anew.
+    /// Has the altered lists of the index rebuilt.
     pub(crate) fn repair(&self) -> Result<RepairedView, AdminClientError> {
         self.call(Method::POST, "/v1/repair", Bytes::new())
     }
@@ -152,7 +152,7 @@ impl AdminClient {
                 return Err(self.refused(status, &body.map(|body| body.to_bytes()).unwrap_or_default()));
             }
             let late = |_| AdminClientError::Late(self.socket.clone());
-            while let Some(frame) = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(late)? {
+            while let Some(frame) = tokio::time::timeout(TIME_LIMIT, body.frame()).await.map_err(late)? {
                 let frame =
                     frame.map_err(|reason| AdminClientError::Lost { socket: self.socket.clone(), reason })?;
                 if let Some(part) = frame.data_ref() {
@@ -190,13 +190,13 @@ impl AdminClient {
 
     fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, AdminClientError> {
         self.runtime.block_on(async {
-            let answer = tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await;
+            let answer = tokio::time::timeout(TIME_LIMIT, self.exchange(method, path, body)).await;
             answer.map_err(|_| AdminClientError::Late(self.socket.clone()))?
         })
     }
 
-    /// Connects, after a check that only the daemon or root can have made the socket, and that the
-    /// listener is one of the two: the client may send private keys.
+    /// Connects. Checks that only the daemon or root can have made the socket, and that the
+    /// listener is the daemon or root: the client may send private keys.
     async fn connect(&self) -> Result<UnixStream, AdminClientError> {
         let unreachable = |reason| AdminClientError::Unreachable { socket: self.socket.clone(), reason };
         let directory = self.socket.parent().unwrap_or(Path::new("/"));
@@ -265,15 +265,15 @@ impl Drop for AbortOnDrop {
 pub(crate) enum AdminClientError {
     #[error("refused to connect to {}: {reason}", socket.display())]
     Exposed { socket: PathBuf, reason: OwnershipError },
-    #[error("what answers on {} is not a keyward daemon of this version", .0.display())]
+    #[error("the program that answers on {} is not a keyward daemon of this version", .0.display())]
     Garbled(PathBuf),
     #[error(
-        "refused what listens on {}: it runs as {name}, and not as root, {SERVICE} or the user who asks; if that is the daemon, run the command as that user: setpriv --reuid {uid} --clear-groups keyward ...",
+        "refused to connect to {}: the program that listens there runs as {name}, and not as root, {SERVICE} or the user who asks; if that program is the daemon, run the command as that user: setpriv --reuid {uid} --clear-groups keyward ...",
         socket.display(),
         name = ownership::Name(*uid)
     )]
     Impostor { socket: PathBuf, uid: u32 },
-    #[error("no answer from the daemon on {} within {PATIENCE:?}", .0.display())]
+    #[error("no answer from the daemon on {} within {TIME_LIMIT:?}", .0.display())]
     Late(PathBuf),
     #[error("the daemon on {} closed the connection; see its log: {reason}", socket.display())]
     Lost { socket: PathBuf, reason: hyper::Error },
@@ -304,7 +304,7 @@ fn key_path(label: &str) -> String {
     format!("/v1/keys/{label}")
 }
 
-/// Text for a query, where a plus sign and other characters have a meaning of their own.
+/// Text for a query, encoded, since a plus sign and other characters have a special meaning there.
 fn in_query(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, QUERY)
 }
@@ -312,5 +312,5 @@ fn in_query(text: &str) -> PercentEncode<'_> {
 /// Characters to encode in a query: all except letters, digits, and marks without a meaning.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
-/// Most time for an answer. The daemon gives a unit one minute to generate an RSA key.
-const PATIENCE: Duration = Duration::from_secs(70);
+/// Time limit for an answer. The daemon gives a unit one minute to generate an RSA key.
+const TIME_LIMIT: Duration = Duration::from_secs(70);

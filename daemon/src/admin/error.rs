@@ -1,4 +1,4 @@
-//! Errors as answers: the status for each.
+//! Errors as answers: the HTTP status of each error.
 
 use axum::Json;
 use axum::extract::rejection::BytesRejection;
@@ -111,7 +111,7 @@ fn backend_status(error: &BackendError) -> StatusCode {
         | BackendError::Unit(_) => StatusCode::INTERNAL_SERVER_ERROR,
         BackendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        // The master key is that of another store: the configuration is wrong.
+        // The unit has the master key of another store: the configuration is wrong.
         BackendError::Unusable(_) => StatusCode::FAILED_DEPENDENCY,
         // Most likely the public key that came with an adoption is of another key.
         BackendError::WrongSignature { .. } => StatusCode::UNPROCESSABLE_ENTITY,

@@ -1,8 +1,9 @@
 //! The administrators' socket for axum: the caller of each connection, and the limit of
 //! connections.
 //!
-//! Idle connections, such as those of a program that forgot to close them, keep no administrator
-//! out: at the limit, the connection that has been idle longest is closed for a new one.
+//! Idle connections, such as those of a program that forgot to close them, do not block an
+//! administrator: at the limit, a new connection replaces the connection that has been idle
+//! longest.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -39,8 +40,8 @@ impl Gate {
     fn admit(&self, stream: UnixStream) -> Option<(Conversation, Caller)> {
         let caller = credentials(&stream);
         let peer = caller.clone().unwrap_or_default();
-        // Other users get an answer that refuses them. The mode of the socket keeps most of them
-        // out.
+        // Other users get an answer that refuses them. The mode of the socket stops most of them
+        // earlier.
         let owner = match caller.as_ref().is_some_and(is_administrator) {
             true => Owner::Named { uid: peer.uid, service: None },
             false => Owner::WithoutGrant,
@@ -80,7 +81,7 @@ impl Listener for Gate {
     }
 }
 
-/// The connection of a caller. The connection ends when a new one needs its slot.
+/// The connection of a caller. The connection ends when a new connection needs its slot.
 pub(super) struct Conversation {
     stream: UnixStream,
     slot: Slot,

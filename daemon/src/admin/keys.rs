@@ -45,7 +45,7 @@ pub(super) async fn list(
     Ok(Json(Page { keys, more, altered: admin.daemon.keys.altered() }))
 }
 
-/// How many keys make a page: fewer keys if they have many versions or long certificates, but at
+/// Number of keys of a page: fewer keys if they have many versions or long certificates, but at
 /// least one.
 fn fitting(keys: &[Listed], limit: usize) -> usize {
     let lengths = keys.iter().scan(0, |length, key| {

@@ -8,7 +8,7 @@ use super::Admin;
 use crate::backend::{Backend, UnitState};
 use crate::observe::metrics::{Access, Metrics, UnitLoad};
 
-/// Measures the parts that nobody counts, and answers with the page.
+/// Sets the metrics that are not counted as events, and answers with the page.
 pub(super) async fn page(State(Admin { daemon, peers }): State<Admin>) -> Response {
     let metrics = &daemon.metrics;
     metrics.set_connections(peers.connections.total());

@@ -17,15 +17,15 @@ mod parse;
 mod plain_key;
 pub(crate) mod request;
 mod rewrap;
+mod status;
 mod units;
 
-use std::process;
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -33,7 +33,7 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
-use crate::admin::api::{KeyView, MAX_KEY_FILE, StatusView};
+use crate::admin::api::{KeyView, MAX_KEY_FILE};
 use crate::daemon::Daemon;
 use crate::keys::Key;
 use crate::lifecycle::Actor;
@@ -52,7 +52,7 @@ pub(crate) async fn serve(
         .route("/live", get(async || "live\n"))
         .route("/ready", get(units::ready))
         .route("/metrics", get(metrics::page))
-        .route("/v1/status", get(status))
+        .route("/v1/status", get(status::show))
         .route("/v1/units", get(units::list))
         .route("/v1/backends/{name}/rewrap", post(rewrap::rewrap))
         .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish))
@@ -100,36 +100,7 @@ fn is_administrator(peer: &Peer) -> bool {
     [0, rustix::process::geteuid().as_raw()].contains(&peer.uid)
 }
 
-async fn status(State(admin): State<Admin>) -> Answer<StatusView> {
-    let Admin { daemon, peers } = admin;
-    let (closed_for_malformed, closed_for_limit) = daemon.metrics.closed();
-    Ok(Json(StatusView {
-        version: env!("CARGO_PKG_VERSION").into(),
-        pid: process::id(),
-        uptime_seconds: daemon.started.elapsed().as_secs(),
-        dev: daemon.dev,
-        backends: units::backends(&daemon).await?,
-        state_dir: daemon.keys.state_dir().to_owned(),
-        keys: daemon.keys.count().await?,
-        store_created: daemon.keys.created().await?,
-        grants: daemon.configured_grants(),
-        config_file: daemon.config_file.clone(),
-        config: Some(daemon.fingerprint()),
-        waiting_for_restart: daemon.waiting.load().to_vec(),
-        problems: daemon.problems().await.into_iter().chain(daemon.doubts()).collect(),
-        altered: daemon.keys.altered(),
-        connections: peers.connections.total(),
-        outcomes: daemon.metrics.outcomes(),
-        decryption_outcomes: daemon.metrics.decryption_outcomes(),
-        last_refusals: Some(daemon.metrics.last_refusals()),
-        purposes: daemon.metrics.purposes(),
-        closed_for_malformed,
-        requests: daemon.metrics.requests(),
-        closed_for_limit,
-    }))
-}
-
-/// Lets a request run to its end, with its line in the log, even if the client hangs up.
+/// Lets a request run to its end, including its log line, even if the client closes the connection.
 async fn to_the_end(request: Request, next: Next) -> Response {
     let answered = tokio::spawn(next.run(request)).await;
     answered.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())

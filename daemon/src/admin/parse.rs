@@ -36,7 +36,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
         let query = Query::<T>::from_request_parts(parts, state).await;
         let Query(parameters) = query.map_err(|rejection| {
             let reason = rejection.source().map_or_else(|| rejection.body_text(), ToString::to_string);
-            // The words of serde for a parameter are those for a struct in Rust.
+            // serde calls a parameter a field, as in a struct of Rust.
             let reason = reason.replacen("unknown field", "unknown parameter", 1);
             AdminError::Invalid(reason.replacen("missing field", "missing parameter", 1))
         })?;

@@ -1,4 +1,4 @@
-//! Bodies and queries of requests on the administrators' socket, the same on both ends.
+//! Bodies and queries of requests on the administrators' socket, for the daemon and for the client.
 
 use keyward_proto::{KeyType, Label, Use};
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub(crate) struct Generate {
     pub(crate) backend: Option<String>,
 }
 
-/// A request to adopt a key that a unit has wrapped for somebody else.
+/// A request to adopt a key that a unit has wrapped for another program.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Adopt {
@@ -43,7 +43,7 @@ pub(crate) struct Adopt {
     pub(crate) backend: Option<String>,
 }
 
-/// A request to change a key. None leaves a property as it is.
+/// A request to change a key. `None` leaves a property unchanged.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Change {

@@ -1,4 +1,4 @@
-//! Keys of a backend on their way to another master key.
+//! Rewraps the keys of a backend by the next master key.
 
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
@@ -34,5 +34,5 @@ pub(super) async fn finish(
 ) -> Answer<Finished> {
     let done = lifecycle::finish_rewrap(&admin.daemon, actor, &backend).await?;
     let lifecycle::Finished { wkid, keys } = done;
-    Ok(Json(Finished { backend, wkid, keys }))
+    Ok(Json(Finished { backend, wkid: wkid.to_string(), keys }))
 }

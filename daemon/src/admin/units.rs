@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use keyward_unit::Wkid;
 
 use super::{Admin, Answer};
 use crate::admin::api::{BackendView, UnitView};
@@ -29,8 +30,9 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
             unit: backend.unit().into(),
             wkid: match backend.usable() {
                 Ok(()) => daemon.keys.wkid(backend.name()).await?,
-                Err(unusable) => Some(unusable.needed().to_owned()),
-            },
+                Err(unusable) => Some(unusable.needed()),
+            }
+            .map(|wkid| wkid.to_string()),
             ready: daemon.is_ready(backend).await,
         });
     }
@@ -47,17 +49,18 @@ pub(super) async fn list(State(admin): State<Admin>) -> Answer<Vec<UnitView>> {
     Ok(Json(views))
 }
 
-/// Master keys of the keys of a backend, by name.
+/// Master keys that wrap the keys of a backend.
 struct MasterKeys {
-    present: Option<String>,
-    /// Set while the keys are rewrapped.
-    next: Option<String>,
+    /// `None` before the first key.
+    present: Option<Wkid>,
+    /// `None` unless the keys are being rewrapped.
+    next: Option<Wkid>,
 }
 
 impl MasterKeys {
     async fn of(daemon: &Daemon, backend: &Backend) -> Result<Self, StoreError> {
         if let Err(unusable) = backend.usable() {
-            return Ok(Self { present: Some(unusable.needed().to_owned()), next: None });
+            return Ok(Self { present: Some(unusable.needed()), next: None });
         }
         let present = daemon.keys.wkid(backend.name()).await?;
         Ok(Self { present, next: daemon.keys.next_wkid(backend.name()).await? })
@@ -66,9 +69,8 @@ impl MasterKeys {
 
 fn view(backend: &Backend, of_keys: &MasterKeys, unit: UnitHealth) -> UnitView {
     // After a change the embedded unit has both master keys until the daemon restarts.
-    let both = [unit.next_wkid, unit.wkid].into_iter().flatten().map(|wkid| wkid.to_string());
-    let both: Vec<_> = both.collect();
-    let wkid = both.iter().find(|wkid| Some(*wkid) == of_keys.present.as_ref()).or(both.last()).cloned();
+    let both: Vec<Wkid> = [unit.next_wkid, unit.wkid].into_iter().flatten().collect();
+    let wkid = both.iter().find(|wkid| Some(**wkid) == of_keys.present).or(both.last()).copied();
     let is_other = of_keys.present.is_some() && wkid.is_some() && of_keys.present != wkid;
     let next_master_key = is_other && of_keys.next == wkid;
     UnitView {
@@ -82,7 +84,7 @@ fn view(backend: &Backend, of_keys: &MasterKeys, unit: UnitHealth) -> UnitView {
         failures: unit.load.map(|load| load.failures),
         other_master_key: backend.usable().is_err() || is_other && !next_master_key,
         next_master_key,
-        wkid,
+        wkid: wkid.map(|wkid| wkid.to_string()),
         mechanisms: unit.mechanisms,
         problem: unit.problem.map(|text| printable(&text)),
     }

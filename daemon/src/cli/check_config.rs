@@ -204,8 +204,8 @@ fn check_master_key(
 
 /// Refuses a master key that the key store was not made with.
 fn check_name(key: &MasterKey, needed: Option<&str>) -> Result<(), Failure> {
-    match needed.filter(|needed| *needed != key.wkid().to_string()) {
-        Some(needed) => Err(wrong(Unusable::Other { needed: needed.to_owned(), has: key.wkid() })),
+    match needed.and_then(|needed| needed.parse().ok()).filter(|needed| *needed != key.wkid()) {
+        Some(needed) => Err(wrong(Unusable::Other { needed, has: key.wkid() })),
         None => Ok(()),
     }
 }

@@ -8,14 +8,14 @@ use super::Config;
 use crate::policy::authorise::Pattern;
 
 impl Config {
-    /// Warnings about settings that are valid and look like a mistake: one sentence each.
+    /// Warnings about settings that are valid but look like a mistake: one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for grant in self.grants.iter() {
             let keys: Vec<_> = grant.keys.iter().map(Pattern::as_str).collect();
             if grant.uses.contains(&Use::Any) {
                 warnings.push(format!(
-                    "the grant for keys {} includes \"any\": its holder can have any text and any digest signed",
+                    "the grant for keys {} includes \"any\": the peer can have any text and any digest signed",
                     keys.join(", ")
                 ));
             }
@@ -27,7 +27,7 @@ impl Config {
         }
         for (number, narrow, wide) in self.grants.overruled() {
             warnings.push(format!(
-                "grant number {number} is narrower than grant number {wide}, which lets the same processes use the same keys: one grant is enough for a peer, so {narrow} does nothing there"
+                "grant number {number} is narrower than grant number {wide}, which lets the same processes use the same keys: a peer needs only one grant, so {narrow} has no effect there"
             ));
         }
         if self.request_timeout < Duration::from_millis(100) {

@@ -133,7 +133,7 @@ pub(super) fn check(raw: BTreeMap<String, RawGrep11>) -> Result<BTreeMap<String,
             if name == EMBEDDED {
                 return Err(InvalidSetting::new(
                     section,
-                    "this is the name of the software crypto unit; choose another",
+                    "this is the name of the software crypto unit; choose another name",
                 ));
             }
             let grep11 = raw.check(&section)?;
@@ -228,7 +228,7 @@ impl RawGrep11 {
             return Err(wrong("endpoints", format!("name between 1 and {MAX_UNITS} as HOST:PORT")));
         }
         if (1..endpoints.len()).any(|i| endpoints[..i].contains(&endpoints[i])) {
-            return Err(wrong("endpoints", "the same is named twice".into()));
+            return Err(wrong("endpoints", "the same endpoint is named twice".into()));
         }
         let paths = [
             ("ca", &self.ca),

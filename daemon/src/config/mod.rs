@@ -1,4 +1,5 @@
-//! `keyward.toml`: read as text, checked once, and after that a value of checked types.
+//! `The configuration file `keyward.toml`: read as text, and checked once to a value of checked
+//! types.
 //!
 //! [`raw`] has the tables of the file as text, and [`Config`] is the checked value.
 
@@ -26,7 +27,7 @@ pub use error::ConfigError;
 pub(crate) use grep11::EMBEDDED;
 pub use grep11::{Auth, Dialect, Endpoint, Grep11, Tls};
 use raw::Raw;
-use syntax::{one_line, told};
+use syntax::{explained, one_line};
 
 /// Checked settings of the daemon.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -104,7 +105,7 @@ impl Config {
         let raw: Raw = toml::from_str(text).map_err(|error| {
             let start = error.span().map(|span| span.start);
             let line = start.map(|start| 1 + text.bytes().take(start).filter(|b| *b == b'\n').count());
-            let reason = told(&one_line(error.message()), text, start.unwrap_or_default());
+            let reason = explained(&one_line(error.message()), text, start.unwrap_or_default());
             ConfigError::Syntax { path: origin.to_owned(), line, reason }
         })?;
         raw.check().map_err(|invalid| ConfigError::Value {

@@ -1,8 +1,8 @@
-//! Explains mistakes of syntax: in the words of TOML instead of the words of the library, and with
-//! the correct form.
+//! Explains mistakes of syntax in the words of TOML instead of the words of the library, with the
+//! correct form.
 
 /// Explains the mistake at a place of a text. `reason` is the message of the library.
-pub(super) fn told(reason: &str, text: &str, at: usize) -> String {
+pub(super) fn explained(reason: &str, text: &str, at: usize) -> String {
     let setting = setting_before(text, at);
     if let Some(header) = wrong_header(text, at) {
         return header;
@@ -27,7 +27,7 @@ pub(super) fn told(reason: &str, text: &str, at: usize) -> String {
         );
     }
     if wanted("sequence", "a string").or_else(|| wanted("sequence", "path string")).is_some() {
-        return format!("{setting}: there is one value, write it without brackets: {setting} = \"...\"");
+        return format!("{setting}: there is only one value, write it without brackets: {setting} = \"...\"");
     }
     format!("{setting}: {reason}")
 }
@@ -52,9 +52,9 @@ fn wrong_header(text: &str, at: usize) -> Option<String> {
         "grep11" if first == name => {
             Some(format!("{header}: a backend has a name, write it into the brackets: [grep11.NAME]"))
         }
-        "grep11" | "socket" | "limits" | "embedded" | "store" if is_list => {
-            Some(format!("{header}: there is one of its name, write it with one bracket: [{name}]"))
-        }
+        "grep11" | "socket" | "limits" | "embedded" | "store" if is_list => Some(format!(
+            "{header}: there is only one section of this name, write it with one bracket: [{name}]"
+        )),
         _ => None,
     }
 }
@@ -78,8 +78,8 @@ mod tests {
 
     /// Each mistake, the line of the message, and the correct text.
     #[test]
-    fn mistakes_of_syntax_are_told_with_what_to_write() {
-        for (wrong, told, right) in [
+    fn mistakes_of_syntax_are_explained_with_the_correct_form() {
+        for (wrong, explained, right) in [
             (
                 "[grant]\nuid = 1\nkeys = [\"a\"]",
                 "1: [grant]: there can be several grants",
@@ -88,12 +88,12 @@ mod tests {
             ("[grant.www] # mine\nuid = 1", "1: [grant.www]: there can be several grants", ""),
             (
                 "[[socket]]\nconnections = 5",
-                "1: [[socket]]: there is one of its name",
+                "1: [[socket]]: there is only one section of this name",
                 "[socket]\nconnections = 5",
             ),
             (
                 "[[grep11.hsm]]\nendpoints = [\"a:1\"]",
-                "1: [[grep11.hsm]]: there is one",
+                "1: [[grep11.hsm]]: there is only one",
                 "[grep11.hsm]\nendpoints = [\"a:1\"]",
             ),
             (
@@ -119,7 +119,7 @@ mod tests {
             ),
             (
                 "[embedded]\nmaster-key = [\"/a\"]",
-                "2: master-key: there is one value, write it without brackets",
+                "2: master-key: there is only one value, write it without brackets",
                 "",
             ),
             (
@@ -131,7 +131,7 @@ mod tests {
             ("x", "1: ", ""),
         ] {
             let error = Config::parse(wrong, Path::new("k.toml")).unwrap_err().to_string();
-            let expected = format!("configuration k.toml, line {told}");
+            let expected = format!("configuration k.toml, line {explained}");
             assert!(error.starts_with(&expected), "{error:?} does not begin with {expected:?}");
             Config::parse(right, Path::new("k.toml")).unwrap();
         }
@@ -140,7 +140,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_and_place_panic(text in "(\\[\\[?grant|[ -~é\n]){0,20}", at in 0_usize..30) {
-            let _ = told("invalid type: string \"a\", expected a sequence", &text, at);
+            let _ = explained("invalid type: string \"a\", expected a sequence", &text, at);
         }
     }
 }

@@ -70,7 +70,7 @@ fn every_setting() {
 }
 
 #[test]
-fn notes_tell_what_uses_open_and_leave_out() {
+fn notes_name_the_free_bytes_of_uses_and_narrower_uses() {
     assert_eq!(Config::default().notes(), Vec::<String>::new());
     let grant = |uses: &str| format!("[[grant]]\nuid = 1\nkeys = [\"shop\", \"mail\"]\nuses = [{uses}]\n");
     for (uses, words) in [
@@ -88,7 +88,7 @@ fn notes_tell_what_uses_open_and_leave_out() {
 }
 
 #[test]
-fn a_narrow_grant_beside_a_wide_one_is_told() {
+fn a_narrow_grant_beside_a_wide_grant_is_reported() {
     let warnings = |more: &str| {
         let text =
             format!("[[grant]]\nuid = 33\nunit = \"nginx.service\"\nkeys = [\"shop\"]\nrate = 5\n{more}");
@@ -111,15 +111,15 @@ fn a_narrow_grant_beside_a_wide_one_is_told() {
 }
 
 #[test]
-fn the_default_says_itself() {
+fn the_default_is_read_as_it_was_written() {
     assert_eq!(parse(&Config::default().to_effective_toml()), Ok(Config::default()));
 }
 
 #[test]
-fn the_shipped_example_is_sound() {
+fn the_shipped_example_is_valid() {
     let example = include_str!("../../../conf/keyward.toml");
     parse(example).unwrap();
-    // With its examples switched on, except for the user, who may not exist here.
+    // With the examples enabled, except for the user, who may not exist here.
     let on: String =
         example.lines().map(|line| format!("{}\n", line.strip_prefix("#: ").unwrap_or(line))).collect();
     let config = parse(&on.replace("\"www-data\"", "\"root\"")).unwrap();

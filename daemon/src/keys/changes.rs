@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_behind_a_revision_each_key_once() {
+    fn changes_after_a_revision_name_each_key_once() {
         let changes = Changes::from(100);
         let all = |_: &Label| true;
         assert!(changes.since(0, all).everything, "the first time");
@@ -131,11 +131,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_everything() {
+    fn a_revision_that_is_not_in_the_log_stands_for_everything() {
         let changes = Changes::from(100);
         let everything = |after| changes.since(after, |_| false).everything;
-        assert!(everything(99), "of a daemon before");
-        assert!(everything(101), "of the future");
+        assert!(everything(99), "a revision of an earlier daemon");
+        assert!(everything(101), "a revision of the future");
         changes.of_key(label("a"));
         assert!(!everything(100));
         changes.of_grants();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_are_remembered_fit_a_frame() {
+    fn all_changes_of_the_log_fit_a_frame() {
         let changes = Changes::from(100);
         for number in 0..REMEMBERED {
             changes.of_key(label(&format!("{number:0>128}")));

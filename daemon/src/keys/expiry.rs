@@ -16,7 +16,7 @@ pub(crate) async fn follow(expiries: &Expiries, keys: &Keys) {
     let mut revisions = changes.subscribe();
     let mut seen = 0;
     loop {
-        // A change that comes while the keys are read is looked at in the next round.
+        // A change that comes while the keys are read is handled in the next round.
         revisions.mark_unchanged();
         let new = changes.since(seen, |_| true);
         let read = match new.everything {

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_unit::Header;
+use keyward_unit::{Header, Wkid};
 
 use super::KeyStore;
 use crate::config::EMBEDDED;
@@ -33,9 +33,9 @@ impl KeyStore {
         text.map(|text| STANDARD.decode(text).map_err(|_| altered())).transpose()
     }
 
-    /// Name of the master key that wraps the blobs of a backend; `None` before the first key.
-    pub(crate) fn wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
-        self.store.metadata(&wkid_of(backend))
+    /// Master key that wraps the blobs of a backend; `None` before the first key.
+    pub(crate) fn wkid(&self, backend: &str) -> Result<Option<Wkid>, StoreError> {
+        self.master_key_in(&wkid_of(backend))
     }
 
     /// Records the master key of a backend. The backend has no next master key any more.
@@ -43,33 +43,34 @@ impl KeyStore {
     pub(crate) fn set_wkid(
         &self,
         backend: &str,
-        wkid: &str,
+        wkid: Wkid,
         store_key: Option<&[u8]>,
     ) -> Result<(), StoreError> {
         let (name, next) = (wkid_of(backend), next_wkid_of(backend));
         let store_key = store_key.map(|key| STANDARD.encode(key));
-        let mut changes = vec![(name.as_str(), Some(wkid)), (next.as_str(), None)];
+        let wkid = wkid.to_string();
+        let mut changes = vec![(name.as_str(), Some(wkid.as_str())), (next.as_str(), None)];
         changes.extend(store_key.as_deref().map(|key| (STORE_KEY, Some(key))));
         self.store.set_metadata(&changes)
     }
 
-    /// Name of the next master key of a backend. Blobs are wrapped by that key as well.
-    pub(crate) fn next_wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
-        self.store.metadata(&next_wkid_of(backend))
+    /// Next master key of a backend, which wraps blobs, too; `None` unless the keys of the backend
+    /// are being rewrapped.
+    pub(crate) fn next_wkid(&self, backend: &str) -> Result<Option<Wkid>, StoreError> {
+        self.master_key_in(&next_wkid_of(backend))
     }
 
     /// Records the next master key of a backend.
-    pub(crate) fn set_next_wkid(&self, backend: &str, wkid: &str) -> Result<(), StoreError> {
-        self.store.set_metadata(&[(&next_wkid_of(backend), Some(wkid))])
+    pub(crate) fn set_next_wkid(&self, backend: &str, wkid: Wkid) -> Result<(), StoreError> {
+        self.store.set_metadata(&[(&next_wkid_of(backend), Some(&wkid.to_string()))])
     }
 
-    /// Name of the master key that the embedded unit needs: the keys or the store key are wrapped
-    /// by that master key.
-    pub(crate) fn master_key(&self) -> Result<Option<String>, StoreError> {
-        let of_store_key = |key: Vec<u8>| Header::read(&key).map(|header| header.wkid().to_string());
+    /// Master key that the embedded unit needs: it wraps the keys or the store key.
+    pub(crate) fn master_key(&self) -> Result<Option<Wkid>, StoreError> {
+        let of_store_key = |key: Vec<u8>| Header::read(&key).map(|header| header.wkid());
         Ok(match self.wkid(EMBEDDED)? {
             None => self.wrapped_key()?.and_then(of_store_key),
-            settled => settled,
+            known => known,
         })
     }
 
@@ -79,7 +80,12 @@ impl KeyStore {
         Witness::read(self.state_dir()).and_then(|witness| witness.master_key)
     }
 
-    /// Names of the remote backends that have keys, or had some.
+    fn master_key_in(&self, name: &str) -> Result<Option<Wkid>, StoreError> {
+        let altered = |_| StoreError::AlteredStore(self.path().to_owned());
+        self.store.metadata(name)?.map(|wkid| wkid.parse().map_err(altered)).transpose()
+    }
+
+    /// Names of the remote backends that have keys, or had keys before.
     pub(crate) fn remote_backends(&self) -> Result<Vec<String>, StoreError> {
         let names = self.store.metadata_names()?.into_iter();
         Ok(names.filter_map(|name| name.strip_prefix(REMOTE_WKID).map(str::to_owned)).collect())

@@ -60,8 +60,8 @@ impl KeyStore {
     /// the store.
     ///
     /// # Errors
-    /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if somebody else
-    /// has changed the metadata.
+    /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if another
+    /// program has changed the metadata.
     pub(crate) fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<(), StoreError> {
         self.store.unlock(key, wrapped)
     }
@@ -126,8 +126,8 @@ impl KeyStore {
         self.store.copy_into(file)
     }
 
-    /// Authenticates every record, so that the daemon reports an altered record before somebody
-    /// needs the key.
+    /// Authenticates every record, so that the daemon reports an altered record before a peer needs
+    /// the key.
     pub(crate) fn check(&self) -> Result<Altered, StoreError> {
         let found = self.store.check()?;
         *self.found_altered() = found;

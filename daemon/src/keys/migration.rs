@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_broken_off_is_begun_again() {
+    fn a_migration_that_was_interrupted_can_be_started_again() {
         let dir = tempfile::tempdir().unwrap();
         old_store(dir.path(), &[key("shop")]);
         let part = dir.path().join("keys.redb.before-format-2.part");
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_copy_takes_the_place_of_nothing() {
+    fn the_copy_replaces_no_file() {
         let dir = tempfile::tempdir().unwrap();
         old_store(dir.path(), &[key("shop")]);
         let copy = dir.path().join("keys.redb.before-format-2");

@@ -26,7 +26,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keyward_proto::Label;
-use keyward_unit::Unit;
+use keyward_unit::{Unit, Wkid};
 
 pub(crate) use crate::store::metadata::THIS_FORMAT;
 pub(crate) use crate::store::{
@@ -59,8 +59,8 @@ pub struct Keys {
     changes: Arc<Changes>,
     /// The unit that has private keys in memory. A change of a key can make them invalid.
     unit: Option<Arc<Unit>>,
-    /// Locked during a change until the unit knows of the change, so that the unit hears of changes
-    /// in their order.
+    /// Locked during a change until the unit knows of the change, so that the unit learns of
+    /// changes in their order.
     changing: Arc<Mutex<()>>,
 }
 
@@ -76,8 +76,8 @@ impl Keys {
         }
     }
 
-    /// These keys with an embedded unit. The unit learns of each change, and forgets private keys
-    /// that nobody may use any more.
+    /// Adds an embedded unit. The unit learns of each change, and forgets private keys that nobody
+    /// may use any more.
     #[must_use]
     pub(crate) fn with_unit(self, unit: Option<Arc<Unit>>) -> Self {
         Self { unit, ..self }
@@ -129,16 +129,16 @@ impl Keys {
     /// a key that does not exist yet.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] or [`StoreError::Changed`] if somebody else was faster; other errors
+    /// [`StoreError::Exists`] or [`StoreError::Changed`] if another task was faster; other errors
     /// of the store.
     pub async fn put(&self, key: Key) -> Result<Arc<Key>, StoreError> {
         let label = key.label.clone();
         self.change(label, move |store| store.put(key)).await.map(Arc::new)
     }
 
-    /// Changes a key as `change` says, and stores the key. If somebody else has changed the key in the
-    /// meantime, `change` runs again on the key as it is then. Each further round means that one other
-    /// change has succeeded.
+    /// Applies `change` to a key, and stores the key. If another task has changed the key in the
+    /// meantime, `change` runs again on the new key. Each further round means that another change
+    /// has succeeded.
     ///
     /// # Errors
     /// [`StoreError::Unknown`] if there is no such key; the error of `change`, which leaves the key
@@ -222,7 +222,7 @@ impl Keys {
     /// [`StoreError`] if the store cannot be read, or there is no space for the copy.
     pub(crate) async fn copy(&self) -> Result<(File, u64), StoreError> {
         self.in_store(|store| {
-            // A copy is needed most when the state directory is full or gone. So the directory for
+            // A copy is most needed when the state directory is full or gone. So the directory for
             // temporary files comes first.
             let elsewhere = || {
                 let file = tempfile::tempfile().map_err(|reason| StoreError::Copy(reason.to_string()))?;
@@ -283,20 +283,21 @@ impl Keys {
         self.store.known_altered()
     }
 
-    /// Name of the master key that wraps the blobs of a backend; `None` before the first key.
+    /// Master key that wraps the blobs of a backend; `None` before the first key.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
-    pub(crate) async fn wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
+    pub(crate) async fn wkid(&self, backend: &str) -> Result<Option<Wkid>, StoreError> {
         let backend = backend.to_owned();
         self.in_store(move |store| store.wkid(&backend)).await
     }
 
-    /// Name of the next master key of a backend. Blobs are wrapped by that key as well.
+    /// Next master key of a backend, which wraps blobs, too; `None` unless the keys of the backend
+    /// are being rewrapped.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read.
-    pub(crate) async fn next_wkid(&self, backend: &str) -> Result<Option<String>, StoreError> {
+    pub(crate) async fn next_wkid(&self, backend: &str) -> Result<Option<Wkid>, StoreError> {
         let backend = backend.to_owned();
         self.in_store(move |store| store.next_wkid(&backend)).await
     }
@@ -305,9 +306,9 @@ impl Keys {
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be written.
-    pub(crate) async fn set_next_wkid(&self, backend: &str, wkid: String) -> Result<(), StoreError> {
+    pub(crate) async fn set_next_wkid(&self, backend: &str, wkid: Wkid) -> Result<(), StoreError> {
         let backend = backend.to_owned();
-        self.in_store(move |store| store.set_next_wkid(&backend, &wkid)).await
+        self.in_store(move |store| store.set_next_wkid(&backend, wkid)).await
     }
 
     /// Records the master key of a backend. The backend has no next master key any more.
@@ -318,11 +319,11 @@ impl Keys {
     pub(crate) async fn set_wkid(
         &self,
         backend: &str,
-        wkid: String,
+        wkid: Wkid,
         store_key: Option<Vec<u8>>,
     ) -> Result<(), StoreError> {
         let backend = backend.to_owned();
-        self.in_store(move |store| store.set_wkid(&backend, &wkid, store_key.as_deref())).await
+        self.in_store(move |store| store.set_wkid(&backend, wkid, store_key.as_deref())).await
     }
 
     /// The store key as the embedded unit has wrapped it; `None` if no unit has.
@@ -398,8 +399,8 @@ fn settle(unit: &Unit, before: &[&Key], now: Result<Option<Key>, StoreError>) {
             unit.retire(was().filter(|blob| !usable.contains(blob)));
             unit.reinstate(usable);
         }
-        // The change may have happened or not: the private keys are forgotten now, and may come
-        // back.
+        // The change may have happened or not. The unit forgets the private keys now, and may load
+        // them again.
         Err(_) => {
             unit.retire(was());
             unit.reinstate(was());

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_record_is_read_as_it_was_written() {
         let mut key = Key { revision: 9, state: State::Disabled, ..key("shop") };
         key.versions[0].next_blob = Some(vec![9]);
         key.versions[0].certificates = vec![vec![1], vec![2, 3]];

@@ -48,7 +48,7 @@ fn keys(dir: &tempfile::TempDir, cached: usize) -> Keys {
 }
 
 #[tokio::test]
-async fn a_change_is_seen_by_whoever_asks_afterwards() {
+async fn a_change_is_visible_after_it_was_answered() {
     let dir = tempfile::tempdir().unwrap();
     let keys = keys(&dir, 2);
     let label = "shop".parse().unwrap();
@@ -64,7 +64,7 @@ async fn a_change_is_seen_by_whoever_asks_afterwards() {
 }
 
 #[tokio::test]
-async fn a_change_counts_even_if_nobody_waits_for_it() {
+async fn a_change_is_complete_even_if_its_task_was_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let keys = keys(&dir, 2);
     let label = "shop".parse().unwrap();
@@ -73,7 +73,7 @@ async fn a_change_counts_even_if_nobody_waits_for_it() {
     let change = keys.put(Key { state: State::Disabled, ..(*stored).clone() });
     tokio::select! {
         biased;
-        // Begins, and is dropped before it ends.
+        // The change begins, and its task is dropped before the end.
         done = change => panic!("done at once: {}", done.is_ok()),
         () = core::future::ready(()) => {}
     }
@@ -87,7 +87,7 @@ async fn a_change_counts_even_if_nobody_waits_for_it() {
 }
 
 #[tokio::test]
-async fn a_change_meets_another_change_and_runs_again() {
+async fn a_change_that_another_change_overtook_runs_again() {
     let dir = tempfile::tempdir().unwrap();
     let keys = Arc::new(keys(&dir, 2));
     let label: Label = "shop".parse().unwrap();

@@ -9,7 +9,7 @@ use keyward_proto::Label;
 use super::{Key, KeyStore, State, record};
 use crate::store::StoreError;
 
-/// An urgent change that holds in memory, whatever the store says.
+/// Urgent change that holds in memory, even if the store has another state.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Unwritten {
     Deleted,
@@ -31,12 +31,13 @@ impl KeyStore {
     /// a key that does not exist yet.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] or [`StoreError::Changed`] if somebody else was faster.
+    /// [`StoreError::Exists`] or [`StoreError::Changed`] if another task was faster.
     /// [`StoreError::NotDurable`] if the key is disabled in memory only.
     pub(crate) fn put(&self, key: Key) -> Result<Key, StoreError> {
         let label = key.label.clone();
         if self.unwritten().get(&label) == Some(&Unwritten::Deleted) && key.revision == 0 {
-            // Another key of this name: the end of the first key is written first.
+            // A new key with the label of a deleted key: the deletion of the old key is written
+            // first.
             self.urgently(&label, Some(Unwritten::Deleted), || self.delete_key(&label))?;
         }
         let disables = !key.state.may_sign()

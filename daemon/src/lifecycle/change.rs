@@ -1,4 +1,4 @@
-//! Changes of keys that make no private key.
+//! Changes of the properties of keys, and deletion of keys.
 
 use std::sync::Arc;
 

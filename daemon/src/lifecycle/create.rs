@@ -1,4 +1,4 @@
-//! New keys: generated, imported from a file, adopted from somebody else.
+//! New keys: generated, imported from a file, or adopted from another program.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(crate) struct KeySpec {
 /// Generates a key in a unit.
 ///
 /// # Errors
-/// [`Error`] says why the key cannot have these properties, or why the unit has made none.
+/// [`Error`] says why the key cannot have these properties, or why the unit has made no key.
 pub(crate) async fn generate(
     daemon: &Daemon,
     actor: Actor,
@@ -47,7 +47,7 @@ pub(crate) async fn generate(
 /// Imports the private key in a file. The file is dropped as soon as the unit has wrapped the key.
 ///
 /// # Errors
-/// [`Error`] says what the file is instead, or why the key cannot have these properties.
+/// [`Error`] says why the file is not a private key, or why the key cannot have these properties.
 pub(crate) async fn import(
     daemon: &Daemon,
     actor: Actor,
@@ -64,7 +64,7 @@ pub(crate) async fn import(
     Ok(key)
 }
 
-/// Adopts a blob that a unit has wrapped for somebody else. `public` is the public key as
+/// Adopts a blob that a unit has wrapped for another program. `public` is the public key as
 /// SubjectPublicKeyInfo in DER, or in the form of the unit.
 ///
 /// # Errors
@@ -86,7 +86,7 @@ pub(crate) async fn adopt(
     if Header::read(&blob).is_some_and(|header| header.extractable()) {
         tracing::warn!(
             key = spec.label.as_str(),
-            "the key that is adopted can be taken out of its unit: CKA_EXTRACTABLE is true"
+            "the adopted key can be extracted from its unit: CKA_EXTRACTABLE is true"
         );
     }
     let made = placement.backend.adopt(blob, public, &spec.uses).await?;
@@ -101,7 +101,7 @@ async fn check_master_key(daemon: &Daemon, placement: &Placement<'_>, blob: &[u8
     let backend = placement.backend.name();
     let (Some(keys), Some(header)) = (placement.wkid, Header::read(blob)) else { return Ok(()) };
     let blob = header.wkid();
-    if blob == keys || daemon.keys.next_wkid(backend).await? == Some(blob.to_string()) {
+    if blob == keys || daemon.keys.next_wkid(backend).await? == Some(blob) {
         return Ok(());
     }
     Err(Error::OtherMasterKey { backend: backend.into(), blob, keys })
@@ -122,7 +122,7 @@ async fn add(
     placement: &Placement<'_>,
     made: &NewKey,
 ) -> Result<Arc<Key>, Error> {
-    placement.settle(daemon, made).await?;
+    placement.record_master_key(daemon, made).await?;
     let key = versions::first(spec.label, spec.uses, placement.backend.name(), made);
     Ok(daemon.keys.put(key).await?)
 }

@@ -1,4 +1,4 @@
-//! Reasons why a use case was refused or has failed.
+//! Reasons why an operation was refused or has failed.
 
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::Wkid;
@@ -10,7 +10,7 @@ use crate::ground::master_key::MasterKeyError;
 use crate::keys::StoreError;
 use crate::keys::certificates::InvalidChain;
 
-/// Reason why a use case was refused or has failed.
+/// Reason why an operation was refused or has failed.
 #[derive(Debug, Error)]
 pub(crate) enum Error {
     /// The unit refused the operation, or was not available.
@@ -18,7 +18,7 @@ pub(crate) enum Error {
     Backend(#[from] BackendError),
     /// The backend is in the configuration file, but not in use yet.
     #[error(
-        "the backend {name} is in the configuration, and takes effect with a restart of the daemon; until then there are {known}"
+        "the backend {name} is in the configuration file, and takes effect after a restart of the daemon; the backends in use are {known}"
     )]
     BackendAfterRestart { name: String, known: String },
     /// The backend of the key is not configured any more.
@@ -31,11 +31,11 @@ pub(crate) enum Error {
     #[error(transparent)]
     Chain(#[from] InvalidChain),
     /// The certificate of the key is in the file, but after another certificate.
-    #[error("the certificate of key {label} is number {number} in the file, and has to come first")]
+    #[error("the certificate of key {label} is number {number} in the file, and must come first")]
     CertificateNotFirst { label: Label, number: usize },
     /// The first certificate is for another public key.
     #[error(
-        "no version of key {0} has the public key of the first certificate in the file; have one issued for it: keyward csr {0}"
+        "no version of key {0} has the public key of the first certificate in the file; request a certificate for the key: keyward csr {0}"
     )]
     CertificateOfOtherKey(Label),
     /// A disabled key was asked to sign.
@@ -43,20 +43,20 @@ pub(crate) enum Error {
     Disabled(Label),
     /// The unit does not let the key do what the uses need.
     #[error(
-        "the unit of backend {backend} does not let the key {verb}, which was settled when it was made; make another one with {with}"
+        "the attributes of the key at the unit of backend {backend} do not allow it to {verb}, and cannot be changed; make another key with {with}"
     )]
     Incapable { backend: String, verb: &'static str, with: &'static str },
     /// The key has as many versions as a key can have.
-    #[error("key {label} has {most} versions, and cannot have more; make another key")]
+    #[error("key {label} has {most} versions, the maximum; make another key")]
     ManyVersions { label: Label, most: usize },
     /// The version has no certificate. `certified` are the numbers of the versions that have one.
-    #[error("version {number} of key {label} has no certificate; {}", of_others(certified))]
+    #[error("version {number} of key {label} has no certificate; {}", other_versions(certified))]
     NoCertificate { label: Label, number: u32, certified: Vec<u32> },
     /// No other master key is configured for the embedded unit.
     #[error(
-        "no other master key than {0} is configured; name the file of the new one as next-master-key in section [embedded] of the configuration, and reload the daemon"
+        "no next master key is configured, only {0}; name the file of the new master key as next-master-key in section [embedded] of the configuration, and reload the daemon"
     )]
-    NoNextMasterKey(String),
+    NoNextMasterKey(Wkid),
     /// The key has no such version.
     #[error("key {label} has no version {number}")]
     NoVersion { label: Label, number: u32 },
@@ -64,31 +64,31 @@ pub(crate) enum Error {
     #[error(
         "no unit of backend {backend} is healthy, so it is not known whether a unit has the new master key {wkid}"
     )]
-    NoUnit { backend: String, wkid: String },
-    /// Only backends with units elsewhere take blobs of others.
-    #[error("blobs are adopted by backends over GREP11; name one with --backend")]
+    NoUnit { backend: String, wkid: Wkid },
+    /// Only remote backends adopt blobs of other programs.
+    #[error("only backends over GREP11 adopt blobs; name such a backend with --backend")]
     NotAdoptable,
     /// The bytes are not a certificate request for the key.
     #[error(
-        "what is to be signed is no CertificationRequestInfo for the public key of key {label} version {number}"
+        "the bytes to sign are no CertificationRequestInfo for the public key of key {label} version {number}"
     )]
     NotARequest { label: Label, number: u32 },
     /// The uses of the key do not admit certificate requests.
     #[error(
-        "the uses of key {label} are {}, without csr; allow it first: {}",
+        "the uses of key {label} are {}, without csr; add csr first: {}",
         uses.iter().map(|one| one.name()).collect::<Vec<_>>().join(", "),
         set_uses_command(label.as_str(), &[&**uses, &[Use::Csr]].concat())
     )]
     NotForRequests { label: Label, uses: Vec<Use> },
     /// No unit generates keys of the type of the key.
     #[error(
-        "no key of the type of key {0} can be made; import one: keyward key import {0} --new-version --in FILE"
+        "units do not generate keys of the type of key {0}; import a new version: keyward key import {0} --new-version --in FILE"
     )]
     NotGenerated(Label),
     /// Keys of the backend are not wrapped by the next master key.
     #[error(
-        "not wrapped by the new master key: {}; have that done by a unit that has the old one: keyward key rewrap --backend {backend}",
-        first_of(labels)
+        "keys that are not wrapped by the new master key: {}; while a unit has the old master key, run: keyward key rewrap --backend {backend}",
+        abbreviated(labels)
     )]
     NotRewrapped { backend: String, labels: Vec<Label> },
     /// The next master key cannot be read.
@@ -96,23 +96,25 @@ pub(crate) enum Error {
     NextMasterKey(#[from] MasterKeyError),
     /// The file names the master key that the keys have already.
     #[error(
-        "the keys have the master key of next-master-key, {0}, already; name its file as master-key, and take next-master-key out of the configuration"
+        "the keys are already wrapped by the master key of next-master-key, {0}; name its file as master-key, and remove next-master-key from the configuration"
     )]
-    NextMasterKeyInForce(String),
+    NextMasterKeyInForce(Wkid),
     /// No key and no unit has another master key.
     #[error(
-        "nothing is wrapped by another master key than {wkid}, and no unit has one; begin with: keyward key rewrap --backend {backend}"
+        "no key and no unit has another master key than {wkid}; first run: keyward key rewrap --backend {backend}"
     )]
-    NothingRewrapped { backend: String, wkid: String },
+    NothingRewrapped { backend: String, wkid: Wkid },
     /// The blob to adopt is wrapped by another master key than the keys of the backend.
     #[error("the blob is wrapped by master key {blob}, the keys of backend {backend} by {keys}")]
     OtherMasterKey { backend: String, blob: Wkid, keys: Wkid },
     /// Units have another master key than the new one.
-    #[error("units do not have the new master key {wkid}: {units}; put it in force there first")]
-    OtherMasterKeyAtUnits { wkid: String, units: String },
+    #[error(
+        "units do not have the new master key {wkid}: {units}; put the new master key in force at these units first"
+    )]
+    OtherMasterKeyAtUnits { wkid: Wkid, units: String },
     /// A key does not work with its next blob.
     #[error(
-        "key {label} does not sign with what the new master key has wrapped, so the old is kept: {reason}"
+        "key {label} does not work with the blob that the new master key wraps, so the old master key stays in force: {reason}"
     )]
     Proof {
         label: Label,
@@ -120,19 +122,19 @@ pub(crate) enum Error {
         reason: BackendError,
     },
     /// The task that was to prove a key has ended early.
-    #[error("a proof was given up; run it again")]
+    #[error("the proof of a key ended early; run the command again")]
     ProofGivenUp,
-    /// The private key in the file is that of a version.
-    #[error("the key in the file is version {number} of key {label} already")]
+    /// A version of the key has the private key in the file already.
+    #[error("the key in the file is already version {number} of key {label}")]
     SameKey { label: Label, number: u32 },
     /// None of several backends was named.
     #[error(
-        "there are several backends; set default-backend in keyward.toml, or name one with --backend: {0}"
+        "there are several backends; set default-backend in keyward.toml, or name a backend with --backend: {0}"
     )]
     SeveralBackends(String),
     /// An RSA key would decrypt and sign, and that was not accepted.
     #[error(
-        "one key for both rsa-key-exchange and {0} is less safe than two; take two, or accept that with --sign-and-decrypt"
+        "one key for both rsa-key-exchange and {0} is less safe than two keys; make two keys, or accept the risk with --sign-and-decrypt"
     )]
     SignsAndDecrypts(Use),
     /// The store refused the change, or could not be read or written.
@@ -140,33 +142,33 @@ pub(crate) enum Error {
     Store(#[from] StoreError),
     /// The store was altered, so keys of the backend may not be listed.
     #[error(
-        "the key store was altered, and keys that nobody can list may be left behind; see keyward key list, then: keyward key repair"
+        "the key store was altered, and keys that cannot be listed would keep the old master key; see keyward key list, then run: keyward key repair"
     )]
     StoreAltered,
     /// The embedded unit already has two master keys.
     #[error(
         "the daemon cannot take a third master key, {next}: restart it, with the file of {old} as master-key"
     )]
-    ThirdMasterKey { next: Wkid, old: String },
+    ThirdMasterKey { next: Wkid, old: Wkid },
     /// There is no backend of this name. `known` is empty where the names do not help.
     #[error("there is no backend {name:?}{}", if known.is_empty() { String::new() } else { format!("; there are {known}") })]
     UnknownBackend { name: String, known: String },
     /// A key of this type cannot decrypt.
-    #[error("a key of type {0} has no use in rsa-key-exchange")]
+    #[error("a key of type {0} cannot be used for rsa-key-exchange")]
     UselessDecryption(KeyType),
 }
 
-/// The other versions of a key that have certificates, with the option that names one.
-fn of_others(certified: &[u32]) -> String {
+/// Other versions of the key with certificates, and the option that names a version.
+fn other_versions(certified: &[u32]) -> String {
     if certified.is_empty() {
-        return "nor has any other".into();
+        return "no other version has a certificate".into();
     }
     let numbers: Vec<_> = certified.iter().map(u32::to_string).collect();
-    format!("name one that has with --version: {}", numbers.join(", "))
+    format!("name a version that has a certificate with --version: {}", numbers.join(", "))
 }
 
 /// The first labels, and how many more there are.
-fn first_of(labels: &[Label]) -> String {
+fn abbreviated(labels: &[Label]) -> String {
     let first: Vec<_> = labels.iter().take(SHOWN).map(Label::as_str).collect();
     let more = match labels.len().saturating_sub(SHOWN) {
         0 => String::new(),

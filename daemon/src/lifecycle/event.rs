@@ -1,10 +1,11 @@
-//! Events: what an actor has done to a key, or to the key store.
+//! Events: acts of an actor on a key, or on the key store.
 
 use keyward_proto::{Label, Scheme, Use};
+use keyward_unit::Wkid;
 
 use crate::keys::{Key, Repaired};
 
-/// Somebody who asks for a use case.
+/// Actor who asks for an operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Actor {
     /// A process on the administrators' socket, as the kernel describes it.
@@ -12,7 +13,7 @@ pub(crate) enum Actor {
         /// Effective user id at the time the process connected.
         uid: u32,
         /// Process id.
-        #[expect(dead_code, reason = "no line of the log has it; the audit trail is to have it")]
+        #[expect(dead_code, reason = "no log line has the process id; the audit trail will have it")]
         pid: i32,
     },
 }
@@ -46,7 +47,7 @@ pub(super) enum Act<'a> {
     /// `wkid` is the new master key, `keys` the number of keys that it wraps.
     FinishRewrap {
         backend: &'a str,
-        wkid: &'a str,
+        wkid: Wkid,
         keys: u64,
     },
     Generate(&'a Key),
@@ -76,7 +77,7 @@ impl Event<'_> {
             Act::Delete => tracing::info!(key, uid, "key deleted"),
             Act::Detach => tracing::info!(key, version, uid, "certificate detached"),
             Act::FinishRewrap { backend, wkid, keys } => {
-                tracing::info!(backend, wkid, keys, uid, "keys have another master key");
+                tracing::info!(backend, %wkid, keys, uid, "keys have another master key");
             }
             Act::Generate(made) => {
                 tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, "key generated");

@@ -1,8 +1,8 @@
-//! The use cases of keys: one function each, for every entrance to the daemon.
+//! Operations on keys: one function each, for every interface of the daemon.
 //!
-//! A use case takes the running daemon, the [`Actor`] who asks, and a typed request. It returns
-//! values of the domain, or an [`Error`]. The caller has checked that the actor may ask. Each
-//! change makes one [`event::Event`]. No other module writes keys.
+//! An operation takes the running daemon, the [`Actor`] who asks, and a typed request. The
+//! operation returns keys and other values of the daemon, or an [`Error`]. The caller has checked
+//! that the actor may ask. Each change makes one [`event::Event`]. No other module writes keys.
 
 mod certificates;
 mod change;

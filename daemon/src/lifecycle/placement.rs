@@ -25,29 +25,24 @@ impl<'a> Placement<'a> {
     pub(super) async fn of(daemon: &'a Daemon, name: Option<&str>) -> Result<Self, Error> {
         let backend = chosen(daemon, name)?;
         backend.usable().map_err(|unusable| BackendError::from(unusable.clone()))?;
-        let read = async || -> Result<Option<Wkid>, StoreError> {
-            let wkid = daemon.keys.wkid(backend.name()).await?;
-            Ok(wkid.and_then(|wkid| wkid.parse().ok()))
-        };
         let other = backend.master_key_lock().read().await;
-        if let Some(wkid) = read().await? {
+        if let Some(wkid) = daemon.keys.wkid(backend.name()).await? {
             return Ok(Self { backend, wkid: Some(wkid), _locked: other });
         }
         drop(other);
-        // The first key settles the master key. Another caller waits here until that key is stored.
+        // The first key decides the master key. Another caller waits here until the first key is
+        // stored.
         let first = backend.master_key_lock().write().await;
-        Ok(Self { backend, wkid: read().await?, _locked: first.downgrade() })
+        Ok(Self { backend, wkid: daemon.keys.wkid(backend.name()).await?, _locked: first.downgrade() })
     }
 
-    /// Notes the master key of the first key of the backend, before that key is stored.
+    /// Records the master key of the first key of the backend, before that key is stored.
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be written.
-    pub(super) async fn settle(&self, daemon: &Daemon, made: &NewKey) -> Result<(), StoreError> {
+    pub(super) async fn record_master_key(&self, daemon: &Daemon, made: &NewKey) -> Result<(), StoreError> {
         match (self.wkid, Header::read(&made.blob)) {
-            (None, Some(header)) => {
-                daemon.keys.set_wkid(self.backend.name(), header.wkid().to_string(), None).await
-            }
+            (None, Some(header)) => daemon.keys.set_wkid(self.backend.name(), header.wkid(), None).await,
             _ => Ok(()),
         }
     }

@@ -17,8 +17,8 @@ pub(crate) async fn backup(daemon: &Daemon, actor: Actor) -> Result<(File, u64),
     Ok((file, keys))
 }
 
-/// Makes the altered lists of the index of the key store anew. Disables the keys of these lists,
-/// and removes those whose records were altered.
+/// Rebuilds the altered lists of the index of the key store. Disables the keys of these lists, and
+/// removes keys whose records were altered.
 ///
 /// # Errors
 /// [`Error::Store`] if the store cannot be read or written.

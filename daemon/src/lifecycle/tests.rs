@@ -25,7 +25,7 @@ async fn daemon(state_dir: &Path, next_master_key: Option<&Path>) -> (Arc<Daemon
     let backends = Backends::new(vec![Backend::embedded(Ok(unit)).unwrap()]);
     let store = unlocked(state_dir);
     let daemon = Arc::new(Daemon::new(config, Vec::new(), false, store, backends));
-    daemon.keys.set_wkid(EMBEDDED, wkid.to_string(), None).await.unwrap();
+    daemon.keys.set_wkid(EMBEDDED, wkid, None).await.unwrap();
     (daemon, wkid)
 }
 
@@ -77,7 +77,7 @@ async fn rotation_adds_a_version_and_keeps_the_old_one() {
 }
 
 #[tokio::test]
-async fn rewrapped_keys_are_put_under_the_next_master_key() {
+async fn after_a_rewrap_the_next_master_key_is_put_in_force() {
     let dir = tempfile::tempdir().unwrap();
     let next = MasterKey::generate().unwrap();
     let file = dir.path().join("next");
@@ -101,7 +101,7 @@ async fn rewrapped_keys_are_put_under_the_next_master_key() {
     assert_eq!(rewrap(&daemon, EMBEDDED, None).await.unwrap().wrapped, 1);
 
     let finished = finish_rewrap(&daemon, ACTOR, EMBEDDED).await.unwrap();
-    assert_eq!((finished.wkid, finished.keys), (next.wkid().to_string(), 1));
+    assert_eq!((finished.wkid, finished.keys), (next.wkid(), 1));
     assert_ne!(old, next.wkid());
     let settled = daemon.keys.get(&label()).await.unwrap().unwrap();
     assert_eq!(settled.versions.len(), 3);
@@ -113,11 +113,11 @@ async fn rewrapped_keys_are_put_under_the_next_master_key() {
         assert_eq!(keyward_unit::Header::read(&version.blob).unwrap().wkid(), next.wkid());
         assert!(version.next_blob.is_none());
     }
-    assert_eq!(daemon.keys.wkid(EMBEDDED).await.unwrap(), Some(next.wkid().to_string()));
+    assert_eq!(daemon.keys.wkid(EMBEDDED).await.unwrap(), Some(next.wkid()));
 }
 
 #[tokio::test]
-async fn only_what_names_the_key_is_signed_as_a_request() {
+async fn only_requests_for_the_key_are_signed() {
     let dir = tempfile::tempdir().unwrap();
     let (daemon, _) = daemon(dir.path(), None).await;
     generated(&daemon).await;

@@ -1,4 +1,4 @@
-//! Uses that a key can have: what its type, its safety and its unit allow.
+//! Uses that a key can have: its type, its safety and its unit must allow them.
 
 use keyward_proto::{KeyType, Use};
 use keyward_unit::Header;
@@ -44,7 +44,7 @@ pub(super) fn check_abilities(uses: &[Use], backend: &str, version: &Version) ->
     let Some(header) = Header::read(&version.blob).filter(|_| backend != EMBEDDED) else { return Ok(()) };
     let needed = Abilities::needed_for(uses);
     let (verb, with) = match (needed.signs && !header.signs(), needed.decrypts && !header.decrypts()) {
-        (true, _) => ("sign", "the use that is wanted"),
+        (true, _) => ("sign", "the new use"),
         (_, true) => ("decrypt", "rsa-key-exchange"),
         (false, false) => return Ok(()),
     };

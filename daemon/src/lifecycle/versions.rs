@@ -1,4 +1,4 @@
-//! Versions of keys: the first one, and those that take its place.
+//! Versions of keys: the first version, and versions that replace it as the current version.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use crate::keys::{Key, State, StoreError, Version};
 /// Generates a new version of a key, which becomes the current version.
 ///
 /// # Errors
-/// [`Error`] says why the key cannot have another version, or why the unit has made none.
+/// [`Error`] says why the key cannot have another version, or why the unit has made no key.
 pub(crate) async fn rotate(daemon: &Daemon, actor: Actor, label: &Label) -> Result<Arc<Key>, Error> {
     let key = daemon.keys.get(label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
     let key_type = key.version(0).map(|version| version.key_type);
@@ -33,7 +33,7 @@ pub(crate) async fn rotate(daemon: &Daemon, actor: Actor, label: &Label) -> Resu
 /// Imports the private key in a file as the current version of a key, which keeps its uses.
 ///
 /// # Errors
-/// [`Error`] says what the file is instead, or why the key cannot have this version.
+/// [`Error`] says why the file is not a private key, or why the key cannot have this version.
 pub(crate) async fn import_version(
     daemon: &Daemon,
     actor: Actor,
@@ -72,7 +72,7 @@ pub(super) fn first(label: Label, uses: Vec<Use>, backend: &str, made: &NewKey) 
 async fn add(daemon: &Daemon, key: &Key, made: &NewKey) -> Result<Arc<Key>, Error> {
     let blob = |key: &Key| key.versions.first().map(|version| version.blob.clone());
     let add = |now: &mut Key| {
-        // With other uses, the unit would have made another kind of key.
+        // With other uses, the key would have other attributes at the unit.
         if now.uses != key.uses || blob(now) != blob(key) {
             return Err(StoreError::Changed(key.label.clone()).into());
         }

@@ -258,7 +258,7 @@ impl Fixture {
 async fn shared(dir: &Path) -> Shared {
     let (unit, store) = (unit(), unlocked(dir));
     put_unreadable(&store, &label(UNREADABLE));
-    let wkid = unit.wkid().to_string();
+    let wkid = unit.wkid();
     let backends = Backends::new(vec![Backend::embedded(Ok(unit)).unwrap()]);
     let daemon = Arc::new(Daemon::new(Config::default(), Vec::new(), false, store, backends));
     daemon.keys.set_wkid(EMBEDDED, wkid, None).await.unwrap();

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_use_that_is_lacking_admits_the_message() {
+    fn the_advised_use_admits_the_message() {
         let refusals = [Refusal::UseRefused, Refusal::UseNotGranted];
         for act in Purpose::ALL.into_iter().map(Act::Sign).chain([Act::DecryptPremaster]) {
             let purpose = match act {
@@ -119,7 +119,7 @@ mod tests {
 
     /// The table of the uses, row by row.
     #[test]
-    fn uses_admit_what_they_say() {
+    fn each_use_admits_the_purposes_of_the_table() {
         use Purpose::*;
         for (one, admitted) in [
             (Use::TlsServer, &[Tls13ServerCertificateVerify, Tls12ServerKeyExchange][..]),

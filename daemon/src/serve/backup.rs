@@ -76,7 +76,7 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
         keys: 0,
         unwrapped: 0,
         remote: BTreeMap::new(),
-        master_key: store.wkid(EMBEDDED).map_err(wrong)?,
+        master_key: store.wkid(EMBEDDED).map_err(wrong)?.map(|wkid| wkid.to_string()),
         made: store.created().map_err(wrong)?,
     };
     let mut after: Option<String> = None;

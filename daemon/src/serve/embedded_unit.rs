@@ -43,7 +43,7 @@ pub(crate) fn open(
         });
         return Ok(key?.and_then(|key| with_next(key, told(next))));
     };
-    let is_needed = |key: &MasterKey| key.wkid().to_string() == needed;
+    let is_needed = |key: &MasterKey| key.wkid() == needed;
     let why = match key {
         Ok(Some(key)) if is_needed(&key) => return Ok(with_next(key, told(next))),
         Ok(key) => Ok(key),

@@ -271,9 +271,7 @@ fn open_backends(options: &Options, config: &Config, store: &KeyStore) -> Result
     let mut backends = Vec::new();
     if let Some(unit) = unit {
         match &unit {
-            Ok(unit) if store.wkid(EMBEDDED)?.is_none() => {
-                store.set_wkid(EMBEDDED, &unit.wkid().to_string(), None)?
-            }
+            Ok(unit) if store.wkid(EMBEDDED)?.is_none() => store.set_wkid(EMBEDDED, unit.wkid(), None)?,
             Ok(_) => {}
             Err(unusable) => tracing::error!("{unusable}"),
         }

@@ -57,7 +57,7 @@ pub(crate) fn unlock(
             (Some(_), _) if store.is_new()? => StoreKey::generate().ok_or(StoreKeyError::NoRandomness)?,
             (Some(_), _) => return Err(StoreKeyError::NotNamed(store.path().to_owned())),
             (None, Some(wkid)) if wrapped.is_some() => {
-                return Err(StoreKeyError::NoMasterKey(store.path().to_owned(), wkid));
+                return Err(StoreKeyError::NoMasterKey(store.path().to_owned(), wkid.to_string()));
             }
             (None, _) if store.is_new()? => return Err(StoreKeyError::NotConfigured),
             (None, _) => return Err(StoreKeyError::NotNamed(store.path().to_owned())),
@@ -157,7 +157,7 @@ mod tests {
         let open = || KeyStore::open(dir.path()).unwrap();
         let store = open();
         unlock(&store, Some(&mine), None).unwrap();
-        store.set_wkid(EMBEDDED, &mine.wkid().to_string(), None).unwrap();
+        store.set_wkid(EMBEDDED, mine.wkid(), None).unwrap();
         store.put(key("shop")).unwrap();
         drop(store);
         let error = unlock(&open(), Some(&other), None).unwrap_err().to_string();
@@ -189,7 +189,7 @@ mod tests {
         assert!(both.accept(new()));
         let wkid = both.other_wkid().unwrap();
         let wrapped = both.rewrap_store_key(&store.wrapped_key().unwrap().unwrap(), wkid).unwrap();
-        store.set_wkid(EMBEDDED, &wkid.to_string(), Some(&wrapped)).unwrap();
+        store.set_wkid(EMBEDDED, wkid, Some(&wrapped)).unwrap();
         drop(store);
 
         let store = KeyStore::open(dir.path()).unwrap();

@@ -16,14 +16,14 @@ pub(crate) struct Alterations {
     pub(crate) nameless: usize,
 }
 
-/// A summary of [`Alterations`] for the admin interface.
+/// Summary of [`Alterations`] for the admin interface.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Altered {
-    /// Number of keys whose record is another one or is gone.
+    /// Number of keys whose record was altered or is gone.
     pub(crate) count: usize,
     /// The first labels of these keys.
     pub(crate) first: Vec<String>,
-    /// Number of lists of the index that are other ones. A key of such a list can be gone without
+    /// Number of lists of the index that were altered. A key of such a list can be gone without
     /// another trace.
     #[serde(default)]
     pub(crate) lists: usize,
@@ -41,7 +41,7 @@ impl Altered {
     /// A sentence that says which parts were altered, and advice; `None` if nothing was altered.
     pub(crate) fn problem(&self) -> Option<(String, &'static str)> {
         let more = if self.count > self.first.len() { ", ..." } else { "" };
-        let told = [
+        let problems = [
             (self.count > 0).then(|| {
                 format!(
                     "the records of {} keys in the key store were altered, are old copies, or are gone: {}{more}",
@@ -51,16 +51,16 @@ impl Altered {
             }),
             (self.lists > 0).then(|| {
                 format!(
-                    "{} lists of the index of the key store were altered: nothing tells which keys they had, and more keys than are listed may be gone",
+                    "{} lists of the index of the key store were altered: the keys in these lists are not known, and more keys than listed may be gone",
                     self.lists
                 )
             }),
             (self.nameless > 0)
                 .then(|| format!("{} records in the key store have names that no key can have", self.nameless)),
         ];
-        let told: Vec<_> = told.into_iter().flatten().collect();
+        let problems: Vec<_> = problems.into_iter().flatten().collect();
         let advice = if self.lists + self.nameless > 0 { INDEX_ADVICE } else { ALTERED_ADVICE };
-        (!told.is_empty()).then(|| (told.join("; "), advice))
+        (!problems.is_empty()).then(|| (problems.join("; "), advice))
     }
 }
 
@@ -77,5 +77,5 @@ impl From<&Alterations> for Altered {
 
 /// Most labels in a summary.
 const SHOWN: usize = 5;
-const ALTERED_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or give each key up with: keyward key delete LABEL";
-const INDEX_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or have the lists made anew, which disables their keys, with: keyward key repair";
+const ALTERED_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or delete each key: keyward key delete LABEL";
+const INDEX_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or rebuild the lists, which disables their keys: keyward key repair";

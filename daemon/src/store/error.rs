@@ -15,11 +15,11 @@ use crate::ground::text::quoted;
 pub enum StoreError {
     /// The record is not the record that this daemon wrote last.
     #[error(
-        "the record of key {0} in the key store was altered, is an old copy, or is gone; restore the store from a backup, or give the key up with: keyward key delete {0}"
+        "the record of key {0} in the key store was altered, is an old copy, or is gone; restore the store from a backup, or delete the key: keyward key delete {0}"
     )]
     Altered(Label),
     /// The metadata are not the metadata that this daemon wrote last.
-    #[error("the key store {} was altered by something else than keyward, or is in part an old copy; restore it from a backup", .0.display())]
+    #[error("the key store {} was altered by a program other than keyward, or is in part an old copy; restore the store from a backup", .0.display())]
     AlteredStore(PathBuf),
     /// The key was changed since it was read.
     #[error("the key {0} was changed by someone else at the same time; try again")]
@@ -32,15 +32,15 @@ pub enum StoreError {
     Damaged(PathBuf),
     /// A key with this label exists already.
     #[error(
-        "there is a key {0} already; a new version of it: keyward key rotate {0}, or keyward key import {0} --new-version --in FILE"
+        "there is a key {0} already; for a new version of the key, run: keyward key rotate {0}, or: keyward key import {0} --new-version --in FILE"
     )]
     Exists(Label),
     /// Another version of Keyward wrote the store.
-    #[error("the key store {} has format {}, this version of keyward knows format {THIS_FORMAT}", .0.display(), .1)]
+    #[error("the key store {} has format {}, and this version of keyward reads format {THIS_FORMAT}", .0.display(), .1)]
     Format(PathBuf, String),
     /// The file has lost its name, or another file has the name.
     #[error(
-        "the key store {} is gone, or another file is in its place: nothing is written, for it would be lost; copy the keys out of the running daemon with keyward backup FILE, stop the daemon, and bring them back with keyward restore FILE", .0.display()
+        "the key store {} is gone, or another file is in its place: nothing is written, because changes would be lost; copy the keys from the running daemon with keyward backup FILE, stop the daemon, and restore the keys with keyward restore FILE", .0.display()
     )]
     Gone(PathBuf),
     /// Another process has the file open.
@@ -54,7 +54,7 @@ pub enum StoreError {
     Locked(PathBuf),
     /// A key is disabled or deleted in memory only, because the change could not be written.
     #[error(
-        "key {label} is {done} in the running daemon, and signs nothing; but a restart takes that back, for it could not be written: {reason}; the daemon tries again every 10 seconds, and says in its log when it is done"
+        "key {label} is {done} in the running daemon, and does not sign; but the change could not be written, and a restart undoes it: {reason}; the daemon tries to write the change every 10 seconds, and logs the success"
     )]
     NotDurable {
         /// Label of the key.
@@ -68,7 +68,7 @@ pub enum StoreError {
     #[error("the key store {} has the format of an older version of keyward", .0.display())]
     OldFormat(PathBuf),
     /// The store was made with another store key.
-    #[error("the key store {} was made with another store key; name that one, or restore the store that belongs to this one", .0.display())]
+    #[error("the key store {} was made with another store key; configure that store key, or restore the store that belongs to the configured store key", .0.display())]
     OtherStoreKey(PathBuf),
     /// Another user can change the file, or replace the file.
     #[error("refused the key store: {0}")]
@@ -79,7 +79,7 @@ pub enum StoreError {
     /// The list of the index that vouches for the record is not the list that this daemon wrote
     /// last.
     #[error(
-        "the list of the key store that vouches for key {0} was altered; restore the store from a backup, or have the list made anew with: keyward key repair"
+        "the list of the key store that vouches for key {0} was altered; restore the store from a backup, or rebuild the list: keyward key repair"
     )]
     Unlisted(Label),
 }
@@ -93,7 +93,7 @@ fn of_access(path: &Path, reason: &io::Error) -> String {
     let (user, group) = ownership::own_names();
     let path = quoted(path);
     format!(
-        "; it must be for user {user}, who runs this{}: as root, run: chown -h {user}:{group} {path}; chmod 600 {path}; a copy is restored, while the daemon is stopped, with: install -o {user} -g {group} -m 600 COPY {path}",
+        "; it must belong to user {user}, who runs this program{}: as root, run: chown -h {user}:{group} {path}; chmod 600 {path}; a copy is restored, while the daemon is stopped, with: install -o {user} -g {group} -m 600 COPY {path}",
         owner.unwrap_or_default()
     )
 }

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_list_is_read_as_it_was_written() {
         let mut list = List::new();
         for number in 0..20 {
             assert_eq!(decode(&encode(&list)).unwrap(), list);

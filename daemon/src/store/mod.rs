@@ -1,7 +1,7 @@
 //! The key store: a record for each label, and metadata. The store key authenticates both.
 //!
 //! The store does not know the meaning of a record. A record is a JSON object, and the store reads
-//! one member: `revision`. The room `keys` writes and reads the rest.
+//! one member: `revision`. The module `keys` writes and reads the rest.
 //!
 //! [`Store`] is the interface, and [`RedbStore`] implements the interface with one file. A store
 //! that several daemons share, such as etcd, would be another implementation.
@@ -51,8 +51,8 @@ pub(crate) use witness::Witness;
 /// A change is durable when the method returns `Ok`. The store is unchanged when the method returns
 /// an error, except for a fault in the middle of a commit: then the change may have happened.
 ///
-/// The store refuses a record that somebody else wrote, an old copy of a record, and the absence of
-/// a record that was not deleted.
+/// The store refuses a record that another program wrote, an old copy of a record, and the absence
+/// of a record that was not deleted.
 pub(crate) trait Store: Send + Sync {
     /// Path of the store, for messages and for the files beside the store.
     fn path(&self) -> &Path;
@@ -68,8 +68,8 @@ pub(crate) trait Store: Send + Sync {
     /// answers are not authenticated then.
     ///
     /// # Errors
-    /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if somebody else
-    /// has changed the metadata.
+    /// [`StoreError::OtherStoreKey`] for another key, [`StoreError::AlteredStore`] if another
+    /// program has changed the metadata.
     fn unlock(&self, key: &StoreKey, wrapped: Option<&[u8]>) -> Result<(), StoreError>;
 
     /// True until [`Self::unlock`] succeeds.

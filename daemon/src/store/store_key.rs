@@ -20,7 +20,7 @@ impl StoreKey {
         rand::fill(key.0.as_mut_slice()).ok().map(|()| key)
     }
 
-    /// A key from its bytes; `None` if there are not [`Self::LENGTH`] of them.
+    /// Key from its bytes; `None` unless there are [`Self::LENGTH`] bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut key = Self::zeros();
         (bytes.len() == Self::LENGTH).then(|| key.0.copy_from_slice(bytes))?;
@@ -131,7 +131,7 @@ fn mac(key: &hmac::Key, parts: &[&[u8]]) -> Mac {
         context.update(part);
     }
     let mut mac = Mac::default();
-    // SHA-256 gives 32 bytes as well.
+    // HMAC-SHA-256 gives 32 bytes.
     mac.iter_mut().zip(context.sign().as_ref()).for_each(|(byte, signed)| *byte = *signed);
     mac
 }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_derived_never_changes() {
+    fn derived_keys_never_change() {
         let seals = Seals::derive(&StoreKey::from_bytes(&[0x5a; 32]).unwrap());
         // HKDF as in RFC 5869, worked out apart from this code. Every store of every installation
         // is authenticated so.

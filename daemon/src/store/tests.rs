@@ -6,7 +6,7 @@ fn label(text: &str) -> Label {
     text.parse().unwrap()
 }
 
-/// A record as small as the store allows.
+/// The smallest record that the store accepts.
 fn record(revision: u64) -> Option<Vec<u8>> {
     Some(format!(r#"{{"revision":{revision}}}"#).into_bytes())
 }

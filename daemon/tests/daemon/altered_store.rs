@@ -1,16 +1,16 @@
-//! The key store after somebody else has written to the file: every alteration is found, and costs
-//! only the keys that were altered.
+//! The key store after another program has written to the file: the daemon finds every alteration,
+//! and refuses only the altered keys.
 
 use keyward_proto::Outcome;
 use redb::{Database, ReadableTable, Table, TableDefinition};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Daemon, certificate_verify, told};
+use crate::fixture::{Daemon, certificate_verify, failure_of};
 
 /// Write access to the file without the master key gives no signature.
 #[test]
-fn a_record_that_was_edited_is_refused_and_no_other() {
+fn an_edited_record_is_refused_and_no_other() {
     let mut daemon = Daemon::production(&[("*", "any")]);
     for label in ["sound", "edited", "swapped", "other", "gone"] {
         daemon.succeed(&["key", "generate", label, "--type", "p256"]);
@@ -32,7 +32,7 @@ fn a_record_that_was_edited_is_refused_and_no_other() {
         keys.remove("gone").unwrap();
     });
     daemon.start(&[]);
-    // Before anybody asks.
+    // The report comes before anybody asks for the key.
     assert!(daemon.log().contains("the records of 3 keys in the key store were altered"), "{}", daemon.log());
     assert!(
         daemon.log().contains("edited, gone, swapped; find out who wrote to the store"),
@@ -73,22 +73,19 @@ fn a_record_that_was_edited_is_refused_and_no_other() {
     let doctor = daemon.keyward(&["doctor", "--reference", reference.to_str().unwrap()]);
     let text = String::from_utf8(doctor.stdout).unwrap();
     assert!(!doctor.status.success() && text.contains("edited, gone, swapped"), "{text}");
-    assert!(
-        text.contains("restore it from a backup, or give each key up with: keyward key delete"),
-        "{text}"
-    );
+    assert!(text.contains("restore it from a backup, or delete each key: keyward key delete"), "{text}");
     assert!(text.contains("find out who wrote to the key store before anything else"), "{text}");
     assert!(!text.contains("generate or import"), "{text}");
-    // The message says so.
+    // The message names this.
     daemon.succeed(&["key", "delete", "edited"]);
     altered(2);
     daemon.succeed(&["key", "generate", "edited", "--type", "p256"]);
     assert_eq!(daemon.outcome("edited", &certificate_verify()), Outcome::Done);
 }
 
-/// Two edits in place leave nothing of the key that has its label.
+/// Two edits in place remove every trace of the label of the key.
 #[test]
-fn a_key_that_has_vanished_is_missed() {
+fn a_key_that_was_removed_is_reported() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
     for label in ["shop", "other"] {
         daemon.succeed(&["key", "generate", label, "--type", "p256"]);
@@ -111,7 +108,7 @@ fn a_key_that_has_vanished_is_missed() {
 
     for more in [&[][..], &["--json"]] {
         let listed = daemon.keyward(&[&["key", "list"], more].concat());
-        let (status, warning) = told(&listed);
+        let (status, warning) = failure_of(&listed);
         assert!(status == 65 && warning.contains(problem), "{status} {warning}");
         let text = String::from_utf8(listed.stdout).unwrap();
         assert!(text.contains("other") && !text.contains("shop"), "{text}");
@@ -129,7 +126,7 @@ fn a_key_that_has_vanished_is_missed() {
 
 /// The commands that `key list` names repair every alteration.
 #[test]
-fn each_command_that_is_advised_does_what_it_says() {
+fn each_advised_command_repairs_the_store() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
     type Alteration = fn(&Daemon);
     fn list(daemon: &Daemon) {
@@ -183,8 +180,8 @@ fn each_command_that_is_advised_does_what_it_says() {
             if listed.status.success() {
                 break;
             }
-            let (status, warnings) = told(&listed);
-            let command = warnings.lines().next().unwrap().rsplit_once("with: keyward ").unwrap().1;
+            let (status, warnings) = failure_of(&listed);
+            let command = warnings.lines().next().unwrap().rsplit_once(": keyward ").unwrap().1;
             assert!(status == 65 && commands < 3, "{what}: {warnings}");
             daemon.succeed(&command.split(' ').collect::<Vec<_>>());
             commands += 1;
@@ -217,7 +214,7 @@ fn an_old_copy_of_a_record_does_not_enable_a_key() {
 }
 
 #[test]
-fn a_store_of_development_is_none_of_production() {
+fn a_store_of_a_development_daemon_is_refused_in_production() {
     let mut daemon = Daemon::dev("");
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     daemon.end(Signal::TERM);
@@ -228,9 +225,9 @@ fn a_store_of_development_is_none_of_production() {
     drop(database);
     std::fs::copy(daemon.path("state/dev-master.key"), daemon.path("master.key")).unwrap();
     daemon.configure(&daemon.production_configuration(&[("*", "any")]));
-    let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+    let (status, line) = failure_of(&daemon.serve(&[]).output().unwrap());
     assert_eq!(status, 65, "{line}");
-    assert!(line.contains("keys.redb was altered by something else than keyward"), "{line}");
+    assert!(line.contains("keys.redb was altered by a program other than keyward"), "{line}");
 }
 
 /// The record in a row, which follows the MAC.
@@ -259,7 +256,7 @@ fn flip_a_bit_of_the_list_of(daemon: &Daemon, label: &str) {
         let mut index = transaction.open_table(INDEX).unwrap();
         let rows = index.iter().unwrap().map(Result::unwrap);
         let rows: Vec<_> = rows.map(|row| (row.0.value(), row.1.value().to_vec())).collect();
-        // Each label with its length before it; the root has none.
+        // Each label follows its length byte; the root has no labels.
         let entry = [&[label.len() as u8], label.as_bytes()].concat();
         let found = rows.into_iter().find(|row| row.1.windows(entry.len()).any(|part| part == entry));
         let (number, mut list) = found.unwrap();

@@ -1,4 +1,4 @@
-//! Messages that have the shape of a handshake and another meaning for another verifier.
+//! Messages that have the shape of a handshake, and another meaning for another verifier.
 
 use crate::messages::{SENTINEL, dhe, ecdhe, handshake, prime, randoms, transcript};
 
@@ -21,15 +21,15 @@ pub(crate) fn filled(start: &[u8], length: usize, filling: u8) -> Vec<u8> {
     [start, &vec![filling; length - start.len()]].concat()
 }
 
-/// A number that is no known prime, in the place of the prime.
+/// A number that is no known prime, instead of the prime.
 pub(crate) fn own_prime(length: usize) -> Vec<u8> {
     let mut prime = vec![0x33; length];
     prime[0] = 0xff;
     prime
 }
 
-/// A message of IKE_SA_INIT, the nonce of the other side, and prf(SK_p, ID) (RFC 7296, 2.15): laid
-/// round whatever stands before the last `free` bytes of a message, in a payload with a vendor id.
+/// A message of IKE_SA_INIT, the nonce of the other side, and prf(SK_p, ID) (RFC 7296, 2.15). A
+/// payload with a vendor id contains the bytes before the last `free` bytes of the message.
 pub(crate) fn ike_auth(identifiers: &[u8], flags: u8, message: &mut [u8], free: usize) {
     const VENDOR_ID: u8 = 43;
     let payload =
@@ -58,8 +58,8 @@ pub(crate) fn ike_auth(identifiers: &[u8], flags: u8, message: &mut [u8], free: 
     read_ike(message, nonce.len() + mac.len());
 }
 
-/// Reads it as a peer does: the header, then payloads up to the length that the header says, then
-/// nonce and MAC.
+/// Reads a message as a peer of IKE does: the header, then payloads up to the length in the header,
+/// then nonce and MAC.
 pub(crate) fn read_ike(message: &[u8], behind: usize) {
     let length = u32::from_be_bytes(message[24..28].try_into().unwrap()) as usize;
     assert_eq!((message[17], message[18], &message[20..24]), (0x20, 34, &[0; 4][..]));
@@ -80,8 +80,8 @@ pub(crate) fn ike_gateway(prime: &[u8], y: usize) -> Vec<u8> {
     message
 }
 
-/// In the shape of a client: the random of its ClientHello stands where IKE has version, exchange
-/// and message id.
+/// A message in the shape of a client: the random of the ClientHello has the version, exchange and
+/// message id of IKE.
 pub(crate) fn ike_initiator() -> Vec<u8> {
     let mut message = transcript([0; 32], &[9; 256]);
     let start = [&message[..8], &[0; 8]].concat();
@@ -89,8 +89,8 @@ pub(crate) fn ike_initiator() -> Vec<u8> {
     message
 }
 
-/// A program for Linux that ends with status 42: its header stands in the randoms, the rest in the
-/// public value.
+/// A program for Linux that ends with status 42. The randoms have the header, and the public value
+/// has the rest.
 pub(crate) fn elf(prime: &[u8], y: usize) -> Vec<u8> {
     let at = 64 + 2 + prime.len() + 3 + 2;
     let total = (at + y) as u64;
@@ -111,14 +111,14 @@ pub(crate) fn elf(prime: &[u8], y: usize) -> Vec<u8> {
     dhe(&header, prime, &[2], &filled(&program, y, 0x90))
 }
 
-/// A script for the shell of `length` bytes, in which the prime is a text that is not read.
+/// A shell script whose prime is a text that the shell does not execute.
 pub(crate) fn script(prime: &[u8], y: usize) -> Vec<u8> {
     let value = filled(b"\nPRIME\necho owned\nexit 0\n", y, b'#');
     dhe(&filled(b"#!/bin/sh\n: <<'PRIME'\n", 64, b'#'), prime, &[2], &value)
 }
 
-/// A script in the public value, with the zeros between that shells pass over. The prime is a text
-/// that is not read.
+/// A script in the public value, with zeros between the characters, which shells skip. The prime is
+/// a text that the shell does not execute.
 pub(crate) fn zeros_in_script(prime: &[u8]) -> Vec<u8> {
     let script = b"echo owned by $(id -un)\nfor i in 1 2 3; do echo $i; done; exit 0\n";
     let script: Vec<u8> = script.chunks(6).flat_map(|part| [part, &[0]].concat()).collect();
@@ -126,8 +126,8 @@ pub(crate) fn zeros_in_script(prime: &[u8]) -> Vec<u8> {
     dhe(&filled(b"\n:<<\\\xa5\n", 64, 0xa5), prime, &[2], &value)
 }
 
-/// A program for Python 3.11: the sentinel and the parameters of X448 are instructions that are not
-/// reached, and all 124 bytes are the code object.
+/// A program for Python 3.11. All 124 bytes are the code object. The sentinel and the parameters of
+/// X448 are instructions that are never executed.
 pub(crate) fn python() -> Vec<u8> {
     let header = b"\xa7\r\r\n\0\0\0\0\0\0\0\0\0\0\0\0c\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0s\x1c";
     let randoms = [&filled(header, 56, 0)[..], SENTINEL].concat();
@@ -140,7 +140,7 @@ pub(crate) fn old_cpio() -> Vec<u8> {
     over_x25519(&[&words.map(u16::to_le_bytes).concat()[..], b"xa\0\0id;w\n"].concat(), b"")
 }
 
-/// An archive in the public value, behind bytes that GNU cpio skips.
+/// An archive in the public value, after bytes that GNU cpio skips.
 pub(crate) fn cpio(prime: &[u8]) -> Vec<u8> {
     dhe(&[0xa5; 64], prime, &[2], &filled(&[b"\x01", &cpio_archive()[..]].concat(), prime.len(), 0xa5))
 }
@@ -169,7 +169,7 @@ pub(crate) fn tar_header(start: &[u8], fields: &[(usize, &[u8])]) -> Vec<u8> {
     header
 }
 
-/// A link, in the one block of 512 bytes that lies in the value.
+/// A link, in the only block of 512 bytes inside the value.
 pub(crate) fn tar_in_value(prime: &[u8]) -> Vec<u8> {
     let mut message = dhe(&[0xa5; 64], prime, &[2], &vec![0x5a; prime.len()]);
     let header = tar_header(b"evil", &[(124, b"00000000000\0"), (156, b"2/etc/shadow")]);
@@ -182,11 +182,11 @@ pub(crate) fn client_with(ticket: &[u8]) -> Vec<u8> {
     let length = |of: usize| (of as u16).to_be_bytes();
     let start = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0xc0, 0x2f, 1, 0]].concat();
     let extension = [&length(ticket.len() + 4)[..], &[0, 35], &length(ticket.len()), ticket].concat();
-    // Behind the hello that has no extensions.
+    // After the end of the hello without extensions.
     [handshake(1, &[start, extension].concat()), transcript([7; 32], &[9; 256]).split_off(45)].concat()
 }
 
-/// The whole archive in the hello: its start is the name of a member, the ticket has the rest.
+/// The whole archive in the hello. The start is the name of a member, and the ticket has the rest.
 pub(crate) fn tar_of_client() -> Vec<u8> {
     let member = tar_header(b"usr/bin/evil", &[(124, b"00000000003\0"), (156, b"0")]);
     let archive = [&[0; 512][..], &member, &filled(b"id\n", 512 + 1024, 0)].concat();
@@ -195,7 +195,7 @@ pub(crate) fn tar_of_client() -> Vec<u8> {
     client_with(&[&header[51..], &archive[512..]].concat())
 }
 
-/// A program for macOS, Windows or Java, or whatever else begins like this.
+/// A program for macOS, Windows or Java, or another file that begins with these bytes.
 pub(crate) fn begins(start: &[u8], prime: &[u8]) -> Vec<u8> {
     dhe(&filled(start, 64, 0x11), prime, &[2], &vec![0x55; prime.len()])
 }
@@ -225,8 +225,8 @@ pub(crate) fn zip(prime: &[u8], behind: &[u8]) -> Vec<u8> {
     dhe(&[0x11; 64], prime, &[2], &y)
 }
 
-/// A token for readers that skip bytes outside of base64 and take JSON in UTF-16, as PyJWT does:
-/// the parameters of X448 stand in a string of the claims.
+/// A token for readers that skip bytes outside base64 and accept JSON in UTF-16, such as PyJWT. The
+/// parameters of X448 are in a string of the claims.
 pub(crate) fn lenient_jwt() -> Vec<u8> {
     let start = b"\x01eyJhbGciOiJFUzI1NiJ9.ewAiAGkAIgA6ADAALAAiAHgAIgA6ACIAzz";
     let mut randoms = [0; 64];

@@ -1,4 +1,4 @@
-//! Copies of a key store: made while keys change, checked with the master key, and brought back.
+//! Copies of a key store: made while keys change, checked with the master key, and restored.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -10,10 +10,10 @@ use keyward_proto::Outcome;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, told};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, has_root};
 
 #[test]
-fn a_copy_that_is_made_while_keys_change_is_whole() {
+fn a_copy_that_is_made_while_keys_change_is_complete() {
     let daemon = Daemon::production(&[("*", "tls-server")]);
     daemon.succeed(&["key", "generate", "shop", "--type", "rsa2048"]);
     daemon.succeed(&["key", "generate", "other", "--type", "p256"]);
@@ -40,7 +40,7 @@ fn a_copy_that_is_made_while_keys_change_is_whole() {
         }
         ended.store(true, Ordering::Relaxed);
     });
-    // Nothing is overwritten.
+    // No file is overwritten.
     let copy = daemon.path("copy-0").display().to_string();
     let before = fs::read(&copy).unwrap();
     let (status, line) = daemon.fail(&["backup", &copy]);
@@ -49,7 +49,7 @@ fn a_copy_that_is_made_while_keys_change_is_whole() {
 }
 
 #[test]
-fn a_copy_that_does_not_belong_to_the_master_key_or_is_not_sound_is_told() {
+fn a_copy_for_another_master_key_or_a_damaged_copy_is_reported() {
     let daemon = Daemon::production(&[("*", "tls-server")]);
     for number in 0..20 {
         let wanted = format!(r#"{{"label":"key-{number}","type":"p256","uses":[]}}"#);
@@ -57,7 +57,7 @@ fn a_copy_that_does_not_belong_to_the_master_key_or_is_not_sound_is_told() {
     }
     let copy = daemon.path("my copy").display().to_string();
     let text = daemon.succeed(&["backup", &copy]);
-    // The command that is named runs as it stands there, with the configuration of this daemon.
+    // The command in the message runs exactly as printed, with the configuration of this daemon.
     let command = text.trim_end().rsplit_once("the key opens the copy: ").unwrap().1;
     let script = format!("{command} --config \"$0\"");
     let path = std::path::Path::new(PROGRAM).parent().unwrap();
@@ -72,27 +72,27 @@ fn a_copy_that_does_not_belong_to_the_master_key_or_is_not_sound_is_told() {
 
     daemon.new_key("other.key");
     let other = daemon.path("other.key").display().to_string();
-    let (status, line) = told(&check(&daemon, &copy, &["--master-key", &other]));
+    let (status, line) = failure_of(&check(&daemon, &copy, &["--master-key", &other]));
     assert!(status == 78 && line.contains("do not belong together"), "{status} {line}");
     let whole = fs::read(&copy).unwrap();
     let damaged = |name: &str, bytes: &[u8]| {
         let path = daemon.path(name);
         fs::write(&path, bytes).unwrap();
-        let checked = told(&check(&daemon, path.to_str().unwrap(), &[]));
+        let checked = failure_of(&check(&daemon, path.to_str().unwrap(), &[]));
         assert_eq!(checked.0, 65, "{name}: {}", checked.1);
         assert!(checked.1.contains(name) && !checked.1.contains("panicked"), "{}", checked.1);
     };
     damaged("empty", b"");
     damaged("text", b"no key store");
     damaged("half", &whole[..whole.len() / 2]);
-    // Each part of a record that is found in the clear.
+    // Each part of the record that is in the clear in the copy.
     let label = whole.windows(6).position(|part| part == b"key-12").unwrap();
     for offset in [0, 40, 200] {
         let mut altered = whole.clone();
         altered[label + offset] ^= 1;
         damaged(&format!("altered-{offset}"), &altered);
     }
-    let (status, _) = told(&check(&daemon, "/no/such/copy", &[]));
+    let (status, _) = failure_of(&check(&daemon, "/no/such/copy", &[]));
     assert_eq!(status, 66);
 }
 
@@ -102,19 +102,19 @@ fn a_copy_is_restored_where_there_is_no_store() {
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let copy = daemon.path("copy").display().to_string();
     daemon.succeed(&["backup", &copy]);
-    let (status, line) = told(&restore(&daemon, &copy));
+    let (status, line) = failure_of(&restore(&daemon, &copy));
     assert!(status == 69 && line.contains("the daemon runs"), "{status} {line}");
     daemon.end(Signal::TERM);
-    let (status, line) = told(&restore(&daemon, &copy));
+    let (status, line) = failure_of(&restore(&daemon, &copy));
     assert!(status == 73 && line.contains("there is a key store already"), "{status} {line}");
-    // The command of the message puts it aside, and then there is room.
+    // The command in the message moves the store away, and then the restore works.
     let command = line.trim_end().rsplit_once("put it aside: ").unwrap().1;
     assert!(Command::new("sh").args(["-c", command]).status().unwrap().success());
     assert!(restore(&daemon, &copy).status.success());
     daemon.start(&[]);
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
 
-    // The file is lost under the daemon, which can still give a copy.
+    // The file of a running daemon is deleted, and the daemon can still make a copy.
     fs::remove_file(daemon.path("state/keys.redb")).unwrap();
     let copy = daemon.path("second").display().to_string();
     daemon.succeed(&["backup", &copy]);
@@ -125,14 +125,14 @@ fn a_copy_is_restored_where_there_is_no_store() {
     assert_eq!(daemon.http("GET", "/ready", "").unwrap().0, 200);
     daemon.end(Signal::TERM);
 
-    // A machine that has nothing yet.
+    // A machine without a key store.
     fs::remove_dir_all(daemon.path("state")).unwrap();
     for junk in ["", "no key store"] {
         fs::write(daemon.path("junk"), junk).unwrap();
-        let (status, line) = told(&restore(&daemon, daemon.path("junk").to_str().unwrap()));
+        let (status, line) = failure_of(&restore(&daemon, daemon.path("junk").to_str().unwrap()));
         assert!(status == 65 && !daemon.path("state/keys.redb").exists(), "{status} {line}");
     }
-    // A copy that can be read once, as one that is decrypted on the way.
+    // A copy that can be read only once, such as the output of a program that decrypts it.
     let script = "\"$0\" restore <(cat \"$1\") --state-dir \"$2\" --runtime-dir \"$3\"";
     let mut bash = Command::new("bash");
     bash.args(["-c", script, PROGRAM, &copy]).arg(daemon.path("state")).arg(daemon.path("run"));
@@ -142,7 +142,7 @@ fn a_copy_is_restored_where_there_is_no_store() {
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
 }
 
-/// Root restores what the user of the daemon must be able to open.
+/// Root restores a store that the user of the daemon must be able to open.
 #[test]
 fn a_copy_that_root_restores_is_for_the_user_of_the_daemon() {
     if !has_root() {
@@ -155,8 +155,8 @@ fn a_copy_that_root_restores_is_for_the_user_of_the_daemon() {
     daemon.end(Signal::TERM);
     fs::remove_file(daemon.path("state/keys.redb")).unwrap();
     std::os::unix::fs::chown(daemon.path("state"), Some(7003), Some(7003)).unwrap();
-    // Into what belongs to anybody else root writes nothing.
-    let (status, line) = told(&restore(&daemon, &copy));
+    // Root does not write into a directory of another user.
+    let (status, line) = failure_of(&restore(&daemon, &copy));
     assert!(status == 73 && line.contains("belongs to user id 7003"), "{status} {line}");
     let script =
         "mount -t tmpfs none /etc && echo keyward:x:7003:7003::/:/bin/false >/etc/passwd && exec \"$@\"";
@@ -169,7 +169,7 @@ fn a_copy_that_root_restores_is_for_the_user_of_the_daemon() {
     assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (7003, 7003, 0o600));
 }
 
-/// The store of remote units opens with a key of its own.
+/// The store of remote units has a store key in a file.
 #[test]
 fn a_copy_of_a_store_of_remote_keys_is_checked_with_its_store_key() {
     let mut daemon = Daemon::prepare("");
@@ -184,7 +184,7 @@ fn a_copy_of_a_store_of_remote_keys_is_checked_with_its_store_key() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     daemon.new_key("other.key");
     daemon.configure(&store.replace("store.key", "other.key"));
-    let (status, line) = told(&check(&daemon, &copy, &[]));
+    let (status, line) = failure_of(&check(&daemon, &copy, &[]));
     assert!(status == 78 && line.contains("another store key"), "{status} {line}");
 }
 

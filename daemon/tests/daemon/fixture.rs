@@ -75,7 +75,7 @@ impl Daemon {
         fs::write(self.path("keyward.toml"), text).unwrap();
     }
 
-    /// The command that starts it.
+    /// Command that starts the daemon.
     pub(crate) fn serve(&self, more: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("serve").arg("--config").arg(self.path("keyward.toml"));
@@ -84,7 +84,7 @@ impl Daemon {
         command
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&mut self, more: &[&str]) {
         self.start_as(&mut self.serve(more));
     }
@@ -96,13 +96,14 @@ impl Daemon {
         self.await_ready();
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the daemon reports that it is ready.
     pub(crate) fn await_ready(&self) {
         let mut message = [0; 1024];
         loop {
             let length = match self.notify.recv(&mut message) {
                 Ok(length) => length,
-                // As when the processes of a machine are stopped and go on (signal(7)).
+                // A machine that stops and continues its processes interrupts the call, too
+                // (signal(7)).
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => panic!("not ready, {error}:\n{}", self.log()),
             };
@@ -112,12 +113,12 @@ impl Daemon {
         }
     }
 
-    /// Waits until its log has these words.
+    /// Waits until the log of the daemon has these words.
     pub(crate) fn await_log(&self, words: &str) {
         self.await_log_times(words, 1);
     }
 
-    /// Waits until its log has these words so many times.
+    /// Waits until the log of the daemon has these words `times` times.
     pub(crate) fn await_log_times(&self, words: &str, times: usize) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.log().matches(words).count() < times {
@@ -160,26 +161,27 @@ impl Daemon {
         command.output().unwrap()
     }
 
-    /// Runs a command that succeeds; returns what it prints.
+    /// Runs a command that succeeds. Returns the output.
     pub(crate) fn succeed(&self, words: &[&str]) -> String {
         let output = self.keyward(words);
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs a command that fails; returns its status and its line.
+    /// Runs a command that fails. Returns the status and the line of the error.
     pub(crate) fn fail(&self, words: &[&str]) -> (i32, String) {
-        told(&self.keyward(words))
+        failure_of(&self.keyward(words))
     }
 
-    /// A request to the administrators' socket; returns the status and the body.
+    /// Sends a request to the administrators' socket. Returns the status and the body.
     pub(crate) fn http(&self, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
         let mut stream = UnixStream::connect(self.path("run/admin.sock"))?;
         let length = body.len();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nhost: k\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
         );
-        // A body that is too long is refused before it is there; then writing fails, or reading behind the answer.
+        // The daemon refuses a body that is too long before all of it is sent. Then writing fails,
+        // or reading after the answer.
         let _ = stream.write_all(request.as_bytes());
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer);
@@ -207,7 +209,7 @@ impl Daemon {
         outcome(self.sign(label, message))
     }
 
-    /// How often the thread of a processor has waited for something to do.
+    /// Number of times that the thread of a processor has waited for work.
     pub(crate) fn switches(&self, processor: u32) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero())).unwrap();
         let status = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap());
@@ -236,8 +238,8 @@ impl Drop for Daemon {
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_keyward");
 
-/// The status and the line of a program that failed.
-pub(crate) fn told(output: &Output) -> (i32, String) {
+/// Status and error line of a program that failed.
+pub(crate) fn failure_of(output: &Output) -> (i32, String) {
     assert!(!output.status.success());
     let line = String::from_utf8(output.stderr.clone()).unwrap();
     (output.status.code().unwrap(), line)
@@ -255,7 +257,7 @@ pub(crate) fn label_of(text: &str) -> Label {
     text.parse().unwrap()
 }
 
-/// What a server signs in TLS 1.3.
+/// Message that a server signs in TLS 1.3.
 pub(crate) fn certificate_verify() -> Vec<u8> {
     [&[b' '; 64][..], b"TLS 1.3, server CertificateVerify", &[0], &[7; 32]].concat()
 }
@@ -272,7 +274,7 @@ pub(crate) fn receive(stream: &mut UnixStream) -> Response {
     frame::decode(&body).unwrap()
 }
 
-/// Whether the daemon has closed a connection, without another word.
+/// True if the daemon has closed a connection without another answer.
 pub(crate) fn is_closed(stream: &mut UnixStream) -> bool {
     match stream.read(&mut [0]) {
         Ok(0) => true,
@@ -281,8 +283,8 @@ pub(crate) fn is_closed(stream: &mut UnixStream) -> bool {
     }
 }
 
-/// Whether the tests run as root, and so can play other users. If not, the test that asks is
-/// entered in `target/left-out`, which `make test` prints at its end.
+/// True if the tests run as root, and so can act as other users. Otherwise notes the calling test
+/// in `target/left-out`, which `make test` prints at its end.
 #[track_caller]
 pub(crate) fn has_root() -> bool {
     if rustix::process::geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! What peers may put on the wire.
+//! Frames of peers: valid, slow and malformed ones.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -44,9 +44,10 @@ fn requests_sent_together_are_answered_in_order() {
     sender.join().unwrap();
 }
 
-/// Nobody waits for more than a few of the slow requests of others, though there is always another one.
+/// A peer waits for a few slow requests of other peers only, even if there is always another slow
+/// request.
 #[test]
-fn slow_requests_one_after_the_other_leave_others_their_turn() {
+fn slow_requests_of_one_peer_do_not_delay_other_peers() {
     let daemon = Daemon::dev("");
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     daemon.succeed(&["key", "generate", "slow", "--type", "rsa4096", "--use", "any"]);
@@ -57,7 +58,7 @@ fn slow_requests_one_after_the_other_leave_others_their_turn() {
                 let mut stream = daemon.connect();
                 let mut request = sign_request(1, "slow");
                 if let Some(request::Body::Sign(sign)) = &mut request.body {
-                    // Longer than what the daemon reads at a time at first, and RSASSA-PSS with SHA-256.
+                    // Longer than the first read of the daemon, and RSASSA-PSS with SHA-256.
                     (sign.scheme, sign.input) = (0x0804, Some(sign::Input::Message(vec![7; 1500])));
                 }
                 while !stop.load(Ordering::Relaxed) {
@@ -101,7 +102,7 @@ fn a_frame_may_come_byte_by_byte_and_be_of_the_largest_size() {
 }
 
 #[test]
-fn garbage_ends_its_connection_and_no_other() {
+fn a_malformed_frame_closes_its_connection_and_no_other() {
     let daemon = Daemon::dev("[limits]\nrequest-timeout = \"300ms\"\n");
     let mut bystander = daemon.connect();
     let mut garbage = vec![
@@ -115,7 +116,7 @@ fn garbage_ends_its_connection_and_no_other() {
     for (number, bytes) in garbage.iter().enumerate() {
         let mut stream = daemon.connect();
         stream.write_all(bytes).unwrap();
-        // The last one stalls: its time runs out.
+        // The last connection sends a part of a frame, and reaches its time limit.
         assert!(is_closed(&mut stream), "garbage {number}");
     }
     let mut stream = daemon.connect();
@@ -133,7 +134,7 @@ fn garbage_ends_its_connection_and_no_other() {
 }
 
 #[test]
-fn what_came_before_garbage_is_answered() {
+fn requests_before_a_malformed_frame_are_answered() {
     let daemon = Daemon::dev("");
     let mut stream = daemon.connect();
     let together = [frame::encode(&status(1)).unwrap(), frame::encode(&status(2)).unwrap(), vec![0xff; 4]];
@@ -145,7 +146,7 @@ fn what_came_before_garbage_is_answered() {
 }
 
 #[test]
-fn requests_that_make_no_sense_are_answered() {
+fn requests_without_a_meaning_are_answered() {
     let daemon = Daemon::dev("");
     let mut stream = daemon.connect();
     let mut ask = |body| {
@@ -188,7 +189,7 @@ fn answers_wait_for_a_peer_that_reads_late() {
     let mut stream = daemon.connect();
     let mut writer = stream.try_clone().unwrap();
     let sender = std::thread::spawn(move || writer.write_all(&many));
-    // Meanwhile the daemon has more answers than the socket takes, and serves the others.
+    // Meanwhile the daemon has more answers than the socket accepts, and serves other peers.
     send(&mut daemon.connect(), &status(1));
     for _ in 0..20_000 {
         assert_eq!(receive(&mut stream).outcome(), Outcome::Done);
@@ -196,7 +197,7 @@ fn answers_wait_for_a_peer_that_reads_late() {
     sender.join().unwrap().unwrap();
 }
 
-/// Two requests for signatures that take their time, in one piece.
+/// Two requests for slow signatures, in one packet.
 fn two_slow_requests(daemon: &Daemon, deadline_ms: u32) -> Vec<u8> {
     daemon.succeed(&["key", "generate", "slow", "--type", "rsa4096"]);
     let slow = |id| {
@@ -217,14 +218,14 @@ fn a_request_that_waited_too_long_is_not_signed() {
     let mut stream = daemon.connect();
     stream.write_all(&both).unwrap();
     receive(&mut stream);
-    // The first took longer than both had.
+    // The first request took longer than the deadline of both.
     assert_eq!(receive(&mut stream).outcome(), Outcome::DeadlineExceeded);
     stream.write_all(&frame::encode(&sign_request(3, "slow")).unwrap()).unwrap();
     assert_eq!(receive(&mut stream).outcome(), Outcome::NotSupported, "another scheme than the key's");
 }
 
 #[test]
-fn what_has_arrived_is_answered_before_the_end() {
+fn requests_that_were_received_are_answered_before_the_daemon_ends() {
     let mut daemon = Daemon::dev("");
     let both = two_slow_requests(&daemon, 0);
     let mut stream = daemon.connect();
@@ -252,8 +253,8 @@ fn a_connection_is_served_on_the_processor_of_its_peer() {
     let allowed = rustix::thread::sched_getaffinity(None).unwrap();
     let processors = (0..1024).filter(|processor| allowed.is_set(*processor));
     let processors: Vec<_> = processors.map(|processor| u32::try_from(processor).unwrap()).collect();
-    // The daemon is ready when it listens, which may be before each of its threads runs and has its name: one that has
-    // answered has both.
+    // The daemon is ready when it listens. A thread may start and get its name later, but it has
+    // both after its first answer.
     for processor in &processors {
         ask(*processor, 3);
     }
@@ -263,10 +264,11 @@ fn a_connection_is_served_on_the_processor_of_its_peer() {
             || processors.iter().filter(|there| *there != here).map(|there| daemon.switches(*there));
         let before: u64 = elsewhere().sum();
         ask(*here, 100);
-        // Its thread there may not have gone to sleep yet after the last round; requests would wake it a hundred times.
+        // The other thread may go to sleep only after the last round. Requests would wake it a
+        // hundred times.
         let more = elsewhere().sum::<u64>() - before;
         assert!(more < 10, "{more} wake-ups elsewhere while processor {here} asked");
     }
-    // One that is not there is no reason to go anywhere.
+    // A processor that does not exist changes nothing.
     ask(100_000, 10);
 }

@@ -1,5 +1,5 @@
-//! Which bytes of a message someone can choose who drives a server: all that a use promises, and no others. And that clients
-//! are not refused for their randoms.
+//! Bytes of a message that an attacker who controls a server can choose: exactly the bytes that the
+//! documentation of a use names. No real client is refused for its random.
 
 use keyward::policy::purpose::{Purpose, classify, other_format};
 use keyward_proto::Use;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::messages::{CURVES, SENTINEL, dhe, ecdhe, point, prime, randoms, tls13};
 
-/// A message, the use that admits it, and which of its bytes can be chosen.
+/// A message, the use that admits the message, and the bytes that can be chosen.
 struct Shape {
     name: String,
     admitted_by: Use,
@@ -26,7 +26,7 @@ impl Shape {
     }
 }
 
-/// Every shape of every use for handshakes whose bytes are bounded, as the table of uses has them.
+/// Every shape of every use for handshakes with bounded free bytes, as in the table of uses.
 fn shapes() -> Vec<Shape> {
     let mut shapes = Vec::new();
     for hash in [32, 48] {
@@ -41,7 +41,7 @@ fn shapes() -> Vec<Shape> {
     }
     for group in CURVES {
         let name = format!("group {group}");
-        // Of a point of the NIST curves x can be chosen with the y that belongs to it, and no byte by itself.
+        // For a point of a NIST curve, x determines y, so no single byte can be chosen.
         let public = match group {
             29 => 68..100,
             30 => 68..124,
@@ -62,7 +62,7 @@ fn shapes() -> Vec<Shape> {
 }
 
 #[test]
-fn no_byte_can_be_chosen_that_a_use_does_not_promise() {
+fn only_the_documented_bytes_of_a_use_can_be_chosen() {
     for shape in shapes() {
         let Shape { name, message, free, .. } = &shape;
         assert!(shape.is_admitted(message), "{name}");
@@ -76,7 +76,7 @@ fn no_byte_can_be_chosen_that_a_use_does_not_promise() {
         for at in 0..=message.len() {
             let (before, behind) = message.split_at(at);
             assert!(!shape.is_admitted(&[before, &[0x77], behind].concat()), "{name}: one more at {at}");
-            // In TLS 1.3 the hash of 48 bytes can be one of 32.
+            // In TLS 1.3 a hash of 48 bytes can become a hash of 32 bytes.
             let is_whole = behind.is_empty() || (message.starts_with(&[b' '; 64]) && at == 98 + 32);
             assert!(!shape.is_admitted(before) || is_whole, "{name}: cut at {at}");
             assert!(!shape.is_admitted(behind) || before.is_empty(), "{name}: without the first {at}");
@@ -85,7 +85,8 @@ fn no_byte_can_be_chosen_that_a_use_does_not_promise() {
 }
 
 proptest! {
-    /// Several bytes at once: a message is admitted with any free bytes, and never with another fixed byte.
+    /// Changes several bytes at once. A message is admitted with any free bytes, and never with
+    /// another fixed byte.
     #[test]
     fn only_free_bytes_differ(seed: u64, changes in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..20)) {
         let mut random = Random(seed);
@@ -104,13 +105,13 @@ proptest! {
     }
 }
 
-/// Made once: primes come from another program.
+/// The shapes, made once, since another program makes the primes.
 fn shapes_once() -> &'static [Shape] {
     static SHAPES: std::sync::OnceLock<Vec<Shape>> = std::sync::OnceLock::new();
     SHAPES.get_or_init(shapes)
 }
 
-/// SplitMix64: fast, and the same for the same seed.
+/// SplitMix64: a fast generator with the same numbers for the same seed.
 struct Random(u64);
 
 impl Random {
@@ -138,8 +139,8 @@ impl Random {
     }
 }
 
-/// How a client may make its random. The specification has 32 random bytes; some have a clock first (RFC 5246, 7.4.1.2), and
-/// what is small, old or in a test has worse.
+/// Kinds of randoms of clients. The specification has 32 random bytes. Some clients begin with a
+/// clock (RFC 5246, 7.4.1.2), and small, old and test clients have weaker randoms.
 const KINDS: [&str; 9] = [
     "uniform",
     "clock",
@@ -157,7 +158,8 @@ fn client_random(kind: &str, number: u64, random: &mut Random) -> [u8; 32] {
     random.fill(&mut bytes);
     match kind {
         "clock" => {
-            // Anywhere from 1970, where clocks without a battery begin, up to 2106; half of them in the first day.
+            // Any time from 1970, where clocks without a battery start, up to 2106; half of the
+            // times in the first day.
             let clock = match random.below(2) {
                 0 => random.below(86_400) as u32,
                 _ => random.next() as u32,
@@ -190,7 +192,8 @@ fn client_random(kind: &str, number: u64, random: &mut Random) -> [u8; 32] {
     bytes
 }
 
-/// At most one in a million, over messages of every group with points that real key exchanges had.
+/// At most one message in a million is refused, over messages of every group with points of real
+/// key exchanges.
 #[test]
 fn real_key_exchanges_are_not_refused() {
     let messages: u64 = if std::env::var_os("KEYWARD_SOAK").is_some() { 10_000_000 } else { 200_000 };
@@ -240,7 +243,7 @@ fn real_key_exchanges_are_not_refused() {
     }
     let sum: u64 = refused.values().sum();
     println!("{sum} of {messages} refused, seed {seed}: {refused:?}");
-    // A few messages say little of a rare thing. At one in two million, three of 200,000 are
-    // refused by chance in one run of 6,000; a rule that is wrong refuses more.
+    // A small sample says little about a rare event. At one in two million, three of 200,000
+    // messages are refused by chance in one run of 6,000. A wrong rule refuses more.
     assert!(sum <= (messages / 1_000_000).max(2), "{sum} of {messages}, seed {seed}: {refused:?}");
 }

@@ -31,9 +31,9 @@ fn a_key_is_made_shown_used_disabled_and_deleted() {
     assert_eq!(daemon.outcome("shop", &message), Outcome::UnknownKey);
 }
 
-/// Nobody can be asked where there is no terminal, and a key does not come back.
+/// A deleted key cannot be restored, and without a terminal nobody can confirm the deletion.
 #[test]
-fn a_key_that_signs_is_not_deleted_without_a_word() {
+fn a_key_that_signs_is_not_deleted_without_confirmation() {
     let daemon = Daemon::dev("");
     let exists = |label: &str| daemon.keyward(&["key", "show", label]).status.success();
     let generate = |label: &str| drop(daemon.succeed(&["key", "generate", label, "--type", "p256"]));
@@ -50,7 +50,7 @@ fn a_key_that_signs_is_not_deleted_without_a_word() {
     daemon.succeed(&["key", "delete", "mail"]);
     assert!(!exists("mail"));
 
-    // script(1) gives it a terminal.
+    // script(1) gives the command a terminal.
     let at_a_terminal = |more: &str, answer: &str| {
         let runtime_dir = daemon.path("run");
         let command = format!("{PROGRAM} key delete asked --runtime-dir {} {more}", runtime_dir.display());
@@ -98,7 +98,7 @@ fn the_uses_of_a_key_are_replaced() {
 
 /// A new version needs a certificate of its own before a server can have it.
 #[test]
-fn the_doctor_does_not_part_a_certificate_from_its_version() {
+fn the_doctor_keeps_a_certificate_with_its_version() {
     let daemon = Daemon::dev("");
     daemon.succeed(&["key", "generate", "shop", "--type", "p256", "--use", "tls-server", "--use", "csr"]);
     let path = |name: &str| daemon.path(name).to_str().unwrap().to_owned();
@@ -139,7 +139,7 @@ fn the_doctor_does_not_part_a_certificate_from_its_version() {
     fs::write(&reference, daemon.succeed(&["key", "reference", "shop"])).unwrap();
     assert_eq!(finding("reference", &["--cert", &second]).0, "ok");
 
-    // The key may have been disabled for a reason.
+    // The administrator who disabled the key may have had a reason.
     daemon.succeed(&["key", "disable", "shop"]);
     let (verdict, _, fix) = finding("reference", &[]);
     assert!(
@@ -267,7 +267,7 @@ fn lists_of_many_keys_come_in_pages() {
 }
 
 #[test]
-fn a_benchmark_leaves_no_key_behind() {
+fn a_benchmark_leaves_no_key_in_the_store() {
     let daemon = Daemon::dev("");
     let words = ["bench", "--seconds", "1", "--connections", "2", "--type", "p256", "--json"];
     let results: serde_json::Value = serde_json::from_str(&daemon.succeed(&words)).unwrap();
@@ -277,7 +277,7 @@ fn a_benchmark_leaves_no_key_behind() {
 }
 
 #[test]
-fn the_doctor_tells_what_is_wrong() {
+fn the_doctor_reports_each_problem() {
     let daemon = Daemon::dev("");
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let reference = daemon.path("shop.pem");

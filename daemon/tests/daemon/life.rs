@@ -1,4 +1,4 @@
-//! Starting, reloading and stopping.
+//! Start, reload and stop of the daemon.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -10,10 +10,10 @@ use keyward_proto::Outcome;
 use keyward_proto::message::{GetStatus, Request, request};
 use rustix::process::Signal;
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, is_closed, receive, send, told};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, has_root, is_closed, receive, send};
 
 #[test]
-fn sighup_takes_over_a_sound_configuration_and_no_other() {
+fn sighup_loads_a_valid_configuration_and_refuses_an_invalid_one() {
     let daemon = Daemon::production(&[]);
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let message = certificate_verify();
@@ -37,7 +37,7 @@ fn sighup_takes_over_a_sound_configuration_and_no_other() {
 }
 
 #[test]
-fn sigterm_ends_it_with_success_and_closes_connections() {
+fn sigterm_ends_the_daemon_with_success_and_closes_connections() {
     let mut daemon = Daemon::dev("");
     let mut stream = daemon.connect();
     send(
@@ -52,10 +52,10 @@ fn sigterm_ends_it_with_success_and_closes_connections() {
 }
 
 #[test]
-fn a_mistake_in_the_configuration_is_told_at_start() {
+fn a_mistake_in_the_configuration_is_reported_at_start() {
     let daemon = Daemon::prepare("[socket]\nconections = 7\n");
     for more in [&["--dev"][..], &["--check-config"]] {
-        let (status, line) = told(&daemon.serve(more).output().unwrap());
+        let (status, line) = failure_of(&daemon.serve(more).output().unwrap());
         assert_eq!(status, 78);
         assert!(line.contains("line 2") && line.contains("conections"), "{line}");
     }
@@ -71,7 +71,8 @@ fn check_config_prints_what_is_in_force() {
     assert!(text.contains("request-timeout = \"700ms\"") && text.contains("drain-timeout"), "{text}");
 }
 
-/// A token may come later than the daemon; who checks the configuration wants to know.
+/// A token may be missing at the start of the daemon, but the check of the configuration reports
+/// that.
 #[test]
 fn check_config_looks_for_secrets() {
     let unit = "[grep11.hsm]\nendpoints = [\"localhost:1\"]\nplaintext = true\nauth = \"token\"\n";
@@ -81,14 +82,14 @@ fn check_config_looks_for_secrets() {
     assert!(output.status.success() && warning.starts_with("keyward: warning: "), "{warning}");
     assert!(warning.contains("hsm") && warning.contains("/no/such/token"), "{warning}");
 
-    // Nor is a daemon without a master key of any use; but systemd may bring that.
+    // The check also reports a missing master key, which systemd may still provide.
     daemon.configure("");
     let output = daemon.serve(&["--check-config"]).output().unwrap();
     let warning = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && warning.contains("warning: no master key"), "{warning}");
     for file in ["/no/such/key", "/etc/passwd"] {
         daemon.configure(&format!("[embedded]\nmaster-key = {file:?}\n"));
-        let (status, line) = told(&daemon.serve(&["--check-config"]).output().unwrap());
+        let (status, line) = failure_of(&daemon.serve(&["--check-config"]).output().unwrap());
         assert!(status == 78 && line.contains(file), "{status} {line}");
     }
 }
@@ -96,7 +97,7 @@ fn check_config_looks_for_secrets() {
 #[test]
 fn one_daemon_for_each_directory() {
     let daemon = Daemon::dev("");
-    let (status, line) = told(&daemon.serve(&["--dev"]).output().unwrap());
+    let (status, line) = failure_of(&daemon.serve(&["--dev"]).output().unwrap());
     assert_eq!(status, 69);
     assert!(line.contains("in use") && line.contains("keys.redb"), "{line}");
 
@@ -104,14 +105,14 @@ fn one_daemon_for_each_directory() {
     let mut serve = Command::new(PROGRAM);
     serve.args(["serve", "--dev", "--config"]).arg(other.path("keyward.toml"));
     serve.arg("--state-dir").arg(other.path("state")).arg("--runtime-dir").arg(daemon.path("run"));
-    let (status, line) = told(&serve.output().unwrap());
+    let (status, line) = failure_of(&serve.output().unwrap());
     assert_eq!(status, 69);
     assert!(line.contains("another daemon answers there"), "{line}");
     daemon.client().status().unwrap();
 }
 
 #[test]
-fn directories_above_its_own_are_open_to_others() {
+fn directories_above_the_runtime_directory_are_open_to_others() {
     let mut daemon = Daemon::prepare("");
     let mut serve = Command::new(PROGRAM);
     serve.args(["serve", "--dev", "--config"]).arg(daemon.path("keyward.toml"));
@@ -133,13 +134,13 @@ fn a_state_directory_of_another_user_is_refused() {
     let daemon = Daemon::prepare("");
     fs::create_dir(daemon.path("state")).unwrap();
     std::os::unix::fs::chown(daemon.path("state"), Some(12345), None).unwrap();
-    let (status, line) = told(&daemon.serve(&["--dev"]).output().unwrap());
+    let (status, line) = failure_of(&daemon.serve(&["--dev"]).output().unwrap());
     assert_ne!(status, 0);
     assert!(line.contains("belongs to user id 12345"), "{line}");
 }
 
 #[test]
-fn the_sockets_of_a_dead_daemon_are_taken_over() {
+fn the_sockets_of_a_dead_daemon_are_bound_again() {
     let mut daemon = Daemon::dev("");
     daemon.end(Signal::KILL);
     assert!(daemon.path("run/keyward.sock").exists());
@@ -152,29 +153,29 @@ fn development_and_production_are_not_mixed() {
     let mut daemon = Daemon::dev("");
     assert!(daemon.log().contains("DEVELOPMENT MODE"));
     daemon.end(Signal::TERM);
-    let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+    let (status, line) = failure_of(&daemon.serve(&[]).output().unwrap());
     assert_eq!(status, 78);
     assert!(line.contains("was made with --dev"), "{line}");
 
     let mut daemon = Daemon::production(&[]);
     daemon.end(Signal::TERM);
-    let (status, line) = told(&daemon.serve(&["--dev"]).output().unwrap());
+    let (status, line) = failure_of(&daemon.serve(&["--dev"]).output().unwrap());
     assert_eq!(status, 78);
     assert!(line.contains("refused --dev"), "{line}");
 }
 
 #[test]
-fn without_a_master_key_it_says_how_to_make_one() {
+fn without_a_master_key_the_daemon_says_how_to_make_one() {
     let daemon = Daemon::prepare("");
     let mut serve = daemon.serve(&[]);
-    let (status, line) = told(&serve.env_remove("CREDENTIALS_DIRECTORY").output().unwrap());
+    let (status, line) = failure_of(&serve.env_remove("CREDENTIALS_DIRECTORY").output().unwrap());
     assert_eq!(status, 78);
     assert!(line.contains("openssl rand -hex 32"), "{line}");
 
     daemon.new_master_key();
     daemon.configure(&daemon.production_configuration(&[]));
     fs::set_permissions(daemon.path("master.key"), Permissions::from_mode(0o644)).unwrap();
-    let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+    let (status, line) = failure_of(&daemon.serve(&[]).output().unwrap());
     assert_eq!(status, 78);
     assert!(line.contains("chmod 600"), "{line}");
 }
@@ -205,8 +206,8 @@ fn extra_sockets_are_served() {
     }
 }
 
-/// Whoever cleans `/run` does not cut the daemon off for good, and those who are connected see
-/// nothing of it.
+/// A program that deletes files in `/run` does not make the daemon unreachable for good, and does
+/// not disturb open connections.
 #[test]
 fn sockets_that_were_deleted_are_bound_again() {
     let mut daemon = Daemon::prepare("");
@@ -246,13 +247,13 @@ fn sockets_that_were_deleted_are_bound_again() {
     assert!(daemon.end(Signal::TERM).success());
 }
 
-/// As sent by whoever takes it for a server that opens its logs again.
+/// Administrators send such signals to servers that reopen their logs.
 #[test]
 fn signals_without_a_meaning_are_ignored() {
     let mut daemon = Daemon::dev("");
     let mut stream = daemon.connect();
     daemon.signal(Signal::USR1);
-    // When it answers, the signal has been delivered.
+    // When the daemon answers, the signal has been delivered.
     daemon.client().status().unwrap();
     send(
         &mut stream,
@@ -262,10 +263,10 @@ fn signals_without_a_meaning_are_ignored() {
     assert!(daemon.end(Signal::TERM).success());
 }
 
-/// With SIGUSR2 it becomes the program that is there now, in the same process, with the same
-/// sockets: its own, extra and abstract ones.
+/// SIGUSR2 makes the daemon execute the program that is installed now, in the same process and with
+/// the same sockets: its own, extra and abstract sockets.
 #[test]
-fn the_daemon_goes_on_as_another_program() {
+fn the_daemon_continues_as_another_program() {
     let mut daemon = Daemon::prepare("");
     let program = daemon.path("keyward");
     fs::copy(PROGRAM, &program).unwrap();
@@ -282,14 +283,14 @@ fn the_daemon_goes_on_as_another_program() {
     let inodes = || files.each_ref().map(|path| fs::metadata(path).unwrap().ino());
     let before = inodes();
 
-    // One that would not start does not take its place.
+    // A program that would not start is not executed.
     daemon.configure("[limits]\nnothing = 1\n");
     daemon.signal(Signal::USR2);
     daemon.await_log("not upgraded, this program goes on");
     assert!(daemon.log().contains("nothing"), "{}", daemon.log());
     daemon.configure(&configuration);
 
-    // The package has put another file there, twice in a row.
+    // The package has replaced the file, twice.
     for round in 0..2 {
         let next = daemon.path("next");
         fs::copy(PROGRAM, &next).unwrap();
@@ -307,8 +308,8 @@ fn the_daemon_goes_on_as_another_program() {
         assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
         daemon.succeed(&["key", "list"]);
     }
-    // They are the daemon's still: one that is deleted comes back, also where that was before it
-    // became another program.
+    // The sockets still belong to the daemon: a deleted socket is bound again, even one that was
+    // deleted before the upgrade.
     for becomes in [false, true] {
         files.iter().for_each(|file| fs::remove_file(file).unwrap());
         if becomes {
@@ -324,7 +325,7 @@ fn the_daemon_goes_on_as_another_program() {
 }
 
 #[test]
-fn no_memory_of_the_daemon_is_for_others() {
+fn no_other_process_can_read_the_memory_of_the_daemon() {
     let daemon = Daemon::dev("");
     let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();

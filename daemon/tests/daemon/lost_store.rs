@@ -1,5 +1,5 @@
-//! A key store that is emptied, gone or replaced, and a disk without room: nothing that is
-//! acknowledged is lost, and what is lost is told.
+//! A key store that is empty, gone or replaced, and a full disk: no acknowledged change is lost,
+//! and the daemon reports each loss.
 
 use std::fs;
 use std::process::Command;
@@ -8,16 +8,16 @@ use keyward_proto::Outcome;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Daemon, certificate_verify, has_root, told};
+use crate::fixture::{Daemon, certificate_verify, failure_of, has_root};
 
 #[test]
-fn a_store_that_was_emptied_is_told_until_there_is_a_key() {
+fn an_empty_store_that_had_keys_is_reported_until_there_is_a_key() {
     for how in ["emptied", "removed"] {
         let mut daemon = Daemon::production(&[("*", "tls-server")]);
         daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
         let units: Value = serde_json::from_str(&daemon.succeed(&["unit", "list", "--json"])).unwrap();
         let wkid = units[0]["wkid"].as_str().unwrap().to_owned();
-        // One that has no key any more, since the last was deleted, is no loss.
+        // A store whose last key was deleted is not a lost store.
         daemon.succeed(&["key", "generate", "other", "--type", "p256"]);
         daemon.succeed(&["key", "delete", "other", "--yes"]);
         daemon.end(Signal::TERM);
@@ -27,39 +27,36 @@ fn a_store_that_was_emptied_is_told_until_there_is_a_key() {
             "emptied" => fs::write(&store, "").unwrap(),
             _ => fs::remove_file(&store).unwrap(),
         }
-        // At each start, not the first alone.
+        // At each start, not only at the first.
         for _ in 0..2 {
             let before = daemon.log().len();
             daemon.start(&[]);
             let log = daemon.log()[before..].to_owned();
-            assert!(
-                log.contains("has no key, and the one that was there before it had some"),
-                "{how}: {log}"
-            );
+            assert!(log.contains("has no key, and the store that was there before had keys"), "{how}: {log}");
             assert!(log.contains(&wkid) && log.contains("keyward restore FILE"), "{log}");
             let (status, ready) = daemon.http("GET", "/ready", "").unwrap();
-            assert!(status == 503 && ready.contains("had some"), "{status} {ready}");
+            assert!(status == 503 && ready.contains("before had keys"), "{status} {ready}");
             let (_, metrics) = daemon.http("GET", "/metrics", "").unwrap();
             assert!(metrics.contains("\nkeyward_keys 0\n"), "{metrics}");
             let doctor = daemon.keyward(&["doctor", "--json"]);
             let findings: Vec<Value> = serde_json::from_slice(&doctor.stdout).unwrap();
-            let told = |finding: &&Value| finding.to_string().contains("had some");
+            let told = |finding: &&Value| finding.to_string().contains("before had keys");
             assert_eq!(findings.iter().find(told).unwrap()["verdict"], "fail");
             daemon.end(Signal::TERM);
         }
-        // Nor is anybody told to make another master key.
+        // The daemon does not advise to make another master key.
         let key = fs::read(daemon.path("master.key")).unwrap();
         fs::remove_file(daemon.path("master.key")).unwrap();
         fs::remove_file(&store).unwrap();
         for more in [&[][..], &["--check-config"]] {
-            let (status, line) = told(&daemon.serve(more).output().unwrap());
+            let (status, line) = failure_of(&daemon.serve(more).output().unwrap());
             assert!(status == 78 && line.contains("cannot read the master key"), "{status} {line}");
             assert!(!line.contains("openssl rand"), "{line}");
         }
         daemon.new_master_key();
         fs::write(daemon.path("master.key"), key).unwrap();
         if how == "emptied" {
-            // Brought back, it is as it was.
+            // After the store is restored, all keys are there.
             fs::write(&store, &kept).unwrap();
             daemon.start(&[]);
             assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
@@ -71,7 +68,7 @@ fn a_store_that_was_emptied_is_told_until_there_is_a_key() {
         daemon.end(Signal::TERM);
         let before = daemon.log().len();
         daemon.start(&[]);
-        assert!(!daemon.log()[before..].contains("had some"), "{}", daemon.log());
+        assert!(!daemon.log()[before..].contains("before had keys"), "{}", daemon.log());
     }
 }
 
@@ -85,10 +82,10 @@ fn a_daemon_whose_last_key_was_deleted_is_ready() {
     assert_eq!(daemon.http("GET", "/ready", "").unwrap(), (200, "ready\n".into()));
 }
 
-/// The name of the file is gone, or belongs to another one: what the daemon wrote would be lost
-/// with the daemon.
+/// The name of the file is gone, or names another file: changes of the daemon would be lost when
+/// the daemon ends.
 #[test]
-fn nothing_is_written_to_a_store_that_is_gone() {
+fn no_change_is_written_to_a_store_that_is_gone() {
     for how in ["removed", "replaced"] {
         let mut daemon = Daemon::dev("");
         for label in ["shop", "stays"] {
@@ -105,19 +102,19 @@ fn nothing_is_written_to_a_store_that_is_gone() {
         assert!(line.contains("keyward backup FILE") && line.contains("keyward restore FILE"), "{line}");
         let (status, ready) = daemon.http("GET", "/ready", "").unwrap();
         assert!(status == 503 && ready.contains("is gone"), "{status} {ready}");
-        // What needs no disk goes on: signatures, and the end of a key.
+        // Signatures and disabling a key work without the disk.
         assert_eq!(daemon.outcome("stays", &certificate_verify()), Outcome::Done);
         let (status, line) = daemon.fail(&["key", "disable", "shop"]);
-        assert!(status == 74 && line.contains("a restart takes that back"), "{status} {line}");
+        assert!(status == 74 && line.contains("a restart undoes it"), "{status} {line}");
         assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::KeyDisabled);
         daemon.end(Signal::TERM);
         assert!(daemon.log().contains("the next start takes it back key=\"shop\""), "{}", daemon.log());
     }
 }
 
-/// Whoever looks at the note does not wait for the user of the directory.
+/// A reader of the note does not wait for the owner of the directory.
 #[test]
-fn a_note_that_is_something_else_is_none() {
+fn a_note_that_is_not_a_file_is_ignored() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     daemon.end(Signal::TERM);
@@ -133,7 +130,7 @@ fn a_note_that_is_something_else_is_none() {
     assert!(note.is_file(), "it is made again");
 }
 
-/// A key whose use is to end at once cannot wait for room on the disk.
+/// Disabling a key must work at once, even on a full disk.
 #[test]
 fn keys_are_disabled_and_deleted_on_a_full_disk() {
     if !has_root() {
@@ -152,22 +149,22 @@ fn keys_are_disabled_and_deleted_on_a_full_disk() {
         assert!(command.status().unwrap().success(), "{script}");
     };
     on_its_disk("dd if=/dev/zero of=$0/junk bs=4k 2>/dev/null || true");
-    // There is room for these.
+    // There is space for these changes.
     daemon.succeed(&["key", "disable", "shop"]);
     daemon.succeed(&["key", "delete", "old", "--yes"]);
-    // Now there is none at all.
+    // Now there is no space at all.
     on_its_disk("rm -f $0/keys.room; cat /dev/zero > $0/more 2>/dev/null || true");
     let mut refused = daemon.keyward(&["key", "generate", "new", "--type", "p256"]);
     assert_eq!(refused.status.code(), Some(74), "no room");
     refused = daemon.keyward(&["key", "disable", "late"]);
-    let (status, line) = told(&refused);
+    let (status, line) = failure_of(&refused);
     assert!(status == 74 && line.contains("key late is disabled in the running daemon"), "{status} {line}");
     assert_eq!(daemon.outcome("late", &certificate_verify()), Outcome::KeyDisabled);
     let listed: Value = serde_json::from_str(&daemon.succeed(&["key", "list", "--json"])).unwrap();
     let states: Vec<_> =
         listed.as_array().unwrap().iter().map(|key| key["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["disabled", "disabled"], "{listed}");
-    // A copy needs no room there.
+    // A copy needs no space on this disk.
     let copy = daemon.path("copy").display().to_string();
     daemon.succeed(&["backup", &copy]);
     let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
@@ -175,15 +172,15 @@ fn keys_are_disabled_and_deleted_on_a_full_disk() {
         status.contains("disabled or deleted in the running daemon alone") && status.contains("late"),
         "{status}"
     );
-    // Nor does the daemon become a program that would not know of it.
+    // The daemon does not execute a new program, which would not know of the change.
     daemon.signal(Signal::USR2);
     daemon.await_log("not upgraded, since the next program would take the end of keys back");
-    // When there is room, it is written.
+    // When there is space, the change is written.
     on_its_disk("rm -f $0/junk $0/more");
     daemon.await_log("the end of the use of the key is written");
 }
 
-/// The command of a daemon whose state directory is a disk of its own.
+/// Command of a daemon whose state directory is on a disk of its own.
 fn on_a_disk_of(daemon: &Daemon, size: &str) -> Command {
     let serve = daemon.serve(&["--dev"]);
     let mut shell = Command::new("unshare");

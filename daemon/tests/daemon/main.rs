@@ -1,4 +1,4 @@
-//! The program as its users meet it: the command line, the sockets, the signals, the disk.
+//! Tests of the whole program: the command line, the sockets, the signals and the disk.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

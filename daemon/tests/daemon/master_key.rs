@@ -1,5 +1,5 @@
-//! Another master key than the one that the key store was made with, and none at all: the daemon
-//! runs, signs nothing, makes nothing, and says so to everybody who asks.
+//! The daemon has another master key than the key store was made with, or none. It runs, signs with
+//! no key, makes no key, and reports the reason everywhere.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::fixture::{Daemon, certificate_verify};
 
 #[test]
-fn another_master_key_is_told_everywhere() {
+fn another_master_key_is_reported_everywhere() {
     let mut scene = Scene::new();
     scene.daemon.new_master_key();
     let names = [scene.needed.clone(), "the master key of the embedded unit is".into()];
@@ -19,12 +19,12 @@ fn another_master_key_is_told_everywhere() {
 }
 
 #[test]
-fn a_master_key_that_is_gone_is_told_everywhere() {
+fn a_missing_master_key_is_reported_everywhere() {
     let mut scene = Scene::new();
     fs::remove_file(scene.daemon.path("master.key")).unwrap();
     let file = scene.daemon.path("master.key").display().to_string();
     scene.assert_closed(&[scene.needed.clone(), file]);
-    // The same for one that nobody has named any more.
+    // The same is true for a master key that is no longer configured.
     scene.daemon.end(Signal::TERM);
     let configuration = scene.daemon.production_configuration(&GRANTS);
     let grants = configuration.find("[[grant]]").unwrap();
@@ -35,9 +35,9 @@ fn a_master_key_that_is_gone_is_told_everywhere() {
     scene.assert_signs_again();
 }
 
-/// With a store key in a file the store opens, and another master key must not wrap that key.
+/// A store key in a file opens the store. Another master key must not wrap that store key.
 #[test]
-fn another_master_key_takes_nothing_over() {
+fn another_master_key_does_not_wrap_the_store_key() {
     let mut scene = Scene::with_store_key();
     scene.daemon.new_master_key();
     scene.daemon.start(&[]);
@@ -45,15 +45,15 @@ fn another_master_key_takes_nothing_over() {
     let (status, line) = scene.daemon.fail(&["key", "rotate", "shop"]);
     assert!(status == 78 && line.contains(&scene.needed), "{status} {line}");
     scene.daemon.end(Signal::TERM);
-    // Nor is the file needed afterwards.
+    // The file is not needed afterwards.
     scene.daemon.configure(&scene.daemon.production_configuration(&GRANTS));
     scene.assert_signs_again();
 }
 
-/// A store with a key, its master key put aside, and the daemon stopped.
+/// A store with a key, whose master key was moved away, and a stopped daemon.
 struct Scene {
     daemon: Daemon,
-    /// The name of the master key.
+    /// Name of the master key that the store needs.
     needed: String,
     kept: Vec<u8>,
 }
@@ -82,13 +82,14 @@ impl Scene {
         Self { daemon, needed, kept }
     }
 
-    /// Starts the daemon, asks wherever somebody would, and finds these words each time.
+    /// Starts the daemon, and checks that each report has these words.
     fn assert_closed(&mut self, words: &[String]) {
         let has_all = |text: &str| {
             assert!(words.iter().all(|word| text.contains(word)), "{words:?} in: {text}");
             assert!(!text.contains("openssl rand"), "no advice to make another one: {text}");
         };
-        // Of one that nobody has named, a credential may come: that is no more than a warning.
+        // A master key that is not configured may come as a credential, so its absence is only a
+        // warning.
         let checked = self.daemon.serve(&["--check-config"]).output().unwrap();
         let line = String::from_utf8(checked.stderr).unwrap();
         assert!(checked.status.code() == Some(78) || line.contains("warning: "), "{line}");
@@ -118,7 +119,7 @@ impl Scene {
         assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::OtherMasterKey);
     }
 
-    /// Brings the master key back.
+    /// Moves the master key back, and checks that the daemon signs.
     fn assert_signs_again(&mut self) {
         fs::remove_file(self.daemon.path("master.key")).unwrap_or_default();
         self.daemon.new_master_key();

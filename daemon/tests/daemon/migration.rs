@@ -11,10 +11,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::altered_store::{INDEX, KEYS, MAC, META};
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, told};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, has_root};
 
 #[test]
-fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
+fn a_store_of_the_old_format_is_migrated_on_request() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
     for label in ["shop", "other", "off"] {
         daemon.succeed(&["key", "generate", label, "--type", "p256"]);
@@ -25,14 +25,14 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
     make_old(&daemon, 0);
     let old = std::fs::read(daemon.path("state/keys.redb")).unwrap();
 
-    let checked = told(&daemon.serve(&["--check-config"]).output().unwrap());
+    let checked = failure_of(&daemon.serve(&["--check-config"]).output().unwrap());
     assert!(std::fs::read(daemon.path("state/keys.redb")).unwrap() == old, "a look changes nothing");
-    let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+    let (status, line) = failure_of(&daemon.serve(&[]).output().unwrap());
     assert_eq!(status, 78, "{line}");
     assert_eq!((checked.0, checked.1.lines().last()), (78, line.lines().last()));
     let command = line.trim_end().rsplit_once("run, as the user who ran this: ").unwrap().1;
     assert!(command.starts_with("keyward serve --migrate-store --state-dir"), "{line}");
-    // The command runs as it stands there.
+    // The command in the message runs exactly as printed.
     let path = std::path::Path::new(PROGRAM).parent().unwrap();
     let output = Command::new("/bin/sh").args(["-c", command]).env("PATH", path).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -53,10 +53,10 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
     assert_eq!(daemon.outcome("off", &certificate_verify()), Outcome::KeyDisabled);
     daemon.end(Signal::TERM);
 
-    // An old store in the place of a migrated one is refused, also by the command.
+    // An old store in the place of a migrated store is refused, also by the command.
     let refused = |daemon: &Daemon| {
         for (more, expected) in [(&["--migrate-store"][..], 65), (&[], 78)] {
-            let (status, line) = told(&daemon.serve(more).output().unwrap());
+            let (status, line) = failure_of(&daemon.serve(more).output().unwrap());
             assert_eq!(status, expected, "{line}");
             assert!(line.contains("it was migrated before") && !line.contains("--migrate-store"), "{line}");
         }
@@ -68,9 +68,9 @@ fn a_store_of_the_old_format_is_migrated_when_that_is_asked_for() {
     refused(&daemon);
 }
 
-/// Versions before this one took any master key, and no other one opens what was made with it.
+/// Earlier versions accepted any master key, and only the same master key opens their stores.
 #[test]
-fn a_store_that_was_made_with_a_master_key_of_a_pattern_is_used_and_a_new_one_is_not() {
+fn a_weak_master_key_opens_an_old_store_and_makes_no_new_one() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     daemon.end(Signal::TERM);
@@ -96,18 +96,18 @@ fn a_store_that_was_made_with_a_master_key_of_a_pattern_is_used_and_a_new_one_is
 
     std::fs::rename(daemon.path("state"), daemon.path("away")).unwrap();
     for more in [&["--check-config"][..], &[]] {
-        let (status, line) = told(&daemon.serve(more).output().unwrap());
+        let (status, line) = failure_of(&daemon.serve(more).output().unwrap());
         assert!(status == 78 && line.contains("its bytes follow a pattern"), "{line}");
     }
 }
 
 #[test]
-fn where_there_is_no_store_none_is_made_for_the_migration() {
+fn without_a_store_the_migration_makes_none() {
     let daemon = Daemon::prepare("");
     daemon.new_master_key();
     daemon.configure(&daemon.production_configuration(&[]));
     let refused = || {
-        let (status, line) = told(&daemon.serve(&["--migrate-store"]).output().unwrap());
+        let (status, line) = failure_of(&daemon.serve(&["--migrate-store"]).output().unwrap());
         assert_eq!(status, 66, "{line}");
         let state = daemon.path("state");
         assert!(line.contains(&format!("there is no key store in {}", state.display())), "{line}");
@@ -119,7 +119,7 @@ fn where_there_is_no_store_none_is_made_for_the_migration() {
     assert_eq!(std::fs::read_dir(daemon.path("state")).unwrap().count(), 0);
 }
 
-/// As the administrator does it who reads the pages: as root, in a shell without credentials.
+/// The documentation has administrators run the command as root, in a shell without credentials.
 #[test]
 fn only_the_user_of_the_daemon_migrates_its_store() {
     if !has_root() {
@@ -143,27 +143,27 @@ fn only_the_user_of_the_daemon_migrates_its_store() {
     };
     for path in [&state, &store] {
         std::os::unix::fs::chown(path, service, None).unwrap();
-        let (status, line) = told(&daemon.serve(&["--migrate-store"]).output().unwrap());
+        let (status, line) = failure_of(&daemon.serve(&["--migrate-store"]).output().unwrap());
         assert_eq!(status, 77, "{line}");
         refused(line);
         std::os::unix::fs::chown(path, Some(0), None).unwrap();
     }
 }
 
-/// A new master key in the place of the only one would lose every key.
+/// A new master key that replaces the only master key would lose every key.
 #[test]
-fn nobody_is_told_to_make_another_master_key_for_a_store_that_has_one() {
+fn nobody_is_advised_to_make_another_master_key_for_a_store_that_has_one() {
     let mut daemon = Daemon::prepare("");
     let unconfigured = || daemon.serve(&[]).output().unwrap();
-    let (_, line) = told(&unconfigured());
+    let (_, line) = failure_of(&unconfigured());
     assert!(line.contains("openssl rand"), "{line}");
     daemon.configure(&daemon.production_configuration(&[]));
     for more in [&[][..], &["--check-config"]] {
-        let (status, line) = told(&daemon.serve(more).output().unwrap());
+        let (status, line) = failure_of(&daemon.serve(more).output().unwrap());
         assert!(status == 78 && line.contains("openssl rand"), "{line}");
     }
-    // The command makes a key, and never in the place of another one.
-    let (_, line) = told(&daemon.serve(&[]).output().unwrap());
+    // The command makes a master key, and never replaces an existing file.
+    let (_, line) = failure_of(&daemon.serve(&[]).output().unwrap());
     let command = line.trim_end().rsplit_once("make it with: ").unwrap().1;
     let made = || {
         let status = Command::new("/bin/sh").args(["-c", command]).stderr(Stdio::null()).status().unwrap();
@@ -176,7 +176,7 @@ fn nobody_is_told_to_make_another_master_key_for_a_store_that_has_one() {
     daemon.end(Signal::TERM);
     let told_by = |daemon: &Daemon, old: bool| {
         let more = if old { "--migrate-store" } else { "--check-config" };
-        let (status, line) = told(&daemon.serve(&[more]).output().unwrap());
+        let (status, line) = failure_of(&daemon.serve(&[more]).output().unwrap());
         assert_eq!(status, 78, "{line}");
         assert!(line.contains("cannot read the master key in"), "{line}");
         assert!(!line.contains("openssl rand"), "{line}");
@@ -185,7 +185,7 @@ fn nobody_is_told_to_make_another_master_key_for_a_store_that_has_one() {
     std::fs::rename(&key, &away).unwrap();
     told_by(&daemon, false);
     std::os::unix::fs::symlink("master.key", &key).unwrap();
-    let (_, line) = told(&daemon.serve(&["--check-config"]).output().unwrap());
+    let (_, line) = failure_of(&daemon.serve(&["--check-config"]).output().unwrap());
     assert!(!line.contains("openssl rand"), "{line}");
     std::fs::remove_file(&key).unwrap();
     std::fs::rename(&away, &key).unwrap();
@@ -196,28 +196,29 @@ fn nobody_is_told_to_make_another_master_key_for_a_store_that_has_one() {
     std::fs::rename(&key, &away).unwrap();
     told_by(&daemon, true);
     daemon.configure("");
-    let (_, line) = told(&daemon.serve(&["--migrate-store"]).output().unwrap());
+    let (_, line) = failure_of(&daemon.serve(&["--migrate-store"]).output().unwrap());
     assert!(line.contains("no master key") && !line.contains("openssl rand"), "{line}");
 }
 
 #[test]
-fn a_migration_that_is_killed_is_begun_again() {
+fn a_migration_that_was_killed_can_be_started_again() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     daemon.end(Signal::TERM);
     make_old(&daemon, 2000);
     let old = std::fs::read(daemon.path("state/keys.redb")).unwrap();
-    // The time of a migration that nobody disturbs.
+    // Time of a migration that is not interrupted.
     let begin = Instant::now();
     assert!(daemon.serve(&["--migrate-store"]).output().unwrap().status.success());
     let whole = begin.elapsed();
     std::fs::remove_file(daemon.path("state/keys.redb.before-format-2")).unwrap();
     std::fs::write(daemon.path("state/keys.redb"), old).unwrap();
     let mut kills = 0;
-    // Most of them early: on a busy machine the next one may be much quicker than the first was.
+    // Most of the kills come early: on a busy machine the next migration may be much faster than
+    // the first.
     for part in (0..8).chain((8..64).step_by(6)) {
         let mut migration = daemon.serve(&["--migrate-store"]).stdout(Stdio::null()).spawn().unwrap();
-        // The moment is what is tried out, not what is waited for.
+        // The test varies the moment of the kill, so it sleeps and waits for no event.
         thread::sleep(whole * part / 48);
         kills += u32::from(migration.try_wait().unwrap().is_none());
         migration.kill().unwrap();
@@ -235,7 +236,7 @@ fn a_migration_that_is_killed_is_begun_again() {
     assert!(!daemon.path("state/keys.redb.before-format-2.part").exists());
 }
 
-/// Makes the store what the version before the MACs had written, with so many copies of the key
+/// Turns the store into a store of the version before the MACs, with `copies` copies of the key
 /// `shop`.
 fn make_old(daemon: &Daemon, copies: u32) {
     let database = Database::open(daemon.path("state/keys.redb")).unwrap();
@@ -263,5 +264,5 @@ fn make_old(daemon: &Daemon, copies: u32) {
     transaction.commit().unwrap();
 }
 
-/// The name of the master key whose bytes are 0x5a, as the unit has it.
+/// Name of the master key whose bytes are all 0x5a.
 const WKID_OF_5A: &str = "2be781505e2decbfac71fc4ea64e6b81";

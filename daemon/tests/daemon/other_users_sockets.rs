@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixture::{Daemon, PROGRAM, has_root, told};
+use crate::fixture::{Daemon, PROGRAM, failure_of, has_root};
 use crate::users::{ALICE, MALLORY, as_user, in_time, listener_of, private_key, received};
 
 #[test]
-fn no_key_is_sent_to_a_server_that_is_somebody_else() {
+fn no_key_is_sent_to_a_server_of_another_user() {
     if !has_root() {
         return;
     }
@@ -30,22 +30,23 @@ fn no_key_is_sent_to_a_server_that_is_somebody_else() {
         in_time(import.arg("--runtime-dir").arg(daemon.path("run")))
     };
     let refused = |listener: UnixListener, words: &[&str]| {
-        let (status, line) = told(&import());
+        let (status, line) = failure_of(&import());
         assert_eq!(received(&listener), "", "before {line}");
         assert_eq!(status, 77, "{line}");
         assert!(words.iter().all(|word| line.contains(word)), "{line} lacks one of {words:?}");
         fs::remove_file(daemon.path("run/admin.sock")).unwrap();
     };
-    // The directory is Mallory's, and so is the socket in it.
+    // The directory and the socket belong to Mallory.
     chown(daemon.path("run"), Some(MALLORY), None).unwrap();
     let socket = daemon.path("run/admin.sock");
     let listener = as_user(MALLORY, || UnixListener::bind(&socket).unwrap());
     refused(listener, &["belongs to user id 7001", "run this as that user"]);
-    // The directory is, and the socket leads to one of root's that would log what it gets.
+    // The directory belongs to Mallory, and the socket is a link to a socket of root that would log
+    // all that it receives.
     let roots = UnixListener::bind(daemon.path("journal.sock")).unwrap();
     as_user(MALLORY, || symlink(daemon.path("journal.sock"), &socket).unwrap());
     refused(roots, &["belongs to user id 7001"]);
-    // The directory is in order, but was not when somebody began to listen there.
+    // The directory is safe now, but was not when another user began to listen there.
     chown(daemon.path("run"), Some(0), None).unwrap();
     refused(listener_of(MALLORY, &socket), &["runs as user id 7001", "setpriv --reuid 7001"]);
 }
@@ -70,13 +71,13 @@ fn a_daemon_of_another_user_is_administered_as_that_user() {
         list.output().unwrap()
     };
     assert!(list(ALICE).status.success());
-    let (status, line) = told(&list(0));
+    let (status, line) = failure_of(&list(0));
     assert_eq!(status, 77);
     assert!(line.contains("user id 7002"), "{line}");
 }
 
 #[test]
-fn a_running_daemon_does_not_take_over_what_another_user_wrote() {
+fn a_running_daemon_does_not_load_files_that_another_user_wrote() {
     if !has_root() {
         return;
     }
@@ -97,16 +98,16 @@ fn no_socket_is_bound_where_every_user_could_have_put_another_one() {
         fs::create_dir(&room).unwrap();
         fs::set_permissions(&room, Permissions::from_mode(mode)).unwrap();
         daemon.configure(&format!("[socket]\nalso = [{:?}]\n", room.join("s")));
-        let (status, line) = told(&in_time(&daemon.serve(&["--dev"])));
+        let (status, line) = failure_of(&in_time(&daemon.serve(&["--dev"])));
         assert_eq!(status, 69, "{line}");
         assert!(line.contains("cannot listen on") && line.contains("room"), "{line}");
         assert_eq!(fs::read_dir(&room).unwrap().count(), 0);
     }
 }
 
-/// Mallory puts a link in the place of a socket that root's daemon has just bound in a directory of
-/// hers, where it may hold one for her server, before the daemon gives it its mode. She must not
-/// open a file of root's that way.
+/// The daemon of root binds a socket for a server of Mallory in a directory of Mallory. Before the
+/// daemon sets the mode of the socket, Mallory replaces the socket by a link. The daemon must not
+/// change the mode of a file of root.
 #[test]
 fn no_mode_is_changed_through_links_of_the_owner_of_a_directory() {
     if !has_root() {
@@ -134,7 +135,8 @@ fn no_mode_is_changed_through_links_of_the_owner_of_a_directory() {
             });
         }
         signal(&child, Signal::CONT);
-        // It may well be kept from listening there; then it says so and ends.
+        // Mallory can prevent the daemon from listening there; then the daemon reports that and
+        // ends.
         let due = Instant::now() + Duration::from_secs(10);
         while is_hit
             && child.try_wait().unwrap().is_none()
@@ -154,7 +156,8 @@ fn no_mode_is_changed_through_links_of_the_owner_of_a_directory() {
     panic!("Mallory was too late each time");
 }
 
-/// Stops a daemon while its socket has a name in the directory that it made, and not yet its mode.
+/// Stops a daemon after its socket has a name in the directory `made`, and before the socket has
+/// its mode. True if that worked.
 fn is_stopped_in_time(child: &mut Child, made: &Path, socket: &Path) -> bool {
     while !made.exists() && !socket.exists() && child.try_wait().unwrap().is_none() {}
     while child.try_wait().unwrap().is_none() && !socket.exists() {

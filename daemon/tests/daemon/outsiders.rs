@@ -1,4 +1,4 @@
-//! What users without a right, and units that are not to be trusted, can do to those who read the log.
+//! Text from users without a grant and from untrusted units, in the log that administrators read.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -12,9 +12,9 @@ use rustix::process::Signal;
 use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, outcome};
 use crate::users::{as_ids, as_user};
 
-/// Every user whom the namespace does not know is 65534 in it.
+/// In a user namespace, each user without a mapping has the number 65534.
 #[test]
-fn nobody_gets_the_grant_of_nobody_in_a_user_namespace() {
+fn a_user_without_a_mapping_does_not_get_the_grant_of_nobody() {
     if !has_root() {
         return;
     }
@@ -37,7 +37,7 @@ fn nobody_gets_the_grant_of_nobody_in_a_user_namespace() {
 }
 
 #[test]
-fn a_flood_of_refusals_hides_neither_another_user_nor_its_own_extent() {
+fn a_flood_of_refusals_hides_neither_another_user_nor_its_own_number() {
     if !has_root() {
         return;
     }
@@ -67,7 +67,7 @@ fn a_flood_of_refusals_hides_neither_another_user_nor_its_own_extent() {
         (lines.len() as u64, times.sum::<u64>())
     };
     let of = |uid: u32| [format!("uid={uid} "), "refused a peer".to_owned()];
-    // One with a grant, one without.
+    // One user with a grant, one user without.
     let (begin, mut floods) = (Instant::now(), [0; 2]);
     thread::scope(|scope| {
         let threads = [(7001, "shop"), (7003, "mail")].map(|(uid, label)| {
@@ -77,7 +77,8 @@ fn a_flood_of_refusals_hides_neither_another_user_nor_its_own_extent() {
         for uid in [7001, 7003] {
             await_that(|| told(&of(uid)).0 > 0);
         }
-        // Lines of the flood fall silent for a second; that is when the other user is refused.
+        // After some lines, the log limits the lines of the flood for a second. The other user is
+        // refused in that second.
         as_user(7002, || refused(7002, "shop"));
         await_that(|| told(&of(7002)).0 > 0);
         over.store(true, Ordering::Relaxed);
@@ -86,11 +87,11 @@ fn a_flood_of_refusals_hides_neither_another_user_nor_its_own_extent() {
         }
     });
     assert!(begin.elapsed() < Duration::from_secs(10), "the others' line came when the flood was over");
-    // Every refusal is counted in some line, soon after the last one.
+    // Soon after the last refusal, the lines have counted every refusal.
     for (uid, flood) in [7001, 7003].into_iter().zip(floods) {
         await_that(|| told(&of(uid)).1 == flood);
     }
-    // And when the daemon ends before that.
+    // The same is true when the daemon ends before that.
     over.store(false, Ordering::Relaxed);
     let more: u64 = (0..50).map(|_| as_user(7002, || refused(7002, "shop"))).sum();
     daemon_ends(&mut daemon);
@@ -102,9 +103,10 @@ fn a_flood_of_refusals_hides_neither_another_user_nor_its_own_extent() {
     assert_eq!(times.sum::<u64>(), more + 1, "{log}");
 }
 
-/// A unit answers every call with an error whose text is to move the cursor and to reorder what is read.
+/// The unit answers every call with an error whose text tries to move the cursor and to reorder the
+/// displayed text.
 #[test]
-fn the_words_of_a_unit_give_no_orders_to_log_or_terminal() {
+fn control_characters_of_a_unit_do_not_reach_log_or_terminal() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || hostile_unit(listener));
@@ -127,12 +129,12 @@ fn the_words_of_a_unit_give_no_orders_to_log_or_terminal() {
         assert_eq!(order, None, "{text:?}");
         assert!(!text.lines().any(|line| line.starts_with("FORGED")), "{text}");
     }
-    // Of those who ask, and of files that they name.
+    // Texts of callers, and names of files that callers give.
     let (_, line) = daemon.fail(&["cert", "attach", "k", "--in", "no\u{1b}[2J\u{202e}such\nFORGED"]);
     assert!(line.lines().count() == 1 && !line.contains(['\u{1b}', '\u{202e}']), "{line:?}");
 }
 
-/// Answers in HTTP/2 whatever is asked.
+/// Answers every request in HTTP/2 with that error.
 fn hostile_unit(listener: TcpListener) {
     listener.set_nonblocking(true).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -142,7 +144,8 @@ fn hostile_unit(listener: TcpListener) {
             tokio::spawn(async {
                 let Ok(mut connection) = h2::server::handshake(stream).await else { return };
                 while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    // gRPC has percent signs for what is not ASCII (PROTOCOL-HTTP2.md).
+                    // gRPC encodes characters other than ASCII with percent signs
+                    // (PROTOCOL-HTTP2.md).
                     let words = "%E2%80%AE%E2%81%A6%E2%80%8Fgnp.exe%1B[2J%C2%9B%0AFORGED";
                     let response = hyper::Response::builder()
                         .header("content-type", "application/grpc")
@@ -159,13 +162,13 @@ fn daemon_ends(daemon: &mut Daemon) {
     assert!(daemon.end(Signal::TERM).success());
 }
 
-/// Lets every user come as far as the sockets.
+/// Opens the directories, so that every user can reach the sockets.
 fn open_directories(daemon: &Daemon) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(daemon.path(""), std::fs::Permissions::from_mode(0o711)).unwrap();
 }
 
-/// Waits until something holds.
+/// Waits until a condition is true.
 fn await_that(holds: impl Fn() -> bool) {
     let due = Instant::now() + Duration::from_secs(20);
     while !holds() {

@@ -10,7 +10,7 @@ use std::process::Command;
 use rustix::fs::CWD;
 use rustix::process::{Signal, Uid};
 
-use crate::fixture::{Daemon, PROGRAM, has_root, told};
+use crate::fixture::{Daemon, PROGRAM, failure_of, has_root};
 use crate::users::{ALICE, MALLORY, identity, in_time, timeout};
 
 #[test]
@@ -29,7 +29,7 @@ fn a_directory_that_another_user_can_exchange_is_refused() {
             let at = words.iter().position(|word| word == option).unwrap();
             words[at + 1] = daemon.path(named).into();
             let output = in_time(Command::new(PROGRAM).args(words));
-            let (status, line) = told(&output);
+            let (status, line) = failure_of(&output);
             assert!([69, 73].contains(&status), "{named}, {changed}: {line}");
             let path = daemon.path(changed);
             assert!(line.contains(path.to_str().unwrap()), "{line} does not name {path:?}");
@@ -39,7 +39,7 @@ fn a_directory_that_another_user_can_exchange_is_refused() {
         for changed in ["a/b/c", "a/b", "a"] {
             refused("a/b/c", changed, &of_mallory);
             refused("a/b/c", changed, &everybody);
-            // What does not exist yet would be made there.
+            // A directory that does not exist yet would be made there.
             refused("a/b/c/new/newer", changed, &of_mallory);
         }
         refused("a/link", "a/link", &|link| {
@@ -53,7 +53,7 @@ fn a_directory_that_another_user_can_exchange_is_refused() {
             )
             .unwrap();
         });
-        // A link that is in order leads to a directory that is not.
+        // The link is safe, and the directory that it leads to is not.
         refused("link", "a/b", &|owned| {
             of_mallory(owned);
             symlink("a/b/c", owned.parent().unwrap().parent().unwrap().join("link")).unwrap();
@@ -61,7 +61,7 @@ fn a_directory_that_another_user_can_exchange_is_refused() {
     }
 }
 
-/// A command that an administrator copies from a refusal must not break what other programs need.
+/// A command that an administrator copies from a refusal must not break other programs.
 #[test]
 fn no_refusal_says_to_change_a_directory_of_somebody_else() {
     if !has_root() {
@@ -77,7 +77,7 @@ fn no_refusal_says_to_change_a_directory_of_somebody_else() {
             let mut words: Vec<_> = serve.get_args().map(ToOwned::to_owned).collect();
             let at = words.iter().position(|word| word == option).unwrap();
             words[at + 1] = directory.into();
-            told(&in_time(Command::new(PROGRAM).args(words))).1
+            failure_of(&in_time(Command::new(PROGRAM).args(words))).1
         };
         let line = refused(&|tmp| fs::set_permissions(tmp, Permissions::from_mode(0o1777)).unwrap());
         assert!(line.contains("shared/keyward") && !line.contains("chmod"), "{line}");
@@ -89,7 +89,7 @@ fn no_refusal_says_to_change_a_directory_of_somebody_else() {
     }
 }
 
-/// The directory is in order, and the file that a backup tool has put there is not.
+/// The directory is safe, and the file that a backup tool has put there is not.
 #[test]
 fn a_key_store_that_another_user_can_change_is_refused() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
@@ -99,7 +99,7 @@ fn a_key_store_that_another_user_can_change_is_refused() {
     assert_eq!(fs::metadata(&store).unwrap().permissions().mode() & 0o777, 0o600);
     let refused = |advice: &str| {
         for more in [&[][..], &["--migrate-store"]] {
-            let (status, line) = told(&daemon.serve(more).output().unwrap());
+            let (status, line) = failure_of(&daemon.serve(more).output().unwrap());
             assert!(status == 77 && line.contains("refused the key store: "), "{status} {line}");
             assert!(line.contains(&format!("{advice} {}", store.display())), "{line}");
         }
@@ -111,11 +111,11 @@ fn a_key_store_that_another_user_can_change_is_refused() {
     fs::set_permissions(&store, Permissions::from_mode(0o600)).unwrap();
     if has_root() {
         chown(&store, Some(MALLORY), None).unwrap();
-        let (status, line) = told(&daemon.serve(&[]).output().unwrap());
+        let (status, line) = failure_of(&daemon.serve(&[]).output().unwrap());
         assert!(status == 77 && line.contains("run: chown -h root "), "{status} {line}");
         chown(&store, Some(0), None).unwrap();
     }
-    // A link is as good as what it leads to.
+    // A link is as safe as its target.
     let elsewhere = daemon.path("elsewhere");
     fs::rename(&store, &elsewhere).unwrap();
     symlink(&elsewhere, &store).unwrap();
@@ -123,9 +123,9 @@ fn a_key_store_that_another_user_can_change_is_refused() {
     assert!(daemon.succeed(&["key", "list"]).contains("shop"));
 }
 
-/// As a plain cp by root leaves it.
+/// A plain cp by root leaves such a store.
 #[test]
-fn a_key_store_of_root_is_told_how_to_give_to_the_daemon() {
+fn the_refusal_of_a_key_store_of_root_says_how_to_give_it_to_the_daemon() {
     if !has_root() {
         return;
     }
@@ -136,7 +136,7 @@ fn a_key_store_of_root_is_told_how_to_give_to_the_daemon() {
     let copy = daemon.path("copy");
     fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
     fs::set_permissions(daemon.path("notify"), Permissions::from_mode(0o777)).unwrap();
-    // The sockets of root's daemon would be in the way.
+    // The sockets of the daemon of root would prevent the start.
     fs::remove_dir_all(&run).unwrap();
     fs::create_dir(&run).unwrap();
     for path in [&state, &run, &daemon.path("master.key")] {
@@ -147,7 +147,7 @@ fn a_key_store_of_root_is_told_how_to_give_to_the_daemon() {
         alice.uid(ALICE).gid(ALICE);
         alice
     };
-    let (status, line) = told(&alice(&daemon).output().unwrap());
+    let (status, line) = failure_of(&alice(&daemon).output().unwrap());
     assert!(status == 77 && line.contains("Permission denied"), "{status} {line}");
     assert!(line.contains("belongs to user root (id 0)"), "{line}");
     fs::copy(&store, &copy).unwrap();
@@ -164,15 +164,15 @@ fn a_key_store_of_root_is_told_how_to_give_to_the_daemon() {
     }
 }
 
-/// Somebody has tried it as root, and runs it as a user of its own then; or has made nothing for
-/// that user.
+/// Somebody has first run the daemon as root, and then runs it as a user of its own; or has made no
+/// directories for that user.
 #[test]
-fn what_belongs_to_root_is_told_with_the_commands_that_give_it() {
+fn refusals_of_files_of_root_name_the_commands_that_give_them_to_the_daemon() {
     if !has_root() {
         return;
     }
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
-    // Its sockets stay.
+    // The sockets of the daemon stay.
     daemon.end(Signal::KILL);
     fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
     fs::set_permissions(daemon.path("notify"), Permissions::from_mode(0o777)).unwrap();
@@ -186,8 +186,8 @@ fn what_belongs_to_root_is_told_with_the_commands_that_give_it() {
         }
         for name in told_of {
             let mut alice = timeout(&daemon.serve(&[]));
-            let (_, line) = told(&alice.uid(ALICE).gid(ALICE).output().unwrap());
-            // Behind what was made before it came to that.
+            let (_, line) = failure_of(&alice.uid(ALICE).gid(ALICE).output().unwrap());
+            // After the directories that were made before the refusal.
             let line = line.lines().last().unwrap();
             let (what, command) = line.split_once("as root, run: ").unwrap_or_else(|| panic!("{line}"));
             let command = command.split_once("; a copy is restored").map_or(command, |(command, _)| command);
@@ -200,9 +200,9 @@ fn what_belongs_to_root_is_told_with_the_commands_that_give_it() {
     }
 }
 
-/// On a machine where the package is installed, root looks at what the service has.
+/// On a machine with the package, root checks the files of the service.
 #[test]
-fn root_is_not_told_to_take_the_master_key_away_from_the_service() {
+fn root_is_not_advised_to_take_the_master_key_away_from_the_service() {
     if !has_root() {
         return;
     }
@@ -213,7 +213,7 @@ fn root_is_not_told_to_take_the_master_key_away_from_the_service() {
         chown(&path, Some(ALICE), Some(ALICE)).unwrap();
     }
     let check = |script: &str| {
-        // An /etc that nobody else sees, and that is gone with the command.
+        // An /etc that only this command sees.
         let serve = daemon.serve(&["--check-config"]);
         let mut shell = Command::new("unshare");
         let script = format!("mount -t tmpfs none /etc && mkdir -p /etc/keyward && {script} && exec \"$@\"");
@@ -235,7 +235,7 @@ fn root_is_not_told_to_take_the_master_key_away_from_the_service() {
     );
     let (status, told) = check("umask 077 && echo junk > /etc/keyward/master.key");
     assert!(status == 78 && told.contains("cannot use the master key in /etc/keyward"), "{status} {told}");
-    // Without that file there is none, as far as one can see.
+    // Without that file, there is no master key that the check can find.
     let (status, told) = check("true");
     assert!(status == 0 && told.contains("warning: no master key, and the key store was made"), "{told}");
     assert!(told.contains("the user of the daemon, user id 7002, must be able to read its file"), "{told}");
@@ -250,7 +250,7 @@ fn root_is_not_told_to_take_the_master_key_away_from_the_service() {
 }
 
 #[test]
-fn links_and_sticky_directories_that_are_in_order_are_used() {
+fn safe_links_and_sticky_directories_are_used() {
     let mut daemon = Daemon::prepare("");
     fs::create_dir_all(daemon.path("a/b")).unwrap();
     fs::set_permissions(daemon.path("a"), Permissions::from_mode(0o1777)).unwrap();
@@ -276,7 +276,7 @@ fn a_configuration_that_another_user_can_change_is_refused() {
             let mut serve = Command::new(PROGRAM);
             serve.arg("serve").args(more).arg("--config").arg(path);
             serve.arg("--state-dir").arg(daemon.path("state")).arg("--runtime-dir").arg(daemon.path("run"));
-            let (status, line) = told(&in_time(&serve));
+            let (status, line) = failure_of(&in_time(&serve));
             assert_eq!(status, 78, "{line}");
             assert!(line.contains(words), "{line} lacks {words}");
         }
@@ -294,7 +294,7 @@ fn a_configuration_that_another_user_can_change_is_refused() {
     chown(daemon.path("etc"), Some(MALLORY), None).unwrap();
     refused(&daemon.path("etc/keyward.toml"), "/etc belongs to user id 7001");
 
-    // A user who cannot serve may still ask whether the file is right.
+    // A user who cannot run the daemon may still check the file.
     fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
     let mut check = daemon.serve(&["--check-config", "--dev"]);
     assert!(check.uid(ALICE).output().unwrap().status.success());
@@ -311,7 +311,7 @@ fn a_master_key_that_another_user_knows_or_guesses_is_refused() {
         unit.args(["unit", "serve", "--plaintext", "--listen", "127.0.0.1:0", "--master-key"]).arg(&key);
         let [serve, check] = [daemon.serve(&[]), daemon.serve(&["--check-config"])];
         for command in [&serve, &check, &unit] {
-            let (status, line) = told(&in_time(command));
+            let (status, line) = failure_of(&in_time(command));
             assert_eq!(status, 78, "{line}");
             assert!(line.contains(words), "{line} lacks {words}");
         }
@@ -321,10 +321,10 @@ fn a_master_key_that_another_user_knows_or_guesses_is_refused() {
         refused("openssl rand -hex 32");
         let mut unit = Command::new(PROGRAM);
         unit.args(["unit", "serve", "--plaintext", "--listen", "127.0.0.1:0", "--master-key"]).arg(&key);
-        let (_, line) = told(&in_time(&unit));
+        let (_, line) = failure_of(&in_time(&unit));
         assert!(line.contains("--next-master-key"), "{line}");
-        // Where a new one is named, that is the one to be looked at.
-        let (_, line) = told(&in_time(unit.arg("--next-master-key").arg(daemon.path("none.key"))));
+        // If a next master key is configured, its file is checked, too.
+        let (_, line) = failure_of(&in_time(unit.arg("--next-master-key").arg(daemon.path("none.key"))));
         assert!(line.contains("cannot read the master key in") && line.contains("none.key"), "{line}");
     }
     daemon.new_master_key();
@@ -335,7 +335,7 @@ fn a_master_key_that_another_user_knows_or_guesses_is_refused() {
 }
 
 #[test]
-fn files_that_decide_about_units_are_looked_at_like_the_configuration() {
+fn files_that_decide_about_units_are_checked_like_the_configuration() {
     if !has_root() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Attacks on the check of the message, over the socket, and the reports of handshakes that key or
+//! Attacks on the check of messages, over the socket, and the reports of handshakes that key or
 //! grant do not admit.
 
 use std::process::Command;
@@ -10,11 +10,11 @@ use crate::attacks::{attacks, over_x25519, own_prime};
 use crate::fixture::{Daemon, label_of, outcome};
 use crate::messages::{dhe, ecdhe, point, prime, randoms, tls13, transcript};
 
-/// The uses for handshakes, each of which a web server or a client may have.
+/// Uses for handshakes that a web server or a client may have.
 const USES: [&str; 6] =
     ["tls-server", "tls13-server", "tls12-server", "tls12-dhe-server", "tls-client", "tls13-client"];
 
-/// A daemon with a key for each of these uses, which this user is granted, all of them.
+/// A daemon with a key for each of these uses, and a grant of this user for all of these keys.
 fn daemon() -> Daemon {
     let daemon = Daemon::production(&USES.map(|one| ("*", one)));
     for one in USES {
@@ -24,7 +24,7 @@ fn daemon() -> Daemon {
 }
 
 #[test]
-fn what_else_is_signed_in_the_world_is_refused_in_the_shape_of_a_handshake() {
+fn other_signed_formats_in_the_shape_of_a_handshake_are_refused() {
     let daemon = daemon();
     let mut signed = Vec::new();
     for (name, message) in attacks() {
@@ -37,7 +37,7 @@ fn what_else_is_signed_in_the_world_is_refused_in_the_shape_of_a_handshake() {
     assert!(signed.is_empty(), "{signed:#?}");
 }
 
-/// So that the test above is not passed by a check that refuses everything.
+/// A check that refuses every message would pass the test above.
 #[test]
 fn handshakes_are_signed_by_the_uses_that_admit_them() {
     let daemon = daemon();
@@ -66,9 +66,9 @@ fn handshakes_are_signed_by_the_uses_that_admit_them() {
     }
 }
 
-/// Key and grant must each admit a message, by whichever use.
+/// Key and grant must each have a use that admits the message.
 #[test]
-fn refusals_say_what_would_help() {
+fn refusals_name_the_use_that_would_help() {
     let daemon = Daemon::production(&[
         ("shop", "tls-server"),
         ("other", "any"),
@@ -132,9 +132,9 @@ fn refusals_say_what_would_help() {
     assert!(log.contains(line) && log.contains("reason=\"no-downgrade-sentinel\""), "{log}");
 }
 
-/// After refusals the doctor is not content, and says what would help.
+/// After refusals the doctor reports a problem, and the setting that would help.
 #[test]
-fn the_doctor_tells_of_refusals() {
+fn the_doctor_reports_refusals() {
     let daemon = Daemon::production(&[("*", "tls-server"), ("*", "tls12-server"), ("*", "rsa-key-exchange")]);
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let told = || {

@@ -1,4 +1,4 @@
-//! What the daemon does not sign, and what it says instead.
+//! Messages that the daemon refuses to sign, and the outcome of each refusal.
 
 use keyward_client::{Input, KeyId};
 use keyward_proto::{Outcome, Reference, Scheme};
@@ -38,9 +38,9 @@ fn each_refusal_has_its_outcome() {
     assert_eq!(status["outcomes"]["use-refused"], 2, "{status}");
 }
 
-/// A message that suggests a command ends with it, and the command does what it is meant to do.
+/// An error that advises a command ends with the command, and the command corrects the error.
 #[test]
-fn the_commands_that_refusals_suggest_can_be_run() {
+fn the_commands_that_refusals_advise_can_be_run() {
     let daemon = Daemon::dev("");
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let mut ran = Vec::new();
@@ -58,9 +58,9 @@ fn the_commands_that_refusals_suggest_can_be_run() {
     assert_eq!(ran.len(), 8, "{ran:#?}");
 }
 
-/// The label and the version are those of the reference, and the key is not.
+/// Label and version are as in the reference, but the key is another one.
 #[test]
-fn a_key_in_the_place_of_another_does_nothing() {
+fn a_key_that_replaced_another_key_does_not_sign_for_the_old_reference() {
     let daemon = Daemon::production(&[("shop", "tls-server"), ("old", "rsa-key-exchange")]);
     for (label, key_type, uses) in [("shop", "p256", "tls-server"), ("old", "rsa2048", "rsa-key-exchange")] {
         daemon.succeed(&["key", "generate", label, "--type", key_type, "--use", uses]);
@@ -97,7 +97,7 @@ fn a_key_in_the_place_of_another_does_nothing() {
     let log = daemon.log();
     let told = log.lines().find(|text| text.contains(line) && text.contains("other-public-key"));
     assert!(told.is_some_and(|text| text.contains("key=\"shop\"")), "{log}");
-    // A server that has not been restarted since the daemon learned of public keys.
+    // A server that was started before the daemon checked public keys.
     assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
     assert_eq!(unnamed(), "1");
 }

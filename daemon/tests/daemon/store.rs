@@ -9,7 +9,7 @@ use std::thread;
 use keyward_proto::Outcome;
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
-use crate::fixture::{Daemon, certificate_verify, has_root, told};
+use crate::fixture::{Daemon, certificate_verify, failure_of, has_root};
 
 #[test]
 fn every_key_that_was_acknowledged_survives_kill_9() {
@@ -49,9 +49,9 @@ fn every_key_that_was_acknowledged_survives_kill_9() {
 }
 
 #[test]
-fn a_file_that_may_not_grow_costs_the_write_and_nothing_else() {
+fn a_limit_of_the_file_size_fails_only_the_write() {
     let mut daemon = Daemon::prepare("");
-    // A shell sets the limit, and keeps its signal from killing.
+    // A shell sets the limit, and ignores the signal of the limit.
     let serve = daemon.serve(&["--dev"]);
     let mut shell = Command::new("sh");
     shell
@@ -66,13 +66,13 @@ fn a_file_that_may_not_grow_costs_the_write_and_nothing_else() {
 }
 
 #[test]
-fn a_full_disk_costs_the_write_and_nothing_else() {
+fn a_full_disk_fails_only_the_write() {
     if !has_root() {
         return;
     }
     let mut daemon = Daemon::prepare("");
     std::fs::create_dir(daemon.path("state")).unwrap();
-    // A disk of its own, seen by the daemon alone and gone with it.
+    // A disk that only the daemon sees, and that is gone when the daemon ends.
     let serve = daemon.serve(&["--dev"]);
     let mut shell = Command::new("unshare");
     shell
@@ -89,7 +89,7 @@ fn a_full_disk_costs_the_write_and_nothing_else() {
     });
 }
 
-/// Makes keys until there is no room, and again when there is.
+/// Makes keys until there is no space, and again when there is space.
 fn fill(daemon: &Daemon, make_room: impl FnOnce()) {
     let generate = |number: u32| {
         let wanted = format!(r#"{{"label":"key-{number}","type":"p256","uses":[]}}"#);
@@ -123,7 +123,7 @@ fn fill(daemon: &Daemon, make_room: impl FnOnce()) {
 /// Some kinds of damage make the library of the store panic. A panic does not help anyone who reads
 /// the log.
 #[test]
-fn a_damaged_store_is_told_in_one_line() {
+fn a_damaged_store_is_reported_in_one_line() {
     let mut daemon = Daemon::dev("");
     for label in ["shop", "mail"] {
         daemon.succeed(&["key", "generate", label, "--type", "p256"]);
@@ -154,7 +154,7 @@ fn a_damaged_store_is_told_in_one_line() {
 /// The state directory is empty, for example because its disk is not mounted. A warning at only one
 /// start could be missed.
 #[test]
-fn an_empty_state_directory_is_told_until_there_is_a_key() {
+fn an_empty_state_directory_is_reported_until_there_is_a_key() {
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let finding = |daemon: &Daemon| {
@@ -186,7 +186,7 @@ fn without_a_master_key_the_store_has_a_key_of_its_own() {
     let refused = |daemon: &Daemon, more: &str, part: &str| {
         daemon.configure(&format!("{unit}{more}"));
         let mut serve = daemon.serve(&[]);
-        let (status, line) = told(&serve.env_remove("CREDENTIALS_DIRECTORY").output().unwrap());
+        let (status, line) = failure_of(&serve.env_remove("CREDENTIALS_DIRECTORY").output().unwrap());
         assert!(status == 78 && line.contains(part), "{status} {line}");
     };
     refused(&daemon, "", "set key in section [store] of the configuration to a file made with (umask 077;");
@@ -212,7 +212,7 @@ fn without_a_master_key_the_store_has_a_key_of_its_own() {
     let warning = String::from_utf8(check.stderr).unwrap();
     assert!(warning.contains("it was made with a store key in a file"), "{warning}");
 
-    // As systemd passes it.
+    // systemd passes the store key in this way.
     std::fs::create_dir(daemon.path("credentials")).unwrap();
     std::fs::rename(daemon.path("store.key"), daemon.path("credentials/store-key")).unwrap();
     daemon.configure(unit);

@@ -1,4 +1,4 @@
-//! Transcripts of TLS 1.2 as real clients sign them: none is taken for something else.
+//! Transcripts of TLS 1.2 that real clients sign: none is refused as another format.
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use rustls::{ClientConfig, RootCertStore, SignatureAlgorithm, SignatureScheme};
 use crate::messages::{handshake, transcript};
 
 /// Text of every usual kind: names with characters that end commands, a notice, a comment, and many
-/// names of ten bytes, whose length is the end of a line.
+/// names of ten bytes, whose length byte is a line feed.
 const EXTENSIONS: &str = "
 [req]
 distinguished_name = dn
@@ -95,7 +95,7 @@ impl Drop for Server {
     }
 }
 
-/// What the openssl program signs as a client, from the messages that it shows.
+/// Message that the openssl program signs as a client, from the messages that it shows.
 fn of_openssl(directory: &Path, server: &Server, more: &[&str]) -> Vec<u8> {
     let to = format!("127.0.0.1:{}", server.1);
     let mut command = Command::new("openssl");
@@ -118,7 +118,7 @@ fn of_openssl(directory: &Path, server: &Server, more: &[&str]) -> Vec<u8> {
     message
 }
 
-/// The key of a client, which keeps what it signs.
+/// Key of a client that keeps each message that it signs.
 #[derive(Clone, Debug)]
 struct Recorder {
     key: Arc<dyn SigningKey>,
@@ -166,7 +166,7 @@ impl ResolvesClientCert for Always {
     }
 }
 
-/// What rustls signs as a client.
+/// Message that rustls signs as a client.
 fn of_rustls(directory: &Path, server: &Server) -> Vec<u8> {
     let certificate = |name: &str| CertificateDer::from_pem_file(directory.join(name)).unwrap();
     let key = PrivateKeyDer::from_pem_file(directory.join("client.key")).unwrap();
@@ -218,14 +218,16 @@ fn transcripts_of_real_clients_are_admitted() {
             let message = of_rustls(directory, &server);
             check(&message, "rustls, which puts extensions in an order of its own each time");
         }
-        // Another server does not know the ticket, so the client signs with it in its hello.
+        // Another server does not know the ticket, so the client signs a transcript whose hello has
+        // the ticket.
         let other = Server::start(directory, &[]);
         let more = ["-tls1_2", "-servername", "www.foo.de", "-sess_in", "session"];
         check(&of_openssl(directory, &other, &more), "with a ticket");
     }
 }
 
-/// Those that the machine trusts, each as the chain of a server and in the names of a request.
+/// Takes each certificate that the machine trusts as the chain of a server and in the names of a
+/// request.
 #[test]
 fn no_certificate_of_a_public_authority_is_refused() {
     let Ok(bundle) = CertificateDer::pem_file_iter("/etc/ssl/certs/ca-certificates.crt") else { return };

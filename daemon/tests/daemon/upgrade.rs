@@ -1,5 +1,5 @@
-//! SIGUSR2, by which the daemon becomes another program, and the way to the end that it has in
-//! common with SIGTERM.
+//! SIGUSR2, which makes the daemon execute another program, and the drain that SIGUSR2 and SIGTERM
+//! have in common.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -17,14 +17,14 @@ use keyward_proto::frame;
 use keyward_proto::message::{GetStatus, Request, request};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify, has_root, told};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, has_root};
 
-/// Longest time that users may take who ask without end, or administrators who take their time.
+/// Maximum time of a drain with users who send requests without end, or with slow administrators.
 const SOON: Duration = Duration::from_secs(3);
 
-/// A user without a grant must not have others wait for the daemon.
+/// A user without a grant must not make other users wait for the daemon.
 #[test]
-fn who_asks_without_end_does_not_keep_the_daemon_from_its_end() {
+fn users_who_send_requests_without_end_do_not_delay_the_end() {
     let mut daemon = Daemon::production(&[]);
     for signal in [Signal::USR2, Signal::TERM] {
         let streams: Vec<_> = (0..16).map(|_| daemon.connect()).collect();
@@ -32,10 +32,10 @@ fn who_asks_without_end_does_not_keep_the_daemon_from_its_end() {
         thread::scope(|scope| {
             for (number, stream) in streams.iter().enumerate() {
                 let is_over = &is_over;
-                // Some take their answers.
+                // Some connections read their answers.
                 scope.spawn(move || flood(stream, is_over, number % 2 == 0));
             }
-            // So that all of them are under way.
+            // So that all of the requests are in progress.
             daemon.client().status().unwrap();
             let began = Instant::now();
             match signal {
@@ -53,13 +53,13 @@ fn who_asks_without_end_does_not_keep_the_daemon_from_its_end() {
     assert!(!daemon.log().contains("unanswered"), "{}", daemon.log());
 }
 
-/// Asks for the status again and again, and perhaps takes the answers.
+/// Asks for the status again and again, and reads the answers if `takes`.
 fn flood(mut stream: &UnixStream, is_over: &AtomicBool, takes: bool) {
     let body = Some(request::Body::GetStatus(GetStatus {}));
     let ask = frame::encode(&Request { id: 1, body, ..Request::default() }).unwrap();
     let asks = ask.repeat(4096 / ask.len());
     stream.set_nonblocking(true).unwrap();
-    // The part of a frame that did not fit comes first.
+    // The rest of a frame that was not sent completely comes first.
     let (mut at, mut answers) = (0, [0; 64 * 1024]);
     let would_block = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
     while !is_over.load(Ordering::Relaxed) {
@@ -79,14 +79,14 @@ fn flood(mut stream: &UnixStream, is_over: &AtomicBool, takes: bool) {
     }
 }
 
-/// As one who reads a backup slowly: an administrator, and still must not have servers wait.
+/// An administrator who reads a backup slowly must not make servers wait.
 #[test]
-fn an_administrator_who_takes_time_does_not_hold_up_the_others() {
+fn a_slow_administrator_does_not_delay_the_others() {
     let mut daemon = Daemon::dev("");
     for stops in [false, true] {
         let mut slow = UnixStream::connect(daemon.path("run/admin.sock")).unwrap();
         slow.write_all(b"POST /v1/keys HTTP/1.1\r\nhost: k\r\ncontent-length: 99\r\n\r\n{").unwrap();
-        // When it answers, the daemon has begun with the one before.
+        // When the daemon answers this request, it has begun with the request before.
         daemon.succeed(&["key", "list"]);
         let began = Instant::now();
         daemon.signal(Signal::USR2);
@@ -106,9 +106,9 @@ fn an_administrator_who_takes_time_does_not_hold_up_the_others() {
     assert!(log.contains("gave up requests of administrators") && log.contains("not going on"), "{log}");
 }
 
-/// A program that takes its time to look at the configuration.
+/// The next program checks the configuration slowly.
 #[test]
-fn signals_count_while_the_next_program_is_looked_at() {
+fn signals_take_effect_while_the_next_program_is_checked() {
     let mut daemon = Daemon::prepare("");
     let program = start_copy(&mut daemon);
     let go = daemon.path("go");
@@ -131,8 +131,8 @@ fn signals_count_while_the_next_program_is_looked_at() {
     assert!(at.elapsed() < SOON, "{:?}", at.elapsed());
 }
 
-/// A unit that takes connections and says nothing keeps the daemon from being ready, and no signal
-/// keeps that from being stopped.
+/// A unit that accepts connections and sends no answer delays the start of the daemon, and no
+/// signal prevents the daemon from being stopped.
 #[test]
 fn a_daemon_that_is_starting_can_be_stopped_after_other_signals() {
     let unit = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -144,26 +144,26 @@ fn a_daemon_that_is_starting_can_be_stopped_after_other_signals() {
     let pid = Pid::from_child(&child);
     for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
         kill_process(pid, signal).unwrap();
-        // Nothing tells that a signal was taken in that has no effect.
+        // A signal without effect leaves no trace that the test could wait for.
         thread::sleep(Duration::from_millis(50));
     }
     let at = Instant::now();
     kill_process(pid, Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
-    // The daemon waits for the unit for two.
+    // The daemon waits two seconds for the unit.
     assert!(at.elapsed() < Duration::from_secs(1), "{:?}", at.elapsed());
 }
 
-/// As where a supervisor and an administrator send them at the same time.
+/// A supervisor and an administrator may send signals at the same time.
 #[test]
-fn no_signal_ends_a_daemon_that_becomes_another_program() {
+fn no_signal_kills_a_daemon_that_executes_another_program() {
     let daemon = Daemon::dev("");
     let (is_over, deadline) = (AtomicBool::new(false), Instant::now() + Duration::from_secs(20));
     thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) && Instant::now() < deadline {
                 for signal in [Signal::USR2, Signal::HUP, Signal::USR1] {
-                    // It may be dead.
+                    // The daemon may have ended.
                     let _ = kill_process(daemon.pid(), signal);
                     thread::sleep(Duration::from_millis(1));
                 }
@@ -180,9 +180,9 @@ fn no_signal_ends_a_daemon_that_becomes_another_program() {
     daemon.client().status().unwrap();
 }
 
-/// What this program has in an open file would be gone with it.
+/// Only this program has the open file of the store, so the store would be lost with the program.
 #[test]
-fn a_daemon_whose_store_is_gone_does_not_become_another_program() {
+fn a_daemon_whose_store_is_gone_does_not_execute_another_program() {
     let daemon = Daemon::dev("");
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let (store, aside) = (daemon.path("state/keys.redb"), daemon.path("state/aside"));
@@ -197,10 +197,10 @@ fn a_daemon_whose_store_is_gone_does_not_become_another_program() {
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
 }
 
-/// The configuration is as it should be, and what is on the disk is not: the next program would not
-/// start, or others could get at what it has.
+/// The configuration is valid, and the files on the disk are not: the next program would not start,
+/// or other users could read its files.
 #[test]
-fn a_daemon_does_not_become_a_program_that_would_not_start() {
+fn a_daemon_does_not_execute_a_program_that_would_not_start() {
     let mut daemon = Daemon::prepare("");
     let extra = daemon.path("extra");
     fs::create_dir(&extra).unwrap();
@@ -220,18 +220,18 @@ fn a_daemon_does_not_become_a_program_that_would_not_start() {
         daemon.await_log_times("not upgraded", number + 1);
         let log = daemon.log();
         assert!(log.lines().last().unwrap().contains(path.to_str().unwrap()), "{log}");
-        // A check by hand says the same.
-        let (status, line) = told(&daemon.serve(&["--dev", "--check-config"]).output().unwrap());
+        // `serve --check-config` reports the same.
+        let (status, line) = failure_of(&daemon.serve(&["--dev", "--check-config"]).output().unwrap());
         assert!(status == 78 && line.contains(path.to_str().unwrap()), "{status} {line}");
         fs::set_permissions(&path, mode(closed)).unwrap();
     }
-    // What has happened after the check must not take the keys from servers.
+    // A problem that arises after the check must not take the keys from servers.
     fs::remove_file(extra.join("x.sock")).unwrap();
     daemon.signal(Signal::USR2);
     daemon.await_ready();
     assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done);
 
-    // The running daemon says what only it can read.
+    // The running daemon reports problems of files that only the daemon can read.
     for (format, is_known) in [("2", true), ("1", false), ("3", false)] {
         let mut check = daemon.serve(&["--dev", "--check-config"]);
         let output = check.env("KEYWARD_RUNNING_FORMAT", format).output().unwrap();
@@ -239,7 +239,7 @@ fn a_daemon_does_not_become_a_program_that_would_not_start() {
     }
 }
 
-/// What is right for the user of the daemon is right, also if root looks at it.
+/// A check by root accepts files that are right for the user of the daemon.
 #[test]
 fn root_checks_for_the_user_of_the_daemon() {
     if !has_root() {
@@ -254,14 +254,14 @@ fn root_checks_for_the_user_of_the_daemon() {
     let mut check = daemon.serve(&["--dev", "--check-config"]);
     let output = check.output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    // The daemon itself, if it runs as root, would not start.
+    // A daemon that runs as root would not start with these files.
     let output = check.env("KEYWARD_RUNNING_FORMAT", "2").output().unwrap();
     assert!(!output.status.success(), "{output:?}");
 }
 
-/// A place with a line break is one place; one that is not configured any more leaves nothing.
+/// A path with a line break is one path. A socket that is no longer configured is removed.
 #[test]
-fn places_of_sockets_are_those_of_the_configuration() {
+fn after_an_upgrade_the_sockets_are_as_configured() {
     let mut daemon = Daemon::prepare("");
     let extra = daemon.path("extra.sock");
     daemon.configure(&format!("[socket]\nalso = [{extra:?}]\n"));
@@ -280,9 +280,9 @@ fn places_of_sockets_are_those_of_the_configuration() {
     assert!(!extra.exists());
 }
 
-/// As packages of other systems do it, and `/etc/alternatives`.
+/// Packages of other systems and `/etc/alternatives` use such links.
 #[test]
-fn the_next_program_is_where_the_link_leads_by_then() {
+fn the_next_program_is_the_present_target_of_the_link() {
     let mut daemon = Daemon::prepare("");
     let link = daemon.path("keyward");
     for (name, by_path) in [("one", true), ("two", false)] {
@@ -307,7 +307,7 @@ fn the_next_program_is_where_the_link_leads_by_then() {
     }
 }
 
-/// Starts a copy of the program, so that another one can be put there; returns where the copy is.
+/// Starts a copy of the program, so that a test can replace the copy. Returns the path of the copy.
 fn start_copy(daemon: &mut Daemon) -> PathBuf {
     let program = daemon.path("keyward");
     fs::copy(PROGRAM, &program).unwrap();
@@ -316,7 +316,7 @@ fn start_copy(daemon: &mut Daemon) -> PathBuf {
     program
 }
 
-/// Puts a script in the place of a program, as a package does it.
+/// Replaces a program by a script, as a package does.
 fn put(program: &Path, script: &str) {
     let next = program.with_extension("next");
     fs::write(&next, script).unwrap();

@@ -10,7 +10,7 @@ use std::thread;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Gid, Uid};
 
-/// Users whom nobody has heard of.
+/// Numbers of users that do not exist.
 pub(crate) const MALLORY: u32 = 7001;
 pub(crate) const ALICE: u32 = 7002;
 
@@ -26,12 +26,12 @@ pub(crate) fn timeout(command: &Command) -> Command {
     timeout
 }
 
-/// Does something as another user, in a thread of its own.
+/// Runs a function as another user, in a new thread.
 pub(crate) fn as_user<T: Send>(id: u32, act: impl FnOnce() -> T + Send) -> T {
     as_ids(id, id, act)
 }
 
-/// The same with another group.
+/// Runs a function as another user and group, in a new thread.
 pub(crate) fn as_ids<T: Send>(uid: u32, gid: u32, act: impl FnOnce() -> T + Send) -> T {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     thread::scope(|scope| {
@@ -45,7 +45,7 @@ pub(crate) fn as_ids<T: Send>(uid: u32, gid: u32, act: impl FnOnce() -> T + Send
     })
 }
 
-/// A socket on which another user listens, wherever root has put it.
+/// Socket on which another user listens, at a path of root.
 pub(crate) fn listener_of(uid: u32, path: &Path) -> UnixListener {
     let socket: OwnedFd = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
@@ -53,7 +53,7 @@ pub(crate) fn listener_of(uid: u32, path: &Path) -> UnixListener {
     socket.into()
 }
 
-/// Everything that clients, which are gone, have sent.
+/// All bytes that the clients, which have closed their connections, have sent.
 pub(crate) fn received(listener: &UnixListener) -> String {
     listener.set_nonblocking(true).unwrap();
     let mut all = Vec::new();

@@ -19,7 +19,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// One that knows the present.
+    /// A watcher that knows the present revision.
     fn new(daemon: &Daemon) -> Self {
         let mut watcher = Self { stream: daemon.connect(), after: 0 };
         assert!(watcher.next().everything, "the first time");
@@ -44,7 +44,7 @@ impl Watcher {
         self.answer()
     }
 
-    /// Waits until the daemon has begun to wait for something to tell.
+    /// Waits until the daemon has begun to wait for a change.
     fn wait_until_asked(&self, daemon: &Daemon) {
         wait_for(|| status(daemon)["requests"].as_u64() >= Some(2));
     }
@@ -63,7 +63,7 @@ fn status(daemon: &Daemon) -> serde_json::Value {
 fn wait_for(mut ask: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !ask() {
-        assert!(Instant::now() < end, "waited in vain");
+        assert!(Instant::now() < end, "nothing happened before the time limit");
         thread::sleep(Duration::from_millis(2));
     }
 }
@@ -73,7 +73,7 @@ fn is_empty(changes: &Changes) -> bool {
 }
 
 #[test]
-fn changes_are_told_as_they_happen_and_those_missed_at_once() {
+fn watchers_learn_of_changes_as_they_happen_and_of_missed_changes_at_once() {
     let daemon = Daemon::dev("");
     let mut watcher = Watcher::new(&daemon);
     watcher.ask(0);
@@ -87,7 +87,7 @@ fn changes_are_told_as_they_happen_and_those_missed_at_once() {
     let mut labels = watcher.next().labels;
     labels.sort_unstable();
     assert_eq!(labels, ["mail", "shop"], "each once");
-    // Whoever hears of a change and asks sees it.
+    // A peer that learns of a change and asks for the key sees the change.
     for state in [KeyState::Disabled, KeyState::Enabled] {
         watcher.ask(0);
         daemon.succeed(&["key", state.name().strip_suffix('d').unwrap(), "mail"]);
@@ -97,7 +97,7 @@ fn changes_are_told_as_they_happen_and_those_missed_at_once() {
 }
 
 #[test]
-fn a_peer_hears_of_keys_only_that_a_grant_covers() {
+fn a_peer_learns_only_of_keys_that_a_grant_covers() {
     let daemon = Daemon::production(&[("shop*", "tls-server")]);
     let mut watcher = Watcher::new(&daemon);
     watcher.ask(0);
@@ -122,7 +122,7 @@ fn after_a_restart_everything_may_have_changed() {
     let mut watcher = Watcher::new(&daemon);
     watcher.ask(0);
     watcher.wait_until_asked(&daemon);
-    // Told to stop, the daemon does not wait for changes.
+    // A daemon that is stopped does not wait for changes.
     assert!(daemon.end(Signal::TERM).success());
     assert!(is_empty(&watcher.answer()));
     daemon.start(&["--dev"]);
@@ -144,14 +144,14 @@ fn a_watch_ends_in_time_and_when_more_arrives() {
     assert!(is_empty(&watcher.answer()));
     assert!(matches!(receive(&mut watcher.stream).body, Some(response::Body::Status(_))));
 
-    // Together in one packet, and one behind the other, too.
+    // Both requests together in one packet, and also one after the other.
     let together = [watch(watcher.after, 0), watch(watcher.after, 0), request];
     let frames: Vec<u8> = together.iter().flat_map(|request| frame::encode(request).unwrap()).collect();
     watcher.stream.write_all(&frames).unwrap();
     assert!(is_empty(&watcher.answer()) && is_empty(&watcher.answer()));
     assert!(matches!(receive(&mut watcher.stream).body, Some(response::Body::Status(_))));
 
-    // Half a frame counts, and may take its time to become a whole one.
+    // Half a frame ends the watch, too, and the rest of the frame may come later.
     let frame = frame::encode(&watch(watcher.after, 20)).unwrap();
     watcher.ask(0);
     watcher.stream.write_all(&frame[..5]).unwrap();
@@ -161,7 +161,7 @@ fn a_watch_ends_in_time_and_when_more_arrives() {
 }
 
 #[test]
-fn who_hangs_up_leaves_its_place_to_others() {
+fn a_watcher_that_closes_its_connection_frees_its_slot() {
     let daemon = Daemon::dev("[socket]\nconnections-per-user = 4\n");
     for _ in 0..10 {
         let mut watchers: Vec<_> = (0..3).map(|_| Watcher::new(&daemon)).collect();
@@ -172,7 +172,7 @@ fn who_hangs_up_leaves_its_place_to_others() {
 }
 
 #[test]
-fn one_change_wakes_all_who_watch_and_signatures_go_on() {
+fn one_change_wakes_all_watchers_and_signatures_continue() {
     let daemon = Daemon::dev("");
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     let mut watchers: Vec<_> = (0..100).map(|_| Watcher::new(&daemon)).collect();
@@ -187,7 +187,7 @@ fn one_change_wakes_all_who_watch_and_signatures_go_on() {
 }
 
 #[test]
-fn clients_watch_while_they_do_something_else() {
+fn clients_watch_while_they_do_other_work() {
     let mut daemon = Daemon::dev("");
     let client = daemon.client();
     let hour = Duration::from_secs(3600);

@@ -125,7 +125,7 @@ fn a_key_is_for_the_one_or_the_other(backend: Backend) {
     let (status, text) = fail(&mut generate(&daemon, "both", "rsa2048", &both));
     assert!(status.code() == Some(64) && text.contains("--sign-and-decrypt"), "{status}: {text}");
     let (_, text) = fail(&mut generate(&daemon, "ec", "p256", &KEY_EXCHANGE));
-    assert!(text.contains("a key of type p256 has no use in rsa-key-exchange"), "{text}");
+    assert!(text.contains("a key of type p256 cannot be used for rsa-key-exchange"), "{text}");
     let accepted = ["--use", "tls-server", "--use", "rsa-key-exchange", "--sign-and-decrypt"];
     succeed(&mut generate(&daemon, "both", "rsa2048", &accepted));
     let both = [site(&daemon, &pki, "both")];
@@ -327,12 +327,12 @@ fn remote_units_make_keys_for_the_one_or_the_other() {
         succeed(command.args(["-X", "PATCH", "-d", &change, &format!("http://localhost/v1/keys/{label}")]))
     };
     for (label, uses, told) in [
-        ("signs", "rsa-key-exchange", "does not let the key decrypt"),
-        ("decrypts", "csr", "does not let the key sign"),
-        ("imported", "any", "does not let the key sign"),
+        ("signs", "rsa-key-exchange", "do not allow it to decrypt"),
+        ("decrypts", "csr", "do not allow it to sign"),
+        ("imported", "any", "do not allow it to sign"),
     ] {
         let answer = patch(label, uses);
-        assert!(answer.contains(told) && answer.contains("make another one"), "{answer}");
+        assert!(answer.contains(told) && answer.contains("make another key"), "{answer}");
     }
     assert!(patch("signs", "csr").contains(r#""uses":["csr"]"#));
 
@@ -342,5 +342,5 @@ fn remote_units_make_keys_for_the_one_or_the_other() {
     succeed(command.arg("ec_paramgen_curve:P-256").arg("-out").arg(&ec));
     let mut command = daemon.new_key(&["import", "ec", "--use", "rsa-key-exchange"]);
     let (_, text) = fail(command.arg("--in").arg(&ec));
-    assert!(text.contains("a key of type p256 has no use in rsa-key-exchange"), "{text}");
+    assert!(text.contains("a key of type p256 cannot be used for rsa-key-exchange"), "{text}");
 }

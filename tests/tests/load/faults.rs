@@ -257,9 +257,8 @@ fn what_is_no_unit_is_told_from_one() {
         matches!(refused, Err(Error::Refused(Outcome::OtherMasterKey))).then_some(())
     });
     wait_for("a line that names both", || {
-        (daemon.logged(&["cannot sign", "wrapped by master key", "and no healthy unit has that"])
-            > 0)
-        .then_some(())
+        (daemon.logged(&["cannot sign", "wrapped by master key", "and no healthy unit has that"]) > 0)
+            .then_some(())
     });
 }
 

@@ -46,11 +46,7 @@ fn tokens_that_are_refused_are_replaced() {
     write(&known, "the-third-token-of-the-unit");
     server.reload("tokens");
     assert!(matches!(sign(), Err(Error::Refused(Outcome::UnitUnavailable))), "{:?}", sign());
-    assert!(
-        daemon.logged(&["unit is down", "CKR_IBM_GREP11_NOT_AUTHENTICATED"]) >= 1,
-        "{}",
-        daemon.log()
-    );
+    assert!(daemon.logged(&["unit is down", "CKR_IBM_GREP11_NOT_AUTHENTICATED"]) >= 1, "{}", daemon.log());
     assert!(!daemon.log().contains("the-second-token"), "a token in the log");
     write(&sent, "the-third-token-of-the-unit");
     let back = Instant::now();

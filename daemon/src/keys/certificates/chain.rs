@@ -22,7 +22,7 @@ impl Chain {
     /// certificate in DER.
     ///
     /// # Errors
-    /// [`InvalidChain`] says what is wrong with the file, or which other kind of file it is.
+    /// [`InvalidChain`] says why the file cannot be used, or which other kind of file it is.
     pub fn read(file: &[u8]) -> Result<Self, InvalidChain> {
         // Any kind of private key, encrypted or truncated: the file should not have been sent.
         if file.windows(PRIVATE_KEY.len()).any(|part| part == PRIVATE_KEY) {
@@ -118,9 +118,9 @@ impl Chain {
         Ok(Some(Self { certificates, repeated: self.repeated }))
     }
 
-    /// Checks that each certificate except the first has certified an earlier one, as TLS sends
-    /// chains (RFC 8446, 4.4.2), and verifies those signatures. Two certificates may certify the
-    /// same one, which is then cross-signed.
+    /// Checks that each certificate except the first has certified an earlier certificate, in the
+    /// order of TLS (RFC 8446, 4.4.2), and verifies these signatures. Two certificates may certify
+    /// the same certificate, which is then cross-signed.
     ///
     /// Also checks that servers on rustls accept the first certificate. Returns the numbers, from
     /// 1, of certificates whose signature algorithm cannot be verified here.
@@ -168,7 +168,7 @@ pub enum InvalidChain {
     Certificate(usize),
     /// A certificate with a time before 1970; number from 1.
     #[error(
-        "certificate {0} in the file is valid from or until a time before 1970, which is not supported; have it issued anew with a later one"
+        "certificate {0} in the file is valid from or until a time before 1970, which is not supported; ask the authority for a new certificate"
     )]
     Before1970(usize),
     /// There is no certificate in PEM or DER.
@@ -176,7 +176,7 @@ pub enum InvalidChain {
     Empty,
     /// A certificate is not certified by the certificate after it.
     #[error(
-        "the certificates in the file are not in order: number {number} is certified by {issuer:?}, so that one has to follow it"
+        "the certificates in the file are not in order: number {number} is certified by {issuer:?}, so the certificate of that issuer must follow it"
     )]
     Order {
         /// Number of the certificate, from 1.
@@ -191,19 +191,21 @@ pub enum InvalidChain {
     #[error("the PEM in the file is damaged")]
     Pem,
     /// A private key, which nobody should send.
-    #[error("there is a private key in the file; give the certificates alone")]
+    #[error("there is a private key in the file; give a file with the certificates only")]
     PrivateKey,
     /// A certificate that servers on rustls refuse.
     #[error(
-        "rustls does not take the first certificate in the file ({0}); it has to be of version 3 of X.509, as with a SubjectAltName"
+        "rustls does not accept the first certificate in the file ({0}); the certificate must be of version 3 of X.509, for example with a SubjectAltName"
     )]
     Rustls(String),
     /// Several certificates of the same key. The administrator must choose one.
-    #[error("there are {0} certificates of the key in the file; keep the one that is to be used")]
+    #[error(
+        "there are {0} certificates of the key in the file; keep only the certificate that the servers should use"
+    )]
     SeveralFirst(usize),
     /// A signature was not made by the certificate that has the name of the issuer.
     #[error(
-        "certificate {lower} in the file was not signed by number {upper}, although that is named {name:?} as its issuer is: it is the certificate of another key; get the intermediate certificate that belongs to certificate {lower}"
+        "certificate {lower} in the file was not signed by certificate {upper}, although {upper} has the name of its issuer, {name:?}: certificate {upper} is of another key; get the intermediate certificate that belongs to certificate {lower}"
     )]
     Signature {
         /// Number of the certificate that was signed, from 1.
@@ -216,7 +218,7 @@ pub enum InvalidChain {
     /// More than [`MAX_CHAIN`] certificates.
     #[error("there are more than {MAX_CHAIN} certificates in the file")]
     TooMany,
-    /// Text of Windows in two bytes for each letter.
+    /// Text in UTF-16, which some Windows programs write.
     #[error("the file is text in UTF-16; write it as ASCII first: iconv -f UTF-16 -t ASCII FILE > NEW")]
     Utf16,
 }
@@ -224,7 +226,7 @@ pub enum InvalidChain {
 /// The end of the first line of a private key in PEM.
 const PRIVATE_KEY: &[u8] = b"PRIVATE KEY-----";
 
-/// Most certificates of one key: real chains have two to four.
+/// Maximum number of certificates of one key. Real chains have two to four.
 pub const MAX_CHAIN: usize = 10;
 
 #[cfg(test)]
@@ -267,7 +269,7 @@ mod tests {
             output.stdout
         }
 
-        /// Certifies the key of `name` by that of `by`.
+        /// Certifies the key of `name` with the key of `by`.
         fn issue(&self, name: &str, by: &str, more: &str) -> String {
             self.openssl(&format!("pkey -in {name}.key -pubout -out {name}.pub"));
             let subject = match name {
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_found_however_they_are_written() {
+    fn certificates_are_found_in_every_form() {
         let pki = Pki::new();
         let text = pki.text("leaf");
         let lines: Vec<_> = text.lines().collect();
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_named_with_commands_that_work() {
+    fn other_files_are_named_with_commands_that_work() {
         let pki = Pki::new();
         let text = pki.text("leaf");
         assert_eq!(refused(""), InvalidChain::Empty);
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_taken_for_something_else() {
+    fn unreadable_certificates_are_not_taken_for_other_files() {
         let pki = Pki::new();
         // With and without a version, with a number that a list and a request have as well.
         for extensions in ["", "basicConstraints=CA:FALSE\n"] {
@@ -422,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn each_certificate_must_have_signed_one_before() {
+    fn each_certificate_must_have_signed_an_earlier_certificate() {
         let pki = Pki::new();
         let text = |names: &[&str]| names.iter().map(|name| pki.text(name)).collect::<String>();
         let check = |names: &[&str]| read(&text(names)).check();
@@ -442,7 +444,7 @@ mod tests {
         {
             assert_eq!(read(&format!("{leaf}{one}{two}{tail}")).check(), Ok(vec![]));
         }
-        // Altered on the way.
+        // A certificate with one changed byte.
         let der = pki.openssl("x509 -in leaf.pem -outform DER");
         let mut altered = der.clone();
         let at = der.windows(4).rposition(|part| part == b"leaf").unwrap();
@@ -452,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_of_every_kind_are_verified_or_said_not_to_be() {
+    fn signatures_of_every_kind_are_verified_or_reported_as_not_verified() {
         let pki = Pki::new();
         let (leaf, key) = (pki.text("leaf"), |args: &str| pki.openssl(&format!("genpkey -out a.key {args}")));
         assert!(!leaf.is_empty());

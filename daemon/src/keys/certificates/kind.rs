@@ -8,7 +8,7 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum Kind {
-    /// PKCS#7 (RFC 2315), as it comes from some authorities: it may hold certificates.
+    /// PKCS#7 (RFC 2315), which some authorities send: the file may contain certificates.
     #[error("PKCS#7; take the certificates out of it: openssl pkcs7 {}-print_certs -in FILE -out NEW", option(*der))]
     Pkcs7 {
         /// True for DER, false for PEM.
@@ -22,12 +22,12 @@ pub enum Kind {
     /// A public key.
     #[error("a public key, not a certificate")]
     PublicKey,
-    /// A reference of ours.
+    /// A Keyward reference.
     #[error("a Keyward reference, not a certificate")]
     Reference,
     /// PKCS#10 (RFC 2986).
     #[error(
-        "a certificate request, not a certificate: that is what the authority makes of the request and gives back"
+        "a certificate request, not a certificate: the authority returns the certificate for the request"
     )]
     Request,
     /// A list of revoked certificates (RFC 5280, 5).

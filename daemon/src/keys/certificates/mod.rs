@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_certificate_says() {
+    fn the_fields_of_a_certificate_are_read() {
         let pem = made(
             "/O=Shop/CN=shop.example",
             "DNS:shop.example,DNS:*.shop.example,IP:192.0.2.1,IP:2001:db8::1",

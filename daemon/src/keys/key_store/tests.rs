@@ -7,6 +7,11 @@ use super::super::tests::{key, store_key, unlocked};
 use super::*;
 use crate::store::{Reading, Writing, index, open_existing};
 
+/// Master key whose name repeats a byte.
+fn named(byte: u8) -> Wkid {
+    Wkid::from_bytes([byte; 16])
+}
+
 fn store() -> (tempfile::TempDir, KeyStore) {
     let dir = tempfile::tempdir().unwrap();
     let store = unlocked(dir.path());
@@ -26,20 +31,20 @@ fn over_redb() -> (tempfile::TempDir, Arc<RedbStore>, KeyStore) {
 fn a_key_survives_closing_and_opening() {
     let (dir, store) = store();
     store.set_dev(true).unwrap();
-    store.set_wkid("embedded", "ab", None).unwrap();
-    store.set_wkid("hsm", "cd", None).unwrap();
+    store.set_wkid("embedded", named(0xab), None).unwrap();
+    store.set_wkid("hsm", named(0xcd), None).unwrap();
     let stored = store.put(key("shop")).unwrap();
     drop(store);
     let store = unlocked(dir.path());
     assert_eq!(store.is_dev().unwrap(), Some(true));
     let wkid = |backend| store.wkid(backend).unwrap();
-    assert_eq!((wkid("embedded"), wkid("hsm")), (Some("ab".into()), Some("cd".into())));
+    assert_eq!((wkid("embedded"), wkid("hsm")), (Some(named(0xab)), Some(named(0xcd))));
     assert_eq!(wkid("other"), None);
     assert_eq!(store.remote_backends().unwrap(), ["hsm"]);
-    store.set_next_wkid("hsm", "ef").unwrap();
-    assert_eq!(store.next_wkid("hsm").unwrap().as_deref(), Some("ef"));
-    store.set_wkid("hsm", "ef", None).unwrap();
-    assert_eq!((wkid("hsm").as_deref(), store.next_wkid("hsm").unwrap()), (Some("ef"), None));
+    store.set_next_wkid("hsm", named(0xef)).unwrap();
+    assert_eq!(store.next_wkid("hsm").unwrap(), Some(named(0xef)));
+    store.set_wkid("hsm", named(0xef), None).unwrap();
+    assert_eq!((wkid("hsm"), store.next_wkid("hsm").unwrap()), (Some(named(0xef)), None));
     assert_eq!(store.get(&stored.label).unwrap().unwrap().revision, stored.revision);
     assert_eq!(store.count().unwrap(), 1);
 }
@@ -72,7 +77,7 @@ fn lists_come_in_order_and_in_pages() {
     assert!(labels(Some("d"), 3).is_empty());
 }
 
-/// Changes the file as somebody other than the daemon.
+/// Changes the file without the daemon.
 fn alter(dir: &Path, f: impl FnOnce(&mut Writing<'_>)) {
     let database = open_existing(&dir.join(FILE)).unwrap();
     let transaction = database.begin_write().unwrap();
@@ -141,7 +146,7 @@ fn expected(shop: &'static str) -> Vec<(String, &'static str)> {
         .to_vec()
 }
 
-/// Each alteration is found, and costs no other key.
+/// Each alteration is found, and affects no other key.
 #[test]
 fn a_record_that_was_altered_is_refused() {
     let edit = |from: &'static str, to: &'static str| {
@@ -207,7 +212,7 @@ fn an_old_copy_of_a_record_is_refused() {
         tables.index.insert(list, old.as_slice()).unwrap();
     });
     assert_eq!(told(dir.path()), expected("unlisted"));
-    // With everything that the index said then. The key that was made since is unlisted.
+    // With the whole index of that time. The key that was made later is unlisted.
     let (dir, _) = scene();
     alter(dir.path(), |tables| {
         put_back(tables);
@@ -231,7 +236,7 @@ fn a_record_that_was_deleted_does_not_come_back() {
         for (label, row) in &before.keys {
             tables.keys.insert(label.as_str(), row.as_slice()).unwrap();
         }
-        // Names that no key can have neither show nor hide the others.
+        // Names that no key can have are not listed, and do not hide other keys.
         for number in 0..20 {
             tables.keys.insert(format!("!{number}").as_str(), [7; 50].as_slice()).unwrap();
         }
@@ -241,7 +246,7 @@ fn a_record_that_was_deleted_does_not_come_back() {
 }
 
 #[test]
-fn what_the_store_says_of_itself_is_authenticated() {
+fn the_metadata_are_authenticated() {
     type Alteration = Box<dyn Fn(&mut Writing<'_>)>;
     let alterations: [(&str, Alteration); 8] = [
         ("a store of --dev", Box::new(|tables| drop(tables.meta.insert("dev", "yes").unwrap()))),
@@ -264,13 +269,13 @@ fn what_the_store_says_of_itself_is_authenticated() {
 }
 
 #[test]
-fn a_list_of_the_index_that_was_altered_costs_its_own_keys() {
+fn an_altered_list_of_the_index_affects_only_its_own_keys() {
     let (dir, _) = scene();
     alter(dir.path(), |tables| drop(tables.index.remove(index::list_of("shop")).unwrap()));
     assert_eq!(told(dir.path()), expected("unlisted"));
 }
 
-/// Two edits in place, of as many bytes as before, leave nothing that has the label.
+/// Two edits in place, without a change of length, remove every trace of the label.
 #[test]
 fn a_key_does_not_vanish_with_its_list_and_its_name() {
     let (dir, _) = scene();
@@ -295,7 +300,7 @@ fn a_key_does_not_vanish_with_its_list_and_its_name() {
 }
 
 #[test]
-fn a_list_that_was_altered_is_made_anew_and_its_keys_are_disabled() {
+fn an_altered_list_is_rebuilt_and_its_keys_are_disabled() {
     let (dir, before) = scene();
     let shop: Label = "shop".parse().unwrap();
     alter(dir.path(), |tables| {
@@ -311,10 +316,10 @@ fn a_list_that_was_altered_is_made_anew_and_its_keys_are_disabled() {
     let store = unlocked(dir.path());
     for refused in [store.put(key("shop")).map(drop), store.delete(&shop)] {
         let told = refused.unwrap_err().to_string();
-        assert!(told.ends_with("with: keyward key repair"), "{told}");
+        assert!(told.ends_with(": keyward key repair"), "{told}");
     }
     let (_, advice) = store.check().unwrap().problem().unwrap();
-    assert!(advice.ends_with("with: keyward key repair"), "{advice}");
+    assert!(advice.ends_with(": keyward key repair"), "{advice}");
     let rebuilt = store.rebuild().unwrap();
     let labels = |labels: &[Label]| labels.iter().map(Label::to_string).collect::<Vec<_>>();
     assert_eq!(
@@ -356,7 +361,7 @@ fn only_its_own_key_unlocks_a_store() {
 }
 
 #[test]
-fn many_keys_are_listed_as_few_are() {
+fn many_keys_are_listed_completely() {
     let (_dir, store) = store();
     let labels: Vec<_> = (0..700).map(|number| format!("key-{number:03}")).collect();
     for label in &labels {
@@ -397,10 +402,10 @@ fn an_unusable_database_is_opened_again() {
     store.put(key("other")).unwrap();
 }
 
-/// A key that was disabled or deleted in memory only stays so, even for a task that has read the
-/// key before.
+/// A key that was disabled or deleted in memory only stays disabled or deleted, even for a task
+/// that has read the key before.
 #[test]
-fn an_end_that_could_not_be_written_is_not_undone() {
+fn an_unwritten_deletion_or_disabling_is_not_undone() {
     let (dir, store) = store();
     let [path, away] = ["keys.redb", "away"].map(|name| dir.path().join(name));
     let shop = store.put(key("shop")).unwrap();

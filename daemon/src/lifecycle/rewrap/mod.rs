@@ -1,4 +1,4 @@
-//! Keys of a backend on their way to another master key.
+//! Rewraps the keys of a backend by the next master key.
 
 mod next;
 
@@ -31,65 +31,64 @@ pub(crate) struct Rewrapped {
 /// The outcome of putting the next master key of a backend in force.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    /// Name of the master key.
-    pub(crate) wkid: String,
+    /// Master key that is in force now.
+    pub(crate) wkid: Wkid,
     /// Number of keys whose old blobs were deleted.
     pub(crate) keys: u64,
 }
 
-/// Wraps the keys of the next labels after `after` by the next master key. Skips versions that are
-/// wrapped already, so an interrupted run can start again at any label.
+/// Wraps the next keys, from the first label after `after`, by the next master key. Skips versions
+/// that are wrapped already, so an interrupted run can start again at any label.
 ///
 /// # Errors
 /// [`Error`] says why there is no next master key, or which unit has failed.
 pub(crate) async fn rewrap(daemon: &Daemon, name: &str, after: Option<String>) -> Result<Rewrapped, Error> {
     let backend = backend(daemon, name)?;
-    let old = settled(daemon, name).await?;
+    let old = present(daemon, name).await?;
     let listed = daemon.keys.list(after, BATCH).await?;
     let next = (listed.len() == BATCH).then(|| listed.last().map(|key| key.label().to_string())).flatten();
     let looked_at = listed.len() as u64;
     // Altered keys are found again when the rewrapping is finished.
     let mut keys: Vec<_> = listed.into_iter().filter_map(|listed| listed.key().ok()).collect();
     keys.retain(|key| key.backend == name);
-    let new = next::of_keys(daemon, backend, &keys, &old).await?;
-    if let Some(new) = &new
-        && daemon.keys.next_wkid(name).await?.as_ref() != Some(new)
+    let new = next::of_keys(daemon, backend, &keys, old).await?;
+    if let Some(new) = new
+        && daemon.keys.next_wkid(name).await? != Some(new)
     {
-        daemon.keys.set_next_wkid(name, new.clone()).await?;
+        daemon.keys.set_next_wkid(name, new).await?;
     }
     let mut done = Rewrapped { looked_at, keys: keys.len() as u64, wrapped: 0, next };
     for key in keys {
-        done.wrapped += rewrap_key(daemon, backend, key, &old, new.as_deref()).await?;
+        done.wrapped += rewrap_key(daemon, backend, key, old, new).await?;
     }
     Ok(done)
 }
 
-/// Wraps the versions of a key that still need it. Returns how many versions that were.
+/// Wraps the versions of a key that are not wrapped yet. Returns the number of these versions.
 async fn rewrap_key(
     daemon: &Daemon,
     backend: &Backend,
     key: Key,
-    old: &str,
-    new: Option<&str>,
+    old: Wkid,
+    new: Option<Wkid>,
 ) -> Result<u64, Error> {
     let is_ready = |version: &Version| {
         let by_new = |blob: &[u8]| new.is_none_or(|new| is_wrapped_by(blob, new));
         !is_wrapped_by(&version.blob, old) || version.next_blob.as_deref().is_some_and(by_new)
     };
-    let to = new.and_then(|new| new.parse().ok());
     let (mut key, mut next_blobs, mut wrapped) = (Arc::new(key), HashMap::new(), 0);
     loop {
         let before = next_blobs.len();
         for version in key.versions.iter().filter(|version| !is_ready(version)) {
             if !next_blobs.contains_key(&version.blob) {
-                next_blobs.insert(version.blob.clone(), backend.rewrap(&version.blob, to).await?);
+                next_blobs.insert(version.blob.clone(), backend.rewrap(&version.blob, new).await?);
             }
         }
         if next_blobs.len() == before {
             return Ok(wrapped);
         }
         match daemon.keys.update(&key.label, |key| Ok(set_next(key, &next_blobs))).await {
-            // Somebody may have added a version in the meantime.
+            // Another caller may have added a version in the meantime.
             Ok((stored, set)) => (key, wrapped) = (stored, set),
             Err(StoreError::Unknown(_)) => return Ok(wrapped),
             Err(error) => return Err(error.into()),
@@ -97,7 +96,7 @@ async fn rewrap_key(
     }
 }
 
-/// Gives the versions with these blobs their next blobs. Returns how many versions that were.
+/// Gives the versions with these blobs their next blobs. Returns the number of these versions.
 fn set_next(key: &mut Key, next_blobs: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
     let mut set = 0;
     for version in &mut key.versions {
@@ -116,31 +115,31 @@ fn set_next(key: &mut Key, next_blobs: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
 /// [`Error`] says which keys or units are not ready.
 pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str) -> Result<Finished, Error> {
     let backend = backend(daemon, name)?;
-    // From here on no new key is made: nobody would check whether that key is ready.
+    // From here on no new key is made, because nobody would check whether the new key is ready.
     let _locked = backend.master_key_lock().write().await;
-    let old = settled(daemon, name).await?;
+    let old = present(daemon, name).await?;
     let keys = keys_of(daemon, name).await?;
     if daemon.keys.altered().total() > 0 {
         return Err(Error::StoreAltered);
     }
     let units = next::Units::probe(backend).await?;
-    let new = units.next(daemon, &keys, &old)?;
+    let new = units.next(daemon, &keys, old)?;
     // The keys first: they can only be wrapped while a unit has the old master key.
-    refuse_old_keys(name, &keys, &new)?;
-    units.refuse_others(&new)?;
+    refuse_old_keys(name, &keys, new)?;
+    units.refuse_others(new)?;
     prove_next(daemon, name, &keys).await?;
     for key in &keys {
-        settle_on_next(daemon, key, &new).await?;
+        replace_blobs(daemon, key, new).await?;
     }
-    let store_key = next::store_key(daemon, backend, &new).await?;
-    daemon.keys.set_wkid(name, new.clone(), store_key).await?;
+    let store_key = next::store_key(daemon, backend, new).await?;
+    daemon.keys.set_wkid(name, new, store_key).await?;
     let count = keys.len() as u64;
-    let act = Act::FinishRewrap { backend: name, wkid: &new, keys: count };
+    let act = Act::FinishRewrap { backend: name, wkid: new, keys: count };
     Event { act, label: None, version: None, actor }.record();
     Ok(Finished { wkid: new, keys: count })
 }
 
-fn refuse_old_keys(name: &str, keys: &[Key], new: &str) -> Result<(), Error> {
+fn refuse_old_keys(name: &str, keys: &[Key], new: Wkid) -> Result<(), Error> {
     let is_ready =
         |version: &Version| is_wrapped_by(version.next_blob.as_ref().unwrap_or(&version.blob), new);
     let old = keys.iter().filter(|key| !key.versions.iter().all(is_ready));
@@ -169,7 +168,7 @@ async fn keys_of(daemon: &Daemon, backend: &str) -> Result<Vec<Key>, StoreError>
     }
 }
 
-/// Has each version prove its next blob, some versions at a time.
+/// Proves the next blob of each version, [`PROOFS`] versions at a time.
 async fn prove_next(daemon: &Arc<Daemon>, name: &str, keys: &[Key]) -> Result<(), Error> {
     let mut proofs = JoinSet::new();
     let mut waiting = Vec::new();
@@ -199,14 +198,14 @@ async fn prove_next(daemon: &Arc<Daemon>, name: &str, keys: &[Key]) -> Result<()
     }
 }
 
-/// Replaces the blobs of a key by its next blobs. Leaves a version alone that somebody has added in
-/// the meantime.
-async fn settle_on_next(daemon: &Daemon, key: &Key, new: &str) -> Result<(), StoreError> {
+/// Replaces the blobs of a key by its next blobs. Does not change a version that another caller has
+/// added in the meantime.
+async fn replace_blobs(daemon: &Daemon, key: &Key, new: Wkid) -> Result<(), StoreError> {
     let is_next = |next: &[u8]| is_wrapped_by(next, new);
     if !key.versions.iter().any(|version| version.next_blob.as_deref().is_some_and(is_next)) {
         return Ok(());
     }
-    let settle = |key: &mut Key| {
+    let replace = |key: &mut Key| {
         for version in &mut key.versions {
             if let Some(next) = version.next_blob.take_if(|next| is_next(next)) {
                 version.blob = next;
@@ -214,14 +213,14 @@ async fn settle_on_next(daemon: &Daemon, key: &Key, new: &str) -> Result<(), Sto
         }
         Ok(())
     };
-    match daemon.keys.update(&key.label, settle).await {
+    match daemon.keys.update(&key.label, replace).await {
         Ok(_) | Err(StoreError::Unknown(_)) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-fn is_wrapped_by(blob: &[u8], wkid: &str) -> bool {
-    Header::read(blob).is_some_and(|header| header.wkid().to_string() == wkid)
+fn is_wrapped_by(blob: &[u8], wkid: Wkid) -> bool {
+    Header::read(blob).is_some_and(|header| header.wkid() == wkid)
 }
 
 fn backend<'a>(daemon: &'a Daemon, name: &str) -> Result<&'a Backend, Error> {
@@ -229,11 +228,9 @@ fn backend<'a>(daemon: &'a Daemon, name: &str) -> Result<&'a Backend, Error> {
     backend.ok_or_else(|| Error::UnknownBackend { name: name.into(), known: String::new() })
 }
 
-/// The master key that wraps the keys of a backend.
-async fn settled(daemon: &Daemon, name: &str) -> Result<String, Error> {
-    let wkid = daemon.keys.wkid(name).await?;
-    let wkid = wkid.filter(|wkid| wkid.parse::<Wkid>().is_ok());
-    wkid.ok_or_else(|| Error::BackendWithoutKeys(name.into()))
+/// Master key that wraps the keys of a backend.
+async fn present(daemon: &Daemon, name: &str) -> Result<Wkid, Error> {
+    daemon.keys.wkid(name).await?.ok_or_else(|| Error::BackendWithoutKeys(name.into()))
 }
 
 /// Number of versions that are proved at a time.

@@ -1,6 +1,6 @@
-//! The next master key of a backend, as its keys and its units have it.
+//! The next master key of a backend, found from its keys and its units.
 
-use keyward_unit::{Header, Unit};
+use keyward_unit::{Header, Unit, Wkid};
 
 use super::is_wrapped_by;
 use crate::backend::{Backend, BackendError, UnitHealth};
@@ -15,8 +15,8 @@ pub(super) async fn of_keys(
     daemon: &Daemon,
     backend: &Backend,
     keys: &[Key],
-    old: &str,
-) -> Result<Option<String>, Error> {
+    old: Wkid,
+) -> Result<Option<Wkid>, Error> {
     match backend.embedded_unit() {
         Some(unit) => configured(daemon, unit.map_err(BackendError::from)?, old).map(Some),
         None => Ok(rewrapped_by(backend, keys, old).await?),
@@ -25,21 +25,21 @@ pub(super) async fn of_keys(
 
 /// The next master key of the embedded unit: the one that is configured now, since the next start
 /// must find it.
-fn configured(daemon: &Daemon, unit: &Unit, old: &str) -> Result<String, Error> {
+fn configured(daemon: &Daemon, unit: &Unit, old: Wkid) -> Result<Wkid, Error> {
     let file = daemon.config().embedded.next_master_key.clone();
-    let next = master_key::load_next(file.as_deref())?.ok_or_else(|| Error::NoNextMasterKey(old.into()))?;
+    let next = master_key::load_next(file.as_deref())?.ok_or_else(|| Error::NoNextMasterKey(old))?;
     let wkid = next.wkid();
-    if wkid.to_string() == old {
-        return Err(Error::NextMasterKeyInForce(old.into()));
+    if wkid == old {
+        return Err(Error::NextMasterKeyInForce(old));
     }
     match wkid == unit.wkid() || unit.accept(next) {
-        true => Ok(wkid.to_string()),
-        false => Err(Error::ThirdMasterKey { next: wkid, old: old.into() }),
+        true => Ok(wkid),
+        false => Err(Error::ThirdMasterKey { next: wkid, old }),
     }
 }
 
-/// The master key that the units wrap keys by.
-async fn rewrapped_by(backend: &Backend, keys: &[Key], old: &str) -> Result<Option<String>, BackendError> {
+/// Next master key at remote units, found by rewrapping one blob.
+async fn rewrapped_by(backend: &Backend, keys: &[Key], old: Wkid) -> Result<Option<Wkid>, BackendError> {
     let versions = keys.iter().flat_map(|key| &key.versions);
     let by_old: Vec<_> = versions.filter(|version| is_wrapped_by(&version.blob, old)).collect();
     let Some(first) = by_old.first() else { return Ok(None) };
@@ -47,22 +47,22 @@ async fn rewrapped_by(backend: &Backend, keys: &[Key], old: &str) -> Result<Opti
         Ok(blob) => return Ok(wkid_of(&blob)),
         Err(error) => error,
     };
-    // Units that have the next master key in force cannot wrap anything by it any more.
+    // Units that have put the next master key in force cannot rewrap by that master key any more.
     let next = first
         .next_blob
         .as_deref()
         .and_then(wkid_of)
         .filter(|next| backend.units().iter().filter_map(in_force).any(|wkid| wkid == *next));
-    let is_done = |version: &&Version, next: &str| {
+    let is_done = |version: &&Version, next: Wkid| {
         version.next_blob.as_ref().is_some_and(|blob| is_wrapped_by(blob, next))
     };
     match next {
-        Some(next) if by_old.iter().all(|version| is_done(version, &next)) => Ok(Some(next)),
+        Some(next) if by_old.iter().all(|version| is_done(version, next)) => Ok(Some(next)),
         _ => Err(error),
     }
 }
 
-/// The units of a backend as they were at one moment.
+/// Units of a backend, as a probe has found them.
 pub(super) enum Units<'a> {
     Embedded(&'a Unit),
     Remote { backend: &'a str, units: Vec<UnitHealth> },
@@ -77,37 +77,38 @@ impl<'a> Units<'a> {
         Ok(Self::Remote { backend: backend.name(), units: backend.units() })
     }
 
-    /// The next master key, as keys and units have it.
-    pub(super) fn next(&self, daemon: &Daemon, keys: &[Key], old: &str) -> Result<String, Error> {
+    /// Next master key of the keys, or of a healthy unit if no key has a next blob.
+    pub(super) fn next(&self, daemon: &Daemon, keys: &[Key], old: Wkid) -> Result<Wkid, Error> {
         let (backend, units) = match self {
             Self::Embedded(unit) => return configured(daemon, unit, old),
             Self::Remote { backend, units } => (backend, units),
         };
-        // If all keys are settled, or there are none, the units have it in force.
+        // If all blobs were replaced already, or there are no keys, a unit has the next master key
+        // in force.
         let blobs =
             keys.iter().flat_map(|key| &key.versions).filter_map(|version| version.next_blob.as_deref());
-        let of_units = || units.iter().filter_map(in_force).find(|wkid| wkid != old);
+        let of_units = || units.iter().filter_map(in_force).find(|wkid| *wkid != old);
         blobs
             .filter_map(wkid_of)
             .next()
             .or_else(of_units)
-            .ok_or_else(|| Error::NothingRewrapped { backend: (*backend).into(), wkid: old.into() })
+            .ok_or_else(|| Error::NothingRewrapped { backend: (*backend).into(), wkid: old })
     }
 
-    /// Refuses while a unit has another master key than the new one, or no unit is known to have
-    /// it.
-    pub(super) fn refuse_others(&self, new: &str) -> Result<(), Error> {
+    /// Refuses while a unit has another master key than the new one, or no healthy unit has the new
+    /// one.
+    pub(super) fn refuse_others(&self, new: Wkid) -> Result<(), Error> {
         let Self::Remote { backend, units } = self else { return Ok(()) };
-        let other = |unit: &UnitHealth| unit.wkid.map(|wkid| wkid.to_string()).filter(|wkid| *wkid != new);
+        let other = |unit: &UnitHealth| unit.wkid.filter(|wkid| *wkid != new);
         let others: Vec<_> = (units.iter())
             .filter_map(|unit| Some(format!("{} has {}", unit.address, other(unit)?)))
             .collect();
         if !others.is_empty() {
-            return Err(Error::OtherMasterKeyAtUnits { wkid: new.into(), units: others.join(", ") });
+            return Err(Error::OtherMasterKeyAtUnits { wkid: new, units: others.join(", ") });
         }
-        match units.iter().any(|unit| in_force(unit).as_deref() == Some(new)) {
+        match units.iter().any(|unit| in_force(unit) == Some(new)) {
             true => Ok(()),
-            false => Err(Error::NoUnit { backend: (*backend).into(), wkid: new.into() }),
+            false => Err(Error::NoUnit { backend: (*backend).into(), wkid: new }),
         }
     }
 }
@@ -116,21 +117,19 @@ impl<'a> Units<'a> {
 pub(super) async fn store_key(
     daemon: &Daemon,
     backend: &Backend,
-    new: &str,
+    new: Wkid,
 ) -> Result<Option<Vec<u8>>, Error> {
     let Some(unit) = backend.embedded_unit() else { return Ok(None) };
-    let (Some(wrapped), Ok(new)) = (daemon.keys.wrapped_store_key().await?, new.parse()) else {
-        return Ok(None);
-    };
+    let Some(wrapped) = daemon.keys.wrapped_store_key().await? else { return Ok(None) };
     let unit = unit.map_err(BackendError::from)?;
     Ok(Some(unit.rewrap_store_key(&wrapped, new).map_err(BackendError::from)?))
 }
 
 /// The master key of a healthy unit.
-fn in_force(unit: &UnitHealth) -> Option<String> {
-    unit.wkid_in_force().map(|wkid| wkid.to_string())
+fn in_force(unit: &UnitHealth) -> Option<Wkid> {
+    unit.wkid_in_force()
 }
 
-fn wkid_of(blob: &[u8]) -> Option<String> {
-    Header::read(blob).map(|header| header.wkid().to_string())
+fn wkid_of(blob: &[u8]) -> Option<Wkid> {
+    Header::read(blob).map(|header| header.wkid())
 }

@@ -23,7 +23,7 @@ fn is_made_of(prime: &[u8], constant: &[u8], added: u64) -> bool {
         return false;
     };
     // The sum has no carry in any of the ten primes.
-    // The last 64 ones are a one that is taken away, so that is missing here.
+    // The 64 one bits at the end come from subtracting 1, so the part before them is lower by 1.
     front == digits
         && u64::from_be_bytes(*last_digits).checked_add(added - 1) == Some(u64::from_be_bytes(*last))
 }
@@ -137,7 +137,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn primes_are_those_of_openssl() {
+    fn primes_are_as_in_openssl() {
         for name in NAMES {
             let group = format!("group:{name}");
             let words = ["genpkey", "-genparam", "-algorithm", "DHX", "-pkeyopt", &group];

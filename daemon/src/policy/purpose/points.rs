@@ -1,4 +1,5 @@
-//! Points of the NIST curves (SP 800-186, 3.2.1): does (x, y) satisfy the equation of the curve?
+//! Points of the NIST curves (SP 800-186, 3.2.1): checks that (x, y) satisfies the equation of the
+//! curve.
 //!
 //! Without this check an attacker could choose twice as many bytes. With the check, y follows from
 //! x except for its sign. The cofactor of these curves is 1, so every point on a curve is a valid
@@ -125,7 +126,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn generators_are_points_and_their_neighbours_are_none() {
+    fn generators_are_points_and_points_with_a_changed_bit_are_not() {
         for (curve, point) in generators() {
             assert!(curve.has(&point), "{curve:?}");
             for at in 0..point.len() {

@@ -313,7 +313,7 @@ fn tls12_transcripts_of_clients() {
 }
 
 #[test]
-fn parts_of_a_transcript_are_whole() {
+fn parts_of_a_transcript_are_checked_to_their_end() {
     let with = |at: usize, part: Vec<u8>| {
         let mut parts = transcript();
         parts[at] = part;
@@ -373,7 +373,7 @@ fn parts_of_a_transcript_are_whole() {
     assert!(!with(0, hello(&many(129).collect::<Vec<u8>>())));
 }
 
-/// A session ticket has room for whatever its reader takes.
+/// A session ticket can contain any format.
 #[test]
 fn text_and_archives_in_a_transcript_are_refused() {
     let with = |ticket: &[u8]| {
@@ -403,7 +403,8 @@ fn text_and_archives_in_a_transcript_are_refused() {
     ] {
         assert_eq!(with(ticket), expected, "{ticket:x?}");
     }
-    // Old clients have suites that are digits and ends of lines to who passes over zeros.
+    // Old clients have cipher suites whose bytes are digits and line feeds for readers that skip
+    // zeros.
     let suites = b"\0\x20\0\x2f\0\x35\0\x3c\0\x3d\0\x33\0\x39\0\x67\0\x6b\0\x32\0\x38\0\x0a\0\x05\0\x04\0\x09\0\x15\0\x12";
     let start = [&[3, 3][..], &[7; 31], b"\n\0", suites, &[1, 0]].concat();
     let mut parts = transcript();
@@ -415,7 +416,7 @@ fn text_and_archives_in_a_transcript_are_refused() {
     assert_eq!(with(&archive), (Purpose::Other, Some("tar")));
 }
 
-/// The random of a client stands where IKEv2 has version, exchange and message id.
+/// The random of a client is where IKEv2 has version, exchange and message id.
 #[test]
 fn a_transcript_that_begins_as_ike_does_is_refused() {
     let mut whole = transcript().concat();
@@ -428,7 +429,7 @@ fn a_transcript_that_begins_as_ike_does_is_refused() {
 }
 
 #[test]
-fn requests_for_this_very_key() {
+fn only_requests_for_this_key_are_certificate_requests() {
     let (spki, request) = real_request();
     assert_eq!(classify(&request, &spki), Purpose::CertificateRequest);
     let (other, _) = real_request();
@@ -441,7 +442,7 @@ fn requests_for_this_very_key() {
 }
 
 #[test]
-fn what_else_people_sign_is_other() {
+fn other_signed_formats_have_the_purpose_other() {
     let (spki, _) = real_request();
     let jwt = "eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIn0";
     let name =

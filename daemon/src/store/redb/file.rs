@@ -21,16 +21,16 @@ pub(crate) enum Failure<E = StoreError> {
     Refused(E),
 }
 
-/// The file. A fault of the disk costs the operation that met the fault.
+/// The file. A fault of the disk fails only the operation that met the fault.
 pub(crate) struct StoreFile {
     path: PathBuf,
-    /// The same file, even if its name is gone or belongs to another file.
+    /// Open file, even if its name is gone or belongs to another file.
     file: File,
     open: RwLock<Open>,
 }
 
 impl StoreFile {
-    /// Opens the file, or makes a database of an empty one.
+    /// Opens the file. Makes a database in an empty file.
     ///
     /// # Errors
     /// [`StoreError`] says what is wrong with the file.
@@ -61,33 +61,32 @@ impl StoreFile {
             let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
             let times = open.times;
             let attempt = open.database.as_ref().map(|database| {
-                // redb panics on some kinds of damage; that must not take the daemon along.
-                panics::caught(|| f(database))
+                // redb panics on some kinds of damage. A panic must not end the daemon.
+                panics::caught(|| f(database)).unwrap_or_else(|_| Err(panicked().into()))
             });
             drop(open);
             match attempt {
-                Some(Ok(Ok(done))) => return Ok(done),
-                Some(Ok(Err(Failure::Refused(reason)))) => return Err(reason),
-                // Nothing was tried, so trying again repeats nothing.
+                Some(Ok(done)) => return Ok(done),
+                Some(Err(Failure::Refused(reason))) => return Err(reason),
+                // The operation has not begun, so a second attempt repeats nothing.
                 None
-                | Some(Ok(Err(Failure::Database(redb::Error::PreviousIo | redb::Error::DatabaseClosed))))
+                | Some(Err(Failure::Database(redb::Error::PreviousIo | redb::Error::DatabaseClosed)))
                     if !last =>
                 {
                     self.reopen(times)?;
                 }
-                Some(Ok(Err(Failure::Database(error)))) => {
-                    // If the file cannot be opened again now, the next operation tries.
+                Some(Err(Failure::Database(error))) => {
+                    // If the file cannot be opened again now, the next operation tries to open it.
                     let _ = self.reopen(times);
                     return Err(fault(&self.path, error));
-                }
-                Some(Err(_)) => {
-                    let _ = self.reopen(times);
-                    return Err(StoreError::Damaged(self.path.clone()));
                 }
                 None => break,
             }
         }
-        Err(StoreError::Io(self.path.clone(), io::Error::other("it cannot be opened again")))
+        Err(StoreError::Io(
+            self.path.clone(),
+            io::Error::other("the file cannot be opened again after a fault"),
+        ))
     }
 
     /// Closes the database, as a fault does after which the file cannot be opened again.
@@ -100,7 +99,7 @@ impl StoreFile {
     fn reopen(&self, times: u64) -> Result<(), StoreError> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         if open.times == times || open.database.is_none() {
-            // The old database must first give up its lock on the file.
+            // The old database must first release its lock on the file.
             open.database = None;
             open.times += 1;
             open.database = Some(open_database(&self.path, &self.file)?);
@@ -166,15 +165,20 @@ fn open_by(
     file: File,
     open: impl FnOnce(File) -> Result<Database, redb::Error>,
 ) -> Result<Database, StoreError> {
-    match panics::caught(|| open(file)) {
-        Ok(Ok(database)) => Ok(database),
-        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => Err(StoreError::InUse(path.to_owned())),
-        Ok(Err(redb::Error::Io(reason))) if reason.kind() != io::ErrorKind::InvalidData => {
+    match panics::caught(|| open(file)).unwrap_or_else(|_| Err(panicked())) {
+        Ok(database) => Ok(database),
+        Err(redb::Error::DatabaseAlreadyOpen) => Err(StoreError::InUse(path.to_owned())),
+        Err(redb::Error::Io(reason)) if reason.kind() != io::ErrorKind::InvalidData => {
             Err(StoreError::Io(path.to_owned(), reason))
         }
         // redb reports InvalidData for a file that is no database of redb.
-        Ok(Err(_)) | Err(_) => Err(StoreError::Damaged(path.to_owned())),
+        Err(_) => Err(StoreError::Damaged(path.to_owned())),
     }
+}
+
+/// Error for a panic of redb, which is a sign of damage.
+fn panicked() -> redb::Error {
+    redb::Error::Corrupted("redb panicked".into())
 }
 
 /// Memory for pages of the file, in bytes (32 MiB). The cache of keys is not part of this memory.

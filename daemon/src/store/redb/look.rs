@@ -1,4 +1,4 @@
-//! A look at the key store from outside, for commands that do not start the daemon.
+//! Reads the state of the key store without changing it, for commands that do not start the daemon.
 
 use std::io;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub(crate) enum Look {
     Used(Option<String>),
 }
 
-/// Looks at the store of a state directory without changing anything.
+/// Finds the state of the store in a state directory, and changes nothing.
 pub(crate) fn look(state_dir: &Path) -> Look {
     let path = state_dir.join(FILE);
     match path.symlink_metadata() {

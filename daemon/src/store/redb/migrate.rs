@@ -95,7 +95,7 @@ impl OldStore {
         let failed = |reason| MigrationError::Copy { copy: part.clone(), reason };
         self.copy_to(&part).map_err(failed)?;
         if !self.is_copy(&part) {
-            return Err(failed(io::Error::other("what was written is not what was read")));
+            return Err(failed(io::Error::other("the copy differs from the store")));
         }
         self.sync_directory().map_err(failed)?;
         let keys = self.authenticate(key, wrapped, read)?;
@@ -247,7 +247,7 @@ fn same_rows<V: redb::Value + 'static>(
 /// Reason why a store was not migrated.
 #[derive(Debug, Error)]
 pub(crate) enum MigrationError {
-    #[error("cannot migrate the key store: no copy of it can be made at {}: {reason}", copy.display())]
+    #[error("cannot migrate the key store: cannot copy it to {}: {reason}", copy.display())]
     Copy {
         copy: PathBuf,
         #[source]
@@ -268,7 +268,7 @@ pub(crate) fn migrated_before(store: &Path) -> String {
 
 fn again(store: &Path, copy: &Path) -> String {
     format!(
-        "refused to migrate the key store {}: it was migrated before, as {} shows, and an old or a forged one was put in its place since; in that one, keys that were disabled or deleted after the migration are enabled; restore a backup that was made after the migration, or, if the old store is the right one, move {} away and run this again",
+        "refused to migrate the key store {}: it was migrated before, as {} shows, and an old or forged store has replaced the migrated store; in the old store, keys that were disabled or deleted after the migration are enabled; restore a backup that was made after the migration, or, if the old store is the right store, move {} away and run this again",
         store.display(),
         copy.display(),
         copy.display()

@@ -1,7 +1,7 @@
 //! The key store in one file of redb. Every change is durable before the call returns.
 //!
-//! A fault of the disk costs the operation that met the fault. redb refuses all work after a fault,
-//! so [`file`] opens the file again then.
+//! A fault of the disk fails only the operation that met the fault. redb refuses all work after a
+//! fault, so [`file`] opens the file again.
 //!
 //! Three layers: [`file`] keeps a database open, [`tables`] authenticates the rows of one
 //! transaction, and [`RedbStore`] makes each operation one transaction. An old copy of the whole
@@ -42,9 +42,9 @@ use tables::{Found, INDEX, META, Reading, Writing};
 pub(crate) struct RedbStore {
     file: StoreFile,
     seals: OnceLock<Seals>,
-    /// Name of the store, which another store in the same place does not have.
+    /// Name of the store. Another store at the same path has another name.
     name: OnceLock<String>,
-    /// The note beside the store, as it was read or written last.
+    /// Note beside the store, as it was last read or written.
     witness: Mutex<Option<Witness>>,
     reserve: Reserve,
 }
@@ -102,7 +102,7 @@ impl RedbStore {
     fn make(&self, seals: &Seals, wrapped: Option<&[u8]>) -> Result<(), StoreError> {
         self.write(|tables| {
             tables.meta.insert(STORE_KEY_NAME, seals.name())?;
-            // A store that somebody empties is made again: the time shows whether that was recent.
+            // A store that was emptied is made again: the time shows whether that was recent.
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             tables.meta.insert(CREATED, now.to_string().as_str())?;
             if let Some(wrapped) = wrapped {
@@ -126,7 +126,7 @@ impl RedbStore {
         match witness.iter().try_for_each(|witness| witness.write(state_dir)) {
             Ok(()) => *noted = witness,
             Err(error) => tracing::warn!(
-                "cannot note in {} that the key store has keys, so that its loss would not be told: {error}",
+                "cannot write the note in {} that the key store has keys, so the daemon could not report a loss of the store: {error}",
                 state_dir.display()
             ),
         }
@@ -165,7 +165,7 @@ impl RedbStore {
     ) -> Result<T, StoreError> {
         let seals = self.seals()?;
         self.write(|tables| {
-            // First of all: a change must not authenticate rows that somebody else has written.
+            // Comes first: a change must not authenticate rows that another program has written.
             let mut root = tables.root(seals)?.ok_or_else(|| self.altered())?;
             let done = f(seals, tables, &mut root)?;
             tables.seal(seals, &root)?;
@@ -195,7 +195,7 @@ impl RedbStore {
         })
     }
 
-    /// `done`, if the next start will find the file.
+    /// `Returns `done` if the next start will find the file.
     fn in_place<T>(&self, done: T) -> Result<T, Failure> {
         if self.file.is_in_place() { Ok(done) } else { Err(self.gone().into()) }
     }
@@ -290,8 +290,8 @@ impl Store for RedbStore {
                     _ => StoreError::Changed(label.clone()).into(),
                 });
             }
-            // Counted across all labels: a key that is deleted and made again gets no revision of
-            // the first one.
+            // Counted across all labels: a key that is deleted and made again does not get a
+            // revision that the first key had.
             let revision = last_revision(tables)? + 1;
             tables.meta.insert(REVISION, revision.to_string().as_str())?;
             let record = record(revision).ok_or_else(|| self.damaged())?;
@@ -388,7 +388,7 @@ impl Store for RedbStore {
         let is_other = self.name.get().is_some_and(|name| *name != noted.store);
         (is_other && self.count().is_ok_and(|count| count == 0)).then(|| {
             format!(
-                "the key store {} has no key, and the one that was there before it had some{}: stop the daemon, and restore that from a backup with keyward restore FILE; if these keys are gone for good, make one with keyward key generate, and this is said no more",
+                "the key store {} has no key, and the store that was there before had keys{}: stop the daemon, and restore the old store from a backup with keyward restore FILE; if its keys are gone for good, make a new key with keyward key generate, which ends this report",
                 self.path().display(),
                 noted.master_key.map(|name| format!(", wrapped by master key {name}")).unwrap_or_default()
             )

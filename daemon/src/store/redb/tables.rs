@@ -19,7 +19,7 @@ pub(crate) enum Found {
     Nothing,
     /// The record, as it was written last.
     Record(Vec<u8>),
-    /// The record is another one than was written last, or is gone.
+    /// The record is not the record that was written last, or is gone.
     Altered,
     /// The list of the index that vouches for the record was altered.
     Unlisted,

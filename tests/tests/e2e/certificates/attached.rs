@@ -91,12 +91,18 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
         ("no PEM at all\n".repeat(1000), "there is no certificate in the file"),
         (shop[..shop.len() - 50].to_owned(), "the PEM in the file is damaged"),
         (shop.replacen("MII", "AAA", 1), "certificate 1 in the file is damaged"),
-        (format!("{shop}{key}"), "there is a private key in the file; give the certificates alone"),
+        (
+            format!("{shop}{key}"),
+            "there is a private key in the file; give a file with the certificates only",
+        ),
         (mail.clone(), "no version of key shop has the public key of the first certificate in the file"),
         (ca.clone(), "no version of key shop has the public key of the first certificate in the file"),
-        (format!("{shop}{mail}"), "number 1 is certified by \"CN=Test CA\", so that one has to follow it"),
-        (format!("{ca}{shop}"), "the certificate of key shop is number 2 in the file, and has to come first"),
-        (bare, "rustls does not take the first certificate in the file"),
+        (
+            format!("{shop}{mail}"),
+            "number 1 is certified by \"CN=Test CA\", so the certificate of that issuer must follow it",
+        ),
+        (format!("{ca}{shop}"), "the certificate of key shop is number 2 in the file, and must come first"),
+        (bare, "rustls does not accept the first certificate in the file"),
         (twins, "there are more than 10 certificates in the file"),
         (
             format!("{shop}{}", fs::read_to_string(&other_ca).unwrap()),

@@ -90,7 +90,7 @@ fn keys_that_decrypt_are_taken_over_for_that() {
     assert_refused(&mut adopt("old-signs", &old, &and_signs), 65, &["cannot sign", "attributes"]);
     // Private and public key of two pairs.
     fs::copy(format!("{both}.public"), format!("{old}.public")).unwrap();
-    assert_refused(&mut adopt("mixed", &old, &[]), 65, &["of another key, or the unit errs"]);
+    assert_refused(&mut adopt("mixed", &old, &[]), 65, &["of another key, or the unit is faulty"]);
     assert_eq!(unit_list(&scene.daemon)[0]["failures"], 0);
 }
 

@@ -96,7 +96,7 @@ fn a_backend_is_named_where_there_are_several() {
         assert_refused(&mut key(&["--backend", "hms"]), 64, &[&attempt, unknown]);
     }
     let adopt = ["key", "adopt", "shop", "--blob", file, "--public", file, "--backend", "embedded"];
-    assert_refused(&mut scene.daemon.keyward(&adopt), 64, &["adopted by backends over GREP11"]);
+    assert_refused(&mut scene.daemon.keyward(&adopt), 64, &["only backends over GREP11 adopt blobs"]);
     assert_refused(&mut scene.daemon.keyward(&["key", "show", "shop"]), 66, &["no key shop"]);
 }
 

@@ -139,7 +139,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
         scene.daemon.generate_for(label, key_type, "any");
     }
     succeed(&mut scene.daemon.keyward(&["key", "disable", "idle"]));
-    scene.assert_unfinished(&[&old_wkid, "begin with: keyward key rewrap --backend hsm"], &[]);
+    scene.assert_unfinished(&[&old_wkid, "first run: keyward key rewrap --backend hsm"], &[]);
     scene.assert_wraps(4, 4);
     scene.assert_wraps(0, 4);
     let text = succeed(&mut scene.rewrap(&[]));
@@ -192,7 +192,7 @@ fn a_new_master_key_is_put_in_force_under_load() {
     scene.assert_wraps(1, 6);
     scene.restart(0, &new, &[]);
     scene.assert_finishes(&new_wkid, 6);
-    scene.assert_unfinished(&[&new_wkid, "begin with"], &[&old_wkid]);
+    scene.assert_unfinished(&[&new_wkid, "first run"], &[&old_wkid]);
 
     succeed(&mut scene.daemon.keyward(&["key", "enable", "idle"]));
     let all = ["shop", "mail", "web", "idle", "late", "last"];
@@ -269,7 +269,7 @@ fn what_cannot_be_rewrapped_says_so() {
     scene.servers[0].stop();
     wait_for("the unit to be missed", || (unit_list(&scene.daemon)[0]["health"] == "down").then_some(()));
     assert_refused(&mut scene.rewrap(&[]), 69, &["no unit of backend hsm is healthy"]);
-    scene.assert_unfinished(&["begin with"], &[]);
+    scene.assert_unfinished(&["first run"], &[]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Other formats that people sign. A message that has or begins with one of these formats is never
-//! taken for a handshake of TLS 1.2.
+//! Other formats that people sign. A message that has or begins with one of these formats never has
+//! a purpose of TLS 1.2.
 //!
 //! In a message of TLS 1.2 an attacker chooses 56 or 64 bytes at the start and the public value at
 //! the end, for DHE up to 1,024 bytes. A row of this table recognises a format by the bytes that

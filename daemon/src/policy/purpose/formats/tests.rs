@@ -15,7 +15,7 @@ fn the_page_lists_the_names() {
     }
 }
 
-/// A ServerKeyExchange over X25519 that begins like this, and ends like that.
+/// A ServerKeyExchange over X25519 with this start and this end.
 fn shaped(start: &[u8], end: &[u8]) -> Vec<u8> {
     let mut message = vec![0xa5; 100];
     message[56..68].copy_from_slice(b"DOWNGRD\x01\x03\0\x1d\x20");
@@ -25,7 +25,7 @@ fn shaped(start: &[u8], end: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn marks_are_long_and_told() {
+fn marks_are_long_and_recognised() {
     for (name, mark) in MARKS {
         assert!(mark.len() >= 4, "{name}: once in 2^32 at most");
         assert_eq!(of(&shaped(mark, &[])), Some(*name));
@@ -35,7 +35,7 @@ fn marks_are_long_and_told() {
 }
 
 #[test]
-fn formats_are_told_in_the_room_that_a_handshake_leaves() {
+fn formats_are_recognised_in_the_free_bytes_of_a_handshake() {
     let ssh =
         |length: u8| [&[0, 0, 0, length][..], &vec![7; length.into()], &[50, 0, 0, 0, 4], b"root"].concat();
     let mut ike = vec![9; 16];
@@ -64,7 +64,7 @@ fn formats_are_told_in_the_room_that_a_handshake_leaves() {
     let tar = |sum: &[u8]| {
         let mut header = [&[0xa5; 100][..], b"0000755\0", &[0; 404]].concat();
         header[148..148 + sum.len()].copy_from_slice(sum);
-        // The sum of the bytes, with eight blanks where it stands.
+        // The sum of the bytes, with eight blanks in the place of the sum.
         assert_eq!(
             header.iter().map(|byte| u32::from(*byte)).sum::<u32>()
                 - sum.iter().map(|byte| u32::from(*byte)).sum::<u32>()
@@ -152,7 +152,7 @@ fn formats_are_told_in_the_room_that_a_handshake_leaves() {
         ("text", shaped(b"Pay Eve 99\r\n\x01", &[])),
         ("text", shaped(b"\r\n\nPay 9999 to Mallory\x01", &[])),
         ("text", shaped(b"0123456789abcdef0123456789abcdef\ntouch pwned\n\x01", &[])),
-        // Shells pass over zeros.
+        // Shells skip zeros.
         ("text", shaped(b"\necho OW\0NED by \0$(id -u\0n);exit\0\n\x80", &[])),
         ("text", shaped(b"\n\0t\0o\0u\0c\0h\0 \0x\0;\0i\0d\0\n\x80", &[])),
         ("text", shaped(b"tou\0ch pwned;exit #\0\0\0\0\0\0\0\0\0\0\0\0\x80", &[])),
@@ -210,7 +210,7 @@ fn formats_are_told_in_the_room_that_a_handshake_leaves() {
 
 /// Likely beginnings of a handshake: a clock, zeros, text, and a part of a mark.
 #[test]
-fn parts_of_a_form_are_no_form() {
+fn parts_of_a_format_are_not_recognised() {
     for start in [
         &[0; 32][..],
         &[0, 0, 0, 32],
@@ -224,7 +224,7 @@ fn parts_of_a_form_are_no_form() {
         b"eyJhbGciOiJFUzI1NiJ9",
         b"0123456789abcdef0123456789abcdef",
         b"GET / HTTP/1.1 and Host: shop.ex",
-        // Short commands, and text of a client's own that is followed by something else.
+        // Short commands, and text of a client that is followed by other bytes.
         b"reboot\n\x01",
         b"ID>x;exit\n\x01",
         b"\x01\ntouch x;id\x01",

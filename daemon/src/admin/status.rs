@@ -1,0 +1,42 @@
+//! State of the daemon.
+
+use std::process;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::{Admin, Answer, units};
+use crate::admin::api::StatusView;
+use crate::keys::StoreError;
+
+pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {
+    Ok(Json(view(&admin).await?))
+}
+
+async fn view(Admin { daemon, peers }: &Admin) -> Result<StatusView, StoreError> {
+    let (closed_for_malformed, closed_for_limit) = daemon.metrics.closed();
+    Ok(StatusView {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: process::id(),
+        uptime_seconds: daemon.started.elapsed().as_secs(),
+        dev: daemon.dev,
+        backends: units::backends(daemon).await?,
+        state_dir: daemon.keys.state_dir().to_owned(),
+        keys: daemon.keys.count().await?,
+        store_created: daemon.keys.created().await?,
+        grants: daemon.configured_grants(),
+        config_file: daemon.config_file.clone(),
+        config: Some(daemon.fingerprint()),
+        waiting_for_restart: daemon.waiting.load().to_vec(),
+        problems: daemon.problems().await.into_iter().chain(daemon.doubts()).collect(),
+        altered: daemon.keys.altered(),
+        connections: peers.connections.total(),
+        outcomes: daemon.metrics.outcomes(),
+        decryption_outcomes: daemon.metrics.decryption_outcomes(),
+        last_refusals: Some(daemon.metrics.last_refusals()),
+        purposes: daemon.metrics.purposes(),
+        closed_for_malformed,
+        requests: daemon.metrics.requests(),
+        closed_for_limit,
+    })
+}
