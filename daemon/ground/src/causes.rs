@@ -1,12 +1,12 @@
-//! What led to an error, for messages.
+//! Text of an error and of its causes.
 
-/// An error with everything that led to it.
+/// Returns the text of an error, followed by the text of each of its causes.
 pub fn causes(error: &dyn core::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        // There are errors that repeat in their own text what led to them.
+        // Some errors repeat the text of their cause.
         if !text.ends_with(&cause_text) {
             text = format!("{text}: {cause_text}");
         }

@@ -1,22 +1,22 @@
 //! Exit statuses, from sysexits(3).
 
-/// The command line makes no sense.
+/// The command line is wrong.
 pub const USAGE: u8 = 64;
-/// A file holds something else than it should.
+/// The contents of a file are wrong.
 pub const DATA: u8 = 65;
-/// A file or key that was named does not exist.
+/// A named file or key does not exist.
 pub const NO_INPUT: u8 = 66;
-/// The daemon cannot be reached, or no unit by the daemon.
+/// The daemon cannot be reached, or the daemon reaches no unit.
 pub const UNAVAILABLE: u8 = 69;
-/// A fault of the program itself.
+/// A bug of the program.
 pub const SOFTWARE: u8 = 70;
-/// The system lacks something.
+/// The system refused a resource or a call.
 pub const OS: u8 = 71;
-/// What is to be made exists already, or has no place.
+/// A file or key cannot be made, or exists already.
 pub const CANNOT_CREATE: u8 = 73;
 /// Reading or writing failed.
 pub const IO: u8 = 74;
-/// Not allowed.
+/// A permission is missing.
 pub const NO_PERMISSION: u8 = 77;
-/// The configuration, or what it leads to, is wrong.
+/// The configuration is wrong, or names a file that cannot be used.
 pub const CONFIG: u8 = 78;

@@ -1,4 +1,4 @@
-//! What the process gives up before it reads its first secret.
+//! Hardening of the process, before it reads its first secret.
 
 use std::io;
 
@@ -7,11 +7,11 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
 };
 
-/// No core dumps, no debugger or /proc/PID/mem for other processes of the same user, no file for others by
-/// default.
+/// Disables core dumps, denies debuggers and /proc/PID/mem to other processes of the same user, and
+/// makes new files private by default.
 ///
 /// # Errors
-/// If the kernel refuses, which it does not where these calls exist at all.
+/// The error of the kernel. A kernel that has these calls does not refuse them.
 pub fn harden() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
@@ -19,11 +19,11 @@ pub fn harden() -> io::Result<()> {
     Ok(())
 }
 
-/// Allows as many open descriptors as the system lets this process have, and returns how many those are.
+/// Raises the limit of open descriptors to the maximum of this process. Returns the new limit.
 pub fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    // Without it there is less room.
+    // If the kernel refuses, the lower limit stays.
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
-    let most = if raised.is_ok() { limit.maximum } else { limit.current };
-    most.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
+    let allowed = if raised.is_ok() { limit.maximum } else { limit.current };
+    allowed.map_or(usize::MAX, |allowed| usize::try_from(allowed).unwrap_or(usize::MAX))
 }

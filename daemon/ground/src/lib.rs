@@ -1,12 +1,13 @@
-//! The ground on which every program of Keyward stands: the daemon, its command line, and the unit's
-//! server.
+//! Foundation of every program of Keyward: the daemon, its command line, and the GREP11 server.
 //!
-//! [`ownership`] says which files and directories a program may rely on, [`state_dir`] makes the one
-//! for secrets, [`renewed`] reads files again that have changed, [`tls_files`] and [`master_key`]
-//! read keys. [`text`] and [`causes`] make messages, [`log`] and [`throttle`] show them, [`exit`] has
-//! the statuses of processes. [`signals`] and [`service_manager`] are the ways in which a server is
-//! told to stop and tells that it runs. [`hardening`] and [`panics`] close a process off. [`fair`],
-//! [`allowance`] and [`long_work`] share time between users. [`sweep`] wipes keys in memory.
+//! - Files: [`ownership`] checks which files and directories a program may trust. [`state_dir`]
+//!   makes the directory for secrets. [`renewed`] reads changed files again. [`tls_files`] and
+//!   [`master_key`] read keys.
+//! - Messages: [`text`] and [`causes`] format text, [`log`] and [`throttle`] write the log,
+//!   [`exit`] has the exit statuses.
+//! - The process: [`signals`] receives signals, [`service_manager`] notifies systemd. [`hardening`]
+//!   and [`panics`] protect the process. [`sweep`] wipes unused keys in memory.
+//! - Shares between users: [`fair`], [`allowance`] and [`long_work`].
 
 #![forbid(unsafe_code)]
 

@@ -9,11 +9,11 @@ use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::text::PrintableLines;
 
-/// The log of this process.
+/// Log of this process.
 pub struct Log(reload::Handle<Targets, Registry>);
 
 impl Log {
-    /// Starts to log, from level info; a second log in a process logs nothing.
+    /// Starts the log at level info. A second log in the same process writes nothing.
     pub fn start() -> Self {
         let (level, handle) = reload::Layer::new(targets(LevelFilter::INFO));
         let lines =
@@ -22,14 +22,14 @@ impl Log {
         Self(handle)
     }
 
-    /// Changes what is logged.
+    /// Changes the level of the log.
     pub fn set_level(&self, level: LevelFilter) {
-        // Fails only where there is no log.
+        // Fails only if there is no log.
         let _ = self.0.reload(targets(level));
     }
 }
 
-/// What we say ourselves; of what the libraries say, warnings alone.
+/// Filter: lines of Keyward from `level`, lines of libraries from warnings at most.
 fn targets(level: LevelFilter) -> Targets {
     Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("keyward", level)
 }

@@ -1,11 +1,11 @@
-//! Work that takes milliseconds, such as a signature with RSA 4096: on threads of its own, for
-//! which users wait in turn.
+//! Worker threads for work that takes milliseconds, such as a signature with RSA 4096. Users wait
+//! for the threads in fair shares.
 //!
-//! The threads are there from the start and stay: nothing depends on whether the system has one
-//! left when it is needed. Half of them give way to the threads that serve connections, where these
-//! want the processor. There goes what a user asks for beyond its [`FEW`] first requests: a user
-//! who floods the daemon leaves others the processor, and one who asks for little does not wait for
-//! the cheap requests of somebody else.
+//! All threads start with the server and stay, so the work never fails for want of a thread. Half
+//! of the threads have a low priority: they yield the processor to the threads that serve
+//! connections. A user's first [`MOST_URGENT`] requests run at normal priority, further requests at
+//! low priority. So a user who floods the daemon leaves the processor to others, and a user with
+//! few requests does not wait for the cheap requests of others.
 
 use core::time::Duration;
 use std::collections::HashMap;
@@ -19,24 +19,24 @@ use rustix::process::setpriority_process;
 use rustix::thread::gettid;
 use tokio::sync::oneshot;
 
-use crate::fair::{Full, Gate, MOST_WAITING, Place, User};
+use crate::fair::{Full, Gate, GatePermit, MOST_WAITING, User};
 
-/// The threads, and who waits for them.
+/// Worker threads with their queues.
 pub struct LongWork {
-    first: Lane,
-    more: Lane,
+    urgent: Workers,
+    low_priority: Workers,
     under_way: Arc<UnderWay>,
 }
 
-/// A gate, and as many threads as it has places.
-struct Lane {
+/// Gate with one thread for each of its permits.
+struct Workers {
     gate: Gate,
     jobs: Sender<Job>,
 }
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// How many requests of each user wait or are worked on.
+/// Number of waiting and running requests by user.
 #[derive(Default)]
 struct UnderWay(Mutex<HashMap<User, usize>>);
 
@@ -44,36 +44,36 @@ impl LongWork {
     /// Starts two threads for each processor.
     ///
     /// # Errors
-    /// There are no threads to be had.
+    /// The system refuses a thread.
     pub fn start() -> io::Result<Self> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        let (first, more) = (Lane::start(processors, false)?, Lane::start(processors, true)?);
-        Ok(Self { first, more, under_way: Arc::default() })
+        let (urgent, low_priority) = (Workers::start(processors, false)?, Workers::start(processors, true)?);
+        Ok(Self { urgent, low_priority, under_way: Arc::default() })
     }
 
-    /// Waits for a turn. `cost` is an estimate of how long the work will take.
+    /// Waits for a thread. `cost` is an estimate of the time of the work.
     ///
-    /// Nothing is lost if the future is dropped.
+    /// Cancellation safe: a dropped future blocks no thread.
     ///
     /// # Errors
-    /// [`Full`]: too many requests wait, and most of them are of this user.
+    /// [`Full`]: too many requests wait, and this user has the most of them.
     pub async fn enter(&self, user: User, cost: Duration) -> Result<LongTurn, Full> {
         let (counted, number) = Counted::enter(&self.under_way, user);
-        let lane = if number <= FEW { &self.first } else { &self.more };
-        let place = lane.gate.enter(user, cost).await?;
-        Ok(LongTurn { place, jobs: lane.jobs.clone(), counted })
+        let workers = if number <= MOST_URGENT { &self.urgent } else { &self.low_priority };
+        let permit = workers.gate.enter(user, cost).await?;
+        Ok(LongTurn { permit, jobs: workers.jobs.clone(), counted })
     }
 }
 
-impl Lane {
-    fn start(places: usize, gives_way: bool) -> io::Result<Self> {
+impl Workers {
+    fn start(threads: usize, has_low_priority: bool) -> io::Result<Self> {
         let (jobs, waiting) = channel::<Job>();
         let waiting = Arc::new(Mutex::new(waiting));
-        for _ in 0..places {
+        for _ in 0..threads {
             let waiting = Arc::clone(&waiting);
             thread::Builder::new().name("unit".into()).spawn(move || {
-                if gives_way {
-                    // Where that is refused, the thread works as the others do.
+                if has_low_priority {
+                    // If the kernel refuses, the thread runs at normal priority.
                     let _ = setpriority_process(Some(gettid()), NICE);
                 }
                 while let Some(job) = next(&waiting) {
@@ -81,39 +81,41 @@ impl Lane {
                 }
             })?;
         }
-        Ok(Self { gate: Gate::new(places, MOST_WAITING), jobs })
+        Ok(Self { gate: Gate::new(threads, MOST_WAITING), jobs })
     }
 }
 
-/// Waits for the next job; none if there will be no more.
+/// Waits for the next job. `None` at the end of the workers.
 fn next(waiting: &Mutex<Receiver<Job>>) -> Option<Job> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
 }
 
-/// The turn of a request.
+/// Permit of a request to use a thread.
 pub struct LongTurn {
-    place: Place,
+    permit: GatePermit,
     jobs: Sender<Job>,
     counted: Counted,
 }
 
 impl LongTurn {
-    /// Does the work, which charges its user by the place. The turn ends with the work, even if
-    /// nobody waits for that any more. None if the work panicked.
+    /// Runs the work on a thread. The work charges its user through the permit. Returns `None` if
+    /// the work panicked.
+    ///
+    /// The permit is held until the work ends, even if this future is dropped before.
     pub async fn work<T: Send + 'static>(
         self,
-        work: impl FnOnce(&mut Place) -> T + Send + 'static,
+        work: impl FnOnce(&mut GatePermit) -> T + Send + 'static,
     ) -> Option<T> {
         let (answer, done) = oneshot::channel();
-        let Self { mut place, jobs, counted } = self;
+        let Self { mut permit, jobs, counted } = self;
         let job = move || {
-            // A mistake in one piece of work must not take a thread from all others.
-            let worked = catch_unwind(AssertUnwindSafe(|| work(&mut place)));
-            // What the user asks for next does not come beside this.
-            drop((place, counted));
-            if let Ok(worked) = worked {
-                // The user may have left.
-                let _ = answer.send(worked);
+            // A bug in one piece of work must not end a thread that others need.
+            let result = catch_unwind(AssertUnwindSafe(|| work(&mut permit)));
+            // Before the answer: the user's next request must not be counted beside this one.
+            drop((permit, counted));
+            if let Ok(result) = result {
+                // Fails if nobody waits any more.
+                let _ = answer.send(result);
             }
         };
         jobs.send(Box::new(job)).ok()?;
@@ -121,14 +123,14 @@ impl LongTurn {
     }
 }
 
-/// Counts a request of a user until it is dropped.
+/// Counts a request of a user. The count ends with the drop of this value.
 struct Counted {
     under_way: Arc<UnderWay>,
     user: User,
 }
 
 impl Counted {
-    /// Counts a request; returns how many there are with it.
+    /// Counts a request. Returns the number of requests of the user, this request included.
     fn enter(under_way: &Arc<UnderWay>, user: User) -> (Self, usize) {
         let mut users = under_way.users();
         let count = users.entry(user).or_default();
@@ -155,12 +157,12 @@ impl UnderWay {
     }
 }
 
-/// Requests of a user that do not give way to cheap ones of others. A server that signs in its
-/// worker processes has as many under way as processors.
-const FEW: usize = 2;
+/// Requests of a user at normal priority. A server that signs in its worker processes has as many
+/// requests under way as processors.
+const MOST_URGENT: usize = 2;
 
-/// Nice value of the threads that give way (nice(2)): a tenth of a processor beside a thread with
-/// 0, and all of it beside none.
+/// Nice value of the threads with low priority (nice(2)). Beside a thread with nice 0, such a
+/// thread gets a tenth of the processor; alone, all of the processor.
 const NICE: i32 = 10;
 
 #[cfg(test)]
@@ -170,17 +172,17 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[tokio::test]
-    async fn work_is_done_also_after_some_that_panicked() {
+    async fn work_is_done_after_work_that_panicked() {
         let work = LongWork::start().unwrap();
         for _ in 0..100 {
             let turn = work.enter(1, MS).await.unwrap();
-            assert_eq!(turn.work(|_| -> u8 { panic!("as by mistake") }).await, None);
+            assert_eq!(turn.work(|_| -> u8 { panic!("as by a bug") }).await, None);
         }
         assert_eq!(work.enter(1, MS).await.unwrap().work(|_| 7).await, Some(7));
     }
 
     #[tokio::test]
-    async fn what_a_user_has_beyond_a_few_requests_gives_way() {
+    async fn further_requests_of_a_user_have_low_priority() {
         let work = LongWork::start().unwrap();
         let nice = || rustix::process::getpriority_process(Some(gettid())).unwrap();
         let held: Vec<_> = vec![work.enter(1, MS).await.unwrap(), work.enter(1, MS).await.unwrap()];
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_left_are_not_counted() {
+    async fn cancelled_requests_are_not_counted() {
         let work = LongWork::start().unwrap();
         let turn = work.enter(1, MS).await.unwrap();
         {

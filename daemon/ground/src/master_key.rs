@@ -1,4 +1,4 @@
-//! Where the master key of the embedded unit comes from.
+//! Reads the master key of the embedded unit from a file or a credential.
 
 use std::env;
 use std::fs::OpenOptions;
@@ -13,18 +13,17 @@ use zeroize::Zeroizing;
 use crate::ownership::{self, Name, OwnershipError};
 use crate::text::quoted;
 
-/// Reads the master key from the file of the configuration, or else from a credential of
-/// systemd.exec(5). One that follows a pattern is only for a store that was made with it, for which
-/// `patterns` says so.
+/// Reads the master key from the configured file, or else from a credential of systemd.exec(5).
+/// Accept patterns only for a store that was made with such a key.
 ///
 /// # Errors
-/// [`MasterKeyError`] says what is missing and how to make it.
+/// [`MasterKeyError`] says how to make a missing key.
 pub fn load(configured: Option<&Path>, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
     load_named(configured, CREDENTIAL, patterns)?.ok_or(MasterKeyError::NotConfigured)
 }
 
-/// Reads the master key that is to come: from the file of the configuration, or else from a
-/// credential, if there is one.
+/// Reads the next master key from the configured file, or else from a credential. `None` if there
+/// is neither.
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is wrong with the file.
@@ -35,21 +34,21 @@ pub fn load_next(configured: Option<&Path>) -> Result<Option<MasterKey>, MasterK
     })
 }
 
-/// Whether a key is taken whose bytes follow a pattern.
+/// Decision about a key whose bytes follow a pattern.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Patterns {
-    /// It is: keys were wrapped by it before it was looked at, and nothing else unwraps them.
+    /// The key is accepted: blobs may exist that only this key unwraps.
     Accepted,
-    /// The key is refused: nothing was wrapped by it yet.
+    /// The key is refused: this key has wrapped no blob yet.
     Refused,
 }
 
-/// What a person must know who goes on with such a key.
+/// Warning for a key whose bytes follow a pattern.
 pub fn warning(key: &MasterKey) -> Option<&'static str> {
     key.follows_a_pattern().then_some(GUESSABLE)
 }
 
-/// Reads a key from a file, or else from a credential of this name, if there is one.
+/// Reads a key from a file, or else from the credential of this name. `None` if there is neither.
 ///
 /// # Errors
 /// [`MasterKeyError`] says what is wrong with the file.
@@ -59,18 +58,19 @@ pub fn load_named(
     patterns: Patterns,
 ) -> Result<Option<MasterKey>, MasterKeyError> {
     if let Some(path) = configured {
-        return read(path, Guard::Mode, patterns).map(Some);
+        return read(path, Protection::Mode, patterns).map(Some);
     }
     let credential = env::var_os("CREDENTIALS_DIRECTORY").map(|dir| Path::new(&dir).join(credential));
-    // systemd opens credentials to the service by an access control list, which shows as a group's
-    // mode.
-    credential.filter(|path| path.exists()).map(|path| read(&path, Guard::Systemd, patterns)).transpose()
+    // systemd grants the service access to a credential by an access control list. The list shows
+    // in the mode bits of the group.
+    credential.filter(|path| path.exists()).map(|path| read(&path, Protection::Systemd, patterns)).transpose()
 }
 
-/// Reads the master key of a unit that runs alone, from the file of its command line, or else as [`load`].
+/// Reads the master key of a unit that runs as a server: from the file of the command line, or else
+/// as [`load`] does.
 ///
 /// # Errors
-/// [`MasterKeyError`] says what is missing and how to make it.
+/// [`MasterKeyError`] says how to make a missing key.
 pub fn load_for_unit(file: Option<&Path>, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
     load(file, patterns).map_err(|error| match error {
         MasterKeyError::NotConfigured => MasterKeyError::NotNamed,
@@ -78,13 +78,14 @@ pub fn load_for_unit(file: Option<&Path>, patterns: Patterns) -> Result<MasterKe
     })
 }
 
-/// Reads the master key that `--dev` keeps in the state directory; makes it if `fresh`.
+/// Reads the master key of `--dev` in the state directory. Makes the key if `may_make` is true and
+/// there is none.
 ///
 /// # Errors
-/// [`MasterKeyError`] says what is missing.
-pub fn load_dev(state_dir: &Path, fresh: bool) -> Result<MasterKey, MasterKeyError> {
+/// [`MasterKeyError`] if the file is missing or cannot be written.
+pub fn load_dev(state_dir: &Path, may_make: bool) -> Result<MasterKey, MasterKeyError> {
     let path = state_dir.join(DEV_FILE);
-    if fresh && !path.exists() {
+    if may_make && !path.exists() {
         let master_key = MasterKey::generate()?;
         let failed = |reason| MasterKeyError::Write { path: path.clone(), reason };
         let mut file =
@@ -92,16 +93,16 @@ pub fn load_dev(state_dir: &Path, fresh: bool) -> Result<MasterKey, MasterKeyErr
         let text = Zeroizing::new(format!("{}\n", &*master_key.to_hex()));
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     }
-    read(&path, Guard::Mode, Patterns::Refused)
+    read(&path, Protection::Mode, Patterns::Refused)
 }
 
-/// Why there is no master key.
+/// Error: the master key cannot be read or made.
 #[derive(Debug, Error)]
 pub enum MasterKeyError {
-    /// The system has no random numbers.
+    /// The system gave no random numbers.
     #[error(transparent)]
     Generate(#[from] UnitError),
-    /// The file holds something else than a master key.
+    /// The contents of the file are not a master key.
     #[error("cannot use the master key in {}: {reason}", path.display())]
     Invalid {
         /// The file.
@@ -117,7 +118,7 @@ pub enum MasterKeyError {
     NotConfigured,
     /// The file of the next master key does not exist.
     #[error(
-        "cannot read the next master key in {}: there is no such file; name the place where it is, or take next-master-key out of the configuration if the keys have it, or are not to have it", .0.display()
+        "cannot read the next master key in {}: there is no such file; set next-master-key to the right file, or remove next-master-key from the configuration if the keys are already rewrapped, or are not to be rewrapped", .0.display()
     )]
     NextMissing(PathBuf),
     /// The command line of a unit names no master key.
@@ -125,29 +126,29 @@ pub enum MasterKeyError {
         "no master key: name a file made with (umask 077; set -C; openssl rand -hex 32 > FILE) by --master-key, or start with --dev to try things out"
     )]
     NotNamed,
-    /// The file of a master key that keys were wrapped by does not exist.
+    /// The file of the master key does not exist, but the key store has keys.
     #[error(
-        "cannot read the master key in {}: there is no such file, and the key store was made with it; restore the file from a backup, or name the place where it is: a new one opens nothing", .0.display()
+        "cannot read the master key in {}: there is no such file, and the key store was made with that key; restore the file from a backup, or set master-key to the right file; a new master key cannot unwrap the keys", .0.display()
     )]
     Lost(PathBuf),
     /// The file of the master key does not exist.
     #[error(
-        "cannot read the master key in {path}: there is no such file; if there are no keys yet that need it, make it with: (umask 077; set -C; openssl rand -hex 32 > {})", quoted(.0), path = .0.display()
+        "cannot read the master key in {path}: there is no such file; if there are no keys yet, make the file with: (umask 077; set -C; openssl rand -hex 32 > {})", quoted(.0), path = .0.display()
     )]
     Missing(PathBuf),
-    /// The key store was made with a master key, and none is configured.
+    /// The key store was made with a master key, but no master key is configured.
     #[error(
-        "no master key, and the key store was made with one: set master-key in section [embedded] of the configuration to the file of that, or pass it as the credential master-key"
+        "no master key, and the key store was made with one: set master-key in section [embedded] of the configuration to the file of that key, or pass the file as the credential master-key"
     )]
     NotPassed,
     /// Users besides the owner can read the file.
     #[error(
-        "refused the master key in {}: others than its owner can read it; run: chmod 600 {}; they may know it by now, and it opens each copy of what it protects: docs/key-store.md says how to go on with another one",
+        "refused the master key in {}: others than its owner can read it; run: chmod 600 {}; they may know it by now, and it opens every copy of the data that it protects; docs/key-store.md describes the change to a new key",
         .0.display(), quoted(.0)
     )]
     Open(PathBuf),
     /// The file cannot be read.
-    #[error("cannot read the master key in {}: {reason}{}", path.display(), of_access(path, reason))]
+    #[error("cannot read the master key in {}: {reason}{}", path.display(), access_advice(path, reason))]
     Read {
         /// The file.
         path: PathBuf,
@@ -176,7 +177,8 @@ pub enum MasterKeyError {
 }
 
 impl MasterKeyError {
-    /// The same of a key that a store was made with: nobody is told to make another one.
+    /// Returns the error for a key that a store was made with. The new message does not advise to
+    /// make another key.
     pub fn of_existing_store(self) -> Self {
         match self {
             Self::Missing(path) => Self::Lost(path),
@@ -186,28 +188,30 @@ impl MasterKeyError {
     }
 }
 
-/// Who must own a file that the daemon may not read.
-fn of_access(path: &Path, reason: &io::Error) -> String {
+/// Advice for a file that the daemon may not read: the user who must own the file.
+fn access_advice(path: &Path, reason: &io::Error) -> String {
     if reason.kind() != io::ErrorKind::PermissionDenied {
         return String::new();
     }
     let owner = path.symlink_metadata().map(|found| format!("it belongs to {}, and ", Name(found.uid())));
     let (user, _) = ownership::own_names();
     format!(
-        "; {}this runs as {user}: if the daemon is to read it as that user, run, as root: chown {user} {}; a daemon that systemd starts gets it as a credential, and the file stays root's",
+        "; {}this program runs as {user}: if the daemon is to read the file as that user, run, as root: chown {user} {}; a daemon that systemd starts gets the file as a credential, and root stays its owner",
         owner.unwrap_or_default(),
         quoted(path)
     )
 }
 
-/// Who sees to it that nobody else can read a file. Nobody else may write to it, either way.
+/// Protection against other readers of a file. In both cases, no other user may write to the file.
 #[derive(PartialEq)]
-enum Guard {
+enum Protection {
+    /// The mode of the file, which is checked here.
     Mode,
+    /// The access control list that systemd has set.
     Systemd,
 }
 
-fn read(path: &Path, guard: Guard, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
+fn read(path: &Path, protection: Protection, patterns: Patterns) -> Result<MasterKey, MasterKeyError> {
     let failed = |reason: io::Error| match reason.kind() {
         io::ErrorKind::NotFound => MasterKeyError::Missing(path.to_owned()),
         _ => MasterKeyError::Read { path: path.to_owned(), reason },
@@ -217,10 +221,10 @@ fn read(path: &Path, guard: Guard, patterns: Patterns) -> Result<MasterKey, Mast
         Err(error) => MasterKeyError::Refused(error),
     })?;
     let mode = file.metadata().map_err(failed)?.mode();
-    if guard == Guard::Mode && mode & 0o077 != 0 {
+    if protection == Protection::Mode && mode & 0o077 != 0 {
         return Err(MasterKeyError::Open(path.to_owned()));
     }
-    // As large as it can become, so that growing leaves no copies behind.
+    // With full capacity from the start: growing would leave unwiped copies in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_FILE + 1));
     file.take(MAX_FILE as u64).read_to_end(&mut bytes).map_err(failed)?;
     let text = str::from_utf8(&bytes).unwrap_or_default().trim();
@@ -232,13 +236,13 @@ fn read(path: &Path, guard: Guard, patterns: Patterns) -> Result<MasterKey, Mast
     }
 }
 
-const GUESSABLE: &str = "THE MASTER KEY CAN BE GUESSED: its bytes follow a pattern, and whoever has a copy of the blobs and guesses it has the keys; it is used since they were made with it: make new keys with a master key at random, have certificates issued for them, and revoke those of the old ones";
+const GUESSABLE: &str = "THE MASTER KEY CAN BE GUESSED: its bytes follow a pattern, and an attacker who has a copy of the blobs and guesses the master key has the keys; the daemon uses it because it wrapped the keys; make new keys with a random master key, have certificates issued for them, and revoke the old certificates";
 
 const DEV_FILE: &str = "dev-master.key";
 const CREDENTIAL: &str = "master-key";
 const NEXT_CREDENTIAL: &str = "next-master-key";
 
-/// More than 64 digits and a line end, in bytes.
+/// Maximum length of a file, in bytes. A key has 64 digits and a line end.
 const MAX_FILE: usize = 256;
 
 #[cfg(test)]
@@ -267,10 +271,11 @@ mod tests {
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         let refused = load(Some(&path), Patterns::Refused).err().unwrap();
         assert!(matches!(refused, MasterKeyError::Open(_)));
-        let told = refused.to_string();
-        assert!(told.contains(&format!("chmod 600 '{}'; they may know it by now", path.display())), "{told}");
-        let told = MasterKeyError::Missing(path.clone()).to_string();
-        assert!(told.ends_with(&format!("> '{}')", path.display())), "{told}");
+        let message = refused.to_string();
+        let advice = format!("chmod 600 '{}'; they may know it by now", path.display());
+        assert!(message.contains(&advice), "{message}");
+        let message = MasterKeyError::Missing(path.clone()).to_string();
+        assert!(message.ends_with(&format!("> '{}')", path.display())), "{message}");
     }
 
     #[test]
@@ -287,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_from_absence() {
+    fn a_damaged_file_and_a_missing_file_are_different_errors() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         assert!(matches!(load(Some(&path), Patterns::Refused), Err(MasterKeyError::Missing(_))));

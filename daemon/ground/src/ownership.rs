@@ -1,8 +1,8 @@
-//! Whose files and directories are relied on: those that nobody but root and the user who runs this can change.
+//! Ownership checks: a program trusts a file or directory only if nobody except root and the user
+//! who runs the program can change it.
 //!
-//! A path is as good as each directory and each symbolic link on it, so all of them are looked at, from the
-//! root down. Once they are found in order, no other user can put something else in the place of what was
-//! looked at.
+//! Every directory and every symbolic link on a path can redirect the path. So all of them are
+//! checked, from the root down. After a successful check, no other user can exchange the file.
 
 use core::fmt;
 use std::collections::VecDeque;
@@ -20,16 +20,16 @@ use zeroize::Zeroizing;
 
 use super::text::quoted;
 
-/// The users who may own what is relied on.
+/// Users who may own a trusted file or directory.
 #[derive(Clone, Copy, Debug)]
 pub enum Owners {
-    /// Anybody, as with a directory that is meant for one server and is its own.
+    /// Every user: for the directory of one server, which that server may own.
     Any,
-    /// Root, and the user who runs this.
+    /// Root, and the user who runs this program.
     Own,
-    /// These, and the user that the service runs as, as the package makes it.
+    /// Root, the user who runs this program, and [`SERVICE`].
     OwnOrService,
-    /// Root, the user who runs this, and another one.
+    /// Root, the user who runs this program, and the user with this number.
     OwnOr(u32),
 }
 
@@ -49,42 +49,45 @@ impl Owners {
 /// Checks a directory and the path to it.
 ///
 /// # Errors
-/// [`OwnershipError`] if another user can change anything in it or on the way.
+/// [`OwnershipError`] if another user can change the directory or a part of the path.
 pub fn check_directory(path: &Path, owners: Owners) -> Result<(), OwnershipError> {
     let (found, metadata) = walk(path, owners)?;
     match metadata.is_dir() {
-        // In a sticky directory nobody can remove what is there, but anybody can be there first.
+        // In a sticky directory, no user can remove the files of others, but every user can make a
+        // file first.
         true => refuse_writable(&found, &metadata),
         false => Err(unreachable(&found, io::ErrorKind::NotADirectory.into())),
     }
 }
 
-/// Makes those directories of a path that do not exist, open to every user, whatever the umask is.
+/// Makes the missing directories of a path with mode 0755, whatever the umask is.
 ///
 /// # Errors
-/// [`OwnershipError`] if one cannot be made, or another user could put something else in its place meanwhile.
+/// [`OwnershipError`] if a directory cannot be made, or another user could exchange it meanwhile.
 pub fn make_directories(path: &Path) -> Result<(), OwnershipError> {
     make_below(path, 0o755)
 }
 
-/// Makes a directory that its owner alone can enter, if it does not exist, and those above it as
+/// Makes a directory with mode 0700, unless it exists. Makes the directories above it as
 /// [`make_directories`] does.
 ///
 /// # Errors
-/// As there.
+/// See [`make_directories`].
 pub fn make_private_directory(path: &Path) -> Result<(), OwnershipError> {
     make_below(path, 0o700)
 }
 
-/// Checks that this process can make files in a directory, which is to have a mode.
+/// Checks that this process can make files in a directory. `mode` is the mode for the advice in the
+/// error.
 ///
 /// # Errors
-/// [`OwnershipError::Foreign`] if it is for somebody else, as after a first start as root.
+/// [`OwnershipError::Foreign`] if the directory is for another user, as after a first start as
+/// root.
 pub fn check_writable(path: &Path, mode: u32) -> Result<(), OwnershipError> {
     let wanted = Access::WRITE_OK | Access::EXEC_OK;
     match rustix::fs::accessat(CWD, path, wanted, AtFlags::EACCESS) {
         Err(Errno::ACCESS) => Err(OwnershipError::Foreign { path: path.to_owned(), mode }),
-        // Whatever else there is shows when a file is made.
+        // Any other error shows when a file is made.
         _ => Ok(()),
     }
 }
@@ -95,7 +98,8 @@ fn make_below(path: &Path, mode: u32) -> Result<(), OwnershipError> {
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     make_below(parent, 0o755)?;
-    // Then what is made here is ours until the end, and can be changed by its name.
+    // After this check, only this user and root can exchange the new directory, so its mode can be
+    // set by its name.
     walk(parent, Owners::Own)?;
     let made = DirBuilder::new().mode(0o700).create(path);
     made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode))).map_err(|reason| match reason
@@ -106,48 +110,48 @@ fn make_below(path: &Path, mode: u32) -> Result<(), OwnershipError> {
     })
 }
 
-/// Opens a file for reading that only root and the user who runs this can change.
+/// Opens a file for reading that only root and the user who runs this program can change.
 ///
 /// # Errors
-/// [`OwnershipError`] if another user owns it, can write to it, or can put another one in its place.
+/// [`OwnershipError`] if another user owns the file, can write to it, or can exchange it.
 pub fn open(path: &Path) -> Result<File, OwnershipError> {
     open_for(path, OFlags::RDONLY, Owners::Own)
 }
 
-/// The contents of a file of certificates, keys or tokens, which may be secret.
+/// Reads a file of certificates, keys or tokens. The contents may be secret.
 ///
 /// # Errors
-/// Those of reading, and that it is longer than any such file.
+/// The error of the system, or an error for a file of more than 1 MiB.
 pub fn read_all(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::new());
-    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
-    match bytes.len() as u64 > LONGEST {
-        true => Err(io::Error::other("it is longer than 1 MiB; see whether it is the right file")),
+    file.take(MAX_LENGTH + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MAX_LENGTH {
+        true => Err(io::Error::other("it is longer than 1 MiB; check that it is the right file")),
         false => Ok(bytes),
     }
 }
 
-/// Opens a file for reading and writing, as [`open`] does for reading.
+/// Opens a file for reading and writing, with the checks of [`open`].
 ///
 /// # Errors
-/// As there.
+/// See [`open`].
 pub fn open_to_write(path: &Path) -> Result<File, OwnershipError> {
     open_to_write_of(path, Owners::Own)
 }
 
-/// Opens a file for reading and writing that may be of other owners.
+/// Opens a file for reading and writing that may belong to one of `owners`.
 ///
 /// # Errors
-/// As [`open`].
+/// See [`open`].
 pub fn open_to_write_of(path: &Path, owners: Owners) -> Result<File, OwnershipError> {
     open_for(path, OFlags::RDWR, owners)
 }
 
-/// Makes an empty file for its owner alone, in a directory that is checked as [`open`] does. Does
-/// nothing if there is a file.
+/// Makes an empty file with mode 0600, in a directory that passes the checks of [`open`]. Does
+/// nothing if the file exists.
 ///
 /// # Errors
-/// As there.
+/// See [`open`].
 pub fn make_file(path: &Path) -> Result<(), OwnershipError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(unreachable(path, io::ErrorKind::InvalidInput.into()));
@@ -163,46 +167,50 @@ pub fn make_file(path: &Path) -> Result<(), OwnershipError> {
 
 fn open_for(path: &Path, access: OFlags, owners: Owners) -> Result<File, OwnershipError> {
     let (found, _) = walk(path, owners)?;
-    // Nobody waits for the other end of a pipe; and `found` has no link in it any more.
+    // NONBLOCK: the open of a pipe must not wait for its other end. NOFOLLOW: `found` has no
+    // symbolic link any more.
     let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = rustix::fs::open(&found, flags, Mode::empty());
     let file = File::from(file.map_err(|reason| unreachable(&found, reason.into()))?);
-    // The open file counts, and not what its name leads to.
+    // Check the open file: by now its name may lead to another file.
     let metadata = file.metadata().map_err(|reason| unreachable(&found, reason))?;
     if metadata.is_dir() {
         return Err(unreachable(&found, io::ErrorKind::IsADirectory.into()));
     }
     refuse_owner(&found, &metadata, owners)?;
-    // Writing to /dev/null does not change what is read from it.
+    // A write to a character device such as /dev/null does not change what is read from it.
     if !metadata.file_type().is_char_device() {
         refuse_writable(&found, &metadata)?;
     }
     Ok(file)
 }
 
-/// Whether users beside the owner and the group can read an open file.
+/// True if users other than the owner and the group have a permission for an open file.
+///
+/// # Errors
+/// The error of the system.
 pub fn is_for_others(file: &File) -> io::Result<bool> {
     Ok(file.metadata()?.mode() & 0o007 != 0)
 }
 
-/// Why something is not relied on.
+/// Reason why a file or directory is not trusted.
 #[derive(Debug, Error)]
 pub enum OwnershipError {
-    /// Who runs this cannot make it, or make files in it.
-    #[error("{}", of_foreign(path, *mode))]
+    /// The user who runs this program cannot make the file or directory, or files in it.
+    #[error("{}", foreign_message(path, *mode))]
     Foreign {
         /// The file or directory.
         path: PathBuf,
         /// The mode that the file or directory should have.
         mode: u32,
     },
-    /// It belongs to somebody else.
+    /// The file or directory belongs to another user.
     #[error(
         "{path} belongs to {owner}, who can change it, and only {own} may; {advice}",
         path = path.display(),
         owner = Name(*uid),
         own = own_name(),
-        advice = of_owner(path, *uid, *is_directory)
+        advice = owner_advice(path, *uid, *is_directory)
     )]
     Owner {
         /// The file or directory.
@@ -212,9 +220,9 @@ pub enum OwnershipError {
         /// True for a directory.
         is_directory: bool,
     },
-    /// Every user can make names in it.
+    /// Every user can make files in the directory.
     #[error(
-        "every user can make files in {path}; name a directory of your own below it, such as {}",
+        "every user can make files in {path}; use a directory of your own below it, such as {}",
         path.join(SERVICE).display(),
         path = path.display()
     )]
@@ -234,7 +242,7 @@ pub enum OwnershipError {
     /// Other users can write to the file or directory.
     #[error(
         "others than its owner can write to {path}; {}run: chmod go-w {}",
-        if *is_directory { "name a directory elsewhere, or, if no other program needs that, " } else { "" },
+        if *is_directory { "use another directory, or, if no other program needs this permission, " } else { "" },
         quoted(path),
         path = path.display()
     )]
@@ -247,7 +255,7 @@ pub enum OwnershipError {
 }
 
 impl OwnershipError {
-    /// What the system said, if it was that.
+    /// The error of the system. Returns `self` for any other reason.
     pub fn into_io(self) -> Result<io::Error, Self> {
         match self {
             Self::Unreachable { reason, .. } => Ok(reason),
@@ -256,7 +264,7 @@ impl OwnershipError {
     }
 }
 
-fn of_foreign(path: &Path, mode: u32) -> String {
+fn foreign_message(path: &Path, mode: u32) -> String {
     let (user, group) = own_names();
     let what = match path.symlink_metadata() {
         Ok(found) => format!("{} belongs to {}", path.display(), Name(found.uid())),
@@ -264,12 +272,13 @@ fn of_foreign(path: &Path, mode: u32) -> String {
     };
     let path = quoted(path);
     format!(
-        "{what}, and user {user} runs this: as root, run: install -d -m {mode:o} -o {user} -g {group} {path}"
+        "{what}, and this program runs as user {user}: as root, run: install -d -m {mode:o} -o {user} -g {group} {path}"
     )
 }
 
-/// Directories stay with their owner: the service and the other programs of that user need them.
-fn of_owner(path: &Path, uid: u32, is_directory: bool) -> String {
+/// Advice for a wrong owner. The owner of a directory stays: the service and other programs of that
+/// user need the directory.
+fn owner_advice(path: &Path, uid: u32, is_directory: bool) -> String {
     let own = rustix::process::geteuid().as_raw();
     if is_service(uid) {
         return format!("run this as user {SERVICE}, as the service does");
@@ -277,11 +286,11 @@ fn of_owner(path: &Path, uid: u32, is_directory: bool) -> String {
     if is_directory {
         let own = own_name();
         return format!(
-            "if that is the user of the daemon, run this as that user, or else name a directory of {own}"
+            "if that is the user of the daemon, run this as that user, or else use a directory of {own}"
         );
     }
     let name = User::from_uid(Uid::from_raw(own)).ok().flatten().map_or(own.to_string(), |user| user.name);
-    format!("look what is in it, then, as root, run: chown -h {name} {}", quoted(path))
+    format!("check its contents, then, as root, run: chown -h {name} {}", quoted(path))
 }
 
 fn is_service(uid: u32) -> bool {
@@ -295,7 +304,7 @@ fn own_name() -> String {
     }
 }
 
-/// The names of the user and the group that run this, or their numbers, as chown takes them.
+/// Names of the user and the group of this process, or their numbers, for chown.
 pub fn own_names() -> (String, String) {
     let (uid, gid) = (Uid::effective(), Gid::effective());
     let user = User::from_uid(uid).ok().flatten().map_or(uid.to_string(), |user| user.name);
@@ -303,7 +312,7 @@ pub fn own_names() -> (String, String) {
     (user, group)
 }
 
-/// A user, for a person.
+/// Formats a user for a message: name and number.
 pub struct Name(pub u32);
 
 impl fmt::Display for Name {
@@ -315,23 +324,23 @@ impl fmt::Display for Name {
     }
 }
 
-/// Looks at everything on a path, links followed, a directory at its end included; returns where it ends, without
-/// a link, and what is there.
+/// Checks every part of a path, and follows symbolic links. A directory at the end is checked too.
+/// Returns the final path without links, and its metadata.
 fn walk(path: &Path, owners: Owners) -> Result<(PathBuf, Metadata), OwnershipError> {
     let absolute = std::path::absolute(path).map_err(|reason| unreachable(path, reason))?;
     let mut found = PathBuf::from("/");
-    let mut metadata = look(&found, owners)?;
-    let mut ahead: VecDeque<OsString> = names(&absolute).collect();
+    let mut metadata = checked_metadata(&found, owners)?;
+    let mut remaining: VecDeque<OsString> = names(&absolute).collect();
     let mut links = 0;
-    while let Some(name) = ahead.pop_front() {
+    while let Some(name) = remaining.pop_front() {
         if !metadata.is_dir() {
             return Err(unreachable(&found, io::ErrorKind::NotADirectory.into()));
         }
         refuse_exchange(&found, &metadata)?;
         let next = if name == ".." { parent(&found) } else { found.join(name) };
-        let seen = look(&next, owners)?;
-        if !seen.is_symlink() {
-            (found, metadata) = (next, seen);
+        let next_metadata = checked_metadata(&next, owners)?;
+        if !next_metadata.is_symlink() {
+            (found, metadata) = (next, next_metadata);
             continue;
         }
         links += 1;
@@ -341,17 +350,17 @@ fn walk(path: &Path, owners: Owners) -> Result<(PathBuf, Metadata), OwnershipErr
         let target = fs::read_link(&next).map_err(|reason| unreachable(&next, reason))?;
         if target.is_absolute() {
             found = PathBuf::from("/");
-            metadata = look(&found, owners)?;
+            metadata = checked_metadata(&found, owners)?;
         }
         for name in names(&target).collect::<Vec<_>>().into_iter().rev() {
-            ahead.push_front(name);
+            remaining.push_front(name);
         }
     }
     refuse_exchange(&found, &metadata)?;
     Ok((found, metadata))
 }
 
-fn look(path: &Path, owners: Owners) -> Result<Metadata, OwnershipError> {
+fn checked_metadata(path: &Path, owners: Owners) -> Result<Metadata, OwnershipError> {
     let metadata = fs::symlink_metadata(path).map_err(|reason| unreachable(path, reason))?;
     refuse_owner(path, &metadata, owners)?;
     Ok(metadata)
@@ -365,7 +374,7 @@ fn names(path: &Path) -> impl Iterator<Item = OsString> + '_ {
     })
 }
 
-/// As the kernel has it: above the root there is the root.
+/// Parent directory. The parent of the root is the root, as for the kernel.
 fn parent(path: &Path) -> PathBuf {
     path.parent().unwrap_or(path).to_owned()
 }
@@ -381,7 +390,8 @@ fn refuse_owner(path: &Path, metadata: &Metadata, owners: Owners) -> Result<(), 
     }
 }
 
-/// Anybody may make names in a sticky directory, but nobody can take away those of others.
+/// Refuses a directory in which other users can exchange files. In a sticky directory, every user
+/// can make files, but nobody can remove the files of others.
 fn refuse_exchange(path: &Path, metadata: &Metadata) -> Result<(), OwnershipError> {
     match metadata.is_dir() && metadata.mode() & STICKY == 0 {
         true => refuse_writable(path, metadata),
@@ -389,7 +399,8 @@ fn refuse_exchange(path: &Path, metadata: &Metadata) -> Result<(), OwnershipErro
     }
 }
 
-/// An access control list that lets others write shows in the bits of the group (acl(5)).
+/// Refuses a file or directory that others can write to. An access control list that lets others
+/// write shows in the mode bits of the group (acl(5)).
 fn refuse_writable(path: &Path, metadata: &Metadata) -> Result<(), OwnershipError> {
     match metadata.mode() & 0o022 {
         0 => Ok(()),
@@ -404,25 +415,25 @@ fn unreachable(path: &Path, reason: io::Error) -> OwnershipError {
     OwnershipError::Unreachable { path: path.to_owned(), reason }
 }
 
-/// The user of conf/systemd/keyward.sysusers.
+/// User of the service, see conf/systemd/keyward.sysusers.
 pub const SERVICE: &str = "keyward";
 
 /// S_ISVTX (inode(7)).
 const STICKY: u32 = 0o1000;
 
-/// As many as the kernel follows (path_resolution(7)).
+/// Maximum number of symbolic links on a path, the same as in the kernel (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// In bytes. The authorities of a whole system have a quarter.
-const LONGEST: u64 = 1 << 20;
+/// Maximum length of a file, in bytes. The CA certificates of a system have a quarter of it.
+const MAX_LENGTH: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn files_are_read_up_to_a_length() {
-        let (directory, longest) = (tempfile::tempdir().unwrap(), usize::try_from(LONGEST).unwrap());
+    fn files_are_read_up_to_a_maximum_length() {
+        let (directory, longest) = (tempfile::tempdir().unwrap(), usize::try_from(MAX_LENGTH).unwrap());
         let path = directory.path().join("file");
         for (length, read) in [(0, true), (longest, true), (longest + 1, false)] {
             fs::write(&path, vec![7; length]).unwrap();
@@ -441,9 +452,9 @@ mod tests {
             OwnershipError::Owner { path, uid: 7001, is_directory: false },
         ];
         for (error, command) in refused.iter().zip(["chmod go-w", "chown -h"]) {
-            let told = error.to_string();
-            let (_, words) = told.split_once(&format!("run: {command} ")).unwrap();
-            assert!(words.ends_with(quoted), "{told}");
+            let message = error.to_string();
+            let (_, words) = message.split_once(&format!("run: {command} ")).unwrap();
+            assert!(words.ends_with(quoted), "{message}");
         }
     }
 }

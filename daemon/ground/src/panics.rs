@@ -1,28 +1,28 @@
-//! Panics of a library that are expected, caught, and told in our own words.
+//! Expected panics of a library. The caller turns a caught panic into an error.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 use std::thread;
 
-/// Runs something that may panic, and says nothing of that but a line at level debug: no message
-/// and no backtrace on standard error, which would send the reader to the wrong place.
+/// Runs `f`, and catches its panic. A panic writes a log line at level debug only: the usual
+/// message and backtrace on standard error would mislead the reader.
 ///
 /// # Errors
-/// It panicked.
+/// The payload of the panic of `f`.
 pub fn caught<T>(f: impl FnOnce() -> T) -> thread::Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
-        let loud = panic::take_hook();
+        let default_hook = panic::take_hook();
         panic::set_hook(Box::new(move |info| match IS_EXPECTED.get() {
-            true => tracing::debug!("a library gave up: {info}"),
-            false => loud(info),
+            true => tracing::debug!("a library panicked: {info}"),
+            false => default_hook(info),
         }));
     });
     let before = IS_EXPECTED.replace(true);
-    let done = panic::catch_unwind(AssertUnwindSafe(f));
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
     IS_EXPECTED.set(before);
-    done
+    result
 }
 
 thread_local! {
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_expected_where_it_was_said_to_be() {
+    fn a_panic_is_expected_inside_caught_only() {
         let inner = caught(|| caught(|| -> () { panic!("as a test") }).is_err() && IS_EXPECTED.get());
         assert!(inner.unwrap());
         assert!(!IS_EXPECTED.get());

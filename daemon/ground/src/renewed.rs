@@ -1,4 +1,4 @@
-//! Files that somebody renews while the program runs, such as certificates and their keys.
+//! Files that change while the program runs, such as certificates and their keys.
 
 use core::error::Error;
 use core::future::Future;
@@ -13,10 +13,11 @@ use arc_swap::ArcSwap;
 
 use crate::causes::causes;
 
-/// What was read from some files, and is read again when they have changed. Files that cannot be
-/// used, or that others refuse, leave what there is in force. Shared by reference between tasks.
+/// Value that was read from files, and is read again when the files change. The old value stays in
+/// force if the new files cannot be used, or another program refuses them. Shared by reference
+/// between tasks.
 pub struct Renewed<T> {
-    /// For the log.
+    /// Name for the log.
     name: String,
     files: Vec<PathBuf>,
     read: Box<dyn Fn() -> Result<T, String> + Send + Sync>,
@@ -25,49 +26,50 @@ pub struct Renewed<T> {
 }
 
 struct State {
-    /// The files as they were when they were last read to some use.
+    /// Stamps of the files whose value is in force.
     seen: Vec<Option<Stamp>>,
-    /// How often in a row they were of no use.
+    /// Number of consecutive failures.
     failures: u32,
-    /// Why, if that was told.
+    /// Reason of the failures, once it is logged.
     problem: Option<String>,
-    /// Files that can be read and were refused, and before when nobody is asked again.
+    /// Stamps of files that another program refused, and the time of the next attempt.
     refused: Option<(Vec<Option<Stamp>>, Instant)>,
 }
 
-/// What tells that a file is another one, or has other contents: device, inode, and the time of the
-/// last change of either, which nobody can set.
+/// Stamp that changes with a file or its contents: device, inode, and the ctime in seconds and
+/// nanoseconds, which no program can set.
 type Stamp = (u64, u64, i64, i64);
 
-/// What was read and is not in force yet.
+/// Value that was read and is not in force yet.
 struct Candidate<T> {
     new: Arc<T>,
     stamps: Vec<Option<Stamp>>,
-    changed: bool,
-    asked: bool,
+    is_changed: bool,
+    /// True if a person asked for the reload.
+    on_request: bool,
 }
 
-/// The answer of another program to what was read.
+/// Answer of another program to a new value.
 #[derive(Debug, Eq, PartialEq)]
 pub enum Verdict {
-    /// The other program accepts it.
+    /// The other program accepts the value.
     Accepted,
-    /// The other program refuses it, for this reason.
+    /// The other program refuses the value, for this reason.
     Refused(String),
     /// The other program gave no answer.
     Unknown,
 }
 
-/// Takes what can be read, where there is nobody to ask.
+/// Accepts every value, if there is no other program to ask.
 pub async fn untried<T>(_: Arc<T>) -> Verdict {
     Verdict::Accepted
 }
 
 impl<T: Send + Sync + 'static> Renewed<T> {
-    /// Reads the files for the first time; `name` names them in the log.
+    /// Reads the files for the first time. `name` is their name in the log.
     ///
     /// # Errors
-    /// Whatever `read` says.
+    /// The error of `read`.
     pub fn new<E: Error>(
         name: String,
         files: Vec<PathBuf>,
@@ -80,34 +82,34 @@ impl<T: Send + Sync + 'static> Renewed<T> {
         Ok(Self { name, files, read: Box::new(read), current, state })
     }
 
-    /// What there is now.
+    /// The value in force.
     pub fn get(&self) -> Arc<T> {
         self.current.load_full()
     }
 
-    /// Why the files as they are now are of no use, if that is so.
+    /// Reason why the present files cannot be used; `None` if they can.
     pub fn problem(&self) -> Option<String> {
         let problem = self.state().problem.clone()?;
         Some(format!("{} cannot be used as they are now, the old ones are in force: {problem}", self.name))
     }
 
-    /// Looks after the files again and again; never returns. What was read is in force unless
-    /// `try_out` refuses that.
+    /// Checks the files at regular times, and reads changed files. Never returns. A new value is
+    /// put in force unless `try_out` refuses it.
     pub async fn watch<F>(self: Arc<Self>, try_out: impl Fn(Arc<T>) -> F)
     where
         F: Future<Output = Verdict>,
     {
         loop {
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(INTERVAL).await;
             let this = Arc::clone(&self);
-            // Ends only with the runtime.
-            if let Ok(Some(candidate)) = tokio::task::spawn_blocking(move || this.look()).await {
-                self.settle(candidate, &try_out).await;
+            // The error is the end of the runtime.
+            if let Ok(Some(candidate)) = tokio::task::spawn_blocking(move || this.read_if_changed()).await {
+                self.install(candidate, &try_out).await;
             }
         }
     }
 
-    /// Reads the files, whether or not they have changed, and says what came of that.
+    /// Reads the files even if they have not changed, and logs the result.
     pub async fn read_again<F>(&self, try_out: impl Fn(Arc<T>) -> F)
     where
         F: Future<Output = Verdict>,
@@ -115,13 +117,13 @@ impl<T: Send + Sync + 'static> Renewed<T> {
         let now = stamps(&self.files);
         let candidate = self.read_to(&mut self.state(), now, true);
         if let Some(candidate) = candidate {
-            self.settle(candidate, try_out).await;
+            self.install(candidate, try_out).await;
         }
     }
 
-    /// Reads the files if they have changed. Those that belong together change one after the other,
-    /// so it is told only the second time that they are of no use.
-    fn look(&self) -> Option<Candidate<T>> {
+    /// Reads the files if they have changed. A failure is logged only the second time: files that
+    /// belong together change one after the other.
+    fn read_if_changed(&self) -> Option<Candidate<T>> {
         let mut state = self.state();
         let now = stamps(&self.files);
         match &state.refused {
@@ -131,38 +133,44 @@ impl<T: Send + Sync + 'static> Renewed<T> {
         }
     }
 
-    fn read_to(&self, state: &mut State, stamps: Vec<Option<Stamp>>, asked: bool) -> Option<Candidate<T>> {
+    fn read_to(
+        &self,
+        state: &mut State,
+        stamps: Vec<Option<Stamp>>,
+        on_request: bool,
+    ) -> Option<Candidate<T>> {
         match (self.read)() {
             Ok(new) => {
-                let changed = stamps != state.seen || state.failures > 0;
-                Some(Candidate { new: Arc::new(new), stamps, changed, asked })
+                let is_changed = stamps != state.seen || state.failures > 0;
+                Some(Candidate { new: Arc::new(new), stamps, is_changed, on_request })
             }
             Err(problem) => {
-                self.failed(state, problem, asked);
+                self.failed(state, problem, on_request);
                 None
             }
         }
     }
 
-    /// Puts what was read in force, unless it is refused. Once refused, it must be accepted.
-    async fn settle<F>(&self, candidate: Candidate<T>, try_out: impl Fn(Arc<T>) -> F)
+    /// Puts a new value in force, unless it is refused. A value that was refused once must be
+    /// accepted explicitly.
+    async fn install<F>(&self, candidate: Candidate<T>, try_out: impl Fn(Arc<T>) -> F)
     where
         F: Future<Output = Verdict>,
     {
-        let Candidate { new, stamps, changed, asked } = candidate;
-        let verdict = match changed {
+        let Candidate { new, stamps, is_changed, on_request } = candidate;
+        let verdict = match is_changed {
             true => try_out(Arc::clone(&new)).await,
             false => Verdict::Accepted,
         };
         let mut state = self.state();
-        let refused_before = state.refused.as_ref().is_some_and(|(refused, _)| *refused == stamps);
+        let was_refused = state.refused.as_ref().is_some_and(|(refused, _)| *refused == stamps);
         match verdict {
             Verdict::Refused(problem) => {
-                self.failed(&mut state, problem, asked);
-                let pause = (EVERY * state.failures).min(LONGEST_PAUSE);
+                self.failed(&mut state, problem, on_request);
+                let pause = (INTERVAL * state.failures).min(MAX_PAUSE);
                 state.refused = Some((stamps, Instant::now() + pause));
             }
-            Verdict::Unknown if refused_before => {}
+            Verdict::Unknown if was_refused => {}
             Verdict::Accepted | Verdict::Unknown => {
                 self.current.store(new);
                 *state = State { seen: stamps, failures: 0, problem: None, refused: None };
@@ -171,10 +179,10 @@ impl<T: Send + Sync + 'static> Renewed<T> {
         }
     }
 
-    fn failed(&self, state: &mut State, problem: String, asked: bool) {
+    fn failed(&self, state: &mut State, problem: String, on_request: bool) {
         state.failures = state.failures.saturating_add(1);
-        let news = state.problem.as_ref() != Some(&problem);
-        if asked || (state.failures > 1 && news) {
+        let is_new = state.problem.as_ref() != Some(&problem);
+        if on_request || (state.failures > 1 && is_new) {
             tracing::error!("{}: the old ones stay in force: {problem}", self.name);
             state.problem = Some(problem);
         }
@@ -193,10 +201,10 @@ fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
     files.iter().map(stamp).collect()
 }
 
-/// How often files are looked at.
-const EVERY: Duration = Duration::from_secs(3);
-/// The longest time before somebody who has refused files is asked again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Interval between two checks of the files.
+const INTERVAL: Duration = Duration::from_secs(3);
+/// Maximum pause before a program that refused files is asked again.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -205,11 +213,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn files_are_read_when_they_change_and_broken_ones_are_told_the_second_time() {
+    async fn changed_files_are_read_and_broken_files_are_logged_the_second_time() {
         let dir = tempfile::tempdir().unwrap();
         let paths = ["a", "b"].map(|name| dir.path().join(name));
         let write = |which: usize, text: &str| fs::write(&paths[which], text).unwrap();
-        // Each write must be seen, also on a file system whose times are coarse.
+        // Renamed, so that the change is noticed also on a file system with coarse times.
         let renew = |which: usize, text: &str| {
             let new = dir.path().join("new");
             fs::write(&new, text).unwrap();
@@ -222,27 +230,27 @@ mod tests {
             files.iter().map(|path| fs::read_to_string(path).unwrap().parse::<u32>()).sum()
         };
         let renewed = Renewed::new("numbers".into(), paths.to_vec(), read).unwrap();
-        let looked = async || {
-            if let Some(candidate) = renewed.look() {
-                renewed.settle(candidate, untried).await;
+        let checked = async || {
+            if let Some(candidate) = renewed.read_if_changed() {
+                renewed.install(candidate, untried).await;
             }
             (*renewed.get(), renewed.problem().is_some())
         };
-        assert_eq!(looked().await, (3, false));
+        assert_eq!(checked().await, (3, false));
         renew(0, "x");
-        assert_eq!(looked().await, (3, false), "the other file may come");
+        assert_eq!(checked().await, (3, false), "the second file may change next");
         renew(0, "5");
-        assert_eq!(looked().await, (7, false));
+        assert_eq!(checked().await, (7, false));
         renew(1, "x");
-        assert_eq!((looked().await, looked().await), ((7, false), (7, true)));
+        assert_eq!((checked().await, checked().await), ((7, false), (7, true)));
         assert!(renewed.problem().unwrap().contains("invalid digit"));
         renew(1, "3");
-        assert_eq!(looked().await, (8, false));
+        assert_eq!(checked().await, (8, false));
         renew(1, "");
         renewed.read_again(untried).await;
-        assert!(renewed.problem().is_some(), "who asks is told at once");
+        assert!(renewed.problem().is_some(), "a reload on request reports the problem at once");
 
-        // Somebody has the last word, if there is somebody.
+        // Another program decides.
         let asked = async |verdict: fn() -> Verdict| {
             renewed.read_again(|_| async move { verdict() }).await;
             (*renewed.get(), renewed.problem().is_some())
@@ -251,11 +259,15 @@ mod tests {
         renew(1, "4");
         assert_eq!(asked(refused).await, (8, true));
         assert!(renewed.problem().unwrap().ends_with("the old ones are in force: no"));
-        assert_eq!(asked(|| Verdict::Unknown).await, (8, true), "what was refused must be accepted");
-        assert!(renewed.look().is_none(), "nobody is asked all the time");
+        assert_eq!(
+            asked(|| Verdict::Unknown).await,
+            (8, true),
+            "a refused value must be accepted explicitly"
+        );
+        assert!(renewed.read_if_changed().is_none(), "a pause before the next attempt");
         assert_eq!(asked(|| Verdict::Accepted).await, (9, false));
         renew(1, "5");
         assert_eq!(asked(|| Verdict::Unknown).await, (10, false));
-        assert_eq!(asked(refused).await, (10, false), "the files are those that are in force");
+        assert_eq!(asked(refused).await, (10, false), "the files are those in force");
     }
 }

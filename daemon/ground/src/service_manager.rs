@@ -1,8 +1,9 @@
-//! The service manager that started this process, if one did: sd_notify(3).
+//! Notifications to the service manager that started this process, if any: sd_notify(3).
 
 use sd_notify::NotifyState;
 
-/// Tells systemd, if that started us, that what can be read again is: until it is told that we are ready.
+/// Notifies systemd of a reload, if systemd started this process. A notification that the process
+/// is ready ends the reload.
 pub fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -10,7 +11,7 @@ pub fn notify_reloading() {
     }
 }
 
-/// Tells systemd, if that started us.
+/// Notifies systemd, if systemd started this process.
 pub fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("cannot notify the service manager: {error}");

@@ -6,26 +6,26 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Handlers for signals. SIGUSR1 has one too and does nothing: without a handler it would end the
-/// process.
+/// Handlers of signals. The handler of SIGUSR1 does nothing: without a handler, SIGUSR1 would end
+/// the process.
 pub struct Signals {
     hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
     user: Signal,
     _ignored: Signal,
-    /// Instructions that came while the server waited for something else.
+    /// Instructions received while the server waited for something else.
     later: VecDeque<Instruction>,
 }
 
-/// Instruction that a signal stands for.
+/// Instruction of a signal.
 #[derive(Eq, PartialEq)]
 pub enum Instruction {
-    /// SIGHUP: read files again.
+    /// SIGHUP: read the files again.
     Reload,
-    /// SIGINT or SIGTERM: end.
+    /// SIGINT or SIGTERM: stop.
     Stop,
-    /// SIGUSR2: go on as the program that is installed now.
+    /// SIGUSR2: continue as the program that is installed now.
     Upgrade,
 }
 
@@ -53,8 +53,8 @@ impl Signals {
         }
     }
 
-    /// Waits for a future; `None` if the server is told to stop before. Another instruction that
-    /// comes meanwhile is the next.
+    /// Waits for a future. `None` if [`Instruction::Stop`] arrives first. Other instructions are
+    /// kept for [`Self::next`].
     pub async fn unless_stopped<T>(&mut self, awaited: impl Future<Output = T>) -> Option<T> {
         let mut awaited = pin!(awaited);
         loop {

@@ -1,10 +1,10 @@
-//! Unwrapped keys that nobody has used of late are wiped.
+//! Wipes unwrapped keys that have not been used for a while.
 
 use std::sync::Arc;
 
 use keyward_unit::Unit;
 
-/// Has a unit forget the private keys that nobody uses.
+/// Removes unused private keys from the memory of a unit, at regular times. Never returns.
 pub async fn sweep(unit: Arc<Unit>) {
     loop {
         tokio::time::sleep(Unit::SWEEP).await;

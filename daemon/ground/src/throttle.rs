@@ -1,16 +1,16 @@
-//! Log lines that a peer can cause, at most one a second of each kind.
+//! Limit for log lines that a peer can cause: at most one a second of each kind.
 
 use core::time::Duration;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// Lets one event a second through and counts the others.
+/// Admits one event a second, and counts the others.
 #[derive(Debug, Default)]
 pub struct Throttle(Mutex<State>);
 
 impl Throttle {
-    /// How often the event happened since it was last let through, this one included; `None` if it is too
-    /// soon to speak of it again.
+    /// Counts an event. Returns the number of events since the last admitted one, this one
+    /// included; `None` less than a second after the last admitted one.
     pub fn admit(&self) -> Option<u64> {
         self.admit_at(Instant::now())
     }
@@ -18,17 +18,17 @@ impl Throttle {
     fn admit_at(&self, now: Instant) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.count += 1;
-        if state.spoken.is_some_and(|spoken| now.duration_since(spoken) < INTERVAL) {
+        if state.last_admitted.is_some_and(|last| now.duration_since(last) < INTERVAL) {
             return None;
         }
-        state.spoken = Some(now);
+        state.last_admitted = Some(now);
         Some(core::mem::take(&mut state.count))
     }
 }
 
 #[derive(Debug, Default)]
 struct State {
-    spoken: Option<Instant>,
+    last_admitted: Option<Instant>,
     count: u64,
 }
 
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_a_second_and_none_uncounted() {
+    fn one_event_a_second_is_admitted_and_all_are_counted() {
         let throttle = Throttle::default();
         let start = Instant::now();
         assert_eq!(throttle.admit_at(start), Some(1));

@@ -1,5 +1,5 @@
-//! Certificates and private keys that the daemon itself shows to others, read as those are that
-//! people import.
+//! Certificate and private key files with which the daemon itself authenticates. The rules for
+//! reading them are the rules for imported keys.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,10 @@ use thiserror::Error;
 
 use crate::text::quoted;
 
-/// The certificates in the text of a file, of which there is at least one.
+/// Reads the certificates in the text of a file. Returns at least one certificate.
+///
+/// # Errors
+/// [`TlsFileError`] if a certificate is damaged, or the file has none.
 pub fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
     let is_certificate =
         |label: &[u8]| matches!(label, b"CERTIFICATE" | b"X509 CERTIFICATE" | b"TRUSTED CERTIFICATE");
@@ -19,7 +22,7 @@ pub fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'stat
     let certificates: Option<Vec<_>> = blocks
         .map(|block| {
             let body = block.decode()?;
-            // Behind one that is trusted stands what it is trusted for.
+            // In a TRUSTED CERTIFICATE, its trust settings follow the certificate.
             let der = SliceReader::new(&body).ok()?.tlv_bytes().ok()?;
             Some(CertificateDer::from(der.to_vec()))
         })
@@ -31,7 +34,10 @@ pub fn certificates(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'stat
     }
 }
 
-/// The only private key in the contents of a file.
+/// Reads the private key in the contents of a file. The file must hold exactly one key.
+///
+/// # Errors
+/// [`TlsFileError`] if there is no key, more than one key, or an encrypted key.
 pub fn private_key(path: &Path, file: &[u8]) -> Result<PrivateKeyDer<'static>, TlsFileError> {
     let key = KeyFile::read(file, None).and_then(|read| match read.key_count() {
         1 => read.pkcs8(0),
@@ -46,7 +52,7 @@ pub fn private_key(path: &Path, file: &[u8]) -> Result<PrivateKeyDer<'static>, T
     }
 }
 
-/// Reasons why such a file cannot be used.
+/// Error: a certificate or private key file cannot be used.
 #[derive(Debug, Error)]
 pub enum TlsFileError {
     /// The PEM of a certificate is damaged.
@@ -54,7 +60,7 @@ pub enum TlsFileError {
     Damaged(PathBuf),
     /// The private key is encrypted.
     #[error(
-        "cannot use the private key in {}: it is encrypted, and there is nobody to ask for a passphrase; write it without one, readable for its owner alone, and name that file: (umask 077; openssl pkey -in {path} -out {path}.plain)",
+        "cannot use the private key in {}: it is encrypted, and nobody can enter a passphrase; write it without a passphrase, readable for its owner only, and name that file: (umask 077; openssl pkey -in {path} -out {path}.plain)",
         .0.display(),
         path = quoted(.0)
     )]
@@ -63,7 +69,7 @@ pub enum TlsFileError {
     #[error("cannot use the private key in {}: {}", .0.display(), .1)]
     Key(PathBuf, #[source] ImportError),
     /// The file has no certificate.
-    #[error("there is no certificate in {}, which has to be PEM", .0.display())]
+    #[error("cannot use {}: there is no PEM certificate in it", .0.display())]
     NoCertificate(PathBuf),
 }
 
@@ -75,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_read_or_told_with_a_command_that_works() {
+    fn files_are_read_and_the_command_in_an_error_works() {
         let directory = tempfile::tempdir().unwrap();
         let sh = |command: &str| {
             let mut sh = Command::new("sh");

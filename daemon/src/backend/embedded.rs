@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::operations::Operations;
 use super::{Abilities, BackendError, Context, KeyMaterial, SigningInput, UnitHealth, UnitState};
-use crate::ground::fair::{Full, Place};
+use crate::ground::fair::{Full, GatePermit};
 use crate::ground::long_work::LongWork;
 
 /// The unit, and the threads for work that takes milliseconds.
@@ -207,15 +207,15 @@ impl Embedded {
         let turn = turn.map_err(|_| BackendError::Late)?.map_err(|Full| BackendError::Overloaded)?;
         context.times.queue = begin.elapsed();
         let (unit, deadline) = (Arc::clone(self.unit()?), context.deadline);
-        let work = move |place: &mut Place| {
+        let work = move |permit: &mut GatePermit| {
             let begin = Instant::now();
             if begin >= deadline {
-                place.charge(Duration::ZERO);
+                permit.charge(Duration::ZERO);
                 return Err(BackendError::Late);
             }
             let done = f(&unit);
             let took = begin.elapsed();
-            place.charge(took);
+            permit.charge(took);
             Ok((done?, took))
         };
         let (done, took) = turn.work(work).await.ok_or(BackendError::GivenUp)??;

@@ -107,7 +107,7 @@ impl Listener {
             let Some(peer) = credentials(&stream) else { continue };
             let uid = peer.uid;
             // At the limit, the newest one of the user with the most of them is closed.
-            if self.accepted.waiting() < MAX_ACCEPTED || self.accepted.give_up_for(uid).is_some() {
+            if self.accepted.waiting() < MAX_ACCEPTED || self.accepted.evict_for(uid).is_some() {
                 self.accepted.push(uid, ESTIMATE, (stream, peer));
             } else {
                 self.shared.daemon.metrics.over_limit();

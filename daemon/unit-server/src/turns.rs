@@ -22,7 +22,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::sleep_until;
 
 use super::clients::Client;
-use keyward_ground::fair::{Full, Gate, MOST_WAITING, Place, User};
+use keyward_ground::fair::{Full, Gate, GatePermit, MOST_WAITING, User};
 use keyward_ground::long_work::LongWork;
 
 /// The turns of all clients.
@@ -52,7 +52,7 @@ impl Turns {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<Option<T>, Error> {
         let turn = enter(client, self.long.enter(client.number, LONG)).await?;
-        Ok(turn.work(move |place| charged(place, work)).await)
+        Ok(turn.work(move |permit| charged(permit, work)).await)
     }
 
     /// Waits for the turn of a short call, if clients have to take turns.
@@ -64,9 +64,9 @@ impl Turns {
         if !self.rivals.are_there(client.number) && few {
             return Ok(Turn(None));
         }
-        let place = enter(client, self.short.enter(client.number, SHORT)).await?;
+        let permit = enter(client, self.short.enter(client.number, SHORT)).await?;
         tokio::task::yield_now().await;
-        Ok(Turn(Some(place)))
+        Ok(Turn(Some(permit)))
     }
 }
 
@@ -84,9 +84,9 @@ impl Handshakes {
     pub(crate) async fn in_turn<F: Future>(&self, user: User, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         loop {
-            let place = self.0.enter(user, HANDSHAKE).await.ok()?;
+            let permit = self.0.enter(user, HANDSHAKE).await.ok()?;
             tokio::task::yield_now().await;
-            let mut turn = Turn(Some(place));
+            let mut turn = Turn(Some(permit));
             let asked = poll_fn(|context| {
                 let turn = mem::replace(&mut turn, Turn(None));
                 Poll::Ready(turn.work(|| future.as_mut().poll(context)))
@@ -101,11 +101,11 @@ impl Handshakes {
     }
 }
 
-/// Waits for a place, if not too many calls of the client do.
-async fn enter<P>(client: &Client, place: impl Future<Output = Result<P, Full>>) -> Result<P, Error> {
+/// Waits for a permit, if not too many calls of the client do.
+async fn enter<P>(client: &Client, permit: impl Future<Output = Result<P, Full>>) -> Result<P, Error> {
     let full = || Error::new(ckr::CKR_HOST_MEMORY, "too many calls of this client wait; try again");
     let entered = match client.begin_to_wait() {
-        Some(_waiting) => place.await.ok(),
+        Some(_waiting) => permit.await.ok(),
         None => None,
     };
     if entered.is_none() {
@@ -115,23 +115,23 @@ async fn enter<P>(client: &Client, place: impl Future<Output = Result<P, Full>>)
 }
 
 /// The turn of a call.
-pub(crate) struct Turn(Option<Place>);
+pub(crate) struct Turn(Option<GatePermit>);
 
 impl Turn {
     /// Does the work, and charges the client for it.
     pub(crate) fn work<T>(self, work: impl FnOnce() -> T) -> T {
         match self.0 {
-            Some(mut place) => charged(&mut place, work),
+            Some(mut permit) => charged(&mut permit, work),
             None => work(),
         }
     }
 }
 
-/// Does the work, and charges the client of a place for it.
-fn charged<T>(place: &mut Place, work: impl FnOnce() -> T) -> T {
+/// Does the work, and charges the client of a permit for it.
+fn charged<T>(permit: &mut GatePermit, work: impl FnOnce() -> T) -> T {
     let begin = processor_time();
     let done = work();
-    place.charge(processor_time().saturating_sub(begin) + TRANSPORT);
+    permit.charge(processor_time().saturating_sub(begin) + TRANSPORT);
     done
 }
 
@@ -217,11 +217,11 @@ mod tests {
                 handshakes.in_turn(user, handshake).await.unwrap();
             });
         }
-        let mut place = 0;
+        let mut permit = 0;
         while done.recv().await.unwrap() == 1 {
-            place += 1;
+            permit += 1;
         }
-        assert!(place < 3, "{place} before it");
+        assert!(permit < 3, "{permit} before it");
         assert_eq!(handshakes.in_turn(1, async { 7 }).await, Some(7));
     }
 

@@ -336,7 +336,7 @@ fn what_keeps_it_from_starting() {
         ("127.0.0.1:0", tls.to_vec(), 78, "no master key"),
         ("127.0.0.1:0", vec!["--plaintext", "--master-key", &missing], 78, "missing"),
         ("127.0.0.1:0", with_key(&other), 78, "other: the file holds a certificate, not a private key"),
-        ("127.0.0.1:0", with_key(&encrypted), 78, "encrypted: it is encrypted, and there is nobody to ask"),
+        ("127.0.0.1:0", with_key(&encrypted), 78, "encrypted: it is encrypted, and nobody can enter"),
         ("127.0.0.1:0", with_key(&ca), 78, "others can read it"),
         ("127.0.0.1:0", vec!["--plaintext", "--master-key", &master_key, "--token-file", &open], 78, "chmod"),
         (

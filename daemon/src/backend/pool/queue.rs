@@ -77,7 +77,7 @@ impl Ticket<'_> {
     ///
     /// # Errors
     /// [`Full`] if the line is full, and no other user has more requests in the line.
-    pub(super) async fn head(&self, user: User) -> Result<fair::Place, Full> {
+    pub(super) async fn head(&self, user: User) -> Result<fair::GatePermit, Full> {
         self.head.enter(user, CALL).await
     }
 }
