@@ -1,4 +1,4 @@
-//! Who may call, and as which client.
+//! Admission of connections and calls: decides who may call, and as which client.
 
 use core::net::IpAddr;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use keyward_unit::grep11::Error;
 use tonic::Status;
 use tonic::codegen::http;
 
-use super::clients::{Client, Clients, Name};
-use super::limits::{Call, Handle, Limits, OpenCall};
-use super::service::status;
+use super::clients::{Client, ClientName, Clients};
+use super::limits::{AnonymousCall, Call, Handle, Limits};
+use super::status::status;
 use super::tokens::Tokens;
 
-/// Lets in connections and calls.
+/// Admits connections and calls.
 pub(crate) struct Admission {
     pub(crate) limits: Arc<Limits>,
     clients: Clients,
-    /// If there are any, a call needs one.
+    /// Bearer tokens. If present, a call needs one of them.
     tokens: Option<Arc<Tokens>>,
 }
 
-/// The client of a call. Every call that was let in has it among its extensions.
+/// Client of a call. Every admitted call has this value among its extensions.
 #[derive(Clone)]
 pub(crate) struct Caller {
     pub(crate) client: Arc<Client>,
@@ -29,28 +29,29 @@ pub(crate) struct Caller {
 }
 
 impl Admission {
+    /// Admission with these bearer tokens, if calls need one.
     pub(crate) fn new(tokens: Option<Arc<Tokens>>) -> Self {
-        let limits = Limits::new(MOST_NEWCOMERS, MOST_CONNECTIONS);
+        let limits = Limits::new(MAX_UNAUTHENTICATED, MAX_CONNECTIONS);
         Self { limits, clients: Clients::default(), tokens }
     }
 
-    /// Lets in a connection whose client has proved itself by a certificate, if that is all it needs. `false` if
-    /// there is no place for it.
+    /// Assigns a connection to the client of its certificate, if calls need no token. False if the
+    /// client may have no further connection.
     pub(crate) fn connect(&self, handle: &Handle) -> bool {
         match handle.certificate() {
             Some(digest) if self.tokens.is_none() => {
-                handle.admit(&self.clients.get(Name::Certificate(digest)))
+                handle.admit(&self.clients.get(ClientName::Certificate(digest)))
             }
             _ => true,
         }
     }
 
-    /// Lets a call in, if it has a token where one is needed, or is one that needs none. What is
-    /// returned is held until the call has ended.
+    /// Admits a call that has a valid token, or needs none. The returned value counts a call
+    /// without a token, and must be held until the call ends.
     ///
     /// # Errors
-    /// The status for those that are refused.
-    pub(crate) fn check<B>(&self, request: &mut http::Request<B>) -> Result<Option<OpenCall>, Status> {
+    /// Status of the refusal.
+    pub(crate) fn check<B>(&self, request: &mut http::Request<B>) -> Result<Option<AnonymousCall>, Status> {
         let handle = request.extensions().get::<Handle>().cloned();
         let handle = handle.ok_or_else(|| Status::internal("a call without a connection"))?;
         let token = match &self.tokens {
@@ -69,42 +70,42 @@ impl Admission {
         Ok(None)
     }
 
-    /// Lets a call of the health service in, and no other.
+    /// Admits a call without a token if it is for the health service.
     fn without_token(
         &self,
         handle: &Handle,
         path: &str,
         tokens: &Tokens,
-    ) -> Result<Option<OpenCall>, Status> {
-        let open = path.starts_with(HEALTH);
-        if open && handle.client().is_some() {
+    ) -> Result<Option<AnonymousCall>, Status> {
+        let is_health_check = path.starts_with(HEALTH);
+        if is_health_check && handle.client().is_some() {
             return Ok(None);
         }
-        // The connection stays one of those that have not shown who they are.
+        // The connection stays unauthenticated, so its allowance applies.
         if !handle.allows_call() {
-            handle.cut_stranger();
+            handle.close_over_allowance();
         }
-        match open {
+        match is_health_check {
             false => Err(self.unauthenticated(handle, tokens)),
-            true => handle.begin_open_call().map(Some).ok_or_else(|| {
-                let most = Handle::MOST_OPEN_CALLS;
+            true => handle.begin_anonymous_call().map(Some).ok_or_else(|| {
+                let limit = Handle::MAX_ANONYMOUS_CALLS;
                 Status::resource_exhausted(format!(
-                    "a connection without a token may have {most} health checks under way"
+                    "a connection without a token may have {limit} health checks under way"
                 ))
             }),
         }
     }
 
-    /// The client that somebody from a network is who has not shown more.
-    pub(crate) fn stranger(&self, source: IpAddr) -> Arc<Client> {
-        self.clients.get(Name::Address(source))
+    /// Client for a network address, for a caller without certificate and token.
+    pub(crate) fn client_of_address(&self, source: IpAddr) -> Arc<Client> {
+        self.clients.get(ClientName::Address(source))
     }
 
-    fn client(&self, handle: &Handle, token: Option<Name>) -> Arc<Client> {
+    fn client(&self, handle: &Handle, token: Option<ClientName>) -> Arc<Client> {
         let name = match (handle.certificate(), token) {
-            (Some(digest), _) => Name::Certificate(digest),
+            (Some(digest), _) => ClientName::Certificate(digest),
             (None, Some(token)) => token,
-            (None, None) => Name::Address(handle.source()),
+            (None, None) => ClientName::Address(handle.source()),
         };
         match handle.client() {
             Some(client) if client.name == name => Arc::clone(client),
@@ -113,28 +114,28 @@ impl Admission {
     }
 
     fn unauthenticated(&self, handle: &Handle, tokens: &Tokens) -> Status {
-        let stranger = self.stranger(handle.source());
-        if let Some(times) = stranger.refusals.admit("token", 0) {
+        let client = self.client_of_address(handle.source());
+        if let Some(times) = client.refusals.admit("token", 0) {
             let (from, path) = (handle.source(), tokens.path.display());
-            tracing::warn!(times, %from, "call refused: it has no bearer token of {path}");
+            tracing::warn!(times, %from, "call refused: it has no bearer token that is in {path}");
         }
         status(&Error::new(
             ckr::CKR_IBM_GREP11_NOT_AUTHENTICATED,
-            "the call has no bearer token that this server knows, in its metadata as authorization",
+            "the call has no valid bearer token; pass a token of the server in the metadata, as authorization",
         ))
     }
 }
 
 #[cfg(test)]
 impl Caller {
-    /// Clients with a call on a connection of its own each.
+    /// Clients, each with one call on one connection.
     pub(crate) fn examples<const N: usize>() -> [Self; N] {
         let (clients, limits) = (Clients::default(), Limits::new(N, N));
         core::array::from_fn(|number| {
             let (end, _) = std::os::unix::net::UnixStream::pair().unwrap();
-            let place = limits.enter(end, core::net::Ipv4Addr::LOCALHOST.into()).unwrap();
-            let client = clients.get(Name::Certificate([u8::try_from(number).unwrap(); 32]));
-            let call = place.handle.begin_call(&client);
+            let slot = limits.enter(end, core::net::Ipv4Addr::LOCALHOST.into()).unwrap();
+            let client = clients.get(ClientName::Certificate([u8::try_from(number).unwrap(); 32]));
+            let call = slot.handle.begin_call(&client);
             Self { client, _call: Arc::new(call) }
         })
     }
@@ -143,7 +144,7 @@ impl Caller {
 fn refuse_connection(client: &Client) -> Status {
     let error = Error::new(
         ckr::CKR_HOST_MEMORY,
-        "there are too many connections, and as many of this client as it can have now; close some and try again",
+        "too many connections are open, and this client has its share of them; close some connections and try again",
     );
     if let Some(times) = client.refusals.admit("connection", 0) {
         tracing::warn!(times, client = %client.name, "call refused: {error}");
@@ -151,9 +152,9 @@ fn refuse_connection(client: &Client) -> Status {
     status(&error)
 }
 
-/// What the paths of the health service begin with.
+/// Prefix of the paths of the health service.
 const HEALTH: &str = "/grpc.health.v1.Health/";
-/// Connections that have not shown who they are.
-const MOST_NEWCOMERS: usize = 512;
-/// Connections of clients, of all together.
-const MOST_CONNECTIONS: usize = 1024;
+/// Maximum number of connections without an authenticated client.
+const MAX_UNAUTHENTICATED: usize = 512;
+/// Maximum number of connections of all clients together.
+const MAX_CONNECTIONS: usize = 1024;

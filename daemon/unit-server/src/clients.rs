@@ -1,7 +1,7 @@
-//! Clients: who shares what with whom.
+//! Clients: the parties between which the server shares its resources.
 //!
-//! A client is the certificate it proved itself with, else the bearer token of the call, else the address it calls
-//! from. What the server has is shared between clients, however many connections each of them opens.
+//! A client is known by its TLS certificate, else by the bearer token of the call, else by its
+//! network address. The share of a client does not depend on the number of its connections.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,22 +15,22 @@ use tokio::time::Instant;
 use keyward_ground::fair::User;
 use keyward_ground::throttle::Throttle;
 
-/// The clients that are there.
+/// All known clients.
 #[derive(Default)]
 pub(crate) struct Clients {
-    known: Mutex<HashMap<Name, Arc<Client>>>,
+    known: Mutex<HashMap<ClientName, Arc<Client>>>,
     next: AtomicU32,
 }
 
 impl Clients {
-    /// The client of a name.
-    pub(crate) fn get(&self, name: Name) -> Arc<Client> {
+    /// Client with this name. A new client is added.
+    pub(crate) fn get(&self, name: ClientName) -> Arc<Client> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = known.get(&name) {
             return Arc::clone(client);
         }
-        if known.len() >= KEPT {
-            // Clients without a connection or a call begin anew when they come back.
+        if known.len() >= MAX_KNOWN {
+            // A client without a connection or a call loses its state.
             known.retain(|_, client| Arc::strong_count(client) > 1);
         }
         let client = Arc::new(Client::new(name, self.next.fetch_add(1, Ordering::Relaxed)));
@@ -39,18 +39,19 @@ impl Clients {
     }
 }
 
-/// What a client is told from others by.
+/// Name by which the server distinguishes clients.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) enum Name {
-    /// The network it calls from, see [`network`].
+pub(crate) enum ClientName {
+    /// Network of the client, see [`network`].
     Address(IpAddr),
-    /// The SHA-256 of its TLS certificate.
+    /// SHA-256 of the TLS certificate of the client.
     Certificate([u8; 32]),
-    /// The SHA-256 of its bearer token. The number is that of its line in the file, which the log may have.
+    /// SHA-256 of the bearer token, and the number of its line in the file. The log shows the
+    /// number only.
     Token([u8; 32], usize),
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for ClientName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => write!(formatter, "address {address}"),
@@ -63,8 +64,9 @@ impl fmt::Display for Name {
     }
 }
 
-/// The part of an address that tells senders apart: of IPv6 the first 64 bits, for a host has all addresses below.
-/// All programs of this host are one, for each of them has all addresses of loopback.
+/// Returns the part of an address that identifies the sender. For IPv6 the part is the first 64
+/// bits, because a host can use all addresses with them. All loopback addresses are one sender,
+/// because every program of this host can use all of them.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         address if address.is_loopback() => Ipv4Addr::LOCALHOST.into(),
@@ -73,47 +75,47 @@ pub(crate) fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What is known about a client, shared by its connections and calls.
+/// State of a client, shared by its connections and calls.
 pub(crate) struct Client {
-    pub(crate) name: Name,
-    /// What the gates know it by.
+    pub(crate) name: ClientName,
+    /// Number of the client in the queues.
     pub(crate) number: User,
-    /// Calls under way.
+    /// Number of calls under way.
     pub(crate) calls: AtomicUsize,
-    /// What its requests take, in KiB.
+    /// Memory of its requests and responses, in KiB.
     pub(crate) memory: AtomicUsize,
-    /// Refusals in the log.
+    /// Limit for log lines about refusals.
     pub(crate) refusals: Refusals,
     waiting: AtomicUsize,
     next_refusal: Mutex<Instant>,
 }
 
-/// Log lines about refusals of a client: one a second of each kind, with how many of that there
-/// were.
+/// Limit for log lines about refusals of a client: one a second of each kind, with the number of
+/// refusals of that kind.
 #[derive(Default)]
 pub(crate) struct Refusals(Mutex<HashMap<Kind, Throttle>>);
 
-/// What was refused, by the name of the call or a word for it, and the number of the error.
+/// Kind of refusal: the name of the call or another word, and the number of the error.
 type Kind = (&'static str, u64);
 
 impl Refusals {
-    /// How often something was refused for the same reason since that was last told; `None` if it
-    /// is too soon to tell it again.
+    /// Counts a refusal. Returns the number of refusals of this kind since its last log line;
+    /// `None` less than a second after that line.
     pub(crate) fn admit(&self, what: &'static str, code: u64) -> Option<u64> {
         let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_known = kinds.contains_key(&(what, code));
-        // A client that tries out everything has the rest counted as one kind.
-        let kind = if is_known || kinds.len() < MOST_KINDS { (what, code) } else { OTHER };
+        // Bounds the memory for a client that provokes many kinds: the rest counts as one kind.
+        let kind = if is_known || kinds.len() < MAX_KINDS { (what, code) } else { OTHER };
         kinds.entry(kind).or_default().admit()
     }
 }
 
-/// Kinds of refusals that are counted for themselves.
-const MOST_KINDS: usize = 32;
+/// Maximum number of kinds of refusals that are counted separately.
+const MAX_KINDS: usize = 32;
 const OTHER: Kind = ("", 0);
 
 impl Client {
-    fn new(name: Name, number: User) -> Self {
+    fn new(name: ClientName, number: User) -> Self {
         Self {
             name,
             number,
@@ -125,24 +127,24 @@ impl Client {
         }
     }
 
-    /// Counts a call as waiting until what is returned is dropped; `None` if too many wait already.
+    /// Counts a call as waiting until the returned value is dropped. `None` if too many calls wait.
     pub(crate) fn begin_to_wait(&self) -> Option<Waiting<'_>> {
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting(self);
-        (before < MOST_WAITING).then_some(waiting)
+        (before < MAX_WAITING).then_some(waiting)
     }
 
-    /// When a call that cannot wait may be refused: a client that calls again at once, again and again, would
-    /// otherwise keep the server busy with refusals.
+    /// Time at which the next call that cannot wait is refused. The delay stops a client that
+    /// retries at once from keeping the server busy with refusals.
     pub(crate) fn refusal_time(&self) -> Instant {
         let mut next = self.next_refusal.lock().unwrap_or_else(PoisonError::into_inner);
         let time = (*next).max(Instant::now());
-        *next = time + BETWEEN_REFUSALS;
+        *next = time + REFUSAL_INTERVAL;
         time
     }
 }
 
-/// A call that waits.
+/// Counter of a waiting call.
 pub(crate) struct Waiting<'a>(&'a Client);
 
 impl Drop for Waiting<'_> {
@@ -151,26 +153,27 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Calls of one client that may wait at a time.
-pub(crate) const MOST_WAITING: usize = 1024;
-const BETWEEN_REFUSALS: Duration = Duration::from_millis(1);
-/// Clients beyond so many are looked through for those that are gone.
-const KEPT: usize = 1024;
+/// Maximum number of waiting calls of one client.
+pub(crate) const MAX_WAITING: usize = 1024;
+/// Minimum interval between refusals of one client.
+const REFUSAL_INTERVAL: Duration = Duration::from_millis(1);
+/// Number of known clients at which unused ones are removed.
+const MAX_KNOWN: usize = 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_same_name_is_the_same_client_and_those_who_left_are_forgotten() {
+    fn the_same_name_is_the_same_client_and_unused_clients_are_removed() {
         let clients = Clients::default();
-        let address = |n: u32| Name::Address(IpAddr::V4(n.into()));
+        let address = |n: u32| ClientName::Address(IpAddr::V4(n.into()));
         let first = clients.get(address(0));
         for n in 1..10_000 {
             clients.get(address(n));
         }
         assert!(Arc::ptr_eq(&first, &clients.get(address(0))));
-        assert!(clients.known.lock().unwrap().len() <= KEPT);
+        assert!(clients.known.lock().unwrap().len() <= MAX_KNOWN);
     }
 
     #[test]
@@ -191,19 +194,19 @@ mod tests {
         assert_eq!(refusals.admit("Sign", 1), None);
         assert_eq!((refusals.admit("Sign", 2), refusals.admit("Verify", 1)), (Some(1), Some(1)));
         let others = (3..1000).filter(|code| refusals.admit("Sign", *code).is_some()).count();
-        assert_eq!(others, MOST_KINDS - 3 + 1);
+        assert_eq!(others, MAX_KINDS - 3 + 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_waits_is_bounded_and_refusals_have_a_rate() {
-        let client = Client::new(Name::Certificate([0xab; 32]), 1);
+    async fn waiting_calls_are_bounded_and_refusals_have_a_rate() {
+        let client = Client::new(ClientName::Certificate([0xab; 32]), 1);
         assert!(client.name.to_string().starts_with("certificate sha256:abab"));
-        let waiting: Vec<_> = (0..MOST_WAITING).map(|_| client.begin_to_wait().unwrap()).collect();
+        let waiting: Vec<_> = (0..MAX_WAITING).map(|_| client.begin_to_wait().unwrap()).collect();
         assert!(client.begin_to_wait().is_none());
         drop(waiting);
         assert!(client.begin_to_wait().is_some());
         let now = Instant::now();
         let times = [(); 3].map(|()| client.refusal_time() - now);
-        assert_eq!(times, [Duration::ZERO, BETWEEN_REFUSALS, 2 * BETWEEN_REFUSALS]);
+        assert_eq!(times, [Duration::ZERO, REFUSAL_INTERVAL, 2 * REFUSAL_INTERVAL]);
     }
 }

@@ -1,5 +1,5 @@
-//! Connections: accepted at once, each proving itself on its own and in turn, and ended if nothing
-//! is heard.
+//! Connections. Each connection is accepted at once, and does its TLS handshake in a task of its
+//! own. A silent connection is closed.
 
 use core::pin::Pin;
 use core::task::{Context, Poll};
@@ -18,13 +18,14 @@ use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use super::admission::Admission;
-use super::limits::{Handle, Place};
+use super::limits::{ConnectionSlot, Handle};
 use super::turns::Handshakes;
 use keyward_ground::renewed::Renewed;
 use keyward_ground::text::printable;
 use keyward_ground::throttle::Throttle;
 
-/// Accepts connections until nobody takes them any more. It waits for none of them.
+/// Accepts connections until the receiver of `connections` is closed. A slow handshake does not
+/// delay other connections.
 pub(crate) async fn accept(
     listener: TcpListener,
     tls: Option<Arc<Renewed<TlsAcceptor>>>,
@@ -38,39 +39,39 @@ pub(crate) async fn accept(
             () = connections.closed() => return,
         };
         let entered = accepted.and_then(|(stream, address)| {
-            let place = admission.limits.enter(&stream, address.ip())?;
-            Ok((stream, place))
+            let slot = admission.limits.enter(&stream, address.ip())?;
+            Ok((stream, slot))
         });
         match entered {
-            Ok((stream, place)) => {
+            Ok((stream, slot)) => {
                 let tls = tls.as_ref().map(|tls| tls.get());
                 let (admission, connections) = (Arc::clone(&admission), connections.clone());
                 let handshakes = Arc::clone(&handshakes);
                 tokio::spawn(async move {
-                    if let Some(connection) = open(stream, place, tls, &admission, &handshakes).await {
-                        // Fails only if the server stops.
+                    if let Some(connection) = open(stream, slot, tls, &admission, &handshakes).await {
+                        // Fails only when the server stops.
                         let _ = connections.send(Ok(connection)).await;
                     }
                 });
             }
-            // Its client has given up already.
+            // The client has closed the connection already.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 if let Some(times) = refused.admit() {
                     tracing::warn!(%error, times, "cannot accept a connection");
                 }
-                // Most likely there are no descriptors.
+                // The most likely reason is that no descriptor is left.
                 admission.limits.make_room();
-                sleep(PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Does the handshake of TLS, if there is one to do. `None` if it came to nothing.
+/// Does the TLS handshake, unless the connection is plaintext. `None` if the handshake fails.
 async fn open(
     stream: TcpStream,
-    place: Place,
+    slot: ConnectionSlot,
     tls: Option<Arc<TlsAcceptor>>,
     admission: &Admission,
     handshakes: &Handshakes,
@@ -79,15 +80,15 @@ async fn open(
     let stream = match tls {
         None => Either::Left(stream),
         Some(tls) => {
-            let source = place.handle.source();
-            let stranger = admission.stranger(source);
-            let handshake = handshakes.in_turn(stranger.number, tls.accept(stream));
+            let source = slot.handle.source();
+            let client = admission.client_of_address(source);
+            let handshake = handshakes.in_turn(client.number, tls.accept(stream));
             match timeout(HANDSHAKE_TIMEOUT, handshake).await {
                 Ok(Some(Ok(stream))) => Either::Right(Box::new(stream)),
                 Ok(Some(Err(error))) => {
-                    // Who only looks whether somebody listens hangs up without a word.
+                    // No log line for a client that only probes the port and closes the connection.
                     if let Some(reason) = refusal(&error)
-                        && let Some(times) = stranger.refusals.admit("handshake", 0)
+                        && let Some(times) = client.refusals.admit("handshake", 0)
                     {
                         tracing::warn!(times, from = %source, "the TLS handshake failed: {reason}");
                     }
@@ -100,40 +101,40 @@ async fn open(
     if let Either::Right(stream) = &stream
         && let Some([certificate, ..]) = stream.get_ref().1.peer_certificates()
     {
-        place.handle.set_certificate(Sha256::digest(certificate).into());
-        if !admission.connect(&place.handle) {
+        slot.handle.set_certificate(Sha256::digest(certificate).into());
+        if !admission.connect(&slot.handle) {
             return None;
         }
     }
-    Some(Connection { stream, silence: Box::pin(sleep(SILENCE)), place })
+    Some(Connection { stream, silence: Box::pin(sleep(MAX_SILENCE)), slot })
 }
 
-/// Why a handshake failed, if that was for what TLS has to say.
+/// Reason why a handshake failed. `None` for an error of the connection, not of TLS.
 fn refusal(error: &io::Error) -> Option<String> {
     Some(match error.get_ref()?.downcast_ref::<rustls::Error>()? {
         rustls::Error::NoCertificatesPresented => {
-            "the client has no certificate, and --client-ca asks for one".into()
+            "the client has no certificate, and --client-ca requires one".into()
         }
         rustls::Error::InvalidCertificate(reason) => {
-            format!("the certificate of the client is none that --client-ca stands for: {reason}")
+            format!("the certificate of the client is not valid for --client-ca: {reason}")
         }
         rustls::Error::AlertReceived(alert) => format!("the client refused this server: {alert:?}"),
         other => printable(&other.to_string()),
     })
 }
 
-/// A connection of a client. Ends if nothing was heard for [`SILENCE`].
+/// Connection of a client. Fails if no byte arrives for [`MAX_SILENCE`].
 pub(crate) struct Connection {
     stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     silence: Pin<Box<Sleep>>,
-    place: Place,
+    slot: ConnectionSlot,
 }
 
 impl Connected for Connection {
     type ConnectInfo = Handle;
 
     fn connect_info(&self) -> Handle {
-        self.place.handle.clone()
+        self.slot.handle.clone()
     }
 }
 
@@ -146,11 +147,11 @@ impl AsyncRead for Connection {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if read.is_ready() {
-            if !self.place.handle.allows_bytes(buffer.filled().len() - before) {
-                self.place.handle.cut_stranger();
+            if !self.slot.handle.allows_bytes(buffer.filled().len() - before) {
+                self.slot.handle.close_over_allowance();
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            self.silence.as_mut().reset(Instant::now() + SILENCE);
+            self.silence.as_mut().reset(Instant::now() + MAX_SILENCE);
         } else if self.silence.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -188,11 +189,12 @@ impl AsyncWrite for Connection {
     }
 }
 
-const PAUSE: Duration = Duration::from_millis(100);
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing may be heard from a client. Once HTTP/2 is spoken a live one answers a ping every 30 seconds, so
-/// this ends the others.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Maximum time without a byte from a client. A live HTTP/2 client answers a ping every 30 seconds,
+/// so only other connections reach this limit.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -213,21 +215,21 @@ mod tests {
         let (address, mut accepted) = accepting().await;
         let mut client = TcpStream::connect(address).await.unwrap();
         let mut connection = accepted.recv().await.unwrap().unwrap();
-        client.write_all(b"word").await.unwrap();
-        let mut word = [0; 4];
-        connection.read_exact(&mut word).await.unwrap();
+        client.write_all(b"data").await.unwrap();
+        let mut data = [0; 4];
+        connection.read_exact(&mut data).await.unwrap();
         let start = Instant::now();
-        let error = connection.read_exact(&mut word).await.unwrap_err();
+        let error = connection.read_exact(&mut data).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(start.elapsed() >= SILENCE, "{:?}", start.elapsed());
+        assert!(start.elapsed() >= MAX_SILENCE, "{:?}", start.elapsed());
     }
 
     #[tokio::test]
-    async fn a_connection_is_cut_and_others_come() {
+    async fn one_connection_is_closed_and_others_are_accepted() {
         let (address, mut accepted) = accepting().await;
         let mut first_client = TcpStream::connect(address).await.unwrap();
         let first = accepted.recv().await.unwrap().unwrap();
-        first.connect_info().cut();
+        first.connect_info().close();
         assert_eq!(first_client.read(&mut [0]).await.unwrap(), 0);
         let _second_client = TcpStream::connect(address).await.unwrap();
         accepted.recv().await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Reasons why the server did not start, and the status that the process ends with.
+//! Errors of the server, with their exit statuses.
 
 use core::net::SocketAddr;
 use std::io;
@@ -14,27 +14,27 @@ use keyward_ground::tls_files::TlsFileError;
 use thiserror::Error;
 use tokio::task::JoinError;
 
-/// Reasons why the server did not start, or ended.
+/// Reason why the server did not start, or ended.
 #[derive(Debug, Error)]
 pub enum UnitServerError {
-    /// The server ended, and not because it was told to.
+    /// The server ended without an instruction to stop.
     #[error("the server ended: {0}")]
     Ended(String),
-    /// The kernel refused to close the process off.
+    /// The kernel refused the hardening of the process.
     #[error("cannot switch off core dumps and debugging: {0}")]
     Hardening(#[source] io::Error),
     /// The bytes of the master key follow a pattern.
     #[error(
-        "{0}; if keys were wrapped by it already, name the new one with --next-master-key as well, and have the keys rewrapped"
+        "{0}; if this key has wrapped keys already, pass the new key with --next-master-key as well, and rewrap the keys"
     )]
     Guessable(MasterKeyError),
     /// A certificate or its key cannot be used.
     #[error(transparent)]
     File(#[from] TlsFileError),
-    /// The address cannot be had.
+    /// The server cannot listen on the address.
     #[error("cannot listen on {}: {}", .0, .1)]
     Listen(SocketAddr, #[source] io::Error),
-    /// There is no master key.
+    /// The master key is missing or cannot be used.
     #[error(transparent)]
     MasterKey(#[from] MasterKeyError),
     /// Another user can change a file.
@@ -43,7 +43,7 @@ pub enum UnitServerError {
     /// Other users can read the private key.
     #[error("refused the private key in {}: others can read it; run: chmod o= {}", .0.display(), quoted(.0))]
     Open(PathBuf),
-    /// Plaintext beyond loopback.
+    /// Plaintext is allowed on loopback only.
     #[error(
         "refused --plaintext on {0}: keys and signatures would cross the network in the clear; listen on 127.0.0.1 or [::1], or use --tls-cert and --tls-key"
     )]
@@ -51,18 +51,18 @@ pub enum UnitServerError {
     /// A file cannot be read.
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),
-    /// The description of the service cannot be offered.
-    #[error("cannot offer reflection: {0}")]
+    /// The reflection service cannot start.
+    #[error("cannot start the reflection service: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// Threads or signals cannot be had.
+    /// The system refused threads or signal handlers.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
-    /// The state directory cannot be had.
+    /// The state directory cannot be used.
     #[error(transparent)]
     StateDir(#[from] StateDirError),
-    /// Certificate, key and client CA do not fit together.
+    /// The certificate, its key and the client CA cannot be used together.
     #[error(
-        "cannot use the certificate, its key or the client CA: {0}; each must be a PEM file, and the key that of the certificate"
+        "cannot use the certificate, its key or the client CA: {0}; each must be a PEM file, and the key must belong to the certificate"
     )]
     Tls(String),
     /// The file of tokens cannot be used.
@@ -71,16 +71,16 @@ pub enum UnitServerError {
 }
 
 impl UnitServerError {
-    /// The server ended, and not because it was asked to.
+    /// Error for a server that ended without an instruction to stop.
     pub(crate) fn ended(ended: Result<Result<(), tonic::transport::Error>, JoinError>) -> Self {
         Self::Ended(match ended {
-            Ok(Ok(())) => "it accepts no more connections".into(),
+            Ok(Ok(())) => "the listener ended".into(),
             Ok(Err(error)) => causes(&error),
             Err(error) => error.to_string(),
         })
     }
 
-    /// The status that the process ends with, from sysexits(3).
+    /// Exit status of the process, from sysexits(3).
     pub fn status(&self) -> u8 {
         match self {
             Self::Listen(_, reason) => match reason.kind() {

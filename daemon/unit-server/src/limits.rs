@@ -1,11 +1,13 @@
-//! How many connections there may be: of newcomers, who have shown nothing yet, and of clients.
+//! Limits on connections. There is one limit for unauthenticated connections, and one for the
+//! connections of clients.
 //!
-//! Neither kind ever waits for a place. A newcomer takes that of the oldest newcomer, so silent connections keep
-//! nobody out. A client takes that of the client that has the most, or, if it has the most itself, its own.
+//! A new connection never waits for a slot. At the limit, an unauthenticated connection replaces
+//! the oldest unauthenticated connection, so silent connections keep nobody out. A connection of a
+//! client replaces a connection of the client that has the most, which may be the same client.
 //!
-//! A newcomer, who needs no more than to show who it is, has an [`Allowance`] of bytes and of
-//! calls: without it one could keep the server busy with refusals and pings, and let it keep what
-//! has come of many calls.
+//! An unauthenticated connection has an [`Allowance`] of bytes and of calls, which is enough to
+//! authenticate. Without a limit, such a connection could keep the server busy with refusals and
+//! pings, and fill its memory with partial calls.
 
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -21,98 +23,103 @@ use super::clients::{Client, network};
 use keyward_ground::allowance::Allowance;
 use keyward_ground::throttle::Throttle;
 
-/// The connections that are there.
+/// All connections, with their limits.
 pub(crate) struct Limits {
-    most_newcomers: usize,
-    most_of_clients: usize,
+    max_unauthenticated: usize,
+    max_of_clients: usize,
     state: Mutex<State>,
-    closed: Throttle,
-    cut: Throttle,
+    evictions: Throttle,
+    over_allowance: Throttle,
 }
 
 #[derive(Default)]
 struct State {
     next: u64,
-    /// In the order in which they came.
-    newcomers: BTreeMap<u64, Arc<Connection>>,
-    of_clients: HashMap<u64, Arc<Connection>>,
+    /// Unauthenticated connections in the order of their arrival.
+    unauthenticated: BTreeMap<u64, Arc<ConnectionState>>,
+    of_clients: HashMap<u64, Arc<ConnectionState>>,
 }
 
 impl Limits {
-    pub(crate) fn new(most_newcomers: usize, most_of_clients: usize) -> Arc<Self> {
-        let (state, closed, cut) = (Mutex::default(), Throttle::default(), Throttle::default());
-        Arc::new(Self { most_newcomers, most_of_clients, state, closed, cut })
+    /// Limits without any connection.
+    pub(crate) fn new(max_unauthenticated: usize, max_of_clients: usize) -> Arc<Self> {
+        let (state, evictions, over_allowance) = (Mutex::default(), Throttle::default(), Throttle::default());
+        Arc::new(Self { max_unauthenticated, max_of_clients, state, evictions, over_allowance })
     }
 
-    /// Takes in a new connection, for which another newcomer's is closed if there are too many.
+    /// Adds a new connection as unauthenticated. At the limit, closes another unauthenticated
+    /// connection.
     ///
     /// # Errors
-    /// If there is no descriptor left for the handle to close it by.
-    pub(crate) fn enter(self: &Arc<Self>, stream: impl AsFd, source: IpAddr) -> io::Result<Place> {
+    /// The system has no descriptor for the handle, with which the connection is closed later.
+    pub(crate) fn enter(self: &Arc<Self>, stream: impl AsFd, source: IpAddr) -> io::Result<ConnectionSlot> {
         let descriptor = stream.as_fd().try_clone_to_owned()?;
         let mut state = self.lock();
-        if state.newcomers.len() >= self.most_newcomers {
-            self.close_a_newcomer(&mut state);
+        if state.unauthenticated.len() >= self.max_unauthenticated {
+            self.close_unauthenticated(&mut state);
         }
         state.next += 1;
-        let connection = Arc::new(Connection {
+        let connection = Arc::new(ConnectionState {
             id: state.next,
             source: network(source),
             descriptor,
             certificate: OnceLock::new(),
             client: OnceLock::new(),
             calls: AtomicUsize::new(0),
-            open_calls: AtomicUsize::new(0),
-            allowed_calls: Allowance::new(MOST_CALLS, CALLS_PER_SECOND),
-            allowed_bytes: Allowance::new(MOST_BYTES, BYTES_PER_SECOND),
-            quiet_since: Mutex::new(Instant::now()),
+            anonymous_calls: AtomicUsize::new(0),
+            allowed_calls: Allowance::new(MAX_CALLS, CALLS_PER_SECOND),
+            allowed_bytes: Allowance::new(MAX_BYTES, BYTES_PER_SECOND),
+            idle_since: Mutex::new(Instant::now()),
         });
-        state.newcomers.insert(connection.id, Arc::clone(&connection));
-        Ok(Place { handle: Handle { connection, limits: Arc::clone(self) } })
+        state.unauthenticated.insert(connection.id, Arc::clone(&connection));
+        Ok(ConnectionSlot { handle: Handle { connection, limits: Arc::clone(self) } })
     }
 
-    /// Closes a connection where there are no descriptors left: a newcomer's, or if there is none,
-    /// that of a client.
+    /// Closes a connection to free a descriptor: an unauthenticated connection if there is one,
+    /// else a connection of a client.
     pub(crate) fn make_room(&self) {
         let mut state = self.lock();
-        if !state.newcomers.is_empty() {
-            self.close_a_newcomer(&mut state);
-        } else if let Some(connection) = state.of_the_client_with_most() {
+        if !state.unauthenticated.is_empty() {
+            self.close_unauthenticated(&mut state);
+        } else if let Some(connection) = state.connection_of_largest_client() {
             state.of_clients.remove(&connection.id);
             connection.close();
         }
     }
 
-    /// Closes the oldest connection of the network that has the most newcomers.
-    fn close_a_newcomer(&self, state: &mut State) {
+    /// Closes the oldest connection of the network that has the most unauthenticated connections.
+    fn close_unauthenticated(&self, state: &mut State) {
         let mut counts = HashMap::<IpAddr, usize>::new();
-        for newcomer in state.newcomers.values() {
-            *counts.entry(newcomer.source).or_default() += 1;
+        for connection in state.unauthenticated.values() {
+            *counts.entry(connection.source).or_default() += 1;
         }
-        let count = |newcomer: &&Arc<Connection>| counts.get(&newcomer.source).copied().unwrap_or(0);
-        // Of several with the most, `max_by_key` gives the last one: the oldest.
-        let Some(oldest) = state.newcomers.values().rev().max_by_key(count).map(Arc::clone) else { return };
-        state.newcomers.remove(&oldest.id);
+        let count = |connection: &&Arc<ConnectionState>| counts.get(&connection.source).copied().unwrap_or(0);
+        // Of equal elements, `max_by_key` returns the last one: the oldest.
+        let Some(oldest) = state.unauthenticated.values().rev().max_by_key(count).map(Arc::clone) else {
+            return;
+        };
+        state.unauthenticated.remove(&oldest.id);
         oldest.close();
-        if let Some(times) = self.closed.admit() {
+        if let Some(times) = self.evictions.admit() {
             tracing::warn!(
                 times,
-                "closed the oldest of {} connections that have not shown who they are, most of them from {}",
-                state.newcomers.len() + 1,
+                "closed the oldest of {} connections without an authenticated client, most of them from {}",
+                state.unauthenticated.len() + 1,
                 oldest.source
             );
         }
     }
 
-    /// Makes a newcomer's connection that of a client. `false` if there is no place for it.
-    fn admit(&self, connection: &Arc<Connection>, client: &Arc<Client>) -> bool {
+    /// Assigns an unauthenticated connection to a client. False if there is no slot, or the
+    /// connection is closed.
+    fn admit(&self, connection: &Arc<ConnectionState>, client: &Arc<Client>) -> bool {
         let mut state = self.lock();
-        if !state.newcomers.contains_key(&connection.id) {
-            // Another call was faster, or it has been closed.
+        if !state.unauthenticated.contains_key(&connection.id) {
+            // Another call has assigned the connection, or the connection is closed.
             return state.of_clients.contains_key(&connection.id);
         }
-        if state.of_clients.len() >= self.most_of_clients {
-            match state.to_be_closed_for(client) {
+        if state.of_clients.len() >= self.max_of_clients {
+            match state.connection_to_close_for(client) {
                 Some(other) => {
                     state.of_clients.remove(&other.id);
                     other.close();
@@ -120,8 +127,8 @@ impl Limits {
                 None => return false,
             }
         }
-        state.newcomers.remove(&connection.id);
-        // Nobody else sets it: the lock is held, and the connection was a newcomer's.
+        state.unauthenticated.remove(&connection.id);
+        // Not set before: the lock is held, and the connection was unauthenticated.
         let _ = connection.client.set(Arc::clone(client));
         state.of_clients.insert(connection.id, Arc::clone(connection));
         true
@@ -129,41 +136,42 @@ impl Limits {
 
     fn leave(&self, id: u64) {
         let mut state = self.lock();
-        state.newcomers.remove(&id);
+        state.unauthenticated.remove(&id);
         state.of_clients.remove(&id);
     }
 
-    /// Holds the lock for an insertion or, if there are too many connections, for a look at each.
+    /// Locks the state. The lock is held for an insertion or, at a limit, for one pass over all
+    /// connections.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// The connection that makes room for one more of a client: of the clients that have the most,
-    /// that which has been without a call for the longest time; a client at its fair share closes
-    /// only idle ones, its own. A client without any gets its first one from another client, even
-    /// if none has more than one.
-    fn to_be_closed_for(&self, client: &Client) -> Option<Arc<Connection>> {
+    /// Connection to close for one more connection of `client`. `None` refuses the new connection.
+    ///
+    /// Usually the connection is the longest idle one of the clients with the most connections. A
+    /// client at its fair share closes only an idle connection of its own. A client without a
+    /// connection always gets the first one, even if no other client has more than one.
+    fn connection_to_close_for(&self, client: &Client) -> Option<Arc<ConnectionState>> {
         let counts = self.counts();
         let own = counts.get(&Some(client.number)).copied().unwrap_or(0);
         if own == 0 || *counts.values().max()? > own + 1 {
-            return self.of_the_client_with_most();
+            return self.connection_of_largest_client();
         }
         let own = self.of_clients.values().filter(|connection| connection.number() == Some(client.number));
-        longest_quiet(own).filter(|connection| !connection.is_busy())
+        longest_idle(own).filter(|connection| !connection.is_busy())
     }
 
-    /// Of the clients that have the most connections, the one that has been without a call for the
-    /// longest time.
-    fn of_the_client_with_most(&self) -> Option<Arc<Connection>> {
+    /// Longest idle connection of the clients with the most connections.
+    fn connection_of_largest_client(&self) -> Option<Arc<ConnectionState>> {
         let counts = self.counts();
         let most = counts.values().max()?;
-        let of_most = |connection: &&Arc<Connection>| counts.get(&connection.number()) == Some(most);
-        longest_quiet(self.of_clients.values().filter(of_most))
+        let of_most = |connection: &&Arc<ConnectionState>| counts.get(&connection.number()) == Some(most);
+        longest_idle(self.of_clients.values().filter(of_most))
     }
 
-    /// How many connections each client has.
+    /// Number of connections by client.
     fn counts(&self) -> HashMap<Option<u32>, usize> {
         let mut counts = HashMap::new();
         for connection in self.of_clients.values() {
@@ -173,100 +181,104 @@ impl State {
     }
 }
 
-fn longest_quiet<'a>(connections: impl Iterator<Item = &'a Arc<Connection>>) -> Option<Arc<Connection>> {
-    connections.min_by_key(|connection| (connection.is_busy(), connection.quiet_since())).map(Arc::clone)
+/// Connection without a call for the longest time; a busy connection only if all are busy.
+fn longest_idle<'a>(
+    connections: impl Iterator<Item = &'a Arc<ConnectionState>>,
+) -> Option<Arc<ConnectionState>> {
+    connections.min_by_key(|connection| (connection.is_busy(), connection.idle_since())).map(Arc::clone)
 }
 
-/// What is known about a connection. Every call has it among its extensions.
+/// Handle of a connection. Every call has the handle of its connection among its extensions.
 #[derive(Clone)]
 pub(crate) struct Handle {
-    connection: Arc<Connection>,
+    connection: Arc<ConnectionState>,
     limits: Arc<Limits>,
 }
 
-struct Connection {
+struct ConnectionState {
     id: u64,
-    /// The network it comes from.
+    /// Network of the sender.
     source: IpAddr,
     descriptor: OwnedFd,
-    /// The SHA-256 of the client's certificate, once TLS is through.
+    /// SHA-256 of the client's certificate; set after the TLS handshake.
     certificate: OnceLock<[u8; 32]>,
-    /// Once it is a client's.
+    /// Client of the connection; set when the connection is assigned to a client.
     client: OnceLock<Arc<Client>>,
-    /// Under way.
+    /// Number of calls under way of the client.
     calls: AtomicUsize,
-    /// Under way of those that need no token.
-    open_calls: AtomicUsize,
-    /// What comes without a token.
+    /// Number of calls under way that need no token.
+    anonymous_calls: AtomicUsize,
+    /// Allowance of calls without a token.
     allowed_calls: Allowance,
-    /// What comes while it is a newcomer's.
+    /// Allowance of bytes while the connection is unauthenticated.
     allowed_bytes: Allowance,
-    /// When it came, or its last call ended.
-    quiet_since: Mutex<Instant>,
+    /// Time of the accept, or of the end of the last call.
+    idle_since: Mutex<Instant>,
 }
 
 impl Handle {
-    /// Calls that need no token and may be under way on a connection at a time.
-    pub(crate) const MOST_OPEN_CALLS: usize = 4;
+    /// Maximum number of calls under way on a connection that need no token.
+    pub(crate) const MAX_ANONYMOUS_CALLS: usize = 4;
 
-    /// Ends the connection at once, in the middle of whatever it carries.
-    pub(crate) fn cut(&self) {
+    /// Closes the connection at once, even in the middle of a call.
+    pub(crate) fn close(&self) {
         self.connection.close();
     }
 
-    /// Ends the connection because it has had its allowance.
-    pub(crate) fn cut_stranger(&self) {
-        self.cut();
-        if let Some(times) = self.limits.cut.admit() {
+    /// Closes the connection because its allowance is used up.
+    pub(crate) fn close_over_allowance(&self) {
+        self.close();
+        if let Some(times) = self.limits.over_allowance.admit() {
             let from = self.source();
-            tracing::warn!(times, %from, "closed a connection that went on without showing who it is");
+            tracing::warn!(times, %from, "a connection without an authenticated client exceeded its allowance, and was closed");
         }
     }
 
-    /// Counts a call without a token. `false` if there were too many.
+    /// Counts a call without a token. False beyond the allowance.
     pub(crate) fn allows_call(&self) -> bool {
         self.connection.allowed_calls.overdraw(1).is_zero()
     }
 
-    /// Counts what has come, if the connection is a newcomer's. `false` if it was too much.
+    /// Counts received bytes of an unauthenticated connection. False beyond the allowance.
     pub(crate) fn allows_bytes(&self, bytes: usize) -> bool {
         self.client().is_some() || self.connection.allowed_bytes.overdraw(bytes).is_zero()
     }
 
-    /// Counts a call that needs no token until what is returned is dropped; `None` if there are too
-    /// many.
-    pub(crate) fn begin_open_call(&self) -> Option<OpenCall> {
-        let before = self.connection.open_calls.fetch_add(1, Ordering::Relaxed);
-        let call = OpenCall(Arc::clone(&self.connection));
-        (before < Self::MOST_OPEN_CALLS).then_some(call)
+    /// Counts a call that needs no token until the returned value is dropped. `None` beyond the
+    /// limit.
+    pub(crate) fn begin_anonymous_call(&self) -> Option<AnonymousCall> {
+        let before = self.connection.anonymous_calls.fetch_add(1, Ordering::Relaxed);
+        let call = AnonymousCall(Arc::clone(&self.connection));
+        (before < Self::MAX_ANONYMOUS_CALLS).then_some(call)
     }
 
-    /// The network it comes from.
+    /// Network of the sender.
     pub(crate) fn source(&self) -> IpAddr {
         self.connection.source
     }
 
-    /// The SHA-256 of the certificate by which the client has proved itself.
+    /// SHA-256 of the certificate of the client, if the client has one.
     pub(crate) fn certificate(&self) -> Option<[u8; 32]> {
         self.connection.certificate.get().copied()
     }
 
-    /// Remembers by which certificate the client has proved itself.
+    /// Sets the SHA-256 of the certificate of the client.
     pub(crate) fn set_certificate(&self, digest: [u8; 32]) {
         let _ = self.connection.certificate.set(digest);
     }
 
-    /// The client whose connection it is, if it has been admitted.
+    /// Client of the connection, if the connection is assigned to a client.
     pub(crate) fn client(&self) -> Option<&Arc<Client>> {
         self.connection.client.get()
     }
 
-    /// Makes the connection that of a client, unless it is one already. `false` if there is no place for it.
+    /// Assigns the connection to a client, unless it is assigned already. False if there is no
+    /// slot.
     pub(crate) fn admit(&self, client: &Arc<Client>) -> bool {
         self.client().is_some() || self.limits.admit(&self.connection, client)
     }
 
-    /// Counts a call of a client until what is returned is dropped.
+    /// Counts a call of a client until the returned value is dropped.
     pub(crate) fn begin_call(&self, client: &Arc<Client>) -> Call {
         self.connection.calls.fetch_add(1, Ordering::Relaxed);
         client.calls.fetch_add(1, Ordering::Relaxed);
@@ -274,9 +286,9 @@ impl Handle {
     }
 }
 
-impl Connection {
+impl ConnectionState {
     fn close(&self) {
-        // Fails only if the connection is no more.
+        // Fails only if the connection has ended already.
         let _ = shutdown(&self.descriptor, Shutdown::Both);
     }
 
@@ -288,52 +300,52 @@ impl Connection {
         self.calls.load(Ordering::Relaxed) > 0
     }
 
-    fn quiet_since(&self) -> Instant {
-        *self.quiet_since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle_since(&self) -> Instant {
+        *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A call under way on a connection.
+/// Counter of a call under way on a connection.
 pub(crate) struct Call {
-    connection: Arc<Connection>,
+    connection: Arc<ConnectionState>,
     client: Arc<Client>,
 }
 
 impl Drop for Call {
     fn drop(&mut self) {
-        *self.connection.quiet_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.connection.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.connection.calls.fetch_sub(1, Ordering::Relaxed);
         self.client.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A call that needs no token, under way on a connection.
-pub(crate) struct OpenCall(Arc<Connection>);
+/// Counter of a call under way that needs no token.
+pub(crate) struct AnonymousCall(Arc<ConnectionState>);
 
-impl Drop for OpenCall {
+impl Drop for AnonymousCall {
     fn drop(&mut self) {
-        self.0.open_calls.fetch_sub(1, Ordering::Relaxed);
+        self.0.anonymous_calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The place of a connection, given back when this is dropped.
-pub(crate) struct Place {
+/// Slot of a connection. The drop of this value frees the slot.
+pub(crate) struct ConnectionSlot {
     pub(crate) handle: Handle,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.handle.limits.leave(self.handle.connection.id);
     }
 }
 
-/// Calls without a token: no fewer than a client may have under way, so that it is told of each why
-/// it is refused.
-const MOST_CALLS: u32 = 256;
+/// Size of the allowance of calls without a token. As large as the number of calls that a client
+/// may have under way, so that each of them gets the reason of its refusal.
+const MAX_CALLS: u32 = 256;
 const CALLS_PER_SECOND: u32 = 10;
-/// More than the window of a connection (1 MiB), which a client may fill before its first call is
-/// looked at.
-const MOST_BYTES: u32 = 2 << 20;
+/// Size of the allowance of bytes. Larger than the HTTP/2 window of a connection (1 MiB), which a
+/// client may fill before its first call is checked.
+const MAX_BYTES: u32 = 2 << 20;
 const BYTES_PER_SECOND: u32 = 16 << 10;
 
 #[cfg(test)]
@@ -342,38 +354,38 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::clients::{Clients, Name};
+    use crate::clients::{ClientName, Clients};
 
     struct Scene {
         limits: Arc<Limits>,
         clients: Clients,
     }
 
-    /// A connection, and its other end.
-    struct Connected(Place, UnixStream);
+    /// Accepted connection, and its other end.
+    struct Accepted(ConnectionSlot, UnixStream);
 
     impl Scene {
-        fn new(newcomers: usize, of_clients: usize) -> Self {
-            Self { limits: Limits::new(newcomers, of_clients), clients: Clients::default() }
+        fn new(unauthenticated: usize, of_clients: usize) -> Self {
+            Self { limits: Limits::new(unauthenticated, of_clients), clients: Clients::default() }
         }
 
-        fn connect(&self, address: [u8; 4]) -> Connected {
+        fn connect(&self, address: [u8; 4]) -> Accepted {
             let (ours, theirs) = UnixStream::pair().unwrap();
-            Connected(self.limits.enter(&ours, address.into()).unwrap(), theirs)
+            Accepted(self.limits.enter(&ours, address.into()).unwrap(), theirs)
         }
 
         fn client(&self, number: u8) -> Arc<Client> {
-            self.clients.get(Name::Certificate([number; 32]))
+            self.clients.get(ClientName::Certificate([number; 32]))
         }
 
-        /// A connection of a client, if there was a place for it.
-        fn admitted(&self, number: u8) -> Option<Connected> {
+        /// Connection of a client, if there was a slot.
+        fn admitted(&self, number: u8) -> Option<Accepted> {
             let connected = self.connect([127, 0, 0, 1]);
             connected.0.handle.admit(&self.client(number)).then_some(connected)
         }
     }
 
-    impl Connected {
+    impl Accepted {
         fn is_open(&mut self) -> bool {
             self.1.set_nonblocking(true).unwrap();
             self.1.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
@@ -381,17 +393,17 @@ mod tests {
     }
 
     #[test]
-    fn newcomers_of_the_busiest_network_make_room_the_oldest_first() {
+    fn the_oldest_unauthenticated_connection_of_the_busiest_network_makes_room() {
         let scene = Scene::new(4, 4);
         let mut lone = scene.connect([10, 0, 0, 1]);
         let mut flood: Vec<_> = (0..10).map(|_| scene.connect([10, 0, 0, 2])).collect();
-        let open: Vec<_> = flood.iter_mut().map(Connected::is_open).collect();
+        let open: Vec<_> = flood.iter_mut().map(Accepted::is_open).collect();
         assert!(lone.is_open());
         assert_eq!(open, [[false; 7].as_slice(), &[true; 3]].concat());
-        // Those that have gone leave their places.
+        // A dropped connection frees its slot.
         flood.truncate(9);
-        let mut newcomer = scene.connect([10, 0, 0, 3]);
-        assert!(newcomer.is_open() && lone.is_open() && flood[8].is_open());
+        let mut connection = scene.connect([10, 0, 0, 3]);
+        assert!(connection.is_open() && lone.is_open() && flood[8].is_open());
     }
 
     #[test]
@@ -400,75 +412,75 @@ mod tests {
         let mut heavy: Vec<_> = (0..4).map(|_| scene.admitted(1).unwrap()).collect();
         let busy: Vec<_> = [0, 1].map(|n: usize| heavy[n].0.handle.begin_call(&scene.client(1))).into();
         let mut first = scene.admitted(2).unwrap();
-        let open: Vec<_> = heavy.iter_mut().map(Connected::is_open).collect();
-        assert_eq!(open, [true, true, false, true], "the oldest of those without a call");
+        let open: Vec<_> = heavy.iter_mut().map(Accepted::is_open).collect();
+        assert_eq!(open, [true, true, false, true], "the oldest idle connection");
         let mut second = scene.admitted(2).unwrap();
         assert!(!heavy[3].is_open() && heavy[0].is_open() && heavy[1].is_open());
-        // Both have half of the places: the client closes its own, and none that is busy.
+        // Both clients have half of the slots: a client closes an idle connection of its own.
         let mut third = scene.admitted(2).unwrap();
         assert!(!first.is_open() && second.is_open() && third.is_open() && heavy[0].is_open());
         let calls = [&second, &third].map(|connected| connected.0.handle.begin_call(&scene.client(1)));
         assert!(scene.admitted(2).is_none());
         assert!(second.is_open() && third.is_open());
-        // A third client has less than its share, and gets in though everybody is busy.
+        // A third client is below its share: it gets a slot although all connections are busy.
         let mut other = scene.admitted(3).unwrap();
         assert!(other.is_open());
         drop((busy, calls));
     }
 
     #[test]
-    fn a_client_without_a_connection_gets_one_from_those_that_have_one_each() {
+    fn a_client_without_a_connection_gets_one_from_clients_with_one_each() {
         let scene = Scene::new(10, 4);
         let mut others: Vec<_> = (1..=4).map(|number| scene.admitted(number).unwrap()).collect();
         let busy = [0, 1, 3].map(|n: usize| others[n].0.handle.begin_call(&scene.client(1)));
-        let mut fifth = scene.admitted(5).expect("a place");
+        let mut fifth = scene.admitted(5).expect("a slot");
         assert!(fifth.is_open());
-        let open: Vec<_> = others.iter_mut().map(Connected::is_open).collect();
-        assert_eq!(open, [true, true, false, true], "the one without a call");
-        // Nor is it kept out by calls that never end.
+        let open: Vec<_> = others.iter_mut().map(Accepted::is_open).collect();
+        assert_eq!(open, [true, true, false, true], "the idle connection");
+        // Calls that never end do not keep a client out.
         let _busy_too = fifth.0.handle.begin_call(&scene.client(1));
-        let mut sixth = scene.admitted(6).expect("a place");
+        let mut sixth = scene.admitted(6).expect("a slot");
         assert!(sixth.is_open());
         drop(busy);
     }
 
     #[test]
-    fn room_is_made_also_where_there_are_clients_alone() {
+    fn room_is_made_also_if_all_connections_have_clients() {
         let scene = Scene::new(4, 4);
         let mut clients = [1, 1, 2].map(|number| scene.admitted(number).unwrap());
         scene.limits.make_room();
-        assert_eq!(clients.each_mut().map(Connected::is_open), [false, true, true]);
-        let mut newcomer = scene.connect([127, 0, 0, 1]);
+        assert_eq!(clients.each_mut().map(Accepted::is_open), [false, true, true]);
+        let mut connection = scene.connect([127, 0, 0, 1]);
         scene.limits.make_room();
-        assert!(!newcomer.is_open());
-        assert_eq!(clients.each_mut().map(Connected::is_open), [false, true, true]);
+        assert!(!connection.is_open());
+        assert_eq!(clients.each_mut().map(Accepted::is_open), [false, true, true]);
         scene.limits.make_room();
         scene.limits.make_room();
         scene.limits.make_room();
-        assert_eq!(clients.each_mut().map(Connected::is_open), [false; 3]);
+        assert_eq!(clients.each_mut().map(Accepted::is_open), [false; 3]);
     }
 
     #[test]
-    fn newcomers_have_an_allowance_and_clients_have_none() {
+    fn unauthenticated_connections_have_an_allowance_and_clients_have_none() {
         let scene = Scene::new(4, 4);
-        let newcomer = scene.connect([127, 0, 0, 1]);
+        let connection = scene.connect([127, 0, 0, 1]);
         let client = scene.admitted(1).unwrap();
-        let most = usize::try_from(MOST_BYTES).unwrap();
-        assert!(newcomer.0.handle.allows_bytes(most / 2) && !newcomer.0.handle.allows_bytes(most));
+        let most = usize::try_from(MAX_BYTES).unwrap();
+        assert!(connection.0.handle.allows_bytes(most / 2) && !connection.0.handle.allows_bytes(most));
         assert!(client.0.handle.allows_bytes(10 * most));
-        let calls: Vec<_> = (0..5).map(|_| newcomer.0.handle.begin_open_call()).collect();
-        assert_eq!(calls.iter().filter(|call| call.is_some()).count(), Handle::MOST_OPEN_CALLS);
+        let calls: Vec<_> = (0..5).map(|_| connection.0.handle.begin_anonymous_call()).collect();
+        assert_eq!(calls.iter().filter(|call| call.is_some()).count(), Handle::MAX_ANONYMOUS_CALLS);
         drop(calls);
-        assert!(newcomer.0.handle.begin_open_call().is_some());
+        assert!(connection.0.handle.begin_anonymous_call().is_some());
     }
 
     #[test]
-    fn newcomers_take_no_place_of_clients() {
+    fn unauthenticated_connections_take_no_slot_of_clients() {
         let scene = Scene::new(2, 2);
         let mut clients: Vec<_> = (0..2).map(|_| scene.admitted(1).unwrap()).collect();
-        let mut newcomers: Vec<_> = (0..5).map(|_| scene.connect([127, 0, 0, 1])).collect();
-        assert!(clients.iter_mut().all(Connected::is_open));
-        assert_eq!(newcomers.iter_mut().filter_map(|one| one.is_open().then_some(())).count(), 2);
-        assert!(!newcomers[0].0.handle.admit(&scene.client(2)), "it has been closed");
+        let mut unauthenticated: Vec<_> = (0..5).map(|_| scene.connect([127, 0, 0, 1])).collect();
+        assert!(clients.iter_mut().all(Accepted::is_open));
+        assert_eq!(unauthenticated.iter_mut().filter_map(|one| one.is_open().then_some(())).count(), 2);
+        assert!(!unauthenticated[0].0.handle.admit(&scene.client(2)), "the connection is closed");
     }
 }

@@ -1,9 +1,8 @@
-//! A bound on the memory that requests and answers take, all of them together: requests while they
-//! arrive and until they are answered, answers until they are on their way, which a client may
-//! leave unread.
+//! Limit on the memory of all requests and responses together. A request counts from its arrival
+//! until its answer. A response counts until it is sent, because a client may leave it unread.
 //!
-//! A client may take as much as it leaves free. So one client alone may have half of the memory, and each of n that
-//! want as much as they can get, the (n + 1)th part, and something is left for the next one.
+//! A client may take at most as much memory as it leaves free. So a single client may have half of
+//! the memory, each of n greedy clients the (n + 1)th part, and a part is left for the next client.
 
 use core::pin::Pin;
 use core::sync::atomic::Ordering;
@@ -21,28 +20,28 @@ use tonic::server::NamedService;
 
 use super::admission::Caller;
 use super::clients::Client;
-use super::service::status;
+use super::status::status;
 
-/// A service whose requests take no more memory than there is for them.
+/// Service whose requests and responses have a limit on their memory.
 #[derive(Clone)]
-pub(crate) struct Bounded<S> {
+pub(crate) struct MemoryLimit<S> {
     service: S,
-    /// In KiB.
+    /// Free memory, in KiB.
     free: Arc<Semaphore>,
 }
 
-impl<S> Bounded<S> {
-    /// Bounds the requests of a service to as many KiB.
+impl<S> MemoryLimit<S> {
+    /// Limits the requests and responses of a service to `kib` KiB.
     pub(crate) fn new(service: S, kib: usize) -> Self {
         Self { service, free: Arc::new(Semaphore::new(kib)) }
     }
 }
 
-impl<S: NamedService> NamedService for Bounded<S> {
+impl<S: NamedService> NamedService for MemoryLimit<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<http::Request<Body>> for Bounded<S>
+impl<S> Service<http::Request<Body>> for MemoryLimit<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>>,
     S::Future: Send + 'static,
@@ -57,35 +56,39 @@ where
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let client = request.extensions().get::<Caller>().map(|caller| Arc::clone(&caller.client));
-        let taken = Taken(Arc::new(Held { client: client.clone(), permit: Mutex::default() }));
+        let reservation =
+            SharedReservation(Arc::new(Reservation { client: client.clone(), permit: Mutex::default() }));
         let mut request = request.map(|body| {
-            Body::new(Counted { body, free: Arc::clone(&self.free), taken: taken.clone(), length: 0 })
+            let (free, reservation) = (Arc::clone(&self.free), reservation.clone());
+            Body::new(RequestBody { body, free, reservation, length: 0 })
         });
-        // Held by whoever answers.
-        request.extensions_mut().insert(taken);
+        // The code that answers the call holds the extensions, and with them the memory.
+        request.extensions_mut().insert(reservation);
         let (answer, free) = (self.service.call(request), Arc::clone(&self.free));
         Box::pin(async move {
             let answer = answer.await?;
-            Ok(answer.map(|body| Body::new(Sent { body, free, client, refused: false })))
+            Ok(answer.map(|body| Body::new(ResponseBody { body, free, client, refused: false })))
         })
     }
 }
 
-/// What a request has taken, given back when the last of these goes.
+/// Reservation of a request. The drop of the last clone frees the memory.
 #[derive(Clone)]
-struct Taken(Arc<Held>);
+struct SharedReservation(Arc<Reservation>);
 
-struct Held {
+/// Memory that a request or response has taken for its client.
+struct Reservation {
     client: Option<Arc<Client>>,
     permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
-impl Held {
+impl Reservation {
     fn permit(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
         self.permit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes as many KiB more. `None` if there are not as many, or the client would have more than it leaves.
+    /// Takes `kib` KiB more. `None` if less is free, or the client would have more than it leaves
+    /// free.
     fn take(&self, kib: usize, free: &Arc<Semaphore>) -> Option<()> {
         let more = Arc::clone(free).try_acquire_many_owned(u32::try_from(kib).ok()?).ok()?;
         if let Some(client) = &self.client {
@@ -104,7 +107,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let kib = self.permit().as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         if let Some(client) = &self.client {
@@ -113,16 +116,16 @@ impl Drop for Held {
     }
 }
 
-/// A body that takes the memory for what it brings.
-struct Counted {
+/// Body of a request. The body takes memory for each received frame.
+struct RequestBody {
     body: Body,
     free: Arc<Semaphore>,
-    taken: Taken,
-    /// What has come, in bytes.
+    reservation: SharedReservation,
+    /// Received bytes.
     length: usize,
 }
 
-impl Counted {
+impl RequestBody {
     fn count(&mut self, bytes: usize) -> Result<(), Status> {
         let before = self.length.div_ceil(1024);
         self.length += bytes;
@@ -130,13 +133,13 @@ impl Counted {
         if more == 0 {
             return Ok(());
         }
-        self.taken.0.take(more, &self.free).ok_or_else(|| {
-            status(&Error::new(ckr::CKR_HOST_MEMORY, "there are too many large requests at a time"))
+        self.reservation.0.take(more, &self.free).ok_or_else(|| {
+            status(&Error::new(ckr::CKR_HOST_MEMORY, "too many large requests are under way; try again"))
         })
     }
 }
 
-impl hyper::body::Body for Counted {
+impl hyper::body::Body for RequestBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -162,16 +165,16 @@ impl hyper::body::Body for Counted {
     }
 }
 
-/// The body of an answer, whose bytes hold their memory until they have been sent.
-struct Sent {
+/// Body of a response. Its bytes hold their memory until they are sent.
+struct ResponseBody {
     body: Body,
     free: Arc<Semaphore>,
     client: Option<Arc<Client>>,
-    /// Whether there was no memory for it, and its client has been told.
+    /// True after a refusal for lack of memory.
     refused: bool,
 }
 
-impl hyper::body::Body for Sent {
+impl hyper::body::Body for ResponseBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -190,12 +193,12 @@ impl hyper::body::Body for Sent {
             Ok(data) => data,
             Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
         };
-        let held = Held { client: self.client.clone(), permit: Mutex::default() };
+        let held = Reservation { client: self.client.clone(), permit: Mutex::default() };
         let frame = match held.take(data.len().div_ceil(1024), &self.free) {
-            Some(()) => Frame::data(Bytes::from_owner(Unread { data, _held: held })),
+            Some(()) => Frame::data(Bytes::from_owner(UnsentBytes { data, _held: held })),
             None => {
                 self.refused = true;
-                let reason = "there are too many large answers at a time that have not been read";
+                let reason = "too many large responses are unread; read them, and try again";
                 let mut trailers = http::HeaderMap::new();
                 status(&Error::new(ckr::CKR_HOST_MEMORY, reason)).add_header(&mut trailers)?;
                 Frame::trailers(trailers)
@@ -213,13 +216,13 @@ impl hyper::body::Body for Sent {
     }
 }
 
-/// Bytes that have not been sent.
-struct Unread {
+/// Bytes that are not sent yet, with their reservation.
+struct UnsentBytes {
     data: Bytes,
-    _held: Held,
+    _held: Reservation,
 }
 
-impl AsRef<[u8]> for Unread {
+impl AsRef<[u8]> for UnsentBytes {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }
@@ -233,8 +236,8 @@ mod tests {
 
     use super::*;
 
-    /// Reads a request, and answers with as many bytes as it is told; its answer holds the request
-    /// as one that is at work does.
+    /// Service that answers a request with `answer` bytes. The response holds the extensions of the
+    /// request, as a call under way does.
     #[derive(Clone)]
     struct Example {
         answer: usize,
@@ -265,7 +268,7 @@ mod tests {
     }
 
     async fn ask(
-        service: &mut Bounded<Example>,
+        service: &mut MemoryLimit<Example>,
         caller: Option<&Caller>,
         bytes: usize,
     ) -> http::Response<Body> {
@@ -277,9 +280,9 @@ mod tests {
         answer
     }
 
-    /// Sends that many bytes; holds what was taken until the outcome is dropped.
+    /// Sends `bytes` bytes. The result holds the reservation until it is dropped.
     async fn send(
-        service: &mut Bounded<Example>,
+        service: &mut MemoryLimit<Example>,
         caller: Option<&Caller>,
         bytes: usize,
     ) -> Result<http::Extensions, Status> {
@@ -288,14 +291,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_hold_their_memory_until_they_are_read() {
-        let mut service = Bounded::new(Example { answer: 2 * 1024 }, 10);
+    async fn responses_hold_their_memory_until_they_are_sent() {
+        let mut service = MemoryLimit::new(Example { answer: 2 * 1024 }, 10);
         let free = Arc::clone(&service.free);
         let mut answer = ask(&mut service, None, 0).await;
         let data = answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(data.len(), 2 * 1024);
         drop(answer);
-        assert_eq!(free.available_permits(), 8, "the call is over, and its answer is not read");
+        assert_eq!(free.available_permits(), 8, "the call has ended, and its response is not sent");
         let part = data.slice(5..6);
         drop(data);
         assert_eq!(free.available_permits(), 8);
@@ -304,8 +307,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_does_not_read_is_told_and_others_are_answered() {
-        let mut service = Bounded::new(Example { answer: 2 * 1024 }, 10);
+    async fn a_client_that_does_not_read_is_refused_and_others_are_answered() {
+        let mut service = MemoryLimit::new(Example { answer: 2 * 1024 }, 10);
         let [one, other] = Caller::examples();
         let mut unread = Vec::new();
         let refused = loop {
@@ -320,14 +323,14 @@ mod tests {
             }
         };
         assert!(refused.message().starts_with("CKR_HOST_MEMORY: "), "{refused}");
-        assert_eq!(unread.len(), 2, "a client may have as much as it leaves");
+        assert_eq!(unread.len(), 2, "a client may have as much as it leaves free");
         let mut answer = ask(&mut service, Some(&other), 0).await;
         assert!(answer.body_mut().frame().await.unwrap().unwrap().is_data());
     }
 
     #[tokio::test]
-    async fn what_is_held_is_bounded_and_given_back() {
-        let mut service = Bounded::new(Example { answer: 0 }, 10);
+    async fn reservations_are_bounded_and_freed() {
+        let mut service = MemoryLimit::new(Example { answer: 0 }, 10);
         let first = send(&mut service, None, 6 * 1024).await.unwrap();
         let second = send(&mut service, None, 3 * 1024 + 1).await.unwrap();
         let refused = send(&mut service, None, 1).await.unwrap_err();
@@ -340,8 +343,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_leaves_something_to_others() {
-        let mut service = Bounded::new(Example { answer: 0 }, 12);
+    async fn a_client_leaves_memory_to_others() {
+        let mut service = MemoryLimit::new(Example { answer: 0 }, 12);
         let [one, other] = Caller::examples();
         let first = send(&mut service, Some(&one), 6 * 1024).await.unwrap();
         assert!(send(&mut service, Some(&one), 1).await.is_err());

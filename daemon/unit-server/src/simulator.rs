@@ -1,4 +1,5 @@
-//! What a crypto unit far away is like: slow, limited, gone now and then, broken, or of an older kind.
+//! Simulation of a remote crypto unit: slow, rate-limited, unreliable, faulty, or of an older
+//! model.
 
 use core::any::Any;
 use core::str::FromStr;
@@ -15,34 +16,34 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Extensions;
 
 use super::limits::Handle;
-use super::service::RPCS;
+use super::rpcs::RPCS;
 
-/// What is to be simulated. The default is nothing.
+/// Settings of a simulation. The default simulates nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Simulation {
-    /// How long each call takes at least.
+    /// Minimum time that is added to each call.
     pub latency: Duration,
-    /// How much longer it takes at most, at random.
+    /// Maximum random time that is added to the latency.
     pub jitter: Duration,
-    /// How many calls the unit answers in a second; more have to wait. Zero stands for no limit.
+    /// Maximum rate of calls a second; further calls wait. Zero means no limit.
     pub rate: u32,
     /// Calls that fail.
     pub errors: Vec<Chance>,
     /// Calls in which the connection is cut.
     pub disconnects: Vec<Chance>,
-    /// Calls that are answered with a signature of which one bit is wrong.
+    /// Calls that are answered with a signature with one wrong bit.
     pub corruption: Vec<Chance>,
-    /// Mechanisms that are not there, by number.
+    /// Mechanisms that the unit does not have, by number.
     pub without: Vec<u64>,
-    /// Mechanisms that are listed and then refused, by number.
+    /// Mechanisms that the unit lists but refuses, by number.
     pub refused: Vec<u64>,
-    /// Whether decryption tells that a padding of PKCS #1 v1.5 is wrong.
+    /// True if decryption reports a wrong PKCS #1 v1.5 padding.
     pub padding_errors: bool,
 }
 
 impl Simulation {
-    /// What is simulated, in a line each; none if nothing is.
-    pub(crate) fn described(&self) -> Vec<String> {
+    /// Description of each simulated fault, for the log. Empty if nothing is simulated.
+    pub(crate) fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if !self.latency.is_zero() || !self.jitter.is_zero() {
             lines.push(format!(
@@ -63,25 +64,25 @@ impl Simulation {
         lines.extend(chances(&self.corruption, "a bit of the signature is wrong"));
         lines.extend(self.without.iter().map(|number| format!("{} is not offered", name(*number))));
         lines.extend(self.refused.iter().map(|number| format!("{} is listed, and refused", name(*number))));
-        lines.extend(self.padding_errors.then(|| "decryption tells that a padding is wrong".to_owned()));
+        lines.extend(self.padding_errors.then(|| "decryption reports a wrong padding".to_owned()));
         lines
     }
 }
 
-/// How probable something is in the calls of an rpc, or of all.
+/// Probability of a fault in the calls of one rpc, or of all rpcs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chance {
-    /// None for all.
+    /// Name of the rpc; `None` for all rpcs.
     rpc: Option<&'static str>,
     /// From 0 to 1.
     probability: f64,
 }
 
 impl Chance {
-    /// Reads `RPC=PROBABILITY`, where the rpc must be one that answers with a signature.
+    /// Parses `RPC=PROBABILITY`. The rpc must be one that answers with a signature.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with the text.
+    /// The reason as a sentence.
     pub fn of_signature(text: &str) -> Result<Self, String> {
         let chance: Self = text.parse()?;
         match chance.rpc {
@@ -94,7 +95,7 @@ impl Chance {
         self.rpc.unwrap_or("every call")
     }
 
-    /// Draws a lot.
+    /// True with the given probability, if the chance is for this rpc.
     fn hits(&self, rpc: &str) -> bool {
         self.rpc.is_none_or(|named| named == rpc) && random() < self.probability
     }
@@ -103,7 +104,7 @@ impl Chance {
 impl FromStr for Chance {
     type Err = String;
 
-    /// Reads `RPC=PROBABILITY`, where the rpc may be `*`.
+    /// Parses `RPC=PROBABILITY`. The rpc `*` means all rpcs.
     fn from_str(text: &str) -> Result<Self, String> {
         let (rpc, probability) =
             text.split_once('=').ok_or("it must be RPC=PROBABILITY, as in SignSingle=0.01")?;
@@ -121,10 +122,10 @@ impl FromStr for Chance {
     }
 }
 
-/// Reads a mechanism: its name, as in `CKM_RSA_PKCS_PSS`, or its number, as in `0xd` or `13`.
+/// Parses a mechanism: its name, such as `CKM_RSA_PKCS_PSS`, or its number, such as `0xd` or `13`.
 ///
 /// # Errors
-/// A sentence that says what is wrong with the text.
+/// The reason as a sentence.
 pub fn mechanism(text: &str) -> Result<u64, String> {
     let number = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
@@ -139,25 +140,29 @@ pub fn mechanism(text: &str) -> Result<u64, String> {
     })
 }
 
-/// The name of a mechanism, or its number.
+/// Name of a mechanism, or its number if the name is unknown.
 fn name(number: u64) -> String {
     ckm::name(number).map_or_else(|| format!("mechanism {number:#x}"), str::to_owned)
 }
 
-/// Simulates, where there is something to simulate.
+/// Simulator of one unit.
 pub(crate) struct Simulator {
     simulation: Simulation,
-    /// When the unit is free again.
+    /// Time at which the rate limit admits the next call.
     free: Mutex<Instant>,
 }
 
 impl Simulator {
+    /// Simulator with these settings; `None` if they simulate nothing.
     pub(crate) fn new(simulation: &Simulation) -> Option<Self> {
         let free = Mutex::new(Instant::now());
-        (!simulation.described().is_empty()).then(|| Self { simulation: simulation.clone(), free })
+        (!simulation.describe().is_empty()).then(|| Self { simulation: simulation.clone(), free })
     }
 
-    /// What happens before a call is answered, or instead. `mechanisms` are those that the call names.
+    /// Delays a call, and lets it fail. `mechanisms` are the mechanisms that the request names.
+    ///
+    /// # Errors
+    /// The simulated error.
     pub(crate) async fn before(
         &self,
         rpc: &'static str,
@@ -166,11 +171,11 @@ impl Simulator {
     ) -> Result<(), Error> {
         let Simulation { latency, jitter, rate, errors, disconnects, without, refused, .. } =
             &self.simulation;
-        if let Some(turn) = Duration::from_secs(1).checked_div(*rate) {
+        if let Some(interval) = Duration::from_secs(1).checked_div(*rate) {
             let start = {
                 let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
                 let start = (*free).max(Instant::now());
-                *free = start + turn;
+                *free = start + interval;
                 start
             };
             sleep_until(start).await;
@@ -181,7 +186,7 @@ impl Simulator {
         }
         if disconnects.iter().any(|chance| chance.hits(rpc)) {
             if let Some(handle) = extensions.get::<Handle>() {
-                handle.cut();
+                handle.close();
             }
             return Err(Error::new(ckr::CKR_DEVICE_ERROR, "simulated: the connection is cut"));
         }
@@ -199,7 +204,7 @@ impl Simulator {
         Ok(())
     }
 
-    /// What becomes of an answer.
+    /// Changes the response of a call.
     pub(crate) fn after(&self, rpc: &'static str, answer: &mut dyn Any) {
         if let Some(list) = answer.downcast_mut::<GetMechanismListResponse>() {
             list.mechs.retain(|number| !self.simulation.without.contains(number));
@@ -212,28 +217,28 @@ impl Simulator {
     }
 }
 
-/// What a field of a request says of the mechanism.
-pub(crate) trait Named {
-    /// The number of the mechanism, if there is one.
+/// Field of a request that names a mechanism.
+pub(crate) trait MechanismField {
+    /// Number of the mechanism, if the field is set.
     fn number(&self) -> Option<u64>;
 }
 
-impl Named for Option<Mechanism> {
+impl MechanismField for Option<Mechanism> {
     fn number(&self) -> Option<u64> {
         self.as_ref().map(|mechanism| keyward_grep11::number(mechanism.mechanism))
     }
 }
 
-impl Named for u64 {
+impl MechanismField for u64 {
     fn number(&self) -> Option<u64> {
         Some(keyward_grep11::number(*self))
     }
 }
 
-/// The rpcs that answer with a signature.
+/// Rpcs that answer with a signature.
 const SIGNING: [&str; 3] = ["SignSingle", "Sign", "SignFinal"];
 
-/// The signature in the answer of one of [`SIGNING`].
+/// Signature in the response of one of [`SIGNING`].
 fn signature(answer: &mut dyn Any) -> Option<&mut Vec<u8>> {
     if answer.is::<SignSingleResponse>() {
         return answer.downcast_mut().map(|answer: &mut SignSingleResponse| &mut answer.signature);
@@ -244,19 +249,20 @@ fn signature(answer: &mut dyn Any) -> Option<&mut Vec<u8>> {
     answer.downcast_mut().map(|answer: &mut SignFinalResponse| &mut answer.signature)
 }
 
-/// Makes one bit wrong, at random which.
+/// Flips one random bit.
 fn flip_a_bit(bytes: &mut [u8]) {
-    // Below the number of bits, for a random number is below one; a signature has a few thousand at most.
+    // Below the number of bits, because the random number is below 1. A signature has a few
+    // thousand bits at most, so the conversion is exact.
     let bit = (random() * (bytes.len() * 8) as f64) as usize;
     if let Some(byte) = bytes.get_mut(bit / 8) {
         *byte ^= 1 << (bit % 8);
     }
 }
 
-/// A number from 0 up to 1.
+/// Random number from 0 to 1, without 1.
 fn random() -> f64 {
     let mut bytes = [0; 4];
-    // Without random bytes it is always zero, which harms nobody: it is a simulation.
+    // Without random bytes the number is always zero, which is harmless in a simulation.
     let _ = rand::fill(&mut bytes);
     f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }
@@ -311,7 +317,7 @@ mod tests {
             assert_eq!(flipped.count_ones(), 1);
             bits[flipped.trailing_zeros() as usize] = true;
         }
-        assert_eq!(bits, [true; 64], "every bit has its turn");
+        assert_eq!(bits, [true; 64], "every bit is flipped sometimes");
 
         let mut answer = SignResponse { signature: vec![0; 8] };
         simulator.after("Sign", &mut answer);
@@ -325,11 +331,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn mechanisms_that_are_not_there_are_neither_listed_nor_used() {
+    async fn missing_mechanisms_are_neither_listed_nor_used() {
         let without = vec![ckm::CKM_RSA_PKCS_PSS, 0x99];
         let simulation = Simulation { without, ..Simulation::default() };
         assert_eq!(
-            simulation.described(),
+            simulation.describe(),
             ["CKM_RSA_PKCS_PSS is not offered", "mechanism 0x99 is not offered"]
         );
         let simulator = Simulator::new(&simulation).unwrap();

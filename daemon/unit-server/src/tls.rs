@@ -1,4 +1,5 @@
-//! TLS of the connections: certificate, private key and client CA, read again when they change.
+//! TLS of the connections. Certificate, private key and client CA are read again when the files
+//! change.
 
 use std::fs::File;
 use std::path::Path;
@@ -15,13 +16,13 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
-use crate::error::UnitServerError;
-use crate::{Options, Transport};
+use super::error::UnitServerError;
+use super::options::{Options, Transport};
 
-/// The acceptor of connections: TLS by files that are read again, or `None` for plaintext.
+/// TLS acceptor, which follows its files; `None` for plaintext.
 ///
 /// # Errors
-/// Plaintext beyond loopback, or files that cannot be used.
+/// [`UnitServerError`] for plaintext outside loopback, or files that cannot be used.
 pub(crate) fn acceptor(options: &Options) -> Result<Option<Arc<Renewed<TlsAcceptor>>>, UnitServerError> {
     let (certificate, key, client_ca) = match &options.transport {
         Transport::Plaintext if options.listen.ip().is_loopback() => return Ok(None),
@@ -60,7 +61,7 @@ fn build(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Tls
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// The certificates in a PEM file.
+/// Reads the certificates in a PEM file.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, UnitServerError> {
     Ok(tls_files::certificates(path, &read(path)?)?)
 }

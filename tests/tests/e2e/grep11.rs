@@ -114,7 +114,7 @@ fn certificates_of_clients() {
     let (certificate, key) = Pki::new(strangers.path()).leaf("client");
     let refused = probe(&["--cert", text(&certificate), "--key", text(&key)]);
     assert!(refused.starts_with("failed: "), "{refused}");
-    assert!(!server.log().contains("whoever reaches"), "{}", server.log());
+    assert!(!server.log().contains("every client that reaches"), "{}", server.log());
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn health_and_reflection() {
     let dev = ["--plaintext", "--dev", "--state-dir", &state];
     let mut server = scene.start("plain", &dev);
     assert!(server.log().contains("DEVELOPMENT MODE"), "{}", server.log());
-    assert!(server.log().contains("whoever reaches"), "{}", server.log());
+    assert!(server.log().contains("every client that reaches"), "{}", server.log());
     assert_eq!(scene.python.probe(&server, &["health"]), "serving");
     let refused = scene.python.probe(&server, &["reflection"]);
     assert!(refused.starts_with("failed: UNIMPLEMENTED"), "{refused}");

@@ -1,5 +1,5 @@
-//! What every call passes: let in, refused before its message is read, or counted until it has
-//! ended.
+//! Admission of each call: a call is refused before its message is read, or admitted and counted
+//! until it ends.
 
 use core::future::{Future, ready};
 use core::pin::Pin;
@@ -12,22 +12,22 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 
 use super::admission::Admission;
-use super::limits::OpenCall;
+use super::limits::AnonymousCall;
 
-/// A service that those alone reach who are let in.
+/// Service that passes admitted calls to another service.
 #[derive(Clone)]
-pub(crate) struct Entrance<S> {
+pub(crate) struct AdmissionService<S> {
     service: S,
     admission: Arc<Admission>,
 }
 
-impl<S> Entrance<S> {
+impl<S> AdmissionService<S> {
     pub(crate) fn new(service: S, admission: Arc<Admission>) -> Self {
         Self { service, admission }
     }
 }
 
-impl<S> Service<http::Request<Body>> for Entrance<S>
+impl<S> Service<http::Request<Body>> for AdmissionService<S>
 where
     S: Service<
             http::Request<Body>,
@@ -44,26 +44,29 @@ where
         self.service.poll_ready(context)
     }
 
-    /// Decides at once: the next call of the connection finds its client known.
+    /// Decides before the future is polled, so the next call of the connection finds its client
+    /// known.
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         match self.admission.check(&mut request) {
             Ok(None) => Box::pin(self.service.call(request)),
             Ok(Some(call)) => {
                 let answered = self.service.call(request);
-                Box::pin(async move { Ok(answered.await?.map(|body| Body::new(Held { body, _call: call }))) })
+                Box::pin(async move {
+                    Ok(answered.await?.map(|body| Body::new(CountedBody { body, _call: call })))
+                })
             }
             Err(status) => Box::pin(ready(Ok(status.into_http()))),
         }
     }
 }
 
-/// The body of an answer, with which a call ends.
-struct Held {
+/// Body of a response. The call counts until the body is dropped.
+struct CountedBody {
     body: Body,
-    _call: OpenCall,
+    _call: AnonymousCall,
 }
 
-impl hyper::body::Body for Held {
+impl hyper::body::Body for CountedBody {
     type Data = Bytes;
     type Error = Status;
 
