@@ -1,4 +1,4 @@
-//! The state of a running daemon that its rooms share: keys, backends, configuration, metrics.
+//! State of a running daemon: keys, backends, configuration and metrics.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,28 +15,29 @@ use crate::observe::metrics::Metrics;
 use crate::policy::authorise::Grant;
 use crate::policy::purpose::Purpose;
 
-/// A running daemon without its sockets. Shared by reference between tasks.
+/// Running daemon without its sockets. Shared by reference between tasks.
 pub(crate) struct Daemon {
     pub(crate) keys: Keys,
     pub(crate) backends: Backends,
     pub(crate) metrics: Metrics,
     pub(crate) started: Instant,
-    /// Whether it was started with `--dev`.
+    /// True if the daemon was started with `--dev`.
     pub(crate) dev: bool,
-    /// Keys that have another master key than the unit, in words.
-    left_behind: Option<String>,
+    /// Message about keys that the embedded unit cannot unwrap, if there are any.
+    unusable_keys: Option<String>,
     config: ArcSwap<Config>,
-    /// The file that it was read from, if there is one.
+    /// File of the configuration, if there is one.
     pub(crate) config_file: Option<PathBuf>,
-    /// What [`Config::fingerprint`] says of it.
+    /// [`Config::fingerprint`] of the configuration.
     fingerprint: ArcSwap<String>,
-    /// The settings of it that take effect with a restart.
-    pub(crate) waiting: ArcSwap<Vec<String>>,
-    /// Given by `--dev`, whatever the configuration says.
+    /// Names of changed settings that take effect only with a restart.
+    pub(crate) waiting_for_restart: ArcSwap<Vec<String>>,
+    /// Grants of `--dev`, in addition to the configuration.
     extra_grants: Vec<Grant>,
 }
 
 impl Daemon {
+    /// Daemon with this configuration. `extra_grants` apply in addition to the configured grants.
     pub(crate) fn new(
         config: Config,
         extra_grants: Vec<Grant>,
@@ -53,50 +54,50 @@ impl Daemon {
             backends,
             started: Instant::now(),
             dev,
-            left_behind: None,
+            unusable_keys: None,
             config: ArcSwap::from_pointee(Config::default()),
             config_file: None,
             fingerprint: ArcSwap::default(),
-            waiting: ArcSwap::default(),
+            waiting_for_restart: ArcSwap::default(),
             extra_grants,
         };
         daemon.set_config(config);
         daemon
     }
 
-    /// The same, with the file that the configuration was read from.
+    /// Sets the file of the configuration.
     #[must_use]
     pub(crate) fn with_config_file(self, config_file: Option<PathBuf>) -> Self {
         Self { config_file, ..self }
     }
 
-    /// The same, with keys that have another master key than the unit.
+    /// Sets the message about keys that the embedded unit cannot unwrap.
     #[must_use]
-    pub(crate) fn with_left_behind(self, left_behind: Option<String>) -> Self {
-        Self { left_behind, ..self }
+    pub(crate) fn with_unusable_keys(self, unusable_keys: Option<String>) -> Self {
+        Self { unusable_keys, ..self }
     }
 
-    /// How many grants the configuration has, without those of `--dev`.
+    /// Number of grants in the configuration, without the grants of `--dev`.
     pub(crate) fn configured_grants(&self) -> usize {
         self.config().grants.iter().count().saturating_sub(self.extra_grants.len())
     }
 
-    /// What [`Config::fingerprint`] says of the configuration as it is now.
+    /// [`Config::fingerprint`] of the present configuration.
     pub(crate) fn fingerprint(&self) -> String {
         self.fingerprint.load().to_string()
     }
 
-    /// The configuration as it is now.
+    /// Present configuration.
     pub(crate) fn config(&self) -> arc_swap::Guard<Arc<Config>> {
         self.config.load()
     }
 
-    /// Whether a backend could sign with its keys now.
+    /// True if a backend can sign with its keys now.
     pub(crate) async fn is_ready(&self, backend: &Backend) -> bool {
         self.problem_of(backend).await.is_none()
     }
 
-    /// Reason why a backend cannot sign with its keys now.
+    /// Reason why a backend cannot sign with its keys now; `None` if it can.
     async fn problem_of(&self, backend: &Backend) -> Option<String> {
         if let Err(unusable) = backend.usable() {
             return Some(unusable.to_string());
@@ -109,7 +110,7 @@ impl Daemon {
         (!is_ready).then(|| format!("no unit of backend {} can sign with its keys", backend.name()))
     }
 
-    /// Reasons why the daemon cannot sign with keys that it has.
+    /// Reasons why the daemon cannot sign with its keys. A daemon with such a problem is not ready.
     pub(crate) async fn problems(&self) -> Vec<String> {
         let mut problems: Vec<_> = self.keys.problem().await.into_iter().collect();
         for backend in self.backends.iter() {
@@ -118,17 +119,17 @@ impl Daemon {
         problems
     }
 
-    /// Reasons why single keys do not sign, or will not stay as they are: the daemon is ready all
-    /// the same.
-    pub(crate) fn doubts(&self) -> Vec<String> {
+    /// Problems of single keys: a key does not sign, or its state is not in the key store yet. The
+    /// daemon is ready nevertheless.
+    pub(crate) fn problems_of_keys(&self) -> Vec<String> {
         let unsettled = self.keys.unsettled().iter().map(Label::to_string).collect::<Vec<_>>().join(", ");
         let unsettled = (!unsettled.is_empty()).then(|| {
-            format!("keys are disabled or deleted in the running daemon alone, for that cannot be written: {unsettled}; a restart takes it back")
+            format!("keys are disabled or deleted in the running daemon alone, because the key store cannot be written: {unsettled}; a restart reverts the change")
         });
-        self.left_behind.iter().cloned().chain(unsettled).collect()
+        self.unusable_keys.iter().cloned().chain(unsettled).collect()
     }
 
-    /// Puts a configuration in force. Tells watching peers if the grants have changed.
+    /// Puts a configuration in force. Notifies watching peers if the grants have changed.
     pub(crate) fn set_config(&self, mut config: Config) {
         self.fingerprint.store(Arc::new(config.fingerprint()));
         config.grants.extend(self.extra_grants.iter().cloned());
@@ -139,7 +140,7 @@ impl Daemon {
     }
 }
 
-/// The part of a version that a backend needs.
+/// Returns the part of a version that a backend needs.
 pub(crate) fn key_material(version: &Version) -> KeyMaterial<'_> {
     KeyMaterial {
         key_type: version.key_type,

@@ -1,10 +1,16 @@
 //! The Keyward daemon and its command line.
 //!
-//! The path of one signature: [`peers`] accepts a peer, takes its credentials from the kernel, cuts what
-//! arrives into requests and decides each. [`policy`] says what the message is and whether this peer may have
-//! it signed, [`keys`] finds the blob, [`backend`] has the unit sign with it. [`serve`] starts all that and takes
-//! it down, [`config`] says how; [`admin`] makes and changes keys, and [`cli`] is its client. The crate
-//! keyward-unit-server is apart from all that: the software crypto unit alone.
+//! The path of one signature:
+//!
+//! 1. [`peers`] accepts a connection, asks the kernel for the credentials of the peer, and reads a
+//!    request.
+//! 2. [`policy`] classifies the message, and decides whether this peer may have the message signed.
+//! 3. [`keys`] finds the blob of the key.
+//! 4. [`backend`] lets a crypto unit sign with the blob.
+//!
+//! [`serve`] starts and stops the daemon, with the settings of [`config`]. [`admin`] is the HTTP
+//! API that makes and changes keys, by the functions of [`lifecycle`]. [`cli`] is a client of the
+//! API. The software crypto unit as a server is another crate, keyward-unit-server.
 
 #![deny(unsafe_code)]
 

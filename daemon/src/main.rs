@@ -1,4 +1,4 @@
-//! The `keyward` program.
+//! Program `keyward`.
 
 #![forbid(unsafe_code)]
 

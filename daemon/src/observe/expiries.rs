@@ -1,4 +1,4 @@
-//! The metric of certificates that expire. A page of metrics reads memory only, never the store.
+//! Metric of expiry times of certificates. A page of metrics reads memory only, never the store.
 
 use core::fmt;
 use core::time::Duration;
@@ -49,14 +49,14 @@ impl Expiries {
 impl Collector for Expiries {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let forgotten = now.saturating_sub(FORGOTTEN).as_secs();
+        let long_expired = now.saturating_sub(LONG_EXPIRED).as_secs();
         let (mut first, left_out) = self.with(|known| {
             let mut all: Vec<_> = known.iter().collect();
-            let left_out = all.len().saturating_sub(MOST);
+            let left_out = all.len().saturating_sub(MAX_CERTIFICATES);
             if left_out > 0 {
-                let rank = |expiry: &Expiry| (expiry.not_after < forgotten, expiry.not_after);
-                all.select_nth_unstable_by_key(MOST, |(_, expiry)| rank(expiry));
-                all.truncate(MOST);
+                let rank = |expiry: &Expiry| (expiry.not_after < long_expired, expiry.not_after);
+                all.select_nth_unstable_by_key(MAX_CERTIFICATES, |(_, expiry)| rank(expiry));
+                all.truncate(MAX_CERTIFICATES);
             }
             let first: Vec<_> = all.into_iter().map(|(label, expiry)| (label.clone(), *expiry)).collect();
             (first, left_out)
@@ -66,7 +66,7 @@ impl Collector for Expiries {
         }
         // Sorted, so that a page with the same entries is the same text.
         first.sort_unstable_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
-        let help = "Until when the certificate of a key that is in use holds, with its chain, since 1970";
+        let help = "Expiry time of the certificate of an enabled key, with its chain, since 1970";
         let mut family = encoder.encode_descriptor(
             "certificate_not_after_timestamp",
             help,
@@ -78,18 +78,17 @@ impl Collector for Expiries {
             let gauge = ConstGauge::new(i64::try_from(not_after).unwrap_or(i64::MAX));
             gauge.encode(family.encode_family(&labels)?)?;
         }
-        let help =
-            "Certificates in use of which it is not told here when they expire, since there are too many";
+        let help = "Certificates in use without a metric of their expiry time, since there are too many";
         let left_out = ConstGauge::new(i64::try_from(left_out).unwrap_or(i64::MAX));
         left_out.encode(encoder.encode_descriptor("certificates_left_out", help, None, MetricType::Gauge)?)
     }
 }
 
-/// Most certificates on a page of metrics. Certificates that expire first come first; certificates
-/// that expired long ago come last.
-const MOST: usize = 1000;
-/// Age after which an expired certificate comes last: nobody has missed the certificate.
-const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Maximum number of certificates on a page of metrics. The certificates that expire first are
+/// kept. Certificates that expired long ago are left out first.
+const MAX_CERTIFICATES: usize = 1000;
+/// Time since the expiry after which a certificate is left out first: nobody has missed it.
+const LONG_EXPIRED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_that_expire_first_are_told() {
+    fn the_certificates_that_expire_first_are_shown() {
         let expiries = Arc::new(Expiries::default());
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Arc::clone(&expiries)));
@@ -111,25 +110,25 @@ mod tests {
             text
         };
         assert_eq!(page(), "");
-        let most = u64::try_from(MOST).unwrap();
+        let most = u64::try_from(MAX_CERTIFICATES).unwrap();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let day = 24 * 3600;
         let insert = |name: &str, number: u64, not_after: u64| {
             let label = format!("{name}-{number:04}").parse().unwrap();
             expiries.with(|known| known.insert(label, Expiry { version: 2, not_after }));
         };
-        let told = || {
+        let shown = || {
             let page = page();
             let lines = page.lines().filter(|line| !line.starts_with('#')).map(str::to_owned);
-            let mut told: Vec<_> = lines.collect();
-            let left_out = told.pop().unwrap();
-            (told, left_out.strip_prefix("certificates_left_out ").unwrap().parse::<u64>().unwrap())
+            let mut shown: Vec<_> = lines.collect();
+            let left_out = shown.pop().unwrap();
+            (shown, left_out.strip_prefix("certificates_left_out ").unwrap().parse::<u64>().unwrap())
         };
         let line = |name: &str, not_after: u64| {
             format!("certificate_not_after_timestamp_seconds{{key=\"{name}\",version=\"2\"}} {not_after}")
         };
         insert("old", 0, now - 31 * day);
-        assert_eq!(told(), (vec![line("old-0000", now - 31 * day)], 0));
+        assert_eq!(shown(), (vec![line("old-0000", now - 31 * day)], 0));
         for number in 1..2 * most {
             insert("old", number, now - 31 * day - number);
         }
@@ -137,8 +136,8 @@ mod tests {
         for number in 0..most {
             insert("soon", number, now + day + number);
         }
-        let (first, left_out) = told();
-        assert_eq!((first.len(), left_out), (MOST, 2 * most + 1));
+        let (first, left_out) = shown();
+        assert_eq!((first.len(), left_out), (MAX_CERTIFICATES, 2 * most + 1));
         assert_eq!(first[0], line("gone-0000", now - 29 * day));
         assert_eq!(*first.last().unwrap(), line("soon-0998", now + day + 998));
     }

@@ -1,4 +1,4 @@
-//! What the daemon counts and measures. Every name is declared here; docs/metrics.md explains them.
+//! Metrics of the daemon. Every name is declared here, and docs/metrics.md explains the metrics.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -17,25 +17,25 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::observe::expiries::Expiries;
 
-/// Numbers since the start of the daemon. Shared by reference between tasks.
+/// Metrics since the start of the daemon. Shared by reference between tasks.
 pub(crate) struct Metrics {
     registry: Registry,
     requests: Counter,
     without_public_key: Counter,
     signatures: Family<SignatureLabels, Counter>,
     decryptions: Family<DecryptionLabels, Counter>,
-    /// When requests for private keys last ended with each outcome but the good one, by its
-    /// number, in seconds since 1970.
+    /// Time of the last request for a private key with each outcome except success, in seconds
+    /// since 1970. The index is the number of the outcome.
     refused: [AtomicU64; OUTCOMES],
     times: Family<TimeLabels, Histogram>,
-    /// Of [`Self::signatures`], those of messages that were signed: each by its purpose.
+    /// Counters of [`Self::signatures`] for signed messages. The index is that of the purpose.
     signed: Vec<OnceLock<Counter>>,
     /// Names of the purposes of messages.
     purposes: Vec<&'static str>,
-    /// Of [`Self::times`], those of signatures that were made: by backend and scheme.
-    quick_times: Vec<(Arc<str>, [QuickTimes; Scheme::ALL.len()])>,
+    /// Histograms of [`Self::times`] for successful signatures, by backend and scheme.
+    success_times: Vec<(Arc<str>, [PhaseHistograms; Scheme::ALL.len()])>,
     closed: Family<ClosedLabels, Counter>,
-    /// Those that follow are set when somebody asks.
+    // The following metrics are set when a page of metrics is read.
     connections: Gauge,
     keys: Gauge,
     altered: Gauge,
@@ -48,7 +48,7 @@ pub(crate) struct Metrics {
     latency: Family<UnitLabels, Gauge<f64, AtomicU64>>,
     calls: Family<UnitLabels, Counter>,
     failures: Family<UnitLabels, Counter>,
-    /// When certificates expire, which somebody else keeps up to date.
+    /// Expiry times of certificates. The caller keeps them up to date.
     pub(crate) expiries: Arc<Expiries>,
 }
 
@@ -82,8 +82,8 @@ pub(crate) struct SignatureTimes {
     pub(crate) remote: bool,
 }
 
-/// The histograms of one kind of signature: what is looked up by labels only once.
-type QuickTimes = [OnceLock<Histogram>; PHASES.len()];
+/// Histograms of one backend and scheme. Each is looked up by its labels only once.
+type PhaseHistograms = [OnceLock<Histogram>; PHASES.len()];
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct BuildLabels {
@@ -126,8 +126,8 @@ struct UnitLabels {
 }
 
 impl Metrics {
-    /// What [`Self::text`] is: the text format of Prometheus, which more programs read than
-    /// OpenMetrics, the textfile collector of node_exporter among them.
+    /// Content type of [`Self::text`]: the text format of Prometheus. More programs read this
+    /// format than OpenMetrics, such as the textfile collector of node_exporter.
     pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
     /// Metrics of a daemon. `purposes` are the names of the purposes that messages can have,
@@ -139,7 +139,7 @@ impl Metrics {
         registry.register("build_info", "Version of the daemon", build);
         let started = Gauge::<f64, AtomicU64>::default();
         started.set(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
-        let help = "When the daemon was started, since 1970";
+        let help = "Start time of the daemon, since 1970";
         registry.register_with_unit("start_time", help, Unit::Seconds, started);
         let mut metrics = Self {
             registry,
@@ -151,7 +151,7 @@ impl Metrics {
             times: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             signed: purposes.iter().map(|_| OnceLock::new()).collect(),
             purposes,
-            quick_times: backends.map(|backend| (backend, Default::default())).collect(),
+            success_times: backends.map(|backend| (backend, Default::default())).collect(),
             closed: Family::default(),
             connections: Gauge::default(),
             keys: Gauge::default(),
@@ -175,11 +175,11 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register("requests", "Requests of every kind on the peers' sockets", self.requests.clone());
         let help =
-            "Requests for private keys that do not name the public key: of servers with an older provider";
+            "Requests for private keys that do not name the public key, from servers with an older provider";
         registry.register("requests_without_public_key", help, self.without_public_key.clone());
-        let help = "Requests for signatures, by what came of them and by the purpose of the message";
+        let help = "Requests for signatures, by outcome and by purpose of the message";
         registry.register("signatures", help, self.signatures.clone());
-        let help = "Requests for premaster secrets of RSA key exchanges, by what came of them";
+        let help = "Requests for premaster secrets of RSA key exchanges, by outcome";
         registry.register("decryptions", help, self.decryptions.clone());
         let help = "Time of signatures by phase: queue (waiting for a unit), network, unit, verify";
         registry.register_with_unit("signature", help, Unit::Seconds, self.times.clone());
@@ -187,33 +187,33 @@ impl Metrics {
         registry.register("keys", "Keys in the key store", self.keys.clone());
         let help = "Keys, lists of keys and nameless records in the key store that were altered";
         registry.register("keys_altered", help, self.altered.clone());
-        let help = "Connections of peers that the daemon closed: a request was malformed, a limit was reached, or a user without a grant asked nothing";
+        let help = "Connections of peers that the daemon closed: a request was malformed, a limit was reached, or a user without a grant sent no request";
         registry.register("connections_closed", help, self.closed.clone());
-        let help = "Whether a unit of the backend can be asked and has the master key of its keys";
+        let help = "Whether a unit of the backend is healthy and has the master key of the keys";
         registry.register("backend_ready", help, self.ready.clone());
         let help = "Requests that wait for a unit of the backend";
         registry.register("backend_waiting", help, self.waiting.clone());
-        let help = "How long the access token of the backend still holds";
+        let help = "Remaining validity of the access token of the backend";
         registry.register_with_unit("backend_token", help, Unit::Seconds, self.token.clone());
-        let help = "Whether the TLS files of the backend cannot be used as they are now, so that old ones are in force";
+        let help = "Whether the TLS files of the backend cannot be used as they are now, so the old ones are in force";
         registry.register("backend_files_unusable", help, self.unusable.clone());
-        let help = "Whether the unit is asked: 0 while its breaker is open";
+        let help = "Whether the unit gets requests: 0 while its circuit breaker is open";
         registry.register("unit_up", help, self.up.clone());
         registry.register("unit_in_flight", "Calls under way at the unit", self.in_flight.clone());
-        let help = "What a call of the unit is expected to take";
+        let help = "Expected time of a call of the unit";
         registry.register_with_unit("unit_latency", help, Unit::Seconds, self.latency.clone());
         registry.register("unit_calls", "Calls of the unit", self.calls.clone());
         registry.register("unit_failures", "Failures of the unit", self.failures.clone());
         registry.register_collector(Box::new(Arc::clone(&self.expiries)));
     }
 
-    /// A request of any kind arrived.
+    /// Counts a request of any kind.
     pub(crate) fn request(&self) {
         self.requests.inc();
     }
 
-    /// Counts a request for a signature. `purpose` is the index of the purpose of the message, if that
-    /// is known.
+    /// Counts a request for a signature. `purpose` is the index of the purpose of the message, if
+    /// that is known.
     pub(crate) fn signature(&self, outcome: Outcome, purpose: Option<usize>) {
         self.note_refusal(outcome);
         let counter = || {
@@ -227,21 +227,22 @@ impl Metrics {
         };
     }
 
-    /// A request for a premaster secret came to an end. Whether the secret was sound nobody knows.
+    /// Counts a request for a premaster secret. The outcome does not reveal whether the secret was
+    /// valid.
     pub(crate) fn decryption(&self, outcome: Outcome) {
         self.note_refusal(outcome);
         self.decryptions.get_or_create(&DecryptionLabels { outcome: outcome.name() }).inc();
     }
 
     fn note_refusal(&self, outcome: Outcome) {
-        let place = usize::try_from(i32::from(outcome)).ok().and_then(|number| self.refused.get(number));
-        if let Some(last) = place.filter(|_| outcome != Outcome::Done) {
+        let last = usize::try_from(i32::from(outcome)).ok().and_then(|number| self.refused.get(number));
+        if let Some(last) = last.filter(|_| outcome != Outcome::Done) {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             last.store(now, Ordering::Relaxed);
         }
     }
 
-    /// When requests for private keys last ended with each outcome but the good one, in seconds
+    /// Time of the last request for a private key with each outcome except success, in seconds
     /// since 1970.
     pub(crate) fn last_refusals(&self) -> BTreeMap<String, u64> {
         let times = (0..).zip(&self.refused).filter_map(|(number, last)| {
@@ -251,9 +252,9 @@ impl Metrics {
         times.collect()
     }
 
-    /// Observes the times of a signature of a backend, also of one that failed.
+    /// Observes the times of a signature of a backend, also of a failed signature.
     pub(crate) fn times(&self, backend: &str, scheme: Scheme, outcome: Outcome, times: &SignatureTimes) {
-        let quick = self.quick_times(backend, scheme).filter(|_| outcome == Outcome::Done);
+        let histograms = self.success_times(backend, scheme).filter(|_| outcome == Outcome::Done);
         let observe = |phase: usize| {
             let histogram = || {
                 let (scheme, outcome, phase) = (scheme.name(), outcome.name(), PHASES[phase]);
@@ -261,13 +262,13 @@ impl Metrics {
                 self.times.get_or_create_owned(&labels)
             };
             let seconds = times.phases[phase].as_secs_f64();
-            match quick {
-                Some(quick) => quick[phase].get_or_init(histogram).observe(seconds),
+            match histograms {
+                Some(histograms) => histograms[phase].get_or_init(histogram).observe(seconds),
                 None => histogram().observe(seconds),
             }
         };
         observe(0);
-        // A signature of the embedded unit waits only if the unit is busy.
+        // A signature of the embedded unit has this phase only if the unit was busy.
         if times.remote || !times.phases[1].is_zero() {
             observe(1);
         }
@@ -277,61 +278,61 @@ impl Metrics {
         }
     }
 
-    fn quick_times(&self, backend: &str, scheme: Scheme) -> Option<&QuickTimes> {
-        let (_, by_scheme) = self.quick_times.iter().find(|(name, _)| **name == *backend)?;
-        by_scheme.get(Scheme::ALL.iter().position(|one| *one == scheme)?)
+    fn success_times(&self, backend: &str, scheme: Scheme) -> Option<&PhaseHistograms> {
+        let (_, by_scheme) = self.success_times.iter().find(|(name, _)| **name == *backend)?;
+        by_scheme.get(Scheme::ALL.iter().position(|known| *known == scheme)?)
     }
 
-    /// A request for a private key did not name the public key.
+    /// Counts a request for a private key that did not name the public key.
     pub(crate) fn without_public_key(&self) {
         self.without_public_key.inc();
     }
 
-    /// A connection was closed because a request was malformed.
+    /// Counts a connection that was closed for a malformed request.
     pub(crate) fn malformed(&self) {
         self.closed.get_or_create(&MALFORMED).inc();
     }
 
-    /// A connection was closed because a limit of connections was reached.
+    /// Counts a connection that was closed because a limit was reached.
     pub(crate) fn over_limit(&self) {
         self.closed.get_or_create(&LIMIT).inc();
     }
 
-    /// A connection of a user whom no grant names was closed for asking nothing.
+    /// Counts a connection that was closed because a user without a grant sent no request.
     pub(crate) fn idle(&self) {
         self.closed.get_or_create(&IDLE).inc();
     }
 
-    /// Requests of every kind.
+    /// Number of requests of every kind.
     pub(crate) fn requests(&self) -> u64 {
         self.requests.get()
     }
 
-    /// Signatures by outcome, those that occurred.
+    /// Number of signatures by outcome. Outcomes that did not occur are absent.
     pub(crate) fn outcomes(&self) -> BTreeMap<String, u64> {
         self.sums(|outcome, _| outcome)
     }
 
-    /// Decryptions by outcome, those that occurred.
+    /// Number of decryptions by outcome. Outcomes that did not occur are absent.
     pub(crate) fn decryption_outcomes(&self) -> BTreeMap<String, u64> {
         let count = |outcome| Some((outcome, self.decryptions.get(&DecryptionLabels { outcome })?.get()));
         outcomes().filter_map(count).map(|(outcome, count)| (outcome.to_owned(), count)).collect()
     }
 
-    /// Signatures by purpose, those that occurred.
+    /// Number of signatures by purpose. Purposes that did not occur are absent.
     pub(crate) fn purposes(&self) -> BTreeMap<String, u64> {
         let mut purposes = self.sums(|_, purpose| purpose);
         purposes.remove(UNKNOWN);
         purposes
     }
 
-    /// Connections closed because of malformed requests, and because of limits.
+    /// Number of connections closed for malformed requests, and because of limits.
     pub(crate) fn closed(&self) -> (u64, u64) {
         let count = |labels| self.closed.get(labels).map_or(0, |count| count.get());
         (count(&MALFORMED), count(&LIMIT))
     }
 
-    /// The page of metrics.
+    /// Page of metrics in the format of [`Self::CONTENT_TYPE`].
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -369,7 +370,7 @@ impl Metrics {
         }
     }
 
-    /// Sets whether a unit of a backend is asked, and its load.
+    /// Sets whether a unit of a backend gets requests, and its load.
     pub(crate) fn set_unit(&self, backend: &str, address: String, up: bool, load: Option<&UnitLoad>) {
         let labels = UnitLabels { backend: backend.into(), unit: address };
         self.up.get_or_create(&labels).set(up.into());
@@ -381,7 +382,7 @@ impl Metrics {
         catch_up(&self.failures.get_or_create(&labels), load.failures);
     }
 
-    /// Signatures by one of their labels.
+    /// Number of signatures by one of their labels.
     fn sums(&self, by: impl Fn(&'static str, &'static str) -> &'static str) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
         for outcome in outcomes() {
@@ -396,22 +397,25 @@ impl Metrics {
     }
 }
 
-/// The name of every outcome.
+/// Names of all outcomes.
 fn outcomes() -> impl Iterator<Item = &'static str> {
-    // There are fewer than 32 outcomes in keyward.proto.
+    // keyward.proto has fewer than 32 outcomes.
     (0..32).filter_map(|number| Outcome::try_from(number).ok()).map(Outcome::name)
 }
 
-/// Parts of what a signature takes; the embedded unit has the first, and the second where there was a queue.
+/// Phases of a signature. A signature of the embedded unit has the first phase, and the second if
+/// it waited in a queue.
 const PHASES: [&str; 4] = ["unit", "queue", "network", "verify"];
-/// There are fewer in keyward.proto.
+/// Upper bound of the number of outcomes in keyward.proto.
 const OUTCOMES: usize = 32;
+/// Purpose of a message that was not classified.
 const UNKNOWN: &str = "unknown";
 const MALFORMED: ClosedLabels = ClosedLabels { reason: "malformed" };
 const LIMIT: ClosedLabels = ClosedLabels { reason: "limit" };
 const IDLE: ClosedLabels = ClosedLabels { reason: "idle" };
 
-/// Upper bounds in seconds: from what a software unit takes to what nobody waits for.
+/// Upper bounds of the buckets, in seconds: from the time of a software unit to times for which no
+/// client waits.
 const BUCKETS: [f64; 17] = [
     0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
     0.5, 1.0, 2.5, 5.0,

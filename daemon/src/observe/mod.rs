@@ -1,4 +1,4 @@
-//! Numbers for people who watch over the daemon: [`metrics`], with the [`expiries`] of certificates.
+//! Metrics of the daemon: [`metrics`], with the [`expiries`] of certificates.
 
 pub(crate) mod expiries;
 pub(crate) mod metrics;

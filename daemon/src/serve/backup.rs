@@ -1,5 +1,4 @@
-//! Copies of the key store that lie elsewhere: whether they are whole and belong to a master key,
-//! and the way back.
+//! Checks a backup copy of the key store, and restores the store from a copy.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -16,37 +15,37 @@ use crate::ground::ownership;
 use crate::ground::text::quoted;
 use crate::keys::{self, Key, KeyStore, Look, StoreError};
 use crate::serve::embedded_unit;
+use crate::serve::error::ServeError;
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
+use crate::serve::options::Options;
 use crate::serve::store_key;
-use crate::serve::{Options, ServeError};
 
-/// A copy that is whole.
+/// Result of the check of a valid copy.
 #[derive(Debug, Serialize)]
 pub(crate) struct Checked {
-    /// How many keys it has.
+    /// Number of keys in the copy.
     pub(crate) keys: u64,
-    /// Versions of keys of the embedded unit, each of which the master key unwraps to the private
-    /// half of its public key.
+    /// Number of versions of keys of the embedded unit. The master key unwraps the blob of each to
+    /// the private key of its public key.
     pub(crate) unwrapped: u64,
-    /// Keys at remote backends, by backend: their blobs are in the copy, and only units can use
-    /// them.
+    /// Number of keys at each remote backend. Only the units can check the blobs of such keys.
     pub(crate) remote: BTreeMap<String, u64>,
-    /// The master key of the embedded unit, by name.
+    /// Name of the master key of the embedded unit.
     pub(crate) master_key: Option<String>,
-    /// When the store was made, in seconds since 1970.
+    /// Time at which the store was made, in seconds since 1970.
     pub(crate) made: Option<u64>,
 }
 
-/// Opens a copy with the master key that the daemon would start with, and looks at every key.
+/// Opens a copy with the master key with which the daemon would start, and checks every key.
 ///
 /// # Errors
-/// [`BackupError`] says which of the two is wrong.
+/// [`BackupError`] says whether the copy or the master key is wrong.
 pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Result<Checked, BackupError> {
-    // A store is opened for writing; the copy stays as it is.
+    // A store is opened for writing, and the copy must not change.
     let scratch = tempfile::tempdir().map_err(|reason| BackupError::Scratch(std::env::temp_dir(), reason))?;
     let path = scratch.path().join(KeyStore::FILE);
     copy_file(copy, &path).map_err(|reason| BackupError::Read(copy.to_owned(), reason))?;
-    let wrong = |error: StoreError| BackupError::Copy(copy.to_owned(), named(&error, &path, copy));
+    let wrong = |error: StoreError| BackupError::Copy(copy.to_owned(), with_path_of(&error, &path, copy));
     if keys::look(scratch.path()) == Look::New {
         return Err(BackupError::Empty(copy.to_owned()));
     }
@@ -56,7 +55,7 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
     let passed = |configured: Option<PathBuf>, file: &str| {
         configured.or_else(|| Some(file.into()).filter(|file: &PathBuf| file.exists()))
     };
-    // As systemd would pass them to the daemon.
+    // The files that systemd passes to the daemon as credentials.
     config.embedded.master_key = passed(config.embedded.master_key, MASTER_KEY.1);
     config.store_key = passed(config.store_key, STORE_KEY.1);
     let unit = match embedded_unit::open(&options, &config, &store)? {
@@ -64,8 +63,8 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
         Some(Ok(unit)) => Some(unit),
         None => None,
     };
-    let file_key = store_key(&options, &config, false).map_err(ServeError::from)?;
-    // A store whose key the master key wraps needs no file.
+    let file_key = store_key::load_for(&options, &config, false).map_err(ServeError::from)?;
+    // If the master key wraps the store key, no file is needed.
     let file_key = file_key.filter(|_| unit.is_none());
     store_key::unlock(&store, unit.as_ref(), file_key)
         .map_err(|error| BackupError::MasterKey(copy.to_owned(), error.to_string()))?;
@@ -95,7 +94,7 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
     }
 }
 
-/// How many versions of a key there are, if the unit has the private key of each.
+/// Returns the number of versions of a key. Checks that the unit has the private key of each.
 fn unwrapped(key: &Key, unit: &Unit, copy: &Path) -> Result<u64, BackupError> {
     let mut count = 0;
     for version in &key.versions {
@@ -106,16 +105,16 @@ fn unwrapped(key: &Key, unit: &Unit, copy: &Path) -> Result<u64, BackupError> {
         match unit.public_key(&version.blob) {
             Ok(public) if public == version.spki => count += 1,
             Ok(_) => return Err(wrong("has the private key of another public key".into())),
-            Err(error) => return Err(wrong(format!("does not open: {error}"))),
+            Err(error) => return Err(wrong(format!("cannot be unwrapped: {error}"))),
         }
     }
     Ok(count)
 }
 
-/// Puts a copy in the place of the key store of a state directory that has none with keys.
+/// Restores the key store of a state directory from a copy. Returns the path of the store.
 ///
 /// # Errors
-/// [`BackupError`] says what is in the way.
+/// [`BackupError`], such as for a directory that has a key store with keys already.
 pub(crate) fn restore(copy: &Path, state_dir: &Path) -> Result<PathBuf, BackupError> {
     let file = state_dir.join(KeyStore::FILE);
     let failed = |reason| BackupError::Write(file.clone(), reason);
@@ -124,11 +123,11 @@ pub(crate) fn restore(copy: &Path, state_dir: &Path) -> Result<PathBuf, BackupEr
     copy_file(copy, &path).map_err(|reason| BackupError::Read(copy.to_owned(), reason))?;
     match keys::look(scratch.path()) {
         Look::New => return Err(BackupError::Empty(copy.to_owned())),
-        // A daemon says how that is migrated.
+        // At its start, the daemon says how to migrate such a store.
         Look::Old => {}
         Look::Used(_) => drop(
             KeyStore::open(scratch.path())
-                .map_err(|error| BackupError::Copy(copy.to_owned(), named(&error, &path, copy)))?,
+                .map_err(|error| BackupError::Copy(copy.to_owned(), with_path_of(&error, &path, copy)))?,
         ),
     }
     if let Look::Old | Look::Used(_) = keys::look(state_dir) {
@@ -138,21 +137,21 @@ pub(crate) fn restore(copy: &Path, state_dir: &Path) -> Result<PathBuf, BackupEr
         .and_then(|()| ownership::check_directory(state_dir, ownership::Owners::OwnOrService))
         .map_err(|error| failed(io::Error::other(error)))?;
     let owner = fs::metadata(state_dir).map_err(failed)?;
-    // Where root has just made it, it is for the user of the service.
+    // If root has just made the directory, the store is for the user of the service.
     let uid = migration::other_owner(state_dir).unwrap_or(owner.uid());
     let part = state_dir.join("keys.redb.restored");
     let _ = fs::remove_file(&part);
-    // What was looked at, whatever a second look at the copy would show.
+    // From the scratch copy, which was checked: the copy itself may have changed meanwhile.
     let made = copy_file(&path, &part).inspect_err(|_| drop(fs::remove_file(&part))).map_err(failed)?;
     if uid != rustix::process::geteuid().as_raw() {
-        // By the file, not by its name, which the owner of the directory can give to another one.
+        // By descriptor, not by name: the owner of the directory could exchange the file.
         std::os::unix::fs::fchown(&made, Some(uid), Some(owner.gid())).map_err(failed)?;
     }
     fs::rename(&part, &file).and_then(|()| File::open(state_dir)?.sync_all()).map_err(failed)?;
     Ok(file)
 }
 
-/// Copies a file to one that is not there, for its owner alone.
+/// Copies a file to a new file with mode 0600.
 fn copy_file(from: &Path, to: &Path) -> io::Result<File> {
     let mut from = File::open(from)?;
     let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
@@ -161,28 +160,28 @@ fn copy_file(from: &Path, to: &Path) -> io::Result<File> {
     Ok(to)
 }
 
-/// An error of the scratch copy, told of the copy that it was made from.
-fn named(error: &StoreError, scratch: &Path, copy: &Path) -> String {
+/// Returns the message of an error of the scratch copy, with the path of the original copy.
+fn with_path_of(error: &StoreError, scratch: &Path, copy: &Path) -> String {
     let text = error.to_string().replace(&scratch.display().to_string(), &copy.display().to_string());
     text.replace("; restore it from a backup", "")
 }
 
-/// Why a copy was not checked or restored.
+/// Reason why a copy was not checked or restored.
 #[derive(Debug, Error)]
 pub(crate) enum BackupError {
-    #[error("the copy {} is not sound: {}; take another one", .0.display(), .1)]
+    #[error("the copy {} is not valid: {}; use another copy", .0.display(), .1)]
     Copy(PathBuf, String),
-    #[error("{} is no copy of a key store: it is empty", .0.display())]
+    #[error("{} is not a copy of a key store: it is empty", .0.display())]
     Empty(PathBuf),
     #[error(
-        "there is a key store already: {}; if it is to go, stop the daemon and put it aside: mv {} {}.before", .0.display(), quoted(.0), quoted(.0)
+        "cannot restore: there is a key store with keys, {}; to replace it, stop the daemon and move the store away: mv {} {}.before", .0.display(), quoted(.0), quoted(.0)
     )]
     InTheWay(PathBuf),
     #[error("the master key and the copy {} do not belong together: {}", .0.display(), .1)]
     MasterKey(PathBuf, String),
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),
-    #[error("cannot make a directory in {} to open the copy in: {}", .0.display(), .1)]
+    #[error("cannot make a temporary directory in {} for the copy: {}", .0.display(), .1)]
     Scratch(PathBuf, #[source] io::Error),
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -190,5 +189,5 @@ pub(crate) enum BackupError {
     Write(PathBuf, #[source] io::Error),
 }
 
-/// Keys that are looked at in one transaction.
+/// Number of keys that are read in one transaction.
 const PAGE: usize = 1000;

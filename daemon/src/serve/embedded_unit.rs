@@ -1,5 +1,4 @@
-//! The embedded unit as its master keys allow: the one that its keys are wrapped by, and the one
-//! that is to come.
+//! Opens the embedded unit with its master key and its next master key.
 
 use keyward_unit::{MasterKey, Unit};
 
@@ -7,13 +6,14 @@ use crate::backend::Unusable;
 use crate::config::Config;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::keys::KeyStore;
-use crate::serve::{Options, ServeError};
+use crate::serve::error::ServeError;
+use crate::serve::options::Options;
 
-/// Opens the unit with the master key that the store was made with, whichever of the two that is.
-/// `None` for a daemon that has no such unit and never had one.
+/// Opens the unit with the master key of the store, which may be the configured master key or the
+/// next master key. `None` for a daemon that has no embedded unit and never had one.
 ///
 /// # Errors
-/// [`ServeError`] if a file holds no master key, or the store cannot be read.
+/// [`ServeError`] if a file has no valid master key, or the store cannot be read.
 pub(crate) fn open(
     options: &Options,
     config: &Config,
@@ -41,38 +41,41 @@ pub(crate) fn open(
             Some(noted) => ServeError::MasterKey(format!("{error}; the master key is {noted}")),
             None => error.into(),
         });
-        return Ok(key?.and_then(|key| with_next(key, told(next))));
+        return Ok(key?.and_then(|key| with_next(key, or_logged(next))));
     };
     let is_needed = |key: &MasterKey| key.wkid() == needed;
-    let why = match key {
-        Ok(Some(key)) if is_needed(&key) => return Ok(with_next(key, told(next))),
+    let found = match key {
+        Ok(Some(key)) if is_needed(&key) => return Ok(with_next(key, or_logged(next))),
         Ok(key) => Ok(key),
         Err(error @ (MasterKeyError::Lost(_) | MasterKeyError::NotPassed)) => Err(error),
         Err(error) => return Err(error.into()),
     };
-    if let Some(next) = told(next).filter(is_needed) {
+    if let Some(next) = or_logged(next).filter(is_needed) {
         tracing::info!(
-            "the next master key, {needed}, is the one of the key store: name its file as master-key, and take next-master-key out of the configuration"
+            "the next master key, {needed}, is the master key of the key store: set master-key to its file, and remove next-master-key from the configuration"
         );
         return Ok(Some(Ok(unit(next))));
     }
-    Ok(Some(Err(match why {
+    Ok(Some(Err(match found {
         Ok(Some(other)) => Unusable::Other { needed, has: other.wkid() },
         Ok(None) => Unusable::Missing { needed, why: MasterKeyError::NotPassed.to_string() },
         Err(error) => Unusable::Missing { needed, why: error.to_string() },
     })))
 }
 
-/// The next master key, if it can be read: without it everything but its coming goes on.
-fn told(next: Result<Option<MasterKey>, MasterKeyError>) -> Option<MasterKey> {
+/// Returns the next master key, or logs why it cannot be read. The daemon works without it.
+fn or_logged(next: Result<Option<MasterKey>, MasterKeyError>) -> Option<MasterKey> {
     next.unwrap_or_else(|error| {
         tracing::error!("{error}");
         None
     })
 }
 
-/// The master key of the embedded unit; who has units elsewhere needs none here. `fresh` if the
-/// store was made without one.
+/// Reads the master key of the embedded unit. `None` without a configured key beside remote units.
+/// `fresh` is true for a store without a master key.
+///
+/// # Errors
+/// [`MasterKeyError`] if the key is missing or cannot be used.
 pub(crate) fn master_key(
     options: &Options,
     config: &Config,

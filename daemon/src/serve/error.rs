@@ -1,4 +1,4 @@
-//! Reasons why the daemon did not start, and the status that the process ends with.
+//! Errors of the start, with their exit statuses.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,61 +14,61 @@ use crate::ground::master_key::MasterKeyError;
 use crate::ground::state_dir::StateDirError;
 use crate::keys::StoreError;
 
-/// Why the daemon did not start.
+/// Reason why the daemon did not start, or could not upgrade.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The state directory was made the other way.
+    /// The state directory was made with the other value of `--dev`.
     #[error("{}", dev_mismatch(.0, *.1))]
     Dev(PathBuf, bool),
     /// A backend cannot be used as configured.
     #[error(transparent)]
     Backend(#[from] SetupError),
-    /// The kernel refused to close the process off.
+    /// The kernel refused the hardening of the process.
     #[error("cannot switch off core dumps and debugging: {0}")]
     Hardening(#[source] io::Error),
-    /// There is no master key.
+    /// The master key is missing or cannot be used.
     #[error("{0}")]
     MasterKey(String),
     /// There is no key store to migrate.
     #[error(
-        "there is no key store in {}: name the state directory of the daemon with --state-dir", .0.display()
+        "there is no key store in {}: pass the state directory of the daemon with --state-dir", .0.display()
     )]
     NoStore(PathBuf),
-    /// The key store is to be migrated first, or is an old one in the place of a migrated one.
+    /// The key store has an old format: it must be migrated, or is an old copy of a migrated store.
     #[error("{0}")]
     OldFormat(String),
-    /// The key store is not that of the user who asks.
+    /// The key store belongs to the daemon of another user.
     #[error("{0}")]
     OtherUser(String),
-    /// Threads, signals or descriptors cannot be had.
+    /// The system refused threads, signals or descriptors.
     #[error("cannot start the runtime: {0}")]
     Runtime(#[source] io::Error),
-    /// The program that is to take the place of this one cannot be run.
-    #[error("cannot run the program that is to go on: {0}")]
+    /// The program of an upgrade cannot be executed.
+    #[error("cannot execute the new program: {0}")]
     Upgrade(#[source] io::Error),
-    /// A socket cannot be had.
+    /// The daemon cannot listen on a socket.
     #[error("{0}")]
     Socket(String),
-    /// The state directory cannot be had.
+    /// The state directory cannot be used.
     #[error(transparent)]
     StateDir(#[from] StateDirError),
-    /// The key store cannot be had.
+    /// The key store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The key store cannot be migrated.
     #[error("{0}")]
     Migration(String),
-    /// There is no key for the key store, or another one.
+    /// The store key is missing, or is the key of another store.
     #[error("{0}")]
     StoreKey(String),
 }
 
 impl ServeError {
-    /// The status that the process ends with, from sysexits(3).
+    /// Exit status of the process, from sysexits(3).
     pub fn status(&self) -> u8 {
         match self {
             Self::Backend(_) | Self::Config(_) | Self::Dev(..) => exit::CONFIG,
@@ -84,7 +84,7 @@ impl ServeError {
                 exit::DATA
             }
             Self::Store(StoreError::InUse(_)) => exit::UNAVAILABLE,
-            // Nobody gets access by asking again, as it may be with other faults.
+            // A restart does not help, as it may for other errors.
             Self::Store(StoreError::Io(_, reason)) if reason.kind() == io::ErrorKind::PermissionDenied => {
                 exit::NO_PERMISSION
             }
@@ -118,10 +118,24 @@ fn dev_mismatch(state_dir: &Path, made_with_dev: bool) -> String {
     let state_dir = state_dir.display();
     match made_with_dev {
         true => format!(
-            "the state directory {state_dir} was made with --dev, its keys are not for production; name another one with --state-dir"
+            "the state directory {state_dir} was made with --dev, so its keys are not for production; pass another directory with --state-dir"
         ),
         false => format!(
-            "refused --dev: the state directory {state_dir} was made without it and may hold keys of production; name another one with --state-dir"
+            "refused --dev: the state directory {state_dir} was made without --dev and may hold production keys; pass another directory with --state-dir"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ground::exit;
+
+    #[test]
+    fn the_service_is_not_restarted_after_errors_that_a_restart_does_not_mend() {
+        let unit = include_str!("../../../conf/systemd/keyward.service");
+        let statuses = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
+        assert_eq!(statuses.unwrap(), format!("{} {} {}", exit::DATA, exit::NO_PERMISSION, exit::CONFIG));
+        // RestartPreventExitStatus applies to the main process only: systemd.service(5).
+        assert!(!unit.lines().any(|line| line.starts_with("ExecStartPre")));
     }
 }

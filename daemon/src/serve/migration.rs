@@ -1,4 +1,4 @@
-//! `keyward serve --migrate-store`: a key store of an older format becomes one of this format.
+//! `keyward serve --migrate-store`: migrates a key store of an older format.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,16 +14,19 @@ use crate::ground::ownership::{Name, SERVICE};
 use crate::ground::state_dir;
 use crate::ground::text::quoted;
 use crate::keys::{self, KeyStore, MigrationError, OldStore, StoreError, StoreKey};
+use crate::serve::configuration::read_config;
 use crate::serve::embedded_unit;
+use crate::serve::error::ServeError;
+use crate::serve::options::Options;
 use crate::serve::store_key::{self, StoreKeyError};
-use crate::serve::{self, Options, ServeError};
 
-/// Migrates the key store of a state directory, with the keys that the daemon would start with. Says what was done.
+/// Migrates the key store of a state directory. Uses the master key and the store key with which
+/// the daemon would start. Returns a report for a person.
 ///
 /// # Errors
-/// [`ServeError`] says what is in the way; the store is as it was then.
+/// [`ServeError`] with the reason. The store is unchanged after an error.
 pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
-    let config = serve::read_config(options.config.as_deref())?;
+    let config = read_config(options.config.as_deref())?;
     hardening::harden().map_err(ServeError::Hardening)?;
     let file = options.state_dir.join(KeyStore::FILE);
     if file.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
@@ -35,7 +38,7 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         finish(&file);
         return Ok(format!("the key store {} has the format of this version already\n", file.display()));
     };
-    serve::check_dev(options, store.is_dev()?)?;
+    options.check_dev(store.is_dev()?)?;
     let master_key = embedded_unit::master_key(options, &config, store.wkid()?.is_none())?;
     let warning = master_key.as_ref().and_then(master_key::warning).map(|text| format!("warning: {text}\n"));
     let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
@@ -43,12 +46,12 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         && unit.wkid().to_string() != wkid
     {
         return Err(ServeError::Migration(format!(
-            "cannot migrate the key store {}: it was made with master key {wkid}, and the one that is configured is {}; configure the one that it was made with",
+            "cannot migrate the key store {}: it was made with master key {wkid}, but master key {} is configured; set master-key to the file of the former",
             store.path().display(),
             unit.wkid()
         )));
     }
-    let key = match (serve::store_key(options, &config, true)?, &unit) {
+    let key = match (store_key::load_for(options, &config, true)?, &unit) {
         (Some(key), _) => key,
         (None, Some(_)) => StoreKey::generate().ok_or(StoreKeyError::NoRandomness)?,
         (None, None) => return Err(StoreKeyError::NotConfigured.into()),
@@ -58,14 +61,14 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         MigrationError::Store(error) => error.into(),
         error => ServeError::Migration(error.to_string()),
     })?;
-    // From now on the store vouches for them, so this is the time to look whether they are as they
-    // were made.
+    // From now on the store authenticates its keys. So the report lists the keys, and a person can
+    // check that nobody has changed them before.
     let keys = migrated.keys.iter().map(|key| {
-        let uses: Vec<_> = key.uses.iter().map(|one| one.name()).collect();
+        let uses: Vec<_> = key.uses.iter().map(|key_use| key_use.name()).collect();
         format!("  {}: {}, {}\n", key.label, key.state.name(), uses.join(", "))
     });
     Ok(format!(
-        "{}migrated: the key store {} now authenticates its {} keys, as they were found:\n{}A copy of it as it was is {}: keep that until the keys have signed, and away from whoever must not have an old store\n",
+        "{}migrated: the key store {} now authenticates its {} keys, in this state:\n{}A copy of the old key store is in {}: keep the copy until the keys have signed, and protect it like the store\n",
         warning.unwrap_or_default(),
         store.path().display(),
         migrated.keys.len(),
@@ -74,16 +77,17 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
     ))
 }
 
-/// Ends a migration that was broken off at its very end.
+/// Completes a migration that was interrupted at its last step.
 pub(crate) fn finish(store: &Path) {
     if let Err(error) = keys::finish(store) {
         tracing::warn!(
-            "the copy of the key store that was made for its migration cannot be renamed, so that a second migration would not be refused: {error}"
+            "cannot rename the copy of the key store that its migration made, so a second migration would not be refused: {error}"
         );
     }
 }
 
-/// Why the daemon does not start with a store of the old format, and what to do.
+/// Returns the message for a store of the old format: why the daemon does not start, and what to
+/// do.
 pub(crate) fn old_format(options: &Options, config: &Config) -> String {
     let store = options.state_dir.join(KeyStore::FILE);
     if keys::was_migrated(&store) {
@@ -93,13 +97,13 @@ pub(crate) fn old_format(options: &Options, config: &Config) -> String {
     let owner = fs::symlink_metadata(&store).map_or(own, |found| found.uid());
     let advice = command(options, owner, &credentials(options, config, owner));
     format!(
-        "{}; if this version of keyward has run here before, somebody has put that file there: restore it from a backup. After an upgrade, to migrate it, {advice}",
+        "{}; if this version of keyward has run here before, the file was exchanged: restore the store from a backup. After an upgrade of keyward, migrate the store: {advice}",
         StoreError::OldFormat(store)
     )
 }
 
-/// What a shell has to pass to the command: it has no credentials, and those of the service come
-/// from where its unit file says.
+/// Returns the credentials that the command needs. A shell has no credentials; the service gets its
+/// credentials from the files that its unit names.
 fn credentials(options: &Options, config: &Config, owner: u32) -> Vec<(&'static str, &'static str)> {
     let is_own = owner == rustix::process::geteuid().as_raw();
     let directory = env::var_os("CREDENTIALS_DIRECTORY");
@@ -113,10 +117,10 @@ fn credentials(options: &Options, config: &Config, owner: u32) -> Vec<(&'static 
     needed.map(|(credential, _)| credential).filter(|(name, file)| is_passed(name, file)).collect()
 }
 
-/// The command that migrates the store as the user whose store it is, for a shell.
+/// Returns the shell command that migrates the store as the user who owns the store.
 fn command(options: &Options, uid: u32, credentials: &[(&str, &str)]) -> String {
     let mut words = vec!["keyward serve --migrate-store".to_owned()];
-    // systemd-run starts it in the root directory.
+    // Absolute, because systemd-run starts a command in the root directory.
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     words.push(format!("--state-dir {}", quoted(&absolute(&options.state_dir))));
     words.extend(options.config.as_ref().map(|config| format!("--config {}", quoted(&absolute(config)))));
@@ -136,8 +140,8 @@ fn command(options: &Options, uid: u32, credentials: &[(&str, &str)]) -> String 
     format!("run, as root: systemd-run --pipe --wait -p User={user} {}{words}", passed.concat())
 }
 
-/// The user whose daemon has a state directory, if that is another one than the user who asks.
-/// Where there is no directory yet, that of the service, for root.
+/// Returns the owner of a state directory, if the owner is not the user of this process. For root,
+/// the owner of a missing directory is the user of the service.
 pub(crate) fn other_owner(state_dir: &Path) -> Option<u32> {
     let own = rustix::process::geteuid().as_raw();
     let paths = [state_dir.join(KeyStore::FILE), state_dir.to_owned()];
@@ -147,7 +151,8 @@ pub(crate) fn other_owner(state_dir: &Path) -> Option<u32> {
     owner.or_else(|| service().map(|user| user.uid.as_raw())).filter(|owner| *owner != own)
 }
 
-/// Whoever else migrates a store takes it away from the daemon, which could not open it any more.
+/// Refuses to migrate the store of another user: the daemon of that user could not open the
+/// migrated store any more.
 fn refuse_other_user(options: &Options, config: &Config) -> Result<(), ServeError> {
     let file = options.state_dir.join(KeyStore::FILE);
     let own = rustix::process::geteuid().as_raw();
@@ -157,7 +162,7 @@ fn refuse_other_user(options: &Options, config: &Config) -> Result<(), ServeErro
             continue;
         }
         return Err(ServeError::OtherUser(format!(
-            "refused to migrate the key store {}: {} belongs to {}, and the daemon of that user could not open the store any more; stop the daemon, and {}",
+            "refused to migrate the key store {}: {} belongs to {}, and the daemon of that user could not open the migrated store; stop the daemon, and {}",
             file.display(),
             path.display(),
             Name(found.uid()),
@@ -167,10 +172,11 @@ fn refuse_other_user(options: &Options, config: &Config) -> Result<(), ServeErro
     Ok(())
 }
 
-/// As conf/systemd/keyward.service and remote-units.conf pass them.
+/// Credentials that conf/systemd/keyward.service and remote-units.conf pass.
 const CREDENTIALS: [(&str, &str); 2] = [MASTER_KEY, STORE_KEY];
-/// A credential and the file that it is of.
+/// Name of the credential with the master key, and its file.
 pub(crate) const MASTER_KEY: (&str, &str) = ("master-key", "/etc/keyward/master.key");
+/// Name of the credential with the store key, and its file.
 pub(crate) const STORE_KEY: (&str, &str) = ("store-key", "/etc/keyward/store.key");
 
 #[cfg(test)]
@@ -178,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_names_what_the_daemon_was_started_with() {
+    fn the_command_has_the_options_of_the_daemon() {
         let options = Options {
             config: Some("/etc/my keyward.toml".into()),
             state_dir: "/var/lib/keyward".into(),

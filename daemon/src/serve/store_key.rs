@@ -1,7 +1,7 @@
-//! Where the key of the key store comes from.
+//! Reads or unwraps the store key, which authenticates the key store.
 //!
-//! The master key of the embedded unit wraps the store key, and the store holds it in that form. A
-//! daemon that has remote units alone has no master key: it reads the store key from a file or a
+//! The master key of the embedded unit wraps the store key, and the store holds the wrapped key. A
+//! daemon with remote units only has no master key: it reads the store key from a file or a
 //! credential.
 
 use std::io;
@@ -10,12 +10,29 @@ use std::path::{Path, PathBuf};
 use keyward_unit::{Unit, UnitError};
 use thiserror::Error;
 
+use crate::config::Config;
 use crate::config::EMBEDDED;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::keys::{KeyStore, StoreError, StoreKey};
+use crate::serve::options::Options;
 
-/// Reads the store key from the file of the configuration, or else from the credential `store-key`, if there is one.
-/// `fresh` if no store was made with it yet.
+/// Reads the store key for a daemon with these options. `None` with `--dev`, or without a file.
+///
+/// # Errors
+/// See [`load`].
+pub(crate) fn load_for(
+    options: &Options,
+    config: &Config,
+    fresh: bool,
+) -> Result<Option<StoreKey>, StoreKeyError> {
+    match options.dev {
+        true => Ok(None),
+        false => load(config.store_key.as_deref(), &options.state_dir, fresh),
+    }
+}
+
+/// Reads the store key from the configured file, or else from the credential `store-key`. `None` if
+/// there is neither. `fresh` is true if no store was made with the key yet.
 ///
 /// # Errors
 /// [`StoreKeyError`] says what is wrong with the file.
@@ -26,18 +43,18 @@ pub(crate) fn load(
 ) -> Result<Option<StoreKey>, StoreKeyError> {
     let found = master_key::load_named(configured, CREDENTIAL, Patterns::Refused)
         .map_err(|error| if fresh { error } else { error.of_existing_store() })
-        .map_err(StoreKeyError::of_file)?;
+        .map_err(StoreKeyError::from_file)?;
     if let Some(path) = configured {
         refuse_beside_the_store(path, state_dir)?;
     }
     Ok(found.and_then(|key| StoreKey::from_hex(&key.to_hex())))
 }
 
-/// Unlocks a store: with the key of a file where one is named, or else with the one that the embedded unit has wrapped. A
-/// new store gets a key of its own, where there is a unit to wrap it.
+/// Unlocks a store with the key of a file, or else with the key that the embedded unit has wrapped.
+/// A new store with an embedded unit gets a new key.
 ///
 /// # Errors
-/// [`StoreKeyError`] says which key is missing or does not fit.
+/// [`StoreKeyError`] says which key is missing or wrong.
 pub(crate) fn unlock(
     store: &KeyStore,
     unit: Option<&Unit>,
@@ -63,21 +80,25 @@ pub(crate) fn unlock(
             (None, _) => return Err(StoreKeyError::NotNamed(store.path().to_owned())),
         },
     };
-    // So that the file may go, or a store of remote keys alone gets an embedded unit.
+    // Wrapped by the unit too: then the file is not needed any more, and a store of remote keys can
+    // get an embedded unit.
     let wrapped = unit.filter(|_| !is_wrapped).map(|unit| wrap(unit, &key)).transpose()?;
     Ok(store.unlock(&key, wrapped.as_deref())?)
 }
 
-/// The store key as a unit wraps it.
+/// Wraps the store key by the master key of a unit.
+///
+/// # Errors
+/// [`StoreKeyError::Wrap`] with the error of the unit.
 pub(crate) fn wrap(unit: &Unit, key: &StoreKey) -> Result<Vec<u8>, StoreKeyError> {
     unit.wrap_store_key(key.as_bytes()).map_err(StoreKeyError::Wrap)
 }
 
-/// Why the key store cannot be unlocked.
+/// Reason why the key store cannot be unlocked.
 #[derive(Debug, Error)]
 pub(crate) enum StoreKeyError {
     #[error(
-        "refused the store key in {}: it lies in the state directory, so that a copy of that has the store and its key; move it elsewhere, as to /etc/keyward/store.key, and name that in section [store]", .0.display()
+        "refused the store key in {}: it lies in the state directory, so a copy of the directory has the store and its key; move the key elsewhere, such as to /etc/keyward/store.key, and set key in section [store] to that file", .0.display()
     )]
     BesideTheStore(PathBuf),
     #[error("{0}")]
@@ -86,10 +107,10 @@ pub(crate) enum StoreKeyError {
         "cannot unlock the key store {}: master key {} wraps its store key, and no master key is configured; set master-key in section [embedded] of the configuration", .0.display(), .1
     )]
     NoMasterKey(PathBuf, String),
-    #[error("the system gave no random numbers, which the key of the key store is made of")]
+    #[error("cannot make a store key: the system gave no random numbers")]
     NoRandomness,
     #[error(
-        "no store key: without a master key the key store is authenticated with a key of its own; set key in section [store] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or pass that file as the credential store-key"
+        "no store key: without a master key, the key store needs a store key of its own; set key in section [store] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or pass that file as the credential store-key"
     )]
     NotConfigured,
     #[error(
@@ -98,23 +119,24 @@ pub(crate) enum StoreKeyError {
     NotNamed(PathBuf),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("cannot unlock the key store {}: {}", .0.display(), of_store_key(.1))]
+    #[error("cannot unlock the key store {}: {}", .0.display(), unwrap_message(.1))]
     Unwrap(PathBuf, UnitError),
     #[error("cannot wrap the store key: {0}")]
     Wrap(UnitError),
 }
 
 impl StoreKeyError {
-    /// The rules for the file of the master key hold for this one, and so do the words.
-    fn of_file(error: MasterKeyError) -> Self {
+    /// Turns an error of the file into one about the store key. The rules are those of a master key
+    /// file.
+    fn from_file(error: MasterKeyError) -> Self {
         Self::File(error.to_string().replace("master key", "store key"))
     }
 }
 
-fn of_store_key(error: &UnitError) -> String {
+fn unwrap_message(error: &UnitError) -> String {
     match error {
         UnitError::OtherMasterKey { blob, unit } => format!(
-            "it was made with master key {blob}, and the one that is configured is {unit}; configure the one that it was made with"
+            "it was made with master key {blob}, but master key {unit} is configured; set master-key to the file of the former"
         ),
         _ => "its store key is damaged; restore the store from a backup".into(),
     }
@@ -123,14 +145,14 @@ fn of_store_key(error: &UnitError) -> String {
 fn refuse_beside_the_store(path: &Path, state_dir: &Path) -> Result<(), StoreKeyError> {
     let real = |path: &Path| path.canonicalize();
     let is_beside = || -> io::Result<bool> { Ok(real(path)?.starts_with(real(state_dir)?)) };
-    // A state directory that is not there yet has nothing in it.
+    // A state directory that does not exist yet has no file in it.
     match is_beside().unwrap_or(false) {
         true => Err(StoreKeyError::BesideTheStore(path.to_owned())),
         false => Ok(()),
     }
 }
 
-/// The name of the store key among the credentials of systemd.exec(5).
+/// Name of the store key among the credentials of systemd.exec(5).
 const CREDENTIAL: &str = "store-key";
 
 #[cfg(test)]
@@ -196,7 +218,7 @@ mod tests {
         assert!(matches!(unlock(&store, Some(&unit()), None), Err(StoreKeyError::Unwrap(..))));
         unlock(&store, Some(&Unit::new(new(), NonZeroUsize::MIN)), None).unwrap();
         assert_eq!(store.get(&stored.label).unwrap().unwrap().revision, stored.revision);
-        assert_eq!(store.rejection_secret().unwrap(), secret, "the answers stay as they were");
+        assert_eq!(store.rejection_secret().unwrap(), secret, "the secret for implicit rejection stays");
     }
 
     #[test]
@@ -208,7 +230,7 @@ mod tests {
         assert!(matches!(unlock(&open(), None, None), Err(StoreKeyError::NotNamed(_))));
         let unit = unit();
         assert!(matches!(unlock(&open(), Some(&unit), None), Err(StoreKeyError::NotNamed(_))));
-        // From then on the unit is enough.
+        // From here on, the unit alone unlocks the store.
         unlock(&open(), Some(&unit), file()).unwrap();
         unlock(&open(), Some(&unit), None).unwrap();
     }

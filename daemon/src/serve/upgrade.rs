@@ -1,7 +1,8 @@
-//! SIGUSR2: the daemon becomes the program that stands in its place now, and keeps its sockets.
+//! Upgrade at SIGUSR2: the daemon executes the program that is installed now, and keeps its
+//! sockets.
 //!
-//! The process stays the same one, so whoever watches over it notices nothing: a supervisor, or the
-//! container whose first process it is. Who connects meanwhile waits at the sockets.
+//! The process stays the same, so its supervisor or container does not notice the upgrade. Clients
+//! that connect meanwhile wait at the sockets.
 
 use core::time::Duration;
 use std::env;
@@ -16,61 +17,64 @@ use std::process::{self, Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
 use keyward_proto::Label;
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::daemon::Daemon;
 use crate::keys;
-use crate::serve;
-use crate::serve::sockets::{HandedOver, PLACES};
+use crate::serve::background;
+use crate::serve::sockets::{HandedOver, LISTEN_PLACES};
 
-/// The program and the words that the daemon was started with.
+/// Program and arguments with which the daemon was started.
 pub(crate) struct Program {
     path: PathBuf,
-    words: Vec<OsString>,
+    arguments: Vec<OsString>,
 }
 
 impl Program {
-    /// Those of this process. To be asked for at the start: later the file may be another one,
-    /// which has the same path.
-    pub(crate) fn running() -> io::Result<Self> {
-        let mut words = env::args_os();
-        let name = words.next().unwrap_or_default();
-        let path = path_as_started(&name).map_or_else(env::current_exe, Ok)?;
-        Ok(Self { path, words: words.collect() })
-    }
-
-    /// Has the program that is there now look at the configuration, as its start would.
+    /// Program and arguments of this process. Call this at the start: later, the path may lead to
+    /// another program.
     ///
     /// # Errors
-    /// Its own words.
+    /// The error of the system.
+    pub(crate) fn running() -> io::Result<Self> {
+        let mut arguments = env::args_os();
+        let name = arguments.next().unwrap_or_default();
+        let path = path_as_started(&name).map_or_else(env::current_exe, Ok)?;
+        Ok(Self { path, arguments: arguments.collect() })
+    }
+
+    /// Runs the installed program with `--check-config`.
+    ///
+    /// # Errors
+    /// The last error line of the program, or the reason why it did not run.
     async fn check(&self) -> Result<(), String> {
         let mut command = tokio::process::Command::new(&self.path);
-        command.args(&self.words).arg("--check-config").stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(&self.arguments).arg("--check-config").stdin(Stdio::null()).stdout(Stdio::null());
         command.env(RUNNING_FORMAT, keys::THIS_FORMAT);
-        // It ends when it is waited for no more.
-        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
-        let output = output.map_err(|_| format!("nothing within {PATIENCE:?}"))?;
+        // After the timeout, the program is killed.
+        let output = tokio::time::timeout(CHECK_TIMEOUT, command.kill_on_drop(true).output()).await;
+        let output = output.map_err(|_| format!("no answer within {CHECK_TIMEOUT:?}"))?;
         let output = output.map_err(|reason| reason.to_string())?;
         match output.status.success() {
             true => Ok(()),
             false => {
-                let told = String::from_utf8_lossy(&output.stderr);
-                let last = told.lines().last().unwrap_or_default();
+                let errors = String::from_utf8_lossy(&output.stderr);
+                let last = errors.lines().last().unwrap_or_default();
                 Err(last.strip_prefix("keyward: ").unwrap_or(last).to_owned())
             }
         }
     }
 
-    /// Becomes that program, with these sockets as sd_listen_fds(3) has them.
-    ///
-    /// # Errors
-    /// Returns where that failed, and only then.
-    pub(crate) fn become_it(&self, sockets: Vec<HandedOver>) -> io::Error {
+    /// Replaces this process by the program. Passes the sockets as sd_listen_fds(3) describes.
+    /// Returns only after an error.
+    pub(crate) fn replace_process(&self, sockets: Vec<HandedOver>) -> io::Error {
         let names: Vec<_> = sockets.iter().map(|socket| socket.name).collect();
-        let places: Vec<_> = sockets.iter().map(|socket| socket.at.as_str()).collect();
+        let places: Vec<_> = sockets.iter().map(|socket| socket.bound_at.as_str()).collect();
         let mut command = Command::new(&self.path);
-        command.args(&self.words).env("LISTEN_FDNAMES", names.join(":")).env(PLACES, places.join("\n"));
+        command.args(&self.arguments).env("LISTEN_FDNAMES", names.join(":"));
+        command.env(LISTEN_PLACES, places.join("\n"));
         command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_PID", process::id().to_string());
-        let mappings = sockets.into_iter().zip(FIRST..);
+        let mappings = sockets.into_iter().zip(FIRST_DESCRIPTOR..);
         let mappings =
             mappings.map(|(socket, child_fd)| FdMapping { parent_fd: socket.listener.into(), child_fd });
         match command.fd_mappings(mappings.collect()) {
@@ -80,21 +84,23 @@ impl Program {
     }
 }
 
-/// The program, if it would start, and have every key; otherwise the log says why not, and the
-/// daemon goes on.
+/// Returns the program if it would start, and would have the same keys. Otherwise logs the reason,
+/// and the daemon goes on.
 pub(crate) async fn checked<'a>(
     program: Result<&'a Program, &'a io::Error>,
     daemon: &Daemon,
 ) -> Option<&'a Program> {
-    serve::settle_now(daemon).await;
+    background::write_pending_now(daemon).await;
     if let Some(problem) = daemon.keys.problem().await {
-        tracing::error!("not upgraded, since this program has what the next one would not find: {problem}");
+        tracing::error!(
+            "not upgraded: this program has data in memory that the new program would not find: {problem}"
+        );
         return None;
     }
     let unsettled: Vec<_> = daemon.keys.unsettled().iter().map(Label::to_string).collect();
     if !unsettled.is_empty() {
         tracing::error!(
-            "not upgraded, since the next program would take the end of keys back that could not be written: {}; make room on the disk",
+            "not upgraded: the key store does not have the disabled or deleted state of some keys yet, and the new program would use these keys again: {}; make room on the disk",
             unsettled.join(", ")
         );
         return None;
@@ -108,12 +114,12 @@ pub(crate) async fn checked<'a>(
     };
     match program.check().await {
         Ok(()) => {
-            tracing::info!(program = %program.path.display(), "upgrading: going on as the program that is there now");
+            tracing::info!(program = %program.path.display(), "upgrading: going on as the installed program");
             Some(program)
         }
         Err(reason) => {
             tracing::error!(
-                "not upgraded, this program goes on: {} --check-config says: {reason}",
+                "not upgraded, this program goes on: {} --check-config reports: {reason}",
                 program.path.display()
             );
             None
@@ -121,8 +127,9 @@ pub(crate) async fn checked<'a>(
     }
 }
 
-/// Where the program was found by its name: a link there may lead to another one later. None if it
-/// leads elsewhere, as where a caller gave any name.
+/// Returns the path by which the program was started. A symbolic link on the path may lead to a
+/// newer program later. `None` if the name does not lead to the running program: a caller can pass
+/// any name.
 fn path_as_started(name: &OsStr) -> Option<PathBuf> {
     let is_path = name.as_bytes().contains(&b'/');
     let directories = env::var_os("PATH").filter(|_| !is_path).unwrap_or_default();
@@ -133,12 +140,34 @@ fn path_as_started(name: &OsStr) -> Option<PathBuf> {
     path::absolute(paths.find(|path| file(path) == Some(runs))?).ok()
 }
 
-/// Longest time for the look at the configuration.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Blocks the signals that the daemon handles and that do not stop it. Without a handler, these
+/// signals would end the process: before the handlers are installed, and after an upgrade, where
+/// the new program starts without handlers. Blocked and pending signals survive the upgrade.
+///
+/// # Errors
+/// The error of the system.
+pub(super) fn block_signals() -> io::Result<()> {
+    Ok(signals().thread_block()?)
+}
 
-/// Variable of the environment that tells `--check-config` that a daemon of this user has the key
-/// store open, and the format of that.
+/// Unblocks the signals of [`block_signals`].
+///
+/// # Errors
+/// The error of the system.
+pub(super) fn unblock_signals() -> io::Result<()> {
+    Ok(signals().thread_unblock()?)
+}
+
+fn signals() -> SigSet {
+    [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2].into_iter().collect()
+}
+
+/// Maximum time for the check of the configuration.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Environment variable for `--check-config`: a running daemon has the key store open, in this
+/// format.
 pub(crate) const RUNNING_FORMAT: &str = "KEYWARD_RUNNING_FORMAT";
 
-/// SD_LISTEN_FDS_START of sd_listen_fds(3).
-const FIRST: i32 = 3;
+/// First passed descriptor, SD_LISTEN_FDS_START of sd_listen_fds(3).
+const FIRST_DESCRIPTOR: i32 = 3;

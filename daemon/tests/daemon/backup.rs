@@ -106,9 +106,9 @@ fn a_copy_is_restored_where_there_is_no_store() {
     assert!(status == 69 && line.contains("the daemon runs"), "{status} {line}");
     daemon.end(Signal::TERM);
     let (status, line) = failure_of(&restore(&daemon, &copy));
-    assert!(status == 73 && line.contains("there is a key store already"), "{status} {line}");
-    // The command in the message moves the store away, and then the restore works.
-    let command = line.trim_end().rsplit_once("put it aside: ").unwrap().1;
+    assert!(status == 73 && line.contains("there is a key store with keys"), "{status} {line}");
+    // The command in the message moves the store away.
+    let command = line.trim_end().rsplit_once("move the store away: ").unwrap().1;
     assert!(Command::new("sh").args(["-c", command]).status().unwrap().success());
     assert!(restore(&daemon, &copy).status.success());
     daemon.start(&[]);

@@ -108,7 +108,7 @@ fn no_change_is_written_to_a_store_that_is_gone() {
         assert!(status == 74 && line.contains("a restart undoes it"), "{status} {line}");
         assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::KeyDisabled);
         daemon.end(Signal::TERM);
-        assert!(daemon.log().contains("the next start takes it back key=\"shop\""), "{}", daemon.log());
+        assert!(daemon.log().contains("the next start reverts the change key=\"shop\""), "{}", daemon.log());
     }
 }
 
@@ -174,10 +174,10 @@ fn keys_are_disabled_and_deleted_on_a_full_disk() {
     );
     // The daemon does not execute a new program, which would not know of the change.
     daemon.signal(Signal::USR2);
-    daemon.await_log("not upgraded, since the next program would take the end of keys back");
-    // When there is space, the change is written.
+    daemon.await_log("not upgraded: the key store does not have the disabled or deleted state");
+    // When there is room, it is written.
     on_its_disk("rm -f $0/junk $0/more");
-    daemon.await_log("the end of the use of the key is written");
+    daemon.await_log("the key store has the disabled or deleted state");
 }
 
 /// Command of a daemon whose state directory is on a disk of its own.

@@ -124,7 +124,7 @@ fn a_default_backend_and_one_that_is_new() {
     configure(&scene, "third", &third);
     for times in 1..3 {
         scene.daemon.reload();
-        let told = "except for what takes effect with a restart of the daemon: [grep11.third] (new)";
+        let told = "except for settings that need a restart of the daemon: [grep11.third] (new)";
         assert_eq!(scene.daemon.logged(&["WARN", told]), times, "{}", scene.daemon.log());
     }
     let told = "the backend third is in the configuration, and takes effect with a restart";

@@ -1,0 +1,48 @@
+//! Background tasks of the daemon.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use crate::daemon::Daemon;
+use crate::ground::sweep;
+use crate::keys::expiry;
+use crate::peers::shared::Shared;
+
+/// Starts the background tasks. The tasks run until the runtime ends.
+pub(super) fn spawn(peers: &Arc<Shared>) {
+    let daemon = &peers.daemon;
+    if let Some(unit) = daemon.backends.embedded_unit() {
+        drop(tokio::spawn(sweep::sweep(unit)));
+    }
+    let follower = Arc::clone(daemon);
+    drop(tokio::spawn(async move {
+        expiry::follow(&follower.metrics.expiries, &follower.keys).await;
+    }));
+    drop(tokio::spawn(write_pending(Arc::clone(daemon))));
+    let peers = Arc::clone(peers);
+    // The drain logs the rest of the withheld lines.
+    drop(tokio::spawn(async move { peers.log_limits.log_withheld().await }));
+}
+
+/// Writes disabled and deleted states of keys that could not be written before. Tries again every
+/// [`WRITE_INTERVAL`]. Never returns.
+async fn write_pending(daemon: Arc<Daemon>) {
+    loop {
+        tokio::time::sleep(WRITE_INTERVAL).await;
+        write_pending_now(&daemon).await;
+    }
+}
+
+/// Writes disabled and deleted states of keys that could not be written before.
+pub(super) async fn write_pending_now(daemon: &Daemon) {
+    for label in daemon.keys.settle().await {
+        tracing::info!(
+            key = label.as_str(),
+            "the key store has the disabled or deleted state of the key now"
+        );
+    }
+}
+
+/// Interval between two attempts. The error of the failed change names this interval to the
+/// administrator.
+const WRITE_INTERVAL: Duration = Duration::from_secs(10);

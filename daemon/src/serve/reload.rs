@@ -1,0 +1,79 @@
+//! Reload of the configuration.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::configuration::load_config;
+use super::options::Options;
+use crate::config::{self, Config};
+use crate::daemon::Daemon;
+use crate::ground::log::Log;
+use crate::ground::master_key::{self, MasterKeyError};
+use crate::peers::shared::Shared;
+
+/// Reads the configuration and the files of the backends again. An invalid configuration is logged,
+/// and the old configuration stays in force. `at_start` is the configuration of the start.
+pub(super) async fn reload(peers: &Shared, options: &Options, at_start: &Config, log: &Log) {
+    let daemon = &*peers.daemon;
+    for backend in daemon.backends.iter() {
+        backend.renew().await;
+    }
+    let config = match load_config(options.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!("not reloaded, the old configuration stays in force: {error}");
+            return;
+        }
+    };
+    let takes_next_master_key = match take_next_master_key(daemon, &config) {
+        Ok(takes) => takes,
+        Err(error) => {
+            tracing::error!("not reloaded, the old configuration stays in force: {error}");
+            return;
+        }
+    };
+    let waiting = waiting_for_restart(at_start, &config, takes_next_master_key);
+    log.set_level(config.log);
+    daemon.set_config(config);
+    peers.apply_grants(&daemon.config());
+    daemon.waiting_for_restart.store(Arc::new(waiting.clone()));
+    match waiting.is_empty() {
+        true => tracing::info!("configuration reloaded"),
+        false => tracing::warn!(
+            "configuration reloaded, except for settings that need a restart of the daemon: {}",
+            waiting.join(", ")
+        ),
+    }
+}
+
+/// Returns the names of changed settings that take effect only with a restart.
+fn waiting_for_restart(at_start: &Config, config: &Config, takes_next_master_key: bool) -> Vec<String> {
+    let next_master_key = at_start.embedded.next_master_key.clone();
+    let embedded = config::Embedded { next_master_key, ..config.embedded.clone() };
+    let changed = [
+        ("socket.also", config.socket.extra != at_start.socket.extra),
+        ("[embedded]", embedded != at_start.embedded || !takes_next_master_key),
+        ("store.key", config.store_key != at_start.store_key),
+        ("limits.cached-records", config.cached_records != at_start.cached_records),
+    ];
+    let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name.to_owned());
+    let names: BTreeSet<_> = at_start.grep11.keys().chain(config.grep11.keys()).collect();
+    let backends = names.into_iter().filter_map(|name| {
+        let change = match (at_start.grep11.get(name), config.grep11.get(name)) {
+            (None, _) => "new",
+            (_, None) => "gone",
+            (before, now) if before == now => return None,
+            _ => "changed",
+        };
+        Some(format!("[grep11.{name}] ({change})"))
+    });
+    changed.chain(backends).collect()
+}
+
+/// Gives the configured next master key to the embedded unit. False if the unit cannot take the
+/// key: the unit has another next master key already, or there is no embedded unit.
+fn take_next_master_key(daemon: &Daemon, config: &Config) -> Result<bool, MasterKeyError> {
+    let next = master_key::load_next(config.embedded.next_master_key.as_deref())?;
+    let Some(unit) = daemon.backends.embedded_unit() else { return Ok(next.is_none()) };
+    Ok(next.is_none_or(|next| next.wkid() == unit.wkid() || unit.accept(next)))
+}

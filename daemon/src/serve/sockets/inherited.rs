@@ -1,0 +1,123 @@
+//! Sockets that this process got from its predecessor: from systemd, or from the daemon before an
+//! upgrade. sd_listen_fds(3) describes the environment variables.
+
+use std::env;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use listenfd::ListenFd;
+use rustix::fs::AtFlags;
+
+use super::bind::open_directory;
+use super::error::SocketError;
+use super::private_directory::FileId;
+use super::role::Role;
+
+/// Socket that was passed to this process.
+pub(super) struct PassedSocket {
+    pub(super) listener: UnixListener,
+    pub(super) role: Role,
+    /// Location of a socket that the daemon bound before its upgrade; `None` for a socket of
+    /// systemd.
+    pub(super) bound_at: Option<(String, Option<FileId>)>,
+}
+
+/// Returns the passed sockets. A socket with the name `admin` is for administrators.
+///
+/// # Errors
+/// [`SocketError::Passed`] if a descriptor cannot be used.
+pub(super) fn passed() -> Result<Vec<PassedSocket>, SocketError> {
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<_> = names.split(':').collect();
+    let locations = env::var(LISTEN_PLACES).unwrap_or_default();
+    let locations: Vec<_> = locations.split('\n').collect();
+    let mut descriptors = ListenFd::from_env();
+    let mut passed = Vec::new();
+    for index in 0..descriptors.len() {
+        let listener = descriptors.take_unix_listener(index).map_err(SocketError::Passed)?;
+        let Some(listener) = listener else { continue };
+        let role = match names.get(index) {
+            Some(&ADMINISTRATORS) => Role::Administrators,
+            _ => Role::Peers,
+        };
+        let bound_at = locations.get(index).and_then(|line| parse_location(line));
+        passed.push(PassedSocket { listener, role, bound_at });
+    }
+    Ok(passed)
+}
+
+/// True if this process continues the work of a daemon that has upgraded itself.
+pub(super) fn is_upgrade() -> bool {
+    env::var_os(LISTEN_PLACES).is_some()
+}
+
+/// Socket for the program that replaces this one.
+pub(crate) struct HandedOver {
+    pub(crate) listener: UnixListener,
+    /// Name for sd_listen_fds_with_names(3).
+    pub(crate) name: &'static str,
+    /// Location of a socket that the daemon bound; empty for a socket of systemd.
+    pub(crate) bound_at: String,
+}
+
+impl HandedOver {
+    /// Socket that the daemon bound at `location`, or a socket of systemd if there is no location.
+    pub(super) fn new(
+        listener: UnixListener,
+        role: Role,
+        bound_at: Option<(String, Option<FileId>)>,
+    ) -> Self {
+        let name = if role == Role::Administrators { ADMINISTRATORS } else { "peers" };
+        let bound_at = bound_at.map(|(location, file)| format_location(&location, file));
+        Self { listener, name, bound_at: bound_at.unwrap_or_default() }
+    }
+}
+
+/// Socket that the daemon bound before its upgrade.
+pub(super) struct Inherited {
+    pub(super) listener: UnixListener,
+    pub(super) location: String,
+    /// File of the socket. The name may lead to another file by now.
+    pub(super) file: Option<FileId>,
+}
+
+impl Inherited {
+    /// Removes the file of the socket, unless the name leads to another file by now.
+    pub(super) fn remove(&self) {
+        let path = Path::new(&self.location);
+        let (Some(parent), Some(name), Some(file)) = (path.parent(), path.file_name(), self.file) else {
+            return;
+        };
+        // By descriptor: the owner of the directory could exchange it for a link meanwhile.
+        let Ok(parent) = open_directory(parent) else { return };
+        let found = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
+        if found.is_ok_and(|found| (found.st_dev, found.st_ino) == file) {
+            let _ = rustix::fs::unlinkat(&parent, name, AtFlags::empty());
+        }
+    }
+}
+
+/// Returns a location on one line: a runtime directory may have line breaks in its name.
+pub(super) fn one_line(location: &str) -> String {
+    location.replace('\n', " ")
+}
+
+/// Formats a location as a line: device and inode of the file, zeros without a file, and the path.
+fn format_location(location: &str, file: Option<FileId>) -> String {
+    let (device, inode) = file.unwrap_or_default();
+    format!("{device} {inode} {}", one_line(location))
+}
+
+/// Parses the output of [`format_location`].
+fn parse_location(line: &str) -> Option<(String, Option<FileId>)> {
+    let mut parts = line.splitn(3, ' ');
+    let file = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((parts.next()?.to_owned(), Some(file).filter(|file| *file != FileId::default())))
+}
+
+/// Name of the socket for administrators in sd_listen_fds_with_names(3).
+const ADMINISTRATORS: &str = "admin";
+
+/// Environment variable with the location of each passed socket, one a line. The line of a socket
+/// that the daemon did not bind is empty.
+pub(crate) const LISTEN_PLACES: &str = "KEYWARD_LISTEN_PLACES";

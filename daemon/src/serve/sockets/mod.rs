@@ -1,0 +1,148 @@
+//! Sockets of the daemon. systemd passes them, or the daemon binds them.
+
+mod bind;
+mod endpoint;
+mod error;
+mod inherited;
+mod private_directory;
+mod role;
+
+use std::path::{Path, PathBuf};
+
+use keyward_client::Address;
+
+pub(crate) use bind::check_extra;
+pub(crate) use endpoint::Opened;
+use endpoint::{Endpoint, Location};
+pub(crate) use error::SocketError;
+pub(crate) use inherited::{HandedOver, LISTEN_PLACES};
+use inherited::{Inherited, PassedSocket};
+pub(crate) use role::Role;
+
+/// Endpoints at which the daemon listens. The accept loops own the listeners.
+pub(crate) struct Sockets {
+    runtime_dir: PathBuf,
+    endpoints: Vec<Endpoint>,
+}
+
+impl Sockets {
+    /// Takes the sockets that were passed to this process. Binds the missing ones and the extra
+    /// ones.
+    ///
+    /// # Errors
+    /// [`SocketError`] names the socket and the reason.
+    pub(crate) fn open(runtime_dir: &Path, extra: &[Address]) -> Result<(Self, Vec<Opened>), SocketError> {
+        let (mut opened, mut endpoints) = (Vec::new(), Vec::new());
+        let mut inherited = Vec::new();
+        for PassedSocket { listener, role, bound_at } in inherited::passed()? {
+            if let Some((location, file)) = bound_at {
+                inherited.push(Inherited { listener, location, file });
+                continue;
+            }
+            let path = listener.local_addr().ok().and_then(|at| at.as_pathname().map(Into::into));
+            let mut endpoint = Endpoint::new(role, Location::Systemd(path));
+            opened.push(endpoint.set(listener, None)?);
+            endpoints.push(endpoint);
+        }
+        for (role, name) in [(Role::Peers, PEERS), (Role::Administrators, ADMIN)] {
+            if opened.iter().any(|passed: &Opened| passed.role == role) {
+                continue;
+            }
+            let mut endpoint = Endpoint::new(role, Location::Runtime(runtime_dir.join(name)));
+            opened.push(endpoint.inherit_or_bind(&mut inherited, runtime_dir)?);
+            endpoints.push(endpoint);
+        }
+        for address in extra {
+            let mut endpoint = Endpoint::new(Role::Peers, Location::Extra(address.to_string()));
+            match endpoint.inherit_or_bind(&mut inherited, runtime_dir) {
+                Ok(extra) => opened.push(extra),
+                Err(error @ SocketError::Exposed { .. }) if !inherited::is_upgrade() => return Err(error),
+                // Not fatal: the owner of the directory can block the name, and must not stop the
+                // daemon by that. After an upgrade, a lost socket must not end the others.
+                Err(error) => tracing::error!("{error}; the other sockets are served"),
+            }
+            endpoints.push(endpoint);
+        }
+        // The rest is not configured any more.
+        inherited.iter().for_each(Inherited::remove);
+        Ok((Self { runtime_dir: runtime_dir.to_owned(), endpoints }, opened))
+    }
+
+    /// Binds sockets again whose files are gone, as after a clean-up of the directory. Binds
+    /// sockets that could not be bound before.
+    pub(crate) fn reopen(&mut self) -> Vec<Opened> {
+        let mut opened = Vec::new();
+        for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.is_lost()) {
+            if let Location::Systemd(Some(path)) = &endpoint.location {
+                tracing::error!(
+                    "the socket {} is gone, and only systemd, which passed it, can make it again: systemctl restart keyward.socket keyward-admin.socket keyward.service",
+                    path.display()
+                );
+                continue;
+            }
+            match endpoint.bind(&self.runtime_dir) {
+                Ok(again) => {
+                    tracing::info!(socket = %endpoint.location, "bound again");
+                    opened.push(again);
+                }
+                Err(error) => tracing::error!("{error}; the other sockets are served"),
+            }
+        }
+        opened
+    }
+
+    /// Returns all sockets, for the program that replaces this one.
+    pub(crate) fn hand_over(self) -> Vec<HandedOver> {
+        self.endpoints.into_iter().filter_map(Endpoint::hand_over).collect()
+    }
+}
+
+/// Name of the peers' socket in the runtime directory.
+pub(crate) const PEERS: &str = "keyward.sock";
+
+/// Name of the administrators' socket in the runtime directory.
+pub(crate) const ADMIN: &str = "admin.sock";
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn sockets_have_their_permissions_and_leave_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime_dir = dir.path().join("a/run");
+        let (mut sockets, opened) = Sockets::open(&runtime_dir, &[]).unwrap();
+        assert_eq!(mode(&runtime_dir), 0o755);
+        assert_eq!(mode(&runtime_dir.join(PEERS)), 0o666);
+        assert_eq!(mode(&runtime_dir.join(ADMIN)), 0o600);
+        assert_eq!(fs::read_dir(&runtime_dir).unwrap().count(), 2);
+        assert!(sockets.reopen().is_empty() && opened.iter().all(|socket| !socket.replaced.is_cancelled()));
+    }
+
+    #[test]
+    fn a_socket_that_replaces_a_lost_one_has_its_permissions() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut sockets, opened) = Sockets::open(dir.path(), &[]).unwrap();
+        let path = dir.path().join(ADMIN);
+        fs::remove_file(&path).unwrap();
+        let again = sockets.reopen();
+        assert_eq!(again.iter().map(|socket| socket.role).collect::<Vec<_>>(), [Role::Administrators]);
+        assert_eq!(mode(&path), 0o600);
+        let replaced: Vec<_> = opened.iter().map(|socket| socket.replaced.is_cancelled()).collect();
+        assert_eq!(replaced, [false, true]);
+        // Another process has bound the path.
+        fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        assert!(sockets.reopen().is_empty() && !again[0].replaced.is_cancelled());
+        fs::remove_file(&path).unwrap();
+        assert_eq!(sockets.reopen().len(), 1);
+    }
+}

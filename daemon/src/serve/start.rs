@@ -1,0 +1,216 @@
+//! Start of the daemon, and its life until SIGTERM, SIGINT or an upgrade.
+
+use core::pin::pin;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sd_notify::NotifyState;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::{Tasks, accept};
+use super::backends::{keys_of_other_master_keys, open_backends};
+use super::background;
+use super::configuration::{config_file, load_config};
+use super::drain::drain;
+use super::error::ServeError;
+use super::migration;
+use super::options::Options;
+use super::reload::reload;
+use super::sockets::{HandedOver, Opened, Sockets};
+use super::upgrade::{self, Program};
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::daemon::Daemon;
+use crate::ground::hardening;
+use crate::ground::log::Log;
+use crate::ground::service_manager::{notify, notify_reloading};
+use crate::ground::signals::{Instruction, Signals};
+use crate::ground::state_dir;
+use crate::ground::text::time;
+use crate::keys::{KeyStore, StoreError};
+use crate::peers::reactors::Reactors;
+use crate::peers::shared::Shared;
+use crate::policy::authorise::{Grant, Who};
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`ServeError`] is the reason why the daemon did not start, or could not upgrade.
+pub fn serve(options: &Options) -> Result<(), ServeError> {
+    upgrade::block_signals().map_err(ServeError::Runtime)?;
+    let log = Log::start();
+    let program = Program::running();
+    let config = load_config(options.config.as_deref())?;
+    log.set_level(config.log);
+    hardening::harden().map_err(ServeError::Hardening)?;
+    let descriptors = hardening::raise_descriptor_limit();
+    state_dir::make(&options.state_dir)?;
+    let store = open_store(options, &config)?;
+    let is_new = store.is_new()?;
+    let backends = open_backends(options, &config, &store)?;
+    migration::finish(store.path());
+    log_problems(&store, is_new, &config)?;
+    let unusable_keys = keys_of_other_master_keys(&store, &backends)?;
+    if let Some(problem) = &unusable_keys {
+        tracing::error!("{problem}");
+    }
+    let (sockets, opened) = Sockets::open(&options.runtime_dir, &config.socket.extra)?;
+    let reactors = Reactors::start().map_err(ServeError::Runtime)?;
+    let at_start = config.clone();
+    let daemon = Daemon::new(config, dev_grants(options.dev), options.dev, store, backends);
+    let daemon = daemon.with_unusable_keys(unusable_keys).with_config_file(absolute_config_file(options));
+    let peers = Arc::new(Shared::new(Arc::new(daemon), reactors, descriptors));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
+    let server = Server { options, at_start, log, program: program.as_ref(), peers };
+    let served = runtime.block_on(server.run(sockets, opened));
+    // Without a wait: the result of work that still runs, such as an RSA key, has no receiver.
+    runtime.shutdown_background();
+    match served? {
+        None => Ok(()),
+        Some((program, sockets)) => {
+            upgrade::block_signals().map_err(ServeError::Upgrade)?;
+            Err(ServeError::Upgrade(program.replace_process(sockets)))
+        }
+    }
+}
+
+/// Started daemon.
+struct Server<'a> {
+    options: &'a Options,
+    /// Configuration at the start.
+    at_start: Config,
+    log: Log,
+    program: Result<&'a Program, &'a std::io::Error>,
+    peers: Arc<Shared>,
+}
+
+/// Program of an upgrade, and the sockets for the program.
+type Upgrade<'a> = (&'a Program, Vec<HandedOver>);
+
+impl<'a> Server<'a> {
+    /// Serves until a signal ends the service. Returns the program to continue as, if any.
+    async fn run(
+        &self,
+        mut sockets: Sockets,
+        opened: Vec<Opened>,
+    ) -> Result<Option<Upgrade<'a>>, ServeError> {
+        let daemon = &self.peers.daemon;
+        let mut signals = Signals::new().map_err(ServeError::Runtime)?;
+        upgrade::unblock_signals().map_err(ServeError::Runtime)?;
+        let (stop, tasks) = (CancellationToken::new(), Tasks::default());
+        // A unit that hangs must not keep the daemon from being stopped.
+        if signals.unless_stopped(start_units(daemon)).await.is_none() {
+            return Ok(None);
+        }
+        background::spawn(&self.peers);
+        accept(&self.peers, opened, &tasks, &stop).map_err(ServeError::Runtime)?;
+        notify(&[NotifyState::Ready]);
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            backends = daemon.backends.iter().map(Backend::name).collect::<Vec<_>>().join(","),
+            runtime_dir = %self.options.runtime_dir.display(),
+            "ready"
+        );
+        let next = self.follow_signals(&mut signals, &mut sockets, &tasks, &stop).await;
+        let mut drained = pin!(drain(&self.peers, &tasks, &stop));
+        if let Some(program) = next {
+            notify_reloading();
+            let handed_over = sockets.hand_over();
+            if signals.unless_stopped(&mut drained).await.is_some() {
+                return Ok(Some((program, handed_over)));
+            }
+            tracing::info!("stop requested: not going on as the new program");
+        } else {
+            // Closed before the drain, so that no client waits at a socket without a server.
+            drop(sockets);
+        }
+        notify(&[NotifyState::Stopping]);
+        drained.await;
+        Ok(None)
+    }
+
+    /// Reloads at SIGHUP. Returns at SIGTERM and SIGINT, or with the program of an upgrade at
+    /// SIGUSR2.
+    async fn follow_signals(
+        &self,
+        signals: &mut Signals,
+        sockets: &mut Sockets,
+        tasks: &Tasks,
+        stop: &CancellationToken,
+    ) -> Option<&'a Program> {
+        loop {
+            match signals.next().await {
+                Instruction::Reload => {
+                    notify_reloading();
+                    reload(&self.peers, self.options, &self.at_start, &self.log).await;
+                    if let Err(error) = accept(&self.peers, sockets.reopen(), tasks, stop) {
+                        tracing::error!("cannot listen on a socket that was bound again: {error}");
+                    }
+                    notify(&[NotifyState::Ready]);
+                }
+                Instruction::Upgrade => {
+                    match signals.unless_stopped(upgrade::checked(self.program, &self.peers.daemon)).await {
+                        Some(None) => {}
+                        Some(Some(program)) => return Some(program),
+                        None => return None,
+                    }
+                }
+                Instruction::Stop => return None,
+            }
+        }
+    }
+}
+
+/// Opens the key store. The error for an old format says how to migrate the store.
+fn open_store(options: &Options, config: &Config) -> Result<KeyStore, ServeError> {
+    KeyStore::open(&options.state_dir).map_err(|error| match error {
+        StoreError::OldFormat(_) => ServeError::OldFormat(migration::old_format(options, config)),
+        error => error.into(),
+    })
+}
+
+/// Logs problems of the key store that do not prevent the start.
+fn log_problems(store: &KeyStore, is_new: bool, config: &Config) -> Result<(), ServeError> {
+    if !store.is_locked()
+        && let Some((problem, advice)) = store.check()?.problem()
+    {
+        tracing::error!("{problem}; {advice}");
+    }
+    // A new store has its own warning. An empty store has one at each start, because the daemon may
+    // have been started once since the store was lost.
+    if let Some(problem) = store.problem() {
+        tracing::error!("{problem}");
+    } else if !is_new && store.count()? == 0 && config.grants.iter().next().is_some() {
+        tracing::warn!(
+            "the key store {} has no key, and there are grants{}: if there were keys, restore the store from a backup",
+            store.path().display(),
+            store.created()?.map(|made| format!("; it was made at {}", time(made))).unwrap_or_default()
+        );
+    }
+    Ok(())
+}
+
+/// Absolute path of the configuration file, if there is one.
+fn absolute_config_file(options: &Options) -> Option<PathBuf> {
+    config_file(options.config.as_deref()).map(|file| std::path::absolute(file).unwrap_or(file.into()))
+}
+
+/// Grants that `--dev` adds to the configuration.
+fn dev_grants(dev: bool) -> Vec<Grant> {
+    if !dev {
+        return Vec::new();
+    }
+    let uid = rustix::process::getuid().as_raw();
+    tracing::warn!(
+        "DEVELOPMENT MODE (--dev): user id {uid} may sign anything with every key, and the master key is in the directory of the keys; not for production"
+    );
+    vec![Grant::everything(Who::user(uid))]
+}
+
+/// Starts the health checks of the remote units, and waits for the first probe of each.
+async fn start_units(daemon: &Daemon) {
+    for backend in daemon.backends.iter() {
+        backend.start().await;
+    }
+}
