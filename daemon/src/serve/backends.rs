@@ -21,7 +21,7 @@ pub(super) fn open_backends(
     store: &KeyStore,
 ) -> Result<Backends, ServeError> {
     let made_with_dev = store.is_dev()?;
-    options.check_dev(made_with_dev)?;
+    check_dev(options, made_with_dev)?;
     let is_new = store.is_new()?;
     let mut unit = embedded_unit::open(options, config, store)?;
     let usable = unit.as_ref().and_then(|unit| unit.as_ref().ok());
@@ -65,6 +65,17 @@ pub(super) fn open_backends(
         store.set_dev(options.dev)?;
     }
     Ok(Backends::new(backends))
+}
+
+/// Refuses a store that was made with the other value of `--dev`.
+///
+/// # Errors
+/// [`ServeError::Dev`] for such a store.
+pub(super) fn check_dev(options: &Options, made_with_dev: Option<bool>) -> Result<(), ServeError> {
+    match made_with_dev.filter(|dev| *dev != options.dev) {
+        Some(made_with_dev) => Err(ServeError::Dev(options.state_dir.clone(), made_with_dev)),
+        None => Ok(()),
+    }
 }
 
 /// Returns a message about keys that the embedded unit cannot unwrap, if there are any. An

@@ -14,6 +14,7 @@ use crate::ground::ownership::{Name, SERVICE};
 use crate::ground::state_dir;
 use crate::ground::text::quoted;
 use crate::keys::{self, KeyStore, MigrationError, OldStore, StoreError, StoreKey};
+use crate::serve::backends::check_dev;
 use crate::serve::configuration::read_config;
 use crate::serve::embedded_unit;
 use crate::serve::error::ServeError;
@@ -38,7 +39,7 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         finish(&file);
         return Ok(format!("the key store {} has the format of this version already\n", file.display()));
     };
-    options.check_dev(store.is_dev()?)?;
+    check_dev(options, store.is_dev()?)?;
     let master_key = embedded_unit::master_key(options, &config, store.wkid()?.is_none())?;
     let warning = master_key.as_ref().and_then(master_key::warning).map(|text| format!("warning: {text}\n"));
     let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
