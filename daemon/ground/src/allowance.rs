@@ -8,9 +8,9 @@ use std::time::Instant;
 /// refills the bucket, but never beyond its size.
 pub struct Allowance {
     /// Time to refill one token.
-    one: Duration,
+    refill_one: Duration,
     /// Time to refill an empty bucket.
-    all: Duration,
+    refill_all: Duration,
     /// Time at which the bucket is full.
     full: Mutex<Instant>,
 }
@@ -18,8 +18,8 @@ pub struct Allowance {
 impl Allowance {
     /// Full bucket of `size` tokens that refills with `rate` tokens a second. Zero counts as one.
     pub fn new(size: u32, rate: u32) -> Self {
-        let one = Duration::from_secs(1) / rate.max(1);
-        Self { one, all: one * size.max(1), full: Mutex::new(Instant::now()) }
+        let refill_one = Duration::from_secs(1) / rate.max(1);
+        Self { refill_one, refill_all: refill_one * size.max(1), full: Mutex::new(Instant::now()) }
     }
 
     /// Takes a token. False if the bucket is empty.
@@ -29,8 +29,8 @@ impl Allowance {
 
     fn take_at(&self, now: Instant) -> bool {
         self.change(now, |full| {
-            let has_token = full + self.one <= now + self.all;
-            (if has_token { full + self.one } else { full }, has_token)
+            let has_token = full + self.refill_one <= now + self.refill_all;
+            (if has_token { full + self.refill_one } else { full }, has_token)
         })
     }
 
@@ -41,8 +41,10 @@ impl Allowance {
     }
 
     fn overdraw_at(&self, now: Instant, tokens: usize) -> Duration {
-        let taken = self.one.saturating_mul(u32::try_from(tokens).unwrap_or(u32::MAX));
-        self.change(now, |full| (full + taken, (full + taken).saturating_duration_since(now + self.all)))
+        let taken = self.refill_one.saturating_mul(u32::try_from(tokens).unwrap_or(u32::MAX));
+        self.change(now, |full| {
+            (full + taken, (full + taken).saturating_duration_since(now + self.refill_all))
+        })
     }
 
     fn change<T>(&self, now: Instant, f: impl FnOnce(Instant) -> (Instant, T)) -> T {

@@ -1,4 +1,4 @@
-//! Drain: the end of the service.
+//! Drain: the daemon answers the received requests before it stops.
 
 use core::time::Duration;
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 /// Options of `keyward serve` on the command line.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Configuration file; `None` for [`DEFAULT_CONFIG`](super::configuration::DEFAULT_CONFIG) if that file
-    /// exists, or else the default configuration.
+    /// Configuration file; `None` for the default file if that file exists, or else the default
+    /// configuration.
     pub config: Option<PathBuf>,
     /// Directory of the key store.
     pub state_dir: PathBuf,

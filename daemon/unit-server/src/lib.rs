@@ -1,6 +1,6 @@
 //! The software crypto unit as a GREP11 server: `keyward unit serve`.
 //!
-//! [`serve`] starts and stops the server. A [`connection`] carries calls. [`limits`] bounds the
+//! [`mod@serve`] starts and stops the server. A [`connection`] carries calls. [`limits`] bounds the
 //! number of connections and calls. [`admission_service`] passes each call through [`admission`],
 //! which decides with [`tokens`] who may call, and as which of the [`clients`]. [`memory`] bounds
 //! the size of all requests together. [`turns`] orders the calls of clients. [`service`] has the

@@ -89,7 +89,11 @@ fn a_connection_without_a_token_has_few_calls() {
         watched.pop();
         timeout(PATIENCE, async { while health.check(request()).await.is_err() {} }).await.unwrap();
     });
-    assert!(scene.server.log().contains("without an authenticated client exceeded"), "{}", scene.server.log());
+    assert!(
+        scene.server.log().contains("without an authenticated client exceeded"),
+        "{}",
+        scene.server.log()
+    );
 }
 
 #[test]
