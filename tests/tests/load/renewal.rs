@@ -251,7 +251,7 @@ fn a_client_without_the_right_certificate_is_told() {
     let asks = "unit is down: it asks for a certificate of the client, and none is configured; name certificate and key";
     assert!(scene.daemon.logged(&["WARN", asks]) > 0, "{}", scene.daemon.log());
     let lines =
-        || scene.unit.log().matches("the client has no certificate, and --client-ca asks for one").count();
+        || scene.unit.log().matches("the client has no certificate, and --client-ca requires one").count();
     assert!((1..5).contains(&lines()), "{}", scene.unit.log());
 
     let stranger = Authority::new(scene.directory.path(), "stranger");
@@ -262,7 +262,7 @@ fn a_client_without_the_right_certificate_is_told() {
     let refused = "unit is down: it refused the certificate of the client (";
     assert!(scene.daemon.logged(&["WARN", refused]) > 0, "{}", scene.daemon.log());
     wait_for("a line of the unit", || {
-        scene.unit.log().contains("the certificate of the client is none that --client-ca").then_some(())
+        scene.unit.log().contains("the certificate of the client is not valid for --client-ca").then_some(())
     });
 
     // The same in the other direction.

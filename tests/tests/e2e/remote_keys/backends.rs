@@ -118,7 +118,7 @@ fn a_default_backend_and_one_that_is_new() {
     scene.daemon.reload();
     succeed(&mut generate(&scene, "shop"));
     assert_eq!(show(&scene.daemon, "shop")["backend"], "spare");
-    assert_eq!(scene.daemon.logged(&["with a restart"]), 0, "{}", scene.daemon.log());
+    assert_eq!(scene.daemon.logged(&["need a restart"]), 0, "{}", scene.daemon.log());
 
     let third = scene.units.section_of("third", &[scene.proxies[1].address()], "");
     configure(&scene, "third", &third);
