@@ -23,10 +23,9 @@ use crate::admin::api::{
     AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal,
     RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
-use crate::admin::request;
+use crate::admin::{SOCKET, request};
 use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};
 use crate::keys::Altered;
-use crate::serve::sockets::ADMIN;
 
 /// Client of a daemon. Each method waits for the answer.
 pub(crate) struct AdminClient {
@@ -38,7 +37,7 @@ impl AdminClient {
     /// A client of the daemon with this runtime directory. Each method makes a connection.
     pub(crate) fn new(runtime_dir: &Path) -> Result<Self, AdminClientError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        Ok(Self { socket: runtime_dir.join(ADMIN), runtime: runtime.map_err(AdminClientError::Runtime)? })
+        Ok(Self { socket: runtime_dir.join(SOCKET), runtime: runtime.map_err(AdminClientError::Runtime)? })
     }
 
     pub(crate) fn status(&self) -> Result<StatusView, AdminClientError> {

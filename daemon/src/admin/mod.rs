@@ -124,3 +124,6 @@ type Body = Result<Bytes, BytesRejection>;
 /// A caller who may use every route.
 #[derive(Clone, Copy, Debug)]
 struct Administrator(Actor);
+
+/// Name of the administrators' socket in the runtime directory.
+pub(crate) const SOCKET: &str = "admin.sock";

@@ -20,7 +20,7 @@ use super::failure::Failure;
 use super::output;
 use crate::ground::exit;
 use crate::ground::text::quoted;
-use crate::serve::sockets::PEERS;
+use crate::peers;
 
 #[derive(Args, Debug)]
 pub(super) struct Env {
@@ -50,7 +50,7 @@ impl Env {
         })?;
         doctor::faults_of_openssl_conf(&conf).into_iter().for_each(output::warn);
         if let Some(runtime_dir) = self.runtime_dir {
-            variables.push(("KEYWARD_SOCKET", absolute(&runtime_dir)?.join(PEERS)));
+            variables.push(("KEYWARD_SOCKET", absolute(&runtime_dir)?.join(peers::SOCKET)));
         }
         let Some((program, arguments)) = self.command.split_first() else {
             let lines = variables.iter().map(|(name, path)| format!("export {name}={}\n", quoted(path)));

@@ -41,5 +41,8 @@ mod system;
 mod turns;
 pub(crate) mod users;
 
+/// Name of the peers' socket in the runtime directory.
+pub(crate) const SOCKET: &str = "keyward.sock";
+
 #[cfg(test)]
 mod tests;

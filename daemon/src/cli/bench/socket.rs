@@ -15,7 +15,7 @@ use crate::admin::request::Generate;
 use crate::cli::failure::Failure;
 use crate::cli::output::warn;
 use crate::ground::exit;
-use crate::serve::sockets::PEERS;
+use crate::peers;
 
 /// The daemon with its sockets in a runtime directory.
 pub(super) struct Daemon {
@@ -69,7 +69,7 @@ fn sign(runtime_dir: &Path, key: &TemporaryKey, stop: &AtomicBool) -> Result<Lat
         Failure::new(exit::UNAVAILABLE, error)
             .while_trying(format_args!("cannot sign with key {}", key.label))
     };
-    let address = Address::try_from(runtime_dir.join(PEERS).as_path())
+    let address = Address::try_from(runtime_dir.join(peers::SOCKET).as_path())
         .map_err(|error| Failure::new(exit::USAGE, error))?;
     let client = Client::new(address, Client::DEFAULT_TIMEOUT);
     let mut latencies = no_latencies()?;

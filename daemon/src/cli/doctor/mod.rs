@@ -29,7 +29,7 @@ use super::failure::Failure;
 use super::output::{print, print_json};
 use crate::admin::client::AdminClient;
 use crate::ground::exit;
-use crate::serve::sockets::PEERS;
+use crate::peers;
 use account::Account;
 use finding::{Finding, Verdict, or_report};
 use openssl_conf::Conf;
@@ -125,7 +125,7 @@ impl Doctor {
             (conf, _) => conf?.socket(),
         });
         let chroot = self.chroot.clone().or_else(|| self.chroot_of_process(findings));
-        let own = runtime_dir.join(PEERS);
+        let own = runtime_dir.join(peers::SOCKET);
         findings.extend(socket::check(&own, setting.as_ref(), chroot.as_deref(), account));
     }
 

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use keyward_client::Address;
 
+use crate::{admin, peers};
+
 pub(crate) use bind::check_extra;
 pub(crate) use endpoint::Opened;
 use endpoint::{Endpoint, Location};
@@ -44,7 +46,7 @@ impl Sockets {
             opened.push(endpoint.set(listener, None)?);
             endpoints.push(endpoint);
         }
-        for (role, name) in [(Role::Peers, PEERS), (Role::Administrators, ADMIN)] {
+        for (role, name) in [(Role::Peers, peers::SOCKET), (Role::Administrators, admin::SOCKET)] {
             if opened.iter().any(|passed: &Opened| passed.role == role) {
                 continue;
             }
@@ -97,12 +99,6 @@ impl Sockets {
     }
 }
 
-/// Name of the peers' socket in the runtime directory.
-pub(crate) const PEERS: &str = "keyward.sock";
-
-/// Name of the administrators' socket in the runtime directory.
-pub(crate) const ADMIN: &str = "admin.sock";
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -121,8 +117,8 @@ mod tests {
         let runtime_dir = dir.path().join("a/run");
         let (mut sockets, opened) = Sockets::open(&runtime_dir, &[]).unwrap();
         assert_eq!(mode(&runtime_dir), 0o755);
-        assert_eq!(mode(&runtime_dir.join(PEERS)), 0o666);
-        assert_eq!(mode(&runtime_dir.join(ADMIN)), 0o600);
+        assert_eq!(mode(&runtime_dir.join(peers::SOCKET)), 0o666);
+        assert_eq!(mode(&runtime_dir.join(admin::SOCKET)), 0o600);
         assert_eq!(fs::read_dir(&runtime_dir).unwrap().count(), 2);
         assert!(sockets.reopen().is_empty() && opened.iter().all(|socket| !socket.replaced.is_cancelled()));
     }
@@ -131,7 +127,7 @@ mod tests {
     fn a_socket_that_replaces_a_lost_one_has_its_permissions() {
         let dir = tempfile::tempdir().unwrap();
         let (mut sockets, opened) = Sockets::open(dir.path(), &[]).unwrap();
-        let path = dir.path().join(ADMIN);
+        let path = dir.path().join(admin::SOCKET);
         fs::remove_file(&path).unwrap();
         let again = sockets.reopen();
         assert_eq!(again.iter().map(|socket| socket.role).collect::<Vec<_>>(), [Role::Administrators]);

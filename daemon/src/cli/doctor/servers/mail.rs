@@ -18,7 +18,7 @@ use crate::cli::doctor::server_conf::{MailEnvironment, ServerConf};
 use crate::cli::doctor::server_keys::ServerKeys;
 use crate::cli::doctor::socket::{self, SocketSetting};
 use crate::ground::ownership;
-use crate::serve::sockets::PEERS;
+use crate::peers;
 
 /// Checks the environment, the socket and the keys of a mail server.
 pub(super) fn check(
@@ -29,7 +29,7 @@ pub(super) fn check(
     server_keys: &ServerKeys,
     report: &mut Report,
 ) {
-    let own = runtime_dir.join(PEERS);
+    let own = runtime_dir.join(peers::SOCKET);
     let file = conf.file.display();
     let Some(openssl_conf) = environment.value(OPENSSL_CONF, main.variable(OPENSSL_CONF)).map(PathBuf::from)
     else {

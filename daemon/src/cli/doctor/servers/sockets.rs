@@ -12,7 +12,7 @@ use crate::cli::doctor::openssl_conf::Conf;
 use crate::cli::doctor::proc;
 use crate::cli::doctor::processes::{Process, Server};
 use crate::cli::doctor::socket::{self, SocketSetting};
-use crate::serve::sockets::PEERS;
+use crate::peers;
 
 /// Checks that each worker reaches the daemon, with its own user, root directory and network.
 /// Returns false if the server uses another daemon.
@@ -22,7 +22,7 @@ pub(super) fn check(
     openssl_conf: Option<&Path>,
     report: &mut Report,
 ) -> bool {
-    let own = runtime_dir.join(PEERS);
+    let own = runtime_dir.join(peers::SOCKET);
     let main = &server.main;
     let of_conf = openssl_conf.and_then(|conf| Conf::open(conf).ok()?.socket());
     for worker in &server.workers {
