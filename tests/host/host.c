@@ -6,6 +6,8 @@
  * Prints one line of results and exits with 0 if everything succeeded. The comment of each function
  * says what its MODE does. With TLS12_CIPHERS in the environment, handshakes use TLS 1.2 and one of
  * these ciphers.
+ *
+ * The file has more than 500 lines: it is one table of modes, and each mode is short.
  */
 /* Some functions that programs call are deprecated since 3.0. */
 #define OPENSSL_SUPPRESS_DEPRECATED

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::{env, fs, io};
 
 use keyward_client::Address;
-use keyward_unit::MasterKey;
+use keyward_unit::{MasterKey, Wkid};
 
 use super::failure::Failure;
 use super::remarks::Remarks;
@@ -122,6 +122,8 @@ fn check_keys(
     remarks: &mut Remarks,
 ) -> Result<(), Failure> {
     let owner = migration::other_owner(&options.state_dir);
+    let altered = |_| wrong(StoreError::AlteredStore(options.state_dir.join(KeyStore::FILE)));
+    let needed = needed.map(str::parse).transpose().map_err(altered)?;
     let has_master_key = check_master_key(config, fresh, needed, owner, remarks)?;
     match store_key::load(config.store_key.as_deref(), &options.state_dir, fresh) {
         Ok(None) if has_master_key || is_passed(STORE_KEY, owner, remarks) => {}
@@ -140,7 +142,7 @@ fn check_keys(
 fn check_master_key(
     config: &Config,
     fresh: bool,
-    needed: Option<&str>,
+    needed: Option<Wkid>,
     owner: Option<u32>,
     remarks: &mut Remarks,
 ) -> Result<bool, Failure> {
@@ -152,7 +154,7 @@ fn check_master_key(
         output::warn(error);
     }
     if let (Ok(Some(next)), Some(needed)) = (&next, needed)
-        && next.wkid().to_string() == needed
+        && next.wkid() == needed
     {
         // The daemon starts with the next master key, whatever the state of the other one.
         output::note("the key store was made with the next master key: name its file as master-key");
@@ -203,8 +205,8 @@ fn check_master_key(
 }
 
 /// Refuses a master key that the key store was not made with.
-fn check_name(key: &MasterKey, needed: Option<&str>) -> Result<(), Failure> {
-    match needed.and_then(|needed| needed.parse().ok()).filter(|needed| *needed != key.wkid()) {
+fn check_name(key: &MasterKey, needed: Option<Wkid>) -> Result<(), Failure> {
+    match needed.filter(|needed| *needed != key.wkid()) {
         Some(needed) => Err(wrong(Unusable::Other { needed, has: key.wkid() })),
         None => Ok(()),
     }

@@ -27,7 +27,7 @@ pub(super) async fn of_keys(
 /// must find it.
 fn configured(daemon: &Daemon, unit: &Unit, old: Wkid) -> Result<Wkid, Error> {
     let file = daemon.config().embedded.next_master_key.clone();
-    let next = master_key::load_next(file.as_deref())?.ok_or_else(|| Error::NoNextMasterKey(old))?;
+    let next = master_key::load_next(file.as_deref())?.ok_or(Error::NoNextMasterKey(old))?;
     let wkid = next.wkid();
     if wkid == old {
         return Err(Error::NextMasterKeyInForce(old));
