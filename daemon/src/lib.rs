@@ -1,12 +1,9 @@
 //! The Keyward daemon and its command line.
 //!
-//! The path of one signature:
-//!
-//! 1. [`peers`] accepts a connection, asks the kernel for the credentials of the peer, and reads a
-//!    request.
-//! 2. [`policy`] classifies the message, and decides whether this peer may have the message signed.
-//! 3. [`keys`] finds the blob of the key.
-//! 4. [`backend`] lets a crypto unit sign with the blob.
+//! The path of one signature: [`peers`] accepts a connection and reads a request. [`policy`] says
+//! whether a grant covers the key, [`keys`] finds the key, [`policy`] classifies the message and
+//! decides whether this peer may have the message signed, and [`backend`] lets a crypto unit sign.
+//! ARCHITECTURE.md follows the path step by step.
 //!
 //! [`serve`] starts and stops the daemon, with the settings of [`config`]. [`admin`] is the HTTP
 //! API that makes and changes keys, by the functions of [`lifecycle`]. [`cli`] is a client of the

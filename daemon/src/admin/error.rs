@@ -105,10 +105,10 @@ fn store_status(error: &StoreError) -> StatusCode {
 
 fn backend_status(error: &BackendError) -> StatusCode {
     match error {
-        BackendError::Import(ImportError::Unit(_))
-        | BackendError::GivenUp
-        | BackendError::Late
-        | BackendError::Unit(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        BackendError::Import(ImportError::Unit(_)) | BackendError::GivenUp | BackendError::Late => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        BackendError::Unit(_) if !error.is_of_the_peer() => StatusCode::INTERNAL_SERVER_ERROR,
         BackendError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         BackendError::Import(_) => StatusCode::UNPROCESSABLE_ENTITY,
         // The unit has the master key of another store: the configuration is wrong.

@@ -48,15 +48,19 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
     // For a store that a daemon has open, or that is missing, the witness file names the master
     // key.
     let noted = Witness::read(&options.state_dir).and_then(|noted| noted.master_key);
+    let has_witness = noted.is_some();
+    let noted = noted.and_then(|name| name.parse::<Wkid>().ok());
+    let altered = |_| wrong(StoreError::AlteredStore(options.state_dir.join(KeyStore::FILE)));
     let (fresh, needed) = match keys::look(&options.state_dir) {
         Look::Old => return Err(wrong(migration::old_format(options, &config))),
-        Look::New => (noted.is_none(), noted),
-        Look::Used(needed) => (false, needed.or(noted)),
+        Look::New => (!has_witness, noted),
+        Look::Used(Some(name)) => (false, Some(name.parse().map_err(altered)?)),
+        Look::Used(None) => (false, noted),
     };
     check_places(options, &config, remarks)?;
     // With --dev, the daemon makes its own keys.
     if !options.dev {
-        check_keys(options, &config, fresh, needed.as_deref(), remarks)?;
+        check_keys(options, &config, fresh, needed, remarks)?;
     }
     for (name, settings) in &config.grep11 {
         let backend = Backend::grep11(name, settings).map_err(wrong)?;
@@ -118,12 +122,10 @@ fn check_keys(
     options: &Options,
     config: &Config,
     fresh: bool,
-    needed: Option<&str>,
+    needed: Option<Wkid>,
     remarks: &mut Remarks,
 ) -> Result<(), Failure> {
     let owner = migration::other_owner(&options.state_dir);
-    let altered = |_| wrong(StoreError::AlteredStore(options.state_dir.join(KeyStore::FILE)));
-    let needed = needed.map(str::parse).transpose().map_err(altered)?;
     let has_master_key = check_master_key(config, fresh, needed, owner, remarks)?;
     match store_key::load(config.store_key.as_deref(), &options.state_dir, fresh) {
         Ok(None) if has_master_key || is_passed(STORE_KEY, owner, remarks) => {}

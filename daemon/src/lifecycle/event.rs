@@ -13,7 +13,6 @@ pub(crate) enum Actor {
         /// Effective user id at the time the process connected.
         uid: u32,
         /// Process id.
-        #[expect(dead_code, reason = "no log line has the process id; the audit trail will have it")]
         pid: i32,
     },
 }
@@ -62,38 +61,46 @@ impl Event<'_> {
     pub(super) fn record(&self) {
         let key = self.label.map(Label::as_str);
         let version = self.version;
-        let Actor::User { uid, .. } = self.actor;
+        let Actor::User { uid, pid } = self.actor;
         match self.act {
             Act::Adopt(made) => {
-                tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, "key adopted");
+                tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, pid, "key adopted");
             }
             Act::Attach { not_after } => {
-                tracing::info!(key, version, not_after, uid, "certificate attached");
+                tracing::info!(key, version, not_after, uid, pid, "certificate attached");
             }
-            Act::Backup { keys } => tracing::info!(keys, uid, "key store copied"),
+            Act::Backup { keys } => tracing::info!(keys, uid, pid, "key store copied"),
             Act::Change(now) => {
-                tracing::info!(key, state = now.state.name(), uses = ?names(&now.uses), uid, "key changed");
+                tracing::info!(key, state = now.state.name(), uses = ?names(&now.uses), uid, pid, "key changed");
             }
-            Act::Delete => tracing::info!(key, uid, "key deleted"),
-            Act::Detach => tracing::info!(key, version, uid, "certificate detached"),
+            Act::Delete => tracing::info!(key, uid, pid, "key deleted"),
+            Act::Detach => tracing::info!(key, version, uid, pid, "certificate detached"),
             Act::FinishRewrap { backend, wkid, keys } => {
-                tracing::info!(backend, %wkid, keys, uid, "keys have another master key");
+                tracing::info!(backend, %wkid, keys, uid, pid, "keys have another master key");
             }
             Act::Generate(made) => {
-                tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, "key generated");
+                tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, pid, "key generated");
             }
             Act::Import(made) => {
                 let uses = names(&made.uses);
-                tracing::info!(key, r#type = type_of(made), version, ?uses, uid, "key imported");
+                tracing::info!(key, r#type = type_of(made), version, ?uses, uid, pid, "key imported");
             }
             Act::Repair(Repaired { lists, disabled, removed, nameless }) => {
                 let labels = |labels: &[Label]| labels.iter().map(Label::to_string).collect::<Vec<_>>();
                 let (disabled, removed) = (labels(disabled), labels(removed));
-                tracing::warn!(lists, ?disabled, ?removed, nameless, uid, "index of the key store repaired");
+                tracing::warn!(
+                    lists,
+                    ?disabled,
+                    ?removed,
+                    nameless,
+                    uid,
+                    pid,
+                    "index of the key store repaired"
+                );
             }
-            Act::Rotate => tracing::info!(key, version, uid, "key rotated"),
+            Act::Rotate => tracing::info!(key, version, uid, pid, "key rotated"),
             Act::SignRequest(scheme) => {
-                tracing::info!(key, version, scheme = scheme.name(), uid, "certificate request signed");
+                tracing::info!(key, version, scheme = scheme.name(), uid, pid, "certificate request signed");
             }
         }
     }

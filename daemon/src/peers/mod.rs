@@ -11,9 +11,9 @@
 //!    requests, each with a permit of the account of the user ([`users`]).
 //! 5. `session` decodes the next request when [`turns`] gives a turn to its user.
 //! 6. [`answer`] chooses by the kind of the request. A signature becomes an [`operation`].
-//! 7. `operation` finds the key ([`crate::keys`]), classifies the message
-//!    ([`crate::policy::purpose`]), checks the grants ([`crate::policy::authorise`]), and calls the
-//!    backend ([`crate::backend`]).
+//! 7. `operation` checks that a grant covers the label ([`crate::policy::authorise`]), finds the
+//!    key ([`crate::keys`]), classifies the message ([`crate::policy::purpose`]), checks uses and
+//!    limits of the grant, and calls the backend ([`crate::backend`]).
 //! 8. [`record`] makes metrics and log lines of the operation, within [`log_limits`].
 //! 9. The [`outgoing`] half of the session sends the answer. [`session_end`] records why a session
 //!    ends.

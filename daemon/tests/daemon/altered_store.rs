@@ -8,6 +8,24 @@ use serde_json::Value;
 
 use crate::fixture::{Daemon, certificate_verify, failure_of};
 
+/// A name of the master key that cannot be read stops the check of the configuration and the start.
+#[test]
+fn an_altered_name_of_the_master_key_is_found_before_the_start() {
+    let mut daemon = Daemon::production(&[("*", "any")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    daemon.end(Signal::TERM);
+    assert!(daemon.serve(&["--check-config"]).status().unwrap().success());
+    let database = Database::open(daemon.path("state/keys.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert("wkid", "no name").unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    let (status, line) = failure_of(&daemon.serve(&["--check-config"]).output().unwrap());
+    assert!(status == 78 && line.contains("keys.redb was altered"), "{status} {line}");
+    let (status, line) = failure_of(&daemon.serve(&[]).output().unwrap());
+    assert!(status == 65 && line.contains("keys.redb was altered"), "{status} {line}");
+}
+
 /// Write access to the file without the master key gives no signature.
 #[test]
 fn an_edited_record_is_refused_and_no_other() {

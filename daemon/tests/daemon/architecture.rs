@@ -10,7 +10,7 @@ fn imports_point_down() {
     let page = fs::read_to_string(daemon.join("../ARCHITECTURE.md")).unwrap();
     let list = page.split("```rooms\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let names =
-        |line: &str| line.split("  ").next().unwrap().split(' ').map(str::to_owned).collect::<Vec<_>>();
+        |line: &str| line.split("  ").next().unwrap().split(", ").map(str::to_owned).collect::<Vec<_>>();
     let floors: BTreeMap<String, usize> = list
         .lines()
         .enumerate()

@@ -140,8 +140,10 @@ pub struct Changes {
 impl sealed::FromBody for Changes {
     fn from_body(body: response::Body) -> Option<Self> {
         let response::Body::Changes(answer) = body else { return None };
-        let labels = answer.labels.iter().map(|label| label.parse().ok()).collect::<Option<_>>()?;
-        Some(Self { revision: answer.revision, labels, everything: answer.everything })
+        let labels: Vec<Label> = answer.labels.iter().filter_map(|label| label.parse().ok()).collect();
+        // A newer daemon may have labels that this client does not know.
+        let everything = answer.everything || labels.len() < answer.labels.len();
+        Some(Self { revision: answer.revision, labels, everything })
     }
 }
 

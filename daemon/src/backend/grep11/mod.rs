@@ -1,7 +1,7 @@
 //! Remote crypto units, reached over GREP11.
 //!
 //! [`Grep11`] passes operations to the [pool](super::pool): operations of [`operation`] for peers,
-//! and calls of [`connection`] for administrators. [`unit`] and [`driver`] give the pool
+//! and calls of [`connection`] for administrators. [`mod@unit`] and [`driver`] give the pool
 //! access to one unit.
 //! [`mechanism`] and [`wire`] convert requests and answers; [`status`] converts errors.
 //!

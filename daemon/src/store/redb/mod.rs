@@ -1,9 +1,9 @@
 //! The key store in one file of redb. Every change is durable before the call returns.
 //!
 //! A fault of the disk fails only the operation that met the fault. redb refuses all work after a
-//! fault, so [`file`] opens the file again.
+//! fault, so [`mod@file`] opens the file again.
 //!
-//! Three layers: [`file`] keeps a database open, [`tables`] authenticates the rows of one
+//! Three layers: [`mod@file`] keeps a database open, [`tables`] authenticates the rows of one
 //! transaction, and [`RedbStore`] makes each operation one transaction. An old copy of the whole
 //! file is the only forgery that the store accepts.
 
@@ -187,15 +187,17 @@ impl RedbStore {
                     // The file may have gone meanwhile.
                     self.in_place(done)
                 }
-                Err(failure) => {
+                Err(refused @ Failure::Refused(_)) => {
                     transaction.abort()?;
-                    Err(failure)
+                    Err(refused)
                 }
+                // Dropped without `abort`, which would replace the reason of the disk by its own.
+                Err(fault @ Failure::Database(_)) => Err(fault),
             }
         })
     }
 
-    /// `Returns `done` if the next start will find the file.
+    /// Returns `done` if the next start will find the file.
     fn in_place<T>(&self, done: T) -> Result<T, Failure> {
         if self.file.is_in_place() { Ok(done) } else { Err(self.gone().into()) }
     }
