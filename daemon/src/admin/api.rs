@@ -421,7 +421,7 @@ pub(crate) const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// Longest page of more than one key, in bytes (12 MiB).
 pub(crate) const MAX_PAGE_LENGTH: usize = MAX_ANSWER / 4 * 3;
 
-/// Most keys on one page.
+/// Maximum number of keys on one page.
 pub(crate) const MAX_PAGE: usize = 1000;
 
 /// Header with the number of keys in a copy of the key store.

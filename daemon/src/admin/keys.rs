@@ -19,7 +19,7 @@ use crate::lifecycle::{self, Change, KeySpec};
 pub(super) struct Range {
     /// The label after which to begin; none for the first key.
     after: Option<String>,
-    /// Most keys on the page.
+    /// Maximum number of keys on the page.
     #[serde(default = "max_page", deserialize_with = "number")]
     limit: usize,
 }
@@ -58,8 +58,8 @@ fn fitting(keys: &[Listed], limit: usize) -> usize {
     lengths.take(limit).take_while(|length| *length <= MAX_PAGE_LENGTH).count().max(1)
 }
 
-/// Most bytes of a version in JSON: the public key in base64, and the names in its certificate,
-/// each byte of which may become three.
+/// Maximum length of a version in JSON, in bytes: the public key in base64, and the names in its
+/// certificate, each byte of which may become three.
 fn length_on_page(version: &Version) -> usize {
     1024 + 2 * version.spki.len() + 3 * version.certificates.first().map_or(0, Vec::len)
 }

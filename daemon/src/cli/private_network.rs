@@ -60,7 +60,7 @@ const SERVICE: &str = "keyward.service";
 /// Directories in which systemd looks for unit files, by precedence.
 const DIRECTORIES: [&str; 4] =
     ["etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
-/// Most drop-ins of a directory that are read.
+/// Maximum number of drop-ins that are read of a directory.
 const MOST: usize = 100;
 
 #[cfg(test)]

@@ -30,11 +30,11 @@ pub struct Grep11 {
     pub connect_timeout: Duration,
     /// Idle time after which the daemon checks that the other end of a connection is still there.
     pub keepalive: Duration,
-    /// Most calls in flight for each unit.
+    /// Maximum number of calls in flight for each unit.
     pub in_flight: NonZeroUsize,
-    /// Most calls in a second for each unit; `None` for no limit.
+    /// Maximum number of calls in a second for each unit; `None` for no limit.
     pub rate: Option<NonZeroU32>,
-    /// Most requests that wait for a unit. Further requests are refused at once.
+    /// Maximum number of requests that wait for a unit. Further requests are refused at once.
     pub queue: usize,
     /// True if a request that takes longer than 95 of 100 requests is also sent to a second unit.
     pub hedge: bool,

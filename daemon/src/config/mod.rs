@@ -60,9 +60,9 @@ pub struct Config {
 pub struct SocketSettings {
     /// Sockets in addition to the socket in the runtime directory, for example inside a chroot.
     pub extra: Vec<Address>,
-    /// Most connections at a time.
+    /// Maximum number of connections at a time.
     pub connections: usize,
-    /// Most connections of one user at a time.
+    /// Maximum number of connections of one user at a time.
     pub connections_per_user: usize,
 }
 

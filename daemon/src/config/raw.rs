@@ -223,5 +223,6 @@ fn level(text: &str) -> Result<LevelFilter, InvalidSetting> {
     })
 }
 
-/// Most connections. More of them need more descriptors than systemd gives to a process by default.
+/// Maximum number of connections. More connections need more descriptors than systemd gives to a
+/// process by default.
 const MAX_CONNECTIONS: usize = 500_000;

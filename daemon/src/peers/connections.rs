@@ -30,7 +30,7 @@ pub(crate) struct Connections {
     start: Instant,
 }
 
-/// Most connections.
+/// Maximum numbers of connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionLimits {
     /// Of all users.
@@ -187,7 +187,7 @@ impl Drop for Slot {
     }
 }
 
-/// Most connections of all users without a grant together.
+/// Maximum number of connections of all users without a grant together.
 const MAX_WITHOUT_GRANT: usize = 64;
 
 /// Longest time that a connection of a user without a grant may be idle.

@@ -258,7 +258,8 @@ const FIRST_CAPACITY: usize = 1024;
 /// needs a permit.
 const MAX_IDLE_CAPACITY: usize = 4096;
 
-/// Most requests of one connection that are read before the first of them is answered.
+/// Maximum number of requests of one connection that are read before the first of these requests is
+/// answered.
 const MAX_AHEAD: usize = 512;
 
 /// Number of requests at which reading stops on a connection that is to be closed.

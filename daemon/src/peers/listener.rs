@@ -205,14 +205,15 @@ impl AdmittedConnection {
     }
 }
 
-/// Most connections that the kernel keeps until they are accepted (listen(2)). Few, because the
-/// kernel does not let users take turns. A peer that connects to a full backlog waits.
+/// Maximum number of connections that the kernel keeps until they are accepted (listen(2)). The
+/// number is small, because the kernel does not let users take turns. A peer that connects to a
+/// full backlog waits.
 const BACKLOG: i32 = 64;
 
-/// Most connections that are accepted before the next peer is looked up.
+/// Maximum number of connections that are accepted before the next peer is looked up.
 const AT_ONCE: usize = 64;
 
-/// Most accepted connections that wait for a look-up.
+/// Maximum number of accepted connections that wait for a look-up.
 const MAX_ACCEPTED: usize = 1024;
 
 /// Estimate of the time of a look-up, until it is measured.

@@ -262,10 +262,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Time after its last line for which a user keeps its counts.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Most users with counts of their own among the users that grants name only by group or service.
+/// Maximum number of users with counts of their own among the users that grants name only by group
+/// or service.
 const MAX_MEMBERS: usize = 64;
 
-/// Most users with counts of their own among the users without a grant.
+/// Maximum number of users with counts of their own among the users without a grant.
 const MAX_WITHOUT_GRANT: usize = 16;
 
 #[cfg(test)]

@@ -84,8 +84,8 @@ fn is_alive(process: &OwnedFd) -> bool {
 /// include/linux/proc_ns.h).
 const FIRST_NAMESPACE: u64 = 0xefff_fffb;
 
-/// Most bytes of /proc/PID/cgroup that are read. A path has at most 4,096 bytes, and there are some
-/// 15 hierarchies.
+/// Maximum number of bytes that are read of /proc/PID/cgroup. A path has at most 4,096 bytes, and
+/// there are some 15 hierarchies.
 const MAX_FILE: u64 = 64 * 1024;
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub(crate) struct Shared {
     /// Turns of users for look-ups of keys that are not in memory.
     pub(super) look_ups: Gate,
     pub(super) reactors: Reactors,
-    /// Most descriptors that the process may open.
+    /// Maximum number of descriptors that the process may open.
     descriptors: usize,
 }
 
@@ -61,7 +61,8 @@ impl Shared {
     }
 }
 
-/// Most look-ups of keys in the store at a time. Each takes a thread of its own.
+/// Maximum number of look-ups of keys in the store at a time. Each look-up takes a thread of its
+/// own.
 const LOOK_UPS: usize = 2;
 
 /// Descriptors kept for everything except the connections of peers: administrators, units, the

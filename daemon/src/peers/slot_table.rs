@@ -213,7 +213,7 @@ impl Connection {
 /// Number of the oldest connections of an owner that are searched for an idle one first.
 const OLDEST: usize = 64;
 
-/// Most users with an account of their own among the members of a group or service.
+/// Maximum number of users with an account of their own among the members of a group or service.
 pub(super) const MAX_MEMBERS: usize = 8;
 
 /// Time for which an owner without a connection is remembered. Longer than the period of every

@@ -40,7 +40,8 @@ pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 /// First size of the buffer: more groups than most processes have.
 const USUAL_GROUPS: usize = 32;
 
-/// Most groups of a process. NFS transmits 16, and most directories give a user fewer than 1,000.
+/// Maximum number of groups of a process. NFS transmits 16, and most directories give a user fewer
+/// than 1,000.
 const MAX_GROUPS: usize = 1024;
 
 #[cfg(test)]

@@ -157,7 +157,7 @@ impl Turns {
     }
 }
 
-/// Most turns that are given before other tasks run.
+/// Maximum number of turns that are given before other tasks run.
 const MAX_TURNS: usize = 4;
 
 /// Time that users may work before the round ends.

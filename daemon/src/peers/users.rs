@@ -233,8 +233,8 @@ impl GrantUsage {
 /// never as many users at a time.
 const PARTS: User = 1 << 31;
 
-/// Most requests of a user that are not answered. A server that asks for one signature for each
-/// connection stays below.
+/// Maximum number of requests of a user that are not answered. A server that asks for one signature
+/// for each connection stays below.
 const MAX_REQUESTS: usize = 1024;
 
 /// Requests of a user above [`MAX_REQUESTS`] that are refused, in each second. Together with
@@ -244,10 +244,12 @@ const REFUSED: u32 = 900;
 /// Requests of a user above [`MAX_REQUESTS`] that are refused at once.
 const REFUSED_AT_ONCE: u32 = 100;
 
-/// Most bytes of the long frames of a user that are arriving or waiting (4 MiB).
+/// Maximum length of the long frames of a user that are arriving or waiting, together, in bytes (4
+/// MiB).
 const MAX_LONG_FRAMES: usize = 4 << 20;
 
-/// Most bytes of the long frames of all users (64 MiB), except for one frame of each user.
+/// Maximum length of the long frames of all users together, in bytes (64 MiB), except for one frame
+/// of each user.
 const MAX_LONG_FRAMES_OF_ALL: usize = 64 << 20;
 
 #[cfg(test)]

@@ -58,9 +58,9 @@ pub struct Who {
 /// Limits for each user under a grant; `None` for no limit.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Limits {
-    /// Most private-key operations in a second.
+    /// Maximum number of private-key operations in a second.
     pub rate: Option<NonZeroU32>,
-    /// Most private-key operations that are in flight or wait.
+    /// Maximum number of private-key operations that are in flight or wait.
     pub in_flight: Option<NonZeroU32>,
 }
 

@@ -75,7 +75,7 @@ impl From<&Alterations> for Altered {
     }
 }
 
-/// Most labels in a summary.
+/// Maximum number of labels in a summary.
 const SHOWN: usize = 5;
 const ALTERED_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or delete each key: keyward key delete LABEL";
 const INDEX_ADVICE: &str = "find out who wrote to the store, then restore it from a backup, or rebuild the lists, which disables their keys: keyward key repair";

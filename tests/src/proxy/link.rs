@@ -251,7 +251,7 @@ fn is_for_later(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Most bytes in a chunk.
+/// Maximum number of bytes in a chunk.
 const CHUNK: usize = 64 * 1024;
 
 /// Enough for a gigabit per second with half a second of delay.

@@ -36,8 +36,8 @@ keys = ["shop", "rsa2048", "p521", "ml-dsa-87"]
 const MOST_P99: f64 = 10.0;
 /// Largest slowdown of another user's handshakes.
 const MOST_SLOWDOWN: f64 = 3.0;
-/// Most answers of `overloaded` that a user gets in a second: 1,000, and some that are late because
-/// the machine is busy.
+/// Maximum number of answers `overloaded` that a user gets in a second: 1,000, and some that are
+/// late because the machine is busy.
 const MOST_OVERLOADED: u64 = 1200;
 /// `rsa_pss_rsae_sha256` of RFC 8446, 4.2.3.
 const RSA: &str = "scheme=2052";

@@ -88,7 +88,7 @@ pub(super) fn is_soon(not_before: u64, not_after: u64, now: u64) -> bool {
 }
 
 const CHECK: &str = "expiry";
-/// Most keys that findings name.
+/// Maximum number of keys that findings name.
 const MOST: usize = 10;
 /// Seconds before expiry (21 days) by which a certificate should have been renewed. For a
 /// certificate that is valid for less than four times as long, it is a quarter of that time.

@@ -200,8 +200,8 @@ const HANDSHAKES: [Use; 6] = [
     Use::TlsClient,
 ];
 
-/// Most keys that are checked where no reference names the key.
+/// Maximum number of keys that are checked where no reference names the key.
 const MOST_KEYS: usize = 100;
-/// Most allowed keys that a finding names.
+/// Maximum number of allowed keys that a finding names.
 const SHOWN: usize = 5;
 pub(super) const CHECK: &str = "grant";

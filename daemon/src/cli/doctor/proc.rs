@@ -59,7 +59,7 @@ impl Credentials {
     }
 }
 
-/// Most bytes that are read of a file (4 MiB).
+/// Maximum number of bytes that are read of a file (4 MiB).
 const LONGEST: u64 = 4 * 1024 * 1024;
 
 #[cfg(test)]

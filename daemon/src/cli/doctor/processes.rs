@@ -187,11 +187,11 @@ fn servers(seen: &BTreeMap<u32, Process>) -> Vec<Server> {
 const KNOWN: [&str; 6] = ["nginx", "haproxy", "apache2", "httpd", "master", "dovecot"];
 /// End of the name of a mapped file that was removed (proc_pid_maps(5)).
 const DELETED: &str = " (deleted)";
-/// Most processes that are examined.
+/// Maximum number of processes that are examined.
 const MOST: usize = 8192;
-/// Most words of a command line.
+/// Maximum number of words of a command line.
 const MOST_WORDS: usize = 256;
-/// Most processes that may exceed the time limit.
+/// Maximum number of processes that may exceed the time limit.
 const MOST_STUCK: usize = 10;
 /// Time limit for one process.
 const ONE_LIMIT: Duration = Duration::from_secs(2);

@@ -242,8 +242,8 @@ pub(super) const SERVER_HELLO_DONE: u8 = 14;
 pub(super) const CLIENT_KEY_EXCHANGE: u8 = 16;
 pub(super) const CERTIFICATE_STATUS: u8 = 22;
 
-/// Most extensions of a hello. Browsers send some twenty. A hello has room for 16,000, and to
-/// compare all of them with each other would take milliseconds.
+/// Maximum number of extensions of a hello. Browsers send some twenty. A hello has room for 16,000,
+/// and to compare all of them with each other would take milliseconds.
 const MOST_EXTENSIONS: usize = 128;
 
 // ExtensionType, RFC 6066, RFC 7301 and RFC 7685.

@@ -115,5 +115,5 @@ fn function(mechanism: &Mechanism) -> Result<HashFunction, Error> {
     HashFunction::from_number(mechanism.mechanism).ok_or_else(|| not_offered(mechanism.mechanism))
 }
 
-/// Most random bytes in one call.
+/// Maximum number of random bytes in one call.
 const MAX_RANDOM: usize = 1_000_000;

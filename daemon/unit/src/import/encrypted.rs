@@ -251,10 +251,10 @@ fn cbc<C: BlockCipherDecrypt, E>(cipher: Result<C, E>, iv: &[u8], ciphertext: &[
     Ok(plain)
 }
 
-/// Most work for one file, in rounds of PBKDF2. OpenSSL's default is 2,048; others take up to a
+/// Maximum work for one file, in rounds of PBKDF2. OpenSSL's default is 2,048; others take up to a
 /// million.
 pub(super) const MAX_WORK: u64 = 5_000_000;
-/// Most memory of scrypt, in bytes. OpenSSL's default is 16 MiB.
+/// Maximum memory of scrypt, in bytes. OpenSSL's default is 16 MiB.
 const MAX_SCRYPT_MEMORY: u64 = 128 << 20;
 
 // RFC 8018, A.4.

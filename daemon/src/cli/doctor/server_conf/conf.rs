@@ -133,9 +133,9 @@ pub(super) fn label(value: &str) -> Option<String> {
     (!label.contains('$')).then(|| label.to_owned())
 }
 
-/// Most keys of a server.
+/// Maximum number of keys of a server.
 const MOST_KEYS: usize = 1000;
-/// Most files of a configuration.
+/// Maximum number of files of a configuration.
 const MOST_FILES: usize = 2000;
-/// Most bytes of all files of a configuration (16 MiB).
+/// Maximum length of all files of a configuration together, in bytes (16 MiB).
 const LONGEST: u64 = 16 * 1024 * 1024;

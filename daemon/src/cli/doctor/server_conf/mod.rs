@@ -34,7 +34,7 @@ pub(super) fn read(main: &Process) -> Option<ServerConf> {
     Some(conf)
 }
 
-/// Most unread parts that are kept.
+/// Maximum number of unread parts that are kept.
 const MOST_UNREAD: usize = 5;
 
 #[cfg(test)]

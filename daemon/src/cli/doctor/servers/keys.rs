@@ -130,5 +130,5 @@ impl KeyChecks<'_> {
     }
 }
 
-/// Most faults of the references of one server that are reported.
+/// Maximum number of faults that are reported of the references of one server.
 const MOST_FAULTS: usize = 20;

@@ -91,7 +91,7 @@ impl Unchecked {
     }
 }
 
-/// Most servers that are checked.
+/// Maximum number of servers that are checked.
 const MOST: usize = 100;
 /// Time limit for one server.
 const ONE_LIMIT: Duration = Duration::from_secs(20);
