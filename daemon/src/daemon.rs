@@ -122,11 +122,11 @@ impl Daemon {
     /// Problems of single keys: a key does not sign, or its state is not in the key store yet. The
     /// daemon is ready nevertheless.
     pub(crate) fn problems_of_keys(&self) -> Vec<String> {
-        let unsettled = self.keys.unsettled().iter().map(Label::to_string).collect::<Vec<_>>().join(", ");
-        let unsettled = (!unsettled.is_empty()).then(|| {
-            format!("keys are disabled or deleted in the running daemon alone, because the key store cannot be written: {unsettled}; a restart reverts the change")
+        let pending = self.keys.pending().iter().map(Label::to_string).collect::<Vec<_>>().join(", ");
+        let pending = (!pending.is_empty()).then(|| {
+            format!("keys are disabled or deleted in the running daemon alone, because the key store cannot be written: {pending}; a restart reverts the change")
         });
-        self.unusable_keys.iter().cloned().chain(unsettled).collect()
+        self.unusable_keys.iter().cloned().chain(pending).collect()
     }
 
     /// Puts a configuration in force. Notifies watching peers if the grants have changed.

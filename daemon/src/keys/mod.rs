@@ -194,7 +194,7 @@ impl Keys {
                 if let Some(unit) = &unit {
                     let stored = now.as_ref().ok().and_then(Option::as_ref).cloned();
                     let before: Vec<_> = stored.iter().chain(in_memory.as_deref()).collect();
-                    settle(unit, &before, now);
+                    retire_unused(unit, &before, now);
                 }
             }
             let rebuilt = done?;
@@ -266,15 +266,15 @@ impl Keys {
     }
 
     /// Keys that are disabled or deleted in memory only. Never waits for the disk.
-    pub(crate) fn unsettled(&self) -> Vec<Label> {
-        self.store.unsettled()
+    pub(crate) fn pending(&self) -> Vec<Label> {
+        self.store.pending()
     }
 
     /// Writes the changes that hold in memory only. Returns the keys whose change was written.
-    pub(crate) async fn settle(&self) -> Vec<Label> {
-        match self.store.unsettled().is_empty() {
+    pub(crate) async fn write_pending(&self) -> Vec<Label> {
+        match self.store.pending().is_empty() {
             true => Vec::new(),
-            false => self.in_store(|store| Ok(store.settle())).await.unwrap_or_default(),
+            false => self.in_store(|store| Ok(store.write_pending())).await.unwrap_or_default(),
         }
     }
 
@@ -361,7 +361,7 @@ impl Keys {
             let in_memory = forget(&cache, &changes, label.clone());
             if let Some(unit) = unit {
                 let before: Vec<_> = before.iter().chain(in_memory.as_deref()).collect();
-                settle(&unit, &before, store.get(&label));
+                retire_unused(&unit, &before, store.get(&label));
             }
             done
         };
@@ -390,7 +390,7 @@ fn forget(cache: &Cache, changes: &Changes, label: Label) -> Option<Arc<Key>> {
 
 /// Makes the unit forget the private keys of a key as it was in `before`, except for the private
 /// keys that the key may still use `now`.
-fn settle(unit: &Unit, before: &[&Key], now: Result<Option<Key>, StoreError>) {
+fn retire_unused(unit: &Unit, before: &[&Key], now: Result<Option<Key>, StoreError>) {
     let was = || before.iter().flat_map(|key| key.embedded_blobs());
     match now {
         Ok(now) => {

@@ -59,15 +59,15 @@ impl KeyStore {
     }
 
     /// Keys that are disabled or deleted in memory only. Never waits for the disk.
-    pub(crate) fn unsettled(&self) -> Vec<Label> {
+    pub(crate) fn pending(&self) -> Vec<Label> {
         self.unwritten().keys().cloned().collect()
     }
 
     /// Writes the changes that hold in memory only. Returns the keys whose change was written.
-    pub(crate) fn settle(&self) -> Vec<Label> {
+    pub(crate) fn write_pending(&self) -> Vec<Label> {
         let unwritten: Vec<_> =
             self.unwritten().iter().map(|(label, change)| (label.clone(), *change)).collect();
-        let mut settled = Vec::new();
+        let mut written = Vec::new();
         for (label, change) in unwritten {
             let done = match change {
                 Unwritten::Deleted => self.delete_key(&label),
@@ -80,11 +80,11 @@ impl KeyStore {
             };
             if matches!(done, Ok(()) | Err(StoreError::Unknown(_))) {
                 self.unwritten().remove(&label);
-                settled.push(label);
+                written.push(label);
             }
         }
         self.store.keep_reserve();
-        settled
+        written
     }
 
     /// The key with the changes that hold in memory only; `None` if the key is deleted there.

@@ -35,7 +35,7 @@ async fn write_pending(daemon: Arc<Daemon>) {
 
 /// Writes disabled and deleted states of keys that could not be written before.
 pub(super) async fn write_pending_now(daemon: &Daemon) {
-    for label in daemon.keys.settle().await {
+    for label in daemon.keys.write_pending().await {
         tracing::info!(
             key = label.as_str(),
             "the key store has the disabled or deleted state of the key now"

@@ -20,8 +20,8 @@ pub(super) async fn drain(peers: &Shared, tasks: &Tasks, stop: &CancellationToke
     // either the whole change or nothing of the change.
     let for_administrators = drain_timeout.min(MAX_FOR_ADMINISTRATORS);
     let administrators = tokio::time::timeout(for_administrators, tasks.administrators.wait()).await;
-    daemon.keys.settle().await;
-    for label in daemon.keys.unsettled() {
+    daemon.keys.write_pending().await;
+    for label in daemon.keys.pending() {
         tracing::error!(
             key = label.as_str(),
             "cannot write to the key store that the key is disabled or deleted: the next start reverts the change"

@@ -97,11 +97,11 @@ pub(crate) async fn checked<'a>(
         );
         return None;
     }
-    let unsettled: Vec<_> = daemon.keys.unsettled().iter().map(Label::to_string).collect();
-    if !unsettled.is_empty() {
+    let pending: Vec<_> = daemon.keys.pending().iter().map(Label::to_string).collect();
+    if !pending.is_empty() {
         tracing::error!(
             "not upgraded: the key store does not have the disabled or deleted state of some keys yet, and the new program would use these keys again: {}; make room on the disk",
-            unsettled.join(", ")
+            pending.join(", ")
         );
         return None;
     }

@@ -419,7 +419,7 @@ fn an_unwritten_deletion_or_disabling_is_not_undone() {
     assert!(matches!(store.put(shop.clone()), Err(StoreError::Changed(_))));
     assert!(matches!(store.put(old.clone()), Err(StoreError::Unknown(_))));
     assert!(store.get(&old.label).unwrap().is_none());
-    assert_eq!(store.unsettled().len(), 2);
+    assert_eq!(store.pending().len(), 2);
     let read = store.get(&shop.label).unwrap().unwrap();
     assert_eq!(read.state, State::Disabled);
     // A task that has seen the change may write, and a new key may have the name.
@@ -429,6 +429,6 @@ fn an_unwritten_deletion_or_disabling_is_not_undone() {
         (State::Disabled, true, 0)
     );
     store.put(key("old")).unwrap();
-    assert!(store.unsettled().is_empty() && store.settle().is_empty());
+    assert!(store.pending().is_empty() && store.write_pending().is_empty());
     assert!(store.put(Key { state: State::Enabled, ..stored }).is_ok());
 }
