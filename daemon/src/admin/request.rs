@@ -49,7 +49,7 @@ pub(crate) struct Adopt {
 pub(crate) struct Change {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "state")]
     pub(crate) state: Option<State>,
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "some_uses")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_uses")]
     pub(crate) uses: Option<Vec<Use>>,
     /// True if the administrator accepts that one RSA key signs and decrypts.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
@@ -170,7 +170,7 @@ mod uses {
 }
 
 /// Uses that may be absent.
-mod some_uses {
+mod optional_uses {
     use keyward_proto::Use;
     use serde::{Deserialize, Deserializer, Serializer};
 

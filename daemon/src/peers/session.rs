@@ -104,7 +104,7 @@ impl<'a> Session<'a> {
             let (previous, answers) = (self.peer_processor, self.incoming.has_requests());
             while let Some(next) = self.incoming.pop() {
                 slot.set_busy();
-                self.answer(next).await?;
+                self.serve_request(next).await?;
                 if !self.incoming.has_requests() {
                     self.incoming.cut(self.now);
                 }
@@ -153,17 +153,17 @@ impl<'a> Session<'a> {
     async fn answer_the_last(&mut self) -> Result<(), SessionEnd> {
         self.incoming.read_last(&self.stream, &mut self.now)?;
         while let Some(next) = self.incoming.pop() {
-            self.answer(next).await?;
+            self.serve_request(next).await?;
         }
         self.send().await
     }
 
     /// Answers one request. Reads on while the answer is made, if that takes time.
-    async fn answer(&mut self, next: IncomingRequest<'a>) -> Result<(), SessionEnd> {
+    async fn serve_request(&mut self, next: IncomingRequest<'a>) -> Result<(), SessionEnd> {
         let IncomingRequest { body, arrived, permit, frame_permit: _frame_permit } = next;
         let (shared, peer, account) = (self.shared, self.peer, self.slot.account());
         let (number, is_refused, close) = (self.number, permit.is_none(), self.slot.close_token());
-        let answer = async move {
+        let answering = async move {
             let request: Request = frame::decode(&body)?;
             drop(body);
             let processor = request.processor;
@@ -177,8 +177,8 @@ impl<'a> Session<'a> {
                 }
             })
         };
-        let mut answer = pin!(self.reactor.turns.run_in_turn(account, self.now, answer));
-        let mut first = pin!(poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))));
+        let mut answering = pin!(self.reactor.turns.run_in_turn(account, self.now, answering));
+        let mut first = pin!(poll_fn(|context| Poll::Ready(answering.as_mut().poll(context))));
         let (answered, ended) = match first.as_mut().await {
             Poll::Ready(done) => done,
             Poll::Pending => {
@@ -189,7 +189,7 @@ impl<'a> Session<'a> {
                 loop {
                     tokio::select! {
                         biased;
-                        done = &mut answer => break done,
+                        done = &mut answering => break done,
                         read = self.incoming.read(&self.stream, &mut self.now), if !close.is_cancelled() => read?,
                     }
                     if self.incoming.is_over() && self.stream.is_hung_up() {
@@ -253,8 +253,8 @@ impl<'a> Session<'a> {
                 () = timeout => {}
             }
         };
-        let answer = answer::watch(shared, peer, request.id, watch, end);
-        Ok(self.reactor.turns.run_in_turn(self.slot.account(), self.now, answer).await.0)
+        let watching = answer::watch(shared, peer, request.id, watch, end);
+        Ok(self.reactor.turns.run_in_turn(self.slot.account(), self.now, watching).await.0)
     }
 
     /// Sends all answers.
