@@ -18,9 +18,9 @@ use crate::out_buffer::OutBuffer;
 use crate::params::{Params, bytes};
 use crate::{PROPERTIES, context};
 
-/// A decryption operation.
+/// Context of one decryption: the key and the settings of the program.
 #[derive(Clone, Default)]
-pub(crate) struct Operation {
+pub(crate) struct DecryptContext {
     key: Option<Arc<DaemonKey>>,
     /// True if the program set the padding of TLS.
     tls_padding: bool,
@@ -28,27 +28,27 @@ pub(crate) struct Operation {
 }
 
 entry_points! {
-    fn decrypt_init(operation: Option<&mut Operation>, key: Option<&Key>, params: Params<'_>) -> c_int {
-        let operation = operation.ok_or_else(|| Error::null())?;
+    fn decrypt_init(context: Option<&mut DecryptContext>, key: Option<&Key>, params: Params<'_>) -> c_int {
+        let context = context.ok_or_else(|| Error::null())?;
         let is_rsa = |key: &&Arc<DaemonKey>| matches!(key.reference.public_key(), PublicKey::Rsa { .. });
         let key = key.and_then(Key::daemon_key).filter(is_rsa).ok_or_else(|| {
             Error::new(Reason::NotSupported, "cannot decrypt with this key; load the reference of an RSA key")
         })?;
-        *operation = Operation { key: Some(Arc::clone(key)), ..Operation::default() };
-        operation.set(params)?;
+        *context = DecryptContext { key: Some(Arc::clone(key)), ..DecryptContext::default() };
+        context.set(params)?;
         Ok(1)
     }
 
     fn decrypt(
-        operation: Option<&mut Operation>,
+        context: Option<&mut DecryptContext>,
         out: *mut u8,
         length: Option<&mut usize>,
         room: usize,
         ciphertext: *const u8,
         ciphertext_length: usize,
     ) -> c_int {
-        let (Some(operation), Some(length)) = (operation, length) else { return Err(Error::null()) };
-        if !operation.tls_padding {
+        let (Some(context), Some(length)) = (context, length) else { return Err(Error::null()) };
+        if !context.tls_padding {
             let text = "cannot decrypt with this padding: the daemon decrypts for the RSA key exchange of TLS and for \
                         nothing else";
             return Err(Error::new(Reason::NotSupported, text));
@@ -57,10 +57,10 @@ entry_points! {
         let out = unsafe { OutBuffer::new(out, length, room, || Ok(Premaster::LENGTH)) }?;
         let Some(out) = out else { return Ok(1) };
         out.check_room(Premaster::LENGTH, "premaster secret")?;
-        let key = operation.key.as_ref().ok_or_else(|| {
+        let key = context.key.as_ref().ok_or_else(|| {
             Error::new(Reason::Internal, "cannot decrypt before a key is set")
         })?;
-        let client_version = operation.client_version.ok_or_else(|| {
+        let client_version = context.client_version.ok_or_else(|| {
             Error::new(Reason::NotSupported, "cannot decrypt a premaster secret without the version of the client")
         })?;
         // SAFETY: provider-asym_cipher(7): `ciphertext` has `ciphertext_length` readable bytes.
@@ -69,17 +69,17 @@ entry_points! {
         out.fill(premaster.as_ref(), "premaster secret")
     }
 
-    fn set_ctx_params(operation: Option<&mut Operation>, params: Params<'_>) -> c_int {
-        operation.ok_or_else(|| Error::null())?.set(params)?;
+    fn set_ctx_params(context: Option<&mut DecryptContext>, params: Params<'_>) -> c_int {
+        context.ok_or_else(|| Error::null())?.set(params)?;
         Ok(1)
     }
 
-    fn settable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const ParamDescriptor {
+    fn settable_ctx_params(_context: *const c_void, _provider: *const c_void) -> *const ParamDescriptor {
         Ok(SETTABLE.as_ptr())
     }
 }
 
-impl Operation {
+impl DecryptContext {
     fn set(&mut self, params: Params<'_>) -> Result<(), Error> {
         if let Some(padding) = params.find(PAD_MODE) {
             self.tls_padding = padding.integer() == Some(abi::RSA_PKCS1_WITH_TLS_PADDING.into());

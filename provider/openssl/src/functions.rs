@@ -101,43 +101,49 @@ functions! {
 
     // provider-signature(7)
     SIGNATURE_NEWCTX = 1: "OSSL_FUNC_SIGNATURE_NEWCTX",
-        fn(*const c_void, *const c_char) -> Option<Box<signature::Operation>>;
+        fn(*const c_void, *const c_char) -> Option<Box<signature::SignatureContext>>;
     SIGNATURE_SIGN_INIT = 2: "OSSL_FUNC_SIGNATURE_SIGN_INIT",
-        fn(Option<&mut signature::Operation>, Option<&Key>, Params<'_>) -> c_int;
+        fn(Option<&mut signature::SignatureContext>, Option<&Key>, Params<'_>) -> c_int;
     SIGNATURE_SIGN = 3: "OSSL_FUNC_SIGNATURE_SIGN",
-        fn(Option<&mut signature::Operation>, *mut u8, Option<&mut usize>, usize, *const u8, usize) -> c_int;
+        fn(
+            Option<&mut signature::SignatureContext>, *mut u8, Option<&mut usize>, usize, *const u8, usize
+        ) -> c_int;
     SIGNATURE_DIGEST_SIGN_INIT = 8: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN_INIT",
-        fn(Option<&mut signature::Operation>, *const c_char, Option<&Key>, Params<'_>) -> c_int;
+        fn(Option<&mut signature::SignatureContext>, *const c_char, Option<&Key>, Params<'_>) -> c_int;
     SIGNATURE_DIGEST_SIGN_UPDATE = 9: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN_UPDATE",
-        fn(Option<&mut signature::Operation>, *const u8, usize) -> c_int;
+        fn(Option<&mut signature::SignatureContext>, *const u8, usize) -> c_int;
     SIGNATURE_DIGEST_SIGN_FINAL = 10: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN_FINAL",
-        fn(Option<&mut signature::Operation>, *mut u8, Option<&mut usize>, usize) -> c_int;
+        fn(Option<&mut signature::SignatureContext>, *mut u8, Option<&mut usize>, usize) -> c_int;
     SIGNATURE_DIGEST_SIGN = 11: "OSSL_FUNC_SIGNATURE_DIGEST_SIGN",
-        fn(Option<&mut signature::Operation>, *mut u8, Option<&mut usize>, usize, *const u8, usize) -> c_int;
-    SIGNATURE_FREECTX = 16: "OSSL_FUNC_SIGNATURE_FREECTX", fn(Option<Box<signature::Operation>>);
+        fn(
+            Option<&mut signature::SignatureContext>, *mut u8, Option<&mut usize>, usize, *const u8, usize
+        ) -> c_int;
+    SIGNATURE_FREECTX = 16: "OSSL_FUNC_SIGNATURE_FREECTX", fn(Option<Box<signature::SignatureContext>>);
     SIGNATURE_DUPCTX = 17: "OSSL_FUNC_SIGNATURE_DUPCTX",
-        fn(Option<&signature::Operation>) -> Option<Box<signature::Operation>>;
+        fn(Option<&signature::SignatureContext>) -> Option<Box<signature::SignatureContext>>;
     SIGNATURE_GET_CTX_PARAMS = 18: "OSSL_FUNC_SIGNATURE_GET_CTX_PARAMS",
-        fn(Option<&signature::Operation>, Params<'_>) -> c_int;
+        fn(Option<&signature::SignatureContext>, Params<'_>) -> c_int;
     SIGNATURE_GETTABLE_CTX_PARAMS = 19: "OSSL_FUNC_SIGNATURE_GETTABLE_CTX_PARAMS",
         fn(*const c_void, *const c_void) -> *const ParamDescriptor;
     SIGNATURE_SET_CTX_PARAMS = 20: "OSSL_FUNC_SIGNATURE_SET_CTX_PARAMS",
-        fn(Option<&mut signature::Operation>, Params<'_>) -> c_int;
+        fn(Option<&mut signature::SignatureContext>, Params<'_>) -> c_int;
     SIGNATURE_SETTABLE_CTX_PARAMS = 21: "OSSL_FUNC_SIGNATURE_SETTABLE_CTX_PARAMS",
         fn(*const c_void, *const c_void) -> *const ParamDescriptor;
 
     // provider-asym_cipher(7)
     ASYM_CIPHER_NEWCTX = 1: "OSSL_FUNC_ASYM_CIPHER_NEWCTX",
-        fn(*const c_void) -> Option<Box<decrypt::Operation>>;
+        fn(*const c_void) -> Option<Box<decrypt::DecryptContext>>;
     ASYM_CIPHER_DECRYPT_INIT = 4: "OSSL_FUNC_ASYM_CIPHER_DECRYPT_INIT",
-        fn(Option<&mut decrypt::Operation>, Option<&Key>, Params<'_>) -> c_int;
+        fn(Option<&mut decrypt::DecryptContext>, Option<&Key>, Params<'_>) -> c_int;
     ASYM_CIPHER_DECRYPT = 5: "OSSL_FUNC_ASYM_CIPHER_DECRYPT",
-        fn(Option<&mut decrypt::Operation>, *mut u8, Option<&mut usize>, usize, *const u8, usize) -> c_int;
-    ASYM_CIPHER_FREECTX = 6: "OSSL_FUNC_ASYM_CIPHER_FREECTX", fn(Option<Box<decrypt::Operation>>);
+        fn(
+            Option<&mut decrypt::DecryptContext>, *mut u8, Option<&mut usize>, usize, *const u8, usize
+        ) -> c_int;
+    ASYM_CIPHER_FREECTX = 6: "OSSL_FUNC_ASYM_CIPHER_FREECTX", fn(Option<Box<decrypt::DecryptContext>>);
     ASYM_CIPHER_DUPCTX = 7: "OSSL_FUNC_ASYM_CIPHER_DUPCTX",
-        fn(Option<&decrypt::Operation>) -> Option<Box<decrypt::Operation>>;
+        fn(Option<&decrypt::DecryptContext>) -> Option<Box<decrypt::DecryptContext>>;
     ASYM_CIPHER_SET_CTX_PARAMS = 10: "OSSL_FUNC_ASYM_CIPHER_SET_CTX_PARAMS",
-        fn(Option<&mut decrypt::Operation>, Params<'_>) -> c_int;
+        fn(Option<&mut decrypt::DecryptContext>, Params<'_>) -> c_int;
     ASYM_CIPHER_SETTABLE_CTX_PARAMS = 11: "OSSL_FUNC_ASYM_CIPHER_SETTABLE_CTX_PARAMS",
         fn(*const c_void, *const c_void) -> *const ParamDescriptor;
 
@@ -250,8 +256,8 @@ mod tests {
     impl Object for Key {}
     impl Object for Loader {}
     impl Object for Provider {}
-    impl Object for decrypt::Operation {}
-    impl Object for signature::Operation {}
+    impl Object for decrypt::DecryptContext {}
+    impl Object for signature::SignatureContext {}
 
     impl<T: Object> InC for Option<&T> {
         const TYPE: &'static str = "void *";
@@ -305,12 +311,12 @@ mod tests {
         #[path = "SRC/entry.rs"] mod entry;
         #[path = "SRC/functions.rs"] mod functions;
         #[path = "SRC/params.rs"] mod params;
-        mod decrypt { pub struct Operation; }
+        mod decrypt { pub struct DecryptContext; }
         mod key { pub struct Key; }
-        mod signature { pub struct Operation; }
+        mod signature { pub struct SignatureContext; }
         mod store { pub struct Loader; }
         struct Provider;
-        unsafe extern "C" fn free(_: Option<Box<signature::Operation>>) {}
+        unsafe extern "C" fn free(_: Option<Box<signature::SignatureContext>>) {}
         static TABLE: &[abi::Dispatch] = entry::dispatch! { ENTRY };
     "#;
 

@@ -27,9 +27,9 @@ use crate::padding::{Padding, salt_length};
 use crate::params::{Params, bytes};
 use crate::{PROPERTIES, context};
 
-/// A signature operation.
+/// Context of one signature: the key, the settings of the program, and the message so far.
 #[derive(Clone, Default)]
-pub(crate) struct Operation {
+pub(crate) struct SignatureContext {
     key: Option<Arc<DaemonKey>>,
     digest: Option<DigestName>,
     /// Padding that the program set; otherwise the padding of the key.
@@ -50,18 +50,18 @@ enum Message {
 }
 
 entry_points! {
-    fn new_context(_provider: *const c_void, _properties: *const c_char) -> Option<Box<Operation>> {
+    fn new_context(_provider: *const c_void, _properties: *const c_char) -> Option<Box<SignatureContext>> {
         Ok(Some(Box::default()))
     }
 
     /// Starts to sign a digest: EVP_PKEY_sign_init(3).
-    fn sign_init(operation: Option<&mut Operation>, key: Option<&Key>, params: Params<'_>) -> c_int {
-        operation.ok_or_else(|| Error::null())?.start(key, None, params)
+    fn sign_init(context: Option<&mut SignatureContext>, key: Option<&Key>, params: Params<'_>) -> c_int {
+        context.ok_or_else(|| Error::null())?.start(key, None, params)
     }
 
     /// Starts to sign a message: EVP_DigestSignInit(3).
     fn digest_sign_init(
-        operation: Option<&mut Operation>,
+        context: Option<&mut SignatureContext>,
         digest: *const c_char,
         key: Option<&Key>,
         params: Params<'_>,
@@ -72,85 +72,85 @@ entry_points! {
             // SAFETY: provider-signature(7): the name is a NUL-terminated text.
             Some(unsafe { CStr::from_ptr(digest) })
         };
-        operation.ok_or_else(|| Error::null())?.start(key, name, params)
+        context.ok_or_else(|| Error::null())?.start(key, name, params)
     }
 
     fn sign(
-        operation: Option<&mut Operation>,
+        context: Option<&mut SignatureContext>,
         signature: *mut u8,
         length: Option<&mut usize>,
         room: usize,
         digest: *const u8,
         digest_length: usize,
     ) -> c_int {
-        let (Some(operation), Some(length)) = (operation, length) else { return Err(Error::null()) };
-        let greatest = || operation.max_signature();
+        let (Some(context), Some(length)) = (context, length) else { return Err(Error::null()) };
+        let greatest = || context.max_signature();
         // SAFETY: provider-signature(7): `signature` is null or has `room` writable bytes.
         let out = unsafe { OutBuffer::new(signature, length, room, greatest) }?;
         let Some(out) = out else { return Ok(1) };
         // SAFETY: provider-signature(7): `digest` has `digest_length` readable bytes.
         let digest = unsafe { bytes(digest, digest_length) };
-        out.fill(&operation.sign_digest(digest)?, "signature")
+        out.fill(&context.sign_digest(digest)?, "signature")
     }
 
     fn digest_sign(
-        operation: Option<&mut Operation>,
+        context: Option<&mut SignatureContext>,
         signature: *mut u8,
         length: Option<&mut usize>,
         room: usize,
         message: *const u8,
         message_length: usize,
     ) -> c_int {
-        let (Some(operation), Some(length)) = (operation, length) else { return Err(Error::null()) };
-        let greatest = || operation.max_signature();
+        let (Some(context), Some(length)) = (context, length) else { return Err(Error::null()) };
+        let greatest = || context.max_signature();
         // SAFETY: provider-signature(7): `signature` is null or has `room` writable bytes.
         let out = unsafe { OutBuffer::new(signature, length, room, greatest) }?;
         let Some(out) = out else { return Ok(1) };
         // SAFETY: provider-signature(7): `message` has `message_length` readable bytes.
         let message = unsafe { bytes(message, message_length) };
-        out.fill(&operation.sign_message(message)?, "signature")
+        out.fill(&context.sign_message(message)?, "signature")
     }
 
-    fn digest_sign_update(operation: Option<&mut Operation>, part: *const u8, length: usize) -> c_int {
+    fn digest_sign_update(context: Option<&mut SignatureContext>, part: *const u8, length: usize) -> c_int {
         // SAFETY: provider-signature(7): `part` has `length` readable bytes.
         let part = unsafe { bytes(part, length) };
-        operation.ok_or_else(|| Error::null())?.add(part)?;
+        context.ok_or_else(|| Error::null())?.add(part)?;
         Ok(1)
     }
 
     fn digest_sign_final(
-        operation: Option<&mut Operation>,
+        context: Option<&mut SignatureContext>,
         signature: *mut u8,
         length: Option<&mut usize>,
         room: usize,
     ) -> c_int {
-        let (Some(operation), Some(length)) = (operation, length) else { return Err(Error::null()) };
-        let greatest = || operation.max_signature();
+        let (Some(context), Some(length)) = (context, length) else { return Err(Error::null()) };
+        let greatest = || context.max_signature();
         // SAFETY: provider-signature(7): `signature` is null or has `room` writable bytes.
         let out = unsafe { OutBuffer::new(signature, length, room, greatest) }?;
         let Some(out) = out else { return Ok(1) };
-        out.fill(&operation.finish()?, "signature")
+        out.fill(&context.finish()?, "signature")
     }
 
-    fn set_ctx_params(operation: Option<&mut Operation>, params: Params<'_>) -> c_int {
-        operation.ok_or_else(|| Error::null())?.set(params)?;
+    fn set_ctx_params(context: Option<&mut SignatureContext>, params: Params<'_>) -> c_int {
+        context.ok_or_else(|| Error::null())?.set(params)?;
         Ok(1)
     }
 
-    fn settable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const ParamDescriptor {
+    fn settable_ctx_params(_context: *const c_void, _provider: *const c_void) -> *const ParamDescriptor {
         Ok(SETTABLE.as_ptr())
     }
 
     /// Answers tools that write certificates, requests and CMS: they need the AlgorithmIdentifier
     /// and the padding. TLS does not call this.
-    fn get_ctx_params(operation: Option<&Operation>, params: Params<'_>) -> c_int {
-        let operation = operation.ok_or_else(|| Error::null())?;
+    fn get_ctx_params(context: Option<&SignatureContext>, params: Params<'_>) -> c_int {
+        let context = context.ok_or_else(|| Error::null())?;
         let mut fitted = true;
         if let Some(param) = params.find(ALGORITHM_ID) {
-            fitted &= param.answer_octets(&operation.scheme()?.algorithm_identifier());
+            fitted &= param.answer_octets(&context.scheme()?.algorithm_identifier());
         }
         if let Some(param) = params.find(PAD_MODE) {
-            let (number, word) = match operation.padding()? {
+            let (number, word) = match context.padding()? {
                 Padding::Pkcs1 => (abi::RSA_PKCS1_PADDING, c"pkcs1"),
                 Padding::Pss => (abi::RSA_PKCS1_PSS_PADDING, c"pss"),
             };
@@ -159,12 +159,12 @@ entry_points! {
         Ok(c_int::from(fitted))
     }
 
-    fn gettable_ctx_params(_operation: *const c_void, _provider: *const c_void) -> *const ParamDescriptor {
+    fn gettable_ctx_params(_context: *const c_void, _provider: *const c_void) -> *const ParamDescriptor {
         Ok(GETTABLE.as_ptr())
     }
 }
 
-impl Operation {
+impl SignatureContext {
     fn start(
         &mut self,
         key: Option<&Key>,
@@ -440,13 +440,13 @@ mod tests {
         let address: Address = "/nowhere".parse().unwrap();
         let client = Client::new(address, Duration::from_secs(1));
         let key = Key::Daemon(Arc::new(DaemonKey { reference, client }));
-        let mut operation = Operation::default();
-        assert!(operation.start(Some(&key), None, Params::NONE).is_ok());
-        operation.padding = Some(Padding::Pss);
-        operation.salt = Some(20);
-        assert!(operation.start(None, None, Params::NONE).is_ok());
-        assert!(operation.padding == Some(Padding::Pss) && operation.salt == Some(20));
-        assert!(operation.start(Some(&key), None, Params::NONE).is_ok());
-        assert!(operation.padding.is_none() && operation.salt.is_none());
+        let mut context = SignatureContext::default();
+        assert!(context.start(Some(&key), None, Params::NONE).is_ok());
+        context.padding = Some(Padding::Pss);
+        context.salt = Some(20);
+        assert!(context.start(None, None, Params::NONE).is_ok());
+        assert!(context.padding == Some(Padding::Pss) && context.salt == Some(20));
+        assert!(context.start(Some(&key), None, Params::NONE).is_ok());
+        assert!(context.padding.is_none() && context.salt.is_none());
     }
 }
