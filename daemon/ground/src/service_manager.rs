@@ -2,8 +2,8 @@
 
 use sd_notify::NotifyState;
 
-/// Notifies systemd of a reload, if systemd started this process. A notification that the process
-/// is ready ends the reload.
+/// Notifies systemd of a reload, if systemd started this process. The reload ends when the process
+/// notifies that it is ready.
 pub fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),

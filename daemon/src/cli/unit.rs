@@ -92,7 +92,7 @@ pub(super) struct Serve {
     /// File of the next master key, for RewrapKeyBlob
     #[arg(long, value_name = "FILE")]
     next_master_key: Option<PathBuf>,
-    /// Directory of the master key of --dev
+    /// Directory for the master key that --dev makes
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     /// Development mode: make a master key
@@ -116,21 +116,22 @@ pub(super) struct Serve {
         help_heading = "Simulation"
     )]
     simulate_rate: u32,
-    /// Fail calls with CKR_DEVICE_ERROR at this rate, as in SignSingle=0.01 or *=0.01; any number
-    /// of times
+    /// Fail calls with CKR_DEVICE_ERROR at this rate, as in SignSingle=0.01 or *=0.01; the option may
+    /// be repeated
     #[arg(long, value_name = "RPC=PROBABILITY", help_heading = "Simulation")]
     simulate_errors: Vec<Chance>,
-    /// Close the connection during calls at this rate, as in SignSingle=0.01; any number of times
+    /// Close the connection during calls at this rate, as in SignSingle=0.01; the option may be
+    /// repeated
     #[arg(long, value_name = "RPC=PROBABILITY", help_heading = "Simulation")]
     simulate_disconnects: Vec<Chance>,
-    /// Answer SignSingle, Sign or SignFinal at this rate with one bit of the signature changed; any
-    /// number of times
+    /// Answer SignSingle, Sign or SignFinal at this rate with one bit of the signature changed; the
+    /// option may be repeated
     #[arg(long, value_name = "RPC=PROBABILITY", value_parser = Chance::of_signature, help_heading = "Simulation")]
     simulate_corruption: Vec<Chance>,
-    /// Remove a mechanism, as in CKM_RSA_PKCS_PSS or 0xd; any number of times
+    /// Remove a mechanism, as in CKM_RSA_PKCS_PSS or 0xd; the option may be repeated
     #[arg(long, value_name = "MECHANISM", value_parser = keyward_unit_server::mechanism, help_heading = "Simulation")]
     simulate_without: Vec<u64>,
-    /// List a mechanism, but refuse it with CKR_MECHANISM_PARAM_INVALID; any number of times
+    /// List a mechanism, but refuse it with CKR_MECHANISM_PARAM_INVALID; the option may be repeated
     #[arg(long, value_name = "MECHANISM", value_parser = keyward_unit_server::mechanism, help_heading = "Simulation")]
     simulate_refused: Vec<u64>,
     /// Fail decryption with CKM_RSA_PKCS if the padding is wrong, as older firmware does

@@ -20,7 +20,7 @@ pub enum ConfigError {
     /// A user other than root and the user of this process can change the file.
     #[error("refused the configuration: {0}")]
     Refused(String),
-    /// Not TOML, or an unknown key or wrong type.
+    /// Not TOML, an unknown setting, or a wrong type.
     #[error("configuration {}{}: {reason}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
     Syntax {
         /// The file.

@@ -1,4 +1,4 @@
-//! `The configuration file `keyward.toml`: read as text, and checked once to a value of checked
+//! The configuration file `keyward.toml`: read as text, and checked once to a value of checked
 //! types.
 //!
 //! [`raw`] has the tables of the file as text, and [`Config`] is the checked value.

@@ -43,7 +43,7 @@ pub(crate) struct ConnectionLimits {
 pub(crate) enum Admission {
     /// There was a free slot.
     Admitted(Slot),
-    /// A connection of this owner was closed to free its slot.
+    /// A connection of this owner was closed to make room.
     Replaced(Owner, Slot),
     /// There is no slot for the connection.
     Refused,

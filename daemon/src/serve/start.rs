@@ -130,7 +130,7 @@ impl<'a> Server<'a> {
         Ok(None)
     }
 
-    /// Reloads at SIGHUP. Returns at SIGTERM and SIGINT, or with the program of an upgrade at
+    /// Reloads at SIGHUP. Returns `None` at SIGTERM and SIGINT, the program of the upgrade at
     /// SIGUSR2.
     async fn follow_signals(
         &self,

@@ -50,8 +50,8 @@ impl Unit {
         self.keys.wkid
     }
 
-    /// Adds the next master key. The unit takes blobs of both master keys from now on. False if
-    /// the unit has another next master key already.
+    /// Adds the next master key. The unit takes blobs of both master keys from now on. Returns
+    /// false if the unit has another next master key already.
     pub fn accept(&self, next: MasterKey) -> bool {
         let next = NextMasterKey { keys: WrappingKeys::derive(next), unwraps: true };
         let wkid = next.keys.wkid;

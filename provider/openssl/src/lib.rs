@@ -8,9 +8,12 @@
 //! asynchronous jobs does not wait for the daemon ([`job`]).
 //!
 //! The module starts no thread. It does no I/O before the first signature, except for `keyward:`
-//! URIs: it asks the daemon for their public key. One macro ([`entry`]) defines every function that
-//! OpenSSL calls and stops every panic there. [`functions`] has the number and the type of each
-//! function. See provider(7) for the contract with OpenSSL.
+//! URIs: it asks the daemon for their public key.
+//!
+//! Every function that OpenSSL calls runs inside the panic boundary, `panic_boundary` in [`error`].
+//! A macro ([`entry`]) defines these functions, except two: [`OSSL_provider_init`], and the cleanup
+//! of a wait context in [`job`]. [`functions`] has the number and the type of each function in a
+//! dispatch table. See provider(7) for the contract with OpenSSL.
 
 // This crate is the boundary with C, so it needs unsafe code. One operation per block.
 #![allow(unsafe_code)]

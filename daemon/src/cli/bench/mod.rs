@@ -22,7 +22,8 @@ use socket::Daemon;
 
 #[derive(Args, Debug)]
 pub(super) struct Bench {
-    /// Type of key to sign with, any number of times [default: each type that the unit generates]
+    /// Type of key to sign with; the option may be repeated [default: each type that the unit
+    /// generates]
     #[arg(long = "type", value_name = "TYPE")]
     key_types: Vec<KeyType>,
     /// Time to sign with each type, in seconds

@@ -108,8 +108,8 @@ impl Csr {
         Ok((number, pem.map_err(|error| Failure::new(exit::SOFTWARE, error))?))
     }
 
-    /// Refuses keys without the use csr, as the daemon does. Only the command line knows the
-    /// runtime directory for the advice.
+    /// Refuses keys without the use csr, as the daemon does. The command line checks too, because
+    /// only it can print the runtime directory in its advice.
     fn refuse_other_uses(&self, key: &KeyView) -> Result<(), Failure> {
         let has = |needed: Use| key.uses.iter().any(|u| u == needed.name());
         if has(Use::Csr) || has(Use::Any) {

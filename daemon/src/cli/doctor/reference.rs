@@ -12,7 +12,7 @@ use crate::admin::api::KeyView;
 use crate::admin::client::AdminClientError;
 use crate::ground::text::quoted;
 
-/// Reads the reference of a file, in which certificates may stand as well.
+/// Reads the reference in a file, which may also contain certificates.
 ///
 /// # Errors
 /// A finding, if the file cannot be read or holds no valid reference.
@@ -49,8 +49,8 @@ pub(super) fn holds_private_key(text: &str) -> bool {
     text.lines().any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with("PRIVATE KEY-----"))
 }
 
-/// Warns if the user of a server cannot read the file of a reference. Servers that load their keys
-/// as root, before they change to that user, can.
+/// Warns if the user of a server cannot read the file of a reference. A server that loads its keys
+/// as root, before it changes to that user, can read it.
 pub(super) fn check_readable(account: &Account, path: &Path) -> Option<Finding> {
     let reason = account.cannot_read(path)?;
     Some(Finding::warn(

@@ -42,7 +42,7 @@ pub(in crate::cli) struct Adopt {
 /// The properties of a new key.
 #[derive(Args, Debug)]
 pub(super) struct Properties {
-    /// Use of the key, any number of times: tls-server, tls13-server, tls12-server,
+    /// Use of the key; the option may be repeated: tls-server, tls13-server, tls12-server,
     /// tls12-dhe-server, tls-client, tls13-client, csr, rsa-key-exchange, acme-account, any
     /// [default: tls-server]
     #[arg(long = "use", value_name = "USE", value_parser = one_use)]

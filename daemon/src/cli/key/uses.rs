@@ -18,9 +18,9 @@ use crate::lifecycle::set_uses_command;
 pub(in crate::cli) struct SetUses {
     #[command(flatten)]
     key: Named,
-    /// Use of the key, any number of times; all other uses are removed: tls-server, tls13-server,
-    /// tls12-server, tls12-dhe-server, tls-client, tls13-client, csr, rsa-key-exchange,
-    /// acme-account, any
+    /// Use of the key; the option may be repeated, and all other uses are removed: tls-server,
+    /// tls13-server, tls12-server, tls12-dhe-server, tls-client, tls13-client, csr,
+    /// rsa-key-exchange, acme-account, any
     #[arg(long = "use", value_name = "USE", value_parser = one_use, required = true)]
     uses: Vec<Use>,
     /// Accept that one RSA key both signs and decrypts, which is less safe than two keys

@@ -252,7 +252,7 @@ pub(crate) fn encrypt(spki: &[u8], padding: &Padding, plain: &[u8]) -> Result<Ve
 }
 
 /// Decrypts with a private key in PKCS#8. With `reports_padding`, a wrong PKCS #1 v1.5 padding is
-/// an error; otherwise a made-up plaintext comes out (implicit rejection).
+/// an error; otherwise the result is a made-up plaintext (implicit rejection).
 pub(crate) fn decrypt(
     pkcs8: &[u8],
     padding: &Padding,

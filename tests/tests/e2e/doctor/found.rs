@@ -26,7 +26,7 @@ fn all(daemon: &Daemon) -> Vec<Finding> {
     findings.iter().map(|one| ["check", "verdict", "detail", "fix"].map(|name| field(one, name))).collect()
 }
 
-/// Findings about one process, because other tests run servers too.
+/// Findings about one process. Other tests run servers too, so other processes are left out.
 fn of_process(daemon: &Daemon, pid: u32) -> Vec<Finding> {
     let of_process = format!("(process {pid} ");
     all(daemon).into_iter().filter(|[_, _, detail, _]| detail.contains(&of_process)).collect()

@@ -16,7 +16,7 @@ pub(in crate::cli::doctor) struct ServerConf {
     pub(in crate::cli::doctor) unread: Vec<String>,
     /// For nginx: the text of all files, in the form of `nginx -T`.
     pub(in crate::cli::doctor) dump: String,
-    /// For mail servers, which clear the environment of their processes.
+    /// Environment of a mail server; `None` for other servers.
     pub(in crate::cli::doctor) mail: Option<MailEnvironment>,
     bytes_read: u64,
     opened: HashSet<PathBuf>,
