@@ -1,4 +1,5 @@
-# The two commands of a fresh machine are `make demo` and `make test`; each installs what it needs.
+# The two commands of a fresh machine are `make demo` and `make test`. Each command here installs
+# the Debian packages that it needs.
 
 CARGO ?= cargo
 DEMO_PACKAGES = nginx libssl-dev pkg-config gcc curl openssl ca-certificates
@@ -47,8 +48,9 @@ demo: install-demo
 	$(CARGO) build --release -p keyward -p keyward-openssl
 	conf/demo
 
-# Form, clippy and unit tests, to run while you work.
-check:
+# Formatting, clippy and unit tests, to run while you work. Unit tests convert keys with programs
+# that only the packages of the tests have.
+check: install-test
 	$(CARGO) fmt --all --check
 	.ci/check-comments
 	CARGO_INCREMENTAL=1 $(CARGO) clippy --release --workspace --all-targets -- -D warnings
@@ -87,7 +89,7 @@ soak: install-test
 	@$(LEFT_OUT)
 	CARGO="$(CARGO)" .ci/fuzz $(FUZZ_SECONDS)
 
-lint:
+lint: install-demo
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --release -p keyward-rustls -- -D warnings

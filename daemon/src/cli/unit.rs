@@ -116,8 +116,8 @@ pub(super) struct Serve {
         help_heading = "Simulation"
     )]
     simulate_rate: u32,
-    /// Fail calls with CKR_DEVICE_ERROR at this rate, as in SignSingle=0.01 or *=0.01; the option may
-    /// be repeated
+    /// Fail calls with CKR_DEVICE_ERROR at this rate, as in SignSingle=0.01 or *=0.01; the option
+    /// may be repeated
     #[arg(long, value_name = "RPC=PROBABILITY", help_heading = "Simulation")]
     simulate_errors: Vec<Chance>,
     /// Close the connection during calls at this rate, as in SignSingle=0.01; the option may be
