@@ -176,8 +176,8 @@ impl ResolverBuilder {
     /// versions of a key as soon as they have certificates, are used from the next handshake on. A
     /// thread waits for changes as long as the resolver lives.
     ///
-    /// The resolver is made even while the daemon is away. Handshakes with a key fail until the
-    /// daemon has described the key; [`Resolver::status`] has the reason. If the daemon goes away
+    /// The resolver is made even while the daemon is not running. Handshakes with a key fail until
+    /// the daemon has described the key; [`Resolver::status`] has the reason. If the daemon stops
     /// later, the resolver keeps its certificates.
     ///
     /// # Blocks

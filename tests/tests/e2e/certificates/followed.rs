@@ -72,8 +72,8 @@ fn rotated_keys_are_followed(backend: Backend) {
     assert_eq!(wait_for_problem(&resolver, None), Some(2));
     assert_eq!(presented(&server, &pki), renewed);
 
-    // Changes made while the daemon is away are found when the daemon is back. Until then the
-    // resolver keeps the last certificates.
+    // Changes made while the daemon is not running are found when the daemon runs again. Until
+    // then the resolver keeps the last certificates.
     assert!(daemon.stop().success());
     assert!(handshake.make().is_err());
     let failure = server.failure();
