@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_proto::{KeyType, Scheme};
-use keyward_unit::{NewKey, Unit, UnitError, Wkid};
+use keyward_unit::{Header, NewKey, Unit, UnitError, Wkid};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -60,6 +60,10 @@ impl Operations for Embedded {
 
     fn usable(&self) -> Result<(), &Unusable> {
         self.unit.as_ref().map(|_| ())
+    }
+
+    fn master_key_of(&self, blob: &[u8]) -> Option<Wkid> {
+        Header::read(blob).map(|header| header.wkid())
     }
 
     fn is_ready(&self, _: &[Wkid]) -> bool {

@@ -201,6 +201,23 @@ impl Backend {
         by_kind!(self, kind => kind.probe().await);
     }
 
+    /// Master key that has wrapped a key, read from the blob without a unit; `None` if the blob does
+    /// not name a master key.
+    pub(crate) fn master_key_of(&self, blob: &[u8]) -> Option<Wkid> {
+        by_kind!(self, kind => kind.master_key_of(blob))
+    }
+
+    /// Abilities that the unit fixed when it made the key, read from the blob without a unit; `None`
+    /// if the units fix no abilities, or the blob does not name them.
+    pub(crate) fn fixed_abilities(&self, blob: &[u8]) -> Option<Abilities> {
+        by_kind!(self, kind => kind.fixed_abilities(blob))
+    }
+
+    /// True if the blob says that the key may leave its unit (`CKA_EXTRACTABLE`).
+    pub(crate) fn is_extractable(&self, blob: &[u8]) -> bool {
+        by_kind!(self, kind => kind.is_extractable(blob))
+    }
+
     /// True if a unit that is not down has one of these master keys. An empty list stands for any
     /// master key.
     pub(crate) fn is_ready(&self, wkids: &[Wkid]) -> bool {

@@ -10,7 +10,8 @@ use super::{
 };
 
 /// Units of one kind that share a master key. [`super::Backend`] documents the operations. The
-/// defaults are for units that need no watch and no connection.
+/// defaults are for units that need no watch and no connection, and that fix nothing when they make
+/// a key.
 pub(super) trait Operations {
     /// Kind of the units, for people.
     const UNIT: &'static str;
@@ -28,6 +29,16 @@ pub(super) trait Operations {
     async fn renew(&self) {}
 
     async fn probe(&self) {}
+
+    fn master_key_of(&self, blob: &[u8]) -> Option<Wkid>;
+
+    fn fixed_abilities(&self, _: &[u8]) -> Option<Abilities> {
+        None
+    }
+
+    fn is_extractable(&self, _: &[u8]) -> bool {
+        false
+    }
 
     fn is_ready(&self, wkids: &[Wkid]) -> bool;
 

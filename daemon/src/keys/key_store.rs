@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use keyward_proto::Label;
-use keyward_unit::{Header, Wkid};
+use keyward_unit::Wkid;
 
 use super::unwritten::Unwritten;
 use super::{Key, Listed, State, Version, record};
@@ -166,11 +166,14 @@ impl KeyStore {
     }
 
     /// Keys of the embedded unit that have a blob under a master key other than `wkids`. These keys
-    /// do not sign.
-    pub(crate) fn left_behind(&self, wkids: &[Wkid]) -> Result<Vec<Label>, StoreError> {
-        let is_other = |version: &Version| {
-            Header::read(&version.blob).is_some_and(|header| !wkids.contains(&header.wkid()))
-        };
+    /// do not sign. `master_key_of` reads the master key from a blob.
+    pub(crate) fn left_behind(
+        &self,
+        wkids: &[Wkid],
+        master_key_of: impl Fn(&[u8]) -> Option<Wkid>,
+    ) -> Result<Vec<Label>, StoreError> {
+        let is_other =
+            |version: &Version| master_key_of(&version.blob).is_some_and(|wkid| !wkids.contains(&wkid));
         let (mut left, mut after) = (Vec::new(), None::<String>);
         loop {
             let page = self.list(after.as_deref(), PAGE)?;

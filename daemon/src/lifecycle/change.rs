@@ -34,7 +34,9 @@ pub(crate) async fn change(
     let apply = |key: &mut Key| {
         if let (Some(uses), Some(version)) = (&uses, key.version(0)) {
             check_uses(uses, version.key_type, change.sign_and_decrypt)?;
-            check_abilities(uses, &key.backend, version)?;
+            if let Some(backend) = daemon.backends.get(&key.backend) {
+                check_abilities(uses, backend, version)?;
+            }
         }
         key.state = change.state.unwrap_or(key.state);
         if let Some(uses) = &uses {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keyward_proto::{KeyType, Label, Use};
-use keyward_unit::{Header, NewKey};
+use keyward_unit::NewKey;
 
 use super::event::{Act, Actor, Event};
 use super::placement::Placement;
@@ -83,7 +83,7 @@ pub(crate) async fn adopt(
     }
     refuse_existing(daemon, &spec.label).await?;
     check_master_key(daemon, &placement, &blob).await?;
-    if Header::read(&blob).is_some_and(|header| header.extractable()) {
+    if placement.backend.is_extractable(&blob) {
         tracing::warn!(
             key = spec.label.as_str(),
             "the adopted key can be extracted from its unit: CKA_EXTRACTABLE is true"
@@ -98,13 +98,12 @@ pub(crate) async fn adopt(
 
 /// Refuses a blob that neither the master key of the backend nor the next master key has wrapped.
 async fn check_master_key(daemon: &Daemon, placement: &Placement<'_>, blob: &[u8]) -> Result<(), Error> {
-    let backend = placement.backend.name();
-    let (Some(keys), Some(header)) = (placement.wkid, Header::read(blob)) else { return Ok(()) };
-    let blob = header.wkid();
-    if blob == keys || daemon.keys.next_wkid(backend).await? == Some(blob) {
+    let Placement { backend, wkid, .. } = placement;
+    let (Some(keys), Some(blob)) = (*wkid, backend.master_key_of(blob)) else { return Ok(()) };
+    if blob == keys || daemon.keys.next_wkid(backend.name()).await? == Some(blob) {
         return Ok(());
     }
-    Err(Error::OtherMasterKey { backend: backend.into(), blob, keys })
+    Err(Error::OtherMasterKey { backend: backend.name().into(), blob, keys })
 }
 
 /// Refuses a label in use before the unit spends time on a key. The store refuses such a label

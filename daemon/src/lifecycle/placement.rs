@@ -1,6 +1,6 @@
 //! The backend and the master key of a new key.
 
-use keyward_unit::{Header, NewKey, Wkid};
+use keyward_unit::{NewKey, Wkid};
 use tokio::sync::RwLockReadGuard;
 
 use super::Error;
@@ -41,8 +41,8 @@ impl<'a> Placement<'a> {
     /// # Errors
     /// [`StoreError`] if the store cannot be written.
     pub(super) async fn record_master_key(&self, daemon: &Daemon, made: &NewKey) -> Result<(), StoreError> {
-        match (self.wkid, Header::read(&made.blob)) {
-            (None, Some(header)) => daemon.keys.set_wkid(self.backend.name(), header.wkid(), None).await,
+        match (self.wkid, self.backend.master_key_of(&made.blob)) {
+            (None, Some(wkid)) => daemon.keys.set_wkid(self.backend.name(), wkid, None).await,
             _ => Ok(()),
         }
     }

@@ -1,11 +1,9 @@
 //! Uses that a key can have: its type, its safety and its unit must allow them.
 
 use keyward_proto::{KeyType, Use};
-use keyward_unit::Header;
 
 use super::Error;
-use crate::backend::Abilities;
-use crate::config::EMBEDDED;
+use crate::backend::{Abilities, Backend};
 use crate::keys::Version;
 use crate::policy::authorise::signs_and_decrypts;
 
@@ -38,17 +36,17 @@ pub(super) fn check_uses(uses: &[Use], key_type: KeyType, sign_and_decrypt: bool
     }
 }
 
-/// Refuses uses that a remote unit would refuse in each handshake. A unit fixes the abilities of a
-/// key when it makes the key.
-pub(super) fn check_abilities(uses: &[Use], backend: &str, version: &Version) -> Result<(), Error> {
-    let Some(header) = Header::read(&version.blob).filter(|_| backend != EMBEDDED) else { return Ok(()) };
+/// Refuses uses that a unit would refuse in each handshake, because the unit has fixed the abilities
+/// of the key.
+pub(super) fn check_abilities(uses: &[Use], backend: &Backend, version: &Version) -> Result<(), Error> {
+    let Some(has) = backend.fixed_abilities(&version.blob) else { return Ok(()) };
     let needed = Abilities::needed_for(uses);
-    let (verb, with) = match (needed.signs && !header.signs(), needed.decrypts && !header.decrypts()) {
+    let (verb, with) = match (needed.signs && !has.signs, needed.decrypts && !has.decrypts) {
         (true, _) => ("sign", "the new use"),
         (_, true) => ("decrypt", "rsa-key-exchange"),
         (false, false) => return Ok(()),
     };
-    Err(Error::Incapable { backend: backend.to_owned(), verb, with })
+    Err(Error::Incapable { backend: backend.name().to_owned(), verb, with })
 }
 
 /// The command that gives a key these uses.

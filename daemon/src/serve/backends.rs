@@ -84,9 +84,10 @@ pub(super) fn keys_of_other_master_keys(
     store: &KeyStore,
     backends: &Backends,
 ) -> Result<Option<String>, ServeError> {
-    let Some(unit) = backends.embedded_unit() else { return Ok(None) };
+    let Some(backend) = backends.get(EMBEDDED) else { return Ok(None) };
+    let Some(Ok(unit)) = backend.embedded_unit() else { return Ok(None) };
     let wkids: Vec<_> = [Some(unit.wkid()), unit.other_wkid()].into_iter().flatten().collect();
-    let keys = store.left_behind(&wkids)?;
+    let keys = store.left_behind(&wkids, |blob| backend.master_key_of(blob))?;
     let labels: Vec<_> = keys.iter().take(MAX_LABELS).map(Label::as_str).collect();
     Ok((!keys.is_empty()).then(|| {
         format!(

@@ -158,6 +158,18 @@ impl Operations for Grep11 {
         self.pool.probe().await;
     }
 
+    fn master_key_of(&self, blob: &[u8]) -> Option<Wkid> {
+        Header::read(blob).map(|header| header.wkid())
+    }
+
+    fn fixed_abilities(&self, blob: &[u8]) -> Option<Abilities> {
+        Header::read(blob).map(|header| wire::abilities_of(&header))
+    }
+
+    fn is_extractable(&self, blob: &[u8]) -> bool {
+        Header::read(blob).is_some_and(|header| header.extractable())
+    }
+
     fn is_ready(&self, wkids: &[Wkid]) -> bool {
         let fits = |wkid| wkids.is_empty() || wkids.contains(&wkid);
         self.pool.units().iter().any(|unit| unit.health().wkid_in_force().is_some_and(fits))

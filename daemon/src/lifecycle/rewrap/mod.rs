@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use keyward_proto::Label;
-use keyward_unit::{Header, Wkid};
+use keyward_unit::Wkid;
 use tokio::task::JoinSet;
 
 use super::Error;
@@ -73,8 +73,8 @@ async fn rewrap_key(
     new: Option<Wkid>,
 ) -> Result<u64, Error> {
     let is_ready = |version: &Version| {
-        let by_new = |blob: &[u8]| new.is_none_or(|new| is_wrapped_by(blob, new));
-        !is_wrapped_by(&version.blob, old) || version.next_blob.as_deref().is_some_and(by_new)
+        let by_new = |blob: &[u8]| new.is_none_or(|new| is_wrapped_by(backend, blob, new));
+        !is_wrapped_by(backend, &version.blob, old) || version.next_blob.as_deref().is_some_and(by_new)
     };
     let (mut key, mut next_blobs, mut wrapped) = (Arc::new(key), HashMap::new(), 0);
     loop {
@@ -125,11 +125,11 @@ pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str
     let units = next::Units::probe(backend).await?;
     let new = units.next(daemon, &keys, old)?;
     // The keys first: they can only be wrapped while a unit has the old master key.
-    refuse_old_keys(name, &keys, new)?;
+    refuse_old_keys(backend, &keys, new)?;
     units.refuse_others(new)?;
     prove_next(daemon, name, &keys).await?;
     for key in &keys {
-        replace_blobs(daemon, key, new).await?;
+        replace_blobs(daemon, backend, key, new).await?;
     }
     let store_key = next::store_key(daemon, backend, new).await?;
     daemon.keys.set_wkid(name, new, store_key).await?;
@@ -139,14 +139,14 @@ pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str
     Ok(Finished { wkid: new, keys: count })
 }
 
-fn refuse_old_keys(name: &str, keys: &[Key], new: Wkid) -> Result<(), Error> {
+fn refuse_old_keys(backend: &Backend, keys: &[Key], new: Wkid) -> Result<(), Error> {
     let is_ready =
-        |version: &Version| is_wrapped_by(version.next_blob.as_ref().unwrap_or(&version.blob), new);
+        |version: &Version| is_wrapped_by(backend, version.next_blob.as_ref().unwrap_or(&version.blob), new);
     let old = keys.iter().filter(|key| !key.versions.iter().all(is_ready));
     let labels: Vec<Label> = old.map(|key| key.label.clone()).collect();
     match labels.is_empty() {
         true => Ok(()),
-        false => Err(Error::NotRewrapped { backend: name.into(), labels }),
+        false => Err(Error::NotRewrapped { backend: backend.name().into(), labels }),
     }
 }
 
@@ -200,8 +200,8 @@ async fn prove_next(daemon: &Arc<Daemon>, name: &str, keys: &[Key]) -> Result<()
 
 /// Replaces the blobs of a key by its next blobs. Does not change a version that another caller has
 /// added in the meantime.
-async fn replace_blobs(daemon: &Daemon, key: &Key, new: Wkid) -> Result<(), StoreError> {
-    let is_next = |next: &[u8]| is_wrapped_by(next, new);
+async fn replace_blobs(daemon: &Daemon, backend: &Backend, key: &Key, new: Wkid) -> Result<(), StoreError> {
+    let is_next = |next: &[u8]| is_wrapped_by(backend, next, new);
     if !key.versions.iter().any(|version| version.next_blob.as_deref().is_some_and(is_next)) {
         return Ok(());
     }
@@ -219,8 +219,8 @@ async fn replace_blobs(daemon: &Daemon, key: &Key, new: Wkid) -> Result<(), Stor
     }
 }
 
-fn is_wrapped_by(blob: &[u8], wkid: Wkid) -> bool {
-    Header::read(blob).is_some_and(|header| header.wkid() == wkid)
+fn is_wrapped_by(backend: &Backend, blob: &[u8], wkid: Wkid) -> bool {
+    backend.master_key_of(blob) == Some(wkid)
 }
 
 fn backend<'a>(daemon: &'a Daemon, name: &str) -> Result<&'a Backend, Error> {

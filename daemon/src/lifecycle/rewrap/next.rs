@@ -1,6 +1,6 @@
 //! The next master key of a backend, found from its keys and its units.
 
-use keyward_unit::{Header, Unit, Wkid};
+use keyward_unit::{Unit, Wkid};
 
 use super::is_wrapped_by;
 use crate::backend::{Backend, BackendError, UnitHealth};
@@ -10,7 +10,7 @@ use crate::keys::{Key, Version};
 use crate::lifecycle::Error;
 
 /// The next master key for some keys. Remote units cannot be asked for it, so one blob is rewrapped
-/// and its header read. `None` if no key has to be wrapped.
+/// and its master key read. `None` if no key has to be wrapped.
 pub(super) async fn of_keys(
     daemon: &Daemon,
     backend: &Backend,
@@ -41,20 +41,20 @@ fn configured(daemon: &Daemon, unit: &Unit, old: Wkid) -> Result<Wkid, Error> {
 /// Next master key at remote units, found by rewrapping one blob.
 async fn rewrapped_by(backend: &Backend, keys: &[Key], old: Wkid) -> Result<Option<Wkid>, BackendError> {
     let versions = keys.iter().flat_map(|key| &key.versions);
-    let by_old: Vec<_> = versions.filter(|version| is_wrapped_by(&version.blob, old)).collect();
+    let by_old: Vec<_> = versions.filter(|version| is_wrapped_by(backend, &version.blob, old)).collect();
     let Some(first) = by_old.first() else { return Ok(None) };
     let error = match backend.rewrap(&first.blob, None).await {
-        Ok(blob) => return Ok(wkid_of(&blob)),
+        Ok(blob) => return Ok(backend.master_key_of(&blob)),
         Err(error) => error,
     };
     // Units that have put the next master key in force cannot rewrap by that master key any more.
     let next = first
         .next_blob
         .as_deref()
-        .and_then(wkid_of)
+        .and_then(|blob| backend.master_key_of(blob))
         .filter(|next| backend.units().iter().filter_map(in_force).any(|wkid| wkid == *next));
     let is_done = |version: &&Version, next: Wkid| {
-        version.next_blob.as_ref().is_some_and(|blob| is_wrapped_by(blob, next))
+        version.next_blob.as_ref().is_some_and(|blob| is_wrapped_by(backend, blob, next))
     };
     match next {
         Some(next) if by_old.iter().all(|version| is_done(version, next)) => Ok(Some(next)),
@@ -65,7 +65,7 @@ async fn rewrapped_by(backend: &Backend, keys: &[Key], old: Wkid) -> Result<Opti
 /// Units of a backend, as a probe has found them.
 pub(super) enum Units<'a> {
     Embedded(&'a Unit),
-    Remote { backend: &'a str, units: Vec<UnitHealth> },
+    Remote { backend: &'a Backend, units: Vec<UnitHealth> },
 }
 
 impl<'a> Units<'a> {
@@ -74,7 +74,7 @@ impl<'a> Units<'a> {
             return Ok(Self::Embedded(unit.map_err(BackendError::from)?));
         }
         backend.probe().await;
-        Ok(Self::Remote { backend: backend.name(), units: backend.units() })
+        Ok(Self::Remote { backend, units: backend.units() })
     }
 
     /// Next master key of the keys, or of a healthy unit if no key has a next blob.
@@ -89,10 +89,10 @@ impl<'a> Units<'a> {
             keys.iter().flat_map(|key| &key.versions).filter_map(|version| version.next_blob.as_deref());
         let of_units = || units.iter().filter_map(in_force).find(|wkid| *wkid != old);
         blobs
-            .filter_map(wkid_of)
+            .filter_map(|blob| backend.master_key_of(blob))
             .next()
             .or_else(of_units)
-            .ok_or_else(|| Error::NothingRewrapped { backend: (*backend).into(), wkid: old })
+            .ok_or_else(|| Error::NothingRewrapped { backend: backend.name().into(), wkid: old })
     }
 
     /// Refuses while a unit has another master key than the new one, or no healthy unit has the new
@@ -108,7 +108,7 @@ impl<'a> Units<'a> {
         }
         match units.iter().any(|unit| in_force(unit) == Some(new)) {
             true => Ok(()),
-            false => Err(Error::NoUnit { backend: (*backend).into(), wkid: new }),
+            false => Err(Error::NoUnit { backend: backend.name().into(), wkid: new }),
         }
     }
 }
@@ -128,8 +128,4 @@ pub(super) async fn store_key(
 /// The master key of a healthy unit.
 fn in_force(unit: &UnitHealth) -> Option<Wkid> {
     unit.wkid_in_force()
-}
-
-fn wkid_of(blob: &[u8]) -> Option<Wkid> {
-    Header::read(blob).map(|header| header.wkid())
 }
