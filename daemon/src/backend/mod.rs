@@ -143,14 +143,14 @@ impl Backend {
         }
     }
 
-    /// True if the units are outside this process.
-    pub(crate) fn is_remote(&self) -> bool {
-        !matches!(self.kind, Kind::Embedded(_))
-    }
-
     /// True if the backend can adopt blobs that units have wrapped for other programs.
     pub(crate) fn adopts(&self) -> bool {
-        self.is_remote()
+        by_kind!(self, kind => kind.adopts())
+    }
+
+    /// True if each signature takes network time and is verified, so that metrics have these times.
+    pub(crate) fn has_network_time(&self) -> bool {
+        by_kind!(self, kind => kind.has_network_time())
     }
 
     /// Unit in this process, if the backend has one. The daemon gives this unit its master keys.

@@ -16,6 +16,14 @@ pub(super) trait Operations {
     /// Kind of the units, for people.
     const UNIT: &'static str;
 
+    fn adopts(&self) -> bool {
+        false
+    }
+
+    fn has_network_time(&self) -> bool {
+        false
+    }
+
     fn usable(&self) -> Result<(), &Unusable> {
         Ok(())
     }

@@ -51,7 +51,7 @@ impl Times {
     /// The times of a signature of this backend, for metrics.
     pub(crate) fn of(&self, backend: &Backend) -> SignatureTimes {
         let phases = [self.unit, self.queue, self.network, self.verify];
-        SignatureTimes { phases, remote: backend.is_remote() }
+        SignatureTimes { phases, remote: backend.has_network_time() }
     }
 }
 

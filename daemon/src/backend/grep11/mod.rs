@@ -132,6 +132,14 @@ impl Grep11 {
 impl Operations for Grep11 {
     const UNIT: &'static str = "crypto unit over GREP11";
 
+    fn adopts(&self) -> bool {
+        true
+    }
+
+    fn has_network_time(&self) -> bool {
+        true
+    }
+
     fn check(&self) -> Result<(), SetupError> {
         let backend = || self.name.to_string();
         let failed = |error: TokenError| SetupError { backend: backend(), reason: error.into() };
