@@ -49,7 +49,7 @@ impl Daemon {
             keys: Keys::new(store, config.cached_records).with_unit(backends.embedded_unit()),
             metrics: Metrics::new(
                 Purpose::ALL.map(Purpose::name).to_vec(),
-                backends.iter().map(Backend::label),
+                backends.iter().map(Backend::shared_name),
             ),
             backends,
             started: Instant::now(),

@@ -38,7 +38,7 @@ impl KeyView {
             key_type: key.version(0).map(|version| version.key_type.to_string()).unwrap_or_default(),
             uses: key.uses.iter().map(|u| u.name().into()).collect(),
             backend: key.backend.clone(),
-            unit: backends.get(&key.backend).map_or("backend not configured", Backend::unit).into(),
+            unit: backends.get(&key.backend).map_or("backend not configured", Backend::unit_kind).into(),
             current: key.current,
             versions: key.versions.iter().map(VersionView::of).collect(),
             problem: None,

@@ -24,7 +24,7 @@ pub(super) async fn page(State(Admin { daemon, peers }): State<Admin>) -> Respon
 }
 
 fn measure_units(metrics: &Metrics, backend: &Backend) {
-    let Some(remote) = backend.remote() else { return };
+    let Some(remote) = backend.remote_status() else { return };
     let access = Access {
         waiting: remote.waiting,
         files_unusable: remote.files_problem.is_some(),

@@ -27,7 +27,7 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
     for backend in daemon.backends.iter() {
         views.push(BackendView {
             name: backend.name().into(),
-            unit: backend.unit().into(),
+            unit: backend.unit_kind().into(),
             wkid: match backend.usable() {
                 Ok(()) => daemon.keys.wkid(backend.name()).await?,
                 Err(unusable) => Some(unusable.needed()),

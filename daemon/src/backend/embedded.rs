@@ -56,7 +56,9 @@ impl Unusable {
 }
 
 impl Operations for Embedded {
-    const UNIT: &'static str = "software crypto unit";
+    fn unit_kind(&self) -> &'static str {
+        "software crypto unit"
+    }
 
     fn usable(&self) -> Result<(), &Unusable> {
         self.unit.as_ref().map(|_| ())

@@ -14,13 +14,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::network::{self, Refusal, TlsClient};
+use super::network::{self, TlsClient, TlsRefusal};
 use crate::config::Endpoint;
 
 /// Form of a request (application/x-www-form-urlencoded). Dropping the form wipes its bytes.
-pub(super) struct Form(Zeroizing<String>);
+pub(super) struct UrlForm(Zeroizing<String>);
 
-impl Form {
+impl UrlForm {
     pub(super) fn new() -> Self {
         // Large enough for the forms here: a string that grows leaves copies in memory.
         Self(Zeroizing::new(String::with_capacity(1024)))
@@ -39,7 +39,7 @@ impl Form {
     }
 }
 
-impl AsRef<[u8]> for Form {
+impl AsRef<[u8]> for UrlForm {
     fn as_ref(&self) -> &[u8] {
         self.0.as_bytes()
     }
@@ -53,12 +53,12 @@ pub(super) async fn post(
     server: &Endpoint,
     path: &str,
     tls: &TlsClient,
-    form: Form,
+    form: UrlForm,
     most: usize,
 ) -> Result<(StatusCode, Bytes), HttpError> {
     let connect = |reason| HttpError::Connect(server.clone(), reason);
     let (stream, _) = network::connect(server).await.map_err(connect)?;
-    let stream = tls.connect(&server.host, stream, &Refusal::default()).await.map_err(connect)?;
+    let stream = tls.connect(&server.host, stream, &TlsRefusal::default()).await.map_err(connect)?;
     let http = |reason| HttpError::Http(server.clone(), reason);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
     let connection = tokio::spawn(connection);
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn forms_are_encoded() {
-        let form = Form::new().with("first", "aZ0-._ +&=/\u{e4}").with("second", "");
+        let form = UrlForm::new().with("first", "aZ0-._ +&=/\u{e4}").with("second", "");
         assert_eq!(form.as_ref(), b"first=aZ0-._%20%2B%26%3D%2F%C3%A4&second=");
     }
 }

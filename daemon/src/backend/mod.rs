@@ -131,16 +131,13 @@ impl Backend {
     }
 
     /// Name as a cheaply cloned `Arc<str>` (metric label).
-    pub(crate) fn label(&self) -> Arc<str> {
+    pub(crate) fn shared_name(&self) -> Arc<str> {
         Arc::clone(&self.name)
     }
 
     /// Kind of the units, for people.
-    pub(crate) fn unit(&self) -> &'static str {
-        match &self.kind {
-            Kind::Embedded(_) => Embedded::UNIT,
-            Kind::Grep11(_) => Grep11::UNIT,
-        }
+    pub(crate) fn unit_kind(&self) -> &'static str {
+        by_kind!(self, kind => kind.unit_kind())
     }
 
     /// True if the backend can adopt blobs that units have wrapped for other programs.
@@ -181,8 +178,8 @@ impl Backend {
     /// # Errors
     /// [`SetupError`] says why a credential cannot be read. A running daemon waits for the
     /// credentials.
-    pub(crate) fn check(&self) -> Result<(), SetupError> {
-        by_kind!(self, kind => kind.check())
+    pub(crate) fn check_credentials(&self) -> Result<(), SetupError> {
+        by_kind!(self, kind => kind.check_credentials())
     }
 
     /// Starts to watch the units, in tasks of this thread, and waits for the first probe of each
@@ -192,8 +189,8 @@ impl Backend {
     }
 
     /// Reads the files of the backend again. Open connections stay open.
-    pub(crate) async fn renew(&self) {
-        by_kind!(self, kind => kind.renew().await);
+    pub(crate) async fn reread_files(&self) {
+        by_kind!(self, kind => kind.reread_files().await);
     }
 
     /// Probes each unit now.
@@ -230,8 +227,8 @@ impl Backend {
     }
 
     /// State of the access to remote units; `None` for a unit in this process.
-    pub(crate) fn remote(&self) -> Option<RemoteStatus> {
-        by_kind!(self, kind => kind.remote())
+    pub(crate) fn remote_status(&self) -> Option<RemoteStatus> {
+        by_kind!(self, kind => kind.remote_status())
     }
 
     /// Makes a new private key for these uses, wrapped by the master key `wkid`, or by any if

@@ -100,7 +100,7 @@ impl TlsClient {
         &self,
         host: &str,
         stream: TcpStream,
-        refusal: &Refusal,
+        refusal: &TlsRefusal,
     ) -> io::Result<Secured> {
         let name = match &self.name {
             Some(name) => name.clone(),
@@ -117,13 +117,13 @@ impl TlsClient {
 }
 
 /// Reason why the server refused the client, set when the server sends the alert.
-pub(super) type Refusal = Arc<OnceLock<String>>;
+pub(super) type TlsRefusal = Arc<OnceLock<String>>;
 
 /// Connection with TLS. Keeps the last alert of the server, even if a write fails because the
 /// server has closed the connection.
 pub(super) struct Secured {
     stream: TlsStream<TcpStream>,
-    refusal: Refusal,
+    refusal: TlsRefusal,
 }
 
 impl Secured {
@@ -199,7 +199,7 @@ impl AsyncWrite for Secured {
 }
 
 /// Keeps the reason why the server refuses the client, if the error is an alert with that reason.
-fn note(refusal: &Refusal, error: &io::Error) {
+fn note(refusal: &TlsRefusal, error: &io::Error) {
     use rustls::AlertDescription as Alert;
 
     let error = error.get_ref().and_then(|error| error.downcast_ref());

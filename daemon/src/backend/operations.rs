@@ -13,8 +13,7 @@ use super::{
 /// defaults are for units that need no watch and no connection, and that fix nothing when they make
 /// a key.
 pub(super) trait Operations {
-    /// Kind of the units, for people.
-    const UNIT: &'static str;
+    fn unit_kind(&self) -> &'static str;
 
     fn adopts(&self) -> bool {
         false
@@ -28,13 +27,13 @@ pub(super) trait Operations {
         Ok(())
     }
 
-    fn check(&self) -> Result<(), SetupError> {
+    fn check_credentials(&self) -> Result<(), SetupError> {
         Ok(())
     }
 
     async fn start(&self) {}
 
-    async fn renew(&self) {}
+    async fn reread_files(&self) {}
 
     async fn probe(&self) {}
 
@@ -52,7 +51,7 @@ pub(super) trait Operations {
 
     fn units(&self) -> Vec<UnitHealth>;
 
-    fn remote(&self) -> Option<RemoteStatus> {
+    fn remote_status(&self) -> Option<RemoteStatus> {
         None
     }
 

@@ -82,7 +82,7 @@ mod tests {
             let key = PublicKey::from_spki(&made.spki).unwrap();
             for &scheme in key_type.schemes() {
                 let signed = |message: &'static [u8]| match scheme.hash() {
-                    Some(hash) => Signed::Digest(digest::digest(mechanism::algorithm(hash), message)),
+                    Some(hash) => Signed::Digest(digest::digest(mechanism::digest_algorithm(hash), message)),
                     None => Signed::Message(message),
                 };
                 let signature = unit.sign(&made.blob, scheme, SigningInput::Message(b"text")).unwrap();

@@ -65,7 +65,7 @@ pub(super) fn check(options: &Options, remarks: &mut Remarks) -> Result<Config, 
     for (name, settings) in &config.grep11 {
         let backend = Backend::grep11(name, settings).map_err(wrong)?;
         // A daemon starts without the backend, and waits for it.
-        if let Err(warning) = backend.check() {
+        if let Err(warning) = backend.check_credentials() {
             remarks.warn(warning);
         }
     }

@@ -16,7 +16,7 @@ use crate::peers::shared::Shared;
 pub(super) async fn reload(peers: &Shared, options: &Options, at_start: &Config, log: &Log) {
     let daemon = &*peers.daemon;
     for backend in daemon.backends.iter() {
-        backend.renew().await;
+        backend.reread_files().await;
     }
     let config = match load_config(options.config.as_deref()) {
         Ok(config) => config,

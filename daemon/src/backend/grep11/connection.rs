@@ -115,7 +115,7 @@ impl Connection {
     ) -> Result<Self, Failure> {
         let connected = network::connect(endpoint).await;
         let (stream, round_trip) = connected.map_err(|error| unreachable("connect", &error))?;
-        let refusal = network::Refusal::default();
+        let refusal = network::TlsRefusal::default();
         let sender = match &tls {
             None => http2::handshake(stream, access.keepalive).await,
             Some(tls) => {
@@ -427,7 +427,7 @@ fn request<Q>(message: Q, token: Option<&Token>, parent: Option<&MetadataValue<A
 }
 
 /// Failure of a TLS handshake, with the reason of the unit if it sent one.
-fn no_tls(error: &io::Error, refusal: &network::Refusal) -> Failure {
+fn no_tls(error: &io::Error, refusal: &network::TlsRefusal) -> Failure {
     match refusal.get() {
         Some(refusal) => Failure::Certificate(refusal.clone()),
         None if network::is_of_the_certificate(error) => {

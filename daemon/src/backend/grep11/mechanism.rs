@@ -10,7 +10,7 @@ use keyward_proto::{Curve, Hash, PublicKey, Scheme, SchemeFamily};
 
 /// Form of the input of a signature.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Form {
+pub(crate) enum InputForm {
     /// Digest, or its DigestInfo for PKCS #1.
     Digest,
     /// Whole message.
@@ -19,28 +19,28 @@ pub(crate) enum Form {
 
 /// Number of the mechanism for a scheme; `None` if there is none: Ed25519 and ML-DSA cannot sign a
 /// digest.
-pub(crate) fn number(scheme: Scheme, form: Form) -> Option<u64> {
+pub(crate) fn number(scheme: Scheme, form: InputForm) -> Option<u64> {
     Some(match (scheme.family(), form, scheme.hash()) {
-        (SchemeFamily::Ecdsa, Form::Digest, _) => ckm::CKM_ECDSA,
-        (SchemeFamily::Ecdsa, Form::Message, Some(Hash::Sha256)) => ckm::CKM_ECDSA_SHA256,
-        (SchemeFamily::Ecdsa, Form::Message, Some(Hash::Sha384)) => ckm::CKM_ECDSA_SHA384,
-        (SchemeFamily::Ecdsa, Form::Message, Some(Hash::Sha512)) => ckm::CKM_ECDSA_SHA512,
-        (SchemeFamily::RsaPkcs1, Form::Digest, _) => ckm::CKM_RSA_PKCS,
-        (SchemeFamily::RsaPkcs1, Form::Message, Some(Hash::Sha256)) => ckm::CKM_SHA256_RSA_PKCS,
-        (SchemeFamily::RsaPkcs1, Form::Message, Some(Hash::Sha384)) => ckm::CKM_SHA384_RSA_PKCS,
-        (SchemeFamily::RsaPkcs1, Form::Message, Some(Hash::Sha512)) => ckm::CKM_SHA512_RSA_PKCS,
-        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Form::Digest, _) => ckm::CKM_RSA_PKCS_PSS,
-        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Form::Message, Some(Hash::Sha256)) => {
+        (SchemeFamily::Ecdsa, InputForm::Digest, _) => ckm::CKM_ECDSA,
+        (SchemeFamily::Ecdsa, InputForm::Message, Some(Hash::Sha256)) => ckm::CKM_ECDSA_SHA256,
+        (SchemeFamily::Ecdsa, InputForm::Message, Some(Hash::Sha384)) => ckm::CKM_ECDSA_SHA384,
+        (SchemeFamily::Ecdsa, InputForm::Message, Some(Hash::Sha512)) => ckm::CKM_ECDSA_SHA512,
+        (SchemeFamily::RsaPkcs1, InputForm::Digest, _) => ckm::CKM_RSA_PKCS,
+        (SchemeFamily::RsaPkcs1, InputForm::Message, Some(Hash::Sha256)) => ckm::CKM_SHA256_RSA_PKCS,
+        (SchemeFamily::RsaPkcs1, InputForm::Message, Some(Hash::Sha384)) => ckm::CKM_SHA384_RSA_PKCS,
+        (SchemeFamily::RsaPkcs1, InputForm::Message, Some(Hash::Sha512)) => ckm::CKM_SHA512_RSA_PKCS,
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, InputForm::Digest, _) => ckm::CKM_RSA_PKCS_PSS,
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, InputForm::Message, Some(Hash::Sha256)) => {
             ckm::CKM_SHA256_RSA_PKCS_PSS
         }
-        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Form::Message, Some(Hash::Sha384)) => {
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, InputForm::Message, Some(Hash::Sha384)) => {
             ckm::CKM_SHA384_RSA_PKCS_PSS
         }
-        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, Form::Message, Some(Hash::Sha512)) => {
+        (SchemeFamily::RsaPss | SchemeFamily::RsaPssPss, InputForm::Message, Some(Hash::Sha512)) => {
             ckm::CKM_SHA512_RSA_PKCS_PSS
         }
-        (SchemeFamily::Ed25519, Form::Message, _) => ckm::CKM_IBM_ED25519_SHA512,
-        (SchemeFamily::MlDsa(_), Form::Message, _) => ckm::CKM_IBM_ML_DSA,
+        (SchemeFamily::Ed25519, InputForm::Message, _) => ckm::CKM_IBM_ED25519_SHA512,
+        (SchemeFamily::MlDsa(_), InputForm::Message, _) => ckm::CKM_IBM_ML_DSA,
         _ => return None,
     })
 }
@@ -76,7 +76,7 @@ pub(crate) fn data(scheme: Scheme, digest: &[u8]) -> Vec<u8> {
 }
 
 /// Hash of a scheme in the crypto library.
-pub(crate) fn algorithm(hash: Hash) -> &'static digest::Algorithm {
+pub(crate) fn digest_algorithm(hash: Hash) -> &'static digest::Algorithm {
     match hash {
         Hash::Sha256 => &digest::SHA256,
         Hash::Sha384 => &digest::SHA384,
@@ -137,8 +137,8 @@ mod tests {
     fn every_scheme_can_sign_messages_and_schemes_with_a_hash_can_sign_digests() {
         for key_type in KeyType::GENERATED {
             for &scheme in key_type.schemes() {
-                assert!(number(scheme, Form::Message).is_some(), "{scheme}");
-                assert_eq!(number(scheme, Form::Digest).is_some(), scheme.hash().is_some(), "{scheme}");
+                assert!(number(scheme, InputForm::Message).is_some(), "{scheme}");
+                assert_eq!(number(scheme, InputForm::Digest).is_some(), scheme.hash().is_some(), "{scheme}");
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Remote crypto units, reached over GREP11.
 //!
 //! [`Grep11`] passes operations to the [pool](super::pool): operations of [`operation`] for peers,
-//! and calls of [`connection`] for administrators. [`mod@unit`] and [`driver`] give the pool
-//! access to one unit.
-//! [`mechanism`] and [`wire`] convert requests and answers; [`status`] converts errors.
+//! and calls of [`connection`] for administrators. [`driver`] and [`pool_driver`] give the pool
+//! access to one unit. [`mechanism`] and [`wire`] convert requests and answers; [`status`] converts
+//! errors.
 //!
 //! The daemon verifies each signature before the peer gets the signature, and proves each new key
 //! before the key is stored.
@@ -13,10 +13,10 @@ mod driver;
 mod http2;
 pub(crate) mod mechanism;
 mod operation;
+mod pool_driver;
 mod premaster;
 mod status;
 mod token;
-mod unit;
 mod wire;
 
 use core::time::Duration;
@@ -36,17 +36,17 @@ use super::{Abilities, BackendError, Context, KeyMaterial, RemoteStatus, SetupEr
 use crate::config;
 use crate::ground::renewed::Verdict;
 use connection::{Access, Connection};
+use driver::Grep11Driver;
 use operation::KeyOperation;
 use token::{TokenError, Tokens};
-use unit::Grep11Unit;
 
-pub(crate) use mechanism::Form;
+pub(crate) use mechanism::InputForm;
 pub(crate) use wire::generation;
 
 /// Backend of units with one master key, reached over GREP11. Shared between threads.
 pub(super) struct Grep11 {
     name: Arc<str>,
-    pool: Arc<Pool<Grep11Unit>>,
+    pool: Arc<Pool<Grep11Driver>>,
     access: Arc<Access>,
 }
 
@@ -67,7 +67,7 @@ impl Grep11 {
             keepalive: settings.keepalive,
         });
         let units = settings.endpoints.iter();
-        let units = units.map(|endpoint| Grep11Unit::new(endpoint.clone(), Arc::clone(&access)));
+        let units = units.map(|endpoint| Grep11Driver::new(endpoint.clone(), Arc::clone(&access)));
         let pool = Settings {
             in_flight: settings.in_flight.get(),
             rate: settings.rate,
@@ -130,7 +130,9 @@ impl Grep11 {
 }
 
 impl Operations for Grep11 {
-    const UNIT: &'static str = "crypto unit over GREP11";
+    fn unit_kind(&self) -> &'static str {
+        "crypto unit over GREP11"
+    }
 
     fn adopts(&self) -> bool {
         true
@@ -140,7 +142,7 @@ impl Operations for Grep11 {
         true
     }
 
-    fn check(&self) -> Result<(), SetupError> {
+    fn check_credentials(&self) -> Result<(), SetupError> {
         let backend = || self.name.to_string();
         let failed = |error: TokenError| SetupError { backend: backend(), reason: error.into() };
         self.access.tokens.check().map_err(failed)
@@ -156,7 +158,7 @@ impl Operations for Grep11 {
         self.pool.start().await;
     }
 
-    async fn renew(&self) {
+    async fn reread_files(&self) {
         if let Some(tls) = &self.access.tls {
             tls.read_again(|new| test_tls(&self.pool, new)).await;
         }
@@ -185,14 +187,14 @@ impl Operations for Grep11 {
 
     fn units(&self) -> Vec<UnitHealth> {
         let of_access = || self.access.files_problem().or_else(|| self.access.tokens.problem());
-        let health = |unit: &Arc<Unit<Grep11Unit>>| {
+        let health = |unit: &Arc<Unit<Grep11Driver>>| {
             let (health, mechanisms) = (unit.health(), unit.driver.mechanisms());
             UnitHealth { mechanisms, problem: health.problem.or_else(of_access), ..health }
         };
         self.pool.units().iter().map(health).collect()
     }
 
-    fn remote(&self) -> Option<RemoteStatus> {
+    fn remote_status(&self) -> Option<RemoteStatus> {
         Some(RemoteStatus {
             waiting: self.pool.waiting(),
             files_problem: self.access.files_problem(),
@@ -304,7 +306,7 @@ impl Operations for Grep11 {
 
 /// Connects to each unit with new TLS files. Refuses the files if a healthy unit refuses them, or
 /// if every unit that answers refuses them.
-async fn test_tls(pool: &Pool<Grep11Unit>, tls: Arc<TlsClient>) -> Verdict {
+async fn test_tls(pool: &Pool<Grep11Driver>, tls: Arc<TlsClient>) -> Verdict {
     let mut trials = JoinSet::new();
     for unit in pool.units() {
         let (unit, tls) = (Arc::clone(unit), Arc::clone(&tls));

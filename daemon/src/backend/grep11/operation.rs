@@ -5,9 +5,9 @@ use keyward_proto::{PublicKey, Scheme};
 use keyward_unit::{Header, SigningInput, UnitError, Wkid};
 
 use super::connection::Connection;
-use super::mechanism::{self, Form};
+use super::driver::Grep11Driver;
+use super::mechanism::{self, InputForm};
 use super::premaster;
-use super::unit::Grep11Unit;
 use crate::backend::pool::{Failure, Operation};
 use crate::backend::verify::{Signed, verifies};
 use crate::backend::{BackendError, KeyMaterial, Trace};
@@ -16,13 +16,13 @@ use crate::backend::{BackendError, KeyMaterial, Trace};
 pub(super) struct KeyOperation<'a> {
     spki: &'a [u8],
     public: PublicKey,
-    kind: Kind<'a>,
+    work: Work<'a>,
     blobs: Vec<&'a [u8]>,
     /// Master keys of the blobs, in the same order.
     wkids: Vec<Wkid>,
 }
 
-enum Kind<'a> {
+enum Work<'a> {
     Sign(Signing<'a>),
     /// Decrypt a ciphertext with the padding of PKCS #1 v1.5.
     Decrypt(&'a [u8]),
@@ -51,18 +51,18 @@ impl<'a> KeyOperation<'a> {
         }
         let (message, digest) = match (input, scheme.hash()) {
             (SigningInput::Message(message), Some(hash)) => {
-                (Some(message), Some(digest::digest(mechanism::algorithm(hash), message)))
+                (Some(message), Some(digest::digest(mechanism::digest_algorithm(hash), message)))
             }
             (SigningInput::Message(message), None) => (Some(message), None),
             (SigningInput::Digest(_), None) => return Err(UnitError::WholeMessageNeeded(scheme).into()),
             (SigningInput::Digest(digest), Some(hash)) => {
                 let given = digest.len();
-                let digest = Digest::import_less_safe(digest, mechanism::algorithm(hash));
+                let digest = Digest::import_less_safe(digest, mechanism::digest_algorithm(hash));
                 let wrong = |_| UnitError::DigestLength { needed: hash.length(), given };
                 (None, Some(digest.map_err(wrong)?))
             }
         };
-        Self::new(key, public, Kind::Sign(Signing { scheme, message, digest }))
+        Self::new(key, public, Work::Sign(Signing { scheme, message, digest }))
     }
 
     /// Decryption.
@@ -72,41 +72,41 @@ impl<'a> KeyOperation<'a> {
     pub(super) fn decrypt(key: KeyMaterial<'a>, ciphertext: &'a [u8]) -> Result<Self, BackendError> {
         let public = public_key(key)?;
         premaster::check(&public, ciphertext)?;
-        Self::new(key, public, Kind::Decrypt(ciphertext))
+        Self::new(key, public, Work::Decrypt(ciphertext))
     }
 
-    fn new(key: KeyMaterial<'a>, public: PublicKey, kind: Kind<'a>) -> Result<Self, BackendError> {
+    fn new(key: KeyMaterial<'a>, public: PublicKey, work: Work<'a>) -> Result<Self, BackendError> {
         let blobs = key.blobs().filter_map(|blob| Some((blob, Header::read(blob)?.wkid())));
         let (blobs, wkids): (Vec<_>, Vec<_>) = blobs.unzip();
         if wkids.is_empty() {
             return Err(BackendError::NoBlob);
         }
-        Ok(Self { spki: key.spki, public, kind, blobs, wkids })
+        Ok(Self { spki: key.spki, public, work, blobs, wkids })
     }
 }
 
-impl Operation<Grep11Unit> for KeyOperation<'_> {
+impl Operation<Grep11Driver> for KeyOperation<'_> {
     fn wkids(&self) -> &[Wkid] {
         &self.wkids
     }
 
     async fn ask(
         &self,
-        unit: &Grep11Unit,
+        driver: &Grep11Driver,
         connection: &Connection,
         trace: Trace,
     ) -> Result<Vec<u8>, Failure> {
         let of_unit = self.wkids.iter().zip(&self.blobs).find(|(wkid, _)| **wkid == connection.wkid);
         let (_, blob) = of_unit.ok_or(Failure::OtherMasterKey(Some(connection.wkid)))?;
-        match &self.kind {
-            Kind::Sign(signing) => signing.sign(unit, connection, blob, trace).await,
-            Kind::Decrypt(ciphertext) => connection.decrypt(blob, ciphertext, trace).await,
+        match &self.work {
+            Work::Sign(signing) => signing.sign(driver, connection, blob, trace).await,
+            Work::Decrypt(ciphertext) => connection.decrypt(blob, ciphertext, trace).await,
         }
     }
 
     /// Returns a signature in the form of TLS if it verifies. A decrypted text cannot be checked.
     fn checked(&self, answer: Vec<u8>) -> Result<Vec<u8>, Failure> {
-        let Kind::Sign(signing) = self.kind else { return Ok(answer) };
+        let Work::Sign(signing) = self.work else { return Ok(answer) };
         let signed = match (signing.digest, signing.message) {
             (Some(digest), _) => Signed::Digest(digest),
             (None, message) => Signed::Message(message.unwrap_or_default()),
@@ -121,19 +121,21 @@ impl Signing<'_> {
     /// Asks a unit to sign, with the input in a form that the unit accepts.
     async fn sign(
         &self,
-        unit: &Grep11Unit,
+        driver: &Grep11Driver,
         connection: &Connection,
         blob: &[u8],
         trace: Trace,
     ) -> Result<Vec<u8>, Failure> {
         let not_offered = || Failure::NotOffered(format!("it has no mechanism for {}", self.scheme));
-        let form = unit.form(self.scheme).ok_or_else(not_offered)?;
+        let form = driver.form(self.scheme).ok_or_else(not_offered)?;
         let signed = self.sign_as(form, connection, blob, trace).await;
         match signed {
-            Err(Failure::NotOffered(_)) if form == Form::Digest && self.scheme.is_pss() => {
-                unit.refused_digest_pss();
-                match unit.form(self.scheme) {
-                    Some(Form::Message) => self.sign_as(Form::Message, connection, blob, trace).await,
+            Err(Failure::NotOffered(_)) if form == InputForm::Digest && self.scheme.is_pss() => {
+                driver.refused_digest_pss();
+                match driver.form(self.scheme) {
+                    Some(InputForm::Message) => {
+                        self.sign_as(InputForm::Message, connection, blob, trace).await
+                    }
                     _ => signed,
                 }
             }
@@ -143,7 +145,7 @@ impl Signing<'_> {
 
     async fn sign_as(
         &self,
-        form: Form,
+        form: InputForm,
         connection: &Connection,
         blob: &[u8],
         trace: Trace,
@@ -151,8 +153,8 @@ impl Signing<'_> {
         let not_offered =
             || Failure::NotOffered(format!("for {} it accepts whole messages only, no digests", self.scheme));
         let data = match (form, &self.digest, self.message) {
-            (Form::Digest, Some(digest), _) => mechanism::data(self.scheme, digest.as_ref()),
-            (Form::Message, _, Some(message)) => message.to_vec(),
+            (InputForm::Digest, Some(digest), _) => mechanism::data(self.scheme, digest.as_ref()),
+            (InputForm::Message, _, Some(message)) => message.to_vec(),
             _ => return Err(not_offered()),
         };
         let number = mechanism::number(self.scheme, form).ok_or_else(not_offered)?;

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tonic::metadata::{Ascii, MetadataValue};
 use zeroize::Zeroizing;
 
-use crate::backend::https::{self, Form, HttpError};
+use crate::backend::https::{self, HttpError, UrlForm};
 use crate::backend::network::{TlsClient, TlsError};
 use crate::config::{Auth, Endpoint, Tls};
 use crate::ground::ownership::{self, OwnershipError};
@@ -278,7 +278,7 @@ struct NotGranted {
 
 /// Exchanges an API key for a token.
 async fn fetch(api_key: &Path, server: &Endpoint, path: &str, tls: &TlsClient) -> Result<Token, TokenError> {
-    let form = Form::new().with("grant_type", GRANT_TYPE).with("apikey", &read_line(api_key)?);
+    let form = UrlForm::new().with("grant_type", GRANT_TYPE).with("apikey", &read_line(api_key)?);
     let begin = Instant::now();
     let (status, answer) = https::post(server, path, tls, form, MAX_ANSWER).await?;
     if !status.is_success() {

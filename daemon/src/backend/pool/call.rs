@@ -66,7 +66,7 @@ impl<D: Driver> Pool<D> {
             let done = tokio::time::timeout_at(deadline, done).await.unwrap_or(Err(Failure::Timeout));
             let failure = match done {
                 Ok(done) => {
-                    permit.succeeded();
+                    permit.other_work_done();
                     return Ok(done);
                 }
                 Err(failure) => failure,
@@ -219,7 +219,7 @@ impl<D: Driver, O: Operation<D>> Call<'_, D, O> {
         match &answer {
             Ok(_) => {
                 self.clear_suspects(unit);
-                permit.served();
+                permit.operation_done();
             }
             Err(failure) => {
                 if let Failure::WrongSignature = failure {

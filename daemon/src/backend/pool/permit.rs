@@ -50,15 +50,15 @@ impl<D: Driver> Permit<D> {
     }
 
     /// Reports that the unit did the operation of a peer.
-    pub(super) fn served(self) {
+    pub(super) fn operation_done(self) {
         let now = Instant::now();
         let took = now.saturating_duration_since(self.since);
         self.unit.with(|state| state.latency.observe(took, now));
-        self.succeeded();
+        self.other_work_done();
     }
 
     /// Reports that the unit did other work, whose time does not count for the latency.
-    pub(super) fn succeeded(mut self) {
+    pub(super) fn other_work_done(mut self) {
         (self.reported, self.counted) = (true, true);
         self.unit.with(|state| state.health.request_succeeded(Instant::now()));
     }

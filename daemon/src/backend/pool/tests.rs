@@ -294,7 +294,7 @@ async fn the_breaker_opens_half_opens_and_closes() {
     drop(deciding);
     let next = next.await.unwrap();
     assert_eq!(state(&pool, 0), UnitState::Probing, "a request without a result decides nothing");
-    next.served();
+    next.operation_done();
     assert_eq!(state(&pool, 0), UnitState::Up);
 }
 

@@ -24,7 +24,7 @@ use tonic::{Request, Status};
 
 use super::interrupt::{Interrupt, interrupted};
 use super::measurement::{Latencies, Load, Measured, certificate_verify, no_latencies, record, scheme, vary};
-use crate::backend::grep11::{Form, generation, mechanism};
+use crate::backend::grep11::{InputForm, generation, mechanism};
 use crate::cli::failure::Failure;
 use crate::ground::causes::causes;
 use crate::ground::exit;
@@ -199,10 +199,10 @@ impl Signer {
         let scheme = scheme(self.key_type);
         let (form, data) = match scheme.hash() {
             Some(hash) => {
-                let digest = digest::digest(mechanism::algorithm(hash), message);
-                (Form::Digest, mechanism::data(scheme, digest.as_ref()))
+                let digest = digest::digest(mechanism::digest_algorithm(hash), message);
+                (InputForm::Digest, mechanism::data(scheme, digest.as_ref()))
             }
-            None => (Form::Message, message.to_vec()),
+            None => (InputForm::Message, message.to_vec()),
         };
         let mechanism = mechanism::number(scheme, form).map(|number| mechanism::mechanism(scheme, number));
         let mut request = Request::new(SignSingleRequest {
