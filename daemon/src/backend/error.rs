@@ -104,6 +104,16 @@ pub(crate) enum BackendError {
 }
 
 impl BackendError {
+    /// Error for a key that was to be made: there is no key yet whose master key the error names.
+    pub(super) fn while_making(self, backend: &str) -> Self {
+        match self {
+            Self::OtherMasterKey { key, units } => {
+                Self::NoUnitForKeys { backend: backend.to_owned(), key, units }
+            }
+            other => other,
+        }
+    }
+
     /// Outcome that a peer gets.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {

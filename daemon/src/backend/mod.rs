@@ -23,6 +23,7 @@ mod key_material;
 mod network;
 mod operations;
 mod pool;
+mod proof;
 mod rejection;
 mod request;
 mod unit_health;

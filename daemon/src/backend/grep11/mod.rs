@@ -19,19 +19,17 @@ mod status;
 mod token;
 mod wire;
 
-use core::time::Duration;
 use std::sync::Arc;
 
-use aws_lc_rs::error::Unspecified;
-use aws_lc_rs::rsa::{Pkcs1PublicEncryptingKey, PublicEncryptingKey};
 use keyward_proto::{KeyType, PublicKey, Scheme};
-use keyward_unit::{Header, NewKey, PREMASTER, SigningInput, Wkid};
+use keyward_unit::{Header, NewKey, SigningInput, Wkid};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use super::network::TlsClient;
 use super::operations::Operations;
 use super::pool::{Driver, Failure, Pool, Settings, Shared, Unit};
+use super::proof::{self, KEY_TIME_LIMIT, Provable};
 use super::{Abilities, BackendError, Context, KeyMaterial, RemoteStatus, SetupError, UnitHealth};
 use crate::config;
 use crate::ground::renewed::Verdict;
@@ -80,52 +78,6 @@ impl Grep11 {
         let name: Arc<str> = name.into();
         let pool = Arc::new(Pool::new(Arc::clone(&name), units, pool));
         Ok(Self { name, pool, access })
-    }
-
-    /// Decrypts at a unit. The result is empty if the unit reports a wrong padding.
-    async fn decrypt(
-        &self,
-        key: KeyMaterial<'_>,
-        ciphertext: &[u8],
-        context: &mut Context,
-    ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
-        let operation = KeyOperation::decrypt(key, ciphertext)?;
-        self.pool.call(&operation, context).await.map(Zeroizing::new)
-    }
-
-    /// Proves that the blob contains the private half of the public key: makes and verifies a
-    /// signature, or encrypts here and decrypts at the unit, or both.
-    async fn prove(&self, key: KeyMaterial<'_>, abilities: Abilities) -> Result<(), BackendError> {
-        const MESSAGE: &[u8] = b"keyward: first signature of a key";
-        let mut context = Context::of_daemon(KEY_TIME_LIMIT);
-        if abilities.signs {
-            let public = PublicKey::from_spki(key.spki).map_err(|_| BackendError::NoPublicKey)?;
-            let scheme = public.schemes().first().copied().ok_or(BackendError::CannotSign)?;
-            self.sign(key, scheme, SigningInput::Message(MESSAGE), &mut context).await?;
-        }
-        if abilities.decrypts {
-            let (plain, ciphertext) = encrypted(key.spki).map_err(|_| BackendError::CannotDecrypt)?;
-            if *self.decrypt(key, &ciphertext, &mut context).await? != plain {
-                return Err(BackendError::WrongPlaintext { backend: self.name.to_string() });
-            }
-        }
-        Ok(())
-    }
-
-    /// Proves a key, and returns the key.
-    async fn proved(&self, key: NewKey, abilities: Abilities) -> Result<NewKey, BackendError> {
-        self.prove(KeyMaterial::of_new(&key), abilities).await?;
-        Ok(key)
-    }
-
-    /// Error for a key that was to be made: there is no key yet whose master key the error names.
-    fn while_making(&self, error: BackendError) -> BackendError {
-        match error {
-            BackendError::OtherMasterKey { key, units } => {
-                BackendError::NoUnitForKeys { backend: self.name.to_string(), key, units }
-            }
-            other => other,
-        }
     }
 }
 
@@ -213,8 +165,8 @@ impl Operations for Grep11 {
             connection.generate(key_type, abilities).await?.wrapped_by(wkid)
         };
         let pair = self.pool.once(wkid, KEY_TIME_LIMIT, generate).await;
-        let pair = pair.map_err(|error| self.while_making(error))?;
-        self.proved(NewKey { blob: pair.blob, spki: pair.spki, key_type }, abilities).await
+        let pair = pair.map_err(|error| error.while_making(&self.name))?;
+        proof::proved(self, NewKey { blob: pair.blob, spki: pair.spki, key_type }, abilities).await
     }
 
     /// Encrypts the private key here, with a transport key that a unit has made for this import.
@@ -240,9 +192,9 @@ impl Operations for Grep11 {
             .pool
             .once(wkid, KEY_TIME_LIMIT, import)
             .await
-            .map_err(|error| self.while_making(error))??;
+            .map_err(|error| error.while_making(&self.name))??;
         let abilities = abilities.for_type(key.key_type);
-        self.proved(key, abilities).await
+        proof::proved(self, key, abilities).await
     }
 
     async fn adopt(
@@ -260,7 +212,7 @@ impl Operations for Grep11 {
         if abilities.decrypts && !header.decrypts() {
             return Err(BackendError::CannotDecrypt);
         }
-        self.proved(NewKey { blob, spki, key_type: key.key_type() }, abilities).await
+        proof::proved(self, NewKey { blob, spki, key_type: key.key_type() }, abilities).await
     }
 
     /// Wraps at a unit that has the present master key. Only the unit knows the next master key.
@@ -276,7 +228,7 @@ impl Operations for Grep11 {
 
     async fn prove_next(&self, key: KeyMaterial<'_>, abilities: Abilities) -> Result<(), BackendError> {
         let Some(blob) = key.next_blob else { return Ok(()) };
-        self.prove(KeyMaterial { blob, next_blob: None, ..key }, abilities).await
+        proof::prove(self, KeyMaterial { blob, next_blob: None, ..key }, abilities).await
     }
 
     async fn sign(
@@ -301,6 +253,22 @@ impl Operations for Grep11 {
     ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
         let found = self.decrypt(key, ciphertext, context).await?;
         Ok(premaster::select(substitute, &found, client_version))
+    }
+}
+
+impl Provable for Grep11 {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn decrypt(
+        &self,
+        key: KeyMaterial<'_>,
+        ciphertext: &[u8],
+        context: &mut Context,
+    ) -> Result<Zeroizing<Vec<u8>>, BackendError> {
+        let operation = KeyOperation::decrypt(key, ciphertext)?;
+        self.pool.call(&operation, context).await.map(Zeroizing::new)
     }
 }
 
@@ -335,16 +303,3 @@ async fn test_tls(pool: &Pool<Grep11Driver>, tls: Arc<TlsClient>) -> Verdict {
         None => Verdict::Unknown,
     }
 }
-
-/// Random secret, and the secret encrypted with a public key.
-fn encrypted(spki: &[u8]) -> Result<([u8; PREMASTER], Vec<u8>), Unspecified> {
-    let mut plain = [0; PREMASTER];
-    aws_lc_rs::rand::fill(&mut plain)?;
-    let key = PublicEncryptingKey::from_der(spki).map_err(|_| Unspecified)?;
-    let mut ciphertext = vec![0; key.key_size_bytes()];
-    Pkcs1PublicEncryptingKey::new(key)?.encrypt(&plain, &mut ciphertext)?;
-    Ok((plain, ciphertext))
-}
-
-/// Time limit for making or importing a key: an RSA key of 4096 bits takes seconds.
-const KEY_TIME_LIMIT: Duration = Duration::from_secs(60);
