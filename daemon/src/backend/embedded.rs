@@ -10,11 +10,10 @@ use std::time::Instant;
 
 use keyward_proto::{KeyType, Scheme};
 use keyward_unit::{Header, NewKey, Unit, UnitError, Wkid};
-use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::operations::Operations;
-use super::{Abilities, BackendError, Context, KeyMaterial, SigningInput, UnitHealth, UnitState};
+use super::{Abilities, BackendError, Context, KeyMaterial, SigningInput, UnitHealth, UnitState, Unusable};
 use crate::ground::fair::{Full, GatePermit};
 use crate::ground::long_work::LongWork;
 
@@ -22,37 +21,6 @@ use crate::ground::long_work::LongWork;
 pub(super) struct Embedded {
     unit: Result<Arc<Unit>, Unusable>,
     long_work: LongWork,
-}
-
-/// Reason why the unit cannot be used: it does not have the master key that the key store was made
-/// with.
-#[derive(Clone, Debug, Error)]
-pub(crate) enum Unusable {
-    #[error(
-        "the master key of the embedded unit is {has}, and the key store was made with {needed}: no key of that unit can sign, and no new key can be made; configure the master key {needed}, and start the daemon again"
-    )]
-    Other { needed: Wkid, has: Wkid },
-    #[error(
-        "the embedded unit has no master key: {why}; it needs the master key {needed}; keyward serve --check-config says whether a file contains that master key"
-    )]
-    Missing { needed: Wkid, why: String },
-}
-
-impl Unusable {
-    /// Master key that the unit needs.
-    pub(crate) fn needed(&self) -> Wkid {
-        match self {
-            Self::Other { needed, .. } | Self::Missing { needed, .. } => *needed,
-        }
-    }
-
-    /// Master key that the unit has.
-    pub(crate) fn has(&self) -> Option<Wkid> {
-        match self {
-            Self::Other { has, .. } => Some(*has),
-            Self::Missing { .. } => None,
-        }
-    }
 }
 
 impl Operations for Embedded {

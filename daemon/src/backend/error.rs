@@ -87,7 +87,7 @@ pub(crate) enum BackendError {
     /// The unit refused the request, or the request does not fit the key.
     #[error(transparent)]
     Unit(#[from] UnitError),
-    /// The embedded unit does not have the master key of the key store.
+    /// The unit does not have the master key of the key store.
     #[error(transparent)]
     Unusable(#[from] Unusable),
     /// The text that a unit decrypted is not the text that was encrypted with the public key.

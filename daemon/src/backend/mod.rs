@@ -27,6 +27,7 @@ mod proof;
 mod rejection;
 mod request;
 mod unit_health;
+mod unusable;
 mod verify;
 
 use std::io;
@@ -43,12 +44,12 @@ use grep11::Grep11;
 use operations::Operations;
 
 pub(crate) use abilities::Abilities;
-pub(crate) use embedded::Unusable;
 pub(crate) use error::{BackendError, SetupError};
 pub(crate) use key_material::KeyMaterial;
 pub(crate) use keyward_unit::SigningInput;
 pub(crate) use request::{Context, Trace, random};
 pub(crate) use unit_health::{Load, RemoteStatus, UnitHealth, UnitState};
+pub(crate) use unusable::Unusable;
 
 /// Backends of a daemon. Each key names its backend. Shared by reference between tasks.
 pub(crate) struct Backends(Vec<Backend>);
