@@ -12,9 +12,9 @@ use keyward_proto::{KeyType, Scheme};
 use keyward_unit::{Header, NewKey, Unit, UnitError, Wkid};
 use zeroize::Zeroizing;
 
+use super::in_turn::in_turn;
 use super::operations::Operations;
 use super::{Abilities, BackendError, Context, KeyMaterial, SigningInput, UnitHealth, UnitState, Unusable};
-use crate::ground::fair::{Full, GatePermit};
 use crate::ground::long_work::LongWork;
 
 /// The unit, and the threads for work that takes milliseconds.
@@ -168,33 +168,15 @@ impl Embedded {
         tokio::task::spawn_blocking(make).await.map_err(|_| BackendError::GivenUp)?
     }
 
-    /// Does long work on another thread when it is the turn of the user.
+    /// Does long work of the unit on another thread when it is the turn of the user.
     async fn in_turn<T: Send + 'static>(
         &self,
         cost: Duration,
         context: &mut Context,
         f: impl FnOnce(&Unit) -> Result<T, UnitError> + Send + 'static,
     ) -> Result<T, BackendError> {
-        let begin = Instant::now();
-        let turn =
-            tokio::time::timeout_at(context.deadline.into(), self.long_work.enter(context.user, cost)).await;
-        let turn = turn.map_err(|_| BackendError::Late)?.map_err(|Full| BackendError::Overloaded)?;
-        context.times.queue = begin.elapsed();
-        let (unit, deadline) = (Arc::clone(self.unit()?), context.deadline);
-        let work = move |permit: &mut GatePermit| {
-            let begin = Instant::now();
-            if begin >= deadline {
-                permit.charge(Duration::ZERO);
-                return Err(BackendError::Late);
-            }
-            let done = f(&unit);
-            let took = begin.elapsed();
-            permit.charge(took);
-            Ok((done?, took))
-        };
-        let (done, took) = turn.work(work).await.ok_or(BackendError::GivenUp)??;
-        context.times.unit = took;
-        Ok(done)
+        let unit = Arc::clone(self.unit()?);
+        in_turn(&self.long_work, cost, context, move || f(&unit)).await
     }
 }
 

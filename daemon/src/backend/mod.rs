@@ -19,6 +19,7 @@ mod embedded;
 mod error;
 pub(crate) mod grep11;
 mod https;
+mod in_turn;
 mod key_material;
 mod network;
 mod operations;
