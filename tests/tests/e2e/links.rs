@@ -70,6 +70,23 @@ fn headings(text: &str) -> Vec<String> {
     lines.map(anchor).collect()
 }
 
+/// docs/security.md names only test files that exist.
+#[test]
+fn the_tests_of_the_threats_exist() {
+    let page = fs::read_to_string(source().join("docs/security.md")).unwrap();
+    let (_, section) = page.split_once("\n## The threats\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let all = files();
+    let tests = [source().join("tests/tests"), source().join("daemon/tests")];
+    let is_test = |path: &Path| tests.iter().any(|folder| path.starts_with(folder));
+    let mut count = 0;
+    for name in section.split('`').skip(1).step_by(2).filter(|name| has_extension(Path::new(name), "rs")) {
+        assert!(all.iter().any(|(path, _)| is_test(path) && path.ends_with(name)), "no test file {name}");
+        count += 1;
+    }
+    assert!(count > 15, "{count}");
+}
+
 #[test]
 fn paths_that_are_named_exist() {
     let source = source();
@@ -124,9 +141,11 @@ fn the_page_about_the_admin_api_has_every_route() {
 
     // Each path has an example.
     let examples = page.lines().filter_map(|line| {
-        let path =
-            line.strip_prefix("    admin ")?.trim_start_matches('\'').split([' ', '\'', '?']).next()?;
-        Some(path.replace("/shop", "/{label}").replace("/hsm", "/{name}"))
+        let (_, path) = line.strip_prefix("    ")?.split_once("admin ")?;
+        let path = path.trim_start_matches('\'').split([' ', '\'', '?']).next()?.to_owned();
+        let labels = ["/shop", "/old-shop", "/hsm-shop"];
+        let path = labels.iter().fold(path, |path, label| path.replace(label, "/{label}"));
+        Some(path.replace("/hsm", "/{name}"))
     });
     let paths = rows.into_iter().map(|(_, path)| path);
     assert_eq!(examples.collect::<BTreeSet<_>>(), paths.collect());

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn the_page_lists_the_names() {
     let page = include_str!("../../../../../docs/security.md");
-    let (_, section) = page.split_once("## Formats that are told").unwrap();
+    let (_, section) = page.split_once("## Formats that the daemon recognises").unwrap();
     let (section, _) = section.split_once("\n## ").unwrap();
     let listed: Vec<_> = section.split(['|', '\n']).flat_map(|row| row.trim().split(", ")).collect();
     let names = MARKS.iter().map(|(name, _)| name).chain(RULES.iter().map(|(name, ..)| name));
