@@ -306,7 +306,8 @@ pub(crate) struct StatusView {
     pub(crate) last_refusals: Option<BTreeMap<String, u64>>,
     /// Requests for signatures by the purpose of the message, since the start.
     pub(crate) purposes: BTreeMap<String, u64>,
-    /// Connections closed because a request was malformed, since the start.
+    /// Connections closed for a malformed frame, a frame that was not complete in time, a hang-up
+    /// within a frame, or answers that the peer did not read, since the start.
     pub(crate) closed_for_malformed: u64,
     /// Connections closed because a limit was reached, since the start.
     pub(crate) closed_for_limit: u64,

@@ -187,7 +187,7 @@ impl Metrics {
         registry.register("keys", "Keys in the key store", self.keys.clone());
         let help = "Keys, lists of keys and nameless records in the key store that were altered";
         registry.register("keys_altered", help, self.altered.clone());
-        let help = "Connections of peers that the daemon closed: a request was malformed, a limit was reached, or a user without a grant sent no request";
+        let help = "Connections of peers that the daemon closed: a frame was malformed, not complete in time or cut off by a hang-up, answers were not read, a limit was reached, or a user without a grant sent no request";
         registry.register("connections_closed", help, self.closed.clone());
         let help = "Whether a unit of the backend is healthy and has the master key of the keys";
         registry.register("backend_ready", help, self.ready.clone());
@@ -288,7 +288,8 @@ impl Metrics {
         self.without_public_key.inc();
     }
 
-    /// Counts a connection that was closed for a malformed request.
+    /// Counts a connection that was closed for a malformed frame, a frame that was not complete in
+    /// time, a hang-up within a frame, or answers that the peer did not read.
     pub(crate) fn malformed(&self) {
         self.closed.get_or_create(&MALFORMED).inc();
     }
@@ -326,7 +327,7 @@ impl Metrics {
         purposes
     }
 
-    /// Number of connections closed for malformed requests, and because of limits.
+    /// Number of connections closed with the reason `malformed`, and because of limits.
     pub(crate) fn closed(&self) -> (u64, u64) {
         let count = |labels| self.closed.get(labels).map_or(0, |count| count.get());
         (count(&MALFORMED), count(&LIMIT))
