@@ -1,6 +1,7 @@
 //! Status of the daemon, its units, and the requests that it refused.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward_proto::Outcome;
@@ -12,7 +13,11 @@ use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::output::{from_now, time};
 
 /// Checks the status of the daemon, its units and certificates, and its recent refusals.
-pub(super) fn check(admin: &AdminClient, status: Result<StatusView, AdminClientError>) -> Vec<Finding> {
+pub(super) fn check(
+    admin: &AdminClient,
+    runtime_dir: &Path,
+    status: Result<StatusView, AdminClientError>,
+) -> Vec<Finding> {
     const CHECK: &str = "daemon";
     let status = match status {
         Ok(status) => status,
@@ -75,7 +80,7 @@ pub(super) fn check(admin: &AdminClient, status: Result<StatusView, AdminClientE
         ));
     }
     findings.extend(units(admin));
-    findings.extend(expiry::check(admin));
+    findings.extend(expiry::check(admin, runtime_dir));
     if status.dev {
         findings.push(Finding::warn(
             "mode",

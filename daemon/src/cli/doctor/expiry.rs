@@ -1,15 +1,17 @@
 //! Expiry of the certificates in the daemon.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::finding::Finding;
 use crate::admin::api::KeyView;
 use crate::admin::client::AdminClient;
+use crate::cli::key::for_daemon;
 use crate::cli::output::{from_now, time};
 
 /// Checks the certificates of enabled keys. The certificate in use may be of an earlier version
 /// than the current one.
-pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
+pub(super) fn check(admin: &AdminClient, runtime_dir: &Path) -> Vec<Finding> {
     let keys = match admin.list() {
         Ok((keys, _)) => keys,
         Err(error) => {
@@ -20,12 +22,13 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
     let mut certified: Vec<_> = keys.into_iter().filter(certified).collect();
     certified.sort_by_key(|key| key.certified().map(|(_, certificate)| certificate.expires()));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut findings: Vec<_> = certified.iter().filter_map(|key| finding(key, now)).collect();
+    let mut findings: Vec<_> = certified.iter().filter_map(|key| finding(key, now, runtime_dir)).collect();
     let more = findings.len().saturating_sub(MOST);
     findings.truncate(MOST);
     if more > 0 {
         let detail = format!("certificates of {more} more keys have expired or will soon");
-        findings.push(Finding::warn(CHECK, detail, "list them: keyward cert list"));
+        let command = for_daemon("keyward cert list".into(), runtime_dir);
+        findings.push(Finding::warn(CHECK, detail, format!("list them: {command}")));
     }
     if let (true, Some((_, first))) = (findings.is_empty(), certified.first().and_then(KeyView::certified)) {
         findings.push(Finding::ok(
@@ -40,28 +43,31 @@ pub(super) fn check(admin: &AdminClient) -> Vec<Finding> {
     findings
 }
 
-fn finding(key: &KeyView, now: u64) -> Option<Finding> {
+fn finding(key: &KeyView, now: u64, runtime_dir: &Path) -> Option<Finding> {
     let label = &key.label;
+    let command = |command: String| for_daemon(command, runtime_dir);
     let (number, certificate) = key.certified()?;
     let of_key = format!("of key {label} version {number} for {}", certificate.names_or_subject());
     let version = if number == key.current { String::new() } else { format!(" --version {number}") };
+    let request = command(format!("keyward csr {label} --subject DN --san NAME"));
     let attach = format!(
-        "keyward cert attach {label} --in CHAIN; if no server takes it from the daemon: keyward cert detach {label}{version}"
+        "{}; if no server takes it from the daemon: {}",
+        command(format!("keyward cert attach {label} --in CHAIN")),
+        command(format!("keyward cert detach {label}{version}"))
     );
     let (what, not_before, not_after, fix) = match &certificate.expires_before {
         None => (
             format!("the certificate {of_key}"),
             certificate.not_before,
             certificate.not_after,
-            format!("renew it (keyward csr {label} --subject DN --san NAME), then: {attach}"),
+            format!("renew it ({request}), then: {attach}"),
         ),
         Some(first) => (
             format!("certificate {} ({}) in the chain {of_key}", first.number, first.subject),
             first.not_before,
             first.not_after,
             format!(
-                "get the current chain from the authority, or renew the certificate (keyward csr {label} --subject DN --san NAME), \
-                 then: {attach}"
+                "get the current chain from the authority, or renew the certificate ({request}), then: {attach}"
             ),
         ),
     };
@@ -103,6 +109,7 @@ mod tests {
     #[test]
     fn a_certificate_is_reported_in_time() {
         const DAY: u64 = 24 * 3600;
+        let here = Path::new("/run/keyward");
         let key = |days: u64| KeyView {
             label: "shop".into(),
             state: "enabled".into(),
@@ -130,7 +137,7 @@ mod tests {
             problem: None,
         };
         let verdict_of = |days: u64, age: i64| {
-            let found = finding(&key(days), (1000 * DAY).checked_add_signed(age * 3600).unwrap());
+            let found = finding(&key(days), (1000 * DAY).checked_add_signed(age * 3600).unwrap(), here);
             found.map(|found| found.verdict)
         };
         for (days, age, verdict) in [
@@ -149,7 +156,7 @@ mod tests {
         // A certificate that expires before it becomes valid has expired, whatever the clock.
         let mut odd = key(6);
         odd.versions[0].certificate.as_mut().unwrap().not_before = 2000 * DAY;
-        assert_eq!(finding(&odd, 1500 * DAY).unwrap().verdict, Verdict::Fail);
+        assert_eq!(finding(&odd, 1500 * DAY, here).unwrap().verdict, Verdict::Fail);
         let mut chain = key(398);
         chain.versions[0].certificate.as_mut().unwrap().expires_before = Some(IssuerView {
             number: 2,
@@ -157,7 +164,7 @@ mod tests {
             not_before: 900 * DAY,
             not_after: 1030 * DAY,
         });
-        let found = |day: u64| finding(&chain, day * DAY).map(|found| (found.verdict, found.detail));
+        let found = |day: u64| finding(&chain, day * DAY, here).map(|found| (found.verdict, found.detail));
         assert_eq!(found(1005), None);
         for (day, expected) in [(1010, Verdict::Warn), (1031, Verdict::Fail)] {
             let (verdict, detail) = found(day).unwrap();

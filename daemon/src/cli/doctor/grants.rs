@@ -10,7 +10,7 @@ use super::finding::Finding;
 use super::proc::Credentials;
 use crate::admin::api::{AccessView, KeyView, User};
 use crate::admin::client::{AdminClient, AdminClientError};
-use crate::cli::key::how_to_allow;
+use crate::cli::key::{for_daemon, how_to_allow};
 use crate::peers::service;
 
 /// Asks the daemon whether a user may use the key of a reference, for each kind of handshake that
@@ -85,7 +85,12 @@ pub(super) fn check(
 }
 
 /// Checks that a user may use any key, where no reference names the key.
-pub(super) fn check_any(admin: &AdminClient, account: &Account, pid: Option<u32>) -> Finding {
+pub(super) fn check_any(
+    admin: &AdminClient,
+    runtime_dir: &Path,
+    account: &Account,
+    pid: Option<u32>,
+) -> Finding {
     let (user, name) = match user_and_name(account, pid) {
         Ok(known) => known,
         Err(finding) => return finding,
@@ -108,7 +113,11 @@ pub(super) fn check_any(admin: &AdminClient, account: &Account, pid: Option<u32>
         ([], _) if keys.is_empty() => Finding::warn(
             CHECK,
             format!("there is no key that {name} could use"),
-            "make one: keyward key generate LABEL --type TYPE, or keyward key import LABEL --in FILE",
+            format!(
+                "make one: {}, or {}",
+                for_daemon("keyward key generate LABEL --type TYPE".into(), runtime_dir),
+                for_daemon("keyward key import LABEL --in FILE".into(), runtime_dir)
+            ),
         ),
         ([], _) => Finding::fail(
             CHECK,

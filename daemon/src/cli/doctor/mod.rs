@@ -90,7 +90,7 @@ impl Doctor {
             status.as_ref().ok(),
         );
         let mut findings = configuration::check(&options, status.as_ref().ok());
-        findings.extend(daemon::check(&admin, status));
+        findings.extend(daemon::check(&admin, &runtime_dir, status));
         let account = or_report(&mut findings, self.user.as_deref().map(Account::of_name));
         let conf = or_report(&mut findings, self.openssl_conf.as_deref().map(Conf::open));
         self.check_socket(&runtime_dir, conf.as_ref(), account.as_ref(), &mut findings);
@@ -104,7 +104,9 @@ impl Doctor {
             (Some(path), _) => {
                 self.check_reference(path, &admin, &runtime_dir, account.as_ref(), &mut findings);
             }
-            (None, Some(account)) => findings.push(grants::check_any(&admin, account, self.pid)),
+            (None, Some(account)) => {
+                findings.push(grants::check_any(&admin, &runtime_dir, account, self.pid));
+            }
             (None, None) => {}
         }
         if !self.names_server() {
@@ -164,13 +166,15 @@ impl Doctor {
         let key = admin.show(reference.label().as_str());
         let spki = self.cert.as_deref().map(openssl_program::public_key);
         let certified = spki.as_ref().and_then(|spki| spki.as_deref().ok());
-        findings.push(reference::check_key(&key, &reference, certified));
+        findings.push(reference::check_key(&key, &reference, certified, runtime_dir));
         findings.extend(uses::check_key(admin, &reference));
         findings.extend(account.and_then(|account| reference::check_readable(account, path)));
         let grant = |account| grants::check(admin, runtime_dir, account, self.pid, &reference);
         findings.extend(account.and_then(grant));
         findings.extend(self.cert.iter().zip(spki).map(|(cert, spki)| match spki {
-            Ok(spki) => openssl_program::check_certificate(cert, &spki, &reference, key.as_ref().ok()),
+            Ok(spki) => {
+                openssl_program::check_certificate(cert, &spki, &reference, key.as_ref().ok(), runtime_dir)
+            }
             Err(finding) => finding,
         }));
     }

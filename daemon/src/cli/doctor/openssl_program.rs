@@ -13,6 +13,7 @@ use keyward_proto::Reference;
 
 use super::finding::Finding;
 use crate::admin::api::KeyView;
+use crate::cli::key::for_daemon;
 
 /// Loads a provider into the `openssl` program, as a server would.
 pub(super) fn check_module(module: &Path) -> Finding {
@@ -71,6 +72,7 @@ pub(super) fn check_certificate(
     spki: &[u8],
     reference: &Reference,
     key: Option<&KeyView>,
+    runtime_dir: &Path,
 ) -> Finding {
     const CHECK: &str = CERTIFICATE;
     let path = cert.display();
@@ -85,7 +87,10 @@ pub(super) fn check_certificate(
                 "{path} belongs to key {label} version {}, the reference to version {version}",
                 key.current
             ),
-            format!("make the reference again: keyward key reference {label} > FILE"),
+            format!(
+                "make the reference again: {} > FILE",
+                for_daemon(format!("keyward key reference {label}"), runtime_dir)
+            ),
         );
     }
     Finding::fail(

@@ -10,6 +10,7 @@ use super::files::read_text;
 use super::finding::Finding;
 use crate::admin::api::KeyView;
 use crate::admin::client::AdminClientError;
+use crate::cli::key::for_daemon;
 use crate::ground::text::quoted;
 
 /// Reads the reference in a file, which may also contain certificates.
@@ -76,9 +77,12 @@ pub(super) fn check_key(
     key: &Result<KeyView, AdminClientError>,
     reference: &Reference,
     certified: Option<&[u8]>,
+    runtime_dir: &Path,
 ) -> Finding {
     let (label, version) = (reference.label(), reference.version());
-    let again = format!("make it again: keyward key reference {label} > FILE");
+    let command = |command: String| for_daemon(command, runtime_dir);
+    let make = format!("{} > FILE", command(format!("keyward key reference {label}")));
+    let again = format!("make it again: {make}");
     let key = match key {
         Ok(key) => key,
         Err(error) => return not_found(error),
@@ -87,7 +91,7 @@ pub(super) fn check_key(
         return Finding::fail(
             CHECK,
             format!("key {label} is {}", key.state),
-            format!("ask who disabled it, and why; then: keyward key enable {label}"),
+            format!("ask who disabled it, and why; then: {}", command(format!("keyward key enable {label}"))),
         );
     }
     if key.public_key(version).as_deref() != Some(reference.spki()) {
@@ -99,8 +103,9 @@ pub(super) fn check_key(
         return Finding::ok(CHECK, present);
     }
     let first = format!(
-        "first get a certificate for version {newer} (keyward csr {label} --subject DN --san NAME > FILE), then install it \
-         together with its reference: keyward key reference {label} > FILE"
+        "first get a certificate for version {newer} ({} > FILE), then install it together with its \
+         reference: {make}",
+        command(format!("keyward csr {label} --subject DN --san NAME"))
     );
     match certified {
         // With a reference to another version than its certificate, the server does not start.

@@ -12,6 +12,7 @@ use super::files::read_start;
 use super::finding::Finding;
 use super::server_conf::{ConfiguredKey, KeySource};
 use super::{expiry, openssl_program, reference};
+use crate::cli::key::for_daemon;
 use crate::cli::output::{from_now, time};
 use crate::ground::text::quoted;
 use crate::keys::certificates::{Certificate, Chain};
@@ -99,10 +100,11 @@ impl ServerKeys {
 
 impl ServerReference {
     /// Checks that the certificate is for the key, and valid.
-    pub(super) fn check_certificate(&self) -> Option<Finding> {
+    pub(super) fn check_certificate(&self, runtime_dir: &Path) -> Option<Finding> {
         const CHECK: &str = openssl_program::CERTIFICATE;
         let path = self.certificate_path.as_ref()?.display();
         let label = self.reference.label();
+        let request = for_daemon(format!("keyward csr {label} --subject DN --san NAME"), runtime_dir);
         let Some(certificate) = &self.certificate else {
             let detail = format!("{path} holds no certificate that can be read");
             return Some(Finding::fail(CHECK, detail, "put the chain there in PEM"));
@@ -114,14 +116,13 @@ impl ServerReference {
                     "the first certificate in {path} has another public key than the reference to key {label}"
                 ),
                 format!(
-                    "put the certificate of the server itself first, or request one for this key: keyward csr {label} \
-                     --subject DN --san NAME"
+                    "put the certificate of the server itself first, or request one for this key: {request}"
                 ),
             ));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let end = certificate.not_after();
-        let renew = format!("renew it: keyward csr {label} --subject DN --san NAME");
+        let renew = format!("renew it: {request}");
         if end < now {
             let detail = format!("the certificate in {path} has expired on {}, {}", time(end), from_now(end));
             return Some(Finding::fail(CHECK, detail, renew));

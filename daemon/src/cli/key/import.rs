@@ -9,7 +9,7 @@ use pem_rfc7468::LineEnding;
 use zeroize::Zeroizing;
 
 use super::create::Properties;
-use super::named::Named;
+use super::named::{Named, for_daemon};
 use super::print::print_key;
 use crate::admin::api::KeyView;
 use crate::admin::client::{AdminClient, AdminClientError};
@@ -65,10 +65,11 @@ impl Import {
             print_key(&key)?;
         }
         if self.file != Path::new("-") {
+            let command =
+                for_daemon(format!("keyward key reference {}", self.key.label), &self.key.client.runtime_dir);
             note(format_args!(
-                "{} still holds the private key: remove the file and its copies when every server has the reference (keyward key reference {}), or keep it offline",
+                "{} still holds the private key: remove the file and its copies when every server has the reference ({command}), or keep it offline",
                 self.file.display(),
-                self.key.label
             ));
         }
         Ok(())
@@ -115,9 +116,12 @@ impl Import {
             )),
             Ok(None) => Ok((plain, None)),
             Err(reason) => {
+                let command = for_daemon(
+                    format!("keyward cert attach {} --in CHAIN", self.key.label),
+                    &self.key.client.runtime_dir,
+                );
                 warn(format_args!(
-                    "the certificates in the file are not attached: {reason}; attach others: keyward cert attach {} --in CHAIN",
-                    self.key.label
+                    "the certificates in the file are not attached: {reason}; attach others: {command}"
                 ));
                 Ok((plain, None))
             }

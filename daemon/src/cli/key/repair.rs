@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use super::confirm::confirmed;
+use super::for_daemon;
 use crate::admin::api::RepairedView;
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
@@ -28,11 +29,13 @@ pub(super) fn run(client: &Client) -> Result<(), Failure> {
     let RepairedView { lists, disabled, removed, nameless, .. } = repaired;
     let mut text = format!("{lists} lists were rebuilt, {nameless} records without a label were removed.\n");
     if !disabled.is_empty() {
+        let command = |verb: &str| for_daemon(format!("keyward key {verb} LABEL"), &client.runtime_dir);
         text += &format!(
             "Disabled, since their records may be old copies: {}\n\
-             A key may have been deleted since, or may have lost uses. Look at each key (keyward key show LABEL) before: \
-             keyward key enable LABEL\n",
-            disabled.join(", ")
+             A key may have been deleted since, or may have lost uses. Look at each key ({}) before: {}\n",
+            disabled.join(", "),
+            command("show"),
+            command("enable")
         );
     }
     if !removed.is_empty() {

@@ -4,6 +4,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::for_daemon;
 use crate::admin::client::{AdminClient, AdminClientError};
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
@@ -66,9 +67,11 @@ impl Rewrap {
         if client.json {
             return print_json(&json!({ "backend": backend, "keys": keys, "wrapped": wrapped }));
         }
+        let finish =
+            for_daemon(format!("keyward key rewrap --backend {backend} --finish"), &client.runtime_dir);
         print(&format!(
             "{wrapped} blobs wrapped, {keys} keys of backend {backend} are ready for the new master key.\n\
-             {}run: keyward key rewrap --backend {backend} --finish\n",
+             {}run: {finish}\n",
             if backend == EMBEDDED { "Then " } else { "Put the new master key in force at the units, then " }
         ))
     }

@@ -27,7 +27,8 @@ pub(super) fn check(
         // The keys that the server needs, if any, are unknown.
         None => {
             let most = if main.names_keyward() { Verdict::Warn } else { Verdict::Note };
-            let any = accounts.iter().map(|(pid, account)| grants::check_any(admin, account, *pid));
+            let any =
+                accounts.iter().map(|(pid, account)| grants::check_any(admin, runtime_dir, account, *pid));
             report.findings.extend(any.map(|finding| finding.at_most(most)));
         }
         Some(conf) => {
@@ -94,10 +95,10 @@ impl KeyChecks<'_> {
         let shown = one.path.display().to_string();
         let key = self.admin.show(one.reference.label().as_str());
         let spki = one.certificate.as_ref().map(Certificate::spki);
-        let all = [reference::check_key(&key, &one.reference, spki)]
+        let all = [reference::check_key(&key, &one.reference, spki, self.runtime_dir)]
             .into_iter()
             .chain(uses::check_key(self.admin, &one.reference))
-            .chain(one.check_certificate())
+            .chain(one.check_certificate(self.runtime_dir))
             .chain(one.check_permissions())
             .chain(self.grants(&one.reference));
         all.filter(|finding| finding.verdict != Verdict::Ok).map(|finding| finding.about(&shown)).collect()
@@ -108,7 +109,7 @@ impl KeyChecks<'_> {
         let key = self.admin.show(label);
         match key.as_ref().map(|key| key.reference(key.current)) {
             Ok(Some(reference)) => {
-                let all = [reference::check_key(&key, &reference, None)].into_iter();
+                let all = [reference::check_key(&key, &reference, None, self.runtime_dir)].into_iter();
                 let all = all.chain(self.grants(&reference));
                 all.filter(|finding| finding.verdict != Verdict::Ok).collect()
             }
