@@ -29,7 +29,9 @@ pub(super) enum AdminError {
     NotAnAdministrator,
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the file is too long: a private key has at most {MAX_KEY_FILE} bytes")]
+    #[error(
+        "the key file is too long: at most {MAX_KEY_FILE} bytes are read; send a file with only the private key and its certificates"
+    )]
     TooLong,
 }
 
@@ -105,7 +107,7 @@ fn store_status(error: &StoreError) -> StatusCode {
 
 fn backend_status(error: &BackendError) -> StatusCode {
     match error {
-        BackendError::Import(ImportError::Unit(_)) | BackendError::GivenUp | BackendError::Late => {
+        BackendError::Import(ImportError::Unit(_)) | BackendError::GivenUp => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
         BackendError::Unit(_) if !error.is_of_the_peer() => StatusCode::INTERNAL_SERVER_ERROR,
