@@ -49,22 +49,22 @@ impl Config {
                 Use::TlsServer,
                 "it signs TLS 1.3, and TLS 1.2 with ECDHE where the server offers TLS 1.3 as well; a server with TLS 1.2 \
                  alone, and DTLS 1.2, need tls12-server too, DHE needs tls12-dhe-server, in key and grant; for a server \
-                 with TLS 1.3 alone, tls13-server is enough and leaves less to anyone who takes that server over",
+                 with TLS 1.3 alone, tls13-server is enough, and an attacker who controls the server chooses less",
             ),
             about(
                 Use::Tls12Server,
-                "it opens 64 bytes and the public value of what is signed to anyone who drives the server; offer TLS 1.3 as \
-                 well and grant tls-server, or TLS 1.3 alone and grant tls13-server, where that is possible",
+                "an attacker who controls the server chooses 64 bytes and the public value of the signed message; \
+                 offer TLS 1.3 as well and grant tls-server, or TLS 1.3 alone and grant tls13-server, where that is possible",
             ),
             about(
                 Use::Tls12DheServer,
-                "it opens 64 bytes and up to 1,024 more of what is signed to anyone who drives the server; drop DHE and grant \
-                 tls-server, where that is possible",
+                "an attacker who controls the server chooses 64 bytes and up to 1,024 more of the signed message; \
+                 drop DHE and grant tls-server, where that is possible",
             ),
             about(
                 Use::TlsClient,
-                "in TLS 1.2 it opens much of the handshake, up to 64 KiB, to anyone who drives the client; grant tls13-client \
-                 where the servers speak TLS 1.3",
+                "in TLS 1.2, an attacker who controls the client chooses much of the handshake, up to 64 KiB; \
+                 grant tls13-client where the servers speak TLS 1.3",
             ),
         ];
         notes.into_iter().flatten().collect()

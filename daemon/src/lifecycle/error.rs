@@ -35,7 +35,7 @@ pub(crate) enum Error {
     CertificateNotFirst { label: Label, number: usize },
     /// The first certificate is for another public key.
     #[error(
-        "no version of key {0} has the public key of the first certificate in the file; request a certificate for the key: keyward csr {0}"
+        "no version of key {0} has the public key of the first certificate in the file; request a certificate for the key: keyward csr {0} --subject DN --san NAME"
     )]
     CertificateOfOtherKey(Label),
     /// A disabled key was asked to sign.
@@ -177,5 +177,5 @@ fn abbreviated(labels: &[Label]) -> String {
     format!("{}{more}", first.join(", "))
 }
 
-/// Most labels that an error names.
+/// Maximum number of labels that an error names.
 const SHOWN: usize = 5;

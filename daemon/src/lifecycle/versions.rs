@@ -107,5 +107,5 @@ fn version(number: u32, made: &NewKey) -> Version {
     }
 }
 
-/// Most versions of a key. All versions are in memory while the key is used.
+/// Maximum number of versions of a key. All versions are in memory while the key is used.
 const MAX_VERSIONS: usize = 1000;

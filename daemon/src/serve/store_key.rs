@@ -98,7 +98,7 @@ pub(crate) fn wrap(unit: &Unit, key: &StoreKey) -> Result<Vec<u8>, StoreKeyError
 #[derive(Debug, Error)]
 pub(crate) enum StoreKeyError {
     #[error(
-        "refused the store key in {}: it lies in the state directory, so a copy of the directory has the store and its key; move the key elsewhere, such as to /etc/keyward/store.key, and set key in section [store] to that file", .0.display()
+        "refused the store key in {}: the file is in the state directory, so a copy of the directory has the store and its key; move the key elsewhere, such as to /etc/keyward/store.key, and set key in section [store] to that file", .0.display()
     )]
     BesideTheStore(PathBuf),
     #[error("{0}")]

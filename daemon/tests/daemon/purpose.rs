@@ -207,7 +207,7 @@ fn check_config_tells_what_uses_admit_and_refuses_a_grant_for_acme() {
         "DHE needs tls12-dhe-server",
         "tls13-server is enough",
         "note: tls12-server is granted for keys old:",
-        "note: tls-client is granted for keys robot: in TLS 1.2 it opens much of the handshake",
+        "note: tls-client is granted for keys robot: in TLS 1.2, an attacker who controls the client chooses",
         "grant tls13-client",
     ] {
         assert!(text.contains(words), "{text}");

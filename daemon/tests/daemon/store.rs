@@ -204,7 +204,7 @@ fn without_a_master_key_the_store_has_a_key_of_its_own() {
     daemon.start(&[]);
     daemon.end(Signal::TERM);
     daemon.new_key("state/store.key");
-    refused(&daemon, &beside, "it lies in the state directory");
+    refused(&daemon, &beside, "the file is in the state directory");
     daemon.new_key("other.key");
     refused(&daemon, &format!("[store]\nkey = {:?}\n", daemon.path("other.key")), "another store key");
     refused(&daemon, "", "it was made with a store key in a file");

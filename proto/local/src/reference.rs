@@ -153,13 +153,13 @@ impl Reference {
 #[non_exhaustive]
 pub enum InvalidReference {
     /// The PEM is well formed, but its body is not a reference.
-    #[error("the body of the reference is damaged; make a new one: keyward key reference")]
+    #[error("the body of the reference is damaged; make a new reference: keyward key reference LABEL > FILE")]
     Body,
     /// The PEM block has another label.
     #[error("not a reference: the PEM label is not {}", Reference::PEM_LABEL)]
     OtherPem,
     /// There is no PEM block, or the block is cut off or garbled.
-    #[error("the PEM of the reference is damaged; make a new one: keyward key reference")]
+    #[error("the PEM of the reference is damaged; make a new reference: keyward key reference LABEL > FILE")]
     Pem,
     /// The public key is damaged, or of a type that this version does not know.
     #[error("the public key in the reference is damaged or of an unknown type")]

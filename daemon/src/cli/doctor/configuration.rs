@@ -46,7 +46,7 @@ pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Findi
         Ok(config) => config,
         // This user may not be able to read the files that the daemon can read.
         Err(failure) if !geteuid().is_root() && !is_of_user(&options.state_dir) => {
-            let detail = format!("not looked at: {}", failure.into_reason());
+            let detail = format!("not checked: {}", failure.into_reason());
             findings.push(Finding::warn(CHECK, detail, "run keyward doctor as root"));
             return findings;
         }

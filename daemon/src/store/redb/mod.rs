@@ -390,7 +390,7 @@ impl Store for RedbStore {
         let is_other = self.name.get().is_some_and(|name| *name != noted.store);
         (is_other && self.count().is_ok_and(|count| count == 0)).then(|| {
             format!(
-                "the key store {} has no key, and the store that was there before had keys{}: stop the daemon, and restore the old store from a backup with keyward restore FILE; if its keys are gone for good, make a new key with keyward key generate, which ends this report",
+                "the key store {} has no key, and the store that was there before had keys{}: stop the daemon, and restore the old store from a backup with keyward restore FILE; if its keys are gone for good, make a new key, which ends this report: keyward key generate LABEL --type TYPE",
                 self.path().display(),
                 noted.master_key.map(|name| format!(", wrapped by master key {name}")).unwrap_or_default()
             )

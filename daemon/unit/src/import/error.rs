@@ -12,7 +12,7 @@ use crate::error::UnitError;
 pub enum ImportError {
     /// The passphrase costs more work than is done here.
     #[error(
-        "the passphrase of the file costs more work than is allowed here; encrypt the file anew first: openssl pkey -provider legacy -provider default -in FILE -out NEW, or for PKCS#12: openssl pkcs12 -legacy -in FILE -nodes -out NEW"
+        "the passphrase of the file costs more work than is allowed here; decrypt the file first: openssl pkey -provider legacy -provider default -in FILE -out NEW, or for PKCS#12: openssl pkcs12 -legacy -in FILE -nodes -out NEW"
     )]
     Costly,
     /// The EC key does not name its curve.
@@ -75,12 +75,12 @@ pub enum ImportError {
     Reference,
     /// The RSA key has a public exponent of this many bits.
     #[error(
-        "the RSA key in the file has a public exponent of {0} bits: up to 33 are supported, and 65537 is usual; have another key made: keyward key generate"
+        "the RSA key in the file has a public exponent of {0} bits: up to 33 are supported, and 65537 is usual; make another key: keyward key generate LABEL --type TYPE"
     )]
     RsaExponent(usize),
     /// The RSA key has more than two primes.
     #[error(
-        "the RSA key in the file has more than two primes, which is not supported; have another key made: keyward key generate"
+        "the RSA key in the file has more than two primes, which is not supported; make another key: keyward key generate LABEL --type TYPE"
     )]
     RsaPrimes,
     /// The RSA key lacks its primes.

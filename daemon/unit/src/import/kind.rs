@@ -18,11 +18,13 @@ pub enum Kind {
     )]
     Jwk,
     /// A key of PGP.
-    #[error("a key of OpenPGP, which TLS does not use; have another key made: keyward key generate")]
+    #[error(
+        "a key of OpenPGP, which TLS does not use; make another key: keyward key generate LABEL --type TYPE"
+    )]
     Pgp,
     /// The name of a key in a token (RFC 7512).
     #[error(
-        "the name of a key in a PKCS#11 token, not a key: that stays in the token; have another key made: keyward key generate"
+        "the name of a key in a PKCS#11 token, not a key: that stays in the token; make another key: keyward key generate LABEL --type TYPE"
     )]
     Pkcs11,
     /// PKCS#7 (RFC 2315).
@@ -33,12 +35,12 @@ pub enum Kind {
     Putty,
     /// A key of the programs of ssh.com, or of the first version of SSH.
     #[error(
-        "a key of an old SSH program, which is not read here; have another key made: keyward key generate"
+        "a key of an old SSH program, which is not read here; make another key: keyward key generate LABEL --type TYPE"
     )]
     Ssh,
     /// A key that is wrapped by a TPM.
     #[error(
-        "a key that a TPM has wrapped, which nobody but that TPM can read; have another key made: keyward key generate"
+        "a key that a TPM has wrapped, which nobody but that TPM can read; make another key: keyward key generate LABEL --type TYPE"
     )]
     Tpm,
     /// Text in UTF-16, as Windows writes it.

@@ -174,7 +174,7 @@ fn openssl_conf_is_missing_at_the_top() {
     scene.trap(line, "", "openssl_conf is missing in", fix);
     let below = "[openssl_init]\nopenssl_conf = openssl_init\n";
     let spoilt = format!("{line}[openssl_init]\n");
-    scene.trap(&spoilt, below, "openssl_conf stands in section [openssl_init]", fix);
+    scene.trap(&spoilt, below, "openssl_conf is in section [openssl_init]", fix);
     scene.trap(
         line,
         "openssl_conf = elsewhere\n",

@@ -78,15 +78,15 @@ fn servers_that_run_and_what_they_lack() {
     one_with(&found, "user", "ok", "www-data can reach ");
     let found = of_process(&daemon, nginx.id());
     one_with(&found, "nginx.conf uses", "ok", "offers TLS 1.3 in each server");
-    one_with(&found, "not looked at", "note", "its environment, which it has overwritten");
-    one_with(&all(&daemon), "not looked at", "note", "servers that are not running, in containers");
+    one_with(&found, "not checked", "note", "its environment, which it has overwritten");
+    one_with(&all(&daemon), "not checked", "note", "servers that are not running, in containers");
 
     // Another daemon does not know these keys.
     let other = Daemon::start();
     for pid in [haproxy.id(), apache.id()] {
         let found = of_process(&other, pid);
         assert_no_fault(&found);
-        one_with(&found, "not looked at", "note", "is no socket of the daemon in ");
+        one_with(&found, "not checked", "note", "is no socket of the daemon in ");
     }
     drop(other);
 
@@ -145,7 +145,7 @@ fn servers_that_run_and_what_they_lack() {
     let conf = of_nginx.key.with_file_name(format!("nginx-{}", of_nginx.address.port())).join("nginx.conf");
     fs::set_permissions(&conf, Permissions::from_mode(0o666)).unwrap();
     let found = of_process(&daemon, nginx.id());
-    one_with(&found, "not looked at", "note", "of its configuration: others than its owner can write to ");
+    one_with(&found, "not checked", "note", "of its configuration: others than its owner can write to ");
     assert!(!found.iter().any(|one| one[2].contains("valid references")), "{found:#?}");
 }
 
@@ -238,12 +238,12 @@ fn a_process_that_means_ill() {
         [(elsewhere.id(), "is no socket of the daemon in "), (odd.id(), "is no socket of the daemon in ")]
     {
         let found = of_process(&daemon, pid);
-        one_with(&found, "not looked at", "note", told);
+        one_with(&found, "not checked", "note", told);
         assert!(found.iter().all(|one| !one[3].contains("chmod")), "{found:#?}");
     }
     let found = of_process(&daemon, here.id());
-    one_with(&found, "not looked at", "note", "daemon decides what it is started with");
-    one_with(&found, "not looked at", "note", "keyward.cnf: others than root can change it");
+    one_with(&found, "not checked", "note", "daemon decides what it is started with");
+    one_with(&found, "not checked", "note", "keyward.cnf: others than root can change it");
     one_with(&found, "grant", "warn", "no grant lets daemon (process ");
     let (is_run, text) = notes(&[]);
     assert!(!is_run && text.contains("ill/keyward.cnf"), "{text}");
@@ -313,6 +313,6 @@ fn nothing_is_said_to_be_in_order_unseen() {
     if has_root() {
         let doctor = daemon.keyward(&["doctor"]);
         let text = String::from_utf8(run(&mut as_user(OTHER, &doctor)).stdout).unwrap();
-        assert!(text.contains("not looked at: processes of other users ("), "{text}");
+        assert!(text.contains("not checked: processes of other users ("), "{text}");
     }
 }

@@ -62,7 +62,7 @@ impl<'a> Conf<'a> {
         let Some(init) = self.settings.value(Settings::TOP, "openssl_conf") else {
             let elsewhere = self.settings.sections_with("openssl_conf");
             let why = match elsewhere.first() {
-                Some((section, _)) => format!("stands in section [{section}] of {path}"),
+                Some((section, _)) => format!("is in section [{section}] of {path}"),
                 None => format!("is missing in {path}"),
             };
             return Err(Finding::fail(

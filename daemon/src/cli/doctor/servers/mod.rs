@@ -87,7 +87,7 @@ impl Unchecked {
              fetches itself"
                 .into(),
         );
-        unchecked.into_iter().map(|one| Finding::note("not looked at", one)).collect()
+        unchecked.into_iter().map(|one| Finding::note("not checked", one)).collect()
     }
 }
 
