@@ -27,7 +27,9 @@ fn imports_point_down() {
         }
         let from = floors.get(room).unwrap_or_else(|| panic!("room {room} is not in ARCHITECTURE.md"));
         for used in rooms_used_by(&fs::read_to_string(&file).unwrap()) {
-            let to = floors.get(&used).unwrap_or_else(|| panic!("room {used} is not in ARCHITECTURE.md"));
+            let to = floors
+                .get(&used)
+                .unwrap_or_else(|| panic!("{}: room {used:?} is not in ARCHITECTURE.md", path.display()));
             assert!(used == room || from < to, "{} must not use {used}", path.display());
             arrows += usize::from(used != room);
         }

@@ -103,7 +103,7 @@ fn a_copy_is_restored_where_there_is_no_store() {
     let copy = daemon.path("copy").display().to_string();
     daemon.succeed(&["backup", &copy]);
     let (status, line) = failure_of(&restore(&daemon, &copy));
-    assert!(status == 69 && line.contains("the daemon runs"), "{status} {line}");
+    assert!(status == 69 && line.contains("the daemon is running"), "{status} {line}");
     daemon.end(Signal::TERM);
     let (status, line) = failure_of(&restore(&daemon, &copy));
     assert!(status == 73 && line.contains("there is a key store with keys"), "{status} {line}");

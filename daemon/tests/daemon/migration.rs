@@ -164,7 +164,7 @@ fn nobody_is_advised_to_make_another_master_key_for_a_store_that_has_one() {
     }
     // The command makes a master key, and never replaces an existing file.
     let (_, line) = failure_of(&daemon.serve(&[]).output().unwrap());
-    let command = line.trim_end().rsplit_once("make it with: ").unwrap().1;
+    let command = line.trim_end().rsplit_once("make the file with: ").unwrap().1;
     let made = || {
         let status = Command::new("/bin/sh").args(["-c", command]).stderr(Stdio::null()).status().unwrap();
         (status.success(), std::fs::read(daemon.path("master.key")).unwrap())

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use keyward_client::Address;
 
-use crate::{admin, peers};
+use crate::admin;
+use crate::peers;
 
 pub(crate) use bind::check_extra;
 pub(crate) use endpoint::Opened;
