@@ -135,7 +135,8 @@ fn a_key_that_may_not_sign_requests_does_not(backend: Backend) {
     let words = ["generate", "both", "--type", "rsa2048", "--sign-and-decrypt"];
     let uses = ["--use", "tls-server", "--use", "rsa-key-exchange"];
     succeed(daemon.new_key(&words).args(uses));
-    let text = refused(&mut csr(&daemon, "both"), 77, &["its uses are tls-server, rsa-key-exchange"]);
+    let text =
+        refused(&mut csr(&daemon, "both"), 77, &["the uses of the key are tls-server, rsa-key-exchange"]);
     let told = text.split_once("allow it: ").unwrap().1;
     let changed = succeed(&mut daemon.shell(told));
     assert!(changed.contains("tls-server, rsa-key-exchange, csr\n"), "{changed}");

@@ -139,7 +139,7 @@ fn dovecot() {
          imap='-connect 127.0.0.1:993'\n\
          run without; refuse handshake $imap\n\
          refuse keyward doctor >/tmp/doctor; cat /tmp/doctor\n\
-         grep '^FAIL .*import_environment has no OPENSSL_CONF: it cannot load them$' /tmp/doctor\n\
+         grep '^FAIL .*import_environment has no OPENSSL_CONF: the server cannot load them$' /tmp/doctor\n\
          kill $dovecot; wait $dovecot\n\
          run with; handshake $imap\n\
          keyward doctor >/tmp/doctor || true; cat /tmp/doctor\n\

@@ -265,7 +265,7 @@ fn a_handshake_with_rsa_key_exchange_is_two_inits_and_a_decryption() {
 const SIGNATURE: [(&str, u64); 3] = [
     ("signature::digest_sign_init", 2),
     ("signature::digest_sign", 2),
-    ("signature::Operation::sign_message", 1),
+    ("signature::SignatureContext::sign_message", 1),
 ];
 
 /// All functions that work during a handshake.
@@ -276,7 +276,7 @@ const WATCHED: [&str; 10] = [
     "signature::digest_sign_final",
     "signature::sign_init",
     "signature::sign",
-    "signature::Operation::sign_message",
+    "signature::SignatureContext::sign_message",
     "decrypt::decrypt_init",
     "decrypt::decrypt",
     "key::DaemonKey::decrypt_premaster",

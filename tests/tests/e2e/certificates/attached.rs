@@ -106,7 +106,7 @@ fn what_cannot_be_attached_says_why_and_changes_nothing() {
         (twins, "there are more than 10 certificates in the file"),
         (
             format!("{shop}{}", fs::read_to_string(&other_ca).unwrap()),
-            "certificate 1 in the file was not signed by number 2",
+            "certificate 1 in the file was not signed by certificate 2",
         ),
         (request, "the file holds a certificate request, not a certificate"),
         ("x".repeat(70_000), "longer than 65536 bytes"),

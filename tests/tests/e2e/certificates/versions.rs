@@ -33,7 +33,7 @@ fn a_key_file_becomes_a_new_version() {
     let advised = "keyward key import shop --new-version --in FILE";
     assert!(status.code() == Some(73) && line.contains(advised), "{line}");
     let (status, line) = fail(&mut import(&first, &["--new-version"]));
-    assert!(status.code() == Some(65) && line.contains("is version 1 of key shop already"), "{line}");
+    assert!(status.code() == Some(65) && line.contains("is already version 1 of key shop"), "{line}");
     let (_, line) = fail(&mut import(&second, &["--new-version", "--use", "csr"]));
     assert!(line.contains("cannot be used with"), "{line}");
 
@@ -69,7 +69,7 @@ fn what_cannot_be_rotated_says_why() {
     succeed(openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2560", "-out"]).arg(&odd));
     succeed(&mut daemon.keyward(&["key", "import", "odd", "--in", odd.to_str().unwrap()]));
     let (status, line) = fail(&mut daemon.keyward(&["key", "rotate", "odd"]));
-    let expected = "keyward: cannot rotate key odd: no key of the type of key odd can be made; import one: keyward key import odd --new-version --in FILE\n";
+    let expected = "keyward: cannot rotate key odd: units do not generate keys of the type of key odd; import a new version: keyward key import odd --new-version --in FILE\n";
     assert_eq!((status.code(), &*line), (Some(65), expected));
     let next = daemon.path("next.key");
     succeed(

@@ -91,7 +91,7 @@ fn a_backend_is_named_where_there_are_several() {
     ] {
         let key = |more: &[&str]| scene.daemon.keyward(&[&["key"], words, more].concat());
         let attempt = format!("{attempt} key shop: ");
-        assert_refused(&mut key(&[]), 64, &[&attempt, "name one with --backend: embedded, hsm, spare"]);
+        assert_refused(&mut key(&[]), 64, &[&attempt, "name a backend with --backend: embedded, hsm, spare"]);
         let unknown = "no backend \"hms\"; there are embedded, hsm, spare";
         assert_refused(&mut key(&["--backend", "hms"]), 64, &[&attempt, unknown]);
     }
@@ -127,7 +127,7 @@ fn a_default_backend_and_one_that_is_new() {
         let told = "except for settings that need a restart of the daemon: [grep11.third] (new)";
         assert_eq!(scene.daemon.logged(&["WARN", told]), times, "{}", scene.daemon.log());
     }
-    let told = "the backend third is in the configuration, and takes effect with a restart";
+    let told = "the backend third is in the configuration file, and takes effect after a restart";
     assert_refused(&mut generate(&scene, "mail"), 64, &[told]);
     assert!(scene.daemon.stop().success());
     scene.daemon.resume();

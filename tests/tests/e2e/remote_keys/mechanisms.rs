@@ -139,8 +139,11 @@ fn what_a_unit_cannot_do_at_all_is_refused_unless_another_one_can() {
     }
     sign(&daemon, "shop", Scheme::EcdsaSecp384r1Sha384, Input::Message(b"text")).unwrap();
     let mut mail = daemon.new_key(&["generate", "mail", "--type", "p256"]);
-    let told =
-        ["generate key mail: ", "units of backend hsm cannot", "no mechanism for ecdsa_secp256r1_sha256"];
+    let told = [
+        "generate key mail: ",
+        "units of backend hsm do not offer",
+        "no mechanism for ecdsa_secp256r1_sha256",
+    ];
     assert_refused(&mut mail, 65, &told);
     assert_in_order(&daemon);
 }
