@@ -201,14 +201,14 @@ impl Backend {
         by_kind!(self, kind => kind.probe().await);
     }
 
-    /// Master key that has wrapped a key, read from the blob without a unit; `None` if the blob does
-    /// not name a master key.
+    /// Master key that has wrapped a key, read from the blob without a unit; `None` if the blob
+    /// does not name a master key.
     pub(crate) fn master_key_of(&self, blob: &[u8]) -> Option<Wkid> {
         by_kind!(self, kind => kind.master_key_of(blob))
     }
 
-    /// Abilities that the unit fixed when it made the key, read from the blob without a unit; `None`
-    /// if the units fix no abilities, or the blob does not name them.
+    /// Abilities that the unit fixed when it made the key, read from the blob without a unit;
+    /// `None` if the units fix no abilities, or the blob does not name them.
     pub(crate) fn fixed_abilities(&self, blob: &[u8]) -> Option<Abilities> {
         by_kind!(self, kind => kind.fixed_abilities(blob))
     }

@@ -36,8 +36,8 @@ pub(super) fn check_uses(uses: &[Use], key_type: KeyType, sign_and_decrypt: bool
     }
 }
 
-/// Refuses uses that a unit would refuse in each handshake, because the unit has fixed the abilities
-/// of the key.
+/// Refuses uses that a unit would refuse in each handshake, because the unit has fixed the
+/// abilities of the key.
 pub(super) fn check_abilities(uses: &[Use], backend: &Backend, version: &Version) -> Result<(), Error> {
     let Some(has) = backend.fixed_abilities(&version.blob) else { return Ok(()) };
     let needed = Abilities::needed_for(uses);
