@@ -70,7 +70,8 @@ fn every_key_type_in_haproxy_and_s_server() {
 /// Clients that hang up while HAProxy waits cost no descriptor, and other clients are served.
 #[test]
 fn clients_that_hang_up_while_a_handshake_is_paused() {
-    let daemon = Daemon::start_slow("100ms");
+    // Longer than the time between two looks at the metric, on a busy machine too.
+    let daemon = Daemon::start_slow("500ms");
     let pki = Pki::new(daemon.directory());
     let site = site(&daemon, &pki, "p256");
     let haproxy = Haproxy::start_asynchronous(&daemon, std::slice::from_ref(&site));
