@@ -71,7 +71,7 @@ fn every_key_type_in_haproxy_and_s_server() {
 #[test]
 fn clients_that_hang_up_while_a_handshake_is_paused() {
     // Longer than the time between two looks at the metric, on a busy machine too.
-    let daemon = Daemon::start_slow("500ms");
+    let daemon = Daemon::start_slow("300ms");
     let pki = Pki::new(daemon.directory());
     let site = site(&daemon, &pki, "p256");
     let haproxy = Haproxy::start_asynchronous(&daemon, std::slice::from_ref(&site));
