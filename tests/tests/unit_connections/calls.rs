@@ -185,11 +185,12 @@ fn calls_past_their_deadline_are_not_computed() {
             late += usize::from(outcome.unwrap().is_err());
         }
         assert!(late > 400, "{late} of 800 were late");
-        // If the server still computed the late calls, this call would wait for them.
+        // If the server still computed the late calls, this call would wait for 400 of them. Other
+        // tests run at the same time, so the call has the time of some.
         let begin = Instant::now();
         client.sign(&key, PATIENCE).await.unwrap();
         let next = begin.elapsed();
         println!("{late} of 800 were late; one signature {one:?}, the next one {next:?}");
-        assert!(next < 5 * one, "one {one:?}, the next one {next:?}");
+        assert!(next < 20 * one, "one {one:?}, the next one {next:?}");
     });
 }
