@@ -1,5 +1,7 @@
 //! The state of a key, and the operations that a state admits.
 
+use keyward_proto::KeyState;
+
 /// State of a key. Nothing else decides whether the key may be used at all.
 ///
 /// ```text
@@ -27,8 +29,8 @@ impl State {
     /// line.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Enabled => "enabled",
-            Self::Disabled => "disabled",
+            Self::Enabled => KeyState::Enabled.name(),
+            Self::Disabled => KeyState::Disabled.name(),
         }
     }
 
@@ -45,32 +47,20 @@ impl State {
             Self::Disabled => false,
         }
     }
-
-    /// States that an administrator may set on a key in this state.
-    pub fn next(self) -> &'static [Self] {
-        match self {
-            Self::Enabled => &[Self::Enabled, Self::Disabled],
-            Self::Disabled => &[Self::Disabled, Self::Enabled],
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The table of the states, row by row: name, whether a key may sign, and the next states.
+    /// The table of the states, row by row: name, and whether a key may sign.
     #[test]
     fn states_admit_what_they_say() {
-        for (state, name, may_sign, next) in [
-            (State::Enabled, "enabled", true, &[State::Enabled, State::Disabled][..]),
-            (State::Disabled, "disabled", false, &[State::Enabled, State::Disabled]),
-        ] {
+        for (state, name, may_sign) in
+            [(State::Enabled, "enabled", true), (State::Disabled, "disabled", false)]
+        {
             assert_eq!((state.name(), state.may_sign()), (name, may_sign));
             assert_eq!(State::of_name(name), Some(state));
-            for other in State::ALL {
-                assert_eq!(state.next().contains(&other), next.contains(&other), "{state:?} to {other:?}");
-            }
         }
         assert_eq!(State::of_name("Enabled"), None);
     }
