@@ -7,7 +7,7 @@ use crate::oid::{MGF1, RSASSA_PSS, SHA256, SHA384, SHA512};
 /// Restriction of an RSA key that is bound to RSASSA-PSS (RFC 4055, 1.2): one hash for the message
 /// and for MGF1, and a salt as long as the hash, as in TLS (RFC 8446, 4.2.3).
 ///
-/// The same parameters say in an AlgorithmIdentifier how a signature was made (RFC 4055, 3.1).
+/// An AlgorithmIdentifier carries these parameters to say how a signature was made (RFC 4055, 3.1).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PssParameters {
     hash: Hash,

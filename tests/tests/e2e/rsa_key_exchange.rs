@@ -278,7 +278,7 @@ fn remote_units_are_asked_once_whatever_the_client_sent() {
     ask_two_units(&[]);
 }
 
-/// The same with old firmware, for which a wrong padding is an error.
+/// Units with old firmware report a wrong padding as an error. They are asked once too.
 #[test]
 fn remote_units_that_tell_of_the_padding_are_asked_once() {
     ask_two_units(&["--simulate-padding-errors"]);

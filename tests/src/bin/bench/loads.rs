@@ -45,6 +45,6 @@ pub(super) fn run(quick: bool) {
     }
 }
 
-/// The same configuration without the provider.
+/// Configuration of OpenSSL that loads the default provider only.
 const WITHOUT: &str =
     "openssl_conf = init\n[init]\nproviders = list\n[list]\ndefault = one\n[one]\nactivate = 1\n";
