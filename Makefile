@@ -41,7 +41,7 @@ QUICK = CARGO_INCREMENTAL=1 $(CARGO) --config 'profile.release.package.keyward.o
 .PHONY: all check demo test test-openssl-4 soak bench lint install-demo install-test
 
 all: install-demo
-	$(CARGO) build --release --workspace
+	$(CARGO) build --profile dist -p keyward -p keyward-openssl
 
 # nginx serves TLS with a key that it never had; ends with nothing running.
 demo: install-demo
@@ -107,8 +107,8 @@ lint: install-demo
 # Speed and cost, all of it or PARTS="--quick handshakes"; see tests/src/bin/bench/main.rs. Not a
 # test: machines differ.
 bench: install-test
-	$(CARGO) build --release --workspace
-	target/release/bench $(PARTS)
+	$(CARGO) build --profile dist --workspace
+	KEYWARD_BUILD=$${KEYWARD_BUILD:-target/dist} target/dist/bench $(PARTS)
 
 install-demo:
 	@CARGO="$(CARGO)" .ci/check-rust

@@ -2,7 +2,7 @@
 //! so this is no test.
 //!
 //! ```text
-//! target/release/bench [--quick] [PART]...
+//! target/dist/bench [--quick] [PART]...
 //!
 //! handshakes   CPU time of a handshake, key in the daemon against key in a file
 //! rustls       the same with servers on rustls
@@ -17,9 +17,8 @@
 //! --quick      short rounds, which show that it works and little else
 //! ```
 //!
-//! Without a PART all of them are measured, in this order. The workspace must have been built for
-//! release. KEYWARD_BUILD names the directory of another build to measure, as in
-//! KEYWARD_BUILD=../older/target/release.
+//! Without a PART all of them are measured, in this order. KEYWARD_BUILD names the directory of the
+//! build to measure, as in KEYWARD_BUILD=../older/target/dist. `make bench` builds target/dist.
 
 #![forbid(unsafe_code)]
 // A benchmark that cannot set up its scene stops.
