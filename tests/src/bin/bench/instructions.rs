@@ -12,9 +12,11 @@
 //! machine. So the lowest of several rounds counts.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use keyward_tests::{Daemon, Host, OpenSsl};
+use keyward_tests::pki::plain_key;
+use keyward_tests::tool::succeed;
+use keyward_tests::{Daemon, Host, OpenSsl, target};
 
 use super::{percentile, start_quiet};
 
@@ -80,7 +82,8 @@ impl Scene {
 
     /// The instructions of one side during its whole life.
     fn count(mut self, key_type: &str, mode: &str, signatures: u32) -> f64 {
-        self.daemon.generate("shop", key_type);
+        let key = kept_key(key_type);
+        succeed(self.daemon.new_key(&["import", "shop", "--in"]).arg(key));
         let reference = self.daemon.reference("shop");
         // The program does not use the certificate to sign.
         let mut host =
@@ -92,6 +95,16 @@ impl Scene {
         assert!(self.daemon.stop().success(), "{}", self.daemon.log());
         total(&self.daemon.path(COUNTS))
     }
+}
+
+/// The same key for every build that is counted: signatures of two RSA keys differ by up to a tenth
+/// in their instructions.
+fn kept_key(key_type: &str) -> PathBuf {
+    let path = target().join(format!("instructions-{key_type}.key"));
+    if !path.exists() {
+        fs::write(&path, plain_key(key_type)).expect("a key file");
+    }
+    path
 }
 
 fn callgrind(counts: &Path) -> Vec<String> {
