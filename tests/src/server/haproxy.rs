@@ -63,7 +63,9 @@ impl Haproxy {
 
     /// The process ids of the workers.
     pub fn workers(&self) -> Vec<u32> {
-        crate::tool::children(self.process.id())
+        wait_for("workers of HAProxy", || {
+            Some(crate::tool::children(self.process.id())).filter(|workers| !workers.is_empty())
+        })
     }
 
     /// Starts HAProxy in a chroot, in which the daemon has the socket that the page names; see

@@ -25,20 +25,22 @@ impl Nginx {
 
     /// Starts nginx with a number of workers; see [`Nginx::start`].
     pub fn start_with(daemon: &Daemon, sites: &[Site], workers: usize) -> Self {
-        Self::start_in(daemon, sites, configure(daemon, sites, workers))
+        Self::start_in(daemon, sites, configure(daemon, sites, workers), workers)
     }
 
     /// Starts nginx with more directives for each server; see [`Nginx::start`].
     pub fn start_with_directives(daemon: &Daemon, sites: &[Site], directives: &str) -> Self {
-        Self::start_in(daemon, sites, configure_with(daemon, sites, 2, directives))
+        Self::start_in(daemon, sites, configure_with(daemon, sites, 2, directives), 2)
     }
 
-    fn start_in(daemon: &Daemon, sites: &[Site], directory: PathBuf) -> Self {
+    fn start_in(daemon: &Daemon, sites: &[Site], directory: PathBuf, workers: usize) -> Self {
         let process = Process::start(&mut command(daemon, &directory), &directory.join("output.log"));
         let nginx = Self { process, directory };
         for site in sites {
             site.wait_until_open();
         }
+        // The master opens the sites before it makes the workers.
+        wait_for("workers of nginx", || (nginx.workers().len() == workers).then_some(()));
         nginx
     }
 
