@@ -179,30 +179,49 @@ mod tests {
         assert_eq!(decrypt(&good, 0x0302)[2..], secret[2..]);
     }
 
+    /// Ratios of the shortest times of the actions but the last to the shortest of the last one.
+    /// The actions take turns.
+    fn ratios<const N: usize>(rounds: usize, actions: [&dyn Fn(); N]) -> Vec<f64> {
+        let mut shortest = [f64::INFINITY; N];
+        for _ in 0..rounds {
+            for (action, shortest) in actions.iter().zip(&mut shortest) {
+                let begin = Instant::now();
+                action();
+                *shortest = shortest.min(begin.elapsed().as_secs_f64());
+            }
+        }
+        let (last, others) = shortest.split_last().unwrap();
+        others.iter().map(|time| time / last).collect()
+    }
+
+    /// The actions take times that differ by at most the given part. A shortcut in the code shows
+    /// in every attempt, another program on the same processor does not.
+    fn take_the_same_time<const N: usize>(rounds: usize, part: f64, actions: [&dyn Fn(); N]) {
+        let mut attempts = Vec::new();
+        for _ in 0..10 {
+            let ratios = ratios(rounds, actions);
+            if ratios.iter().all(|ratio| (1.0 - part..1.0 + part).contains(ratio)) {
+                return;
+            }
+            attempts.push(ratios);
+        }
+        panic!("{attempts:.3?}");
+    }
+
     /// The padding check alone, where a shortcut for a wrong first byte would show.
     #[test]
     fn good_and_bad_padding_are_looked_at_alike() {
-        let mut blocks = [padded(TLS12); 3];
-        (blocks[0][0], blocks[1][120]) = (1, 0);
-        let mut times = [const { Vec::new() }; 3];
-        for _ in 0..200 {
-            for (block, times) in blocks.iter().zip(&mut times) {
-                let begin = Instant::now();
-                for _ in 0..200 {
-                    let mut premaster = [0; PREMASTER];
-                    take_if_sound(core::hint::black_box(block), &mut premaster);
-                    core::hint::black_box(&premaster);
-                }
-                times.push(begin.elapsed());
+        let good = padded(TLS12);
+        let (mut first, mut middle) = (good, good);
+        (first[0], middle[120]) = (1, 0);
+        let look = |block: &[u8]| {
+            for _ in 0..200 {
+                let mut premaster = [0; PREMASTER];
+                take_if_sound(core::hint::black_box(block), &mut premaster);
+                core::hint::black_box(&premaster);
             }
-        }
-        let [first, middle, good] = times.map(|mut times| {
-            times.sort_unstable();
-            times[times.len() / 4].as_secs_f64()
-        });
-        for (what, ratio) in [("first byte", first / good), ("middle", middle / good)] {
-            assert!((0.8..1.25).contains(&ratio), "{what}: {ratio}");
-        }
+        };
+        take_the_same_time(200, 0.2, [&|| look(&first), &|| look(&middle), &|| look(&good)]);
     }
 
     #[test]
@@ -217,28 +236,17 @@ mod tests {
         assert_eq!(error, UnitError::KeyCannotDecrypt);
     }
 
-    /// Valid and invalid ciphertexts in turn. Their lower quartiles differ by less than an error of
-    /// the library would cost.
+    /// Times of valid and invalid ciphertexts differ by less than an error of the library would
+    /// cost.
     #[test]
     fn good_and_bad_take_the_same_time() {
         let (unit, key) = scene();
         let mut bad = padded(TLS12);
         bad[1] = 1;
         let ciphertexts = [padded(TLS12), bad].map(|block| encrypted(&key, &block));
-        let mut times = [Vec::new(), Vec::new()];
-        for _ in 0..150 {
-            for (ciphertext, times) in ciphertexts.iter().zip(&mut times) {
-                let begin = Instant::now();
-                unit.decrypt_premaster(&key.blob, ciphertext, TLS12, substitute()).unwrap();
-                times.push(begin.elapsed());
-            }
-        }
-        let [good, bad] = times.map(|mut times| {
-            times.sort_unstable();
-            times[times.len() / 4].as_secs_f64()
-        });
-        let ratio = good / bad;
-        println!("good {good:.6} s, bad {bad:.6} s, ratio {ratio:.4}");
-        assert!((0.95..1.05).contains(&ratio), "good {good} s, bad {bad} s");
+        let decrypt = |ciphertext: &[u8]| {
+            unit.decrypt_premaster(&key.blob, ciphertext, TLS12, substitute()).unwrap();
+        };
+        take_the_same_time(150, 0.05, [&|| decrypt(&ciphertexts[1]), &|| decrypt(&ciphertexts[0])]);
     }
 }
