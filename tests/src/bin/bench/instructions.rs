@@ -83,7 +83,8 @@ impl Scene {
     /// The instructions of one side during its whole life.
     fn count(mut self, key_type: &str, mode: &str, signatures: u32) -> f64 {
         let key = kept_key(key_type);
-        succeed(self.daemon.new_key(&["import", "shop", "--in"]).arg(key));
+        let words = ["import", "shop", "--in", key.to_str().expect("a path in UTF-8")];
+        succeed(&mut self.daemon.new_key(&words));
         let reference = self.daemon.reference("shop");
         // The program does not use the certificate to sign.
         let mut host =
