@@ -1,0 +1,186 @@
+//! The files of a trail: `NUMBER.jsonl`, where NUMBER is that of the first record, and `head`, the
+//! last checkpoint.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::line::Link;
+use crate::{Checkpoint, Hash};
+
+/// The end of a trail, where records are added.
+#[derive(Debug)]
+pub(crate) struct Files {
+    directory: PathBuf,
+    file: File,
+    /// Length of the file, in bytes.
+    length: u64,
+    /// Length at which a new file begins, in bytes.
+    rotate_at: u64,
+    /// Number of the next record.
+    pub(crate) next: u64,
+    /// Hash of the last record.
+    pub(crate) last: Hash,
+}
+
+impl Files {
+    /// Opens a trail to add records, and makes the directory if there is none. Returns also the
+    /// length in bytes of a record without its end, which is cut off.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be read or written, or the last record is none.
+    pub(crate) fn open(directory: &Path, rotate_at: u64) -> Result<(Self, u64), TrailError> {
+        let error = |act, path: &Path| {
+            let path = path.to_owned();
+            move |source| TrailError::File { act, path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(error("make", directory))?;
+        let (mut next, mut last, mut lost) = (1, Hash::NONE, 0);
+        let names = list(directory)?;
+        // A file without a whole record is possible: its first record may have been cut off.
+        for (first, path) in names.iter().rev() {
+            let end = End::of(path).map_err(error("read", path))?;
+            if end.partial > 0 {
+                let file = OpenOptions::new().write(true).open(path).map_err(error("open", path))?;
+                file.set_len(end.whole).map_err(error("cut", path))?;
+                lost += end.partial;
+            }
+            if let Some(line) = end.line {
+                let link: Link = serde_json::from_slice(&line)
+                    .map_err(|source| TrailError::LastRecord { path: path.clone(), source })?;
+                (next, last) = (link.seq.saturating_add(1), Hash::of(&line));
+                break;
+            }
+            next = *first;
+        }
+        let path = directory.join(name(next));
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o600).open(&path).map_err(error("open", &path))?;
+        let length = file.metadata().map_err(error("read", &path))?.len();
+        Ok((Self { directory: directory.to_owned(), file, length, rotate_at, next, last }, lost))
+    }
+
+    /// Adds lines, which end with a line feed. A new file begins if this one is full.
+    ///
+    /// # Errors
+    /// The file does not take them. The next call cuts off what was written of them.
+    pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.length >= self.rotate_at {
+            self.rotate()?;
+        }
+        if let Err(error) = self.file.write_all(lines) {
+            // If this fails too, the record without its end is cut off at the next start.
+            let _cut = self.file.set_len(self.length);
+            return Err(error);
+        }
+        self.length += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Waits until all records are on the disk.
+    ///
+    /// # Errors
+    /// The disk has failed.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Writes the last checkpoint to `head`.
+    ///
+    /// # Errors
+    /// The file cannot be written. An older head stays.
+    pub(crate) fn set_head(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let (new, head) = (self.directory.join("head.new"), self.directory.join(HEAD));
+        let text = serde_json::to_string(checkpoint)? + "\n";
+        fs::write(&new, text)?;
+        fs::rename(new, head)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        let path = self.directory.join(name(self.next));
+        self.file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        self.length = self.file.metadata()?.len();
+        Ok(())
+    }
+}
+
+/// The files of a trail with the number of the first record of each, in their order.
+///
+/// # Errors
+/// The directory cannot be read.
+pub(crate) fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>, TrailError> {
+    let error = |source| TrailError::File { act: "read", path: directory.to_owned(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        let number = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX)?.parse().ok());
+        if let Some(first) = number {
+            names.push((first, path));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn name(first: u64) -> String {
+    format!("{first:020}{SUFFIX}")
+}
+
+/// The end of a file.
+struct End {
+    /// The last whole line, without its line feed.
+    line: Option<Vec<u8>>,
+    /// Length of all whole lines, in bytes.
+    whole: u64,
+    /// Length of what follows them, in bytes.
+    partial: u64,
+}
+
+impl End {
+    fn of(path: &Path) -> io::Result<Self> {
+        let mut file = BufReader::new(File::open(path)?);
+        let mut end = Self { line: None, whole: 0, partial: 0 };
+        let mut line = Vec::new();
+        while file.read_until(b'\n', &mut line)? > 0 {
+            if line.pop_if(|byte| *byte == b'\n').is_some() {
+                end.whole += line.len() as u64 + 1;
+                end.line = Some(core::mem::take(&mut line));
+            } else {
+                end.partial = line.len() as u64;
+            }
+        }
+        Ok(end)
+    }
+}
+
+/// Reason why a trail cannot be read, or records cannot be added.
+#[derive(Debug, thiserror::Error)]
+pub enum TrailError {
+    /// A file or directory.
+    #[error("cannot {act} {}: {source}", path.display())]
+    File {
+        /// The verb.
+        act: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The last record is none, so the next one cannot have its hash.
+    #[error(
+        "the last line of {} is no record: {source}; move the directory away to begin a new trail, and keep it",
+        path.display()
+    )]
+    LastRecord {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: serde_json::Error,
+    },
+}
+
+/// The file with the last checkpoint.
+pub(crate) const HEAD: &str = "head";
+const SUFFIX: &str = ".jsonl";

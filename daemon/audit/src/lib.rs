@@ -1,0 +1,32 @@
+//! Audit trail: who used which key, and who did what to it.
+//!
+//! A trail is a directory of files with one record on each line, in JSON. Each record has the hash
+//! of the record before it, and a key in a crypto unit signs the newest hash at intervals. So a
+//! record that is missing, changed, inserted or out of order is found, up to the last signature.
+//!
+//! - [`Trail`] takes records and has a thread of its own write them.
+//! - [`verify()`] checks a directory with the public key alone.
+//!
+//! Root can stop a trail from now on, but cannot change its past unnoticed: see [`verify()`].
+
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+mod files;
+mod hash;
+mod line;
+mod record;
+mod refusals;
+mod shards;
+mod trail;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use checkpoint::{AuditKey, Checkpoint, NoAuditKey, Signer};
+pub use files::TrailError;
+pub use hash::Hash;
+pub use record::{Act, Actor, KeyUse, Name, Peer, Phase};
+pub use trail::{Settings, Trail, Unwritten};
+pub use verify::{Fault, Place, Report, verify};

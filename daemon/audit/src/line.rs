@@ -1,0 +1,190 @@
+//! The form of records: one JSON object on each line.
+//!
+//! Every record begins with `seq`, `time` and `action`, and ends with `prev`: the SHA-256 of the
+//! line before it, without the line feed.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::Time;
+use crate::refusals::Count;
+use crate::{Act, Actor, Checkpoint, Hash, KeyUse, Name, Peer, Phase};
+
+/// A record in its place.
+pub(crate) enum Content<'a> {
+    Use(&'a KeyUse),
+    Act(&'a Act),
+    Checkpoint(&'a Checkpoint),
+    /// The trail goes on after a start of the daemon. `lost` is the length in bytes of a record
+    /// that an earlier process did not write to its end.
+    Start {
+        lost: u64,
+    },
+    /// Refusals of a user without a record of their own.
+    Refusals(&'a Count),
+    /// Uses of keys without a record, because records could not be written in time.
+    Gap {
+        uses: u64,
+    },
+}
+
+/// Writes a record as a line, without the line feed.
+pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Content<'_>, prev: Hash) {
+    let time = Time(now);
+    // Neither numbers nor texts fail, and a vector takes everything.
+    let _written = match content {
+        Content::Use(r#use) => serde_json::to_writer(line, &UseLine::new(seq, r#use, prev)),
+        Content::Act(act) => serde_json::to_writer(line, &ActLine::new(seq, time, act, prev)),
+        Content::Checkpoint(checkpoint) => {
+            serde_json::to_writer(line, &CheckpointLine::new(seq, checkpoint, prev))
+        }
+        Content::Start { lost } => serde_json::to_writer(
+            line,
+            &NumberLine { seq, time, action: START, lost: Some(*lost), uses: None, prev },
+        ),
+        Content::Refusals(Count { uid, outcome, refusals }) => serde_json::to_writer(
+            line,
+            &RefusalsLine { seq, time, action: REFUSALS, outcome, uid: *uid, refusals: *refusals, prev },
+        ),
+        Content::Gap { uses } => serde_json::to_writer(
+            line,
+            &NumberLine { seq, time, action: GAP, lost: None, uses: Some(*uses), prev },
+        ),
+    };
+}
+
+/// The part of every record that places it in the trail.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Link {
+    pub(crate) seq: u64,
+    pub(crate) action: String,
+    pub(crate) prev: Hash,
+}
+
+#[derive(Serialize)]
+struct UseLine<'a> {
+    seq: u64,
+    time: Time,
+    action: &'static str,
+    outcome: &'a str,
+    key: &'a Name,
+    version: u32,
+    fingerprint: Option<Digits<8>>,
+    purpose: Option<&'a str>,
+    scheme: Option<&'a str>,
+    message: Hash,
+    peer: &'a Peer,
+    request: Digits<16>,
+    prev: Hash,
+}
+
+impl<'a> UseLine<'a> {
+    fn new(seq: u64, r#use: &'a KeyUse, prev: Hash) -> Self {
+        Self {
+            seq,
+            time: Time(r#use.time),
+            action: USE,
+            outcome: r#use.outcome,
+            key: &r#use.key,
+            version: r#use.version,
+            fingerprint: r#use.fingerprint.map(|number| Digits(number.to_be_bytes())),
+            purpose: r#use.purpose,
+            scheme: r#use.scheme,
+            message: r#use.message,
+            peer: &r#use.peer,
+            request: Digits(r#use.request.to_be_bytes()),
+            prev,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ActLine<'a> {
+    seq: u64,
+    time: Time,
+    action: &'static str,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
+    actor: Actor,
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    details: &'a serde_json::Map<String, serde_json::Value>,
+    prev: Hash,
+}
+
+impl<'a> ActLine<'a> {
+    fn new(seq: u64, time: Time, act: &'a Act, prev: Hash) -> Self {
+        let (outcome, reason) = match &act.phase {
+            Phase::Begun => ("begun", None),
+            Phase::Done => ("done", None),
+            Phase::Failed(reason) => ("failed", Some(reason.as_str())),
+        };
+        let Act { action, actor, ref key, version, ref details, .. } = *act;
+        Self { seq, time, action, outcome, reason, key: key.as_deref(), version, actor, details, prev }
+    }
+}
+
+#[derive(Serialize)]
+struct CheckpointLine<'a> {
+    seq: u64,
+    time: &'a str,
+    action: &'static str,
+    through: u64,
+    hash: Hash,
+    signature: &'a str,
+    prev: Hash,
+}
+
+impl<'a> CheckpointLine<'a> {
+    fn new(seq: u64, checkpoint: &'a Checkpoint, prev: Hash) -> Self {
+        let Checkpoint { ref time, through, hash, ref signature } = *checkpoint;
+        Self { seq, time, action: CHECKPOINT, through, hash, signature, prev }
+    }
+}
+
+#[derive(Serialize)]
+struct NumberLine {
+    seq: u64,
+    time: Time,
+    action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uses: Option<u64>,
+    prev: Hash,
+}
+
+#[derive(Serialize)]
+struct RefusalsLine<'a> {
+    seq: u64,
+    time: Time,
+    action: &'static str,
+    outcome: &'a str,
+    /// Without it, the count is of users that were too many to count apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    refusals: u64,
+    prev: Hash,
+}
+
+/// Bytes in hexadecimal.
+struct Digits<const N: usize>([u8; N]);
+
+impl<const N: usize> Serialize for Digits<N> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut digits = [0; 32];
+        let text = base16ct::lower::encode_str(&self.0, &mut digits);
+        serializer.serialize_str(text.map_err(serde::ser::Error::custom)?)
+    }
+}
+
+const USE: &str = "keyward.key.use";
+const REFUSALS: &str = "keyward.key.refusals";
+pub(crate) const CHECKPOINT: &str = "keyward.audit.checkpoint";
+const START: &str = "keyward.audit.start";
+const GAP: &str = "keyward.audit.gap";
