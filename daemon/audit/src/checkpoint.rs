@@ -55,7 +55,7 @@ impl Checkpoint {
     /// Has the trail signed up to a record.
     ///
     /// # Errors
-    /// As [`Signer::sign`].
+    /// No unit has signed, for the reason that [`Signer::sign`] gives.
     pub(crate) fn make(signer: &dyn Signer, through: u64, hash: Hash) -> Result<Option<Self>, String> {
         let time = Time(SystemTime::now()).to_string();
         let signed = signer.sign(&statement(&time, through, hash))?;

@@ -64,7 +64,7 @@ impl Files {
     /// Adds lines, which end with a line feed. A new file begins if this one is full.
     ///
     /// # Errors
-    /// The file does not take them. The next call cuts off what was written of them.
+    /// The file does not take them. The part that was written is cut off.
     pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.length >= self.rotate_at {
             self.rotate()?;

@@ -98,8 +98,8 @@ impl Scene {
     }
 }
 
-/// The same key for every build that is counted: signatures of two RSA keys differ by up to a tenth
-/// in their instructions.
+/// File of a key that all counted builds share, because signatures with two RSA keys differ by up
+/// to a tenth in their instructions.
 fn kept_key(key_type: &str) -> PathBuf {
     let path = target().join(format!("instructions-{key_type}.key"));
     if !path.exists() {
