@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hash::Digits;
 use crate::record::Time;
 use crate::refusals::Count;
 use crate::{Act, Actor, Checkpoint, Hash, KeyUse, Name, Peer, Phase};
@@ -170,17 +171,6 @@ struct RefusalsLine<'a> {
     uid: Option<u32>,
     refusals: u64,
     prev: Hash,
-}
-
-/// Bytes in hexadecimal.
-struct Digits<const N: usize>([u8; N]);
-
-impl<const N: usize> Serialize for Digits<N> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut digits = [0; 32];
-        let text = base16ct::lower::encode_str(&self.0, &mut digits);
-        serializer.serialize_str(text.map_err(serde::ser::Error::custom)?)
-    }
 }
 
 const USE: &str = "keyward.key.use";
