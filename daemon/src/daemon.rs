@@ -1,13 +1,14 @@
 //! State of a running daemon: keys, backends, configuration and metrics.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use keyward_proto::Label;
 use keyward_unit::Wkid;
 
+use crate::audit::Trail;
 use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
 use crate::keys::{KeyStore, Keys, Version};
@@ -20,6 +21,8 @@ pub(crate) struct Daemon {
     pub(crate) keys: Keys,
     pub(crate) backends: Backends,
     pub(crate) metrics: Metrics,
+    /// The audit trail, once it is open.
+    pub(crate) trail: OnceLock<Trail>,
     pub(crate) started: Instant,
     /// True if the daemon was started with `--dev`.
     pub(crate) dev: bool,
@@ -51,6 +54,7 @@ impl Daemon {
                 Purpose::ALL.map(Purpose::name).to_vec(),
                 backends.iter().map(Backend::shared_name),
             ),
+            trail: OnceLock::new(),
             backends,
             started: Instant::now(),
             dev,

@@ -24,4 +24,5 @@ pub mod policy;
 pub mod serve;
 mod store;
 
+pub(crate) use keyward_audit as audit;
 pub(crate) use keyward_ground as ground;

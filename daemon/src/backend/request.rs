@@ -70,6 +70,11 @@ impl Trace {
         Self { session, request }
     }
 
+    /// The 16 bytes of [`Self::id`].
+    pub(crate) fn number(self) -> u128 {
+        u128::from(self.session) << 64 | u128::from(self.request)
+    }
+
     /// Trace id: 16 bytes in hexadecimal. The last eight bytes are the number of the request.
     pub(crate) fn id(self) -> String {
         format!("{:016x}{:016x}", self.session, self.request)

@@ -4,6 +4,7 @@
 //! that begins with the name of the program, and an exit status of sysexits(3).
 
 mod altered;
+mod audit;
 mod backup;
 mod bench;
 mod cert;
@@ -96,6 +97,9 @@ enum Command {
     /// Run and list crypto units
     #[command(subcommand)]
     Unit(unit::Command),
+    /// Verify the audit trail
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Copy the key store of the running daemon, or check such a copy
     Backup(backup::Backup),
     /// Restore a lost key store from a copy
@@ -116,6 +120,7 @@ impl Command {
             Self::Cert(command) => command.run(),
             Self::Csr(csr) => csr.run(),
             Self::Unit(command) => command.run(),
+            Self::Audit(command) => command.run(),
             Self::Backup(backup) => backup.run(),
             Self::Restore(restore) => restore.run(),
             Self::Doctor(doctor) => doctor.run(),

@@ -6,6 +6,7 @@
 //! [`KeyStore`] reads and writes keys and waits for the disk. [`Changes`] tells peers which keys
 //! were changed.
 
+mod audit_key;
 mod cache;
 pub mod certificates;
 pub(crate) mod changes;
@@ -33,6 +34,7 @@ pub(crate) use crate::store::{
     Altered, Look, MigrationError, OldStore, Witness, finish, look, migrated_before, was_migrated,
 };
 pub use crate::store::{StoreError, StoreKey};
+pub(crate) use audit_key::AuditKey;
 use cache::Cache;
 use changes::Changes;
 pub use key::{Key, Listed, Version};

@@ -23,7 +23,9 @@ pub(crate) async fn attach(
 ) -> Result<(Arc<Key>, u32), Error> {
     let (key, number) = daemon.keys.update(label, |key| set_chain(key, chain)).await?;
     let not_after = chain.certificates.iter().map(Certificate::not_after).min();
-    Event { act: Act::Attach { not_after }, label: Some(label), version: Some(number), actor }.record();
+    Event { act: Act::Attach { not_after }, label: Some(label), version: Some(number), actor }
+        .record(daemon)
+        .await;
     Ok((key, number))
 }
 
@@ -45,7 +47,7 @@ pub(crate) async fn detach(
             clear(key, number).map(|number| (before, number))
         })
         .await?;
-    Event { act: Act::Detach, label: Some(label), version: Some(number), actor }.record();
+    Event { act: Act::Detach, label: Some(label), version: Some(number), actor }.record(daemon).await;
     Ok((before, number))
 }
 

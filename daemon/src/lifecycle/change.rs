@@ -45,7 +45,7 @@ pub(crate) async fn change(
         Ok::<_, Error>(())
     };
     let (key, ()) = daemon.keys.update(label, apply).await?;
-    Event { act: Act::Change(&key), label: Some(label), version: None, actor }.record();
+    Event { act: Act::Change(&key), label: Some(label), version: None, actor }.record(daemon).await;
     Ok(key)
 }
 
@@ -55,6 +55,6 @@ pub(crate) async fn change(
 /// [`Error::Store`] if there is no such key, or the store cannot be written.
 pub(crate) async fn delete(daemon: &Daemon, actor: Actor, label: &Label) -> Result<(), Error> {
     daemon.keys.delete(label).await?;
-    Event { act: Act::Delete, label: Some(label), version: None, actor }.record();
+    Event { act: Act::Delete, label: Some(label), version: None, actor }.record(daemon).await;
     Ok(())
 }

@@ -40,7 +40,7 @@ pub(crate) async fn generate(
     refuse_existing(daemon, &spec.label).await?;
     let made = placement.backend.generate(key_type, &spec.uses, placement.wkid).await?;
     let key = add(daemon, spec, &placement, &made).await?;
-    record(Act::Generate(&key), &key, actor);
+    record(daemon, Act::Generate(&key), &key, actor).await;
     Ok(key)
 }
 
@@ -60,7 +60,7 @@ pub(crate) async fn import(
     let made = placement.backend.import(file, &spec.uses, placement.wkid).await?;
     check_uses(&spec.uses, made.key_type, spec.sign_and_decrypt)?;
     let key = add(daemon, spec, &placement, &made).await?;
-    record(Act::Import(&key), &key, actor);
+    record(daemon, Act::Import(&key), &key, actor).await;
     Ok(key)
 }
 
@@ -92,7 +92,7 @@ pub(crate) async fn adopt(
     let made = placement.backend.adopt(blob, public, &spec.uses).await?;
     check_uses(&spec.uses, made.key_type, spec.sign_and_decrypt)?;
     let key = add(daemon, spec, &placement, &made).await?;
-    record(Act::Adopt(&key), &key, actor);
+    record(daemon, Act::Adopt(&key), &key, actor).await;
     Ok(key)
 }
 
@@ -126,6 +126,6 @@ async fn add(
     Ok(daemon.keys.put(key).await?)
 }
 
-fn record(act: Act<'_>, key: &Key, actor: Actor) {
-    Event { act, label: Some(&key.label), version: Some(key.current), actor }.record();
+async fn record(daemon: &Daemon, act: Act<'_>, key: &Key, actor: Actor) {
+    Event { act, label: Some(&key.label), version: Some(key.current), actor }.record(daemon).await;
 }

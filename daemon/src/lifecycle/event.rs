@@ -2,7 +2,11 @@
 
 use keyward_proto::{Label, Scheme, Use};
 use keyward_unit::Wkid;
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
 
+use crate::audit::{self, Phase};
+use crate::daemon::Daemon;
 use crate::keys::{Key, Repaired};
 
 /// Actor who asks for an operation.
@@ -57,8 +61,54 @@ pub(super) enum Act<'a> {
 }
 
 impl Event<'_> {
-    /// Writes the event to the log, as one line.
-    pub(super) fn record(&self) {
+    /// Writes the event to the log as one line, and to the audit trail.
+    pub(super) async fn record(&self, daemon: &Daemon) {
+        self.log();
+        let Some(trail) = daemon.trail.get() else { return };
+        let (sender, written) = oneshot::channel();
+        trail.record_act(self.for_the_trail(), move |result| drop(sender.send(result)));
+        if let Ok(Err(error)) = written.await {
+            tracing::error!("an act of an administrator has no record: {error}");
+        }
+    }
+
+    fn for_the_trail(&self) -> audit::Act {
+        let Actor::User { uid, pid } = self.actor;
+        let (action, details) = match &self.act {
+            Act::Adopt(key) => ("keyward.key.adopt", details_of(key)),
+            Act::Attach { not_after } => ("keyward.certificate.attach", json!({ "not_after": not_after })),
+            Act::Backup { keys } => ("keyward.store.copy", json!({ "keys": keys })),
+            Act::Change(key) => ("keyward.key.change", details_of(key)),
+            Act::Delete => ("keyward.key.delete", json!({})),
+            Act::Detach => ("keyward.certificate.detach", json!({})),
+            Act::FinishRewrap { backend, wkid, keys } => {
+                ("keyward.key.rewrap", json!({ "backend": backend, "wkid": wkid.to_string(), "keys": keys }))
+            }
+            Act::Generate(key) => ("keyward.key.generate", details_of(key)),
+            Act::Import(key) => ("keyward.key.import", details_of(key)),
+            Act::Repair(Repaired { lists, disabled, removed, nameless }) => {
+                let labels = |labels: &[Label]| labels.iter().map(Label::to_string).collect::<Vec<_>>();
+                let (disabled, removed) = (labels(disabled), labels(removed));
+                (
+                    "keyward.store.repair",
+                    json!({ "lists": lists, "disabled": disabled, "removed": removed, "nameless": nameless }),
+                )
+            }
+            Act::Rotate => ("keyward.key.rotate", json!({})),
+            Act::SignRequest(scheme) => ("keyward.certificate.request", json!({ "scheme": scheme.name() })),
+        };
+        let details = if let Value::Object(details) = details { details } else { Map::new() };
+        audit::Act {
+            action,
+            phase: Phase::Done,
+            actor: audit::Actor { uid, pid },
+            key: self.label.map(Label::to_string),
+            version: self.version,
+            details,
+        }
+    }
+
+    fn log(&self) {
         let key = self.label.map(Label::as_str);
         let version = self.version;
         let Actor::User { uid, pid } = self.actor;
@@ -104,6 +154,10 @@ impl Event<'_> {
             }
         }
     }
+}
+
+fn details_of(key: &Key) -> Value {
+    json!({ "type": type_of(key), "state": key.state.name(), "uses": names(&key.uses) })
 }
 
 /// The type of the current version.

@@ -4,6 +4,7 @@
 //! operation returns keys and other values of the daemon, or an [`Error`]. The caller has checked
 //! that the actor may ask. Each change makes one [`event::Event`]. No other module writes keys.
 
+mod audit_key;
 mod certificates;
 mod change;
 mod create;
@@ -16,6 +17,7 @@ mod store;
 mod uses;
 mod versions;
 
+pub(crate) use audit_key::audit_key;
 pub(crate) use certificates::{attach, detach};
 pub(crate) use change::{Change, change, delete};
 pub(crate) use create::{KeySpec, adopt, generate, import};

@@ -38,7 +38,9 @@ pub(crate) async fn sign_request(
     let scheme = scheme(version);
     let signature = sign(daemon, &key, version, scheme, info).await?;
     let version = version.number;
-    Event { act: Act::SignRequest(scheme), label: Some(label), version: Some(version), actor }.record();
+    Event { act: Act::SignRequest(scheme), label: Some(label), version: Some(version), actor }
+        .record(daemon)
+        .await;
     Ok(SignedRequest { version, scheme, signature })
 }
 

@@ -13,7 +13,7 @@ use crate::keys::Repaired;
 /// [`Error::Store`] if the store cannot be read, or there is no space for the copy.
 pub(crate) async fn backup(daemon: &Daemon, actor: Actor) -> Result<(File, u64), Error> {
     let (file, keys) = daemon.keys.copy().await?;
-    Event { act: Act::Backup { keys }, label: None, version: None, actor }.record();
+    Event { act: Act::Backup { keys }, label: None, version: None, actor }.record(daemon).await;
     Ok((file, keys))
 }
 
@@ -24,6 +24,6 @@ pub(crate) async fn backup(daemon: &Daemon, actor: Actor) -> Result<(File, u64),
 /// [`Error::Store`] if the store cannot be read or written.
 pub(crate) async fn repair(daemon: &Daemon, actor: Actor) -> Result<Repaired, Error> {
     let repaired = daemon.keys.repair().await?;
-    Event { act: Act::Repair(&repaired), label: None, version: None, actor }.record();
+    Event { act: Act::Repair(&repaired), label: None, version: None, actor }.record(daemon).await;
     Ok(repaired)
 }

@@ -26,7 +26,7 @@ pub(crate) async fn rotate(daemon: &Daemon, actor: Actor, label: &Label) -> Resu
     let placement = Placement::of(daemon, Some(&key.backend)).await?;
     let made = placement.backend.generate(key_type, &key.uses, placement.wkid).await?;
     let key = add(daemon, &key, &made).await?;
-    Event { act: Act::Rotate, label: Some(label), version: Some(key.current), actor }.record();
+    Event { act: Act::Rotate, label: Some(label), version: Some(key.current), actor }.record(daemon).await;
     Ok(key)
 }
 
@@ -50,7 +50,9 @@ pub(crate) async fn import_version(
         return Err(Error::SameKey { label: label.clone(), number: known.number });
     }
     let key = add(daemon, &key, &made).await?;
-    Event { act: Act::Import(&key), label: Some(label), version: Some(key.current), actor }.record();
+    Event { act: Act::Import(&key), label: Some(label), version: Some(key.current), actor }
+        .record(daemon)
+        .await;
     Ok(key)
 }
 

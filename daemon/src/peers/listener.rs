@@ -5,11 +5,11 @@
 //! accepted as fast as possible, and then wait in a queue in which users take turns.
 
 use core::time::Duration;
-use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Instant;
+use std::{fs, io};
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with, listen};
@@ -131,9 +131,11 @@ impl Listener {
     fn admit(&self, stream: UnixStream, mut peer: Peer) {
         let shared = &self.shared;
         peer.groups = known_groups(peer_groups(stream.as_fd()).unwrap_or_default()).into();
-        if shared.daemon.config().grants.depend_on_service(peer.uid) {
+        // The audit trail names program and service.
+        if shared.daemon.trail.get().is_some() || shared.daemon.config().grants.depend_on_service(peer.uid) {
             peer.service = service::of_peer(&stream, peer.pid);
         }
+        peer.command = command_of(peer.pid);
         let Some(slot) = find_slot(shared, &peer, &self.stop) else { return };
         let tasks = self.tasks.clone();
         let connection = AdmittedConnection { shared: Arc::clone(shared), peer, tasks, slot };
@@ -148,6 +150,12 @@ impl Listener {
         self.shared.connections.free_a_descriptor();
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Name of the program of a process.
+fn command_of(pid: i32) -> Option<Arc<str>> {
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(name.trim_ascii_end()).into())
 }
 
 /// Slot for a new connection. `None` if the connection is to be closed.

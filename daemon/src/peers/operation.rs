@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keyward_proto::message::{Decrypt, Plaintext, Sign, Signature, response, sign};
-use keyward_proto::{Label, Outcome, Scheme};
+use keyward_proto::{Fingerprint, Label, Outcome, Scheme};
 
 use super::shared::Shared;
 use super::users::{Account, OperationPermit};
@@ -34,6 +34,8 @@ pub(super) struct Operation<'a> {
     pub(super) context: Context,
     /// Purpose of the message, once it is classified.
     pub(super) purpose: Option<Purpose>,
+    /// Version that the request means, once it is found, and its public key.
+    pub(super) found: Option<(u32, Fingerprint)>,
     /// Last call to a backend to sign, if there was one.
     pub(super) backend_call: Option<BackendCall<'a>>,
 }
@@ -90,7 +92,7 @@ impl<'a> Operation<'a> {
         body: Body<'a>,
         context: Context,
     ) -> Self {
-        Self { shared, peer, account, body, context, purpose: None, backend_call: None }
+        Self { shared, peer, account, body, context, purpose: None, found: None, backend_call: None }
     }
 
     /// Checks the operation and calls the backend.
@@ -141,8 +143,9 @@ impl<'a> Operation<'a> {
     /// # Errors
     /// There is no such version, its public key is not the one that the request names, or the key
     /// is not enabled.
-    fn usable_version<'k>(&self, key: &'k Key) -> Result<&'k Version, Outcome> {
+    fn usable_version<'k>(&mut self, key: &'k Key) -> Result<&'k Version, Outcome> {
         let version = key.version(self.version()).ok_or(Outcome::UnknownVersion)?;
+        self.found = Some((version.number, version.fingerprint));
         let fingerprint = match self.body {
             Body::Sign(sign) => sign.public_key_fingerprint,
             Body::Decrypt(decrypt) => decrypt.public_key_fingerprint,

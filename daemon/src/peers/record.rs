@@ -1,19 +1,21 @@
-//! Record of operations with private keys: metrics and log lines.
+//! Record of operations with private keys: metrics, audit trail and log lines.
 //!
 //! Peers can cause these lines, so they are limited for each user ([`super::log_limits`]).
 
 use std::borrow::Cow;
+use std::time::SystemTime;
 
 use keyward_proto::message::sign;
 use keyward_proto::{Label, Outcome, Scheme, Use};
 
 use super::operation::{BackendCall, Body, Failure, Operation};
 use super::shared::Shared;
+use crate::audit::{self, Hash, KeyUse, Name};
 use crate::policy::act::lacking;
 use crate::policy::authorise::Peer;
 use crate::policy::purpose::{Purpose, other_format};
 
-/// Counts and logs an operation that has ended.
+/// Counts, records and logs an operation that has ended.
 pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
     let Operation { shared, peer, .. } = operation;
     let outcome = failed.map_or(Outcome::Done, Failure::outcome);
@@ -25,10 +27,46 @@ pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
     if let Some(BackendCall { backend, scheme, outcome }) = operation.backend_call {
         metrics.times(backend.name(), scheme, outcome, &operation.context.times.of(backend));
     }
+    if let Some(trail) = shared.daemon.trail.get() {
+        trail.record_use(key_use(operation, outcome));
+    }
     debug_line(operation, outcome);
     let Some(failed) = failed else { return };
     failure(shared, peer, operation.label(), operation.verb(), failed);
     refusal_line(operation, outcome);
+}
+
+/// The operation as the audit trail has it.
+fn key_use(operation: &Operation<'_>, outcome: Outcome) -> KeyUse {
+    let (scheme, message) = match operation.body {
+        Body::Sign(sign) => {
+            let message = match &sign.input {
+                Some(sign::Input::Message(bytes) | sign::Input::Digest(bytes)) => bytes.as_slice(),
+                None => &[],
+            };
+            (Scheme::try_from(sign.scheme).ok().map(Scheme::name), message)
+        }
+        Body::Decrypt(decrypt) => (None, decrypt.ciphertext.as_slice()),
+    };
+    let Peer { uid, gid, pid, service, command, .. } = operation.peer;
+    KeyUse {
+        time: SystemTime::now(),
+        peer: audit::Peer {
+            uid: *uid,
+            gid: *gid,
+            pid: *pid,
+            command: command.clone(),
+            unit: service.clone(),
+        },
+        key: Name::of(operation.label()),
+        version: operation.found.map_or(operation.version(), |(version, _)| version),
+        fingerprint: operation.found.map(|(_, fingerprint)| fingerprint.number()),
+        purpose: operation.purpose.map(Purpose::name),
+        scheme,
+        message: Hash::of(message),
+        outcome: outcome.name(),
+        request: operation.context.trace.number(),
+    }
 }
 
 /// Logs a failure that is not the fault of the peer, or that limits of a grant have caused. `verb`

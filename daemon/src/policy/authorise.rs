@@ -25,6 +25,8 @@ pub struct Peer {
     /// The systemd service of the process when it connected, for example `nginx.service`; `None` if
     /// no grant depends on the service.
     pub service: Option<Arc<str>>,
+    /// Name of the program when the process connected (proc_pid_comm(5)), if it could be read.
+    pub command: Option<Arc<str>>,
 }
 
 /// All grants, of all peers.

@@ -7,6 +7,7 @@
 //! a running daemon.
 
 mod accept;
+mod audit;
 mod backends;
 mod background;
 pub(crate) mod backup;

@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::{Tasks, accept};
 use super::backends::{keys_of_other_master_keys, open_backends};
-use super::background;
 use super::configuration::{config_file, load_config};
 use super::drain::drain;
 use super::error::ServeError;
@@ -18,6 +17,7 @@ use super::options::Options;
 use super::reload::reload;
 use super::sockets::{HandedOver, Opened, Sockets};
 use super::upgrade::{self, Program};
+use super::{audit, background};
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::daemon::Daemon;
@@ -64,6 +64,7 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Runtime)?;
     let server = Server { options, at_start, log, program: program.as_ref(), peers };
     let served = runtime.block_on(server.run(sockets, opened));
+    runtime.block_on(audit::stop(&server.peers.daemon));
     // Without a wait: the result of work that still runs, such as an RSA key, has no receiver.
     runtime.shutdown_background();
     match served? {
@@ -103,6 +104,7 @@ impl<'a> Server<'a> {
         if signals.unless_stopped(start_units(daemon)).await.is_none() {
             return Ok(None);
         }
+        audit::start(daemon, &self.options.state_dir);
         background::spawn(&self.peers);
         accept(&self.peers, opened, &tasks, &stop).map_err(ServeError::Runtime)?;
         notify(&[NotifyState::Ready]);

@@ -11,6 +11,8 @@ pub(crate) const STORE_KEY: &str = "store-key";
 pub(crate) const STORE_KEY_NAME: &str = "store-key-name";
 /// Name of the master key of the embedded unit.
 pub(crate) const WKID: &str = "wkid";
+/// Key that signs the audit trail: an object in JSON with backend, public key and blob.
+pub(crate) const AUDIT_KEY: &str = "audit-key";
 /// Prefix of the metadata that name the master key of a remote backend. The name of the backend
 /// follows.
 pub(crate) const REMOTE_WKID: &str = "wkid:";

@@ -5,6 +5,7 @@
 mod altered_store;
 mod architecture;
 mod attacks;
+mod audit;
 mod backup;
 mod fixture;
 mod frames;

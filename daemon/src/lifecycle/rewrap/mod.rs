@@ -135,7 +135,7 @@ pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str
     daemon.keys.set_wkid(name, new, store_key).await?;
     let count = keys.len() as u64;
     let act = Act::FinishRewrap { backend: name, wkid: new, keys: count };
-    Event { act, label: None, version: None, actor }.record();
+    Event { act, label: None, version: None, actor }.record(daemon).await;
     Ok(Finished { wkid: new, keys: count })
 }
 

@@ -1,0 +1,91 @@
+//! `keyward audit`: reads and verifies the audit trail.
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::client::STATE_DIR;
+use super::failure::Failure;
+use super::output;
+use crate::audit::{self, AuditKey, TrailError};
+use crate::ground::exit;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Check that no record is missing, changed, inserted or out of order
+    Verify(Verify),
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Verify(verify) => verify.run(),
+        }
+    }
+}
+
+/// Exits with 0 if the whole trail is signed, 1 if it is not as it was written, 2 if records at the
+/// end are not signed.
+#[derive(Args, Debug)]
+pub(super) struct Verify {
+    /// Directory of the trail, or of a copy
+    #[arg(long, value_name = "DIR", default_value_os_t = PathBuf::from(STATE_DIR).join("audit"))]
+    dir: PathBuf,
+    /// File with the public audit key in PEM: a copy that was kept elsewhere
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Print the result in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Verify {
+    fn run(self) -> Result<(), Failure> {
+        let pem = fs::read(&self.key).map_err(|error| Failure::reading(&self.key, &error))?;
+        let not_a_key = || {
+            let path = self.key.display();
+            Failure::new(exit::DATA, format_args!("cannot read {path}: not a public key with P-256 in PEM"))
+        };
+        let (label, spki) = pem_rfc7468::decode_vec(&pem).map_err(|_| not_a_key())?;
+        let key = AuditKey::from_spki(&spki).ok().filter(|_| label == "PUBLIC KEY").ok_or_else(not_a_key)?;
+        let verified = audit::verify(&self.dir, &key).map_err(|error| match error {
+            TrailError::File { path, source, .. } => Failure::reading(&path, &source),
+            error => Failure::new(exit::DATA, error),
+        })?;
+        let (status, text, value) = match verified {
+            Ok(report) => {
+                let (records, first, last) = (report.records, report.first, report.last);
+                let mut text = format!("{records} records, from {first} to {last}");
+                let status = if report.is_whole() { 0 } else { UNSIGNED };
+                if status == 0 {
+                    text += ": whole and signed";
+                } else {
+                    text += &format!(
+                        "; the last {} are not signed, as while the daemon runs or after it was killed",
+                        report.unsigned
+                    );
+                }
+                let value = json!({
+                    "records": records, "first": first, "last": last, "unsigned": report.unsigned,
+                    "partial": report.partial,
+                });
+                (status, text, value)
+            }
+            Err(fault) => {
+                let value = json!({
+                    "file": fault.place.path, "line": fault.place.line, "problem": fault.problem,
+                });
+                (ALTERED, fault.to_string(), value)
+            }
+        };
+        output::print(&if self.json { value.to_string() } else { text })?;
+        if status == 0 { Ok(()) } else { Err(Failure::silent(status)) }
+    }
+}
+
+/// Exit status if a record is missing, changed, inserted or out of order.
+const ALTERED: u8 = 1;
+/// Exit status if records at the end are not signed.
+const UNSIGNED: u8 = 2;
