@@ -21,7 +21,8 @@ pub(crate) async fn audit_key(daemon: &Daemon) -> Result<Option<AuditKey>, Error
     if placement.wkid.is_none() {
         return Ok(None);
     }
-    // The unit needs to know that the key signs. No grant can name the key, so the use is no matter.
+    // The unit needs to know that the key signs. No grant can name the key, so the use does not
+    // matter.
     let made = placement.backend.generate(KeyType::P256, &[Use::TlsServer], placement.wkid).await?;
     let key = AuditKey { backend: placement.backend.name().to_owned(), spki: made.spki, blob: made.blob };
     daemon.keys.set_audit_key(key.clone()).await?;

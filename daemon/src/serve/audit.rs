@@ -17,8 +17,8 @@ use crate::ground::causes::causes;
 use crate::keys::AuditKey;
 use crate::lifecycle;
 
-/// Opens the trail in the state directory. A daemon without a trail serves nevertheless, and says so
-/// in the log.
+/// Opens the trail in the state directory. A daemon without a trail serves nevertheless, and says
+/// so in the log.
 pub(super) fn start(daemon: &Arc<Daemon>, state_dir: &Path) {
     let directory = state_dir.join(DIRECTORY);
     let signer = UnitSigner {
