@@ -2,11 +2,12 @@
 //! last checkpoint.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::line::Link;
+use crate::reading::End;
 use crate::{Checkpoint, Hash};
 
 /// The end of a trail, where records are added.
@@ -16,6 +17,8 @@ pub(crate) struct Files {
     file: File,
     /// Length of the file, in bytes.
     length: u64,
+    /// True if the file may go on beyond `length` with a part of a record.
+    has_fragment: bool,
     /// Length at which a new file begins, in bytes.
     rotate_at: u64,
     /// Number of the next record.
@@ -58,23 +61,36 @@ impl Files {
         let mut options = OpenOptions::new();
         let file = options.append(true).create(true).mode(0o600).open(&path).map_err(error("open", &path))?;
         let length = file.metadata().map_err(error("read", &path))?.len();
-        Ok((Self { directory: directory.to_owned(), file, length, rotate_at, next, last }, lost))
+        sync_directory(directory).map_err(error("write to", directory))?;
+        let directory = directory.to_owned();
+        Ok((Self { directory, file, length, has_fragment: false, rotate_at, next, last }, lost))
     }
 
     /// Adds lines, which end with a line feed. A new file begins if this one is full.
     ///
     /// # Errors
-    /// The file does not take them. The part that was written is cut off.
+    /// The file does not take them. The part that was written is cut off, at the latest before the
+    /// next lines.
     pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        self.cut_fragment()?;
         if self.length >= self.rotate_at {
             self.rotate()?;
         }
         if let Err(error) = self.file.write_all(lines) {
-            // If this fails too, the record without its end is cut off at the next start.
-            let _cut = self.file.set_len(self.length);
+            self.has_fragment = true;
+            let _tried_again_before_the_next_lines = self.cut_fragment();
             return Err(error);
         }
         self.length += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Cuts off a part of a record that a failed write has left.
+    fn cut_fragment(&mut self) -> io::Result<()> {
+        if self.has_fragment {
+            self.file.set_len(self.length)?;
+            self.has_fragment = false;
+        }
         Ok(())
     }
 
@@ -86,15 +102,24 @@ impl Files {
         self.file.sync_data()
     }
 
-    /// Writes the last checkpoint to `head`.
+    /// Writes the last checkpoint to `head`. After a power cut, `head` is the older checkpoint or
+    /// this one.
     ///
     /// # Errors
     /// The file cannot be written. An older head stays.
     pub(crate) fn set_head(&self, checkpoint: &Checkpoint) -> io::Result<()> {
         let (new, head) = (self.directory.join("head.new"), self.directory.join(HEAD));
         let text = serde_json::to_string(checkpoint)? + "\n";
-        fs::write(&new, text)?;
-        fs::rename(new, head)
+        // A file that an earlier process has left may have another mode.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(new, head)?;
+        sync_directory(&self.directory)
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -102,8 +127,16 @@ impl Files {
         let path = self.directory.join(name(self.next));
         self.file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         self.length = self.file.metadata()?.len();
-        Ok(())
+        sync_directory(&self.directory)
     }
+}
+
+/// Waits until names that are new in a directory are on the disk.
+///
+/// # Errors
+/// The disk has failed.
+pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 /// The files of a trail with the number of the first record of each, in their order.
@@ -126,33 +159,6 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>, TrailError> 
 
 fn name(first: u64) -> String {
     format!("{first:020}{SUFFIX}")
-}
-
-/// The end of a file.
-struct End {
-    /// The last whole line, without its line feed.
-    line: Option<Vec<u8>>,
-    /// Length of all whole lines, in bytes.
-    whole: u64,
-    /// Length of what follows them, in bytes.
-    partial: u64,
-}
-
-impl End {
-    fn of(path: &Path) -> io::Result<Self> {
-        let mut file = BufReader::new(File::open(path)?);
-        let mut end = Self { line: None, whole: 0, partial: 0 };
-        let mut line = Vec::new();
-        while file.read_until(b'\n', &mut line)? > 0 {
-            if line.pop_if(|byte| *byte == b'\n').is_some() {
-                end.whole += line.len() as u64 + 1;
-                end.line = Some(core::mem::take(&mut line));
-            } else {
-                end.partial = line.len() as u64;
-            }
-        }
-        Ok(end)
-    }
 }
 
 /// Reason why a trail cannot be read, or records cannot be added.
@@ -184,3 +190,25 @@ pub enum TrailError {
 /// The file with the last checkpoint.
 pub(crate) const HEAD: &str = "head";
 const SUFFIX: &str = ".jsonl";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A write stops in the middle of a line, and the file cannot be cut at once.
+    #[test]
+    fn a_fragment_is_cut_off_before_the_next_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut files, _) = Files::open(directory.path(), 1 << 20).unwrap();
+        files.append(b"one\n").unwrap();
+        let path = directory.path().join(name(1));
+        // Neither written nor cut.
+        let file = core::mem::replace(&mut files.file, File::open(&path).unwrap());
+        files.append(b"two\n").unwrap_err();
+        (&file).write_all(b"tw").unwrap();
+        files.append(b"three\n").unwrap_err();
+        files.file = file;
+        files.append(b"four\n").unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap(), "one\nfour\n");
+    }
+}

@@ -15,6 +15,7 @@ mod checkpoint;
 mod files;
 mod hash;
 mod line;
+mod reading;
 mod record;
 mod refusals;
 mod shards;

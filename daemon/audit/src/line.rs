@@ -40,18 +40,16 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
         Content::Checkpoint(checkpoint) => {
             serde_json::to_writer(line, &CheckpointLine::new(seq, checkpoint, prev))
         }
-        Content::Start { lost } => serde_json::to_writer(
-            line,
-            &NumberLine { seq, time, action: START, lost: Some(*lost), uses: None, prev },
-        ),
+        Content::Start { lost } => {
+            serde_json::to_writer(line, &StartLine { seq, time, action: START, lost: *lost, prev })
+        }
         Content::Refusals(Count { uid, outcome, refusals }) => serde_json::to_writer(
             line,
             &RefusalsLine { seq, time, action: REFUSALS, outcome, uid: *uid, refusals: *refusals, prev },
         ),
-        Content::Gap { uses } => serde_json::to_writer(
-            line,
-            &NumberLine { seq, time, action: GAP, lost: None, uses: Some(*uses), prev },
-        ),
+        Content::Gap { uses } => {
+            serde_json::to_writer(line, &GapLine { seq, time, action: GAP, uses: *uses, prev })
+        }
     };
 }
 
@@ -149,14 +147,20 @@ impl<'a> CheckpointLine<'a> {
 }
 
 #[derive(Serialize)]
-struct NumberLine {
+struct StartLine {
     seq: u64,
     time: Time,
     action: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lost: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    uses: Option<u64>,
+    lost: u64,
+    prev: Hash,
+}
+
+#[derive(Serialize)]
+struct GapLine {
+    seq: u64,
+    time: Time,
+    action: &'static str,
+    uses: u64,
     prev: Hash,
 }
 

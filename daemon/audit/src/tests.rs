@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Instant, SystemTime};
@@ -11,6 +12,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 
 use crate::files::{HEAD, list};
+use crate::verify::verify_within;
 use crate::*;
 
 struct Unit(EcdsaKeyPair);
@@ -143,6 +145,10 @@ fn every_record_is_there_and_signed() {
     scene.write();
     let report = scene.verify().unwrap();
     assert!(report.is_whole(), "{report:?}");
+    // With no hash in memory but that of the last record.
+    assert_eq!(verify_within(1, scene.path(), &scene.unit.key()).unwrap().unwrap(), report);
+    let head = fs::metadata(scene.path().join(HEAD)).unwrap();
+    assert_eq!(head.mode() & 0o777, 0o600);
     assert!(scene.files().len() > 3, "{:?}", scene.files());
     let text = scene.text();
     for run in 0..2 {

@@ -11,13 +11,14 @@
 
 use core::fmt;
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::files::{HEAD, list};
 use crate::line::{self, CHECKPOINT, Content, Link};
+use crate::reading::{MAX_LINE, open, read_line};
 use crate::{AuditKey, Checkpoint, Hash, TrailError};
 
 /// Extent of a trail without a fault.
@@ -78,49 +79,65 @@ impl fmt::Display for Place {
 /// The directory or a file cannot be read. A trail that is not as it was written is no error, but
 /// a [`Fault`].
 pub fn verify(directory: &Path, key: &AuditKey) -> Result<Result<Report, Fault>, TrailError> {
-    let mut check = Check::default();
-    let names = list(directory)?;
-    for (number, (first, path)) in names.iter().enumerate() {
-        let is_last = number + 1 == names.len();
-        if let Err(fault) = check.file(path, *first, is_last, key)? {
+    verify_within(WINDOW, directory, key)
+}
+
+/// Checks a trail with the hashes of some records in memory.
+pub(crate) fn verify_within(
+    window: usize,
+    directory: &Path,
+    key: &AuditKey,
+) -> Result<Result<Report, Fault>, TrailError> {
+    // A checkpoint is in the trail before it is the head. So the head is read first: a trail that
+    // grows meanwhile is whole nevertheless.
+    let head = read_head(directory);
+    let files = list(directory)?;
+    let mut check = Check::new(key, &files, window);
+    for number in 0..files.len() {
+        if let Err(fault) = check.file(number)? {
             return Ok(Err(fault));
         }
     }
-    Ok(check.end(directory, key))
+    Ok(head.and_then(|head| check.end(directory, head)))
 }
 
 /// State between two lines.
-#[derive(Default)]
-struct Check {
+struct Check<'a> {
+    key: &'a AuditKey,
+    /// First record and path of each file.
+    files: &'a [(u64, PathBuf)],
     report: Report,
     /// Hash of the last record.
     prev: Option<Hash>,
     /// Number of the last record that a checkpoint covers.
     covered: u64,
-    /// Hashes of the records since the last checkpoint, the newest last.
-    recent: VecDeque<(u64, Hash)>,
+    /// Hashes of the last records, the newest last.
+    recent: VecDeque<Hash>,
+    /// Most hashes in memory: nothing bounds the number of records without a checkpoint.
+    window: usize,
 }
 
-impl Check {
-    fn file(
-        &mut self,
-        path: &Path,
-        first: u64,
-        is_last: bool,
-        key: &AuditKey,
-    ) -> Result<Result<(), Fault>, TrailError> {
-        let error = |source| TrailError::File { act: "read", path: path.to_owned(), source };
-        let mut file = BufReader::new(File::open(path).map_err(error)?);
+impl<'a> Check<'a> {
+    fn new(key: &'a AuditKey, files: &'a [(u64, PathBuf)], window: usize) -> Self {
+        let (report, recent) = (Report::default(), VecDeque::new());
+        Self { key, files, report, prev: None, covered: 0, recent, window }
+    }
+
+    fn file(&mut self, file: usize) -> Result<Result<(), Fault>, TrailError> {
+        let (first, ref path) = self.files[file];
+        let is_last = file + 1 == self.files.len();
+        let error = |source| TrailError::File { act: "read", path: path.clone(), source };
+        let mut file = open(path).map_err(error)?;
         let mut line = Vec::new();
         let mut number = 0;
         loop {
             line.clear();
-            if read_line(&mut file, &mut line).map_err(error)? == 0 {
+            if read_line(&mut *file, &mut line).map_err(error)? == 0 {
                 return Ok(Ok(()));
             }
             number += 1;
             let fault = |problem: String| {
-                Ok(Err(Fault { place: Place { path: path.to_owned(), line: number }, problem }))
+                Ok(Err(Fault { place: Place { path: path.clone(), line: number }, problem }))
             };
             if line.pop_if(|byte| *byte == b'\n').is_none() {
                 if is_last && line.len() < MAX_LINE {
@@ -139,13 +156,13 @@ impl Check {
                     link.seq
                 ));
             }
-            if let Err(problem) = self.record(&link, &line, key) {
+            if let Err(problem) = self.record(&link, &line) {
                 return fault(problem);
             }
         }
     }
 
-    fn record(&mut self, link: &Link, line: &[u8], key: &AuditKey) -> Result<(), String> {
+    fn record(&mut self, link: &Link, line: &[u8]) -> Result<(), String> {
         let Link { seq, prev, .. } = *link;
         match self.prev {
             None if seq == 1 && prev == Hash::NONE => self.report.first = 1,
@@ -164,7 +181,7 @@ impl Check {
         if link.action == CHECKPOINT {
             let checkpoint: Checkpoint =
                 serde_json::from_slice(line).map_err(|error| format!("not a checkpoint: {error}"))?;
-            self.checkpoint(&checkpoint, key)?;
+            self.checkpoint(&checkpoint)?;
             // Nothing signs the last checkpoint but its own signature, so nothing else may be in
             // the record.
             let mut same = Vec::new();
@@ -180,13 +197,16 @@ impl Check {
         self.prev = Some(hash);
         self.report.last = seq;
         self.report.records += 1;
-        self.recent.push_back((seq, hash));
+        self.recent.push_back(hash);
+        if self.recent.len() > self.window {
+            self.recent.pop_front();
+        }
         Ok(())
     }
 
-    fn checkpoint(&mut self, checkpoint: &Checkpoint, key: &AuditKey) -> Result<(), String> {
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
         let through = checkpoint.through;
-        if !checkpoint.is_signed_by(key) {
+        if !checkpoint.is_signed_by(self.key) {
             return Err(format!("the checkpoint of record {through} is not signed by the audit key"));
         }
         if through <= self.covered {
@@ -196,41 +216,51 @@ impl Check {
             ));
         }
         // The chain has been followed from there to here, so one comparison is enough.
-        let hash = self.recent.iter().find(|(seq, _)| *seq == through).map(|(_, hash)| *hash);
-        if hash != Some(checkpoint.hash) {
+        if self.hash_of(through)? != Some(checkpoint.hash) {
             return Err(format!("the checkpoint covers another record {through} than the one of this trail"));
         }
         self.covered = through;
-        while self.recent.front().is_some_and(|(seq, _)| *seq <= through) {
-            self.recent.pop_front();
-        }
         Ok(())
     }
 
-    /// Compares the end of the trail with `head`.
-    fn end(mut self, directory: &Path, key: &AuditKey) -> Result<Report, Fault> {
-        let path = directory.join(HEAD);
-        let fault = |problem: String| Fault { place: Place { path: path.clone(), line: 1 }, problem };
-        let head = match fs::read(&path) {
-            Ok(text) => Some(
-                serde_json::from_slice::<Checkpoint>(&text)
-                    .map_err(|error| fault(format!("not a checkpoint: {error}")))?,
-            ),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(fault(error.to_string())),
+    /// Hash of a record that was read before, or `None` if it was not.
+    fn hash_of(&self, seq: u64) -> Result<Option<Hash>, String> {
+        let Some(back) = self.report.last.checked_sub(seq) else { return Ok(None) };
+        let place = usize::try_from(back).ok().and_then(|back| self.recent.len().checked_sub(back + 1));
+        if let Some(place) = place {
+            return Ok(self.recent.get(place).copied());
+        }
+        // Each checkpoint covers more than the one before it, so this is rare: a unit was slow.
+        let number = self.files.partition_point(|(first, _)| *first <= seq);
+        let Some((first, path)) = number.checked_sub(1).and_then(|number| self.files.get(number)) else {
+            return Ok(None);
         };
+        let error = |error| format!("cannot read {} again: {error}", path.display());
+        let (mut file, mut line) = (open(path).map_err(error)?, Vec::new());
+        for _ in *first..=seq {
+            line.clear();
+            read_line(&mut *file, &mut line).map_err(error)?;
+        }
+        Ok(line.strip_suffix(b"\n").map(Hash::of))
+    }
+
+    /// Compares the end of the trail with the head, which was read before the trail.
+    fn end(mut self, directory: &Path, head: Option<Checkpoint>) -> Result<Report, Fault> {
+        let fault = |problem: String| Fault { place: place_of_head(directory), problem };
         match head {
-            Some(head) if !head.is_signed_by(key) => {
+            Some(head) if !head.is_signed_by(self.key) => {
                 return Err(fault("the checkpoint is not signed by the audit key".into()));
             }
-            // A checkpoint is in the trail before it is the head.
             Some(head) if head.through > self.covered => {
                 return Err(fault(format!(
                     "the trail went beyond record {}, and ends with {}: its end is missing",
                     head.through, self.report.last
                 )));
             }
-            None if self.covered > 0 => return Err(fault("the last checkpoint is missing".into())),
+            // The first checkpoint may have been made meanwhile.
+            None if self.covered > 0 && read_head(directory)?.is_none() => {
+                return Err(fault("the last checkpoint is missing".into()));
+            }
             _ => {}
         }
         self.report.unsigned = self.report.last - self.covered;
@@ -238,10 +268,22 @@ impl Check {
     }
 }
 
-/// Reads to the next line feed, or to the length that no record has.
-fn read_line(file: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
-    file.take(MAX_LINE as u64).read_until(b'\n', line)
+/// Reads the last checkpoint, if there is one.
+fn read_head(directory: &Path) -> Result<Option<Checkpoint>, Fault> {
+    let fault = |problem: String| Fault { place: place_of_head(directory), problem };
+    match fs::read(directory.join(HEAD)) {
+        Ok(text) => {
+            let head = serde_json::from_slice(&text);
+            head.map(Some).map_err(|error| fault(format!("not a checkpoint: {error}")))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(fault(error.to_string())),
+    }
 }
 
-/// Records are shorter, in bytes.
-const MAX_LINE: usize = 1 << 20;
+fn place_of_head(directory: &Path) -> Place {
+    Place { path: directory.join(HEAD), line: 1 }
+}
+
+/// Hashes in memory. A trail asks for a checkpoint after fewer records.
+const WINDOW: usize = 65_536;

@@ -1,0 +1,109 @@
+//! Reading the files of a trail: their lines from the beginning, or the last line alone.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Opens a file of a trail. [`read_line`] bounds what a line takes in memory.
+///
+/// # Errors
+/// The file cannot be opened.
+pub(crate) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    Ok(Box::new(BufReader::new(File::open(path)?)))
+}
+
+/// Reads to the next line feed, or to the length that no record has. Returns the number of bytes.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn read_line(file: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<usize> {
+    file.take(MAX_LINE as u64).read_until(b'\n', line)
+}
+
+/// The end of a file.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct End {
+    /// The last whole line, without its line feed.
+    pub(crate) line: Option<Vec<u8>>,
+    /// Length of all whole lines, in bytes.
+    pub(crate) whole: u64,
+    /// Length of what follows them, in bytes.
+    pub(crate) partial: u64,
+}
+
+impl End {
+    /// Reads the end of a file, from its end: the time does not depend on the length of the file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or its last line is longer than a record.
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let Some(feed) = last_feed(&file, length)? else {
+            return Ok(Self { line: None, whole: 0, partial: length });
+        };
+        let begin = last_feed(&file, feed)?.map_or(0, |feed| feed + 1);
+        let size = usize::try_from(feed - begin).ok().filter(|size| *size < MAX_LINE);
+        let mut line = vec![0; size.ok_or_else(too_long)?];
+        file.read_exact_at(&mut line, begin)?;
+        Ok(Self { line: Some(line), whole: feed + 1, partial: length - feed - 1 })
+    }
+}
+
+/// Place of the last line feed before a place.
+fn last_feed(file: &File, mut end: u64) -> io::Result<Option<u64>> {
+    let mut block = vec![0; BLOCK];
+    while end > 0 {
+        let size = usize::try_from(end).map_or(BLOCK, |end| end.min(BLOCK));
+        let begin = end - size as u64;
+        file.read_exact_at(&mut block[..size], begin)?;
+        if let Some(place) = block[..size].iter().rposition(|byte| *byte == b'\n') {
+            return Ok(Some(begin + place as u64));
+        }
+        end = begin;
+    }
+    Ok(None)
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the last line is longer than a record")
+}
+
+/// Records are shorter, in bytes.
+pub(crate) const MAX_LINE: usize = 1 << 20;
+/// Bytes that are read at once.
+const BLOCK: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_end_is_read_from_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let end_of = |text: &[u8]| {
+            fs::write(&path, text).unwrap();
+            End::of(&path)
+        };
+        let end =
+            |line: Option<&[u8]>, whole, partial| End { line: line.map(<[u8]>::to_vec), whole, partial };
+        assert_eq!(end_of(b"").unwrap(), end(None, 0, 0));
+        assert_eq!(end_of(b"par").unwrap(), end(None, 0, 3));
+        assert_eq!(end_of(b"\n").unwrap(), end(Some(b""), 1, 0));
+        assert_eq!(end_of(b"one\n").unwrap(), end(Some(b"one"), 4, 0));
+        assert_eq!(end_of(b"one\ntwo\npar").unwrap(), end(Some(b"two"), 8, 3));
+        // Lines and remainders that end at the bounds of blocks.
+        for size in [BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK] {
+            let line = vec![b'x'; size];
+            let text = [b"one\n", line.as_slice(), b"\n"].concat();
+            assert_eq!(end_of(&text).unwrap(), end(Some(&line), size as u64 + 5, 0));
+            let text = [b"one\n", line.as_slice()].concat();
+            assert_eq!(end_of(&text).unwrap(), end(Some(b"one"), 4, size as u64));
+        }
+        assert!(end_of(&[&vec![b'x'; MAX_LINE], b"\n".as_slice()].concat()).is_err());
+    }
+}
