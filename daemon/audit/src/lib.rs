@@ -19,8 +19,10 @@ mod reading;
 mod record;
 mod refusals;
 mod shards;
+mod signing;
 mod trail;
 mod verify;
+mod writer;
 
 #[cfg(test)]
 mod tests;

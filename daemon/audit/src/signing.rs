@@ -1,0 +1,104 @@
+//! Signatures over the trail: when a checkpoint is asked for, and where it goes.
+
+use core::time::Duration;
+use std::io;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::{Instant, SystemTime};
+
+use crate::line::Content;
+use crate::trail::{Message, Unwritten};
+use crate::writer::Writer;
+use crate::{Checkpoint, Hash, Signer};
+
+/// Extent of the last checkpoint.
+pub(crate) struct Signed {
+    /// Number of its last record.
+    pub(crate) records: u64,
+    /// When it was asked for.
+    pub(crate) at: Instant,
+}
+
+impl Writer {
+    /// Asks for a checkpoint if there are many records, or old ones, since the last one.
+    pub(crate) fn sign_if_due(&mut self) {
+        let new = self.last().saturating_sub(self.signed.records);
+        let is_due = (self.has_new_act && new > 0)
+            || new >= self.settings.checkpoint_records
+            || (new > 0 && self.signed.at.elapsed() >= self.settings.checkpoint_interval);
+        if is_due && !self.is_signing {
+            self.sign();
+        }
+    }
+
+    fn sign(&mut self) {
+        let Some(signatures) = &self.signatures else { return };
+        self.signed.at = Instant::now();
+        self.has_new_act = false;
+        self.is_signing = signatures.send((self.last(), self.files.last)).is_ok();
+    }
+
+    /// Writes a checkpoint that is signed.
+    pub(crate) fn signed(&mut self, checkpoint: Result<Option<Checkpoint>, String>) {
+        self.is_signing = false;
+        let checkpoint = match checkpoint {
+            Ok(Some(checkpoint)) => checkpoint,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!("the audit trail is not signed: {error}");
+                return;
+            }
+        };
+        self.signed.records = checkpoint.through;
+        let written = self.write(SystemTime::now(), &[Content::Checkpoint(&checkpoint)]);
+        if written.is_ok() {
+            // The checkpoint covers itself as far as a next one is concerned.
+            if checkpoint.through + 1 == self.last() {
+                self.signed.records = self.last();
+            }
+            if let Err(error) = self.files.sync().and_then(|()| self.files.set_head(&checkpoint)) {
+                tracing::warn!("cannot write the head of the audit trail: {error}");
+            }
+        }
+    }
+
+    /// Has all records signed, if a unit signs in time.
+    pub(crate) fn sign_at_the_end(&mut self, messages: &Receiver<Message>) {
+        let end = Instant::now() + LAST_SIGNATURE;
+        while self.last() > self.signed.records {
+            if !self.is_signing {
+                self.sign();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            match messages.recv_timeout(left) {
+                Ok(Message::Signed(Err(_) | Ok(None))) | Err(_) => break,
+                Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
+                Ok(Message::Act(_, then)) => then(Err(Unwritten("the daemon is about to end".into()))),
+                Ok(Message::Stop) => {}
+            }
+        }
+        if let Err(error) = self.files.sync() {
+            tracing::warn!("cannot write the end of the audit trail: {error}");
+        }
+    }
+}
+
+/// Starts a thread that has checkpoints signed, since a unit may take seconds.
+pub(crate) fn start_signer(
+    signer: Box<dyn Signer>,
+    done: Sender<Message>,
+) -> io::Result<Sender<(u64, Hash)>> {
+    let (requests, received) = mpsc::channel::<(u64, Hash)>();
+    let run = move || {
+        for (through, hash) in received {
+            if done.send(Message::Signed(Checkpoint::make(&*signer, through, hash))).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("audit-signer".into()).spawn(run)?;
+    Ok(requests)
+}
+
+/// Time that a unit has for the last signature.
+const LAST_SIGNATURE: Duration = Duration::from_secs(5);

@@ -1,0 +1,170 @@
+//! The thread that writes.
+
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Instant, SystemTime};
+
+use crate::files::Files;
+use crate::line::{self, Content};
+use crate::refusals::Count;
+use crate::shards::seconds;
+use crate::signing::Signed;
+use crate::trail::{Message, Settings, Shared, Unwritten};
+use crate::{Hash, KeyUse};
+
+/// State of the thread.
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) files: Files,
+    /// To the thread that has checkpoints signed.
+    pub(crate) signatures: Option<Sender<(u64, Hash)>>,
+    pub(crate) is_signing: bool,
+    /// True if an act was recorded since the last checkpoint. Acts are rare, so each is signed
+    /// soon.
+    pub(crate) has_new_act: bool,
+    pub(crate) signed: Signed,
+    pub(crate) settings: Settings,
+    /// Uses that a record has yet to count, because they have none.
+    gap: u64,
+    /// Lines that are written together.
+    lines: Vec<u8>,
+    uses: Vec<KeyUse>,
+    spare: Vec<KeyUse>,
+}
+
+impl Writer {
+    /// A writer that adds records to some files.
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        files: Files,
+        signatures: Option<Sender<(u64, Hash)>>,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            signed: Signed { records: files.next.saturating_sub(1), at: Instant::now() },
+            shared,
+            files,
+            signatures,
+            is_signing: false,
+            has_new_act: false,
+            settings,
+            gap: 0,
+            lines: Vec::new(),
+            uses: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Writes the first record of this run.
+    ///
+    /// # Errors
+    /// The file does not take the record.
+    pub(crate) fn start(&mut self, lost: u64) -> io::Result<()> {
+        self.write(SystemTime::now(), &[Content::Start { lost }])
+    }
+
+    /// Writes what is recorded until the trail stops.
+    pub(crate) fn run(mut self, messages: &Receiver<Message>) {
+        let mut last = SystemTime::now();
+        loop {
+            match messages.recv_timeout(TICK) {
+                Ok(Message::Act(act, then)) => {
+                    self.write_uses();
+                    let written = self
+                        .write(SystemTime::now(), &[Content::Act(&act)])
+                        .and_then(|()| self.files.sync())
+                        .map_err(|error| Unwritten(error.to_string()));
+                    then(written);
+                    self.has_new_act = true;
+                }
+                Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // Messages may arrive faster than the ticks.
+            let now = SystemTime::now();
+            if now.duration_since(last).is_ok_and(|since| since < TICK) {
+                continue;
+            }
+            last = now;
+            self.write_uses();
+            self.sign_if_due();
+        }
+        self.write_uses();
+        let counts = self.shared.shards.refusals().take_all();
+        self.write_counts(&counts);
+        self.sign_at_the_end(messages);
+    }
+
+    /// Writes all uses that wait.
+    fn write_uses(&mut self) {
+        let (mut uses, mut spare) = (core::mem::take(&mut self.uses), core::mem::take(&mut self.spare));
+        let lost = self.shared.shards.take(&mut uses, &mut spare);
+        self.gap += lost;
+        self.shared.unwritten.fetch_add(lost, Ordering::Relaxed);
+        for some in uses.chunks(BATCH) {
+            let contents: Vec<_> = some.iter().map(Content::Use).collect();
+            if self.write(SystemTime::now(), &contents).is_err() {
+                self.gap += some.len() as u64;
+                self.shared.unwritten.fetch_add(some.len() as u64, Ordering::Relaxed);
+            }
+        }
+        uses.clear();
+        let counts = self.shared.shards.refusals().take(seconds(SystemTime::now()));
+        self.write_counts(&counts);
+        (self.uses, self.spare) = (uses, spare);
+        if self.gap > 0 || self.shared.has_failed.load(Ordering::Relaxed) {
+            let gap = Content::Gap { uses: self.gap };
+            if self.write(SystemTime::now(), &[gap]).is_ok() {
+                self.gap = 0;
+            }
+        }
+    }
+
+    fn write_counts(&mut self, counts: &[Count]) {
+        let contents: Vec<_> = counts.iter().map(Content::Refusals).collect();
+        if !contents.is_empty() && self.write(SystemTime::now(), &contents).is_err() {
+            let refusals = counts.iter().map(|count| count.refusals).sum::<u64>();
+            self.gap += refusals;
+            self.shared.unwritten.fetch_add(refusals, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes records in one call. The chain goes on from the last record that was written.
+    pub(crate) fn write(&mut self, now: SystemTime, contents: &[Content<'_>]) -> io::Result<()> {
+        let (mut seq, mut prev) = (self.files.next, self.files.last);
+        self.lines.clear();
+        for content in contents {
+            let begin = self.lines.len();
+            line::write(&mut self.lines, seq, now, content, prev);
+            prev = Hash::of(&self.lines[begin..]);
+            self.lines.push(b'\n');
+            seq += 1;
+        }
+        let written = self.files.append(&self.lines);
+        match &written {
+            Ok(()) => (self.files.next, self.files.last) = (seq, prev),
+            Err(error) if !self.shared.has_failed.load(Ordering::Relaxed) => {
+                tracing::error!(directory = %self.settings.directory.display(), "cannot write the audit trail: {error}");
+            }
+            Err(_) => {}
+        }
+        if self.shared.has_failed.swap(written.is_err(), Ordering::Relaxed) && written.is_ok() {
+            tracing::info!("the audit trail is written again");
+        }
+        written
+    }
+
+    /// Number of the last record.
+    pub(crate) fn last(&self) -> u64 {
+        self.files.next - 1
+    }
+}
+
+/// Time between two writes. A process that is killed loses the uses of this time.
+const TICK: Duration = Duration::from_millis(50);
+/// Records that are written in one call.
+const BATCH: usize = 1000;
