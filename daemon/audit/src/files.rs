@@ -5,10 +5,11 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::line::Link;
 use crate::reading::End;
-use crate::{Checkpoint, Hash};
+use crate::{Checkpoint, Hash, Policy};
 
 /// The end of a trail, where records are added.
 #[derive(Debug)]
@@ -19,8 +20,8 @@ pub(crate) struct Files {
     length: u64,
     /// True if the file may go on beyond `length` with a part of a record.
     has_fragment: bool,
-    /// Length at which a new file begins, in bytes.
-    rotate_at: u64,
+    /// Time of the first record of the file, if the file has one.
+    begun: Option<SystemTime>,
     /// Number of the next record.
     pub(crate) next: u64,
     /// Hash of the last record.
@@ -33,7 +34,7 @@ impl Files {
     ///
     /// # Errors
     /// The directory or a file cannot be read or written, or the last record is none.
-    pub(crate) fn open(directory: &Path, rotate_at: u64) -> Result<(Self, u64), TrailError> {
+    pub(crate) fn open(directory: &Path) -> Result<(Self, u64), TrailError> {
         let error = |act, path: &Path| {
             let path = path.to_owned();
             move |source| TrailError::File { act, path, source }
@@ -63,25 +64,44 @@ impl Files {
         let length = file.metadata().map_err(error("read", &path))?.len();
         sync_directory(directory).map_err(error("write to", directory))?;
         let directory = directory.to_owned();
-        Ok((Self { directory, file, length, has_fragment: false, rotate_at, next, last }, lost))
+        Ok((Self { directory, file, length, has_fragment: false, begun: None, next, last }, lost))
     }
 
-    /// Adds lines, which end with a line feed. A new file begins if this one is full.
+    /// True if a new file begins with the next record.
+    pub(crate) fn is_full(&self, policy: &Policy, now: SystemTime) -> bool {
+        let age = self.begun.and_then(|begun| now.duration_since(begun).ok());
+        self.length >= policy.rotate_at.max(1) || age.is_some_and(|age| age >= policy.rotate_after)
+    }
+
+    /// Begins a new file.
+    ///
+    /// # Errors
+    /// The records of the old file cannot be written to the disk, or the new file cannot be made.
+    /// The old file goes on.
+    pub(crate) fn rotate(&mut self) -> io::Result<()> {
+        self.cut_fragment()?;
+        self.file.sync_data()?;
+        let path = self.directory.join(name(self.next));
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        (self.length, self.begun) = (file.metadata()?.len(), None);
+        self.file = file;
+        sync_directory(&self.directory)
+    }
+
+    /// Adds lines, which end with a line feed.
     ///
     /// # Errors
     /// The file does not take them. The part that was written is cut off, at the latest before the
     /// next lines.
-    pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, lines: &[u8], now: SystemTime) -> io::Result<()> {
         self.cut_fragment()?;
-        if self.length >= self.rotate_at {
-            self.rotate()?;
-        }
         if let Err(error) = self.file.write_all(lines) {
             self.has_fragment = true;
             let _tried_again_before_the_next_lines = self.cut_fragment();
             return Err(error);
         }
         self.length += lines.len() as u64;
+        self.begun.get_or_insert(now);
         Ok(())
     }
 
@@ -119,14 +139,6 @@ impl Files {
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(new, head)?;
-        sync_directory(&self.directory)
-    }
-
-    fn rotate(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
-        let path = self.directory.join(name(self.next));
-        self.file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        self.length = self.file.metadata()?.len();
         sync_directory(&self.directory)
     }
 }
@@ -199,16 +211,16 @@ mod tests {
     #[test]
     fn a_fragment_is_cut_off_before_the_next_lines() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut files, _) = Files::open(directory.path(), 1 << 20).unwrap();
-        files.append(b"one\n").unwrap();
-        let path = directory.path().join(name(1));
+        let (mut files, _) = Files::open(directory.path()).unwrap();
+        let (path, now) = (directory.path().join(name(1)), SystemTime::now());
+        files.append(b"one\n", now).unwrap();
         // Neither written nor cut.
         let file = core::mem::replace(&mut files.file, File::open(&path).unwrap());
-        files.append(b"two\n").unwrap_err();
+        files.append(b"two\n", now).unwrap_err();
         (&file).write_all(b"tw").unwrap();
-        files.append(b"three\n").unwrap_err();
+        files.append(b"three\n", now).unwrap_err();
         files.file = file;
-        files.append(b"four\n").unwrap();
+        files.append(b"four\n", now).unwrap();
         assert_eq!(fs::read_to_string(path).unwrap(), "one\nfour\n");
     }
 }

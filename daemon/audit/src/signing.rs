@@ -23,7 +23,7 @@ impl Writer {
     /// Asks for a checkpoint if there are many records, or old ones, since the last one.
     pub(crate) fn sign_if_due(&mut self) {
         let new = self.last().saturating_sub(self.signed.records);
-        let is_due = (self.has_new_act && new > 0)
+        let is_due = (self.owes_checkpoint && new > 0)
             || new >= self.settings.checkpoint_records
             || (new > 0 && self.signed.at.elapsed() >= self.settings.checkpoint_interval);
         if is_due && !self.is_signing {
@@ -34,7 +34,7 @@ impl Writer {
     fn sign(&mut self) {
         let Some(signatures) = &self.signatures else { return };
         self.signed.at = Instant::now();
-        self.has_new_act = false;
+        self.owes_checkpoint = false;
         self.is_signing = signatures.send((self.last(), self.files.last)).is_ok();
     }
 
@@ -74,7 +74,7 @@ impl Writer {
                 Ok(Message::Signed(Err(_) | Ok(None))) | Err(_) => break,
                 Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
                 Ok(Message::Act(_, then)) => then(Err(Unwritten("the daemon is about to end".into()))),
-                Ok(Message::Stop) => {}
+                Ok(Message::Policy(_) | Message::Stop) => {}
             }
         }
         if let Err(error) = self.files.sync() {

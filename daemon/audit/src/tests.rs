@@ -66,10 +66,10 @@ impl Scene {
     fn settings(&self) -> Settings {
         Settings {
             directory: self.path().to_owned(),
-            rotate_at: 4096,
             threads: 2,
             checkpoint_interval: Duration::from_secs(60),
             checkpoint_records: 10,
+            policy: Policy { rotate_at: 4096, ..Policy::default() },
         }
     }
 
@@ -338,4 +338,35 @@ fn uses_without_room_are_counted() {
         .sum();
     assert_eq!(written as u64 + counted, uses);
     assert!(scene.verify().unwrap().is_whole());
+}
+
+/// A file is closed by its age, and each closed file is signed although neither the interval nor
+/// the number of records asks for it.
+#[test]
+fn files_have_an_age_and_are_signed_when_they_are_closed() {
+    let scene = Scene::new();
+    let settings = Settings { checkpoint_records: 1_000_000, ..scene.settings() };
+    let policy = |rotate_after| Policy { rotate_at: 1 << 30, rotate_after };
+    let settings = Settings { policy: policy(Duration::MAX), ..settings };
+    let trail = Trail::open(&settings, Some(Box::new(scene.unit.again()))).unwrap();
+    act(&trail, Phase::Done).unwrap();
+    assert_eq!(scene.files().len(), 1);
+    trail.set_policy(policy(Duration::ZERO));
+    trail.record_use(key_use("shop"));
+    act(&trail, Phase::Done).unwrap();
+    assert!(scene.files().len() > 1);
+    let through = || serde_json::from_slice::<Checkpoint>(&fs::read(scene.path().join(HEAD)).ok()?).ok();
+    trail.set_policy(policy(Duration::MAX));
+    await_state(|| through().is_some_and(|head| head.through >= 3));
+    drop(trail);
+    assert!(scene.verify().unwrap().is_whole());
+}
+
+/// Waits for a state that another thread brings about.
+fn await_state(mut is_there: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_there() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "the state does not come");
+        std::thread::yield_now();
+    }
 }

@@ -11,21 +11,21 @@ use crate::files::{Files, TrailError};
 use crate::shards::Shards;
 use crate::signing::start_signer;
 use crate::writer::Writer;
-use crate::{Act, Checkpoint, KeyUse, Signer};
+use crate::{Act, Checkpoint, KeyUse, Policy, Signer};
 
 /// Settings of a trail.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Directory of the files. It is made if there is none.
     pub directory: PathBuf,
-    /// Length at which a new file begins, in bytes.
-    pub rotate_at: u64,
     /// Number of threads that record uses of keys.
     pub threads: usize,
     /// Longest time between two checkpoints, if there is a new record.
     pub checkpoint_interval: Duration,
     /// Most records between two checkpoints.
     pub checkpoint_records: u64,
+    /// Settings that [`Trail::set_policy`] can replace.
+    pub policy: Policy,
 }
 
 /// Takes records. Dropping it writes all of them, and has them signed.
@@ -43,7 +43,7 @@ impl Trail {
     /// The files cannot be read or written, the last record is none, or the system refuses a
     /// thread.
     pub fn open(settings: &Settings, signer: Option<Box<dyn Signer>>) -> Result<Self, TrailError> {
-        let (files, lost) = Files::open(&settings.directory, settings.rotate_at)?;
+        let (files, lost) = Files::open(&settings.directory)?;
         let shared = Arc::new(Shared {
             shards: Shards::new(settings.threads, SHARD),
             has_failed: AtomicBool::new(false),
@@ -81,6 +81,13 @@ impl Trail {
         if let Err(mpsc::SendError(Message::Act(_, then))) = sent {
             then(Err(Unwritten("the thread that writes the audit trail has ended".into())));
         }
+    }
+
+    /// Replaces the policy. The trail follows it from the next record on.
+    pub fn set_policy(&self, policy: Policy) {
+        let message = Message::Policy(policy);
+        // A trail that has stopped has no use for a policy.
+        let _sent = self.messages.lock().unwrap_or_else(PoisonError::into_inner).send(message);
     }
 
     /// Writes all records, and has them signed if a unit signs within five seconds. Later
@@ -127,6 +134,7 @@ pub(crate) struct Shared {
 /// Message to the thread that writes.
 pub(crate) enum Message {
     Act(Box<Act>, Box<dyn FnOnce(Result<(), Unwritten>) + Send>),
+    Policy(Policy),
     Signed(Result<Option<Checkpoint>, String>),
     Stop,
 }

@@ -22,9 +22,9 @@ pub(crate) struct Writer {
     /// To the thread that has checkpoints signed.
     pub(crate) signatures: Option<Sender<(u64, Hash)>>,
     pub(crate) is_signing: bool,
-    /// True if an act was recorded since the last checkpoint. Acts are rare, so each is signed
-    /// soon.
-    pub(crate) has_new_act: bool,
+    /// True if an act was recorded or a file was closed since the last checkpoint. Both are rare,
+    /// so each is signed soon.
+    pub(crate) owes_checkpoint: bool,
     pub(crate) signed: Signed,
     pub(crate) settings: Settings,
     /// Uses that a record has yet to count, because they have none.
@@ -49,7 +49,7 @@ impl Writer {
             files,
             signatures,
             is_signing: false,
-            has_new_act: false,
+            owes_checkpoint: false,
             settings,
             gap: 0,
             lines: Vec::new(),
@@ -78,8 +78,9 @@ impl Writer {
                         .and_then(|()| self.files.sync())
                         .map_err(|error| Unwritten(error.to_string()));
                     then(written);
-                    self.has_new_act = true;
+                    self.owes_checkpoint = true;
                 }
+                Ok(Message::Policy(policy)) => self.settings.policy = policy,
                 Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -135,6 +136,7 @@ impl Writer {
 
     /// Writes records in one call. The chain goes on from the last record that was written.
     pub(crate) fn write(&mut self, now: SystemTime, contents: &[Content<'_>]) -> io::Result<()> {
+        self.rotate_if_due(now);
         let (mut seq, mut prev) = (self.files.next, self.files.last);
         self.lines.clear();
         for content in contents {
@@ -144,7 +146,7 @@ impl Writer {
             self.lines.push(b'\n');
             seq += 1;
         }
-        let written = self.files.append(&self.lines);
+        let written = self.files.append(&self.lines, now);
         match &written {
             Ok(()) => (self.files.next, self.files.last) = (seq, prev),
             Err(error) if !self.shared.has_failed.load(Ordering::Relaxed) => {
@@ -156,6 +158,25 @@ impl Writer {
             tracing::info!("the audit trail is written again");
         }
         written
+    }
+
+    /// Begins a new file if this one is full, and asks for a checkpoint of this one. The writer does
+    /// not wait for a unit, so the checkpoint goes to the place where the trail is then.
+    fn rotate_if_due(&mut self, now: SystemTime) {
+        if !self.files.is_full(&self.settings.policy, now) {
+            return;
+        }
+        // If the new file cannot be made, the old one takes more.
+        match self.files.rotate() {
+            Ok(()) => {
+                self.owes_checkpoint = true;
+                self.sign_if_due();
+            }
+            Err(error) if !self.shared.has_failed.load(Ordering::Relaxed) => {
+                tracing::warn!("cannot begin a new file of the audit trail: {error}");
+            }
+            Err(_) => {}
+        }
     }
 
     /// Number of the last record.

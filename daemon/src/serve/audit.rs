@@ -10,7 +10,7 @@ use keyward_proto::{KeyType, Scheme};
 use pem_rfc7468::LineEnding;
 use tokio::runtime::Handle;
 
-use crate::audit::{Settings, Signer, Trail};
+use crate::audit::{Policy, Settings, Signer, Trail};
 use crate::backend::{Context, KeyMaterial, SigningInput};
 use crate::daemon::Daemon;
 use crate::ground::causes::causes;
@@ -29,10 +29,10 @@ pub(super) fn start(daemon: &Arc<Daemon>, state_dir: &Path) {
     };
     let settings = Settings {
         directory,
-        rotate_at: ROTATE_AT,
         threads: thread::available_parallelism().map_or(1, usize::from),
         checkpoint_interval: CHECKPOINT_INTERVAL,
         checkpoint_records: CHECKPOINT_RECORDS,
+        policy: Policy::default(),
     };
     match Trail::open(&settings, Some(Box::new(signer))) {
         Ok(trail) => {
@@ -99,8 +99,6 @@ impl UnitSigner {
 const DIRECTORY: &str = "audit";
 /// File of the public key in the directory.
 const PUBLIC_KEY: &str = "key.pem";
-/// Length at which a new file begins, in bytes.
-const ROTATE_AT: u64 = 64 << 20;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 const CHECKPOINT_RECORDS: u64 = 10_000;
 /// Time that a unit has for a signature.
