@@ -1,12 +1,14 @@
-//! The files of a trail: `NUMBER.jsonl`, where NUMBER is that of the first record, and `head`, the
-//! last checkpoint.
+//! The files of a trail: `NUMBER.jsonl`, where NUMBER is that of the first record,
+//! `NUMBER.jsonl.zst` when it is compressed, and `head`, the last checkpoint.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use crate::compression::COMPRESSED;
 use crate::line::Link;
 use crate::reading::End;
 use crate::{Checkpoint, Hash, Policy};
@@ -22,6 +24,8 @@ pub(crate) struct Files {
     has_fragment: bool,
     /// Time of the first record of the file, if the file has one.
     begun: Option<SystemTime>,
+    /// Number of the first record of the file.
+    pub(crate) first: u64,
     /// Number of the next record.
     pub(crate) next: u64,
     /// Hash of the last record.
@@ -64,7 +68,10 @@ impl Files {
         let length = file.metadata().map_err(error("read", &path))?.len();
         sync_directory(directory).map_err(error("write to", directory))?;
         let directory = directory.to_owned();
-        Ok((Self { directory, file, length, has_fragment: false, begun: None, next, last }, lost))
+        Ok((
+            Self { directory, file, length, has_fragment: false, begun: None, first: next, next, last },
+            lost,
+        ))
     }
 
     /// True if a new file begins with the next record.
@@ -84,7 +91,7 @@ impl Files {
         let path = self.directory.join(name(self.next));
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
         (self.length, self.begun) = (file.metadata()?.len(), None);
-        self.file = file;
+        (self.file, self.first) = (file, self.next);
         sync_directory(&self.directory)
     }
 
@@ -151,22 +158,57 @@ pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// The files of a trail with the number of the first record of each, in their order.
+/// A file of a trail, in one of its forms or in both.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    /// Number of the first record.
+    pub(crate) first: u64,
+    /// `NUMBER.jsonl`.
+    pub(crate) plain: Option<PathBuf>,
+    /// `NUMBER.jsonl.zst`.
+    pub(crate) compressed: Option<PathBuf>,
+    /// Length of both forms, in bytes.
+    pub(crate) bytes: u64,
+}
+
+/// The files of a trail, in their order.
+///
+/// # Errors
+/// The directory cannot be read.
+pub(crate) fn stored(directory: &Path) -> io::Result<Vec<Stored>> {
+    let mut files = BTreeMap::<u64, Stored>::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let file_name = entry.file_name();
+        let Some(text) = file_name.to_str() else { continue };
+        let plain_name = text.strip_suffix(COMPRESSED).unwrap_or(text);
+        let Some(first) = plain_name.strip_suffix(SUFFIX).and_then(|number| number.parse().ok()) else {
+            continue;
+        };
+        // A number has one name only.
+        if plain_name != name(first) {
+            continue;
+        }
+        // A file may be compressed or removed meanwhile.
+        let Ok(metadata) = entry.metadata() else { continue };
+        let file = files.entry(first).or_insert_with(|| Stored { first, ..Stored::default() });
+        file.bytes += metadata.len();
+        let form = if plain_name == text { &mut file.plain } else { &mut file.compressed };
+        *form = Some(entry.path());
+    }
+    Ok(files.into_values().collect())
+}
+
+/// The files of a trail with the number of the first record of each, in their order. The form that
+/// is not compressed goes first, because a process may have been killed while it compressed.
 ///
 /// # Errors
 /// The directory cannot be read.
 pub(crate) fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>, TrailError> {
     let error = |source| TrailError::File { act: "read", path: directory.to_owned(), source };
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(error)? {
-        let path = entry.map_err(error)?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_suffix(SUFFIX)?.parse().ok());
-        if let Some(first) = number {
-            names.push((first, path));
-        }
-    }
-    names.sort();
-    Ok(names)
+    let files = stored(directory).map_err(error)?;
+    let path_of = |file: Stored| file.plain.or(file.compressed).map(|path| (file.first, path));
+    Ok(files.into_iter().filter_map(path_of).collect())
 }
 
 fn name(first: u64) -> String {

@@ -12,8 +12,10 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod compression;
 mod files;
 mod hash;
+mod housekeeper;
 mod line;
 mod policy;
 mod reading;

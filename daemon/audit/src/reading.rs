@@ -5,12 +5,30 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Opens a file of a trail. [`read_line`] bounds what a line takes in memory.
+use crate::compression::{COMPRESSED, decompress, with_suffix};
+
+/// Opens a file of a trail, compressed or not. A file that was compressed since its name was read
+/// is found by its other name. [`read_line`] bounds what a line takes in memory.
 ///
 /// # Errors
 /// The file cannot be opened.
 pub(crate) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
-    Ok(Box::new(BufReader::new(File::open(path)?)))
+    if is_compressed(path) {
+        return Ok(Box::new(decompress(path)?));
+    }
+    match File::open(path) {
+        Ok(file) => Ok(Box::new(BufReader::new(file))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let compressed = decompress(&with_suffix(path, COMPRESSED)).map_err(|_| error)?;
+            Ok(Box::new(compressed))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// True if a file is compressed, by its name.
+pub(crate) fn is_compressed(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(COMPRESSED.as_bytes())
 }
 
 /// Reads to the next line feed, or to the length that no record has. Returns the number of bytes.
@@ -33,11 +51,15 @@ pub(crate) struct End {
 }
 
 impl End {
-    /// Reads the end of a file, from its end: the time does not depend on the length of the file.
+    /// Reads the end of a file, from its end: the time does not depend on the length of the file. A
+    /// compressed file is read from its beginning.
     ///
     /// # Errors
     /// The file cannot be read, or its last line is longer than a record.
     pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        if is_compressed(path) {
+            return Self::of_compressed(path);
+        }
         let file = File::open(path)?;
         let length = file.metadata()?.len();
         let Some(feed) = last_feed(&file, length)? else {
@@ -48,6 +70,17 @@ impl End {
         let mut line = vec![0; size.ok_or_else(too_long)?];
         file.read_exact_at(&mut line, begin)?;
         Ok(Self { line: Some(line), whole: feed + 1, partial: length - feed - 1 })
+    }
+
+    fn of_compressed(path: &Path) -> io::Result<Self> {
+        let (mut file, mut line) = (open(path)?, Vec::new());
+        let mut end = Self { line: None, whole: 0, partial: 0 };
+        while read_line(&mut *file, &mut line)? > 0 {
+            end.whole += line.len() as u64;
+            line.pop_if(|byte| *byte == b'\n').ok_or_else(too_long)?;
+            end.line = Some(core::mem::take(&mut line));
+        }
+        Ok(end)
     }
 }
 

@@ -74,7 +74,7 @@ impl Writer {
                 Ok(Message::Signed(Err(_) | Ok(None))) | Err(_) => break,
                 Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
                 Ok(Message::Act(_, then)) => then(Err(Unwritten("the daemon is about to end".into()))),
-                Ok(Message::Policy(_) | Message::Stop) => {}
+                Ok(Message::Policy(_) | Message::Tidied | Message::Stop) => {}
             }
         }
         if let Err(error) = self.files.sync() {

@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -12,6 +13,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 
 use crate::files::{HEAD, list};
+use crate::reading::{is_compressed, open};
 use crate::verify::verify_within;
 use crate::*;
 
@@ -95,12 +97,35 @@ impl Scene {
     }
 
     fn text(&self) -> String {
-        self.files().iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+        self.files().iter().map(|path| read(path)).collect()
+    }
+
+    /// Compresses all files, or none of them.
+    fn set_form(&self, is_compressed: bool) {
+        for path in self.files() {
+            let text = read(&path);
+            fs::remove_file(&path).unwrap();
+            let plain = path.to_str().unwrap().trim_end_matches(".zst");
+            write(Path::new(&format!("{plain}{}", if is_compressed { ".zst" } else { "" })), text.as_bytes());
+        }
     }
 
     fn files(&self) -> Vec<PathBuf> {
         list(self.path()).unwrap().into_iter().map(|(_, path)| path).collect()
     }
+}
+
+/// Contents of a file, which may be compressed.
+fn read(path: &Path) -> String {
+    let mut text = String::new();
+    open(path).unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+/// Writes a file in the form that its name says.
+fn write(path: &Path, text: &[u8]) {
+    let bytes = if is_compressed(path) { zstd::encode_all(text, 3).unwrap() } else { text.to_vec() };
+    fs::write(path, bytes).unwrap();
 }
 
 fn key_use(key: &str) -> KeyUse {
@@ -170,8 +195,15 @@ fn every_record_is_there_and_signed() {
 fn a_change_has_its_place() {
     let scene = Scene::new();
     scene.write();
+    for is_compressed in [false, true] {
+        scene.set_form(is_compressed);
+        change_each_line(&scene);
+    }
+}
+
+fn change_each_line(scene: &Scene) {
     for path in scene.files() {
-        let text = fs::read_to_string(&path).unwrap();
+        let text = read(&path);
         let lines: Vec<_> = text.lines().collect();
         for number in 0..lines.len() {
             let mut edited = lines.clone();
@@ -189,7 +221,7 @@ fn a_change_has_its_place() {
             }
             for (what, changed) in changes {
                 let changed: String = changed.iter().map(|line| format!("{line}\n")).collect();
-                fs::write(&path, changed).unwrap();
+                write(&path, changed.as_bytes());
                 let fault = scene.verify().expect_err(what);
                 let near = (number as u64..=number as u64 + 3).contains(&fault.place.line);
                 let is_here = fault.place.path == path && near;
@@ -198,7 +230,7 @@ fn a_change_has_its_place() {
                 assert!(is_here || is_next, "{what} of line {} of {}: {fault}", number + 1, path.display());
             }
         }
-        fs::write(&path, text).unwrap();
+        write(&path, text.as_bytes());
     }
     assert!(scene.verify().unwrap().is_whole());
 }
@@ -207,6 +239,13 @@ fn a_change_has_its_place() {
 fn files_are_missing_exchanged_or_old() {
     let scene = Scene::new();
     scene.write();
+    for is_compressed in [false, true] {
+        scene.set_form(is_compressed);
+        exchange_files(&scene);
+    }
+}
+
+fn exchange_files(scene: &Scene) {
     let files = scene.files();
     let (first, second) = (fs::read(&files[1]).unwrap(), fs::read(&files[2]).unwrap());
     fs::write(&files[1], &second).unwrap();
@@ -311,10 +350,10 @@ fn a_trail_without_its_end() {
     let scene = Scene::new();
     scene.write();
     let path = scene.files().pop().unwrap();
-    let text = fs::read_to_string(&path).unwrap();
+    let text = read(&path);
     let lines: Vec<_> = text.lines().collect();
     let rest: String = lines[..lines.len() - 1].iter().map(|line| format!("{line}\n")).collect();
-    fs::write(&path, rest).unwrap();
+    write(&path, rest.as_bytes());
     let fault = scene.verify().unwrap_err();
     assert!(fault.problem.contains("its end is missing"), "{fault}");
 }
@@ -360,6 +399,39 @@ fn files_have_an_age_and_are_signed_when_they_are_closed() {
     await_state(|| through().is_some_and(|head| head.through >= 3));
     drop(trail);
     assert!(scene.verify().unwrap().is_whole());
+}
+
+/// Closed files are compressed, whatever a process that was killed has left, and records go on
+/// after a file that is compressed.
+#[test]
+fn closed_files_are_compressed() {
+    let scene = Scene::new();
+    scene.write();
+    scene.set_form(true);
+    let first = scene.files().remove(0);
+    let plain = first.with_extension("");
+    fs::write(&plain, read(&first)).unwrap();
+    fs::write(&first, "of a process that was killed").unwrap();
+    assert!(scene.verify().unwrap().is_whole(), "the form that is not compressed goes first");
+    fs::write(plain.with_extension("jsonl.zst.new"), "of a process that was killed").unwrap();
+    let trail = scene.open();
+    await_state(|| {
+        let names = fs::read_dir(scene.path()).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|end| end == "jsonl" || end == "new")).count() == 1
+    });
+    drop(trail);
+    let text = scene.text();
+    assert_eq!(text.matches("keyward.audit.start").count(), 3);
+    let report = scene.verify().unwrap();
+    assert!(report.is_whole(), "{report:?}");
+    let mode = fs::metadata(&first).unwrap().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // A file that is damaged is a fault, and no error.
+    let bytes = fs::read(&first).unwrap();
+    for damaged in [&bytes[..bytes.len() - 1], &[bytes.as_slice(), b"x"].concat(), b"", b"x"] {
+        fs::write(&first, damaged).unwrap();
+        scene.verify().unwrap_err();
+    }
 }
 
 /// Waits for a state that another thread brings about.

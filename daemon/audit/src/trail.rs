@@ -1,13 +1,16 @@
-//! The trail of a running daemon: a thread writes, and another one has checkpoints signed.
+//! The trail of a running daemon: a thread writes, another one has checkpoints signed, and a
+//! third one looks after closed files.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
+use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crate::files::{Files, TrailError};
+use crate::housekeeper::Housekeeper;
 use crate::shards::Shards;
 use crate::signing::start_signer;
 use crate::writer::Writer;
@@ -50,14 +53,16 @@ impl Trail {
             unwritten: AtomicU64::new(0),
         });
         let (messages, received) = mpsc::channel();
-        let thread_error = |source| TrailError::File {
+        let thread_error = |source: io::Error| TrailError::File {
             act: "start the thread that writes to",
             path: settings.directory.clone(),
             source,
         };
         let signatures = signer.map(|signer| start_signer(signer, messages.clone())).transpose();
         let signatures = signatures.map_err(thread_error)?;
-        let mut writer = Writer::new(Arc::clone(&shared), files, signatures, settings.clone());
+        let housekeeper = Housekeeper::start(settings.directory.clone(), messages.clone());
+        let housekeeper = housekeeper.map_err(thread_error)?;
+        let mut writer = Writer::new(Arc::clone(&shared), files, signatures, housekeeper, settings.clone());
         writer.start(lost).map_err(|source| TrailError::File {
             act: "write to",
             path: settings.directory.clone(),
@@ -90,8 +95,8 @@ impl Trail {
         let _sent = self.messages.lock().unwrap_or_else(PoisonError::into_inner).send(message);
     }
 
-    /// Writes all records, and has them signed if a unit signs within five seconds. Later
-    /// records are lost.
+    /// Writes all records, and has them signed if a unit signs within five seconds. Later records
+    /// are lost.
     pub fn stop(&self) {
         let sent = self.messages.lock().unwrap_or_else(PoisonError::into_inner).send(Message::Stop);
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -136,6 +141,8 @@ pub(crate) enum Message {
     Act(Box<Act>, Box<dyn FnOnce(Result<(), Unwritten>) + Send>),
     Policy(Policy),
     Signed(Result<Option<Checkpoint>, String>),
+    /// The housekeeper has done a job.
+    Tidied,
     Stop,
 }
 

@@ -18,7 +18,7 @@ use std::time::SystemTime;
 
 use crate::files::{HEAD, list};
 use crate::line::{self, CHECKPOINT, Content, Link};
-use crate::reading::{MAX_LINE, open, read_line};
+use crate::reading::{MAX_LINE, is_compressed, open, read_line};
 use crate::{AuditKey, Checkpoint, Hash, TrailError};
 
 /// Extent of a trail without a fault.
@@ -132,15 +132,21 @@ impl<'a> Check<'a> {
         let mut number = 0;
         loop {
             line.clear();
-            if read_line(&mut *file, &mut line).map_err(error)? == 0 {
-                return Ok(Ok(()));
-            }
+            let read = read_line(&mut *file, &mut line);
             number += 1;
             let fault = |problem: String| {
                 Ok(Err(Fault { place: Place { path: path.clone(), line: number }, problem }))
             };
+            match read {
+                Ok(0) => return Ok(Ok(())),
+                Ok(_) => {}
+                Err(damage) if is_compressed(path) => {
+                    return fault(format!("the file cannot be decompressed: {damage}"));
+                }
+                Err(source) => return Err(error(source)),
+            }
             if line.pop_if(|byte| *byte == b'\n').is_none() {
-                if is_last && line.len() < MAX_LINE {
+                if is_last && !is_compressed(path) && line.len() < MAX_LINE {
                     self.report.partial = line.len() as u64;
                     return Ok(Ok(()));
                 }

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Instant, SystemTime};
 
 use crate::files::Files;
+use crate::housekeeper::{Housekeeper, Job};
 use crate::line::{self, Content};
 use crate::refusals::Count;
 use crate::shards::seconds;
@@ -26,6 +27,8 @@ pub(crate) struct Writer {
     /// so each is signed soon.
     pub(crate) owes_checkpoint: bool,
     pub(crate) signed: Signed,
+    /// `None` at the end.
+    housekeeper: Option<Housekeeper>,
     pub(crate) settings: Settings,
     /// Uses that a record has yet to count, because they have none.
     gap: u64,
@@ -41,6 +44,7 @@ impl Writer {
         shared: Arc<Shared>,
         files: Files,
         signatures: Option<Sender<(u64, Hash)>>,
+        housekeeper: Housekeeper,
         settings: Settings,
     ) -> Self {
         Self {
@@ -50,6 +54,7 @@ impl Writer {
             signatures,
             is_signing: false,
             owes_checkpoint: false,
+            housekeeper: Some(housekeeper),
             settings,
             gap: 0,
             lines: Vec::new(),
@@ -69,6 +74,7 @@ impl Writer {
     /// Writes what is recorded until the trail stops.
     pub(crate) fn run(mut self, messages: &Receiver<Message>) {
         let mut last = SystemTime::now();
+        self.tidy();
         loop {
             match messages.recv_timeout(TICK) {
                 Ok(Message::Act(act, then)) => {
@@ -82,6 +88,7 @@ impl Writer {
                 }
                 Ok(Message::Policy(policy)) => self.settings.policy = policy,
                 Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
+                Ok(Message::Tidied) => self.tidied(),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -98,6 +105,23 @@ impl Writer {
         let counts = self.shared.shards.refusals().take_all();
         self.write_counts(&counts);
         self.sign_at_the_end(messages);
+        if let Some(housekeeper) = self.housekeeper.take() {
+            housekeeper.stop();
+        }
+    }
+
+    /// Has closed files looked after.
+    fn tidy(&mut self) {
+        let job = Job { current: self.files.first };
+        if let Some(housekeeper) = &mut self.housekeeper {
+            housekeeper.ask(job);
+        }
+    }
+
+    fn tidied(&mut self) {
+        if let Some(housekeeper) = &mut self.housekeeper {
+            housekeeper.done();
+        }
     }
 
     /// Writes all uses that wait.
@@ -160,8 +184,8 @@ impl Writer {
         written
     }
 
-    /// Begins a new file if this one is full, and asks for a checkpoint of this one. The writer does
-    /// not wait for a unit, so the checkpoint goes to the place where the trail is then.
+    /// Begins a new file if this one is full, and asks for a checkpoint of this one. The writer
+    /// does not wait for a unit, so the checkpoint goes to the place where the trail is then.
     fn rotate_if_due(&mut self, now: SystemTime) {
         if !self.files.is_full(&self.settings.policy, now) {
             return;
@@ -171,6 +195,7 @@ impl Writer {
             Ok(()) => {
                 self.owes_checkpoint = true;
                 self.sign_if_due();
+                self.tidy();
             }
             Err(error) if !self.shared.has_failed.load(Ordering::Relaxed) => {
                 tracing::warn!("cannot begin a new file of the audit trail: {error}");
