@@ -90,7 +90,7 @@ pub(crate) fn with_suffix(plain: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// What compression adds to the name of a file.
+/// Suffix of the name of a compressed file.
 pub(crate) const COMPRESSED: &str = ".zst";
 const NEW: &str = ".zst.new";
 /// Level 3 of 22, the default of Zstandard.

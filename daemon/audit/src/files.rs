@@ -171,6 +171,14 @@ pub(crate) struct Stored {
     pub(crate) bytes: u64,
 }
 
+impl Stored {
+    /// The form that is read. The form that is not compressed goes first, because a process may
+    /// have been killed while it compressed.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.plain.as_deref().or(self.compressed.as_deref())
+    }
+}
+
 /// The files of a trail, in their order.
 ///
 /// # Errors
@@ -199,16 +207,15 @@ pub(crate) fn stored(directory: &Path) -> io::Result<Vec<Stored>> {
     Ok(files.into_values().collect())
 }
 
-/// The files of a trail with the number of the first record of each, in their order. The form that
-/// is not compressed goes first, because a process may have been killed while it compressed.
+/// The files of a trail with the number of the first record of each, in their order.
 ///
 /// # Errors
 /// The directory cannot be read.
 pub(crate) fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>, TrailError> {
     let error = |source| TrailError::File { act: "read", path: directory.to_owned(), source };
     let files = stored(directory).map_err(error)?;
-    let path_of = |file: Stored| file.plain.or(file.compressed).map(|path| (file.first, path));
-    Ok(files.into_iter().filter_map(path_of).collect())
+    let path_of = |file: &Stored| file.path().map(|path| (file.first, path.to_owned()));
+    Ok(files.iter().filter_map(path_of).collect())
 }
 
 fn name(first: u64) -> String {

@@ -1,14 +1,18 @@
 //! The thread that looks after closed files, so that the writer never waits for it.
 
 use core::sync::atomic::{AtomicBool, Ordering};
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
 
+use crate::Policy;
 use crate::compression::{clean, compress};
-use crate::files::stored;
+use crate::files::{stored, sync_directory};
+use crate::retention::{Removal, Retention};
 use crate::trail::Message;
 
 /// The writer's side of the thread.
@@ -22,11 +26,22 @@ pub(crate) struct Housekeeper {
     next: Option<Job>,
 }
 
-/// Work of the thread.
+/// Work of the thread: to compress closed files, and to find those that are to be removed.
 #[derive(Debug)]
 pub(crate) struct Job {
     /// First record of the file that is open.
     pub(crate) current: u64,
+    /// Last record of the files that are removed before. 0: none is.
+    pub(crate) remove: u64,
+    /// Policy of the trail.
+    pub(crate) policy: Policy,
+}
+
+/// Result of a job.
+#[derive(Debug)]
+pub(crate) struct Tidied {
+    /// Files that are to be removed.
+    pub(crate) removal: Option<Removal>,
 }
 
 impl Housekeeper {
@@ -37,11 +52,13 @@ impl Housekeeper {
     pub(crate) fn start(directory: PathBuf, done: Sender<Message>) -> io::Result<Self> {
         let (jobs, received) = mpsc::channel::<Job>();
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let mut closed = Closed { directory, is_stopping: Arc::clone(&is_stopping), has_failed: false };
+        let retention = Retention::default();
+        let mut closed =
+            Closed { directory, is_stopping: Arc::clone(&is_stopping), has_failed: false, retention };
         let run = move || {
             for job in received {
-                closed.tidy(&job);
-                if done.send(Message::Tidied).is_err() {
+                let tidied = closed.tidy(&job);
+                if done.send(Message::Tidied(tidied)).is_err() {
                     return;
                 }
             }
@@ -53,7 +70,8 @@ impl Housekeeper {
     /// Has a job done, after the present one. A job that waits is replaced.
     pub(crate) fn ask(&mut self, job: Job) {
         if self.is_busy {
-            self.next = Some(job);
+            let remove = self.next.take().map_or(0, |next| next.remove).max(job.remove);
+            self.next = Some(Job { remove, ..job });
         } else {
             self.is_busy = self.jobs.send(job).is_ok();
         }
@@ -82,27 +100,55 @@ struct Closed {
     is_stopping: Arc<AtomicBool>,
     /// True if the log says that there is a problem.
     has_failed: bool,
+    retention: Retention,
 }
 
 impl Closed {
-    fn tidy(&mut self, job: &Job) {
-        let tidied = self.compress(job.current);
+    fn tidy(&mut self, job: &Job) -> Tidied {
+        let tidied = self.removed_and_compressed(job);
         if let Err(error) = &tidied
             && !self.has_failed
         {
             let directory = self.directory.display();
-            tracing::warn!(%directory, "cannot compress closed files of the audit trail: {error}");
+            tracing::warn!(%directory, "cannot compress or remove closed files of the audit trail: {error}");
         }
         self.has_failed = tidied.is_err();
+        Tidied { removal: tidied.ok().flatten() }
     }
 
-    fn compress(&self, current: u64) -> io::Result<()> {
+    fn removed_and_compressed(&mut self, job: &Job) -> io::Result<Option<Removal>> {
+        self.remove(job)?;
         clean(&self.directory)?;
         for file in stored(&self.directory)? {
-            if let Some(plain) = file.plain.filter(|_| file.first < current) {
+            if let Some(plain) = file.plain.filter(|_| file.first < job.current) {
                 compress(&self.directory, &plain, &self.is_stopping)?;
+            }
+        }
+        let (files, bytes) = (stored(&self.directory)?, length_of_all(&self.directory)?);
+        self.retention.due(&files, job.current, bytes, &job.policy, SystemTime::now())
+    }
+
+    /// Removes files whose removal is recorded and signed. A process that is killed meanwhile
+    /// leaves the newer ones of them, because each is gone from the disk before the next one goes.
+    fn remove(&self, job: &Job) -> io::Result<()> {
+        for file in stored(&self.directory)? {
+            if file.first <= job.remove && file.first < job.current {
+                for path in file.compressed.iter().chain(&file.plain) {
+                    fs::remove_file(path)?;
+                }
+                sync_directory(&self.directory)?;
             }
         }
         Ok(())
     }
+}
+
+/// Length of all files in the directory, in bytes.
+fn length_of_all(directory: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        // A file may be renamed meanwhile.
+        bytes += entry?.metadata().map_or(0, |metadata| metadata.len());
+    }
+    Ok(bytes)
 }

@@ -21,6 +21,8 @@ mod policy;
 mod reading;
 mod record;
 mod refusals;
+mod removals;
+mod retention;
 mod shards;
 mod signing;
 mod trail;

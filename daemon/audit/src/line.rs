@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::hash::Digits;
 use crate::record::Time;
 use crate::refusals::Count;
+use crate::retention::Removal;
 use crate::{Act, Actor, Checkpoint, Hash, KeyUse, Name, Peer, Phase};
 
 /// A record in its place.
@@ -28,6 +29,8 @@ pub(crate) enum Content<'a> {
     Gap {
         uses: u64,
     },
+    /// Files at the beginning of the trail are removed.
+    Removal(&'a Removal),
 }
 
 /// Writes a record as a line, without the line feed.
@@ -50,6 +53,19 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
         Content::Gap { uses } => {
             serde_json::to_writer(line, &GapLine { seq, time, action: GAP, uses: *uses, prev })
         }
+        Content::Removal(Removal { first, last, hash, reason }) => serde_json::to_writer(
+            line,
+            &RemovalLine {
+                seq,
+                time,
+                action: REMOVAL,
+                first: *first,
+                last: *last,
+                hash: *hash,
+                reason,
+                prev,
+            },
+        ),
     };
 }
 
@@ -57,6 +73,7 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
 #[derive(Debug, Deserialize)]
 pub(crate) struct Link {
     pub(crate) seq: u64,
+    pub(crate) time: String,
     pub(crate) action: String,
     pub(crate) prev: Hash,
 }
@@ -165,6 +182,25 @@ struct GapLine {
 }
 
 #[derive(Serialize)]
+struct RemovalLine {
+    seq: u64,
+    time: Time,
+    action: &'static str,
+    first: u64,
+    last: u64,
+    hash: Hash,
+    reason: &'static str,
+    prev: Hash,
+}
+
+/// The part of a record of a removal that verification needs.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Removed {
+    pub(crate) last: u64,
+    pub(crate) hash: Hash,
+}
+
+#[derive(Serialize)]
 struct RefusalsLine<'a> {
     seq: u64,
     time: Time,
@@ -181,4 +217,5 @@ const USE: &str = "keyward.key.use";
 const REFUSALS: &str = "keyward.key.refusals";
 pub(crate) const CHECKPOINT: &str = "keyward.audit.checkpoint";
 const START: &str = "keyward.audit.start";
+pub(crate) const REMOVAL: &str = "keyward.audit.removal";
 const GAP: &str = "keyward.audit.gap";

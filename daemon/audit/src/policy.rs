@@ -9,12 +9,17 @@ pub struct Policy {
     pub rotate_at: u64,
     /// Age of the first record of a file at which a new file begins with the next record.
     pub rotate_after: Duration,
+    /// Age of the last record of a closed file at which the file is removed. `None`: no age.
+    pub keep: Option<Duration>,
+    /// Length of all files in the directory, in bytes, above which the oldest closed files are
+    /// removed. `None`: no length.
+    pub keep_size: Option<u64>,
 }
 
 impl Default for Policy {
-    /// Files of 64 MiB or of a day.
+    /// Files of 64 MiB or of a day, which are kept.
     fn default() -> Self {
-        Self { rotate_at: 64 << 20, rotate_after: DAY }
+        Self { rotate_at: 64 << 20, rotate_after: DAY, keep: None, keep_size: None }
     }
 }
 

@@ -17,6 +17,26 @@ pub(crate) struct Signed {
     pub(crate) records: u64,
     /// When it was asked for.
     pub(crate) at: Instant,
+    /// Answer of the unit.
+    pub(crate) state: Signing,
+}
+
+/// Answer of the unit when it was last asked to sign.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Signing {
+    /// The unit was not asked since the start.
+    NotAsked,
+    /// There is no audit key yet.
+    NoKey,
+    /// The unit has signed.
+    Works,
+    /// The unit has not signed.
+    Fails {
+        /// Reason that the unit gave last.
+        reason: String,
+        /// Time of the first attempt that failed since the unit has signed.
+        since: SystemTime,
+    },
 }
 
 impl Writer {
@@ -43,12 +63,21 @@ impl Writer {
         self.is_signing = false;
         let checkpoint = match checkpoint {
             Ok(Some(checkpoint)) => checkpoint,
-            Ok(None) => return,
+            Ok(None) => {
+                self.signed.state = Signing::NoKey;
+                return;
+            }
             Err(error) => {
                 tracing::warn!("the audit trail is not signed: {error}");
+                let since = match self.signed.state {
+                    Signing::Fails { since, .. } => since,
+                    _ => SystemTime::now(),
+                };
+                self.signed.state = Signing::Fails { reason: error, since };
                 return;
             }
         };
+        let has_begun = core::mem::replace(&mut self.signed.state, Signing::Works) != Signing::Works;
         self.signed.records = checkpoint.through;
         let written = self.write(SystemTime::now(), &[Content::Checkpoint(&checkpoint)]);
         if written.is_ok() {
@@ -56,9 +85,14 @@ impl Writer {
             if checkpoint.through + 1 == self.last() {
                 self.signed.records = self.last();
             }
-            if let Err(error) = self.files.sync().and_then(|()| self.files.set_head(&checkpoint)) {
-                tracing::warn!("cannot write the head of the audit trail: {error}");
+            match self.files.sync().and_then(|()| self.files.set_head(&checkpoint)) {
+                Ok(()) => self.remove_what_is_signed(checkpoint.through),
+                Err(error) => tracing::warn!("cannot write the head of the audit trail: {error}"),
             }
+        }
+        if has_begun {
+            // Files may have waited for a signature of their removal.
+            self.tidy(0);
         }
     }
 
@@ -74,7 +108,7 @@ impl Writer {
                 Ok(Message::Signed(Err(_) | Ok(None))) | Err(_) => break,
                 Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
                 Ok(Message::Act(_, then)) => then(Err(Unwritten("the daemon is about to end".into()))),
-                Ok(Message::Policy(_) | Message::Tidied | Message::Stop) => {}
+                Ok(Message::Policy(_) | Message::Tidied(_) | Message::Stop) => {}
             }
         }
         if let Err(error) = self.files.sync() {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crate::files::{Files, TrailError};
-use crate::housekeeper::Housekeeper;
+use crate::housekeeper::{Housekeeper, Tidied};
 use crate::shards::Shards;
 use crate::signing::start_signer;
 use crate::writer::Writer;
@@ -73,8 +73,8 @@ impl Trail {
         Ok(Self { shared, messages: Mutex::new(messages), writer: Mutex::new(Some(writer)) })
     }
 
-    /// Records a use of a key. The use is written within 50 milliseconds if the disk takes it. Without
-    /// room the use is counted, and the count is a record.
+    /// Records a use of a key. The use is written within 50 milliseconds if the disk takes it.
+    /// Without room the use is counted, and the count is a record.
     pub fn record_use(&self, r#use: KeyUse) {
         self.shared.shards.add(r#use);
     }
@@ -141,10 +141,9 @@ pub(crate) enum Message {
     Act(Box<Act>, Box<dyn FnOnce(Result<(), Unwritten>) + Send>),
     Policy(Policy),
     Signed(Result<Option<Checkpoint>, String>),
-    /// The housekeeper has done a job.
-    Tidied,
+    Tidied(Tidied),
     Stop,
 }
 
 /// Uses that wait for a write, for each thread, of some 300 bytes each: 400,000 uses a second.
-const SHARD: usize = 20_000;
+pub(crate) const SHARD: usize = 20_000;

@@ -6,6 +6,8 @@
 //!   the files can make a new chain, but no signature.
 //! - `head` has the last checkpoint. So an end that is cut off is found, unless `head` is replaced
 //!   by an older one too: then only a copy of `head` elsewhere shows it.
+//! - A trail whose beginning was removed has a signed record with the hash of the last record that
+//!   is gone. So nobody else can cut off a beginning.
 //!
 //! Records after the last checkpoint are not signed: somebody may have changed them.
 
@@ -17,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::files::{HEAD, list};
-use crate::line::{self, CHECKPOINT, Content, Link};
+use crate::line::{self, CHECKPOINT, Content, Link, REMOVAL, Removed};
 use crate::reading::{MAX_LINE, is_compressed, open, read_line};
 use crate::{AuditKey, Checkpoint, Hash, TrailError};
 
@@ -109,6 +111,10 @@ struct Check<'a> {
     report: Report,
     /// Hash of the last record.
     prev: Option<Hash>,
+    /// Hash of the record before the first one, if the trail does not begin with record 1.
+    removed: Option<Hash>,
+    /// Number of the first record that says that the beginning of the trail was removed.
+    removal: Option<u64>,
     /// Number of the last record that a checkpoint covers.
     covered: u64,
     /// Hashes of the last records, the newest last.
@@ -120,7 +126,7 @@ struct Check<'a> {
 impl<'a> Check<'a> {
     fn new(key: &'a AuditKey, files: &'a [(u64, PathBuf)], window: usize) -> Self {
         let (report, recent) = (Report::default(), VecDeque::new());
-        Self { key, files, report, prev: None, covered: 0, recent, window }
+        Self { key, files, report, prev: None, removed: None, removal: None, covered: 0, recent, window }
     }
 
     fn file(&mut self, file: usize) -> Result<Result<(), Fault>, TrailError> {
@@ -171,8 +177,7 @@ impl<'a> Check<'a> {
     fn record(&mut self, link: &Link, line: &[u8]) -> Result<(), String> {
         let Link { seq, prev, .. } = *link;
         match self.prev {
-            None if seq == 1 && prev == Hash::NONE => self.report.first = 1,
-            None => return Err(format!("the trail begins with record {seq}: earlier records are missing")),
+            None => self.begin(seq, prev)?,
             Some(_) if seq != self.report.last + 1 => {
                 return Err(format!("record {seq} follows record {}", self.report.last));
             }
@@ -198,6 +203,9 @@ impl<'a> Check<'a> {
             if checkpoint.through + 1 == seq {
                 self.covered = seq;
             }
+        } else if link.action == REMOVAL {
+            let removed = serde_json::from_slice(line);
+            self.removal(seq, &removed.map_err(|error| format!("not a removal: {error}"))?);
         }
         let hash = Hash::of(line);
         self.prev = Some(hash);
@@ -210,10 +218,44 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
+    fn begin(&mut self, seq: u64, prev: Hash) -> Result<(), String> {
+        self.report.first = seq;
+        match seq {
+            1 if prev == Hash::NONE => Ok(()),
+            0 | 1 => Err(format!("record {seq} is not the first record of a trail")),
+            _ => {
+                self.covered = seq - 1;
+                self.removed = Some(prev);
+                Ok(())
+            }
+        }
+    }
+
+    /// Follows the record of a removal, which may say why the beginning of the trail is missing.
+    fn removal(&mut self, seq: u64, removed: &Removed) {
+        let first = self.report.first;
+        let is_all_gone = removed.last.checked_add(1) == Some(first) && self.removed == Some(removed.hash);
+        // A process that was killed has left files whose removal was signed.
+        let is_part_gone = (first..seq).contains(&removed.last);
+        if is_all_gone || is_part_gone {
+            self.removal.get_or_insert(seq);
+        }
+    }
+
     fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
         let through = checkpoint.through;
         if !checkpoint.is_signed_by(self.key) {
             return Err(format!("the checkpoint of record {through} is not signed by the audit key"));
+        }
+        // The end of the records that are removed may have been signed after a file was begun.
+        if through < self.report.first {
+            let is_last = through + 1 == self.report.first;
+            return match self.removed {
+                Some(hash) if is_last && hash != checkpoint.hash => Err(format!(
+                    "the checkpoint covers another record {through} than the one that was removed"
+                )),
+                _ => Ok(()),
+            };
         }
         if through <= self.covered {
             return Err(format!(
@@ -253,6 +295,14 @@ impl<'a> Check<'a> {
     /// Compares the end of the trail with the head, which was read before the trail.
     fn end(mut self, directory: &Path, head: Option<Checkpoint>) -> Result<Report, Fault> {
         let fault = |problem: String| Fault { place: place_of_head(directory), problem };
+        if self.removed.is_some() && self.removal.is_none_or(|removal| removal > self.covered) {
+            let path = self.files.first().map_or_else(|| directory.to_owned(), |(_, path)| path.clone());
+            let first = self.report.first;
+            let problem = format!(
+                "the trail begins with record {first}, and no signed record says that earlier ones were removed"
+            );
+            return Err(Fault { place: Place { path, line: 1 }, problem });
+        }
         match head {
             Some(head) if !head.is_signed_by(self.key) => {
                 return Err(fault("the checkpoint is not signed by the audit key".into()));

@@ -8,11 +8,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Instant, SystemTime};
 
 use crate::files::Files;
-use crate::housekeeper::{Housekeeper, Job};
+use crate::housekeeper::Housekeeper;
 use crate::line::{self, Content};
 use crate::refusals::Count;
+use crate::removals::Removals;
 use crate::shards::seconds;
-use crate::signing::Signed;
+use crate::signing::{Signed, Signing};
 use crate::trail::{Message, Settings, Shared, Unwritten};
 use crate::{Hash, KeyUse};
 
@@ -28,7 +29,8 @@ pub(crate) struct Writer {
     pub(crate) owes_checkpoint: bool,
     pub(crate) signed: Signed,
     /// `None` at the end.
-    housekeeper: Option<Housekeeper>,
+    pub(crate) housekeeper: Option<Housekeeper>,
+    pub(crate) removals: Removals,
     pub(crate) settings: Settings,
     /// Uses that a record has yet to count, because they have none.
     gap: u64,
@@ -48,13 +50,18 @@ impl Writer {
         settings: Settings,
     ) -> Self {
         Self {
-            signed: Signed { records: files.next.saturating_sub(1), at: Instant::now() },
+            signed: Signed {
+                records: files.next.saturating_sub(1),
+                at: Instant::now(),
+                state: Signing::NotAsked,
+            },
             shared,
             files,
             signatures,
             is_signing: false,
             owes_checkpoint: false,
             housekeeper: Some(housekeeper),
+            removals: Removals::default(),
             settings,
             gap: 0,
             lines: Vec::new(),
@@ -74,7 +81,7 @@ impl Writer {
     /// Writes what is recorded until the trail stops.
     pub(crate) fn run(mut self, messages: &Receiver<Message>) {
         let mut last = SystemTime::now();
-        self.tidy();
+        self.tidy(0);
         loop {
             match messages.recv_timeout(TICK) {
                 Ok(Message::Act(act, then)) => {
@@ -86,9 +93,12 @@ impl Writer {
                     then(written);
                     self.owes_checkpoint = true;
                 }
-                Ok(Message::Policy(policy)) => self.settings.policy = policy,
+                Ok(Message::Policy(policy)) => {
+                    self.settings.policy = policy;
+                    self.tidy(0);
+                }
                 Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
-                Ok(Message::Tidied) => self.tidied(),
+                Ok(Message::Tidied(tidied)) => self.tidied(tidied),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -100,6 +110,7 @@ impl Writer {
             last = now;
             self.write_uses();
             self.sign_if_due();
+            self.tidy_if_due();
         }
         self.write_uses();
         let counts = self.shared.shards.refusals().take_all();
@@ -107,20 +118,6 @@ impl Writer {
         self.sign_at_the_end(messages);
         if let Some(housekeeper) = self.housekeeper.take() {
             housekeeper.stop();
-        }
-    }
-
-    /// Has closed files looked after.
-    fn tidy(&mut self) {
-        let job = Job { current: self.files.first };
-        if let Some(housekeeper) = &mut self.housekeeper {
-            housekeeper.ask(job);
-        }
-    }
-
-    fn tidied(&mut self) {
-        if let Some(housekeeper) = &mut self.housekeeper {
-            housekeeper.done();
         }
     }
 
@@ -195,7 +192,7 @@ impl Writer {
             Ok(()) => {
                 self.owes_checkpoint = true;
                 self.sign_if_due();
-                self.tidy();
+                self.tidy(0);
             }
             Err(error) if !self.shared.has_failed.load(Ordering::Relaxed) => {
                 tracing::warn!("cannot begin a new file of the audit trail: {error}");

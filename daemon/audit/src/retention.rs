@@ -1,0 +1,116 @@
+//! Retention: which closed files are removed, the oldest first.
+//!
+//! A file goes when its last record is too old, or while the directory is too large. A record says
+//! so, and no file goes before a checkpoint covers this record: see [`Removal`].
+
+use std::collections::HashMap;
+use std::io;
+use std::time::SystemTime;
+
+use crate::files::Stored;
+use crate::line::Link;
+use crate::reading::{End, open, read_line};
+use crate::{Hash, Policy};
+
+/// Records that are removed from the beginning of a trail.
+///
+/// Verification accepts a trail that begins after record `last`, because this record is in it and
+/// a checkpoint covers this record.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Removal {
+    /// Number of the first record that is removed.
+    pub(crate) first: u64,
+    /// Number of the last record that is removed.
+    pub(crate) last: u64,
+    /// Hash of that record.
+    pub(crate) hash: Hash,
+    /// Setting that asks for the removal.
+    pub(crate) reason: &'static str,
+}
+
+/// Closed files, as far as they were read.
+#[derive(Debug, Default)]
+pub(crate) struct Retention {
+    /// Last record of files that stay for now. The reading of a compressed file takes time.
+    last: HashMap<u64, LastRecord>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LastRecord {
+    seq: u64,
+    time: SystemTime,
+    hash: Hash,
+}
+
+impl Retention {
+    /// Files that are to be removed. `current` is the first record of the file that is open, and
+    /// `bytes` the length of all files in the directory.
+    ///
+    /// # Errors
+    /// A file cannot be read, or it is not what the trail has written.
+    pub(crate) fn due(
+        &mut self,
+        files: &[Stored],
+        current: u64,
+        mut bytes: u64,
+        policy: &Policy,
+        now: SystemTime,
+    ) -> io::Result<Option<Removal>> {
+        let mut removal: Option<Removal> = None;
+        self.last.retain(|first, _| files.iter().any(|file| file.first == *first));
+        let closed = files.iter().enumerate().filter(|(_, file)| file.first < current);
+        for (number, file) in closed {
+            let is_over = policy.keep_size.is_some_and(|size| bytes > size);
+            if !is_over && policy.keep.is_none() {
+                break;
+            }
+            let last = self.last_of(file)?;
+            let age = now.duration_since(last.time).unwrap_or_default();
+            let is_old = policy.keep.is_some_and(|keep| age > keep);
+            if !is_over && !is_old {
+                break;
+            }
+            // A removal must not hide that the trail was changed at this place.
+            follows(files.get(number + 1), last)?;
+            bytes = bytes.saturating_sub(file.bytes);
+            let reason = if is_old { "keep" } else { "keep-size" };
+            let first = removal.map_or(file.first, |removal| removal.first);
+            removal = Some(Removal { first, last: last.seq, hash: last.hash, reason });
+        }
+        Ok(removal)
+    }
+
+    fn last_of(&mut self, file: &Stored) -> io::Result<LastRecord> {
+        if let Some(last) = self.last.get(&file.first) {
+            return Ok(*last);
+        }
+        let path = file.path().ok_or(io::ErrorKind::NotFound)?;
+        let line = End::of(path)?.line.ok_or_else(|| unexpected("has no record"))?;
+        let link: Link = serde_json::from_slice(&line)?;
+        let time =
+            humantime::parse_rfc3339(&link.time).map_err(|_| unexpected("has a record without a time"))?;
+        let last = LastRecord { seq: link.seq, time, hash: Hash::of(&line) };
+        self.last.insert(file.first, last);
+        Ok(last)
+    }
+}
+
+/// Compares the first record of the next file with the last one of this file.
+fn follows(next: Option<&Stored>, last: LastRecord) -> io::Result<()> {
+    let Some(path) = next.and_then(Stored::path) else { return Ok(()) };
+    let mut line = Vec::new();
+    // The open file may have no record yet.
+    if read_line(&mut *open(path)?, &mut line)? == 0 {
+        return Ok(());
+    }
+    let link: Link = serde_json::from_slice(&line)?;
+    if link.prev == last.hash && link.seq == last.seq + 1 {
+        Ok(())
+    } else {
+        Err(unexpected("does not follow from the file before it"))
+    }
+}
+
+fn unexpected(problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("a file of the trail {problem}"))
+}

@@ -1,0 +1,151 @@
+//! A trail is written, and then changed in every way that must be found.
+
+use std::fs;
+
+use super::*;
+
+/// Each change of each line is found, at that line or at the next one.
+#[test]
+fn a_change_has_its_place() {
+    let scene = Scene::new();
+    scene.write();
+    for is_compressed in [false, true] {
+        scene.set_form(is_compressed);
+        change_each_line(&scene);
+    }
+}
+
+fn change_each_line(scene: &Scene) {
+    for path in scene.files() {
+        let text = read(&path);
+        let lines: Vec<_> = text.lines().collect();
+        for number in 0..lines.len() {
+            let mut edited = lines.clone();
+            let other = lines[number].replacen("\"time\":\"20", "\"time\":\"19", 1);
+            edited[number] = &other;
+            let mut deleted = lines.clone();
+            deleted.remove(number);
+            let mut inserted = lines.clone();
+            inserted.insert(number, lines[number]);
+            let mut changes = vec![("edit", edited), ("delete", deleted), ("insert", inserted)];
+            if number + 1 < lines.len() {
+                let mut exchanged = lines.clone();
+                exchanged.swap(number, number + 1);
+                changes.push(("reorder", exchanged));
+            }
+            for (what, changed) in changes {
+                let changed: String = changed.iter().map(|line| format!("{line}\n")).collect();
+                write(&path, changed.as_bytes());
+                let fault = scene.verify().expect_err(what);
+                let near = (number as u64..=number as u64 + 3).contains(&fault.place.line);
+                let is_here = fault.place.path == path && near;
+                // The last line of a file is missed at the first line of the next one or of `head`.
+                let is_next = number + 1 >= lines.len() && fault.place.line == 1;
+                assert!(is_here || is_next, "{what} of line {} of {}: {fault}", number + 1, path.display());
+            }
+        }
+        write(&path, text.as_bytes());
+    }
+    assert!(scene.verify().unwrap().is_whole());
+}
+
+#[test]
+fn files_are_missing_exchanged_or_old() {
+    let scene = Scene::new();
+    scene.write();
+    for is_compressed in [false, true] {
+        scene.set_form(is_compressed);
+        exchange_files(&scene);
+    }
+}
+
+fn exchange_files(scene: &Scene) {
+    let files = scene.files();
+    let (first, second) = (fs::read(&files[1]).unwrap(), fs::read(&files[2]).unwrap());
+    fs::write(&files[1], &second).unwrap();
+    fs::write(&files[2], &first).unwrap();
+    assert_eq!(scene.verify().unwrap_err().place, Place { path: files[1].clone(), line: 1 });
+    fs::write(&files[1], &first).unwrap();
+    // An old file in the place of a newer one.
+    assert_eq!(scene.verify().unwrap_err().place, Place { path: files[2].clone(), line: 1 });
+    fs::write(&files[2], &second).unwrap();
+    for path in &files {
+        let text = fs::read(path).unwrap();
+        fs::remove_file(path).unwrap();
+        scene.verify().expect_err("a file is missing");
+        fs::write(path, text).unwrap();
+    }
+    assert!(scene.verify().unwrap().is_whole());
+    let head = fs::read(scene.path().join(HEAD)).unwrap();
+    fs::remove_file(scene.path().join(HEAD)).unwrap();
+    scene.verify().expect_err("no head");
+    fs::write(scene.path().join(HEAD), head).unwrap();
+    // Another key has signed another trail.
+    let other = Scene::new();
+    let fault = verify(scene.path(), &other.unit.key()).unwrap().unwrap_err();
+    assert!(fault.problem.contains("not signed by the audit key"), "{fault}");
+}
+
+/// Somebody who can write the files makes a chain that fits. The next signature does not.
+#[test]
+fn a_new_chain_has_no_signature() {
+    let scene = Scene::new();
+    scene.write();
+    let forger = Scene::new();
+    let trail = forger.open();
+    for number in 0..200 {
+        trail.record_use(key_use(&format!("forged-{number}")));
+    }
+    drop(trail);
+    for path in scene.files() {
+        fs::remove_file(path).unwrap();
+    }
+    for path in forger.files() {
+        fs::copy(&path, scene.path().join(path.file_name().unwrap())).unwrap();
+    }
+    scene.verify().unwrap_err();
+}
+
+/// An end that is cut off is found by the head, and not by the chain.
+#[test]
+fn a_trail_without_its_end() {
+    let scene = Scene::new();
+    scene.write();
+    let path = scene.files().pop().unwrap();
+    let text = read(&path);
+    let lines: Vec<_> = text.lines().collect();
+    let rest: String = lines[..lines.len() - 1].iter().map(|line| format!("{line}\n")).collect();
+    write(&path, rest.as_bytes());
+    let fault = scene.verify().unwrap_err();
+    assert!(fault.problem.contains("its end is missing"), "{fault}");
+}
+
+#[test]
+fn nobody_else_removes_a_beginning() {
+    // Nothing says that files were removed.
+    let scene = Scene::new();
+    scene.write();
+    fs::remove_file(scene.files().remove(0)).unwrap();
+    let fault = scene.verify().unwrap_err();
+    assert!(fault.problem.contains("no signed record says"), "{fault}");
+    assert_eq!(fault.place, Place { path: scene.files().remove(0), line: 1 });
+    // A record that says so, and fits, but is not signed.
+    let first: serde_json::Value =
+        serde_json::from_str(read(&scene.files()[0]).lines().next().unwrap()).unwrap();
+    let (seq, prev) = (first["seq"].as_u64().unwrap(), first["prev"].as_str().unwrap());
+    let (path, last) = (scene.files().pop().unwrap(), scene.text().lines().last().unwrap().to_owned());
+    let next = serde_json::from_str::<serde_json::Value>(&last).unwrap()["seq"].as_u64().unwrap() + 1;
+    let forged = format!(
+        r#"{{"seq":{next},"time":"2026-01-01T00:00:00.000000Z","action":"keyward.audit.removal","first":1,"last":{},"hash":"{prev}","reason":"keep","prev":"{}"}}"#,
+        seq - 1,
+        Hash::of(last.as_bytes())
+    );
+    write(&path, format!("{}{forged}\n", read(&path)).as_bytes());
+    let fault = scene.verify().unwrap_err();
+    assert!(fault.problem.contains("no signed record says"), "{fault}");
+    // More is gone than the record says.
+    let (scene, _) = shortened();
+    fs::remove_file(scene.files().remove(0)).unwrap();
+    let fault = scene.verify().unwrap_err();
+    assert!(fault.problem.contains("no signed record says"), "{fault}");
+}
