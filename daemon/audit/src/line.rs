@@ -11,6 +11,8 @@ use crate::hash::Digits;
 use crate::record::Time;
 use crate::refusals::Count;
 use crate::retention::Removal;
+use crate::shards::DONE;
+use crate::summaries::{Summary, Tally};
 use crate::{Act, Actor, Checkpoint, Hash, KeyUse, Name, Peer, Phase};
 
 /// A record in its place.
@@ -28,6 +30,13 @@ pub(crate) enum Content<'a> {
     /// Uses of keys without a record, because records could not be written in time.
     Gap {
         uses: u64,
+    },
+    /// Uses of one second that were carried out.
+    Summary(&'a Summary),
+    /// From now on, uses go into summaries, or no longer. `free` is in per cent.
+    Space {
+        free: u8,
+        summaries: bool,
     },
     /// Files at the beginning of the trail are removed.
     Removal(&'a Removal),
@@ -52,6 +61,11 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
         ),
         Content::Gap { uses } => {
             serde_json::to_writer(line, &GapLine { seq, time, action: GAP, uses: *uses, prev })
+        }
+        Content::Summary(summary) => serde_json::to_writer(line, &SummaryLine::new(seq, time, summary, prev)),
+        Content::Space { free, summaries } => {
+            let (free, summaries) = (*free, *summaries);
+            serde_json::to_writer(line, &SpaceLine { seq, time, action: SPACE, free, summaries, prev })
         }
         Content::Removal(Removal { first, last, hash, reason }) => serde_json::to_writer(
             line,
@@ -116,6 +130,69 @@ impl<'a> UseLine<'a> {
 }
 
 #[derive(Serialize)]
+struct SummaryLine<'a> {
+    seq: u64,
+    time: Time,
+    action: &'static str,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a Name>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<Digits<8>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purpose: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheme: Option<&'a str>,
+    peer: SummaryPeer<'a>,
+    count: u64,
+    from: Time,
+    to: Time,
+    prev: Hash,
+}
+
+#[derive(Serialize)]
+struct SummaryPeer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unit: Option<&'a str>,
+}
+
+impl<'a> SummaryLine<'a> {
+    fn new(seq: u64, time: Time, summary: &'a Summary, prev: Hash) -> Self {
+        let Tally { count, from, to } = summary.tally;
+        let group = summary.group.as_ref();
+        Self {
+            seq,
+            time,
+            action: USES,
+            outcome: DONE,
+            key: group.map(|group| &group.key),
+            version: group.map(|group| group.version),
+            fingerprint: group.and_then(|group| Some(Digits(group.fingerprint?.to_be_bytes()))),
+            purpose: group.and_then(|group| group.purpose),
+            scheme: group.and_then(|group| group.scheme),
+            peer: SummaryPeer {
+                uid: summary.uid,
+                gid: group.map(|group| group.gid),
+                command: group.and_then(|group| group.command.as_deref()),
+                unit: group.and_then(|group| group.unit.as_deref()),
+            },
+            count,
+            from: Time(from),
+            to: Time(to),
+            prev,
+        }
+    }
+}
+
+#[derive(Serialize)]
 struct ActLine<'a> {
     seq: u64,
     time: Time,
@@ -173,6 +250,16 @@ struct StartLine {
 }
 
 #[derive(Serialize)]
+struct SpaceLine {
+    seq: u64,
+    time: Time,
+    action: &'static str,
+    free: u8,
+    summaries: bool,
+    prev: Hash,
+}
+
+#[derive(Serialize)]
 struct GapLine {
     seq: u64,
     time: Time,
@@ -214,8 +301,10 @@ struct RefusalsLine<'a> {
 }
 
 const USE: &str = "keyward.key.use";
+const USES: &str = "keyward.key.uses";
 const REFUSALS: &str = "keyward.key.refusals";
 pub(crate) const CHECKPOINT: &str = "keyward.audit.checkpoint";
 const START: &str = "keyward.audit.start";
 pub(crate) const REMOVAL: &str = "keyward.audit.removal";
+const SPACE: &str = "keyward.audit.space";
 const GAP: &str = "keyward.audit.gap";

@@ -14,12 +14,30 @@ pub struct Policy {
     /// Length of all files in the directory, in bytes, above which the oldest closed files are
     /// removed. `None`: no length.
     pub keep_size: Option<u64>,
+    /// Records of uses that were carried out.
+    pub signatures: Signatures,
+}
+
+/// Records of uses of keys that were carried out.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Signatures {
+    /// A record for each use.
+    #[default]
+    Each,
+    /// A record for all uses with the same peer, key and purpose in a second.
+    Summary,
 }
 
 impl Default for Policy {
-    /// Files of 64 MiB or of a day, which are kept.
+    /// Files of 64 MiB or of a day, which are kept, with a record for each use.
     fn default() -> Self {
-        Self { rotate_at: 64 << 20, rotate_after: DAY, keep: None, keep_size: None }
+        Self {
+            rotate_at: 64 << 20,
+            rotate_after: DAY,
+            keep: None,
+            keep_size: None,
+            signatures: Signatures::Each,
+        }
     }
 }
 

@@ -89,7 +89,7 @@ pub struct Actor {
 }
 
 /// The beginning of a text, in a place of fixed size: 128 bytes, as long as the longest label.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct Name {
     length: u8,
     bytes: [u8; Self::MAX],

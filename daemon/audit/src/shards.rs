@@ -69,7 +69,7 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
 }
 
 /// Outcome of a use that was carried out.
-const DONE: &str = "done";
+pub(crate) const DONE: &str = "done";
 
 /// Number of this thread, given when it asks first.
 fn thread_number() -> usize {

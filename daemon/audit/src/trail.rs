@@ -13,6 +13,7 @@ use crate::files::{Files, TrailError};
 use crate::housekeeper::{Housekeeper, Tidied};
 use crate::shards::Shards;
 use crate::signing::start_signer;
+use crate::surroundings::Surroundings;
 use crate::writer::Writer;
 use crate::{Act, Checkpoint, KeyUse, Policy, Signer};
 
@@ -46,6 +47,15 @@ impl Trail {
     /// The files cannot be read or written, the last record is none, or the system refuses a
     /// thread.
     pub fn open(settings: &Settings, signer: Option<Box<dyn Signer>>) -> Result<Self, TrailError> {
+        Self::open_in(Surroundings::default(), settings, signer)
+    }
+
+    /// Opens a trail that looks at some parts of the system.
+    pub(crate) fn open_in(
+        surroundings: Surroundings,
+        settings: &Settings,
+        signer: Option<Box<dyn Signer>>,
+    ) -> Result<Self, TrailError> {
         let (files, lost) = Files::open(&settings.directory)?;
         let shared = Arc::new(Shared {
             shards: Shards::new(settings.threads, SHARD),
@@ -62,7 +72,8 @@ impl Trail {
         let signatures = signatures.map_err(thread_error)?;
         let housekeeper = Housekeeper::start(settings.directory.clone(), messages.clone());
         let housekeeper = housekeeper.map_err(thread_error)?;
-        let mut writer = Writer::new(Arc::clone(&shared), files, signatures, housekeeper, settings.clone());
+        let mut writer =
+            Writer::new(Arc::clone(&shared), files, signatures, housekeeper, surroundings, settings.clone());
         writer.start(lost).map_err(|source| TrailError::File {
             act: "write to",
             path: settings.directory.clone(),

@@ -12,10 +12,13 @@ use crate::housekeeper::Housekeeper;
 use crate::line::{self, Content};
 use crate::refusals::Count;
 use crate::removals::Removals;
-use crate::shards::seconds;
+use crate::shards::{DONE, seconds};
 use crate::signing::{Signed, Signing};
+use crate::space::Space;
+use crate::summaries::{Summaries, Summary};
+use crate::surroundings::Surroundings;
 use crate::trail::{Message, Settings, Shared, Unwritten};
-use crate::{Hash, KeyUse};
+use crate::{Hash, KeyUse, Signatures};
 
 /// State of the thread.
 pub(crate) struct Writer {
@@ -31,6 +34,9 @@ pub(crate) struct Writer {
     /// `None` at the end.
     pub(crate) housekeeper: Option<Housekeeper>,
     pub(crate) removals: Removals,
+    summaries: Summaries,
+    pub(crate) space: Space,
+    pub(crate) surroundings: Surroundings,
     pub(crate) settings: Settings,
     /// Uses that a record has yet to count, because they have none.
     gap: u64,
@@ -47,6 +53,7 @@ impl Writer {
         files: Files,
         signatures: Option<Sender<(u64, Hash)>>,
         housekeeper: Housekeeper,
+        surroundings: Surroundings,
         settings: Settings,
     ) -> Self {
         Self {
@@ -62,6 +69,9 @@ impl Writer {
             owes_checkpoint: false,
             housekeeper: Some(housekeeper),
             removals: Removals::default(),
+            summaries: Summaries::default(),
+            space: Space::default(),
+            surroundings,
             settings,
             gap: 0,
             lines: Vec::new(),
@@ -108,11 +118,14 @@ impl Writer {
                 continue;
             }
             last = now;
+            self.look_at_space();
             self.write_uses();
             self.sign_if_due();
             self.tidy_if_due();
         }
         self.write_uses();
+        let summaries = self.summaries.take_all();
+        self.write_summaries(&summaries);
         let counts = self.shared.shards.refusals().take_all();
         self.write_counts(&counts);
         self.sign_at_the_end(messages);
@@ -125,17 +138,29 @@ impl Writer {
     fn write_uses(&mut self) {
         let (mut uses, mut spare) = (core::mem::take(&mut self.uses), core::mem::take(&mut self.spare));
         let lost = self.shared.shards.take(&mut uses, &mut spare);
-        self.gap += lost;
-        self.shared.unwritten.fetch_add(lost, Ordering::Relaxed);
+        self.has_gap(lost);
+        let second = seconds(SystemTime::now());
+        let summaries = if self.has_summaries() {
+            uses.retain(|r#use| {
+                let is_done = r#use.outcome == DONE;
+                if is_done {
+                    self.summaries.add(r#use);
+                }
+                !is_done
+            });
+            self.summaries.take(second)
+        } else {
+            self.summaries.take_all()
+        };
+        self.write_summaries(&summaries);
         for some in uses.chunks(BATCH) {
             let contents: Vec<_> = some.iter().map(Content::Use).collect();
             if self.write(SystemTime::now(), &contents).is_err() {
-                self.gap += some.len() as u64;
-                self.shared.unwritten.fetch_add(some.len() as u64, Ordering::Relaxed);
+                self.has_gap(some.len() as u64);
             }
         }
         uses.clear();
-        let counts = self.shared.shards.refusals().take(seconds(SystemTime::now()));
+        let counts = self.shared.shards.refusals().take(second);
         self.write_counts(&counts);
         (self.uses, self.spare) = (uses, spare);
         if self.gap > 0 || self.shared.has_failed.load(Ordering::Relaxed) {
@@ -149,10 +174,28 @@ impl Writer {
     fn write_counts(&mut self, counts: &[Count]) {
         let contents: Vec<_> = counts.iter().map(Content::Refusals).collect();
         if !contents.is_empty() && self.write(SystemTime::now(), &contents).is_err() {
-            let refusals = counts.iter().map(|count| count.refusals).sum::<u64>();
-            self.gap += refusals;
-            self.shared.unwritten.fetch_add(refusals, Ordering::Relaxed);
+            self.has_gap(counts.iter().map(|count| count.refusals).sum());
         }
+    }
+
+    fn write_summaries(&mut self, summaries: &[Summary]) {
+        for some in summaries.chunks(BATCH) {
+            let contents: Vec<_> = some.iter().map(Content::Summary).collect();
+            if self.write(SystemTime::now(), &contents).is_err() {
+                self.has_gap(some.iter().map(|summary| summary.tally.count).sum());
+            }
+        }
+    }
+
+    /// True if uses that are carried out go into summaries.
+    pub(crate) fn has_summaries(&self) -> bool {
+        self.space.is_low || self.settings.policy.signatures == Signatures::Summary
+    }
+
+    /// Counts uses without a record.
+    fn has_gap(&mut self, uses: u64) {
+        self.gap += uses;
+        self.shared.unwritten.fetch_add(uses, Ordering::Relaxed);
     }
 
     /// Writes records in one call. The chain goes on from the last record that was written.

@@ -13,7 +13,7 @@ fn files_have_an_age_and_are_signed_when_they_are_closed() {
     let settings = Settings { checkpoint_records: 1_000_000, ..scene.settings() };
     let policy = |rotate_after| Policy { rotate_at: 1 << 30, rotate_after, ..Policy::default() };
     let settings = Settings { policy: policy(Duration::MAX), ..settings };
-    let trail = Trail::open(&settings, Some(Box::new(scene.unit.again()))).unwrap();
+    let trail = scene.open_with(settings);
     act(&trail, Phase::Done).unwrap();
     assert_eq!(scene.files().len(), 1);
     trail.set_policy(policy(Duration::ZERO));
@@ -90,7 +90,7 @@ fn nothing_is_removed_without_a_signature() {
     let files = scene.files().len();
     let policy = Policy { keep: Some(Duration::ZERO), keep_size: Some(1), ..scene.settings().policy };
     let settings = Settings { policy: policy.clone(), ..scene.settings() };
-    let trail = Trail::open(&settings, Some(Box::new(Down))).unwrap();
+    let trail = open_trail(settings.clone(), Down);
     act(&trail, Phase::Done).unwrap();
     trail.set_policy(policy);
     act(&trail, Phase::Done).unwrap();
@@ -98,7 +98,7 @@ fn nothing_is_removed_without_a_signature() {
     assert_eq!(scene.files().len(), files + 1);
     assert!(!scene.text().contains("keyward.audit.removal"));
     // A unit that signs again has them removed by their age.
-    let trail = Trail::open(&settings, Some(Box::new(scene.unit.again()))).unwrap();
+    let trail = scene.open_with(settings);
     act(&trail, Phase::Done).unwrap();
     await_state(|| scene.files().len() == 1);
     drop(trail);

@@ -1,5 +1,8 @@
 //! More is recorded than the trail can take.
 
+use core::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+
 use super::*;
 use crate::trail::SHARD;
 
@@ -50,5 +53,58 @@ fn uses_without_room_are_counted() {
     let text = scene.text();
     assert_eq!(text.matches("keyward.key.use").count(), SHARD);
     assert_eq!(text.matches("\"uses\":1000").count(), 1);
+    assert!(scene.verify().unwrap().is_whole());
+}
+
+/// The sum of `count` of all summaries.
+fn summed(text: &str) -> u64 {
+    let lines = text.lines().filter(|line| line.contains(r#""action":"keyward.key.uses""#));
+    lines
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["count"].as_u64().unwrap())
+        .sum()
+}
+
+#[test]
+fn a_policy_has_uses_summed() {
+    let scene = Scene::new();
+    let policy = Policy { signatures: Signatures::Summary, ..scene.settings().policy };
+    let trail = scene.open_with(Settings { policy, ..scene.settings() });
+    for _ in 0..5000 {
+        trail.record_use(key_use("shop"));
+    }
+    trail.record_use(KeyUse { outcome: "no-grant", ..key_use("shop") });
+    // The uses are counted by then, and the next policy writes what is counted.
+    act(&trail, Phase::Done).unwrap();
+    trail.set_policy(scene.settings().policy);
+    act(&trail, Phase::Done).unwrap();
+    trail.record_use(key_use("blog"));
+    drop(trail);
+    let text = scene.text();
+    let alone = text.matches(r#""action":"keyward.key.use","outcome":"done""#).count() as u64;
+    assert_eq!((summed(&text), alone), (5000, 1));
+    assert_eq!(text.matches(r#""outcome":"no-grant""#).count(), 1);
+    assert!(scene.verify().unwrap().is_whole());
+}
+
+#[test]
+fn uses_are_summed_while_there_is_little_space() {
+    let scene = Scene::new();
+    let free = Arc::new(AtomicU8::new(9));
+    let now = Arc::clone(&free);
+    let surroundings =
+        Surroundings { free: Box::new(move |_| Ok(now.load(Ordering::Relaxed))), look_every: Duration::ZERO };
+    let unit = Box::new(scene.unit.again());
+    let trail = Trail::open_in(surroundings, &scene.settings(), Some(unit)).unwrap();
+    await_state(|| scene.text().contains(r#""action":"keyward.audit.space","free":9,"summaries":true"#));
+    trail.record_use(key_use("shop"));
+    await_state(|| summed(&scene.text()) == 1);
+    free.store(12, Ordering::Relaxed);
+    trail.record_use(key_use("shop"));
+    await_state(|| summed(&scene.text()) == 2);
+    free.store(13, Ordering::Relaxed);
+    await_state(|| scene.text().contains(r#""action":"keyward.audit.space","free":13,"summaries":false"#));
+    trail.record_use(key_use("blog"));
+    drop(trail);
+    assert_eq!(scene.text().matches(r#""key":"blog","version":1,"fingerprint""#).count(), 1);
     assert!(scene.verify().unwrap().is_whole());
 }

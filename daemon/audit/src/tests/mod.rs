@@ -18,6 +18,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 
 use crate::files::{HEAD, list};
 use crate::reading::{is_compressed, open};
+use crate::surroundings::Surroundings;
 use crate::verify::verify_within;
 use crate::*;
 
@@ -80,7 +81,11 @@ impl Scene {
     }
 
     fn open(&self) -> Trail {
-        Trail::open(&self.settings(), Some(Box::new(self.unit.again()))).unwrap()
+        self.open_with(self.settings())
+    }
+
+    fn open_with(&self, settings: Settings) -> Trail {
+        open_trail(settings, self.unit.again())
     }
 
     /// Writes two runs of a daemon with 40 uses and an act each.
@@ -119,6 +124,12 @@ impl Scene {
     }
 }
 
+/// Opens a trail in a file system that is half full.
+fn open_trail(settings: Settings, signer: impl Signer + 'static) -> Trail {
+    let surroundings = Surroundings { free: Box::new(|_| Ok(50)), ..Surroundings::default() };
+    Trail::open_in(surroundings, &settings, Some(Box::new(signer))).unwrap()
+}
+
 /// Contents of a file, which may be compressed.
 fn read(path: &Path) -> String {
     let mut text = String::new();
@@ -132,7 +143,7 @@ fn write(path: &Path, text: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-fn key_use(key: &str) -> KeyUse {
+pub(crate) fn key_use(key: &str) -> KeyUse {
     KeyUse {
         time: SystemTime::now(),
         peer: Peer {
@@ -202,7 +213,7 @@ fn the_end_is_unsigned_while_a_unit_is_down_or_after_a_kill() {
     let scene = Scene::new();
     scene.write();
     let whole = scene.verify().unwrap();
-    let trail = Trail::open(&scene.settings(), Some(Box::new(Down))).unwrap();
+    let trail = open_trail(scene.settings(), Down);
     for _ in 0..5 {
         trail.record_use(key_use("shop"));
     }

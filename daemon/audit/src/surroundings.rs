@@ -1,0 +1,30 @@
+//! The parts of the system that a trail looks at beside its files. Tests have others.
+
+use core::fmt;
+use core::time::Duration;
+use std::io;
+use std::path::Path;
+
+use crate::space::{LOOK_EVERY, free};
+
+/// The parts of the system that a trail looks at beside its files.
+pub(crate) struct Surroundings {
+    /// Free part of the file system of a directory, in per cent.
+    pub(crate) free: Free,
+    /// Time between two looks at the free space.
+    pub(crate) look_every: Duration,
+}
+
+type Free = Box<dyn Fn(&Path) -> io::Result<u8> + Send>;
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self { free: Box::new(free), look_every: LOOK_EVERY }
+    }
+}
+
+impl fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Surroundings").field("look_every", &self.look_every).finish_non_exhaustive()
+    }
+}
