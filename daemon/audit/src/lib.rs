@@ -22,6 +22,7 @@ mod reading;
 mod record;
 mod refusals;
 mod removals;
+mod reserve;
 mod retention;
 mod shards;
 mod signing;

@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::housekeeper::{Job, Tidied};
 use crate::line::Content;
+use crate::reserve::Room;
 use crate::retention::Removal;
 use crate::signing::Signing;
 use crate::writer::Writer;
@@ -59,8 +60,9 @@ impl Writer {
             }
             return;
         }
-        let written = self.write(SystemTime::now(), &[Content::Removal(removal)]);
-        match written.and_then(|()| self.files.sync()) {
+        // The removal makes room.
+        let written = self.write_in(Room::Reserved, SystemTime::now(), &[Content::Removal(removal)]);
+        match written.and_then(|()| self.sync()) {
             Ok(()) => {
                 self.removals.unsigned = Some((self.last(), removal.last));
                 self.removals.has_warned = false;

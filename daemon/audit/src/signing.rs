@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Instant, SystemTime};
 
 use crate::line::Content;
+use crate::reserve::Room;
 use crate::trail::{Message, Unwritten};
 use crate::writer::Writer;
 use crate::{Checkpoint, Hash, Signer};
@@ -79,13 +80,13 @@ impl Writer {
         };
         let has_begun = core::mem::replace(&mut self.signed.state, Signing::Works) != Signing::Works;
         self.signed.records = checkpoint.through;
-        let written = self.write(SystemTime::now(), &[Content::Checkpoint(&checkpoint)]);
+        let written = self.write_in(Room::Left, SystemTime::now(), &[Content::Checkpoint(&checkpoint)]);
         if written.is_ok() {
             // The checkpoint covers itself as far as a next one is concerned.
             if checkpoint.through + 1 == self.last() {
                 self.signed.records = self.last();
             }
-            match self.files.sync().and_then(|()| self.files.set_head(&checkpoint)) {
+            match self.sync().and_then(|()| self.files.set_head(&checkpoint)) {
                 Ok(()) => self.remove_what_is_signed(checkpoint.through),
                 Err(error) => tracing::warn!("cannot write the head of the audit trail: {error}"),
             }
@@ -107,11 +108,11 @@ impl Writer {
             match messages.recv_timeout(left) {
                 Ok(Message::Signed(Err(_) | Ok(None))) | Err(_) => break,
                 Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
-                Ok(Message::Act(_, then)) => then(Err(Unwritten("the daemon is about to end".into()))),
+                Ok(Message::Act(_, _, then)) => then(Err(Unwritten("the daemon is about to end".into()))),
                 Ok(Message::Policy(_) | Message::Tidied(_) | Message::Stop) => {}
             }
         }
-        if let Err(error) = self.files.sync() {
+        if let Err(error) = self.sync() {
             tracing::warn!("cannot write the end of the audit trail: {error}");
         }
     }

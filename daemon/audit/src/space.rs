@@ -36,6 +36,7 @@ impl Writer {
             return;
         }
         self.space.looked = Some(Instant::now());
+        self.reserve.keep();
         // A file system that does not tell is no reason to write less.
         let Ok(free) = (self.surroundings.free)(&self.settings.directory) else { return };
         self.space.set(free);
@@ -65,6 +66,15 @@ pub(crate) fn free(directory: &Path) -> io::Result<u8> {
     // Some file systems have no size.
     let per_cent = u128::from(system.f_bavail) * 100 / u128::from(all.max(1));
     Ok(if all == 0 { 100 } else { u8::try_from(per_cent).unwrap_or(100) })
+}
+
+/// Free space of a file system for this process, in bytes.
+///
+/// # Errors
+/// The system does not say (statvfs(3)).
+pub(crate) fn available(directory: &Path) -> io::Result<u64> {
+    let system = rustix::fs::statvfs(directory)?;
+    Ok(system.f_bavail.saturating_mul(system.f_frsize))
 }
 
 /// Free space in per cent below which uses go into summaries.

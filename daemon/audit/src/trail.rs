@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::files::{Files, TrailError};
 use crate::housekeeper::{Housekeeper, Tidied};
+use crate::reserve::Room;
 use crate::shards::Shards;
 use crate::signing::start_signer;
 use crate::surroundings::Surroundings;
@@ -92,9 +93,20 @@ impl Trail {
 
     /// Records a step of an administrative act, and calls `then` when the record is on the disk.
     pub fn record_act(&self, act: Act, then: impl FnOnce(Result<(), Unwritten>) + Send + 'static) {
-        let message = Message::Act(Box::new(act), Box::new(then));
+        self.send_act(act, Room::Free, Box::new(then));
+    }
+
+    /// Records a step of an act that is carried out whatever happens, as `disable` and
+    /// `compromise` are. Room is reserved for its record when the disk is full. Calls `then` when
+    /// the record is on the disk.
+    pub fn record_urgent_act(&self, act: Act, then: impl FnOnce(Result<(), Unwritten>) + Send + 'static) {
+        self.send_act(act, Room::Reserved, Box::new(then));
+    }
+
+    fn send_act(&self, act: Act, room: Room, then: Then) {
+        let message = Message::Act(Box::new(act), room, then);
         let sent = self.messages.lock().unwrap_or_else(PoisonError::into_inner).send(message);
-        if let Err(mpsc::SendError(Message::Act(_, then))) = sent {
+        if let Err(mpsc::SendError(Message::Act(_, _, then))) = sent {
             then(Err(Unwritten("the thread that writes the audit trail has ended".into())));
         }
     }
@@ -117,7 +129,7 @@ impl Trail {
         }
     }
 
-    /// True from the moment that a record could not be written, until one is written again.
+    /// True from the moment that a record could not be written, until records are written again.
     pub fn has_failed(&self) -> bool {
         self.shared.has_failed.load(Ordering::Relaxed)
     }
@@ -147,9 +159,12 @@ pub(crate) struct Shared {
     pub(crate) unwritten: AtomicU64,
 }
 
+/// Function that is called when a record is on the disk.
+pub(crate) type Then = Box<dyn FnOnce(Result<(), Unwritten>) + Send>;
+
 /// Message to the thread that writes.
 pub(crate) enum Message {
-    Act(Box<Act>, Box<dyn FnOnce(Result<(), Unwritten>) + Send>),
+    Act(Box<Act>, Room, Then),
     Policy(Policy),
     Signed(Result<Option<Checkpoint>, String>),
     Tidied(Tidied),

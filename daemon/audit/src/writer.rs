@@ -12,6 +12,7 @@ use crate::housekeeper::Housekeeper;
 use crate::line::{self, Content};
 use crate::refusals::Count;
 use crate::removals::Removals;
+use crate::reserve::{Reserve, Room, is_full};
 use crate::shards::{DONE, seconds};
 use crate::signing::{Signed, Signing};
 use crate::space::Space;
@@ -38,6 +39,13 @@ pub(crate) struct Writer {
     pub(crate) space: Space,
     pub(crate) surroundings: Surroundings,
     pub(crate) settings: Settings,
+    pub(crate) reserve: Reserve,
+    /// Length of the lost record that the first record of this run has yet to tell.
+    start: Option<u64>,
+    /// True if records that were written may not be on the disk.
+    owes_sync: bool,
+    /// When a new file could not be made.
+    rotation_failed: Option<Instant>,
     /// Uses that a record has yet to count, because they have none.
     gap: u64,
     /// Lines that are written together.
@@ -72,7 +80,11 @@ impl Writer {
             summaries: Summaries::default(),
             space: Space::default(),
             surroundings,
+            reserve: Reserve::open(&settings.directory),
             settings,
+            start: None,
+            owes_sync: false,
+            rotation_failed: None,
             gap: 0,
             lines: Vec::new(),
             uses: Vec::new(),
@@ -80,12 +92,18 @@ impl Writer {
         }
     }
 
-    /// Writes the first record of this run.
+    /// Writes the first record of this run. If the disk is full, the record follows later.
     ///
     /// # Errors
     /// The file does not take the record.
     pub(crate) fn start(&mut self, lost: u64) -> io::Result<()> {
-        self.write(SystemTime::now(), &[Content::Start { lost }])
+        match self.write(SystemTime::now(), &[Content::Start { lost }]) {
+            Err(error) if is_full(&error) => {
+                self.start = Some(lost);
+                Ok(())
+            }
+            written => written,
+        }
     }
 
     /// Writes what is recorded until the trail stops.
@@ -94,11 +112,11 @@ impl Writer {
         self.tidy(0);
         loop {
             match messages.recv_timeout(TICK) {
-                Ok(Message::Act(act, then)) => {
+                Ok(Message::Act(act, room, then)) => {
                     self.write_uses();
                     let written = self
-                        .write(SystemTime::now(), &[Content::Act(&act)])
-                        .and_then(|()| self.files.sync())
+                        .write_in(room, SystemTime::now(), &[Content::Act(&act)])
+                        .and_then(|()| self.sync())
                         .map_err(|error| Unwritten(error.to_string()));
                     then(written);
                     self.owes_checkpoint = true;
@@ -163,7 +181,17 @@ impl Writer {
         let counts = self.shared.shards.refusals().take(second);
         self.write_counts(&counts);
         (self.uses, self.spare) = (uses, spare);
-        if self.gap > 0 || self.shared.has_failed.load(Ordering::Relaxed) {
+        if self.owes_sync {
+            let _tried_again_later = self.sync();
+        }
+        if let Some(lost) = self.start
+            && self.write(SystemTime::now(), &[Content::Start { lost }]).is_ok()
+        {
+            self.start = None;
+        }
+        // A record shows that the trail is written again, even if no use is missing.
+        let has_failed = self.shared.has_failed.load(Ordering::Relaxed) && !self.owes_sync;
+        if self.gap > 0 || has_failed {
             let gap = Content::Gap { uses: self.gap };
             if self.write(SystemTime::now(), &[gap]).is_ok() {
                 self.gap = 0;
@@ -199,7 +227,23 @@ impl Writer {
     }
 
     /// Writes records in one call. The chain goes on from the last record that was written.
+    ///
+    /// # Errors
+    /// The file does not take them.
     pub(crate) fn write(&mut self, now: SystemTime, contents: &[Content<'_>]) -> io::Result<()> {
+        self.write_in(Room::Free, now, contents)
+    }
+
+    /// Writes records in one call, in some room.
+    ///
+    /// # Errors
+    /// The file does not take them, or what is left is reserved.
+    pub(crate) fn write_in(
+        &mut self,
+        room: Room,
+        now: SystemTime,
+        contents: &[Content<'_>],
+    ) -> io::Result<()> {
         self.rotate_if_due(now);
         let (mut seq, mut prev) = (self.files.next, self.files.last);
         self.lines.clear();
@@ -210,37 +254,71 @@ impl Writer {
             self.lines.push(b'\n');
             seq += 1;
         }
-        let written = self.files.append(&self.lines, now);
-        match &written {
-            Ok(()) => (self.files.next, self.files.last) = (seq, prev),
-            Err(error) if !self.shared.has_failed.load(Ordering::Relaxed) => {
-                tracing::error!(directory = %self.settings.directory.display(), "cannot write the audit trail: {error}");
-            }
-            Err(_) => {}
+        let mut written = match room {
+            Room::Free if self.reserve.is_spent() => Err(io::ErrorKind::StorageFull.into()),
+            _ => self.files.append(&self.lines, now),
+        };
+        if room == Room::Reserved && written.as_ref().is_err_and(is_full) && self.reserve.spend() {
+            written = self.files.append(&self.lines, now);
         }
-        if self.shared.has_failed.swap(written.is_err(), Ordering::Relaxed) && written.is_ok() {
-            tracing::info!("the audit trail is written again");
+        match &written {
+            Ok(()) => {
+                (self.files.next, self.files.last) = (seq, prev);
+                if !self.reserve.is_spent() && !self.owes_sync {
+                    self.has_recovered();
+                }
+            }
+            Err(error) => self.has_failed(error),
         }
         written
+    }
+
+    /// Waits until all records are on the disk.
+    ///
+    /// # Errors
+    /// The disk has failed. The trail has failed then, until the disk takes the records.
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        let synced = self.files.sync();
+        self.owes_sync = synced.is_err();
+        if let Err(error) = &synced {
+            self.has_failed(error);
+        }
+        synced
+    }
+
+    fn has_failed(&self, error: &io::Error) {
+        if !self.shared.has_failed.swap(true, Ordering::Relaxed) {
+            let directory = self.settings.directory.display();
+            tracing::error!(%directory, "cannot write the audit trail: {error}");
+        }
+    }
+
+    fn has_recovered(&self) {
+        if self.shared.has_failed.swap(false, Ordering::Relaxed) {
+            tracing::info!("the audit trail is written again");
+        }
     }
 
     /// Begins a new file if this one is full, and asks for a checkpoint of this one. The writer
     /// does not wait for a unit, so the checkpoint goes to the place where the trail is then.
     fn rotate_if_due(&mut self, now: SystemTime) {
-        if !self.files.is_full(&self.settings.policy, now) {
+        let has_just_failed = self.rotation_failed.is_some_and(|failed| failed.elapsed() < ROTATE_AGAIN);
+        if has_just_failed || !self.files.is_full(&self.settings.policy, now) {
             return;
         }
-        // If the new file cannot be made, the old one takes more.
         match self.files.rotate() {
             Ok(()) => {
+                self.rotation_failed = None;
                 self.owes_checkpoint = true;
                 self.sign_if_due();
                 self.tidy(0);
             }
-            Err(error) if !self.shared.has_failed.load(Ordering::Relaxed) => {
-                tracing::warn!("cannot begin a new file of the audit trail: {error}");
+            // The old file takes more.
+            Err(error) => {
+                if self.rotation_failed.replace(Instant::now()).is_none() {
+                    tracing::warn!("cannot begin a new file of the audit trail: {error}");
+                }
             }
-            Err(_) => {}
         }
     }
 
@@ -252,5 +330,7 @@ impl Writer {
 
 /// Time between two writes. A process that is killed loses the uses of this time.
 const TICK: Duration = Duration::from_millis(50);
+/// Time after which a new file is tried again.
+const ROTATE_AGAIN: Duration = Duration::from_secs(5);
 /// Records that are written in one call.
 const BATCH: usize = 1000;
