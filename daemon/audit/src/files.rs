@@ -129,6 +129,11 @@ impl Files {
         self.file.sync_data()
     }
 
+    /// Checkpoint in `head`, if there is one.
+    pub(crate) fn head(&self) -> Option<Checkpoint> {
+        serde_json::from_slice(&fs::read(self.directory.join(HEAD)).ok()?).ok()
+    }
+
     /// Writes the last checkpoint to `head`. After a power cut, `head` is the older checkpoint or
     /// this one.
     ///

@@ -9,11 +9,11 @@ use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
-use crate::Policy;
 use crate::compression::{clean, compress};
 use crate::files::{stored, sync_directory};
 use crate::retention::{Removal, Retention};
 use crate::trail::Message;
+use crate::{Extent, Policy};
 
 /// The writer's side of the thread.
 pub(crate) struct Housekeeper {
@@ -42,6 +42,8 @@ pub(crate) struct Job {
 pub(crate) struct Tidied {
     /// Files that are to be removed.
     pub(crate) removal: Option<Removal>,
+    /// Extent of the directory, if it could be read.
+    pub(crate) extent: Option<Extent>,
 }
 
 impl Housekeeper {
@@ -113,7 +115,7 @@ impl Closed {
             tracing::warn!(%directory, "cannot compress or remove closed files of the audit trail: {error}");
         }
         self.has_failed = tidied.is_err();
-        Tidied { removal: tidied.ok().flatten() }
+        Tidied { removal: tidied.ok().flatten(), extent: extent(&self.directory).ok() }
     }
 
     fn removed_and_compressed(&mut self, job: &Job) -> io::Result<Option<Removal>> {
@@ -124,7 +126,7 @@ impl Closed {
                 compress(&self.directory, &plain, &self.is_stopping)?;
             }
         }
-        let (files, bytes) = (stored(&self.directory)?, length_of_all(&self.directory)?);
+        let (files, Extent { bytes, .. }) = (stored(&self.directory)?, extent(&self.directory)?);
         self.retention.due(&files, job.current, bytes, &job.policy, SystemTime::now())
     }
 
@@ -143,12 +145,13 @@ impl Closed {
     }
 }
 
-/// Length of all files in the directory, in bytes.
-fn length_of_all(directory: &Path) -> io::Result<u64> {
+/// Extent of a directory.
+fn extent(directory: &Path) -> io::Result<Extent> {
+    let files = stored(directory)?.len() as u64;
     let mut bytes = 0;
     for entry in fs::read_dir(directory)? {
         // A file may be renamed meanwhile.
         bytes += entry?.metadata().map_or(0, |metadata| metadata.len());
     }
-    Ok(bytes)
+    Ok(Extent { files, bytes })
 }

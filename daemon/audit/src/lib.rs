@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acts;
 mod checkpoint;
 mod compression;
 mod files;
@@ -27,6 +28,7 @@ mod retention;
 mod shards;
 mod signing;
 mod space;
+mod status;
 mod summaries;
 mod surroundings;
 mod trail;
@@ -41,5 +43,7 @@ pub use files::TrailError;
 pub use hash::Hash;
 pub use policy::{Policy, Signatures};
 pub use record::{Act, Actor, KeyUse, Name, Peer, Phase};
+pub use signing::Signing;
+pub use status::{Extent, Status, Summed};
 pub use trail::{Settings, Trail, Unwritten};
 pub use verify::{Fault, Place, Report, verify};

@@ -11,7 +11,7 @@ use crate::hash::Digits;
 use crate::record::Time;
 use crate::refusals::Count;
 use crate::retention::Removal;
-use crate::shards::DONE;
+use crate::shards::{DONE, REFUSED_ACT};
 use crate::summaries::{Summary, Tally};
 use crate::{Act, Actor, Checkpoint, Hash, KeyUse, Name, Peer, Phase};
 
@@ -55,10 +55,12 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
         Content::Start { lost } => {
             serde_json::to_writer(line, &StartLine { seq, time, action: START, lost: *lost, prev })
         }
-        Content::Refusals(Count { uid, outcome, refusals }) => serde_json::to_writer(
-            line,
-            &RefusalsLine { seq, time, action: REFUSALS, outcome, uid: *uid, refusals: *refusals, prev },
-        ),
+        Content::Refusals(Count { uid, outcome, refusals }) => {
+            let (action, outcome) =
+                if *outcome == REFUSED_ACT { (ADMIN_REFUSALS, "refused") } else { (REFUSALS, *outcome) };
+            let (uid, refusals) = (*uid, *refusals);
+            serde_json::to_writer(line, &RefusalsLine { seq, time, action, outcome, uid, refusals, prev })
+        }
         Content::Gap { uses } => {
             serde_json::to_writer(line, &GapLine { seq, time, action: GAP, uses: *uses, prev })
         }
@@ -204,7 +206,7 @@ struct ActLine<'a> {
     key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<u32>,
-    actor: Actor,
+    actor: &'a Actor,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     details: &'a serde_json::Map<String, serde_json::Value>,
     prev: Hash,
@@ -216,8 +218,9 @@ impl<'a> ActLine<'a> {
             Phase::Begun => ("begun", None),
             Phase::Done => ("done", None),
             Phase::Failed(reason) => ("failed", Some(reason.as_str())),
+            Phase::Refused(reason) => ("refused", Some(reason.as_str())),
         };
-        let Act { action, actor, ref key, version, ref details, .. } = *act;
+        let Act { action, ref actor, ref key, version, ref details, .. } = *act;
         Self { seq, time, action, outcome, reason, key: key.as_deref(), version, actor, details, prev }
     }
 }
@@ -302,6 +305,7 @@ struct RefusalsLine<'a> {
 
 const USE: &str = "keyward.key.use";
 const USES: &str = "keyward.key.uses";
+const ADMIN_REFUSALS: &str = "keyward.admin.refusals";
 const REFUSALS: &str = "keyward.key.refusals";
 pub(crate) const CHECKPOINT: &str = "keyward.audit.checkpoint";
 const START: &str = "keyward.audit.start";

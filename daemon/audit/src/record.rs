@@ -77,6 +77,8 @@ pub enum Phase {
     Done,
     /// Nothing was changed, for this reason.
     Failed(String),
+    /// The actor has no role that allows the act: see [`crate::Trail::record_refused_act`].
+    Refused(String),
 }
 
 /// A process on the administrators' socket, as the kernel describes it.

@@ -44,6 +44,9 @@ impl Writer {
         if let Some(housekeeper) = &mut self.housekeeper {
             housekeeper.done();
         }
+        if tidied.extent.is_some() {
+            self.shared.tell(|status| status.extent = tidied.extent);
+        }
         if let Some(removal) = tidied.removal
             && self.removals.unsigned.is_none()
         {

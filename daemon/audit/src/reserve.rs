@@ -32,7 +32,7 @@ enum State {
 /// Room that a record may use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Room {
-    /// What is not reserved.
+    /// All but the reserved room.
     Free,
     /// Also the rest of what was reserved, when a record has needed the reserve: a checkpoint
     /// covers this record.

@@ -6,8 +6,8 @@ use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::KeyUse;
 use crate::refusals::Refusals;
+use crate::{Act, KeyUse};
 
 #[derive(Debug)]
 pub(crate) struct Shards {
@@ -16,13 +16,15 @@ pub(crate) struct Shards {
     /// Uses that had no room since the last [`Shards::take`].
     lost: AtomicU64,
     refusals: Mutex<Refusals>,
+    /// Refused acts that have a record of their own.
+    acts: Mutex<Vec<Act>>,
 }
 
 impl Shards {
     /// Shards for some threads, each with room for a number of uses.
     pub(crate) fn new(threads: usize, capacity: usize) -> Self {
         let shards = (0..threads.max(1)).map(|_| Mutex::new(Vec::new())).collect();
-        Self { shards, capacity, lost: AtomicU64::new(0), refusals: Mutex::default() }
+        Self { shards, capacity, lost: AtomicU64::new(0), refusals: Mutex::default(), acts: Mutex::default() }
     }
 
     /// Adds a use to the shard of this thread. Without room the use is counted, and refusals beyond
@@ -42,6 +44,29 @@ impl Shards {
             drop(shard);
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Adds an act that a user was refused. Beyond the limits of the user the act is counted.
+    pub(crate) fn add_refused_act(&self, uid: u32, act: Act, now: SystemTime) {
+        if self.refusals().admit(uid, REFUSED_ACT, seconds(now)) {
+            let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
+            if acts.len() < MAX_ACTS {
+                acts.push(act);
+            } else {
+                drop(acts);
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Takes the refused acts that have a record of their own.
+    pub(crate) fn take_refused_acts(&self) -> Vec<Act> {
+        core::mem::take(&mut *self.acts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Uses and acts that had no room since the writer has last looked.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// The refusals without a record of their own.
@@ -70,6 +95,12 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
 
 /// Outcome of a use that was carried out.
 pub(crate) const DONE: &str = "done";
+
+/// Outcome that counts refused acts. No use has it.
+pub(crate) const REFUSED_ACT: &str = "refused-act";
+
+/// Refused acts that wait for a write: some 2 MB.
+const MAX_ACTS: usize = 1000;
 
 /// Number of this thread, given when it asks first.
 fn thread_number() -> usize {

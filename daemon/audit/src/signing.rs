@@ -18,13 +18,22 @@ pub(crate) struct Signed {
     pub(crate) records: u64,
     /// When it was asked for.
     pub(crate) at: Instant,
+    /// The same, by the clock.
+    pub(crate) asked: SystemTime,
     /// Answer of the unit.
     pub(crate) state: Signing,
 }
 
+impl Signed {
+    /// Nothing is signed in this run. Records of earlier runs are covered by the next checkpoint.
+    pub(crate) fn new(records: u64) -> Self {
+        Self { records, at: Instant::now(), asked: SystemTime::now(), state: Signing::NotAsked }
+    }
+}
+
 /// Answer of the unit when it was last asked to sign.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Signing {
+pub enum Signing {
     /// The unit was not asked since the start.
     NotAsked,
     /// There is no audit key yet.
@@ -54,7 +63,7 @@ impl Writer {
 
     fn sign(&mut self) {
         let Some(signatures) = &self.signatures else { return };
-        self.signed.at = Instant::now();
+        (self.signed.at, self.signed.asked) = (Instant::now(), SystemTime::now());
         self.owes_checkpoint = false;
         self.is_signing = signatures.send((self.last(), self.files.last)).is_ok();
     }
@@ -65,7 +74,7 @@ impl Writer {
         let checkpoint = match checkpoint {
             Ok(Some(checkpoint)) => checkpoint,
             Ok(None) => {
-                self.signed.state = Signing::NoKey;
+                self.set_signing(Signing::NoKey);
                 return;
             }
             Err(error) => {
@@ -74,11 +83,12 @@ impl Writer {
                     Signing::Fails { since, .. } => since,
                     _ => SystemTime::now(),
                 };
-                self.signed.state = Signing::Fails { reason: error, since };
+                self.set_signing(Signing::Fails { reason: error, since });
                 return;
             }
         };
-        let has_begun = core::mem::replace(&mut self.signed.state, Signing::Works) != Signing::Works;
+        let has_begun = self.signed.state != Signing::Works;
+        self.set_signing(Signing::Works);
         self.signed.records = checkpoint.through;
         let written = self.write_in(Room::Left, SystemTime::now(), &[Content::Checkpoint(&checkpoint)]);
         if written.is_ok() {
@@ -86,8 +96,15 @@ impl Writer {
             if checkpoint.through + 1 == self.last() {
                 self.signed.records = self.last();
             }
+            // Later records were written after the signature was asked for.
+            self.unsigned_since = (self.signed.records < self.last()).then_some(self.signed.asked);
+            self.shared.tell(|status| status.unsigned_since = self.unsigned_since);
             match self.sync().and_then(|()| self.files.set_head(&checkpoint)) {
-                Ok(()) => self.remove_what_is_signed(checkpoint.through),
+                Ok(()) => {
+                    let through = checkpoint.through;
+                    self.shared.tell(|status| status.checkpoint = Some(checkpoint));
+                    self.remove_what_is_signed(through);
+                }
                 Err(error) => tracing::warn!("cannot write the head of the audit trail: {error}"),
             }
         }
@@ -95,6 +112,11 @@ impl Writer {
             // Files may have waited for a signature of their removal.
             self.tidy(0);
         }
+    }
+
+    fn set_signing(&mut self, state: Signing) {
+        self.signed.state = state.clone();
+        self.shared.tell(|status| status.signing = state);
     }
 
     /// Has all records signed, if a unit signs in time.
@@ -108,7 +130,9 @@ impl Writer {
             match messages.recv_timeout(left) {
                 Ok(Message::Signed(Err(_) | Ok(None))) | Err(_) => break,
                 Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
-                Ok(Message::Act(_, _, then)) => then(Err(Unwritten("the daemon is about to end".into()))),
+                Ok(Message::Act(_, _, then)) => {
+                    then.call(Err(Unwritten("the daemon is about to end".into())))
+                }
                 Ok(Message::Policy(_) | Message::Tidied(_) | Message::Stop) => {}
             }
         }

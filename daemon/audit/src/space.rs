@@ -13,8 +13,6 @@ use crate::writer::Writer;
 #[derive(Debug, Default)]
 pub(crate) struct Space {
     looked: Option<Instant>,
-    /// Free part in per cent.
-    pub(crate) free: Option<u8>,
     /// True from less than [`LOW`] until more than [`ENOUGH`].
     pub(crate) is_low: bool,
     /// `is_low` by the last record.
@@ -23,7 +21,6 @@ pub(crate) struct Space {
 
 impl Space {
     fn set(&mut self, free: u8) {
-        self.free = Some(free);
         self.is_low = free < LOW || (self.is_low && free <= ENOUGH);
     }
 }
@@ -40,6 +37,7 @@ impl Writer {
         // A file system that does not tell is no reason to write less.
         let Ok(free) = (self.surroundings.free)(&self.settings.directory) else { return };
         self.space.set(free);
+        self.shared.tell(|status| status.free = Some(free));
         let summaries = self.space.is_low;
         if summaries == self.space.recorded {
             return;

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
 
+use crate::acts;
 use crate::files::{Files, TrailError};
 use crate::housekeeper::{Housekeeper, Tidied};
 use crate::reserve::Room;
@@ -16,7 +18,7 @@ use crate::shards::Shards;
 use crate::signing::start_signer;
 use crate::surroundings::Surroundings;
 use crate::writer::Writer;
-use crate::{Act, Checkpoint, KeyUse, Policy, Signer};
+use crate::{Act, Checkpoint, KeyUse, Policy, Signer, Status};
 
 /// Settings of a trail.
 #[derive(Clone, Debug)]
@@ -36,7 +38,7 @@ pub struct Settings {
 /// Takes records. Dropping it writes all of them, and has them signed.
 #[derive(Debug)]
 pub struct Trail {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     messages: Mutex<Sender<Message>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -58,10 +60,14 @@ impl Trail {
         signer: Option<Box<dyn Signer>>,
     ) -> Result<Self, TrailError> {
         let (files, lost) = Files::open(&settings.directory)?;
+        let last = files.next.saturating_sub(1);
         let shared = Arc::new(Shared {
             shards: Shards::new(settings.threads, SHARD),
             has_failed: AtomicBool::new(false),
             unwritten: AtomicU64::new(0),
+            last: AtomicU64::new(last),
+            looked: AtomicU64::new(0),
+            status: Mutex::new(Status::new(last, files.head())),
         });
         let (messages, received) = mpsc::channel();
         let thread_error = |source: io::Error| TrailError::File {
@@ -93,22 +99,31 @@ impl Trail {
 
     /// Records a step of an administrative act, and calls `then` when the record is on the disk.
     pub fn record_act(&self, act: Act, then: impl FnOnce(Result<(), Unwritten>) + Send + 'static) {
-        self.send_act(act, Room::Free, Box::new(then));
+        self.send_act(act, Room::Free, Then(Some(Box::new(then))));
     }
 
     /// Records a step of an act that is carried out whatever happens, as `disable` and
     /// `compromise` are. Room is reserved for its record when the disk is full. Calls `then` when
     /// the record is on the disk.
     pub fn record_urgent_act(&self, act: Act, then: impl FnOnce(Result<(), Unwritten>) + Send + 'static) {
-        self.send_act(act, Room::Reserved, Box::new(then));
+        self.send_act(act, Room::Reserved, Then(Some(Box::new(then))));
+    }
+
+    /// Records that a user without the role has asked for an act: `phase` is [`Phase::Refused`].
+    /// The record has the limits of refused uses, so that nobody fills the disk: ten in a second
+    /// for a user, each of at most 2 KiB, and further ones are counted. Does not wait for the
+    /// disk, and cuts what is too long.
+    ///
+    /// [`Phase::Refused`]: crate::Phase::Refused
+    pub fn record_refused_act(&self, act: Act) {
+        let uid = act.actor.uid;
+        self.shared.shards.add_refused_act(uid, acts::refused(act), SystemTime::now());
     }
 
     fn send_act(&self, act: Act, room: Room, then: Then) {
         let message = Message::Act(Box::new(act), room, then);
-        let sent = self.messages.lock().unwrap_or_else(PoisonError::into_inner).send(message);
-        if let Err(mpsc::SendError(Message::Act(_, _, then))) = sent {
-            then(Err(Unwritten("the thread that writes the audit trail has ended".into())));
-        }
+        // Without a writer, dropping the message calls `then`.
+        let _sent = self.messages.lock().unwrap_or_else(PoisonError::into_inner).send(message);
     }
 
     /// Replaces the policy. The trail follows it from the next record on.
@@ -131,12 +146,12 @@ impl Trail {
 
     /// True from the moment that a record could not be written, until records are written again.
     pub fn has_failed(&self) -> bool {
-        self.shared.has_failed.load(Ordering::Relaxed)
+        self.shared.has_failed.load(Ordering::Relaxed) || self.shared.shards.lost() > 0
     }
 
-    /// Uses of keys without a record since the start.
+    /// Uses of keys, refused ones too, and refused acts without a record since the start.
     pub fn unwritten(&self) -> u64 {
-        self.shared.unwritten.load(Ordering::Relaxed)
+        self.shared.unwritten.load(Ordering::Relaxed) + self.shared.shards.lost()
     }
 }
 
@@ -157,10 +172,36 @@ pub(crate) struct Shared {
     pub(crate) shards: Shards,
     pub(crate) has_failed: AtomicBool,
     pub(crate) unwritten: AtomicU64,
+    /// Number of the last record.
+    pub(crate) last: AtomicU64,
+    /// When the writer has last looked for work, in milliseconds since 1970. 0: not yet.
+    pub(crate) looked: AtomicU64,
+    /// Status but for the numbers above.
+    pub(crate) status: Mutex<Status>,
 }
 
-/// Function that is called when a record is on the disk.
-pub(crate) type Then = Box<dyn FnOnce(Result<(), Unwritten>) + Send>;
+/// Function that is called when a record is on the disk, or when it never will be.
+pub(crate) struct Then(Option<Box<Called>>);
+
+type Called = dyn FnOnce(Result<(), Unwritten>) + Send;
+
+impl Then {
+    /// Calls the function with a result.
+    pub(crate) fn call(mut self, written: Result<(), Unwritten>) {
+        if let Some(then) = self.0.take() {
+            then(written);
+        }
+    }
+}
+
+impl Drop for Then {
+    /// Calls the function for an act that the writer has not got to.
+    fn drop(&mut self) {
+        if let Some(then) = self.0.take() {
+            then(Err(Unwritten("the thread that writes has ended".into())));
+        }
+    }
+}
 
 /// Message to the thread that writes.
 pub(crate) enum Message {

@@ -5,8 +5,10 @@ use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Instant, SystemTime};
 
+use crate::acts::in_a_line;
 use crate::files::Files;
 use crate::housekeeper::Housekeeper;
 use crate::line::{self, Content};
@@ -14,12 +16,12 @@ use crate::refusals::Count;
 use crate::removals::Removals;
 use crate::reserve::{Reserve, Room, is_full};
 use crate::shards::{DONE, seconds};
-use crate::signing::{Signed, Signing};
+use crate::signing::Signed;
 use crate::space::Space;
 use crate::summaries::{Summaries, Summary};
 use crate::surroundings::Surroundings;
 use crate::trail::{Message, Settings, Shared, Unwritten};
-use crate::{Hash, KeyUse, Signatures};
+use crate::{Hash, KeyUse, Signatures, Summed};
 
 /// State of the thread.
 pub(crate) struct Writer {
@@ -32,10 +34,14 @@ pub(crate) struct Writer {
     /// so each is signed soon.
     pub(crate) owes_checkpoint: bool,
     pub(crate) signed: Signed,
+    /// Time of the oldest record that no checkpoint covers, or a time before it.
+    pub(crate) unsigned_since: Option<SystemTime>,
     /// `None` at the end.
     pub(crate) housekeeper: Option<Housekeeper>,
     pub(crate) removals: Removals,
     summaries: Summaries,
+    /// The reason that the status gives.
+    summed: Option<Summed>,
     pub(crate) space: Space,
     pub(crate) surroundings: Surroundings,
     pub(crate) settings: Settings,
@@ -65,11 +71,8 @@ impl Writer {
         settings: Settings,
     ) -> Self {
         Self {
-            signed: Signed {
-                records: files.next.saturating_sub(1),
-                at: Instant::now(),
-                state: Signing::NotAsked,
-            },
+            signed: Signed::new(files.next.saturating_sub(1)),
+            unsigned_since: None,
             shared,
             files,
             signatures,
@@ -78,6 +81,7 @@ impl Writer {
             housekeeper: Some(housekeeper),
             removals: Removals::default(),
             summaries: Summaries::default(),
+            summed: None,
             space: Space::default(),
             surroundings,
             reserve: Reserve::open(&settings.directory),
@@ -108,17 +112,19 @@ impl Writer {
 
     /// Writes what is recorded until the trail stops.
     pub(crate) fn run(mut self, messages: &Receiver<Message>) {
+        let _panic = Panic(Arc::clone(&self.shared));
         let mut last = SystemTime::now();
         self.tidy(0);
         loop {
             match messages.recv_timeout(TICK) {
                 Ok(Message::Act(act, room, then)) => {
+                    let act = in_a_line(*act);
                     self.write_uses();
                     let written = self
                         .write_in(room, SystemTime::now(), &[Content::Act(&act)])
                         .and_then(|()| self.sync())
                         .map_err(|error| Unwritten(error.to_string()));
-                    then(written);
+                    then.call(written);
                     self.owes_checkpoint = true;
                 }
                 Ok(Message::Policy(policy)) => {
@@ -136,6 +142,7 @@ impl Writer {
                 continue;
             }
             last = now;
+            self.shared.look(now);
             self.look_at_space();
             self.write_uses();
             self.sign_if_due();
@@ -158,7 +165,9 @@ impl Writer {
         let lost = self.shared.shards.take(&mut uses, &mut spare);
         self.has_gap(lost);
         let second = seconds(SystemTime::now());
-        let summaries = if self.has_summaries() {
+        let summed = self.summed();
+        self.set_summed(summed);
+        let summaries = if summed.is_some() {
             uses.retain(|r#use| {
                 let is_done = r#use.outcome == DONE;
                 if is_done {
@@ -178,6 +187,11 @@ impl Writer {
             }
         }
         uses.clear();
+        let acts = self.shared.shards.take_refused_acts();
+        let contents: Vec<_> = acts.iter().map(Content::Act).collect();
+        if !acts.is_empty() && self.write(SystemTime::now(), &contents).is_err() {
+            self.has_gap(acts.len() as u64);
+        }
         let counts = self.shared.shards.refusals().take(second);
         self.write_counts(&counts);
         (self.uses, self.spare) = (uses, spare);
@@ -215,9 +229,19 @@ impl Writer {
         }
     }
 
-    /// True if uses that are carried out go into summaries.
-    pub(crate) fn has_summaries(&self) -> bool {
-        self.space.is_low || self.settings.policy.signatures == Signatures::Summary
+    /// Reason why uses that are carried out go into summaries.
+    fn summed(&self) -> Option<Summed> {
+        match self.settings.policy.signatures {
+            Signatures::Summary => Some(Summed::Policy),
+            Signatures::Each => self.space.is_low.then_some(Summed::Space),
+        }
+    }
+
+    fn set_summed(&mut self, summed: Option<Summed>) {
+        if self.summed != summed {
+            self.summed = summed;
+            self.shared.tell(|status| status.summaries = summed);
+        }
     }
 
     /// Counts uses without a record.
@@ -264,6 +288,11 @@ impl Writer {
         match &written {
             Ok(()) => {
                 (self.files.next, self.files.last) = (seq, prev);
+                self.shared.last.store(self.last(), Ordering::Relaxed);
+                if self.unsigned_since.is_none() {
+                    self.unsigned_since = Some(now);
+                    self.shared.tell(|status| status.unsigned_since = Some(now));
+                }
                 if !self.reserve.is_spent() && !self.owes_sync {
                     self.has_recovered();
                 }
@@ -287,6 +316,7 @@ impl Writer {
     }
 
     fn has_failed(&self, error: &io::Error) {
+        self.shared.tell(|status| status.failure = Some(error.to_string()));
         if !self.shared.has_failed.swap(true, Ordering::Relaxed) {
             let directory = self.settings.directory.display();
             tracing::error!(%directory, "cannot write the audit trail: {error}");
@@ -295,6 +325,7 @@ impl Writer {
 
     fn has_recovered(&self) {
         if self.shared.has_failed.swap(false, Ordering::Relaxed) {
+            self.shared.tell(|status| status.failure = None);
             tracing::info!("the audit trail is written again");
         }
     }
@@ -325,6 +356,18 @@ impl Writer {
     /// Number of the last record.
     pub(crate) fn last(&self) -> u64 {
         self.files.next - 1
+    }
+}
+
+/// Says that the trail has failed, if the thread of the writer ends by a panic.
+struct Panic(Arc<Shared>);
+
+impl Drop for Panic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.has_failed.store(true, Ordering::Relaxed);
+            self.0.tell(|status| status.failure = Some("the thread that writes has ended".into()));
+        }
     }
 }
 

@@ -44,10 +44,12 @@ fn uses_without_room_are_counted() {
         wait.recv().unwrap_err();
     });
     has_stopped.recv().unwrap();
+    assert!(!trail.has_failed());
     let uses = SHARD + 1000;
     for _ in 0..uses {
         trail.record_use(key_use("shop"));
     }
+    assert!(trail.has_failed() && trail.unwritten() == 1000, "before the writer knows");
     drop(go_on);
     drop(trail);
     let text = scene.text();
@@ -106,5 +108,59 @@ fn uses_are_summed_while_there_is_little_space() {
     trail.record_use(key_use("blog"));
     drop(trail);
     assert_eq!(scene.text().matches(r#""key":"blog","version":1,"fingerprint""#).count(), 1);
+    assert!(scene.verify().unwrap().is_whole());
+}
+
+/// A user without the role asks again and again, beside another one who asks once.
+#[test]
+fn refused_acts_are_bounded_by_user() {
+    let scene = Scene::new();
+    let trail = scene.open();
+    let refuse = |uid: u32, details: usize| {
+        let details = serde_json::json!({ "text": "x".repeat(details) });
+        let act = an_act(Phase::Refused("no role allows this".into()));
+        let (actor, details) = (Actor { uid, ..act.actor }, details.as_object().unwrap().clone());
+        trail.record_refused_act(Act { actor, details, key: Some("k".repeat(100_000)), ..act });
+    };
+    for _ in 0..1000 {
+        refuse(33, 100_000);
+    }
+    refuse(34, 10);
+    drop(trail);
+    let text = scene.text();
+    let of = |uid: u64| {
+        let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let (mut alone, mut counted) = (0, 0);
+        for record in records {
+            if record["actor"]["uid"] == uid {
+                assert_eq!(record["outcome"], "refused");
+                alone += 1;
+            } else if record["uid"] == uid {
+                assert_eq!(record["action"], "keyward.admin.refusals");
+                counted += record["refusals"].as_u64().unwrap();
+            }
+        }
+        (alone, counted)
+    };
+    let (alone, counted) = of(33);
+    // The test may last for a few seconds.
+    assert!((10..=200).contains(&alone) && alone + counted == 1000, "{alone} {counted}");
+    assert_eq!(of(34), (1, 0));
+    assert!(text.lines().all(|line| line.len() < 2048));
+    assert_eq!(text.matches("omitted_bytes").count() as u64, alone);
+    assert!(scene.verify().unwrap().is_whole());
+}
+
+/// Details of any length have a record that verification accepts.
+#[test]
+fn an_act_has_a_record_of_bounded_length() {
+    let scene = Scene::new();
+    let trail = scene.open();
+    let (sender, receiver) = mpsc::channel();
+    let details = serde_json::json!({ "removed": "x".repeat(2 << 20) });
+    let act = Act { details: details.as_object().unwrap().clone(), ..an_act(Phase::Done) };
+    trail.record_act(act, move |written| sender.send(written).unwrap());
+    receiver.recv().unwrap().unwrap();
+    drop(trail);
     assert!(scene.verify().unwrap().is_whole());
 }

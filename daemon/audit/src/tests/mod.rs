@@ -4,6 +4,7 @@ mod attacks;
 mod disk;
 mod files;
 mod load;
+mod status;
 
 use core::time::Duration;
 use std::fs;

@@ -1,0 +1,106 @@
+//! Status of a trail, for people and monitoring.
+
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+use std::sync::PoisonError;
+use std::time::SystemTime;
+
+use crate::trail::Shared;
+use crate::{Checkpoint, Signing, Trail};
+
+/// Status of a trail.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Status {
+    /// When the writer has last looked for work. It does so every 50 milliseconds: an older time
+    /// is that of a disk that hangs. `None`: not yet.
+    pub looked: Option<SystemTime>,
+    /// Number of the last record. 0: there is none.
+    pub last: u64,
+    /// Last checkpoint, as `head` has it. `None`: there is none.
+    pub checkpoint: Option<Checkpoint>,
+    /// Answer of the unit when it was last asked to sign.
+    pub signing: Signing,
+    /// Time of the oldest record that no checkpoint covers, or a time shortly before it. A trail
+    /// that was not signed to its end has the time of its start. `None`: every record is signed.
+    pub unsigned_since: Option<SystemTime>,
+    /// Reason why records cannot be written, from the moment that one could not, until records are
+    /// written again.
+    pub failure: Option<String>,
+    /// Uses of keys, refused ones too, and refused acts without a record since the start.
+    pub unwritten: u64,
+    /// Reason why uses of keys go into summaries. `None`: each use has a record.
+    pub summaries: Option<Summed>,
+    /// Free part of the file system, in per cent. `None`: not yet looked at.
+    pub free: Option<u8>,
+    /// Extent of the directory. `None`: not yet looked at.
+    pub extent: Option<Extent>,
+}
+
+/// Reason why uses of keys go into summaries.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Summed {
+    /// The policy says so.
+    Policy,
+    /// The file system has little free space.
+    Space,
+}
+
+/// Extent of the directory of a trail, at the last look: each minute, and when a file begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Extent {
+    /// Number of files with records.
+    pub files: u64,
+    /// Length of all files in the directory, in bytes.
+    pub bytes: u64,
+}
+
+impl Status {
+    /// Status before anything has looked.
+    pub(crate) fn new(last: u64, checkpoint: Option<Checkpoint>) -> Self {
+        Self {
+            looked: None,
+            last,
+            checkpoint,
+            signing: Signing::NotAsked,
+            unsigned_since: None,
+            failure: None,
+            unwritten: 0,
+            summaries: None,
+            free: None,
+            extent: None,
+        }
+    }
+}
+
+impl Trail {
+    /// Status of the trail. The writer does not wait for it.
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+}
+
+impl Shared {
+    fn status(&self) -> Status {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let looked = Duration::from_millis(self.looked.load(Ordering::Relaxed));
+        let lost = self.shards.lost();
+        Status {
+            looked: (looked > Duration::ZERO).then(|| SystemTime::UNIX_EPOCH + looked),
+            last: self.last.load(Ordering::Relaxed),
+            unwritten: self.unwritten.load(Ordering::Relaxed) + lost,
+            failure: status.failure.or_else(|| (lost > 0).then(|| "the disk is too slow".into())),
+            ..status
+        }
+    }
+
+    /// Changes what the status says.
+    pub(crate) fn tell(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes that the writer looks for work.
+    pub(crate) fn look(&self, now: SystemTime) {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.looked.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
