@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::reading::MAX_LINE;
-use crate::{Act, Name, Phase};
+use crate::{Act, Actor, Name, Phase};
 
 /// An act whose record is not longer than a record may be. Longer details are replaced by their
 /// length.
@@ -21,6 +21,11 @@ pub(crate) fn refused(mut act: Act) -> Act {
         key.truncate(key.floor_char_boundary(Name::MAX));
     }
     with_details_within(act, MAX_DETAILS)
+}
+
+/// User who acts.
+pub(crate) fn uid_of(actor: &Actor) -> u32 {
+    actor.uid
 }
 
 fn with_details_within(mut act: Act, length: usize) -> Act {

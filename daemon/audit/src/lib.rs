@@ -14,6 +14,7 @@
 mod acts;
 mod checkpoint;
 mod compression;
+mod copy;
 mod files;
 mod hash;
 mod housekeeper;
@@ -39,6 +40,7 @@ mod writer;
 mod tests;
 
 pub use checkpoint::{AuditKey, Checkpoint, NoAuditKey, Signer};
+pub use copy::Copy;
 pub use files::TrailError;
 pub use hash::Hash;
 pub use policy::{Policy, Signatures};

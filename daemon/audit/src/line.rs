@@ -40,6 +40,29 @@ pub(crate) enum Content<'a> {
     },
     /// Files at the beginning of the trail are removed.
     Removal(&'a Removal),
+    /// Records that a collector has no copy of.
+    Uncopied {
+        records: u64,
+    },
+}
+
+impl Content<'_> {
+    /// Action of the record.
+    pub(crate) fn action(&self) -> &'static str {
+        match self {
+            Self::Use(_) => USE,
+            Self::Act(act) => act.action,
+            Self::Checkpoint(_) => CHECKPOINT,
+            Self::Start { .. } => START,
+            Self::Refusals(count) if count.outcome == REFUSED_ACT => ADMIN_REFUSALS,
+            Self::Refusals(_) => REFUSALS,
+            Self::Gap { .. } => GAP,
+            Self::Summary(_) => USES,
+            Self::Space { .. } => SPACE,
+            Self::Removal(_) => REMOVAL,
+            Self::Uncopied { .. } => UNCOPIED,
+        }
+    }
 }
 
 /// Writes a record as a line, without the line feed.
@@ -57,7 +80,7 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
         }
         Content::Refusals(Count { uid, outcome, refusals }) => {
             let (action, outcome) =
-                if *outcome == REFUSED_ACT { (ADMIN_REFUSALS, "refused") } else { (REFUSALS, *outcome) };
+                (content.action(), if *outcome == REFUSED_ACT { "refused" } else { outcome });
             let (uid, refusals) = (*uid, *refusals);
             serde_json::to_writer(line, &RefusalsLine { seq, time, action, outcome, uid, refusals, prev })
         }
@@ -69,6 +92,10 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
             let (free, summaries) = (*free, *summaries);
             serde_json::to_writer(line, &SpaceLine { seq, time, action: SPACE, free, summaries, prev })
         }
+        Content::Uncopied { records } => serde_json::to_writer(
+            line,
+            &UncopiedLine { seq, time, action: UNCOPIED, records: *records, prev },
+        ),
         Content::Removal(Removal { first, last, hash, reason }) => serde_json::to_writer(
             line,
             &RemovalLine {
@@ -214,11 +241,10 @@ struct ActLine<'a> {
 
 impl<'a> ActLine<'a> {
     fn new(seq: u64, time: Time, act: &'a Act, prev: Hash) -> Self {
-        let (outcome, reason) = match &act.phase {
-            Phase::Begun => ("begun", None),
-            Phase::Done => ("done", None),
-            Phase::Failed(reason) => ("failed", Some(reason.as_str())),
-            Phase::Refused(reason) => ("refused", Some(reason.as_str())),
+        let outcome = act.phase.name();
+        let reason = match &act.phase {
+            Phase::Begun | Phase::Done => None,
+            Phase::Failed(reason) | Phase::Refused(reason) => Some(reason.as_str()),
         };
         let Act { action, ref actor, ref key, version, ref details, .. } = *act;
         Self { seq, time, action, outcome, reason, key: key.as_deref(), version, actor, details, prev }
@@ -272,6 +298,15 @@ struct GapLine {
 }
 
 #[derive(Serialize)]
+struct UncopiedLine {
+    seq: u64,
+    time: Time,
+    action: &'static str,
+    records: u64,
+    prev: Hash,
+}
+
+#[derive(Serialize)]
 struct RemovalLine {
     seq: u64,
     time: Time,
@@ -311,4 +346,5 @@ pub(crate) const CHECKPOINT: &str = "keyward.audit.checkpoint";
 const START: &str = "keyward.audit.start";
 pub(crate) const REMOVAL: &str = "keyward.audit.removal";
 const SPACE: &str = "keyward.audit.space";
+const UNCOPIED: &str = "keyward.audit.uncopied";
 const GAP: &str = "keyward.audit.gap";

@@ -81,6 +81,18 @@ pub enum Phase {
     Refused(String),
 }
 
+impl Phase {
+    /// Name of the phase, as records show it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Done => "done",
+            Self::Failed(_) => "failed",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
 /// A process on the administrators' socket, as the kernel describes it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub struct Actor {

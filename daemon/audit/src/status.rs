@@ -28,6 +28,8 @@ pub struct Status {
     pub failure: Option<String>,
     /// Uses of keys, refused ones too, and refused acts without a record since the start.
     pub unwritten: u64,
+    /// Records that the collector has no copy of, since the start.
+    pub uncopied: u64,
     /// Reason why uses of keys go into summaries. `None`: each use has a record.
     pub summaries: Option<Summed>,
     /// Free part of the file system, in per cent. `None`: not yet looked at.
@@ -65,6 +67,7 @@ impl Status {
             unsigned_since: None,
             failure: None,
             unwritten: 0,
+            uncopied: 0,
             summaries: None,
             free: None,
             extent: None,

@@ -3,8 +3,9 @@
 use core::fmt;
 use core::time::Duration;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use crate::copy::{JOURNAL, UNCOPIED_EVERY};
 use crate::space::{LOOK_EVERY, free};
 
 /// The parts of the system that a trail looks at beside its files.
@@ -13,13 +14,18 @@ pub(crate) struct Surroundings {
     pub(crate) free: Free,
     /// Time between two looks at the free space.
     pub(crate) look_every: Duration,
+    /// Socket of the journal.
+    pub(crate) journal: PathBuf,
+    /// Time between two records about records that the collector did not take.
+    pub(crate) uncopied_every: Duration,
 }
 
 type Free = Box<dyn Fn(&Path) -> io::Result<u8> + Send>;
 
 impl Default for Surroundings {
     fn default() -> Self {
-        Self { free: Box::new(free), look_every: LOOK_EVERY }
+        let (journal, uncopied_every) = (PathBuf::from(JOURNAL), UNCOPIED_EVERY);
+        Self { free: Box::new(free), look_every: LOOK_EVERY, journal, uncopied_every }
     }
 }
 

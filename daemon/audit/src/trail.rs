@@ -18,7 +18,7 @@ use crate::shards::Shards;
 use crate::signing::start_signer;
 use crate::surroundings::Surroundings;
 use crate::writer::Writer;
-use crate::{Act, Checkpoint, KeyUse, Policy, Signer, Status};
+use crate::{Act, Checkpoint, Copy, KeyUse, Policy, Signer, Status};
 
 /// Settings of a trail.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Settings {
     pub checkpoint_interval: Duration,
     /// Most records between two checkpoints.
     pub checkpoint_records: u64,
+    /// Collector that gets a copy of each record.
+    pub copy: Option<Copy>,
     /// Settings that [`Trail::set_policy`] can replace.
     pub policy: Policy,
 }
@@ -116,7 +118,7 @@ impl Trail {
     ///
     /// [`Phase::Refused`]: crate::Phase::Refused
     pub fn record_refused_act(&self, act: Act) {
-        let uid = act.actor.uid;
+        let uid = acts::uid_of(&act.actor);
         self.shared.shards.add_refused_act(uid, acts::refused(act), SystemTime::now());
     }
 

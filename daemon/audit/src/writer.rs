@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Instant, SystemTime};
 
 use crate::acts::in_a_line;
+use crate::copy::Copies;
 use crate::files::Files;
 use crate::housekeeper::Housekeeper;
 use crate::line::{self, Content};
@@ -45,6 +46,7 @@ pub(crate) struct Writer {
     pub(crate) space: Space,
     pub(crate) surroundings: Surroundings,
     pub(crate) settings: Settings,
+    copies: Option<Copies>,
     pub(crate) reserve: Reserve,
     /// Length of the lost record that the first record of this run has yet to tell.
     start: Option<u64>,
@@ -83,6 +85,7 @@ impl Writer {
             summaries: Summaries::default(),
             summed: None,
             space: Space::default(),
+            copies: settings.copy.as_ref().map(|copy| Copies::new(copy, &surroundings.journal)),
             surroundings,
             reserve: Reserve::open(&settings.directory),
             settings,
@@ -145,6 +148,7 @@ impl Writer {
             self.shared.look(now);
             self.look_at_space();
             self.write_uses();
+            self.tell_uncopied(self.surroundings.uncopied_every);
             self.sign_if_due();
             self.tidy_if_due();
         }
@@ -153,6 +157,7 @@ impl Writer {
         self.write_summaries(&summaries);
         let counts = self.shared.shards.refusals().take_all();
         self.write_counts(&counts);
+        self.tell_uncopied(Duration::ZERO);
         self.sign_at_the_end(messages);
         if let Some(housekeeper) = self.housekeeper.take() {
             housekeeper.stop();
@@ -289,6 +294,7 @@ impl Writer {
             Ok(()) => {
                 (self.files.next, self.files.last) = (seq, prev);
                 self.shared.last.store(self.last(), Ordering::Relaxed);
+                self.copy(contents);
                 if self.unsigned_since.is_none() {
                     self.unsigned_since = Some(now);
                     self.shared.tell(|status| status.unsigned_since = Some(now));
@@ -300,6 +306,29 @@ impl Writer {
             Err(error) => self.has_failed(error),
         }
         written
+    }
+
+    /// Sends the collector the records that were just written.
+    fn copy(&mut self, contents: &[Content<'_>]) {
+        let Some(copies) = &mut self.copies else { return };
+        let first = self.files.next - contents.len() as u64;
+        let lines = self.lines.split(|byte| *byte == b'\n');
+        let mut missed = 0;
+        for ((seq, content), line) in (first..).zip(contents).zip(lines) {
+            missed += u64::from(!copies.send(seq, content, line));
+        }
+        if missed > 0 {
+            self.shared.tell(|status| status.uncopied += missed);
+        }
+    }
+
+    /// Records how many records the collector did not take, at most once in an interval.
+    fn tell_uncopied(&mut self, interval: Duration) {
+        let Some(records) = self.copies.as_ref().and_then(|copies| copies.missed(interval)) else { return };
+        let written = self.write(SystemTime::now(), &[Content::Uncopied { records }]);
+        if let (Ok(()), Some(copies)) = (written, &mut self.copies) {
+            copies.has_recorded(records);
+        }
     }
 
     /// Waits until all records are on the disk.

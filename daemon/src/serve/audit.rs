@@ -32,6 +32,7 @@ pub(super) fn start(daemon: &Arc<Daemon>, state_dir: &Path) {
         threads: thread::available_parallelism().map_or(1, usize::from),
         checkpoint_interval: CHECKPOINT_INTERVAL,
         checkpoint_records: CHECKPOINT_RECORDS,
+        copy: None,
         policy: Policy::default(),
     };
     match Trail::open(&settings, Some(Box::new(signer))) {

@@ -49,7 +49,8 @@ fn room_is_reserved_for_urgent_acts() {
     let policy = Policy { rotate_at: 1 << 30, ..Policy::default() };
     let settings = Settings { directory: directory.clone(), policy, ..scene.settings() };
     let reserve = directory.join("reserve");
-    let surroundings = Surroundings { free: Box::new(|_| Ok(50)), look_every: Duration::ZERO };
+    let surroundings =
+        Surroundings { free: Box::new(|_| Ok(50)), look_every: Duration::ZERO, ..Surroundings::default() };
     let unit = Box::new(scene.unit.again());
     let trail = Trail::open_in(surroundings, &settings, Some(unit)).unwrap();
     act(&trail, Phase::Done).unwrap();

@@ -93,8 +93,11 @@ fn uses_are_summed_while_there_is_little_space() {
     let scene = Scene::new();
     let free = Arc::new(AtomicU8::new(9));
     let now = Arc::clone(&free);
-    let surroundings =
-        Surroundings { free: Box::new(move |_| Ok(now.load(Ordering::Relaxed))), look_every: Duration::ZERO };
+    let surroundings = Surroundings {
+        free: Box::new(move |_| Ok(now.load(Ordering::Relaxed))),
+        look_every: Duration::ZERO,
+        ..Surroundings::default()
+    };
     let unit = Box::new(scene.unit.again());
     let trail = Trail::open_in(surroundings, &scene.settings(), Some(unit)).unwrap();
     await_state(|| scene.text().contains(r#""action":"keyward.audit.space","free":9,"summaries":true"#));

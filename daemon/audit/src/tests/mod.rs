@@ -1,6 +1,7 @@
 //! A trail in a directory, as a daemon writes it.
 
 mod attacks;
+mod copies;
 mod disk;
 mod files;
 mod load;
@@ -78,6 +79,7 @@ impl Scene {
             threads: 2,
             checkpoint_interval: Duration::from_secs(60),
             checkpoint_records: 10,
+            copy: None,
             policy: Policy { rotate_at: 4096, ..Policy::default() },
         }
     }
