@@ -36,6 +36,8 @@ fn with_details_within(mut act: Act, length: usize) -> Act {
     act
 }
 
+/// Length of the record of a refused act, in bytes.
+pub(crate) const MAX_REFUSED: usize = 2048;
 /// Detail with the length of the details that have no room, in bytes of JSON.
 const OMITTED: &str = "omitted_bytes";
 /// Length of a reason, in bytes.

@@ -17,7 +17,8 @@ use crate::line::Content;
 /// Collector that gets a copy of each record.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Copy {
-    /// The journal of systemd, by its native protocol: <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
+    /// The journal of systemd, by its native protocol:
+    /// <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
     Journald,
     /// A process with a Unix datagram socket at a path. Each datagram is the line of a record,
     /// without the line feed.

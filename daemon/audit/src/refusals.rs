@@ -2,8 +2,9 @@
 //! of them.
 //!
 //! A user and reason gets [`ALONE`] records of its own in a second. All further ones are counted
-//! for that user and reason, so nobody's refusals hide those of another user. The number of records
-//! of all users together is limited too: a count that does not fit waits for a later second.
+//! for that user and reason, so nobody's refusals hide those of another user. The length of the
+//! records of all users together is limited too: a count that does not fit waits for a later
+//! second.
 
 use std::collections::HashMap;
 
@@ -12,8 +13,8 @@ use std::collections::HashMap;
 pub(crate) struct Refusals {
     /// The present second, since 1970.
     second: u64,
-    /// Records of their own in this second, of all users.
-    alone: u32,
+    /// Length of records of their own in this second, of all users, in bytes.
+    bytes: usize,
     /// Second in which counts were last taken.
     taken: u64,
     of: HashMap<(u32, &'static str), Refused>,
@@ -40,22 +41,31 @@ pub(crate) struct Count {
 }
 
 impl Refusals {
-    /// True if a refusal at this time gets a record of its own. Otherwise it is counted.
-    pub(crate) fn admit(&mut self, uid: u32, outcome: &'static str, second: u64) -> bool {
+    /// True if a refusal at this time gets a record of its own, which has some length in bytes.
+    /// Otherwise the refusal is counted.
+    pub(crate) fn admit(
+        &mut self,
+        uid: u32,
+        outcome: &'static str,
+        second: u64,
+        length: impl FnOnce() -> usize,
+    ) -> bool {
         self.turn(second);
         let known = self.of.len() < MAX_USERS || self.of.contains_key(&(uid, outcome));
         let refused = self.of.entry((if known { uid } else { OTHERS }, outcome)).or_default();
         if refused.second != second {
             (refused.second, refused.alone) = (second, 0);
         }
-        let is_alone = known && refused.alone < ALONE && self.alone < ALL_ALONE;
-        if is_alone {
-            refused.alone += 1;
-            self.alone += 1;
-        } else {
-            refused.more += 1;
+        if known && refused.alone < ALONE && self.bytes < ALL_ALONE {
+            let bytes = self.bytes.saturating_add(length());
+            if bytes <= ALL_ALONE {
+                refused.alone += 1;
+                self.bytes = bytes;
+                return true;
+            }
         }
-        is_alone
+        refused.more += 1;
+        false
     }
 
     /// Takes counts of earlier seconds, once in a second, as many as there may be in one.
@@ -93,16 +103,16 @@ impl Refusals {
 
     fn turn(&mut self, second: u64) {
         if self.second != second {
-            (self.second, self.alone) = (second, 0);
+            (self.second, self.bytes) = (second, 0);
         }
     }
 }
 
 /// Records of their own that a user and reason gets in a second.
 pub(crate) const ALONE: u32 = 10;
-/// Records of their own in a second, of all users: some 70 KB.
-const ALL_ALONE: u32 = 150;
-/// Counts in a second: some 25 KB.
+/// Length of records of their own in a second, of all users, in bytes: some 150 records.
+const ALL_ALONE: usize = 75_000;
+/// Counts in a second: some 20 KB.
 const MAX_COUNTS: usize = 100;
 /// Users and reasons that are counted apart.
 const MAX_USERS: usize = 65_536;
@@ -118,12 +128,12 @@ mod tests {
     fn a_user_has_ten_records_in_a_second_and_a_count() {
         let mut refusals = Refusals::default();
         let alone = |refusals: &mut Refusals, second| {
-            (0..1000).filter(|_| refusals.admit(1, "no-grant", second)).count()
+            (0..1000).filter(|_| refusals.admit(1, "no-grant", second, || 500)).count()
         };
         assert_eq!(alone(&mut refusals, 5), 10);
         assert_eq!(refusals.take(5), [], "the second goes on");
-        assert!(refusals.admit(2, "no-grant", 5), "another user");
-        assert!(refusals.admit(1, "unknown-key", 5), "another reason");
+        assert!(refusals.admit(2, "no-grant", 5, || 500), "another user");
+        assert!(refusals.admit(1, "unknown-key", 5, || 500), "another reason");
         assert_eq!(refusals.take(6), [Count { uid: Some(1), outcome: "no-grant", refusals: 990 }]);
         assert_eq!(alone(&mut refusals, 7), 10);
         assert_eq!(refusals.take_all().len(), 1);
@@ -140,10 +150,10 @@ mod tests {
         let mut counts = Vec::new();
         for second in 1..=10 {
             for uid in 0..100_000 {
-                records += usize::from(refusals.admit(uid, "no-grant", second));
+                records += usize::from(refusals.admit(uid, "no-grant", second, || 500));
             }
             if second == 3 {
-                refusals.admit(500_000, "unknown-key", second);
+                refusals.admit(500_000, "unknown-key", second, || 500);
             }
             counts.extend(refusals.take(second));
             assert!(records + counts.len() <= 250 * usize::try_from(second).unwrap());

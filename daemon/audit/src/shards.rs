@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::acts::{MAX_REFUSED, refused};
 use crate::refusals::Refusals;
 use crate::{Act, KeyUse};
 
@@ -32,7 +33,8 @@ impl Shards {
     pub(crate) fn add(&self, r#use: KeyUse) {
         if r#use.outcome != DONE {
             let second = seconds(r#use.time);
-            if !self.refusals().admit(r#use.peer.uid, r#use.outcome, second) {
+            let length = || length_of(&r#use);
+            if !self.refusals().admit(r#use.peer.uid, r#use.outcome, second, length) {
                 return;
             }
         }
@@ -48,7 +50,8 @@ impl Shards {
 
     /// Adds an act that a user was refused. Beyond the limits of the user the act is counted.
     pub(crate) fn add_refused_act(&self, uid: u32, act: Act, now: SystemTime) {
-        if self.refusals().admit(uid, REFUSED_ACT, seconds(now)) {
+        if self.refusals().admit(uid, REFUSED_ACT, seconds(now), || MAX_REFUSED) {
+            let act = refused(act);
             let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
             if acts.len() < MAX_ACTS {
                 acts.push(act);
@@ -87,6 +90,22 @@ impl Shards {
         lost
     }
 }
+
+/// Length of the record of a use in bytes, or somewhat more.
+fn length_of(r#use: &KeyUse) -> usize {
+    // JSON shows a control character as six (RFC 8259, 7).
+    let of_byte = |byte: u8| match byte {
+        0..0x20 => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    let texts = [Some(r#use.key.as_str()), r#use.peer.command.as_deref(), r#use.peer.unit.as_deref()];
+    let texts = texts.into_iter().flatten().flat_map(str::bytes).map(of_byte).sum::<usize>();
+    REST + texts
+}
+
+/// Length of the rest of the record of a use, in bytes.
+const REST: usize = 500;
 
 /// Seconds since 1970.
 pub(crate) fn seconds(time: SystemTime) -> u64 {

@@ -119,7 +119,7 @@ impl Trail {
     /// [`Phase::Refused`]: crate::Phase::Refused
     pub fn record_refused_act(&self, act: Act) {
         let uid = acts::uid_of(&act.actor);
-        self.shared.shards.add_refused_act(uid, acts::refused(act), SystemTime::now());
+        self.shared.shards.add_refused_act(uid, act, SystemTime::now());
     }
 
     fn send_act(&self, act: Act, room: Room, then: Then) {

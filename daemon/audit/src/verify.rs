@@ -307,10 +307,22 @@ impl<'a> Check<'a> {
             Some(head) if !head.is_signed_by(self.key) => {
                 return Err(fault("the checkpoint is not signed by the audit key".into()));
             }
+            Some(head) if head.through < self.report.first => {
+                return Err(fault(format!(
+                    "the checkpoint of record {} is older than the trail",
+                    head.through
+                )));
+            }
             Some(head) if head.through > self.covered => {
                 return Err(fault(format!(
                     "the trail went beyond record {}, and ends with {}: its end is missing",
                     head.through, self.report.last
+                )));
+            }
+            Some(head) if self.hash_of(head.through).map_err(fault)? != Some(head.hash) => {
+                return Err(fault(format!(
+                    "the checkpoint covers another record {} than the one of this trail",
+                    head.through
                 )));
             }
             // The first checkpoint may have been made meanwhile.

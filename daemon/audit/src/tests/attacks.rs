@@ -106,6 +106,36 @@ fn a_new_chain_has_no_signature() {
     scene.verify().unwrap_err();
 }
 
+/// Each change of `head`, and the heads of other trails.
+#[test]
+fn the_head_is_exchanged() {
+    let scene = Scene::new();
+    scene.write();
+    let path = scene.path().join(HEAD);
+    let head = fs::read(&path).unwrap();
+    for place in 0..head.len() - 1 {
+        let mut changed = head.clone();
+        changed[place] ^= 1;
+        fs::write(&path, &changed).unwrap();
+        scene.verify().expect_err(&String::from_utf8_lossy(&changed));
+    }
+    // The same unit has signed another trail, which is shorter.
+    let other = Scene { directory: tempfile::tempdir().unwrap(), unit: scene.unit.again() };
+    drop(other.open());
+    fs::copy(other.path().join(HEAD), &path).unwrap();
+    let fault = scene.verify().unwrap_err();
+    assert_eq!(fault.place, Place { path, line: 1 });
+    assert!(fault.problem.contains("covers another record"), "{fault}");
+    // A head from before the oldest files were removed.
+    let (scene, gone) = shortened();
+    let text = String::from_utf8(zstd::decode_all(gone[1].1.as_slice()).unwrap()).unwrap();
+    let checkpoint = text.lines().find(|line| line.contains("keyward.audit.checkpoint")).unwrap();
+    let checkpoint: Checkpoint = serde_json::from_str(checkpoint).unwrap();
+    fs::write(scene.path().join(HEAD), serde_json::to_vec(&checkpoint).unwrap()).unwrap();
+    let fault = scene.verify().unwrap_err();
+    assert!(fault.problem.contains("older than the trail"), "{fault}");
+}
+
 /// An end that is cut off is found by the head, and not by the chain.
 #[test]
 fn a_trail_without_its_end() {
