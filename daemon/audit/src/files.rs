@@ -89,10 +89,14 @@ impl Files {
         self.cut_fragment()?;
         self.file.sync_data()?;
         let path = self.directory.join(name(self.next));
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        if let Err(error) = sync_directory(&self.directory) {
+            let _an_empty_file_does_no_harm = fs::remove_file(path);
+            return Err(error);
+        }
         (self.length, self.begun) = (file.metadata()?.len(), None);
         (self.file, self.first) = (file, self.next);
-        sync_directory(&self.directory)
+        Ok(())
     }
 
     /// Adds lines, which end with a line feed.

@@ -5,6 +5,7 @@
 //! record that is missing, changed, inserted or out of order is found, up to the last signature.
 //!
 //! - [`Trail`] takes records and has a thread of its own write them.
+//! - [`Lines`] reads them again, compressed or not.
 //! - [`verify()`] checks a directory with the public key alone.
 //!
 //! Root can stop a trail from now on, but cannot change its past unnoticed: see [`verify()`].
@@ -19,6 +20,7 @@ mod files;
 mod hash;
 mod housekeeper;
 mod line;
+mod lines;
 mod policy;
 mod reading;
 mod record;
@@ -43,6 +45,7 @@ pub use checkpoint::{AuditKey, Checkpoint, NoAuditKey, Signer};
 pub use copy::Copy;
 pub use files::TrailError;
 pub use hash::Hash;
+pub use lines::Lines;
 pub use policy::{Policy, Signatures};
 pub use record::{Act, Actor, KeyUse, Name, Peer, Phase};
 pub use signing::Signing;

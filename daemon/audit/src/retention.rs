@@ -64,7 +64,8 @@ impl Retention {
             if !is_over && policy.keep.is_none() {
                 break;
             }
-            let last = self.last_of(file)?;
+            // A file without a record goes with the next one.
+            let Some(last) = self.last_of(file)? else { continue };
             let age = now.duration_since(last.time).unwrap_or_default();
             let is_old = policy.keep.is_some_and(|keep| age > keep);
             if !is_over && !is_old {
@@ -80,18 +81,18 @@ impl Retention {
         Ok(removal)
     }
 
-    fn last_of(&mut self, file: &Stored) -> io::Result<LastRecord> {
+    fn last_of(&mut self, file: &Stored) -> io::Result<Option<LastRecord>> {
         if let Some(last) = self.last.get(&file.first) {
-            return Ok(*last);
+            return Ok(Some(*last));
         }
         let path = file.path().ok_or(io::ErrorKind::NotFound)?;
-        let line = End::of(path)?.line.ok_or_else(|| unexpected("has no record"))?;
+        let Some(line) = End::of(path)?.line else { return Ok(None) };
         let link: Link = serde_json::from_slice(&line)?;
         let time =
             humantime::parse_rfc3339(&link.time).map_err(|_| unexpected("has a record without a time"))?;
         let last = LastRecord { seq: link.seq, time, hash: Hash::of(&line) };
         self.last.insert(file.first, last);
-        Ok(last)
+        Ok(Some(last))
     }
 }
 

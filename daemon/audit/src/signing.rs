@@ -2,6 +2,7 @@
 
 use core::time::Duration;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Instant, SystemTime};
@@ -22,12 +23,14 @@ pub(crate) struct Signed {
     pub(crate) asked: SystemTime,
     /// Answer of the unit.
     pub(crate) state: Signing,
+    /// When there was no signature for the last time, if there was none since.
+    pub(crate) failed: Option<Instant>,
 }
 
 impl Signed {
     /// Nothing is signed in this run. Records of earlier runs are covered by the next checkpoint.
     pub(crate) fn new(records: u64) -> Self {
-        Self { records, at: Instant::now(), asked: SystemTime::now(), state: Signing::NotAsked }
+        Self { records, at: Instant::now(), asked: SystemTime::now(), state: Signing::NotAsked, failed: None }
     }
 }
 
@@ -56,7 +59,8 @@ impl Writer {
         let is_due = (self.owes_checkpoint && new > 0)
             || new >= self.settings.checkpoint_records
             || (new > 0 && self.signed.at.elapsed() >= self.settings.checkpoint_interval);
-        if is_due && !self.is_signing {
+        let has_just_failed = self.signed.failed.is_some_and(|failed| failed.elapsed() < SIGN_AGAIN);
+        if is_due && !has_just_failed && !self.is_signing {
             self.sign();
         }
     }
@@ -74,24 +78,34 @@ impl Writer {
         let checkpoint = match checkpoint {
             Ok(Some(checkpoint)) => checkpoint,
             Ok(None) => {
+                // A key comes with the first key of the backend, so an act waits for it.
                 self.set_signing(Signing::NoKey);
                 return;
             }
             Err(error) => {
-                tracing::warn!("the audit trail is not signed: {error}");
-                let since = match self.signed.state {
-                    Signing::Fails { since, .. } => since,
-                    _ => SystemTime::now(),
+                let since = if let Signing::Fails { since, .. } = self.signed.state {
+                    since
+                } else {
+                    tracing::warn!("the audit trail is not signed: {error}");
+                    SystemTime::now()
                 };
+                self.signed.failed = Some(Instant::now());
                 self.set_signing(Signing::Fails { reason: error, since });
                 return;
             }
         };
         let has_begun = self.signed.state != Signing::Works;
+        if matches!(self.signed.state, Signing::Fails { .. }) {
+            tracing::info!("the audit trail is signed again");
+        }
         self.set_signing(Signing::Works);
-        self.signed.records = checkpoint.through;
+        // The record may begin a new file, which asks for no second checkpoint of the same records.
+        let before = core::mem::replace(&mut self.signed.records, checkpoint.through);
         let written = self.write_in(Room::Left, SystemTime::now(), &[Content::Checkpoint(&checkpoint)]);
-        if written.is_ok() {
+        self.signed.failed = written.is_err().then(Instant::now);
+        if written.is_err() {
+            self.signed.records = before;
+        } else {
             // The checkpoint covers itself as far as a next one is concerned.
             if checkpoint.through + 1 == self.last() {
                 self.signed.records = self.last();
@@ -129,7 +143,12 @@ impl Writer {
             let left = end.saturating_duration_since(Instant::now());
             match messages.recv_timeout(left) {
                 Ok(Message::Signed(Err(_) | Ok(None))) | Err(_) => break,
-                Ok(Message::Signed(checkpoint)) => self.signed(checkpoint),
+                Ok(Message::Signed(checkpoint)) => {
+                    self.signed(checkpoint);
+                    if self.signed.failed.is_some() {
+                        break;
+                    }
+                }
                 Ok(Message::Act(_, _, then)) => {
                     then.call(Err(Unwritten("the daemon is about to end".into())))
                 }
@@ -150,7 +169,10 @@ pub(crate) fn start_signer(
     let (requests, received) = mpsc::channel::<(u64, Hash)>();
     let run = move || {
         for (through, hash) in received {
-            if done.send(Message::Signed(Checkpoint::make(&*signer, through, hash))).is_err() {
+            // A signer that panics must not be waited for forever.
+            let make = AssertUnwindSafe(|| Checkpoint::make(&*signer, through, hash));
+            let made = catch_unwind(make).unwrap_or_else(|_| Err("the signature has panicked".into()));
+            if done.send(Message::Signed(made)).is_err() {
                 return;
             }
         }
@@ -159,5 +181,7 @@ pub(crate) fn start_signer(
     Ok(requests)
 }
 
+/// Time after which a unit that has not signed is asked again.
+const SIGN_AGAIN: Duration = Duration::from_secs(1);
 /// Time that a unit has for the last signature.
 const LAST_SIGNATURE: Duration = Duration::from_secs(5);
