@@ -11,7 +11,7 @@ pub(crate) fn in_a_line(act: Act) -> Act {
     with_details_within(act, MAX_LINE / 2)
 }
 
-/// An act that a user without the role has asked for, with a record of at most 2 KiB: the user may
+/// An act that a user without the role has asked for, with a record of at most 4 KiB: the user may
 /// have chosen every part of it.
 pub(crate) fn refused(mut act: Act) -> Act {
     if let Phase::Refused(reason) = &mut act.phase {
@@ -36,8 +36,8 @@ fn with_details_within(mut act: Act, length: usize) -> Act {
     act
 }
 
-/// Length of the record of a refused act, in bytes.
-pub(crate) const MAX_REFUSED: usize = 2048;
+/// Length of the record of a refused act in bytes, if JSON shows each character as six.
+pub(crate) const MAX_REFUSED: usize = 4096;
 /// Detail with the length of the details that have no room, in bytes of JSON.
 const OMITTED: &str = "omitted_bytes";
 /// Length of a reason, in bytes.

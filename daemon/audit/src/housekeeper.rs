@@ -122,7 +122,8 @@ impl Closed {
         self.remove(job)?;
         clean(&self.directory)?;
         for file in stored(&self.directory)? {
-            if let Some(plain) = file.plain.filter(|_| file.first < job.current) {
+            let is_worth_it = file.first < job.current && file.bytes > BLOCK;
+            if let Some(plain) = file.plain.filter(|_| is_worth_it) {
                 compress(&self.directory, &plain, &self.is_stopping)?;
             }
         }
@@ -155,3 +156,7 @@ fn extent(directory: &Path) -> io::Result<Extent> {
     }
     Ok(Extent { files, bytes })
 }
+
+/// Length of a block of most disks, in bytes. A shorter file takes no less room if it is
+/// compressed.
+const BLOCK: u64 = 4096;

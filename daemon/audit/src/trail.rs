@@ -113,7 +113,7 @@ impl Trail {
 
     /// Records that a user without the role has asked for an act: `phase` is [`Phase::Refused`].
     /// The record has the limits of refused uses, so that nobody fills the disk: ten in a second
-    /// for a user, each of at most 2 KiB, and further ones are counted. Does not wait for the
+    /// for a user, each of at most 4 KiB, and further ones are counted. Does not wait for the
     /// disk, and cuts what is too long.
     ///
     /// [`Phase::Refused`]: crate::Phase::Refused
