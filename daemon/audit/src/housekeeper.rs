@@ -107,28 +107,40 @@ struct Closed {
 
 impl Closed {
     fn tidy(&mut self, job: &Job) -> Tidied {
-        let tidied = self.removed_and_compressed(job);
-        if let Err(error) = &tidied
+        let removed = self.remove(job);
+        // A disk without room for a compressed file needs the removal of others.
+        let compressed = self.compress(job.current);
+        let extent = extent(&self.directory);
+        let removal = self.due(job, extent.as_ref().map_or(0, |extent| extent.bytes));
+        let (removal, undue) = match removal {
+            Ok(removal) => (removal, None),
+            Err(error) => (None, Some(error)),
+        };
+        let problem = removed.err().or(compressed.err()).or(undue);
+        if let Some(error) = &problem
             && !self.has_failed
         {
             let directory = self.directory.display();
             tracing::warn!(%directory, "cannot compress or remove closed files of the audit trail: {error}");
         }
-        self.has_failed = tidied.is_err();
-        Tidied { removal: tidied.ok().flatten(), extent: extent(&self.directory).ok() }
+        self.has_failed = problem.is_some();
+        Tidied { removal, extent: extent.ok() }
     }
 
-    fn removed_and_compressed(&mut self, job: &Job) -> io::Result<Option<Removal>> {
-        self.remove(job)?;
+    fn due(&mut self, job: &Job, bytes: u64) -> io::Result<Option<Removal>> {
+        let files = stored(&self.directory)?;
+        self.retention.due(&files, job.current, bytes, &job.policy, SystemTime::now())
+    }
+
+    fn compress(&self, current: u64) -> io::Result<()> {
         clean(&self.directory)?;
         for file in stored(&self.directory)? {
-            let is_worth_it = file.first < job.current && file.bytes > BLOCK;
+            let is_worth_it = file.first < current && file.bytes > BLOCK;
             if let Some(plain) = file.plain.filter(|_| is_worth_it) {
                 compress(&self.directory, &plain, &self.is_stopping)?;
             }
         }
-        let (files, Extent { bytes, .. }) = (stored(&self.directory)?, extent(&self.directory)?);
-        self.retention.due(&files, job.current, bytes, &job.policy, SystemTime::now())
+        Ok(())
     }
 
     /// Removes files whose removal is recorded and signed. A process that is killed meanwhile

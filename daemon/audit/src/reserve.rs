@@ -59,7 +59,8 @@ impl Reserve {
     /// Makes the reserve again, if it is gone and there is room.
     pub(crate) fn keep(&mut self) {
         let has_room = || available(&self.directory).is_ok_and(|bytes| bytes >= 4 * SIZE as u64);
-        if self.state == State::Kept || !has_room() {
+        let is_there = self.state == State::Kept && self.path().exists();
+        if is_there || !has_room() {
             return;
         }
         if self.make().is_ok() {

@@ -157,6 +157,11 @@ impl Writer {
         self.write_summaries(&summaries);
         let counts = self.shared.shards.refusals().take_all();
         self.write_counts(&counts);
+        if self.gap > 0 {
+            // Nothing else would say that uses have no record.
+            let gap = Content::Gap { uses: self.gap };
+            let _has_failed = self.write_in(Room::Reserved, SystemTime::now(), &[gap]);
+        }
         self.tell_uncopied(Duration::ZERO);
         self.sign_at_the_end(messages);
         if let Some(housekeeper) = self.housekeeper.take() {

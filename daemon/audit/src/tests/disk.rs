@@ -99,3 +99,26 @@ fn a_trail_begins_on_a_full_disk() {
     let report = verify(&directory, &scene.unit.key()).unwrap().unwrap();
     assert!(report.is_whole() && report.records >= 2, "{report:?}");
 }
+
+/// A disk without room for a compressed file has old files removed.
+#[test]
+fn files_are_removed_from_a_full_disk() {
+    let Some(disk) = Disk::mount() else { return };
+    let (scene, directory) = (Scene::new(), disk.0.path().join("audit"));
+    let settings = Settings { directory: directory.clone(), ..scene.settings() };
+    drop(open_trail(settings.clone(), scene.unit.again()));
+    let trail = open_trail(settings, scene.unit.again());
+    let make_room = disk.fill();
+    let mut written = 0;
+    while written < 20 || act(&trail, Phase::Done).is_ok() {
+        trail.record_use(key_use("shop"));
+        written += 1;
+    }
+    trail.set_policy(Policy { keep: Some(Duration::ZERO), ..scene.settings().policy });
+    await_state(|| !directory.join("00000000000000000001.jsonl").exists());
+    make_room();
+    await_state(|| !trail.has_failed());
+    drop(trail);
+    let report = verify(&directory, &scene.unit.key()).unwrap().unwrap();
+    assert!(report.first > 1, "{report:?}");
+}
