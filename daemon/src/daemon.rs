@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use keyward_proto::Label;
 use keyward_unit::Wkid;
 
-use crate::audit::Trail;
+use crate::audit::{Trail, Unwritten};
 use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
 use crate::keys::{KeyStore, Keys, Version};
@@ -22,7 +22,9 @@ pub(crate) struct Daemon {
     pub(crate) backends: Backends,
     pub(crate) metrics: Metrics,
     /// The audit trail, once it is open.
-    pub(crate) trail: OnceLock<Trail>,
+    trail: OnceLock<Trail>,
+    /// Reason why the audit trail could not be opened.
+    no_trail: ArcSwapOption<String>,
     pub(crate) started: Instant,
     /// True if the daemon was started with `--dev`.
     pub(crate) dev: bool,
@@ -55,6 +57,7 @@ impl Daemon {
                 backends.iter().map(Backend::shared_name),
             ),
             trail: OnceLock::new(),
+            no_trail: ArcSwapOption::empty(),
             backends,
             started: Instant::now(),
             dev,
@@ -79,6 +82,33 @@ impl Daemon {
     #[must_use]
     pub(crate) fn with_unusable_keys(self, unusable_keys: Option<String>) -> Self {
         Self { unusable_keys, ..self }
+    }
+
+    /// The audit trail. `None` if this daemon has none: there is no state directory, or it has not
+    /// started yet.
+    pub(crate) fn trail(&self) -> Option<Result<&Trail, Unwritten>> {
+        match (self.trail.get(), &*self.no_trail.load()) {
+            (Some(trail), _) => Some(Ok(trail)),
+            (None, Some(reason)) => Some(Err(Unwritten(reason.to_string()))),
+            (None, None) => None,
+        }
+    }
+
+    /// Reason why uses of keys have no record now.
+    pub(crate) fn trail_failure(&self) -> Option<Unwritten> {
+        match self.trail()? {
+            Ok(trail) if trail.has_failed() => Some(Unwritten("the last record was not written".into())),
+            Ok(_) => None,
+            Err(reason) => Some(reason),
+        }
+    }
+
+    /// Sets the audit trail, or the reason why there is none yet. The first trail stays.
+    pub(crate) fn set_trail(&self, trail: Result<Trail, String>) {
+        match trail {
+            Ok(trail) => drop(self.trail.set(trail)),
+            Err(reason) => self.no_trail.store(Some(Arc::new(reason))),
+        }
     }
 
     /// Number of grants in the configuration, without the grants of `--dev`.

@@ -227,6 +227,16 @@ pub(crate) fn list(directory: &Path) -> Result<Vec<(u64, PathBuf)>, TrailError> 
     Ok(files.iter().filter_map(path_of).collect())
 }
 
+/// Every file of a trail that a verification needs, `head` first: a checkpoint is in the trail
+/// before it is the head.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn files(directory: &Path) -> Result<Vec<PathBuf>, TrailError> {
+    let head = Some(directory.join(HEAD)).filter(|head| head.exists());
+    Ok(head.into_iter().chain(list(directory)?.into_iter().map(|(_, path)| path)).collect())
+}
+
 fn name(first: u64) -> String {
     format!("{first:020}{SUFFIX}")
 }

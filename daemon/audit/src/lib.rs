@@ -5,7 +5,7 @@
 //! record that is missing, changed, inserted or out of order is found, up to the last signature.
 //!
 //! - [`Trail`] takes records and has a thread of its own write them.
-//! - [`Lines`] reads them again, compressed or not.
+//! - [`Reader`] reads them again, compressed or not.
 //! - [`verify()`] checks a directory with the public key alone.
 //!
 //! Root can stop a trail from now on, but cannot change its past unnoticed: see [`verify()`].
@@ -20,8 +20,8 @@ mod files;
 mod hash;
 mod housekeeper;
 mod line;
-mod lines;
 mod policy;
+mod read;
 mod reading;
 mod record;
 mod refusals;
@@ -43,10 +43,10 @@ mod tests;
 
 pub use checkpoint::{AuditKey, Checkpoint, NoAuditKey, Signer};
 pub use copy::Copy;
-pub use files::TrailError;
+pub use files::{TrailError, files};
 pub use hash::Hash;
-pub use lines::Lines;
 pub use policy::{Policy, Signatures};
+pub use read::{Filter, Party, Reader, Record, time_text};
 pub use record::{Act, Actor, KeyUse, Name, Peer, Phase};
 pub use signing::Signing;
 pub use status::{Extent, Status, Summed};

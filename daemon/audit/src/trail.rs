@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -40,6 +40,7 @@ pub struct Settings {
 /// Takes records. Dropping it writes all of them, and has them signed.
 #[derive(Debug)]
 pub struct Trail {
+    directory: PathBuf,
     pub(crate) shared: Arc<Shared>,
     messages: Mutex<Sender<Message>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -90,7 +91,12 @@ impl Trail {
         })?;
         let run = move || writer.run(&received);
         let writer = thread::Builder::new().name("audit".into()).spawn(run).map_err(thread_error)?;
-        Ok(Self { shared, messages: Mutex::new(messages), writer: Mutex::new(Some(writer)) })
+        Ok(Self {
+            directory: settings.directory.clone(),
+            shared,
+            messages: Mutex::new(messages),
+            writer: Mutex::new(Some(writer)),
+        })
     }
 
     /// Records a use of a key. The use is written within 50 milliseconds if the disk takes it.
@@ -146,6 +152,11 @@ impl Trail {
         }
     }
 
+    /// Directory of the files.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// True from the moment that a record could not be written, until records are written again.
     pub fn has_failed(&self) -> bool {
         self.shared.has_failed.load(Ordering::Relaxed) || self.shared.shards.lost() > 0
@@ -166,7 +177,7 @@ impl Drop for Trail {
 /// Reason why an act has no record.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("cannot write the audit trail: {0}")]
-pub struct Unwritten(pub(crate) String);
+pub struct Unwritten(pub String);
 
 /// State that the writer shares with the threads that record.
 #[derive(Debug)]

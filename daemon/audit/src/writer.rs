@@ -288,6 +288,10 @@ impl Writer {
             self.lines.push(b'\n');
             seq += 1;
         }
+        if room == Room::Free && self.reserve.is_spent() {
+            // There may be room again.
+            self.reserve.keep();
+        }
         let mut written = match room {
             Room::Free if self.reserve.is_spent() => Err(io::ErrorKind::StorageFull.into()),
             _ => self.files.append(&self.lines, now),

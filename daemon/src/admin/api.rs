@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use keyward_proto::{Label, Reference};
 use serde::{Deserialize, Serialize};
 
+use crate::admin::trail_view::AuditView;
 use crate::backend::{Backend, Backends};
 use crate::keys::certificates::{Certificate, first_to_expire};
 use crate::keys::{Altered, Key, Repaired, StoreError, Version};
@@ -294,6 +295,9 @@ pub(crate) struct StatusView {
     #[serde(default)]
     pub(crate) problems: Vec<String>,
     pub(crate) connections: usize,
+    /// The audit trail; none from an older version.
+    #[serde(default)]
+    pub(crate) audit: Option<AuditView>,
     /// Requests of every kind on the peers' sockets, since the start.
     pub(crate) requests: u64,
     /// Requests for signatures by outcome, since the start.

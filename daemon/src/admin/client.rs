@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
@@ -24,6 +24,7 @@ use crate::admin::api::{
     RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
 use crate::admin::{SOCKET, request};
+use crate::audit::Filter;
 use crate::ground::ownership::{self, Owners, OwnershipError, SERVICE};
 use crate::keys::Altered;
 
@@ -140,25 +141,72 @@ impl AdminClient {
 
     /// Writes a copy of the key store into a file. Returns the number of keys in the copy.
     pub(crate) fn backup(&self, file: &mut File) -> Result<u64, AdminClientError> {
+        let headers = self.stream("/v1/backup", Some(TIME_LIMIT), |part| file.write_all(part))?;
+        let keys = headers.get(KEYS_IN_BACKUP).and_then(|keys| keys.to_str().ok()?.parse().ok());
+        keys.ok_or_else(|| AdminClientError::Garbled(self.socket.clone()))
+    }
+
+    /// Writes a copy of the audit trail: a tar file.
+    pub(crate) fn audit_files(&self, file: &mut File) -> Result<(), AdminClientError> {
+        self.stream("/v1/audit/files", Some(TIME_LIMIT), |part| file.write_all(part)).map(drop)
+    }
+
+    /// Passes on records of the audit trail, in parts that may end within a record. `follow` goes
+    /// on with new records until `write` fails.
+    pub(crate) fn audit(
+        &self,
+        filter: &Filter,
+        last: usize,
+        follow: bool,
+        write: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), AdminClientError> {
+        let mut path = format!("/v1/audit?last={last}&follow={follow}");
+        let user = filter.user.map(|user| user.to_string());
+        for (name, value) in [
+            ("key", &filter.key),
+            ("user", &user),
+            ("purpose", &filter.purpose),
+            ("outcome", &filter.outcome),
+            ("action", &filter.action),
+            ("since", &filter.since),
+            ("until", &filter.until),
+        ] {
+            if let Some(value) = value {
+                path += &format!("&{name}={}", in_query(value));
+            }
+        }
+        self.stream(&path, (!follow).then_some(TIME_LIMIT), write).map(drop)
+    }
+
+    /// Passes on the body of an answer as it arrives, with a time limit for each part.
+    fn stream(
+        &self,
+        path: &str,
+        limit: Option<Duration>,
+        mut write: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<HeaderMap, AdminClientError> {
         self.runtime.block_on(async {
-            let (response, _connection) = self.request(Method::GET, "/v1/backup", Bytes::new()).await?;
+            let (response, _connection) = self.request(Method::GET, path, Bytes::new()).await?;
             let status = response.status();
-            let keys =
-                response.headers().get(KEYS_IN_BACKUP).and_then(|keys| keys.to_str().ok()?.parse().ok());
+            let headers = response.headers().clone();
             let mut body = response.into_body();
             if !status.is_success() {
                 let body = Limited::new(body, MAX_ANSWER).collect().await;
                 return Err(self.refused(status, &body.map(|body| body.to_bytes()).unwrap_or_default()));
             }
             let late = |_| AdminClientError::Late(self.socket.clone());
-            while let Some(frame) = tokio::time::timeout(TIME_LIMIT, body.frame()).await.map_err(late)? {
+            loop {
+                let frame = match limit {
+                    Some(limit) => tokio::time::timeout(limit, body.frame()).await.map_err(late)?,
+                    None => body.frame().await,
+                };
+                let Some(frame) = frame else { return Ok(headers) };
                 let frame =
                     frame.map_err(|reason| AdminClientError::Lost { socket: self.socket.clone(), reason })?;
                 if let Some(part) = frame.data_ref() {
-                    file.write_all(part).map_err(AdminClientError::Write)?;
+                    write(part).map_err(AdminClientError::Write)?;
                 }
             }
-            keys.ok_or_else(|| AdminClientError::Garbled(self.socket.clone()))
         })
     }
 
@@ -284,6 +332,13 @@ pub(crate) enum AdminClientError {
     Write(io::Error),
     #[error("cannot reach the daemon on {}: {reason}{}", socket.display(), hint(reason))]
     Unreachable { socket: PathBuf, reason: io::Error },
+}
+
+impl AdminClientError {
+    /// True if the reader of the output has closed it.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Write(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
 }
 
 fn hint(reason: &io::Error) -> &'static str {

@@ -9,6 +9,7 @@ use keyward_unit::ImportError;
 use thiserror::Error;
 
 use crate::admin::api::{MAX_KEY_FILE, Refusal};
+use crate::audit::Unwritten;
 use crate::backend::BackendError;
 use crate::ground::text::printable;
 use crate::keys::StoreError;
@@ -23,6 +24,8 @@ pub(super) enum AdminError {
     Invalid(String),
     #[error(transparent)]
     Lifecycle(#[from] lifecycle::Error),
+    #[error("{0}; see the log of the daemon")]
+    NoTrail(Unwritten),
     #[error("there is no such route; docs/admin-api.md has the routes")]
     NoRoute,
     #[error("only root and the user that the daemon runs as may do this")]
@@ -42,6 +45,7 @@ impl IntoResponse for AdminError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Lifecycle(error) => lifecycle_status(error),
+            Self::NoTrail(_) => StatusCode::INSUFFICIENT_STORAGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NotAnAdministrator => StatusCode::FORBIDDEN,
             Self::Store(error) => store_status(error),
@@ -72,6 +76,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::UnknownBackend { .. }
         | Error::UselessDecryption(_) => StatusCode::BAD_REQUEST,
         Error::Disabled(_) | Error::NotForRequests { .. } => StatusCode::FORBIDDEN,
+        Error::NotRecorded(_) | Error::DoneNotRecorded(_) => StatusCode::INSUFFICIENT_STORAGE,
         Error::NoCertificate { .. } | Error::NoVersion { .. } => StatusCode::NOT_FOUND,
         Error::NoUnit { .. }
         | Error::NotRewrapped { .. }

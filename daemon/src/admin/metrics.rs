@@ -5,17 +5,29 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
 use super::Admin;
+use super::trail_view::AuditView;
 use crate::backend::{Backend, UnitState};
+use crate::observe::audit_metrics::AuditLook;
 use crate::observe::metrics::{Access, Metrics, UnitLoad};
 
 /// Sets the metrics that are not counted as events, and answers with the page.
-pub(super) async fn page(State(Admin { daemon, peers }): State<Admin>) -> Response {
+pub(super) async fn page(State(Admin { daemon, peers, .. }): State<Admin>) -> Response {
     let metrics = &daemon.metrics;
     metrics.set_connections(peers.connections.total());
     if let Ok(count) = daemon.keys.count().await {
         metrics.set_keys(count);
     }
     metrics.set_altered(daemon.keys.altered().total());
+    if let Some(trail) = daemon.trail() {
+        let view = AuditView::of(trail);
+        metrics.audit.set(&AuditLook {
+            has_failed: view.failure.is_some(),
+            unwritten: view.unwritten,
+            has_summaries: view.summaries.is_some(),
+            last: view.last,
+            signed: view.checkpoint.map_or(0, |checkpoint| checkpoint.through),
+        });
+    }
     for backend in daemon.backends.iter() {
         metrics.set_ready(backend.name(), daemon.is_ready(backend).await);
         measure_units(metrics, backend);

@@ -5,6 +5,7 @@
 
 mod access;
 pub(crate) mod api;
+mod audit;
 mod backup;
 mod certificates;
 pub(crate) mod client;
@@ -18,6 +19,7 @@ mod plain_key;
 pub(crate) mod request;
 mod rewrap;
 mod status;
+pub(crate) mod trail_view;
 mod units;
 
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::admin::api::{KeyView, MAX_KEY_FILE};
 use crate::daemon::Daemon;
@@ -48,6 +51,14 @@ pub(crate) async fn serve(
     listener: UnixListener,
     end: impl Future<Output = ()> + Send + 'static,
 ) {
+    let ending = CancellationToken::new();
+    let end = {
+        let ending = ending.clone();
+        async move {
+            end.await;
+            ending.cancel();
+        }
+    };
     let routes = Router::new()
         .route("/live", get(async || "live\n"))
         .route("/ready", get(units::ready))
@@ -58,6 +69,8 @@ pub(crate) async fn serve(
         .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish))
         .route("/v1/keys", get(keys::list).post(keys::generate))
         .route("/v1/backup", get(backup::make))
+        .route("/v1/audit", get(audit::records))
+        .route("/v1/audit/files", get(audit::copy))
         .route("/v1/repair", post(keys::repair))
         .route("/v1/keys/{label}/import", post(keys::import))
         .route("/v1/keys/{label}/adopt", post(keys::adopt))
@@ -71,7 +84,7 @@ pub(crate) async fn serve(
         .layer(DefaultBodyLimit::max(MAX_KEY_FILE))
         .layer(middleware::from_fn(to_the_end))
         .layer(middleware::from_fn(administrators_only))
-        .with_state(Admin { daemon: Arc::clone(&peers.daemon), peers });
+        .with_state(Admin { daemon: Arc::clone(&peers.daemon), peers, ending });
     let service = routes.into_make_service_with_connect_info::<Caller>();
     let served = axum::serve(Gate::new(listener), service).with_graceful_shutdown(end).await;
     if let Err(error) = served {
@@ -110,6 +123,8 @@ async fn to_the_end(request: Request, next: Next) -> Response {
 struct Admin {
     daemon: Arc<Daemon>,
     peers: Arc<Shared>,
+    /// Cancelled when the daemon ends: answers without an end must end too.
+    ending: CancellationToken,
 }
 
 impl Admin {

@@ -19,10 +19,11 @@ pub(super) struct Batch {
 
 pub(super) async fn rewrap(
     State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
     Path(backend): Path<String>,
     Parameters(Batch { after }): Parameters<Batch>,
 ) -> Answer<Rewrapped> {
-    let done = lifecycle::rewrap(&admin.daemon, &backend, after).await?;
+    let done = lifecycle::rewrap(&admin.daemon, actor, &backend, after).await?;
     let lifecycle::Rewrapped { looked_at, keys, wrapped, next } = done;
     Ok(Json(Rewrapped { looked_at, keys, wrapped, next }))
 }

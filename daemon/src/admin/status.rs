@@ -5,6 +5,7 @@ use std::process;
 use axum::Json;
 use axum::extract::State;
 
+use super::trail_view::AuditView;
 use super::{Admin, Answer, units};
 use crate::admin::api::StatusView;
 use crate::keys::StoreError;
@@ -13,7 +14,7 @@ pub(super) async fn show(State(admin): State<Admin>) -> Answer<StatusView> {
     Ok(Json(view(&admin).await?))
 }
 
-async fn view(Admin { daemon, peers }: &Admin) -> Result<StatusView, StoreError> {
+async fn view(Admin { daemon, peers, .. }: &Admin) -> Result<StatusView, StoreError> {
     let (closed_for_malformed, closed_for_limit) = daemon.metrics.closed();
     Ok(StatusView {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -30,6 +31,7 @@ async fn view(Admin { daemon, peers }: &Admin) -> Result<StatusView, StoreError>
         waiting_for_restart: daemon.waiting_for_restart.load().to_vec(),
         problems: daemon.problems().await.into_iter().chain(daemon.problems_of_keys()).collect(),
         altered: daemon.keys.altered(),
+        audit: daemon.trail().map(AuditView::of),
         connections: peers.connections.total(),
         outcomes: daemon.metrics.outcomes(),
         decryption_outcomes: daemon.metrics.decryption_outcomes(),

@@ -21,6 +21,7 @@ mod output;
 mod passphrase;
 mod private_network;
 mod remarks;
+mod status;
 mod unit;
 
 use std::path::PathBuf;
@@ -97,13 +98,15 @@ enum Command {
     /// Run and list crypto units
     #[command(subcommand)]
     Unit(unit::Command),
-    /// Verify the audit trail
+    /// Read, follow and verify the audit trail
     #[command(subcommand)]
     Audit(audit::Command),
     /// Copy the key store of the running daemon, or check such a copy
     Backup(backup::Backup),
     /// Restore a lost key store from a copy
     Restore(backup::Restore),
+    /// Show the state of the daemon in a few lines
+    Status(status::Status),
     /// Find common misconfigurations, and say how to fix each
     Doctor(doctor::Doctor),
     /// Run a command, such as nginx -t, with the environment that loads the provider
@@ -123,6 +126,7 @@ impl Command {
             Self::Audit(command) => command.run(),
             Self::Backup(backup) => backup.run(),
             Self::Restore(restore) => restore.run(),
+            Self::Status(status) => status.run(),
             Self::Doctor(doctor) => doctor.run(),
             Self::Env(env) => env.run(),
             Self::Bench(bench) => bench.run(),

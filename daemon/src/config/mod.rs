@@ -4,6 +4,7 @@
 //! [`raw`] has the tables of the file as text, and [`Config`] is the checked value.
 
 mod advice;
+mod audit;
 mod error;
 mod grant;
 mod grep11;
@@ -23,6 +24,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::ground::ownership;
 use crate::policy::authorise::Grants;
+pub use audit::Audit;
 pub use error::ConfigError;
 pub(crate) use grep11::EMBEDDED;
 pub use grep11::{Auth, Dialect, Endpoint, Grep11, Tls};
@@ -53,6 +55,8 @@ pub struct Config {
     pub default_backend: Option<String>,
     /// Grants of peers.
     pub grants: Grants,
+    /// The audit trail.
+    pub audit: Audit,
 }
 
 /// The sockets for peers.
@@ -142,6 +146,7 @@ impl Default for Config {
             grep11: BTreeMap::new(),
             default_backend: None,
             grants: Grants::default(),
+            audit: Audit::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use keyward_client::Address;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::filter::LevelFilter;
 
+use super::audit::RawAudit;
 use super::error::InvalidSetting;
 use super::grant::RawGrant;
 use super::grep11::{self, EMBEDDED, RawGrep11};
@@ -26,6 +27,7 @@ pub(super) struct Raw {
     limits: RawLimits,
     embedded: RawEmbedded,
     store: RawStore,
+    audit: RawAudit,
     grep11: BTreeMap<String, RawGrep11>,
     grant: Vec<RawGrant>,
 }
@@ -84,6 +86,7 @@ impl Raw {
                 cached_keys: config.embedded.cached_keys,
             },
             store: RawStore { key: config.store_key.clone() },
+            audit: RawAudit::of(&config.audit),
             grep11: config
                 .grep11
                 .iter()
@@ -123,6 +126,7 @@ impl Raw {
             grep11: grep11::check(self.grep11)?,
             default_backend: self.default_backend,
             grants: Grants::new(grants?),
+            audit: self.audit.check()?,
         })
     }
 }
@@ -182,6 +186,7 @@ impl Default for Raw {
             limits: RawLimits::default(),
             embedded: RawEmbedded::default(),
             store: RawStore::default(),
+            audit: RawAudit::default(),
             grep11: BTreeMap::new(),
             grant: Vec::new(),
         }

@@ -17,6 +17,8 @@ pub(crate) struct AuditKey {
     pub(crate) spki: Vec<u8>,
     /// The private key, wrapped by the unit.
     pub(crate) blob: Vec<u8>,
+    /// The private key, wrapped by the next master key, while the keys are being rewrapped.
+    pub(crate) next_blob: Option<Vec<u8>>,
 }
 
 /// Form of the key in the metadata, with base64.
@@ -25,6 +27,8 @@ struct Stored {
     backend: String,
     spki: String,
     blob: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_blob: Option<String>,
 }
 
 impl KeyStore {
@@ -33,12 +37,22 @@ impl KeyStore {
         let Some(text) = self.store.metadata(AUDIT_KEY)? else { return Ok(None) };
         let stored: Stored = serde_json::from_str(&text).map_err(|_| altered())?;
         let bytes = |text: &str| STANDARD.decode(text).map_err(|_| altered());
-        Ok(Some(AuditKey { spki: bytes(&stored.spki)?, blob: bytes(&stored.blob)?, backend: stored.backend }))
+        Ok(Some(AuditKey {
+            spki: bytes(&stored.spki)?,
+            blob: bytes(&stored.blob)?,
+            next_blob: stored.next_blob.as_deref().map(bytes).transpose()?,
+            backend: stored.backend,
+        }))
     }
 
     fn set_audit_key(&self, key: AuditKey) -> Result<(), StoreError> {
-        let AuditKey { backend, spki, blob } = key;
-        let stored = Stored { backend, spki: STANDARD.encode(spki), blob: STANDARD.encode(blob) };
+        let AuditKey { backend, spki, blob, next_blob } = key;
+        let stored = Stored {
+            backend,
+            spki: STANDARD.encode(spki),
+            blob: STANDARD.encode(blob),
+            next_blob: next_blob.map(|blob| STANDARD.encode(blob)),
+        };
         let text = serde_json::to_string(&stored).unwrap_or_default();
         self.store.set_metadata(&[(AUDIT_KEY, Some(&text))])
     }

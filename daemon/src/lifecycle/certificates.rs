@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyward_proto::Label;
 
 use super::Error;
-use super::event::{Act, Actor, Event};
+use super::event::{Act, Action, Actor, begin};
 use crate::daemon::Daemon;
 use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Version};
@@ -21,11 +21,11 @@ pub(crate) async fn attach(
     label: &Label,
     chain: &Chain,
 ) -> Result<(Arc<Key>, u32), Error> {
-    let (key, number) = daemon.keys.update(label, |key| set_chain(key, chain)).await?;
+    let begun = begin(daemon, actor, Action::Attach, Some(label)).await?;
+    let attached = daemon.keys.update(label, |key| set_chain(key, chain)).await;
+    let (key, number) = begun.result(attached).await?;
     let not_after = chain.certificates.iter().map(Certificate::not_after).min();
-    Event { act: Act::Attach { not_after }, label: Some(label), version: Some(number), actor }
-        .record(daemon)
-        .await;
+    begun.done(Act::Attach { not_after }, Some(number)).await?;
     Ok((key, number))
 }
 
@@ -40,14 +40,13 @@ pub(crate) async fn detach(
     label: &Label,
     number: u32,
 ) -> Result<(Key, u32), Error> {
-    let (_, (before, number)) = daemon
-        .keys
-        .update(label, |key| {
-            let before = key.clone();
-            clear(key, number).map(|number| (before, number))
-        })
-        .await?;
-    Event { act: Act::Detach, label: Some(label), version: Some(number), actor }.record(daemon).await;
+    let begun = begin(daemon, actor, Action::Detach, Some(label)).await?;
+    let clear = |key: &mut Key| {
+        let before = key.clone();
+        clear(key, number).map(|number| (before, number))
+    };
+    let (_, (before, number)) = begun.result(daemon.keys.update(label, clear).await).await?;
+    begun.done(Act::Detach, Some(number)).await?;
     Ok((before, number))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyward_proto::{Label, Use};
 
 use super::Error;
-use super::event::{Act, Actor, Event};
+use super::event::{Act, Action, Actor, begin};
 use super::uses::{check_abilities, check_uses, each_once};
 use crate::daemon::Daemon;
 use crate::keys::{Key, State};
@@ -30,6 +30,11 @@ pub(crate) async fn change(
     label: &Label,
     change: Change,
 ) -> Result<Arc<Key>, Error> {
+    let action = match change.state {
+        Some(State::Disabled) => Action::Disable,
+        Some(State::Enabled) => Action::Enable,
+        None => Action::SetUses,
+    };
     let uses = change.uses.map(each_once);
     let apply = |key: &mut Key| {
         if let (Some(uses), Some(version)) = (&uses, key.version(0)) {
@@ -44,8 +49,9 @@ pub(crate) async fn change(
         }
         Ok::<_, Error>(())
     };
-    let (key, ()) = daemon.keys.update(label, apply).await?;
-    Event { act: Act::Change(&key), label: Some(label), version: None, actor }.record(daemon).await;
+    let begun = begin(daemon, actor, action, Some(label)).await?;
+    let (key, ()) = begun.result(daemon.keys.update(label, apply).await).await?;
+    begun.done(Act::Change(&key), None).await?;
     Ok(key)
 }
 
@@ -54,7 +60,7 @@ pub(crate) async fn change(
 /// # Errors
 /// [`Error::Store`] if there is no such key, or the store cannot be written.
 pub(crate) async fn delete(daemon: &Daemon, actor: Actor, label: &Label) -> Result<(), Error> {
-    daemon.keys.delete(label).await?;
-    Event { act: Act::Delete, label: Some(label), version: None, actor }.record(daemon).await;
-    Ok(())
+    let begun = begin(daemon, actor, Action::Delete, Some(label)).await?;
+    begun.result(daemon.keys.delete(label).await).await?;
+    begun.done(Act::Delete, None).await
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::NewKey;
 
-use super::event::{Act, Actor, Event};
+use super::event::{Act, Action, Actor, Begun, begin};
 use super::placement::Placement;
 use super::uses::{check_uses, each_once};
 use super::{Error, versions};
@@ -38,9 +38,11 @@ pub(crate) async fn generate(
     let placement = Placement::of(daemon, spec.backend.as_deref()).await?;
     check_uses(&spec.uses, key_type, spec.sign_and_decrypt)?;
     refuse_existing(daemon, &spec.label).await?;
-    let made = placement.backend.generate(key_type, &spec.uses, placement.wkid).await?;
-    let key = add(daemon, spec, &placement, &made).await?;
-    record(daemon, Act::Generate(&key), &key, actor).await;
+    let label = spec.label.clone();
+    let begun = begin(daemon, actor, Action::Generate, Some(&label)).await?;
+    let made = begun.result(placement.backend.generate(key_type, &spec.uses, placement.wkid).await).await?;
+    let key = add(&begun, daemon, spec, &placement, &made).await?;
+    begun.done(Act::Generate(&key), Some(key.current)).await?;
     Ok(key)
 }
 
@@ -57,10 +59,12 @@ pub(crate) async fn import(
     let spec = KeySpec { uses: each_once(spec.uses), ..spec };
     let placement = Placement::of(daemon, spec.backend.as_deref()).await?;
     refuse_existing(daemon, &spec.label).await?;
-    let made = placement.backend.import(file, &spec.uses, placement.wkid).await?;
-    check_uses(&spec.uses, made.key_type, spec.sign_and_decrypt)?;
-    let key = add(daemon, spec, &placement, &made).await?;
-    record(daemon, Act::Import(&key), &key, actor).await;
+    let label = spec.label.clone();
+    let begun = begin(daemon, actor, Action::Import, Some(&label)).await?;
+    let made = begun.result(placement.backend.import(file, &spec.uses, placement.wkid).await).await?;
+    begun.result(check_uses(&spec.uses, made.key_type, spec.sign_and_decrypt)).await?;
+    let key = add(&begun, daemon, spec, &placement, &made).await?;
+    begun.done(Act::Import(&key), Some(key.current)).await?;
     Ok(key)
 }
 
@@ -89,10 +93,12 @@ pub(crate) async fn adopt(
             "the adopted key can be extracted from its unit: CKA_EXTRACTABLE is true"
         );
     }
-    let made = placement.backend.adopt(blob, public, &spec.uses).await?;
-    check_uses(&spec.uses, made.key_type, spec.sign_and_decrypt)?;
-    let key = add(daemon, spec, &placement, &made).await?;
-    record(daemon, Act::Adopt(&key), &key, actor).await;
+    let label = spec.label.clone();
+    let begun = begin(daemon, actor, Action::Adopt, Some(&label)).await?;
+    let made = begun.result(placement.backend.adopt(blob, public, &spec.uses).await).await?;
+    begun.result(check_uses(&spec.uses, made.key_type, spec.sign_and_decrypt)).await?;
+    let key = add(&begun, daemon, spec, &placement, &made).await?;
+    begun.done(Act::Adopt(&key), Some(key.current)).await?;
     Ok(key)
 }
 
@@ -116,16 +122,13 @@ async fn refuse_existing(daemon: &Daemon, label: &Label) -> Result<(), Error> {
 }
 
 async fn add(
+    begun: &Begun<'_>,
     daemon: &Daemon,
     spec: KeySpec,
     placement: &Placement<'_>,
     made: &NewKey,
 ) -> Result<Arc<Key>, Error> {
-    placement.record_master_key(daemon, made).await?;
+    begun.result(placement.record_master_key(daemon, made).await).await?;
     let key = versions::first(spec.label, spec.uses, placement.backend.name(), made);
-    Ok(daemon.keys.put(key).await?)
-}
-
-async fn record(daemon: &Daemon, act: Act<'_>, key: &Key, actor: Actor) {
-    Event { act, label: Some(&key.label), version: Some(key.current), actor }.record(daemon).await;
+    begun.result(daemon.keys.put(key).await).await
 }

@@ -5,6 +5,7 @@ use keyward_unit::Wkid;
 use thiserror::Error;
 
 use super::uses::set_uses_command;
+use crate::audit::Unwritten;
 use crate::backend::BackendError;
 use crate::ground::master_key::MasterKeyError;
 use crate::keys::StoreError;
@@ -57,6 +58,14 @@ pub(crate) enum Error {
         "no next master key is configured, only {0}; name the file of the new master key as next-master-key in section [embedded] of the configuration, and reload the daemon"
     )]
     NoNextMasterKey(Wkid),
+    /// The act is not on record as begun, so it was not carried out.
+    #[error(
+        "not carried out, because every act must be on record: {0}; free space on the file system of the audit trail, or see the log of the daemon; the trail is tried again with each act"
+    )]
+    NotRecorded(Unwritten),
+    /// The act was carried out, and is not on record as done.
+    #[error("carried out, but not on record as done: {0}; do not repeat the command")]
+    DoneNotRecorded(Unwritten),
     /// The key has no such version.
     #[error("key {label} has no version {number}")]
     NoVersion { label: Label, number: u32 },

@@ -3,7 +3,7 @@
 use keyward_proto::{KeyType, Label, Outcome, PublicKey, Scheme};
 
 use super::Error;
-use super::event::{Act, Actor, Event};
+use super::event::{Act, Action, Actor, begin};
 use crate::backend::{BackendError, Context, SigningInput};
 use crate::daemon::{Daemon, key_material};
 use crate::keys::{Key, StoreError, Version};
@@ -36,11 +36,10 @@ pub(crate) async fn sign_request(
     let version = key.version(number).ok_or_else(|| Error::NoVersion { label: label.clone(), number })?;
     check(&key, version, info)?;
     let scheme = scheme(version);
-    let signature = sign(daemon, &key, version, scheme, info).await?;
+    let begun = begin(daemon, actor, Action::SignRequest, Some(label)).await?;
+    let signature = begun.result(sign(daemon, &key, version, scheme, info).await).await?;
     let version = version.number;
-    Event { act: Act::SignRequest(scheme), label: Some(label), version: Some(version), actor }
-        .record(daemon)
-        .await;
+    begun.done(Act::SignRequest(scheme), Some(version)).await?;
     Ok(SignedRequest { version, scheme, signature })
 }
 

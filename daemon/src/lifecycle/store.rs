@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use super::Error;
-use super::event::{Act, Actor, Event};
+use super::event::{Act, Action, Actor, begin};
 use crate::daemon::Daemon;
 use crate::keys::Repaired;
 
@@ -12,8 +12,9 @@ use crate::keys::Repaired;
 /// # Errors
 /// [`Error::Store`] if the store cannot be read, or there is no space for the copy.
 pub(crate) async fn backup(daemon: &Daemon, actor: Actor) -> Result<(File, u64), Error> {
-    let (file, keys) = daemon.keys.copy().await?;
-    Event { act: Act::Backup { keys }, label: None, version: None, actor }.record(daemon).await;
+    let begun = begin(daemon, actor, Action::Backup, None).await?;
+    let (file, keys) = begun.result(daemon.keys.copy().await).await?;
+    begun.done(Act::Backup { keys }, None).await?;
     Ok((file, keys))
 }
 
@@ -23,7 +24,8 @@ pub(crate) async fn backup(daemon: &Daemon, actor: Actor) -> Result<(File, u64),
 /// # Errors
 /// [`Error::Store`] if the store cannot be read or written.
 pub(crate) async fn repair(daemon: &Daemon, actor: Actor) -> Result<Repaired, Error> {
-    let repaired = daemon.keys.repair().await?;
-    Event { act: Act::Repair(&repaired), label: None, version: None, actor }.record(daemon).await;
+    let begun = begin(daemon, actor, Action::Repair, None).await?;
+    let repaired = begun.result(daemon.keys.repair().await).await?;
+    begun.done(Act::Repair(&repaired), None).await?;
     Ok(repaired)
 }

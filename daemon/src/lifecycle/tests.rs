@@ -92,13 +92,13 @@ async fn after_a_rewrap_the_next_master_key_is_put_in_force() {
     assert_eq!(labels, [label()]);
 
     for wrapped in [2, 0] {
-        let done = rewrap(&daemon, EMBEDDED, None).await.unwrap();
+        let done = rewrap(&daemon, ACTOR, EMBEDDED, None).await.unwrap();
         assert_eq!((done.looked_at, done.keys, done.wrapped, done.next), (1, 1, wrapped, None));
     }
     // A version that is made now waits for the next run.
     rotate(&daemon, ACTOR, &label()).await.unwrap();
     assert!(matches!(finish_rewrap(&daemon, ACTOR, EMBEDDED).await, Err(Error::NotRewrapped { .. })));
-    assert_eq!(rewrap(&daemon, EMBEDDED, None).await.unwrap().wrapped, 1);
+    assert_eq!(rewrap(&daemon, ACTOR, EMBEDDED, None).await.unwrap().wrapped, 1);
 
     let finished = finish_rewrap(&daemon, ACTOR, EMBEDDED).await.unwrap();
     assert_eq!((finished.wkid, finished.keys), (next.wkid(), 1));

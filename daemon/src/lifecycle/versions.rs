@@ -7,7 +7,7 @@ use keyward_proto::{Fingerprint, KeyType, Label, Use};
 use keyward_unit::NewKey;
 
 use super::Error;
-use super::event::{Act, Actor, Event};
+use super::event::{Act, Action, Actor, begin};
 use super::placement::Placement;
 use super::uses::check_uses;
 use crate::daemon::Daemon;
@@ -24,9 +24,10 @@ pub(crate) async fn rotate(daemon: &Daemon, actor: Actor, label: &Label) -> Resu
     let key_type = key_type.ok_or_else(|| Error::NotGenerated(label.clone()))?;
     refuse_full(&key)?;
     let placement = Placement::of(daemon, Some(&key.backend)).await?;
-    let made = placement.backend.generate(key_type, &key.uses, placement.wkid).await?;
-    let key = add(daemon, &key, &made).await?;
-    Event { act: Act::Rotate, label: Some(label), version: Some(key.current), actor }.record(daemon).await;
+    let begun = begin(daemon, actor, Action::Rotate, Some(label)).await?;
+    let made = begun.result(placement.backend.generate(key_type, &key.uses, placement.wkid).await).await?;
+    let key = begun.result(add(daemon, &key, &made).await).await?;
+    begun.done(Act::Rotate, Some(key.current)).await?;
     Ok(key)
 }
 
@@ -43,17 +44,22 @@ pub(crate) async fn import_version(
     let key = daemon.keys.get(label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
     refuse_full(&key)?;
     let placement = Placement::of(daemon, Some(&key.backend)).await?;
-    let made = placement.backend.import(file, &key.uses, placement.wkid).await?;
+    let begun = begin(daemon, actor, Action::Import, Some(label)).await?;
+    let made = begun.result(placement.backend.import(file, &key.uses, placement.wkid).await).await?;
+    begun.result(check_import(&key, &made)).await?;
+    let key = begun.result(add(daemon, &key, &made).await).await?;
+    begun.done(Act::Import(&key), Some(key.current)).await?;
+    Ok(key)
+}
+
+/// Refuses a private key that cannot be a version of a key.
+fn check_import(key: &Key, made: &NewKey) -> Result<(), Error> {
     // The actor who gave the key these uses has accepted them.
     check_uses(&key.uses, made.key_type, true)?;
-    if let Some(known) = key.versions.iter().find(|version| version.spki == made.spki) {
-        return Err(Error::SameKey { label: label.clone(), number: known.number });
+    match key.versions.iter().find(|version| version.spki == made.spki) {
+        Some(known) => Err(Error::SameKey { label: key.label.clone(), number: known.number }),
+        None => Ok(()),
     }
-    let key = add(daemon, &key, &made).await?;
-    Event { act: Act::Import(&key), label: Some(label), version: Some(key.current), actor }
-        .record(daemon)
-        .await;
-    Ok(key)
 }
 
 /// A new key with its first version.

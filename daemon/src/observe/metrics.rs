@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::observe::audit_metrics::AuditMetrics;
 use crate::observe::expiries::Expiries;
 
 /// Metrics since the start of the daemon. Shared by reference between tasks.
@@ -48,6 +49,8 @@ pub(crate) struct Metrics {
     latency: Family<UnitLabels, Gauge<f64, AtomicU64>>,
     calls: Family<UnitLabels, Counter>,
     failures: Family<UnitLabels, Counter>,
+    /// Metrics of the audit trail.
+    pub(crate) audit: AuditMetrics,
     /// Expiry times of certificates. The caller keeps them up to date.
     pub(crate) expiries: Arc<Expiries>,
 }
@@ -156,6 +159,7 @@ impl Metrics {
             connections: Gauge::default(),
             keys: Gauge::default(),
             altered: Gauge::default(),
+            audit: AuditMetrics::default(),
             ready: Family::default(),
             waiting: Family::default(),
             token: Family::default(),
@@ -204,6 +208,7 @@ impl Metrics {
         registry.register_with_unit("unit_latency", help, Unit::Seconds, self.latency.clone());
         registry.register("unit_calls", "Calls of the unit", self.calls.clone());
         registry.register("unit_failures", "Failures of the unit", self.failures.clone());
+        self.audit.register(registry);
         registry.register_collector(Box::new(Arc::clone(&self.expiries)));
     }
 

@@ -1,4 +1,5 @@
 //! Metrics of the daemon: [`metrics`], with the [`expiries`] of certificates.
 
+pub(crate) mod audit_metrics;
 pub(crate) mod expiries;
 pub(crate) mod metrics;

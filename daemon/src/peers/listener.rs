@@ -131,12 +131,16 @@ impl Listener {
     fn admit(&self, stream: UnixStream, mut peer: Peer) {
         let shared = &self.shared;
         peer.groups = known_groups(peer_groups(stream.as_fd()).unwrap_or_default()).into();
+        let depends_on_service = shared.daemon.config().grants.depend_on_service(peer.uid);
+        if depends_on_service {
+            peer.service = service::of_peer(&stream, peer.pid);
+        }
+        let Some(slot) = find_slot(shared, &peer, &self.stop) else { return };
         // The audit trail names program and service.
-        if shared.daemon.trail.get().is_some() || shared.daemon.config().grants.depend_on_service(peer.uid) {
+        if !depends_on_service {
             peer.service = service::of_peer(&stream, peer.pid);
         }
         peer.command = command_of(peer.pid);
-        let Some(slot) = find_slot(shared, &peer, &self.stop) else { return };
         let tasks = self.tasks.clone();
         let connection = AdmittedConnection { shared: Arc::clone(shared), peer, tasks, slot };
         connection.serve_on(shared.reactors.next(), stream);

@@ -17,6 +17,7 @@ use keyward_proto::{Fingerprint, Label, Outcome, Scheme};
 
 use super::shared::Shared;
 use super::users::{Account, OperationPermit};
+use crate::audit::Unwritten;
 use crate::backend::{Backend, BackendError, Context, SigningInput};
 use crate::daemon::key_material;
 use crate::ground::fair::Full;
@@ -193,6 +194,11 @@ impl<'a> Operation<'a> {
         if Instant::now() >= self.context.deadline {
             return Err(Outcome::DeadlineExceeded.into());
         }
+        if config.audit.refuse_on_failure
+            && let Some(failure) = self.shared.daemon.trail_failure()
+        {
+            return Err(Failure::NotRecorded(failure));
+        }
         let permit = self.account.operation_permit(&config, grants).ok_or(Failure::GrantUsedUp)?;
         let backend = self.shared.daemon.backends.get(&key.backend);
         let backend = backend.ok_or_else(|| Failure::NoBackend(key.backend.clone()))?;
@@ -259,6 +265,8 @@ pub(super) enum Failure {
     NoBackend(String),
     /// The secret for implicit rejection cannot be read.
     RejectionSecret(StoreError),
+    /// The audit trail cannot be written, and the configuration refuses uses without a record.
+    NotRecorded(Unwritten),
     /// The backend has failed or refused.
     Backend(BackendError),
 }
@@ -272,7 +280,7 @@ impl Failure {
             Self::LookUp(StoreError::Altered(_) | StoreError::Unlisted(_)) => Outcome::BlobDamaged,
             // The daemon does not have the master key that opens the store.
             Self::LookUp(StoreError::Locked(_)) => Outcome::OtherMasterKey,
-            Self::LookUp(_) | Self::RejectionSecret(_) => Outcome::Internal,
+            Self::LookUp(_) | Self::RejectionSecret(_) | Self::NotRecorded(_) => Outcome::Internal,
             Self::NoBackend(_) => Outcome::UnitUnavailable,
             Self::Backend(error) => error.outcome(),
         }
@@ -285,6 +293,7 @@ impl fmt::Display for Failure {
             Self::Refused(outcome) => f.write_str(outcome.name()),
             Self::GrantUsedUp | Self::TooManyLookUps => f.write_str(Outcome::Overloaded.name()),
             Self::LookUp(error) | Self::RejectionSecret(error) => error.fmt(f),
+            Self::NotRecorded(error) => write!(f, "{error}, and on-failure is \"refuse\" in section [audit]"),
             Self::NoBackend(name) => write!(f, "its backend {name} is not configured"),
             Self::Backend(error) => error.fmt(f),
         }

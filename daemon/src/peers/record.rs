@@ -27,7 +27,7 @@ pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
     if let Some(BackendCall { backend, scheme, outcome }) = operation.backend_call {
         metrics.times(backend.name(), scheme, outcome, &operation.context.times.of(backend));
     }
-    if let Some(trail) = shared.daemon.trail.get() {
+    if let Some(Ok(trail)) = shared.daemon.trail() {
         trail.record_use(key_use(operation, outcome));
     }
     debug_line(operation, outcome);

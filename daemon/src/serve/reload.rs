@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::audit;
 use super::configuration::load_config;
 use super::options::Options;
 use crate::config::{self, Config};
@@ -36,6 +37,7 @@ pub(super) async fn reload(peers: &Shared, options: &Options, at_start: &Config,
     log.set_level(config.log);
     daemon.set_config(config);
     peers.apply_grants(&daemon.config());
+    audit::reload(daemon);
     daemon.waiting_for_restart.store(Arc::new(waiting.clone()));
     match waiting.is_empty() {
         true => tracing::info!("configuration reloaded"),
@@ -54,6 +56,7 @@ fn waiting_for_restart(at_start: &Config, config: &Config, takes_next_master_key
         ("socket.also", config.socket.extra != at_start.socket.extra),
         ("[embedded]", embedded != at_start.embedded || !takes_next_master_key),
         ("store.key", config.store_key != at_start.store_key),
+        ("audit.copy-to", config.audit.copy_to != at_start.audit.copy_to),
         ("limits.cached-records", config.cached_records != at_start.cached_records),
     ];
     let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name.to_owned());

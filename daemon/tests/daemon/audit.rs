@@ -1,27 +1,40 @@
 //! The audit trail of the daemon: every use of a key and every act of an administrator.
 
-use std::fs;
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use keyward_proto::Outcome;
+use keyward_client::Input;
+use keyward_proto::{Outcome, Scheme};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Daemon, PROGRAM, certificate_verify};
+use crate::fixture::{Daemon, PROGRAM, certificate_verify, failure_of, has_root, label_of};
 
 /// The records of all files, in their order.
 fn records(daemon: &Daemon) -> Vec<Value> {
-    let mut lines = Vec::new();
-    for path in files(daemon) {
-        let text = fs::read_to_string(path).unwrap();
-        lines.extend(text.lines().map(|line| serde_json::from_str(line).unwrap()));
-    }
-    lines
+    records_in(&daemon.path("state/audit"))
+}
+
+fn records_in(directory: &Path) -> Vec<Value> {
+    let mut command = Command::new(PROGRAM);
+    let output = command.args(["audit", "show", "--json", "--dir"]).arg(directory).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn files(daemon: &Daemon) -> Vec<PathBuf> {
-    let entries = fs::read_dir(daemon.path("state/audit")).unwrap().map(|entry| entry.unwrap().path());
+    files_in(&daemon.path("state/audit"))
+}
+
+fn files_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> =
         entries.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).collect();
     files.sort();
@@ -30,9 +43,12 @@ fn files(daemon: &Daemon) -> Vec<PathBuf> {
 
 /// Exit status and output of `keyward audit verify`.
 fn verify(daemon: &Daemon) -> (i32, String) {
-    let directory = daemon.path("state/audit");
-    let mut command = std::process::Command::new(PROGRAM);
-    command.args(["audit", "verify", "--dir"]).arg(&directory).arg("--key").arg(directory.join("key.pem"));
+    verify_in(&daemon.path("state/audit"))
+}
+
+fn verify_in(directory: &Path) -> (i32, String) {
+    let mut command = Command::new(PROGRAM);
+    command.args(["audit", "verify", "--dir"]).arg(directory).arg("--key").arg(directory.join("key.pem"));
     let output = command.output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
@@ -80,8 +96,13 @@ fn uses_and_acts_are_on_record_and_signed_at_the_end() {
     assert!(uses("shop", "key-disabled") > 0, "{records:#?}");
     let acts: Vec<_> = records.iter().filter(|record| record["actor"].is_object()).collect();
     assert_eq!(
-        acts.iter().map(|act| &act["action"]).collect::<Vec<_>>(),
-        ["keyward.key.generate", "keyward.key.change"]
+        acts.iter().map(|act| format!("{} {}", act["action"], act["outcome"])).collect::<Vec<_>>(),
+        [
+            "\"keyward.key.generate\" \"begun\"",
+            "\"keyward.key.generate\" \"done\"",
+            "\"keyward.key.disable\" \"begun\"",
+            "\"keyward.key.disable\" \"done\"",
+        ]
     );
     let used =
         records.iter().find(|record| record["outcome"] == "done" && record["message"].is_string()).unwrap();
@@ -115,5 +136,259 @@ fn a_killed_daemon_goes_on_with_the_trail() {
     let (status, text) = verify(&daemon);
     assert_eq!(status, 0, "{text}");
     let acts = records(&daemon).iter().filter(|record| record["actor"].is_object()).count();
-    assert_eq!(acts, 2, "an act that was answered is never missing");
+    assert_eq!(acts, 4, "an act that was answered is never missing");
+}
+
+#[test]
+fn the_trail_answers_the_questions_that_people_ask() {
+    let mut daemon = Daemon::dev("");
+    for label in ["shop", "mail"] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    let mut follow = Command::new(PROGRAM);
+    follow.args(["audit", "tail", "--follow", "--key", "shop", "--runtime-dir"]).arg(daemon.path("run"));
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let mut followed = BufReader::new(follow.stdout.take().unwrap()).lines();
+    assert!(followed.next().unwrap().unwrap().ends_with("key.generate  shop  begun"));
+
+    let message = certificate_verify();
+    for _ in 0..30 {
+        assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
+    }
+    for _ in 0..30 {
+        assert_eq!(daemon.outcome("mail", b"no handshake"), Outcome::UseRefused);
+    }
+    let uses =
+        followed.map_while(Result::ok).filter(|line| line.contains("key.use  shop v1  tls13-server  done"));
+    assert_eq!(uses.take(30).count(), 30);
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+
+    let json = |words: &[&str]| -> Value {
+        serde_json::from_str(&daemon.succeed(&[&["audit"], words, &["--json"]].concat())).unwrap()
+    };
+    let users = json(&["users", "shop"]);
+    assert_eq!((users[0]["times"].as_u64(), users.as_array().unwrap().len()), (Some(30), 1), "{users}");
+    assert_eq!(json(&["users", "mail"]), serde_json::json!([]));
+    let unused = daemon.keyward(&["audit", "unused", "--for", "1h"]);
+    let text = String::from_utf8(unused.stdout).unwrap();
+    assert!(text.contains("mail") && !text.contains("shop"), "{text}");
+    let note = String::from_utf8(unused.stderr).unwrap();
+    assert!(note.contains("the audit trail begins at"), "{note}");
+    // Beyond ten in a second, refusals are counted when the second is over.
+    let refusals = await_some(|| {
+        let rows = json(&["refusals"]);
+        let count = |row: &Value| row["times"].as_u64().filter(|_| row["outcome"] == "use-refused");
+        let refused: u64 = rows.as_array().unwrap().iter().filter_map(count).sum();
+        (refused == 30).then_some(rows)
+    });
+    assert_eq!(refusals[0]["uid"], rustix::process::getuid().as_raw(), "{refusals}");
+
+    let shown = daemon.succeed(&["audit", "show", "--key", "shop", "--outcome", "done", "--since", "1h"]);
+    assert_eq!(shown.lines().count(), 31, "{shown}");
+    let none = daemon.succeed(&["audit", "show", "--until", "2026-01-01"]);
+    assert_eq!(none, "");
+    let wrong = daemon.keyward(&["audit", "show", "--since", "yesterday"]);
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("a time before now such as 7d"));
+
+    // The copy is verified as the command says, with a copy of the key that was kept elsewhere.
+    let key = daemon.path("audit.pem");
+    await_some(|| fs::copy(daemon.path("state/audit/key.pem"), &key).ok());
+    let copy = daemon.path("copy.tar").display().to_string();
+    let said = daemon.succeed(&["audit", "export", &copy]);
+    assert!(
+        said.contains(&format!("tar -xf {copy} && keyward audit verify --dir audit --key KEY.pem")),
+        "{said}"
+    );
+    let twice = daemon.fail(&["audit", "export", &copy]);
+    assert!(twice.1.contains("exists"), "{twice:?}");
+    let here = daemon.path("elsewhere");
+    fs::create_dir(&here).unwrap();
+    assert!(Command::new("tar").arg("-xf").arg(&copy).current_dir(&here).status().unwrap().success());
+    let mut verify = Command::new(PROGRAM);
+    verify.args(["audit", "verify", "--dir", "audit", "--key"]).arg(&key).current_dir(&here);
+    assert_eq!(verify.status().unwrap().code(), Some(2), "uses are not signed yet");
+    let mut offline = Command::new(PROGRAM);
+    offline.args(["audit", "users", "shop", "--dir", "audit"]).current_dir(&here);
+    let text = String::from_utf8(offline.output().unwrap().stdout).unwrap();
+    assert!(text.contains(" 30 "), "{text}");
+
+    // A reader who follows does not delay the end.
+    let mut follow = Command::new(PROGRAM);
+    follow.args(["audit", "tail", "--follow", "--runtime-dir"]).arg(daemon.path("run"));
+    let mut follow = follow.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(follow.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(daemon.end(Signal::TERM).success());
+    assert!(!daemon.log().contains("gave up requests of administrators"), "{}", daemon.log());
+    follow.wait().unwrap();
+}
+
+/// No act that was answered is missing after `kill -9` under load, and of the signatures at most
+/// those of the last 100 ms.
+#[test]
+fn kill_9_under_load_loses_no_act_and_100_ms_of_signatures() {
+    let rounds = if std::env::var_os("KEYWARD_SOAK").is_some() { 200 } else { 10 };
+    let mut daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let (mut signed, mut generated, mut unsigned) = (Vec::new(), Vec::new(), 0);
+    for round in 0..rounds {
+        let running = AtomicBool::new(true);
+        let moment = Duration::from_millis(150 + round * 37 % 250);
+        let (signatures, labels, killed) = std::thread::scope(|scope| {
+            let signatures = scope.spawn(|| signatures(&daemon, round, &running));
+            let labels = scope.spawn(|| generations(&daemon, round, &running));
+            // The load decides what is written at this moment, so the moment itself is arbitrary.
+            std::thread::sleep(moment);
+            let killed = Instant::now();
+            daemon.signal(Signal::KILL);
+            running.store(false, Ordering::Relaxed);
+            (signatures.join().unwrap(), labels.join().unwrap(), killed)
+        });
+        assert!(!daemon.end_of_killed().success());
+        let safe = signatures.into_iter().filter(|(at, _)| *at + Duration::from_millis(100) < killed);
+        signed.extend(safe.map(|(_, message)| message));
+        generated.extend(labels);
+        // A kill just after a checkpoint leaves a whole trail.
+        let (status, text) = verify(&daemon);
+        let is_whole = text.contains("whole and signed");
+        assert_eq!((status, is_whole), if is_whole { (0, true) } else { (2, false) }, "{text}");
+        assert!(is_whole || text.contains("are not signed"), "{text}");
+        unsigned += u64::from(!is_whole);
+        daemon.start(&["--dev"]);
+    }
+    assert!(daemon.end(Signal::TERM).success());
+    let (status, text) = verify(&daemon);
+    assert_eq!(status, 0, "{text}");
+
+    let records = records(&daemon);
+    let of = |action: &str, field: &str| -> HashSet<String> {
+        let done = records.iter().filter(|record| record["action"] == action && record["outcome"] == "done");
+        done.map(|record| record[field].as_str().unwrap().to_owned()).collect()
+    };
+    let (uses, acts) = (of("keyward.key.use", "message"), of("keyward.key.generate", "key"));
+    assert!(unsigned > rounds / 2, "{unsigned}");
+    assert!(signed.len() > 100 && generated.len() as u64 > rounds, "{} {}", signed.len(), generated.len());
+    let missing = signed.iter().filter(|message| !uses.contains(*message)).count();
+    assert_eq!(missing, 0, "of {} signatures", signed.len());
+    let missing: Vec<_> = generated.iter().filter(|label| !acts.contains(*label)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    println!("{rounds} kills: {} signatures and {} acts found, {text}", signed.len(), generated.len());
+}
+
+/// Signs until the daemon is killed. Returns when each signature was answered, and the SHA-256 of
+/// the message.
+fn signatures(daemon: &Daemon, round: u64, running: &AtomicBool) -> Vec<(Instant, String)> {
+    let (client, label) = (daemon.client(), label_of("shop"));
+    let mut answered = Vec::new();
+    let mut message = certificate_verify();
+    while running.load(Ordering::Relaxed) {
+        let end = message.len();
+        message[end - 8..end - 4].copy_from_slice(&u32::try_from(round).unwrap().to_be_bytes());
+        message[end - 4..].copy_from_slice(&u32::try_from(answered.len()).unwrap().to_be_bytes());
+        if client.sign(&label, Scheme::EcdsaSecp256r1Sha256, Input::Message(&message)).is_ok() {
+            answered.push((Instant::now(), sha256(&message)));
+        }
+    }
+    answered
+}
+
+/// Generates keys until the daemon is killed. Returns the labels of the answered requests.
+fn generations(daemon: &Daemon, round: u64, running: &AtomicBool) -> Vec<String> {
+    let mut answered = Vec::new();
+    while running.load(Ordering::Relaxed) {
+        let label = format!("key-{round}-{}", answered.len());
+        let wanted = format!(r#"{{"label":"{label}","type":"p256","uses":[]}}"#);
+        if daemon.http("POST", "/v1/keys", &wanted).is_ok_and(|(status, _)| status == 201) {
+            answered.push(label);
+        }
+    }
+    answered
+}
+
+/// Acts need a record, except those that stop a key. Uses need one if the configuration says so.
+/// When there is room again, no restart is needed.
+#[test]
+fn on_a_full_disk_acts_are_refused_and_uses_follow_the_setting() {
+    if !has_root() {
+        return;
+    }
+    for setting in ["count", "refuse"] {
+        let mut daemon = Daemon::prepare(&format!("[audit]\non-failure = {setting:?}\n"));
+        fs::create_dir_all(daemon.path("state/audit")).unwrap();
+        fs::set_permissions(daemon.path("state"), Permissions::from_mode(0o700)).unwrap();
+        let serve = daemon.serve(&["--dev"]);
+        let mut shell = Command::new("unshare");
+        let script = "mount -t tmpfs -o size=1m,mode=700 none \"$0\" && exec \"$@\"";
+        shell.args(["--mount", "sh", "-c", script]).arg(daemon.path("state/audit"));
+        shell.arg(serve.get_program()).args(serve.get_args());
+        daemon.start_as(&mut shell);
+        let pid = daemon.pid().as_raw_nonzero().to_string();
+        let on_its_disk = |script: &str| {
+            let mut command = Command::new("nsenter");
+            command.args(["--mount", "--target", &pid, "sh", "-c", script]).arg(daemon.path("state/audit"));
+            assert!(command.status().unwrap().success(), "{script}");
+        };
+        for label in ["shop", "mail"] {
+            daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+        }
+        let message = certificate_verify();
+        assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
+        on_its_disk("cat /dev/zero > $0/junk 2>/dev/null || true");
+
+        // The last block of the file has room for some records.
+        let refused = await_some(|| {
+            let output = daemon.keyward(&["key", "rotate", "shop"]);
+            (!output.status.success()).then_some(output)
+        });
+        let (status, line) = failure_of(&refused);
+        assert!(
+            status == 74 && line.contains("not carried out, because every act must be on record"),
+            "{line}"
+        );
+        daemon.succeed(&["key", "disable", "mail"]);
+        assert_eq!(daemon.outcome("mail", &message), Outcome::KeyDisabled);
+        if setting == "refuse" {
+            await_some(|| (daemon.outcome("shop", &message) == Outcome::Internal).then_some(()));
+            daemon.await_log("and on-failure is \"refuse\" in section [audit]");
+        } else {
+            for _ in 0..20 {
+                assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
+            }
+        }
+
+        await_some(|| {
+            let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
+            let status: Value = serde_json::from_str(&status).unwrap();
+            let audit = &status["audit"];
+            (audit["failure"].is_string() && audit["unwritten"].as_u64().unwrap() > 0).then_some(())
+        });
+        let output = daemon.keyward(&["status"]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.status.code() == Some(1) && text.contains("the audit trail cannot be written"),
+            "{text}"
+        );
+
+        on_its_disk("rm -f $0/junk");
+        daemon.succeed(&["key", "rotate", "shop"]);
+        await_some(|| (daemon.outcome("shop", &message) == Outcome::Done).then_some(()));
+        let copy = daemon.path("copy");
+        let records = await_some(|| {
+            let _ = fs::remove_dir_all(&copy);
+            on_its_disk(&format!("cp -r $0 {}", copy.display()));
+            let records = records_in(&copy);
+            records.iter().any(|record| record["action"] == "keyward.audit.gap").then_some(records)
+        });
+        let last = |action: &str| records.iter().rfind(|record| record["action"] == action).unwrap();
+        for action in ["keyward.key.disable", "keyward.key.rotate"] {
+            assert_eq!(last(action)["outcome"], "done", "{action}");
+        }
+        let gap: u64 = records.iter().filter_map(|record| record["uses"].as_u64()).sum();
+        // Uses that were refused have no record either.
+        assert!(gap > 0, "{setting}");
+        let (status, text) = verify_in(&copy);
+        assert!([0, 2].contains(&status), "{text}");
+        assert!(daemon.end(Signal::TERM).success());
+    }
 }

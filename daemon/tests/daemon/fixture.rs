@@ -140,6 +140,11 @@ impl Daemon {
         self.child.take().unwrap().wait().unwrap()
     }
 
+    /// Waits for the end of a daemon that was sent SIGKILL.
+    pub(crate) fn end_of_killed(&mut self) -> ExitStatus {
+        self.child.take().unwrap().wait().unwrap()
+    }
+
     pub(crate) fn end_if_running(&mut self) {
         if self.child.is_some() {
             self.end(Signal::TERM);

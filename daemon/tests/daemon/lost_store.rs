@@ -180,11 +180,14 @@ fn keys_are_disabled_and_deleted_on_a_full_disk() {
     daemon.await_log("the key store has the disabled or deleted state");
 }
 
-/// Command of a daemon whose state directory is on a disk of its own.
+/// Command of a daemon whose state directory is on a disk of its own. The audit trail has another
+/// one, because acts that cannot be recorded are refused.
 fn on_a_disk_of(daemon: &Daemon, size: &str) -> Command {
     let serve = daemon.serve(&["--dev"]);
     let mut shell = Command::new("unshare");
-    let script = format!("mount -t tmpfs -o size={size},mode=700 none \"$0\" && exec \"$@\"");
+    let script = format!(
+        "mount -t tmpfs -o size={size},mode=700 none \"$0\" && mkdir -m 700 \"$0/audit\" && mount -t tmpfs -o mode=700 none \"$0/audit\" && exec \"$@\""
+    );
     shell.args(["--mount", "sh", "-c", &script]).arg(daemon.path("state"));
     shell.arg(serve.get_program()).args(serve.get_args());
     shell

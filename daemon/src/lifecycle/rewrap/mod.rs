@@ -9,8 +9,8 @@ use keyward_proto::Label;
 use keyward_unit::Wkid;
 use tokio::task::JoinSet;
 
-use super::Error;
-use super::event::{Act, Actor, Event};
+use super::event::{Act, Action, Actor, begin};
+use super::{Error, audit_key};
 use crate::backend::Backend;
 use crate::daemon::{Daemon, key_material};
 use crate::keys::{Key, StoreError, Version};
@@ -42,7 +42,20 @@ pub(crate) struct Finished {
 ///
 /// # Errors
 /// [`Error`] says why there is no next master key, or which unit has failed.
-pub(crate) async fn rewrap(daemon: &Daemon, name: &str, after: Option<String>) -> Result<Rewrapped, Error> {
+pub(crate) async fn rewrap(
+    daemon: &Daemon,
+    actor: Actor,
+    name: &str,
+    after: Option<String>,
+) -> Result<Rewrapped, Error> {
+    let begun = begin(daemon, actor, Action::Rewrap, None).await?;
+    let done = begun.result(rewrap_some(daemon, name, after).await).await?;
+    let Rewrapped { keys, wrapped, .. } = done;
+    begun.done(Act::Rewrap { backend: name, keys, wrapped }, None).await?;
+    Ok(done)
+}
+
+async fn rewrap_some(daemon: &Daemon, name: &str, after: Option<String>) -> Result<Rewrapped, Error> {
     let backend = backend(daemon, name)?;
     let old = present(daemon, name).await?;
     let listed = daemon.keys.list(after, BATCH).await?;
@@ -61,6 +74,7 @@ pub(crate) async fn rewrap(daemon: &Daemon, name: &str, after: Option<String>) -
     for key in keys {
         done.wrapped += rewrap_key(daemon, backend, key, old, new).await?;
     }
+    audit_key::rewrap(daemon, backend, new).await?;
     Ok(done)
 }
 
@@ -114,6 +128,14 @@ fn set_next(key: &mut Key, next_blobs: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
 /// # Errors
 /// [`Error`] says which keys or units are not ready.
 pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str) -> Result<Finished, Error> {
+    let begun = begin(daemon, actor, Action::FinishRewrap, None).await?;
+    let done = begun.result(finish(daemon, name).await).await?;
+    let Finished { wkid, keys } = done;
+    begun.done(Act::FinishRewrap { backend: name, wkid, keys }, None).await?;
+    Ok(done)
+}
+
+async fn finish(daemon: &Arc<Daemon>, name: &str) -> Result<Finished, Error> {
     let backend = backend(daemon, name)?;
     // From here on no new key is made, because nobody would check whether the new key is ready.
     let _locked = backend.master_key_lock().write().await;
@@ -131,12 +153,10 @@ pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str
     for key in &keys {
         replace_blobs(daemon, backend, key, new).await?;
     }
+    audit_key::replace_blob(daemon, backend, new).await?;
     let store_key = next::store_key(daemon, backend, new).await?;
     daemon.keys.set_wkid(name, new, store_key).await?;
-    let count = keys.len() as u64;
-    let act = Act::FinishRewrap { backend: name, wkid: new, keys: count };
-    Event { act, label: None, version: None, actor }.record(daemon).await;
-    Ok(Finished { wkid: new, keys: count })
+    Ok(Finished { wkid: new, keys: keys.len() as u64 })
 }
 
 fn refuse_old_keys(backend: &Backend, keys: &[Key], new: Wkid) -> Result<(), Error> {

@@ -1,35 +1,21 @@
-//! `keyward audit`: reads and verifies the audit trail.
+//! `keyward audit verify`: checks a trail with the public audit key.
 
 use std::fs;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::json;
 
-use super::client::STATE_DIR;
-use super::failure::Failure;
-use super::output;
 use crate::audit::{self, AuditKey, TrailError};
+use crate::cli::client::STATE_DIR;
+use crate::cli::failure::Failure;
+use crate::cli::output;
 use crate::ground::exit;
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// Check that no record is missing, changed, inserted or out of order
-    Verify(Verify),
-}
-
-impl Command {
-    pub(super) fn run(self) -> Result<(), Failure> {
-        match self {
-            Self::Verify(verify) => verify.run(),
-        }
-    }
-}
 
 /// Exits with 0 if the whole trail is signed, 1 if it is not as it was written, 2 if records at the
 /// end are not signed.
 #[derive(Args, Debug)]
-pub(super) struct Verify {
+pub(in crate::cli) struct Verify {
     /// Directory of the trail, or of a copy
     #[arg(long, value_name = "DIR", default_value_os_t = PathBuf::from(STATE_DIR).join("audit"))]
     dir: PathBuf,
@@ -42,7 +28,7 @@ pub(super) struct Verify {
 }
 
 impl Verify {
-    fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self) -> Result<(), Failure> {
         let pem = fs::read(&self.key).map_err(|error| Failure::reading(&self.key, &error))?;
         let not_a_key = || {
             let path = self.key.display();
@@ -80,7 +66,7 @@ impl Verify {
                 (ALTERED, fault.to_string(), value)
             }
         };
-        output::print(&if self.json { value.to_string() } else { text })?;
+        output::print(&format!("{}\n", if self.json { value.to_string() } else { text }))?;
         if status == 0 { Ok(()) } else { Err(Failure::silent(status)) }
     }
 }

@@ -1,0 +1,98 @@
+//! The audit trail in the status, for the daemon and for the client.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::{Checkpoint, Signing, Status, Summed, Trail, Unwritten};
+
+/// The audit trail.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(crate) struct AuditView {
+    /// Number of the last record.
+    pub(crate) last: u64,
+    /// The last checkpoint, as the file `head` has it.
+    pub(crate) checkpoint: Option<Checkpoint>,
+    /// Time of the oldest record that is not signed, or a time shortly before it, in seconds since
+    /// 1970.
+    pub(crate) unsigned_since: Option<u64>,
+    /// Reason why the unit has not signed when it was last asked.
+    pub(crate) signing_problem: Option<String>,
+    /// Reason why records cannot be written now.
+    pub(crate) failure: Option<String>,
+    /// Uses of keys without a record since the start.
+    pub(crate) unwritten: u64,
+    /// Reason why uses go into summaries: `policy` or `space`.
+    pub(crate) summaries: Option<String>,
+    /// Free part of the file system in per cent; none if nothing has looked yet.
+    pub(crate) free: Option<u8>,
+    /// Files with records; none if nothing has looked yet.
+    pub(crate) files: Option<u64>,
+    /// Length of all files in bytes; none if nothing has looked yet.
+    pub(crate) bytes: Option<u64>,
+    /// When the thread that writes has last looked for work, in seconds since 1970.
+    pub(crate) looked: Option<u64>,
+}
+
+impl AuditView {
+    pub(crate) fn of(trail: Result<&Trail, Unwritten>) -> Self {
+        let status = match trail {
+            Ok(trail) => trail.status(),
+            Err(reason) => return Self { failure: Some(reason.to_string()), ..Self::default() },
+        };
+        let Status {
+            looked, last, checkpoint, signing, unsigned_since, failure, unwritten, summaries, ..
+        } = status;
+        Self {
+            last,
+            checkpoint,
+            unsigned_since: unsigned_since.map(seconds),
+            signing_problem: match signing {
+                Signing::Fails { reason, .. } => Some(reason),
+                _ => None,
+            },
+            failure,
+            unwritten,
+            summaries: summaries.map(|summed| {
+                match summed {
+                    Summed::Policy => "policy",
+                    Summed::Space => "space",
+                }
+                .into()
+            }),
+            free: status.free,
+            files: status.extent.map(|extent| extent.files),
+            bytes: status.extent.map(|extent| extent.bytes),
+            looked: looked.map(seconds),
+        }
+    }
+
+    /// Problems that an administrator must know of. `now` is in seconds since 1970.
+    pub(crate) fn problems(&self, now: u64) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(failure) = &self.failure {
+            problems.push(format!(
+                "the audit trail cannot be written: {failure}; acts of administrators are refused, except disabling a key"
+            ));
+        } else if self.looked.is_some_and(|looked| now.saturating_sub(looked) > HANGS) {
+            problems.push("the audit trail is not written: its disk does not answer".into());
+        }
+        if let Some(reason) = &self.signing_problem {
+            problems.push(format!("the audit trail is not signed: {reason}"));
+        }
+        if self.summaries.as_deref() == Some("space") {
+            let free = self.free.unwrap_or_default();
+            problems.push(format!(
+                "uses of keys are recorded in summaries, because {free} % of the file system of the audit trail are free"
+            ));
+        }
+        problems
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Time without a look for work, in seconds, after which the writer must be waiting for the disk.
+const HANGS: u64 = 10;

@@ -1,0 +1,91 @@
+//! `keyward audit tail` and `show`: records, one on each line.
+
+use std::io;
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+
+use super::choice::{Choice, Source, user_name};
+use crate::audit::{Filter, Party, Record};
+use crate::cli::failure::Failure;
+use crate::ground::text::printable;
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Tail {
+    /// Number of records
+    #[arg(short = 'n', long, value_name = "N", default_value = "10", value_parser = RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    lines: usize,
+    /// Go on with new records
+    #[arg(short, long)]
+    follow: bool,
+    #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
+    source: Source,
+    /// Print the records as they are in the trail: JSON, one object on each line
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Show {
+    #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
+    source: Source,
+    /// Print the records as they are in the trail: JSON, one object on each line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Tail {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Self { lines, follow, choice, source, json } = self;
+        run(&source, &choice.filter(), lines, follow, json)
+    }
+}
+
+impl Show {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        run(&self.source, &self.choice.filter(), 0, false, self.json)
+    }
+}
+
+fn run(source: &Source, filter: &Filter, last: usize, follow: bool, json: bool) -> Result<(), Failure> {
+    use io::Write;
+
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    source.read(filter, last, follow, |record, line| {
+        let text = if json { printable(line) } else { printable(&text_of(&record)) };
+        writeln!(out, "{text}")?;
+        // People who follow wait for the line.
+        if follow { out.flush() } else { Ok(()) }
+    })
+}
+
+/// A record for people: time, user, action, key, and the rest.
+fn text_of(record: &Record) -> String {
+    let time = record.time.get(..19).unwrap_or(&record.time).replace('T', " ");
+    let action = record.action.strip_prefix("keyward.").unwrap_or(&record.action);
+    let who = match record.peer.as_ref().or(record.actor.as_ref()) {
+        Some(Party { uid, command, unit, .. }) => {
+            let from: Vec<_> = [command, unit].into_iter().flatten().map(String::as_str).collect();
+            let from = if from.is_empty() { String::new() } else { format!(" ({})", from.join(", ")) };
+            format!("{}{from}", uid.map_or_else(|| "daemon".into(), user_name))
+        }
+        None => record.uid.map_or_else(|| "-".into(), user_name),
+    };
+    let mut text = format!("{time}  {who}  {action}");
+    if let Some(key) = &record.key {
+        text += &format!("  {key}");
+        if let Some(version) = record.version.filter(|version| *version > 0) {
+            text += &format!(" v{version}");
+        }
+    }
+    let times = Some(record.times()).filter(|times| *times != 1).map(|times| format!("{times} times"));
+    let rest = [record.purpose.clone(), record.outcome.clone(), times, record.reason.clone()];
+    for part in rest.into_iter().flatten() {
+        text += &format!("  {part}");
+    }
+    text
+}

@@ -1,0 +1,78 @@
+//! `keyward status`: the state of the daemon in a few lines.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use super::client::Client;
+use super::failure::Failure;
+use super::output::{print, print_json};
+use crate::admin::api::StatusView;
+use crate::admin::client::AdminClient;
+
+/// Exits with 1 if there is a problem.
+#[derive(Args, Debug)]
+pub(super) struct Status {
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Status {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let status = AdminClient::new(&self.client.runtime_dir)
+            .and_then(|admin| admin.status())
+            .map_err(|error| Failure::from(error).while_trying("cannot ask the daemon for its state"))?;
+        if self.client.json {
+            print_json(&status)?;
+        } else {
+            print(&text(&status))?;
+        }
+        let is_well = problems(&status).is_empty() && status.backends.iter().all(|backend| backend.ready);
+        if is_well { Ok(()) } else { Err(Failure::silent(PROBLEM)) }
+    }
+}
+
+fn text(status: &StatusView) -> String {
+    let StatusView { version, pid, uptime_seconds, keys, grants, connections, .. } = status;
+    let up = humantime::format_duration(core::time::Duration::from_secs(*uptime_seconds));
+    let mut text = format!(
+        "daemon      {version}, process {pid}, up {up}\nkeys        {keys}\ngrants      {grants}\nconnections {connections}\n"
+    );
+    for backend in &status.backends {
+        let ready = if backend.ready { "ready" } else { "not ready" };
+        text += &format!("backend     {} ({}): {ready}\n", backend.name, backend.unit);
+    }
+    if let Some(audit) = &status.audit {
+        let signed = audit.checkpoint.as_ref().map_or_else(
+            || "not signed yet".into(),
+            |checkpoint| format!("signed to {} at {}", checkpoint.through, checkpoint.time),
+        );
+        text += &format!("audit trail {} records, {signed}\n", audit.last);
+        if audit.unwritten > 0 {
+            text += &format!("            {} uses without a record since the start\n", audit.unwritten);
+        }
+        if let (Some(files), Some(bytes), Some(free)) = (audit.files, audit.bytes, audit.free) {
+            text += &format!(
+                "            {files} files, {} MiB, {free} % of the file system free\n",
+                bytes >> 20
+            );
+        }
+    }
+    for setting in &status.waiting_for_restart {
+        text += &format!("restart     needed for {setting}\n");
+    }
+    for problem in problems(status) {
+        text += &format!("problem     {problem}\n");
+    }
+    text
+}
+
+/// Everything that an administrator must know of.
+fn problems(status: &StatusView) -> Vec<String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let of_trail = status.audit.iter().flat_map(|audit| audit.problems(now));
+    status.problems.iter().cloned().chain(of_trail).collect()
+}
+
+/// Exit status if there is a problem.
+const PROBLEM: u8 = 1;
