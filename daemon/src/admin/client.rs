@@ -11,6 +11,7 @@ use hyper::client::conn::http1;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -253,7 +254,7 @@ impl AdminClient {
                 Err(reason) => AdminClientError::Exposed { socket: self.socket.clone(), reason },
             }
         })?;
-        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let stream = connect(&self.socket).and_then(UnixStream::from_std).map_err(unreachable)?;
         // Credentials of the process that called listen(2): those of root for a socket of systemd.
         let server = stream.peer_cred().map_err(unreachable)?.uid();
         match Owners::OwnOrService.contains(server) {
@@ -296,6 +297,17 @@ impl AdminClient {
             Err(_) => AdminClientError::Garbled(self.socket.clone()),
         }
     }
+}
+
+/// Connects. Waits while other users connect faster than the daemon accepts: without waiting, the
+/// kernel refuses at once.
+fn connect(socket: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    let stream = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    net::sockopt::set_socket_timeout(&stream, net::sockopt::Timeout::Send, Some(CONNECT_LIMIT))?;
+    net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    let stream = std::os::unix::net::UnixStream::from(stream);
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
 
 /// The task of a connection. The task ends when this is dropped.
@@ -365,6 +377,9 @@ fn in_query(text: &str) -> PercentEncode<'_> {
 
 /// Characters to encode in a query: all except letters, digits, and marks without a meaning.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
+
+/// Time limit for a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Time limit for an answer. The daemon gives a unit one minute to generate an RSA key.
 const TIME_LIMIT: Duration = Duration::from_secs(70);

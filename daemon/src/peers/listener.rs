@@ -220,7 +220,7 @@ impl AdmittedConnection {
 /// Maximum number of connections that the kernel keeps until they are accepted (listen(2)). The
 /// number is small, because the kernel does not let users take turns. A peer that connects to a
 /// full backlog waits.
-const BACKLOG: i32 = 64;
+pub(crate) const BACKLOG: i32 = 64;
 
 /// Maximum number of connections that are accepted before the next peer is looked up.
 const AT_ONCE: usize = 64;

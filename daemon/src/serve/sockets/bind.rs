@@ -20,6 +20,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::error::SocketError;
 use super::private_directory::{FileId, PrivateDirectory};
 use crate::ground::ownership::{self, Owners, OwnershipError};
+use crate::peers::listener::BACKLOG;
 
 /// Binds a socket at `path`. Replaces the socket of a dead daemon.
 ///
@@ -46,7 +47,10 @@ pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, FileId), Soc
     };
     let parent = open_directory(parent).map_err(|error| failed(error.into()))?;
     let private = PrivateDirectory::make(parent.as_fd()).map_err(failed)?;
-    private.bind(Path::new(name), Mode::from_raw_mode(mode)).map_err(failed)
+    let (listener, file) = private.bind(Path::new(name), Mode::from_raw_mode(mode)).map_err(failed)?;
+    // A long backlog would let any user make all others wait.
+    rustix::net::listen(&listener, BACKLOG).map_err(|error| failed(error.into()))?;
+    Ok((listener, file))
 }
 
 /// Binds an extra socket of the configuration, for peers.
