@@ -4,10 +4,10 @@ use core::num::NonZeroU32;
 use std::sync::Arc;
 
 use keyward_proto::Use;
-use nix::unistd::{Group, User};
 use serde::{Deserialize, Serialize};
 
 use super::error::InvalidSetting;
+use super::names::{gid_of, group_name, user};
 use crate::policy::authorise::{Grant, Limits, Pattern, Who};
 
 /// A section `[[grant]]` as text.
@@ -49,13 +49,7 @@ impl RawGrant {
     /// Checks the grant. `number` is its place in the file, from 1.
     pub(super) fn check(self, number: usize) -> Result<Grant, InvalidSetting> {
         let wrong = |reason: String| InvalidSetting::new(format!("grant number {number}"), reason);
-        let uid = match (self.user, self.uid) {
-            (Some(_), Some(_)) => return Err(wrong("name the user by user or by uid, not by both".into())),
-            (Some(user), None) => Some(uid_of(&user).map_err(wrong)?),
-            // The number stands for no user in every call of the kernel (setreuid(2)).
-            (None, Some(u32::MAX)) => return Err(wrong(format!("uid {} is nobody's", u32::MAX))),
-            (None, uid) => uid,
-        };
+        let uid = user(self.user, self.uid).map_err(wrong)?;
         let gid = self.group.map(|group| gid_of(&group)).transpose().map_err(wrong)?;
         let service = self.unit.map(service).transpose().map_err(wrong)?;
         let who = Who { uid, gid, service };
@@ -90,22 +84,6 @@ fn default_uses() -> Vec<String> {
     vec![Use::TlsServer.name().into()]
 }
 
-fn uid_of(user: &str) -> Result<u32, String> {
-    match User::from_name(user) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        Ok(None) => Err(format!("there is no user {user:?} on this machine")),
-        Err(error) => Err(format!("cannot look up user {user:?}: {}", error.desc())),
-    }
-}
-
-fn gid_of(group: &str) -> Result<u32, String> {
-    match Group::from_name(group) {
-        Ok(Some(group)) => Ok(group.gid.as_raw()),
-        Ok(None) => Err(format!("there is no group {group:?} on this machine")),
-        Err(error) => Err(format!("cannot look up group {group:?}: {}", error.desc())),
-    }
-}
-
 /// Checks the name of a service, which is part of the path of the cgroup (systemd.unit(5)).
 fn service(name: String) -> Result<Arc<str>, String> {
     let allowed = |c: u8| c.is_ascii_alphanumeric() || b":-_.\\@".contains(&c);
@@ -120,8 +98,4 @@ fn service(name: String) -> Result<Arc<str>, String> {
         Some(stem) if !stem.is_empty() && name.len() <= 255 && name.bytes().all(allowed) => Ok(name.into()),
         _ => Err(format!("unit {name:?} is not the name of a service, like \"nginx.service\"")),
     }
-}
-
-fn group_name(gid: u32) -> String {
-    Group::from_gid(gid.into()).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name)
 }

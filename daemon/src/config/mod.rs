@@ -8,7 +8,9 @@ mod audit;
 mod error;
 mod grant;
 mod grep11;
+mod names;
 mod raw;
+mod role;
 mod syntax;
 mod times;
 
@@ -24,6 +26,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::ground::ownership;
 use crate::policy::authorise::Grants;
+use crate::policy::roles::Roles;
 pub use audit::Audit;
 pub use error::ConfigError;
 pub(crate) use grep11::EMBEDDED;
@@ -57,6 +60,8 @@ pub struct Config {
     pub grants: Grants,
     /// The audit trail.
     pub audit: Audit,
+    /// Roles of administrators.
+    pub roles: Roles,
 }
 
 /// The sockets for peers.
@@ -147,6 +152,7 @@ impl Default for Config {
             default_backend: None,
             grants: Grants::default(),
             audit: Audit::default(),
+            roles: Roles::default(),
         }
     }
 }

@@ -12,9 +12,11 @@ use super::audit::RawAudit;
 use super::error::InvalidSetting;
 use super::grant::RawGrant;
 use super::grep11::{self, EMBEDDED, RawGrep11};
+use super::role::{RawRole, check_separation};
 use super::times::{duration, timeout};
 use super::{CACHED_KEYS, Config, Embedded, SocketSettings};
 use crate::policy::authorise::Grants;
+use crate::policy::roles::Roles;
 
 /// A whole file.
 #[derive(Debug, Deserialize, Serialize)]
@@ -23,6 +25,7 @@ pub(super) struct Raw {
     log: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     default_backend: Option<String>,
+    separation: bool,
     socket: RawSocket,
     limits: RawLimits,
     embedded: RawEmbedded,
@@ -30,6 +33,7 @@ pub(super) struct Raw {
     audit: RawAudit,
     grep11: BTreeMap<String, RawGrep11>,
     grant: Vec<RawGrant>,
+    role: Vec<RawRole>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -94,6 +98,8 @@ impl Raw {
                 .collect(),
             default_backend: config.default_backend.clone(),
             grant: config.grants.iter().map(RawGrant::of).collect(),
+            separation: config.roles.separation(),
+            role: config.roles.iter().map(RawRole::of).collect(),
         }
     }
 
@@ -104,6 +110,8 @@ impl Raw {
     pub(super) fn check(self) -> Result<Config, InvalidSetting> {
         let grants: Result<Vec<_>, _> =
             self.grant.into_iter().enumerate().map(|(index, grant)| grant.check(index + 1)).collect();
+        let roles: Result<Vec<_>, _> =
+            self.role.into_iter().enumerate().map(|(index, role)| role.check(index + 1)).collect();
         let default = self.default_backend.as_ref();
         if let Some(name) = default.filter(|name| *name != EMBEDDED && !self.grep11.contains_key(*name)) {
             let mut names: Vec<_> = self.grep11.keys().map(|name| format!("{name:?}")).collect();
@@ -127,6 +135,7 @@ impl Raw {
             default_backend: self.default_backend,
             grants: Grants::new(grants?),
             audit: self.audit.check()?,
+            roles: check_separation(Roles::new(roles?, self.separation))?,
         })
     }
 }
@@ -182,6 +191,7 @@ impl Default for Raw {
         Self {
             log: "info".into(),
             default_backend: None,
+            separation: false,
             socket: RawSocket::default(),
             limits: RawLimits::default(),
             embedded: RawEmbedded::default(),
@@ -189,6 +199,7 @@ impl Default for Raw {
             audit: RawAudit::default(),
             grep11: BTreeMap::new(),
             grant: Vec::new(),
+            role: Vec::new(),
         }
     }
 }

@@ -49,6 +49,9 @@ fn wrong_header(text: &str, at: usize) -> Option<String> {
         "grant" if !is_list || first != name => {
             Some(format!("{header}: there can be several grants, write each with two brackets: [[grant]]"))
         }
+        "role" if !is_list || first != name => {
+            Some(format!("{header}: there can be several roles, write each with two brackets: [[role]]"))
+        }
         "grep11" if first == name => {
             Some(format!("{header}: a backend has a name, write it into the brackets: [grep11.NAME]"))
         }
@@ -84,6 +87,11 @@ mod tests {
                 "[grant]\nuid = 1\nkeys = [\"a\"]",
                 "1: [grant]: there can be several grants",
                 "[[grant]]\nuid = 1\nkeys = [\"a\"]",
+            ),
+            (
+                "[role]\nrole = \"viewer\"\nuid = 1",
+                "1: [role]: there can be several roles",
+                "[[role]]\nrole = \"viewer\"\nuid = 1",
             ),
             ("[grant.www] # mine\nuid = 1", "1: [grant.www]: there can be several grants", ""),
             (

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::policy::authorise::{Limits, Who};
+use crate::policy::roles::{Holder, Role};
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, Path::new("k.toml")).map_err(|error| error.to_string())
@@ -20,6 +21,7 @@ fn every_setting() {
     let config = parse(
         r#"
         log = "debug"
+        separation = true
         [socket]
         also = ["/var/lib/haproxy/keyward.sock", "@keyward"]
         connections = 10
@@ -49,6 +51,15 @@ fn every_setting() {
         keys = ["a"]
         rate = 500
         in-flight = 64
+        [[role]]
+        role = "auditor"
+        user = "root"
+        [[role]]
+        role = "operator"
+        group = "root"
+        [[role]]
+        role = "viewer"
+        uid = 4711
         "#,
     )
     .unwrap();
@@ -65,6 +76,13 @@ fn every_setting() {
     assert_eq!(grants[3].who, Who { service: Some("app@1.service".into()), ..Who::user(33) });
     let limits = Limits { rate: NonZeroU32::new(500), in_flight: NonZeroU32::new(64) };
     assert_eq!((grants[2].limits, grants[3].limits), (Limits::default(), limits));
+    let roles: Vec<_> = config.roles.iter().map(|given| (given.role, given.to)).collect();
+    let expected = [
+        (Role::Auditor, Holder::User(0)),
+        (Role::Operator, Holder::Group(0)),
+        (Role::Viewer, Holder::User(4711)),
+    ];
+    assert!(roles == expected && config.roles.separation(), "{roles:?}");
     assert_eq!(config.warnings().len(), 1, "{:?}", config.warnings());
     assert_eq!(parse(&config.to_effective_toml()), Ok(config));
 }
@@ -123,7 +141,8 @@ fn the_shipped_example_is_valid() {
     let on: String =
         example.lines().map(|line| format!("{}\n", line.strip_prefix("#: ").unwrap_or(line))).collect();
     let config = parse(&on.replace("\"www-data\"", "\"root\"")).unwrap();
-    assert_eq!(config.grants.iter().count(), 2);
+    assert_eq!((config.grants.iter().count(), config.roles.iter().count()), (2, 1));
+    assert!(config.roles.separation());
 }
 
 #[test]
@@ -169,6 +188,18 @@ fn each_mistake_has_one_clear_line() {
         ),
         ("[[grant]]\nuser = \"no-such-user\"\nkeys = [\"a\"]", &["no user \"no-such-user\""]),
         ("[[grant]]\ngroup = \"no-such-group\"\nkeys = [\"a\"]", &["no group \"no-such-group\""]),
+        ("[[role]]\nuid = 1", &["line 1", "missing field `role`"]),
+        ("[[role]]\nrole = \"king\"\nuid = 1", &["role number 1", "\"king\" is no role", "viewer, operator"]),
+        ("[[role]]\nrole = \"viewer\"", &["role number 1", "name one of user, uid and group"]),
+        ("[[role]]\nrole = \"viewer\"\nuid = 1\nuser = \"root\"", &["role number 1", "not by both"]),
+        ("[[role]]\nrole = \"viewer\"\nuid = 1\ngroup = \"root\"", &["a user or a group, not both"]),
+        ("[[role]]\nrole = \"viewer\"\nuid = 4294967295", &["uid 4294967295 is nobody's"]),
+        ("[[role]]\nrole = \"viewer\"\nuser = \"no-such-user\"", &["no user \"no-such-user\""]),
+        ("[[role]]\nrole = \"viewer\"\ngroup = \"no-such-group\"", &["no group \"no-such-group\""]),
+        (
+            "separation = true\n[[role]]\nrole = \"purger\"\nuser = \"root\"",
+            &["separation: user root (id 0) is both manager and purger", "always manager"],
+        ),
     ] {
         let error = parse(text).unwrap_err();
         assert_eq!(error.lines().count(), 1, "{error}");
