@@ -13,8 +13,9 @@ use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
 use crate::keys::{KeyStore, Keys, Version};
 use crate::observe::metrics::Metrics;
-use crate::policy::authorise::Grant;
+use crate::policy::authorise::{Grant, Peer};
 use crate::policy::purpose::Purpose;
+use crate::policy::roles::RoleSet;
 
 /// Running daemon without its sockets. Shared by reference between tasks.
 pub(crate) struct Daemon {
@@ -124,6 +125,18 @@ impl Daemon {
     /// Present configuration.
     pub(crate) fn config(&self) -> arc_swap::Guard<Arc<Config>> {
         self.config.load()
+    }
+
+    /// Roles of a process on the administrators' socket, under the present configuration. Root and
+    /// the user of the daemon are manager in any case. With `--dev`, the user who started the
+    /// daemon has every role, also if the configuration separates roles.
+    pub(crate) fn roles_of(&self, peer: &Peer) -> RoleSet {
+        use rustix::process::{geteuid, getuid};
+
+        if self.dev && peer.uid == getuid().as_raw() {
+            return RoleSet::all();
+        }
+        self.config().roles.of(peer, [0, geteuid().as_raw()].contains(&peer.uid))
     }
 
     /// True if a backend can sign with its keys now.

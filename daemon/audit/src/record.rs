@@ -100,6 +100,8 @@ pub struct Actor {
     pub uid: u32,
     /// Process id.
     pub pid: i32,
+    /// Name of the role that allowed the act.
+    pub role: &'static str,
 }
 
 /// The beginning of a text, in a place of fixed size: 128 bytes, as long as the longest label.

@@ -355,7 +355,9 @@ impl AdminClientError {
 
 fn hint(reason: &io::Error) -> &'static str {
     match reason.kind() {
-        io::ErrorKind::PermissionDenied => "; only root and the user that it runs as may administer it",
+        io::ErrorKind::PermissionDenied => {
+            "; every user may connect to it while its mode is 0666, and its directory can be entered"
+        }
         _ => "; is keyward serve running?",
     }
 }

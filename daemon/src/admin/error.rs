@@ -8,6 +8,7 @@ use keyward_proto::Outcome;
 use keyward_unit::ImportError;
 use thiserror::Error;
 
+use super::rights::NeedsRole;
 use crate::admin::api::{MAX_KEY_FILE, Refusal};
 use crate::audit::Unwritten;
 use crate::backend::BackendError;
@@ -28,8 +29,8 @@ pub(super) enum AdminError {
     NoTrail(Unwritten),
     #[error("there is no such route; docs/admin-api.md has the routes")]
     NoRoute,
-    #[error("only root and the user that the daemon runs as may do this")]
-    NotAnAdministrator,
+    #[error("{0}")]
+    NeedsRole(Box<NeedsRole>),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(
@@ -47,7 +48,7 @@ impl IntoResponse for AdminError {
             Self::Lifecycle(error) => lifecycle_status(error),
             Self::NoTrail(_) => StatusCode::INSUFFICIENT_STORAGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NotAnAdministrator => StatusCode::FORBIDDEN,
+            Self::NeedsRole(_) => StatusCode::FORBIDDEN,
             Self::Store(error) => store_status(error),
         };
         if status.is_server_error() {

@@ -8,10 +8,11 @@ use serde::Deserialize;
 
 use super::parse::{Document, OfKey, Parameters, number};
 use super::plain_key::PlainKey;
-use super::{Admin, AdminError, Administrator, Answer, request};
+use super::{Admin, AdminError, Administrator, Answer, Asker, request};
 use crate::admin::api::{KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page, RepairedView};
 use crate::keys::{Listed, StoreError, Version};
 use crate::lifecycle::{self, Change, KeySpec};
+use crate::policy::roles::Right;
 
 /// The query of a request for the list of keys.
 #[derive(Deserialize)]
@@ -113,11 +114,18 @@ pub(super) async fn show(State(admin): State<Admin>, OfKey(label): OfKey) -> Ans
 
 pub(super) async fn change(
     State(admin): State<Admin>,
-    Extension(Administrator(actor)): Extension<Administrator>,
+    Extension(asker): Extension<Asker>,
     OfKey(label): OfKey,
     Document(wanted): Document<request::Change>,
 ) -> Answer<KeyView> {
     let request::Change { state, uses, sign_and_decrypt } = wanted;
+    let (act, right) = match (&uses, state) {
+        (Some(_), _) => ("set-uses", Right::Manage),
+        (None, Some(crate::keys::State::Enabled)) => ("enable", Right::Operate),
+        (None, Some(_)) => ("disable", Right::Operate),
+        (None, None) => ("change", Right::Operate),
+    };
+    let actor = asker.may(act, right).await?;
     let change = Change { state, uses, sign_and_decrypt };
     Ok(admin.view(&*lifecycle::change(&admin.daemon, actor, &label, change).await?))
 }

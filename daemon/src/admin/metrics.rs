@@ -1,17 +1,42 @@
 //! The page of metrics, see docs/metrics.md.
 
+use core::time::Duration;
+use std::time::Instant;
+
+use axum::Extension;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Mutex;
 
-use super::Admin;
 use super::trail_view::AuditView;
+use super::{Admin, Asker};
 use crate::backend::{Backend, UnitState};
 use crate::observe::audit_metrics::AuditLook;
 use crate::observe::metrics::{Access, Metrics, UnitLoad};
 
-/// Sets the metrics that are not counted as events, and answers with the page.
-pub(super) async fn page(State(Admin { daemon, peers, .. }): State<Admin>) -> Response {
+/// The page for users without a role, and its time. Making the page costs more than the rest of a
+/// request, so these users get the same page for [`PAGE_LIFE`].
+pub(super) type StrangersPage = Mutex<Option<(Instant, Bytes)>>;
+
+/// Answers with the page.
+pub(super) async fn page(State(admin): State<Admin>, Extension(asker): Extension<Asker>) -> Response {
+    let text = match asker.has_role() {
+        true => text(&admin).await,
+        false => {
+            let mut page = admin.strangers_page.lock().await;
+            match &*page {
+                Some((made, text)) if made.elapsed() < PAGE_LIFE => text.clone(),
+                _ => page.insert((Instant::now(), text(&admin).await)).1.clone(),
+            }
+        }
+    };
+    ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response()
+}
+
+/// Sets the metrics that are not counted as events, and writes the page.
+async fn text(Admin { daemon, peers, .. }: &Admin) -> Bytes {
     let metrics = &daemon.metrics;
     metrics.set_connections(peers.connections.total());
     if let Ok(count) = daemon.keys.count().await {
@@ -32,7 +57,7 @@ pub(super) async fn page(State(Admin { daemon, peers, .. }): State<Admin>) -> Re
         metrics.set_ready(backend.name(), daemon.is_ready(backend).await);
         measure_units(metrics, backend);
     }
-    ([(CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.text()).into_response()
+    metrics.text().into()
 }
 
 fn measure_units(metrics: &Metrics, backend: &Backend) {
@@ -53,3 +78,6 @@ fn measure_units(metrics: &Metrics, backend: &Backend) {
         metrics.set_unit(backend.name(), unit.address, unit.state != UnitState::Down, load.as_ref());
     }
 }
+
+/// Time for which users without a role get the same page.
+const PAGE_LIFE: Duration = Duration::from_secs(1);

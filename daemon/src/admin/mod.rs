@@ -1,7 +1,8 @@
-//! The administrators' socket: HTTP, for root and the user of the daemon only.
+//! The administrators' socket: HTTP, for users with a role.
 //!
-//! A handler parses, calls [`crate::lifecycle`] and renders. docs/admin-api.md describes the routes
-//! and the JSON.
+//! Every user may connect. [`rights`] finds the roles of the caller, and refuses an act before its
+//! request is read. A handler parses, calls [`crate::lifecycle`] and renders. docs/admin-api.md
+//! describes the routes and the JSON.
 
 mod access;
 pub(crate) mod api;
@@ -18,6 +19,7 @@ mod parse;
 mod plain_key;
 pub(crate) mod request;
 mod rewrap;
+mod rights;
 mod status;
 pub(crate) mod trail_view;
 mod units;
@@ -25,25 +27,26 @@ mod units;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::connect_info::ConnectInfo;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::api::{KeyView, MAX_KEY_FILE};
 use crate::daemon::Daemon;
 use crate::keys::Key;
-use crate::lifecycle::Actor;
 use crate::peers::shared::Shared;
-use crate::policy::authorise::Peer;
+use crate::policy::roles::Right;
 use error::AdminError;
 use gate::{Caller, Gate};
+use metrics::StrangersPage;
+use rights::{Administrator, Asker, Routes};
 
 /// Serves administrators until `end`, then answers the requests in progress.
 pub(crate) async fn serve(
@@ -51,66 +54,61 @@ pub(crate) async fn serve(
     listener: UnixListener,
     end: impl Future<Output = ()> + Send + 'static,
 ) {
-    let ending = CancellationToken::new();
-    let end = {
-        let ending = ending.clone();
-        async move {
-            end.await;
-            ending.cancel();
-        }
+    let stopping = CancellationToken::new();
+    let gate = Gate::new(listener, Arc::clone(&peers.daemon), stopping.clone());
+    let admin = Admin {
+        daemon: Arc::clone(&peers.daemon),
+        peers,
+        strangers: Arc::new(Semaphore::new(1)),
+        strangers_page: Arc::default(),
+        ending: stopping.clone(),
     };
-    let routes = Router::new()
-        .route("/live", get(async || "live\n"))
-        .route("/ready", get(units::ready))
-        .route("/metrics", get(metrics::page))
-        .route("/v1/status", get(status::show))
-        .route("/v1/units", get(units::list))
-        .route("/v1/backends/{name}/rewrap", post(rewrap::rewrap))
-        .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish))
-        .route("/v1/keys", get(keys::list).post(keys::generate))
-        .route("/v1/backup", get(backup::make))
-        .route("/v1/audit", get(audit::records))
-        .route("/v1/audit/files", get(audit::copy))
-        .route("/v1/repair", post(keys::repair))
-        .route("/v1/keys/{label}/import", post(keys::import))
-        .route("/v1/keys/{label}/adopt", post(keys::adopt))
-        .route("/v1/keys/{label}/csr", post(csr::sign))
-        .route("/v1/keys/{label}/rotate", post(keys::rotate))
-        .route("/v1/keys/{label}/certificates", put(certificates::attach).delete(certificates::detach))
-        .route("/v1/keys/{label}/access", get(access::show))
-        .route("/v1/keys/{label}", get(keys::show).patch(keys::change).delete(keys::delete))
+    let routes = routes()
         .fallback(async || AdminError::NoRoute)
         .method_not_allowed_fallback(async || AdminError::NoRoute)
         .layer(DefaultBodyLimit::max(MAX_KEY_FILE))
         .layer(middleware::from_fn(to_the_end))
-        .layer(middleware::from_fn(administrators_only))
-        .with_state(Admin { daemon: Arc::clone(&peers.daemon), peers, ending });
+        .layer(middleware::from_fn_with_state(admin.clone(), rights::identify))
+        .with_state(admin);
     let service = routes.into_make_service_with_connect_info::<Caller>();
-    let served = axum::serve(Gate::new(listener), service).with_graceful_shutdown(end).await;
+    let end = async move {
+        end.await;
+        stopping.cancel();
+    };
+    let served = axum::serve(gate, service).with_graceful_shutdown(end).await;
     if let Err(error) = served {
         tracing::error!("the administrators' socket is closed: {error}");
     }
 }
 
-/// Refuses all users except root and the user of the daemon. The mode of the socket does the same,
-/// but an administrator can change modes.
-async fn administrators_only(
-    ConnectInfo(Caller(caller)): ConnectInfo<Caller>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    match caller {
-        Some(peer) if is_administrator(&peer) => {
-            let actor = Actor::User { uid: peer.uid, pid: peer.pid };
-            request.extensions_mut().insert(Administrator(actor));
-            next.run(request).await
-        }
-        _ => AdminError::NotAnAdministrator.into_response(),
-    }
-}
+/// Every route, with its act and the right that the act needs. docs/roles.md has the same table.
+fn routes() -> Router<Admin> {
+    use Right::{Manage, Operate, View};
 
-fn is_administrator(peer: &Peer) -> bool {
-    [0, rustix::process::geteuid().as_raw()].contains(&peer.uid)
+    Routes::new()
+        .open("/live", get(async || "live\n"))
+        .open("/ready", get(units::ready))
+        .open("/metrics", get(metrics::page))
+        .route("/v1/status", get(status::show), "status", View)
+        .route("/v1/units", get(units::list), "units", View)
+        .route("/v1/keys", get(keys::list), "list", View)
+        .route("/v1/keys/{label}", get(keys::show), "show", View)
+        .route("/v1/keys/{label}/access", get(access::show), "access", View)
+        // Disable and enable need this right, and set-uses needs `Manage`.
+        .route_by_body("/v1/keys/{label}", patch(keys::change), "change", Operate)
+        .route("/v1/keys/{label}/rotate", post(keys::rotate), "rotate", Operate)
+        .route("/v1/keys/{label}/certificates", put(certificates::attach), "attach", Operate)
+        .route("/v1/keys/{label}/certificates", delete(certificates::detach), "detach", Operate)
+        .route("/v1/backends/{name}/rewrap", post(rewrap::rewrap), "rewrap", Operate)
+        .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish), "rewrap", Operate)
+        .route("/v1/keys", post(keys::generate), "generate", Manage)
+        .route("/v1/keys/{label}/import", post(keys::import), "import", Manage)
+        .route("/v1/keys/{label}/adopt", post(keys::adopt), "adopt", Manage)
+        .route("/v1/keys/{label}/csr", post(csr::sign), "csr", Manage)
+        .route("/v1/keys/{label}", delete(keys::delete), "delete", Manage)
+        .route("/v1/backup", get(backup::make), "backup", Manage)
+        .route("/v1/repair", post(keys::repair), "repair", Manage)
+        .into_router()
 }
 
 /// Lets a request run to its end, including its log line, even if the client closes the connection.
@@ -125,6 +123,9 @@ struct Admin {
     peers: Arc<Shared>,
     /// Cancelled when the daemon ends: answers without an end must end too.
     ending: CancellationToken,
+    /// Turn of users without a role.
+    strangers: Arc<Semaphore>,
+    strangers_page: Arc<StrangersPage>,
 }
 
 impl Admin {
@@ -135,10 +136,6 @@ impl Admin {
 
 type Answer<T> = Result<Json<T>, AdminError>;
 type Body = Result<Bytes, BytesRejection>;
-
-/// A caller who may use every route.
-#[derive(Clone, Copy, Debug)]
-struct Administrator(Actor);
 
 /// Name of the administrators' socket in the runtime directory.
 pub(crate) const SOCKET: &str = "admin.sock";

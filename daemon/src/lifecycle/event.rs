@@ -10,6 +10,7 @@ use crate::audit::{self, Phase, Unwritten};
 use crate::daemon::Daemon;
 use crate::ground::causes::causes;
 use crate::keys::{Key, Repaired};
+use crate::policy::roles::Role;
 
 /// Actor who asks for an operation.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +21,8 @@ pub(crate) enum Actor {
         uid: u32,
         /// Process id.
         pid: i32,
+        /// Role that allows the act: the least powerful one of the user that does.
+        role: Role,
     },
 }
 
@@ -132,11 +135,11 @@ impl Begun<'_> {
         let Some(trail) = self.daemon.trail() else { return Ok(()) };
         // The end of an act that has begun may use the reserved room: the act cannot be undone.
         let is_urgent = self.action.is_urgent() || phase != Phase::Begun;
-        let Actor::User { uid, pid } = self.actor;
+        let Actor::User { uid, pid, role } = self.actor;
         let act = audit::Act {
             action: self.action.name(),
             phase,
-            actor: audit::Actor { uid, pid },
+            actor: audit::Actor { uid, pid, role: role.name() },
             key: self.label.map(Label::to_string),
             version,
             details,
@@ -213,41 +216,42 @@ fn details(act: &Act<'_>) -> Map<String, Value> {
 /// Writes an act to the log as one line.
 fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor) {
     let key = label.map(Label::as_str);
-    let Actor::User { uid, pid } = actor;
+    let Actor::User { uid, pid, role } = actor;
+    let role = role.name();
     match *act {
         Act::Adopt(made) => {
-            tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, pid, "key adopted");
+            tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, pid, role, "key adopted");
         }
         Act::Attach { not_after } => {
-            tracing::info!(key, version, not_after, uid, pid, "certificate attached");
+            tracing::info!(key, version, not_after, uid, pid, role, "certificate attached");
         }
-        Act::Backup { keys } => tracing::info!(keys, uid, pid, "key store copied"),
+        Act::Backup { keys } => tracing::info!(keys, uid, pid, role, "key store copied"),
         Act::Change(now) => {
-            tracing::info!(key, state = now.state.name(), uses = ?names(&now.uses), uid, pid, "key changed");
+            tracing::info!(key, state = now.state.name(), uses = ?names(&now.uses), uid, pid, role, "key changed");
         }
-        Act::Delete => tracing::info!(key, uid, pid, "key deleted"),
-        Act::Detach => tracing::info!(key, version, uid, pid, "certificate detached"),
+        Act::Delete => tracing::info!(key, uid, pid, role, "key deleted"),
+        Act::Detach => tracing::info!(key, version, uid, pid, role, "certificate detached"),
         Act::FinishRewrap { backend, wkid, keys } => {
-            tracing::info!(backend, %wkid, keys, uid, pid, "keys have another master key");
+            tracing::info!(backend, %wkid, keys, uid, pid, role, "keys have another master key");
         }
         Act::Generate(made) => {
-            tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, pid, "key generated");
+            tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, pid, role, "key generated");
         }
         Act::Import(made) => {
             let uses = names(&made.uses);
-            tracing::info!(key, r#type = type_of(made), version, ?uses, uid, pid, "key imported");
+            tracing::info!(key, r#type = type_of(made), version, ?uses, uid, pid, role, "key imported");
         }
         Act::Repair(Repaired { lists, disabled, removed, nameless }) => {
             let labels = |labels: &[Label]| labels.iter().map(Label::to_string).collect::<Vec<_>>();
             let (disabled, removed) = (labels(disabled), labels(removed));
-            tracing::warn!(lists, ?disabled, ?removed, nameless, uid, pid, "index of the key store repaired");
+            tracing::warn!(lists, ?disabled, ?removed, nameless, uid, pid, role, "index of the key store repaired");
         }
         Act::Rewrap { backend, keys, wrapped } => {
-            tracing::info!(backend, keys, wrapped, uid, pid, "keys rewrapped");
+            tracing::info!(backend, keys, wrapped, uid, pid, role, "keys rewrapped");
         }
-        Act::Rotate => tracing::info!(key, version, uid, pid, "key rotated"),
+        Act::Rotate => tracing::info!(key, version, uid, pid, role, "key rotated"),
         Act::SignRequest(scheme) => {
-            tracing::info!(key, version, scheme = scheme.name(), uid, pid, "certificate request signed");
+            tracing::info!(key, version, scheme = scheme.name(), uid, pid, role, "certificate request signed");
         }
     }
 }

@@ -13,8 +13,9 @@ use crate::config::{Config, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::keys::tests::unlocked;
 use crate::keys::{State, StoreError};
+use crate::policy::roles::Role;
 
-const ACTOR: Actor = Actor::User { uid: 0, pid: 1 };
+const ACTOR: Actor = Actor::User { uid: 0, pid: 1, role: Role::Manager };
 
 /// A daemon with an embedded unit, and the name of the master key of the unit.
 async fn daemon(state_dir: &Path, next_master_key: Option<&Path>) -> (Arc<Daemon>, Wkid) {

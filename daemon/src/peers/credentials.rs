@@ -6,11 +6,12 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::ground::throttle::Throttle;
+use crate::peers::system::peer_groups;
 use crate::policy::authorise::Peer;
 
 /// Credentials of the process that has connected. `None` if the kernel gives none, or shows the
@@ -34,8 +35,21 @@ pub(crate) fn credentials(stream: &impl AsFd) -> Option<Peer> {
     None
 }
 
+/// [`credentials`], with the supplementary groups of the process. Without these groups if they
+/// cannot be read.
+pub(crate) fn credentials_with_groups(stream: &impl AsFd) -> Option<Peer> {
+    let peer = credentials(stream)?;
+    Some(Peer { groups: groups(stream), ..peer })
+}
+
+/// Supplementary groups of the process that has connected, without the overflow id. Empty if they
+/// cannot be read.
+pub(super) fn groups(stream: &impl AsFd) -> Arc<[u32]> {
+    known_groups(peer_groups(stream.as_fd()).unwrap_or_default()).into()
+}
+
 /// Removes the overflow id from supplementary groups.
-pub(crate) fn known_groups(groups: Vec<u32>) -> Vec<u32> {
+fn known_groups(groups: Vec<u32>) -> Vec<u32> {
     groups.into_iter().filter(|gid| OVERFLOW.gid != Some(*gid)).collect()
 }
 

@@ -5,7 +5,6 @@
 //! accepted as fast as possible, and then wait in a queue in which users take turns.
 
 use core::time::Duration;
-use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,13 +18,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::ground::fair::Queue;
 use crate::peers::connections::{Admission, Slot};
-use crate::peers::credentials::{credentials, known_groups};
+use crate::peers::credentials::{credentials, groups};
 use crate::peers::owner::Owner;
 use crate::peers::reactors::Reactor;
 use crate::peers::session::Served;
 use crate::peers::shared::Shared;
 use crate::peers::stream::{Stream, is_hung_up, wait_for_reading};
-use crate::peers::system::peer_groups;
 use crate::peers::{service, session};
 use crate::policy::authorise::Peer;
 
@@ -130,7 +128,7 @@ impl Listener {
     /// Looks the peer up, and has it served if there is a slot for its connection.
     fn admit(&self, stream: UnixStream, mut peer: Peer) {
         let shared = &self.shared;
-        peer.groups = known_groups(peer_groups(stream.as_fd()).unwrap_or_default()).into();
+        peer.groups = groups(&stream);
         let depends_on_service = shared.daemon.config().grants.depend_on_service(peer.uid);
         if depends_on_service {
             peer.service = service::of_peer(&stream, peer.pid);

@@ -23,6 +23,7 @@ use crate::keys::{Key, State};
 use crate::lifecycle::{self, Actor, Change, KeySpec};
 use crate::policy::authorise::{Grant, Grants, Limits, Peer, Who};
 use crate::policy::purpose::prime;
+use crate::policy::roles::Role;
 
 /// The daemon of the tests, one user, and the request that this user sends.
 struct Fixture {
@@ -309,6 +310,6 @@ fn finite_field(prime: &[u8]) -> Vec<u8> {
 }
 
 const UID: u32 = 1000;
-const ACTOR: Actor = Actor::User { uid: 0, pid: 1 };
+const ACTOR: Actor = Actor::User { uid: 0, pid: 1, role: Role::Manager };
 /// A key whose record is authentic, and not a key.
 const UNREADABLE: &str = "shop-unreadable";

@@ -236,7 +236,7 @@ fn sockets_that_were_deleted_are_bound_again() {
         ask(&mut connected);
         daemon.succeed(&["key", "list"]);
         let modes = sockets.each_ref().map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
-        assert_eq!(modes, [0o666, 0o600, 0o666]);
+        assert_eq!(modes, [0o666, 0o666, 0o666]);
     }
     let now = inodes();
     assert_ne!(before, now);

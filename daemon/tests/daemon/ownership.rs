@@ -172,8 +172,9 @@ fn refusals_of_files_of_root_name_the_commands_that_give_them_to_the_daemon() {
         return;
     }
     let mut daemon = Daemon::production(&[("*", "tls-server")]);
-    // The sockets of the daemon stay.
+    // The sockets of the daemon stay, one of them with a mode that keeps other users out.
     daemon.end(Signal::KILL);
+    fs::set_permissions(daemon.path("run/admin.sock"), Permissions::from_mode(0o600)).unwrap();
     fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
     fs::set_permissions(daemon.path("notify"), Permissions::from_mode(0o777)).unwrap();
     chown(daemon.path("master.key"), Some(ALICE), Some(ALICE)).unwrap();

@@ -33,10 +33,16 @@ pub(crate) fn as_user<T: Send>(id: u32, act: impl FnOnce() -> T + Send) -> T {
 
 /// Runs a function as another user and group, in a new thread.
 pub(crate) fn as_ids<T: Send>(uid: u32, gid: u32, act: impl FnOnce() -> T + Send) -> T {
+    as_member(uid, gid, &[], act)
+}
+
+/// Runs a function as another user and group with supplementary groups, in a new thread.
+pub(crate) fn as_member<T: Send>(uid: u32, gid: u32, groups: &[u32], act: impl FnOnce() -> T + Send) -> T {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let groups: Vec<_> = groups.iter().copied().map(Gid::from_raw).collect();
     thread::scope(|scope| {
         let other = scope.spawn(|| {
-            rustix::thread::set_thread_groups(&[]).unwrap();
+            rustix::thread::set_thread_groups(&groups).unwrap();
             rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
             rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
             act()

@@ -130,7 +130,11 @@ fn the_page_about_the_admin_api_has_every_route() {
         Some((method.to_lowercase(), format!("/{}", path.split_once('`')?.0)))
     });
     let code = fs::read_to_string(source().join("daemon/src/admin/mod.rs")).unwrap();
-    let routes = code.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split_once("\", "));
+    let routes = code.lines().filter_map(|line| {
+        let line = line.trim();
+        let starts = [".open(\"", ".route(\"", ".route_by_body(\""];
+        starts.iter().find_map(|start| line.strip_prefix(start))?.split_once("\", ")
+    });
     let routes = routes.flat_map(|(path, handlers)| {
         let words = handlers.split(['.', '(']);
         let methods = words.filter(|word| ["delete", "get", "patch", "post", "put"].contains(word));

@@ -10,7 +10,7 @@ use keyward_tests::{Backend, Daemon, Haproxy, Pki, has_root, on_both_backends};
 
 on_both_backends!(
     another_user_is_refused_until_a_grant_names_him,
-    keys_are_made_and_changed_by_the_owner_of_the_daemon_alone,
+    keys_are_made_and_changed_by_users_with_a_role_alone,
     haproxy_signs_from_within_its_chroot,
 );
 
@@ -51,7 +51,7 @@ fn another_user_is_refused_until_a_grant_names_him(backend: Backend) {
     }
 }
 
-fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone(backend: Backend) {
+fn keys_are_made_and_changed_by_users_with_a_role_alone(backend: Backend) {
     if !has_root() {
         return;
     }
@@ -63,14 +63,15 @@ fn keys_are_made_and_changed_by_the_owner_of_the_daemon_alone(backend: Backend) 
         daemon.new_key(&["generate", "mine", "--type", "p256"]),
     ] {
         let (_, text) = fail(&mut as_user(OTHER, &command));
-        assert!(text.starts_with("keyward: cannot ") && text.lines().count() == 1, "{text}");
-        assert!(text.contains("ermission denied"), "{text}");
+        assert!(text.starts_with("keyward: ") && text.lines().count() == 1, "{text}");
+        assert!(text.contains(" needs the role ") && text.contains(" has no role; "), "{text}");
     }
-    // The daemon checks the user of every process that may open the socket by its mode.
-    fs::set_permissions(daemon.path("run/admin.sock"), Permissions::from_mode(0o666)).unwrap();
-    let (_, text) = fail(&mut as_user(OTHER, &daemon.keyward(&["key", "list"])));
-    assert!(text.lines().count() == 1 && text.contains("only root and the user"), "{text}");
-    assert!(succeed(&mut daemon.keyward(&["key", "list"])).contains("shop"));
+    assert!(succeed(&mut daemon.keyward(&["key", "list"])).contains("enabled"));
+    daemon.configure_more(&format!("[[role]]\nrole = \"operator\"\nuser = {OTHER:?}\n"));
+    daemon.reload();
+    succeed(&mut as_user(OTHER, &daemon.keyward(&["key", "disable", "shop"])));
+    let (_, text) = fail(&mut as_user(OTHER, &daemon.new_key(&["generate", "mine", "--type", "p256"])));
+    assert!(text.contains("needs the role manager") && text.contains("has only operator"), "{text}");
 }
 
 fn haproxy_signs_from_within_its_chroot(backend: Backend) {

@@ -172,7 +172,7 @@ fn an_act(phase: Phase) -> Act {
     Act {
         action: "keyward.key.disable",
         phase,
-        actor: Actor { uid: 0, pid: 1 },
+        actor: Actor { uid: 0, pid: 1, role: "manager" },
         key: Some("shop".into()),
         version: None,
         details: serde_json::Map::new(),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hyper::StatusCode;
 use keyward_proto::Outcome;
 
 use super::expiry;
@@ -26,8 +27,15 @@ pub(super) fn check(
         {
             return vec![Finding::warn(
                 CHECK,
-                "this user may not use the administrators' socket",
-                "for all checks, run keyward doctor as root or as the user of the daemon",
+                "this user may not connect to the administrators' socket",
+                "for all checks, run keyward doctor as root, or give the socket the mode 0666",
+            )];
+        }
+        Err(AdminClientError::Refused { status: StatusCode::FORBIDDEN, .. }) => {
+            return vec![Finding::warn(
+                CHECK,
+                "this user has no role that may see the state of the daemon",
+                "for all checks, run keyward doctor as root or as a user with the role viewer (docs/roles.md)",
             )];
         }
         Err(error @ (AdminClientError::Exposed { .. } | AdminClientError::Impostor { .. })) => {

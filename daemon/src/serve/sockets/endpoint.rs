@@ -69,9 +69,9 @@ impl Endpoint {
                     .and_then(|()| ownership::check_directory(runtime_dir, Owners::Own))
                     .and_then(|()| ownership::check_writable(runtime_dir, 0o755))
                     .map_err(|reason| SocketError::RuntimeDir { path: runtime_dir.to_owned(), reason })?;
-                // Every user may connect as a peer. Grants decide what a peer may do.
-                let mode = if self.role == Role::Peers { 0o666 } else { 0o600 };
-                bind(path, mode).map(|(listener, file)| (listener, Some(file)))?
+                // Every user may connect. Grants decide what a peer may do, and roles what an
+                // administrator may do.
+                bind(path, 0o666).map(|(listener, file)| (listener, Some(file)))?
             }
             Location::Extra(text) => match text.strip_prefix('@') {
                 Some(name) => (bind_abstract(text, name)?, None),

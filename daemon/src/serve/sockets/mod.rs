@@ -119,7 +119,7 @@ mod tests {
         let (mut sockets, opened) = Sockets::open(&runtime_dir, &[]).unwrap();
         assert_eq!(mode(&runtime_dir), 0o755);
         assert_eq!(mode(&runtime_dir.join(peers::SOCKET)), 0o666);
-        assert_eq!(mode(&runtime_dir.join(admin::SOCKET)), 0o600);
+        assert_eq!(mode(&runtime_dir.join(admin::SOCKET)), 0o666);
         assert_eq!(fs::read_dir(&runtime_dir).unwrap().count(), 2);
         assert!(sockets.reopen().is_empty() && opened.iter().all(|socket| !socket.replaced.is_cancelled()));
     }
@@ -132,7 +132,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let again = sockets.reopen();
         assert_eq!(again.iter().map(|socket| socket.role).collect::<Vec<_>>(), [Role::Administrators]);
-        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(&path), 0o666);
         let replaced: Vec<_> = opened.iter().map(|socket| socket.replaced.is_cancelled()).collect();
         assert_eq!(replaced, [false, true]);
         // Another process has bound the path.
