@@ -4,7 +4,6 @@
 use core::fmt;
 use core::time::Duration;
 use std::process;
-use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::connect_info::ConnectInfo;
@@ -17,7 +16,6 @@ use axum::routing::{MethodRouter, Router};
 
 use super::gate::Caller;
 use super::{Admin, AdminError};
-use crate::daemon::Daemon;
 use crate::ground::ownership::Name;
 use crate::ground::text::quoted;
 use crate::lifecycle::Actor;
@@ -107,7 +105,7 @@ pub(super) struct Asker {
     /// `None` if the kernel does not name the user.
     peer: Option<Peer>,
     roles: RoleSet,
-    daemon: Arc<Daemon>,
+    admin: Admin,
 }
 
 impl Asker {
@@ -128,7 +126,21 @@ impl Asker {
         }
     }
 
+    /// Logs a refusal, and makes its message.
     async fn refusal(&self, act: &'static str, right: Right) -> NeedsRole {
+        if let Some(peer) = &self.peer
+            && let Some(times) = self.admin.peers.log_limits.acts.admit(peer, act)
+        {
+            let roles = self.roles.iter().map(Role::name).collect::<Vec<_>>();
+            tracing::info!(
+                act,
+                ?roles,
+                uid = peer.uid,
+                pid = peer.pid,
+                times,
+                "refused an administrative act"
+            );
+        }
         let user = match &self.peer {
             None => None,
             // To look a name up may take long, so users without a role are named by number.
@@ -151,8 +163,8 @@ impl Asker {
             return "as separation = true in the configuration says, one user may not have both; an administrator can take the user out of one of them".into();
         }
         let others = right.roles().iter().copied();
-        let role = others.clone().find(|role| !self.daemon.config().roles.separates(self.roles, *role));
-        match (role, &self.daemon.config_file) {
+        let role = others.clone().find(|role| !self.admin.daemon.config().roles.separates(self.roles, *role));
+        match (role, &self.admin.daemon.config_file) {
             (None, _) => "as separation = true in the configuration says, one user may not be both manager and purger: another user must do this".into(),
             (Some(_), None) => "an administrator can give the role in a configuration file; docs/roles.md says how".into(),
             (Some(role), Some(file)) => format!(
@@ -213,7 +225,7 @@ pub(super) async fn identify(
     next: Next,
 ) -> Response {
     let roles = peer.as_ref().map(|peer| admin.daemon.roles_of(peer)).unwrap_or_default();
-    let asker = Asker { peer, roles, daemon: Arc::clone(&admin.daemon) };
+    let asker = Asker { peer, roles, admin: admin.clone() };
     let has_role = asker.has_role();
     request.extensions_mut().insert(asker);
     if has_role {

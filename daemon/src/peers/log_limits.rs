@@ -20,6 +20,8 @@ use crate::policy::authorise::{Grants, Peer};
 /// Limits of the log lines that peers can cause.
 #[derive(Default)]
 pub(crate) struct LogLimits {
+    /// Administrative acts that were refused for lack of a role.
+    pub(crate) acts: PerUserLimit,
     /// Connections that cannot be accepted. Their user is not known.
     pub(crate) accepting: Throttle,
     /// Connections that were closed because there were too many.
@@ -35,7 +37,7 @@ pub(crate) struct LogLimits {
 impl LogLimits {
     /// Sets the grants that decide which users have counts of their own.
     pub(crate) fn set_grants(&self, grants: &Grants) {
-        for limit in [&self.connections, &self.faults, &self.malformed, &self.refusals] {
+        for limit in self.per_user() {
             limit.lock().grants = grants.clone();
         }
     }
@@ -45,6 +47,7 @@ impl LogLimits {
     pub(crate) async fn log_withheld(&self) {
         loop {
             tokio::select! {
+                () = self.acts.withheld.notified() => {}
                 () = self.connections.withheld.notified() => {}
                 () = self.faults.withheld.notified() => {}
                 () = self.malformed.withheld.notified() => {}
@@ -65,13 +68,16 @@ impl LogLimits {
     }
 
     fn is_withholding(&self) -> bool {
-        [&self.connections, &self.faults, &self.malformed, &self.refusals]
-            .into_iter()
-            .any(PerUserLimit::is_withholding)
+        self.per_user().into_iter().any(PerUserLimit::is_withholding)
+    }
+
+    fn per_user(&self) -> [&PerUserLimit; 5] {
+        [&self.acts, &self.connections, &self.faults, &self.malformed, &self.refusals]
     }
 
     fn log(&self, now: Option<Instant>) {
         for (limit, event) in [
+            (&self.acts, "refused administrative acts"),
             (&self.connections, "too many connections: closed some"),
             (&self.faults, "requests failed"),
             (&self.malformed, "closed connections of a peer"),

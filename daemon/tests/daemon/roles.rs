@@ -81,6 +81,11 @@ fn a_refused_command_names_the_command_that_gives_the_role() {
         let done = keyward_as(&daemon, uid, disable);
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
+    let log = daemon.log();
+    for words in [["act=\"disable\"", "roles=[\"viewer\"]"], ["act=\"change\"", "roles=[]"]] {
+        let refused = log.lines().filter(|line| line.contains("refused an administrative act"));
+        assert!(refused.clone().any(|line| words.iter().all(|word| line.contains(word))), "{words:?}: {log}");
+    }
     // The log and the trail have the least powerful role that allowed the act.
     let log = daemon.log();
     for (uid, role, act) in [
@@ -250,6 +255,20 @@ fn the_user_of_the_daemon_is_manager_and_the_starter_of_dev_is_everything() {
         assert_eq!(role_of(0), "manager");
         assert_eq!(role_of(ALICE), if dev { "operator" } else { "manager" }, "the least of all roles");
     }
+}
+
+#[test]
+fn the_doctor_says_which_role_shows_the_daemon() {
+    if !has_root() {
+        return;
+    }
+    let daemon = daemon(&role("viewer", &format!("uid = {ALICE}")));
+    let doctor = |uid| String::from_utf8(keyward_as(&daemon, uid, &["doctor"]).stdout).unwrap();
+    let text = doctor(MALLORY);
+    assert!(text.contains("no role that may see the state of the daemon"), "{text}");
+    assert!(text.contains("with the role viewer (docs/roles.md)"), "{text}");
+    let text = doctor(ALICE);
+    assert!(text.contains("keys: 1") && !text.contains("no role"), "{text}");
 }
 
 /// In a user namespace, each user without a mapping has the number 65534.
