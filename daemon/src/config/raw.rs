@@ -33,6 +33,8 @@ pub(super) struct Raw {
     audit: RawAudit,
     grep11: BTreeMap<String, RawGrep11>,
     grant: Vec<RawGrant>,
+    // An empty list on a line of its own would not let anybody append a section.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     role: Vec<RawRole>,
 }
 

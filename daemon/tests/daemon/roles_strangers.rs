@@ -150,7 +150,7 @@ fn users_without_a_role_keep_no_administrator_out_and_do_not_delay_the_end() {
         return;
     }
     let mut daemon = daemon();
-    let (over, answered) = (AtomicBool::new(false), AtomicU32::new(0));
+    let (over, answered, start) = (AtomicBool::new(false), AtomicU32::new(0), Instant::now());
     thread::scope(|scope| {
         let daemon = &daemon;
         let (over, answered) = (&over, &answered);
@@ -194,6 +194,9 @@ fn users_without_a_role_keep_no_administrator_out_and_do_not_delay_the_end() {
         halves.join().unwrap();
         floods.into_iter().for_each(|flood| flood.join().unwrap());
     });
+    // At most one answer each millisecond, and a first one without waiting.
+    let answered = u128::from(answered.into_inner());
+    assert!((1..=start.elapsed().as_millis() + 1).contains(&answered), "{answered} in {:?}", start.elapsed());
     let _half = as_user(MALLORY, || {
         let mut stream = connect(&daemon);
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost:").unwrap();
