@@ -117,7 +117,7 @@ fn a_connection_without_a_role_is_short() {
     while sent < 4_000_000 && stream.write_all(line.as_bytes()).is_ok() {
         sent += line.len();
     }
-    assert!(sent < 1_000_000, "{sent} bytes were taken");
+    assert!(sent < 400_000, "{sent} bytes were taken, more than the buffer of a socket has");
     // A request that comes slowly, or not at all. A viewer may take longer.
     let [mut silent, mut slow, mut viewer] =
         [MALLORY, MALLORY, ALICE].map(|uid| as_user(uid, || connect(&daemon)));
