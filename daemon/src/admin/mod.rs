@@ -83,7 +83,7 @@ pub(crate) async fn serve(
 
 /// Every route, with its act and the right that the act needs. docs/roles.md has the same table.
 fn routes() -> Router<Admin> {
-    use Right::{Manage, Operate, View};
+    use Right::{Audit, Manage, Operate, View};
 
     Routes::new()
         .open("/live", get(async || "live\n"))
@@ -108,6 +108,8 @@ fn routes() -> Router<Admin> {
         .route("/v1/keys/{label}", delete(keys::delete), "delete", Manage)
         .route("/v1/backup", get(backup::make), "backup", Manage)
         .route("/v1/repair", post(keys::repair), "repair", Manage)
+        .route("/v1/audit", get(audit::records), "audit", Audit)
+        .route("/v1/audit/files", get(audit::copy), "export", Audit)
         .into_router()
 }
 

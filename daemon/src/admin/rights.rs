@@ -4,6 +4,7 @@
 use core::fmt;
 use core::time::Duration;
 use std::process;
+use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::connect_info::ConnectInfo;
@@ -13,9 +14,11 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, Router};
+use serde_json::json;
 
 use super::gate::Caller;
 use super::{Admin, AdminError};
+use crate::audit::{self, Phase};
 use crate::ground::ownership::Name;
 use crate::ground::text::quoted;
 use crate::lifecycle::Actor;
@@ -105,6 +108,8 @@ pub(super) struct Asker {
     /// `None` if the kernel does not name the user.
     peer: Option<Peer>,
     roles: RoleSet,
+    /// Path of the request.
+    path: Arc<str>,
     admin: Admin,
 }
 
@@ -126,8 +131,9 @@ impl Asker {
         }
     }
 
-    /// Logs a refusal, and makes its message.
+    /// Records and logs a refusal, and makes its message.
     async fn refusal(&self, act: &'static str, right: Right) -> NeedsRole {
+        self.record(act, right);
         if let Some(peer) = &self.peer
             && let Some(times) = self.admin.peers.log_limits.acts.admit(peer, act)
         {
@@ -152,6 +158,25 @@ impl Asker {
             }
         };
         NeedsRole { act, right, user, roles: self.roles, remedy: self.remedy(right) }
+    }
+
+    /// Records a refusal in the audit trail, which limits such records for each user.
+    fn record(&self, act: &'static str, right: Right) {
+        let (Some(Ok(trail)), Some(peer)) = (self.admin.daemon.trail(), &self.peer) else { return };
+        let needed = list(right.roles().iter().copied(), "or");
+        let details = [("act", json!(act)), ("path", json!(self.path))];
+        trail.record_refused_act(audit::Act {
+            action: "keyward.admin.refused",
+            phase: Phase::Refused(format!("needs the role {needed}")),
+            actor: audit::Actor {
+                uid: peer.uid,
+                pid: peer.pid,
+                role: self.roles.iter().next().map_or("none", Role::name),
+            },
+            key: None,
+            version: None,
+            details: details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        });
     }
 
     /// The remedy for a user who lacks a right.
@@ -225,7 +250,8 @@ pub(super) async fn identify(
     next: Next,
 ) -> Response {
     let roles = peer.as_ref().map(|peer| admin.daemon.roles_of(peer)).unwrap_or_default();
-    let asker = Asker { peer, roles, admin: admin.clone() };
+    let path = request.uri().path().into();
+    let asker = Asker { peer, roles, path, admin: admin.clone() };
     let has_role = asker.has_role();
     request.extensions_mut().insert(asker);
     if has_role {

@@ -244,14 +244,31 @@ fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor)
         Act::Repair(Repaired { lists, disabled, removed, nameless }) => {
             let labels = |labels: &[Label]| labels.iter().map(Label::to_string).collect::<Vec<_>>();
             let (disabled, removed) = (labels(disabled), labels(removed));
-            tracing::warn!(lists, ?disabled, ?removed, nameless, uid, pid, role, "index of the key store repaired");
+            tracing::warn!(
+                lists,
+                ?disabled,
+                ?removed,
+                nameless,
+                uid,
+                pid,
+                role,
+                "index of the key store repaired"
+            );
         }
         Act::Rewrap { backend, keys, wrapped } => {
             tracing::info!(backend, keys, wrapped, uid, pid, role, "keys rewrapped");
         }
         Act::Rotate => tracing::info!(key, version, uid, pid, role, "key rotated"),
         Act::SignRequest(scheme) => {
-            tracing::info!(key, version, scheme = scheme.name(), uid, pid, role, "certificate request signed");
+            tracing::info!(
+                key,
+                version,
+                scheme = scheme.name(),
+                uid,
+                pid,
+                role,
+                "certificate request signed"
+            );
         }
     }
 }
