@@ -342,6 +342,12 @@ impl Daemon {
         tool::succeed(&mut self.new_key(&["generate", label, "--type", key_type]));
     }
 
+    /// Deletes a key, and destroys it at once.
+    pub fn destroy(&self, label: &str) {
+        tool::succeed(&mut self.keyward(&["key", "delete", label, "--yes", "--force"]));
+        tool::succeed(&mut self.keyward(&["key", "purge", label, "--yes"]));
+    }
+
     /// Generates a key for one use.
     pub fn generate_for(&self, label: &str, key_type: &str, usage: &str) {
         tool::succeed(&mut self.new_key(&["generate", label, "--type", key_type, "--use", usage]));

@@ -9,12 +9,13 @@ use keyward_proto::{Label, Reference};
 use serde::{Deserialize, Serialize};
 
 use crate::admin::trail_view::AuditView;
-use crate::backend::{Backend, Backends};
+use crate::backend::Backend;
+use crate::daemon::Daemon;
 use crate::keys::certificates::{Certificate, first_to_expire};
-use crate::keys::{Altered, Key, Repaired, StoreError, Version};
+use crate::keys::{Altered, Approval, Deletion, Key, Life, PeerUsage, Repaired, StoreError, Version, now};
 
 /// A key, without its blobs.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct KeyView {
     pub(crate) label: String,
     pub(crate) state: String,
@@ -26,16 +27,55 @@ pub(crate) struct KeyView {
     pub(crate) unit: String,
     pub(crate) current: u32,
     pub(crate) versions: Vec<VersionView>,
+    /// Standing of the key in the words of NIST SP 800-57; none from an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) standing: Option<String>,
+    /// Time from which the key signs, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) not_before: Option<u64>,
+    /// Time from which the key signs no more, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) not_after: Option<u64>,
+    /// The deletion of a deleted key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) deletion: Option<Deletion>,
+    /// True if two users must ask for the deletion.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub(crate) dual: bool,
+    /// Request of the first of two users, while a second user can delete the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) approval: Option<ApprovalView>,
+    /// Time of the last use by a peer, in seconds since 1970; none if no use is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_used: Option<u64>,
+    /// Time from which uses are known, in seconds since 1970; none from an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) usage_since: Option<u64>,
+    /// The peers that used the key lately, the last user first. Empty in a list of keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) peers: Vec<PeerUsage>,
     /// Reason why only the label of the key is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
 }
 
 impl KeyView {
-    pub(crate) fn of(key: &Key, backends: &Backends) -> Self {
+    pub(crate) fn of(key: &Key, daemon: &Daemon) -> Self {
+        let (now, usage, backends) = (now(), daemon.keys.usage(), &daemon.backends);
+        let (standing, peers) = (key.standing(now), usage.of_key(key.label.as_str()));
+        let Life { not_before, not_after, deletion, dual, approval } = key.life;
         Self {
             label: key.label.to_string(),
-            state: key.state.name().into(),
+            state: standing.state_name().into(),
+            standing: Some(standing.name().into()),
+            not_before,
+            not_after,
+            deletion,
+            dual,
+            approval: approval.map(ApprovalView::of).filter(|approval| now < approval.until),
+            last_used: peers.first().map(|peer| peer.last),
+            usage_since: Some(usage.since()),
+            peers,
             key_type: key.version(0).map(|version| version.key_type.to_string()).unwrap_or_default(),
             uses: key.uses.iter().map(|u| u.name().into()).collect(),
             backend: key.backend.clone(),
@@ -51,13 +91,8 @@ impl KeyView {
         Self {
             label: label.to_string(),
             state: "altered".into(),
-            key_type: String::new(),
-            uses: Vec::new(),
-            backend: String::new(),
-            unit: String::new(),
-            current: 0,
-            versions: Vec::new(),
             problem: Some(reason.to_string()),
+            ..Self::default()
         }
     }
 
@@ -77,6 +112,23 @@ impl KeyView {
     /// The reference to a version; `None` if the daemon sent an invalid label or public key.
     pub(crate) fn reference(&self, version: u32) -> Option<Reference> {
         Reference::new(self.label.parse().ok()?, version, self.public_key(version)?).ok()
+    }
+}
+
+/// Request of the first of two users for a deletion. Times are in seconds since 1970.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct ApprovalView {
+    /// User id of the administrator.
+    pub(crate) by: u32,
+    /// Time of the request.
+    pub(crate) at: u64,
+    /// Time until which a second user can delete the key.
+    pub(crate) until: u64,
+}
+
+impl ApprovalView {
+    fn of(approval: Approval) -> Self {
+        Self { by: approval.by, at: approval.at, until: approval.until() }
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) async fn detach(
 }
 
 fn certified(admin: &Admin, key: &Key, number: u32) -> Answer<Certified> {
-    let view = KeyView::of(key, &admin.daemon.backends);
+    let view = KeyView::of(key, &admin.daemon);
     let certified = Certified::all_of(view).find(|certified| certified.version == number);
     let changed = || AdminError::from(StoreError::Changed(key.label.clone()));
     certified.map(Json).ok_or_else(changed)

@@ -131,8 +131,34 @@ impl AdminClient {
         self.call(Method::DELETE, &format!("{}/certificates{version}", key_path(label)), Bytes::new())
     }
 
-    pub(crate) fn delete(&self, label: &str) -> Result<(), AdminClientError> {
-        self.send(Method::DELETE, &key_path(label), Bytes::new()).map(drop)
+    /// Deletes a key, after a waiting period in seconds. Returns the key; none if its record was
+    /// altered, so that the key is destroyed.
+    pub(crate) fn delete(
+        &self,
+        label: &str,
+        after: Option<u64>,
+        force: bool,
+    ) -> Result<Option<KeyView>, AdminClientError> {
+        let after = after.map(|seconds| format!("&after={seconds}")).unwrap_or_default();
+        let path = format!("{}?force={force}{after}", key_path(label));
+        let answer = self.send(Method::DELETE, &path, Bytes::new())?;
+        match answer.is_empty() {
+            true => Ok(None),
+            false => self.parse(&answer).map(Some),
+        }
+    }
+
+    pub(crate) fn compromise(&self, label: &str) -> Result<KeyView, AdminClientError> {
+        self.call(Method::POST, &format!("{}/compromise", key_path(label)), Bytes::new())
+    }
+
+    pub(crate) fn restore(&self, label: &str) -> Result<KeyView, AdminClientError> {
+        self.call(Method::POST, &format!("{}/restore", key_path(label)), Bytes::new())
+    }
+
+    /// Destroys a deleted key.
+    pub(crate) fn purge(&self, label: &str) -> Result<(), AdminClientError> {
+        self.send(Method::POST, &format!("{}/purge", key_path(label)), Bytes::new()).map(drop)
     }
 
     /// Has the altered lists of the index rebuilt.
@@ -233,7 +259,11 @@ impl AdminClient {
         body: Bytes,
     ) -> Result<T, AdminClientError> {
         let answer = self.send(method, path, body)?;
-        serde_json::from_slice(&answer).map_err(|_| AdminClientError::Garbled(self.socket.clone()))
+        self.parse(&answer)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, AdminClientError> {
+        serde_json::from_slice(answer).map_err(|_| AdminClientError::Garbled(self.socket.clone()))
     }
 
     fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, AdminClientError> {

@@ -66,20 +66,32 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         Error::Store(error) => store_status(error),
         Error::BackendAfterRestart { .. }
         | Error::BackendWithoutKeys(_)
+        | Error::DatesReversed { .. }
         | Error::Incapable { .. }
         | Error::NextMasterKey(_)
         | Error::NextMasterKeyInForce(_)
         | Error::NoNextMasterKey(_)
         | Error::NotAdoptable
         | Error::SeveralBackends(_)
+        | Error::ShortWait(_)
         | Error::SignsAndDecrypts(_)
         | Error::ThirdMasterKey { .. }
         | Error::UnknownBackend { .. }
         | Error::UselessDecryption(_) => StatusCode::BAD_REQUEST,
-        Error::Disabled(_) | Error::NotForRequests { .. } => StatusCode::FORBIDDEN,
+        Error::Deactivated { .. }
+        | Error::Disabled(_)
+        | Error::NotForRequests { .. }
+        | Error::PreActive { .. }
+        | Error::SameUser { .. } => StatusCode::FORBIDDEN,
+        Error::InUse { .. } => StatusCode::LOCKED,
         Error::NotRecorded(_) | Error::DoneNotRecorded(_) => StatusCode::INSUFFICIENT_STORAGE,
         Error::NoCertificate { .. } | Error::NoVersion { .. } => StatusCode::NOT_FOUND,
-        Error::NoUnit { .. }
+        Error::Compromised(_)
+        | Error::Deleted { .. }
+        | Error::LabelOfDeleted { .. }
+        | Error::NoUnit { .. }
+        | Error::NotDeleted(_)
+        | Error::NotDeletedYet(_)
         | Error::NotRewrapped { .. }
         | Error::NothingRewrapped { .. }
         | Error::OtherMasterKeyAtUnits { .. }

@@ -1,8 +1,9 @@
-//! Keys: generated, imported, adopted, listed, changed, deleted.
+//! Keys: generated, imported, adopted, listed, changed, deleted, restored and destroyed.
 
 use axum::extract::State;
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Deserialize;
 
@@ -10,8 +11,8 @@ use super::parse::{Document, OfKey, Parameters, number};
 use super::plain_key::PlainKey;
 use super::{Admin, AdminError, Administrator, Answer, Asker, request};
 use crate::admin::api::{KeyView, MAX_PAGE, MAX_PAGE_LENGTH, Page, RepairedView};
-use crate::keys::{Listed, StoreError, Version};
-use crate::lifecycle::{self, Change, KeySpec};
+use crate::keys::{Listed, State as KeyState, StoreError, Version};
+use crate::lifecycle::{self, Change, Delete, KeySpec};
 use crate::policy::roles::Right;
 
 /// The query of a request for the list of keys.
@@ -39,7 +40,7 @@ pub(super) async fn list(
     let more = keys.len() > fitting;
     keys.truncate(fitting);
     let view = |listed| match listed {
-        Listed::Key(key) => KeyView::of(&key, &admin.daemon.backends),
+        Listed::Key(key) => KeyView { peers: Vec::new(), ..KeyView::of(&key, &admin.daemon) },
         Listed::Altered { label, reason } => KeyView::altered(&label, &reason),
     };
     let keys = keys.into_iter().map(view).collect();
@@ -118,15 +119,23 @@ pub(super) async fn change(
     OfKey(label): OfKey,
     Document(wanted): Document<request::Change>,
 ) -> Answer<KeyView> {
-    let request::Change { state, uses, sign_and_decrypt } = wanted;
-    let (act, right) = match (&uses, state) {
-        (Some(_), _) => ("set-uses", Right::Manage),
-        (None, Some(crate::keys::State::Enabled)) => ("enable", Right::Operate),
-        (None, Some(_)) => ("disable", Right::Operate),
-        (None, None) => ("change", Right::Operate),
+    let request::Change { state, not_before, not_after, dual, uses, sign_and_decrypt } = wanted;
+    if dual == Some(false) {
+        let why = "a key that needs two users for its deletion needs them for ever";
+        return Err(AdminError::Invalid(why.into()));
+    }
+    let (act, right) = match (&uses, dual, not_before.is_some() || not_after.is_some(), state) {
+        (Some(_), ..) => ("set-uses", Right::Manage),
+        (None, Some(_), ..) => ("set-deletion", Right::Manage),
+        (None, None, true, _) => ("set-dates", Right::Manage),
+        (None, None, false, Some(KeyState::Enabled)) => ("enable", Right::Operate),
+        (None, None, false, Some(KeyState::Disabled)) => ("disable", Right::Operate),
+        (None, None, false, Some(KeyState::Compromised)) => ("compromise", Right::Operate),
+        (None, None, false, None) => ("change", Right::Operate),
     };
     let actor = asker.may(act, right).await?;
-    let change = Change { state, uses, sign_and_decrypt };
+    let dual = dual.is_some();
+    let change = Change { state, not_before, not_after, dual, uses, sign_and_decrypt };
     Ok(admin.view(&*lifecycle::change(&admin.daemon, actor, &label, change).await?))
 }
 
@@ -142,8 +151,38 @@ pub(super) async fn delete(
     State(admin): State<Admin>,
     Extension(Administrator(actor)): Extension<Administrator>,
     OfKey(label): OfKey,
+    Parameters(wanted): Parameters<request::Delete>,
+) -> Result<Response, AdminError> {
+    let request = Delete { wait: wanted.after, force: wanted.force };
+    let deleted = lifecycle::delete(&admin.daemon, actor, &label, request).await?;
+    Ok(match deleted {
+        Some(key) => admin.view(&key).into_response(),
+        None => StatusCode::NO_CONTENT.into_response(),
+    })
+}
+
+pub(super) async fn compromise(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+    OfKey(label): OfKey,
+) -> Answer<KeyView> {
+    Ok(admin.view(&*lifecycle::compromise(&admin.daemon, actor, &label).await?))
+}
+
+pub(super) async fn restore(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+    OfKey(label): OfKey,
+) -> Answer<KeyView> {
+    Ok(admin.view(&*lifecycle::restore(&admin.daemon, actor, &label).await?))
+}
+
+pub(super) async fn purge(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+    OfKey(label): OfKey,
 ) -> Result<StatusCode, AdminError> {
-    lifecycle::delete(&admin.daemon, actor, &label).await?;
+    lifecycle::purge(&admin.daemon, actor, &label).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -83,7 +83,7 @@ pub(crate) async fn serve(
 
 /// Every route, with its act and the right that the act needs. docs/roles.md has the same table.
 fn routes() -> Router<Admin> {
-    use Right::{Audit, Manage, Operate, View};
+    use Right::{Audit, Manage, Operate, Purge, View};
 
     Routes::new()
         .open("/live", get(async || "live\n"))
@@ -96,6 +96,7 @@ fn routes() -> Router<Admin> {
         .route("/v1/keys/{label}/access", get(access::show), "access", View)
         // Disable and enable need this right, and set-uses needs `Manage`.
         .route_by_body("/v1/keys/{label}", patch(keys::change), "change", Operate)
+        .route("/v1/keys/{label}/compromise", post(keys::compromise), "compromise", Operate)
         .route("/v1/keys/{label}/rotate", post(keys::rotate), "rotate", Operate)
         .route("/v1/keys/{label}/certificates", put(certificates::attach), "attach", Operate)
         .route("/v1/keys/{label}/certificates", delete(certificates::detach), "detach", Operate)
@@ -106,8 +107,10 @@ fn routes() -> Router<Admin> {
         .route("/v1/keys/{label}/adopt", post(keys::adopt), "adopt", Manage)
         .route("/v1/keys/{label}/csr", post(csr::sign), "csr", Manage)
         .route("/v1/keys/{label}", delete(keys::delete), "delete", Manage)
+        .route("/v1/keys/{label}/restore", post(keys::restore), "restore", Manage)
         .route("/v1/backup", get(backup::make), "backup", Manage)
         .route("/v1/repair", post(keys::repair), "repair", Manage)
+        .route("/v1/keys/{label}/purge", post(keys::purge), "purge", Purge)
         .route("/v1/audit", get(audit::records), "audit", Audit)
         .route("/v1/audit/files", get(audit::copy), "export", Audit)
         .into_router()
@@ -132,7 +135,7 @@ struct Admin {
 
 impl Admin {
     fn view(&self, key: &Key) -> Json<KeyView> {
-        Json(KeyView::of(key, &self.daemon.backends))
+        Json(KeyView::of(key, &self.daemon))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Bodies and queries of requests on the administrators' socket, for the daemon and for the client.
 
 use keyward_proto::{KeyType, Label, Use};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::keys::State;
 
@@ -49,11 +50,38 @@ pub(crate) struct Adopt {
 pub(crate) struct Change {
     #[serde(default, skip_serializing_if = "Option::is_none", with = "state")]
     pub(crate) state: Option<State>,
+    /// Time from which the key signs, in seconds since 1970; null removes the time.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "date")]
+    pub(crate) not_before: Option<Option<u64>>,
+    /// Time from which the key signs no more, in seconds since 1970; null removes the time.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "date")]
+    pub(crate) not_after: Option<Option<u64>>,
+    /// True for a key that two users must ask to delete. No key loses this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dual: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_uses")]
     pub(crate) uses: Option<Vec<Use>>,
     /// True if the administrator accepts that one RSA key signs and decrypts.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub(crate) sign_and_decrypt: bool,
+}
+
+/// The query of a request to delete a key.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Delete {
+    /// Waiting period in seconds; none for the default.
+    #[serde(default, deserialize_with = "seconds")]
+    pub(crate) after: Option<u64>,
+    /// True if the key is deleted even though a peer has used it lately.
+    #[serde(default)]
+    pub(crate) force: bool,
+}
+
+/// A number in a query.
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map(Some).map_err(|_| D::Error::custom("after is not a number of seconds"))
 }
 
 /// The query of a request to import a key. The body is the key file.
@@ -198,8 +226,26 @@ mod state {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<State>, D::Error> {
         let Some(name) = Option::<String>::deserialize(from)? else { return Ok(None) };
-        let state = State::of_name(&name);
-        state.map(Some).ok_or_else(|| D::Error::custom(format_args!("no such state: {name:?}")))
+        match State::of_name(&name) {
+            Some(State::Compromised) => {
+                Err(D::Error::custom("a key is compromised with POST /v1/keys/LABEL/compromise"))
+            }
+            Some(state) => Ok(Some(state)),
+            None => Err(D::Error::custom(format_args!("no such state: {name:?}"))),
+        }
+    }
+}
+
+/// A time that may be absent, and that null removes.
+mod date {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(date: &Option<Option<u64>>, to: S) -> Result<S::Ok, S::Error> {
+        date.flatten().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u64>>, D::Error> {
+        Option::<u64>::deserialize(from).map(Some)
     }
 }
 
@@ -275,7 +321,12 @@ mod tests {
         let disable = Change { state: Some(State::Disabled), ..Change::default() };
         assert_eq!(serde_json::to_value(disable).unwrap(), json!({"state": "disabled"}));
         let empty: Change = serde_json::from_value(json!({"state": null})).unwrap();
-        assert!(empty.state.is_none() && empty.uses.is_none());
+        assert!(empty.state.is_none() && empty.uses.is_none() && empty.not_after.is_none());
+        let dates = Change { not_before: Some(None), not_after: Some(Some(7)), ..Change::default() };
+        let dates = serde_json::to_value(dates).unwrap();
+        assert_eq!(dates, json!({"not_before": null, "not_after": 7}));
+        let dates: Change = serde_json::from_value(dates).unwrap();
+        assert_eq!((dates.not_before, dates.not_after), (Some(None), Some(Some(7))));
     }
 
     #[test]
@@ -289,5 +340,7 @@ mod tests {
         assert!(generate("shop", "p256", "tls").starts_with("no such use: \"tls\"; the uses are tls-server"));
         let state = serde_json::from_value::<Change>(json!({"state": "gone"})).unwrap_err().to_string();
         assert_eq!(state, "no such state: \"gone\"");
+        let state = serde_json::from_value::<Change>(json!({"state": "compromised"})).unwrap_err();
+        assert!(state.to_string().ends_with("/compromise"), "{state}");
     }
 }

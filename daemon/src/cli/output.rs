@@ -64,8 +64,16 @@ pub(crate) fn print_table(table: &Table) -> Result<(), Failure> {
 
 /// Distance from now to a time in seconds since 1970, as in `in 41 days` and `3 hours ago`.
 pub(crate) fn from_now(seconds: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    between(now, seconds)
+    between(now(), seconds)
+}
+
+/// Distance from an event to now, as in `0 minutes ago`, also for an event of this second.
+pub(crate) fn ago(seconds: u64) -> String {
+    between(now().max(seconds + 1), seconds)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn between(now: u64, then: u64) -> String {
@@ -92,6 +100,7 @@ mod tests {
     #[test]
     fn times_and_their_distance() {
         assert_eq!(time(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(ago(now()), "0 minutes ago");
         assert_eq!(time(u64::MAX), "9999-12-31T23:59:59Z");
         for (then, expected) in [
             (1_000_000, "in 0 minutes"),

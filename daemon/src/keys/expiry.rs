@@ -7,7 +7,7 @@ use keyward_proto::Label;
 use tokio::time::sleep;
 
 use super::certificates::first_to_expire;
-use super::{Key, Keys, StoreError};
+use super::{Key, Keys, StoreError, now};
 use crate::observe::expiries::{Expiries, Expiry};
 
 /// Keeps `expiries` up to date: reads every key once, then each key that is changed. Never returns.
@@ -69,7 +69,7 @@ async fn read_some(expiries: &Expiries, keys: &Keys, labels: &[String]) -> Resul
 
 /// Expiry time of the certificates that a key uses; `None` if the key is not enabled or has none.
 fn expiry_of(key: &Key) -> Option<Expiry> {
-    if !key.state.may_sign() {
+    if !key.may_sign(now()) {
         return None;
     }
     let version = key.certified()?;

@@ -2,6 +2,7 @@
 
 use keyward_proto::{Fingerprint, KeyType, Label, Use};
 
+use super::state::Life;
 use super::{State, StoreError};
 use crate::config::EMBEDDED;
 
@@ -10,8 +11,11 @@ use crate::config::EMBEDDED;
 pub struct Key {
     /// Name of the key.
     pub label: Label,
-    /// State of the key, which says whether the key may be used at all.
+    /// State that an administrator has given the key. [`Self::standing`] says whether the key may
+    /// be used.
     pub state: State,
+    /// Dates of the key, and its deletion.
+    pub life: Life,
     /// Uses that the key admits, each once.
     pub uses: Vec<Use>,
     /// Name of the backend whose unit can unwrap the blobs.

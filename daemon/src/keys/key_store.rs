@@ -12,7 +12,7 @@ use keyward_proto::Label;
 use keyward_unit::Wkid;
 
 use super::unwritten::Unwritten;
-use super::{Key, Listed, State, Version, record};
+use super::{Key, Life, Listed, State, Version, record};
 use crate::config::EMBEDDED;
 use crate::store::{Alterations, Altered, FILE, Rebuilt, RedbStore, Store, StoreError, StoreKey};
 
@@ -21,7 +21,7 @@ use crate::store::{Alterations, Altered, FILE, Rebuilt, RedbStore, Store, StoreE
 /// A store that is locked answers only questions about its owner and its master keys.
 pub struct KeyStore {
     pub(super) store: Arc<dyn Store>,
-    /// Keys that are disabled or deleted in memory only, because the change could not be written.
+    /// Keys that are stopped or destroyed in memory only, because the change could not be written.
     pub(super) unwritten: Mutex<BTreeMap<Label, Unwritten>>,
     /// Alterations that were found by [`Self::check`], or later when keys were listed.
     pub(super) altered: Mutex<Alterations>,
@@ -145,7 +145,13 @@ impl KeyStore {
     pub(super) fn rebuild(&self) -> Result<Rebuilt, StoreError> {
         let rebuilt = self.store.rebuild(&|label, record, revision| {
             let key = record::decode(label.clone(), record)?;
-            record::encode(&Key { state: State::Disabled, revision, ..key })
+            let state = match key.state {
+                State::Enabled => State::Disabled,
+                state => state,
+            };
+            // A deletion in an old record may have been undone since.
+            let life = Life { deletion: None, approval: None, ..key.life };
+            record::encode(&Key { state, life, revision, ..key })
         })?;
         self.check()?;
         Ok(rebuilt)

@@ -19,6 +19,8 @@ mod record;
 pub mod rows;
 mod state;
 mod unwritten;
+mod usage;
+mod verb;
 
 use core::num::NonZeroUsize;
 use std::collections::HashSet;
@@ -40,7 +42,10 @@ use changes::Changes;
 pub use key::{Key, Listed, Version};
 pub use key_store::KeyStore;
 pub(crate) use migration::migrate;
-pub use state::State;
+pub(crate) use state::now;
+pub use state::{Approval, Deletion, Life, Standing, State};
+pub(crate) use usage::{PeerUsage, SAVE_INTERVAL, Usage};
+pub use verb::{Effect, Inadmissible, Verb};
 
 /// Result of [`Keys::repair`].
 pub(crate) struct Repaired {
@@ -59,6 +64,7 @@ pub struct Keys {
     store: Arc<KeyStore>,
     cache: Arc<Cache>,
     changes: Arc<Changes>,
+    usage: Arc<Usage>,
     /// The unit that has private keys in memory. A change of a key can make them invalid.
     unit: Option<Arc<Unit>>,
     /// Locked during a change until the unit knows of the change, so that the unit learns of
@@ -70,6 +76,7 @@ impl Keys {
     /// The keys of a store, of which up to `cached` are kept in memory.
     pub fn new(store: KeyStore, cached: NonZeroUsize) -> Self {
         Self {
+            usage: Arc::new(Usage::load(store.state_dir(), now())),
             store: Arc::new(store),
             cache: Arc::new(Cache::new(cached)),
             changes: Arc::new(Changes::new()),
@@ -93,6 +100,19 @@ impl Keys {
     /// The change feed of these keys.
     pub(crate) fn changes(&self) -> &Changes {
         &self.changes
+    }
+
+    /// The peers that used these keys lately.
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    /// Writes the last uses of keys beside the store.
+    pub(crate) async fn save_usage(&self) {
+        let usage = Arc::clone(&self.usage);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || usage.save()).await {
+            tracing::warn!("cannot write the last uses of keys: {error}");
+        }
     }
 
     /// A key that is in memory. Never waits for the disk.
@@ -162,13 +182,37 @@ impl Keys {
         }
     }
 
-    /// Deletes a key with all its versions, even a key whose record was altered.
+    /// Destroys a key with all its versions, even a key whose record was altered.
     ///
     /// # Errors
     /// [`StoreError::Unknown`] if there is none; other errors of the store.
     pub async fn delete(&self, label: &Label) -> Result<(), StoreError> {
         let deleted = label.clone();
+        self.usage.forget(label.as_str());
         self.change(label.clone(), move |store| store.delete(&deleted)).await
+    }
+
+    /// Destroys a key, if `check` accepts the key as it is stored at that moment.
+    ///
+    /// # Errors
+    /// The error of `check`; [`StoreError::Unknown`] if there is no such key; other errors of the
+    /// store.
+    pub(crate) async fn destroy<E: From<StoreError> + Send + 'static>(
+        &self,
+        label: &Label,
+        check: impl FnOnce(&Key) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), E> {
+        let destroyed = label.clone();
+        let destroy = move |store: &KeyStore| {
+            let key = store.get(&destroyed)?.ok_or_else(|| StoreError::Unknown(destroyed.clone()))?;
+            match check(&key) {
+                Ok(()) => store.delete(&destroyed).map(Ok),
+                Err(error) => Ok(Err(error)),
+            }
+        };
+        self.change(label.clone(), destroy).await??;
+        self.usage.forget(label.as_str());
+        Ok(())
     }
 
     /// Rebuilds the lists of the index that were altered. Their keys come back disabled, because
@@ -391,12 +435,13 @@ fn forget(cache: &Cache, changes: &Changes, label: Label) -> Option<Arc<Key>> {
 }
 
 /// Makes the unit forget the private keys of a key as it was in `before`, except for the private
-/// keys that the key may still use `now`.
+/// keys that the key may still use `now`. Dates do not count, because nobody reinstates a private
+/// key when a date comes or the clock is set.
 fn retire_unused(unit: &Unit, before: &[&Key], now: Result<Option<Key>, StoreError>) {
     let was = || before.iter().flat_map(|key| key.embedded_blobs());
     match now {
         Ok(now) => {
-            let now = now.as_ref().filter(|key| key.state.may_sign());
+            let now = now.as_ref().filter(|key| key.is_enabled());
             let usable: HashSet<_> = now.into_iter().flat_map(Key::embedded_blobs).collect();
             unit.retire(was().filter(|blob| !usable.contains(blob)));
             unit.reinstate(usable);

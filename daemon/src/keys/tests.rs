@@ -18,6 +18,7 @@ pub(crate) fn key(label: &str) -> Key {
     Key {
         label: label.parse().unwrap(),
         state: State::Enabled,
+        life: Life::default(),
         uses: vec![Use::TlsServer],
         backend: "embedded".into(),
         current: 1,

@@ -1,4 +1,4 @@
-//! Writes keys. An urgent change, which disables or deletes a key, takes effect even if the change
+//! Writes keys. An urgent change, which keeps a key from signing, takes effect even if the change
 //! cannot be written: then the change holds in memory only, and is written later.
 
 use std::collections::BTreeMap;
@@ -6,22 +6,27 @@ use std::sync::{MutexGuard, PoisonError};
 
 use keyward_proto::Label;
 
-use super::{Key, KeyStore, State, record};
+use super::verb::is_urgent;
+use super::{Key, KeyStore, Life, State, now, record};
 use crate::store::StoreError;
 
 /// Urgent change that holds in memory, even if the store has another state.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Unwritten {
-    Deleted,
-    Disabled,
+    Destroyed,
+    /// The key has this state and this life.
+    Stopped(State, Life),
 }
 
 impl Unwritten {
     /// Word for the change in [`StoreError::NotDurable`].
-    fn name(self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
-            Self::Deleted => "deleted",
-            Self::Disabled => "disabled",
+            Self::Destroyed => "destroyed",
+            Self::Stopped(_, Life { deletion: Some(_), .. }) => "deleted",
+            Self::Stopped(State::Compromised, _) => "compromised",
+            Self::Stopped(State::Disabled, _) => "disabled",
+            Self::Stopped(State::Enabled, _) => "deactivated",
         }
     }
 }
@@ -32,17 +37,17 @@ impl KeyStore {
     ///
     /// # Errors
     /// [`StoreError::Exists`] or [`StoreError::Changed`] if another task was faster.
-    /// [`StoreError::NotDurable`] if the key is disabled in memory only.
+    /// [`StoreError::NotDurable`] if the change holds in memory only.
     pub(crate) fn put(&self, key: Key) -> Result<Key, StoreError> {
         let label = key.label.clone();
-        if self.unwritten().get(&label) == Some(&Unwritten::Deleted) && key.revision == 0 {
+        if self.unwritten().get(&label) == Some(&Unwritten::Destroyed) && key.revision == 0 {
             // A new key with the label of a deleted key: the deletion of the old key is written
             // first.
-            self.urgently(&label, Some(Unwritten::Deleted), || self.delete_key(&label))?;
+            self.urgently(&label, Some(Unwritten::Destroyed), || self.delete_key(&label))?;
         }
-        let disables = !key.state.may_sign()
-            && self.get(&label).is_ok_and(|known| known.is_some_and(|known| known.state.may_sign()));
-        let urgent = disables.then_some(Unwritten::Disabled);
+        let before = self.get(&label).ok().flatten();
+        let is_urgent = before.is_some_and(|before| is_urgent(&before, &key, now()));
+        let urgent = is_urgent.then(|| Unwritten::Stopped(key.state, key.life.clone()));
         self.urgently(&label, urgent, || self.write_key(key.clone()))
     }
 
@@ -52,13 +57,13 @@ impl KeyStore {
     /// [`StoreError::Unknown`] if there is none. [`StoreError::NotDurable`] if the key is deleted
     /// in memory only.
     pub(crate) fn delete(&self, label: &Label) -> Result<(), StoreError> {
-        if self.unwritten().get(label) == Some(&Unwritten::Deleted) {
+        if self.unwritten().get(label) == Some(&Unwritten::Destroyed) {
             return Err(StoreError::Unknown(label.clone()));
         }
-        self.urgently(label, Some(Unwritten::Deleted), || self.delete_key(label))
+        self.urgently(label, Some(Unwritten::Destroyed), || self.delete_key(label))
     }
 
-    /// Keys that are disabled or deleted in memory only. Never waits for the disk.
+    /// Keys whose last change holds in memory only. Never waits for the disk.
     pub(crate) fn pending(&self) -> Vec<Label> {
         self.unwritten().keys().cloned().collect()
     }
@@ -66,13 +71,13 @@ impl KeyStore {
     /// Writes the changes that hold in memory only. Returns the keys whose change was written.
     pub(crate) fn write_pending(&self) -> Vec<Label> {
         let unwritten: Vec<_> =
-            self.unwritten().iter().map(|(label, change)| (label.clone(), *change)).collect();
+            self.unwritten().iter().map(|(label, change)| (label.clone(), change.clone())).collect();
         let mut written = Vec::new();
         for (label, change) in unwritten {
             let done = match change {
-                Unwritten::Deleted => self.delete_key(&label),
-                Unwritten::Disabled => match self.get(&label) {
-                    // The key is disabled, as it is in memory.
+                Unwritten::Destroyed => self.delete_key(&label),
+                Unwritten::Stopped(..) => match self.get(&label) {
+                    // The key has the state that it has in memory.
                     Ok(Some(key)) => self.write_key(key).map(drop),
                     Ok(None) => Ok(()),
                     Err(error) => Err(error),
@@ -91,10 +96,11 @@ impl KeyStore {
     pub(super) fn as_in_memory(&self, key: Key) -> Option<Key> {
         match self.unwritten().get(&key.label) {
             None => Some(key),
-            Some(Unwritten::Disabled) => {
-                Some(Key { state: State::Disabled, revision: key.revision | SEEN_IN_MEMORY, ..key })
+            Some(Unwritten::Stopped(state, life)) => {
+                let revision = key.revision | SEEN_IN_MEMORY;
+                Some(Key { state: *state, life: life.clone(), revision, ..key })
             }
-            Some(Unwritten::Deleted) => None,
+            Some(Unwritten::Destroyed) => None,
         }
     }
 
@@ -107,7 +113,7 @@ impl KeyStore {
         write: impl Fn() -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut done = write();
-        if let (Some(_), Err(StoreError::Io(..))) = (urgent, &done) {
+        if let (Some(_), Err(StoreError::Io(..))) = (&urgent, &done) {
             self.store.release_reserve();
             done = write();
             self.store.keep_reserve();
@@ -118,8 +124,9 @@ impl KeyStore {
                 Ok(done)
             }
             (Err(reason @ (StoreError::Gone(_) | StoreError::Io(..))), Some(change)) => {
+                let done = change.name();
                 self.unwritten().insert(label.clone(), change);
-                let (label, done) = (label.clone(), change.name());
+                let label = label.clone();
                 Err(StoreError::NotDurable { label, done, reason: Box::new(reason) })
             }
             (Err(error), _) => Err(error),
@@ -129,11 +136,11 @@ impl KeyStore {
     fn write_key(&self, mut key: Key) -> Result<Key, StoreError> {
         let expected = key.revision & !SEEN_IN_MEMORY;
         match self.unwritten().get(&key.label) {
-            // The key was read before it was disabled, and would undo that.
-            Some(Unwritten::Disabled) if key.revision & SEEN_IN_MEMORY == 0 => {
+            // The key was read before it was stopped, and would undo that.
+            Some(Unwritten::Stopped(..)) if key.revision & SEEN_IN_MEMORY == 0 => {
                 return Err(StoreError::Changed(key.label));
             }
-            Some(Unwritten::Deleted) if expected != 0 => return Err(StoreError::Unknown(key.label)),
+            Some(Unwritten::Destroyed) if expected != 0 => return Err(StoreError::Unknown(key.label)),
             _ => {}
         }
         let record = |revision| record::encode(&Key { revision, ..key.clone() });
@@ -152,5 +159,5 @@ impl KeyStore {
     }
 }
 
-/// Bit in the revision of a key that was read while it was disabled in memory only.
+/// Bit in the revision of a key that was read while it was stopped in memory only.
 const SEEN_IN_MEMORY: u64 = 1 << 63;

@@ -6,9 +6,10 @@ use keyward_proto::Label;
 
 use super::Error;
 use super::event::{Act, Action, Actor, begin};
+use super::life::check;
 use crate::daemon::Daemon;
 use crate::keys::certificates::{Certificate, Chain};
-use crate::keys::{Key, Version};
+use crate::keys::{Key, Verb, Version};
 
 /// Attaches a chain to the version with the public key of the first certificate. The chain replaces
 /// the certificates that were attached before. Returns the key, and the number of the version.
@@ -51,6 +52,7 @@ pub(crate) async fn detach(
 }
 
 fn clear(key: &mut Key, number: u32) -> Result<u32, Error> {
+    check(key, Verb::ChangeProperties)?;
     let number = if number == 0 { key.current } else { number };
     let has_some = |version: &&Version| !version.certificates.is_empty();
     let certified = key.versions.iter().filter(has_some).map(|version| version.number).collect();
@@ -69,6 +71,7 @@ fn clear(key: &mut Key, number: u32) -> Result<u32, Error> {
 
 /// Attaches a chain to its version. Returns the number of the version.
 fn set_chain(key: &mut Key, chain: &Chain) -> Result<u32, Error> {
+    check(key, Verb::ChangeProperties)?;
     let spkis: Vec<_> = chain.certificates.iter().map(Certificate::spki).collect();
     let at = key.versions.iter().position(|version| spkis.first() == Some(&version.spki.as_slice()));
     let Some(version) = at.and_then(|at| key.versions.get_mut(at)) else {

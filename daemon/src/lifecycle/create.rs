@@ -116,7 +116,10 @@ async fn check_master_key(daemon: &Daemon, placement: &Placement<'_>, blob: &[u8
 /// again when the key is stored.
 async fn refuse_existing(daemon: &Daemon, label: &Label) -> Result<(), Error> {
     match daemon.keys.get(label).await? {
-        Some(_) => Err(StoreError::Exists(label.clone()).into()),
+        Some(key) => Err(match key.life.deletion {
+            Some(deletion) => Error::LabelOfDeleted { label: label.clone(), destroy_at: deletion.destroy_at },
+            None => StoreError::Exists(label.clone()).into(),
+        }),
         None => Ok(()),
     }
 }

@@ -8,8 +8,10 @@ use super::uses::set_uses_command;
 use crate::audit::Unwritten;
 use crate::backend::BackendError;
 use crate::ground::master_key::MasterKeyError;
-use crate::keys::StoreError;
+use crate::ground::ownership::Name;
+use crate::ground::text::time;
 use crate::keys::certificates::InvalidChain;
+use crate::keys::{Approval, Deletion, Inadmissible, Key, PeerUsage, Standing, StoreError};
 
 /// Reason why an operation was refused or has failed.
 #[derive(Debug, Error)]
@@ -28,6 +30,27 @@ pub(crate) enum Error {
     /// The backend has no keys yet, so no master key wraps them.
     #[error("backend {0} has no keys")]
     BackendWithoutKeys(String),
+    /// The key is compromised, which cannot be undone.
+    #[error(
+        "key {0} is compromised, which cannot be undone: it signs no more, and gets no new version; make another key: keyward key generate LABEL --type TYPE"
+    )]
+    Compromised(Label),
+    /// The last date of the key would not be later than its first date.
+    #[error(
+        "key {label} would sign from {} until {}, which is not later; set both dates with: keyward key set-dates {label} --not-before DATE --not-after DATE",
+        time(*not_before),
+        time(*not_after)
+    )]
+    DatesReversed { label: Label, not_before: u64, not_after: u64 },
+    /// The last date of the key has passed.
+    #[error("the last date of key {label} has passed, {}; remove the date: keyward key set-dates {label} --not-after none", time(*not_after))]
+    Deactivated { label: Label, not_after: u64 },
+    /// The key is deleted, and not destroyed yet.
+    #[error(
+        "key {label} is deleted, and will be destroyed at {}; bring the key back: keyward key restore {label}",
+        time(*destroy_at)
+    )]
+    Deleted { label: Label, destroy_at: u64 },
     /// The certificates do not make a chain.
     #[error(transparent)]
     Chain(#[from] InvalidChain),
@@ -47,6 +70,19 @@ pub(crate) enum Error {
         "the attributes of the key at the unit of backend {backend} do not allow it to {verb}, and cannot be changed; make another key with {with}"
     )]
     Incapable { backend: String, verb: &'static str, with: &'static str },
+    /// A peer has used the key lately.
+    #[error(
+        "key {label} is in use: {}, used it {}; stop this use first, or delete the key all the same: keyward key delete {label} --yes --force",
+        named(peer),
+        minutes(*ago)
+    )]
+    InUse { label: Label, peer: PeerUsage, ago: u64 },
+    /// The label belongs to a key that is deleted, and not destroyed yet.
+    #[error(
+        "key {label} is deleted, and keeps its label until it is destroyed at {}; bring the key back: keyward key restore {label}; or destroy it now, for ever: keyward key purge {label} --yes",
+        time(*destroy_at)
+    )]
+    LabelOfDeleted { label: Label, destroy_at: u64 },
     /// The key has as many versions as a key can have.
     #[error("key {label} has {most} versions, the maximum; make another key")]
     ManyVersions { label: Label, most: usize },
@@ -69,6 +105,14 @@ pub(crate) enum Error {
     /// The key has no such version.
     #[error("key {label} has no version {number}")]
     NoVersion { label: Label, number: u32 },
+    /// There is nothing to restore.
+    #[error("key {0} is not deleted, so there is nothing to restore; see: keyward key show {0}")]
+    NotDeleted(Label),
+    /// Only a deleted key can be destroyed.
+    #[error(
+        "key {0} is not deleted, and only a deleted key can be destroyed; first run: keyward key delete {0} --yes"
+    )]
+    NotDeletedYet(Label),
     /// No unit of the backend is healthy.
     #[error(
         "no unit of backend {backend} is healthy, so it is not known whether a unit has the new master key {wkid}"
@@ -103,6 +147,9 @@ pub(crate) enum Error {
     /// The next master key cannot be read.
     #[error(transparent)]
     NextMasterKey(#[from] MasterKeyError),
+    /// The first date of the key has not come.
+    #[error("key {label} signs from {}, not before; remove the date: keyward key set-dates {label} --not-before none", time(*not_before))]
+    PreActive { label: Label, not_before: u64 },
     /// The file names the master key that the keys have already.
     #[error(
         "the keys are already wrapped by the master key of next-master-key, {0}; name its file as master-key, and remove next-master-key from the configuration"
@@ -136,6 +183,16 @@ pub(crate) enum Error {
     /// A version of the key has the private key in the file already.
     #[error("the key in the file is already version {number} of key {label}")]
     SameKey { label: Label, number: u32 },
+    /// The first of the two users has asked again.
+    #[error(
+        "key {label} needs two users for its deletion, and {} has asked already; another user can delete the key until {}; to withdraw the request, run: keyward key restore {label}",
+        Name(approval.by),
+        time(approval.until())
+    )]
+    SameUser { label: Label, approval: Approval },
+    /// The waiting period is too short.
+    #[error("the waiting period before the destruction of key {0} has at least one hour: --after 1h")]
+    ShortWait(Label),
     /// None of several backends was named.
     #[error(
         "there are several backends; set default-backend in keyward.toml, or name a backend with --backend: {0}"
@@ -165,6 +222,54 @@ pub(crate) enum Error {
     /// A key of this type cannot decrypt.
     #[error("a key of type {0} cannot be used for rsa-key-exchange")]
     UselessDecryption(KeyType),
+}
+
+impl Error {
+    /// The refusal of a verb that the key does not admit.
+    pub(super) fn inadmissible(key: &Key, reason: Inadmissible) -> Self {
+        let label = key.label.clone();
+        match reason {
+            Inadmissible::Compromised => Self::Compromised(label),
+            Inadmissible::DatesReversed { not_before, not_after } => {
+                Self::DatesReversed { label, not_before, not_after }
+            }
+            Inadmissible::Deleted(Deletion { destroy_at, .. }) => Self::Deleted { label, destroy_at },
+            Inadmissible::NotDeleted => Self::NotDeleted(label),
+            Inadmissible::SameUser(approval) => Self::SameUser { label, approval },
+        }
+    }
+
+    /// The refusal of a key that is asked to sign, and is not active.
+    pub(super) fn not_active(key: &Key, standing: Standing) -> Self {
+        let (label, life) = (key.label.clone(), &key.life);
+        match (standing, life.deletion) {
+            (_, Some(deletion)) => Self::Deleted { label, destroy_at: deletion.destroy_at },
+            (Standing::Compromised, _) => Self::Compromised(label),
+            (Standing::PreActive, _) => {
+                Self::PreActive { label, not_before: life.not_before.unwrap_or_default() }
+            }
+            (Standing::Deactivated, _) => {
+                Self::Deactivated { label, not_after: life.not_after.unwrap_or_default() }
+            }
+            (Standing::Active | Standing::Suspended | Standing::Deleted, _) => Self::Disabled(label),
+        }
+    }
+}
+
+/// The user, the program and the service of a peer.
+fn named(peer: &PeerUsage) -> String {
+    let command = peer.command.as_ref().map(|command| format!(" with {command}")).unwrap_or_default();
+    let unit = peer.unit.as_ref().map(|unit| format!(" in {unit}")).unwrap_or_default();
+    format!("{}{command}{unit}", Name(peer.uid))
+}
+
+/// A short time ago.
+fn minutes(ago: u64) -> String {
+    match ago {
+        0..60 => format!("{ago} seconds ago"),
+        60..120 => "1 minute ago".into(),
+        _ => format!("{} minutes ago", ago / 60),
+    }
 }
 
 /// Other versions of the key with certificates, and the option that names a version.

@@ -2,6 +2,7 @@
 
 use keyward_proto::{Label, Scheme, Use};
 use keyward_unit::Wkid;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
@@ -9,7 +10,8 @@ use super::Error;
 use crate::audit::{self, Phase, Unwritten};
 use crate::daemon::Daemon;
 use crate::ground::causes::causes;
-use crate::keys::{Key, Repaired};
+use crate::ground::text::time;
+use crate::keys::{Key, Life, Repaired};
 use crate::policy::roles::Role;
 
 /// Actor who asks for an operation.
@@ -24,6 +26,26 @@ pub(crate) enum Actor {
         /// Role that allows the act: the least powerful one of the user that does.
         role: Role,
     },
+    /// The daemon itself, without anybody who asks.
+    Daemon,
+}
+
+impl Actor {
+    /// User id of the actor.
+    pub(super) fn uid(self) -> u32 {
+        self.parts().0
+    }
+
+    /// User id, process id, and the name of the role that allows the act.
+    fn parts(self) -> (u32, i32, &'static str) {
+        match self {
+            Self::User { uid, pid, role } => (uid, pid, role.name()),
+            Self::Daemon => {
+                let (uid, pid) = (rustix::process::geteuid(), rustix::process::getpid());
+                (uid.as_raw(), pid.as_raw_nonzero().get(), "daemon")
+            }
+        }
+    }
 }
 
 /// Acts by their names in the audit trail, and whether the record may stop the act.
@@ -32,16 +54,22 @@ pub(super) enum Action {
     Adopt,
     Attach,
     Backup,
+    Compromise,
     Delete,
+    Destroy,
     Detach,
     Disable,
     Enable,
     FinishRewrap,
     Generate,
     Import,
+    Purge,
     Repair,
+    Restore,
     Rewrap,
     Rotate,
+    SetDates,
+    SetDeletion,
     SetUses,
     SignRequest,
 }
@@ -53,16 +81,22 @@ impl Action {
             Self::Adopt => "keyward.key.adopt",
             Self::Attach => "keyward.certificate.attach",
             Self::Backup => "keyward.store.copy",
+            Self::Compromise => "keyward.key.compromise",
             Self::Delete => "keyward.key.delete",
+            Self::Destroy => "keyward.key.destroy",
             Self::Detach => "keyward.certificate.detach",
             Self::Disable => "keyward.key.disable",
             Self::Enable => "keyward.key.enable",
             Self::FinishRewrap => "keyward.master-key.finish",
             Self::Generate => "keyward.key.generate",
             Self::Import => "keyward.key.import",
+            Self::Purge => "keyward.key.purge",
             Self::Repair => "keyward.store.repair",
+            Self::Restore => "keyward.key.restore",
             Self::Rewrap => "keyward.key.rewrap",
             Self::Rotate => "keyward.key.rotate",
+            Self::SetDates => "keyward.key.set-dates",
+            Self::SetDeletion => "keyward.key.set-deletion",
             Self::SetUses => "keyward.key.set-uses",
             Self::SignRequest => "keyward.certificate.request",
         }
@@ -71,7 +105,7 @@ impl Action {
     /// True if the act is carried out even if it cannot be recorded: who must stop a key must be
     /// able to.
     fn is_urgent(self) -> bool {
-        matches!(self, Self::Disable)
+        matches!(self, Self::Compromise | Self::Disable)
     }
 }
 
@@ -135,11 +169,11 @@ impl Begun<'_> {
         let Some(trail) = self.daemon.trail() else { return Ok(()) };
         // The end of an act that has begun may use the reserved room: the act cannot be undone.
         let is_urgent = self.action.is_urgent() || phase != Phase::Begun;
-        let Actor::User { uid, pid, role } = self.actor;
+        let (uid, pid, role) = self.actor.parts();
         let act = audit::Act {
             action: self.action.name(),
             phase,
-            actor: audit::Actor { uid, pid, role: role.name() },
+            actor: audit::Actor { uid, pid, role },
             key: self.label.map(Label::to_string),
             version,
             details,
@@ -157,6 +191,8 @@ impl Begun<'_> {
 /// An act, with its details.
 pub(super) enum Act<'a> {
     Adopt(&'a Key),
+    /// The first of two users has asked for the deletion.
+    ApproveDeletion(&'a Key),
     /// `not_after` is when the first certificate of the chain expires, in seconds since 1970.
     Attach {
         not_after: Option<u64>,
@@ -166,7 +202,10 @@ pub(super) enum Act<'a> {
         keys: u64,
     },
     Change(&'a Key),
-    Delete,
+    Compromise,
+    Delete(&'a Key),
+    /// The waiting period of a deletion has ended, or the record of the key was altered.
+    Destroy,
     Detach,
     /// `wkid` is the new master key, `keys` the number of keys that it wraps.
     FinishRewrap {
@@ -176,7 +215,10 @@ pub(super) enum Act<'a> {
     },
     Generate(&'a Key),
     Import(&'a Key),
+    /// A deleted key was destroyed before its waiting period ended.
+    Purge,
     Repair(&'a Repaired),
+    Restore(&'a Key),
     /// `keys` is the number of keys that were looked at, `wrapped` the number of new blobs.
     Rewrap {
         backend: &'a str,
@@ -185,14 +227,18 @@ pub(super) enum Act<'a> {
     },
     Rotate,
     SignRequest(Scheme),
+    /// The request of the first of two users was withdrawn.
+    WithdrawDeletion,
 }
 
 /// Facts about an act, for the audit trail.
 fn details(act: &Act<'_>) -> Map<String, Value> {
     let details = match act {
-        Act::Adopt(key) | Act::Generate(key) | Act::Import(key) | Act::Change(key) => {
-            json!({ "type": type_of(key), "state": key.state.name(), "uses": names(&key.uses) })
-        }
+        Act::Adopt(key) | Act::Generate(key) | Act::Import(key) | Act::Change(key) => details_of(key),
+        Act::ApproveDeletion(key) => with(details_of(key), "effect", "approved"),
+        Act::Delete(key) | Act::Restore(key) => details_of(key),
+        Act::Destroy => json!({ "effect": "destroyed" }),
+        Act::WithdrawDeletion => json!({ "effect": "withdrawn" }),
         Act::Attach { not_after } => json!({ "not_after": not_after }),
         Act::Backup { keys } => json!({ "keys": keys }),
         Act::FinishRewrap { backend, wkid, keys } => {
@@ -208,16 +254,28 @@ fn details(act: &Act<'_>) -> Map<String, Value> {
             })
         }
         Act::SignRequest(scheme) => json!({ "scheme": scheme.name() }),
-        Act::Delete | Act::Detach | Act::Rotate => json!({}),
+        Act::Compromise | Act::Detach | Act::Purge | Act::Rotate => json!({}),
     };
     if let Value::Object(details) = details { details } else { Map::new() }
+}
+
+fn details_of(key: &Key) -> Value {
+    let details = json!({ "type": type_of(key), "state": key.state.name(), "uses": names(&key.uses) });
+    match key.life == Life::default() {
+        true => details,
+        false => with(details, "life", &key.life),
+    }
+}
+
+fn with(mut details: Value, name: &str, value: impl Serialize) -> Value {
+    details[name] = json!(value);
+    details
 }
 
 /// Writes an act to the log as one line.
 fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor) {
     let key = label.map(Label::as_str);
-    let Actor::User { uid, pid, role } = actor;
-    let role = role.name();
+    let (uid, pid, role) = actor.parts();
     match *act {
         Act::Adopt(made) => {
             tracing::info!(key, r#type = type_of(made), uses = ?names(&made.uses), uid, pid, role, "key adopted");
@@ -227,9 +285,22 @@ fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor)
         }
         Act::Backup { keys } => tracing::info!(keys, uid, pid, role, "key store copied"),
         Act::Change(now) => {
-            tracing::info!(key, state = now.state.name(), uses = ?names(&now.uses), uid, pid, role, "key changed");
+            let Life { not_before, not_after, dual, .. } = &now.life;
+            let [not_before, not_after] = [not_before, not_after].map(|date| date.map(time));
+            let (state, uses) = (now.state.name(), names(&now.uses));
+            tracing::info!(key, state, ?uses, not_before, not_after, dual, uid, pid, role, "key changed");
         }
-        Act::Delete => tracing::info!(key, uid, pid, role, "key deleted"),
+        Act::ApproveDeletion(_) => {
+            tracing::info!(key, uid, pid, role, "deletion of the key asked for: a second user must ask, too");
+        }
+        Act::Compromise => {
+            tracing::warn!(key, uid, pid, role, "key compromised: it signs no more, for ever");
+        }
+        Act::Delete(deleted) => {
+            let destroy_at = deleted.life.deletion.map(|deletion| time(deletion.destroy_at));
+            tracing::info!(key, destroy_at, uid, pid, role, "key deleted");
+        }
+        Act::Destroy => tracing::info!(key, uid, pid, role, "key destroyed"),
         Act::Detach => tracing::info!(key, version, uid, pid, role, "certificate detached"),
         Act::FinishRewrap { backend, wkid, keys } => {
             tracing::info!(backend, %wkid, keys, uid, pid, role, "keys have another master key");
@@ -241,6 +312,7 @@ fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor)
             let uses = names(&made.uses);
             tracing::info!(key, r#type = type_of(made), version, ?uses, uid, pid, role, "key imported");
         }
+        Act::Purge => tracing::info!(key, uid, pid, role, "key destroyed before its time"),
         Act::Repair(Repaired { lists, disabled, removed, nameless }) => {
             let labels = |labels: &[Label]| labels.iter().map(Label::to_string).collect::<Vec<_>>();
             let (disabled, removed) = (labels(disabled), labels(removed));
@@ -254,6 +326,9 @@ fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor)
                 role,
                 "index of the key store repaired"
             );
+        }
+        Act::Restore(now) => {
+            tracing::info!(key, state = now.state.name(), uid, pid, role, "key restored");
         }
         Act::Rewrap { backend, keys, wrapped } => {
             tracing::info!(backend, keys, wrapped, uid, pid, role, "keys rewrapped");
@@ -269,6 +344,9 @@ fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor)
                 role,
                 "certificate request signed"
             );
+        }
+        Act::WithdrawDeletion => {
+            tracing::info!(key, uid, pid, role, "request for the deletion of the key withdrawn");
         }
     }
 }

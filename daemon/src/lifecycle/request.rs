@@ -6,7 +6,7 @@ use super::Error;
 use super::event::{Act, Action, Actor, begin};
 use crate::backend::{BackendError, Context, SigningInput};
 use crate::daemon::{Daemon, key_material};
-use crate::keys::{Key, StoreError, Version};
+use crate::keys::{Key, Standing, StoreError, Version, now};
 use crate::policy::act;
 use crate::policy::purpose::{Purpose, classify};
 
@@ -46,8 +46,9 @@ pub(crate) async fn sign_request(
 /// Refuses a key that must not sign requests, and bytes that are no request for the key.
 fn check(key: &Key, version: &Version, info: &[u8]) -> Result<(), Error> {
     let label = || key.label.clone();
-    if !key.state.may_sign() {
-        return Err(Error::Disabled(label()));
+    let standing = key.standing(now());
+    if standing != Standing::Active {
+        return Err(Error::not_active(key, standing));
     }
     if !act::Act::Sign(Purpose::CertificateRequest).is_admitted_by(&key.uses) {
         return Err(Error::NotForRequests { label: label(), uses: key.uses.clone() });

@@ -12,7 +12,7 @@ use crate::backend::{Backend, Backends};
 use crate::config::{Config, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::keys::tests::unlocked;
-use crate::keys::{State, StoreError};
+use crate::keys::{State, StoreError, now};
 use crate::policy::roles::Role;
 
 const ACTOR: Actor = Actor::User { uid: 0, pid: 1, role: Role::Manager };
@@ -73,7 +73,8 @@ async fn rotation_adds_a_version_and_keeps_the_old_one() {
     assert_eq!(header.wkid(), wkid);
     assert_eq!(daemon.keys.get(&label()).await.unwrap().unwrap().current, 2);
 
-    delete(&daemon, ACTOR, &label()).await.unwrap();
+    delete(&daemon, ACTOR, &label(), Delete::default()).await.unwrap();
+    purge(&daemon, ACTOR, &label()).await.unwrap();
     assert!(daemon.keys.get(&label()).await.unwrap().is_none());
 }
 
@@ -115,6 +116,68 @@ async fn after_a_rewrap_the_next_master_key_is_put_in_force() {
         assert!(version.next_blob.is_none());
     }
     assert_eq!(daemon.keys.wkid(EMBEDDED).await.unwrap(), Some(next.wkid()));
+}
+
+#[tokio::test]
+async fn a_used_key_is_deleted_by_force_and_destroyed_when_its_time_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, _) = daemon(dir.path(), None).await;
+    generated(&daemon).await;
+    let request = |wait, force| Delete { wait, force };
+    let usage = daemon.keys.usage();
+    usage.note("shop", 33, Some(&"nginx.service".into()), Some(&"nginx".into()), now() - 3700);
+    usage.note("shop", 0, None, Some(&"curl".into()), now() - 120);
+    let refused = delete(&daemon, ACTOR, &label(), request(None, false)).await.err().unwrap().to_string();
+    assert!(refused.contains("(id 0) with curl, used it 2 minutes ago; "), "{refused}");
+    assert!(refused.ends_with(": keyward key delete shop --yes --force"), "{refused}");
+    let short = delete(&daemon, ACTOR, &label(), request(Some(3599), true)).await;
+    assert!(matches!(short, Err(Error::ShortWait(_))));
+    assert!(daemon.keys.get(&label()).await.unwrap().unwrap().may_sign(now()));
+    let early = purge(&daemon, ACTOR, &label()).await;
+    assert!(matches!(early, Err(Error::NotDeletedYet(_))));
+
+    let deleted = delete(&daemon, ACTOR, &label(), request(Some(3600), true)).await.unwrap().unwrap();
+    assert!(!deleted.may_sign(now()));
+    let again = generate(&daemon, ACTOR, spec(&[]), KeyType::P256).await;
+    assert!(matches!(again, Err(Error::LabelOfDeleted { .. })));
+    // The waiting period has not ended, whatever the caller believes.
+    let early = life::destroy_overdue(&daemon, &label()).await;
+    assert!(matches!(early, Err(Error::Store(StoreError::Changed(_)))));
+    let past = |key: &mut crate::keys::Key| {
+        key.life.deletion.as_mut().unwrap().destroy_at = now();
+        Ok::<_, StoreError>(())
+    };
+    daemon.keys.update(&label(), past).await.unwrap();
+    life::destroy_overdue(&daemon, &label()).await.unwrap();
+    assert!(daemon.keys.get(&label()).await.unwrap().is_none());
+    assert!(usage.of_key("shop").is_empty(), "another key with the label begins anew");
+    let gone = restore(&daemon, ACTOR, &label()).await;
+    assert!(matches!(gone, Err(Error::Store(StoreError::Unknown(_)))));
+
+    // A use more than an hour ago does not matter.
+    generated(&daemon).await;
+    usage.note("shop", 33, None, None, now() - 3600);
+    delete(&daemon, ACTOR, &label(), Delete::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deleted_key_moves_to_the_next_master_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let next = MasterKey::generate().unwrap();
+    let file = dir.path().join("next");
+    fs::write(&file, next.to_hex().as_bytes()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let (daemon, _) = daemon(dir.path(), Some(&file)).await;
+    generated(&daemon).await;
+    delete(&daemon, ACTOR, &label(), Delete::default()).await.unwrap();
+    rewrap(&daemon, EMBEDDED, None).await.unwrap();
+    finish_rewrap(&daemon, ACTOR, EMBEDDED).await.unwrap();
+    let csr = Change { uses: Some(vec![Use::Csr]), ..Change::default() };
+    assert!(matches!(change(&daemon, ACTOR, &label(), csr).await, Err(Error::Deleted { .. })));
+    let restored = restore(&daemon, ACTOR, &label()).await.unwrap();
+    assert!(restored.may_sign(now()));
+    let header = keyward_unit::Header::read(&restored.versions[0].blob).unwrap();
+    assert_eq!(header.wkid(), next.wkid());
 }
 
 #[tokio::test]

@@ -1,17 +1,17 @@
 //! Versions of keys: the first version, and versions that replace it as the current version.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use keyward_proto::{Fingerprint, KeyType, Label, Use};
 use keyward_unit::NewKey;
 
 use super::Error;
 use super::event::{Act, Action, Actor, begin};
+use super::life::check;
 use super::placement::Placement;
 use super::uses::check_uses;
 use crate::daemon::Daemon;
-use crate::keys::{Key, State, StoreError, Version};
+use crate::keys::{Key, Life, State, StoreError, Verb, Version, now};
 
 /// Generates a new version of a key, which becomes the current version.
 ///
@@ -19,6 +19,7 @@ use crate::keys::{Key, State, StoreError, Version};
 /// [`Error`] says why the key cannot have another version, or why the unit has made no key.
 pub(crate) async fn rotate(daemon: &Daemon, actor: Actor, label: &Label) -> Result<Arc<Key>, Error> {
     let key = daemon.keys.get(label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+    check(&key, Verb::AddVersion)?;
     let key_type = key.version(0).map(|version| version.key_type);
     let key_type = key_type.filter(|known| KeyType::GENERATED.contains(known));
     let key_type = key_type.ok_or_else(|| Error::NotGenerated(label.clone()))?;
@@ -42,6 +43,7 @@ pub(crate) async fn import_version(
     file: impl AsRef<[u8]> + Send + 'static,
 ) -> Result<Arc<Key>, Error> {
     let key = daemon.keys.get(label).await?.ok_or_else(|| StoreError::Unknown(label.clone()))?;
+    check(&key, Verb::AddVersion)?;
     refuse_full(&key)?;
     let placement = Placement::of(daemon, Some(&key.backend)).await?;
     let begun = begin(daemon, actor, Action::Import, Some(label)).await?;
@@ -68,6 +70,7 @@ pub(super) fn first(label: Label, uses: Vec<Use>, backend: &str, made: &NewKey) 
     Key {
         label,
         state: State::Enabled,
+        life: Life::default(),
         uses,
         backend: backend.into(),
         current: version.number,
@@ -84,6 +87,7 @@ async fn add(daemon: &Daemon, key: &Key, made: &NewKey) -> Result<Arc<Key>, Erro
         if now.uses != key.uses || blob(now) != blob(key) {
             return Err(StoreError::Changed(key.label.clone()).into());
         }
+        check(now, Verb::AddVersion)?;
         refuse_full(now)?;
         now.current = now.versions.last().map_or(0, |version| version.number) + 1;
         now.versions.push(version(now.current, made));
@@ -102,7 +106,6 @@ fn refuse_full(key: &Key) -> Result<(), Error> {
 
 /// A version that was made just now.
 fn version(number: u32, made: &NewKey) -> Version {
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     Version {
         number,
         key_type: made.key_type,
@@ -110,7 +113,7 @@ fn version(number: u32, made: &NewKey) -> Version {
         next_blob: None,
         fingerprint: Fingerprint::of(&made.spki),
         spki: made.spki.clone(),
-        created,
+        created: now(),
         certificates: Vec::new(),
     }
 }

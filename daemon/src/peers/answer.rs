@@ -16,6 +16,7 @@ use super::shared::Shared;
 use super::users::Account;
 use crate::backend::{Context, Trace};
 use crate::keys::changes::is_empty;
+use crate::keys::now;
 use crate::policy::authorise::Peer;
 
 /// Answers a request that has arrived completely at the time `arrived`.
@@ -141,6 +142,6 @@ async fn describe(
         versions: key.versions.iter().map(|version| version.number).collect(),
         uses: key.uses.iter().map(|one| one.name().into()).collect(),
         certificates: version.certificates.clone(),
-        state: key.state.name().into(),
+        state: key.standing(now()).on_the_wire().name().into(),
     })
 }

@@ -21,7 +21,7 @@ use crate::audit::Unwritten;
 use crate::backend::{Backend, BackendError, Context, SigningInput};
 use crate::daemon::key_material;
 use crate::ground::fair::Full;
-use crate::keys::{Key, StoreError, Version};
+use crate::keys::{Key, Standing, StoreError, Version, now};
 use crate::policy::act::Act;
 use crate::policy::authorise::Peer;
 use crate::policy::purpose::{Purpose, classify};
@@ -37,6 +37,10 @@ pub(super) struct Operation<'a> {
     pub(super) purpose: Option<Purpose>,
     /// Version that the request means, once it is found, and its public key.
     pub(super) found: Option<(u32, Fingerprint)>,
+    /// Time at which the state of the key was checked, in seconds since 1970.
+    pub(super) now: u64,
+    /// Standing of the key, once it is known.
+    pub(super) standing: Option<Standing>,
     /// Last call to a backend to sign, if there was one.
     pub(super) backend_call: Option<BackendCall<'a>>,
 }
@@ -93,7 +97,18 @@ impl<'a> Operation<'a> {
         body: Body<'a>,
         context: Context,
     ) -> Self {
-        Self { shared, peer, account, body, context, purpose: None, found: None, backend_call: None }
+        Self {
+            shared,
+            peer,
+            account,
+            body,
+            context,
+            purpose: None,
+            found: None,
+            now: 0,
+            standing: None,
+            backend_call: None,
+        }
     }
 
     /// Checks the operation and calls the backend.
@@ -143,7 +158,7 @@ impl<'a> Operation<'a> {
     ///
     /// # Errors
     /// There is no such version, its public key is not the one that the request names, or the key
-    /// is not enabled.
+    /// is not active.
     fn usable_version<'k>(&mut self, key: &'k Key) -> Result<&'k Version, Outcome> {
         let version = key.version(self.version()).ok_or(Outcome::UnknownVersion)?;
         self.found = Some((version.number, version.fingerprint));
@@ -158,7 +173,13 @@ impl<'a> Operation<'a> {
             }
             Some(_) => {}
         }
-        if key.state.may_sign() { Ok(version) } else { Err(Outcome::KeyDisabled) }
+        self.now = now();
+        let standing = key.standing(self.now);
+        self.standing = Some(standing);
+        match standing {
+            Standing::Active => Ok(version),
+            _ => Err(Outcome::KeyDisabled),
+        }
     }
 
     /// Parses the body and classifies the message. The purpose of a message depends on the public
@@ -236,7 +257,7 @@ impl<'a> Operation<'a> {
     /// waited.
     async fn rewrapped(&self, key: &Key, version: &Version) -> Option<Version> {
         let key = self.shared.daemon.keys.get(&key.label).await.ok()??;
-        let now = key.version(version.number).filter(|_| key.state.may_sign())?;
+        let now = key.version(version.number).filter(|_| key.may_sign(now()))?;
         (now.spki == version.spki && now.blob != version.blob).then(|| now.clone())
     }
 }

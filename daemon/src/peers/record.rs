@@ -11,6 +11,7 @@ use keyward_proto::{Label, Outcome, Scheme, Use};
 use super::operation::{BackendCall, Body, Failure, Operation};
 use super::shared::Shared;
 use crate::audit::{self, Hash, KeyUse, Name};
+use crate::keys::Standing;
 use crate::policy::act::lacking;
 use crate::policy::authorise::Peer;
 use crate::policy::purpose::{Purpose, other_format};
@@ -29,6 +30,11 @@ pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
     }
     if let Some(Ok(trail)) = shared.daemon.trail() {
         trail.record_use(key_use(operation, outcome));
+    }
+    if outcome == Outcome::Done {
+        let Peer { uid, service, command, .. } = peer;
+        let usage = shared.daemon.keys.usage();
+        usage.note(operation.label(), *uid, service.as_ref(), command.as_ref(), operation.now);
     }
     debug_line(operation, outcome);
     let Some(failed) = failed else { return };
@@ -148,7 +154,20 @@ fn refusal_line(operation: &Operation<'_>, outcome: Outcome) {
         let Peer { uid, pid, .. } = **peer;
         let service = peer.service.as_deref();
         let needs = lacking(outcome, &purpose).map(Use::name);
-        tracing::info!(key, purpose = &*purpose, uid, service, pid, reason, needs, times, "refused a peer");
+        let standing = operation.standing.filter(|standing| *standing != Standing::Active);
+        let state = standing.map(Standing::state_name);
+        tracing::info!(
+            key,
+            purpose = &*purpose,
+            uid,
+            service,
+            pid,
+            reason,
+            state,
+            needs,
+            times,
+            "refused a peer"
+        );
     }
 }
 

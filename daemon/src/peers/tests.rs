@@ -19,7 +19,7 @@ use crate::backend::{Backend, Backends, Trace};
 use crate::config::{Config, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::keys::tests::{put_unreadable, unlocked};
-use crate::keys::{Key, State};
+use crate::keys::{Deletion, Key, Life, State, now};
 use crate::lifecycle::{self, Actor, Change, KeySpec};
 use crate::policy::authorise::{Grant, Grants, Limits, Peer, Who};
 use crate::policy::purpose::prime;
@@ -79,6 +79,32 @@ async fn the_first_fault_decides() {
     all.expect(Outcome::UnitUnavailable).await;
     all.sign.label = "shop".into();
     all.expect(Outcome::Done).await;
+}
+
+#[tokio::test]
+async fn only_an_active_key_signs_and_only_signatures_are_uses() {
+    let one = Fixture::new().await;
+    let deletion = Some(Deletion { by: 0, at: now(), destroy_at: now() + 3600 });
+    let lives = [
+        (State::Disabled, Life::default()),
+        (State::Compromised, Life::default()),
+        (State::Enabled, Life { not_before: Some(now() + 60), ..Life::default() }),
+        (State::Enabled, Life { not_after: Some(now()), ..Life::default() }),
+        (State::Enabled, Life { deletion, ..Life::default() }),
+    ];
+    for (state, life) in lives {
+        let key = one.key("shop").await;
+        one.put(Key { state, life, ..(*key).clone() }).await;
+        one.expect(Outcome::KeyDisabled).await;
+    }
+    let usage = one.shared.daemon.keys.usage();
+    assert!(usage.of_key("shop").is_empty());
+    let life = Life { not_before: Some(now()), not_after: Some(now() + 60), ..Life::default() };
+    let key = one.key("shop").await;
+    one.put(Key { state: State::Enabled, life, ..(*key).clone() }).await;
+    one.expect(Outcome::Done).await;
+    let used = usage.of_key("shop");
+    assert!(used.len() == 1 && used[0].uid == UID && now() - used[0].last < 60, "{used:?}");
 }
 
 #[tokio::test]

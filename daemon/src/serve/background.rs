@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::daemon::Daemon;
 use crate::ground::sweep;
 use crate::keys::expiry;
+use crate::lifecycle;
 use crate::peers::shared::Shared;
 
 /// Starts the background tasks. The tasks run until the runtime ends.
@@ -19,6 +20,8 @@ pub(super) fn spawn(peers: &Arc<Shared>) {
         expiry::follow(&follower.metrics.expiries, &follower.keys).await;
     }));
     drop(tokio::spawn(write_pending(Arc::clone(daemon))));
+    let deadlines = Arc::clone(daemon);
+    drop(tokio::spawn(async move { lifecycle::follow_deadlines(&deadlines).await }));
     let peers = Arc::clone(peers);
     // The drain logs the rest of the withheld lines.
     drop(tokio::spawn(async move { peers.log_limits.log_withheld().await }));

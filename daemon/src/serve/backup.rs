@@ -14,6 +14,7 @@ use crate::config::{Config, EMBEDDED};
 use crate::ground::ownership;
 use crate::ground::text::quoted;
 use crate::keys::{self, Key, KeyStore, Look, StoreError};
+use crate::lifecycle;
 use crate::serve::embedded_unit;
 use crate::serve::error::ServeError;
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
@@ -147,6 +148,8 @@ pub(crate) fn restore(copy: &Path, state_dir: &Path) -> Result<PathBuf, BackupEr
         // By descriptor, not by name: the owner of the directory could exchange the file.
         std::os::unix::fs::fchown(&made, Some(uid), Some(owner.gid())).map_err(failed)?;
     }
+    // In this hour, an administrator can keep keys that are deleted in the copy.
+    lifecycle::hold_destructions(state_dir).map_err(failed)?;
     fs::rename(&part, &file).and_then(|()| File::open(state_dir)?.sync_all()).map_err(failed)?;
     Ok(file)
 }

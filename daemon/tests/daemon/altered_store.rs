@@ -208,7 +208,8 @@ fn each_advised_command_repairs_the_store() {
         let metrics = daemon.http("GET", "/metrics", "").unwrap().1;
         assert!(metrics.lines().any(|line| line == "keyward_keys_altered 0"), "{what}: {metrics}");
         for label in ["shop", "other"] {
-            let _ = daemon.keyward(&["key", "delete", label, "--yes"]);
+            let _ = daemon.keyward(&["key", "delete", label, "--yes", "--force"]);
+            let _ = daemon.keyward(&["key", "purge", label, "--yes"]);
         }
     }
 }

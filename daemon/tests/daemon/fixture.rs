@@ -173,6 +173,12 @@ impl Daemon {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Deletes a key, and destroys it at once.
+    pub(crate) fn destroy(&self, label: &str) {
+        self.succeed(&["key", "delete", label, "--yes", "--force"]);
+        self.succeed(&["key", "purge", label, "--yes"]);
+    }
+
     /// Runs a command that fails. Returns the status and the line of the error.
     pub(crate) fn fail(&self, words: &[&str]) -> (i32, String) {
         failure_of(&self.keyward(words))

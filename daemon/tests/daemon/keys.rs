@@ -9,7 +9,7 @@ use keyward_proto::{KeyType, Outcome, Reference};
 use crate::fixture::{Daemon, PROGRAM, certificate_verify, label_of};
 
 #[test]
-fn a_key_is_made_shown_used_disabled_and_deleted() {
+fn a_key_is_made_shown_used_disabled_and_destroyed() {
     let daemon = Daemon::dev("");
     let shown = daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     assert!(shown.contains("software crypto unit") && shown.contains("tls-server"), "{shown}");
@@ -27,15 +27,19 @@ fn a_key_is_made_shown_used_disabled_and_deleted() {
     assert_eq!(daemon.outcome("shop", &message), Outcome::KeyDisabled);
     daemon.succeed(&["key", "enable", "shop"]);
     assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
-    daemon.succeed(&["key", "delete", "shop", "--yes"]);
+    daemon.destroy("shop");
     assert_eq!(daemon.outcome("shop", &message), Outcome::UnknownKey);
 }
 
-/// A deleted key cannot be restored, and without a terminal nobody can confirm the deletion.
+/// The servers of a deleted key fail at once. Without a terminal nobody can confirm the deletion.
 #[test]
 fn a_key_that_signs_is_not_deleted_without_confirmation() {
     let daemon = Daemon::dev("");
-    let exists = |label: &str| daemon.keyward(&["key", "show", label]).status.success();
+    let exists = |label: &str| {
+        let shown: serde_json::Value =
+            serde_json::from_str(&daemon.succeed(&["key", "show", label, "--json"])).unwrap();
+        shown["state"] != "deleted"
+    };
     let generate = |label: &str| drop(daemon.succeed(&["key", "generate", label, "--type", "p256"]));
     for label in ["shop", "mail", "asked"] {
         generate(label);
@@ -65,7 +69,8 @@ fn a_key_that_signs_is_not_deleted_without_confirmation() {
     assert!(!deleted && told.contains("Type its label") && exists("asked"), "{told}");
     let (deleted, told) = at_a_terminal("", "asked\n");
     assert!(deleted && !exists("asked"), "{told}");
-    generate("asked");
+    daemon.succeed(&["key", "restore", "asked"]);
+    assert!(exists("asked"));
     let (deleted, told) = at_a_terminal("--yes", "");
     assert!(deleted && !told.contains("Type its label") && !exists("asked"), "{told}");
 }
@@ -145,6 +150,13 @@ fn the_doctor_keeps_a_certificate_with_its_version() {
     assert!(
         verdict == "fail"
             && fix.starts_with("ask who disabled it, and why; then: keyward key enable shop --runtime-dir "),
+        "{fix}"
+    );
+    daemon.succeed(&["key", "delete", "shop"]);
+    let (verdict, detail, fix) = finding("reference", &[]);
+    assert!(verdict == "fail" && detail == "key shop is deleted", "{detail}");
+    assert!(
+        fix.starts_with("ask who deleted it, and why; then: keyward key restore shop --runtime-dir "),
         "{fix}"
     );
 }

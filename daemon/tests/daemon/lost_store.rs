@@ -19,7 +19,7 @@ fn an_empty_store_that_had_keys_is_reported_until_there_is_a_key() {
         let wkid = units[0]["wkid"].as_str().unwrap().to_owned();
         // A store whose last key was deleted is not a lost store.
         daemon.succeed(&["key", "generate", "other", "--type", "p256"]);
-        daemon.succeed(&["key", "delete", "other", "--yes"]);
+        daemon.destroy("other");
         daemon.end(Signal::TERM);
         let store = daemon.path("state/keys.redb");
         let kept = fs::read(&store).unwrap();
@@ -76,7 +76,7 @@ fn an_empty_store_that_had_keys_is_reported_until_there_is_a_key() {
 fn a_daemon_whose_last_key_was_deleted_is_ready() {
     let mut daemon = Daemon::dev("");
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
-    daemon.succeed(&["key", "delete", "shop", "--yes"]);
+    daemon.destroy("shop");
     daemon.end(Signal::TERM);
     daemon.start(&["--dev"]);
     assert_eq!(daemon.http("GET", "/ready", "").unwrap(), (200, "ready\n".into()));
@@ -160,10 +160,17 @@ fn keys_are_disabled_and_deleted_on_a_full_disk() {
     let (status, line) = failure_of(&refused);
     assert!(status == 74 && line.contains("key late is disabled in the running daemon"), "{status} {line}");
     assert_eq!(daemon.outcome("late", &certificate_verify()), Outcome::KeyDisabled);
+    // A stronger change of a key whose change is in memory only.
+    refused = daemon.keyward(&["key", "compromise", "late"]);
+    let (status, line) = failure_of(&refused);
+    assert!(
+        status == 74 && line.contains("key late is compromised in the running daemon"),
+        "{status} {line}"
+    );
     let listed: Value = serde_json::from_str(&daemon.succeed(&["key", "list", "--json"])).unwrap();
     let states: Vec<_> =
         listed.as_array().unwrap().iter().map(|key| key["state"].as_str().unwrap()).collect();
-    assert_eq!(states, ["disabled", "disabled"], "{listed}");
+    assert_eq!(states, ["compromised", "deleted", "disabled"], "{listed}");
     // A copy needs no space on this disk.
     let copy = daemon.path("copy").display().to_string();
     daemon.succeed(&["backup", &copy]);
@@ -178,6 +185,10 @@ fn keys_are_disabled_and_deleted_on_a_full_disk() {
     // When there is room, it is written.
     on_its_disk("rm -f $0/junk $0/more");
     daemon.await_log("the key store has the disabled or deleted state");
+    let (status, problems) = daemon.http("GET", "/v1/status", "").unwrap();
+    assert!(status == 200 && !problems.contains("in the running daemon alone"), "{problems}");
+    let shown: Value = serde_json::from_str(&daemon.succeed(&["key", "show", "late", "--json"])).unwrap();
+    assert_eq!(shown["state"], "compromised");
 }
 
 /// Command of a daemon whose state directory is on a disk of its own. The audit trail has another

@@ -10,6 +10,7 @@ mod backup;
 mod fixture;
 mod frames;
 mod free_bytes;
+mod key_life;
 mod keys;
 mod life;
 mod lost_store;

@@ -30,7 +30,9 @@ fn each_refusal_has_its_outcome() {
     assert_eq!(sign("open", 0, p256, Input::Digest(&[0; 31])), Outcome::Malformed);
     assert!(daemon.client().describe(&label_of("mail"), 0).is_err());
 
-    daemon.succeed(&["key", "delete", "shop", "--yes"]);
+    daemon.succeed(&["key", "delete", "shop", "--yes", "--force"]);
+    assert_eq!(daemon.outcome("shop", &message), Outcome::KeyDisabled, "deleted, and not yet destroyed");
+    daemon.succeed(&["key", "purge", "shop", "--yes"]);
     assert_eq!(daemon.outcome("shop", &message), Outcome::UnknownKey, "a grant covers it");
     let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
@@ -85,7 +87,7 @@ fn a_key_that_replaced_another_key_does_not_sign_for_the_old_reference() {
     assert_eq!(unnamed(), "0");
 
     for label in ["shop", "old"] {
-        daemon.succeed(&["key", "delete", label, "--yes"]);
+        daemon.destroy(label);
     }
     daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
     daemon.succeed(&["key", "generate", "old", "--type", "rsa2048", "--use", "rsa-key-exchange"]);

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use keyward_client::{Error, Progress};
 use keyward_proto::message::{Changes, GetStatus, Request, Watch, request, response};
@@ -94,6 +94,21 @@ fn watchers_learn_of_changes_as_they_happen_and_of_missed_changes_at_once() {
         assert_eq!(watcher.answer().labels, ["mail"]);
         assert_eq!(daemon.client().describe(&label_of("mail"), 0).unwrap().state, Some(state));
     }
+}
+
+#[test]
+fn watchers_learn_of_a_date_that_comes() {
+    let daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let soon = SystemTime::now() + Duration::from_secs(5);
+    let date = humantime::format_rfc3339_seconds(soon).to_string();
+    daemon.succeed(&["key", "set-dates", "shop", "--not-before", &date]);
+    let state = || daemon.client().describe(&label_of("shop"), 0).unwrap().state;
+    let mut watcher = Watcher::new(&daemon);
+    assert_eq!(state(), Some(KeyState::Disabled));
+    watcher.ask(0);
+    assert_eq!(watcher.answer().labels, ["shop"]);
+    assert_eq!(state(), Some(KeyState::Enabled));
 }
 
 #[test]

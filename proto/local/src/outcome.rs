@@ -44,7 +44,7 @@ impl Outcome {
                 "the key has no such version; make a new reference: keyward key reference LABEL"
             }
             Self::KeyDisabled => {
-                "the key is disabled; ask who disabled it, and why; then: keyward key enable LABEL"
+                "the key is disabled, deleted, compromised or outside its dates; to see which, run: keyward key show LABEL"
             }
             Self::UseRefused => {
                 "the uses of the key do not include messages of this kind; name each that it is to have, as in: \

@@ -89,7 +89,7 @@ fn the_key_behind_a_uri_is_not_another_one_later(backend: Backend) {
     for site in &sites {
         s_client(&pki, site.address, WISHES[3]);
     }
-    succeed(&mut daemon.keyward(&["key", "delete", "shop", "--yes"]));
+    daemon.destroy("shop");
     daemon.generate("shop", "p256");
     for site in &sites {
         assert!(Handshake::new(&pki, site.address).make().is_err(), "{site:?}");

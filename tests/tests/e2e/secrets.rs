@@ -164,7 +164,7 @@ fn a_key_that_nobody_may_use_is_in_no_memory() {
         key(&daemon, "enable", label);
         sign(&daemon, label, plain.key_type).unwrap();
         assert!(!in_memory(&daemon, plain).is_empty(), "{label} is kept at hand again");
-        succeed(&mut daemon.keyward(&["key", "delete", label, "--yes"]));
+        succeed(&mut daemon.keyward(&["key", "delete", label, "--yes", "--force"]));
         assert_forgotten(&daemon, plain, "after it was deleted");
     }
 }

@@ -86,7 +86,7 @@ fn sign(runtime_dir: &Path, key: &TemporaryKey, stop: &AtomicBool) -> Result<Lat
     Ok(latencies)
 }
 
-/// A key that is deleted on drop.
+/// A key that is destroyed on drop.
 struct TemporaryKey {
     admin: AdminClient,
     label: Label,
@@ -114,8 +114,10 @@ impl TemporaryKey {
 
 impl Drop for TemporaryKey {
     fn drop(&mut self) {
-        if let Err(error) = self.admin.delete(self.label.as_str()) {
-            warn(format_args!("cannot delete key {}: {error}", self.label));
+        let label = self.label.as_str();
+        let destroyed = self.admin.delete(label, None, true).and_then(|_| self.admin.purge(label));
+        if let Err(error) = destroyed {
+            warn(format_args!("cannot destroy key {label}: {error}"));
         }
     }
 }

@@ -177,7 +177,7 @@ fn fix(outcome: Outcome) -> Option<&'static str> {
         Outcome::UnknownKey => "compare the labels in the references with: keyward key list",
         Outcome::UnknownVersion => "make the reference again: keyward key reference LABEL > FILE",
         Outcome::KeyDisabled => {
-            "find the disabled key: keyward key list; ask who disabled it, and why; then: keyward key enable LABEL"
+            "find the key whose state is not enabled: keyward key list; if it is disabled, ask who disabled it, and why; then: keyward key enable LABEL"
         }
         Outcome::UseRefused => {
             "look at the uses of the key: keyward key show LABEL; needs= in the log of the daemon names the missing use; then name \

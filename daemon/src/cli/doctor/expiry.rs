@@ -113,10 +113,6 @@ mod tests {
         let key = |days: u64| KeyView {
             label: "shop".into(),
             state: "enabled".into(),
-            key_type: "p256".into(),
-            uses: Vec::new(),
-            backend: "embedded".into(),
-            unit: String::new(),
             current: 1,
             versions: vec![VersionView {
                 number: 1,
@@ -134,7 +130,7 @@ mod tests {
                     expires_before: None,
                 }),
             }],
-            problem: None,
+            ..KeyView::default()
         };
         let verdict_of = |days: u64, age: i64| {
             let found = finding(&key(days), (1000 * DAY).checked_add_signed(age * 3600).unwrap(), here);

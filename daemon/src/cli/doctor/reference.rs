@@ -91,7 +91,17 @@ pub(super) fn check_key(
         return Finding::fail(
             CHECK,
             format!("key {label} is {}", key.state),
-            format!("ask who disabled it, and why; then: {}", command(format!("keyward key enable {label}"))),
+            match &*key.state {
+                "disabled" => format!(
+                    "ask who disabled it, and why; then: {}",
+                    command(format!("keyward key enable {label}"))
+                ),
+                "deleted" => format!(
+                    "ask who deleted it, and why; then: {}",
+                    command(format!("keyward key restore {label}"))
+                ),
+                _ => format!("see why: {}", command(format!("keyward key show {label}"))),
+            },
         );
     }
     if key.public_key(version).as_deref() != Some(reference.spki()) {

@@ -2,7 +2,9 @@
 
 mod confirm;
 mod create;
+mod dates;
 mod delete;
+mod destroy;
 mod import;
 mod named;
 mod print;
@@ -22,7 +24,9 @@ use crate::admin::request;
 use crate::ground::exit;
 use crate::keys;
 use create::{Adopt, Generate};
-use delete::Delete;
+use dates::SetDates;
+use delete::{Delete, SetDeletion};
+use destroy::{Compromise, Purge};
 use import::Import;
 use named::Named;
 pub(super) use named::for_daemon;
@@ -53,8 +57,18 @@ pub(super) enum Command {
     Enable(Named),
     /// Keep a key from signing; the key can be enabled again
     Disable(Named),
-    /// Delete a key; the key cannot be brought back
+    /// Keep a key from signing for ever, because somebody else may have the private key
+    Compromise(Compromise),
+    /// Set the dates from which a key signs, and signs no more
+    SetDates(SetDates),
+    /// Set how a key is deleted
+    SetDeletion(SetDeletion),
+    /// Delete a key: it signs no more, and is destroyed after a waiting period
     Delete(Delete),
+    /// Bring a deleted key back, or withdraw the first of two requests to delete it
+    Restore(Named),
+    /// Destroy a deleted key now, for ever
+    Purge(Purge),
     /// Rebuild the altered lists of the key store; their keys are disabled, or removed
     Repair(#[command(flatten)] Client),
     /// Wrap the keys of a backend with the next master key
@@ -83,7 +97,12 @@ impl Command {
             Self::SetUses(set_uses) => set_uses.run(),
             Self::Enable(key) => set_state(&key, "enable", keys::State::Enabled),
             Self::Disable(key) => set_state(&key, "disable", keys::State::Disabled),
+            Self::Compromise(compromise) => compromise.run(),
+            Self::SetDates(dates) => dates.run(),
+            Self::SetDeletion(set) => set.run(),
             Self::Delete(delete) => delete.run(),
+            Self::Restore(key) => key.run("restore", AdminClient::restore),
+            Self::Purge(purge) => purge.run(),
             Self::Repair(client) => repair::run(&client),
             Self::Rewrap(rewrap) => rewrap.run(),
         }
@@ -95,6 +114,13 @@ impl ReferenceTo {
     fn run(self) -> Result<(), Failure> {
         let key = self.key.call("make a reference to", AdminClient::show)?;
         let label = &self.key.label;
+        if key.deletion.is_some() {
+            let command = for_daemon(format!("keyward key restore {label}"), &self.key.client.runtime_dir);
+            let why = format_args!(
+                "cannot make a reference to key {label}: the key is deleted; bring the key back: {command}"
+            );
+            return Err(Failure::new(exit::CANNOT_CREATE, why));
+        }
         let version = self.version.unwrap_or(key.current);
         if !key.versions.iter().any(|known| known.number == version) {
             let command = for_daemon(format!("keyward key show {label}"), &self.key.client.runtime_dir);

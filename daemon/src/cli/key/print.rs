@@ -4,21 +4,25 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use crate::admin::api::KeyView;
+use crate::admin::api::{ApprovalView, KeyView};
 use crate::cli::failure::Failure;
-use crate::cli::output::{from_now, print, print_table, table, time};
+use crate::cli::output::{ago, from_now, print, print_table, table, time};
+use crate::ground::ownership::Name;
+use crate::keys::Deletion;
 
 pub(super) fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
-    let mut rows = table(&["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND", "CERTIFICATE"]);
+    let mut rows =
+        table(&["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND", "CERTIFICATE", "LAST USE"]);
     for key in keys {
         rows.add_row([
             key.label.as_str(),
             &key.key_type,
             &if key.problem.is_none() { key.current.to_string() } else { String::new() },
-            &key.state,
+            &state(key),
             &key.uses.join(", "),
             &key.backend,
             &expires(key),
+            &key.last_used.map(ago).unwrap_or_default(),
         ]);
     }
     print_table(&rows)
@@ -28,12 +32,13 @@ pub(super) fn print_key(key: &KeyView) -> Result<(), Failure> {
     let mut text = format!(
         "label       {}\nstate       {}\ntype        {}\nuses        {}\nbackend     {} ({})\n",
         key.label,
-        key.state,
+        state_in_full(key),
         key.key_type,
         key.uses.join(", "),
         key.backend,
         key.unit
     );
+    text += &life(key);
     for version in &key.versions {
         let created = time(version.created);
         let current = if version.number == key.current { ", current" } else { "" };
@@ -62,6 +67,70 @@ pub(super) fn print_key(key: &KeyView) -> Result<(), Failure> {
         }
     }
     print(&text)
+}
+
+/// State of a key, for a column of a table.
+fn state(key: &KeyView) -> String {
+    match (key.deletion, key.approval) {
+        (Some(deletion), _) => format!("{}, destroyed {}", key.state, from_now(deletion.destroy_at)),
+        (None, Some(_)) => format!("{}, deletion asked for", key.state),
+        (None, None) => key.state.clone(),
+    }
+}
+
+/// State of a key, with the word of NIST SP 800-57 if that is another one.
+fn state_in_full(key: &KeyView) -> String {
+    match key.standing.as_deref().filter(|standing| *standing != key.state) {
+        Some(standing) => format!("{} ({standing})", key.state),
+        None => key.state.clone(),
+    }
+}
+
+/// Lines about dates, deletion and last uses.
+fn life(key: &KeyView) -> String {
+    let mut text = String::new();
+    if let Some(date) = key.not_before {
+        text += &format!("not before  {} ({})\n", time(date), from_now(date));
+    }
+    if let Some(date) = key.not_after {
+        text += &format!("not after   {} ({})\n", time(date), from_now(date));
+    }
+    if let Some(Deletion { by, at, destroy_at }) = key.deletion {
+        let then = from_now(destroy_at);
+        text += &format!(
+            "deleted     {} by {}, destroyed at {} ({then})\n",
+            time(at),
+            Name(by),
+            time(destroy_at)
+        );
+    }
+    if key.dual {
+        text += "deletion    needs two users\n";
+    }
+    if let Some(ApprovalView { by, at, until }) = key.approval {
+        text += &format!(
+            "            {} asked at {}; another user can delete the key until {}\n",
+            Name(by),
+            time(at),
+            time(until)
+        );
+    }
+    if let (None, Some(since)) = (key.last_used, key.usage_since) {
+        text += &format!("last use    none since {} ({})\n", time(since), ago(since));
+    }
+    for (number, peer) in key.peers.iter().enumerate() {
+        let title = if number == 0 { "last use" } else { "" };
+        let command = peer.command.as_ref().map(|command| format!(", {command}")).unwrap_or_default();
+        let unit = peer.unit.as_ref().map(|unit| format!(", {unit}")).unwrap_or_default();
+        let times = if peer.count == 1 { "once".to_owned() } else { format!("{} times", peer.count) };
+        text += &format!(
+            "{title:<12}{} ({}) by {}{unit}{command}, {times}\n",
+            time(peer.last),
+            ago(peer.last),
+            Name(peer.uid)
+        );
+    }
+    text
 }
 
 /// Time until the certificate in use expires, for a column of a table.

@@ -44,7 +44,8 @@ struct ChangedUses {
 impl SetUses {
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self { key, uses, sign_and_decrypt } = self;
-        let change = request::Change { uses: Some(uses), sign_and_decrypt, state: None };
+        let uses = Some(uses);
+        let change = request::Change { uses, sign_and_decrypt, ..request::Change::default() };
         let (before, after) = key.call("set the uses of", |admin, label| {
             Ok((admin.show(label)?, admin.change(label, &change)?))
         })?;

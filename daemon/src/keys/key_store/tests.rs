@@ -2,8 +2,8 @@ use core::num::NonZeroUsize;
 
 use redb::{ReadableDatabase, ReadableTable};
 
-use super::super::Keys;
 use super::super::tests::{key, store_key, unlocked};
+use super::super::{Deletion, Keys};
 use super::*;
 use crate::store::{Reading, Writing, index, open_existing};
 
@@ -347,6 +347,20 @@ async fn a_key_in_memory_is_disabled_with_its_list() {
     assert!(keys.cached("shop").is_some());
     assert_eq!(keys.repair().await.unwrap().disabled, std::slice::from_ref(&shop));
     assert!(keys.get(&shop).await.unwrap().unwrap().state == State::Disabled);
+}
+
+/// A record may be an old one: a deletion in it may have been undone, and no record undoes a
+/// compromise.
+#[test]
+fn a_rebuilt_list_has_compromised_keys_and_no_deletions() {
+    let (_dir, redb, store) = over_redb();
+    let deletion = Some(Deletion { by: 7, at: 3, destroy_at: 4 });
+    let life = Life { not_after: Some(9), deletion, dual: true, ..Life::default() };
+    store.put(Key { state: State::Compromised, life: life.clone(), ..key("shop") }).unwrap();
+    redb.alter(|tables| drop(tables.index.remove(index::list_of("shop")).unwrap()));
+    store.rebuild().unwrap();
+    let found = store.get(&"shop".parse().unwrap()).unwrap().unwrap();
+    assert_eq!((found.state, found.life), (State::Compromised, Life { deletion: None, ..life }));
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn rotated_keys_are_followed(backend: Backend) {
     daemon.resume();
     assert_eq!(presented(&server, &pki), renewed);
     assert_eq!(wait_for_problem(&resolver, None), Some(2));
-    succeed(&mut daemon.keyward(&["key", "delete", "shop", "--yes"]));
+    daemon.destroy("shop");
     assert_eq!(wait_for_problem(&resolver, Some("no such key")), Some(2));
     assert!(handshake.make().is_err());
     assert!(server.failure().to_string().contains("key \"shop\" refused: no such key"));

@@ -247,7 +247,7 @@ fn another_new_master_key_in_the_place_of_the_first() {
 fn a_backend_without_keys_takes_the_master_key_that_its_units_have() {
     let mut scene = Scene::new(1, "", &[]);
     scene.daemon.generate("trial", "p256");
-    succeed(&mut scene.daemon.keyward(&["key", "delete", "trial", "--yes"]));
+    scene.daemon.destroy("trial");
     scene.restart(0, &scene.new.clone(), &[]);
     let mut shop = scene.daemon.new_key(&["generate", "shop", "--type", "p256", "--use", "any"]);
     assert_refused(&mut shop, 65, &["keyward key rewrap --backend hsm --finish"]);

@@ -1,0 +1,71 @@
+//! Acts that cannot be undone: `keyward key compromise` and `keyward key purge`.
+
+use std::io::{self, IsTerminal};
+
+use clap::Args;
+use serde_json::json;
+
+use super::confirm::confirmed;
+use super::named::{Named, for_daemon};
+use crate::admin::client::AdminClient;
+use crate::cli::failure::Failure;
+use crate::cli::output::{print, print_json};
+use crate::ground::exit;
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Compromise {
+    #[command(flatten)]
+    key: Named,
+    /// Ask no question on a terminal
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Purge {
+    #[command(flatten)]
+    key: Named,
+    /// Destroy the key without a question on a terminal; elsewhere, this option is required
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Compromise {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Self { key, yes } = self;
+        let label = &key.label;
+        let question = format!(
+            "Keep key {label} from signing for ever? This cannot be undone. Type its label to confirm: "
+        );
+        // A script that has found a stolen key must not fail for want of an option.
+        if !yes && io::stdin().is_terminal() && !confirmed(&question, label.as_str())? {
+            return Err(Failure::new(exit::USAGE, format_args!("key {label} was not changed")));
+        }
+        key.run("compromise", AdminClient::compromise)
+    }
+}
+
+impl Purge {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let Self { key, yes } = self;
+        let label = &key.label;
+        if !yes {
+            if !io::stdin().is_terminal() {
+                let command = for_daemon(format!("keyward key purge {label} --yes"), &key.client.runtime_dir);
+                let why = format_args!(
+                    "key {label} was not destroyed: a destroyed key cannot be brought back; if that is what you want, run: {command}"
+                );
+                return Err(Failure::new(exit::USAGE, why));
+            }
+            let question = format!("Destroy key {label} for ever? Type its label to confirm: ");
+            if !confirmed(&question, label.as_str())? {
+                return Err(Failure::new(exit::USAGE, format_args!("key {label} was not destroyed")));
+            }
+        }
+        key.call("destroy", AdminClient::purge)?;
+        match key.client.json {
+            true => print_json(&json!({ "label": label.as_str(), "destroyed": true })),
+            false => print(&format!("key {label} is destroyed\n")),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The life of a key: compromise, deletion, restoration and destruction.
+
+use std::sync::Arc;
+
+use keyward_proto::Label;
+
+use super::Error;
+use super::event::{Act, Action, Actor, begin};
+use crate::daemon::Daemon;
+use crate::keys::{Effect, Key, PeerUsage, StoreError, Verb, now};
+
+/// A request to delete a key.
+#[derive(Debug, Default)]
+pub(crate) struct Delete {
+    /// Waiting period in seconds; none stands for [`DEFAULT_WAIT`].
+    pub(crate) wait: Option<u64>,
+    /// True if the key is deleted even though a peer has used it lately.
+    pub(crate) force: bool,
+}
+
+/// Keeps a key from signing for ever. Every standing of a key admits this.
+///
+/// # Errors
+/// [`Error::Store`] if there is no such key, or the store cannot be written.
+pub(crate) async fn compromise(daemon: &Daemon, actor: Actor, label: &Label) -> Result<Arc<Key>, Error> {
+    let begun = begin(daemon, actor, Action::Compromise, Some(label)).await?;
+    let compromised = daemon.keys.update(label, |key| carry_out(key, Verb::Compromise)).await;
+    let (key, _) = begun.result(compromised).await?;
+    begun.done(Act::Compromise, None).await?;
+    Ok(key)
+}
+
+/// Deletes a key, which signs no more from now on, and is destroyed after the waiting period.
+/// Records only the request if the key needs a second user. A key whose record was altered is
+/// destroyed at once, because nothing in the record can be trusted: the result is none then.
+///
+/// # Errors
+/// [`Error`] says why the key is not deleted.
+pub(crate) async fn delete(
+    daemon: &Daemon,
+    actor: Actor,
+    label: &Label,
+    request: Delete,
+) -> Result<Option<Arc<Key>>, Error> {
+    let wait = request.wait.unwrap_or(DEFAULT_WAIT);
+    if wait < MIN_WAIT {
+        return Err(Error::ShortWait(label.clone()));
+    }
+    let verb = Verb::Delete { by: actor.uid(), wait };
+    let apply = |key: &mut Key| {
+        let effect = carry_out(key, verb)?;
+        match lately_used(daemon, label) {
+            Some((peer, ago)) if effect == Effect::Done && !request.force => {
+                Err(Error::InUse { label: label.clone(), peer, ago })
+            }
+            _ => Ok(effect),
+        }
+    };
+    let begun = begin(daemon, actor, Action::Delete, Some(label)).await?;
+    let deleted = daemon.keys.update(label, apply).await;
+    if let Err(Error::Store(StoreError::Altered(_) | StoreError::Unlisted(_))) = deleted {
+        begun.result(daemon.keys.delete(label).await).await?;
+        begun.done(Act::Destroy, None).await?;
+        return Ok(None);
+    }
+    let (key, effect) = begun.result(deleted).await?;
+    let act = if effect == Effect::Approved { Act::ApproveDeletion(&key) } else { Act::Delete(&key) };
+    begun.done(act, None).await?;
+    Ok(Some(key))
+}
+
+/// Undoes the deletion of a key, which is as it was before; or withdraws the request of the first
+/// of two users.
+///
+/// # Errors
+/// [`Error::NotDeleted`] if there is nothing to undo.
+pub(crate) async fn restore(daemon: &Daemon, actor: Actor, label: &Label) -> Result<Arc<Key>, Error> {
+    let begun = begin(daemon, actor, Action::Restore, Some(label)).await?;
+    let restored = daemon.keys.update(label, |key| carry_out(key, Verb::Restore)).await;
+    let (key, effect) = begun.result(restored).await?;
+    let act = if effect == Effect::Withdrawn { Act::WithdrawDeletion } else { Act::Restore(&key) };
+    begun.done(act, None).await?;
+    Ok(key)
+}
+
+/// Destroys a deleted key before its waiting period ends.
+///
+/// # Errors
+/// [`Error::NotDeletedYet`] if the key is not deleted.
+pub(crate) async fn purge(daemon: &Daemon, actor: Actor, label: &Label) -> Result<(), Error> {
+    let check = |key: &Key| key.admits(Verb::Purge).map_err(|_| Error::NotDeletedYet(key.label.clone()));
+    let begun = begin(daemon, actor, Action::Purge, Some(label)).await?;
+    begun.result(daemon.keys.destroy(label, check).await).await?;
+    begun.done(Act::Purge, None).await
+}
+
+/// Destroys a key whose waiting period has ended.
+///
+/// # Errors
+/// [`StoreError::Changed`] if the waiting period has not ended.
+pub(super) async fn destroy_overdue(daemon: &Daemon, label: &Label) -> Result<(), Error> {
+    let now = now();
+    let check = move |key: &Key| match key.life.deletion {
+        Some(deletion) if deletion.destroy_at <= now => Ok(()),
+        _ => Err(Error::Store(StoreError::Changed(key.label.clone()))),
+    };
+    let begun = begin(daemon, Actor::Daemon, Action::Destroy, Some(label)).await?;
+    begun.result(daemon.keys.destroy(label, check).await).await?;
+    begun.done(Act::Destroy, None).await
+}
+
+/// Carries a verb out, now.
+pub(super) fn carry_out(key: &mut Key, verb: Verb) -> Result<Effect, Error> {
+    key.apply(verb, now()).map_err(|reason| Error::inadmissible(key, reason))
+}
+
+/// Refuses a verb that the key does not admit, before a unit spends time on it.
+pub(super) fn check(key: &Key, verb: Verb) -> Result<(), Error> {
+    key.admits(verb).map_err(|reason| Error::inadmissible(key, reason))
+}
+
+/// The peer that used a key last, and how long ago in seconds, if that was within [`LATELY`].
+fn lately_used(daemon: &Daemon, label: &Label) -> Option<(PeerUsage, u64)> {
+    let peer = daemon.keys.usage().of_key(label.as_str()).into_iter().next()?;
+    // A clock that was set back makes a use of the future, which counts as a use of this moment.
+    let ago = now().saturating_sub(peer.last);
+    (ago < LATELY).then_some((peer, ago))
+}
+
+/// Waiting period of a deletion without another one, in seconds.
+pub(crate) const DEFAULT_WAIT: u64 = 30 * 86_400;
+/// Shortest waiting period, in seconds.
+const MIN_WAIT: u64 = 3600;
+/// Time in which a used key is not deleted, in seconds.
+const LATELY: u64 = 3600;
