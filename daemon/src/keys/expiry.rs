@@ -31,7 +31,10 @@ pub(crate) async fn follow(expiries: &Expiries, keys: &Keys) {
                 }
             }
             Err(error) => {
-                tracing::warn!("the metric of expiring certificates is not up to date: {error}");
+                // The daemon has said at its start that the store is locked.
+                if !matches!(error, StoreError::Locked(_)) {
+                    tracing::warn!("the metric of expiring certificates is not up to date: {error}");
+                }
                 sleep(PAUSE).await;
             }
         }

@@ -170,7 +170,7 @@ async fn a_deleted_key_moves_to_the_next_master_key() {
     let (daemon, _) = daemon(dir.path(), Some(&file)).await;
     generated(&daemon).await;
     delete(&daemon, ACTOR, &label(), Delete::default()).await.unwrap();
-    rewrap(&daemon, EMBEDDED, None).await.unwrap();
+    rewrap(&daemon, ACTOR, EMBEDDED, None).await.unwrap();
     finish_rewrap(&daemon, ACTOR, EMBEDDED).await.unwrap();
     let csr = Change { uses: Some(vec![Use::Csr]), ..Change::default() };
     assert!(matches!(change(&daemon, ACTOR, &label(), csr).await, Err(Error::Deleted { .. })));

@@ -1,10 +1,9 @@
 //! Start and end of the audit trail.
 
 use core::time::Duration;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread;
+use std::{fs, io, thread};
 
 use keyward_proto::{KeyType, Scheme};
 use pem_rfc7468::LineEnding;
@@ -118,10 +117,20 @@ impl UnitSigner {
             return Ok(None);
         };
         let pem = pem_rfc7468::encode_string("PUBLIC KEY", LineEnding::LF, &key.spki).unwrap_or_default();
-        fs::write(&self.public, pem)
+        keep(&self.public, &pem)
             .map_err(|error| format!("cannot write {}: {error}", self.public.display()))?;
         Ok(Some(key))
     }
+}
+
+/// Writes a file, unless it has the text. On a full disk an older file stays as it is.
+fn keep(path: &Path, text: &str) -> io::Result<()> {
+    if fs::read_to_string(path).is_ok_and(|kept| kept == text) {
+        return Ok(());
+    }
+    let new = path.with_added_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(new, path)
 }
 
 async fn sign(daemon: &Daemon, key: &AuditKey, message: &[u8]) -> Result<Vec<u8>, String> {

@@ -334,6 +334,10 @@ fn on_a_full_disk_acts_are_refused_and_uses_follow_the_setting() {
         }
         let message = certificate_verify();
         assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
+        let report =
+            || -> Value { serde_json::from_str(&daemon.http("GET", "/v1/status", "").unwrap().1).unwrap() };
+        // The audit key is there.
+        await_some(|| report()["audit"]["checkpoint"].is_object().then_some(()));
         on_its_disk("cat /dev/zero > $0/junk 2>/dev/null || true");
 
         // The last block of the file has room for some records.
@@ -358,9 +362,7 @@ fn on_a_full_disk_acts_are_refused_and_uses_follow_the_setting() {
         }
 
         await_some(|| {
-            let (_, status) = daemon.http("GET", "/v1/status", "").unwrap();
-            let status: Value = serde_json::from_str(&status).unwrap();
-            let audit = &status["audit"];
+            let audit = &report()["audit"];
             (audit["failure"].is_string() && audit["unwritten"].as_u64().unwrap() > 0).then_some(())
         });
         let output = daemon.keyward(&["status"]);

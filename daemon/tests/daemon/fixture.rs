@@ -38,11 +38,14 @@ impl Daemon {
         daemon
     }
 
-    /// A daemon with a master key, and grants for the user who runs the test.
+    /// A daemon with a master key, and grants for the user who runs the test. That user is manager
+    /// and purger.
     pub(crate) fn production(grants: &[(&str, &str)]) -> Self {
         let mut daemon = Self::prepare("");
         daemon.new_master_key();
-        daemon.configure(&daemon.production_configuration(grants));
+        let uid = rustix::process::getuid().as_raw();
+        let role = format!("[[role]]\nrole = \"purger\"\nuid = {uid}\n");
+        daemon.configure(&(daemon.production_configuration(grants) + &role));
         daemon.start(&[]);
         daemon
     }

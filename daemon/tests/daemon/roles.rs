@@ -98,12 +98,18 @@ fn a_refused_command_names_the_command_that_gives_the_role() {
         };
         assert!(log.lines().filter(|line| line.contains(act)).any(|line| has(&line)), "{act}: {log}");
     }
-    let trail = daemon.path("state/audit");
-    let files = fs::read_dir(trail).unwrap().map(|entry| entry.unwrap().path());
-    let files = files.filter(|path| path.extension().is_some_and(|end| end == "jsonl"));
-    let text: String = files.map(|path| fs::read_to_string(path).unwrap()).collect();
+    let directory = daemon.path("state/audit").display().to_string();
+    let mut show = Command::new(PROGRAM);
+    let shown = show.args(["audit", "show", "--json", "--dir", &directory]).output().unwrap().stdout;
+    let text = String::from_utf8(shown).unwrap();
     let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let acts: Vec<_> = records.filter(|record| record["actor"].is_object()).collect();
+    let refused: Vec<_> = acts.iter().filter(|act| act["outcome"] == "refused").collect();
+    assert!(
+        refused.iter().any(|act| act["actor"]["role"] == "none" && act["action"] == "keyward.admin.refused"),
+        "{refused:?}"
+    );
+    let acts: Vec<_> = acts.iter().filter(|act| act["outcome"] == "done").collect();
     let roles: Vec<_> =
         acts.iter().map(|act| (&act["actor"]["uid"], act["actor"]["role"].as_str().unwrap())).collect();
     let expected = [
