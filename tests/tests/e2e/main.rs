@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on has failed")]
 
 mod asynchronous;
+mod audit;
 mod certbot;
 mod certificates;
 mod client_certificates;
