@@ -2,7 +2,8 @@
 //!
 //! An operation takes the running daemon, the [`Actor`] who asks, and a typed request. The
 //! operation returns keys and other values of the daemon, or an [`Error`]. The caller has checked
-//! that the actor may ask. Each change makes one [`event::Event`]. No other module writes keys.
+//! that the actor may ask. Each act is on record before it changes anything ([`event::begin`]), and
+//! when it has ended. No other module writes keys.
 
 mod audit_key;
 mod certificates;

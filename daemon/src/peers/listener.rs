@@ -134,11 +134,14 @@ impl Listener {
             peer.service = service::of_peer(&stream, peer.pid);
         }
         let Some(slot) = find_slot(shared, &peer, &self.stop) else { return };
-        // The audit trail names program and service.
-        if !depends_on_service {
-            peer.service = service::of_peer(&stream, peer.pid);
+        // The audit trail names program and service. Users without a grant must not have the daemon
+        // read files for each of their connections.
+        if shared.daemon.config().grants.name(&peer).is_some() {
+            if !depends_on_service {
+                peer.service = service::of_peer(&stream, peer.pid);
+            }
+            peer.command = command_of(peer.pid);
         }
-        peer.command = command_of(peer.pid);
         let tasks = self.tasks.clone();
         let connection = AdmittedConnection { shared: Arc::clone(shared), peer, tasks, slot };
         connection.serve_on(shared.reactors.next(), stream);

@@ -1,4 +1,4 @@
-//! The audit trail over a month: administrators, nginx and curl, with the clock of the daemon moved.
+//! The audit trail over a month: administrators, nginx and curl. The clock of the daemon is moved.
 
 use std::collections::BTreeSet;
 use std::fs;
