@@ -2,7 +2,7 @@
 //! `NUMBER.jsonl.zst`.
 //!
 //! A process that is killed meanwhile leaves `NUMBER.jsonl.zst.new`, or both forms of a file. In
-//! both cases `NUMBER.jsonl` is whole, and [`clean`] removes the rest.
+//! both cases `NUMBER.jsonl` is whole, and [`clean`] removes the rest if it is the same.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::fs::{self, File, OpenOptions};
@@ -21,6 +21,9 @@ use crate::files::{Stored, stored, sync_directory};
 /// A file cannot be read or written. The file stays as it is.
 pub(crate) fn compress(directory: &Path, plain: &Path, is_stopping: &AtomicBool) -> io::Result<()> {
     let (new, compressed) = (with_suffix(plain, NEW), with_suffix(plain, COMPRESSED));
+    if compressed.exists() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", compressed.display())));
+    }
     let written = write_compressed(plain, &new, is_stopping);
     if !matches!(written, Ok(true)) {
         let _left_for_the_next_start = fs::remove_file(&new);
@@ -45,11 +48,33 @@ pub(crate) fn clean(directory: &Path) -> io::Result<()> {
         }
     }
     for file in stored(directory)? {
-        if let Stored { plain: Some(_), compressed: Some(path), .. } = file {
+        if let Stored { plain: Some(plain), compressed: Some(path), .. } = file {
+            // Somebody may have put another file beside the compressed one.
+            if !is_same(&plain, &path)? {
+                let plain = plain.display();
+                return Err(io::Error::other(format!(
+                    "{plain} is not the file that its compressed form was made of; keep a copy of both, and remove the wrong one"
+                )));
+            }
             fs::remove_file(path)?;
         }
     }
     Ok(())
+}
+
+/// True if a compressed file has the bytes of a plain one.
+fn is_same(plain: &Path, compressed: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (BufReader::new(File::open(plain)?), decompress(compressed)?);
+    loop {
+        // A compressed file that cannot be read is not the same either.
+        let (left, Ok(right)) = (one.fill_buf()?, other.fill_buf()) else { return Ok(false) };
+        let size = left.len().min(right.len());
+        if size == 0 || left[..size] != right[..size] {
+            return Ok(left.is_empty() && right.is_empty());
+        }
+        one.consume(size);
+        other.consume(size);
+    }
 }
 
 /// Opens a compressed file, in a window of 2 MiB.

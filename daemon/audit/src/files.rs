@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::compression::COMPRESSED;
 use crate::line::Link;
-use crate::reading::End;
+use crate::reading::{End, open, read_line};
 use crate::{Checkpoint, Hash, Policy};
 
 /// The end of a trail, where records are added.
@@ -24,6 +24,11 @@ pub(crate) struct Files {
     has_fragment: bool,
     /// Time of the first record of the file, if the file has one.
     begun: Option<SystemTime>,
+    /// Number of a record that the checkpoint in `head` covers, and that was not in the trail as it
+    /// was when the trail was opened.
+    pub(crate) rewound: Option<u64>,
+    /// True if no checkpoint covered the last records when the trail was opened.
+    pub(crate) has_unsigned_end: bool,
     /// Number of the first record of the file.
     pub(crate) first: u64,
     /// Number of the next record.
@@ -67,11 +72,51 @@ impl Files {
         let file = options.append(true).create(true).mode(0o600).open(&path).map_err(error("open", &path))?;
         let length = file.metadata().map_err(error("read", &path))?.len();
         sync_directory(directory).map_err(error("write to", directory))?;
-        let directory = directory.to_owned();
-        Ok((
-            Self { directory, file, length, has_fragment: false, begun: None, first: next, next, last },
-            lost,
-        ))
+        let head = read_head(directory);
+        let last_number = next.saturating_sub(1);
+        let rewound = match &head {
+            Some(head) => is_rewound(&names, head, last_number).map_err(error("read", directory))?,
+            None => None,
+        };
+        // The record of a checkpoint follows the last record that the checkpoint covers.
+        let has_unsigned_end = head.is_none_or(|head| head.through.saturating_add(1) < last_number);
+        let files = Self {
+            directory: directory.to_owned(),
+            file,
+            length,
+            has_fragment: false,
+            begun: None,
+            rewound,
+            has_unsigned_end,
+            first: next,
+            next,
+            last,
+        };
+        Ok((files, lost))
+    }
+
+    /// Checks that the file which is open is the one of the directory, and has nothing but the
+    /// records of this trail.
+    ///
+    /// # Errors
+    /// The file is not in its place, or something else has written to it.
+    pub(crate) fn check_place(&self) -> io::Result<()> {
+        let path = self.directory.join(name(self.first));
+        let shown = path.display();
+        let open = self.file.metadata()?;
+        let there = fs::symlink_metadata(&path)
+            .map_err(|error| io::Error::new(error.kind(), format!("{shown} is not in its place: {error}")))?;
+        if (open.dev(), open.ino()) != (there.dev(), there.ino()) {
+            return Err(io::Error::other(format!(
+                "{shown} was replaced by another file; restart the daemon"
+            )));
+        }
+        if open.len() != self.length && !self.has_fragment {
+            return Err(io::Error::other(format!(
+                "something else than the daemon has changed {shown}; keep a copy of the directory, move the directory away, and restart the daemon"
+            )));
+        }
+        Ok(())
     }
 
     /// True if a new file begins with the next record.
@@ -135,7 +180,7 @@ impl Files {
 
     /// Checkpoint in `head`, if there is one.
     pub(crate) fn head(&self) -> Option<Checkpoint> {
-        serde_json::from_slice(&fs::read(self.directory.join(HEAD)).ok()?).ok()
+        read_head(&self.directory)
     }
 
     /// Writes the last checkpoint to `head`. After a power cut, `head` is the older checkpoint or
@@ -157,6 +202,33 @@ impl Files {
         fs::rename(new, head)?;
         sync_directory(&self.directory)
     }
+}
+
+/// Checkpoint in `head`, if there is one.
+fn read_head(directory: &Path) -> Option<Checkpoint> {
+    serde_json::from_slice(&fs::read(directory.join(HEAD)).ok()?).ok()
+}
+
+/// Number of the record that a checkpoint covers, if the trail does not have this record with the
+/// hash in the checkpoint. `last` is the number of the last record.
+///
+/// # Errors
+/// A file cannot be read.
+fn is_rewound(names: &[(u64, PathBuf)], head: &Checkpoint, last: u64) -> io::Result<Option<u64>> {
+    let through = head.through;
+    if through > last {
+        return Ok(Some(through));
+    }
+    let before = names.partition_point(|(first, _)| *first <= through);
+    // The file with the record may be removed already.
+    let Some((first, path)) = before.checked_sub(1).and_then(|at| names.get(at)) else { return Ok(None) };
+    let (mut file, mut line) = (open(path)?, Vec::new());
+    for _ in *first..=through {
+        line.clear();
+        read_line(&mut *file, &mut line)?;
+    }
+    let is_there = line.strip_suffix(b"\n").is_some_and(|line| Hash::of(line) == head.hash);
+    Ok((!is_there).then_some(through))
 }
 
 /// Waits until names that are new in a directory are on the disk.

@@ -145,13 +145,14 @@ impl Closed {
 
     /// Removes files whose removal is recorded and signed. A process that is killed meanwhile
     /// leaves the newer ones of them, because each is gone from the disk before the next one goes.
-    fn remove(&self, job: &Job) -> io::Result<()> {
+    fn remove(&mut self, job: &Job) -> io::Result<()> {
         for file in stored(&self.directory)? {
             if file.first <= job.remove && file.first < job.current {
                 for path in file.compressed.iter().chain(&file.plain) {
                     fs::remove_file(path)?;
                 }
                 sync_directory(&self.directory)?;
+                self.retention.removed();
             }
         }
         Ok(())

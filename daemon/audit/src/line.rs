@@ -21,15 +21,19 @@ pub(crate) enum Content<'a> {
     Act(&'a Act),
     Checkpoint(&'a Checkpoint),
     /// The trail goes on after a start of the daemon. `lost` is the length in bytes of a record
-    /// that an earlier process did not write to its end.
+    /// that an earlier process did not write to its end. `rewound` is the number of a record that
+    /// a checkpoint covers, and that is not in the trail as it was.
     Start {
         lost: u64,
+        rewound: Option<u64>,
     },
     /// Refusals of a user without a record of their own.
     Refusals(&'a Count),
-    /// Uses of keys without a record, because records could not be written in time.
+    /// Uses of keys, and records of acts that were carried out nevertheless, without a record,
+    /// because records could not be written in time.
     Gap {
         uses: u64,
+        acts: u64,
     },
     /// Uses of one second that were carried out.
     Summary(&'a Summary),
@@ -75,8 +79,9 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
         Content::Checkpoint(checkpoint) => {
             serde_json::to_writer(line, &CheckpointLine::new(seq, checkpoint, prev))
         }
-        Content::Start { lost } => {
-            serde_json::to_writer(line, &StartLine { seq, time, action: START, lost: *lost, prev })
+        Content::Start { lost, rewound } => {
+            let (lost, rewound) = (*lost, *rewound);
+            serde_json::to_writer(line, &StartLine { seq, time, action: START, lost, rewound, prev })
         }
         Content::Refusals(Count { uid, outcome, refusals }) => {
             let (action, outcome) =
@@ -84,8 +89,9 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
             let (uid, refusals) = (*uid, *refusals);
             serde_json::to_writer(line, &RefusalsLine { seq, time, action, outcome, uid, refusals, prev })
         }
-        Content::Gap { uses } => {
-            serde_json::to_writer(line, &GapLine { seq, time, action: GAP, uses: *uses, prev })
+        Content::Gap { uses, acts } => {
+            let (uses, acts) = (*uses, *acts);
+            serde_json::to_writer(line, &GapLine { seq, time, action: GAP, uses, acts, prev })
         }
         Content::Summary(summary) => serde_json::to_writer(line, &SummaryLine::new(seq, time, summary, prev)),
         Content::Space { free, summaries } => {
@@ -269,12 +275,21 @@ impl<'a> CheckpointLine<'a> {
     }
 }
 
+/// The part of the record of a start that a verification needs.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Started {
+    #[serde(default)]
+    pub(crate) rewound: Option<u64>,
+}
+
 #[derive(Serialize)]
 struct StartLine {
     seq: u64,
     time: Time,
     action: &'static str,
     lost: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rewound: Option<u64>,
     prev: Hash,
 }
 
@@ -294,6 +309,7 @@ struct GapLine {
     time: Time,
     action: &'static str,
     uses: u64,
+    acts: u64,
     prev: Hash,
 }
 
@@ -343,7 +359,7 @@ const USES: &str = "keyward.key.uses";
 const ADMIN_REFUSALS: &str = "keyward.admin.refusals";
 const REFUSALS: &str = "keyward.key.refusals";
 pub(crate) const CHECKPOINT: &str = "keyward.audit.checkpoint";
-const START: &str = "keyward.audit.start";
+pub(crate) const START: &str = "keyward.audit.start";
 pub(crate) const REMOVAL: &str = "keyward.audit.removal";
 const SPACE: &str = "keyward.audit.space";
 const UNCOPIED: &str = "keyward.audit.uncopied";

@@ -69,6 +69,8 @@ impl Writer {
             Ok(()) => {
                 self.removals.unsigned = Some((self.last(), removal.last));
                 self.removals.has_warned = false;
+                let Removal { first, last, reason, .. } = *removal;
+                tracing::info!(first, last, reason, "old records of the audit trail are removed");
                 self.owes_checkpoint = true;
             }
             Err(error) => self.warn_of_removal(&error.to_string()),

@@ -3,9 +3,10 @@
 //! A file goes when its last record is too old, or while the directory is too large. A record says
 //! so, and no file goes before a checkpoint covers this record: see [`Removal`].
 
+use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::files::Stored;
 use crate::line::Link;
@@ -16,7 +17,7 @@ use crate::{Hash, Policy};
 ///
 /// Verification accepts a trail that begins after record `last`, because this record is in it and
 /// a checkpoint covers this record.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Removal {
     /// Number of the first record that is removed.
     pub(crate) first: u64,
@@ -33,6 +34,10 @@ pub(crate) struct Removal {
 pub(crate) struct Retention {
     /// Last record of files that stay for now. The reading of a compressed file takes time.
     last: HashMap<u64, LastRecord>,
+    /// When a file was last removed because of its age.
+    aged: Option<Instant>,
+    /// True if a file is due because of its age.
+    is_by_age: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +63,8 @@ impl Retention {
     ) -> io::Result<Option<Removal>> {
         let mut removal: Option<Removal> = None;
         self.last.retain(|first, _| files.iter().any(|file| file.first == *first));
+        // A clock that is set wrong makes all files too old at once, so they go slowly.
+        let may_age = self.aged.is_none_or(|aged| aged.elapsed() >= AGE_PACE);
         let closed = files.iter().enumerate().filter(|(_, file)| file.first < current);
         for (number, file) in closed {
             let is_over = policy.keep_size.is_some_and(|size| bytes > size);
@@ -67,18 +74,26 @@ impl Retention {
             // A file without a record goes with the next one.
             let Some(last) = self.last_of(file)? else { continue };
             let age = now.duration_since(last.time).unwrap_or_default();
-            let is_old = policy.keep.is_some_and(|keep| age > keep);
+            let is_old = may_age && removal.is_none() && policy.keep.is_some_and(|keep| age > keep);
             if !is_over && !is_old {
                 break;
             }
             // A removal must not hide that the trail was changed at this place.
             follows(files.get(number + 1), last)?;
             bytes = bytes.saturating_sub(file.bytes);
-            let reason = if is_old { "keep" } else { "keep-size" };
+            self.is_by_age |= is_old;
+            let reason = if is_old { KEEP } else { "keep-size" };
             let first = removal.map_or(file.first, |removal| removal.first);
             removal = Some(Removal { first, last: last.seq, hash: last.hash, reason });
         }
         Ok(removal)
+    }
+
+    /// Notes that the files which were due last are removed.
+    pub(crate) fn removed(&mut self) {
+        if core::mem::take(&mut self.is_by_age) {
+            self.aged = Some(Instant::now());
+        }
     }
 
     fn last_of(&mut self, file: &Stored) -> io::Result<Option<LastRecord>> {
@@ -111,6 +126,12 @@ fn follows(next: Option<&Stored>, last: LastRecord) -> io::Result<()> {
         Err(unexpected("does not follow from the file before it"))
     }
 }
+
+/// Reason of a removal because of the age of a file.
+const KEEP: &str = "keep";
+/// Time between two files that are removed because of their age. A file begins each day, or when
+/// it is full, and the total length has its own limit.
+const AGE_PACE: Duration = Duration::from_secs(15 * 60);
 
 fn unexpected(problem: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("a file of the trail {problem}"))

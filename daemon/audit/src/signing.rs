@@ -119,7 +119,11 @@ impl Writer {
                     self.shared.tell(|status| status.checkpoint = Some(checkpoint));
                     self.remove_what_is_signed(through);
                 }
-                Err(error) => tracing::warn!("cannot write the head of the audit trail: {error}"),
+                Err(error) => {
+                    tracing::warn!("cannot write the head of the audit trail: {error}");
+                    let reason = format!("cannot write head: {error}");
+                    self.set_signing(Signing::Fails { reason, since: SystemTime::now() });
+                }
             }
         }
         if has_begun {

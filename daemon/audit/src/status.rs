@@ -28,6 +28,9 @@ pub struct Status {
     pub failure: Option<String>,
     /// Uses of keys, refused ones too, and refused acts without a record since the start.
     pub unwritten: u64,
+    /// Number of a record that a checkpoint covers, and that was not in the trail as it was when
+    /// the trail was opened: its end was cut off or replaced.
+    pub rewound: Option<u64>,
     /// Records that the collector has no copy of, since the start.
     pub uncopied: u64,
     /// Reason why uses of keys go into summaries. `None`: each use has a record.
@@ -67,6 +70,7 @@ impl Status {
             unsigned_since: None,
             failure: None,
             unwritten: 0,
+            rewound: None,
             uncopied: 0,
             summaries: None,
             free: None,
@@ -91,7 +95,10 @@ impl Shared {
             looked: (looked > Duration::ZERO).then(|| SystemTime::UNIX_EPOCH + looked),
             last: self.last.load(Ordering::Relaxed),
             unwritten: self.unwritten.load(Ordering::Relaxed) + lost,
-            failure: status.failure.or_else(|| (lost > 0).then(|| "the disk is too slow".into())),
+            failure: status
+                .failure
+                .or_else(|| self.hangs().then(|| "the disk does not answer".into()))
+                .or_else(|| (lost > 0).then(|| "the disk is too slow".into())),
             ..status
         }
     }
@@ -101,9 +108,19 @@ impl Shared {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// True if the writer has not looked for work for some time: the disk does not answer.
+    pub(crate) fn hangs(&self) -> bool {
+        let looked = Duration::from_millis(self.looked.load(Ordering::Relaxed));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        looked > Duration::ZERO && now.saturating_sub(looked) > HANGS
+    }
+
     /// Notes that the writer looks for work.
     pub(crate) fn look(&self, now: SystemTime) {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.looked.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
+
+/// Time without a look for work after which the writer must be waiting for the disk.
+const HANGS: Duration = Duration::from_secs(5);

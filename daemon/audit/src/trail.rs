@@ -159,7 +159,7 @@ impl Trail {
 
     /// True from the moment that a record could not be written, until records are written again.
     pub fn has_failed(&self) -> bool {
-        self.shared.has_failed.load(Ordering::Relaxed) || self.shared.shards.lost() > 0
+        self.shared.has_failed.load(Ordering::Relaxed) || self.shared.shards.lost() > 0 || self.shared.hangs()
     }
 
     /// Uses of keys, refused ones too, and refused acts without a record since the start.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::files::{HEAD, list};
-use crate::line::{self, CHECKPOINT, Content, Link, REMOVAL, Removed};
+use crate::line::{self, CHECKPOINT, Content, Link, REMOVAL, Removed, START, Started};
 use crate::reading::{MAX_LINE, is_compressed, open, read_line};
 use crate::{AuditKey, Checkpoint, Hash, TrailError};
 
@@ -36,12 +36,14 @@ pub struct Report {
     pub unsigned: u64,
     /// Length in bytes of a record at the end that was not written to its end.
     pub partial: u64,
+    /// Number of checkpoints. Without one, nothing shows that the daemon has written the records.
+    pub checkpoints: u64,
 }
 
 impl Report {
     /// True if a checkpoint covers every record.
     pub fn is_whole(&self) -> bool {
-        self.unsigned == 0 && self.partial == 0
+        self.checkpoints > 0 && self.unsigned == 0 && self.partial == 0
     }
 }
 
@@ -205,7 +207,9 @@ impl<'a> Check<'a> {
             }
         } else if link.action == REMOVAL {
             let removed = serde_json::from_slice(line);
-            self.removal(seq, &removed.map_err(|error| format!("not a removal: {error}"))?);
+            self.removal(seq, &removed.map_err(|error| format!("not a removal: {error}"))?)?;
+        } else if link.action == START {
+            self.start(line)?;
         }
         let hash = Hash::of(line);
         self.prev = Some(hash);
@@ -231,15 +235,32 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Follows the record of a start.
+    fn start(&mut self, line: &[u8]) -> Result<(), String> {
+        let started: Started =
+            serde_json::from_slice(line).map_err(|error| format!("not a start: {error}"))?;
+        if let Some(through) = started.rewound {
+            return Err(format!(
+                "when the daemon started here, record {through} was not in the trail as a checkpoint had covered it: the end was cut off or replaced"
+            ));
+        }
+        // Somebody may have written the records that no checkpoint covered when the daemon started,
+        // and the daemon has signed them with the rest. No file goes because of such a record.
+        self.removal.take_if(|removal| *removal > self.covered);
+        Ok(())
+    }
+
     /// Follows the record of a removal, which may say why the beginning of the trail is missing.
-    fn removal(&mut self, seq: u64, removed: &Removed) {
+    fn removal(&mut self, seq: u64, removed: &Removed) -> Result<(), String> {
         let first = self.report.first;
         let is_all_gone = removed.last.checked_add(1) == Some(first) && self.removed == Some(removed.hash);
         // A process that was killed has left files whose removal was signed.
-        let is_part_gone = (first..seq).contains(&removed.last);
+        let is_part_gone =
+            (first..seq).contains(&removed.last) && self.hash_of(removed.last)? == Some(removed.hash);
         if is_all_gone || is_part_gone {
             self.removal.get_or_insert(seq);
         }
+        Ok(())
     }
 
     fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
@@ -247,6 +268,7 @@ impl<'a> Check<'a> {
         if !checkpoint.is_signed_by(self.key) {
             return Err(format!("the checkpoint of record {through} is not signed by the audit key"));
         }
+        self.report.checkpoints += 1;
         // The end of the records that are removed may have been signed after a file was begun.
         if through < self.report.first {
             let is_last = through + 1 == self.report.first;

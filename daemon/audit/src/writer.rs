@@ -50,6 +50,12 @@ pub(crate) struct Writer {
     pub(crate) reserve: Reserve,
     /// Length of the lost record that the first record of this run has yet to tell.
     start: Option<u64>,
+    /// Records of acts that were carried out without a record, which a record has yet to count.
+    lost_acts: u64,
+    /// Reason why the file is not the one of the directory any more.
+    misplaced: Option<String>,
+    /// When the place of the file was last looked at.
+    looked_at_file: Instant,
     /// True if records that were written may not be on the disk.
     owes_sync: bool,
     /// When a new file could not be made.
@@ -74,12 +80,12 @@ impl Writer {
     ) -> Self {
         Self {
             signed: Signed::new(files.next.saturating_sub(1)),
+            owes_checkpoint: files.has_unsigned_end && files.next > 1,
             unsigned_since: None,
             shared,
             files,
             signatures,
             is_signing: false,
-            owes_checkpoint: false,
             housekeeper: Some(housekeeper),
             removals: Removals::default(),
             summaries: Summaries::default(),
@@ -90,6 +96,9 @@ impl Writer {
             reserve: Reserve::open(&settings.directory),
             settings,
             start: None,
+            lost_acts: 0,
+            misplaced: None,
+            looked_at_file: Instant::now(),
             owes_sync: false,
             rotation_failed: None,
             gap: 0,
@@ -104,11 +113,14 @@ impl Writer {
     /// # Errors
     /// The file does not take the record.
     pub(crate) fn start(&mut self, lost: u64) -> io::Result<()> {
-        match self.write(SystemTime::now(), &[Content::Start { lost }]) {
-            Err(error) if is_full(&error) => {
-                self.start = Some(lost);
-                Ok(())
-            }
+        self.start = Some(lost);
+        if let Some(through) = self.files.rewound {
+            let directory = self.settings.directory.display();
+            self.shared.tell(|status| status.rewound = Some(through));
+            tracing::error!(%directory, "record {through} of the audit trail is not as a checkpoint has covered it: the end of the trail was cut off or replaced");
+        }
+        match self.write(SystemTime::now(), &[]) {
+            Err(error) if is_full(&error) => Ok(()),
             written => written,
         }
     }
@@ -127,6 +139,10 @@ impl Writer {
                         .write_in(room, SystemTime::now(), &[Content::Act(&act)])
                         .and_then(|()| self.sync())
                         .map_err(|error| Unwritten(error.to_string()));
+                    if written.is_err() && room == Room::Reserved {
+                        // The act is carried out nevertheless.
+                        self.lost_acts += 1;
+                    }
                     then.call(written);
                     self.owes_checkpoint = true;
                 }
@@ -147,6 +163,7 @@ impl Writer {
             last = now;
             self.shared.look(now);
             self.look_at_space();
+            self.look_at_file();
             self.write_uses();
             self.tell_uncopied(self.surroundings.uncopied_every);
             self.sign_if_due();
@@ -157,9 +174,9 @@ impl Writer {
         self.write_summaries(&summaries);
         let counts = self.shared.shards.refusals().take_all();
         self.write_counts(&counts);
-        if self.gap > 0 {
+        if self.gap > 0 || self.lost_acts > 0 {
             // Nothing else would say that uses have no record.
-            let gap = Content::Gap { uses: self.gap };
+            let gap = Content::Gap { uses: self.gap, acts: self.lost_acts };
             let _has_failed = self.write_in(Room::Reserved, SystemTime::now(), &[gap]);
         }
         self.tell_uncopied(Duration::ZERO);
@@ -208,17 +225,15 @@ impl Writer {
         if self.owes_sync {
             let _tried_again_later = self.sync();
         }
-        if let Some(lost) = self.start
-            && self.write(SystemTime::now(), &[Content::Start { lost }]).is_ok()
-        {
-            self.start = None;
+        if self.start.is_some() {
+            let _tried_again_later = self.write(SystemTime::now(), &[]);
         }
         // A record shows that the trail is written again, even if no use is missing.
         let has_failed = self.shared.has_failed.load(Ordering::Relaxed) && !self.owes_sync;
-        if self.gap > 0 || has_failed {
-            let gap = Content::Gap { uses: self.gap };
+        if self.gap > 0 || self.lost_acts > 0 || has_failed {
+            let gap = Content::Gap { uses: self.gap, acts: self.lost_acts };
             if self.write(SystemTime::now(), &[gap]).is_ok() {
-                self.gap = 0;
+                (self.gap, self.lost_acts) = (0, 0);
             }
         }
     }
@@ -281,7 +296,10 @@ impl Writer {
         self.rotate_if_due(now);
         let (mut seq, mut prev) = (self.files.next, self.files.last);
         self.lines.clear();
-        for content in contents {
+        // The record of the start comes first in each run: nothing in a trail is taken for granted
+        // that no checkpoint covered before this record.
+        let start = self.start.map(|lost| Content::Start { lost, rewound: self.files.rewound });
+        for content in start.iter().chain(contents) {
             let begin = self.lines.len();
             line::write(&mut self.lines, seq, now, content, prev);
             prev = Hash::of(&self.lines[begin..]);
@@ -293,6 +311,9 @@ impl Writer {
             self.reserve.keep();
         }
         let mut written = match room {
+            _ if self.misplaced.is_some() => {
+                Err(io::Error::other(self.misplaced.clone().unwrap_or_default()))
+            }
             Room::Free if self.reserve.is_spent() => Err(io::ErrorKind::StorageFull.into()),
             _ => self.files.append(&self.lines, now),
         };
@@ -303,7 +324,8 @@ impl Writer {
             Ok(()) => {
                 (self.files.next, self.files.last) = (seq, prev);
                 self.shared.last.store(self.last(), Ordering::Relaxed);
-                self.copy(contents);
+                self.start = None;
+                self.copy(start.iter().chain(contents));
                 if self.unsigned_since.is_none() {
                     self.unsigned_since = Some(now);
                     self.shared.tell(|status| status.unsigned_since = Some(now));
@@ -318,9 +340,9 @@ impl Writer {
     }
 
     /// Sends the collector the records that were just written.
-    fn copy(&mut self, contents: &[Content<'_>]) {
+    fn copy<'a>(&mut self, contents: impl Iterator<Item = &'a Content<'a>> + Clone) {
         let Some(copies) = &mut self.copies else { return };
-        let first = self.files.next - contents.len() as u64;
+        let first = self.files.next - contents.clone().count() as u64;
         let lines = self.lines.split(|byte| *byte == b'\n');
         let mut missed = 0;
         for ((seq, content), line) in (first..).zip(contents).zip(lines) {
@@ -337,6 +359,22 @@ impl Writer {
         let written = self.write(SystemTime::now(), &[Content::Uncopied { records }]);
         if let (Ok(()), Some(copies)) = (written, &mut self.copies) {
             copies.has_recorded(records);
+        }
+    }
+
+    /// Looks from time to time whether the open file is still the one of the directory. Otherwise
+    /// records would go where nobody finds them.
+    fn look_at_file(&mut self) {
+        if self.looked_at_file.elapsed() < self.surroundings.look_every {
+            return;
+        }
+        self.looked_at_file = Instant::now();
+        match self.files.check_place() {
+            Ok(()) => self.misplaced = None,
+            Err(error) => {
+                self.has_failed(&error);
+                self.misplaced = Some(error.to_string());
+            }
         }
     }
 

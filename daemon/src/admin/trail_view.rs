@@ -22,6 +22,9 @@ pub(crate) struct AuditView {
     pub(crate) failure: Option<String>,
     /// Uses of keys without a record since the start.
     pub(crate) unwritten: u64,
+    /// Number of a signed record that was not in the trail as it was when the daemon started.
+    #[serde(default)]
+    pub(crate) rewound: Option<u64>,
     /// Reason why uses go into summaries: `policy` or `space`.
     pub(crate) summaries: Option<String>,
     /// Free part of the file system in per cent; none if nothing has looked yet.
@@ -46,13 +49,15 @@ impl AuditView {
         Self {
             last,
             checkpoint,
-            unsigned_since: unsigned_since.map(seconds),
+            // Before the first key nothing can sign.
+            unsigned_since: unsigned_since.filter(|_| signing != Signing::NoKey).map(seconds),
             signing_problem: match signing {
                 Signing::Fails { reason, .. } => Some(reason),
                 _ => None,
             },
             failure,
             unwritten,
+            rewound: status.rewound,
             summaries: summaries.map(|summed| {
                 match summed {
                     Summed::Policy => "policy",
@@ -74,8 +79,14 @@ impl AuditView {
             problems.push(format!(
                 "the audit trail cannot be written: {failure}; acts of administrators are refused, except disabling a key"
             ));
-        } else if self.looked.is_some_and(|looked| now.saturating_sub(looked) > HANGS) {
-            problems.push("the audit trail is not written: its disk does not answer".into());
+        }
+        if let Some(through) = self.rewound {
+            problems.push(format!(
+                "record {through} of the audit trail was signed, and was not there as it was when the daemon started: the end of the trail was cut off or replaced"
+            ));
+        }
+        if self.unsigned_since.is_some_and(|since| now.saturating_sub(since) > UNSIGNED) {
+            problems.push("the audit trail has records that are not signed for more than ten minutes".into());
         }
         if let Some(reason) = &self.signing_problem {
             problems.push(format!("the audit trail is not signed: {reason}"));
@@ -94,5 +105,5 @@ fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Time without a look for work, in seconds, after which the writer must be waiting for the disk.
-const HANGS: u64 = 10;
+/// Time in seconds after which a record should be signed: ten times the interval of checkpoints.
+const UNSIGNED: u64 = 600;

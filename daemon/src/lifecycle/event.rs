@@ -1,5 +1,7 @@
 //! Acts of an actor on a key, or on the key store: on record before they begin and when they end.
 
+use core::time::Duration;
+
 use keyward_proto::{Label, Scheme, Use};
 use keyward_unit::Wkid;
 use serde::Serialize;
@@ -184,7 +186,13 @@ impl Begun<'_> {
             true => trail?.record_urgent_act(act, then),
             false => trail?.record_act(act, then),
         }
-        written.await.unwrap_or_else(|_| Err(Unwritten("the thread that writes has ended".into())))
+        // A disk that does not answer must not keep anybody from stopping a key.
+        let limit = if self.action.is_urgent() { URGENT_LIMIT } else { LIMIT };
+        match tokio::time::timeout(limit, written).await {
+            Ok(Ok(written)) => written,
+            Ok(Err(_)) => Err(Unwritten("the thread that writes has ended".into())),
+            Err(_) => Err(Unwritten(format!("the disk has not answered within {limit:?}"))),
+        }
     }
 }
 
@@ -359,3 +367,8 @@ fn type_of(key: &Key) -> String {
 fn names(uses: &[Use]) -> Vec<&'static str> {
     uses.iter().map(|one| one.name()).collect()
 }
+
+/// Time that the disk has for the record of an act.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Time that the disk has for the record of an act that is carried out nevertheless.
+const URGENT_LIMIT: Duration = Duration::from_secs(2);

@@ -179,3 +179,81 @@ fn nobody_else_removes_a_beginning() {
     let fault = scene.verify().unwrap_err();
     assert!(fault.problem.contains("no signed record says"), "{fault}");
 }
+
+/// Somebody writes the files while the daemon is down, and the daemon goes on with them.
+#[test]
+fn the_daemon_vouches_for_nothing_that_was_changed_while_it_was_down() {
+    let unsigned_removal = |text: &str, seq: u64, last: u64, hash: &Hash, prev: &Hash| {
+        format!(
+            "{text}{{\"seq\":{seq},\"time\":\"2026-01-01T00:00:00.000000Z\",\"action\":\"keyward.audit.removal\",\"first\":1,\"last\":{last},\"hash\":\"{hash}\",\"reason\":\"keep\",\"prev\":\"{prev}\"}}\n"
+        )
+    };
+    // The beginning is cut off, with a record that says so.
+    let scene = Scene::new();
+    scene.write();
+    scene.set_form(false);
+    let files = scene.files();
+    let (first, newest) = (&files[0], files.last().unwrap());
+    let beginning = fs::read_to_string(first).unwrap();
+    let removed = beginning.lines().last().unwrap();
+    let (last, hash) = (beginning.lines().count() as u64, Hash::of(removed.as_bytes()));
+    let text = fs::read_to_string(newest).unwrap();
+    let prev = Hash::of(text.lines().last().unwrap().as_bytes());
+    let seq = scene.verify().unwrap().last + 1;
+    fs::write(newest, unsigned_removal(&text, seq, last, &hash, &prev)).unwrap();
+    fs::remove_file(first).unwrap();
+    scene.verify().unwrap_err();
+    drop(scene.open());
+    let fault = scene.verify().unwrap_err();
+    assert!(fault.problem.contains("no signed record says that earlier ones were removed"), "{fault}");
+
+    // The end is cut off, in a file with some records.
+    let scene = Scene::new();
+    scene.write();
+    scene.set_form(false);
+    let mut files = scene.files();
+    let kept = loop {
+        let newest = files.pop().unwrap();
+        let text = fs::read_to_string(&newest).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        fs::remove_file(&newest).unwrap();
+        if let [kept @ .., _, _, _] = lines.as_slice()
+            && !kept.is_empty()
+        {
+            break (newest, kept.join("\n") + "\n");
+        }
+    };
+    fs::write(kept.0, kept.1).unwrap();
+    let trail = scene.open();
+    assert!(trail.status().rewound.is_some());
+    drop(trail);
+    let fault = scene.verify().unwrap_err();
+    assert!(fault.problem.contains("the end was cut off or replaced"), "{fault}");
+}
+
+#[test]
+fn a_directory_without_a_signature_is_not_whole() {
+    let scene = Scene::new();
+    let report = scene.verify().unwrap();
+    assert!(!report.is_whole() && report.checkpoints == 0, "{report:?}");
+    drop(open_trail(scene.settings(), Down));
+    assert!(!scene.verify().unwrap().is_whole());
+}
+
+#[test]
+fn a_file_that_is_not_in_its_place_is_a_failure() {
+    let scene = Scene::new();
+    let surroundings = Surroundings { look_every: Duration::ZERO, ..Surroundings::default() };
+    let trail = Trail::open_in(surroundings, &scene.settings(), Some(Box::new(scene.unit.again()))).unwrap();
+    act(&trail, Phase::Done).unwrap();
+    let file = scene.files().pop().unwrap();
+    let elsewhere = scene.path().join("elsewhere");
+    fs::rename(&file, &elsewhere).unwrap();
+    await_state(|| trail.has_failed());
+    act(&trail, Phase::Done).unwrap_err();
+    fs::rename(&elsewhere, &file).unwrap();
+    await_state(|| !trail.has_failed());
+    act(&trail, Phase::Done).unwrap();
+    drop(trail);
+    assert!(scene.verify().unwrap().is_whole());
+}

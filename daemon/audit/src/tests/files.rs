@@ -37,7 +37,6 @@ fn closed_files_are_compressed() {
     let first = scene.files().remove(0);
     let plain = first.with_extension("");
     fs::write(&plain, read(&first)).unwrap();
-    fs::write(&first, "of a process that was killed").unwrap();
     assert!(scene.verify().unwrap().is_whole(), "the form that is not compressed goes first");
     fs::write(plain.with_extension("jsonl.zst.new"), "of a process that was killed").unwrap();
     let trail = scene.open();
@@ -52,6 +51,14 @@ fn closed_files_are_compressed() {
     assert!(report.is_whole(), "{report:?}");
     let mode = fs::metadata(&first).unwrap().mode();
     assert_eq!(mode & 0o777, 0o600);
+    // A file that somebody has put beside the compressed one removes nothing.
+    fs::write(&plain, "{}\n").unwrap();
+    let trail = scene.open();
+    act(&trail, Phase::Done).unwrap();
+    drop(trail);
+    assert!(plain.exists() && first.exists());
+    scene.verify().unwrap_err();
+    fs::remove_file(&plain).unwrap();
     // A file that is damaged is a fault, and no error.
     let bytes = fs::read(&first).unwrap();
     for damaged in [&bytes[..bytes.len() - 1], &[bytes.as_slice(), b"x"].concat(), b"", b"x"] {
@@ -103,7 +110,7 @@ fn nothing_is_removed_without_a_signature() {
     act(&trail, Phase::Done).unwrap();
     await_state(|| scene.files().len() == 1);
     drop(trail);
-    assert!(scene.text().contains(r#""reason":"keep""#));
+    assert!(scene.text().contains(r#""reason":"keep"#));
     let report = scene.verify().unwrap();
     assert!(report.is_whole(), "{report:?}");
 }

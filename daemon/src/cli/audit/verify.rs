@@ -47,6 +47,8 @@ impl Verify {
                 let status = if report.is_whole() { 0 } else { UNSIGNED };
                 if status == 0 {
                     text += ": whole and signed";
+                } else if report.checkpoints == 0 {
+                    text += "; nothing is signed, so nothing shows that the daemon has written them";
                 } else {
                     text += &format!(
                         "; the last {} are not signed, as while the daemon runs or after it was killed",
@@ -55,7 +57,7 @@ impl Verify {
                 }
                 let value = json!({
                     "records": records, "first": first, "last": last, "unsigned": report.unsigned,
-                    "partial": report.partial,
+                    "partial": report.partial, "checkpoints": report.checkpoints,
                 });
                 (status, text, value)
             }
