@@ -197,8 +197,13 @@ impl Clock {
         );
     }
 
+    /// Writes the time of the last look. A time that is not trusted yet is not written, so that the
+    /// next daemon holds for a full hour if this daemon ends within its hold.
     async fn save(&self) {
         let (file, Some(last)) = (self.file.clone(), self.last) else { return };
+        if !self.may_destroy() {
+            return;
+        }
         let write = move || fs::write(&file, format!("{last}\n"));
         if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
             tracing::warn!("cannot write {}: {error}", self.file.display());
@@ -247,6 +252,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(FILE);
         let now = 1_700_000_000;
+        fs::write(&file, now.to_string()).unwrap();
         let mut clock = Clock::of_file(file.clone());
         clock.look(now, Instant::now());
         clock.save().await;
@@ -261,6 +267,37 @@ mod tests {
             let mut next = Clock::of_file(file.clone());
             next.look(now + later, Instant::now());
             assert_eq!(next.may_destroy(), may_destroy, "{later}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_restart_within_the_hold_begins_the_hold_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        let (now, moment) = (1_700_000_000, Instant::now());
+        // The clock is a week ahead, then nobody has looked yet.
+        for trusted in [Some(now - 7 * 86_400), None] {
+            let _absent = fs::remove_file(&file);
+            if let Some(trusted) = trusted {
+                fs::write(&file, trusted.to_string()).unwrap();
+            }
+            for start in [0, 60, 3659, 7258] {
+                let mut clock = Clock::of_file(file.clone());
+                for later in [0, 60, 3599] {
+                    clock.look(now + start + later, moment + Duration::from_secs(start + later));
+                    clock.save().await;
+                    assert!(!clock.may_destroy(), "{start} {later}");
+                }
+            }
+            let mut clock = Clock::of_file(file.clone());
+            for (later, may_destroy) in [(0, false), (3600, true)] {
+                clock.look(now + later, moment + Duration::from_secs(later));
+                clock.save().await;
+                assert_eq!(clock.may_destroy(), may_destroy);
+            }
+            let mut next = Clock::of_file(file.clone());
+            next.look(now + 3660, moment);
+            assert!(next.may_destroy(), "the hold is over, and its end is on the disk");
         }
     }
 }
