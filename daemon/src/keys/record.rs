@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_life_is_read_as_it_was_written_and_older_versions_refuse_it() {
         let deletion = Some(Deletion { by: 7, at: 3, destroy_at: 4 });
-        let approval = Some(Approval { by: 8, at: 5 });
+        let approval = Some(Approval { by: 8, at: 5, wait: 3600 });
         let lives = [
             Life { not_before: Some(1), ..Life::default() },
             Life { not_after: Some(2), ..Life::default() },

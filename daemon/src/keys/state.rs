@@ -90,6 +90,9 @@ pub struct Approval {
     pub by: u32,
     /// Time of the request.
     pub at: u64,
+    /// Waiting period that the user has asked for, in seconds; 0 in a record without it.
+    #[serde(default)]
+    pub wait: u64,
 }
 
 impl Approval {

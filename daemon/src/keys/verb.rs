@@ -126,14 +126,16 @@ impl Key {
     }
 
     fn delete(&mut self, by: u32, wait: u64, now: u64) -> Result<Effect, Inadmissible> {
+        let mut wait = wait;
         if self.life.dual {
             match self.life.approval.filter(|approval| now < approval.until()) {
                 None => {
-                    self.life.approval = Some(Approval { by, at: now });
+                    self.life.approval = Some(Approval { by, at: now, wait });
                     return Ok(Effect::Approved);
                 }
                 Some(approval) if approval.by == by => return Err(Inadmissible::SameUser(approval)),
-                Some(_) => {}
+                // Neither of the two users alone shortens the time to undo the deletion.
+                Some(approval) => wait = wait.max(approval.wait),
             }
         }
         self.life.approval = None;
@@ -250,7 +252,7 @@ mod tests {
         key.apply(Verb::RequireSecondUser, NOW).unwrap();
         assert_eq!(key.apply(delete(1), NOW), Ok(Effect::Approved));
         assert_eq!(key.standing(NOW), Standing::Active);
-        let first = Approval { by: 1, at: NOW };
+        let first = Approval { by: 1, at: NOW, wait: 3600 };
         assert_eq!(key.apply(delete(1), NOW + 5), Err(Inadmissible::SameUser(first)));
         let mut late = key.clone();
 
@@ -266,6 +268,20 @@ mod tests {
         );
         assert_eq!(late.apply(Verb::Restore, NOW), Ok(Effect::Withdrawn));
         assert_eq!(late.apply(Verb::Restore, NOW), Err(Inadmissible::NotDeleted));
+    }
+
+    #[test]
+    fn the_longer_wait_of_two_users_counts() {
+        for (first, second) in [(3600, 7200), (7200, 3600), (7200, 7200)] {
+            let mut key = key("shop");
+            key.apply(Verb::RequireSecondUser, NOW).unwrap();
+            key.apply(Verb::Delete { by: 1, wait: first }, NOW).unwrap();
+            key.apply(Verb::Delete { by: 2, wait: second }, NOW + 10).unwrap();
+            let destroy_at = key.life.deletion.map(|deletion| deletion.destroy_at);
+            assert_eq!(destroy_at, Some(NOW + 10 + 7200), "{first} {second}");
+        }
+        let old: Approval = serde_json::from_str(r#"{"by": 1, "at": 5}"#).unwrap();
+        assert_eq!(old, Approval { by: 1, at: 5, wait: 0 });
     }
 
     #[test]
