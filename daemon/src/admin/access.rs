@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use super::parse::{OfKey, Parameters, number};
 use super::{Admin, Answer};
 use crate::admin::api::{AccessView, UseAccessView};
-use crate::keys::{Key, StoreError};
+use crate::keys::{Key, StoreError, now};
 use crate::peers::service;
 use crate::policy::act::{Act, Refusal};
 use crate::policy::authorise::{Grants, Peer};
@@ -34,9 +34,10 @@ pub(super) struct User {
     service: Option<String>,
 }
 
-/// Answers which handshakes grants allow a user, for each kind of handshake that the uses of the
-/// key name. If the uses name none, the answer is about the handshake of a TLS server. If a use is
-/// refused for TLS 1.2 alone, the use for TLS 1.3 follows.
+/// Answers which handshakes of a user succeed, for each kind of handshake that the uses of the key
+/// name. No handshake succeeds with a key that is not active. If the uses name none, the answer is
+/// about the handshake of a TLS server. If a use is refused for TLS 1.2 alone, the use for TLS 1.3
+/// follows.
 pub(super) async fn show(
     State(admin): State<Admin>,
     OfKey(label): OfKey,
@@ -48,6 +49,7 @@ pub(super) async fn show(
     let access = Access {
         grants: &config.grants,
         key: &key,
+        signs: key.may_sign(now()),
         tells_service: user.service.is_none(),
         peers: peers(user, &config.grants, obstacle.is_some()),
     };
@@ -78,6 +80,8 @@ fn peers(user: User, grants: &Grants, has_obstacle: bool) -> Vec<Peer> {
 struct Access<'a> {
     grants: &'a Grants,
     key: &'a Key,
+    /// True if the key is active.
+    signs: bool,
     /// At least one process; the first is outside of all services if no process is known.
     peers: Vec<Peer>,
     /// True if an answer names the service that has access.
@@ -112,13 +116,18 @@ impl Access<'_> {
     }
 
     fn view(&self, one: Use) -> UseAccessView {
-        let refusal = |peer| refusal(self.grants, peer, &self.key.label, &self.key.uses, one);
+        let refusal = |peer| match refusal(self.grants, peer, &self.key.label, &self.key.uses, one) {
+            // A peer without a grant does not learn of the state of the key.
+            Some(Refusal::NoGrant) => Some(Outcome::NoGrant),
+            _ if !self.signs => Some(Outcome::KeyDisabled),
+            refusal => refusal.map(Outcome::from),
+        };
         let allowed = self.peers.iter().find(|peer| refusal(peer).is_none());
         let service = allowed.and_then(|peer| peer.service.as_deref());
         let refused = self.peers.first().filter(|_| allowed.is_none()).and_then(refusal);
         UseAccessView {
             r#use: one.name().into(),
-            refusal: refused.map(|refusal| Outcome::from(refusal).name().into()),
+            refusal: refused.map(|outcome| outcome.name().into()),
             service: service.filter(|_| self.tells_service).map(str::to_owned),
         }
     }

@@ -26,6 +26,13 @@ fn a_key_signs_between_its_dates() {
     assert!(shown.contains("state       pre-active\n"), "{shown}");
     assert!(shown.contains("not before  2999-01-31T00:00:00Z (in "), "{shown}");
     assert_eq!(daemon.outcome("shop", &message), Outcome::KeyDisabled);
+    let access = format!("/v1/keys/shop/access?uid={}&gid=0", own_uid());
+    let refusals = || -> Vec<Value> {
+        let (_, answer) = daemon.http("GET", &access, "").unwrap();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        answer["uses"].as_array().unwrap().iter().map(|one| one["refusal"].clone()).collect()
+    };
+    assert_eq!(refusals(), ["key-disabled"]);
     assert_eq!(daemon.client().describe(&label_of("shop"), 0).unwrap().state, Some(KeyState::Disabled));
     daemon.await_log("state=\"pre-active\"");
     let csr = ["csr", "shop", "--subject", "CN=shop"];
@@ -33,7 +40,7 @@ fn a_key_signs_between_its_dates() {
     assert!(status == 77 && line.contains("signs from 2999-01-31T00:00:00Z, not before"), "{line}");
     run_the_last_command(&daemon, &line);
     daemon.succeed(&csr);
-    assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
+    assert_eq!((daemon.outcome("shop", &message), refusals()), (Outcome::Done, vec![Value::Null]));
 
     // Dates take effect without an act of anybody.
     sets("--not-before", &from_now(5));

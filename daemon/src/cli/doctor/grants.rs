@@ -78,6 +78,9 @@ pub(super) fn check(
         // The key is for no handshake. With a use that the grant has, a handshake works at once.
         let wanted = granted.unwrap_or(wanted);
         (format!("the uses of the key do not include {wanted}"), format!("allow it: {}", allow(wanted)))
+    } else if refusal == Outcome::KeyDisabled.name() {
+        let fix = for_daemon(format!("keyward key show {label}"), runtime_dir);
+        ("the key does not sign now".into(), format!("look at its state: {fix}"))
     } else {
         (refusal, "see the log of the daemon".into())
     };
