@@ -134,6 +134,9 @@ pub(super) async fn change(
         (None, None, false, None) => ("change", Right::Operate),
     };
     let actor = asker.may(act, right).await?;
+    if act == "change" {
+        return Err(AdminError::Invalid("the change names no property".into()));
+    }
     let dual = dual.is_some();
     let change = Change { state, not_before, not_after, dual, uses, sign_and_decrypt };
     Ok(admin.view(&*lifecycle::change(&admin.daemon, actor, &label, change).await?))
