@@ -6,7 +6,7 @@ use keyward_proto::Label;
 
 use super::Error;
 use super::event::{Act, Action, Actor, begin};
-use super::life::check;
+use super::life::{check, refuse_unknown};
 use crate::daemon::Daemon;
 use crate::keys::certificates::{Certificate, Chain};
 use crate::keys::{Key, Verb, Version};
@@ -22,6 +22,7 @@ pub(crate) async fn attach(
     label: &Label,
     chain: &Chain,
 ) -> Result<(Arc<Key>, u32), Error> {
+    refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, Action::Attach, Some(label)).await?;
     let attached = daemon.keys.update(label, |key| set_chain(key, chain)).await;
     let (key, number) = begun.result(attached).await?;
@@ -41,6 +42,7 @@ pub(crate) async fn detach(
     label: &Label,
     number: u32,
 ) -> Result<(Key, u32), Error> {
+    refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, Action::Detach, Some(label)).await?;
     let clear = |key: &mut Key| {
         let before = key.clone();

@@ -6,7 +6,7 @@ use keyward_proto::{Label, Use};
 
 use super::Error;
 use super::event::{Act, Action, Actor, begin};
-use super::life::carry_out;
+use super::life::{carry_out, refuse_unknown};
 use super::uses::{check_abilities, check_uses, each_once};
 use crate::daemon::Daemon;
 use crate::keys::{Key, State, Verb};
@@ -54,6 +54,7 @@ pub(crate) async fn change(
         }
         Ok::<_, Error>(())
     };
+    refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, action, Some(label)).await?;
     let (key, ()) = begun.result(daemon.keys.update(label, apply).await).await?;
     begun.done(Act::Change(&key), None).await?;

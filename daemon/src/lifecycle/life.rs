@@ -23,6 +23,7 @@ pub(crate) struct Delete {
 /// # Errors
 /// [`Error::Store`] if there is no such key, or the store cannot be written.
 pub(crate) async fn compromise(daemon: &Daemon, actor: Actor, label: &Label) -> Result<Arc<Key>, Error> {
+    refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, Action::Compromise, Some(label)).await?;
     let compromised = daemon.keys.update(label, |key| carry_out(key, Verb::Compromise)).await;
     let (key, _) = begun.result(compromised).await?;
@@ -56,6 +57,7 @@ pub(crate) async fn delete(
             _ => Ok(effect),
         }
     };
+    refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, Action::Delete, Some(label)).await?;
     let deleted = daemon.keys.update(label, apply).await;
     if let Err(Error::Store(StoreError::Altered(_) | StoreError::Unlisted(_))) = deleted {
@@ -75,6 +77,7 @@ pub(crate) async fn delete(
 /// # Errors
 /// [`Error::NotDeleted`] if there is nothing to undo.
 pub(crate) async fn restore(daemon: &Daemon, actor: Actor, label: &Label) -> Result<Arc<Key>, Error> {
+    refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, Action::Restore, Some(label)).await?;
     let restored = daemon.keys.update(label, |key| carry_out(key, Verb::Restore)).await;
     let (key, effect) = begun.result(restored).await?;
@@ -89,6 +92,7 @@ pub(crate) async fn restore(daemon: &Daemon, actor: Actor, label: &Label) -> Res
 /// [`Error::NotDeletedYet`] if the key is not deleted.
 pub(crate) async fn purge(daemon: &Daemon, actor: Actor, label: &Label) -> Result<(), Error> {
     let check = |key: &Key| key.admits(Verb::Purge).map_err(|_| Error::NotDeletedYet(key.label.clone()));
+    refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, Action::Purge, Some(label)).await?;
     begun.result(daemon.keys.destroy(label, check).await).await?;
     begun.done(Act::Purge, None).await
@@ -112,6 +116,16 @@ pub(super) async fn destroy_overdue(daemon: &Daemon, label: &Label) -> Result<()
 /// Carries a verb out, now.
 pub(super) fn carry_out(key: &mut Key, verb: Verb) -> Result<Effect, Error> {
     key.apply(verb, now()).map_err(|reason| Error::inadmissible(key, reason))
+}
+
+/// Refuses a label without a key before a record is written: records of such acts would fill the
+/// audit trail. A key whose record was altered is no such label.
+pub(super) async fn refuse_unknown(daemon: &Daemon, label: &Label) -> Result<(), Error> {
+    match daemon.keys.get(label).await {
+        Ok(None) => Err(StoreError::Unknown(label.clone()).into()),
+        // The act itself fails, or gets by without the record of the key.
+        Ok(Some(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// Refuses a verb that the key does not admit, before a unit spends time on it.
