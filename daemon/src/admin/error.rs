@@ -73,6 +73,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::NoNextMasterKey(_)
         | Error::NotAdoptable
         | Error::SeveralBackends(_)
+        | Error::LongWait(_)
         | Error::ShortWait(_)
         | Error::SignsAndDecrypts(_)
         | Error::ThirdMasterKey { .. }

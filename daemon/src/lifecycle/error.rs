@@ -193,6 +193,9 @@ pub(crate) enum Error {
     /// The waiting period is too short.
     #[error("the waiting period before the destruction of key {0} has at least one hour: --after 1h")]
     ShortWait(Label),
+    /// The waiting period is too long.
+    #[error("the waiting period before the destruction of key {0} has at most 10 years: --after 10y")]
+    LongWait(Label),
     /// None of several backends was named.
     #[error(
         "there are several backends; set default-backend in keyward.toml, or name a backend with --backend: {0}"
@@ -266,6 +269,7 @@ fn named(peer: &PeerUsage) -> String {
 /// A short time ago.
 fn minutes(ago: u64) -> String {
     match ago {
+        1 => "1 second ago".into(),
         0..60 => format!("{ago} seconds ago"),
         60..120 => "1 minute ago".into(),
         _ => format!("{} minutes ago", ago / 60),

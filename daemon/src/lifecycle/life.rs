@@ -47,6 +47,9 @@ pub(crate) async fn delete(
     if wait < MIN_WAIT {
         return Err(Error::ShortWait(label.clone()));
     }
+    if wait > MAX_WAIT {
+        return Err(Error::LongWait(label.clone()));
+    }
     let verb = Verb::Delete { by: actor.uid(), wait };
     let apply = |key: &mut Key| {
         let effect = carry_out(key, verb)?;
@@ -145,5 +148,7 @@ fn lately_used(daemon: &Daemon, label: &Label) -> Option<(PeerUsage, u64)> {
 pub(crate) const DEFAULT_WAIT: u64 = 30 * 86_400;
 /// Shortest waiting period, in seconds.
 const MIN_WAIT: u64 = 3600;
+/// Longest waiting period, in seconds: 10 years as `--after 10y` counts them.
+const MAX_WAIT: u64 = 10 * 31_557_600;
 /// Time in which a used key is not deleted, in seconds.
 const LATELY: u64 = 3600;

@@ -28,7 +28,7 @@ pub(in crate::cli) struct Delete {
     /// Delete the key even if a peer has used it within the last hour
     #[arg(long)]
     force: bool,
-    /// Time until the key is destroyed, at least 1h [default: 30d]
+    /// Time until the key is destroyed, from 1h to 10y [default: 30d]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     after: Option<Duration>,
 }
