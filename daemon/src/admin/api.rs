@@ -48,7 +48,7 @@ pub(crate) struct KeyView {
     /// Time of the last use by a peer, in seconds since 1970; none if no use is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_used: Option<u64>,
-    /// Time from which uses are known, in seconds since 1970; none from an older version.
+    /// Time from which the last use is known, in seconds since 1970; none from an older version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) usage_since: Option<u64>,
     /// The peers that used the key lately, the last user first. Empty in a list of keys.
@@ -74,7 +74,7 @@ impl KeyView {
             dual,
             approval: approval.map(ApprovalView::of).filter(|approval| now < approval.until),
             last_used: peers.first().map(|peer| peer.last),
-            usage_since: Some(usage.since()),
+            usage_since: Some(usage.since(key.label.as_str())),
             peers,
             key_type: key.version(0).map(|version| version.key_type.to_string()).unwrap_or_default(),
             uses: key.uses.iter().map(|u| u.name().into()).collect(),

@@ -84,7 +84,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::NotForRequests { .. }
         | Error::PreActive { .. }
         | Error::SameUser { .. } => StatusCode::FORBIDDEN,
-        Error::InUse { .. } => StatusCode::LOCKED,
+        Error::InUse { .. } | Error::UseNotKnown { .. } => StatusCode::LOCKED,
         Error::NotRecorded(_) | Error::DoneNotRecorded(_) => StatusCode::INSUFFICIENT_STORAGE,
         Error::NoCertificate { .. } | Error::NoVersion { .. } => StatusCode::NOT_FOUND,
         Error::Compromised(_)

@@ -63,6 +63,11 @@ impl Key {
         certified.or_else(|| self.version(0))
     }
 
+    /// Time when the key was made or imported, in seconds since 1970.
+    pub(crate) fn created(&self) -> u64 {
+        self.versions.iter().map(|version| version.created).min().unwrap_or_default()
+    }
+
     /// Blobs of this key that only the embedded unit can unwrap.
     pub(super) fn embedded_blobs(&self) -> impl Iterator<Item = &[u8]> {
         let versions = self.versions.iter().filter(|_| self.backend == EMBEDDED);

@@ -107,10 +107,10 @@ impl Keys {
         &self.usage
     }
 
-    /// Writes the last uses of keys beside the store.
-    pub(crate) async fn save_usage(&self) {
+    /// Writes the last uses of keys beside the store. `clean` says that no use follows.
+    pub(crate) async fn save_usage(&self, clean: bool) {
         let usage = Arc::clone(&self.usage);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || usage.save()).await {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || usage.save(clean)).await {
             tracing::warn!("cannot write the last uses of keys: {error}");
         }
     }

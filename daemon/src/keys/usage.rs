@@ -1,8 +1,10 @@
 //! Usage of keys: the peers that used each key lately, and when.
 //!
 //! Each signature makes one entry in memory, so an entry takes no system call and no memory if the
-//! peer is known. A file beside the store has the entries across a restart. A crash of the daemon
-//! loses the entries since the file was written, at most [`SAVE_INTERVAL`].
+//! peer is known. A file beside the store has the entries across a restart.
+//!
+//! Entries get lost: the table is bounded, and a crash of the daemon loses the uses since the file
+//! was written, at most [`SAVE_INTERVAL`]. So each answer has the time from which it is complete.
 
 use core::num::NonZeroUsize;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -19,15 +21,22 @@ use serde::{Deserialize, Serialize};
 /// The peers that used keys lately. Shared by reference between tasks.
 pub(crate) struct Usage {
     shards: [Mutex<Shard>; SHARDS],
-    /// Time from which uses are recorded, in seconds since 1970.
+    /// Time from which no use got lost with a daemon, in seconds since 1970.
     since: u64,
     /// True if the file does not have the last entries.
     is_unsaved: AtomicBool,
+    /// True if the file may have the mark of a clean end.
+    is_marked: AtomicBool,
     file: PathBuf,
 }
 
 /// Entries of some keys. The lock is held for one entry or one look-up.
-type Shard = LruCache<Box<str>, Vec<PeerUsage>>;
+struct Shard {
+    keys: LruCache<Box<str>, Vec<PeerUsage>>,
+    /// Time from which a key without an entry was not used, in seconds since 1970. The table was
+    /// too small for an entry of an earlier time.
+    complete_since: u64,
+}
 
 /// Uses of a key by the processes of one program, user and service.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -49,35 +58,49 @@ pub(crate) struct PeerUsage {
 /// Form of the file.
 #[derive(Deserialize, Serialize)]
 struct Stored {
+    /// True if the daemon wrote the file as its last act, so that no use is missing.
+    clean: bool,
     since: u64,
+    /// [`Shard::complete_since`] of each shard.
+    complete_since: [u64; SHARDS],
     keys: BTreeMap<Box<str>, Vec<PeerUsage>>,
 }
 
 impl Usage {
-    /// Entries of the file in the state directory. Without the file, uses are recorded from `now`.
+    /// Entries of the file in the state directory. If the file is missing or damaged, or the last
+    /// daemon did not end in order, uses before `now` may be missing.
     pub(crate) fn load(state_dir: &Path, now: u64) -> Self {
         let file = state_dir.join(FILE);
         let stored = match fs::read(&file).map(|bytes| serde_json::from_slice::<Stored>(&bytes)) {
             Ok(Ok(stored)) => stored,
             Ok(Err(_)) => {
                 tracing::warn!("the last uses of keys in {} are damaged, and begin anew", file.display());
-                Stored { since: now, keys: BTreeMap::new() }
+                Stored::empty(now)
             }
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     tracing::warn!("cannot read the last uses of keys in {}: {error}", file.display());
                 }
-                Stored { since: now, keys: BTreeMap::new() }
+                Stored::empty(now)
             }
         };
+        let since = if stored.clean { stored.since.min(now) } else { now };
+        let shard = |number: usize| {
+            let complete_since = stored.complete_since[number].clamp(since, now);
+            Mutex::new(Shard { keys: LruCache::new(KEYS_IN_SHARD), complete_since })
+        };
         let usage = Self {
-            shards: core::array::from_fn(|_| Mutex::new(LruCache::new(KEYS_IN_SHARD))),
-            since: stored.since.min(now),
-            // A file without entries says from when on uses are recorded.
-            is_unsaved: AtomicBool::new(stored.keys.is_empty()),
+            shards: core::array::from_fn(shard),
+            since,
+            // The mark goes before the first use.
+            is_unsaved: AtomicBool::new(true),
+            is_marked: AtomicBool::new(true),
             file,
         };
-        for (label, mut peers) in stored.keys {
+        // In the order of their uses, so that the key that was not used for longest goes first.
+        let mut keys: Vec<_> = stored.keys.into_iter().collect();
+        keys.sort_by_key(|(_, peers)| last(peers));
+        for (label, mut peers) in keys {
             peers.truncate(MAX_PEERS);
             usage.shard(&label).put(label, peers);
         }
@@ -94,10 +117,11 @@ impl Usage {
         now: u64,
     ) {
         let mut shard = self.shard(label);
+        let shard = &mut *shard;
         let is_same = |peer: &&mut PeerUsage| {
             peer.uid == uid && peer.unit.as_ref() == unit && peer.command.as_ref() == command
         };
-        match shard.get_mut(label) {
+        match shard.keys.get_mut(label) {
             Some(peers) => match peers.iter_mut().find(is_same) {
                 Some(peer) => {
                     peer.last = now;
@@ -105,9 +129,7 @@ impl Usage {
                 }
                 None => {
                     if peers.len() >= MAX_PEERS {
-                        let oldest = peers.iter().enumerate().min_by_key(|(_, peer)| peer.last);
-                        let oldest = oldest.map_or(0, |(at, _)| at);
-                        peers.swap_remove(oldest);
+                        forget_one(peers);
                     }
                     peers.push(PeerUsage::first(uid, unit, command, now));
                 }
@@ -116,7 +138,6 @@ impl Usage {
                 shard.put(label.into(), vec![PeerUsage::first(uid, unit, command, now)]);
             }
         }
-        drop(shard);
         // A store to memory that all threads share costs more than a load.
         if !self.is_unsaved.load(Ordering::Relaxed) {
             self.is_unsaved.store(true, Ordering::Relaxed);
@@ -125,37 +146,52 @@ impl Usage {
 
     /// The peers that used a key, the last user first.
     pub(crate) fn of_key(&self, label: &str) -> Vec<PeerUsage> {
-        let mut peers = self.shard(label).peek(label).cloned().unwrap_or_default();
+        let mut peers = self.shard(label).keys.peek(label).cloned().unwrap_or_default();
         peers.sort_by_key(|peer| core::cmp::Reverse(peer.last));
         peers
     }
 
-    /// Time from which uses are recorded, in seconds since 1970.
-    pub(crate) fn since(&self) -> u64 {
-        self.since
+    /// Time from which the last use of a key is known, in seconds since 1970: either
+    /// [`Self::of_key`] has the last use after this time, or there was none.
+    pub(crate) fn since(&self, label: &str) -> u64 {
+        let shard = self.shard(label);
+        match shard.keys.contains(label) {
+            true => self.since,
+            false => shard.complete_since,
+        }
     }
 
     /// Removes the entries of a key that is destroyed.
     pub(crate) fn forget(&self, label: &str) {
-        self.shard(label).pop(label);
+        self.shard(label).keys.pop(label);
         self.is_unsaved.store(true, Ordering::Relaxed);
     }
 
-    /// Writes the file if there are new entries. Waits for the disk.
+    /// Writes the file if there are new entries. Waits for the disk. `clean` marks the file of a
+    /// daemon in which no use follows.
     ///
     /// # Errors
     /// The error of the system. The next call tries again.
-    pub(crate) fn save(&self) -> io::Result<()> {
-        if !self.is_unsaved.swap(false, Ordering::Relaxed) {
+    pub(crate) fn save(&self, clean: bool) -> io::Result<()> {
+        if !self.is_unsaved.swap(false, Ordering::Relaxed) && !clean {
             return Ok(());
         }
-        let mut keys = BTreeMap::new();
-        for shard in &self.shards {
-            keys.extend(lock(shard).iter().map(|(label, peers)| (label.clone(), peers.clone())));
+        let (mut keys, mut complete_since) = (BTreeMap::new(), [0; SHARDS]);
+        for (shard, complete_since) in self.shards.iter().zip(&mut complete_since) {
+            let shard = lock(shard);
+            keys.extend(shard.keys.iter().map(|(label, peers)| (label.clone(), peers.clone())));
+            *complete_since = shard.complete_since;
         }
-        let saved = self.write(&Stored { since: self.since, keys });
-        if saved.is_err() {
-            self.is_unsaved.store(true, Ordering::Relaxed);
+        let saved = self.write(&Stored { clean, since: self.since, complete_since, keys });
+        match saved {
+            Ok(()) => self.is_marked.store(clean, Ordering::Relaxed),
+            Err(_) => {
+                self.is_unsaved.store(true, Ordering::Relaxed);
+                // A daemon that is killed must not leave the mark of the daemon before it.
+                if self.is_marked.load(Ordering::Relaxed) && fs::remove_file(&self.file).is_ok() {
+                    self.is_marked.store(false, Ordering::Relaxed);
+                }
+            }
         }
         saved
     }
@@ -164,8 +200,10 @@ impl Usage {
         let directory = self.file.parent().unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(directory)?;
         file.write_all(&serde_json::to_vec(stored)?)?;
+        file.as_file().sync_all()?;
         file.persist(&self.file)?;
-        Ok(())
+        // Otherwise a loss of power can bring a file with the mark of a clean end back.
+        fs::File::open(directory)?.sync_all()
     }
 
     fn shard(&self, label: &str) -> MutexGuard<'_, Shard> {
@@ -175,6 +213,42 @@ impl Usage {
             .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         lock(&self.shards[hash as usize % SHARDS])
     }
+}
+
+impl Stored {
+    /// No use is known.
+    fn empty(now: u64) -> Self {
+        Self { clean: false, since: now, complete_since: [now; SHARDS], keys: BTreeMap::new() }
+    }
+}
+
+impl Shard {
+    /// Adds a key. If there is no room, the key that was not used for longest goes: from then on,
+    /// nobody knows of its uses.
+    fn put(&mut self, label: Box<str>, peers: Vec<PeerUsage>) {
+        if let Some((evicted, peers)) = self.keys.push(label.clone(), peers)
+            && evicted != label
+        {
+            self.complete_since = self.complete_since.max(last(&peers) + 1);
+        }
+    }
+}
+
+/// Time of the last use of a key.
+fn last(peers: &[PeerUsage]) -> u64 {
+    peers.iter().map(|peer| peer.last).max().unwrap_or_default()
+}
+
+/// Removes the oldest entry of the user with most entries, so that a user with many programs does
+/// not hide another user.
+fn forget_one(peers: &mut Vec<PeerUsage>) {
+    let entries = |uid| peers.iter().filter(|peer| peer.uid == uid).count();
+    let goes = peers
+        .iter()
+        .enumerate()
+        .min_by_key(|(_, peer)| (core::cmp::Reverse(entries(peer.uid)), peer.last))
+        .map_or(0, |(at, _)| at);
+    peers.swap_remove(goes);
 }
 
 impl PeerUsage {
@@ -210,8 +284,7 @@ const FILE: &str = "key-usage.json";
 const SHARDS: usize = 16;
 /// Maximum number of keys in a part. Beyond, the key that was not used for longest is forgotten.
 const KEYS_IN_SHARD: NonZeroUsize = NonZeroUsize::new(2048).unwrap();
-/// Maximum number of peers of a key. Beyond, the peer that did not use the key for longest is
-/// forgotten.
+/// Maximum number of peers of a key. Beyond, a peer of the user with most peers is forgotten.
 const MAX_PEERS: usize = 16;
 
 #[cfg(test)]
@@ -246,20 +319,72 @@ mod tests {
     fn the_file_has_the_entries_across_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let usage = Usage::load(dir.path(), NOW);
-        usage.save().unwrap();
+        usage.save(false).unwrap();
         usage.note("shop", 33, None, Some(&"nginx".into()), NOW + 5);
-        usage.save().unwrap();
+        usage.save(true).unwrap();
         let again = Usage::load(dir.path(), NOW + 9);
-        assert_eq!((again.since(), again.of_key("shop")), (NOW, usage.of_key("shop")));
+        assert_eq!((again.since("shop"), again.of_key("shop")), (NOW, usage.of_key("shop")));
+        again.save(false).unwrap();
         // Nothing new: the file stays as it is.
         fs::remove_file(dir.path().join(FILE)).unwrap();
-        again.save().unwrap();
+        again.save(false).unwrap();
         assert!(!dir.path().join(FILE).exists());
         again.note("shop", 33, None, None, NOW + 10);
-        again.save().unwrap();
+        again.save(false).unwrap();
         assert_eq!(used(&Usage::load(dir.path(), NOW + 11), "shop").len(), 2);
+    }
+
+    #[test]
+    fn a_loss_of_entries_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |now| Usage::load(dir.path(), now);
+        let usage = load(NOW);
+        assert_eq!(usage.since("mail"), NOW, "no file");
+        usage.note("shop", 33, None, None, NOW + 1);
+        usage.save(true).unwrap();
+        // The next daemon says that it runs, and is killed.
+        let killed = load(NOW + 10);
+        assert_eq!([killed.since("shop"), killed.since("mail")], [NOW; 2]);
+        killed.save(false).unwrap();
+        let next = load(NOW + 20);
+        assert_eq!(used(&next, "shop"), [(33, NOW + 1, 1)], "the last known use");
+        assert_eq!([next.since("shop"), next.since("mail")], [NOW + 20; 2]);
+        next.save(true).unwrap();
+        assert_eq!(load(NOW + 30).since("mail"), NOW + 20);
         fs::write(dir.path().join(FILE), "{").unwrap();
-        assert_eq!(Usage::load(dir.path(), NOW + 12).since(), NOW + 12);
+        assert_eq!(load(NOW + 40).since("mail"), NOW + 40);
+    }
+
+    #[test]
+    fn a_key_without_room_is_not_unused() {
+        let dir = tempfile::tempdir().unwrap();
+        let usage = Usage::load(dir.path(), NOW);
+        usage.note("shop", 33, None, None, NOW + 5);
+        for number in 0..4 * SHARDS * KEYS_IN_SHARD.get() {
+            usage.note(&format!("key-{number}"), 7, None, None, NOW + 10);
+        }
+        assert_eq!(used(&usage, "shop"), []);
+        // Keys that were used at the last moment were evicted, too.
+        assert_eq!(usage.since("shop"), NOW + 11);
+        usage.note("shop", 33, None, None, NOW + 20);
+        assert_eq!(usage.since("shop"), NOW, "the last use is known again");
+        usage.save(true).unwrap();
+        let next = Usage::load(dir.path(), NOW + 30);
+        assert_eq!((next.since("shop"), used(&next, "shop")), (NOW, vec![(33, NOW + 20, 1)]));
+        next.forget("shop");
+        assert_eq!(next.since("shop"), NOW + 11);
+    }
+
+    #[test]
+    fn a_user_with_many_programs_does_not_hide_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let usage = Usage::load(dir.path(), NOW);
+        usage.note("shop", 33, None, Some(&"nginx".into()), NOW);
+        for number in 1..100_u64 {
+            usage.note("shop", 7, None, Some(&format!("program-{number}").into()), NOW + number);
+        }
+        let peers = used(&usage, "shop");
+        assert_eq!((peers.len(), peers[0], peers[15]), (MAX_PEERS, (7, NOW + 99, 1), (33, NOW, 1)));
     }
 
     #[test]
@@ -276,7 +401,7 @@ mod tests {
         for number in 0..2 * most {
             usage.note(&format!("key-{number}"), 1, None, None, NOW);
         }
-        let count: usize = usage.shards.iter().map(|shard| lock(shard).len()).sum();
+        let count: usize = usage.shards.iter().map(|shard| lock(shard).keys.len()).sum();
         assert!(count <= most, "{count}");
         assert_eq!(used(&usage, &format!("key-{}", 2 * most - 1)).len(), 1);
     }

@@ -45,7 +45,7 @@ pub(crate) async fn follow_deadlines(daemon: &Daemon) {
         if saved.is_none_or(|saved| moment - saved >= SAVE_INTERVAL) {
             saved = Some(moment);
             clock.save().await;
-            daemon.keys.save_usage().await;
+            daemon.keys.save_usage(false).await;
         }
         let wait = deadlines.wait();
         tokio::select! {

@@ -1,5 +1,7 @@
 //! Reasons why an operation was refused or has failed.
 
+use core::time::Duration;
+
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::Wkid;
 use thiserror::Error;
@@ -72,11 +74,12 @@ pub(crate) enum Error {
     Incapable { backend: String, verb: &'static str, with: &'static str },
     /// A peer has used the key lately.
     #[error(
-        "key {label} is in use: {}, used it {}; stop this use first, or delete the key all the same: keyward key delete {label} --yes --force",
+        "key {label} is in use: {}, used it {}; stop this use first, or delete the key all the same: {}",
         named(peer),
-        minutes(*ago)
+        minutes(*ago),
+        delete_by_force(label, *wait)
     )]
-    InUse { label: Label, peer: PeerUsage, ago: u64 },
+    InUse { label: Label, peer: PeerUsage, ago: u64, wait: Option<u64> },
     /// The label belongs to a key that is deleted, and not destroyed yet.
     #[error(
         "key {label} is deleted, and keeps its label until it is destroyed at {}; bring the key back: keyward key restore {label}; or destroy it now, for ever: keyward key purge {label} --yes",
@@ -222,6 +225,13 @@ pub(crate) enum Error {
     /// There is no backend of this name. `known` is empty where the names do not help.
     #[error("there is no backend {name:?}{}", if known.is_empty() { String::new() } else { format!("; there are {known}") })]
     UnknownBackend { name: String, known: String },
+    /// Uses of the key before a time may be missing, and that time is not long ago.
+    #[error(
+        "it is not known whether key {label} was used before {}; wait for an hour from then on, or delete the key all the same: {}",
+        time(*since),
+        delete_by_force(label, *wait)
+    )]
+    UseNotKnown { label: Label, since: u64, wait: Option<u64> },
     /// A key of this type cannot decrypt.
     #[error("a key of type {0} cannot be used for rsa-key-exchange")]
     UselessDecryption(KeyType),
@@ -264,6 +274,17 @@ fn named(peer: &PeerUsage) -> String {
     let command = peer.command.as_ref().map(|command| format!(" with {command}")).unwrap_or_default();
     let unit = peer.unit.as_ref().map(|unit| format!(" in {unit}")).unwrap_or_default();
     format!("{}{command}{unit}", Name(peer.uid))
+}
+
+/// The command that deletes a key in use after the same waiting period, in seconds.
+fn delete_by_force(label: &Label, wait: Option<u64>) -> String {
+    let wait = wait.map(|wait| format!(" --after {}", duration(wait))).unwrap_or_default();
+    format!("keyward key delete {label} --yes{wait} --force")
+}
+
+/// A time in seconds as one word, as an option takes it.
+fn duration(seconds: u64) -> String {
+    humantime::format_duration(Duration::from_secs(seconds)).to_string().replace(' ', "")
 }
 
 /// A short time ago.

@@ -7,7 +7,7 @@ use keyward_proto::Label;
 use super::Error;
 use super::event::{Act, Action, Actor, begin};
 use crate::daemon::Daemon;
-use crate::keys::{Effect, Key, PeerUsage, StoreError, Verb, now};
+use crate::keys::{Effect, Key, StoreError, Verb, now};
 
 /// A request to delete a key.
 #[derive(Debug, Default)]
@@ -53,12 +53,10 @@ pub(crate) async fn delete(
     let verb = Verb::Delete { by: actor.uid(), wait };
     let apply = |key: &mut Key| {
         let effect = carry_out(key, verb)?;
-        match lately_used(daemon, label) {
-            Some((peer, ago)) if effect == Effect::Done && !request.force => {
-                Err(Error::InUse { label: label.clone(), peer, ago })
-            }
-            _ => Ok(effect),
+        if effect == Effect::Done && !request.force {
+            refuse_lately_used(daemon, key, request.wait)?;
         }
+        Ok(effect)
     };
     refuse_unknown(daemon, label).await?;
     let begun = begin(daemon, actor, Action::Delete, Some(label)).await?;
@@ -136,12 +134,22 @@ pub(super) fn check(key: &Key, verb: Verb) -> Result<(), Error> {
     key.admits(verb).map_err(|reason| Error::inadmissible(key, reason))
 }
 
-/// The peer that used a key last, and how long ago in seconds, if that was within [`LATELY`].
-fn lately_used(daemon: &Daemon, label: &Label) -> Option<(PeerUsage, u64)> {
-    let peer = daemon.keys.usage().of_key(label.as_str()).into_iter().next()?;
+/// Refuses a key that a peer has used within [`LATELY`], and a key of which this is not known.
+/// `wait` is the waiting period that the actor has asked for.
+fn refuse_lately_used(daemon: &Daemon, key: &Key, wait: Option<u64>) -> Result<(), Error> {
+    let (usage, now, label) = (daemon.keys.usage(), now(), key.label.clone());
     // A clock that was set back makes a use of the future, which counts as a use of this moment.
-    let ago = now().saturating_sub(peer.last);
-    (ago < LATELY).then_some((peer, ago))
+    let is_late = |time| now.saturating_sub(time) < LATELY;
+    let since = usage.since(label.as_str());
+    match usage.of_key(label.as_str()).into_iter().next() {
+        Some(peer) if is_late(peer.last) => {
+            let ago = now.saturating_sub(peer.last);
+            Err(Error::InUse { label, peer, ago, wait })
+        }
+        // A key that was made since cannot have been used before.
+        _ if is_late(since) && key.created() < since => Err(Error::UseNotKnown { label, since, wait }),
+        _ => Ok(()),
+    }
 }
 
 /// Waiting period of a deletion without another one, in seconds.

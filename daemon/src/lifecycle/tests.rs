@@ -130,6 +130,9 @@ async fn a_used_key_is_deleted_by_force_and_destroyed_when_its_time_has_come() {
     let refused = delete(&daemon, ACTOR, &label(), request(None, false)).await.err().unwrap().to_string();
     assert!(refused.contains("(id 0) with curl, used it 2 minutes ago; "), "{refused}");
     assert!(refused.ends_with(": keyward key delete shop --yes --force"), "{refused}");
+    let wait = Some(93_600);
+    let refused = delete(&daemon, ACTOR, &label(), request(wait, false)).await.err().unwrap().to_string();
+    assert!(refused.ends_with(": keyward key delete shop --yes --after 1day2h --force"), "{refused}");
     let short = delete(&daemon, ACTOR, &label(), request(Some(3599), true)).await;
     assert!(matches!(short, Err(Error::ShortWait(_))));
     assert!(daemon.keys.get(&label()).await.unwrap().unwrap().may_sign(now()));
@@ -158,6 +161,47 @@ async fn a_used_key_is_deleted_by_force_and_destroyed_when_its_time_has_come() {
     generated(&daemon).await;
     usage.note("shop", 33, None, None, now() - 3600);
     delete(&daemon, ACTOR, &label(), Delete::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_whose_last_use_is_not_known_is_deleted_by_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, _) = daemon(dir.path(), None).await;
+    generated(&daemon).await;
+    // The key is older than the daemon, which has started just now.
+    let age = |created| {
+        move |key: &mut crate::keys::Key| {
+            key.versions[0].created = created;
+            Ok::<_, StoreError>(())
+        }
+    };
+    let usage = daemon.keys.usage();
+    let since = usage.since("shop");
+    daemon.keys.update(&label(), age(since - 1)).await.unwrap();
+    let request = |wait, force| Delete { wait, force };
+    let refused = delete(&daemon, ACTOR, &label(), request(Some(86_400), false)).await.err().unwrap();
+    let refused = refused.to_string();
+    assert!(refused.contains("not known whether key shop was used before "), "{refused}");
+    assert!(refused.ends_with(": keyward key delete shop --yes --after 1day --force"), "{refused}");
+    assert!(daemon.keys.get(&label()).await.unwrap().unwrap().may_sign(now()));
+    delete(&daemon, ACTOR, &label(), request(Some(86_400), true)).await.unwrap();
+    restore(&daemon, ACTOR, &label()).await.unwrap();
+    // A key that was made since cannot have been used before.
+    daemon.keys.update(&label(), age(since)).await.unwrap();
+    delete(&daemon, ACTOR, &label(), Delete::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_waiting_period_has_at_most_ten_years() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, _) = daemon(dir.path(), None).await;
+    generated(&daemon).await;
+    let most = 10 * 31_557_600;
+    for wait in [most + 1, u64::MAX] {
+        let refused = delete(&daemon, ACTOR, &label(), Delete { wait: Some(wait), force: true }).await;
+        assert!(matches!(refused, Err(Error::LongWait(_))));
+    }
+    delete(&daemon, ACTOR, &label(), Delete { wait: Some(most), force: true }).await.unwrap();
 }
 
 #[tokio::test]

@@ -21,7 +21,8 @@ pub(super) async fn drain(peers: &Shared, tasks: &Tasks, stop: &CancellationToke
     let for_administrators = drain_timeout.min(MAX_FOR_ADMINISTRATORS);
     let administrators = tokio::time::timeout(for_administrators, tasks.administrators.wait()).await;
     daemon.keys.write_pending().await;
-    daemon.keys.save_usage().await;
+    // A request without an answer may still become a use.
+    daemon.keys.save_usage(answered.is_ok()).await;
     for label in daemon.keys.pending() {
         tracing::error!(
             key = label.as_str(),

@@ -105,6 +105,8 @@ impl<'a> Server<'a> {
             return Ok(None);
         }
         audit::start(daemon, &self.options.state_dir);
+        // Before the first use: from now on, a daemon that is killed can lose uses.
+        daemon.keys.save_usage(false).await;
         background::spawn(&self.peers);
         accept(&self.peers, opened, &tasks, &stop).map_err(ServeError::Runtime)?;
         notify(&[NotifyState::Ready]);

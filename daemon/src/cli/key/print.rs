@@ -130,6 +130,14 @@ fn life(key: &KeyView) -> String {
             Name(peer.uid)
         );
     }
+    if let (Some(last), Some(since)) = (key.last_used, key.usage_since)
+        && last < since
+    {
+        text += &format!(
+            "            a later use before {} may be missing: the daemon was not stopped in order\n",
+            time(since)
+        );
+    }
     text
 }
 
