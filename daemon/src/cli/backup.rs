@@ -168,7 +168,7 @@ impl Restore {
             return print_json(&json!({ "file": restored }));
         }
         print(&format!(
-            "{} is restored. Start the daemon, then check its keys (keyward key list): keys that were disabled or deleted after the copy was made are enabled again\n",
+            "{} is restored. Start the daemon, then check its keys (keyward key list): each key is as it was when the copy was made, so keys that were disabled, compromised or deleted since are enabled again, and dates and the rule of two users that were set since are missing\n",
             restored.display()
         ))
     }

@@ -82,7 +82,7 @@ pub(crate) enum Error {
     InUse { label: Label, peer: PeerUsage, ago: u64, wait: Option<u64> },
     /// The label belongs to a key that is deleted, and not destroyed yet.
     #[error(
-        "key {label} is deleted, and keeps its label until it is destroyed at {}; bring the key back: keyward key restore {label}; or destroy it now, for ever: keyward key purge {label} --yes",
+        "key {label} is deleted, and keeps its label until it is destroyed at {}; bring the key back: keyward key restore {label}; or destroy it now, for ever, as a user with the role purger (docs/roles.md): keyward key purge {label} --yes",
         time(*destroy_at)
     )]
     LabelOfDeleted { label: Label, destroy_at: u64 },
