@@ -226,9 +226,50 @@ fn a_key_in_use_is_not_deleted_and_its_users_are_named() {
         daemon.end(Signal::TERM);
         daemon.start(&["--dev"]);
     }
-    let (_, line) = daemon.fail(&["key", "delete", "shop", "--yes"]);
+    let (_, line) = daemon.fail(&["key", "delete", "shop", "--yes", "--after", "7d"]);
+    assert!(line.contains(" --after 7days "), "{line}");
     run_the_last_command(&daemon, &line);
-    assert_eq!(state(&daemon, "shop"), "deleted");
+    let deletion = &show(&daemon, "shop")["deletion"];
+    let wait = deletion["destroy_at"].as_u64().unwrap() - deletion["at"].as_u64().unwrap();
+    assert_eq!(wait, 7 * 86_400);
+
+    // A daemon that is killed loses uses, so the next one does not know whether there were some.
+    let made = show(&daemon, "idle")["versions"][0]["created"].as_u64().unwrap();
+    assert!(show(&daemon, "idle")["usage_since"].as_u64().unwrap() <= made);
+    wait_for(|| seconds() > made);
+    daemon.end(Signal::KILL);
+    daemon.start(&["--dev"]);
+    assert!(show(&daemon, "idle")["usage_since"].as_u64().unwrap() > made);
+    generate(&daemon, "new", &[]);
+    daemon.succeed(&["key", "delete", "new", "--yes"]);
+    let (code, line) = daemon.fail(&["key", "delete", "idle", "--yes"]);
+    assert!(code == 75 && line.contains("not known whether key idle was used before "), "{code} {line}");
+    assert_eq!(state(&daemon, "idle"), "enabled");
+    run_the_last_command(&daemon, &line);
+    assert_eq!(state(&daemon, "idle"), "deleted");
+}
+
+#[test]
+fn acts_on_a_label_without_a_key_leave_no_record() {
+    let daemon = Daemon::dev("");
+    for words in [
+        &["enable", "nope"][..],
+        &["disable", "nope"],
+        &["compromise", "nope"],
+        &["delete", "nope", "--yes"],
+        &["restore", "nope"],
+        &["purge", "nope", "--yes"],
+        &["set-uses", "nope", "--use", "csr"],
+    ] {
+        let (code, line) = daemon.fail(&[&["key"], words].concat());
+        assert!(code == 66, "{words:?}: {code} {line}");
+    }
+    generate(&daemon, "shop", &[]);
+    let directory = daemon.path("state/audit").display().to_string();
+    let show = ["audit", "show", "--json", "--dir", &directory];
+    let shown = Command::new(PROGRAM).args(show).output().unwrap().stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.contains("\"shop\"") && !shown.contains("\"nope\""), "{shown}");
 }
 
 #[test]
@@ -300,9 +341,12 @@ fn the_daemon_destroys_a_key_after_its_waiting_period() {
     }
     daemon.succeed(&["key", "delete", "later", "--yes", "--after", "100h"]);
 
-    // The first look holds destructions for an hour, which libfaketime does not shorten. A second
-    // daemon on the directory knows the first look.
+    // The first look holds destructions for an hour, which libfaketime does not shorten, and which
+    // a restart does not end. With the time of an earlier look, there is no hold.
     clock.daemon.end(Signal::TERM);
+    let last_look = clock.daemon.path("state/clock");
+    assert!(!last_look.exists());
+    fs::write(&last_look, clock.now.to_string()).unwrap();
     clock.daemon.start_as(&mut clock.serve());
     clock.advance(50);
     assert_eq!(state(&clock.daemon, "shop"), "deleted");
@@ -318,12 +362,13 @@ fn the_daemon_destroys_a_key_after_its_waiting_period() {
     clock.daemon.succeed(&["key", "delete", "shop", "--yes", "--after", "1h"]);
     let copy = clock.daemon.path("copy").display().to_string();
     clock.daemon.succeed(&["backup", &copy]);
-    clock.daemon.end(Signal::TERM);
-    clock.set(clock.now + 59 * 60);
-    clock.daemon.start_as(&mut clock.serve());
-    clock.daemon.end(Signal::TERM);
-    clock.set(clock.now + 59 * 60);
-    clock.daemon.start_as(&mut clock.serve());
+    for _ in 0..2 {
+        clock.daemon.end(Signal::TERM);
+        // Daemons write the time once a minute, which libfaketime does not shorten.
+        fs::write(&last_look, clock.now.to_string()).unwrap();
+        clock.set(clock.now + 59 * 60);
+        clock.daemon.start_as(&mut clock.serve());
+    }
     wait_for(|| !exists(&clock.daemon, "shop"));
 
     // A clock that jumps destroys nothing at once.
