@@ -2,8 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::compression::{COMPRESSED, decompress, with_suffix};
 
@@ -12,18 +16,48 @@ use crate::compression::{COMPRESSED, decompress, with_suffix};
 ///
 /// # Errors
 /// The file cannot be opened.
-pub(crate) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+pub(crate) fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
     if is_compressed(path) {
-        return Ok(Box::new(decompress(path)?));
+        return Ok(Box::new(open_compressed(path)?));
     }
-    match File::open(path) {
+    match open_regular(path) {
         Ok(file) => Ok(Box::new(BufReader::new(file))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let compressed = decompress(&with_suffix(path, COMPRESSED)).map_err(|_| error)?;
+            let compressed = open_compressed(&with_suffix(path, COMPRESSED)).map_err(|_| error)?;
             Ok(Box::new(compressed))
         }
         Err(error) => Err(error),
     }
+}
+
+/// Opens a regular file to read it, and nothing else: a directory of files from elsewhere may have
+/// a pipe that nobody writes to, a device, or a link to a file that the reader alone may read.
+///
+/// # Errors
+/// The file cannot be opened, or is no regular file.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK, opening a pipe waits for a writer. Regular files have no such waits.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        // open(2) says so for a symbolic link, and for a socket or a device without a driver.
+        Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => return Err(not_regular()),
+        Err(error) => return Err(error.into()),
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "not a regular file, but a link, a pipe, a device or another thing",
+    )
+}
+
+fn open_compressed(path: &Path) -> io::Result<impl BufRead + use<>> {
+    let file = open_regular(path)?;
+    // The name in /proc stands for the file that was checked, also if another one has its name now.
+    decompress(&PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())))
 }
 
 /// True if a file is compressed, by its name.
@@ -60,7 +94,7 @@ impl End {
         if is_compressed(path) {
             return Self::of_compressed(path);
         }
-        let file = File::open(path)?;
+        let file = open_regular(path)?;
         let length = file.metadata()?.len();
         let Some(feed) = last_feed(&file, length)? else {
             return Ok(Self { line: None, whole: 0, partial: length });
@@ -111,8 +145,33 @@ const BLOCK: usize = 64 << 10;
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    /// A copy of a trail may come from somebody who wants the reader to wait, or to read elsewhere.
+    #[test]
+    fn only_regular_files_are_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("file"), "text").unwrap();
+        symlink(path("file"), path("link")).unwrap();
+        let _listener = UnixListener::bind(path("socket")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), rustix::fs::FileType::Fifo, Mode::RWXU, 0)
+            .unwrap();
+        symlink(path("file"), path("link.zst")).unwrap();
+        for name in ["link", "link.zst", "socket", "pipe", "."] {
+            let error = open(&path(name)).err().unwrap();
+            assert!(error.to_string().contains("not a regular file"), "{name}: {error}");
+        }
+        assert!(End::of(Path::new("/dev/null")).is_err());
+        assert!(open(&path("file")).is_ok());
+        fs::write(path("packed.zst"), zstd::encode_all(&b"one\n"[..], 0).unwrap()).unwrap();
+        let mut line = Vec::new();
+        read_line(&mut *open(&path("packed")).unwrap(), &mut line).unwrap();
+        assert_eq!(line, b"one\n");
+    }
 
     #[test]
     fn the_end_is_read_from_the_end() {
