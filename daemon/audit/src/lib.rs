@@ -46,7 +46,7 @@ pub use copy::Copy;
 pub use files::{TrailError, files};
 pub use hash::Hash;
 pub use policy::{Policy, Signatures};
-pub use read::{Filter, Party, Reader, Record, time_text};
+pub use read::{Filter, Line, Party, Reader, Record, time_text};
 pub use record::{Act, Actor, KeyUse, Name, Peer, Phase};
 pub use signing::Signing;
 pub use status::{Extent, Status, Summed};

@@ -1,11 +1,14 @@
 //! The audit trail, for people who read it.
 
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use serde::Deserialize;
@@ -14,9 +17,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::parse::{Parameters, number};
+use super::rights::Administrator;
 use super::{Admin, AdminError};
 use crate::audit::{self, Filter, Reader};
 use crate::daemon::Daemon;
+use crate::lifecycle::Actor;
 
 /// The query of a request for records.
 #[derive(Debug, Default, Deserialize)]
@@ -37,9 +42,11 @@ pub(super) struct Wanted {
     follow: bool,
 }
 
-/// Answers with records, one JSON object on each line.
+/// Answers with records, one JSON object on each line. A line that is no record is passed on as it
+/// is.
 pub(super) async fn records(
     State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Body, AdminError> {
     let directory = directory(&admin.daemon)?;
@@ -48,14 +55,56 @@ pub(super) async fn records(
         return Err(AdminError::Invalid(format!("last is at most {MAX_LAST}, or 0 for all records")));
     }
     let filter = Filter { key, user, purpose, outcome, action, since, until };
-    let ending = follow.then_some(admin.ending);
-    Ok(streamed(move |to| send_records(&directory, filter, last, ending.as_ref(), to)))
+    let reading = admin.trail_readers.admit(actor)?;
+    let ending = admin.ending;
+    Ok(streamed(reading, move |to| send_records(&directory, filter, last, follow, &ending, to)))
 }
 
 /// Answers with a tar file of the whole trail, which can be verified elsewhere.
-pub(super) async fn copy(State(admin): State<Admin>) -> Result<Body, AdminError> {
+pub(super) async fn copy(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+) -> Result<Body, AdminError> {
     let directory = directory(&admin.daemon)?;
-    Ok(streamed(move |to| send_files(&directory, to)))
+    let reading = admin.trail_readers.admit(actor)?;
+    Ok(streamed(reading, move |to| send_files(&directory, to)))
+}
+
+/// Readers of the trail by their users. Each one has a thread until its client has everything, and
+/// acts of administrators need threads of the same pool.
+#[derive(Debug, Default)]
+pub(super) struct Readers(Mutex<Vec<u32>>);
+
+/// One of the readers, until it is dropped.
+struct Reading {
+    readers: Arc<Readers>,
+    uid: u32,
+}
+
+impl Readers {
+    /// Admits a reader, up to the limits for its user and for all users.
+    fn admit(self: &Arc<Self>, actor: Actor) -> Result<Reading, AdminError> {
+        let uid = match actor {
+            Actor::User { uid, .. } => uid,
+            Actor::Daemon => rustix::process::geteuid().as_raw(),
+        };
+        let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_user = readers.iter().filter(|reader| **reader == uid).count();
+        if of_user >= MAX_READERS_OF_USER || readers.len() >= MAX_READERS {
+            return Err(AdminError::ManyReaders);
+        }
+        readers.push(uid);
+        Ok(Reading { readers: Arc::clone(self), uid })
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut readers = self.readers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = readers.iter().position(|reader| *reader == self.uid) {
+            readers.swap_remove(place);
+        }
+    }
 }
 
 fn directory(daemon: &Daemon) -> Result<PathBuf, AdminError> {
@@ -66,34 +115,42 @@ fn directory(daemon: &Daemon) -> Result<PathBuf, AdminError> {
     }
 }
 
-/// Sends records; with `follow` until the token is cancelled or the client is gone.
+/// Sends records; with `follow` until the daemon ends or the client is gone. Gives up early in both
+/// cases.
 fn send_records(
     directory: &Path,
     filter: Filter,
     last: usize,
-    follow: Option<&CancellationToken>,
+    follow: bool,
+    ending: &CancellationToken,
     mut to: Sink,
 ) -> io::Result<()> {
-    let (first, mut reader) = match last {
-        0 => (Vec::new(), Reader::open(directory, filter).map_err(io::Error::other)?),
-        last => {
-            let (first, reader) = Reader::last(directory, &filter, last).map_err(io::Error::other)?;
-            (first.into(), reader)
-        }
-    };
-    for (_, line) in first {
-        writeln!(to, "{line}")?;
+    let (parts, end) = (to.0.get_ref().0.clone(), ending.clone());
+    let is_unwanted = move || parts.is_closed() || end.is_cancelled();
+    let mut reader = Reader::new(directory, filter).unless(is_unwanted);
+    let first = match last {
+        0 => reader.begin().map(|()| VecDeque::new()),
+        last => reader.last(last),
+    }
+    .map_err(io::Error::other)?;
+    for line in first {
+        send_line(&mut to, &line.text)?;
     }
     loop {
-        while let Some((_, line)) = reader.next().map_err(io::Error::other)? {
-            writeln!(to, "{line}")?;
+        while let Some(line) = reader.next().map_err(io::Error::other)? {
+            send_line(&mut to, &line.text)?;
         }
         to.flush()?;
-        if follow.is_none_or(CancellationToken::is_cancelled) || to.0.get_ref().is_closed() {
+        if !follow || ending.is_cancelled() || to.0.get_ref().is_closed() {
             return Ok(());
         }
         thread::sleep(POLL);
     }
+}
+
+fn send_line(to: &mut Sink, line: &[u8]) -> io::Result<()> {
+    to.write_all(line)?;
+    to.write_all(b"\n")
 }
 
 fn send_files(directory: &Path, to: Sink) -> io::Result<()> {
@@ -122,11 +179,14 @@ fn send_files(directory: &Path, to: Sink) -> io::Result<()> {
 
 /// A body that another thread writes. The connection breaks if that thread fails, so that the
 /// client does not take a part for the whole.
-fn streamed(write: impl FnOnce(Sink) -> io::Result<()> + Send + 'static) -> Body {
+fn streamed(reading: Reading, write: impl FnOnce(Sink) -> io::Result<()> + Send + 'static) -> Body {
     let (sender, receiver) = mpsc::channel(2);
     let run = move || {
         let parts = Parts(sender.clone());
-        if let Err(error) = write(Sink(BufWriter::with_capacity(PART, parts)))
+        let written = write(Sink(BufWriter::with_capacity(PART, parts)));
+        // Before the body ends, so that a client who asks again at once is not one too many.
+        drop(reading);
+        if let Err(error) = written
             && !sender.is_closed()
         {
             tracing::error!("cannot send the audit trail: {error}");
@@ -176,6 +236,10 @@ fn some_number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u32>,
 
 /// Directory of the files in the tar file.
 const PREFIX: &str = "audit";
+/// Most readers of one user.
+pub(super) const MAX_READERS_OF_USER: usize = 2;
+/// Most readers of all users.
+pub(super) const MAX_READERS: usize = 6;
 /// Most records that are counted from the newest one.
 const MAX_LAST: usize = 10_000;
 /// Time between two looks for new records.

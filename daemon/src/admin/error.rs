@@ -8,6 +8,7 @@ use keyward_proto::Outcome;
 use keyward_unit::ImportError;
 use thiserror::Error;
 
+use super::audit::{MAX_READERS, MAX_READERS_OF_USER};
 use super::rights::NeedsRole;
 use crate::admin::api::{MAX_KEY_FILE, Refusal};
 use crate::audit::Unwritten;
@@ -25,6 +26,10 @@ pub(super) enum AdminError {
     Invalid(String),
     #[error(transparent)]
     Lifecycle(#[from] lifecycle::Error),
+    #[error(
+        "too many readers of the audit trail; try again when one of them has ended: {MAX_READERS_OF_USER} of one user and {MAX_READERS} in all are the most"
+    )]
+    ManyReaders,
     #[error("{0}; see the log of the daemon")]
     NoTrail(Unwritten),
     #[error("there is no such route; docs/admin-api.md has the routes")]
@@ -46,12 +51,14 @@ impl IntoResponse for AdminError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Lifecycle(error) => lifecycle_status(error),
+            Self::ManyReaders => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoTrail(_) => StatusCode::INSUFFICIENT_STORAGE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NeedsRole(_) => StatusCode::FORBIDDEN,
             Self::Store(error) => store_status(error),
         };
-        if status.is_server_error() {
+        // Readers who ask again and again must not fill the log.
+        if status.is_server_error() && !matches!(self, Self::ManyReaders) {
             tracing::error!("administrator's request failed: {self}");
         }
         (status, Json(Refusal { error: printable(&self.to_string()) })).into_response()

@@ -61,6 +61,7 @@ pub(crate) async fn serve(
         peers,
         strangers: Arc::new(Semaphore::new(1)),
         strangers_page: Arc::default(),
+        trail_readers: Arc::default(),
         ending: stopping.clone(),
     };
     let routes = routes()
@@ -131,6 +132,7 @@ struct Admin {
     /// Turn of users without a role.
     strangers: Arc<Semaphore>,
     strangers_page: Arc<StrangersPage>,
+    trail_readers: Arc<audit::Readers>,
 }
 
 impl Admin {

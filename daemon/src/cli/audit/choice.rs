@@ -1,6 +1,7 @@
 //! The records that a command is about.
 
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -9,7 +10,7 @@ use clap::Args;
 use nix::unistd::User;
 
 use crate::admin::client::AdminClient;
-use crate::audit::{Filter, Reader, Record, time_text};
+use crate::audit::{Filter, Line, Place, Reader, Record, time_text};
 use crate::cli::client::RUNTIME_DIR;
 use crate::cli::failure::Failure;
 use crate::ground::exit;
@@ -81,53 +82,105 @@ impl Source {
 
     /// Passes on the records that the filter admits, with their lines: the last ones, or all if
     /// `last` is 0. With `follow` it goes on with new records. Ends early without a failure if
-    /// `each` reports a closed pipe.
+    /// `each` reports a closed pipe. Fails at the end if a line was no record.
     pub(super) fn read(
         &self,
         filter: &Filter,
         last: usize,
         follow: bool,
-        mut each: impl FnMut(Record, &str) -> io::Result<()>,
+        each: impl FnMut(Record, &str) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let attempt = "cannot read the audit trail";
-        let mut part = Vec::new();
-        let mut lines = |bytes: &[u8]| -> io::Result<()> {
-            part.extend_from_slice(bytes);
-            while let Some(end) = part.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = part.drain(..=end).take(end).collect();
-                let record = serde_json::from_slice(&line)?;
-                each(record, &String::from_utf8_lossy(&line))?;
-            }
-            Ok(())
-        };
+        let mut lines = Lines { each, before: None, odd: 0, first: None };
         let Some(dir) = &self.dir else {
+            let mut part = Vec::new();
+            let split = |bytes: &[u8]| -> io::Result<()> {
+                let known = part.len();
+                part.extend_from_slice(bytes);
+                let mut begin = 0;
+                while let Some(end) = part[begin.max(known)..].iter().position(|byte| *byte == b'\n') {
+                    let end = begin.max(known) + end;
+                    lines.add(&part[begin..end], None)?;
+                    begin = end + 1;
+                }
+                part.drain(..begin);
+                Ok(())
+            };
             let read = AdminClient::new(&self.runtime_dir)
-                .and_then(|admin| admin.audit(filter, last, follow, &mut lines));
+                .and_then(|admin| admin.audit(filter, last, follow, split));
             return match read {
                 Err(error) if error.is_closed_pipe() => Ok(()),
-                read => read.map_err(|error| Failure::from(error).while_trying(attempt)),
+                read => read
+                    .map_err(|error| Failure::from(error).while_trying(attempt))
+                    .and_then(|()| lines.result()),
             };
         };
         if follow {
             return Err(Failure::new(exit::USAGE, "--follow needs a daemon; leave --dir out"));
         }
         let failed = |error| Failure::new(exit::DATA, error).while_trying(attempt);
-        let (first, mut reader) = match last {
-            0 => (Vec::new(), Reader::open(dir, filter.clone()).map_err(failed)?),
-            last => Reader::last(dir, filter, last).map(|(l, r)| (l.into(), r)).map_err(failed)?,
-        };
-        let mut first = first.into_iter();
+        let mut reader = Reader::new(dir, filter.clone());
+        let mut first = match last {
+            0 => reader.begin().map(|()| VecDeque::new()),
+            last => reader.last(last),
+        }
+        .map_err(failed)?;
         loop {
-            let next = match first.next() {
+            let next = match first.pop_front() {
                 Some(next) => Some(next),
                 None => reader.next().map_err(failed)?,
             };
-            let Some((_, line)) = next else { return Ok(()) };
-            match lines(&[line.as_bytes(), b"\n"].concat()) {
+            let Some(Line { text, odd }) = next else { return lines.result() };
+            match lines.add(&text, odd.as_ref()) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 written => written.map_err(|error| Failure::new(exit::IO, error).while_trying(attempt))?,
             }
         }
+    }
+}
+
+/// Lines of a trail. Those that are no records are counted: one damaged line must not hide all
+/// records after it.
+struct Lines<F> {
+    each: F,
+    /// Number of the last record.
+    before: Option<u64>,
+    /// Lines that are no records.
+    odd: u64,
+    /// Where the first of them is.
+    first: Option<String>,
+}
+
+impl<F: FnMut(Record, &str) -> io::Result<()>> Lines<F> {
+    /// Passes a record on. `place` is known for a line that is no record, if a file was read.
+    fn add(&mut self, line: &[u8], place: Option<&Place>) -> io::Result<()> {
+        let record = serde_json::from_slice::<Record>(line).ok().filter(|_| place.is_none());
+        if let Some(record) = record {
+            self.before = Some(record.seq);
+            return (self.each)(record, &String::from_utf8_lossy(line));
+        }
+        self.odd += 1;
+        if self.first.is_none() {
+            self.first = Some(match (place, self.before) {
+                (Some(place), _) => format!("at {place}"),
+                (None, Some(seq)) => format!("after record {seq}"),
+                (None, None) => "before the first record of the answer".into(),
+            });
+        }
+        Ok(())
+    }
+
+    fn result(self) -> Result<(), Failure> {
+        let Some(first) = self.first else { return Ok(()) };
+        let are = if self.odd == 1 {
+            "1 line of the audit trail is no record and was".to_owned()
+        } else {
+            format!("{} lines of the audit trail are no records and were", self.odd)
+        };
+        Err(Failure::new(
+            exit::DATA,
+            format_args!("{are} passed over, the first one {first}; see: keyward audit verify"),
+        ))
     }
 }
 
