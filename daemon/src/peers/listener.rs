@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ground::fair::Queue;
+use crate::ground::text::printable;
 use crate::peers::connections::{Admission, Slot};
 use crate::peers::credentials::{credentials, groups};
 use crate::peers::owner::Owner;
@@ -160,7 +161,14 @@ impl Listener {
 /// Name of the program of a process.
 fn command_of(pid: i32) -> Option<Arc<str>> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
-    Some(String::from_utf8_lossy(name.trim_ascii_end()).into())
+    Some(name_of(&name))
+}
+
+/// Name in a file of /proc. A process chooses its name (PR_SET_NAME), so the name may have line
+/// feeds, which would forge rows of a table.
+fn name_of(file: &[u8]) -> Arc<str> {
+    let name = file.strip_suffix(b"\n").unwrap_or(file);
+    printable(&String::from_utf8_lossy(name)).into()
 }
 
 /// Slot for a new connection. `None` if the connection is to be closed.
@@ -234,3 +242,14 @@ const ESTIMATE: Duration = Duration::from_micros(30);
 
 /// Time to wait for descriptors to become free.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_program_stays_on_its_line() {
+        assert_eq!(&*name_of(b"nginx\n"), "nginx");
+        assert_eq!(&*name_of(b"ng\nroot\r\n"), "ng\u{fffd}root\u{fffd}");
+    }
+}
