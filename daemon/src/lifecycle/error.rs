@@ -99,7 +99,7 @@ pub(crate) enum Error {
     NoNextMasterKey(Wkid),
     /// The act is not on record as begun, so it was not carried out.
     #[error(
-        "not carried out, because every act must be on record: {0}; free space on the file system of the audit trail, or see the log of the daemon; the trail is tried again with each act"
+        "not carried out, because every act must be on record: {0}; free space on the file system of the audit trail, or see the log of the daemon, and run the command again; the daemon needs no restart"
     )]
     NotRecorded(Unwritten),
     /// The act was carried out, and is not on record as done.

@@ -78,8 +78,11 @@ impl Export {
             return print_json(&json!({ "file": file }));
         }
         print(&format!(
-            "the audit trail is copied to {file}\nTo verify the copy with your copy of the audit key: tar -xf {file} && keyward audit verify --dir audit --key KEY.pem\n",
-            file = quoted(&file)
+            "the audit trail is copied to {file}\nTo verify the copy with your copy of the audit key: tar {force_local}-xf {file} && keyward audit verify --dir audit --key KEY.pem\n",
+            file = quoted(&file),
+            // tar takes the part before a colon for the name of a host.
+            force_local =
+                if file.as_os_str().as_encoded_bytes().contains(&b':') { "--force-local " } else { "" }
         ))
     }
 }

@@ -49,11 +49,14 @@ impl Verify {
                     text += ": whole and signed";
                 } else if report.checkpoints == 0 {
                     text += "; nothing is signed, so nothing shows that the daemon has written them";
-                } else {
+                } else if report.unsigned > 0 {
                     text += &format!(
                         "; the last {} are not signed, as while the daemon runs or after it was killed",
                         report.unsigned
                     );
+                }
+                if report.partial > 0 {
+                    text += "; one more record was not written to its end, as after a kill or a full disk";
                 }
                 let value = json!({
                     "records": records, "first": first, "last": last, "unsigned": report.unsigned,
