@@ -36,8 +36,6 @@ fn with_details_within(mut act: Act, length: usize) -> Act {
     act
 }
 
-/// Length of the record of a refused act in bytes, if JSON shows each character as six.
-pub(crate) const MAX_REFUSED: usize = 4096;
 /// Detail with the length of the details that have no room, in bytes of JSON.
 const OMITTED: &str = "omitted_bytes";
 /// Length of a reason, in bytes.

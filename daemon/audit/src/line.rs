@@ -3,7 +3,8 @@
 //! Every record begins with `seq`, `time` and `action`, and ends with `prev`: the SHA-256 of the
 //! line before it, without the line feed.
 
-use std::time::SystemTime;
+use core::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,11 +84,15 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
             let (lost, rewound) = (*lost, *rewound);
             serde_json::to_writer(line, &StartLine { seq, time, action: START, lost, rewound, prev })
         }
-        Content::Refusals(Count { uid, outcome, refusals }) => {
+        Content::Refusals(Count { uid, outcome, refusals, from, to }) => {
             let (action, outcome) =
                 (content.action(), if *outcome == REFUSED_ACT { "refused" } else { outcome });
             let (uid, refusals) = (*uid, *refusals);
-            serde_json::to_writer(line, &RefusalsLine { seq, time, action, outcome, uid, refusals, prev })
+            let [from, to] = [*from, *to].map(|second| Time(UNIX_EPOCH + Duration::from_secs(second)));
+            serde_json::to_writer(
+                line,
+                &RefusalsLine { seq, time, action, outcome, uid, refusals, from, to, prev },
+            )
         }
         Content::Gap { uses, acts } => {
             let (uses, acts) = (*uses, *acts);
@@ -351,6 +356,8 @@ struct RefusalsLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
     refusals: u64,
+    from: Time,
+    to: Time,
     prev: Hash,
 }
 

@@ -3,10 +3,11 @@
 //!
 //! A user and reason gets [`ALONE`] records of its own in a second. All further ones are counted
 //! for that user and reason, so nobody's refusals hide those of another user. The length of the
-//! records of all users together is limited too: a count that does not fit waits for a later
-//! second.
+//! records of all users together is limited too, and half of it is for the first record of each
+//! user in a second. A count that does not fit waits for a later second, in the order in which the
+//! counts have begun.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// Refusals of the present second, and counts that wait.
 #[derive(Debug, Default)]
@@ -15,10 +16,19 @@ pub(crate) struct Refusals {
     second: u64,
     /// Length of records of their own in this second, of all users, in bytes.
     bytes: usize,
+    /// The part of it that is not the first record of a user in this second.
+    further: usize,
+    /// Users with a record of their own in this second: some 140 records have room.
+    had: HashSet<u32>,
     /// Second in which counts were last taken.
     taken: u64,
-    of: HashMap<(u32, &'static str), Refused>,
+    of: HashMap<Key, Refused>,
+    /// Users and reasons whose counts wait, each of them once, the longest wait first.
+    waiting: VecDeque<Key>,
 }
+
+/// A user and a reason.
+type Key = (u32, &'static str);
 
 /// Refusals of one user for one reason.
 #[derive(Debug, Default)]
@@ -29,6 +39,8 @@ struct Refused {
     alone: u32,
     /// Refusals without a record of their own.
     more: u64,
+    /// Second of the first of them.
+    from: u64,
 }
 
 /// Number of refusals that have no record of their own.
@@ -38,6 +50,10 @@ pub(crate) struct Count {
     pub(crate) uid: Option<u32>,
     pub(crate) outcome: &'static str,
     pub(crate) refusals: u64,
+    /// Second of the first refusal, since 1970.
+    pub(crate) from: u64,
+    /// Second of the last refusal, since 1970.
+    pub(crate) to: u64,
 }
 
 impl Refusals {
@@ -52,39 +68,46 @@ impl Refusals {
     ) -> bool {
         self.turn(second);
         let known = self.of.len() < MAX_USERS || self.of.contains_key(&(uid, outcome));
-        let refused = self.of.entry((if known { uid } else { OTHERS }, outcome)).or_default();
+        let key = (if known { uid } else { OTHERS }, outcome);
+        let refused = self.of.entry(key).or_default();
         if refused.second != second {
             (refused.second, refused.alone) = (second, 0);
         }
-        if known && refused.alone < ALONE && self.bytes < ALL_ALONE {
-            let bytes = self.bytes.saturating_add(length());
-            if bytes <= ALL_ALONE {
+        let is_first = !self.had.contains(&uid);
+        let has_room = self.bytes < ALL_ALONE && (is_first || self.further < ALL_ALONE / 2);
+        if known && refused.alone < ALONE && has_room {
+            let length = length();
+            let bytes = self.bytes.saturating_add(length);
+            let further = if is_first { self.further } else { self.further.saturating_add(length) };
+            if bytes <= ALL_ALONE && further <= ALL_ALONE / 2 {
                 refused.alone += 1;
-                self.bytes = bytes;
+                (self.bytes, self.further) = (bytes, further);
+                self.had.insert(uid);
                 return true;
             }
+        }
+        if refused.more == 0 {
+            refused.from = second;
+            self.waiting.push_back(key);
         }
         refused.more += 1;
         false
     }
 
-    /// Takes counts of earlier seconds, once in a second, as many as there may be in one.
+    /// Takes counts that have begun in earlier seconds, once in a second, as many as there may be
+    /// in one.
     pub(crate) fn take(&mut self, second: u64) -> Vec<Count> {
         if self.taken == second {
             return Vec::new();
         }
         self.taken = second;
-        let waiting = self.of.iter().filter(|(_, refused)| refused.more > 0 && refused.second < second);
-        let keys: Vec<_> = waiting.map(|(key, _)| *key).take(MAX_COUNTS).collect();
-        let counts = keys
-            .into_iter()
-            .filter_map(|key| self.of.remove(&key).map(|refused| (key, refused.more)))
-            .map(|((uid, outcome), refusals)| Count {
-                uid: (uid != OTHERS).then_some(uid),
-                outcome,
-                refusals,
-            })
-            .collect();
+        let mut counts = Vec::new();
+        while counts.len() < MAX_COUNTS
+            && let Some(key) = self.waiting.front()
+            && self.of.get(key).is_none_or(|refused| refused.from != second)
+        {
+            counts.extend(self.take_first());
+        }
         // Users who were not refused since have nothing to remember.
         self.of.retain(|_, refused| refused.more > 0 || refused.second + 1 >= second);
         counts
@@ -92,27 +115,41 @@ impl Refusals {
 
     /// Takes all counts, at the end.
     pub(crate) fn take_all(&mut self) -> Vec<Count> {
-        let all = self.of.drain().filter(|(_, refused)| refused.more > 0);
-        all.map(|((uid, outcome), refused)| Count {
+        let mut counts = Vec::new();
+        while !self.waiting.is_empty() {
+            counts.extend(self.take_first());
+        }
+        self.of.clear();
+        counts
+    }
+
+    /// Takes the count that waits longest. The records of the user in this second still count.
+    fn take_first(&mut self) -> Option<Count> {
+        let key = self.waiting.pop_front()?;
+        let refused = self.of.get_mut(&key)?;
+        let (uid, outcome) = key;
+        Some(Count {
             uid: (uid != OTHERS).then_some(uid),
             outcome,
-            refusals: refused.more,
+            refusals: core::mem::take(&mut refused.more),
+            from: refused.from,
+            to: refused.second,
         })
-        .collect()
     }
 
     fn turn(&mut self, second: u64) {
         if self.second != second {
-            (self.second, self.bytes) = (second, 0);
+            (self.second, self.bytes, self.further) = (second, 0, 0);
+            self.had.clear();
         }
     }
 }
 
 /// Records of their own that a user and reason gets in a second.
 pub(crate) const ALONE: u32 = 10;
-/// Length of records of their own in a second, of all users, in bytes: some 150 records.
-const ALL_ALONE: usize = 75_000;
-/// Counts in a second: some 20 KB.
+/// Length of records of their own in a second, of all users, in bytes: some 140 records.
+const ALL_ALONE: usize = 70_000;
+/// Counts in a second: some 28 KB.
 const MAX_COUNTS: usize = 100;
 /// Users and reasons that are counted apart.
 const MAX_USERS: usize = 65_536;
@@ -134,7 +171,10 @@ mod tests {
         assert_eq!(refusals.take(5), [], "the second goes on");
         assert!(refusals.admit(2, "no-grant", 5, || 500), "another user");
         assert!(refusals.admit(1, "unknown-key", 5, || 500), "another reason");
-        assert_eq!(refusals.take(6), [Count { uid: Some(1), outcome: "no-grant", refusals: 990 }]);
+        assert_eq!(
+            refusals.take(6),
+            [Count { uid: Some(1), outcome: "no-grant", refusals: 990, from: 5, to: 5 }]
+        );
         assert_eq!(alone(&mut refusals, 7), 10);
         assert_eq!(refusals.take_all().len(), 1);
         refusals.take(9);
@@ -165,5 +205,43 @@ mod tests {
         let other = counts.iter().filter(|count| count.outcome == "unknown-key");
         assert_eq!(other.map(|count| count.refusals).sum::<u64>(), 1);
         assert!(refusals.of.is_empty());
+    }
+
+    /// Users who are refused again and again do not use up the room of a user who is refused once.
+    #[test]
+    fn half_of_the_room_is_for_first_records() {
+        let mut refusals = Refusals::default();
+        let mut length = 0;
+        for uid in 0..10 {
+            for _ in 0..100 {
+                length += if refusals.admit(uid, "refused-act", 5, || 4000) { 4000 } else { 0 };
+            }
+        }
+        assert!((ALL_ALONE / 2..ALL_ALONE).contains(&length), "{length}");
+        let firsts = (100..200).filter(|uid| refusals.admit(*uid, "no-grant", 5, || 600)).count();
+        assert_eq!(firsts, (ALL_ALONE - length) / 600);
+        assert!(firsts > 0 && !refusals.admit(1, "no-grant", 5, || 600));
+    }
+
+    /// The count of a user does not wait for users who were refused later, and a user who is
+    /// refused in each second has counts meanwhile.
+    #[test]
+    fn the_count_that_waits_longest_goes_first() {
+        let mut refusals = Refusals::default();
+        let mut of_first = 0;
+        for second in 1..=20 {
+            for uid in (0..1000).chain(0..1000) {
+                refusals.admit(uid, "no-grant", second, || ALL_ALONE + 1);
+            }
+            let counts = refusals.take(second);
+            if second > 1 {
+                let turn = (u32::try_from(second).unwrap() - 2) % 10 * 100;
+                let uids: Vec<_> = counts.iter().filter_map(|count| count.uid).collect();
+                assert_eq!(uids, (turn..turn + 100).collect::<Vec<_>>());
+                assert!(counts.iter().all(|count| second - count.from <= 11 && count.to <= second));
+            }
+            of_first += counts.iter().filter(|count| count.uid == Some(0)).count();
+        }
+        assert_eq!(of_first, 2);
     }
 }

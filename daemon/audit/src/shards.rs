@@ -6,9 +6,10 @@ use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::acts::{MAX_REFUSED, refused};
+use crate::acts::refused;
+use crate::line::{self, Content};
 use crate::refusals::Refusals;
-use crate::{Act, KeyUse};
+use crate::{Act, Hash, KeyUse};
 
 #[derive(Debug)]
 pub(crate) struct Shards {
@@ -50,8 +51,8 @@ impl Shards {
 
     /// Adds an act that a user was refused. Beyond the limits of the user the act is counted.
     pub(crate) fn add_refused_act(&self, uid: u32, act: Act, now: SystemTime) {
-        if self.refusals().admit(uid, REFUSED_ACT, seconds(now), || MAX_REFUSED) {
-            let act = refused(act);
+        let act = refused(act);
+        if self.refusals().admit(uid, REFUSED_ACT, seconds(now), || length_of_act(&act, now)) {
             let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
             if acts.len() < MAX_ACTS {
                 acts.push(act);
@@ -102,6 +103,13 @@ fn length_of(r#use: &KeyUse) -> usize {
     let texts = [Some(r#use.key.as_str()), r#use.peer.command.as_deref(), r#use.peer.unit.as_deref()];
     let texts = texts.into_iter().flatten().flat_map(str::bytes).map(of_byte).sum::<usize>();
     REST + texts
+}
+
+/// Length of the record of an act in bytes, with the number of the last record that there can be.
+fn length_of_act(act: &Act, now: SystemTime) -> usize {
+    let mut line = Vec::new();
+    line::write(&mut line, u64::MAX, now, &Content::Act(act), Hash::NONE);
+    line.len() + 1
 }
 
 /// Length of the rest of the record of a use, in bytes.
