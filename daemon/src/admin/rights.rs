@@ -14,6 +14,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, Router};
+use keyward_proto::Label;
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::gate::Caller;
@@ -173,7 +175,7 @@ impl Asker {
                 pid: peer.pid,
                 role: self.roles.iter().next().map_or("none", Role::name),
             },
-            key: None,
+            key: key_in(&self.path).map(|label| label.to_string()),
             version: None,
             details: details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         });
@@ -240,6 +242,13 @@ fn list(roles: impl Iterator<Item = Role>, word: &str) -> String {
     }
 }
 
+/// The label in a path, `/v1/keys/{label}` or a path below, so that a filter finds the records of
+/// the key.
+fn key_in(path: &str) -> Option<Label> {
+    let label = path.strip_prefix("/v1/keys/")?.split('/').next()?;
+    percent_decode_str(label).decode_utf8().ok()?.parse().ok()
+}
+
 /// Finds the roles of the caller by the credentials of the connection. Users without a role take
 /// turns among themselves, so that they cannot keep administrators waiting: one of their requests
 /// is answered at a time, at most one each [`PACE`].
@@ -276,3 +285,23 @@ pub(super) async fn identify(
 
 /// Shortest time between two answers to users without a role.
 const PACE: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_label_is_found_in_a_path() {
+        for (path, label) in [
+            ("/v1/keys/shop", Some("shop")),
+            ("/v1/keys/sh%6Fp/rotate", Some("shop")),
+            ("/v1/keys", None),
+            ("/v1/keys/", None),
+            ("/v1/keys/a%2Fb", None),
+            ("/v1/keys/%FF", None),
+            ("/v1/backends/shop/rewrap", None),
+        ] {
+            assert_eq!(key_in(path).as_ref().map(Label::as_str), label, "{path}");
+        }
+    }
+}

@@ -109,7 +109,18 @@ fn a_refused_command_names_the_command_that_gives_the_role() {
         refused.iter().any(|act| act["actor"]["role"] == "none" && act["action"] == "keyward.admin.refused"),
         "{refused:?}"
     );
-    let acts: Vec<_> = acts.iter().filter(|act| act["outcome"] == "done").collect();
+    let of_shop = refused.iter().filter(|act| act["key"] == "shop" && act["details"]["act"] == "delete");
+    assert!(of_shop.count() > 0, "{refused:?}");
+    let mut refusals = Command::new(PROGRAM);
+    let listed = refusals.args(["audit", "refusals", "--json", "--dir", &directory]).output().unwrap().stdout;
+    let rows: Vec<Value> = serde_json::from_slice(&listed).unwrap();
+    assert!(rows.iter().any(|row| row["act"] == "delete" && row["key"] == "shop"), "{rows:?}");
+    let mut show = Command::new(PROGRAM);
+    let shown = show.args(["audit", "show", "--outcome", "refused", "--dir", &directory]).output().unwrap();
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.contains("admin.refused  delete  /v1/keys/shop  shop  refused"), "{text}");
+    let is_of_user = |act: &&Value| act["outcome"] == "done" && act["actor"]["role"] != "daemon";
+    let acts: Vec<_> = acts.iter().filter(is_of_user).collect();
     let roles: Vec<_> =
         acts.iter().map(|act| (&act["actor"]["uid"], act["actor"]["role"].as_str().unwrap())).collect();
     let expected = [

@@ -12,6 +12,7 @@ use crate::audit::{Filter, Record};
 use crate::cli::client::RUNTIME_DIR;
 use crate::cli::failure::Failure;
 use crate::cli::output::{note, print_json, print_table, table};
+use crate::ground::text::printable;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Users {
@@ -102,7 +103,7 @@ impl Users {
         }
         let mut shown = table(&["USER", "UNIT", "PROGRAM", "TIMES", "FIRST", "LAST"]);
         for ((uid, unit, command), seen) in &rows {
-            let [unit, command] = [unit, command].map(|name| name.clone().unwrap_or_default());
+            let [unit, command] = [unit, command].map(in_a_row);
             let (first, last) = (second(&seen.first), second(&seen.last));
             shown.add_row([user_name(*uid), unit, command, seen.times.to_string(), first, last]);
         }
@@ -153,30 +154,34 @@ impl Refusals {
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self { times, source, json } = self;
         let rows = collect(&source, &times.filter(Some("24h")), |record| {
-            let is_refusal = record.peer.is_some() || record.refusals.is_some();
-            let outcome = record.outcome.clone().filter(|outcome| outcome != Outcome::Done.name());
-            is_refusal.then_some(())?;
+            let outcome = record.outcome.clone().filter(|_| record.is_refusal())?;
             let unit = record.peer.as_ref().and_then(|peer| peer.unit.clone());
-            Some((record.user(), unit, record.key.clone(), record.purpose.clone(), outcome?))
+            let act = record.refused_act().map(str::to_owned);
+            Some((record.user(), unit, record.key.clone(), act, record.purpose.clone(), outcome))
         })?;
         if json {
-            let rows = rows.iter().map(|((uid, unit, key, purpose, outcome), Seen { times, first, last })| {
+            let rows = rows.iter().map(|((uid, unit, key, act, purpose, outcome), Seen { times, first, last })| {
                 json!({
-                    "uid": uid, "unit": unit, "key": key, "purpose": purpose, "outcome": outcome, "times": times,
+                    "uid": uid, "unit": unit, "key": key, "act": act, "purpose": purpose, "outcome": outcome, "times": times,
                     "first": first, "last": last,
                 })
             });
             return print_json(&rows.collect::<Vec<_>>());
         }
-        let mut shown = table(&["USER", "UNIT", "KEY", "PURPOSE", "OUTCOME", "TIMES", "LAST"]);
-        for ((uid, unit, key, purpose, outcome), seen) in &rows {
-            let [unit, key, purpose] = [unit, key, purpose].map(|name| name.clone().unwrap_or_default());
+        let mut shown = table(&["USER", "UNIT", "KEY", "ACT", "PURPOSE", "OUTCOME", "TIMES", "LAST"]);
+        for ((uid, unit, key, act, purpose, outcome), seen) in &rows {
+            let [unit, key, act, purpose] = [unit, key, act, purpose].map(in_a_row);
             let user = uid.map_or_else(|| "others".into(), user_name);
             let last = second(&seen.last);
-            shown.add_row([user, unit, key, purpose, outcome.clone(), seen.times.to_string(), last]);
+            shown.add_row([user, unit, key, act, purpose, printable(outcome), seen.times.to_string(), last]);
         }
         print_table(&shown)
     }
+}
+
+/// Text of a record that stays in its row, also in a trail that another program wrote.
+fn in_a_row(text: &Option<String>) -> String {
+    text.as_deref().map(printable).unwrap_or_default()
 }
 
 /// A time of a record, to the second.

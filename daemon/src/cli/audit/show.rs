@@ -76,6 +76,9 @@ fn text_of(record: &Record) -> String {
         None => record.uid.map_or_else(|| "-".into(), user_name),
     };
     let mut text = format!("{time}  {who}  {action}");
+    for part in [record.refused_act(), record.refused_path()].into_iter().flatten() {
+        text += &format!("  {part}");
+    }
     if let Some(key) = &record.key {
         text += &format!("  {key}");
         if let Some(version) = record.version.filter(|version| *version > 0) {
