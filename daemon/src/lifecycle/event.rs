@@ -65,6 +65,7 @@ pub(super) enum Action {
     FinishRewrap,
     Generate,
     Import,
+    LoadConfiguration,
     Purge,
     Repair,
     Restore,
@@ -92,6 +93,7 @@ impl Action {
             Self::FinishRewrap => "keyward.master-key.finish",
             Self::Generate => "keyward.key.generate",
             Self::Import => "keyward.key.import",
+            Self::LoadConfiguration => "keyward.configuration.load",
             Self::Purge => "keyward.key.purge",
             Self::Repair => "keyward.store.repair",
             Self::Restore => "keyward.key.restore",
@@ -170,7 +172,8 @@ impl Begun<'_> {
     ) -> Result<(), Unwritten> {
         let Some(trail) = self.daemon.trail() else { return Ok(()) };
         // The end of an act that has begun may use the reserved room: the act cannot be undone.
-        let is_urgent = self.action.is_urgent() || phase != Phase::Begun;
+        let has_begun = phase != Phase::Begun && self.action != Action::LoadConfiguration;
+        let is_urgent = self.action.is_urgent() || has_begun;
         let (uid, pid, role) = self.actor.parts();
         let act = audit::Act {
             action: self.action.name(),
@@ -194,6 +197,21 @@ impl Begun<'_> {
             Err(_) => Err(Unwritten(format!("the disk has not answered within {limit:?}"))),
         }
     }
+}
+
+/// Records that the present configuration is in force: grants and roles decide who may do what.
+///
+/// # Errors
+/// The audit trail cannot be written. The configuration is in force all the same.
+pub(crate) async fn configuration_loaded(daemon: &Daemon) -> Result<(), Unwritten> {
+    let action = Action::LoadConfiguration;
+    let loaded = Begun { daemon, action, label: None, actor: Actor::Daemon };
+    let act = Act::LoadConfiguration {
+        fingerprint: &daemon.fingerprint(),
+        grants: daemon.configured_grants(),
+        roles: daemon.config().roles.iter().count(),
+    };
+    loaded.write(Phase::Done, None, details(&act)).await
 }
 
 /// An act, with its details.
@@ -223,6 +241,12 @@ pub(super) enum Act<'a> {
     },
     Generate(&'a Key),
     Import(&'a Key),
+    /// `fingerprint` is that of the file, `grants` and `roles` are numbers of its entries.
+    LoadConfiguration {
+        fingerprint: &'a str,
+        grants: usize,
+        roles: usize,
+    },
     /// A deleted key was destroyed before its waiting period ended.
     Purge,
     Repair(&'a Repaired),
@@ -251,6 +275,9 @@ fn details(act: &Act<'_>) -> Map<String, Value> {
         Act::Backup { keys } => json!({ "keys": keys }),
         Act::FinishRewrap { backend, wkid, keys } => {
             json!({ "backend": backend, "wkid": wkid.to_string(), "keys": keys })
+        }
+        Act::LoadConfiguration { fingerprint, grants, roles } => {
+            json!({ "fingerprint": fingerprint, "grants": grants, "roles": roles })
         }
         Act::Rewrap { backend, keys, wrapped } => {
             json!({ "backend": backend, "keys": keys, "wrapped": wrapped })
@@ -319,6 +346,9 @@ fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor)
         Act::Import(made) => {
             let uses = names(&made.uses);
             tracing::info!(key, r#type = type_of(made), version, ?uses, uid, pid, role, "key imported");
+        }
+        Act::LoadConfiguration { fingerprint, grants, roles } => {
+            tracing::info!(fingerprint, grants, roles, pid, "configuration in force");
         }
         Act::Purge => tracing::info!(key, uid, pid, role, "key destroyed before its time"),
         Act::Repair(Repaired { lists, disabled, removed, nameless }) => {

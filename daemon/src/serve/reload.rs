@@ -10,6 +10,7 @@ use crate::config::{self, Config};
 use crate::daemon::Daemon;
 use crate::ground::log::Log;
 use crate::ground::master_key::{self, MasterKeyError};
+use crate::lifecycle;
 use crate::peers::shared::Shared;
 
 /// Reads the configuration and the files of the backends again. An invalid configuration is logged,
@@ -38,6 +39,7 @@ pub(super) async fn reload(peers: &Shared, options: &Options, at_start: &Config,
     daemon.set_config(config);
     peers.apply_grants(&daemon.config());
     audit::reload(daemon);
+    record(daemon).await;
     daemon.waiting_for_restart.store(Arc::new(waiting.clone()));
     match waiting.is_empty() {
         true => tracing::info!("configuration reloaded"),
@@ -45,6 +47,14 @@ pub(super) async fn reload(peers: &Shared, options: &Options, at_start: &Config,
             "configuration reloaded, except for settings that need a restart of the daemon: {}",
             waiting.join(", ")
         ),
+    }
+}
+
+/// Records the present configuration in the audit trail. If that fails, the log says so, and the
+/// configuration is in force all the same: a reload may be what makes room.
+pub(super) async fn record(daemon: &Daemon) {
+    if let Err(error) = lifecycle::configuration_loaded(daemon).await {
+        tracing::error!("the configuration is in force, but not on record: {error}");
     }
 }
 

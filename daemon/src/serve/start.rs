@@ -14,7 +14,7 @@ use super::drain::drain;
 use super::error::ServeError;
 use super::migration;
 use super::options::Options;
-use super::reload::reload;
+use super::reload::{record, reload};
 use super::sockets::{HandedOver, Opened, Sockets};
 use super::upgrade::{self, Program};
 use super::{audit, background};
@@ -107,6 +107,10 @@ impl<'a> Server<'a> {
         audit::start(daemon, &self.options.state_dir);
         // Before the first use: from now on, a daemon that is killed can lose uses.
         daemon.keys.save_usage(false).await;
+        // A disk that hangs must not keep the daemon from being stopped.
+        if signals.unless_stopped(record(daemon)).await.is_none() {
+            return Ok(None);
+        }
         background::spawn(&self.peers);
         accept(&self.peers, opened, &tasks, &stop).map_err(ServeError::Runtime)?;
         notify(&[NotifyState::Ready]);

@@ -1,9 +1,9 @@
 //! The audit trail of the daemon: every use of a key and every act of an administrator.
 
 use std::collections::HashSet;
-use std::fs::{self, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,8 +95,12 @@ fn uses_and_acts_are_on_record_and_signed_at_the_end() {
     assert_eq!(uses("nothing", "unknown-key"), 1, "{records:#?}");
     assert!(uses("shop", "key-disabled") > 0, "{records:#?}");
     let acts: Vec<_> = records.iter().filter(|record| record["actor"].is_object()).collect();
+    let loaded = "keyward.configuration.load";
+    assert_eq!((&acts[0]["action"], &acts[0]["actor"]["role"]), (&loaded.into(), &"daemon".into()));
+    assert!(acts[0]["details"]["fingerprint"].is_string(), "{}", acts[0]);
+    assert_eq!(acts[0]["details"]["roles"], 0, "{}", acts[0]);
     assert_eq!(
-        acts.iter().map(|act| format!("{} {}", act["action"], act["outcome"])).collect::<Vec<_>>(),
+        acts[1..].iter().map(|act| format!("{} {}", act["action"], act["outcome"])).collect::<Vec<_>>(),
         [
             "\"keyward.key.generate\" \"begun\"",
             "\"keyward.key.generate\" \"done\"",
@@ -136,7 +140,7 @@ fn a_killed_daemon_goes_on_with_the_trail() {
     let (status, text) = verify(&daemon);
     assert_eq!(status, 0, "{text}");
     let acts = records(&daemon).iter().filter(|record| record["actor"].is_object()).count();
-    assert_eq!(acts, 4, "an act that was answered is never missing");
+    assert_eq!(acts, 4 + 2, "an act that was answered is never missing, and each start has one");
 }
 
 #[test]
@@ -222,6 +226,57 @@ fn the_trail_answers_the_questions_that_people_ask() {
     assert!(daemon.end(Signal::TERM).success());
     assert!(!daemon.log().contains("gave up requests of administrators"), "{}", daemon.log());
     follow.wait().unwrap();
+}
+
+/// An auditor cannot take the threads that serve administrators.
+#[test]
+fn readers_of_one_user_are_limited() {
+    let daemon = Daemon::dev("");
+    let follow = || {
+        let mut follow = Command::new(PROGRAM);
+        follow.args(["audit", "tail", "--follow", "--runtime-dir"]).arg(daemon.path("run"));
+        let mut follow = follow.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        BufReader::new(follow.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+        follow
+    };
+    let mut readers = [follow(), follow()];
+    let (status, line) = daemon.fail(&["audit", "show"]);
+    assert!(status == 69 && line.contains("too many readers of the audit trail; try again"), "{line}");
+    assert_eq!(daemon.http("GET", "/v1/audit/files", "").unwrap().0, 503);
+    readers[0].kill().unwrap();
+    await_some(|| daemon.keyward(&["audit", "show"]).status.success().then_some(()));
+    for mut reader in readers {
+        let _ended = reader.kill();
+        reader.wait().unwrap();
+    }
+}
+
+/// One damaged line hides no record after it.
+#[test]
+fn a_line_that_is_no_record_is_passed_over_and_named() {
+    let mut daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let path = files(&daemon).remove(0);
+    let text = fs::read_to_string(&path).unwrap();
+    let damaged = OpenOptions::new().write(true).open(&path).unwrap();
+    damaged.write_all_at(b"x", text.find("{\"seq\":2,").unwrap() as u64 + 7).unwrap();
+    let directory = daemon.path("state/audit").display().to_string();
+    let first = format!("at {}:2", path.display());
+    let mut offline = Command::new(PROGRAM);
+    offline.args(["audit", "show", "--key", "shop", "--dir", &directory]);
+    let answers = [
+        (daemon.keyward(&["audit", "show", "--key", "shop"]), "before the first record of the answer"),
+        (offline.output().unwrap(), &first),
+    ];
+    for (output, place) in answers {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(text.lines().filter(|line| line.contains("key.generate  shop")).count(), 2, "{text}");
+        let (status, line) = failure_of(&output);
+        let words =
+            format!("1 line of the audit trail is no record and was passed over, the first one {place};");
+        assert!(status == 65 && line.contains(&words), "{line}");
+    }
+    assert!(daemon.end(Signal::TERM).success());
 }
 
 /// No act that was answered is missing after `kill -9` under load, and of the signatures at most
