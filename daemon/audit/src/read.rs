@@ -185,9 +185,8 @@ impl Reader {
         }
         self.unasked = 0;
         match (self.is_unwanted)() {
-            true => {
-                Err(self.error(io::Error::new(io::ErrorKind::BrokenPipe, "nobody waits for the records")))
-            }
+            true => Err(self
+                .error(io::Error::new(io::ErrorKind::BrokenPipe, "nobody waits for the records any more"))),
             false => Ok(()),
         }
     }

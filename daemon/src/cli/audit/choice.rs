@@ -13,6 +13,7 @@ use crate::admin::client::AdminClient;
 use crate::audit::{Filter, Line, Place, Reader, Record, time_text};
 use crate::cli::client::RUNTIME_DIR;
 use crate::cli::failure::Failure;
+use crate::cli::output::note;
 use crate::ground::exit;
 
 /// Where the records are.
@@ -91,7 +92,7 @@ impl Source {
         each: impl FnMut(Record, &str) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let attempt = "cannot read the audit trail";
-        let mut lines = Lines { each, before: None, odd: 0, first: None };
+        let mut lines = Lines { each, follow, before: None, odd: 0, first: None };
         let Some(dir) = &self.dir else {
             let mut part = Vec::new();
             let split = |bytes: &[u8]| -> io::Result<()> {
@@ -143,6 +144,8 @@ impl Source {
 /// records after it.
 struct Lines<F> {
     each: F,
+    /// True if the answer has no end, so that a line must be named at once.
+    follow: bool,
     /// Number of the last record.
     before: Option<u64>,
     /// Lines that are no records.
@@ -161,11 +164,15 @@ impl<F: FnMut(Record, &str) -> io::Result<()>> Lines<F> {
         }
         self.odd += 1;
         if self.first.is_none() {
-            self.first = Some(match (place, self.before) {
+            let place = match (place, self.before) {
                 (Some(place), _) => format!("at {place}"),
                 (None, Some(seq)) => format!("after record {seq}"),
                 (None, None) => "before the first record of the answer".into(),
-            });
+            };
+            if self.follow {
+                note(format_args!("a line of the audit trail {place} is no record"));
+            }
+            self.first = Some(place);
         }
         Ok(())
     }
