@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::compression::COMPRESSED;
 use crate::line::Link;
-use crate::reading::{End, open, read_line};
+use crate::reading::{End, MAX_LINE, open, open_regular, read_line};
 use crate::{Checkpoint, Hash, Policy};
 
 /// The end of a trail, where records are added.
@@ -206,7 +206,8 @@ impl Files {
 
 /// Checkpoint in `head`, if there is one.
 fn read_head(directory: &Path) -> Option<Checkpoint> {
-    serde_json::from_slice(&fs::read(directory.join(HEAD)).ok()?).ok()
+    let head = open_regular(&directory.join(HEAD)).ok()?;
+    serde_json::from_reader(head.take(MAX_LINE as u64)).ok()
 }
 
 /// Number of the record that a checkpoint covers, if the trail does not have this record with the

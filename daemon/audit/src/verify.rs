@@ -13,14 +13,13 @@
 
 use core::fmt;
 use std::collections::VecDeque;
-use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::files::{HEAD, list};
 use crate::line::{self, CHECKPOINT, Content, Link, REMOVAL, Removed, START, Started};
-use crate::reading::{MAX_LINE, is_compressed, open, read_line};
+use crate::reading::{MAX_LINE, is_compressed, open, open_regular, read_line};
 use crate::{AuditKey, Checkpoint, Hash, TrailError};
 
 /// Extent of a trail without a fault.
@@ -361,9 +360,9 @@ impl<'a> Check<'a> {
 /// Reads the last checkpoint, if there is one.
 fn read_head(directory: &Path) -> Result<Option<Checkpoint>, Fault> {
     let fault = |problem: String| Fault { place: place_of_head(directory), problem };
-    match fs::read(directory.join(HEAD)) {
-        Ok(text) => {
-            let head = serde_json::from_slice(&text);
+    match open_regular(&directory.join(HEAD)) {
+        Ok(file) => {
+            let head = serde_json::from_reader(file.take(MAX_LINE as u64));
             head.map(Some).map_err(|error| fault(format!("not a checkpoint: {error}")))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
