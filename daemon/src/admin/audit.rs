@@ -125,7 +125,7 @@ fn send_records(
     ending: &CancellationToken,
     mut to: Sink,
 ) -> io::Result<()> {
-    let (parts, end) = (to.0.get_ref().0.clone(), ending.clone());
+    let (parts, end) = (to.get_ref().0.clone(), ending.clone());
     let is_unwanted = move || parts.is_closed() || end.is_cancelled();
     let mut reader = Reader::new(directory, filter).unless(is_unwanted);
     let first = match last {
@@ -141,7 +141,7 @@ fn send_records(
             send_line(&mut to, &line.text)?;
         }
         to.flush()?;
-        if !follow || ending.is_cancelled() || to.0.get_ref().is_closed() {
+        if !follow || ending.is_cancelled() || to.get_ref().is_closed() {
             return Ok(());
         }
         thread::sleep(POLL);
@@ -183,7 +183,7 @@ fn streamed(reading: Reading, write: impl FnOnce(Sink) -> io::Result<()> + Send 
     let (sender, receiver) = mpsc::channel(2);
     let run = move || {
         let parts = Parts(sender.clone());
-        let written = write(Sink(BufWriter::with_capacity(PART, parts)));
+        let written = write(BufWriter::with_capacity(PART, parts));
         // Before the body ends, so that a client who asks again at once is not one too many.
         drop(reading);
         if let Err(error) = written
@@ -198,17 +198,7 @@ fn streamed(reading: Reading, write: impl FnOnce(Sink) -> io::Result<()> + Send 
 }
 
 /// Where the body is written to.
-struct Sink(BufWriter<Parts>);
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
+type Sink = BufWriter<Parts>;
 
 /// Parts of a body.
 struct Parts(mpsc::Sender<io::Result<Bytes>>);
