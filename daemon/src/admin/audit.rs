@@ -84,10 +84,7 @@ struct Reading {
 impl Readers {
     /// Admits a reader, up to the limits for its user and for all users.
     fn admit(self: &Arc<Self>, actor: Actor) -> Result<Reading, AdminError> {
-        let uid = match actor {
-            Actor::User { uid, .. } => uid,
-            Actor::Daemon => rustix::process::geteuid().as_raw(),
-        };
+        let uid = actor.uid();
         let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_user = readers.iter().filter(|reader| **reader == uid).count();
         if of_user >= MAX_READERS_OF_USER || readers.len() >= MAX_READERS {

@@ -34,7 +34,7 @@ pub(crate) enum Actor {
 
 impl Actor {
     /// User id of the actor.
-    pub(super) fn uid(self) -> u32 {
+    pub(crate) fn uid(self) -> u32 {
         self.parts().0
     }
 
