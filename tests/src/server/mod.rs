@@ -24,7 +24,8 @@ pub use stunnel::Stunnel;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 
-use crate::tool::wait_for;
+use crate::pki::openssl;
+use crate::tool::{succeed, wait_for};
 use crate::{Daemon, KEY_TYPES, Pki, free_port, is_root};
 
 /// A TLS site for one server name: address, certificate and key.
@@ -41,6 +42,17 @@ pub struct Site {
 }
 
 impl Site {
+    /// A site with a key in a file, whose clients need a certificate of the authority.
+    pub fn for_certified_clients(daemon: &Daemon, pki: &Pki) -> Self {
+        let key = daemon.path("server.key");
+        succeed(openssl(&["genpkey", "-algorithm", "ED25519", "-out"]).arg(&key));
+        let public = daemon.path("server.pub");
+        succeed(openssl(&["pkey", "-pubout", "-in"]).arg(&key).arg("-out").arg(&public));
+        let mut site = Self::new(pki.certify_public(&public), key);
+        site.client_ca = Some(pki.ca());
+        site
+    }
+
     /// A site on a free port of loopback.
     pub fn new(certificate: PathBuf, key: PathBuf) -> Self {
         Self { address: SocketAddr::from(([127, 0, 0, 1], free_port())), certificate, key, client_ca: None }

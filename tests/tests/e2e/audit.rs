@@ -7,7 +7,6 @@ use std::process::Command;
 
 use keyward_tests::attacker::uid_of;
 use keyward_tests::client::{WISHES, curl, curl_command};
-use keyward_tests::pki::openssl;
 use keyward_tests::server::Site;
 use keyward_tests::tool::{as_user, fail, run, succeed, wait_for};
 use keyward_tests::{Daemon, Nginx, Pki, built, has_root};
@@ -83,7 +82,7 @@ fn a_month_is_on_record_and_every_change_of_the_record_is_found() {
     let pki = Pki::new(month.daemon.directory());
     let site = Site::with_key(&month.daemon, &pki, "shop");
     let robot = Site::with_key(&month.daemon, &pki, "robot");
-    let protected = protected_site(&month.daemon, &pki);
+    let protected = Site::for_certified_clients(&month.daemon, &pki);
     let nginx = Nginx::start(&month.daemon, &[site.clone(), protected.clone()]);
     let ask_as_robot = |daemon: &Daemon| {
         let mut command = curl_command(&pki, protected.address, WISHES[3]);
@@ -183,17 +182,6 @@ fn act_of(record: &Value) -> (u32, String, String) {
     let uid = u32::try_from(record["actor"]["uid"].as_u64().unwrap()).unwrap();
     let text = |field: &str| record[field].as_str().unwrap_or_default().to_owned();
     (uid, text("action"), text("key"))
-}
-
-/// A site with a key in a file, for clients with a certificate.
-fn protected_site(daemon: &Daemon, pki: &Pki) -> Site {
-    let key = daemon.path("server.key");
-    succeed(openssl(&["genpkey", "-algorithm", "ED25519", "-out"]).arg(&key));
-    let public = daemon.path("server.pub");
-    succeed(openssl(&["pkey", "-pubout", "-in"]).arg(&key).arg("-out").arg(&public));
-    let mut site = Site::new(pki.certify_public(&public), key);
-    site.client_ca = Some(pki.ca());
-    site
 }
 
 /// Exit status and output of the verification with the key that was kept elsewhere.

@@ -4,7 +4,6 @@ use std::fmt::Display;
 use std::process::Command;
 
 use keyward_tests::client::{WISHES, Wish, curl_command};
-use keyward_tests::pki::openssl;
 use keyward_tests::server::{Page, Site};
 use keyward_tests::tool::{as_user, fail, succeed};
 use keyward_tests::{Backend, Daemon, Handshake, KEY_TYPES, Nginx, Pki, is_root, on_both_backends};
@@ -13,12 +12,7 @@ on_both_backends!(clients_prove_themselves_with_every_key_type, a_key_of_a_serve
 
 /// nginx with a key in a file. It requires a client certificate of the authority.
 fn server(daemon: &Daemon, pki: &Pki) -> (Nginx, Site) {
-    let key = daemon.path("server.key");
-    succeed(openssl(&["genpkey", "-algorithm", "ED25519", "-out"]).arg(&key));
-    let public = daemon.path("server.pub");
-    succeed(openssl(&["pkey", "-pubout", "-in"]).arg(&key).arg("-out").arg(&public));
-    let mut site = Site::new(pki.certify_public(&public), key);
-    site.client_ca = Some(pki.ca());
+    let site = Site::for_certified_clients(daemon, pki);
     (Nginx::start(daemon, std::slice::from_ref(&site)), site)
 }
 
