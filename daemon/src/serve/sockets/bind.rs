@@ -107,8 +107,11 @@ mod tests {
     fn the_socket_of_a_dead_daemon_is_replaced_and_the_socket_of_a_live_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let listener = bind(&path, 0o666).unwrap();
+        let (listener, _) = bind(&path, 0o666).unwrap();
         assert!(matches!(bind(&path, 0o666), Err(SocketError::InUse(_))));
+        // A child of another test can hold a copy until it executes its program. The socket itself
+        // ends, not only this descriptor.
+        rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
         drop(listener);
         // The rest of a daemon that was killed while it bound a socket.
         let left = dir.path().join(format!(".{}", process::id()));
