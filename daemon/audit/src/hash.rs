@@ -20,6 +20,11 @@ impl Hash {
         hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
         Self(hash)
     }
+
+    /// The digest itself.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl fmt::Display for Hash {

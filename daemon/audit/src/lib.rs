@@ -36,6 +36,7 @@ mod status;
 mod summaries;
 mod surroundings;
 mod trail;
+mod use_line;
 mod verify;
 mod writer;
 

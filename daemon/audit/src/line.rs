@@ -14,7 +14,7 @@ use crate::refusals::Count;
 use crate::retention::Removal;
 use crate::shards::{DONE, REFUSED_ACT};
 use crate::summaries::{Summary, Tally};
-use crate::{Act, Actor, Checkpoint, Hash, KeyUse, Name, Peer, Phase};
+use crate::{Act, Actor, Checkpoint, Hash, KeyUse, Name, Phase, use_line};
 
 /// A record in its place.
 pub(crate) enum Content<'a> {
@@ -75,7 +75,10 @@ pub(crate) fn write(line: &mut Vec<u8>, seq: u64, now: SystemTime, content: &Con
     let time = Time(now);
     // Neither numbers nor texts fail, and a vector takes everything.
     let _written = match content {
-        Content::Use(r#use) => serde_json::to_writer(line, &UseLine::new(seq, r#use, prev)),
+        Content::Use(r#use) => {
+            use_line::write(line, seq, r#use, prev);
+            Ok(())
+        }
         Content::Act(act) => serde_json::to_writer(line, &ActLine::new(seq, time, act, prev)),
         Content::Checkpoint(checkpoint) => {
             serde_json::to_writer(line, &CheckpointLine::new(seq, checkpoint, prev))
@@ -130,43 +133,6 @@ pub(crate) struct Link {
     pub(crate) time: String,
     pub(crate) action: String,
     pub(crate) prev: Hash,
-}
-
-#[derive(Serialize)]
-struct UseLine<'a> {
-    seq: u64,
-    time: Time,
-    action: &'static str,
-    outcome: &'a str,
-    key: &'a Name,
-    version: u32,
-    fingerprint: Option<Digits<8>>,
-    purpose: Option<&'a str>,
-    scheme: Option<&'a str>,
-    message: Hash,
-    peer: &'a Peer,
-    request: Digits<16>,
-    prev: Hash,
-}
-
-impl<'a> UseLine<'a> {
-    fn new(seq: u64, r#use: &'a KeyUse, prev: Hash) -> Self {
-        Self {
-            seq,
-            time: Time(r#use.time),
-            action: USE,
-            outcome: r#use.outcome,
-            key: &r#use.key,
-            version: r#use.version,
-            fingerprint: r#use.fingerprint.map(|number| Digits(number.to_be_bytes())),
-            purpose: r#use.purpose,
-            scheme: r#use.scheme,
-            message: r#use.message,
-            peer: &r#use.peer,
-            request: Digits(r#use.request.to_be_bytes()),
-            prev,
-        }
-    }
 }
 
 #[derive(Serialize)]
@@ -361,7 +327,7 @@ struct RefusalsLine<'a> {
     prev: Hash,
 }
 
-const USE: &str = "keyward.key.use";
+pub(crate) const USE: &str = "keyward.key.use";
 const USES: &str = "keyward.key.uses";
 const ADMIN_REFUSALS: &str = "keyward.admin.refusals";
 const REFUSALS: &str = "keyward.key.refusals";

@@ -37,7 +37,7 @@ pub struct KeyUse {
 }
 
 /// Process that uses keys. It is looked up once for each connection.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Peer {
     /// Effective user id when the process connected.
     pub uid: u32,

@@ -295,6 +295,12 @@ impl Backend {
         by_kind!(self, kind => kind.prove_next(key, abilities).await)
     }
 
+    /// True if each unit signs a digest as well as a message. Some remote units accept whole
+    /// messages only.
+    pub(crate) fn signs_digests(&self) -> bool {
+        matches!(self.kind, Kind::Embedded(_))
+    }
+
     /// Signs. Adds the times of the signature to the times of `context`.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use keyward_proto::{Fingerprint, Label, Outcome, Scheme};
 
 use super::shared::Shared;
 use super::users::{Account, OperationPermit};
-use crate::audit::Unwritten;
+use crate::audit::{Hash, Unwritten};
 use crate::backend::{Backend, BackendError, Context, SigningInput};
 use crate::daemon::key_material;
 use crate::ground::fair::Full;
@@ -41,6 +41,8 @@ pub(super) struct Operation<'a> {
     pub(super) now: u64,
     /// Standing of the key, once it is known.
     pub(super) standing: Option<Standing>,
+    /// SHA-256 of the message, if the signature needed it too.
+    pub(super) digest: Option<Hash>,
     /// Last call to a backend to sign, if there was one.
     pub(super) backend_call: Option<BackendCall<'a>>,
 }
@@ -107,6 +109,7 @@ impl<'a> Operation<'a> {
             found: None,
             now: 0,
             standing: None,
+            digest: None,
             backend_call: None,
         }
     }
@@ -236,6 +239,15 @@ impl<'a> Operation<'a> {
         let key = key_material(version);
         match work {
             Work::Sign { scheme, input, .. } => {
+                let input = match input {
+                    // The audit record has this hash too, so the message is hashed once.
+                    SigningInput::Message(message)
+                        if backend.signs_digests() && scheme.hash() == Some(keyward_proto::Hash::Sha256) =>
+                    {
+                        SigningInput::Digest(self.digest.insert(Hash::of(message)).as_bytes())
+                    }
+                    input => input,
+                };
                 let signed = backend.sign(key, scheme, input, &mut self.context).await;
                 let outcome = signed.as_ref().err().map_or(Outcome::Done, BackendError::outcome);
                 self.backend_call = Some(BackendCall { backend, scheme, outcome });

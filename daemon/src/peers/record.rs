@@ -69,7 +69,7 @@ fn key_use(operation: &Operation<'_>, outcome: Outcome) -> KeyUse {
         fingerprint: operation.found.map(|(_, fingerprint)| fingerprint.number()),
         purpose: operation.purpose.map(Purpose::name),
         scheme,
-        message: Hash::of(message),
+        message: operation.digest.unwrap_or_else(|| Hash::of(message)),
         outcome: outcome.name(),
         request: operation.context.trace.number(),
     }
