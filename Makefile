@@ -109,7 +109,7 @@ lint: install-demo
 # test: machines differ.
 bench: install-test
 	$(CARGO) build --profile dist --workspace
-	KEYWARD_BUILD=$${KEYWARD_BUILD:-target/dist} target/dist/bench $(PARTS)
+	target/dist/bench $(PARTS)
 
 install-demo:
 	@CARGO="$(CARGO)" .ci/check-rust

@@ -100,11 +100,24 @@ pub fn leave_out(reason: &str) {
     list.write_all(line.as_bytes()).expect("an entry");
 }
 
-/// Path of a file of the release build. `KEYWARD_BUILD` names the directory of another build.
+/// Path of a file of the build that is tested.
 pub fn built(name: &str) -> PathBuf {
-    let build = std::env::var_os("KEYWARD_BUILD").map_or_else(|| target().join("release"), PathBuf::from);
-    let path = build.join(name);
-    path.canonicalize().unwrap_or_else(|_| panic!("{} is missing: cargo build --release", path.display()))
+    let path = build().join(name);
+    path.canonicalize().unwrap_or_else(|_| panic!("{} is missing: build the workspace", path.display()))
+}
+
+/// Directory of the build that is tested: `KEYWARD_BUILD`, or the one of this program, so that a
+/// measurement is not of a build that was made for tests.
+pub fn build() -> PathBuf {
+    std::env::var_os("KEYWARD_BUILD").map_or_else(
+        || {
+            let program = std::env::current_exe().expect("the path of this program");
+            let directory = program.parent().expect("a directory");
+            // Cargo has the programs of tests in a directory of their own.
+            directory.parent().filter(|_| directory.ends_with("deps")).unwrap_or(directory).to_owned()
+        },
+        PathBuf::from,
+    )
 }
 
 /// Directory of builds.

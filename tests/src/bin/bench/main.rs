@@ -17,8 +17,8 @@
 //! --quick      short rounds, which show that it works and little else
 //! ```
 //!
-//! Without a PART all of them are measured, in this order. KEYWARD_BUILD names the directory of the
-//! build to measure, as in KEYWARD_BUILD=../older/target/dist. `make bench` builds target/dist.
+//! Without a PART all of them are measured, in this order. The build that is measured is the one of
+//! this program. KEYWARD_BUILD names another one, as in KEYWARD_BUILD=../older/target/dist.
 
 #![forbid(unsafe_code)]
 // A benchmark that cannot set up its scene stops.
@@ -38,9 +38,9 @@ use std::fs;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use keyward_tests::Daemon;
 use keyward_tests::pki::openssl;
 use keyward_tests::tool::succeed;
+use keyward_tests::{Daemon, build};
 
 fn main() -> ExitCode {
     let (mut quick, mut chosen) = (false, Vec::new());
@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         chosen.extend(&PARTS);
     }
     println!("{}, nginx {}, {}", cpu_model(), nginx_version(), openssl_version());
+    println!("build: {}", build().display());
     for (_, run) in chosen {
         println!();
         run(quick);
