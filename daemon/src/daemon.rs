@@ -7,6 +7,7 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use keyward_proto::Label;
 use keyward_unit::Wkid;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::audit::{Trail, Unwritten};
 use crate::backend::{Backend, Backends, KeyMaterial};
@@ -38,6 +39,8 @@ pub(crate) struct Daemon {
     fingerprint: ArcSwap<String>,
     /// Names of changed settings that take effect only with a restart.
     pub(crate) waiting_for_restart: ArcSwap<Vec<String>>,
+    /// Requests for a reload, once the daemon takes them.
+    reloads: OnceLock<mpsc::Sender<ReloadRequest>>,
     /// Grants of `--dev`, in addition to the configuration.
     extra_grants: Vec<Grant>,
 }
@@ -67,6 +70,7 @@ impl Daemon {
             config_file: None,
             fingerprint: ArcSwap::default(),
             waiting_for_restart: ArcSwap::default(),
+            reloads: OnceLock::new(),
             extra_grants,
         };
         daemon.set_config(config);
@@ -110,6 +114,23 @@ impl Daemon {
             Ok(trail) => drop(self.trail.set(trail)),
             Err(reason) => self.no_trail.store(Some(Arc::new(reason))),
         }
+    }
+
+    /// Sets the receiver of requests for a reload. The first one stays.
+    pub(crate) fn set_reloads(&self, reloads: mpsc::Sender<ReloadRequest>) {
+        drop(self.reloads.set(reloads));
+    }
+
+    /// Has the configuration reloaded. Returns the names of changed settings that take effect only
+    /// with a restart.
+    ///
+    /// # Errors
+    /// The reason why the old configuration stays in force.
+    pub(crate) async fn reload(&self) -> Result<Vec<String>, String> {
+        let not_now = || "the daemon is starting or stopping".to_owned();
+        let (request, reloaded) = oneshot::channel();
+        self.reloads.get().ok_or_else(not_now)?.send(request).await.map_err(|_| not_now())?;
+        reloaded.await.map_err(|_| not_now())?
     }
 
     /// Number of grants in the configuration, without the grants of `--dev`.
@@ -186,6 +207,9 @@ impl Daemon {
         }
     }
 }
+
+/// Request for a reload of the configuration: takes the result, as [`Daemon::reload`] returns it.
+pub(crate) type ReloadRequest = oneshot::Sender<Result<Vec<String>, String>>;
 
 /// Returns the part of a version that a backend needs.
 pub(crate) fn key_material(version: &Version) -> KeyMaterial<'_> {

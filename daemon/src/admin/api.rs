@@ -434,6 +434,13 @@ pub(crate) struct Finished {
     pub(crate) keys: u64,
 }
 
+/// Result of a reload of the configuration.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Reloaded {
+    /// Names of changed settings that take effect only with a restart.
+    pub(crate) waiting_for_restart: Vec<String>,
+}
+
 /// Result of rebuilding altered lists of the index.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RepairedView {

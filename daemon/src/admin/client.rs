@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::admin::api::{
-    AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal,
+    AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal, Reloaded,
     RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
 };
 use crate::admin::{SOCKET, request};
@@ -159,6 +159,11 @@ impl AdminClient {
     /// Destroys a deleted key.
     pub(crate) fn purge(&self, label: &str) -> Result<(), AdminClientError> {
         self.send(Method::POST, &format!("{}/purge", key_path(label)), Bytes::new()).map(drop)
+    }
+
+    /// Has the configuration reloaded.
+    pub(crate) fn reload(&self) -> Result<Reloaded, AdminClientError> {
+        self.call(Method::POST, "/v1/reload", Bytes::new())
     }
 
     /// Has the altered lists of the index rebuilt.

@@ -113,6 +113,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::ManyVersions { .. }
         | Error::NotARequest { .. }
         | Error::NotGenerated(_)
+        | Error::NotReloaded(_)
         | Error::OtherMasterKey { .. }
         | Error::SameKey { .. } => StatusCode::UNPROCESSABLE_ENTITY,
     }

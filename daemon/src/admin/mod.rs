@@ -17,6 +17,7 @@ mod keys;
 mod metrics;
 mod parse;
 mod plain_key;
+mod reload;
 pub(crate) mod request;
 mod rewrap;
 mod rights;
@@ -103,6 +104,7 @@ fn routes() -> Router<Admin> {
         .route("/v1/keys/{label}/certificates", delete(certificates::detach), "detach", Operate)
         .route("/v1/backends/{name}/rewrap", post(rewrap::rewrap), "rewrap", Operate)
         .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish), "rewrap", Operate)
+        .route("/v1/reload", post(reload::reload), "reload", Operate)
         .route("/v1/keys", post(keys::generate), "generate", Manage)
         .route("/v1/keys/{label}/import", post(keys::import), "import", Manage)
         .route("/v1/keys/{label}/adopt", post(keys::adopt), "adopt", Manage)

@@ -20,6 +20,7 @@ mod key;
 mod output;
 mod passphrase;
 mod private_network;
+mod reload;
 mod remarks;
 mod status;
 mod unit;
@@ -107,6 +108,8 @@ enum Command {
     Restore(backup::Restore),
     /// Show the state of the daemon in a few lines
     Status(status::Status),
+    /// Have the running daemon read its configuration again
+    Reload(reload::Reload),
     /// Find common misconfigurations, and say how to fix each
     Doctor(doctor::Doctor),
     /// Run a command, such as nginx -t, with the environment that loads the provider
@@ -127,6 +130,7 @@ impl Command {
             Self::Backup(backup) => backup.run(),
             Self::Restore(restore) => restore.run(),
             Self::Status(status) => status.run(),
+            Self::Reload(reload) => reload.run(),
             Self::Doctor(doctor) => doctor.run(),
             Self::Env(env) => env.run(),
             Self::Bench(bench) => bench.run(),

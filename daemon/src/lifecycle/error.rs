@@ -141,6 +141,9 @@ pub(crate) enum Error {
         "units do not generate keys of the type of key {0}; import a new version: keyward key import {0} --new-version --in FILE"
     )]
     NotGenerated(Label),
+    /// The configuration or a file that it names has a mistake.
+    #[error("not reloaded, the old configuration stays in force: {0}")]
+    NotReloaded(String),
     /// Keys of the backend are not wrapped by the next master key.
     #[error(
         "keys that are not wrapped by the new master key: {}; while a unit has the old master key, run: keyward key rewrap --backend {backend}",

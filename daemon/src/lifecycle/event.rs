@@ -119,6 +119,8 @@ pub(super) struct Begun<'a> {
     action: Action,
     label: Option<&'a Label>,
     actor: Actor,
+    /// True if the act has a record that it begins.
+    on_record: bool,
 }
 
 /// Records that an act begins. Nothing may be changed before.
@@ -131,7 +133,7 @@ pub(super) async fn begin<'a>(
     action: Action,
     label: Option<&'a Label>,
 ) -> Result<Begun<'a>, Error> {
-    let begun = Begun { daemon, action, label, actor };
+    let begun = Begun { daemon, action, label, actor, on_record: true };
     match begun.write(Phase::Begun, None, Map::new()).await {
         Err(error) if !action.is_urgent() => Err(Error::NotRecorded(error)),
         _ => Ok(begun),
@@ -172,8 +174,7 @@ impl Begun<'_> {
     ) -> Result<(), Unwritten> {
         let Some(trail) = self.daemon.trail() else { return Ok(()) };
         // The end of an act that has begun may use the reserved room: the act cannot be undone.
-        let has_begun = phase != Phase::Begun && self.action != Action::LoadConfiguration;
-        let is_urgent = self.action.is_urgent() || has_begun;
+        let is_urgent = self.action.is_urgent() || (self.on_record && phase != Phase::Begun);
         let (uid, pid, role) = self.actor.parts();
         let act = audit::Act {
             action: self.action.name(),
@@ -205,13 +206,26 @@ impl Begun<'_> {
 /// The audit trail cannot be written. The configuration is in force all the same.
 pub(crate) async fn configuration_loaded(daemon: &Daemon) -> Result<(), Unwritten> {
     let action = Action::LoadConfiguration;
-    let loaded = Begun { daemon, action, label: None, actor: Actor::Daemon };
-    let act = Act::LoadConfiguration {
-        fingerprint: &daemon.fingerprint(),
-        grants: daemon.configured_grants(),
-        roles: daemon.config().roles.iter().count(),
-    };
-    loaded.write(Phase::Done, None, details(&act)).await
+    let loaded = Begun { daemon, action, label: None, actor: Actor::Daemon, on_record: false };
+    loaded.write(Phase::Done, None, details(&load_of(daemon, &daemon.fingerprint()))).await
+}
+
+/// Has an administrator's wish for a reload carried out. Returns the names of changed settings that
+/// take effect only with a restart.
+///
+/// # Errors
+/// [`Error::NotReloaded`] if the old configuration stays in force.
+pub(crate) async fn reload(daemon: &Daemon, actor: Actor) -> Result<Vec<String>, Error> {
+    let begun = begin(daemon, actor, Action::LoadConfiguration, None).await?;
+    let waiting = begun.result(daemon.reload().await.map_err(Error::NotReloaded)).await?;
+    begun.done(load_of(daemon, &daemon.fingerprint()), None).await?;
+    Ok(waiting)
+}
+
+/// The act that has put the present configuration in force.
+fn load_of<'a>(daemon: &Daemon, fingerprint: &'a str) -> Act<'a> {
+    let (grants, roles) = (daemon.configured_grants(), daemon.config().roles.iter().count());
+    Act::LoadConfiguration { fingerprint, grants, roles }
 }
 
 /// An act, with its details.
@@ -348,7 +362,7 @@ fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor)
             tracing::info!(key, r#type = type_of(made), version, ?uses, uid, pid, role, "key imported");
         }
         Act::LoadConfiguration { fingerprint, grants, roles } => {
-            tracing::info!(fingerprint, grants, roles, pid, "configuration in force");
+            tracing::info!(fingerprint, grants, roles, uid, pid, role, "configuration in force");
         }
         Act::Purge => tracing::info!(key, uid, pid, role, "key destroyed before its time"),
         Act::Repair(Repaired { lists, disabled, removed, nameless }) => {

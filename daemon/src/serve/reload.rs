@@ -1,5 +1,6 @@
 //! Reload of the configuration.
 
+use core::fmt::Display;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -13,33 +14,29 @@ use crate::ground::master_key::{self, MasterKeyError};
 use crate::lifecycle;
 use crate::peers::shared::Shared;
 
-/// Reads the configuration and the files of the backends again. An invalid configuration is logged,
-/// and the old configuration stays in force. `at_start` is the configuration of the start.
-pub(super) async fn reload(peers: &Shared, options: &Options, at_start: &Config, log: &Log) {
+/// Reads the configuration and the files of the backends again, and logs the result. `at_start` is
+/// the configuration of the start. Returns the names of changed settings that take effect only with
+/// a restart.
+///
+/// # Errors
+/// The reason why the old configuration stays in force.
+pub(super) async fn reload(
+    peers: &Shared,
+    options: &Options,
+    at_start: &Config,
+    log: &Log,
+) -> Result<Vec<String>, String> {
     let daemon = &*peers.daemon;
     for backend in daemon.backends.iter() {
         backend.reread_files().await;
     }
-    let config = match load_config(options.config.as_deref()) {
-        Ok(config) => config,
-        Err(error) => {
-            tracing::error!("not reloaded, the old configuration stays in force: {error}");
-            return;
-        }
-    };
-    let takes_next_master_key = match take_next_master_key(daemon, &config) {
-        Ok(takes) => takes,
-        Err(error) => {
-            tracing::error!("not reloaded, the old configuration stays in force: {error}");
-            return;
-        }
-    };
+    let config = load_config(options.config.as_deref()).map_err(|error| refused(&error))?;
+    let takes_next_master_key = take_next_master_key(daemon, &config).map_err(|error| refused(&error))?;
     let waiting = waiting_for_restart(at_start, &config, takes_next_master_key);
     log.set_level(config.log);
     daemon.set_config(config);
     peers.apply_grants(&daemon.config());
     audit::reload(daemon);
-    record(daemon).await;
     daemon.waiting_for_restart.store(Arc::new(waiting.clone()));
     match waiting.is_empty() {
         true => tracing::info!("configuration reloaded"),
@@ -48,6 +45,13 @@ pub(super) async fn reload(peers: &Shared, options: &Options, at_start: &Config,
             waiting.join(", ")
         ),
     }
+    Ok(waiting)
+}
+
+/// Logs the reason why the old configuration stays in force.
+fn refused(reason: &dyn Display) -> String {
+    tracing::error!("not reloaded, the old configuration stays in force: {reason}");
+    reason.to_string()
 }
 
 /// Records the present configuration in the audit trail. If that fails, the log says so, and the

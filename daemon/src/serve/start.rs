@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sd_notify::NotifyState;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{Tasks, accept};
@@ -138,8 +139,8 @@ impl<'a> Server<'a> {
         Ok(None)
     }
 
-    /// Reloads at SIGHUP. Returns `None` at SIGTERM and SIGINT, the program of the upgrade at
-    /// SIGUSR2.
+    /// Reloads at SIGHUP, and if an administrator asks. Returns `None` at SIGTERM and SIGINT, the
+    /// program of the upgrade at SIGUSR2.
     async fn follow_signals(
         &self,
         signals: &mut Signals,
@@ -147,13 +148,26 @@ impl<'a> Server<'a> {
         tasks: &Tasks,
         stop: &CancellationToken,
     ) -> Option<&'a Program> {
+        // Dropped with the requests in it before the drain, which waits for their answers.
+        let (sender, mut requests) = mpsc::channel(1);
+        self.peers.daemon.set_reloads(sender);
         loop {
-            match signals.next().await {
+            let instruction = tokio::select! {
+                instruction = signals.next() => instruction,
+                Some(request) = requests.recv() => {
+                    notify_reloading();
+                    let reloaded = self.reload(sockets, tasks, stop).await;
+                    notify(&[NotifyState::Ready]);
+                    // An administrator who hung up does not ask for the result.
+                    drop(request.send(reloaded));
+                    continue;
+                }
+            };
+            match instruction {
                 Instruction::Reload => {
                     notify_reloading();
-                    reload(&self.peers, self.options, &self.at_start, &self.log).await;
-                    if let Err(error) = accept(&self.peers, sockets.reopen(), tasks, stop) {
-                        tracing::error!("cannot listen on a socket that was bound again: {error}");
+                    if self.reload(sockets, tasks, stop).await.is_ok() {
+                        record(&self.peers.daemon).await;
                     }
                     notify(&[NotifyState::Ready]);
                 }
@@ -167,6 +181,20 @@ impl<'a> Server<'a> {
                 Instruction::Stop => return None,
             }
         }
+    }
+
+    /// Reloads the configuration, and binds lost sockets again.
+    async fn reload(
+        &self,
+        sockets: &mut Sockets,
+        tasks: &Tasks,
+        stop: &CancellationToken,
+    ) -> Result<Vec<String>, String> {
+        let reloaded = reload(&self.peers, self.options, &self.at_start, &self.log).await;
+        if let Err(error) = accept(&self.peers, sockets.reopen(), tasks, stop) {
+            tracing::error!("cannot listen on a socket that was bound again: {error}");
+        }
+        reloaded
     }
 }
 

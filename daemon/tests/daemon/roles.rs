@@ -181,6 +181,54 @@ fn roles_come_by_user_and_group_and_end_with_a_reload() {
     assert_eq!(ask(&daemon, GENERATE).0, 409, "root is manager in any case");
 }
 
+/// An operator puts a changed file in force. A file with a mistake changes nothing, and the answer
+/// has the reason. Each attempt is on record, under the name of the operator.
+#[test]
+fn an_operator_reloads_the_configuration() {
+    if !has_root() {
+        return;
+    }
+    let operator = role("operator", &format!("uid = {ALICE}"));
+    let viewer = role("viewer", &format!("uid = {MALLORY}"));
+    let daemon = daemon(&(operator.clone() + &viewer));
+    let reload = |uid| keyward_as(&daemon, uid, &["reload"]);
+    let (status, line) = failure_of(&reload(MALLORY));
+    assert!(status == 77 && line.contains("\"reload\" needs the role operator or manager"), "{line}");
+
+    configure(&daemon, &operator);
+    let done = reload(ALICE);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(String::from_utf8(done.stdout).unwrap(), "configuration reloaded\n");
+    assert_eq!(as_user(MALLORY, || ask(&daemon, ("GET", "/v1/keys", "")).0), 403, "no viewer any more");
+
+    configure(&daemon, &format!("[store]\nkey = {:?}\n{operator}", daemon.path("store.key")));
+    let (status, answer) = as_user(ALICE, || ask(&daemon, ("POST", "/v1/reload", "")));
+    assert_eq!((status, &*answer), (200, r#"{"waiting_for_restart":["store.key"]}"#));
+
+    configure(&daemon, &(operator + &viewer + "[[role]]\nrole = \"king\"\nuid = 1\n"));
+    let (status, line) = failure_of(&reload(ALICE));
+    assert_eq!((status, line.lines().count()), (65, 1), "{line}");
+    for part in ["cannot reload the configuration: not reloaded, the old", "keyward.toml", "king"] {
+        assert!(line.contains(part), "{line} lacks {part:?}");
+    }
+    assert_eq!(as_user(MALLORY, || ask(&daemon, ("GET", "/v1/keys", "")).0), 403, "the old one");
+    let log = daemon.log();
+    let has = |line: &&str| line.contains("ERROR") && line.contains("not reloaded") && line.contains("king");
+    assert!(log.lines().any(|line| has(&line)), "{log}");
+
+    let directory = daemon.path("state/audit").display().to_string();
+    let mut show = Command::new(PROGRAM);
+    show.args(["audit", "show", "--json", "--action", "keyward.configuration.load", "--dir", &directory]);
+    let text = String::from_utf8(show.output().unwrap().stdout).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_alice: Vec<_> = records.filter(|record| record["actor"]["uid"] == ALICE).collect();
+    let outcomes: Vec<_> = of_alice.iter().map(|record| record["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["begun", "done", "begun", "done", "begun", "failed"], "{of_alice:?}");
+    assert!(of_alice.iter().all(|record| record["actor"]["role"] == "operator"), "{of_alice:?}");
+    assert_eq!(of_alice[1]["details"]["roles"], 1, "{of_alice:?}");
+    assert!(of_alice[5]["reason"].as_str().unwrap().contains("king"), "{of_alice:?}");
+}
+
 #[test]
 fn nobody_is_manager_and_purger_if_roles_are_separated() {
     if !has_root() {

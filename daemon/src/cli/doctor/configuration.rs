@@ -10,6 +10,7 @@ use super::finding::Finding;
 use crate::admin::api::StatusView;
 use crate::cli::check_config;
 use crate::cli::client::STATE_DIR;
+use crate::cli::key::for_daemon;
 use crate::cli::remarks::Remarks;
 use crate::ground::text::quoted;
 use crate::serve::{self, Options};
@@ -61,7 +62,7 @@ pub(super) fn check(options: &Options, status: Option<&StatusView>) -> Vec<Findi
         Some(false) => findings.push(Finding::warn(
             CHECK,
             format!("{shown} differs from the configuration that the daemon has read"),
-            "reload the daemon (systemctl reload keyward, or SIGHUP), and see its log for the result",
+            format!("reload the daemon: {}", for_daemon("keyward reload".into(), &options.runtime_dir)),
         )),
         Some(true) => findings.push(Finding::ok(CHECK, format!("{shown} is valid, and in force"))),
         None => findings.push(Finding::ok(

@@ -1,0 +1,16 @@
+//! Reload of the configuration.
+
+use axum::extract::State;
+use axum::{Extension, Json};
+
+use super::{Admin, Administrator, Answer};
+use crate::admin::api::Reloaded;
+use crate::lifecycle;
+
+pub(super) async fn reload(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+) -> Answer<Reloaded> {
+    let waiting_for_restart = lifecycle::reload(&admin.daemon, actor).await?;
+    Ok(Json(Reloaded { waiting_for_restart }))
+}
