@@ -1,5 +1,6 @@
 //! Checkpoints: signatures over the trail up to a record.
 
+use std::io::{self, Read};
 use std::time::SystemTime;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
@@ -7,6 +8,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use serde::{Deserialize, Serialize};
 
 use crate::Hash;
+use crate::reading::MAX_LINE;
 use crate::record::Time;
 
 /// Signs the trail with the audit key, which is in a crypto unit.
@@ -60,6 +62,17 @@ impl Checkpoint {
         let time = Time(SystemTime::now()).to_string();
         let signed = signer.sign(&statement(&time, through, hash))?;
         Ok(signed.map(|signature| Self { time, through, hash, signature: BASE64_STANDARD.encode(signature) }))
+    }
+
+    /// Reads the file `head`, or a copy of it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has no checkpoint.
+    pub fn read(head: impl Read) -> io::Result<Self> {
+        let mut text = Vec::new();
+        head.take(MAX_LINE as u64).read_to_end(&mut text)?;
+        serde_json::from_slice(&text)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("not a checkpoint: {error}")))
     }
 
     /// True if the audit key has signed the checkpoint.

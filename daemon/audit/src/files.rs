@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::compression::COMPRESSED;
 use crate::line::Link;
-use crate::reading::{End, MAX_LINE, open, open_regular, read_line};
+use crate::reading::{End, open, open_regular, read_line};
 use crate::{Checkpoint, Hash, Policy};
 
 /// The end of a trail, where records are added.
@@ -72,7 +72,7 @@ impl Files {
         let file = options.append(true).create(true).mode(0o600).open(&path).map_err(error("open", &path))?;
         let length = file.metadata().map_err(error("read", &path))?.len();
         sync_directory(directory).map_err(error("write to", directory))?;
-        let head = read_head(directory);
+        let head = read_head(directory).ok().flatten();
         let last_number = next.saturating_sub(1);
         let rewound = match &head {
             Some(head) => is_rewound(&names, head, last_number).map_err(error("read", directory))?,
@@ -180,7 +180,7 @@ impl Files {
 
     /// Checkpoint in `head`, if there is one.
     pub(crate) fn head(&self) -> Option<Checkpoint> {
-        read_head(&self.directory)
+        read_head(&self.directory).ok().flatten()
     }
 
     /// Writes the last checkpoint to `head`. After a power cut, `head` is the older checkpoint or
@@ -205,9 +205,15 @@ impl Files {
 }
 
 /// Checkpoint in `head`, if there is one.
-fn read_head(directory: &Path) -> Option<Checkpoint> {
-    let head = open_regular(&directory.join(HEAD)).ok()?;
-    serde_json::from_reader(head.take(MAX_LINE as u64)).ok()
+///
+/// # Errors
+/// The file cannot be read, or has no checkpoint.
+pub(crate) fn read_head(directory: &Path) -> io::Result<Option<Checkpoint>> {
+    match open_regular(&directory.join(HEAD)) {
+        Ok(file) => Checkpoint::read(file).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Number of the record that a checkpoint covers, if the trail does not have this record with the

@@ -54,4 +54,4 @@ pub use record::{Act, Actor, KeyUse, Name, Peer, Phase};
 pub use signing::Signing;
 pub use status::{Extent, Status, Summed};
 pub use trail::{Settings, Trail, Unwritten};
-pub use verify::{Fault, Place, Report, verify};
+pub use verify::{Fault, Head, Place, Report, verify};

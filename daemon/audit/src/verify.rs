@@ -5,7 +5,7 @@
 //! - A checkpoint signs the hash of a record, and so all records before it. Somebody who can write
 //!   the files can make a new chain, but no signature.
 //! - `head` has the last checkpoint. So an end that is cut off is found, unless `head` is replaced
-//!   by an older one too: then only a copy of `head` elsewhere shows it.
+//!   by an older one too: then only a copy of `head` elsewhere shows it, a kept [`Head`].
 //! - A trail whose beginning was removed has a signed record with the hash of the last record that
 //!   is gone. So nobody else can cut off a beginning.
 //!
@@ -13,13 +13,12 @@
 
 use core::fmt;
 use std::collections::VecDeque;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::files::{HEAD, list};
+use crate::files::{HEAD, list, read_head};
 use crate::line::{self, CHECKPOINT, Content, Link, REMOVAL, Removed, START, Started};
-use crate::reading::{MAX_LINE, is_compressed, open, open_regular, read_line};
+use crate::reading::{MAX_LINE, is_compressed, open, read_line};
 use crate::{AuditKey, Checkpoint, Hash, TrailError};
 
 /// Extent of a trail without a fault.
@@ -37,6 +36,9 @@ pub struct Report {
     pub partial: u64,
     /// Number of checkpoints. Without one, nothing shows that the daemon has written the records.
     pub checkpoints: u64,
+    /// True if the record of the kept head is in the trail, false if it was removed with the
+    /// beginning of the trail. `None` without a kept head.
+    pub has_kept: Option<bool>,
 }
 
 impl Report {
@@ -76,13 +78,26 @@ impl fmt::Display for Place {
     }
 }
 
-/// Checks a whole trail.
+/// File `head` of a trail, or a copy of it that was kept elsewhere.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The file.
+    pub path: PathBuf,
+    /// Contents of the file.
+    pub checkpoint: Checkpoint,
+}
+
+/// Checks a whole trail. With a kept head, the trail must also have the record that it covers.
 ///
 /// # Errors
 /// The directory or a file cannot be read. A trail that is not as it was written is no error, but
 /// a [`Fault`].
-pub fn verify(directory: &Path, key: &AuditKey) -> Result<Result<Report, Fault>, TrailError> {
-    verify_within(WINDOW, directory, key)
+pub fn verify(
+    directory: &Path,
+    key: &AuditKey,
+    kept: Option<&Head>,
+) -> Result<Result<Report, Fault>, TrailError> {
+    verify_within(WINDOW, directory, key, kept)
 }
 
 /// Checks a trail with the hashes of some records in memory.
@@ -90,10 +105,11 @@ pub(crate) fn verify_within(
     window: usize,
     directory: &Path,
     key: &AuditKey,
+    kept: Option<&Head>,
 ) -> Result<Result<Report, Fault>, TrailError> {
     // A checkpoint is in the trail before it is the head. So the head is read first: a trail that
     // grows meanwhile is whole nevertheless.
-    let head = read_head(directory);
+    let head = head_of(directory);
     let files = list(directory)?;
     let mut check = Check::new(key, &files, window);
     for number in 0..files.len() {
@@ -101,7 +117,7 @@ pub(crate) fn verify_within(
             return Ok(Err(fault));
         }
     }
-    Ok(head.and_then(|head| check.end(directory, head)))
+    Ok(head.and_then(|head| check.end(directory, head, kept)))
 }
 
 /// State between two lines.
@@ -313,9 +329,9 @@ impl<'a> Check<'a> {
         Ok(line.strip_suffix(b"\n").map(Hash::of))
     }
 
-    /// Compares the end of the trail with the head, which was read before the trail.
-    fn end(mut self, directory: &Path, head: Option<Checkpoint>) -> Result<Report, Fault> {
-        let fault = |problem: String| Fault { place: place_of_head(directory), problem };
+    /// Compares the end of the trail with its head, which was read before the trail, and with a
+    /// head that was kept elsewhere.
+    fn end(mut self, directory: &Path, head: Option<Head>, kept: Option<&Head>) -> Result<Report, Fault> {
         if self.removed.is_some() && self.removal.is_none_or(|removal| removal > self.covered) {
             let path = self.files.first().map_or_else(|| directory.to_owned(), |(_, path)| path.clone());
             let first = self.report.first;
@@ -325,53 +341,63 @@ impl<'a> Check<'a> {
             return Err(Fault { place: Place { path, line: 1 }, problem });
         }
         match head {
-            Some(head) if !head.is_signed_by(self.key) => {
-                return Err(fault("the checkpoint is not signed by the audit key".into()));
-            }
-            Some(head) if head.through < self.report.first => {
-                return Err(fault(format!(
-                    "the checkpoint of record {} is older than the trail",
-                    head.through
-                )));
-            }
-            Some(head) if head.through > self.covered => {
-                return Err(fault(format!(
-                    "the trail went beyond record {}, and ends with {}: its end is missing",
-                    head.through, self.report.last
-                )));
-            }
-            Some(head) if self.hash_of(head.through).map_err(fault)? != Some(head.hash) => {
-                return Err(fault(format!(
-                    "the checkpoint covers another record {} than the one of this trail",
-                    head.through
-                )));
+            Some(head) if !self.has(&head)? => {
+                let through = head.checkpoint.through;
+                return Err(head.fault(format!("the checkpoint of record {through} is older than the trail")));
             }
             // The first checkpoint may have been made meanwhile.
-            None if self.covered > 0 && read_head(directory)?.is_none() => {
-                return Err(fault("the last checkpoint is missing".into()));
+            None if self.covered > 0 && head_of(directory)?.is_none() => {
+                let place = Place { path: directory.join(HEAD), line: 1 };
+                return Err(Fault { place, problem: "the last checkpoint is missing".into() });
             }
             _ => {}
         }
+        self.report.has_kept = kept.map(|kept| self.has(kept)).transpose()?;
         self.report.unsigned = self.report.last - self.covered;
         Ok(self.report)
+    }
+
+    /// True if the trail has the record that a head covers. False if the record was removed with
+    /// the beginning of the trail.
+    fn has(&self, head: &Head) -> Result<bool, Fault> {
+        let Checkpoint { through, hash, .. } = head.checkpoint;
+        let fault = |problem: String| Err(head.fault(problem));
+        if !head.checkpoint.is_signed_by(self.key) {
+            return fault("the checkpoint is not signed by the audit key".into());
+        }
+        if through > self.covered {
+            return fault(format!(
+                "the trail went beyond record {through}, and ends with {}: its end is missing",
+                self.report.last
+            ));
+        }
+        let is_removed = through < self.report.first;
+        let there = match is_removed {
+            true => self.removed.filter(|_| through + 1 == self.report.first).or(Some(hash)),
+            false => self.hash_of(through).map_err(|problem| head.fault(problem))?,
+        };
+        if there != Some(hash) {
+            return fault(format!(
+                "the checkpoint covers another record {through} than the one of this trail"
+            ));
+        }
+        Ok(!is_removed)
+    }
+}
+
+impl Head {
+    fn fault(&self, problem: String) -> Fault {
+        Fault { place: Place { path: self.path.clone(), line: 1 }, problem }
     }
 }
 
 /// Reads the last checkpoint, if there is one.
-fn read_head(directory: &Path) -> Result<Option<Checkpoint>, Fault> {
-    let fault = |problem: String| Fault { place: place_of_head(directory), problem };
-    match open_regular(&directory.join(HEAD)) {
-        Ok(file) => {
-            let head = serde_json::from_reader(file.take(MAX_LINE as u64));
-            head.map(Some).map_err(|error| fault(format!("not a checkpoint: {error}")))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(fault(error.to_string())),
+fn head_of(directory: &Path) -> Result<Option<Head>, Fault> {
+    let path = directory.join(HEAD);
+    match read_head(directory) {
+        Ok(checkpoint) => Ok(checkpoint.map(|checkpoint| Head { path, checkpoint })),
+        Err(error) => Err(Fault { place: Place { path, line: 1 }, problem: error.to_string() }),
     }
-}
-
-fn place_of_head(directory: &Path) -> Place {
-    Place { path: directory.join(HEAD), line: 1 }
 }
 
 /// Hashes in memory. A trail asks for a checkpoint after fewer records.

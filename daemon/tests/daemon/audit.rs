@@ -128,6 +128,45 @@ fn sha256(bytes: &[u8]) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The command of the page finds that the end was removed, and `head` replaced by an older one.
+#[test]
+fn a_copy_of_head_shows_a_missing_end() {
+    let mut daemon = Daemon::dev("");
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    assert!(daemon.end(Signal::TERM).success());
+    let (trail, older) = (daemon.path("state/audit"), daemon.path("older"));
+    let copy = |from: &Path, to: &Path| {
+        assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    };
+    copy(&trail, &older);
+    daemon.start(&["--dev"]);
+    daemon.succeed(&["key", "disable", "shop"]);
+    assert!(daemon.end(Signal::TERM).success());
+    copy(&trail.join("key.pem"), &daemon.path("audit.pem"));
+    copy(&trail.join("head"), &daemon.path("head.copy"));
+
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/audit.md")).unwrap();
+    let documented =
+        page.lines().find(|line| line.contains("verify --key") && line.contains("--head")).unwrap();
+    let words = documented.trim().strip_prefix("keyward ").unwrap().split(' ');
+    let run = |directory: &Path| {
+        let mut command = Command::new(PROGRAM);
+        command.args(words.clone()).arg("--dir").arg(directory).current_dir(daemon.path(""));
+        let output = command.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, text) = run(&trail);
+    assert!(status == 0 && text.contains("is the one that head.copy covers"), "{status} {text}");
+    assert_eq!(verify_in(&older).0, 0, "without a copy, nothing shows it");
+    let (status, text) = run(&older);
+    assert!(status == 1 && text.starts_with("head.copy:1: the trail went beyond record"), "{status} {text}");
+    fs::write(daemon.path("head.copy"), "{}").unwrap();
+    let (status, line) =
+        failure_of(&Command::new(PROGRAM).args(words).current_dir(daemon.path("")).output().unwrap());
+    assert!(status == 65 && line.contains("cannot read head.copy: not a checkpoint"), "{status} {line}");
+}
+
 /// A daemon that is killed loses at most the last moment, and goes on with the same chain.
 #[test]
 fn a_killed_daemon_goes_on_with_the_trail() {

@@ -82,7 +82,7 @@ fn exchange_files(scene: &Scene) {
     fs::write(scene.path().join(HEAD), head).unwrap();
     // Another key has signed another trail.
     let other = Scene::new();
-    let fault = verify(scene.path(), &other.unit.key()).unwrap().unwrap_err();
+    let fault = verify(scene.path(), &other.unit.key(), None).unwrap().unwrap_err();
     assert!(fault.problem.contains("not signed by the audit key"), "{fault}");
 }
 
@@ -148,6 +148,58 @@ fn a_trail_without_its_end() {
     write(&path, rest.as_bytes());
     let fault = scene.verify().unwrap_err();
     assert!(fault.problem.contains("its end is missing"), "{fault}");
+}
+
+/// An end that is cut off together with the head is found by a copy of the head.
+#[test]
+fn a_copy_of_the_head_shows_that_the_end_and_the_head_were_exchanged() {
+    let scene = Scene::new();
+    let verify_with = |scene: &Scene, checkpoint: &Checkpoint| {
+        let kept = Head { path: "/elsewhere/head".into(), checkpoint: checkpoint.clone() };
+        verify(scene.path(), &scene.unit.key(), Some(&kept)).unwrap()
+    };
+    let head = |scene: &Scene| Checkpoint::read(fs::File::open(scene.path().join(HEAD)).unwrap()).unwrap();
+    scene.write();
+    let copy_of = |path: PathBuf| (fs::read(&path).unwrap(), path);
+    let before: Vec<_> = scene.files().into_iter().chain([scene.path().join(HEAD)]).map(copy_of).collect();
+    let older = head(&scene);
+    scene.write();
+    let newer = head(&scene);
+    for kept in [&older, &newer] {
+        let report = verify_with(&scene, kept).unwrap();
+        assert!(report.is_whole() && report.has_kept == Some(true), "{report:?}");
+    }
+    assert_eq!(scene.verify().unwrap().has_kept, None);
+    // A change of the copy, and the copy of another trail.
+    let fault = verify_with(&scene, &Checkpoint { through: newer.through - 1, ..newer.clone() }).unwrap_err();
+    assert!(fault.problem.contains("not signed by the audit key"), "{fault}");
+    let other = Checkpoint::make(&scene.unit, 5, Hash::of(b"another")).unwrap().unwrap();
+    let fault = verify_with(&scene, &other).unwrap_err();
+    assert!(fault.problem.contains("covers another record 5"), "{fault}");
+
+    scene.files().iter().for_each(|path| fs::remove_file(path).unwrap());
+    before.iter().for_each(|(bytes, path)| fs::write(path, bytes).unwrap());
+    assert!(scene.verify().unwrap().is_whole(), "nothing in the directory shows it");
+    assert_eq!(verify_with(&scene, &older).unwrap().has_kept, Some(true));
+    let fault = verify_with(&scene, &newer).unwrap_err();
+    assert_eq!(fault.place, Place { path: "/elsewhere/head".into(), line: 1 });
+    assert!(fault.problem.contains("its end is missing"), "{fault}");
+
+    // The record of the copy was removed, because of its age.
+    let (scene, _) = shortened();
+    let first = scene.verify().unwrap().first;
+    let text = read(&scene.files()[0]);
+    let record: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let removed: Hash = serde_json::from_value(record["prev"].clone()).unwrap();
+    for (through, hash, has_kept) in [
+        (1, Hash::of(b"any"), Ok(Some(false))),
+        (first - 1, removed, Ok(Some(false))),
+        (first - 1, Hash::of(b"another"), Err(())),
+    ] {
+        let kept = Checkpoint::make(&scene.unit, through, hash).unwrap().unwrap();
+        let found = verify_with(&scene, &kept).map(|report| report.has_kept).map_err(|_| ());
+        assert_eq!(found, has_kept, "record {through}");
+    }
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn room_is_reserved_for_urgent_acts() {
     let gaps = text.lines().filter(|line| line.contains("keyward.audit.gap"));
     let gaps = gaps.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     assert_eq!(gaps.map(|gap| gap["uses"].as_u64().unwrap()).sum::<u64>(), 20);
-    let report = verify(&directory, &scene.unit.key()).unwrap().unwrap();
+    let report = verify(&directory, &scene.unit.key(), None).unwrap().unwrap();
     assert!(report.is_whole(), "{report:?}");
 }
 
@@ -96,7 +96,7 @@ fn a_trail_begins_on_a_full_disk() {
     make_room();
     await_state(|| !trail.has_failed());
     drop(trail);
-    let report = verify(&directory, &scene.unit.key()).unwrap().unwrap();
+    let report = verify(&directory, &scene.unit.key(), None).unwrap().unwrap();
     assert!(report.is_whole() && report.records >= 2, "{report:?}");
 }
 
@@ -119,6 +119,6 @@ fn files_are_removed_from_a_full_disk() {
     make_room();
     await_state(|| !trail.has_failed());
     drop(trail);
-    let report = verify(&directory, &scene.unit.key()).unwrap().unwrap();
+    let report = verify(&directory, &scene.unit.key(), None).unwrap().unwrap();
     assert!(report.first > 1, "{report:?}");
 }

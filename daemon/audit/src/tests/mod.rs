@@ -106,7 +106,7 @@ impl Scene {
     }
 
     fn verify(&self) -> Result<Report, Fault> {
-        verify(self.path(), &self.unit.key()).unwrap()
+        verify(self.path(), &self.unit.key(), None).unwrap()
     }
 
     fn text(&self) -> String {
@@ -193,7 +193,7 @@ fn every_record_is_there_and_signed() {
     let report = scene.verify().unwrap();
     assert!(report.is_whole(), "{report:?}");
     // With no hash in memory but that of the last record.
-    assert_eq!(verify_within(1, scene.path(), &scene.unit.key()).unwrap().unwrap(), report);
+    assert_eq!(verify_within(1, scene.path(), &scene.unit.key(), None).unwrap().unwrap(), report);
     let head = fs::metadata(scene.path().join(HEAD)).unwrap();
     assert_eq!(head.mode() & 0o777, 0o600);
     assert!(scene.files().len() > 3, "{:?}", scene.files());

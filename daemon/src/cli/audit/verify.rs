@@ -1,12 +1,13 @@
 //! `keyward audit verify`: checks a trail with the public audit key.
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
-use crate::audit::{self, AuditKey, TrailError};
+use crate::audit::{self, AuditKey, Checkpoint, Head, TrailError};
 use crate::cli::client::STATE_DIR;
 use crate::cli::failure::Failure;
 use crate::cli::output;
@@ -22,6 +23,9 @@ pub(in crate::cli) struct Verify {
     /// File with the public audit key in PEM: a copy that was kept elsewhere
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
+    /// File with a copy of head that was kept elsewhere: the trail must have its record
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
     /// Print the result in JSON
     #[arg(long)]
     json: bool,
@@ -36,7 +40,8 @@ impl Verify {
         };
         let (label, spki) = pem_rfc7468::decode_vec(&pem).map_err(|_| not_a_key())?;
         let key = AuditKey::from_spki(&spki).ok().filter(|_| label == "PUBLIC KEY").ok_or_else(not_a_key)?;
-        let verified = audit::verify(&self.dir, &key).map_err(|error| match error {
+        let kept = self.head.as_deref().map(read_head).transpose()?;
+        let verified = audit::verify(&self.dir, &key, kept.as_ref()).map_err(|error| match error {
             TrailError::File { path, source, .. } => Failure::reading(&path, &source),
             error => Failure::new(exit::DATA, error),
         })?;
@@ -58,9 +63,19 @@ impl Verify {
                 if report.partial > 0 {
                     text += "; one more record was not written to its end, as after a kill or a full disk";
                 }
+                if let (Some(has), Some(Head { path, checkpoint })) = (report.has_kept, &kept) {
+                    let (through, path) = (checkpoint.through, path.display());
+                    text += &match has {
+                        true => format!("; record {through} is the one that {path} covers"),
+                        false => format!(
+                            "; record {through}, which {path} covers, was removed with the beginning of the trail: keep a newer copy of head"
+                        ),
+                    };
+                }
                 let value = json!({
                     "records": records, "first": first, "last": last, "unsigned": report.unsigned,
                     "partial": report.partial, "checkpoints": report.checkpoints,
+                    "has_kept_head": report.has_kept,
                 });
                 (status, text, value)
             }
@@ -74,6 +89,18 @@ impl Verify {
         output::print(&format!("{}\n", if self.json { value.to_string() } else { text }))?;
         if status == 0 { Ok(()) } else { Err(Failure::silent(status)) }
     }
+}
+
+/// Reads a copy of `head`.
+fn read_head(path: &Path) -> Result<Head, Failure> {
+    let read = File::open(path).and_then(Checkpoint::read);
+    let checkpoint = read.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => {
+            Failure::new(exit::DATA, format_args!("cannot read {}: {error}", path.display()))
+        }
+        _ => Failure::reading(path, &error),
+    })?;
+    Ok(Head { path: path.to_owned(), checkpoint })
 }
 
 /// Exit status if a record is missing, changed, inserted or out of order.
