@@ -119,27 +119,40 @@ pub(super) async fn change(
     OfKey(label): OfKey,
     Document(wanted): Document<request::Change>,
 ) -> Answer<KeyView> {
-    let request::Change { state, not_before, not_after, dual, uses, sign_and_decrypt } = wanted;
-    if dual == Some(false) {
-        let why = "a key that needs two users for its deletion needs them for ever";
-        return Err(AdminError::Invalid(why.into()));
-    }
-    let (act, right) = match (&uses, dual, not_before.is_some() || not_after.is_some(), state) {
-        (Some(_), ..) => ("set-uses", Right::Manage),
-        (None, Some(_), ..) => ("set-deletion", Right::Manage),
-        (None, None, true, _) => ("set-dates", Right::Manage),
-        (None, None, false, Some(KeyState::Enabled)) => ("enable", Right::Operate),
-        (None, None, false, Some(KeyState::Disabled)) => ("disable", Right::Operate),
-        (None, None, false, Some(KeyState::Compromised)) => ("compromise", Right::Operate),
-        (None, None, false, None) => ("change", Right::Operate),
+    let change = act_of(wanted).map_err(AdminError::Invalid)?;
+    let right = match change {
+        Change::Disable | Change::Enable => Right::Operate,
+        Change::SetDates { .. } | Change::SetDeletion | Change::SetUses { .. } => Right::Manage,
     };
-    let actor = asker.may(act, right).await?;
-    if act == "change" {
-        return Err(AdminError::Invalid("the change names no property".into()));
-    }
-    let dual = dual.is_some();
-    let change = Change { state, not_before, not_after, dual, uses, sign_and_decrypt };
+    let actor = asker.may(change.name(), right).await?;
     Ok(admin.view(&*lifecycle::change(&admin.daemon, actor, &label, change).await?))
+}
+
+/// The one act that a request asks for. A request for several acts would need the rights of all of
+/// them, and a record of each.
+fn act_of(wanted: request::Change) -> Result<Change, String> {
+    let request::Change { state, not_before, not_after, dual, uses, sign_and_decrypt } = wanted;
+    let state = state.map(|state| match state {
+        KeyState::Enabled => Ok(Change::Enable),
+        KeyState::Disabled => Ok(Change::Disable),
+        KeyState::Compromised => Err("a key is compromised with POST /v1/keys/LABEL/compromise"),
+    });
+    let has_dates = not_before.is_some() || not_after.is_some();
+    let dates = has_dates.then_some(Ok(Change::SetDates { not_before, not_after }));
+    let deletion = dual.map(|dual| match dual {
+        true => Ok(Change::SetDeletion),
+        false => Err("a key that needs two users for its deletion needs them for ever"),
+    });
+    let uses = uses.map(|uses| Ok(Change::SetUses { uses, sign_and_decrypt }));
+    let acts = [state, dates, deletion, uses].into_iter().flatten().collect::<Result<Vec<_>, _>>()?;
+    match <[Change; 1]>::try_from(acts) {
+        Ok([act]) => Ok(act),
+        Err(acts) if acts.is_empty() => Err("the change names no property".into()),
+        Err(acts) => {
+            let names: Vec<_> = acts.iter().map(Change::name).collect();
+            Err(format!("the change asks for several acts; send a request for each: {}", names.join(", ")))
+        }
+    }
 }
 
 pub(super) async fn rotate(
@@ -199,9 +212,37 @@ pub(super) async fn repair(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::keys::Key;
     use crate::keys::tests::key;
+
+    #[test]
+    fn a_change_is_one_act() {
+        let act = |json| act_of(serde_json::from_value(json).unwrap());
+        for (body, name) in [
+            (json!({"state": "enabled"}), "enable"),
+            (json!({"state": "disabled"}), "disable"),
+            (json!({"not_before": null, "not_after": 7}), "set-dates"),
+            (json!({"dual": true}), "set-deletion"),
+            (json!({"uses": ["csr"], "sign_and_decrypt": true}), "set-uses"),
+        ] {
+            assert_eq!(act(body).unwrap().name(), name);
+        }
+        for (body, reason) in [
+            (json!({}), "names no property"),
+            (json!({"sign_and_decrypt": true}), "names no property"),
+            (json!({"state": "compromised"}), "POST /v1/keys/LABEL/compromise"),
+            (json!({"dual": false}), "for ever"),
+            (json!({"state": "enabled", "dual": false}), "for ever"),
+            (json!({"state": "enabled", "not_after": null}), "for each: enable, set-dates"),
+            (json!({"dual": true, "uses": []}), "for each: set-deletion, set-uses"),
+        ] {
+            let refused = act(body).unwrap_err();
+            assert!(refused.contains(reason), "{refused}");
+        }
+    }
 
     #[test]
     fn pages_are_bounded_by_keys_and_their_length() {

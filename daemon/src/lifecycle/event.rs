@@ -79,7 +79,7 @@ pub(super) enum Action {
 
 impl Action {
     /// Name of the act in the audit trail.
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Adopt => "keyward.key.adopt",
             Self::Attach => "keyward.certificate.attach",

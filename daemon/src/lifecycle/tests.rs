@@ -52,7 +52,7 @@ async fn a_new_key_has_each_use_once() {
     assert_eq!(key.uses, [Use::Csr, Use::TlsClient]);
     let again = generate(&daemon, ACTOR, spec(&[]), KeyType::P256).await;
     assert!(matches!(again, Err(Error::Store(StoreError::Exists(_)))));
-    let none = Change { uses: Some(Vec::new()), ..Change::default() };
+    let none = Change::SetUses { uses: Vec::new(), sign_and_decrypt: false };
     let key = change(&daemon, ACTOR, &label(), none).await.unwrap();
     assert_eq!((&*key.uses, key.state), (&[Use::TlsServer][..], State::Enabled));
 }
@@ -216,7 +216,7 @@ async fn a_deleted_key_moves_to_the_next_master_key() {
     delete(&daemon, ACTOR, &label(), Delete::default()).await.unwrap();
     rewrap(&daemon, ACTOR, EMBEDDED, None).await.unwrap();
     finish_rewrap(&daemon, ACTOR, EMBEDDED).await.unwrap();
-    let csr = Change { uses: Some(vec![Use::Csr]), ..Change::default() };
+    let csr = Change::SetUses { uses: vec![Use::Csr], sign_and_decrypt: false };
     assert!(matches!(change(&daemon, ACTOR, &label(), csr).await, Err(Error::Deleted { .. })));
     let restored = restore(&daemon, ACTOR, &label()).await.unwrap();
     assert!(restored.may_sign(now()));
@@ -231,11 +231,11 @@ async fn only_requests_for_the_key_are_signed() {
     generated(&daemon).await;
     let refused = sign_request(&daemon, ACTOR, &label(), 0, b"no request").await;
     assert!(matches!(refused, Err(Error::NotForRequests { .. })));
-    let csr = Change { uses: Some(vec![Use::Csr]), ..Change::default() };
+    let csr = Change::SetUses { uses: vec![Use::Csr], sign_and_decrypt: false };
     change(&daemon, ACTOR, &label(), csr).await.unwrap();
     let refused = sign_request(&daemon, ACTOR, &label(), 0, b"no request").await;
     assert!(matches!(refused, Err(Error::NotARequest { number: 1, .. })));
-    let disabled = Change { state: Some(State::Disabled), ..Change::default() };
+    let disabled = Change::Disable;
     change(&daemon, ACTOR, &label(), disabled).await.unwrap();
     let refused = sign_request(&daemon, ACTOR, &label(), 0, b"no request").await;
     assert!(matches!(refused, Err(Error::Disabled(_))));

@@ -41,7 +41,7 @@ async fn the_first_fault_decides() {
     let mut all = Fixture::new().await;
     let (gone, key) = (label("shop-gone"), all.key("shop").await);
     all.put(Key { label: gone.clone(), backend: "gone".into(), revision: 0, ..(*key).clone() }).await;
-    all.change(&gone, Change { state: Some(State::Disabled), ..Change::default() }).await;
+    all.change(&gone, Change::Disable).await;
     all.grant(Use::TlsClient, None);
     all.sign = Sign {
         label: "no label".into(),
@@ -63,7 +63,7 @@ async fn the_first_fault_decides() {
     all.expect(Outcome::OtherPublicKey).await;
     all.sign.public_key_fingerprint = Some(key.versions[0].fingerprint.number());
     all.expect(Outcome::KeyDisabled).await;
-    all.change(&gone, Change { state: Some(State::Enabled), ..Change::default() }).await;
+    all.change(&gone, Change::Enable).await;
     all.expect(Outcome::NotSupported).await;
     all.sign.scheme = Scheme::EcdsaSecp256r1Sha256.code().into();
     all.expect(Outcome::Malformed).await;
@@ -149,7 +149,7 @@ async fn every_outcome_is_reached_and_counted() {
     one.sign.label = "shop".into();
     one.sign.scheme = Scheme::Ed25519.code().into();
     one.expect(Outcome::NotSupported).await;
-    one.change(&label("shop"), Change { uses: Some(vec![Use::Any]), ..Change::default() }).await;
+    one.change(&label("shop"), Change::SetUses { uses: vec![Use::Any], sign_and_decrypt: false }).await;
     one.grant(Use::Any, None);
     one.sign.scheme = Scheme::EcdsaSecp256r1Sha256.code().into();
     one.sign.input = Some(sign::Input::Digest(vec![1; 31]));

@@ -248,6 +248,7 @@ fn http_errors_are_json_with_a_status() {
         ("GET", "/v1/keys/..%2f..", "", 400),
         ("PATCH", "/v1/keys/nope", r#"{"state":"disabled"}"#, 404),
         ("PATCH", "/v1/keys/nope", "{}", 400),
+        ("PATCH", "/v1/keys/nope", r#"{"state":"disabled","uses":["csr"]}"#, 400),
         ("PATCH", "/v1/keys/nope", r#"{"sign_and_decrypt":true}"#, 400),
         ("POST", "/v1/keys/a/import", &"x".repeat(70_000), 413),
         ("POST", "/v1/keys/a/import", "x", 422),
