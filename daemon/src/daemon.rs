@@ -150,14 +150,16 @@ impl Daemon {
 
     /// Roles of a process on the administrators' socket, under the present configuration. Root and
     /// the user of the daemon are manager in any case. With `--dev`, the user who started the
-    /// daemon has every role, also if the configuration separates roles.
-    pub(crate) fn roles_of(&self, peer: &Peer) -> RoleSet {
+    /// daemon has every role, also if the configuration separates roles. Roles by group count if
+    /// the user has an entry in the user database.
+    pub(crate) fn roles_of(&self, peer: &Peer, has_entry: bool) -> RoleSet {
         use rustix::process::{geteuid, getuid};
 
         if self.dev && peer.uid == getuid().as_raw() {
             return RoleSet::all();
         }
-        self.config().roles.of(peer, [0, geteuid().as_raw()].contains(&peer.uid))
+        let is_manager = [0, geteuid().as_raw()].contains(&peer.uid);
+        self.config().roles.of(peer, is_manager, has_entry)
     }
 
     /// True if a backend can sign with its keys now.

@@ -21,6 +21,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::user_database::UserDatabase;
 use crate::daemon::Daemon;
 use crate::peers::connections::{Admission, ConnectionLimits, Connections, Slot};
 use crate::peers::credentials::credentials_with_groups;
@@ -33,6 +34,7 @@ pub(super) struct Gate {
     listener: UnixListener,
     connections: Arc<Connections>,
     daemon: Arc<Daemon>,
+    users: Arc<UserDatabase>,
     /// Token that is never cancelled: requests in progress are answered when the daemon stops.
     never: CancellationToken,
     /// Token that is cancelled when the daemon stops, so that users without a role do not delay the
@@ -42,16 +44,24 @@ pub(super) struct Gate {
 
 impl Gate {
     /// The socket of a daemon. `stopping` closes the connections of users without a role.
-    pub(super) fn new(listener: UnixListener, daemon: Arc<Daemon>, stopping: CancellationToken) -> Self {
+    pub(super) fn new(
+        listener: UnixListener,
+        daemon: Arc<Daemon>,
+        users: Arc<UserDatabase>,
+        stopping: CancellationToken,
+    ) -> Self {
         let (connections, never) = (Arc::new(Connections::new()), CancellationToken::new());
-        Self { listener, connections, daemon, never, stopping }
+        Self { listener, connections, daemon, users, never, stopping }
     }
 
     fn admit(&self, stream: UnixStream) -> Option<(Conversation, Caller)> {
         let caller = credentials_with_groups(&stream);
         let peer = caller.clone().unwrap_or_default();
         // Users without a role get an answer, too: a refusal, or metrics.
-        let has_role = caller.as_ref().is_some_and(|peer| !self.daemon.roles_of(peer).is_empty());
+        // A look-up would delay the next caller, so a user who is not looked up yet counts as one
+        // of the user database. The roles are found again for each request.
+        let has_entry = self.users.remembered(peer.uid).unwrap_or(true);
+        let has_role = caller.as_ref().is_some_and(|peer| !self.daemon.roles_of(peer, has_entry).is_empty());
         let (owner, stop) = match has_role {
             true => (Owner::Named { uid: peer.uid, service: None }, &self.never),
             false => (Owner::WithoutGrant, &self.stopping),

@@ -24,6 +24,7 @@ mod rights;
 mod status;
 pub(crate) mod trail_view;
 mod units;
+mod user_database;
 
 use std::sync::Arc;
 
@@ -48,6 +49,7 @@ use error::AdminError;
 use gate::{Caller, Gate};
 use metrics::StrangersPage;
 use rights::{Administrator, Asker, Routes};
+use user_database::UserDatabase;
 
 /// Serves administrators until `end`, then answers the requests in progress.
 pub(crate) async fn serve(
@@ -56,8 +58,10 @@ pub(crate) async fn serve(
     end: impl Future<Output = ()> + Send + 'static,
 ) {
     let stopping = CancellationToken::new();
-    let gate = Gate::new(listener, Arc::clone(&peers.daemon), stopping.clone());
+    let users = Arc::new(UserDatabase::default());
+    let gate = Gate::new(listener, Arc::clone(&peers.daemon), Arc::clone(&users), stopping.clone());
     let admin = Admin {
+        users,
         daemon: Arc::clone(&peers.daemon),
         peers,
         strangers: Arc::new(Semaphore::new(1)),
@@ -129,6 +133,7 @@ async fn to_the_end(request: Request, next: Next) -> Response {
 struct Admin {
     daemon: Arc<Daemon>,
     peers: Arc<Shared>,
+    users: Arc<UserDatabase>,
     /// Cancelled when the daemon ends: answers without an end must end too.
     ending: CancellationToken,
     /// Turn of users without a role.

@@ -110,6 +110,8 @@ pub(super) struct Asker {
     /// `None` if the kernel does not name the user.
     peer: Option<Peer>,
     roles: RoleSet,
+    /// True if groups would give roles, and the user has no entry in the user database.
+    lacks_entry: bool,
     /// Path of the request.
     path: Arc<str>,
     admin: Admin,
@@ -159,7 +161,8 @@ impl Asker {
                 Some(name.unwrap_or_else(|_| format!("user id {uid}")))
             }
         };
-        NeedsRole { act, right, user, roles: self.roles, remedy: self.remedy(right) }
+        let (roles, lacks_entry) = (self.roles, self.lacks_entry);
+        NeedsRole { act, right, user, roles, lacks_entry, remedy: self.remedy(right) }
     }
 
     /// Records a refusal in the audit trail, which limits such records for each user.
@@ -213,6 +216,7 @@ pub(super) struct NeedsRole {
     /// `None` if the kernel does not name the user.
     user: Option<String>,
     roles: RoleSet,
+    lacks_entry: bool,
     remedy: String,
 }
 
@@ -228,6 +232,9 @@ impl fmt::Display for NeedsRole {
             }
             Some(user) if self.roles.is_empty() => write!(f, "{user} has no role")?,
             Some(user) => write!(f, "{user} has only {held}")?,
+        }
+        if self.lacks_entry {
+            write!(f, ", because roles by group do not count without an entry in the user database")?;
         }
         write!(f, "; {}", self.remedy)
     }
@@ -258,9 +265,12 @@ pub(super) async fn identify(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let roles = peer.as_ref().map(|peer| admin.daemon.roles_of(peer)).unwrap_or_default();
+    let (roles, lacks_entry) = match &peer {
+        Some(peer) => roles_of(&admin, peer).await,
+        None => Default::default(),
+    };
     let path = request.uri().path().into();
-    let asker = Asker { peer, roles, path, admin: admin.clone() };
+    let asker = Asker { peer, roles, lacks_entry, path, admin: admin.clone() };
     let has_role = asker.has_role();
     request.extensions_mut().insert(asker);
     if has_role {
@@ -281,6 +291,16 @@ pub(super) async fn identify(
         response
     });
     answered.await.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+/// Roles of a process, and whether roles by group do not count. The user database is asked only if
+/// groups give roles.
+async fn roles_of(admin: &Admin, peer: &Peer) -> (RoleSet, bool) {
+    let (all, without_groups) = (admin.daemon.roles_of(peer, true), admin.daemon.roles_of(peer, false));
+    if all == without_groups || admin.users.has(peer.uid).await {
+        return (all, false);
+    }
+    (without_groups, true)
 }
 
 /// Shortest time between two answers to users without a role.

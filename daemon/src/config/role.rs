@@ -69,7 +69,7 @@ pub(super) fn check_separation(roles: Roles) -> Result<Roles, InvalidSetting> {
     for given in roles.iter() {
         if let Holder::Group(gid) = given.to {
             let member = Peer { uid: u32::MAX, gid, ..Peer::default() };
-            if roles.of(&member, false).is_separated() {
+            if roles.of(&member, false, true).is_separated() {
                 return Err(wrong(format!(
                     "the group {} is both manager and purger; name it for one of the two roles",
                     group_name(gid)
@@ -83,7 +83,7 @@ pub(super) fn check_separation(roles: Roles) -> Result<Roles, InvalidSetting> {
     });
     for uid in built_in.iter().copied().chain(users) {
         let is_manager = built_in.contains(&uid);
-        if roles.of(&process_of(uid), is_manager).is_separated() {
+        if roles.of(&process_of(uid), is_manager, true).is_separated() {
             let always =
                 if is_manager { " (root and the user of the daemon are always manager)" } else { "" };
             return Err(wrong(format!(

@@ -181,9 +181,12 @@ impl Roles {
     }
 
     /// Roles of a process. `is_manager` is true for root and for the user of the daemon, who are
-    /// manager whatever the configuration says.
-    pub fn of(&self, peer: &Peer, is_manager: bool) -> RoleSet {
-        let given = self.given.iter().filter(|given| given.to.is(peer)).map(|given| given.role);
+    /// manager whatever the configuration says. `has_entry` is true for a user of the user
+    /// database: roles by group do not count for others, such as the subordinate user ids of a
+    /// member.
+    pub fn of(&self, peer: &Peer, is_manager: bool, has_entry: bool) -> RoleSet {
+        let counts = |to: Holder| to.is(peer) && (has_entry || matches!(to, Holder::User(_)));
+        let given = self.given.iter().filter(|given| counts(given.to)).map(|given| given.role);
         let mut roles: RoleSet = given.chain(is_manager.then_some(Role::Manager)).collect();
         if self.separation && roles.has_both() {
             roles.bits = SEPARATED.into_iter().fold(roles.bits, |bits, role| bits & !bit(role));
@@ -242,25 +245,28 @@ mod tests {
             // The number of a user is not the number of a group.
             (peer(20, 1, &[]), &[]),
         ] {
-            assert_eq!(names(roles.of(&peer, false)), expected, "{peer:?}");
+            assert_eq!(names(roles.of(&peer, false, true)), expected, "{peer:?}");
         }
-        assert_eq!(names(roles.of(&peer(0, 0, &[]), true)), ["manager"]);
-        assert_eq!(names(roles.of(&peer(1, 0, &[]), true)), ["viewer", "manager", "auditor"]);
+        assert_eq!(names(roles.of(&peer(0, 0, &[]), true, true)), ["manager"]);
+        // A user without an entry in the user database has no role by group.
+        assert_eq!(names(roles.of(&peer(1, 30, &[20]), false, false)), ["viewer", "auditor"]);
+        assert!(roles.of(&peer(2, 30, &[20]), false, false).is_empty());
+        assert_eq!(names(roles.of(&peer(1, 0, &[]), true, true)), ["viewer", "manager", "auditor"]);
     }
 
     #[test]
     fn manager_and_purger_together_count_as_neither() {
         let roles = roles(true);
-        let both = roles.of(&peer(1, 30, &[40]), false);
+        let both = roles.of(&peer(1, 30, &[40]), false, true);
         assert_eq!(names(both), ["viewer", "auditor"]);
         assert!(both.is_separated() && !both.allows(Right::Manage) && !both.allows(Right::Purge));
-        assert!(roles.of(&peer(0, 0, &[40]), true).is_separated());
+        assert!(roles.of(&peer(0, 0, &[40]), true, true).is_separated());
         for groups in [[30, 20], [40, 20]] {
-            let one = roles.of(&peer(1, 1, &groups), false);
+            let one = roles.of(&peer(1, 1, &groups), false, true);
             assert!(!one.is_separated() && one.iter().count() == 4, "{one:?}");
         }
-        assert!(roles.separates(roles.of(&peer(2, 30, &[]), false), Role::Purger));
-        assert!(!roles.separates(roles.of(&peer(2, 30, &[]), false), Role::Operator));
+        assert!(roles.separates(roles.of(&peer(2, 30, &[]), false, true), Role::Purger));
+        assert!(!roles.separates(roles.of(&peer(2, 30, &[]), false, true), Role::Operator));
     }
 
     #[test]
