@@ -88,7 +88,7 @@ fn between(now: u64, then: u64) -> String {
 }
 
 /// Width of the terminal in columns, if there is a terminal.
-fn columns() -> Option<u16> {
+pub(crate) fn columns() -> Option<u16> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     Some(size.ws_col).filter(|columns| *columns > 0)
 }

@@ -2,31 +2,57 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use comfy_table::{ContentArrangement, Table};
 use sha2::{Digest, Sha256};
 
 use crate::admin::api::{ApprovalView, KeyView};
 use crate::cli::failure::Failure;
-use crate::cli::output::{ago, from_now, print, print_table, table, time};
+use crate::cli::output::{ago, columns, from_now, print, print_table, table, time};
 use crate::ground::ownership::Name;
 use crate::keys::Deletion;
 
 pub(super) fn print_keys(keys: &[KeyView]) -> Result<(), Failure> {
-    let mut rows =
-        table(&["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND", "CERTIFICATE", "LAST USE"]);
-    for key in keys {
-        rows.add_row([
-            key.label.as_str(),
-            &key.key_type,
-            &if key.problem.is_none() { key.current.to_string() } else { String::new() },
-            &state(key),
-            &key.uses.join(", "),
-            &key.backend,
-            &expires(key),
-            &key.last_used.map(ago).unwrap_or_default(),
-        ]);
-    }
-    print_table(&rows)
+    print_table(&list(keys, columns()))
 }
+
+/// Table of keys with whole cells. If it is wider than a terminal, it lacks the columns that matter
+/// least.
+fn list(keys: &[KeyView], width: Option<u16>) -> Table {
+    let cells = |key: &KeyView| {
+        [
+            key.label.clone(),
+            key.key_type.clone(),
+            if key.problem.is_none() { key.current.to_string() } else { String::new() },
+            state(key),
+            key.uses.join(", "),
+            key.backend.clone(),
+            expires(key),
+            key.last_used.map(ago).unwrap_or_default(),
+        ]
+    };
+    let titles = TITLES.map(str::to_owned);
+    let rows: Vec<_> = [titles].into_iter().chain(keys.iter().map(cells)).collect();
+    let width_of = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let mut shown: Vec<_> = (0..TITLES.len()).collect();
+    for title in LEAST {
+        // Two blanks are between columns.
+        let needed: usize = shown.iter().map(|column| width_of(*column) + 2).sum();
+        if width.is_none_or(|width| needed <= usize::from(width) + 2) {
+            break;
+        }
+        shown.retain(|column| TITLES[*column] != title);
+    }
+    let of_row = |row: &[String; 8]| shown.iter().map(|column| row[*column].clone()).collect::<Vec<_>>();
+    let mut table = table(&shown.iter().map(|column| TITLES[*column]).collect::<Vec<_>>());
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.add_rows(rows[1..].iter().map(of_row));
+    table
+}
+
+const TITLES: [&str; 8] = ["LABEL", "TYPE", "VERSION", "STATE", "USES", "BACKEND", "CERTIFICATE", "LAST USE"];
+
+/// Columns that a narrow terminal does not show, the first one first.
+const LEAST: [&str; 6] = ["BACKEND", "VERSION", "USES", "TYPE", "LAST USE", "CERTIFICATE"];
 
 pub(super) fn print_key(key: &KeyView) -> Result<(), Failure> {
     let mut text = format!(
@@ -155,4 +181,45 @@ fn expires(key: &KeyView) -> String {
 fn fingerprint(public_key: &str) -> String {
     let spki = STANDARD.decode(public_key).unwrap_or_default();
     base16ct::lower::encode_string(&Sha256::digest(spki))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::now;
+
+    #[test]
+    fn a_narrow_list_has_whole_cells() {
+        let key = |label: &str| KeyView {
+            label: label.into(),
+            state: "enabled".into(),
+            key_type: "rsa-pss4096".into(),
+            uses: vec!["tls-server".into(), "csr".into()],
+            backend: "embedded".into(),
+            current: 1,
+            last_used: Some(now() - 100_000),
+            ..KeyView::default()
+        };
+        let deletion = Deletion { by: 0, at: now(), destroy_at: now() + 2_500_000 };
+        let deleted = KeyView { deletion: Some(deletion), state: "deleted".into(), ..key("mail") };
+        let keys = [key("shop.example.org"), deleted];
+        let of = |width| list(&keys, width).lines().collect::<Vec<_>>();
+        let all = of(None);
+        assert!(TITLES.iter().all(|title| all[0].contains(title)), "{all:?}");
+        for width in [40, 80, 100, 120, 140] {
+            let lines = of(Some(width));
+            assert_eq!(lines.len(), 1 + keys.len(), "{lines:#?}");
+            for (line, key) in lines[1..].iter().zip(&keys) {
+                assert!(line.contains(&key.label) && line.contains(&state(key)), "{line}");
+            }
+            let is_least = width < 60;
+            assert!(is_least || lines.iter().all(|line| line.trim().len() <= width.into()), "{lines:#?}");
+        }
+        let lines = of(Some(80));
+        assert!(
+            lines[0].contains("LAST USE") && lines[2].contains("deleted, destroyed in 28 days"),
+            "{lines:#?}"
+        );
+        assert!(!lines[0].contains("BACKEND"), "{lines:#?}");
+    }
 }
