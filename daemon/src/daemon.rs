@@ -102,7 +102,8 @@ impl Daemon {
     /// Reason why uses of keys have no record now.
     pub(crate) fn trail_failure(&self) -> Option<Unwritten> {
         match self.trail()? {
-            Ok(trail) if trail.has_failed() => Some(Unwritten("the last record was not written".into())),
+            // The reason may be gone meanwhile: records are written again.
+            Ok(trail) if trail.has_failed() => trail.failure().map(Unwritten),
             Ok(_) => None,
             Err(reason) => Some(reason),
         }

@@ -84,6 +84,12 @@ impl Trail {
     pub fn status(&self) -> Status {
         self.shared.status()
     }
+
+    /// Reason why records cannot be written now.
+    pub fn failure(&self) -> Option<String> {
+        let met = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).failure.clone();
+        self.shared.failure(met)
+    }
 }
 
 impl Shared {
@@ -95,12 +101,16 @@ impl Shared {
             looked: (looked > Duration::ZERO).then(|| SystemTime::UNIX_EPOCH + looked),
             last: self.last.load(Ordering::Relaxed),
             unwritten: self.unwritten.load(Ordering::Relaxed) + lost,
-            failure: status
-                .failure
-                .or_else(|| self.hangs().then(|| "the disk does not answer".into()))
-                .or_else(|| (lost > 0).then(|| "the disk is too slow".into())),
+            failure: self.failure(status.failure),
             ..status
         }
+    }
+
+    /// Reason why records cannot be written now: the one that the writer has met, or the one that
+    /// keeps the writer waiting.
+    fn failure(&self, met: Option<String>) -> Option<String> {
+        met.or_else(|| self.hangs().then(|| "the disk does not answer".into()))
+            .or_else(|| (self.shards.lost() > 0).then(|| "the disk is too slow".into()))
     }
 
     /// Changes what the status says.

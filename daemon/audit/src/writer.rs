@@ -441,8 +441,8 @@ struct Panic(Arc<Shared>);
 impl Drop for Panic {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.has_failed.store(true, Ordering::Relaxed);
             self.0.tell(|status| status.failure = Some("the thread that writes has ended".into()));
+            self.0.has_failed.store(true, Ordering::Relaxed);
         }
     }
 }
