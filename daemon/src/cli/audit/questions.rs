@@ -20,12 +20,7 @@ pub(in crate::cli) struct Users {
     #[arg(value_name = "LABEL")]
     label: Label,
     #[command(flatten)]
-    times: Times,
-    #[command(flatten)]
-    source: Source,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    question: Question,
 }
 
 #[derive(Args, Debug)]
@@ -43,6 +38,13 @@ pub(in crate::cli) struct Unused {
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Refusals {
+    #[command(flatten)]
+    question: Question,
+}
+
+/// The records that a question is about, and the form of the answer.
+#[derive(Args, Debug)]
+struct Question {
     #[command(flatten)]
     times: Times,
     #[command(flatten)]
@@ -88,7 +90,7 @@ fn collect<K: Ord>(
 
 impl Users {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let Self { label, times, source, json } = self;
+        let Self { label, question: Question { times, source, json } } = self;
         let (key, outcome) = (Some(label.to_string()), Some(Outcome::Done.name().into()));
         let filter = Filter { key, outcome, ..times.filter(Some("7d")) };
         let rows = collect(&source, &filter, |record| {
@@ -152,7 +154,7 @@ impl Unused {
 
 impl Refusals {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let Self { times, source, json } = self;
+        let Question { times, source, json } = self.question;
         let rows = collect(&source, &times.filter(Some("24h")), |record| {
             let outcome = record.outcome.clone().filter(|_| record.is_refusal())?;
             let unit = record.peer.as_ref().and_then(|peer| peer.unit.clone());

@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
 use super::choice::{Choice, Source, user_name};
-use crate::audit::{Filter, Party, Record};
+use crate::audit::{Party, Record};
 use crate::cli::failure::Failure;
 use crate::ground::text::printable;
 
@@ -19,16 +19,18 @@ pub(in crate::cli) struct Tail {
     #[arg(short, long)]
     follow: bool,
     #[command(flatten)]
-    choice: Choice,
-    #[command(flatten)]
-    source: Source,
-    /// Print the records as they are in the trail: JSON, one object on each line
-    #[arg(long)]
-    json: bool,
+    records: Records,
 }
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Show {
+    #[command(flatten)]
+    records: Records,
+}
+
+/// The records to show, and their form.
+#[derive(Args, Debug)]
+struct Records {
     #[command(flatten)]
     choice: Choice,
     #[command(flatten)]
@@ -40,27 +42,30 @@ pub(in crate::cli) struct Show {
 
 impl Tail {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let Self { lines, follow, choice, source, json } = self;
-        run(&source, &choice.filter(), lines, follow, json)
+        self.records.print(self.lines, self.follow)
     }
 }
 
 impl Show {
     pub(super) fn run(self) -> Result<(), Failure> {
-        run(&self.source, &self.choice.filter(), 0, false, self.json)
+        self.records.print(0, false)
     }
 }
 
-fn run(source: &Source, filter: &Filter, last: usize, follow: bool, json: bool) -> Result<(), Failure> {
-    use io::Write;
+impl Records {
+    /// Prints the last records, or all if `last` is 0. With `follow` it goes on with new records.
+    fn print(self, last: usize, follow: bool) -> Result<(), Failure> {
+        use io::Write;
 
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    source.read(filter, last, follow, |record, line| {
-        let text = if json { printable(line) } else { printable(&text_of(&record)) };
-        writeln!(out, "{text}")?;
-        // People who follow wait for the line.
-        if follow { out.flush() } else { Ok(()) }
-    })
+        let Self { choice, source, json } = self;
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        source.read(&choice.filter(), last, follow, |record, line| {
+            let text = if json { printable(line) } else { printable(&text_of(&record)) };
+            writeln!(out, "{text}")?;
+            // People who follow wait for the line.
+            if follow { out.flush() } else { Ok(()) }
+        })
+    }
 }
 
 /// A record for people: time, user, action, key, and the rest.
