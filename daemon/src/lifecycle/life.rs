@@ -155,7 +155,7 @@ fn refuse_lately_used(daemon: &Daemon, key: &Key, wait: Option<u64>) -> Result<(
 /// Waiting period of a deletion without another one, in seconds.
 pub(crate) const DEFAULT_WAIT: u64 = 30 * 86_400;
 /// Shortest waiting period, in seconds.
-const MIN_WAIT: u64 = 3600;
+pub(crate) const MIN_WAIT: u64 = 3600;
 /// Longest waiting period, in seconds: 10 years as `--after 10y` counts them.
 const MAX_WAIT: u64 = 10 * 31_557_600;
 /// Time in which a used key is not deleted, in seconds.

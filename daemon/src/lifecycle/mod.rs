@@ -27,7 +27,7 @@ pub(crate) use create::{KeySpec, adopt, generate, import};
 pub(crate) use deadlines::{follow_deadlines, hold_destructions};
 pub(crate) use error::Error;
 pub(crate) use event::{Actor, configuration_loaded, reload};
-pub(crate) use life::{Delete, compromise, delete, purge, restore};
+pub(crate) use life::{Delete, MIN_WAIT, compromise, delete, purge, restore};
 pub(crate) use request::{SignedRequest, sign_request};
 pub(crate) use rewrap::{Finished, Rewrapped, finish_rewrap, rewrap};
 pub(crate) use store::{backup, repair};

@@ -292,6 +292,23 @@ fn a_benchmark_leaves_no_key_in_the_store() {
     assert_eq!(keys, serde_json::json!([]));
 }
 
+/// Root is no purger by default, so its keys wait for their destruction, for the shortest time.
+#[test]
+fn a_benchmark_without_the_role_purger_says_that_its_keys_are_left() {
+    let mut daemon = Daemon::prepare("");
+    daemon.new_master_key();
+    daemon.configure(&daemon.production_configuration(&[("keyward-bench-*", "tls-server")]));
+    daemon.start(&[]);
+    let output = daemon.keyward(&["bench", "--seconds", "1", "--connections", "1", "--type", "p256"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && told.lines().count() == 1, "{told}");
+    assert!(told.contains("keyward-bench-* are deleted, and will be destroyed in an hour"), "{told}");
+    let keys: serde_json::Value = serde_json::from_str(&daemon.succeed(&["key", "list", "--json"])).unwrap();
+    let deletion = &keys[0]["deletion"];
+    let wait = deletion["destroy_at"].as_u64().unwrap() - deletion["at"].as_u64().unwrap();
+    assert_eq!((keys.as_array().unwrap().len(), wait), (1, 3600), "{keys}");
+}
+
 #[test]
 fn the_doctor_reports_each_problem() {
     let daemon = Daemon::dev("");

@@ -51,9 +51,10 @@ impl Bench {
         let load = Load { connections, duration: Duration::from_secs(self.seconds.into()) };
         let mut interrupt = Interrupt::new()?;
         let mut results = Vec::new();
+        // Dropped last: a note about the keys that are left follows the results.
+        let daemon = Daemon::new(&self.client.runtime_dir)?;
         match &self.grep11.address {
             None => {
-                let daemon = Daemon::new(&self.client.runtime_dir)?;
                 for key_type in types {
                     results.push(daemon.measure(*key_type, self.backend.as_deref(), load, &mut interrupt)?);
                 }

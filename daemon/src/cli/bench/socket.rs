@@ -5,21 +5,25 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
+use hyper::StatusCode;
 use keyward_client::{Address, Client, Input};
 use keyward_proto::{KeyType, Label, Use};
 
 use super::interrupt::{Interrupt, interrupted};
 use super::measurement::{Latencies, Load, Measured, certificate_verify, no_latencies, record, scheme, vary};
-use crate::admin::client::AdminClient;
+use crate::admin::client::{AdminClient, AdminClientError};
 use crate::admin::request::Generate;
 use crate::cli::failure::Failure;
-use crate::cli::output::warn;
+use crate::cli::output::{note, warn};
 use crate::ground::exit;
+use crate::lifecycle::MIN_WAIT;
 use crate::peers;
 
 /// The daemon with its sockets in a runtime directory.
 pub(super) struct Daemon {
     runtime_dir: PathBuf,
+    /// True if keys are deleted, and wait for their destruction.
+    leaves_keys: AtomicBool,
 }
 
 impl Daemon {
@@ -27,7 +31,7 @@ impl Daemon {
         let runtime_dir = std::path::absolute(runtime_dir).map_err(|error| {
             Failure::new(exit::USAGE, format_args!("cannot use the runtime directory: {error}"))
         })?;
-        Ok(Self { runtime_dir })
+        Ok(Self { runtime_dir, leaves_keys: AtomicBool::new(false) })
     }
 
     pub(super) fn measure(
@@ -38,7 +42,7 @@ impl Daemon {
         interrupt: &mut Interrupt,
     ) -> Result<Measured, Failure> {
         let runtime_dir = self.runtime_dir.as_path();
-        let key = TemporaryKey::make(runtime_dir, key_type, backend)?;
+        let key = TemporaryKey::make(self, key_type, backend)?;
         let stop = AtomicBool::new(false);
         let start = Instant::now();
         let mut latencies = no_latencies()?;
@@ -63,8 +67,18 @@ impl Daemon {
     }
 }
 
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if *self.leaves_keys.get_mut() {
+            note(format_args!(
+                "the keys {LABELS}* are deleted, and will be destroyed in an hour: to destroy them at once, the user needs the role purger (docs/roles.md)"
+            ));
+        }
+    }
+}
+
 /// Signs over one connection until `stop` is set.
-fn sign(runtime_dir: &Path, key: &TemporaryKey, stop: &AtomicBool) -> Result<Latencies, Failure> {
+fn sign(runtime_dir: &Path, key: &TemporaryKey<'_>, stop: &AtomicBool) -> Result<Latencies, Failure> {
     let failed = |error| {
         Failure::new(exit::UNAVAILABLE, error)
             .while_trying(format_args!("cannot sign with key {}", key.label))
@@ -86,18 +100,19 @@ fn sign(runtime_dir: &Path, key: &TemporaryKey, stop: &AtomicBool) -> Result<Lat
     Ok(latencies)
 }
 
-/// A key that is destroyed on drop.
-struct TemporaryKey {
+/// A key that is deleted on drop, and destroyed if the user may do that.
+struct TemporaryKey<'a> {
+    daemon: &'a Daemon,
     admin: AdminClient,
     label: Label,
     key_type: KeyType,
 }
 
-impl TemporaryKey {
-    fn make(runtime_dir: &Path, key_type: KeyType, backend: Option<&str>) -> Result<Self, Failure> {
-        let label = format!("keyward-bench-{key_type}-{}", std::process::id());
+impl<'a> TemporaryKey<'a> {
+    fn make(daemon: &'a Daemon, key_type: KeyType, backend: Option<&str>) -> Result<Self, Failure> {
+        let label = format!("{LABELS}{key_type}-{}", std::process::id());
         let label: Label = label.parse().map_err(|error| Failure::new(exit::SOFTWARE, error))?;
-        let admin = AdminClient::new(runtime_dir)?;
+        let admin = AdminClient::new(&daemon.runtime_dir)?;
         let request = Generate {
             label: label.clone(),
             key_type,
@@ -108,16 +123,23 @@ impl TemporaryKey {
         admin.generate(&request).map_err(|error| {
             Failure::from(error).while_trying(format_args!("cannot generate key {label}"))
         })?;
-        Ok(Self { admin, label, key_type })
+        Ok(Self { daemon, admin, label, key_type })
     }
 }
 
-impl Drop for TemporaryKey {
+impl Drop for TemporaryKey<'_> {
     fn drop(&mut self) {
         let label = self.label.as_str();
-        let destroyed = self.admin.delete(label, None, true).and_then(|_| self.admin.purge(label));
-        if let Err(error) = destroyed {
-            warn(format_args!("cannot destroy key {label}: {error}"));
+        let deleted = self.admin.delete(label, Some(MIN_WAIT), true);
+        match deleted.map(|_| self.admin.purge(label)) {
+            Ok(Ok(())) => {}
+            Ok(Err(AdminClientError::Refused { status: StatusCode::FORBIDDEN, .. })) => {
+                self.daemon.leaves_keys.store(true, Ordering::Relaxed);
+            }
+            Ok(Err(error)) | Err(error) => warn(format_args!("cannot destroy key {label}: {error}")),
         }
     }
 }
+
+/// Beginning of the labels of the keys.
+const LABELS: &str = "keyward-bench-";
