@@ -6,12 +6,20 @@
 //! records of all users together is limited too, and half of it is for the first record of each
 //! user in a second. A count that does not fit waits for a later second, in the order in which the
 //! counts have begun.
+//!
+//! On the long run, all records and counts have an [`Allowance`], so that refusals cannot push
+//! older records out of a trail of limited length. Single records leave a part of the allowance to
+//! counts: when the allowance is used up, each user and reason still has a count, which covers a
+//! longer time.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 /// Refusals of the present second, and counts that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
+    allowance: Allowance,
+    /// Users with a record of their own in this hour.
+    lately: HashSet<u32>,
     /// The present second, since 1970.
     second: u64,
     /// Length of records of their own in this second, of all users, in bytes.
@@ -66,7 +74,7 @@ impl Refusals {
         second: u64,
         length: impl FnOnce() -> usize,
     ) -> bool {
-        self.turn(second);
+        let second = self.turn(second);
         let known = self.of.len() < MAX_USERS || self.of.contains_key(&(uid, outcome));
         let key = (if known { uid } else { OTHERS }, outcome);
         let refused = self.of.entry(key).or_default();
@@ -75,14 +83,16 @@ impl Refusals {
         }
         let is_first = !self.had.contains(&uid);
         let has_room = self.bytes < ALL_ALONE && (is_first || self.further < ALL_ALONE / 2);
-        if known && refused.alone < ALONE && has_room {
+        let left = if self.lately.contains(&uid) { LEFT_BY_FURTHER } else { LEFT_BY_FIRST };
+        if known && refused.alone < ALONE && has_room && self.allowance.bytes > left {
             let length = length();
             let bytes = self.bytes.saturating_add(length);
             let further = if is_first { self.further } else { self.further.saturating_add(length) };
-            if bytes <= ALL_ALONE && further <= ALL_ALONE / 2 {
+            if bytes <= ALL_ALONE && further <= ALL_ALONE / 2 && self.allowance.spend(length, left) {
                 refused.alone += 1;
                 (self.bytes, self.further) = (bytes, further);
                 self.had.insert(uid);
+                self.lately.insert(uid);
                 return true;
             }
         }
@@ -95,16 +105,20 @@ impl Refusals {
     }
 
     /// Takes counts that have begun in earlier seconds, once in a second, as many as there may be
-    /// in one.
+    /// in one. While little of the allowance is left, they have begun some minutes ago.
     pub(crate) fn take(&mut self, second: u64) -> Vec<Count> {
         if self.taken == second {
             return Vec::new();
         }
         self.taken = second;
+        self.allowance.refill(second);
+        let age = if self.allowance.bytes < LEFT_BY_SHORT_COUNTS { LONG } else { 1 };
         let mut counts = Vec::new();
         while counts.len() < MAX_COUNTS
             && let Some(key) = self.waiting.front()
-            && self.of.get(key).is_none_or(|refused| refused.from != second)
+            // A clock that was set back keeps no count waiting.
+            && self.of.get(key).is_none_or(|refused| refused.from.abs_diff(second) >= age)
+            && self.allowance.spend(COUNT, 0)
         {
             counts.extend(self.take_first());
         }
@@ -137,12 +151,56 @@ impl Refusals {
         })
     }
 
-    fn turn(&mut self, second: u64) {
-        if self.second != second {
+    /// Begins a second, unless it is the present one or just before: threads do not come in the
+    /// order of their times. Returns the present second.
+    fn turn(&mut self, second: u64) -> u64 {
+        if is_after(second, self.second) {
+            if second / HOUR != self.second / HOUR {
+                self.lately.clear();
+            }
             (self.second, self.bytes, self.further) = (second, 0, 0);
             self.had.clear();
+            self.allowance.refill(second);
+        }
+        self.second
+    }
+}
+
+/// Length that records and counts may have on the long run, in bytes. It comes back slowly.
+#[derive(Debug)]
+struct Allowance {
+    bytes: usize,
+    /// Second of the last refill.
+    second: u64,
+}
+
+impl Allowance {
+    fn refill(&mut self, second: u64) {
+        if is_after(second, self.second) {
+            let seconds = usize::try_from(second.saturating_sub(self.second)).unwrap_or(usize::MAX);
+            self.bytes = seconds.saturating_mul(PER_SECOND).saturating_add(self.bytes).min(ALLOWANCE);
+            self.second = second;
         }
     }
+
+    /// Spends some bytes if others are left. Returns false if they are not.
+    fn spend(&mut self, length: usize, left: usize) -> bool {
+        let Some(rest) = self.bytes.checked_sub(length).filter(|rest| *rest >= left) else { return false };
+        self.bytes = rest;
+        true
+    }
+}
+
+impl Default for Allowance {
+    /// The whole allowance.
+    fn default() -> Self {
+        Self { bytes: ALLOWANCE, second: 0 }
+    }
+}
+
+/// True if a second comes after another one, or so long before it that the clock was set back.
+fn is_after(second: u64, present: u64) -> bool {
+    second > present || second + SET_BACK < present
 }
 
 /// Records of their own that a user and reason gets in a second.
@@ -151,15 +209,36 @@ pub(crate) const ALONE: u32 = 10;
 const ALL_ALONE: usize = 70_000;
 /// Counts in a second: some 28 KB.
 const MAX_COUNTS: usize = 100;
-/// Users and reasons that are counted apart.
-const MAX_USERS: usize = 65_536;
+/// Users and reasons that are counted apart: the 65,536 ids that a user may have in a user
+/// namespace (subuid(5)), and others.
+const MAX_USERS: usize = 100_000;
 /// In the place of the uids of further users. The kernel gives this number to nobody
 /// (credentials(7)).
 const OTHERS: u32 = u32::MAX;
+/// The allowance that records and counts have at most: 64 MiB.
+const ALLOWANCE: usize = 64 << 20;
+/// The allowance that comes back in a second: 43 MB a day. In the year that records are kept by
+/// default, this is less than the 20 GiB that all files have by default.
+const PER_SECOND: usize = 500;
+/// Counts of each second leave so much of the allowance. Counts of some minutes use up the rest.
+const LEFT_BY_SHORT_COUNTS: usize = ALLOWANCE / 4 * 3;
+/// Records of a user who has had one in this hour leave so much of the allowance.
+const LEFT_BY_FURTHER: usize = ALLOWANCE / 2;
+/// Records of other users leave so much of the allowance.
+const LEFT_BY_FIRST: usize = ALLOWANCE / 4;
+/// Age of a count that is taken while little of the allowance is left, in seconds.
+const LONG: u64 = 600;
+/// Length of the record of a count, or somewhat more.
+const COUNT: usize = 330;
+const HOUR: u64 = 3600;
+/// Seconds by which times of threads never differ.
+const SET_BACK: u64 = 60;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Hash;
+    use crate::line::Content;
 
     #[test]
     fn a_user_has_ten_records_in_a_second_and_a_count() {
@@ -189,7 +268,7 @@ mod tests {
         let mut records = 0;
         let mut counts = Vec::new();
         for second in 1..=10 {
-            for uid in 0..100_000 {
+            for uid in 0..120_000 {
                 records += usize::from(refusals.admit(uid, "no-grant", second, || 500));
             }
             if second == 3 {
@@ -201,7 +280,7 @@ mod tests {
         let seconds = 11..3000;
         counts.extend(seconds.flat_map(|second| refusals.take(second)).collect::<Vec<_>>());
         let counted: u64 = counts.iter().map(|count| count.refusals).sum();
-        assert_eq!(counted + records as u64, 1_000_001);
+        assert_eq!(counted + records as u64, 1_200_001);
         let other = counts.iter().filter(|count| count.outcome == "unknown-key");
         assert_eq!(other.map(|count| count.refusals).sum::<u64>(), 1);
         assert!(refusals.of.is_empty());
@@ -243,5 +322,111 @@ mod tests {
             of_first += counts.iter().filter(|count| count.uid == Some(0)).count();
         }
         assert_eq!(of_first, 2);
+    }
+
+    /// A week of refusals without an end: `refuse` is called for a second, and returns the refusals
+    /// and the records of their own. On the last day, an honest user is refused twice.
+    fn week(mut refuse: impl FnMut(&mut Refusals, u64) -> (u64, u64)) -> Week {
+        let mut refusals = Refusals::default();
+        let mut week = Week::default();
+        let (mut refused, mut told) = (2, 0);
+        // Each second of the first hour, and then one of each minute, to spare time.
+        let seconds = (0..HOUR).chain((HOUR..7 * DAY).step_by(60));
+        for second in seconds.map(|second| BEGIN + second) {
+            let (more, mut alone) = refuse(&mut refusals, second);
+            refused += more;
+            if second == BEGIN + 6 * DAY {
+                let twice = (0..2).filter(|_| refusals.admit(HONEST, "no-grant", second, || RECORD));
+                week.honest_alone = twice.count() as u64;
+                alone += week.honest_alone;
+            }
+            let counts = refusals.take(second);
+            week.bytes += RECORD * usize::try_from(alone).unwrap() + COUNT * counts.len();
+            told += alone + counts.iter().map(|count| count.refusals).sum::<u64>();
+            let honest = counts.iter().find(|count| count.uid == Some(HONEST));
+            week.honest_waited = honest.map(|count| second - count.from).or(week.honest_waited);
+        }
+        told += refusals.take_all().iter().map(|count| count.refusals).sum::<u64>();
+        assert_eq!(told, refused, "no refusal is lost");
+        assert!(week.bytes <= ALLOWANCE + 7 * 86_400 * PER_SECOND, "{week:?}");
+        week
+    }
+
+    #[derive(Debug, Default)]
+    struct Week {
+        /// Length of all records.
+        bytes: usize,
+        /// Records of their own of the honest user.
+        honest_alone: u64,
+        /// Seconds from the first refusal in a count of that user to the count.
+        honest_waited: Option<u64>,
+    }
+
+    const BEGIN: u64 = 1_800_000_000;
+    const DAY: u64 = 86_400;
+    const HONEST: u32 = 500_000;
+    const RECORD: usize = 500;
+
+    #[test]
+    fn one_user_does_not_fill_a_trail_in_a_week() {
+        let outcomes = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        let week = week(|refusals, second| {
+            let of = |outcome| (0..20).filter(|_| refusals.admit(1, outcome, second, || RECORD)).count();
+            (160, outcomes.map(of).iter().sum::<usize>() as u64)
+        });
+        // The room for users who are refused once is left.
+        assert_eq!((week.honest_alone, week.honest_waited), (1, Some(LONG)), "{week:?}");
+    }
+
+    /// A user with all ids of a user namespace.
+    #[test]
+    fn many_users_do_not_fill_a_trail_in_a_week() {
+        let mut next = 0;
+        let week = week(|refusals, second| {
+            let mut alone = 0;
+            for _ in 0..500 {
+                next = (next + 1) % 65_536;
+                alone += u64::from(refusals.admit(next, "no-grant", second, || RECORD));
+            }
+            (500, alone)
+        });
+        assert_eq!(week.honest_alone, 0, "{week:?}");
+        let waited = week.honest_waited.unwrap();
+        assert!((LONG..12 * HOUR).contains(&waited), "{week:?}");
+    }
+
+    /// After a time without refusals there is room for records again.
+    #[test]
+    fn the_allowance_comes_back() {
+        let mut refusals = Refusals::default();
+        let mut admit = |second, uid| {
+            let admitted = (0..10).filter(|_| refusals.admit(uid, "no-grant", second, || 3000)).count();
+            (admitted, refusals.take(second).len())
+        };
+        let mut second = BEGIN;
+        while admit(second, 1).0 > 0 {
+            second += 1;
+        }
+        let spent = ALLOWANCE - LEFT_BY_FURTHER;
+        assert!((spent / 30_000..spent / 29_000).contains(&usize::try_from(second - BEGIN).unwrap()));
+        assert_eq!(admit(second, 2).0, 1, "another user");
+        // A clock that is set back gives nothing, and goes on from there.
+        assert_eq!(admit(second - DAY, 1).0, 1, "another hour");
+        assert_eq!(admit(second - DAY + 100, 1).0, 10);
+    }
+
+    #[test]
+    fn a_count_is_as_long_as_was_reckoned() {
+        let count = Count {
+            uid: Some(u32::MAX - 1),
+            outcome: "no-downgrade-sentinel",
+            refusals: u64::MAX,
+            from: BEGIN,
+            to: BEGIN,
+        };
+        let mut line = Vec::new();
+        let now = std::time::SystemTime::now();
+        crate::line::write(&mut line, u64::MAX, now, &Content::Refusals(&count), Hash::NONE);
+        assert!((COUNT - 30..COUNT).contains(&line.len()), "{}", line.len());
     }
 }
