@@ -1,7 +1,8 @@
 //! State of a running daemon: keys, backends, configuration and metrics.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -12,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::audit::{Trail, Unwritten};
 use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
+use crate::ground::allowance::Allowance;
 use crate::keys::{KeyStore, Keys, Version};
 use crate::observe::metrics::Metrics;
 use crate::policy::authorise::{Grant, Peer};
@@ -27,6 +29,8 @@ pub(crate) struct Daemon {
     trail: OnceLock<Trail>,
     /// Reason why the audit trail could not be opened.
     no_trail: ArcSwapOption<String>,
+    /// Acts that each user may still carry out.
+    acts: Mutex<HashMap<u32, Allowance>>,
     pub(crate) started: Instant,
     /// True if the daemon was started with `--dev`.
     pub(crate) dev: bool,
@@ -62,6 +66,7 @@ impl Daemon {
             ),
             trail: OnceLock::new(),
             no_trail: ArcSwapOption::empty(),
+            acts: Mutex::default(),
             backends,
             started: Instant::now(),
             dev,
@@ -132,6 +137,12 @@ impl Daemon {
         let (request, reloaded) = oneshot::channel();
         self.reloads.get().ok_or_else(not_now)?.send(request).await.map_err(|_| not_now())?;
         reloaded.await.map_err(|_| not_now())?
+    }
+
+    /// True if a user may carry out one more act: nobody fills the audit trail with acts.
+    pub(crate) fn may_act(&self, uid: u32) -> bool {
+        let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
+        acts.entry(uid).or_insert_with(|| Allowance::new(ACTS_AT_ONCE, ACTS_IN_A_SECOND)).take()
     }
 
     /// Number of grants in the configuration, without the grants of `--dev`.
@@ -213,6 +224,11 @@ impl Daemon {
 
 /// Request for a reload of the configuration: takes the result, as [`Daemon::reload`] returns it.
 pub(crate) type ReloadRequest = oneshot::Sender<Result<Vec<String>, String>>;
+
+/// Acts that a user may carry out at once: some 13 MB of the audit trail.
+pub(crate) const ACTS_AT_ONCE: u32 = 10_000;
+/// Acts that a user may carry out in a second after that: some 110 MB a day.
+const ACTS_IN_A_SECOND: u32 = 1;
 
 /// Returns the part of a version that a backend needs.
 pub(crate) fn key_material(version: &Version) -> KeyMaterial<'_> {

@@ -16,7 +16,7 @@ pub const OS: u8 = 71;
 pub const CANNOT_CREATE: u8 = 73;
 /// Reading or writing failed.
 pub const IO: u8 = 74;
-/// A key is in use; try again later.
+/// A key is in use, or a user has carried out too many acts; try again later.
 pub const IN_USE: u8 = 75;
 /// A permission is missing.
 pub const NO_PERMISSION: u8 = 77;

@@ -70,7 +70,7 @@ impl From<AdminClientError> for Failure {
                 StatusCode::FORBIDDEN => exit::NO_PERMISSION,
                 StatusCode::NOT_FOUND => exit::NO_INPUT,
                 StatusCode::CONFLICT => exit::CANNOT_CREATE,
-                StatusCode::LOCKED => exit::IN_USE,
+                StatusCode::LOCKED | StatusCode::TOO_MANY_REQUESTS => exit::IN_USE,
                 StatusCode::FAILED_DEPENDENCY => exit::CONFIG,
                 StatusCode::UNPROCESSABLE_ENTITY | StatusCode::PAYLOAD_TOO_LARGE => exit::DATA,
                 StatusCode::SERVICE_UNAVAILABLE => exit::UNAVAILABLE,

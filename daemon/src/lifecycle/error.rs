@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::uses::set_uses_command;
 use crate::audit::Unwritten;
 use crate::backend::BackendError;
+use crate::daemon::ACTS_AT_ONCE;
 use crate::ground::master_key::MasterKeyError;
 use crate::ground::ownership::Name;
 use crate::ground::text::time;
@@ -86,6 +87,11 @@ pub(crate) enum Error {
         time(*destroy_at)
     )]
     LabelOfDeleted { label: Label, destroy_at: u64 },
+    /// The user has carried out too many acts in a short time.
+    #[error(
+        "not carried out, because this user has carried out {ACTS_AT_ONCE} acts in a short time, and may carry out one each second for now; try again in a second"
+    )]
+    ManyActs,
     /// The key has as many versions as a key can have.
     #[error("key {label} has {most} versions, the maximum; make another key")]
     ManyVersions { label: Label, most: usize },

@@ -127,6 +127,7 @@ pub(super) struct Begun<'a> {
 ///
 /// # Errors
 /// [`Error::NotRecorded`] if the audit trail cannot be written, so the act must not be carried out.
+/// [`Error::ManyActs`] if the user has carried out too many.
 pub(super) async fn begin<'a>(
     daemon: &'a Daemon,
     actor: Actor,
@@ -134,6 +135,9 @@ pub(super) async fn begin<'a>(
     label: Option<&'a Label>,
 ) -> Result<Begun<'a>, Error> {
     let begun = Begun { daemon, action, label, actor, on_record: true };
+    if !action.is_urgent() {
+        begun.refuse_many()?;
+    }
     match begun.write(Phase::Begun, None, Map::new()).await {
         Err(error) if !action.is_urgent() => Err(Error::NotRecorded(error)),
         _ => Ok(begun),
@@ -141,6 +145,25 @@ pub(super) async fn begin<'a>(
 }
 
 impl Begun<'_> {
+    /// Refuses an act of a user who has carried out too many. The refusal is on record.
+    fn refuse_many(&self) -> Result<(), Error> {
+        let Actor::User { uid, pid, role } = self.actor else { return Ok(()) };
+        if self.daemon.may_act(uid) {
+            return Ok(());
+        }
+        if let Some(Ok(trail)) = self.daemon.trail() {
+            trail.record_refused_act(audit::Act {
+                action: "keyward.admin.refused",
+                phase: Phase::Refused("too many acts of this user".into()),
+                actor: audit::Actor { uid, pid, role: role.name() },
+                key: self.label.map(Label::to_string),
+                version: None,
+                details: Map::from_iter([("act".to_owned(), self.action.name().into())]),
+            });
+        }
+        Err(Error::ManyActs)
+    }
+
     /// The result of the act. A failure is recorded.
     pub(super) async fn result<T, E: Into<Error>>(&self, result: Result<T, E>) -> Result<T, Error> {
         let error = match result {

@@ -1,0 +1,98 @@
+//! Limits of what users write to the audit trail.
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::fixture::{Daemon, failure_of, has_root};
+use crate::users::{ALICE, as_user};
+
+/// A daemon whose trail is in memory, since each act waits for the disk.
+fn daemon(configuration: &str) -> Daemon {
+    let mut daemon = Daemon::prepare(configuration);
+    fs::create_dir_all(daemon.path("state/audit")).unwrap();
+    fs::set_permissions(daemon.path("state"), Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
+    let serve = daemon.serve(&["--dev"]);
+    let mut shell = Command::new("unshare");
+    let script = "mount -t tmpfs -o size=100m,mode=700 none \"$0\" && exec \"$@\"";
+    shell.args(["--mount", "sh", "-c", script]).arg(daemon.path("state/audit"));
+    shell.arg(serve.get_program()).args(serve.get_args());
+    daemon.start_as(&mut shell);
+    daemon
+}
+
+/// Asks for an act many times on one connection. Returns the status of each answer.
+fn repeat(daemon: &Daemon, method: &str, path: &str, body: &str, times: usize) -> Vec<u16> {
+    let mut stream = UnixStream::connect(daemon.path("run/admin.sock")).unwrap();
+    let length = body.len();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: k\r\ncontent-length: {length}\r\n\r\n{body}");
+    let mut answers = String::new();
+    let mut buffer = [0; 1 << 16];
+    for _ in 0..times {
+        stream.write_all(request.as_bytes()).unwrap();
+        let begin = answers.len();
+        // The body of each answer is an object without another one in it.
+        while !answers[begin..].ends_with('}') {
+            let length = stream.read(&mut buffer).unwrap();
+            assert!(length > 0, "{answers}");
+            answers += core::str::from_utf8(&buffer[..length]).unwrap();
+        }
+    }
+    answers.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].parse().unwrap()).collect()
+}
+
+fn records(daemon: &Daemon, words: &[&str]) -> Vec<Value> {
+    let text = daemon.succeed(&[&["audit", "show", "--json"], words].concat());
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_user_cannot_fill_the_trail_with_acts_but_can_stop_keys() {
+    if !has_root() {
+        return;
+    }
+    let daemon = daemon(&format!("[[role]]\nrole = \"operator\"\nuid = {ALICE}\n"));
+    for label in ["gone", "shop", "mail"] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    daemon.succeed(&["key", "compromise", "gone"]);
+    let enable = |times| repeat(&daemon, "PATCH", "/v1/keys/gone", r#"{"state": "enabled"}"#, times);
+    // Each of these acts has two records, as it begins and as it fails.
+    let begin = Instant::now();
+    let statuses = enable(10_000 - 3);
+    assert!(statuses.iter().all(|status| *status == 409), "10,000 acts are possible at once");
+    let more = enable(begin.elapsed().as_secs() as usize + 20);
+    let refused = more.iter().filter(|status| **status == 429).count();
+    assert!(refused >= 10, "{refused} refusals in {more:?}");
+
+    // Some acts more are possible by now, each of which a second has made possible.
+    let refusal = loop {
+        let output = daemon.keyward(&["key", "enable", "gone"]);
+        let (status, line) = failure_of(&output);
+        if status != 73 {
+            break (status, line);
+        }
+    };
+    assert!(refusal.0 == 75 && refusal.1.contains("may carry out one each second for now"), "{refusal:?}");
+    daemon.succeed(&["key", "disable", "shop"]);
+    daemon.succeed(&["key", "compromise", "mail"]);
+    let other = as_user(ALICE, || enable(1));
+    assert_eq!(other, [409], "another user");
+
+    let refusals = records(&daemon, &["--action", "keyward.admin.refused"]);
+    assert!(!refusals.is_empty());
+    for record in &refusals {
+        assert_eq!(record["details"]["act"], "keyward.key.enable", "{record}");
+        assert_eq!((&record["actor"]["uid"], &record["key"]), (&0.into(), &"gone".into()), "{record}");
+    }
+    for action in ["keyward.key.disable", "keyward.key.compromise"] {
+        let acts = records(&daemon, &["--action", action]);
+        assert_eq!(acts.last().map(|record| &record["outcome"]), Some(&"done".into()), "{acts:?}");
+    }
+}
