@@ -1,5 +1,6 @@
 //! State of a running daemon: keys, backends, configuration and metrics.
 
+use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -29,6 +30,9 @@ pub(crate) struct Daemon {
     trail: OnceLock<Trail>,
     /// Reason why the audit trail could not be opened.
     no_trail: ArcSwapOption<String>,
+    /// Uses, and records of acts that were carried out nevertheless, that the audit trail has yet
+    /// to count because it was not open.
+    unrecorded: [AtomicU64; 2],
     /// Acts that each user may still carry out.
     acts: Mutex<HashMap<u32, Allowance>>,
     pub(crate) started: Instant,
@@ -66,6 +70,7 @@ impl Daemon {
             ),
             trail: OnceLock::new(),
             no_trail: ArcSwapOption::empty(),
+            unrecorded: Default::default(),
             acts: Mutex::default(),
             backends,
             started: Instant::now(),
@@ -117,7 +122,10 @@ impl Daemon {
     /// Sets the audit trail, or the reason why there is none yet. The first trail stays.
     pub(crate) fn set_trail(&self, trail: Result<Trail, String>) {
         match trail {
-            Ok(trail) => drop(self.trail.set(trail)),
+            Ok(trail) => {
+                drop(self.trail.set(trail));
+                self.tell_unrecorded();
+            }
             Err(reason) => self.no_trail.store(Some(Arc::new(reason))),
         }
     }
@@ -137,6 +145,24 @@ impl Daemon {
         let (request, reloaded) = oneshot::channel();
         self.reloads.get().ok_or_else(not_now)?.send(request).await.map_err(|_| not_now())?;
         reloaded.await.map_err(|_| not_now())?
+    }
+
+    /// Counts uses, and records of acts that were carried out nevertheless, while the audit trail
+    /// is not open. The trail tells the numbers when it is.
+    pub(crate) fn has_no_record_of(&self, uses: u64, acts: u64) {
+        for (count, more) in self.unrecorded.iter().zip([uses, acts]) {
+            count.fetch_add(more, Ordering::AcqRel);
+        }
+        // It may be open by now.
+        self.tell_unrecorded();
+    }
+
+    fn tell_unrecorded(&self) {
+        let Some(trail) = self.trail.get() else { return };
+        let [uses, acts] = self.unrecorded.each_ref().map(|count| count.swap(0, Ordering::AcqRel));
+        if uses > 0 || acts > 0 {
+            trail.record_gap(uses, acts);
+        }
     }
 
     /// True if a user may carry out one more act: nobody fills the audit trail with acts.

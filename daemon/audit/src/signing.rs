@@ -156,7 +156,7 @@ impl Writer {
                 Ok(Message::Act(_, _, then)) => {
                     then.call(Err(Unwritten("the daemon is about to end".into())))
                 }
-                Ok(Message::Policy(_) | Message::Tidied(_) | Message::Stop) => {}
+                Ok(Message::Gap { .. } | Message::Policy(_) | Message::Tidied(_) | Message::Stop) => {}
             }
         }
         if let Err(error) = self.sync() {

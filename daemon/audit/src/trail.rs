@@ -128,6 +128,14 @@ impl Trail {
         self.shared.shards.add_refused_act(uid, act, SystemTime::now());
     }
 
+    /// Counts uses of keys, and records of acts that were carried out nevertheless, which have no
+    /// record because this trail was not open yet. The numbers are a record.
+    pub fn record_gap(&self, uses: u64, acts: u64) {
+        let message = Message::Gap { uses, acts };
+        // A trail that has stopped tells nothing more.
+        let _sent = self.messages.lock().unwrap_or_else(PoisonError::into_inner).send(message);
+    }
+
     fn send_act(&self, act: Act, room: Room, then: Then) {
         let message = Message::Act(Box::new(act), room, then);
         // Without a writer, dropping the message calls `then`.
@@ -219,6 +227,7 @@ impl Drop for Then {
 /// Message to the thread that writes.
 pub(crate) enum Message {
     Act(Box<Act>, Room, Then),
+    Gap { uses: u64, acts: u64 },
     Policy(Policy),
     Signed(Result<Option<Checkpoint>, String>),
     Tidied(Tidied),

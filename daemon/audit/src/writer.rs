@@ -146,6 +146,10 @@ impl Writer {
                     then.call(written);
                     self.owes_checkpoint = true;
                 }
+                Ok(Message::Gap { uses, acts }) => {
+                    self.has_gap(uses);
+                    self.lost_acts += acts;
+                }
                 Ok(Message::Policy(policy)) => {
                     self.settings.policy = policy;
                     self.tidy(0);

@@ -93,6 +93,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::SameUser { .. } => StatusCode::FORBIDDEN,
         Error::InUse { .. } | Error::UseNotKnown { .. } => StatusCode::LOCKED,
         Error::NotRecorded(_) | Error::DoneNotRecorded(_) => StatusCode::INSUFFICIENT_STORAGE,
+        Error::NotRepeated { reason, .. } => lifecycle_status(reason),
         Error::ManyActs => StatusCode::TOO_MANY_REQUESTS,
         Error::NoCertificate { .. } | Error::NoVersion { .. } => StatusCode::NOT_FOUND,
         Error::Compromised(_)

@@ -111,6 +111,11 @@ pub(crate) enum Error {
     /// The act was carried out, and is not on record as done.
     #[error("carried out, but not on record as done: {0}; do not repeat the command")]
     DoneNotRecorded(Unwritten),
+    /// The key is disabled or compromised already, and a repeat is not carried out.
+    #[error(
+        "key {label} is {state} already, and stays so; this command, which would change nothing, was {reason}"
+    )]
+    NotRepeated { label: Label, state: &'static str, reason: Box<Error> },
     /// The key has no such version.
     #[error("key {label} has no version {number}")]
     NoVersion { label: Label, number: u32 },

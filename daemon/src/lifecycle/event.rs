@@ -13,7 +13,7 @@ use crate::audit::{self, Phase, Unwritten};
 use crate::daemon::Daemon;
 use crate::ground::causes::causes;
 use crate::ground::text::time;
-use crate::keys::{Key, Life, Repaired};
+use crate::keys::{Key, Life, Repaired, State, Verb};
 use crate::policy::roles::Role;
 
 /// Actor who asks for an operation.
@@ -50,7 +50,7 @@ impl Actor {
     }
 }
 
-/// Acts by their names in the audit trail, and whether the record may stop the act.
+/// Acts by their names in the audit trail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Action {
     Adopt,
@@ -106,10 +106,13 @@ impl Action {
         }
     }
 
-    /// True if the act is carried out even if it cannot be recorded: who must stop a key must be
-    /// able to.
-    fn is_urgent(self) -> bool {
-        matches!(self, Self::Compromise | Self::Disable)
+    /// Verb and state of an act that stops a key.
+    fn stop(self) -> Option<(Verb, State)> {
+        match self {
+            Self::Compromise => Some((Verb::Compromise, State::Compromised)),
+            Self::Disable => Some((Verb::Disable, State::Disabled)),
+            _ => None,
+        }
     }
 }
 
@@ -121,30 +124,51 @@ pub(super) struct Begun<'a> {
     actor: Actor,
     /// True if the act has a record that it begins.
     on_record: bool,
+    /// True if the act is carried out even if it cannot be recorded: who must stop a key must be
+    /// able to. An act that does not change the key is not urgent.
+    is_urgent: bool,
 }
 
 /// Records that an act begins. Nothing may be changed before.
 ///
 /// # Errors
 /// [`Error::NotRecorded`] if the audit trail cannot be written, so the act must not be carried out.
-/// [`Error::ManyActs`] if the user has carried out too many.
+/// [`Error::ManyActs`] if the user has carried out too many. [`Error::NotRepeated`] if there is
+/// such a reason, and the key is already as the act would make it.
 pub(super) async fn begin<'a>(
     daemon: &'a Daemon,
     actor: Actor,
     action: Action,
     label: Option<&'a Label>,
 ) -> Result<Begun<'a>, Error> {
-    let begun = Begun { daemon, action, label, actor, on_record: true };
-    if !action.is_urgent() {
-        begun.refuse_many()?;
+    let mut begun = Begun { daemon, action, label, actor, on_record: true, is_urgent: false };
+    let mut repeated = None;
+    // Without a key that can be read, the act itself fails.
+    if let (Some((verb, state)), Some(label)) = (action.stop(), label)
+        && let Ok(Some(key)) = daemon.keys.get(label).await
+    {
+        let is_stopped = key.state == state;
+        repeated = is_stopped.then(|| (label.clone(), state.name()));
+        begun.is_urgent = !is_stopped && key.admits(verb).is_ok();
     }
-    match begun.write(Phase::Begun, None, Map::new()).await {
-        Err(error) if !action.is_urgent() => Err(Error::NotRecorded(error)),
-        _ => Ok(begun),
+    match (begun.enter().await, repeated) {
+        (Err(_), _) if begun.is_urgent => Ok(begun),
+        (Err(reason), Some((label, state))) => {
+            Err(Error::NotRepeated { label, state, reason: Box::new(reason) })
+        }
+        (result, _) => result.map(|()| begun),
     }
 }
 
 impl Begun<'_> {
+    /// Records that the act begins, unless it is one too many of its user.
+    async fn enter(&self) -> Result<(), Error> {
+        if !self.is_urgent {
+            self.refuse_many()?;
+        }
+        self.write(Phase::Begun, None, Map::new()).await.map_err(Error::NotRecorded)
+    }
+
     /// Refuses an act of a user who has carried out too many. The refusal is on record.
     fn refuse_many(&self) -> Result<(), Error> {
         let Actor::User { uid, pid, role } = self.actor else { return Ok(()) };
@@ -183,7 +207,7 @@ impl Begun<'_> {
     pub(super) async fn done(self, act: Act<'_>, version: Option<u32>) -> Result<(), Error> {
         log(&act, self.label, version, self.actor);
         match self.write(Phase::Done, version, details(&act)).await {
-            Err(error) if !self.action.is_urgent() => Err(Error::DoneNotRecorded(error)),
+            Err(error) if !self.is_urgent => Err(Error::DoneNotRecorded(error)),
             _ => Ok(()),
         }
     }
@@ -195,9 +219,16 @@ impl Begun<'_> {
         version: Option<u32>,
         details: Map<String, Value>,
     ) -> Result<(), Unwritten> {
-        let Some(trail) = self.daemon.trail() else { return Ok(()) };
+        let trail = match self.daemon.trail() {
+            None => return Ok(()),
+            Some(Ok(trail)) => trail,
+            Some(Err(reason)) => {
+                self.daemon.has_no_record_of(0, u64::from(self.is_urgent));
+                return Err(reason);
+            }
+        };
         // The end of an act that has begun may use the reserved room: the act cannot be undone.
-        let is_urgent = self.action.is_urgent() || (self.on_record && phase != Phase::Begun);
+        let has_room = self.is_urgent || (self.on_record && phase != Phase::Begun);
         let (uid, pid, role) = self.actor.parts();
         let act = audit::Act {
             action: self.action.name(),
@@ -209,12 +240,12 @@ impl Begun<'_> {
         };
         let (sender, written) = oneshot::channel();
         let then = move |result| drop(sender.send(result));
-        match is_urgent {
-            true => trail?.record_urgent_act(act, then),
-            false => trail?.record_act(act, then),
+        match has_room {
+            true => trail.record_urgent_act(act, then),
+            false => trail.record_act(act, then),
         }
         // A disk that does not answer must not keep anybody from stopping a key.
-        let limit = if self.action.is_urgent() { URGENT_LIMIT } else { LIMIT };
+        let limit = if self.is_urgent { URGENT_LIMIT } else { LIMIT };
         match tokio::time::timeout(limit, written).await {
             Ok(Ok(written)) => written,
             Ok(Err(_)) => Err(Unwritten("the thread that writes has ended".into())),
@@ -229,7 +260,8 @@ impl Begun<'_> {
 /// The audit trail cannot be written. The configuration is in force all the same.
 pub(crate) async fn configuration_loaded(daemon: &Daemon) -> Result<(), Unwritten> {
     let action = Action::LoadConfiguration;
-    let loaded = Begun { daemon, action, label: None, actor: Actor::Daemon, on_record: false };
+    let loaded =
+        Begun { daemon, action, label: None, actor: Actor::Daemon, on_record: false, is_urgent: false };
     loaded.write(Phase::Done, None, details(&load_of(daemon, &daemon.fingerprint()))).await
 }
 

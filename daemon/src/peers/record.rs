@@ -28,8 +28,10 @@ pub(super) fn record(operation: &Operation<'_>, failed: Option<&Failure>) {
     if let Some(BackendCall { backend, scheme, outcome }) = operation.backend_call {
         metrics.times(backend.name(), scheme, outcome, &operation.context.times.of(backend));
     }
-    if let Some(Ok(trail)) = shared.daemon.trail() {
-        trail.record_use(key_use(operation, outcome));
+    match shared.daemon.trail() {
+        Some(Ok(trail)) => trail.record_use(key_use(operation, outcome)),
+        Some(Err(_)) => shared.daemon.has_no_record_of(1, 0),
+        None => {}
     }
     if outcome == Outcome::Done {
         let Peer { uid, service, command, .. } = peer;

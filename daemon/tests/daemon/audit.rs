@@ -446,6 +446,11 @@ fn on_a_full_disk_acts_are_refused_and_uses_follow_the_setting() {
         );
         daemon.succeed(&["key", "disable", "mail"]);
         assert_eq!(daemon.outcome("mail", &message), Outcome::KeyDisabled);
+        // A repeat changes nothing, and does not use the room for urgent acts.
+        for _ in 0..10 {
+            let (status, line) = daemon.fail(&["key", "disable", "mail"]);
+            assert!(status == 74 && line.contains("key mail is disabled already, and stays so"), "{line}");
+        }
         if setting == "refuse" {
             await_some(|| (daemon.outcome("shop", &message) == Outcome::Internal).then_some(()));
             let words = "and on-failure is \"refuse\" in section [audit]";
@@ -486,6 +491,8 @@ fn on_a_full_disk_acts_are_refused_and_uses_follow_the_setting() {
             assert_eq!(last(action)["outcome"], "done", "{action}");
         }
         let gap: u64 = records.iter().filter_map(|record| record["uses"].as_u64()).sum();
+        let disabled = records.iter().filter(|record| record["action"] == "keyward.key.disable");
+        assert_eq!(disabled.count(), 2, "no repeat is on record");
         // Uses that were refused have no record either.
         assert!(gap > 0, "{setting}");
         let (status, text) = verify_in(&copy);

@@ -7,9 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Instant;
 
+use keyward_proto::Outcome;
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Daemon, failure_of, has_root};
+use crate::fixture::{Daemon, certificate_verify, failure_of, has_root};
 use crate::users::{ALICE, as_user};
 
 /// A daemon whose trail is in memory, since each act waits for the disk.
@@ -95,4 +97,33 @@ fn a_user_cannot_fill_the_trail_with_acts_but_can_stop_keys() {
         let acts = records(&daemon, &["--action", action]);
         assert_eq!(acts.last().map(|record| &record["outcome"]), Some(&"done".into()), "{acts:?}");
     }
+}
+
+/// Uses and acts while the trail is not open are counted by the trail when it is.
+#[test]
+fn a_trail_that_opens_later_counts_what_it_missed() {
+    let mut daemon = Daemon::dev("");
+    for label in ["shop", "mail"] {
+        daemon.succeed(&["key", "generate", label, "--type", "p256"]);
+    }
+    assert!(daemon.end(Signal::TERM).success());
+    let (place, elsewhere) = (daemon.path("state/audit"), daemon.path("audit"));
+    fs::rename(&place, &elsewhere).unwrap();
+    fs::write(&place, "no directory").unwrap();
+    daemon.start(&["--dev"]);
+    let message = certificate_verify();
+    for _ in 0..5 {
+        assert_eq!(daemon.outcome("shop", &message), Outcome::Done);
+    }
+    daemon.succeed(&["key", "disable", "mail"]);
+    daemon.fail(&["key", "disable", "mail"]);
+    daemon.fail(&["key", "rotate", "shop"]);
+    fs::remove_file(&place).unwrap();
+    fs::rename(&elsewhere, &place).unwrap();
+    daemon.await_log("the audit trail is open now");
+    assert!(daemon.end(Signal::TERM).success());
+    daemon.start(&["--dev"]);
+    let gaps = records(&daemon, &["--action", "keyward.audit.gap"]);
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!((&gaps[0]["uses"], &gaps[0]["acts"]), (&5.into(), &2.into()), "begun and done");
 }
