@@ -313,7 +313,8 @@ impl Failure {
             Self::LookUp(StoreError::Altered(_) | StoreError::Unlisted(_)) => Outcome::BlobDamaged,
             // The daemon does not have the master key that opens the store.
             Self::LookUp(StoreError::Locked(_)) => Outcome::OtherMasterKey,
-            Self::LookUp(_) | Self::RejectionSecret(_) | Self::NotRecorded(_) => Outcome::Internal,
+            Self::LookUp(_) | Self::RejectionSecret(_) => Outcome::Internal,
+            Self::NotRecorded(_) => Outcome::NotRecorded,
             Self::NoBackend(_) => Outcome::UnitUnavailable,
             Self::Backend(error) => error.outcome(),
         }

@@ -452,7 +452,7 @@ fn on_a_full_disk_acts_are_refused_and_uses_follow_the_setting() {
             assert!(status == 74 && line.contains("key mail is disabled already, and stays so"), "{line}");
         }
         if setting == "refuse" {
-            await_some(|| (daemon.outcome("shop", &message) == Outcome::Internal).then_some(()));
+            await_some(|| (daemon.outcome("shop", &message) == Outcome::NotRecorded).then_some(()));
             let words = "and on-failure is \"refuse\" in section [audit]";
             daemon.await_log(words);
             let log = daemon.log();

@@ -24,6 +24,7 @@ impl Outcome {
             Self::DheRefused => "dhe-refused",
             Self::OtherDhGroup => "other-dh-group",
             Self::OtherPublicKey => "other-public-key",
+            Self::NotRecorded => "not-recorded",
         }
     }
 
@@ -73,6 +74,10 @@ impl Outcome {
             Self::OtherDhGroup => {
                 "the parameters for DHE are of no known group; use a group of RFC 7919, such as ffdhe2048, or drop DHE"
             }
+            Self::NotRecorded => {
+                "the daemon cannot write its audit trail, and refuses uses without a record; free space on the file system of the \
+                 trail, or see the log of the daemon"
+            }
             Self::OtherPublicKey => {
                 "the reference is for another public key than the daemon has under this label and version; get a certificate \
                  for the key that is there, and make a new reference: keyward key reference LABEL"
@@ -83,5 +88,21 @@ impl Outcome {
     /// The reason for a key, with its label in the commands.
     pub fn reason_for(self, label: &str) -> String {
         self.reason().replace("LABEL", label)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Response;
+
+    /// An outcome of a later version is a refusal without a reason, and no broken answer.
+    #[test]
+    fn an_unknown_outcome_is_unspecified() {
+        let response = Response { id: 1, outcome: 1000, body: None };
+        let frame = crate::frame::encode(&response).unwrap();
+        let read: Response = crate::frame::decode(&frame[crate::frame::HEADER..]).unwrap();
+        assert_eq!(read.outcome(), Outcome::Unspecified);
+        assert_eq!(Outcome::Unspecified.reason(), Outcome::Internal.reason());
     }
 }

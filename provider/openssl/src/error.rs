@@ -188,6 +188,7 @@ impl Reason {
                 Outcome::DheRefused => c"DHE needs use tls12-dhe-server",
                 Outcome::OtherDhGroup => c"unknown DH group; take ffdhe2048",
                 Outcome::OtherPublicKey => c"reference is for another key of this label",
+                Outcome::NotRecorded => c"daemon cannot write its audit trail",
             },
         }
     }

@@ -96,7 +96,8 @@ impl Error {
         match self {
             Self::Unavailable { .. } => true,
             Self::Refused { outcome, .. } => {
-                matches!(outcome, Outcome::DeadlineExceeded | Outcome::Internal | Outcome::Overloaded)
+                use Outcome::{DeadlineExceeded, Internal, NotRecorded, Overloaded};
+                matches!(outcome, DeadlineExceeded | Internal | NotRecorded | Overloaded)
             }
             _ => false,
         }

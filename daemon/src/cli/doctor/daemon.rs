@@ -196,6 +196,9 @@ fn fix(outcome: Outcome) -> Option<&'static str> {
         }
         Outcome::UnitUnavailable => "look at the units: keyward unit list; see also the log of the daemon",
         Outcome::Internal => "see the log of the daemon",
+        Outcome::NotRecorded => {
+            "free space on the file system of the audit trail; see also the log of the daemon, and keyward status"
+        }
         Outcome::NoDowngradeSentinel => {
             "let the server offer TLS 1.3 as well; or, for a server with only TLS 1.2, add tls12-server to the uses of its grant \
              and of its key, with each use to keep: keyward key set-uses LABEL --use tls-server --use tls12-server"
