@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
-use crate::{Daemon, built, has_root};
+use crate::{Daemon, has_root, own_build};
 
 /// A running attacker, which is killed when this is dropped.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Attacker {
 
     fn spawn(daemon: &Daemon, uid: u32, mode: &str, settings: &str) -> Self {
         // The program of this build, even if the daemon is of another build.
-        let mut command = Command::new(built("attacker"));
+        let mut command = Command::new(own_build().join("attacker"));
         command.arg(mode).arg(format!("uid={uid}")).arg(format!("socket={}", daemon.socket().display()));
         command.args(settings.split_whitespace());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("an attacker");

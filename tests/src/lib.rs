@@ -109,15 +109,15 @@ pub fn built(name: &str) -> PathBuf {
 /// Directory of the build that is tested: `KEYWARD_BUILD`, or the one of this program, so that a
 /// measurement is not of a build that was made for tests.
 pub fn build() -> PathBuf {
-    std::env::var_os("KEYWARD_BUILD").map_or_else(
-        || {
-            let program = std::env::current_exe().expect("the path of this program");
-            let directory = program.parent().expect("a directory");
-            // Cargo has the programs of tests in a directory of their own.
-            directory.parent().filter(|_| directory.ends_with("deps")).unwrap_or(directory).to_owned()
-        },
-        PathBuf::from,
-    )
+    std::env::var_os("KEYWARD_BUILD").map_or_else(own_build, PathBuf::from)
+}
+
+/// Directory of the build of this program.
+fn own_build() -> PathBuf {
+    let program = std::env::current_exe().expect("the path of this program");
+    let directory = program.parent().expect("a directory");
+    // Cargo has the programs of tests in a directory of their own.
+    directory.parent().filter(|_| directory.ends_with("deps")).unwrap_or(directory).to_owned()
 }
 
 /// Directory of builds.
