@@ -170,38 +170,38 @@ impl Files {
         Ok(())
     }
 
-    /// Waits until all records are on the disk.
+    /// The open file, to wait until its records are on the disk.
     ///
     /// # Errors
-    /// The disk has failed.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    /// There are no more descriptors.
+    pub(crate) fn open_file(&self) -> io::Result<File> {
+        self.file.try_clone()
     }
 
     /// Checkpoint in `head`, if there is one.
     pub(crate) fn head(&self) -> Option<Checkpoint> {
         read_head(&self.directory).ok().flatten()
     }
+}
 
-    /// Writes the last checkpoint to `head`. After a power cut, `head` is the older checkpoint or
-    /// this one.
-    ///
-    /// # Errors
-    /// The file cannot be written. An older head stays.
-    pub(crate) fn set_head(&self, checkpoint: &Checkpoint) -> io::Result<()> {
-        let (new, head) = (self.directory.join("head.new"), self.directory.join(HEAD));
-        let text = serde_json::to_string(checkpoint)? + "\n";
-        // A file that an earlier process has left may have another mode.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(new, head)?;
-        sync_directory(&self.directory)
+/// Writes the last checkpoint to `head`. After a power cut, `head` is the older checkpoint or
+/// this one.
+///
+/// # Errors
+/// The file cannot be written. An older head stays.
+pub(crate) fn set_head(directory: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
+    let (new, head) = (directory.join("head.new"), directory.join(HEAD));
+    let text = serde_json::to_string(checkpoint)? + "\n";
+    // A file that an earlier process has left may have another mode.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(new, head)?;
+    sync_directory(directory)
 }
 
 /// Checkpoint in `head`, if there is one.

@@ -16,6 +16,7 @@ mod acts;
 mod checkpoint;
 mod compression;
 mod copy;
+mod disk;
 mod files;
 mod filter;
 mod hash;

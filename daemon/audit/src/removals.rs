@@ -65,9 +65,10 @@ impl Writer {
         }
         // The removal makes room.
         let written = self.write_in(Room::Reserved, SystemTime::now(), &[Content::Removal(removal)]);
+        let record = self.last();
         match written.and_then(|()| self.sync()) {
             Ok(()) => {
-                self.removals.unsigned = Some((self.last(), removal.last));
+                self.removals.unsigned = Some((record, removal.last));
                 self.removals.has_warned = false;
                 let Removal { first, last, reason, .. } = *removal;
                 tracing::info!(first, last, reason, "old records of the audit trail are removed");

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Instant, SystemTime};
 
+use crate::files::set_head;
 use crate::line::Content;
 use crate::reserve::Room;
 use crate::trail::{Message, Unwritten};
@@ -113,7 +114,8 @@ impl Writer {
             // Later records were written after the signature was asked for.
             self.unsigned_since = (self.signed.records < self.last()).then_some(self.signed.asked);
             self.shared.tell(|status| status.unsigned_since = self.unsigned_since);
-            match self.sync().and_then(|()| self.files.set_head(&checkpoint)) {
+            let (directory, head) = (self.settings.directory.clone(), checkpoint.clone());
+            match self.sync().and_then(|()| self.wait_for(Box::new(move || set_head(&directory, &head)))) {
                 Ok(()) => {
                     let through = checkpoint.through;
                     self.shared.tell(|status| status.checkpoint = Some(checkpoint));

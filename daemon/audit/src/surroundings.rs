@@ -2,8 +2,10 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::copy::{JOURNAL, UNCOPIED_EVERY};
 use crate::space::{LOOK_EVERY, free};
@@ -14,18 +16,27 @@ pub(crate) struct Surroundings {
     pub(crate) free: Free,
     /// Time between two looks at the free space.
     pub(crate) look_every: Duration,
+    /// Waits until a file is on the disk.
+    pub(crate) sync: Synced,
     /// Socket of the journal.
     pub(crate) journal: PathBuf,
     /// Time between two records about records that the collector did not take.
     pub(crate) uncopied_every: Duration,
 }
 
+type Synced = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 type Free = Box<dyn Fn(&Path) -> io::Result<u8> + Send>;
 
 impl Default for Surroundings {
     fn default() -> Self {
         let (journal, uncopied_every) = (PathBuf::from(JOURNAL), UNCOPIED_EVERY);
-        Self { free: Box::new(free), look_every: LOOK_EVERY, journal, uncopied_every }
+        Self {
+            free: Box::new(free),
+            look_every: LOOK_EVERY,
+            sync: Arc::new(File::sync_data),
+            journal,
+            uncopied_every,
+        }
     }
 }
 

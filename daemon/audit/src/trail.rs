@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
 use crate::acts;
+use crate::disk::Disk;
 use crate::files::{Files, TrailError};
 use crate::housekeeper::{Housekeeper, Tidied};
 use crate::reserve::Room;
@@ -82,8 +83,16 @@ impl Trail {
         let signatures = signatures.map_err(thread_error)?;
         let housekeeper = Housekeeper::start(settings.directory.clone(), messages.clone());
         let housekeeper = housekeeper.map_err(thread_error)?;
-        let mut writer =
-            Writer::new(Arc::clone(&shared), files, signatures, housekeeper, surroundings, settings.clone());
+        let disk = Disk::start().map_err(thread_error)?;
+        let mut writer = Writer::new(
+            Arc::clone(&shared),
+            files,
+            disk,
+            signatures,
+            housekeeper,
+            surroundings,
+            settings.clone(),
+        );
         writer.start(lost).map_err(|source| TrailError::File {
             act: "write to",
             path: settings.directory.clone(),

@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use crate::acts::in_a_line;
 use crate::copy::Copies;
+use crate::disk::{Disk, Job};
 use crate::files::Files;
 use crate::housekeeper::Housekeeper;
 use crate::line::{self, Content};
@@ -28,6 +29,7 @@ use crate::{Hash, KeyUse, Signatures, Summed};
 pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) files: Files,
+    pub(crate) disk: Disk,
     /// To the thread that has checkpoints signed.
     pub(crate) signatures: Option<Sender<(u64, Hash)>>,
     pub(crate) is_signing: bool,
@@ -73,6 +75,7 @@ impl Writer {
     pub(crate) fn new(
         shared: Arc<Shared>,
         files: Files,
+        disk: Disk,
         signatures: Option<Sender<(u64, Hash)>>,
         housekeeper: Housekeeper,
         surroundings: Surroundings,
@@ -84,6 +87,7 @@ impl Writer {
             unsigned_since: None,
             shared,
             files,
+            disk,
             signatures,
             is_signing: false,
             housekeeper: Some(housekeeper),
@@ -190,8 +194,27 @@ impl Writer {
         }
     }
 
-    /// Writes all uses that wait.
+    /// Writes all uses that wait, and what earlier writes have left.
     fn write_uses(&mut self) {
+        self.write_new();
+        if self.owes_sync {
+            let _tried_again_later = self.sync();
+        }
+        if self.start.is_some() {
+            let _tried_again_later = self.write(SystemTime::now(), &[]);
+        }
+        // A record shows that the trail is written again, even if no use is missing.
+        let has_failed = self.shared.has_failed.load(Ordering::Relaxed) && !self.owes_sync;
+        if self.gap > 0 || self.lost_acts > 0 || has_failed {
+            let gap = Content::Gap { uses: self.gap, acts: self.lost_acts };
+            if self.write(SystemTime::now(), &[gap]).is_ok() {
+                (self.gap, self.lost_acts) = (0, 0);
+            }
+        }
+    }
+
+    /// Writes the uses and refusals that were recorded since the last call.
+    fn write_new(&mut self) {
         let (mut uses, mut spare) = (core::mem::take(&mut self.uses), core::mem::take(&mut self.spare));
         let lost = self.shared.shards.take(&mut uses, &mut spare);
         self.has_gap(lost);
@@ -226,20 +249,6 @@ impl Writer {
         let counts = self.shared.shards.refusals().take(second);
         self.write_counts(&counts);
         (self.uses, self.spare) = (uses, spare);
-        if self.owes_sync {
-            let _tried_again_later = self.sync();
-        }
-        if self.start.is_some() {
-            let _tried_again_later = self.write(SystemTime::now(), &[]);
-        }
-        // A record shows that the trail is written again, even if no use is missing.
-        let has_failed = self.shared.has_failed.load(Ordering::Relaxed) && !self.owes_sync;
-        if self.gap > 0 || self.lost_acts > 0 || has_failed {
-            let gap = Content::Gap { uses: self.gap, acts: self.lost_acts };
-            if self.write(SystemTime::now(), &[gap]).is_ok() {
-                (self.gap, self.lost_acts) = (0, 0);
-            }
-        }
     }
 
     fn write_counts(&mut self, counts: &[Count]) {
@@ -382,17 +391,33 @@ impl Writer {
         }
     }
 
-    /// Waits until all records are on the disk.
+    /// Waits until all records are on the disk. Uses are written meanwhile.
     ///
     /// # Errors
     /// The disk has failed. The trail has failed then, until the disk takes the records.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
-        let synced = self.files.sync();
+        let sync = Arc::clone(&self.surroundings.sync);
+        let synced = self.files.open_file().and_then(|file| self.wait_for(Box::new(move || sync(&file))));
         self.owes_sync = synced.is_err();
         if let Err(error) = &synced {
             self.has_failed(error);
         }
         synced
+    }
+
+    /// Waits for the disk. Uses are written meanwhile: a process that is killed loses those which
+    /// are not.
+    ///
+    /// # Errors
+    /// The error of the job.
+    pub(crate) fn wait_for(&mut self, job: Job) -> io::Result<()> {
+        self.disk.begin(job);
+        loop {
+            match self.disk.result(TICK) {
+                Some(result) => return result,
+                None => self.write_new(),
+            }
+        }
     }
 
     fn has_failed(&self, error: &io::Error) {
@@ -414,10 +439,11 @@ impl Writer {
     /// does not wait for a unit, so the checkpoint goes to the place where the trail is then.
     fn rotate_if_due(&mut self, now: SystemTime) {
         let has_just_failed = self.rotation_failed.is_some_and(|failed| failed.elapsed() < ROTATE_AGAIN);
-        if has_just_failed || !self.files.is_full(&self.settings.policy, now) {
+        // The file that is waited for goes on.
+        if self.disk.is_busy || has_just_failed || !self.files.is_full(&self.settings.policy, now) {
             return;
         }
-        match self.files.rotate() {
+        match self.sync().and_then(|()| self.files.rotate()) {
             Ok(()) => {
                 self.rotation_failed = None;
                 self.owes_checkpoint = true;

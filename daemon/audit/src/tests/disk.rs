@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use super::*;
 
@@ -40,6 +41,35 @@ fn urgent_act(trail: &Trail) -> Result<(), Unwritten> {
     let act = Act { action: "keyward.key.compromise", ..an_act(Phase::Done) };
     trail.record_urgent_act(act, move |written| sender.send(written).unwrap());
     receiver.recv().unwrap()
+}
+
+/// While an act waits for a slow disk, uses go on being written: a process that is killed then does
+/// not lose them.
+#[test]
+fn uses_are_written_while_an_act_waits_for_the_disk() {
+    let scene = Scene::new();
+    let answers = Arc::new(Mutex::new(()));
+    let disk = Arc::clone(&answers);
+    let sync = move |file: &fs::File| {
+        let _answers = disk.lock().unwrap();
+        file.sync_data()
+    };
+    let surroundings =
+        Surroundings { sync: Arc::new(sync), free: Box::new(|_| Ok(50)), ..Surroundings::default() };
+    let trail = Trail::open_in(surroundings, &scene.settings(), None).unwrap();
+    let waits = answers.lock().unwrap();
+    let (sender, receiver) = mpsc::channel();
+    trail.record_act(an_act(Phase::Begun), move |written| sender.send(written).unwrap());
+    // More than one file has room for.
+    for number in 0..20 {
+        trail.record_use(key_use(&format!("key-{number}")));
+        await_state(|| scene.text().contains(&format!("key-{number}\"")));
+    }
+    assert_eq!(receiver.try_recv(), Err(mpsc::TryRecvError::Empty));
+    drop(waits);
+    receiver.recv().unwrap().unwrap();
+    trail.stop();
+    assert_eq!((trail.unwritten(), scene.verify().unwrap().records), (0, 22));
 }
 
 #[test]
