@@ -7,10 +7,10 @@
 //! user in a second. A count that does not fit waits for a later second, in the order in which the
 //! counts have begun.
 //!
-//! On the long run, all records and counts have an [`Allowance`], so that refusals cannot push
+//! In the long run, all records and counts have an [`Allowance`], so that refusals cannot push
 //! older records out of a trail of limited length. Single records leave a part of the allowance to
-//! counts: when the allowance is used up, each user and reason still has a count, which covers a
-//! longer time.
+//! counts. So each user and reason has a count even when the allowance is used up; such a count
+//! covers a longer time.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 pub(crate) struct Refusals {
     allowance: Allowance,
     /// Users with a record of their own in this hour.
-    lately: HashSet<u32>,
+    this_hour: HashSet<u32>,
     /// The present second, since 1970.
     second: u64,
     /// Length of records of their own in this second, of all users, in bytes.
@@ -27,7 +27,7 @@ pub(crate) struct Refusals {
     /// The part of it that is not the first record of a user in this second.
     further: usize,
     /// Users with a record of their own in this second: some 140 records have room.
-    had: HashSet<u32>,
+    this_second: HashSet<u32>,
     /// Second in which counts were last taken.
     taken: u64,
     of: HashMap<Key, Refused>,
@@ -81,9 +81,9 @@ impl Refusals {
         if refused.second != second {
             (refused.second, refused.alone) = (second, 0);
         }
-        let is_first = !self.had.contains(&uid);
+        let is_first = !self.this_second.contains(&uid);
         let has_room = self.bytes < ALL_ALONE && (is_first || self.further < ALL_ALONE / 2);
-        let left = if self.lately.contains(&uid) { LEFT_BY_FURTHER } else { LEFT_BY_FIRST };
+        let left = if self.this_hour.contains(&uid) { LEFT_BY_FURTHER } else { LEFT_BY_FIRST };
         if known && refused.alone < ALONE && has_room && self.allowance.bytes > left {
             let length = length();
             let bytes = self.bytes.saturating_add(length);
@@ -91,8 +91,8 @@ impl Refusals {
             if bytes <= ALL_ALONE && further <= ALL_ALONE / 2 && self.allowance.spend(length, left) {
                 refused.alone += 1;
                 (self.bytes, self.further) = (bytes, further);
-                self.had.insert(uid);
-                self.lately.insert(uid);
+                self.this_second.insert(uid);
+                self.this_hour.insert(uid);
                 return true;
             }
         }
@@ -156,10 +156,10 @@ impl Refusals {
     fn turn(&mut self, second: u64) -> u64 {
         if is_after(second, self.second) {
             if second / HOUR != self.second / HOUR {
-                self.lately.clear();
+                self.this_hour.clear();
             }
             (self.second, self.bytes, self.further) = (second, 0, 0);
-            self.had.clear();
+            self.this_second.clear();
             self.allowance.refill(second);
         }
         self.second
@@ -220,11 +220,11 @@ const ALLOWANCE: usize = 64 << 20;
 /// The allowance that comes back in a second: 43 MB a day. In the year that records are kept by
 /// default, this is less than the 20 GiB that all files have by default.
 const PER_SECOND: usize = 500;
-/// Counts of each second leave so much of the allowance. Counts of some minutes use up the rest.
+/// Part of the allowance that counts of one second leave to counts of ten minutes.
 const LEFT_BY_SHORT_COUNTS: usize = ALLOWANCE / 4 * 3;
-/// Records of a user who has had one in this hour leave so much of the allowance.
+/// Part of the allowance that records of a user who has had one in this hour leave to others.
 const LEFT_BY_FURTHER: usize = ALLOWANCE / 2;
-/// Records of other users leave so much of the allowance.
+/// Part of the allowance that the first record of a user in an hour leaves to counts.
 const LEFT_BY_FIRST: usize = ALLOWANCE / 4;
 /// Age of a count that is taken while little of the allowance is left, in seconds.
 const LONG: u64 = 600;
