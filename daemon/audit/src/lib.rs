@@ -8,7 +8,8 @@
 //! - [`Reader`] reads them again, compressed or not.
 //! - [`verify()`] checks a directory with the public key alone.
 //!
-//! Root can stop a trail from now on, but cannot change its past unnoticed: see [`verify()`].
+//! Root can stop a trail, or have the unit sign another one. A copy of the file `head` elsewhere
+//! shows whether the records up to that copy were changed: see [`verify()`].
 
 #![forbid(unsafe_code)]
 
