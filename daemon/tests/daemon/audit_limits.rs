@@ -29,24 +29,33 @@ fn daemon(configuration: &str) -> Daemon {
     daemon
 }
 
-/// Asks for an act many times on one connection. Returns the status of each answer.
+/// Asks for an act many times, on several connections in turn: the daemon signs the trail once for
+/// acts that come together. Returns the status of each answer.
 fn repeat(daemon: &Daemon, method: &str, path: &str, body: &str, times: usize) -> Vec<u16> {
-    let mut stream = UnixStream::connect(daemon.path("run/admin.sock")).unwrap();
+    let connect = |_| UnixStream::connect(daemon.path("run/admin.sock")).unwrap();
+    let mut streams: Vec<_> = (0..CONNECTIONS.min(times)).map(connect).collect();
     let length = body.len();
     let request = format!("{method} {path} HTTP/1.1\r\nhost: k\r\ncontent-length: {length}\r\n\r\n{body}");
-    let mut answers = String::new();
-    let mut buffer = [0; 1 << 16];
-    for _ in 0..times {
-        stream.write_all(request.as_bytes()).unwrap();
-        let begin = answers.len();
-        // The body of each answer is an object without another one in it.
-        while !answers[begin..].ends_with('}') {
-            let length = stream.read(&mut buffer).unwrap();
-            assert!(length > 0, "{answers}");
-            answers += core::str::from_utf8(&buffer[..length]).unwrap();
+    let mut statuses = Vec::new();
+    while statuses.len() < times {
+        let together = (times - statuses.len()).min(CONNECTIONS);
+        for stream in &mut streams[..together] {
+            stream.write_all(request.as_bytes()).unwrap();
         }
+        statuses.extend(streams[..together].iter_mut().map(status_of_answer));
     }
-    answers.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].parse().unwrap()).collect()
+    statuses
+}
+
+/// Reads an answer whose body is an object without another one in it.
+fn status_of_answer(stream: &mut UnixStream) -> u16 {
+    let (mut answer, mut buffer) = (String::new(), [0; 4096]);
+    while !answer.ends_with('}') {
+        let length = stream.read(&mut buffer).unwrap();
+        assert!(length > 0, "{answer}");
+        answer += core::str::from_utf8(&buffer[..length]).unwrap();
+    }
+    answer["HTTP/1.1 ".len()..][..3].parse().unwrap()
 }
 
 fn records(daemon: &Daemon, words: &[&str]) -> Vec<Value> {
@@ -127,3 +136,6 @@ fn a_trail_that_opens_later_counts_what_it_missed() {
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert_eq!((&gaps[0]["uses"], &gaps[0]["acts"]), (&5.into(), &2.into()), "begun and done");
 }
+
+/// Acts that come together. The daemon gains nothing from more.
+const CONNECTIONS: usize = 8;
