@@ -6,6 +6,7 @@ mod altered_store;
 mod architecture;
 mod attacks;
 mod audit;
+mod audit_failures;
 mod audit_limits;
 mod backup;
 mod fixture;
