@@ -255,7 +255,7 @@ pub(crate) struct Stored {
     pub(crate) plain: Option<PathBuf>,
     /// `NUMBER.jsonl.zst`.
     pub(crate) compressed: Option<PathBuf>,
-    /// Length of both forms, in bytes.
+    /// Room that both forms take on the disk, at most their length, in bytes.
     pub(crate) bytes: u64,
 }
 
@@ -288,7 +288,8 @@ pub(crate) fn stored(directory: &Path) -> io::Result<Vec<Stored>> {
         // A file may be compressed or removed meanwhile.
         let Ok(metadata) = entry.metadata() else { continue };
         let file = files.entry(first).or_insert_with(|| Stored { first, ..Stored::default() });
-        file.bytes += metadata.len();
+        // Somebody may have made a file with a hole.
+        file.bytes += metadata.len().min(metadata.blocks().saturating_mul(512));
         let form = if plain_name == text { &mut file.plain } else { &mut file.compressed };
         *form = Some(entry.path());
     }

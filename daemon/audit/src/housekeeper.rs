@@ -111,7 +111,7 @@ impl Closed {
         // A disk without room for a compressed file needs the removal of others.
         let compressed = self.compress(job.current);
         let extent = extent(&self.directory);
-        let removal = self.due(job, extent.as_ref().map_or(0, |extent| extent.bytes));
+        let removal = self.due(job);
         let (removal, undue) = match removal {
             Ok(removal) => (removal, None),
             Err(error) => (None, Some(error)),
@@ -127,9 +127,9 @@ impl Closed {
         Tidied { removal, extent: extent.ok() }
     }
 
-    fn due(&mut self, job: &Job, bytes: u64) -> io::Result<Option<Removal>> {
+    fn due(&mut self, job: &Job) -> io::Result<Option<Removal>> {
         let files = stored(&self.directory)?;
-        self.retention.due(&files, job.current, bytes, &job.policy, SystemTime::now())
+        self.retention.due(&files, job.current, &job.policy, SystemTime::now())
     }
 
     fn compress(&self, current: u64) -> io::Result<()> {

@@ -11,7 +11,7 @@ pub struct Policy {
     pub rotate_after: Duration,
     /// Age of the last record of a closed file at which the file is removed. `None`: no age.
     pub keep: Option<Duration>,
-    /// Length of all files in the directory, in bytes, above which the oldest closed files are
+    /// Length of all files of records, in bytes, above which the oldest closed files are
     /// removed. `None`: no length.
     pub keep_size: Option<u64>,
     /// Records of uses that were carried out.

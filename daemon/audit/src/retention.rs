@@ -1,6 +1,7 @@
 //! Retention: which closed files are removed, the oldest first.
 //!
-//! A file goes when its last record is too old, or while the directory is too large. A record says
+//! A file goes when its last record is too old, or while all files of the trail are too large.
+//! Other files in the directory do not count: nobody has records removed with them. A record says
 //! so, and no file goes before a checkpoint covers this record: see [`Removal`].
 
 use core::time::Duration;
@@ -48,8 +49,7 @@ struct LastRecord {
 }
 
 impl Retention {
-    /// Files that are to be removed. `current` is the first record of the file that is open, and
-    /// `bytes` the length of all files in the directory.
+    /// Files that are to be removed. `current` is the first record of the file that is open.
     ///
     /// # Errors
     /// A file cannot be read, or it is not what the trail has written.
@@ -57,11 +57,11 @@ impl Retention {
         &mut self,
         files: &[Stored],
         current: u64,
-        mut bytes: u64,
         policy: &Policy,
         now: SystemTime,
     ) -> io::Result<Option<Removal>> {
         let mut removal: Option<Removal> = None;
+        let mut bytes: u64 = files.iter().map(|file| file.bytes).sum();
         self.last.retain(|first, _| files.iter().any(|file| file.first == *first));
         // A clock that is set wrong makes all files too old at once, so they go slowly.
         let may_age = self.aged.is_none_or(|aged| aged.elapsed() >= AGE_PACE);

@@ -15,7 +15,7 @@ pub struct Audit {
     pub refuse_on_failure: bool,
     /// Time for which a file is kept after its last record; `None` stands for ever.
     pub keep: Option<Duration>,
-    /// Greatest length of all files, in bytes; `None` stands for any length.
+    /// Greatest length of all files of records, in bytes; `None` stands for any length.
     pub keep_size: Option<u64>,
     /// Records of uses that were carried out.
     pub signatures: Signatures,

@@ -309,3 +309,23 @@ fn a_file_that_is_not_in_its_place_is_a_failure() {
     drop(trail);
     assert!(scene.verify().unwrap().is_whole());
 }
+
+/// Somebody who can write to the directory does not have the daemon remove records: neither with a
+/// large file of another name, nor with a hole in a file.
+#[test]
+fn a_large_file_removes_no_records() {
+    let scene = Scene::new();
+    scene.write();
+    let files = scene.files();
+    let second_form = PathBuf::from(format!("{}.zst", files[0].display()));
+    for path in [files[0].with_file_name("large"), second_form.clone()] {
+        fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
+    }
+    let trail = scene.open();
+    trail.set_policy(Policy { keep_size: Some(1 << 30), ..scene.settings().policy });
+    await_state(|| trail.status().extent.is_some_and(|extent| extent.bytes > 1 << 40));
+    act(&trail, Phase::Done).unwrap();
+    drop(trail);
+    assert!(!scene.text().contains("keyward.audit.removal"));
+    assert!(files.iter().all(|path| path.exists() || second_form.exists()));
+}

@@ -250,8 +250,8 @@ fn shortened() -> (Scene, Vec<(PathBuf, Vec<u8>)>) {
         scene.files().into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
     let trail = scene.open();
     let bytes = copies.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
-    // `reserve` and `head` are in the directory too, and the open file.
-    trail.set_policy(Policy { keep_size: Some((64 << 10) + bytes / 2 + 2000), ..scene.settings().policy });
+    // The open file counts too.
+    trail.set_policy(Policy { keep_size: Some(bytes / 2 + 2000), ..scene.settings().policy });
     act(&trail, Phase::Done).unwrap();
     await_state(|| !copies[1].0.exists());
     drop(trail);
