@@ -1,7 +1,7 @@
 //! State of a running daemon: keys, backends, configuration and metrics.
 
 use core::sync::atomic::{AtomicU64, Ordering};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -35,6 +35,8 @@ pub(crate) struct Daemon {
     unrecorded: [AtomicU64; 2],
     /// Acts that each user may still carry out.
     acts: Mutex<HashMap<u32, Allowance>>,
+    /// Acts that stop keys now: user, name of the act, and key.
+    stopping: Mutex<HashSet<Stop>>,
     pub(crate) started: Instant,
     /// True if the daemon was started with `--dev`.
     pub(crate) dev: bool,
@@ -72,6 +74,7 @@ impl Daemon {
             no_trail: ArcSwapOption::empty(),
             unrecorded: Default::default(),
             acts: Mutex::default(),
+            stopping: Mutex::default(),
             backends,
             started: Instant::now(),
             dev,
@@ -171,6 +174,17 @@ impl Daemon {
         acts.entry(uid).or_insert_with(|| Allowance::new(ACTS_AT_ONCE, ACTS_IN_A_SECOND)).take()
     }
 
+    /// True if the same act of the same user does not stop the same key now. Then
+    /// [`Daemon::ends_stop`] is to be called.
+    pub(crate) fn begins_stop(&self, stop: Stop) -> bool {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).insert(stop)
+    }
+
+    /// Ends what [`Daemon::begins_stop`] has begun.
+    pub(crate) fn ends_stop(&self, stop: &Stop) {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner).remove(stop);
+    }
+
     /// Number of grants in the configuration, without the grants of `--dev`.
     pub(crate) fn configured_grants(&self) -> usize {
         self.config().grants.iter().count().saturating_sub(self.extra_grants.len())
@@ -250,6 +264,9 @@ impl Daemon {
 
 /// Request for a reload of the configuration: takes the result, as [`Daemon::reload`] returns it.
 pub(crate) type ReloadRequest = oneshot::Sender<Result<Vec<String>, String>>;
+
+/// An act that stops a key: user, name of the act, and key.
+pub(crate) type Stop = (u32, &'static str, Label);
 
 /// Acts that a user may carry out at once: some 13 MB of the audit trail.
 pub(crate) const ACTS_AT_ONCE: u32 = 10_000;

@@ -127,6 +127,9 @@ pub(super) struct Begun<'a> {
     /// True if the act is carried out even if it cannot be recorded: who must stop a key must be
     /// able to. An act that does not change the key is not urgent.
     is_urgent: bool,
+    /// True if this is the act of the user that stops the key now. Of many at the same time, only
+    /// one is urgent: the others would use up the room of the trail for acts of other users.
+    stops: bool,
 }
 
 /// Records that an act begins. Nothing may be changed before.
@@ -141,15 +144,17 @@ pub(super) async fn begin<'a>(
     action: Action,
     label: Option<&'a Label>,
 ) -> Result<Begun<'a>, Error> {
-    let mut begun = Begun { daemon, action, label, actor, on_record: true, is_urgent: false };
+    let mut begun = Begun { daemon, action, label, actor, on_record: true, is_urgent: false, stops: false };
     let mut repeated = None;
     // Without a key that can be read, the act itself fails.
-    if let (Some((verb, state)), Some(label)) = (action.stop(), label)
-        && let Ok(Some(key)) = daemon.keys.get(label).await
-    {
-        let is_stopped = key.state == state;
-        repeated = is_stopped.then(|| (label.clone(), state.name()));
-        begun.is_urgent = !is_stopped && key.admits(verb).is_ok();
+    if let (Some((verb, state)), Some(label)) = (action.stop(), label) {
+        // Before the key is read, which another act may stop meanwhile.
+        begun.stops = daemon.begins_stop((actor.uid(), action.name(), label.clone()));
+        if let Ok(Some(key)) = daemon.keys.get(label).await {
+            let is_stopped = key.state == state;
+            repeated = is_stopped.then(|| (label.clone(), state.name()));
+            begun.is_urgent = begun.stops && !is_stopped && key.admits(verb).is_ok();
+        }
     }
     match (begun.enter().await, repeated) {
         (Err(_), _) if begun.is_urgent => Ok(begun),
@@ -256,12 +261,20 @@ impl Begun<'_> {
 
 /// Records that the present configuration is in force: grants and roles decide who may do what.
 ///
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Some(label) = self.label.filter(|_| self.stops) {
+            self.daemon.ends_stop(&(self.actor.uid(), self.action.name(), label.clone()));
+        }
+    }
+}
+
 /// # Errors
 /// The audit trail cannot be written. The configuration is in force all the same.
 pub(crate) async fn configuration_loaded(daemon: &Daemon) -> Result<(), Unwritten> {
     let action = Action::LoadConfiguration;
-    let loaded =
-        Begun { daemon, action, label: None, actor: Actor::Daemon, on_record: false, is_urgent: false };
+    let (actor, label) = (Actor::Daemon, None);
+    let loaded = Begun { daemon, action, label, actor, on_record: false, is_urgent: false, stops: false };
     loaded.write(Phase::Done, None, details(&load_of(daemon, &daemon.fingerprint()))).await
 }
 

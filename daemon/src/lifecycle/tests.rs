@@ -7,6 +7,7 @@ use std::sync::Arc;
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::{MasterKey, Unit, Wkid};
 
+use super::event::{Action, begin};
 use super::*;
 use crate::backend::{Backend, Backends};
 use crate::config::{Config, EMBEDDED};
@@ -41,6 +42,25 @@ fn spec(uses: &[Use]) -> KeySpec {
 /// A new P-256 key for TLS servers.
 async fn generated(daemon: &Daemon) -> Arc<crate::keys::Key> {
     generate(daemon, ACTOR, spec(&[]), KeyType::P256).await.unwrap()
+}
+
+/// A user who stops a key many times at the same time has no further acts that nothing limits.
+#[tokio::test]
+async fn one_act_at_a_time_stops_a_key_beyond_the_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, _) = daemon(dir.path(), None).await;
+    generated(&daemon).await;
+    while daemon.may_act(ACTOR.uid()) {}
+    let label = label();
+    let stop = |action| begin(&daemon, ACTOR, action, Some(&label));
+    let first = stop(Action::Disable).await.unwrap();
+    assert!(matches!(stop(Action::Disable).await, Err(Error::ManyActs)));
+    assert!(stop(Action::Compromise).await.is_ok(), "another act");
+    let other = Actor::User { uid: 1, pid: 1, role: Role::Operator };
+    while daemon.may_act(other.uid()) {}
+    assert!(begin(&daemon, other, Action::Disable, Some(&label)).await.is_ok(), "another user");
+    drop(first);
+    assert!(stop(Action::Disable).await.is_ok());
 }
 
 #[tokio::test]
