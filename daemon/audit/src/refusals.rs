@@ -12,6 +12,7 @@
 //! counts. So each user and reason has a count even when the allowance is used up; such a count
 //! covers a longer time.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 /// Refusals of the present second, and counts that wait.
@@ -31,6 +32,8 @@ pub(crate) struct Refusals {
     /// Second in which counts were last taken.
     taken: u64,
     of: HashMap<Key, Refused>,
+    /// Number of reasons in `of` of each user.
+    reasons: HashMap<u32, usize>,
     /// Users and reasons whose counts wait, each of them once, the longest wait first.
     waiting: VecDeque<Key>,
 }
@@ -75,9 +78,14 @@ impl Refusals {
         length: impl FnOnce() -> usize,
     ) -> bool {
         let second = self.turn(second);
-        let known = self.of.len() < MAX_USERS || self.of.contains_key(&(uid, outcome));
+        // Further reasons of users leave room for others: a user of many ids can have many reasons.
+        let most = if self.reasons.contains_key(&uid) { MAX_FURTHER } else { MAX_USERS };
+        let known = self.of.len() < most || self.of.contains_key(&(uid, outcome));
         let key = (if known { uid } else { OTHERS }, outcome);
-        let refused = self.of.entry(key).or_default();
+        let refused = self.of.entry(key).or_insert_with(|| {
+            *self.reasons.entry(key.0).or_default() += 1;
+            Refused::default()
+        });
         if refused.second != second {
             (refused.second, refused.alone) = (second, 0);
         }
@@ -123,7 +131,17 @@ impl Refusals {
             counts.extend(self.take_first());
         }
         // Users who were not refused since have nothing to remember.
-        self.of.retain(|_, refused| refused.more > 0 || refused.second + 1 >= second);
+        let present = second.saturating_sub(1)..=second.saturating_add(SET_BACK);
+        self.of.retain(|(uid, _), refused| {
+            let stays = refused.more > 0 || present.contains(&refused.second);
+            if !stays && let Entry::Occupied(mut reasons) = self.reasons.entry(*uid) {
+                *reasons.get_mut() -= 1;
+                if *reasons.get() == 0 {
+                    reasons.remove();
+                }
+            }
+            stays
+        });
         counts
     }
 
@@ -134,6 +152,7 @@ impl Refusals {
             counts.extend(self.take_first());
         }
         self.of.clear();
+        self.reasons.clear();
         counts
     }
 
@@ -212,6 +231,8 @@ const MAX_COUNTS: usize = 100;
 /// Users and reasons that are counted apart: the 65,536 ids that a user may have in a user
 /// namespace (subuid(5)), and others.
 const MAX_USERS: usize = 100_000;
+/// Users and reasons up to which a user with one reason is counted apart for further ones.
+const MAX_FURTHER: usize = MAX_USERS - 65_536;
 /// In the place of the uids of further users. The kernel gives this number to nobody
 /// (credentials(7)).
 const OTHERS: u32 = u32::MAX;
@@ -284,6 +305,26 @@ mod tests {
         let other = counts.iter().filter(|count| count.outcome == "unknown-key");
         assert_eq!(other.map(|count| count.refusals).sum::<u64>(), 1);
         assert!(refusals.of.is_empty());
+    }
+
+    /// A user with all ids of a user namespace, each refused for many reasons, leaves room to count
+    /// another user apart. A clock that was set back keeps no room.
+    #[test]
+    fn many_reasons_of_many_users_do_not_hide_another_user() {
+        let mut refusals = Refusals::default();
+        for (uid, outcome) in (0..65_536).flat_map(|uid| [(uid, "a"), (uid, "b"), (uid, "c")]) {
+            refusals.admit(uid, outcome, DAY, || 500);
+        }
+        for _ in 0..2 {
+            refusals.admit(HONEST, "no-grant", DAY, || 500);
+        }
+        let is_counted = |refusals: &Refusals| refusals.of.contains_key(&(HONEST, "no-grant"));
+        assert!(is_counted(&refusals) && refusals.of.len() <= MAX_USERS, "{}", refusals.of.len());
+        refusals.take_all();
+
+        refusals.admit(HONEST, "no-grant", 2 * DAY, || 500);
+        refusals.take(DAY);
+        assert!(!is_counted(&refusals) && refusals.reasons.is_empty());
     }
 
     /// Users who are refused again and again do not use up the room of a user who is refused once.
