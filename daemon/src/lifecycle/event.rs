@@ -180,15 +180,17 @@ impl Begun<'_> {
         if self.daemon.may_act(uid) {
             return Ok(());
         }
-        if let Some(Ok(trail)) = self.daemon.trail() {
-            trail.record_refused_act(audit::Act {
+        match self.daemon.trail() {
+            Some(Ok(trail)) => trail.record_refused_act(audit::Act {
                 action: "keyward.admin.refused",
                 phase: Phase::Refused("too many acts of this user".into()),
                 actor: audit::Actor { uid, pid, role: role.name() },
                 key: self.label.map(Label::to_string),
                 version: None,
                 details: Map::from_iter([("act".to_owned(), self.action.name().into())]),
-            });
+            }),
+            Some(Err(_)) => self.daemon.has_no_record_of(1, 0),
+            None => {}
         }
         Err(Error::ManyActs)
     }
@@ -259,8 +261,6 @@ impl Begun<'_> {
     }
 }
 
-/// Records that the present configuration is in force: grants and roles decide who may do what.
-///
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
         if let Some(label) = self.label.filter(|_| self.stops) {
@@ -269,6 +269,8 @@ impl Drop for Begun<'_> {
     }
 }
 
+/// Records that the present configuration is in force: grants and roles decide who may do what.
+///
 /// # Errors
 /// The audit trail cannot be written. The configuration is in force all the same.
 pub(crate) async fn configuration_loaded(daemon: &Daemon) -> Result<(), Unwritten> {

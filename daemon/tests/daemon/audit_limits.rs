@@ -127,6 +127,14 @@ fn a_trail_that_opens_later_counts_what_it_missed() {
     daemon.succeed(&["key", "disable", "mail"]);
     daemon.fail(&["key", "disable", "mail"]);
     daemon.fail(&["key", "rotate", "shop"]);
+    // Another user, whose act is refused.
+    let mut refused = 0;
+    if has_root() {
+        fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
+        let (status, text) = as_user(ALICE, || daemon.http("POST", "/v1/reload", "")).unwrap();
+        assert_eq!(status, 403, "{text}");
+        refused = 1;
+    }
     fs::remove_file(&place).unwrap();
     fs::rename(&elsewhere, &place).unwrap();
     daemon.await_log("the audit trail is open now");
@@ -134,7 +142,7 @@ fn a_trail_that_opens_later_counts_what_it_missed() {
     daemon.start(&["--dev"]);
     let gaps = records(&daemon, &["--action", "keyward.audit.gap"]);
     assert_eq!(gaps.len(), 1, "{gaps:?}");
-    assert_eq!((&gaps[0]["uses"], &gaps[0]["acts"]), (&5.into(), &2.into()), "begun and done");
+    assert_eq!((&gaps[0]["uses"], &gaps[0]["acts"]), (&(5 + refused).into(), &2.into()), "begun and done");
 }
 
 /// Acts that come together. The daemon gains nothing from more.
