@@ -138,12 +138,11 @@ impl Daemon {
         drop(self.reloads.set(reloads));
     }
 
-    /// Has the configuration reloaded. Returns the names of changed settings that take effect only
-    /// with a restart.
+    /// Has the configuration reloaded.
     ///
     /// # Errors
     /// The reason why the old configuration stays in force.
-    pub(crate) async fn reload(&self) -> Result<Vec<String>, String> {
+    pub(crate) async fn reload(&self) -> Result<Reload, String> {
         let not_now = || "the daemon is starting or stopping".to_owned();
         let (request, reloaded) = oneshot::channel();
         self.reloads.get().ok_or_else(not_now)?.send(request).await.map_err(|_| not_now())?;
@@ -262,8 +261,17 @@ impl Daemon {
     }
 }
 
+/// Parts of a reload that are not in force.
+#[derive(Debug)]
+pub(crate) struct Reload {
+    /// Names of changed settings that take effect only with a restart.
+    pub(crate) waiting_for_restart: Vec<String>,
+    /// Sockets that are not there, and problems of files of the backends.
+    pub(crate) problems: Vec<String>,
+}
+
 /// Request for a reload of the configuration: takes the result, as [`Daemon::reload`] returns it.
-pub(crate) type ReloadRequest = oneshot::Sender<Result<Vec<String>, String>>;
+pub(crate) type ReloadRequest = oneshot::Sender<Result<Reload, String>>;
 
 /// An act that stops a key: user, name of the act, and key.
 pub(crate) type Stop = (u32, &'static str, Label);

@@ -439,6 +439,8 @@ pub(crate) struct Finished {
 pub(crate) struct Reloaded {
     /// Names of changed settings that take effect only with a restart.
     pub(crate) waiting_for_restart: Vec<String>,
+    /// Sockets that are not there, and problems of files of the backends.
+    pub(crate) problems: Vec<String>,
 }
 
 /// Result of rebuilding altered lists of the index.

@@ -191,9 +191,10 @@ impl Backend {
         by_kind!(self, kind => kind.start().await);
     }
 
-    /// Reads the files of the backend again. Open connections stay open.
-    pub(crate) async fn reread_files(&self) {
-        by_kind!(self, kind => kind.reread_files().await);
+    /// Reads the files of the backend again. Open connections stay open. Returns the problem of
+    /// files that cannot be used.
+    pub(crate) async fn reread_files(&self) -> Option<String> {
+        by_kind!(self, kind => kind.reread_files().await)
     }
 
     /// Probes each unit now.

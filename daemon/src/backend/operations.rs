@@ -33,7 +33,9 @@ pub(super) trait Operations {
 
     async fn start(&self) {}
 
-    async fn reread_files(&self) {}
+    async fn reread_files(&self) -> Option<String> {
+        None
+    }
 
     async fn probe(&self) {}
 

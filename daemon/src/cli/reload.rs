@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::client::Client;
 use super::failure::Failure;
-use super::output::{print, print_json};
+use super::output::{print, print_json, warn};
 use crate::admin::client::AdminClient;
 
 #[derive(Args, Debug)]
@@ -18,6 +18,9 @@ impl Reload {
         let reloaded = AdminClient::new(&self.client.runtime_dir)
             .and_then(|admin| admin.reload())
             .map_err(|error| Failure::from(error).while_trying("cannot reload the configuration"))?;
+        for problem in &reloaded.problems {
+            warn(problem);
+        }
         if self.client.json {
             return print_json(&reloaded);
         }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::Error;
 use crate::audit::{self, Phase, Unwritten};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Reload};
 use crate::ground::causes::causes;
 use crate::ground::text::time;
 use crate::keys::{Key, Life, Repaired, State, Verb};
@@ -280,16 +280,15 @@ pub(crate) async fn configuration_loaded(daemon: &Daemon) -> Result<(), Unwritte
     loaded.write(Phase::Done, None, details(&load_of(daemon, &daemon.fingerprint()))).await
 }
 
-/// Has an administrator's wish for a reload carried out. Returns the names of changed settings that
-/// take effect only with a restart.
+/// Has an administrator's wish for a reload carried out.
 ///
 /// # Errors
 /// [`Error::NotReloaded`] if the old configuration stays in force.
-pub(crate) async fn reload(daemon: &Daemon, actor: Actor) -> Result<Vec<String>, Error> {
+pub(crate) async fn reload(daemon: &Daemon, actor: Actor) -> Result<Reload, Error> {
     let begun = begin(daemon, actor, Action::LoadConfiguration, None).await?;
-    let waiting = begun.result(daemon.reload().await.map_err(Error::NotReloaded)).await?;
+    let reload = begun.result(daemon.reload().await.map_err(Error::NotReloaded)).await?;
     begun.done(load_of(daemon, &daemon.fingerprint()), None).await?;
-    Ok(waiting)
+    Ok(reload)
 }
 
 /// The act that has put the present configuration in force.

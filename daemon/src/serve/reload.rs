@@ -8,15 +8,14 @@ use super::audit;
 use super::configuration::load_config;
 use super::options::Options;
 use crate::config::{self, Config};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Reload};
 use crate::ground::log::Log;
 use crate::ground::master_key::{self, MasterKeyError};
 use crate::lifecycle;
 use crate::peers::shared::Shared;
 
 /// Reads the configuration and the files of the backends again, and logs the result. `at_start` is
-/// the configuration of the start. Returns the names of changed settings that take effect only with
-/// a restart.
+/// the configuration of the start.
 ///
 /// # Errors
 /// The reason why the old configuration stays in force.
@@ -25,10 +24,12 @@ pub(super) async fn reload(
     options: &Options,
     at_start: &Config,
     log: &Log,
-) -> Result<Vec<String>, String> {
+) -> Result<Reload, String> {
     let daemon = &*peers.daemon;
+    let mut problems = Vec::new();
     for backend in daemon.backends.iter() {
-        backend.reread_files().await;
+        let problem = backend.reread_files().await;
+        problems.extend(problem.map(|problem| format!("backend {}: {problem}", backend.name())));
     }
     let config = load_config(options.config.as_deref()).map_err(|error| refused(&error))?;
     let takes_next_master_key = take_next_master_key(daemon, &config).map_err(|error| refused(&error))?;
@@ -45,7 +46,7 @@ pub(super) async fn reload(
             waiting.join(", ")
         ),
     }
-    Ok(waiting)
+    Ok(Reload { waiting_for_restart: waiting, problems })
 }
 
 /// Logs the reason why the old configuration stays in force.

@@ -21,7 +21,7 @@ use super::upgrade::{self, Program};
 use super::{audit, background};
 use crate::backend::Backend;
 use crate::config::Config;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Reload};
 use crate::ground::hardening;
 use crate::ground::log::Log;
 use crate::ground::service_manager::{notify, notify_reloading};
@@ -189,10 +189,13 @@ impl<'a> Server<'a> {
         sockets: &mut Sockets,
         tasks: &Tasks,
         stop: &CancellationToken,
-    ) -> Result<Vec<String>, String> {
-        let reloaded = reload(&self.peers, self.options, &self.at_start, &self.log).await;
+    ) -> Result<Reload, String> {
+        let mut reloaded = reload(&self.peers, self.options, &self.at_start, &self.log).await;
         if let Err(error) = accept(&self.peers, sockets.reopen(), tasks, stop) {
             tracing::error!("cannot listen on a socket that was bound again: {error}");
+        }
+        if let Ok(reload) = &mut reloaded {
+            reload.problems.extend(sockets.lost());
         }
         reloaded
     }

@@ -214,7 +214,7 @@ fn an_operator_reloads_the_configuration() {
 
     configure(&daemon, &format!("[store]\nkey = {:?}\n{operator}", daemon.path("store.key")));
     let (status, answer) = as_user(ALICE, || ask(&daemon, ("POST", "/v1/reload", "")));
-    assert_eq!((status, &*answer), (200, r#"{"waiting_for_restart":["store.key"]}"#));
+    assert_eq!((status, &*answer), (200, r#"{"waiting_for_restart":["store.key"],"problems":[]}"#));
 
     configure(&daemon, &(operator + &viewer + "[[role]]\nrole = \"king\"\nuid = 1\n"));
     let (status, line) = failure_of(&reload(ALICE));
@@ -238,6 +238,20 @@ fn an_operator_reloads_the_configuration() {
     assert!(of_alice.iter().all(|record| record["actor"]["role"] == "operator"), "{of_alice:?}");
     assert_eq!(of_alice[1]["details"]["roles"], 1, "{of_alice:?}");
     assert!(of_alice[5]["reason"].as_str().unwrap().contains("king"), "{of_alice:?}");
+}
+
+#[test]
+fn a_reload_warns_of_a_socket_that_is_gone() {
+    let daemon = Daemon::dev("");
+    let socket = daemon.path("run/keyward.sock");
+    fs::remove_file(&socket).unwrap();
+    fs::create_dir(&socket).unwrap();
+    let reloaded = daemon.keyward(&["reload"]);
+    let warning = String::from_utf8(reloaded.stderr).unwrap();
+    assert!(reloaded.status.success() && warning.contains(&socket.display().to_string()), "{warning}");
+    fs::remove_dir(&socket).unwrap();
+    let reloaded = daemon.keyward(&["reload"]);
+    assert!(reloaded.status.success() && reloaded.stderr.is_empty(), "{reloaded:?}");
 }
 
 #[test]

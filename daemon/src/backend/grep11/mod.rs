@@ -110,10 +110,11 @@ impl Operations for Grep11 {
         self.pool.start().await;
     }
 
-    async fn reread_files(&self) {
+    async fn reread_files(&self) -> Option<String> {
         if let Some(tls) = &self.access.tls {
             tls.read_again(|new| test_tls(&self.pool, new)).await;
         }
+        self.access.files_problem()
     }
 
     async fn probe(&self) {

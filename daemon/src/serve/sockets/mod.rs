@@ -94,6 +94,17 @@ impl Sockets {
         opened
     }
 
+    /// Problems of sockets whose files are gone.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = String> {
+        let lost = self.endpoints.iter().filter(|endpoint| endpoint.is_lost());
+        lost.map(|endpoint| {
+            format!(
+                "nobody can connect to {}, because its file is gone; see the log of the daemon",
+                endpoint.location
+            )
+        })
+    }
+
     /// Returns all sockets, for the program that replaces this one.
     pub(crate) fn hand_over(self) -> Vec<HandedOver> {
         self.endpoints.into_iter().filter_map(Endpoint::hand_over).collect()
