@@ -42,9 +42,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// True if a checkpoint covers every record.
+    /// True if a checkpoint covers every record. A kept head whose record was removed has shown
+    /// nothing about the end, so the trail is not known to be whole then.
     pub fn is_whole(&self) -> bool {
-        self.checkpoints > 0 && self.unsigned == 0 && self.partial == 0
+        self.checkpoints > 0 && self.unsigned == 0 && self.partial == 0 && self.has_kept != Some(false)
     }
 }
 

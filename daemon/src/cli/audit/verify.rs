@@ -14,7 +14,7 @@ use crate::cli::output;
 use crate::ground::exit;
 
 /// Exits with 0 if the whole trail is signed, 1 if it is not as it was written, 2 if records at the
-/// end are not signed.
+/// end are not signed, or if the record of a copy of head was removed.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Verify {
     /// Directory of the trail, or of a copy
@@ -105,5 +105,5 @@ fn read_head(path: &Path) -> Result<Head, Failure> {
 
 /// Exit status if a record is missing, changed, inserted or out of order.
 const ALTERED: u8 = 1;
-/// Exit status if records at the end are not signed.
+/// Exit status if records at the end are not signed, or cannot be compared.
 const UNSIGNED: u8 = 2;
