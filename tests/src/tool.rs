@@ -49,9 +49,10 @@ pub fn stderr(output: &Output) -> String {
 /// Repeats a question until there is an answer.
 ///
 /// # Panics
-/// After ten seconds, naming the missing answer.
+/// After thirty seconds, naming the missing answer. A server in valgrind takes ten to start on a
+/// busy machine.
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(answer) = ask() {
             return answer;
