@@ -9,9 +9,10 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use keyward_proto::Label;
 use keyward_unit::Wkid;
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::audit::{Trail, Unwritten};
+use crate::audit::{self, Phase, Trail, Unwritten};
 use crate::backend::{Backend, Backends, KeyMaterial};
 use crate::config::Config;
 use crate::ground::allowance::Allowance;
@@ -159,6 +160,23 @@ impl Daemon {
         self.tell_unrecorded();
     }
 
+    /// Records an act that a user was refused, or counts the act while the audit trail is not open.
+    pub(crate) fn record_refused_act(&self, act: RefusedAct<'_>) {
+        let RefusedAct { actor, reason, key, details } = act;
+        match self.trail() {
+            Some(Ok(trail)) => trail.record_refused_act(audit::Act {
+                action: "keyward.admin.refused",
+                phase: Phase::Refused(reason),
+                actor,
+                key: key.map(Label::to_string),
+                version: None,
+                details,
+            }),
+            Some(Err(_)) => self.has_no_record_of(1, 0),
+            None => {}
+        }
+    }
+
     fn tell_unrecorded(&self) {
         let Some(trail) = self.trail.get() else { return };
         let [uses, acts] = self.unrecorded.each_ref().map(|count| count.swap(0, Ordering::AcqRel));
@@ -259,6 +277,15 @@ impl Daemon {
             self.keys.changes().of_grants();
         }
     }
+}
+
+/// An act that a user was refused.
+pub(crate) struct RefusedAct<'a> {
+    pub(crate) actor: audit::Actor,
+    pub(crate) reason: String,
+    pub(crate) key: Option<&'a Label>,
+    /// The act, and where it was asked for.
+    pub(crate) details: Map<String, Value>,
 }
 
 /// Parts of a reload that are not in force.

@@ -20,7 +20,8 @@ use serde_json::json;
 
 use super::gate::Caller;
 use super::{Admin, AdminError};
-use crate::audit::{self, Phase};
+use crate::audit;
+use crate::daemon::RefusedAct;
 use crate::ground::ownership::Name;
 use crate::ground::text::quoted;
 use crate::lifecycle::Actor;
@@ -168,23 +169,16 @@ impl Asker {
     /// Records a refusal in the audit trail, which limits such records for each user.
     fn record(&self, act: &'static str, right: Right) {
         let Some(peer) = &self.peer else { return };
-        let trail = match self.admin.daemon.trail() {
-            Some(Ok(trail)) => trail,
-            Some(Err(_)) => return self.admin.daemon.has_no_record_of(1, 0),
-            None => return,
-        };
         let needed = list(right.roles().iter().copied(), "or");
         let details = [("act", json!(act)), ("path", json!(self.path))];
-        trail.record_refused_act(audit::Act {
-            action: "keyward.admin.refused",
-            phase: Phase::Refused(format!("needs the role {needed}")),
+        self.admin.daemon.record_refused_act(RefusedAct {
             actor: audit::Actor {
                 uid: peer.uid,
                 pid: peer.pid,
                 role: self.roles.iter().next().map_or("none", Role::name),
             },
-            key: key_in(&self.path).map(|label| label.to_string()),
-            version: None,
+            reason: format!("needs the role {needed}"),
+            key: key_in(&self.path).as_ref(),
             details: details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         });
     }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::Error;
 use crate::audit::{self, Phase, Unwritten};
-use crate::daemon::{Daemon, Reload};
+use crate::daemon::{Daemon, RefusedAct, Reload};
 use crate::ground::causes::causes;
 use crate::ground::text::time;
 use crate::keys::{Key, Life, Repaired, State, Verb};
@@ -180,18 +180,12 @@ impl Begun<'_> {
         if self.daemon.may_act(uid) {
             return Ok(());
         }
-        match self.daemon.trail() {
-            Some(Ok(trail)) => trail.record_refused_act(audit::Act {
-                action: "keyward.admin.refused",
-                phase: Phase::Refused("too many acts of this user".into()),
-                actor: audit::Actor { uid, pid, role: role.name() },
-                key: self.label.map(Label::to_string),
-                version: None,
-                details: Map::from_iter([("act".to_owned(), self.action.name().into())]),
-            }),
-            Some(Err(_)) => self.daemon.has_no_record_of(1, 0),
-            None => {}
-        }
+        self.daemon.record_refused_act(RefusedAct {
+            actor: audit::Actor { uid, pid, role: role.name() },
+            reason: "too many acts of this user".into(),
+            key: self.label,
+            details: Map::from_iter([("act".to_owned(), self.action.name().into())]),
+        });
         Err(Error::ManyActs)
     }
 
