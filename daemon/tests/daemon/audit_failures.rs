@@ -113,12 +113,7 @@ fn on_a_full_disk_acts_are_refused_and_uses_follow_the_setting() {
         let mut daemon = Daemon::prepare(&format!("[audit]\non-failure = {setting:?}\n"));
         fs::create_dir_all(daemon.path("state/audit")).unwrap();
         fs::set_permissions(daemon.path("state"), Permissions::from_mode(0o700)).unwrap();
-        let serve = daemon.serve(&["--dev"]);
-        let mut shell = Command::new("unshare");
-        let script = "mount -t tmpfs -o size=1m,mode=700 none \"$0\" && exec \"$@\"";
-        shell.args(["--mount", "sh", "-c", script]).arg(daemon.path("state/audit"));
-        shell.arg(serve.get_program()).args(serve.get_args());
-        daemon.start_as(&mut shell);
+        daemon.start_as(&mut daemon.serve_on_disk("state/audit", "1m"));
         let pid = daemon.pid().as_raw_nonzero().to_string();
         let on_its_disk = |script: &str| {
             let mut command = Command::new("nsenter");

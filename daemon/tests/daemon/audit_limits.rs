@@ -4,7 +4,6 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::time::Instant;
 
 use keyward_proto::Outcome;
@@ -20,12 +19,7 @@ fn daemon(configuration: &str) -> Daemon {
     fs::create_dir_all(daemon.path("state/audit")).unwrap();
     fs::set_permissions(daemon.path("state"), Permissions::from_mode(0o700)).unwrap();
     fs::set_permissions(daemon.path(""), Permissions::from_mode(0o711)).unwrap();
-    let serve = daemon.serve(&["--dev"]);
-    let mut shell = Command::new("unshare");
-    let script = "mount -t tmpfs -o size=100m,mode=700 none \"$0\" && exec \"$@\"";
-    shell.args(["--mount", "sh", "-c", script]).arg(daemon.path("state/audit"));
-    shell.arg(serve.get_program()).args(serve.get_args());
-    daemon.start_as(&mut shell);
+    daemon.start_as(&mut daemon.serve_on_disk("state/audit", "100m"));
     daemon
 }
 

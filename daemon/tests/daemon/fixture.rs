@@ -87,6 +87,17 @@ impl Daemon {
         command
     }
 
+    /// Command that starts the daemon with `--dev`, and with a directory on a disk of some size that
+    /// only the daemon sees. The disk is gone when the daemon ends.
+    pub(crate) fn serve_on_disk(&self, directory: &str, size: &str) -> Command {
+        let serve = self.serve(&["--dev"]);
+        let mut shell = Command::new("unshare");
+        let script = format!("mount -t tmpfs -o size={size},mode=700 none \"$0\" && exec \"$@\"");
+        shell.args(["--mount", "sh", "-c", &script]).arg(self.path(directory));
+        shell.arg(serve.get_program()).args(serve.get_args());
+        shell
+    }
+
     /// Starts the daemon and waits until it is ready.
     pub(crate) fn start(&mut self, more: &[&str]) {
         self.start_as(&mut self.serve(more));

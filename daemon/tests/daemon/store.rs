@@ -72,15 +72,7 @@ fn a_full_disk_fails_only_the_write() {
     }
     let mut daemon = Daemon::prepare("");
     std::fs::create_dir(daemon.path("state")).unwrap();
-    // A disk that only the daemon sees, and that is gone when the daemon ends.
-    let serve = daemon.serve(&["--dev"]);
-    let mut shell = Command::new("unshare");
-    shell
-        .args(["--mount", "sh", "-c", "mount -t tmpfs -o size=2m,mode=700 none \"$0\" && exec \"$@\""])
-        .arg(daemon.path("state"))
-        .arg(serve.get_program())
-        .args(serve.get_args());
-    daemon.start_as(&mut shell);
+    daemon.start_as(&mut daemon.serve_on_disk("state", "2m"));
     let pid = daemon.pid().to_string();
     fill(&daemon, || {
         let mut mount = Command::new("nsenter");
