@@ -1,10 +1,9 @@
 //! The thread that waits for the disk, so that the writer can go on meanwhile.
 
+use core::time::Duration;
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-
-use core::time::Duration;
 
 /// The writer's side of the thread.
 pub(crate) struct Disk {

@@ -443,6 +443,7 @@ impl Writer {
         if self.disk.is_busy || has_just_failed || !self.files.is_full(&self.settings.policy, now) {
             return;
         }
+        // Uses are written while the disk takes most of the file. Then `rotate` waits for the rest.
         match self.sync().and_then(|()| self.files.rotate()) {
             Ok(()) => {
                 self.rotation_failed = None;
