@@ -87,8 +87,8 @@ impl Daemon {
         command
     }
 
-    /// Command that starts the daemon with `--dev`, and with a directory on a disk of some size that
-    /// only the daemon sees. The disk is gone when the daemon ends.
+    /// Command that starts the daemon with `--dev`, and with a directory on a disk of some size.
+    /// Only the daemon sees the disk, which is gone when the daemon ends.
     pub(crate) fn serve_on_disk(&self, directory: &str, size: &str) -> Command {
         let serve = self.serve(&["--dev"]);
         let mut shell = Command::new("unshare");
