@@ -31,9 +31,7 @@ pub(crate) struct Daemon {
     trail: OnceLock<Trail>,
     /// Reason why the audit trail could not be opened.
     no_trail: ArcSwapOption<String>,
-    /// Uses, and records of acts that were carried out nevertheless, that the audit trail has yet
-    /// to count because it was not open.
-    unrecorded: [AtomicU64; 2],
+    unrecorded: Unrecorded,
     /// Acts that each user may still carry out.
     acts: Mutex<HashMap<u32, Allowance>>,
     /// Acts that stop keys now: user, name of the act, and key.
@@ -73,7 +71,7 @@ impl Daemon {
             ),
             trail: OnceLock::new(),
             no_trail: ArcSwapOption::empty(),
-            unrecorded: Default::default(),
+            unrecorded: Unrecorded::default(),
             acts: Mutex::default(),
             stopping: Mutex::default(),
             backends,
@@ -142,20 +140,19 @@ impl Daemon {
     /// Has the configuration reloaded.
     ///
     /// # Errors
-    /// The reason why the old configuration stays in force.
-    pub(crate) async fn reload(&self) -> Result<Reload, String> {
-        let not_now = || "the daemon is starting or stopping".to_owned();
+    /// The reason why the old configuration stays in force. `None` if the daemon is starting or
+    /// stopping.
+    pub(crate) async fn reload(&self) -> Result<Reload, Option<String>> {
         let (request, reloaded) = oneshot::channel();
-        self.reloads.get().ok_or_else(not_now)?.send(request).await.map_err(|_| not_now())?;
-        reloaded.await.map_err(|_| not_now())?
+        self.reloads.get().ok_or(None)?.send(request).await.map_err(|_| None)?;
+        reloaded.await.map_err(|_| None)?.map_err(Some)
     }
 
     /// Counts uses, and records of acts that were carried out nevertheless, while the audit trail
     /// is not open. The trail tells the numbers when it is.
     pub(crate) fn has_no_record_of(&self, uses: u64, acts: u64) {
-        for (count, more) in self.unrecorded.iter().zip([uses, acts]) {
-            count.fetch_add(more, Ordering::AcqRel);
-        }
+        self.unrecorded.uses.fetch_add(uses, Ordering::AcqRel);
+        self.unrecorded.acts.fetch_add(acts, Ordering::AcqRel);
         // It may be open by now.
         self.tell_unrecorded();
     }
@@ -179,7 +176,8 @@ impl Daemon {
 
     fn tell_unrecorded(&self) {
         let Some(trail) = self.trail.get() else { return };
-        let [uses, acts] = self.unrecorded.each_ref().map(|count| count.swap(0, Ordering::AcqRel));
+        let uses = self.unrecorded.uses.swap(0, Ordering::AcqRel);
+        let acts = self.unrecorded.acts.swap(0, Ordering::AcqRel);
         if uses > 0 || acts > 0 {
             trail.record_gap(uses, acts);
         }
@@ -202,9 +200,21 @@ impl Daemon {
         self.stopping.lock().unwrap_or_else(PoisonError::into_inner).remove(stop);
     }
 
+    /// The present configuration, for the audit trail.
+    pub(crate) fn loaded(&self) -> Loaded {
+        let (grants, roles) = (self.configured_grants(), self.config().roles.iter().count());
+        Loaded { fingerprint: self.fingerprint(), grants, roles }
+    }
+
     /// Number of grants in the configuration, without the grants of `--dev`.
     pub(crate) fn configured_grants(&self) -> usize {
         self.config().grants.iter().count().saturating_sub(self.extra_grants.len())
+    }
+
+    /// True if the configuration has grants or roles, not counting the grants of `--dev`.
+    pub(crate) fn is_configured(&self) -> bool {
+        let Loaded { grants, roles, .. } = self.loaded();
+        grants > 0 || roles > 0
     }
 
     /// [`Config::fingerprint`] of the present configuration.
@@ -279,6 +289,14 @@ impl Daemon {
     }
 }
 
+/// Numbers that the audit trail has yet to count, because it was not open.
+#[derive(Debug, Default)]
+struct Unrecorded {
+    uses: AtomicU64,
+    /// Records of acts that were carried out nevertheless.
+    acts: AtomicU64,
+}
+
 /// An act that a user was refused.
 pub(crate) struct RefusedAct<'a> {
     pub(crate) actor: audit::Actor,
@@ -288,13 +306,25 @@ pub(crate) struct RefusedAct<'a> {
     pub(crate) details: Map<String, Value>,
 }
 
-/// Parts of a reload that are not in force.
+/// A configuration that a reload has put in force, and the parts of it that are not.
 #[derive(Debug)]
 pub(crate) struct Reload {
+    pub(crate) loaded: Loaded,
     /// Names of changed settings that take effect only with a restart.
     pub(crate) waiting_for_restart: Vec<String>,
     /// Sockets that are not there, and problems of files of the backends.
     pub(crate) problems: Vec<String>,
+}
+
+/// A configuration, for the audit trail.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    /// [`Config::fingerprint`].
+    pub(crate) fingerprint: String,
+    /// Number of grants in the file.
+    pub(crate) grants: usize,
+    /// Number of roles in the file.
+    pub(crate) roles: usize,
 }
 
 /// Request for a reload of the configuration: takes the result, as [`Daemon::reload`] returns it.

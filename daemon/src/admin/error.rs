@@ -92,6 +92,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::PreActive { .. }
         | Error::SameUser { .. } => StatusCode::FORBIDDEN,
         Error::InUse { .. } | Error::UseNotKnown { .. } => StatusCode::LOCKED,
+        Error::NoReloadNow => StatusCode::SERVICE_UNAVAILABLE,
         Error::NotRecorded(_) | Error::DoneNotRecorded(_) => StatusCode::INSUFFICIENT_STORAGE,
         Error::NotRepeated { reason, .. } => lifecycle_status(reason),
         Error::ManyActs => StatusCode::TOO_MANY_REQUESTS,

@@ -12,6 +12,6 @@ pub(super) async fn reload(
     State(admin): State<Admin>,
     Extension(Administrator(actor)): Extension<Administrator>,
 ) -> Answer<Reloaded> {
-    let Reload { waiting_for_restart, problems } = lifecycle::reload(&admin.daemon, actor).await?;
+    let Reload { waiting_for_restart, problems, .. } = lifecycle::reload(&admin.daemon, actor).await?;
     Ok(Json(Reloaded { waiting_for_restart, problems }))
 }

@@ -18,6 +18,7 @@ use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use keyward_client::Address;
@@ -98,6 +99,10 @@ impl Config {
             Ok(reason) => failed(reason),
             Err(error) => ConfigError::Refused(error.to_string()),
         })?;
+        // A pipe that nobody has written to yet would count as an empty file.
+        if file.metadata().map_err(failed)?.file_type().is_fifo() {
+            return Err(failed(io::Error::other("it is a pipe, and a configuration must be a file")));
+        }
         let mut file = file.take(MAX_FILE + 1);
         file.read_to_string(&mut text).map_err(failed)?;
         if text.len() as u64 > MAX_FILE {

@@ -98,6 +98,11 @@ pub(crate) enum Error {
     /// The version has no certificate. `certified` are the numbers of the versions that have one.
     #[error("version {number} of key {label} has no certificate; {}", other_versions(certified))]
     NoCertificate { label: Label, number: u32, certified: Vec<u32> },
+    /// The daemon is starting or stopping.
+    #[error(
+        "not reloaded, because the daemon is starting or stopping; run the command again when it is ready: keyward status"
+    )]
+    NoReloadNow,
     /// No other master key is configured for the embedded unit.
     #[error(
         "no next master key is configured, only {0}; name the file of the new master key as next-master-key in section [embedded] of the configuration, and reload the daemon"

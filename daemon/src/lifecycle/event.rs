@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::Error;
 use crate::audit::{self, Phase, Unwritten};
-use crate::daemon::{Daemon, RefusedAct, Reload};
+use crate::daemon::{Daemon, Loaded, RefusedAct, Reload};
 use crate::ground::causes::causes;
 use crate::ground::text::time;
 use crate::keys::{Key, Life, Repaired, State, Verb};
@@ -271,24 +271,22 @@ pub(crate) async fn configuration_loaded(daemon: &Daemon) -> Result<(), Unwritte
     let action = Action::LoadConfiguration;
     let (actor, label) = (Actor::Daemon, None);
     let loaded = Begun { daemon, action, label, actor, on_record: false, is_urgent: false, stops: false };
-    loaded.write(Phase::Done, None, details(&load_of(daemon, &daemon.fingerprint()))).await
+    loaded.write(Phase::Done, None, details(&Act::LoadConfiguration(&daemon.loaded()))).await
 }
 
 /// Has an administrator's wish for a reload carried out.
 ///
 /// # Errors
-/// [`Error::NotReloaded`] if the old configuration stays in force.
+/// [`Error::NotReloaded`] and [`Error::NoReloadNow`] if the old configuration stays in force.
 pub(crate) async fn reload(daemon: &Daemon, actor: Actor) -> Result<Reload, Error> {
     let begun = begin(daemon, actor, Action::LoadConfiguration, None).await?;
-    let reload = begun.result(daemon.reload().await.map_err(Error::NotReloaded)).await?;
-    begun.done(load_of(daemon, &daemon.fingerprint()), None).await?;
+    let reloaded = daemon.reload().await.map_err(|reason| match reason {
+        Some(reason) => Error::NotReloaded(reason),
+        None => Error::NoReloadNow,
+    });
+    let reload = begun.result(reloaded).await?;
+    begun.done(Act::LoadConfiguration(&reload.loaded), None).await?;
     Ok(reload)
-}
-
-/// The act that has put the present configuration in force.
-fn load_of<'a>(daemon: &Daemon, fingerprint: &'a str) -> Act<'a> {
-    let (grants, roles) = (daemon.configured_grants(), daemon.config().roles.iter().count());
-    Act::LoadConfiguration { fingerprint, grants, roles }
 }
 
 /// An act, with its details.
@@ -318,12 +316,7 @@ pub(super) enum Act<'a> {
     },
     Generate(&'a Key),
     Import(&'a Key),
-    /// `fingerprint` is that of the file, `grants` and `roles` are numbers of its entries.
-    LoadConfiguration {
-        fingerprint: &'a str,
-        grants: usize,
-        roles: usize,
-    },
+    LoadConfiguration(&'a Loaded),
     /// A deleted key was destroyed before its waiting period ended.
     Purge,
     Repair(&'a Repaired),
@@ -353,7 +346,7 @@ fn details(act: &Act<'_>) -> Map<String, Value> {
         Act::FinishRewrap { backend, wkid, keys } => {
             json!({ "backend": backend, "wkid": wkid.to_string(), "keys": keys })
         }
-        Act::LoadConfiguration { fingerprint, grants, roles } => {
+        Act::LoadConfiguration(Loaded { fingerprint, grants, roles }) => {
             json!({ "fingerprint": fingerprint, "grants": grants, "roles": roles })
         }
         Act::Rewrap { backend, keys, wrapped } => {
@@ -424,7 +417,7 @@ fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor)
             let uses = names(&made.uses);
             tracing::info!(key, r#type = type_of(made), version, ?uses, uid, pid, role, "key imported");
         }
-        Act::LoadConfiguration { fingerprint, grants, roles } => {
+        Act::LoadConfiguration(Loaded { fingerprint, grants, roles }) => {
             tracing::info!(fingerprint, grants, roles, uid, pid, role, "configuration in force");
         }
         Act::Purge => tracing::info!(key, uid, pid, role, "key destroyed before its time"),

@@ -15,7 +15,8 @@ use crate::lifecycle;
 use crate::peers::shared::Shared;
 
 /// Reads the configuration and the files of the backends again, and logs the result. `at_start` is
-/// the configuration of the start.
+/// the configuration of the start. A file that is gone, or empty while there are grants or roles,
+/// is taken for a mistake: an editor may be about to write the file.
 ///
 /// # Errors
 /// The reason why the old configuration stays in force.
@@ -31,7 +32,14 @@ pub(super) async fn reload(
         let problem = backend.reread_files().await;
         problems.extend(problem.map(|problem| format!("backend {}: {problem}", backend.name())));
     }
-    let config = load_config(options.config.as_deref()).map_err(|error| refused(&error))?;
+    let file = daemon.config_file.as_deref().or(options.config.as_deref());
+    let config = load_config(file).map_err(|error| refused(&error))?;
+    if let Some(file) = file.filter(|_| config == Config::default() && daemon.is_configured()) {
+        return Err(refused(&format!(
+            "{} has no setting, and would take away all grants and roles; if that is the purpose, restart the daemon",
+            file.display()
+        )));
+    }
     let takes_next_master_key = take_next_master_key(daemon, &config).map_err(|error| refused(&error))?;
     let waiting = waiting_for_restart(at_start, &config, takes_next_master_key);
     log.set_level(config.log);
@@ -46,7 +54,7 @@ pub(super) async fn reload(
             waiting.join(", ")
         ),
     }
-    Ok(Reload { waiting_for_restart: waiting, problems })
+    Ok(Reload { loaded: daemon.loaded(), waiting_for_restart: waiting, problems })
 }
 
 /// Logs the reason why the old configuration stays in force.

@@ -37,6 +37,29 @@ fn sighup_loads_a_valid_configuration_and_refuses_an_invalid_one() {
 }
 
 #[test]
+fn a_reload_takes_a_file_without_settings_for_a_mistake() {
+    let daemon = Daemon::production(&[("shop", "tls-server")]);
+    daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let file = daemon.path("keyward.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let refused = |reason: &str| {
+        let (status, line) = failure_of(&daemon.keyward(&["reload"]));
+        assert!(status != 0 && line.contains(reason) && line.contains("keyward.toml"), "{line}");
+        assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::Done, "{reason}");
+    };
+    daemon.configure("# log = \"debug\"\n");
+    refused("would take away all grants and roles");
+    fs::remove_file(&file).unwrap();
+    refused("No such file");
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    refused("it is a pipe");
+    fs::remove_file(&file).unwrap();
+    daemon.configure(&text.replace("\"shop\"", "\"other\""));
+    daemon.succeed(&["reload"]);
+    assert_eq!(daemon.outcome("shop", &certificate_verify()), Outcome::NoGrant);
+}
+
+#[test]
 fn sigterm_ends_the_daemon_with_success_and_closes_connections() {
     let mut daemon = Daemon::dev("");
     let mut stream = daemon.connect();
