@@ -68,6 +68,8 @@ pub(crate) struct Writer {
     lines: Vec<u8>,
     uses: Vec<KeyUse>,
     spare: Vec<KeyUse>,
+    /// When uses were last taken, to be written.
+    taken: Instant,
 }
 
 impl Writer {
@@ -109,6 +111,7 @@ impl Writer {
             lines: Vec::new(),
             uses: Vec::new(),
             spare: Vec::new(),
+            taken: Instant::now(),
         }
     }
 
@@ -132,10 +135,11 @@ impl Writer {
     /// Writes what is recorded until the trail stops.
     pub(crate) fn run(mut self, messages: &Receiver<Message>) {
         let _panic = Panic(Arc::clone(&self.shared));
-        let mut last = SystemTime::now();
+        let mut last = Instant::now();
         self.tidy(0);
         loop {
-            match messages.recv_timeout(TICK) {
+            let until_tick = TICK.saturating_sub(last.elapsed());
+            match messages.recv_timeout(until_tick.min(self.until_due())) {
                 Ok(Message::Act(act, room, then)) => {
                     let act = in_a_line(*act);
                     self.write_uses();
@@ -164,12 +168,11 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             // Messages may arrive faster than the ticks.
-            let now = SystemTime::now();
-            if now.duration_since(last).is_ok_and(|since| since < TICK) {
+            if last.elapsed() < TICK && self.until_due() > Duration::ZERO {
                 continue;
             }
-            last = now;
-            self.shared.look(now);
+            last = Instant::now();
+            self.shared.look(SystemTime::now());
             self.look_at_space();
             self.look_at_file();
             self.write_uses();
@@ -215,6 +218,7 @@ impl Writer {
 
     /// Writes the uses and refusals that were recorded since the last call.
     fn write_new(&mut self) {
+        self.taken = Instant::now();
         let (mut uses, mut spare) = (core::mem::take(&mut self.uses), core::mem::take(&mut self.spare));
         let lost = self.shared.shards.take(&mut uses, &mut spare);
         self.has_gap(lost);
@@ -405,6 +409,11 @@ impl Writer {
         synced
     }
 
+    /// Time until uses are written again.
+    fn until_due(&self) -> Duration {
+        TICK.saturating_sub(self.taken.elapsed())
+    }
+
     /// Waits for the disk. Uses are written meanwhile: a process that is killed loses those which
     /// are not.
     ///
@@ -413,7 +422,7 @@ impl Writer {
     pub(crate) fn wait_for(&mut self, job: Job) -> io::Result<()> {
         self.disk.begin(job);
         loop {
-            match self.disk.result(TICK) {
+            match self.disk.result(self.until_due()) {
                 Some(result) => return result,
                 None => self.write_new(),
             }
