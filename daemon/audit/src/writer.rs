@@ -70,6 +70,8 @@ pub(crate) struct Writer {
     spare: Vec<KeyUse>,
     /// When uses were last taken, to be written.
     taken: Instant,
+    /// True if there were any.
+    is_used: bool,
 }
 
 impl Writer {
@@ -112,6 +114,7 @@ impl Writer {
             uses: Vec::new(),
             spare: Vec::new(),
             taken: Instant::now(),
+            is_used: false,
         }
     }
 
@@ -221,6 +224,7 @@ impl Writer {
         self.taken = Instant::now();
         let (mut uses, mut spare) = (core::mem::take(&mut self.uses), core::mem::take(&mut self.spare));
         let lost = self.shared.shards.take(&mut uses, &mut spare);
+        self.is_used = !uses.is_empty();
         self.has_gap(lost);
         let second = seconds(SystemTime::now());
         let summed = self.summed();
@@ -411,7 +415,8 @@ impl Writer {
 
     /// Time until uses are written again.
     fn until_due(&self) -> Duration {
-        TICK.saturating_sub(self.taken.elapsed())
+        let interval = if self.is_used { BUSY_TICK } else { TICK };
+        interval.saturating_sub(self.taken.elapsed())
     }
 
     /// Waits for the disk. Uses are written meanwhile: a process that is killed loses those which
@@ -487,8 +492,12 @@ impl Drop for Panic {
     }
 }
 
-/// Time between two writes. A process that is killed loses the uses of this time.
+/// Time between two writes while keys are not used. A process that is killed loses the uses of this
+/// time.
 const TICK: Duration = Duration::from_millis(50);
+/// Time between two writes while keys are used. On a busy machine the thread gets a processor some
+/// 30 ms late, and the uses of 100 ms are the most that may be lost.
+const BUSY_TICK: Duration = Duration::from_millis(20);
 /// Time after which a new file is tried again.
 const ROTATE_AGAIN: Duration = Duration::from_secs(5);
 /// Records that are written in one call.
