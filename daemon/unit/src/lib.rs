@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod administration;
 mod blob;
 mod cache;
 mod error;

@@ -4,6 +4,7 @@ use aws_lc_rs::{hkdf, hmac, rand};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::administration::Pattern;
 use crate::error::UnitError;
 use crate::wkid::Wkid;
 
@@ -50,6 +51,19 @@ impl MasterKey {
         wkid_of(&self.extract())
     }
 
+    /// The fingerprint of the master key that people compare.
+    pub fn pattern(&self) -> Pattern {
+        Pattern::of_key(self.bytes())
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; Self::LENGTH] {
+        &self.0
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8; Self::LENGTH] {
+        &mut self.0
+    }
+
     fn extract(&self) -> hkdf::Prk {
         hkdf::Salt::new(hkdf::HKDF_SHA256, SALT).extract(self.0.as_slice())
     }
@@ -70,7 +84,7 @@ impl MasterKey {
         few(&mut key.iter().copied()) || few(&mut differences) || (1..=16).any(repeats)
     }
 
-    fn zeros() -> Self {
+    pub(crate) fn zeros() -> Self {
         Self(Box::new(Zeroizing::new([0; Self::LENGTH])))
     }
 }

@@ -1,0 +1,32 @@
+//! The owners of a unit: administrators who sign commands, and the master key that is made of parts.
+//!
+//! A unit is owned by *administrators*. They sign commands, and most commands need several of them.
+//! The master key is put together from *parts* or *shares*, which other people own. The unit has two
+//! *registers*: the master key in force, and the one that will be in force.
+//!
+//! [`State`] is all of this without secrets of the owners, and is kept in a file. [`State::apply`]
+//! has the rules. [`Command`] is the text that administrators sign, and [`SignedCommand`] the text
+//! with their signatures.
+
+mod command;
+mod part;
+mod pattern;
+mod person;
+mod register;
+mod rules;
+mod sealed_box;
+mod shares;
+mod signed;
+mod state;
+
+pub use command::{
+    Command, Instruction, InvalidCommand, MAX_ADMINISTRATORS, RegisterName, Thresholds, UnitId,
+};
+pub use part::{PARTS, Part};
+pub use pattern::{InvalidPattern, Pattern};
+pub use person::{InvalidPersonKey, InvalidPersonName, InvalidSki, Person, PersonKey, PersonName, Ski};
+pub use register::{Contents, Origin, Register};
+pub use rules::{Effect, LONGEST_LIFE, Refusal, Surroundings};
+pub use shares::{MAX_SHARES, Share};
+pub use signed::{ClaimSecret, InvalidSigned, MAX_BUNDLE, SignatureFault, SignedCommand};
+pub use state::{InvalidState, MAX_STATE, State};
