@@ -265,7 +265,7 @@ mod tests {
     use crate::MasterKey;
 
     fn keys() -> WrappingKeys {
-        WrappingKeys::derive(MasterKey::generate().unwrap())
+        WrappingKeys::derive(&MasterKey::generate().unwrap())
     }
 
     #[test]

@@ -58,6 +58,15 @@ impl Cache {
         self.retired.remove(&tail(blob));
     }
 
+    /// Removes all keys. Retired blobs stay retired.
+    pub(crate) fn clear(&mut self) -> Vec<Arc<Object>> {
+        let mut keys = Vec::with_capacity(self.keys.len());
+        while let Some((_, entry)) = self.keys.pop_lru() {
+            keys.push(entry.key);
+        }
+        keys
+    }
+
     /// Removes the keys that nobody used in the last [`IDLE_SWEEPS`] sweeps.
     pub(crate) fn sweep(&mut self) -> Vec<Arc<Object>> {
         self.retired.retain(|_, sweeps| {

@@ -51,6 +51,9 @@ pub enum UnitError {
     /// The key was disabled or deleted after the request read its blob.
     #[error("the key was disabled or deleted while the request waited")]
     Retired,
+    /// The unit has no master key.
+    #[error("the unit is sealed: its owners must give it its master key first")]
+    Sealed,
     /// The scheme is for keys of another type.
     #[error("a key of type {key_type} cannot sign with {scheme}")]
     SchemeNotSupported {

@@ -96,7 +96,10 @@ mod tests {
     fn headers_of_this_unit_are_read() {
         let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
         let header = Header::read(&unit.generate(KeyType::P256).unwrap().blob).unwrap();
-        assert_eq!((header.wkid(), header.extractable(), header.signs()), (unit.wkid(), false, true));
+        assert_eq!(
+            (header.wkid(), header.extractable(), header.signs()),
+            (unit.wkid().unwrap(), false, true)
+        );
     }
 
     #[test]

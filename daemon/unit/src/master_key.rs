@@ -108,6 +108,8 @@ pub(crate) struct WrappingKeys {
     pub(crate) states: SealingKeys,
     /// Wraps the keys of key stores.
     pub(crate) store_keys: SealingKeys,
+    /// Authenticates the state of the unit.
+    pub(crate) unit_state: hmac::Key,
     /// Authenticates public keys.
     pub(crate) public_keys: hmac::Key,
     pub(crate) wkid: Wkid,
@@ -120,9 +122,8 @@ pub(crate) struct SealingKeys {
 }
 
 impl WrappingKeys {
-    /// Derives the keys with HKDF-SHA-256 (RFC 5869), each under its own info string. The master
-    /// key is wiped.
-    pub(crate) fn derive(master_key: MasterKey) -> Self {
+    /// Derives the keys with HKDF-SHA-256 (RFC 5869), each under its own info string.
+    pub(crate) fn derive(master_key: &MasterKey) -> Self {
         let root = master_key.extract();
         let sealing = |encryption, authentication| SealingKeys {
             encryption: expand(&root, encryption),
@@ -132,6 +133,7 @@ impl WrappingKeys {
             blobs: sealing(b"encryption", b"authentication"),
             states: sealing(b"state encryption", b"state authentication"),
             store_keys: sealing(b"store key encryption", b"store key authentication"),
+            unit_state: hmac::Key::new(hmac::HMAC_SHA256, expand(&root, b"unit state").as_slice()),
             public_keys: hmac::Key::new(hmac::HMAC_SHA256, expand(&root, b"public keys").as_slice()),
             wkid: wkid_of(&root),
         }
@@ -209,12 +211,13 @@ mod tests {
 
     #[test]
     fn derived_keys_differ_from_each_other_and_never_change() {
-        let keys = WrappingKeys::derive(MasterKey::from_hex(&"5a".repeat(32)).unwrap());
+        let keys = WrappingKeys::derive(&MasterKey::from_hex(&"5a".repeat(32)).unwrap());
         // The name was computed with another implementation of HKDF. Another name would make every
         // blob of every installation unreadable.
         assert_eq!(keys.wkid.to_string(), "2be781505e2decbfac71fc4ea64e6b81");
         // Of the empty message.
-        let macs = [&keys.blobs.mac, &keys.states.mac, &keys.store_keys.mac, &keys.public_keys];
+        let macs =
+            [&keys.blobs.mac, &keys.states.mac, &keys.store_keys.mac, &keys.public_keys, &keys.unit_state];
         let macs = macs.map(|key| hmac::sign(key, b""));
         for (index, mac) in macs.iter().enumerate() {
             assert!(macs[..index].iter().all(|other| other.as_ref() != mac.as_ref()));

@@ -1,7 +1,7 @@
 use core::fmt;
 use core::num::NonZeroUsize;
 use core::time::Duration;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use keyward_proto::{KeyType, Scheme};
 use zeroize::Zeroizing;
@@ -17,15 +17,24 @@ use crate::object::{Material, Object};
 use crate::wkid::Wkid;
 
 /// The software crypto unit. Threads share it by reference; each thread makes its own signatures.
+///
+/// A unit without a master key is *sealed*: it makes no keys, and does nothing with blobs.
 pub struct Unit {
-    pub(crate) keys: WrappingKeys,
-    next: OnceLock<NextMasterKey>,
+    master_keys: RwLock<MasterKeys>,
     cache: Mutex<Cache>,
+}
+
+/// The master keys that a unit has now.
+#[derive(Default)]
+struct MasterKeys {
+    /// `None` if the unit is sealed.
+    current: Option<Arc<WrappingKeys>>,
+    next: Option<NextMasterKey>,
 }
 
 /// The next master key, while keys go from the current one to it.
 struct NextMasterKey {
-    keys: WrappingKeys,
+    keys: Arc<WrappingKeys>,
     /// True if the unit takes blobs of this master key already; false if it only makes them.
     unwraps: bool,
 }
@@ -33,34 +42,84 @@ struct NextMasterKey {
 impl Unit {
     /// Creates a unit with a master key and a cache of up to `cached_keys` unwrapped private keys.
     pub fn new(master_key: MasterKey, cached_keys: NonZeroUsize) -> Self {
-        let cache = Mutex::new(Cache::new(cached_keys));
-        Self { keys: WrappingKeys::derive(master_key), next: OnceLock::new(), cache }
+        let unit = Self::sealed(cached_keys);
+        unit.unseal(&master_key);
+        unit
+    }
+
+    /// Creates a unit without a master key.
+    pub fn sealed(cached_keys: NonZeroUsize) -> Self {
+        Self { master_keys: RwLock::default(), cache: Mutex::new(Cache::new(cached_keys)) }
     }
 
     /// Adds the next master key. GREP11's `RewrapKeyBlob` wraps by it, and the unit takes no blob
     /// of it before it is the current master key.
     #[must_use]
-    pub fn with_next_master_key(self, next: MasterKey) -> Self {
-        let next = NextMasterKey { keys: WrappingKeys::derive(next), unwraps: false };
-        Self { next: next.into(), ..self }
+    pub fn with_next_master_key(self, next: &MasterKey) -> Self {
+        let keys = Arc::new(WrappingKeys::derive(next));
+        self.write().next = Some(NextMasterKey { keys, unwraps: false });
+        self
     }
 
-    /// The name of the master key.
-    pub fn wkid(&self) -> Wkid {
-        self.keys.wkid
+    /// Gives a sealed unit its master key, or a unit another one.
+    pub fn unseal(&self, master_key: &MasterKey) {
+        let keys = Arc::new(WrappingKeys::derive(master_key));
+        self.replace(|master_keys| master_keys.current = Some(keys));
+    }
+
+    /// Takes all master keys and private keys out of the memory of the unit.
+    pub fn seal(&self) {
+        self.replace(|master_keys| *master_keys = MasterKeys::default());
+    }
+
+    /// Makes the next master key the current one. The unit takes no blobs of the one before any
+    /// more. Nothing happens if there is no next master key.
+    pub fn activate(&self) {
+        self.replace(|master_keys| {
+            if let Some(next) = master_keys.next.take() {
+                master_keys.current = Some(next.keys);
+            }
+        });
+    }
+
+    /// Forgets the next master key.
+    pub fn forget_next(&self) {
+        self.replace(|master_keys| master_keys.next = None);
+    }
+
+    /// Changes the master keys, and forgets the private keys that were unwrapped by those before.
+    fn replace(&self, change: impl FnOnce(&mut MasterKeys)) {
+        let mut master_keys = self.write();
+        change(&mut master_keys);
+        // Who unwraps a key holds the lock for reading until the key is in the cache. So no key
+        // comes into the cache later that a former master key has unwrapped.
+        let forgotten = self.with_cache(Cache::clear);
+        drop(master_keys);
+        drop(forgotten);
+    }
+
+    /// True if the unit has no master key.
+    pub fn is_sealed(&self) -> bool {
+        self.wkid().is_none()
+    }
+
+    /// The name of the master key. `None` if the unit is sealed.
+    pub fn wkid(&self) -> Option<Wkid> {
+        self.read().current.as_ref().map(|keys| keys.wkid)
     }
 
     /// Adds the next master key. The unit takes blobs of both master keys from now on. Returns
     /// false if the unit has another next master key already.
-    pub fn accept(&self, next: MasterKey) -> bool {
-        let next = NextMasterKey { keys: WrappingKeys::derive(next), unwraps: true };
-        let wkid = next.keys.wkid;
-        self.next.get_or_init(|| next).keys.wkid == wkid
+    pub fn accept(&self, next: &MasterKey) -> bool {
+        let keys = Arc::new(WrappingKeys::derive(next));
+        let wkid = keys.wkid;
+        let mut master_keys = self.write();
+        master_keys.next.get_or_insert(NextMasterKey { keys, unwraps: true }).keys.wkid == wkid
     }
 
     /// The name of the master key that [`Self::accept`] added.
     pub fn other_wkid(&self) -> Option<Wkid> {
-        self.accepted().map(|keys| keys.wkid)
+        self.read().accepted().map(|keys| keys.wkid)
     }
 
     /// Wraps a key anew, by one of the two master keys whose blobs the unit takes.
@@ -69,8 +128,8 @@ impl Unit {
     /// [`UnitError::OtherMasterKey`] if `to` or the blob names a third master key,
     /// [`UnitError::BlobDamaged`] if `blob` is not a blob.
     pub fn rewrap(&self, blob: &[u8], to: Wkid) -> Result<Vec<u8>, UnitError> {
-        let (attributes, plain) = blob::unwrap(self.keys_for(blob), blob)?;
-        blob::wrap(self.keys_named(to)?, attributes, &plain)
+        let (attributes, plain) = self.unwrap(blob)?;
+        blob::wrap(self.read().named(to)?, attributes, &plain)
     }
 
     /// Wraps the key of a key store anew.
@@ -78,7 +137,8 @@ impl Unit {
     /// # Errors
     /// The errors of [`Self::rewrap`], for an output of [`Self::wrap_store_key`].
     pub fn rewrap_store_key(&self, wrapped: &[u8], to: Wkid) -> Result<Vec<u8>, UnitError> {
-        blob::wrap_store_key(self.keys_named(to)?, &self.unwrap_store_key(wrapped)?)
+        let key = self.unwrap_store_key(wrapped)?;
+        blob::wrap_store_key(self.read().named(to)?, &key)
     }
 
     /// The public key of the private key in a blob, as SubjectPublicKeyInfo in DER (RFC 5280, 4.1).
@@ -87,7 +147,7 @@ impl Unit {
     /// [`UnitError`] if the blob is not one of this unit, or its key does not sign.
     pub fn public_key(&self, blob: &[u8]) -> Result<Vec<u8>, UnitError> {
         // Not through the cache: a key that must not be used has a blob all the same.
-        let (_, plain) = blob::unwrap(self.keys_for(blob), blob)?;
+        let (_, plain) = self.unwrap(blob)?;
         match Material::from_plain(&plain).map_err(|_| UnitError::BlobDamaged)? {
             Material::Key(key) => Ok(key.spki().to_vec()),
             _ => Err(UnitError::KeyCannotSign),
@@ -161,7 +221,7 @@ impl Unit {
     /// # Errors
     /// [`UnitError::Crypto`] if the crypto library fails.
     pub fn wrap_store_key(&self, key: &[u8]) -> Result<Vec<u8>, UnitError> {
-        blob::wrap_store_key(&self.keys, key)
+        blob::wrap_store_key(&*self.keys()?, key)
     }
 
     /// Unwraps an output of [`Self::wrap_store_key`].
@@ -170,7 +230,7 @@ impl Unit {
     /// [`UnitError::OtherMasterKey`] if another master key wrapped it, [`UnitError::BlobDamaged`]
     /// for any other input.
     pub fn unwrap_store_key(&self, wrapped: &[u8]) -> Result<Zeroizing<Vec<u8>>, UnitError> {
-        blob::unwrap_store_key(self.keys_for(wrapped), wrapped)
+        blob::unwrap_store_key(self.read().of(wrapped)?, wrapped)
     }
 
     fn hand_out(&self, key: Key, attributes: Attributes) -> Result<NewKey, UnitError> {
@@ -183,7 +243,7 @@ impl Unit {
     pub(crate) fn wrap(&self, object: &Object) -> Result<Vec<u8>, UnitError> {
         object.material.prove()?;
         let plain = object.material.to_plain().map_err(|_| UnitError::Crypto("encode the key"))?;
-        blob::wrap(&self.keys, object.attributes, &plain)
+        blob::wrap(&*self.keys()?, object.attributes, &plain)
     }
 
     /// The key of a blob, from the cache if possible.
@@ -196,40 +256,75 @@ impl Unit {
             Err(true) => return Err(UnitError::Retired),
             Err(false) => {}
         }
-        let (attributes, plain) = blob::unwrap(self.keys_for(blob), blob)?;
+        // Held until the key is in the cache: see `replace`.
+        let master_keys = self.read();
+        let (attributes, plain) = blob::unwrap(master_keys.of(blob)?, blob)?;
         // `wrap` made everything that has a valid MAC, so only a lack of memory makes this fail.
         let material = Material::from_plain(&plain).map_err(|_| UnitError::BlobDamaged)?;
         let object = Arc::new(Object { attributes, material });
         let put_out = self.with_cache(|cache| cache.put(blob, &object));
-        // Wiping a key takes time. The lock is free already, so nobody waits.
+        drop(master_keys);
+        // Wiping a key takes time. The locks are free already, so nobody waits.
         drop(put_out);
         Ok(object)
     }
 
-    /// The keys that unwrap a blob; those of the current master key for an unknown one.
-    fn keys_for(&self, blob: &[u8]) -> &WrappingKeys {
-        let wkid = Header::read(blob).map(|header| header.wkid());
-        wkid.and_then(|wkid| self.keys_named(wkid).ok()).unwrap_or(&self.keys)
+    /// Unwraps a blob, without the cache.
+    pub(crate) fn unwrap(&self, blob: &[u8]) -> Result<(Attributes, Zeroizing<Vec<u8>>), UnitError> {
+        blob::unwrap(self.read().of(blob)?, blob)
     }
 
-    fn keys_named(&self, wkid: Wkid) -> Result<&WrappingKeys, UnitError> {
-        let mut known = [Some(&self.keys), self.accepted()].into_iter().flatten();
-        let unit = self.keys.wkid;
-        known.find(|keys| keys.wkid == wkid).ok_or(UnitError::OtherMasterKey { blob: wkid, unit })
-    }
-
-    fn accepted(&self) -> Option<&WrappingKeys> {
-        self.next.get().filter(|next| next.unwraps).map(|next| &next.keys)
+    /// The wrapping keys of the master key.
+    ///
+    /// # Errors
+    /// [`UnitError::Sealed`] if there is none.
+    pub(crate) fn keys(&self) -> Result<Arc<WrappingKeys>, UnitError> {
+        self.read().current.clone().ok_or(UnitError::Sealed)
     }
 
     /// The wrapping keys of the next master key, if there is one.
-    pub(crate) fn next_keys(&self) -> Option<&WrappingKeys> {
-        self.next.get().map(|next| &next.keys)
+    pub(crate) fn next_keys(&self) -> Option<Arc<WrappingKeys>> {
+        self.read().next.as_ref().map(|next| Arc::clone(&next.keys))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, MasterKeys> {
+        self.master_keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, MasterKeys> {
+        self.master_keys.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Holds the lock for a look-up or an insertion, never for a signature.
     fn with_cache<T>(&self, f: impl FnOnce(&mut Cache) -> T) -> T {
         f(&mut self.cache.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl MasterKeys {
+    fn current(&self) -> Result<&WrappingKeys, UnitError> {
+        self.current.as_deref().ok_or(UnitError::Sealed)
+    }
+
+    /// The keys that unwrap a blob; those of the current master key for an unknown one.
+    fn of(&self, blob: &[u8]) -> Result<&WrappingKeys, UnitError> {
+        let wkid = Header::read(blob).map(|header| header.wkid());
+        match wkid.map(|wkid| self.named(wkid)) {
+            Some(Ok(keys)) => Ok(keys),
+            _ => self.current(),
+        }
+    }
+
+    fn named(&self, wkid: Wkid) -> Result<&WrappingKeys, UnitError> {
+        let current = self.current()?;
+        let mut known = [Some(current), self.accepted()].into_iter().flatten();
+        known
+            .find(|keys| keys.wkid == wkid)
+            .ok_or(UnitError::OtherMasterKey { blob: wkid, unit: current.wkid })
+    }
+
+    fn accepted(&self) -> Option<&WrappingKeys> {
+        self.next.as_ref().filter(|next| next.unwraps).map(|next| &*next.keys)
     }
 }
 
@@ -359,7 +454,8 @@ mod tests {
         let signature = second.sign(&key.blob, scheme, SigningInput::Message(b"m")).unwrap();
         assert!(openssl::verifies(&key.spki, scheme, b"m", &signature));
         let refused = other.sign(&key.blob, scheme, SigningInput::Message(b"m")).unwrap_err();
-        assert_eq!(refused, UnitError::OtherMasterKey { blob: first.wkid(), unit: other.wkid() });
+        let (blob, unit) = (first.wkid().unwrap(), other.wkid().unwrap());
+        assert_eq!(refused, UnitError::OtherMasterKey { blob, unit });
     }
 
     #[test]
@@ -455,7 +551,8 @@ mod tests {
         let wrapped = mine.wrap_store_key(&[7; 32]).unwrap();
         assert_eq!(**mine.unwrap_store_key(&wrapped).unwrap(), [7; 32]);
         let refused = other.unwrap_store_key(&wrapped).unwrap_err();
-        assert_eq!(refused, UnitError::OtherMasterKey { blob: mine.wkid(), unit: other.wkid() });
+        let (blob, unit) = (mine.wkid().unwrap(), other.wkid().unwrap());
+        assert_eq!(refused, UnitError::OtherMasterKey { blob, unit });
         for position in 0..wrapped.len() {
             let mut altered = wrapped.clone();
             altered[position] ^= 1;
@@ -483,6 +580,51 @@ mod tests {
             }
         });
         assert_eq!(cached(&unit), 2);
+    }
+
+    #[test]
+    fn a_sealed_unit_does_nothing_and_forgets_the_keys() {
+        let master_key = MasterKey::generate().unwrap();
+        let unit = Unit::new(MasterKey::from_hex(&master_key.to_hex()).unwrap(), NonZeroUsize::MIN);
+        let key = unit.generate(KeyType::P256).unwrap();
+        let store_key = unit.wrap_store_key(&[7; 32]).unwrap();
+        let sign =
+            || unit.sign(&key.blob, Scheme::EcdsaSecp256r1Sha256, SigningInput::Message(b"m")).map(|_| ());
+        sign().unwrap();
+        let private = Arc::downgrade(&unit.unwrapped(&key.blob).unwrap());
+        unit.seal();
+        assert_eq!((private.strong_count(), cached(&unit), unit.wkid()), (0, 0, None));
+        assert_eq!(sign(), Err(UnitError::Sealed));
+        assert_eq!(unit.generate(KeyType::P256), Err(UnitError::Sealed));
+        assert_eq!(unit.public_key(&key.blob), Err(UnitError::Sealed));
+        assert_eq!(unit.unwrap_store_key(&store_key), Err(UnitError::Sealed));
+        assert_eq!(unit.wrap_store_key(&[7; 32]), Err(UnitError::Sealed));
+        unit.unseal(&master_key);
+        sign().unwrap();
+        assert_eq!(**unit.unwrap_store_key(&store_key).unwrap(), [7; 32]);
+    }
+
+    #[test]
+    fn the_next_master_key_comes_in_force() {
+        let unit = unit();
+        let old = unit.generate(KeyType::P256).unwrap().blob;
+        let sign = |blob: &[u8]| {
+            unit.sign(blob, Scheme::EcdsaSecp256r1Sha256, SigningInput::Message(b"m")).map(|_| ())
+        };
+        let next = MasterKey::generate().unwrap();
+        assert!(unit.accept(&next) && unit.accept(&next));
+        assert!(!unit.accept(&MasterKey::generate().unwrap()));
+        let new = unit.rewrap(&old, next.wkid()).unwrap();
+        sign(&old).unwrap();
+        sign(&new).unwrap();
+        unit.activate();
+        assert_eq!((unit.wkid(), unit.other_wkid()), (Some(next.wkid()), None));
+        sign(&new).unwrap();
+        assert!(matches!(sign(&old), Err(UnitError::OtherMasterKey { .. })), "the cache is empty, too");
+        unit.accept(&MasterKey::generate().unwrap());
+        unit.forget_next();
+        assert_eq!(unit.other_wkid(), None);
+        sign(&new).unwrap();
     }
 
     #[test]

@@ -69,8 +69,9 @@ impl Crypto {
             let attributes = changed(attributes, &changes)?;
             return Ok(SetAttributeValueResponse { object: self.wrap_public(&key.spki, attributes)? });
         }
-        let (attributes, plain) = blob::unwrap(&self.unit.keys, &request.object)?;
-        let object = blob::wrap(&self.unit.keys, changed(attributes, &changes)?, &plain)?;
+        let keys = self.unit.keys()?;
+        let (attributes, plain) = blob::unwrap(&keys, &request.object)?;
+        let object = blob::wrap(&keys, changed(attributes, &changes)?, &plain)?;
         Ok(SetAttributeValueResponse { object })
     }
 
@@ -130,7 +131,7 @@ impl Crypto {
             )),
             cka::CKA_VALUE_LEN => integer(key.length.ok_or_else(none)? as u64),
             cka::CKA_CHECK_VALUE => key.check_value.clone().map(OneAttr::AttributeB).ok_or_else(none),
-            cka::CKA_GREP11_WKID => Ok(OneAttr::AttributeB(self.unit.keys.wkid.as_bytes().to_vec())),
+            cka::CKA_GREP11_WKID => Ok(OneAttr::AttributeB(self.unit.keys()?.wkid.as_bytes().to_vec())),
             _ => self.public_attribute(key, number),
         }
     }

@@ -48,6 +48,7 @@ impl From<UnitError> for Error {
         let code = match error {
             UnitError::BlobDamaged => ckr::CKR_IBM_BLOB_ERROR,
             UnitError::OtherMasterKey { .. } => ckr::CKR_IBM_WKID_MISMATCH,
+            UnitError::Sealed => ckr::CKR_IBM_WK_NOT_INITIALIZED,
             _ => ckr::CKR_FUNCTION_FAILED,
         };
         Self::new(code, error.to_string())

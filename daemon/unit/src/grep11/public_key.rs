@@ -74,7 +74,7 @@ pub fn spki_of_public_key_blob(bytes: &[u8]) -> Option<Vec<u8>> {
 impl Crypto {
     /// Adds attributes and a MAC to a SubjectPublicKeyInfo.
     pub(crate) fn wrap_public(&self, spki: &[u8], attributes: Attributes) -> Result<Vec<u8>, Error> {
-        seal(&self.unit.keys, spki, attributes)
+        seal(&*self.unit.keys()?, spki, attributes)
             .ok_or(UnitError::Crypto("encode the public key"))
             .map_err(Error::from)
     }
@@ -92,7 +92,7 @@ impl Crypto {
         let (spki, seal) = bytes.split_at(first_element(bytes).ok_or_else(invalid)?);
         let attributes = match seal {
             [] => None,
-            _ => Some(verify(&self.unit.keys, bytes, seal)?),
+            _ => Some(verify(&*self.unit.keys()?, bytes, seal)?),
         };
         let material = PublicMaterial::read(spki)?;
         let spki = match &material {
@@ -221,7 +221,7 @@ mod tests {
         for key_type in KeyType::GENERATED {
             let spki = unit.generate(key_type).unwrap().spki;
             let of_hardware = [to_ep11(&spki), seal()].concat();
-            let of_this = super::seal(&unit.keys, &spki, Attributes::NONE).unwrap();
+            let of_this = super::seal(&*unit.keys().unwrap(), &spki, Attributes::NONE).unwrap();
             for blob in [&of_hardware, &of_this, &to_ep11(&spki), &spki] {
                 assert_eq!(spki_of_public_key_blob(blob), Some(spki.clone()), "{key_type}");
             }

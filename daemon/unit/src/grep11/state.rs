@@ -117,7 +117,7 @@ impl Drop for State {
 impl Crypto {
     pub(crate) fn wrap_state(&self, state: &State) -> Result<Vec<u8>, Error> {
         let plain = Zeroizing::new(state.encode_to_vec());
-        Ok(blob::wrap_state(&self.unit.keys, &plain)?)
+        Ok(blob::wrap_state(&*self.unit.keys()?, &plain)?)
     }
 
     /// Unwraps a state, which must be of `operation`.
@@ -129,7 +129,7 @@ impl Crypto {
         if state.is_empty() {
             return Err(Error::new(ckr::CKR_OPERATION_NOT_INITIALIZED, "the request has no state"));
         }
-        let plain = blob::unwrap_state(&self.unit.keys, state).map_err(|error| match error {
+        let plain = blob::unwrap_state(&*self.unit.keys()?, state).map_err(|error| match error {
             UnitError::BlobDamaged => damaged(),
             other => other.into(),
         })?;

@@ -128,8 +128,8 @@ impl Crypto {
             )
         })?;
         let current = key_argument(request.wrapped_key, request.wrapped_key_bytes)?;
-        let (attributes, plain) = blob::unwrap(&self.unit.keys, &current)?;
-        let blob = blob::wrap(next, attributes, &plain)?;
+        let (attributes, plain) = blob::unwrap(&*self.unit.keys()?, &current)?;
+        let blob = blob::wrap(&next, attributes, &plain)?;
         Ok(RewrapKeyBlobResponse { rewrapped_key: key_blob(&blob), rewrapped_key_bytes: blob })
     }
 
