@@ -6,10 +6,14 @@
 //!
 //! [`State`] is all of this without secrets of the owners, and is kept in a file. [`State::apply`]
 //! has the rules. [`Command`] is the text that administrators sign, and [`SignedCommand`] the text
-//! with their signatures.
+//! with their signatures. [`Custodian`] keeps the state and the [`Unit`](crate::Unit) in step.
 
 mod command;
+mod custodian;
+mod importer;
+mod keeping;
 mod part;
+mod passphrase;
 mod pattern;
 mod person;
 mod register;
@@ -22,6 +26,9 @@ mod state;
 pub use command::{
     Command, Instruction, InvalidCommand, MAX_ADMINISTRATORS, RegisterName, Thresholds, UnitId,
 };
+pub use custodian::{Custodian, CustodyError, Done, SealedShare, StateFile, Taken};
+pub use importer::{Importer, InvalidImporter, OwnerKey, Piece};
+pub use keeping::KeepingSecret;
 pub use part::{PARTS, Part};
 pub use pattern::{InvalidPattern, Pattern};
 pub use person::{InvalidPersonKey, InvalidPersonName, InvalidSki, Person, PersonKey, PersonName, Ski};

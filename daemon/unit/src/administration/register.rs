@@ -10,6 +10,7 @@
 //! in the memory of the unit only.
 
 use super::pattern::Pattern;
+use crate::wkid::Wkid;
 
 /// A register.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -55,6 +56,8 @@ impl Register {
 pub struct Contents {
     /// Pattern of the master key.
     pub pattern: Pattern,
+    /// Name of the master key in blobs.
+    pub wkid: Wkid,
     /// How the master key is put together.
     pub origin: Origin,
 }

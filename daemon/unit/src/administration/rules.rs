@@ -400,6 +400,7 @@ mod tests {
     use super::super::command::Command;
     use super::super::command::tests::person;
     use super::*;
+    use crate::wkid::Wkid;
 
     const NOW: u64 = 1_800_000_000;
     const HERE: Surroundings = Surroundings { now: NOW, has_current: true, has_new: true, left_behind: 0 };
@@ -460,7 +461,8 @@ mod tests {
     }
 
     fn contents(byte: u8) -> Contents {
-        Contents { pattern: pattern(byte), origin: Origin::Parts(vec![pattern(10), pattern(11)]) }
+        let origin = Origin::Parts(vec![pattern(10), pattern(11)]);
+        Contents { pattern: pattern(byte), wkid: Wkid::from_bytes([byte; 16]), origin }
     }
 
     #[test]

@@ -197,6 +197,8 @@ struct StoredRegister {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pattern: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    wkid: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     needed: Option<u8>,
     /// Indexes and patterns of shares; indexes from 1 for parts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -268,6 +270,7 @@ impl StoredRegister {
         Self {
             state: register.state().into(),
             pattern: register.pattern().map(|pattern| pattern.to_string()),
+            wkid: register.contents().map(|contents| contents.wkid.to_string()),
             needed,
             parts: parts.into_iter().map(|(index, pattern)| (index, pattern.to_string())).collect(),
         }
@@ -275,8 +278,8 @@ impl StoredRegister {
 
     fn check(self) -> Option<Register> {
         if self.state == Register::Empty.state() {
-            return (self.pattern.is_none() && self.needed.is_none() && self.parts.is_empty())
-                .then_some(Register::Empty);
+            let has_nothing = self.pattern.is_none() && self.wkid.is_none() && self.needed.is_none();
+            return (has_nothing && self.parts.is_empty()).then_some(Register::Empty);
         }
         let parts = self.parts.into_iter().map(|(index, pattern)| Some((index, pattern.parse().ok()?)));
         let parts: Vec<_> = parts.collect::<Option<_>>()?;
@@ -292,7 +295,8 @@ impl StoredRegister {
                     .then_some(Origin::Shares { needed, shares: parts })?
             }
         };
-        let contents = Contents { pattern: self.pattern?.parse().ok()?, origin };
+        let (pattern, wkid) = (self.pattern?.parse().ok()?, self.wkid?.parse().ok()?);
+        let contents = Contents { pattern, wkid, origin };
         [
             Register::Committed(contents.clone()),
             Register::Uncommitted(contents.clone()),
@@ -331,6 +335,7 @@ mod tests {
     use super::super::command::tests::person;
     use super::super::pattern::Pattern;
     use super::*;
+    use crate::wkid::Wkid;
 
     fn full() -> State {
         let [one, two, three] = [1, 2, 3].map(|byte| Pattern::of_key(&[byte; 32]));
@@ -340,9 +345,14 @@ mod tests {
             administrators: owners.to_vec(),
             thresholds: Thresholds { signature: 2, revocation: 3 },
             counter: 17,
-            current: Register::Valid(Contents { pattern: one, origin: Origin::Parts(vec![two, three]) }),
+            current: Register::Valid(Contents {
+                pattern: one,
+                wkid: Wkid::from_bytes([1; 16]),
+                origin: Origin::Parts(vec![two, three]),
+            }),
             new: Register::Committed(Contents {
                 pattern: two,
+                wkid: Wkid::from_bytes([2; 16]),
                 origin: Origin::Shares { needed: 2, shares: vec![(1, one), (2, two), (5, three)] },
             }),
             kept: Some(vec![7; 100]),
