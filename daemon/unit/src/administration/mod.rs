@@ -15,6 +15,7 @@ mod keeping;
 mod part;
 mod passphrase;
 mod pattern;
+mod people_files;
 mod person;
 mod register;
 mod rules;
@@ -31,6 +32,9 @@ pub use importer::{Importer, InvalidImporter, OwnerKey, Piece};
 pub use keeping::KeepingSecret;
 pub use part::{PARTS, Part};
 pub use pattern::{InvalidPattern, Pattern};
+pub use people_files::{
+    AdministratorKey, InvalidFile, ShareFile, part_from_file, part_to_file, pattern_of_part_file, piece_of,
+};
 pub use person::{InvalidPersonKey, InvalidPersonName, InvalidSki, Person, PersonKey, PersonName, Ski};
 pub use register::{Contents, Origin, Register};
 pub use rules::{Effect, LONGEST_LIFE, Refusal, Surroundings};
