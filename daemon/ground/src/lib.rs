@@ -2,7 +2,7 @@
 //!
 //! - Files: [`ownership`] checks which files and directories a program may trust. [`state_dir`]
 //!   makes the directory for secrets. [`renewed`] reads changed files again. [`tls_files`] and
-//!   [`master_key`] read keys.
+//!   [`master_key`] read keys. [`unit_state`] keeps the state of a software crypto unit.
 //! - Messages: [`text`] and [`causes`] format text, [`log`] and [`throttle`] write the log,
 //!   [`exit`] has the exit statuses.
 //! - The process: [`signals`] receives signals, [`service_manager`] notifies systemd. [`hardening`]
@@ -29,3 +29,4 @@ pub mod sweep;
 pub mod text;
 pub mod throttle;
 pub mod tls_files;
+pub mod unit_state;

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -21,8 +23,9 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::admin::api::{
-    AccessView, Certified, Finished, KEYS_IN_BACKUP, KeyView, MAX_ANSWER, MAX_PAGE, Page, Refusal, Reloaded,
-    RepairedView, RequestSignature, Rewrapped, StatusView, UnitView, User,
+    AccessView, Certified, ClaimView, CommandsView, Finished, ImporterView, KEYS_IN_BACKUP, KeyView,
+    MAX_ANSWER, MAX_PAGE, OwnedUnitView, Page, Refusal, Reloaded, RepairedView, RequestSignature, Rewrapped,
+    SealedView, StatusView, TakenView, UnitView, User,
 };
 use crate::admin::{SOCKET, request};
 use crate::audit::Filter;
@@ -70,6 +73,36 @@ impl AdminClient {
 
     pub(crate) fn units(&self) -> Result<Vec<UnitView>, AdminClientError> {
         self.call(Method::GET, "/v1/units", Bytes::new())
+    }
+
+    /// The embedded unit and its owners.
+    pub(crate) fn unit(&self) -> Result<OwnedUnitView, AdminClientError> {
+        self.call(Method::GET, "/v1/unit", Bytes::new())
+    }
+
+    /// The importer key of the unit.
+    pub(crate) fn importer(&self) -> Result<String, AdminClientError> {
+        self.call(Method::GET, "/v1/unit/importer", Bytes::new()).map(|ImporterView { importer }| importer)
+    }
+
+    /// The claim secret of the unit; `None` if somebody owns it.
+    pub(crate) fn claim_secret(&self) -> Result<Option<String>, AdminClientError> {
+        self.call(Method::GET, "/v1/unit/claim", Bytes::new()).map(|ClaimView { secret }| secret)
+    }
+
+    /// Has the unit carry out signed commands.
+    pub(crate) fn unit_commands(&self, text: String) -> Result<CommandsView, AdminClientError> {
+        self.call(Method::POST, "/v1/unit/commands", text.into())
+    }
+
+    /// Gives the unit a part that is encrypted to its importer key.
+    pub(crate) fn unit_part(&self, sealed: &[u8]) -> Result<TakenView, AdminClientError> {
+        self.call(Method::POST, "/v1/unit/parts", STANDARD.encode(sealed).into())
+    }
+
+    /// Has the unit sealed.
+    pub(crate) fn seal_unit(&self) -> Result<SealedView, AdminClientError> {
+        self.call(Method::POST, "/v1/unit/seal", Bytes::new())
     }
 
     /// Has the next keys after a label wrapped by the next master key; `None` stands for the first

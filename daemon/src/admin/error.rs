@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use keyward_proto::Outcome;
 use keyward_unit::ImportError;
+use keyward_unit::administration::CustodyError;
 use thiserror::Error;
 
 use super::audit::{MAX_READERS, MAX_READERS_OF_USER};
@@ -78,6 +79,7 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::NextMasterKey(_)
         | Error::NextMasterKeyInForce(_)
         | Error::NoNextMasterKey(_)
+        | Error::InvalidCommands(_)
         | Error::NotAdoptable
         | Error::SeveralBackends(_)
         | Error::LongWait(_)
@@ -88,10 +90,13 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::UselessDecryption(_) => StatusCode::BAD_REQUEST,
         Error::Deactivated { .. }
         | Error::Disabled(_)
+        | Error::NeedsRoot
         | Error::NotForRequests { .. }
         | Error::PreActive { .. }
         | Error::SameUser { .. } => StatusCode::FORBIDDEN,
         Error::InUse { .. } | Error::UseNotKnown { .. } => StatusCode::LOCKED,
+        Error::Custody(error) => custody_status(error),
+        Error::OfCommand { reason, .. } => lifecycle_status(reason),
         Error::NoReloadNow => StatusCode::SERVICE_UNAVAILABLE,
         Error::NotRecorded(_) | Error::DoneNotRecorded(_) => StatusCode::INSUFFICIENT_STORAGE,
         Error::NotRepeated { reason, .. } => lifecycle_status(reason),
@@ -100,6 +105,8 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         Error::Compromised(_)
         | Error::Deleted { .. }
         | Error::LabelOfDeleted { .. }
+        | Error::NoOwners
+        | Error::NothingCommitted(_)
         | Error::NoUnit { .. }
         | Error::NotDeleted(_)
         | Error::NotDeletedYet(_)
@@ -132,6 +139,17 @@ fn store_status(error: &StoreError) -> StatusCode {
             StatusCode::INSUFFICIENT_STORAGE
         }
         _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn custody_status(error: &CustodyError) -> StatusCode {
+    match error {
+        CustodyError::Refused(_) => StatusCode::CONFLICT,
+        CustodyError::Write(_) => StatusCode::INSUFFICIENT_STORAGE,
+        CustodyError::Altered | CustodyError::Damaged | CustodyError::Unit(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
 

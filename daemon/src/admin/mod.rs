@@ -23,6 +23,7 @@ mod rewrap;
 mod rights;
 mod status;
 pub(crate) mod trail_view;
+mod unit;
 mod units;
 mod user_database;
 
@@ -108,6 +109,12 @@ fn routes() -> Router<Admin> {
         .route("/v1/keys/{label}/certificates", delete(certificates::detach), "detach", Operate)
         .route("/v1/backends/{name}/rewrap", post(rewrap::rewrap), "rewrap", Operate)
         .route("/v1/backends/{name}/rewrap/finish", post(rewrap::finish), "rewrap", Operate)
+        .route("/v1/unit", get(unit::show), "unit", View)
+        .route("/v1/unit/importer", get(unit::importer), "importer", Operate)
+        .route("/v1/unit/commands", post(unit::commands), "command", Operate)
+        .route("/v1/unit/parts", post(unit::part), "part", Operate)
+        .route("/v1/unit/seal", post(unit::seal), "seal", Operate)
+        .route("/v1/unit/claim", get(unit::claim_secret), "claim", Manage)
         .route("/v1/reload", post(reload::reload), "reload", Operate)
         .route("/v1/keys", post(keys::generate), "generate", Manage)
         .route("/v1/keys/{label}/import", post(keys::import), "import", Manage)

@@ -30,7 +30,7 @@ pub(super) async fn backends(daemon: &Daemon) -> Result<Vec<BackendView>, StoreE
             unit: backend.unit_kind().into(),
             wkid: match backend.usable() {
                 Ok(()) => daemon.keys.wkid(backend.name()).await?,
-                Err(unusable) => Some(unusable.needed()),
+                Err(unusable) => unusable.needed(),
             }
             .map(|wkid| wkid.to_string()),
             ready: daemon.is_ready(backend).await,
@@ -60,7 +60,7 @@ struct MasterKeys {
 impl MasterKeys {
     async fn of(daemon: &Daemon, backend: &Backend) -> Result<Self, StoreError> {
         if let Err(unusable) = backend.usable() {
-            return Ok(Self { present: Some(unusable.needed()), next: None });
+            return Ok(Self { present: unusable.needed(), next: None });
         }
         let present = daemon.keys.wkid(backend.name()).await?;
         Ok(Self { present, next: daemon.keys.next_wkid(backend.name()).await? })

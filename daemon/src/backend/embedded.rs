@@ -3,12 +3,15 @@
 //! The thread of a request makes a cheap signature itself: a switch to another thread costs more.
 //! Work that takes milliseconds goes to [`LongWork`].
 
+use core::num::NonZeroUsize;
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
 use keyward_proto::{KeyType, Scheme};
+use keyward_unit::administration::{Custodian, Register};
 use keyward_unit::{Header, NewKey, Unit, UnitError, Wkid};
 use zeroize::Zeroizing;
 
@@ -18,8 +21,13 @@ use super::{Abilities, BackendError, Context, KeyMaterial, SigningInput, UnitHea
 use crate::ground::long_work::LongWork;
 
 /// The unit, and the threads for work that takes milliseconds.
-pub(super) struct Embedded {
-    unit: Result<Arc<Unit>, Unusable>,
+pub(crate) struct Embedded {
+    unit: Arc<Unit>,
+    /// The custodian of the master key, if it has owners. `None` if it comes from a file.
+    custodian: Option<Arc<Custodian>>,
+    /// Reason why the unit has no master key, or not the one of the key store, besides that its
+    /// owners have not brought their parts.
+    problem: ArcSwapOption<Unusable>,
     long_work: LongWork,
 }
 
@@ -28,8 +36,8 @@ impl Operations for Embedded {
         "software crypto unit"
     }
 
-    fn usable(&self) -> Result<(), &Unusable> {
-        self.unit.as_ref().map(|_| ())
+    fn usable(&self) -> Result<(), Unusable> {
+        self.usable_unit().map(|_| ())
     }
 
     fn master_key_of(&self, blob: &[u8]) -> Option<Wkid> {
@@ -37,18 +45,18 @@ impl Operations for Embedded {
     }
 
     fn is_ready(&self, _: &[Wkid]) -> bool {
-        self.unit.is_ok()
+        self.usable_unit().is_ok()
     }
 
     fn units(&self) -> Vec<UnitHealth> {
-        let unusable = self.unit.as_ref().err();
+        let unusable = self.usable_unit().err();
         vec![UnitHealth {
             address: "in this process".into(),
             state: if unusable.is_none() { UnitState::Up } else { UnitState::Down },
-            wkid: self.unit.as_ref().map_or_else(Unusable::has, |unit| Some(unit.wkid())),
-            next_wkid: self.unit.as_ref().ok().and_then(|unit| unit.other_wkid()),
+            wkid: self.unit.wkid().or_else(|| unusable.as_ref().and_then(Unusable::has)),
+            next_wkid: self.unit.other_wkid(),
             mechanisms: Vec::new(),
-            problem: unusable.map(Unusable::to_string),
+            problem: unusable.map(|unusable| unusable.to_string()),
             load: None,
         }]
     }
@@ -76,13 +84,14 @@ impl Operations for Embedded {
     }
 
     async fn rewrap(&self, blob: &[u8], to: Option<Wkid>) -> Result<Vec<u8>, BackendError> {
-        let unit = self.unit()?;
-        Ok(unit.rewrap(blob, to.unwrap_or_else(|| unit.wkid()))?)
+        let unit = self.usable_unit()?;
+        let to = to.or_else(|| unit.wkid()).ok_or(UnitError::Sealed)?;
+        Ok(unit.rewrap(blob, to)?)
     }
 
     async fn prove_next(&self, key: KeyMaterial<'_>, _: Abilities) -> Result<(), BackendError> {
         let Some(blob) = key.next_blob else { return Ok(()) };
-        match self.unit()?.public_key(blob)? == key.spki {
+        match self.usable_unit()?.public_key(blob)? == key.spki {
             true => Ok(()),
             false => Err(UnitError::BlobDamaged.into()),
         }
@@ -97,9 +106,9 @@ impl Operations for Embedded {
     ) -> Result<Vec<u8>, BackendError> {
         let Some(cost) = cost_of_signature(key.key_type) else {
             let begin = Instant::now();
-            let signature = self.unit()?.sign(key.blob, scheme, input);
+            let signature = self.unit.sign(key.blob, scheme, input);
             context.times.unit = begin.elapsed();
-            return Ok(signature?);
+            return signature.map_err(|error| self.explained(error));
         };
         let (blob, message, is_digest) = match input {
             SigningInput::Message(message) => (key.blob.to_vec(), message.to_vec(), false),
@@ -133,18 +142,78 @@ impl Operations for Embedded {
 }
 
 impl Embedded {
+    /// A unit whose master key has owners. The custodian gives the unit its master key.
+    ///
     /// # Errors
     /// The system has no more threads.
-    pub(super) fn new(unit: Result<Unit, Unusable>) -> io::Result<Self> {
-        Ok(Self { unit: unit.map(Arc::new), long_work: LongWork::start()? })
+    pub(crate) fn owned(unit: Arc<Unit>, custodian: Arc<Custodian>) -> io::Result<Self> {
+        let long_work = LongWork::start()?;
+        Ok(Self { unit, custodian: Some(custodian), problem: ArcSwapOption::empty(), long_work })
+    }
+
+    /// A unit whose master key comes from a file, or the reason why there is none that can be used.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub(crate) fn of_file(unit: Result<Unit, Unusable>) -> io::Result<Self> {
+        let long_work = LongWork::start()?;
+        let (unit, problem) = match unit {
+            Ok(unit) => (unit, None),
+            Err(unusable) => (Unit::sealed(NonZeroUsize::MIN), Some(Arc::new(unusable))),
+        };
+        Ok(Self { unit: Arc::new(unit), custodian: None, problem: problem.into(), long_work })
+    }
+
+    /// The unit, which may be sealed.
+    pub(crate) fn unit(&self) -> &Arc<Unit> {
+        &self.unit
+    }
+
+    /// The custodian of the master key. `None` if the master key comes from a file.
+    pub(crate) fn custodian(&self) -> Option<&Arc<Custodian>> {
+        self.custodian.as_ref()
+    }
+
+    /// Sets the reason why the unit cannot be used with the key store, if there is one.
+    pub(crate) fn set_problem(&self, problem: Option<Unusable>) {
+        self.problem.store(problem.map(Arc::new));
     }
 
     /// The unit.
     ///
     /// # Errors
     /// [`Unusable`] if the unit does not have the master key of the key store.
-    pub(super) fn unit(&self) -> Result<&Arc<Unit>, Unusable> {
-        self.unit.as_ref().map_err(Unusable::clone)
+    pub(crate) fn usable_unit(&self) -> Result<&Arc<Unit>, Unusable> {
+        if let Some(problem) = &*self.problem.load() {
+            return Err((**problem).clone());
+        }
+        match self.unit.is_sealed() {
+            true => Err(self.sealed()),
+            false => Ok(&self.unit),
+        }
+    }
+
+    /// Reason why the unit has no master key.
+    fn sealed(&self) -> Unusable {
+        if let Some(problem) = &*self.problem.load() {
+            return (**problem).clone();
+        }
+        let state = self.custodian.as_ref().map(|custodian| custodian.state());
+        match state.as_ref().map(|state| state.current()) {
+            Some(Register::Empty) => Unusable::Empty,
+            register => {
+                let contents = register.and_then(Register::contents);
+                Unusable::Sealed { needed: contents.map(|contents| contents.wkid) }
+            }
+        }
+    }
+
+    /// The error of a unit, with the reason why the unit is sealed.
+    fn explained(&self, error: UnitError) -> BackendError {
+        match error {
+            UnitError::Sealed => self.sealed().into(),
+            error => error.into(),
+        }
     }
 
     /// Makes or imports a key on a thread that may block, and wraps the key by the master key
@@ -157,10 +226,10 @@ impl Embedded {
     where
         BackendError: From<E>,
     {
-        let unit = Arc::clone(self.unit()?);
+        let unit = Arc::clone(self.usable_unit()?);
         let make = move || {
             let made = f(&unit)?;
-            Ok(match wkid.filter(|wkid| *wkid != unit.wkid()) {
+            Ok(match wkid.filter(|wkid| Some(*wkid) != unit.wkid()) {
                 Some(wkid) => NewKey { blob: unit.rewrap(&made.blob, wkid)?, ..made },
                 None => made,
             })
@@ -175,7 +244,7 @@ impl Embedded {
         context: &mut Context,
         f: impl FnOnce(&Unit) -> Result<T, UnitError> + Send + 'static,
     ) -> Result<T, BackendError> {
-        let unit = Arc::clone(self.unit()?);
+        let unit = Arc::clone(self.usable_unit()?);
         in_turn(&self.long_work, cost, context, move || f(&unit)).await
     }
 }

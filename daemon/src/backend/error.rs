@@ -129,6 +129,7 @@ impl BackendError {
             }
             Self::Down { .. } | Self::WrongSignature { agreed: false, .. } => Outcome::UnitUnavailable,
             Self::NoBlob | Self::WrongSignature { agreed: true, .. } => Outcome::BlobDamaged,
+            Self::Unusable(Unusable::Empty | Unusable::Sealed { .. }) => Outcome::UnitSealed,
             Self::NoUnitForKeys { .. } | Self::OtherMasterKey { .. } | Self::Unusable(_) => {
                 Outcome::OtherMasterKey
             }
@@ -171,6 +172,7 @@ fn outcome_of(error: &UnitError) -> Outcome {
         | UnitError::SchemeNotSupported { .. }
         | UnitError::WholeMessageNeeded(_) => Outcome::NotSupported,
         UnitError::OtherMasterKey { .. } => Outcome::OtherMasterKey,
+        UnitError::Sealed => Outcome::UnitSealed,
         UnitError::Retired => Outcome::KeyDisabled,
         _ => Outcome::Internal,
     }

@@ -31,7 +31,6 @@ mod unit_health;
 mod unusable;
 mod verify;
 
-use std::io;
 use std::sync::Arc;
 
 use keyward_proto::{KeyType, Scheme, Use};
@@ -40,7 +39,7 @@ use tokio::sync::RwLock;
 use zeroize::Zeroizing;
 
 use crate::config::{self, EMBEDDED};
-use embedded::Embedded;
+pub(crate) use embedded::Embedded;
 use grep11::Grep11;
 use operations::Operations;
 
@@ -89,9 +88,14 @@ impl Backends {
         self.0.iter().find(|backend| backend.name() == name)
     }
 
-    /// Software crypto unit in this process, if configured and usable.
+    /// Software crypto unit in this process, if configured. The unit may be sealed.
     pub(crate) fn embedded_unit(&self) -> Option<Arc<Unit>> {
-        self.0.iter().find_map(|backend| backend.embedded_unit()?.ok().cloned())
+        self.embedded().map(|backend| Arc::clone(backend.unit()))
+    }
+
+    /// Backend of the unit in this process, if configured.
+    pub(crate) fn embedded(&self) -> Option<&Embedded> {
+        self.0.iter().find_map(Backend::embedded_backend)
     }
 
     /// The only backend, which requests need not name; `None` if there are several.
@@ -108,12 +112,9 @@ impl Backends {
 }
 
 impl Backend {
-    /// Software crypto unit in this process, or the reason why the unit has no usable master key.
-    ///
-    /// # Errors
-    /// The system has no more threads.
-    pub(crate) fn embedded(unit: Result<Unit, Unusable>) -> io::Result<Self> {
-        Ok(Self::new(EMBEDDED, Kind::Embedded(Embedded::new(unit)?)))
+    /// Software crypto unit in this process.
+    pub(crate) fn embedded(embedded: Embedded) -> Self {
+        Self::new(EMBEDDED, Kind::Embedded(embedded))
     }
 
     /// Remote units over GREP11, not connected yet.
@@ -153,11 +154,16 @@ impl Backend {
         by_kind!(self, kind => kind.has_network_time())
     }
 
-    /// Unit in this process, if the backend has one. The daemon gives this unit its master keys.
-    /// Remote units get their master keys from their own administrators.
+    /// Unit in this process, if the backend has one, or the reason why the unit cannot be used. The
+    /// daemon gives this unit its master keys. Remote units get their master keys from their own
+    /// administrators.
     pub(crate) fn embedded_unit(&self) -> Option<Result<&Arc<Unit>, Unusable>> {
+        self.embedded_backend().map(Embedded::usable_unit)
+    }
+
+    fn embedded_backend(&self) -> Option<&Embedded> {
         match &self.kind {
-            Kind::Embedded(embedded) => Some(embedded.unit()),
+            Kind::Embedded(embedded) => Some(embedded),
             Kind::Grep11(_) => None,
         }
     }
@@ -166,7 +172,7 @@ impl Backend {
     ///
     /// # Errors
     /// [`Unusable`] if the unit does not have the master key of the key store.
-    pub(crate) fn usable(&self) -> Result<(), &Unusable> {
+    pub(crate) fn usable(&self) -> Result<(), Unusable> {
         by_kind!(self, kind => kind.usable())
     }
 

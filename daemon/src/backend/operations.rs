@@ -23,7 +23,7 @@ pub(super) trait Operations {
         false
     }
 
-    fn usable(&self) -> Result<(), &Unusable> {
+    fn usable(&self) -> Result<(), Unusable> {
         Ok(())
     }
 

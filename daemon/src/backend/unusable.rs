@@ -4,9 +4,17 @@ use keyward_unit::Wkid;
 use thiserror::Error;
 
 /// Reason why the unit of a backend cannot be used: the unit does not have the master key that the
-/// key store was made with.
+/// key store was made with, or no master key yet.
 #[derive(Clone, Debug, Error)]
 pub(crate) enum Unusable {
+    #[error(
+        "the embedded unit has no master key yet: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or make a master key of parts, as docs/ceremony.md describes: keyward unit status"
+    )]
+    Empty,
+    #[error(
+        "the embedded unit is sealed: it has no master key since the daemon started; its owners must bring their parts: keyward unit unseal FILE"
+    )]
+    Sealed { needed: Option<Wkid> },
     #[error(
         "the master key of the embedded unit is {has}, and the key store was made with {needed}: no key of that unit can sign, and no new key can be made; configure the master key {needed}, and start the daemon again"
     )]
@@ -18,10 +26,12 @@ pub(crate) enum Unusable {
 }
 
 impl Unusable {
-    /// Master key that the unit needs.
-    pub(crate) fn needed(&self) -> Wkid {
+    /// Master key that the unit needs, if it is known.
+    pub(crate) fn needed(&self) -> Option<Wkid> {
         match self {
-            Self::Other { needed, .. } | Self::Missing { needed, .. } => *needed,
+            Self::Empty => None,
+            Self::Other { needed, .. } | Self::Missing { needed, .. } => Some(*needed),
+            Self::Sealed { needed } => *needed,
         }
     }
 
@@ -29,7 +39,7 @@ impl Unusable {
     pub(crate) fn has(&self) -> Option<Wkid> {
         match self {
             Self::Other { has, .. } => Some(*has),
-            Self::Missing { .. } => None,
+            Self::Empty | Self::Missing { .. } | Self::Sealed { .. } => None,
         }
     }
 }

@@ -20,10 +20,10 @@ use crate::config::Config;
 use crate::ground::exit;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::ownership::{self, Name, Owners, OwnershipError};
-use crate::keys::{self, KeyStore, Look, StoreError, Witness};
+use crate::keys::{self, KeyStore, Look, StoreError, StoreKeyError, Witness};
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::serve::sockets::check_extra;
-use crate::serve::store_key::{self, StoreKeyError};
+use crate::serve::store_key;
 use crate::serve::upgrade::RUNNING_FORMAT;
 use crate::serve::{self, Options};
 

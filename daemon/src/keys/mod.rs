@@ -18,6 +18,7 @@ mod migration;
 mod record;
 pub mod rows;
 mod state;
+pub(crate) mod unlock;
 mod unwritten;
 mod usage;
 mod verb;
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use keyward_proto::Label;
 use keyward_unit::{Unit, Wkid};
 
+use crate::config::EMBEDDED;
 pub(crate) use crate::store::metadata::THIS_FORMAT;
 pub(crate) use crate::store::{
     Altered, Look, MigrationError, OldStore, Witness, finish, look, migrated_before, was_migrated,
@@ -44,6 +46,7 @@ pub use key_store::KeyStore;
 pub(crate) use migration::migrate;
 pub(crate) use state::now;
 pub use state::{Approval, Deletion, Life, Standing, State};
+pub(crate) use unlock::StoreKeyError;
 pub(crate) use usage::{PeerUsage, SAVE_INTERVAL, Usage};
 pub use verb::{Effect, Inadmissible, Verb};
 
@@ -304,6 +307,40 @@ impl Keys {
     /// True if the store cannot be read because its store key is not known.
     pub(crate) fn is_locked(&self) -> bool {
         self.store.is_locked()
+    }
+
+    /// Opens a locked store for work with the key that a unit has wrapped; makes the key of a new
+    /// store. `dev` is the owner that a new store gets.
+    ///
+    /// # Errors
+    /// [`StoreKeyError`] if the unit has another master key, or the store cannot be written.
+    pub(crate) async fn unlock(&self, unit: Arc<Unit>, dev: bool) -> Result<(), StoreKeyError> {
+        let store = Arc::clone(&self.store);
+        let unlock = move || {
+            unlock::unlock(&store, Some(&unit), None)?;
+            if let (None, Some(wkid)) = (store.wkid(EMBEDDED)?, unit.wkid()) {
+                store.set_wkid(EMBEDDED, wkid, None)?;
+            }
+            if store.is_dev()?.is_none() {
+                store.set_dev(dev)?;
+            }
+            store.check().map(|_| ()).map_err(StoreKeyError::from)
+        };
+        match tokio::task::spawn_blocking(unlock).await {
+            Ok(unlocked) => unlocked?,
+            Err(_) => return Err(StoreError::Damaged(self.store.path().to_owned()).into()),
+        }
+        // Peers that follow changes of keys could not see their keys before.
+        self.changes.of_grants();
+        Ok(())
+    }
+
+    /// Master key that the embedded unit needs: it wraps the keys or the store key.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read.
+    pub(crate) async fn master_key(&self) -> Result<Option<Wkid>, StoreError> {
+        self.in_store(KeyStore::master_key).await
     }
 
     /// Reason why keys are missing that were here before, or why a change would be lost.

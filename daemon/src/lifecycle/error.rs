@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use keyward_proto::{KeyType, Label, Use};
 use keyward_unit::Wkid;
+use keyward_unit::administration::{CustodyError, InvalidSigned};
 use thiserror::Error;
 
 use super::uses::set_uses_command;
@@ -38,6 +39,11 @@ pub(crate) enum Error {
         "key {0} is compromised, which cannot be undone: it signs no more, and gets no new version; make another key: keyward key generate LABEL --type TYPE"
     )]
     Compromised(Label),
+    /// One of several commands was not carried out.
+    #[error(
+        "command {number} of {total}: {reason}; the commands before it were carried out, those after it were not"
+    )]
+    OfCommand { number: usize, total: usize, reason: Box<Error> },
     /// The last date of the key would not be later than its first date.
     #[error(
         "key {label} would sign from {} until {}, which is not later; set both dates with: keyward key set-dates {label} --not-before DATE --not-after DATE",
@@ -57,6 +63,9 @@ pub(crate) enum Error {
     /// The certificates do not make a chain.
     #[error(transparent)]
     Chain(#[from] InvalidChain),
+    /// The unit did not do what it was asked.
+    #[error(transparent)]
+    Custody(#[from] CustodyError),
     /// The certificate of the key is in the file, but after another certificate.
     #[error("the certificate of key {label} is number {number} in the file, and must come first")]
     CertificateNotFirst { label: Label, number: usize },
@@ -87,6 +96,9 @@ pub(crate) enum Error {
         time(*destroy_at)
     )]
     LabelOfDeleted { label: Label, destroy_at: u64 },
+    /// The text is not a sequence of commands for the unit.
+    #[error("{0}; commands are made by keyward unit, and signed by keyward unit sign")]
+    InvalidCommands(InvalidSigned),
     /// The user has carried out too many acts in a short time.
     #[error(
         "not carried out, because this user has carried out {ACTS_AT_ONCE} acts in a short time, and may carry out one each second for now; try again in a second"
@@ -132,6 +144,14 @@ pub(crate) enum Error {
         "key {0} is not deleted, and only a deleted key can be destroyed; first run: keyward key delete {0} --yes"
     )]
     NotDeletedYet(Label),
+    /// Only root may do this.
+    #[error("only root may claim the unit, because the claim decides who owns it; run the command as root")]
+    NeedsRoot,
+    /// The master key of the unit comes from a file.
+    #[error(
+        "the master key of the embedded unit comes from a file, or there is no embedded unit, so it has no owners; docs/ceremony.md describes units with owners"
+    )]
+    NoOwners,
     /// No unit of the backend is healthy.
     #[error(
         "no unit of backend {backend} is healthy, so it is not known whether a unit has the new master key {wkid}"
@@ -160,6 +180,11 @@ pub(crate) enum Error {
     /// The configuration or a file that it names has a mistake.
     #[error("not reloaded, the old configuration stays in force: {0}")]
     NotReloaded(String),
+    /// The owners have committed no new master key.
+    #[error(
+        "the new register of the unit has no committed master key, only {0} is in force; load and commit the new master key first"
+    )]
+    NothingCommitted(Wkid),
     /// Keys of the backend are not wrapped by the next master key.
     #[error(
         "keys that are not wrapped by the new master key: {}; while a unit has the old master key, run: keyward key rewrap --backend {backend}",

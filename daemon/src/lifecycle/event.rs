@@ -53,9 +53,16 @@ impl Actor {
 /// Acts by their names in the audit trail.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Action {
+    ActivateMasterKey,
+    AddAdministrator,
     Adopt,
     Attach,
     Backup,
+    BringPart,
+    ClaimUnit,
+    ClearCurrent,
+    ClearNew,
+    CommitMasterKey,
     Compromise,
     Delete,
     Destroy,
@@ -66,14 +73,20 @@ pub(super) enum Action {
     Generate,
     Import,
     LoadConfiguration,
+    LoadMasterKey,
     Purge,
+    RemoveAdministrator,
     Repair,
+    ResetUnit,
     Restore,
     Rewrap,
     Rotate,
+    SealUnit,
     SetDates,
     SetDeletion,
+    SetThresholds,
     SetUses,
+    ShowClaim,
     SignRequest,
 }
 
@@ -81,9 +94,16 @@ impl Action {
     /// Name of the act in the audit trail.
     pub(super) fn name(self) -> &'static str {
         match self {
+            Self::ActivateMasterKey => "keyward.unit-master-key-register.activate",
+            Self::AddAdministrator => "keyward.unit-admin.add",
             Self::Adopt => "keyward.key.adopt",
             Self::Attach => "keyward.certificate.attach",
             Self::Backup => "keyward.store.copy",
+            Self::BringPart => "keyward.unit-part.bring",
+            Self::ClaimUnit => "keyward.unit.claim",
+            Self::ClearCurrent => "keyward.unit-current-master-key-register.clear",
+            Self::ClearNew => "keyward.unit-new-master-key-register.clear",
+            Self::CommitMasterKey => "keyward.unit-master-key-register.commit",
             Self::Compromise => "keyward.key.compromise",
             Self::Delete => "keyward.key.delete",
             Self::Destroy => "keyward.key.destroy",
@@ -94,14 +114,20 @@ impl Action {
             Self::Generate => "keyward.key.generate",
             Self::Import => "keyward.key.import",
             Self::LoadConfiguration => "keyward.configuration.load",
+            Self::LoadMasterKey => "keyward.unit-master-key-register.add",
             Self::Purge => "keyward.key.purge",
+            Self::RemoveAdministrator => "keyward.unit-admin.remove",
             Self::Repair => "keyward.store.repair",
+            Self::ResetUnit => "keyward.unit.reset",
             Self::Restore => "keyward.key.restore",
             Self::Rewrap => "keyward.key.rewrap",
             Self::Rotate => "keyward.key.rotate",
+            Self::SealUnit => "keyward.unit.seal",
             Self::SetDates => "keyward.key.set-dates",
             Self::SetDeletion => "keyward.key.set-deletion",
+            Self::SetThresholds => "keyward.unit-threshold.set",
             Self::SetUses => "keyward.key.set-uses",
+            Self::ShowClaim => "keyward.unit-claim.show",
             Self::SignRequest => "keyward.certificate.request",
         }
     }
@@ -206,7 +232,7 @@ impl Begun<'_> {
     /// # Errors
     /// [`Error::DoneNotRecorded`] if the audit trail cannot be written any more.
     pub(super) async fn done(self, act: Act<'_>, version: Option<u32>) -> Result<(), Error> {
-        log(&act, self.label, version, self.actor);
+        log(&act, self.action, self.label, version, self.actor);
         match self.write(Phase::Done, version, details(&act)).await {
             Err(error) if !self.is_urgent => Err(Error::DoneNotRecorded(error)),
             _ => Ok(()),
@@ -329,6 +355,8 @@ pub(super) enum Act<'a> {
     },
     Rotate,
     SignRequest(Scheme),
+    /// An act on the embedded unit, with its facts.
+    Unit(Map<String, Value>),
     /// The request of the first of two users was withdrawn.
     WithdrawDeletion,
 }
@@ -336,6 +364,7 @@ pub(super) enum Act<'a> {
 /// Facts about an act, for the audit trail.
 fn details(act: &Act<'_>) -> Map<String, Value> {
     let details = match act {
+        Act::Unit(details) => return details.clone(),
         Act::Adopt(key) | Act::Generate(key) | Act::Import(key) | Act::Change(key) => details_of(key),
         Act::ApproveDeletion(key) => with(details_of(key), "effect", "approved"),
         Act::Delete(key) | Act::Restore(key) => details_of(key),
@@ -378,7 +407,7 @@ fn with(mut details: Value, name: &str, value: impl Serialize) -> Value {
 }
 
 /// Writes an act to the log as one line.
-fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor) {
+fn log(act: &Act<'_>, action: Action, label: Option<&Label>, version: Option<u32>, actor: Actor) {
     let key = label.map(Label::as_str);
     let (uid, pid, role) = actor.parts();
     match *act {
@@ -452,6 +481,10 @@ fn log(act: &Act<'_>, label: Option<&Label>, version: Option<u32>, actor: Actor)
                 role,
                 "certificate request signed"
             );
+        }
+        Act::Unit(ref details) => {
+            let details = Value::Object(details.clone());
+            tracing::info!(action = action.name(), %details, uid, pid, role, "the unit has done what it was asked");
         }
         Act::WithdrawDeletion => {
             tracing::info!(key, uid, pid, role, "request for the deletion of the key withdrawn");

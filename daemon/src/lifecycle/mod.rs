@@ -17,6 +17,7 @@ mod placement;
 mod request;
 mod rewrap;
 mod store;
+mod unit;
 mod uses;
 mod versions;
 
@@ -31,6 +32,9 @@ pub(crate) use life::{Delete, MIN_WAIT, compromise, delete, purge, restore};
 pub(crate) use request::{SignedRequest, sign_request};
 pub(crate) use rewrap::{Finished, Rewrapped, finish_rewrap, rewrap};
 pub(crate) use store::{backup, repair};
+pub(crate) use unit::{
+    CarriedOut, claim_secret, seal_unit, unit_commands, unit_importer, unit_part, unit_state,
+};
 pub(crate) use uses::set_uses_command;
 pub(crate) use versions::{import_version, rotate};
 

@@ -24,7 +24,7 @@ impl<'a> Placement<'a> {
     /// [`Error`] says which backends there are, or why the unit is not usable.
     pub(super) async fn of(daemon: &'a Daemon, name: Option<&str>) -> Result<Self, Error> {
         let backend = chosen(daemon, name)?;
-        backend.usable().map_err(|unusable| BackendError::from(unusable.clone()))?;
+        backend.usable().map_err(BackendError::from)?;
         let other = backend.master_key_lock().read().await;
         if let Some(wkid) = daemon.keys.wkid(backend.name()).await? {
             return Ok(Self { backend, wkid: Some(wkid), _locked: other });

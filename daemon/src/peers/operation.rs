@@ -18,7 +18,7 @@ use keyward_proto::{Fingerprint, Label, Outcome, Scheme};
 use super::shared::Shared;
 use super::users::{Account, OperationPermit};
 use crate::audit::{Hash, Unwritten};
-use crate::backend::{Backend, BackendError, Context, SigningInput};
+use crate::backend::{Backend, BackendError, Context, SigningInput, Unusable};
 use crate::daemon::key_material;
 use crate::ground::fair::Full;
 use crate::keys::{Key, Standing, StoreError, Version, now};
@@ -375,7 +375,18 @@ async fn look_up(shared: &Shared, account: &Account, label: &Label) -> Result<Ar
     let begin = Instant::now();
     let found = shared.daemon.keys.get(label).await;
     permit.charge(begin.elapsed());
-    found.map_err(Failure::LookUp)?.ok_or(Outcome::UnknownKey.into())
+    found.map_err(|error| not_found(shared, error))?.ok_or(Outcome::UnknownKey.into())
+}
+
+/// Reason why a key cannot be read. While the unit is sealed, the store is locked too.
+fn not_found(shared: &Shared, error: StoreError) -> Failure {
+    let unusable = shared.daemon.backends.embedded().and_then(|embedded| embedded.usable_unit().err());
+    match (error, unusable) {
+        (StoreError::Locked(_), Some(sealed @ (Unusable::Empty | Unusable::Sealed { .. }))) => {
+            Failure::Backend(sealed.into())
+        }
+        (error, _) => Failure::LookUp(error),
+    }
 }
 
 /// Estimate of the time of a look-up, until it is measured.

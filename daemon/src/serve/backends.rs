@@ -5,10 +5,10 @@ use keyward_proto::Label;
 use super::embedded_unit;
 use super::error::ServeError;
 use super::options::Options;
-use super::store_key::{self, StoreKeyError};
+use super::store_key;
 use crate::backend::{Backend, Backends, Unusable};
 use crate::config::{Config, EMBEDDED};
-use crate::keys::KeyStore;
+use crate::keys::{KeyStore, StoreKeyError, unlock};
 
 /// Opens the embedded unit, if there is a master key, and prepares the remote backends. Unlocks the
 /// store.
@@ -23,11 +23,14 @@ pub(super) fn open_backends(
     let made_with_dev = store.is_dev()?;
     check_dev(options, made_with_dev)?;
     let is_new = store.is_new()?;
-    let mut unit = embedded_unit::open(options, config, store)?;
-    let usable = unit.as_ref().and_then(|unit| unit.as_ref().ok());
-    match store_key::unlock(store, usable, store_key::load_for(options, config, is_new)?) {
+    let mut embedded = embedded_unit::backend(options, config, store)?;
+    let unusable = embedded.as_ref().and_then(|embedded| embedded.usable_unit().err());
+    let usable = embedded.as_ref().map(|embedded| &**embedded.unit()).filter(|_| unusable.is_none());
+    match unlock::unlock(store, usable, store_key::load_for(options, config, is_new)?) {
         // The daemon starts, and its status says why it does not sign.
-        Err(StoreKeyError::NoMasterKey(..)) if matches!(unit, Some(Err(_))) => {}
+        Err(StoreKeyError::NoMasterKey(..)) if unusable.is_some() => {}
+        Err(StoreKeyError::NotConfigured | StoreKeyError::NotNamed(_))
+            if embedded.as_ref().is_some_and(|embedded| embedded.custodian().is_some()) => {}
         unlocked => unlocked?,
     }
     if is_new {
@@ -37,21 +40,24 @@ pub(super) fn open_backends(
         );
     }
     // If all keys are at remote units, the embedded unit is not needed any more.
-    if matches!(unit, Some(Err(Unusable::Missing { .. })))
+    if matches!(unusable, Some(Unusable::Missing { .. }))
         && !store.is_locked()
         && !config.grep11.is_empty()
         && !store.has_keys_of(EMBEDDED)?
     {
-        unit = None;
+        embedded = None;
     }
     let mut backends = Vec::new();
-    if let Some(unit) = unit {
-        match &unit {
-            Ok(unit) if store.wkid(EMBEDDED)?.is_none() => store.set_wkid(EMBEDDED, unit.wkid(), None)?,
-            Ok(_) => {}
+    if let Some(embedded) = embedded {
+        match embedded.usable_unit() {
+            Ok(unit) => {
+                if let (None, Some(wkid)) = (store.wkid(EMBEDDED)?, unit.wkid()) {
+                    store.set_wkid(EMBEDDED, wkid, None)?;
+                }
+            }
             Err(unusable) => tracing::error!("{unusable}"),
         }
-        backends.push(Backend::embedded(unit).map_err(ServeError::Runtime)?);
+        backends.push(Backend::embedded(embedded));
     }
     for (name, settings) in &config.grep11 {
         backends.push(Backend::grep11(name, settings)?);
@@ -86,7 +92,7 @@ pub(super) fn keys_of_other_master_keys(
 ) -> Result<Option<String>, ServeError> {
     let Some(backend) = backends.get(EMBEDDED) else { return Ok(None) };
     let Some(Ok(unit)) = backend.embedded_unit() else { return Ok(None) };
-    let wkids: Vec<_> = [Some(unit.wkid()), unit.other_wkid()].into_iter().flatten().collect();
+    let wkids: Vec<_> = [unit.wkid(), unit.other_wkid()].into_iter().flatten().collect();
     let keys = store.left_behind(&wkids, |blob| backend.master_key_of(blob))?;
     let labels: Vec<_> = keys.iter().take(MAX_LABELS).map(Label::as_str).collect();
     Ok((!keys.is_empty()).then(|| {

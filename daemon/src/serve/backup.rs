@@ -13,7 +13,7 @@ use thiserror::Error;
 use crate::config::{Config, EMBEDDED};
 use crate::ground::ownership;
 use crate::ground::text::quoted;
-use crate::keys::{self, Key, KeyStore, Look, StoreError};
+use crate::keys::{self, Key, KeyStore, Look, StoreError, unlock};
 use crate::lifecycle;
 use crate::serve::embedded_unit;
 use crate::serve::error::ServeError;
@@ -67,7 +67,7 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
     let file_key = store_key::load_for(&options, &config, false).map_err(ServeError::from)?;
     // If the master key wraps the store key, no file is needed.
     let file_key = file_key.filter(|_| unit.is_none());
-    store_key::unlock(&store, unit.as_ref(), file_key)
+    unlock::unlock(&store, unit.as_ref(), file_key)
         .map_err(|error| BackupError::MasterKey(copy.to_owned(), error.to_string()))?;
     if let Some((problem, _)) = store.check().map_err(wrong)?.problem() {
         return Err(BackupError::Copy(copy.to_owned(), problem));

@@ -1,13 +1,57 @@
-//! Opens the embedded unit with its master key and its next master key.
+//! Opens the embedded unit: with a master key of its owners, or with one from a file.
 
+use std::sync::Arc;
+
+use keyward_unit::administration::Custodian;
 use keyward_unit::{MasterKey, Unit};
 
-use crate::backend::Unusable;
+use crate::backend::{Embedded, Unusable};
 use crate::config::Config;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
+use crate::ground::unit_state::UnitStateFile;
 use crate::keys::KeyStore;
 use crate::serve::error::ServeError;
 use crate::serve::options::Options;
+
+/// Opens the unit. `None` for a daemon that has no embedded unit and never had one. A unit with
+/// owners is sealed until they bring their parts.
+///
+/// # Errors
+/// [`ServeError`] if a file cannot be used, or the store cannot be read.
+pub(super) fn backend(
+    options: &Options,
+    config: &Config,
+    store: &KeyStore,
+) -> Result<Option<Embedded>, ServeError> {
+    let file = UnitStateFile::of(&options.state_dir);
+    let backend = match is_owned(options, config, store, &file)? {
+        true => {
+            let unit = Arc::new(Unit::sealed(config.embedded.cached_keys));
+            let text = file.read()?;
+            let custodian =
+                Custodian::open(Arc::clone(&unit), text.as_deref().map(String::as_str), Box::new(file));
+            Some(Embedded::owned(unit, Arc::new(custodian?)))
+        }
+        false => open(options, config, store)?.map(Embedded::of_file),
+    };
+    backend.transpose().map_err(ServeError::Runtime)
+}
+
+/// True if the master key of the unit has owners, or is to get them: it comes from no file.
+fn is_owned(
+    options: &Options,
+    config: &Config,
+    store: &KeyStore,
+    file: &UnitStateFile,
+) -> Result<bool, ServeError> {
+    let configured = master_key::load(config.embedded.master_key.as_deref(), Patterns::Accepted);
+    if options.dev || !matches!(configured, Err(MasterKeyError::NotConfigured)) {
+        return Ok(false);
+    }
+    // The file of the master key of an older store is missing.
+    let is_lost = store.master_key()?.is_some() || store.noted_master_key().is_some();
+    Ok(file.exists() || !is_lost && config.grep11.is_empty())
+}
 
 /// Opens the unit with the master key of the store, which may be the configured master key or the
 /// next master key. `None` for a daemon that has no embedded unit and never had one.
@@ -31,8 +75,8 @@ pub(crate) fn open(
     };
     let with_next = |key: MasterKey, next: Option<MasterKey>| {
         let unit = unit(key);
-        if let Some(next) = next.filter(|next| next.wkid() != unit.wkid()) {
-            unit.accept(next);
+        if let Some(next) = next.filter(|next| Some(next.wkid()) != unit.wkid()) {
+            unit.accept(&next);
         }
         Some(Ok(unit))
     };

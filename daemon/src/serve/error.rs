@@ -3,16 +3,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use keyward_unit::administration::CustodyError;
 use thiserror::Error;
 
 use super::sockets::SocketError;
-use super::store_key::StoreKeyError;
 use crate::backend::SetupError;
 use crate::config::ConfigError;
 use crate::ground::exit;
 use crate::ground::master_key::MasterKeyError;
 use crate::ground::state_dir::StateDirError;
-use crate::keys::StoreError;
+use crate::ground::unit_state::UnitStateError;
+use crate::keys::{StoreError, StoreKeyError};
 
 /// Reason why the daemon did not start, or could not upgrade.
 #[derive(Debug, Error)]
@@ -65,6 +66,12 @@ pub enum ServeError {
     /// The store key is missing, or is the key of another store.
     #[error("{0}")]
     StoreKey(String),
+    /// The state of the embedded unit is damaged, or cannot be written.
+    #[error(transparent)]
+    Unit(#[from] CustodyError),
+    /// The file with the state of the embedded unit cannot be used.
+    #[error(transparent)]
+    UnitState(#[from] UnitStateError),
 }
 
 impl ServeError {
@@ -73,7 +80,8 @@ impl ServeError {
         match self {
             Self::Backend(_) | Self::Config(_) | Self::Dev(..) => exit::CONFIG,
             Self::MasterKey(_) | Self::OldFormat(_) | Self::StoreKey(_) => exit::CONFIG,
-            Self::Migration(_) => exit::DATA,
+            Self::Migration(_) | Self::Unit(_) => exit::DATA,
+            Self::UnitState(_) => exit::NO_PERMISSION,
             Self::NoStore(_) => exit::NO_INPUT,
             Self::Hardening(_) | Self::Runtime(_) | Self::Upgrade(_) => exit::OS,
             Self::OtherUser(_) | Self::Store(StoreError::Refused(_)) => exit::NO_PERMISSION,

@@ -13,13 +13,13 @@ use crate::ground::master_key;
 use crate::ground::ownership::{Name, SERVICE};
 use crate::ground::state_dir;
 use crate::ground::text::quoted;
-use crate::keys::{self, KeyStore, MigrationError, OldStore, StoreError, StoreKey};
+use crate::keys::{self, KeyStore, MigrationError, OldStore, StoreError, StoreKey, StoreKeyError};
 use crate::serve::backends::check_dev;
 use crate::serve::configuration::read_config;
 use crate::serve::embedded_unit;
 use crate::serve::error::ServeError;
 use crate::serve::options::Options;
-use crate::serve::store_key::{self, StoreKeyError};
+use crate::serve::store_key;
 
 /// Migrates the key store of a state directory. Uses the master key and the store key with which
 /// the daemon would start. Returns a report for a person.
@@ -43,13 +43,13 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
     let master_key = embedded_unit::master_key(options, &config, store.wkid()?.is_none())?;
     let warning = master_key.as_ref().and_then(master_key::warning).map(|text| format!("warning: {text}\n"));
     let unit = master_key.map(|key| Unit::new(key, config.embedded.cached_keys));
-    if let (Some(unit), Some(wkid)) = (&unit, store.wkid()?)
-        && unit.wkid().to_string() != wkid
+    let has = unit.as_ref().and_then(Unit::wkid).map(|wkid| wkid.to_string());
+    if let (Some(has), Some(wkid)) = (has, store.wkid()?)
+        && has != wkid
     {
         return Err(ServeError::Migration(format!(
-            "cannot migrate the key store {}: it was made with master key {wkid}, but master key {} is configured; set master-key to the file of the former",
-            store.path().display(),
-            unit.wkid()
+            "cannot migrate the key store {}: it was made with master key {wkid}, but master key {has} is configured; set master-key to the file of the former",
+            store.path().display()
         )));
     }
     let key = match (store_key::load_for(options, &config, true)?, &unit) {
@@ -57,7 +57,7 @@ pub(crate) fn migrate(options: &Options) -> Result<String, ServeError> {
         (None, Some(_)) => StoreKey::generate().ok_or(StoreKeyError::NoRandomness)?,
         (None, None) => return Err(StoreKeyError::NotConfigured.into()),
     };
-    let wrapped = unit.as_ref().map(|unit| store_key::wrap(unit, &key)).transpose()?;
+    let wrapped = unit.as_ref().map(|unit| keys::unlock::wrap(unit, &key)).transpose()?;
     let migrated = keys::migrate(&store, &key, wrapped.as_deref()).map_err(|error| match error {
         MigrationError::Store(error) => error.into(),
         error => ServeError::Migration(error.to_string()),

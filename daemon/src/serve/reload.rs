@@ -101,5 +101,5 @@ fn waiting_for_restart(at_start: &Config, config: &Config, takes_next_master_key
 fn take_next_master_key(daemon: &Daemon, config: &Config) -> Result<bool, MasterKeyError> {
     let next = master_key::load_next(config.embedded.next_master_key.as_deref())?;
     let Some(unit) = daemon.backends.embedded_unit() else { return Ok(next.is_none()) };
-    Ok(next.is_none_or(|next| next.wkid() == unit.wkid() || unit.accept(next)))
+    Ok(next.is_none_or(|next| Some(next.wkid()) == unit.wkid() || unit.accept(&next)))
 }

@@ -189,11 +189,15 @@ fn development_and_production_are_not_mixed() {
 
 #[test]
 fn without_a_master_key_the_daemon_says_how_to_make_one() {
-    let daemon = Daemon::prepare("");
+    let mut daemon = Daemon::prepare("");
     let mut serve = daemon.serve(&[]);
-    let (status, line) = failure_of(&serve.env_remove("CREDENTIALS_DIRECTORY").output().unwrap());
-    assert_eq!(status, 78);
-    assert!(line.contains("openssl rand -hex 32"), "{line}");
+    daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
+    let (status, ready) = daemon.http("GET", "/ready", "").unwrap();
+    assert_eq!(status, 503);
+    for part in ["openssl rand -hex 32", "keyward unit status"] {
+        assert!(daemon.log().contains(part) && ready.contains(part), "{ready}");
+    }
+    assert!(daemon.end(Signal::TERM).success());
 
     daemon.new_master_key();
     daemon.configure(&daemon.production_configuration(&[]));

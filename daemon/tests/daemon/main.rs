@@ -9,6 +9,7 @@ mod audit;
 mod audit_failures;
 mod audit_limits;
 mod backup;
+mod ceremony;
 mod fixture;
 mod frames;
 mod free_bytes;

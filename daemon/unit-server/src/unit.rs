@@ -37,7 +37,7 @@ pub(crate) fn open(options: &Options) -> Result<Unit, UnitServerError> {
     }
     let unit = Unit::new(master_key, CACHED_KEYS);
     Ok(match &options.next_master_key {
-        Some(path) => unit.with_next_master_key(next_master_key(path)?),
+        Some(path) => unit.with_next_master_key(&next_master_key(path)?),
         None => unit,
     })
 }

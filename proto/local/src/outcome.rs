@@ -25,6 +25,7 @@ impl Outcome {
             Self::OtherDhGroup => "other-dh-group",
             Self::OtherPublicKey => "other-public-key",
             Self::NotRecorded => "not-recorded",
+            Self::UnitSealed => "unit-sealed",
         }
     }
 
@@ -77,6 +78,9 @@ impl Outcome {
             Self::NotRecorded => {
                 "the daemon cannot write its audit trail, and refuses uses without a record; free space on the file system of the \
                  trail, or see the log of the daemon"
+            }
+            Self::UnitSealed => {
+                "the unit is sealed: its owners have not brought their parts since it started; see: keyward unit status"
             }
             Self::OtherPublicKey => {
                 "the reference is for another public key than the daemon has under this label and version; get a certificate \

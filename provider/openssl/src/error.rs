@@ -189,6 +189,7 @@ impl Reason {
                 Outcome::OtherDhGroup => c"unknown DH group; take ffdhe2048",
                 Outcome::OtherPublicKey => c"reference is for another key of this label",
                 Outcome::NotRecorded => c"daemon cannot write its audit trail",
+                Outcome::UnitSealed => c"the unit is sealed",
             },
         }
     }

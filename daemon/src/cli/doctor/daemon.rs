@@ -186,6 +186,7 @@ fn fix(outcome: Outcome) -> Option<&'static str> {
         Outcome::UseNotGranted => {
             "look at the uses of the grant in keyward.toml; needs= in the log of the daemon names the missing use"
         }
+        Outcome::UnitSealed => "have the owners of the unit bring their parts: keyward unit unseal FILE",
         Outcome::OtherMasterKey => "give the unit the master key that the log of the daemon names",
         Outcome::BlobDamaged => "restore the key store from a backup",
         Outcome::DeadlineExceeded => {

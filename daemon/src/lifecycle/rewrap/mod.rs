@@ -135,7 +135,18 @@ pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str
     Ok(done)
 }
 
-async fn finish(daemon: &Arc<Daemon>, name: &str) -> Result<Finished, Error> {
+/// True if the next master key of the backend is in force in the key store already.
+pub(super) async fn is_finished(daemon: &Daemon, name: &str) -> Result<bool, Error> {
+    let backend = backend(daemon, name)?;
+    let Some(Ok(unit)) = backend.embedded_unit() else { return Ok(false) };
+    Ok(unit.other_wkid() == Some(present(daemon, name).await?))
+}
+
+/// As [`finish_rewrap`], as a part of another act.
+///
+/// # Errors
+/// [`Error`] says which keys or units are not ready.
+pub(super) async fn finish(daemon: &Arc<Daemon>, name: &str) -> Result<Finished, Error> {
     let backend = backend(daemon, name)?;
     // From here on no new key is made, because nobody would check whether the new key is ready.
     let _locked = backend.master_key_lock().write().await;

@@ -23,16 +23,21 @@ pub(super) async fn of_keys(
     }
 }
 
-/// The next master key of the embedded unit: the one that is configured now, since the next start
-/// must find it.
+/// The next master key of the embedded unit: the one that its owners have committed, or else the
+/// one that is configured now, since the next start must find it.
 fn configured(daemon: &Daemon, unit: &Unit, old: Wkid) -> Result<Wkid, Error> {
+    if daemon.backends.embedded().is_some_and(|embedded| embedded.custodian().is_some()) {
+        // The quorum of the owners has committed the master key in the new register.
+        let wkids = [unit.other_wkid(), unit.wkid()];
+        return wkids.into_iter().flatten().find(|wkid| *wkid != old).ok_or(Error::NothingCommitted(old));
+    }
     let file = daemon.config().embedded.next_master_key.clone();
     let next = master_key::load_next(file.as_deref())?.ok_or(Error::NoNextMasterKey(old))?;
     let wkid = next.wkid();
     if wkid == old {
         return Err(Error::NextMasterKeyInForce(old));
     }
-    match wkid == unit.wkid() || unit.accept(next) {
+    match Some(wkid) == unit.wkid() || unit.accept(&next) {
         true => Ok(wkid),
         false => Err(Error::ThirdMasterKey { next: wkid, old }),
     }

@@ -227,6 +227,16 @@ impl Custodian {
         importer.signed_by(&inner.state.key)
     }
 
+    /// Checks that the unit would carry out a command now, if no blob is left behind.
+    ///
+    /// # Errors
+    /// [`CustodyError::Refused`] says why not.
+    pub fn check(&self, signed: &SignedCommand, now: u64) -> Result<(), CustodyError> {
+        let inner = self.lock();
+        inner.state.apply(signed, inner.surroundings(now, 0))?;
+        Ok(())
+    }
+
     /// Carries out a command. `left_behind` is the number of blobs that only the master key in
     /// force unwraps.
     ///
@@ -234,13 +244,7 @@ impl Custodian {
     /// [`CustodyError`] says why the command was refused, or that its state cannot be written.
     pub fn command(&self, signed: &SignedCommand, now: u64, left_behind: u64) -> Result<Done, CustodyError> {
         let mut inner = self.lock();
-        let here = Surroundings {
-            now,
-            has_current: inner.current.is_some(),
-            has_new: inner.new.is_some(),
-            left_behind,
-        };
-        let (state, effect) = inner.state.apply(signed, here)?;
+        let (state, effect) = inner.state.apply(signed, inner.surroundings(now, left_behind))?;
         let done = inner.carry_out(state, effect)?;
         inner.follow(&self.unit);
         Ok(done)
@@ -272,6 +276,11 @@ impl Custodian {
 }
 
 impl Inner {
+    fn surroundings(&self, now: u64, left_behind: u64) -> Surroundings {
+        let (has_current, has_new) = (self.current.is_some(), self.new.is_some());
+        Surroundings { now, has_current, has_new, left_behind }
+    }
+
     fn carry_out(&mut self, state: State, effect: Effect) -> Result<Done, CustodyError> {
         match effect {
             Effect::None => self.state = self.write(state, [self.current.as_ref(), self.new.as_ref()])?,

@@ -1,73 +1,18 @@
-//! `keyward unit`: the units of a daemon, and the software crypto unit as a server.
+//! `keyward unit serve`: the software crypto unit as a GREP11 server.
 
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args};
 use keyward_unit_server::{Chance, Options, Simulation, Transport};
 
-use super::client::{Client, STATE_DIR};
-use super::failure::Failure;
-use super::output::{print, print_json, print_table, table};
-use crate::admin::api::UnitView;
-use crate::admin::client::AdminClient;
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// List the units of the daemon and their health
-    List(#[command(flatten)] Client),
-    /// Run the software crypto unit as a GREP11 server
-    Serve(Box<Serve>),
-}
-
-impl Command {
-    pub(super) fn run(self) -> Result<(), Failure> {
-        match self {
-            Self::List(client) => list(&client),
-            Self::Serve(serve) => serve.run(),
-        }
-    }
-}
-
-fn list(client: &Client) -> Result<(), Failure> {
-    let units = AdminClient::new(&client.runtime_dir)
-        .and_then(|admin| admin.units())
-        .map_err(|error| Failure::from(error).while_trying("cannot list units"))?;
-    if client.json {
-        return print_json(&units);
-    }
-    let titles = ["BACKEND", "UNIT", "HEALTH", "LATENCY", "IN FLIGHT", "MASTER KEY", "MECHS"];
-    let mut rows = table(&titles);
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-    for unit in &units {
-        // The first characters are enough to distinguish master keys.
-        let wkid = or_dash(unit.wkid.as_ref().map(|wkid| wkid.chars().take(8).collect()));
-        rows.add_row([
-            unit.backend.clone(),
-            unit.address.clone(),
-            unit.health.clone(),
-            or_dash(unit.latency_us.map(|us| format!("{:.1} ms", us as f64 / 1000.0))),
-            or_dash(unit.in_flight.map(|calls| calls.to_string())),
-            match (unit.other_master_key, unit.next_master_key) {
-                (true, _) => format!("{wkid}, wrong"),
-                (false, true) => format!("{wkid}, next"),
-                (false, false) => wkid,
-            },
-            or_dash(unit.breaker.as_ref().map(|_| unit.mechanisms.len().to_string())),
-        ]);
-    }
-    print_table(&rows)?;
-    let problem = |unit: &UnitView| {
-        let problem = unit.problem.as_ref()?;
-        Some(format!("{} of {}: {problem}\n", unit.address, unit.backend))
-    };
-    print(&units.iter().filter_map(problem).collect::<String>())
-}
+use crate::cli::client::STATE_DIR;
+use crate::cli::failure::Failure;
 
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("transport").required(true).args(["plaintext", "tls_cert"]))]
-pub(super) struct Serve {
+pub(in crate::cli) struct Serve {
     /// Address to listen on; with port 0, the log has the chosen port
     #[arg(long, value_name = "ADDR:PORT")]
     listen: SocketAddr,
@@ -140,7 +85,7 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self) -> Result<(), Failure> {
         let transport = match (self.tls_cert, self.tls_key) {
             (Some(certificate), Some(key)) => Transport::Tls { certificate, key, client_ca: self.client_ca },
             _ => Transport::Plaintext,

@@ -1,0 +1,109 @@
+//! The file with the state of a software crypto unit, in a directory of its own in the state
+//! directory.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use keyward_unit::administration::{MAX_STATE, StateFile};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::ownership::{self, OwnershipError};
+
+/// The file with the state of a unit.
+#[derive(Debug)]
+pub struct UnitStateFile(PathBuf);
+
+impl UnitStateFile {
+    /// The file of a state directory.
+    pub fn of(state_dir: &Path) -> Self {
+        Self(state_dir.join(DIRECTORY).join(FILE))
+    }
+
+    /// Path of the file.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// True if there is a file.
+    pub fn exists(&self) -> bool {
+        self.0.symlink_metadata().is_ok()
+    }
+
+    /// Reads the file. `None` if there is none: makes the directory for it.
+    ///
+    /// # Errors
+    /// [`UnitStateError`] if another user can change the file, or it cannot be read.
+    pub fn read(&self) -> Result<Option<Zeroizing<String>>, UnitStateError> {
+        let refused = |reason| UnitStateError::Refused(self.0.clone(), reason);
+        let failed = |reason| UnitStateError::Read(self.0.clone(), reason);
+        if !self.exists() {
+            let directory = self.0.parent().unwrap_or(Path::new("/"));
+            ownership::make_private_directory(directory).map_err(refused)?;
+            return Ok(None);
+        }
+        let file = ownership::open(&self.0).map_err(refused)?;
+        // The full capacity at once: a text that grows leaves copies of itself in memory.
+        let mut text = Zeroizing::new(String::with_capacity(MAX_FILE + 1));
+        file.take(MAX_FILE as u64 + 1).read_to_string(&mut text).map_err(failed)?;
+        Ok(Some(text))
+    }
+}
+
+impl StateFile for UnitStateFile {
+    fn replace(&self, text: &str) -> io::Result<()> {
+        let new = self.0.with_added_extension("new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        // The file may be there since a process was killed, with another mode.
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.0)?;
+        File::open(self.0.parent().unwrap_or(Path::new("/")))?.sync_all()
+    }
+}
+
+/// Error: the file with the state of a unit cannot be used.
+#[derive(Debug, Error)]
+pub enum UnitStateError {
+    /// The system cannot read the file.
+    #[error("cannot read the state of the unit in {}: {}", .0.display(), .1)]
+    Read(PathBuf, #[source] io::Error),
+    /// Another user can change the file.
+    #[error("cannot use the state of the unit in {}: {}", .0.display(), .1)]
+    Refused(PathBuf, #[source] OwnershipError),
+}
+
+const DIRECTORY: &str = "unit";
+const FILE: &str = "state";
+/// Longest file, in bytes: the state, and its MAC.
+const MAX_FILE: usize = MAX_STATE + 128;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_state_is_replaced_as_a_whole_and_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = UnitStateFile::of(dir.path());
+        assert!(!file.exists() && file.read().unwrap().is_none());
+        file.replace("one").unwrap();
+        assert_eq!(**file.read().unwrap().unwrap(), *"one");
+        // The rest of a process that was killed, with another mode.
+        let rest = file.path().with_added_extension("new");
+        fs::write(&rest, "half of a longer state").unwrap();
+        fs::set_permissions(&rest, Permissions::from_mode(0o644)).unwrap();
+        file.replace("two").unwrap();
+        assert_eq!(**file.read().unwrap().unwrap(), *"two");
+        assert_eq!(fs::metadata(file.path()).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(file.path().parent().unwrap()).unwrap().mode() & 0o777, 0o700);
+        fs::set_permissions(file.path(), Permissions::from_mode(0o666)).unwrap();
+        assert!(matches!(file.read(), Err(UnitStateError::Refused(..))));
+    }
+}

@@ -1,0 +1,113 @@
+//! The embedded unit and its owners.
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use keyward_unit::administration::{Origin, Pattern, Register, RegisterName, SealedShare, ShareFile, Taken};
+
+use super::{Admin, AdminError, Administrator, Answer, Body};
+use crate::admin::api::{
+    AwaitedView, ClaimView, CommandView, CommandsView, ImporterView, OwnedUnitView, PersonView, RegisterView,
+    SealedView, ShareView, TakenView,
+};
+use crate::lifecycle::{self, CarriedOut};
+
+pub(super) async fn show(State(admin): State<Admin>) -> Answer<OwnedUnitView> {
+    let (state, sealed, awaited) = lifecycle::unit_state(&admin.daemon)?;
+    let thresholds = state.thresholds();
+    let administrators = state
+        .administrators()
+        .iter()
+        .map(|person| PersonView { name: person.name.to_string(), ski: person.key.ski().to_string() });
+    Ok(Json(OwnedUnitView {
+        unit: state.unit().to_string(),
+        unit_key: state.unit_key().ski().to_string(),
+        owned: !state.is_unowned(),
+        sealed,
+        next_counter: state.next_counter(),
+        signature_threshold: thresholds.signature,
+        revocation_threshold: thresholds.revocation,
+        administrators: administrators.collect(),
+        current: register(state.current()),
+        new: register(state.new_register()),
+        awaited: awaited.into_iter().map(awaited_view).collect(),
+    }))
+}
+
+fn register(register: &Register) -> RegisterView {
+    let contents = register.contents();
+    RegisterView {
+        state: register.state().into(),
+        pattern: contents.map(|contents| contents.pattern.to_string()),
+        wkid: contents.map(|contents| contents.wkid.to_string()),
+        needed: contents.map(|contents| contents.origin.needed()),
+        parts: contents.map(|contents| texts(&contents.origin.patterns())).unwrap_or_default(),
+    }
+}
+
+fn awaited_view((register, origin, arrived): (RegisterName, Origin, Vec<Pattern>)) -> AwaitedView {
+    AwaitedView {
+        register: register.name().into(),
+        needed: origin.needed(),
+        parts: texts(&origin.patterns()),
+        arrived: texts(&arrived),
+    }
+}
+
+fn texts(patterns: &[Pattern]) -> Vec<String> {
+    patterns.iter().map(ToString::to_string).collect()
+}
+
+pub(super) async fn importer(State(admin): State<Admin>) -> Answer<ImporterView> {
+    Ok(Json(ImporterView { importer: lifecycle::unit_importer(&admin.daemon)? }))
+}
+
+pub(super) async fn claim_secret(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+) -> Answer<ClaimView> {
+    Ok(Json(ClaimView { secret: lifecycle::claim_secret(&admin.daemon, actor).await? }))
+}
+
+/// Carries out the signed commands in the body.
+pub(super) async fn commands(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+    body: Body,
+) -> Answer<CommandsView> {
+    let body = body?;
+    let text = str::from_utf8(&body).map_err(|_| AdminError::Invalid("the commands are not text".into()))?;
+    let unit = lifecycle::unit_state(&admin.daemon)?.0.unit();
+    let done = lifecycle::unit_commands(&admin.daemon, actor, text).await?;
+    let share = |share: SealedShare| ShareView {
+        owner: share.owner.name.to_string(),
+        file: ShareFile { unit, share }.to_text(),
+    };
+    let command = |CarriedOut { name, counter, shares }: CarriedOut| CommandView {
+        command: name.into(),
+        counter,
+        shares: shares.into_iter().map(share).collect(),
+    };
+    Ok(Json(CommandsView { done: done.into_iter().map(command).collect() }))
+}
+
+/// Gives the unit the part in the body, which is encrypted to its importer key, in base64.
+pub(super) async fn part(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+    body: Body,
+) -> Answer<TakenView> {
+    let sealed = STANDARD.decode(body?.trim_ascii());
+    let sealed = sealed.map_err(|_| AdminError::Invalid("the part is not in base64".into()))?;
+    let Taken { register, pattern, missing } = lifecycle::unit_part(&admin.daemon, actor, sealed).await?;
+    Ok(Json(TakenView { register: register.name().into(), pattern: pattern.to_string(), missing }))
+}
+
+pub(super) async fn seal(
+    State(admin): State<Admin>,
+    Extension(Administrator(actor)): Extension<Administrator>,
+) -> Answer<SealedView> {
+    lifecycle::seal_unit(&admin.daemon, actor).await?;
+    Ok(Json(SealedView { sealed: true }))
+}

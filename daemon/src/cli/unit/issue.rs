@@ -1,0 +1,201 @@
+//! Commands for the unit: made, signed with keys that are here, and sent or written to a file.
+
+use core::time::Duration;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use keyward_unit::administration::{
+    AdministratorKey, ClaimSecret, Command, Instruction, Person, PersonKey, SignedCommand,
+};
+use zeroize::Zeroizing;
+
+use crate::admin::api::{CommandsView, OwnedUnitView};
+use crate::admin::client::AdminClient;
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::output::{print, print_json, warn};
+use crate::cli::passphrase;
+use crate::ground::exit;
+use crate::ground::text::quoted;
+use crate::keys::now;
+
+/// Signatures of a command, and where the command goes.
+#[derive(Args, Debug)]
+pub(super) struct Issue {
+    #[command(flatten)]
+    pub(super) client: Client,
+    /// File with the key of an administrator, who signs the command here; the option may be repeated
+    #[arg(long = "key", value_name = "FILE")]
+    keys: Vec<PathBuf>,
+    #[command(flatten)]
+    passphrase: passphrase::Source,
+    /// Write the command to a file, for others to sign, instead of sending it
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Time for which the command is valid, at most 30d
+    #[arg(long, value_name = "TIME", default_value = "1d", value_parser = humantime::parse_duration)]
+    expires: Duration,
+}
+
+impl Issue {
+    /// The client of the daemon.
+    pub(super) fn admin(&self) -> Result<AdminClient, Failure> {
+        Ok(AdminClient::new(&self.client.runtime_dir)?)
+    }
+
+    /// Makes the command that `instruction` gives for the present state of the unit. Sends it, or
+    /// writes it to the file.
+    pub(super) fn issue(
+        &self,
+        attempt: &str,
+        instruction: impl FnOnce(&OwnedUnitView) -> Result<Instruction, Failure>,
+    ) -> Result<CommandsView, Failure> {
+        self.issue_with(attempt, None, instruction)
+    }
+
+    /// As [`Self::issue`], with the proof of a claim.
+    pub(super) fn issue_with(
+        &self,
+        attempt: &str,
+        secret: Option<&ClaimSecret>,
+        instruction: impl FnOnce(&OwnedUnitView) -> Result<Instruction, Failure>,
+    ) -> Result<CommandsView, Failure> {
+        let issue = || {
+            let admin = self.admin()?;
+            let unit = admin.unit()?;
+            let command = Command {
+                unit: unit.unit.parse().map_err(|error| Failure::new(exit::SOFTWARE, error))?,
+                counter: unit.next_counter,
+                expires: now().saturating_add(self.expires.as_secs()),
+                instruction: instruction(&unit)?,
+            };
+            let mut signed = SignedCommand::new(command);
+            if let Some(secret) = secret {
+                signed = signed.with_claim_of(secret);
+            }
+            for key in &self.keys {
+                sign_with(key, &self.passphrase, &mut signed)?;
+            }
+            match &self.out {
+                None => Ok(admin.unit_commands(signed.to_text())?),
+                Some(path) => {
+                    write_new(path, signed.to_text().as_bytes(), 0o644)?;
+                    Ok(CommandsView { done: Vec::new() })
+                }
+            }
+        };
+        issue().map_err(|failure: Failure| failure.while_trying(attempt))
+    }
+
+    /// Prints what has become of the command.
+    pub(super) fn report(&self, done: &CommandsView, what: &str) -> Result<(), Failure> {
+        match &self.out {
+            _ if self.client.json => print_json(done),
+            None => print(&format!("{what}\n")),
+            Some(path) => print(&format!(
+                "wrote the command to {0}; each administrator signs it with: keyward unit sign {0} --key FILE; then: keyward unit send {0}\n",
+                quoted(path)
+            )),
+        }
+    }
+}
+
+/// Adds the signature of the administrator whose key is in a file.
+pub(super) fn sign_with(
+    path: &Path,
+    passphrase: &passphrase::Source,
+    signed: &mut SignedCommand,
+) -> Result<(), Failure> {
+    let text = read(path)?;
+    let passphrase = passphrase_of(path, passphrase)?;
+    let failed = |error: &dyn core::fmt::Display| {
+        Failure::new(exit::DATA, format_args!("cannot sign with {}: {error}", path.display()))
+    };
+    let key = AdministratorKey::from_file(&text, &passphrase).map_err(|error| failed(&error))?;
+    key.sign(signed).map_err(|error| failed(&error))
+}
+
+/// The passphrase of a file.
+pub(super) fn passphrase_of(path: &Path, source: &passphrase::Source) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    source.read(path)?.ok_or_else(|| {
+        Failure::new(
+            exit::USAGE,
+            format_args!(
+                "the passphrase of {} is needed: run the command on a terminal, or use --passphrase-file",
+                path.display()
+            ),
+        )
+    })
+}
+
+/// Reads a file of a person: at most 1 MiB of text.
+pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    let bytes = crate::cli::input::read_input(path)?;
+    let text = str::from_utf8(&bytes).map(|text| Zeroizing::new(text.to_owned()));
+    text.map_err(|_| Failure::new(exit::DATA, format_args!("cannot read {}: it is not text", path.display())))
+}
+
+/// Writes a new file. An existing file stays: it may be the only copy of a key.
+pub(super) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all())).map_err(|error| {
+        Failure::new(exit::CANNOT_CREATE, format_args!("cannot write {}: {error}", path.display()))
+    })
+}
+
+/// Replaces a file of commands.
+pub(super) fn rewrite(path: &Path, text: &str) -> Result<(), Failure> {
+    let new = path.with_added_extension("new");
+    fs::write(&new, text).and_then(|()| fs::rename(&new, path)).map_err(|error| {
+        Failure::new(exit::CANNOT_CREATE, format_args!("cannot write {}: {error}", path.display()))
+    })
+}
+
+/// The line of the public file of a person: the name, and the public key in base64.
+pub(super) fn public_line(person: &Person) -> String {
+    use base64::Engine;
+
+    let key = base64::engine::general_purpose::STANDARD.encode(person.key.to_spki());
+    format!("{} {key}\n", person.name)
+}
+
+/// Reads the public file of a person.
+pub(super) fn person(path: &Path) -> Result<Person, Failure> {
+    use base64::Engine;
+
+    let text = read(path)?;
+    let read = || {
+        let (name, key) = text.strip_suffix('\n').unwrap_or(&text).split_once(' ')?;
+        let key = base64::engine::general_purpose::STANDARD.decode(key).ok()?;
+        Some(Person { name: name.parse().ok()?, key: PersonKey::from_spki(&key).ok()? })
+    };
+    read().ok_or_else(|| {
+        Failure::new(
+            exit::DATA,
+            format_args!(
+                "cannot read {}: it is not the public file (.pub) of an administrator or an owner",
+                path.display()
+            ),
+        )
+    })
+}
+
+/// Path of the public file beside the file of a key.
+pub(super) fn public_path(path: &Path) -> PathBuf {
+    path.with_added_extension("pub")
+}
+
+/// Warns of a passphrase that guesses find soon.
+pub(super) fn warn_of_short(passphrase: &[u8]) {
+    if passphrase.len() < SHORT {
+        warn(format_args!(
+            "the passphrase is short; take one of at least {SHORT} characters, such as six random words"
+        ));
+    }
+}
+
+/// Length of a passphrase below which guesses may find it.
+const SHORT: usize = 16;

@@ -1,0 +1,81 @@
+//! `keyward unit`: the units of a daemon, the owners of its embedded unit, and the software crypto
+//! unit as a server.
+
+mod administrators;
+mod issue;
+mod list;
+mod parts;
+mod registers;
+mod serve;
+mod show;
+mod sign;
+
+use clap::Subcommand;
+
+use super::client::Client;
+use super::failure::Failure;
+use serve::Serve;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the units of the daemon and their health
+    List(#[command(flatten)] Client),
+    /// Run the software crypto unit as a GREP11 server
+    Serve(Box<Serve>),
+    /// Show who owns the embedded unit, and the state of its master keys
+    Status(#[command(flatten)] Client),
+    /// Own a unit that nobody owns: name its administrators and thresholds; root only
+    Claim(administrators::Claim),
+    /// Make the key of an administrator; add, remove and list administrators
+    #[command(subcommand)]
+    Admin(administrators::Command),
+    /// Set how many administrators must sign
+    Threshold(administrators::SetThresholds),
+    /// Make a part of a master key, or the key of an owner of shares; show the pattern of a part
+    #[command(subcommand)]
+    Part(parts::Command),
+    /// Load the new register: from parts, from shares, or with shares that the unit makes
+    Load(registers::Load),
+    /// Agree to the master key in the new register
+    Commit(registers::Commit),
+    /// Put the master key in the new register in force
+    Activate(registers::Activate),
+    /// Empty a register
+    Clear(registers::Clear),
+    /// Erase the unit: it has no master key and no owners then
+    Zeroize(registers::Zeroize),
+    /// Wrap the keys by the committed master key, before it is activated
+    Rotate(registers::Rotate),
+    /// Take the master keys out of the memory of the unit
+    Seal(parts::Seal),
+    /// Bring the unit a part or a share, to load its new register or after a start
+    Unseal(parts::Unseal),
+    /// Sign commands in a file
+    Sign(sign::Sign),
+    /// Send signed commands to the unit
+    Send(sign::Send),
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::List(client) => list::list(&client),
+            Self::Serve(serve) => serve.run(),
+            Self::Status(client) => show::show(&client),
+            Self::Claim(claim) => claim.run(),
+            Self::Admin(command) => command.run(),
+            Self::Threshold(set) => set.run(),
+            Self::Part(command) => command.run(),
+            Self::Load(load) => load.run(),
+            Self::Commit(commit) => commit.run(),
+            Self::Activate(activate) => activate.run(),
+            Self::Clear(clear) => clear.run(),
+            Self::Zeroize(zeroize) => zeroize.run(),
+            Self::Rotate(rotate) => rotate.run(),
+            Self::Seal(seal) => seal.run(),
+            Self::Unseal(unseal) => unseal.run(),
+            Self::Sign(sign) => sign.run(),
+            Self::Send(send) => send.run(),
+        }
+    }
+}

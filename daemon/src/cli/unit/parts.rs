@@ -1,0 +1,181 @@
+//! Parts of a master key, and shares, on the machines of their owners.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use keyward_unit::administration::{
+    Importer, OwnerKey, Part, Person, PersonName, Ski, part_to_file, pattern_of_part_file, piece_of,
+};
+
+use super::issue::{passphrase_of, public_line, public_path, read, warn_of_short, write_new};
+use crate::admin::api::TakenView;
+use crate::admin::client::AdminClient;
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::output::{print, print_json};
+use crate::cli::passphrase;
+use crate::ground::exit;
+use crate::ground::hardening;
+use crate::ground::text::quoted;
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Command {
+    /// Make a part of a master key in a file that a passphrase encrypts, and print its pattern
+    New(New),
+    /// Print the pattern of a part
+    Show(Show),
+    /// Make the key of an owner of shares
+    Owner(New),
+}
+
+impl Command {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::New(new) => new.part(),
+            Self::Show(show) => show.run(),
+            Self::Owner(new) => new.owner(),
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct New {
+    /// File to make
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Name of the owner: letters, digits, and . _ @ -
+    #[arg(long)]
+    name: PersonName,
+    #[command(flatten)]
+    passphrase: passphrase::Source,
+}
+
+impl New {
+    fn part(self) -> Result<(), Failure> {
+        protect()?;
+        let passphrase = passphrase_of(&self.file, &self.passphrase)?;
+        warn_of_short(&passphrase);
+        let failed = |error| Failure::new(exit::OS, error);
+        let part = Part::generate().map_err(failed)?;
+        let text = part_to_file(&part, &self.name, &passphrase).map_err(failed)?;
+        write_new(&self.file, text.as_bytes(), 0o600)?;
+        print(&format!(
+            "made a part of {}; its pattern is\n{}\nkeep {} and its passphrase; give the pattern to the administrators\n",
+            self.name,
+            part.pattern(),
+            quoted(&self.file)
+        ))
+    }
+
+    fn owner(self) -> Result<(), Failure> {
+        protect()?;
+        let passphrase = passphrase_of(&self.file, &self.passphrase)?;
+        warn_of_short(&passphrase);
+        let failed = |error| Failure::new(exit::OS, error);
+        let key = OwnerKey::generate().map_err(failed)?;
+        write_new(&self.file, key.to_file(&self.name, &passphrase).map_err(failed)?.as_bytes(), 0o600)?;
+        let public = public_path(&self.file);
+        let person = Person { name: self.name, key: key.public() };
+        write_new(&public, public_line(&person).as_bytes(), 0o644)?;
+        print(&format!(
+            "made the key of {}\nkeep {} and its passphrase; give {} to the administrators\n",
+            person.name,
+            quoted(&self.file),
+            quoted(&public)
+        ))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Show {
+    /// File of the part
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl Show {
+    fn run(self) -> Result<(), Failure> {
+        let found = pattern_of_part_file(&read(&self.file)?);
+        let (owner, pattern) = found.map_err(|error| {
+            Failure::new(exit::DATA, format_args!("cannot read {}: {error}", self.file.display()))
+        })?;
+        print(&format!("{pattern} {owner}\n"))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Unseal {
+    /// File of the part, or of the share with --owner-key
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// File with the key of the owner of the share
+    #[arg(long, value_name = "FILE")]
+    owner_key: Option<PathBuf>,
+    /// Fingerprint of the key of the unit, as you know it since the claim: 64 hexadecimal digits
+    #[arg(long, value_name = "FINGERPRINT")]
+    unit_key: Ski,
+    #[command(flatten)]
+    passphrase: passphrase::Source,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Unseal {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        protect()?;
+        let taken = self.bring().map_err(|failure| {
+            failure.while_trying(format_args!("cannot bring the unit {}", self.file.display()))
+        })?;
+        if self.client.json {
+            return print_json(&taken);
+        }
+        let TakenView { register, pattern, missing } = &taken;
+        print(&match missing {
+            0 => format!("took {pattern}; the unit has the master key of the {register} register\n"),
+            1 => format!("took {pattern}; 1 more is missing for the {register} register\n"),
+            more => format!("took {pattern}; {more} more are missing for the {register} register\n"),
+        })
+    }
+
+    fn bring(&self) -> Result<TakenView, Failure> {
+        let admin = AdminClient::new(&self.client.runtime_dir)?;
+        // Before the passphrase is asked for: the part never leaves for another unit.
+        let importer = Importer::read(&admin.importer()?, self.unit_key)
+            .map_err(|error| Failure::new(exit::NO_PERMISSION, error))?;
+        let text = read(&self.file)?;
+        let owner_key = self.owner_key.as_deref().map(read).transpose()?;
+        let secret = self.owner_key.as_deref().unwrap_or(&self.file);
+        let passphrase = passphrase_of(secret, &self.passphrase)?;
+        let piece = piece_of(&text, owner_key.as_ref().map(|key| key.as_str()), &passphrase);
+        let piece = piece.map_err(|error| Failure::new(exit::DATA, error))?;
+        let sealed = importer.seal(&piece).map_err(|error| Failure::new(exit::OS, error))?;
+        Ok(admin.unit_part(&sealed)?)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Seal {
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Seal {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let sealed = AdminClient::new(&self.client.runtime_dir)
+            .and_then(|admin| admin.seal_unit())
+            .map_err(|error| Failure::from(error).while_trying("cannot seal the unit"))?;
+        match self.client.json {
+            true => print_json(&sealed),
+            false => print(
+                "the unit is sealed; handshakes with its keys fail until its owners bring their parts\n",
+            ),
+        }
+    }
+}
+
+/// Keeps the part out of core dumps and away from debuggers.
+fn protect() -> Result<(), Failure> {
+    hardening::harden().map_err(|error| {
+        Failure::new(exit::OS, format_args!("cannot keep the part out of core dumps: {error}"))
+    })
+}

@@ -1,0 +1,183 @@
+//! The registers of the embedded unit.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, ValueEnum};
+use keyward_unit::administration::{Instruction, Pattern, RegisterName, ShareFile};
+
+use super::issue::{Issue, person, read, write_new};
+use crate::admin::client::AdminClient;
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::output::{print, print_json};
+use crate::config::EMBEDDED;
+use crate::ground::exit;
+
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("from").required(true).args(["parts", "shares", "owners"]))]
+pub(in crate::cli) struct Load {
+    /// Pattern of a part; the option is repeated for each of the 2 or 3 parts
+    #[arg(long = "part", value_name = "PATTERN")]
+    parts: Vec<Pattern>,
+    /// File of a share that a unit has made before; the option is repeated for each share
+    #[arg(long = "share", value_name = "FILE")]
+    shares: Vec<PathBuf>,
+    /// Public file (.pub) of an owner: the unit makes the master key, and a share for each owner
+    #[arg(long = "owner", value_name = "FILE", requires = "needed")]
+    owners: Vec<PathBuf>,
+    /// Number of shares that make the master key
+    #[arg(long, value_name = "K", requires = "owners")]
+    needed: Option<u8>,
+    /// Directory for the files of the shares that the unit makes
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    shares_dir: PathBuf,
+    #[command(flatten)]
+    issue: Issue,
+}
+
+impl Load {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let instruction = self.instruction()?;
+        let done = self.issue.issue("cannot load the new register", |_| Ok(instruction))?;
+        for share in done.done.iter().flat_map(|command| &command.shares) {
+            let path = self.shares_dir.join(format!("{}.share", share.owner));
+            write_new(&path, share.file.as_bytes(), 0o644)?;
+        }
+        self.issue.report(
+            &done,
+            match self.owners.is_empty() {
+                true => "the unit waits for the parts; each owner runs: keyward unit unseal FILE --unit-key FINGERPRINT",
+                false => "the unit has made a master key; each owner keeps the file OWNER.share",
+            },
+        )
+    }
+
+    fn instruction(&self) -> Result<Instruction, Failure> {
+        if !self.parts.is_empty() {
+            return Ok(Instruction::LoadParts(self.parts.clone()));
+        }
+        if let Some(needed) = self.needed.filter(|_| !self.owners.is_empty()) {
+            let owners = self.owners.iter().map(|path| person(path)).collect::<Result<_, _>>()?;
+            return Ok(Instruction::GenerateShares { needed, owners });
+        }
+        let mut shares = Vec::new();
+        let mut needed = 0;
+        for path in &self.shares {
+            let file = ShareFile::from_text(&read(path)?).map_err(|error| {
+                Failure::new(exit::DATA, format_args!("cannot read {}: {error}", path.display()))
+            })?;
+            needed = file.share.needed;
+            shares.push((file.share.index, file.share.pattern));
+        }
+        shares.sort_unstable();
+        Ok(Instruction::LoadShares { needed, shares })
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Commit {
+    /// Pattern of the master key in the new register
+    #[arg(value_name = "PATTERN")]
+    pattern: Pattern,
+    #[command(flatten)]
+    issue: Issue,
+}
+
+impl Commit {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let done =
+            self.issue.issue("cannot commit the master key", |_| Ok(Instruction::Commit(self.pattern)))?;
+        self.issue.report(&done, "the master key in the new register is committed")
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Activate {
+    /// Pattern of the master key in the new register
+    #[arg(value_name = "PATTERN")]
+    pattern: Pattern,
+    #[command(flatten)]
+    issue: Issue,
+}
+
+impl Activate {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let done = self
+            .issue
+            .issue("cannot activate the master key", |_| Ok(Instruction::Activate(self.pattern)))?;
+        self.issue.report(&done, "the master key is in force")
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Which {
+    Current,
+    New,
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Clear {
+    /// Register to empty
+    #[arg(value_name = "REGISTER")]
+    register: Which,
+    /// Pattern of the master key in the register
+    #[arg(value_name = "PATTERN")]
+    pattern: Pattern,
+    #[command(flatten)]
+    issue: Issue,
+}
+
+impl Clear {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let register = match self.register {
+            Which::Current => RegisterName::Current,
+            Which::New => RegisterName::New,
+        };
+        let done = self
+            .issue
+            .issue("cannot clear the register", |_| Ok(Instruction::Clear(register, self.pattern)))?;
+        self.issue.report(&done, &format!("the {} register is empty", register.name()))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Zeroize {
+    #[command(flatten)]
+    issue: Issue,
+}
+
+impl Zeroize {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let done = self.issue.issue("cannot zeroize the unit", |_| Ok(Instruction::Zeroize))?;
+        self.issue.report(&done, "the unit is erased: it has no master key, and nobody owns it")
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Rotate {
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Rotate {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let admin = AdminClient::new(&self.client.runtime_dir)?;
+        let failed = |error| Failure::from(error).while_trying("cannot wrap the keys by the new master key");
+        let (mut after, mut keys, mut wrapped) = (None, 0, 0);
+        loop {
+            let done = admin.rewrap(EMBEDDED, after.as_deref()).map_err(failed)?;
+            keys += done.keys;
+            wrapped += done.wrapped;
+            after = done.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        if self.client.json {
+            return print_json(&serde_json::json!({ "keys": keys, "wrapped": wrapped }));
+        }
+        print(&format!(
+            "{keys} keys are wrapped by the new master key too, {wrapped} of their versions now; next, put the new master key in force: keyward unit activate PATTERN\n"
+        ))
+    }
+}

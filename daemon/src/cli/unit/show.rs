@@ -1,0 +1,56 @@
+//! `keyward unit status`: who owns the embedded unit, and the state of its master keys.
+
+use crate::admin::api::{AwaitedView, OwnedUnitView, RegisterView};
+use crate::admin::client::AdminClient;
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::output::{print, print_json};
+
+pub(super) fn show(client: &Client) -> Result<(), Failure> {
+    let unit = AdminClient::new(&client.runtime_dir)
+        .and_then(|admin| admin.unit())
+        .map_err(|error| Failure::from(error).while_trying("cannot show the unit"))?;
+    match client.json {
+        true => print_json(&unit),
+        false => print(&text(&unit)),
+    }
+}
+
+fn text(unit: &OwnedUnitView) -> String {
+    let mut text = format!("unit             {}\nunit key         {}\n", unit.unit, unit.unit_key);
+    text += match (unit.owned, unit.sealed) {
+        (_, true) => "state            sealed: the owners of the master key must bring their parts\n",
+        (false, false) => "state            nobody owns the unit\n",
+        (true, false) => "state            open\n",
+    };
+    text += &format!("next command     {}\n", unit.next_counter);
+    if unit.owned {
+        text += &format!(
+            "thresholds       {} signatures, {} to remove an administrator\n",
+            unit.signature_threshold, unit.revocation_threshold
+        );
+    }
+    for person in &unit.administrators {
+        text += &format!("administrator    {}, {}\n", person.name, person.ski);
+    }
+    text += &register("current register", &unit.current);
+    text += &register("new register", &unit.new);
+    unit.awaited.iter().for_each(|awaited| text += &awaited_text(awaited));
+    text
+}
+
+fn register(name: &str, register: &RegisterView) -> String {
+    let pattern = register.pattern.as_ref().map(|pattern| format!(", {pattern}")).unwrap_or_default();
+    format!("{name:16} {}{pattern}\n", register.state)
+}
+
+fn awaited_text(awaited: &AwaitedView) -> String {
+    let AwaitedView { register, needed, parts, arrived } = awaited;
+    let mut text =
+        format!("waits for        {needed} of {} parts of the {register} register:\n", parts.len());
+    for part in parts {
+        let state = if arrived.contains(part) { "here" } else { "missing" };
+        text += &format!("                 {part} {state}\n");
+    }
+    text
+}

@@ -1,0 +1,79 @@
+//! Commands in files: signing them, and sending them together.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use keyward_unit::administration::SignedCommand;
+
+use super::issue::{read, rewrite, sign_with};
+use crate::admin::client::AdminClient;
+use crate::cli::client::Client;
+use crate::cli::failure::Failure;
+use crate::cli::output::{print, print_json};
+use crate::cli::passphrase;
+use crate::ground::exit;
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Sign {
+    /// File with one or more commands
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// File with the key of the administrator
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    #[command(flatten)]
+    passphrase: passphrase::Source,
+}
+
+impl Sign {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let mut commands = commands_in(&self.file)?;
+        for command in &commands {
+            // The administrator sees what is signed before the passphrase is asked for.
+            print(&command.command().to_text())?;
+        }
+        for command in &mut commands {
+            sign_with(&self.key, &self.passphrase, command)?;
+        }
+        rewrite(&self.file, &commands.iter().map(SignedCommand::to_text).collect::<String>())?;
+        print(&format!("signed {} with {}\n", self.file.display(), self.key.display()))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Send {
+    /// Files with signed commands; copies of one command are put together
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Send {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let mut commands: Vec<SignedCommand> = Vec::new();
+        for file in &self.files {
+            for command in commands_in(file)? {
+                if !commands.iter_mut().any(|known| known.merge(command.clone())) {
+                    commands.push(command);
+                }
+            }
+        }
+        commands.sort_by_key(|command| command.command().counter);
+        let text = commands.iter().map(SignedCommand::to_text).collect();
+        let done = AdminClient::new(&self.client.runtime_dir)
+            .and_then(|admin| admin.unit_commands(text))
+            .map_err(|error| Failure::from(error).while_trying("cannot send the commands"))?;
+        if self.client.json {
+            return print_json(&done);
+        }
+        let lines =
+            done.done.iter().map(|command| format!("{}: {} done\n", command.counter, command.command));
+        print(&lines.collect::<String>())
+    }
+}
+
+fn commands_in(path: &std::path::Path) -> Result<Vec<SignedCommand>, Failure> {
+    SignedCommand::read_all(&read(path)?)
+        .map_err(|error| Failure::new(exit::DATA, format_args!("cannot read {}: {error}", path.display())))
+}

@@ -1,0 +1,279 @@
+//! Acts on the embedded unit: commands of its administrators, and parts of its owners.
+//!
+//! The signatures of a command decide whether the unit carries it out. The actor only brings it.
+
+use std::sync::Arc;
+
+use keyward_unit::administration::{
+    Custodian, CustodyError, Done, Instruction, Origin, Pattern, Register, RegisterName, SealedShare,
+    SignedCommand, Ski, State, Taken,
+};
+use serde_json::{Map, Value, json};
+
+use super::event::{Act, Action, Actor, begin};
+use super::{Error, rewrap};
+use crate::backend::{BackendError, Embedded, Unusable};
+use crate::config::EMBEDDED;
+use crate::daemon::Daemon;
+use crate::keys::now;
+
+/// A command that the unit has carried out.
+#[derive(Debug)]
+pub(crate) struct CarriedOut {
+    /// Name of what it does.
+    pub(crate) name: &'static str,
+    pub(crate) counter: u64,
+    /// Shares of a master key that the unit has made.
+    pub(crate) shares: Vec<SealedShare>,
+}
+
+/// Parts and shares that the unit waits for.
+pub(crate) type Awaited = Vec<(RegisterName, Origin, Vec<Pattern>)>;
+
+/// The state of the unit, and the parts that it waits for.
+///
+/// # Errors
+/// [`Error::NoOwners`] if the unit cannot have owners.
+pub(crate) fn unit_state(daemon: &Daemon) -> Result<(State, bool, Awaited), Error> {
+    let custodian = custodian(daemon)?;
+    Ok((custodian.state(), custodian.is_sealed(), custodian.awaited()))
+}
+
+/// The importer key of the unit, signed by the unit.
+///
+/// # Errors
+/// [`Error::NoOwners`] if the unit cannot have owners.
+pub(crate) fn unit_importer(daemon: &Daemon) -> Result<String, Error> {
+    Ok(custodian(daemon)?.importer().map_err(BackendError::from)?)
+}
+
+/// The claim secret of a unit that nobody owns. `None` if somebody owns it. The act is on record.
+///
+/// # Errors
+/// [`Error::NeedsRoot`] for anybody but root.
+pub(crate) async fn claim_secret(daemon: &Daemon, actor: Actor) -> Result<Option<String>, Error> {
+    refuse_others_than_root(daemon, actor)?;
+    let custodian = Arc::clone(custodian(daemon)?);
+    let begun = begin(daemon, actor, Action::ShowClaim, None).await?;
+    let secret = custodian.state().claim_secret().map(|secret| secret.as_str().to_owned());
+    begun.done(Act::Unit(Map::new()), None).await?;
+    Ok(secret)
+}
+
+/// Carries out the commands in a text, one after another. Ends at the first that the unit refuses.
+///
+/// # Errors
+/// [`Error`] says which command was refused, and why. The commands before it were carried out.
+pub(crate) async fn unit_commands(
+    daemon: &Arc<Daemon>,
+    actor: Actor,
+    text: &str,
+) -> Result<Vec<CarriedOut>, Error> {
+    custodian(daemon)?;
+    let mut done = Vec::new();
+    let commands = SignedCommand::read_all(text).map_err(Error::InvalidCommands)?;
+    let total = commands.len();
+    for (signed, number) in commands.into_iter().zip(1..) {
+        let carried_out = unit_command(daemon, actor, signed).await;
+        done.push(carried_out.map_err(|reason| match total {
+            1 => reason,
+            _ => Error::OfCommand { number, total, reason: Box::new(reason) },
+        })?);
+    }
+    Ok(done)
+}
+
+async fn unit_command(
+    daemon: &Arc<Daemon>,
+    actor: Actor,
+    signed: SignedCommand,
+) -> Result<CarriedOut, Error> {
+    let instruction = &signed.command().instruction;
+    if matches!(instruction, Instruction::Claim { .. }) {
+        refuse_others_than_root(daemon, actor)?;
+    }
+    let custodian = Arc::clone(custodian(daemon)?);
+    let (name, counter, details) =
+        (instruction.name(), signed.command().counter, details(&signed, &custodian));
+    let begun = begin(daemon, actor, action_of(instruction), None).await?;
+    let carried_out = carry_out(daemon, custodian, signed).await;
+    let shares = match begun.result(carried_out).await? {
+        Done::Shares(shares) => shares,
+        Done::Command | Done::Expects(_) => Vec::new(),
+    };
+    settle(daemon).await;
+    begun.done(Act::Unit(details), None).await?;
+    Ok(CarriedOut { name, counter, shares })
+}
+
+async fn carry_out(
+    daemon: &Arc<Daemon>,
+    custodian: Arc<Custodian>,
+    signed: SignedCommand,
+) -> Result<Done, Error> {
+    let is_rotation = matches!(signed.command().instruction, Instruction::Activate(_))
+        && *custodian.state().current() != Register::Empty;
+    if is_rotation {
+        // Nothing is changed for a command that the unit refuses.
+        custodian.check(&signed, now())?;
+        if !rewrap::is_finished(daemon, EMBEDDED).await? {
+            rewrap::finish(daemon, EMBEDDED).await?;
+        }
+    }
+    blocking(move || custodian.command(&signed, now(), 0)).await
+}
+
+/// Gives the unit a part or a share that its owner has encrypted to the importer key.
+///
+/// # Errors
+/// [`Error::Custody`] says why the unit does not wait for it.
+pub(crate) async fn unit_part(daemon: &Arc<Daemon>, actor: Actor, sealed: Vec<u8>) -> Result<Taken, Error> {
+    let custodian = Arc::clone(custodian(daemon)?);
+    let begun = begin(daemon, actor, Action::BringPart, None).await?;
+    let taken = begun.result(blocking(move || custodian.take(&sealed)).await).await?;
+    if taken.missing == 0 {
+        settle(daemon).await;
+    }
+    let details = json!({
+        "register": taken.register.name(),
+        "pattern": taken.pattern.to_string(),
+        "missing": taken.missing,
+    });
+    begun.done(Act::Unit(object(details)), None).await?;
+    Ok(taken)
+}
+
+/// Takes the master keys out of the memory of the unit.
+///
+/// # Errors
+/// [`Error::NoOwners`] if the unit cannot have owners.
+pub(crate) async fn seal_unit(daemon: &Arc<Daemon>, actor: Actor) -> Result<(), Error> {
+    let custodian = Arc::clone(custodian(daemon)?);
+    let begun = begin(daemon, actor, Action::SealUnit, None).await?;
+    custodian.seal();
+    begun.done(Act::Unit(Map::new()), None).await
+}
+
+/// Unlocks the key store if the unit has its master key now, and notes whether the unit has the one
+/// of the key store.
+async fn settle(daemon: &Daemon) {
+    let Some(embedded) = daemon.backends.embedded() else { return };
+    let unit = embedded.unit();
+    if unit.is_sealed() {
+        embedded.set_problem(None);
+        return;
+    }
+    if daemon.keys.is_locked() {
+        match daemon.keys.unlock(Arc::clone(unit), daemon.dev).await {
+            Ok(()) => tracing::info!("the unit has its master key, and the key store is open"),
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+    embedded.set_problem(problem(daemon, embedded).await);
+}
+
+/// Reason why the unit, which is not sealed, cannot be used with the key store.
+async fn problem(daemon: &Daemon, embedded: &Embedded) -> Option<Unusable> {
+    let unit = embedded.unit();
+    let (needed, has) = (daemon.keys.master_key().await.ok()??, unit.wkid()?);
+    match has == needed || unit.other_wkid() == Some(needed) {
+        true => None,
+        false => Some(Unusable::Other { needed, has }),
+    }
+}
+
+fn custodian(daemon: &Daemon) -> Result<&Arc<Custodian>, Error> {
+    daemon.backends.embedded().and_then(Embedded::custodian).ok_or(Error::NoOwners)
+}
+
+/// Refuses everybody but root: a claim decides who owns the unit.
+fn refuse_others_than_root(daemon: &Daemon, actor: Actor) -> Result<(), Error> {
+    let is_root = actor.uid() == 0 || daemon.dev && actor.uid() == rustix::process::getuid().as_raw();
+    if is_root { Ok(()) } else { Err(Error::NeedsRoot) }
+}
+
+/// Does work that waits for the disk.
+async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> Result<T, CustodyError> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(result) => result.map_err(Error::from),
+        Err(_) => Err(BackendError::GivenUp.into()),
+    }
+}
+
+fn action_of(instruction: &Instruction) -> Action {
+    match instruction {
+        Instruction::Activate(_) => Action::ActivateMasterKey,
+        Instruction::AddAdministrator(_) => Action::AddAdministrator,
+        Instruction::Claim { .. } => Action::ClaimUnit,
+        Instruction::Clear(RegisterName::Current, _) => Action::ClearCurrent,
+        Instruction::Clear(RegisterName::New, _) => Action::ClearNew,
+        Instruction::Commit(_) => Action::CommitMasterKey,
+        Instruction::GenerateShares { .. } | Instruction::LoadParts(_) | Instruction::LoadShares { .. } => {
+            Action::LoadMasterKey
+        }
+        Instruction::RemoveAdministrator(_) => Action::RemoveAdministrator,
+        Instruction::SetThresholds(_) => Action::SetThresholds,
+        Instruction::Zeroize => Action::ResetUnit,
+    }
+}
+
+/// Facts about a command, for the audit trail. `signers` are the administrators whose signatures
+/// the command has; the unit verifies them.
+fn details(signed: &SignedCommand, custodian: &Custodian) -> Map<String, Value> {
+    let state = custodian.state();
+    let name_of = |ski: Ski| {
+        state
+            .administrators()
+            .iter()
+            .find(|person| person.key.ski() == ski)
+            .map(|person| person.name.to_string())
+    };
+    let signers: Vec<_> =
+        signed.signers().map(|ski| json!({ "ski": ski.to_string(), "name": name_of(ski) })).collect();
+    let command = signed.command();
+    let mut details =
+        json!({ "unit": command.unit.to_string(), "counter": command.counter, "signers": signers });
+    let more = match &command.instruction {
+        Instruction::Activate(pattern) | Instruction::Commit(pattern) | Instruction::Clear(_, pattern) => {
+            json!({ "pattern": pattern.to_string() })
+        }
+        Instruction::AddAdministrator(person) => {
+            json!({ "name": person.name.to_string(), "ski": person.key.ski().to_string() })
+        }
+        Instruction::Claim { administrators, thresholds } => {
+            let skis: Vec<_> = administrators.iter().map(|person| person.key.ski().to_string()).collect();
+            json!({
+                "administrators": skis,
+                "signature_threshold": thresholds.signature,
+                "revocation_threshold": thresholds.revocation,
+            })
+        }
+        Instruction::GenerateShares { needed, owners } => {
+            let owners: Vec<_> = owners.iter().map(|owner| owner.name.to_string()).collect();
+            json!({ "needed": needed, "owners": owners })
+        }
+        Instruction::LoadParts(parts) => {
+            json!({ "parts": parts.iter().map(ToString::to_string).collect::<Vec<_>>() })
+        }
+        Instruction::LoadShares { needed, shares } => {
+            let patterns: Vec<_> = shares.iter().map(|(_, pattern)| pattern.to_string()).collect();
+            json!({ "needed": needed, "shares": patterns })
+        }
+        Instruction::RemoveAdministrator(ski) => json!({ "ski": ski.to_string(), "name": name_of(*ski) }),
+        Instruction::SetThresholds(thresholds) => json!({
+            "signature_threshold": thresholds.signature,
+            "revocation_threshold": thresholds.revocation,
+        }),
+        Instruction::Zeroize => json!({}),
+    };
+    if let (Some(details), Value::Object(more)) = (details.as_object_mut(), more) {
+        details.extend(more);
+    }
+    object(details)
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    if let Value::Object(map) = value { map } else { Map::new() }
+}

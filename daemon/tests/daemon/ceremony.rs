@@ -1,0 +1,320 @@
+//! A unit that belongs to its owners: master key from parts, administrators with a quorum, sealed
+//! start.
+
+use std::fs;
+use std::path::PathBuf;
+
+use keyward_proto::Outcome;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::fixture::{Daemon, certificate_verify, has_root};
+
+/// A daemon whose master key comes from no file, and the files of the people. Each of them has the
+/// passphrase in `passphrase`.
+struct Ceremony {
+    daemon: Daemon,
+    unit_key: String,
+}
+
+/// A key that the passphrase stretches for half a second in a program that is not optimised, so the
+/// tests make few of them.
+impl Ceremony {
+    /// A daemon that nobody owns yet.
+    fn unowned() -> Self {
+        let mut daemon = Daemon::prepare("");
+        let uid = rustix::process::getuid().as_raw();
+        let grant = format!("[[grant]]\nuid = {uid}\nkeys = [\"shop\"]\nuses = [\"tls-server\"]\n");
+        daemon.configure(&(grant + &format!("[[role]]\nrole = \"auditor\"\nuid = {uid}\n")));
+        fs::write(daemon.path("passphrase"), "six random words are long enough\n").unwrap();
+        let mut serve = daemon.serve(&[]);
+        daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
+        let mut ceremony = Self { daemon, unit_key: String::new() };
+        ceremony.unit_key = ceremony.status()["unit_key"].as_str().unwrap().to_owned();
+        ceremony
+    }
+
+    /// A daemon with the administrators alice, bob and carol: two of them sign.
+    fn owned() -> Self {
+        let ceremony = Self::unowned();
+        for name in ["alice", "bob", "carol"] {
+            ceremony.person(&["unit", "admin", "new"], name);
+        }
+        let mut words = vec!["unit", "claim", "--signatures", "2", "--revocation", "2"];
+        let people = ["alice.pub", "bob.pub", "carol.pub"].map(|name| ceremony.path(name));
+        people.iter().for_each(|file| words.extend(["--admin", file]));
+        ceremony.command(&words, &["alice", "bob"]).unwrap();
+        ceremony
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.daemon.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.daemon.succeed(&["unit", "status", "--json"])).unwrap()
+    }
+
+    /// Runs a command of a person, who needs no daemon.
+    fn person(&self, words: &[&str], name: &str) -> String {
+        let (file, passphrase) = (self.path(name), self.path("passphrase"));
+        let more = [&file, "--name", name, "--passphrase-file", &passphrase];
+        let mut command = std::process::Command::new(crate::fixture::PROGRAM);
+        let output = command.args(words).args(more).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a command that administrators sign where it is made.
+    fn command(&self, words: &[&str], signers: &[&str]) -> Result<String, (i32, String)> {
+        let keys: Vec<_> = signers.iter().map(|name| self.path(name)).collect();
+        let passphrase = self.path("passphrase");
+        let mut words = words.to_vec();
+        keys.iter().for_each(|key| words.extend(["--key", key]));
+        words.extend(["--passphrase-file", &passphrase]);
+        self.run(&words)
+    }
+
+    fn run(&self, words: &[&str]) -> Result<String, (i32, String)> {
+        let output = self.daemon.keyward(words);
+        match output.status.success() {
+            true => Ok(String::from_utf8(output.stdout).unwrap()),
+            false => Err(crate::fixture::failure_of(&output)),
+        }
+    }
+
+    /// Makes parts, and returns their patterns.
+    fn parts(&self, names: &[&str]) -> Vec<String> {
+        let pattern = |name: &&str| {
+            self.person(&["unit", "part", "new"], name);
+            let shown = self.daemon_less(&["unit", "part", "show", &self.path(name)]);
+            shown.split(' ').next().unwrap().to_owned()
+        };
+        names.iter().map(pattern).collect()
+    }
+
+    fn daemon_less(&self, words: &[&str]) -> String {
+        let output = std::process::Command::new(crate::fixture::PROGRAM).args(words).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn unseal(&self, name: &str) -> Result<String, (i32, String)> {
+        let (file, passphrase) = (self.path(name), self.path("passphrase"));
+        self.run(&["unit", "unseal", &file, "--unit-key", &self.unit_key, "--passphrase-file", &passphrase])
+    }
+
+    /// Loads the new register with parts. Returns the pattern of the master key.
+    fn load(&self, names: &[&str]) -> String {
+        let patterns = self.parts(names);
+        let mut words = vec!["unit", "load"];
+        patterns.iter().for_each(|pattern| words.extend(["--part", pattern]));
+        self.command(&words, &["carol"]).unwrap();
+        for name in names {
+            self.unseal(name).unwrap();
+        }
+        self.status()["new"]["pattern"].as_str().unwrap().to_owned()
+    }
+
+    /// Puts a master key of parts in force.
+    fn put_in_force(&self, names: &[&str]) -> String {
+        let pattern = self.load(names);
+        self.command(&["unit", "commit", &pattern], &["alice", "carol"]).unwrap();
+        self.command(&["unit", "activate", &pattern], &["bob"]).unwrap();
+        pattern
+    }
+
+    fn restart(&mut self) {
+        assert!(self.daemon.end(Signal::TERM).success());
+        let mut serve = self.daemon.serve(&[]);
+        self.daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
+    }
+
+    fn outcome(&self) -> Outcome {
+        self.daemon.outcome("shop", &certificate_verify())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.daemon.http("GET", "/ready", "").unwrap().0 == 200
+    }
+}
+
+#[test]
+fn owners_put_a_master_key_in_force_and_unseal_after_a_restart() {
+    if !has_root() {
+        return;
+    }
+    let mut ceremony = Ceremony::owned();
+    assert!(!ceremony.is_ready());
+    let (status, line) = ceremony.daemon.fail(&["key", "generate", "shop", "--type", "p256"]);
+    assert!(status == 78 && line.contains("no master key yet"), "{status} {line}");
+    ceremony.put_in_force(&["dave", "erin", "frank"]);
+    assert!(ceremony.is_ready());
+    ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+
+    ceremony.restart();
+    assert!(!ceremony.is_ready());
+    assert_eq!(ceremony.outcome(), Outcome::UnitSealed);
+    let (_, ready) = ceremony.daemon.http("GET", "/ready", "").unwrap();
+    assert!(ready.contains("sealed") && ready.contains("keyward unit unseal"), "{ready}");
+    for (name, missing) in [("frank", 2), ("dave", 1), ("dave", 1), ("erin", 0)] {
+        let said = ceremony.unseal(name).unwrap();
+        let expected = match missing {
+            0 => "has the master key of the current register".to_owned(),
+            1 => "1 more is missing".to_owned(),
+            more => format!("{more} more are missing"),
+        };
+        assert!(said.contains(&expected), "{said}");
+    }
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    assert!(ceremony.is_ready());
+    ceremony.daemon.succeed(&["unit", "seal"]);
+    assert_eq!(ceremony.outcome(), Outcome::UnitSealed);
+
+    // The trail has each act, with who has signed.
+    let shown = ceremony.daemon.succeed(&["audit", "show", "--json"]);
+    for action in [
+        "unit.claim",
+        "unit-master-key-register.add",
+        "unit-master-key-register.commit",
+        "unit-master-key-register.activate",
+        "unit-part.bring",
+        "unit.seal",
+    ] {
+        let name = format!("\"keyward.{action}\"");
+        assert!(shown.lines().filter(|line| line.contains(&name)).count() >= 2, "{action}: {shown}");
+    }
+    let commit = shown.lines().rfind(|line| line.contains("register.commit")).unwrap();
+    assert!(commit.contains("\"name\":\"alice\"") && commit.contains("\"name\":\"carol\""), "{commit}");
+}
+
+#[test]
+fn commands_are_signed_elsewhere_and_sent_together() {
+    if !has_root() {
+        return;
+    }
+    let ceremony = Ceremony::owned();
+    ceremony.person(&["unit", "admin", "new"], "dave");
+    let passphrase = ceremony.path("passphrase");
+    let sign = |file: &str, name: &str| {
+        let key = ceremony.path(name);
+        ceremony.daemon_less(&["unit", "sign", file, "--key", &key, "--passphrase-file", &passphrase])
+    };
+    let out = ceremony.path("add.cmd");
+    ceremony.daemon.succeed(&["unit", "admin", "add", &ceremony.path("dave.pub"), "--out", &out]);
+    let copy = ceremony.path("copy.cmd");
+    fs::copy(&out, &copy).unwrap();
+    let shown = sign(&out, "alice");
+    assert!(shown.contains("command: add-administrator") && shown.contains("administrator: dave"), "{shown}");
+    sign(&copy, "carol");
+    let (status, line) = ceremony.run(&["unit", "send", &out]).unwrap_err();
+    assert!(status == 73 && line.contains("has 1 signatures of administrators, and needs 2"), "{line}");
+    ceremony.daemon.succeed(&["unit", "send", &out, &copy]);
+    assert!(ceremony.daemon.succeed(&["unit", "admin", "list"]).contains("dave"));
+    let (_, line) = ceremony.run(&["unit", "send", &out, &copy]).unwrap_err();
+    assert!(line.contains("carried out already"), "a replay: {line}");
+
+    // Tampered with, and for another unit.
+    let next = ceremony.path("next.cmd");
+    ceremony.daemon.succeed(&["unit", "threshold", "--signatures", "1", "--revocation", "1", "--out", &next]);
+    sign(&next, "alice");
+    sign(&next, "bob");
+    let text = fs::read_to_string(&next).unwrap();
+    let altered = PathBuf::from(ceremony.path("altered.cmd"));
+    for (from, to, reason) in [
+        ("signature-threshold: 1", "signature-threshold: 2", "is not one of this command"),
+        ("counter: 3", "counter: 4", "send the commands in their order"),
+        ("command: set-thresholds", "command: zeroize", "in the form in which commands are written"),
+    ] {
+        assert!(text.contains(from), "{text}");
+        fs::write(&altered, text.replace(from, to)).unwrap();
+        let (_, line) = ceremony.run(&["unit", "send", altered.to_str().unwrap()]).unwrap_err();
+        assert!(line.contains(reason), "{line}");
+    }
+    let other = Ceremony::unowned();
+    let (_, line) = other.run(&["unit", "send", &next]).unwrap_err();
+    assert!(line.contains("the command is for the unit"), "{line}");
+    ceremony.daemon.succeed(&["unit", "send", &next]);
+    assert_eq!(ceremony.status()["signature_threshold"], 1);
+}
+
+#[test]
+fn a_part_is_not_sent_to_another_unit() {
+    if !has_root() {
+        return;
+    }
+    let mut ceremony = Ceremony::owned();
+    ceremony.put_in_force(&["dave", "erin"]);
+    ceremony.restart();
+    let other = Ceremony::unowned();
+    let (mine, theirs) = (ceremony.unit_key.clone(), other.unit_key.clone());
+    ceremony.unit_key = theirs;
+    let (status, line) = ceremony.unseal("dave").unwrap_err();
+    assert!(status == 77 && line.contains("do not send the part"), "{line}");
+    ceremony.unit_key = mine;
+    ceremony.parts(&["mallory"]);
+    let (_, line) = ceremony.unseal("mallory").unwrap_err();
+    assert!(line.contains("is not one that the unit waits for"), "{line}");
+    ceremony.unseal("dave").unwrap();
+    ceremony.unseal("erin").unwrap();
+    assert!(ceremony.is_ready());
+}
+
+#[test]
+fn the_master_key_is_rotated_and_the_unit_erased() {
+    if !has_root() {
+        return;
+    }
+    let mut ceremony = Ceremony::owned();
+    ceremony.put_in_force(&["dave", "erin"]);
+    ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let pattern = ceremony.load(&["frank", "grace"]);
+    ceremony.command(&["unit", "commit", &pattern], &["alice", "bob"]).unwrap();
+    let (_, line) = ceremony.command(&["unit", "activate", &pattern], &["bob"]).unwrap_err();
+    assert!(line.contains("not wrapped by the new master key"), "{line}");
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    ceremony.daemon.succeed(&["unit", "rotate"]);
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    ceremony.command(&["unit", "activate", &pattern], &["bob"]).unwrap();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    ceremony.restart();
+    let (_, line) = ceremony.unseal("dave").unwrap_err();
+    assert!(line.contains("is not one that the unit waits for"), "{line}");
+    ceremony.unseal("frank").unwrap();
+    ceremony.unseal("grace").unwrap();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    ceremony.daemon.succeed(&["key", "generate", "more", "--type", "p256"]);
+
+    let (_, line) = ceremony.command(&["unit", "zeroize"], &[]).unwrap_err();
+    assert!(line.contains("needs 1"), "{line}");
+    ceremony.command(&["unit", "zeroize"], &["carol"]).unwrap();
+    assert_ne!(ceremony.outcome(), Outcome::Done);
+    let status = ceremony.status();
+    assert!(status["owned"] == false && status["current"]["state"] == "empty", "{status}");
+    assert_ne!(status["unit_key"].as_str().unwrap(), ceremony.unit_key);
+}
+
+#[test]
+fn the_unit_is_claimed_by_root_with_its_secret() {
+    if !has_root() {
+        return;
+    }
+    let ceremony = Ceremony::unowned();
+    let secret = ceremony.daemon.succeed(&["unit", "claim", "--show"]);
+    assert_eq!(secret.trim().len(), 39, "{secret}");
+    let file = fs::read_to_string(ceremony.daemon.path("state/unit/state")).unwrap();
+    assert!(file.contains(secret.trim()));
+    // One administrator cannot sign for two.
+    ceremony.person(&["unit", "admin", "new"], "alice");
+    let claim =
+        ["unit", "claim", "--admin", &ceremony.path("alice.pub"), "--signatures", "2", "--revocation", "1"];
+    let (_, line) = ceremony.command(&claim, &["alice"]).unwrap_err();
+    assert!(line.contains("needs 2"), "{line}");
+    let claim =
+        ["unit", "claim", "--admin", &ceremony.path("alice.pub"), "--signatures", "1", "--revocation", "1"];
+    ceremony.command(&claim, &["alice"]).unwrap();
+    assert!(ceremony.daemon.succeed(&["unit", "claim", "--show"]).contains("somebody owns the unit"));
+    let file = fs::read_to_string(ceremony.daemon.path("state/unit/state")).unwrap();
+    assert!(!file.contains(secret.trim()));
+}
