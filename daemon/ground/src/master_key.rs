@@ -113,7 +113,7 @@ pub enum MasterKeyError {
     },
     /// The configuration of the daemon names no master key.
     #[error(
-        "no master key: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or start with --dev to try things out"
+        "no master key: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or start with --dev to try things out; docs/ceremony.md describes a master key of several people"
     )]
     NotConfigured,
     /// The file of the next master key does not exist.

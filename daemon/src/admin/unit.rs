@@ -14,7 +14,8 @@ use crate::admin::api::{
 use crate::lifecycle::{self, CarriedOut};
 
 pub(super) async fn show(State(admin): State<Admin>) -> Answer<OwnedUnitView> {
-    let (state, sealed, awaited) = lifecycle::unit_state(&admin.daemon)?;
+    let custody = lifecycle::unit_custody(&admin.daemon)?;
+    let state = &custody.state;
     let thresholds = state.thresholds();
     let administrators = state
         .administrators()
@@ -24,14 +25,14 @@ pub(super) async fn show(State(admin): State<Admin>) -> Answer<OwnedUnitView> {
         unit: state.unit().to_string(),
         unit_key: state.unit_key().ski().to_string(),
         owned: !state.is_unowned(),
-        sealed,
+        sealed: custody.is_sealed,
         next_counter: state.next_counter(),
         signature_threshold: thresholds.signature,
         revocation_threshold: thresholds.revocation,
         administrators: administrators.collect(),
         current: register(state.current()),
         new: register(state.new_register()),
-        awaited: awaited.into_iter().map(awaited_view).collect(),
+        awaited: custody.awaited.iter().map(awaited_view).collect(),
     }))
 }
 
@@ -46,12 +47,12 @@ fn register(register: &Register) -> RegisterView {
     }
 }
 
-fn awaited_view((register, origin, arrived): (RegisterName, Origin, Vec<Pattern>)) -> AwaitedView {
+fn awaited_view((register, origin, arrived): &(RegisterName, Origin, Vec<Pattern>)) -> AwaitedView {
     AwaitedView {
         register: register.name().into(),
         needed: origin.needed(),
         parts: texts(&origin.patterns()),
-        arrived: texts(&arrived),
+        arrived: texts(arrived),
     }
 }
 
@@ -60,7 +61,7 @@ fn texts(patterns: &[Pattern]) -> Vec<String> {
 }
 
 pub(super) async fn importer(State(admin): State<Admin>) -> Answer<ImporterView> {
-    Ok(Json(ImporterView { importer: lifecycle::unit_importer(&admin.daemon)? }))
+    Ok(Json(ImporterView { importer: lifecycle::unit_importer(&admin.daemon).await? }))
 }
 
 pub(super) async fn claim_secret(
@@ -78,7 +79,7 @@ pub(super) async fn commands(
 ) -> Answer<CommandsView> {
     let body = body?;
     let text = str::from_utf8(&body).map_err(|_| AdminError::Invalid("the commands are not text".into()))?;
-    let unit = lifecycle::unit_state(&admin.daemon)?.0.unit();
+    let unit = lifecycle::unit_custody(&admin.daemon)?.state.unit();
     let done = lifecycle::unit_commands(&admin.daemon, actor, text).await?;
     let share = |share: SealedShare| ShareView {
         owner: share.owner.name.to_string(),

@@ -198,8 +198,8 @@ impl Embedded {
         if let Some(problem) = &*self.problem.load() {
             return (**problem).clone();
         }
-        let state = self.custodian.as_ref().map(|custodian| custodian.state());
-        match state.as_ref().map(|state| state.current()) {
+        let custody = self.custodian.as_ref().map(|custodian| custodian.custody());
+        match custody.as_ref().map(|custody| custody.state.current()) {
             Some(Register::Empty) => Unusable::Empty,
             register => {
                 let contents = register.and_then(Register::contents);

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::ground::exit;
 use crate::ground::master_key::{self, MasterKeyError, Patterns};
 use crate::ground::ownership::{self, Name, Owners, OwnershipError};
+use crate::ground::unit_state::UnitStateFile;
 use crate::keys::{self, KeyStore, Look, StoreError, StoreKeyError, Witness};
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::serve::sockets::check_extra;
@@ -126,7 +127,18 @@ fn check_keys(
     remarks: &mut Remarks,
 ) -> Result<(), Failure> {
     let owner = migration::other_owner(&options.state_dir);
-    let has_master_key = check_master_key(config, fresh, needed, owner, remarks)?;
+    let has_owners = config.embedded.master_key.is_none()
+        && UnitStateFile::of(&options.state_dir).exists()
+        && !Path::new(MASTER_KEY.1).exists();
+    let has_master_key = match has_owners {
+        true => {
+            remarks.note(
+                "the master key of the embedded unit has owners, who bring their parts after each start",
+            );
+            true
+        }
+        false => check_master_key(config, fresh, needed, owner, remarks)?,
+    };
     match store_key::load(config.store_key.as_deref(), &options.state_dir, fresh) {
         Ok(None) if has_master_key || is_passed(STORE_KEY, owner, remarks) => {}
         Ok(None) => remarks.warn(match fresh {

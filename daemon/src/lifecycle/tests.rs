@@ -9,7 +9,7 @@ use keyward_unit::{MasterKey, Unit, Wkid};
 
 use super::event::{Action, begin};
 use super::*;
-use crate::backend::{Backend, Backends};
+use crate::backend::{Backend, Backends, Embedded};
 use crate::config::{Config, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::keys::tests::unlocked;
@@ -23,8 +23,8 @@ async fn daemon(state_dir: &Path, next_master_key: Option<&Path>) -> (Arc<Daemon
     let mut config = Config::default();
     config.embedded.next_master_key = next_master_key.map(Path::to_owned);
     let unit = Unit::new(MasterKey::generate().unwrap(), NonZeroUsize::MIN);
-    let wkid = unit.wkid();
-    let backends = Backends::new(vec![Backend::embedded(Ok(unit)).unwrap()]);
+    let wkid = unit.wkid().unwrap();
+    let backends = Backends::new(vec![Backend::embedded(Embedded::of_file(Ok(unit)).unwrap())]);
     let store = unlocked(state_dir);
     let daemon = Arc::new(Daemon::new(config, Vec::new(), false, store, backends));
     daemon.keys.set_wkid(EMBEDDED, wkid, None).await.unwrap();

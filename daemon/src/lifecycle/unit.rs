@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use keyward_unit::administration::{
-    Custodian, CustodyError, Done, Instruction, Origin, Pattern, Register, RegisterName, SealedShare,
-    SignedCommand, Ski, State, Taken,
+    Custodian, Custody, CustodyError, Done, Instruction, Register, RegisterName, SealedShare, SignedCommand,
+    Ski, Taken,
 };
 use serde_json::{Map, Value, json};
 
@@ -27,24 +27,21 @@ pub(crate) struct CarriedOut {
     pub(crate) shares: Vec<SealedShare>,
 }
 
-/// Parts and shares that the unit waits for.
-pub(crate) type Awaited = Vec<(RegisterName, Origin, Vec<Pattern>)>;
-
 /// The state of the unit, and the parts that it waits for.
 ///
 /// # Errors
 /// [`Error::NoOwners`] if the unit cannot have owners.
-pub(crate) fn unit_state(daemon: &Daemon) -> Result<(State, bool, Awaited), Error> {
-    let custodian = custodian(daemon)?;
-    Ok((custodian.state(), custodian.is_sealed(), custodian.awaited()))
+pub(crate) fn unit_custody(daemon: &Daemon) -> Result<Arc<Custody>, Error> {
+    Ok(custodian(daemon)?.custody())
 }
 
 /// The importer key of the unit, signed by the unit.
 ///
 /// # Errors
 /// [`Error::NoOwners`] if the unit cannot have owners.
-pub(crate) fn unit_importer(daemon: &Daemon) -> Result<String, Error> {
-    Ok(custodian(daemon)?.importer().map_err(BackendError::from)?)
+pub(crate) async fn unit_importer(daemon: &Daemon) -> Result<String, Error> {
+    let custodian = Arc::clone(custodian(daemon)?);
+    blocking(move || custodian.importer().map_err(CustodyError::from)).await
 }
 
 /// The claim secret of a unit that nobody owns. `None` if somebody owns it. The act is on record.
@@ -52,10 +49,10 @@ pub(crate) fn unit_importer(daemon: &Daemon) -> Result<String, Error> {
 /// # Errors
 /// [`Error::NeedsRoot`] for anybody but root.
 pub(crate) async fn claim_secret(daemon: &Daemon, actor: Actor) -> Result<Option<String>, Error> {
-    refuse_others_than_root(daemon, actor)?;
     let custodian = Arc::clone(custodian(daemon)?);
+    refuse_others_than_root(daemon, actor)?;
     let begun = begin(daemon, actor, Action::ShowClaim, None).await?;
-    let secret = custodian.state().claim_secret().map(|secret| secret.as_str().to_owned());
+    let secret = custodian.custody().state.claim_secret().map(|secret| secret.as_str().to_owned());
     begun.done(Act::Unit(Map::new()), None).await?;
     Ok(secret)
 }
@@ -112,10 +109,11 @@ async fn carry_out(
     signed: SignedCommand,
 ) -> Result<Done, Error> {
     let is_rotation = matches!(signed.command().instruction, Instruction::Activate(_))
-        && *custodian.state().current() != Register::Empty;
+        && *custodian.custody().state.current() != Register::Empty;
     if is_rotation {
         // Nothing is changed for a command that the unit refuses.
-        custodian.check(&signed, now())?;
+        let (custodian, signed) = (Arc::clone(&custodian), signed.clone());
+        blocking(move || custodian.check(&signed, now())).await?;
         if !rewrap::is_finished(daemon, EMBEDDED).await? {
             rewrap::finish(daemon, EMBEDDED).await?;
         }
@@ -150,7 +148,15 @@ pub(crate) async fn unit_part(daemon: &Arc<Daemon>, actor: Actor, sealed: Vec<u8
 pub(crate) async fn seal_unit(daemon: &Arc<Daemon>, actor: Actor) -> Result<(), Error> {
     let custodian = Arc::clone(custodian(daemon)?);
     let begun = begin(daemon, actor, Action::SealUnit, None).await?;
-    custodian.seal();
+    begun
+        .result(
+            blocking(move || {
+                custodian.seal();
+                Ok(())
+            })
+            .await,
+        )
+        .await?;
     begun.done(Act::Unit(Map::new()), None).await
 }
 
@@ -222,7 +228,8 @@ fn action_of(instruction: &Instruction) -> Action {
 /// Facts about a command, for the audit trail. `signers` are the administrators whose signatures
 /// the command has; the unit verifies them.
 fn details(signed: &SignedCommand, custodian: &Custodian) -> Map<String, Value> {
-    let state = custodian.state();
+    let custody = custodian.custody();
+    let state = &custody.state;
     let name_of = |ski: Ski| {
         state
             .administrators()

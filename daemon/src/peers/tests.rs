@@ -15,7 +15,7 @@ use super::answer::answer;
 use super::reactors::Reactors;
 use super::shared::Shared;
 use super::users::{Account, OperationPermit};
-use crate::backend::{Backend, Backends, Trace};
+use crate::backend::{Backend, Backends, Embedded, Trace};
 use crate::config::{Config, EMBEDDED};
 use crate::daemon::Daemon;
 use crate::keys::tests::{put_unreadable, unlocked};
@@ -285,8 +285,8 @@ impl Fixture {
 async fn shared(dir: &Path) -> Shared {
     let (unit, store) = (unit(), unlocked(dir));
     put_unreadable(&store, &label(UNREADABLE));
-    let wkid = unit.wkid();
-    let backends = Backends::new(vec![Backend::embedded(Ok(unit)).unwrap()]);
+    let wkid = unit.wkid().unwrap();
+    let backends = Backends::new(vec![Backend::embedded(Embedded::of_file(Ok(unit)).unwrap())]);
     let daemon = Arc::new(Daemon::new(Config::default(), Vec::new(), false, store, backends));
     daemon.keys.set_wkid(EMBEDDED, wkid, None).await.unwrap();
     Shared::new(daemon, Reactors::start().unwrap(), 1024)

@@ -2,7 +2,7 @@
 //! start.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use keyward_proto::Outcome;
 use rustix::process::Signal;
@@ -293,6 +293,71 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
     let status = ceremony.status();
     assert!(status["owned"] == false && status["current"]["state"] == "empty", "{status}");
     assert_ne!(status["unit_key"].as_str().unwrap(), ceremony.unit_key);
+}
+
+/// Somebody who has never done it follows docs/ceremony.md, command by command.
+#[test]
+fn the_page_can_be_followed() {
+    if !has_root() {
+        return;
+    }
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/ceremony.md");
+    let page = fs::read_to_string(page).unwrap();
+    let mut ceremony = Ceremony::unowned();
+    let home = PathBuf::from(ceremony.path("people"));
+    fs::create_dir(&home).unwrap();
+    let passphrase = ceremony.path("passphrase");
+    let run = |ceremony: &Ceremony, line: &str| {
+        let mut words: Vec<String> = line.split(' ').skip(1).map(str::to_owned).collect();
+        let status = ceremony.status();
+        for word in &mut words {
+            if let Some(name) = word.strip_prefix("PATTERN_OF_") {
+                let file = home.join(format!("{}.part", name.to_lowercase()));
+                let shown = ceremony.daemon_less(&["unit", "part", "show", file.to_str().unwrap()]);
+                *word = shown.split(' ').next().unwrap().to_owned();
+            } else if word == "PATTERN" {
+                *word = status["new"]["pattern"].as_str().unwrap().to_owned();
+            } else if word == "UNIT_KEY" {
+                word.clone_from(&ceremony.unit_key);
+            }
+        }
+        let is_alone = ["admin new", "part new", "part owner", "sign"].iter();
+        if !is_alone.clone().any(|verb| line.starts_with(&format!("keyward unit {verb} "))) {
+            words.extend(["--runtime-dir".into(), ceremony.path("run")]);
+        }
+        let asks = ["--key", "admin new", "part new", "part owner", "unseal"];
+        if asks.iter().any(|word| line.contains(word)) {
+            words.extend(["--passphrase-file".into(), passphrase.clone()]);
+        }
+        let mut command = std::process::Command::new(crate::fixture::PROGRAM);
+        let output = command.args(&words).current_dir(&home).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let section = |title: &str| -> Vec<String> {
+        let (_, text) = page.split_once(&format!("\n## {title}\n")).unwrap();
+        let text = text.split("\n## ").next().unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("    ")).map(str::trim);
+        lines.filter(|line| line.starts_with("keyward ")).map(str::to_owned).collect()
+    };
+    let first = section("The first ceremony");
+    assert_eq!(first.len(), 21);
+    first.iter().for_each(|line| run(&ceremony, line));
+    ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+
+    // The next master key is one of shares.
+    let [made @ .., unseal] = &section("Shares instead of parts")[..] else { panic!() };
+    made.iter().for_each(|line| run(&ceremony, line));
+    let pattern = ceremony.status()["new"]["pattern"].as_str().unwrap().to_owned();
+    run(&ceremony, &format!("keyward unit commit {pattern} --key alice.key --key carol.key"));
+    section("Change the master key").iter().for_each(|line| run(&ceremony, line));
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    ceremony.restart();
+    assert_eq!(ceremony.outcome(), Outcome::UnitSealed);
+    for owner in ["owner5", "owner1", "owner3"] {
+        run(&ceremony, &unseal.replace("owner1", owner));
+    }
+    assert_eq!(ceremony.outcome(), Outcome::Done);
 }
 
 #[test]

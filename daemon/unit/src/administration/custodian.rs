@@ -5,7 +5,7 @@
 
 use core::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::hmac;
 use thiserror::Error;
@@ -39,7 +39,22 @@ pub trait StateFile: Send {
 /// The custodian of a unit. Threads share it by reference.
 pub struct Custodian {
     unit: Arc<Unit>,
+    /// Locked while a change is written: only methods that say so wait for the disk.
     inner: Mutex<Inner>,
+    /// The custody after the last change.
+    published: RwLock<Arc<Custody>>,
+}
+
+/// The state of a unit at one moment, and the parts that the unit waits for.
+#[derive(Clone, Debug)]
+pub struct Custody {
+    /// The state.
+    pub state: State,
+    /// True if the current register has a master key that is not in memory.
+    pub is_sealed: bool,
+    /// Parts and shares that the unit waits for: the register, how its master key is put together,
+    /// and the patterns of those that have arrived.
+    pub awaited: Vec<(RegisterName, Origin, Vec<Pattern>)>,
 }
 
 struct Inner {
@@ -130,10 +145,13 @@ impl Custodian {
         if text.is_none() {
             inner.write(inner.state.clone(), [None, None])?;
         }
-        Ok(Self { unit, inner: Mutex::new(inner) })
+        let mut inner = inner;
+        let published = RwLock::new(Arc::new(inner.custody()));
+        Ok(Self { unit, inner: Mutex::new(inner), published })
     }
 
     /// Unseals the unit by a secret that keeps its master keys, and keeps them by it from now on.
+    /// Waits for the disk.
     /// Returns false if the state keeps no master key: the unit stays sealed, if it was.
     ///
     /// # Errors
@@ -156,7 +174,7 @@ impl Custodian {
                 inner.put(register, key)?;
             }
         }
-        inner.follow(&self.unit);
+        self.follow(&mut inner);
         Ok(true)
     }
 
@@ -178,42 +196,18 @@ impl Custodian {
                 inner.current = Some(key);
             }
         }
-        inner.follow(&self.unit);
+        self.follow(&mut inner);
         Ok(())
     }
 
-    /// The state.
-    pub fn state(&self) -> State {
-        self.lock().state.clone()
-    }
-
-    /// True if the unit does not have the master key of its current register in memory, although
-    /// the register has one.
-    pub fn is_sealed(&self) -> bool {
-        let inner = self.lock();
-        inner.state.current != Register::Empty && inner.current.is_none()
-    }
-
-    /// Parts and shares that the unit waits for: the register, how its master key is put together,
-    /// and the patterns of those that have arrived.
-    pub fn awaited(&self) -> Vec<(RegisterName, Origin, Vec<Pattern>)> {
-        let mut inner = self.lock();
-        inner.await_pieces();
-        let Inner { unsealing, loading, .. } = &*inner;
-        let loading = loading.iter().map(|collection| (RegisterName::New, collection));
-        unsealing
-            .iter()
-            .map(|(register, collection)| (*register, collection))
-            .chain(loading)
-            .map(|(register, collection)| {
-                let arrived = collection.pieces.iter().map(Piece::pattern).collect();
-                (register, collection.origin.clone(), arrived)
-            })
-            .collect()
+    /// The custody after the last change. Never waits for the disk.
+    pub fn custody(&self) -> Arc<Custody> {
+        Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The importer key, signed by the unit: see [`Importer::read`](super::Importer::read). It
-    /// stays the same until the unit has all parts that it waits for, or the process ends.
+    /// stays the same until the unit has all parts that it waits for, or the process ends. Waits for
+    /// a change that is being written.
     ///
     /// # Errors
     /// [`UnitError::Crypto`] if the crypto library fails.
@@ -238,7 +232,7 @@ impl Custodian {
     }
 
     /// Carries out a command. `left_behind` is the number of blobs that only the master key in
-    /// force unwraps.
+    /// force unwraps. Waits for the disk.
     ///
     /// # Errors
     /// [`CustodyError`] says why the command was refused, or that its state cannot be written.
@@ -246,11 +240,11 @@ impl Custodian {
         let mut inner = self.lock();
         let (state, effect) = inner.state.apply(signed, inner.surroundings(now, left_behind))?;
         let done = inner.carry_out(state, effect)?;
-        inner.follow(&self.unit);
+        self.follow(&mut inner);
         Ok(done)
     }
 
-    /// Takes a part or share that its owner has encrypted to the importer key.
+    /// Takes a part or share that its owner has encrypted to the importer key. Waits for the disk.
     ///
     /// # Errors
     /// [`CustodyError`] says why the piece is not one that the unit waits for.
@@ -259,15 +253,23 @@ impl Custodian {
         inner.await_pieces();
         let piece = inner.importer.as_ref().and_then(|importer| importer.open(sealed));
         let taken = inner.take(piece.ok_or(CustodyError::OtherImporter)?)?;
-        inner.follow(&self.unit);
+        self.follow(&mut inner);
         Ok(taken)
     }
 
-    /// Takes all master keys out of memory, until their owners bring their parts again.
+    /// Takes all master keys out of memory, until their owners bring their parts again. Waits for a
+    /// change that is being written.
     pub fn seal(&self) {
         let mut inner = self.lock();
         inner.forget();
+        self.follow(&mut inner);
+    }
+
+    /// Gives the unit the master keys that it should have, and publishes the custody.
+    fn follow(&self, inner: &mut Inner) {
         inner.follow(&self.unit);
+        let custody = Arc::new(inner.custody());
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = custody;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -276,6 +278,21 @@ impl Custodian {
 }
 
 impl Inner {
+    fn custody(&mut self) -> Custody {
+        self.await_pieces();
+        let loading = self.loading.iter().map(|collection| (RegisterName::New, collection));
+        let unsealing = self.unsealing.iter().map(|(register, collection)| (*register, collection));
+        let awaited = unsealing.chain(loading).map(|(register, collection)| {
+            let arrived = collection.pieces.iter().map(Piece::pattern).collect();
+            (register, collection.origin.clone(), arrived)
+        });
+        Custody {
+            awaited: awaited.collect(),
+            is_sealed: self.state.current != Register::Empty && self.current.is_none(),
+            state: self.state.clone(),
+        }
+    }
+
     fn surroundings(&self, now: u64, left_behind: u64) -> Surroundings {
         let (has_current, has_new) = (self.current.is_some(), self.new.is_some());
         Surroundings { now, has_current, has_new, left_behind }
@@ -520,7 +537,7 @@ fn read(text: &str) -> Option<(State, Zeroizing<String>, Option<[u8; 32]>)> {
 
 impl fmt::Debug for Custodian {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Custodian({})", self.state().unit())
+        write!(f, "Custodian({})", self.custody().state.unit())
     }
 }
 

@@ -58,7 +58,7 @@ impl House {
     fn unowned() -> Self {
         let disk = Disk::default();
         let (unit, custodian) = open(&disk, None).unwrap();
-        let fingerprint = custodian.state().unit_key().ski();
+        let fingerprint = custodian.custody().state.unit_key().ski();
         Self { disk, unit, custodian, people: ["alice", "bob", "carol"].map(person).into(), fingerprint }
     }
 
@@ -72,12 +72,12 @@ impl House {
         let administrators = self.people.iter().map(|(person, _)| person.clone()).collect();
         let thresholds = Thresholds { signature: 2, revocation: 2 };
         let signed = self.signed(Instruction::Claim { administrators, thresholds }, &[0, 1]);
-        let signed = signed.with_claim_of(self.custodian.state().claim_secret().unwrap());
+        let signed = signed.with_claim_of(self.custodian.custody().state.claim_secret().unwrap());
         self.custodian.command(&signed, NOW, 0).unwrap();
     }
 
     fn signed(&self, instruction: Instruction, signers: &[usize]) -> SignedCommand {
-        let state = self.custodian.state();
+        let state = self.custodian.custody().state.clone();
         let (unit, counter) = (state.unit(), state.next_counter());
         let mut signed = SignedCommand::new(Command { unit, counter, expires: NOW + 60, instruction });
         for signer in signers {
@@ -104,7 +104,7 @@ impl House {
         for (left, part) in (0..parts.len()).rev().zip(parts) {
             assert_eq!(self.bring(&again(part)).unwrap().missing, left);
         }
-        self.custodian.state().new_register().pattern().unwrap()
+        self.custodian.custody().state.new_register().pattern().unwrap()
     }
 
     /// Puts a master key of parts in force.
@@ -139,20 +139,24 @@ fn again(part: &Part) -> Piece {
 #[test]
 fn owners_load_activate_restart_and_unseal() {
     let mut house = House::unowned();
-    assert!(house.custodian.state().is_unowned() && !house.custodian.is_sealed() && house.unit.is_sealed());
+    assert!(
+        house.custodian.custody().state.is_unowned()
+            && !house.custodian.custody().is_sealed
+            && house.unit.is_sealed()
+    );
     house.claim();
     let mine = parts::<3>();
     let pattern = house.put_in_force(&mine);
-    assert_eq!(house.unit.wkid(), house.custodian.state().current().contents().map(|key| key.wkid));
+    assert_eq!(house.unit.wkid(), house.custodian.custody().state.current().contents().map(|key| key.wkid));
     let blob = house.unit.generate(KeyType::P256).unwrap().blob;
     house.signs(&blob).unwrap();
 
     house.restart();
-    assert!(house.custodian.is_sealed());
+    assert!(house.custodian.custody().is_sealed);
     assert_eq!(house.signs(&blob), Err(UnitError::Sealed));
     let refused = house.command(Instruction::Commit(pattern), &[0, 1]).unwrap_err();
     assert!(matches!(refused, CustodyError::Refused(Refusal::Sealed)));
-    let awaited = house.custodian.awaited();
+    let awaited = house.custodian.custody().awaited.clone();
     assert!(matches!(&awaited[..], [(RegisterName::Current, Origin::Parts(parts), arrived)]
         if parts.len() == 3 && arrived.is_empty()));
     // In another order, one of them twice.
@@ -161,7 +165,7 @@ fn owners_load_activate_restart_and_unseal() {
     }
     house.signs(&blob).unwrap();
     house.custodian.seal();
-    assert!(house.custodian.is_sealed());
+    assert!(house.custodian.custody().is_sealed);
     assert_eq!(house.signs(&blob), Err(UnitError::Sealed));
     for part in &mine {
         house.bring(&again(part)).unwrap();
@@ -242,10 +246,10 @@ fn shares_of_the_unit_unseal_it_and_another_unit() {
     });
     let generate = Instruction::GenerateShares { needed: 3, owners: persons.collect() };
     let Done::Shares(sealed) = house.command(generate, &[0, 1]).unwrap() else { panic!() };
-    let unit = house.custodian.state().unit();
+    let unit = house.custodian.custody().state.unit();
     let piece = |at: usize| Piece::Share(owners[at].open(unit, &sealed[at].sealed).unwrap());
     assert!(owners[1].open(unit, &sealed[0].sealed).is_none());
-    let pattern = house.custodian.state().new_register().pattern().unwrap();
+    let pattern = house.custodian.custody().state.new_register().pattern().unwrap();
     house.command(Instruction::Commit(pattern), &[0, 1]).unwrap();
     house.command(Instruction::Activate(pattern), &[0]).unwrap();
     let blob = house.unit.generate(KeyType::P256).unwrap().blob;
@@ -276,10 +280,10 @@ fn a_zeroized_unit_comes_back_with_its_parts_only() {
     let mine = parts::<2>();
     let pattern = house.put_in_force(&mine);
     let blob = house.unit.generate(KeyType::P256).unwrap().blob;
-    let before = house.custodian.state();
+    let before = house.custodian.custody().state.clone();
     let old_command = house.signed(Instruction::Zeroize, &[0]);
     house.command(Instruction::Zeroize, &[1]).unwrap();
-    let state = house.custodian.state();
+    let state = house.custodian.custody().state.clone();
     assert!(state.is_unowned() && state.unit() != before.unit() && state.unit_key() != before.unit_key());
     assert_eq!(house.signs(&blob), Err(UnitError::Sealed));
     let refused = house.custodian.command(&old_command, NOW, 0).unwrap_err();
@@ -329,7 +333,7 @@ fn a_disk_that_is_full_changes_nothing() {
     let blob = house.unit.generate(KeyType::P256).unwrap().blob;
     let pattern = house.load(&next);
     house.disk.set_full(true);
-    let before = house.custodian.state().to_json();
+    let before = house.custodian.custody().state.to_json();
     for instruction in [
         Instruction::Commit(pattern),
         Instruction::Clear(RegisterName::New, pattern),
@@ -337,7 +341,7 @@ fn a_disk_that_is_full_changes_nothing() {
         Instruction::SetThresholds(Thresholds { signature: 1, revocation: 1 }),
     ] {
         assert!(matches!(house.command(instruction, &[0, 1]), Err(CustodyError::Write(_))));
-        assert_eq!(*house.custodian.state().to_json(), *before);
+        assert_eq!(*house.custodian.custody().state.to_json(), *before);
         house.signs(&blob).unwrap();
     }
     house.disk.set_full(false);
@@ -402,7 +406,7 @@ fn a_secret_keeps_the_master_keys_over_a_restart() {
     assert!(house.signs(&blob).is_err());
     // The state alone, as a thief has it, opens nothing.
     house.restart();
-    assert!(house.custodian.is_sealed() && house.signs(&rewrapped).is_err());
+    assert!(house.custodian.custody().is_sealed && house.signs(&rewrapped).is_err());
 }
 
 #[test]
@@ -413,7 +417,7 @@ fn the_master_key_of_a_file_has_no_owners_until_it_is_replaced() {
     house.custodian.unseal_by_file(file()).unwrap();
     let blob = house.unit.generate(KeyType::P256).unwrap().blob;
     house.restart();
-    assert!(house.custodian.is_sealed() && house.custodian.awaited().is_empty());
+    assert!(house.custodian.custody().is_sealed && house.custodian.custody().awaited.clone().is_empty());
     let other = MasterKey::generate().unwrap();
     assert!(matches!(house.custodian.unseal_by_file(other), Err(CustodyError::OtherMasterKey { .. })));
     house.custodian.unseal_by_file(file()).unwrap();
