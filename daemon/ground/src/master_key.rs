@@ -34,6 +34,15 @@ pub fn load_next(configured: Option<&Path>) -> Result<Option<MasterKey>, MasterK
     })
 }
 
+/// Reads the secret that unseals a unit with owners, from the configured file, or else from a
+/// credential. `None` if there is neither.
+///
+/// # Errors
+/// [`MasterKeyError`] says what is wrong with the file. The rules are those of a master key file.
+pub fn load_unseal_key(configured: Option<&Path>) -> Result<Option<MasterKey>, MasterKeyError> {
+    load_named(configured, UNSEAL_CREDENTIAL, Patterns::Refused)
+}
+
 /// Decision about a key whose bytes follow a pattern.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Patterns {
@@ -241,6 +250,7 @@ const GUESSABLE: &str = "THE MASTER KEY CAN BE GUESSED: its bytes follow a patte
 const DEV_FILE: &str = "dev-master.key";
 const CREDENTIAL: &str = "master-key";
 const NEXT_CREDENTIAL: &str = "next-master-key";
+const UNSEAL_CREDENTIAL: &str = "unseal-key";
 
 /// Maximum length of a file, in bytes. A key has 64 digits and a line end.
 const MAX_FILE: usize = 256;

@@ -83,6 +83,8 @@ pub struct Embedded {
     pub master_key: Option<PathBuf>,
     /// File that holds the next master key. Keys are wrapped by that key as well.
     pub next_master_key: Option<PathBuf>,
+    /// File with the secret that unseals a unit with owners at each start.
+    pub unseal_key: Option<PathBuf>,
     /// Number of unwrapped keys that are kept in memory.
     pub cached_keys: NonZeroUsize,
 }
@@ -151,7 +153,12 @@ impl Default for Config {
             request_timeout: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(10),
             cached_records: CACHED_RECORDS,
-            embedded: Embedded { master_key: None, next_master_key: None, cached_keys: CACHED_KEYS },
+            embedded: Embedded {
+                master_key: None,
+                next_master_key: None,
+                unseal_key: None,
+                cached_keys: CACHED_KEYS,
+            },
             store_key: None,
             grep11: BTreeMap::new(),
             default_backend: None,

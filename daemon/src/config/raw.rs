@@ -61,6 +61,8 @@ struct RawEmbedded {
     master_key: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_master_key: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unseal_key: Option<PathBuf>,
     cached_keys: NonZeroUsize,
 }
 
@@ -89,6 +91,7 @@ impl Raw {
             embedded: RawEmbedded {
                 master_key: config.embedded.master_key.clone(),
                 next_master_key: config.embedded.next_master_key.clone(),
+                unseal_key: config.embedded.unseal_key.clone(),
                 cached_keys: config.embedded.cached_keys,
             },
             store: RawStore { key: config.store_key.clone() },
@@ -176,6 +179,7 @@ impl RawEmbedded {
         Ok(Embedded {
             master_key: file("master-key", self.master_key)?,
             next_master_key: file("next-master-key", self.next_master_key)?,
+            unseal_key: file("unseal-key", self.unseal_key)?,
             cached_keys: self.cached_keys,
         })
     }
@@ -230,7 +234,7 @@ impl Default for RawLimits {
 
 impl Default for RawEmbedded {
     fn default() -> Self {
-        Self { master_key: None, next_master_key: None, cached_keys: CACHED_KEYS }
+        Self { master_key: None, next_master_key: None, unseal_key: None, cached_keys: CACHED_KEYS }
     }
 }
 

@@ -33,6 +33,7 @@ fn every_setting() {
         [embedded]
         master-key = "/etc/keyward/master.key"
         next-master-key = "/etc/keyward/next-master.key"
+        unseal-key = "/etc/keyward/unseal.key"
         cached-keys = 9
         [[grant]]
         user = "root"

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keyward_unit::administration::Custodian;
+use keyward_unit::administration::{Custodian, CustodyError, KeepingSecret};
 use keyward_unit::{MasterKey, Unit};
 
 use crate::backend::{Embedded, Unusable};
@@ -28,13 +28,35 @@ pub(super) fn backend(
         true => {
             let unit = Arc::new(Unit::sealed(config.embedded.cached_keys));
             let text = file.read()?;
-            let custodian =
-                Custodian::open(Arc::clone(&unit), text.as_deref().map(String::as_str), Box::new(file));
-            Some(Embedded::owned(unit, Arc::new(custodian?)))
+            let text = text.as_deref().map(String::as_str);
+            let custodian = Custodian::open(Arc::clone(&unit), text, Box::new(file))?;
+            unseal(&custodian, config)?;
+            Some(Embedded::owned(unit, Arc::new(custodian)))
         }
         false => open(options, config, store)?.map(Embedded::of_file),
     };
     backend.transpose().map_err(ServeError::Runtime)
+}
+
+/// Unseals a unit with owners by a secret of the configuration, if there is one. From then on, the
+/// secret also keeps the master keys that owners load.
+fn unseal(custodian: &Custodian, config: &Config) -> Result<(), ServeError> {
+    let of_unseal_key =
+        |error: MasterKeyError| ServeError::MasterKey(error.to_string().replace("master key", "unseal key"));
+    let key = master_key::load_unseal_key(config.embedded.unseal_key.as_deref()).map_err(of_unseal_key)?;
+    let Some(secret) = key.and_then(|key| KeepingSecret::random(key.to_hex().as_bytes())) else {
+        return Ok(());
+    };
+    match custodian.keep_by(&secret) {
+        Ok(true) => tracing::info!("the unseal key has unsealed the unit"),
+        Ok(false) => tracing::warn!(
+            "the unseal key keeps no master key yet: it will from the next time that the owners bring their parts"
+        ),
+        // The owners can still bring their parts.
+        Err(error @ CustodyError::OtherKeeper) => tracing::error!("{error}"),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 /// True if the master key of the unit has owners, or is to get them: it comes from no file.

@@ -3,12 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use keyward_proto::Outcome;
+use keyward_client::Input;
+use keyward_proto::{Outcome, Scheme};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::fixture::{Daemon, certificate_verify, has_root};
+use crate::fixture::{Daemon, certificate_verify, has_root, label_of};
 
 /// A daemon whose master key comes from no file, and the files of the people. Each of them has the
 /// passphrase in `passphrase`.
@@ -274,9 +276,25 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
     let (_, line) = ceremony.command(&["unit", "activate", &pattern], &["bob"]).unwrap_err();
     assert!(line.contains("not wrapped by the new master key"), "{line}");
     assert_eq!(ceremony.outcome(), Outcome::Done);
-    ceremony.daemon.succeed(&["unit", "rotate"]);
-    assert_eq!(ceremony.outcome(), Outcome::Done);
-    ceremony.command(&["unit", "activate", &pattern], &["bob"]).unwrap();
+    // No signature fails meanwhile.
+    let ended = AtomicBool::new(false);
+    let signed = std::thread::scope(|scope| {
+        let signatures = scope.spawn(|| {
+            let (client, mut signed) = (ceremony.daemon.client(), 0);
+            while !ended.load(Ordering::Relaxed) {
+                let message = certificate_verify();
+                let input = Input::Message(&message);
+                client.sign(&label_of("shop"), Scheme::EcdsaSecp256r1Sha256, input).unwrap();
+                signed += 1;
+            }
+            signed
+        });
+        ceremony.daemon.succeed(&["unit", "rotate"]);
+        ceremony.command(&["unit", "activate", &pattern], &["bob"]).unwrap();
+        ended.store(true, Ordering::Relaxed);
+        signatures.join().unwrap()
+    });
+    assert!(signed > 500, "{signed}");
     assert_eq!(ceremony.outcome(), Outcome::Done);
     ceremony.restart();
     let (_, line) = ceremony.unseal("dave").unwrap_err();
@@ -293,6 +311,35 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
     let status = ceremony.status();
     assert!(status["owned"] == false && status["current"]["state"] == "empty", "{status}");
     assert_ne!(status["unit_key"].as_str().unwrap(), ceremony.unit_key);
+}
+
+#[test]
+fn an_unseal_key_lets_the_unit_start_without_people() {
+    if !has_root() {
+        return;
+    }
+    let mut ceremony = Ceremony::owned();
+    ceremony.put_in_force(&["dave", "erin"]);
+    ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    ceremony.daemon.new_key("unseal.key");
+    let configuration = fs::read_to_string(ceremony.daemon.path("keyward.toml")).unwrap();
+    let file = ceremony.path("unseal.key");
+    ceremony.daemon.configure(&format!("{configuration}[embedded]\nunseal-key = {file:?}\n"));
+    ceremony.restart();
+    assert_eq!(ceremony.outcome(), Outcome::UnitSealed, "the secret keeps nothing yet");
+    assert!(ceremony.daemon.log().contains("keeps no master key yet"), "{}", ceremony.daemon.log());
+    ceremony.unseal("dave").unwrap();
+    ceremony.unseal("erin").unwrap();
+    ceremony.restart();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    ceremony.daemon.new_key("unseal.key");
+    ceremony.restart();
+    assert_eq!(ceremony.outcome(), Outcome::UnitSealed, "another secret");
+    assert!(ceremony.daemon.log().contains("does not open the master keys"), "{}", ceremony.daemon.log());
+    ceremony.unseal("dave").unwrap();
+    ceremony.unseal("erin").unwrap();
+    ceremony.restart();
+    assert_eq!(ceremony.outcome(), Outcome::Done, "the new secret has replaced the old one");
 }
 
 /// Somebody who has never done it follows docs/ceremony.md, command by command.

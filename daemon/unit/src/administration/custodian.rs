@@ -151,11 +151,12 @@ impl Custodian {
     }
 
     /// Unseals the unit by a secret that keeps its master keys, and keeps them by it from now on.
-    /// Waits for the disk.
-    /// Returns false if the state keeps no master key: the unit stays sealed, if it was.
+    /// Waits for the disk. Returns false if the state keeps no master key: the unit stays sealed, if
+    /// it was.
     ///
     /// # Errors
-    /// [`CustodyError::OtherKeeper`] if another secret keeps the master keys.
+    /// [`CustodyError::OtherKeeper`] if another secret keeps the master keys. This secret replaces
+    /// the other one when the owners have brought their parts.
     pub fn keep_by(&self, secret: &KeepingSecret) -> Result<bool, CustodyError> {
         let mut inner = self.lock();
         let Some(kept) = inner.state.kept.clone() else {
@@ -166,8 +167,14 @@ impl Custodian {
             }
             return Ok(is_open);
         };
-        let keeper = secret.keeper_of(&kept)?.ok_or(CustodyError::OtherKeeper)?;
-        let [current, new] = keeper.open(inner.state.unit, &kept).ok_or(CustodyError::OtherKeeper)?;
+        let keeper = secret.keeper_of(&kept)?;
+        let opened = keeper.and_then(|keeper| Some((keeper.open(inner.state.unit, &kept)?, keeper)));
+        let Some(([current, new], keeper)) = opened else {
+            // Once the owners have brought their parts, this secret keeps the master keys.
+            inner.keeper = Some(secret.new_keeper()?);
+            inner.state.kept = None;
+            return Err(CustodyError::OtherKeeper);
+        };
         inner.keeper = Some(keeper);
         for (register, key) in [(RegisterName::Current, current), (RegisterName::New, new)] {
             if let Some(key) = key {
@@ -253,8 +260,10 @@ impl Custodian {
         inner.await_pieces();
         let piece = inner.importer.as_ref().and_then(|importer| importer.open(sealed));
         let taken = inner.take(piece.ok_or(CustodyError::OtherImporter)?)?;
+        // The unit is unsealed even if the disk does not take the kept master keys.
+        let kept = inner.keep_if_due();
         self.follow(&mut inner);
-        Ok(taken)
+        kept.map(|()| taken)
     }
 
     /// Takes all master keys out of memory, until their owners bring their parts again. Waits for a
@@ -470,6 +479,14 @@ impl Inner {
     fn write_again(&mut self) -> Result<(), CustodyError> {
         self.state = self.write(self.state.clone(), [self.current.as_ref(), self.new.as_ref()])?;
         Ok(())
+    }
+
+    /// Writes the master keys encrypted, if there is a secret for that and they are not kept yet.
+    fn keep_if_due(&mut self) -> Result<(), CustodyError> {
+        match self.keeper.is_some() && self.state.kept.is_none() && self.current.is_some() {
+            true => self.write_again(),
+            false => Ok(()),
+        }
     }
 
     /// Forgets all master keys, parts and shares.
