@@ -170,8 +170,11 @@ impl Writer {
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            // Messages may arrive faster than the ticks.
-            if last.elapsed() < TICK && self.until_due() > Duration::ZERO {
+            // Messages arrive between the ticks, and uses are written more often.
+            if last.elapsed() < TICK {
+                if self.until_due().is_zero() {
+                    self.write_uses();
+                }
                 continue;
             }
             last = Instant::now();
