@@ -455,6 +455,8 @@ pub(crate) struct RegisterView {
     pub(crate) needed: Option<usize>,
     /// Patterns of all parts or shares.
     pub(crate) parts: Vec<String>,
+    /// Files of the shares, if the unit has made them.
+    pub(crate) shares: Vec<ShareView>,
 }
 
 /// Parts or shares that a unit waits for.

@@ -106,6 +106,9 @@ fn lifecycle_status(error: &lifecycle::Error) -> StatusCode {
         | Error::Deleted { .. }
         | Error::LabelOfDeleted { .. }
         | Error::NoOwners
+        | Error::OwnersActivate
+        | Error::StoreNeedsNew
+        | Error::StoreNeedsOther { .. }
         | Error::NothingCommitted(_)
         | Error::NoUnit { .. }
         | Error::NotDeleted(_)

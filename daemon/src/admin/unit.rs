@@ -4,7 +4,9 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use keyward_unit::administration::{Origin, Pattern, Register, RegisterName, SealedShare, ShareFile, Taken};
+use keyward_unit::administration::{
+    Origin, Pattern, Register, RegisterName, SealedShare, ShareFile, Taken, UnitId,
+};
 
 use super::{Admin, AdminError, Administrator, Answer, Body};
 use crate::admin::api::{
@@ -30,13 +32,13 @@ pub(super) async fn show(State(admin): State<Admin>) -> Answer<OwnedUnitView> {
         signature_threshold: thresholds.signature,
         revocation_threshold: thresholds.revocation,
         administrators: administrators.collect(),
-        current: register(state.current()),
-        new: register(state.new_register()),
+        current: register(state.unit(), state.current()),
+        new: register(state.unit(), state.new_register()),
         awaited: custody.awaited.iter().map(awaited_view).collect(),
     }))
 }
 
-fn register(register: &Register) -> RegisterView {
+fn register(unit: UnitId, register: &Register) -> RegisterView {
     let contents = register.contents();
     RegisterView {
         state: register.state().into(),
@@ -44,7 +46,17 @@ fn register(register: &Register) -> RegisterView {
         wkid: contents.map(|contents| contents.wkid.to_string()),
         needed: contents.map(|contents| contents.origin.needed()),
         parts: contents.map(|contents| texts(&contents.origin.patterns())).unwrap_or_default(),
+        shares: contents
+            .into_iter()
+            .flat_map(|key| &key.shares)
+            .map(|one| share(unit, one.clone()))
+            .collect(),
     }
+}
+
+/// The file of a share, for its owner.
+fn share(unit: UnitId, share: SealedShare) -> ShareView {
+    ShareView { owner: share.owner.name.to_string(), file: ShareFile { unit, share }.to_text() }
 }
 
 fn awaited_view((register, origin, arrived): &(RegisterName, Origin, Vec<Pattern>)) -> AwaitedView {
@@ -81,14 +93,10 @@ pub(super) async fn commands(
     let text = str::from_utf8(&body).map_err(|_| AdminError::Invalid("the commands are not text".into()))?;
     let unit = lifecycle::unit_custody(&admin.daemon)?.state.unit();
     let done = lifecycle::unit_commands(&admin.daemon, actor, text).await?;
-    let share = |share: SealedShare| ShareView {
-        owner: share.owner.name.to_string(),
-        file: ShareFile { unit, share }.to_text(),
-    };
     let command = |CarriedOut { name, counter, shares }: CarriedOut| CommandView {
         command: name.into(),
         counter,
-        shares: shares.into_iter().map(share).collect(),
+        shares: shares.into_iter().map(|one| share(unit, one)).collect(),
     };
     Ok(Json(CommandsView { done: done.into_iter().map(command).collect() }))
 }

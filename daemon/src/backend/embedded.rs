@@ -28,6 +28,8 @@ pub(crate) struct Embedded {
     /// Reason why the unit has no master key, or not the one of the key store, besides that its
     /// owners have not brought their parts.
     problem: ArcSwapOption<Unusable>,
+    /// Master key that the key store needs, if it is known.
+    needed: ArcSwapOption<Wkid>,
     long_work: LongWork,
 }
 
@@ -148,7 +150,8 @@ impl Embedded {
     /// The system has no more threads.
     pub(crate) fn owned(unit: Arc<Unit>, custodian: Arc<Custodian>) -> io::Result<Self> {
         let long_work = LongWork::start()?;
-        Ok(Self { unit, custodian: Some(custodian), problem: ArcSwapOption::empty(), long_work })
+        let (problem, needed) = (ArcSwapOption::empty(), ArcSwapOption::empty());
+        Ok(Self { unit, custodian: Some(custodian), problem, needed, long_work })
     }
 
     /// A unit whose master key comes from a file, or the reason why there is none that can be used.
@@ -161,7 +164,8 @@ impl Embedded {
             Ok(unit) => (unit, None),
             Err(unusable) => (Unit::sealed(NonZeroUsize::MIN), Some(Arc::new(unusable))),
         };
-        Ok(Self { unit: Arc::new(unit), custodian: None, problem: problem.into(), long_work })
+        let needed = ArcSwapOption::empty();
+        Ok(Self { unit: Arc::new(unit), custodian: None, problem: problem.into(), needed, long_work })
     }
 
     /// The unit, which may be sealed.
@@ -172,6 +176,11 @@ impl Embedded {
     /// The custodian of the master key. `None` if the master key comes from a file.
     pub(crate) fn custodian(&self) -> Option<&Arc<Custodian>> {
         self.custodian.as_ref()
+    }
+
+    /// Sets the master key that the key store needs, for messages.
+    pub(crate) fn set_needed(&self, needed: Option<Wkid>) {
+        self.needed.store(needed.map(Arc::new));
     }
 
     /// Sets the reason why the unit cannot be used with the key store, if there is one.
@@ -200,7 +209,7 @@ impl Embedded {
         }
         let custody = self.custodian.as_ref().map(|custodian| custodian.custody());
         match custody.as_ref().map(|custody| custody.state.current()) {
-            Some(Register::Empty) => Unusable::Empty,
+            Some(Register::Empty) => Unusable::Empty { needed: self.needed.load().as_deref().copied() },
             register => {
                 let contents = register.and_then(Register::contents);
                 Unusable::Sealed { needed: contents.map(|contents| contents.wkid) }

@@ -129,7 +129,7 @@ impl BackendError {
             }
             Self::Down { .. } | Self::WrongSignature { agreed: false, .. } => Outcome::UnitUnavailable,
             Self::NoBlob | Self::WrongSignature { agreed: true, .. } => Outcome::BlobDamaged,
-            Self::Unusable(Unusable::Empty | Unusable::Sealed { .. }) => Outcome::UnitSealed,
+            Self::Unusable(Unusable::Sealed { .. }) => Outcome::UnitSealed,
             Self::NoUnitForKeys { .. } | Self::OtherMasterKey { .. } | Self::Unusable(_) => {
                 Outcome::OtherMasterKey
             }

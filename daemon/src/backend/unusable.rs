@@ -7,12 +7,10 @@ use thiserror::Error;
 /// key store was made with, or no master key yet.
 #[derive(Clone, Debug, Error)]
 pub(crate) enum Unusable {
+    #[error("the embedded unit has no master key{}", of_empty(*needed))]
+    Empty { needed: Option<Wkid> },
     #[error(
-        "the embedded unit has no master key yet: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or make a master key of parts, as docs/ceremony.md describes: keyward unit status"
-    )]
-    Empty,
-    #[error(
-        "the embedded unit is sealed: it has no master key since the daemon started; its owners must bring their parts: keyward unit unseal FILE"
+        "the embedded unit is sealed: it has no master key since the daemon started; its owners must bring their parts: keyward unit unseal FILE --unit-key FINGERPRINT"
     )]
     Sealed { needed: Option<Wkid> },
     #[error(
@@ -29,9 +27,8 @@ impl Unusable {
     /// Master key that the unit needs, if it is known.
     pub(crate) fn needed(&self) -> Option<Wkid> {
         match self {
-            Self::Empty => None,
             Self::Other { needed, .. } | Self::Missing { needed, .. } => Some(*needed),
-            Self::Sealed { needed } => *needed,
+            Self::Empty { needed } | Self::Sealed { needed } => *needed,
         }
     }
 
@@ -39,7 +36,17 @@ impl Unusable {
     pub(crate) fn has(&self) -> Option<Wkid> {
         match self {
             Self::Other { has, .. } => Some(*has),
-            Self::Empty | Self::Missing { .. } | Self::Sealed { .. } => None,
+            Self::Empty { .. } | Self::Missing { .. } | Self::Sealed { .. } => None,
         }
+    }
+}
+
+/// Advice for a unit without a master key. A new master key would open none of the keys in a store.
+fn of_empty(needed: Option<Wkid>) -> String {
+    match needed {
+        None => " yet: set master-key in section [embedded] of the configuration to a file made with (umask 077; set -C; openssl rand -hex 32 > FILE), or make a master key of parts, as docs/ceremony.md describes: keyward unit status".into(),
+        Some(needed) => format!(
+            ", and the key store was made with {needed}: if that master key is in a file, name the file as master-key in section [embedded] of the configuration; if it has owners, they load the same parts or shares again, as docs/ceremony.md describes: keyward unit status"
+        ),
     }
 }

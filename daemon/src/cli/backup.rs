@@ -102,11 +102,15 @@ fn make(file: &Path, client: &Client) -> Result<(), Failure> {
         Some(name) => format!("opens with the master key {name}: keep that key in another place"),
         None => "opens with the store key: keep that key in another place".into(),
     };
-    print(&format!(
-        "{keys} keys copied to {}, which {needed}\nTo check that the key opens the copy: keyward backup check {}\n",
-        file.display(),
-        quoted(file)
-    ))
+    let advice = match admin.unit() {
+        Ok(_) => format!(
+            "The master key has owners. Also keep a copy of the state of the unit: {}",
+            quoted(&status.state_dir.join("unit"))
+        ),
+        // The master key comes from a file, or the keys are at remote units.
+        Err(_) => format!("To check that the key opens the copy: keyward backup check {}", quoted(file)),
+    };
+    print(&format!("{keys} keys copied to {}, which {needed}\n{advice}\n", file.display()))
 }
 
 fn sync_directory_of(file: &Path) -> std::io::Result<()> {
@@ -178,7 +182,7 @@ fn failure(error: BackupError) -> Failure {
     let status = match &error {
         BackupError::Copy(..) | BackupError::Empty(_) => exit::DATA,
         BackupError::InTheWay(_) | BackupError::Scratch(..) | BackupError::Write(..) => exit::CANNOT_CREATE,
-        BackupError::MasterKey(..) => exit::CONFIG,
+        BackupError::MasterKey(..) | BackupError::Owners(_) => exit::CONFIG,
         BackupError::Read(..) => exit::NO_INPUT,
         BackupError::Serve(error) => error.status(),
     };

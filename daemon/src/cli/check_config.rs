@@ -5,12 +5,15 @@
 //! read files that this process cannot read.
 
 use core::fmt::Display;
+use core::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::{env, fs, io};
 
 use keyward_client::Address;
-use keyward_unit::{MasterKey, Wkid};
+use keyward_unit::administration::{Custodian, StateFile};
+use keyward_unit::{MasterKey, Unit, Wkid};
 
 use super::failure::Failure;
 use super::remarks::Remarks;
@@ -24,9 +27,9 @@ use crate::ground::unit_state::UnitStateFile;
 use crate::keys::{self, KeyStore, Look, StoreError, StoreKeyError, Witness};
 use crate::serve::migration::{self, MASTER_KEY, STORE_KEY};
 use crate::serve::sockets::check_extra;
-use crate::serve::store_key;
 use crate::serve::upgrade::RUNNING_FORMAT;
 use crate::serve::{self, Options};
+use crate::serve::{embedded_unit, store_key};
 
 /// Checks the configuration and its files, and prints the configuration with all defaults.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -127,14 +130,12 @@ fn check_keys(
     remarks: &mut Remarks,
 ) -> Result<(), Failure> {
     let owner = migration::other_owner(&options.state_dir);
-    let has_owners = config.embedded.master_key.is_none()
-        && UnitStateFile::of(&options.state_dir).exists()
-        && !Path::new(MASTER_KEY.1).exists();
-    let has_master_key = match has_owners {
+    let file = UnitStateFile::of(&options.state_dir);
+    let is_of_owners =
+        config.embedded.master_key.is_none() && file.exists() && !Path::new(MASTER_KEY.1).exists();
+    let has_master_key = match is_of_owners {
         true => {
-            remarks.note(
-                "the master key of the embedded unit has owners, who bring their parts after each start",
-            );
+            check_unit(config, &file, owner, remarks)?;
             true
         }
         false => check_master_key(config, fresh, needed, owner, remarks)?,
@@ -149,6 +150,49 @@ fn check_keys(
         Err(error) => return Err(wrong(error)),
     }
     Ok(())
+}
+
+/// Checks the state of a unit with owners, and the secret that unseals the unit.
+fn check_unit(
+    config: &Config,
+    file: &UnitStateFile,
+    owner: Option<u32>,
+    remarks: &mut Remarks,
+) -> Result<(), Failure> {
+    let text = match file.read() {
+        Ok(text) => text,
+        Err(error) if owner.is_some() => {
+            remarks.note(format_args!("the state of the embedded unit was not checked: {error}"));
+            return Ok(());
+        }
+        Err(error) => return Err(wrong(error)),
+    };
+    let unit = Arc::new(Unit::sealed(NonZeroUsize::MIN));
+    let custodian = Custodian::open(unit, text.as_deref().map(String::as_str), Box::new(Nowhere));
+    let custodian = custodian.map_err(wrong)?;
+    let secret = embedded_unit::load_unseal_key(config).unwrap_or_else(|error| {
+        remarks.warn(error);
+        None
+    });
+    match secret.map(|secret| custodian.keep_by(&secret)) {
+        None => remarks.note("the embedded unit has owners, who bring their parts after each start"),
+        Some(Ok(true)) => remarks.note("the unseal key unseals the embedded unit at each start"),
+        Some(Ok(false)) => {
+            remarks
+                .warn("the unseal key keeps no master key yet: the owners must bring their parts once more");
+        }
+        Some(Err(error)) => remarks.warn(error),
+    }
+    Ok(())
+}
+
+/// The state of a unit in a check, which changes nothing.
+struct Nowhere;
+
+impl StateFile for Nowhere {
+    fn replace(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Checks the master key. Returns true if the daemon has, or should have, a master key. `needed` is

@@ -41,6 +41,29 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Reads the passphrase of a file that is to be made: the user types it twice. `None` as for
+    /// [`Self::read`].
+    pub(super) fn read_new(&self, file: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+        let first = self.read(file)?;
+        if let Some(first) = &first
+            && self.passphrase_file.is_none()
+            && self.passphrase_fd.is_none()
+        {
+            let again = self.read(file)?;
+            if again.as_ref() != Some(first) {
+                return Err(Failure::new(exit::DATA, "the two passphrases differ; run the command again"));
+            }
+        }
+        match first {
+            Some(empty) if empty.is_empty() => {
+                Err(Failure::new(exit::DATA, "an empty passphrase protects nothing; type a long one"))
+            }
+            first => Ok(first),
+        }
+    }
+}
+
 fn first_line(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     // The full capacity at once, since a vector that grows leaves copies of its bytes in memory.
     let mut text = Zeroizing::new(Vec::with_capacity(LONGEST + 2));

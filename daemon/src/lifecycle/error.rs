@@ -136,6 +136,11 @@ pub(crate) enum Error {
     /// The key has no such version.
     #[error("key {label} has no version {number}")]
     NoVersion { label: Label, number: u32 },
+    /// The owners put the next master key in force, not an operator.
+    #[error(
+        "the master key of the embedded unit has owners, and an administrator puts the next one in force: keyward unit activate PATTERN"
+    )]
+    OwnersActivate,
     /// There is nothing to restore.
     #[error("key {0} is not deleted, so there is nothing to restore; see: keyward key show {0}")]
     NotDeleted(Label),
@@ -261,6 +266,16 @@ pub(crate) enum Error {
         "the key store was altered, and keys that cannot be listed would keep the old master key; see keyward key list, then run: keyward key repair"
     )]
     StoreAltered,
+    /// The master key in the new register wraps the keys already.
+    #[error(
+        "the master key in the new register wraps the keys in the key store already; put it in force: keyward unit activate PATTERN"
+    )]
+    StoreNeedsNew,
+    /// The key store was made with another master key than the one in the new register.
+    #[error(
+        "the key store was made with the master key {needed}, and the new register has {new}, which would open none of its keys; clear the new register, and load the parts of the former master key"
+    )]
+    StoreNeedsOther { needed: Wkid, new: Wkid },
     /// The embedded unit already has two master keys.
     #[error(
         "the daemon cannot take a third master key, {next}: restart it, with the file of {old} as master-key"

@@ -108,9 +108,25 @@ async fn carry_out(
     custodian: Arc<Custodian>,
     signed: SignedCommand,
 ) -> Result<Done, Error> {
-    let is_rotation = matches!(signed.command().instruction, Instruction::Activate(_))
-        && *custodian.custody().state.current() != Register::Empty;
-    if is_rotation {
+    let custody = custodian.custody();
+    let (current, new) = (custody.state.current(), custody.state.new_register());
+    let is_activation = matches!(signed.command().instruction, Instruction::Activate(_));
+    let wkid = new.contents().map(|contents| contents.wkid);
+    // A store that is not there yet, or cannot be read, names no master key.
+    let needed = daemon.keys.master_key().await.ok().flatten();
+    if let (true, Register::Empty, Some(needed), Some(new)) = (is_activation, current, needed, wkid)
+        && needed != new
+    {
+        return Err(Error::StoreNeedsOther { needed, new });
+    }
+    if matches!(signed.command().instruction, Instruction::Clear(RegisterName::New, _))
+        && *current != Register::Empty
+        && needed.is_some()
+        && needed == wkid
+    {
+        return Err(Error::StoreNeedsNew);
+    }
+    if is_activation && *current != Register::Empty {
         // Nothing is changed for a command that the unit refuses.
         let (custodian, signed) = (Arc::clone(&custodian), signed.clone());
         blocking(move || custodian.check(&signed, now())).await?;
@@ -165,6 +181,7 @@ pub(crate) async fn seal_unit(daemon: &Arc<Daemon>, actor: Actor) -> Result<(), 
 async fn settle(daemon: &Daemon) {
     let Some(embedded) = daemon.backends.embedded() else { return };
     let unit = embedded.unit();
+    embedded.set_needed(daemon.keys.master_key().await.ok().flatten());
     if unit.is_sealed() {
         embedded.set_problem(None);
         return;

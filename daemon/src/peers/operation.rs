@@ -382,7 +382,7 @@ async fn look_up(shared: &Shared, account: &Account, label: &Label) -> Result<Ar
 fn not_found(shared: &Shared, error: StoreError) -> Failure {
     let unusable = shared.daemon.backends.embedded().and_then(|embedded| embedded.usable_unit().err());
     match (error, unusable) {
-        (StoreError::Locked(_), Some(sealed @ (Unusable::Empty | Unusable::Sealed { .. }))) => {
+        (StoreError::Locked(_), Some(sealed @ (Unusable::Empty { .. } | Unusable::Sealed { .. }))) => {
             Failure::Backend(sealed.into())
         }
         (error, _) => Failure::LookUp(error),

@@ -1,6 +1,7 @@
 //! Opens the backends of the daemon, and unlocks the key store.
 
 use keyward_proto::Label;
+use keyward_unit::UnitError;
 
 use super::embedded_unit;
 use super::error::ServeError;
@@ -29,9 +30,15 @@ pub(super) fn open_backends(
     match unlock::unlock(store, usable, store_key::load_for(options, config, is_new)?) {
         // The daemon starts, and its status says why it does not sign.
         Err(StoreKeyError::NoMasterKey(..)) if unusable.is_some() => {}
-        Err(StoreKeyError::NotConfigured | StoreKeyError::NotNamed(_))
-            if embedded.as_ref().is_some_and(|embedded| embedded.custodian().is_some()) => {}
-        unlocked => unlocked?,
+        Err(error) => match embedded.as_ref().filter(|embedded| embedded.custodian().is_some()) {
+            Some(embedded) if is_about_the_unit(&error) => {
+                if let (Some(needed), Some(has)) = (store.master_key()?, embedded.unit().wkid()) {
+                    embedded.set_problem(Some(Unusable::Other { needed, has }));
+                }
+            }
+            _ => return Err(error.into()),
+        },
+        Ok(()) => {}
     }
     if is_new {
         tracing::warn!(
@@ -71,6 +78,17 @@ pub(super) fn open_backends(
         store.set_dev(options.dev)?;
     }
     Ok(Backends::new(backends))
+}
+
+/// True for an error that a unit with owners can have at a start: it has no master key yet, or not
+/// the one of the store.
+fn is_about_the_unit(error: &StoreKeyError) -> bool {
+    matches!(
+        error,
+        StoreKeyError::NotConfigured
+            | StoreKeyError::NotNamed(_)
+            | StoreKeyError::Unwrap(_, UnitError::OtherMasterKey { .. })
+    )
 }
 
 /// Refuses a store that was made with the other value of `--dev`.

@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::config::{Config, EMBEDDED};
 use crate::ground::ownership;
 use crate::ground::text::quoted;
+use crate::ground::unit_state::UnitStateFile;
 use crate::keys::{self, Key, KeyStore, Look, StoreError, unlock};
 use crate::lifecycle;
 use crate::serve::embedded_unit;
@@ -59,6 +60,9 @@ pub(crate) fn check(copy: &Path, options: &Options, mut config: Config) -> Resul
     // The files that systemd passes to the daemon as credentials.
     config.embedded.master_key = passed(config.embedded.master_key, MASTER_KEY.1);
     config.store_key = passed(config.store_key, STORE_KEY.1);
+    if config.embedded.master_key.is_none() && UnitStateFile::of(&options.state_dir).exists() {
+        return Err(BackupError::Owners(copy.to_owned()));
+    }
     let unit = match embedded_unit::open(&options, &config, &store)? {
         Some(Err(unusable)) => return Err(BackupError::MasterKey(copy.to_owned(), unusable.to_string())),
         Some(Ok(unit)) => Some(unit),
@@ -182,6 +186,8 @@ pub(crate) enum BackupError {
     InTheWay(PathBuf),
     #[error("the master key and the copy {} do not belong together: {}", .0.display(), .1)]
     MasterKey(PathBuf, String),
+    #[error("the copy {} cannot be checked here: the master key has owners, and is in no file; name the master key of another copy with --master-key", .0.display())]
+    Owners(PathBuf),
     #[error("cannot read {}: {}", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),
     #[error("cannot make a temporary directory in {} for the copy: {}", .0.display(), .1)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keyward_unit::administration::{Custodian, CustodyError, KeepingSecret};
+use keyward_unit::administration::{Custodian, CustodyError, KeepingSecret, State};
 use keyward_unit::{MasterKey, Unit};
 
 use crate::backend::{Embedded, Unusable};
@@ -24,29 +24,52 @@ pub(super) fn backend(
     store: &KeyStore,
 ) -> Result<Option<Embedded>, ServeError> {
     let file = UnitStateFile::of(&options.state_dir);
-    let backend = match is_owned(options, config, store, &file)? {
+    let backend = match is_owned(options, config, &file)? {
         true => {
             let unit = Arc::new(Unit::sealed(config.embedded.cached_keys));
             let text = file.read()?;
             let text = text.as_deref().map(String::as_str);
             let custodian = Custodian::open(Arc::clone(&unit), text, Box::new(file))?;
             unseal(&custodian, config)?;
-            Some(Embedded::owned(unit, Arc::new(custodian)))
+            let embedded = Embedded::owned(unit, Arc::new(custodian));
+            if let Ok(embedded) = &embedded {
+                embedded.set_needed(store.master_key()?);
+            }
+            Some(embedded)
         }
         false => open(options, config, store)?.map(Embedded::of_file),
     };
     backend.transpose().map_err(ServeError::Runtime)
 }
 
+/// Reads the unseal key. `None` if there is none.
+///
+/// # Errors
+/// A sentence says what is wrong with the file.
+pub(crate) fn load_unseal_key(config: &Config) -> Result<Option<KeepingSecret>, String> {
+    let key = master_key::load_unseal_key(config.embedded.unseal_key.as_deref());
+    let key = key.map_err(|error| match error {
+        MasterKeyError::Missing(path) => format!(
+            "cannot read the unseal key in {}: there is no such file; the owners of the master key can bring their parts all the same",
+            path.display()
+        ),
+        error => error.to_string().replace("master key", "unseal key"),
+    })?;
+    Ok(key.and_then(|key| KeepingSecret::random(key.to_hex().as_bytes())))
+}
+
 /// Unseals a unit with owners by a secret of the configuration, if there is one. From then on, the
 /// secret also keeps the master keys that owners load.
 fn unseal(custodian: &Custodian, config: &Config) -> Result<(), ServeError> {
-    let of_unseal_key =
-        |error: MasterKeyError| ServeError::MasterKey(error.to_string().replace("master key", "unseal key"));
-    let key = master_key::load_unseal_key(config.embedded.unseal_key.as_deref()).map_err(of_unseal_key)?;
-    let Some(secret) = key.and_then(|key| KeepingSecret::random(key.to_hex().as_bytes())) else {
-        return Ok(());
+    let key = match load_unseal_key(config) {
+        Ok(key) => key,
+        // The owners can still bring their parts.
+        Err(error) => {
+            tracing::error!("{error}");
+            return Ok(());
+        }
     };
+    let Some(secret) = key else { return Ok(()) };
     match custodian.keep_by(&secret) {
         Ok(true) => tracing::info!("the unseal key has unsealed the unit"),
         Ok(false) => tracing::warn!(
@@ -60,19 +83,25 @@ fn unseal(custodian: &Custodian, config: &Config) -> Result<(), ServeError> {
 }
 
 /// True if the master key of the unit has owners, or is to get them: it comes from no file.
-fn is_owned(
-    options: &Options,
-    config: &Config,
-    store: &KeyStore,
-    file: &UnitStateFile,
-) -> Result<bool, ServeError> {
+///
+/// # Errors
+/// [`ServeError::OwnersAndFile`] if the unit has owners, and a file is named too.
+fn is_owned(options: &Options, config: &Config, file: &UnitStateFile) -> Result<bool, ServeError> {
     let configured = master_key::load(config.embedded.master_key.as_deref(), Patterns::Accepted);
     if options.dev || !matches!(configured, Err(MasterKeyError::NotConfigured)) {
-        return Ok(false);
+        let has_owners = || file.read().ok().flatten().is_some_and(|text| has_owners(&text));
+        return match file.exists() && has_owners() {
+            true => Err(ServeError::OwnersAndFile(file.path().to_owned())),
+            false => Ok(false),
+        };
     }
-    // The file of the master key of an older store is missing.
-    let is_lost = store.master_key()?.is_some() || store.noted_master_key().is_some();
-    Ok(file.exists() || !is_lost && config.grep11.is_empty())
+    Ok(file.exists() || config.grep11.is_empty())
+}
+
+/// True if somebody has claimed the unit whose state this is.
+fn has_owners(text: &str) -> bool {
+    let state = text.lines().next().and_then(|line| State::from_json(line).ok());
+    state.is_some_and(|state| !state.is_unowned())
 }
 
 /// Opens the unit with the master key of the store, which may be the configured master key or the

@@ -1,7 +1,7 @@
 //! Reads the store key, which authenticates the key store, from a file or a credential.
 //!
-//! The master key of the embedded unit wraps the store key, and the store holds the wrapped key: see
-//! [`keys::unlock`](crate::keys::unlock). A daemon with remote units only has no master key.
+//! The master key of the embedded unit wraps the store key, and the store holds the wrapped key:
+//! see [`keys::unlock`](crate::keys::unlock). A daemon with remote units only has no master key.
 
 use std::io;
 use std::path::Path;

@@ -42,11 +42,15 @@ impl Ceremony {
         for name in ["alice", "bob", "carol"] {
             ceremony.person(&["unit", "admin", "new"], name);
         }
-        let mut words = vec!["unit", "claim", "--signatures", "2", "--revocation", "2"];
-        let people = ["alice.pub", "bob.pub", "carol.pub"].map(|name| ceremony.path(name));
-        people.iter().for_each(|file| words.extend(["--admin", file]));
-        ceremony.command(&words, &["alice", "bob"]).unwrap();
+        ceremony.claim();
         ceremony
+    }
+
+    fn claim(&self) {
+        let mut words = vec!["unit", "claim", "--signatures", "2", "--revocation", "2"];
+        let people = ["alice.pub", "bob.pub", "carol.pub"].map(|name| self.path(name));
+        people.iter().for_each(|file| words.extend(["--admin", file]));
+        self.command(&words, &["alice", "bob"]).unwrap();
     }
 
     fn path(&self, name: &str) -> String {
@@ -85,10 +89,12 @@ impl Ceremony {
         }
     }
 
-    /// Makes parts, and returns their patterns.
+    /// Makes parts unless they are there, and returns their patterns.
     fn parts(&self, names: &[&str]) -> Vec<String> {
         let pattern = |name: &&str| {
-            self.person(&["unit", "part", "new"], name);
+            if !self.daemon.path(name).exists() {
+                self.person(&["unit", "part", "new"], name);
+            }
             let shown = self.daemon_less(&["unit", "part", "show", &self.path(name)]);
             shown.split(' ').next().unwrap().to_owned()
         };
@@ -102,8 +108,13 @@ impl Ceremony {
     }
 
     fn unseal(&self, name: &str) -> Result<String, (i32, String)> {
+        self.bring(name, &[])
+    }
+
+    fn bring(&self, name: &str, more: &[&str]) -> Result<String, (i32, String)> {
         let (file, passphrase) = (self.path(name), self.path("passphrase"));
-        self.run(&["unit", "unseal", &file, "--unit-key", &self.unit_key, "--passphrase-file", &passphrase])
+        let words = ["unit", "unseal", &file, "--unit-key", &self.unit_key, "--passphrase-file", &passphrase];
+        self.run(&[&words, more].concat())
     }
 
     /// Loads the new register with parts. Returns the pattern of the master key.
@@ -113,7 +124,7 @@ impl Ceremony {
         patterns.iter().for_each(|pattern| words.extend(["--part", pattern]));
         self.command(&words, &["carol"]).unwrap();
         for name in names {
-            self.unseal(name).unwrap();
+            self.bring(name, &["--load"]).unwrap();
         }
         self.status()["new"]["pattern"].as_str().unwrap().to_owned()
     }
@@ -250,7 +261,7 @@ fn a_part_is_not_sent_to_another_unit() {
     ceremony.put_in_force(&["dave", "erin"]);
     ceremony.restart();
     let other = Ceremony::unowned();
-    let (mine, theirs) = (ceremony.unit_key.clone(), other.unit_key.clone());
+    let (mine, theirs) = (ceremony.unit_key.clone(), other.unit_key);
     ceremony.unit_key = theirs;
     let (status, line) = ceremony.unseal("dave").unwrap_err();
     assert!(status == 77 && line.contains("do not send the part"), "{line}");
@@ -304,6 +315,8 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
     assert_eq!(ceremony.outcome(), Outcome::Done);
     ceremony.daemon.succeed(&["key", "generate", "more", "--type", "p256"]);
 
+    let (_, line) = ceremony.daemon.fail(&["key", "rewrap", "--backend", "embedded", "--finish"]);
+    assert!(line.contains("keyward unit activate"), "no operator puts it in force: {line}");
     let (_, line) = ceremony.command(&["unit", "zeroize"], &[]).unwrap_err();
     assert!(line.contains("needs 1"), "{line}");
     ceremony.command(&["unit", "zeroize"], &["carol"]).unwrap();
@@ -311,6 +324,91 @@ fn the_master_key_is_rotated_and_the_unit_erased() {
     let status = ceremony.status();
     assert!(status["owned"] == false && status["current"]["state"] == "empty", "{status}");
     assert_ne!(status["unit_key"].as_str().unwrap(), ceremony.unit_key);
+
+    // Nobody puts a master key in force that opens none of the keys.
+    ceremony.unit_key = status["unit_key"].as_str().unwrap().to_owned();
+    ceremony.claim();
+    let other = ceremony.load(&["dave", "erin"]);
+    ceremony.command(&["unit", "commit", &other], &["alice", "bob"]).unwrap();
+    let (_, line) = ceremony.command(&["unit", "activate", &other], &["bob"]).unwrap_err();
+    assert!(line.contains("would open none of its keys"), "{line}");
+    ceremony.command(&["unit", "clear", "new", &other], &["bob"]).unwrap();
+    assert_eq!(ceremony.put_in_force(&["frank", "grace"]), pattern);
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+}
+
+#[test]
+fn a_lost_state_is_claimed_again_and_a_file_beside_owners_is_refused() {
+    if !has_root() {
+        return;
+    }
+    let mut ceremony = Ceremony::owned();
+    ceremony.put_in_force(&["dave", "erin"]);
+    ceremony.daemon.succeed(&["key", "generate", "shop", "--type", "p256"]);
+    let said = ceremony.daemon.succeed(&["backup", &ceremony.path("copy")]);
+    assert!(said.contains("/unit") && !said.contains("backup check"), "{said}");
+    assert!(ceremony.daemon.end(Signal::TERM).success());
+    let check = |ceremony: &Ceremony| {
+        let mut check = ceremony.daemon.serve(&["--check-config"]);
+        check.env_remove("CREDENTIALS_DIRECTORY").output().unwrap()
+    };
+    let output = check(&ceremony);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("has owners"), "{output:?}");
+    // A master key file beside owners.
+    let configuration = fs::read_to_string(ceremony.daemon.path("keyward.toml")).unwrap();
+    ceremony.daemon.new_master_key();
+    let file = ceremony.path("master.key");
+    ceremony.daemon.configure(&format!("{configuration}[embedded]\nmaster-key = {file:?}\n"));
+    let (status, line) = crate::fixture::failure_of(&ceremony.daemon.serve(&[]).output().unwrap());
+    assert!(status == 78 && line.contains("has owners") && line.contains("unit/state"), "{line}");
+    ceremony.daemon.configure(&configuration);
+    // A damaged state.
+    let state = ceremony.daemon.path("state/unit/state");
+    let text = fs::read_to_string(&state).unwrap();
+    fs::write(&state, &text[..200]).unwrap();
+    let output = check(&ceremony);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("is damaged"));
+    // The directory is lost: the owners load the same parts again.
+    fs::remove_dir_all(ceremony.daemon.path("state/unit")).unwrap();
+    let mut serve = ceremony.daemon.serve(&[]);
+    ceremony.daemon.start_as(serve.env_remove("CREDENTIALS_DIRECTORY"));
+    let (_, ready) = ceremony.daemon.http("GET", "/ready", "").unwrap();
+    assert!(ready.contains("load the same parts") && !ready.contains("openssl rand"), "{ready}");
+    ceremony.unit_key = ceremony.status()["unit_key"].as_str().unwrap().to_owned();
+    ceremony.claim();
+    ceremony.put_in_force(&["dave", "erin"]);
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+}
+
+#[test]
+fn shares_are_written_wherever_the_command_is_sent() {
+    if !has_root() {
+        return;
+    }
+    let ceremony = Ceremony::owned();
+    for name in ["owner1", "owner2"] {
+        ceremony.person(&["unit", "part", "owner"], name);
+    }
+    let [one, two] = ["owner1.pub", "owner2.pub"].map(|name| ceremony.path(name));
+    let (out, dir) = (ceremony.path("load.cmd"), ceremony.path("shares"));
+    fs::create_dir(&dir).unwrap();
+    let twice = ["unit", "load", "--needed", "2", "--owner", &one, "--owner", &one];
+    let (_, line) = ceremony.command(&twice, &["alice", "bob"]).unwrap_err();
+    assert!(line.contains("the field owner"), "one person with two shares: {line}");
+    let load = ["unit", "load", "--needed", "2", "--owner", &one, "--owner", &two, "--out", &out];
+    ceremony.command(&load, &["alice", "bob"]).unwrap();
+    ceremony.daemon.succeed(&["unit", "send", &out, "--shares-dir", &dir]);
+    let read = |name: &str| fs::read_to_string(PathBuf::from(&dir).join(name)).unwrap();
+    let first = read("owner1.share");
+    assert_ne!(first, read("owner2.share"));
+    // A file that is lost is written again, and one of another master key stays.
+    fs::remove_file(PathBuf::from(&dir).join("owner1.share")).unwrap();
+    ceremony.daemon.succeed(&["unit", "shares", "--dir", &dir]);
+    assert_eq!(read("owner1.share"), first);
+    fs::write(PathBuf::from(&dir).join("owner2.share"), "of another").unwrap();
+    let (_, line) = ceremony.daemon.fail(&["unit", "shares", "--dir", &dir]);
+    assert!(line.contains("keyward unit shares --dir DIR") && line.contains("exists"), "{line}");
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Outcome {
                  trail, or see the log of the daemon"
             }
             Self::UnitSealed => {
-                "the unit is sealed: its owners have not brought their parts since it started; see: keyward unit status"
+                "the unit is sealed: its owners have not brought their parts since it started; see: keyward unit list"
             }
             Self::OtherPublicKey => {
                 "the reference is for another public key than the daemon has under this label and version; get a certificate \

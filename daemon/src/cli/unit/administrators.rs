@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use keyward_unit::administration::{AdministratorKey, ClaimSecret, Instruction, PersonName, Ski, Thresholds};
 
-use super::issue::{Issue, passphrase_of, person, public_line, public_path, warn_of_short, write_new};
+use super::issue::{Issue, new_passphrase_of, person, public_line, public_path, write_new};
 use crate::admin::api::OwnedUnitView;
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
@@ -52,8 +52,7 @@ pub(in crate::cli) struct New {
 
 impl New {
     fn run(self) -> Result<(), Failure> {
-        let passphrase = passphrase_of(&self.file, &self.passphrase)?;
-        warn_of_short(&passphrase);
+        let passphrase = new_passphrase_of(&self.file, &self.passphrase)?;
         let failed = |error| Failure::new(exit::OS, error);
         let key = AdministratorKey::generate(self.name).map_err(failed)?;
         write_new(&self.file, key.to_file(&passphrase).map_err(failed)?.as_bytes(), 0o600)?;

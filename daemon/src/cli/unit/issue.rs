@@ -12,7 +12,7 @@ use keyward_unit::administration::{
 };
 use zeroize::Zeroizing;
 
-use crate::admin::api::{CommandsView, OwnedUnitView};
+use crate::admin::api::{CommandsView, OwnedUnitView, ShareView};
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
@@ -27,7 +27,7 @@ use crate::keys::now;
 pub(super) struct Issue {
     #[command(flatten)]
     pub(super) client: Client,
-    /// File with the key of an administrator, who signs the command here; the option may be repeated
+    /// File with the key of an administrator, who signs the command; may be repeated
     #[arg(long = "key", value_name = "FILE")]
     keys: Vec<PathBuf>,
     #[command(flatten)]
@@ -120,15 +120,31 @@ pub(super) fn sign_with(
 
 /// The passphrase of a file.
 pub(super) fn passphrase_of(path: &Path, source: &passphrase::Source) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    source.read(path)?.ok_or_else(|| {
-        Failure::new(
-            exit::USAGE,
-            format_args!(
-                "the passphrase of {} is needed: run the command on a terminal, or use --passphrase-file",
-                path.display()
-            ),
-        )
-    })
+    source.read(path)?.ok_or_else(|| no_passphrase(path))
+}
+
+/// The passphrase of a file that is to be made.
+pub(super) fn new_passphrase_of(
+    path: &Path,
+    source: &passphrase::Source,
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let passphrase = source.read_new(path)?.ok_or_else(|| no_passphrase(path))?;
+    if passphrase.len() < SHORT {
+        warn(format_args!(
+            "the passphrase is short; take one of at least {SHORT} characters, such as six random words"
+        ));
+    }
+    Ok(passphrase)
+}
+
+fn no_passphrase(path: &Path) -> Failure {
+    Failure::new(
+        exit::USAGE,
+        format_args!(
+            "the passphrase of {} is needed: run the command on a terminal, or use --passphrase-file",
+            path.display()
+        ),
+    )
 }
 
 /// Reads a file of a person: at most 1 MiB of text.
@@ -144,6 +160,23 @@ pub(super) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Fail
     made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all())).map_err(|error| {
         Failure::new(exit::CANNOT_CREATE, format_args!("cannot write {}: {error}", path.display()))
     })
+}
+
+/// Writes the files of shares into a directory. Files that are there already with other contents
+/// stay.
+pub(super) fn write_shares(directory: &Path, shares: &[ShareView]) -> Result<(), Failure> {
+    for share in shares {
+        let path = directory.join(format!("{}.share", share.owner));
+        if fs::read_to_string(&path).is_ok_and(|text| text == share.file) {
+            continue;
+        }
+        write_new(&path, share.file.as_bytes(), 0o644).map_err(|failure| {
+            failure.while_trying(
+                "the unit keeps the shares: write them to another directory with: keyward unit shares --dir DIR",
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// Replaces a file of commands.
@@ -186,15 +219,6 @@ pub(super) fn person(path: &Path) -> Result<Person, Failure> {
 /// Path of the public file beside the file of a key.
 pub(super) fn public_path(path: &Path) -> PathBuf {
     path.with_added_extension("pub")
-}
-
-/// Warns of a passphrase that guesses find soon.
-pub(super) fn warn_of_short(passphrase: &[u8]) {
-    if passphrase.len() < SHORT {
-        warn(format_args!(
-            "the passphrase is short; take one of at least {SHORT} characters, such as six random words"
-        ));
-    }
 }
 
 /// Length of a passphrase below which guesses may find it.

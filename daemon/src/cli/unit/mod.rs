@@ -46,6 +46,8 @@ pub(super) enum Command {
     Zeroize(registers::Zeroize),
     /// Wrap the keys by the committed master key, before it is activated
     Rotate(registers::Rotate),
+    /// Write the files of the shares that the unit has made
+    Shares(registers::Shares),
     /// Take the master keys out of the memory of the unit
     Seal(parts::Seal),
     /// Bring the unit a part or a share, to load its new register or after a start
@@ -72,6 +74,7 @@ impl Command {
             Self::Clear(clear) => clear.run(),
             Self::Zeroize(zeroize) => zeroize.run(),
             Self::Rotate(rotate) => rotate.run(),
+            Self::Shares(shares) => shares.run(),
             Self::Seal(seal) => seal.run(),
             Self::Unseal(unseal) => unseal.run(),
             Self::Sign(sign) => sign.run(),

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use keyward_unit::administration::{
-    Importer, OwnerKey, Part, Person, PersonName, Ski, part_to_file, pattern_of_part_file, piece_of,
+    Aim, Importer, OwnerKey, Part, Person, PersonName, Ski, part_to_file, pattern_of_part_file, piece_of,
 };
 
-use super::issue::{passphrase_of, public_line, public_path, read, warn_of_short, write_new};
+use super::issue::{new_passphrase_of, passphrase_of, public_line, public_path, read, write_new};
 use crate::admin::api::TakenView;
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
@@ -53,8 +53,7 @@ pub(in crate::cli) struct New {
 impl New {
     fn part(self) -> Result<(), Failure> {
         protect()?;
-        let passphrase = passphrase_of(&self.file, &self.passphrase)?;
-        warn_of_short(&passphrase);
+        let passphrase = new_passphrase_of(&self.file, &self.passphrase)?;
         let failed = |error| Failure::new(exit::OS, error);
         let part = Part::generate().map_err(failed)?;
         let text = part_to_file(&part, &self.name, &passphrase).map_err(failed)?;
@@ -69,8 +68,7 @@ impl New {
 
     fn owner(self) -> Result<(), Failure> {
         protect()?;
-        let passphrase = passphrase_of(&self.file, &self.passphrase)?;
-        warn_of_short(&passphrase);
+        let passphrase = new_passphrase_of(&self.file, &self.passphrase)?;
         let failed = |error| Failure::new(exit::OS, error);
         let key = OwnerKey::generate().map_err(failed)?;
         write_new(&self.file, key.to_file(&self.name, &passphrase).map_err(failed)?.as_bytes(), 0o600)?;
@@ -78,8 +76,9 @@ impl New {
         let person = Person { name: self.name, key: key.public() };
         write_new(&public, public_line(&person).as_bytes(), 0o644)?;
         print(&format!(
-            "made the key of {}\nkeep {} and its passphrase; give {} to the administrators\n",
+            "made the key of {}, {}\nkeep {} and its passphrase; give {} to the administrators\n",
             person.name,
+            person.key.ski(),
             quoted(&self.file),
             quoted(&public)
         ))
@@ -108,6 +107,10 @@ pub(in crate::cli) struct Unseal {
     /// File of the part, or of the share with --owner-key
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Bring the part to load the new register, as agreed in a ceremony; without this option, the
+    /// unit takes the part only for a master key that it has had before
+    #[arg(long)]
+    load: bool,
     /// File with the key of the owner of the share
     #[arg(long, value_name = "FILE")]
     owner_key: Option<PathBuf>,
@@ -148,7 +151,8 @@ impl Unseal {
         let passphrase = passphrase_of(secret, &self.passphrase)?;
         let piece = piece_of(&text, owner_key.as_ref().map(|key| key.as_str()), &passphrase);
         let piece = piece.map_err(|error| Failure::new(exit::DATA, error))?;
-        let sealed = importer.seal(&piece).map_err(|error| Failure::new(exit::OS, error))?;
+        let aim = if self.load { Aim::Load } else { Aim::Unseal };
+        let sealed = importer.seal(&piece, aim).map_err(|error| Failure::new(exit::OS, error))?;
         Ok(admin.unit_part(&sealed)?)
     }
 }

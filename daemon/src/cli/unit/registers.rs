@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, ValueEnum};
 use keyward_unit::administration::{Instruction, Pattern, RegisterName, ShareFile};
 
-use super::issue::{Issue, person, read, write_new};
+use super::issue::{Issue, person, read, write_shares};
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
@@ -39,14 +39,13 @@ impl Load {
     pub(super) fn run(self) -> Result<(), Failure> {
         let instruction = self.instruction()?;
         let done = self.issue.issue("cannot load the new register", |_| Ok(instruction))?;
-        for share in done.done.iter().flat_map(|command| &command.shares) {
-            let path = self.shares_dir.join(format!("{}.share", share.owner));
-            write_new(&path, share.file.as_bytes(), 0o644)?;
+        for command in &done.done {
+            write_shares(&self.shares_dir, &command.shares)?;
         }
         self.issue.report(
             &done,
             match self.owners.is_empty() {
-                true => "the unit waits for the parts; each owner runs: keyward unit unseal FILE --unit-key FINGERPRINT",
+                true => "the unit waits for the parts; each owner runs: keyward unit unseal FILE --load --unit-key FINGERPRINT",
                 false => "the unit has made a master key; each owner keeps the file OWNER.share",
             },
         )
@@ -179,5 +178,33 @@ impl Rotate {
         print(&format!(
             "{keys} keys are wrapped by the new master key too, {wrapped} of their versions now; next, put the new master key in force: keyward unit activate PATTERN\n"
         ))
+    }
+}
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Shares {
+    /// Directory for the files of the shares
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Shares {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let failed = |failure: Failure| failure.while_trying("cannot write the shares");
+        let unit = AdminClient::new(&self.client.runtime_dir)
+            .and_then(|admin| admin.unit())
+            .map_err(|error| failed(error.into()))?;
+        // The shares of the master key that will be in force, or else of the one that is.
+        let shares = if unit.new.shares.is_empty() { unit.current.shares } else { unit.new.shares };
+        if shares.is_empty() {
+            return Err(failed(Failure::new(exit::NO_INPUT, "the unit has made no shares")));
+        }
+        write_shares(&self.dir, &shares).map_err(failed)?;
+        if self.client.json {
+            return print_json(&shares);
+        }
+        print(&shares.iter().map(|share| format!("wrote {}.share\n", share.owner)).collect::<String>())
     }
 }

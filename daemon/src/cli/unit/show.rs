@@ -18,10 +18,11 @@ pub(super) fn show(client: &Client) -> Result<(), Failure> {
 
 fn text(unit: &OwnedUnitView) -> String {
     let mut text = format!("unit             {}\nunit key         {}\n", unit.unit, unit.unit_key);
-    text += match (unit.owned, unit.sealed) {
-        (_, true) => "state            sealed: the owners of the master key must bring their parts\n",
-        (false, false) => "state            nobody owns the unit\n",
-        (true, false) => "state            open\n",
+    text += match (unit.owned, unit.sealed, unit.current.pattern.is_some()) {
+        (_, true, _) => "state            sealed: the owners of the master key must bring their parts\n",
+        (false, false, _) => "state            nobody owns the unit\n",
+        (true, false, false) => "state            without a master key\n",
+        (true, false, true) => "state            open\n",
     };
     text += &format!("next command     {}\n", unit.next_counter);
     if unit.owned {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use keyward_unit::administration::SignedCommand;
 
-use super::issue::{read, rewrite, sign_with};
+use super::issue::{read, rewrite, sign_with, write_shares};
 use crate::admin::client::AdminClient;
 use crate::cli::client::Client;
 use crate::cli::failure::Failure;
@@ -31,6 +31,9 @@ impl Sign {
         for command in &commands {
             // The administrator sees what is signed before the passphrase is asked for.
             print(&command.command().to_text())?;
+            for person in command.command().people() {
+                print(&format!("  {} is {}\n", person.name, person.key.ski()))?;
+            }
         }
         for command in &mut commands {
             sign_with(&self.key, &self.passphrase, command)?;
@@ -45,6 +48,9 @@ pub(in crate::cli) struct Send {
     /// Files with signed commands; copies of one command are put together
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+    /// Directory for the files of the shares that the unit makes
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    shares_dir: PathBuf,
     #[command(flatten)]
     client: Client,
 }
@@ -64,6 +70,9 @@ impl Send {
         let done = AdminClient::new(&self.client.runtime_dir)
             .and_then(|admin| admin.unit_commands(text))
             .map_err(|error| Failure::from(error).while_trying("cannot send the commands"))?;
+        for command in &done.done {
+            write_shares(&self.shares_dir, &command.shares)?;
+        }
         if self.client.json {
             return print_json(&done);
         }

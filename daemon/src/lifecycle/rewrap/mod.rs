@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::event::{Act, Action, Actor, begin};
 use super::{Error, audit_key};
 use crate::backend::Backend;
+use crate::config::EMBEDDED;
 use crate::daemon::{Daemon, key_material};
 use crate::keys::{Key, StoreError, Version};
 
@@ -128,6 +129,10 @@ fn set_next(key: &mut Key, next_blobs: &HashMap<Vec<u8>, Vec<u8>>) -> u64 {
 /// # Errors
 /// [`Error`] says which keys or units are not ready.
 pub(crate) async fn finish_rewrap(daemon: &Arc<Daemon>, actor: Actor, name: &str) -> Result<Finished, Error> {
+    let has_owners = daemon.backends.embedded().is_some_and(|embedded| embedded.custodian().is_some());
+    if name == EMBEDDED && has_owners {
+        return Err(Error::OwnersActivate);
+    }
     let begun = begin(daemon, actor, Action::FinishRewrap, None).await?;
     let done = begun.result(finish(daemon, name).await).await?;
     let Finished { wkid, keys } = done;

@@ -87,7 +87,7 @@ pub struct Thresholds {
     pub revocation: u8,
 }
 
-/// What a command does.
+/// The effect that a command has.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Instruction {
     /// Makes the new master key the current one.
@@ -157,11 +157,21 @@ pub struct Command {
     pub counter: u64,
     /// Second since 1970 from which on the unit refuses the command.
     pub expires: u64,
-    /// What the command does.
+    /// The effect of the command.
     pub instruction: Instruction,
 }
 
 impl Command {
+    /// The people whom the command names.
+    pub fn people(&self) -> &[Person] {
+        match &self.instruction {
+            Instruction::AddAdministrator(person) => core::slice::from_ref(person),
+            Instruction::Claim { administrators, .. } => administrators,
+            Instruction::GenerateShares { owners, .. } => owners,
+            _ => &[],
+        }
+    }
+
     /// The text that administrators sign.
     pub fn to_text(&self) -> String {
         let expires = UNIX_EPOCH + Duration::from_secs(self.expires.min(LAST_SECOND));
@@ -324,7 +334,11 @@ impl<'t> Fields<'t> {
             "generate-shares" => {
                 let needed = self.needed()?;
                 let owners = self.persons("owner", usize::from(MAX_SHARES))?;
-                check(owners.len() >= usize::from(needed), "owner")?;
+                // One person with two shares would be a quorum alone.
+                let are_different = owners.iter().enumerate().all(|(place, owner)| {
+                    owners[..place].iter().all(|other| other.name != owner.name && other.key != owner.key)
+                });
+                check(owners.len() >= usize::from(needed) && are_different, "owner")?;
                 Instruction::GenerateShares { needed, owners }
             }
             "load-parts" => {
@@ -444,7 +458,7 @@ pub(crate) mod tests {
         );
     }
 
-    /// What a person reads is what the unit does: no second text means the same command.
+    /// A person reads the command that the unit carries out: no second text means the same.
     #[test]
     fn each_command_has_one_text() {
         for instruction in instructions() {
@@ -494,6 +508,7 @@ pub(crate) mod tests {
             (Instruction::LoadShares { needed: 2, shares: vec![(1, one), (1, two)] }, "share"),
             (Instruction::LoadShares { needed: 2, shares: vec![(0, one), (1, two)] }, "share"),
             (Instruction::GenerateShares { needed: 2, owners: vec![alice.clone()] }, "owner"),
+            (Instruction::GenerateShares { needed: 2, owners: vec![alice.clone(); 2] }, "owner"),
         ] {
             let text = command(instruction).to_text();
             assert_eq!(Command::from_text(&text), Err(InvalidCommand::Field(field)), "{text}");

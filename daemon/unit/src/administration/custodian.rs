@@ -12,12 +12,12 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::command::RegisterName;
-use super::importer::{OwnImporter, Piece};
+use super::importer::{Aim, OwnImporter, Piece};
 use super::keeping::{Keeper, KeepingSecret};
 use super::part::{self, Part};
 use super::pattern::Pattern;
 use super::person::Person;
-use super::register::{Contents, Origin, Register};
+use super::register::{Contents, Origin, Register, SealedShare};
 use super::rules::{Effect, Refusal, Surroundings};
 use super::shares::{self, Share};
 use super::signed::SignedCommand;
@@ -89,21 +89,6 @@ pub enum Done {
     Shares(Vec<SealedShare>),
 }
 
-/// A share that a unit has encrypted to its owner.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct SealedShare {
-    /// The owner.
-    pub owner: Person,
-    /// Number of shares that make the key.
-    pub needed: u8,
-    /// Index of the share, from 1.
-    pub index: u8,
-    /// Fingerprint of the share.
-    pub pattern: Pattern,
-    /// The share, encrypted.
-    pub sealed: Vec<u8>,
-}
-
 /// The outcome of a part or share.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Taken {
@@ -126,8 +111,8 @@ impl Custodian {
         let (state, unverified) = match text {
             Some(text) => {
                 let (state, line, mac) = read(text).ok_or(CustodyError::Damaged)?;
-                let is_open = state.current == Register::Empty;
-                (state, (!is_open).then_some((line, mac)))
+                let has_key = state.current != Register::Empty || state.new != Register::Empty;
+                (state, has_key.then_some((line, mac)))
             }
             None => (State::new()?, None),
         };
@@ -151,8 +136,8 @@ impl Custodian {
     }
 
     /// Unseals the unit by a secret that keeps its master keys, and keeps them by it from now on.
-    /// Waits for the disk. Returns false if the state keeps no master key: the unit stays sealed, if
-    /// it was.
+    /// Waits for the disk. Returns false if the state keeps no master key: the unit stays sealed,
+    /// if it was.
     ///
     /// # Errors
     /// [`CustodyError::OtherKeeper`] if another secret keeps the master keys. This secret replaces
@@ -197,7 +182,8 @@ impl Custodian {
             Some(has) if has != pattern => return Err(CustodyError::OtherMasterKey { has, file: pattern }),
             Some(_) => inner.put(RegisterName::Current, key)?,
             None => {
-                let contents = Contents { pattern, wkid: key.wkid(), origin: Origin::File };
+                let contents =
+                    Contents { pattern, wkid: key.wkid(), origin: Origin::File, shares: Vec::new() };
                 let state = State { current: Register::Valid(contents), ..inner.state.clone() };
                 inner.state = inner.write(state, [Some(&key), inner.new.as_ref()])?;
                 inner.current = Some(key);
@@ -213,8 +199,8 @@ impl Custodian {
     }
 
     /// The importer key, signed by the unit: see [`Importer::read`](super::Importer::read). It
-    /// stays the same until the unit has all parts that it waits for, or the process ends. Waits for
-    /// a change that is being written.
+    /// stays the same until the unit has all parts that it waits for, or the process ends. Waits
+    /// for a change that is being written.
     ///
     /// # Errors
     /// [`UnitError::Crypto`] if the crypto library fails.
@@ -258,12 +244,13 @@ impl Custodian {
     pub fn take(&self, sealed: &[u8]) -> Result<Taken, CustodyError> {
         let mut inner = self.lock();
         inner.await_pieces();
-        let piece = inner.importer.as_ref().and_then(|importer| importer.open(sealed));
-        let taken = inner.take(piece.ok_or(CustodyError::OtherImporter)?)?;
+        let opened = inner.importer.as_ref().and_then(|importer| importer.open(sealed));
+        let (aim, piece) = opened.ok_or(CustodyError::OtherImporter)?;
+        let taken = inner.take(aim, piece);
         // The unit is unsealed even if the disk does not take the kept master keys.
         let kept = inner.keep_if_due();
         self.follow(&mut inner);
-        kept.map(|()| taken)
+        kept.and(taken)
     }
 
     /// Takes all master keys out of memory, until their owners bring their parts again. Waits for a
@@ -346,30 +333,31 @@ impl Inner {
         let shares = shares::split(&key, needed, number)?;
         let patterns = shares.iter().map(|share| (share.index(), share.pattern())).collect();
         let origin = Origin::Shares { needed, shares: patterns };
-        let state = state.loaded(Contents { pattern: key.pattern(), wkid: key.wkid(), origin })?;
         let seal = |(owner, share): (Person, Share)| {
             let (index, pattern) = (share.index(), share.pattern());
             let sealed = state.seal_share(share, &owner.key)?;
             Ok::<_, UnitError>(SealedShare { owner, needed, index, pattern, sealed })
         };
-        let sealed = owners.into_iter().zip(shares).map(seal).collect::<Result<_, _>>()?;
+        let sealed: Vec<_> = owners.into_iter().zip(shares).map(seal).collect::<Result<_, _>>()?;
+        let (pattern, wkid, shares) = (key.pattern(), key.wkid(), sealed.clone());
+        let state = state.loaded(Contents { pattern, wkid, origin, shares })?;
         self.state = self.write(state, [self.current.as_ref(), Some(&key)])?;
         self.new = Some(key);
         Ok(Done::Shares(sealed))
     }
 
-    fn take(&mut self, piece: Piece) -> Result<Taken, CustodyError> {
+    fn take(&mut self, aim: Aim, piece: Piece) -> Result<Taken, CustodyError> {
         let pattern = piece.pattern();
         let belongs = |collection: &Collection| collection.origin.patterns().contains(&pattern);
-        let unsealing = self.unsealing.iter().position(|(_, collection)| belongs(collection));
-        let (register, collection) = match (unsealing, &mut self.loading) {
-            (Some(at), _) => {
-                let (register, collection) = &mut self.unsealing[at];
-                (*register, collection)
+        let (register, collection) = match aim {
+            Aim::Load => (RegisterName::New, self.loading.as_mut().filter(|loading| belongs(loading))),
+            Aim::Unseal => {
+                let found = self.unsealing.iter_mut().find(|(_, collection)| belongs(collection));
+                let (register, collection) = found.ok_or(CustodyError::NotAwaited(pattern))?;
+                (*register, Some(collection))
             }
-            (None, Some(loading)) if belongs(loading) => (RegisterName::New, loading),
-            _ => return Err(CustodyError::NotAwaited(pattern)),
         };
+        let collection = collection.ok_or(CustodyError::NotAwaited(pattern))?;
         if collection.pieces.iter().all(|other| other.pattern() != pattern) {
             collection.pieces.push(piece);
         }
@@ -377,18 +365,21 @@ impl Inner {
         if missing > 0 {
             return Ok(Taken { register, pattern, missing });
         }
-        match unsealing {
-            Some(at) => {
-                let (_, collection) = self.unsealing.remove(at);
-                let (_, key) = collection.combine().ok_or(CustodyError::OtherSum)?;
-                self.put(register, key)?;
+        let (origin, key) = (collection.origin.clone(), collection.combine());
+        // The pieces stay until the master key is in its register: the disk may be full now.
+        let put = key.ok_or(CustodyError::OtherSum).and_then(|key| match aim {
+            Aim::Load => self.load(origin, key),
+            Aim::Unseal => self.put(register, key),
+        });
+        match (&put, aim) {
+            (Err(CustodyError::Write(_)), _) => {
+                // The owner of the last piece brings it again.
+                self.collection(aim, register).map(|collection| collection.pieces.pop());
             }
-            None => {
-                let collection = self.loading.take().ok_or(CustodyError::NotAwaited(pattern))?;
-                let (origin, key) = collection.combine().ok_or(CustodyError::OtherSum)?;
-                self.load(origin, key)?;
-            }
+            (_, Aim::Load) => self.loading = None,
+            (_, Aim::Unseal) => self.unsealing.retain(|(waiting, _)| *waiting != register),
         }
+        put?;
         self.await_pieces();
         if self.unsealing.is_empty() && self.loading.is_none() {
             self.importer = None;
@@ -396,12 +387,22 @@ impl Inner {
         Ok(Taken { register, pattern, missing })
     }
 
+    fn collection(&mut self, aim: Aim, register: RegisterName) -> Option<&mut Collection> {
+        match aim {
+            Aim::Load => self.loading.as_mut(),
+            Aim::Unseal => {
+                let mut unsealing = self.unsealing.iter_mut();
+                unsealing.find(|(waiting, _)| *waiting == register).map(|(_, collection)| collection)
+            }
+        }
+    }
+
     /// Loads the new register with a master key of parts or shares.
     fn load(&mut self, origin: Origin, key: MasterKey) -> Result<(), CustodyError> {
         if key.follows_a_pattern() {
             return Err(CustodyError::Guessable);
         }
-        let contents = Contents { pattern: key.pattern(), wkid: key.wkid(), origin };
+        let contents = Contents { pattern: key.pattern(), wkid: key.wkid(), origin, shares: Vec::new() };
         let state = self.state.loaded(contents)?;
         self.state = self.write(state, [self.current.as_ref(), Some(&key)])?;
         self.new = Some(key);
@@ -417,18 +418,20 @@ impl Inner {
         if expected != Some(key.pattern()) {
             return Err(CustodyError::OtherSum);
         }
-        if register == RegisterName::New {
-            self.new = Some(key);
-            return Ok(());
-        }
-        if let Some((line, mac)) = &self.unverified {
+        // The MAC is one under the master key in force, or else under the one that is loaded.
+        let is_of_mac = register == RegisterName::Current || self.state.current == Register::Empty;
+        if let Some((line, mac)) = self.unverified.as_ref().filter(|_| is_of_mac) {
             let state_key = WrappingKeys::derive(&key).unit_state;
             let is_genuine = mac.is_some_and(|mac| hmac::verify(&state_key, line.as_bytes(), &mac).is_ok());
             if !is_genuine {
                 return Err(CustodyError::Altered);
             }
+            self.unverified = None;
         }
-        (self.current, self.unverified) = (Some(key), None);
+        match register {
+            RegisterName::Current => self.current = Some(key),
+            RegisterName::New => self.new = Some(key),
+        }
         Ok(())
     }
 
@@ -463,7 +466,7 @@ impl Inner {
         };
         let state = State { kept, ..state };
         let line = state.to_json();
-        let mac = match keys[0] {
+        let mac = match keys[0].or(keys[1]) {
             Some(key) => {
                 let state_key = WrappingKeys::derive(key).unit_state;
                 base16ct::lower::encode_string(hmac::sign(&state_key, line.as_bytes()).as_ref())
@@ -518,23 +521,22 @@ impl Inner {
 
 impl Collection {
     /// The master key of the pieces, once there are enough.
-    fn combine(self) -> Option<(Origin, MasterKey)> {
-        let (mut parts, mut shares) = (Vec::<Part>::new(), Vec::<Share>::new());
-        for piece in self.pieces {
+    fn combine(&self) -> Option<MasterKey> {
+        let (mut parts, mut shares) = (Vec::<&Part>::new(), Vec::<&Share>::new());
+        for piece in &self.pieces {
             match piece {
                 Piece::Part(part) => parts.push(part),
                 Piece::Share(share) => shares.push(share),
             }
         }
-        let key = match &self.origin {
-            Origin::Parts(expected) if parts.len() == expected.len() => part::combine(&parts),
+        match &self.origin {
+            Origin::Parts(expected) if parts.len() == expected.len() => Some(part::combine(parts)),
             Origin::Shares { needed, .. } => {
                 shares.truncate(usize::from(*needed));
-                shares::combine(&shares)?
+                shares::combine(&shares)
             }
-            Origin::Parts(_) | Origin::File => return None,
-        };
-        Some((self.origin, key))
+            Origin::Parts(_) | Origin::File => None,
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The importer of a unit: a fresh key to which owners encrypt their parts and shares.
 //!
-//! The unit signs the importer key, and owners compare the key of the unit with the fingerprint that
-//! they know since the claim. So nobody between an owner and the unit can put a key of his own in
-//! the place of the importer key.
+//! The unit signs the importer key, and owners compare the key of the unit with the fingerprint
+//! that they know since the claim. So nobody between an owner and the unit can put a key of his own
+//! in the place of the importer key.
 //!
 //! ```text
 //! keyward unit importer 1
@@ -72,6 +72,26 @@ impl Piece {
     }
 }
 
+/// Purpose for which an owner brings a piece. The unit uses the piece for nothing else.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Aim {
+    /// To load the new register with a master key.
+    Load,
+    /// To give the unit a master key that it has had before.
+    Unseal,
+}
+
+impl Aim {
+    const ALL: [Self; 2] = [Self::Load, Self::Unseal];
+
+    fn purpose(self) -> &'static [u8] {
+        match self {
+            Self::Load => b"keyward piece to load 1",
+            Self::Unseal => b"keyward piece to unseal 1",
+        }
+    }
+}
+
 /// The importer key of a unit, from the side of an owner: the unit has signed it.
 #[derive(Clone, Copy, Debug)]
 pub struct Importer {
@@ -117,12 +137,13 @@ impl Importer {
         self.unit
     }
 
-    /// Encrypts a piece: only the unit can read it, and only until its importer key changes.
+    /// Encrypts a piece: only the unit can read it, only for this aim, and only until its importer
+    /// key changes.
     ///
     /// # Errors
     /// [`UnitError::Crypto`] if the crypto library fails.
-    pub fn seal(&self, piece: &Piece) -> Result<Vec<u8>, UnitError> {
-        sealed_box::seal(&self.key, &purpose(TO_UNIT, self.unit), &piece.to_bytes())
+    pub fn seal(&self, piece: &Piece, aim: Aim) -> Result<Vec<u8>, UnitError> {
+        sealed_box::seal(&self.key, &purpose(aim.purpose(), self.unit), &piece.to_bytes())
     }
 }
 
@@ -151,9 +172,12 @@ impl OwnImporter {
     }
 
     /// Decrypts a piece. `None` if it was not encrypted to this importer key.
-    pub(crate) fn open(&self, sealed: &[u8]) -> Option<Piece> {
-        let bytes = sealed_box::open(&self.private, &self.public, &purpose(TO_UNIT, self.unit), sealed)?;
-        Piece::from_bytes(&bytes)
+    pub(crate) fn open(&self, sealed: &[u8]) -> Option<(Aim, Piece)> {
+        Aim::ALL.into_iter().find_map(|aim| {
+            let purpose = purpose(aim.purpose(), self.unit);
+            let bytes = sealed_box::open(&self.private, &self.public, &purpose, sealed)?;
+            Some((aim, Piece::from_bytes(&bytes)?))
+        })
     }
 }
 
@@ -255,8 +279,6 @@ const MAX_TEXT: usize = 2048;
 const PART: u8 = 1;
 /// First byte of a share.
 const SHARE: u8 = 2;
-/// Purpose of a piece that an owner encrypts to a unit.
-const TO_UNIT: &[u8] = b"keyward piece to unit 1";
 /// Purpose of a share that a unit encrypts to its owner.
 const TO_OWNER: &[u8] = b"keyward share to owner 1";
 
@@ -273,8 +295,9 @@ mod tests {
         for piece in
             [Piece::Part(Part::generate().unwrap()), Piece::Share(Share::new(3, 5, &[9; 32]).unwrap())]
         {
-            let sealed = importer.seal(&piece).unwrap();
-            assert_eq!(own.open(&sealed).unwrap().pattern(), piece.pattern());
+            let sealed = importer.seal(&piece, Aim::Load).unwrap();
+            let (aim, opened) = own.open(&sealed).unwrap();
+            assert_eq!((aim, opened.pattern()), (Aim::Load, piece.pattern()));
             let later = OwnImporter::generate(state.unit()).unwrap();
             assert!(later.open(&sealed).is_none(), "an importer key is used for a short time");
         }

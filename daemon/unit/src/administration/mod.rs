@@ -1,8 +1,8 @@
-//! The owners of a unit: administrators who sign commands, and the master key that is made of parts.
+//! The owners of a unit: administrators who sign commands, and a master key that is made of parts.
 //!
 //! A unit is owned by *administrators*. They sign commands, and most commands need several of them.
-//! The master key is put together from *parts* or *shares*, which other people own. The unit has two
-//! *registers*: the master key in force, and the one that will be in force.
+//! The master key is put together from *parts* or *shares*, which other people own. The unit has
+//! two *registers*: the master key in force, and the one that will be in force.
 //!
 //! [`State`] is all of this without secrets of the owners, and is kept in a file. [`State::apply`]
 //! has the rules. [`Command`] is the text that administrators sign, and [`SignedCommand`] the text
@@ -27,8 +27,8 @@ mod state;
 pub use command::{
     Command, Instruction, InvalidCommand, MAX_ADMINISTRATORS, RegisterName, Thresholds, UnitId,
 };
-pub use custodian::{Custodian, Custody, CustodyError, Done, SealedShare, StateFile, Taken};
-pub use importer::{Importer, InvalidImporter, OwnerKey, Piece};
+pub use custodian::{Custodian, Custody, CustodyError, Done, StateFile, Taken};
+pub use importer::{Aim, Importer, InvalidImporter, OwnerKey, Piece};
 pub use keeping::KeepingSecret;
 pub use part::{PARTS, Part};
 pub use pattern::{InvalidPattern, Pattern};
@@ -36,7 +36,7 @@ pub use people_files::{
     AdministratorKey, InvalidFile, ShareFile, part_from_file, part_to_file, pattern_of_part_file, piece_of,
 };
 pub use person::{InvalidPersonKey, InvalidPersonName, InvalidSki, Person, PersonKey, PersonName, Ski};
-pub use register::{Contents, Origin, Register};
+pub use register::{Contents, Origin, Register, SealedShare};
 pub use rules::{Effect, LONGEST_LIFE, Refusal, Surroundings};
 pub use shares::{MAX_SHARES, Share};
 pub use signed::{ClaimSecret, InvalidSigned, MAX_BUNDLE, SignatureFault, SignedCommand};

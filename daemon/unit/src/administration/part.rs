@@ -9,7 +9,7 @@ use super::pattern::Pattern;
 use crate::error::UnitError;
 use crate::master_key::{InvalidMasterKey, MasterKey};
 
-/// A part of a master key: 32 random bytes, of one owner. One part alone reveals nothing of the key.
+/// A part of a master key: 32 random bytes, of one owner. A part alone reveals nothing of the key.
 ///
 /// Dropping the part wipes it, and debug output shows nothing of it.
 // Boxed, so that a move leaves no copy behind.

@@ -15,12 +15,12 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::command::UnitId;
-use super::custodian::SealedShare;
 use super::importer::{OwnerKey, Piece};
 use super::part::Part;
 use super::passphrase::stretched;
 use super::pattern::Pattern;
 use super::person::{Person, PersonKey, PersonName};
+use super::register::SealedShare;
 use super::shares::Share;
 use super::signed::{SignatureFault, SignedCommand};
 use crate::error::UnitError;
@@ -71,7 +71,7 @@ impl AdministratorKey {
     /// [`UnitError::Crypto`] if the crypto library fails.
     pub fn to_file(&self, passphrase: &[u8]) -> Result<String, UnitError> {
         let public = STANDARD.encode(self.person.key.to_spki());
-        Protected::new(Kind::AdministratorKey, &self.person.name, public, &self.private, passphrase)
+        Protected::text_of(Kind::AdministratorKey, &self.person.name, public, &self.private, passphrase)
     }
 
     /// Reads the output of [`Self::to_file`].
@@ -99,7 +99,7 @@ impl AdministratorKey {
 /// # Errors
 /// [`UnitError::Crypto`] if the crypto library fails.
 pub fn part_to_file(part: &Part, owner: &PersonName, passphrase: &[u8]) -> Result<String, UnitError> {
-    Protected::new(Kind::Part, owner, part.pattern().to_string(), part.bytes(), passphrase)
+    Protected::text_of(Kind::Part, owner, part.pattern().to_string(), part.bytes(), passphrase)
 }
 
 /// Reads the output of [`part_to_file`].
@@ -132,7 +132,7 @@ impl OwnerKey {
     /// [`UnitError::Crypto`] if the crypto library fails.
     pub fn to_file(&self, name: &PersonName, passphrase: &[u8]) -> Result<String, UnitError> {
         let public = STANDARD.encode(self.public().to_spki());
-        Protected::new(Kind::OwnerKey, name, public, &self.to_der()?, passphrase)
+        Protected::text_of(Kind::OwnerKey, name, public, &self.to_der()?, passphrase)
     }
 
     /// Reads the output of [`Self::to_file`].
@@ -271,7 +271,8 @@ impl Kind {
 }
 
 impl Protected {
-    fn new(
+    /// The text of a new file.
+    fn text_of(
         kind: Kind,
         name: &PersonName,
         public: String,

@@ -10,6 +10,7 @@
 //! in the memory of the unit only.
 
 use super::pattern::Pattern;
+use super::person::Person;
 use crate::wkid::Wkid;
 
 /// A register.
@@ -60,6 +61,23 @@ pub struct Contents {
     pub wkid: Wkid,
     /// How the master key is put together.
     pub origin: Origin,
+    /// Shares that the unit has encrypted to their owners, so that it can give them out again.
+    pub shares: Vec<SealedShare>,
+}
+
+/// A share that a unit has encrypted to its owner.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SealedShare {
+    /// The owner.
+    pub owner: Person,
+    /// Number of shares that make the key.
+    pub needed: u8,
+    /// Index of the share, from 1.
+    pub index: u8,
+    /// Fingerprint of the share.
+    pub pattern: Pattern,
+    /// The share, encrypted.
+    pub sealed: Vec<u8>,
 }
 
 /// How a master key is put together.

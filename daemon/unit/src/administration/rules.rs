@@ -1,4 +1,4 @@
-//! What a command does to the state of a unit, and who may command it. Pure functions.
+//! The rules of a unit: the effect of each command on the state, and who may command it.
 
 use core::time::Duration;
 use std::time::UNIX_EPOCH;
@@ -81,7 +81,6 @@ impl State {
             return Err(Refusal::TooEarly { counter: command.counter, next });
         }
         match (&self.claim, &command.instruction) {
-            (Some(_), Instruction::Zeroize) => return Ok(()),
             (Some(secret), Instruction::Claim { administrators, thresholds }) => {
                 if !signed.claims_with(secret) {
                     return Err(Refusal::NoClaimSecret);
@@ -296,7 +295,7 @@ pub enum Refusal {
     ManyAdministrators,
     /// The new register has a key, but the unit does not have it in memory.
     #[error(
-        "the unit does not have the master key of the new register since its start; its owners must bring their parts: keyward unit unseal"
+        "the unit does not have the master key of the new register since its start; its owners must bring their parts: keyward unit unseal FILE --unit-key FINGERPRINT"
     )]
     NewSealed,
     /// No administrator has this identity.
@@ -318,7 +317,7 @@ pub enum Refusal {
     OtherPattern {
         /// The register.
         register: RegisterName,
-        /// Its master key.
+        /// Master key of the register.
         has: Option<Pattern>,
     },
     /// The command is for another unit.
@@ -348,7 +347,9 @@ pub enum Refusal {
         next: u64,
     },
     /// The unit does not have its master key.
-    #[error("the unit is sealed: its owners must bring their parts first: keyward unit unseal")]
+    #[error(
+        "the unit is sealed: its owners must bring their parts first: keyward unit unseal FILE --unit-key FINGERPRINT"
+    )]
     Sealed,
     /// A signature does not count.
     #[error(transparent)]
@@ -462,7 +463,8 @@ mod tests {
 
     fn contents(byte: u8) -> Contents {
         let origin = Origin::Parts(vec![pattern(10), pattern(11)]);
-        Contents { pattern: pattern(byte), wkid: Wkid::from_bytes([byte; 16]), origin }
+        let (pattern, wkid) = (pattern(byte), Wkid::from_bytes([byte; 16]));
+        Contents { pattern, wkid, origin, shares: Vec::new() }
     }
 
     #[test]
@@ -639,9 +641,9 @@ mod tests {
         let unsigned = owned.signed(Instruction::Zeroize, &[]);
         let few = Refusal::FewSignatures { have: 0, needed: 1 };
         assert_eq!(owned.state.apply(&unsigned, sealed).unwrap_err(), few);
-        // A unit that nobody owns is erased without a signature.
+        // Nobody may change the identity of a unit that nobody owns: people have written it down.
         let unowned = Owned { state: State::new().unwrap(), people: Vec::new() };
-        assert_eq!(unowned.try_to(Instruction::Zeroize, &[]).unwrap().1, Effect::Zeroize);
+        assert_eq!(unowned.try_to(Instruction::Zeroize, &[]).unwrap_err(), Refusal::Unowned);
     }
 
     #[test]

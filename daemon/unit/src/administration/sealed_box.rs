@@ -8,9 +8,9 @@
 //! ```
 //!
 //! ECDH of the ephemeral key and the recipient's key gives a secret. HKDF-SHA-256 (RFC 5869) makes
-//! the AES key of the secret, of both public keys and of the purpose. Each key encrypts one text, so
-//! the nonce is zero. The construction is that of DHKEM with HKDF in base mode (RFC 9180, 4.1); the
-//! crypto library offers no HPKE.
+//! the AES key of the secret, of both public keys and of the purpose. Each key encrypts one text,
+//! so the nonce is zero. The construction is that of DHKEM with HKDF in base mode (RFC 9180, 4.1);
+//! the crypto library offers no HPKE.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{ECDH_P521, PrivateKey, UnparsedPublicKey, agree};

@@ -1,8 +1,8 @@
 //! The state of a unit: who owns it, and what its registers have. The state contains no master key.
 //!
-//! The state is a JSON object in a file of its own, apart from the key store. A MAC under the master
-//! key in force authenticates the file: who can write the file without the master key cannot make
-//! himself an administrator.
+//! The state is a JSON object in a file of its own, apart from the key store. A MAC under the
+//! master key in force authenticates the file: who can write the file without the master key cannot
+//! make himself an administrator.
 
 use core::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use super::command::{MAX_ADMINISTRATORS, Thresholds, UnitId};
 use super::part::PARTS;
 use super::person::{Person, PersonKey};
-use super::register::{Contents, Origin, Register};
+use super::register::{Contents, Origin, Register, SealedShare};
 use super::shares::{MAX_SHARES, is_number_of_shares};
 use super::signed::ClaimSecret;
 use crate::error::UnitError;
@@ -203,20 +203,28 @@ struct StoredRegister {
     /// Indexes and patterns of shares; indexes from 1 for parts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     parts: Vec<(u8, String)>,
+    /// Encrypted shares, in the order of `parts`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    shares: Vec<StoredShare>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct StoredShare {
+    owner: StoredPerson,
+    index: u8,
+    pattern: String,
+    sealed: String,
 }
 
 impl Stored {
     fn of(state: &State) -> Self {
-        let person = |person: &Person| StoredPerson {
-            name: person.name.to_string(),
-            key: STANDARD.encode(person.key.to_spki()),
-        };
         Self {
             format: FORMAT,
             unit: state.unit.to_string(),
             key: STANDARD.encode(&*state.key.private),
             claim: state.claim.as_ref().map(|secret| secret.as_str().to_owned()),
-            administrators: state.administrators.iter().map(person).collect(),
+            administrators: state.administrators.iter().map(StoredPerson::of).collect(),
             signature_threshold: state.thresholds.signature,
             revocation_threshold: state.thresholds.revocation,
             counter: state.counter,
@@ -227,12 +235,8 @@ impl Stored {
     }
 
     fn check(self) -> Option<State> {
-        let person = |stored: StoredPerson| {
-            let key = PersonKey::from_spki(&STANDARD.decode(stored.key).ok()?).ok()?;
-            Some(Person { name: stored.name.parse().ok()?, key })
-        };
         let administrators: Vec<Person> =
-            self.administrators.into_iter().map(person).collect::<Option<_>>()?;
+            self.administrators.into_iter().map(StoredPerson::check).collect::<Option<_>>()?;
         let thresholds =
             Thresholds { signature: self.signature_threshold, revocation: self.revocation_threshold };
         let current = self.current.check()?;
@@ -259,6 +263,38 @@ impl Stored {
     }
 }
 
+impl StoredPerson {
+    fn of(person: &Person) -> Self {
+        Self { name: person.name.to_string(), key: STANDARD.encode(person.key.to_spki()) }
+    }
+
+    fn check(self) -> Option<Person> {
+        let key = PersonKey::from_spki(&STANDARD.decode(self.key).ok()?).ok()?;
+        Some(Person { name: self.name.parse().ok()?, key })
+    }
+}
+
+impl StoredShare {
+    fn of(share: &SealedShare) -> Self {
+        Self {
+            owner: StoredPerson::of(&share.owner),
+            index: share.index,
+            pattern: share.pattern.to_string(),
+            sealed: STANDARD.encode(&share.sealed),
+        }
+    }
+
+    fn check(self, needed: u8) -> Option<SealedShare> {
+        Some(SealedShare {
+            owner: self.owner.check()?,
+            needed,
+            index: self.index,
+            pattern: self.pattern.parse().ok()?,
+            sealed: STANDARD.decode(self.sealed).ok()?,
+        })
+    }
+}
+
 impl StoredRegister {
     fn of(register: &Register) -> Self {
         let origin = register.contents().map(|contents| &contents.origin);
@@ -273,12 +309,19 @@ impl StoredRegister {
             wkid: register.contents().map(|contents| contents.wkid.to_string()),
             needed,
             parts: parts.into_iter().map(|(index, pattern)| (index, pattern.to_string())).collect(),
+            shares: register
+                .contents()
+                .into_iter()
+                .flat_map(|key| &key.shares)
+                .map(StoredShare::of)
+                .collect(),
         }
     }
 
     fn check(self) -> Option<Register> {
         if self.state == Register::Empty.state() {
             let has_nothing = self.pattern.is_none() && self.wkid.is_none() && self.needed.is_none();
+            let has_nothing = has_nothing && self.shares.is_empty();
             return (has_nothing && self.parts.is_empty()).then_some(Register::Empty);
         }
         let parts = self.parts.into_iter().map(|(index, pattern)| Some((index, pattern.parse().ok()?)));
@@ -296,7 +339,17 @@ impl StoredRegister {
             }
         };
         let (pattern, wkid) = (self.pattern?.parse().ok()?, self.wkid?.parse().ok()?);
-        let contents = Contents { pattern, wkid, origin };
+        let needed = self.needed.unwrap_or_default();
+        let shares: Vec<_> =
+            self.shares.into_iter().map(|share| share.check(needed)).collect::<Option<_>>()?;
+        let of_shares = || shares.iter().map(|share| (share.index, share.pattern));
+        let fits = match &origin {
+            Origin::Shares { shares: patterns, .. } => {
+                shares.is_empty() || of_shares().eq(patterns.iter().copied())
+            }
+            Origin::File | Origin::Parts(_) => shares.is_empty(),
+        };
+        let contents = fits.then_some(Contents { pattern, wkid, origin, shares })?;
         [
             Register::Committed(contents.clone()),
             Register::Uncommitted(contents.clone()),
@@ -327,7 +380,7 @@ pub struct InvalidState;
 
 /// Format of the state of this version.
 const FORMAT: u32 = 1;
-/// Longest state, in bytes. Eight administrators and two registers of 16 shares have some 5,500.
+/// Longest state, in bytes. Eight administrators and two registers of 16 shares have some 25,000.
 pub const MAX_STATE: usize = 64 << 10;
 
 #[cfg(test)]
@@ -340,6 +393,10 @@ mod tests {
     fn full() -> State {
         let [one, two, three] = [1, 2, 3].map(|byte| Pattern::of_key(&[byte; 32]));
         let owners = ["alice", "bob", "carol"].map(|name| person(name).0);
+        let share = |(index, pattern)| {
+            let owner = owners[0].clone();
+            SealedShare { owner, needed: 2, index, pattern, sealed: vec![index; 184] }
+        };
         State {
             claim: None,
             administrators: owners.to_vec(),
@@ -349,11 +406,13 @@ mod tests {
                 pattern: one,
                 wkid: Wkid::from_bytes([1; 16]),
                 origin: Origin::Parts(vec![two, three]),
+                shares: Vec::new(),
             }),
             new: Register::Committed(Contents {
                 pattern: two,
                 wkid: Wkid::from_bytes([2; 16]),
                 origin: Origin::Shares { needed: 2, shares: vec![(1, one), (2, two), (5, three)] },
+                shares: [(1, one), (2, two), (5, three)].map(share).to_vec(),
             }),
             kept: Some(vec![7; 100]),
             ..State::new().unwrap()

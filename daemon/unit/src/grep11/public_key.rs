@@ -221,7 +221,7 @@ mod tests {
         for key_type in KeyType::GENERATED {
             let spki = unit.generate(key_type).unwrap().spki;
             let of_hardware = [to_ep11(&spki), seal()].concat();
-            let of_this = super::seal(&*unit.keys().unwrap(), &spki, Attributes::NONE).unwrap();
+            let of_this = super::seal(&unit.keys().unwrap(), &spki, Attributes::NONE).unwrap();
             for blob in [&of_hardware, &of_this, &to_ep11(&spki), &spki] {
                 assert_eq!(spki_of_public_key_blob(blob), Some(spki.clone()), "{key_type}");
             }

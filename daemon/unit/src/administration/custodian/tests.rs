@@ -6,7 +6,7 @@ use keyward_proto::{KeyType, Scheme};
 
 use super::super::command::tests::person;
 use super::super::command::{Command, Instruction, Thresholds};
-use super::super::importer::{Importer, OwnerKey};
+use super::super::importer::{Aim, Importer, OwnerKey};
 use super::super::person::Ski;
 use super::*;
 use crate::key::SigningInput;
@@ -93,8 +93,12 @@ impl House {
     }
 
     fn bring(&self, piece: &Piece) -> Result<Taken, CustodyError> {
+        self.bring_to(Aim::Unseal, piece)
+    }
+
+    fn bring_to(&self, aim: Aim, piece: &Piece) -> Result<Taken, CustodyError> {
         let importer = Importer::read(&self.custodian.importer().unwrap(), self.fingerprint).unwrap();
-        self.custodian.take(&importer.seal(piece).unwrap())
+        self.custodian.take(&importer.seal(piece, aim).unwrap())
     }
 
     /// Loads the new register with parts.
@@ -102,7 +106,7 @@ impl House {
         let patterns = parts.iter().map(Part::pattern).collect();
         self.command(Instruction::LoadParts(patterns), &[0]).unwrap();
         for (left, part) in (0..parts.len()).rev().zip(parts) {
-            assert_eq!(self.bring(&again(part)).unwrap().missing, left);
+            assert_eq!(self.bring_to(Aim::Load, &again(part)).unwrap().missing, left);
         }
         self.custodian.custody().state.new_register().pattern().unwrap()
     }
@@ -184,7 +188,7 @@ fn a_wrong_part_is_named_and_spoils_nothing() {
     let refused = house.bring(&again(&wrong)).unwrap_err();
     assert!(matches!(refused, CustodyError::NotAwaited(pattern) if pattern == wrong.pattern()));
     let importer = Importer::read(&house.custodian.importer().unwrap(), house.fingerprint).unwrap();
-    let sealed = importer.seal(&again(&mine[1])).unwrap();
+    let sealed = importer.seal(&again(&mine[1]), Aim::Unseal).unwrap();
     assert!(matches!(house.custodian.take(&sealed[1..]), Err(CustodyError::OtherImporter)));
     assert_eq!(house.custodian.take(&sealed).unwrap().missing, 0);
     assert!(matches!(house.custodian.take(&sealed), Err(CustodyError::OtherImporter)), "it has its parts");
@@ -267,7 +271,7 @@ fn shares_of_the_unit_unseal_it_and_another_unit() {
     let shares = sealed.iter().map(|share| (share.index, share.pattern)).collect();
     other.command(Instruction::LoadShares { needed: 3, shares }, &[0]).unwrap();
     for at in [3, 1, 0] {
-        other.bring(&piece(at)).unwrap();
+        other.bring_to(Aim::Load, &piece(at)).unwrap();
     }
     other.command(Instruction::Commit(pattern), &[0, 1]).unwrap();
     other.command(Instruction::Activate(pattern), &[0]).unwrap();
@@ -325,6 +329,24 @@ fn every_state_on_the_disk_can_be_started_with() {
     assert_eq!(works, expected);
 }
 
+/// Somebody who replaces the whole state has a unit of his own. An owner who only wants to unseal
+/// the unit does not load it.
+#[test]
+fn a_part_that_unseals_does_not_load() {
+    let house = House::new();
+    let mine = parts::<2>();
+    house.command(Instruction::LoadParts(mine.iter().map(Part::pattern).collect()), &[0]).unwrap();
+    assert!(matches!(house.bring(&again(&mine[0])), Err(CustodyError::NotAwaited(_))));
+    house.bring_to(Aim::Load, &again(&mine[0])).unwrap();
+    // The disk is full when the last part comes: the parts are kept, and the last one comes again.
+    house.disk.set_full(true);
+    assert!(matches!(house.bring_to(Aim::Load, &again(&mine[1])), Err(CustodyError::Write(_))));
+    house.disk.set_full(false);
+    let arrived = &house.custodian.custody().awaited[0].2;
+    assert_eq!(arrived.len(), 1);
+    assert_eq!(house.bring_to(Aim::Load, &again(&mine[1])).unwrap().missing, 0);
+}
+
 #[test]
 fn a_disk_that_is_full_changes_nothing() {
     let house = House::new();
@@ -367,7 +389,10 @@ fn who_writes_the_file_without_the_master_key_is_noticed() {
         ..State::from_json(text.lines().next().unwrap()).unwrap()
     };
     let mac = text.lines().nth(1).unwrap();
-    for mac in [mac, "mac -"] {
+    // The same with the master key in the new register, as if it was never in force.
+    let contents = state.current.contents().unwrap().clone();
+    let moved = State { current: Register::Empty, new: Register::Committed(contents), ..state.clone() };
+    for (state, mac) in [(&state, mac), (&state, "mac -"), (&moved, mac), (&moved, "mac -")] {
         let altered = format!("{}\n{mac}\n", *state.to_json());
         let (unit, custodian) = open(&Disk::default(), Some(&altered)).unwrap();
         let house = House { unit, custodian, disk: Disk::default(), people: Vec::new(), ..House::unowned() };
@@ -375,6 +400,8 @@ fn who_writes_the_file_without_the_master_key_is_noticed() {
         house.bring(&again(&mine[0])).unwrap();
         assert!(matches!(house.bring(&again(&mine[1])), Err(CustodyError::Altered)));
         assert!(house.unit.is_sealed());
+        let importer = house.custodian.custody();
+        assert!(importer.state.current() == &Register::Empty || importer.is_sealed);
     }
     for damaged in ["", "\n", "{}\nmac -\n", text.trim_end(), &text[1..], &format!("{text}\n")] {
         assert!(matches!(open(&Disk::default(), Some(damaged)), Err(CustodyError::Damaged)), "{damaged}");
@@ -396,6 +423,7 @@ fn a_secret_keeps_the_master_keys_over_a_restart() {
     let other = KeepingSecret::random(&[b'6'; 32]).unwrap();
     assert!(matches!(house.custodian.keep_by(&other), Err(CustodyError::OtherKeeper)));
     assert_eq!(house.signs(&blob), Err(UnitError::Sealed));
+    house.restart();
     assert!(house.custodian.keep_by(&secret()).unwrap());
     house.signs(&blob).unwrap();
     house.signs(&rewrapped).unwrap();
@@ -404,6 +432,15 @@ fn a_secret_keeps_the_master_keys_over_a_restart() {
     assert!(house.custodian.keep_by(&secret()).unwrap());
     house.signs(&rewrapped).unwrap();
     assert!(house.signs(&blob).is_err());
+    // Another secret replaces the first one once the owners have come.
+    house.restart();
+    assert!(matches!(house.custodian.keep_by(&other), Err(CustodyError::OtherKeeper)));
+    for part in &next {
+        house.bring(&again(part)).unwrap();
+    }
+    house.restart();
+    assert!(house.custodian.keep_by(&other).unwrap());
+    house.signs(&rewrapped).unwrap();
     // The state alone, as a thief has it, opens nothing.
     house.restart();
     assert!(house.custodian.custody().is_sealed && house.signs(&rewrapped).is_err());
