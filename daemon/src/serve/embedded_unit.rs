@@ -12,6 +12,7 @@ use crate::ground::unit_state::UnitStateFile;
 use crate::keys::KeyStore;
 use crate::serve::error::ServeError;
 use crate::serve::options::Options;
+use crate::serve::upgrade;
 
 /// Opens the unit. `None` for a daemon that has no embedded unit and never had one. A unit with
 /// owners is sealed until they bring their parts.
@@ -30,6 +31,7 @@ pub(super) fn backend(
             let text = file.read()?;
             let text = text.as_deref().map(String::as_str);
             let custodian = Custodian::open(Arc::clone(&unit), text, Box::new(file))?;
+            take_over(&custodian);
             unseal(&custodian, config)?;
             let embedded = Embedded::owned(unit, Arc::new(custodian));
             if let Ok(embedded) = &embedded {
@@ -40,6 +42,18 @@ pub(super) fn backend(
         false => open(options, config, store)?.map(Embedded::of_file),
     };
     backend.transpose().map_err(ServeError::Runtime)
+}
+
+/// Takes over the master keys of the program before an upgrade, if there are any.
+fn take_over(custodian: &Custodian) {
+    let taken = match upgrade::handed_over_keys() {
+        Ok(None) => return,
+        Ok(Some(keys)) => custodian.take_over(&keys).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = taken {
+        tracing::error!("cannot take over the master key of the program before: {error}");
+    }
 }
 
 /// Reads the unseal key. `None` if there is none.

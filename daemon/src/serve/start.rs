@@ -19,7 +19,7 @@ use super::reload::{record, reload};
 use super::sockets::{HandedOver, Opened, Sockets};
 use super::upgrade::{self, Program};
 use super::{audit, background};
-use crate::backend::Backend;
+use crate::backend::{Backend, Embedded};
 use crate::config::Config;
 use crate::daemon::{Daemon, Reload};
 use crate::ground::hardening;
@@ -72,7 +72,11 @@ pub fn serve(options: &Options) -> Result<(), ServeError> {
         None => Ok(()),
         Some((program, sockets)) => {
             upgrade::block_signals().map_err(ServeError::Upgrade)?;
-            Err(ServeError::Upgrade(program.replace_process(sockets)))
+            let embedded = server.peers.daemon.backends.embedded();
+            let custodian = embedded.and_then(Embedded::custodian);
+            let keys = custodian.map(|custodian| custodian.hand_over());
+            let keys = keys.as_ref().map(|keys| keys.as_slice());
+            Err(ServeError::Upgrade(program.replace_process(sockets, keys)))
         }
     }
 }

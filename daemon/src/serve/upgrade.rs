@@ -7,8 +7,9 @@
 use core::time::Duration;
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -17,7 +18,10 @@ use std::process::{self, Command, Stdio};
 
 use command_fds::{CommandFdExt, FdMapping};
 use keyward_proto::Label;
+use keyward_unit::administration::HANDED_OVER;
 use nix::sys::signal::{SigSet, Signal};
+
+use zeroize::Zeroizing;
 
 use crate::daemon::Daemon;
 use crate::keys;
@@ -65,23 +69,56 @@ impl Program {
         }
     }
 
-    /// Replaces this process by the program. Passes the sockets as sd_listen_fds(3) describes.
-    /// Returns only after an error.
-    pub(crate) fn replace_process(&self, sockets: Vec<HandedOver>) -> io::Error {
+    /// Replaces this process by the program. Passes the sockets as sd_listen_fds(3) describes, and
+    /// the master keys of a unit with owners through a pipe. Returns only after an error.
+    pub(crate) fn replace_process(&self, sockets: Vec<HandedOver>, keys: Option<&[u8]>) -> io::Error {
         let names: Vec<_> = sockets.iter().map(|socket| socket.name).collect();
         let places: Vec<_> = sockets.iter().map(|socket| socket.bound_at.as_str()).collect();
         let mut command = Command::new(&self.path);
         command.args(&self.arguments).env("LISTEN_FDNAMES", names.join(":"));
         command.env(LISTEN_PLACES, places.join("\n"));
         command.env("LISTEN_FDS", sockets.len().to_string()).env("LISTEN_PID", process::id().to_string());
-        let mappings = sockets.into_iter().zip(FIRST_DESCRIPTOR..);
-        let mappings =
-            mappings.map(|(socket, child_fd)| FdMapping { parent_fd: socket.listener.into(), child_fd });
+        let sockets = sockets.into_iter().map(|socket| OwnedFd::from(socket.listener));
+        let mut descriptors: Vec<_> = sockets.collect();
+        command.env_remove(MASTER_KEYS);
+        if let Some(keys) = keys {
+            let pipe = match filled_pipe(keys) {
+                Ok(pipe) => pipe,
+                Err(error) => return error,
+            };
+            let number = FIRST_DESCRIPTOR.saturating_add_unsigned(descriptors.len() as u32);
+            command.env(MASTER_KEYS, number.to_string());
+            descriptors.push(pipe);
+        }
+        let mappings = descriptors.into_iter().zip(FIRST_DESCRIPTOR..);
+        let mappings = mappings.map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
         match command.fd_mappings(mappings.collect()) {
             Ok(command) => command.exec(),
             Err(error) => io::Error::other(error),
         }
     }
+}
+
+/// A pipe with some bytes in it, which is shorter than the buffer of a pipe (pipe(7)).
+fn filled_pipe(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let (reader, mut writer) = io::pipe()?;
+    writer.write_all(bytes)?;
+    Ok(reader.into())
+}
+
+/// The master keys that the program before an upgrade has handed over; `None` if there are none.
+///
+/// # Errors
+/// The pipe cannot be read.
+pub(super) fn handed_over_keys() -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let Some(number) = env::var(MASTER_KEYS).ok().and_then(|number| number.parse::<RawFd>().ok()) else {
+        return Ok(None);
+    };
+    let mut keys = Zeroizing::new(vec![0; HANDED_OVER]);
+    // The descriptor belongs to nobody in this program yet: opened by its name, and closed.
+    let read = File::open(format!("/proc/self/fd/{number}")).and_then(|mut pipe| pipe.read_exact(&mut keys));
+    nix::unistd::close(number)?;
+    read.map(|()| Some(keys))
 }
 
 /// Returns the program if it would start, and would have the same keys. Otherwise logs the reason,
@@ -168,6 +205,9 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Environment variable for `--check-config`: a running daemon has the key store open, in this
 /// format.
 pub(crate) const RUNNING_FORMAT: &str = "KEYWARD_RUNNING_FORMAT";
+
+/// Environment variable with the number of the descriptor that has the master keys.
+const MASTER_KEYS: &str = "KEYWARD_MASTER_KEYS_FD";
 
 /// First passed descriptor, SD_LISTEN_FDS_START of sd_listen_fds(3).
 const FIRST_DESCRIPTOR: i32 = 3;

@@ -182,7 +182,15 @@ fn owners_put_a_master_key_in_force_and_unseal_after_a_restart() {
     }
     assert_eq!(ceremony.outcome(), Outcome::Done);
     assert!(ceremony.is_ready());
+    // An upgrade goes on with the master key.
+    ceremony.daemon.signal(Signal::USR2);
+    ceremony.daemon.await_ready();
+    assert_eq!(ceremony.outcome(), Outcome::Done);
+    assert!(ceremony.is_ready());
     ceremony.daemon.succeed(&["unit", "seal"]);
+    assert_eq!(ceremony.outcome(), Outcome::UnitSealed);
+    ceremony.daemon.signal(Signal::USR2);
+    ceremony.daemon.await_ready();
     assert_eq!(ceremony.outcome(), Outcome::UnitSealed);
 
     // The trail has each act, with who has signed.

@@ -57,7 +57,7 @@ fn the_commands_that_refusals_advise_can_be_run() {
             daemon.succeed(&[&["csr", "shop"], &names[..]].concat());
         }
     }
-    assert_eq!(ran.len(), 8, "{ran:#?}");
+    assert_eq!(ran.len(), 9, "{ran:#?}");
 }
 
 /// Label and version are as in the reference, but the key is another one.

@@ -170,6 +170,38 @@ impl Custodian {
         Ok(true)
     }
 
+    /// The master keys in memory, for the program that goes on with this unit in this process: for
+    /// each register whether it has one, and 32 bytes. Waits for a change that is being written.
+    pub fn hand_over(&self) -> Zeroizing<Vec<u8>> {
+        let inner = self.lock();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(HANDED_OVER));
+        for key in [&inner.current, &inner.new] {
+            bytes.push(u8::from(key.is_some()));
+            bytes.extend_from_slice(key.as_ref().map_or(&[0; 32], MasterKey::bytes).as_slice());
+        }
+        bytes
+    }
+
+    /// Takes over the output of [`Self::hand_over`].
+    ///
+    /// # Errors
+    /// [`CustodyError`] if these are not the master keys of the unit.
+    pub fn take_over(&self, bytes: &[u8]) -> Result<(), CustodyError> {
+        let mut inner = self.lock();
+        let (keys, _) = bytes.as_chunks::<33>();
+        for (register, [has_key, bytes @ ..]) in
+            [RegisterName::Current, RegisterName::New].into_iter().zip(keys)
+        {
+            if *has_key != 0 {
+                let mut key = MasterKey::zeros();
+                key.bytes_mut().copy_from_slice(bytes);
+                inner.put(register, key)?;
+            }
+        }
+        self.follow(&mut inner);
+        Ok(())
+    }
+
     /// Unseals the unit by its master key in a file. A unit without a master key takes it: such a
     /// master key has no owners.
     ///
@@ -613,6 +645,8 @@ pub enum CustodyError {
     Write(#[source] io::Error),
 }
 
+/// Length of the output of [`Custodian::hand_over`], in bytes.
+pub const HANDED_OVER: usize = 2 * 33;
 const MAC: &str = "mac ";
 const NO_MAC: &str = "-";
 

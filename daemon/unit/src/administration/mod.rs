@@ -27,7 +27,7 @@ mod state;
 pub use command::{
     Command, Instruction, InvalidCommand, MAX_ADMINISTRATORS, RegisterName, Thresholds, UnitId,
 };
-pub use custodian::{Custodian, Custody, CustodyError, Done, StateFile, Taken};
+pub use custodian::{Custodian, Custody, CustodyError, Done, HANDED_OVER, StateFile, Taken};
 pub use importer::{Aim, Importer, InvalidImporter, OwnerKey, Piece};
 pub use keeping::KeepingSecret;
 pub use part::{PARTS, Part};
