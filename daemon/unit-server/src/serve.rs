@@ -65,7 +65,7 @@ async fn serve_unit(
     let failed = |reason| UnitServerError::Listen(options.listen, reason);
     let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let wkid = unit.wkid().map(|wkid| wkid.to_string());
+    let wkid = unit.wkid().map(|wkid| wkid.to_string()).unwrap_or_default();
     let unit = Arc::new(unit);
     // These tasks run until the runtime ends.
     drop(tls.clone().map(|tls| tokio::spawn(tls.watch(untried))));
@@ -96,7 +96,7 @@ async fn serve_unit(
     let mut serving = tokio::spawn(serving);
 
     notify(&[NotifyState::Ready]);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), wkid, listen = %address, "ready");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %wkid, listen = %address, "ready");
     loop {
         tokio::select! {
             instruction = signals.next() => match instruction {

@@ -6,8 +6,10 @@ use keyward_proto::{KeyType, Scheme};
 
 use super::super::command::tests::person;
 use super::super::command::{Command, Instruction, Thresholds};
-use super::super::importer::{Aim, Importer, OwnerKey};
-use super::super::person::Ski;
+use super::super::importer::{Aim, Importer, OwnerKey, Piece};
+use super::super::part::Part;
+use super::super::person::{Person, Ski};
+use super::super::shares::Share;
 use super::*;
 use crate::key::SigningInput;
 
