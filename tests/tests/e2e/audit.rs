@@ -101,6 +101,9 @@ fn a_month_is_on_record_and_every_change_of_the_record_is_found() {
             assert_eq!(succeed(&mut ask_as_robot(&month.daemon)), "served\n");
             of_robot += 1;
         }
+        // The uses are written on their day, and begin its file.
+        let trail = month.daemon.path("state/audit");
+        wait_for("the file of the day", || (files(&trail).len() > day as usize).then_some(()));
         match day {
             3 => drop(month.act(second, "disable", "old", &[])),
             4 => drop(month.act(first, "enable", "old", &[])),
