@@ -13,14 +13,13 @@ use serde_json::Value;
 use crate::fixture::{Daemon, certificate_verify, has_root, label_of};
 
 /// A daemon whose master key comes from no file, and the files of the people. Each of them has the
-/// passphrase in `passphrase`.
+/// passphrase in `passphrase`. To open one file takes half a second in a program that is not
+/// optimised, so the tests make few of them.
 struct Ceremony {
     daemon: Daemon,
     unit_key: String,
 }
 
-/// A key that the passphrase stretches for half a second in a program that is not optimised, so the
-/// tests make few of them.
 impl Ceremony {
     /// A daemon that nobody owns yet.
     fn unowned() -> Self {

@@ -56,7 +56,7 @@ impl Issue {
         self.issue_with(attempt, None, instruction)
     }
 
-    /// As [`Self::issue`], with the proof of a claim.
+    /// Makes a command as [`Self::issue`] does, with the proof of a claim.
     pub(super) fn issue_with(
         &self,
         attempt: &str,

@@ -147,7 +147,7 @@ pub(super) async fn is_finished(daemon: &Daemon, name: &str) -> Result<bool, Err
     Ok(unit.other_wkid() == Some(present(daemon, name).await?))
 }
 
-/// As [`finish_rewrap`], as a part of another act.
+/// Puts the next master key in force as [`finish_rewrap`] does, within another act.
 ///
 /// # Errors
 /// [`Error`] says which keys or units are not ready.
