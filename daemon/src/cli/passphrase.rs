@@ -39,9 +39,7 @@ impl Source {
             .map_err(|error| Failure::new(exit::IO, format_args!("cannot ask for the passphrase: {error}")));
         asked.map(Some)
     }
-}
 
-impl Source {
     /// Reads the passphrase of a file that is to be made: the user types it twice. `None` as for
     /// [`Self::read`].
     pub(super) fn read_new(&self, file: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
